@@ -1,0 +1,1 @@
+"""What does a vision-language model understand?"""
