@@ -1,0 +1,237 @@
+"""What is checked before a feature file is believed: it reads no other file and costs no more than its own size."""
+
+from __future__ import annotations
+
+import json
+import struct
+from math import prod
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from clipkit.errors import ClipkitError
+from clipkit.store.schema import FORMAT, KINDS, NAME, TYPES, VERSION, History
+
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
+MAX_CHUNK_BYTES = 1 << 26
+ATTRIBUTES = {"format": str, "version": int, "kind": str, "history": str, "digest": str, "complete": int}
+OPTIONAL = {"temperature": float, "logit_scale": float}
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(constant)
+
+
+class Gate:
+    """An open HDF5 file that hands out nothing that was not checked; a context manager."""
+
+    def __init__(self, path: Path, shown: str) -> None:
+        self.shown = shown
+        self.size = self._check_container(path)
+        try:
+            self.h5 = h5py.File(path, "r", locking=False)
+        except Exception as error:
+            raise self.error("the file must be sound HDF5; it is damaged") from error
+
+    def __enter__(self) -> Gate:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.h5.close()
+
+    def error(self, message: str, hint: str | None = None) -> ClipkitError:
+        """An error that names the file."""
+        return ClipkitError(f"{self.shown}: {message}", hint)
+
+    def _check_container(self, path: Path) -> int:
+        """HDF5's signature at offset 0, and a size equal to the end of file that the superblock declares."""
+        try:
+            with path.open("rb") as file:
+                head = file.read(48)
+                size = file.seek(0, 2)
+        except OSError as error:
+            raise ClipkitError(f"the input must be readable; {self.shown}: {error.strerror}") from error
+        if size == 0:
+            raise self.error("empty input: did the command before it fail?")
+        if not head.startswith(SIGNATURE):
+            got = (
+                "gzip"
+                if head.startswith(b"\x1f\x8b")
+                else "an HDF5 file behind other bytes"
+                if SIGNATURE in head
+                else None
+            )
+            got = got or ("text" if head.isascii() and b"\0" not in head else "other data")
+            raise self.error(
+                f"the input must be a feature file; got {got}",
+                "feature files are made by clipkit embed, textembed and logits",
+            )
+        version = head[8] if len(head) > 8 else 255
+        at = {0: 40, 2: 28, 3: 28}.get(version, 48)
+        if len(head) < at + 8:
+            raise self.error("the file must be whole; it ends within its first bytes, or is of an unknown HDF5 version")
+        (end,) = struct.unpack_from("<Q", head, at)
+        if end != size:
+            what = "it was cut short" if size < end else "something was added to it"
+            raise self.error(f"the file must be {end} bytes long; it is {size}: {what}")
+        return size
+
+    def attributes(self) -> dict[str, Any]:
+        """The root attributes that the digest covers, of a complete file of this version."""
+        if not h5py.h5a.exists(self.h5.id, b"format") or self.attribute(self.h5, "format", str) != FORMAT:
+            raise self.error(
+                "the input must be a feature file; this HDF5 file was not made by clipkit",
+                "clipkit convert brings in .npz, .npy, .parquet",
+            )
+        version = self.attribute(self.h5, "version", int)
+        if version > VERSION:
+            raise self.error(
+                f"the format must be version {VERSION} or older; it is {version}, made by a newer clipkit: update"
+            )
+        if not h5py.h5a.exists(self.h5.id, b"complete") or self.attribute(self.h5, "complete", int) != 1:
+            raise self.error(
+                "the file must be complete; its writing was interrupted", "run the command that made it again"
+            )
+        found = {name: self.attribute(self.h5, name, kind) for name, kind in ATTRIBUTES.items()}
+        found |= {
+            n: self.attribute(self.h5, n, kind)
+            for n, kind in OPTIONAL.items()
+            if h5py.h5a.exists(self.h5.id, n.encode())
+        }
+        if h5py.h5a.get_num_attrs(self.h5.id) != len(found):
+            raise self.error(f"only known attributes may stand at the root: {', '.join([*ATTRIBUTES, *OPTIONAL])}")
+        if found["kind"] not in KINDS:
+            raise self.error(f"the kind must be one of {', '.join(KINDS)}; got {found['kind']!r}")
+        return {name: value for name, value in found.items() if name not in ("digest", "complete")}
+
+    def attribute(self, at: Any, name: str, kind: type = str) -> Any:
+        """A scalar attribute: fixed-length text, a 64-bit integer or a double."""
+        try:
+            if not h5py.h5a.exists(at.id, name.encode()):
+                raise self.error(f"{at.name} must have the attribute {name}; it does not")
+            attribute = h5py.h5a.open(at.id, name.encode())
+            h5type, space = attribute.get_type(), attribute.get_space()
+            wanted = {str: h5py.h5t.STRING, int: h5py.h5t.INTEGER, float: h5py.h5t.FLOAT}[kind]
+            sound = h5type.get_class() == wanted and space.get_simple_extent_type() == h5py.h5s.SCALAR
+            if not sound or h5type.get_size() > self.size or (kind is str and h5type.is_variable_str()):
+                raise self.error(f"{at.name}'s attribute {name} must be a fixed-size scalar {kind.__name__}")
+            value = np.empty((), attribute.dtype)
+            attribute.read(value)
+            return value.item().decode() if kind is str else kind(value)
+        except ClipkitError:
+            raise
+        except Exception as error:
+            raise self.error(f"the attribute {name} must be readable; it is damaged") from error
+
+    def history(self, text: str) -> History:
+        """The history, parsed."""
+        try:
+            history = json.loads(text, parse_constant=_refuse)
+        except (ValueError, RecursionError):
+            history = None
+        if not isinstance(history, list) or not all(
+            isinstance(item, dict) and isinstance(item.get("command"), str) for item in history
+        ):
+            raise self.error("history must be a JSON list of objects with a command each")
+        return history
+
+    def names(self, kind: str) -> list[str]:
+        """The names of all data sets, found through hard links only; a name that the kind does not have is refused."""
+        root, split = ({name.rstrip("*") for name in names} for names in KINDS[kind])
+        found = []
+        try:
+            for name in self._links(self.h5):
+                if name in root:
+                    found.append(name)
+                    continue
+                allowed = None if name == "runs" and kind == "result" else split if NAME.fullmatch(name) else set()
+                group = h5py.h5g.open(self.h5.id, name.encode()) if self._type(name) == h5py.h5o.TYPE_GROUP else None
+                if group is None or allowed == set():
+                    raise self.error(f"{name} is not a part of a file of {kind}")
+                for key in self._links(h5py.Group(group)):
+                    if (allowed is None and not NAME.fullmatch(key)) or (allowed is not None and key not in allowed):
+                        raise self.error(f"{name}/{key} is not a part of a file of {kind}")
+                    found.append(f"{name}/{key}")
+        except ClipkitError:
+            raise
+        except Exception as error:
+            raise self.error("the file's names must be readable; it is damaged") from error
+        return sorted(found)
+
+    def _type(self, name: str) -> int:
+        return int(h5py.h5o.get_info(self.h5.id, name.encode()).type)
+
+    def _links(self, group: h5py.Group) -> list[str]:
+        names = []
+        for raw in group.id:
+            name = raw.decode("utf-8", "backslashreplace")
+            if group.id.links.get_info(raw).type != h5py.h5l.TYPE_HARD:
+                raise self.error(f"{group.name.rstrip('/')}/{name} must be in the file itself; it is a link")
+            names.append(name)
+        return names
+
+    def dataset(self, name: str) -> h5py.Dataset:
+        """A data set whose type, dimensions and storage the format allows; nothing is read yet."""
+        key = "runs" if name.startswith("runs/") else name.rpartition("/")[2]
+        types, ndim = TYPES[key]
+        try:
+            if self._type(name) != h5py.h5o.TYPE_DATASET:
+                raise self.error(f"{name} must be a data set; it is not")
+            dataset = h5py.Dataset(h5py.h5d.open(self.h5.id, name.encode()))
+            self._check_type(dataset, name, types, ndim)
+            self._check_storage(dataset, name)
+        except ClipkitError:
+            raise
+        except Exception as error:
+            raise self.error(f"{name} must be readable; it is damaged") from error
+        return dataset
+
+    def _check_type(self, dataset: h5py.Dataset, name: str, types: set[str], ndim: int) -> None:
+        h5type = dataset.id.get_type()
+        text = h5type.get_class() == h5py.h5t.STRING
+        plain = h5type.get_class() in (h5py.h5t.INTEGER, h5py.h5t.FLOAT) or (text and not h5type.is_variable_str())
+        got = "S" if plain and text else dataset.dtype.str if plain else "another type"
+        if got not in types:
+            raise self.error(f"{name} must be of type {' or '.join(sorted(types))}; got {got}")
+        if dataset.ndim != ndim:
+            raise self.error(f"{name} must have {ndim} dimensions; got {dataset.ndim}")
+        if 0 in dataset.shape:
+            raise self.error(f"{name} must hold at least one row; its shape is {dataset.shape}")
+
+    def _check_storage(self, dataset: h5py.Dataset, name: str) -> None:
+        plist = dataset.id.get_create_plist()
+        layouts = (h5py.h5d.COMPACT, h5py.h5d.CONTIGUOUS, h5py.h5d.CHUNKED)
+        if plist.get_external_count() or plist.get_layout() not in layouts:
+            raise self.error(f"{name} must be stored in the file itself; it points to another")
+        filters = [plist.get_filter(i)[0] for i in range(plist.get_nfilters())]
+        if any(code != h5py.h5z.FILTER_FLETCHER32 for code in filters):
+            raise self.error(f"{name} must be stored plain, with no filter but fletcher32; got filters {filters}")
+        size = prod(dataset.shape) * dataset.dtype.itemsize
+        if size > self.size:
+            raise self.error(f"{name} must fit in the file's {self.size} bytes; it declares {size}")
+        if dataset.chunks and prod(dataset.chunks) * dataset.dtype.itemsize > MAX_CHUNK_BYTES:
+            raise self.error(
+                f"{name} must be stored in chunks of at most {MAX_CHUNK_BYTES >> 20} MiB; got {dataset.chunks}"
+            )
+
+    def read(self, dataset: h5py.Dataset, name: str, rows: slice = slice(None)) -> NDArray[Any]:
+        """Rows of a checked data set, as stored."""
+        try:
+            return np.ascontiguousarray(dataset[rows])
+        except Exception as error:
+            raise self.error(
+                f"{name} must be readable; its checksum or storage is damaged", "make the file again"
+            ) from error
+
+    def texts(self, array: NDArray[np.bytes_], name: str) -> list[str]:
+        """Stored UTF-8 as strings."""
+        try:
+            return [item.decode() for item in array.tolist()]
+        except UnicodeDecodeError as error:
+            raise self.error(f"{name} must be UTF-8; got {error.object!r}") from error

@@ -1,0 +1,114 @@
+"""Reading a feature file: everything small at once and checked, features a block of rows at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from clipkit.errors import ClipkitError
+from clipkit.files import spooled
+from clipkit.store.gate import Gate
+from clipkit.store.schema import FeatureFile, Float32, Rows, Split, block_rows, check, check_finite, entry, file_digest
+
+MAKERS = {
+    "images": "embed",
+    "texts": "textembed",
+    "logits": "logits",
+    "result": "entropy, probe, zeroshot or cluster with -o",
+}
+
+
+def read(source: str | Path, *, kinds: Iterable[str] = ()) -> FeatureFile:
+    """Read a whole feature file into memory, features as arrays; see `opened` for parameters and errors."""
+    with opened(source, kinds=kinds) as file:
+        if file.features is not None:
+            file.features = file.features.read()
+        for split in file.splits.values():
+            split.features = None if split.features is None else split.features.read()
+        return file
+
+
+@contextlib.contextmanager
+def opened(source: str | Path, *, kinds: Iterable[str] = ()) -> Iterator[FeatureFile]:
+    """Open a feature file; features come as `Rows`, everything else as arrays and lists.
+
+    Parameters
+    ----------
+    source : str or Path
+        A path, or ``-`` for standard input.
+    kinds : iterable of str
+        The kinds that will do; all, if empty.
+
+    Raises
+    ------
+    ClipkitError
+        If the file is not a whole, sound feature file of one of the kinds; the message says what is wrong where. That
+        the features match their digest is known when their last block is read.
+    """
+    shown = "standard input" if str(source) == "-" else str(source)
+    kinds = list(kinds)
+    with spooled(str(source)) as path, Gate(path, shown) as gate:
+        file = _assemble(gate)
+        if kinds and file.kind not in kinds:
+            hint = f"make one with: clipkit {MAKERS[kinds[0]]}"
+            raise ClipkitError(f"{shown} must hold {' or '.join(kinds)}; it holds {file.kind}", hint)
+        yield file
+
+
+def _assemble(gate: Gate) -> FeatureFile:
+    attributes = gate.attributes()
+    entries: dict[str, dict[str, Any]] = {}
+    file = FeatureFile(attributes["kind"], gate.history(attributes["history"]))
+    file.temperature, file.logit_scale = attributes.get("temperature"), attributes.get("logit_scale")
+    for name in gate.names(file.kind):
+        dataset = gate.dataset(name)
+        sha256 = gate.attribute(dataset, "sha256")
+        entries[name] = entry(dataset.dtype, dataset.shape, sha256)
+        _place(file, name, _value(gate, dataset, name, sha256))
+    file.digest = gate.attribute(gate.h5, "digest")
+    if file_digest(attributes, entries) != file.digest:
+        raise gate.error("the metadata must match the digest; it was changed after the file was written")
+    check(file, gate.shown)
+    return file
+
+
+def _value(gate: Gate, dataset: h5py.Dataset, name: str, sha256: str) -> Any:
+    if name.rpartition("/")[2] == "features":
+        return Rows(dataset.shape, functools.partial(_blocks, gate, dataset, name, sha256))
+    array = gate.read(dataset, name)
+    if hashlib.sha256(array.tobytes()).hexdigest() != sha256:
+        raise _changed(gate, name)
+    return gate.texts(array, name) if array.dtype.kind == "S" else array
+
+
+def _place(file: FeatureFile, name: str, value: Any) -> None:
+    group, _, key = name.rpartition("/")
+    if group == "runs":
+        file.runs[key] = np.asarray(value)
+    elif group:
+        setattr(file.splits.setdefault(group, Split()), key, value)
+    else:
+        setattr(file, key, value)
+
+
+def _blocks(gate: Gate, dataset: h5py.Dataset, name: str, sha256: str) -> Iterator[Float32]:
+    sha, (n, width) = hashlib.sha256(), dataset.shape
+    step = block_rows(width)
+    for at in range(0, n, step):
+        block = gate.read(dataset, name, slice(at, at + step))
+        sha.update(block.data)
+        check_finite(block, at, f"{gate.shown}: {name}")
+        if at + step >= n and sha.hexdigest() != sha256:
+            raise _changed(gate, name)
+        yield block
+
+
+def _changed(gate: Gate, name: str) -> ClipkitError:
+    return gate.error(f"{name} must match its SHA-256; it was changed after it was written", "make the file again")

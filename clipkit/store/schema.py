@@ -1,0 +1,256 @@
+"""What a feature file may hold: its kinds, names, types and lengths, and the digest over all of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipkit.errors import ClipkitError
+
+FORMAT, VERSION = "clipkit", 1
+BLOCK_BYTES = 1 << 24
+CHUNK_ROWS, CHUNK_BYTES = 512, 1 << 22
+
+Float32 = NDArray[np.float32]
+Int64 = NDArray[np.int64]
+History = list[dict[str, Any]]
+
+# For each kind, the data sets at the root and those of a split; a star marks one that must be there.
+KINDS: dict[str, tuple[set[str], set[str]]] = {
+    "images": ({"class_names"}, {"features*", "labels", "ids*"}),
+    "texts": ({"features*", "texts*", "class_index*", "class_names"}, set()),
+    "logits": ({"texts*", "class_index*", "class_names"}, {"features*", "labels", "ids*"}),
+    "result": ({"class_names"}, {"predicted*", "labels", "ids*"}),
+}
+# The number types that a data set may have (S: fixed-length UTF-8) and its dimensions.
+TYPES: dict[str, tuple[set[str], int]] = {
+    "features": ({"<f4"}, 2),
+    "labels": ({"<i8"}, 1),
+    "ids": ({"S"}, 1),
+    "predicted": ({"<i8"}, 2),
+    "texts": ({"S"}, 1),
+    "class_index": ({"<i8"}, 1),
+    "class_names": ({"S"}, 1),
+    "runs": ({"S", "<i8", "<f8"}, 1),
+}
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+RESERVED = {"features", "texts", "class_index", "class_names", "runs"}
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A matrix (N, D) float32 that comes a block of rows at a time, from a file or from a computation."""
+
+    shape: tuple[int, int]
+    start: Callable[[], Iterable[Float32]]
+
+    @classmethod
+    def of(cls, features: Float32 | Rows) -> Rows:
+        """Wrap an array (N, D); what already comes in blocks is left as it is."""
+        if isinstance(features, Rows):
+            return features
+        array = np.ascontiguousarray(features, dtype="<f4")
+        if array.ndim != 2:
+            raise ClipkitError(f"features must be a matrix (N, D); got {array.ndim} dimensions")
+        step = block_rows(array.shape[1])
+        return cls(array.shape, lambda: (array[i : i + step] for i in range(0, len(array), step)))
+
+    def blocks(self) -> Iterator[Float32]:
+        """Yield blocks (B, D) in order; of a file, the last one passes only if the digest was right."""
+        yield from self.start()
+
+    def read(self) -> Float32:
+        """The whole matrix (N, D) in memory."""
+        out, at = np.empty(self.shape, np.float32), 0
+        for block in self.blocks():
+            out[at : at + len(block)] = block
+            at += len(block)
+        return out
+
+
+@dataclass
+class Split:
+    """One split: `features` (N, D), `labels` (N) or None, `ids` (N); results have `predicted` (R, N) instead."""
+
+    features: Any = None  # Float32 in memory, Rows otherwise
+    labels: Int64 | None = None
+    ids: list[str] = field(default_factory=list)
+    predicted: Int64 | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass
+class FeatureFile:
+    """What a feature file holds. Which fields are set depends on `kind`: images, texts, logits or result.
+
+    Attributes
+    ----------
+    history : list of dict
+        One entry for each command that made the file, oldest first.
+    splits : dict of str to Split
+        Of images, logits, and results with predictions.
+    features, texts, class_index : (K, D) float32, list of K str, (K) int64
+        Of texts; logits carry `texts` and `class_index` along. -1 stands for a prompt that belongs to no class.
+    class_names : list of C str, or None
+    runs : dict of str to array (R)
+        The columns of a result.
+    temperature, logit_scale : float or None
+        Of logits: features times `temperature` are cosines; `logit_scale` is what the model learned.
+    digest : str
+        Of the whole content; set when the file is written or read.
+    """
+
+    kind: str
+    history: History = field(default_factory=list)
+    splits: dict[str, Split] = field(default_factory=dict)
+    features: Any = None  # Float32 in memory, Rows otherwise
+    texts: list[str] | None = None
+    class_index: Int64 | None = None
+    class_names: list[str] | None = None
+    runs: dict[str, NDArray[Any]] = field(default_factory=dict)
+    temperature: float | None = None
+    logit_scale: float | None = None
+    digest: str = ""
+
+    def datasets(self) -> dict[str, Any]:
+        """Every array that the file holds, by its HDF5 name."""
+        found = {name: getattr(self, name) for name in ("features", "texts", "class_index", "class_names")}
+        found |= {f"runs/{name}": column for name, column in self.runs.items()}
+        for name, split in self.splits.items():
+            found |= {f"{name}/{key}": getattr(split, key) for key in ("features", "labels", "ids", "predicted")}
+        return {name: value for name, value in found.items() if value is not None}
+
+    def attributes(self) -> dict[str, Any]:
+        """The root attributes that the digest covers."""
+        found = {"format": FORMAT, "version": VERSION, "kind": self.kind, "history": dump(self.history)}
+        found |= {"temperature": self.temperature, "logit_scale": self.logit_scale}
+        return {name: value for name, value in found.items() if value is not None}
+
+
+def dump(value: Any) -> str:
+    """JSON with sorted keys and no spaces: the same value is always the same text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def chunk_rows(width: int) -> int:
+    """Rows of a chunk: 512, fewer where a row is long."""
+    return max(1, min(CHUNK_ROWS, CHUNK_BYTES // (width * 4)))
+
+
+def block_rows(width: int) -> int:
+    """Rows of a block of about 16 MiB, a multiple of the chunk's."""
+    chunk = chunk_rows(width)
+    return chunk * max(1, BLOCK_BYTES // (chunk * width * 4))
+
+
+def file_digest(attributes: Mapping[str, Any], datasets: Mapping[str, Mapping[str, Any]]) -> str:
+    """SHA-256 over the attributes and over each data set's type, shape and own SHA-256."""
+    text = dump({"attributes": dict(attributes), "datasets": {name: dict(entry) for name, entry in datasets.items()}})
+    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+
+
+def entry(dtype: np.dtype[Any], shape: tuple[int, ...], sha256: str) -> dict[str, Any]:
+    """A data set's part in the file's digest."""
+    return {"dtype": dtype.str, "shape": list(shape), "sha256": sha256}
+
+
+def check_finite(block: Float32, at: int, what: str) -> None:
+    """Refuse rows with NaN or Inf; `at` is the number of the block's first row."""
+    if not np.isfinite(block).all():
+        bad = np.flatnonzero(~np.isfinite(block).all(axis=1))
+        raise ClipkitError(
+            f"{what} must be finite; NaN or Inf in row {at + int(bad[0])} and {len(bad) - 1} more near it"
+        )
+
+
+def check(file: FeatureFile, shown: str) -> None:
+    """Hold a file against the format: which data sets its kind has, and lengths that agree.
+
+    Raises
+    ------
+    ClipkitError
+        Naming `shown` and the data set that breaks a rule.
+    """
+    root, split = KINDS[file.kind]
+    here = set(file.datasets())
+    for name in {n.rstrip("*") for n in root if n.endswith("*")} - here:
+        raise ClipkitError(f"{shown} must hold {name}; it does not")
+    if file.kind in ("images", "logits") and not file.splits:
+        raise ClipkitError(f"{shown} must hold at least one split; it holds none")
+    for name in file.splits:
+        if not NAME.fullmatch(name) or name in RESERVED:
+            raise ClipkitError(f"{shown}: a split's name must be letters, digits, '.', '_' or '-'; got {name!r}")
+        for key in {n.rstrip("*") for n in split if n.endswith("*")}:
+            if f"{name}/{key}" not in here:
+                raise ClipkitError(f"{shown} must hold {name}/{key}; it does not")
+    _check_lengths(file, shown)
+    _check_classes(file, shown)
+
+
+def _check_lengths(file: FeatureFile, shown: str) -> None:
+    if file.kind == "texts":
+        _same(
+            shown,
+            {
+                "features": file.features.shape[0],
+                "texts": len(file.texts or []),
+                "class_index": _length(file.class_index),
+            },
+        )
+    if file.kind == "logits":
+        _same(shown, {"texts": len(file.texts or []), "class_index": _length(file.class_index)})
+    for name, part in file.splits.items():
+        lengths = {"ids": len(part.ids)}
+        if part.labels is not None:
+            lengths["labels"] = len(part.labels)
+        if part.features is not None:
+            lengths["features"] = part.features.shape[0]
+        if part.predicted is not None:
+            lengths["predicted"] = part.predicted.shape[1]
+        _same(shown, {f"{name}/{key}": n for key, n in lengths.items()})
+    widths = {f"{name}/features": s.features.shape[1] for name, s in file.splits.items() if s.features is not None}
+    if file.kind == "logits":
+        widths["texts"] = len(file.texts or [])
+    if len(set(widths.values())) > 1:
+        raise ClipkitError(f"{shown}: all features must have one width; got {_listed(widths)}")
+    if file.runs:
+        _same(shown, {f"runs/{name}": len(column) for name, column in file.runs.items()})
+
+
+def _check_classes(file: FeatureFile, shown: str) -> None:
+    if not file.class_names:
+        return
+    n = len(file.class_names)
+    indices = {f"{name}/labels": split.labels for name, split in file.splits.items()} | {
+        "class_index": file.class_index
+    }
+    for name, index in indices.items():
+        low = -1 if name == "class_index" else 0
+        if index is not None and len(index) and not (low <= index.min() and index.max() < n):
+            raise ClipkitError(
+                f"{shown}: {name} must lie in {low}..{n - 1} ({n} class names); got {index.min()}..{index.max()}"
+            )
+
+
+def _length(array: Int64 | None) -> int:
+    return 0 if array is None else len(array)
+
+
+def _same(shown: str, lengths: dict[str, int]) -> None:
+    if len(set(lengths.values())) > 1:
+        raise ClipkitError(f"{shown}: lengths must agree; got {_listed(lengths)}")
+    if 0 in lengths.values():
+        raise ClipkitError(f"{shown} must hold at least one row; got {_listed(lengths)}")
+
+
+def _listed(lengths: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {n}" for name, n in lengths.items())
