@@ -1,0 +1,125 @@
+"""`clipkit logits`: cosine similarities of images with prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from clipkit import console
+from clipkit.commands import Force, Output, entry, model_of, temperatures
+from clipkit.errors import ClipkitError, UsageError
+
+if TYPE_CHECKING:
+    from clipkit.store import FeatureFile, History
+    from clipkit.store.schema import Float32, Int64
+
+
+def logits(
+    images: Annotated[str, typer.Argument(metavar="IMAGES", help="Feature file of images; - is standard input.")],
+    texts: Annotated[
+        str, typer.Argument(metavar="[TEXTS]", help="Feature file of texts; standard input if left out.")
+    ] = "-",
+    output: Output = "-",
+    temperature: Annotated[str, typer.Option("--temperature", "-t", metavar="TAU", help="Divides the cosine.")] = "1",
+    force: Force = False,
+) -> None:
+    """Cosine similarity of every image with every prompt, divided by a temperature.
+
+    Both sides are normalised. They must come from one model.
+
+    Example: clipkit logits img.h5 txt.h5 -o logits.h5
+    """
+    from clipkit import files, store
+
+    if images == texts == "-":
+        raise UsageError("only one of IMAGES and TEXTS can be standard input")
+    files.check_output(output, force=force)
+    prompts = store.read(texts, kinds=["texts"])
+    with store.opened(images, kinds=["images"]) as source:
+        model = _one_model(images, source.history, texts, prompts.history)
+        scale = model.get("logit_scale")
+        (tau,) = _single(temperatures([temperature], scale))
+        result = multiply(source, prompts, tau)
+        result.logit_scale = scale
+        made = entry("logits", temperature=tau, inputs={"images": source.digest, "texts": prompts.digest})
+        result.history = [*source.history, *prompts.history, made]
+        store.write(output, result, force=force)
+
+
+def multiply(images: FeatureFile, prompts: FeatureFile, temperature: float) -> FeatureFile:
+    """The logits file of images and prompts, its features still to be computed block by block."""
+    import numpy as np
+
+    from clipkit import scores, store
+
+    directions = scores.normalize(prompts.features).astype(np.float32)
+    width = directions.shape[1]
+
+    def rows(features: Any) -> store.Rows:
+        features = store.Rows.of(features)
+        if features.shape[1] != width:
+            raise ClipkitError(f"images and texts must have one dimension; got {features.shape[1]} and {width}")
+
+        def blocks() -> Iterator[Float32]:
+            for block in features.blocks():
+                yield np.asarray(scores.normalize(block) @ directions.T / np.float32(temperature), np.float32)  # (B, K)
+
+        return store.Rows((features.shape[0], len(directions)), blocks)
+
+    splits = {n: store.Split(rows(s.features), s.labels, s.ids) for n, s in images.splits.items()}
+    return store.FeatureFile(
+        "logits",
+        splits=splits,
+        texts=prompts.texts,
+        class_index=_align(images, prompts),
+        class_names=images.class_names or prompts.class_names,
+        temperature=temperature,
+    )
+
+
+def _single(values: list[float]) -> list[float]:
+    if len(values) != 1:
+        raise UsageError(f"logits are written at one temperature; got {len(values)}", "entropy and probe take several")
+    return values
+
+
+def _one_model(images: str, of_images: History, texts: str, of_texts: History) -> dict[str, Any]:
+    """The model of both sides; weights are compared by digest, and by name where a side has none."""
+    a, b = model_of(of_images), model_of(of_texts)
+    if a is None or b is None:
+        file = images if a is None else texts
+        raise ClipkitError(f"{file} must say which model made it; it does not", "clipkit convert --model NAME says so")
+    key = "digest" if a.get("digest") and b.get("digest") else "name"
+    if a.get(key) != b.get(key) or a.get("untrained") != b.get("untrained"):
+        raise ClipkitError(
+            f"{images} and {texts} must come from one model; got {_shown(a)} and {_shown(b)}", "embed one of them again"
+        )
+    return a
+
+
+def _shown(model: dict[str, Any]) -> str:
+    seed = model.get("untrained")
+    return f"{model['name']}{'' if seed is None else f' untrained {seed}'} ({str(model.get('digest'))[:15]})"
+
+
+def _align(images: FeatureFile, prompts: FeatureFile) -> Int64 | None:
+    """The prompts' class indices in the images' numbering; -1 for all where the prompts name other classes."""
+    import numpy as np
+
+    if not (prompts.class_names and images.class_names) or prompts.class_names == images.class_names:
+        return prompts.class_index
+    if sorted(prompts.class_names) == sorted(images.class_names):
+        number = np.array([images.class_names.index(name) for name in prompts.class_names])
+        index = np.asarray(prompts.class_index)
+        return np.where(index < 0, -1, number[index])
+    other = next(
+        name
+        for name in [*prompts.class_names, *images.class_names]
+        if (name in prompts.class_names) != (name in images.class_names)
+    )
+    console.warn(
+        f"the prompts name other classes than the images ({other!r}, say): they serve as features, not for zeroshot"
+    )
+    return np.full(len(prompts.texts or []), -1)

@@ -1,0 +1,244 @@
+"""`clipkit plot`: the pictures of a feature file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from clipkit.commands import Force, Temperatures, temperatures
+from clipkit.errors import ClipkitError, UsageError, unknown
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from clipkit.store import FeatureFile, Split
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What of the files is to be drawn."""
+
+    shown: list[str]
+    split: str | None
+    run: int | None
+    class_names: list[str]
+    images: list[str]
+    temperature: list[str]
+    centred: bool
+    title: str | None
+
+
+def plot(
+    kind: Annotated[
+        str,
+        typer.Argument(
+            metavar="KIND",
+            help="confusion, classes, temperature (of results); entropy, confidence, logits, similarity (of logits).",
+        ),
+    ],
+    files: Annotated[
+        list[str] | None, typer.Argument(metavar="[FILE]...", help="Feature files; standard input if left out.")
+    ] = None,
+    output: Annotated[
+        str,
+        typer.Option(
+            "--output", "-o", metavar="FILE", help="The picture: .png, .svg or .pdf; - is a PNG on standard output."
+        ),
+    ] = "-",
+    split: Annotated[
+        str | None, typer.Option("--split", metavar="NAME", help="Which split: test, if there is one.")
+    ] = None,
+    run: Annotated[
+        int | None, typer.Option("--run", min=0, help="Which run of a result, from 0: the most accurate by default.")
+    ] = None,
+    class_: Annotated[
+        list[str] | None,
+        typer.Option("--class", metavar="NAME", help="With logits: the mean of this class; repeatable."),
+    ] = None,
+    image: Annotated[
+        list[str] | None, typer.Option("--image", metavar="ID", help="With logits: this image; repeatable.")
+    ] = None,
+    temperature: Temperatures = [],  # noqa: B006
+    centred: Annotated[
+        bool, typer.Option("--centred", help="With similarity: each prompt's difference from its mean.")
+    ] = False,
+    title: Annotated[str | None, typer.Option("--title", metavar="TEXT", help="Above the picture.")] = None,
+    force: Force = False,
+) -> None:
+    """Draw what a feature file holds, for people to look at.
+
+    Example: clipkit plot temperature probe.h5 -o tau.png
+    """  # fmt: skip
+    from clipkit import figures, store
+    from clipkit import files as streams
+
+    if kind not in PLOTS:
+        raise unknown("plot", kind, PLOTS)
+    format = "png" if output == "-" else figures.format_of(output)
+    streams.check_output(output, force=force)
+    sources = files or ["-"]
+    needs, draw = PLOTS[kind]
+    if len(sources) > 1 and kind != "temperature":
+        raise UsageError(f"{kind} draws one file; got {len(sources)}")
+    loaded = [store.read(source, kinds=[needs]) for source in sources]
+    wish = Wish(sources, split, run, class_ or [], image or [], temperature, centred, title)
+    figure = draw(loaded, wish)
+    with streams.publishing(output, force=force) as path:
+        figures.save(figure, path, format)
+
+
+def _split(file: FeatureFile, wish: Wish) -> tuple[str, Split]:
+    name = wish.split or ("test" if "test" in file.splits else next(iter(file.splits), ""))
+    if name not in file.splits:
+        raise unknown(f"split of {wish.shown[0]}", name, file.splits)
+    return name, file.splits[name]
+
+
+def _predictions(file: FeatureFile, wish: Wish) -> tuple[Any, list[str], str]:
+    """Counts (C, C) of one run, the classes' names and the run's name."""
+    from clipkit import metrics
+
+    maker = file.history[-1]["command"] if file.history else ""
+    if not file.splits or maker == "cluster":
+        hint = "keep them with: clipkit probe -o, or clipkit zeroshot -o"
+        raise ClipkitError(f"{wish.shown[0]} must hold predicted classes; it holds {maker or 'none'}", hint)
+    name, split = _split(file, wish)
+    if split.labels is None or split.predicted is None:
+        raise ClipkitError(f"{wish.shown[0]} must hold labels to compare with; its images are not labelled")
+    accuracies = (split.predicted == split.labels).mean(axis=1)
+    run = int(accuracies.argmax()) if wish.run is None else wish.run
+    if run >= len(split.predicted):
+        raise UsageError(f"--run must be below {len(split.predicted)}, the runs on {name}; got {run}")
+    n = int(max(split.labels.max(), split.predicted.max())) + 1
+    names = file.class_names or [str(i) for i in range(n)]
+    return (
+        metrics.confusion(split.labels, split.predicted[run], len(names)),
+        names,
+        f"{maker}, {_run_name(file, name, run)}",
+    )
+
+
+def _run_name(file: FeatureFile, split: str, run: int) -> str:
+    """What sets a run apart: its classifier, C and temperature."""
+    import numpy as np
+
+    column = "eval_split" if "eval_split" in file.runs else "split"
+    row = int(np.flatnonzero(file.runs[column] == split)[run])
+    values = {key: file.runs[key][row] for key in ("classifier", "C", "temperature") if key in file.runs}
+    known = [
+        f"{value}" if key == "classifier" else f"{key} {value:g}" for key, value in values.items() if value == value
+    ]
+    return ", ".join([*known, f"on {split}"])
+
+
+def _confusion(files: list[FeatureFile], wish: Wish) -> Figure:
+    from clipkit import figures
+
+    counts, names, run = _predictions(files[0], wish)
+    return figures.confusion(counts, names, title=wish.title or f"Confusion ({run})")
+
+
+def _classes(files: list[FeatureFile], wish: Wish) -> Figure:
+    from clipkit import figures, metrics
+
+    counts, names, run = _predictions(files[0], wish)
+    scores = metrics.per_class(counts)
+    return figures.classes(
+        scores.f1, names, support=counts.sum(axis=1), title=wish.title or f"F1 of each class ({run})"
+    )
+
+
+def _temperature(files: list[FeatureFile], wish: Wish) -> Figure:
+    import numpy as np
+
+    from clipkit import figures
+
+    sweeps, prompts = [], set()
+    for shown, file in zip(wish.shown, files, strict=True):
+        runs, made = file.runs, file.history[-1]
+        if "acc1" not in runs or "temperature" not in runs or not np.isfinite(runs["temperature"]).all():
+            raise ClipkitError(
+                f"{shown} must hold a sweep over temperatures",
+                "make one with: clipkit probe logits.h5 -t 1,0.5,0.07 -o probe.h5",
+            )
+        prompts.add(made.get("prompts"))
+        keys = list(zip(runs["classifier"], runs["C"], runs["eval_split"], strict=True))
+        for key in dict.fromkeys(keys):
+            rows = np.array([i for i, other in enumerate(keys) if other == key])
+            label = f"{key[0]}, C {key[1]:g}, {key[2]}" if key[1] == key[1] else f"{key[0]}, {key[2]}"
+            label += f" ({made['features']})" if made.get("features") == "probs" else ""
+            sweeps.append(
+                figures.Sweep(label, runs["temperature"][rows], runs["acc1"][rows], runs["mean_entropy"][rows])
+            )
+    n_prompts = prompts.pop() if len(prompts) == 1 else None
+    return figures.temperature(sweeps, n_prompts, title=wish.title)
+
+
+def _distribution(name: str) -> Callable[[list[FeatureFile], Wish], Figure]:
+    def draw(files: list[FeatureFile], wish: Wish) -> Figure:
+        from clipkit import figures, scores
+
+        (file,) = files
+        split, part = _split(file, wish)
+        written_at = file.temperature or 1.0
+        taus = temperatures(wish.temperature, file.logit_scale) or [written_at]
+        values = {tau: getattr(scores, name)(part.features * written_at, tau) for tau in taus}
+        title = wish.title or f"{len(part)} images of {split}"
+        return getattr(figures, name)(values, part.features.shape[1], title=title)  # type: ignore[no-any-return]
+
+    return draw
+
+
+def _class_means(file: FeatureFile, wish: Wish) -> tuple[Any, list[str]]:
+    """Mean cosine of each class with each prompt (C, K), and the classes' names."""
+    from clipkit import scores
+
+    name, part = _split(file, wish)
+    if part.labels is None:
+        raise ClipkitError(f"{wish.shown[0]} must have labels to average over classes; {name} has none")
+    names = file.class_names or [str(i) for i in range(int(part.labels.max()) + 1)]
+    return scores.class_means(part.features * (file.temperature or 1.0), part.labels, len(names)), names
+
+
+def _similarity(files: list[FeatureFile], wish: Wish) -> Figure:
+    from clipkit import figures
+
+    means, names = _class_means(files[0], wish)
+    return figures.similarity(means, names, files[0].texts or [], centred=wish.centred, title=wish.title)
+
+
+def _logits(files: list[FeatureFile], wish: Wish) -> Figure:
+    import numpy as np
+
+    from clipkit import figures
+
+    (file,) = files
+    rows, labels = [], []
+    name, part = _split(file, wish)
+    for image in wish.images:
+        if image not in part.ids:
+            raise unknown(f"image of {name}", image, part.ids[:10_000])
+        rows.append(part.features[part.ids.index(image)] * (file.temperature or 1.0))
+        labels.append(image)
+    if wish.class_names or not wish.images:
+        means, names = _class_means(file, wish)
+        for wanted in wish.class_names or names[:5]:
+            if wanted not in names:
+                raise unknown("class", wanted, names)
+            rows.append(means[names.index(wanted)])
+            labels.append(f"mean of {wanted}")
+    return figures.logits(np.stack(rows), labels, file.texts or [], title=wish.title)
+
+
+PLOTS: dict[str, tuple[str, Callable[[list[FeatureFile], Wish], Figure]]] = {
+    "confusion": ("result", _confusion),
+    "classes": ("result", _classes),
+    "temperature": ("result", _temperature),
+    "entropy": ("logits", _distribution("entropy")),
+    "confidence": ("logits", _distribution("confidence")),
+    "logits": ("logits", _logits),
+    "similarity": ("logits", _similarity),
+}
