@@ -31,7 +31,14 @@ Temperatures = Annotated[
     ),
 ]
 Model = Annotated[
-    str, typer.Option("--model", "-m", metavar="NAME|FOLDER", help="tiny, ViT-B/32, a Hugging Face id, or a folder.")
+    str,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="NAME|FOLDER",
+        envvar="CLIPKIT_MODEL",
+        help="tiny, ViT-B/32, a Hugging Face id, or a folder.",
+    ),
 ]
 Untrained = Annotated[
     int | None,

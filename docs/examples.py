@@ -1,0 +1,93 @@
+"""The examples of README.md and docs/: run them in order, page by page, and write down what they print.
+
+A block marked `console` holds commands after `$ ` and, below each, its output. A page's commands run in one new folder
+A block marked `console` holds commands after `$ ` and, below each, its output. A page's commands run in one new
+folder that sees `prompts/`; pictures that the page shows (docs/images/NAME) are what its commands make under that name.
+    python docs/examples.py            # run every page, write the outputs into it
+    python docs/examples.py README.md  # one page
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+PICTURE = re.compile(r"\]\((?:docs/)?images/([\w.-]+)\)")
+
+
+@dataclass
+class Example:
+    """One command and what it printed."""
+
+    command: str
+    output: str
+
+
+def examples(block: str) -> list[Example]:
+    """The commands of a block; a line that ends in a backslash goes on in the next."""
+    found: list[Example] = []
+    for line in block.splitlines():
+        if line.startswith("$ "):
+            found.append(Example(line[2:], ""))
+        elif found and found[-1].command.endswith("\\"):
+            found[-1].command += "\n" + line
+        else:
+            found[-1].output += line + "\n"
+    return found
+
+
+def run(command: str, folder: Path) -> str:
+    """What a command prints, standard error included; it must succeed."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    env = {**os.environ, "PATH": path, "COLUMNS": "100"}
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command],
+        cwd=folder,
+        env=env,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    if done.returncode:
+        raise SystemExit(f"{command}\n{done.stdout}exit code {done.returncode}")
+    return done.stdout
+
+
+def refresh(page: Path) -> str:
+    """The page with the outputs of its commands as they are now; its pictures are copied beside it."""
+    text = page.read_text()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "prompts").symlink_to(ROOT / "prompts")
+
+        def again(match: re.Match[str]) -> str:
+            shown = [f"$ {item.command}\n{run(item.command, folder)}" for item in examples(match[1])]
+            return f"```console\n{''.join(shown)}```"
+
+        text = BLOCK.sub(again, text)
+        for picture in set(PICTURE.findall(text)):
+            if (folder / picture).exists():
+                shutil.copyfile(folder / picture, ROOT / "docs" / "images" / picture)
+    return text
+
+
+def main() -> None:
+    """Refresh the pages named on the command line, all by default."""
+    (ROOT / "docs" / "images").mkdir(exist_ok=True)
+    for page in [ROOT / name for name in sys.argv[1:]] or PAGES:
+        if BLOCK.search(page.read_text()):
+            print(page.relative_to(ROOT), file=sys.stderr)
+            page.write_text(refresh(page))
+
+
+if __name__ == "__main__":
+    main()
