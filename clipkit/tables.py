@@ -71,7 +71,8 @@ def _table(rows: Sequence[Mapping[str, Any]], columns: list[str], title: str | N
     console = Console(width=None if sys.stdout.isatty() else 200)
     with console.capture() as captured:
         console.print(table)
-    return captured.get()
+    lines = [line.rstrip() for line in captured.get().splitlines()]
+    return "\n".join(line for line in lines if line) + "\n"
 
 
 def _plain(value: Any) -> Any:

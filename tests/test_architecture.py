@@ -15,6 +15,7 @@ OWNERS = {
     "torch": {"models", "tiny"},
     "transformers": {"models", "tiny"},
     "matplotlib": {"figures"},
+    "pyarrow": {"exchange"},
     "sklearn": {"probes", "clusters", "datasets"},
 }
 GROUND = {"errors", "console", "files"}
@@ -25,7 +26,6 @@ ABOVE = {
     "embed": {"store"},
     "sweeps": {"probes", "metrics", "scores", "store"},
     "datasets": {"shapes"},
-    "exchange": {"store"},
 }
 
 

@@ -281,6 +281,14 @@ def test_plot(kind: str, ending: str, probe_h5: Path, logits_h5: Path, tmp_path:
     assert out.read_bytes().startswith({"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}[ending])
 
 
+def test_confusion_of_groups_of_classes(zeroshot_h5: Path, tmp_path: Path) -> None:
+    groups = tmp_path / "parity.tsv"
+    groups.write_text("".join(f"{i}\t{'odd' if i % 2 else 'even'}\n" for i in range(10)))
+    ok("plot", "confusion", zeroshot_h5, "--groups", groups, "-o", tmp_path / "c.pdf")
+    groups.write_text("0\teven\n")
+    assert "'1' has none" in refused("plot", "confusion", zeroshot_h5, "--groups", groups, "-o", tmp_path / "d.svg")
+
+
 def test_plot_reads_standard_input_and_fills_a_pipe(logits_h5: Path) -> None:
     result = ok("plot", "similarity", stdin=logits_h5.read_bytes())
     assert result.stdout_bytes.startswith(b"\x89PNG")
@@ -303,7 +311,8 @@ def test_info_of_a_file(how: str, logits_h5: Path) -> None:
     }
     assert found["kind"] == "logits"
     assert found["test features"] == "120 x 12"
-    assert [found[f"history {i}"] for i in (1, 2, 3)] == ["embed", "textembed", "logits"]
+    assert [field.split()[1] for field in found if re.fullmatch(r"\d \w+", field)] == ["embed", "textembed", "logits"]
+    assert "limit 120" in found["1 embed dataset draw"]
 
 
 def test_info_of_a_model(tiny_clip_dir: Path) -> None:

@@ -36,7 +36,7 @@ def info(
         from clipkit import models
 
         with console.progress("reading the weights"):
-            rows = [{"field": key, "value": value} for key, value in _flat(models.describe(what))]
+            rows = [{"field": key, "value": value} for key, value in _sizes(models.describe(what))]
     tables.emit(rows, format)
 
 
@@ -65,8 +65,7 @@ def describe(file: FeatureFile) -> list[dict[str, Any]]:
         found += [("runs", len(next(iter(file.runs.values())))), ("columns", ", ".join(file.runs))]
     found += [(key, value) for key in ("temperature", "logit_scale") if (value := getattr(file, key)) is not None]
     for number, entry in enumerate(file.history, 1):
-        found.append((f"history {number}", entry["command"]))
-        found += [(f"history {number} {key}", value) for key, value in _flat(entry) if key != "command"]
+        found += _told(f"{number} {entry['command']}", {key: value for key, value in entry.items() if key != "command"})
     return [{"field": field, "value": value} for field, value in found]
 
 
@@ -83,15 +82,27 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:5]) + (f", ... ({len(names) - 5} more)" if len(names) > 5 else "")
 
 
-def _flat(value: dict[str, Any], at: str = "") -> list[tuple[str, Any]]:
-    """Nested keys joined by a space; long lists cut."""
-    found = []
-    for key, part in value.items():
+def _told(at: str, entry: dict[str, Any]) -> list[tuple[str, str]]:
+    """One line for what an entry of the history says itself, and one for each group of things within it."""
+    plain = {key: value for key, value in entry.items() if not isinstance(value, dict)}
+    found = [(at, ", ".join(f"{key} {_value(value)}" for key, value in plain.items()))] if plain else []
+    for key in entry.keys() - plain.keys():
+        found += _told(f"{at} {key}", entry[key])
+    return sorted(found)
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return "[" + _some([_value(item) for item in value]) + "]"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _sizes(found: dict[str, Any], at: str = "") -> list[tuple[str, Any]]:
+    """A model's sizes, those of a tower under the tower's name."""
+    rows = []
+    for key, value in found.items():
         name = f"{at} {key}".strip()
-        if isinstance(part, dict):
-            found += _flat(part, name)
-        elif isinstance(part, list):
-            found.append((name, _some([str(item) for item in part])))
-        else:
-            found.append((name, part))
-    return found
+        rows += _sizes(value, name) if isinstance(value, dict) else [(name, value)]
+    return rows

@@ -38,8 +38,7 @@ def logits(
     files.check_output(output, force=force)
     prompts = store.read(texts, kinds=["texts"])
     with store.opened(images, kinds=["images"]) as source:
-        model = _one_model(images, source.history, texts, prompts.history)
-        scale = model.get("logit_scale")
+        scale = _one_model(images, source.history, texts, prompts.history)
         (tau,) = _single(temperatures([temperature], scale))
         result = multiply(source, prompts, tau)
         result.logit_scale = scale
@@ -85,18 +84,23 @@ def _single(values: list[float]) -> list[float]:
     return values
 
 
-def _one_model(images: str, of_images: History, texts: str, of_texts: History) -> dict[str, Any]:
-    """The model of both sides; weights are compared by digest, and by name where a side has none."""
+def _one_model(images: str, of_images: History, texts: str, of_texts: History) -> float | None:
+    """Hold both sides to one model, by digest of the weights, or by name where a side has none; gives its logit scale."""
     a, b = model_of(of_images), model_of(of_texts)
     if a is None or b is None:
-        file = images if a is None else texts
+        file = _name(images if a is None else texts)
         raise ClipkitError(f"{file} must say which model made it; it does not", "clipkit convert --model NAME says so")
     key = "digest" if a.get("digest") and b.get("digest") else "name"
     if a.get(key) != b.get(key) or a.get("untrained") != b.get("untrained"):
         raise ClipkitError(
-            f"{images} and {texts} must come from one model; got {_shown(a)} and {_shown(b)}", "embed one of them again"
+            f"{_name(images)} and {_name(texts)} must come from one model; got {_shown(a)} and {_shown(b)}",
+            "embed one of them again",
         )
-    return a
+    return a.get("logit_scale", b.get("logit_scale"))
+
+
+def _name(source: str) -> str:
+    return "standard input" if source == "-" else source
 
 
 def _shown(model: dict[str, Any]) -> str:

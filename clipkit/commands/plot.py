@@ -28,6 +28,7 @@ class Wish:
     images: list[str]
     temperature: list[str]
     centred: bool
+    groups: str | None
     title: str | None
 
 
@@ -65,6 +66,12 @@ def plot(
     centred: Annotated[
         bool, typer.Option("--centred", help="With similarity: each prompt's difference from its mean.")
     ] = False,
+    groups: Annotated[
+        str | None,
+        typer.Option(
+            "--groups", metavar="FILE", help="With confusion and classes: lines of class TAB group, to draw groups."
+        ),
+    ] = None,
     title: Annotated[str | None, typer.Option("--title", metavar="TEXT", help="Above the picture.")] = None,
     force: Force = False,
 ) -> None:
@@ -84,7 +91,7 @@ def plot(
     if len(sources) > 1 and kind != "temperature":
         raise UsageError(f"{kind} draws one file; got {len(sources)}")
     loaded = [store.read(source, kinds=[needs]) for source in sources]
-    wish = Wish(sources, split, run, class_ or [], image or [], temperature, centred, title)
+    wish = Wish(sources, split, run, class_ or [], image or [], temperature, centred, groups, title)
     figure = draw(loaded, wish)
     with streams.publishing(output, force=force) as path:
         figures.save(figure, path, format)
@@ -114,11 +121,28 @@ def _predictions(file: FeatureFile, wish: Wish) -> tuple[Any, list[str], str]:
         raise UsageError(f"--run must be below {len(split.predicted)}, the runs on {name}; got {run}")
     n = int(max(split.labels.max(), split.predicted.max())) + 1
     names = file.class_names or [str(i) for i in range(n)]
-    return (
-        metrics.confusion(split.labels, split.predicted[run], len(names)),
-        names,
-        f"{maker}, {_run_name(file, name, run)}",
-    )
+    counts = metrics.confusion(split.labels, split.predicted[run], len(names))
+    if wish.groups is not None:
+        counts, names = _grouped(counts, names, wish.groups)
+    return counts, names, f"{maker}, {_run_name(file, name, run)}"
+
+
+def _grouped(counts: Any, names: list[str], file: str) -> tuple[Any, list[str]]:
+    """Counts (G, G) of groups of classes, from those of classes and a file of class TAB group."""
+    import numpy as np
+
+    from clipkit import files, prompts
+
+    pairs = [text.partition("\t") for text in prompts.read(files.read_bytes(file), file).texts]
+    group_of = {name.strip(): group.strip() for name, _, group in pairs}
+    missing = [name for name in names if not group_of.get(name)]
+    if missing:
+        raise ClipkitError(
+            f"{file} must give every class a group; {missing[0]!r} has none", "write a line: class TAB group"
+        )
+    groups = sorted({group_of[name] for name in names})
+    member = np.array([[group_of[name] == group for name in names] for group in groups], dtype=np.int64)  # (G, C)
+    return member @ counts @ member.T, groups
 
 
 def _run_name(file: FeatureFile, split: str, run: int) -> str:
