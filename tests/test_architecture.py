@@ -34,19 +34,12 @@ def modules() -> list[Path]:
 
 
 def room(path: Path) -> str:
-    """The room that a module belongs to: models_hub.py is a part of models, store/gate.py of store."""
+    """The room that a module belongs to: store/gate.py is a part of store, metrics.py of probes."""
     first = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
     return ROOM_OF.get(first, first)
 
 
-ROOM_OF = {
-    "models_hub": "models",
-    "models_parts": "models",
-    "images": "datasets",
-    "sources": "datasets",
-    "rows": "datasets",
-    "metrics": "probes",
-}
+ROOM_OF = {"metrics": "probes"}
 
 
 def imports(path: Path) -> set[str]:

@@ -106,7 +106,7 @@ def _in(
     source: str, ending: str, output: str, split: str | None, model: str | None, beside: dict[str, str], force: bool
 ) -> None:
     """Make a feature file of another tool's."""
-    from clipkit import exchange, files, models_hub, store
+    from clipkit import exchange, files, models, store
     from clipkit.store.schema import check
 
     with contextlib.ExitStack() as stack, console.progress("converting", "rows") as progress:
@@ -124,7 +124,7 @@ def _in(
                 raise UsageError(
                     f"--model is for features that do not say whose they are; {source} says {known.get('name')}"
                 )
-            of = {"name": models_hub.ALIASES.get(model, model.removeprefix("hf-hub:"))} if model else None
+            of = {"name": models.ALIASES.get(model, model.removeprefix("hf-hub:"))} if model else None
             file.history = [*file.history, entry("convert", source=ending, split=split, model=of, inputs=inputs)]
             check(file, source)
             store.write(output, file, force=force)

@@ -1,0 +1,290 @@
+"""A model's name -> an Encoder: images -> embeddings, texts -> embeddings. Frozen CLIP-like dual encoders.
+
+`clipkit.models.hub` finds a model's files, `clipkit.models.parts` makes them into a tower and what goes before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from numpy.typing import NDArray
+from PIL import Image
+
+from clipkit.errors import ClipkitError, unknown
+from clipkit.models.hub import ALIASES, DEFAULT, find
+from clipkit.models.parts import (
+    PREFIXES,
+    SCALARS,
+    Family,
+    Tower,
+    embedding_size,
+    image_processor,
+    initialised,
+    logit_scale,
+    one_line,
+    preprocessing,
+    quiet,
+    read_config,
+    stored,
+    tokenizer,
+    tower_model,
+)
+
+__all__ = ["ALIASES", "DEFAULT", "DTYPES", "Encoder", "describe", "load"]
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+TEXT_BATCH = 256
+
+
+@dataclass(eq=False)
+class Encoder:
+    """One tower of a frozen dual encoder; `load` makes it.
+
+    Attributes
+    ----------
+    name : str
+        The model's name; an alias is written out.
+    digest : str
+        Of the weights, ``sha256:<hex>``.
+    tower : {"image", "text"}
+        Which tower it is: the one encodes images only, the other texts only.
+    dim : int
+        The embedding size D.
+    context_length : int
+        How many tokens a text may have, special tokens included.
+    details : dict
+        What a history records, as JSON can hold it: ``name``, ``digest``, ``untrained`` (the seed, if so), ``tower``,
+        ``dim``, ``precision``, ``device``, ``logit_scale``, ``logit_bias`` (if any) and, for images, ``preprocessing``.
+    """
+
+    name: str
+    digest: str
+    tower: Tower
+    dim: int
+    context_length: int
+    details: dict[str, Any]
+    _family: Family = field(repr=False)
+    _model: torch.nn.Module = field(repr=False)
+    _prepare: Any = field(repr=False)  # the model's own image processor, or its tokenizer
+
+    def preprocess(self, images: Sequence[Image.Image]) -> NDArray[np.float32]:
+        """Resize, crop and normalise as the model's own processor does. Safe to call from several threads.
+
+        Parameters
+        ----------
+        images : sequence of PIL.Image.Image
+            B images, one or more, of any sizes; those of one size are worked on together.
+
+        Returns
+        -------
+        pixels : ndarray of shape (B, 3, H, W), float32
+        """
+        pixels: torch.Tensor = self._prepare(images=list(images), return_tensors="pt")["pixel_values"]
+        return pixels.numpy()
+
+    def encode_images(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Embed images.
+
+        Parameters
+        ----------
+        pixels : ndarray of shape (B, 3, H, W), float32
+            What `preprocess` gave.
+
+        Returns
+        -------
+        embeddings : ndarray of shape (B, D), float32
+            Projected, not normalised.
+        """
+        weight = next(self._model.parameters())
+        return self._embed(pixel_values=torch.from_numpy(pixels).to(weight.device, weight.dtype))
+
+    def token_lengths(self, texts: Sequence[str]) -> NDArray[np.int64]:
+        """Count tokens, special ones included; at most `context_length` fit.
+
+        Parameters
+        ----------
+        texts : sequence of str
+            K texts.
+
+        Returns
+        -------
+        lengths : ndarray of shape (K,), int64
+        """
+        rows = self._prepare(list(texts), truncation=False, verbose=False)["input_ids"] if texts else []
+        return np.array([len(row) for row in rows], np.int64)
+
+    def encode_texts(self, texts: Sequence[str], *, truncate: bool = False) -> NDArray[np.float32]:
+        """Embed texts.
+
+        Parameters
+        ----------
+        texts : sequence of str
+            K texts.
+        truncate : bool
+            Cut texts of more than `context_length` tokens instead of refusing them.
+
+        Returns
+        -------
+        embeddings : ndarray of shape (K, D), float32
+            Projected, not normalised.
+
+        Raises
+        ------
+        ClipkitError
+            If a text is too long and `truncate` is false.
+        """
+        long = self.token_lengths(texts) > self.context_length
+        if long.any() and not truncate:
+            first = int(long.argmax())
+            raise ClipkitError(
+                f"a text must have at most {self.context_length} tokens; text {first} (counted from 0) has "
+                f"{self.token_lengths(texts[first : first + 1])[0]}, and {long.sum()} of {len(texts)} are too long",
+                "shorten them, or cut them with --truncate",
+            )
+        batches = [self._encode_batch(texts[start : start + TEXT_BATCH]) for start in range(0, len(texts), TEXT_BATCH)]
+        return np.concatenate([np.zeros((0, self.dim), np.float32), *batches])
+
+    def _encode_batch(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        # no attention mask: CLIP's pooled token cannot see the padding, and SigLIP must see it
+        tokens: torch.Tensor = self._prepare(
+            list(texts),
+            padding=self._family.padding,
+            padding_side="right",
+            truncation=True,
+            max_length=self.context_length,
+            return_tensors="pt",
+        )["input_ids"]
+        table = self._model.get_input_embeddings().weight  # type: ignore[operator]
+        if int(tokens.max()) >= len(table):
+            raise ClipkitError(
+                f"{self.name} must know every token of its tokenizer; got token {int(tokens.max())} of {len(table)}",
+                "its tokenizer's files seem to be another model's",
+            )
+        return self._embed(input_ids=tokens.to(table.device))
+
+    @torch.inference_mode()
+    def _embed(self, **batch: torch.Tensor) -> NDArray[np.float32]:
+        output = self._model(**batch)[self._family.output[self.tower]]
+        embeddings: NDArray[np.float32] = output.float().cpu().numpy()
+        return embeddings
+
+
+def load(
+    name: str, *, tower: Tower, device: str = "auto", precision: str = "auto", untrained: int | None = None
+) -> Encoder:
+    """Load one tower of a model.
+
+    Parameters
+    ----------
+    name : str
+        ``tiny``, an alias such as ``ViT-B/32``, a local directory, or a Hugging Face id.
+    tower : {"image", "text"}
+        The tower to load; the other one takes no memory.
+    device : str
+        ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+    precision : str
+        What to compute in: ``fp32``, ``bf16``, ``fp16``, or ``auto``, the fastest that the device does natively.
+        Embeddings are float32 in any case.
+    untrained : int, optional
+        A seed: the same architecture with freshly initialised weights. Both towers of a seed come from one model.
+
+    Raises
+    ------
+    UsageError
+        If the name, device or precision is not known.
+    ClipkitError
+        If the model cannot be had or is damaged, or the device is absent.
+    """
+    where = _device(device)
+    precision = _precision(precision, where)
+    files = find(name, weights=untrained is None)
+    family, config = read_config(files)
+    if untrained is None:
+        digest, state = files.digest(), stored(files, (*PREFIXES[tower], *SCALARS))
+    else:
+        digest, state = initialised(files, family, config, untrained)
+    model = tower_model(files, family, config, tower, state).to(where, DTYPES[precision])
+    prepare = image_processor(files) if tower == "image" else tokenizer(files)
+    details: dict[str, Any] = {"name": files.name, "digest": digest, "tower": tower, "dim": embedding_size(config)}
+    details |= {"precision": precision, "device": where.type, **logit_scale(files, state)}
+    if untrained is not None:
+        details["untrained"] = untrained
+    if tower == "image":
+        details["preprocessing"] = preprocessing(prepare)
+    context_length = config.text_config.max_position_embeddings
+    return Encoder(files.name, digest, tower, details["dim"], context_length, details, family, model, prepare)
+
+
+def describe(name: str) -> dict[str, Any]:
+    """A model's towers, sizes and learned temperature, found without running it.
+
+    Parameters
+    ----------
+    name : str
+        As in `load`.
+
+    Returns
+    -------
+    dict
+        ``name``, ``family``, ``digest``, ``dim``, ``parameters``, ``logit_scale`` (exp of the learned one),
+        ``temperature`` (its inverse), ``logit_bias`` where there is one, and the towers, ``image`` and ``text``:
+        ``layers``, ``width``, ``heads``, ``parameters`` of each, ``patch_size`` and ``image_size``, ``context_length``
+        and ``vocabulary``.
+    """
+    files = find(name)
+    family, config = read_config(files)
+    with torch.device("meta"), quiet(), one_line(f"the architecture of {files.name}"):
+        model = getattr(transformers, family.both)(config)
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    towers: dict[str, dict[str, int]] = {}
+    for tower, part in (("image", config.vision_config), ("text", config.text_config)):
+        count = sum(size for name, size in sizes.items() if name.startswith(PREFIXES[tower]))
+        towers[tower] = {"layers": part.num_hidden_layers, "width": part.hidden_size, "heads": part.num_attention_heads}
+        towers[tower]["parameters"] = count
+    vision, text = config.vision_config, config.text_config
+    towers["image"] |= {"patch_size": vision.patch_size, "image_size": vision.image_size}
+    towers["text"] |= {"context_length": text.max_position_embeddings, "vocabulary": text.vocab_size}
+    scale = logit_scale(files, stored(files, SCALARS))
+    return {
+        "name": files.name,
+        "family": config.model_type,
+        "digest": files.digest(),
+        "dim": embedding_size(config),
+        "parameters": sum(sizes.values()),
+        **scale,
+        "temperature": 1 / scale["logit_scale"],
+        **towers,
+    }
+
+
+def _device(name: str) -> torch.device:
+    """The device of this name, which must be there."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    kind, colon, index = name.partition(":")
+    if kind not in {"cpu", "cuda", "mps"} or (colon and not (kind == "cuda" and index.isdecimal())):
+        raise unknown("device", name, ["auto", "cpu", "cuda", "cuda:0", "mps"])
+    here = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}[kind]
+    if int(index or 0) >= here:
+        raise ClipkitError(
+            f"device {name} must be there; PyTorch {torch.__version__} sees {here} of {kind}", "use auto"
+        )
+    return torch.device(name)
+
+
+def _precision(name: str, device: torch.device) -> str:
+    """The precision of this name; ``auto`` is the fastest that the device computes natively."""
+    if name in DTYPES:
+        return name
+    if name != "auto":
+        raise unknown("precision", name, ["auto", *DTYPES])
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp16"
+    if device.type == "mps":
+        return "fp16"
+    return "bf16" if getattr(torch.cpu, "_is_avx512_bf16_supported", bool)() else "fp32"
