@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import secrets
 import shutil
 import stat
 import sys
@@ -16,6 +17,16 @@ from clipkit.errors import ClipkitError, UsageError, WriteFailed
 
 STREAM = "-"
 NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+_unfinished: set[Path] = set()  # temporary files of this process
+
+
+def remove_unfinished() -> None:
+    """Remove the temporary files of an interrupted process: a signal may come between any two lines."""
+    for path in _unfinished:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
 
 
 def _kind(path: Path) -> str:
@@ -85,15 +96,20 @@ def publishing(output: str, *, force: bool = False) -> Iterator[Path]:
     streamed = output == STREAM or _kind(Path(output)) == "stream"
     target = Path(output).resolve()
     folder = Path(tempfile.gettempdir()) if streamed else target.parent
-    name = "stdout" if output == STREAM else target.name
-    temporary = folder / f".{name}.{os.getpid()}.tmp"
+    temporary = folder / _temporary_name("stdout" if output == STREAM else target.name)
+    where = "standard output" if output == STREAM else output
+    _unfinished.add(temporary)
     try:
-        temporary.unlink(missing_ok=True)  # only a dead process that had our number can have left it
-        temporary.open("x").close()
-    except OSError as error:
-        raise WriteFailed(f"{folder} must be writable; got: {error.strerror}") from error
-    try:
-        yield temporary
+        try:
+            temporary.open("x").close()
+        except OSError as error:
+            raise WriteFailed(f"{folder} must be writable; got: {error.strerror}") from error
+        try:
+            yield temporary
+        except OSError as error:
+            if error.errno in FULL:  # of what the block wrote; other errors may be of what it read
+                raise _refused(str(folder), error) from error
+            raise
         try:
             if streamed:
                 _pour(temporary, output)
@@ -102,12 +118,23 @@ def publishing(output: str, *, force: bool = False) -> Iterator[Path]:
         except BrokenPipeError:
             raise
         except OSError as error:
-            where = "standard output" if output == STREAM else output
-            raise WriteFailed(
-                f"{where} must take the whole result; got: {error.strerror}", "nothing was replaced"
-            ) from error
+            raise _refused(where, error) from error
     finally:
         temporary.unlink(missing_ok=True)
+        _unfinished.discard(temporary)
+
+
+def _temporary_name(name: str) -> str:
+    """A hidden name of our own: on a shared folder, another machine's process may have our number."""
+    start = os.fsdecode(os.fsencode(name)[:180])  # a file system allows 255 bytes
+    return f".{start}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
+
+
+def _refused(where: str, error: OSError) -> WriteFailed:
+    return WriteFailed(
+        f"{where} must take the whole result; got: {error.strerror}",
+        "free some space or write elsewhere; nothing was replaced" if error.errno in FULL else "nothing was replaced",
+    )
 
 
 def _publish(temporary: Path, target: Path, force: bool) -> None:
@@ -117,22 +144,32 @@ def _publish(temporary: Path, target: Path, force: bool) -> None:
         os.replace(temporary, target)
     else:
         try:
-            try:
-                os.link(temporary, target)
-            except OSError as error:
-                if error.errno not in NO_HARD_LINKS:
-                    raise
-                target.open("x").close()  # the same promise where the file system has no hard links
-                os.replace(temporary, target)
+            _link(temporary, target)
         except FileExistsError:
             raise UsageError(
                 f"the output must not exist yet; {target} appeared meanwhile", "add --force to replace it"
             ) from None
-    folder = os.open(target.parent, os.O_RDONLY)
+    with contextlib.suppress(OSError):  # it is published; some file systems cannot sync a folder
+        folder = os.open(target.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _link(temporary: Path, target: Path) -> None:
+    """Give the file its name unless that is taken."""
     try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+        os.link(temporary, target)
+    except OSError as error:
+        if error.errno not in NO_HARD_LINKS:
+            raise
+        target.open("x").close()  # the same promise where the file system has no hard links
+        try:
+            os.replace(temporary, target)
+        except BaseException:
+            target.unlink()
+            raise
 
 
 def _pour(temporary: Path, output: str) -> None:
@@ -141,7 +178,7 @@ def _pour(temporary: Path, output: str) -> None:
             shutil.copyfileobj(source, sys.stdout.buffer, 1 << 20)
             sys.stdout.buffer.flush()
         else:
-            with Path(output).open("wb", buffering=0) as sink:
+            with Path(output).open("wb") as sink:
                 shutil.copyfileobj(source, sink, 1 << 20)
 
 
@@ -188,20 +225,20 @@ def spooled(source: str) -> Iterator[Path]:
         if kind == "file":
             yield Path(source)
             return
-    with tempfile.NamedTemporaryFile(prefix="clipkit-", suffix=".h5") as spool:
+    with contextlib.ExitStack() as stack:
         try:
-            with contextlib.ExitStack() as stack:
-                stream = sys.stdin.buffer if source == STREAM else stack.enter_context(Path(source).open("rb"))
+            spool = stack.enter_context(tempfile.NamedTemporaryFile(prefix="clipkit-", suffix=".h5"))
+            with contextlib.ExitStack() as opened:
+                stream = sys.stdin.buffer if source == STREAM else opened.enter_context(Path(source).open("rb"))
                 shutil.copyfileobj(stream, spool, 1 << 20)
             spool.flush()
         except OSError as error:
-            hint = (
-                f"set TMPDIR to a folder with more room than {tempfile.gettempdir()}"
-                if error.errno == errno.ENOSPC
-                else None
-            )
+            with contextlib.suppress(OSError):  # closing tries to write the rest once more
+                stack.close()
+            full = error.errno in FULL
             raise ClipkitError(
-                f"{_name(source)} must be copied whole before it is read; got: {error.strerror}", hint
+                f"{_name(source)} must be copied whole before it is read; got: {error.strerror or error}",
+                f"set TMPDIR to a folder with more room than {tempfile.gettempdir()}" if full else None,
             ) from error
         yield Path(spool.name)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import struct
-from math import prod
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -14,10 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipkit.errors import ClipkitError
-from clipkit.store.schema import FORMAT, KINDS, NAME, TYPES, VERSION, History
+from clipkit.store.schema import FORMAT, KINDS, NAME, TYPES, VERSION, History, dump
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
+NO_ADDRESS = 2**64 - 1
 MAX_CHUNK_BYTES = 1 << 26
+MAX_LINKS = 4096
+MAX_DEPTH = 16
 ATTRIBUTES = {"format": str, "version": int, "kind": str, "history": str, "digest": str, "complete": int}
 OPTIONAL = {"temperature": float, "logit_scale": float}
 
@@ -26,16 +31,31 @@ def _refuse(constant: str) -> None:
     raise ValueError(constant)
 
 
+def _sound_entry(entry: Any) -> bool:
+    """Whether a history's entry names its command and, if a model made it, that model."""
+    if not isinstance(entry, dict) or not isinstance(entry.get("command"), str):
+        return False
+    model = entry.get("model", {"name": ""})
+    if not isinstance(model, dict) or not isinstance(model.get("name"), str):
+        return False
+    scale = model.get("logit_scale", 1.0)
+    return isinstance(scale, float | int) and math.isfinite(scale) and scale > 0
+
+
+def _depth(value: Any) -> int:
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return 1 + max(map(_depth, parts), default=0)
+
+
 class Gate:
     """An open HDF5 file that hands out nothing that was not checked; a context manager."""
 
     def __init__(self, path: Path, shown: str) -> None:
         self.shown = shown
         self.size = self._check_container(path)
-        try:
+        self.declared = 0
+        with self._reading("the file"):
             self.h5 = h5py.File(path, "r", locking=False)
-        except Exception as error:
-            raise self.error("the file must be sound HDF5; it is damaged") from error
 
     def __enter__(self) -> Gate:
         return self
@@ -49,8 +69,18 @@ class Gate:
         """An error that names the file."""
         return ClipkitError(f"{self.shown}: {message}", hint)
 
+    @contextlib.contextmanager
+    def _reading(self, what: str) -> Iterator[None]:
+        """HDF5's many exceptions are one: what it could not read is damaged."""
+        try:
+            yield
+        except (ClipkitError, MemoryError):
+            raise
+        except Exception as error:
+            raise self.error(f"{what} must be readable; it is damaged", "make the file again") from error
+
     def _check_container(self, path: Path) -> int:
-        """HDF5's signature at offset 0, and a size equal to the end of file that the superblock declares."""
+        """HDF5's signature at offset 0, a superblock as ours, and a size equal to the end of file that it declares."""
         try:
             with path.open("rb") as file:
                 head = file.read(48)
@@ -72,50 +102,58 @@ class Gate:
                 f"the input must be a feature file; got {got}",
                 "feature files are made by clipkit embed, textembed and logits",
             )
-        version = head[8] if len(head) > 8 else 255
-        at = {0: 40, 2: 28, 3: 28}.get(version, 48)
-        if len(head) < at + 8:
-            raise self.error("the file must be whole; it ends within its first bytes, or is of an unknown HDF5 version")
-        (end,) = struct.unpack_from("<Q", head, at)
+        if len(head) < 48:
+            raise self.error("the file must be whole; it ends within its first bytes")
+        version, offsets, lengths = head[8:11]
+        base, extension, end = struct.unpack_from("<QQQ", head, 12)
+        if version not in (2, 3) or (offsets, lengths) != (8, 8) or base or extension != NO_ADDRESS:
+            raise self._foreign()
         if end != size:
             what = "it was cut short" if size < end else "something was added to it"
             raise self.error(f"the file must be {end} bytes long; it is {size}: {what}")
         return size
 
+    def _foreign(self) -> ClipkitError:
+        return self.error(
+            "the input must be a feature file; this HDF5 file was not made by clipkit",
+            "clipkit convert brings in .npz, .npy, .parquet",
+        )
+
     def attributes(self) -> dict[str, Any]:
         """The root attributes that the digest covers, of a complete file of this version."""
-        if not h5py.h5a.exists(self.h5.id, b"format") or self.attribute(self.h5, "format", str) != FORMAT:
-            raise self.error(
-                "the input must be a feature file; this HDF5 file was not made by clipkit",
-                "clipkit convert brings in .npz, .npy, .parquet",
-            )
+        if self._number(self.h5, "format") is None or self.attribute(self.h5, "format") != FORMAT:
+            raise self._foreign()
         version = self.attribute(self.h5, "version", int)
         if version > VERSION:
             raise self.error(
                 f"the format must be version {VERSION} or older; it is {version}, made by a newer clipkit: update"
             )
-        if not h5py.h5a.exists(self.h5.id, b"complete") or self.attribute(self.h5, "complete", int) != 1:
+        if self._number(self.h5, "complete") is None or self.attribute(self.h5, "complete", int) != 1:
             raise self.error(
                 "the file must be complete; its writing was interrupted", "run the command that made it again"
             )
-        found = {name: self.attribute(self.h5, name, kind) for name, kind in ATTRIBUTES.items()}
-        found |= {
-            n: self.attribute(self.h5, n, kind)
-            for n, kind in OPTIONAL.items()
-            if h5py.h5a.exists(self.h5.id, n.encode())
-        }
-        if h5py.h5a.get_num_attrs(self.h5.id) != len(found):
-            raise self.error(f"only known attributes may stand at the root: {', '.join([*ATTRIBUTES, *OPTIONAL])}")
-        if found["kind"] not in KINDS:
+        known = {**ATTRIBUTES, **OPTIONAL}
+        here = [name for name in known if name in ATTRIBUTES or self._number(self.h5, name) is not None]
+        found = {name: self.attribute(self.h5, name, known[name]) for name in here}
+        with self._reading("the attributes"):
+            count = h5py.h5a.get_num_attrs(self.h5.id)
+        if count != len(found):
+            raise self.error(f"only known attributes may stand at the root: {', '.join(known)}")
+        if version < 1 or found["kind"] not in KINDS:
             raise self.error(f"the kind must be one of {', '.join(KINDS)}; got {found['kind']!r}")
         return {name: value for name, value in found.items() if name not in ("digest", "complete")}
 
+    def _number(self, at: Any, name: str) -> h5py.h5a.AttrID | None:
+        """An attribute, or None if it is not there."""
+        with self._reading(f"the attribute {name}"):
+            return h5py.h5a.open(at.id, name.encode()) if h5py.h5a.exists(at.id, name.encode()) else None
+
     def attribute(self, at: Any, name: str, kind: type = str) -> Any:
         """A scalar attribute: fixed-length text, a 64-bit integer or a double."""
-        try:
-            if not h5py.h5a.exists(at.id, name.encode()):
-                raise self.error(f"{at.name} must have the attribute {name}; it does not")
-            attribute = h5py.h5a.open(at.id, name.encode())
+        attribute = self._number(at, name)
+        if attribute is None:
+            raise self.error(f"{at.name} must have the attribute {name}; it does not")
+        with self._reading(f"the attribute {name}"):
             h5type, space = attribute.get_type(), attribute.get_space()
             wanted = {str: h5py.h5t.STRING, int: h5py.h5t.INTEGER, float: h5py.h5t.FLOAT}[kind]
             sound = h5type.get_class() == wanted and space.get_simple_extent_type() == h5py.h5s.SCALAR
@@ -124,28 +162,24 @@ class Gate:
             value = np.empty((), attribute.dtype)
             attribute.read(value)
             return value.item().decode() if kind is str else kind(value)
-        except ClipkitError:
-            raise
-        except Exception as error:
-            raise self.error(f"the attribute {name} must be readable; it is damaged") from error
 
     def history(self, text: str) -> History:
-        """The history, parsed."""
+        """The history, parsed: small enough in depth to walk, and fit to be written again."""
         try:
             history = json.loads(text, parse_constant=_refuse)
-        except (ValueError, RecursionError):
-            history = None
-        if not isinstance(history, list) or not all(
-            isinstance(item, dict) and isinstance(item.get("command"), str) for item in history
-        ):
-            raise self.error("history must be a JSON list of objects with a command each")
-        return history
+            sound = isinstance(history, list) and all(map(_sound_entry, history)) and _depth(history) <= MAX_DEPTH
+            dump(history).encode()
+        except (ValueError, RecursionError):  # NaN, 1e999, half of a surrogate pair, a million brackets
+            sound = False
+        if not sound:
+            raise self.error("history must be a JSON list of a sound object for each command; it is not")
+        return list(history)
 
     def names(self, kind: str) -> list[str]:
         """The names of all data sets, found through hard links only; a name that the kind does not have is refused."""
         root, split = ({name.rstrip("*") for name in names} for names in KINDS[kind])
         found = []
-        try:
+        with self._reading("the list of data sets"):
             for name in self._links(self.h5):
                 if name in root:
                     found.append(name)
@@ -158,17 +192,15 @@ class Gate:
                     if (allowed is None and not NAME.fullmatch(key)) or (allowed is not None and key not in allowed):
                         raise self.error(f"{name}/{key} is not a part of a file of {kind}")
                     found.append(f"{name}/{key}")
-        except ClipkitError:
-            raise
-        except Exception as error:
-            raise self.error("the file's names must be readable; it is damaged") from error
         return sorted(found)
 
     def _type(self, name: str) -> int:
         return int(h5py.h5o.get_info(self.h5.id, name.encode()).type)
 
     def _links(self, group: h5py.Group) -> list[str]:
-        names = []
+        names: list[str] = []
+        if len(group.id) > MAX_LINKS:
+            raise self.error(f"{group.name} must hold at most {MAX_LINKS} names; it holds {len(group.id)}")
         for raw in group.id:
             name = raw.decode("utf-8", "backslashreplace")
             if group.id.links.get_info(raw).type != h5py.h5l.TYPE_HARD:
@@ -180,16 +212,12 @@ class Gate:
         """A data set whose type, dimensions and storage the format allows; nothing is read yet."""
         key = "runs" if name.startswith("runs/") else name.rpartition("/")[2]
         types, ndim = TYPES[key]
-        try:
+        with self._reading(name):
             if self._type(name) != h5py.h5o.TYPE_DATASET:
                 raise self.error(f"{name} must be a data set; it is not")
             dataset = h5py.Dataset(h5py.h5d.open(self.h5.id, name.encode()))
             self._check_type(dataset, name, types, ndim)
             self._check_storage(dataset, name)
-        except ClipkitError:
-            raise
-        except Exception as error:
-            raise self.error(f"{name} must be readable; it is damaged") from error
         return dataset
 
     def _check_type(self, dataset: h5py.Dataset, name: str, types: set[str], ndim: int) -> None:
@@ -212,26 +240,28 @@ class Gate:
         filters = [plist.get_filter(i)[0] for i in range(plist.get_nfilters())]
         if any(code != h5py.h5z.FILTER_FLETCHER32 for code in filters):
             raise self.error(f"{name} must be stored plain, with no filter but fletcher32; got filters {filters}")
-        size = prod(dataset.shape) * dataset.dtype.itemsize
-        if size > self.size:
+        size = math.prod(dataset.shape) * dataset.dtype.itemsize
+        self.declared += size  # of all together: one block of bytes may be linked under many names
+        if self.declared > self.size:
             raise self.error(f"{name} must fit in the file's {self.size} bytes; it declares {size}")
-        if dataset.chunks and prod(dataset.chunks) * dataset.dtype.itemsize > MAX_CHUNK_BYTES:
+        if dataset.chunks and math.prod(dataset.chunks) * dataset.dtype.itemsize > MAX_CHUNK_BYTES:
             raise self.error(
                 f"{name} must be stored in chunks of at most {MAX_CHUNK_BYTES >> 20} MiB; got {dataset.chunks}"
             )
 
     def read(self, dataset: h5py.Dataset, name: str, rows: slice = slice(None)) -> NDArray[Any]:
         """Rows of a checked data set, as stored."""
-        try:
-            return np.ascontiguousarray(dataset[rows])
-        except Exception as error:
-            raise self.error(
-                f"{name} must be readable; its checksum or storage is damaged", "make the file again"
-            ) from error
+        with self._reading(name):
+            try:
+                return np.ascontiguousarray(dataset[rows])
+            except (OSError, RuntimeError) as error:
+                if "alloc" in str(error):
+                    raise MemoryError(name) from error
+                raise
 
     def texts(self, array: NDArray[np.bytes_], name: str) -> list[str]:
         """Stored UTF-8 as strings."""
         try:
             return [item.decode() for item in array.tolist()]
         except UnicodeDecodeError as error:
-            raise self.error(f"{name} must be UTF-8; got {error.object!r}") from error
+            raise self.error(f"{name} must be UTF-8; got {error.object[:80]!r}") from error

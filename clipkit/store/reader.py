@@ -5,6 +5,11 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import os
+import resource
+import signal
+import sys
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,8 +20,21 @@ import numpy as np
 from clipkit.errors import ClipkitError
 from clipkit.files import spooled
 from clipkit.store.gate import Gate
-from clipkit.store.schema import FeatureFile, Float32, Rows, Split, block_rows, check, check_finite, entry, file_digest
+from clipkit.store.schema import (
+    FeatureFile,
+    Float32,
+    Rows,
+    Split,
+    block_rows,
+    check,
+    entry,
+    file_digest,
+    not_finite,
+    refuse_rows,
+)
 
+CRASHES = {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT}
+REHEARSAL = 60  # seconds after which the child gives up
 MAKERS = {
     "images": "embed",
     "texts": "textembed",
@@ -25,9 +43,9 @@ MAKERS = {
 }
 
 
-def read(source: str | Path, *, kinds: Iterable[str] = ()) -> FeatureFile:
+def read(source: str | Path, *, kinds: Iterable[str] = (), trusted: bool = False) -> FeatureFile:
     """Read a whole feature file into memory, features as arrays; see `opened` for parameters and errors."""
-    with opened(source, kinds=kinds) as file:
+    with opened(source, kinds=kinds, trusted=trusted) as file:
         if file.features is not None:
             file.features = file.features.read()
         for split in file.splits.values():
@@ -36,7 +54,7 @@ def read(source: str | Path, *, kinds: Iterable[str] = ()) -> FeatureFile:
 
 
 @contextlib.contextmanager
-def opened(source: str | Path, *, kinds: Iterable[str] = ()) -> Iterator[FeatureFile]:
+def opened(source: str | Path, *, kinds: Iterable[str] = (), trusted: bool = False) -> Iterator[FeatureFile]:
     """Open a feature file; features come as `Rows`, everything else as arrays and lists.
 
     Parameters
@@ -45,6 +63,8 @@ def opened(source: str | Path, *, kinds: Iterable[str] = ()) -> Iterator[Feature
         A path, or ``-`` for standard input.
     kinds : iterable of str
         The kinds that will do; all, if empty.
+    trusted : bool
+        The caller wrote the file itself. It is checked as any other, but not first in a child process.
 
     Raises
     ------
@@ -54,12 +74,50 @@ def opened(source: str | Path, *, kinds: Iterable[str] = ()) -> Iterator[Feature
     """
     shown = "standard input" if str(source) == "-" else str(source)
     kinds = list(kinds)
-    with spooled(str(source)) as path, Gate(path, shown) as gate:
-        file = _assemble(gate)
-        if kinds and file.kind not in kinds:
-            hint = f"make one with: clipkit {MAKERS[kinds[0]]}"
-            raise ClipkitError(f"{shown} must hold {' or '.join(kinds)}; it holds {file.kind}", hint)
-        yield file
+    with spooled(str(source)) as path:
+        if not trusted:
+            _rehearse(path, shown)
+        with Gate(path, shown) as gate:
+            yield _checked(gate, kinds)
+
+
+def _rehearse(path: Path, shown: str) -> None:
+    """Read in a child process first: a file that was made for it can crash HDF5 itself, not only raise an error.
+
+    Only the crash counts here. All else is found again, and told, by this process.
+    """
+    if sys.platform != "linux":  # elsewhere a child that goes on without exec is not safe
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forking beside threads: the child uses none of them
+        child = os.fork()
+    if not child:
+        try:
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                signal.signal(number, signal.SIG_DFL)
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+            signal.alarm(REHEARSAL)
+            with Gate(path, shown) as gate:
+                for name, value in _assemble(gate).datasets().items():
+                    if isinstance(value, Rows):
+                        gate.h5[name].id.get_num_chunks()
+                        gate.read(gate.h5[name], name, slice(-1, None))
+        finally:
+            os._exit(0)
+    _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status) and os.WTERMSIG(status) in CRASHES:
+        name = signal.Signals(os.WTERMSIG(status)).name
+        raise ClipkitError(
+            f"{shown}: the file must be sound HDF5; it makes HDF5 crash ({name})", "do not open it elsewhere"
+        )
+
+
+def _checked(gate: Gate, kinds: list[str]) -> FeatureFile:
+    file = _assemble(gate)
+    if kinds and file.kind not in kinds:
+        hint = f"make one with: clipkit {MAKERS[kinds[0]]}"
+        raise ClipkitError(f"{gate.shown} must hold {' or '.join(kinds)}; it holds {file.kind}", hint)
+    return file
 
 
 def _assemble(gate: Gate) -> FeatureFile:
@@ -101,13 +159,17 @@ def _place(file: FeatureFile, name: str, value: Any) -> None:
 def _blocks(gate: Gate, dataset: h5py.Dataset, name: str, sha256: str) -> Iterator[Float32]:
     sha, (n, width) = hashlib.sha256(), dataset.shape
     step = block_rows(width)
+    bad: list[int] = []
     for at in range(0, n, step):
         block = gate.read(dataset, name, slice(at, at + step))
         sha.update(block.data)
-        check_finite(block, at, f"{gate.shown}: {name}")
+        bad += [at + row for row in not_finite(block)]
         if at + step >= n and sha.hexdigest() != sha256:
             raise _changed(gate, name)
-        yield block
+        if at + step >= n and bad:
+            raise refuse_rows(f"{gate.shown}: {name}", bad)
+        if not bad:  # after a bad row the rest is only counted
+            yield block
 
 
 def _changed(gate: Gate, name: str) -> ClipkitError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from clipkit.errors import ClipkitError
 FORMAT, VERSION = "clipkit", 1
 BLOCK_BYTES = 1 << 24
 CHUNK_ROWS, CHUNK_BYTES = 512, 1 << 22
+MAX_CLASSES = 1 << 20
 
 Float32 = NDArray[np.float32]
 Int64 = NDArray[np.int64]
@@ -163,13 +165,14 @@ def entry(dtype: np.dtype[Any], shape: tuple[int, ...], sha256: str) -> dict[str
     return {"dtype": dtype.str, "shape": list(shape), "sha256": sha256}
 
 
-def check_finite(block: Float32, at: int, what: str) -> None:
-    """Refuse rows with NaN or Inf; `at` is the number of the block's first row."""
-    if not np.isfinite(block).all():
-        bad = np.flatnonzero(~np.isfinite(block).all(axis=1))
-        raise ClipkitError(
-            f"{what} must be finite; NaN or Inf in row {at + int(bad[0])} and {len(bad) - 1} more near it"
-        )
+def not_finite(block: Float32) -> list[int]:
+    """The rows of a block that hold NaN or Inf."""
+    return [] if np.isfinite(block).all() else np.flatnonzero(~np.isfinite(block).all(axis=1)).tolist()
+
+
+def refuse_rows(what: str, bad: list[int]) -> ClipkitError:
+    """The error for rows that hold NaN or Inf."""
+    return ClipkitError(f"{what} must be finite; got NaN or Inf in {len(bad)} rows, the first is row {bad[0]}")
 
 
 def check(file: FeatureFile, shown: str) -> None:
@@ -186,14 +189,24 @@ def check(file: FeatureFile, shown: str) -> None:
         raise ClipkitError(f"{shown} must hold {name}; it does not")
     if file.kind in ("images", "logits") and not file.splits:
         raise ClipkitError(f"{shown} must hold at least one split; it holds none")
-    for name in file.splits:
-        if not NAME.fullmatch(name) or name in RESERVED:
+    for name in [*file.splits, *file.runs]:
+        if not NAME.fullmatch(name) or (name in RESERVED and name in file.splits):
             raise ClipkitError(f"{shown}: a split's name must be letters, digits, '.', '_' or '-'; got {name!r}")
+    for name in file.splits:
         for key in {n.rstrip("*") for n in split if n.endswith("*")}:
             if f"{name}/{key}" not in here:
                 raise ClipkitError(f"{shown} must hold {name}/{key}; it does not")
+    _check_scales(file, shown)
     _check_lengths(file, shown)
     _check_classes(file, shown)
+
+
+def _check_scales(file: FeatureFile, shown: str) -> None:
+    if (file.kind == "logits") != (file.temperature is not None):
+        raise ClipkitError(f"{shown} must have a temperature if it holds logits, and only then; it holds {file.kind}")
+    for name, scale in {"temperature": file.temperature, "logit_scale": file.logit_scale}.items():
+        if scale is not None and not (math.isfinite(scale) and scale > 0):
+            raise ClipkitError(f"{shown}: {name} must be a finite number above 0; got {scale}")
 
 
 def _check_lengths(file: FeatureFile, shown: str) -> None:
@@ -227,17 +240,19 @@ def _check_lengths(file: FeatureFile, shown: str) -> None:
 
 
 def _check_classes(file: FeatureFile, shown: str) -> None:
-    if not file.class_names:
-        return
-    n = len(file.class_names)
-    indices = {f"{name}/labels": split.labels for name, split in file.splits.items()} | {
-        "class_index": file.class_index
-    }
-    for name, index in indices.items():
-        low = -1 if name == "class_index" else 0
-        if index is not None and len(index) and not (low <= index.min() and index.max() < n):
+    if file.class_names is not None:
+        _same(shown, {"class_names": len(file.class_names)})
+    n = len(file.class_names) if file.class_names else MAX_CLASSES
+    for name, index in file.datasets().items():
+        key = name.rpartition("/")[2]
+        if key not in ("labels", "predicted", "class_index") or name.startswith("runs/"):
+            continue
+        low = -1 if key == "class_index" else 0
+        if not (low <= np.min(index) and np.max(index) < n):
             raise ClipkitError(
-                f"{shown}: {name} must lie in {low}..{n - 1} ({n} class names); got {index.min()}..{index.max()}"
+                f"{shown}: {name} must lie in {low}..{n - 1} ({n} class names); got {np.min(index)}..{np.max(index)}"
+                if file.class_names
+                else f"{shown}: {name} must lie in {low}..{n - 1}; got {np.min(index)}..{np.max(index)}"
             )
 
 

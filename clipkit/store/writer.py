@@ -15,15 +15,17 @@ from numpy.typing import NDArray
 from clipkit.errors import ClipkitError, WriteFailed
 from clipkit.files import publishing
 from clipkit.store.schema import (
+    TYPES,
     FeatureFile,
     Float32,
     Rows,
     block_rows,
     check,
-    check_finite,
     chunk_rows,
     entry,
     file_digest,
+    not_finite,
+    refuse_rows,
 )
 
 
@@ -48,7 +50,7 @@ def write_into(path: Path, file: FeatureFile) -> None:
     """Write `file` over `path`, a temporary file of the caller's, and set its digest."""
     check(file, "the result")
     with _write_errors(path):
-        h5 = h5py.File(path, "w", libver="v110")
+        h5 = h5py.File(path, "w", libver="v110", locking=False)
     try:
         entries = {name: _write_dataset(h5, name, value) for name, value in sorted(file.datasets().items())}
         file.digest = file_digest(file.attributes(), entries)
@@ -81,7 +83,8 @@ def _write_rows(h5: h5py.File, name: str, rows: Rows) -> dict[str, Any]:
     with _write_errors(h5.filename):
         dataset = h5.create_dataset(name, (n, width), "<f4", chunks=(min(n, chunk_rows(width)), width), fletcher32=True)
     for block in _regular(rows.blocks(), block_rows(width)):
-        check_finite(block, at, name)
+        if bad := not_finite(block):
+            raise refuse_rows(name, [at + row for row in bad])
         sha.update(block.data)
         with _write_errors(h5.filename):
             dataset[at : at + len(block)] = block
@@ -108,16 +111,23 @@ def _regular(blocks: Iterable[Float32], rows: int) -> Iterator[Float32]:
 
 def _encode(value: Any, name: str) -> NDArray[Any]:
     """An array as it is stored: little-endian numbers, or UTF-8 padded to the longest text."""
-    array = np.asarray(value)
-    if array.dtype.kind == "U" or not len(array):
+    allowed, ndim = TYPES["runs" if name.startswith("runs/") else name.rpartition("/")[2]]
+    if isinstance(value, list) or value.dtype.kind == "U":
         try:
             data = [str(text).encode() for text in value]
         except UnicodeEncodeError as error:
             raise ClipkitError(f"{name} must be UTF-8; got {error.object!r}") from error
         if any(b"\0" in text for text in data):
             raise ClipkitError(f"{name} must not hold NUL characters")
-        return np.array(data, dtype=h5py.string_dtype("utf-8", max(1, *map(len, data))) if data else "S1")
-    return array.astype("<f8" if array.dtype.kind == "f" else "<i8")
+        array = np.array(data, dtype=h5py.string_dtype("utf-8", max(1, *map(len, data))))
+    else:
+        array = value.astype("<f8" if value.dtype.kind == "f" else "<i8")
+    kind = "S" if array.dtype.kind == "S" else array.dtype.str
+    if kind not in allowed or array.ndim != ndim:
+        raise ClipkitError(
+            f"{name} must be {' or '.join(sorted(allowed))} of {ndim} dimensions; got {array.ndim} of {kind}"
+        )
+    return array
 
 
 def _set_attribute(at: Any, name: str, value: Any) -> None:
@@ -132,7 +142,9 @@ def _set_attribute(at: Any, name: str, value: Any) -> None:
 def _write_errors(path: Any) -> Iterator[None]:
     try:
         yield
-    except (OSError, RuntimeError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # h5py turns one full disk into OSError, RuntimeError, ValueError or KeyError
         hint = "free some space or write elsewhere; nothing was replaced"
         raise WriteFailed(f"{Path(path).parent} must take the whole file; got: {_reason(error)}", hint) from error
 
