@@ -73,7 +73,12 @@ def embed(
     data = datasets.load(dataset, root=root, splits=split, limit=limit, classes=classes)
     encoder = models.load(model, tower="image", device=device, precision=precision, untrained=untrained)
     made = entry("embed", dataset=data.details, model=encoder.details, normalize=normalize, batch_size=batch_size)
-    with _work(output, data.splits, made, restart) as work:
+    stamps = {name: rows.stamp() for name, rows in data.splits.items()}
+    manifest = {**made, "image files": stamps, "images a shard": room.SHARD}
+    with _work(output, data.splits, manifest, restart) as work:
+        files.check_output(output, force=force)  # another process may have finished meanwhile
+        if work.damaged:
+            console.warn(f"shards {', '.join(map(str, work.damaged))} are damaged; their images are embedded again")
         done = sum(len(shard.rows) for shard in work.shards if work.done(shard))
         if done:
             console.note(f"resuming at {done:,} of {sum(len(shard.rows) for shard in work.shards):,}")

@@ -7,6 +7,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -26,6 +27,9 @@ class Source(Protocol):
     def take(self, rows: NDArray[np.int64]) -> Source:
         """The source of the given rows (n,) alone."""
 
+    def stamp(self) -> str:
+        """What changes when the images do, found without decoding them."""
+
 
 @dataclass(frozen=True)
 class Files:
@@ -41,6 +45,17 @@ class Files:
         """The files of these rows."""
         return Files([self.paths[row] for row in rows])
 
+    def stamp(self) -> str:
+        """SHA-256 over each file's size and time of change."""
+        sha = hashlib.sha256()
+        for path in self.paths:
+            try:
+                found = Path(path).stat()
+                sha.update(f"{found.st_size} {found.st_mtime_ns}\n".encode())
+            except OSError:
+                sha.update(b"none\n")
+        return sha.hexdigest()
+
 
 @dataclass(frozen=True, eq=False)
 class Arrays:
@@ -55,6 +70,10 @@ class Arrays:
     def take(self, rows: NDArray[np.int64]) -> Arrays:
         """The images of these rows."""
         return Arrays(self.pixels[rows])
+
+    def stamp(self) -> str:
+        """SHA-256 over the pixels."""
+        return hashlib.sha256(np.ascontiguousarray(self.pixels).data).hexdigest()
 
 
 class Drawn:
@@ -88,6 +107,10 @@ class Drawn:
     def take(self, rows: NDArray[np.int64]) -> Drawn:
         """The images of these rows."""
         return Drawn(self.draw, self.numbers[rows])
+
+    def stamp(self) -> str:
+        """SHA-256 over the numbers: the drawing is clipkit's own."""
+        return hashlib.sha256(self.numbers.astype("<i8").tobytes()).hexdigest()
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,6 +148,10 @@ class Split:
         """The split that holds the given rows (n,) of this one, in their order."""
         labels = None if self.labels is None else self.labels[rows]
         return Split([self.ids[row] for row in rows], labels, self.source.take(rows))
+
+    def stamp(self) -> str:
+        """What changes when the images do, found without decoding them: an interrupted run is continued only if not."""
+        return self.source.stamp()
 
     def digest(self) -> str:
         """SHA-256 over the ids and labels, in order."""
