@@ -1,5 +1,18 @@
-"""`python -m clipkit`."""
+"""`python -m clipkit`, and the entry point."""
 
-from clipkit.cli import main
+from __future__ import annotations
 
-main()
+import signal
+
+
+def main() -> None:
+    """Run clipkit; an interrupt while it is still being loaded ends it without a traceback."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from clipkit.cli import main as enter
+
+    enter()
+
+
+if __name__ == "__main__":
+    main()

@@ -8,13 +8,14 @@ import os
 import signal
 import sys
 import traceback
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
 
 import clipkit
-from clipkit import console
+from clipkit import console, files
 from clipkit.errors import ClipkitError, WriteFailed
 
 COMMANDS = ("embed", "textembed", "logits", "entropy", "probe", "zeroshot", "cluster", "plot", "info", "convert")
@@ -28,33 +29,55 @@ class Door(TyperGroup):
         """The order of the pipeline, not of the alphabet."""
         return [name for name in COMMANDS if name in self.commands]
 
-    def invoke(self, ctx: Any) -> Any:
-        """Run the command; a reader that went away is no error of ours."""
-        try:
-            code = super().invoke(ctx)
-            sys.stdout.flush()
-            return code
-        except BrokenPipeError:
-            with contextlib.suppress(
-                OSError, ValueError
-            ):  # so that the interpreter has nothing left to flush at its end
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise typer.Exit(SIGPIPE_CODE) from None
-
     def main(self, *args: Any, **extra: Any) -> NoReturn:
         """Run, and turn every error into one line on standard error and an exit code."""
         extra["standalone_mode"] = False
         words = extra.get("args") or (args[0] if args else None) or sys.argv[1:]
         command = next((f" {word}" for word in words if word in self.commands), "")
         try:
-            sys.exit(super().main(*args, **extra) or 0)
+            code = super().main(*args, **extra) or 0
+            sys.stdout.flush()
+        except Stopped as stop:
+            _tell(f"clipkit{command}: interrupted by {signal.Signals(stop.number).name}")
+            raise
+        except SystemExit as left:
+            _leave_stdout()
+            broken = isinstance(left.__context__, BrokenPipeError)  # Typer met it first
+            raise SystemExit(SIGPIPE_CODE if broken else left.code) from None
+        except BrokenPipeError:
+            _leave_stdout()
+            raise SystemExit(SIGPIPE_CODE) from None
         except Exception as error:
             message, hint, code = _explain(error)
             if "--debug" in words:
                 traceback.print_exc()
-            line = f"clipkit{command}: {message}" + (f"; hint: {hint}" if hint else "")
-            print(console.escaped(line), file=sys.stderr)  # noqa: T201
+            if message:  # Typer has none where it showed the help instead
+                _tell(f"clipkit{command}: {message}" + (f"; hint: {hint}" if hint else ""))
+            _leave_stdout()
             raise SystemExit(code) from error
+        sys.exit(code)
+
+
+class Stopped(SystemExit):
+    """A signal asks to stop."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(128 + number)
+        self.number = number
+
+
+def _tell(line: str) -> None:
+    with contextlib.suppress(OSError):  # a full disk, a reader that went away
+        print(console.escaped(line), file=sys.stderr)  # noqa: T201
+
+
+def _leave_stdout() -> None:
+    """Flush standard output, or see to it that the interpreter has nothing left to fail on at its end."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _explain(error: Exception) -> tuple[str, str | None, int]:
@@ -62,7 +85,7 @@ def _explain(error: Exception) -> tuple[str, str | None, int]:
     if isinstance(error, ClipkitError):
         return error.message, error.hint, error.exit_code
     if hasattr(error, "format_message"):  # Typer's own: a missing argument, an unknown option
-        return error.format_message(), "see clipkit COMMAND --help", 2
+        return error.format_message().rstrip("."), "see clipkit COMMAND --help", 2
     if isinstance(error, typer.Abort):
         return "interrupted", None, 130
     if isinstance(error, OSError):
@@ -113,19 +136,46 @@ for _name in COMMANDS:
     app.command(_name)(getattr(_module, _name))
 
 
-def _terminate(number: int, _: Any) -> NoReturn:
-    raise SystemExit(128 + number)
+def _stop(number: int, _: Any) -> NoReturn:
+    """Leave by way of every `finally`; at the second signal, at once."""
+    signal.signal(number, _stop_now)
+    raise Stopped(number)
+
+
+def _stop_now(number: int, _: Any) -> NoReturn:
+    files.remove_unfinished()
+    os._exit(128 + number)
+
+
+def _open_streams() -> None:
+    """Closed standard streams are opened, lest a feature file gets their number and a message is written into it."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+    sys.stdin = sys.stdin or Path(os.devnull).open()  # noqa: SIM115
+    sys.stderr = sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115
+    if sys.stdout is None:
+        _tell("clipkit: standard output must be open; it is closed")
+        sys.exit(1)
 
 
 def main() -> None:
     """Run clipkit on the command line's arguments; the entry point."""
-    signal.signal(signal.SIGTERM, _terminate)
+    _open_streams()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
+            signal.signal(number, _stop)
     try:
         app()
     except SystemExit as left:
         code = left.code if isinstance(left.code, int) else 1
         if isinstance(left.__cause__, WriteFailed):  # a normal exit may crash inside HDF5 after a failed write
+            files.remove_unfinished()
             with contextlib.suppress(OSError):
                 sys.stderr.flush()
             os._exit(code)
         raise
+    finally:
+        files.remove_unfinished()

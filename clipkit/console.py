@@ -45,9 +45,15 @@ def progress(what: str, unit: str = "rows", start: int = 0) -> Iterator[Callable
         yield lambda *_: None
         return
     rate = TextColumn("{task.fields[rate]}")
-    columns = (TextColumn(f"{what}"), BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        rate,
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(what, total=None, rate="")
+        task = bar.add_task(escaped(what), total=None, rate="")
 
         def update(done: int, total: int) -> None:
             elapsed = bar.tasks[0].elapsed or 0.0
