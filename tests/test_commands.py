@@ -289,6 +289,12 @@ def test_confusion_of_groups_of_classes(zeroshot_h5: Path, tmp_path: Path) -> No
     assert "'1' has none" in refused("plot", "confusion", zeroshot_h5, "--groups", groups, "-o", tmp_path / "d.svg")
 
 
+def test_contact_sheet_of_a_data_set(tmp_path: Path) -> None:
+    ok("plot", "images", "digits", "-o", tmp_path / "digits.png")
+    assert (tmp_path / "digits.png").read_bytes().startswith(b"\x89PNG")
+    assert "unknown data set" in refused("plot", "images", "digitz", "-o", tmp_path / "x.png", code=2)
+
+
 def test_plot_reads_standard_input_and_fills_a_pipe(logits_h5: Path) -> None:
     result = ok("plot", "similarity", stdin=logits_h5.read_bytes())
     assert result.stdout_bytes.startswith(b"\x89PNG")

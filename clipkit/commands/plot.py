@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from clipkit.store import FeatureFile, Split
 
 
+SHEET, THUMB = 40, 96  # images of a contact sheet, and their pixels
+
+
 @dataclass(frozen=True)
 class Wish:
     """What of the files is to be drawn."""
@@ -37,7 +40,8 @@ def plot(
         str,
         typer.Argument(
             metavar="KIND",
-            help="confusion, classes, temperature (of results); entropy, confidence, logits, similarity (of logits).",
+            help="confusion, classes, temperature (of results); entropy, confidence, logits, similarity (of logits); "
+            "images (of a data set).",
         ),
     ],
     files: Annotated[
@@ -90,7 +94,7 @@ def plot(
     needs, draw = PLOTS[kind]
     if len(sources) > 1 and kind != "temperature":
         raise UsageError(f"{kind} draws one file; got {len(sources)}")
-    loaded = [store.read(source, kinds=[needs]) for source in sources]
+    loaded = [store.read(source, kinds=[needs]) for source in sources if needs != "data set"]
     wish = Wish(sources, split, run, class_ or [], image or [], temperature, centred, groups, title)
     figure = draw(loaded, wish)
     with streams.publishing(output, force=force) as path:
@@ -257,6 +261,20 @@ def _logits(files: list[FeatureFile], wish: Wish) -> Figure:
     return figures.logits(np.stack(rows), labels, file.texts or [], title=wish.title)
 
 
+def _images(files: list[FeatureFile], wish: Wish) -> Figure:
+    """A class-balanced draw of a data set's images."""
+    import numpy as np
+
+    from clipkit import datasets, figures
+
+    data = datasets.load(wish.shown[0], splits=[wish.split] if wish.split else None, limit=SHEET)
+    name = "test" if "test" in data.splits else next(iter(data.splits))
+    split = data.splits[name]
+    images = np.stack([np.asarray(split.image(i).resize((THUMB, THUMB))) for i in range(len(split))])  # (N, H, W, 3)
+    titles = None if split.labels is None else [data.class_names[label] for label in split.labels]
+    return figures.contact_sheet(images, titles, 8, title=wish.title or f"{len(split)} images of {data.name}, {name}")
+
+
 PLOTS: dict[str, tuple[str, Callable[[list[FeatureFile], Wish], Figure]]] = {
     "confusion": ("result", _confusion),
     "classes": ("result", _classes),
@@ -265,4 +283,5 @@ PLOTS: dict[str, tuple[str, Callable[[list[FeatureFile], Wish], Figure]]] = {
     "confidence": ("logits", _distribution("confidence")),
     "logits": ("logits", _logits),
     "similarity": ("logits", _similarity),
+    "images": ("data set", _images),
 }
