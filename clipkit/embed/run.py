@@ -90,7 +90,7 @@ def run(
 def _refuse_skipped(skipped: list[dict[str, str]]) -> None:
     if skipped:
         hint = "without --strict it is skipped"
-        raise BadImage(f"{skipped[0]['id']} must be an image: {skipped[0]['reason']}", hint)
+        raise BadImage(f"{skipped[0]['id']}: {skipped[0]['reason']}", hint)
 
 
 def _check_finite(embeddings: NDArray[np.float32], ids: list[str]) -> None:

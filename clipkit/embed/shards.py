@@ -145,11 +145,11 @@ def working(
     wanted = json.loads(store.dump(manifest))
     with _locked(folder):
         path = folder / "manifest.json"
-        _clear(folder, OURS[3:4])
         if restart or not path.exists():
             _clear(folder, OURS[:4])
             _write_json(path, wanted)
         _check_manifest(_read_json(path), wanted, folder)
+        _clear(folder, OURS[3:4])
         work = Work(folder, shards_of(splits), hashlib.sha256(store.dump(wanted).encode()).hexdigest())
         work.drop_damaged()
         yield work

@@ -63,7 +63,8 @@ class Gate:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.h5.close()
+        with contextlib.suppress(Exception):  # of a damaged file; it was only read
+            self.h5.close()
 
     def error(self, message: str, hint: str | None = None) -> ClipkitError:
         """An error that names the file."""
@@ -124,10 +125,9 @@ class Gate:
         if self._number(self.h5, "format") is None or self.attribute(self.h5, "format") != FORMAT:
             raise self._foreign()
         version = self.attribute(self.h5, "version", int)
-        if version > VERSION:
-            raise self.error(
-                f"the format must be version {VERSION} or older; it is {version}, made by a newer clipkit: update"
-            )
+        if not 1 <= version <= VERSION:
+            newer = ", made by a newer clipkit: update" if version > VERSION else ""
+            raise self.error(f"the format must be version {VERSION} or older, from 1; it is {version}{newer}")
         if self._number(self.h5, "complete") is None or self.attribute(self.h5, "complete", int) != 1:
             raise self.error(
                 "the file must be complete; its writing was interrupted", "run the command that made it again"
@@ -139,7 +139,10 @@ class Gate:
             count = h5py.h5a.get_num_attrs(self.h5.id)
         if count != len(found):
             raise self.error(f"only known attributes may stand at the root: {', '.join(known)}")
-        if version < 1 or found["kind"] not in KINDS:
+        for name in OPTIONAL:
+            if not (math.isfinite(found.get(name, 1.0)) and found.get(name, 1.0) > 0):
+                raise self.error(f"{name} must be a finite number above 0; got {found[name]}")
+        if found["kind"] not in KINDS:
             raise self.error(f"the kind must be one of {', '.join(KINDS)}; got {found['kind']!r}")
         return {name: value for name, value in found.items() if name not in ("digest", "complete")}
 
@@ -252,12 +255,7 @@ class Gate:
     def read(self, dataset: h5py.Dataset, name: str, rows: slice = slice(None)) -> NDArray[Any]:
         """Rows of a checked data set, as stored."""
         with self._reading(name):
-            try:
-                return np.ascontiguousarray(dataset[rows])
-            except (OSError, RuntimeError) as error:
-                if "alloc" in str(error):
-                    raise MemoryError(name) from error
-                raise
+            return np.ascontiguousarray(dataset[rows])
 
     def texts(self, array: NDArray[np.bytes_], name: str) -> list[str]:
         """Stored UTF-8 as strings."""

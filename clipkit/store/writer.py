@@ -58,9 +58,15 @@ def write_into(path: Path, file: FeatureFile) -> None:
             for name, value in {**file.attributes(), "digest": file.digest}.items():
                 _set_attribute(h5, name, value)
             _set_attribute(h5, "complete", 1)
-    finally:
+            h5.flush()
+    except WriteFailed:
+        raise  # and leave it open, see _abandoned
+    except BaseException:
         with _write_errors(path):
             h5.close()
+        raise
+    with _write_errors(path):
+        h5.close()
 
 
 def _write_dataset(h5: h5py.File, name: str, value: Any) -> dict[str, Any]:
@@ -69,7 +75,7 @@ def _write_dataset(h5: h5py.File, name: str, value: Any) -> dict[str, Any]:
     else:
         array = _encode(value, name)
         with _write_errors(h5.filename):
-            h5.create_dataset(name, data=array)
+            h5.create_dataset(name, data=array).flush()
         found = entry(array.dtype, array.shape, hashlib.sha256(array.tobytes()).hexdigest())
     with _write_errors(h5.filename):
         _set_attribute(h5[name], "sha256", found["sha256"])
@@ -91,6 +97,8 @@ def _write_rows(h5: h5py.File, name: str, rows: Rows) -> dict[str, Any]:
         at += len(block)
     if at != n:
         raise ClipkitError(f"{name} must have {n} rows; {at} came")
+    with _write_errors(h5.filename):
+        dataset.flush()  # what is left to be written when an object goes away fails unheard
     return entry(dataset.dtype, dataset.shape, sha.hexdigest())
 
 
@@ -138,6 +146,10 @@ def _set_attribute(at: Any, name: str, value: Any) -> None:
         at.attrs.create(name, np.asarray(value, dtype="<i8" if isinstance(value, int) else "<f8"))
 
 
+_abandoned: list[WriteFailed] = []
+"""Failures, whose tracebacks hold what was open: HDF5 crashes when it closes a file that it could not write."""
+
+
 @contextlib.contextmanager
 def _write_errors(path: Any) -> Iterator[None]:
     try:
@@ -146,7 +158,8 @@ def _write_errors(path: Any) -> Iterator[None]:
         raise
     except Exception as error:  # h5py turns one full disk into OSError, RuntimeError, ValueError or KeyError
         hint = "free some space or write elsewhere; nothing was replaced"
-        raise WriteFailed(f"{Path(path).parent} must take the whole file; got: {_reason(error)}", hint) from error
+        _abandoned.append(WriteFailed(f"{Path(path).parent} must take the whole file; got: {_reason(error)}", hint))
+        raise _abandoned[-1] from error
 
 
 def _reason(error: Exception) -> str:
