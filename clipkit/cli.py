@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import io
 import os
 import signal
 import sys
@@ -159,6 +160,11 @@ def _open_streams() -> None:
     if sys.stdout is None:
         _tell("clipkit: standard output must be open; it is closed")
         sys.exit(1)
+    raw = sys.stdout.buffer
+    if isinstance(raw, io.RawIOBase):  # under PYTHONUNBUFFERED, where the rest of a write that took a part is lost
+        sys.stdout = io.TextIOWrapper(
+            io.BufferedWriter(raw), sys.stdout.encoding, sys.stdout.errors, line_buffering=True
+        )
 
 
 def main() -> None:

@@ -6,12 +6,12 @@ import contextlib
 import errno
 import os
 import secrets
-import shutil
 import stat
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from clipkit.errors import ClipkitError, UsageError, WriteFailed
 
@@ -175,11 +175,19 @@ def _link(temporary: Path, target: Path) -> None:
 def _pour(temporary: Path, output: str) -> None:
     with temporary.open("rb") as source:
         if output == STREAM:
-            shutil.copyfileobj(source, sys.stdout.buffer, 1 << 20)
+            _copy(source, sys.stdout.buffer)
             sys.stdout.buffer.flush()
         else:
             with Path(output).open("wb") as sink:
-                shutil.copyfileobj(source, sink, 1 << 20)
+                _copy(source, sink)
+
+
+def _copy(source: IO[bytes], sink: IO[bytes]) -> None:
+    """Copy all bytes, also where a write takes a part, as to standard output under PYTHONUNBUFFERED."""
+    while block := source.read(1 << 20):
+        left = memoryview(block)
+        while left:
+            left = left[sink.write(left) :]
 
 
 def read_bytes(source: str, limit: int = 1 << 26) -> bytes:
@@ -230,7 +238,7 @@ def spooled(source: str) -> Iterator[Path]:
             spool = stack.enter_context(tempfile.NamedTemporaryFile(prefix="clipkit-", suffix=".h5"))
             with contextlib.ExitStack() as opened:
                 stream = sys.stdin.buffer if source == STREAM else opened.enter_context(Path(source).open("rb"))
-                shutil.copyfileobj(stream, spool, 1 << 20)
+                _copy(stream, spool)
             spool.flush()
         except OSError as error:
             with contextlib.suppress(OSError):  # closing tries to write the rest once more

@@ -19,7 +19,7 @@ import pytest
 from faults import contents, forge, refused, unchanged
 from PIL import Image
 from shell import clipkit, ok
-from zygote import Outcome, Zygote
+from zygote import Outcome, Zygote, shared
 
 from clipkit import files, store
 from clipkit.errors import ClipkitError, UsageError, WriteFailed
@@ -28,10 +28,8 @@ PICTURES, SHARD = 40, 16
 
 
 @pytest.fixture(scope="module")
-def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
-    server = Zygote(tmp_path_factory.mktemp("zygote"))
-    yield server
-    server.close()
+def zygote() -> Zygote:
+    return shared()
 
 
 @pytest.fixture(scope="module")

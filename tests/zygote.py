@@ -6,13 +6,17 @@ Run as a script it serves requests, one JSON object a line; `Zygote` is the clie
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
 import importlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,6 +82,15 @@ class Zygote:
         self.server.stdin.close()
         self.server.wait()
         self.server.stdout.close()
+
+
+@functools.cache
+def shared() -> Zygote:
+    """The one server of a test run."""
+    server = Zygote(Path(tempfile.mkdtemp(prefix="clipkit-zygote-")))
+    atexit.register(shutil.rmtree, server.scratch)
+    atexit.register(server.close)
+    return server
 
 
 def child(wish: dict[str, Any]) -> None:
