@@ -138,7 +138,7 @@ def _assemble(gate: Gate) -> FeatureFile:
 
 
 def _value(gate: Gate, dataset: h5py.Dataset, name: str, sha256: str) -> Any:
-    if name.rpartition("/")[2] == "features":
+    if name.rpartition("/")[2] == "features" and not name.startswith("runs/"):
         return Rows(dataset.shape, functools.partial(_blocks, gate, dataset, name, sha256))
     array = gate.read(dataset, name)
     if hashlib.sha256(array.tobytes()).hexdigest() != sha256:

@@ -185,6 +185,9 @@ def check(file: FeatureFile, shown: str) -> None:
     """
     root, split = KINDS[file.kind]
     here = set(file.datasets())
+    for name, value in file.datasets().items():
+        if name.rpartition("/")[2] == "features" and len(value.shape) != 2 and not name.startswith("runs/"):
+            raise ClipkitError(f"{shown}: {name} must be a matrix (N, D); got {len(value.shape)} dimensions")
     for name in {n.rstrip("*") for n in root if n.endswith("*")} - here:
         raise ClipkitError(f"{shown} must hold {name}; it does not")
     if file.kind in ("images", "logits") and not file.splits:

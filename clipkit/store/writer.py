@@ -70,7 +70,7 @@ def write_into(path: Path, file: FeatureFile) -> None:
 
 
 def _write_dataset(h5: h5py.File, name: str, value: Any) -> dict[str, Any]:
-    if name.rpartition("/")[2] == "features":
+    if name.rpartition("/")[2] == "features" and not name.startswith("runs/"):
         found = _write_rows(h5, name, Rows.of(value))
     else:
         array = _encode(value, name)
