@@ -1,0 +1,19 @@
+"""Probes: what a simple classifier reads from features, in sweeps over C and the features' scale.
+
+Labels are integer ids in any numbering; predictions come back as the same ids. Products are float32, with one BLAS
+thread a worker: pairs of classes, members of a sweep and blocks of rows are what runs in parallel.
+
+>>> import numpy as np
+>>> from clipkit import probes
+>>> X, y = np.array([[0.0, 1.0], [0.0, 2.0], [3.0, 1.0], [4.0, 1.0]]), np.array([7, 7, 9, 9])
+>>> for run in probes.sweep(X, y, {"test": X[1:3]}, scales=[1, 10]):
+...     print(run.classifier, run.C, run.scale, run.predicted["test"])
+svm 1.0 1.0 [7 9]
+svm 1.0 10.0 [7 9]
+"""
+
+from __future__ import annotations
+
+from clipkit.probes.run import CLASSIFIERS, Run, sweep
+
+__all__ = ["CLASSIFIERS", "Run", "sweep"]
