@@ -251,6 +251,19 @@ class Gate:
             raise self.error(
                 f"{name} must be stored in chunks of at most {MAX_CHUNK_BYTES >> 20} MiB; got {dataset.chunks}"
             )
+        if dataset.chunks:
+            self._check_chunks(dataset, name, 4 * len(filters))
+
+    def _check_chunks(self, dataset: h5py.Dataset, name: str, checksum: int) -> None:
+        """Every chunk lies in the file and has a chunk's size: HDF5 believes the index, and can crash on it."""
+        size = math.prod(dataset.chunks) * dataset.dtype.itemsize + checksum
+        count = math.prod(-(-n // chunk) for n, chunk in zip(dataset.shape, dataset.chunks, strict=True))
+        found: list[bool] = []
+        dataset.id.chunk_iter(
+            lambda at: found.append(at.size == size and not at.filter_mask and at.byte_offset + size <= self.size)
+        )
+        if len(found) != count or not all(found):
+            raise self.error(f"{name} must have {count} chunks of {size} bytes; its storage is damaged")
 
     def read(self, dataset: h5py.Dataset, name: str, rows: slice = slice(None)) -> NDArray[Any]:
         """Rows of a checked data set, as stored."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import os
 import resource
@@ -19,6 +18,7 @@ import numpy as np
 
 from clipkit.errors import ClipkitError
 from clipkit.files import spooled
+from clipkit.store.ahead import ahead
 from clipkit.store.gate import Gate
 from clipkit.store.schema import (
     FeatureFile,
@@ -34,7 +34,7 @@ from clipkit.store.schema import (
 )
 
 CRASHES = {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT}
-REHEARSAL = 60  # seconds after which the child gives up
+REHEARSAL = 20  # seconds after which the child gives up
 MAKERS = {
     "images": "embed",
     "texts": "textembed",
@@ -139,7 +139,7 @@ def _assemble(gate: Gate) -> FeatureFile:
 
 def _value(gate: Gate, dataset: h5py.Dataset, name: str, sha256: str) -> Any:
     if name.rpartition("/")[2] == "features" and not name.startswith("runs/"):
-        return Rows(dataset.shape, functools.partial(_blocks, gate, dataset, name, sha256))
+        return Rows(dataset.shape, lambda: ahead(_blocks(gate, dataset, name, sha256)))
     array = gate.read(dataset, name)
     if hashlib.sha256(array.tobytes()).hexdigest() != sha256:
         raise _changed(gate, name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from clipkit.errors import ClipkitError, WriteFailed
 from clipkit.files import publishing
+from clipkit.store.ahead import ahead
 from clipkit.store.schema import (
     TYPES,
     FeatureFile,
@@ -88,13 +90,15 @@ def _write_rows(h5: h5py.File, name: str, rows: Rows) -> dict[str, Any]:
         raise ClipkitError(f"{name} must hold at least one row and one column; got {n} x {width}")
     with _write_errors(h5.filename):
         dataset = h5.create_dataset(name, (n, width), "<f4", chunks=(min(n, chunk_rows(width)), width), fletcher32=True)
-    for block in _regular(rows.blocks(), block_rows(width)):
-        if bad := not_finite(block):
-            raise refuse_rows(name, [at + row for row in bad])
-        sha.update(block.data)
-        with _write_errors(h5.filename):
-            dataset[at : at + len(block)] = block
-        at += len(block)
+    with ThreadPoolExecutor(1) as aside:
+        for block in ahead(_regular(rows.blocks(), block_rows(width))):
+            if bad := not_finite(block):
+                raise refuse_rows(name, [at + row for row in bad])
+            hashed = aside.submit(sha.update, block.data)
+            with _write_errors(h5.filename):
+                dataset[at : at + len(block)] = block
+            hashed.result()
+            at += len(block)
     if at != n:
         raise ClipkitError(f"{name} must have {n} rows; {at} came")
     with _write_errors(h5.filename):
