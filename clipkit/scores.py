@@ -159,3 +159,38 @@ def class_means(values: ArrayLike, labels: ArrayLike, count: int) -> NDArray[np.
     counts = np.bincount(labels, minlength=count).astype(np.float64)
     counts[counts == 0] = np.nan
     return sums / counts[:, None]
+
+
+def singular_values(embeddings: ArrayLike) -> NDArray[np.float64]:
+    """Singular values (min(K, D)) of the matrix (K, D) that turns an image's direction into its K cosines, falling.
+
+    Rows are normalised first, so that the squares add up to K.
+
+    >>> singular_values([[1, 0, 0], [0, 2, 0], [0, 3, 0]]).round(4)
+    array([1.4142, 1.    , 0.    ])
+    """
+    return np.asarray(np.linalg.svd(normalize(np.asarray(embeddings, np.float64)), compute_uv=False))
+
+
+def effective_rank(values: ArrayLike) -> float:
+    """How many directions singular values amount to: exp of the entropy of their shares (Roy & Vetterli 2007).
+
+    As many as there are values where all are equal, 1 where one has all.
+
+    >>> round(effective_rank([2.0, 2.0, 2.0, 0.0]), 6), effective_rank([5.0, 0.0])
+    (3.0, 1.0)
+    """
+    shares = np.asarray(values, np.float64) / np.sum(values)
+    shares = shares[shares > 0]
+    return float(np.exp(-(shares * np.log(shares)).sum()))
+
+
+def random_directions(count: int, dim: int, seed: int) -> NDArray[np.float64]:
+    """Directions (count, dim) of length 1, drawn evenly over the sphere: what prompts that say nothing would be.
+
+    >>> random_directions(2, 3, seed=1).round(4)
+    array([[ 0.8953, -0.3372, -0.2911],
+           [-0.3999,  0.3226, -0.8579]])
+    """
+    # RandomState, whose draws are the same in every NumPy
+    return np.asarray(normalize(np.random.RandomState(seed).standard_normal((count, dim))), np.float64)

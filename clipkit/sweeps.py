@@ -39,6 +39,7 @@ class Task:
     features: str
     standardize: bool
     seed: int
+    shots: int | None = None  # rows of each class that are fitted on; None: all
 
     def part(self, name: str) -> Part:
         """A whole split, which must be there and labelled."""
@@ -52,6 +53,14 @@ class Task:
                 "embed a folder of class folders",
             )
         return Part(name, name=name)
+
+    def few(self, part: Part) -> Part:
+        """The rows of a part that are fitted on: `shots` of each class, or all."""
+        if self.shots is None:
+            return part
+        drawn = metrics.few_shot(self.labels(part), self.shots, self.seed)
+        rows = drawn if part.rows is None else part.rows[drawn]
+        return Part(part.split, rows, f"{part.name}-{self.shots}-shot")
 
     def labels(self, part: Part) -> Any:
         """Labels (N) of a part."""
@@ -131,9 +140,11 @@ def report(
     fit = task.part(fit_split)
     if val is None:
         scored = task.part(eval_split)
+        fit = task.few(fit)
         stages = [(fit, scored, grid, task.run(fit, scored, grid))]
     else:
         lesser, held = _held_out(task, fit, val)
+        lesser, fit = task.few(lesser), task.few(fit)
         tried = task.run(lesser, held, grid)
         stages = [(lesser, held, grid, tried)]
         if eval_split in task.source.splits and eval_split not in (held.name, fit_split):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clipkit import console
-from clipkit.commands import Force, Output, entry, model_of, temperatures
+from clipkit.commands import Force, Output, Seed, entry, model_of, temperatures
 from clipkit.errors import ClipkitError, UsageError
 
 if TYPE_CHECKING:
@@ -23,28 +23,52 @@ def logits(
     ] = "-",
     output: Output = "-",
     temperature: Annotated[str, typer.Option("--temperature", "-t", metavar="TAU", help="Divides the cosine.")] = "1",
+    random: Annotated[
+        int | None,
+        typer.Option("--random", metavar="K", min=1, help="K random directions in place of TEXTS: a set's control."),
+    ] = None,
+    seed: Seed = 42,
     force: Force = False,
 ) -> None:
     """Cosine similarity of every image with every prompt, divided by a temperature.
 
-    Both sides are normalised. They must come from one model.
+    Both sides are normalised. They must come from one model. With --random the directions are drawn evenly over the
+    sphere, and say nothing: what a probe reads from K of them, K prompts need not have brought.
 
     Example: clipkit logits img.h5 txt.h5 -o logits.h5
     """
     from clipkit import files, store
 
-    if images == texts == "-":
+    if random is not None and texts != "-":
+        raise UsageError(f"either TEXTS or --random gives the directions; got {texts} and --random {random}")
+    if images == texts == "-" and random is None:
         raise UsageError("only one of IMAGES and TEXTS can be standard input")
     files.check_output(output, force=force)
-    prompts = store.read(texts, kinds=["texts"])
     with store.opened(images, kinds=["images"]) as source:
-        scale = _one_model(images, source.history, texts, prompts.history)
+        prompts = store.read(texts, kinds=["texts"]) if random is None else _random(source, random, seed)
+        scale = _one_model(images, source.history, texts, prompts.history or source.history)
         (tau,) = _single(temperatures([temperature], scale))
         result = multiply(source, prompts, tau)
         result.logit_scale = scale
-        made = entry("logits", temperature=tau, inputs={"images": source.digest, "texts": prompts.digest})
-        result.history = [*source.history, *prompts.history, made]
+        drawn = {} if random is None else {"random": random, "seed": seed}
+        inputs = {"images": source.digest} | ({"texts": prompts.digest} if random is None else {})
+        result.history = [*source.history, *prompts.history, entry("logits", temperature=tau, inputs=inputs, **drawn)]
         store.write(output, result, force=force)
+
+
+def _random(images: FeatureFile, count: int, seed: int) -> FeatureFile:
+    """Directions of the images' space in the place of prompts."""
+    import numpy as np
+
+    from clipkit import scores, store
+
+    (width,) = {split.features.shape[1] for split in images.splits.values()}
+    return store.FeatureFile(
+        "texts",
+        features=scores.random_directions(count, width, seed),
+        texts=[f"random direction {i}" for i in range(count)],
+        class_index=np.full(count, -1),
+    )
 
 
 def multiply(images: FeatureFile, prompts: FeatureFile, temperature: float) -> FeatureFile:
@@ -85,7 +109,7 @@ def _single(values: list[float]) -> list[float]:
 
 
 def _one_model(images: str, of_images: History, texts: str, of_texts: History) -> float | None:
-    """Hold both sides to one model, by digest of the weights, or by name where a side has none; gives its logit scale."""
+    """Hold both sides to one model, by digest of the weights or, where one has none, by name; gives its logit scale."""
     a, b = model_of(of_images), model_of(of_texts)
     if a is None or b is None:
         file = _name(images if a is None else texts)

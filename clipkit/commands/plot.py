@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clipkit.commands import Force, Temperatures, temperatures
+from clipkit.commands import Force, Temperatures, _sweep_plots, temperatures
 from clipkit.errors import ClipkitError, UsageError, unknown
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 
 SHEET, THUMB = 40, 96  # images of a contact sheet, and their pixels
+SEVERAL = {"temperature", "spectrum"}  # plots that put several files into one picture
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,8 @@ def plot(
         str,
         typer.Argument(
             metavar="KIND",
-            help="confusion, classes, temperature (of results); entropy, confidence, logits, similarity (of logits); "
-            "images (of a data set).",
+            help="confusion, classes, temperature, grid (of results); entropy, confidence, logits, similarity "
+            "(of logits); spectrum (of texts); images (of a data set).",
         ),
     ],
     files: Annotated[
@@ -92,7 +93,7 @@ def plot(
     streams.check_output(output, force=force)
     sources = files or ["-"]
     needs, draw = PLOTS[kind]
-    if len(sources) > 1 and kind != "temperature":
+    if len(sources) > 1 and kind not in SEVERAL:
         raise UsageError(f"{kind} draws one file; got {len(sources)}")
     loaded = [store.read(source, kinds=[needs]) for source in sources if needs != "data set"]
     wish = Wish(sources, split, run, class_ or [], image or [], temperature, centred, groups, title)
@@ -179,32 +180,6 @@ def _classes(files: list[FeatureFile], wish: Wish) -> Figure:
     )
 
 
-def _temperature(files: list[FeatureFile], wish: Wish) -> Figure:
-    import numpy as np
-
-    from clipkit import figures
-
-    sweeps, prompts = [], set()
-    for shown, file in zip(wish.shown, files, strict=True):
-        runs, made = file.runs, file.history[-1]
-        if "acc1" not in runs or "temperature" not in runs or not np.isfinite(runs["temperature"]).all():
-            raise ClipkitError(
-                f"{shown} must hold a sweep over temperatures",
-                "make one with: clipkit probe logits.h5 -t 1,0.5,0.07 -o probe.h5",
-            )
-        prompts.add(made.get("prompts"))
-        keys = list(zip(runs["classifier"], runs["C"], runs["eval_split"], strict=True))
-        for key in dict.fromkeys(keys):
-            rows = np.array([i for i, other in enumerate(keys) if other == key])
-            label = f"{key[0]}, C {key[1]:g}, {key[2]}" if key[1] == key[1] else f"{key[0]}, {key[2]}"
-            label += f" ({made['features']})" if made.get("features") == "probs" else ""
-            sweeps.append(
-                figures.Sweep(label, runs["temperature"][rows], runs["acc1"][rows], runs["mean_entropy"][rows])
-            )
-    n_prompts = prompts.pop() if len(prompts) == 1 else None
-    return figures.temperature(sweeps, n_prompts, title=wish.title)
-
-
 def _distribution(name: str) -> Callable[[list[FeatureFile], Wish], Figure]:
     def draw(files: list[FeatureFile], wish: Wish) -> Figure:
         from clipkit import figures, scores
@@ -278,10 +253,12 @@ def _images(files: list[FeatureFile], wish: Wish) -> Figure:
 PLOTS: dict[str, tuple[str, Callable[[list[FeatureFile], Wish], Figure]]] = {
     "confusion": ("result", _confusion),
     "classes": ("result", _classes),
-    "temperature": ("result", _temperature),
+    "temperature": ("result", _sweep_plots.temperature),
+    "grid": ("result", _sweep_plots.grid),
     "entropy": ("logits", _distribution("entropy")),
     "confidence": ("logits", _distribution("confidence")),
     "logits": ("logits", _logits),
     "similarity": ("logits", _similarity),
+    "spectrum": ("texts", _sweep_plots.spectrum),
     "images": ("data set", _images),
 }

@@ -54,6 +54,9 @@ def probe(
             help="Choose among several C and tau on this part of the fit split, or on this split.",
         ),
     ] = None,
+    shots: Annotated[
+        int | None, typer.Option("--shots", metavar="N", min=1, help="Fit on N rows of every class of the fit split.")
+    ] = None,
     seed: Seed = 42,
     output: ResultOutput = None,
     format: Format = None,
@@ -78,12 +81,13 @@ def probe(
     taus = _taus(source, temperature, features)
     if standardize is None:
         standardize = source.kind == "images" and classifier != "knn"
-    task = sweeps.Task(source, "standard input" if file == "-" else file, classifier, features, standardize, seed)
+    shown = "standard input" if file == "-" else file
+    task = sweeps.Task(source, shown, classifier, features, standardize, seed, shots)
     rows, splits = sweeps.report(task, [(tau, C) for tau in taus for C in Cs], fit_split, eval_split, val)
     made = entry(
         "probe", classifier=classifier, C=Cs, temperature=taus, features=features, standardize=standardize,
-        fit_split=fit_split, eval_split=eval_split, val=val, seed=seed, prompts=len(source.texts or []) or None,
-        inputs={"features": source.digest},
+        fit_split=fit_split, eval_split=eval_split, val=val, shots=shots, seed=seed,
+        prompts=len(source.texts or []) or None, inputs={"features": source.digest},
     )  # fmt: skip
     result = store.FeatureFile("result", [*source.history, made], splits, class_names=source.class_names)
     finish(rows, result, output, force, format)
