@@ -50,6 +50,12 @@ def embed(
     device: Device = "auto",
     precision: Precision = "auto",
     batch_size: Annotated[int, typer.Option("--batch-size", "-b", min=1, help="Images encoded at once.")] = 64,
+    compile: Annotated[
+        bool | None,
+        typer.Option(
+            "--compile/--no-compile", help="Compile the model first; by default only where very many images pay for it."
+        ),
+    ] = None,
     num_workers: Annotated[
         int | None, typer.Option("--num-workers", min=1, help="Threads that decode and resize.")
     ] = None,
@@ -71,7 +77,17 @@ def embed(
 
     files.check_output(output, force=force)
     data = datasets.load(dataset, root=root, splits=split, limit=limit, classes=classes)
-    encoder = models.load(model, tower="image", device=device, precision=precision, untrained=untrained)
+    if compile is None:  # of all images, not of those that are left: the same answer when a run is continued
+        compile = models.worth_compiling(device, sum(map(len, data.splits.values())))
+    encoder = models.load(
+        model,
+        tower="image",
+        device=device,
+        precision=precision,
+        untrained=untrained,
+        compile_for=batch_size if compile else 0,
+    )
+    encoder.wait = False
     made = entry("embed", dataset=data.details, model=encoder.details, normalize=normalize, batch_size=batch_size)
     stamps = {name: rows.stamp() for name, rows in data.splits.items()}
     manifest = {**made, "image files": stamps, "images a shard": room.SHARD}

@@ -28,7 +28,7 @@ class ImageEncoder(Protocol):
         """B images -> pixels (B, 3, H, W); called from several threads."""
 
     def encode_images(self, pixels: Any, /) -> NDArray[np.float32]:
-        """Pixels (B, 3, H, W) -> embeddings (B, D)."""
+        """Pixels (B, 3, H, W) -> embeddings (B, D), or an array-like that numpy waits for when a shard is joined."""
 
 
 @dataclass
@@ -75,14 +75,16 @@ def run(
             split = splits[batch.shard.split]
             if batch.rows:
                 features.append(encoder.encode_images(batch.pixels))
-                _check_finite(features[-1], [split.ids[i] for i in batch.rows])
             rows += batch.rows
             skipped += batch.skipped
             done += len(batch.rows) + len(batch.skipped)
             progress(done, total)
             if batch.last:
-                labels = None if split.labels is None else split.labels[rows]
-                made = store.Split(np.concatenate(features) if rows else None, labels, [split.ids[i] for i in rows])
+                labels, ids = None if split.labels is None else split.labels[rows], [split.ids[i] for i in rows]
+                joined = np.concatenate(features) if rows else None
+                if joined is not None:
+                    _check_finite(joined, ids)
+                made = store.Split(joined, labels, ids)
                 work.save(batch.shard, made, skipped)
                 features, rows, skipped = [], [], []
 

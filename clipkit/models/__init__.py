@@ -10,14 +10,17 @@ from typing import TYPE_CHECKING, Any
 from clipkit.models.hub import ALIASES, DEFAULT
 
 if TYPE_CHECKING:
-    from clipkit.models.encoder import DTYPES, Encoder, describe, load
+    from clipkit.models.about import describe
+    from clipkit.models.encoder import DTYPES, Encoder, load
+    from clipkit.models.quick import worth_compiling
 
-__all__ = ["ALIASES", "DEFAULT", "DTYPES", "Encoder", "describe", "load"]
+__all__ = ["ALIASES", "DEFAULT", "DTYPES", "Encoder", "describe", "load", "worth_compiling"]
 
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        from clipkit.models import encoder
+        from clipkit.models import about, encoder, quick
 
-        return getattr(encoder, name)
+        homes = {"describe": about, "worth_compiling": quick}
+        return getattr(homes.get(name, encoder), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

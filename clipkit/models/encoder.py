@@ -1,22 +1,23 @@
 """A model's name -> an Encoder: images -> embeddings, texts -> embeddings. Frozen CLIP-like dual encoders.
 
-`clipkit.models.hub` finds a model's files, `clipkit.models.parts` makes them into a tower and what goes before it.
+`clipkit.models.hub` finds a model's files, `clipkit.models.parts` makes them into a tower, `clipkit.models.pixels` is
+what goes before an image tower, and `clipkit.models.quick` makes a tower fast.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
-import transformers
 from numpy.typing import NDArray
 from PIL import Image
 
 from clipkit.errors import ClipkitError, unknown
-from clipkit.models.hub import ALIASES, DEFAULT, find
+from clipkit.models.hub import find
 from clipkit.models.parts import (
     PREFIXES,
     SCALARS,
@@ -26,16 +27,16 @@ from clipkit.models.parts import (
     image_processor,
     initialised,
     logit_scale,
-    one_line,
     preprocessing,
-    quiet,
     read_config,
     stored,
     tokenizer,
     tower_model,
 )
+from clipkit.models.pixels import Pixels
+from clipkit.models.quick import Pending, compiled, packed
 
-__all__ = ["ALIASES", "DEFAULT", "DTYPES", "Encoder", "describe", "load"]
+__all__ = ["DTYPES", "Encoder", "load"]
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 TEXT_BATCH = 256
@@ -59,7 +60,10 @@ class Encoder:
         How many tokens a text may have, special tokens included.
     details : dict
         What a history records, as JSON can hold it: ``name``, ``digest``, ``untrained`` (the seed, if so), ``tower``,
-        ``dim``, ``precision``, ``device``, ``logit_scale``, ``logit_bias`` (if any) and, for images, ``preprocessing``.
+        ``dim``, ``precision``, ``device``, ``logit_scale``, ``logit_bias`` (if any) and, for images, ``preprocessing``,
+        ``compile`` and, where layers were packed for oneDNN, ``packed``: they move the last bits.
+    wait : bool
+        False: on a GPU `encode_images` returns at once, with an array-like that numpy waits for.
     """
 
     name: str
@@ -70,10 +74,12 @@ class Encoder:
     details: dict[str, Any]
     _family: Family = field(repr=False)
     _model: torch.nn.Module = field(repr=False)
-    _prepare: Any = field(repr=False)  # the model's own image processor, or its tokenizer
+    _prepare: Any = field(repr=False)  # the `Pixels` before an image tower, or the tokenizer
+    _batch: int = field(default=0, repr=False)  # how many images a compiled tower takes, neither more nor less
+    wait: bool = True
 
-    def preprocess(self, images: Sequence[Image.Image]) -> NDArray[np.float32]:
-        """Resize, crop and normalise as the model's own processor does. Safe to call from several threads.
+    def preprocess(self, images: Sequence[Image.Image]) -> torch.Tensor:
+        """Resize and crop as the model's own processor does. Safe to call from several threads.
 
         Parameters
         ----------
@@ -82,17 +88,18 @@ class Encoder:
 
         Returns
         -------
-        pixels : ndarray of shape (B, 3, H, W), float32
+        pixels : Tensor of shape (B, 3, H, W)
+            For `encode_images`, which rescales and normalises them: bytes, or floats where that is done already.
         """
-        pixels: torch.Tensor = self._prepare(images=list(images), return_tensors="pt")["pixel_values"]
-        return pixels.numpy()
+        pixels: torch.Tensor = self._prepare.prepare(images)
+        return pixels
 
-    def encode_images(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+    def encode_images(self, pixels: torch.Tensor) -> NDArray[np.float32]:
         """Embed images.
 
         Parameters
         ----------
-        pixels : ndarray of shape (B, 3, H, W), float32
+        pixels : Tensor of shape (B, 3, H, W)
             What `preprocess` gave.
 
         Returns
@@ -100,8 +107,15 @@ class Encoder:
         embeddings : ndarray of shape (B, D), float32
             Projected, not normalised.
         """
-        weight = next(self._model.parameters())
-        return self._embed(pixel_values=torch.from_numpy(pixels).to(weight.device, weight.dtype))
+        step = self._batch or len(pixels)
+        parts = [self._run(pixel_values=self._padded(part)) for part in self._prepare.finish(pixels).split(step)]
+        embeddings = (torch.cat(parts) if len(parts) > 1 else parts[0])[: len(pixels)]
+        return self._fetch(embeddings)
+
+    def _padded(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Rows of zeros up to a compiled tower's batch; rows do not see each other."""
+        missing = max(0, self._batch - len(pixels))
+        return torch.cat([pixels, pixels.new_zeros(missing, *pixels.shape[1:])]) if missing else pixels
 
     def token_lengths(self, texts: Sequence[str]) -> NDArray[np.int64]:
         """Count tokens, special ones included; at most `context_length` fit.
@@ -165,17 +179,28 @@ class Encoder:
                 f"{self.name} must know every token of its tokenizer; got token {int(tokens.max())} of {len(table)}",
                 "its tokenizer's files seem to be another model's",
             )
-        return self._embed(input_ids=tokens.to(table.device))
+        return self._fetch(self._run(input_ids=tokens.to(table.device)))
 
     @torch.inference_mode()
-    def _embed(self, **batch: torch.Tensor) -> NDArray[np.float32]:
-        output = self._model(**batch)[self._family.output[self.tower]]
-        embeddings: NDArray[np.float32] = output.float().cpu().numpy()
+    def _run(self, **batch: torch.Tensor) -> torch.Tensor:
+        embeddings: torch.Tensor = self._model(**batch)[self._family.output[self.tower]]
         return embeddings
+
+    def _fetch(self, embeddings: torch.Tensor) -> NDArray[np.float32]:
+        if embeddings.is_cuda and not self.wait:
+            return Pending(embeddings.float())  # type: ignore[return-value]
+        found: NDArray[np.float32] = embeddings.float().cpu().numpy()
+        return found
 
 
 def load(
-    name: str, *, tower: Tower, device: str = "auto", precision: str = "auto", untrained: int | None = None
+    name: str,
+    *,
+    tower: Tower,
+    device: str = "auto",
+    precision: str = "auto",
+    untrained: int | None = None,
+    compile_for: int = 0,
 ) -> Encoder:
     """Load one tower of a model.
 
@@ -192,6 +217,9 @@ def load(
         Embeddings are float32 in any case.
     untrained : int, optional
         A seed: the same architecture with freshly initialised weights. Both towers of a seed come from one model.
+    compile_for : int
+        Compile an image tower for batches of so many images; 0: do not. Where compiling fails a note says so, and
+        the tower runs without.
 
     Raises
     ------
@@ -204,62 +232,32 @@ def load(
     precision = _precision(precision, where)
     files = find(name, weights=untrained is None)
     family, config = read_config(files)
-    if untrained is None:
-        digest, state = files.digest(), stored(files, (*PREFIXES[tower], *SCALARS))
-    else:
-        digest, state = initialised(files, family, config, untrained)
-    model = tower_model(files, family, config, tower, state).to(where, DTYPES[precision])
-    prepare = image_processor(files) if tower == "image" else tokenizer(files)
+    with ThreadPoolExecutor(1) as aside:  # the digest reads all of the weights while their classes are imported
+        digesting = aside.submit(files.digest)
+        if untrained is None:
+            state = stored(files, (*PREFIXES[tower], *SCALARS))
+        else:
+            fresh, state = initialised(files, family, config, untrained)
+        model = tower_model(files, family, config, tower, state)
+        digest = digesting.result() if untrained is None else fresh
     details: dict[str, Any] = {"name": files.name, "digest": digest, "tower": tower, "dim": embedding_size(config)}
     details |= {"precision": precision, "device": where.type, **logit_scale(files, state)}
     if untrained is not None:
         details["untrained"] = untrained
-    if tower == "image":
-        details["preprocessing"] = preprocessing(prepare)
     context_length = config.text_config.max_position_embeddings
-    return Encoder(files.name, digest, tower, details["dim"], context_length, details, family, model, prepare)
-
-
-def describe(name: str) -> dict[str, Any]:
-    """A model's towers, sizes and learned temperature, found without running it.
-
-    Parameters
-    ----------
-    name : str
-        As in `load`.
-
-    Returns
-    -------
-    dict
-        ``name``, ``family``, ``digest``, ``dim``, ``parameters``, ``logit_scale`` (exp of the learned one),
-        ``temperature`` (its inverse), ``logit_bias`` where there is one, and the towers, ``image`` and ``text``:
-        ``layers``, ``width``, ``heads``, ``parameters`` of each, ``patch_size`` and ``image_size``, ``context_length``
-        and ``vocabulary``.
-    """
-    files = find(name)
-    family, config = read_config(files)
-    with torch.device("meta"), quiet(), one_line(f"the architecture of {files.name}"):
-        model = getattr(transformers, family.both)(config)
-    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
-    towers: dict[str, dict[str, int]] = {}
-    for tower, part in (("image", config.vision_config), ("text", config.text_config)):
-        count = sum(size for name, size in sizes.items() if name.startswith(PREFIXES[tower]))
-        towers[tower] = {"layers": part.num_hidden_layers, "width": part.hidden_size, "heads": part.num_attention_heads}
-        towers[tower]["parameters"] = count
-    vision, text = config.vision_config, config.text_config
-    towers["image"] |= {"patch_size": vision.patch_size, "image_size": vision.image_size}
-    towers["text"] |= {"context_length": text.max_position_embeddings, "vocabulary": text.vocab_size}
-    scale = logit_scale(files, stored(files, SCALARS))
-    return {
-        "name": files.name,
-        "family": config.model_type,
-        "digest": files.digest(),
-        "dim": embedding_size(config),
-        "parameters": sum(sizes.values()),
-        **scale,
-        "temperature": 1 / scale["logit_scale"],
-        **towers,
-    }
+    common = files.name, digest, tower, details["dim"], context_length, details, family
+    if tower == "text":
+        return Encoder(*common, model.to(where, DTYPES[precision]), tokenizer(files))
+    processor = image_processor(files)
+    details["preprocessing"] = preprocessing(processor)
+    prepare = Pixels(processor, where, DTYPES[precision])
+    quick = compiled(model.to(where, DTYPES[precision]), config.vision_config, compile_for) if compile_for else None
+    details["compile"] = quick is not None
+    if quick is not None:
+        return Encoder(*common, quick, prepare, compile_for)
+    if (where.type, precision) == ("cpu", "bf16") and packed(model, config.vision_config):
+        details["packed"] = True
+    return Encoder(*common, model.to(where, DTYPES[precision]), prepare)
 
 
 def _device(name: str) -> torch.device:
