@@ -30,10 +30,7 @@ def render(rows: Sequence[Mapping[str, Any]], format: str | None = None, title: 
     format = format or ("table" if sys.stdout.isatty() else "tsv")
     columns = list(rows[0]) if rows else []
     if format == "json":
-        return (
-            json.dumps([{name: _plain(row[name]) for name in columns} for row in rows], indent=2, ensure_ascii=False)
-            + "\n"
-        )
+        return json.dumps([{name: _plain(row[name]) for name in columns} for row in rows], indent=2) + "\n"
     if format == "table":
         return _table(rows, columns, title)
     lines = [columns, *([_cell(row[name]) for name in columns] for row in rows)]

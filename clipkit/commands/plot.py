@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from clipkit.store import FeatureFile, Split
 
 
+MOST_CLASSES = 5000
 SHEET, THUMB = 40, 96  # images of a contact sheet, and their pixels
 SEVERAL = {"temperature", "spectrum"}  # plots that put several files into one picture
 
@@ -125,6 +126,8 @@ def _predictions(file: FeatureFile, wish: Wish) -> tuple[Any, list[str], str]:
     if run >= len(split.predicted):
         raise UsageError(f"--run must be below {len(split.predicted)}, the runs on {name}; got {run}")
     n = int(max(split.labels.max(), split.predicted.max())) + 1
+    if n > MOST_CLASSES:
+        raise ClipkitError(f"{wish.shown[0]} must have at most {MOST_CLASSES:,} classes to be drawn; it has {n:,}")
     names = file.class_names or [str(i) for i in range(n)]
     counts = metrics.confusion(split.labels, split.predicted[run], len(names))
     if wish.groups is not None:

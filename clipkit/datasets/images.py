@@ -141,6 +141,8 @@ def read(path: str) -> Image.Image:
         with Image.open(path, formats=FORMATS) as image:
             _check_size(*image.size)
             return _to_rgb(image)
+    except MemoryError:
+        raise
     except Exception as error:  # decoders raise SyntaxError, struct.error, KeyError and more
         raise BadImage(f"{escape(path)} must be a sound image; {reason(error)}") from error
 
