@@ -39,3 +39,148 @@ docs: $(INSTALLED)  ## Run the examples in README.md and docs/ again and write d
 
 clean:  ## Remove the environment and every made file
 	rm -rf $(VENV) build results .pytest_cache .mypy_cache .ruff_cache
+
+# The thesis, chapter by chapter; `make -n thesis` reads like its method section. A data set's results are in the folder
+# RESULTS/<model>-<data set>, with UNTRAINED=SEED those of the model's untrained twin beside it. A file's name tells what
+# made it: generic32.logits.svm.h5 is what the SVM found in the logits of generic32. No path may hold a space.
+MODEL = openai/clip-vit-base-patch32
+DATASET =
+ROOT =
+LIMIT =
+PRECISION =
+DEVICE =
+UNTRAINED =
+RESULTS = results
+
+comma := ,
+TAUS := 1,0.5,0.07,0.05,0.03,0.02
+SEEDS := 42 1 2 3 4
+SETS := generic16 generic32 generic99 generic205 generic415
+LARGE := imagenette tiny-imagenet food101
+
+.PHONY: thesis chapter2 chapter3 chapter4 chapter5 resolution
+thesis: chapter2 chapter3 chapter4 chapter5  ## All of: (MODEL DATASET ROOT LIMIT PRECISION DEVICE UNTRAINED RESULTS)
+chapter2:  ## Baseline and zero-shot
+chapter3:  ## Class-agnostic prompts, and the entropy of their logits
+chapter4:  ## Temperature, classifiers, prompt vocabularies, higher resolution
+chapter5:  ## Clustering
+
+chapter2 := img.svm.h5 img.logreg.h5 img.svm.confusion.png img.svm.classes.png \
+  $(addprefix classes.logits.zeroshot.,h5 confusion.png classes.png)
+chapter3 := generic16.logits.svm.h5 generic16.logits.entropy.h5 generic32.logits.logreg.h5 \
+  $(addprefix generic32.logits.,svm.h5 entropy.h5 entropy.png confidence.png logits.png similarity.png)
+chapter4 := $(addprefix generic32.logits.,sweep.h5 svm-val.h5 logreg-val.h5 mlp-val.h5 trade.h5 trade-probs.h5) \
+  $(foreach set,$(SETS),$(addprefix $(set).logits.,svm.h5 logreg-val.h5 entropy.h5)) \
+  $(foreach set,$(SETS:generic%=random%),$(SEEDS:%=$(set)-%.svm.h5) $(set)-42.logreg-val.h5) \
+  $(addprefix generic32.logits.,sweep.temperature.png trade.grid.png trade-probs.grid.png) classifiers.png spectrum.png
+chapter5 := $(foreach file,img generic32.logits generic415.logits,$(SEEDS:%=$(file).cluster-%.h5))
+resolution := $(foreach set,generic32 food32,$(set).logits.svm.h5 $(set).logits.entropy.h5)
+
+asked := $(filter chapter% resolution,$(MAKECMDGOALS:thesis=chapter2 chapter3 chapter4 chapter5))
+
+ifeq ($(DATASET),)  # the thesis's own, each in a make of its own
+cifar10 := $(filter chapter2,$(asked))
+cifar100 := $(asked)
+$(foreach data,$(LARGE),$(eval $(data) := $(and $(filter chapter4,$(asked)),resolution)))
+
+.PHONY: cifar10 cifar100 $(LARGE)
+$(asked): cifar10 cifar100 $(LARGE)
+cifar10 cifar100 $(LARGE):
+	$(if $($@),$(MAKE) --no-print-directory $($@) DATASET=$@)
+else
+
+base = $(notdir $(patsubst %/,%,$1))
+OUT := $(RESULTS)/$(call base,$(MODEL))-$(call base,$(DATASET))
+twin = $(RESULTS)/$(call base,$(MODEL))-untrained$1-$(call base,$(DATASET))
+TWIN := $(if $(UNTRAINED),$(call twin,$(UNTRAINED)),$(firstword $(wildcard $(call twin,*))))
+
+ifneq ($(filter $(DATASET),$(LARGE)),)
+chapter4 += $(resolution)
+else ifneq ($(and $(filter chapter4,$(asked)),$(filter 0,$(MAKELEVEL))),)
+$(info # chapter 4, higher resolution: skipped, since $(DATASET) is none of $(LARGE))
+endif
+
+# Results of other settings are not mixed.
+settings := MODEL=$(MODEL) DATASET=$(DATASET) LIMIT=$(LIMIT) PRECISION=$(PRECISION)
+ifneq ($(asked),)
+$(foreach made,$(wildcard $(OUT)/settings $(TWIN)/settings),$(if $(subst <$(settings)>,,<$(shell cat $(made))>),\
+  $(error $(made) says $(shell cat $(made)), not $(settings): remove its folder, or name another with RESULTS=)))
+endif
+
+files := $(foreach chapter,$(asked),$($(chapter)))
+$(asked): $(OUT)/report.md
+$(OUT)/report.md: $(addprefix $(OUT)/,$(files)) $(and $(UNTRAINED),$(addprefix $(TWIN)/,$(files)))
+	clipkit report $(OUT) $(TWIN:%=--untrained % )-f -o $@
+
+endif
+
+encoder = --model $(MODEL)$(addprefix $() --untrained ,$(untrained))$(PRECISION:%= --precision %)$(DEVICE:%= --device %)
+rows = $(ROOT:%= --root %)$(LIMIT:%= --limit %)$(if $(filter tiny-imagenet,$(DATASET)), --classes 100)
+$(RESULTS)/%: export PATH := $(abspath $(BIN)):$(PATH)
+$(INSTALLED): export PATH := $(PATH)
+$(TWIN)/%: untrained := $(UNTRAINED)
+
+.SECONDARY:
+.SECONDEXPANSION:
+%/settings: | $(INSTALLED)
+	mkdir -p $(@D)
+	echo '$(settings)' > $@
+
+%/img.h5: | %/settings  # exit code 3: some images cannot be used, and the report says how many
+	clipkit embed $(DATASET)$(rows) $(encoder) -o $@ || test $$? = 3
+
+%.h5: prompts/$$(*F).txt | $$(@D)/settings
+	clipkit textembed $< $(encoder) -f -o $@
+
+%/classes.h5: %/img.h5
+	clipkit textembed --classes $< --template "a photo of a {}" $(encoder) -f -o $@
+
+%.logits.h5: $$(@D)/img.h5 %.h5
+	clipkit logits $^ -f -o $@
+
+%.zeroshot.h5: %.h5
+	clipkit zeroshot $< -f -o $@
+
+%.entropy.h5: %.h5
+	clipkit entropy $< -t $(TAUS) -f -o $@
+
+%.svm.h5: %.h5
+	clipkit probe $< -f -o $@
+
+%.logreg.h5: %.h5
+	clipkit probe $< --classifier logreg -f -o $@
+
+%.sweep.h5: %.h5
+	clipkit probe $< -t $(TAUS) -f -o $@
+
+%-val.h5: $$(basename $$*).h5
+	clipkit probe $< --classifier $(subst .,,$(suffix $*)) -t $(TAUS) --val 0.1 -f -o $@
+
+# tau falls by 2 and C grows by 4, so that C / tau^2 recurs; probabilities are 32 times smaller, their C 32^2 times larger.
+%.trade.h5: %.h5
+	clipkit probe $< --shots 50 -t 1,0.5,0.25,0.125,0.0625 -C 0.25,1,4,16 -f -o $@
+
+%.trade-probs.h5: %.h5
+	clipkit probe $< --shots 50 --features probs -t 1,0.5,0.25,0.125,0.0625 -C 256,1024,4096,16384 -f -o $@
+
+random%-42.logreg-val.h5: $$(@D)/img.h5
+	clipkit logits $< --random $(*F) --seed 42 | clipkit probe --classifier logreg -t $(TAUS) --val 0.1 -f -o $@
+
+define seeded
+random%-$1.svm.h5: $$$$(@D)/img.h5
+	clipkit logits $$< --random $$(*F) --seed $1 | clipkit probe -f -o $$@
+
+%.cluster-$1.h5: %.h5
+	clipkit cluster $$< --seed $1 -f -o $$@
+
+endef
+$(eval $(foreach seed,$(SEEDS),$(call seeded,$(seed))))
+
+%.png: $$(basename $$*).h5
+	clipkit plot $(subst .,,$(suffix $*)) $< $(if $(filter %.entropy %.confidence,$*),-t 1$(comma)0.07$(comma)0.02 )-f -o $@
+
+%/classifiers.png: $(foreach classifier,svm logreg mlp,%/generic32.logits.$(classifier)-val.h5)
+	clipkit plot temperature $^ -f -o $@
+
+%/spectrum.png: $(foreach set,$(SETS),%/$(set).h5)
+	clipkit plot spectrum $^ -f -o $@

@@ -19,7 +19,19 @@ import clipkit
 from clipkit import console, files
 from clipkit.errors import ClipkitError, WriteFailed
 
-COMMANDS = ("embed", "textembed", "logits", "entropy", "probe", "zeroshot", "cluster", "plot", "info", "convert")
+COMMANDS = (
+    "embed",
+    "textembed",
+    "logits",
+    "entropy",
+    "probe",
+    "zeroshot",
+    "cluster",
+    "plot",
+    "report",
+    "info",
+    "convert",
+)
 SIGPIPE_CODE = 141
 
 

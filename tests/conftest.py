@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 from clip_factory import tiny_clip_dir, vit_b32_dir
+from kitchen import kitchen, make, ran
 from shell import ok
 
-__all__ = ["tiny_clip_dir", "vit_b32_dir"]
+__all__ = ["kitchen", "make", "ran", "tiny_clip_dir", "vit_b32_dir"]
 
 ARCHIVE = Path(__file__).parents[2] / "shared" / "data" / "cifar10-jpeg.tar.xz"
 

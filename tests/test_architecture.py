@@ -26,6 +26,7 @@ ABOVE = {
     "embed": {"store"},
     "sweeps": {"probes", "metrics", "scores", "store"},
     "datasets": {"shapes"},
+    "report": {"metrics", "scores", "store"},
 }
 
 
