@@ -6,7 +6,7 @@ where the learned tau of ViT-B/32 is 0.01.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -90,17 +90,25 @@ def flatness(blocks: Iterable[ArrayLike], temperatures: Sequence[float]) -> list
     [0.6925, 0.3468]
     """
     entropies, confidences, n, k = dict.fromkeys(temperatures, 0.0), dict.fromkeys(temperatures, 0.0), 0, 0
-    for block in blocks:
-        n, k = n + np.shape(block)[0], np.shape(block)[1]
+    for rows in (part for block in blocks for part in _parts(np.asarray(block))):
+        n, k = n + rows.shape[0], rows.shape[1]
+        below = rows.astype(np.float64) - rows.max(axis=-1, keepdims=True)  # (b, K), the highest cosine is 0
         for tau in temperatures:
-            logp = log_softmax(block, tau)
-            entropies[tau] -= float((np.exp(logp) * logp).sum())
-            confidences[tau] += float(np.exp(logp.max(axis=-1)).sum())
+            z = below / tau
+            weights = np.exp(z)
+            sums = weights.sum(axis=-1)  # (b), of which the most probable prompt has 1
+            entropies[tau] += float((np.log(sums) - np.einsum("ij,ij->i", weights, z) / sums).sum())
+            confidences[tau] += float((1 / sums).sum())
     found = []
     for tau in temperatures:
         row = {"temperature": tau, "mean_entropy": entropies[tau] / n, "max_entropy": float(np.log(k))}
         found.append(row | {"mean_confidence": confidences[tau] / n})
     return found
+
+
+def _parts(block: NDArray[Any], rows: int = 256) -> Iterator[NDArray[Any]]:
+    """A block (B, K) in parts (b, K) small enough for a processor's cache."""
+    return (block[at : at + rows] for at in range(0, len(block), rows))
 
 
 def ensemble(embeddings: ArrayLike, index: ArrayLike, count: int) -> Float:

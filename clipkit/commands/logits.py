@@ -87,7 +87,8 @@ def multiply(images: FeatureFile, prompts: FeatureFile, temperature: float) -> F
 
         def blocks() -> Iterator[Float32]:
             for block in features.blocks():
-                yield np.asarray(scores.normalize(block) @ directions.T / np.float32(temperature), np.float32)  # (B, K)
+                cosines = np.asarray(scores.normalize(block) @ directions.T, np.float32)  # (B, K)
+                yield np.divide(cosines, np.float32(temperature), out=cosines)
 
         return store.Rows((features.shape[0], len(directions)), blocks)
 
