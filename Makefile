@@ -37,6 +37,9 @@ format: $(INSTALLED)  ## Mend style and formatting
 docs: $(INSTALLED)  ## Run the examples in README.md and docs/ again and write down what they print
 	$(BIN)/python docs/examples.py
 
+bench: $(INSTALLED)  ## Time clipkit beside what it replaces: make bench BENCH="--images 4096 --rows 1000000"
+	$(BIN)/python tests/bench/bench.py $(BENCH)
+
 clean:  ## Remove the environment and every made file
 	rm -rf $(VENV) build results .pytest_cache .mypy_cache .ruff_cache
 
