@@ -98,9 +98,10 @@ def thesis(folder: str, model: str) -> None:
     """The thesis's loop over a folder; prints the seconds of the loop alone."""
     import torch
     from PIL import Image
-    from transformers import CLIPModel, CLIPProcessor
+    from transformers import CLIPModel, CLIPProcessor, __version__
 
-    clip, processor = CLIPModel.from_pretrained(model).eval(), CLIPProcessor.from_pretrained(model, use_fast=False)
+    by_pillow = {"use_fast": False} if __version__.startswith("4.") else {"backend": "pil"}
+    clip, processor = CLIPModel.from_pretrained(model).eval(), CLIPProcessor.from_pretrained(model, **by_pillow)
     files, start = sorted(Path(folder).rglob("*.jpg")), time.perf_counter()
     with torch.no_grad():
         for at in range(0, len(files), 64):
@@ -181,7 +182,11 @@ def features(path: Path, n: int) -> None:
 
     history = [{"command": "embed", "model": {"name": "made up"}}]
     split = store.Split(store.Rows((n, DIM), blocks), np.arange(n) % 100, [f"{i:07d}" for i in range(n)])
-    store.write(path, store.FeatureFile("images", history, {"test": split}, class_names=[f"c{i}" for i in range(100)]))
+    store.write(
+        path,
+        store.FeatureFile("images", history, {"test": split}, class_names=[f"c{i}" for i in range(100)]),
+        force=True,
+    )
 
 
 def prompts(path: Path) -> None:
