@@ -8,8 +8,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+DEMO := results/demo/tiny-shapes
 
-.PHONY: help install test lint format docs bench fuzz clean
+.PHONY: help install demo test lint format docs bench fuzz tiny clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
@@ -23,7 +24,7 @@ $(INSTALLED): pyproject.toml
 	@touch $@
 
 test: lint  ## Run the linters and the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not slow"
 
 lint: $(INSTALLED)  ## Check style, formatting and types
 	$(BIN)/ruff check
@@ -34,11 +35,25 @@ format: $(INSTALLED)  ## Mend style and formatting
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
+demo: $(INSTALLED)  ## The pipeline on the bundled data set and model, beside an untrained twin: a table and four pictures
+	@$(MAKE) --no-print-directory tour MODEL=tiny DATASET=shapes UNTRAINED=7 LIMIT=5000 RESULTS=results/demo
+	@cat $(DEMO)/report.md
+	@echo
+	@echo "The pictures:"
+	@ls $(DEMO)/*.png
+
 docs: $(INSTALLED)  ## Run the examples in README.md and docs/ again and write down what they print
 	$(BIN)/python docs/examples.py
 
 bench: $(INSTALLED)  ## Time clipkit beside what it replaces: make bench BENCH="--images 4096 --rows 1000000"
 	$(BIN)/python tests/bench/bench.py $(BENCH)
+
+fuzz: $(INSTALLED)  ## Read 56,000 damaged files; kill real runs at 50 random points
+	$(BIN)/python tests/fuzz/run.py --cases 24000
+	$(BIN)/python -m pytest -m slow
+
+tiny: $(INSTALLED)  ## Train the bundled model again: ten minutes of one quiet core
+	$(BIN)/python -m clipkit.tiny.train --out build/tiny
 
 clean:  ## Remove the environment and every made file
 	rm -rf $(VENV) build results .pytest_cache .mypy_cache .ruff_cache
@@ -61,7 +76,7 @@ SEEDS := 42 1 2 3 4
 SETS := generic16 generic32 generic99 generic205 generic415
 LARGE := imagenette tiny-imagenet food101
 
-.PHONY: thesis chapter2 chapter3 chapter4 chapter5 resolution
+.PHONY: thesis chapter2 chapter3 chapter4 chapter5 resolution tour
 thesis: chapter2 chapter3 chapter4 chapter5  ## All of: (MODEL DATASET ROOT LIMIT PRECISION DEVICE UNTRAINED RESULTS)
 chapter2:  ## Baseline and zero-shot
 chapter3:  ## Class-agnostic prompts, and the entropy of their logits
@@ -77,9 +92,11 @@ chapter4 := $(addprefix generic32.logits.,sweep.h5 svm-val.h5 logreg-val.h5 mlp-
   $(foreach set,$(SETS:generic%=random%),$(SEEDS:%=$(set)-%.svm.h5) $(set)-42.logreg-val.h5) \
   $(addprefix generic32.logits.,sweep.temperature.png trade.grid.png trade-probs.grid.png) classifiers.png spectrum.png
 chapter5 := $(foreach file,img generic32.logits generic415.logits,$(SEEDS:%=$(file).cluster-%.h5))
+tour := images.png img.svm.h5 classes.logits.zeroshot.h5 classes.logits.zeroshot.outlines.png \
+  $(addprefix generic32.logits.,sweep.h5 entropy.h5 sweep.temperature.png similarity.png)
 resolution := $(foreach set,generic32 food32,$(set).logits.svm.h5 $(set).logits.entropy.h5)
 
-asked := $(filter chapter% resolution,$(MAKECMDGOALS:thesis=chapter2 chapter3 chapter4 chapter5))
+asked := $(filter chapter% resolution tour,$(MAKECMDGOALS:thesis=chapter2 chapter3 chapter4 chapter5))
 
 ifeq ($(DATASET),)  # the thesis's own, each in a make of its own
 cifar10 := $(filter chapter2,$(asked))
@@ -182,8 +199,26 @@ $(eval $(foreach seed,$(SEEDS),$(call seeded,$(seed))))
 %.png: $$(basename $$*).h5
 	clipkit plot $(subst .,,$(suffix $*)) $< $(if $(filter %.entropy %.confidence,$*),-t 1$(comma)0.07$(comma)0.02 )-f -o $@
 
+%/images.png: | %/settings
+	clipkit plot images $(DATASET)$(ROOT:%= --root %) -f -o $@
+
+%.outlines.png: %.h5
+	clipkit plot confusion $< --groups prompts/groups/shapes-outlines.tsv -f -o $@
+
 %/classifiers.png: $(foreach classifier,svm logreg mlp,%/generic32.logits.$(classifier)-val.h5)
-	clipkit plot temperature $^ -f -o $@
+	clipkit plot temperature $^ --split val -f -o $@
 
 %/spectrum.png: $(foreach set,$(SETS),%/$(set).h5)
 	clipkit plot spectrum $^ -f -o $@
+
+CIFAR10 =
+PAGE := build/thesis
+.PHONY: thesis-page
+thesis-page: $(INSTALLED)  ## Make docs/thesis.md's numbers and pictures again (CIFAR10=FOLDER of image files), in half an hour
+	test -d '$(CIFAR10)'
+	rm -rf $(PAGE)/small $(PAGE)/tiny-*
+	$(MAKE) chapter3 MODEL=tiny DATASET=shapes LIMIT=500 PRECISION=fp32 UNTRAINED=7 RESULTS=$(PAGE)/small
+	$(MAKE) thesis MODEL=tiny DATASET=shapes UNTRAINED=7 RESULTS=$(PAGE)
+	cd tests && $(abspath $(BIN))/python -c 'from clip_factory import *; vit_b32(Path("../$(PAGE)/vit-b-32"))'
+	$(MAKE) thesis MODEL=$(PAGE)/vit-b-32 DATASET=$(CIFAR10) LIMIT=2000 RESULTS=$(PAGE)
+	$(BIN)/python docs/thesis.py $(PAGE)

@@ -1,8 +1,8 @@
 """The examples of README.md and docs/: run them in order, page by page, and write down what they print.
 
-A block marked `console` holds commands after `$ ` and, below each, its output. A page's commands run in one new folder
 A block marked `console` holds commands after `$ ` and, below each, its output. A page's commands run in one new
-folder that sees `prompts/`; pictures that the page shows (docs/images/NAME) are what its commands make under that name.
+folder that sees `prompts/`; a picture that the page shows (docs/images/NAME) is what its commands make under that name.
+
     python docs/examples.py            # run every page, write the outputs into it
     python docs/examples.py README.md  # one page
 """
@@ -20,6 +20,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+OPTIONS = re.compile(r"^<!-- options (\w+) -->\n(?:.+\n)*", re.MULTILINE)
 BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PICTURE = re.compile(r"\]\((?:docs/)?images/([\w.-]+)\)")
 
@@ -62,9 +63,29 @@ def run(command: str, folder: Path) -> str:
     return done.stdout
 
 
+def options(command: str) -> str:
+    """The table of a command's arguments and options, from its own help."""
+    import typer.main
+
+    from clipkit.cli import app
+
+    rows = ["| | | default |", "|---|---|---|"]
+    for parameter in typer.main.get_command(app).commands[command].params:  # type: ignore[attr-defined]
+        if "--help" in parameter.opts:
+            continue
+        names = [*parameter.opts, *parameter.secondary_opts] if parameter.opts[0].startswith("-") else []
+        value = "" if getattr(parameter, "is_flag", False) else parameter.metavar or "N"
+        shown = " ".join(f"`{name}`" for name in names) + (f" `{value}`" if value else "")
+        default = parameter.default
+        words = [str(default)] if isinstance(default, str | int | float) and default is not False else default or []
+        cells = [shown.strip(), parameter.help or "", f"`{','.join(words)}`" if words else ""]
+        rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return f"<!-- options {command} -->\n" + "\n".join(rows) + "\n"
+
+
 def refresh(page: Path) -> str:
     """The page with the outputs of its commands as they are now; its pictures are copied beside it."""
-    text = page.read_text()
+    text = OPTIONS.sub(lambda match: options(match[1]), page.read_text())
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "prompts").symlink_to(ROOT / "prompts")
@@ -84,7 +105,7 @@ def main() -> None:
     """Refresh the pages named on the command line, all by default."""
     (ROOT / "docs" / "images").mkdir(exist_ok=True)
     for page in [ROOT / name for name in sys.argv[1:]] or PAGES:
-        if BLOCK.search(page.read_text()):
+        if BLOCK.search(page.read_text()) or OPTIONS.search(page.read_text()):
             print(page.relative_to(ROOT), file=sys.stderr)
             page.write_text(refresh(page))
 
