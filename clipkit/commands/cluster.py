@@ -48,8 +48,8 @@ def cluster(
             matrix = part.features.read()
             found = []
             for count in k or [_classes(features, name)]:
-                with console.progress(f"clustering {name} (k = {count})"):
-                    assigned = clusters.kmeans(matrix, count, seed=seed)
+                with console.progress(f"clustering {name} (k = {count})", "starts") as progress:
+                    assigned = clusters.kmeans(matrix, count, seed=seed, progress=progress)
                 found.append(assigned)
                 row = {"split": name, "k": count, "purity": None, "nmi": None, "ari": None}
                 if part.labels is not None:
