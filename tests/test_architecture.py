@@ -99,8 +99,7 @@ def test_help_loads_nothing_heavy() -> None:
 
 
 def test_entropy_loads_no_model_classifier_or_figure(logits_h5: Path) -> None:
-    found = loaded(
-        f"from clipkit.cli import app\ntry: app(['entropy', {str(logits_h5)!r}])\nexcept SystemExit as end: assert end.code == 0"
-    )
+    run = f"app(['entropy', {str(logits_h5)!r}])"
+    found = loaded(f"from clipkit.cli import app\ntry: {run}\nexcept SystemExit as end: assert end.code == 0")
     assert not found & {"torch", "transformers", "sklearn", "matplotlib"}
     assert "h5py" in found

@@ -1,7 +1,7 @@
 """The thesis's protocol, written plainly with transformers and scikit-learn, against clipkit's commands.
 
-On the same full-size, randomly initialised ViT-B/32 and the same CIFAR-10 files: what is compared is the pipeline, which
-does not depend on what the weights have learned.
+On the same full-size, randomly initialised ViT-B/32 and the same CIFAR-10 files: what is compared is the pipeline,
+which does not depend on what the weights have learned.
 """
 
 from __future__ import annotations
