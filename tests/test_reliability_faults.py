@@ -146,8 +146,9 @@ def test_a_signal_while_the_model_loads_or_encodes(
 ) -> None:
     embedding = Embedding(zygote, tmp_path, pictures, "-m", tiny_clip_dir, fake=False)
     for seconds in (0.1, 0.4):
+        embedding.out.unlink(missing_ok=True)
         ended = embedding.run(seconds=seconds, kill=number)
-        if ended.code != 0:
+        if not embedding.out.exists():  # the signal may come when all is done, even when the interpreter is leaving
             refused(ended, 128 + number, "interrupted by")
         assert not [name for name in contents(tmp_path) if name.endswith(".tmp")]
 
