@@ -16,6 +16,7 @@ import torch
 from clip_factory import tiny_clip, tiny_siglip, write_json
 from PIL import Image
 from shell import ok
+from torch._inductor.runtime.runtime_utils import default_cache_dir
 from transformers import AutoImageProcessor
 
 from clipkit import models, scores, store
@@ -92,10 +93,13 @@ def test_an_activation_that_cannot_be_packed_is_left_to_pytorch(tmp_path: Path, 
 def compiled(tiny_clip_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[models.Encoder]:
     """A tower compiled for four images at once."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path_factory.mktemp("inductor")))
+        cache = tmp_path_factory.mktemp("cache")
+        patch.setenv(quick.CACHE, default_cache_dir())  # as PyTorch sets it
+        patch.setenv("XDG_CACHE_HOME", str(cache))
         encoder = models.load(str(tiny_clip_dir), tower="image", device="cpu", precision="fp32", compile_for=4)
         if not encoder.details["compile"]:
             pytest.skip("no C++ compiler")
+        assert any((cache / "clipkit" / "inductor").iterdir())
         yield encoder
 
 
@@ -124,7 +128,7 @@ def test_where_compiling_fails_a_note_says_so(
         raise RuntimeError("no compiler\nand a long story")
 
     monkeypatch.setattr(torch, "compile", fail)
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    monkeypatch.setenv(quick.CACHE, str(tmp_path))
     encoder = models.load(str(tiny_clip_dir), tower="image", device="cpu", precision="fp32", compile_for=4)
     assert encoder.details["compile"] is False
     assert capsys.readouterr().err == "clipkit: the model could not be compiled and runs without: no compiler\n"

@@ -28,6 +28,7 @@ ACTIVATIONS = {
     "gelu_pytorch_tanh": ("gelu", "tanh", 1.0),
     "relu": ("relu", "", 1.0),
 }
+CACHE = "TORCHINDUCTOR_CACHE_DIR"
 MANY = 100_000  # images that pay for a compilation on a GPU: a guess, which no GPU was at hand to test
 ROWS = 64 * 50  # the layout suits matrices of about so many rows: a batch of 64 images in 50 tokens
 
@@ -120,10 +121,13 @@ def compiled(model: torch.nn.Module, config: Any, batch: int) -> Any:
     TORCHINDUCTOR_CACHE_DIR says.
     """
     home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(home / "clipkit" / "inductor"))
     try:
         import torch._inductor.config as inductor
+        from torch._inductor.runtime import runtime_utils
 
+        default: Any = vars(runtime_utils)["default_cache_dir"]
+        if os.environ.get(CACHE) in (None, default()):  # PyTorch names its own when it is imported
+            os.environ[CACHE] = str(home / "clipkit" / "inductor")
         weight = next(model.parameters())
         pixels = weight.new_zeros(batch, config.num_channels, config.image_size, config.image_size)
         # weights that are known when compiling can be packed for oneDNN; PyTorch then keeps the code, not the graph
