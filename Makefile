@@ -210,15 +210,3 @@ $(eval $(foreach seed,$(SEEDS),$(call seeded,$(seed))))
 
 %/spectrum.png: $(foreach set,$(SETS),%/$(set).h5)
 	clipkit plot spectrum $^ -f -o $@
-
-CIFAR10 =
-PAGE := build/thesis
-.PHONY: thesis-page
-thesis-page: $(INSTALLED)  ## Make docs/thesis.md's numbers and pictures again (CIFAR10=FOLDER of image files), in half an hour
-	test -d '$(CIFAR10)'
-	rm -rf $(PAGE)/small $(PAGE)/tiny-*
-	$(MAKE) chapter3 MODEL=tiny DATASET=shapes LIMIT=500 PRECISION=fp32 UNTRAINED=7 RESULTS=$(PAGE)/small
-	$(MAKE) thesis MODEL=tiny DATASET=shapes UNTRAINED=7 RESULTS=$(PAGE)
-	cd tests && $(abspath $(BIN))/python -c 'from clip_factory import *; vit_b32(Path("../$(PAGE)/vit-b-32"))'
-	$(MAKE) thesis MODEL=$(PAGE)/vit-b-32 DATASET=$(CIFAR10) LIMIT=2000 RESULTS=$(PAGE)
-	$(BIN)/python docs/thesis.py $(PAGE)
