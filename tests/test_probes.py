@@ -74,10 +74,13 @@ def predict(problem, classifier="svm", **options):
     return probes.sweep(X, y, {"test": E}, classifier=classifier, **options)[0].predicted["test"]
 
 
+@pytest.mark.parametrize("pairs", ["at once", "one by one"])
 @pytest.mark.parametrize("C", [0.01, 1, 100])
 @pytest.mark.parametrize("problem", PROBLEMS, ids=lambda p: p.__name__)
-def test_svm_predicts_as_svc(problem, C):
+def test_svm_predicts_as_svc(monkeypatch, problem, C, pairs):
     X, y, E, _ = problem()
+    if pairs == "one by one":
+        monkeypatch.setattr(svm, "GRAM_ROWS", len(y) - 1)
     reference = SVC(kernel="linear", C=C, random_state=42).fit(X.astype(float), y).predict(E.astype(float))
     predicted = predict((X, y, E, None), C=[C])
     assert predicted.dtype == np.int64

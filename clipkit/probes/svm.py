@@ -2,27 +2,52 @@
 
 libsvm solves every pair of classes, from a Gram matrix that BLAS computes; a hyperplane a pair stands in for libsvm's
 prediction by kernels. Pairs are independent: they run in threads, and all members of a sweep share a pair's products.
+Where the products of all rows fit into one matrix, libsvm takes all pairs in one call, and members run in threads.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import numpy as np
 import sklearn
+from numpy.typing import NDArray
 from sklearn.svm import SVC
 
-from clipkit.probes.problem import Floats, Problem, Solved
+from clipkit.probes.problem import Floats, Ints, Problem, Solved
 
-GRAM_ROWS = 4096  # the largest Gram matrix that a pair of classes may take: 128 MiB in float64
+GRAM_ROWS = 4096  # of the largest Gram matrix: 128 MiB in float64
 FIRST_ROWS = 1024  # what is fitted on first where a pair has more
 
 
 def svm(problem: Problem) -> Solved:
     """Votes of a linear SVM for each pair of classes; of classes with equal votes, the first (as libsvm decides)."""
     n = int(problem.y.max()) + 1
+    return _few_rows(problem) if n > 2 and len(problem.y) <= GRAM_ROWS else _many_rows(problem, n)
+
+
+def _few_rows(problem: Problem) -> Solved:
+    order = np.argsort(problem.y, kind="stable")
+    X, y = problem.X[order], problem.y[order]
+    gram = (X @ X.T).astype(np.float64)
+    pairs = list(combinations(range(int(y[-1]) + 1), 2))
+    problem.total = len(problem.members)
+
+    def solve(member: tuple[float, float]) -> tuple[Ints, bool]:
+        planes = _hyperplanes(X, y, member[1], gram)
+        votes = np.zeros((pairs[-1][1] + 1, len(problem.E)), dtype=np.int32)
+        for start in range(0, len(pairs), 64):
+            _vote(votes, pairs[start : start + 64], planes[start : start + 64], problem.E)
+        problem.tick()
+        return votes.argmax(axis=0), True
+
+    return problem.map(solve, problem.members)
+
+
+def _many_rows(problem: Problem, n: int) -> Solved:
     rows = [problem.X[problem.y == c] for c in range(n)]
     own = lru_cache(2**26 // max(map(len, rows)) ** 2 + 1)(lambda c: rows[c] @ rows[c].T)  # up to 256 MiB
     pairs = list(combinations(range(n), 2))
@@ -41,11 +66,27 @@ def svm(problem: Problem) -> Solved:
         batch = pairs[start : start + 64]
         planes = np.array(problem.map(separate, batch))  # (pairs, members, D + 1)
         for k, vote in enumerate(votes):
-            first = planes[:, k, :-1] @ problem.E.T + planes[:, k, -1:] < 0  # (pairs, M)
-            for (i, j), won in zip(batch, first, strict=True):
-                vote[i] += won
-                vote[j] += ~won
+            _vote(vote, batch, planes[:, k], problem.E)
     return [(vote.argmax(axis=0), True) for vote in votes]
+
+
+def _vote(votes: NDArray[np.int32], pairs: Sequence[tuple[int, int]], planes: Floats, E: Floats) -> None:
+    """Count for each row of E (M, D) which side of the planes (pairs, D + 1) it lies on, in votes (n, M)."""
+    first = planes[:, :-1] @ E.T + planes[:, -1:] < 0  # (pairs, M)
+    for (i, j), won in zip(pairs, first, strict=True):
+        votes[i] += won
+        votes[j] += ~won
+
+
+def _hyperplanes(X: Floats, y: Ints, C: float, gram: Floats) -> Floats:
+    """Those of all pairs of three classes or more, (pairs, D + 1); the rows of X are sorted by class."""
+    with sklearn.config_context(assume_finite=True, skip_parameter_validation=True):
+        svc = SVC(kernel="precomputed", C=C).fit(gram, y)
+    ends = np.cumsum([0, *svc.n_support_])
+    spans = [(svc.dual_coef_[:, a:b], X[svc.support_[a:b]]) for a, b in pairwise(ends)]
+    parts = [weights @ rows for weights, rows in spans]  # of each class, a row for each other class
+    normals = [parts[i][j - 1] + parts[j][i] for i, j in combinations(range(len(parts)), 2)]
+    return -np.column_stack([normals, svc.intercept_]).astype(np.float32)
 
 
 def _joined(first: Floats, cross: Floats, second: Floats) -> Floats:
