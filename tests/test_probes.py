@@ -146,7 +146,8 @@ def test_logreg_finds_the_optimum(problem, C):
 
 
 def test_logreg_says_when_it_did_not_converge(monkeypatch):
-    monkeypatch.setattr(classifiers, "MAX_ITER", classifiers.SLICE)
+    monkeypatch.setattr(classifiers, "MAX_ITER", 20)
+    monkeypatch.setattr(classifiers, "SLICE", 20)
     X, y, E, _ = digits()
     easy, hard = probes.sweep(X, y, {"test": E}, classifier="logreg", C=[1e-6, 1])
     assert (easy.converged, hard.converged) == (True, False)

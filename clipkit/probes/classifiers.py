@@ -10,7 +10,7 @@ from sklearn.neural_network import MLPClassifier
 
 from clipkit.probes.problem import Floats, Ints, Problem, Solved
 
-MAX_ITER, SLICE = 1000, 20  # L-BFGS iterations, in all and between two reports of progress
+MAX_ITER, SLICE = 1000, 100  # L-BFGS iterations, in all and between two reports of progress
 HIDDEN, BATCH = 256, 200  # the MLP's units, and rows in a step of Adam
 EPOCHS, STEPS = 20, 1000  # it trains for so many epochs, or steps where that is more
 NEIGHBOURS, TEMPERATURE = 20, 0.07  # DINOv2's kNN protocol
