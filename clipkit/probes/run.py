@@ -136,17 +136,18 @@ def _check(X: Floats, y: Ints, evals: Mapping[str, Floats], classifier: str, *gr
 
 
 def _prepare(classifier: str, standardize: bool, X: Floats, E: Floats) -> tuple[Floats, Floats, float]:
-    """Standardise; for linear classifiers centre, and divide by the RMS, which comes third and which C takes up.
+    """Standardise; centre but for kNN; for linear classifiers divide by the RMS, which comes third and C takes up.
 
-    The intercept is not penalised, so a shift changes no solution, but products of centred rows keep their precision in
-    float32, and L-BFGS needs a fraction of the iterations.
+    Intercepts are not penalised, so a shift changes no solution, but products of centred rows keep their precision in
+    float32, L-BFGS needs a fraction of the iterations, and the MLP's Adam comes further in its epochs.
     """
     size = 1.0
     if standardize:
         scaler = StandardScaler().fit(X)
         X, E = scaler.transform(X), scaler.transform(E)
-    if classifier in LINEAR:
+    if classifier != "knn":
         centre = X.mean(axis=0, dtype=np.float64).astype(np.result_type(X, np.float32))
         X, E = X - centre, E - centre
+    if classifier in LINEAR:
         size = float(np.linalg.norm(X)) / math.sqrt(X.size) or 1.0
     return (X / size).astype(np.float32), (E / size).astype(np.float32), size
