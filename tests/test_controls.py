@@ -107,6 +107,18 @@ def test_plot_of_a_grid_needs_a_grid(probe_h5: Path, tmp_path: Path) -> None:
     assert "unknown split" in result.stderr
 
 
+def test_plot_of_one_split_of_a_sweep(logits_h5: Path, tmp_path: Path) -> None:
+    ok("probe", logits_h5, "-t", "1,0.5", "--val", 0.25, "-o", tmp_path / "val.h5")
+    pictures = {}
+    for split in ([], ["--split", "val"], ["--split", "test"]):
+        ok("plot", "temperature", tmp_path / "val.h5", *split, "-f", "-o", tmp_path / "p.png")
+        pictures[tuple(split)] = (tmp_path / "p.png").read_bytes()
+    assert len(set(pictures.values())) == 3
+    result = clipkit("plot", "temperature", tmp_path / "val.h5", "--split", "vall", "-o", tmp_path / "no.png")
+    assert result.exit_code == 2
+    assert "'vall'; hint: did you mean val?" in result.stderr
+
+
 def test_plot_of_several_spectra(txt_h5: Path, tmp_path: Path) -> None:
     ok("plot", "spectrum", txt_h5, "-o", tmp_path / "one.png")
     ok("plot", "spectrum", "-o", tmp_path / "piped.png", stdin=txt_h5.read_bytes())

@@ -26,7 +26,7 @@ def _check_sweep(file: FeatureFile, shown: str) -> None:
 
 
 def temperature(files: list[FeatureFile], wish: Wish) -> Figure:
-    """Accuracy with its 95 % interval against temperature, a curve for each classifier, C and split."""
+    """Accuracy with its 95 % interval against temperature, a curve for each classifier, C and split (or one split)."""
     import numpy as np
 
     from clipkit import figures, metrics
@@ -37,7 +37,9 @@ def temperature(files: list[FeatureFile], wish: Wish) -> Figure:
         runs, made = file.runs, file.history[-1]
         prompts.add(made.get("prompts"))
         keys = list(zip(runs["classifier"], runs["C"], runs["eval_split"], strict=True))
-        for key in dict.fromkeys(keys):
+        if wish.split and wish.split not in runs["eval_split"]:
+            raise unknown(f"split of {shown}", wish.split, set(runs["eval_split"].tolist()))
+        for key in dict.fromkeys(key for key in keys if wish.split in (None, key[2])):
             rows = np.array([i for i, other in enumerate(keys) if other == key])
             label = f"{key[0]}, C {key[1]:g}, {key[2]}" if key[1] == key[1] else f"{key[0]}, {key[2]}"
             label += f" ({made['features']})" if made.get("features") == "probs" else ""

@@ -56,7 +56,8 @@ def plot(
         ),
     ] = "-",
     split: Annotated[
-        str | None, typer.Option("--split", metavar="NAME", help="Which split: test, if there is one.")
+        str | None,
+        typer.Option("--split", metavar="NAME", help="Which split: test, if there is one; temperature shows all."),
     ] = None,
     run: Annotated[
         int | None, typer.Option("--run", min=0, help="Which run of a result, from 0: the most accurate by default.")
