@@ -88,8 +88,8 @@ chapter2 := img.svm.h5 img.logreg.h5 img.svm.confusion.png img.svm.classes.png \
 chapter3 := generic16.logits.svm.h5 generic16.logits.entropy.h5 generic32.logits.logreg.h5 \
   $(addprefix generic32.logits.,svm.h5 entropy.h5 entropy.png confidence.png logits.png similarity.png)
 chapter4 := $(addprefix generic32.logits.,sweep.h5 svm-val.h5 logreg-val.h5 mlp-val.h5 trade.h5 trade-probs.h5) \
-  $(foreach set,$(SETS),$(addprefix $(set).logits.,svm.h5 logreg-val.h5 entropy.h5)) \
-  $(foreach set,$(SETS:generic%=random%),$(SEEDS:%=$(set)-%.svm.h5) $(set)-42.logreg-val.h5) \
+  $(foreach set,$(SETS),$(addprefix $(set).logits.,svm.h5 few.h5 entropy.h5)) \
+  $(foreach set,$(SETS:generic%=random%),$(SEEDS:%=$(set)-%.svm.h5) $(set)-42.few.h5) \
   $(addprefix generic32.logits.,sweep.temperature.png trade.grid.png trade-probs.grid.png) classifiers.png spectrum.png
 chapter5 := $(foreach file,img generic32.logits generic415.logits,$(SEEDS:%=$(file).cluster-%.h5))
 tour := images.png img.svm.h5 classes.logits.zeroshot.h5 classes.logits.zeroshot.outlines.png \
@@ -129,18 +129,22 @@ endif
 
 files := $(foreach chapter,$(asked),$($(chapter)))
 $(asked): $(OUT)/report.md
-$(OUT)/report.md: $(addprefix $(OUT)/,$(files)) $(and $(UNTRAINED),$(addprefix $(TWIN)/,$(files)))
+$(OUT)/report.md: $(addprefix $(OUT)/,$(files)) $(and $(UNTRAINED),$(addprefix $(TWIN)/,$(filter-out %.png,$(files))))
 	clipkit report $(OUT) $(TWIN:%=--untrained % )-f -o $@
+
+# What results are made of is kept, but not missed when it is gone and they are there.
+material := settings img.h5 classes.h5 classes.logits.h5 $(foreach set,$(SETS) food32,$(set).h5 $(set).logits.h5)
+.SECONDARY: $(foreach folder,$(OUT) $(TWIN),$(addprefix $(folder)/,$(material)))
 
 endif
 
 encoder = --model $(MODEL)$(addprefix $() --untrained ,$(untrained))$(PRECISION:%= --precision %)$(DEVICE:%= --device %)
 rows = $(ROOT:%= --root %)$(LIMIT:%= --limit %)$(if $(filter tiny-imagenet,$(DATASET)), --classes 100)
+few := --classifier logreg --shots 20 -t $(TAUS) --val 0.1
 $(RESULTS)/%: export PATH := $(abspath $(BIN)):$(PATH)
 $(INSTALLED): export PATH := $(PATH)
 $(TWIN)/%: untrained := $(UNTRAINED)
 
-.SECONDARY:
 .SECONDEXPANSION:
 %/settings: | $(INSTALLED)
 	mkdir -p $(@D)
@@ -178,13 +182,16 @@ $(TWIN)/%: untrained := $(UNTRAINED)
 
 # tau falls by 2 and C grows by 4, so that C / tau^2 recurs; probabilities are 32 times smaller, their C 32^2 times larger.
 %.trade.h5: %.h5
-	clipkit probe $< --shots 50 -t 1,0.5,0.25,0.125,0.0625 -C 0.25,1,4,16 -f -o $@
+	clipkit probe $< --shots 20 -t 1,0.5,0.25,0.125,0.0625 -C 0.25,1,4,16 -f -o $@
 
 %.trade-probs.h5: %.h5
-	clipkit probe $< --shots 50 --features probs -t 1,0.5,0.25,0.125,0.0625 -C 256,1024,4096,16384 -f -o $@
+	clipkit probe $< --shots 20 --features probs -t 1,0.5,0.25,0.125,0.0625 -C 256,1024,4096,16384 -f -o $@
 
-random%-42.logreg-val.h5: $$(@D)/img.h5
-	clipkit logits $< --random $(*F) --seed 42 | clipkit probe --classifier logreg -t $(TAUS) --val 0.1 -f -o $@
+%.few.h5: %.h5
+	clipkit probe $< $(few) -f -o $@
+
+random%-42.few.h5: $$(@D)/img.h5
+	clipkit logits $< --random $(*F) --seed 42 | clipkit probe $(few) -f -o $@
 
 define seeded
 random%-$1.svm.h5: $$$$(@D)/img.h5
@@ -210,3 +217,15 @@ $(eval $(foreach seed,$(SEEDS),$(call seeded,$(seed))))
 
 %/spectrum.png: $(foreach set,$(SETS),%/$(set).h5)
 	clipkit plot spectrum $^ -f -o $@
+
+CIFAR10 =
+PAGE := build/thesis
+.PHONY: thesis-page
+thesis-page: $(INSTALLED)  ## Make docs/thesis.md's numbers and pictures again (CIFAR10=FOLDER of image files), in half an hour
+	test -d '$(CIFAR10)'
+	rm -rf $(PAGE)/small $(PAGE)/tiny-*
+	$(MAKE) chapter3 MODEL=tiny DATASET=shapes LIMIT=500 PRECISION=fp32 UNTRAINED=7 RESULTS=$(PAGE)/small
+	$(MAKE) thesis MODEL=tiny DATASET=shapes UNTRAINED=7 RESULTS=$(PAGE)
+	cd tests && $(abspath $(BIN))/python -c 'from clip_factory import *; vit_b32(Path("../$(PAGE)/vit-b-32"))'
+	$(MAKE) thesis MODEL=$(PAGE)/vit-b-32 DATASET=$(CIFAR10) LIMIT=2000 RESULTS=$(PAGE)
+	$(BIN)/python docs/thesis.py $(PAGE)

@@ -12,17 +12,17 @@ from typing import Any
 
 import clipkit
 from clipkit.report import chapters, thesis
-from clipkit.report.markdown import table
+from clipkit.report.markdown import paragraph, table
 from clipkit.report.results import Results
 
 __all__ = ["markdown"]
 
 LIBRARIES = ("numpy", "scikit-learn", "torch", "transformers")
-NOTES = """\
-Accuracies are of the test split, with Wilson's 95 % interval; "chosen on a validation split" means on a tenth of the
-training rows, after which the choice is fitted on all of them and scored once. The thesis's figures are those of its
-model on its whole data sets, and stand here only where both are the same; "difference" is here minus thesis, in
-percentage points for accuracies."""
+NOTES = (
+    "Accuracies are of the test split, with Wilson's 95 % interval. What is chosen on a validation split is chosen on "
+    "a tenth of the training rows, fitted again on all of them and scored once. The thesis's figures stand only where "
+    "model and data set are the thesis's; the difference is here minus thesis, of accuracies in percentage points."
+)
 
 
 def markdown(folder: Path, untrained: Path | None = None) -> str:
@@ -47,7 +47,7 @@ def markdown(folder: Path, untrained: Path | None = None) -> str:
     parts = [f"# {_model(model)} on {data['name']}", _what_ran(here, twin), NOTES]
     for chapter in (chapters.chapter2, chapters.chapter3, chapters.chapter4, chapters.chapter5):
         parts += chapter(run)
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(map(paragraph, parts)) + "\n"
 
 
 def _model(model: dict[str, Any]) -> str:
@@ -71,4 +71,4 @@ def _what_ran(here: Results, twin: Results | None) -> str:
     versions = [f"Python {platform.python_version()}", *(f"{name} {metadata.version(name)}" for name in LIBRARIES)]
     rows.append(["embedded by", f"clipkit {here.embedded['clipkit']}"])
     rows.append(["reported by", ", ".join([f"clipkit {clipkit.__version__}", *versions])])
-    return table(["what ran", ""], rows)
+    return table(["what ran", ""], rows, words=2)

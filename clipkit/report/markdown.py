@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 from clipkit.console import escaped
@@ -37,8 +38,8 @@ def difference(here: Value | None, thesis: float | None, unit: str) -> str:
     return f"{factor * (here.x - thesis):+.{decimals}f}"
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    r"""A table whose columns are as wide as their widest cell; the first is words, the others are numbers.
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]], words: int = 1) -> str:
+    r"""A table whose columns are as wide as their widest cell; the first `words` hold words, the others numbers.
 
     >>> print(table(["x", "n"], [["a|b", "1"]]))
     | x    |  n |
@@ -49,7 +50,12 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     widths = [max(2, *(len(row[i]) for row in cells)) for i in range(len(columns))]
     lines = []
     for row in cells:
-        padded = [c.rjust(w) if i else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))]
+        padded = [c.rjust(w) if i >= words else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))]
         lines.append(f"| {' | '.join(padded)} |")
-    rule = "|" + "|".join("-" * (w + 2) if not i else "-" * (w + 1) + ":" for i, w in enumerate(widths)) + "|"
+    rule = "|" + "|".join("-" * (w + 2) if i < words else "-" * (w + 1) + ":" for i, w in enumerate(widths)) + "|"
     return "\n".join([lines[0], rule, *lines[1:]])
+
+
+def paragraph(text: str) -> str:
+    """Lines that a terminal shows whole; what is no prose stays as it is."""
+    return text if text[0] in "|!#" or "\n" in text else textwrap.fill(text, 118, break_on_hyphens=False)
