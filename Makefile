@@ -109,7 +109,7 @@ cifar10 cifar100 $(LARGE):
 	$(if $($@),$(MAKE) --no-print-directory $($@) DATASET=$@)
 else
 
-base = $(notdir $(patsubst %/,%,$1))
+base = $(notdir $(patsubst %/,%,$(patsubst %/openai,%,$(subst ViT-B/,ViT-B-,$(subst ViT-L/,ViT-L-,$1)))))
 OUT := $(RESULTS)/$(call base,$(MODEL))-$(call base,$(DATASET))
 twin = $(RESULTS)/$(call base,$(MODEL))-untrained$1-$(call base,$(DATASET))
 TWIN := $(if $(UNTRAINED),$(call twin,$(UNTRAINED)),$(firstword $(wildcard $(call twin,*))))

@@ -45,7 +45,8 @@ class Kitchen:
         script.write_text(CLIENT.format(python=sys.executable, address=address))
         script.chmod(0o755)
         (folder / ".installed").touch()
-        self.server = subprocess.Popen([sys.executable, __file__, address])
+        threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")  # a pool would not survive a fork
+        self.server = subprocess.Popen([sys.executable, __file__, address], env={**os.environ, **threads})
         while not Path(address).exists():
             assert self.server.poll() is None
             time.sleep(0.05)
@@ -65,11 +66,12 @@ def kitchen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kitchen]:
 
 @pytest.fixture(scope="session")
 def make(kitchen: Kitchen, tiny_clip_dir: Path) -> Make:
-    """Run make as from the command line: on digits and a small random CLIP, with two seeds, unless said."""
+    """Run make, unless said on digits with a small random CLIP, two seeds and three prompt sets."""
 
     def run(*words: object, out: Path, check: bool = True, **variables: object) -> subprocess.CompletedProcess[str]:
         settings = {"DATASET": "digits", "MODEL": tiny_clip_dir, "LIMIT": 60, "PRECISION": "fp32", "RESULTS": out}
-        settings |= {"VENV": kitchen.venv, "INSTALLED": kitchen.venv / ".installed", "SEEDS": "42 1", **variables}
+        settings |= {"VENV": kitchen.venv, "INSTALLED": kitchen.venv / ".installed"}
+        settings |= {"SEEDS": "42 1", "SETS": "generic16 generic32 generic415", **variables}
         line = ["make", *map(str, words), *(f"{name}={value}" for name, value in settings.items())]
         done = subprocess.run(line, cwd=ROOT, env=environment(), capture_output=True, text=True)
         assert not check or done.returncode == 0, done.stdout + done.stderr
@@ -94,14 +96,11 @@ def environment() -> dict[str, str]:
 
 def serve(address: str) -> NoReturn:
     """Load everything, then fork for each connection."""
-    import torch
-
-    for name in ("transformers.models.clip.modeling_clip", "sklearn.svm", "sklearn.cluster"):
+    for name in ("torch", "transformers.models.clip.modeling_clip", "sklearn.svm", "sklearn.cluster"):
         importlib.import_module(name)
     for name in ("cli", "clusters", "datasets", "embed", "figures", "models", "probes", "store", "sweeps"):
         importlib.import_module(f"clipkit.{name}")
 
-    torch.set_num_threads(1)  # a pool of threads would not survive the fork
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     with socket.socket(socket.AF_UNIX) as line:
         line.bind(address + ".new")
@@ -130,9 +129,13 @@ def attend(connection: socket.socket) -> NoReturn:
         sys.stdin, sys.stdout, sys.stderr = (open(n, mode, closefd=False) for n, mode in enumerate("rww"))  # noqa: SIM115
         from clipkit import cli
 
-        sys.argv = ["clipkit", *words]
-        cli.main()
-        sys.exit(0)
+        sys.argv, code = ["clipkit", *words], 0
+        try:
+            cli.main()
+        except SystemExit as left:
+            code = left.code if isinstance(left.code, int) else int(left.code is not None)
+        sys.stdout.flush()
+        os._exit(code)  # the interpreter's own end takes a second with all that is loaded
     for stream in streams:
         os.close(stream)
     while not (ended := os.waitpid(child, os.WNOHANG))[0]:

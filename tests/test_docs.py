@@ -63,6 +63,15 @@ def test_other_commands_run_on_what_is_at_hand(page: Path, tmp_path: Path) -> No
             assert run.returncode == 0, f"{line}\n{run.stderr}"
 
 
+def test_make_knows_every_line_that_a_page_gives_it(tmp_path: Path) -> None:
+    lines = [line for page in PAGES for line in re.findall(r"^ *(make .+)$", page.read_text(), re.MULTILINE)]
+    assert len(lines) > 9
+    for line in lines:
+        dry = line.replace("make ", f"unset MAKEFLAGS MAKELEVEL; make -n RESULTS={tmp_path} ", 1)
+        run = shell(dry, ROOT)
+        assert run.returncode == 0, f"{line}\n{run.stderr}"
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_its_section_with_options_and_python(command: str) -> None:
     text = (ROOT / "docs" / "commands.md").read_text()
