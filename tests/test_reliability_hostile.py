@@ -3,8 +3,8 @@
 # ruff: noqa: E501
 from __future__ import annotations
 
-import json
 import faulthandler
+import json
 import os
 import pickle
 import struct
