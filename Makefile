@@ -96,7 +96,17 @@ tour := images.png img.svm.h5 classes.logits.zeroshot.h5 classes.logits.zeroshot
   $(addprefix generic32.logits.,sweep.h5 entropy.h5 sweep.temperature.png similarity.png)
 resolution := $(foreach set,generic32 food32,$(set).logits.svm.h5 $(set).logits.entropy.h5)
 
-asked := $(filter chapter% resolution tour,$(MAKECMDGOALS:thesis=chapter2 chapter3 chapter4 chapter5))
+chapters := chapter2 chapter3 chapter4 chapter5
+asked := $(filter $(chapters) resolution tour,$(MAKECMDGOALS:thesis=$(chapters)))
+
+# A misspelt DATASET would be five data sets, a space in a path two targets.
+names := MODEL DATASET ROOT LIMIT PRECISION DEVICE UNTRAINED RESULTS SEEDS SETS VENV PYTHON INSTALLED CIFAR10
+given = $(foreach word,$(MAKEOVERRIDES),$(if $(findstring =,$(word)),$(firstword $(subst =, ,$(word)))))
+ifneq ($(asked),)
+$(foreach name,$(filter-out $(names),$(given)),$(error no variable is called $(name); there are $(names)))
+$(foreach name,MODEL DATASET ROOT LIMIT UNTRAINED RESULTS,$(if $(word 2,$($(name))),\
+  $(error $(name) must hold no space; got $($(name)))))
+endif
 
 ifeq ($(DATASET),)  # the thesis's own, each in a make of its own
 cifar10 := $(filter chapter2,$(asked))
@@ -105,14 +115,26 @@ $(foreach data,$(LARGE),$(eval $(data) := $(and $(filter chapter4,$(asked)),reso
 
 .PHONY: cifar10 cifar100 $(LARGE)
 $(asked): cifar10 cifar100 $(LARGE)
-cifar10 cifar100 $(LARGE):
+cifar10 cifar100 $(LARGE): | $(INSTALLED)
 	$(if $($@),$(MAKE) --no-print-directory $($@) DATASET=$@)
 else
 
 base = $(notdir $(patsubst %/,%,$(patsubst %/openai,%,$(subst ViT-B/,ViT-B-,$(subst ViT-L/,ViT-L-,$1)))))
 OUT := $(RESULTS)/$(call base,$(MODEL))-$(call base,$(DATASET))
 twin = $(RESULTS)/$(call base,$(MODEL))-untrained$1-$(call base,$(DATASET))
-TWIN := $(if $(UNTRAINED),$(call twin,$(UNTRAINED)),$(firstword $(wildcard $(call twin,*))))
+
+# Results of other settings are not mixed.
+settings := MODEL=$(MODEL:%/=%) DATASET=$(DATASET:%/=%) LIMIT=$(LIMIT) PRECISION=$(PRECISION)
+differ = $(and $(wildcard $1/settings),$(subst <$(settings)>,,<$(shell cat $1/settings)>))
+twins := $(patsubst %/img.h5,%,$(wildcard $(call twin,*)/img.h5))
+TWIN := $(if $(UNTRAINED),$(call twin,$(UNTRAINED)),$(firstword $(foreach folder,$(twins),\
+  $(if $(call differ,$(folder)),,$(folder)))))
+stale := $(foreach folder,$(OUT) $(TWIN),$(if $(call differ,$(folder)),$(folder)))
+ifneq ($(asked),)
+$(foreach folder,$(stale),$(if $(wildcard $(folder)/img.h5*),$(error $(folder)/settings says \
+  $(shell cat $(folder)/settings), not $(settings): remove its folder, or name another with RESULTS=)))
+.PHONY: $(stale:%=%/settings)  # written again, since nothing was made by them
+endif
 
 ifneq ($(filter $(DATASET),$(LARGE)),)
 chapter4 += $(resolution)
@@ -120,17 +142,16 @@ else ifneq ($(and $(filter chapter4,$(asked)),$(filter 0,$(MAKELEVEL))),)
 $(info # chapter 4, higher resolution: skipped, since $(DATASET) is none of $(LARGE))
 endif
 
-# Results of other settings are not mixed.
-settings := MODEL=$(MODEL) DATASET=$(DATASET) LIMIT=$(LIMIT) PRECISION=$(PRECISION)
-ifneq ($(asked),)
-$(foreach made,$(wildcard $(OUT)/settings $(TWIN)/settings),$(if $(subst <$(settings)>,,<$(shell cat $(made))>),\
-  $(error $(made) says $(shell cat $(made)), not $(settings): remove its folder, or name another with RESULTS=)))
-endif
-
 files := $(foreach chapter,$(asked),$($(chapter)))
+numbers := img.h5 $(filter %.h5,$(files)) $(and $(filter chapter4,$(asked)),$(SETS:%=%.h5))
 $(asked): $(OUT)/report.md
-$(OUT)/report.md: $(addprefix $(OUT)/,$(files)) $(and $(UNTRAINED),$(addprefix $(TWIN)/,$(filter-out %.png,$(files))))
+$(OUT)/report.md: $(addprefix $(OUT)/,$(numbers) $(files)) $(and $(UNTRAINED),$(addprefix $(TWIN)/,$(numbers)))
 	clipkit report $(OUT) $(TWIN:%=--untrained % )-f -o $@
+
+# A report of another twin is none.
+ifneq ($(and $(UNTRAINED),$(wildcard $(OUT)/report.md)),)
+.PHONY: $(if $(shell grep -F 'untrained (seed $(UNTRAINED))' $(OUT)/report.md),,$(OUT)/report.md)
+endif
 
 # What results are made of is kept, but not missed when it is gone and they are there.
 material := settings img.h5 classes.h5 classes.logits.h5 $(foreach set,$(SETS) food32,$(set).h5 $(set).logits.h5)
@@ -223,7 +244,7 @@ PAGE := build/thesis
 .PHONY: thesis-page
 thesis-page: $(INSTALLED)  ## Make docs/thesis.md's numbers and pictures again (CIFAR10=FOLDER of image files), in half an hour
 	test -d '$(CIFAR10)'
-	rm -rf $(PAGE)/small $(PAGE)/tiny-*
+	rm -rf $(PAGE)
 	$(MAKE) chapter3 MODEL=tiny DATASET=shapes LIMIT=500 PRECISION=fp32 UNTRAINED=7 RESULTS=$(PAGE)/small
 	$(MAKE) thesis MODEL=tiny DATASET=shapes UNTRAINED=7 RESULTS=$(PAGE)
 	cd tests && $(abspath $(BIN))/python -c 'from clip_factory import *; vit_b32(Path("../$(PAGE)/vit-b-32"))'

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -123,6 +124,71 @@ def test_other_settings_are_refused(ran: Path, make: Make) -> None:
     assert make("-n", "help", out=ran.parent, LIMIT=50).returncode == 0
 
 
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"DATSET": "shapes"}, "no variable is called DATSET; there are MODEL DATASET"),
+        ({"RESULTS": "my results"}, "RESULTS must hold no space; got my results"),
+        ({"DATASET": "my photos"}, "DATASET must hold no space; got my photos"),
+    ],
+)
+def test_wrong_words_are_refused(wrong: dict[str, str], message: str, make: Make, tmp_path: Path) -> None:
+    done = make("-n", "chapter2", out=tmp_path, check=False, **wrong)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert done.stdout == ""
+
+
+def test_a_failed_first_try_may_be_corrected(make: Make, tmp_path: Path) -> None:
+    assert make("chapter5", out=tmp_path, LIMIT="many", check=False).returncode == 2
+    assert "clipkit embed digits --limit 60" in make("-n", "chapter5", out=tmp_path).stdout
+
+
+def test_a_folder_with_and_without_its_slash_is_one(ran: Path, make: Make) -> None:
+    model = make("-n", "help", out=ran.parent).args
+    (model,) = [word.removeprefix("MODEL=") for word in model if word.startswith("MODEL=")]
+    assert commands(make("-n", "thesis", out=ran.parent, MODEL=f"{model}/").stdout) == []
+
+
+def test_a_report_has_the_twin_that_is_asked_for(ran: Path, make: Make, tmp_path: Path) -> None:
+    folder = tmp_path / ran.name
+    shutil.copytree(ran, folder)
+    shutil.copytree(twin := ran.with_name("tiny-clip-untrained7-digits"), tmp_path / twin.name)
+    assert commands(make("-n", "chapter2", out=tmp_path, UNTRAINED=7).stdout) == []
+    report = (folder / "report.md").read_text()
+    (folder / "report.md").write_text(report.replace("seed 7", "seed 8"))  # as another UNTRAINED has left it
+    make("chapter2", out=tmp_path, UNTRAINED=7)
+    assert (folder / "report.md").read_text() == report
+
+
+def test_a_twin_of_another_data_set_or_without_embeddings_is_none(ran: Path, make: Make, tmp_path: Path) -> None:
+    shutil.copytree(ran, tmp_path / ran.name)
+    for name in ("tiny-clip-untrained7-my-digits", "tiny-clip-untrained8-digits"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "settings").write_text("MODEL=tiny DATASET=my-digits LIMIT= PRECISION=\n")
+    (tmp_path / "tiny-clip-untrained7-my-digits" / "img.h5").touch()
+    assert commands(make("-n", "thesis", out=tmp_path).stdout) == []
+
+
+def test_a_report_is_made_of_whole_results(ran: Path, make: Make, tmp_path: Path) -> None:
+    shutil.copytree(ran, tmp_path / ran.name)
+    for name in ("report.md", "img.h5", "generic16.h5"):
+        (tmp_path / ran.name / name).unlink()
+    lines = commands(make("-n", "chapter4", out=tmp_path).stdout)
+    assert [line.split()[1] for line in lines if "-o " in line][:2] == ["embed", "textembed"]
+
+
+def test_the_environment_is_made_once(make: Make, tmp_path: Path) -> None:
+    """By the first make, before those of the data sets want it."""
+    python, venv = tmp_path / "python", tmp_path / "venv"
+    pip = f"printf '#!/bin/sh\\nsleep 0.3\\n' > {venv}/bin/pip; cp {venv}/bin/pip {venv}/bin/clipkit"
+    python.write_text(f"#!/bin/sh\necho $* >> {tmp_path}/log\nmkdir -p {venv}/bin; {pip}; chmod +x {venv}/bin/*\n")
+    python.chmod(0o755)
+    where = {"VENV": venv, "INSTALLED": venv / ".installed", "PYTHON": python}
+    make("-j2", "-k", "chapter2", out=tmp_path, DATASET="", check=False, **where)
+    assert (tmp_path / "log").read_text() == f"-m venv {venv}\n"
+
+
 def test_an_interrupted_run_goes_on_where_it_was(ran: Path, make: Make, kitchen: Kitchen, tmp_path: Path) -> None:
     line = make("-n", "chapter3", out=tmp_path).args
     line.remove("-n")
@@ -210,7 +276,7 @@ def test_the_page_on_the_thesis_has_the_numbers_of_today(make: Make, tmp_path: P
         assert list(cells) == list(found[label])
         for column, cell in cells.items():
             a, b = ([float(x) for x in re.findall(r"\d+\.\d+", text)] for text in (cell, found[label][column]))
-            assert a == pytest.approx(b, abs=0.002 if "nats" in label else 2.0), (label, column)
+            assert a == pytest.approx(b, abs=0.002 if "nats" in label else 1.0), (label, column)
     for name in docs.PICTURE.findall(page):
         assert (docs.PAGE.parent / "images" / "thesis" / name).exists()
 
