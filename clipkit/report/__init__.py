@@ -20,8 +20,9 @@ __all__ = ["markdown"]
 LIBRARIES = ("numpy", "scikit-learn", "torch", "transformers")
 NOTES = (
     "Accuracies are of the test split, with Wilson's 95 % interval. What is chosen on a validation split is chosen on "
-    "a tenth of the training rows, fitted again on all of them and scored once. The thesis's figures stand only where "
-    "model and data set are the thesis's; the difference is here minus thesis, of accuracies in percentage points."
+    "a tenth of the training rows, fitted again with them, and scored once. The thesis's figures stand only where "
+    "model and data set are the thesis's; the difference is here minus thesis, of accuracies in percentage points. Of "
+    "the prompts only the 32 generic ones are the thesis's; all others are clipkit's own words, and differ in that too."
 )
 
 

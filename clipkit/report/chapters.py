@@ -13,7 +13,7 @@ from clipkit.report.results import Getter, Results, Value, accuracy, best, mean,
 TAUS = (1, 0.5, 0.07, 0.05, 0.03, 0.02)
 SETS = (16, 32, 99, 205, 415)
 CHOSEN = ("temperature",)  # on a validation split
-RANKS = ["prompts", "singular values", "effective rank", "SVM, τ 1 (%)", "random, SVM, τ 1 (%)"]
+RANKS = ["prompts", "singular values", "effective rank (random)", "SVM, τ 1 (%)", "random, SVM, τ 1 (%)"]
 RANKS += ["logistic regression (%)", "random, logistic regression (%)"]
 
 
@@ -164,8 +164,9 @@ def _trade(run: Run) -> list[str]:
         return []
     return [
         "**Control: temperature is regularisation.** An SVM on cosine / τ with C solves the problem of τ = 1 with "
-        "C / τ². A grid of (τ, C), fitted on 20 images a class, is therefore constant along C / τ² (clipkit solves "
-        "each value once). With the softmax's probabilities as features it is not, where τ bends the softmax.",
+        "C / τ². A grid of (τ, C), fitted on at most 20 images a class, is therefore constant along C / τ²; clipkit "
+        "relies on it and solves each value once, so that the first difference is 0 by construction. With the "
+        "softmax's probabilities as features, which τ bends, there is no such law.",
         table(["features of the SVM", "accuracy over the grid (%)", "largest difference at one C / τ² (points)"], rows),
         *run.pictures(
             ("generic32.logits.trade.grid.png", "Accuracy over (τ, C), cosines as features"),
@@ -207,10 +208,11 @@ def _vocabularies(run: Run) -> list[str]:
         "### 4.3 Prompt vocabularies",
         *run.compare(rows),
         "**Control: rank.** The cosines of K prompts are a linear map of the embedding, of rank K at most. Beside "
-        "each set stand the singular values of its normalised directions (largest … smallest), its effective rank, "
-        "its accuracy, and that of as many random directions, which say nothing: of an SVM at τ 1 (random: mean, "
-        "lowest and highest of five draws), and of logistic regression on 20 images a class with τ chosen on a "
-        "validation split, so that no side is held back by its scale.",
+        "each set stand the singular values of its normalised directions (largest … smallest), its effective rank "
+        "beside that of as many random directions, which say nothing, and the accuracy of both: of an SVM at τ 1 "
+        "(random: mean, lowest and highest of the seeds), and of logistic regression on at most 20 images a class "
+        "with τ chosen on a validation split, where scale holds neither back (random: seed 42). K random directions "
+        "span the whole embedding once K is its width.",
         *([table(RANKS, ranks)] if ranks else []),
         *run.pictures(("spectrum.png", "Singular values of the prompt sets")),
     ]
@@ -230,9 +232,11 @@ def _ranks(results: Results, who: str = "") -> list[list[str]]:
         found = spectrum(results, f"generic{k}")
         if found is None or None in accuracies:
             continue
-        values, rank = found
+        values, rank, of_random = found
         singular = f"{values[0]:.3g} … {values[-1]:.2g}"
-        rows.append([f"{k}{who}", singular, f"{rank:.1f}", *(number(value, "%") for value in accuracies)])
+        rows.append(
+            [f"{k}{who}", singular, f"{rank:.1f} ({of_random:.1f})", *(number(value, "%") for value in accuracies)]
+        )
     return rows
 
 

@@ -127,13 +127,15 @@ def over_seeds(name: str, column: str, *, middle: bool = False, **where: Any) ->
     return get
 
 
-def spectrum(results: Results, name: str) -> tuple[Any, float] | None:
-    """Singular values of a prompt set's directions, and its effective rank."""
+def spectrum(results: Results, name: str) -> tuple[Any, float, float] | None:
+    """Singular values of a prompt set's directions, its effective rank, and that of as many random directions."""
     file = results.file(name)
     if file is None:
         return None
     values = scores.singular_values(file.features)
-    return values, scores.effective_rank(values)
+    count, dim = file.features.shape
+    random = scores.singular_values(scores.random_directions(count, dim, SEEDS[0]))
+    return values, scores.effective_rank(values), scores.effective_rank(random)
 
 
 def spread(results: Results, name: str) -> tuple[float, float, float] | None:
