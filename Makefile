@@ -91,7 +91,8 @@ chapter4 := $(addprefix generic32.logits.,sweep.h5 svm-val.h5 logreg-val.h5 mlp-
   $(foreach set,$(SETS),$(addprefix $(set).logits.,svm.h5 few.h5 entropy.h5)) \
   $(foreach set,$(SETS:generic%=random%),$(SEEDS:%=$(set)-%.svm.h5) $(set)-42.few.h5) \
   $(addprefix generic32.logits.,sweep.temperature.png trade.grid.png trade-probs.grid.png) classifiers.png spectrum.png
-chapter5 := $(foreach file,img generic32.logits generic415.logits,$(SEEDS:%=$(file).cluster-%.h5))
+chapter5 := $(foreach file,img generic32.logits generic415.logits,\
+  $(SEEDS:%=$(file).cluster-%.h5) $(file).cluster-$(firstword $(SEEDS)).clusters.png)
 tour := images.png img.svm.h5 classes.logits.zeroshot.h5 classes.logits.zeroshot.outlines.png \
   $(addprefix generic32.logits.,sweep.h5 entropy.h5 sweep.temperature.png similarity.png)
 resolution := $(foreach set,generic32 food32,$(set).logits.svm.h5 $(set).logits.entropy.h5)

@@ -243,4 +243,4 @@ def test_every_picture_is_there(ran: Path) -> None:
     text = (ran / "report.md").read_text()
     shown = re.findall(r"!\[.+\]\((.+)\)", text)
     assert sorted(shown) == sorted(path.name for path in ran.glob("*.png"))
-    assert len(shown) == 13
+    assert len(shown) == 16

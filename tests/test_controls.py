@@ -119,6 +119,24 @@ def test_plot_of_one_split_of_a_sweep(logits_h5: Path, tmp_path: Path) -> None:
     assert "'vall'; hint: did you mean val?" in result.stderr
 
 
+def test_plot_of_clusters(img_h5: Path, probe_h5: Path, tmp_path: Path) -> None:
+    ok("cluster", img_h5, "-k", 4, "-k", 10, "-o", tmp_path / "few.h5")
+    assert store.read(tmp_path / "few.h5").class_names == store.read(img_h5).class_names
+    ok("cluster", img_h5, "-k", 12, "-o", tmp_path / "many.h5")
+    assert store.read(tmp_path / "many.h5").class_names is None  # no class is called 10 or 11
+    pictures = []
+    for words in (["few.h5"], ["few.h5", "--run", 1], ["many.h5"]):
+        ok("plot", "clusters", tmp_path / words[0], *words[1:], "-f", "-o", tmp_path / "p.png")
+        pictures.append((tmp_path / "p.png").read_bytes())
+    assert len(set(pictures)) == 3
+    for words, code, message in (
+        ([tmp_path / "few.h5", "--run", 2], 2, "--run must be below 2"),
+        ([probe_h5], 1, "must hold clusters; it does not; hint: keep them with: clipkit cluster"),
+    ):
+        result = clipkit("plot", "clusters", *words, "-o", tmp_path / "no.png")
+        assert (result.exit_code, message in result.stderr) == (code, True), result.stderr
+
+
 def test_plot_of_several_spectra(txt_h5: Path, tmp_path: Path) -> None:
     ok("plot", "spectrum", txt_h5, "-o", tmp_path / "one.png")
     ok("plot", "spectrum", "-o", tmp_path / "piped.png", stdin=txt_h5.read_bytes())

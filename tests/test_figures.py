@@ -64,6 +64,7 @@ def examples() -> dict[str, Figure]:
         "contact_sheet": figures.contact_sheet(rng.integers(0, 255, (10, 8, 8, 3), np.uint8), odd(10)),
         "grid": figures.grid(rng.random((3, 2)), [0.1, 1, 10], [1, 0.1]),
         "spectrum": figures.spectrum({"generic32": [3, 2, 1, 0], "$x$": [2, 1]}, {"generic32": 2.5}),
+        "clusters": figures.clusters(rng.integers(0, 9, (10, 12)), odd(10)),
     }
 
 
@@ -150,6 +151,7 @@ def test_any_number_of_classes_and_prompts(
     with_gaps = rng.random((C, K))
     with_gaps[0] = np.nan
     png(figures.confusion(np.eye(C, dtype=int) * (np.arange(C) > 0), odd(C)))
+    png(figures.clusters(rng.integers(0, 3, (C, K)) * (np.arange(C) > 0)[:, None], odd(C)))
     png(figures.similarity(with_gaps, odd(C), odd(K)))
     png(figures.similarity(with_gaps, odd(C), odd(K), centred=True))
     png(figures.logits(with_gaps[:30], odd(min(C, 30)), odd(K)))
@@ -182,6 +184,16 @@ def test_confusion_rows_are_percentages_of_the_true_class() -> None:
     assert ax.get_title(loc="left") == "accuracy 78.57 %, N = 14 (grey: no images)"
     assert sorted(t.get_text() for t in ax.texts) == ["", "", "20.0", "25.0", "75.0", "80.0"]
     assert tick_texts(ax.xaxis) == tick_texts(ax.yaxis) == ["cat", "dog", "owl"]
+
+
+def test_clusters_stand_below_the_classes_that_they_match() -> None:
+    fig = figures.clusters([[0, 2, 8, 0], [6, 0, 0, 2], [0, 4, 0, 0]], ["cat", "dog", "owl"])
+    ax = fig.axes[0]
+    assert tick_texts(ax.xaxis) == ["2", "0", "1", "3"]
+    np.testing.assert_allclose(ax.images[0].get_array(), [[80, 0, 20, 0], [0, 75, 0, 25], [0, 0, 100, 0]])
+    assert ax.get_title(loc="left") == "purity 0.9091, N = 22"
+    fewer = figures.clusters([[0, 4], [3, 1], [5, 0]], ["cat", "dog", "owl"])
+    assert tick_texts(fewer.axes[0].xaxis) == ["1", "0"]
 
 
 def test_confusion_in_another_order() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -41,8 +41,8 @@ def cluster(
         files.check_output(output, force=force)
     with store.opened(file, kinds=["images", "logits"]) as features:
         names = chosen(features, split or (["test"] if "test" in features.splits else None), file)
-        result = store.FeatureFile("result", class_names=None)
-        rows = []
+        result = store.FeatureFile("result")
+        rows: list[dict[str, Any]] = []
         for name in names:
             part = features.splits[name]
             matrix = part.features.read()
@@ -57,6 +57,8 @@ def cluster(
                     row |= {f.__name__: f(part.labels, assigned) for f in agreement}
                 rows.append(row)
             result.splits[name] = store.Split(labels=part.labels, ids=part.ids, predicted=np.stack(found))
+        if features.class_names and all(row["k"] <= len(features.class_names) for row in rows):
+            result.class_names = features.class_names  # no number of a cluster lies beyond them
         made = entry("cluster", splits=names, k=k, seed=seed, inputs={"features": features.digest})
         result.history = [*features.history, made]
     finish(rows, result, output, force, format)

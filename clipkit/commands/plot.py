@@ -42,8 +42,8 @@ def plot(
         str,
         typer.Argument(
             metavar="KIND",
-            help="confusion, classes, temperature, grid (of results); entropy, confidence, logits, similarity "
-            "(of logits); spectrum (of texts); images (of a data set).",
+            help="confusion, classes, clusters, temperature, grid (of results); entropy, confidence, logits, "
+            "similarity (of logits); spectrum (of texts); images (of a data set).",
         ),
     ],
     files: Annotated[
@@ -184,6 +184,27 @@ def _classes(files: list[FeatureFile], wish: Wish) -> Figure:
     )
 
 
+def _clusters(files: list[FeatureFile], wish: Wish) -> Figure:
+    from clipkit import figures, metrics
+
+    (file,) = files
+    if not file.history or file.history[-1]["command"] != "cluster":
+        hint = "keep them with: clipkit cluster img.h5 -o clusters.h5"
+        raise ClipkitError(f"{wish.shown[0]} must hold clusters; it does not", hint)
+    name, split = _split(file, wish)
+    if split.labels is None or split.predicted is None:
+        raise ClipkitError(f"{wish.shown[0]} must have labels to compare with; its images are not labelled")
+    if (wish.run or 0) >= len(split.predicted):
+        raise UsageError(f"--run must be below {len(split.predicted)}, the runs on {name}; got {wish.run}")
+    assigned = split.predicted[wish.run or 0]
+    k, n = int(assigned.max()) + 1, len(file.class_names or range(int(split.labels.max()) + 1))
+    if max(n, k) > MOST_CLASSES:
+        raise ClipkitError(f"{wish.shown[0]} must have at most {MOST_CLASSES:,} clusters and classes to be drawn")
+    counts = metrics.confusion(split.labels, assigned, max(n, k))[:n, :k]
+    names = file.class_names or [str(i) for i in range(n)]
+    return figures.clusters(counts, names, title=wish.title or f"Clusters (k-means, k {k}, on {name})")
+
+
 def _distribution(name: str) -> Callable[[list[FeatureFile], Wish], Figure]:
     def draw(files: list[FeatureFile], wish: Wish) -> Figure:
         from clipkit import figures, scores
@@ -257,6 +278,7 @@ def _images(files: list[FeatureFile], wish: Wish) -> Figure:
 PLOTS: dict[str, tuple[str, Callable[[list[FeatureFile], Wish], Figure]]] = {
     "confusion": ("result", _confusion),
     "classes": ("result", _classes),
+    "clusters": ("result", _clusters),
     "temperature": ("result", _sweep_plots.temperature),
     "grid": ("result", _sweep_plots.grid),
     "entropy": ("logits", _distribution("entropy")),

@@ -11,7 +11,7 @@ global settings as they were. Names and prompts are shown literally, never read 
 from __future__ import annotations
 
 from clipkit.figures.bars import classes, confidence, entropy
-from clipkit.figures.heatmaps import confusion, grid, similarity
+from clipkit.figures.heatmaps import clusters, confusion, grid, similarity
 from clipkit.figures.lines import Sweep, logits, spectrum, temperature
 from clipkit.figures.sheets import contact_sheet
 from clipkit.figures.style import FORMATS, format_of, save
@@ -20,6 +20,7 @@ __all__ = [
     "FORMATS",
     "Sweep",
     "classes",
+    "clusters",
     "confidence",
     "confusion",
     "contact_sheet",

@@ -1,4 +1,4 @@
-"""Matrices as colours: confusion, class x prompt similarity, accuracy over (tau, C)."""
+"""Matrices as colours: confusion, class x cluster, class x prompt similarity, accuracy over (tau, C)."""
 
 from __future__ import annotations
 
@@ -104,26 +104,65 @@ def confusion(
         facts += " (grey: no images)"
     percent = 100 * np.divide(counts, rows, out=np.full_like(counts, np.nan), where=rows > 0)
     shown = list(range(len(counts))) if order is None else [int(i) for i in order]
-    percent = percent[np.ix_(shown, shown)]
     names = [literal(class_names[i], 24) for i in shown]
-    C = len(names)
+    return _shares(percent[np.ix_(shown, shown)], names, names, "predicted class", facts, title)
 
-    side, margin = max(_inches(C, 0.5), 2.2), _width_of(names) + 0.6
-    fig = new(max(side + margin + 1.1, 5.0), side + margin + 0.3, title)
+
+@styled
+def clusters(counts: ArrayLike, class_names: Sequence[str], *, title: str | None = None) -> Figure:
+    """Where each class went: percent of its images in each cluster, with purity and N above it.
+
+    Clusters stand in the order of the classes with which they agree best, one to one (Hungarian method), so that
+    classes found without labels are a diagonal; clusters that are left over follow. The x axis names their numbers.
+
+    Parameters
+    ----------
+    counts : array (C, K) int
+        Images of class i in cluster j. A row without images is grey.
+    class_names : sequence of C str
+        Shown as they are, cut after 24 characters.
+    title : str, optional
+        Above the figure.
+
+    Returns
+    -------
+    Figure
+    """
+    from scipy.optimize import linear_sum_assignment  # slow to load, and only for this
+
+    counts = np.asarray(counts, np.float64)  # (C, K)
+    n, rows = counts.sum(), counts.sum(axis=1, keepdims=True)
+    facts = f"purity {counts.max(axis=0).sum() / n:.4f}, N = {n:,.0f}" if n else "N = 0"
+    matched = linear_sum_assignment(-counts)[1].tolist()
+    order = [*matched, *(j for j in range(counts.shape[1]) if j not in set(matched))]
+    percent = 100 * np.divide(counts, rows, out=np.full_like(counts, np.nan), where=rows > 0)
+    names = [literal(name, 24) for name in class_names]
+    return _shares(percent[:, order], names, [f"{j}" for j in order], "cluster", facts, title)
+
+
+def _shares(
+    percent: Floats, names: Sequence[str], columns: Sequence[str], xlabel: str, facts: str, title: str | None
+) -> Figure:
+    """Percentages of each true class (C, K): in numbers while there are few."""
+    C, K = percent.shape
+    height, width, margin = max(_inches(C, 0.5), 2.2), max(_inches(K, 0.5), 2.2), _width_of(names) + 0.6
+    fig = new(max(width + margin + 1.1, 5.0), height + max(_width_of(columns) + 0.6, 0.9) + 0.3, title)
     ax = fig.add_subplot()
     norm = PowerNorm(0.5, vmin=0, vmax=100)
     image = _colours(fig, ax, percent, "% of the true class", cmap="Blues", norm=norm)
     fig.axes[1].set_yticks([0, 1, 5, 10, 25, 50, 75, 100])
-    _tick(ax, "x", names, side, slant=C <= MOST_NUMBERS)
-    _tick(ax, "y", names, side)
-    if C <= MOST_NUMBERS:
-        texts = [[f"{v:.{1 if C <= 12 else 0}f}" if v else "" for v in row] for row in percent]
-        _numbers(ax, image, percent, texts, size=8.5 if C <= 12 else 7.5)
-    else:
-        for edge in np.arange(10, C, 10) - 0.5:  # to follow a row or a column to its name
+    most = max(C, K)
+    _tick(ax, "x", columns, width, slant=most <= MOST_NUMBERS)
+    _tick(ax, "y", names, height)
+    if most <= MOST_NUMBERS:
+        texts = [[f"{v:.{1 if most <= 12 else 0}f}" if v else "" for v in row] for row in percent]
+        _numbers(ax, image, percent, texts, size=8.5 if most <= 12 else 7.5)
+    else:  # to follow a row or a column to its name
+        for edge in np.arange(10, C, 10) - 0.5:
             ax.axhline(edge, color="#cccccc", linewidth=0.5)
+        for edge in np.arange(10, K, 10) - 0.5:
             ax.axvline(edge, color="#cccccc", linewidth=0.5)
-    ax.set(xlabel="predicted class", ylabel="true class")
+    ax.set(xlabel=xlabel, ylabel="true class")
     ax.set_title(facts, loc="left", color=GREY)
     return fig
 

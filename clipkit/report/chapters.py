@@ -8,7 +8,7 @@ import numpy as np
 
 from clipkit import metrics
 from clipkit.report.markdown import difference, number, table
-from clipkit.report.results import Getter, Results, Value, accuracy, best, mean, over_seeds, spectrum, spread
+from clipkit.report.results import SEEDS, Getter, Results, Value, accuracy, best, mean, over_seeds, spectrum, spread
 
 TAUS = (1, 0.5, 0.07, 0.05, 0.03, 0.02)
 SETS = (16, 32, 99, 205, 415)
@@ -270,6 +270,12 @@ def chapter5(run: Run) -> list[str]:
     return compared and [
         "## Chapter 5. Clustering",
         "k-means with as many clusters as classes on the test split, the best of ten starts: of seed 42 (the "
-        "thesis's), with the lowest and highest of five seeds. ARI is 0 for chance; purity is not.",
+        "thesis's), with the lowest and highest of the seeds. ARI is 0 for chance; purity is not.",
         *compared,
+        *run.pictures(
+            *(
+                (f"{key}.cluster-{SEEDS[0]}.clusters.png", f"Classes in the clusters of {what}")
+                for key, what in sources.items()
+            )
+        ),
     ]
