@@ -215,6 +215,22 @@ def test_a_file_that_crashes_hdf5_is_an_error(tmp_path: Path, monkeypatch: pytes
         refused(clipkit("info", path), 1, "img.h5: the file must be sound HDF5; it makes HDF5 crash (SIGABRT)")
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="a child process reads first on Linux only")
+def test_a_file_that_keeps_hdf5_busy_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Staged: HDF5 closes some damaged files forever, once it could not get the memory that they ask for."""
+    import clipkit.store.reader as reader
+
+    def spin(*_: Any) -> Any:
+        while True:
+            pass
+
+    path = forge(tmp_path / "img.h5")
+    monkeypatch.setattr(reader, "_assemble", spin)
+    monkeypatch.setattr(reader, "REHEARSAL", (1, 2**27))
+    with unchanged(tmp_path):
+        refused(clipkit("info", path), 1, "img.h5: the file must be sound HDF5; it keeps HDF5 busy without end")
+
+
 @pytest.mark.parametrize("damage", [mutate.mutated, mutate.resigned])
 def test_damaged_files_give_the_same_data_or_one_line(tmp_path: Path, damage: Any) -> None:
     """The quick part of the fuzz run; `make fuzz` is the long one."""

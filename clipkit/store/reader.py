@@ -33,8 +33,9 @@ from clipkit.store.schema import (
     refuse_rows,
 )
 
-CRASHES = {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT}
-REHEARSAL = 20  # seconds after which the child gives up
+CRASHES = {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT, signal.SIGXCPU}
+REHEARSAL = 10, 2**27  # seconds of processor time that a child may take, and bytes for each of which it may one more
+PATIENCE = 60  # seconds after which it gives up whatever it waits for
 MAKERS = {
     "images": "embed",
     "texts": "textembed",
@@ -84,7 +85,8 @@ def opened(source: str | Path, *, kinds: Iterable[str] = (), trusted: bool = Fal
 def _rehearse(path: Path, shown: str) -> None:
     """Read in a child process first: a file that was made for it can crash HDF5 itself, not only raise an error.
 
-    Only the crash counts here. All else is found again, and told, by this process.
+    Only that counts here, and that HDF5 comes to an end (it may close a damaged file forever). All else is found again,
+    and told, by this process.
     """
     if sys.platform != "linux":  # elsewhere a child that goes on without exec is not safe
         return
@@ -96,7 +98,9 @@ def _rehearse(path: Path, shown: str) -> None:
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 signal.signal(number, signal.SIG_DFL)
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-            signal.alarm(REHEARSAL)
+            seconds = REHEARSAL[0] + path.stat().st_size // REHEARSAL[1]
+            resource.setrlimit(resource.RLIMIT_CPU, (seconds, resource.getrlimit(resource.RLIMIT_CPU)[1]))
+            signal.alarm(PATIENCE)
             with Gate(path, shown) as gate:
                 for name, value in _assemble(gate).datasets().items():
                     if isinstance(value, Rows):
@@ -107,9 +111,8 @@ def _rehearse(path: Path, shown: str) -> None:
     _, status = os.waitpid(child, 0)
     if os.WIFSIGNALED(status) and os.WTERMSIG(status) in CRASHES:
         name = signal.Signals(os.WTERMSIG(status)).name
-        raise ClipkitError(
-            f"{shown}: the file must be sound HDF5; it makes HDF5 crash ({name})", "do not open it elsewhere"
-        )
+        does = "keeps HDF5 busy without end" if name == "SIGXCPU" else f"makes HDF5 crash ({name})"
+        raise ClipkitError(f"{shown}: the file must be sound HDF5; it {does}", "do not open it elsewhere")
 
 
 def _checked(gate: Gate, kinds: list[str]) -> FeatureFile:
