@@ -98,14 +98,10 @@ def confusion(
     Figure
     """
     counts = np.asarray(counts, np.float64)  # (C, C)
-    n, rows = counts.sum(), counts.sum(axis=1, keepdims=True)
-    facts = f"accuracy {100 * np.trace(counts) / n:.2f} %, N = {n:,.0f}" if n else "N = 0"
-    if not rows.all():
-        facts += " (grey: no images)"
-    percent = 100 * np.divide(counts, rows, out=np.full_like(counts, np.nan), where=rows > 0)
     shown = list(range(len(counts))) if order is None else [int(i) for i in order]
     names = [literal(class_names[i], 24) for i in shown]
-    return _shares(percent[np.ix_(shown, shown)], names, names, "predicted class", facts, title)
+    fact = f"accuracy {100 * np.trace(counts) / max(counts.sum(), 1):.2f} %"
+    return _shares(counts, fact, (shown, names), (shown, names), "predicted class", title)
 
 
 @styled
@@ -131,29 +127,33 @@ def clusters(counts: ArrayLike, class_names: Sequence[str], *, title: str | None
     from scipy.optimize import linear_sum_assignment  # slow to load, and only for this
 
     counts = np.asarray(counts, np.float64)  # (C, K)
-    n, rows = counts.sum(), counts.sum(axis=1, keepdims=True)
-    facts = f"purity {counts.max(axis=0).sum() / n:.4f}, N = {n:,.0f}" if n else "N = 0"
     matched = linear_sum_assignment(-counts)[1].tolist()
     order = [*matched, *(j for j in range(counts.shape[1]) if j not in set(matched))]
-    percent = 100 * np.divide(counts, rows, out=np.full_like(counts, np.nan), where=rows > 0)
     names = [literal(name, 24) for name in class_names]
-    return _shares(percent[:, order], names, [f"{j}" for j in order], "cluster", facts, title)
+    fact = f"purity {counts.max(axis=0).sum() / max(counts.sum(), 1):.4f}"
+    return _shares(counts, fact, (range(len(names)), names), (order, [f"{j}" for j in order]), "cluster", title)
 
 
-def _shares(
-    percent: Floats, names: Sequence[str], columns: Sequence[str], xlabel: str, facts: str, title: str | None
-) -> Figure:
-    """Percentages of each true class (C, K): in numbers while there are few."""
+Shown = tuple[Sequence[int], Sequence[str]]  # which rows or columns, and what they are called
+
+
+def _shares(counts: Floats, fact: str, rows: Shown, columns: Shown, xlabel: str, title: str | None) -> Figure:
+    """Percent of each row of counts, in numbers while they are few; above it the fact, and N."""
+    total = counts.sum(axis=1, keepdims=True)
+    facts = f"{fact}, N = {counts.sum():,.0f}" if counts.any() else "N = 0"
+    facts += "" if total.all() else " (grey: no images)"
+    percent = 100 * np.divide(counts, total, out=np.full_like(counts, np.nan), where=total > 0)
+    percent = percent[np.ix_(rows[0], columns[0])]
     C, K = percent.shape
-    height, width, margin = max(_inches(C, 0.5), 2.2), max(_inches(K, 0.5), 2.2), _width_of(names) + 0.6
-    fig = new(max(width + margin + 1.1, 5.0), height + max(_width_of(columns) + 0.6, 0.9) + 0.3, title)
+    height, width, margin = max(_inches(C, 0.5), 2.2), max(_inches(K, 0.5), 2.2), _width_of(rows[1]) + 0.6
+    fig = new(max(width + margin + 1.1, 5.0), height + _width_of(columns[1]) + 0.9, title)
     ax = fig.add_subplot()
     norm = PowerNorm(0.5, vmin=0, vmax=100)
     image = _colours(fig, ax, percent, "% of the true class", cmap="Blues", norm=norm)
     fig.axes[1].set_yticks([0, 1, 5, 10, 25, 50, 75, 100])
     most = max(C, K)
-    _tick(ax, "x", columns, width, slant=most <= MOST_NUMBERS)
-    _tick(ax, "y", names, height)
+    _tick(ax, "x", columns[1], width, slant=most <= MOST_NUMBERS)
+    _tick(ax, "y", rows[1], height)
     if most <= MOST_NUMBERS:
         texts = [[f"{v:.{1 if most <= 12 else 0}f}" if v else "" for v in row] for row in percent]
         _numbers(ax, image, percent, texts, size=8.5 if most <= 12 else 7.5)
