@@ -146,7 +146,7 @@ endif
 files := $(foreach chapter,$(asked),$($(chapter)))
 numbers := img.h5 $(filter %.h5,$(files)) $(and $(filter chapter4,$(asked)),$(SETS:%=%.h5))
 $(asked): $(OUT)/report.md
-$(OUT)/report.md: $(addprefix $(OUT)/,$(numbers) $(files)) $(and $(UNTRAINED),$(addprefix $(TWIN)/,$(numbers)))
+$(OUT)/report.md: $(addprefix $(OUT)/,$(numbers) $(filter %.png,$(files))) $(and $(UNTRAINED),$(addprefix $(TWIN)/,$(numbers)))
 	clipkit report $(OUT) $(TWIN:%=--untrained % )-f -o $@
 
 # A report of another twin is none.

@@ -111,6 +111,16 @@ def _split(file: FeatureFile, wish: Wish) -> tuple[str, Split]:
     return name, file.splits[name]
 
 
+def _labelled(file: FeatureFile, wish: Wish) -> tuple[str, Any, Any]:
+    """A split's name, its labels (N) and its runs' predictions or clusters (R, N); a run that is wished for is there."""
+    name, split = _split(file, wish)
+    if split.labels is None or split.predicted is None:
+        raise ClipkitError(f"{wish.shown[0]} must hold labels to compare with; its images are not labelled")
+    if wish.run is not None and wish.run >= len(split.predicted):
+        raise UsageError(f"--run must be below {len(split.predicted)}, the runs on {name}; got {wish.run}")
+    return name, split.labels, split.predicted
+
+
 def _predictions(file: FeatureFile, wish: Wish) -> tuple[Any, list[str], str]:
     """Counts (C, C) of one run, the classes' names and the run's name."""
     from clipkit import metrics
@@ -119,18 +129,13 @@ def _predictions(file: FeatureFile, wish: Wish) -> tuple[Any, list[str], str]:
     if not file.splits or maker == "cluster":
         hint = "keep them with: clipkit probe -o, or clipkit zeroshot -o"
         raise ClipkitError(f"{wish.shown[0]} must hold predicted classes; it holds {maker or 'none'}", hint)
-    name, split = _split(file, wish)
-    if split.labels is None or split.predicted is None:
-        raise ClipkitError(f"{wish.shown[0]} must hold labels to compare with; its images are not labelled")
-    accuracies = (split.predicted == split.labels).mean(axis=1)
-    run = int(accuracies.argmax()) if wish.run is None else wish.run
-    if run >= len(split.predicted):
-        raise UsageError(f"--run must be below {len(split.predicted)}, the runs on {name}; got {run}")
-    n = int(max(split.labels.max(), split.predicted.max())) + 1
+    name, labels, predicted = _labelled(file, wish)
+    run = int((predicted == labels).mean(axis=1).argmax()) if wish.run is None else wish.run
+    n = int(max(labels.max(), predicted.max())) + 1
     if n > MOST_CLASSES:
         raise ClipkitError(f"{wish.shown[0]} must have at most {MOST_CLASSES:,} classes to be drawn; it has {n:,}")
     names = file.class_names or [str(i) for i in range(n)]
-    counts = metrics.confusion(split.labels, split.predicted[run], len(names))
+    counts = metrics.confusion(labels, predicted[run], len(names))
     if wish.groups is not None:
         counts, names = _grouped(counts, names, wish.groups)
     return counts, names, f"{maker}, {_run_name(file, name, run)}"
@@ -191,16 +196,12 @@ def _clusters(files: list[FeatureFile], wish: Wish) -> Figure:
     if not file.history or file.history[-1]["command"] != "cluster":
         hint = "keep them with: clipkit cluster img.h5 -o clusters.h5"
         raise ClipkitError(f"{wish.shown[0]} must hold clusters; it does not", hint)
-    name, split = _split(file, wish)
-    if split.labels is None or split.predicted is None:
-        raise ClipkitError(f"{wish.shown[0]} must have labels to compare with; its images are not labelled")
-    if (wish.run or 0) >= len(split.predicted):
-        raise UsageError(f"--run must be below {len(split.predicted)}, the runs on {name}; got {wish.run}")
-    assigned = split.predicted[wish.run or 0]
-    k, n = int(assigned.max()) + 1, len(file.class_names or range(int(split.labels.max()) + 1))
+    name, labels, runs = _labelled(file, wish)
+    assigned = runs[wish.run or 0]
+    k, n = int(assigned.max()) + 1, len(file.class_names or range(int(labels.max()) + 1))
     if max(n, k) > MOST_CLASSES:
         raise ClipkitError(f"{wish.shown[0]} must have at most {MOST_CLASSES:,} clusters and classes to be drawn")
-    counts = metrics.confusion(split.labels, assigned, max(n, k))[:n, :k]
+    counts = metrics.confusion(labels, assigned, max(n, k))[:n, :k]
     names = file.class_names or [str(i) for i in range(n)]
     return figures.clusters(counts, names, title=wish.title or f"Clusters (k-means, k {k}, on {name})")
 

@@ -127,8 +127,8 @@ def clusters(counts: ArrayLike, class_names: Sequence[str], *, title: str | None
     from scipy.optimize import linear_sum_assignment  # slow to load, and only for this
 
     counts = np.asarray(counts, np.float64)  # (C, K)
-    matched = linear_sum_assignment(-counts)[1].tolist()
-    order = [*matched, *(j for j in range(counts.shape[1]) if j not in set(matched))]
+    matched = linear_sum_assignment(-counts)[1]
+    order = [*matched.tolist(), *np.setdiff1d(np.arange(counts.shape[1]), matched).tolist()]
     names = [literal(name, 24) for name in class_names]
     fact = f"purity {counts.max(axis=0).sum() / max(counts.sum(), 1):.4f}"
     return _shares(counts, fact, (range(len(names)), names), (order, [f"{j}" for j in order]), "cluster", title)

@@ -26,19 +26,19 @@ FIRST_ROWS = 1024  # what is fitted on first where a pair has more
 def svm(problem: Problem) -> Solved:
     """Votes of a linear SVM for each pair of classes; of classes with equal votes, the first (as libsvm decides)."""
     n = int(problem.y.max()) + 1
-    return _few_rows(problem) if n > 2 and len(problem.y) <= GRAM_ROWS else _many_rows(problem, n)
+    return _few_rows(problem, n) if n > 2 and len(problem.y) <= GRAM_ROWS else _many_rows(problem, n)
 
 
-def _few_rows(problem: Problem) -> Solved:
+def _few_rows(problem: Problem, n: int) -> Solved:
     order = np.argsort(problem.y, kind="stable")
     X, y = problem.X[order], problem.y[order]
     gram = (X @ X.T).astype(np.float64)
-    pairs = list(combinations(range(int(y[-1]) + 1), 2))
+    pairs = list(combinations(range(n), 2))
     problem.total = len(problem.members)
 
     def solve(member: tuple[float, float]) -> tuple[Ints, bool]:
         planes = _hyperplanes(X, y, member[1], gram)
-        votes = np.zeros((pairs[-1][1] + 1, len(problem.E)), dtype=np.int32)
+        votes = np.zeros((n, len(problem.E)), dtype=np.int32)
         for start in range(0, len(pairs), 64):
             _vote(votes, pairs[start : start + 64], planes[start : start + 64], problem.E)
         problem.tick()
