@@ -112,7 +112,7 @@ def _split(file: FeatureFile, wish: Wish) -> tuple[str, Split]:
 
 
 def _labelled(file: FeatureFile, wish: Wish) -> tuple[str, Any, Any]:
-    """A split's name, its labels (N) and its runs' predictions or clusters (R, N); a run that is wished for is there."""
+    """A split's name, its labels (N) and the predictions or clusters of its runs (R, N); a run wished for is one."""
     name, split = _split(file, wish)
     if split.labels is None or split.predicted is None:
         raise ClipkitError(f"{wish.shown[0]} must hold labels to compare with; its images are not labelled")
