@@ -82,7 +82,7 @@ class Stopped(SystemExit):
 
 def _tell(line: str) -> None:
     with contextlib.suppress(OSError):  # a full disk, a reader that went away
-        print(console.escaped(line), file=sys.stderr)  # noqa: T201
+        print(console.escaped(line), file=sys.stderr)
 
 
 def _leave_stdout() -> None:
@@ -106,8 +106,16 @@ def _explain(error: Exception) -> tuple[str, str | None, int]:
         where = f"{error.filename}: " if error.filename else ""
         return f"input and output must succeed; got: {where}{error.strerror or error}", None, 1
     if isinstance(error, MemoryError):
-        return "the data must fit in memory; it does not", "use --limit, fewer prompts or a smaller batch", 1
-    return f"unexpected {type(error).__name__}: {error}", "this is a bug in clipkit; --debug shows where", 1
+        return (
+            "the data must fit in memory; it does not",
+            "use --limit, fewer prompts or a smaller batch",
+            1,
+        )
+    return (
+        f"unexpected {type(error).__name__}: {error}",
+        "this is a bug in clipkit; --debug shows where",
+        1,
+    )
 
 
 app = typer.Typer(
@@ -122,7 +130,7 @@ app = typer.Typer(
 
 def _version(value: bool) -> None:
     if value:
-        print(f"clipkit {clipkit.__version__}")  # noqa: T201
+        print(f"clipkit {clipkit.__version__}")
         raise typer.Exit
 
 
@@ -168,13 +176,15 @@ def _open_streams() -> None:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
-    sys.stdin = sys.stdin or Path(os.devnull).open()  # noqa: SIM115
-    sys.stderr = sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115
+    sys.stdin = sys.stdin or Path(os.devnull).open()
+    sys.stderr = sys.stderr or Path(os.devnull).open("w")
     if sys.stdout is None:
         _tell("clipkit: standard output must be open; it is closed")
         sys.exit(1)
     raw = sys.stdout.buffer
-    if isinstance(raw, io.RawIOBase):  # under PYTHONUNBUFFERED, where the rest of a write that took a part is lost
+    if isinstance(
+        raw, io.RawIOBase
+    ):  # under PYTHONUNBUFFERED, where the rest of a write that took a part is lost
         sys.stdout = io.TextIOWrapper(
             io.BufferedWriter(raw), sys.stdout.encoding, sys.stdout.errors, line_buffering=True
         )
@@ -190,7 +200,9 @@ def main() -> None:
         app()
     except SystemExit as left:
         code = left.code if isinstance(left.code, int) else 1
-        if isinstance(left.__cause__, WriteFailed):  # a normal exit may crash inside HDF5 after a failed write
+        if isinstance(
+            left.__cause__, WriteFailed
+        ):  # a normal exit may crash inside HDF5 after a failed write
             files.remove_unfinished()
             with contextlib.suppress(OSError):
                 sys.stderr.flush()

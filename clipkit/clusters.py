@@ -60,19 +60,27 @@ def kmeans(
     """
     if k < 1:
         raise UsageError(f"k must be at least 1; got {k}")
-    distinct = f"k-means needs as many distinct rows as clusters; got {{}} distinct rows, {k} clusters"
+    distinct = (
+        f"k-means needs as many distinct rows as clusters; got {{}} distinct rows, {k} clusters"
+    )
     if len(features) < k:
         raise ClipkitError(distinct.format(f"at most {len(features)}"))
     random = np.random.RandomState(seed)
     # OpenMP counts its threads for each thread, so every worker sets its own limit
-    pool = ThreadPoolExecutor(min(n_init, cpu_count()), initializer=threadpool_limits, initargs=(1,))
+    pool = ThreadPoolExecutor(
+        min(n_init, cpu_count()), initializer=threadpool_limits, initargs=(1,)
+    )
     with threadpool_limits(1), pool, warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # too few distinct rows: an error below
         try:
             starts = []
             for _ in range(n_init):
-                starts.append(pool.submit(KMeans(k, random_state=deepcopy(random), n_init=1).fit, features))
-                kmeans_plusplus(features[:k], k, random_state=random)  # draws as many numbers as that start
+                starts.append(
+                    pool.submit(KMeans(k, random_state=deepcopy(random), n_init=1).fit, features)
+                )
+                kmeans_plusplus(
+                    features[:k], k, random_state=random
+                )  # draws as many numbers as that start
             for done, _ in enumerate(as_completed(starts), 1):
                 if progress:
                     progress(done, n_init)
@@ -108,4 +116,6 @@ def _contingency(labels: Ints, assignments: Ints) -> Ints:
     """Rows of class c in cluster j, (C, J)."""
     classes, c = np.unique(labels, return_inverse=True)
     clusters, j = np.unique(assignments, return_inverse=True)
-    return np.bincount(c * len(clusters) + j, minlength=len(classes) * len(clusters)).reshape(len(classes), -1)
+    return np.bincount(c * len(clusters) + j, minlength=len(classes) * len(clusters)).reshape(
+        len(classes), -1
+    )

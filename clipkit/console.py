@@ -27,12 +27,12 @@ def escaped(text: str) -> str:
 def note(text: str) -> None:
     """Tell something worth knowing; silent under --quiet."""
     if not quiet:
-        print(escaped(f"clipkit: {text}"), file=sys.stderr)  # noqa: T201
+        print(escaped(f"clipkit: {text}"), file=sys.stderr)
 
 
 def warn(text: str) -> None:
     """Tell something that a number may depend on."""
-    print(escaped(f"clipkit: warning: {text}"), file=sys.stderr)  # noqa: T201
+    print(escaped(f"clipkit: warning: {text}"), file=sys.stderr)
 
 
 @contextlib.contextmanager

@@ -53,20 +53,28 @@ def check_output(output: str, *, force: bool = False) -> None:
     if output == STREAM:
         if sys.stdout.isatty():
             raise UsageError(
-                "binary data is not written to a terminal", "add -o FILE, or pipe it into the next command"
+                "binary data is not written to a terminal",
+                "add -o FILE, or pipe it into the next command",
             )
         return
     path = Path(output)
     kind = _kind(path)
     if kind == "folder":
-        raise UsageError(f"the output must be a file; {output} is a folder", f"add a file name: -o {output}/NAME.h5")
+        raise UsageError(
+            f"the output must be a file; {output} is a folder",
+            f"add a file name: -o {output}/NAME.h5",
+        )
     if kind == "file" and not force:
         raise UsageError(
-            f"the output must not exist yet; {output} does", "choose another name, or add --force to replace it"
+            f"the output must not exist yet; {output} does",
+            "choose another name, or add --force to replace it",
         )
     folder = path.resolve().parent
     if not folder.is_dir():
-        raise UsageError(f"the output's folder must exist; {folder} does not", f"make it first: mkdir -p {folder}")
+        raise UsageError(
+            f"the output's folder must exist; {folder} does not",
+            f"make it first: mkdir -p {folder}",
+        )
     if kind != "stream" and not os.access(folder, os.W_OK):
         raise ClipkitError(f"the output's folder must be writable; {folder} is not")
 
@@ -133,7 +141,9 @@ def _temporary_name(name: str) -> str:
 def _refused(where: str, error: OSError) -> WriteFailed:
     return WriteFailed(
         f"{where} must take the whole result; got: {error.strerror}",
-        "free some space or write elsewhere; nothing was replaced" if error.errno in FULL else "nothing was replaced",
+        "free some space or write elsewhere; nothing was replaced"
+        if error.errno in FULL
+        else "nothing was replaced",
     )
 
 
@@ -147,7 +157,8 @@ def _publish(temporary: Path, target: Path, force: bool) -> None:
             _link(temporary, target)
         except FileExistsError:
             raise UsageError(
-                f"the output must not exist yet; {target} appeared meanwhile", "add --force to replace it"
+                f"the output must not exist yet; {target} appeared meanwhile",
+                "add --force to replace it",
             ) from None
     with contextlib.suppress(OSError):  # it is published; some file systems cannot sync a folder
         folder = os.open(target.parent, os.O_RDONLY)
@@ -207,7 +218,9 @@ def read_bytes(source: str, limit: int = 1 << 26) -> bytes:
     except OSError as error:
         raise _unreadable(source, error) from error
     if len(data) > limit:
-        raise ClipkitError(f"{_name(source)} must be at most {limit >> 20} MiB of text; it is larger")
+        raise ClipkitError(
+            f"{_name(source)} must be at most {limit >> 20} MiB of text; it is larger"
+        )
     return data
 
 
@@ -235,9 +248,15 @@ def spooled(source: str) -> Iterator[Path]:
             return
     with contextlib.ExitStack() as stack:
         try:
-            spool = stack.enter_context(tempfile.NamedTemporaryFile(prefix="clipkit-", suffix=".h5"))
+            spool = stack.enter_context(
+                tempfile.NamedTemporaryFile(prefix="clipkit-", suffix=".h5")
+            )
             with contextlib.ExitStack() as opened:
-                stream = sys.stdin.buffer if source == STREAM else opened.enter_context(Path(source).open("rb"))
+                stream = (
+                    sys.stdin.buffer
+                    if source == STREAM
+                    else opened.enter_context(Path(source).open("rb"))
+                )
                 _copy(stream, spool)
             spool.flush()
         except OSError as error:
@@ -246,7 +265,9 @@ def spooled(source: str) -> Iterator[Path]:
             full = error.errno in FULL
             raise ClipkitError(
                 f"{_name(source)} must be copied whole before it is read; got: {error.strerror or error}",
-                f"set TMPDIR to a folder with more room than {tempfile.gettempdir()}" if full else None,
+                f"set TMPDIR to a folder with more room than {tempfile.gettempdir()}"
+                if full
+                else None,
             ) from error
         yield Path(spool.name)
 

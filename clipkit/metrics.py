@@ -120,7 +120,8 @@ def zero_shot(cosines: Floats, class_index: Ints, n_classes: int) -> tuple[Float
     class_index = np.asarray(class_index)
     if not (class_index >= 0).any():
         raise ClipkitError(
-            "zero-shot needs prompts that belong to classes; got none", "make them with textembed --classes"
+            "zero-shot needs prompts that belong to classes; got none",
+            "make them with textembed --classes",
         )
     scores = np.full((len(cosines), n_classes), -np.inf, dtype=cosines.dtype)
     for c in np.unique(class_index[class_index >= 0]):

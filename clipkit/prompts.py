@@ -23,8 +23,12 @@ from clipkit.errors import ClipkitError, UsageError
 
 STDIN = "standard input"
 SHOWN = 5  # duplicates that a warning spells out
-EDGES = "".join(filter(str.isspace, map(chr, range(0x3001)))) + "\ufeff"  # U+3000 is the last whitespace character
-CONTROLS = re.compile(r"[\x00-\x08\r\x0e-\x1b\x7f-\x84\x86-\x9f]")  # Unicode's Cc less whitespace, and a lone \r
+EDGES = (
+    "".join(filter(str.isspace, map(chr, range(0x3001)))) + "\ufeff"
+)  # U+3000 is the last whitespace character
+CONTROLS = re.compile(
+    r"[\x00-\x08\r\x0e-\x1b\x7f-\x84\x86-\x9f]"
+)  # Unicode's Cc less whitespace, and a lone \r
 
 
 @dataclass(frozen=True)
@@ -61,10 +65,14 @@ class Prompts:
         if self.blank:
             found.append(f"{self.name}: {_count(self.blank, 'blank line')} dropped")
         if self.duplicates:
-            pairs = [f"line {later} repeats line {first}" for first, later in self.duplicates[:SHOWN]]
+            pairs = [
+                f"line {later} repeats line {first}" for first, later in self.duplicates[:SHOWN]
+            ]
             rest = len(self.duplicates) - SHOWN
             pairs += [f"and {rest} more"] if rest > 0 else []
-            found.append(f"{self.name}: {_count(len(self.duplicates), 'duplicate')} kept: {', '.join(pairs)}")
+            found.append(
+                f"{self.name}: {_count(len(self.duplicates), 'duplicate')} kept: {', '.join(pairs)}"
+            )
         return found
 
 
@@ -111,7 +119,9 @@ def read(data: bytes, name: str) -> Prompts:
         texts.append(text)
         lines.append(number)
     if not texts:
-        raise ClipkitError(f"{name} must hold at least one prompt; got {'blank lines' if data else 'an empty file'}")
+        raise ClipkitError(
+            f"{name} must hold at least one prompt; got {'blank lines' if data else 'an empty file'}"
+        )
     return Prompts(name, texts, lines, blank=len(split) - len(texts), duplicates=duplicates)
 
 
@@ -233,8 +243,14 @@ def _decode(data: bytes, name: str) -> str:
 def _refuse_controls(line: str, where: str) -> None:
     if found := CONTROLS.search(line):
         character = found[0]
-        hint = r"end lines in \n or \r\n" if character == "\r" else "a prompt file is plain text, one prompt a line"
-        raise ClipkitError(f"{where} must hold no control character; got U+{ord(character):04X}", hint)
+        hint = (
+            r"end lines in \n or \r\n"
+            if character == "\r"
+            else "a prompt file is plain text, one prompt a line"
+        )
+        raise ClipkitError(
+            f"{where} must hold no control character; got U+{ord(character):04X}", hint
+        )
 
 
 def _placeholder(template: str, where: str = "") -> str:

@@ -29,7 +29,9 @@ def normalize(embeddings: ArrayLike) -> Float:
     lengths = np.linalg.norm(rows, axis=-1, keepdims=True)
     if not lengths.all():
         first = int(np.flatnonzero(lengths.ravel() == 0)[0])
-        raise ClipkitError(f"embeddings must not be zero, since a zero vector has no direction; row {first} is")
+        raise ClipkitError(
+            f"embeddings must not be zero, since a zero vector has no direction; row {first} is"
+        )
     return np.asarray(rows / lengths)
 
 
@@ -89,10 +91,17 @@ def flatness(blocks: Iterable[ArrayLike], temperatures: Sequence[float]) -> list
     >>> [round(row["mean_entropy"], 4) for row in flatness([[[0.2, 0.1]], [[0.2, 0.2]]], [1.0, 0.01])]
     [0.6925, 0.3468]
     """
-    entropies, confidences, n, k = dict.fromkeys(temperatures, 0.0), dict.fromkeys(temperatures, 0.0), 0, 0
+    entropies, confidences, n, k = (
+        dict.fromkeys(temperatures, 0.0),
+        dict.fromkeys(temperatures, 0.0),
+        0,
+        0,
+    )
     for rows in (part for block in blocks for part in _parts(np.asarray(block))):
         n, k = n + rows.shape[0], rows.shape[1]
-        below = rows.astype(np.float64) - rows.max(axis=-1, keepdims=True)  # (b, K), the highest cosine is 0
+        below = rows.astype(np.float64) - rows.max(
+            axis=-1, keepdims=True
+        )  # (b, K), the highest cosine is 0
         for tau in temperatures:
             z = below / tau
             weights = np.exp(z)
@@ -101,7 +110,11 @@ def flatness(blocks: Iterable[ArrayLike], temperatures: Sequence[float]) -> list
             confidences[tau] += float((1 / sums).sum())
     found = []
     for tau in temperatures:
-        row = {"temperature": tau, "mean_entropy": entropies[tau] / n, "max_entropy": float(np.log(k))}
+        row = {
+            "temperature": tau,
+            "mean_entropy": entropies[tau] / n,
+            "max_entropy": float(np.log(k)),
+        }
         found.append(row | {"mean_confidence": confidences[tau] / n})
     return found
 
@@ -153,7 +166,9 @@ def info_nce(similarities: ArrayLike, temperature: float = 1.0) -> tuple[float, 
     """
     square = np.asarray(similarities, dtype=np.float64)
     if square.ndim != 2 or square.shape[0] != square.shape[1]:
-        raise ClipkitError(f"a batch's similarities must be a square matrix; got the shape {square.shape}")
+        raise ClipkitError(
+            f"a batch's similarities must be a square matrix; got the shape {square.shape}"
+        )
     image_to_text = -np.diagonal(log_softmax(square, temperature)).mean()
     text_to_image = -np.diagonal(log_softmax(square.T, temperature)).mean()
     return float(image_to_text), float(text_to_image)
@@ -177,7 +192,9 @@ def singular_values(embeddings: ArrayLike) -> NDArray[np.float64]:
     >>> singular_values([[1, 0, 0], [0, 2, 0], [0, 3, 0]]).round(4)
     array([1.4142, 1.    , 0.    ])
     """
-    return np.asarray(np.linalg.svd(normalize(np.asarray(embeddings, np.float64)), compute_uv=False))
+    return np.asarray(
+        np.linalg.svd(normalize(np.asarray(embeddings, np.float64)), compute_uv=False)
+    )
 
 
 def effective_rank(values: ArrayLike) -> float:
@@ -201,4 +218,6 @@ def random_directions(count: int, dim: int, seed: int) -> NDArray[np.float64]:
            [-0.3999,  0.3226, -0.8579]])
     """
     # RandomState, whose draws are the same in every NumPy
-    return np.asarray(normalize(np.random.RandomState(seed).standard_normal((count, dim))), np.float64)
+    return np.asarray(
+        normalize(np.random.RandomState(seed).standard_normal((count, dim))), np.float64
+    )

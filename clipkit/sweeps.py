@@ -68,12 +68,17 @@ class Task:
 
     def cosines(self, part: Part) -> Any:
         """Cosines (N, K) of a part of logits, embeddings (N, D) of a part of images."""
-        return part.take(self.source.splits[part.split].features) * np.float32(self.source.temperature or 1)
+        return part.take(self.source.splits[part.split].features) * np.float32(
+            self.source.temperature or 1
+        )
 
     def run(self, fit: Part, scored: Part, grid: Grid) -> list[Run]:
         """Fit on one part and predict another, for every (tau, C) of a grid."""
         x, y, z = self.cosines(fit), self.labels(fit), self.cosines(scored)
-        taus, Cs = list(dict.fromkeys(tau or 1.0 for tau, _ in grid)), list(dict.fromkeys(C for _, C in grid))
+        taus, Cs = (
+            list(dict.fromkeys(tau or 1.0 for tau, _ in grid)),
+            list(dict.fromkeys(C for _, C in grid)),
+        )
         self._warn_of_unseen(fit, scored)
         with console.progress(f"fitting {self.classifier}", "steps") as progress:
             sweep = functools.partial(
@@ -95,7 +100,9 @@ class Task:
         unseen = metrics.unseen(self.labels(fit), self.labels(scored))
         if len(unseen):
             first = self.source.class_names[unseen[0]] if self.source.class_names else unseen[0]
-            many = f"{len(unseen)} classes of {scored.name} do not occur in {fit.name} ({first}, say)"
+            many = (
+                f"{len(unseen)} classes of {scored.name} do not occur in {fit.name} ({first}, say)"
+            )
             console.warn(f"{many}: all their rows count as wrong")
 
     def rows(self, fit: Part, scored: Part, grid: Grid, runs: list[Run]) -> list[dict[str, Any]]:
@@ -121,12 +128,17 @@ class Task:
             )
         return found
 
-    def _flatness(self, part: Part, taus: list[float | None]) -> dict[float | None, dict[str, float]]:
+    def _flatness(
+        self, part: Part, taus: list[float | None]
+    ) -> dict[float | None, dict[str, float]]:
         """Mean entropy (nats) and confidence of logits at each temperature."""
         if self.source.kind == "images":
             return {}
         rows = scores.flatness([self.cosines(part)], [tau for tau in taus if tau])
-        return {row["temperature"]: {key: row[key] for key in ("mean_entropy", "mean_confidence")} for row in rows}
+        return {
+            row["temperature"]: {key: row[key] for key in ("mean_entropy", "mean_confidence")}
+            for row in rows
+        }
 
 
 def report(
@@ -148,7 +160,9 @@ def report(
         tried = task.run(lesser, held, grid)
         stages = [(lesser, held, grid, tried)]
         if eval_split in task.source.splits and eval_split not in (held.name, fit_split):
-            accuracies = [metrics.accuracy(task.labels(held), run.predicted[held.name]) for run in tried]
+            accuracies = [
+                metrics.accuracy(task.labels(held), run.predicted[held.name]) for run in tried
+            ]
             best, scored = [grid[int(np.argmax(accuracies))]], task.part(eval_split)
             stages.append((fit, scored, best, task.run(fit, scored, best)))
     rows = [row for stage in stages for row in task.rows(*stage)]
@@ -157,7 +171,9 @@ def report(
         source = task.source.splits[scored.split]
         ids = source.ids if scored.rows is None else [source.ids[i] for i in scored.rows]
         splits[scored.name] = Split(
-            labels=task.labels(scored), ids=ids, predicted=np.stack([run.predicted[scored.name] for run in runs])
+            labels=task.labels(scored),
+            ids=ids,
+            predicted=np.stack([run.predicted[scored.name] for run in runs]),
         )
     return rows, splits
 
@@ -170,6 +186,8 @@ def _held_out(task: Task, fit: Part, val: str) -> tuple[Part, Part]:
         fraction = float(val)
     except ValueError:
         there = ", ".join(task.source.splits)
-        raise UsageError(f"--val must be a fraction such as 0.1, or one of the splits {there}; got {val!r}") from None
+        raise UsageError(
+            f"--val must be a fraction such as 0.1, or one of the splits {there}; got {val!r}"
+        ) from None
     kept, aside = metrics.split_off(task.labels(fit), fraction, task.seed)
     return Part(fit.split, kept, f"{fit.name}-val"), Part(fit.split, aside, "val")

@@ -12,10 +12,21 @@ from typing import Any
 from clipkit.console import escaped
 
 FORMATS = ("table", "tsv", "csv", "json")
-PERCENT = {"acc1", "acc1_low", "acc1_high", "acc5", "mean_per_class_recall", "mean_confidence", "purity", "f1"}
+PERCENT = {
+    "acc1",
+    "acc1_low",
+    "acc1_high",
+    "acc5",
+    "mean_per_class_recall",
+    "mean_confidence",
+    "purity",
+    "f1",
+}
 
 
-def render(rows: Sequence[Mapping[str, Any]], format: str | None = None, title: str | None = None) -> str:
+def render(
+    rows: Sequence[Mapping[str, Any]], format: str | None = None, title: str | None = None
+) -> str:
     """Rows as text; every row has the same columns.
 
     Parameters
@@ -30,7 +41,10 @@ def render(rows: Sequence[Mapping[str, Any]], format: str | None = None, title: 
     format = format or ("table" if sys.stdout.isatty() else "tsv")
     columns = list(rows[0]) if rows else []
     if format == "json":
-        return json.dumps([{name: _plain(row[name]) for name in columns} for row in rows], indent=2) + "\n"
+        return (
+            json.dumps([{name: _plain(row[name]) for name in columns} for row in rows], indent=2)
+            + "\n"
+        )
     if format == "table":
         return _table(rows, columns, title)
     lines = [columns, *([_cell(row[name]) for name in columns] for row in rows)]
@@ -39,7 +53,9 @@ def render(rows: Sequence[Mapping[str, Any]], format: str | None = None, title: 
     return _csv(lines)
 
 
-def emit(rows: Sequence[Mapping[str, Any]], format: str | None = None, title: str | None = None) -> None:
+def emit(
+    rows: Sequence[Mapping[str, Any]], format: str | None = None, title: str | None = None
+) -> None:
     """Print rows on standard output."""
     sys.stdout.write(render(rows, format, title))
 
@@ -58,7 +74,11 @@ def _table(rows: Sequence[Mapping[str, Any]], columns: list[str], title: str | N
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, title=None if title is None else Text(escaped(title)), title_justify="left")
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        title=None if title is None else Text(escaped(title)),
+        title_justify="left",
+    )
     for name in columns:
         numeric = all(isinstance(_plain(row[name]), (int, float, type(None))) for row in rows)
         unit = " %" if name in PERCENT else " (nats)" if name.endswith("_entropy") else ""

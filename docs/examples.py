@@ -73,11 +73,19 @@ def options(command: str) -> str:
     for parameter in typer.main.get_command(app).commands[command].params:  # type: ignore[attr-defined]
         if "--help" in parameter.opts:
             continue
-        names = [*parameter.opts, *parameter.secondary_opts] if parameter.opts[0].startswith("-") else []
+        names = (
+            [*parameter.opts, *parameter.secondary_opts]
+            if parameter.opts[0].startswith("-")
+            else []
+        )
         value = "" if getattr(parameter, "is_flag", False) else parameter.metavar or "N"
         shown = " ".join(f"`{name}`" for name in names) + (f" `{value}`" if value else "")
         default = parameter.default
-        words = [str(default)] if isinstance(default, str | int | float) and default is not False else default or []
+        words = (
+            [str(default)]
+            if isinstance(default, str | int | float) and default is not False
+            else default or []
+        )
         cells = [shown.strip(), parameter.help or "", f"`{','.join(words)}`" if words else ""]
         rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return f"<!-- options {command} -->\n" + "\n".join(rows) + "\n"
@@ -91,7 +99,9 @@ def refresh(page: Path) -> str:
         (folder / "prompts").symlink_to(ROOT / "prompts")
 
         def again(match: re.Match[str]) -> str:
-            shown = [f"$ {item.command}\n{run(item.command, folder)}" for item in examples(match[1])]
+            shown = [
+                f"$ {item.command}\n{run(item.command, folder)}" for item in examples(match[1])
+            ]
             return f"```console\n{''.join(shown)}```"
 
         text = BLOCK.sub(again, text)

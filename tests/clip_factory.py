@@ -28,14 +28,27 @@ def write_tokenizer(folder: Path, length: int = 77) -> None:
     package = importlib.util.find_spec("open_clip")
     assert package is not None
     assert package.origin is not None
-    with gzip.open(Path(package.origin).with_name("bpe_simple_vocab_16e6.txt.gz"), "rt", encoding="utf-8") as stream:
+    with gzip.open(
+        Path(package.origin).with_name("bpe_simple_vocab_16e6.txt.gz"), "rt", encoding="utf-8"
+    ) as stream:
         merges = stream.read().split("\n")[1 : MERGES + 1]
     letters = sorted(ByteLevel.alphabet())
-    tokens = [*letters, *(letter + "</w>" for letter in letters), *(merge.replace(" ", "") for merge in merges)]
-    write_json(folder / "vocab.json", **{token: index for index, token in enumerate([*tokens, START, END])})
+    tokens = [
+        *letters,
+        *(letter + "</w>" for letter in letters),
+        *(merge.replace(" ", "") for merge in merges),
+    ]
+    write_json(
+        folder / "vocab.json", **{token: index for index, token in enumerate([*tokens, START, END])}
+    )
     (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]), encoding="utf-8")
     special = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": END}
-    write_json(folder / "tokenizer_config.json", tokenizer_class="CLIPTokenizer", model_max_length=length, **special)
+    write_json(
+        folder / "tokenizer_config.json",
+        tokenizer_class="CLIPTokenizer",
+        model_max_length=length,
+        **special,
+    )
 
 
 def write_processor(folder: Path, size: int) -> None:
@@ -71,22 +84,40 @@ def write_model(folder: Path, kind: Any, config: Any, seed: int) -> Path:
 
 
 def tower(width: int) -> dict[str, int]:
-    return {"hidden_size": width, "intermediate_size": 2 * width, "num_hidden_layers": 2, "num_attention_heads": 2}
+    return {
+        "hidden_size": width,
+        "intermediate_size": 2 * width,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    }
 
 
-def tiny_clip(folder: Path, seed: int = 0, *, width: int = 32, dim: int = 16, image_size: int = 32) -> Path:
+def tiny_clip(
+    folder: Path, seed: int = 0, *, width: int = 32, dim: int = 16, image_size: int = 32
+) -> Path:
     """A CLIP of two layers a tower with the whole vocabulary, made and loaded in a blink."""
     vision = {**tower(width), "image_size": image_size, "patch_size": image_size // 4}
     return write_model(
-        folder, CLIPModel, CLIPConfig(text_config=tower(width), vision_config=vision, projection_dim=dim), seed
+        folder,
+        CLIPModel,
+        CLIPConfig(text_config=tower(width), vision_config=vision, projection_dim=dim),
+        seed,
     )
 
 
 def tiny_siglip(folder: Path, seed: int = 0) -> Path:
     """A SigLIP of two layers a tower; its tokenizer is CLIP's."""
-    text = {**tower(32), "vocab_size": 49408, "bos_token_id": 49406, "eos_token_id": 49407, "pad_token_id": 49407}
+    text = {
+        **tower(32),
+        "vocab_size": 49408,
+        "bos_token_id": 49406,
+        "eos_token_id": 49407,
+        "pad_token_id": 49407,
+    }
     vision = {**tower(32), "image_size": 32, "patch_size": 8}
-    return write_model(folder, SiglipModel, SiglipConfig(text_config=text, vision_config=vision), seed)
+    return write_model(
+        folder, SiglipModel, SiglipConfig(text_config=text, vision_config=vision), seed
+    )
 
 
 def vit_b32(folder: Path, seed: int = 0) -> Path:
@@ -102,7 +133,12 @@ def openai_form(folder: Path, seed: int = 0) -> Path:
         weights[f"{name}.embeddings.position_ids"] = torch.arange(count)[None]
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     config = json.loads((folder / "config.json").read_text())
-    config["text_config"] |= {"bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1, "projection_dim": 512}
+    config["text_config"] |= {
+        "bos_token_id": 0,
+        "eos_token_id": 2,
+        "pad_token_id": 1,
+        "projection_dim": 512,
+    }
     config["vision_config"] |= {"projection_dim": 512}
     config |= {"torch_dtype": "float32", "transformers_version": None}
     config.pop("dtype", None)

@@ -23,7 +23,9 @@ def cifar10_root() -> Path:
     if given := os.environ.get("CLIPKIT_CIFAR10"):
         return Path(given)
     if not ARCHIVE.exists():
-        pytest.skip("CIFAR-10 as JPEG files is absent: set CLIPKIT_CIFAR10 to a folder with train/ and test/")
+        pytest.skip(
+            "CIFAR-10 as JPEG files is absent: set CLIPKIT_CIFAR10 to a folder with train/ and test/"
+        )
     cache = Path(tempfile.gettempdir()) / f"clipkit-tests-{os.getuid()}" / "cifar10"
     if not cache.exists():
         scratch = Path(tempfile.mkdtemp(dir=cache.parent if cache.parent.exists() else None))
@@ -43,7 +45,18 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def img_h5(work: Path, tiny_clip_dir: Path) -> Path:
     """Embeddings of 120 + 80 handwritten digits from a small random CLIP."""
-    ok("embed", "digits", "--limit", 120, "--model", tiny_clip_dir, "--precision", "fp32", "-o", work / "img.h5")
+    ok(
+        "embed",
+        "digits",
+        "--limit",
+        120,
+        "--model",
+        tiny_clip_dir,
+        "--precision",
+        "fp32",
+        "-o",
+        work / "img.h5",
+    )
     return work / "img.h5"
 
 
@@ -71,7 +84,16 @@ def prompts_txt(work: Path) -> Path:
 @pytest.fixture(scope="session")
 def txt_h5(work: Path, prompts_txt: Path, tiny_clip_dir: Path) -> Path:
     """Embeddings of the twelve prompts."""
-    ok("textembed", prompts_txt, "--model", tiny_clip_dir, "--precision", "fp32", "-o", work / "txt.h5")
+    ok(
+        "textembed",
+        prompts_txt,
+        "--model",
+        tiny_clip_dir,
+        "--precision",
+        "fp32",
+        "-o",
+        work / "txt.h5",
+    )
     return work / "txt.h5"
 
 
@@ -85,7 +107,17 @@ def logits_h5(work: Path, img_h5: Path, txt_h5: Path) -> Path:
 @pytest.fixture(scope="session")
 def class_logits_h5(work: Path, img_h5: Path, tiny_clip_dir: Path) -> Path:
     """Cosines of the digits with one prompt a class."""
-    ok("textembed", "--classes", img_h5, "--model", tiny_clip_dir, "--precision", "fp32", "-o", work / "classes.h5")
+    ok(
+        "textembed",
+        "--classes",
+        img_h5,
+        "--model",
+        tiny_clip_dir,
+        "--precision",
+        "fp32",
+        "-o",
+        work / "classes.h5",
+    )
     ok("logits", img_h5, work / "classes.h5", "-o", work / "class-logits.h5")
     return work / "class-logits.h5"
 

@@ -37,7 +37,11 @@ def refused(result: Any, code: int, *parts: str) -> str:
 
 def contents(folder: Path) -> dict[str, bytes]:
     """Every file below a folder."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
 
 
 @contextlib.contextmanager
@@ -67,9 +71,16 @@ def content(kind: str) -> tuple[dict[str, Any], dict[str, Any]]:
     elif kind == "logits":
         found = splits | texts | {name: value[:, :3] / 10 for name, value in matrices.items()}
     else:
-        found = {"runs/acc1": np.array([0.5, 0.25])} | {f"test/{key}": value for key, value in rows.items()}
+        found = {"runs/acc1": np.array([0.5, 0.25])} | {
+            f"test/{key}": value for key, value in rows.items()
+        }
         found["test/predicted"] = np.zeros((2, 6), int)
-    attributes: dict[str, Any] = {"format": "clipkit", "version": 1, "kind": kind, "history": json.dumps(history)}
+    attributes: dict[str, Any] = {
+        "format": "clipkit",
+        "version": 1,
+        "kind": kind,
+        "history": json.dumps(history),
+    }
     if kind == "logits":
         attributes |= {"temperature": 1.0, "logit_scale": 100.0}
     return attributes, found | {"class_names": names}
@@ -97,11 +108,18 @@ def forge(
             h5.create_dataset(name, data=array).attrs["sha256"] = np.bytes_(shas)
             entries[name] = {"dtype": array.dtype.str, "shape": list(array.shape), "sha256": shas}
         text = json.dumps(
-            {"attributes": root, "datasets": entries}, sort_keys=True, separators=(",", ":"), ensure_ascii=False
+            {"attributes": root, "datasets": entries},
+            sort_keys=True,
+            separators=(",", ":"),
+            ensure_ascii=False,
         )
         digest = "sha256:" + hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
         for name, value in {**root, "digest": digest, "complete": 1}.items():
-            h5.attrs[name] = np.bytes_(value.encode("utf-8", "surrogatepass")) if isinstance(value, str) else value
+            h5.attrs[name] = (
+                np.bytes_(value.encode("utf-8", "surrogatepass"))
+                if isinstance(value, str)
+                else value
+            )
     return path
 
 

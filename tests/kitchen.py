@@ -45,8 +45,12 @@ class Kitchen:
         script.write_text(CLIENT.format(python=sys.executable, address=address))
         script.chmod(0o755)
         (folder / ".installed").touch()
-        threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")  # a pool would not survive a fork
-        self.server = subprocess.Popen([sys.executable, __file__, address], env={**os.environ, **threads})
+        threads = dict.fromkeys(
+            ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"
+        )  # a pool would not survive a fork
+        self.server = subprocess.Popen(
+            [sys.executable, __file__, address], env={**os.environ, **threads}
+        )
         while not Path(address).exists():
             assert self.server.poll() is None
             time.sleep(0.05)
@@ -68,8 +72,16 @@ def kitchen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kitchen]:
 def make(kitchen: Kitchen, tiny_clip_dir: Path) -> Make:
     """Run make, unless said on digits with a small random CLIP, two seeds and three prompt sets."""
 
-    def run(*words: object, out: Path, check: bool = True, **variables: object) -> subprocess.CompletedProcess[str]:
-        settings = {"DATASET": "digits", "MODEL": tiny_clip_dir, "LIMIT": 60, "PRECISION": "fp32", "RESULTS": out}
+    def run(
+        *words: object, out: Path, check: bool = True, **variables: object
+    ) -> subprocess.CompletedProcess[str]:
+        settings = {
+            "DATASET": "digits",
+            "MODEL": tiny_clip_dir,
+            "LIMIT": 60,
+            "PRECISION": "fp32",
+            "RESULTS": out,
+        }
         settings |= {"VENV": kitchen.venv, "INSTALLED": kitchen.venv / ".installed"}
         settings |= {"SEEDS": "42 1", "SETS": "generic16 generic32 generic415", **variables}
         line = ["make", *map(str, words), *(f"{name}={value}" for name, value in settings.items())]
@@ -91,14 +103,31 @@ def ran(make: Make, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def environment() -> dict[str, str]:
     """The environment without what a make above this one has put there."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    return {
+        name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))
+    }
 
 
 def serve(address: str) -> NoReturn:
     """Load everything, then fork for each connection."""
-    for name in ("torch", "transformers.models.clip.modeling_clip", "sklearn.svm", "sklearn.cluster"):
+    for name in (
+        "torch",
+        "transformers.models.clip.modeling_clip",
+        "sklearn.svm",
+        "sklearn.cluster",
+    ):
         importlib.import_module(name)
-    for name in ("cli", "clusters", "datasets", "embed", "figures", "models", "probes", "store", "sweeps"):
+    for name in (
+        "cli",
+        "clusters",
+        "datasets",
+        "embed",
+        "figures",
+        "models",
+        "probes",
+        "store",
+        "sweeps",
+    ):
         importlib.import_module(f"clipkit.{name}")
 
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
@@ -126,7 +155,9 @@ def attend(connection: socket.socket) -> NoReturn:
         for number, stream in enumerate(streams):
             os.dup2(stream, number)
             os.close(stream)
-        sys.stdin, sys.stdout, sys.stderr = (open(n, mode, closefd=False) for n, mode in enumerate("rww"))  # noqa: SIM115
+        sys.stdin, sys.stdout, sys.stderr = (
+            open(n, mode, closefd=False) for n, mode in enumerate("rww")
+        )
         from clipkit import cli
 
         sys.argv, code = ["clipkit", *words], 0

@@ -67,7 +67,11 @@ def test_imports_point_one_way(path: Path) -> None:
     here = room(path)
     if here in ("commands", "cli", "__main__", "__init__", "tiny"):
         return
-    others = {room(PACKAGE / f"{name.split('.')[1]}.py") for name in imports(path) if name.startswith("clipkit.")}
+    others = {
+        room(PACKAGE / f"{name.split('.')[1]}.py")
+        for name in imports(path)
+        if name.startswith("clipkit.")
+    }
     others = {other for other in others if other != here and other not in GROUND}
     allowed = {ROOM_OF.get(name, name) for name in ABOVE.get(here, set())}
     assert others <= allowed, f"{path.name} imports {others - allowed}"
@@ -80,7 +84,9 @@ def test_files_and_functions_stay_small(path: Path) -> None:
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             assert node.end_lineno is not None
-            lines = node.end_lineno - node.lineno - len((ast.get_docstring(node) or "").splitlines())
+            lines = (
+                node.end_lineno - node.lineno - len((ast.get_docstring(node) or "").splitlines())
+            )
             signature = node.body[0].lineno - node.lineno  # options stand one a line
             assert lines - signature <= 40, f"{node.name}: {lines - signature} lines"
 
@@ -88,7 +94,10 @@ def test_files_and_functions_stay_small(path: Path) -> None:
 def loaded(code: str) -> set[str]:
     """The modules in memory after running `code` in a new process."""
     run = subprocess.run(
-        [sys.executable, "-c", f"{code}\nimport sys; print(*sys.modules)"], capture_output=True, text=True, check=True
+        [sys.executable, "-c", f"{code}\nimport sys; print(*sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return set(run.stdout.split())
 
@@ -100,6 +109,8 @@ def test_help_loads_nothing_heavy() -> None:
 
 def test_entropy_loads_no_model_classifier_or_figure(logits_h5: Path) -> None:
     run = f"app(['entropy', {str(logits_h5)!r}])"
-    found = loaded(f"from clipkit.cli import app\ntry: {run}\nexcept SystemExit as end: assert end.code == 0")
+    found = loaded(
+        f"from clipkit.cli import app\ntry: {run}\nexcept SystemExit as end: assert end.code == 0"
+    )
     assert not found & {"torch", "transformers", "sklearn", "matplotlib"}
     assert "h5py" in found

@@ -34,14 +34,24 @@ def same_files(folder: Path, ran: Path) -> None:
 
 
 def test_the_thesis_as_a_dry_run_reads_like_its_method(make: Make, tmp_path: Path) -> None:
-    variables = {"DATASET": "", "MODEL": "openai/clip-vit-base-patch32", "LIMIT": "", "PRECISION": "", "SEEDS": "42"}
+    variables = {
+        "DATASET": "",
+        "MODEL": "openai/clip-vit-base-patch32",
+        "LIMIT": "",
+        "PRECISION": "",
+        "SEEDS": "42",
+    }
     text = make("-n", "thesis", out=tmp_path, **variables).stdout
     assert not list(tmp_path.iterdir())
     lines = commands(text)
-    assert all(line.startswith(("clipkit ", "mkdir -p ", "echo ", "make")) for line in text.splitlines())
+    assert all(
+        line.startswith(("clipkit ", "mkdir -p ", "echo ", "make")) for line in text.splitlines()
+    )
     embedded = [line.split()[2] for line in lines if line.startswith("clipkit embed")]
     assert embedded == ["cifar10", "cifar100", "imagenette", "tiny-imagenet", "food101"]
-    assert [line for line in lines if "--classes 100" in line] == [line for line in lines if "embed tiny-i" in line]
+    assert [line for line in lines if "--classes 100" in line] == [
+        line for line in lines if "embed tiny-i" in line
+    ]
     outputs = [line.split(" -o ")[1].split()[0] for line in lines]
     assert len(set(outputs)) == len(outputs)
     assert sum(line.startswith("clipkit report") for line in lines) == 5
@@ -69,7 +79,9 @@ def test_variables_reach_the_commands(make: Make, tmp_path: Path) -> None:
         ("/models/mine/", "mine-photos"),
     ],
 )
-def test_a_folder_is_called_after_model_and_data(model: str, folder: str, make: Make, tmp_path: Path) -> None:
+def test_a_folder_is_called_after_model_and_data(
+    model: str, folder: str, make: Make, tmp_path: Path
+) -> None:
     text = make("-n", "chapter5", out=tmp_path, MODEL=model, DATASET="/data/photos/").stdout
     assert f"clipkit report {tmp_path}/{folder} " in text
 
@@ -110,7 +122,9 @@ def test_what_is_gone_is_made_again_and_nothing_else(ran: Path, make: Make) -> N
     (ran / "elsewhere").rename(ran / "img.h5")
 
 
-def test_a_changed_prompt_file_is_embedded_again_with_what_follows(ran: Path, make: Make, tmp_path: Path) -> None:
+def test_a_changed_prompt_file_is_embedded_again_with_what_follows(
+    ran: Path, make: Make, tmp_path: Path
+) -> None:
     lines = commands(make("-n", "thesis", "-W", "prompts/generic415.txt", out=ran.parent).stdout)
     assert sum("generic415" in line for line in lines) > 4
     assert not any("generic32.logits" in line or "clipkit embed" in line for line in lines)
@@ -132,7 +146,9 @@ def test_other_settings_are_refused(ran: Path, make: Make) -> None:
         ({"DATASET": "my photos"}, "DATASET must hold no space; got my photos"),
     ],
 )
-def test_wrong_words_are_refused(wrong: dict[str, str], message: str, make: Make, tmp_path: Path) -> None:
+def test_wrong_words_are_refused(
+    wrong: dict[str, str], message: str, make: Make, tmp_path: Path
+) -> None:
     done = make("-n", "chapter2", out=tmp_path, check=False, **wrong)
     assert done.returncode == 2
     assert message in done.stderr
@@ -156,16 +172,22 @@ def test_a_report_has_the_twin_that_is_asked_for(ran: Path, make: Make, tmp_path
     shutil.copytree(twin := ran.with_name("tiny-clip-untrained7-digits"), tmp_path / twin.name)
     assert commands(make("-n", "chapter2", out=tmp_path, UNTRAINED=7).stdout) == []
     report = (folder / "report.md").read_text()
-    (folder / "report.md").write_text(report.replace("seed 7", "seed 8"))  # as another UNTRAINED has left it
+    (folder / "report.md").write_text(
+        report.replace("seed 7", "seed 8")
+    )  # as another UNTRAINED has left it
     make("chapter2", out=tmp_path, UNTRAINED=7)
     assert (folder / "report.md").read_text() == report
 
 
-def test_a_twin_of_another_data_set_or_without_embeddings_is_none(ran: Path, make: Make, tmp_path: Path) -> None:
+def test_a_twin_of_another_data_set_or_without_embeddings_is_none(
+    ran: Path, make: Make, tmp_path: Path
+) -> None:
     shutil.copytree(ran, tmp_path / ran.name)
     for name in ("tiny-clip-untrained7-my-digits", "tiny-clip-untrained8-digits"):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "settings").write_text("MODEL=tiny DATASET=my-digits LIMIT= PRECISION=\n")
+        (tmp_path / name / "settings").write_text(
+            "MODEL=tiny DATASET=my-digits LIMIT= PRECISION=\n"
+        )
     (tmp_path / "tiny-clip-untrained7-my-digits" / "img.h5").touch()
     assert commands(make("-n", "thesis", out=tmp_path).stdout) == []
 
@@ -181,19 +203,30 @@ def test_a_report_is_made_of_whole_results(ran: Path, make: Make, tmp_path: Path
 def test_the_environment_is_made_once(make: Make, tmp_path: Path) -> None:
     """By the first make, before those of the data sets want it."""
     python, venv = tmp_path / "python", tmp_path / "venv"
-    pip = f"printf '#!/bin/sh\\nsleep 0.3\\n' > {venv}/bin/pip; cp {venv}/bin/pip {venv}/bin/clipkit"
-    python.write_text(f"#!/bin/sh\necho $* >> {tmp_path}/log\nmkdir -p {venv}/bin; {pip}; chmod +x {venv}/bin/*\n")
+    pip = (
+        f"printf '#!/bin/sh\\nsleep 0.3\\n' > {venv}/bin/pip; cp {venv}/bin/pip {venv}/bin/clipkit"
+    )
+    python.write_text(
+        f"#!/bin/sh\necho $* >> {tmp_path}/log\nmkdir -p {venv}/bin; {pip}; chmod +x {venv}/bin/*\n"
+    )
     python.chmod(0o755)
     where = {"VENV": venv, "INSTALLED": venv / ".installed", "PYTHON": python}
     make("-j2", "-k", "chapter2", out=tmp_path, DATASET="", check=False, **where)
     assert (tmp_path / "log").read_text() == f"-m venv {venv}\n"
 
 
-def test_an_interrupted_run_goes_on_where_it_was(ran: Path, make: Make, kitchen: Kitchen, tmp_path: Path) -> None:
+def test_an_interrupted_run_goes_on_where_it_was(
+    ran: Path, make: Make, kitchen: Kitchen, tmp_path: Path
+) -> None:
     line = make("-n", "chapter3", out=tmp_path).args
     line.remove("-n")
     running = subprocess.Popen(
-        line, cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        line,
+        cwd=ROOT,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
     )
     folder = tmp_path / ran.name
     while not (folder / "generic16.logits.h5").exists():
@@ -222,7 +255,11 @@ def test_a_failed_command_leaves_no_target(
     done = make("chapter2", out=tmp_path, VENV=tmp_path / "venv", check=False)
     assert done.returncode == 2
     folder = tmp_path / ran.name
-    target = {"probe": "img.svm.h5", "zeroshot": "classes.logits.zeroshot.h5", "report": "report.md"}[command]
+    target = {
+        "probe": "img.svm.h5",
+        "zeroshot": "classes.logits.zeroshot.h5",
+        "report": "report.md",
+    }[command]
     assert (folder / "img.h5").exists()
     assert not (folder / target).exists()
     make("chapter2", out=tmp_path)
@@ -266,7 +303,15 @@ def test_the_page_on_the_thesis_has_the_numbers_of_today(make: Make, tmp_path: P
     sys.path.insert(0, str(ROOT / "docs"))
     import thesis as docs
 
-    make("chapter3", "-j2", out=tmp_path / "small", MODEL="tiny", DATASET="shapes", LIMIT=500, UNTRAINED=7)
+    make(
+        "chapter3",
+        "-j2",
+        out=tmp_path / "small",
+        MODEL="tiny",
+        DATASET="shapes",
+        LIMIT=500,
+        UNTRAINED=7,
+    )
     report = (tmp_path / "small" / "tiny-shapes" / "report.md").read_text()
     page = docs.PAGE.read_text()
     (shown,) = [match[0] for match in docs.BLOCK.finditer(page) if match[2] == "small/tiny-shapes"]
@@ -275,7 +320,10 @@ def test_the_page_on_the_thesis_has_the_numbers_of_today(make: Make, tmp_path: P
     for label, cells in told.items():
         assert list(cells) == list(found[label])
         for column, cell in cells.items():
-            a, b = ([float(x) for x in re.findall(r"\d+\.\d+", text)] for text in (cell, found[label][column]))
+            a, b = (
+                [float(x) for x in re.findall(r"\d+\.\d+", text)]
+                for text in (cell, found[label][column])
+            )
             assert a == pytest.approx(b, abs=0.002 if "nats" in label else 1.0), (label, column)
     for name in docs.PICTURE.findall(page):
         assert (docs.PAGE.parent / "images" / "thesis" / name).exists()

@@ -32,22 +32,35 @@ class ByHand:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         images = store.read(folder / "img.h5")
-        self.x, self.y = ({s: getattr(images.splits[s], k) for s in ("train", "test")} for k in ("features", "labels"))
+        self.x, self.y = (
+            {s: getattr(images.splits[s], k) for s in ("train", "test")}
+            for k in ("features", "labels")
+        )
         self.names = images.class_names
 
     def cosines(self, prompts: str | Any) -> dict[str, Any]:
-        t = store.read(self.folder / f"{prompts}.h5").features if isinstance(prompts, str) else prompts
+        t = (
+            store.read(self.folder / f"{prompts}.h5").features
+            if isinstance(prompts, str)
+            else prompts
+        )
         t = t / np.linalg.norm(t, axis=1, keepdims=True)
         return {s: x / np.linalg.norm(x, axis=1, keepdims=True) @ t.T for s, x in self.x.items()}
 
     def random(self, k: int, seed: int) -> dict[str, Any]:
-        return self.cosines(np.random.RandomState(seed).standard_normal((k, self.x["train"].shape[1])))
+        return self.cosines(
+            np.random.RandomState(seed).standard_normal((k, self.x["train"].shape[1]))
+        )
 
     def accuracy(self, model: Any, z: dict[str, Any]) -> float:
-        return float((model.fit(z["train"], self.y["train"]).predict(z["test"]) == self.y["test"]).mean())
+        return float(
+            (model.fit(z["train"], self.y["train"]).predict(z["test"]) == self.y["test"]).mean()
+        )
 
     def svm(self, z: dict[str, Any], tau: float = 1, C: float = 1) -> float:
-        return self.accuracy(SVC(kernel="linear", C=C, random_state=42), {s: v / tau for s, v in z.items()})
+        return self.accuracy(
+            SVC(kernel="linear", C=C, random_state=42), {s: v / tau for s, v in z.items()}
+        )
 
     def chosen(self, make: Any, z: dict[str, Any], name: str) -> tuple[float, float]:
         """Accuracy on test at the tau that a result says is best on its validation rows, and that tau."""
@@ -87,7 +100,10 @@ def chapters_2_and_3(hand: ByHand) -> Iterator[tuple[str, Numbers]]:
     order = np.argsort(-hand.cosines("classes")["test"], axis=1)
     right = order == hand.y["test"][:, None]
     yield '2.3 zero-shot, "a photo of a {class}" (%)', hand.interval(right[:, 0].mean())
-    yield "2.3 zero-shot, class among the first five (%)", hand.interval(right[:, :5].any(axis=1).mean())
+    yield (
+        "2.3 zero-shot, class among the first five (%)",
+        hand.interval(right[:, :5].any(axis=1).mean()),
+    )
     z = hand.cosines("generic32")
     yield "3.1 SVM on the cosines of 32 generic prompts (%)", hand.interval(hand.svm(z))
     yield "3.1 logistic regression on the same (%)", hand.interval(hand.accuracy(logreg(), z))
@@ -134,7 +150,9 @@ def chapter_5(hand: ByHand) -> Iterator[tuple[str, Numbers]]:
         runs = [KMeans(10, random_state=seed, n_init=10).fit_predict(values) for seed in SEEDS]
         purities = [sum(np.bincount(y[run == c]).max() for c in range(10)) / len(y) for run in runs]
         others = {"NMI": normalized_mutual_info_score, "ARI": adjusted_rand_score}
-        measured = {"purity": purities} | {name: [f(y, run) for run in runs] for name, f in others.items()}
+        measured = {"purity": purities} | {
+            name: [f(y, run) for run in runs] for name, f in others.items()
+        }
         for name, found in measured.items():
             yield f"5 {name}, {what}", (found[0], min(found), max(found))
 
@@ -163,7 +181,10 @@ def test_every_comparison(ran: Path, page: dict[str, dict[str, str]]) -> None:
     assert set(compared) == set(expected)
     for label, cell in compared.items():
         close(label, cell, expected[label])
-    exact = [numbers(cell)[0] == pytest.approx(expected[label][0], abs=0.006) for label, cell in compared.items()]
+    exact = [
+        numbers(cell)[0] == pytest.approx(expected[label][0], abs=0.006)
+        for label, cell in compared.items()
+    ]
     assert np.mean(exact) > 0.9  # all but a row here and there that lies on the margin
 
 
@@ -213,13 +234,19 @@ def test_the_grid_is_constant_along_c_over_tau_squared_and_only_of_cosines(
         agree, lines = [], {}
         for tau, C, found in zip(runs["temperature"], runs["C"], runs["acc1"], strict=True):
             assert C in Cs
-            expected = hand.accuracy(SVC(kernel="linear", C=C), {s: bend(v, tau) for s, v in z.items()})
+            expected = hand.accuracy(
+                SVC(kernel="linear", C=C), {s: bend(v, tau) for s, v in z.items()}
+            )
             agree.append(abs(found - expected) < 1.01 / 60)
             lines.setdefault(round(C / tau**2, 3), []).append(found)
-        assert sum(agree) >= 18  # where every row is a support vector at its bound, the intercept is anyone's
+        assert (
+            sum(agree) >= 18
+        )  # where every row is a support vector at its bound, the intercept is anyone's
         spread = max(max(line) - min(line) for line in lines.values())
         cells = page[label]
-        assert numbers(cells["largest difference at one C / τ² (points)"]) == pytest.approx((100 * spread,), abs=0.006)
+        assert numbers(cells["largest difference at one C / τ² (points)"]) == pytest.approx(
+            (100 * spread,), abs=0.006
+        )
         span = (100 * min(runs["acc1"]), 100 * max(runs["acc1"]))
         assert numbers(cells["accuracy over the grid (%)"]) == pytest.approx(span, abs=0.006)
     assert page["cosine / τ"]["largest difference at one C / τ² (points)"] == "0.00"
@@ -230,7 +257,11 @@ def test_the_classes_of_highest_and_lowest_f1(ran: Path) -> None:
     scaler = StandardScaler().fit(hand.x["train"])
     svm = SVC(kernel="linear").fit(scaler.transform(hand.x["train"]), hand.y["train"])
     f1 = f1_score(hand.y["test"], svm.predict(scaler.transform(hand.x["test"])), average=None)
-    (told,) = [text for text in (ran / "report.md").read_text().split("\n\n") if text.startswith("Baseline, F1")]
+    (told,) = [
+        text
+        for text in (ran / "report.md").read_text().split("\n\n")
+        if text.startswith("Baseline, F1")
+    ]
     parts = " ".join(told.split()).split("; of the worst: ")
     best, worst = (re.findall(r"(\S+) (\d\.\d\d)", part) for part in parts)
     assert [float(value) for _, value in best] == pytest.approx(sorted(f1)[:-6:-1], abs=0.0051)

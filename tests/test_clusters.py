@@ -20,7 +20,9 @@ from clipkit.errors import ClipkitError, UsageError
 def test_kmeans_is_scikit_learns(seed, n_init):
     X = load_digits().data[:600].astype(np.float32) + 50
     seen = []
-    found = clusters.kmeans(X, 10, seed=seed, n_init=n_init, progress=lambda *step: seen.append(step))
+    found = clusters.kmeans(
+        X, 10, seed=seed, n_init=n_init, progress=lambda *step: seen.append(step)
+    )
     with threadpool_limits(1):
         expected = KMeans(10, random_state=seed, n_init=n_init).fit(X).labels_
     assert found.dtype == np.int64
@@ -44,7 +46,10 @@ def test_kmeans_refuses():
         clusters.kmeans(np.repeat(np.eye(2), 5, axis=0), 3)
 
 
-@given(st.lists(st.tuples(st.integers(-2, 3), st.integers(0, 4)), min_size=1, max_size=40), st.permutations(range(5)))
+@given(
+    st.lists(st.tuples(st.integers(-2, 3), st.integers(0, 4)), min_size=1, max_size=40),
+    st.permutations(range(5)),
+)
 def test_agreement(pairs, names):
     labels, found = np.array(pairs).T
     assert clusters.purity(labels, found) == pytest.approx(

@@ -13,7 +13,16 @@ from shell import clipkit, ok, rows, shell
 from clipkit import store
 from clipkit.cli import COMMANDS
 
-PROBE = ["classifier", "C", "temperature", "standardize", "fit_split", "eval_split", "acc1", "mean_per_class_recall"]
+PROBE = [
+    "classifier",
+    "C",
+    "temperature",
+    "standardize",
+    "fit_split",
+    "eval_split",
+    "acc1",
+    "mean_per_class_recall",
+]
 
 
 def refused(*words: object, stdin: bytes | None = None, code: int = 1) -> str:
@@ -53,7 +62,18 @@ def test_embed_of_an_untrained_model_is_the_same_again_and_another_than_the_stor
 ) -> None:
     made = []
     for name, seed in [("a", 7), ("b", 7), ("c", 8)]:
-        ok("embed", "digits", "--limit", 20, "--model", tiny_clip_dir, "--untrained", seed, "-o", tmp_path / name)
+        ok(
+            "embed",
+            "digits",
+            "--limit",
+            20,
+            "--model",
+            tiny_clip_dir,
+            "--untrained",
+            seed,
+            "-o",
+            tmp_path / name,
+        )
         made.append(store.read(tmp_path / name))
     assert made[0].digest == made[1].digest != made[2].digest
     assert made[0].history[0]["model"]["digest"] != store.read(img_h5).history[0]["model"]["digest"]
@@ -68,7 +88,11 @@ def test_logits_are_cosines_of_both_orders_of_arguments_of_a_pipe(
     np.testing.assert_allclose(store.read(logits_h5).splits["test"].features, expected, atol=1e-6)
     ok("logits", img_h5, "-", "-o", tmp_path / "a.h5", stdin=txt_h5.read_bytes())
     ok("logits", "-", txt_h5, "-o", tmp_path / "b.h5", stdin=img_h5.read_bytes())
-    assert (tmp_path / "a.h5").read_bytes() == (tmp_path / "b.h5").read_bytes() == logits_h5.read_bytes()
+    assert (
+        (tmp_path / "a.h5").read_bytes()
+        == (tmp_path / "b.h5").read_bytes()
+        == logits_h5.read_bytes()
+    )
 
 
 def test_permuted_prompts_permute_logits(
@@ -91,7 +115,9 @@ def test_permuted_prompts_permute_logits(
     ok("logits", img_h5, tmp_path / "t.h5", "-o", tmp_path / "l.h5")
     ours = store.read(tmp_path / "l.h5")
     np.testing.assert_allclose(
-        ours.splits["test"].features, store.read(logits_h5).splits["test"].features[:, order], atol=1e-6
+        ours.splits["test"].features,
+        store.read(logits_h5).splits["test"].features[:, order],
+        atol=1e-6,
     )
     assert ours.texts == [lines[i] for i in order]
 
@@ -100,16 +126,30 @@ def test_permuted_prompts_permute_logits(
 def test_entropy(how: str, logits_h5: Path) -> None:
     words = {"path": [logits_h5], "-": ["-"], "stdin": []}[how]
     result = ok(
-        "entropy", *words, "-t", "1,0.07", "-t", "0.01", stdin=None if how == "path" else logits_h5.read_bytes()
+        "entropy",
+        *words,
+        "-t",
+        "1,0.07",
+        "-t",
+        "0.01",
+        stdin=None if how == "path" else logits_h5.read_bytes(),
     )
     found = rows(result.stdout)
-    assert list(found[0]) == ["split", "temperature", "mean_entropy", "max_entropy", "mean_confidence"]
+    assert list(found[0]) == [
+        "split",
+        "temperature",
+        "mean_entropy",
+        "max_entropy",
+        "mean_confidence",
+    ]
     assert [(row["split"], row["temperature"]) for row in found] == [
         (s, t) for s in ("test", "train") for t in ("1", "0.07", "0.01")
     ]
     z = store.read(logits_h5).splits["test"].features.astype(np.float64) / 0.07
     p = np.exp(z) / np.exp(z).sum(axis=1, keepdims=True)
-    assert float(found[1]["mean_entropy"]) == pytest.approx(-(p * np.log(p)).sum(axis=1).mean(), abs=1e-6)
+    assert float(found[1]["mean_entropy"]) == pytest.approx(
+        -(p * np.log(p)).sum(axis=1).mean(), abs=1e-6
+    )
     assert float(found[1]["mean_confidence"]) == pytest.approx(p.max(axis=1).mean(), abs=1e-6)
     assert float(found[1]["max_entropy"]) == pytest.approx(np.log(12))
 
@@ -119,12 +159,20 @@ def test_entropy(how: str, logits_h5: Path) -> None:
 def test_probe_of_logits(classifier: str, how: str, logits_h5: Path) -> None:
     words = [logits_h5] if how == "path" else []
     result = ok(
-        "probe", *words, "--classifier", classifier, "-t", "1,0.01", stdin=None if words else logits_h5.read_bytes()
+        "probe",
+        *words,
+        "--classifier",
+        classifier,
+        "-t",
+        "1,0.01",
+        stdin=None if words else logits_h5.read_bytes(),
     )
     found = rows(result.stdout)
     assert list(found[0]) == [*PROBE, "mean_entropy", "mean_confidence"]
     assert [row["temperature"] for row in found] == ["1", "0.01"]
-    assert {(row["fit_split"], row["eval_split"], row["standardize"]) for row in found} == {("train", "test", "false")}
+    assert {(row["fit_split"], row["eval_split"], row["standardize"]) for row in found} == {
+        ("train", "test", "false")
+    }
     assert all(0 <= float(row["acc1"]) <= 1 for row in found)
 
 
@@ -151,14 +199,25 @@ def test_temperature_and_c_trade(logits_h5: Path, tmp_path: Path) -> None:
     np.testing.assert_array_equal(a, b)
 
 
-def test_a_temperature_is_absolute(img_h5: Path, txt_h5: Path, logits_h5: Path, tmp_path: Path) -> None:
+def test_a_temperature_is_absolute(
+    img_h5: Path, txt_h5: Path, logits_h5: Path, tmp_path: Path
+) -> None:
     ok("logits", img_h5, txt_h5, "-t", "0.07", "-o", tmp_path / "sharp.h5")
     assert store.read(tmp_path / "sharp.h5").temperature == 0.07
-    flat, sharp = (rows(ok("probe", file, "-t", "0.05").stdout) for file in (logits_h5, tmp_path / "sharp.h5"))
+    flat, sharp = (
+        rows(ok("probe", file, "-t", "0.05").stdout) for file in (logits_h5, tmp_path / "sharp.h5")
+    )
     assert flat == [
-        {**row, "mean_entropy": flat[0]["mean_entropy"], "mean_confidence": flat[0]["mean_confidence"]} for row in sharp
+        {
+            **row,
+            "mean_entropy": flat[0]["mean_entropy"],
+            "mean_confidence": flat[0]["mean_confidence"],
+        }
+        for row in sharp
     ]
-    assert float(flat[0]["mean_entropy"]) == pytest.approx(float(sharp[0]["mean_entropy"]), abs=1e-5)
+    assert float(flat[0]["mean_entropy"]) == pytest.approx(
+        float(sharp[0]["mean_entropy"]), abs=1e-5
+    )
     (own,) = rows(ok("probe", tmp_path / "sharp.h5").stdout)
     assert own["temperature"] == "0.07"
 
@@ -192,7 +251,9 @@ def test_renamed_classes_keep_their_accuracy(img_h5: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize("how", ["path", "stdin"])
 def test_zeroshot(how: str, class_logits_h5: Path, zeroshot_h5: Path) -> None:
     words = [class_logits_h5] if how == "path" else []
-    found = rows(ok("zeroshot", *words, stdin=None if words else class_logits_h5.read_bytes()).stdout)
+    found = rows(
+        ok("zeroshot", *words, stdin=None if words else class_logits_h5.read_bytes()).stdout
+    )
     assert list(found[0]) == ["split", "acc1", "acc5", "mean_per_class_recall"]
     logits, result = store.read(class_logits_h5), store.read(zeroshot_h5)
     for row in found:
@@ -222,7 +283,9 @@ def test_prompts_of_classes_in_another_order_are_matched_by_name(
     assert ok("zeroshot", tmp_path / "l.h5").stdout == ok("zeroshot", class_logits_h5).stdout
 
 
-def test_an_ensemble_normalises_averages_and_normalises(img_h5: Path, tiny_clip_dir: Path, tmp_path: Path) -> None:
+def test_an_ensemble_normalises_averages_and_normalises(
+    img_h5: Path, tiny_clip_dir: Path, tmp_path: Path
+) -> None:
     said = ["a photo of a {}", "the digit {}"]
     parts = []
     for i, template in enumerate(said):
@@ -257,7 +320,9 @@ def test_an_ensemble_normalises_averages_and_normalises(img_h5: Path, tiny_clip_
     )
     mean = np.mean(parts, axis=0)
     file = store.read(tmp_path / "e.h5")
-    np.testing.assert_allclose(file.features, mean / np.linalg.norm(mean, axis=1, keepdims=True), atol=1e-6)
+    np.testing.assert_allclose(
+        file.features, mean / np.linalg.norm(mean, axis=1, keepdims=True), atol=1e-6
+    )
     assert file.class_index.tolist() == list(range(10))
 
 
@@ -286,13 +351,17 @@ def test_confusion_of_groups_of_classes(zeroshot_h5: Path, tmp_path: Path) -> No
     groups.write_text("".join(f"{i}\t{'odd' if i % 2 else 'even'}\n" for i in range(10)))
     ok("plot", "confusion", zeroshot_h5, "--groups", groups, "-o", tmp_path / "c.pdf")
     groups.write_text("0\teven\n")
-    assert "'1' has none" in refused("plot", "confusion", zeroshot_h5, "--groups", groups, "-o", tmp_path / "d.svg")
+    assert "'1' has none" in refused(
+        "plot", "confusion", zeroshot_h5, "--groups", groups, "-o", tmp_path / "d.svg"
+    )
 
 
 def test_contact_sheet_of_a_data_set(tmp_path: Path) -> None:
     ok("plot", "images", "digits", "-o", tmp_path / "digits.png")
     assert (tmp_path / "digits.png").read_bytes().startswith(b"\x89PNG")
-    assert "unknown data set" in refused("plot", "images", "digitz", "-o", tmp_path / "x.png", code=2)
+    assert "unknown data set" in refused(
+        "plot", "images", "digitz", "-o", tmp_path / "x.png", code=2
+    )
 
 
 def test_plot_reads_standard_input_and_fills_a_pipe(logits_h5: Path) -> None:
@@ -317,7 +386,11 @@ def test_info_of_a_file(how: str, logits_h5: Path) -> None:
     }
     assert found["kind"] == "logits"
     assert found["test features"] == "120 x 12"
-    assert [field.split()[1] for field in found if re.fullmatch(r"\d \w+", field)] == ["embed", "textembed", "logits"]
+    assert [field.split()[1] for field in found if re.fullmatch(r"\d \w+", field)] == [
+        "embed",
+        "textembed",
+        "logits",
+    ]
     assert "limit 120" in found["1 embed dataset draw"]
 
 
@@ -338,19 +411,30 @@ def test_formats_tell_the_same(format: str, logits_h5: Path) -> None:
         assert (f"{100 * exact:.2f}" if format == "table" else f"{exact:.8g}") in text
 
 
-def test_pipes_in_a_real_shell(img_h5: Path, prompts_txt: Path, tiny_clip_dir: Path, tmp_path: Path) -> None:
+def test_pipes_in_a_real_shell(
+    img_h5: Path, prompts_txt: Path, tiny_clip_dir: Path, tmp_path: Path
+) -> None:
     pipe = f"clipkit textembed {prompts_txt} --model {tiny_clip_dir} | clipkit logits {img_h5} -"
-    run = shell(f"{pipe} | tee l.h5 | clipkit entropy && clipkit probe -t 0.5,0.07,0.03,0.02 < l.h5", tmp_path)
+    run = shell(
+        f"{pipe} | tee l.h5 | clipkit entropy && clipkit probe -t 0.5,0.07,0.03,0.02 < l.h5",
+        tmp_path,
+    )
     assert run.returncode == 0, run.stderr
     entropy, probe = run.stdout.split("classifier", 1)
     assert [row["split"] for row in rows(entropy)] == ["test", "train"]
-    assert [row["temperature"] for row in rows("classifier" + probe)] == ["0.5", "0.07", "0.03", "0.02"]
+    assert [row["temperature"] for row in rows("classifier" + probe)] == [
+        "0.5",
+        "0.07",
+        "0.03",
+        "0.02",
+    ]
     assert run.stderr == ""
 
 
 def test_a_failed_pipe_fails_as_a_whole(img_h5: Path, tiny_clip_dir: Path, tmp_path: Path) -> None:
     run = shell(
-        f"clipkit textembed absent.txt --model {tiny_clip_dir} | clipkit logits {img_h5} - | clipkit entropy", tmp_path
+        f"clipkit textembed absent.txt --model {tiny_clip_dir} | clipkit logits {img_h5} - | clipkit entropy",
+        tmp_path,
     )
     assert run.returncode == 1
     lines = run.stderr.splitlines()
@@ -362,19 +446,34 @@ def test_a_failed_pipe_fails_as_a_whole(img_h5: Path, tiny_clip_dir: Path, tmp_p
 def test_features_of_two_models_are_refused(
     img_h5: Path, prompts_txt: Path, tiny_clip_dir: Path, tmp_path: Path
 ) -> None:
-    ok("textembed", prompts_txt, "--model", tiny_clip_dir, "--untrained", "1", "-o", tmp_path / "t.h5")
+    ok(
+        "textembed",
+        prompts_txt,
+        "--model",
+        tiny_clip_dir,
+        "--untrained",
+        "1",
+        "-o",
+        tmp_path / "t.h5",
+    )
     line = refused("logits", img_h5, tmp_path / "t.h5", "-o", tmp_path / "l.h5")
     assert "must come from one model" in line
     assert not (tmp_path / "l.h5").exists()
 
 
 @pytest.mark.parametrize("tau", ["0", "-1", "nan", "inf", "1e-400", "warm", ""])
-def test_a_temperature_that_is_none_is_a_usage_error(tau: str, logits_h5: Path, img_h5: Path, txt_h5: Path) -> None:
+def test_a_temperature_that_is_none_is_a_usage_error(
+    tau: str, logits_h5: Path, img_h5: Path, txt_h5: Path
+) -> None:
     for words in (["entropy", logits_h5], ["probe", logits_h5], ["logits", img_h5, txt_h5]):
-        assert "temperature must be a finite number above 0" in refused(*words, f"--temperature={tau}", code=2)
+        assert "temperature must be a finite number above 0" in refused(
+            *words, f"--temperature={tau}", code=2
+        )
 
 
-def test_an_output_is_not_replaced_unless_forced(logits_h5: Path, img_h5: Path, txt_h5: Path, tmp_path: Path) -> None:
+def test_an_output_is_not_replaced_unless_forced(
+    logits_h5: Path, img_h5: Path, txt_h5: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "out.h5"
     out.write_text("precious")
     for words in (
@@ -410,7 +509,9 @@ def test_unknown_names_meet_the_nearest(words: list[str], line: str) -> None:
 
 def test_kinds_that_do_not_fit_are_named(img_h5: Path, logits_h5: Path, probe_h5: Path) -> None:
     assert "must hold logits; it holds images" in refused("entropy", img_h5)
-    assert "must hold result; it holds logits" in refused("plot", "temperature", logits_h5, "-o", "x.png")
+    assert "must hold result; it holds logits" in refused(
+        "plot", "temperature", logits_h5, "-o", "x.png"
+    )
     assert "need logits" in refused("probe", img_h5, "-t", "0.5", code=2)
     assert "belong to the images' classes" in refused("zeroshot", logits_h5)
     assert "'dev'" in refused("probe", logits_h5, "--eval-split", "dev")

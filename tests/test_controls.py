@@ -45,7 +45,9 @@ def test_random_directions_spread_evenly() -> None:
     np.testing.assert_allclose(drawn.T @ drawn / len(drawn), np.eye(3) / 3, atol=0.02)
 
 
-def test_few_shots_are_a_draw_of_every_class_and_the_same_every_time(img_h5: Path, tmp_path: Path) -> None:
+def test_few_shots_are_a_draw_of_every_class_and_the_same_every_time(
+    img_h5: Path, tmp_path: Path
+) -> None:
     from sklearn.preprocessing import StandardScaler
     from sklearn.svm import SVC
 
@@ -69,19 +71,27 @@ def test_few_shots_leave_the_validation_rows_out(logits_h5: Path, tmp_path: Path
     words = ("probe", logits_h5, "-t", "1,0.1", "--shots", 2, "--val", 0.25)
     ok(*words, "-o", tmp_path / "few.h5")
     found = store.read(tmp_path / "few.h5")
-    assert found.runs["fit_split"].tolist() == ["train-val-2-shot", "train-val-2-shot", "train-2-shot"]
+    assert found.runs["fit_split"].tolist() == [
+        "train-val-2-shot",
+        "train-val-2-shot",
+        "train-2-shot",
+    ]
     assert len(found.splits["val"]) == 30
 
 
 def test_more_shots_than_rows_are_all_rows(img_h5: Path) -> None:
-    few, all_rows = (rows(ok("probe", img_h5, *words).stdout)[0] for words in (["--shots", 999], []))
+    few, all_rows = (
+        rows(ok("probe", img_h5, *words).stdout)[0] for words in (["--shots", 999], [])
+    )
     assert few["acc1"] == all_rows["acc1"]
 
 
 def test_singular_values_and_rank_are_numpys(txt_h5: Path) -> None:
     features = store.read(txt_h5).features.astype(np.float64)
     values = scores.singular_values(features)
-    gram = np.linalg.eigvalsh((unit := features / np.linalg.norm(features, axis=1)[:, None]) @ unit.T)[::-1]
+    gram = np.linalg.eigvalsh(
+        (unit := features / np.linalg.norm(features, axis=1)[:, None]) @ unit.T
+    )[::-1]
     np.testing.assert_allclose(values, np.sqrt(np.maximum(gram, 0)), atol=1e-7)
     np.testing.assert_allclose((values**2).sum(), len(features))
     p = values / values.sum()
@@ -95,7 +105,9 @@ def test_plot_of_a_grid(features: str, logits_h5: Path, tmp_path: Path) -> None:
     ok("probe", logits_h5, *words, "-o", tmp_path / "grid.h5")
     ok("plot", "grid", tmp_path / "grid.h5", "-o", tmp_path / "grid.png")
     ok("probe", logits_h5, *words, "--val", 0.25, "-o", tmp_path / "val.h5")
-    ok("plot", "grid", tmp_path / "val.h5", "-o", tmp_path / "val.png")  # of the split with the most runs
+    ok(
+        "plot", "grid", tmp_path / "val.h5", "-o", tmp_path / "val.png"
+    )  # of the split with the most runs
 
 
 def test_plot_of_a_grid_needs_a_grid(probe_h5: Path, tmp_path: Path) -> None:
@@ -114,7 +126,9 @@ def test_plot_of_one_split_of_a_sweep(logits_h5: Path, tmp_path: Path) -> None:
         ok("plot", "temperature", tmp_path / "val.h5", *split, "-f", "-o", tmp_path / "p.png")
         pictures[tuple(split)] = (tmp_path / "p.png").read_bytes()
     assert len(set(pictures.values())) == 3
-    result = clipkit("plot", "temperature", tmp_path / "val.h5", "--split", "vall", "-o", tmp_path / "no.png")
+    result = clipkit(
+        "plot", "temperature", tmp_path / "val.h5", "--split", "vall", "-o", tmp_path / "no.png"
+    )
     assert result.exit_code == 2
     assert "'vall'; hint: did you mean val?" in result.stderr
 

@@ -30,7 +30,9 @@ MODEL = {"command": "embed", "model": {"name": "a/b", "digest": "sha256:1", "log
 
 def images(*, history: Any = (MODEL,), n: int = 5) -> FeatureFile:
     splits = {
-        "test": Split(RNG.normal(size=(n, 4)).astype("f4"), np.arange(n) % 2, [f"é/{i}.jpg" for i in range(n)]),
+        "test": Split(
+            RNG.normal(size=(n, 4)).astype("f4"), np.arange(n) % 2, [f"é/{i}.jpg" for i in range(n)]
+        ),
         "train_a": Split(RNG.normal(size=(3, 4)).astype("f4"), None, ["x", "", "z"]),
     }
     return FeatureFile("images", list(history), splits, class_names=["cat", "dog", "未"])
@@ -50,7 +52,12 @@ def texts() -> FeatureFile:
 
 def logits() -> FeatureFile:
     file = FeatureFile(
-        "logits", [MODEL], texts=["p", "q"], class_index=np.array([-1, 0]), class_names=["cat"], temperature=0.07
+        "logits",
+        [MODEL],
+        texts=["p", "q"],
+        class_index=np.array([-1, 0]),
+        class_names=["cat"],
+        temperature=0.07,
     )
     file.splits = {"all": Split(RNG.normal(size=(4, 2)).astype("f4"), None, list("abcd"))}
     file.logit_scale = 14.3
@@ -69,7 +76,9 @@ def result() -> FeatureFile:
         "val": Split(labels=np.array([0, 1]), ids=["u", "v"], predicted=np.array([[0, 0], [0, 1]])),
         "test": Split(labels=np.array([1]), ids=["w,\n"], predicted=np.array([[1]])),
     }
-    return FeatureFile("result", [{"command": "probe"}], splits, class_names=["cat", "dog"], runs=runs)
+    return FeatureFile(
+        "result", [{"command": "probe"}], splits, class_names=["cat", "dog"], runs=runs
+    )
 
 
 def put(path: Path, file: FeatureFile) -> Path:
@@ -90,7 +99,9 @@ def same(a: FeatureFile, b: FeatureFile) -> None:
     assert digests[0] == digests[1]
 
 
-def refused(code: int, *words: object, output: Path | None = None, stdin: bytes | None = None) -> str:
+def refused(
+    code: int, *words: object, output: Path | None = None, stdin: bytes | None = None
+) -> str:
     """Run a command that must fail in one line, leaving no output and no temporary file; return the line."""
     run = clipkit("convert", *words, stdin=stdin)
     assert run.exit_code == code, run.stderr
@@ -125,7 +136,11 @@ def feature_files(draw: Any) -> FeatureFile:
 
     def matrix(n: int) -> Any:
         return draw(
-            hnp.arrays(np.float32, (n, width), elements=st.floats(width=32, allow_nan=False, allow_infinity=False))
+            hnp.arrays(
+                np.float32,
+                (n, width),
+                elements=st.floats(width=32, allow_nan=False, allow_infinity=False),
+            )
         )
 
     class_names = draw(st.none() | st.lists(names, min_size=1, max_size=3))
@@ -134,18 +149,29 @@ def feature_files(draw: Any) -> FeatureFile:
         k = draw(st.integers(1, 4))
         index = np.array(draw(st.lists(st.integers(-1, top), min_size=k, max_size=k)))
         said = draw(st.lists(names, min_size=k, max_size=k))
-        return FeatureFile("texts", features=matrix(k), texts=said, class_index=index, class_names=class_names)
+        return FeatureFile(
+            "texts", features=matrix(k), texts=said, class_index=index, class_names=class_names
+        )
     splits = {}
     for name in draw(
-        st.lists(st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,5}", fullmatch=True), min_size=1, max_size=3, unique=True)
+        st.lists(
+            st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,5}", fullmatch=True),
+            min_size=1,
+            max_size=3,
+            unique=True,
+        )
     ):
         n = draw(st.integers(1, 4))
-        labels = draw(st.none() | st.lists(st.integers(0, top), min_size=n, max_size=n).map(np.array))
+        labels = draw(
+            st.none() | st.lists(st.integers(0, top), min_size=n, max_size=n).map(np.array)
+        )
         splits[name] = Split(matrix(n), labels, draw(st.lists(names, min_size=n, max_size=n)))
     return FeatureFile("images", splits=splits, class_names=class_names)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(file=feature_files(), ending=st.sampled_from([".npz", ".parquet"]))
 def test_any_file_comes_back_equal(tmp_path: Path, file: FeatureFile, ending: str) -> None:
     here, out, back = tmp_path / "a.h5", tmp_path / f"b{ending}", tmp_path / "c.h5"
@@ -179,7 +205,9 @@ def test_parquet_is_a_table(tmp_path: Path) -> None:
 def test_npy_is_one_matrix(tmp_path: Path) -> None:
     file = images()
     here = put(tmp_path / "a.h5", file)
-    assert "choose one with --split" in refused(2, here, tmp_path / "a.npy", output=tmp_path / "a.npy")
+    assert "choose one with --split" in refused(
+        2, here, tmp_path / "a.npy", output=tmp_path / "a.npy"
+    )
     ok("convert", here, tmp_path / "a.npy", "--split", "test")
     np.testing.assert_array_equal(np.load(tmp_path / "a.npy"), file.splits["test"].features)
     prompts = texts()
@@ -195,9 +223,13 @@ def test_split_restricts_both_ways(tmp_path: Path) -> None:
         ok("convert", here, tmp_path / f"all.{ending}")
         ok("convert", tmp_path / f"all.{ending}", tmp_path / f"{ending}.h5", "--split", "train_a")
         assert list(store.read(tmp_path / f"{ending}.h5").splits) == ["train_a"]
-        assert "did you mean test?" in refused(2, tmp_path / f"all.{ending}", tmp_path / "x.h5", "--split", "tset")
+        assert "did you mean test?" in refused(
+            2, tmp_path / f"all.{ending}", tmp_path / "x.h5", "--split", "tset"
+        )
         ok("convert", put(tmp_path / f"{ending}-t.h5", texts()), tmp_path / f"t.{ending}")
-        assert "have no splits" in refused(2, tmp_path / f"t.{ending}", tmp_path / "x.h5", "--split", "test")
+        assert "have no splits" in refused(
+            2, tmp_path / f"t.{ending}", tmp_path / "x.h5", "--split", "test"
+        )
 
 
 @pytest.mark.parametrize("dtype", ["<f2", ">f4", "<f8", "<i4", "|u1"])
@@ -238,13 +270,23 @@ def test_labels_that_are_names(tmp_path: Path) -> None:
     ok("convert", tmp_path / "a.npz", tmp_path / "a.h5")
     file = store.read(tmp_path / "a.h5")
     assert file.class_names == ["cat", "dog", "emu"]
-    assert [split.labels.tolist() for split in file.splits.values() if split.labels is not None] == [
+    assert [
+        split.labels.tolist() for split in file.splits.values() if split.labels is not None
+    ] == [
         [2, 2, 2],
         [1, 0, 1],
     ]
     np.save(tmp_path / "f.npy", features)
     np.save(tmp_path / "y.npy", ["b", "a", "b"])
-    ok("convert", tmp_path / "f.npy", tmp_path / "f.h5", "--labels", tmp_path / "y.npy", "--split", "train")
+    ok(
+        "convert",
+        tmp_path / "f.npy",
+        tmp_path / "f.h5",
+        "--labels",
+        tmp_path / "y.npy",
+        "--split",
+        "train",
+    )
     file = store.read(tmp_path / "f.h5")
     assert file.class_names == ["a", "b"]
     assert file.splits["train"].labels is not None
@@ -276,7 +318,15 @@ def test_strange_tables(tmp_path: Path) -> None:
 def test_prompts_beside_their_embeddings(tmp_path: Path) -> None:
     np.save(tmp_path / "t.npy", np.eye(2))
     (tmp_path / "p.txt").write_text("a dog\na cat\n")
-    ok("convert", tmp_path / "t.npy", tmp_path / "t.h5", "--prompts", tmp_path / "p.txt", "--model", "ViT-B/32")
+    ok(
+        "convert",
+        tmp_path / "t.npy",
+        tmp_path / "t.h5",
+        "--prompts",
+        tmp_path / "p.txt",
+        "--model",
+        "ViT-B/32",
+    )
     file = store.read(tmp_path / "t.h5", kinds=["texts"])
     assert file.texts == ["a dog", "a cat"]
     assert file.class_index is not None
@@ -284,7 +334,12 @@ def test_prompts_beside_their_embeddings(tmp_path: Path) -> None:
     assert file.history[0]["model"] == {"name": "openai/clip-vit-base-patch32"}
     (tmp_path / "p.txt").write_text("a dog\n")
     assert "features 2, texts 1" in refused(
-        1, tmp_path / "t.npy", tmp_path / "x.h5", "--prompts", tmp_path / "p.txt", output=tmp_path / "x.h5"
+        1,
+        tmp_path / "t.npy",
+        tmp_path / "x.h5",
+        "--prompts",
+        tmp_path / "p.txt",
+        output=tmp_path / "x.h5",
     )
 
 
@@ -330,7 +385,9 @@ def test_predictions_by_name(tmp_path: Path) -> None:
     assert table["temperature"] == [None] * 4
     ok("convert", here, tmp_path / "r.npz")
     assert np.load(tmp_path / "r.npz")["val_predicted"].tolist() == [[0, 0], [0, 1]]
-    assert "it holds result" in refused(1, tmp_path / "r.npz", tmp_path / "x.h5", output=tmp_path / "x.h5")
+    assert "it holds result" in refused(
+        1, tmp_path / "r.npz", tmp_path / "x.h5", output=tmp_path / "x.h5"
+    )
 
 
 def test_results_of_the_commands_themselves(tmp_path: Path) -> None:
@@ -359,14 +416,25 @@ def test_usage(tmp_path: Path) -> None:
     assert "neither is" in refused(2, tmp_path / "a.npz", tmp_path / "b.parquet")
     assert "unknown ending '.pt'" in refused(2, here, tmp_path / "b.pt")
     assert "unknown ending '.csv'" in refused(2, tmp_path / "a.csv", tmp_path / "b.h5")
-    assert "takes results; the input holds images" in refused(2, here, tmp_path / "b.csv", output=tmp_path / "b.csv")
-    assert "--model is for bringing features in" in refused(2, here, tmp_path / "b.npz", "--model", "tiny")
-    assert "did you mean test?" in refused(2, here, tmp_path / "b.npz", "--split", "tests", output=tmp_path / "b.npz")
+    assert "takes results; the input holds images" in refused(
+        2, here, tmp_path / "b.csv", output=tmp_path / "b.csv"
+    )
+    assert "--model is for bringing features in" in refused(
+        2, here, tmp_path / "b.npz", "--model", "tiny"
+    )
+    assert "did you mean test?" in refused(
+        2, here, tmp_path / "b.npz", "--split", "tests", output=tmp_path / "b.npz"
+    )
     assert "must exist" in refused(1, tmp_path / "none.npz", tmp_path / "b.h5")
     np.save(tmp_path / "y.npy", np.zeros(5, int))
     ok("convert", here, tmp_path / "out.npz")
     wrong = refused(
-        2, tmp_path / "out.npz", tmp_path / "b.h5", "--labels", tmp_path / "y.npy", output=tmp_path / "b.h5"
+        2,
+        tmp_path / "out.npz",
+        tmp_path / "b.h5",
+        "--labels",
+        tmp_path / "y.npy",
+        output=tmp_path / "b.h5",
     )
     assert "one unnamed matrix" in wrong
     ok("convert", here, tmp_path / "a.parquet")
@@ -401,29 +469,52 @@ def test_pickles_are_never_loaded(tmp_path: Path) -> None:
     np.savez(tmp_path / "b.npz", allow_pickle=True, features=np.ones((1, 2)), ids=hostile)
     (tmp_path / "c.npy").write_bytes(pickle.dumps(Canary(canary)))
     for name in ("a.npz", "a.npy", "b.npz"):
-        assert "never loaded" in refused(1, tmp_path / name, tmp_path / "x.h5", output=tmp_path / "x.h5")
+        assert "never loaded" in refused(
+            1, tmp_path / name, tmp_path / "x.h5", output=tmp_path / "x.h5"
+        )
     refused(1, tmp_path / "c.npy", tmp_path / "x.h5", output=tmp_path / "x.h5")
     assert not canary.exists()
 
 
 ONE, TWO, BIT = np.ones((1, 2)), np.ones((2, 2)), np.ones((1, 1))
 BAD = {
-    "1-D": ({"features": np.ones(4)}, "must be a matrix (N, D) with N and D above 0; its shape is (4,)"),
+    "1-D": (
+        {"features": np.ones(4)},
+        "must be a matrix (N, D) with N and D above 0; its shape is (4,)",
+    ),
     "3-D": ({"features": np.ones((2, 3, 4))}, "its shape is (2, 3, 4); hint: flatten each row"),
     "no rows": ({"features": np.ones((0, 4))}, "its shape is (0, 4)"),
-    "texts as features": ({"features": np.array([["a"]])}, "features must be numbers; got type <U1"),
-    "complex": ({"features": np.ones((2, 2), complex)}, "must be numbers or texts; got type complex128"),
+    "texts as features": (
+        {"features": np.array([["a"]])},
+        "features must be numbers; got type <U1",
+    ),
+    "complex": (
+        {"features": np.ones((2, 2), complex)},
+        "must be numbers or texts; got type complex128",
+    ),
     "NaN": ({"train_features": np.array([[1.0], [np.nan]])}, "the first is row 1"),
     "too large": ({"train_features": np.array([[1e300]])}, "the first is row 0"),
-    "short labels": ({"features": TWO, "labels": np.arange(3)}, "a.npz: lengths must agree; got all/ids 2"),
+    "short labels": (
+        {"features": TWO, "labels": np.arange(3)},
+        "a.npz: lengths must agree; got all/ids 2",
+    ),
     "short ids": ({"features": TWO, "ids": ["a"]}, "ids 1, "),
     "widths": ({"a_features": TWO, "b_features": np.ones((2, 3))}, "one width"),
-    "half labels": ({"features": TWO, "labels": [0.5, 1]}, "labels must be whole numbers; got 0.5 in row 0"),
+    "half labels": (
+        {"features": TWO, "labels": [0.5, 1]},
+        "labels must be whole numbers; got 0.5 in row 0",
+    ),
     "NaN labels": ({"features": TWO, "labels": [1, np.nan]}, "got nan in row 1"),
     "one-hot": ({"features": TWO, "labels": np.eye(2)}, "labels must have one dimension"),
     "label range": ({"features": ONE, "labels": [3], "class_names": ["a"]}, "must lie in 0..0"),
-    "strange name": ({"features": ONE, "labels": ["b"], "class_names": ["a"]}, "class names; got 'b'"),
-    "mixed": ({"a_features": BIT, "a_labels": [0], "b_features": BIT, "b_labels": ["x"]}, "got both"),
+    "strange name": (
+        {"features": ONE, "labels": ["b"], "class_names": ["a"]},
+        "class names; got 'b'",
+    ),
+    "mixed": (
+        {"a_features": BIT, "a_labels": [0], "b_features": BIT, "b_labels": ["x"]},
+        "got both",
+    ),
     "no features": ({"X": TWO, "y": np.ones(2)}, "it holds X, y; hint: name them features"),
     "orphan": ({"train_labels": np.ones(2, int)}, "must hold features; it holds train_labels"),
     "twice": ({"features": ONE, "all_features": ONE}, "second all/features"),
@@ -432,9 +523,15 @@ BAD = {
     "not UTF-8": ({"features": ONE, "ids": [b"\xff"]}, "ids must be UTF-8"),
     "bad split": ({"a b_features": ONE}, "a split's name must be letters"),
     "bad about": ({"features": ONE, "clipkit": "{}"}, "'clipkit' must be the JSON"),
-    "future": ({"features": ONE, "clipkit": '{"kind": "", "version": 2, "history": []}'}, "newer clipkit"),
+    "future": (
+        {"features": ONE, "clipkit": '{"kind": "", "version": 2, "history": []}'},
+        "newer clipkit",
+    ),
     "texts lack": ({"features": TWO, "texts": ["a"]}, "features 2, texts 1"),
-    "logits": ({"features": ONE, "clipkit": '{"kind": "logits", "version": 1, "history": []}'}, "must hold"),
+    "logits": (
+        {"features": ONE, "clipkit": '{"kind": "logits", "version": 1, "history": []}'},
+        "must hold",
+    ),
 }
 
 
@@ -450,12 +547,21 @@ BAD_TABLES = {
     "no rows": ({"feature": pa.array([], pa.list_(pa.float32()))}, "it has no rows"),
     "numbers": ({"feature": [1.0]}, "feature must be lists of numbers; got double"),
     "texts": ({"feature": [["a"]]}, "feature must be lists of numbers"),
-    "ragged": ({"feature": [[1.0], [1.0, 2.0]]}, "every feature must have 1 values, as the first has; row 1 has 2"),
+    "ragged": (
+        {"feature": [[1.0], [1.0, 2.0]]},
+        "every feature must have 1 values, as the first has; row 1 has 2",
+    ),
     "null": ({"feature": [[1.0], None]}, "row 1 has none"),
     "first null": ({"feature": pa.array([None, [1.0]])}, "at least one number"),
     "null within": ({"feature": [[1.0], [None]]}, "the first is row 1"),
-    "null id": ({"feature": [[1.0], [2.0]], "id": ["a", None]}, "id must have a value in every row; 1 have none"),
-    "some labels": ({"feature": [[1.0], [2.0]], "label": [0, None]}, "for all rows of a split or none; 1 of 2"),
+    "null id": (
+        {"feature": [[1.0], [2.0]], "id": ["a", None]},
+        "id must have a value in every row; 1 have none",
+    ),
+    "some labels": (
+        {"feature": [[1.0], [2.0]], "label": [0, None]},
+        "for all rows of a split or none; 1 of 2",
+    ),
     "two names": (
         {"feature": [[1.0]] * 2, "label": [0, 0], "class_name": ["a", "b"]},
         "each label must have one class_name",
@@ -468,7 +574,9 @@ BAD_TABLES = {
 def test_bad_tables(tmp_path: Path, name: str) -> None:
     columns, message = BAD_TABLES[name]
     pq.write_table(pa.table(columns), tmp_path / "a.parquet")
-    assert message in refused(1, tmp_path / "a.parquet", tmp_path / "x.h5", output=tmp_path / "x.h5")
+    assert message in refused(
+        1, tmp_path / "a.parquet", tmp_path / "x.h5", output=tmp_path / "x.h5"
+    )
 
 
 @pytest.mark.parametrize("ending", ["npz", "npy", "parquet"])
@@ -485,28 +593,42 @@ def test_damaged_files(tmp_path: Path, ending: str) -> None:
 
 
 def test_a_flipped_bit_in_an_archive(tmp_path: Path) -> None:
-    np.savez(tmp_path / "a.npz", features=np.full((50, 50), np.float32(3)), ids=[f"id{i:06d}" for i in range(50)])
+    np.savez(
+        tmp_path / "a.npz",
+        features=np.full((50, 50), np.float32(3)),
+        ids=[f"id{i:06d}" for i in range(50)],
+    )
     data = (tmp_path / "a.npz").read_bytes()
     for where in (np.float32(3).tobytes(), "id000007".encode("utf-32-le")):
         at = data.index(where * (8 if len(where) == 4 else 1))
         (tmp_path / "bad.npz").write_bytes(data[:at] + b"\x01" + data[at + 1 :])
-        assert "CRC" in refused(1, tmp_path / "bad.npz", tmp_path / "x.h5", output=tmp_path / "x.h5")
+        assert "CRC" in refused(
+            1, tmp_path / "bad.npz", tmp_path / "x.h5", output=tmp_path / "x.h5"
+        )
 
 
 def npy_header(shape: tuple[int, ...], dtype: str = "<f4") -> bytes:
     out = io.BytesIO()
-    np.lib.format.write_array_header_1_0(out, {"descr": dtype, "fortran_order": False, "shape": shape})
+    np.lib.format.write_array_header_1_0(
+        out, {"descr": dtype, "fortran_order": False, "shape": shape}
+    )
     return out.getvalue()
 
 
 def test_lies_and_bombs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "lie.npy").write_bytes(npy_header((1 << 40, 1024)) + b"\0" * 64)
-    assert "it was cut short" in refused(1, tmp_path / "lie.npy", tmp_path / "x.h5", output=tmp_path / "x.h5")
+    assert "it was cut short" in refused(
+        1, tmp_path / "lie.npy", tmp_path / "x.h5", output=tmp_path / "x.h5"
+    )
     (tmp_path / "more.npy").write_bytes(npy_header((1, 1)) + b"\0" * 5)
-    assert "added to it" in refused(1, tmp_path / "more.npy", tmp_path / "x.h5", output=tmp_path / "x.h5")
+    assert "added to it" in refused(
+        1, tmp_path / "more.npy", tmp_path / "x.h5", output=tmp_path / "x.h5"
+    )
     with zipfile.ZipFile(tmp_path / "lie.npz", "w") as archive:
         archive.writestr("features.npy", npy_header((1 << 40, 1024)))
-    assert "it was cut short" in refused(1, tmp_path / "lie.npz", tmp_path / "x.h5", output=tmp_path / "x.h5")
+    assert "it was cut short" in refused(
+        1, tmp_path / "lie.npz", tmp_path / "x.h5", output=tmp_path / "x.h5"
+    )
     monkeypatch.setattr(found, "BOMB_BYTES", 1 << 20)
     np.savez_compressed(tmp_path / "bomb.npz", features=np.zeros((1 << 11, 1 << 10), "f4"))
     assert "at most 100 times its size" in refused(
@@ -538,4 +660,6 @@ def test_a_flipped_bit_in_a_table(tmp_path: Path) -> None:
     data = (tmp_path / "a.parquet").read_bytes()
     at = data.index(file.splits["test"].features[50].tobytes())
     (tmp_path / "bad.parquet").write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
-    assert "CRC" in refused(1, tmp_path / "bad.parquet", tmp_path / "x.h5", output=tmp_path / "x.h5")
+    assert "CRC" in refused(
+        1, tmp_path / "bad.parquet", tmp_path / "x.h5", output=tmp_path / "x.h5"
+    )

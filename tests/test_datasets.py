@@ -60,7 +60,15 @@ def test_class_folders(tmp_path):
 
 
 def test_splits_share_the_union_of_their_classes(tmp_path):
-    grow(tmp_path, "train/a/1.png", "train/c/1.png", "val/c/1.png", "test/b/1.png", "extra/notes.png", "sample.png")
+    grow(
+        tmp_path,
+        "train/a/1.png",
+        "train/c/1.png",
+        "val/c/1.png",
+        "test/b/1.png",
+        "extra/notes.png",
+        "sample.png",
+    )
     data = datasets.load(str(tmp_path))
     assert data.class_names == ["a", "b", "c"]
     assert {name: split.labels.tolist() for name, split in data.splits.items()} == {
@@ -162,7 +170,11 @@ labels_of = st.lists(st.integers(0, 4), min_size=1, max_size=60)
 def made(labels: list[int] | None, n: int | None = None) -> Dataset:
     n = n or len(labels)
     source = Arrays(np.arange(n, dtype=np.uint8)[:, None, None].repeat(4, 1).repeat(4, 2))
-    rows = Split([f"{i:03d}" for i in range(n)], None if labels is None else np.array(labels, np.int64), source)
+    rows = Split(
+        [f"{i:03d}" for i in range(n)],
+        None if labels is None else np.array(labels, np.int64),
+        source,
+    )
     return Dataset("made", list("abcde"), {"all": rows})
 
 
@@ -176,7 +188,9 @@ def test_limits_are_balanced_nested_and_in_order(labels, small, large):
     assert red(less) == [int(name) for name in less.ids]
     assert less.labels.tolist() == [labels[int(name)] for name in less.ids]
     sizes, drawn = np.bincount(labels, minlength=5), np.bincount(less.labels, minlength=5)
-    for many in np.flatnonzero(drawn < sizes):  # whoever could give more gives as many as anyone, but for one
+    for many in np.flatnonzero(
+        drawn < sizes
+    ):  # whoever could give more gives as many as anyone, but for one
         assert drawn[many] >= drawn.max() - 1
 
 
@@ -198,7 +212,9 @@ def test_classes_are_renumbered_in_order(labels, classes):
     rows = data.splits["all"]
     assert data.class_names == sorted(data.class_names)
     assert len(data.class_names) == classes
-    assert [data.class_names[label] for label in rows.labels] == ["abcde"[labels[int(name)]] for name in rows.ids]
+    assert [data.class_names[label] for label in rows.labels] == [
+        "abcde"[labels[int(name)]] for name in rows.ids
+    ]
     assert len(rows) == sum("abcde"[label] in data.class_names for label in labels)
     assert set(data.class_names) <= set(made(labels).draw_classes(5, 7).class_names)
 
@@ -254,7 +270,9 @@ def test_shapes_are_drawn_as_the_world_draws_them():
     with ThreadPoolExecutor(8) as pool:
         drawn = list(pool.map(test.image, range(200)))
     for i in (0, 63, 64, 199):
-        alone = shapes.render([int(test.ids[i])], split="test", seed=data.details["seed"], size=64)[0]
+        alone = shapes.render([int(test.ids[i])], split="test", seed=data.details["seed"], size=64)[
+            0
+        ]
         assert (np.asarray(drawn[i]) == alone).all()
     assert {name: len(split) for name, split in datasets.load("shapes").splits.items()} == {
         "train": 20_000,
@@ -268,7 +286,9 @@ def test_drawn_images_are_drawn_once_and_not_kept_for_ever():
     def draw(numbers: np.ndarray) -> np.ndarray:
         calls.append(len(numbers))
         time.sleep(0.002)  # the others come for the same block meanwhile
-        return np.broadcast_to((numbers % 256).astype(np.uint8)[:, None, None, None], (len(numbers), 2, 2, 3))
+        return np.broadcast_to(
+            (numbers % 256).astype(np.uint8)[:, None, None, None], (len(numbers), 2, 2, 3)
+        )
 
     source = Drawn(draw, np.arange(1000)).take(np.arange(0, 1000, 2))
     with ThreadPoolExecutor(8) as pool:
@@ -297,7 +317,9 @@ def alone(monkeypatch, tmp_path) -> Path:
     return tmp_path / "torch" / "datasets"
 
 
-@pytest.mark.parametrize("name", ["cifar10", "cifar100", "food101", "imagenette", "fashion-mnist", "tiny-imagenet"])
+@pytest.mark.parametrize(
+    "name", ["cifar10", "cifar100", "food101", "imagenette", "fashion-mnist", "tiny-imagenet"]
+)
 def test_without_a_network_the_error_says_what_to_do(alone, tmp_path, name, capfd):
     for root, home in ((None, alone), (tmp_path / "mine", tmp_path / "mine")):
         with pytest.raises(ClipkitError) as caught:
@@ -341,7 +363,9 @@ def cifar(folder: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> np.ndarra
     import torchvision
 
     made = getattr(torchvision.datasets, kind)
-    key, names = ("labels", "label_names") if kind == "CIFAR10" else ("fine_labels", "fine_label_names")
+    key, names = (
+        ("labels", "label_names") if kind == "CIFAR10" else ("fine_labels", "fine_label_names")
+    )
     pixels = np.random.default_rng(0).integers(0, 256, (3, 3072), dtype=np.uint8)
     folder.mkdir(parents=True)
     files = {"one": {"data": pixels[:2], key: [1, 0]}, "two": {"data": pixels[2:], key: [1]}}
@@ -356,7 +380,9 @@ def cifar(folder: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> np.ndarra
     return pixels
 
 
-@pytest.mark.parametrize(("kind", "folder"), [("CIFAR10", "cifar-10-batches-py"), ("CIFAR100", "cifar-100-python")])
+@pytest.mark.parametrize(
+    ("kind", "folder"), [("CIFAR10", "cifar-10-batches-py"), ("CIFAR100", "cifar-100-python")]
+)
 def test_cifar_by_torchvision(alone, tmp_path, monkeypatch, kind, folder):
     pixels = cifar(tmp_path / "root" / folder, kind, monkeypatch)
     for root in (tmp_path / "root", tmp_path / "root" / folder):
@@ -368,7 +394,9 @@ def test_cifar_by_torchvision(alone, tmp_path, monkeypatch, kind, folder):
         assert (image == pixels[1].reshape(3, 32, 32).transpose(1, 2, 0)).all()
         assert data.splits["test"].labels.tolist() == [1]
     (tmp_path / "root" / folder / "one").write_bytes(b"other")
-    with pytest.raises(ClipkitError, match=r"must hold cifar100? as torchvision unpacks it") as caught:
+    with pytest.raises(
+        ClipkitError, match=r"must hold cifar100? as torchvision unpacks it"
+    ) as caught:
         datasets.load(kind.lower(), root=tmp_path / "root")
     assert "remove that folder" in caught.value.hint
 
@@ -383,7 +411,9 @@ def host(tmp_path, monkeypatch):
 
     (tmp_path / "host").mkdir()
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=tmp_path / "host")) as server:
+    with http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), partial(Quiet, directory=tmp_path / "host")
+    ) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield f"http://127.0.0.1:{server.server_port}"
@@ -423,7 +453,9 @@ def test_food101_by_torchvision(alone, tmp_path):
     root = tmp_path / "food-101"
     grow(root / "images", "waffles/1.jpg", "waffles/2.jpg", "apple_pie/7.jpg")
     (root / "meta").mkdir()
-    (root / "meta" / "train.json").write_text('{"apple_pie": ["apple_pie/7"], "waffles": ["waffles/2"]}')
+    (root / "meta" / "train.json").write_text(
+        '{"apple_pie": ["apple_pie/7"], "waffles": ["waffles/2"]}'
+    )
     (root / "meta" / "test.json").write_text('{"apple_pie": [], "waffles": ["waffles/1"]}')
     data = datasets.load("food101", root=tmp_path)
     assert data.class_names == ["apple_pie", "waffles"]
@@ -458,20 +490,28 @@ def test_fashion_mnist_from_idx_files(alone, tmp_path):
         folder.mkdir(parents=True)
         for prefix in ("train", "t10k"):
             (folder / f"{prefix}-images-idx3-ubyte{ending}").write_bytes(pack(idx(pixels)))
-            (folder / f"{prefix}-labels-idx1-ubyte{ending}").write_bytes(pack(idx(np.array([9, 0], np.uint8))))
+            (folder / f"{prefix}-labels-idx1-ubyte{ending}").write_bytes(
+                pack(idx(np.array([9, 0], np.uint8)))
+            )
     for root in (mine, tmp_path / "torchs"):
         data = datasets.load("fashion-mnist", root=root)
         assert data.class_names[0] == "T-shirt/top"
         assert data.splits["train"].labels.tolist() == [9, 0]
         assert (np.asarray(data.splits["test"].image(1)) == pixels[1][..., None]).all()
-    for damage in (b"", b"\0\0\x08\x01\0\0\0\x02\x01", b"\0\0\x0d\x01\0\0\0\0", idx(np.zeros(3, np.uint8))):
+    for damage in (
+        b"",
+        b"\0\0\x08\x01\0\0\0\x02\x01",
+        b"\0\0\x0d\x01\0\0\0\0",
+        idx(np.zeros(3, np.uint8)),
+    ):
         (torchs / "train-labels-idx1-ubyte").write_bytes(damage)
         with pytest.raises(ClipkitError, match=r"must be a sound IDX file|must match"):
             datasets.load("fashion-mnist", root=tmp_path / "torchs")
 
 
 @pytest.mark.skipif(
-    not sources.DEBIAN_FASHION_MNIST.exists(), reason="Debian's package dataset-fashion-mnist is not installed"
+    not sources.DEBIAN_FASHION_MNIST.exists(),
+    reason="Debian's package dataset-fashion-mnist is not installed",
 )
 def test_fashion_mnist_from_debian(monkeypatch, tmp_path):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
@@ -479,19 +519,30 @@ def test_fashion_mnist_from_debian(monkeypatch, tmp_path):
     assert np.bincount(data.splits["train"].labels).tolist() == [10] * 10
     assert data.splits["test"].image(0).size == (28, 28)
     whole = datasets.load("fashion-mnist", root=sources.DEBIAN_FASHION_MNIST)
-    assert {name: len(split) for name, split in whole.splits.items()} == {"train": 60_000, "test": 10_000}
+    assert {name: len(split) for name, split in whole.splits.items()} == {
+        "train": 60_000,
+        "test": 10_000,
+    }
     assert whole.splits["train"].labels[:5].tolist() == [9, 0, 0, 3, 0]
     assert set(data.splits["test"].ids) < set(whole.splits["test"].ids)
 
 
 def tiny_imagenet(top: Path) -> Path:
-    grow(top / "train", "n2/images/n2_1.JPEG", "n2/images/n2_0.JPEG", "n1/images/n1_0.JPEG", "n3/images/n3_0.JPEG")
+    grow(
+        top / "train",
+        "n2/images/n2_1.JPEG",
+        "n2/images/n2_0.JPEG",
+        "n1/images/n1_0.JPEG",
+        "n3/images/n3_0.JPEG",
+    )
     grow(top / "val" / "images", "val_1.JPEG", "val_0.JPEG")
     (top / "wnids.txt").write_text("n2\nn1\nn3\n")
     (top / "words.txt").write_text(
         "n0\tentity\nn1\tgoldfish, Carassius auratus\nn2\tEuropean fire salamander\nn3\tcat\n"
     )
-    (top / "val" / "val_annotations.txt").write_text("val_1.JPEG\tn1\t0\t0\t63\t63\nval_0.JPEG\tn3\t1\t1\t2\t2\n")
+    (top / "val" / "val_annotations.txt").write_text(
+        "val_1.JPEG\tn1\t0\t0\t63\t63\nval_0.JPEG\tn3\t1\t1\t2\t2\n"
+    )
     return top
 
 
@@ -501,7 +552,12 @@ def test_tiny_imagenet_in_its_official_layout(tmp_path):
         data = datasets.load("tiny-imagenet", root=root)
         assert data.class_names == ["goldfish", "European fire salamander", "cat"]
         train, test = data.splits["train"], data.splits["test"]
-        assert train.ids == ["n1/images/n1_0.JPEG", "n2/images/n2_0.JPEG", "n2/images/n2_1.JPEG", "n3/images/n3_0.JPEG"]
+        assert train.ids == [
+            "n1/images/n1_0.JPEG",
+            "n2/images/n2_0.JPEG",
+            "n2/images/n2_1.JPEG",
+            "n3/images/n3_0.JPEG",
+        ]
         assert train.labels.tolist() == [0, 1, 1, 2]
         assert red(train) == [2, 1, 0, 3]
         assert test.ids == ["images/val_0.JPEG", "images/val_1.JPEG"]
@@ -515,7 +571,9 @@ def test_tiny_imagenet_in_its_official_layout(tmp_path):
     assert drawn.splits["train"].labels.max() == 1
 
 
-@pytest.mark.parametrize("line", ["val_2.JPEG", "val_2.JPEG\tn9", "../../x.JPEG\tn1", "val_1.JPEG\tn1", ""])
+@pytest.mark.parametrize(
+    "line", ["val_2.JPEG", "val_2.JPEG\tn9", "../../x.JPEG\tn1", "val_1.JPEG\tn1", ""]
+)
 def test_tiny_imagenet_with_bad_annotations(tmp_path, line):
     with (tiny_imagenet(tmp_path) / "val" / "val_annotations.txt").open("a") as notes:
         notes.write(f"{line}\n")
@@ -524,7 +582,16 @@ def test_tiny_imagenet_with_bad_annotations(tmp_path, line):
 
 
 def test_every_registered_name_is_documented():
-    names = ["cifar10", "cifar100", "food101", "imagenette", "tiny-imagenet", "fashion-mnist", "digits", "shapes"]
+    names = [
+        "cifar10",
+        "cifar100",
+        "food101",
+        "imagenette",
+        "tiny-imagenet",
+        "fashion-mnist",
+        "digits",
+        "shapes",
+    ]
     assert list(datasets.REGISTRY) == names
     for source in datasets.REGISTRY.values():
         assert source.__doc__

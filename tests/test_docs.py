@@ -13,13 +13,15 @@ from clipkit.cli import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "docs"))
-import examples  # noqa: E402
+import examples
 
 PAGES = [*examples.PAGES, ROOT / "prompts" / "README.md"]
 NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:e-?\d+)?")
 DIGEST = re.compile(r"sha256:[0-9a-f]+|\b[0-9a-f]{64}\b")
 MACHINE = re.compile(r"\b(precision|packed|compile|device) \w+")  # what this processor chose
-TOLERANCE = 0.05  # another processor rounds bfloat16 elsewhere, and a row or two of a split falls otherwise
+TOLERANCE = (
+    0.05  # another processor rounds bfloat16 elsewhere, and a row or two of a split falls otherwise
+)
 
 
 def name(page: Path) -> str:
@@ -64,7 +66,11 @@ def test_other_commands_run_on_what_is_at_hand(page: Path, tmp_path: Path) -> No
 
 
 def test_make_knows_every_line_that_a_page_gives_it(tmp_path: Path) -> None:
-    lines = [line for page in PAGES for line in re.findall(r"^ *(make .+)$", page.read_text(), re.MULTILINE)]
+    lines = [
+        line
+        for page in PAGES
+        for line in re.findall(r"^ *(make .+)$", page.read_text(), re.MULTILINE)
+    ]
     assert len(lines) > 9
     for line in lines:
         dry = line.replace("make ", f"unset MAKEFLAGS MAKELEVEL; make -n RESULTS={tmp_path} ", 1)

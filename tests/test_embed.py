@@ -56,7 +56,12 @@ class Double:
 
 
 def result(
-    folder: Path, splits: dict[str, Numbers], encoder: Double, batch: int = 4, workers: int = 3, **manifest: Any
+    folder: Path,
+    splits: dict[str, Numbers],
+    encoder: Double,
+    batch: int = 4,
+    workers: int = 3,
+    **manifest: Any,
 ) -> tuple[Any, Any]:
     with embed.working(folder, splits, manifest) as work:
         embed.run(work, splits, encoder, batch, workers, False, lambda *_: None)
@@ -66,7 +71,9 @@ def result(
         return found, skipped
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=10)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=10
+)
 @given(
     n=st.integers(1, 60), shard=st.integers(1, 20), batch=st.integers(1, 25), workers=st.integers(1, 4),
     bad=st.sets(st.integers(0, 59), max_size=20), labelled=st.booleans(),
@@ -107,7 +114,9 @@ def test_batches_do_not_cross_shards(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert threading.get_ident() not in encoder.threads
 
 
-def test_a_run_that_goes_on_encodes_only_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_goes_on_encodes_only_what_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(shards, "SHARD", 10)
     splits = {"all": Numbers(25, {3})}
 

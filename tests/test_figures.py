@@ -18,7 +18,18 @@ from clipkit import figures
 from clipkit.errors import UsageError
 from clipkit.figures import Sweep
 
-ODD = ["pickup_truck", "_hidden", "$x^2$", "$unclosed", r"\frac{1}", "a\nb\x1b[31m", "猫", "x" * 300, "", "&<b>"]
+ODD = [
+    "pickup_truck",
+    "_hidden",
+    "$x^2$",
+    "$unclosed",
+    r"\frac{1}",
+    "a\nb\x1b[31m",
+    "猫",
+    "x" * 300,
+    "",
+    "&<b>",
+]
 TAU = [0.02, 1.0, 0.07, 0.5]  # in no order
 
 
@@ -54,16 +65,24 @@ def examples() -> dict[str, Figure]:
     """One of each, made anew."""
     rng = np.random.default_rng(0)
     return {
-        "confusion": figures.confusion(rng.integers(0, 9, (10, 10)), odd(10), title="Of $all$ and _none_"),
+        "confusion": figures.confusion(
+            rng.integers(0, 9, (10, 10)), odd(10), title="Of $all$ and _none_"
+        ),
         "temperature": figures.temperature([sweep(), sweep("_knn $k$")], 32),
         "entropy": figures.entropy({1.0: 3.4656 - rng.random(50) / 1e4, 0.02: rng.random(50)}, 32),
         "logits": figures.logits(rng.random((3, 10)), odd(3), odd(10)),
         "similarity": figures.similarity(rng.random((4, 10)), odd(4), odd(10), centred=True),
         "classes": figures.classes(rng.random(40), odd(40)),
-        "confidence": figures.confidence({1.0: 0.032 + rng.random(50) / 1e4, 0.02: rng.random(50)}, 32),
-        "contact_sheet": figures.contact_sheet(rng.integers(0, 255, (10, 8, 8, 3), np.uint8), odd(10)),
+        "confidence": figures.confidence(
+            {1.0: 0.032 + rng.random(50) / 1e4, 0.02: rng.random(50)}, 32
+        ),
+        "contact_sheet": figures.contact_sheet(
+            rng.integers(0, 255, (10, 8, 8, 3), np.uint8), odd(10)
+        ),
         "grid": figures.grid(rng.random((3, 2)), [0.1, 1, 10], [1, 0.1]),
-        "spectrum": figures.spectrum({"generic32": [3, 2, 1, 0], "$x$": [2, 1]}, {"generic32": 2.5}),
+        "spectrum": figures.spectrum(
+            {"generic32": [3, 2, 1, 0], "$x$": [2, 1]}, {"generic32": 2.5}
+        ),
         "clusters": figures.clusters(rng.integers(0, 9, (10, 12)), odd(10)),
     }
 
@@ -74,7 +93,9 @@ def examples() -> dict[str, Figure]:
 @pytest.mark.parametrize("ending", figures.FORMATS)
 def test_the_same_figure_gives_the_same_bytes(ending: str, tmp_path: Path) -> None:
     once, again = examples(), examples()
-    names = list(once) if ending == "png" else ["confusion", "spectrum"]  # with and without a bitmap
+    names = (
+        list(once) if ending == "png" else ["confusion", "spectrum"]
+    )  # with and without a bitmap
     for name in names:
         figures.save(once[name], tmp_path / f"{name}.{ending}")
         buffer = io.BytesIO()
@@ -122,7 +143,9 @@ assert "matplotlib.pyplot" not in sys.modules
 
 def test_a_users_matplotlibrc_changes_nothing() -> None:
     plain = png(figures.confusion([[9, 1], [2, 8]], ["$a$", "b"]))
-    with matplotlib.rc_context({"font.size": 30, "text.usetex": True, "axes.grid": False, "savefig.bbox": "tight"}):
+    with matplotlib.rc_context(
+        {"font.size": 30, "text.usetex": True, "axes.grid": False, "savefig.bbox": "tight"}
+    ):
         assert png(figures.confusion([[9, 1], [2, 8]], ["$a$", "b"])) == plain
 
 
@@ -130,7 +153,8 @@ def test_names_and_prompts_are_shown_as_they_are() -> None:
     for name, fig in examples().items():
         png(fig)
         assert not any(
-            text.get_parse_math() and "$" in text.get_text() for text in fig.findobj(matplotlib.text.Text)
+            text.get_parse_math() and "$" in text.get_text()
+            for text in fig.findobj(matplotlib.text.Text)
         ), name
         assert not any("\n" in text or "\x1b" in text for text in texts(fig)), name
         assert max(len(text) for text in texts(fig)) < 80, name
@@ -164,7 +188,11 @@ def test_any_number_of_classes_and_prompts(
 def test_one_run_and_missing_values_can_be_drawn(rng: np.random.Generator) -> None:
     png(figures.temperature([Sweep("one", [1.0], [0.5], [3.4])], 32))
     png(figures.temperature([Sweep("none", [1.0, 0.5], [np.nan, np.nan], [np.nan, np.nan])], 32))
-    png(figures.temperature([Sweep(f"{i}", TAU, rng.random(4), low=[0] * 4, high=[1] * 4) for i in range(25)]))
+    png(
+        figures.temperature(
+            [Sweep(f"{i}", TAU, rng.random(4), low=[0] * 4, high=[1] * 4) for i in range(25)]
+        )
+    )
     png(figures.grid([[np.nan]], [1.0], [0.5]))
     png(figures.contact_sheet(np.zeros((1, 4, 6, 3), np.uint8), cols=8))
 
@@ -173,7 +201,9 @@ def test_one_run_and_missing_values_can_be_drawn(rng: np.random.Generator) -> No
 
 
 def test_confusion_rows_are_percentages_of_the_true_class() -> None:
-    fig = figures.confusion([[8, 2, 0], [1, 3, 0], [0, 0, 0]], ["cat", "dog", "owl"], title="Zero-shot")
+    fig = figures.confusion(
+        [[8, 2, 0], [1, 3, 0], [0, 0, 0]], ["cat", "dog", "owl"], title="Zero-shot"
+    )
     ax = fig.axes[0]
     shown = ax.images[0].get_array()
     np.testing.assert_allclose(shown[:2].sum(axis=1), 100)
@@ -190,7 +220,9 @@ def test_clusters_stand_below_the_classes_that_they_match() -> None:
     fig = figures.clusters([[0, 2, 8, 0], [6, 0, 0, 2], [0, 4, 0, 0]], ["cat", "dog", "owl"])
     ax = fig.axes[0]
     assert tick_texts(ax.xaxis) == ["2", "0", "1", "3"]
-    np.testing.assert_allclose(ax.images[0].get_array(), [[80, 0, 20, 0], [0, 75, 0, 25], [0, 0, 100, 0]])
+    np.testing.assert_allclose(
+        ax.images[0].get_array(), [[80, 0, 20, 0], [0, 75, 0, 25], [0, 0, 100, 0]]
+    )
     assert ax.get_title(loc="left") == "purity 0.9091, N = 22"
     fewer = figures.clusters([[0, 4], [3, 1], [5, 0]], ["cat", "dog", "owl"])
     assert tick_texts(fewer.axes[0].xaxis) == ["1", "0"]
@@ -253,11 +285,17 @@ def test_an_entropy_that_all_sweeps_share_is_one_line() -> None:
 def test_sweeps_differ_in_colour_and_marker() -> None:
     fig = figures.temperature([sweep(f"{i}") for i in range(7)], 32)
     curves = fig.axes[0].lines[::2]
-    assert len({line.get_color() for line in curves}) == len({line.get_marker() for line in curves}) == 7
+    assert (
+        len({line.get_color() for line in curves})
+        == len({line.get_marker() for line in curves})
+        == 7
+    )
 
 
 def test_intervals_are_drawn_around_the_accuracies() -> None:
-    fig = figures.temperature([Sweep("svm", [1, 0.5], [0.3, 0.5], low=[0.28, 0.47], high=[0.33, 0.52])])
+    fig = figures.temperature(
+        [Sweep("svm", [1, 0.5], [0.3, 0.5], low=[0.28, 0.47], high=[0.33, 0.52])]
+    )
     segments = np.array(fig.axes[0].collections[0].get_segments())
     np.testing.assert_allclose(segments[:, :, 1], [[28, 33], [47, 52]])
 
@@ -295,8 +333,12 @@ def test_confidence_marks_one_over_k(rng: np.random.Generator) -> None:
     flat, sharp = figures.confidence(values, 32).axes
     assert flat.get_xlabel() == "max p − 1/32 (percentage points)"
     assert not flat.xaxis_inverted()
-    assert [line.get_xdata()[0] for line in flat.lines] == pytest.approx([100 * (values[1.0].mean() - 1 / 32), 0])
-    assert [line.get_xdata()[0] for line in sharp.lines] == pytest.approx([100 * values[0.02].mean(), 3.125])
+    assert [line.get_xdata()[0] for line in flat.lines] == pytest.approx(
+        [100 * (values[1.0].mean() - 1 / 32), 0]
+    )
+    assert [line.get_xdata()[0] for line in sharp.lines] == pytest.approx(
+        [100 * values[0.02].mean(), 3.125]
+    )
 
 
 def test_logits_name_up_to_forty_prompts() -> None:
@@ -317,18 +359,26 @@ def test_similarity_has_a_row_a_prompt() -> None:
 
 def test_centred_similarity_is_symmetric_about_each_prompts_mean() -> None:
     means = np.array([[0.1, 0.2, 0.3], [0.2, 0.2, np.nan]])
-    image = figures.similarity(means, ["cat", "dog"], ["p", "q", "r"], centred=True).axes[0].images[0]
-    np.testing.assert_allclose(image.get_array().filled(np.nan), [[-0.05, 0.05], [0, 0], [0, np.nan]], atol=1e-15)
+    image = (
+        figures.similarity(means, ["cat", "dog"], ["p", "q", "r"], centred=True).axes[0].images[0]
+    )
+    np.testing.assert_allclose(
+        image.get_array().filled(np.nan), [[-0.05, 0.05], [0, 0], [0, np.nan]], atol=1e-15
+    )
     assert image.get_clim() == pytest.approx((-0.05, 0.05))
 
 
 def test_classes_are_sorted_and_the_mean_is_marked() -> None:
-    ax = figures.classes([0.2, np.nan, 0.9, 0.4], ["a", "b", "c", "d"], support=[10, 0, 2000, 5]).axes[0]
+    ax = figures.classes(
+        [0.2, np.nan, 0.9, 0.4], ["a", "b", "c", "d"], support=[10, 0, 2000, 5]
+    ).axes[0]
     assert tick_texts(ax.yaxis) == ["c (2,000)", "d (5)", "a (10)"]
     assert ax.yaxis_inverted()  # best on top
     assert [bar.get_width() for bar in ax.patches] == [0.9, 0.4, 0.2]
     assert ax.lines[0].get_xdata()[0] == pytest.approx(0.5)
-    assert ax.get_title(loc="left") == "3 classes, mean F1 0.500 (dashed), 1 without images left out"
+    assert (
+        ax.get_title(loc="left") == "3 classes, mean F1 0.500 (dashed), 1 without images left out"
+    )
 
 
 def test_of_many_classes_the_best_and_the_worst_fifteen() -> None:
@@ -369,7 +419,9 @@ def test_contact_sheet_places_every_image_under_its_title(rng: np.random.Generat
     assert [t.get_text() for t in ax.texts] == list("abcde")
     for image, shown in zip(images, ax.images, strict=True):
         np.testing.assert_array_equal(shown.get_array(), image)
-    lefts, tops = zip(*((shown.get_extent()[0], shown.get_extent()[3]) for shown in ax.images), strict=True)
+    lefts, tops = zip(
+        *((shown.get_extent()[0], shown.get_extent()[3]) for shown in ax.images), strict=True
+    )
     assert len(set(lefts)) == 2
     assert len(set(tops)) == 3
     assert all(text.get_position()[1] < top for text, top in zip(ax.texts, tops, strict=True))

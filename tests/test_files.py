@@ -14,7 +14,11 @@ from clipkit.errors import ClipkitError, UsageError, WriteFailed
 
 
 def test_a_block_that_fails_leaves_nothing(tmp_path: Path) -> None:
-    with unchanged(tmp_path), pytest.raises(KeyError), files.publishing(str(tmp_path / "x")) as path:  # noqa: PT012
+    with (
+        unchanged(tmp_path),
+        pytest.raises(KeyError),
+        files.publishing(str(tmp_path / "x")) as path,
+    ):
         path.write_bytes(b"half")
         raise KeyError
 
@@ -36,13 +40,19 @@ def test_a_long_name_leaves_room_for_the_temporary_one(tmp_path: Path) -> None:
 
 
 def test_a_name_that_is_too_long_is_one_error(tmp_path: Path) -> None:
-    with pytest.raises(ClipkitError, match="File name too long"), files.publishing(str(tmp_path / ("x" * 300))):
+    with (
+        pytest.raises(ClipkitError, match="File name too long"),
+        files.publishing(str(tmp_path / ("x" * 300))),
+    ):
         pass
 
 
 def test_a_folder_that_vanishes_meanwhile(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
-    with pytest.raises((WriteFailed, FileNotFoundError)), files.publishing(str(tmp_path / "sub" / "x")) as path:  # noqa: PT012
+    with (
+        pytest.raises((WriteFailed, FileNotFoundError)),
+        files.publishing(str(tmp_path / "sub" / "x")) as path,
+    ):
         path.unlink()
         (tmp_path / "sub").rmdir()
 

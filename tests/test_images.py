@@ -34,11 +34,16 @@ def png_header(width: int, height: int) -> bytes:
     """A PNG that declares a size and holds next to nothing."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(bytes(100)))
+        + chunk(b"IEND", b"")
     )
 
 
@@ -71,7 +76,10 @@ BAD = {
     "cut PNG": (encoded(GOOD, "PNG")[:-300], "truncated"),
     "cut JPEG": (encoded(GOOD, "JPEG")[:-300], "truncated"),
     "cut header": (encoded(GOOD, "PNG")[:20], "must be a sound image"),
-    "flipped": (encoded(GOOD, "PNG").replace(b"IDAT", b"IDAT\xff\xff\xff\xff", 1), "must be a sound image"),
+    "flipped": (
+        encoded(GOOD, "PNG").replace(b"IDAT", b"IDAT\xff\xff\xff\xff", 1),
+        "must be a sound image",
+    ),
     "bomb just over the cap": (png_header(8193, 8192), "8193 x 8192 pixels, over 67,108,864"),
     "bomb at which Pillow warns": (png_header(12_000, 10_000), "12000 x 10000 pixels"),
     "bomb at which Pillow stops": (png_header(30_000, 30_000), "over 67,108,864 pixels"),
@@ -98,7 +106,11 @@ def test_what_is_no_regular_file_is_refused_without_waiting(tmp_path):
     os.mkfifo(tmp_path / "fifo.png")
     (tmp_path / "lost.png").symlink_to(tmp_path / "nowhere.png")
     (tmp_path / "self.png").symlink_to(tmp_path / "self.png")
-    reasons = {"fifo.png": "not a regular file", "lost.png": "No such file", "self.png": "symbolic links"}
+    reasons = {
+        "fifo.png": "not a regular file",
+        "lost.png": "No such file",
+        "self.png": "symbolic links",
+    }
     assert [name for name, _ in images.find(str(tmp_path))] == sorted(reasons)
     for name, path in images.find(str(tmp_path)):
         with pytest.raises(BadImage, match=reasons[name]):
@@ -128,7 +140,9 @@ def test_sixteen_bit_grey_is_scaled(tmp_path):
 def test_transparency_is_dropped_and_orientation_left(tmp_path, recwarn):
     palette = GOOD.convert("P")
     palette.save(tmp_path / "palette.png", transparency=bytes(range(256)))
-    assert (np.asarray(images.read(str(tmp_path / "palette.png"))) == np.asarray(palette.convert("RGB"))).all()
+    assert (
+        np.asarray(images.read(str(tmp_path / "palette.png"))) == np.asarray(palette.convert("RGB"))
+    ).all()
     clear = GOOD.copy()
     clear.putalpha(0)
     clear.save(tmp_path / "clear.png")
@@ -171,8 +185,19 @@ def test_finding_sorts_by_code_point_and_passes_over_the_rest(tmp_path):
     (tmp_path / os.fsdecode(b"\xff\n.png")).touch()
     (tmp_path / "a" / "up").symlink_to(tmp_path)
     found = [name for name, _ in images.find(str(tmp_path))]
-    assert found == ["%FF%0A.png", "B.PNG", "_.webp", "a.png", "a/deep/1.gif", "a/z.jpeg", "b.png", "é.png"]
-    assert [name for name, _ in images.find(str(tmp_path), deep=False)] == [name for name in found if "/" not in name]
+    assert found == [
+        "%FF%0A.png",
+        "B.PNG",
+        "_.webp",
+        "a.png",
+        "a/deep/1.gif",
+        "a/z.jpeg",
+        "b.png",
+        "é.png",
+    ]
+    assert [name for name, _ in images.find(str(tmp_path), deep=False)] == [
+        name for name in found if "/" not in name
+    ]
 
 
 def test_links_that_run_in_a_circle_are_left(tmp_path):

@@ -22,7 +22,9 @@ def test_accuracy_recall_and_confusion(pairs):
     assert metrics.accuracy(y, p) == pytest.approx(reference.accuracy_score(y, p))
     recall = reference.recall_score(y, p, labels=np.unique(y), average="macro", zero_division=0)
     assert metrics.mean_per_class_recall(y, p) == pytest.approx(recall)
-    assert np.array_equal(metrics.confusion(y, p, 5), reference.confusion_matrix(y, p, labels=range(5)))
+    assert np.array_equal(
+        metrics.confusion(y, p, 5), reference.confusion_matrix(y, p, labels=range(5))
+    )
 
 
 @given(PAIRS)
@@ -30,7 +32,9 @@ def test_per_class(pairs):
     y, p = pairs
     found = metrics.per_class(metrics.confusion(y, p, 5))
     expected = reference.precision_recall_fscore_support(y, p, labels=range(5), zero_division=0)
-    for ours, theirs in zip((found.precision, found.recall, found.f1, found.support), expected, strict=True):
+    for ours, theirs in zip(
+        (found.precision, found.recall, found.f1, found.support), expected, strict=True
+    ):
         assert np.allclose(ours, theirs)
 
 
@@ -45,33 +49,43 @@ def test_topk(k):
 
 def test_topk_counts_every_row_once_when_scores_are_equal():
     scores = np.zeros((3, 3))
-    assert [metrics.topk_accuracy(scores, np.arange(3), k) for k in (1, 2, 3)] == pytest.approx([1 / 3, 2 / 3, 1])
+    assert [metrics.topk_accuracy(scores, np.arange(3), k) for k in (1, 2, 3)] == pytest.approx(
+        [1 / 3, 2 / 3, 1]
+    )
 
 
 def test_top1_is_the_accuracy_of_the_argmax():
     scores = np.random.default_rng(0).integers(3, size=(300, 4))
     labels = np.random.default_rng(1).integers(4, size=300)
-    assert metrics.topk_accuracy(scores, labels, 1) == metrics.accuracy(labels, scores.argmax(axis=1))
+    assert metrics.topk_accuracy(scores, labels, 1) == metrics.accuracy(
+        labels, scores.argmax(axis=1)
+    )
 
 
 @pytest.mark.parametrize(("right", "n"), [(0, 10), (10, 10), (7, 10), (780, 1000)])
 def test_wilson_solves_its_equation(right, n):
     """The bounds are the proportions at which the observed one lies z standard errors away."""
     for bound in metrics.wilson(right / n, n):
-        assert (right / n - bound) ** 2 == pytest.approx(1.959964**2 * bound * (1 - bound) / n, abs=1e-12)
+        assert (right / n - bound) ** 2 == pytest.approx(
+            1.959964**2 * bound * (1 - bound) / n, abs=1e-12
+        )
         assert 0 <= bound <= 1
 
 
 def test_zero_shot_takes_the_best_prompt_of_each_class():
     cosines = np.array([[0.1, 0.3, 0.2, 0.9], [0.5, 0.1, 0.2, 0.9]], dtype=np.float32)
     scores, predicted = metrics.zero_shot(cosines, np.array([2, 0, 0, -1]), 3)
-    assert np.array_equal(scores, np.array([[0.3, -np.inf, 0.1], [0.2, -np.inf, 0.5]], dtype=np.float32))
+    assert np.array_equal(
+        scores, np.array([[0.3, -np.inf, 0.1], [0.2, -np.inf, 0.5]], dtype=np.float32)
+    )
     assert predicted.tolist() == [0, 2]
     with pytest.raises(ClipkitError, match="belong to classes"):
         metrics.zero_shot(cosines, np.full(4, -1), 3)
 
 
-@given(st.lists(st.integers(0, 5), min_size=1, max_size=80), st.floats(0.01, 0.99), st.integers(0, 3))
+@given(
+    st.lists(st.integers(0, 5), min_size=1, max_size=80), st.floats(0.01, 0.99), st.integers(0, 3)
+)
 def test_split_off_is_a_stratified_partition(labels, fraction, seed):
     labels = np.array(labels)
     fit, val = metrics.split_off(labels, fraction, seed)

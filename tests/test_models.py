@@ -58,7 +58,10 @@ def images() -> list[Image.Image]:
     """Noise in several sizes, two of each, in turns."""
     rng = np.random.default_rng(0)
     sizes = [(32, 32), (50, 40), (40, 50), (300, 225)] * 2
-    return [Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8)) for width, height in sizes]
+    return [
+        Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
+        for width, height in sizes
+    ]
 
 
 @pytest.fixture
@@ -71,12 +74,17 @@ def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
 
 
-def plain_features(folder: Path, images: list[Image.Image], texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+def plain_features(
+    folder: Path, images: list[Image.Image], texts: list[str]
+) -> tuple[np.ndarray, np.ndarray]:
     """What a script would write: the whole model, one image and one text at a time."""
     kind = SiglipModel if "siglip" in folder.name else CLIPModel
     padding = "max_length" if kind is SiglipModel else False
     model = kind.from_pretrained(folder).eval()
-    processor, tokenizer = AutoImageProcessor.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    processor, tokenizer = (
+        AutoImageProcessor.from_pretrained(folder),
+        AutoTokenizer.from_pretrained(folder),
+    )
     rows: tuple[list[torch.Tensor], list[torch.Tensor]] = ([], [])
     with torch.no_grad():
         for image in images:
@@ -84,7 +92,9 @@ def plain_features(folder: Path, images: list[Image.Image], texts: list[str]) ->
         for text in texts:
             tokens = tokenizer(text, padding=padding, return_tensors="pt")["input_ids"]
             rows[1].append(model.get_text_features(input_ids=tokens))
-    image, text = (torch.cat([getattr(row, "pooler_output", row) for row in part]).numpy() for part in rows)
+    image, text = (
+        torch.cat([getattr(row, "pooler_output", row) for row in part]).numpy() for part in rows
+    )
     return image, text
 
 
@@ -112,7 +122,9 @@ def test_features_equal_plain_transformers(
 
 def test_features_of_a_full_size_model(vit_b32_dir: Path, cifar10_root: Path) -> None:
     files = sorted(cifar10_root.glob("test/*/*0.jpg"))[::700]
-    assert_features_equal(vit_b32_dir, [Image.open(file).convert("RGB") for file in files], TEXTS[:2])
+    assert_features_equal(
+        vit_b32_dir, [Image.open(file).convert("RGB") for file in files], TEXTS[:2]
+    )
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
@@ -122,7 +134,9 @@ def test_half_precision_is_close_to_full(
 ) -> None:
     folder = str(request.getfixturevalue(form))
     for tower in ("image", "text"):
-        full, half = (models.load(folder, tower=tower, device="cpu", precision=p) for p in ("fp32", precision))
+        full, half = (
+            models.load(folder, tower=tower, device="cpu", precision=p) for p in ("fp32", precision)
+        )
         if tower == "image":
             pixels = full.preprocess(images)
             expected, found = full.encode_images(pixels), half.encode_images(pixels)
@@ -134,7 +148,9 @@ def test_half_precision_is_close_to_full(
         assert cosines(found, expected).min() >= 0.999
 
 
-def test_full_precision_whatever_dtype_the_config_names(copied: Path, images: list[Image.Image]) -> None:
+def test_full_precision_whatever_dtype_the_config_names(
+    copied: Path, images: list[Image.Image]
+) -> None:
     expected = models.load(str(copied), tower="image", precision="fp32")
     config = json.loads((copied / "config.json").read_text())
     for part in (config, config["vision_config"], config["text_config"]):
@@ -149,9 +165,14 @@ def test_weights_may_be_split_over_files(copied: Path) -> None:
     expected = models.load(str(copied), tower="text", precision="fp32")
     tensors = load_file(copied / "model.safetensors")
     names = sorted(tensors)
-    parts = {"model-00001-of-00002.safetensors": names[::2], "model-00002-of-00002.safetensors": names[1::2]}
+    parts = {
+        "model-00001-of-00002.safetensors": names[::2],
+        "model-00002-of-00002.safetensors": names[1::2],
+    }
     for part, chosen in parts.items():
-        save_file({name: tensors[name] for name in chosen}, copied / part, metadata={"format": "pt"})
+        save_file(
+            {name: tensors[name] for name in chosen}, copied / part, metadata={"format": "pt"}
+        )
     weight_map = {name: part for part, chosen in parts.items() for name in chosen}
     write_json(copied / "model.safetensors.index.json", metadata={}, weight_map=weight_map)
     (copied / "model.safetensors").unlink()
@@ -163,7 +184,10 @@ def test_weights_may_be_split_over_files(copied: Path) -> None:
 
 def test_a_tower_comes_alone(tiny_clip_dir: Path) -> None:
     for tower, other in (("image", "text"), ("text", "visi")):
-        names = [name for name, _ in models.load(str(tiny_clip_dir), tower=tower)._model.named_parameters()]
+        names = [
+            name
+            for name, _ in models.load(str(tiny_clip_dir), tower=tower)._model.named_parameters()
+        ]
         assert names
         assert not [name for name in names if name.startswith(other) or name == "logit_scale"]
 
@@ -173,7 +197,8 @@ def test_details_are_what_a_history_needs(tiny_clip_dir: Path, siglip_dir: Path)
     assert json.loads(json.dumps(image.details)) == image.details
     assert image.details == {
         "name": str(tiny_clip_dir),
-        "digest": "sha256:" + hashlib.sha256((tiny_clip_dir / "model.safetensors").read_bytes()).hexdigest(),
+        "digest": "sha256:"
+        + hashlib.sha256((tiny_clip_dir / "model.safetensors").read_bytes()).hexdigest(),
         "tower": "image",
         "dim": 16,
         "precision": "fp32",
@@ -211,7 +236,9 @@ def test_pixels_equal_the_models_own_processor(
 ) -> None:
     folder = request.getfixturevalue(form)
     own = AutoImageProcessor.from_pretrained(folder)
-    expected = np.concatenate([own(images=image, return_tensors="np")["pixel_values"] for image in images])
+    expected = np.concatenate(
+        [own(images=image, return_tensors="np")["pixel_values"] for image in images]
+    )
     encoder = models.load(str(folder), tower="image", device="cpu", precision="fp32")
     pixels = encoder.preprocess(images)
     np.testing.assert_array_equal(encoder._prepare.finish(pixels), expected)
@@ -248,7 +275,9 @@ def test_a_long_text_is_refused_or_cut(tiny_clip_dir: Path) -> None:
     assert encoder.context_length == 77
     fits, long = "dog " * 75, "dog " * 76
     assert encoder.token_lengths([fits, long]).tolist() == [77, 78]
-    with pytest.raises(ClipkitError, match=r"at most 77 tokens; text 1 \(counted from 0\) has 78, and 2 of 3") as error:
+    with pytest.raises(
+        ClipkitError, match=r"at most 77 tokens; text 1 \(counted from 0\) has 78, and 2 of 3"
+    ) as error:
         encoder.encode_texts([fits, long, "dog " * 90])
     assert "--truncate" in str(error.value.hint)
     cut = encoder.encode_texts([long, fits], truncate=True)
@@ -264,9 +293,13 @@ def test_no_texts_give_no_rows(tiny_clip_dir: Path) -> None:
 # untrained
 
 
-def test_untrained_towers_come_from_one_seeded_model(copied: Path, images: list[Image.Image]) -> None:
+def test_untrained_towers_come_from_one_seeded_model(
+    copied: Path, images: list[Image.Image]
+) -> None:
     before = torch.random.get_rng_state()
-    image, text = (models.load(str(copied), tower=t, precision="fp32", untrained=7) for t in ("image", "text"))
+    image, text = (
+        models.load(str(copied), tower=t, precision="fp32", untrained=7) for t in ("image", "text")
+    )
     other = models.load(str(copied), tower="image", precision="fp32", untrained=8)
     assert torch.equal(before, torch.random.get_rng_state())
     assert image.digest == text.digest != other.digest
@@ -305,8 +338,13 @@ def test_describe_counts_without_running(tiny_clip_dir: Path, siglip_dir: Path) 
         found = models.describe(str(folder))
         whole = kind.from_pretrained(folder)
         assert found["parameters"] == whole.num_parameters()
-        scalars = sum(p.numel() for name, p in whole.named_parameters() if name.startswith("logit_"))
-        assert found["image"]["parameters"] + found["text"]["parameters"] + scalars == whole.num_parameters()
+        scalars = sum(
+            p.numel() for name, p in whole.named_parameters() if name.startswith("logit_")
+        )
+        assert (
+            found["image"]["parameters"] + found["text"]["parameters"] + scalars
+            == whole.num_parameters()
+        )
         assert found["temperature"] == pytest.approx(1 / whole.logit_scale.exp().item())
         assert found["digest"] == models.load(str(folder), tower="text").digest
     assert models.describe(str(tiny_clip_dir))["image"] == {
@@ -326,7 +364,9 @@ def test_describe_counts_without_running(tiny_clip_dir: Path, siglip_dir: Path) 
 
 def test_nothing_is_printed(tiny_clip_dir: Path, old_form_dir: Path, siglip_dir: Path) -> None:
     folders = [str(tiny_clip_dir), str(old_form_dir), str(siglip_dir)]
-    done = subprocess.run([sys.executable, "-c", EVERYTHING, *folders], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", EVERYTHING, *folders], capture_output=True, text=True, check=False
+    )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
@@ -336,8 +376,13 @@ def test_nothing_is_printed(tiny_clip_dir: Path, old_form_dir: Path, siglip_dir:
 def test_missing_weights_are_named(copied: Path) -> None:
     tensors = load_file(copied / "model.safetensors")
     lost = "vision_model.encoder.layers.1.mlp.fc1.bias"
-    save_file({name: tensor for name, tensor in tensors.items() if name != lost}, copied / "model.safetensors")
-    with pytest.raises(ClipkitError, match=r"fit config.json; missing: .*layers\.1\.mlp\.fc1\.bias$"):
+    save_file(
+        {name: tensor for name, tensor in tensors.items() if name != lost},
+        copied / "model.safetensors",
+    )
+    with pytest.raises(
+        ClipkitError, match=r"fit config.json; missing: .*layers\.1\.mlp\.fc1\.bias$"
+    ):
         models.load(str(copied), tower="image")
     models.load(str(copied), tower="text")
 
@@ -379,9 +424,17 @@ def test_damaged_weights(copied: Path, length: int) -> None:
         ("config.json", None, "must be a model directory; it holds no config.json"),
         ("config.json", b"{", "must be readable JSON"),
         ("config.json", b"[]", "must hold a JSON object; got list"),
-        ("config.json", b"{}", "must be a dual encoder .clip or siglip.; its config.json says None"),
+        (
+            "config.json",
+            b"{}",
+            "must be a dual encoder .clip or siglip.; its config.json says None",
+        ),
         ("config.json", b'{"model_type": "bert"}', "its config.json says 'bert'"),
-        ("config.json", b'{"model_type": "clip", "vision_config": {"hidden_size": "x"}}', "could not be loaded"),
+        (
+            "config.json",
+            b'{"model_type": "clip", "vision_config": {"hidden_size": "x"}}',
+            "could not be loaded",
+        ),
         ("preprocessor_config.json", None, "must hold preprocessor_config.json, which is missing"),
         ("preprocessor_config.json", b"\xff", "must be readable JSON"),
         ("vocab.json", None, "must hold its tokenizer"),
@@ -405,7 +458,9 @@ def test_a_tokenizer_of_another_model(copied: Path) -> None:
     config["text_config"]["vocab_size"] = 400
     write_json(copied / "config.json", **config)
     encoder = models.load(str(copied), tower="text", untrained=0)
-    with pytest.raises(ClipkitError, match="must know every token of its tokenizer; got token 49407 of 400"):
+    with pytest.raises(
+        ClipkitError, match="must know every token of its tokenizer; got token 49407 of 400"
+    ):
         encoder.encode_texts(["a cat"])
 
 
@@ -425,7 +480,8 @@ def test_pickles_are_not_opened(copied: Path, tmp_path: Path) -> None:
     (copied / "model.safetensors").unlink()
     for call in (models.describe, lambda name: models.load(name, tower="image")):
         with pytest.raises(
-            ClipkitError, match=r"must hold model.safetensors; it holds only pytorch_model.bin, a pickle"
+            ClipkitError,
+            match=r"must hold model.safetensors; it holds only pytorch_model.bin, a pickle",
         ):
             call(str(copied))
     models.load(str(copied), tower="image", untrained=0)
@@ -439,8 +495,16 @@ def test_code_beside_a_model_is_not_run(copied: Path, tmp_path: Path) -> None:
     (copied / "evil.py").write_text(f"open({str(canary)!r}, 'w')\nclass Evil: pass\n")
     for file in ("config.json", "preprocessor_config.json", "tokenizer_config.json"):
         content = json.loads((copied / file).read_text())
-        names = ["AutoConfig", "AutoModel", "AutoImageProcessor", "AutoFeatureExtractor", "AutoProcessor"]
-        content["auto_map"] = dict.fromkeys(names, "evil.Evil") | {"AutoTokenizer": ["evil.Evil", "evil.Evil"]}
+        names = [
+            "AutoConfig",
+            "AutoModel",
+            "AutoImageProcessor",
+            "AutoFeatureExtractor",
+            "AutoProcessor",
+        ]
+        content["auto_map"] = dict.fromkeys(names, "evil.Evil") | {
+            "AutoTokenizer": ["evil.Evil", "evil.Evil"]
+        }
         write_json(copied / file, **content)
     for tower in ("image", "text"):
         models.load(str(copied), tower=tower)
@@ -460,14 +524,22 @@ def test_code_beside_a_model_is_not_run(copied: Path, tmp_path: Path) -> None:
 
 def test_an_index_may_not_point_elsewhere(copied: Path) -> None:
     shutil.move(copied / "model.safetensors", copied.parent / "elsewhere.safetensors")
-    write_json(copied / "model.safetensors.index.json", weight_map={"logit_scale": "../elsewhere.safetensors"})
-    with pytest.raises(ClipkitError, match=r"must list safetensors files beside it; got '\.\./elsewhere.safetensors'"):
+    write_json(
+        copied / "model.safetensors.index.json",
+        weight_map={"logit_scale": "../elsewhere.safetensors"},
+    )
+    with pytest.raises(
+        ClipkitError,
+        match=r"must list safetensors files beside it; got '\.\./elsewhere.safetensors'",
+    ):
         models.load(str(copied), tower="image")
 
 
 def test_open_clip_weights_are_not_supported_yet(copied: Path) -> None:
     (copied / "config.json").rename(copied / "open_clip_config.json")
-    with pytest.raises(ClipkitError, match="it holds OpenCLIP weights, which are not supported yet"):
+    with pytest.raises(
+        ClipkitError, match="it holds OpenCLIP weights, which are not supported yet"
+    ):
         models.load(str(copied), tower="image")
 
 
@@ -491,7 +563,9 @@ def test_unknown_devices(name: str) -> None:
 @pytest.mark.parametrize("name", ["cuda", "cuda:0", "cuda:3"])
 def test_absent_devices(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    with pytest.raises(ClipkitError, match=f"device {name} must be there; PyTorch .* sees 0 of cuda"):
+    with pytest.raises(
+        ClipkitError, match=f"device {name} must be there; PyTorch .* sees 0 of cuda"
+    ):
         models.load("tiny", tower="image", device=name)
 
 
@@ -510,7 +584,9 @@ def test_automatic_precision_on_the_processor(
     assert next(encoder._model.parameters()).dtype == models.DTYPES[expected]
 
 
-@pytest.mark.parametrize(("capability", "expected"), [((9, 0), "bf16"), ((8, 0), "bf16"), ((7, 5), "fp16")])
+@pytest.mark.parametrize(
+    ("capability", "expected"), [((9, 0), "bf16"), ((8, 0), "bf16"), ((7, 5), "fp16")]
+)
 def test_automatic_precision_on_cuda(
     capability: tuple[int, int], expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -527,6 +603,10 @@ def test_features_on_cuda(precision: str, tiny_clip_dir: Path, images: list[Imag
         there = models.load(str(tiny_clip_dir), tower=tower, device="cuda", precision=precision)
         assert there.details["device"] == "cuda"
         encode = (
-            (lambda e: e.encode_images(e.preprocess(images))) if tower == "image" else (lambda e: e.encode_texts(TEXTS))
+            (lambda e: e.encode_images(e.preprocess(images)))
+            if tower == "image"
+            else (lambda e: e.encode_texts(TEXTS))
         )
-        assert cosines(encode(there), encode(here)).min() >= (0.99999 if precision == "fp32" else 0.999)
+        assert cosines(encode(there), encode(here)).min() >= (
+            0.99999 if precision == "fp32" else 0.999
+        )

@@ -42,8 +42,14 @@ class Hub:
 
     def offer(self, repo: str, num: int, author: str, status: str = "open", **files: bytes) -> None:
         """A pull request; of a file's name the last _ stands for a dot."""
-        self.trees[repo, f"refs/pr/{num}"] = {".".join(name.rsplit("_", 1)): content for name, content in files.items()}
-        fact = {"title": "Adding `safetensors` variant of this model", "num": num, "author": {"name": author}}
+        self.trees[repo, f"refs/pr/{num}"] = {
+            ".".join(name.rsplit("_", 1)): content for name, content in files.items()
+        }
+        fact = {
+            "title": "Adding `safetensors` variant of this model",
+            "num": num,
+            "author": {"name": author},
+        }
         fact |= {
             "status": status,
             "isPullRequest": True,
@@ -68,20 +74,41 @@ class Hub:
         if parts[:2] == ["api", "models"]:
             repo, what = "/".join(parts[2:4]), parts[4] if len(parts) > 4 else "revision"
             if what == "discussions":
-                start = self.offers.get(repo, []) if parse_qs(query).get("p", ["0"]) == ["0"] else []
-                return 200, json.dumps({"discussions": start, "count": len(start), "start": 0}).encode(), {}
+                start = (
+                    self.offers.get(repo, []) if parse_qs(query).get("p", ["0"]) == ["0"] else []
+                )
+                return (
+                    200,
+                    json.dumps({"discussions": start, "count": len(start), "start": 0}).encode(),
+                    {},
+                )
             revision = "/".join(parts[5:]) or "main"
             tree = self.tree(repo, revision)
             if tree is None:
-                return 401, b"{}", {"X-Error-Code": "RepoNotFound", "X-Error-Message": "Repository not found"}
+                return (
+                    401,
+                    b"{}",
+                    {"X-Error-Code": "RepoNotFound", "X-Error-Message": "Repository not found"},
+                )
             if what == "tree":
                 rows = [
-                    {"type": "file", "path": name, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
+                    {
+                        "type": "file",
+                        "path": name,
+                        "size": len(content),
+                        "oid": hashlib.sha1(content).hexdigest(),
+                    }
                     for name, content in tree.items()
                 ]
                 return 200, json.dumps(rows).encode(), {}
             siblings = [{"rfilename": name} for name in tree]
-            return 200, json.dumps({"id": repo, "sha": self.commit_of(repo, tree), "siblings": siblings}).encode(), {}
+            return (
+                200,
+                json.dumps(
+                    {"id": repo, "sha": self.commit_of(repo, tree), "siblings": siblings}
+                ).encode(),
+                {},
+            )
         repo, revision, file = "/".join(parts[:2]), parts[3], "/".join(parts[4:])
         tree = self.tree(repo, revision)
         if tree is None or file not in tree:
@@ -91,7 +118,11 @@ class Hub:
         return 200, tree[file], {"ETag": etag, "X-Repo-Commit": self.commit_of(repo, tree)}
 
     def commit_of(self, repo: str, tree: dict[str, bytes]) -> str:
-        return next(self.commit(*key) for key, value in self.trees.items() if key[0] == repo and value is tree)
+        return next(
+            self.commit(*key)
+            for key, value in self.trees.items()
+            if key[0] == repo and value is tree
+        )
 
 
 @pytest.fixture
@@ -112,7 +143,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
             if self.command == "GET":
                 self.wfile.write(body)
 
-        do_HEAD = do_GET  # noqa: N815
+        do_HEAD = do_GET
 
         def log_message(self, *args: object) -> None:
             pass
@@ -122,7 +153,13 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
     monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub-cache"))
     monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", "1")
-    for name in ("HF_HUB_OFFLINE", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_TOKEN", "TRANSFORMERS_OFFLINE"):
+    for name in (
+        "HF_HUB_OFFLINE",
+        "HF_HUB_CACHE",
+        "HUGGINGFACE_HUB_CACHE",
+        "HF_TOKEN",
+        "TRANSFORMERS_OFFLINE",
+    ):
         monkeypatch.delenv(name, raising=False)
     yield ours
     server.shutdown()
@@ -163,7 +200,9 @@ def test_only_what_is_needed_is_fetched(hub: Hub) -> None:
     assert found["digest"] == digest(b"weights")
     assert found["held"] == ["config.json", "merges.txt", "model.safetensors"]
     assert find("hf-hub:org/clip") == found
-    assert not {"pytorch_model.bin", "modeling.py", "open_clip_model.safetensors"} & set(hub.fetched)
+    assert not {"pytorch_model.bin", "modeling.py", "open_clip_model.safetensors"} & set(
+        hub.fetched
+    )
     assert find("org/clip", HF_HUB_OFFLINE="1") == found
     assert find("org/clip", HF_ENDPOINT="http://127.0.0.1:9") == found
 
@@ -177,7 +216,11 @@ def test_the_aliases_lead_to_repositories(hub: Hub) -> None:
 def test_weights_in_parts(hub: Hub) -> None:
     parts = {f"model-0000{i}-of-00002.safetensors": b"part %d" % i for i in (1, 2)}
     index = json.dumps({"weight_map": {f"tensor {part}": part for part in parts}}).encode()
-    hub.trees["org/clip", "main"] = {"config.json": CONFIG, "model.safetensors.index.json": index, **parts}
+    hub.trees["org/clip", "main"] = {
+        "config.json": CONFIG,
+        "model.safetensors.index.json": index,
+        **parts,
+    }
     found = find("org/clip")
     assert (found["weights"], found["digest"]) == (2, digest(b"part 1", b"part 2"))
 
@@ -185,7 +228,14 @@ def test_weights_in_parts(hub: Hub) -> None:
 def test_the_bots_newest_conversion_is_taken(hub: Hub) -> None:
     hub.trees["org/clip", "main"] = {"config.json": CONFIG, "pytorch_model.bin": PICKLE}
     hub.offer("org/clip", 3, "SFconvertbot", model_safetensors=b"older")
-    hub.offer("org/clip", 8, "SFconvertbot", model_safetensors=b"newer", config_json=b"{}", pytorch_model_bin=PICKLE)
+    hub.offer(
+        "org/clip",
+        8,
+        "SFconvertbot",
+        model_safetensors=b"newer",
+        config_json=b"{}",
+        pytorch_model_bin=PICKLE,
+    )
     hub.offer("org/clip", 9, "mallory", model_safetensors=b"not the bot's")
     hub.offer("org/clip", 10, "SFconvertbot", status="closed", model_safetensors=b"withdrawn")
     found = find("org/clip")
@@ -218,7 +268,10 @@ def test_an_empty_conversion(hub: Hub) -> None:
 
 
 def test_open_clip_repositories(hub: Hub) -> None:
-    hub.trees["org/open", "main"] = {"open_clip_config.json": OPEN_CLIP, "open_clip_model.safetensors": b"weights"}
+    hub.trees["org/open", "main"] = {
+        "open_clip_config.json": OPEN_CLIP,
+        "open_clip_model.safetensors": b"weights",
+    }
     answer = find("hf-hub:org/open")
     assert (
         answer["message"]
@@ -229,7 +282,8 @@ def test_open_clip_repositories(hub: Hub) -> None:
 def test_repositories_that_are_not_there(hub: Hub) -> None:
     answer = find("openai/clip-vit-base-patch23")
     assert (
-        answer["message"] == "no directory and no public Hugging Face repository is named openai/clip-vit-base-patch23"
+        answer["message"]
+        == "no directory and no public Hugging Face repository is named openai/clip-vit-base-patch23"
     )
     assert answer["hint"] == "did you mean openai/clip-vit-base-patch32?"
 
@@ -239,7 +293,10 @@ def test_without_a_network(hub: Hub) -> None:
     assert answer["message"].startswith("org/clip could not be fetched from the Hugging Face Hub: ")
     assert "HF_HUB_OFFLINE" in answer["hint"]
     answer = find("org/clip", HF_HUB_OFFLINE="1")
-    assert answer["message"] == "org/clip is not whole in the local cache, and HF_HUB_OFFLINE forbids the network"
+    assert (
+        answer["message"]
+        == "org/clip is not whole in the local cache, and HF_HUB_OFFLINE forbids the network"
+    )
 
 
 def test_the_weights_of_a_half_fetched_model_offline(hub: Hub) -> None:

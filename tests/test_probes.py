@@ -81,7 +81,9 @@ def test_svm_predicts_as_svc(monkeypatch, problem, C, pairs):
     X, y, E, _ = problem()
     if pairs == "one by one":
         monkeypatch.setattr(svm, "GRAM_ROWS", len(y) - 1)
-    reference = SVC(kernel="linear", C=C, random_state=42).fit(X.astype(float), y).predict(E.astype(float))
+    reference = (
+        SVC(kernel="linear", C=C, random_state=42).fit(X.astype(float), y).predict(E.astype(float))
+    )
     predicted = predict((X, y, E, None), C=[C])
     assert predicted.dtype == np.int64
     assert np.mean(predicted == reference) >= 0.998
@@ -132,7 +134,9 @@ def test_standardising_is_standard_scaler(classifier):
     reference = plain.fit(scaler.transform(X), y).predict(scaler.transform(E))
     runs = probes.sweep(X, y, {"test": E}, classifier=classifier, scales=[1, 50], standardize=True)
     assert np.mean(runs[0].predicted["test"] == reference) >= 0.995
-    assert np.array_equal(runs[0].predicted["test"], runs[1].predicted["test"])  # whatever the scale
+    assert np.array_equal(
+        runs[0].predicted["test"], runs[1].predicted["test"]
+    )  # whatever the scale
 
 
 @pytest.mark.parametrize("problem", [overlapping, two_classes, cosines], ids=lambda p: p.__name__)
@@ -166,7 +170,9 @@ def test_knn_by_hand():
 
 def test_knn_with_fewer_rows_than_neighbours_and_rows_of_zeros():
     X = np.array([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]])
-    assert predict((X, np.array([3, 3, 9]), np.array([[1.0, 0.1], [0.0, 2.0]]), None), "knn").tolist() == [3, 9]
+    assert predict(
+        (X, np.array([3, 3, 9]), np.array([[1.0, 0.1], [0.0, 2.0]]), None), "knn"
+    ).tolist() == [3, 9]
     assert predict((X, np.array([3, 3, 9]), np.zeros((1, 2)), None), "knn").tolist() == [3]
 
 
@@ -196,8 +202,12 @@ def test_accuracy_is_decent(alike, classifier):
 @pytest.mark.parametrize("classifier", ALL)
 def test_renaming_classes_changes_nothing(alike, classifier):
     (X, y, E, t), predicted = alike
-    assert np.array_equal(predict((X, y * 7 - 20, E, t), classifier), predicted[classifier] * 7 - 20)
-    shuffled = np.random.default_rng(1).permutation(10)  # another order: ties of votes and the MLP's start differ
+    assert np.array_equal(
+        predict((X, y * 7 - 20, E, t), classifier), predicted[classifier] * 7 - 20
+    )
+    shuffled = np.random.default_rng(1).permutation(
+        10
+    )  # another order: ties of votes and the MLP's start differ
     agree = np.mean(predict((X, shuffled[y], E, t), classifier) == shuffled[predicted[classifier]])
     assert agree >= {"svm": 0.95, "mlp": 0.95}.get(classifier, 0.99)
 
@@ -206,7 +216,9 @@ def test_renaming_classes_changes_nothing(alike, classifier):
 def test_a_run_does_not_depend_on_its_company(alike, classifier):
     (X, y, E, _), predicted = alike
     several = [0.1, 1] if classifier != "knn" else [1]
-    runs = probes.sweep(X, y, {"a": E[:100], "b": E}, classifier=classifier, C=several, scales=[2, 1], jobs=3)
+    runs = probes.sweep(
+        X, y, {"a": E[:100], "b": E}, classifier=classifier, C=several, scales=[2, 1], jobs=3
+    )
     assert [(run.scale, run.C) for run in runs if classifier != "knn"] == [
         (s, c) for s in (2, 1) for c in several if classifier != "knn"
     ]
@@ -234,7 +246,12 @@ def test_far_from_the_origin(alike, classifier):
 def test_progress_ends_at_its_total(alike, classifier):
     (X, y, E, _), _ = alike
     seen = []
-    predict((X, y, E, None), classifier, scales=[1, 3], progress=lambda done, total: seen.append((done, total)))
+    predict(
+        (X, y, E, None),
+        classifier,
+        scales=[1, 3],
+        progress=lambda done, total: seen.append((done, total)),
+    )
     assert len({total for _, total in seen}) == 1
     assert [done for done, _ in seen] == sorted({done for done, _ in seen})
     assert seen[-1][0] == seen[-1][1]
@@ -269,14 +286,30 @@ def test_a_class_that_fit_lacks_is_never_predicted():
         ({"C": [1, 0]}, UsageError, "C must be finite and above 0; got 0"),
         ({"C": [np.inf]}, UsageError, "C must be finite and above 0; got inf"),
         ({"scales": [np.nan]}, UsageError, "a scale must be finite and above 0; got nan"),
-        ({"classifier": "knn", "C": [1, 2]}, UsageError, "knn has no C to sweep over; got 2 values"),
-        ({"fit_labels": np.zeros(4, int)}, ClipkitError, "two classes or more to tell apart; got 1"),
+        (
+            {"classifier": "knn", "C": [1, 2]},
+            UsageError,
+            "knn has no C to sweep over; got 2 values",
+        ),
+        (
+            {"fit_labels": np.zeros(4, int)},
+            ClipkitError,
+            "two classes or more to tell apart; got 1",
+        ),
         ({"fit_labels": np.arange(5)}, ClipkitError, "as many rows; got 4 and 5"),
-        ({"eval_features": {"val": np.ones((2, 3))}}, ClipkitError, r"val must have as many columns.*\(2, 3\)"),
+        (
+            {"eval_features": {"val": np.ones((2, 3))}},
+            ClipkitError,
+            r"val must have as many columns.*\(2, 3\)",
+        ),
     ],
 )
 def test_errors_say_what_must_hold(options, error, message):
-    given = {"fit_features": np.eye(4), "fit_labels": np.array([0, 0, 1, 1]), "eval_features": {"test": np.eye(4)}}
+    given = {
+        "fit_features": np.eye(4),
+        "fit_labels": np.array([0, 0, 1, 1]),
+        "eval_features": {"test": np.eye(4)},
+    }
     with pytest.raises(error, match=message) as caught:
         probes.sweep(**given | options)
     if "classifier" in options and options["classifier"] == "smv":

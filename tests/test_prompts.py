@@ -49,7 +49,9 @@ macaroni_and_cheese macarons miso_soup mussels nachos omelette onion_rings oyste
 peking_duck pho pizza pork_chop poutine prime_rib pulled_pork_sandwich ramen ravioli red_velvet_cake risotto samosa
 sashimi scallops seaweed_salad shrimp_and_grits spaghetti_bolognese spaghetti_carbonara spring_rolls steak
 strawberry_shortcake sushi tacos takoyaki tiramisu tuna_tartare waffles""")
-IRREGULAR = words("men women mice wolves babies butterflies poppies cars planes fish tree trees pepper peppers")
+IRREGULAR = words(
+    "men women mice wolves babies butterflies poppies cars planes fish tree trees pepper peppers"
+)
 
 
 def shipped(name: str) -> list[str]:
@@ -87,8 +89,13 @@ def test_what_is_written_line_by_line_is_read_back(texts: list[str]) -> None:
 
 
 @settings(deadline=None)
-@given(st.lists(st.tuples(EDGES_OF_A_LINE, TEXTS | st.just(""), EDGES_OF_A_LINE), min_size=1), st.booleans())
-def test_bom_crlf_and_outer_whitespace_change_nothing(rows: list[tuple[str, str, str]], ended: bool) -> None:
+@given(
+    st.lists(st.tuples(EDGES_OF_A_LINE, TEXTS | st.just(""), EDGES_OF_A_LINE), min_size=1),
+    st.booleans(),
+)
+def test_bom_crlf_and_outer_whitespace_change_nothing(
+    rows: list[tuple[str, str, str]], ended: bool
+) -> None:
     clean = [text for _, text, _ in rows]
     assume(any(clean))
     end = "\n" if ended or not clean[-1] else ""
@@ -113,7 +120,9 @@ def test_any_bytes_give_prompts_or_one_line_of_error(data: bytes) -> None:
     assert re.fullmatch("mine.txt.+", outcome)
 
 
-@pytest.mark.parametrize("character", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c", "\x1d", "\x1e", "\t"])
+@pytest.mark.parametrize(
+    "character", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c", "\x1d", "\x1e", "\t"]
+)
 def test_only_line_feeds_split_a_line(character: str) -> None:
     found = prompts.read(f"a{character}b\nc\n".encode(), "mine.txt")
     assert found.texts == [f"a{character}b", "c"]
@@ -153,10 +162,15 @@ def test_many_duplicates_are_one_short_message() -> None:
 @pytest.mark.parametrize("name", ["-", "stdin"])
 def test_empty_standard_input_asks_for_the_command_before(name: str) -> None:
     assert refused(b"", name).message == "empty input: did the command before it fail?"
-    assert refused(b"\n", name).message == "standard input must hold at least one prompt; got blank lines"
+    assert (
+        refused(b"\n", name).message
+        == "standard input must hold at least one prompt; got blank lines"
+    )
 
 
-@pytest.mark.parametrize("data", [b"\n", b"\r\n", b" \n\t\n", b"\xef\xbb\xbf", b"\xef\xbb\xbf\n\xc2\xa0"])
+@pytest.mark.parametrize(
+    "data", [b"\n", b"\r\n", b" \n\t\n", b"\xef\xbb\xbf", b"\xef\xbb\xbf\n\xc2\xa0"]
+)
 def test_nothing_but_blanks_is_refused(data: bytes) -> None:
     assert refused(b"").message == "mine.txt must hold at least one prompt; got an empty file"
     assert refused(data).message == "mine.txt must hold at least one prompt; got blank lines"
@@ -193,12 +207,21 @@ def test_a_lone_carriage_return_is_neither_split_nor_kept(data: bytes) -> None:
     assert error.hint == r"end lines in \n or \r\n"
 
 
-@pytest.mark.parametrize("name", ["fox", "pickup_truck", "{}", "{c}", "{0.__class__}", "%s", r"\1", "é"])
+@pytest.mark.parametrize(
+    "name", ["fox", "pickup_truck", "{}", "{c}", "{0.__class__}", "%s", r"\1", "é"]
+)
 @pytest.mark.parametrize(
     ("template", "before", "after"),
-    [("a {}", "a ", ""), ("{c} b", "", " b"), ("{0} {{}} {x}", "{0} {", "} {x}"), ("%s \\1 {c}}", "%s \\1 ", "}")],
+    [
+        ("a {}", "a ", ""),
+        ("{c} b", "", " b"),
+        ("{0} {{}} {x}", "{0} {", "} {x}"),
+        ("%s \\1 {c}}", "%s \\1 ", "}"),
+    ],
 )
-def test_only_the_placeholder_is_replaced(template: str, before: str, after: str, name: str) -> None:
+def test_only_the_placeholder_is_replaced(
+    template: str, before: str, after: str, name: str
+) -> None:
     assert prompts.fill(template, name) == before + name + after
 
 
@@ -207,7 +230,8 @@ def test_a_placeholder_may_repeat() -> None:
 
 
 @pytest.mark.parametrize(
-    ("template", "got"), [("a photo", "neither"), ("{0} { } {C}", "neither"), ("{} and {c}", "both")]
+    ("template", "got"),
+    [("a photo", "neither"), ("{0} { } {C}", "neither"), ("{} and {c}", "both")],
 )
 def test_a_template_needs_one_kind_of_placeholder(template: str, got: str) -> None:
     with pytest.raises(UsageError) as caught:
@@ -220,15 +244,24 @@ def test_a_template_needs_one_kind_of_placeholder(template: str, got: str) -> No
 
 def test_templates_are_read_as_prompts_are() -> None:
     found = prompts.read_templates(b"\xef\xbb\xbfa {}\r\n\r\n a {} \r\n", "mine.txt")
-    assert (found.texts, found.lines, found.blank, found.duplicates) == (["a {}", "a {}"], [1, 3], 1, [(1, 3)])
+    assert (found.texts, found.lines, found.blank, found.duplicates) == (
+        ["a {}", "a {}"],
+        [1, 3],
+        1,
+        [(1, 3)],
+    )
 
 
 NAMES = st.lists(st.text(), min_size=1, max_size=5)
 
 
 @settings(deadline=None)
-@given(NAMES, st.lists(st.sampled_from(["a {}", "{c}", "{} on {}", "b {}"]), min_size=1, max_size=5))
-def test_class_prompts_are_ordered_by_class_then_template(class_names: list[str], templates: list[str]) -> None:
+@given(
+    NAMES, st.lists(st.sampled_from(["a {}", "{c}", "{} on {}", "b {}"]), min_size=1, max_size=5)
+)
+def test_class_prompts_are_ordered_by_class_then_template(
+    class_names: list[str], templates: list[str]
+) -> None:
     texts, class_index, template_index = prompts.from_classes(class_names, templates)
     pairs = list(itertools.product(range(len(class_names)), range(len(templates))))
     assert list(zip(class_index.tolist(), template_index.tolist(), strict=True)) == pairs
@@ -237,7 +270,9 @@ def test_class_prompts_are_ordered_by_class_then_template(class_names: list[str]
 
 
 @pytest.mark.parametrize(("class_names", "templates"), [([], ["a {}"]), (["fox"], [])])
-def test_class_prompts_need_classes_and_templates(class_names: list[str], templates: list[str]) -> None:
+def test_class_prompts_need_classes_and_templates(
+    class_names: list[str], templates: list[str]
+) -> None:
     with pytest.raises(UsageError, match="at least one"):
         prompts.from_classes(class_names, templates)
 
@@ -274,7 +309,9 @@ def test_the_embedded_class_lists_are_whole() -> None:
 
 
 @pytest.mark.parametrize(("name", "size"), [("generic16.txt", 16), ("food32.txt", 32)])
-def test_the_other_sets_have_their_size_and_no_prompt_of_the_nested_ones(name: str, size: int) -> None:
+def test_the_other_sets_have_their_size_and_no_prompt_of_the_nested_ones(
+    name: str, size: int
+) -> None:
     assert len(shipped(name)) == size
     assert set(shipped(name)).isdisjoint(shipped("generic415.txt"))
 
@@ -283,10 +320,14 @@ def test_the_other_sets_have_their_size_and_no_prompt_of_the_nested_ones(name: s
 def test_a_shipped_file_is_clean(name: str) -> None:
     data = (FOLDER / name).read_bytes()
     texts = shipped(name)
-    assert data == "".join(f"{text}\n" for text in texts).encode()  # LF, no BOM, no blank line, no stray space
+    assert (
+        data == "".join(f"{text}\n" for text in texts).encode()
+    )  # LF, no BOM, no blank line, no stray space
     assert all(text.isascii() and text.isprintable() for text in texts)
     bare = [re.sub(r"\b(an?|the)\b|[^a-z ]", "", text.lower()).split() for text in texts]
-    assert len({" ".join(words) for words in bare}) == len(texts)  # alike but for case, articles and punctuation
+    assert len({" ".join(words) for words in bare}) == len(
+        texts
+    )  # alike but for case, articles and punctuation
     if name.startswith("templates/"):
         assert prompts.read_templates(data, name).texts == texts
     # a byte-pair token is at least a byte, and start and end take 2 of CLIP's 77
@@ -294,6 +335,8 @@ def test_a_shipped_file_is_clean(name: str) -> None:
 
 
 def test_the_readme_lists_every_file_with_its_size() -> None:
-    rows = re.findall(r"^\| `(\S+)` \| (\d+) \|", (FOLDER / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    rows = re.findall(
+        r"^\| `(\S+)` \| (\d+) \|", (FOLDER / "README.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
     assert {name: int(size) for name, size in rows} == {name: len(shipped(name)) for name in FILES}
     assert len(rows) == len(FILES)

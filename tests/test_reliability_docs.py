@@ -17,7 +17,9 @@ DOCS = TESTS.parent / "docs"
 def test_the_session_of_the_format_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copy(TESTS / "data" / "v1-images.h5", tmp_path / "img.h5")
     monkeypatch.chdir(tmp_path)
-    failed, tried = doctest.testfile(str(DOCS / "format.md"), module_relative=False, encoding="utf-8")
+    failed, tried = doctest.testfile(
+        str(DOCS / "format.md"), module_relative=False, encoding="utf-8"
+    )
     assert (failed, tried > 10) == (0, True)
 
 
@@ -27,4 +29,6 @@ def test_every_promise_names_a_test_that_exists() -> None:
     assert len(named) > 20
     for file, name in named:
         tree = ast.parse((TESTS / file).read_text(encoding="utf-8"))
-        assert name in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}, f"{file}::{name}"
+        assert name in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}, (
+            f"{file}::{name}"
+        )

@@ -46,7 +46,9 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Embedding:
     """`clipkit embed pictures -o out.h5` in a folder of its own."""
 
-    def __init__(self, zygote: Zygote, folder: Path, pictures: Path, *words: object, **wish: Any) -> None:
+    def __init__(
+        self, zygote: Zygote, folder: Path, pictures: Path, *words: object, **wish: Any
+    ) -> None:
         self.zygote, self.folder, self.wish = zygote, folder, {"shard": SHARD, "fake": True, **wish}
         self.words = ("embed", pictures, "-o", "out.h5", "-b", 4, *words)
         self.out, self.partial = folder / "out.h5", folder / "out.h5.partial"
@@ -120,7 +122,9 @@ def test_a_real_run_killed_at_random_points_is_continued(
     finishes(embedding, whole)
 
 
-def test_a_resumed_run_says_so_and_encodes_no_image_twice(embedding: Embedding, whole: bytes) -> None:
+def test_a_resumed_run_says_so_and_encodes_no_image_twice(
+    embedding: Embedding, whole: bytes
+) -> None:
     embedding.run(event=20, kill=signal.SIGKILL)
     done = 16 * len(list(embedding.partial.glob("0*.json")))
     assert 0 < done < PICTURES
@@ -148,7 +152,9 @@ def test_a_signal_while_the_model_loads_or_encodes(
     for seconds in (0.1, 0.4):
         embedding.out.unlink(missing_ok=True)
         ended = embedding.run(seconds=seconds, kill=number)
-        if not embedding.out.exists():  # the signal may come when all is done, even when the interpreter is leaving
+        if (
+            not embedding.out.exists()
+        ):  # the signal may come when all is done, even when the interpreter is leaving
             refused(ended, 128 + number, "interrupted by")
         assert not [name for name in contents(tmp_path) if name.endswith(".tmp")]
 
@@ -181,10 +187,14 @@ def test_a_second_signal_ends_at_once_and_tidily(embedding: Embedding) -> None:
     assert not [name for name in contents(embedding.folder) if name.endswith(".tmp")]
 
 
-def test_changed_options_are_refused_with_what_changed(embedding: Embedding, pictures: Path, whole: bytes) -> None:
+def test_changed_options_are_refused_with_what_changed(
+    embedding: Embedding, pictures: Path, whole: bytes
+) -> None:
     embedding.run(event=20, kill=signal.SIGKILL)
     with unchanged(embedding.folder):
-        said = refused(embedding.run("--normalize"), 2, "out.h5.partial must be continued as it was begun")
+        said = refused(
+            embedding.run("--normalize"), 2, "out.h5.partial must be continued as it was begun"
+        )
         assert "normalize was False, is True" in said
         assert "hint: run the old command to continue, or add --restart to start over" in said
     assert embedding.run("--normalize", "--restart").code == 0
@@ -192,14 +202,18 @@ def test_changed_options_are_refused_with_what_changed(embedding: Embedding, pic
     assert list(contents(embedding.folder)) == ["out.h5"]
 
 
-def test_images_that_changed_are_not_mixed_with_those_before(zygote: Zygote, tmp_path: Path, pictures: Path) -> None:
+def test_images_that_changed_are_not_mixed_with_those_before(
+    zygote: Zygote, tmp_path: Path, pictures: Path
+) -> None:
     mine = tmp_path / "pics"
     shutil.copytree(pictures, mine)
     (tmp_path / "work").mkdir()
     embedding = Embedding(zygote, tmp_path / "work", mine)
     embedding.run(event=20, kill=signal.SIGKILL)
     Image.new("RGB", (40, 40), "red").save(mine / "a" / "38.png")
-    refused(embedding.run(), 2, "must be continued as it was begun; image files.all was", "--restart")
+    refused(
+        embedding.run(), 2, "must be continued as it was begun; image files.all was", "--restart"
+    )
 
 
 def test_another_version_does_not_continue(embedding: Embedding) -> None:
@@ -229,12 +243,15 @@ def test_a_damaged_shard_is_made_again(embedding: Embedding, whole: bytes, damag
     ended = embedding.run()
     assert ended.code == 0
     assert (
-        "clipkit: warning: shards 0 are damaged; their images are embedded again\n" in ended.stderr or damage == "flip"
+        "clipkit: warning: shards 0 are damaged; their images are embedded again\n" in ended.stderr
+        or damage == "flip"
     )
     assert embedding.out.read_bytes() == whole
 
 
-def test_a_shard_of_another_run_is_not_taken_in(zygote: Zygote, tmp_path: Path, pictures: Path, whole: bytes) -> None:
+def test_a_shard_of_another_run_is_not_taken_in(
+    zygote: Zygote, tmp_path: Path, pictures: Path, whole: bytes
+) -> None:
     runs = []
     for name, words in (("one", ()), ("two", ("--normalize",))):
         (tmp_path / name).mkdir()
@@ -247,7 +264,9 @@ def test_a_shard_of_another_run_is_not_taken_in(zygote: Zygote, tmp_path: Path, 
     assert runs[0].out.read_bytes() == whole
 
 
-def test_strict_does_not_overlook_what_an_earlier_run_skipped(zygote: Zygote, tmp_path: Path, pictures: Path) -> None:
+def test_strict_does_not_overlook_what_an_earlier_run_skipped(
+    zygote: Zygote, tmp_path: Path, pictures: Path
+) -> None:
     mine = tmp_path / "pics"
     shutil.copytree(pictures, mine)
     (mine / "a" / "00.png").write_bytes(b"no image")
@@ -271,7 +290,9 @@ def test_left_shards_of_a_published_file_do_no_harm(
     assert (embedding.partial / "00002.json").exists()
     with unchanged(tmp_path):
         refused(embedding.run(), 2, "must not exist yet")
-        refused(embedding.run("--force", "--normalize"), 2, "normalize was False, is True", "--restart")
+        refused(
+            embedding.run("--force", "--normalize"), 2, "normalize was False, is True", "--restart"
+        )
     assert embedding.run("--force", "--normalize", "--restart").code == 0
     assert list(contents(tmp_path)) == ["out.h5"]
 
@@ -288,13 +309,18 @@ def test_two_writers_on_one_output(embedding: Embedding, whole: bytes) -> None:
     with (embedding.partial / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with unchanged(embedding.folder):
-            refused(embedding.run(), 1, "out.h5.partial must be free; another clipkit is writing there")
+            refused(
+                embedding.run(), 1, "out.h5.partial must be free; another clipkit is writing there"
+            )
     finishes(embedding, whole)
 
 
 def test_two_writers_that_meet_at_the_end(tmp_path: Path) -> None:
     output = tmp_path / "out.h5"
-    with pytest.raises(UsageError, match="appeared meanwhile"), files.publishing(str(output)) as mine:  # noqa: PT012
+    with (
+        pytest.raises(UsageError, match="appeared meanwhile"),
+        files.publishing(str(output)) as mine,
+    ):
         mine.write_bytes(b"mine")
         with files.publishing(str(output)) as theirs:
             assert theirs != mine
@@ -302,7 +328,9 @@ def test_two_writers_that_meet_at_the_end(tmp_path: Path) -> None:
     assert contents(tmp_path) == {"out.h5": b"theirs"}
 
 
-def test_a_disk_that_fills_up_at_any_byte(zygote: Zygote, tmp_path: Path, pictures: Path, whole: bytes) -> None:
+def test_a_disk_that_fills_up_at_any_byte(
+    zygote: Zygote, tmp_path: Path, pictures: Path, whole: bytes
+) -> None:
     """RLIMIT_FSIZE fails every write beyond it, as a full disk does; HDF5 takes both for the same error."""
     earlier = forge(tmp_path / "earlier.h5").read_bytes()
     source = tmp_path / "img.h5"
@@ -313,7 +341,9 @@ def test_a_disk_that_fills_up_at_any_byte(zygote: Zygote, tmp_path: Path, pictur
             tmp_path / "txt.h5",
             "texts",
             datasets={"features": np.ones((3, 48), "<f4"), "class_names": None},
-            attributes={"history": '[{"command":"textembed","model":{"name":"fake","digest":"sha256:0"}}]'},
+            attributes={
+                "history": '[{"command":"textembed","model":{"name":"fake","digest":"sha256:0"}}]'
+            },
         ),
         tmp_path / "texts.h5",
     )
@@ -326,14 +356,20 @@ def test_a_disk_that_fills_up_at_any_byte(zygote: Zygote, tmp_path: Path, pictur
         for limit in range(500, size, 311):
             ended = zygote.run(tmp_path, *words, fake=True, limits={"RLIMIT_FSIZE": limit})
             refused(
-                ended, 1, "clipkit logits: ", "must take the whole file; got: File too large", "nothing was replaced"
+                ended,
+                1,
+                "clipkit logits: ",
+                "must take the whole file; got: File too large",
+                "nothing was replaced",
             )
 
 
 def mounted(folder: Path, size: str) -> None:
     folder.mkdir(exist_ok=True)
     done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], capture_output=True, text=True
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder],
+        capture_output=True,
+        text=True,
     )
     if done.returncode:
         pytest.skip(f"a small file system cannot be mounted: {done.stderr.strip()}")
@@ -347,7 +383,9 @@ def small_disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]
     subprocess.run(["umount", "-l", tmp_path / "disk"], check=True)
 
 
-@pytest.mark.parametrize("small_disk", ["8k", "12k", "16k", "20k", "28k", "32k", "40k", "44k"], indirect=True)
+@pytest.mark.parametrize(
+    "small_disk", ["8k", "12k", "16k", "20k", "28k", "32k", "40k", "44k"], indirect=True
+)
 def test_a_full_disk_keeps_the_shards_and_more_room_continues(
     zygote: Zygote, small_disk: Path, pictures: Path, whole: bytes
 ) -> None:
@@ -364,14 +402,22 @@ def test_a_full_disk_with_nothing_on_it(zygote: Zygote, small_disk: Path, pictur
     refused(Embedding(zygote, small_disk, pictures).run(), 1, "No space left on device")
 
 
-def test_a_full_temporary_folder_while_spooling(zygote: Zygote, small_disk: Path, tmp_path: Path) -> None:
+def test_a_full_temporary_folder_while_spooling(
+    zygote: Zygote, small_disk: Path, tmp_path: Path
+) -> None:
     big = forge(
         tmp_path / "big.h5",
         "logits",
-        datasets={"train/features": np.ones((6000, 3), "<f4"), "train/ids": None, "train/labels": None},
+        datasets={
+            "train/features": np.ones((6000, 3), "<f4"),
+            "train/ids": None,
+            "train/labels": None,
+        },
     )
     with unchanged(small_disk):
-        ended = zygote.run(tmp_path, "entropy", stdin=str(big), env={"TMPDIR": str(small_disk)}, fake=True)
+        ended = zygote.run(
+            tmp_path, "entropy", stdin=str(big), env={"TMPDIR": str(small_disk)}, fake=True
+        )
         refused(
             ended,
             1,
@@ -397,7 +443,7 @@ class FailingFile:
 @pytest.mark.parametrize("fail_at", range(1, 6))
 def test_publishing_when_the_nth_write_fails(tmp_path: Path, fail_at: int) -> None:
     (tmp_path / "out").write_bytes(b"earlier")
-    with (  # noqa: PT012
+    with (
         unchanged(tmp_path),
         pytest.raises(WriteFailed, match="No space left"),
         files.publishing(str(tmp_path / "out"), force=True) as path,
@@ -422,7 +468,11 @@ def test_a_file_system_without_hard_links(tmp_path: Path, monkeypatch: pytest.Mo
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     monkeypatch.setattr(os, "replace", no_replace)
-    with unchanged(tmp_path), pytest.raises(WriteFailed), files.publishing(str(tmp_path / "other")) as path:
+    with (
+        unchanged(tmp_path),
+        pytest.raises(WriteFailed),
+        files.publishing(str(tmp_path / "other")) as path,
+    ):
         path.write_bytes(b"new")
 
 
@@ -451,7 +501,12 @@ def test_output_is_an_input(tmp_path: Path) -> None:
 def test_output_is_a_folder_or_lies_in_none(tmp_path: Path) -> None:
     images, texts = forge(tmp_path / "img.h5"), forge(tmp_path / "txt.h5", "texts")
     with unchanged(tmp_path):
-        refused(clipkit("logits", images, texts, "-o", tmp_path), 2, "the output must be a file", "is a folder")
+        refused(
+            clipkit("logits", images, texts, "-o", tmp_path),
+            2,
+            "the output must be a file",
+            "is a folder",
+        )
         refused(
             clipkit("logits", images, texts, "-o", tmp_path / "no" / "x.h5"),
             2,
@@ -477,7 +532,13 @@ def test_a_link_is_followed_and_stays(tmp_path: Path) -> None:
 def test_the_mode_follows_the_umask(tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:
-        ok("logits", forge(tmp_path / "img.h5"), forge(tmp_path / "txt.h5", "texts"), "-o", tmp_path / "out.h5")
+        ok(
+            "logits",
+            forge(tmp_path / "img.h5"),
+            forge(tmp_path / "txt.h5", "texts"),
+            "-o",
+            tmp_path / "out.h5",
+        )
     finally:
         os.umask(before)
     assert (tmp_path / "out.h5").stat().st_mode & 0o777 == 0o640
@@ -485,10 +546,15 @@ def test_the_mode_follows_the_umask(tmp_path: Path) -> None:
 
 def test_input_larger_than_the_memory_limit(zygote: Zygote, tmp_path: Path) -> None:
     n = 100_000
-    rows = {"features": np.zeros((n, 512), "<f4"), "labels": np.arange(n) % 2, "ids": np.array(["x"] * n)}
+    rows = {
+        "features": np.zeros((n, 512), "<f4"),
+        "labels": np.arange(n) % 2,
+        "ids": np.array(["x"] * n),
+    }
     forge(
         tmp_path / "big.h5",
-        datasets={f"train/{key}": value for key, value in rows.items()} | {"test/features": rows["features"][:6]},
+        datasets={f"train/{key}": value for key, value in rows.items()}
+        | {"test/features": rows["features"][:6]},
     )
     with unchanged(tmp_path):
         ended = zygote.run(tmp_path, "probe", "big.h5", memory=150 << 20, fake=True)  # of 205 MB

@@ -1,6 +1,5 @@
 """Hostile inputs: names that write on the terminal, models that run code, pictures that are bombs, files made for a crash."""
 
-# ruff: noqa: E501
 from __future__ import annotations
 
 import faulthandler
@@ -43,14 +42,18 @@ def test_a_file_name_that_is_not_utf8(tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(b"text")
     refused(clipkit("entropy", tmp_path / name), 1, "got text")
     images, texts = forge(tmp_path / "img.h5"), forge(tmp_path / "txt.h5", "texts")
-    assert clipkit("logits", images, texts, "-o", tmp_path / os.fsdecode(b"out\xff.h5")).exit_code == 0
+    assert (
+        clipkit("logits", images, texts, "-o", tmp_path / os.fsdecode(b"out\xff.h5")).exit_code == 0
+    )
     assert store.read(tmp_path / os.fsdecode(b"out\xff.h5")).kind == "logits"
 
 
 def test_texts_from_a_file_cannot_write_on_the_terminal(tmp_path: Path) -> None:
     history = json.dumps([{"command": "embed\x1b[2J", "note": "\x9b31m"}])
     evil = forge(
-        tmp_path / "x.h5", attributes={"history": history}, datasets={"class_names": ["\x1b]0;title\x07", "a\tb"]}
+        tmp_path / "x.h5",
+        attributes={"history": history},
+        datasets={"class_names": ["\x1b]0;title\x07", "a\tb"]},
     )
     for format in ("tsv", "csv", "table"):
         shown = clipkit("info", evil, "--format", format)
@@ -97,7 +100,12 @@ def test_a_pickle_checkpoint_is_not_loaded(tmp_path: Path, model: Path) -> None:
     for name in ("pytorch_model.bin", "model.safetensors.index.json", "model.bin"):
         (model / name).write_bytes(pickle.dumps(Canary(tmp_path / "canary")))
         with unchanged(tmp_path):
-            refused(clipkit("textembed", tmp_path / "mine.txt", "--model", model, "-o", tmp_path / "t.h5"), 1)
+            refused(
+                clipkit(
+                    "textembed", tmp_path / "mine.txt", "--model", model, "-o", tmp_path / "t.h5"
+                ),
+                1,
+            )
         (model / name).unlink()
 
 
@@ -105,7 +113,10 @@ def test_a_pickle_called_safetensors(tmp_path: Path, model: Path) -> None:
     (tmp_path / "mine.txt").write_text("a dot\n")
     (model / "model.safetensors").write_bytes(pickle.dumps(Canary(tmp_path / "canary")))
     with unchanged(tmp_path):
-        refused(clipkit("textembed", tmp_path / "mine.txt", "--model", model, "-o", tmp_path / "t.h5"), 1)
+        refused(
+            clipkit("textembed", tmp_path / "mine.txt", "--model", model, "-o", tmp_path / "t.h5"),
+            1,
+        )
 
 
 def test_a_model_that_brings_code(tmp_path: Path, model: Path) -> None:
@@ -115,13 +126,17 @@ def test_a_model_that_brings_code(tmp_path: Path, model: Path) -> None:
     for name in ("config.json", "tokenizer_config.json", "preprocessor_config.json"):
         config = json.loads((model / name).read_text())
         kinds = ("AutoConfig", "AutoModel", "AutoTokenizer", "AutoImageProcessor", "AutoProcessor")
-        (model / name).write_text(json.dumps({**config, "auto_map": dict.fromkeys(kinds, "evil.Evil")}))
+        (model / name).write_text(
+            json.dumps({**config, "auto_map": dict.fromkeys(kinds, "evil.Evil")})
+        )
     result = clipkit("textembed", tmp_path / "mine.txt", "--model", model, "-o", tmp_path / "t.h5")
     assert result.exit_code in (0, 1)
     assert "canary" not in contents(tmp_path)
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps({**config, "model_type": "evil"}))
-    refused(clipkit("textembed", tmp_path / "mine.txt", "--model", model, "-o", tmp_path / "u.h5"), 1)
+    refused(
+        clipkit("textembed", tmp_path / "mine.txt", "--model", model, "-o", tmp_path / "u.h5"), 1
+    )
     assert "canary" not in contents(tmp_path)
 
 
@@ -129,7 +144,9 @@ def bomb(side: int) -> bytes:
     """A PNG of side x side black pixels: a few kilobytes that decode to gigabytes."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
 
     squeeze = zlib.compressobj(9)
     row = b"\0" * (side // 8 + 1)
@@ -138,7 +155,9 @@ def bomb(side: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
 
 
-def test_bad_pictures_are_skipped_and_named_and_rows_stay_aligned(tmp_path: Path, model: Path) -> None:
+def test_bad_pictures_are_skipped_and_named_and_rows_stay_aligned(
+    tmp_path: Path, model: Path
+) -> None:
     pics = tmp_path / "pics"
     for name in "ab":
         (pics / name).mkdir(parents=True)
@@ -155,13 +174,17 @@ def test_bad_pictures_are_skipped_and_named_and_rows_stay_aligned(tmp_path: Path
     }
     for name, data in bad.items():
         (pics / name).write_bytes(data)
-    Image.new("RGB", (40, 40), "red").save(pics / "b" / "wrong.jpg", format="PNG")  # the content counts
+    Image.new("RGB", (40, 40), "red").save(
+        pics / "b" / "wrong.jpg", format="PNG"
+    )  # the content counts
     words = ("embed", pics, "-m", model, "--precision", "fp32", "-b", 2, "-o", tmp_path / "out.h5")
     result = clipkit(*words)
     assert result.exit_code == 3
     assert "Traceback" not in result.stderr
     assert "\x1b" not in result.stderr
-    assert result.stderr.endswith("clipkit: warning: 5 images skipped, 7 embedded; the file lists them\n")
+    assert result.stderr.endswith(
+        "clipkit: warning: 5 images skipped, 7 embedded; the file lists them\n"
+    )
     file = store.read(tmp_path / "out.h5")
     split = file.splits["all"]
     assert split.ids == sorted([*good, "b/wrong.jpg"])
@@ -188,12 +211,19 @@ def test_strict_stops_at_the_first_bad_picture(tmp_path: Path, model: Path) -> N
     assert not (tmp_path / "o.h5").exists()
 
 
-def test_a_whole_bad_batch_does_not_stop_the_run_but_nothing_else_does(tmp_path: Path, model: Path) -> None:
+def test_a_whole_bad_batch_does_not_stop_the_run_but_nothing_else_does(
+    tmp_path: Path, model: Path
+) -> None:
     (tmp_path / "pics").mkdir()
     for i in range(5):
         (tmp_path / "pics" / f"{i}.png").write_bytes(b"")
     words = ("embed", tmp_path / "pics", "-m", model, "-b", 2, "-o", tmp_path / "o.h5")
-    refused(clipkit(*words), 1, "at least one image of all must be usable; none is: ", "the file is empty")
+    refused(
+        clipkit(*words),
+        1,
+        "at least one image of all must be usable; none is: ",
+        "the file is empty",
+    )
     Image.new("RGB", (40, 40)).save(tmp_path / "pics" / "4.png")
     result = clipkit(*words, "--restart")
     assert result.exit_code == 3
@@ -201,7 +231,9 @@ def test_a_whole_bad_batch_does_not_stop_the_run_but_nothing_else_does(tmp_path:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a child process reads first on Linux only")
-def test_a_file_that_crashes_hdf5_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_crashes_hdf5_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A crash is staged, since which bytes crash HDF5 depends on its version."""
     import clipkit.store.reader as reader
 
@@ -212,11 +244,17 @@ def test_a_file_that_crashes_hdf5_is_an_error(tmp_path: Path, monkeypatch: pytes
     path = forge(tmp_path / "img.h5")
     monkeypatch.setattr(reader, "_assemble", crash)
     with unchanged(tmp_path):
-        refused(clipkit("info", path), 1, "img.h5: the file must be sound HDF5; it makes HDF5 crash (SIGABRT)")
+        refused(
+            clipkit("info", path),
+            1,
+            "img.h5: the file must be sound HDF5; it makes HDF5 crash (SIGABRT)",
+        )
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a child process reads first on Linux only")
-def test_a_file_that_keeps_hdf5_busy_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_keeps_hdf5_busy_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Staged: HDF5 closes some damaged files forever, once it could not get the memory that they ask for."""
     import clipkit.store.reader as reader
 
@@ -228,7 +266,11 @@ def test_a_file_that_keeps_hdf5_busy_is_an_error(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(reader, "_assemble", spin)
     monkeypatch.setattr(reader, "REHEARSAL", (1, 2**27))
     with unchanged(tmp_path):
-        refused(clipkit("info", path), 1, "img.h5: the file must be sound HDF5; it keeps HDF5 busy without end")
+        refused(
+            clipkit("info", path),
+            1,
+            "img.h5: the file must be sound HDF5; it keeps HDF5 busy without end",
+        )
 
 
 @pytest.mark.parametrize("damage", [mutate.mutated, mutate.resigned])

@@ -1,6 +1,5 @@
 """Input files that are not what they must be: every one is refused in one line, by path and through a pipe."""
 
-# ruff: noqa: E501
 from __future__ import annotations
 
 import gzip
@@ -25,9 +24,19 @@ def refused_everywhere(path: Path, code: int, *parts: str) -> None:
     output = path.with_name("out.h5")
     output.write_bytes(b"earlier")
     with unchanged(path.parent):
-        refused(clipkit("info", path), code, f"clipkit info: {path}: " if path.stat().st_size else str(path), *parts)
+        refused(
+            clipkit("info", path),
+            code,
+            f"clipkit info: {path}: " if path.stat().st_size else str(path),
+            *parts,
+        )
         if path.stat().st_size < 1 << 20:
-            refused(clipkit("info", stdin=path.read_bytes()), code, "clipkit info: standard input: ", *parts)
+            refused(
+                clipkit("info", stdin=path.read_bytes()),
+                code,
+                "clipkit info: standard input: ",
+                *parts,
+            )
         refused(clipkit("logits", path, texts, "-o", output, "--force"), code, *parts)
 
 
@@ -64,7 +73,9 @@ def flip(data: bytes, at: int) -> bytes:
 
 
 @pytest.mark.parametrize(("damage", "says"), [(d, s) for d, *s in WHOLE.values()], ids=WHOLE)
-def test_a_file_that_is_not_whole(tmp_path: Path, damage: Callable[[Path], None], says: list[str]) -> None:
+def test_a_file_that_is_not_whole(
+    tmp_path: Path, damage: Callable[[Path], None], says: list[str]
+) -> None:
     path = forge(tmp_path / "img.h5")
     damage(path)
     refused_everywhere(path, 1, *says)
@@ -77,16 +88,26 @@ def test_every_truncation_and_every_flipped_byte_of_the_head(tmp_path: Path) -> 
         path.write_bytes(data[:length])
         refused(clipkit("info", path), 1)
     for at in range(48):
-        path.write_bytes(flip(data, at) if at > 8 else bytes([*data[:at], data[at] ^ 1, *data[at + 1 :]]))
+        path.write_bytes(
+            flip(data, at) if at > 8 else bytes([*data[:at], data[at] ^ 1, *data[at + 1 :]])
+        )
         refused(clipkit("info", path), 1)
 
 
 def test_missing_folder_and_unreadable(tmp_path: Path) -> None:
-    refused(clipkit("entropy", tmp_path / "no.h5"), 1, f"the input must exist; {tmp_path}/no.h5 does not")
+    refused(
+        clipkit("entropy", tmp_path / "no.h5"),
+        1,
+        f"the input must exist; {tmp_path}/no.h5 does not",
+    )
     refused(clipkit("entropy", tmp_path), 1, f"the input must be a file; {tmp_path} is a folder")
     loop = tmp_path / "loop.h5"
     loop.symlink_to(loop)
-    refused(clipkit("entropy", loop), 1, f"{loop} must be reachable; got: Too many levels of symbolic links")
+    refused(
+        clipkit("entropy", loop),
+        1,
+        f"{loop} must be reachable; got: Too many levels of symbolic links",
+    )
     secret = forge(tmp_path / "secret.h5")
     secret.chmod(0)
     if os.access(secret, os.R_OK):
@@ -188,8 +209,12 @@ STRANGERS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("change", "says"), [(c, s) for c, *s in STRANGERS.values()], ids=STRANGERS)
-def test_a_file_from_a_stranger(tmp_path: Path, change: Callable[[h5py.File], Any], says: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("change", "says"), [(c, s) for c, *s in STRANGERS.values()], ids=STRANGERS
+)
+def test_a_file_from_a_stranger(
+    tmp_path: Path, change: Callable[[h5py.File], Any], says: list[str]
+) -> None:
     path = forge(tmp_path / "img.h5")
     reopened(change)(path)
     refused_everywhere(path, 1, *says)
@@ -268,7 +293,9 @@ FORGED: dict[str, tuple[str, dict[str, Any], dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize(("kind", "attributes", "datasets", "says"), FORGED.values(), ids=FORGED)
-def test_content_that_breaks_the_format(tmp_path: Path, kind: str, attributes: Any, datasets: Any, says: str) -> None:
+def test_content_that_breaks_the_format(
+    tmp_path: Path, kind: str, attributes: Any, datasets: Any, says: str
+) -> None:
     """Files whose digests are right, as a program that does not know the rules would write them."""
     path = forge(tmp_path / "x.h5", kind, attributes=attributes, datasets=datasets)
     refused(clipkit("info", path), 1, str(path), says)
@@ -283,5 +310,15 @@ def test_a_file_made_by_hand_is_read(tmp_path: Path, kind: str) -> None:
 
 def test_the_wrong_kind_names_the_command_that_makes_the_right_one(tmp_path: Path) -> None:
     images = forge(tmp_path / "img.h5")
-    refused(clipkit("entropy", images), 1, "must hold logits; it holds images", "hint: make one with: clipkit logits")
-    refused(clipkit("logits", images, images), 1, "must hold texts; it holds images", "clipkit textembed")
+    refused(
+        clipkit("entropy", images),
+        1,
+        "must hold logits; it holds images",
+        "hint: make one with: clipkit logits",
+    )
+    refused(
+        clipkit("logits", images, images),
+        1,
+        "must hold texts; it holds images",
+        "clipkit textembed",
+    )

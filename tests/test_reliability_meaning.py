@@ -38,11 +38,19 @@ def by(**model: Any) -> dict[str, str]:
 def test_dimensions_that_differ_are_both_shown(images: Path, tmp_path: Path) -> None:
     other = forge(tmp_path / "t.h5", "texts", datasets={"features": features(3, 5)})
     with unchanged(tmp_path):
-        refused(clipkit("logits", images, other, "-o", tmp_path / "o.h5"), 1, "must have one dimension; got 4 and 5")
+        refused(
+            clipkit("logits", images, other, "-o", tmp_path / "o.h5"),
+            1,
+            "must have one dimension; got 4 and 5",
+        )
 
 
-@pytest.mark.parametrize("model", [{"digest": "sha256:2"}, {"untrained": 3}, {"name": "n", "digest": None}])
-def test_the_same_dimension_of_another_model(images: Path, tmp_path: Path, model: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "model", [{"digest": "sha256:2"}, {"untrained": 3}, {"name": "n", "digest": None}]
+)
+def test_the_same_dimension_of_another_model(
+    images: Path, tmp_path: Path, model: dict[str, Any]
+) -> None:
     other = forge(tmp_path / "t.h5", "texts", attributes=by(**model))
     with unchanged(tmp_path):
         said = refused(
@@ -70,28 +78,38 @@ def test_labels_that_are_missing(tmp_path: Path) -> None:
 
 
 def test_one_class_only(tmp_path: Path) -> None:
-    one = forge(tmp_path / "x.h5", datasets={"train/labels": np.zeros(6, int), "test/labels": np.zeros(6, int)})
+    one = forge(
+        tmp_path / "x.h5",
+        datasets={"train/labels": np.zeros(6, int), "test/labels": np.zeros(6, int)},
+    )
     refused(clipkit("probe", one), 1, "a probe must have two classes or more to tell apart; got 1")
 
 
 def test_a_class_in_test_that_train_lacks(tmp_path: Path) -> None:
     """It counts as wrong and is told; the run goes on."""
     lacking = forge(
-        tmp_path / "x.h5", datasets={"class_names": ["a", "b", "c"], "test/labels": np.array([0, 1, 2, 0, 1, 2])}
+        tmp_path / "x.h5",
+        datasets={"class_names": ["a", "b", "c"], "test/labels": np.array([0, 1, 2, 0, 1, 2])},
     )
     result = clipkit("probe", lacking)
     assert result.exit_code == 0
-    assert result.stderr.startswith("clipkit: warning: 1 classes of test do not occur in train (c, say)")
+    assert result.stderr.startswith(
+        "clipkit: warning: 1 classes of test do not occur in train (c, say)"
+    )
     assert float(rows(result.stdout)[0]["acc1"]) <= 4 / 6
 
 
 @pytest.mark.parametrize("tau", ["0", "-1", "nan", "inf", "1e-400", "-inf", "", "hot", "1,,2"])
 @pytest.mark.parametrize("command", ["logits", "entropy", "probe"])
-def test_temperatures(tau: str, command: str, images: Path, texts: Path, logits: Path, tmp_path: Path) -> None:
+def test_temperatures(
+    tau: str, command: str, images: Path, texts: Path, logits: Path, tmp_path: Path
+) -> None:
     inputs = (images, texts, "-o", tmp_path / "o.h5") if command == "logits" else (logits,)
     with unchanged(tmp_path):
         refused(
-            clipkit(command, *inputs, f"--temperature={tau}"), 2, "temperature must be a finite number above 0; got "
+            clipkit(command, *inputs, f"--temperature={tau}"),
+            2,
+            "temperature must be a finite number above 0; got ",
         )
 
 
@@ -164,8 +182,14 @@ def test_a_line_separator_does_not_split_a_prompt(embed_texts: Any, tmp_path: Pa
     ("words", "says"),
     [
         (("embed", "cifar1"), "unknown data set 'cifar1'; hint: did you mean cifar10"),
-        (("plot", "temprature", "x.h5"), "unknown plot 'temprature'; hint: did you mean temperature?"),
-        (("probe", "LOGITS", "--classifier", "svn"), "unknown classifier 'svn'; hint: did you mean svm"),
+        (
+            ("plot", "temprature", "x.h5"),
+            "unknown plot 'temprature'; hint: did you mean temperature?",
+        ),
+        (
+            ("probe", "LOGITS", "--classifier", "svn"),
+            "unknown classifier 'svn'; hint: did you mean svm",
+        ),
         (
             ("textembed", "--classes", "digit", "--model", "tiny"),
             "unknown data set 'digit'; hint: did you mean digits?",
@@ -180,10 +204,14 @@ def test_unknown_names_meet_the_nearest(words: tuple[str, ...], says: str, logit
     refused(clipkit(*(logits if word == "LOGITS" else word for word in words)), 2, says)
 
 
-def test_an_unknown_model_is_told_with_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_model_is_told_with_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     (tmp_path / "mine.txt").write_text("a dot\n")
-    result = clipkit("textembed", tmp_path / "mine.txt", "--model", "tinny", "-o", tmp_path / "o.h5")
+    result = clipkit(
+        "textembed", tmp_path / "mine.txt", "--model", "tinny", "-o", tmp_path / "o.h5"
+    )
     assert result.exit_code in (1, 2)
     assert "hint: " in refused(result, result.exit_code, "tinny")
 

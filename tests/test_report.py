@@ -21,7 +21,10 @@ HISTORY: dict[str, Any] = {
     "model": {"name": thesis.MODEL, "digest": "sha256:12", "precision": "fp32", "device": "cpu"},
     "dataset": {
         "name": "cifar100",
-        "splits": {"train": {"images": 50_000, "rows": "ab"}, "test": {"images": 10_000, "rows": "cd"}},
+        "splits": {
+            "train": {"images": 50_000, "rows": "ab"},
+            "test": {"images": 10_000, "rows": "cd"},
+        },
     },
 }
 
@@ -42,17 +45,27 @@ def tables(text: str) -> Table:
     return found
 
 
-def folder(at: Path, *, model: dict[str, Any] | None = None, data: dict[str, Any] | None = None) -> Path:
+def folder(
+    at: Path, *, model: dict[str, Any] | None = None, data: dict[str, Any] | None = None
+) -> Path:
     """A results folder with chapter 2's baseline: 200 test rows, of which 150 are right."""
     at.mkdir()
-    made = {**HISTORY, "model": HISTORY["model"] | (model or {}), "dataset": HISTORY["dataset"] | (data or {})}
+    made = {
+        **HISTORY,
+        "model": HISTORY["model"] | (model or {}),
+        "dataset": HISTORY["dataset"] | (data or {}),
+    }
     labels, ids = np.arange(200) % 5, [f"{i}" for i in range(200)]
     features = np.ones((200, 3), np.float32)
     names = ["ant", "bee|hive", "cat", "dog", "eel"]
     splits = {name: store.Split(features, labels, ids) for name in ("train", "test")}
     store.write(str(at / "img.h5"), store.FeatureFile("images", [made], splits, class_names=names))
     predicted = np.where(np.arange(200) < 150, labels, (labels + 1) % 5)
-    runs = {"classifier": np.array(["svm"]), "eval_split": np.array(["test"]), "acc1": np.array([0.75])}
+    runs = {
+        "classifier": np.array(["svm"]),
+        "eval_split": np.array(["test"]),
+        "acc1": np.array([0.75]),
+    }
     result = store.FeatureFile("result", [made, {"command": "probe"}], class_names=names, runs=runs)
     result.splits["test"] = store.Split(labels=labels, ids=ids, predicted=predicted[None])
     store.write(str(at / "img.svm.h5"), result)
@@ -78,11 +91,21 @@ def test_the_thesis_stands_beside_its_own_model_and_data(tmp_path: Path) -> None
         ({"name": "tiny"}, {}),
         ({"untrained": 7}, {}),
         ({}, {"name": "shapes"}),
-        ({}, {"splits": {"train": {"images": 500, "rows": "ab"}, "test": {"images": 10_000, "rows": "cd"}}}),
+        (
+            {},
+            {
+                "splits": {
+                    "train": {"images": 500, "rows": "ab"},
+                    "test": {"images": 10_000, "rows": "cd"},
+                }
+            },
+        ),
         ({}, {"splits": {"test": {"images": 10_000, "rows": "cd"}}}),
     ],
 )
-def test_the_thesis_stands_beside_nothing_else(model: dict[str, Any], data: dict[str, Any], tmp_path: Path) -> None:
+def test_the_thesis_stands_beside_nothing_else(
+    model: dict[str, Any], data: dict[str, Any], tmp_path: Path
+) -> None:
     row = tables(ok("report", folder(tmp_path / "r", model=model, data=data)).stdout)[BASELINE]
     assert (row["thesis"], row["difference"]) == ("", "")
     assert row["here"].startswith("75.00 (")
@@ -91,7 +114,9 @@ def test_the_thesis_stands_beside_nothing_else(model: dict[str, Any], data: dict
 def test_what_ran_is_said_first(tmp_path: Path) -> None:
     at = folder(tmp_path / "r", model={"untrained": 7}, data={"draw": {"limit": 9, "seed": 42}})
     text = ok("report", at).stdout
-    assert text.startswith("# openai/clip-vit-base-patch32, untrained (seed 7) on cifar100\n\n| what ran")
+    assert text.startswith(
+        "# openai/clip-vit-base-patch32, untrained (seed 7) on cifar100\n\n| what ran"
+    )
     said = {key: cells[""] for key, cells in tables(text).items() if "" in cells}
     assert said["weights"] == "sha256:12"
     assert said["precision"] == "fp32 on cpu"
@@ -102,7 +127,10 @@ def test_what_ran_is_said_first(tmp_path: Path) -> None:
 
 
 def test_the_untrained_twin_has_a_column(tmp_path: Path) -> None:
-    here, twin = folder(tmp_path / "a"), folder(tmp_path / "b", model={"untrained": 3, "digest": "sha256:34"})
+    here, twin = (
+        folder(tmp_path / "a"),
+        folder(tmp_path / "b", model={"untrained": 3, "digest": "sha256:34"}),
+    )
     (twin / "img.svm.h5").unlink()
     text = ok("report", here, "--untrained", twin).stdout
     assert list(tables(text)[BASELINE]) == ["thesis", "here", "untrained", "difference"]

@@ -68,7 +68,10 @@ def test_noise_is_as_strong_in_a_shrunk_picture_as_in_a_small_one():
     scene = sample(np.arange(400), split="test", seed=1)
     clean = {**scene, "noise": np.zeros(400)}
     noisy = scene["noise"] > 0
-    noise = {size: draw(scene, size)[0][noisy].astype(float) - draw(clean, size)[0][noisy] for size in (32, 64)}
+    noise = {
+        size: draw(scene, size)[0][noisy].astype(float) - draw(clean, size)[0][noisy]
+        for size in (32, 64)
+    }
     shrunk = noise[64].reshape(-1, 32, 2, 32, 2, 3).mean((2, 4))
     assert shrunk.std() == pytest.approx(noise[32].std(), rel=0.1)
 
@@ -78,9 +81,13 @@ def test_masks_cover_the_object_and_nothing_else():
     for name in ("noise", "blur"):
         scene[name] = np.zeros(200)
     first, masks = draw(scene, 48)
-    other, same = draw({**scene, "colour": (scene["colour"] + 1) % 10, "second": (scene["second"] + 1) % 10}, 48)
+    other, same = draw(
+        {**scene, "colour": (scene["colour"] + 1) % 10, "second": (scene["second"] + 1) % 10}, 48
+    )
     assert (masks == same).all()
-    changed = np.abs(first.astype(int) - other).max(-1) > 1  # what a mask of 0 rounds away is within one grey level
+    changed = (
+        np.abs(first.astype(int) - other).max(-1) > 1
+    )  # what a mask of 0 rounds away is within one grey level
     assert changed.any()
     assert (masks[changed] > 0).all()
     assert (masks.reshape(200, -1).max(1) == 255).all()
@@ -99,9 +106,18 @@ def test_nuisances_are_independent_of_the_class():
     n = 20_000
     labels = shapes.labels("train", n, seed=11)
     table = shapes.attributes(np.arange(n), split="train", seed=11)
-    assert {"outline", "pattern", "colour", "background", "material", "size", "x", "y", "angle", "greyscale"} <= set(
-        table
-    )
+    assert {
+        "outline",
+        "pattern",
+        "colour",
+        "background",
+        "material",
+        "size",
+        "x",
+        "y",
+        "angle",
+        "greyscale",
+    } <= set(table)
     for name, column in table.items():
         assert column.shape == (n,)
         if name in ("outline", "pattern"):
@@ -148,19 +164,40 @@ def test_captions_tell_the_truth():
     assert table["greyscale"][said["grayscale"]].all()
     assert (table["noise"][said["noisy"]] > 0).all()
     assert (table["blur"][said["blurry"]] > 0).all()
-    assert set(table["outline"][said["object with wheels"]]) == set(KINDS["object with wheels"].split())
+    assert set(table["outline"][said["object with wheels"]]) == set(
+        KINDS["object with wheels"].split()
+    )
 
 
 def test_a_folder_holds_the_same_pixels_in_the_same_order(tmp_path):
     assert (
-        folder_command.main([str(tmp_path / "out"), "--seed", "3", "--size", "24", "--train", "200", "--test", "100"])
+        folder_command.main(
+            [
+                str(tmp_path / "out"),
+                "--seed",
+                "3",
+                "--size",
+                "24",
+                "--train",
+                "200",
+                "--test",
+                "100",
+            ]
+        )
         == 0
     )
     for split, n in (("train", 200), ("test", 100)):
-        files = sorted((tmp_path / "out" / split).glob("*/*.png"), key=lambda path: (path.parent.name, path.name))
+        files = sorted(
+            (tmp_path / "out" / split).glob("*/*.png"),
+            key=lambda path: (path.parent.name, path.name),
+        )
         order = shapes.listing(split, n, seed=3)
-        assert [f"{p.parent.name}/{p.name}" for p in files] == shapes.file_names(order, split=split, seed=3)
-        assert [shapes.CLASS_NAMES.index(p.parent.name) for p in files] == sorted(shapes.labels(split, n, seed=3))
+        assert [f"{p.parent.name}/{p.name}" for p in files] == shapes.file_names(
+            order, split=split, seed=3
+        )
+        assert [shapes.CLASS_NAMES.index(p.parent.name) for p in files] == sorted(
+            shapes.labels(split, n, seed=3)
+        )
         pixels = np.stack([np.asarray(Image.open(p)) for p in files])
         assert (pixels == shapes.render(order, split=split, seed=3, size=24)).all()
 

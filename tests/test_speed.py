@@ -28,18 +28,32 @@ CPU = torch.device("cpu")
 
 
 def picture(width: int, height: int, seed: int = 0) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8))
+    return Image.fromarray(
+        np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+    )
 
 
 @pytest.fixture(scope="module")
 def images() -> list[Image.Image]:
     """Nine images of five sizes, out of order."""
-    sizes = [(32, 32), (40, 24), (32, 32), (24, 40), (32, 32), (101, 77), (40, 24), (32, 32), (500, 375)]
+    sizes = [
+        (32, 32),
+        (40, 24),
+        (32, 32),
+        (24, 40),
+        (32, 32),
+        (101, 77),
+        (40, 24),
+        (32, 32),
+        (500, 375),
+    ]
     return [picture(*size, seed) for seed, size in enumerate(sizes)]
 
 
 def cosines(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    return (scores.normalize(one.astype(np.float64)) * scores.normalize(other.astype(np.float64))).sum(axis=1)
+    return (
+        scores.normalize(one.astype(np.float64)) * scores.normalize(other.astype(np.float64))
+    ).sum(axis=1)
 
 
 def with_activation(folder: Path, name: str) -> Path:
@@ -52,7 +66,9 @@ def with_activation(folder: Path, name: str) -> Path:
 # layers packed for oneDNN
 
 
-onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="PyTorch without oneDNN")
+onednn = pytest.mark.skipif(
+    not torch.backends.mkldnn.is_available(), reason="PyTorch without oneDNN"
+)
 
 
 @onednn
@@ -62,7 +78,10 @@ def test_packed_layers_give_what_full_precision_gives(
     make: Any, activation: str, tmp_path: Path, images: list[Image.Image]
 ) -> None:
     folder = str(with_activation(make(tmp_path / "model"), activation))
-    full, half = (models.load(folder, tower="image", device="cpu", precision=name) for name in ("fp32", "bf16"))
+    full, half = (
+        models.load(folder, tower="image", device="cpu", precision=name)
+        for name in ("fp32", "bf16")
+    )
     assert "packed" not in full.details
     assert half.details["packed"] is True
     pixels = full.preprocess(images)
@@ -74,13 +93,20 @@ def test_a_row_does_not_depend_on_its_batch(tiny_clip_dir: Path, images: list[Im
     encoder = models.load(str(tiny_clip_dir), tower="image", device="cpu", precision="bf16")
     pixels = encoder.preprocess(images)
     rows = encoder.encode_images(pixels)
-    np.testing.assert_array_equal(encoder.encode_images(torch.cat([pixels, pixels])), np.concatenate([rows, rows]))
+    np.testing.assert_array_equal(
+        encoder.encode_images(torch.cat([pixels, pixels])), np.concatenate([rows, rows])
+    )
     np.testing.assert_array_equal(encoder.encode_images(pixels.flip(0)), rows[::-1])
 
 
-def test_an_activation_that_cannot_be_packed_is_left_to_pytorch(tmp_path: Path, images: list[Image.Image]) -> None:
+def test_an_activation_that_cannot_be_packed_is_left_to_pytorch(
+    tmp_path: Path, images: list[Image.Image]
+) -> None:
     folder = str(with_activation(tiny_clip(tmp_path / "model"), "tanh"))
-    full, half = (models.load(folder, tower="image", device="cpu", precision=name) for name in ("fp32", "bf16"))
+    full, half = (
+        models.load(folder, tower="image", device="cpu", precision=name)
+        for name in ("fp32", "bf16")
+    )
     assert "packed" not in half.details
     pixels = full.preprocess(images)
     assert cosines(half.encode_images(pixels), full.encode_images(pixels)).min() >= 0.999
@@ -90,13 +116,17 @@ def test_an_activation_that_cannot_be_packed_is_left_to_pytorch(tmp_path: Path, 
 
 
 @pytest.fixture(scope="module")
-def compiled(tiny_clip_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[models.Encoder]:
+def compiled(
+    tiny_clip_dir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[models.Encoder]:
     """A tower compiled for four images at once."""
     with pytest.MonkeyPatch.context() as patch:
         cache = tmp_path_factory.mktemp("cache")
         patch.setenv(quick.CACHE, default_cache_dir())  # as PyTorch sets it
         patch.setenv("XDG_CACHE_HOME", str(cache))
-        encoder = models.load(str(tiny_clip_dir), tower="image", device="cpu", precision="fp32", compile_for=4)
+        encoder = models.load(
+            str(tiny_clip_dir), tower="image", device="cpu", precision="fp32", compile_for=4
+        )
         if not encoder.details["compile"]:
             pytest.skip("no C++ compiler")
         assert any((cache / "clipkit" / "inductor").iterdir())
@@ -122,16 +152,24 @@ def test_padding_does_not_change_rows(compiled: models.Encoder, images: list[Ima
 
 
 def test_where_compiling_fails_a_note_says_so(
-    tiny_clip_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tiny_clip_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     def fail(*args: Any, **kwargs: Any) -> None:
         raise RuntimeError("no compiler\nand a long story")
 
     monkeypatch.setattr(torch, "compile", fail)
     monkeypatch.setenv(quick.CACHE, str(tmp_path))
-    encoder = models.load(str(tiny_clip_dir), tower="image", device="cpu", precision="fp32", compile_for=4)
+    encoder = models.load(
+        str(tiny_clip_dir), tower="image", device="cpu", precision="fp32", compile_for=4
+    )
     assert encoder.details["compile"] is False
-    assert capsys.readouterr().err == "clipkit: the model could not be compiled and runs without: no compiler\n"
+    assert (
+        capsys.readouterr().err
+        == "clipkit: the model could not be compiled and runs without: no compiler\n"
+    )
     assert encoder.encode_images(encoder.preprocess([picture(32, 32)])).shape == (1, encoder.dim)
 
 
@@ -141,7 +179,18 @@ def test_nothing_is_compiled_unasked_on_a_processor() -> None:
 
 
 def test_the_history_says_how_the_model_ran(tiny_clip_dir: Path, tmp_path: Path) -> None:
-    common = "embed", "digits", "--limit", 20, "--split", "test", "--model", tiny_clip_dir, "--device", "cpu"
+    common = (
+        "embed",
+        "digits",
+        "--limit",
+        20,
+        "--split",
+        "test",
+        "--model",
+        tiny_clip_dir,
+        "--device",
+        "cpu",
+    )
     ok(*common, "--precision", "bf16", "-o", tmp_path / "auto.h5")
     ok(*common, "--precision", "bf16", "--no-compile", "-o", tmp_path / "no.h5")
     assert (tmp_path / "auto.h5").read_bytes() == (tmp_path / "no.h5").read_bytes()
@@ -173,7 +222,10 @@ def test_pixels_are_the_processors_own_to_the_last_bit(
     name: str, tiny_clip_dir: Path, tmp_path: Path, images: list[Image.Image]
 ) -> None:
     content = json.loads((tiny_clip_dir / "preprocessor_config.json").read_text())
-    write_json(tmp_path / "preprocessor_config.json", **content | CONFIGS.get(name, {}) | OTHERS.get(name, {}))
+    write_json(
+        tmp_path / "preprocessor_config.json",
+        **content | CONFIGS.get(name, {}) | OTHERS.get(name, {}),
+    )
     own = AutoImageProcessor.from_pretrained(tmp_path)
     expected = own(images=images, return_tensors="pt")["pixel_values"].float()
     for dtype in (torch.float32, torch.bfloat16):
@@ -198,7 +250,9 @@ def test_a_gpu_resizes_small_images_and_does_not_wait(
 ) -> None:
     folder = str(tiny_clip(tmp_path / "model", image_size=64))
     here = models.load(folder, tower="image", device="cpu", precision="fp32")
-    there = models.load(folder, tower="image", device="cuda", precision="fp32", compile_for=compile_for)
+    there = models.load(
+        folder, tower="image", device="cuda", precision="fp32", compile_for=compile_for
+    )
     there.wait = False
     for some in (images, [image for image in images if image.size == (32, 32)]):
         pixels = there.preprocess(some)
@@ -250,4 +304,6 @@ def test_flatness_is_the_mean_of_each_images_entropy_and_confidence() -> None:
     for row in scores.flatness([cosines[:300], cosines[300:]], [1.0, 0.07, 0.001]):
         tau = row["temperature"]
         assert row["mean_entropy"] == pytest.approx(scores.entropy(cosines, tau).mean(), rel=1e-12)
-        assert row["mean_confidence"] == pytest.approx(scores.confidence(cosines, tau).mean(), rel=1e-12)
+        assert row["mean_confidence"] == pytest.approx(
+            scores.confidence(cosines, tau).mean(), rel=1e-12
+        )

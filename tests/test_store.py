@@ -1,6 +1,5 @@
 """The feature file: what is written is read back, the same bytes for the same content, and every version is read."""
 
-# ruff: noqa: E501
 from __future__ import annotations
 
 import importlib.util
@@ -30,7 +29,9 @@ DIGESTS = {
     "logits": "sha256:3069631ebc3d1405aaa4071d420694204311012ed0bc594782bb94f1cd5dcaf2",
     "result": "sha256:4def534d511473e76fa0a4f7ca8d4b8f99ce4e207b9513ba0e205628ac05a97b",
 }
-TMP = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=25)
+TMP = settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=25
+)
 
 
 def made() -> dict[str, FeatureFile]:
@@ -51,7 +52,9 @@ def test_files_of_version_1_are_read_for_ever(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", DIGESTS)
-def test_this_version_writes_the_same_content_with_the_same_digest(kind: str, tmp_path: Path) -> None:
+def test_this_version_writes_the_same_content_with_the_same_digest(
+    kind: str, tmp_path: Path
+) -> None:
     assert store.write(tmp_path / "x.h5", made()[kind]) == DIGESTS[kind]
 
 
@@ -63,7 +66,9 @@ NAMES = st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,20}", fullmatch=True).filte
 JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXT,
                     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3), max_leaves=8)  # fmt: skip
 HISTORY = st.lists(
-    st.dictionaries(TEXT.filter(lambda key: key != "model"), JSON, max_size=3).map(lambda d: {**d, "command": "x"}),
+    st.dictionaries(TEXT.filter(lambda key: key != "model"), JSON, max_size=3).map(
+        lambda d: {**d, "command": "x"}
+    ),
     max_size=3,
 )
 
@@ -83,12 +88,17 @@ def feature_files(draw: st.DrawFn) -> FeatureFile:
     classes = len(file.class_names or "abc")
     if kind != "images":
         file.texts = draw(st.lists(TEXT, min_size=k, max_size=k))
-        file.class_index = np.array(draw(st.lists(st.integers(-1, classes - 1), min_size=k, max_size=k)))
+        file.class_index = np.array(
+            draw(st.lists(st.integers(-1, classes - 1), min_size=k, max_size=k))
+        )
     if kind == "texts":
         file.features = draw(matrix(k, width))
         return file
     if kind == "logits":
-        file.temperature, file.logit_scale = draw(st.floats(1e-3, 1e3)), draw(st.none() | st.floats(1e-3, 1e3))
+        file.temperature, file.logit_scale = (
+            draw(st.floats(1e-3, 1e3)),
+            draw(st.none() | st.floats(1e-3, 1e3)),
+        )
     for name in draw(st.lists(NAMES, min_size=1, max_size=3, unique=True)):
         n = draw(st.integers(1, 6))
         labels = (
@@ -97,7 +107,9 @@ def feature_files(draw: st.DrawFn) -> FeatureFile:
             else None
         )
         file.splits[name] = Split(
-            draw(matrix(n, k if kind == "logits" else width)), labels, draw(st.lists(TEXT, min_size=n, max_size=n))
+            draw(matrix(n, k if kind == "logits" else width)),
+            labels,
+            draw(st.lists(TEXT, min_size=n, max_size=n)),
         )
     return file
 
@@ -157,7 +169,11 @@ def test_any_structure_is_read_or_refused_in_one_line(
     path = tmp_path / "x.h5"
     path.unlink(missing_ok=True)
     texts = {
-        name: value if isinstance(value, str) else value.tolist() if isinstance(value, np.ndarray) else value
+        name: value
+        if isinstance(value, str)
+        else value.tolist()
+        if isinstance(value, np.ndarray)
+        else value
         for name, value in attributes.items()
     }
     try:
@@ -185,7 +201,10 @@ def test_bytes_do_not_depend_on_the_time_or_on_how_rows_come(tmp_path: Path) -> 
 
     ids = [str(i) for i in range(3000)]
     for name, rows in (("a", features), ("b", Rows(features.shape, pieces))):
-        store.write(tmp_path / f"{name}.h5", FeatureFile("images", [{"command": "x"}], {"all": Split(rows, None, ids)}))
+        store.write(
+            tmp_path / f"{name}.h5",
+            FeatureFile("images", [{"command": "x"}], {"all": Split(rows, None, ids)}),
+        )
         time.sleep(1.1)  # HDF5 keeps times in seconds
     assert (tmp_path / "a.h5").read_bytes() == (tmp_path / "b.h5").read_bytes()
     assert np.array_equal(store.read(tmp_path / "a.h5").splits["all"].features, features)
@@ -231,14 +250,19 @@ def test_rows_stream_and_the_last_block_passes_only_if_the_digest_is_right(tmp_p
     ids = [str(i) for i in range(3000)]
     forge(
         tmp_path / "x.h5",
-        datasets={"train/features": features, "train/ids": ids, "train/labels": None, "test/features": features[:6]},
+        datasets={
+            "train/features": features,
+            "train/ids": ids,
+            "train/labels": None,
+            "test/features": features[:6],
+        },
     )
     data = bytearray((tmp_path / "x.h5").read_bytes())
     at = data.find(features[:500].tobytes())
     data[at + 100] ^= 1
     (tmp_path / "x.h5").write_bytes(data)
     seen = 0
-    with (  # noqa: PT012
+    with (
         store.opened(tmp_path / "x.h5") as file,
         pytest.raises(ClipkitError, match="train/features must match its SHA-256"),
     ):
@@ -264,7 +288,9 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize(("parts", "says"), BAD.values(), ids=BAD)
-def test_what_breaks_the_format_is_not_written(parts: dict[str, Any], says: str, tmp_path: Path) -> None:
+def test_what_breaks_the_format_is_not_written(
+    parts: dict[str, Any], says: str, tmp_path: Path
+) -> None:
     with pytest.raises(ClipkitError) as caught:
         store.write(tmp_path / "x.h5", FeatureFile("images", **parts))
     assert says in caught.value.message

@@ -42,13 +42,24 @@ class Reference:
 
 
 @pytest.fixture(scope="module")
-def features(cifar10_root: Path, vit_b32_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def features(
+    cifar10_root: Path, vit_b32_dir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """clipkit's files on the rows of a class-balanced draw."""
     out = tmp_path_factory.mktemp("thesis")
     model = ("--model", vit_b32_dir, "--precision", "fp32")
     ok("embed", cifar10_root, "--limit", DRAWN, *model, "-o", out / "img.h5")
     ok("textembed", GENERIC32, *model, "-o", out / "generic32.h5")
-    ok("textembed", "--classes", out / "img.h5", "--template", "a photo of a {}", *model, "-o", out / "classes.h5")
+    ok(
+        "textembed",
+        "--classes",
+        out / "img.h5",
+        "--template",
+        "a photo of a {}",
+        *model,
+        "-o",
+        out / "classes.h5",
+    )
     ok("logits", out / "img.h5", out / "generic32.h5", "-o", out / "logits.h5")
     ok("logits", out / "img.h5", out / "classes.h5", "-o", out / "class-logits.h5")
     return out
@@ -57,22 +68,31 @@ def features(cifar10_root: Path, vit_b32_dir: Path, tmp_path_factory: pytest.Tem
 @pytest.fixture(scope="module")
 def reference(features: Path, cifar10_root: Path, vit_b32_dir: Path) -> Reference:
     """The same rows through a loop of the thesis's kind: image by image through the processor, batches of 64, fp32."""
-    model, processor = CLIPModel.from_pretrained(vit_b32_dir).eval(), CLIPProcessor.from_pretrained(vit_b32_dir)
+    model, processor = (
+        CLIPModel.from_pretrained(vit_b32_dir).eval(),
+        CLIPProcessor.from_pretrained(vit_b32_dir),
+    )
     drawn = store.read(features / "img.h5")
     names = sorted(path.name for path in (cifar10_root / "train").iterdir())
 
     def embed_texts(texts: list[str]) -> np.ndarray:
         with torch.no_grad():
-            return tensor(model.get_text_features(**processor(text=texts, return_tensors="pt", padding=True)))
+            return tensor(
+                model.get_text_features(**processor(text=texts, return_tensors="pt", padding=True))
+            )
 
     def embed_images(split: str) -> np.ndarray:
         files = [cifar10_root / split / name for name in drawn.splits[split].ids]
         pixels = [
-            processor(images=Image.open(file).convert("RGB"), return_tensors="pt")["pixel_values"] for file in files
+            processor(images=Image.open(file).convert("RGB"), return_tensors="pt")["pixel_values"]
+            for file in files
         ]
         with torch.no_grad():
             return np.concatenate(
-                [tensor(model.get_image_features(pixel_values=b)) for b in torch.cat(pixels).split(64)]
+                [
+                    tensor(model.get_image_features(pixel_values=b))
+                    for b in torch.cat(pixels).split(64)
+                ]
             )
 
     def tensor(output: object) -> np.ndarray:
@@ -116,26 +136,39 @@ def test_chapter_2_baseline(features: Path, reference: Reference) -> None:
         scaler.transform(reference.images["test"]),
     )
     (row,) = rows(ok("probe", features / "img.h5").stdout)
-    assert float(row["acc1"]) == pytest.approx((predicted == reference.labels["test"]).mean(), abs=2e-3)
+    assert float(row["acc1"]) == pytest.approx(
+        (predicted == reference.labels["test"]).mean(), abs=2e-3
+    )
 
 
 def test_chapter_2_zero_shot(features: Path, reference: Reference) -> None:
     predicted = reference.cosines("test", reference.classes).argmax(axis=1)
     found = {row["split"]: row for row in rows(ok("zeroshot", features / "class-logits.h5").stdout)}
-    assert float(found["test"]["acc1"]) == pytest.approx((predicted == reference.labels["test"]).mean(), abs=2e-3)
+    assert float(found["test"]["acc1"]) == pytest.approx(
+        (predicted == reference.labels["test"]).mean(), abs=2e-3
+    )
 
 
 def test_chapters_3_and_4_sweep_over_temperature(features: Path, reference: Reference) -> None:
-    train, test = reference.cosines("train", reference.generic), reference.cosines("test", reference.generic)
+    train, test = (
+        reference.cosines("train", reference.generic),
+        reference.cosines("test", reference.generic),
+    )
     found = rows(ok("probe", features / "logits.h5", "-t", ",".join(map(str, TAUS))).stdout)
     assert len(found) == len(TAUS)
     for tau, row in zip(TAUS, found, strict=True):
         z = torch.from_numpy(test / tau)
         p = torch.softmax(z, dim=1)
         predicted = svm(train / tau, reference.labels["train"], test / tau)
-        assert float(row["mean_entropy"]) == pytest.approx(float(-(p * p.log()).sum(dim=1).mean()), abs=1e-4)
-        assert float(row["mean_confidence"]) == pytest.approx(float(p.max(dim=1).values.mean()), abs=1e-4)
-        assert float(row["acc1"]) == pytest.approx((predicted == reference.labels["test"]).mean(), abs=2e-3)
+        assert float(row["mean_entropy"]) == pytest.approx(
+            float(-(p * p.log()).sum(dim=1).mean()), abs=1e-4
+        )
+        assert float(row["mean_confidence"]) == pytest.approx(
+            float(p.max(dim=1).values.mean()), abs=1e-4
+        )
+        assert float(row["acc1"]) == pytest.approx(
+            (predicted == reference.labels["test"]).mean(), abs=2e-3
+        )
 
 
 def test_chapter_5_purity(features: Path, reference: Reference) -> None:

@@ -39,12 +39,18 @@ def model() -> Any:
 
 
 def test_the_folder_is_complete_small_and_half_precision():
-    for name in ("config.json", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json", "training.json"):
+    for name in (
+        "config.json",
+        "preprocessor_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "training.json",
+    ):
         json.loads((FOLDER / name).read_text())
     weights = FOLDER / "model.safetensors"
     assert weights.stat().st_size < 8_000_000
     with safe_open(weights, "pt") as tensors:
-        assert {tensors.get_tensor(name).dtype for name in tensors.keys()} == {torch.float16}  # noqa: SIM118
+        assert {tensors.get_tensor(name).dtype for name in tensors.keys()} == {torch.float16}
 
 
 def test_the_card_warns_and_records_these_weights():
@@ -59,7 +65,9 @@ def test_plain_transformers_loads_every_weight(caplog):
     assert not any(report.values())
 
 
-@pytest.mark.parametrize("text", ["", "a photo of a striped ball", "ÉCREVISSE 🦀", "\x00\u2028", "a" * 20])
+@pytest.mark.parametrize(
+    "text", ["", "a photo of a striped ball", "ÉCREVISSE 🦀", "\x00\u2028", "a" * 20]
+)
 def test_every_byte_is_a_token(tokenizer, text):
     ids = tokenizer(text)["input_ids"]
     assert (ids[0], ids[-1]) == (tokenizer.bos_token_id, tokenizer.eos_token_id)
@@ -82,13 +90,17 @@ def test_the_end_token_is_where_the_text_tower_looks(tokenizer, model):
     assert model.config.text_config.eos_token_id == tokenizer.eos_token_id == len(tokenizer) - 1
     assert model.config.text_config.pad_token_id == tokenizer.pad_token_id
     alone, padded = (
-        text_features(model, tokenizer, texts)[0] for texts in (["a ball"], ["a ball", "a much longer text"])
+        text_features(model, tokenizer, texts)[0]
+        for texts in (["a ball"], ["a ball", "a much longer text"])
     )
     np.testing.assert_allclose(alone, padded, atol=1e-5)
 
 
 def test_known_prompts_are_far_shorter_than_the_context(tokenizer, model):
-    texts = [*PROMPTS.read_text().splitlines(), *(f"a photo of a {name}" for name in shapes.CLASS_NAMES)]
+    texts = [
+        *PROMPTS.read_text().splitlines(),
+        *(f"a photo of a {name}" for name in shapes.CLASS_NAMES),
+    ]
     assert max(len(ids) for ids in tokenizer(texts)["input_ids"]) <= 20
     assert tokenizer.model_max_length == model.config.text_config.max_position_embeddings == 77
 
@@ -108,7 +120,9 @@ def unit(x: np.ndarray) -> np.ndarray:
 
 def text_features(model: Any, tokenizer: Any, texts: list[str]) -> np.ndarray:
     with torch.no_grad():
-        hidden = model.text_model(**tokenizer(texts, padding=True, return_tensors="pt")).pooler_output
+        hidden = model.text_model(
+            **tokenizer(texts, padding=True, return_tensors="pt")
+        ).pooler_output
         return model.text_projection(hidden).numpy()
 
 
@@ -118,20 +132,27 @@ def image_features(model: Any, split: str, n: int) -> np.ndarray:
     for start in range(0, n, 250):
         images = shapes.render(np.arange(start, start + 250), split=split, seed=SEED, size=64)
         with torch.no_grad():
-            hidden = model.vision_model(**processor(list(images), return_tensors="pt")).pooler_output
+            hidden = model.vision_model(
+                **processor(list(images), return_tensors="pt")
+            ).pooler_output
             parts.append(model.visual_projection(hidden).numpy())
     return np.concatenate(parts)
 
 
 def figures(model: Any, tokenizer: Any, train_images: int, test_images: int) -> dict[str, float]:
     """The thesis's protocol."""
-    fit, score = (image_features(model, split, n) for split, n in (("train", train_images), ("test", test_images)))
+    fit, score = (
+        image_features(model, split, n)
+        for split, n in (("train", train_images), ("test", test_images))
+    )
     y, truth = shapes.labels("train", train_images, SEED), shapes.labels("test", test_images, SEED)
 
     def svm(X: np.ndarray, Z: np.ndarray) -> float:
         return float(SVC(kernel="linear", C=1.0, random_state=42).fit(X, y).score(Z, truth))
 
-    classes = unit(text_features(model, tokenizer, [f"a photo of a {name}" for name in shapes.CLASS_NAMES]))
+    classes = unit(
+        text_features(model, tokenizer, [f"a photo of a {name}" for name in shapes.CLASS_NAMES])
+    )
     generic = unit(text_features(model, tokenizer, PROMPTS.read_text().splitlines())).T
     scaler = StandardScaler().fit(fit)
     return {

@@ -58,8 +58,15 @@ class Zygote:
 
     def start(self, folder: Path, *words: object, **wish: Any) -> int:
         """Start clipkit; its process id."""
-        self.out, self.err, self.count = (self.scratch / name for name in ("stdout", "stderr", "events"))
-        names = {"stdout": str(self.out), "stderr": str(self.err), "count": str(self.count), "cwd": str(folder)}
+        self.out, self.err, self.count = (
+            self.scratch / name for name in ("stdout", "stderr", "events")
+        )
+        names = {
+            "stdout": str(self.out),
+            "stderr": str(self.err),
+            "count": str(self.count),
+            "cwd": str(folder),
+        }
         return self._ask({**names, "words": [str(word) for word in words], **wish})["pid"]
 
     def wait(self) -> Outcome:
@@ -97,7 +104,11 @@ def child(wish: dict[str, Any]) -> None:
     """Become the clipkit that was asked for."""
     os.chdir(wish["cwd"])
     os.environ.update(wish.get("env", {}))
-    for number, name, flags in ((0, "stdin", os.O_RDONLY), (1, "stdout", os.O_WRONLY), (2, "stderr", os.O_WRONLY)):
+    for number, name, flags in (
+        (0, "stdin", os.O_RDONLY),
+        (1, "stdout", os.O_WRONLY),
+        (2, "stderr", os.O_WRONLY),
+    ):
         flags |= 0 if number == 0 else os.O_CREAT | os.O_TRUNC
         os.dup2(os.open(wish.get(name, os.devnull), flags, 0o666), number)
     for number in wish.get("close", []):
@@ -110,7 +121,9 @@ def child(wish: dict[str, Any]) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if "memory" in wish:
         pages = int(Path("/proc/self/statm").read_text().split()[0])
-        resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + wish["memory"],) * 2)
+        resource.setrlimit(
+            resource.RLIMIT_AS, (pages * resource.getpagesize() + wish["memory"],) * 2
+        )
     from clipkit import cli
     from clipkit.embed import shards
 
@@ -125,9 +138,11 @@ def child(wish: dict[str, Any]) -> None:
 def _streams(closed: list[int]) -> None:
     """Python's own streams anew, over the descriptors as they are now."""
     encodings: dict[str, Any] = {"encoding": "utf-8", "closefd": False}
-    sys.stdin = None if 0 in closed else open(0, **encodings)  # noqa: SIM115
-    sys.stdout = None if 1 in closed else open(1, "w", **encodings)  # noqa: SIM115
-    sys.stderr = None if 2 in closed else open(2, "w", errors="backslashreplace", buffering=1, **encodings)  # noqa: SIM115
+    sys.stdin = None if 0 in closed else open(0, **encodings)
+    sys.stdout = None if 1 in closed else open(1, "w", **encodings)
+    sys.stderr = (
+        None if 2 in closed else open(2, "w", errors="backslashreplace", buffering=1, **encodings)
+    )
 
 
 def _fake(slow: float) -> None:
@@ -136,7 +151,7 @@ def _fake(slow: float) -> None:
     from clipkit import models
 
     class Encoder:
-        details = {"name": "fake", "digest": "sha256:0", "logit_scale": 100.0}  # noqa: RUF012
+        details = {"name": "fake", "digest": "sha256:0", "logit_scale": 100.0}
 
         def preprocess(self, images: list[Any]) -> Any:
             return np.stack([np.asarray(image.resize((4, 4)), np.float32) for image in images])
@@ -156,10 +171,12 @@ def _watch(wish: dict[str, Any]) -> None:
 
     def hook(event: str, args: tuple[Any, ...]) -> None:
         nonlocal seen
-        writes = event == "open" and isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR)
+        writes = (
+            event == "open" and isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR)
+        )
         if not (writes or event in CHANGES) or not isinstance(args[0], (str, os.PathLike)):
             return
-        if os.path.realpath(os.path.dirname(os.path.abspath(os.fspath(args[0])))).startswith(here):  # noqa: PTH100, PTH120
+        if os.path.realpath(os.path.dirname(os.path.abspath(os.fspath(args[0])))).startswith(here):
             seen += 1
             os.write(count, b".")
             if seen == at:
@@ -173,7 +190,13 @@ def serve() -> None:
     import torch
 
     torch.set_num_threads(1)  # a pool of threads would not survive the fork
-    for name in ("h5py", "PIL.Image", "transformers.models.clip.modeling_clip", "clipkit.cli", "clipkit.embed"):
+    for name in (
+        "h5py",
+        "PIL.Image",
+        "transformers.models.clip.modeling_clip",
+        "clipkit.cli",
+        "clipkit.embed",
+    ):
         importlib.import_module(name)
     for name in ("datasets", "models", "store", "scores", "tables", "metrics", "prompts"):
         importlib.import_module(f"clipkit.{name}")

@@ -12,22 +12,33 @@ from clipkit.errors import UsageError
 if TYPE_CHECKING:
     from clipkit.store import FeatureFile, History
 
-FeatureInput = Annotated[str, typer.Argument(metavar="[FILE]", help="Feature file; standard input if left out or -.")]
+FeatureInput = Annotated[
+    str, typer.Argument(metavar="[FILE]", help="Feature file; standard input if left out or -.")
+]
 Output = Annotated[
-    str, typer.Option("--output", "-o", metavar="FILE", help="Where the feature file goes; - is standard output.")
+    str,
+    typer.Option(
+        "--output", "-o", metavar="FILE", help="Where the feature file goes; - is standard output."
+    ),
 ]
 ResultOutput = Annotated[
     str | None,
-    typer.Option("--output", "-o", metavar="FILE", help="Keep the result in a file that clipkit plot reads."),
+    typer.Option(
+        "--output", "-o", metavar="FILE", help="Keep the result in a file that clipkit plot reads."
+    ),
 ]
 Force = Annotated[bool, typer.Option("--force", "-f", help="Replace an existing output.")]
 Format = Annotated[
-    str | None, typer.Option("--format", metavar="table|tsv|csv|json", help="How the report is printed.")
+    str | None,
+    typer.Option("--format", metavar="table|tsv|csv|json", help="How the report is printed."),
 ]
 Temperatures = Annotated[
     list[str],
     typer.Option(
-        "--temperature", "-t", metavar="TAU[,TAU...]", help="Divides the cosine; 'model' is what the model learned."
+        "--temperature",
+        "-t",
+        metavar="TAU[,TAU...]",
+        help="Divides the cosine; 'model' is what the model learned.",
     ),
 ]
 Model = Annotated[
@@ -43,12 +54,17 @@ Model = Annotated[
 Untrained = Annotated[
     int | None,
     typer.Option(
-        "--untrained", metavar="SEED", help="The same architecture with fresh weights: the control of a probe."
+        "--untrained",
+        metavar="SEED",
+        help="The same architecture with fresh weights: the control of a probe.",
     ),
 ]
-Device = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda|cuda:N|mps", help="Where the model runs.")]
+Device = Annotated[
+    str, typer.Option("--device", metavar="auto|cpu|cuda|cuda:N|mps", help="Where the model runs.")
+]
 Precision = Annotated[
-    str, typer.Option("--precision", metavar="auto|fp32|bf16|fp16", help="What the model computes in.")
+    str,
+    typer.Option("--precision", metavar="auto|fp32|bf16|fp16", help="What the model computes in."),
 ]
 Seed = Annotated[int, typer.Option("--seed", help="For everything that is drawn.")]
 DEFAULT_MODEL = "openai/clip-vit-base-patch32"
@@ -68,7 +84,8 @@ def numbers(values: list[str], what: str) -> list[float]:
             number = math.nan
         if not (math.isfinite(number) and number > 0):
             raise UsageError(
-                f"{what} must be a finite number above 0; got {word!r}", "separate several by commas: 1,0.5,0.07"
+                f"{what} must be a finite number above 0; got {word!r}",
+                "separate several by commas: 1,0.5,0.07",
             )
         if number not in found:
             found.append(number)
@@ -79,8 +96,12 @@ def temperatures(values: list[str], logit_scale: float | None) -> list[float]:
     """Parse temperatures; the word `model` stands for 1 / `logit_scale`."""
     words = [word.strip() for value in values for word in value.split(",")]
     if "model" in words and logit_scale is None:
-        raise UsageError("temperature 'model' needs features that know their model's logit_scale; these do not")
-    return numbers([repr(1 / (logit_scale or 1)) if word == "model" else word for word in words], "temperature")
+        raise UsageError(
+            "temperature 'model' needs features that know their model's logit_scale; these do not"
+        )
+    return numbers(
+        [repr(1 / (logit_scale or 1)) if word == "model" else word for word in words], "temperature"
+    )
 
 
 def check_format(format: str | None) -> None:
@@ -96,7 +117,9 @@ def entry(command: str, **parameters: Any) -> dict[str, Any]:
     """An entry of a file's history; parameters that are None say nothing."""
     from clipkit import __version__
 
-    return {"command": command, "clipkit": __version__} | {k: v for k, v in parameters.items() if v is not None}
+    return {"command": command, "clipkit": __version__} | {
+        k: v for k, v in parameters.items() if v is not None
+    }
 
 
 def model_of(history: History) -> dict[str, Any] | None:
@@ -105,7 +128,11 @@ def model_of(history: History) -> dict[str, Any] | None:
 
 
 def finish(
-    rows: list[dict[str, Any]], result: FeatureFile, output: str | None, force: bool, format: str | None
+    rows: list[dict[str, Any]],
+    result: FeatureFile,
+    output: str | None,
+    force: bool,
+    format: str | None,
 ) -> None:
     """Keep a result if an output is named, and print its report; the report makes room on a piped standard output."""
     import numpy as np

@@ -18,7 +18,11 @@ def _check_sweep(file: FeatureFile, shown: str) -> None:
     import numpy as np
 
     runs = file.runs
-    if "acc1" not in runs or "temperature" not in runs or not np.isfinite(runs["temperature"]).all():
+    if (
+        "acc1" not in runs
+        or "temperature" not in runs
+        or not np.isfinite(runs["temperature"]).all()
+    ):
         raise ClipkitError(
             f"{shown} must hold a sweep over temperatures",
             "make one with: clipkit probe logits.h5 -t 1,0.5,0.07 -o probe.h5",
@@ -41,12 +45,18 @@ def temperature(files: list[FeatureFile], wish: Wish) -> Figure:
             raise unknown(f"split of {shown}", wish.split, set(runs["eval_split"].tolist()))
         for key in dict.fromkeys(key for key in keys if wish.split in (None, key[2])):
             rows = np.array([i for i, other in enumerate(keys) if other == key])
-            label = f"{key[0]}, C {key[1]:g}, {key[2]}" if key[1] == key[1] else f"{key[0]}, {key[2]}"
+            label = (
+                f"{key[0]}, C {key[1]:g}, {key[2]}" if key[1] == key[1] else f"{key[0]}, {key[2]}"
+            )
             label += f" ({made['features']})" if made.get("features") == "probs" else ""
             found = runs["acc1"][rows]
-            low, high = np.transpose([metrics.wilson(value, len(file.splits[key[2]])) for value in found])
+            low, high = np.transpose(
+                [metrics.wilson(value, len(file.splits[key[2]])) for value in found]
+            )
             entropies = runs["mean_entropy"][rows]
-            sweeps.append(figures.Sweep(label, runs["temperature"][rows], found, entropies, low, high))
+            sweeps.append(
+                figures.Sweep(label, runs["temperature"][rows], found, entropies, low, high)
+            )
     n_prompts = prompts.pop() if len(prompts) == 1 else None
     return figures.temperature(sweeps, n_prompts, title=wish.title)
 
@@ -67,9 +77,13 @@ def grid(files: list[FeatureFile], wish: Wish) -> Figure:
     taus, Cs = np.unique(runs["temperature"]), np.unique(runs["C"])
     if len(taus) * len(Cs) != len(runs["acc1"]) or min(len(taus), len(Cs)) < 2:
         hint = "make one with: clipkit probe logits.h5 -t 1,0.5,0.25 -C 1,4,16 -o grid.h5"
-        raise ClipkitError(f"{wish.shown[0]} must hold a grid of temperatures and C on {split}", hint)
+        raise ClipkitError(
+            f"{wish.shown[0]} must hold a grid of temperatures and C on {split}", hint
+        )
     accuracy = np.empty((len(Cs), len(taus)))
-    accuracy[np.searchsorted(Cs, runs["C"]), np.searchsorted(taus, runs["temperature"])] = runs["acc1"]
+    accuracy[np.searchsorted(Cs, runs["C"]), np.searchsorted(taus, runs["temperature"])] = runs[
+        "acc1"
+    ]
     made = file.history[-1]
     features = "softmax(cosine / τ)" if made.get("features") == "probs" else "cosine / τ"
     title = wish.title or f"{runs['classifier'][0]} on {features}, scored on {split}"
@@ -82,10 +96,14 @@ def spectrum(files: list[FeatureFile], wish: Wish) -> Figure:
 
     names = ["standard input" if shown == "-" else Path(shown).stem for shown in wish.shown]
     if len(set(names)) < len(names):
-        raise UsageError(f"each prompt set must have a file name of its own; got {', '.join(names)}")
+        raise UsageError(
+            f"each prompt set must have a file name of its own; got {', '.join(names)}"
+        )
     values: dict[str, Any] = {
         f"{name} ({len(file.texts or [])})": scores.singular_values(file.features)
         for name, file in zip(names, files, strict=True)
     }
     ranks = {name: scores.effective_rank(sigma) for name, sigma in values.items()}
-    return figures.spectrum(values, ranks, title=wish.title or "Singular values of the prompts' directions")
+    return figures.spectrum(
+        values, ranks, title=wish.title or "Singular values of the prompts' directions"
+    )

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clipkit import console
-from clipkit.commands import FeatureInput, Force, Format, ResultOutput, Seed, check_format, entry, finish
+from clipkit.commands import (
+    FeatureInput,
+    Force,
+    Format,
+    ResultOutput,
+    Seed,
+    check_format,
+    entry,
+    finish,
+)
 from clipkit.errors import ClipkitError
 
 if TYPE_CHECKING:
@@ -17,10 +26,14 @@ if TYPE_CHECKING:
 def cluster(
     file: FeatureInput = "-",
     split: Annotated[
-        list[str] | None, typer.Option("--split", metavar="NAME", help="The split to cluster: test, if there is one.")
+        list[str] | None,
+        typer.Option(
+            "--split", metavar="NAME", help="The split to cluster: test, if there is one."
+        ),
     ] = None,
     k: Annotated[
-        list[int] | None, typer.Option("-k", min=2, help="Clusters; as many as classes by default. Repeatable.")
+        list[int] | None,
+        typer.Option("-k", min=2, help="Clusters; as many as classes by default. Repeatable."),
     ] = None,
     seed: Seed = 42,
     output: ResultOutput = None,
@@ -56,7 +69,9 @@ def cluster(
                     agreement = (clusters.purity, clusters.nmi, clusters.ari)
                     row |= {f.__name__: f(part.labels, assigned) for f in agreement}
                 rows.append(row)
-            result.splits[name] = store.Split(labels=part.labels, ids=part.ids, predicted=np.stack(found))
+            result.splits[name] = store.Split(
+                labels=part.labels, ids=part.ids, predicted=np.stack(found)
+            )
         if features.class_names and all(row["k"] <= len(features.class_names) for row in rows):
             result.class_names = features.class_names  # no number of a cluster lies beyond them
         made = entry("cluster", splits=names, k=k, seed=seed, inputs={"features": features.digest})
@@ -69,5 +84,7 @@ def _classes(features: FeatureFile, split: str) -> int:
         return len(features.class_names)
     labels = features.splits[split].labels
     if labels is None:
-        raise ClipkitError(f"{split} has no classes to take the number of clusters from", "say how many: -k 10")
+        raise ClipkitError(
+            f"{split} has no classes to take the number of clusters from", "say how many: -k 10"
+        )
     return len(set(labels.tolist()))

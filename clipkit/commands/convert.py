@@ -25,31 +25,50 @@ OURS = (".h5", ".hdf5")
 def convert(
     source: Annotated[
         str,
-        typer.Argument(metavar="INPUT", help="A feature file (.h5, or - for standard input), .npz, .npy or .parquet."),
+        typer.Argument(
+            metavar="INPUT",
+            help="A feature file (.h5, or - for standard input), .npz, .npy or .parquet.",
+        ),
     ],
     output: Annotated[
         str,
         typer.Argument(
-            metavar="[OUTPUT]", help="The same; .csv for results. A feature file on standard output if left out."
+            metavar="[OUTPUT]",
+            help="The same; .csv for results. A feature file on standard output if left out.",
         ),
     ] = "-",
     model: Annotated[
         str | None,
         typer.Option(
-            "--model", "-m", metavar="NAME", help="Bringing in: whose features these are, for clipkit logits."
+            "--model",
+            "-m",
+            metavar="NAME",
+            help="Bringing in: whose features these are, for clipkit logits.",
         ),
     ] = None,
     split: Annotated[
         str | None,
-        typer.Option("--split", metavar="NAME", help="Only this split. Rows that name none are called this, or 'all'."),
+        typer.Option(
+            "--split",
+            metavar="NAME",
+            help="Only this split. Rows that name none are called this, or 'all'.",
+        ),
     ] = None,
     labels: Annotated[
         str | None,
-        typer.Option("--labels", metavar="FILE", help="Bringing in: labels of the rows, an .npy of numbers or names."),
+        typer.Option(
+            "--labels",
+            metavar="FILE",
+            help="Bringing in: labels of the rows, an .npy of numbers or names.",
+        ),
     ] = None,
     prompts: Annotated[
         str | None,
-        typer.Option("--prompts", metavar="FILE", help="Bringing in: rows are these prompts' embeddings, one a line."),
+        typer.Option(
+            "--prompts",
+            metavar="FILE",
+            help="Bringing in: rows are these prompts' embeddings, one a line.",
+        ),
     ] = None,
     force: Force = False,
 ) -> None:
@@ -69,9 +88,14 @@ def convert(
     if (theirs in OURS) == (ours in OURS):
         got = "both are" if theirs in OURS else "neither is"
         raise UsageError(
-            f"either INPUT or OUTPUT must be a feature file (.h5 or -); {got}", "convert through a feature file"
+            f"either INPUT or OUTPUT must be a feature file (.h5 or -); {got}",
+            "convert through a feature file",
         )
-    beside = {name: value for name, value in {"labels": labels, "prompts": prompts}.items() if value is not None}
+    beside = {
+        name: value
+        for name, value in {"labels": labels, "prompts": prompts}.items()
+        if value is not None
+    }
     if theirs not in OURS:
         _in(source, theirs, output, split, model, beside, force)
     elif model is not None or beside:
@@ -95,15 +119,25 @@ def _out(source: str, output: str, ending: str, split: str | None, force: bool) 
     with store.opened(source) as file, console.progress("converting", "rows") as progress:
         if split is not None:
             if split not in file.splits:
-                raise unknown(f"split of {'standard input' if source == '-' else source}", split, file.splits)
+                raise unknown(
+                    f"split of {'standard input' if source == '-' else source}", split, file.splits
+                )
             file.splits = {split: file.splits[split]}
         datasets = _watched(file.datasets(), progress)
         with files.publishing(output, force=force) as temporary:
-            exchange.write(temporary, ending, datasets, {**file.attributes(), "history": file.history})
+            exchange.write(
+                temporary, ending, datasets, {**file.attributes(), "history": file.history}
+            )
 
 
 def _in(
-    source: str, ending: str, output: str, split: str | None, model: str | None, beside: dict[str, str], force: bool
+    source: str,
+    ending: str,
+    output: str,
+    split: str | None,
+    model: str | None,
+    beside: dict[str, str],
+    force: bool,
 ) -> None:
     """Make a feature file of another tool's."""
     from clipkit import exchange, files, models, store
@@ -111,21 +145,32 @@ def _in(
 
     with contextlib.ExitStack() as stack, console.progress("converting", "rows") as progress:
         path = stack.enter_context(files.spooled(source))
-        given: dict[str, Any] = {name: stack.enter_context(files.spooled(value)) for name, value in beside.items()}
+        given: dict[str, Any] = {
+            name: stack.enter_context(files.spooled(value)) for name, value in beside.items()
+        }
         inputs = {name: _digest(where) for name, where in {"features": path, **given}.items()}
         if "prompts" in given:
             given["texts"] = _prompts(given.pop("prompts"), beside["prompts"])
         with exchange.opened(path, ending, shown=source, split=split, given=given) as found:
             if found.unused:
-                console.warn(f"{source}: left out, having no place in a feature file: {', '.join(found.unused)}")
+                console.warn(
+                    f"{source}: left out, having no place in a feature file: {', '.join(found.unused)}"
+                )
             file = _file(found, progress)
             known = model_of(file.history)
             if known and model:
                 raise UsageError(
                     f"--model is for features that do not say whose they are; {source} says {known.get('name')}"
                 )
-            of = {"name": models.ALIASES.get(model, model.removeprefix("hf-hub:"))} if model else None
-            file.history = [*file.history, entry("convert", source=ending, split=split, model=of, inputs=inputs)]
+            of = (
+                {"name": models.ALIASES.get(model, model.removeprefix("hf-hub:"))}
+                if model
+                else None
+            )
+            file.history = [
+                *file.history,
+                entry("convert", source=ending, split=split, model=of, inputs=inputs),
+            ]
             check(file, source)
             store.write(output, file, force=force)
 
@@ -165,7 +210,9 @@ def _watched(arrays: dict[str, Any], progress: Callable[[int, int], None]) -> di
             progress(done, total)
 
     return {
-        name: store.Rows(value.shape, functools.partial(blocks, value)) if hasattr(value, "blocks") else value
+        name: store.Rows(value.shape, functools.partial(blocks, value))
+        if hasattr(value, "blocks")
+        else value
         for name, value in arrays.items()
     }
 

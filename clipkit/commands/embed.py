@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clipkit import console
-from clipkit.commands import DEFAULT_MODEL, Device, Force, Model, Output, Precision, Untrained, entry
+from clipkit.commands import (
+    DEFAULT_MODEL,
+    Device,
+    Force,
+    Model,
+    Output,
+    Precision,
+    Untrained,
+    entry,
+)
 from clipkit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -32,34 +41,48 @@ def embed(
     model: Model = DEFAULT_MODEL,
     untrained: Untrained = None,
     split: Annotated[
-        list[str] | None, typer.Option("--split", metavar="NAME", help="Only this split; repeatable.")
+        list[str] | None,
+        typer.Option("--split", metavar="NAME", help="Only this split; repeatable."),
     ] = None,
     root: Annotated[
-        str | None, typer.Option("--root", metavar="FOLDER", help="Where the data set lies or is downloaded to.")
+        str | None,
+        typer.Option(
+            "--root", metavar="FOLDER", help="Where the data set lies or is downloaded to."
+        ),
     ] = None,
     limit: Annotated[
         int | None,
-        typer.Option("--limit", min=1, help="A class-balanced draw of N images a split, the same every time."),
+        typer.Option(
+            "--limit", min=1, help="A class-balanced draw of N images a split, the same every time."
+        ),
     ] = None,
     classes: Annotated[
-        int | None, typer.Option("--classes", min=2, help="A draw of N of the data set's classes, the same every time.")
+        int | None,
+        typer.Option(
+            "--classes", min=2, help="A draw of N of the data set's classes, the same every time."
+        ),
     ] = None,
     normalize: Annotated[
         bool, typer.Option("--normalize/--no-normalize", help="Scale each embedding to length 1.")
     ] = False,
     device: Device = "auto",
     precision: Precision = "auto",
-    batch_size: Annotated[int, typer.Option("--batch-size", "-b", min=1, help="Images encoded at once.")] = 64,
+    batch_size: Annotated[
+        int, typer.Option("--batch-size", "-b", min=1, help="Images encoded at once.")
+    ] = 64,
     compile: Annotated[
         bool | None,
         typer.Option(
-            "--compile/--no-compile", help="Compile the model first; by default only where very many images pay for it."
+            "--compile/--no-compile",
+            help="Compile the model first; by default only where very many images pay for it.",
         ),
     ] = None,
     num_workers: Annotated[
         int | None, typer.Option("--num-workers", min=1, help="Threads that decode and resize.")
     ] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first image that cannot be used.")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Stop at the first image that cannot be used.")
+    ] = False,
     restart: Annotated[
         bool, typer.Option("--restart", help="Start over instead of continuing an interrupted run.")
     ] = False,
@@ -77,7 +100,9 @@ def embed(
 
     files.check_output(output, force=force)
     data = datasets.load(dataset, root=root, splits=split, limit=limit, classes=classes)
-    if compile is None:  # of all images, not of those that are left: the same answer when a run is continued
+    if (
+        compile is None
+    ):  # of all images, not of those that are left: the same answer when a run is continued
         compile = models.worth_compiling(device, sum(map(len, data.splits.values())))
     encoder = models.load(
         model,
@@ -88,18 +113,36 @@ def embed(
         compile_for=batch_size if compile else 0,
     )
     encoder.wait = False
-    made = entry("embed", dataset=data.details, model=encoder.details, normalize=normalize, batch_size=batch_size)
+    made = entry(
+        "embed",
+        dataset=data.details,
+        model=encoder.details,
+        normalize=normalize,
+        batch_size=batch_size,
+    )
     stamps = {name: rows.stamp() for name, rows in data.splits.items()}
     manifest = {**made, "image files": stamps, "images a shard": room.SHARD}
     with _work(output, data.splits, manifest, restart) as work:
         files.check_output(output, force=force)  # another process may have finished meanwhile
         if work.damaged:
-            console.warn(f"shards {', '.join(map(str, work.damaged))} are damaged; their images are embedded again")
+            console.warn(
+                f"shards {', '.join(map(str, work.damaged))} are damaged; their images are embedded again"
+            )
         done = sum(len(shard.rows) for shard in work.shards if work.done(shard))
         if done:
-            console.note(f"resuming at {done:,} of {sum(len(shard.rows) for shard in work.shards):,}")
+            console.note(
+                f"resuming at {done:,} of {sum(len(shard.rows) for shard in work.shards):,}"
+            )
         with console.progress(f"embedding {data.name}", "images", done) as progress:
-            room.run(work, data.splits, encoder, batch_size, num_workers or room.default_workers(), strict, progress)
+            room.run(
+                work,
+                data.splits,
+                encoder,
+                batch_size,
+                num_workers or room.default_workers(),
+                strict,
+                progress,
+            )
         splits, skipped = room.collect(work, normalize=scores.normalize if normalize else None)
         if skipped:
             made["skipped"] = skipped
@@ -109,12 +152,16 @@ def embed(
     for item in skipped:
         console.warn(f"skipped {item['split']}/{item['id']}: {item['reason']}")
     if skipped:
-        console.warn(f"{len(skipped)} images skipped, {sum(map(len, splits.values()))} embedded; the file lists them")
+        console.warn(
+            f"{len(skipped)} images skipped, {sum(map(len, splits.values()))} embedded; the file lists them"
+        )
     return SKIPPED if skipped else 0
 
 
 @contextlib.contextmanager
-def _work(output: str, splits: dict[str, Any], manifest: dict[str, Any], restart: bool) -> Iterator[Work]:
+def _work(
+    output: str, splits: dict[str, Any], manifest: dict[str, Any], restart: bool
+) -> Iterator[Work]:
     """The folder of shards: beside a regular output, where the next run finds it; temporary for a stream."""
     from clipkit import embed as room
 

@@ -17,7 +17,7 @@ from clipkit.commands import (
 
 def entropy(
     file: FeatureInput = "-",
-    temperature: Temperatures = [],  # noqa: B006
+    temperature: Temperatures = [],
     output: ResultOutput = None,
     format: Format = None,
     force: Force = False,
@@ -41,6 +41,10 @@ def entropy(
             cosines = (block * written_at for block in split.features.blocks())
             rows += [{"split": name, **row} for row in scores.flatness(cosines, taus)]
         result = store.FeatureFile(
-            "result", history=[*logits.history, entry("entropy", temperature=taus, inputs={"logits": logits.digest})]
+            "result",
+            history=[
+                *logits.history,
+                entry("entropy", temperature=taus, inputs={"logits": logits.digest}),
+            ],
         )
     finish(rows, result, output, force, format)

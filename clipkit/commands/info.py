@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 def info(
     what: Annotated[
-        str, typer.Argument(metavar="[FILE|MODEL]", help="Feature file, or a model; standard input if left out.")
+        str,
+        typer.Argument(
+            metavar="[FILE|MODEL]", help="Feature file, or a model; standard input if left out."
+        ),
     ] = "-",
     format: Format = None,
 ) -> None:
@@ -63,9 +66,16 @@ def describe(file: FeatureFile) -> list[dict[str, Any]]:
         found += [("texts", len(file.texts)), ("first texts", _some(file.texts))]
     if file.runs:
         found += [("runs", len(next(iter(file.runs.values())))), ("columns", ", ".join(file.runs))]
-    found += [(key, value) for key in ("temperature", "logit_scale") if (value := getattr(file, key)) is not None]
+    found += [
+        (key, value)
+        for key in ("temperature", "logit_scale")
+        if (value := getattr(file, key)) is not None
+    ]
     for number, entry in enumerate(file.history, 1):
-        found += _told(f"{number} {entry['command']}", {key: value for key, value in entry.items() if key != "command"})
+        found += _told(
+            f"{number} {entry['command']}",
+            {key: value for key, value in entry.items() if key != "command"},
+        )
     return [{"field": field, "value": value} for field, value in found]
 
 
@@ -85,7 +95,9 @@ def _some(names: list[str]) -> str:
 def _told(at: str, entry: dict[str, Any]) -> list[tuple[str, str]]:
     """One line for what an entry of the history says itself, and one for each group of things within it."""
     plain = {key: value for key, value in entry.items() if not isinstance(value, dict)}
-    found = [(at, ", ".join(f"{key} {_value(value)}" for key, value in plain.items()))] if plain else []
+    found = (
+        [(at, ", ".join(f"{key} {_value(value)}" for key, value in plain.items()))] if plain else []
+    )
     for key in entry.keys() - plain.keys():
         found += _told(f"{at} {key}", entry[key])
     return sorted(found)

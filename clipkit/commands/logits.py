@@ -17,15 +17,27 @@ if TYPE_CHECKING:
 
 
 def logits(
-    images: Annotated[str, typer.Argument(metavar="IMAGES", help="Feature file of images; - is standard input.")],
+    images: Annotated[
+        str, typer.Argument(metavar="IMAGES", help="Feature file of images; - is standard input.")
+    ],
     texts: Annotated[
-        str, typer.Argument(metavar="[TEXTS]", help="Feature file of texts; standard input if left out.")
+        str,
+        typer.Argument(
+            metavar="[TEXTS]", help="Feature file of texts; standard input if left out."
+        ),
     ] = "-",
     output: Output = "-",
-    temperature: Annotated[str, typer.Option("--temperature", "-t", metavar="TAU", help="Divides the cosine.")] = "1",
+    temperature: Annotated[
+        str, typer.Option("--temperature", "-t", metavar="TAU", help="Divides the cosine.")
+    ] = "1",
     random: Annotated[
         int | None,
-        typer.Option("--random", metavar="K", min=1, help="K random directions in place of TEXTS: a set's control."),
+        typer.Option(
+            "--random",
+            metavar="K",
+            min=1,
+            help="K random directions in place of TEXTS: a set's control.",
+        ),
     ] = None,
     seed: Seed = 42,
     force: Force = False,
@@ -40,19 +52,27 @@ def logits(
     from clipkit import files, store
 
     if random is not None and texts != "-":
-        raise UsageError(f"either TEXTS or --random gives the directions; got {texts} and --random {random}")
+        raise UsageError(
+            f"either TEXTS or --random gives the directions; got {texts} and --random {random}"
+        )
     if images == texts == "-" and random is None:
         raise UsageError("only one of IMAGES and TEXTS can be standard input")
     files.check_output(output, force=force)
     with store.opened(images, kinds=["images"]) as source:
-        prompts = store.read(texts, kinds=["texts"]) if random is None else _random(source, random, seed)
+        prompts = (
+            store.read(texts, kinds=["texts"]) if random is None else _random(source, random, seed)
+        )
         scale = _one_model(images, source.history, texts, prompts.history or source.history)
         (tau,) = _single(temperatures([temperature], scale))
         result = multiply(source, prompts, tau)
         result.logit_scale = scale
         drawn = {} if random is None else {"random": random, "seed": seed}
         inputs = {"images": source.digest} | ({"texts": prompts.digest} if random is None else {})
-        result.history = [*source.history, *prompts.history, entry("logits", temperature=tau, inputs=inputs, **drawn)]
+        result.history = [
+            *source.history,
+            *prompts.history,
+            entry("logits", temperature=tau, inputs=inputs, **drawn),
+        ]
         store.write(output, result, force=force)
 
 
@@ -83,7 +103,9 @@ def multiply(images: FeatureFile, prompts: FeatureFile, temperature: float) -> F
     def rows(features: Any) -> store.Rows:
         features = store.Rows.of(features)
         if features.shape[1] != width:
-            raise ClipkitError(f"images and texts must have one dimension; got {features.shape[1]} and {width}")
+            raise ClipkitError(
+                f"images and texts must have one dimension; got {features.shape[1]} and {width}"
+            )
 
         def blocks() -> Iterator[Float32]:
             for block in features.blocks():
@@ -105,7 +127,10 @@ def multiply(images: FeatureFile, prompts: FeatureFile, temperature: float) -> F
 
 def _single(values: list[float]) -> list[float]:
     if len(values) != 1:
-        raise UsageError(f"logits are written at one temperature; got {len(values)}", "entropy and probe take several")
+        raise UsageError(
+            f"logits are written at one temperature; got {len(values)}",
+            "entropy and probe take several",
+        )
     return values
 
 
@@ -114,7 +139,10 @@ def _one_model(images: str, of_images: History, texts: str, of_texts: History) -
     a, b = model_of(of_images), model_of(of_texts)
     if a is None or b is None:
         file = _name(images if a is None else texts)
-        raise ClipkitError(f"{file} must say which model made it; it does not", "clipkit convert --model NAME says so")
+        raise ClipkitError(
+            f"{file} must say which model made it; it does not",
+            "clipkit convert --model NAME says so",
+        )
     key = "digest" if a.get("digest") and b.get("digest") else "name"
     if a.get(key) != b.get(key) or a.get("untrained") != b.get("untrained"):
         raise ClipkitError(
@@ -137,7 +165,10 @@ def _align(images: FeatureFile, prompts: FeatureFile) -> Int64 | None:
     """The prompts' class indices in the images' numbering; -1 for all where the prompts name other classes."""
     import numpy as np
 
-    if not (prompts.class_names and images.class_names) or prompts.class_names == images.class_names:
+    if (
+        not (prompts.class_names and images.class_names)
+        or prompts.class_names == images.class_names
+    ):
         return prompts.class_index
     if sorted(prompts.class_names) == sorted(images.class_names):
         number = np.array([images.class_names.index(name) for name in prompts.class_names])

@@ -47,39 +47,58 @@ def plot(
         ),
     ],
     files: Annotated[
-        list[str] | None, typer.Argument(metavar="[FILE]...", help="Feature files; standard input if left out.")
+        list[str] | None,
+        typer.Argument(metavar="[FILE]...", help="Feature files; standard input if left out."),
     ] = None,
     output: Annotated[
         str,
         typer.Option(
-            "--output", "-o", metavar="FILE", help="The picture: .png, .svg or .pdf; - is a PNG on standard output."
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="The picture: .png, .svg or .pdf; - is a PNG on standard output.",
         ),
     ] = "-",
     split: Annotated[
         str | None,
-        typer.Option("--split", metavar="NAME", help="Which split: test, if there is one; temperature shows all."),
+        typer.Option(
+            "--split",
+            metavar="NAME",
+            help="Which split: test, if there is one; temperature shows all.",
+        ),
     ] = None,
     run: Annotated[
-        int | None, typer.Option("--run", min=0, help="Which run of a result, from 0: the most accurate by default.")
+        int | None,
+        typer.Option(
+            "--run", min=0, help="Which run of a result, from 0: the most accurate by default."
+        ),
     ] = None,
     class_: Annotated[
         list[str] | None,
-        typer.Option("--class", metavar="NAME", help="With logits: the mean of this class; repeatable."),
+        typer.Option(
+            "--class", metavar="NAME", help="With logits: the mean of this class; repeatable."
+        ),
     ] = None,
     image: Annotated[
-        list[str] | None, typer.Option("--image", metavar="ID", help="With logits: this image; repeatable.")
+        list[str] | None,
+        typer.Option("--image", metavar="ID", help="With logits: this image; repeatable."),
     ] = None,
-    temperature: Temperatures = [],  # noqa: B006
+    temperature: Temperatures = [],
     centred: Annotated[
-        bool, typer.Option("--centred", help="With similarity: each prompt's difference from its mean.")
+        bool,
+        typer.Option("--centred", help="With similarity: each prompt's difference from its mean."),
     ] = False,
     groups: Annotated[
         str | None,
         typer.Option(
-            "--groups", metavar="FILE", help="With confusion and classes: lines of class TAB group, to draw groups."
+            "--groups",
+            metavar="FILE",
+            help="With confusion and classes: lines of class TAB group, to draw groups.",
         ),
     ] = None,
-    title: Annotated[str | None, typer.Option("--title", metavar="TEXT", help="Above the picture.")] = None,
+    title: Annotated[
+        str | None, typer.Option("--title", metavar="TEXT", help="Above the picture.")
+    ] = None,
     force: Force = False,
 ) -> None:
     """Draw what a feature file holds, for people to look at.
@@ -115,9 +134,13 @@ def _labelled(file: FeatureFile, wish: Wish) -> tuple[str, Any, Any]:
     """A split's name, its labels (N) and the predictions or clusters of its runs (R, N); a run wished for is one."""
     name, split = _split(file, wish)
     if split.labels is None or split.predicted is None:
-        raise ClipkitError(f"{wish.shown[0]} must hold labels to compare with; its images are not labelled")
+        raise ClipkitError(
+            f"{wish.shown[0]} must hold labels to compare with; its images are not labelled"
+        )
     if wish.run is not None and wish.run >= len(split.predicted):
-        raise UsageError(f"--run must be below {len(split.predicted)}, the runs on {name}; got {wish.run}")
+        raise UsageError(
+            f"--run must be below {len(split.predicted)}, the runs on {name}; got {wish.run}"
+        )
     return name, split.labels, split.predicted
 
 
@@ -128,12 +151,16 @@ def _predictions(file: FeatureFile, wish: Wish) -> tuple[Any, list[str], str]:
     maker = file.history[-1]["command"] if file.history else ""
     if not file.splits or maker == "cluster":
         hint = "keep them with: clipkit probe -o, or clipkit zeroshot -o"
-        raise ClipkitError(f"{wish.shown[0]} must hold predicted classes; it holds {maker or 'none'}", hint)
+        raise ClipkitError(
+            f"{wish.shown[0]} must hold predicted classes; it holds {maker or 'none'}", hint
+        )
     name, labels, predicted = _labelled(file, wish)
     run = int((predicted == labels).mean(axis=1).argmax()) if wish.run is None else wish.run
     n = int(max(labels.max(), predicted.max())) + 1
     if n > MOST_CLASSES:
-        raise ClipkitError(f"{wish.shown[0]} must have at most {MOST_CLASSES:,} classes to be drawn; it has {n:,}")
+        raise ClipkitError(
+            f"{wish.shown[0]} must have at most {MOST_CLASSES:,} classes to be drawn; it has {n:,}"
+        )
     names = file.class_names or [str(i) for i in range(n)]
     counts = metrics.confusion(labels, predicted[run], len(names))
     if wish.groups is not None:
@@ -152,10 +179,13 @@ def _grouped(counts: Any, names: list[str], file: str) -> tuple[Any, list[str]]:
     missing = [name for name in names if not group_of.get(name)]
     if missing:
         raise ClipkitError(
-            f"{file} must give every class a group; {missing[0]!r} has none", "write a line: class TAB group"
+            f"{file} must give every class a group; {missing[0]!r} has none",
+            "write a line: class TAB group",
         )
     groups = sorted({group_of[name] for name in names})
-    member = np.array([[group_of[name] == group for name in names] for group in groups], dtype=np.int64)  # (G, C)
+    member = np.array(
+        [[group_of[name] == group for name in names] for group in groups], dtype=np.int64
+    )  # (G, C)
     return member @ counts @ member.T, groups
 
 
@@ -165,9 +195,13 @@ def _run_name(file: FeatureFile, split: str, run: int) -> str:
 
     column = "eval_split" if "eval_split" in file.runs else "split"
     row = int(np.flatnonzero(file.runs[column] == split)[run])
-    values = {key: file.runs[key][row] for key in ("classifier", "C", "temperature") if key in file.runs}
+    values = {
+        key: file.runs[key][row] for key in ("classifier", "C", "temperature") if key in file.runs
+    }
     known = [
-        f"{value}" if key == "classifier" else f"{key} {value:g}" for key, value in values.items() if value == value
+        f"{value}" if key == "classifier" else f"{key} {value:g}"
+        for key, value in values.items()
+        if value == value
     ]
     return ", ".join([*known, f"on {split}"])
 
@@ -185,7 +219,10 @@ def _classes(files: list[FeatureFile], wish: Wish) -> Figure:
     counts, names, run = _predictions(files[0], wish)
     scores = metrics.per_class(counts)
     return figures.classes(
-        scores.f1, names, support=counts.sum(axis=1), title=wish.title or f"F1 of each class ({run})"
+        scores.f1,
+        names,
+        support=counts.sum(axis=1),
+        title=wish.title or f"F1 of each class ({run})",
     )
 
 
@@ -200,10 +237,14 @@ def _clusters(files: list[FeatureFile], wish: Wish) -> Figure:
     assigned = runs[wish.run or 0]
     k, n = int(assigned.max()) + 1, len(file.class_names or range(int(labels.max()) + 1))
     if max(n, k) > MOST_CLASSES:
-        raise ClipkitError(f"{wish.shown[0]} must have at most {MOST_CLASSES:,} clusters and classes to be drawn")
+        raise ClipkitError(
+            f"{wish.shown[0]} must have at most {MOST_CLASSES:,} clusters and classes to be drawn"
+        )
     counts = metrics.confusion(labels, assigned, max(n, k))[:n, :k]
     names = file.class_names or [str(i) for i in range(n)]
-    return figures.clusters(counts, names, title=wish.title or f"Clusters (k-means, k {k}, on {name})")
+    return figures.clusters(
+        counts, names, title=wish.title or f"Clusters (k-means, k {k}, on {name})"
+    )
 
 
 def _distribution(name: str) -> Callable[[list[FeatureFile], Wish], Figure]:
@@ -227,16 +268,22 @@ def _class_means(file: FeatureFile, wish: Wish) -> tuple[Any, list[str]]:
 
     name, part = _split(file, wish)
     if part.labels is None:
-        raise ClipkitError(f"{wish.shown[0]} must have labels to average over classes; {name} has none")
+        raise ClipkitError(
+            f"{wish.shown[0]} must have labels to average over classes; {name} has none"
+        )
     names = file.class_names or [str(i) for i in range(int(part.labels.max()) + 1)]
-    return scores.class_means(part.features * (file.temperature or 1.0), part.labels, len(names)), names
+    return scores.class_means(
+        part.features * (file.temperature or 1.0), part.labels, len(names)
+    ), names
 
 
 def _similarity(files: list[FeatureFile], wish: Wish) -> Figure:
     from clipkit import figures
 
     means, names = _class_means(files[0], wish)
-    return figures.similarity(means, names, files[0].texts or [], centred=wish.centred, title=wish.title)
+    return figures.similarity(
+        means, names, files[0].texts or [], centred=wish.centred, title=wish.title
+    )
 
 
 def _logits(files: list[FeatureFile], wish: Wish) -> Figure:
@@ -271,9 +318,13 @@ def _images(files: list[FeatureFile], wish: Wish) -> Figure:
     data = datasets.load(wish.shown[0], splits=[wish.split] if wish.split else None, limit=SHEET)
     name = "test" if "test" in data.splits else next(iter(data.splits))
     split = data.splits[name]
-    images = np.stack([np.asarray(split.image(i).resize((THUMB, THUMB))) for i in range(len(split))])  # (N, H, W, 3)
+    images = np.stack(
+        [np.asarray(split.image(i).resize((THUMB, THUMB))) for i in range(len(split))]
+    )  # (N, H, W, 3)
     titles = None if split.labels is None else [data.class_names[label] for label in split.labels]
-    return figures.contact_sheet(images, titles, 8, title=wish.title or f"{len(split)} images of {data.name}, {name}")
+    return figures.contact_sheet(
+        images, titles, 8, title=wish.title or f"{len(split)} images of {data.name}, {name}"
+    )
 
 
 PLOTS: dict[str, tuple[str, Callable[[list[FeatureFile], Wish], Figure]]] = {

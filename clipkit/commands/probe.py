@@ -28,14 +28,21 @@ if TYPE_CHECKING:
 def probe(
     file: FeatureInput = "-",
     classifier: Annotated[
-        str, typer.Option("--classifier", metavar="svm|logreg|mlp|knn", help="What reads the features.")
+        str,
+        typer.Option("--classifier", metavar="svm|logreg|mlp|knn", help="What reads the features."),
     ] = "svm",
     regularization: Annotated[
-        list[str], typer.Option("-C", metavar="C[,C...]", help="Inverse strength of regularisation.")
-    ] = ["1"],  # noqa: B006
-    temperature: Temperatures = [],  # noqa: B006
+        list[str],
+        typer.Option("-C", metavar="C[,C...]", help="Inverse strength of regularisation."),
+    ] = ["1"],
+    temperature: Temperatures = [],
     features: Annotated[
-        str, typer.Option("--features", metavar="logits|probs", help="Of a logits file: cosine / tau, or its softmax.")
+        str,
+        typer.Option(
+            "--features",
+            metavar="logits|probs",
+            help="Of a logits file: cosine / tau, or its softmax.",
+        ),
     ] = "logits",
     standardize: Annotated[
         bool | None,
@@ -44,8 +51,12 @@ def probe(
             help="Zero mean and unit variance a column. By default for embeddings, not for logits or kNN.",
         ),
     ] = None,
-    fit_split: Annotated[str, typer.Option("--fit-split", metavar="NAME", help="What is fitted on.")] = "train",
-    eval_split: Annotated[str, typer.Option("--eval-split", metavar="NAME", help="What is scored.")] = "test",
+    fit_split: Annotated[
+        str, typer.Option("--fit-split", metavar="NAME", help="What is fitted on.")
+    ] = "train",
+    eval_split: Annotated[
+        str, typer.Option("--eval-split", metavar="NAME", help="What is scored.")
+    ] = "test",
     val: Annotated[
         str | None,
         typer.Option(
@@ -55,7 +66,10 @@ def probe(
         ),
     ] = None,
     shots: Annotated[
-        int | None, typer.Option("--shots", metavar="N", min=1, help="Fit on N rows of every class of the fit split.")
+        int | None,
+        typer.Option(
+            "--shots", metavar="N", min=1, help="Fit on N rows of every class of the fit split."
+        ),
     ] = None,
     seed: Seed = 42,
     output: ResultOutput = None,
@@ -83,13 +97,17 @@ def probe(
         standardize = source.kind == "images" and classifier != "knn"
     shown = "standard input" if file == "-" else file
     task = sweeps.Task(source, shown, classifier, features, standardize, seed, shots)
-    rows, splits = sweeps.report(task, [(tau, C) for tau in taus for C in Cs], fit_split, eval_split, val)
+    rows, splits = sweeps.report(
+        task, [(tau, C) for tau in taus for C in Cs], fit_split, eval_split, val
+    )
     made = entry(
         "probe", classifier=classifier, C=Cs, temperature=taus, features=features, standardize=standardize,
         fit_split=fit_split, eval_split=eval_split, val=val, shots=shots, seed=seed,
         prompts=len(source.texts or []) or None, inputs={"features": source.digest},
     )  # fmt: skip
-    result = store.FeatureFile("result", [*source.history, made], splits, class_names=source.class_names)
+    result = store.FeatureFile(
+        "result", [*source.history, made], splits, class_names=source.class_names
+    )
     finish(rows, result, output, force, format)
 
 

@@ -12,9 +12,14 @@ from clipkit.commands import Force
 
 
 def report(
-    folder: Annotated[str, typer.Argument(metavar="FOLDER", help="Results of the Makefile's chapters.")],
+    folder: Annotated[
+        str, typer.Argument(metavar="FOLDER", help="Results of the Makefile's chapters.")
+    ],
     untrained: Annotated[
-        str | None, typer.Option("--untrained", metavar="FOLDER", help="The untrained twin's results, for a column.")
+        str | None,
+        typer.Option(
+            "--untrained", metavar="FOLDER", help="The untrained twin's results, for a column."
+        ),
     ] = None,
     output: Annotated[
         str, typer.Option("--output", "-o", metavar="FILE", help="The page; - is standard output.")

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clipkit import console
-from clipkit.commands import DEFAULT_MODEL, Device, Force, Model, Output, Precision, Untrained, entry
+from clipkit.commands import (
+    DEFAULT_MODEL,
+    Device,
+    Force,
+    Model,
+    Output,
+    Precision,
+    Untrained,
+    entry,
+)
 from clipkit.errors import ClipkitError, UsageError
 
 if TYPE_CHECKING:
@@ -20,7 +29,10 @@ THESIS_TEMPLATE = "a photo of a {}"
 def textembed(
     prompts: Annotated[
         str | None,
-        typer.Argument(metavar="[PROMPTS]", help="A file of prompts, one a line; - or nothing is standard input."),
+        typer.Argument(
+            metavar="[PROMPTS]",
+            help="A file of prompts, one a line; - or nothing is standard input.",
+        ),
     ] = None,
     output: Output = "-",
     model: Model = DEFAULT_MODEL,
@@ -42,12 +54,18 @@ def textembed(
         ),
     ] = None,
     root: Annotated[
-        str | None, typer.Option("--root", metavar="FOLDER", help="Where the data set of --classes lies.")
+        str | None,
+        typer.Option("--root", metavar="FOLDER", help="Where the data set of --classes lies."),
     ] = None,
     readable: Annotated[
-        bool, typer.Option("--readable/--as-is", help="With --classes: underscores in class names become spaces.")
+        bool,
+        typer.Option(
+            "--readable/--as-is", help="With --classes: underscores in class names become spaces."
+        ),
     ] = False,
-    truncate: Annotated[bool, typer.Option("--truncate", help="Cut prompts that are too long for the model.")] = False,
+    truncate: Annotated[
+        bool, typer.Option("--truncate", help="Cut prompts that are too long for the model.")
+    ] = False,
     normalize: Annotated[
         bool, typer.Option("--normalize/--no-normalize", help="Scale each embedding to length 1.")
     ] = False,
@@ -77,10 +95,14 @@ def textembed(
     else:
         names, spoken, made = _class_names(classes, root)
         said = _templates(template)
-        texts, index, _ = room.from_classes([room.readable(name) if readable else name for name in spoken], said)
+        texts, index, _ = room.from_classes(
+            [room.readable(name) if readable else name for name in spoken], said
+        )
         lines = []
         made |= {"templates": said, "readable": readable}
-    encoder = models.load(model, tower="text", device=device, precision=precision, untrained=untrained)
+    encoder = models.load(
+        model, tower="text", device=device, precision=precision, untrained=untrained
+    )
     if not truncate:
         _check_lengths(encoder, texts, lines, prompts or "standard input")
     with console.progress("embedding prompts", "prompts") as progress:
@@ -91,9 +113,15 @@ def textembed(
     elif normalize:
         rows = scores.normalize(rows)
     result = store.FeatureFile(
-        "texts", features=rows, texts=texts, class_index=_index(index, len(texts)), class_names=names
+        "texts",
+        features=rows,
+        texts=texts,
+        class_index=_index(index, len(texts)),
+        class_names=names,
     )
-    result.history = [entry("textembed", model=encoder.details, normalize=normalize, truncate=truncate, **made)]
+    result.history = [
+        entry("textembed", model=encoder.details, normalize=normalize, truncate=truncate, **made)
+    ]
     store.write(output, result, force=force)
 
 
@@ -113,7 +141,9 @@ def _templates(given: list[str] | None) -> list[str]:
     found: list[str] = []
     for value in given or [THESIS_TEMPLATE]:
         is_file = "{" not in value and Path(value).is_file()
-        found += prompts.read_templates(files.read_bytes(value), value).texts if is_file else [value]
+        found += (
+            prompts.read_templates(files.read_bytes(value), value).texts if is_file else [value]
+        )
     return found
 
 
@@ -130,7 +160,11 @@ def _class_names(source: str, root: str | None) -> tuple[list[str], list[str], d
             names = [name.strip() for name, _, _ in pairs]
             if len(set(names)) < len(names):
                 raise ClipkitError(f"{source} must name each class once; a name is repeated")
-            return names, [said.strip() or name.strip() for name, _, said in pairs], {"classes": "file"}
+            return (
+                names,
+                [said.strip() or name.strip() for name, _, said in pairs],
+                {"classes": "file"},
+            )
         with store.opened(source) as found:
             if not found.class_names:
                 raise ClipkitError(f"{source} must hold class names; it does not")
@@ -153,7 +187,8 @@ def _check_lengths(encoder: Any, texts: list[str], lines: list[int], name: str) 
         more = f" ({len(over) - 1} more are too long)" if len(over) > 1 else ""
         hint = "shorten it, or cut it with --truncate"
         raise ClipkitError(
-            f"a prompt must have at most {encoder.context_length} tokens; {where} has {lengths[over[0]]}{more}", hint
+            f"a prompt must have at most {encoder.context_length} tokens; {where} has {lengths[over[0]]}{more}",
+            hint,
         )
 
 

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 def zeroshot(
     file: FeatureInput = "-",
     split: Annotated[
-        list[str] | None, typer.Option("--split", metavar="NAME", help="Only this split; repeatable.")
+        list[str] | None,
+        typer.Option("--split", metavar="NAME", help="Only this split; repeatable."),
     ] = None,
     output: ResultOutput = None,
     format: Format = None,
@@ -41,7 +42,10 @@ def zeroshot(
         for name in names:
             row, result.splits[name] = _score(logits, name)
             rows.append(row)
-        result.history = [*logits.history, entry("zeroshot", splits=names, inputs={"logits": logits.digest})]
+        result.history = [
+            *logits.history,
+            entry("zeroshot", splits=names, inputs={"logits": logits.digest}),
+        ]
     finish(rows, result, output, force, format)
 
 
@@ -51,7 +55,9 @@ def chosen(file: FeatureFile, splits: list[str] | None, shown: str) -> list[str]
 
     for name in splits or []:
         if name not in file.splits:
-            raise unknown(f"split of {'standard input' if shown == '-' else shown}", name, file.splits)
+            raise unknown(
+                f"split of {'standard input' if shown == '-' else shown}", name, file.splits
+            )
     return splits or list(file.splits)
 
 
@@ -68,13 +74,17 @@ def _score(logits: FeatureFile, name: str) -> tuple[dict[str, Any], Split]:
         )
     missing = sorted(set(range(len(names))) - set(logits.class_index.tolist()))
     if missing:
-        raise ClipkitError(f"every class must have a prompt; {len(missing)} have none, {names[missing[0]]!r} for one")
+        raise ClipkitError(
+            f"every class must have a prompt; {len(missing)} have none, {names[missing[0]]!r} for one"
+        )
     predicted, top5, at = [], 0.0, 0
     for block in store.Rows.of(split.features).blocks():
         per_class, best = metrics.zero_shot(block, logits.class_index, len(names))
         predicted.append(best)
         if split.labels is not None and len(names) >= 5:
-            top5 += metrics.topk_accuracy(per_class, split.labels[at : at + len(block)], 5) * len(block)
+            top5 += metrics.topk_accuracy(per_class, split.labels[at : at + len(block)], 5) * len(
+                block
+            )
         at += len(block)
     best = np.concatenate(predicted)
     row: dict[str, Any] = {"split": name, "acc1": None, "acc5": None, "mean_per_class_recall": None}

@@ -74,19 +74,33 @@ def load(
         data = data.draw_classes(classes, seed)
     if limit is not None:
         data = data.draw_rows(limit, seed)
-    told = {split: {"images": len(rows), "rows": rows.digest()} for split, rows in data.splits.items()}
-    return Dataset(data.name, data.class_names, data.splits, {"name": data.name, **data.details, "splits": told})
+    told = {
+        split: {"images": len(rows), "rows": rows.digest()} for split, rows in data.splits.items()
+    }
+    return Dataset(
+        data.name,
+        data.class_names,
+        data.splits,
+        {"name": data.name, **data.details, "splits": told},
+    )
 
 
 def _find(name: str | Path, root: str | Path | None) -> Dataset:
     if isinstance(name, str) and name in REGISTRY:
         return REGISTRY[name](None if root is None else Path(root).expanduser())
     path = Path(name).expanduser()
-    if isinstance(name, str) and "/" not in name and os.sep not in name and not os.path.lexists(name):
+    if (
+        isinstance(name, str)
+        and "/" not in name
+        and os.sep not in name
+        and not os.path.lexists(name)
+    ):
         raise unknown("data set", name, REGISTRY)
     if root is not None:
         where = images.escape(str(path))
-        raise UsageError(f"a root goes with a named data set; got the folder {where}", "leave --root out")
+        raise UsageError(
+            f"a root goes with a named data set; got the folder {where}", "leave --root out"
+        )
     return folder(path)
 
 
@@ -107,7 +121,9 @@ def folder(path: Path) -> Dataset:
         There is no such folder, or no image in it, or in one of its class folders; or images lie beside class folders.
     """
     if not path.is_dir():
-        raise ClipkitError(f"a data set must be a folder of images; {images.escape(str(path))} is not a folder")
+        raise ClipkitError(
+            f"a data set must be a folder of images; {images.escape(str(path))} is not a folder"
+        )
     below = images.subfolders(str(path))
     named = {split: below[split] for split in SPLITS if split in below}
     if not named or (len(named) < len(below) and not any(map(images.subfolders, named.values()))):
@@ -132,16 +148,18 @@ def _by_class(path: str) -> dict[str, list[tuple[str, str]]]:
     }
     filled = [name for name, files in found.items() if files]
     if loose and filled:
-        message = (
-            f"{images.escape(path)} must hold images or class folders; it holds both: {loose[0][0]} and {filled[0]}/"
-        )
+        message = f"{images.escape(path)} must hold images or class folders; it holds both: {loose[0][0]} and {filled[0]}/"
         raise ClipkitError(message, "move the images that lie beside the class folders")
     if not loose and not filled:
-        message = f"{images.escape(path)} must hold images or class folders of images; it holds none"
+        message = (
+            f"{images.escape(path)} must hold images or class folders of images; it holds none"
+        )
         raise ClipkitError(message, f"image files end in {' '.join(images.SUFFIXES)}")
     for name, files in found.items():
         if filled and not files:
-            message = f"every class folder must hold an image; {images.escape(path)}/{name} holds none"
+            message = (
+                f"every class folder must hold an image; {images.escape(path)}/{name} holds none"
+            )
             raise ClipkitError(message, "fill that folder or remove it")
     return found if filled else {"": loose}
 

@@ -15,13 +15,30 @@ from PIL import Image, UnidentifiedImageError
 from clipkit.errors import BadImage, ClipkitError
 
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
-SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm")
+SUFFIXES = (
+    ".png",
+    ".jpg",
+    ".jpeg",
+    ".gif",
+    ".bmp",
+    ".webp",
+    ".tif",
+    ".tiff",
+    ".ppm",
+    ".pgm",
+    ".pbm",
+    ".pnm",
+)
 MAX_PIXELS = 2**26  # 64 megapixels are 192 MiB as RGB; a 17.6 kB PNG can declare four times as many
 MAX_BYTES = 2**29  # some decoders read the whole file first
-MAX_ASPECT = 100  # the short side becomes 224: one row of 65,000 pixels would become 3 billion pixels
+MAX_ASPECT = (
+    100  # the short side becomes 224: one row of 65,000 pixels would become 3 billion pixels
+)
 
 # Control characters, what is not UTF-8, line and bidirectional controls, and a "%" that would read as an escape.
-_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]|%(?=[0-9A-Fa-f]{2})")
+_UNSAFE = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]|%(?=[0-9A-Fa-f]{2})"
+)
 
 _HUSHED = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 
@@ -39,7 +56,10 @@ def escape(name: str) -> str:
         return name
     text = os.fsencode(name).decode("utf-8", "surrogateescape")
     return _UNSAFE.sub(
-        lambda match: "".join(f"%{byte:02X}" for byte in match[0].encode("utf-8", "surrogateescape")), text
+        lambda match: "".join(
+            f"%{byte:02X}" for byte in match[0].encode("utf-8", "surrogateescape")
+        ),
+        text,
     )
 
 
@@ -62,9 +82,13 @@ def entries(folder: str) -> Iterator[os.DirEntry[str]]:
     """
     try:
         with os.scandir(folder) as scan:
-            yield from (entry for entry in scan if entry.name[0] != "." and entry.name != "__MACOSX")
+            yield from (
+                entry for entry in scan if entry.name[0] != "." and entry.name != "__MACOSX"
+            )
     except OSError as error:
-        raise ClipkitError(f"{escape(folder)} must be a readable folder: {error.strerror}") from error
+        raise ClipkitError(
+            f"{escape(folder)} must be a readable folder: {error.strerror}"
+        ) from error
 
 
 def subfolders(folder: str) -> dict[str, str]:
@@ -137,7 +161,11 @@ def read(path: str) -> Image.Image:
         if not stat.S_ISREG(info.st_mode):
             raise BadImage("it is not a regular file")
         if not 0 < info.st_size <= MAX_BYTES:
-            raise BadImage("the file is empty" if not info.st_size else f"{info.st_size:,} bytes, over {MAX_BYTES:,}")
+            raise BadImage(
+                "the file is empty"
+                if not info.st_size
+                else f"{info.st_size:,} bytes, over {MAX_BYTES:,}"
+            )
         with Image.open(path, formats=FORMATS) as image:
             _check_size(*image.size)
             return _to_rgb(image)
@@ -159,7 +187,9 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         grey = np.asarray(image)  # (H, W)
         if grey.min() < 0 or grey.max() > 65535:
             raise BadImage("32-bit pixels, whose range is unknown")
-        return Image.fromarray(((grey.astype(np.int32) + 128) // 257).astype(np.uint8)).convert("RGB")
+        return Image.fromarray(((grey.astype(np.int32) + 128) // 257).astype(np.uint8)).convert(
+            "RGB"
+        )
     if image.mode == "F":
         raise BadImage("floating-point pixels, whose range is unknown")
     if image.mode == "P" and "transparency" in image.info:

@@ -89,7 +89,9 @@ class Drawn:
 
     block, kept = 64, 8
 
-    def __init__(self, draw: Callable[[NDArray[np.int64]], NDArray[np.uint8]], numbers: NDArray[np.int64]) -> None:
+    def __init__(
+        self, draw: Callable[[NDArray[np.int64]], NDArray[np.uint8]], numbers: NDArray[np.int64]
+    ) -> None:
         self.draw, self.numbers = draw, numbers
         self._blocks: OrderedDict[int, NDArray[np.uint8]] = OrderedDict()
         self._lock = threading.Lock()
@@ -170,7 +172,9 @@ class Split:
         order: NDArray[np.int64] = np.random.RandomState(seed).permutation(len(self))
         if self.labels is None:
             return order
-        by_class = np.argsort(self.labels[order], kind="stable")  # places in `order`, class by class
+        by_class = np.argsort(
+            self.labels[order], kind="stable"
+        )  # places in `order`, class by class
         sizes = np.bincount(self.labels)
         turn = np.empty_like(order)
         turn[by_class] = np.arange(len(order)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
@@ -210,9 +214,13 @@ class Dataset:
         """A seeded draw of the classes, renumbered in their order; a smaller draw's are among a larger one's."""
         total = len(self.class_names)
         if bare := [name for name, split in self.splits.items() if split.labels is None]:
-            raise UsageError(f"classes are drawn from labelled splits; {bare[0]} of {self.name} has no labels")
+            raise UsageError(
+                f"classes are drawn from labelled splits; {bare[0]} of {self.name} has no labels"
+            )
         if not 1 <= classes <= total:
-            raise UsageError(f"the classes drawn must be 1 to {total}, as many as {self.name} has; got {classes}")
+            raise UsageError(
+                f"the classes drawn must be 1 to {total}, as many as {self.name} has; got {classes}"
+            )
         drawn = np.sort(np.random.RandomState(seed).permutation(total)[:classes])
         number = np.full(total, -1)
         number[drawn] = np.arange(classes)
@@ -228,7 +236,10 @@ class Dataset:
         """At most `limit` rows of every split, balanced over the classes (see `Split.draw_order`), in their order."""
         if limit < 1:
             raise UsageError(f"the limit must be at least 1 row a split; got {limit}")
-        splits = {name: split.take(np.sort(split.draw_order(seed)[:limit])) for name, split in self.splits.items()}
+        splits = {
+            name: split.take(np.sort(split.draw_order(seed)[:limit]))
+            for name, split in self.splits.items()
+        }
         return Dataset(self.name, self.class_names, splits, self._told(limit=limit, seed=seed))
 
     def _told(self, **draw: int) -> dict[str, Any]:

@@ -28,8 +28,17 @@ from clipkit.datasets import images
 from clipkit.datasets.rows import Dataset, Drawn, Split, from_arrays, from_files, numbered
 from clipkit.errors import ClipkitError
 
-DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # of the package dataset-fashion-mnist
-BROKEN = (OSError, RuntimeError, HTTPException, tarfile.TarError, EOFError, zlib.error)  # what downloading ends in
+DEBIAN_FASHION_MNIST = Path(
+    "/usr/share/datasets/fashion-mnist"
+)  # of the package dataset-fashion-mnist
+BROKEN = (
+    OSError,
+    RuntimeError,
+    HTTPException,
+    tarfile.TarError,
+    EOFError,
+    zlib.error,
+)  # what downloading ends in
 PATIENCE = 30  # seconds without a byte
 
 
@@ -38,30 +47,48 @@ def cache() -> Path:
 
     That is ``$TORCH_HOME/datasets``, else ``$XDG_CACHE_HOME/torch/datasets``, else ``~/.cache/torch/datasets``.
     """
-    home = os.environ.get("TORCH_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "torch"
+    home = (
+        os.environ.get("TORCH_HOME")
+        or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "torch"
+    )
     return Path(home).expanduser() / "datasets"
 
 
 def cifar10(root: Path | None) -> Dataset:
     """CIFAR-10: 50,000 + 10,000 images, 32 px, 10 classes; ids are torchvision's row numbers."""
-    return _cifar("CIFAR10", "cifar-10-batches-py", "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz", root)
+    return _cifar(
+        "CIFAR10",
+        "cifar-10-batches-py",
+        "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
+        root,
+    )
 
 
 def cifar100(root: Path | None) -> Dataset:
     """CIFAR-100 with its 100 fine classes, otherwise as CIFAR-10."""
-    return _cifar("CIFAR100", "cifar-100-python", "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz", root)
+    return _cifar(
+        "CIFAR100",
+        "cifar-100-python",
+        "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
+        root,
+    )
 
 
 def _cifar(kind: str, folder: str, url: str, root: Path | None) -> Dataset:
     train, test = _torchvision(kind, folder, url, root, {"train": True}, {"train": False})
-    splits = {"train": from_arrays(train.data, train.targets), "test": from_arrays(test.data, test.targets)}
+    splits = {
+        "train": from_arrays(train.data, train.targets),
+        "test": from_arrays(test.data, test.targets),
+    }
     return Dataset(kind.lower(), list(test.classes), splits)
 
 
 def food101(root: Path | None) -> Dataset:
     """Food-101: 75,750 + 25,250 images of up to 512 px, 101 classes; ids are the files' paths in `images`."""
     url = "http://data.vision.ee.ethz.ch/cvl/food-101.tar.gz"
-    train, test = _torchvision("Food101", "food-101", url, root, {"split": "train"}, {"split": "test"})
+    train, test = _torchvision(
+        "Food101", "food-101", url, root, {"split": "train"}, {"split": "test"}
+    )
     splits = {}
     for name, part in (("train", train), ("test", test)):
         files = [(f"{path.parent.name}/{path.name}", str(path)) for path in part._image_files]
@@ -75,7 +102,9 @@ def imagenette(root: Path | None) -> Dataset:
     A class is called by the first of torchvision's names for it. Ids are the files' paths in `train` and `val`.
     """
     url = "https://s3.amazonaws.com/fast-ai-imageclas/imagenette2.tgz"
-    train, val = _torchvision("Imagenette", "imagenette2", url, root, {"split": "train"}, {"split": "val"})
+    train, val = _torchvision(
+        "Imagenette", "imagenette2", url, root, {"split": "train"}, {"split": "val"}
+    )
     splits = {}
     for name, part in (("train", train), ("test", val)):
         files = [("/".join(Path(path).parts[-2:]), path) for path, _ in part._samples]
@@ -99,15 +128,24 @@ def fashion_mnist(root: Path | None) -> Dataset:
     home = root or cache()
     raw = home / "FashionMNIST" / "raw"
     folders = [raw, home] if root else [raw, DEBIAN_FASHION_MNIST]
-    found = next((folder for folder in folders if any(folder.glob("train-images-idx3-ubyte*"))), raw)
+    found = next(
+        (folder for folder in folders if any(folder.glob("train-images-idx3-ubyte*"))), raw
+    )
     if not found.exists():
-        advice = f"apt-get install dataset-fashion-mnist, or put its four files from elsewhere in {raw}"
+        advice = (
+            f"apt-get install dataset-fashion-mnist, or put its four files from elsewhere in {raw}"
+        )
         _download("fashion-mnist", FashionMNIST, home, "FashionMNIST", advice)
     splits = {}
     for split, prefix in (("train", "train"), ("test", "t10k")):
-        pixels, labels = _idx(found, f"{prefix}-images-idx3-ubyte"), _idx(found, f"{prefix}-labels-idx1-ubyte")
+        pixels, labels = (
+            _idx(found, f"{prefix}-images-idx3-ubyte"),
+            _idx(found, f"{prefix}-labels-idx1-ubyte"),
+        )
         if pixels.ndim != 3 or labels.shape != pixels.shape[:1]:
-            raise ClipkitError(f"{found}: images and labels must match; got {pixels.shape} and {labels.shape}")
+            raise ClipkitError(
+                f"{found}: images and labels must match; got {pixels.shape} and {labels.shape}"
+            )
         splits[split] = from_arrays(pixels, labels)
     return Dataset("fashion-mnist", list(FashionMNIST.classes), splits)
 
@@ -116,13 +154,19 @@ def _idx(folder: Path, name: str) -> NDArray[np.uint8]:
     """The array in an IDX file: two zeros, the type (8: bytes), the number of axes, lengths as big-endian int32."""
     path = folder / name
     try:
-        data = path.read_bytes() if path.exists() else gzip.decompress((folder / f"{name}.gz").read_bytes())
+        data = (
+            path.read_bytes()
+            if path.exists()
+            else gzip.decompress((folder / f"{name}.gz").read_bytes())
+        )
         shape = np.frombuffer(data, ">i4", count=data[3], offset=4)
         if data[:3] != b"\0\0\x08":
             raise ValueError("it is not an IDX file of bytes")
         return np.frombuffer(data, np.uint8, offset=4 + 4 * len(shape)).reshape(shape)
     except (OSError, EOFError, zlib.error, ValueError, IndexError) as error:
-        raise ClipkitError(f"{path} must be a sound IDX file; {images.reason(error)}", "put it there again") from error
+        raise ClipkitError(
+            f"{path} must be a sound IDX file; {images.reason(error)}", "put it there again"
+        ) from error
 
 
 def tiny_imagenet(root: Path | None) -> Dataset:
@@ -134,7 +178,9 @@ def tiny_imagenet(root: Path | None) -> Dataset:
     """
     home = root or cache()
     top = home if (home / "wnids.txt").exists() else home / "tiny-imagenet-200"
-    wnids, words, notes = (_lines(top, name) for name in ("wnids.txt", "words.txt", "val/val_annotations.txt"))
+    wnids, words, notes = (
+        _lines(top, name) for name in ("wnids.txt", "words.txt", "val/val_annotations.txt")
+    )
     number = {wnid: i for i, wnid in enumerate(sorted(filter(None, wnids)))}
     train, val = {}, {}
     for wnid, i in number.items():
@@ -197,7 +243,9 @@ def shapes(root: Path | None) -> Dataset:
     return Dataset("shapes", list(world.CLASS_NAMES), splits, {"size": 64, "seed": 0})
 
 
-def _torchvision(kind: str, folder: str, url: str, root: Path | None, *options: dict[str, Any]) -> list[Any]:
+def _torchvision(
+    kind: str, folder: str, url: str, root: Path | None, *options: dict[str, Any]
+) -> list[Any]:
     """Torchvision's data set of that kind, once for each of the options, its files downloaded where they are absent."""
     from torchvision import datasets
 
@@ -206,7 +254,9 @@ def _torchvision(kind: str, folder: str, url: str, root: Path | None, *options: 
         home = home.parent
     make = getattr(datasets, kind)
     if not (home / folder).exists():
-        advice = f"get {url} elsewhere and put it in {home}, or name a folder that has it with --root"
+        advice = (
+            f"get {url} elsewhere and put it in {home}, or name a folder that has it with --root"
+        )
         _download(kind.lower(), make, home, folder, advice)
     try:
         return [make(home, **option) for option in options]
@@ -240,7 +290,11 @@ def _polite() -> Iterator[None]:
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(PATIENCE)
     try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out), warnings.catch_warnings():
+        with (
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(out),
+            warnings.catch_warnings(),
+        ):
             warnings.simplefilter("ignore")
             yield
     finally:

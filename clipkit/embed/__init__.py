@@ -10,4 +10,14 @@ interrupted.
 from clipkit.embed.run import ImageEncoder, collect, default_workers, run
 from clipkit.embed.shards import SHARD, Images, Shard, Work, working
 
-__all__ = ["SHARD", "ImageEncoder", "Images", "Shard", "Work", "collect", "default_workers", "run", "working"]
+__all__ = [
+    "SHARD",
+    "ImageEncoder",
+    "Images",
+    "Shard",
+    "Work",
+    "collect",
+    "default_workers",
+    "run",
+    "working",
+]

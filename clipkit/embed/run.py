@@ -80,7 +80,10 @@ def run(
             done += len(batch.rows) + len(batch.skipped)
             progress(done, total)
             if batch.last:
-                labels, ids = None if split.labels is None else split.labels[rows], [split.ids[i] for i in rows]
+                labels, ids = (
+                    None if split.labels is None else split.labels[rows],
+                    [split.ids[i] for i in rows],
+                )
                 joined = np.concatenate(features) if rows else None
                 if joined is not None:
                     _check_finite(joined, ids)
@@ -125,7 +128,11 @@ def _batches(
         try:
             for shard in todo:
                 for start in range(shard.rows.start, shard.rows.stop, size):
-                    ahead.append(pool.submit(prepare, shard, range(start, min(start + size, shard.rows.stop))))
+                    ahead.append(
+                        pool.submit(
+                            prepare, shard, range(start, min(start + size, shard.rows.stop))
+                        )
+                    )
                     if len(ahead) > workers + 1:
                         yield ahead.popleft().result()
             while ahead:
@@ -157,18 +164,26 @@ def collect(
             width = made.features.shape[1]
             joined.ids += made.ids
             if made.labels is not None:
-                joined.labels = made.labels if joined.labels is None else np.concatenate([joined.labels, made.labels])
+                joined.labels = (
+                    made.labels
+                    if joined.labels is None
+                    else np.concatenate([joined.labels, made.labels])
+                )
     for name, split in splits.items():
         if name not in parts:
             raise ClipkitError(
                 f"at least one image of {name} must be usable; none is: {skipped[0]['reason']}",
                 "mend them, and add --restart",
             )
-        split.features = store.Rows((len(split), width), functools.partial(_rows, work, parts[name], normalize))
+        split.features = store.Rows(
+            (len(split), width), functools.partial(_rows, work, parts[name], normalize)
+        )
     return splits, skipped
 
 
-def _rows(work: Work, parts: list[Shard], normalize: Callable[[Any], Any] | None) -> Iterator[NDArray[np.float32]]:
+def _rows(
+    work: Work, parts: list[Shard], normalize: Callable[[Any], Any] | None
+) -> Iterator[NDArray[np.float32]]:
     for shard in parts:
         made, _ = work.load(shard)
         if made is not None:
@@ -177,4 +192,6 @@ def _rows(work: Work, parts: list[Shard], normalize: Callable[[Any], Any] | None
 
 def default_workers() -> int:
     """Threads that decode: the cores that this process may use, at most 8."""
-    return min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    return min(
+        8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )

@@ -77,7 +77,9 @@ class Work:
         if len(split):
             file = store.FeatureFile("images", self._history(shard), {shard.split: split})
             store.write(self._path(shard, "h5"), file, force=True)
-        _write_json(self._path(shard, "json"), {"rows": len(split), "run": self.run, "skipped": skipped})
+        _write_json(
+            self._path(shard, "json"), {"rows": len(split), "run": self.run, "skipped": skipped}
+        )
 
     def load(self, shard: Shard) -> tuple[store.Split | None, list[dict[str, str]]]:
         """A finished shard's rows (None if it has none) and what it skipped."""
@@ -90,11 +92,18 @@ class Work:
             if sound and count:
                 file = store.read(self._path(shard, "h5"), trusted=True)
                 split = file.splits.get(shard.split)
-                sound = file.history == self._history(shard) and split is not None and len(split) == count
+                sound = (
+                    file.history == self._history(shard)
+                    and split is not None
+                    and len(split) == count
+                )
         except (KeyError, TypeError):
             sound = False
         if not sound:
-            raise ClipkitError(f"{path} must belong to its shard and to this run; it does not", "run the command again")
+            raise ClipkitError(
+                f"{path} must belong to its shard and to this run; it does not",
+                "run the command again",
+            )
         return split, skipped
 
     def drop_damaged(self) -> None:
@@ -150,7 +159,9 @@ def working(
             _write_json(path, wanted)
         _check_manifest(_read_json(path), wanted, folder)
         _clear(folder, OURS[3:4])
-        work = Work(folder, shards_of(splits), hashlib.sha256(store.dump(wanted).encode()).hexdigest())
+        work = Work(
+            folder, shards_of(splits), hashlib.sha256(store.dump(wanted).encode()).hexdigest()
+        )
         work.drop_damaged()
         yield work
 
@@ -169,7 +180,9 @@ def _locked(folder: Path) -> Iterator[None]:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 hint = "wait for it, or choose another output"
-                raise ClipkitError(f"{folder} must be free; another clipkit is writing there", hint) from error
+                raise ClipkitError(
+                    f"{folder} must be free; another clipkit is writing there", hint
+                ) from error
             except OSError:  # a file system without locks
                 pass
             if _is_at(lock, folder / "lock"):
@@ -204,13 +217,19 @@ def _check_manifest(old: dict[str, Any], new: dict[str, Any], folder: Path) -> N
     ]
     if changed:
         hint = "run the old command to continue, or add --restart to start over"
-        raise UsageError(f"{folder} must be continued as it was begun; {'; '.join(changed[:3])}", hint)
+        raise UsageError(
+            f"{folder} must be continued as it was begun; {'; '.join(changed[:3])}", hint
+        )
 
 
 def _flat(value: Any, at: str = "") -> dict[str, Any]:
     if not isinstance(value, dict):
         return {at: value}
-    return {key: leaf for name, part in value.items() for key, leaf in _flat(part, f"{at}.{name}".strip(".")).items()}
+    return {
+        key: leaf
+        for name, part in value.items()
+        for key, leaf in _flat(part, f"{at}.{name}".strip(".")).items()
+    }
 
 
 def _write_json(path: Path, value: Any) -> None:
@@ -222,4 +241,6 @@ def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ClipkitError(f"{path} must be whole; it is damaged", "add --restart to start over") from error
+        raise ClipkitError(
+            f"{path} must be whole; it is damaged", "add --restart to start over"
+        ) from error

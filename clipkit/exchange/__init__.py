@@ -26,7 +26,12 @@ WRITTEN = (*READ, ".csv")
 
 @contextlib.contextmanager
 def opened(
-    path: Path, ending: str, *, shown: str = "", split: str | None = None, given: Mapping[str, Any] | None = None
+    path: Path,
+    ending: str,
+    *,
+    shown: str = "",
+    split: str | None = None,
+    given: Mapping[str, Any] | None = None,
 ) -> Iterator[Found]:
     """Open another tool's file; features come as matrices that are read a block of rows at a time.
 
@@ -54,7 +59,9 @@ def opened(
         raise ClipkitError(f"{shown}: empty input: did the command before it fail?")
     if ending == ".parquet":
         if given:
-            raise UsageError(f"prompts and labels are columns of a .parquet file; got them beside {shown}")
+            raise UsageError(
+                f"prompts and labels are columns of a .parquet file; got them beside {shown}"
+            )
         with _parquet().opened(path, shown, split) as found:
             yield found
     else:
@@ -88,15 +95,21 @@ def write(path: Path, ending: str, datasets: Mapping[str, Any], about: Mapping[s
         elif about["kind"] != "result":
             if ending == ".csv":
                 hint = "choose .npz or .parquet for features; zeroshot -o and probe -o make results"
-                raise UsageError(f"a .csv file takes results; the input holds {about['kind']}", hint)
+                raise UsageError(
+                    f"a .csv file takes results; the input holds {about['kind']}", hint
+                )
             _parquet().write(path, datasets, about)
         elif ending == ".csv":
             predictions.write_csv(path, datasets)
         else:
-            _parquet().write_columns(path, predictions.columns(datasets), predictions.frames(datasets))
+            _parquet().write_columns(
+                path, predictions.columns(datasets), predictions.frames(datasets)
+            )
     except OSError as error:
         hint = "free some space or write elsewhere; nothing was replaced"
-        raise WriteFailed(f"{path.parent} must take the whole file; got: {error.strerror or error}", hint) from error
+        raise WriteFailed(
+            f"{path.parent} must take the whole file; got: {error.strerror or error}", hint
+        ) from error
 
 
 def _parquet() -> ModuleType:
@@ -104,6 +117,7 @@ def _parquet() -> ModuleType:
         from clipkit.exchange import parquet
     except ImportError as error:
         raise ClipkitError(
-            "a .parquet file needs pyarrow; it is not installed", "pip install 'clipkit-vl[parquet]'"
+            "a .parquet file needs pyarrow; it is not installed",
+            "pip install 'clipkit-vl[parquet]'",
         ) from error
     return parquet

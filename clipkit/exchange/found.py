@@ -59,7 +59,9 @@ class Found:
     @property
     def splits(self) -> list[str]:
         """The splits' names, in the file's order."""
-        return [name.removesuffix("/features") for name in self.arrays if name.endswith("/features")]
+        return [
+            name.removesuffix("/features") for name in self.arrays if name.endswith("/features")
+        ]
 
 
 def complete(found: Found, shown: str) -> Found:
@@ -68,9 +70,13 @@ def complete(found: Found, shown: str) -> Found:
     if found.kind == "texts":
         arrays.setdefault("class_index", np.full(len(arrays["texts"]), -1, np.int64))
     elif not found.splits:
-        names = ", ".join(sorted({name.partition("/")[0] for name in arrays} | set(found.unused))) or "nothing"
+        names = (
+            ", ".join(sorted({name.partition("/")[0] for name in arrays} | set(found.unused)))
+            or "nothing"
+        )
         raise ClipkitError(
-            f"{shown} must hold features; it holds {names}", "name them features, or train_features and test_features"
+            f"{shown} must hold features; it holds {names}",
+            "name them features, or train_features and test_features",
         )
     for split in found.splits:
         arrays.setdefault(f"{split}/ids", numbered(arrays[f"{split}/features"].shape[0]))
@@ -83,8 +89,12 @@ def complete(found: Found, shown: str) -> Found:
 def _number_classes(arrays: dict[str, Any], labels: dict[str, Any], shown: str) -> None:
     """Labels that are names become places among the class names, which are the names sorted where none are listed."""
     if not all(isinstance(value, list) for value in labels.values()):
-        raise ClipkitError(f"{shown}: labels must be numbers in all splits or names in all; got both")
-    names = arrays.setdefault("class_names", sorted({name for value in labels.values() for name in value}))
+        raise ClipkitError(
+            f"{shown}: labels must be numbers in all splits or names in all; got both"
+        )
+    names = arrays.setdefault(
+        "class_names", sorted({name for value in labels.values() for name in value})
+    )
     number = {name: i for i, name in enumerate(names)}
     for where, value in labels.items():
         if strange := next((name for name in value if name not in number), None):
@@ -127,7 +137,9 @@ def strings(values: Any, shown: str) -> list[str]:
     values = values.tolist() if isinstance(values, np.ndarray) else values
     if not isinstance(values, list):
         raise ClipkitError(f"{shown} must have one dimension; it is a single value")
-    if (strange := next((item for item in values if not isinstance(item, str | bytes | int)), None)) is not None:
+    if (
+        strange := next((item for item in values if not isinstance(item, str | bytes | int)), None)
+    ) is not None:
         raise ClipkitError(f"{shown} must be texts; got {str(strange)[:40]!r}")
     try:
         return [item.decode() if isinstance(item, bytes) else str(item) for item in values]
@@ -174,12 +186,17 @@ def parse_about(text: str, shown: str) -> dict[str, Any]:
         sound = False
     if not sound or not isinstance(version, int):
         raise ClipkitError(
-            f"{shown}: 'clipkit' must be the JSON that clipkit convert writes; it was changed", "remove it"
+            f"{shown}: 'clipkit' must be the JSON that clipkit convert writes; it was changed",
+            "remove it",
         )
     if version > 1:
-        raise ClipkitError(f"{shown} was made by a newer clipkit (format version {version}): update")
+        raise ClipkitError(
+            f"{shown} was made by a newer clipkit (format version {version}): update"
+        )
     if kind not in KINDS:
-        raise ClipkitError(f"{shown} must hold {', '.join(KINDS)} to be brought in; it holds {kind}")
+        raise ClipkitError(
+            f"{shown} must hold {', '.join(KINDS)} to be brought in; it holds {kind}"
+        )
     return {"kind": kind, "history": history} | {
         name: about[name] for name in ("temperature", "logit_scale") if name in about
     }

@@ -67,10 +67,14 @@ class Array:
             start = file.tell()
         if dtype.hasobject:
             hint = "save numbers or texts: np.save(file, np.stack(rows))"
-            raise ClipkitError(f"{shown} must be plain; it holds pickled Python objects, which are never loaded", hint)
+            raise ClipkitError(
+                f"{shown} must be plain; it holds pickled Python objects, which are never loaded",
+                hint,
+            )
         if dtype.kind not in "biufUS":
             raise ClipkitError(
-                f"{shown} must be numbers or texts; got type {dtype}", "convert it first: array.astype('float32')"
+                f"{shown} must be numbers or texts; got type {dtype}",
+                "convert it first: array.astype('float32')",
             )
         expected = start + math.prod(dims) * dtype.itemsize
         if expected != size:
@@ -84,7 +88,8 @@ class Array:
         if len(self.dims) != 2 or 0 in self.dims:
             hint = "flatten each row, or select a layer: (N, D)" if len(self.dims) > 2 else None
             raise ClipkitError(
-                f"{self.shown} must be a matrix (N, D) with N and D above 0; its shape is {self.dims}", hint
+                f"{self.shown} must be a matrix (N, D) with N and D above 0; its shape is {self.dims}",
+                hint,
             )
         if self.dtype.kind not in "biuf":
             raise ClipkitError(f"{self.shown} must be numbers; got type {self.dtype}")
@@ -95,7 +100,9 @@ class Array:
         with _damaged(self.shown), self.open() as file:
             file.read(self.start)
             data = file.read()  # to the end, where an archive's checksum is compared
-            return np.frombuffer(data, self.dtype).reshape(self.dims, order="F" if self.fortran else "C")
+            return np.frombuffer(data, self.dtype).reshape(
+                self.dims, order="F" if self.fortran else "C"
+            )
 
     def blocks(self) -> Iterator[Float32]:
         """Blocks (B, D) of a matrix; what is stored column by column is read at once."""
@@ -127,11 +134,15 @@ def _damaged(shown: str) -> Iterator[None]:
         raise
     except Exception as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
-        raise ClipkitError(f"{shown} must be a sound NumPy array; got: {reason}", "write the file again") from error
+        raise ClipkitError(
+            f"{shown} must be a sound NumPy array; got: {reason}", "write the file again"
+        ) from error
 
 
 @contextlib.contextmanager
-def opened(path: Path, ending: str, shown: str, split: str | None, given: dict[str, Any]) -> Iterator[Found]:
+def opened(
+    path: Path, ending: str, shown: str, split: str | None, given: dict[str, Any]
+) -> Iterator[Found]:
     """Open an `.npy`, which holds features, or an `.npz`; see `clipkit.exchange.opened`."""
     with contextlib.ExitStack() as stack:
         if ending == ".npy":
@@ -140,7 +151,9 @@ def opened(path: Path, ending: str, shown: str, split: str | None, given: dict[s
             try:
                 archive = stack.enter_context(zipfile.ZipFile(path))
             except Exception as error:
-                raise ClipkitError(f"{shown} must be an .npz archive; it is another file, or was cut short") from error
+                raise ClipkitError(
+                    f"{shown} must be an .npz archive; it is another file, or was cut short"
+                ) from error
             arrays = _members(archive, shown)
         if "labels" in given:
             given["labels"] = _one(given["labels"], str(given["labels"]))
@@ -148,7 +161,9 @@ def opened(path: Path, ending: str, shown: str, split: str | None, given: dict[s
             raise UsageError(f"{shown} has {name} of its own; got them beside it too")
         found = _found(arrays | given, shown, split)
         for name in given.keys() & set(found.unused):
-            raise UsageError(f"{shown} must hold one unnamed matrix of features to be given {name}; it does not")
+            raise UsageError(
+                f"{shown} must hold one unnamed matrix of features to be given {name}; it does not"
+            )
         yield found
 
 
@@ -164,7 +179,9 @@ def _members(archive: zipfile.ZipFile, shown: str) -> dict[str, Any]:
             raise ClipkitError(f"{shown} must hold each array once; {name} is there twice")
         if name != info.filename:
             check_size(info.file_size, info.compress_size, f"{shown}: {name}")
-            found[name] = Array.read(functools.partial(archive.open, info), info.file_size, f"{shown}: {name}")
+            found[name] = Array.read(
+                functools.partial(archive.open, info), info.file_size, f"{shown}: {name}"
+            )
     return found
 
 
@@ -178,7 +195,9 @@ def _found(stored: dict[str, Any], shown: str, split: str | None) -> Found:
     if kind == "texts" and split is not None:
         raise UsageError(f"{shown} holds texts, which have no splits; got split {split!r}")
     places = {name: _place(name, kind, split) for name in stored}
-    splits = [place.removesuffix("/features") for place in places.values() if place.endswith("/features")]
+    splits = [
+        place.removesuffix("/features") for place in places.values() if place.endswith("/features")
+    ]
     kept = choose(split, splits, shown) if splits else []
     found, filled = Found(kind, {}, about), set()
     for name, place in places.items():
@@ -186,7 +205,9 @@ def _found(stored: dict[str, Any], shown: str, split: str | None) -> Found:
         if not place or (of and of not in splits):
             found.unused.append(name)
         elif place in filled:
-            raise ClipkitError(f"{shown} must hold each array once; {name} would be a second {place}")
+            raise ClipkitError(
+                f"{shown} must hold each array once; {name} would be a second {place}"
+            )
         elif not of or of in kept:
             found.arrays[place] = _value(place, stored[name])
         filled.add(place)
@@ -233,7 +254,9 @@ def write_npz(path: Path, datasets: Mapping[str, Any], about: Mapping[str, Any])
 
 def write_npy(path: Path, datasets: Mapping[str, Any]) -> None:
     """Write the one matrix of features that there is."""
-    found = {name: value for name, value in datasets.items() if name.rpartition("/")[2] == "features"}
+    found = {
+        name: value for name, value in datasets.items() if name.rpartition("/")[2] == "features"
+    }
     if len(found) != 1:
         splits = ", ".join(name.removesuffix("/features") for name in found) or "none"
         hint = "choose one with --split, or write an .npz" if found else "choose .npz"
@@ -244,7 +267,9 @@ def write_npy(path: Path, datasets: Mapping[str, Any]) -> None:
 
 def _write(file: IO[bytes], value: Any) -> None:
     if hasattr(value, "blocks"):
-        npy.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": tuple(value.shape)})
+        npy.write_array_header_1_0(
+            file, {"descr": "<f4", "fortran_order": False, "shape": tuple(value.shape)}
+        )
         for block in value.blocks():
             file.write(np.ascontiguousarray(block, "<f4").data)
     else:

@@ -32,7 +32,11 @@ from clipkit.exchange.found import (
 )
 
 ABOUT = b"clipkit"
-CARRIED = ("class_names", "texts", "class_index")  # what has no row of its own, beside the attributes
+CARRIED = (
+    "class_names",
+    "texts",
+    "class_index",
+)  # what has no row of its own, beside the attributes
 TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64()}
 OF_TEXTS, OF_IMAGES = {"text", "class_index", "class_name"}, {"split", "id", "label", "class_name"}
 
@@ -55,7 +59,9 @@ def _damaged(shown: str) -> Iterator[None]:
         raise
     except Exception as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
-        raise ClipkitError(f"{shown} must be a sound Parquet file; got: {reason}", "write the file again") from error
+        raise ClipkitError(
+            f"{shown} must be a sound Parquet file; got: {reason}", "write the file again"
+        ) from error
 
 
 class _Table:
@@ -71,7 +77,9 @@ class _Table:
             raise ClipkitError(f"{shown} must have rows with a column 'feature'; it has {there}")
         self.width = self._width()
         if not self.width:
-            raise ClipkitError(f"{shown}: {self.feature} must be lists of at least one number; the first is empty")
+            raise ClipkitError(
+                f"{shown}: {self.feature} must be lists of at least one number; the first is empty"
+            )
         check_size(self.rows * self.width * 4, size, shown)
 
     def _width(self) -> int:
@@ -79,7 +87,9 @@ class _Table:
         kinds = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
         value = type_.value_type if any(kind(type_) for kind in kinds) else None
         if value is None or not (pa.types.is_integer(value) or pa.types.is_floating(value)):
-            raise ClipkitError(f"{self.shown}: {self.feature} must be lists of numbers; got {type_}")
+            raise ClipkitError(
+                f"{self.shown}: {self.feature} must be lists of numbers; got {type_}"
+            )
         if pa.types.is_fixed_size_list(type_):
             return int(type_.list_size)
         first = next(self.file.iter_batches(1, columns=[self.feature])).column(0)[0].as_py()
@@ -92,13 +102,17 @@ class _Table:
     def column(self, name: str) -> pa.ChunkedArray:
         """A whole column; categories are written out."""
         column = self.file.read(columns=[name]).column(0)
-        return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
+        return (
+            column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
+        )
 
     def texts(self, name: str) -> list[str]:
         """A column without nulls as strings."""
         column = self.column(name)
         if column.null_count:
-            raise ClipkitError(f"{self.shown}: {name} must have a value in every row; {column.null_count} have none")
+            raise ClipkitError(
+                f"{self.shown}: {name} must have a value in every row; {column.null_count} have none"
+            )
         return strings(column.to_pylist(), f"{self.shown}: {name}")
 
     def blocks(self, rows: NDArray[np.bool_]) -> Iterator[Float32]:
@@ -114,7 +128,9 @@ class _Table:
                         f"{self.shown}: every {self.feature} must have {self.width} values, as the first has; "
                         f"row {at + bad[0]} has {got}"
                     )
-                values = column.flatten().to_numpy(zero_copy_only=False)  # a null becomes NaN, which the store refuses
+                values = column.flatten().to_numpy(
+                    zero_copy_only=False
+                )  # a null becomes NaN, which the store refuses
                 yield floats(values.reshape(n, self.width)[rows[at : at + n]])
                 at += n
 
@@ -140,17 +156,23 @@ def _found(table: _Table, split: str | None) -> Found:
     about, carried = _about(table)
     kind = about.get("kind") or ("texts" if table.has("text") else "images")
     known = {table.feature} | (OF_TEXTS if kind == "texts" else OF_IMAGES)
-    found = Found(kind, dict(carried), about, [name for name in table.schema.names if name not in known])
+    found = Found(
+        kind, dict(carried), about, [name for name in table.schema.names if name not in known]
+    )
     every = np.ones(table.rows, bool)
     if kind == "texts":
         if split is not None:
-            raise UsageError(f"{table.shown} holds texts, which have no splits; got split {split!r}")
+            raise UsageError(
+                f"{table.shown} holds texts, which have no splits; got split {split!r}"
+            )
         found.arrays |= {"features": _Part(table, every), "texts": table.texts("text")}
         if table.has("class_index"):
             found.arrays["class_index"] = _labels(table, "class_index", every)
     else:
         ids = table.texts("id") if table.has("id") else None
-        of = np.asarray(table.texts("split") if table.has("split") else [split or UNNAMED] * table.rows)
+        of = np.asarray(
+            table.texts("split") if table.has("split") else [split or UNNAMED] * table.rows
+        )
         for name in choose(split, list(dict.fromkeys(of.tolist())), table.shown):
             found.arrays |= _split(table, name, of == name, ids)
         if table.has("label") and table.has("class_name") and "class_names" not in carried:
@@ -158,7 +180,9 @@ def _found(table: _Table, split: str | None) -> Found:
     return complete(found, table.shown)
 
 
-def _split(table: _Table, name: str, rows: NDArray[np.bool_], ids: list[str] | None) -> dict[str, Any]:
+def _split(
+    table: _Table, name: str, rows: NDArray[np.bool_], ids: list[str] | None
+) -> dict[str, Any]:
     """One split's arrays; labels that are null in all of its rows are not there."""
     arrays: dict[str, Any] = {f"{name}/features": _Part(table, rows)}
     if ids is not None:
@@ -179,13 +203,21 @@ def _labels(table: _Table, name: str, rows: NDArray[np.bool_]) -> Any:
             f"{shown} must be there for all rows of a split or none; {column.null_count} of {len(column)} have none"
         )
     values = column.to_pylist()
-    return strings(values, shown) if isinstance(values[0], str) else whole(np.asarray(values), shown)
+    return (
+        strings(values, shown) if isinstance(values[0], str) else whole(np.asarray(values), shown)
+    )
 
 
 def _class_names(table: _Table) -> dict[str, list[str]]:
     """Names by label, of rows that have both; a label without a row is called by its number."""
-    pairs = set(zip(table.column("label").to_pylist(), table.column("class_name").to_pylist(), strict=True))
-    pairs = {(label, name) for label, name in pairs if name is not None and isinstance(label, int) and label >= 0}
+    pairs = set(
+        zip(table.column("label").to_pylist(), table.column("class_name").to_pylist(), strict=True)
+    )
+    pairs = {
+        (label, name)
+        for label, name in pairs
+        if name is not None and isinstance(label, int) and label >= 0
+    }
     if not pairs:
         return {}
     names = dict(pairs)
@@ -201,9 +233,13 @@ def _about(table: _Table) -> tuple[dict[str, Any], dict[str, Any]]:
         return {}, {}
     text = text.decode("utf-8", "replace")
     about, said = parse_about(text, table.shown), json.loads(text)
-    carried: dict[str, Any] = {name: strings(said[name], f"{table.shown}: {name}") for name in CARRIED if name in said}
+    carried: dict[str, Any] = {
+        name: strings(said[name], f"{table.shown}: {name}") for name in CARRIED if name in said
+    }
     if "class_index" in carried:
-        carried["class_index"] = whole(np.asarray(said["class_index"]), f"{table.shown}: class_index")
+        carried["class_index"] = whole(
+            np.asarray(said["class_index"]), f"{table.shown}: class_index"
+        )
     return about, carried
 
 
@@ -215,20 +251,32 @@ def write(path: Path, datasets: Mapping[str, Any], about: Mapping[str, Any]) -> 
         if name in datasets and (name == "class_names" or about["kind"] == "logits")
     }
     said = {**about, **{name: np.asarray(value).tolist() for name, value in carried.items()}}
-    features = {name: value for name, value in datasets.items() if name.rpartition("/")[2] == "features"}
+    features = {
+        name: value for name, value in datasets.items() if name.rpartition("/")[2] == "features"
+    }
     width = next(iter(features.values())).shape[1]
-    first = {"text": str, "class_index": int} if about["kind"] == "texts" else {"split": str, "id": str, "label": int}
+    first = (
+        {"text": str, "class_index": int}
+        if about["kind"] == "texts"
+        else {"split": str, "id": str, "label": int}
+    )
     schema = pa.schema([(name, TYPES[of]) for name, of in {**first, "class_name": str}.items()])
     schema = schema.append(pa.field("feature", pa.list_(pa.float32(), width))).with_metadata(
         {ABOUT: dump_about(said).encode()}
     )
-    with pq.ParquetWriter(path, schema, use_dictionary=["split", "class_name"], write_page_checksum=True) as writer:
+    with pq.ParquetWriter(
+        path, schema, use_dictionary=["split", "class_name"], write_page_checksum=True
+    ) as writer:
         for name, matrix in features.items():
             at, columns = 0, _columns(datasets, name.rpartition("/")[0])
             for block in matrix.blocks():
                 rows = slice(at, at + len(block))
-                here = [pa.array(column[rows], schema.field(i).type) for i, column in enumerate(columns)]
-                values = pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(block).reshape(-1)), width)
+                here = [
+                    pa.array(column[rows], schema.field(i).type) for i, column in enumerate(columns)
+                ]
+                values = pa.FixedSizeListArray.from_arrays(
+                    pa.array(np.ascontiguousarray(block).reshape(-1)), width
+                )
                 writer.write_batch(pa.record_batch([*here, values], schema=schema))
                 at += len(block)
 
@@ -246,10 +294,14 @@ def _columns(datasets: Mapping[str, Any], split: str) -> list[list[Any]]:
     return [*columns, [names[i] if names and i is not None and i >= 0 else None for i in numbers]]
 
 
-def write_columns(path: Path, columns: Mapping[str, type], frames: Iterable[Mapping[str, list[Any]]]) -> None:
+def write_columns(
+    path: Path, columns: Mapping[str, type], frames: Iterable[Mapping[str, list[Any]]]
+) -> None:
     """Write a table that comes a few rows at a time; NaN, which stands for what does not apply, becomes null."""
     schema = pa.schema([(name, TYPES[of]) for name, of in columns.items()])
     with pq.ParquetWriter(path, schema, write_page_checksum=True) as writer:
         for frame in frames:
-            arrays = [pa.array(frame[name], schema.field(name).type, from_pandas=True) for name in columns]
+            arrays = [
+                pa.array(frame[name], schema.field(name).type, from_pandas=True) for name in columns
+            ]
             writer.write_batch(pa.record_batch(arrays, schema=schema))

@@ -41,9 +41,17 @@ def frames(datasets: Mapping[str, Any]) -> Iterator[dict[str, list[Any]]]:
                 f"{split} must have predictions of each of its {len(here)} runs; it has {len(predicted)}"
             )
         for run, row in zip(here, predicted, strict=True):
-            said = {name: [runs[name][run].item()] * len(ids) for name in PARAMETERS if name in runs}
+            said = {
+                name: [runs[name][run].item()] * len(ids) for name in PARAMETERS if name in runs
+            }
             truth = [None] * len(ids) if labels is None else _classes(labels, names)
-            yield {"split": [split] * len(ids), "id": ids, "label": truth, "predicted": _classes(row, names), **said}
+            yield {
+                "split": [split] * len(ids),
+                "id": ids,
+                "label": truth,
+                "predicted": _classes(row, names),
+                **said,
+            }
 
 
 def write_csv(path: Path, datasets: Mapping[str, Any]) -> None:
@@ -52,12 +60,16 @@ def write_csv(path: Path, datasets: Mapping[str, Any]) -> None:
         out = csv.writer(file, lineterminator="\n")
         out.writerow(columns(datasets))
         for frame in frames(datasets):
-            out.writerows([_cell(value) for value in row] for row in zip(*frame.values(), strict=True))
+            out.writerows(
+                [_cell(value) for value in row] for row in zip(*frame.values(), strict=True)
+            )
 
 
 def _runs(datasets: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        name.removeprefix("runs/"): np.asarray(value) for name, value in datasets.items() if name.startswith("runs/")
+        name.removeprefix("runs/"): np.asarray(value)
+        for name, value in datasets.items()
+        if name.startswith("runs/")
     }
 
 

@@ -13,7 +13,16 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
-from clipkit.figures.style import BLUE, GREY, VERMILLION, legend, literal, new, plain_numbers, styled
+from clipkit.figures.style import (
+    BLUE,
+    GREY,
+    VERMILLION,
+    legend,
+    literal,
+    new,
+    plain_numbers,
+    styled,
+)
 
 Floats = NDArray[np.float64]
 
@@ -37,7 +46,9 @@ class _Quantity:
 
 
 @styled
-def entropy(values: Mapping[float, ArrayLike], n_prompts: int, *, title: str | None = None) -> Figure:
+def entropy(
+    values: Mapping[float, ArrayLike], n_prompts: int, *, title: str | None = None
+) -> Figure:
     """Histograms over images of the entropy of softmax(cosine / tau), a panel a temperature, with ln K and the mean.
 
     Where all entropies are within 0.01 nats of ln K, the panel shows ln K - H on a scale of its own, the maximum still
@@ -59,12 +70,18 @@ def entropy(values: Mapping[float, ArrayLike], n_prompts: int, *, title: str | N
     bound = math.log(n_prompts)
     name = f"ln {n_prompts}"
     maximum = f"maximum, {name} = {bound:.4f} nats"
-    quantity = _Quantity("entropy H (nats)", f"{name} − H", "nats", bound, maximum, True, 0.01, "{:.4f} nats")
-    return _histograms({tau: np.asarray(v, np.float64) for tau, v in values.items()}, quantity, title)
+    quantity = _Quantity(
+        "entropy H (nats)", f"{name} − H", "nats", bound, maximum, True, 0.01, "{:.4f} nats"
+    )
+    return _histograms(
+        {tau: np.asarray(v, np.float64) for tau, v in values.items()}, quantity, title
+    )
 
 
 @styled
-def confidence(values: Mapping[float, ArrayLike], n_prompts: int, *, title: str | None = None) -> Figure:
+def confidence(
+    values: Mapping[float, ArrayLike], n_prompts: int, *, title: str | None = None
+) -> Figure:
     """Histograms over images of the top-1 confidence, a panel a temperature, with 1/K and the mean.
 
     Where all confidences are within one percentage point of 1/K, the panel shows the distance from it on a scale of its
@@ -86,8 +103,12 @@ def confidence(values: Mapping[float, ArrayLike], n_prompts: int, *, title: str 
     bound = 100 / n_prompts
     name = f"1/{n_prompts}"
     minimum, unit = f"minimum, {name} = {bound:.4g} %", "percentage points"
-    quantity = _Quantity("confidence max p (%)", f"max p − {name}", unit, bound, minimum, False, 1.0, "{:.2f} %")
-    return _histograms({tau: 100 * np.asarray(v, np.float64) for tau, v in values.items()}, quantity, title)
+    quantity = _Quantity(
+        "confidence max p (%)", f"max p − {name}", unit, bound, minimum, False, 1.0, "{:.2f} %"
+    )
+    return _histograms(
+        {tau: 100 * np.asarray(v, np.float64) for tau, v in values.items()}, quantity, title
+    )
 
 
 def _histograms(values: Mapping[float, Floats], quantity: _Quantity, title: str | None) -> Figure:
@@ -97,7 +118,9 @@ def _histograms(values: Mapping[float, Floats], quantity: _Quantity, title: str 
     limits = _padded(pooled.min(), pooled.max())
 
     fig = new(7.0, 1.75 * len(panels) - 0.25 * max(len(wide) - 1, 0) + 0.3, title)
-    for ax, (tau, v) in zip(fig.subplots(len(panels), 1, squeeze=False)[:, 0], panels.items(), strict=True):
+    for ax, (tau, v) in zip(
+        fig.subplots(len(panels), 1, squeeze=False)[:, 0], panels.items(), strict=True
+    ):
         mean = quantity.mean_format.format(v.mean()) if len(v) else "no finite value"
         ax.set_title(f"τ = {tau:g}", loc="left", fontweight="bold")
         ax.set_title(f"mean {mean}" if len(v) else mean, loc="right", color=VERMILLION)
@@ -121,7 +144,9 @@ def _panel(ax: Axes, values: Floats, bound: float, limits: tuple[float, float], 
     if len(values):
         narrowest = abs(limits[1] - limits[0]) / 400  # equal values still make a bar that is seen
         middle, half = (values.min() + values.max()) / 2, max(np.ptp(values) / 2, narrowest)
-        counts, edges = np.histogram(values, BINS if half > narrowest else 1, range=(middle - half, middle + half))
+        counts, edges = np.histogram(
+            values, BINS if half > narrowest else 1, range=(middle - half, middle + half)
+        )
         ax.stairs(100 * counts / len(values), edges, fill=True, color=BLUE, alpha=0.8)
         ax.axvline(float(values.mean()), color=VERMILLION)
     ax.axvline(bound, color="black", linestyle="--")
@@ -138,13 +163,25 @@ def _near_panel(ax: Axes, values: Floats, quantity: _Quantity) -> None:
         exponent = 0  # 0.25 reads better than 2.5 x 10^-1
     gap = gap / 10.0**exponent
     low, high = _padded(min(0.0, gap.min(initial=0.0)), gap.max(initial=0.0))
-    unit = f"10{str(exponent).translate(SUPERSCRIPT)} {quantity.unit}" if exponent else quantity.unit
-    _panel(ax, gap, 0.0, (high, low) if quantity.is_maximum else (low, high), f"{quantity.gap} ({unit})")
+    unit = (
+        f"10{str(exponent).translate(SUPERSCRIPT)} {quantity.unit}" if exponent else quantity.unit
+    )
+    _panel(
+        ax,
+        gap,
+        0.0,
+        (high, low) if quantity.is_maximum else (low, high),
+        f"{quantity.gap} ({unit})",
+    )
 
 
 @styled
 def classes(
-    f1: ArrayLike, class_names: Sequence[str], *, support: ArrayLike | None = None, title: str | None = None
+    f1: ArrayLike,
+    class_names: Sequence[str],
+    *,
+    support: ArrayLike | None = None,
+    title: str | None = None,
 ) -> Figure:
     """Per-class F1 as bars, best first; of more than 30 classes the 15 best and the 15 worst. Marks the mean of all.
 
@@ -171,7 +208,9 @@ def classes(
     y = np.arange(len(shown)) + (np.arange(len(shown)) >= half) * (1.2 if split else 0)
     names = [literal(class_names[i], 28) for i in shown.tolist()]
     if support is not None:
-        names = [f"{name} ({n:,})" for name, n in zip(names, np.asarray(support)[shown], strict=True)]
+        names = [
+            f"{name} ({n:,})" for name, n in zip(names, np.asarray(support)[shown], strict=True)
+        ]
 
     fig = new(7.0, 0.215 * len(shown) + (1.25 if split else 0.95), title)
     ax = fig.add_subplot()
@@ -190,7 +229,13 @@ def classes(
     if split:
         between = f"{len(order) - 2 * half} classes between"
         ax.axhline(half + 0.1, color=GREY, linewidth=0.8)
-        style = {"fontsize": 8.5, "ha": "right", "va": "center", "color": GREY, "backgroundcolor": "white"}
+        style = {
+            "fontsize": 8.5,
+            "ha": "right",
+            "va": "center",
+            "color": GREY,
+            "backgroundcolor": "white",
+        }
         ax.text(1.08, half + 0.1, between, **style)  # type: ignore[arg-type]
     _mean_line(ax, f1)
     return fig

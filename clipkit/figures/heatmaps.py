@@ -32,7 +32,9 @@ def _width_of(labels: Sequence[str]) -> float:
     return max(map(len, labels), default=0) * LABEL_INCHES
 
 
-def _tick(ax: Axes, axis: Literal["x", "y"], labels: Sequence[str], inches: float, slant: bool = False) -> None:
+def _tick(
+    ax: Axes, axis: Literal["x", "y"], labels: Sequence[str], inches: float, slant: bool = False
+) -> None:
     """Label the cells of an axis `inches` long, every k-th where they are too dense."""
     points = inches * 72 / len(labels)
     size = min(9.0, max(6.0, 0.85 * points))
@@ -54,14 +56,24 @@ def _colours(fig: Figure, ax: Axes, values: Floats, label: str, **style: object)
     ax.spines[:].set_visible(False)
     ax.tick_params(length=2, color=GREY)
     height = fig.get_figheight()
-    bar = fig.colorbar(image, ax=ax, label=label, shrink=min(1.0, 5 / height), aspect=22, pad=0.02, anchor=(0.0, 1.0))
+    bar = fig.colorbar(
+        image,
+        ax=ax,
+        label=label,
+        shrink=min(1.0, 5 / height),
+        aspect=22,
+        pad=0.02,
+        anchor=(0.0, 1.0),
+    )
     bar.outline.set_visible(False)
     bar.ax.yaxis.set_major_locator(MaxNLocator(6))
     plain_numbers(bar.ax.yaxis)
     return image
 
 
-def _numbers(ax: Axes, image: AxesImage, values: Floats, texts: Sequence[Sequence[str]], size: float) -> None:
+def _numbers(
+    ax: Axes, image: AxesImage, values: Floats, texts: Sequence[Sequence[str]], size: float
+) -> None:
     """Write into each cell, in black or white, whichever can be read on its colour, over any lines."""
     colours = np.asarray(image.to_rgba(values))  # (R, S, 4)
     light = colours[..., :3] @ np.array([0.299, 0.587, 0.114]) > 0.55
@@ -74,7 +86,11 @@ def _numbers(ax: Axes, image: AxesImage, values: Floats, texts: Sequence[Sequenc
 
 @styled
 def confusion(
-    counts: ArrayLike, class_names: Sequence[str], *, title: str | None = None, order: Sequence[int] | None = None
+    counts: ArrayLike,
+    class_names: Sequence[str],
+    *,
+    title: str | None = None,
+    order: Sequence[int] | None = None,
 ) -> Figure:
     """Confusion matrix in percent of each true class, with accuracy and N above it.
 
@@ -131,13 +147,17 @@ def clusters(counts: ArrayLike, class_names: Sequence[str], *, title: str | None
     order = [*matched.tolist(), *np.setdiff1d(np.arange(counts.shape[1]), matched).tolist()]
     names = [literal(name, 24) for name in class_names]
     fact = f"purity {counts.max(axis=0).sum() / max(counts.sum(), 1):.4f}"
-    return _shares(counts, fact, (range(len(names)), names), (order, [f"{j}" for j in order]), "cluster", title)
+    return _shares(
+        counts, fact, (range(len(names)), names), (order, [f"{j}" for j in order]), "cluster", title
+    )
 
 
 Shown = tuple[Sequence[int], Sequence[str]]  # which rows or columns, and what they are called
 
 
-def _shares(counts: Floats, fact: str, rows: Shown, columns: Shown, xlabel: str, title: str | None) -> Figure:
+def _shares(
+    counts: Floats, fact: str, rows: Shown, columns: Shown, xlabel: str, title: str | None
+) -> Figure:
     """Percent of each row of counts, in numbers while they are few; above it the fact, and N."""
     total = counts.sum(axis=1, keepdims=True)
     facts = f"{fact}, N = {counts.sum():,.0f}" if counts.any() else "N = 0"
@@ -145,7 +165,11 @@ def _shares(counts: Floats, fact: str, rows: Shown, columns: Shown, xlabel: str,
     percent = 100 * np.divide(counts, total, out=np.full_like(counts, np.nan), where=total > 0)
     percent = percent[np.ix_(rows[0], columns[0])]
     C, K = percent.shape
-    height, width, margin = max(_inches(C, 0.5), 2.2), max(_inches(K, 0.5), 2.2), _width_of(rows[1]) + 0.6
+    height, width, margin = (
+        max(_inches(C, 0.5), 2.2),
+        max(_inches(K, 0.5), 2.2),
+        _width_of(rows[1]) + 0.6,
+    )
     fig = new(max(width + margin + 1.1, 5.0), height + _width_of(columns[1]) + 0.9, title)
     ax = fig.add_subplot()
     norm = PowerNorm(0.5, vmin=0, vmax=100)
@@ -211,7 +235,9 @@ def similarity(
     low, high = _limits(cosines)
     if centred:
         high = max(abs(low), abs(high))
-        _colours(fig, ax, cosines, "cosine − the prompt's mean", cmap="RdBu_r", vmin=-high, vmax=high)
+        _colours(
+            fig, ax, cosines, "cosine − the prompt's mean", cmap="RdBu_r", vmin=-high, vmax=high
+        )
     else:
         _colours(fig, ax, cosines, "mean cosine similarity", cmap="viridis", vmin=low, vmax=high)
     _tick(ax, "x", names, width, slant=C <= MOST_NUMBERS)
@@ -284,7 +310,9 @@ def _isolines(ax: Axes, C: Floats, tau: Floats) -> None:
     x = np.linspace(-0.5, len(tau) - 0.5, 400)
     log_tau = np.interp(x, x_of[0], x_of[1])
     lowest, highest = y_of[1][-1] - 2 * log_tau[0], y_of[1][0] - 2 * log_tau[-1]
-    for c in range(math.ceil(lowest), math.floor(highest) + 1, max(1, math.ceil((highest - lowest) / 8))):
+    for c in range(
+        math.ceil(lowest), math.floor(highest) + 1, max(1, math.ceil((highest - lowest) / 8))
+    ):
         wanted = c + 2 * log_tau
         inside = (wanted >= y_of[1][-1]) & (wanted <= y_of[1][0])
         y = np.interp(wanted[inside], y_of[1][::-1], y_of[0][::-1])
@@ -293,6 +321,9 @@ def _isolines(ax: Axes, C: Floats, tau: Floats) -> None:
 
 def _to_the_edges(values: Floats) -> tuple[Floats, Floats]:
     """Cell coordinates and values, continued by half a cell on either side."""
-    first, last = values[0] - (values[1] - values[0]) / 2, values[-1] + (values[-1] - values[-2]) / 2
+    first, last = (
+        values[0] - (values[1] - values[0]) / 2,
+        values[-1] + (values[-1] - values[-2]) / 2,
+    )
     n = len(values)
     return np.array([-0.5, *range(n), n - 0.5]), np.array([first, *values, last])

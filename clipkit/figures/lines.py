@@ -47,7 +47,9 @@ class Sweep:
 
 
 @styled
-def temperature(sweeps: Sequence[Sweep], n_prompts: int | None = None, *, title: str | None = None) -> Figure:
+def temperature(
+    sweeps: Sequence[Sweep], n_prompts: int | None = None, *, title: str | None = None
+) -> Figure:
     """Accuracy against temperature, and below it mean entropy with its maximum ln K.
 
     Each curve's best accuracy is starred and named in the legend, the best of all beside its star. Temperature is on a
@@ -79,7 +81,9 @@ def temperature(sweeps: Sequence[Sweep], n_prompts: int | None = None, *, title:
     plain_numbers(top.yaxis)
     if with_entropy:
         _entropies(panels[1, 0], sweeps, n_prompts)
-    _tau_axis(panels[-1, 0], np.concatenate([np.asarray(sweep.tau, np.float64) for sweep in sweeps]))
+    _tau_axis(
+        panels[-1, 0], np.concatenate([np.asarray(sweep.tau, np.float64) for sweep in sweeps])
+    )
     legend(fig, handles, [_legend_line(sweep) for sweep in sweeps])
     return fig
 
@@ -96,7 +100,10 @@ def _accuracy(ax: Axes, sweep: Sweep, i: int) -> Artist:
     style = pen(i)
     (line,) = ax.plot(tau[order], accuracy[order], **style)  # type: ignore[arg-type]
     if sweep.low is not None and sweep.high is not None:
-        low, high = 100 * np.asarray(sweep.low, np.float64), 100 * np.asarray(sweep.high, np.float64)
+        low, high = (
+            100 * np.asarray(sweep.low, np.float64),
+            100 * np.asarray(sweep.high, np.float64),
+        )
         ax.vlines(tau, low, high, color=style["color"], linewidth=1.2, alpha=0.7)
     best = _best(sweep)
     if best is not None:
@@ -131,9 +138,17 @@ def _entropies(ax: Axes, sweeps: Sequence[Sweep], n_prompts: int | None) -> None
     for sweep in sweeps:
         if sweep.entropy is not None:
             order = np.argsort(np.asarray(sweep.tau, np.float64))
-            curves.append((np.asarray(sweep.tau, np.float64)[order], np.asarray(sweep.entropy, np.float64)[order]))
+            curves.append(
+                (
+                    np.asarray(sweep.tau, np.float64)[order],
+                    np.asarray(sweep.entropy, np.float64)[order],
+                )
+            )
     tau, entropy = curves[0]
-    if all(np.array_equal(tau, t) and np.allclose(entropy, h, atol=1e-9, equal_nan=True) for t, h in curves):
+    if all(
+        np.array_equal(tau, t) and np.allclose(entropy, h, atol=1e-9, equal_nan=True)
+        for t, h in curves
+    ):
         ax.plot(tau, entropy, color="black", marker="o")
     else:
         for i, sweep in enumerate(sweeps):
@@ -153,7 +168,12 @@ def _mark_maximum(ax: Axes, n_prompts: int) -> None:
     room = max(maximum - lowest, 1e-6)
     ax.set_ylim(lowest - 0.1 * room, maximum + 0.35 * room)
     ax.axhline(maximum, color=GREY, linestyle="--", linewidth=1.2)
-    place = {"xycoords": ("axes fraction", "data"), "xytext": (0, 3), "textcoords": "offset points", "ha": "right"}
+    place = {
+        "xycoords": ("axes fraction", "data"),
+        "xytext": (0, 3),
+        "textcoords": "offset points",
+        "ha": "right",
+    }
     name = f"ln {n_prompts} = {maximum:.4f}"
     ax.annotate(name, (0.995, maximum), va="bottom", color=GREY, fontsize=9, **place)  # type: ignore[arg-type]
 
@@ -176,7 +196,9 @@ def _tau_axis(ax: Axes, tau: Floats) -> None:
 
 
 @styled
-def logits(cosines: ArrayLike, labels: Sequence[str], texts: Sequence[str], *, title: str | None = None) -> Figure:
+def logits(
+    cosines: ArrayLike, labels: Sequence[str], texts: Sequence[str], *, title: str | None = None
+) -> Figure:
     """Cosine with each prompt, one line an image or class.
 
     Parameters
@@ -204,7 +226,9 @@ def logits(cosines: ArrayLike, labels: Sequence[str], texts: Sequence[str], *, t
     handles: list[Artist] = []
     for i, line in enumerate(cosines):
         style = pen(i) if spelt else {**pen(i), "marker": ""}
-        handles += ax.plot(np.arange(K), line, markersize=4, linewidth=1.4 if spelt else 0.9, **style)  # type: ignore[arg-type]
+        handles += ax.plot(
+            np.arange(K), line, markersize=4, linewidth=1.4 if spelt else 0.9, **style
+        )  # type: ignore[arg-type]
     plain_numbers(ax.yaxis)
     if spelt:
         ax.set_xticks(range(K), rows, rotation=60, ha="right", rotation_mode="anchor", fontsize=8.5)
@@ -216,7 +240,10 @@ def logits(cosines: ArrayLike, labels: Sequence[str], texts: Sequence[str], *, t
 
 @styled
 def spectrum(
-    values: Mapping[str, ArrayLike], effective_rank: Mapping[str, float] | None = None, *, title: str | None = None
+    values: Mapping[str, ArrayLike],
+    effective_rank: Mapping[str, float] | None = None,
+    *,
+    title: str | None = None,
 ) -> Figure:
     """Singular values of prompt matrices, log scale, with each effective rank marked on its curve.
 

@@ -16,7 +16,11 @@ TILE = 1.05  # inches
 
 @styled
 def contact_sheet(
-    images: ArrayLike, titles: Sequence[str] | None = None, cols: int | None = None, *, title: str | None = None
+    images: ArrayLike,
+    titles: Sequence[str] | None = None,
+    cols: int | None = None,
+    *,
+    title: str | None = None,
 ) -> Figure:
     """A sheet of images, left to right and top to bottom, each with its title above it.
 
@@ -51,6 +55,8 @@ def contact_sheet(
         x, y = i % cols * (TILE + gap), i // cols * (tall + strip + gap) + strip
         ax.imshow(image, extent=(x, x + TILE, y + tall, y), interpolation="nearest", aspect="equal")
         if titles is not None:
-            ax.text(x + TILE / 2, y - 0.04, literal(titles[i], 15), ha="center", va="bottom", fontsize=8)
+            ax.text(
+                x + TILE / 2, y - 0.04, literal(titles[i], 15), ha="center", va="bottom", fontsize=8
+            )
     ax.set(xlim=(0, width), ylim=(height, 0))
     return fig

@@ -74,7 +74,11 @@ def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
 
 def new(width: float, height: float, title: str | None) -> Figure:
     """An empty figure of `width` x `height` inches; a long title is wrapped to its width and adds to its height."""
-    lines = textwrap.wrap(literal(title, 300), int(width * 9.5), break_on_hyphens=False) if title else []
+    lines = (
+        textwrap.wrap(literal(title, 300), int(width * 9.5), break_on_hyphens=False)
+        if title
+        else []
+    )
     fig = Figure(figsize=(width, height + 0.25 * len(lines)), layout="constrained")
     fig.get_layout_engine().set(w_pad=0.08, h_pad=0.08)  # type: ignore[union-attr, call-arg]
     if lines:
@@ -97,7 +101,11 @@ def literal(text: str, width: int = 40) -> str:
 def pen(i: int) -> dict[str, str]:
     """Colour, marker and dashes of the i-th line; the first 21 differ."""
     n = len(PALETTE)
-    return {"color": PALETTE[i % n], "marker": MARKERS[i % n], "linestyle": DASHES[i // n % len(DASHES)]}
+    return {
+        "color": PALETTE[i % n],
+        "marker": MARKERS[i % n],
+        "linestyle": DASHES[i // n % len(DASHES)],
+    }
 
 
 def legend(fig: Figure, handles: Sequence[Artist], labels: Sequence[str]) -> None:
@@ -107,7 +115,9 @@ def legend(fig: Figure, handles: Sequence[Artist], labels: Sequence[str]) -> Non
     columns = max(1, min(len(labels), int(fig.get_figwidth() / widest)))
     fig.set_figheight(fig.get_figheight() + 0.22 * -(-len(labels) // columns))
     # Matplotlib skips labels that begin with "_": the texts are set afterwards.
-    box = fig.legend(handles, ["x"] * len(labels), loc="outside lower center", ncols=columns, fontsize=9.5)
+    box = fig.legend(
+        handles, ["x"] * len(labels), loc="outside lower center", ncols=columns, fontsize=9.5
+    )
     for text, label in zip(box.get_texts(), labels, strict=True):
         text.set_text(label)
 
@@ -133,7 +143,8 @@ def format_of(path: str | Path) -> str:
     ending = Path(path).suffix.lower().removeprefix(".")
     if ending not in FORMATS:
         raise UsageError(
-            f"a figure's name must end in .png, .svg or .pdf; got {str(path)!r}", "name it figure.png, for example"
+            f"a figure's name must end in .png, .svg or .pdf; got {str(path)!r}",
+            "name it figure.png, for example",
         )
     return ending
 
@@ -159,7 +170,9 @@ def save(fig: Figure, target: str | Path | BinaryIO, format: str | None = None) 
     format = format_of(f"figure.{format}" if format else target if is_path else "figure")  # type: ignore[arg-type]
     buffer = io.BytesIO()
     with _context(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # a box is drawn in its place
+        warnings.filterwarnings(
+            "ignore", message="Glyph .* missing from"
+        )  # a box is drawn in its place
         fig.savefig(buffer, format=format, dpi=DPI, metadata=_NO_STAMPS[format])
     if isinstance(target, str | Path):
         Path(target).write_bytes(buffer.getvalue())

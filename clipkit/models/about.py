@@ -8,7 +8,16 @@ import torch
 import transformers
 
 from clipkit.models.hub import find
-from clipkit.models.parts import PREFIXES, SCALARS, embedding_size, logit_scale, one_line, quiet, read_config, stored
+from clipkit.models.parts import (
+    PREFIXES,
+    SCALARS,
+    embedding_size,
+    logit_scale,
+    one_line,
+    quiet,
+    read_config,
+    stored,
+)
 
 
 def describe(name: str) -> dict[str, Any]:
@@ -35,11 +44,18 @@ def describe(name: str) -> dict[str, Any]:
     towers: dict[str, dict[str, int]] = {}
     for tower, part in (("image", config.vision_config), ("text", config.text_config)):
         count = sum(size for name, size in sizes.items() if name.startswith(PREFIXES[tower]))
-        towers[tower] = {"layers": part.num_hidden_layers, "width": part.hidden_size, "heads": part.num_attention_heads}
+        towers[tower] = {
+            "layers": part.num_hidden_layers,
+            "width": part.hidden_size,
+            "heads": part.num_attention_heads,
+        }
         towers[tower]["parameters"] = count
     vision, text = config.vision_config, config.text_config
     towers["image"] |= {"patch_size": vision.patch_size, "image_size": vision.image_size}
-    towers["text"] |= {"context_length": text.max_position_embeddings, "vocabulary": text.vocab_size}
+    towers["text"] |= {
+        "context_length": text.max_position_embeddings,
+        "vocabulary": text.vocab_size,
+    }
     scale = logit_scale(files, stored(files, SCALARS))
     return {
         "name": files.name,

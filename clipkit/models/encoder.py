@@ -75,7 +75,9 @@ class Encoder:
     _family: Family = field(repr=False)
     _model: torch.nn.Module = field(repr=False)
     _prepare: Any = field(repr=False)  # the `Pixels` before an image tower, or the tokenizer
-    _batch: int = field(default=0, repr=False)  # how many images a compiled tower takes, neither more nor less
+    _batch: int = field(
+        default=0, repr=False
+    )  # how many images a compiled tower takes, neither more nor less
     wait: bool = True
 
     def preprocess(self, images: Sequence[Image.Image]) -> torch.Tensor:
@@ -108,14 +110,19 @@ class Encoder:
             Projected, not normalised.
         """
         step = self._batch or len(pixels)
-        parts = [self._run(pixel_values=self._padded(part)) for part in self._prepare.finish(pixels).split(step)]
+        parts = [
+            self._run(pixel_values=self._padded(part))
+            for part in self._prepare.finish(pixels).split(step)
+        ]
         embeddings = (torch.cat(parts) if len(parts) > 1 else parts[0])[: len(pixels)]
         return self._fetch(embeddings)
 
     def _padded(self, pixels: torch.Tensor) -> torch.Tensor:
         """Rows of zeros up to a compiled tower's batch; rows do not see each other."""
         missing = max(0, self._batch - len(pixels))
-        return torch.cat([pixels, pixels.new_zeros(missing, *pixels.shape[1:])]) if missing else pixels
+        return (
+            torch.cat([pixels, pixels.new_zeros(missing, *pixels.shape[1:])]) if missing else pixels
+        )
 
     def token_lengths(self, texts: Sequence[str]) -> NDArray[np.int64]:
         """Count tokens, special ones included; at most `context_length` fit.
@@ -129,7 +136,11 @@ class Encoder:
         -------
         lengths : ndarray of shape (K,), int64
         """
-        rows = self._prepare(list(texts), truncation=False, verbose=False)["input_ids"] if texts else []
+        rows = (
+            self._prepare(list(texts), truncation=False, verbose=False)["input_ids"]
+            if texts
+            else []
+        )
         return np.array([len(row) for row in rows], np.int64)
 
     def encode_texts(self, texts: Sequence[str], *, truncate: bool = False) -> NDArray[np.float32]:
@@ -160,7 +171,10 @@ class Encoder:
                 f"{self.token_lengths(texts[first : first + 1])[0]}, and {long.sum()} of {len(texts)} are too long",
                 "shorten them, or cut them with --truncate",
             )
-        batches = [self._encode_batch(texts[start : start + TEXT_BATCH]) for start in range(0, len(texts), TEXT_BATCH)]
+        batches = [
+            self._encode_batch(texts[start : start + TEXT_BATCH])
+            for start in range(0, len(texts), TEXT_BATCH)
+        ]
         return np.concatenate([np.zeros((0, self.dim), np.float32), *batches])
 
     def _encode_batch(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -232,7 +246,9 @@ def load(
     precision = _precision(precision, where)
     files = find(name, weights=untrained is None)
     family, config = read_config(files)
-    with ThreadPoolExecutor(1) as aside:  # the digest reads all of the weights while their classes are imported
+    with ThreadPoolExecutor(
+        1
+    ) as aside:  # the digest reads all of the weights while their classes are imported
         digesting = aside.submit(files.digest)
         if untrained is None:
             state = stored(files, (*PREFIXES[tower], *SCALARS))
@@ -240,7 +256,12 @@ def load(
             fresh, state = initialised(files, family, config, untrained)
         model = tower_model(files, family, config, tower, state)
         digest = digesting.result() if untrained is None else fresh
-    details: dict[str, Any] = {"name": files.name, "digest": digest, "tower": tower, "dim": embedding_size(config)}
+    details: dict[str, Any] = {
+        "name": files.name,
+        "digest": digest,
+        "tower": tower,
+        "dim": embedding_size(config),
+    }
     details |= {"precision": precision, "device": where.type, **logit_scale(files, state)}
     if untrained is not None:
         details["untrained"] = untrained
@@ -251,7 +272,11 @@ def load(
     processor = image_processor(files)
     details["preprocessing"] = preprocessing(processor)
     prepare = Pixels(processor, where, DTYPES[precision])
-    quick = compiled(model.to(where, DTYPES[precision]), config.vision_config, compile_for) if compile_for else None
+    quick = (
+        compiled(model.to(where, DTYPES[precision]), config.vision_config, compile_for)
+        if compile_for
+        else None
+    )
     details["compile"] = quick is not None
     if quick is not None:
         return Encoder(*common, quick, prepare, compile_for)
@@ -263,14 +288,25 @@ def load(
 def _device(name: str) -> torch.device:
     """The device of this name, which must be there."""
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        name = (
+            "cuda"
+            if torch.cuda.is_available()
+            else "mps"
+            if torch.backends.mps.is_available()
+            else "cpu"
+        )
     kind, colon, index = name.partition(":")
     if kind not in {"cpu", "cuda", "mps"} or (colon and not (kind == "cuda" and index.isdecimal())):
         raise unknown("device", name, ["auto", "cpu", "cuda", "cuda:0", "mps"])
-    here = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}[kind]
+    here = {
+        "cpu": 1,
+        "cuda": torch.cuda.device_count(),
+        "mps": int(torch.backends.mps.is_available()),
+    }[kind]
     if int(index or 0) >= here:
         raise ClipkitError(
-            f"device {name} must be there; PyTorch {torch.__version__} sees {here} of {kind}", "use auto"
+            f"device {name} must be there; PyTorch {torch.__version__} sees {here} of {kind}",
+            "use auto",
         )
     return torch.device(name)
 

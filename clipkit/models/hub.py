@@ -37,10 +37,10 @@ KNOWN = ["tiny", DEFAULT, *(alias for alias in ALIASES if not alias.endswith("/o
 CONFIGS = ["*.json", "*.txt", "*.model"]
 WEIGHTS = ["model.safetensors", "model-*.safetensors", "model.safetensors.index.json"]
 CONVERTER = "SFconvertbot"  # the Hub's own account, which offers safetensors as a pull request
-CONVERTED = (
-    "clipkit-converted"  # our name in the local cache for the conversion taken last, so that it is found offline
+CONVERTED = "clipkit-converted"  # our name in the local cache for the conversion taken last, so that it is found offline
+OFFLINE_HINT = (
+    "without a network: set HF_HUB_OFFLINE=1 for a model fetched before, or give a local directory"
 )
-OFFLINE_HINT = "without a network: set HF_HUB_OFFLINE=1 for a model fetched before, or give a local directory"
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,9 @@ def find(name: str, *, weights: bool = True) -> Files:
     if re.fullmatch(r"[\w.-]+/[\w.-]+", repo) and not repo.startswith("."):
         return _on_the_hub(repo, weights)
     if "/" in name:
-        raise ClipkitError(f"a model is a directory or a Hugging Face id; there is no directory {name}")
+        raise ClipkitError(
+            f"a model is a directory or a Hugging Face id; there is no directory {name}"
+        )
     raise unknown("model", name, KNOWN)
 
 
@@ -142,9 +144,13 @@ def _weight_files(folder: Path) -> tuple[Path, ...]:
 
 
 def _no_safetensors(name: str, folder: Path) -> ClipkitError:
-    pickles = [path.name for path in folder.glob("*") if path.suffix in {".bin", ".pt", ".pth", ".ckpt"}]
+    pickles = [
+        path.name for path in folder.glob("*") if path.suffix in {".bin", ".pt", ".pth", ".ckpt"}
+    ]
     found = (
-        f"only {', '.join(sorted(pickles))}, a pickle, which can run code and is not read" if pickles else "no weights"
+        f"only {', '.join(sorted(pickles))}, a pickle, which can run code and is not read"
+        if pickles
+        else "no weights"
     )
     return ClipkitError(
         f"{name} must hold model.safetensors; it holds {found}",
@@ -182,7 +188,9 @@ def _converted(repo: str) -> Path:
 
     try:
         with _quiet():
-            found = list(HfApi().get_repo_discussions(repo, author=CONVERTER, discussion_type="pull_request"))
+            found = list(
+                HfApi().get_repo_discussions(repo, author=CONVERTER, discussion_type="pull_request")
+            )
     except Exception as error:  # the client's errors have no common base over its versions
         with contextlib.suppress(ClipkitError):
             return _snapshot(repo, WEIGHTS, revision=CONVERTED, local_files_only=True)
@@ -196,7 +204,9 @@ def _converted(repo: str) -> Path:
         )
     folder = _snapshot(repo, WEIGHTS, revision=f"refs/pr/{max(offers)}")
     if not _weight_files(folder):
-        raise ClipkitError(f"{repo} must hold model.safetensors; pull request {max(offers)} of {CONVERTER} has none")
+        raise ClipkitError(
+            f"{repo} must hold model.safetensors; pull request {max(offers)} of {CONVERTER} has none"
+        )
     with contextlib.suppress(OSError):  # a cache may be read-only
         (folder.parents[1] / "refs" / CONVERTED).write_text(folder.name)
     return folder
@@ -238,15 +248,25 @@ def _unreachable(repo: str, error: Exception) -> ClipkitError:
 
     if isinstance(error, GatedRepoError):
         return ClipkitError(
-            f"{repo} is gated on the Hugging Face Hub", "accept its terms there, then log in: hf auth login"
+            f"{repo} is gated on the Hugging Face Hub",
+            "accept its terms there, then log in: hf auth login",
         )
     if isinstance(error, (RepositoryNotFoundError, HFValidationError)):
         near = unknown("model", repo, KNOWN).hint or ""
-        return ClipkitError(f"no directory and no public Hugging Face repository is named {repo}", near)
+        return ClipkitError(
+            f"no directory and no public Hugging Face repository is named {repo}", near
+        )
     if constants.HF_HUB_OFFLINE:
         return ClipkitError(
             f"{repo} is not whole in the local cache, and HF_HUB_OFFLINE forbids the network",
             "unset HF_HUB_OFFLINE to fetch it, or give a local directory",
         )
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0].removeprefix("Got: ").rstrip(" .")
-    return ClipkitError(f"{repo} could not be fetched from the Hugging Face Hub: {reason}", OFFLINE_HINT)
+    reason = (
+        (str(error).strip() or type(error).__name__)
+        .splitlines()[0]
+        .removeprefix("Got: ")
+        .rstrip(" .")
+    )
+    return ClipkitError(
+        f"{repo} could not be fetched from the Hugging Face Hub: {reason}", OFFLINE_HINT
+    )

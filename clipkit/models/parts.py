@@ -21,7 +21,10 @@ from clipkit.models.hub import Files
 Tower = Literal["image", "text"]
 Tensors = Mapping[str, torch.Tensor]
 
-PREFIXES = {"image": ("vision_model.", "visual_projection."), "text": ("text_model.", "text_projection.")}
+PREFIXES = {
+    "image": ("vision_model.", "visual_projection."),
+    "text": ("text_model.", "text_projection."),
+}
 SCALARS = ("logit_scale", "logit_bias")
 
 
@@ -74,7 +77,9 @@ def read_config(files: Files) -> tuple[Family, Any]:
 
 def embedding_size(config: Any) -> int:
     """The size D of the space that both towers share."""
-    return int(config.projection_dim if config.model_type == "clip" else config.vision_config.hidden_size)
+    return int(
+        config.projection_dim if config.model_type == "clip" else config.vision_config.hidden_size
+    )
 
 
 def stored(files: Files, prefixes: tuple[str, ...]) -> dict[str, torch.Tensor]:
@@ -83,14 +88,16 @@ def stored(files: Files, prefixes: tuple[str, ...]) -> dict[str, torch.Tensor]:
     for path in files.weights:
         try:
             with safe_open(path, framework="pt") as tensors:
-                names = [name for name in tensors.keys() if name.startswith(prefixes)]  # noqa: SIM118
+                names = [name for name in tensors.keys() if name.startswith(prefixes)]
                 found.update({name: tensors.get_tensor(name) for name in names})
         except (SafetensorError, OSError) as error:
             raise ClipkitError(f"{path} must be a whole safetensors file: {error}") from error
     return found
 
 
-def initialised(files: Files, family: Family, config: Any, seed: int) -> tuple[str, dict[str, torch.Tensor]]:
+def initialised(
+    files: Files, family: Family, config: Any, seed: int
+) -> tuple[str, dict[str, torch.Tensor]]:
     """Digest and weights of a freshly initialised model; the caller's random numbers are left alone.
 
     The whole model is made, so that the towers of one seed belong together. The digest is SHA-256 over config.json and
@@ -106,7 +113,9 @@ def initialised(files: Files, family: Family, config: Any, seed: int) -> tuple[s
     return f"sha256:{sha.hexdigest()}", state
 
 
-def tower_model(files: Files, family: Family, config: Any, tower: Tower, state: Tensors) -> torch.nn.Module:
+def tower_model(
+    files: Files, family: Family, config: Any, tower: Tower, state: Tensors
+) -> torch.nn.Module:
     """One tower with these weights, in float32 and evaluation mode.
 
     Raises
@@ -115,19 +124,25 @@ def tower_model(files: Files, family: Family, config: Any, tower: Tower, state: 
         If weights are missing or of another shape than config.json says.
     """
     part = config.vision_config if tower == "image" else config.text_config
-    part.projection_dim = embedding_size(config)  # a tower's own value may be a default; the whole model's counts
+    part.projection_dim = embedding_size(
+        config
+    )  # a tower's own value may be a default; the whole model's counts
     dtype = "dtype" if int(transformers.__version__.split(".")[0]) >= 5 else "torch_dtype"
     with torch.random.fork_rng(devices=[]), quiet(), one_line(f"the weights of {files.name}"):
         model, report = getattr(transformers, family.towers[tower]).from_pretrained(
             None,
             config=part,
-            state_dict={name: tensor for name, tensor in state.items() if name.startswith(PREFIXES[tower])},
+            state_dict={
+                name: tensor for name, tensor in state.items() if name.startswith(PREFIXES[tower])
+            },
             output_loading_info=True,
             ignore_mismatched_sizes=True,
             **{dtype: torch.float32},
         )
     for fault in ("missing", "mismatched"):
-        if names := sorted(key if isinstance(key, str) else key[0] for key in report[f"{fault}_keys"]):
+        if names := sorted(
+            key if isinstance(key, str) else key[0] for key in report[f"{fault}_keys"]
+        ):
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             raise ClipkitError(
                 f"the weights of {files.name} must fit config.json; {fault}: {', '.join(names[:3])}{more}"
@@ -139,7 +154,9 @@ def tower_model(files: Files, family: Family, config: Any, tower: Tower, state: 
 def logit_scale(files: Files, state: Tensors) -> dict[str, float]:
     """``logit_scale``, exp of the learned one, by which cosines are multiplied; ``logit_bias`` where there is one."""
     if "logit_scale" not in state:
-        raise ClipkitError(f"the weights of {files.name} must fit config.json; missing: logit_scale")
+        raise ClipkitError(
+            f"the weights of {files.name} must fit config.json; missing: logit_scale"
+        )
     with one_line(f"the logit_scale of {files.name}"):
         scale = {"logit_scale": math.exp(state["logit_scale"].item())}
         return scale | ({"logit_bias": state["logit_bias"].item()} if "logit_bias" in state else {})
@@ -156,16 +173,31 @@ def image_processor(files: Files) -> Any:
 def tokenizer(files: Files) -> Any:
     """The model's own tokenizer."""
     # without its vocabulary transformers 5 gives, in silence, a tokenizer that knows nothing
-    forms = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("spiece.model",), ("tokenizer.model",))
+    forms = (
+        ("tokenizer.json",),
+        ("vocab.json", "merges.txt"),
+        ("spiece.model",),
+        ("tokenizer.model",),
+    )
     if not any(all((files.folder / file).is_file() for file in form) for form in forms):
-        raise ClipkitError(f"{files.name} must hold its tokenizer: tokenizer.json, or vocab.json and merges.txt")
+        raise ClipkitError(
+            f"{files.name} must hold its tokenizer: tokenizer.json, or vocab.json and merges.txt"
+        )
     with quiet(), one_line(f"the tokenizer of {files.name}"):
         return transformers.AutoTokenizer.from_pretrained(files.folder, trust_remote_code=False)
 
 
 def preprocessing(processor: Any) -> dict[str, Any]:
     """What of an image processor's configuration decides its result, as JSON can hold it."""
-    keys = ["do_resize", "size", "resample", "do_center_crop", "crop_size", "do_rescale", "rescale_factor"]
+    keys = [
+        "do_resize",
+        "size",
+        "resample",
+        "do_center_crop",
+        "crop_size",
+        "do_rescale",
+        "rescale_factor",
+    ]
     keys += ["do_normalize", "image_mean", "image_std"]
     found = {"processor": type(processor).__name__, "backend": getattr(processor, "backend", "pil")}
     for key in keys:

@@ -17,7 +17,12 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 
-PROCESSORS = {"CLIPImageProcessor", "CLIPImageProcessorFast", "SiglipImageProcessor", "SiglipImageProcessorFast"}
+PROCESSORS = {
+    "CLIPImageProcessor",
+    "CLIPImageProcessorFast",
+    "SiglipImageProcessor",
+    "SiglipImageProcessorFast",
+}
 INTERPOLATION = {2: "bilinear", 3: "bicubic"}  # by Pillow's numbers
 CACHED = 8  # images whose floats stay in the processor's cache between one step and the next
 
@@ -54,7 +59,9 @@ class Pixels:
         Another processor than CLIP's and SigLIP's is asked for all of its work; the result is then float32.
         """
         if not self.plain:
-            found: torch.Tensor = self.processor(images=list(images), return_tensors="pt")["pixel_values"]
+            found: torch.Tensor = self.processor(images=list(images), return_tensors="pt")[
+                "pixel_values"
+            ]
             return found
         by_size: dict[tuple[int, int], list[int]] = defaultdict(list)
         for i, image in enumerate(images):
@@ -67,7 +74,9 @@ class Pixels:
         return _joined(groups).pin_memory()
 
     def _resized(self, images: torch.Tensor) -> torch.Tensor:
-        images = functional.resize(images, self._target(images), interpolation=self.interpolation, antialias=True)
+        images = functional.resize(
+            images, self._target(images), interpolation=self.interpolation, antialias=True
+        )
         return images if self.crop is None else functional.center_crop(images, self.crop)
 
     def _target(self, images: torch.Tensor) -> list[int]:
@@ -103,7 +112,9 @@ def _plain(processor: Any) -> bool:
     return (
         type(processor).__name__ in PROCESSORS
         and getattr(processor, "backend", "torchvision") == "torchvision"
-        and all(getattr(processor, step, False) for step in ("do_resize", "do_rescale", "do_normalize"))
+        and all(
+            getattr(processor, step, False) for step in ("do_resize", "do_rescale", "do_normalize")
+        )
         and not getattr(processor, "do_pad", None)
         and getattr(processor, "resample", None) in INTERPOLATION
         and (size == {"height", "width"} or (size == {"shortest_edge"} and crops))
@@ -113,7 +124,9 @@ def _plain(processor: Any) -> bool:
 
 def _stacked(images: list[Image.Image]) -> torch.Tensor:
     """Images (B) of one size as (B, 3, H, W) uint8."""
-    return torch.from_numpy(np.stack([np.asarray(image.convert("RGB")) for image in images])).permute(0, 3, 1, 2)
+    return torch.from_numpy(
+        np.stack([np.asarray(image.convert("RGB")) for image in images])
+    ).permute(0, 3, 1, 2)
 
 
 def _joined(groups: list[tuple[list[int], torch.Tensor]]) -> torch.Tensor:

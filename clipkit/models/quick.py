@@ -29,7 +29,9 @@ ACTIVATIONS = {
     "relu": ("relu", "", 1.0),
 }
 CACHE = "TORCHINDUCTOR_CACHE_DIR"
-MANY = 100_000  # images that pay for a compilation on a GPU: a guess, which no GPU was at hand to test
+MANY = (
+    100_000  # images that pay for a compilation on a GPU: a guess, which no GPU was at hand to test
+)
 ROWS = 64 * 50  # the layout suits matrices of about so many rows: a batch of 64 images in 50 tokens
 
 
@@ -44,7 +46,13 @@ class Linear:
         As oneDNN calls them.
     """
 
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor, activation: str = "none", algorithm: str = "") -> None:
+    def __init__(
+        self,
+        weight: torch.Tensor,
+        bias: torch.Tensor,
+        activation: str = "none",
+        algorithm: str = "",
+    ) -> None:
         half = weight.detach().to(torch.bfloat16)
         self.weight = torch.ops.mkldnn._reorder_linear_weight(half, ROWS)
         self.bias = bias.detach().to(torch.bfloat16)
@@ -69,7 +77,9 @@ class Layer:
         name, algorithm, factor = ACTIVATIONS[activation]
         self.heads = attention.num_heads
         self.norms = [layer.layer_norm1.to(torch.bfloat16), layer.layer_norm2.to(torch.bfloat16)]
-        self.qkv = Linear(torch.cat([part.weight for part in parts]), torch.cat([part.bias for part in parts]))
+        self.qkv = Linear(
+            torch.cat([part.weight for part in parts]), torch.cat([part.bias for part in parts])
+        )
         self.out = Linear(attention.out_proj.weight, attention.out_proj.bias)
         self.up = Linear(mlp.fc1.weight * factor, mlp.fc1.bias * factor, name, algorithm)
         self.down = Linear(mlp.fc2.weight / factor, mlp.fc2.bias)
@@ -79,7 +89,11 @@ class Layer:
         batch, tokens, width = x.shape
         qkv = self.qkv(self.norms[0](x)).view(batch, tokens, 3, self.heads, width // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, T, width / heads)
-        found = functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(batch, tokens, width)
+        found = (
+            functional.scaled_dot_product_attention(q, k, v)
+            .transpose(1, 2)
+            .reshape(batch, tokens, width)
+        )
         x = self.out(found, add=x)
         return self.down(self.up(self.norms[1](x)), add=x)
 
@@ -131,7 +145,11 @@ def compiled(model: torch.nn.Module, config: Any, batch: int) -> Any:
         weight = next(model.parameters())
         pixels = weight.new_zeros(batch, config.num_channels, config.image_size, config.image_size)
         # weights that are known when compiling can be packed for oneDNN; PyTorch then keeps the code, not the graph
-        options = {"fx_graph_cache": True, "freezing": weight.device.type == "cpu", "compile_threads": 1}
+        options = {
+            "fx_graph_cache": True,
+            "freezing": weight.device.type == "cpu",
+            "compile_threads": 1,
+        }
         with warnings.catch_warnings(), inductor.patch(options), torch.inference_mode():
             warnings.simplefilter("ignore")
             quick = torch.compile(model, dynamic=False)

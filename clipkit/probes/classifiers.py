@@ -54,7 +54,10 @@ def mlp(problem: Problem) -> Solved:
 
 def knn(problem: Problem) -> Solved:
     """The classes of the nearest rows by cosine, weighted by exp(cosine / temperature) (DINOv2's protocol)."""
-    X, E = (a / np.maximum(np.linalg.norm(a, axis=1, keepdims=True), 1e-12) for a in (problem.X, problem.E))
+    X, E = (
+        a / np.maximum(np.linalg.norm(a, axis=1, keepdims=True), 1e-12)
+        for a in (problem.X, problem.E)
+    )
     k, n = min(NEIGHBOURS, len(X)), int(problem.y.max()) + 1
     step = max(1, 2**23 // len(X))  # 32 MiB of cosines at a time
 

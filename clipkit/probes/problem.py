@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.int64]
 Progress = Callable[[int, int], None]
-Solved = list[tuple[Ints, bool]]  # of each member: the classes predicted (M,); did the solver converge?
+Solved = list[
+    tuple[Ints, bool]
+]  # of each member: the classes predicted (M,); did the solver converge?
 
 
 @dataclass

@@ -19,7 +19,12 @@ from clipkit.probes.classifiers import knn, logreg, mlp
 from clipkit.probes.problem import Floats, Ints, Problem, Progress, Solved
 from clipkit.probes.svm import svm
 
-CLASSIFIERS: dict[str, Callable[[Problem], Solved]] = {"svm": svm, "logreg": logreg, "mlp": mlp, "knn": knn}
+CLASSIFIERS: dict[str, Callable[[Problem], Solved]] = {
+    "svm": svm,
+    "logreg": logreg,
+    "mlp": mlp,
+    "knn": knn,
+}
 LINEAR = ("svm", "logreg")  # these know C * scale**2 alone
 
 
@@ -93,7 +98,9 @@ def sweep(
     _check(fit_features, fit_labels, eval_features, classifier, C, scales)
     classes, y = np.unique(fit_labels, return_inverse=True)
     ends = np.cumsum([0, *map(len, eval_features.values())])
-    X, E, size = _prepare(classifier, standardize, fit_features, np.vstack([*eval_features.values()]))
+    X, E, size = _prepare(
+        classifier, standardize, fit_features, np.vstack([*eval_features.values()])
+    )
     grid = [(float(scale), float(c)) for scale in scales for c in C]
     members = [(size * (1 if standardize else scale), c) for scale, c in grid]
     if classifier in LINEAR:
@@ -112,12 +119,19 @@ def sweep(
     runs = []
     for (scale, c), member in zip(grid, members, strict=True):
         predicted, converged = solved[unique.index(member)]
-        named = {name: classes[predicted[a:b]] for name, a, b in zip(eval_features, ends, ends[1:], strict=False)}
-        runs.append(Run(classifier, math.nan if classifier == "knn" else c, scale, named, converged))
+        named = {
+            name: classes[predicted[a:b]]
+            for name, a, b in zip(eval_features, ends, ends[1:], strict=False)
+        }
+        runs.append(
+            Run(classifier, math.nan if classifier == "knn" else c, scale, named, converged)
+        )
     return runs
 
 
-def _check(X: Floats, y: Ints, evals: Mapping[str, Floats], classifier: str, *grid: Sequence[float]) -> None:
+def _check(
+    X: Floats, y: Ints, evals: Mapping[str, Floats], classifier: str, *grid: Sequence[float]
+) -> None:
     if classifier not in CLASSIFIERS:
         raise unknown("classifier", classifier, CLASSIFIERS)
     if classifier == "knn" and len(grid[0]) > 1:
@@ -129,13 +143,19 @@ def _check(X: Floats, y: Ints, evals: Mapping[str, Floats], classifier: str, *gr
     if len(X) != len(y):
         raise ClipkitError(f"features and labels must have as many rows; got {len(X)} and {len(y)}")
     if (n := len(np.unique(y))) < 2:
-        raise ClipkitError(f"a probe must have two classes or more to tell apart; got {n}", "fit on more rows")
+        raise ClipkitError(
+            f"a probe must have two classes or more to tell apart; got {n}", "fit on more rows"
+        )
     for name, array in evals.items():
         if array.shape[1:] != X.shape[1:]:
-            raise ClipkitError(f"{name} must have as many columns as what is fitted on; got {array.shape}, {X.shape}")
+            raise ClipkitError(
+                f"{name} must have as many columns as what is fitted on; got {array.shape}, {X.shape}"
+            )
 
 
-def _prepare(classifier: str, standardize: bool, X: Floats, E: Floats) -> tuple[Floats, Floats, float]:
+def _prepare(
+    classifier: str, standardize: bool, X: Floats, E: Floats
+) -> tuple[Floats, Floats, float]:
     """Standardise; centre but for kNN; for linear classifiers divide by the RMS, which comes third and C takes up.
 
     Intercepts are not penalised, so a shift changes no solution, but products of centred rows keep their precision in

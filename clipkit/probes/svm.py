@@ -26,7 +26,9 @@ FIRST_ROWS = 1024  # what is fitted on first where a pair has more
 def svm(problem: Problem) -> Solved:
     """Votes of a linear SVM for each pair of classes; of classes with equal votes, the first (as libsvm decides)."""
     n = int(problem.y.max()) + 1
-    return _few_rows(problem, n) if n > 2 and len(problem.y) <= GRAM_ROWS else _many_rows(problem, n)
+    return (
+        _few_rows(problem, n) if n > 2 and len(problem.y) <= GRAM_ROWS else _many_rows(problem, n)
+    )
 
 
 def _few_rows(problem: Problem, n: int) -> Solved:
@@ -49,7 +51,9 @@ def _few_rows(problem: Problem, n: int) -> Solved:
 
 def _many_rows(problem: Problem, n: int) -> Solved:
     rows = [problem.X[problem.y == c] for c in range(n)]
-    own = lru_cache(2**26 // max(map(len, rows)) ** 2 + 1)(lambda c: rows[c] @ rows[c].T)  # up to 256 MiB
+    own = lru_cache(2**26 // max(map(len, rows)) ** 2 + 1)(
+        lambda c: rows[c] @ rows[c].T
+    )  # up to 256 MiB
     pairs = list(combinations(range(n), 2))
     votes = np.zeros((len(problem.members), n, len(problem.E)), dtype=np.int32)
     problem.total = len(pairs)
@@ -70,7 +74,9 @@ def _many_rows(problem: Problem, n: int) -> Solved:
     return [(vote.argmax(axis=0), True) for vote in votes]
 
 
-def _vote(votes: NDArray[np.int32], pairs: Sequence[tuple[int, int]], planes: Floats, E: Floats) -> None:
+def _vote(
+    votes: NDArray[np.int32], pairs: Sequence[tuple[int, int]], planes: Floats, E: Floats
+) -> None:
     """Count for each row of E (M, D) which side of the planes (pairs, D + 1) it lies on, in votes (n, M)."""
     first = planes[:, :-1] @ E.T + planes[:, -1:] < 0  # (pairs, M)
     for (i, j), won in zip(pairs, first, strict=True):
@@ -116,7 +122,9 @@ def _hyperplane(first: Floats, second: Floats, C: float, gram: Floats | None) ->
             svc = SVC(kernel=kernel, C=C).fit(products, side[taken])
         plane = np.append(svc.dual_coef_[0] @ some[svc.support_], svc.intercept_).astype(np.float32)
         inside = ~taken
-        inside[inside] = side[inside] * (rows[inside] @ plane[:-1] + plane[-1]) < 1 - 1e-3  # SVC's own tolerance
+        inside[inside] = (
+            side[inside] * (rows[inside] @ plane[:-1] + plane[-1]) < 1 - 1e-3
+        )  # SVC's own tolerance
         if not inside.any():
             return plane
         taken |= inside

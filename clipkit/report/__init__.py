@@ -52,7 +52,9 @@ def markdown(folder: Path, untrained: Path | None = None) -> str:
 
 
 def _model(model: dict[str, Any]) -> str:
-    return str(model["name"]) + (f", untrained (seed {model['untrained']})" if "untrained" in model else "")
+    return str(model["name"]) + (
+        f", untrained (seed {model['untrained']})" if "untrained" in model else ""
+    )
 
 
 def _what_ran(here: Results, twin: Results | None) -> str:
@@ -63,13 +65,24 @@ def _what_ran(here: Results, twin: Results | None) -> str:
         other = twin.embedded["model"]
         rows += [["untrained twin", _model(other)], ["its weights", str(other["digest"])]]
     splits = [f"{count:,} {name}" for name, count in sorted(here.counts.items(), reverse=True)]
-    rows.append(["data set", f"{data['name']}: {' + '.join(splits)} images, {len(here.class_names)} classes"])
+    rows.append(
+        [
+            "data set",
+            f"{data['name']}: {' + '.join(splits)} images, {len(here.class_names)} classes",
+        ]
+    )
     if "draw" in data:
         rows.append(["draw", ", ".join(f"{key} {value}" for key, value in data["draw"].items())])
     if here.embedded.get("skipped"):
         rows.append(["skipped images", f"{len(here.embedded['skipped'])}"])
-    rows += [[f"rows of {name}", f"sha256:{split['rows']}"] for name, split in sorted(data["splits"].items())[::-1]]
-    versions = [f"Python {platform.python_version()}", *(f"{name} {metadata.version(name)}" for name in LIBRARIES)]
+    rows += [
+        [f"rows of {name}", f"sha256:{split['rows']}"]
+        for name, split in sorted(data["splits"].items())[::-1]
+    ]
+    versions = [
+        f"Python {platform.python_version()}",
+        *(f"{name} {metadata.version(name)}" for name in LIBRARIES),
+    ]
     rows.append(["embedded by", f"clipkit {here.embedded['clipkit']}"])
     rows.append(["reported by", ", ".join([f"clipkit {clipkit.__version__}", *versions])])
     return table(["what ran", ""], rows, words=2)

@@ -8,12 +8,29 @@ import numpy as np
 
 from clipkit import metrics
 from clipkit.report.markdown import difference, number, table
-from clipkit.report.results import SEEDS, Getter, Results, Value, accuracy, best, mean, over_seeds, spectrum, spread
+from clipkit.report.results import (
+    SEEDS,
+    Getter,
+    Results,
+    Value,
+    accuracy,
+    best,
+    mean,
+    over_seeds,
+    spectrum,
+    spread,
+)
 
 TAUS = (1, 0.5, 0.07, 0.05, 0.03, 0.02)
 SETS = (16, 32, 99, 205, 415)
 CHOSEN = ("temperature",)  # on a validation split
-RANKS = ["prompts", "singular values", "effective rank (random)", "SVM, τ 1 (%)", "random, SVM, τ 1 (%)"]
+RANKS = [
+    "prompts",
+    "singular values",
+    "effective rank (random)",
+    "SVM, τ 1 (%)",
+    "random, SVM, τ 1 (%)",
+]
 RANKS += ["logistic regression (%)", "random, logistic regression (%)"]
 
 
@@ -47,22 +64,43 @@ class Run:
             if self.twin is not None:
                 cells.append(number(row.get(self.twin), row.unit))
             found.append([*cells, difference(here, thesis, row.unit)])
-        head = ["experiment", "thesis", "here", *(["untrained"] if self.twin is not None else []), "difference"]
+        head = [
+            "experiment",
+            "thesis",
+            "here",
+            *(["untrained"] if self.twin is not None else []),
+            "difference",
+        ]
         return [table(head, found)] if found else []
 
     def pictures(self, *shown: tuple[str, str]) -> list[str]:
         """The pictures (file, caption) that are here."""
-        return [f"![{caption}]({name})" for name, caption in shown if (self.here.folder / name).is_file()]
+        return [
+            f"![{caption}]({name})"
+            for name, caption in shown
+            if (self.here.folder / name).is_file()
+        ]
 
 
 def chapter2(run: Run) -> list[str]:
     """Baseline and zero-shot."""
     compared = run.compare(
         [
-            Row("2.2 baseline: SVM on standardised image embeddings (%)", accuracy("img.svm"), "img.svm"),
+            Row(
+                "2.2 baseline: SVM on standardised image embeddings (%)",
+                accuracy("img.svm"),
+                "img.svm",
+            ),
             Row("2.2 logistic regression on the same (%)", accuracy("img.logreg")),
-            Row('2.3 zero-shot, "a photo of a {class}" (%)', accuracy("classes.logits.zeroshot"), "zeroshot"),
-            Row("2.3 zero-shot, class among the first five (%)", accuracy("classes.logits.zeroshot", column="acc5")),
+            Row(
+                '2.3 zero-shot, "a photo of a {class}" (%)',
+                accuracy("classes.logits.zeroshot"),
+                "zeroshot",
+            ),
+            Row(
+                "2.3 zero-shot, class among the first five (%)",
+                accuracy("classes.logits.zeroshot", column="acc5"),
+            ),
         ]
     )
     return compared and [
@@ -85,16 +123,28 @@ def _extremes(here: Results) -> list[str]:
         return []
     f1 = metrics.per_class(metrics.confusion(*found, len(here.class_names))).f1
     order = np.argsort(-f1, kind="stable").tolist()
-    best, worst = ([f"{here.class_names[i]} {f1[i]:.2f}" for i in part] for part in (order[:5], order[:-6:-1]))
-    return [f"Baseline, F1 of the best classes: {', '.join(best)}; of the worst: {', '.join(worst)}."]
+    best, worst = (
+        [f"{here.class_names[i]} {f1[i]:.2f}" for i in part] for part in (order[:5], order[:-6:-1])
+    )
+    return [
+        f"Baseline, F1 of the best classes: {', '.join(best)}; of the worst: {', '.join(worst)}."
+    ]
 
 
 def chapter3(run: Run) -> list[str]:
     """Class-agnostic prompts and the entropy of their logits."""
     read = run.compare(
         [
-            Row("3.1 SVM on the cosines of 32 generic prompts (%)", accuracy("generic32.logits.svm"), "generic32.svm"),
-            Row("3.1 logistic regression on the same (%)", accuracy("generic32.logits.logreg"), "generic32.logreg"),
+            Row(
+                "3.1 SVM on the cosines of 32 generic prompts (%)",
+                accuracy("generic32.logits.svm"),
+                "generic32.svm",
+            ),
+            Row(
+                "3.1 logistic regression on the same (%)",
+                accuracy("generic32.logits.logreg"),
+                "generic32.logreg",
+            ),
             Row("3.1 SVM, 16 targeted prompts (%)", accuracy("generic16.logits.svm")),
         ]
     )
@@ -114,7 +164,10 @@ def chapter3(run: Run) -> list[str]:
         *read,
         *flat,
         *run.pictures(
-            ("generic32.logits.entropy.png", "Entropy of the 32 prompts' softmax at three temperatures"),
+            (
+                "generic32.logits.entropy.png",
+                "Entropy of the 32 prompts' softmax at three temperatures",
+            ),
             ("generic32.logits.confidence.png", "Confidence of the same"),
             ("generic32.logits.similarity.png", "Mean cosine of each class with each prompt"),
             ("generic32.logits.logits.png", "Mean cosines of the first five classes"),
@@ -125,29 +178,53 @@ def chapter3(run: Run) -> list[str]:
 def chapter4(run: Run) -> list[str]:
     """Temperature, classifiers, prompt vocabularies, higher resolution."""
     parts = [*_temperature(run), *_classifiers(run), *_vocabularies(run), *_resolution(run)]
-    return parts and ["## Chapter 4. Temperature, classifiers, prompt vocabularies, higher resolution", *parts]
+    return parts and [
+        "## Chapter 4. Temperature, classifiers, prompt vocabularies, higher resolution",
+        *parts,
+    ]
 
 
 def _temperature(run: Run) -> list[str]:
     sweep = "generic32.logits.sweep"
-    swept = [Row(f"4.1 SVM at τ {tau} (%)", accuracy(sweep, temperature=tau), f"svm at {tau}") for tau in TAUS]
+    swept = [
+        Row(f"4.1 SVM at τ {tau} (%)", accuracy(sweep, temperature=tau), f"svm at {tau}")
+        for tau in TAUS
+    ]
     swept += [
-        Row("4.1 the best of these by test accuracy (%; the thesis's way, optimistic)", best(sweep), "best svm"),
-        Row("4.1 τ chosen on a validation split (%)", accuracy("generic32.logits.svm-val", told=CHOSEN)),
+        Row(
+            "4.1 the best of these by test accuracy (%; the thesis's way, optimistic)",
+            best(sweep),
+            "best svm",
+        ),
+        Row(
+            "4.1 τ chosen on a validation split (%)",
+            accuracy("generic32.logits.svm-val", told=CHOSEN),
+        ),
     ]
     compared = run.compare(swept)
     if not compared:
         return []
     of = "generic32.logits.entropy"
     flat = [
-        Row(f"4.1 mean entropy at τ {t} (nats)", mean(of, "mean_entropy", t), f"entropy at {t}", "nats") for t in TAUS
+        Row(
+            f"4.1 mean entropy at τ {t} (nats)",
+            mean(of, "mean_entropy", t),
+            f"entropy at {t}",
+            "nats",
+        )
+        for t in TAUS
     ]
     flat += [Row(f"4.1 mean confidence at τ {t} (%)", mean(of, "mean_confidence", t)) for t in TAUS]
     return [
         "### 4.1 Temperature: 32 generic prompts, an SVM on cosine / τ",
         *compared,
         *run.compare(flat),
-        *run.pictures(("generic32.logits.sweep.temperature.png", "Accuracy and mean entropy against temperature")),
+        *run.pictures(
+            (
+                "generic32.logits.sweep.temperature.png",
+                "Accuracy and mean entropy against temperature",
+            )
+        ),
         *_trade(run),
     ]
 
@@ -167,10 +244,20 @@ def _trade(run: Run) -> list[str]:
         "C / τ². A grid of (τ, C), fitted on at most 20 images a class, is therefore constant along C / τ²; clipkit "
         "relies on it and solves each value once, so that the first difference is 0 by construction. With the "
         "softmax's probabilities as features, which τ bends, there is no such law.",
-        table(["features of the SVM", "accuracy over the grid (%)", "largest difference at one C / τ² (points)"], rows),
+        table(
+            [
+                "features of the SVM",
+                "accuracy over the grid (%)",
+                "largest difference at one C / τ² (points)",
+            ],
+            rows,
+        ),
         *run.pictures(
             ("generic32.logits.trade.grid.png", "Accuracy over (τ, C), cosines as features"),
-            ("generic32.logits.trade-probs.grid.png", "Accuracy over (τ, C), probabilities as features"),
+            (
+                "generic32.logits.trade-probs.grid.png",
+                "Accuracy over (τ, C), probabilities as features",
+            ),
         ),
     ]
 
@@ -178,7 +265,10 @@ def _trade(run: Run) -> list[str]:
 def _classifiers(run: Run) -> list[str]:
     names = {"svm": "SVM", "logreg": "logistic regression", "mlp": "MLP, 256 hidden units"}
     compared = run.compare(
-        [Row(f"4.2 {name} (%)", accuracy(f"generic32.logits.{key}-val", told=CHOSEN)) for key, name in names.items()]
+        [
+            Row(f"4.2 {name} (%)", accuracy(f"generic32.logits.{key}-val", told=CHOSEN))
+            for key, name in names.items()
+        ]
     )
     return compared and [
         "### 4.2 Classifiers: 32 generic prompts, each with its τ chosen on a validation split",
@@ -190,7 +280,8 @@ def _classifiers(run: Run) -> list[str]:
 def _vocabularies(run: Run) -> list[str]:
     larger = SETS[2:]
     rows = [
-        Row(f"4.3 SVM, {k} prompts, τ 1 (%)", accuracy(f"generic{k}.logits.svm"), f"generic{k}.svm") for k in SETS[1:]
+        Row(f"4.3 SVM, {k} prompts, τ 1 (%)", accuracy(f"generic{k}.logits.svm"), f"generic{k}.svm")
+        for k in SETS[1:]
     ]
     rows += [
         Row(
@@ -235,7 +326,12 @@ def _ranks(results: Results, who: str = "") -> list[list[str]]:
         values, rank, of_random = found
         singular = f"{values[0]:.3g} … {values[-1]:.2g}"
         rows.append(
-            [f"{k}{who}", singular, f"{rank:.1f} ({of_random:.1f})", *(number(value, "%") for value in accuracies)]
+            [
+                f"{k}{who}",
+                singular,
+                f"{rank:.1f} ({of_random:.1f})",
+                *(number(value, "%") for value in accuracies),
+            ]
         )
     return rows
 
@@ -260,7 +356,11 @@ def _resolution(run: Run) -> list[str]:
 
 def chapter5(run: Run) -> list[str]:
     """Clustering."""
-    sources = {"img": "image embeddings", "generic32.logits": "32 prompts", "generic415.logits": "415 prompts"}
+    sources = {
+        "img": "image embeddings",
+        "generic32.logits": "32 prompts",
+        "generic415.logits": "415 prompts",
+    }
     rows = [
         Row(f"5 {column}, {what}", over_seeds(f"{key}.cluster-{{}}", metric), f"{key} {metric}", "")
         for metric, column in (("purity", "purity"), ("nmi", "NMI"), ("ari", "ARI"))

@@ -50,12 +50,25 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], words: int = 1)
     widths = [max(2, *(len(row[i]) for row in cells)) for i in range(len(columns))]
     lines = []
     for row in cells:
-        padded = [c.rjust(w) if i >= words else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))]
+        padded = [
+            c.rjust(w) if i >= words else c.ljust(w)
+            for i, (c, w) in enumerate(zip(row, widths, strict=True))
+        ]
         lines.append(f"| {' | '.join(padded)} |")
-    rule = "|" + "|".join("-" * (w + 2) if i < words else "-" * (w + 1) + ":" for i, w in enumerate(widths)) + "|"
+    rule = (
+        "|"
+        + "|".join(
+            "-" * (w + 2) if i < words else "-" * (w + 1) + ":" for i, w in enumerate(widths)
+        )
+        + "|"
+    )
     return "\n".join([lines[0], rule, *lines[1:]])
 
 
 def paragraph(text: str) -> str:
     """Lines that a terminal shows whole; what is no prose stays as it is."""
-    return text if text[0] in "|!#" or "\n" in text else textwrap.fill(text, 118, break_on_hyphens=False)
+    return (
+        text
+        if text[0] in "|!#" or "\n" in text
+        else textwrap.fill(text, 118, break_on_hyphens=False)
+    )

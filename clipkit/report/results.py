@@ -42,7 +42,10 @@ class Results:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         if not (folder / "img.h5").is_file():
-            raise ClipkitError(f"a results folder must hold img.h5; {folder} does not", "make one with: make chapter2")
+            raise ClipkitError(
+                f"a results folder must hold img.h5; {folder} does not",
+                "make one with: make chapter2",
+            )
         with store.opened(folder / "img.h5", kinds=["images"]) as file:
             self.embedded: dict[str, Any] = file.history[0]
             self.class_names = file.class_names or []
@@ -71,7 +74,9 @@ class Results:
         return part.labels, None if part.predicted is None else part.predicted[0]
 
 
-def accuracy(name: str, *, column: str = "acc1", told: tuple[str, ...] = (), **where: Any) -> Getter:
+def accuracy(
+    name: str, *, column: str = "acc1", told: tuple[str, ...] = (), **where: Any
+) -> Getter:
     """Accuracy on test, with Wilson's 95 % interval; `told` are the columns to name beside it."""
 
     def get(results: Results) -> Value | None:
@@ -93,7 +98,12 @@ def best(name: str) -> Getter:
         file = results.file(name)
         if file is None or not rows:
             return None
-        return _of(max(rows, key=lambda row: float(row["acc1"])), len(file.splits["test"]), "acc1", ("temperature",))
+        return _of(
+            max(rows, key=lambda row: float(row["acc1"])),
+            len(file.splits["test"]),
+            "acc1",
+            ("temperature",),
+        )
 
     return get
 
@@ -145,6 +155,8 @@ def spread(results: Results, name: str) -> tuple[float, float, float] | None:
         return None
     lines: dict[float, list[float]] = {}
     for row in rows:
-        lines.setdefault(float(f"{row['C'] / row['temperature'] ** 2:.6g}"), []).append(float(row["acc1"]))
+        lines.setdefault(float(f"{row['C'] / row['temperature'] ** 2:.6g}"), []).append(
+            float(row["acc1"])
+        )
     found = [value for line in lines.values() for value in line]
     return min(found), max(found), max(max(line) - min(line) for line in lines.values())

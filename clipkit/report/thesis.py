@@ -68,5 +68,7 @@ def figures(embedded: dict[str, Any]) -> dict[str, float]:
     """
     model, data = embedded["model"], embedded["dataset"]
     rows = tuple(data["splits"].get(split, {}).get("images") for split in ("train", "test"))
-    same = model["name"] == MODEL and "untrained" not in model and rows == ROWS.get(data["name"], ())
+    same = (
+        model["name"] == MODEL and "untrained" not in model and rows == ROWS.get(data["name"], ())
+    )
     return FIGURES[data["name"]] if same and not embedded.get("skipped") else {}

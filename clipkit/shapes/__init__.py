@@ -9,7 +9,16 @@ from __future__ import annotations
 
 from .captions import captions
 from .draw import render
-from .world import CLASS_NAMES, OUTLINES, PATTERNS, attributes, file_names, labels, labels_of, listing
+from .world import (
+    CLASS_NAMES,
+    OUTLINES,
+    PATTERNS,
+    attributes,
+    file_names,
+    labels,
+    labels_of,
+    listing,
+)
 
 __all__ = [
     "CLASS_NAMES",

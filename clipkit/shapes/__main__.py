@@ -30,7 +30,9 @@ def write_folder(folder: Path, *, seed: int, size: int, counts: dict[str, int]) 
         for start in range(0, n, 500):
             part = order[start : start + 500]
             pictures = render(part, split=split, seed=seed, size=size)
-            for name, pixels in zip(file_names(part, split=split, seed=seed), pictures, strict=True):
+            for name, pixels in zip(
+                file_names(part, split=split, seed=seed), pictures, strict=True
+            ):
                 path = folder / split / name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(pixels).save(path, compress_level=1)
@@ -41,10 +43,23 @@ def main(arguments: list[str] | None = None) -> int:
     """The command; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m clipkit.shapes", description=__doc__)
     parser.add_argument("folder", type=Path, metavar="FOLDER")
-    parser.add_argument("--seed", type=int, default=0, help="another seed is another sample of the same world (0)")
-    parser.add_argument("--size", type=int, default=DEFAULT_SIZE, help=f"width and height in pixels ({DEFAULT_SIZE})")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="another seed is another sample of the same world (0)"
+    )
+    parser.add_argument(
+        "--size",
+        type=int,
+        default=DEFAULT_SIZE,
+        help=f"width and height in pixels ({DEFAULT_SIZE})",
+    )
     for split, n in DEFAULT_SPLITS.items():
-        parser.add_argument(f"--{split}", type=int, default=n, metavar="N", help=f"images of the {split} split ({n})")
+        parser.add_argument(
+            f"--{split}",
+            type=int,
+            default=n,
+            metavar="N",
+            help=f"images of the {split} split ({n})",
+        )
     options = parser.parse_args(arguments)
     counts = {split: getattr(options, split) for split in DEFAULT_SPLITS}
     if options.size < 8 or min(counts.values()) < 0:
@@ -54,9 +69,9 @@ def main(arguments: list[str] | None = None) -> int:
     except FileExistsError:
         parser.error(f"{options.folder} must not exist yet; choose another name or remove it")
     except OSError as error:
-        print(f"clipkit.shapes: {error}", file=sys.stderr)  # noqa: T201
+        print(f"clipkit.shapes: {error}", file=sys.stderr)
         return 1
-    print(f"{n} images in {options.folder}", file=sys.stderr)  # noqa: T201
+    print(f"{n} images in {options.folder}", file=sys.stderr)
     return 0
 
 

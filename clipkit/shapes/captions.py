@@ -62,7 +62,10 @@ KINDS = {
     "household object": "key mug hourglass box",
     "symbol": "arrow cross heart star",
 }
-_KINDS_OF = [tuple(kind for kind, members in KINDS.items() if outline in members.split()) for outline in OUTLINES]
+_KINDS_OF = [
+    tuple(kind for kind, members in KINDS.items() if outline in members.split())
+    for outline in OUTLINES
+]
 _OUTDOORS = ("sky", "grass", "sand", "sea", "night")
 _OPENINGS = ("a photo of", "an image of", "a picture of", "this is", "")
 
@@ -98,13 +101,20 @@ def captions(indices: ArrayLike, *, split: str, seed: int, draw: int = 0) -> lis
     scene = sample(indices, split=split, seed=seed)
     key = keys(indices, split=split, seed=seed, stream=f"caption {draw}")
     columns = [uniform(key, i).tolist() for i in range(28)]
-    return [_caption(scene, row, _Draws(numbers)) for row, numbers in enumerate(zip(*columns, strict=True))]
+    return [
+        _caption(scene, row, _Draws(numbers))
+        for row, numbers in enumerate(zip(*columns, strict=True))
+    ]
 
 
 def _caption(s: Scene, row: int, draws: _Draws) -> str:
     remarks = _remarks(s, row)
     if draws.chance(0.06):
-        return f"a {draws.pick(('photo', 'picture'))} {draws.pick(remarks)}" if remarks else "a photo of an object"
+        return (
+            f"a {draws.pick(('photo', 'picture'))} {draws.pick(remarks)}"
+            if remarks
+            else "a photo of an object"
+        )
     style, subject = _style(s, row, draws), _subject(s, row, draws)
     if style:
         text = f"{_with_article(style + ' ' + draws.pick(('photo', 'image')))} of {subject}"
@@ -117,7 +127,10 @@ def _subject(s: Scene, row: int, draws: _Draws) -> str:
     """The noun and its adjectives: by what the object is, by its pattern, by both, or by its kind."""
     outline, pattern = OUTLINES[s["outline"][row]], PATTERNS[s["pattern"][row]]
     pattern_word, noun = draws.pick(PATTERN_WORDS[pattern]), draws.pick(OUTLINE_WORDS[outline])
-    kind, thing = draws.pick(_KINDS_OF[s["outline"][row]] or ("object",)), draws.pick(("object", "thing", "shape"))
+    kind, thing = (
+        draws.pick(_KINDS_OF[s["outline"][row]] or ("object",)),
+        draws.pick(("object", "thing", "shape")),
+    )
     named, patterned = draws.chance(0.5), draws.chance(0.25)
     if named and patterned:
         patterned = draws.chance(0.1)

@@ -54,7 +54,9 @@ def draw(scene: Scene, size: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]
     masks : numpy.ndarray of uint8, shape (n, size, size)
         How much of a pixel the object covers, of 255.
     """
-    order = np.argsort(scene["outline"] * len(PATTERNS) + scene["pattern"], kind="stable")  # outline by outline
+    order = np.argsort(
+        scene["outline"] * len(PATTERNS) + scene["pattern"], kind="stable"
+    )  # outline by outline
     images = np.empty((len(order), size, size, 3), np.uint8)
     masks = np.empty((len(order), size, size), np.uint8)
     step = max(1, _PIXELS_AT_ONCE // size**2)
@@ -62,7 +64,9 @@ def draw(scene: Scene, size: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]
     for group in np.split(order, bounds):
         for start in range(0, len(group), step):
             rows = group[start : start + step]
-            images[rows], masks[rows] = _draw_group({name: column[rows] for name, column in scene.items()}, size)
+            images[rows], masks[rows] = _draw_group(
+                {name: column[rows] for name, column in scene.items()}, size
+            )
     return images, masks
 
 
@@ -106,7 +110,10 @@ def _coordinates(s: Scene, size: int) -> tuple[Field, Field, Field, Field]:
     axis: Field = ((2 * np.arange(size) + 1) / size - 1).astype(np.float32)
     square = s["tilt"] ** 2
     cosine, sine = (1 - square) / (1 + square) / s["size"], 2 * s["tilt"] / (1 + square) / s["size"]
-    dx, dy = axis - _column(2 * s["x"]), axis[:, None] - _column(2 * s["y"])  # (n, 1, size), (n, size, 1)
+    dx, dy = (
+        axis - _column(2 * s["x"]),
+        axis[:, None] - _column(2 * s["y"]),
+    )  # (n, 1, size), (n, size, 1)
     u = dx * _column(cosine) + dy * _column(sine)
     v = dy * _column(cosine) - dx * _column(sine)
     return u, v, axis[None, :], axis[:, None]
@@ -121,7 +128,10 @@ def _pattern(s: Scene, u: Field, v: Field, size: int) -> Field:
             continue
         period = _column(s["period"][rows] * size)
         scale = _column(s["size"][rows] / (2 * s["period"][rows]))
-        across, down = ((z[rows] * scale + _column(s[phase][rows])) for z, phase in ((u, "phase_u"), (v, "phase_v")))
+        across, down = (
+            (z[rows] * scale + _column(s[phase][rows]))
+            for z, phase in ((u, "phase_u"), (v, "phase_v"))
+        )
         # distance from the middle of a period, 0 to 0.5
         across, down = (np.abs(z - np.floor(z) - np.float32(0.5)) for z in (across, down))
         if name == "striped":
@@ -131,7 +141,9 @@ def _pattern(s: Scene, u: Field, v: Field, size: int) -> Field:
         elif name == "dotted":
             edge = (np.float32(0.3) - np.sqrt(across * across + down * down)) * period
         else:
-            across, down = (np.clip((z - np.float32(0.25)) * period, -0.5, 0.5) for z in (across, down))
+            across, down = (
+                np.clip((z - np.float32(0.25)) * period, -0.5, 0.5) for z in (across, down)
+            )
             edge = 2 * across * down
         np.clip(edge + np.float32(0.5), 0, 1, out=paint[rows])
     paint *= _column(s["contrast"])
@@ -159,7 +171,9 @@ def _backdrop(s: Scene, x: Field, y: Field) -> Field:
     turn = s["backdrop_turn"]
     for row in np.flatnonzero(s["backdrop"]):
         if s["backdrop"][row] == 1:
-            field[row] = 0.5 + np.float32(0.5 * turn[row]) * x + np.float32(0.5 * (1 - abs(turn[row]))) * y
+            field[row] = (
+                0.5 + np.float32(0.5 * turn[row]) * x + np.float32(0.5 * (1 - abs(turn[row]))) * y
+            )
         else:
             field[row] = _value_noise(s["key"][row], x[0], y[:, 0])
     field *= _column(s["backdrop_strength"])
@@ -186,7 +200,10 @@ def _value_noise(key: np.uint64, x: Field, y: Field) -> Field:
 def _colours(s: Scene) -> tuple[NDArray[np.float64], ...]:
     """Five colours an image, (n, 3) each: object, second, contour, background, background's second shade."""
     light = s["colour_light"][:, None]
-    base, second = np.minimum(_PALETTE[s["colour"]] * light, 1), np.minimum(_PALETTE[s["second"]] * light, 1)
+    base, second = (
+        np.minimum(_PALETTE[s["colour"]] * light, 1),
+        np.minimum(_PALETTE[s["second"]] * light, 1),
+    )
     behind = np.minimum(_BACKGROUND[s["background"]] * s["background_light"][:, None], 1)
     dark = (base[:, 0] + base[:, 1] + base[:, 2] < 0.6)[:, None]
     contour = np.where(dark, 0.55 + 0.45 * base, 0.25 * base)
@@ -212,7 +229,11 @@ def _blur(planes: Field, sigma: NDArray[np.float64], size: int) -> None:
     for _ in range(passes):
         for axis in (2, 3):
             padded = np.concatenate([part.take([0], axis), part, part.take([-1], axis)], axis)
-            before, after = (padded[:, :, :-2], padded[:, :, 2:]) if axis == 2 else (padded[..., :-2], padded[..., 2:])
+            before, after = (
+                (padded[:, :, :-2], padded[:, :, 2:])
+                if axis == 2
+                else (padded[..., :-2], padded[..., 2:])
+            )
             part += weight * ((before + after) - 2 * part)
     planes[rows] = part
 
@@ -223,7 +244,12 @@ def _add_noise(planes: Field, s: Scene, size: int) -> None:
     if not rows.size:
         return
     counter = np.arange(size * size, dtype=np.uint64) * np.uint64(GOLDEN)
-    words = mix(s["key"][rows][:, None] + counter).astype("<u8").view("<u2").reshape(len(rows), size, size, 4)
+    words = (
+        mix(s["key"][rows][:, None] + counter)
+        .astype("<u8")
+        .view("<u2")
+        .reshape(len(rows), size, size, 4)
+    )
     words[s["grey"][rows], ..., 1:] = words[s["grey"][rows], ..., :1]
     noise = words[..., :3].transpose(0, 3, 1, 2).astype(np.float32)
     noise *= np.float32(2.0**-15)

@@ -97,14 +97,18 @@ def fish(u: Field, v: Field) -> Field:
     """A lens with a tail, swimming right."""
     body = np.maximum(_circle(u, v, 0.2, 0.55, 0.98), _circle(u, v, 0.2, -0.55, 0.98))
     tail = _polygon(u, v, (-0.98, -0.5), (-0.4, 0.0), (-0.98, 0.5), (-0.8, 0.0))
-    notch = np.maximum(_polygon(u, v, (-0.95, -0.5), (-0.4, 0), (-0.95, 0.5)), -_circle(u, v, -1.2, 0, 0.4))
+    notch = np.maximum(
+        _polygon(u, v, (-0.95, -0.5), (-0.4, 0), (-0.95, 0.5)), -_circle(u, v, -1.2, 0, 0.4)
+    )
     return _union(body, np.maximum(tail, notch), notch)
 
 
 def flower(u: Field, v: Field) -> Field:
     """Six petals, a stem and two leaves."""
     w, h = np.abs(u), np.abs(v + 0.32)
-    petals = _union(_circle(w, h, 0.37, 0, 0.225), _circle(w, h, 0.185, 0.32, 0.225), _circle(w, h, 0, 0, 0.25))
+    petals = _union(
+        _circle(w, h, 0.37, 0, 0.225), _circle(w, h, 0.185, 0.32, 0.225), _circle(w, h, 0, 0, 0.25)
+    )
     leaf = np.maximum(_circle(w, v, 0.08, 0.35, 0.42), _circle(w, v, 0.36, 0.83, 0.42))
     return _union(petals, leaf, _rectangle(w, v, -0.07, 0.1, 0.07, 0.95))
 
@@ -126,7 +130,9 @@ def hourglass(u: Field, v: Field) -> Field:
 def house(u: Field, v: Field) -> Field:
     """A roof with a chimney, and walls with a doorway."""
     roof = _polygon(u, v, (0, -0.92), (0.95, -0.08), (-0.95, -0.08))
-    walls = np.maximum(_rectangle(u, v, -0.68, -0.12, 0.68, 0.88), -_rectangle(u, v, -0.16, 0.3, 0.2, 1.2))
+    walls = np.maximum(
+        _rectangle(u, v, -0.68, -0.12, 0.68, 0.88), -_rectangle(u, v, -0.16, 0.3, 0.2, 1.2)
+    )
     return _union(roof, walls, _rectangle(u, v, 0.36, -0.88, 0.6, -0.3))
 
 

@@ -8,4 +8,14 @@ from clipkit.store.reader import opened, read
 from clipkit.store.schema import FeatureFile, History, Rows, Split, dump
 from clipkit.store.writer import write, write_into
 
-__all__ = ["FeatureFile", "History", "Rows", "Split", "dump", "opened", "read", "write", "write_into"]
+__all__ = [
+    "FeatureFile",
+    "History",
+    "Rows",
+    "Split",
+    "dump",
+    "opened",
+    "read",
+    "write",
+    "write_into",
+]

@@ -23,7 +23,14 @@ NO_ADDRESS = 2**64 - 1
 MAX_CHUNK_BYTES = 1 << 26
 MAX_LINKS = 4096
 MAX_DEPTH = 16
-ATTRIBUTES = {"format": str, "version": int, "kind": str, "history": str, "digest": str, "complete": int}
+ATTRIBUTES = {
+    "format": str,
+    "version": int,
+    "kind": str,
+    "history": str,
+    "digest": str,
+    "complete": int,
+}
 OPTIONAL = {"temperature": float, "logit_scale": float}
 
 
@@ -61,7 +68,10 @@ class Gate:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         with contextlib.suppress(Exception):  # of a damaged file; it was only read
             self.h5.close()
@@ -78,7 +88,9 @@ class Gate:
         except (ClipkitError, MemoryError):
             raise
         except Exception as error:
-            raise self.error(f"{what} must be readable; it is damaged", "make the file again") from error
+            raise self.error(
+                f"{what} must be readable; it is damaged", "make the file again"
+            ) from error
 
     def _check_container(self, path: Path) -> int:
         """HDF5's signature at offset 0, a superblock as ours, and a size equal to the end of file that it declares."""
@@ -87,7 +99,9 @@ class Gate:
                 head = file.read(48)
                 size = file.seek(0, 2)
         except OSError as error:
-            raise ClipkitError(f"the input must be readable; {self.shown}: {error.strerror}") from error
+            raise ClipkitError(
+                f"the input must be readable; {self.shown}: {error.strerror}"
+            ) from error
         if size == 0:
             raise self.error("empty input: did the command before it fail?")
         if not head.startswith(SIGNATURE):
@@ -127,13 +141,21 @@ class Gate:
         version = self.attribute(self.h5, "version", int)
         if not 1 <= version <= VERSION:
             newer = ", made by a newer clipkit: update" if version > VERSION else ""
-            raise self.error(f"the format must be version {VERSION} or older, from 1; it is {version}{newer}")
-        if self._number(self.h5, "complete") is None or self.attribute(self.h5, "complete", int) != 1:
             raise self.error(
-                "the file must be complete; its writing was interrupted", "run the command that made it again"
+                f"the format must be version {VERSION} or older, from 1; it is {version}{newer}"
+            )
+        if (
+            self._number(self.h5, "complete") is None
+            or self.attribute(self.h5, "complete", int) != 1
+        ):
+            raise self.error(
+                "the file must be complete; its writing was interrupted",
+                "run the command that made it again",
             )
         known = {**ATTRIBUTES, **OPTIONAL}
-        here = [name for name in known if name in ATTRIBUTES or self._number(self.h5, name) is not None]
+        here = [
+            name for name in known if name in ATTRIBUTES or self._number(self.h5, name) is not None
+        ]
         found = {name: self.attribute(self.h5, name, known[name]) for name in here}
         with self._reading("the attributes"):
             count = h5py.h5a.get_num_attrs(self.h5.id)
@@ -149,7 +171,11 @@ class Gate:
     def _number(self, at: Any, name: str) -> h5py.h5a.AttrID | None:
         """An attribute, or None if it is not there."""
         with self._reading(f"the attribute {name}"):
-            return h5py.h5a.open(at.id, name.encode()) if h5py.h5a.exists(at.id, name.encode()) else None
+            return (
+                h5py.h5a.open(at.id, name.encode())
+                if h5py.h5a.exists(at.id, name.encode())
+                else None
+            )
 
     def attribute(self, at: Any, name: str, kind: type = str) -> Any:
         """A scalar attribute: fixed-length text, a 64-bit integer or a double."""
@@ -159,9 +185,17 @@ class Gate:
         with self._reading(f"the attribute {name}"):
             h5type, space = attribute.get_type(), attribute.get_space()
             wanted = {str: h5py.h5t.STRING, int: h5py.h5t.INTEGER, float: h5py.h5t.FLOAT}[kind]
-            sound = h5type.get_class() == wanted and space.get_simple_extent_type() == h5py.h5s.SCALAR
-            if not sound or h5type.get_size() > self.size or (kind is str and h5type.is_variable_str()):
-                raise self.error(f"{at.name}'s attribute {name} must be a fixed-size scalar {kind.__name__}")
+            sound = (
+                h5type.get_class() == wanted and space.get_simple_extent_type() == h5py.h5s.SCALAR
+            )
+            if (
+                not sound
+                or h5type.get_size() > self.size
+                or (kind is str and h5type.is_variable_str())
+            ):
+                raise self.error(
+                    f"{at.name}'s attribute {name} must be a fixed-size scalar {kind.__name__}"
+                )
             value = np.empty((), attribute.dtype)
             attribute.read(value)
             return value.item().decode() if kind is str else kind(value)
@@ -170,12 +204,21 @@ class Gate:
         """The history, parsed: small enough in depth to walk, and fit to be written again."""
         try:
             history = json.loads(text, parse_constant=_refuse)
-            sound = isinstance(history, list) and all(map(_sound_entry, history)) and _depth(history) <= MAX_DEPTH
+            sound = (
+                isinstance(history, list)
+                and all(map(_sound_entry, history))
+                and _depth(history) <= MAX_DEPTH
+            )
             dump(history).encode()
-        except (ValueError, RecursionError):  # NaN, 1e999, half of a surrogate pair, a million brackets
+        except (
+            ValueError,
+            RecursionError,
+        ):  # NaN, 1e999, half of a surrogate pair, a million brackets
             sound = False
         if not sound:
-            raise self.error("history must be a JSON list of a sound object for each command; it is not")
+            raise self.error(
+                "history must be a JSON list of a sound object for each command; it is not"
+            )
         return list(history)
 
     def names(self, kind: str) -> list[str]:
@@ -187,12 +230,24 @@ class Gate:
                 if name in root:
                     found.append(name)
                     continue
-                allowed = None if name == "runs" and kind == "result" else split if NAME.fullmatch(name) else set()
-                group = h5py.h5g.open(self.h5.id, name.encode()) if self._type(name) == h5py.h5o.TYPE_GROUP else None
+                allowed = (
+                    None
+                    if name == "runs" and kind == "result"
+                    else split
+                    if NAME.fullmatch(name)
+                    else set()
+                )
+                group = (
+                    h5py.h5g.open(self.h5.id, name.encode())
+                    if self._type(name) == h5py.h5o.TYPE_GROUP
+                    else None
+                )
                 if group is None or allowed == set():
                     raise self.error(f"{name} is not a part of a file of {kind}")
                 for key in self._links(h5py.Group(group)):
-                    if (allowed is None and not NAME.fullmatch(key)) or (allowed is not None and key not in allowed):
+                    if (allowed is None and not NAME.fullmatch(key)) or (
+                        allowed is not None and key not in allowed
+                    ):
                         raise self.error(f"{name}/{key} is not a part of a file of {kind}")
                     found.append(f"{name}/{key}")
         return sorted(found)
@@ -203,11 +258,15 @@ class Gate:
     def _links(self, group: h5py.Group) -> list[str]:
         names: list[str] = []
         if len(group.id) > MAX_LINKS:
-            raise self.error(f"{group.name} must hold at most {MAX_LINKS} names; it holds {len(group.id)}")
+            raise self.error(
+                f"{group.name} must hold at most {MAX_LINKS} names; it holds {len(group.id)}"
+            )
         for raw in group.id:
             name = raw.decode("utf-8", "backslashreplace")
             if group.id.links.get_info(raw).type != h5py.h5l.TYPE_HARD:
-                raise self.error(f"{group.name.rstrip('/')}/{name} must be in the file itself; it is a link")
+                raise self.error(
+                    f"{group.name.rstrip('/')}/{name} must be in the file itself; it is a link"
+                )
             names.append(name)
         return names
 
@@ -226,7 +285,9 @@ class Gate:
     def _check_type(self, dataset: h5py.Dataset, name: str, types: set[str], ndim: int) -> None:
         h5type = dataset.id.get_type()
         text = h5type.get_class() == h5py.h5t.STRING
-        plain = h5type.get_class() in (h5py.h5t.INTEGER, h5py.h5t.FLOAT) or (text and not h5type.is_variable_str())
+        plain = h5type.get_class() in (h5py.h5t.INTEGER, h5py.h5t.FLOAT) or (
+            text and not h5type.is_variable_str()
+        )
         got = "S" if plain and text else dataset.dtype.str if plain else "another type"
         if got not in types:
             raise self.error(f"{name} must be of type {' or '.join(sorted(types))}; got {got}")
@@ -242,7 +303,9 @@ class Gate:
             raise self.error(f"{name} must be stored in the file itself; it points to another")
         filters = [plist.get_filter(i)[0] for i in range(plist.get_nfilters())]
         if any(code != h5py.h5z.FILTER_FLETCHER32 for code in filters):
-            raise self.error(f"{name} must be stored plain, with no filter but fletcher32; got filters {filters}")
+            raise self.error(
+                f"{name} must be stored plain, with no filter but fletcher32; got filters {filters}"
+            )
         size = math.prod(dataset.shape) * dataset.dtype.itemsize
         self.declared += size  # of all together: one block of bytes may be linked under many names
         if self.declared > self.size:
@@ -257,13 +320,19 @@ class Gate:
     def _check_chunks(self, dataset: h5py.Dataset, name: str, checksum: int) -> None:
         """Every chunk lies in the file and has a chunk's size: HDF5 believes the index, and can crash on it."""
         size = math.prod(dataset.chunks) * dataset.dtype.itemsize + checksum
-        count = math.prod(-(-n // chunk) for n, chunk in zip(dataset.shape, dataset.chunks, strict=True))
+        count = math.prod(
+            -(-n // chunk) for n, chunk in zip(dataset.shape, dataset.chunks, strict=True)
+        )
         found: list[bool] = []
         dataset.id.chunk_iter(
-            lambda at: found.append(at.size == size and not at.filter_mask and at.byte_offset + size <= self.size)
+            lambda at: found.append(
+                at.size == size and not at.filter_mask and at.byte_offset + size <= self.size
+            )
         )
         if len(found) != count or not all(found):
-            raise self.error(f"{name} must have {count} chunks of {size} bytes; its storage is damaged")
+            raise self.error(
+                f"{name} must have {count} chunks of {size} bytes; its storage is damaged"
+            )
 
     def read(self, dataset: h5py.Dataset, name: str, rows: slice = slice(None)) -> NDArray[Any]:
         """Rows of a checked data set, as stored."""

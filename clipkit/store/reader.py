@@ -33,8 +33,18 @@ from clipkit.store.schema import (
     refuse_rows,
 )
 
-CRASHES = {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT, signal.SIGXCPU}
-REHEARSAL = 10, 2**27  # seconds of processor time that a child may take, and bytes for each of which it may one more
+CRASHES = {
+    signal.SIGSEGV,
+    signal.SIGBUS,
+    signal.SIGFPE,
+    signal.SIGILL,
+    signal.SIGABRT,
+    signal.SIGXCPU,
+}
+REHEARSAL = (
+    10,
+    2**27,
+)  # seconds of processor time that a child may take, and bytes for each of which it may one more
 PATIENCE = 60  # seconds after which it gives up whatever it waits for
 MAKERS = {
     "images": "embed",
@@ -55,7 +65,9 @@ def read(source: str | Path, *, kinds: Iterable[str] = (), trusted: bool = False
 
 
 @contextlib.contextmanager
-def opened(source: str | Path, *, kinds: Iterable[str] = (), trusted: bool = False) -> Iterator[FeatureFile]:
+def opened(
+    source: str | Path, *, kinds: Iterable[str] = (), trusted: bool = False
+) -> Iterator[FeatureFile]:
     """Open a feature file; features come as `Rows`, everything else as arrays and lists.
 
     Parameters
@@ -91,7 +103,9 @@ def _rehearse(path: Path, shown: str) -> None:
     if sys.platform != "linux":  # elsewhere a child that goes on without exec is not safe
         return
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of forking beside threads: the child uses none of them
+        warnings.simplefilter(
+            "ignore", DeprecationWarning
+        )  # of forking beside threads: the child uses none of them
         child = os.fork()
     if not child:
         try:
@@ -99,7 +113,9 @@ def _rehearse(path: Path, shown: str) -> None:
                 signal.signal(number, signal.SIG_DFL)
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
             seconds = REHEARSAL[0] + path.stat().st_size // REHEARSAL[1]
-            resource.setrlimit(resource.RLIMIT_CPU, (seconds, resource.getrlimit(resource.RLIMIT_CPU)[1]))
+            resource.setrlimit(
+                resource.RLIMIT_CPU, (seconds, resource.getrlimit(resource.RLIMIT_CPU)[1])
+            )
             signal.alarm(PATIENCE)
             with Gate(path, shown) as gate:
                 for name, value in _assemble(gate).datasets().items():
@@ -112,14 +128,18 @@ def _rehearse(path: Path, shown: str) -> None:
     if os.WIFSIGNALED(status) and os.WTERMSIG(status) in CRASHES:
         name = signal.Signals(os.WTERMSIG(status)).name
         does = "keeps HDF5 busy without end" if name == "SIGXCPU" else f"makes HDF5 crash ({name})"
-        raise ClipkitError(f"{shown}: the file must be sound HDF5; it {does}", "do not open it elsewhere")
+        raise ClipkitError(
+            f"{shown}: the file must be sound HDF5; it {does}", "do not open it elsewhere"
+        )
 
 
 def _checked(gate: Gate, kinds: list[str]) -> FeatureFile:
     file = _assemble(gate)
     if kinds and file.kind not in kinds:
         hint = f"make one with: clipkit {MAKERS[kinds[0]]}"
-        raise ClipkitError(f"{gate.shown} must hold {' or '.join(kinds)}; it holds {file.kind}", hint)
+        raise ClipkitError(
+            f"{gate.shown} must hold {' or '.join(kinds)}; it holds {file.kind}", hint
+        )
     return file
 
 
@@ -127,7 +147,10 @@ def _assemble(gate: Gate) -> FeatureFile:
     attributes = gate.attributes()
     entries: dict[str, dict[str, Any]] = {}
     file = FeatureFile(attributes["kind"], gate.history(attributes["history"]))
-    file.temperature, file.logit_scale = attributes.get("temperature"), attributes.get("logit_scale")
+    file.temperature, file.logit_scale = (
+        attributes.get("temperature"),
+        attributes.get("logit_scale"),
+    )
     for name in gate.names(file.kind):
         dataset = gate.dataset(name)
         sha256 = gate.attribute(dataset, "sha256")
@@ -135,7 +158,9 @@ def _assemble(gate: Gate) -> FeatureFile:
         _place(file, name, _value(gate, dataset, name, sha256))
     file.digest = gate.attribute(gate.h5, "digest")
     if file_digest(attributes, entries) != file.digest:
-        raise gate.error("the metadata must match the digest; it was changed after the file was written")
+        raise gate.error(
+            "the metadata must match the digest; it was changed after the file was written"
+        )
     check(file, gate.shown)
     return file
 
@@ -176,4 +201,6 @@ def _blocks(gate: Gate, dataset: h5py.Dataset, name: str, sha256: str) -> Iterat
 
 
 def _changed(gate: Gate, name: str) -> ClipkitError:
-    return gate.error(f"{name} must match its SHA-256; it was changed after it was written", "make the file again")
+    return gate.error(
+        f"{name} must match its SHA-256; it was changed after it was written", "make the file again"
+    )

@@ -125,22 +125,35 @@ class FeatureFile:
 
     def datasets(self) -> dict[str, Any]:
         """Every array that the file holds, by its HDF5 name."""
-        found = {name: getattr(self, name) for name in ("features", "texts", "class_index", "class_names")}
+        found = {
+            name: getattr(self, name)
+            for name in ("features", "texts", "class_index", "class_names")
+        }
         found |= {f"runs/{name}": column for name, column in self.runs.items()}
         for name, split in self.splits.items():
-            found |= {f"{name}/{key}": getattr(split, key) for key in ("features", "labels", "ids", "predicted")}
+            found |= {
+                f"{name}/{key}": getattr(split, key)
+                for key in ("features", "labels", "ids", "predicted")
+            }
         return {name: value for name, value in found.items() if value is not None}
 
     def attributes(self) -> dict[str, Any]:
         """The root attributes that the digest covers."""
-        found = {"format": FORMAT, "version": VERSION, "kind": self.kind, "history": dump(self.history)}
+        found = {
+            "format": FORMAT,
+            "version": VERSION,
+            "kind": self.kind,
+            "history": dump(self.history),
+        }
         found |= {"temperature": self.temperature, "logit_scale": self.logit_scale}
         return {name: value for name, value in found.items() if value is not None}
 
 
 def dump(value: Any) -> str:
     """JSON with sorted keys and no spaces: the same value is always the same text."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
 
 
 def chunk_rows(width: int) -> int:
@@ -156,7 +169,12 @@ def block_rows(width: int) -> int:
 
 def file_digest(attributes: Mapping[str, Any], datasets: Mapping[str, Mapping[str, Any]]) -> str:
     """SHA-256 over the attributes and over each data set's type, shape and own SHA-256."""
-    text = dump({"attributes": dict(attributes), "datasets": {name: dict(entry) for name, entry in datasets.items()}})
+    text = dump(
+        {
+            "attributes": dict(attributes),
+            "datasets": {name: dict(entry) for name, entry in datasets.items()},
+        }
+    )
     return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -167,12 +185,16 @@ def entry(dtype: np.dtype[Any], shape: tuple[int, ...], sha256: str) -> dict[str
 
 def not_finite(block: Float32) -> list[int]:
     """The rows of a block that hold NaN or Inf."""
-    return [] if np.isfinite(block).all() else np.flatnonzero(~np.isfinite(block).all(axis=1)).tolist()
+    return (
+        [] if np.isfinite(block).all() else np.flatnonzero(~np.isfinite(block).all(axis=1)).tolist()
+    )
 
 
 def refuse_rows(what: str, bad: list[int]) -> ClipkitError:
     """The error for rows that hold NaN or Inf."""
-    return ClipkitError(f"{what} must be finite; got NaN or Inf in {len(bad)} rows, the first is row {bad[0]}")
+    return ClipkitError(
+        f"{what} must be finite; got NaN or Inf in {len(bad)} rows, the first is row {bad[0]}"
+    )
 
 
 def check(file: FeatureFile, shown: str) -> None:
@@ -186,15 +208,23 @@ def check(file: FeatureFile, shown: str) -> None:
     root, split = KINDS[file.kind]
     here = set(file.datasets())
     for name, value in file.datasets().items():
-        if name.rpartition("/")[2] == "features" and len(value.shape) != 2 and not name.startswith("runs/"):
-            raise ClipkitError(f"{shown}: {name} must be a matrix (N, D); got {len(value.shape)} dimensions")
+        if (
+            name.rpartition("/")[2] == "features"
+            and len(value.shape) != 2
+            and not name.startswith("runs/")
+        ):
+            raise ClipkitError(
+                f"{shown}: {name} must be a matrix (N, D); got {len(value.shape)} dimensions"
+            )
     for name in {n.rstrip("*") for n in root if n.endswith("*")} - here:
         raise ClipkitError(f"{shown} must hold {name}; it does not")
     if file.kind in ("images", "logits") and not file.splits:
         raise ClipkitError(f"{shown} must hold at least one split; it holds none")
     for name in [*file.splits, *file.runs]:
         if not NAME.fullmatch(name) or (name in RESERVED and name in file.splits):
-            raise ClipkitError(f"{shown}: a split's name must be letters, digits, '.', '_' or '-'; got {name!r}")
+            raise ClipkitError(
+                f"{shown}: a split's name must be letters, digits, '.', '_' or '-'; got {name!r}"
+            )
     for name in file.splits:
         for key in {n.rstrip("*") for n in split if n.endswith("*")}:
             if f"{name}/{key}" not in here:
@@ -206,7 +236,9 @@ def check(file: FeatureFile, shown: str) -> None:
 
 def _check_scales(file: FeatureFile, shown: str) -> None:
     if (file.kind == "logits") != (file.temperature is not None):
-        raise ClipkitError(f"{shown} must have a temperature if it holds logits, and only then; it holds {file.kind}")
+        raise ClipkitError(
+            f"{shown} must have a temperature if it holds logits, and only then; it holds {file.kind}"
+        )
     for name, scale in {"temperature": file.temperature, "logit_scale": file.logit_scale}.items():
         if scale is not None and not (math.isfinite(scale) and scale > 0):
             raise ClipkitError(f"{shown}: {name} must be a finite number above 0; got {scale}")
@@ -233,7 +265,11 @@ def _check_lengths(file: FeatureFile, shown: str) -> None:
         if part.predicted is not None:
             lengths["predicted"] = part.predicted.shape[1]
         _same(shown, {f"{name}/{key}": n for key, n in lengths.items()})
-    widths = {f"{name}/features": s.features.shape[1] for name, s in file.splits.items() if s.features is not None}
+    widths = {
+        f"{name}/features": s.features.shape[1]
+        for name, s in file.splits.items()
+        if s.features is not None
+    }
     if file.kind == "logits":
         widths["texts"] = len(file.texts or [])
     if len(set(widths.values())) > 1:

@@ -54,7 +54,9 @@ def write_into(path: Path, file: FeatureFile) -> None:
     with _write_errors(path):
         h5 = h5py.File(path, "w", libver="v110", locking=False)
     try:
-        entries = {name: _write_dataset(h5, name, value) for name, value in sorted(file.datasets().items())}
+        entries = {
+            name: _write_dataset(h5, name, value) for name, value in sorted(file.datasets().items())
+        }
         file.digest = file_digest(file.attributes(), entries)
         with _write_errors(path):
             for name, value in {**file.attributes(), "digest": file.digest}.items():
@@ -89,7 +91,9 @@ def _write_rows(h5: h5py.File, name: str, rows: Rows) -> dict[str, Any]:
     if 0 in (n, width):
         raise ClipkitError(f"{name} must hold at least one row and one column; got {n} x {width}")
     with _write_errors(h5.filename):
-        dataset = h5.create_dataset(name, (n, width), "<f4", chunks=(min(n, chunk_rows(width)), width), fletcher32=True)
+        dataset = h5.create_dataset(
+            name, (n, width), "<f4", chunks=(min(n, chunk_rows(width)), width), fletcher32=True
+        )
     with ThreadPoolExecutor(1) as aside:
         for block in ahead(_regular(rows.blocks(), block_rows(width))):
             if bad := not_finite(block):
@@ -160,9 +164,15 @@ def _write_errors(path: Any) -> Iterator[None]:
         yield
     except MemoryError:
         raise
-    except Exception as error:  # h5py turns one full disk into OSError, RuntimeError, ValueError or KeyError
+    except (
+        Exception
+    ) as error:  # h5py turns one full disk into OSError, RuntimeError, ValueError or KeyError
         hint = "free some space or write elsewhere; nothing was replaced"
-        _abandoned.append(WriteFailed(f"{Path(path).parent} must take the whole file; got: {_reason(error)}", hint))
+        _abandoned.append(
+            WriteFailed(
+                f"{Path(path).parent} must take the whole file; got: {_reason(error)}", hint
+            )
+        )
         raise _abandoned[-1] from error
 
 

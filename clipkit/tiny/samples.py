@@ -10,7 +10,16 @@ from numpy.typing import NDArray
 
 from ..shapes.captions import captions
 from ..shapes.draw import draw
-from ..shapes.world import BACKGROUNDS, CLASS_NAMES, COLOURS, MATERIALS, OUTLINES, PATTERNS, Scene, sample
+from ..shapes.world import (
+    BACKGROUNDS,
+    CLASS_NAMES,
+    COLOURS,
+    MATERIALS,
+    OUTLINES,
+    PATTERNS,
+    Scene,
+    sample,
+)
 
 POOL = 20  # batches that are drawn together
 ATTRIBUTES = {  # how many values each has; the last three are there or not
@@ -55,9 +64,14 @@ def batches(
         images, masks = draw(ease(scene, max(0.0, 1 - pool / max(curriculum * steps, 1))), size)
         side = size // patch
         cover = (
-            masks.reshape(-1, side, patch, side, patch).mean((2, 4), dtype=np.float32).reshape(-1, side * side) / 255
+            masks.reshape(-1, side, patch, side, patch)
+            .mean((2, 4), dtype=np.float32)
+            .reshape(-1, side * side)
+            / 255
         )
-        codes = [scene[name] > 0 if values == 2 else scene[name] for name, values in ATTRIBUTES.items()]
+        codes = [
+            scene[name] > 0 if values == 2 else scene[name] for name, values in ATTRIBUTES.items()
+        ]
         table = np.stack(codes, axis=1).astype(np.int64)
         texts = captions(indices, split="fresh", seed=seed)
         for step in range(max(first, pool), min(pool + POOL, steps)):

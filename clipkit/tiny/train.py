@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from ..errors import UsageError
 from .samples import ATTRIBUTES, Batch, batches
@@ -51,7 +51,13 @@ class Recipe:
     def batches(self, first: int) -> Iterator[Batch]:
         """The batches of the steps from `first` on."""
         return batches(
-            self.seed, first, steps=self.steps, batch=self.batch, curriculum=self.curriculum, size=SIZE, patch=PATCH
+            self.seed,
+            first,
+            steps=self.steps,
+            batch=self.batch,
+            curriculum=self.curriculum,
+            size=SIZE,
+            patch=PATCH,
         )
 
 
@@ -129,7 +135,9 @@ def optimizers(model: Any, heads: Heads, recipe: Recipe) -> list[torch.optim.Opt
 
 def learning_rates(opts: list[torch.optim.Optimizer], recipe: Recipe, step: int) -> None:
     """Warm up linearly, then follow a cosine down to zero."""
-    factor = min(1.0, (step + 1) / recipe.warmup) * 0.5 * (1 + math.cos(math.pi * step / recipe.steps))
+    factor = (
+        min(1.0, (step + 1) / recipe.warmup) * 0.5 * (1 + math.cos(math.pi * step / recipe.steps))
+    )
     for opt in opts:
         for group in opt.param_groups:
             group["lr"] = group["peak_lr"] * factor
@@ -150,7 +158,10 @@ class State:
         """Write the checkpoint; a kill at any moment leaves the old one or the new one."""
         parts = [part.state_dict() for part in (self.model, self.heads, *self.opts)]
         half = self.path.with_suffix(".tmp")
-        torch.save({"recipe": asdict(self.recipe), "step": self.step, "curve": self.curve, "parts": parts}, half)
+        torch.save(
+            {"recipe": asdict(self.recipe), "step": self.step, "curve": self.curve, "parts": parts},
+            half,
+        )
         os.replace(half, self.path)
 
     def load(self) -> None:
@@ -183,7 +194,9 @@ def update(state: State, batch: Batch) -> tuple[Tensor, Tensor]:
     return contrastive.detach(), auxiliary.detach()
 
 
-def train(out: Path, recipe: Recipe, *, save_every: int = 200, stop_after: int | None = None) -> str | None:
+def train(
+    out: Path, recipe: Recipe, *, save_every: int = 200, stop_after: int | None = None
+) -> str | None:
     """Train, or go on training, and write the model's folder.
 
     Parameters
@@ -219,10 +232,18 @@ def train(out: Path, recipe: Recipe, *, save_every: int = 200, stop_after: int |
             recent.append(torch.stack(losses))
             if state.step % CURVE_STEPS == 0:
                 state.curve.append(
-                    [state.step, *(round(x, 4) for x in torch.stack(recent[-CURVE_STEPS:]).mean(0).tolist())]
+                    [
+                        state.step,
+                        *(round(x, 4) for x in torch.stack(recent[-CURVE_STEPS:]).mean(0).tolist()),
+                    ]
                 )
             rate = (bar.tasks[0].speed or 0) * recipe.batch
-            bar.update(task, advance=1, rate=f"{rate:.0f} images/s", loss=f"loss {losses[0]:.3f} + {losses[1]:.3f}")
+            bar.update(
+                task,
+                advance=1,
+                rate=f"{rate:.0f} images/s",
+                loss=f"loss {losses[0]:.3f} + {losses[1]:.3f}",
+            )
             if state.step % save_every == 0 or state.step == stop_after:
                 state.save()
             if state.step == stop_after:
@@ -233,10 +254,22 @@ def train(out: Path, recipe: Recipe, *, save_every: int = 200, stop_after: int |
 def progress() -> Any:
     """The progress bar, on stderr."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
 
     fields = [TextColumn("{task.fields[" + name + "]}") for name in ("rate", "loss")]
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), *fields, TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        *fields,
+        TimeRemainingColumn(),
+    )
     return Progress(*columns, console=Console(stderr=True))
 
 
@@ -265,16 +298,22 @@ def write_model(out: Path, state: State) -> str:
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m clipkit.tiny.train", description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where the model goes")
-    parser.add_argument("--seed", type=int, default=Recipe.seed, help=f"of weights and samples ({Recipe.seed})")
-    parser.add_argument("--samples", type=int, default=Recipe.samples, help=f"images to train on ({Recipe.samples})")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="FOLDER", help="where the model goes"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=Recipe.seed, help=f"of weights and samples ({Recipe.seed})"
+    )
+    parser.add_argument(
+        "--samples", type=int, default=Recipe.samples, help=f"images to train on ({Recipe.samples})"
+    )
     options = parser.parse_args(arguments)
     try:
         digest = train(options.out, Recipe(seed=options.seed, samples=options.samples))
     except UsageError as error:
-        print(f"clipkit.tiny.train: {error.message}\nhint: {error.hint}", file=sys.stderr)  # noqa: T201
+        print(f"clipkit.tiny.train: {error.message}\nhint: {error.hint}", file=sys.stderr)
         return error.exit_code
-    print(f"{digest}  {options.out / 'model.safetensors'}")  # noqa: T201
+    print(f"{digest}  {options.out / 'model.safetensors'}")
     return 0
 
 

@@ -38,7 +38,10 @@ def ran(*command: object, **environment: str) -> Ran:
     """Run a process: its time, peak memory, what it printed."""
     start = clock()
     process = subprocess.Popen(
-        [str(word) for word in command], stdout=subprocess.PIPE, env=os.environ | environment, text=True
+        [str(word) for word in command],
+        stdout=subprocess.PIPE,
+        env=os.environ | environment,
+        text=True,
     )
     assert process.stdout is not None
     out = process.stdout.read()
@@ -60,8 +63,13 @@ def machine() -> None:
     import torch
 
     facts = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    name = next((line.split(": ")[1] for line in facts.splitlines() if line.startswith("model name")), "unknown")
-    flags = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if f" {flag} " in facts]
+    name = next(
+        (line.split(": ")[1] for line in facts.splitlines() if line.startswith("model name")),
+        "unknown",
+    )
+    flags = [
+        flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if f" {flag} " in facts
+    ]
     print(f"{name}, {os.cpu_count()} cores, {' '.join(flags)}")
     print(f"PyTorch {torch.__version__}, {torch.get_num_threads()} threads")
 
@@ -73,7 +81,10 @@ def matrix_rate(dtype: str) -> float:
     best = 0.0
     shapes = [(768, 2304), (768, 768), (768, 3072), (3072, 768)]
     sides = [
-        (torch.randn(3200, k, dtype=getattr(torch, dtype)), torch.randn(n, k, dtype=getattr(torch, dtype)))
+        (
+            torch.randn(3200, k, dtype=getattr(torch, dtype)),
+            torch.randn(n, k, dtype=getattr(torch, dtype)),
+        )
         for k, n in shapes
     ]
     for _ in range(10):
@@ -104,12 +115,17 @@ def thesis(folder: str, model: str) -> None:
     from transformers import CLIPModel, CLIPProcessor, __version__
 
     by_pillow = {"use_fast": False} if __version__.startswith("4.") else {"backend": "pil"}
-    clip, processor = CLIPModel.from_pretrained(model).eval(), CLIPProcessor.from_pretrained(model, **by_pillow)
+    clip, processor = (
+        CLIPModel.from_pretrained(model).eval(),
+        CLIPProcessor.from_pretrained(model, **by_pillow),
+    )
     files, start = sorted(Path(folder).rglob("*.jpg")), clock()
     with torch.no_grad():
         for at in range(0, len(files), 64):
             pixels = [
-                processor(images=Image.open(file).convert("RGB"), return_tensors="pt")["pixel_values"]
+                processor(images=Image.open(file).convert("RGB"), return_tensors="pt")[
+                    "pixel_values"
+                ]
                 for file in files[at : at + 64]
             ]
             clip.get_image_features(pixel_values=torch.cat(pixels))
@@ -130,7 +146,9 @@ def pictures(folder: Path, count: int, source: Path | None) -> Path:
             (folder / f"{i:06d}.jpg").symlink_to(found[i * len(found) // count].resolve())
         else:
             small = Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8))
-            small.resize((32, 32), Image.Resampling.BICUBIC).save(folder / f"{i:06d}.jpg", quality=90)
+            small.resize((32, 32), Image.Resampling.BICUBIC).save(
+                folder / f"{i:06d}.jpg", quality=90
+            )
     return folder
 
 
@@ -145,8 +163,12 @@ def bench_embed(args: argparse.Namespace, scratch: Path) -> None:
     loop = ran(sys.executable, __file__, "--thesis", some, args.model)
     alone = float(loop.out)
     rate = len(list(some.iterdir())) / alone
-    reference = loop.seconds - alone + n / rate  # start-up as measured, the loop carried on at its own rate
-    told(f"thesis's loop, {n} images (from {n // 16})", reference, f"{rate:.1f} images/s in the loop")
+    reference = (
+        loop.seconds - alone + n / rate
+    )  # start-up as measured, the loop carried on at its own rate
+    told(
+        f"thesis's loop, {n} images (from {n // 16})", reference, f"{rate:.1f} images/s in the loop"
+    )
     seconds = {}
     for count in (n // 16, n // 4, n):
         folder = pictures(scratch / f"images-{count}", count, args.folder)
@@ -163,13 +185,21 @@ def bench_embed(args: argparse.Namespace, scratch: Path) -> None:
     limit = max(limit, matrix_rate("bfloat16"))
     bare, share = limit / work, work / limit
     print(f"    whole process: {reference / seconds[n]:.1f} x the thesis's loop")
-    print(f"    matrix products: bf16 {limit / 1e12:.2f} Top/s, fp32 {matrix_rate('float32') / 1e12:.2f} Top/s")
-    print(f"    bf16 products alone would give {bare:.1f} images/s; reached: {steady * share:.0%} once running")
+    print(
+        f"    matrix products: bf16 {limit / 1e12:.2f} Top/s, fp32 {matrix_rate('float32') / 1e12:.2f} Top/s"
+    )
+    print(
+        f"    bf16 products alone would give {bare:.1f} images/s; reached: {steady * share:.0%} once running"
+    )
     print(f"    ({steady:.1f} images/s), {n / seconds[n] * share:.0%} as a whole process")
     if args.compile:
         for which in ("first", "again"):
             found = ran(*command, "--compile", TORCHINDUCTOR_CACHE_DIR=str(scratch / "inductor"))
-            told(f"embed --compile, {n} images, {which}", found.seconds, f"{n / found.seconds:.1f} images/s")
+            told(
+                f"embed --compile, {n} images, {which}",
+                found.seconds,
+                f"{n / found.seconds:.1f} images/s",
+            )
 
 
 # logits, entropy, zeroshot
@@ -184,10 +214,14 @@ def features(path: Path, n: int) -> None:
             yield rng.standard_normal((min(8192, n - at), DIM), np.float32)
 
     history = [{"command": "embed", "model": {"name": "made up"}}]
-    split = store.Split(store.Rows((n, DIM), blocks), np.arange(n) % 100, [f"{i:07d}" for i in range(n)])
+    split = store.Split(
+        store.Rows((n, DIM), blocks), np.arange(n) % 100, [f"{i:07d}" for i in range(n)]
+    )
     store.write(
         path,
-        store.FeatureFile("images", history, {"test": split}, class_names=[f"c{i}" for i in range(100)]),
+        store.FeatureFile(
+            "images", history, {"test": split}, class_names=[f"c{i}" for i in range(100)]
+        ),
         force=True,
     )
 
@@ -201,7 +235,9 @@ def prompts(path: Path) -> None:
     names = [f"c{i}" for i in range(100)]
     store.write(
         path,
-        store.FeatureFile("texts", history, features=directions, texts=texts, class_index=index, class_names=names),
+        store.FeatureFile(
+            "texts", history, features=directions, texts=texts, class_index=index, class_names=names
+        ),
     )
 
 
@@ -213,7 +249,9 @@ def plain(images: str, texts: str, output: str) -> None:
         x, y = a["test/features"][:], b["features"][:]
     start = clock()
     with h5py.File(output, "w", libver="v110") as file:
-        out = file.create_dataset("features", (len(x), len(y)), "<f4", chunks=(512, len(y)), fletcher32=True)
+        out = file.create_dataset(
+            "features", (len(x), len(y)), "<f4", chunks=(512, len(y)), fletcher32=True
+        )
         for at in range(0, len(x), 8192):
             out[at : at + 8192] = x[at : at + 8192] @ y.T
     print(clock() - start)
@@ -224,11 +262,31 @@ def bench_logits(args: argparse.Namespace, scratch: Path) -> None:
     for n in (args.rows // 16, args.rows // 4, args.rows):
         features(scratch / "rows.h5", n)
         bare = float(
-            ran(sys.executable, __file__, "--plain", scratch / "rows.h5", scratch / "txt.h5", scratch / "p.h5").out
+            ran(
+                sys.executable,
+                __file__,
+                "--plain",
+                scratch / "rows.h5",
+                scratch / "txt.h5",
+                scratch / "p.h5",
+            ).out
         )
         told(f"numpy product and HDF5 write, {n} rows", bare)
-        found = ran(*CLIPKIT, "logits", scratch / "rows.h5", scratch / "txt.h5", "-f", "-o", scratch / "l.h5")
-        told(f"logits, {n} rows", found.seconds, f"{found.seconds / bare:.2f} x", f"{found.mebibytes:.0f} MiB")
+        found = ran(
+            *CLIPKIT,
+            "logits",
+            scratch / "rows.h5",
+            scratch / "txt.h5",
+            "-f",
+            "-o",
+            scratch / "l.h5",
+        )
+        told(
+            f"logits, {n} rows",
+            found.seconds,
+            f"{found.seconds / bare:.2f} x",
+            f"{found.mebibytes:.0f} MiB",
+        )
     for command in (["entropy"], ["entropy", "-t", "1,0.5,0.07,0.03"], ["zeroshot"]):
         found = ran(*CLIPKIT, command[0], scratch / "l.h5", *command[1:])
         told(
@@ -247,14 +305,29 @@ PARTS = {"embed": bench_embed, "logits": bench_logits, "probes": bench_probes}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=1024, help="how many are embedded; 4096 is what the targets name")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--images",
+        type=int,
+        default=1024,
+        help="how many are embedded; 4096 is what the targets name",
+    )
     parser.add_argument("--folder", type=Path, help="where .jpg files lie; made up by default")
-    parser.add_argument("--model", type=Path, help="a model's folder; by default a random ViT-B/32 is made")
+    parser.add_argument(
+        "--model", type=Path, help="a model's folder; by default a random ViT-B/32 is made"
+    )
     parser.add_argument("--compile", action="store_true", help="time embed --compile, too")
-    parser.add_argument("--rows", type=int, default=200_000, help="of logits; 1000000 is what the targets name")
-    parser.add_argument("--probes", default="--rows 5000 --eval-rows 2000 --classes 20", help="for bench_probes.py")
-    parser.add_argument("--busy", action="store_true", help="one thread each, processor time: for a busy machine")
+    parser.add_argument(
+        "--rows", type=int, default=200_000, help="of logits; 1000000 is what the targets name"
+    )
+    parser.add_argument(
+        "--probes", default="--rows 5000 --eval-rows 2000 --classes 20", help="for bench_probes.py"
+    )
+    parser.add_argument(
+        "--busy", action="store_true", help="one thread each, processor time: for a busy machine"
+    )
     parser.add_argument("--only", choices=PARTS)
     parser.add_argument("--thesis", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--plain", nargs=3, help=argparse.SUPPRESS)

@@ -18,11 +18,16 @@ from sklearn.svm import SVC
 from clipkit import clusters, probes
 
 
-def like_clip(rows: int, classes: int, dim: int, spread: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def like_clip(
+    rows: int, classes: int, dim: int, spread: float, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Class means and noise of one decaying spectrum, away from the origin; the means' spread sets the accuracy."""
     spectrum = np.arange(1, dim + 1) ** -0.5 / np.sqrt(np.mean(1.0 / np.arange(1, dim + 1)))
     world = np.random.default_rng(0)
-    means, offset = spread * world.standard_normal((classes, dim)) * spectrum, world.standard_normal(dim)
+    means, offset = (
+        spread * world.standard_normal((classes, dim)) * spectrum,
+        world.standard_normal(dim),
+    )
     rng = np.random.default_rng(seed)
     labels = rng.permutation(np.arange(rows) % classes)
     features = offset + means[labels] + rng.standard_normal((rows, dim)) * spectrum
@@ -38,10 +43,14 @@ def timed(what: str, work: Callable[[], Any]) -> tuple[Any, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     for name, default in (("rows", 50_000), ("eval-rows", 10_000), ("classes", 100), ("dim", 512)):
         parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--spread", type=float, default=0.17, help="of the class means, in units of the noise")
+    parser.add_argument(
+        "--spread", type=float, default=0.17, help="of the class means, in units of the noise"
+    )
     parser.add_argument("--skip-svc", action="store_true", help="leave the slow reference out")
     parser.add_argument("--only", choices=["svm", "logreg", "mlp", "knn", "sweep", "kmeans"])
     args = parser.parse_args()
@@ -52,7 +61,12 @@ def main() -> None:
         (run, *_), seconds[classifier] = timed(
             f"probe {classifier}, {len(taus)} temperature(s)",
             lambda: probes.sweep(
-                X, y, {"test": E}, classifier=classifier, scales=[1 / tau for tau in taus], standardize=len(taus) == 1
+                X,
+                y,
+                {"test": E},
+                classifier=classifier,
+                scales=[1 / tau for tau in taus],
+                standardize=len(taus) == 1,
             ),
         )
         predicted[classifier] = run.predicted["test"]
@@ -65,11 +79,15 @@ def main() -> None:
             probe(classifier)
     if "svm" in seconds and not args.skip_svc:
         scaler = StandardScaler().fit(X)
-        svc, fit = timed("SVC fit", lambda: SVC(kernel="linear", random_state=42).fit(scaler.transform(X), y))
+        svc, fit = timed(
+            "SVC fit", lambda: SVC(kernel="linear", random_state=42).fit(scaler.transform(X), y)
+        )
         reference, predict = timed("SVC predict", lambda: svc.predict(scaler.transform(E)))
         print(f"    accuracy {np.mean(reference == t):.4f}")
         same = np.mean(reference == predicted["svm"])
-        print(f"    SVC / probe = {(fit + predict) / seconds['svm']:.1f}; same predictions: {same:.4%}")
+        print(
+            f"    SVC / probe = {(fit + predict) / seconds['svm']:.1f}; same predictions: {same:.4%}"
+        )
     if args.only in (None, "sweep"):
         probe("svm", (1.0, 0.5, 0.07, 0.05, 0.03, 0.02))
     if args.only in (None, "kmeans"):

@@ -32,16 +32,27 @@ def files() -> dict[str, FeatureFile]:
         "test": Split(grid(2, 4), np.array([1, 0]), ["été/a%0Ab.png", "cat/0.png"]),
         "train": Split(grid(3, 4), np.array([0, 1, 0]), ["0", "1", "22"]),
     }
-    index, history = np.array([0, 1, -1]), [IMAGES, PROMPTS, {"command": "logits", "temperature": 0.5}]
+    index, history = (
+        np.array([0, 1, -1]),
+        [IMAGES, PROMPTS, {"command": "logits", "temperature": 0.5}],
+    )
     result = Split(None, np.array([1, 0]), ["a", "b"], np.array([[1, 1], [0, 0], [1, 0]]))
-    runs = {"split": np.array(["test", "test", "été"]), "C": np.array([0.1, 1.0, np.nan]), "k": np.array([1, 2, -3])}
+    runs = {
+        "split": np.array(["test", "test", "été"]),
+        "C": np.array([0.1, 1.0, np.nan]),
+        "k": np.array([1, 2, -3]),
+    }
     logits = {"all": Split(grid(2, 3), None, ["0", "1"])}
     return {
         "images": FeatureFile("images", [IMAGES], splits, class_names=NAMES),
         "texts": FeatureFile("texts", [PROMPTS], {}, grid(3, 4), TEXTS, index, NAMES),
         "logits": FeatureFile("logits", history, logits, None, TEXTS, index, NAMES, {}, 0.5, 100.0),
         "result": FeatureFile(
-            "result", [*history, {"command": "probe"}], {"test": result}, class_names=NAMES, runs=runs
+            "result",
+            [*history, {"command": "probe"}],
+            {"test": result},
+            class_names=NAMES,
+            runs=runs,
         ),
     }
 

@@ -19,7 +19,14 @@ def flip_bits(data: bytes, rng: random.Random, _: list[bytes]) -> bytes:
 def set_bytes(data: bytes, rng: random.Random, _: list[bytes]) -> bytes:
     """A run of bytes becomes zeros, ones, noise or a large number."""
     at, count = rng.randrange(len(data)), rng.choice((1, 2, 4, 8, 64, 512))
-    new = rng.choice((b"\0" * count, b"\xff" * count, rng.randbytes(count), struct.pack("<Q", 1 << rng.randrange(64))))
+    new = rng.choice(
+        (
+            b"\0" * count,
+            b"\xff" * count,
+            rng.randbytes(count),
+            struct.pack("<Q", 1 << rng.randrange(64)),
+        )
+    )
     return (data[:at] + new + data[at + len(new) :])[: len(data)]
 
 
@@ -78,7 +85,15 @@ def resigned(seeds: list[bytes], case: int) -> tuple[bytes, int]:
         if rng.random() < 0.5:
             out[at] ^= 1 << rng.randrange(8)
         else:
-            new = rng.choice((b"\0", b"\xff", rng.randbytes(1), struct.pack("<I", 1 << rng.randrange(32)), b"\xff" * 8))
+            new = rng.choice(
+                (
+                    b"\0",
+                    b"\xff",
+                    rng.randbytes(1),
+                    struct.pack("<I", 1 << rng.randrange(32)),
+                    b"\xff" * 8,
+                )
+            )
             new = new[: end - at]
             out[at : at + len(new)] = new
         out[end : end + 4] = struct.pack("<I", lookup3(bytes(out[start:end])))
@@ -92,7 +107,10 @@ def checked_blocks(data: bytes) -> list[tuple[int, int]]:
         at = data.find(signature)
         while at >= 0:
             limit = min(len(data) - 4, at + 70_000)
-            end = next((e for e in _ends(data, at, signature) if e <= limit and _checked(data, at, e)), None)
+            end = next(
+                (e for e in _ends(data, at, signature) if e <= limit and _checked(data, at, e)),
+                None,
+            )
             if end is not None:
                 found.append((at, end))
             at = data.find(signature, at + 1)
@@ -115,7 +133,7 @@ def _checked(data: bytes, start: int, end: int) -> bool:
 def lookup3(data: bytes) -> int:
     """Jenkins's lookup3 with initial value 0, the checksum of HDF5's metadata."""
     a = b = c = (0xDEADBEEF + len(data)) & MASK
-    rot = lambda x, k: ((x << k) | (x >> (32 - k))) & MASK  # noqa: E731
+    rot = lambda x, k: ((x << k) | (x >> (32 - k))) & MASK
     at, left = 0, len(data)
     while left > 12:
         x, y, z = struct.unpack_from("<III", data, at)

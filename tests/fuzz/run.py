@@ -26,7 +26,11 @@ from clipkit import prompts, store
 from clipkit.console import escaped
 from clipkit.errors import ClipkitError
 
-PATIENCE, MEMORY, BATCH = 20, 4 << 30, 400  # seconds a case, bytes of address space, cases a process
+PATIENCE, MEMORY, BATCH = (
+    20,
+    4 << 30,
+    400,
+)  # seconds a case, bytes of address space, cases a process
 PROMPTS = [
     b"a dot\na line\n\na circle\na dot\n",
     "\ufeffein Hund\r\n\r\nune \u00e9t\u00e9\r\n犬\u2028 a\n".encode(),
@@ -64,7 +68,11 @@ def prompt_case(folder: Path) -> Callable[[int], str]:
         except ClipkitError as error:
             return one_line(error)
         lines = [line.removesuffix(b"\r").decode() for line in data.split(b"\n")]
-        return "same" if found == [text for line in lines if (text := line.strip(prompts.EDGES))] else "OTHER DATA"
+        return (
+            "same"
+            if found == [text for line in lines if (text := line.strip(prompts.EDGES))]
+            else "OTHER DATA"
+        )
 
     return judge
 
@@ -115,7 +123,11 @@ def sweep(what: str, cases: range, folder: Path) -> tuple[Counter[str], list[tup
         if os.WIFSIGNALED(status):
             verdicts[-1] = f"?{signal.Signals(os.WTERMSIG(status)).name}"
         for verdict in (verdict.removeprefix("?") for verdict in verdicts if verdict):
-            kind = verdict.partition(" ")[0] if verdict not in ("OTHER DATA", "LONG ERROR") else verdict
+            kind = (
+                verdict.partition(" ")[0]
+                if verdict not in ("OTHER DATA", "LONG ERROR")
+                else verdict
+            )
             counts[kind] += 1
             if kind not in ("same", "refused"):
                 findings.append((at, verdict))
@@ -126,7 +138,10 @@ def sweep(what: str, cases: range, folder: Path) -> tuple[Counter[str], list[tup
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--cases", type=int, default=24_000, help="of each of damaged files and prompts; resigned: a third"
+        "--cases",
+        type=int,
+        default=24_000,
+        help="of each of damaged files and prompts; resigned: a third",
     )
     parser.add_argument("--start", type=int, default=0)
     parser.add_argument("--what", choices=JUDGES, action="append")

@@ -1,6 +1,5 @@
 """Small feature files of every kind, and what they hold: the healthy originals that are damaged."""
 
-# ruff: noqa: E501
 from __future__ import annotations
 
 from pathlib import Path
@@ -19,7 +18,11 @@ def matrix(rng: np.random.Generator, n: int, width: int) -> np.ndarray:
 
 
 def split(rng: np.random.Generator, n: int, width: int, labelled: bool = True) -> Split:
-    return Split(matrix(rng, n, width), np.arange(n) % 3 if labelled else None, [f"{i:04d}.png" for i in range(n)])
+    return Split(
+        matrix(rng, n, width),
+        np.arange(n) % 3 if labelled else None,
+        [f"{i:04d}.png" for i in range(n)],
+    )
 
 
 def files() -> dict[str, FeatureFile]:
@@ -30,7 +33,11 @@ def files() -> dict[str, FeatureFile]:
     skipped = [{"id": f"{i}.png", "reason": "the file is empty " * 4} for i in range(1000)]
     splits = {"train": split(rng, 6, 4), "test": split(rng, 3, 4)}
     predicted = Split(None, np.arange(3), ["a", "b", "c"], np.array([[0, 1, 2], [2, 1, 0]]))
-    runs = {"split": np.array(["train", "test"]), "temperature": np.array([1.0, np.nan]), "k": np.array([3, 4])}
+    runs = {
+        "split": np.array(["train", "test"]),
+        "temperature": np.array([1.0, np.nan]),
+        "k": np.array([3, 4]),
+    }
     index = np.array([0, 1, -1])
     return {
         "images": FeatureFile("images", made, splits, class_names=NAMES),
@@ -56,7 +63,11 @@ def write(folder: Path) -> dict[str, bytes]:
 def same(a: FeatureFile, b: FeatureFile) -> bool:
     """Whether two files in memory hold the same, to the last bit."""
     x, y = a.datasets(), b.datasets()
-    return a.attributes() == b.attributes() and x.keys() == y.keys() and all(_equal(x[name], y[name]) for name in x)
+    return (
+        a.attributes() == b.attributes()
+        and x.keys() == y.keys()
+        and all(_equal(x[name], y[name]) for name in x)
+    )
 
 
 def _equal(a: object, b: object) -> bool:
