@@ -18,7 +18,7 @@ from typer.core import TyperGroup
 
 import clipkit
 from clipkit import console, files
-from clipkit.errors import ClipkitError, WriteFailed
+from clipkit.errors import ClipkitError, WriteError
 
 COMMANDS = (
     "embed",
@@ -201,7 +201,7 @@ def main() -> None:
     except SystemExit as left:
         code = left.code if isinstance(left.code, int) else 1
         if isinstance(
-            left.__cause__, WriteFailed
+            left.__cause__, WriteError
         ):  # a normal exit may crash inside HDF5 after a failed write
             files.remove_unfinished()
             with contextlib.suppress(OSError):

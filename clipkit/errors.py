@@ -31,11 +31,11 @@ class UsageError(ClipkitError):
     exit_code = 2
 
 
-class BadImage(ClipkitError):
+class ImageError(ClipkitError):
     """An image that cannot be used; `embed` skips it, counts it and goes on."""
 
 
-class WriteFailed(ClipkitError):
+class WriteError(ClipkitError):
     """Writing failed (disk full, say).
 
     HDF5 may crash the interpreter at a normal exit after this one, so the door leaves by `os._exit`.

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: atomic publication, and spools between a pipe and a file."""
+"""Files that are written completely or not at all, and copies of what a pipe brings."""
 
 from __future__ import annotations
 
@@ -13,78 +13,83 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from clipkit.errors import ClipkitError, UsageError, WriteFailed
+from clipkit.errors import ClipkitError, UsageError, WriteError
 
 STREAM = "-"
 NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+DISK_FULL_HINT = "free some space or write elsewhere; nothing was replaced"
+MAX_NAME_BYTES = 180  # of an output's name in its temporary file's; file systems allow 255
 
 _unfinished: set[Path] = set()  # temporary files of this process
 
 
+def display_name(source: str | Path) -> str:
+    """Return what messages call an input: its path, or `standard input` for ``-``.
+
+    >>> display_name("img.h5"), display_name("-")
+    ('img.h5', 'standard input')
+    """
+    return "standard input" if str(source) == STREAM else str(source)
+
+
 def remove_unfinished() -> None:
-    """Remove the temporary files of an interrupted process: a signal may come between any two lines."""
+    """Remove the temporary files of an interrupted process: a signal may come at any moment."""
     for path in _unfinished:
         with contextlib.suppress(OSError):
             path.unlink(missing_ok=True)
 
 
-def _kind(path: Path) -> str:
-    """What is at `path`, links followed: nothing, file, folder or stream (a FIFO, a device, a socket)."""
+def _file_kind(path: Path) -> str:
+    """Return what is at a path, links followed: nothing, file, folder or stream (FIFO, device)."""
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
         return "nothing"
     except OSError as error:
-        raise ClipkitError(f"{path} must be reachable; got: {error.strerror}") from error
+        raise ClipkitError(f"cannot read {path}: {error.strerror}") from error
     if stat.S_ISREG(mode):
         return "file"
     return "folder" if stat.S_ISDIR(mode) else "stream"
 
 
 def check_output(output: str, *, force: bool = False) -> None:
-    """Refuse, before any work is done, an output that could not be published after it.
+    """Refuse an output that cannot be published, before any work is done.
 
     Raises
     ------
     UsageError
-        If the output exists and `force` is not given, its folder does not exist, or it is a terminal.
+        If the output exists and `force` is not given, its folder is missing, or it is a terminal.
+    ClipkitError
+        If its folder is not writable.
     """
     if output == STREAM:
         if sys.stdout.isatty():
-            raise UsageError(
-                "binary data is not written to a terminal",
-                "add -o FILE, or pipe it into the next command",
-            )
+            hint = "add -o FILE, or pipe it into the next command"
+            raise UsageError("cannot write binary data to a terminal", hint)
         return
     path = Path(output)
-    kind = _kind(path)
+    kind = _file_kind(path)
     if kind == "folder":
-        raise UsageError(
-            f"the output must be a file; {output} is a folder",
-            f"add a file name: -o {output}/NAME.h5",
-        )
+        hint = f"add a file name: -o {output}/NAME.h5"
+        raise UsageError(f"expected a file as output, got the folder {output}", hint)
     if kind == "file" and not force:
-        raise UsageError(
-            f"the output must not exist yet; {output} does",
-            "choose another name, or add --force to replace it",
-        )
+        hint = "choose another name, or add --force to replace it"
+        raise UsageError(f"the output {output} exists", hint)
     folder = path.resolve().parent
     if not folder.is_dir():
-        raise UsageError(
-            f"the output's folder must exist; {folder} does not",
-            f"make it first: mkdir -p {folder}",
-        )
+        hint = f"create it: mkdir -p {folder}"
+        raise UsageError(f"cannot write {output}: there is no folder {folder}", hint)
     if kind != "stream" and not os.access(folder, os.W_OK):
-        raise ClipkitError(f"the output's folder must be writable; {folder} is not")
+        raise ClipkitError(f"cannot write {output}: {folder} is not writable")
 
 
 @contextlib.contextmanager
-def publishing(output: str, *, force: bool = False) -> Iterator[Path]:
-    """Give a temporary path to write; publish it as `output` if the block succeeds, remove it if not.
+def atomic_write(output: str, *, force: bool = False) -> Iterator[Path]:
+    """Yield a temporary path to write; publish it as `output` if the block succeeds.
 
-    A regular file appears whole under its name, by a hard link (which never replaces a file) or, with `force`, by a
-    rename. Standard output (``-``), a FIFO or a device gets the finished bytes, or nothing.
+    A regular file appears complete under its name, by a hard link (which never replaces a file) or,
+    with `force`, by a rename. Standard output, a FIFO or a device gets the finished bytes or none.
 
     Parameters
     ----------
@@ -96,55 +101,55 @@ def publishing(output: str, *, force: bool = False) -> Iterator[Path]:
     Raises
     ------
     UsageError
-        If the output exists, now or when it is to be published, and `force` is not given.
-    WriteFailed
+        If the output exists, now or when it is published, and `force` is not given.
+    WriteError
         If the file system refuses the data.
     """
     check_output(output, force=force)
-    streamed = output == STREAM or _kind(Path(output)) == "stream"
+    is_stream = output == STREAM or _file_kind(Path(output)) == "stream"
     target = Path(output).resolve()
-    folder = Path(tempfile.gettempdir()) if streamed else target.parent
+    folder = Path(tempfile.gettempdir()) if is_stream else target.parent
     temporary = folder / _temporary_name("stdout" if output == STREAM else target.name)
-    where = "standard output" if output == STREAM else output
     _unfinished.add(temporary)
     try:
-        try:
-            temporary.open("x").close()
-        except OSError as error:
-            raise WriteFailed(f"{folder} must be writable; got: {error.strerror}") from error
+        _create(temporary)
         try:
             yield temporary
         except OSError as error:
-            if error.errno in FULL:  # of what the block wrote; other errors may be of what it read
-                raise _refused(str(folder), error) from error
+            if error.errno in DISK_FULL:  # other errors may be about what the block read
+                raise _write_error(str(folder), error) from error
             raise
         try:
-            if streamed:
-                _pour(temporary, output)
+            if is_stream:
+                _copy_to_stream(temporary, output)
             else:
                 _publish(temporary, target, force)
         except BrokenPipeError:
             raise
         except OSError as error:
-            raise _refused(where, error) from error
+            name = "standard output" if output == STREAM else output
+            raise _write_error(name, error) from error
     finally:
         temporary.unlink(missing_ok=True)
         _unfinished.discard(temporary)
 
 
+def _create(temporary: Path) -> None:
+    try:
+        temporary.open("x").close()
+    except OSError as error:
+        raise WriteError(f"cannot write to {temporary.parent}: {error.strerror}") from error
+
+
 def _temporary_name(name: str) -> str:
-    """A hidden name of our own: on a shared folder, another machine's process may have our number."""
-    start = os.fsdecode(os.fsencode(name)[:180])  # a file system allows 255 bytes
+    """Return a hidden name; on a shared folder another machine's process may have our number."""
+    start = os.fsdecode(os.fsencode(name)[:MAX_NAME_BYTES])
     return f".{start}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
 
 
-def _refused(where: str, error: OSError) -> WriteFailed:
-    return WriteFailed(
-        f"{where} must take the whole result; got: {error.strerror}",
-        "free some space or write elsewhere; nothing was replaced"
-        if error.errno in FULL
-        else "nothing was replaced",
-    )
+def _write_error(where: str, error: OSError) -> WriteError:
+    hint = DISK_FULL_HINT if error.errno in DISK_FULL else "nothing was replaced"
+    return WriteError(f"cannot write {where}: {error.strerror}", hint)
 
 
 def _publish(temporary: Path, target: Path, force: bool) -> None:
@@ -156,10 +161,8 @@ def _publish(temporary: Path, target: Path, force: bool) -> None:
         try:
             _link(temporary, target)
         except FileExistsError:
-            raise UsageError(
-                f"the output must not exist yet; {target} appeared meanwhile",
-                "add --force to replace it",
-            ) from None
+            message = f"the output {target} exists: another program wrote it meanwhile"
+            raise UsageError(message, "add --force to replace it") from None
     with contextlib.suppress(OSError):  # it is published; some file systems cannot sync a folder
         folder = os.open(target.parent, os.O_RDONLY)
         try:
@@ -183,7 +186,7 @@ def _link(temporary: Path, target: Path) -> None:
             raise
 
 
-def _pour(temporary: Path, output: str) -> None:
+def _copy_to_stream(temporary: Path, output: str) -> None:
     with temporary.open("rb") as source:
         if output == STREAM:
             _copy(source, sys.stdout.buffer)
@@ -194,20 +197,20 @@ def _pour(temporary: Path, output: str) -> None:
 
 
 def _copy(source: IO[bytes], sink: IO[bytes]) -> None:
-    """Copy all bytes, also where a write takes a part, as to standard output under PYTHONUNBUFFERED."""
+    """Copy all bytes, also to a sink whose writes take a part, as stdout under PYTHONUNBUFFERED."""
     while block := source.read(1 << 20):
-        left = memoryview(block)
-        while left:
-            left = left[sink.write(left) :]
+        unwritten = memoryview(block)
+        while unwritten:
+            unwritten = unwritten[sink.write(unwritten) :]
 
 
 def read_bytes(source: str, limit: int = 1 << 26) -> bytes:
-    """The bytes of a small text input: a file, or standard input for ``-``; at most `limit` of them.
+    """Read a small text input: a file, or standard input for ``-``.
 
     Raises
     ------
     ClipkitError
-        If the file cannot be read, or is larger than `limit`.
+        If it cannot be read, or holds more than `limit` bytes.
     """
     try:
         if source == STREAM:
@@ -216,65 +219,65 @@ def read_bytes(source: str, limit: int = 1 << 26) -> bytes:
             with Path(source).open("rb") as file:
                 data = file.read(limit + 1)
     except OSError as error:
-        raise _unreadable(source, error) from error
+        raise _read_error(source, error) from error
     if len(data) > limit:
-        raise ClipkitError(
-            f"{_name(source)} must be at most {limit >> 20} MiB of text; it is larger"
-        )
+        most = f"{limit >> 20} MiB"
+        raise ClipkitError(f"{display_name(source)}: expected at most {most} of text, got more")
     return data
 
 
 @contextlib.contextmanager
-def spooled(source: str) -> Iterator[Path]:
-    """Give the path of a regular file that holds the input: the file itself, or a copy of what a pipe brought.
+def spool_input(source: str) -> Iterator[Path]:
+    """Yield the path of a regular file with the input: the file, or a copy of what a pipe brings.
 
     Raises
     ------
     UsageError
         If the input is a terminal.
     ClipkitError
-        If the input is missing, unreadable, a folder, or empty, or if the temporary folder is full.
+        If the input is missing, unreadable or a folder, or if the temporary folder is full.
     """
     if source == STREAM and sys.stdin.isatty():
         raise UsageError("an input file is missing", "name a feature file, or pipe one in")
     if source != STREAM:
-        kind = _kind(Path(source))
+        kind = _file_kind(Path(source))
         if kind == "nothing":
-            raise ClipkitError(f"the input must exist; {source} does not")
+            raise ClipkitError(f"cannot read {source}: there is no such file")
         if kind == "folder":
-            raise ClipkitError(f"the input must be a file; {source} is a folder")
+            raise ClipkitError(f"expected a file as input, got the folder {source}")
         if kind == "file":
             yield Path(source)
             return
     with contextlib.ExitStack() as stack:
         try:
-            spool = stack.enter_context(
-                tempfile.NamedTemporaryFile(prefix="clipkit-", suffix=".h5")
-            )
-            with contextlib.ExitStack() as opened:
-                stream = (
-                    sys.stdin.buffer
-                    if source == STREAM
-                    else opened.enter_context(Path(source).open("rb"))
-                )
-                _copy(stream, spool)
-            spool.flush()
+            copy = stack.enter_context(tempfile.NamedTemporaryFile(prefix="clipkit-", suffix=".h5"))
+            _copy_input(source, copy)
+            copy.flush()
         except OSError as error:
             with contextlib.suppress(OSError):  # closing tries to write the rest once more
                 stack.close()
-            full = error.errno in FULL
-            raise ClipkitError(
-                f"{_name(source)} must be copied whole before it is read; got: {error.strerror or error}",
-                f"set TMPDIR to a folder with more room than {tempfile.gettempdir()}"
-                if full
-                else None,
-            ) from error
-        yield Path(spool.name)
+            raise _spool_error(source, error) from error
+        yield Path(copy.name)
 
 
-def _name(source: str) -> str:
-    return "standard input" if source == STREAM else source
+def _copy_input(source: str, sink: IO[bytes]) -> None:
+    if source == STREAM:
+        _copy(sys.stdin.buffer, sink)
+        return
+    with Path(source).open("rb") as stream:
+        _copy(stream, sink)
 
 
-def _unreadable(source: str, error: OSError) -> ClipkitError:
-    return ClipkitError(f"the input must be readable; {_name(source)}: {error.strerror}")
+def _spool_error(source: str, error: OSError) -> ClipkitError:
+    reason = error.strerror or str(error)
+    if error.errno not in DISK_FULL:
+        return ClipkitError(f"cannot read {display_name(source)}: {reason}")
+    folder = tempfile.gettempdir()
+    return ClipkitError(
+        f"cannot copy {display_name(source)} to {folder}: {reason}",
+        "set TMPDIR to a folder with more room",
+    )
+
+
+def _read_error(source: str, error: OSError) -> ClipkitError:
+    return ClipkitError(f"cannot read {display_name(source)}: {error.strerror}")

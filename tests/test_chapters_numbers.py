@@ -18,7 +18,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 from test_report import tables
 
-from clipkit import store
+from clipkit.features import read
 
 TAUS = (1, 0.5, 0.07, 0.05, 0.03, 0.02)
 SEEDS = (42, 1)
@@ -31,7 +31,7 @@ class ByHand:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        images = store.read(folder / "img.h5")
+        images = read(folder / "img.h5")
         self.x, self.y = (
             {s: getattr(images.splits[s], k) for s in ("train", "test")}
             for k in ("features", "labels")
@@ -39,11 +39,7 @@ class ByHand:
         self.names = images.class_names
 
     def cosines(self, prompts: str | Any) -> dict[str, Any]:
-        t = (
-            store.read(self.folder / f"{prompts}.h5").features
-            if isinstance(prompts, str)
-            else prompts
-        )
+        t = read(self.folder / f"{prompts}.h5").features if isinstance(prompts, str) else prompts
         t = t / np.linalg.norm(t, axis=1, keepdims=True)
         return {s: x / np.linalg.norm(x, axis=1, keepdims=True) @ t.T for s, x in self.x.items()}
 
@@ -64,10 +60,10 @@ class ByHand:
 
     def chosen(self, make: Any, z: dict[str, Any], name: str) -> tuple[float, float]:
         """Accuracy on test at the tau that a result says is best on its validation rows, and that tau."""
-        result = store.read(self.folder / f"{name}.h5")
+        result = read(self.folder / f"{name}.h5")
         ids, y = set(result.splits["val"].ids), self.y["train"]
         assert len(ids) == 10  # one of the six of each class
-        held = np.array([i in ids for i in store.read(self.folder / "img.h5").splits["train"].ids])
+        held = np.array([i in ids for i in read(self.folder / "img.h5").splits["train"].ids])
         (told,) = result.runs["temperature"][result.runs["eval_split"] == "test"].tolist()
         scores = {}
         for tau in TAUS:
@@ -130,7 +126,7 @@ def chapter_4(hand: ByHand) -> Iterator[tuple[str, Numbers]]:
     yield "4.2 SVM (%)", (*hand.interval(found), tau)
     found, tau = hand.chosen(logreg, z, "generic32.logits.logreg-val")
     yield "4.2 logistic regression (%)", (*hand.interval(found), tau)
-    mlp = store.read(hand.folder / "generic32.logits.mlp-val.h5")
+    mlp = read(hand.folder / "generic32.logits.mlp-val.h5")
     right = (mlp.splits["test"].predicted[0] == hand.y["test"]).mean()
     tau = mlp.runs["temperature"][mlp.runs["eval_split"] == "test"][0]
     yield "4.2 MLP, 256 hidden units (%)", (*hand.interval(right), tau)
@@ -200,7 +196,7 @@ def test_the_rank_of_each_prompt_set(ran: Path, page: dict[str, dict[str, str]])
     hand = ByHand(ran)
     for k in SETS:
         row, z = page[f"{k}"], hand.cosines(f"generic{k}")
-        t = store.read(ran / f"generic{k}.h5").features.astype(np.float64)
+        t = read(ran / f"generic{k}.h5").features.astype(np.float64)
         sigma = np.linalg.svd(t / np.linalg.norm(t, axis=1, keepdims=True), compute_uv=False)
         p = sigma / sigma.sum()
         assert row["singular values"] == f"{sigma[0]:.3g} … {sigma[-1]:.2g}"
@@ -229,7 +225,7 @@ def test_the_grid_is_constant_along_c_over_tau_squared_and_only_of_cosines(
         ("cosine / τ", "trade", (0.25, 1, 4, 16), lambda v, tau: v / tau),
         ("softmax(cosine / τ)", "trade-probs", (256, 1024, 4096, 16384), probabilities),
     ):
-        runs = store.read(ran / f"generic32.logits.{name}.h5").runs
+        runs = read(ran / f"generic32.logits.{name}.h5").runs
         assert len(runs["acc1"]) == 20
         agree, lines = [], {}
         for tau, C, found in zip(runs["temperature"], runs["C"], runs["acc1"], strict=True):

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from shell import clipkit, ok, rows, shell
 
-from clipkit import store
 from clipkit.cli import COMMANDS
+from clipkit.features import read, write
 
 PROBE = [
     "classifier",
@@ -47,7 +47,7 @@ def test_version() -> None:
 
 
 def test_embed_keeps_rows_labels_and_ids_together(img_h5: Path) -> None:
-    file = store.read(img_h5)
+    file = read(img_h5)
     assert file.kind == "images"
     assert {name: len(split) for name, split in file.splits.items()} == {"train": 120, "test": 120}
     assert file.class_names == [str(i) for i in range(10)]
@@ -74,18 +74,18 @@ def test_embed_of_an_untrained_model_is_the_same_again_and_another_than_the_stor
             "-o",
             tmp_path / name,
         )
-        made.append(store.read(tmp_path / name))
+        made.append(read(tmp_path / name))
     assert made[0].digest == made[1].digest != made[2].digest
-    assert made[0].history[0]["model"]["digest"] != store.read(img_h5).history[0]["model"]["digest"]
+    assert made[0].history[0]["model"]["digest"] != read(img_h5).history[0]["model"]["digest"]
 
 
 def test_logits_are_cosines_of_both_orders_of_arguments_of_a_pipe(
     img_h5: Path, txt_h5: Path, logits_h5: Path, tmp_path: Path
 ) -> None:
-    images, texts = store.read(img_h5), store.read(txt_h5)
+    images, texts = read(img_h5), read(txt_h5)
     x, t = images.splits["test"].features, texts.features
     expected = x @ t.T / np.linalg.norm(x, axis=1)[:, None] / np.linalg.norm(t, axis=1)
-    np.testing.assert_allclose(store.read(logits_h5).splits["test"].features, expected, atol=1e-6)
+    np.testing.assert_allclose(read(logits_h5).splits["test"].features, expected, atol=1e-6)
     ok("logits", img_h5, "-", "-o", tmp_path / "a.h5", stdin=txt_h5.read_bytes())
     ok("logits", "-", txt_h5, "-o", tmp_path / "b.h5", stdin=img_h5.read_bytes())
     assert (
@@ -113,10 +113,10 @@ def test_permuted_prompts_permute_logits(
     )
     assert piped.stdout == ""
     ok("logits", img_h5, tmp_path / "t.h5", "-o", tmp_path / "l.h5")
-    ours = store.read(tmp_path / "l.h5")
+    ours = read(tmp_path / "l.h5")
     np.testing.assert_allclose(
         ours.splits["test"].features,
-        store.read(logits_h5).splits["test"].features[:, order],
+        read(logits_h5).splits["test"].features[:, order],
         atol=1e-6,
     )
     assert ours.texts == [lines[i] for i in order]
@@ -145,7 +145,7 @@ def test_entropy(how: str, logits_h5: Path) -> None:
     assert [(row["split"], row["temperature"]) for row in found] == [
         (s, t) for s in ("test", "train") for t in ("1", "0.07", "0.01")
     ]
-    z = store.read(logits_h5).splits["test"].features.astype(np.float64) / 0.07
+    z = read(logits_h5).splits["test"].features.astype(np.float64) / 0.07
     p = np.exp(z) / np.exp(z).sum(axis=1, keepdims=True)
     assert float(found[1]["mean_entropy"]) == pytest.approx(
         -(p * np.log(p)).sum(axis=1).mean(), abs=1e-6
@@ -182,7 +182,7 @@ def test_probe_of_embeddings_is_the_thesis_baseline(img_h5: Path) -> None:
 
     (row,) = rows(ok("probe", img_h5).stdout)
     assert list(row) == PROBE
-    splits = store.read(img_h5).splits
+    splits = read(img_h5).splits
     scaler = StandardScaler().fit(splits["train"].features)
     svm = SVC(kernel="linear", C=1.0, random_state=42).fit(
         scaler.transform(splits["train"].features), splits["train"].labels
@@ -195,7 +195,7 @@ def test_probe_of_embeddings_is_the_thesis_baseline(img_h5: Path) -> None:
 def test_temperature_and_c_trade(logits_h5: Path, tmp_path: Path) -> None:
     ok("probe", logits_h5, "-t", "0.1", "-C", "2", "-o", tmp_path / "a.h5")
     ok("probe", logits_h5, "-t", "1", "-C", "200", "-o", tmp_path / "b.h5")
-    a, b = (store.read(tmp_path / name).splits["test"].predicted for name in ("a.h5", "b.h5"))
+    a, b = (read(tmp_path / name).splits["test"].predicted for name in ("a.h5", "b.h5"))
     np.testing.assert_array_equal(a, b)
 
 
@@ -203,7 +203,7 @@ def test_a_temperature_is_absolute(
     img_h5: Path, txt_h5: Path, logits_h5: Path, tmp_path: Path
 ) -> None:
     ok("logits", img_h5, txt_h5, "-t", "0.07", "-o", tmp_path / "sharp.h5")
-    assert store.read(tmp_path / "sharp.h5").temperature == 0.07
+    assert read(tmp_path / "sharp.h5").temperature == 0.07
     flat, sharp = (
         rows(ok("probe", file, "-t", "0.05").stdout) for file in (logits_h5, tmp_path / "sharp.h5")
     )
@@ -240,11 +240,11 @@ def test_validation_chooses_on_held_out_rows_and_scores_once(logits_h5: Path) ->
 
 
 def test_renamed_classes_keep_their_accuracy(img_h5: Path, tmp_path: Path) -> None:
-    file = store.read(img_h5)
+    file = read(img_h5)
     for split in file.splits.values():
         split.labels = 2 * split.labels + 1
     file.class_names = [name for i in range(10) for name in (f"unused {i}", f"renamed {i}")]
-    store.write(tmp_path / "renamed.h5", file)
+    write(tmp_path / "renamed.h5", file)
     assert rows(ok("probe", tmp_path / "renamed.h5").stdout) == rows(ok("probe", img_h5).stdout)
 
 
@@ -255,7 +255,7 @@ def test_zeroshot(how: str, class_logits_h5: Path, zeroshot_h5: Path) -> None:
         ok("zeroshot", *words, stdin=None if words else class_logits_h5.read_bytes()).stdout
     )
     assert list(found[0]) == ["split", "acc1", "acc5", "mean_per_class_recall"]
-    logits, result = store.read(class_logits_h5), store.read(zeroshot_h5)
+    logits, result = read(class_logits_h5), read(zeroshot_h5)
     for row in found:
         split = logits.splits[row["split"]]
         best = split.features.argmax(axis=1)
@@ -302,7 +302,7 @@ def test_an_ensemble_normalises_averages_and_normalises(
             "-o",
             tmp_path / f"{i}.h5",
         )
-        rows_of = store.read(tmp_path / f"{i}.h5").features
+        rows_of = read(tmp_path / f"{i}.h5").features
         parts.append(rows_of / np.linalg.norm(rows_of, axis=1, keepdims=True))
     (tmp_path / "both.txt").write_text("\n".join(said))
     ok(
@@ -319,7 +319,7 @@ def test_an_ensemble_normalises_averages_and_normalises(
         tmp_path / "e.h5",
     )
     mean = np.mean(parts, axis=0)
-    file = store.read(tmp_path / "e.h5")
+    file = read(tmp_path / "e.h5")
     np.testing.assert_allclose(
         file.features, mean / np.linalg.norm(mean, axis=1, keepdims=True), atol=1e-6
     )
@@ -370,7 +370,7 @@ def test_plot_reads_standard_input_and_fills_a_pipe(logits_h5: Path) -> None:
 
 
 def test_plot_of_one_image_and_a_class(logits_h5: Path, tmp_path: Path) -> None:
-    image = store.read(logits_h5).splits["test"].ids[3]
+    image = read(logits_h5).splits["test"].ids[3]
     ok("plot", "logits", logits_h5, "--image", image, "--class", "7", "-o", tmp_path / "l.svg")
     assert "did you mean" in refused(
         "plot", "logits", logits_h5, "--image", f"{image}0", "-o", tmp_path / "m.svg", code=2

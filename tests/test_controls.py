@@ -8,22 +8,23 @@ import numpy as np
 import pytest
 from shell import clipkit, ok, rows
 
-from clipkit import scores, store
+from clipkit import similarity
+from clipkit.features import read
 
 
 def test_random_directions_are_cosines_with_a_seeded_draw(img_h5: Path, tmp_path: Path) -> None:
     for name, seed in (("a.h5", 1), ("b.h5", 1), ("c.h5", 2)):
         ok("logits", img_h5, "--random", 20, "--seed", seed, "-t", 0.5, "-o", tmp_path / name)
     assert (tmp_path / "a.h5").read_bytes() == (tmp_path / "b.h5").read_bytes()
-    made, other = store.read(tmp_path / "a.h5"), store.read(tmp_path / "c.h5")
-    x = store.read(img_h5).splits["test"].features
+    made, other = read(tmp_path / "a.h5"), read(tmp_path / "c.h5")
+    x = read(img_h5).splits["test"].features
     t = np.random.RandomState(1).standard_normal((20, x.shape[1]))
     expected = x @ t.T / np.linalg.norm(x, axis=1)[:, None] / np.linalg.norm(t, axis=1)
     np.testing.assert_allclose(made.splits["test"].features * 0.5, expected, atol=1e-6)
     assert np.abs(other.splits["test"].features - made.splits["test"].features).max() > 0.1
     assert set(made.class_index.tolist()) == {-1}
     assert made.history[-1]["random"] == 20
-    assert made.logit_scale == store.read(img_h5).history[0]["model"]["logit_scale"]
+    assert made.logit_scale == read(img_h5).history[0]["model"]["logit_scale"]
 
 
 def test_random_directions_from_a_pipe_are_probed(img_h5: Path) -> None:
@@ -39,7 +40,7 @@ def test_random_directions_take_no_texts(img_h5: Path, txt_h5: Path) -> None:
 
 
 def test_random_directions_spread_evenly() -> None:
-    drawn = scores.random_directions(20_000, 3, seed=0)
+    drawn = similarity.random_directions(20_000, 3, seed=0)
     np.testing.assert_allclose(np.linalg.norm(drawn, axis=1), 1)
     np.testing.assert_allclose(drawn.mean(axis=0), 0, atol=0.02)
     np.testing.assert_allclose(drawn.T @ drawn / len(drawn), np.eye(3) / 3, atol=0.02)
@@ -54,8 +55,8 @@ def test_few_shots_are_a_draw_of_every_class_and_the_same_every_time(
     from clipkit import metrics
 
     ok("probe", img_h5, "--shots", 3, "-o", tmp_path / "few.h5")
-    found = store.read(tmp_path / "few.h5")
-    splits = store.read(img_h5).splits
+    found = read(tmp_path / "few.h5")
+    splits = read(img_h5).splits
     drawn = metrics.few_shot(splits["train"].labels, 3, seed=42)
     assert np.bincount(splits["train"].labels[drawn]).tolist() == [3] * 10
     x, y = splits["train"].features[drawn], splits["train"].labels[drawn]
@@ -70,7 +71,7 @@ def test_few_shots_are_a_draw_of_every_class_and_the_same_every_time(
 def test_few_shots_leave_the_validation_rows_out(logits_h5: Path, tmp_path: Path) -> None:
     words = ("probe", logits_h5, "-t", "1,0.1", "--shots", 2, "--val", 0.25)
     ok(*words, "-o", tmp_path / "few.h5")
-    found = store.read(tmp_path / "few.h5")
+    found = read(tmp_path / "few.h5")
     assert found.runs["fit_split"].tolist() == [
         "train-val-2-shot",
         "train-val-2-shot",
@@ -87,16 +88,16 @@ def test_more_shots_than_rows_are_all_rows(img_h5: Path) -> None:
 
 
 def test_singular_values_and_rank_are_numpys(txt_h5: Path) -> None:
-    features = store.read(txt_h5).features.astype(np.float64)
-    values = scores.singular_values(features)
+    embeddings = read(txt_h5).features.astype(np.float64)
+    values = similarity.singular_values(embeddings)
     gram = np.linalg.eigvalsh(
-        (unit := features / np.linalg.norm(features, axis=1)[:, None]) @ unit.T
+        (unit := embeddings / np.linalg.norm(embeddings, axis=1)[:, None]) @ unit.T
     )[::-1]
     np.testing.assert_allclose(values, np.sqrt(np.maximum(gram, 0)), atol=1e-7)
-    np.testing.assert_allclose((values**2).sum(), len(features))
+    np.testing.assert_allclose((values**2).sum(), len(embeddings))
     p = values / values.sum()
-    assert scores.effective_rank(values) == pytest.approx(np.prod(p**-p))
-    assert 1 < scores.effective_rank(values) < len(values)
+    assert similarity.effective_rank(values) == pytest.approx(np.prod(p**-p))
+    assert 1 < similarity.effective_rank(values) < len(values)
 
 
 @pytest.mark.parametrize("features", ["logits", "probs"])
@@ -135,9 +136,9 @@ def test_plot_of_one_split_of_a_sweep(logits_h5: Path, tmp_path: Path) -> None:
 
 def test_plot_of_clusters(img_h5: Path, probe_h5: Path, tmp_path: Path) -> None:
     ok("cluster", img_h5, "-k", 4, "-k", 10, "-o", tmp_path / "few.h5")
-    assert store.read(tmp_path / "few.h5").class_names == store.read(img_h5).class_names
+    assert read(tmp_path / "few.h5").class_names == read(img_h5).class_names
     ok("cluster", img_h5, "-k", 12, "-o", tmp_path / "many.h5")
-    assert store.read(tmp_path / "many.h5").class_names is None  # no class is called 10 or 11
+    assert read(tmp_path / "many.h5").class_names is None  # no class is called 10 or 11
     pictures = []
     for words in (["few.h5"], ["few.h5", "--run", 1], ["many.h5"]):
         ok("plot", "clusters", tmp_path / words[0], *words[1:], "-f", "-o", tmp_path / "p.png")

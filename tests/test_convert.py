@@ -20,9 +20,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from shell import clipkit, ok, rows
 
-from clipkit import exchange, store
-from clipkit.exchange import found, numpys
-from clipkit.store import FeatureFile, Split
+from clipkit.features import FeatureFile, Split, formats, read, write, write_into
+from clipkit.features.formats import found, numpys
 
 RNG = np.random.default_rng(0)
 MODEL = {"command": "embed", "model": {"name": "a/b", "digest": "sha256:1", "logit_scale": 14.3}}
@@ -82,7 +81,7 @@ def result() -> FeatureFile:
 
 
 def put(path: Path, file: FeatureFile) -> Path:
-    store.write(path, file)
+    write(path, file)
     return path
 
 
@@ -94,7 +93,7 @@ def same(a: FeatureFile, b: FeatureFile) -> None:
     for file in (a, b):
         file.history = []
         with io.BytesIO() as buffer:
-            store.write_into(buffer, file)  # type: ignore[arg-type]
+            write_into(buffer, file)  # type: ignore[arg-type]
         digests.append(file.digest)
     assert digests[0] == digests[1]
 
@@ -121,7 +120,7 @@ def test_there_and_back(tmp_path: Path, make: Any, ending: str) -> None:
     here, out, back = put(tmp_path / "a.h5", make()), tmp_path / f"b.{ending}", tmp_path / "c.h5"
     ok("convert", here, out)
     ok("convert", out, back)
-    same(store.read(here), store.read(back))
+    same(read(here), read(back))
     first = out.read_bytes()
     ok("convert", here, out, "--force")
     assert out.read_bytes() == first
@@ -175,10 +174,10 @@ def feature_files(draw: Any) -> FeatureFile:
 @given(file=feature_files(), ending=st.sampled_from([".npz", ".parquet"]))
 def test_any_file_comes_back_equal(tmp_path: Path, file: FeatureFile, ending: str) -> None:
     here, out, back = tmp_path / "a.h5", tmp_path / f"b{ending}", tmp_path / "c.h5"
-    store.write(here, file, force=True)
+    write(here, file, force=True)
     ok("convert", here, out, "--force")
     ok("convert", out, back, "--force")
-    same(store.read(here), store.read(back))
+    same(read(here), read(back))
 
 
 def test_npz_is_what_numpy_reads(tmp_path: Path) -> None:
@@ -222,7 +221,7 @@ def test_split_restricts_both_ways(tmp_path: Path) -> None:
     for ending in ("npz", "parquet"):
         ok("convert", here, tmp_path / f"all.{ending}")
         ok("convert", tmp_path / f"all.{ending}", tmp_path / f"{ending}.h5", "--split", "train_a")
-        assert list(store.read(tmp_path / f"{ending}.h5").splits) == ["train_a"]
+        assert list(read(tmp_path / f"{ending}.h5").splits) == ["train_a"]
         assert "did you mean test?" in refused(
             2, tmp_path / f"all.{ending}", tmp_path / "x.h5", "--split", "tset"
         )
@@ -240,7 +239,7 @@ def test_number_types_and_orders(tmp_path: Path, dtype: str, order: Any) -> None
     np.savez_compressed(tmp_path / "a.npz", features=features, labels=np.arange(700.0))
     for source in ("a.npy", "a.npz"):
         ok("convert", tmp_path / source, tmp_path / f"{source}.h5")
-        split = store.read(tmp_path / f"{source}.h5").splits["all"]
+        split = read(tmp_path / f"{source}.h5").splits["all"]
         np.testing.assert_array_equal(split.features, features.astype("f4"))
         assert split.ids[:2] == ["000", "001"]
     assert split.labels is not None
@@ -251,7 +250,7 @@ def test_blocks_join(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(numpys, "BLOCK_BYTES", 100)
     features = RNG.normal(size=(37, 5))
     np.savez(tmp_path / "a.npz", features=features, fortran_features=np.asfortranarray(features))
-    with exchange.opened(tmp_path / "a.npz", ".npz") as got:
+    with formats.opened(tmp_path / "a.npz", ".npz") as got:
         for split in ("all", "fortran"):
             blocks = list(got.arrays[f"{split}/features"].blocks())
             assert len(blocks) > 5
@@ -268,7 +267,7 @@ def test_labels_that_are_names(tmp_path: Path) -> None:
         test_labels=["emu"] * 3,
     )
     ok("convert", tmp_path / "a.npz", tmp_path / "a.h5")
-    file = store.read(tmp_path / "a.h5")
+    file = read(tmp_path / "a.h5")
     assert file.class_names == ["cat", "dog", "emu"]
     assert [
         split.labels.tolist() for split in file.splits.values() if split.labels is not None
@@ -287,7 +286,7 @@ def test_labels_that_are_names(tmp_path: Path) -> None:
         "--split",
         "train",
     )
-    file = store.read(tmp_path / "f.h5")
+    file = read(tmp_path / "f.h5")
     assert file.class_names == ["a", "b"]
     assert file.splits["train"].labels is not None
     assert file.splits["train"].labels.tolist() == [1, 0, 1]
@@ -305,14 +304,14 @@ def test_strange_tables(tmp_path: Path) -> None:
     pq.write_table(pa.table(table), tmp_path / "a.parquet")
     run = ok("convert", tmp_path / "a.parquet", tmp_path / "a.h5")
     assert "left out, having no place in a feature file: width" in run.stderr
-    file = store.read(tmp_path / "a.h5")
+    file = read(tmp_path / "a.h5")
     assert file.class_names == ["cat", "1", "emu"]
     assert file.splits["all"].ids == ["7", "8", "9"]
     np.testing.assert_array_equal(file.splits["all"].features, [[1, 2], [3, 4], [5, 6]])
     del table["label"]
     pq.write_table(pa.table(table), tmp_path / "b.parquet")
     ok("convert", tmp_path / "b.parquet", tmp_path / "b.h5")
-    assert store.read(tmp_path / "b.h5").class_names == ["cat", "emu"]
+    assert read(tmp_path / "b.h5").class_names == ["cat", "emu"]
 
 
 def test_prompts_beside_their_embeddings(tmp_path: Path) -> None:
@@ -327,7 +326,7 @@ def test_prompts_beside_their_embeddings(tmp_path: Path) -> None:
         "--model",
         "ViT-B/32",
     )
-    file = store.read(tmp_path / "t.h5", kinds=["texts"])
+    file = read(tmp_path / "t.h5", kinds=["texts"])
     assert file.texts == ["a dog", "a cat"]
     assert file.class_index is not None
     assert file.class_index.tolist() == [-1, -1]
@@ -445,8 +444,8 @@ def test_usage(tmp_path: Path) -> None:
 
 def test_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    monkeypatch.delitem(sys.modules, "clipkit.exchange.parquet", raising=False)
-    monkeypatch.delattr(exchange, "parquet", raising=False)
+    monkeypatch.delitem(sys.modules, "clipkit.features._parquet", raising=False)
+    monkeypatch.delattr(formats, "parquet", raising=False)
     here = put(tmp_path / "a.h5", images())
     assert "pip install 'clipkit-vl[parquet]'" in refused(
         1, here, tmp_path / "a.parquet", output=tmp_path / "a.parquet"

@@ -26,8 +26,8 @@ from PIL import Image
 
 from clipkit import datasets
 from clipkit.datasets import sources
-from clipkit.datasets.rows import Arrays, Dataset, Drawn, Split
-from clipkit.errors import BadImage, ClipkitError, UsageError
+from clipkit.datasets.dataset import Arrays, Dataset, Drawn, Split
+from clipkit.errors import ClipkitError, ImageError, UsageError
 
 
 def grow(root: Path, *names: str) -> Path:
@@ -119,7 +119,7 @@ def test_bad_images_keep_their_rows(tmp_path):
     (tmp_path / "a" / "2.png").write_bytes(b"")
     rows = datasets.load(tmp_path).splits["all"]
     assert len(rows) == 3
-    with pytest.raises(BadImage, match=r"a/2\.png must be a sound image; the file is empty"):
+    with pytest.raises(ImageError, match=r"a/2\.png must be a sound image; the file is empty"):
         rows.image(1)
     assert rows.image(2).getpixel((0, 0)) == (2, 0, 0)
 

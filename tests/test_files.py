@@ -10,21 +10,21 @@ import pytest
 from faults import contents, unchanged
 
 from clipkit import files
-from clipkit.errors import ClipkitError, UsageError, WriteFailed
+from clipkit.errors import ClipkitError, UsageError, WriteError
 
 
 def test_a_block_that_fails_leaves_nothing(tmp_path: Path) -> None:
     with (
         unchanged(tmp_path),
         pytest.raises(KeyError),
-        files.publishing(str(tmp_path / "x")) as path,
+        files.atomic_write(str(tmp_path / "x")) as path,
     ):
         path.write_bytes(b"half")
         raise KeyError
 
 
 def test_the_new_file_is_there_only_after_the_block(tmp_path: Path) -> None:
-    with files.publishing(str(tmp_path / "x")) as path:
+    with files.atomic_write(str(tmp_path / "x")) as path:
         path.write_bytes(b"new")
         assert not (tmp_path / "x").exists()
         assert path.parent == tmp_path
@@ -34,7 +34,7 @@ def test_the_new_file_is_there_only_after_the_block(tmp_path: Path) -> None:
 
 def test_a_long_name_leaves_room_for_the_temporary_one(tmp_path: Path) -> None:
     name = "é" * 127
-    with files.publishing(str(tmp_path / name)) as path:
+    with files.atomic_write(str(tmp_path / name)) as path:
         path.write_bytes(b"new")
     assert contents(tmp_path) == {name: b"new"}
 
@@ -42,7 +42,7 @@ def test_a_long_name_leaves_room_for_the_temporary_one(tmp_path: Path) -> None:
 def test_a_name_that_is_too_long_is_one_error(tmp_path: Path) -> None:
     with (
         pytest.raises(ClipkitError, match="File name too long"),
-        files.publishing(str(tmp_path / ("x" * 300))),
+        files.atomic_write(str(tmp_path / ("x" * 300))),
     ):
         pass
 
@@ -50,8 +50,8 @@ def test_a_name_that_is_too_long_is_one_error(tmp_path: Path) -> None:
 def test_a_folder_that_vanishes_meanwhile(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     with (
-        pytest.raises((WriteFailed, FileNotFoundError)),
-        files.publishing(str(tmp_path / "sub" / "x")) as path,
+        pytest.raises((WriteError, FileNotFoundError)),
+        files.atomic_write(str(tmp_path / "sub" / "x")) as path,
     ):
         path.unlink()
         (tmp_path / "sub").rmdir()
@@ -79,7 +79,7 @@ def test_text_input_has_a_limit(tmp_path: Path) -> None:
 
 def test_a_regular_file_is_not_copied(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"1234")
-    with files.spooled(str(tmp_path / "x")) as path:
+    with files.spool_input(str(tmp_path / "x")) as path:
         assert path == tmp_path / "x"
 
 

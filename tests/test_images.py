@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from clipkit.datasets import images
-from clipkit.errors import BadImage, ClipkitError
+from clipkit.errors import ClipkitError, ImageError
 
 
 def noise(height: int = 20, width: int = 30) -> np.ndarray:
@@ -66,7 +66,7 @@ def test_usual_formats_are_read_as_rgb_whatever_the_ending(tmp_path, form):
 def test_other_formats_are_refused(tmp_path, form):
     path = tmp_path / "a.png"
     path.write_bytes(encoded(GOOD, form))
-    with pytest.raises(BadImage, match="none of PNG, JPEG"):
+    with pytest.raises(ImageError, match="none of PNG, JPEG"):
         images.read(str(path))
 
 
@@ -94,7 +94,7 @@ def test_bad_files_say_which_and_why_in_one_line(tmp_path, case, recwarn):
     data, reason = BAD[case]
     path = tmp_path / "bad\n.png"
     path.write_bytes(data)
-    with pytest.raises(BadImage) as caught:
+    with pytest.raises(ImageError) as caught:
         images.read(str(path))
     assert reason in caught.value.message
     assert "bad%0A.png must be a sound image" in caught.value.message
@@ -113,7 +113,7 @@ def test_what_is_no_regular_file_is_refused_without_waiting(tmp_path):
     }
     assert [name for name, _ in images.find(str(tmp_path))] == sorted(reasons)
     for name, path in images.find(str(tmp_path)):
-        with pytest.raises(BadImage, match=reasons[name]):
+        with pytest.raises(ImageError, match=reasons[name]):
             images.read(path)
 
 
@@ -121,7 +121,7 @@ def test_a_huge_file_is_refused_before_it_is_read(tmp_path):
     path = tmp_path / "huge.webp"
     path.write_bytes(b"RIFF\xff\xff\xff\x7fWEBPVP8 ")
     os.truncate(path, images.MAX_BYTES + 1)
-    with pytest.raises(BadImage, match="536,870,913 bytes, over"):
+    with pytest.raises(ImageError, match="536,870,913 bytes, over"):
         images.read(str(path))
 
 

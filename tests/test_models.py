@@ -39,7 +39,7 @@ for folder in sys.argv[1:]:
         models.load(folder, tower=tower)
         models.load(folder, tower=tower, untrained=1)
     models.load(folder, tower="text").encode_texts(["word " * 200], truncate=True)
-    models.describe(folder)
+    models.describe_model(folder)
 """
 
 
@@ -335,7 +335,7 @@ def test_untrained_siglip(siglip_dir: Path, images: list[Image.Image]) -> None:
 
 def test_describe_counts_without_running(tiny_clip_dir: Path, siglip_dir: Path) -> None:
     for folder, kind in ((tiny_clip_dir, CLIPModel), (siglip_dir, SiglipModel)):
-        found = models.describe(str(folder))
+        found = models.describe_model(str(folder))
         whole = kind.from_pretrained(folder)
         assert found["parameters"] == whole.num_parameters()
         scalars = sum(
@@ -347,15 +347,15 @@ def test_describe_counts_without_running(tiny_clip_dir: Path, siglip_dir: Path) 
         )
         assert found["temperature"] == pytest.approx(1 / whole.logit_scale.exp().item())
         assert found["digest"] == models.load(str(folder), tower="text").digest
-    assert models.describe(str(tiny_clip_dir))["image"] == {
+    assert models.describe_model(str(tiny_clip_dir))["image"] == {
         "layers": 2,
         "width": 32,
         "heads": 2,
-        "parameters": models.describe(str(tiny_clip_dir))["image"]["parameters"],
+        "parameters": models.describe_model(str(tiny_clip_dir))["image"]["parameters"],
         "patch_size": 8,
         "image_size": 32,
     }
-    text = models.describe(str(tiny_clip_dir))["text"]
+    text = models.describe_model(str(tiny_clip_dir))["text"]
     assert (text["context_length"], text["vocabulary"]) == (77, 49408)
 
 
@@ -509,7 +509,7 @@ def test_code_beside_a_model_is_not_run(copied: Path, tmp_path: Path) -> None:
     for tower in ("image", "text"):
         models.load(str(copied), tower=tower)
         models.load(str(copied), tower=tower, untrained=0)
-    models.describe(str(copied))
+    models.describe_model(str(copied))
     for file, key in (
         ("preprocessor_config.json", "image_processor_type"),
         ("tokenizer_config.json", "tokenizer_class"),

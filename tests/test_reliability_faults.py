@@ -21,8 +21,9 @@ from PIL import Image
 from shell import clipkit, ok
 from zygote import Outcome, Zygote, shared
 
-from clipkit import files, store
-from clipkit.errors import ClipkitError, UsageError, WriteFailed
+from clipkit import files
+from clipkit.errors import ClipkitError, UsageError, WriteError
+from clipkit.features import read
 
 PICTURES, SHARD = 40, 16
 
@@ -319,10 +320,10 @@ def test_two_writers_that_meet_at_the_end(tmp_path: Path) -> None:
     output = tmp_path / "out.h5"
     with (
         pytest.raises(UsageError, match="appeared meanwhile"),
-        files.publishing(str(output)) as mine,
+        files.atomic_write(str(output)) as mine,
     ):
         mine.write_bytes(b"mine")
-        with files.publishing(str(output)) as theirs:
+        with files.atomic_write(str(output)) as theirs:
             assert theirs != mine
             theirs.write_bytes(b"theirs")
     assert contents(tmp_path) == {"out.h5": b"theirs"}
@@ -445,8 +446,8 @@ def test_publishing_when_the_nth_write_fails(tmp_path: Path, fail_at: int) -> No
     (tmp_path / "out").write_bytes(b"earlier")
     with (
         unchanged(tmp_path),
-        pytest.raises(WriteFailed, match="No space left"),
-        files.publishing(str(tmp_path / "out"), force=True) as path,
+        pytest.raises(WriteError, match="No space left"),
+        files.atomic_write(str(tmp_path / "out"), force=True) as path,
     ):
         sink = FailingFile(path, fail_at)
         for _ in range(6):
@@ -458,10 +459,10 @@ def test_a_file_system_without_hard_links(tmp_path: Path, monkeypatch: pytest.Mo
         raise OSError(errno.EPERM, os.strerror(errno.EPERM))
 
     monkeypatch.setattr(os, "link", no_link)
-    with files.publishing(str(tmp_path / "out")) as path:
+    with files.atomic_write(str(tmp_path / "out")) as path:
         path.write_bytes(b"new")
     assert contents(tmp_path) == {"out": b"new"}
-    with unchanged(tmp_path), pytest.raises(UsageError), files.publishing(str(tmp_path / "out")):
+    with unchanged(tmp_path), pytest.raises(UsageError), files.atomic_write(str(tmp_path / "out")):
         pass
 
     def no_replace(*_: Any) -> None:
@@ -470,8 +471,8 @@ def test_a_file_system_without_hard_links(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(os, "replace", no_replace)
     with (
         unchanged(tmp_path),
-        pytest.raises(WriteFailed),
-        files.publishing(str(tmp_path / "other")) as path,
+        pytest.raises(WriteError),
+        files.atomic_write(str(tmp_path / "other")) as path,
     ):
         path.write_bytes(b"new")
 
@@ -488,7 +489,7 @@ def test_output_exists_and_force(tmp_path: Path) -> None:
             "or add --force to replace it",
         )
     ok("logits", images, texts, "-o", out, "--force")
-    assert store.read(out).kind == "logits"
+    assert read(out).kind == "logits"
 
 
 def test_output_is_an_input(tmp_path: Path) -> None:
@@ -562,7 +563,7 @@ def test_input_larger_than_the_memory_limit(zygote: Zygote, tmp_path: Path) -> N
 
 
 def test_a_model_that_gives_nan_is_told_with_the_image(tmp_path: Path) -> None:
-    from clipkit.embed import run, shards
+    from clipkit.embedding import run, shards
 
     class Broken:
         def preprocess(self, images: list[Any]) -> Any:
@@ -572,7 +573,7 @@ def test_a_model_that_gives_nan_is_told_with_the_image(tmp_path: Path) -> None:
             pixels[-1, 0] = np.inf
             return pixels
 
-    class Rows:
+    class BlockMatrix:
         ids, labels = ("0.png", "1.png", "2.png"), None
 
         def __len__(self) -> int:
@@ -581,10 +582,10 @@ def test_a_model_that_gives_nan_is_told_with_the_image(tmp_path: Path) -> None:
         def image(self, i: int) -> Any:
             return i
 
-        def stamp(self) -> str:
+        def fingerprint(self) -> str:
             return ""
 
-    splits = {"all": Rows()}
+    splits = {"all": BlockMatrix()}
     with (
         shards.working(tmp_path / "w", splits, {}) as work,
         pytest.raises(ClipkitError, match=r"for 2\.png and 0 more"),

@@ -19,8 +19,9 @@ from fuzz import mutate, seeds
 from PIL import Image
 from shell import clipkit
 
-from clipkit import console, store
+from clipkit import console
 from clipkit.errors import ClipkitError
+from clipkit.features import read
 
 EVIL = "a\n\x1b[31m\u202ered\u2028.h5"
 
@@ -45,7 +46,7 @@ def test_a_file_name_that_is_not_utf8(tmp_path: Path) -> None:
     assert (
         clipkit("logits", images, texts, "-o", tmp_path / os.fsdecode(b"out\xff.h5")).exit_code == 0
     )
-    assert store.read(tmp_path / os.fsdecode(b"out\xff.h5")).kind == "logits"
+    assert read(tmp_path / os.fsdecode(b"out\xff.h5")).kind == "logits"
 
 
 def test_texts_from_a_file_cannot_write_on_the_terminal(tmp_path: Path) -> None:
@@ -185,7 +186,7 @@ def test_bad_pictures_are_skipped_and_named_and_rows_stay_aligned(
     assert result.stderr.endswith(
         "clipkit: warning: 5 images skipped, 7 embedded; the file lists them\n"
     )
-    file = store.read(tmp_path / "out.h5")
+    file = read(tmp_path / "out.h5")
     split = file.splits["all"]
     assert split.ids == sorted([*good, "b/wrong.jpg"])
     assert [file.class_names[label] for label in split.labels] == [name[0] for name in split.ids]
@@ -194,7 +195,7 @@ def test_bad_pictures_are_skipped_and_named_and_rows_stay_aligned(
     for name in bad:
         (pics / name).unlink()
     assert clipkit(*words, "--force").exit_code == 0
-    alone = store.read(tmp_path / "out.h5").splits["all"]
+    alone = read(tmp_path / "out.h5").splits["all"]
     assert alone.ids == split.ids
     assert abs(alone.features - split.features).max() < 1e-5
 
@@ -227,7 +228,7 @@ def test_a_whole_bad_batch_does_not_stop_the_run_but_nothing_else_does(
     Image.new("RGB", (40, 40)).save(tmp_path / "pics" / "4.png")
     result = clipkit(*words, "--restart")
     assert result.exit_code == 3
-    assert store.read(tmp_path / "o.h5").splits["all"].ids == ["4.png"]
+    assert read(tmp_path / "o.h5").splits["all"].ids == ["4.png"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a child process reads first on Linux only")
@@ -235,7 +236,7 @@ def test_a_file_that_crashes_hdf5_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A crash is staged, since which bytes crash HDF5 depends on its version."""
-    import clipkit.store.reader as reader
+    import clipkit.features.reader as reader
 
     def crash(*_: Any) -> Any:
         faulthandler.disable()  # pytest's would show a traceback among the dots
@@ -256,7 +257,7 @@ def test_a_file_that_keeps_hdf5_busy_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Staged: HDF5 closes some damaged files forever, once it could not get the memory that they ask for."""
-    import clipkit.store.reader as reader
+    import clipkit.features.reader as reader
 
     def spin(*_: Any) -> Any:
         while True:
@@ -293,11 +294,11 @@ def test_damaged_prompt_files_give_the_same_texts_or_one_line(tmp_path: Path) ->
 
 def test_the_fuzzer_would_notice(tmp_path: Path) -> None:
     """Its checksum is HDF5's, and its judge tells other data from the same."""
-    data = seeds.write(tmp_path)["images"]
+    data = seeds.write_all(tmp_path)["images"]
     assert len(mutate.checked_blocks(data)) > 5
     a, b = seeds.files()["images"], seeds.files()["images"]
     assert seeds.same(a, b)
     b.splits["test"].features[0, 0] += 1
     assert not seeds.same(a, b)
     with pytest.raises(ClipkitError):
-        store.read(tmp_path / "no.h5")
+        read(tmp_path / "no.h5")

@@ -15,7 +15,7 @@ from faults import MODEL, content, features, forge, refused, unchanged
 from shell import clipkit
 
 from clipkit.console import escaped
-from clipkit.store.gate import SIGNATURE
+from clipkit.features.checked_file import SIGNATURE
 
 
 def refused_everywhere(path: Path, code: int, *parts: str) -> None:

@@ -11,7 +11,7 @@ import pytest
 from faults import MODEL, features, forge, refused, unchanged
 from shell import clipkit, ok, rows
 
-from clipkit import store
+from clipkit.features import read
 
 COMMON = {"class_names": ["cat", "dog"]}
 
@@ -150,7 +150,7 @@ def test_blanks_and_duplicates_are_told(embed_texts: Any, tmp_path: Path) -> Non
         f"clipkit: warning: {tmp_path}/mine.txt: 2 blank lines dropped",
         f"clipkit: warning: {tmp_path}/mine.txt: 1 duplicate kept: line 4 repeats line 1",
     ]
-    assert store.read(tmp_path / "mine.txt.h5").texts == ["a dot", "a dot"]
+    assert read(tmp_path / "mine.txt.h5").texts == ["a dot", "a dot"]
 
 
 @pytest.mark.parametrize(
@@ -170,12 +170,12 @@ def test_prompts_that_are_refused(embed_texts: Any, tmp_path: Path, data: bytes,
 
 def test_a_long_prompt_is_cut_when_asked_for(embed_texts: Any, tmp_path: Path) -> None:
     assert embed_texts(b"word " * 90 + b"\n", "--truncate").exit_code == 0
-    assert store.read(tmp_path / "mine.txt.h5").history[0]["truncate"] is True
+    assert read(tmp_path / "mine.txt.h5").history[0]["truncate"] is True
 
 
 def test_a_line_separator_does_not_split_a_prompt(embed_texts: Any, tmp_path: Path) -> None:
     assert embed_texts("a\u2028b\u0085c\n".encode()).exit_code == 0
-    assert store.read(tmp_path / "mine.txt.h5").texts == ["a\u2028b\u0085c"]
+    assert read(tmp_path / "mine.txt.h5").texts == ["a\u2028b\u0085c"]
 
 
 @pytest.mark.parametrize(

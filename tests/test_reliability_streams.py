@@ -15,7 +15,7 @@ from faults import forge, refused, unchanged
 from shell import clipkit, ok, shell
 from zygote import Zygote, shared
 
-from clipkit import store
+from clipkit.features import read
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ def test_messages_do_not_end_up_in_a_file_that_takes_the_number_of_a_closed_stre
         inputs, "logits", "img.h5", "other.h5", "-o", "out.h5", fake=True, close=[0, 2]
     )
     assert (ended.code, ended.stdout) == (0, b"")
-    assert store.read(inputs / "out.h5").kind == "logits"
+    assert read(inputs / "out.h5").kind == "logits"
 
 
 @pytest.mark.parametrize(

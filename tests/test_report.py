@@ -11,7 +11,7 @@ import pytest
 from scipy.stats import binomtest
 from shell import clipkit, ok
 
-from clipkit import store
+from clipkit.features import FeatureFile, Split, write
 from clipkit.report import thesis
 
 Table = dict[str, dict[str, str]]  # first cell -> column -> cell
@@ -58,17 +58,17 @@ def folder(
     labels, ids = np.arange(200) % 5, [f"{i}" for i in range(200)]
     features = np.ones((200, 3), np.float32)
     names = ["ant", "bee|hive", "cat", "dog", "eel"]
-    splits = {name: store.Split(features, labels, ids) for name in ("train", "test")}
-    store.write(str(at / "img.h5"), store.FeatureFile("images", [made], splits, class_names=names))
+    splits = {name: Split(features, labels, ids) for name in ("train", "test")}
+    write(str(at / "img.h5"), FeatureFile("images", [made], splits, class_names=names))
     predicted = np.where(np.arange(200) < 150, labels, (labels + 1) % 5)
     runs = {
         "classifier": np.array(["svm"]),
         "eval_split": np.array(["test"]),
         "acc1": np.array([0.75]),
     }
-    result = store.FeatureFile("result", [made, {"command": "probe"}], class_names=names, runs=runs)
-    result.splits["test"] = store.Split(labels=labels, ids=ids, predicted=predicted[None])
-    store.write(str(at / "img.svm.h5"), result)
+    result = FeatureFile("result", [made, {"command": "probe"}], class_names=names, runs=runs)
+    result.splits["test"] = Split(labels=labels, ids=ids, predicted=predicted[None])
+    write(str(at / "img.svm.h5"), result)
     return at
 
 

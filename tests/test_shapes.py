@@ -12,7 +12,7 @@ from clipkit import shapes
 from clipkit.shapes import __main__ as folder_command
 from clipkit.shapes.captions import KINDS, OUTLINE_WORDS, PATTERN_WORDS
 from clipkit.shapes.draw import draw
-from clipkit.shapes.world import sample
+from clipkit.shapes.scene import sample
 
 
 def test_one_hundred_classes_in_the_order_of_their_folders():

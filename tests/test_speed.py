@@ -19,10 +19,11 @@ from shell import ok
 from torch._inductor.runtime.runtime_utils import default_cache_dir
 from transformers import AutoImageProcessor
 
-from clipkit import models, scores, store
+from clipkit import models, similarity, softmax
+from clipkit.features import read
+from clipkit.features.prefetch import ahead
 from clipkit.models import quick
-from clipkit.models.pixels import Pixels
-from clipkit.store.ahead import ahead
+from clipkit.models.preprocessing import Pixels
 
 CPU = torch.device("cpu")
 
@@ -52,7 +53,8 @@ def images() -> list[Image.Image]:
 
 def cosines(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     return (
-        scores.normalize(one.astype(np.float64)) * scores.normalize(other.astype(np.float64))
+        similarity.normalize(one.astype(np.float64))
+        * similarity.normalize(other.astype(np.float64))
     ).sum(axis=1)
 
 
@@ -174,8 +176,8 @@ def test_where_compiling_fails_a_note_says_so(
 
 
 def test_nothing_is_compiled_unasked_on_a_processor() -> None:
-    assert not models.worth_compiling("cpu", 10**9)
-    assert not models.worth_compiling("cuda", quick.MANY - 1)
+    assert not models.should_compile("cpu", 10**9)
+    assert not models.should_compile("cuda", quick.MANY - 1)
 
 
 def test_the_history_says_how_the_model_ran(tiny_clip_dir: Path, tmp_path: Path) -> None:
@@ -194,7 +196,7 @@ def test_the_history_says_how_the_model_ran(tiny_clip_dir: Path, tmp_path: Path)
     ok(*common, "--precision", "bf16", "-o", tmp_path / "auto.h5")
     ok(*common, "--precision", "bf16", "--no-compile", "-o", tmp_path / "no.h5")
     assert (tmp_path / "auto.h5").read_bytes() == (tmp_path / "no.h5").read_bytes()
-    (made,) = store.read(tmp_path / "auto.h5").history
+    (made,) = read(tmp_path / "auto.h5").history
     assert (made["model"]["precision"], made["model"]["compile"]) == ("bf16", False)
 
 
@@ -301,9 +303,9 @@ def test_blocks_ahead_may_be_left_alone() -> None:
 def test_flatness_is_the_mean_of_each_images_entropy_and_confidence() -> None:
     rng = np.random.default_rng(0)
     cosines = rng.uniform(-1, 1, (700, 33)).astype(np.float32)
-    for row in scores.flatness([cosines[:300], cosines[300:]], [1.0, 0.07, 0.001]):
+    for row in softmax.flatness([cosines[:300], cosines[300:]], [1.0, 0.07, 0.001]):
         tau = row["temperature"]
-        assert row["mean_entropy"] == pytest.approx(scores.entropy(cosines, tau).mean(), rel=1e-12)
+        assert row["mean_entropy"] == pytest.approx(softmax.entropy(cosines, tau).mean(), rel=1e-12)
         assert row["mean_confidence"] == pytest.approx(
-            scores.confidence(cosines, tau).mean(), rel=1e-12
+            softmax.confidence(cosines, tau).mean(), rel=1e-12
         )

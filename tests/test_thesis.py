@@ -19,7 +19,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 from transformers import CLIPModel, CLIPProcessor
 
-from clipkit import store
+from clipkit.features import read
 
 DRAWN = 120  # images a split
 TAUS = (1.0, 0.5, 0.07, 0.05, 0.03, 0.02)
@@ -72,7 +72,7 @@ def reference(features: Path, cifar10_root: Path, vit_b32_dir: Path) -> Referenc
         CLIPModel.from_pretrained(vit_b32_dir).eval(),
         CLIPProcessor.from_pretrained(vit_b32_dir),
     )
-    drawn = store.read(features / "img.h5")
+    drawn = read(features / "img.h5")
     names = sorted(path.name for path in (cifar10_root / "train").iterdir())
 
     def embed_texts(texts: list[str]) -> np.ndarray:
@@ -115,7 +115,7 @@ def svm(train: np.ndarray, labels: np.ndarray, test: np.ndarray) -> np.ndarray:
 
 
 def test_embeddings(features: Path, reference: Reference) -> None:
-    ours, prompts = store.read(features / "img.h5"), store.read(features / "generic32.h5")
+    ours, prompts = read(features / "img.h5"), read(features / "generic32.h5")
     pairs = [(ours.splits[s].features, reference.images[s]) for s in ("train", "test")] + [
         (prompts.features, reference.generic)
     ]

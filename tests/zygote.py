@@ -125,7 +125,7 @@ def child(wish: dict[str, Any]) -> None:
             resource.RLIMIT_AS, (pages * resource.getpagesize() + wish["memory"],) * 2
         )
     from clipkit import cli
-    from clipkit.embed import shards
+    from clipkit.embedding import shards
 
     shards.SHARD = wish.get("shard", shards.SHARD)
     if wish.get("fake"):
@@ -195,7 +195,7 @@ def serve() -> None:
         "PIL.Image",
         "transformers.models.clip.modeling_clip",
         "clipkit.cli",
-        "clipkit.embed",
+        "clipkit.embedding",
     ):
         importlib.import_module(name)
     for name in ("datasets", "models", "store", "scores", "tables", "metrics", "prompts"):

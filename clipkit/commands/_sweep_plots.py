@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from clipkit.commands.plot import Wish
-    from clipkit.store import FeatureFile
+    from clipkit.features import FeatureFile
 
 
 def _check_sweep(file: FeatureFile, shown: str) -> None:
@@ -33,9 +33,10 @@ def temperature(files: list[FeatureFile], wish: Wish) -> Figure:
     """Accuracy with its 95 % interval against temperature, a curve for each classifier, C and split (or one split)."""
     import numpy as np
 
-    from clipkit import figures, metrics
+    from clipkit import metrics, plots
 
-    sweeps, prompts = [], set()
+    sweeps: list[Any] = []
+    prompts = set()
     for shown, file in zip(wish.shown, files, strict=True):
         _check_sweep(file, shown)
         runs, made = file.runs, file.history[-1]
@@ -55,17 +56,17 @@ def temperature(files: list[FeatureFile], wish: Wish) -> Figure:
             )
             entropies = runs["mean_entropy"][rows]
             sweeps.append(
-                figures.Sweep(label, runs["temperature"][rows], found, entropies, low, high)
+                plots.Sweep(label, runs["temperature"][rows], found, entropies, low, high)
             )
     n_prompts = prompts.pop() if len(prompts) == 1 else None
-    return figures.temperature(sweeps, n_prompts, title=wish.title)
+    return plots.temperature(sweeps, n_prompts, title=wish.title)
 
 
 def grid(files: list[FeatureFile], wish: Wish) -> Figure:
     """Accuracy over (tau, C), on the split that has the most runs unless one is named."""
     import numpy as np
 
-    from clipkit import figures
+    from clipkit import plots
 
     (file,) = files
     _check_sweep(file, wish.shown[0])
@@ -87,12 +88,12 @@ def grid(files: list[FeatureFile], wish: Wish) -> Figure:
     made = file.history[-1]
     features = "softmax(cosine / τ)" if made.get("features") == "probs" else "cosine / τ"
     title = wish.title or f"{runs['classifier'][0]} on {features}, scored on {split}"
-    return figures.grid(accuracy, Cs.tolist(), taus.tolist(), title=title)
+    return plots.grid(accuracy, Cs.tolist(), taus.tolist(), title=title)
 
 
 def spectrum(files: list[FeatureFile], wish: Wish) -> Figure:
     """Singular values of prompt sets, each named after its file."""
-    from clipkit import figures, scores
+    from clipkit import plots, similarity
 
     names = ["standard input" if shown == "-" else Path(shown).stem for shown in wish.shown]
     if len(set(names)) < len(names):
@@ -100,10 +101,10 @@ def spectrum(files: list[FeatureFile], wish: Wish) -> Figure:
             f"each prompt set must have a file name of its own; got {', '.join(names)}"
         )
     values: dict[str, Any] = {
-        f"{name} ({len(file.texts or [])})": scores.singular_values(file.features)
+        f"{name} ({len(file.texts or [])})": similarity.singular_values(file.features)
         for name, file in zip(names, files, strict=True)
     }
-    ranks = {name: scores.effective_rank(sigma) for name, sigma in values.items()}
-    return figures.spectrum(
+    ranks = {name: similarity.effective_rank(sigma) for name, sigma in values.items()}
+    return plots.spectrum(
         values, ranks, title=wish.title or "Singular values of the prompts' directions"
     )

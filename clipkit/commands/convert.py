@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clipkit import console
-from clipkit.commands import Force, entry, model_of
+from clipkit.commands._options import Force
 from clipkit.errors import ClipkitError, UsageError, unknown
 
 if TYPE_CHECKING:
-    from clipkit.exchange import Found
-    from clipkit.store import FeatureFile
+    from clipkit.features import FeatureFile
+    from clipkit.features.formats import Found
 
 OURS = (".h5", ".hdf5")
 
@@ -81,10 +81,11 @@ def convert(
 
     Example: clipkit convert img.h5 img.npz; clipkit convert theirs.npz img.h5 --model ViT-B/32
     """
-    from clipkit import exchange, files
+    from clipkit import files
+    from clipkit.features import formats
 
     files.check_output(output, force=force)
-    theirs, ours = _ending(source, exchange.READ), _ending(output, exchange.WRITTEN)
+    theirs, ours = _ending(source, formats.READ), _ending(output, formats.WRITTEN)
     if (theirs in OURS) == (ours in OURS):
         got = "both are" if theirs in OURS else "neither is"
         raise UsageError(
@@ -114,9 +115,10 @@ def _ending(name: str, known: tuple[str, ...]) -> str:
 
 def _out(source: str, output: str, ending: str, split: str | None, force: bool) -> None:
     """Write a feature file's content as another tool reads it."""
-    from clipkit import exchange, files, store
+    from clipkit import features, files
+    from clipkit.features import formats
 
-    with store.opened(source) as file, console.progress("converting", "rows") as progress:
+    with features.open_file(source) as file, console.progress("converting", "rows") as progress:
         if split is not None:
             if split not in file.splits:
                 raise unknown(
@@ -124,8 +126,8 @@ def _out(source: str, output: str, ending: str, split: str | None, force: bool) 
                 )
             file.splits = {split: file.splits[split]}
         datasets = _watched(file.datasets(), progress)
-        with files.publishing(output, force=force) as temporary:
-            exchange.write(
+        with files.atomic_write(output, force=force) as temporary:
+            formats.write(
                 temporary, ending, datasets, {**file.attributes(), "history": file.history}
             )
 
@@ -140,24 +142,25 @@ def _in(
     force: bool,
 ) -> None:
     """Make a feature file of another tool's."""
-    from clipkit import exchange, files, models, store
-    from clipkit.store.schema import check
+    from clipkit import features, files, models
+    from clipkit.features import formats
+    from clipkit.features import validate as check
 
     with contextlib.ExitStack() as stack, console.progress("converting", "rows") as progress:
-        path = stack.enter_context(files.spooled(source))
+        path = stack.enter_context(files.spool_input(source))
         given: dict[str, Any] = {
-            name: stack.enter_context(files.spooled(value)) for name, value in beside.items()
+            name: stack.enter_context(files.spool_input(value)) for name, value in beside.items()
         }
         inputs = {name: _digest(where) for name, where in {"features": path, **given}.items()}
         if "prompts" in given:
             given["texts"] = _prompts(given.pop("prompts"), beside["prompts"])
-        with exchange.opened(path, ending, shown=source, split=split, given=given) as found:
+        with formats.opened(path, ending, shown=source, split=split, given=given) as found:
             if found.unused:
                 console.warn(
                     f"{source}: left out, having no place in a feature file: {', '.join(found.unused)}"
                 )
             file = _file(found, progress)
-            known = model_of(file.history)
+            known = file.model()
             if known and model:
                 raise UsageError(
                     f"--model is for features that do not say whose they are; {source} says {known.get('name')}"
@@ -169,10 +172,13 @@ def _in(
             )
             file.history = [
                 *file.history,
-                entry("convert", source=ending, split=split, model=of, inputs=inputs),
+                features.history_entry(
+                    "convert", source=ending, split=split, model=of, inputs=inputs
+                ),
             ]
-            check(file, source)
-            store.write(output, file, force=force)
+            file.display_name = source
+            check(file)
+            features.write(output, file, force=force)
 
 
 def _prompts(path: Path, shown: str) -> list[str]:
@@ -186,32 +192,32 @@ def _prompts(path: Path, shown: str) -> list[str]:
 
 def _file(found: Found, progress: Callable[[int, int], None]) -> FeatureFile:
     """A feature file of what was found, its features still to be read block by block."""
-    from clipkit import store
+    from clipkit import features
 
-    file = store.FeatureFile(found.kind)
+    file = features.FeatureFile(found.kind)
     for name, value in {**found.about, **_watched(found.arrays, progress)}.items():
         split, _, key = name.rpartition("/")
-        setattr(file.splits.setdefault(split, store.Split()) if split else file, key, value)
+        setattr(file.splits.setdefault(split, features.Split()) if split else file, key, value)
     return file
 
 
 def _watched(arrays: dict[str, Any], progress: Callable[[int, int], None]) -> dict[str, Any]:
     """The same arrays; their matrices tell how many rows were read."""
-    from clipkit import store
+    from clipkit import features
 
-    total = sum(value.shape[0] for value in arrays.values() if hasattr(value, "blocks"))
+    total = sum(value.shape[0] for value in arrays.values() if hasattr(value, "iter_blocks"))
     done = 0
 
     def blocks(matrix: Any) -> Iterator[Any]:
         nonlocal done
-        for block in matrix.blocks():
+        for block in matrix.iter_blocks():
             yield block
             done += len(block)
             progress(done, total)
 
     return {
-        name: store.Rows(value.shape, functools.partial(blocks, value))
-        if hasattr(value, "blocks")
+        name: features.BlockMatrix(value.shape, functools.partial(blocks, value))
+        if hasattr(value, "iter_blocks")
         else value
         for name, value in arrays.items()
     }

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clipkit import console
-from clipkit.commands import (
+from clipkit.commands._options import (
     DEFAULT_MODEL,
     Device,
     Force,
@@ -19,12 +19,11 @@ from clipkit.commands import (
     Output,
     Precision,
     Untrained,
-    entry,
 )
 from clipkit.errors import UsageError
 
 if TYPE_CHECKING:
-    from clipkit.embed import Work
+    from clipkit.embedding import Work
 
 SKIPPED = 3
 
@@ -95,15 +94,15 @@ def embed(
 
     Example: clipkit embed cifar100 -o img.h5
     """
-    from clipkit import datasets, files, models, scores, store
-    from clipkit import embed as room
+    from clipkit import datasets, features, files, models, similarity
+    from clipkit import embedding as room
 
     files.check_output(output, force=force)
     data = datasets.load(dataset, root=root, splits=split, limit=limit, classes=classes)
     if (
         compile is None
     ):  # of all images, not of those that are left: the same answer when a run is continued
-        compile = models.worth_compiling(device, sum(map(len, data.splits.values())))
+        compile = models.should_compile(device, sum(map(len, data.splits.values())))
     encoder = models.load(
         model,
         tower="image",
@@ -113,14 +112,14 @@ def embed(
         compile_for=batch_size if compile else 0,
     )
     encoder.wait = False
-    made = entry(
+    made = features.history_entry(
         "embed",
         dataset=data.details,
         model=encoder.details,
         normalize=normalize,
         batch_size=batch_size,
     )
-    stamps = {name: rows.stamp() for name, rows in data.splits.items()}
+    stamps = {name: rows.fingerprint() for name, rows in data.splits.items()}
     manifest = {**made, "image files": stamps, "images a shard": room.SHARD}
     with _work(output, data.splits, manifest, restart) as work:
         files.check_output(output, force=force)  # another process may have finished meanwhile
@@ -143,11 +142,13 @@ def embed(
                 strict,
                 progress,
             )
-        splits, skipped = room.collect(work, normalize=scores.normalize if normalize else None)
+        splits, skipped = room.collect(work, normalize=similarity.normalize if normalize else None)
         if skipped:
             made["skipped"] = skipped
-        result = store.FeatureFile("images", [made], splits, class_names=data.class_names or None)
-        store.write(output, result, force=force)
+        result = features.FeatureFile(
+            "images", [made], splits, class_names=data.class_names or None
+        )
+        features.write(output, result, force=force)
         work.remove()
     for item in skipped:
         console.warn(f"skipped {item['split']}/{item['id']}: {item['reason']}")
@@ -163,7 +164,7 @@ def _work(
     output: str, splits: dict[str, Any], manifest: dict[str, Any], restart: bool
 ) -> Iterator[Work]:
     """The folder of shards: beside a regular output, where the next run finds it; temporary for a stream."""
-    from clipkit import embed as room
+    from clipkit import embedding as room
 
     path = Path(output)
     if output == "-" or (path.exists() and not path.is_file()):

@@ -2,49 +2,36 @@
 
 from __future__ import annotations
 
-from clipkit.commands import (
+from clipkit.commands._options import (
     FeatureInput,
     Force,
     Format,
     ResultOutput,
     Temperatures,
-    check_format,
-    entry,
-    finish,
-    temperatures,
+    check_report_options,
+    parse_temperatures,
+    report_result,
 )
 
 
 def entropy(
     file: FeatureInput = "-",
-    temperature: Temperatures = [],
+    temperature: Temperatures = [],  # noqa: B006
     output: ResultOutput = None,
     format: Format = None,
     force: Force = False,
 ) -> None:
-    """Mean Shannon entropy (nats) and mean top-1 confidence of softmax(cosine / tau) over the prompts.
+    """Report mean Shannon entropy (nats) and mean top-1 confidence of softmax(cosine / tau).
 
-    `max_entropy` is ln K, reached when all K prompts are equally likely. Without -t, the file's own temperature.
+    `max_entropy` is ln K, the entropy of K equally likely prompts. Without -t, the temperature is
+    the file's own.
 
     Example: clipkit entropy logits.h5 -t 1,0.5,0.07,0.03
     """
-    from clipkit import files, scores, store
+    from clipkit import features, softmax
 
-    check_format(format)
-    if output is not None:
-        files.check_output(output, force=force)
-    with store.opened(file, kinds=["logits"]) as logits:
-        taus = temperatures(temperature, logits.logit_scale) or [logits.temperature or 1.0]
-        written_at = logits.temperature or 1.0
-        rows = []
-        for name, split in logits.splits.items():
-            cosines = (block * written_at for block in split.features.blocks())
-            rows += [{"split": name, **row} for row in scores.flatness(cosines, taus)]
-        result = store.FeatureFile(
-            "result",
-            history=[
-                *logits.history,
-                entry("entropy", temperature=taus, inputs={"logits": logits.digest}),
-            ],
-        )
-    finish(rows, result, output, force, format)
+    check_report_options(output, format, force)
+    with features.open_file(file, kinds=["logits"]) as logits:
+        temperatures = parse_temperatures(temperature, logits.logit_scale)
+        result = softmax.entropy_summary(logits, temperatures or [logits.temperature or 1.0])
+    report_result(result, output, format, force)

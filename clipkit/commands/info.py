@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clipkit import console
-from clipkit.commands import Format, check_format
+from clipkit.commands._options import Format, check_report_options
 
 if TYPE_CHECKING:
-    from clipkit.store import FeatureFile
+    from clipkit.features import FeatureFile
 
 
 def info(
@@ -29,17 +29,19 @@ def info(
 
     Example: clipkit info img.h5
     """
-    from clipkit import store, tables
+    from clipkit import features, tables
 
-    check_format(format)
+    check_report_options(None, format, False)
     if what == "-" or (Path(what).exists() and not Path(what).is_dir()):
-        with store.opened(what) as file:
+        with features.open_file(what) as file:
             rows = describe(file)
     else:
         from clipkit import models
 
         with console.progress("reading the weights"):
-            rows = [{"field": key, "value": value} for key, value in _sizes(models.describe(what))]
+            rows = [
+                {"field": key, "value": value} for key, value in _sizes(models.describe_model(what))
+            ]
     tables.emit(rows, format)
 
 
@@ -81,7 +83,7 @@ def describe(file: FeatureFile) -> list[dict[str, Any]]:
 
 def _read(features: Any) -> int:
     """Bytes of features that were read, and so checked, to the last."""
-    return sum(block.nbytes for block in features.blocks())
+    return sum(block.nbytes for block in features.iter_blocks())
 
 
 def _shape(array: Any) -> str:

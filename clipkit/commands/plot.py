@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clipkit.commands import Force, Temperatures, _sweep_plots, temperatures
+from clipkit.commands import _sweep_plots
+from clipkit.commands._options import Force, Temperatures, parse_temperatures
 from clipkit.errors import ClipkitError, UsageError, unknown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from clipkit.store import FeatureFile, Split
+    from clipkit.features import FeatureFile, Split
 
 
 MOST_CLASSES = 5000
@@ -105,22 +106,22 @@ def plot(
 
     Example: clipkit plot temperature probe.h5 -o tau.png
     """  # fmt: skip
-    from clipkit import figures, store
+    from clipkit import features, plots
     from clipkit import files as streams
 
     if kind not in PLOTS:
         raise unknown("plot", kind, PLOTS)
-    format = "png" if output == "-" else figures.format_of(output)
+    format = "png" if output == "-" else plots.format_of(output)
     streams.check_output(output, force=force)
     sources = files or ["-"]
     needs, draw = PLOTS[kind]
     if len(sources) > 1 and kind not in SEVERAL:
         raise UsageError(f"{kind} draws one file; got {len(sources)}")
-    loaded = [store.read(source, kinds=[needs]) for source in sources if needs != "data set"]
+    loaded = [features.read(source, kinds=[needs]) for source in sources if needs != "data set"]
     wish = Wish(sources, split, run, class_ or [], image or [], temperature, centred, groups, title)
     figure = draw(loaded, wish)
-    with streams.publishing(output, force=force) as path:
-        figures.save(figure, path, format)
+    with streams.atomic_write(output, force=force) as path:
+        plots.save(figure, path, format)
 
 
 def _split(file: FeatureFile, wish: Wish) -> tuple[str, Split]:
@@ -207,18 +208,18 @@ def _run_name(file: FeatureFile, split: str, run: int) -> str:
 
 
 def _confusion(files: list[FeatureFile], wish: Wish) -> Figure:
-    from clipkit import figures
+    from clipkit import plots
 
     counts, names, run = _predictions(files[0], wish)
-    return figures.confusion(counts, names, title=wish.title or f"Confusion ({run})")
+    return plots.confusion(counts, names, title=wish.title or f"Confusion ({run})")
 
 
 def _classes(files: list[FeatureFile], wish: Wish) -> Figure:
-    from clipkit import figures, metrics
+    from clipkit import metrics, plots
 
     counts, names, run = _predictions(files[0], wish)
     scores = metrics.per_class(counts)
-    return figures.classes(
+    return plots.classes(
         scores.f1,
         names,
         support=counts.sum(axis=1),
@@ -227,7 +228,7 @@ def _classes(files: list[FeatureFile], wish: Wish) -> Figure:
 
 
 def _clusters(files: list[FeatureFile], wish: Wish) -> Figure:
-    from clipkit import figures, metrics
+    from clipkit import metrics, plots
 
     (file,) = files
     if not file.history or file.history[-1]["command"] != "cluster":
@@ -242,29 +243,29 @@ def _clusters(files: list[FeatureFile], wish: Wish) -> Figure:
         )
     counts = metrics.confusion(labels, assigned, max(n, k))[:n, :k]
     names = file.class_names or [str(i) for i in range(n)]
-    return figures.clusters(
+    return plots.clusters(
         counts, names, title=wish.title or f"Clusters (k-means, k {k}, on {name})"
     )
 
 
 def _distribution(name: str) -> Callable[[list[FeatureFile], Wish], Figure]:
     def draw(files: list[FeatureFile], wish: Wish) -> Figure:
-        from clipkit import figures, scores
+        from clipkit import plots, softmax
 
         (file,) = files
         split, part = _split(file, wish)
         written_at = file.temperature or 1.0
-        taus = temperatures(wish.temperature, file.logit_scale) or [written_at]
-        values = {tau: getattr(scores, name)(part.features * written_at, tau) for tau in taus}
+        taus = parse_temperatures(wish.temperature, file.logit_scale) or [written_at]
+        values = {tau: getattr(softmax, name)(part.features * written_at, tau) for tau in taus}
         title = wish.title or f"{len(part)} images of {split}"
-        return getattr(figures, name)(values, part.features.shape[1], title=title)  # type: ignore[no-any-return]
+        return getattr(plots, name)(values, part.features.shape[1], title=title)  # type: ignore[no-any-return]
 
     return draw
 
 
 def _class_means(file: FeatureFile, wish: Wish) -> tuple[Any, list[str]]:
     """Mean cosine of each class with each prompt (C, K), and the classes' names."""
-    from clipkit import scores
+    from clipkit import similarity
 
     name, part = _split(file, wish)
     if part.labels is None:
@@ -272,16 +273,16 @@ def _class_means(file: FeatureFile, wish: Wish) -> tuple[Any, list[str]]:
             f"{wish.shown[0]} must have labels to average over classes; {name} has none"
         )
     names = file.class_names or [str(i) for i in range(int(part.labels.max()) + 1)]
-    return scores.class_means(
+    return similarity.class_means(
         part.features * (file.temperature or 1.0), part.labels, len(names)
     ), names
 
 
 def _similarity(files: list[FeatureFile], wish: Wish) -> Figure:
-    from clipkit import figures
+    from clipkit import plots
 
     means, names = _class_means(files[0], wish)
-    return figures.similarity(
+    return plots.similarity(
         means, names, files[0].texts or [], centred=wish.centred, title=wish.title
     )
 
@@ -289,7 +290,7 @@ def _similarity(files: list[FeatureFile], wish: Wish) -> Figure:
 def _logits(files: list[FeatureFile], wish: Wish) -> Figure:
     import numpy as np
 
-    from clipkit import figures
+    from clipkit import plots
 
     (file,) = files
     rows, labels = [], []
@@ -306,14 +307,14 @@ def _logits(files: list[FeatureFile], wish: Wish) -> Figure:
                 raise unknown("class", wanted, names)
             rows.append(means[names.index(wanted)])
             labels.append(f"mean of {wanted}")
-    return figures.logits(np.stack(rows), labels, file.texts or [], title=wish.title)
+    return plots.logits(np.stack(rows), labels, file.texts or [], title=wish.title)
 
 
 def _images(files: list[FeatureFile], wish: Wish) -> Figure:
     """A class-balanced draw of a data set's images."""
     import numpy as np
 
-    from clipkit import datasets, figures
+    from clipkit import datasets, plots
 
     data = datasets.load(wish.shown[0], splits=[wish.split] if wish.split else None, limit=SHEET)
     name = "test" if "test" in data.splits else next(iter(data.splits))
@@ -322,7 +323,7 @@ def _images(files: list[FeatureFile], wish: Wish) -> Figure:
         [np.asarray(split.image(i).resize((THUMB, THUMB))) for i in range(len(split))]
     )  # (N, H, W, 3)
     titles = None if split.labels is None else [data.class_names[label] for label in split.labels]
-    return figures.contact_sheet(
+    return plots.contact_sheet(
         images, titles, 8, title=wish.title or f"{len(split)} images of {data.name}, {name}"
     )
 

@@ -6,23 +6,22 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clipkit.commands import (
+from clipkit.commands._options import (
     FeatureInput,
     Force,
     Format,
     ResultOutput,
     Seed,
     Temperatures,
-    check_format,
-    entry,
-    finish,
-    numbers,
-    temperatures,
+    check_report_options,
+    parse_numbers,
+    parse_temperatures,
+    report_result,
 )
 from clipkit.errors import UsageError, unknown
 
 if TYPE_CHECKING:
-    from clipkit.store import FeatureFile
+    from clipkit.features import FeatureFile
 
 
 def probe(
@@ -83,32 +82,30 @@ def probe(
 
     Example: clipkit probe logits.h5 -t 1,0.5,0.07,0.03 -o probe.h5
     """  # fmt: skip
-    from clipkit import files, store, sweeps
+    from clipkit import evaluation
+    from clipkit.features import FeatureFile, history_entry, read
 
-    check_format(format)
-    if output is not None:
-        files.check_output(output, force=force)
-    Cs = numbers(regularization, "C")
+    check_report_options(output, format, force)
+    Cs = parse_numbers(regularization, "C")
     if features not in ("logits", "probs"):
         raise unknown("kind of features", features, ["logits", "probs"])
-    source = store.read(file, kinds=["images", "logits"])
+    source = read(file, kinds=["images", "logits"])
     taus = _taus(source, temperature, features)
     if standardize is None:
         standardize = source.kind == "images" and classifier != "knn"
     shown = "standard input" if file == "-" else file
-    task = sweeps.Task(source, shown, classifier, features, standardize, seed, shots)
-    rows, splits = sweeps.report(
+    task = evaluation.Task(source, shown, classifier, features, standardize, seed, shots)
+    rows, splits = evaluation.report(
         task, [(tau, C) for tau in taus for C in Cs], fit_split, eval_split, val
     )
-    made = entry(
+    made = history_entry(
         "probe", classifier=classifier, C=Cs, temperature=taus, features=features, standardize=standardize,
         fit_split=fit_split, eval_split=eval_split, val=val, shots=shots, seed=seed,
         prompts=len(source.texts or []) or None, inputs={"features": source.digest},
     )  # fmt: skip
-    result = store.FeatureFile(
-        "result", [*source.history, made], splits, class_names=source.class_names
-    )
-    finish(rows, result, output, force, format)
+    result = FeatureFile("result", [*source.history, made], splits, class_names=source.class_names)
+    result.set_rows(rows)
+    report_result(result, output, format, force)
 
 
 def _taus(source: FeatureFile, given: list[str], features: str) -> list[float | None]:
@@ -120,4 +117,4 @@ def _taus(source: FeatureFile, given: list[str], features: str) -> list[float | 
                 "make them with: clipkit logits",
             )
         return [None]
-    return [*temperatures(given, source.logit_scale)] or [source.temperature or 1.0]
+    return [*parse_temperatures(given, source.logit_scale)] or [source.temperature or 1.0]

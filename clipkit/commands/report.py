@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from clipkit.commands import Force
+from clipkit.commands._options import Force
 
 
 def report(
@@ -41,5 +41,5 @@ def report(
     if output == "-":
         sys.stdout.write(text)
         return
-    with files.publishing(output, force=force) as path:
+    with files.atomic_write(output, force=force) as path:
         path.write_text(text, encoding="utf-8")

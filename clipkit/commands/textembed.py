@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clipkit import console
-from clipkit.commands import (
+from clipkit.commands._options import (
     DEFAULT_MODEL,
     Device,
     Force,
@@ -16,7 +16,6 @@ from clipkit.commands import (
     Output,
     Precision,
     Untrained,
-    entry,
 )
 from clipkit.errors import ClipkitError, UsageError
 
@@ -79,7 +78,7 @@ def textembed(
 
     Example: clipkit textembed --classes cifar100 --template "a photo of a {}" -o classes.h5
     """  # fmt: skip
-    from clipkit import files, models, scores, store
+    from clipkit import features, files, models, similarity
     from clipkit import prompts as room
 
     files.check_output(output, force=force)
@@ -108,11 +107,11 @@ def textembed(
     with console.progress("embedding prompts", "prompts") as progress:
         rows = _encode(encoder, texts, truncate, progress)
     if len(said) > 1 and names is not None and index is not None:
-        rows = scores.ensemble(rows, index, len(names))  # (C, D)
+        rows = similarity.ensemble(rows, index, len(names))  # (C, D)
         texts, index = [f"{name} ({len(said)} templates)" for name in spoken], index[:: len(said)]
     elif normalize:
-        rows = scores.normalize(rows)
-    result = store.FeatureFile(
+        rows = similarity.normalize(rows)
+    result = features.FeatureFile(
         "texts",
         features=rows,
         texts=texts,
@@ -120,9 +119,11 @@ def textembed(
         class_names=names,
     )
     result.history = [
-        entry("textembed", model=encoder.details, normalize=normalize, truncate=truncate, **made)
+        features.history_entry(
+            "textembed", model=encoder.details, normalize=normalize, truncate=truncate, **made
+        )
     ]
-    store.write(output, result, force=force)
+    features.write(output, result, force=force)
 
 
 def _read(source: str) -> Prompts:
@@ -149,7 +150,7 @@ def _templates(given: list[str] | None) -> list[str]:
 
 def _class_names(source: str, root: str | None) -> tuple[list[str], list[str], dict[str, Any]]:
     """Class names, how each is said in a prompt, and where they are from: a feature file, a text file or a data set."""
-    from clipkit import datasets, store
+    from clipkit import datasets, features
 
     path = Path(source)
     if path.is_file():
@@ -165,7 +166,7 @@ def _class_names(source: str, root: str | None) -> tuple[list[str], list[str], d
                 [said.strip() or name.strip() for name, _, said in pairs],
                 {"classes": "file"},
             )
-        with store.opened(source) as found:
+        with features.open_file(source) as found:
             if not found.class_names:
                 raise ClipkitError(f"{source} must hold class names; it does not")
             return (

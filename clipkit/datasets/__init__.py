@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from clipkit.datasets import images, sources
-from clipkit.datasets.rows import Dataset, Split, from_files
+from clipkit.datasets.dataset import Dataset, Split, from_files
 from clipkit.errors import ClipkitError, UsageError, unknown
 
 __all__ = ["REGISTRY", "Dataset", "Split", "folder", "load"]

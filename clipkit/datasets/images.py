@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from clipkit.errors import BadImage, ClipkitError
+from clipkit.errors import ClipkitError, ImageError
 
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
 SUFFIXES = (
@@ -151,7 +151,7 @@ def read(path: str) -> Image.Image:
 
     Raises
     ------
-    BadImage
+    ImageError
         The file is missing, empty, damaged, cut short, of another format, or larger than `MAX_PIXELS`, `MAX_BYTES` or
         `MAX_ASPECT` allow; nothing is decoded before the size is known.
     """
@@ -159,9 +159,9 @@ def read(path: str) -> Image.Image:
     try:
         info = Path(path).stat()
         if not stat.S_ISREG(info.st_mode):
-            raise BadImage("it is not a regular file")
+            raise ImageError("it is not a regular file")
         if not 0 < info.st_size <= MAX_BYTES:
-            raise BadImage(
+            raise ImageError(
                 "the file is empty"
                 if not info.st_size
                 else f"{info.st_size:,} bytes, over {MAX_BYTES:,}"
@@ -172,26 +172,26 @@ def read(path: str) -> Image.Image:
     except MemoryError:
         raise
     except Exception as error:  # decoders raise SyntaxError, struct.error, KeyError and more
-        raise BadImage(f"{escape(path)} must be a sound image; {reason(error)}") from error
+        raise ImageError(f"{escape(path)} must be a sound image; {reason(error)}") from error
 
 
 def _check_size(width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
-        raise BadImage(f"{width} x {height} pixels, over {MAX_PIXELS:,}")
+        raise ImageError(f"{width} x {height} pixels, over {MAX_PIXELS:,}")
     if max(width, height) > MAX_ASPECT * min(width, height):
-        raise BadImage(f"{width} x {height} pixels, one side over {MAX_ASPECT} times the other")
+        raise ImageError(f"{width} x {height} pixels, one side over {MAX_ASPECT} times the other")
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16-bit grey: "I;16", "I;16B"; "I" in a PPM and in older Pillow
         grey = np.asarray(image)  # (H, W)
         if grey.min() < 0 or grey.max() > 65535:
-            raise BadImage("32-bit pixels, whose range is unknown")
+            raise ImageError("32-bit pixels, whose range is unknown")
         return Image.fromarray(((grey.astype(np.int32) + 128) // 257).astype(np.uint8)).convert(
             "RGB"
         )
     if image.mode == "F":
-        raise BadImage("floating-point pixels, whose range is unknown")
+        raise ImageError("floating-point pixels, whose range is unknown")
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # the same colours; straight to RGB, Pillow warns
     return image.convert("RGB")

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipkit.datasets import images
-from clipkit.datasets.rows import Dataset, Drawn, Split, from_arrays, from_files, numbered
+from clipkit.datasets.dataset import Dataset, Drawn, Split, from_arrays, from_files, numbered
 from clipkit.errors import ClipkitError
 
 DEBIAN_FASHION_MNIST = Path(

@@ -1,26 +1,35 @@
-"""A model's name -> an Encoder: images -> embeddings, texts -> embeddings. Frozen CLIP-like dual encoders.
+"""A model's name -> an `Encoder`: images or texts -> embeddings. Frozen CLIP-like dual encoders.
 
-`load` and `describe` bring PyTorch with them; names and files (`ALIASES`, `DEFAULT`, `models.hub`) do without.
+`load` and `describe_model` import PyTorch; names and files (`ALIASES`, `DEFAULT`, `models.hub`) do
+not.
 """
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from clipkit.models.hub import ALIASES, DEFAULT
 
 if TYPE_CHECKING:
-    from clipkit.models.about import describe
+    from clipkit.models.acceleration import should_compile
+    from clipkit.models.describe import describe_model
     from clipkit.models.encoder import DTYPES, Encoder, load
-    from clipkit.models.quick import worth_compiling
 
-__all__ = ["ALIASES", "DEFAULT", "DTYPES", "Encoder", "describe", "load", "worth_compiling"]
+__all__ = ["ALIASES", "DEFAULT", "DTYPES", "Encoder", "describe_model", "load", "should_compile"]
+
+_MODULES = {
+    "DTYPES": "encoder",
+    "Encoder": "encoder",
+    "describe_model": "describe",
+    "load": "encoder",
+    "should_compile": "acceleration",
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name in __all__:
-        from clipkit.models import about, encoder, quick
-
-        homes = {"describe": about, "worth_compiling": quick}
-        return getattr(homes.get(name, encoder), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    """Import what needs PyTorch when it is first used (PEP 562)."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = importlib.import_module(f"clipkit.models.{_MODULES[name]}")
+    return getattr(module, name)

@@ -1,7 +1,7 @@
 """A model's name -> an Encoder: images -> embeddings, texts -> embeddings. Frozen CLIP-like dual encoders.
 
-`clipkit.models.hub` finds a model's files, `clipkit.models.parts` makes them into a tower, `clipkit.models.pixels` is
-what goes before an image tower, and `clipkit.models.quick` makes a tower fast.
+`clipkit.models.hub` finds a model's files, `clipkit.models.loading` makes them into a tower, `clipkit.models.preprocessing` is
+what goes before an image tower, and `clipkit.models.acceleration` makes a tower fast.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from clipkit.errors import ClipkitError, unknown
+from clipkit.models.acceleration import Pending, compiled, packed
 from clipkit.models.hub import find
-from clipkit.models.parts import (
+from clipkit.models.loading import (
     PREFIXES,
     SCALARS,
     Family,
@@ -33,8 +34,7 @@ from clipkit.models.parts import (
     tokenizer,
     tower_model,
 )
-from clipkit.models.pixels import Pixels
-from clipkit.models.quick import Pending, compiled, packed
+from clipkit.models.preprocessing import Pixels
 
 __all__ = ["DTYPES", "Encoder", "load"]
 

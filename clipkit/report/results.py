@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from clipkit import metrics, scores, store
+from clipkit import features, metrics, similarity
 from clipkit.errors import ClipkitError
-from clipkit.store import FeatureFile
+from clipkit.features import FeatureFile
 
 SEEDS = (42, 1, 2, 3, 4)  # the thesis's first
 
@@ -46,7 +46,7 @@ class Results:
                 f"a results folder must hold img.h5; {folder} does not",
                 "make one with: make chapter2",
             )
-        with store.opened(folder / "img.h5", kinds=["images"]) as file:
+        with features.open_file(folder / "img.h5", kinds=["images"]) as file:
             self.embedded: dict[str, Any] = file.history[0]
             self.class_names = file.class_names or []
             self.counts = {name: len(split) for name, split in file.splits.items()}
@@ -54,7 +54,7 @@ class Results:
 
     def _file(self, name: str) -> FeatureFile | None:
         path = self.folder / f"{name}.h5"
-        return store.read(path) if path.is_file() else None
+        return features.read(path) if path.is_file() else None
 
     def runs(self, name: str, **where: Any) -> list[dict[str, Any]]:
         """The runs of a result whose columns have the given values."""
@@ -142,10 +142,10 @@ def spectrum(results: Results, name: str) -> tuple[Any, float, float] | None:
     file = results.file(name)
     if file is None:
         return None
-    values = scores.singular_values(file.features)
+    values = similarity.singular_values(file.features)
     count, dim = file.features.shape
-    random = scores.singular_values(scores.random_directions(count, dim, SEEDS[0]))
-    return values, scores.effective_rank(values), scores.effective_rank(random)
+    random = similarity.singular_values(similarity.random_directions(count, dim, SEEDS[0]))
+    return values, similarity.effective_rank(values), similarity.effective_rank(random)
 
 
 def spread(results: Results, name: str) -> tuple[float, float, float] | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from .captions import captions
 from .draw import render
-from .world import (
+from .scene import (
     CLASS_NAMES,
     OUTLINES,
     PATTERNS,

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from numpy.typing import ArrayLike
 
-from .world import BACKGROUNDS, COLOURS, MATERIALS, OUTLINES, PATTERNS, Scene, keys, sample, uniform
+from .scene import BACKGROUNDS, COLOURS, MATERIALS, OUTLINES, PATTERNS, Scene, keys, sample, uniform
 
 OUTLINE_WORDS = {
     "arrow": ("arrow", "pointer"),

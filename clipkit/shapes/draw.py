@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .outlines import SIGNED_DISTANCES
-from .world import BACKGROUNDS, COLOURS, GOLDEN, PATTERNS, Scene, mix, sample
+from .scene import BACKGROUNDS, COLOURS, GOLDEN, PATTERNS, Scene, mix, sample
 
 Field = NDArray[Any]  # float32
 

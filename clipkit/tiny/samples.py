@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ..shapes.captions import captions
 from ..shapes.draw import draw
-from ..shapes.world import (
+from ..shapes.scene import (
     BACKGROUNDS,
     CLASS_NAMES,
     COLOURS,

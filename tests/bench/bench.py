@@ -206,36 +206,34 @@ def bench_embed(args: argparse.Namespace, scratch: Path) -> None:
 
 
 def features(path: Path, n: int) -> None:
-    from clipkit import store
 
     def blocks():
         rng = np.random.default_rng(0)
         for at in range(0, n, 8192):
             yield rng.standard_normal((min(8192, n - at), DIM), np.float32)
 
+    from clipkit.features import BlockMatrix, FeatureFile, Split, write
+
     history = [{"command": "embed", "model": {"name": "made up"}}]
-    split = store.Split(
-        store.Rows((n, DIM), blocks), np.arange(n) % 100, [f"{i:07d}" for i in range(n)]
-    )
-    store.write(
+    split = Split(BlockMatrix((n, DIM), blocks), np.arange(n) % 100, [f"{i:07d}" for i in range(n)])
+    write(
         path,
-        store.FeatureFile(
-            "images", history, {"test": split}, class_names=[f"c{i}" for i in range(100)]
-        ),
+        FeatureFile("images", history, {"test": split}, class_names=[f"c{i}" for i in range(100)]),
         force=True,
     )
 
 
 def prompts(path: Path) -> None:
-    from clipkit import store
 
     history = [{"command": "textembed", "model": {"name": "made up"}}]
     directions = np.random.default_rng(1).standard_normal((PROMPTS, DIM), np.float32)
+    from clipkit.features import FeatureFile, write
+
     texts, index = [f"prompt {i}" for i in range(PROMPTS)], np.arange(PROMPTS) % 100
     names = [f"c{i}" for i in range(100)]
-    store.write(
+    write(
         path,
-        store.FeatureFile(
+        FeatureFile(
             "texts", history, features=directions, texts=texts, class_index=index, class_names=names
         ),
     )

@@ -15,7 +15,7 @@ from sklearn.cluster import KMeans
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
-from clipkit import clusters, probes
+from clipkit import clustering, probes
 
 
 def like_clip(
@@ -94,7 +94,7 @@ def main() -> None:
         for algorithm in ("lloyd", "elkan"):
             plain = KMeans(n_clusters=args.classes, random_state=42, n_init=10, algorithm=algorithm)
             timed(f"KMeans, {algorithm}", lambda plain=plain: plain.fit(X))
-        timed("clusters.kmeans", lambda: clusters.kmeans(X, args.classes))
+        timed("clustering.kmeans", lambda: clustering.kmeans(X, args.classes))
 
 
 if __name__ == "__main__":

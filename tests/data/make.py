@@ -12,8 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from clipkit import store
-from clipkit.store import FeatureFile, Split
+from clipkit.features import FeatureFile, Split, write
 
 MODEL = {"name": "tiny", "digest": "sha256:" + "0" * 64, "dim": 4, "logit_scale": 100.0}
 IMAGES = {"command": "embed", "clipkit": "0.1.0", "dataset": {"name": "pics"}, "model": MODEL}
@@ -59,4 +58,4 @@ def files() -> dict[str, FeatureFile]:
 
 if __name__ == "__main__":
     for kind, file in files().items():
-        store.write(Path(sys.argv[1]) / f"v1-{kind}.h5", file)
+        write(Path(sys.argv[1]) / f"v1-{kind}.h5", file)

@@ -22,9 +22,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from fuzz import mutate, seeds
 
-from clipkit import prompts, store
+from clipkit import prompts
 from clipkit.console import escaped
 from clipkit.errors import ClipkitError
+from clipkit.features import read
 
 PATIENCE, MEMORY, BATCH = (
     20,
@@ -42,15 +43,15 @@ def feature_case(
     damage: Callable[[list[bytes], int], tuple[bytes, int]], folder: Path, trusted: bool
 ) -> Callable[[int], str]:
     """A judge of one damaged feature file; a trusted one is read in this process, its crash a finding."""
-    originals = list(seeds.write(folder).values())
-    healthy = [store.read(folder / f"{name}.h5") for name in seeds.files()]
+    originals = list(seeds.write_all(folder).values())
+    healthy = [read(folder / f"{name}.h5") for name in seeds.files()]
     path = folder / "damaged.h5"
 
     def judge(case: int) -> str:
         data, _ = damage(originals, case)
         path.write_bytes(data)
         try:
-            found = store.read(path, trusted=trusted)
+            found = read(path, trusted=trusted)
         except ClipkitError as error:
             return one_line(error)
         return "same" if any(seeds.same(found, file) for file in healthy) else "OTHER DATA"

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from clipkit import store
-from clipkit.store import FeatureFile, Split
+from clipkit.features import FeatureFile, Split, write
 
 MODEL = {"name": "tiny", "digest": "sha256:" + "0" * 64, "logit_scale": 100.0}
 NAMES = ["cat", "dog", "été"]
@@ -50,12 +49,12 @@ def files() -> dict[str, FeatureFile]:
     }  # fmt: skip
 
 
-def write(folder: Path) -> dict[str, bytes]:
+def write_all(folder: Path) -> dict[str, bytes]:
     """Every file of `files`, written and read back as bytes."""
     found = {}
     for name, file in files().items():
         path = folder / f"{name}.h5"
-        store.write(path, file, force=True)
+        write(path, file, force=True)
         found[name] = path.read_bytes()
     return found
 

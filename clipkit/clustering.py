@@ -1,0 +1,155 @@
+"""k-means, and how well its clusters agree with the classes: purity, NMI, ARI."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+from sklearn.metrics.cluster import contingency_matrix
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+from clipkit import console
+from clipkit.errors import ClipkitError, UsageError
+from clipkit.features import FeatureFile, Int64, Split
+
+N_INIT = 10  # starts of k-means, the best of which counts (the thesis's protocol)
+
+
+def kmeans(features: NDArray[np.floating[Any]], k: int, *, seed: int = 42) -> Int64:
+    """Return the cluster of each row, as scikit-learn's `KMeans` with ten starts finds it.
+
+    It runs on one thread: with several, the order of summation, and so the clusters, may vary.
+
+    Parameters
+    ----------
+    features : array (N, D)
+        Clustered as they are.
+    k : int
+        Number of clusters.
+    seed : int
+
+    Returns
+    -------
+    array (N,) int64
+        Cluster numbers 0..k-1.
+
+    Raises
+    ------
+    UsageError
+        If k < 1.
+    ClipkitError
+        If there are fewer distinct rows than clusters.
+    """
+    if k < 1:
+        raise UsageError(f"k: expected at least 1, got {k}")
+    if len(features) < k:
+        raise ClipkitError(
+            f"expected at least as many rows as clusters, got {len(features)} and {k}"
+        )
+    with threadpool_limits(1), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # too few distinct rows: an error below
+        model = KMeans(k, random_state=seed, n_init=N_INIT).fit(features)
+    assignments: Int64 = model.labels_.astype(np.int64)
+    distinct = len(np.unique(assignments))
+    if distinct < k:
+        raise ClipkitError(
+            f"expected at least as many distinct rows as clusters, got {distinct} and {k}"
+        )
+    return assignments
+
+
+def purity(labels: Int64, assignments: Int64) -> float:
+    """Return the fraction of rows that belong to the largest class of their cluster.
+
+    >>> purity(np.array([5, 5, 6, 6, 6]), np.array([0, 0, 0, 1, 1]))
+    0.8
+    """
+    counts = contingency_matrix(labels, assignments)  # (C, K)
+    return float(counts.max(axis=0).sum() / len(labels))
+
+
+def nmi(labels: Int64, assignments: Int64) -> float:
+    """Return normalised mutual information, 0..1 (arithmetic mean of the entropies)."""
+    return float(normalized_mutual_info_score(labels, assignments))
+
+
+def ari(labels: Int64, assignments: Int64) -> float:
+    """Return the adjusted Rand index: 1 for equal partitions, about 0 for a random one."""
+    return float(adjusted_rand_score(labels, assignments))
+
+
+def cluster(
+    file: FeatureFile,
+    splits: Sequence[str] | None = None,
+    k: Sequence[int] | None = None,
+    seed: int = 42,
+) -> FeatureFile:
+    """Cluster embeddings or logits: what `clipkit cluster` reports.
+
+    Parameters
+    ----------
+    file : FeatureFile
+        Of kind images or logits.
+    splits : sequence of str, optional
+        `test` by default, if there is such a split; else all.
+    k : sequence of int, optional
+        Numbers of clusters; as many as classes by default.
+    seed : int
+
+    Returns
+    -------
+    FeatureFile
+        A result with one run per split and k: `split`, `k`, `purity`, `nmi`, `ari` (NaN without
+        labels), and the cluster of each row as its prediction.
+    """
+    if splits is None and "test" in file.splits:
+        splits = ["test"]
+    names = file.choose_splits(splits)
+    history = file.extended_history(
+        "cluster", splits=names, k=k, seed=seed, inputs={"features": file.digest}
+    )
+    result = FeatureFile("result", history)
+    rows: list[dict[str, Any]] = []
+    for name in names:
+        split = file.splits[name]
+        features = np.asarray(split.features)
+        runs = []
+        for count in k or [_count_classes(file, name)]:
+            with console.progress(f"clustering {name} (k = {count})"):
+                assignments = kmeans(features, count, seed=seed)
+            runs.append(assignments)
+            rows.append({"split": name, "k": count, **_agreement(split.labels, assignments)})
+        result.splits[name] = Split(labels=split.labels, ids=split.ids, predicted=np.stack(runs))
+    # predictions of a result must lie among its classes
+    if file.class_names and all(row["k"] <= len(file.class_names) for row in rows):
+        result.class_names = file.class_names
+    result.set_rows(rows)
+    return result
+
+
+def _agreement(labels: Int64 | None, assignments: Int64) -> dict[str, float]:
+    if labels is None:
+        return {"purity": np.nan, "nmi": np.nan, "ari": np.nan}
+    return {
+        "purity": purity(labels, assignments),
+        "nmi": nmi(labels, assignments),
+        "ari": ari(labels, assignments),
+    }
+
+
+def _count_classes(file: FeatureFile, name: str) -> int:
+    if file.class_names:
+        return len(file.class_names)
+    labels = file.splits[name].labels
+    if labels is None:
+        raise ClipkitError(
+            f"{file.display_name}: {name} has no labels to count classes by",
+            "give the number of clusters: -k 10",
+        )
+    return len(np.unique(labels))

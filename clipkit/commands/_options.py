@@ -1,0 +1,142 @@
+"""Options that several commands share, their parsing, and the end of every reporting command."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from clipkit.errors import UsageError
+
+if TYPE_CHECKING:
+    from clipkit.features import FeatureFile
+
+FeatureInput = Annotated[
+    str, typer.Argument(metavar="[FILE]", help="Feature file; standard input by default.")
+]
+Output = Annotated[
+    str,
+    typer.Option("--output", "-o", metavar="FILE", help="Output file; - is standard output."),
+]
+ResultOutput = Annotated[
+    str | None,
+    typer.Option(
+        "--output", "-o", metavar="FILE", help="Save the result in a file for clipkit plot."
+    ),
+]
+Force = Annotated[bool, typer.Option("--force", "-f", help="Replace an existing output.")]
+Format = Annotated[
+    str | None,
+    typer.Option(
+        "--format",
+        metavar="table|tsv|csv|json",
+        help="Format of the report; a table on a terminal, else TSV.",
+    ),
+]
+Temperatures = Annotated[
+    list[str],
+    typer.Option(
+        "--temperature",
+        "-t",
+        metavar="TAU[,TAU...]",
+        help="Divides the cosine; 'model' is the model's learned temperature.",
+    ),
+]
+Model = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="NAME|FOLDER",
+        envvar="CLIPKIT_MODEL",
+        help="tiny, ViT-B/32, a Hugging Face id, or a folder.",
+    ),
+]
+Untrained = Annotated[
+    int | None,
+    typer.Option(
+        "--untrained",
+        metavar="SEED",
+        help="Use the same architecture at random initialisation, as a control.",
+    ),
+]
+Device = Annotated[
+    str,
+    typer.Option(
+        "--device", metavar="auto|cpu|cuda|cuda:N|mps", help="Device to run the model on."
+    ),
+]
+Precision = Annotated[
+    str,
+    typer.Option("--precision", metavar="auto|fp32|bf16|fp16", help="Precision to compute in."),
+]
+Seed = Annotated[int, typer.Option("--seed", help="Random seed.")]
+DEFAULT_MODEL = "openai/clip-vit-base-patch32"
+
+
+def parse_numbers(values: list[str], name: str) -> list[float]:
+    """Parse comma lists of positive numbers; a repeated number is kept once.
+
+    >>> parse_numbers(["1,0.5", "0.07"], "temperature")
+    [1.0, 0.5, 0.07]
+    """
+    numbers: list[float] = []
+    for word in _words(values):
+        number = _parse_float(word)
+        if not (math.isfinite(number) and number > 0):
+            hint = "separate several by commas: 1,0.5,0.07"
+            raise UsageError(f"{name}: expected a finite number above 0, got {word!r}", hint)
+        if number not in numbers:
+            numbers.append(number)
+    return numbers
+
+
+def parse_temperatures(values: list[str], logit_scale: float | None) -> list[float]:
+    """Parse temperatures; the word `model` stands for 1 / `logit_scale`.
+
+    Raises
+    ------
+    UsageError
+        If a value is not a positive number, or `model` is given and there is no logit scale.
+    """
+    words = _words(values)
+    if "model" in words:
+        if logit_scale is None:
+            raise UsageError("temperature 'model': the features do not hold a logit_scale")
+        learned = repr(1 / logit_scale)
+        words = [learned if word == "model" else word for word in words]
+    return parse_numbers(words, "temperature")
+
+
+def _words(values: list[str]) -> list[str]:
+    return [word.strip() for value in values for word in value.split(",")]
+
+
+def _parse_float(word: str) -> float:
+    try:
+        return float(word)
+    except ValueError:
+        return math.nan
+
+
+def check_report_options(output: str | None, format: str | None, force: bool) -> None:
+    """Refuse an unknown report format or an unusable output before any work is done."""
+    from clipkit import files
+    from clipkit.errors import unknown
+    from clipkit.tables import FORMATS
+
+    if format is not None and format not in FORMATS:
+        raise unknown("format", format, FORMATS)
+    if output is not None:
+        files.check_output(output, force=force)
+
+
+def report_result(result: FeatureFile, output: str | None, format: str | None, force: bool) -> None:
+    """Save a result if an output is given, and print its runs unless the result goes to stdout."""
+    from clipkit import features, tables
+
+    if output is not None:
+        features.write(output, result, force=force)
+    if output != "-":
+        tables.emit(result.rows(), format)

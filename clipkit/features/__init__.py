@@ -1,0 +1,36 @@
+"""The feature file: embeddings, logits and results with their provenance.
+
+`FeatureFile` is what every command takes and gives. It is stored in HDF5 (docs/format.md), and
+`formats` converts it to and from .npz, .npy, .parquet and .csv. One `validate` holds every rule.
+"""
+
+from clipkit.features.hdf5 import open_file, read, write, write_into
+from clipkit.features.model import (
+    BlockMatrix,
+    FeatureFile,
+    Float32,
+    History,
+    Int64,
+    Split,
+    canonical_json,
+    history_entry,
+    row_ids,
+)
+from clipkit.features.validation import validate
+
+__all__ = [
+    "BlockMatrix",
+    "FeatureFile",
+    "Float32",
+    "History",
+    "Int64",
+    "Split",
+    "canonical_json",
+    "history_entry",
+    "open_file",
+    "read",
+    "row_ids",
+    "validate",
+    "write",
+    "write_into",
+]

@@ -1,0 +1,324 @@
+"""An HDF5 file that gives nothing unchecked: it reads no other file and costs no more than its size.
+
+What a feature file may contain is the matter of `validation`; here stands how it may be stored.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from clipkit.errors import ClipkitError
+from clipkit.features.model import FORMAT, VERSION, History
+from clipkit.features.validation import KINDS, NAME, TYPES, allowed_names, check_scale, key_of
+
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
+SUPERBLOCK_BYTES = 48
+NO_ADDRESS = 2**64 - 1
+MAX_CHUNK_BYTES = 1 << 26
+MAX_LINKS = 4096
+REQUIRED = {
+    "format": str,
+    "version": int,
+    "kind": str,
+    "history": str,
+    "digest": str,
+    "complete": int,
+}
+OPTIONAL = {"temperature": float, "logit_scale": float}
+HDF5_CLASS = {str: h5py.h5t.STRING, int: h5py.h5t.INTEGER, float: h5py.h5t.FLOAT}
+REMAKE = "make the file again"
+
+
+class CheckedFile:
+    """An open HDF5 file that hands out only what was checked; a context manager.
+
+    Parameters
+    ----------
+    path : Path
+    display_name : str
+        What errors call the file.
+
+    Raises
+    ------
+    ClipkitError
+        If the file is not a complete HDF5 file of clipkit's form.
+    """
+
+    def __init__(self, path: Path, display_name: str) -> None:
+        self.display_name = display_name
+        self.size = self._check_container(path)
+        self.declared_bytes = 0
+        with self._reading("the file"):
+            self.h5 = h5py.File(path, "r", locking=False)
+
+    def __enter__(self) -> CheckedFile:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        # closing a damaged file may fail; it was only read
+        with contextlib.suppress(Exception):
+            self.h5.close()
+
+    def error(self, message: str, hint: str | None = None) -> ClipkitError:
+        """Return an error that names the file."""
+        return ClipkitError(f"{self.display_name}: {message}", hint)
+
+    @contextlib.contextmanager
+    def _reading(self, what: str) -> Iterator[None]:
+        """Turn HDF5's many exceptions into one: what it cannot read is damaged."""
+        try:
+            yield
+        except (ClipkitError, MemoryError):
+            raise
+        except Exception as error:
+            raise self.error(f"cannot read {what}: it is damaged", REMAKE) from error
+
+    def _check_container(self, path: Path) -> int:
+        """Check signature, superblock and length, before HDF5 sees the file; return its size."""
+        try:
+            with path.open("rb") as file:
+                head = file.read(SUPERBLOCK_BYTES)
+                size = file.seek(0, 2)
+        except OSError as error:
+            raise ClipkitError(f"cannot read {self.display_name}: {error.strerror}") from error
+        if size == 0:
+            raise self.error("empty input: did the command before it fail?")
+        if not head.startswith(SIGNATURE):
+            raise self.error(
+                f"expected a feature file, got {_content(head)}",
+                "feature files are made by clipkit embed, textembed and logits",
+            )
+        if len(head) < SUPERBLOCK_BYTES:
+            raise self.error("expected a complete file, but it ends within its first bytes", REMAKE)
+        version, offset_bytes, length_bytes = head[8:11]
+        base, extension, end = struct.unpack_from("<QQQ", head, 12)
+        is_ours = version in (2, 3) and (offset_bytes, length_bytes) == (8, 8)
+        if not is_ours or base != 0 or extension != NO_ADDRESS:
+            raise self._foreign()
+        if end != size:
+            reason = "it was cut short" if size < end else "something was added to it"
+            raise self.error(f"expected {end} bytes, got {size}: {reason}", REMAKE)
+        return size
+
+    def _foreign(self) -> ClipkitError:
+        return self.error(
+            "expected a feature file, got an HDF5 file that clipkit did not make",
+            "clipkit convert imports .npz, .npy and .parquet",
+        )
+
+    def attributes(self) -> dict[str, Any]:
+        """Return the root attributes that the digest covers, of a complete file of this version."""
+        if not self._has_attribute("format") or self.attribute(self.h5, "format") != FORMAT:
+            raise self._foreign()
+        self._check_version()
+        if not self._has_attribute("complete") or self.attribute(self.h5, "complete", int) != 1:
+            raise self.error(
+                "expected a complete file, but its writing was interrupted",
+                "run the command that made it again",
+            )
+        known = dict(REQUIRED)
+        for name, kind in OPTIONAL.items():
+            if self._has_attribute(name):
+                known[name] = kind
+        values = {name: self.attribute(self.h5, name, kind) for name, kind in known.items()}
+        with self._reading("the attributes"):
+            count = h5py.h5a.get_num_attrs(self.h5.id)
+        if count != len(values):
+            allowed = ", ".join({**REQUIRED, **OPTIONAL})
+            raise self.error(f"expected no root attributes but {allowed}, got another one")
+        for name in values.keys() & OPTIONAL.keys():
+            with self._naming_the_file():
+                check_scale(name, values[name])
+        if values["kind"] not in KINDS:
+            raise self.error(f"kind: expected one of {', '.join(KINDS)}, got {values['kind']!r}")
+        return {k: value for k, value in values.items() if k not in ("digest", "complete")}
+
+    @contextlib.contextmanager
+    def _naming_the_file(self) -> Iterator[None]:
+        try:
+            yield
+        except ClipkitError as error:
+            raise self.error(error.message, error.hint) from None
+
+    def _check_version(self) -> None:
+        version = self.attribute(self.h5, "version", int)
+        if version > VERSION:
+            raise self.error(f"format version {version} was made by a newer clipkit: update")
+        if version < 1:
+            raise self.error(f"expected a format version from 1 to {VERSION}, got {version}")
+
+    def _has_attribute(self, name: str) -> bool:
+        with self._reading(f"the attribute {name}"):
+            return bool(h5py.h5a.exists(self.h5.id, name.encode()))
+
+    def attribute(self, owner: Any, name: str, kind: type = str) -> Any:
+        """Return a scalar attribute: fixed-length text, an integer or a float."""
+        with self._reading(f"the attribute {name}"):
+            if not h5py.h5a.exists(owner.id, name.encode()):
+                raise self.error(f"expected the attribute {name} of {owner.name}, got none")
+            attribute = h5py.h5a.open(owner.id, name.encode())
+            h5type = attribute.get_type()
+            is_scalar = attribute.get_space().get_simple_extent_type() == h5py.h5s.SCALAR
+            is_kind = h5type.get_class() == HDF5_CLASS[kind]
+            is_variable = is_kind and kind is str and h5type.is_variable_str()
+            if not is_scalar or not is_kind or is_variable or h5type.get_size() > self.size:
+                raise self.error(
+                    f"attribute {name} of {owner.name}: expected a fixed-size scalar {kind.__name__}"
+                )
+            value = np.empty((), attribute.dtype)
+            attribute.read(value)
+            return value.item().decode() if kind is str else kind(value)
+
+    def history(self, text: str) -> History:
+        """Return the history as Python objects; `validation` checks what it says."""
+        try:
+            return json.loads(text, parse_constant=_refuse_constant)  # type: ignore[no-any-return]
+        except (ValueError, RecursionError):  # NaN, a million brackets
+            raise self.error("history: expected valid JSON") from None
+
+    def names(self, kind: str) -> list[str]:
+        """Return the names of all data sets, found through hard links only."""
+        root_names, split_names = allowed_names(kind)
+        names: list[str] = []
+        with self._reading("the list of data sets"):
+            for name in self._links(self.h5):
+                if name in root_names:
+                    names.append(name)
+                    continue
+                is_group = NAME.fullmatch(name) and self._type(name) == h5py.h5o.TYPE_GROUP
+                is_runs = name == "runs" and kind == "result"
+                if not is_group or not (split_names or is_runs):
+                    raise self.error(f"{name} is not part of a file of {kind}")
+                group = h5py.Group(h5py.h5g.open(self.h5.id, name.encode()))
+                for key in self._links(group):
+                    if not (NAME.fullmatch(key) if is_runs else key in split_names):
+                        raise self.error(f"{name}/{key} is not part of a file of {kind}")
+                    names.append(f"{name}/{key}")
+        return sorted(names)
+
+    def _type(self, name: str) -> int:
+        return int(h5py.h5o.get_info(self.h5.id, name.encode()).type)
+
+    def _links(self, group: h5py.Group) -> list[str]:
+        """Return the names in a group, all of them hard links."""
+        count = len(group.id)
+        if count > MAX_LINKS:
+            raise self.error(f"{group.name}: expected at most {MAX_LINKS} names, got {count}")
+        names: list[str] = []
+        for raw in group.id:
+            name = raw.decode("utf-8", "backslashreplace")
+            if group.id.links.get_info(raw).type != h5py.h5l.TYPE_HARD:
+                where = f"{group.name.rstrip('/')}/{name}"
+                raise self.error(f"{where}: expected data in the file itself, got a link")
+            names.append(name)
+        return names
+
+    def dataset(self, name: str) -> h5py.Dataset:
+        """Return a data set whose type, dimensions and storage the format allows, still unread."""
+        with self._reading(name):
+            if self._type(name) != h5py.h5o.TYPE_DATASET:
+                raise self.error(f"{name}: expected a data set, got a group")
+            dataset = h5py.Dataset(h5py.h5d.open(self.h5.id, name.encode()))
+            self._check_type(dataset, name)
+            self._check_storage(dataset, name)
+        return dataset
+
+    def _check_type(self, dataset: h5py.Dataset, name: str) -> None:
+        types, ndim = TYPES[key_of(name)]
+        stored = _stored_type(dataset)
+        if stored not in types:
+            raise self.error(f"{name}: expected type {' or '.join(sorted(types))}, got {stored}")
+        if dataset.ndim != ndim:
+            raise self.error(f"{name}: expected {ndim} dimensions, got {dataset.ndim}")
+        if 0 in dataset.shape:
+            raise self.error(f"{name}: expected at least one row, got the shape {dataset.shape}")
+
+    def _check_storage(self, dataset: h5py.Dataset, name: str) -> None:
+        plist = dataset.id.get_create_plist()
+        layouts = (h5py.h5d.COMPACT, h5py.h5d.CONTIGUOUS, h5py.h5d.CHUNKED)
+        if plist.get_external_count() or plist.get_layout() not in layouts:
+            raise self.error(f"{name}: expected data in the file itself, got a reference")
+        filters = [plist.get_filter(i)[0] for i in range(plist.get_nfilters())]
+        if any(code != h5py.h5z.FILTER_FLETCHER32 for code in filters):
+            raise self.error(f"{name}: expected no filter but fletcher32, got filters {filters}")
+        size = math.prod(dataset.shape) * dataset.dtype.itemsize
+        # summed over all data sets: one block of bytes may be linked under many names
+        self.declared_bytes += size
+        if self.declared_bytes > self.size:
+            raise self.error(
+                f"{name}: expected data that fits into the file's {self.size} bytes, got {size}"
+            )
+        if dataset.chunks:
+            self._check_chunks(dataset, name, checksum_bytes=4 * len(filters))
+
+    def _check_chunks(self, dataset: h5py.Dataset, name: str, checksum_bytes: int) -> None:
+        """Check that each chunk lies in the file: HDF5 trusts the index, and can crash on it."""
+        data_bytes = math.prod(dataset.chunks) * dataset.dtype.itemsize
+        if data_bytes > MAX_CHUNK_BYTES:
+            most = MAX_CHUNK_BYTES >> 20
+            raise self.error(f"{name}: expected chunks of at most {most} MiB, got {dataset.chunks}")
+        size = data_bytes + checksum_bytes
+        per_axis = zip(dataset.shape, dataset.chunks, strict=True)
+        count = math.prod(math.ceil(n / chunk) for n, chunk in per_axis)
+        valid: list[bool] = []
+
+        def check(chunk: Any) -> None:
+            fits = chunk.byte_offset + size <= self.size
+            valid.append(fits and chunk.size == size and not chunk.filter_mask)
+
+        dataset.id.chunk_iter(check)
+        if len(valid) != count or not all(valid):
+            raise self.error(f"{name}: expected {count} chunks of {size} bytes: it is damaged")
+
+    def read(self, dataset: h5py.Dataset, name: str, rows: slice = slice(None)) -> NDArray[Any]:
+        """Return rows of a checked data set, as stored."""
+        with self._reading(name):
+            return np.ascontiguousarray(dataset[rows])
+
+    def texts(self, array: NDArray[np.bytes_], name: str) -> list[str]:
+        """Return stored UTF-8 as strings."""
+        try:
+            return [item.decode() for item in array.tolist()]
+        except UnicodeDecodeError as error:
+            raise self.error(f"{name}: expected UTF-8, got {error.object[:80]!r}") from error
+
+
+def _refuse_constant(constant: str) -> None:
+    raise ValueError(constant)
+
+
+def _content(head: bytes) -> str:
+    """Say what a file that does not begin like HDF5 seems to be."""
+    if head.startswith(b"\x1f\x8b"):
+        return "gzip"
+    if SIGNATURE in head:
+        return "an HDF5 file behind other bytes"
+    if head.isascii() and b"\0" not in head:
+        return "text"
+    return "other data"
+
+
+def _stored_type(dataset: h5py.Dataset) -> str:
+    """Return S for fixed-length text, numpy's code for plain numbers, or `another type`."""
+    h5type = dataset.id.get_type()
+    if h5type.get_class() == h5py.h5t.STRING and not h5type.is_variable_str():
+        return "S"
+    if h5type.get_class() in (h5py.h5t.INTEGER, h5py.h5t.FLOAT):
+        return str(dataset.dtype.str)
+    return "another type"

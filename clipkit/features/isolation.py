@@ -1,0 +1,70 @@
+"""Open an untrusted file in a subprocess first: a crafted file can crash HDF5 or keep it busy."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+from clipkit.errors import ClipkitError
+
+CRASHES = {
+    signal.SIGSEGV,
+    signal.SIGBUS,
+    signal.SIGFPE,
+    signal.SIGILL,
+    signal.SIGABRT,
+    signal.SIGXCPU,
+}
+CPU_LIMIT_SECONDS = 10  # of processor time, and one more for each of BYTES_PER_SECOND
+BYTES_PER_SECOND = 2**27
+TIMEOUT_SECONDS = 60  # after which the subprocess ends itself, whatever it waits for
+
+
+def check_in_subprocess(path: Path, display_name: str, check: Callable[[], None]) -> None:
+    """Run `check` on a file in a forked process, and raise if HDF5 crashes or does not end there.
+
+    Whatever else `check` finds is ignored: the caller opens the file again and reports it. This is
+    no sandbox. On systems other than Linux nothing is done, since forking is not safe there.
+
+    Raises
+    ------
+    ClipkitError
+        If the subprocess crashed or ran into its limit of processor time.
+    """
+    if sys.platform != "linux":
+        return
+    with warnings.catch_warnings():
+        # Python 3.12 warns about forking beside threads; the child uses none of them
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
+    if child == 0:
+        try:
+            _limit(path.stat().st_size)
+            check()
+        finally:
+            os._exit(0)
+    _, status = os.waitpid(child, 0)
+    if not os.WIFSIGNALED(status) or os.WTERMSIG(status) not in CRASHES:
+        return
+    if os.WTERMSIG(status) == signal.SIGXCPU:
+        problem = "it keeps HDF5 busy without end"
+    else:
+        problem = f"it makes HDF5 crash ({signal.Signals(os.WTERMSIG(status)).name})"
+    raise ClipkitError(
+        f"{display_name}: expected a valid HDF5 file, but {problem}", "do not open it elsewhere"
+    )
+
+
+def _limit(size: int) -> None:
+    """Give the child default signals, no core dump, and limits that grow with the file."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    resource.setrlimit(resource.RLIMIT_CPU, (CPU_LIMIT_SECONDS + size // BYTES_PER_SECOND, hard))
+    signal.alarm(TIMEOUT_SECONDS)

@@ -1,0 +1,305 @@
+"""What a feature file holds: `FeatureFile`, its splits, and matrices that come in blocks of rows."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from clipkit.errors import ClipkitError, unknown
+
+FORMAT = "clipkit"
+VERSION = 1
+BLOCK_BYTES = 1 << 24
+CHUNK_ROWS = 512
+CHUNK_BYTES = 1 << 22
+
+Float32 = NDArray[np.float32]
+Int64 = NDArray[np.int64]
+History = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class BlockMatrix:
+    """A matrix (N, D) of float32 that is read or computed a block of rows at a time.
+
+    Attributes
+    ----------
+    shape : (int, int)
+        (N, D).
+    iter_blocks : callable
+        Each call starts anew and yields blocks (B, D) in row order. The blocks of a file end with
+        an error if the digest does not match.
+    """
+
+    shape: tuple[int, int]
+    iter_blocks: Callable[[], Iterator[Float32]]
+
+    @classmethod
+    def from_array(cls, array: ArrayLike | BlockMatrix) -> BlockMatrix:
+        """Wrap an array (N, D). A `BlockMatrix` is returned as it is."""
+        if isinstance(array, BlockMatrix):
+            return array
+        matrix = np.ascontiguousarray(array, dtype="<f4")
+        if matrix.ndim != 2:
+            raise ClipkitError(f"features: expected a matrix (N, D), got {matrix.ndim} dimensions")
+        step = block_rows(matrix.shape[1])
+
+        def iter_blocks() -> Iterator[Float32]:
+            for start in range(0, len(matrix), step):
+                yield matrix[start : start + step]
+
+        return cls(matrix.shape, iter_blocks)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        """Read the matrix when numpy asks for an array."""
+        return np.asarray(self.read(), dtype=dtype)
+
+    def read(self) -> Float32:
+        """Read the whole matrix (N, D) into memory."""
+        out = np.empty(self.shape, np.float32)
+        start = 0
+        for block in self.iter_blocks():
+            out[start : start + len(block)] = block
+            start += len(block)
+        return out
+
+    def map(self, function: Callable[[Float32], Float32], width: int | None = None) -> BlockMatrix:
+        """Apply a row-wise function to every block when it is read.
+
+        Parameters
+        ----------
+        function : callable
+            Block (B, D) -> block (B, `width`).
+        width : int, optional
+            Columns of the result; D by default.
+        """
+
+        def iter_blocks() -> Iterator[Float32]:
+            for block in self.iter_blocks():
+                yield function(block)
+
+        columns = self.shape[1] if width is None else width
+        return BlockMatrix((self.shape[0], columns), iter_blocks)
+
+
+Features = Float32 | BlockMatrix
+
+
+@dataclass
+class Split:
+    """The rows of one split.
+
+    Attributes
+    ----------
+    features : (N, D) float32 array or BlockMatrix, or None
+        An array after `read`, a `BlockMatrix` after `open_file`. Results have none.
+    labels : (N,) int64 array or None
+        Class of each row; None without labels.
+    ids : list of N str
+    predicted : (R, N) int64 array or None
+        Of results: the class that each of R runs gave each row.
+    """
+
+    features: Any = None
+    labels: Int64 | None = None
+    ids: list[str] = field(default_factory=list)
+    predicted: Int64 | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __repr__(self) -> str:
+        shapes = {"features": self.features, "labels": self.labels, "predicted": self.predicted}
+        parts = [f"{name} {value.shape}" for name, value in shapes.items() if value is not None]
+        return f"Split({', '.join([f'{len(self)} rows', *parts])})"
+
+    def take(self, rows: NDArray[np.integer[Any]] | Sequence[int]) -> Split:
+        """Return the split that holds the given rows, in their order, with its features in memory.
+
+        Parameters
+        ----------
+        rows : sequence of int (n,)
+        """
+        rows = np.asarray(rows, np.int64)
+        return Split(
+            features=None if self.features is None else np.asarray(self.features)[rows],
+            labels=None if self.labels is None else self.labels[rows],
+            ids=[self.ids[row] for row in rows.tolist()],
+            predicted=None if self.predicted is None else self.predicted[:, rows],
+        )
+
+
+@dataclass
+class FeatureFile:
+    """The content of a feature file. Which fields are set depends on `kind`.
+
+    Attributes
+    ----------
+    kind : {"images", "texts", "logits", "result"}
+    history : list of dict
+        One entry for each command that made the file, oldest first.
+    splits : dict of str to Split
+        Of images and logits, and of results with predictions.
+    features, texts, class_index : (K, D) float32, list of K str, (K,) int64
+        Of texts. Logits have `texts` and `class_index` too. -1 marks a prompt of no class.
+    class_names : list of C str, or None
+    runs : dict of str to array (R,)
+        The columns of a result. NaN marks what does not apply.
+    temperature : float or None
+        Of logits: what their cosines were divided by. See `cosines`.
+    logit_scale : float or None
+        Of logits: exp of the scale that the model learned.
+    digest : str
+        Digest of the content; set when the file is written or read.
+    display_name : str
+        What messages call the file: its path, or "standard input". Not stored.
+    """
+
+    kind: str
+    history: History = field(default_factory=list)
+    splits: dict[str, Split] = field(default_factory=dict)
+    features: Any = None
+    texts: list[str] | None = None
+    class_index: Int64 | None = None
+    class_names: list[str] | None = None
+    runs: dict[str, NDArray[Any]] = field(default_factory=dict)
+    temperature: float | None = None
+    logit_scale: float | None = None
+    digest: str = ""
+    display_name: str = "the result"
+
+    def cosines(self, split: str) -> BlockMatrix:
+        """Return the cosines (N, K) of a split of logits, whatever temperature they were stored at.
+
+        `features` are cosine / `temperature`, so cosine = `features` x `temperature`.
+        """
+        matrix = BlockMatrix.from_array(self.splits[split].features)
+        temperature = np.float32(self.temperature or 1)
+        if temperature == 1:
+            return matrix
+        return matrix.map(lambda block: block * temperature)
+
+    def choose_splits(self, names: Sequence[str] | None) -> list[str]:
+        """Return the given split names, all by default.
+
+        Raises
+        ------
+        UsageError
+            If there is no such split.
+        """
+        for name in names or []:
+            if name not in self.splits:
+                raise unknown(f"split of {self.display_name}", name, self.splits)
+        return list(names or self.splits)
+
+    def default_split(self) -> str:
+        """Return `test` if there is such a split, else the first split."""
+        return "test" if "test" in self.splits else next(iter(self.splits), "")
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return the runs of a result as one dict per run."""
+        columns = {name: column.tolist() for name, column in self.runs.items()}
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+    def set_rows(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Set the runs of a result from one dict per run; None becomes NaN."""
+        self.runs = {}
+        for name in rows[0] if rows else ():
+            values = [math.nan if row[name] is None else row[name] for row in rows]
+            self.runs[name] = np.asarray(values)
+
+    def model(self) -> dict[str, Any] | None:
+        """Return the history's entry about the model that made the features, if there is one."""
+        for entry in self.history:
+            if isinstance(entry.get("model"), dict):
+                return dict(entry["model"])
+        return None
+
+    def extended_history(self, command: str, **parameters: Any) -> History:
+        """Return the history with an entry for a command that made something of this file."""
+        return [*self.history, history_entry(command, **parameters)]
+
+    def datasets(self) -> dict[str, Any]:
+        """Return every array that the file holds, by its HDF5 name."""
+        names = ("features", "texts", "class_index", "class_names")
+        arrays = {name: getattr(self, name) for name in names}
+        for name, column in self.runs.items():
+            arrays[f"runs/{name}"] = column
+        for name, split in self.splits.items():
+            for key in ("features", "labels", "ids", "predicted"):
+                arrays[f"{name}/{key}"] = getattr(split, key)
+        return {name: value for name, value in arrays.items() if value is not None}
+
+    def set_dataset(self, name: str, value: Any) -> None:
+        """Set an array by its HDF5 name: the inverse of `datasets`."""
+        group, _, key = name.rpartition("/")
+        if group == "runs":
+            self.runs[key] = np.asarray(value)
+        elif group:
+            setattr(self.splits.setdefault(group, Split()), key, value)
+        else:
+            setattr(self, key, value)
+
+    def attributes(self) -> dict[str, Any]:
+        """Return the root attributes that the digest covers."""
+        attributes: dict[str, Any] = {"format": FORMAT, "version": VERSION, "kind": self.kind}
+        attributes["history"] = canonical_json(self.history)
+        for name in ("temperature", "logit_scale"):
+            if getattr(self, name) is not None:
+                attributes[name] = getattr(self, name)
+        return attributes
+
+    def in_memory(self) -> FeatureFile:
+        """Return the same content with all features read into arrays."""
+        splits = {}
+        for name, split in self.splits.items():
+            features = None if split.features is None else np.asarray(split.features)
+            splits[name] = replace(split, features=features)
+        features = None if self.features is None else np.asarray(self.features)
+        return replace(self, features=features, splits=splits)
+
+
+def history_entry(command: str, **parameters: Any) -> dict[str, Any]:
+    """Return a history entry; parameters that are None are left out."""
+    from clipkit import __version__
+
+    entry = {"command": command, "clipkit": __version__}
+    entry.update({name: value for name, value in parameters.items() if value is not None})
+    return entry
+
+
+def row_ids(n: int) -> list[str]:
+    """Return row numbers as ids of equal width.
+
+    >>> row_ids(11)[-2:]
+    ['09', '10']
+    """
+    width = len(str(n - 1))
+    return [f"{row:0{width}d}" for row in range(n)]
+
+
+def canonical_json(value: Any) -> str:
+    """Return JSON with sorted keys and no spaces: equal values give equal text."""
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
+
+
+def chunk_rows(width: int) -> int:
+    """Return the rows of an HDF5 chunk: 512, or fewer where a row is long."""
+    return max(1, min(CHUNK_ROWS, CHUNK_BYTES // (width * 4)))
+
+
+def block_rows(width: int) -> int:
+    """Return the rows of a block of about 16 MiB, a multiple of the chunk's."""
+    chunk = chunk_rows(width)
+    return chunk * max(1, BLOCK_BYTES // (chunk * width * 4))

@@ -1,0 +1,1 @@
+"""Read results: labels, predictions and the name of a run."""

@@ -1,0 +1,259 @@
+"""Similarity of images with prompts: cosines, the logits file, ensembles, random directions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from clipkit import console
+from clipkit.errors import ClipkitError
+from clipkit.features import BlockMatrix, FeatureFile, Float32, Int64, Split, history_entry
+
+Float = NDArray[np.floating[Any]]
+
+
+def normalize(embeddings: ArrayLike) -> Float:
+    """Scale each row (N, D) to length 1.
+
+    Raises
+    ------
+    ClipkitError
+        If a row is zero, since it has no direction.
+    """
+    rows = np.asarray(embeddings)
+    lengths = np.linalg.norm(rows, axis=-1, keepdims=True)
+    if not lengths.all():
+        first = int(np.flatnonzero(lengths.ravel() == 0)[0])
+        raise ClipkitError(
+            f"expected embeddings that are not zero, got a zero vector in row {first}"
+        )
+    return np.asarray(rows / lengths)
+
+
+def cosine(images: ArrayLike, texts: ArrayLike) -> Float:
+    """Return the cosine similarity (N, K) of each row of (N, D) with each row of (K, D).
+
+    >>> cosine([[0.6, 0.8]], [[0.707, 0.707], [-0.707, 0.707]]).round(4)
+    array([[0.9899, 0.1414]])
+    """
+    return normalize(images) @ normalize(texts).T
+
+
+def compute_logits(
+    images: FeatureFile, texts: FeatureFile, temperature: float = 1.0
+) -> FeatureFile:
+    """Compute the logits of images and prompts: what `clipkit logits` writes.
+
+    Parameters
+    ----------
+    images : FeatureFile
+        Of kind images: embeddings (N, D) per split.
+    texts : FeatureFile
+        Of kind texts: embeddings (K, D) of the same model.
+    temperature : float
+        Divides the cosines.
+
+    Returns
+    -------
+    FeatureFile
+        Of kind logits. Its features (N, K) per split are computed block by block when they are
+        read. Labels, ids, class names, texts and class indices are carried along.
+
+    Raises
+    ------
+    ClipkitError
+        If the two come from different models, or one does not say which model made it.
+    """
+    logits = _multiply(images, texts, temperature)
+    logits.logit_scale = common_logit_scale(images, texts)
+    inputs = {"images": images.digest, "texts": texts.digest}
+    entry = history_entry("logits", temperature=temperature, inputs=inputs)
+    logits.history = [*images.history, *texts.history, entry]
+    return logits
+
+
+def compute_random_logits(
+    images: FeatureFile, count: int, seed: int = 42, temperature: float = 1.0
+) -> FeatureFile:
+    """Compute logits with `count` random directions in place of prompts, as a control.
+
+    The directions are uniform on the sphere and carry no meaning. See `compute_logits`.
+    """
+    width = next(iter(images.splits.values())).features.shape[1]
+    texts = FeatureFile(
+        "texts",
+        features=random_directions(count, width, seed),
+        texts=[f"random direction {i}" for i in range(count)],
+        class_index=np.full(count, -1),
+    )
+    logits = _multiply(images, texts, temperature)
+    logits.logit_scale = common_logit_scale(images, images)
+    logits.history = images.extended_history(
+        "logits",
+        temperature=temperature,
+        inputs={"images": images.digest},
+        random=count,
+        seed=seed,
+    )
+    return logits
+
+
+def _multiply(images: FeatureFile, texts: FeatureFile, temperature: float) -> FeatureFile:
+    directions = normalize(texts.features).astype(np.float32)  # (K, D)
+    count, width = directions.shape
+    divisor = np.float32(temperature)
+
+    def cosines(block: Float32) -> Float32:
+        product = np.asarray(normalize(block) @ directions.T, np.float32)  # (B, K)
+        return np.divide(product, divisor, out=product)
+
+    splits = {}
+    for name, split in images.splits.items():
+        matrix = BlockMatrix.from_array(split.features)
+        if matrix.shape[1] != width:
+            raise ClipkitError(
+                f"{images.display_name} and {texts.display_name}: "
+                f"expected one dimension, got {matrix.shape[1]} and {width}"
+            )
+        splits[name] = Split(matrix.map(cosines, width=count), split.labels, split.ids)
+    return FeatureFile(
+        "logits",
+        splits=splits,
+        texts=texts.texts,
+        class_index=_align_classes(images, texts),
+        class_names=images.class_names or texts.class_names,
+        temperature=temperature,
+    )
+
+
+def common_logit_scale(images: FeatureFile, texts: FeatureFile) -> float | None:
+    """Check that two files come from one model; return the scale that it learned, if known.
+
+    Models are compared by the digest of their weights or, where a file has none, by name.
+
+    Raises
+    ------
+    ClipkitError
+        If they differ, or a file does not say which model made it.
+    """
+    models = []
+    for file in (images, texts):
+        model = file.model()
+        if model is None:
+            raise ClipkitError(
+                f"{file.display_name} does not say which model made it",
+                "clipkit convert --model NAME adds that",
+            )
+        models.append(model)
+    a, b = models
+    key = "digest" if a.get("digest") and b.get("digest") else "name"
+    if a.get(key) != b.get(key) or a.get("untrained") != b.get("untrained"):
+        raise ClipkitError(
+            f"{images.display_name} and {texts.display_name} come from different models "
+            f"({_describe_model(a)}, {_describe_model(b)})",
+            "embed one of them again",
+        )
+    scale = a.get("logit_scale", b.get("logit_scale"))
+    return None if scale is None else float(scale)
+
+
+def _describe_model(model: dict[str, Any]) -> str:
+    name = str(model["name"])
+    if model.get("untrained") is not None:
+        name += f" untrained {model['untrained']}"
+    if model.get("digest"):
+        name += f" {str(model['digest'])[:15]}"
+    return name
+
+
+def _align_classes(images: FeatureFile, texts: FeatureFile) -> Int64 | None:
+    """Return the prompts' class indices in the images' numbering; -1 if they name other classes."""
+    if not texts.class_names or not images.class_names:
+        return texts.class_index
+    if texts.class_names == images.class_names:
+        return texts.class_index
+    if sorted(texts.class_names) == sorted(images.class_names):
+        number = np.array([images.class_names.index(name) for name in texts.class_names])
+        index = np.asarray(texts.class_index)
+        return np.where(index < 0, -1, number[index])
+    different = set(texts.class_names) ^ set(images.class_names)
+    names = [*texts.class_names, *images.class_names]
+    example = next(name for name in names if name in different)
+    console.warn(
+        f"{texts.display_name} and {images.display_name} name different classes "
+        f"(for example {example!r}): the prompts serve as features, not for zeroshot"
+    )
+    return np.full(len(texts.texts or []), -1)
+
+
+def ensemble(embeddings: ArrayLike, index: ArrayLike, count: int) -> Float:
+    """Average the embeddings of each class's prompts: normalise, average, normalise.
+
+    Prompt ensembling of Radford et al. 2021, section 3.1.4.
+
+    Parameters
+    ----------
+    embeddings : (P, D)
+    index : (P) int
+        The class of each prompt, each of 0..`count`-1 at least once.
+    count : int
+
+    Returns
+    -------
+    (count, D), rows of length 1
+    """
+    rows, index = normalize(embeddings), np.asarray(index)
+    sums = np.zeros((count, rows.shape[1]), rows.dtype)
+    np.add.at(sums, index, rows)
+    return normalize(sums / np.bincount(index, minlength=count)[:, None])
+
+
+def class_means(values: ArrayLike, labels: ArrayLike, count: int) -> NDArray[np.float64]:
+    """Return the mean row of each class (C, K) of `values` (N, K); NaN for a class without rows."""
+    rows, labels = np.asarray(values, dtype=np.float64), np.asarray(labels)
+    sums = np.zeros((count, rows.shape[1]))
+    np.add.at(sums, labels, rows)
+    counts = np.bincount(labels, minlength=count).astype(np.float64)
+    counts[counts == 0] = np.nan
+    return sums / counts[:, None]
+
+
+def singular_values(embeddings: ArrayLike) -> NDArray[np.float64]:
+    """Return the singular values (min(K, D)), descending, of normalised embeddings (K, D).
+
+    The matrix turns an image's direction into its K cosines. The squares add up to K.
+
+    >>> singular_values([[1, 0, 0], [0, 2, 0], [0, 3, 0]]).round(4)
+    array([1.4142, 1.    , 0.    ])
+    """
+    return np.asarray(
+        np.linalg.svd(normalize(np.asarray(embeddings, np.float64)), compute_uv=False)
+    )
+
+
+def effective_rank(values: ArrayLike) -> float:
+    """Return exp of the entropy of the singular values' shares (Roy & Vetterli 2007).
+
+    It lies between 1, where one value has all, and their number, where all are equal.
+
+    >>> round(effective_rank([2.0, 2.0, 2.0, 0.0]), 6), effective_rank([5.0, 0.0])
+    (3.0, 1.0)
+    """
+    shares = np.asarray(values, np.float64) / np.sum(values)
+    shares = shares[shares > 0]
+    return float(np.exp(-(shares * np.log(shares)).sum()))
+
+
+def random_directions(count: int, dim: int, seed: int) -> NDArray[np.float64]:
+    """Draw directions (count, dim) of length 1, uniform on the sphere: prompts without a meaning.
+
+    >>> random_directions(2, 3, seed=1).round(4)
+    array([[ 0.8953, -0.3372, -0.2911],
+           [-0.3999,  0.3226, -0.8579]])
+    """
+    # RandomState gives the same draws in every version of NumPy
+    return np.asarray(
+        normalize(np.random.RandomState(seed).standard_normal((count, dim))), np.float64
+    )

@@ -1,0 +1,122 @@
+"""Zero-shot classification: each image gets the class of its most similar prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipkit import metrics
+from clipkit.errors import ClipkitError
+from clipkit.features import BlockMatrix, FeatureFile, Int64, Split
+
+HINT = "make them with: clipkit textembed --classes"
+
+
+def class_scores(
+    cosines: NDArray[np.floating[Any]], class_index: Int64, n_classes: int
+) -> NDArray[np.floating[Any]]:
+    """Return the score of each class: the highest cosine among its prompts.
+
+    Parameters
+    ----------
+    cosines : array (N, K)
+        Cosine similarities (or logits) of images with prompts.
+    class_index : array (K,)
+        The class of each prompt, 0..C-1; -1 for a prompt of no class.
+    n_classes : int
+        C.
+
+    Returns
+    -------
+    array (N, C)
+        -inf for a class without a prompt. The prediction is the argmax over C, the lower class
+        where two are equal.
+
+    Raises
+    ------
+    ClipkitError
+        If no prompt belongs to a class.
+    """
+    class_index = np.asarray(class_index)
+    if not (class_index >= 0).any():
+        raise ClipkitError("expected prompts that belong to classes, got none", HINT)
+    scores = np.full((len(cosines), n_classes), -np.inf, dtype=cosines.dtype)
+    for c in np.unique(class_index[class_index >= 0]):
+        scores[:, c] = cosines[:, class_index == c].max(axis=1)
+    return scores
+
+
+def evaluate(logits: FeatureFile, splits: Sequence[str] | None = None) -> FeatureFile:
+    """Classify every image by its most similar prompt: what `clipkit zeroshot` reports.
+
+    Parameters
+    ----------
+    logits : FeatureFile
+        Of kind logits, with a prompt for every class.
+    splits : sequence of str, optional
+        All by default.
+
+    Returns
+    -------
+    FeatureFile
+        A result with one run per split: `split`, `acc1`, `acc5`, `mean_per_class_recall` (NaN
+        without labels), and the predictions.
+
+    Raises
+    ------
+    ClipkitError
+        If a class has no prompt.
+    """
+    names = logits.choose_splits(splits)
+    _check_prompts(logits)
+    history = logits.extended_history("zeroshot", splits=names, inputs={"logits": logits.digest})
+    result = FeatureFile("result", history, class_names=logits.class_names)
+    rows = []
+    for name in names:
+        row, result.splits[name] = _evaluate_split(logits, name)
+        rows.append(row)
+    result.set_rows(rows)
+    return result
+
+
+def _check_prompts(logits: FeatureFile) -> None:
+    index = logits.class_index
+    if not logits.class_names or index is None or (index < 0).all():
+        raise ClipkitError(
+            f"{logits.display_name}: expected prompts of the images' classes, got none", HINT
+        )
+    missing = sorted(set(range(len(logits.class_names))) - set(index.tolist()))
+    if missing:
+        raise ClipkitError(
+            f"{logits.display_name}: expected a prompt for every class, but {len(missing)} have "
+            f"none, for example {logits.class_names[missing[0]]!r}",
+            HINT,
+        )
+
+
+def _evaluate_split(logits: FeatureFile, name: str) -> tuple[dict[str, Any], Split]:
+    assert logits.class_names is not None
+    assert logits.class_index is not None
+    split = logits.splits[name]
+    n_classes = len(logits.class_names)
+    predicted = []
+    in_top5 = 0.0
+    start = 0
+    for block in BlockMatrix.from_array(split.features).iter_blocks():
+        scores = class_scores(block, logits.class_index, n_classes)
+        predicted.append(scores.argmax(axis=1))
+        if split.labels is not None and n_classes >= 5:
+            labels = split.labels[start : start + len(block)]
+            in_top5 += metrics.topk_accuracy(scores, labels, 5) * len(block)
+        start += len(block)
+    best = np.concatenate(predicted)
+    row = {"split": name, "acc1": np.nan, "acc5": np.nan, "mean_per_class_recall": np.nan}
+    if split.labels is not None:
+        row["acc1"] = metrics.accuracy(split.labels, best)
+        row["mean_per_class_recall"] = metrics.mean_per_class_recall(split.labels, best)
+    if split.labels is not None and n_classes >= 5:
+        row["acc5"] = in_top5 / start
+    return row, Split(labels=split.labels, ids=split.ids, predicted=best[None])
