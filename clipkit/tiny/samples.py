@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..shapes.captions import captions
-from ..shapes.draw import draw
+from ..shapes.draw import draw_scenes as draw
 from ..shapes.scene import (
     BACKGROUNDS,
     CLASS_NAMES,
@@ -18,7 +18,7 @@ from ..shapes.scene import (
     OUTLINES,
     PATTERNS,
     Scene,
-    sample,
+    sample_scenes as sample,
 )
 
 POOL = 20  # batches that are drawn together
