@@ -12,16 +12,7 @@ from typing import Any
 
 from numpy.typing import ArrayLike
 
-from clipkit.shapes.scene import (
-    BACKGROUNDS,
-    COLOURS,
-    MATERIALS,
-    OUTLINES,
-    PATTERNS,
-    keys,
-    sample_scenes,
-    uniform,
-)
+from clipkit.shapes.scene import OUTLINES, attributes, keys, uniform
 
 OUTLINE_WORDS = {
     "arrow": ("arrow", "pointer"),
@@ -90,14 +81,6 @@ _KINDS_OF = {
     outline: tuple(kind for kind, members in KINDS.items() if outline in members.split())
     for outline in OUTLINES
 }
-_NAMES = {
-    "outline": OUTLINES,
-    "pattern": PATTERNS,
-    "colour": tuple(COLOURS),
-    "background": tuple(BACKGROUNDS),
-    "material": MATERIALS,
-}
-_NUMBERS = ("size", "x", "y", "blur", "noise", "grey")
 _MAX_DRAWS = 28  # random numbers that a caption may use
 
 
@@ -129,16 +112,13 @@ def captions(indices: ArrayLike, *, split: str, seed: int, draw: int = 0) -> lis
     -------
     list of str, length n
     """
-    scene = sample_scenes(indices, split=split, seed=seed)
-    columns = {name: scene[name].tolist() for name in _NUMBERS}
-    for name, names in _NAMES.items():
-        columns[name] = [names[code] for code in scene[name]]
+    table = attributes(indices, split=split, seed=seed)
+    columns = {name: column.tolist() for name, column in table.items()}
     key = keys(indices, split=split, seed=seed, stream=f"caption {draw}")
-    numbers = [uniform(key, i).tolist() for i in range(_MAX_DRAWS)]
+    images = zip(*columns.values(), strict=True)
+    numbers = zip(*(uniform(key, i).tolist() for i in range(_MAX_DRAWS)), strict=True)
     texts = []
-    for values, draws in zip(
-        zip(*columns.values(), strict=True), zip(*numbers, strict=True), strict=True
-    ):
+    for values, draws in zip(images, numbers, strict=True):
         image = dict(zip(columns, values, strict=True))
         texts.append(_caption(image, _Draws(draws)))
     return texts
@@ -174,42 +154,40 @@ def _subject(image: dict[str, Any], draws: _Draws) -> str:
         noun = thing if names_pattern or draws.chance(0.3) else kind
         if noun.startswith("something"):
             return noun
-    words = [word for word, probability in _adjectives(image) if draws.chance(probability)]
+    words = _adjectives(image, draws)
     if names_pattern:
         words.append(pattern)
     return _with_article(" ".join([*words, noun]))
 
 
-def _adjectives(image: dict[str, Any]) -> list[tuple[str, float]]:
-    """Return words for size, surface, colour and material, each with its probability."""
-    words = []
-    if image["size"] < 0.62:
-        words.append(("small", 0.35))
-    elif image["size"] > 0.8:
-        words.append(("large", 0.35))
-    if image["pattern"] == "solid":
-        words.append(("smooth", 0.1))
-    else:
-        if not image["grey"]:
-            words.append(("colorful", 0.15))
-        words.append(("textured", 0.15))
-    words.append(("grey" if image["grey"] else image["colour"], 0.3))
-    if image["material"] != "matte":
-        words.append((image["material"], 0.25))
-    return words
+def _adjectives(image: dict[str, Any], draws: _Draws) -> list[str]:
+    """Return some of the words for size, surface, colour and material that apply."""
+    is_solid = image["pattern"] == "solid"
+    is_colorful = not is_solid and not image["greyscale"]
+    colour = "grey" if image["greyscale"] else image["colour"]
+    words = [  # each with its probability and whether it applies
+        ("small", 0.35, image["size"] < 0.62),
+        ("large", 0.35, image["size"] > 0.8),
+        ("colorful", 0.15, is_colorful),
+        ("smooth", 0.1, is_solid),
+        ("textured", 0.15, not is_solid),
+        (colour, 0.3, True),
+        (image["material"], 0.25, image["material"] != "matte"),
+    ]
+    return [word for word, probability, applies in words if applies and draws.chance(probability)]
 
 
 def _style(image: dict[str, Any], draws: _Draws) -> str:
     """Return a word for the picture itself, or nothing."""
-    styles = []
-    if image["blur"]:
-        styles.append("blurry")
-    if image["noise"]:
-        styles.append("noisy")
-    if image["grey"]:
-        styles += ["grayscale", "black and white"]
-    if image["size"] > 0.85:
-        styles.append("close-up")
+    styles = _applying(
+        {
+            "blurry": image["blur"],
+            "noisy": image["noise"],
+            "grayscale": image["greyscale"],
+            "black and white": image["greyscale"],
+            "close-up": image["size"] > 0.85,
+        }
+    )
     if styles and draws.chance(0.35):
         return draws.pick(styles)
     return ""
@@ -218,18 +196,18 @@ def _style(image: dict[str, Any], draws: _Draws) -> str:
 def _remarks(image: dict[str, Any]) -> list[str]:
     """Return what can be said about the place and position of the object."""
     x, y = image["x"], image["y"]
-    remarks = list(PLACE_REMARKS[image["background"]])
-    if y < -0.1:
-        remarks.append("from a low angle")
-    elif y > 0.1:
-        remarks.append("from a top view")
-    if abs(x) < 0.03 and abs(y) < 0.03:
-        remarks.append("in the middle")
-    if x < -0.1:
-        remarks.append("on the left")
-    elif x > 0.1:
-        remarks.append("on the right")
-    return remarks
+    position = {
+        "from a low angle": y < -0.1,
+        "from a top view": y > 0.1,
+        "in the middle": abs(x) < 0.03 and abs(y) < 0.03,
+        "on the left": x < -0.1,
+        "on the right": x > 0.1,
+    }
+    return [*PLACE_REMARKS[image["background"]], *_applying(position)]
+
+
+def _applying(phrases: dict[str, Any]) -> list[str]:
+    return [phrase for phrase, applies in phrases.items() if applies]
 
 
 def _with_article(phrase: str) -> str:
