@@ -175,7 +175,7 @@ def _grouped(counts: Any, names: list[str], file: str) -> tuple[Any, list[str]]:
 
     from clipkit import files, prompts
 
-    pairs = [text.partition("\t") for text in prompts.read(files.read_bytes(file), file).texts]
+    pairs = [text.partition("\t") for text in prompts.parse(files.read_bytes(file), file).texts]
     group_of = {name.strip(): group.strip() for name, _, group in pairs}
     missing = [name for name in names if not group_of.get(name)]
     if missing:

@@ -129,7 +129,7 @@ def textembed(
 def _read(source: str) -> Prompts:
     from clipkit import files, prompts
 
-    found = prompts.read(files.read_bytes(source), "standard input" if source == "-" else source)
+    found = prompts.parse(files.read_bytes(source), "standard input" if source == "-" else source)
     for warning in found.warnings():
         console.warn(warning)
     return found
@@ -143,7 +143,7 @@ def _templates(given: list[str] | None) -> list[str]:
     for value in given or [THESIS_TEMPLATE]:
         is_file = "{" not in value and Path(value).is_file()
         found += (
-            prompts.read_templates(files.read_bytes(value), value).texts if is_file else [value]
+            prompts.parse_templates(files.read_bytes(value), value).texts if is_file else [value]
         )
     return found
 
