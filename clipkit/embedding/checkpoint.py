@@ -45,70 +45,38 @@ Skipped = dict[str, str]  # an image that cannot be used: its split, its id and 
 
 @dataclass(frozen=True)
 class Shard:
-    """The rows of one split that are stored in one file.
+    """The rows of one split that are stored in one file."""
 
-    Attributes
-    ----------
-    number : int
-        Position among the shards of all splits.
-    split : str
-    rows : range
-        Rows of the split.
-    """
-
-    number: int
+    number: int  # among the shards of all splits
     split: str
     rows: range
 
 
 @dataclass(frozen=True)
 class FinishedShard:
-    """What became of the images of a shard.
+    """The images of a shard that were embedded and those that were skipped."""
 
-    Attributes
-    ----------
-    embedded : Split
-        The images that were embedded. Their features are read from the shard's file.
-    skipped : list of dict
-        The images that cannot be used.
-    """
-
-    embedded: Split
+    embedded: Split  # its features are read from the shard's file
     skipped: list[Skipped]
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A folder of shards that is locked for this process. `open_checkpoint` opens it.
-
-    Attributes
-    ----------
-    folder : Path
-    run : str
-        SHA-256 of the manifest. Each shard names the run that it belongs to.
-    shards : list of Shard
-        All shards of the run, finished or not.
-    finished : dict of int to FinishedShard
-        By number.
-    """
+    """A folder of shards that is locked for this process. `open_checkpoint` opens it."""
 
     folder: Path
-    run: str
+    run: str  # SHA-256 of the manifest; each shard names the run that it belongs to
     shards: list[Shard]
-    finished: dict[int, FinishedShard] = field(default_factory=dict)
+    finished: dict[Shard, FinishedShard] = field(default_factory=dict)
 
     def pending(self) -> list[Shard]:
         """Return the shards that are not finished, in order."""
-        return [shard for shard in self.shards if shard.number not in self.finished]
-
-    def finished_rows(self) -> int:
-        """Count the images of finished shards, skipped ones included."""
-        return sum(len(shard.rows) for shard in self.shards if shard.number in self.finished)
+        return [shard for shard in self.shards if shard not in self.finished]
 
     def skipped(self) -> list[Skipped]:
         """Return the images that finished shards skipped, in the order of the data set."""
-        shards = [self.finished[number] for number in sorted(self.finished)]
-        return [image for shard in shards for image in shard.skipped]
+        finished = [self.finished[shard] for shard in self.shards if shard in self.finished]
+        return [image for shard in finished for image in shard.skipped]
 
     def save(self, shard: Shard, embedded: Split, skipped: list[Skipped]) -> None:
         """Write a finished shard.
@@ -120,16 +88,15 @@ class Checkpoint:
             file = FeatureFile("images", history, {shard.split: embedded})
             features.write(self._path(shard), file, force=True)
             embedded = self._read_later(shard, embedded)
-        self.finished[shard.number] = FinishedShard(embedded, skipped)
+        self.finished[shard] = FinishedShard(embedded, skipped)
 
     def load_finished(self) -> None:
         """Load the shards that an earlier run finished. Damaged ones stay pending."""
         for shard in self.shards:
-            path = self._path(shard)
-            if not path.exists():
+            if not self._path(shard).exists():
                 continue
             try:
-                self.finished[shard.number] = self._load_shard(shard)
+                self.finished[shard] = self._load_shard(shard)
             except ClipkitError as error:
                 console.warn(f"embedding the images of a damaged shard again: {error.message}")
 
@@ -154,8 +121,7 @@ class Checkpoint:
         """
         splits = {}
         for name in dict.fromkeys(shard.split for shard in self.shards):
-            numbers = [shard.number for shard in self.shards if shard.split == name]
-            shards = [self.finished[number] for number in numbers]
+            shards = [self.finished[shard] for shard in self.shards if shard.split == name]
             parts = [shard.embedded for shard in shards if len(shard.embedded)]
             if not parts:
                 reason = shards[0].skipped[0]["reason"]
@@ -194,7 +160,7 @@ class Checkpoint:
 
 def _concatenate(parts: list[Split]) -> Split:
     """Join the rows of several splits."""
-    ids = [id for part in parts for id in part.ids]
+    ids = [row_id for part in parts for row_id in part.ids]
     labels = None
     if parts[0].labels is not None:
         labels = np.concatenate([part.labels for part in parts])

@@ -136,21 +136,11 @@ def _checkpoint_folder(output: str) -> Iterator[Path]:
 
 @dataclass(frozen=True)
 class Batch:
-    """Images of one shard that were decoded and preprocessed together.
-
-    Attributes
-    ----------
-    shard : Shard
-    rows : list of B int
-        Rows of the split whose images can be used.
-    pixels : Tensor (B, 3, H, W), or None if B is 0
-    skipped : list of dict
-        The images that cannot be used.
-    """
+    """Images of one shard that were decoded and preprocessed together."""
 
     shard: Shard
-    rows: list[int]
-    pixels: Any
+    rows: list[int]  # of the split: the B images that can be used
+    pixels: Any  # Tensor (B, 3, H, W), or None if B is 0
     skipped: list[Skipped]
 
 
@@ -165,7 +155,7 @@ def _encode_pending(
     strict: bool,
 ) -> None:
     """Encode and save the shards that are not finished, while threads prepare more batches."""
-    done = checkpoint.finished_rows()
+    done = sum(len(shard.rows) for shard in checkpoint.finished)
     total = sum(len(shard.rows) for shard in checkpoint.shards)
     if done:
         console.note(f"resuming at {done:,} of {total:,}")
@@ -270,6 +260,6 @@ def _default_workers() -> int:
     """Return the number of cores that this process may use, at most 8."""
     try:
         cores = len(os.sched_getaffinity(0))
-    except AttributeError:  # macOS and Windows do not say
+    except AttributeError:  # macOS
         cores = os.cpu_count() or 1
     return min(8, cores)
