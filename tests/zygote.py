@@ -125,9 +125,9 @@ def child(wish: dict[str, Any]) -> None:
             resource.RLIMIT_AS, (pages * resource.getpagesize() + wish["memory"],) * 2
         )
     from clipkit import cli
-    from clipkit.embedding import checkpoint
+    from clipkit.embedding import shards
 
-    checkpoint.SHARD_ROWS = wish.get("shard", checkpoint.SHARD_ROWS)
+    shards.SHARD = wish.get("shard", shards.SHARD)
     if wish.get("fake"):
         _fake(wish.get("slow", 0.0))
     _watch(wish)
@@ -198,7 +198,7 @@ def serve() -> None:
         "clipkit.embedding",
     ):
         importlib.import_module(name)
-    for name in ("datasets", "models", "similarity", "tables", "metrics", "prompts"):
+    for name in ("datasets", "models", "store", "scores", "tables", "metrics", "prompts"):
         importlib.import_module(f"clipkit.{name}")
     with contextlib.suppress(ImportError):  # what is loaded late anyway
         importlib.import_module("typer._adapters")
