@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from faults import contents, forge
+from factories import contents, write_feature_file
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -290,8 +290,8 @@ def test_a_prompt_that_is_too_long_is_named() -> None:
 @pytest.fixture
 def class_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    forge(tmp_path / "img.h5")
-    forge(tmp_path / "nameless.h5", datasets={"class_names": None})
+    write_feature_file(tmp_path / "img.h5")
+    write_feature_file(tmp_path / "nameless.h5", datasets={"class_names": None})
     (tmp_path / "names.txt").write_text("cat\tbig cat\ndog\n")
     (tmp_path / "twice.txt").write_text("cat\ndog\ncat\tbig cat\n")
     (tmp_path / "flat").mkdir()

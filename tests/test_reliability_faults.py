@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from faults import contents, forge, refused, unchanged
+from factories import contents, refused, unchanged, write_feature_file
+from forkserver import ForkServer, Outcome
 from PIL import Image
 from shell import clipkit, ok
-from zygote import Outcome, Zygote, shared
 
 from clipkit import files
 from clipkit.errors import UsageError, WriteError
@@ -28,11 +28,6 @@ from clipkit.features import read
 PICTURES, SHARD_ROWS = 40, 16
 FIRST_SHARD, EVENTS_PER_SHARD = 10, 3  # the change to the disk after the first shard; per shard
 PUBLISHED = 19  # the change to the disk after the file was published
-
-
-@pytest.fixture(scope="module")
-def zygote() -> Zygote:
-    return shared()
 
 
 @pytest.fixture(scope="module")
@@ -50,20 +45,25 @@ class Embedding:
     """`clipkit embed pictures -o out.h5` in a folder of its own."""
 
     def __init__(
-        self, zygote: Zygote, folder: Path, pictures: Path, *words: object, fake: bool = True
+        self,
+        fork_server: ForkServer,
+        folder: Path,
+        pictures: Path,
+        *words: object,
+        fake: bool = True,
     ) -> None:
         folder.mkdir(exist_ok=True)
-        self.zygote, self.folder = zygote, folder
+        self.fork_server, self.folder = fork_server, folder
         self.words = ("embed", pictures, "-o", "out.h5", "-b", 4, *words)
         self.options = {"shard": SHARD_ROWS, "fake": fake}
         self.out, self.partial = folder / "out.h5", folder / "out.h5.partial"
 
     def run(self, *words: object, **options: Any) -> Outcome:
-        return self.zygote.run(self.folder, *self.words, *words, **self.options, **options)
+        return self.fork_server.run(self.folder, *self.words, *words, **self.options, **options)
 
     def kill_after_shards(self, count: int) -> None:
         event = FIRST_SHARD + (count - 1) * EVENTS_PER_SHARD
-        assert self.run(event=event, kill=signal.SIGKILL).code == -signal.SIGKILL
+        assert self.run(event=event, kill=signal.SIGKILL).exit_code == -signal.SIGKILL
         assert len(list(self.partial.glob("0*.h5"))) == count
 
     def temporary_files(self) -> list[str]:
@@ -71,8 +71,8 @@ class Embedding:
 
 
 @pytest.fixture
-def embedding(zygote: Zygote, tmp_path: Path, pictures: Path) -> Embedding:
-    return Embedding(zygote, tmp_path, pictures)
+def embedding(fork_server: ForkServer, tmp_path: Path, pictures: Path) -> Embedding:
+    return Embedding(fork_server, tmp_path, pictures)
 
 
 @pytest.fixture
@@ -82,10 +82,12 @@ def my_pictures(tmp_path: Path, pictures: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def expected(zygote: Zygote, pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+def expected(
+    fork_server: ForkServer, pictures: Path, tmp_path_factory: pytest.TempPathFactory
+) -> bytes:
     """The file of a run that was not interrupted."""
-    embedding = Embedding(zygote, tmp_path_factory.mktemp("expected"), pictures)
-    assert embedding.run().code == 0
+    embedding = Embedding(fork_server, tmp_path_factory.mktemp("expected"), pictures)
+    assert embedding.run().exit_code == 0
     assert list(contents(embedding.folder)) == ["out.h5"]
     return embedding.out.read_bytes()
 
@@ -93,41 +95,41 @@ def expected(zygote: Zygote, pictures: Path, tmp_path_factory: pytest.TempPathFa
 def finishes(embedding: Embedding, expected: bytes) -> None:
     """The same command again ends with the same file and leaves nothing else."""
     again = embedding.run()
-    if again.code == 2:  # killed after the file was published
+    if again.exit_code == 2:  # killed after the file was published
         refused(again, 2, "the output out.h5 exists")
         assert embedding.out.read_bytes() == expected
         again = embedding.run("--force")
-    assert again.code == 0, again.stderr
+    assert again.exit_code == 0, again.stderr
     assert embedding.out.read_bytes() == expected
     visible = [name for name in contents(embedding.folder) if not name.startswith(".out.h5.")]
     assert visible == ["out.h5"]
 
 
 def test_a_kill_between_any_two_changes_to_the_disk_is_continued(
-    zygote: Zygote, tmp_path: Path, pictures: Path, expected: bytes
+    fork_server: ForkServer, tmp_path: Path, pictures: Path, expected: bytes
 ) -> None:
-    events = Embedding(zygote, tmp_path / "count", pictures).run().events
+    events = Embedding(fork_server, tmp_path / "count", pictures).run().events
     assert events > PUBLISHED
     for event in range(1, events + 1):
-        embedding = Embedding(zygote, tmp_path / str(event), pictures)
-        assert embedding.run(event=event, kill=signal.SIGKILL).code == -signal.SIGKILL
+        embedding = Embedding(fork_server, tmp_path / str(event), pictures)
+        assert embedding.run(event=event, kill=signal.SIGKILL).exit_code == -signal.SIGKILL
         assert not embedding.out.exists() or embedding.out.read_bytes() == expected
         finishes(embedding, expected)
 
 
 @pytest.mark.parametrize("kills", [5, pytest.param(50, marks=pytest.mark.slow)])
 def test_a_real_run_killed_at_random_points_is_continued(
-    zygote: Zygote, tmp_path: Path, pictures: Path, tiny_clip_dir: Path, kills: int
+    fork_server: ForkServer, tmp_path: Path, pictures: Path, tiny_clip_dir: Path, kills: int
 ) -> None:
     words = ("-m", tiny_clip_dir, "--precision", "fp32")
-    uninterrupted = Embedding(zygote, tmp_path / "uninterrupted", pictures, *words, fake=False)
+    uninterrupted = Embedding(fork_server, tmp_path / "uninterrupted", pictures, *words, fake=False)
     seconds = uninterrupted.run().seconds
     expected = uninterrupted.out.read_bytes()
     rng = random.Random(kills)
-    embedding = Embedding(zygote, tmp_path / "killed", pictures, *words, fake=False)
+    embedding = Embedding(fork_server, tmp_path / "killed", pictures, *words, fake=False)
     for _ in range(kills):
         ended = embedding.run(seconds=rng.uniform(0, seconds), kill=signal.SIGKILL)
-        assert ended.code in (0, -signal.SIGKILL), ended.stderr
+        assert ended.exit_code in (0, -signal.SIGKILL), ended.stderr
         if embedding.out.exists():
             assert embedding.out.read_bytes() == expected
             shutil.rmtree(embedding.partial, ignore_errors=True)
@@ -138,7 +140,10 @@ def test_a_real_run_killed_at_random_points_is_continued(
 def test_a_resumed_run_says_where_it_continues(embedding: Embedding, expected: bytes) -> None:
     embedding.kill_after_shards(1)
     ended = embedding.run()
-    assert (ended.code, ended.stderr) == (0, f"clipkit: resuming at {SHARD_ROWS} of {PICTURES}\n")
+    assert (ended.exit_code, ended.stderr) == (
+        0,
+        f"clipkit: resuming at {SHARD_ROWS} of {PICTURES}\n",
+    )
     assert embedding.out.read_bytes() == expected
 
 
@@ -155,9 +160,13 @@ def test_a_signal_stops_cleanly_wherever_it_comes(
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_while_the_model_loads_or_encodes(
-    zygote: Zygote, tmp_path: Path, pictures: Path, tiny_clip_dir: Path, number: signal.Signals
+    fork_server: ForkServer,
+    tmp_path: Path,
+    pictures: Path,
+    tiny_clip_dir: Path,
+    number: signal.Signals,
 ) -> None:
-    embedding = Embedding(zygote, tmp_path, pictures, "-m", tiny_clip_dir, fake=False)
+    embedding = Embedding(fork_server, tmp_path, pictures, "-m", tiny_clip_dir, fake=False)
     for seconds in (0.1, 0.4):
         embedding.out.unlink(missing_ok=True)
         ended = embedding.run(seconds=seconds, kill=number)
@@ -168,15 +177,15 @@ def test_a_signal_while_the_model_loads_or_encodes(
 
 
 def test_a_second_signal_ends_at_once_and_tidily(embedding: Embedding) -> None:
-    process = embedding.zygote.start(
+    running = embedding.fork_server.start(
         embedding.folder, *embedding.words, **embedding.options, slow=0.5
     )
     while not embedding.partial.exists():
         time.sleep(0.01)
-    os.kill(process, signal.SIGINT)
-    os.kill(process, signal.SIGINT)  # comes while the first one is being handled
-    ended = embedding.zygote.wait()
-    assert ended.code in (130, -signal.SIGINT)
+    os.kill(running.pid, signal.SIGINT)
+    os.kill(running.pid, signal.SIGINT)  # comes while the first one is being handled
+    ended = running.wait()
+    assert ended.exit_code in (130, -signal.SIGINT)
     assert "Traceback" not in ended.stderr
     assert not embedding.temporary_files()
 
@@ -203,14 +212,14 @@ def change_nothing(embedding: Embedding, pictures: Path) -> None:
     ],
 )
 def test_a_changed_run_is_refused_with_what_changed(
-    zygote: Zygote,
+    fork_server: ForkServer,
     tmp_path: Path,
     my_pictures: Path,
     change: Callable[[Embedding, Path], None],
     words: list[str],
     message: str,
 ) -> None:
-    embedding = Embedding(zygote, tmp_path / "work", my_pictures)
+    embedding = Embedding(fork_server, tmp_path / "work", my_pictures)
     embedding.kill_after_shards(1)
     change(embedding, my_pictures)
     with unchanged(embedding.folder):
@@ -229,7 +238,7 @@ def test_a_damaged_manifest_asks_for_a_restart(embedding: Embedding, expected: b
     (embedding.partial / "manifest.json").write_text("{")
     with unchanged(embedding.folder):
         refused(embedding.run(), 1, "manifest.json: expected JSON", "add --restart to start over")
-    assert embedding.run("--restart").code == 0
+    assert embedding.run("--restart").exit_code == 0
     assert embedding.out.read_bytes() == expected
 
 
@@ -248,7 +257,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
         "expected shard 0 of this run, got another",
     ),
     "another kind": (
-        lambda shard: forge(shard, "texts"),
+        lambda shard: write_feature_file(shard, "texts"),
         "expected images, got texts",
     ),
 }
@@ -260,7 +269,7 @@ def test_a_damaged_shard_is_made_again(embedding: Embedding, expected: bytes, da
     embedding.kill_after_shards(2)
     change(embedding.partial / "00000.h5")
     ended = embedding.run()
-    assert ended.code == 0
+    assert ended.exit_code == 0
     warning, resuming = ended.stderr.splitlines()
     assert "warning: embedding the images of a damaged shard again: " in warning
     assert reason in warning
@@ -269,27 +278,27 @@ def test_a_damaged_shard_is_made_again(embedding: Embedding, expected: bytes, da
 
 
 def test_a_shard_of_another_run_is_made_again(
-    zygote: Zygote, tmp_path: Path, pictures: Path, expected: bytes
+    fork_server: ForkServer, tmp_path: Path, pictures: Path, expected: bytes
 ) -> None:
-    one = Embedding(zygote, tmp_path / "one", pictures)
-    two = Embedding(zygote, tmp_path / "two", pictures, "--normalize")
+    one = Embedding(fork_server, tmp_path / "one", pictures)
+    two = Embedding(fork_server, tmp_path / "two", pictures, "--normalize")
     for embedding in (one, two):
         embedding.kill_after_shards(2)
     shutil.copy(two.partial / "00000.h5", one.partial)
     ended = one.run()
-    assert (ended.code, "expected shard 0 of this run" in ended.stderr) == (0, True)
+    assert (ended.exit_code, "expected shard 0 of this run" in ended.stderr) == (0, True)
     assert one.out.read_bytes() == expected
 
 
 def test_strict_does_not_overlook_what_an_earlier_run_skipped(
-    zygote: Zygote, tmp_path: Path, my_pictures: Path
+    fork_server: ForkServer, tmp_path: Path, my_pictures: Path
 ) -> None:
     (my_pictures / "a" / "00.png").write_bytes(b"no image")
-    embedding = Embedding(zygote, tmp_path / "work", my_pictures)
+    embedding = Embedding(fork_server, tmp_path / "work", my_pictures)
     embedding.kill_after_shards(1)
     ended = embedding.run("--strict")
     ended.stderr = ended.stderr.removeprefix("clipkit: resuming at 16 of 40\n")
-    refused(ended, 1, "clipkit embed: a/00.png: ", "hint: without --strict it is skipped")
+    refused(ended, 1, "a/00.png: cannot read ", "hint: without --strict it is skipped")
 
 
 def test_left_shards_of_a_published_file_do_no_harm(embedding: Embedding, expected: bytes) -> None:
@@ -301,14 +310,14 @@ def test_left_shards_of_a_published_file_do_no_harm(embedding: Embedding, expect
         refused(
             embedding.run("--force", "--normalize"), 2, "normalize was False, is True", "--restart"
         )
-    assert embedding.run("--force", "--normalize", "--restart").code == 0
+    assert embedding.run("--force", "--normalize", "--restart").exit_code == 0
     assert list(contents(embedding.folder)) == ["out.h5"]
 
 
 def test_other_files_in_the_folder_of_shards_stay(embedding: Embedding) -> None:
     embedding.partial.mkdir()
     (embedding.partial / "notes.txt").write_text("mine")
-    assert embedding.run().code == 0
+    assert embedding.run().exit_code == 0
     assert list(contents(embedding.folder)) == ["out.h5", "out.h5.partial/notes.txt"]
 
 
@@ -342,24 +351,26 @@ def test_two_writers_that_meet_at_the_end(tmp_path: Path) -> None:
     assert contents(tmp_path) == {"out.h5": b"second"}
 
 
-def test_a_disk_that_fills_up_at_any_byte(zygote: Zygote, tmp_path: Path, expected: bytes) -> None:
+def test_a_disk_that_fills_up_at_any_byte(
+    fork_server: ForkServer, tmp_path: Path, expected: bytes
+) -> None:
     """RLIMIT_FSIZE fails every write beyond it, as a full disk does; HDF5 reports both alike."""
     (tmp_path / "img.h5").write_bytes(expected)
     history = '[{"command":"textembed","model":{"name":"fake","digest":"sha256:0"}}]'
-    forge(
+    write_feature_file(
         tmp_path / "txt.h5",
         "texts",
         datasets={"features": np.ones((3, 48), "<f4"), "class_names": None},
         attributes={"history": history},
     )
     words = ("logits", "img.h5", "txt.h5", "-o", "out.h5", "--force")
-    finished = zygote.run(tmp_path, *words, fake=True)
-    assert finished.code == 0, finished.stderr
+    finished = fork_server.run(tmp_path, *words, fake=True)
+    assert finished.exit_code == 0, finished.stderr
     size = (tmp_path / "out.h5").stat().st_size
-    forge(tmp_path / "out.h5")
+    write_feature_file(tmp_path / "out.h5")
     with unchanged(tmp_path):
         for limit in range(500, size, 311):
-            ended = zygote.run(tmp_path, *words, fake=True, limits={"RLIMIT_FSIZE": limit})
+            ended = fork_server.run(tmp_path, *words, fake=True, limits={"RLIMIT_FSIZE": limit})
             refused(
                 ended,
                 1,
@@ -387,9 +398,9 @@ def small_disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]
     "small_disk", ["4k", "8k", "12k", "16k", "20k", "24k", "28k", "32k"], indirect=True
 )
 def test_a_full_disk_keeps_the_shards_and_more_room_continues(
-    zygote: Zygote, small_disk: Path, pictures: Path, expected: bytes
+    fork_server: ForkServer, small_disk: Path, pictures: Path, expected: bytes
 ) -> None:
-    embedding = Embedding(zygote, small_disk, pictures)
+    embedding = Embedding(fork_server, small_disk, pictures)
     refused(embedding.run(), 1, "No space left on device", "nothing was replaced")
     assert not embedding.out.exists()
     assert not embedding.temporary_files()
@@ -397,19 +408,21 @@ def test_a_full_disk_keeps_the_shards_and_more_room_continues(
     finishes(embedding, expected)
 
 
-def test_a_full_disk_with_nothing_on_it(zygote: Zygote, small_disk: Path, pictures: Path) -> None:
+def test_a_full_disk_with_nothing_on_it(
+    fork_server: ForkServer, small_disk: Path, pictures: Path
+) -> None:
     (small_disk / "filler").write_bytes(b"x" * 65536)
-    refused(Embedding(zygote, small_disk, pictures).run(), 1, "No space left on device")
+    refused(Embedding(fork_server, small_disk, pictures).run(), 1, "No space left on device")
 
 
 def test_a_full_temporary_folder_while_spooling(
-    zygote: Zygote, small_disk: Path, tmp_path: Path
+    fork_server: ForkServer, small_disk: Path, tmp_path: Path
 ) -> None:
     rows = {"features": np.ones((6000, 3), "<f4"), "ids": None, "labels": None}
     datasets = {f"train/{key}": value for key, value in rows.items()}
-    big = forge(tmp_path / "big.h5", "logits", datasets=datasets)
+    big = write_feature_file(tmp_path / "big.h5", "logits", datasets=datasets)
     with unchanged(small_disk):
-        ended = zygote.run(
+        ended = fork_server.run(
             tmp_path, "entropy", stdin=str(big), env={"TMPDIR": str(small_disk)}, fake=True
         )
         message = f"cannot copy standard input to {small_disk}: No space left on device"
@@ -456,8 +469,8 @@ def logits_of(tmp_path: Path) -> tuple[object, ...]:
     """`logits IMAGES TEXTS -o`, which lacks the output."""
     return (
         "logits",
-        forge(tmp_path / "img.h5"),
-        forge(tmp_path / "txt.h5", "texts"),
+        write_feature_file(tmp_path / "img.h5"),
+        write_feature_file(tmp_path / "txt.h5", "texts"),
         "-o",
     )
 
@@ -506,10 +519,10 @@ def test_the_mode_follows_the_umask(logits_of: tuple[object, ...], tmp_path: Pat
     assert (tmp_path / "out.h5").stat().st_mode & 0o777 == 0o640
 
 
-def test_input_larger_than_the_memory_limit(zygote: Zygote, tmp_path: Path) -> None:
+def test_input_larger_than_the_memory_limit(fork_server: ForkServer, tmp_path: Path) -> None:
     n = 100_000
     features = np.zeros((n, 512), "<f4")  # 205 MB
-    forge(
+    write_feature_file(
         tmp_path / "big.h5",
         datasets={
             "train/features": features,
@@ -519,5 +532,5 @@ def test_input_larger_than_the_memory_limit(zygote: Zygote, tmp_path: Path) -> N
         },
     )
     with unchanged(tmp_path):
-        ended = zygote.run(tmp_path, "probe", "big.h5", memory=150 << 20, fake=True)
-        refused(ended, 1, "the data must fit in memory; it does not", "use --limit")
+        ended = fork_server.run(tmp_path, "probe", "big.h5", memory=150 << 20, fake=True)
+        refused(ended, 1, "not enough memory for the data", "use --limit")

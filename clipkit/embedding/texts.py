@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from clipkit.models import Encoder
 
 DEFAULT_TEMPLATE = "a photo of a {}"
-BATCH_SIZE = 256
 
 
 @dataclass(frozen=True)
@@ -162,13 +161,8 @@ def embed_classes(
 def _encode(texts: Sequence[str], places: list[str], encoder: Encoder, truncate: bool) -> Float32:
     if not truncate:
         _check_lengths(texts, places, encoder)
-    batches = []
-    with console.progress("embedding prompts", "prompts") as report_progress:
-        for start in range(0, len(texts), BATCH_SIZE):
-            batch = texts[start : start + BATCH_SIZE]
-            batches.append(encoder.encode_texts(batch, truncate=truncate))
-            report_progress(start + len(batch), len(texts))
-    return np.concatenate(batches)
+    with console.progress("embedding prompts", "prompts") as progress:
+        return encoder.encode_texts(texts, truncate=truncate, progress=progress)
 
 
 def _check_lengths(texts: Sequence[str], places: list[str], encoder: Encoder) -> None:
@@ -192,7 +186,7 @@ def read_prompts(source: str) -> Prompts:
     source : str
         A path, or ``-`` for standard input.
     """
-    file = prompts.read(files.read_bytes(source), files.display_name(source))
+    file = prompts.parse(files.read_bytes(source), files.display_name(source))
     for warning in file.warnings():
         console.warn(warning)
     return file
@@ -203,7 +197,7 @@ def read_templates(values: Sequence[str]) -> list[str]:
     templates: list[str] = []
     for value in values:
         if "{" not in value and Path(value).is_file():
-            templates += prompts.read_templates(files.read_bytes(value), value).texts
+            templates += prompts.parse_templates(files.read_bytes(value), value).texts
         else:
             templates.append(value)
     return templates
