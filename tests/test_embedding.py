@@ -73,8 +73,8 @@ class Double:
     def token_lengths(self, texts: list[str]) -> Any:
         return np.array([len(text.split()) for text in texts])
 
-    def encode_texts(self, texts: list[str], *, truncate: bool) -> Any:
-        self.batches.append(len(texts))
+    def encode_texts(self, texts: list[str], *, truncate: bool, progress: Any) -> Any:
+        progress(len(texts), len(texts))
         return np.array([[len(text), 1] for text in texts], np.float32)
 
 
@@ -265,12 +265,14 @@ def test_an_embedding_that_is_not_finite_names_its_image(tmp_path: Path) -> None
         embed(tmp_path, {"all": Numbers(5)}, Overflows())
 
 
-def test_prompts_and_classes_are_embedded_in_batches_in_their_order() -> None:
+def test_prompts_belong_to_no_class() -> None:
+    file = embedding.embed_texts(["a", "bcd"], Double())
+    assert file.features[:, 0].tolist() == [1, 3]
+    assert file.class_index.tolist() == [-1, -1]
+
+
+def test_classes_are_embedded_with_their_wordings() -> None:
     encoder = Double()
-    file = embedding.embed_texts(["x" * i for i in range(300)], encoder)
-    assert encoder.batches == [256, 44]
-    assert file.features[:, 0].tolist() == list(range(300))
-    assert set(file.class_index) == {-1}
     classes = embedding.ClassNames(["a_b", "c"], ["a_b", "sea"], {"classes": "file"})
     one = embedding.embed_classes(classes, encoder, readable=True)
     assert (one.texts, one.class_names) == (["a photo of a a b", "a photo of a sea"], ["a_b", "c"])
