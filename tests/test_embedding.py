@@ -83,15 +83,14 @@ def shards_of_ten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoint, "SHARD_ROWS", 10)
 
 
-def embed(
-    folder: Path, splits: dict[str, Numbers], encoder: Any, batch_size: int = 4, **options: Any
-) -> FeatureFile:
+def embed(folder: Path, splits: dict[str, Numbers], encoder: Any, **options: Any) -> FeatureFile:
     output = folder / "out.h5"
-    embedding.embed_images(
-        Dataset(splits), encoder, str(output), batch_size=batch_size, num_workers=3, **options
-    )
+    options = {"batch_size": 4, "num_workers": 3, **options}
+    skipped = embedding.embed_images(Dataset(splits), encoder, str(output), **options)
     assert list(contents(folder)) == ["out.h5"]
-    return features.read(output)
+    file = features.read(output)
+    assert file.history[0].get("skipped", []) == skipped
+    return file
 
 
 def interrupt(folder: Path, splits: dict[str, Numbers], stop_at: int) -> Path:
@@ -125,19 +124,13 @@ def test_rows_labels_and_ids_stay_aligned(
     monkeypatch.setattr(checkpoint, "SHARD_ROWS", shard_rows)
     splits = {"test": Numbers(n, bad, labelled), "train": Numbers(3, set(), labelled)}
     good = [i for i in range(n) if i not in bad]
-    output = tmp_path_factory.mktemp("work") / "out.h5"
-
-    def run() -> Any:
-        return embedding.embed_images(
-            Dataset(splits), Double(), str(output), batch_size=batch_size, num_workers=num_workers
-        )
-
+    folder = tmp_path_factory.mktemp("work")
+    options = {"batch_size": batch_size, "num_workers": num_workers}
     if not good:
         with pytest.raises(ClipkitError, match="test: expected at least one usable image"):
-            run()
+            embed(folder, splits, Double(), **options)
         return
-    skipped = run()
-    file = features.read(output)
+    file = embed(folder, splits, Double(), **options)
     test = file.splits["test"]
     assert test.ids == [f"{i}.png" for i in good]
     assert test.features.tolist() == [[i, 2 * i + 1] for i in good]
@@ -145,9 +138,8 @@ def test_rows_labels_and_ids_stay_aligned(
         assert test.labels.tolist() == [i % 7 for i in good]
     else:
         assert test.labels is None
-    bad_ids = [f"{i}.png" for i in range(n) if i in bad]
-    assert [(image["split"], image["id"]) for image in skipped] == [("test", id) for id in bad_ids]
-    assert file.history[0].get("skipped", []) == skipped
+    skipped = file.history[0].get("skipped", [])
+    assert [image["id"] for image in skipped] == [f"{i}.png" for i in range(n) if i in bad]
     assert len(file.splits["train"]) == 3
 
 
@@ -289,32 +281,10 @@ def test_a_prompt_that_is_too_long_is_named() -> None:
     embedding.embed_texts(texts, Double(), truncate=True)
 
 
-@pytest.fixture
-def class_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    write_feature_file(tmp_path / "img.h5")
-    write_feature_file(tmp_path / "nameless.h5", datasets={"class_names": None})
+def test_a_text_file_gives_class_names_and_wordings(tmp_path: Path) -> None:
     (tmp_path / "names.txt").write_text("cat\tbig cat\ndog\n")
-    (tmp_path / "twice.txt").write_text("cat\ndog\ncat\tbig cat\n")
-    (tmp_path / "flat").mkdir()
-    (tmp_path / "flat" / "0.png").touch()
-    (tmp_path / "folder" / "dog").mkdir(parents=True)
-    (tmp_path / "folder" / "dog" / "0.png").touch()
-
-
-@pytest.mark.parametrize(
-    ("source", "names", "wordings"),
-    [
-        ("img.h5", ["cat", "dog"], ["cat", "dog"]),
-        ("names.txt", ["cat", "dog"], ["big cat", "dog"]),
-        ("./folder", ["dog"], ["dog"]),
-    ],
-)
-def test_class_names_come_from_feature_files_text_files_and_data_sets(
-    source: str, names: list[str], wordings: list[str], class_sources: None
-) -> None:
-    classes = embedding.read_class_names(source)
-    assert (classes.names, classes.wordings) == (names, wordings)
+    classes = embedding.read_class_names(str(tmp_path / "names.txt"))
+    assert (classes.names, classes.wordings) == (["cat", "dog"], ["big cat", "dog"])
 
 
 @pytest.mark.parametrize(
@@ -326,8 +296,13 @@ def test_class_names_come_from_feature_files_text_files_and_data_sets(
     ],
 )
 def test_a_source_without_class_names_is_refused(
-    source: str, message: str, class_sources: None
+    source: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_feature_file(tmp_path / "nameless.h5", datasets={"class_names": None})
+    (tmp_path / "twice.txt").write_text("cat\ndog\ncat\tbig cat\n")
+    (tmp_path / "flat").mkdir()
+    (tmp_path / "flat" / "0.png").touch()
     with pytest.raises(ClipkitError) as error:
         embedding.read_class_names(source)
     assert error.value.message == message

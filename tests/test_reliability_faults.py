@@ -23,7 +23,7 @@ from shell import clipkit, ok
 
 from clipkit import files
 from clipkit.errors import UsageError, WriteError
-from clipkit.features import read
+from clipkit.features import read, write
 
 PICTURES, SHARD_ROWS = 40, 16
 FIRST_SHARD, EVENTS_PER_SHARD = 10, 3  # the change to the disk after the first shard; per shard
@@ -42,24 +42,19 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Embedding:
-    """`clipkit embed pictures -o out.h5` in a folder of its own."""
+    """`clipkit embed PICTURES -o out.h5` in a folder of its own."""
 
     def __init__(
-        self,
-        fork_server: ForkServer,
-        folder: Path,
-        pictures: Path,
-        *words: object,
-        fake: bool = True,
+        self, server: ForkServer, folder: Path, pictures: Path, *words: object, fake: bool = True
     ) -> None:
         folder.mkdir(exist_ok=True)
-        self.fork_server, self.folder = fork_server, folder
+        self.server, self.folder = server, folder
         self.words = ("embed", pictures, "-o", "out.h5", "-b", 4, *words)
         self.options = {"shard": SHARD_ROWS, "fake": fake}
         self.out, self.partial = folder / "out.h5", folder / "out.h5.partial"
 
     def run(self, *words: object, **options: Any) -> Outcome:
-        return self.fork_server.run(self.folder, *self.words, *words, **self.options, **options)
+        return self.server.run(self.folder, *self.words, *words, **self.options, **options)
 
     def kill_after_shards(self, count: int) -> None:
         event = FIRST_SHARD + (count - 1) * EVENTS_PER_SHARD
@@ -72,13 +67,27 @@ class Embedding:
 
 @pytest.fixture
 def embedding(fork_server: ForkServer, tmp_path: Path, pictures: Path) -> Embedding:
-    return Embedding(fork_server, tmp_path, pictures)
+    return Embedding(fork_server, tmp_path / "work", pictures)
 
 
 @pytest.fixture
-def my_pictures(tmp_path: Path, pictures: Path) -> Path:
+def real_embedding(
+    fork_server: ForkServer, tmp_path: Path, pictures: Path, tiny_clip_dir: Path
+) -> Embedding:
+    """Run a small real model in place of the fake one."""
+    words = ("-m", tiny_clip_dir, "--precision", "fp32")
+    return Embedding(fork_server, tmp_path / "work", pictures, *words, fake=False)
+
+
+@pytest.fixture
+def my_pictures(fork_server: ForkServer, tmp_path: Path, pictures: Path) -> Path:
     """A copy of the pictures, for a test that changes them."""
     return Path(shutil.copytree(pictures, tmp_path / "pics"))
+
+
+@pytest.fixture
+def my_embedding(fork_server: ForkServer, tmp_path: Path, my_pictures: Path) -> Embedding:
+    return Embedding(fork_server, tmp_path / "work", my_pictures)
 
 
 @pytest.fixture(scope="module")
@@ -106,12 +115,13 @@ def finishes(embedding: Embedding, expected: bytes) -> None:
 
 
 def test_a_kill_between_any_two_changes_to_the_disk_is_continued(
-    fork_server: ForkServer, tmp_path: Path, pictures: Path, expected: bytes
+    embedding: Embedding, expected: bytes
 ) -> None:
-    events = Embedding(fork_server, tmp_path / "count", pictures).run().events
+    events = embedding.run().events
     assert events > PUBLISHED
     for event in range(1, events + 1):
-        embedding = Embedding(fork_server, tmp_path / str(event), pictures)
+        shutil.rmtree(embedding.folder)
+        embedding.folder.mkdir()
         assert embedding.run(event=event, kill=signal.SIGKILL).exit_code == -signal.SIGKILL
         assert not embedding.out.exists() or embedding.out.read_bytes() == expected
         finishes(embedding, expected)
@@ -119,22 +129,19 @@ def test_a_kill_between_any_two_changes_to_the_disk_is_continued(
 
 @pytest.mark.parametrize("kills", [5, pytest.param(50, marks=pytest.mark.slow)])
 def test_a_real_run_killed_at_random_points_is_continued(
-    fork_server: ForkServer, tmp_path: Path, pictures: Path, tiny_clip_dir: Path, kills: int
+    real_embedding: Embedding, kills: int
 ) -> None:
-    words = ("-m", tiny_clip_dir, "--precision", "fp32")
-    uninterrupted = Embedding(fork_server, tmp_path / "uninterrupted", pictures, *words, fake=False)
-    seconds = uninterrupted.run().seconds
-    expected = uninterrupted.out.read_bytes()
+    seconds = real_embedding.run().seconds
+    expected = real_embedding.out.read_bytes()
     rng = random.Random(kills)
-    embedding = Embedding(fork_server, tmp_path / "killed", pictures, *words, fake=False)
     for _ in range(kills):
-        ended = embedding.run(seconds=rng.uniform(0, seconds), kill=signal.SIGKILL)
+        if real_embedding.out.exists():
+            assert real_embedding.out.read_bytes() == expected
+            shutil.rmtree(real_embedding.partial, ignore_errors=True)
+            real_embedding.out.unlink()
+        ended = real_embedding.run(seconds=rng.uniform(0, seconds), kill=signal.SIGKILL)
         assert ended.exit_code in (0, -signal.SIGKILL), ended.stderr
-        if embedding.out.exists():
-            assert embedding.out.read_bytes() == expected
-            shutil.rmtree(embedding.partial, ignore_errors=True)
-            embedding.out.unlink()
-    finishes(embedding, expected)
+    finishes(real_embedding, expected)
 
 
 def test_a_resumed_run_says_where_it_continues(embedding: Embedding, expected: bytes) -> None:
@@ -160,26 +167,20 @@ def test_a_signal_stops_cleanly_wherever_it_comes(
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_while_the_model_loads_or_encodes(
-    fork_server: ForkServer,
-    tmp_path: Path,
-    pictures: Path,
-    tiny_clip_dir: Path,
-    number: signal.Signals,
+    real_embedding: Embedding, number: signal.Signals
 ) -> None:
-    embedding = Embedding(fork_server, tmp_path, pictures, "-m", tiny_clip_dir, fake=False)
     for seconds in (0.1, 0.4):
-        embedding.out.unlink(missing_ok=True)
-        ended = embedding.run(seconds=seconds, kill=number)
+        real_embedding.out.unlink(missing_ok=True)
+        ended = real_embedding.run(seconds=seconds, kill=number)
         # the signal may come when all is done, even when the interpreter is leaving
-        if not embedding.out.exists():
+        if not real_embedding.out.exists():
             refused(ended, 128 + number, "interrupted by")
-        assert not embedding.temporary_files()
+        assert not real_embedding.temporary_files()
 
 
 def test_a_second_signal_ends_at_once_and_tidily(embedding: Embedding) -> None:
-    running = embedding.fork_server.start(
-        embedding.folder, *embedding.words, **embedding.options, slow=0.5
-    )
+    options = {**embedding.options, "slow": 0.5}
+    running = embedding.server.start(embedding.folder, *embedding.words, **options)
     while not embedding.partial.exists():
         time.sleep(0.01)
     os.kill(running.pid, signal.SIGINT)
@@ -212,14 +213,13 @@ def change_nothing(embedding: Embedding, pictures: Path) -> None:
     ],
 )
 def test_a_changed_run_is_refused_with_what_changed(
-    fork_server: ForkServer,
-    tmp_path: Path,
+    my_embedding: Embedding,
     my_pictures: Path,
     change: Callable[[Embedding, Path], None],
     words: list[str],
     message: str,
 ) -> None:
-    embedding = Embedding(fork_server, tmp_path / "work", my_pictures)
+    embedding = my_embedding
     embedding.kill_after_shards(1)
     change(embedding, my_pictures)
     with unchanged(embedding.folder):
@@ -248,26 +248,31 @@ def flip_a_feature(shard: Path) -> None:
     shard.write_bytes(data)
 
 
-DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "flipped": (flip_a_feature, "cannot read all/features: it is damaged"),
-    "cut": (lambda shard: os.truncate(shard, shard.stat().st_size - 1), "it was cut short"),
-    "empty": (lambda shard: os.truncate(shard, 0), "empty input"),
-    "swapped": (
-        lambda shard: shutil.copy(shard.with_name("00001.h5"), shard),
-        "expected shard 0 of this run, got another",
-    ),
-    "another kind": (
-        lambda shard: write_feature_file(shard, "texts"),
-        "expected images, got texts",
-    ),
-}
+def name_another_run(shard: Path) -> None:
+    file = read(shard)
+    file.history[0]["run"] = "0" * 64
+    write(shard, file, force=True)
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_shard_is_made_again(embedding: Embedding, expected: bytes, damage: str) -> None:
-    change, reason = DAMAGES[damage]
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (flip_a_feature, "cannot read all/features: it is damaged"),
+        (lambda shard: os.truncate(shard, shard.stat().st_size - 1), "it was cut short"),
+        (lambda shard: os.truncate(shard, 0), "empty input"),
+        (lambda shard: write_feature_file(shard, "texts"), "expected images, got texts"),
+        (
+            lambda shard: shutil.copy(shard.with_name("00001.h5"), shard),
+            "expected shard 0 of this run, got another",
+        ),
+        (name_another_run, "expected shard 0 of this run, got another"),
+    ],
+)
+def test_a_damaged_shard_or_one_of_another_run_is_made_again(
+    embedding: Embedding, expected: bytes, damage: Callable[[Path], Any], reason: str
+) -> None:
     embedding.kill_after_shards(2)
-    change(embedding.partial / "00000.h5")
+    damage(embedding.partial / "00000.h5")
     ended = embedding.run()
     assert ended.exit_code == 0
     warning, resuming = ended.stderr.splitlines()
@@ -277,26 +282,12 @@ def test_a_damaged_shard_is_made_again(embedding: Embedding, expected: bytes, da
     assert embedding.out.read_bytes() == expected
 
 
-def test_a_shard_of_another_run_is_made_again(
-    fork_server: ForkServer, tmp_path: Path, pictures: Path, expected: bytes
-) -> None:
-    one = Embedding(fork_server, tmp_path / "one", pictures)
-    two = Embedding(fork_server, tmp_path / "two", pictures, "--normalize")
-    for embedding in (one, two):
-        embedding.kill_after_shards(2)
-    shutil.copy(two.partial / "00000.h5", one.partial)
-    ended = one.run()
-    assert (ended.exit_code, "expected shard 0 of this run" in ended.stderr) == (0, True)
-    assert one.out.read_bytes() == expected
-
-
 def test_strict_does_not_overlook_what_an_earlier_run_skipped(
-    fork_server: ForkServer, tmp_path: Path, my_pictures: Path
+    my_embedding: Embedding, my_pictures: Path
 ) -> None:
     (my_pictures / "a" / "00.png").write_bytes(b"no image")
-    embedding = Embedding(fork_server, tmp_path / "work", my_pictures)
-    embedding.kill_after_shards(1)
-    ended = embedding.run("--strict")
+    my_embedding.kill_after_shards(1)
+    ended = my_embedding.run("--strict")
     ended.stderr = ended.stderr.removeprefix("clipkit: resuming at 16 of 40\n")
     refused(ended, 1, "a/00.png: cannot read ", "hint: without --strict it is skipped")
 
