@@ -80,14 +80,14 @@ def real_embedding(
 
 
 @pytest.fixture
-def my_pictures(fork_server: ForkServer, tmp_path: Path, pictures: Path) -> Path:
+def copied_pictures(tmp_path: Path, pictures: Path) -> Path:
     """A copy of the pictures, for a test that changes them."""
     return Path(shutil.copytree(pictures, tmp_path / "pics"))
 
 
 @pytest.fixture
-def my_embedding(fork_server: ForkServer, tmp_path: Path, my_pictures: Path) -> Embedding:
-    return Embedding(fork_server, tmp_path / "work", my_pictures)
+def copied_embedding(fork_server: ForkServer, tmp_path: Path, copied_pictures: Path) -> Embedding:
+    return Embedding(fork_server, tmp_path / "work", copied_pictures)
 
 
 @pytest.fixture(scope="module")
@@ -213,15 +213,15 @@ def change_nothing(embedding: Embedding, pictures: Path) -> None:
     ],
 )
 def test_a_changed_run_is_refused_with_what_changed(
-    my_embedding: Embedding,
-    my_pictures: Path,
+    copied_embedding: Embedding,
+    copied_pictures: Path,
     change: Callable[[Embedding, Path], None],
     words: list[str],
     message: str,
 ) -> None:
-    embedding = my_embedding
+    embedding = copied_embedding
     embedding.kill_after_shards(1)
-    change(embedding, my_pictures)
+    change(embedding, copied_pictures)
     with unchanged(embedding.folder):
         refused(
             embedding.run(*words),
@@ -283,11 +283,11 @@ def test_a_damaged_shard_or_one_of_another_run_is_made_again(
 
 
 def test_strict_does_not_overlook_what_an_earlier_run_skipped(
-    my_embedding: Embedding, my_pictures: Path
+    copied_embedding: Embedding, copied_pictures: Path
 ) -> None:
-    (my_pictures / "a" / "00.png").write_bytes(b"no image")
-    my_embedding.kill_after_shards(1)
-    ended = my_embedding.run("--strict")
+    (copied_pictures / "a" / "00.png").write_bytes(b"no image")
+    copied_embedding.kill_after_shards(1)
+    ended = copied_embedding.run("--strict")
     ended.stderr = ended.stderr.removeprefix("clipkit: resuming at 16 of 40\n")
     refused(ended, 1, "a/00.png: cannot read ", "hint: without --strict it is skipped")
 
