@@ -110,8 +110,8 @@ def embed(
         precision=precision,
         untrained=untrained,
         compile_for=batch_size if compile else 0,
+        non_blocking=True,
     )
-    encoder.wait = False
     made = features.history_entry(
         "embed",
         dataset=data.details,
