@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import shutil
@@ -16,7 +15,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from canary import Canary
 from clip_factory import (
     cosines,
     edit_json,
@@ -454,42 +452,6 @@ def test_a_tokenizer_of_another_model(copied: Path) -> None:
     encoder = load(copied, "text", untrained=0)
     with pytest.raises(ClipkitError, match="model: expected tokens below 400, got 49407"):
         encoder.encode_texts(["a cat"])
-
-
-def test_pickles_are_not_opened(copied: Path, tmp_path: Path) -> None:
-    canary = tmp_path / "canary"
-    torch.save({"logit_scale": Canary(canary)}, copied / "pytorch_model.bin")
-    (copied / "model.safetensors").unlink()
-    for call in (models.describe_model, lambda name: load(Path(name), "image")):
-        with pytest.raises(ClipkitError, match=r"got only pytorch_model\.bin, a pickle"):
-            call(str(copied))
-    load(copied, "image", untrained=0)
-    assert not canary.exists()
-    torch.load(copied / "pytorch_model.bin", weights_only=False)
-    assert canary.exists()  # the pickle would have run
-
-
-def test_code_next_to_a_model_is_not_run(copied: Path, tmp_path: Path) -> None:
-    canary = tmp_path / "canary"
-    (copied / "evil.py").write_text(f"open({str(canary)!r}, 'w')\nclass Evil: pass\n")
-    kinds = ["Config", "Model", "ImageProcessor", "FeatureExtractor", "Processor"]
-    auto_map: dict[str, Any] = {f"Auto{kind}": "evil.Evil" for kind in kinds}
-    auto_map["AutoTokenizer"] = ["evil.Evil", "evil.Evil"]
-    for file in ("config.json", "preprocessor_config.json", "tokenizer_config.json"):
-        edit_json(copied / file, lambda content: content.update(auto_map=auto_map))
-    for tower in ("image", "text"):
-        load(copied, tower)
-        load(copied, tower, untrained=0)
-    models.describe_model(str(copied))
-    for file, key in (
-        ("preprocessor_config.json", "image_processor_type"),
-        ("tokenizer_config.json", "tokenizer_class"),
-    ):
-        edit_json(copied / file, lambda content, key=key: content.update({key: "Evil"}))
-    for tower in ("image", "text"):
-        with contextlib.suppress(ClipkitError):
-            load(copied, tower)
-    assert not canary.exists()
 
 
 # names, devices, precisions
