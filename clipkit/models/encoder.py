@@ -221,38 +221,45 @@ def load(
     dtype = DTYPES[precision]
     architecture = read_architecture(find(name, weights=untrained is None))
     loaded = load_tower(architecture, tower, untrained)
-
-    identity: dict[str, Any] = {
+    details: dict[str, Any] = {
         "name": architecture.files.name,
         "digest": loaded.digest,
         "tower": tower,
         "dim": architecture.dim,
+        "precision": precision,
+        "device": run_on.type,
+        **loaded.logit_scale,
     }
-    details = {**identity, "precision": precision, "device": run_on.type, **loaded.logit_scale}
     if untrained is not None:
         details["untrained"] = untrained
-    common: dict[str, Any] = {
-        **identity,
-        "context_length": architecture.config.text_config.max_position_embeddings,
-        "details": details,
-        "_device": run_on,
-        "_output": architecture.family.outputs[tower],
-        "_non_blocking": non_blocking,
-    }
 
+    tokenizer: Tokenizer | None = None
+    preprocessor: ImagePreprocessor | None = None
+    compiled_batch = 0
     if tower == "text":
         tokenizer = Tokenizer(architecture)
-        return Encoder(**common, _model=loaded.model.to(run_on, dtype), _tokenizer=tokenizer)
+        model = loaded.model.to(run_on, dtype)
+    else:
+        processor = load_image_processor(architecture.files)
+        preprocessor = ImagePreprocessor(processor, run_on, dtype)
+        model, acceleration = accelerate(
+            loaded.model, architecture.config.vision_config, run_on, dtype, compile_for
+        )
+        details |= {"preprocessing": processor_details(processor), **acceleration}
+        compiled_batch = compile_for if acceleration["compile"] else 0
 
-    processor = load_image_processor(architecture.files)
-    details["preprocessing"] = processor_details(processor)
-    model, acceleration = accelerate(
-        loaded.model, architecture.config.vision_config, run_on, dtype, compile_for
-    )
-    details |= acceleration
     return Encoder(
-        **common,
+        name=architecture.files.name,
+        digest=loaded.digest,
+        tower=tower,
+        dim=architecture.dim,
+        context_length=architecture.config.text_config.max_position_embeddings,
+        details=details,
         _model=model,
-        _preprocessor=ImagePreprocessor(processor, run_on, dtype),
-        _compiled_batch=compile_for if details["compile"] else 0,
+        _device=run_on,
+        _output=architecture.family.outputs[tower],
+        _preprocessor=preprocessor,
+        _tokenizer=tokenizer,
+        _compiled_batch=compiled_batch,
+        _non_blocking=non_blocking,
     )
