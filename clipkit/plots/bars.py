@@ -155,7 +155,7 @@ def _panel_titles(ax: Axes, tau: float, values: Floats, quantity: _Quantity) -> 
 
 def _histogram(ax: Axes, values: Floats, bound: float, limits: tuple[float, float]) -> None:
     if len(values):
-        counts, edges = _bin(values, min_half_width=abs(limits[1] - limits[0]) / 400)
+        counts, edges = _bin(values, min_width=abs(limits[1] - limits[0]) / 200)
         ax.stairs(100 * counts / len(values), edges, fill=True, color=BLUE, alpha=0.8)
         ax.axvline(float(values.mean()), color=VERMILLION)
     ax.axvline(bound, color="black", linestyle="--")
@@ -163,17 +163,13 @@ def _histogram(ax: Axes, values: Floats, bound: float, limits: tuple[float, floa
     use_plain_numbers(ax.xaxis)
 
 
-def _bin(values: Floats, min_half_width: float) -> tuple[Any, Any]:
-    """Count values in bins; values that are nearly equal make one bar that is wide enough to see.
-
-    Returns
-    -------
-    counts (B,), edges (B + 1,)
-    """
-    middle = (values.min() + values.max()) / 2
-    half_width = max(np.ptp(values) / 2, min_half_width)
-    bins = BINS if half_width > min_half_width else 1
-    return np.histogram(values, bins, range=(middle - half_width, middle + half_width))
+def _bin(values: Floats, min_width: float) -> tuple[Any, Any]:
+    """Return counts (B,) and edges (B + 1,) of bins; nearly equal values make one visible bar."""
+    low, high = values.min(), values.max()
+    if high - low > min_width:
+        return np.histogram(values, BINS)
+    middle = (low + high) / 2
+    return np.histogram(values, 1, range=(middle - min_width / 2, middle + min_width / 2))
 
 
 def _distance_histogram(ax: Axes, values: Floats, quantity: _Quantity) -> None:
