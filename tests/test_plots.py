@@ -65,8 +65,13 @@ def first_x(lines: Sequence[Any]) -> list[float]:
     return [line.get_xdata()[0] for line in lines]
 
 
-def sweep(label: str = "svm, C = 1, test") -> Sweep:
-    return Sweep(label, TAU, [0.63, 0.29, 0.64, 0.51], [2.8957, 3.4656, 3.4206, 3.4649])
+def sweep(
+    label: str = "svm, C = 1, test",
+    accuracy: Sequence[float] = (0.63, 0.29, 0.64, 0.51),
+    entropy: Sequence[float] = (2.8957, 3.4656, 3.4206, 3.4649),
+) -> Sweep:
+    width = np.array([0.01, 0.02, 0.03, 0.04])
+    return Sweep(label, TAU, accuracy, entropy, accuracy - width, accuracy + width)
 
 
 def examples() -> dict[str, Figure]:
@@ -84,9 +89,9 @@ def examples() -> dict[str, Figure]:
         "confidence": plots.confidence({1.0: 0.032 + flat, 0.02: sharp}, 32),
         "logits": plots.logits(rng.random((3, 10)), names[:3], names),
         "similarity": plots.similarity(rng.random((4, 10)), names[:4], names, centred=True),
-        "classes": plots.classes(rng.random(40), odd_names(40)),
+        "classes": plots.classes(rng.random(40), odd_names(40), support=range(40)),
         "grid": plots.grid(rng.random((3, 2)), [0.1, 1, 10], [1, 0.1]),
-        "spectrum": plots.spectrum({"generic32": [3, 2, 1, 0], "$x$": [2, 1]}, {"generic32": 2.5}),
+        "spectrum": plots.spectrum({"a": [3, 2, 1, 0], "$x$": [2, 1]}, {"a": 2.5, "$x$": 1.5}),
         "contact_sheet": plots.contact_sheet(np.zeros((10, 8, 8, 3), np.uint8), names),
     }
 
@@ -112,7 +117,7 @@ def test_the_same_figure_gives_the_same_bytes(ending: str, magic: bytes, tmp_pat
 
 
 def test_a_png_has_200_dots_per_inch(tmp_path: Path) -> None:
-    fig = plots.classes([0.5, 0.75], ["cat", "dog"])
+    fig = plots.classes([0.5, 0.75], ["cat", "dog"], support=[1, 1])
     plots.save(fig, str(tmp_path / "classes.PNG"))
     with Image.open(tmp_path / "classes.PNG") as image:
         assert image.size == tuple((fig.get_size_inches() * 200).astype(int))
@@ -194,10 +199,10 @@ def test_any_number_of_classes_and_prompts_can_be_drawn(C: int, K: int) -> None:
 
 @pytest.mark.usefixtures("low_resolution")
 def test_single_runs_and_missing_values_can_be_drawn() -> None:
-    many = [Sweep(f"{i}", TAU, RNG.random(4), low=[0] * 4, high=[1] * 4) for i in range(25)]
-    png(plots.temperature(many))
-    png(plots.temperature([Sweep("one", [1.0], [0.5], [3.4])], 32))
-    png(plots.temperature([Sweep("none", [1.0, 0.5], [np.nan] * 2, [np.nan] * 2)], 32))
+    nothing = [np.nan] * 4
+    png(plots.temperature([sweep(f"{i}", RNG.random(4)) for i in range(25)]))
+    png(plots.temperature([sweep("none", nothing, nothing)], 32))
+    png(plots.temperature([Sweep("one", [1.0], [0.5], [3.4], [0.4], [0.6])], 32))
     png(plots.grid([[np.nan]], [1.0], [0.5]))
     png(plots.contact_sheet(np.zeros((1, 4, 6, 3), np.uint8)))
 
@@ -258,7 +263,7 @@ def test_temperature_falls_on_a_log_axis_and_the_best_point_is_starred() -> None
 
 
 def test_of_equal_accuracies_the_first_given_is_starred() -> None:
-    star = plots.temperature([Sweep("svm", TAU, [0.1, 0.2, 0.2, 0.1])]).axes[0].lines[1]
+    star = plots.temperature([sweep("svm", [0.1, 0.2, 0.2, 0.1])]).axes[0].lines[1]
     assert star.get_xydata().tolist() == [[1.0, 20.0]]
 
 
@@ -277,9 +282,8 @@ def test_temperature_marks_the_maximum_entropy_inside_the_panel(n_prompts: int) 
 def test_an_entropy_that_all_sweeps_share_is_one_line() -> None:
     shared = plots.temperature([sweep("svm"), sweep("logreg")], 32).axes[1]
     assert len(shared.lines) == 2  # and ln K
-    other = Sweep("other prompts", TAU, [0.1] * 4, [1.0, 2.0, 3.0, 3.0])
+    other = sweep("other prompts", entropy=[1.0, 2.0, 3.0, 3.0])
     assert len(plots.temperature([sweep("svm"), other], 32).axes[1].lines) == 3
-    assert len(plots.temperature([Sweep("svm", TAU, [0.1] * 4)]).axes) == 1
 
 
 def test_sweeps_differ_in_colour_and_marker() -> None:
@@ -289,9 +293,9 @@ def test_sweeps_differ_in_colour_and_marker() -> None:
 
 
 def test_intervals_are_drawn_around_the_accuracies() -> None:
-    curve = Sweep("svm", [1, 0.5], [0.3, 0.5], low=[0.28, 0.47], high=[0.33, 0.52])
-    segments = np.array(plots.temperature([curve]).axes[0].collections[0].get_segments())
-    np.testing.assert_allclose(segments, [[[0.5, 47], [0.5, 52]], [[1, 28], [1, 33]]])
+    segments = np.array(plots.temperature([sweep()]).axes[0].collections[0].get_segments())
+    np.testing.assert_allclose(segments[:, 0], [[0.02, 62], [0.07, 61], [0.5, 47], [1, 27]])
+    np.testing.assert_allclose(segments[:, 1], [[0.02, 64], [0.07, 67], [0.5, 55], [1, 31]])
 
 
 def test_near_maximal_entropies_are_shown_as_their_distance_from_the_maximum() -> None:
@@ -361,10 +365,12 @@ def test_classes_are_sorted_and_the_mean_is_marked() -> None:
 
 def test_of_many_classes_the_fifteen_best_and_worst_are_shown() -> None:
     names = [f"class_{i}" for i in range(100)]
-    fig = plots.classes(np.arange(100) / 100, names)
-    assert tick_texts(fig.axes[0].yaxis) == names[:-16:-1] + names[14::-1]
+    fig = plots.classes(np.arange(100) / 100, names, support=[1] * 100)
+    expected = [f"{name} (1)" for name in names[:-16:-1] + names[14::-1]]
+    assert tick_texts(fig.axes[0].yaxis) == expected
     assert "70 classes between" in texts(fig)
-    assert len(plots.classes(np.arange(30) / 100, names[:30]).axes[0].patches) == 30
+    thirty = plots.classes(np.arange(30) / 100, names[:30], support=[1] * 30)
+    assert len(thirty.axes[0].patches) == 30
 
 
 def test_grid_is_sorted_and_equal_accuracies_lie_along_its_lines() -> None:

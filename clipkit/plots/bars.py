@@ -193,7 +193,7 @@ def classes(
     f1: ArrayLike,
     class_names: Sequence[str],
     *,
-    support: ArrayLike | None = None,
+    support: ArrayLike,
     title: str | None = None,
 ) -> Figure:
     """Draw F1 per class as bars, the best first, and mark the mean of all classes.
@@ -206,7 +206,7 @@ def classes(
         F1 scores, 0..1. NaN (a class without images) is left out and counted.
     class_names : sequence of C str
         Shown literally, cut after 28 characters.
-    support : array (C,) int, optional
+    support : array (C,) int
         Images per class, written after its name.
     """
     f1 = np.asarray(f1, np.float64)
@@ -214,6 +214,8 @@ def classes(
     omitted = max(len(order) - MAX_BARS, 0)
     half = MAX_BARS // 2
     rows = np.concatenate([order[:half], order[-half:]]) if omitted else order
+    counts = np.asarray(support)
+    labels = [f"{sanitize_label(class_names[row], 28)} ({counts[row]:,})" for row in rows]
     y = np.arange(len(rows), dtype=np.float64)
     colors = [BLUE] * len(rows)
     if omitted:
@@ -226,7 +228,7 @@ def classes(
     box = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
     for position, value in zip(y, f1[rows], strict=True):
         ax.text(value + 0.008, position, f"{value:.2f}", va="center", fontsize=8.5, bbox=box)
-    ax.set_yticks(y, _bar_labels(rows, class_names, support), fontsize=9)
+    ax.set_yticks(y, labels, fontsize=9)
     ax.tick_params(axis="y", length=0)
     ax.set_xlim(0, 1.08)
     ax.set_xticks(np.linspace(0, 1, 6))
@@ -237,14 +239,6 @@ def classes(
         _mark_omitted(ax, half + 0.1, omitted)
     _mark_mean(ax, f1)
     return fig
-
-
-def _bar_labels(rows: Any, class_names: Sequence[str], support: ArrayLike | None) -> list[str]:
-    names = [sanitize_label(class_names[row], 28) for row in rows]
-    if support is None:
-        return names
-    counts = np.asarray(support)[rows]
-    return [f"{name} ({count:,})" for name, count in zip(names, counts, strict=True)]
 
 
 def _mark_omitted(ax: Axes, y: float, omitted: int) -> None:

@@ -38,9 +38,9 @@ class Sweep:
         Temperatures, > 0, in any order.
     accuracy : array (R,)
         Fractions. NaN leaves a gap.
-    entropy : array (R,), optional
+    entropy : array (R,)
         Mean entropies in nats.
-    low, high : array (R,), optional
+    low, high : array (R,)
         Interval of the accuracy.
 
     Attributes
@@ -57,18 +57,18 @@ class Sweep:
         label: str,
         tau: ArrayLike,
         accuracy: ArrayLike,
-        entropy: ArrayLike | None = None,
-        low: ArrayLike | None = None,
-        high: ArrayLike | None = None,
+        entropy: ArrayLike,
+        low: ArrayLike,
+        high: ArrayLike,
     ) -> None:
         order = np.argsort(np.asarray(tau))
         percent = 100 * np.asarray(accuracy, np.float64)
         self.label = label
         self.tau = np.asarray(tau, np.float64)[order]
         self.percent = percent[order]
-        self.entropy = None if entropy is None else np.asarray(entropy, np.float64)[order]
-        self.low = None if low is None else 100 * np.asarray(low, np.float64)[order]
-        self.high = None if high is None else 100 * np.asarray(high, np.float64)[order]
+        self.entropy = np.asarray(entropy, np.float64)[order]
+        self.low = 100 * np.asarray(low, np.float64)[order]
+        self.high = 100 * np.asarray(high, np.float64)[order]
         self.best: int | None = None
         if not np.isnan(percent).all():
             self.best = int(np.flatnonzero(order == np.nanargmax(percent))[0])
@@ -81,8 +81,8 @@ def temperature(
     """Draw accuracy against temperature, and below it mean entropy with its maximum ln K.
 
     A star marks each curve's best accuracy, which the legend states; the best of all is written
-    beside its star. Temperature is on a log axis and falls to the right. The lower panel is drawn
-    if any sweep has entropies; entropies that all sweeps share are drawn once.
+    beside its star. Temperature is on a log axis and falls to the right. Entropies that all sweeps
+    share are drawn once.
 
     Parameters
     ----------
@@ -91,20 +91,16 @@ def temperature(
     n_prompts : int, optional
         K; marks ln K.
     """
-    has_entropy = any(sweep.entropy is not None for sweep in sweeps)
-    fig = new_figure(7.0, 5.0 if has_entropy else 3.4, title)
-    heights = [3, 2] if has_entropy else [3]
-    panels = fig.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
-    top, bottom = panels[0], panels[-1]
+    fig = new_figure(7.0, 5.0, title)
+    top, bottom = fig.subplots(2, 1, sharex=True, height_ratios=[3, 2])
     handles = [_draw_accuracy(top, sweep, i) for i, sweep in enumerate(sweeps)]
     _name_best(top, sweeps)
     top.set_ylabel("accuracy (%)")
     top.margins(y=0.16)
     use_plain_numbers(top.yaxis)
-    if has_entropy:
-        _draw_entropies(bottom, sweeps)
-        if n_prompts is not None:
-            _mark_maximum(bottom, n_prompts)
+    _draw_entropies(bottom, sweeps)
+    if n_prompts is not None:
+        _mark_maximum(bottom, n_prompts)
     _set_tau_axis(bottom, np.concatenate([sweep.tau for sweep in sweeps]))
     add_legend(fig, handles, [_legend_label(sweep) for sweep in sweeps])
     return fig
@@ -113,8 +109,7 @@ def temperature(
 def _draw_accuracy(ax: Axes, sweep: Sweep, i: int) -> Artist:
     style = line_style(i)
     (line,) = ax.plot(sweep.tau, sweep.percent, **style)
-    if sweep.low is not None and sweep.high is not None:
-        ax.vlines(sweep.tau, sweep.low, sweep.high, color=style["color"], linewidth=1.2, alpha=0.7)
+    ax.vlines(sweep.tau, sweep.low, sweep.high, color=style["color"], linewidth=1.2, alpha=0.7)
     if sweep.best is not None:
         ax.plot(
             sweep.tau[sweep.best],
@@ -157,26 +152,20 @@ def _legend_label(sweep: Sweep) -> str:
 
 
 def _draw_entropies(ax: Axes, sweeps: Sequence[Sweep]) -> None:
-    curves = {
-        i: (sweep.tau, sweep.entropy) for i, sweep in enumerate(sweeps) if sweep.entropy is not None
-    }
-    if _are_equal(list(curves.values())):
-        tau, entropy = next(iter(curves.values()))
-        ax.plot(tau, entropy, color="black", marker="o")
+    first = sweeps[0]
+    if all(_has_equal_entropy(sweep, first) for sweep in sweeps):
+        ax.plot(first.tau, first.entropy, color="black", marker="o")
     else:
-        for i, (tau, entropy) in curves.items():
-            ax.plot(tau, entropy, **line_style(i))
+        for i, sweep in enumerate(sweeps):
+            ax.plot(sweep.tau, sweep.entropy, **line_style(i))
     ax.set_ylabel("mean entropy (nats)")
     use_plain_numbers(ax.yaxis)
 
 
-def _are_equal(curves: Sequence[tuple[Floats, Floats]]) -> bool:
-    first_tau, first_entropy = curves[0]
-    return all(
-        np.array_equal(tau, first_tau)
-        and np.allclose(entropy, first_entropy, atol=1e-9, equal_nan=True)
-        for tau, entropy in curves
-    )
+def _has_equal_entropy(a: Sweep, b: Sweep) -> bool:
+    if not np.array_equal(a.tau, b.tau):
+        return False
+    return np.allclose(a.entropy, b.entropy, atol=1e-9, equal_nan=True)
 
 
 def _mark_maximum(ax: Axes, n_prompts: int) -> None:
@@ -264,7 +253,7 @@ def logits(
 @with_style
 def spectrum(
     values: Mapping[str, ArrayLike],
-    effective_rank: Mapping[str, float] | None = None,
+    effective_rank: Mapping[str, float],
     *,
     title: str | None = None,
 ) -> Figure:
@@ -274,10 +263,9 @@ def spectrum(
     ----------
     values : mapping of str to array (min(K, D),)
         Singular values of each prompt set; zeros are left out.
-    effective_rank : mapping of str to float, optional
-        Of some or all of them.
+    effective_rank : mapping of str to float
+        Of the same prompt sets.
     """
-    ranks = effective_rank or {}
     fig = new_figure(7.0, 3.8, title)
     ax = fig.add_subplot()
     handles: list[Artist] = []
@@ -287,10 +275,7 @@ def spectrum(
         falling = np.where(falling > 0, falling, np.nan)
         index = np.arange(1, len(falling) + 1)
         handles += ax.plot(index, falling, **{**line_style(i), "marker": ""})
-        if name not in ranks:
-            labels.append(name)
-            continue
-        rank = ranks[name]
+        rank = effective_rank[name]
         labels.append(f"{sanitize_label(name, 32)}: effective rank {rank:.1f}")
         height = float(np.exp(np.interp(rank, index, np.log(falling))))
         ax.plot(rank, height, markersize=9, markeredgecolor="white", **line_style(i))
