@@ -47,20 +47,14 @@ class ClassCounts:
 class AccuracyGrid:
     """Accuracies (S, T) as fractions: row s at `Cs[s]`, column t at `temperatures[t]`."""
 
-    accuracy: Floats
+    values: Floats
     Cs: list[float]
     temperatures: list[float]
     label: str
 
 
 def choose_split(file: FeatureFile, split: str | None = None) -> str:
-    """Return the given split; by default `test`, if there is one, else the first split.
-
-    Raises
-    ------
-    UsageError
-        If there is no such split.
-    """
+    """Return the given split, which must exist; by default `test`, else the first split."""
     return file.choose_splits([split or file.default_split()])[0]
 
 
@@ -71,10 +65,7 @@ def best_run(result: FeatureFile, split: str) -> int:
 
 
 def run_label(result: FeatureFile, split: str, run: int) -> str:
-    """Name a run by its command, classifier, C, temperature and split.
-
-    For example `probe, svm, C 1, temperature 0.07, on test`.
-    """
+    """Name a run by its settings: `probe, svm, C 1, temperature 0.07, on test`."""
     column = "eval_split" if "eval_split" in result.runs else "split"
     rows = [row for row in result.rows() if row[column] == split]
     return ", ".join([_command(result), *_settings(rows[run]), f"on {split}"])
@@ -89,7 +80,7 @@ def _last_entry(result: FeatureFile) -> dict[str, Any]:
 
 
 def _settings(row: Row, numbers: Sequence[str] = ("C", "temperature")) -> list[str]:
-    """Return what was chosen for a run, without what does not apply (NaN)."""
+    """Return the classifier and the given numbers of a run, without those that do not apply."""
     settings = [row["classifier"]] if "classifier" in row else []
     for name in numbers:
         if not math.isnan(row.get(name, math.nan)):

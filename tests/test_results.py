@@ -114,5 +114,5 @@ def test_a_grid_is_arranged_by_c_and_temperature() -> None:
     runs = [("svm", C, tau, i / 10) for i, (C, tau) in enumerate(settings)]
     grid = results.accuracy_grid(probe_result(runs))
     assert (grid.Cs, grid.temperatures) == ([1, 4], [0.5, 1])
-    np.testing.assert_array_equal(grid.accuracy, [[0.1, 0.3], [0.0, 0.2]])
+    np.testing.assert_array_equal(grid.values, [[0.1, 0.3], [0.0, 0.2]])
     assert grid.label == "svm on cosine / τ, scored on test"

@@ -22,36 +22,24 @@ FeatureInputs = Annotated[
     list[str] | None,
     typer.Argument(metavar="FILE", help="Feature files; standard input by default."),
 ]
-Picture = Annotated[
+PictureOutput = Annotated[
     str,
     typer.Option(
-        "--output",
-        "-o",
-        metavar="FILE",
-        help="The picture: .png, .svg or .pdf; - is a PNG on standard output.",
+        "--output", "-o", metavar="FILE", help="A .png, .svg or .pdf; - is PNG on standard output."
     ),
 ]
 Split = Annotated[
-    str | None,
-    typer.Option(
-        "--split", metavar="NAME", help="Split to draw; by default test, if there is one."
-    ),
+    str | None, typer.Option("--split", metavar="NAME", help="Split; test or the first by default.")
 ]
 Run = Annotated[
     int | None,
-    typer.Option(
-        "--run", metavar="N", min=0, help="Run to draw, from 0; by default the most accurate."
-    ),
+    typer.Option("--run", metavar="N", min=0, help="Run, from 0; the most accurate by default."),
 ]
 Groups = Annotated[
     str | None,
-    typer.Option(
-        "--groups", metavar="FILE", help="Draw groups of classes: lines of class TAB group."
-    ),
+    typer.Option("--groups", metavar="FILE", help="Draw groups, from lines of class TAB group."),
 ]
-Title = Annotated[
-    str | None, typer.Option("--title", metavar="TEXT", help="Title above the picture.")
-]
+Title = Annotated[str | None, typer.Option("--title", metavar="TEXT", help="Title of the picture.")]
 
 
 class PlotGroup(TyperGroup):
@@ -78,7 +66,7 @@ plot = typer.Typer(
 @plot.command()
 def confusion(
     file: FeatureInput = "-",
-    output: Picture = "-",
+    output: PictureOutput = "-",
     split: Split = None,
     run: Run = None,
     groups: Groups = None,
@@ -92,15 +80,15 @@ def confusion(
     from clipkit import plots
 
     _check_output(output, force)
-    confusion = _read_confusion(file, split, run, groups)
-    title = title or f"Confusion ({confusion.label})"
-    _save(plots.confusion(confusion.counts, confusion.class_names, title=title), output, force)
+    matrix = _read_confusion(file, split, run, groups)
+    title = title or f"Confusion ({matrix.label})"
+    _save(plots.confusion(matrix.counts, matrix.class_names, title=title), output, force)
 
 
 @plot.command()
 def classes(
     file: FeatureInput = "-",
-    output: Picture = "-",
+    output: PictureOutput = "-",
     split: Split = None,
     run: Run = None,
     groups: Groups = None,
@@ -114,19 +102,19 @@ def classes(
     from clipkit import metrics, plots
 
     _check_output(output, force)
-    confusion = _read_confusion(file, split, run, groups)
-    scores = metrics.per_class(confusion.counts)
-    title = title or f"F1 of each class ({confusion.label})"
-    figure = plots.classes(scores.f1, confusion.class_names, support=scores.support, title=title)
+    matrix = _read_confusion(file, split, run, groups)
+    scores = metrics.per_class(matrix.counts)
+    title = title or f"F1 of each class ({matrix.label})"
+    figure = plots.classes(scores.f1, matrix.class_names, support=scores.support, title=title)
     _save(figure, output, force)
 
 
 @plot.command()
 def clusters(
     file: FeatureInput = "-",
-    output: Picture = "-",
+    output: PictureOutput = "-",
     split: Split = None,
-    run: Annotated[int, typer.Option("--run", metavar="N", min=0, help="Run to draw, from 0.")] = 0,
+    run: Annotated[int, typer.Option("--run", metavar="N", min=0, help="Run, from 0.")] = 0,
     title: Title = None,
     force: Force = False,
 ) -> None:
@@ -138,18 +126,17 @@ def clusters(
 
     _check_output(output, force)
     result = features.read(file, kinds=["result"])
-    clusters = results.cluster_counts(result, split, run)
-    title = title or f"Clusters ({clusters.label})"
-    _save(plots.clusters(clusters.counts, clusters.class_names, title=title), output, force)
+    matrix = results.cluster_counts(result, split, run)
+    title = title or f"Clusters ({matrix.label})"
+    _save(plots.clusters(matrix.counts, matrix.class_names, title=title), output, force)
 
 
 @plot.command()
 def temperature(
     file: FeatureInputs = None,
-    output: Picture = "-",
+    output: PictureOutput = "-",
     split: Annotated[
-        str | None,
-        typer.Option("--split", metavar="NAME", help="Split to draw; all splits by default."),
+        str | None, typer.Option("--split", metavar="NAME", help="Split; all by default.")
     ] = None,
     title: Title = None,
     force: Force = False,
@@ -170,12 +157,10 @@ def temperature(
 @plot.command()
 def grid(
     file: FeatureInput = "-",
-    output: Picture = "-",
+    output: PictureOutput = "-",
     split: Annotated[
         str | None,
-        typer.Option(
-            "--split", metavar="NAME", help="Split to draw; by default that with the most runs."
-        ),
+        typer.Option("--split", metavar="NAME", help="Split; by default that with the most runs."),
     ] = None,
     title: Title = None,
     force: Force = False,
@@ -187,15 +172,17 @@ def grid(
     from clipkit import features, plots, results
 
     _check_output(output, force)
-    grid = results.accuracy_grid(features.read(file, kinds=["result"]), split)
-    title = title or grid.label
-    _save(plots.grid(grid.accuracy, grid.Cs, grid.temperatures, title=title), output, force)
+    accuracies = results.accuracy_grid(features.read(file, kinds=["result"]), split)
+    figure = plots.grid(
+        accuracies.values, accuracies.Cs, accuracies.temperatures, title=title or accuracies.label
+    )
+    _save(figure, output, force)
 
 
 @plot.command()
 def entropy(
     file: FeatureInput = "-",
-    output: Picture = "-",
+    output: PictureOutput = "-",
     split: Split = None,
     temperature: Temperatures = [],  # noqa: B006
     title: Title = None,
@@ -217,7 +204,7 @@ def entropy(
 @plot.command()
 def confidence(
     file: FeatureInput = "-",
-    output: Picture = "-",
+    output: PictureOutput = "-",
     split: Split = None,
     temperature: Temperatures = [],  # noqa: B006
     title: Title = None,
@@ -239,7 +226,7 @@ def confidence(
 @plot.command()
 def logits(
     file: FeatureInput = "-",
-    output: Picture = "-",
+    output: PictureOutput = "-",
     split: Split = None,
     class_: Annotated[
         list[str],
@@ -258,15 +245,15 @@ def logits(
     from clipkit import features, plots, results
 
     _check_output(output, force)
-    logits = features.read(file, kinds=["logits"])
-    cosines, labels = results.cosine_lines(logits, split, image, class_)
-    _save(plots.logits(cosines, labels, logits.texts or [], title=title), output, force)
+    logits_file = features.read(file, kinds=["logits"])
+    cosines, labels = results.cosine_lines(logits_file, split, image, class_)
+    _save(plots.logits(cosines, labels, logits_file.texts or [], title=title), output, force)
 
 
 @plot.command()
 def similarity(
     file: FeatureInput = "-",
-    output: Picture = "-",
+    output: PictureOutput = "-",
     split: Split = None,
     centred: Annotated[
         bool, typer.Option("--centred", help="Draw each prompt's difference from its mean.")
@@ -281,16 +268,16 @@ def similarity(
     from clipkit import features, plots, results
 
     _check_output(output, force)
-    logits = features.read(file, kinds=["logits"])
-    means, names = results.class_means(logits, split)
-    figure = plots.similarity(means, names, logits.texts or [], centred=centred, title=title)
+    logits_file = features.read(file, kinds=["logits"])
+    means, names = results.class_means(logits_file, split)
+    figure = plots.similarity(means, names, logits_file.texts or [], centred=centred, title=title)
     _save(figure, output, force)
 
 
 @plot.command()
 def spectrum(
     file: FeatureInputs = None,
-    output: Picture = "-",
+    output: PictureOutput = "-",
     title: Title = "Singular values of the prompts' directions",
     force: Force = False,
 ) -> None:
@@ -309,14 +296,11 @@ def spectrum(
 
 @plot.command()
 def images(
-    dataset: Annotated[
-        str, typer.Argument(metavar="DATASET", help="Data set: a name, or a folder.")
-    ],
-    output: Picture = "-",
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="A name, or a folder.")],
+    output: PictureOutput = "-",
     split: Split = None,
     root: Annotated[
-        str | None,
-        typer.Option("--root", metavar="FOLDER", help="Folder of the data set's files."),
+        str | None, typer.Option("--root", metavar="FOLDER", help="Folder of the data set's files.")
     ] = None,
     title: Title = None,
     force: Force = False,
