@@ -1,4 +1,8 @@
-"""What results and logits hold for pictures and reports: counts per class, curves, grids, means."""
+"""What results and logits hold for pictures and reports: counts per class, curves, grids, means.
+
+Functions raise `UsageError` for a split, run, image or class that does not exist, and
+`ClipkitError` for a file that does not hold what they need.
+"""
 
 from __future__ import annotations
 
@@ -27,15 +31,9 @@ SWEEP_COLUMNS = {"classifier", "C", "temperature", "eval_split", "acc1", "mean_e
 
 @dataclass(frozen=True)
 class ClassCounts:
-    """Images of each class in each predicted class or cluster of a run.
+    """Images of each class (row) in each predicted class or cluster (column) of a run.
 
-    Attributes
-    ----------
-    counts : (C, K) int64
-        Row the true class, column the predicted class or the cluster.
-    class_names : list of C str
-    label : str
-        What sets the run apart, for a title.
+    `counts` is (C, K) int64, and `label` says what sets the run apart, for a title.
     """
 
     counts: Int64
@@ -96,18 +94,11 @@ def confusion_counts(
     Parameters
     ----------
     result : FeatureFile
-        Of `probe` or `zeroshot`.
+        Of `probe` or `zeroshot`, with labels and at most 5,000 classes.
     split : str, optional
         See `choose_split`.
     run : int, optional
         From 0 among the runs on the split; the most accurate by default.
-
-    Raises
-    ------
-    UsageError
-        If there is no such split or run.
-    ClipkitError
-        If the result has no predicted classes or no labels, or has more than 5,000 classes.
     """
     if not result.splits or _command(result) == "cluster":
         raise ClipkitError(
@@ -173,13 +164,7 @@ def _check_count(result: FeatureFile, count: int) -> None:
 
 
 def read_groups(path: str, class_names: Sequence[str]) -> list[str]:
-    """Read the group of each class (C) from a file with lines of class TAB group.
-
-    Raises
-    ------
-    ClipkitError
-        If the file cannot be read, or a class has no group.
-    """
+    """Read the group of each class (C) from lines of class TAB group; each must have one."""
     group_of = {}
     for line in prompts.read(files.read_bytes(path), path).texts:
         name, _, group = line.partition("\t")
@@ -215,13 +200,6 @@ def temperature_sweeps(results: Sequence[FeatureFile], split: str | None = None)
     -------
     list of Sweep
         One per classifier, C and split of each result.
-
-    Raises
-    ------
-    UsageError
-        If a result has no runs on the split.
-    ClipkitError
-        If a result has no temperatures.
     """
     sweeps = []
     for result in results:
@@ -288,13 +266,6 @@ def accuracy_grid(result: FeatureFile, split: str | None = None) -> AccuracyGrid
         Of `probe` on logits.
     split : str, optional
         That the runs were scored on; the split with the most runs by default.
-
-    Raises
-    ------
-    UsageError
-        If there are no runs on the split.
-    ClipkitError
-        If the runs are not a grid.
     """
     _check_sweep(result)
     if split is None:
@@ -319,13 +290,9 @@ def accuracy_grid(result: FeatureFile, split: str | None = None) -> AccuracyGrid
 
 
 def class_means(logits: FeatureFile, split: str | None = None) -> tuple[Floats, list[str]]:
-    """Average the cosines of each class's images with each prompt.
+    """Return the mean cosine of each class with each prompt (C, K), and the class names (C).
 
-    Returns
-    -------
-    means : array (C, K)
-        NaN for a class without images.
-    class_names : list of C str
+    NaN stands for a class without images.
     """
     split = choose_split(logits, split)
     labels = _labels(logits, split)
@@ -343,20 +310,13 @@ def cosine_lines(
 
     Parameters
     ----------
-    images : sequence of str
-        Ids.
-    classes : sequence of str
-        Names; the first five classes if neither images nor classes are given.
+    images, classes : sequence of str
+        Ids, and names; the first five classes if neither are given.
 
     Returns
     -------
     cosines : array (M, K)
     labels : list of M str
-
-    Raises
-    ------
-    UsageError
-        If there is no such split, image or class.
     """
     split = choose_split(logits, split)
     ids = logits.splits[split].ids
@@ -378,12 +338,9 @@ def cosine_lines(
 
 
 def prompt_spectra(texts: Sequence[FeatureFile]) -> dict[str, Floats]:
-    """Compute the singular values of prompt sets, each named after its file and size.
+    """Compute the singular values of prompt sets, each named after its file, and its size.
 
-    Raises
-    ------
-    UsageError
-        If two files have the same name.
+    The files must have different names.
     """
     names = [Path(file.display_name).stem for file in texts]
     if len(set(names)) < len(names):
