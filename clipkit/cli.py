@@ -47,12 +47,12 @@ class Door(TyperGroup):
         """Run, and turn every error into one line on standard error and an exit code."""
         extra["standalone_mode"] = False
         words = extra.get("args") or (args[0] if args else None) or sys.argv[1:]
-        command = next((f" {word}" for word in words if word in self.commands), "")
+        command = _command_path(self, words)
         try:
             code = super().main(*args, **extra) or 0
             sys.stdout.flush()
         except Stopped as stop:
-            _tell(f"clipkit{command}: interrupted by {signal.Signals(stop.number).name}")
+            _tell(f"{command}: interrupted by {signal.Signals(stop.number).name}")
             raise
         except SystemExit as left:
             _leave_stdout()
@@ -66,10 +66,22 @@ class Door(TyperGroup):
             if "--debug" in words:
                 traceback.print_exc()
             if message:  # Typer has none where it showed the help instead
-                _tell(f"clipkit{command}: {message}" + (f"; hint: {hint}" if hint else ""))
+                _tell(f"{command}: {message}" + (f"; hint: {hint}" if hint else ""))
             _leave_stdout()
             raise SystemExit(code) from error
         sys.exit(code)
+
+
+def _command_path(group: Any, words: list[str]) -> str:
+    """Return the commands that a command line names: `clipkit plot temperature`."""
+    path = "clipkit"
+    for word in words:
+        if word in getattr(group, "commands", ()):
+            path += f" {word}"
+            group = group.commands[word]
+        elif not word.startswith("-"):
+            break
+    return path
 
 
 class Stopped(SystemExit):
@@ -154,8 +166,11 @@ def options(
 
 
 for _name in COMMANDS:
-    _module = importlib.import_module(f"clipkit.commands.{_name}")
-    app.command(_name)(getattr(_module, _name))
+    _command = getattr(importlib.import_module(f"clipkit.commands.{_name}"), _name)
+    if isinstance(_command, typer.Typer):
+        app.add_typer(_command, name=_name)
+    else:
+        app.command(_name)(_command)
 
 
 def _stop(number: int, _: Any) -> NoReturn:

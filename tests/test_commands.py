@@ -335,48 +335,6 @@ def test_cluster(how: str, img_h5: Path) -> None:
     assert 0.1 <= float(row["purity"]) <= 1
 
 
-@pytest.mark.parametrize(
-    "kind", ["confusion", "classes", "temperature", "entropy", "confidence", "logits", "similarity"]
-)
-@pytest.mark.parametrize("ending", ["png", "svg", "pdf"])
-def test_plot(kind: str, ending: str, probe_h5: Path, logits_h5: Path, tmp_path: Path) -> None:
-    file = probe_h5 if kind in ("confusion", "classes", "temperature") else logits_h5
-    out = tmp_path / f"{kind}.{ending}"
-    assert ok("plot", kind, file, "-o", out).stdout == ""
-    assert out.read_bytes().startswith({"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}[ending])
-
-
-def test_confusion_of_groups_of_classes(zeroshot_h5: Path, tmp_path: Path) -> None:
-    groups = tmp_path / "parity.tsv"
-    groups.write_text("".join(f"{i}\t{'odd' if i % 2 else 'even'}\n" for i in range(10)))
-    ok("plot", "confusion", zeroshot_h5, "--groups", groups, "-o", tmp_path / "c.pdf")
-    groups.write_text("0\teven\n")
-    assert "'1' has none" in refused(
-        "plot", "confusion", zeroshot_h5, "--groups", groups, "-o", tmp_path / "d.svg"
-    )
-
-
-def test_contact_sheet_of_a_data_set(tmp_path: Path) -> None:
-    ok("plot", "images", "digits", "-o", tmp_path / "digits.png")
-    assert (tmp_path / "digits.png").read_bytes().startswith(b"\x89PNG")
-    assert "unknown data set" in refused(
-        "plot", "images", "digitz", "-o", tmp_path / "x.png", code=2
-    )
-
-
-def test_plot_reads_standard_input_and_fills_a_pipe(logits_h5: Path) -> None:
-    result = ok("plot", "similarity", stdin=logits_h5.read_bytes())
-    assert result.stdout_bytes.startswith(b"\x89PNG")
-
-
-def test_plot_of_one_image_and_a_class(logits_h5: Path, tmp_path: Path) -> None:
-    image = read(logits_h5).splits["test"].ids[3]
-    ok("plot", "logits", logits_h5, "--image", image, "--class", "7", "-o", tmp_path / "l.svg")
-    assert "did you mean" in refused(
-        "plot", "logits", logits_h5, "--image", f"{image}0", "-o", tmp_path / "m.svg", code=2
-    )
-
-
 @pytest.mark.parametrize("how", ["path", "stdin"])
 def test_info_of_a_file(how: str, logits_h5: Path) -> None:
     words = [logits_h5] if how == "path" else []
@@ -495,7 +453,6 @@ def test_an_output_is_not_replaced_unless_forced(
     [
         (["embed", "cifar1"], "unknown data set 'cifar1'; hint: did you mean cifar10"),
         (["embed", "digits", "--model", "tinyy"], "tiny"),
-        (["plot", "confuson"], "unknown plot 'confuson'; hint: did you mean confusion?"),
         (["frobnicate"], "frobnicate"),
         (["embed"], "DATASET"),
     ],
@@ -509,9 +466,6 @@ def test_unknown_names_meet_the_nearest(words: list[str], line: str) -> None:
 
 def test_kinds_that_do_not_fit_are_named(img_h5: Path, logits_h5: Path, probe_h5: Path) -> None:
     assert "must hold logits; it holds images" in refused("entropy", img_h5)
-    assert "must hold result; it holds logits" in refused(
-        "plot", "temperature", logits_h5, "-o", "x.png"
-    )
     assert "need logits" in refused("probe", img_h5, "-t", "0.5", code=2)
     assert "belong to the images' classes" in refused("zeroshot", logits_h5)
     assert "'dev'" in refused("probe", logits_h5, "--eval-split", "dev")

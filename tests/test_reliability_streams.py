@@ -203,7 +203,7 @@ def test_a_plot_on_a_full_disk(zygote: Zygote, inputs: Path) -> None:
             fake=True,
         )
         assert ended.code == 1
-        assert ended.stderr.splitlines()[-1].startswith("clipkit plot: ")
+        assert ended.stderr.splitlines()[-1].startswith("clipkit plot confusion: ")
         assert "Traceback" not in ended.stderr
 
 
