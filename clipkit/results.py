@@ -166,7 +166,7 @@ def _check_count(result: FeatureFile, count: int) -> None:
 def read_groups(path: str, class_names: Sequence[str]) -> list[str]:
     """Read the group of each class (C) from lines of class TAB group; each must have one."""
     group_of = {}
-    for line in prompts.read(files.read_bytes(path), path).texts:
+    for line in prompts.parse(files.read_bytes(path), path).texts:
         name, _, group = line.partition("\t")
         group_of[name.strip()] = group.strip()
     for name in class_names:
