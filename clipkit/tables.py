@@ -75,8 +75,9 @@ def _table(rows: Sequence[Row]) -> str:
     for name in columns:
         values = [_json_value(row[name]) for row in rows]
         is_numeric = all(isinstance(value, (int, float, type(None))) for value in values)
-        justify = "right" if is_numeric else "left"
-        table.add_column(name + _unit(name), justify=justify, overflow="fold")
+        table.add_column(
+            name + _unit(name), justify="right" if is_numeric else "left", overflow="fold"
+        )
     for row in rows:
         table.add_row(*(Text(_table_cell(name, row[name])) for name in columns))
     console = Console(width=None if sys.stdout.isatty() else 200)
