@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import pytest
 from forkserver import ForkServer
 from shell import Make, environment
-from test_report import tables
+from test_report import numbers, tables
 
 from clipkit.report import chapters, thesis
 from clipkit.report.chapters import Comparison
@@ -106,6 +106,7 @@ def test_higher_resolution_is_skipped_with_a_note_for_other_data_sets(
     assert ("prompts/food32.txt" in text) != is_skipped
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("slash", ["", "/"])
 def test_a_second_run_does_nothing(
     slash: str, thesis_results: Path, make: Make, tiny_clip_dir: Path
@@ -116,6 +117,7 @@ def test_a_second_run_does_nothing(
     assert states(thesis_results) == before
 
 
+@pytest.mark.long
 def test_neither_jobs_nor_order_change_a_file(
     thesis_results: Path, make: Make, tmp_path: Path
 ) -> None:
@@ -128,6 +130,7 @@ def test_neither_jobs_nor_order_change_a_file(
     assert_same_files(folder, thesis_results)
 
 
+@pytest.mark.long
 def test_a_missing_result_is_made_again_and_nothing_else(
     thesis_results: Path, results_copy: Path, make: Make
 ) -> None:
@@ -140,6 +143,7 @@ def test_a_missing_result_is_made_again_and_nothing_else(
     assert commands(make("thesis", out=out).stdout) == []
 
 
+@pytest.mark.long
 def test_a_changed_prompt_file_is_embedded_again_with_what_follows(
     thesis_results: Path, make: Make
 ) -> None:
@@ -149,6 +153,7 @@ def test_a_changed_prompt_file_is_embedded_again_with_what_follows(
     assert not any("generic32.logits" in line or "clipkit embed" in line for line in lines)
 
 
+@pytest.mark.long
 def test_other_settings_are_refused(thesis_results: Path, make: Make) -> None:
     out = thesis_results.parent
     done = make("chapter2", out=out, LIMIT=50, check=False)
@@ -184,6 +189,7 @@ def test_settings_may_be_corrected_until_there_are_embeddings(make: Make, tmp_pa
     assert "clipkit embed digits --limit 60" in make("-n", "chapter5", out=tmp_path).stdout
 
 
+@pytest.mark.long
 def test_a_report_of_another_control_is_made_again(
     thesis_results: Path, results_copy: Path, make: Make
 ) -> None:
@@ -197,6 +203,7 @@ def test_a_report_of_another_control_is_made_again(
     assert page.read_text() == report
 
 
+@pytest.mark.long
 def test_a_control_of_other_settings_or_without_embeddings_is_not_used(
     results_copy: Path, make: Make
 ) -> None:
@@ -208,6 +215,7 @@ def test_a_control_of_other_settings_or_without_embeddings_is_not_used(
     assert commands(make("-n", "thesis", out=out).stdout) == []
 
 
+@pytest.mark.long
 def test_a_report_is_made_of_complete_results(results_copy: Path, make: Make) -> None:
     for name in ("report.md", "img.h5", "generic16.h5"):
         (results_copy / name).unlink()
@@ -231,6 +239,7 @@ def test_the_environment_is_made_once_for_all_data_sets(make: Make, tmp_path: Pa
     assert log.read_text() == f"-m venv {venv}\n"
 
 
+@pytest.mark.long
 def test_an_interrupted_run_continues_where_it_stopped(
     thesis_results: Path, make: Make, tmp_path: Path
 ) -> None:
@@ -255,14 +264,8 @@ def test_an_interrupted_run_continues_where_it_stopped(
     assert_same_files(folder, thesis_results)
 
 
-@pytest.mark.parametrize(
-    ("command", "target"),
-    [
-        ("probe", "img.svm.h5"),
-        ("zeroshot", "classes.logits.zeroshot.h5"),
-        ("report", "report.md"),
-    ],
-)
+@pytest.mark.long
+@pytest.mark.parametrize(("command", "target"), [("probe", "img.svm.h5"), ("report", "report.md")])
 def test_a_failed_command_leaves_no_target(
     command: str,
     target: str,
@@ -286,6 +289,7 @@ def test_a_failed_command_leaves_no_target(
     assert_same_files(folder, thesis_results)
 
 
+@pytest.mark.long
 def test_skipped_images_do_not_stop_a_chapter(make: Make, tmp_path: Path) -> None:
     from PIL import Image
 
@@ -301,6 +305,7 @@ def test_skipped_images_do_not_stop_a_chapter(make: Make, tmp_path: Path) -> Non
     assert report["skipped images"][""] == "1"
 
 
+@pytest.mark.long
 def test_every_figure_of_the_thesis_is_compared(
     results_copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -320,6 +325,7 @@ def test_every_figure_of_the_thesis_is_compared(
         assert set(figures) <= compared
 
 
+@pytest.mark.long
 def test_the_page_on_the_thesis_has_current_numbers(make: Make, tmp_path: Path) -> None:
     """Chapter 3 on a few shapes runs again; `make thesis-page` brings the page up to date."""
     variables = {"MODEL": "tiny", "DATASET": "shapes", "LIMIT": 500, "UNTRAINED": 7}
@@ -338,10 +344,6 @@ def test_the_page_on_the_thesis_has_current_numbers(make: Make, tmp_path: Path) 
             assert numbers(cell) == pytest.approx(expected, abs=tolerance), (label, column)
     for name in thesis_page.PICTURE.findall(page):
         assert (thesis_page.PAGE.parent / "images" / "thesis" / name).exists()
-
-
-def numbers(cell: str) -> list[float]:
-    return [float(number) for number in re.findall(r"\d+\.\d+", cell)]
 
 
 def test_the_page_shows_sections_of_reports_without_pictures_and_empty_columns(

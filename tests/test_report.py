@@ -38,6 +38,10 @@ def tables(text: str) -> Table:
     return rows
 
 
+def numbers(cell: str) -> list[float]:
+    return [float(number) for number in re.findall(r"-?\d+(?:\.\d+)?(?:e-?\d+)?", cell)]
+
+
 def write_results(folder: Path, **entry: Any) -> Path:
     """Write a folder with chapter 2's baseline: 150 of 200 test rows are right.
 
