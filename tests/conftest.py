@@ -9,8 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from clip_factory import tiny_clip_dir, vit_b32_dir
 from forkserver import ForkServer
 from shell import Make, environment, ok
+
+__all__ = ["tiny_clip_dir", "vit_b32_dir"]  # fixtures
 
 ROOT = Path(__file__).parents[1]
 ADJECTIVES = "round straight thin dark bright open closed tall slanted curved small wide"
@@ -33,22 +36,6 @@ def cifar10_root() -> Path:
 def real_features() -> Path:
     """A folder of .npz files with features of published models."""
     return folder_of("CLIPKIT_REAL_FEATURES", ".npz files of features")
-
-
-@pytest.fixture(scope="session")
-def tiny_clip_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small CLIP with random weights and CLIP's whole vocabulary."""
-    from clip_factory import tiny_clip  # imports torch
-
-    return tiny_clip(tmp_path_factory.mktemp("models") / "tiny-clip")
-
-
-@pytest.fixture(scope="session")
-def vit_b32_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A full-size ViT-B/32 with random weights (600 MB)."""
-    from clip_factory import vit_b32
-
-    return vit_b32(tmp_path_factory.mktemp("models") / "vit-b-32")
 
 
 @pytest.fixture(scope="session")

@@ -157,7 +157,7 @@ class ForkServer:
         return Running(connection, streams)
 
 
-def serve(address: str) -> None:
+def serve(address: str) -> NoReturn:
     """Load everything, then fork for each connection until standard input is closed."""
     _load()
     clients: dict[int, socket.socket] = {}
@@ -169,7 +169,7 @@ def serve(address: str) -> None:
             timeout = 0.002 if clients else None  # how often ends are looked for
             ready, _, _ = select.select([0, server, *clients.values()], [], [], timeout)
             if 0 in ready:
-                return
+                os._exit(0)  # the interpreter's own end would take a second
             if server in ready:
                 connection, _ = server.accept()
                 message, streams, _, _ = socket.recv_fds(connection, 1 << 16, 4)
