@@ -67,7 +67,7 @@ def _fit_pairwise(context: SweepContext) -> list[Predictions]:
     def within_class_gram(c: int) -> Floats:
         return np.asarray(rows[c] @ rows[c].T)
 
-    def fit_settings(pair: Pair) -> list[Floats]:
+    def fit_at_all_settings(pair: Pair) -> list[Floats]:
         i, j = pair
         gram = None
         if len(rows[i]) + len(rows[j]) <= GRAM_ROWS:
@@ -79,7 +79,7 @@ def _fit_pairwise(context: SweepContext) -> list[Predictions]:
 
     for start in range(0, len(pairs), PAIRS):
         batch = pairs[start : start + PAIRS]
-        hyperplanes = np.array(context.workers.map(fit_settings, batch))  # (pairs, settings, D + 1)
+        hyperplanes = np.array(context.workers.map(fit_at_all_settings, batch))  # (pairs, settings, D + 1)
         for k in range(len(context.settings)):
             _count_votes(votes[k], batch, hyperplanes[:, k], context.X_eval)
     return [Predictions(votes_of_setting.argmax(axis=0)) for votes_of_setting in votes]
