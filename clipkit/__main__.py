@@ -1,4 +1,4 @@
-"""`python -m clipkit`, and the entry point."""
+"""The entry point of `clipkit` and of `python -m clipkit`."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ def main() -> None:
     """Run clipkit; an interrupt while it is still being loaded ends it without a traceback."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    gc.set_threshold(
-        50_000
-    )  # loading torch and transformers makes many objects and no garbage: half a second
-    from clipkit.cli import main as enter
+    # Loading torch and transformers makes many objects and no garbage: this saves half a second.
+    gc.set_threshold(50_000)
+    from clipkit import cli
 
-    enter()
+    cli.main()
 
 
 if __name__ == "__main__":

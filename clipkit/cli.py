@@ -1,4 +1,4 @@
-"""The door: the Typer app, and what becomes of errors, signals and broken pipes. No work is done here."""
+"""The Typer app, and what becomes of errors, signals and broken pipes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import traceback
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -33,60 +33,86 @@ COMMANDS = (
     "info",
     "convert",
 )
-SIGPIPE_CODE = 141
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+BROKEN_PIPE = 128 + signal.SIGPIPE
 
 
-class Door(TyperGroup):
-    """Runs a command and leaves with its exit code: 0 done, 1 data or I/O, 2 usage, 3 images skipped, 128 + signal."""
-
-    def list_commands(self, ctx: Any) -> list[str]:
-        """The order of the pipeline, not of the alphabet."""
-        return [name for name in COMMANDS if name in self.commands]
-
-    def main(self, *args: Any, **extra: Any) -> NoReturn:
-        """Run, and turn every error into one line on standard error and an exit code."""
-        extra["standalone_mode"] = False
-        words = extra.get("args") or (args[0] if args else None) or sys.argv[1:]
-        command = next((f" {word}" for word in words if word in self.commands), "")
-        try:
-            code = super().main(*args, **extra) or 0
-            sys.stdout.flush()
-        except Stopped as stop:
-            _tell(f"clipkit{command}: interrupted by {signal.Signals(stop.number).name}")
-            raise
-        except SystemExit as left:
-            _leave_stdout()
-            broken = isinstance(left.__context__, BrokenPipeError)  # Typer met it first
-            raise SystemExit(SIGPIPE_CODE if broken else left.code) from None
-        except BrokenPipeError:
-            _leave_stdout()
-            raise SystemExit(SIGPIPE_CODE) from None
-        except Exception as error:
-            message, hint, code = _explain(error)
-            if "--debug" in words:
-                traceback.print_exc()
-            if message:  # Typer has none where it showed the help instead
-                _tell(f"clipkit{command}: {message}" + (f"; hint: {hint}" if hint else ""))
-            _leave_stdout()
-            raise SystemExit(code) from error
-        sys.exit(code)
-
-
-class Stopped(SystemExit):
-    """A signal asks to stop."""
+class Interrupted(SystemExit):
+    """Report that a signal asks the command to stop."""
 
     def __init__(self, number: int) -> None:
         super().__init__(128 + number)
         self.number = number
 
 
-def _tell(line: str) -> None:
-    with contextlib.suppress(OSError):  # a full disk, a reader that went away
-        print(console.escaped(line), file=sys.stderr)
+class ClipkitGroup(TyperGroup):
+    """Run commands, and end with one line on standard error and an exit code if one fails.
+
+    Exit codes: 0 done; 1 bad data, input or output; 2 usage; 3 done, but images were skipped;
+    128 + n on signal n, which includes 141 when the reader of a pipe left.
+    """
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the commands in the order of the pipeline."""
+        return [name for name in COMMANDS if name in self.commands]
+
+    def main(  # type: ignore[override]  # the other parameters are passed on
+        self, args: Sequence[str] | None = None, **extra: Any
+    ) -> NoReturn:
+        """Run a command line and exit."""
+        words = sys.argv[1:] if args is None else list(args)
+        command = next((f" {word}" for word in words if word in self.commands), "")
+        extra["standalone_mode"] = False
+        try:
+            code = super().main(words, **extra) or 0
+            sys.stdout.flush()
+        except Interrupted as stop:
+            name = signal.Signals(stop.number).name
+            console.write_line(f"clipkit{command}: interrupted by {name}")
+            raise
+        except SystemExit as stop:
+            _flush_stdout()
+            # Typer turns a broken pipe into exit code 1
+            is_broken_pipe = isinstance(stop.__context__, BrokenPipeError)
+            raise SystemExit(BROKEN_PIPE if is_broken_pipe else stop.code) from None
+        except BrokenPipeError:
+            _flush_stdout()
+            raise SystemExit(BROKEN_PIPE) from None
+        except Exception as error:
+            if "--debug" in words:
+                traceback.print_exc()
+            message, hint, code = _explain(error)
+            if hint:
+                message += f"; hint: {hint}"
+            if message:  # none where Typer showed the help instead
+                console.write_line(f"clipkit{command}: {message}")
+            _flush_stdout()
+            raise SystemExit(code) from error
+        sys.exit(code)
 
 
-def _leave_stdout() -> None:
-    """Flush standard output, or see to it that the interpreter has nothing left to fail on at its end."""
+def _explain(error: Exception) -> tuple[str, str | None, int]:
+    """Return message, hint and exit code of an error."""
+    if isinstance(error, ClipkitError):
+        return error.message, error.hint, error.exit_code
+    if hasattr(error, "format_message"):  # Typer's: a missing argument, an unknown option
+        message = error.format_message().rstrip(".")
+        return message, "see clipkit COMMAND --help" if message else None, 2
+    if isinstance(error, typer.Abort):
+        return "interrupted", None, 128 + signal.SIGINT
+    if isinstance(error, OSError):
+        reason = error.strerror or str(error)
+        where = f"{error.filename}: " if error.filename else ""
+        return f"I/O error: {where}{reason}", None, 1
+    if isinstance(error, MemoryError):
+        hint = "use --limit, fewer prompts or a smaller batch"
+        return "not enough memory for the data", hint, 1
+    hint = "this is a bug in clipkit; --debug shows where"
+    return f"unexpected {type(error).__name__}: {error}", hint, 1
+
+
+def _flush_stdout() -> None:
+    """Flush standard output, or leave the interpreter nothing that it could fail to flush."""
     try:
         sys.stdout.flush()
     except (OSError, ValueError):
@@ -94,32 +120,8 @@ def _leave_stdout() -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _explain(error: Exception) -> tuple[str, str | None, int]:
-    """Message, hint and exit code of an error."""
-    if isinstance(error, ClipkitError):
-        return error.message, error.hint, error.exit_code
-    if hasattr(error, "format_message"):  # Typer's own: a missing argument, an unknown option
-        return error.format_message().rstrip("."), "see clipkit COMMAND --help", 2
-    if isinstance(error, typer.Abort):
-        return "interrupted", None, 130
-    if isinstance(error, OSError):
-        where = f"{error.filename}: " if error.filename else ""
-        return f"input and output must succeed; got: {where}{error.strerror or error}", None, 1
-    if isinstance(error, MemoryError):
-        return (
-            "the data must fit in memory; it does not",
-            "use --limit, fewer prompts or a smaller batch",
-            1,
-        )
-    return (
-        f"unexpected {type(error).__name__}: {error}",
-        "this is a bug in clipkit; --debug shows where",
-        1,
-    )
-
-
 app = typer.Typer(
-    cls=Door,
+    cls=ClipkitGroup,
     name="clipkit",
     no_args_is_help=True,
     rich_markup_mode="markdown",
@@ -128,29 +130,31 @@ app = typer.Typer(
 )
 
 
-def _version(value: bool) -> None:
+def _show_version(value: bool) -> None:
     if value:
-        print(f"clipkit {clipkit.__version__}")
+        typer.echo(f"clipkit {clipkit.__version__}")
         raise typer.Exit
 
 
 @app.callback()
-def options(
+def set_options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
     ] = False,
     quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="No notes, no progress; warnings and errors stay.")
+        bool,
+        typer.Option("--quiet", "-q", help="Show no notes and no progress, only warnings."),
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
-    """What does a vision-language model understand? Small commands over feature files.
+    """Ask what a vision-language model understands, with small commands over feature files.
 
-    `embed` and `textembed` run a model, once; everything after them is linear algebra on files.
+    `embed` and `textembed` run a model once; all other commands are linear algebra on files.
 
     Example: clipkit textembed prompts/generic32.txt | clipkit logits img.h5 - | clipkit probe
     """
-    console.quiet = quiet
+    console.set_quiet(quiet)
 
 
 for _name in COMMANDS:
@@ -158,56 +162,57 @@ for _name in COMMANDS:
     app.command(_name)(getattr(_module, _name))
 
 
-def _stop(number: int, _: Any) -> NoReturn:
-    """Leave by way of every `finally`; at the second signal, at once."""
-    signal.signal(number, _stop_now)
-    raise Stopped(number)
-
-
-def _stop_now(number: int, _: Any) -> NoReturn:
-    files.remove_unfinished()
-    os._exit(128 + number)
+def main() -> None:
+    """Run clipkit on the command line's arguments, and exit."""
+    _open_streams()
+    for number in SIGNALS:
+        if signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores SIGHUP
+            signal.signal(number, _interrupt)
+    try:
+        app()
+    except SystemExit as stop:
+        if isinstance(stop.__cause__, WriteError):
+            _exit_after_failed_write(stop.code)
+        raise
+    finally:
+        files.remove_unfinished()
+        gc.freeze()  # saves a second: the interpreter would look for garbage in all of torch
 
 
 def _open_streams() -> None:
-    """Closed standard streams are opened, lest a feature file gets their number and a message is written into it."""
+    """Open closed standard streams: a file that got their number would receive the messages."""
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
-    sys.stdin = sys.stdin or Path(os.devnull).open()
-    sys.stderr = sys.stderr or Path(os.devnull).open("w")
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
+    sys.stdin = sys.stdin or os.fdopen(0)
+    sys.stderr = sys.stderr or os.fdopen(2, "w")
     if sys.stdout is None:
-        _tell("clipkit: standard output must be open; it is closed")
+        console.write_line("clipkit: cannot write standard output: it is closed")
         sys.exit(1)
     raw = sys.stdout.buffer
-    if isinstance(
-        raw, io.RawIOBase
-    ):  # under PYTHONUNBUFFERED, where the rest of a write that took a part is lost
-        sys.stdout = io.TextIOWrapper(
-            io.BufferedWriter(raw), sys.stdout.encoding, sys.stdout.errors, line_buffering=True
-        )
+    if isinstance(raw, io.RawIOBase):
+        # under PYTHONUNBUFFERED, where a write may take a part and the rest would be lost
+        buffer = io.BufferedWriter(raw)
+        encoding, errors = sys.stdout.encoding, sys.stdout.errors
+        sys.stdout = io.TextIOWrapper(buffer, encoding, errors, line_buffering=True)
 
 
-def main() -> None:
-    """Run clipkit on the command line's arguments; the entry point."""
-    _open_streams()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
-            signal.signal(number, _stop)
-    try:
-        app()
-    except SystemExit as left:
-        code = left.code if isinstance(left.code, int) else 1
-        if isinstance(
-            left.__cause__, WriteError
-        ):  # a normal exit may crash inside HDF5 after a failed write
-            files.remove_unfinished()
-            with contextlib.suppress(OSError):
-                sys.stderr.flush()
-            os._exit(code)
-        raise
-    finally:
-        files.remove_unfinished()
-        gc.freeze()  # at its end the interpreter would look for garbage in all of torch: a second
+def _interrupt(number: int, frame: Any) -> NoReturn:
+    """Leave through every `finally`, and at the second signal at once."""
+    signal.signal(number, _exit_now)
+    raise Interrupted(number)
+
+
+def _exit_now(number: int, frame: Any) -> NoReturn:
+    files.remove_unfinished()
+    os._exit(128 + number)
+
+
+def _exit_after_failed_write(code: Any) -> NoReturn:
+    """Skip the interpreter's shutdown, which may crash inside HDF5 after a failed write."""
+    files.remove_unfinished()
+    with contextlib.suppress(OSError):
+        sys.stderr.flush()
+    os._exit(code if isinstance(code, int) else 1)

@@ -1,4 +1,4 @@
-"""Errors that a user can act on: one line of what must hold and what was got, one hint of what to do."""
+"""Errors that a user can act on: one line on what is wrong, and a hint on what to do."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from collections.abc import Iterable
 
 
 class ClipkitError(Exception):
-    """Bad data or failed input/output; the command exits with `exit_code`.
+    """Report bad data or failed input/output; the command exits with `exit_code`.
 
     Parameters
     ----------
     message : str
-        What must hold and what was got, naming the file, data set, line or row.
+        The file, data set, line or row; what was expected of it and what it is. For input and
+        output, the system's reason.
     hint : str, optional
         What to do about it.
     """
@@ -26,31 +27,31 @@ class ClipkitError(Exception):
 
 
 class UsageError(ClipkitError):
-    """The command line asks for something that cannot be, or the output exists."""
+    """Report a command line that cannot be run, or an output that exists."""
 
     exit_code = 2
 
 
 class ImageError(ClipkitError):
-    """An image that cannot be used; `embed` skips it, counts it and goes on."""
+    """Report an image that cannot be used. `embed` skips it, counts it and continues."""
 
 
 class WriteError(ClipkitError):
-    """Writing failed (disk full, say).
+    """Report a write that failed, on a full disk for example.
 
-    HDF5 may crash the interpreter at a normal exit after this one, so the door leaves by `os._exit`.
+    The command then ends by `os._exit`: a normal exit may crash inside HDF5 after a failed write.
     """
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> UsageError:
-    """An error for a name that is not in a registry, with the nearest names that are.
+    """Return the error for a name that is not in a registry, with the nearest names that are.
 
     >>> unknown("data set", "cifar1", ["cifar10", "digits"]).message
     "unknown data set 'cifar1'"
     >>> unknown("data set", "cifar1", ["cifar10", "digits"]).hint
     'did you mean cifar10?'
     """
-    known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
+    names = sorted(known)
+    nearest = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
+    hint = f"did you mean {' or '.join(nearest)}?" if nearest else f"known: {', '.join(names)}"
     return UsageError(f"unknown {what} {name!r}", hint)

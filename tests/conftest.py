@@ -1,39 +1,86 @@
-"""Shared fixtures: real images where they are present, and models made on the spot."""
+"""Shared fixtures: small models, the feature files that commands make with them, real data."""
 
 from __future__ import annotations
 
 import os
-import tarfile
+import subprocess
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from clip_factory import tiny_clip_dir, vit_b32_dir
-from kitchen import kitchen, make, ran
-from shell import ok
+from forkserver import ForkServer
+from shell import Make, environment, ok
 
-__all__ = ["kitchen", "make", "ran", "tiny_clip_dir", "vit_b32_dir"]
+__all__ = ["tiny_clip_dir", "vit_b32_dir"]  # fixtures
 
-ARCHIVE = Path(__file__).parents[2] / "shared" / "data" / "cifar10-jpeg.tar.xz"
+ROOT = Path(__file__).parents[1]
+ADJECTIVES = "round straight thin dark bright open closed tall slanted curved small wide"
+
+
+def folder_of(variable: str, content: str) -> Path:
+    """Return the folder that an environment variable names, or skip the test."""
+    if variable not in os.environ:
+        pytest.skip(f"{variable} is not set; it names a folder with {content}")
+    return Path(os.environ[variable])
 
 
 @pytest.fixture(scope="session")
 def cifar10_root() -> Path:
-    """A folder with all of CIFAR-10 as JPEG files: train/<class>/NNNN.jpg and test/<class>/NNNN.jpg."""
-    if given := os.environ.get("CLIPKIT_CIFAR10"):
-        return Path(given)
-    if not ARCHIVE.exists():
-        pytest.skip(
-            "CIFAR-10 as JPEG files is absent: set CLIPKIT_CIFAR10 to a folder with train/ and test/"
-        )
-    cache = Path(tempfile.gettempdir()) / f"clipkit-tests-{os.getuid()}" / "cifar10"
-    if not cache.exists():
-        scratch = Path(tempfile.mkdtemp(dir=cache.parent if cache.parent.exists() else None))
-        with tarfile.open(ARCHIVE) as archive:
-            archive.extractall(scratch, filter="data")
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(scratch, cache)
-    return cache
+    """CIFAR-10 as image files: train/<class>/NNNN.jpg and test/<class>/NNNN.jpg."""
+    return folder_of("CLIPKIT_CIFAR10", "train/ and test/ of class folders")
+
+
+@pytest.fixture(scope="session")
+def real_features() -> Path:
+    """A folder of .npz files with features of published models."""
+    return folder_of("CLIPKIT_REAL_FEATURES", ".npz files of features")
+
+
+@pytest.fixture(scope="session")
+def fork_server() -> Iterator[ForkServer]:
+    """Start many short clipkits in no time."""
+    # a socket's path has at most 107 bytes, and pytest's folders may be longer
+    with tempfile.TemporaryDirectory(prefix="clipkit-tests-") as folder:
+        server = ForkServer(Path(folder))
+        yield server
+        server.close()
+
+
+@pytest.fixture(scope="session")
+def make(fork_server: ForkServer, tiny_clip_dir: Path) -> Make:
+    """Run make; by default on digits with a small random CLIP, two seeds and three prompt sets."""
+    defaults = {
+        "DATASET": "digits",
+        "MODEL": tiny_clip_dir,
+        "LIMIT": 60,
+        "PRECISION": "fp32",
+        "SEEDS": "42 1",
+        "SETS": "generic16 generic32 generic415",
+        "VENV": fork_server.venv,
+        "INSTALLED": fork_server.venv / ".installed",
+    }
+
+    def run(
+        *words: object, out: Path, check: bool = True, **variables: object
+    ) -> subprocess.CompletedProcess[str]:
+        settings = {**defaults, "RESULTS": out, **variables}
+        line = ["make", *map(str, words), *(f"{name}={value}" for name, value in settings.items())]
+        done = subprocess.run(line, cwd=ROOT, env=environment(), capture_output=True, text=True)
+        assert not check or done.returncode == 0, done.stdout + done.stderr
+        return done
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def thesis_results(make: Make, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The results of all chapters, and of chapters 2 and 3 with an untrained control."""
+    out = tmp_path_factory.mktemp("results")
+    make("thesis", "-j2", out=out)
+    make("chapter2", "chapter3", "-j2", out=out, UNTRAINED=7)
+    return out / "tiny-clip-digits"
 
 
 @pytest.fixture(scope="session")
@@ -43,57 +90,29 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def img_h5(work: Path, tiny_clip_dir: Path) -> Path:
-    """Embeddings of 120 + 80 handwritten digits from a small random CLIP."""
-    ok(
-        "embed",
-        "digits",
-        "--limit",
-        120,
-        "--model",
-        tiny_clip_dir,
-        "--precision",
-        "fp32",
-        "-o",
-        work / "img.h5",
-    )
+def model_options(tiny_clip_dir: Path) -> list[object]:
+    """The options of the model that the fixtures below use."""
+    return ["--model", tiny_clip_dir, "--precision", "fp32"]
+
+
+@pytest.fixture(scope="session")
+def img_h5(work: Path, model_options: list[object]) -> Path:
+    """Embeddings of 120 + 120 handwritten digits from a small random CLIP."""
+    ok("embed", "digits", "--limit", 120, *model_options, "-o", work / "img.h5")
     return work / "img.h5"
 
 
 @pytest.fixture(scope="session")
 def prompts_txt(work: Path) -> Path:
     """Twelve prompts."""
-    words = [
-        "round",
-        "straight",
-        "thin",
-        "dark",
-        "bright",
-        "open",
-        "closed",
-        "tall",
-        "slanted",
-        "curved",
-        "small",
-        "wide",
-    ]
-    (work / "mine.txt").write_text("".join(f"something {word}\n" for word in words))
+    (work / "mine.txt").write_text("".join(f"something {word}\n" for word in ADJECTIVES.split()))
     return work / "mine.txt"
 
 
 @pytest.fixture(scope="session")
-def txt_h5(work: Path, prompts_txt: Path, tiny_clip_dir: Path) -> Path:
+def txt_h5(work: Path, prompts_txt: Path, model_options: list[object]) -> Path:
     """Embeddings of the twelve prompts."""
-    ok(
-        "textembed",
-        prompts_txt,
-        "--model",
-        tiny_clip_dir,
-        "--precision",
-        "fp32",
-        "-o",
-        work / "txt.h5",
-    )
+    ok("textembed", prompts_txt, *model_options, "-o", work / "txt.h5")
     return work / "txt.h5"
 
 
@@ -105,19 +124,9 @@ def logits_h5(work: Path, img_h5: Path, txt_h5: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def class_logits_h5(work: Path, img_h5: Path, tiny_clip_dir: Path) -> Path:
-    """Cosines of the digits with one prompt a class."""
-    ok(
-        "textembed",
-        "--classes",
-        img_h5,
-        "--model",
-        tiny_clip_dir,
-        "--precision",
-        "fp32",
-        "-o",
-        work / "classes.h5",
-    )
+def class_logits_h5(work: Path, img_h5: Path, model_options: list[object]) -> Path:
+    """Cosines of the digits with one prompt per class."""
+    ok("textembed", "--classes", img_h5, *model_options, "-o", work / "classes.h5")
     ok("logits", img_h5, work / "classes.h5", "-o", work / "class-logits.h5")
     return work / "class-logits.h5"
 

@@ -1,4 +1,4 @@
-"""Running clipkit as a user does: in this process for speed, or in a real shell."""
+"""Run clipkit as a user does: in this process, which is fast, or in a real shell."""
 
 from __future__ import annotations
 
@@ -7,15 +7,19 @@ import io
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+from factories import refused
 from typer.testing import CliRunner, Result
 
 from clipkit.cli import app
 
+Make = Callable[..., subprocess.CompletedProcess[str]]
+
 
 def clipkit(*words: object, stdin: bytes | None = None) -> Result:
-    """Run a command in this process, through the door."""
+    """Run a command in this process."""
     return CliRunner().invoke(app, [str(word) for word in words], input=stdin)
 
 
@@ -26,13 +30,18 @@ def ok(*words: object, stdin: bytes | None = None) -> Result:
     return result
 
 
+def fails(*words: object, exit_code: int = 1, stdin: bytes | None = None) -> str:
+    """Run a command that must be refused, and return its only line."""
+    return refused(clipkit(*words, stdin=stdin), exit_code)
+
+
 def rows(text: str) -> list[dict[str, str]]:
-    """A TSV report as dictionaries."""
+    """Return a TSV report as one dict per row."""
     return list(csv.DictReader(io.StringIO(text), delimiter="\t"))
 
 
 def shell(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run a line in bash, `clipkit` being this environment's, with pipefail."""
+    """Run a line in bash with pipefail; `clipkit` is that of this environment."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     return subprocess.run(
         ["bash", "-c", f"set -o pipefail; {line}"],
@@ -41,3 +50,9 @@ def shell(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
     )
+
+
+def environment() -> dict[str, str]:
+    """Return the environment without what a make above the tests has put there."""
+    inherited = ("MAKE", "MFLAGS")
+    return {k: value for k, value in os.environ.items() if not k.startswith(inherited)}

@@ -1,61 +1,62 @@
-"""Streams: pipes that break, disks and terminals behind standard output, FIFOs, pipelines that fail as a whole."""
+"""Streams: broken pipes, disks and terminals behind standard output, FIFOs, failing pipelines."""
 
 from __future__ import annotations
 
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
-from faults import forge, refused, unchanged
-from shell import clipkit, ok, shell
-from zygote import Zygote, shared
+from factories import refused, unchanged, write_feature_file
+from forkserver import ForkServer
+from shell import clipkit, shell
 
+from clipkit import console
 from clipkit.features import read
 
-
-@pytest.fixture(scope="module")
-def zygote() -> Zygote:
-    return shared()
+LOGITS = ("logits", "img.h5", "txt.h5")
+KINDS = {"img": "images", "txt": "texts", "logits": "logits", "result": "result"}
 
 
 @pytest.fixture
 def inputs(tmp_path: Path) -> Path:
-    """A folder with small files of images, texts and logits."""
-    for name, kind in (("img", "images"), ("txt", "texts"), ("logits", "logits")):
-        forge(tmp_path / f"{name}.h5", kind)
+    """A folder with a small file of each kind."""
+    for name, kind in KINDS.items():
+        write_feature_file(tmp_path / f"{name}.h5", kind)
     return tmp_path
 
 
-MULTIPLY = ("logits", "img.h5", "txt.h5")
+def write_other_classes(path: Path) -> None:
+    """Write texts whose classes are not those of the images, which costs a warning."""
+    write_feature_file(path, "texts", datasets={"class_names": ["cat", "fox"]})
 
 
-def test_standard_output_gets_the_same_bytes_as_a_file(inputs: Path) -> None:
-    ok(
-        *(inputs / word if word.endswith("5") else word for word in MULTIPLY),
-        "-o",
-        inputs / "out.h5",
-    )
-    made = shell("clipkit logits img.h5 - < txt.h5 > piped.h5", inputs)
-    assert (made.returncode, made.stderr) == (0, "")
+def test_standard_output_gets_the_same_bytes_as_a_file(
+    fork_server: ForkServer, inputs: Path
+) -> None:
+    assert fork_server.run(inputs, *LOGITS, "-o", "out.h5").exit_code == 0
+    run = shell("clipkit logits img.h5 - < txt.h5 > piped.h5", inputs)
+    assert (run.returncode, run.stderr) == (0, "")
     assert (inputs / "piped.h5").read_bytes() == (inputs / "out.h5").read_bytes()
 
 
 def test_process_substitution_is_an_input(inputs: Path) -> None:
-    made = shell(
-        "clipkit logits <(cat img.h5) <(cat txt.h5) | clipkit entropy -t 1,0.5 | head -n 1", inputs
-    )
-    assert (made.returncode, made.stderr, made.stdout.split("\t")[0]) == (0, "", "split")
+    logits = "clipkit logits <(cat img.h5) <(cat txt.h5)"
+    run = shell(f"{logits} | clipkit entropy -t 1,0.5 | head -n 1", inputs)
+    assert (run.returncode, run.stderr, run.stdout.split("\t")[0]) == (0, "", "split")
 
 
 @pytest.mark.parametrize(
     "words",
     [
-        MULTIPLY,
+        LOGITS,
         ("entropy", "logits.h5"),
         ("info", "img.h5", "--format", "json"),
         ("--help",),
@@ -63,221 +64,195 @@ def test_process_substitution_is_an_input(inputs: Path) -> None:
     ],
 )
 def test_a_full_disk_behind_standard_output(
-    zygote: Zygote, inputs: Path, words: tuple[str, ...]
+    fork_server: ForkServer, inputs: Path, words: tuple[str, ...]
 ) -> None:
     with unchanged(inputs):
-        ended = zygote.run(
-            inputs, *words, stdout="/dev/full"
-        )  # to the interpreter's very end, which flushes again
+        # to the very end of the interpreter, which flushes again
+        ended = fork_server.run(inputs, *words, stdout="/dev/full", shutdown=True)
         refused(ended, 1, "No space left on device")
 
 
-def test_a_closed_standard_output_or_error_or_input(zygote: Zygote, inputs: Path) -> None:
-    with unchanged(inputs):
-        refused(
-            zygote.run(inputs, *MULTIPLY, fake=True, close=[1]),
-            1,
-            "standard output must be open; it is closed",
-        )
-        refused(
-            zygote.run(inputs, "entropy", fake=True, close=[0]),
-            1,
-            "standard input: empty input: did the command before it fail?",
-        )
-        assert zygote.run(inputs, "entropy", "no.h5", fake=True, close=[2]).code == 1
-
-
-def test_messages_do_not_end_up_in_a_file_that_takes_the_number_of_a_closed_stream(
-    zygote: Zygote, inputs: Path
+def test_a_closed_standard_stream_is_an_error_or_unused(
+    fork_server: ForkServer, inputs: Path
 ) -> None:
-    forge(inputs / "other.h5", "texts", datasets={"class_names": ["cat", "fox"]})  # warns
-    ended = zygote.run(
-        inputs, "logits", "img.h5", "other.h5", "-o", "out.h5", fake=True, close=[0, 2]
-    )
-    assert (ended.code, ended.stdout) == (0, b"")
+    with unchanged(inputs):
+        no_output = fork_server.run(inputs, *LOGITS, close=[1])
+        refused(no_output, 1, "cannot write standard output: it is closed")
+        no_input = fork_server.run(inputs, "entropy", close=[0])
+        refused(no_input, 1, "standard input: empty input: did the command before it fail?")
+        assert fork_server.run(inputs, "entropy", "no.h5", close=[2]).exit_code == 1
+
+
+def test_messages_are_not_written_into_a_file_that_got_the_number_of_a_closed_stream(
+    fork_server: ForkServer, inputs: Path
+) -> None:
+    write_other_classes(inputs / "other.h5")
+    words = ("logits", "img.h5", "other.h5", "-o", "out.h5")
+    ended = fork_server.run(inputs, *words, close=[0, 2])
+    assert (ended.exit_code, ended.stdout) == (0, b"")
     assert read(inputs / "out.h5").kind == "logits"
 
 
 @pytest.mark.parametrize(
-    "line",
+    ("line", "exit_codes"),
     [
-        "clipkit logits img.h5 txt.h5 | true",
-        "clipkit logits big.h5 txt.h5 | head -c 100 > /dev/null",
-        "clipkit info long.h5 --format json | head -c 100 > /dev/null",
+        ("clipkit logits img.h5 txt.h5 | true", {0, 141}),  # true may leave before or after
+        ("clipkit logits big.h5 txt.h5 | head -c 100 > /dev/null", {141}),
+        ("clipkit info long.h5 --format json | head -c 100 > /dev/null", {141}),
     ],
 )
-def test_a_reader_that_leaves_is_no_error_of_ours(inputs: Path, line: str) -> None:
-    import numpy as np
-
+def test_a_reader_that_leaves_is_no_error_of_ours(
+    inputs: Path, line: str, exit_codes: set[int]
+) -> None:
     n = 40_000
-    rows = {
-        "features": np.ones((n, 4), "<f4"),
-        "labels": np.zeros(n, int),
-        "ids": np.array(["x"] * n),
-    }
-    forge(inputs / "big.h5", datasets={f"train/{key}": value for key, value in rows.items()})
-    forge(
-        inputs / "long.h5",
-        attributes={"history": '[{"command":"x","note":"' + "y" * 200_000 + '"}]'},
-    )
+    features, labels = np.ones((n, 4), "<f4"), np.zeros(n, int)
+    rows = {"train/features": features, "train/labels": labels, "train/ids": ["x"] * n}
+    write_feature_file(inputs / "big.h5", datasets=rows)
+    history = [{"command": "x", "note": "y" * 200_000}]
+    write_feature_file(inputs / "long.h5", attributes={"history": history})
     for unbuffered in ("", "1"):
         with unchanged(inputs):
             ended = shell(f"export PYTHONUNBUFFERED={unbuffered}; {line}", inputs)
-        assert (ended.returncode, ended.stderr) in ((141, ""), (0, ""))
-        assert (
-            ended.returncode == 141 or "true" in line
-        )  # which may leave before or after a small file
+        assert ended.returncode in exit_codes
+        assert ended.stderr == ""
 
 
 def test_a_pipeline_fails_as_a_whole(inputs: Path) -> None:
-    made = shell("clipkit logits no.h5 txt.h5 | clipkit entropy | cat", inputs)
-    assert made.returncode == 1
-    assert made.stdout == ""
-    first, second = sorted(made.stderr.splitlines())
-    assert first == "clipkit entropy: standard input: empty input: did the command before it fail?"
-    assert second == "clipkit logits: the input must exist; no.h5 does not"
+    run = shell("clipkit logits no.h5 txt.h5 | clipkit entropy | cat", inputs)
+    assert (run.returncode, run.stdout) == (1, "")
+    assert sorted(run.stderr.splitlines()) == [
+        "clipkit entropy: standard input: empty input: did the command before it fail?",
+        "clipkit logits: cannot read no.h5: there is no such file",
+    ]
 
 
 def test_a_script_under_pipefail_stops(inputs: Path) -> None:
-    made = shell(
-        "set -e; clipkit logits img.h5 txt.h5 -t 0 | clipkit entropy > report.tsv; echo went on",
-        inputs,
-    )
-    assert made.returncode != 0
-    assert made.stdout == ""
+    pipe = "clipkit logits img.h5 txt.h5 -t 0 | clipkit entropy > report.tsv"
+    run = shell(f"set -e; {pipe}; echo the script continues", inputs)
+    assert run.returncode != 0
+    assert run.stdout == ""
 
 
-def test_a_fifo_as_output_gets_the_finished_bytes(zygote: Zygote, inputs: Path) -> None:
-    fifo, got = inputs / "fifo", []
+def test_a_fifo_as_output_gets_the_finished_bytes(fork_server: ForkServer, inputs: Path) -> None:
+    received = []
+    fifo = inputs / "fifo"
     os.mkfifo(fifo)
-    reader = threading.Thread(target=lambda: got.append(fifo.read_bytes()))
+    reader = threading.Thread(target=lambda: received.append(fifo.read_bytes()))
     reader.start()
-    ended = zygote.run(inputs, *MULTIPLY, "-o", "fifo", fake=True)
+    assert fork_server.run(inputs, *LOGITS, "-o", "fifo").exit_code == 0
     reader.join()
-    assert ended.code == 0
-    ok(
-        *(inputs / word if word.endswith("5") else word for word in MULTIPLY),
-        "-o",
-        inputs / "out.h5",
-    )
-    assert got == [(inputs / "out.h5").read_bytes()]
+    assert fork_server.run(inputs, *LOGITS, "-o", "out.h5").exit_code == 0
+    assert received == [(inputs / "out.h5").read_bytes()]
     assert fifo.is_fifo()
 
 
-def test_a_fifo_gets_nothing_when_the_command_fails(zygote: Zygote, inputs: Path) -> None:
+def test_a_fifo_gets_nothing_when_the_command_fails(fork_server: ForkServer, inputs: Path) -> None:
     os.mkfifo(inputs / "fifo")
-    refused(
-        zygote.run(inputs, "logits", "img.h5", "no.h5", "-o", "fifo", fake=True),
-        1,
-        "the input must exist",
-    )
+    ended = fork_server.run(inputs, "logits", "img.h5", "no.h5", "-o", "fifo")
+    refused(ended, 1, "cannot read no.h5: there is no such file")
     assert (inputs / "fifo").is_fifo()
 
 
-def test_a_device_as_output(zygote: Zygote, inputs: Path) -> None:
+def test_a_device_as_output_is_written_and_stays(fork_server: ForkServer, inputs: Path) -> None:
     with unchanged(inputs):
-        assert zygote.run(inputs, *MULTIPLY, "-o", "/dev/null", fake=True).code == 0
-        refused(
-            zygote.run(inputs, *MULTIPLY, "-o", "/dev/full", fake=True),
-            1,
-            "/dev/full must take the whole result; got: No space left on device",
-        )
+        assert fork_server.run(inputs, *LOGITS, "-o", "/dev/null").exit_code == 0
+        ended = fork_server.run(inputs, *LOGITS, "-o", "/dev/full")
+        refused(ended, 1, "cannot write /dev/full: No space left on device")
     assert Path("/dev/null").is_char_device()
 
 
-def test_a_plot_on_a_full_disk(zygote: Zygote, inputs: Path) -> None:
-    forge(
-        inputs / "result.h5",
-        "result",
-        datasets={"runs/temperature": [1.0, 0.5], "runs/split": ["test", "test"]},
-    )
+def test_a_plot_on_a_full_disk_leaves_nothing(fork_server: ForkServer, inputs: Path) -> None:
+    runs = {"runs/temperature": [1.0, 0.5], "runs/split": ["test", "test"]}
+    write_feature_file(inputs / "result.h5", "result", datasets=runs)
+    words = ("plot", "confusion", "result.h5", "-o", "x.png")
     with unchanged(inputs):
-        ended = zygote.run(
-            inputs,
-            "plot",
-            "confusion",
-            "result.h5",
-            "-o",
-            "x.png",
-            limits={"RLIMIT_FSIZE": 2000},
-            fake=True,
-        )
-        assert ended.code == 1
-        assert ended.stderr.splitlines()[-1].startswith("clipkit plot: ")
-        assert "Traceback" not in ended.stderr
+        ended = fork_server.run(inputs, *words, limits={"RLIMIT_FSIZE": 2000})
+    assert ended.exit_code == 1
+    assert ended.stderr.splitlines()[-1].startswith("clipkit plot: ")
+    assert "Traceback" not in ended.stderr
 
 
 def on_terminal(folder: Path, *words: str) -> tuple[int, str]:
-    """Run clipkit with a terminal as standard output and error."""
-    ours, theirs = pty.openpty()
-    child = subprocess.Popen(
-        [sys.executable, "-m", "clipkit", *words],
-        cwd=folder,
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-    )
-    os.close(theirs)
+    """Run clipkit on a terminal, and return its exit code and what the terminal shows."""
+    terminal, slave = pty.openpty()
+    streams = {"stdin": slave, "stdout": slave, "stderr": slave}
+    child = subprocess.Popen([sys.executable, "-m", "clipkit", *words], cwd=folder, **streams)
+    os.close(slave)
     shown = b""
-    while True:
-        try:
-            part = os.read(ours, 4096)
-        except OSError:  # the terminal is gone
-            break
-        if not part:
-            break
-        shown += part
-    os.close(ours)
+    try:
+        while part := os.read(terminal, 4096):
+            shown += part
+    except OSError:  # the child has closed the terminal
+        pass
+    os.close(terminal)
     return child.wait(), shown.decode()
 
 
 def test_binary_is_refused_on_a_terminal(inputs: Path) -> None:
-    code, shown = on_terminal(inputs, *MULTIPLY)
-    assert code == 2
-    assert (
-        "binary data is not written to a terminal; hint: add -o FILE, or pipe it into the next command"
-        in " ".join(shown.split())
-    )
+    exit_code, shown = on_terminal(inputs, *LOGITS)
+    assert exit_code == 2
+    line = "cannot write binary data to a terminal; hint: add -o FILE, or pipe it into the next"
+    assert line in " ".join(shown.split())
 
 
 def test_input_from_a_terminal_is_refused(inputs: Path) -> None:
-    code, shown = on_terminal(inputs, "entropy")
-    assert code == 2
-    assert "an input file is missing; hint: name a feature file, or pipe one in" in " ".join(
-        shown.split()
-    )
+    exit_code, shown = on_terminal(inputs, "entropy")
+    assert exit_code == 2
+    line = "an input file is missing; hint: name a feature file, or pipe one in"
+    assert line in " ".join(shown.split())
 
 
-def test_a_report_is_a_table_on_a_terminal_and_harmless(inputs: Path) -> None:
-    forge(inputs / "evil.h5", "images", datasets={"class_names": ["\x1b[31mred", "a\nb"]})
-    code, shown = on_terminal(inputs, "info", "evil.h5")
-    assert code == 0
+def test_a_report_on_a_terminal_is_a_table_without_control_characters(inputs: Path) -> None:
+    names = {"class_names": ["\x1b[31mred", "a\nb"]}
+    write_feature_file(inputs / "evil.h5", datasets=names)
+    exit_code, shown = on_terminal(inputs, "info", "evil.h5")
+    assert exit_code == 0
     assert "\x1b[31mred" not in shown
     assert "\\x1b[31mred" in shown
 
 
 def test_an_interrupt_at_the_start_leaves_no_traceback(inputs: Path) -> None:
     for delay in (0.02, 0.1, 0.3):
-        child = subprocess.Popen(
-            [sys.executable, "-m", "clipkit", "info", "img.h5"],
-            cwd=inputs,
-            stderr=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            text=True,
-        )
+        line = [sys.executable, "-m", "clipkit", "info", "img.h5"]
+        pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+        child = subprocess.Popen(line, cwd=inputs, text=True, **pipes)
         try:
             child.wait(delay)
         except subprocess.TimeoutExpired:
             child.send_signal(signal.SIGINT)
-        _, said = child.communicate()
+        _, stderr = child.communicate()
         if delay > 0.05:  # before that it may be Python itself that starts
-            assert "Traceback" not in said
+            assert "Traceback" not in stderr
         assert child.returncode in (0, 130, -signal.SIGINT, 1)
 
 
 def test_data_on_stdout_and_all_else_on_stderr(inputs: Path) -> None:
-    forge(inputs / "other.h5", "texts", datasets={"class_names": ["cat", "fox"]})
+    write_other_classes(inputs / "other.h5")
     result = clipkit("logits", inputs / "img.h5", inputs / "other.h5")
     assert result.exit_code == 0
     assert result.stdout_bytes.startswith(b"\x89HDF")
     assert result.stderr.startswith("clipkit: warning: ")
+
+
+def test_long_work_writes_plain_lines_where_stderr_is_no_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def work(seconds: float) -> list[str]:
+        with console.progress("embedding digits", "images") as update:
+            update(30, 120)
+            time.sleep(seconds)
+            update(120, 120)
+        return capsys.readouterr().err.splitlines()
+
+    assert work(0.1) == []
+    monkeypatch.setattr(console, "FIRST_LINE_SECONDS", 0.1)
+    monkeypatch.setattr(console, "NEXT_LINE_SECONDS", 0.1)
+    first, *_, last = work(0.5)
+    state = r"clipkit: embedding digits: 30 of 120 images, \d+ images/s, \d+ s left"
+    assert re.fullmatch(state, first)
+    assert re.fullmatch(r"clipkit: embedding digits: 120 images in \d s", last)
+    console.set_quiet(True)
+    try:
+        assert work(0.5) == []
+    finally:
+        console.set_quiet(False)

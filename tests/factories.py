@@ -1,0 +1,153 @@
+"""Feature files made by hand, and what tests expect of a refusal."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from clipkit.features import FeatureFile
+
+MODEL = {"name": "m", "digest": "sha256:1", "logit_scale": 100.0}
+ROWS = 6
+
+
+def refused(result: Any, exit_code: int, *parts: str) -> str:
+    """Return the only line on stderr of a run that failed as it should; it holds the parts."""
+    assert result.exit_code == exit_code, result.stderr
+    assert not result.stdout
+    assert result.stderr.count("\n") == 1, result.stderr
+    assert result.stderr.startswith("clipkit")
+    assert "Traceback" not in result.stderr
+    assert "unexpected" not in result.stderr
+    for part in parts:
+        assert part in result.stderr
+    return str(result.stderr)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Return every file below a folder."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+@contextlib.contextmanager
+def unchanged(folder: Path) -> Iterator[None]:
+    """Check that no file in the folder is made, removed or changed, not even a temporary one."""
+    before = contents(folder)
+    yield
+    assert contents(folder) == before
+
+
+def random_features(n: int = ROWS, width: int = 4, seed: int = 0) -> NDArray[np.float32]:
+    return np.random.default_rng(seed).standard_normal((n, width)).astype("<f4")
+
+
+def content(kind: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return attributes and data sets of a small valid file, by their HDF5 names.
+
+    Images and logits have the splits train and test of 6 rows in 2 classes, texts and logits have 3
+    prompts, results have 2 runs with predictions for test.
+    """
+    history = json.dumps([{"command": "embed", "model": MODEL}])
+    attributes = {"format": "clipkit", "version": 1, "kind": kind, "history": history}
+    if kind == "logits":
+        attributes |= {"temperature": 1.0, "logit_scale": 100.0}
+    datasets: dict[str, Any] = {"class_names": ["cat", "dog"]}
+    if kind in ("texts", "logits"):
+        datasets |= {"texts": ["a", "b", "c"], "class_index": np.array([0, 1, -1])}
+    if kind == "texts":
+        datasets["features"] = random_features(3)
+    if kind == "result":
+        datasets |= {"runs/acc1": np.array([0.5, 0.25]), **split("test")}
+        datasets["test/predicted"] = np.zeros((2, ROWS), int)
+    if kind in ("images", "logits"):
+        datasets |= split("train") | split("test")
+        for seed, name in enumerate(("train", "test")):
+            features = random_features(seed=seed)
+            datasets[f"{name}/features"] = features if kind == "images" else features[:, :3] / 10
+    return attributes, datasets
+
+
+def split(name: str, n: int = ROWS) -> dict[str, Any]:
+    """Return ids and labels of a split, by their HDF5 names."""
+    ids = [f"{row}.png" for row in range(n)]
+    return {f"{name}/ids": ids, f"{name}/labels": np.arange(n) % 2}
+
+
+def feature_file(
+    kind: str = "images",
+    *,
+    attributes: Mapping[str, Any] | None = None,
+    datasets: Mapping[str, Any] | None = None,
+) -> FeatureFile:
+    """Return a small valid file in memory, changed as `write_feature_file` says."""
+    root, arrays = _changed(kind, attributes, datasets)
+    file = FeatureFile(kind, json.loads(root["history"]))
+    file.temperature = root.get("temperature")
+    file.logit_scale = root.get("logit_scale")
+    for name, value in arrays.items():
+        file.set_dataset(name, value)
+    return file
+
+
+def write_feature_file(
+    path: Path,
+    kind: str = "images",
+    *,
+    attributes: Mapping[str, Any] | None = None,
+    datasets: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write a file with h5py alone, as docs/format.md says, and return its path.
+
+    Attributes and data sets replace those of a small valid file or are added to them; None leaves
+    one out. The digests are right, whatever the file holds. A history may be a list.
+    """
+    root, arrays = _changed(kind, attributes, datasets)
+    entries = {}
+    with h5py.File(path, "w", libver="v110") as h5:
+        for name, value in arrays.items():
+            array = stored(value)
+            digest = hashlib.sha256(array.tobytes()).hexdigest()
+            h5.create_dataset(name, data=array).attrs["sha256"] = np.bytes_(digest)
+            entries[name] = {"dtype": array.dtype.str, "shape": list(array.shape), "sha256": digest}
+        covered = {"attributes": root, "datasets": entries}
+        text = json.dumps(covered, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        root["digest"] = "sha256:" + hashlib.sha256(_utf8(text)).hexdigest()
+        root["complete"] = 1
+        for name, value in root.items():
+            h5.attrs[name] = np.bytes_(_utf8(value)) if isinstance(value, str) else value
+    return path
+
+
+def _changed(
+    kind: str, attributes: Mapping[str, Any] | None, datasets: Mapping[str, Any] | None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    root, arrays = content(kind)
+    root |= attributes or {}
+    arrays |= datasets or {}
+    if isinstance(root["history"], list):
+        root["history"] = json.dumps(root["history"])
+    return (
+        {name: value for name, value in root.items() if value is not None},
+        {name: value for name, value in arrays.items() if value is not None},
+    )
+
+
+def _utf8(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
+
+
+def stored(value: Any) -> NDArray[Any]:
+    """Return an array in the type that the format stores it in."""
+    array = np.asarray(value)
+    if array.dtype.kind == "U":
+        return np.array([text.encode() for text in array.tolist()])
+    return array.astype("<i8") if array.dtype.kind == "i" else array
