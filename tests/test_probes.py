@@ -1,4 +1,4 @@
-"""Probes agree with plain scikit-learn, and do not change with scale, labels, company or threads."""
+"""Probes agree with scikit-learn, whatever the scale, labels, company or number of threads."""
 
 from __future__ import annotations
 
@@ -72,9 +72,8 @@ def problems(*functions):
 
 
 def predict(X, y, X_eval, classifier="svm", **options):
-    return probes.sweep(X, y, {"test": X_eval}, classifier=classifier, **options)[0].predicted[
-        "test"
-    ]
+    run, *_ = probes.sweep(X, y, {"test": X_eval}, classifier=classifier, **options)
+    return run.predicted["test"]
 
 
 def agreement(a, b):
