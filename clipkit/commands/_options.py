@@ -40,7 +40,7 @@ Temperatures = Annotated[
         "--temperature",
         "-t",
         metavar="TAU[,TAU...]",
-        help="Divides the cosine; 'model' is the model's learned temperature.",
+        help="Divide the cosines by TAU; 'model' is the temperature that the model learned.",
     ),
 ]
 Model = Annotated[
