@@ -199,13 +199,6 @@ def _load_subset(file: FeatureFile, name: str) -> Subset:
     return Subset(name, replace(split, features=np.asarray(file.cosines(name))))
 
 
-def _draw_shots(subset: Subset, spec: ProbeSpec) -> Subset:
-    if spec.shots is None:
-        return subset
-    drawn = few_shot(subset.labels, spec.shots, spec.seed)
-    return Subset(f"{subset.name}-{spec.shots}-shot", subset.rows.take(drawn))
-
-
 def _split_validation(
     file: FeatureFile, fit: Subset, val: float | str, seed: int
 ) -> tuple[Subset, Subset]:
@@ -235,7 +228,9 @@ def _evaluate(
     predictions : Split
         The scored rows with the prediction of each run, without features.
     """
-    fit = _draw_shots(fit, spec)
+    if spec.shots is not None:
+        drawn = few_shot(fit.labels, spec.shots, spec.seed)
+        fit = Subset(f"{fit.name}-{spec.shots}-shot", fit.rows.take(drawn))
     _warn_of_missing_classes(file, fit, scored)
     runs = _fit_and_predict(spec, grid, fit, scored)
     unfinished = sum(not run.converged for run in runs)

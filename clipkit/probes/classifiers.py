@@ -37,7 +37,7 @@ def logreg(context: SweepContext) -> list[Predictions]:
             if model.n_iter_[0] < SLICE:
                 report_progress(slices - finished)
                 return Predictions(model.predict(context.X_eval))
-            report_progress()
+            report_progress(1)
         return Predictions(model.predict(context.X_eval), converged=False)
 
     return context.workers.map(solve, context.settings)
@@ -57,7 +57,7 @@ def mlp(context: SweepContext) -> list[Predictions]:
         model = MLPClassifier(HIDDEN, alpha=alpha, batch_size=batch, random_state=context.seed)
         for _ in range(epochs):
             model.partial_fit(context.X * scale, context.y, classes=classes)
-            report_progress()
+            report_progress(1)
         return Predictions(model.predict(context.X_eval * scale))
 
     return context.workers.map(solve, context.settings)
@@ -78,7 +78,7 @@ def knn(context: SweepContext) -> list[Predictions]:
         weights = np.exp((np.take_along_axis(cosines, nearest, axis=1) - 1) / TEMPERATURE)
         scores = np.zeros((len(block), context.n_classes))
         np.add.at(scores, (np.arange(len(block))[:, None], context.y[nearest]), weights)
-        report_progress()
+        report_progress(1)
         return np.asarray(scores.argmax(axis=1))
 
     predicted = np.concatenate(context.workers.map(vote, blocks))

@@ -32,34 +32,6 @@ class Predictions(NamedTuple):
     converged: bool = True
 
 
-class Progress:
-    """Count finished steps from any thread."""
-
-    def __init__(
-        self, total: int, callback: ProgressCallback | None, cancelled: threading.Event
-    ) -> None:
-        self._total = total
-        self._callback = callback
-        self._cancelled = cancelled
-        self._done = 0
-        self._lock = threading.Lock()
-
-    def __call__(self, steps: int = 1) -> None:
-        """Report finished steps.
-
-        Raises
-        ------
-        CancelledError
-            If the sweep was cancelled: the calling thread has nothing left to work for.
-        """
-        if self._cancelled.is_set():
-            raise CancelledError
-        with self._lock:
-            self._done += steps
-            if self._callback:
-                self._callback(self._done, self._total)
-
-
 class Workers:
     """Threads with one BLAS thread each. Leaving the `with` block cancels unfinished work.
 
@@ -68,7 +40,7 @@ class Workers:
     jobs : int, optional
         Number of threads, by default one per core.
     callback : callable, optional
-        Receives (done, total) whenever a `Progress` of these workers is reported.
+        Called as `callback(done, total)` when a step is finished, one call at a time.
     """
 
     def __init__(self, jobs: int | None, callback: ProgressCallback | None) -> None:
@@ -90,9 +62,24 @@ class Workers:
         """Apply a function to all items in parallel. Results come in the order of the items."""
         return list(self._pool.map(function, items))
 
-    def progress(self, total: int) -> Progress:
-        """Return a counter of `total` steps that ends the work of a cancelled sweep."""
-        return Progress(total, self._callback, self._cancelled)
+    def progress(self, total: int) -> Callable[[int], None]:
+        """Return a function that counts finished steps, from any thread, out of `total`.
+
+        It raises CancelledError once the sweep is cancelled, which ends the calling thread's work.
+        """
+        done = 0
+        lock = threading.Lock()
+
+        def report_progress(steps: int) -> None:
+            nonlocal done
+            if self._cancelled.is_set():
+                raise CancelledError
+            with lock:
+                done += steps
+                if self._callback:
+                    self._callback(done, total)
+
+        return report_progress
 
 
 @dataclass(frozen=True)

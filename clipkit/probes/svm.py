@@ -49,7 +49,7 @@ def _fit_all_pairs_at_once(context: SweepContext) -> list[Predictions]:
         for start in range(0, len(pairs), PAIRS):
             batch = slice(start, start + PAIRS)
             _count_votes(votes, pairs[batch], hyperplanes[batch], context.X_eval)
-        report_progress()
+        report_progress(1)
         return Predictions(votes.argmax(axis=0))
 
     return context.workers.map(solve, context.settings)
@@ -74,12 +74,13 @@ def _fit_pairwise(context: SweepContext) -> list[Predictions]:
             between = rows[i] @ rows[j].T
             gram = _join_gram(within_class_gram(i), between, within_class_gram(j))
         hyperplanes = [_fit_pair(rows[i], rows[j], C, gram) for _, C in context.settings]
-        report_progress()
+        report_progress(1)
         return hyperplanes
 
     for start in range(0, len(pairs), PAIRS):
         batch = pairs[start : start + PAIRS]
-        hyperplanes = np.array(context.workers.map(fit_at_all_settings, batch))  # (pairs, settings, D + 1)
+        # (pairs, settings, D + 1)
+        hyperplanes = np.array(context.workers.map(fit_at_all_settings, batch))
         for k in range(len(context.settings)):
             _count_votes(votes[k], batch, hyperplanes[:, k], context.X_eval)
     return [Predictions(votes_of_setting.argmax(axis=0)) for votes_of_setting in votes]
