@@ -1,194 +1,359 @@
-"""A grid of C and temperature over a feature file: which rows are fitted on, which are held out, which are scored."""
+"""Evaluation of probes over a feature file: which rows are fitted on, held out and scored."""
 
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from clipkit import console, metrics, probes, softmax
-from clipkit.errors import ClipkitError, UsageError
-from clipkit.features import FeatureFile, Split
-from clipkit.probes import Run
+from clipkit.errors import ClipkitError, UsageError, unknown
+from clipkit.features import FeatureFile, Int64, Split
 
-Grid = list[tuple[float | None, float]]  # (tau, C); tau is None for embeddings
-
-
-@dataclass(frozen=True)
-class Part:
-    """Rows of a split: all, or some of them under a name of their own."""
-
-    split: str
-    rows: Any = None
-    name: str = ""
-
-    def take(self, array: Any) -> Any:
-        """This part of an array whose first axis is the split's rows."""
-        return array if self.rows is None else array[self.rows]
+FEATURES = ("logits", "probs")
 
 
 @dataclass(frozen=True)
-class Task:
-    """Features, and how they are read: everything but which rows."""
+class ProbeSpec:
+    """What reads the features, and how.
 
-    source: FeatureFile
-    shown: str
-    classifier: str
-    features: str
-    standardize: bool
-    seed: int
-    shots: int | None = None  # rows of each class that are fitted on; None: all
+    Attributes
+    ----------
+    classifier : {"svm", "logreg", "mlp", "knn"}
+        See `probes.sweep`.
+    features : {"logits", "probs"}
+        Of a logits file: cosine / tau, or its softmax over the prompts.
+    standardize : bool, optional
+        Give each column mean 0 and variance 1. By default for image embeddings, except with kNN.
+    seed : int
+        Random seed of the MLP, the validation split and the few-shot draw.
+    shots : int, optional
+        Rows of each class to fit on; all by default.
 
-    def part(self, name: str) -> Part:
-        """A whole split, which must be there and labelled."""
-        if name not in self.source.splits:
-            there = ", ".join(self.source.splits)
-            hint = "choose with --fit-split and --eval-split, or hold rows out with --val 0.2"
-            raise ClipkitError(f"{self.shown} must have a split {name!r}; it has {there}", hint)
-        if self.source.splits[name].labels is None:
-            raise ClipkitError(
-                f"{self.shown} must have labels to probe {name}; its images are not labelled",
-                "embed a folder of class folders",
-            )
-        return Part(name, name=name)
-
-    def few(self, part: Part) -> Part:
-        """The rows of a part that are fitted on: `shots` of each class, or all."""
-        if self.shots is None:
-            return part
-        drawn = metrics.few_shot(self.labels(part), self.shots, self.seed)
-        rows = drawn if part.rows is None else part.rows[drawn]
-        return Part(part.split, rows, f"{part.name}-{self.shots}-shot")
-
-    def labels(self, part: Part) -> Any:
-        """Labels (N) of a part."""
-        return part.take(self.source.splits[part.split].labels)
-
-    def cosines(self, part: Part) -> Any:
-        """Cosines (N, K) of a part of logits, embeddings (N, D) of a part of images."""
-        return part.take(self.source.splits[part.split].features) * np.float32(
-            self.source.temperature or 1
-        )
-
-    def run(self, fit: Part, scored: Part, grid: Grid) -> list[Run]:
-        """Fit on one part and predict another, for every (tau, C) of a grid."""
-        x, y, z = self.cosines(fit), self.labels(fit), self.cosines(scored)
-        taus, Cs = (
-            list(dict.fromkeys(tau or 1.0 for tau, _ in grid)),
-            list(dict.fromkeys(C for _, C in grid)),
-        )
-        self._warn_of_unseen(fit, scored)
-        with console.progress(f"fitting {self.classifier}", "steps") as progress:
-            sweep = functools.partial(
-                probes.sweep,
-                classifier=self.classifier,
-                C=Cs,
-                standardize=self.standardize,
-                seed=self.seed,
-                progress=progress,
-            )
-            if self.features == "logits":
-                return sweep(x, y, {scored.name: z}, scales=[1 / tau for tau in taus])
-            runs: list[Run] = []
-            for tau in taus:
-                runs += sweep(softmax.softmax(x, tau), y, {scored.name: softmax.softmax(z, tau)})
-            return runs
-
-    def _warn_of_unseen(self, fit: Part, scored: Part) -> None:
-        unseen = metrics.unseen(self.labels(fit), self.labels(scored))
-        if len(unseen):
-            first = self.source.class_names[unseen[0]] if self.source.class_names else unseen[0]
-            many = (
-                f"{len(unseen)} classes of {scored.name} do not occur in {fit.name} ({first}, say)"
-            )
-            console.warn(f"{many}: all their rows count as wrong")
-
-    def rows(self, fit: Part, scored: Part, grid: Grid, runs: list[Run]) -> list[dict[str, Any]]:
-        """The report's rows."""
-        truth, found = self.labels(scored), []
-        flatness = self._flatness(scored, list(dict.fromkeys(tau for tau, _ in grid)))
-        for (tau, _), run in zip(grid, runs, strict=True):
-            predicted = run.predicted[scored.name]
-            row = {
-                "classifier": self.classifier,
-                "C": run.C,
-                "temperature": tau,
-                "standardize": self.standardize,
-                "fit_split": fit.name,
-                "eval_split": scored.name,
-                "acc1": metrics.accuracy(truth, predicted),
-                "mean_per_class_recall": metrics.mean_per_class_recall(truth, predicted),
-            }
-            found.append(row | flatness.get(tau, {}))
-        if not all(run.converged for run in runs):
-            console.warn(
-                f"{self.classifier} stopped before it converged in {sum(not run.converged for run in runs)} runs"
-            )
-        return found
-
-    def _flatness(
-        self, part: Part, taus: list[float | None]
-    ) -> dict[float | None, dict[str, float]]:
-        """Mean entropy (nats) and confidence of logits at each temperature."""
-        if self.source.kind == "images":
-            return {}
-        given = [tau for tau in taus if tau]
-        pairs = softmax.mean_entropy_and_confidence(self.cosines(part), given)
-        return {
-            tau: {"mean_entropy": entropy, "mean_confidence": confidence}
-            for tau, (entropy, confidence) in zip(given, pairs, strict=True)
-        }
-
-
-def report(
-    task: Task, grid: Grid, fit_split: str, eval_split: str, val: str | None
-) -> tuple[list[dict[str, Any]], dict[str, Split]]:
-    """The report's rows and the predictions behind them.
-
-    Without `val`, every member of the grid is scored on `eval_split`. With it, every member is scored on held-out rows,
-    and the best of them (the first of equals), fitted again on all of `fit_split`, on `eval_split`.
+    Raises
+    ------
+    UsageError
+        If the kind of features is unknown.
     """
-    fit = task.part(fit_split)
+
+    classifier: str = "svm"
+    features: str = "logits"
+    standardize: bool | None = None
+    seed: int = 42
+    shots: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.features not in FEATURES:
+            raise unknown("kind of features", self.features, FEATURES)
+
+
+@dataclass(frozen=True)
+class Subset:
+    """Labelled rows of a split under a name.
+
+    Attributes
+    ----------
+    name : str
+        What reports call the rows: `train`, or `train-val-4-shot` for a draw.
+    rows : Split
+        Features are cosines (N, K) of a logits file, embeddings (N, D) of an images file.
+    """
+
+    name: str
+    rows: Split
+
+    @property
+    def labels(self) -> Int64:
+        """Labels (N,) of the rows."""
+        assert self.rows.labels is not None
+        return self.rows.labels
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """Temperatures and Cs of a sweep. Image embeddings have no temperature, written [None]."""
+
+    temperatures: list[float | None]
+    Cs: list[float]
+
+    def points(self) -> list[tuple[float | None, float]]:
+        """Return every (temperature, C), in the order of the runs of `probes.sweep`."""
+        return list(itertools.product(self.temperatures, self.Cs))
+
+
+def evaluate_grid(
+    file: FeatureFile,
+    spec: ProbeSpec | None = None,
+    temperatures: Sequence[float] | None = None,
+    Cs: Sequence[float] = (1.0,),
+    fit_split: str = "train",
+    eval_split: str = "test",
+    val: float | str | None = None,
+) -> FeatureFile:
+    """Fit a probe at every temperature and C, and score it: what `clipkit probe` reports.
+
+    Without `val`, every probe is fitted on `fit_split` and scored on `eval_split`. With `val`,
+    every probe is scored on validation rows. The best of them (the first of equals) is then fitted
+    again on all of `fit_split` and scored on `eval_split`, if there is such a split.
+
+    Parameters
+    ----------
+    file : FeatureFile
+        Of kind images or logits, with labels.
+    spec : ProbeSpec, optional
+        A linear SVM by default.
+    temperatures : sequence of float, optional
+        Of logits: absolute temperatures that divide the cosines; the file's own by default.
+    Cs : sequence of float
+        Inverse strengths of regularisation.
+    fit_split, eval_split : str
+    val : float or str, optional
+        A fraction of `fit_split` to hold out for validation, or the name of a split.
+
+    Returns
+    -------
+    FeatureFile
+        A result with one run per temperature and C, temperature by temperature, and then the run of
+        the best: `classifier`, `C`, `temperature`, `standardize`, `fit_split`, `eval_split`,
+        `acc1`, `mean_per_class_recall`, for logits also `mean_entropy` and `mean_confidence`; and
+        the predictions.
+
+    Raises
+    ------
+    UsageError
+        If temperatures or probabilities are asked of image embeddings, or `val` is neither a
+        fraction nor a split.
+    ClipkitError
+        If a split or its labels are missing.
+    """
+    spec = spec or ProbeSpec()
+    if spec.standardize is None:
+        spec = replace(spec, standardize=file.kind == "images" and spec.classifier != "knn")
+    grid = _Grid(_choose_temperatures(file, spec, temperatures), list(Cs))
+    fit = _load_subset(file, fit_split)
     if val is None:
-        scored = task.part(eval_split)
-        fit = task.few(fit)
-        stages = [(fit, scored, grid, task.run(fit, scored, grid))]
+        scored = _load_subset(file, eval_split)
+        rows, predictions = _evaluate(file, spec, grid, fit, scored)
+        splits = {scored.name: predictions}
     else:
-        lesser, held = _held_out(task, fit, val)
-        lesser, fit = task.few(lesser), task.few(fit)
-        tried = task.run(lesser, held, grid)
-        stages = [(lesser, held, grid, tried)]
-        if eval_split in task.source.splits and eval_split not in (held.name, fit_split):
-            accuracies = [
-                metrics.accuracy(task.labels(held), run.predicted[held.name]) for run in tried
-            ]
-            best, scored = [grid[int(np.argmax(accuracies))]], task.part(eval_split)
-            stages.append((fit, scored, best, task.run(fit, scored, best)))
-    rows = [row for stage in stages for row in task.rows(*stage)]
-    splits = {}
-    for _, scored, _, runs in stages:
-        source = task.source.splits[scored.split]
-        ids = source.ids if scored.rows is None else [source.ids[i] for i in scored.rows]
-        splits[scored.name] = Split(
-            labels=task.labels(scored),
-            ids=ids,
-            predicted=np.stack([run.predicted[scored.name] for run in runs]),
+        train, held_out = _split_validation(file, fit, val, spec.seed)
+        rows, predictions = _evaluate(file, spec, grid, train, held_out)
+        splits = {held_out.name: predictions}
+        if eval_split in file.splits and eval_split not in (held_out.name, fit_split):
+            tau, C = grid.points()[int(np.argmax([row["acc1"] for row in rows]))]
+            scored = _load_subset(file, eval_split)
+            best_rows, predictions = _evaluate(file, spec, _Grid([tau], [C]), fit, scored)
+            rows += best_rows
+            splits[scored.name] = predictions
+    history = file.extended_history(
+        "probe",
+        classifier=spec.classifier,
+        C=grid.Cs,
+        temperature=grid.temperatures,
+        features=spec.features,
+        standardize=spec.standardize,
+        fit_split=fit_split,
+        eval_split=eval_split,
+        val=val,
+        shots=spec.shots,
+        seed=spec.seed,
+        prompts=len(file.texts) if file.texts else None,
+        inputs={"features": file.digest},
+    )
+    result = FeatureFile("result", history, splits, class_names=file.class_names)
+    result.set_rows(rows)
+    return result
+
+
+def _choose_temperatures(
+    file: FeatureFile, spec: ProbeSpec, temperatures: Sequence[float] | None
+) -> list[float | None]:
+    if file.kind == "logits":
+        return list(temperatures or [file.temperature or 1.0])
+    if temperatures or spec.features == "probs":
+        raise UsageError(
+            f"{file.display_name}: expected logits for temperatures or probabilities, "
+            "got image embeddings",
+            "make logits with: clipkit logits",
         )
-    return rows, splits
+    return [None]
 
 
-def _held_out(task: Task, fit: Part, val: str) -> tuple[Part, Part]:
-    """What is fitted on and what is held out: a split named `val`, or a fraction of the fit split, class by class."""
-    if val in task.source.splits:
-        return fit, task.part(val)
+def _load_subset(file: FeatureFile, name: str) -> Subset:
+    if name not in file.splits:
+        raise ClipkitError(
+            f"{file.display_name}: expected a split {name!r}, got {', '.join(file.splits)}",
+            "choose with --fit-split and --eval-split, or hold rows out with --val 0.2",
+        )
+    split = file.splits[name]
+    if split.labels is None:
+        raise ClipkitError(
+            f"{file.display_name}: {name}: expected labels, got none",
+            "embed a folder of class folders",
+        )
+    # image embeddings have no temperature to undo
+    return Subset(name, replace(split, features=np.asarray(file.cosines(name))))
+
+
+def _split_validation(
+    file: FeatureFile, fit: Subset, val: float | str, seed: int
+) -> tuple[Subset, Subset]:
+    """Return the rows to fit on and the rows to validate on."""
+    if val in file.splits:
+        return fit, _load_subset(file, str(val))
     try:
         fraction = float(val)
     except ValueError:
-        there = ", ".join(task.source.splits)
+        splits = ", ".join(file.splits)
         raise UsageError(
-            f"--val must be a fraction such as 0.1, or one of the splits {there}; got {val!r}"
+            f"val: expected a fraction such as 0.1 or one of the splits {splits}, got {val!r}"
         ) from None
-    kept, aside = metrics.split_off(task.labels(fit), fraction, task.seed)
-    return Part(fit.split, kept, f"{fit.name}-val"), Part(fit.split, aside, "val")
+    train, held_out = stratified_split(fit.labels, fraction, seed)
+    return Subset(f"{fit.name}-val", fit.rows.take(train)), Subset("val", fit.rows.take(held_out))
+
+
+def _evaluate(
+    file: FeatureFile, spec: ProbeSpec, grid: _Grid, fit: Subset, scored: Subset
+) -> tuple[list[dict[str, Any]], Split]:
+    """Fit on one subset, or a few-shot draw of it, and score another, at every point of a grid.
+
+    Returns
+    -------
+    rows : list of dict
+        The report's columns of each run.
+    predictions : Split
+        The scored rows with the prediction of each run, without features.
+    """
+    if spec.shots is not None:
+        drawn = few_shot(fit.labels, spec.shots, spec.seed)
+        fit = Subset(f"{fit.name}-{spec.shots}-shot", fit.rows.take(drawn))
+    _warn_of_missing_classes(file, fit, scored)
+    runs = _fit_and_predict(spec, grid, fit, scored)
+    unfinished = sum(not run.converged for run in runs)
+    if unfinished:
+        console.warn(f"{spec.classifier} did not converge in {unfinished} of {len(runs)} runs")
+    entropy_columns = _entropy_columns(file, grid, scored)
+    rows = []
+    for (tau, _), run in zip(grid.points(), runs, strict=True):
+        predicted = run.predicted[scored.name]
+        row = {
+            "classifier": spec.classifier,
+            "C": run.C,
+            "temperature": tau,
+            "standardize": spec.standardize,
+            "fit_split": fit.name,
+            "eval_split": scored.name,
+            "acc1": metrics.accuracy(scored.labels, predicted),
+            "mean_per_class_recall": metrics.mean_per_class_recall(scored.labels, predicted),
+        }
+        rows.append(row | entropy_columns.get(tau, {}))
+    predictions = np.stack([run.predicted[scored.name] for run in runs])
+    return rows, replace(scored.rows, features=None, predicted=predictions)
+
+
+def _warn_of_missing_classes(file: FeatureFile, fit: Subset, scored: Subset) -> None:
+    missing = missing_classes(fit.labels, scored.labels)
+    if len(missing):
+        example = file.class_names[missing[0]] if file.class_names else missing[0]
+        console.warn(
+            f"{fit.name} lacks {len(missing)} of the classes of {scored.name}, "
+            f"for example {example}: all their rows count as wrong"
+        )
+
+
+def _fit_and_predict(spec: ProbeSpec, grid: _Grid, fit: Subset, scored: Subset) -> list[probes.Run]:
+    """Return the runs of a grid in the order of its points."""
+    X, X_eval = fit.rows.features, scored.rows.features
+    with console.progress(f"fitting {spec.classifier}", "steps") as progress:
+        sweep = functools.partial(
+            probes.sweep,
+            classifier=spec.classifier,
+            C=grid.Cs,
+            standardize=bool(spec.standardize),
+            seed=spec.seed,
+            progress=progress,
+        )
+        temperatures = [tau or 1.0 for tau in grid.temperatures]
+        if spec.features == "logits":
+            scales = [1 / tau for tau in temperatures]
+            return sweep(X, fit.labels, {scored.name: X_eval}, scales=scales)
+        runs = []
+        for tau in temperatures:
+            probabilities = softmax.softmax(X, tau)
+            runs += sweep(probabilities, fit.labels, {scored.name: softmax.softmax(X_eval, tau)})
+        return runs
+
+
+def _entropy_columns(
+    file: FeatureFile, grid: _Grid, scored: Subset
+) -> dict[float | None, dict[str, float]]:
+    """Return the columns that logits have at each temperature; none for image embeddings."""
+    if file.kind == "images":
+        return {}
+    temperatures = [tau for tau in grid.temperatures if tau is not None]
+    columns: dict[float | None, dict[str, float]] = {}
+    pairs = softmax.mean_entropy_and_confidence(scored.rows.features, temperatures)
+    for tau, (entropy, confidence) in zip(temperatures, pairs, strict=True):
+        columns[tau] = {"mean_entropy": entropy, "mean_confidence": confidence}
+    return columns
+
+
+def stratified_split(labels: Int64, fraction: float, seed: int = 42) -> tuple[Int64, Int64]:
+    """Hold out a fraction of the rows of every class.
+
+    Of each class, the nearest whole number of rows is held out, but at least one. A class of a
+    single row is not held out.
+
+    Parameters
+    ----------
+    labels : array (N,)
+    fraction : float
+        Between 0 and 1, both excluded.
+    seed : int
+
+    Returns
+    -------
+    train_index, val_index : arrays of row numbers, ascending
+
+    Raises
+    ------
+    UsageError
+        If the fraction is not between 0 and 1.
+    """
+    if not 0 < fraction < 1:
+        raise UsageError(f"fraction: expected a number between 0 and 1, got {fraction}")
+    rng = np.random.default_rng(seed)
+    is_val = np.zeros(len(labels), dtype=bool)
+    for c in np.unique(labels):
+        rows = rng.permutation(np.flatnonzero(labels == c))
+        count = min(max(1, round(fraction * len(rows))), len(rows) - 1)
+        is_val[rows[:count]] = True
+    return np.flatnonzero(~is_val), np.flatnonzero(is_val)
+
+
+def few_shot(labels: Int64, shots: int, seed: int = 42) -> Int64:
+    """Draw `shots` rows of every class, or all rows of a smaller class.
+
+    Returns
+    -------
+    array of row numbers, ascending
+
+    Raises
+    ------
+    UsageError
+        If `shots` is below 1.
+    """
+    if shots < 1:
+        raise UsageError(f"shots: expected at least 1, got {shots}")
+    rng = np.random.default_rng(seed)
+    drawn = [rng.permutation(np.flatnonzero(labels == c))[:shots] for c in np.unique(labels)]
+    return np.sort(np.concatenate(drawn))
+
+
+def missing_classes(fit_labels: Int64, eval_labels: Int64) -> Int64:
+    """Return the class ids of `eval_labels` that `fit_labels` lacks: no probe can predict them."""
+    return np.setdiff1d(eval_labels, fit_labels)

@@ -1,4 +1,8 @@
-"""Metrics of classification, zero-shot scores, and splits of the rows: plain numpy."""
+"""Metrics of classification.
+
+They are plain numpy, because `zeroshot` and `plot` use them and importing `sklearn.metrics` or
+`scipy.stats` would take longer than these commands do. Tests compare them with scikit-learn's.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clipkit.errors import ClipkitError, UsageError
-
 Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.int64]
 
+QUANTILE = 1.959964  # of the normal distribution, for 95 % confidence
+
 
 def accuracy(labels: Ints, predicted: Ints) -> float:
-    """Fraction of rows predicted right (top-1).
+    """Return the fraction of rows that are predicted correctly (top-1).
 
     >>> accuracy(np.array([0, 1, 1, 2]), np.array([0, 1, 2, 2]))
     0.75
@@ -24,18 +28,20 @@ def accuracy(labels: Ints, predicted: Ints) -> float:
 
 
 def mean_per_class_recall(labels: Ints, predicted: Ints) -> float:
-    """Mean over the classes that occur in `labels` of the fraction of their rows predicted right.
+    """Return the mean recall of the classes that occur in `labels`.
 
     >>> mean_per_class_recall(np.array([7, 7, 7, 9]), np.array([7, 7, 9, 7]))
     0.3333333333333333
     """
     _, index, counts = np.unique(labels, return_inverse=True, return_counts=True)
-    right = np.bincount(index, weights=np.asarray(labels) == np.asarray(predicted))
-    return float(np.mean(right / counts))
+    correct = np.bincount(index, weights=np.asarray(labels) == np.asarray(predicted))
+    return float(np.mean(correct / counts))
 
 
 def topk_accuracy(scores: Floats, labels: Ints, k: int) -> float:
-    """Fraction of rows whose own class is among the `k` highest scores; of equal scores the lower class comes first.
+    """Return the fraction of rows whose class is among the `k` highest scores.
+
+    Of equal scores, the lower class ranks first.
 
     Parameters
     ----------
@@ -43,16 +49,17 @@ def topk_accuracy(scores: Floats, labels: Ints, k: int) -> float:
     labels : array (N,)
         Columns of `scores`.
     k : int
-        With k >= C every row counts as right.
+        With k >= C, every row counts as correct.
     """
-    rows, columns = np.arange(len(labels)), np.arange(scores.shape[1])
-    own = scores[rows, labels][:, None]
-    ahead = (scores > own) | ((scores == own) & (columns < np.asarray(labels)[:, None]))
-    return float(np.mean(ahead.sum(axis=1) < k))
+    true = np.asarray(labels)[:, None]  # (N, 1)
+    true_score = np.take_along_axis(scores, true, axis=1)
+    ranks_before = np.arange(scores.shape[1]) < true  # (N, C)
+    is_ahead = (scores > true_score) | ((scores == true_score) & ranks_before)
+    return float(np.mean(is_ahead.sum(axis=1) < k))
 
 
 def confusion(labels: Ints, predicted: Ints, n_classes: int) -> Ints:
-    """Confusion matrix (C, C): row the true class, column the predicted one, both 0..C-1.
+    """Return the confusion matrix (C, C): rows are true classes, columns predicted ones.
 
     >>> confusion(np.array([0, 0, 1]), np.array([0, 1, 1]), 2)
     array([[1, 1],
@@ -64,7 +71,10 @@ def confusion(labels: Ints, predicted: Ints, n_classes: int) -> Ints:
 
 @dataclass(frozen=True)
 class PerClass:
-    """Precision, recall, F1 and number of true rows of each class, each (C,); 0 where nothing defines it."""
+    """Precision, recall, F1 and number of rows of each class, each (C,).
+
+    A quotient of 0 by 0 is 0.
+    """
 
     precision: Floats
     recall: Floats
@@ -73,97 +83,27 @@ class PerClass:
 
 
 def per_class(matrix: Ints) -> PerClass:
-    """Precision, recall and F1 of each class from a confusion matrix (C, C)."""
-    right, true, called = np.diag(matrix), matrix.sum(axis=1), matrix.sum(axis=0)
-    precision = right / np.maximum(called, 1)
-    recall = right / np.maximum(true, 1)
-    f1 = 2 * right / np.maximum(true + called, 1)
-    return PerClass(precision, recall, f1, true)
+    """Compute precision, recall and F1 of each class from a confusion matrix (C, C)."""
+    correct = np.diag(matrix)
+    support = matrix.sum(axis=1)
+    predicted = matrix.sum(axis=0)
+    return PerClass(
+        precision=correct / np.maximum(predicted, 1),
+        recall=correct / np.maximum(support, 1),
+        f1=2 * correct / np.maximum(support + predicted, 1),
+        support=support,
+    )
 
 
-def wilson(fraction: float, n: int, z: float = 1.959964) -> tuple[float, float]:
-    """Wilson's score interval of a fraction of `n` rows; 95 % by default (Wilson 1927).
+def wilson(fraction: float, n: int) -> tuple[float, float]:
+    """Return Wilson's score interval for a fraction of `n` rows at 95 % confidence (Wilson 1927).
 
     >>> low, high = wilson(0.5, 100)
     >>> round(low, 4), round(high, 4)
     (0.4038, 0.5962)
     """
+    z = QUANTILE
     centre = fraction + z**2 / (2 * n)
     half = z * np.sqrt(fraction * (1 - fraction) / n + z**2 / (4 * n**2))
-    return float((centre - half) / (1 + z**2 / n)), float((centre + half) / (1 + z**2 / n))
-
-
-def zero_shot(cosines: Floats, class_index: Ints, n_classes: int) -> tuple[Floats, Ints]:
-    """Score of each class, the highest cosine among its prompts, and the class that wins.
-
-    Parameters
-    ----------
-    cosines : array (N, K)
-        Cosine similarities (or logits) of images with prompts.
-    class_index : array (K,)
-        The class of each prompt, 0..C-1; -1 for a prompt that belongs to none.
-    n_classes : int
-        C.
-
-    Returns
-    -------
-    scores : array (N, C)
-        -inf for a class without a prompt.
-    predicted : array (N,) int64
-        The lower class where two are equal.
-
-    Raises
-    ------
-    ClipkitError
-        No prompt belongs to a class.
-    """
-    class_index = np.asarray(class_index)
-    if not (class_index >= 0).any():
-        raise ClipkitError(
-            "zero-shot needs prompts that belong to classes; got none",
-            "make them with textembed --classes",
-        )
-    scores = np.full((len(cosines), n_classes), -np.inf, dtype=cosines.dtype)
-    for c in np.unique(class_index[class_index >= 0]):
-        scores[:, c] = cosines[:, class_index == c].max(axis=1)
-    return scores, scores.argmax(axis=1)
-
-
-def split_off(labels: Ints, fraction: float, seed: int = 42) -> tuple[Ints, Ints]:
-    """Set a fraction of every class aside for validation.
-
-    Of each class the nearest whole number of rows, but at least one; a class of a single row is all fitted on.
-
-    Parameters
-    ----------
-    labels : array (N,)
-    fraction : float
-        Between 0 and 1, both excluded.
-    seed : int
-
-    Returns
-    -------
-    fit, val : arrays of row numbers, ascending
-    """
-    if not 0 < fraction < 1:
-        raise UsageError(f"a validation fraction must lie between 0 and 1; got {fraction}")
-    rng = np.random.default_rng(seed)
-    aside = np.zeros(len(labels), dtype=bool)
-    for c in np.unique(labels):
-        rows = rng.permutation(np.flatnonzero(labels == c))
-        aside[rows[: min(max(1, round(fraction * len(rows))), len(rows) - 1)]] = True
-    return np.flatnonzero(~aside), np.flatnonzero(aside)
-
-
-def few_shot(labels: Ints, shots: int, seed: int = 42) -> Ints:
-    """Row numbers, ascending, of `shots` rows drawn from every class (all rows of a smaller class)."""
-    if shots < 1:
-        raise UsageError(f"few-shot needs at least one row a class; got {shots}")
-    rng = np.random.default_rng(seed)
-    drawn = [rng.permutation(np.flatnonzero(labels == c))[:shots] for c in np.unique(labels)]
-    return np.sort(np.concatenate(drawn))
-
-
-def unseen(fit_labels: Ints, eval_labels: Ints) -> Ints:
-    """Class ids that occur in `eval_labels` and not in `fit_labels`: their rows can only count as wrong."""
-    return np.setdiff1d(eval_labels, fit_labels)
+    divisor = 1 + z**2 / n
+    return float((centre - half) / divisor), float((centre + half) / divisor)

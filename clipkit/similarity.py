@@ -66,7 +66,7 @@ def compute_logits(
     ClipkitError
         If the two come from different models, or one does not say which model made it.
     """
-    logits = _multiply(images, texts, temperature)
+    logits = _combine(images, texts, temperature)
     logits.logit_scale = common_logit_scale(images, texts)
     inputs = {"images": images.digest, "texts": texts.digest}
     entry = history_entry("logits", temperature=temperature, inputs=inputs)
@@ -88,7 +88,7 @@ def compute_random_logits(
         texts=[f"random direction {i}" for i in range(count)],
         class_index=np.full(count, -1),
     )
-    logits = _multiply(images, texts, temperature)
+    logits = _combine(images, texts, temperature)
     logits.logit_scale = common_logit_scale(images, images)
     logits.history = images.extended_history(
         "logits",
@@ -100,7 +100,7 @@ def compute_random_logits(
     return logits
 
 
-def _multiply(images: FeatureFile, texts: FeatureFile, temperature: float) -> FeatureFile:
+def _combine(images: FeatureFile, texts: FeatureFile, temperature: float) -> FeatureFile:
     directions = normalize(texts.features).astype(np.float32)  # (K, D)
     count, width = directions.shape
     divisor = np.float32(temperature)

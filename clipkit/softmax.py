@@ -67,7 +67,7 @@ def mean_entropy_and_confidence(
     --------
     >>> pairs = mean_entropy_and_confidence([[0.2, 0.1], [0.2, 0.2]], [1.0, 0.01])
     >>> [round(entropy, 4) for entropy, _ in pairs]
-    [0.6928, 0.3468]
+    [0.6925, 0.3468]
     """
     matrix = BlockMatrix.from_array(cosines)
     entropies = np.zeros(len(temperatures))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clipkit.errors import UsageError
+from clipkit.errors import UsageError, unknown
 
 if TYPE_CHECKING:
     from clipkit.features import FeatureFile
@@ -40,7 +40,7 @@ Temperatures = Annotated[
         "--temperature",
         "-t",
         metavar="TAU[,TAU...]",
-        help="Divides the cosine; 'model' is the model's learned temperature.",
+        help="Divide the cosines by TAU; 'model' is the temperature that the model learned.",
     ),
 ]
 Model = Annotated[
@@ -103,7 +103,10 @@ def parse_temperatures(values: list[str], logit_scale: float | None) -> list[flo
     words = _words(values)
     if "model" in words:
         if logit_scale is None:
-            raise UsageError("temperature 'model': the features do not hold a logit_scale")
+            raise UsageError(
+                "temperature 'model': expected logits with a logit_scale, got none",
+                "give a number: -t 0.01",
+            )
         learned = repr(1 / logit_scale)
         words = [learned if word == "model" else word for word in words]
     return parse_numbers(words, "temperature")
@@ -123,7 +126,6 @@ def _parse_float(word: str) -> float:
 def check_report_options(output: str | None, format: str | None, force: bool) -> None:
     """Refuse an unknown report format or an unusable output before any work is done."""
     from clipkit import files
-    from clipkit.errors import unknown
     from clipkit.tables import FORMATS
 
     if format is not None and format not in FORMATS:

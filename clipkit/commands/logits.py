@@ -20,7 +20,7 @@ def logits(
     ] = "-",
     output: Output = "-",
     temperature: Annotated[
-        str, typer.Option("--temperature", "-t", metavar="TAU", help="Divides the cosine.")
+        str, typer.Option("--temperature", "-t", metavar="TAU", help="Divide the cosines by TAU.")
     ] = "1",
     random: Annotated[
         int | None,

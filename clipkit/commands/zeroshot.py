@@ -34,9 +34,9 @@ def zeroshot(
     Example: clipkit textembed --classes img.h5 | clipkit logits img.h5 - | clipkit zeroshot
     """
     from clipkit import features
-    from clipkit import zeroshot as library
+    from clipkit.zeroshot import evaluate
 
     check_report_options(output, format, force)
     with features.open_file(file, kinds=["logits"]) as logits:
-        result = library.evaluate(logits, split)
+        result = evaluate(logits, split)
     report_result(result, output, format, force)

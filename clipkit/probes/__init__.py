@@ -1,7 +1,7 @@
 """Probes: what a simple classifier reads from features, in sweeps over C and the features' scale.
 
-Labels are integer ids in any numbering; predictions come back as the same ids. Products are float32, with one BLAS
-thread a worker: pairs of classes, members of a sweep and blocks of rows are what runs in parallel.
+Labels are integer ids in any numbering; predictions are the same ids. Products are float32, with
+one BLAS thread per worker: pairs of classes, settings and blocks of rows run in parallel.
 
 >>> import numpy as np
 >>> from clipkit import probes
@@ -11,8 +11,6 @@ thread a worker: pairs of classes, members of a sweep and blocks of rows are wha
 svm 1.0 1.0 [7 9]
 svm 1.0 10.0 [7 9]
 """
-
-from __future__ import annotations
 
 from clipkit.probes.run import CLASSIFIERS, Run, sweep
 

@@ -1,8 +1,9 @@
 """A linear SVM, one against one, that predicts as scikit-learn's SVC does.
 
-libsvm solves every pair of classes, from a Gram matrix that BLAS computes; a hyperplane a pair stands in for libsvm's
-prediction by kernels. Pairs are independent: they run in threads, and all members of a sweep share a pair's products.
-Where the products of all rows fit into one matrix, libsvm takes all pairs in one call, and members run in threads.
+libsvm solves every pair of classes from a Gram matrix that BLAS computes, and one hyperplane per
+pair replaces libsvm's prediction by kernels. If all rows fit into one Gram matrix, libsvm takes all
+pairs in one call, and settings run in parallel. Otherwise pairs run in parallel, and all settings
+share the products of a pair.
 """
 
 from __future__ import annotations
@@ -17,115 +18,142 @@ import sklearn
 from numpy.typing import NDArray
 from sklearn.svm import SVC
 
-from clipkit.probes.problem import Floats, Ints, Problem, Solved
+from clipkit.probes.context import Floats, Ints, Predictions, Setting, SweepContext
 
 GRAM_ROWS = 4096  # of the largest Gram matrix: 128 MiB in float64
-FIRST_ROWS = 1024  # what is fitted on first where a pair has more
+GRAM_CACHE = 2**26  # numbers in cached Gram matrices of classes: 256 MiB in float32
+FIRST_ROWS = 1024  # what is fitted on first if a pair has more than GRAM_ROWS
+PAIRS = 64  # pairs whose hyperplanes are in memory and vote together
+TOLERANCE = 1e-3  # of the margin, as in SVC
+
+Pair = tuple[int, int]
 
 
-def svm(problem: Problem) -> Solved:
-    """Votes of a linear SVM for each pair of classes; of classes with equal votes, the first (as libsvm decides)."""
-    n = int(problem.y.max()) + 1
-    return (
-        _few_rows(problem, n) if n > 2 and len(problem.y) <= GRAM_ROWS else _many_rows(problem, n)
-    )
+def svm(context: SweepContext) -> list[Predictions]:
+    """Let linear SVMs of all pairs of classes vote. The first class wins a tie, as in libsvm."""
+    if context.n_classes > 2 and len(context.y) <= GRAM_ROWS:
+        return _fit_all_pairs_at_once(context)
+    return _fit_pairwise(context)
 
 
-def _few_rows(problem: Problem, n: int) -> Solved:
-    order = np.argsort(problem.y, kind="stable")
-    X, y = problem.X[order], problem.y[order]
+def _fit_all_pairs_at_once(context: SweepContext) -> list[Predictions]:
+    order = np.argsort(context.y, kind="stable")
+    X, y = context.X[order], context.y[order]
     gram = (X @ X.T).astype(np.float64)
+    pairs = list(combinations(range(context.n_classes), 2))
+    report_progress = context.workers.progress(len(context.settings))
+
+    def solve(setting: Setting) -> Predictions:
+        hyperplanes = _hyperplanes_of_all_pairs(X, y, setting.C, gram)
+        votes = np.zeros((context.n_classes, len(context.X_eval)), dtype=np.int32)
+        for start in range(0, len(pairs), PAIRS):
+            batch = slice(start, start + PAIRS)
+            _count_votes(votes, pairs[batch], hyperplanes[batch], context.X_eval)
+        report_progress(1)
+        return Predictions(votes.argmax(axis=0))
+
+    return context.workers.map(solve, context.settings)
+
+
+def _fit_pairwise(context: SweepContext) -> list[Predictions]:
+    n = context.n_classes
     pairs = list(combinations(range(n), 2))
-    problem.total = len(problem.members)
+    rows = [context.X[context.y == c] for c in range(n)]
+    largest = int(np.bincount(context.y).max())
+    votes = np.zeros((len(context.settings), n, len(context.X_eval)), dtype=np.int32)
+    report_progress = context.workers.progress(len(pairs))
 
-    def solve(member: tuple[float, float]) -> tuple[Ints, bool]:
-        planes = _hyperplanes(X, y, member[1], gram)
-        votes = np.zeros((n, len(problem.E)), dtype=np.int32)
-        for start in range(0, len(pairs), 64):
-            _vote(votes, pairs[start : start + 64], planes[start : start + 64], problem.E)
-        problem.tick()
-        return votes.argmax(axis=0), True
+    @lru_cache(maxsize=GRAM_CACHE // largest**2 + 1)
+    def within_class_gram(c: int) -> Floats:
+        return np.asarray(rows[c] @ rows[c].T)
 
-    return problem.map(solve, problem.members)
-
-
-def _many_rows(problem: Problem, n: int) -> Solved:
-    rows = [problem.X[problem.y == c] for c in range(n)]
-    own = lru_cache(2**26 // max(map(len, rows)) ** 2 + 1)(
-        lambda c: rows[c] @ rows[c].T
-    )  # up to 256 MiB
-    pairs = list(combinations(range(n), 2))
-    votes = np.zeros((len(problem.members), n, len(problem.E)), dtype=np.int32)
-    problem.total = len(pairs)
-
-    def separate(pair: tuple[int, int]) -> list[Floats]:
+    def fit_at_all_settings(pair: Pair) -> list[Floats]:
         i, j = pair
-        small = len(rows[i]) + len(rows[j]) <= GRAM_ROWS
-        gram = _joined(own(i), rows[i] @ rows[j].T, own(j)) if small else None
-        planes = [_hyperplane(rows[i], rows[j], C, gram) for _, C in problem.members]
-        problem.tick()
-        return planes
+        gram = None
+        if len(rows[i]) + len(rows[j]) <= GRAM_ROWS:
+            between = rows[i] @ rows[j].T
+            gram = _join_gram(within_class_gram(i), between, within_class_gram(j))
+        hyperplanes = [_fit_pair(rows[i], rows[j], C, gram) for _, C in context.settings]
+        report_progress(1)
+        return hyperplanes
 
-    for start in range(0, len(pairs), 64):
-        batch = pairs[start : start + 64]
-        planes = np.array(problem.map(separate, batch))  # (pairs, members, D + 1)
-        for k, vote in enumerate(votes):
-            _vote(vote, batch, planes[:, k], problem.E)
-    return [(vote.argmax(axis=0), True) for vote in votes]
+    for start in range(0, len(pairs), PAIRS):
+        batch = pairs[start : start + PAIRS]
+        # (pairs, settings, D + 1)
+        hyperplanes = np.array(context.workers.map(fit_at_all_settings, batch))
+        for k in range(len(context.settings)):
+            _count_votes(votes[k], batch, hyperplanes[:, k], context.X_eval)
+    return [Predictions(votes_of_setting.argmax(axis=0)) for votes_of_setting in votes]
 
 
-def _vote(
-    votes: NDArray[np.int32], pairs: Sequence[tuple[int, int]], planes: Floats, E: Floats
+def _count_votes(
+    votes: NDArray[np.int32], pairs: Sequence[Pair], hyperplanes: Floats, X_eval: Floats
 ) -> None:
-    """Count for each row of E (M, D) which side of the planes (pairs, D + 1) it lies on, in votes (n, M)."""
-    first = planes[:, :-1] @ E.T + planes[:, -1:] < 0  # (pairs, M)
-    for (i, j), won in zip(pairs, first, strict=True):
-        votes[i] += won
-        votes[j] += ~won
+    """Add the votes of some pairs' hyperplanes (pairs, D + 1) for each row of `X_eval` (M, D).
+
+    Parameters
+    ----------
+    votes : array (n, M)
+        Changed in place.
+    """
+    scores = hyperplanes[:, :-1] @ X_eval.T + hyperplanes[:, -1:]  # (pairs, M)
+    for (i, j), is_first in zip(pairs, scores < 0, strict=True):
+        votes[i] += is_first
+        votes[j] += ~is_first
 
 
-def _hyperplanes(X: Floats, y: Ints, C: float, gram: Floats) -> Floats:
-    """Those of all pairs of three classes or more, (pairs, D + 1); the rows of X are sorted by class."""
+def _hyperplanes_of_all_pairs(X: Floats, y: Ints, C: float, gram: Floats) -> Floats:
+    """Return hyperplanes (pairs, D + 1) of three classes or more; rows of X are sorted by class."""
     with sklearn.config_context(assume_finite=True, skip_parameter_validation=True):
         svc = SVC(kernel="precomputed", C=C).fit(gram, y)
     ends = np.cumsum([0, *svc.n_support_])
-    spans = [(svc.dual_coef_[:, a:b], X[svc.support_[a:b]]) for a, b in pairwise(ends)]
-    parts = [weights @ rows for weights, rows in spans]  # of each class, a row for each other class
-    normals = [parts[i][j - 1] + parts[j][i] for i, j in combinations(range(len(parts)), 2)]
+    # for each class, the share of its support vectors in the normals against each other class
+    shares = []
+    for start, stop in pairwise(ends):
+        shares.append(svc.dual_coef_[:, start:stop] @ X[svc.support_[start:stop]])  # (n - 1, D)
+    normals = [shares[i][j - 1] + shares[j][i] for i, j in combinations(range(len(shares)), 2)]
     return -np.column_stack([normals, svc.intercept_]).astype(np.float32)
 
 
-def _joined(first: Floats, cross: Floats, second: Floats) -> Floats:
-    """The Gram matrix of two classes' rows, float64 as libsvm takes it."""
-    n, m = cross.shape
-    gram = np.empty((n + m, n + m))
-    gram[:n, :n], gram[:n, n:], gram[n:, :n], gram[n:, n:] = first, cross, cross.T, second
-    return gram
+def _join_gram(first: Floats, between: Floats, second: Floats) -> Floats:
+    """Return the Gram matrix of two classes' rows, float64 as libsvm takes it."""
+    return np.block([[first, between], [between.T, second]]).astype(np.float64)
 
 
-def _hyperplane(first: Floats, second: Floats, C: float, gram: Floats | None) -> Floats:
-    """Libsvm's maximum-margin hyperplane (w, b) between two classes, (D + 1,); negative on the side of the first.
+def _fit_pair(first: Floats, second: Floats, C: float, gram: Floats | None) -> Floats:
+    """Return the hyperplane (D + 1,) between two classes' rows; scores of the first are negative.
 
-    Without a Gram matrix by chunking (Boser, Guyon & Vapnik 1992): fit on some of the rows, add those that come inside
-    the margin, and again until there are none; rows that are left out have no weight in the solution.
+    Without a Gram matrix, fit by chunking (Boser, Guyon & Vapnik 1992): fit on some rows, add those
+    that violate the margin, and repeat until none does. Rows that are left out have no weight in
+    the solution.
     """
-    rows, sizes = np.concatenate([first, second]), (len(first), len(second))
-    side = np.repeat([-1, 1], sizes)
-    stride = 1 if gram is not None else math.ceil(len(rows) / FIRST_ROWS)
-    taken = np.concatenate([np.arange(size) % stride == 0 for size in sizes])
+    rows = np.concatenate([first, second])
+    sizes = (len(first), len(second))
+    signs = np.repeat([-1, 1], sizes)
+    if gram is not None:
+        return _hyperplane(rows, signs, C, gram)
+    stride = math.ceil(len(rows) / FIRST_ROWS)
+    used = np.concatenate([np.arange(size) % stride == 0 for size in sizes])
     while True:
-        some, products = rows if taken.all() else rows[taken], gram
+        hyperplane = _hyperplane(rows[used], signs[used], C)
+        unused = np.flatnonzero(~used)
+        margins = signs[unused] * (rows[unused] @ hyperplane[:-1] + hyperplane[-1])
+        violators = unused[margins < 1 - TOLERANCE]
+        if len(violators) == 0:
+            return hyperplane
+        used[violators] = True
+        if used.mean() > 0.5:
+            used[:] = True
+
+
+def _hyperplane(rows: Floats, signs: Ints, C: float, gram: Floats | None = None) -> Floats:
+    """Return libsvm's hyperplane (w, b), (D + 1,), between rows of sign -1 and +1."""
+    if gram is None and len(rows) <= GRAM_ROWS:
+        gram = (rows @ rows.T).astype(np.float64)
+    with sklearn.config_context(assume_finite=True, skip_parameter_validation=True):
         if gram is None:
-            products = (some @ some.T).astype(np.float64) if len(some) <= GRAM_ROWS else some
-        kernel = "linear" if products is some else "precomputed"
-        with sklearn.config_context(assume_finite=True, skip_parameter_validation=True):
-            svc = SVC(kernel=kernel, C=C).fit(products, side[taken])
-        plane = np.append(svc.dual_coef_[0] @ some[svc.support_], svc.intercept_).astype(np.float32)
-        inside = ~taken
-        inside[inside] = (
-            side[inside] * (rows[inside] @ plane[:-1] + plane[-1]) < 1 - 1e-3
-        )  # SVC's own tolerance
-        if not inside.any():
-            return plane
-        taken |= inside
-        taken |= taken.mean() > 0.5
+            svc = SVC(kernel="linear", C=C).fit(rows, signs)
+        else:
+            svc = SVC(kernel="precomputed", C=C).fit(gram, signs)
+    normal = svc.dual_coef_[0] @ rows[svc.support_]
+    return np.append(normal, svc.intercept_).astype(np.float32)

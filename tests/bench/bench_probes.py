@@ -1,6 +1,6 @@
-"""Time a plain SVC beside `clipkit.probes`, on embeddings made up to be like CLIP's; ratios within one run.
+"""Time `clipkit.probes` beside a plain SVC, on random embeddings like CLIP's; compare in one run.
 
-python tests/bench/bench_probes.py [--rows 50000] [--eval-rows 10000] [--classes 100] [--dim 512] [--skip-svc]
+python tests/bench/bench_probes.py [--rows 50000] [--eval-rows 10000] [--classes 100] [--dim 512]
 """
 
 from __future__ import annotations
@@ -12,22 +12,32 @@ from typing import Any
 
 import numpy as np
 from sklearn.cluster import KMeans
+from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
 from clipkit import clustering, probes
 
+TEMPERATURES = (1.0, 0.5, 0.07, 0.05, 0.03, 0.02)
 
-def like_clip(
+
+def random_embeddings(
     rows: int, classes: int, dim: int, spread: float, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Class means and noise of one decaying spectrum, away from the origin; the means' spread sets the accuracy."""
-    spectrum = np.arange(1, dim + 1) ** -0.5 / np.sqrt(np.mean(1.0 / np.arange(1, dim + 1)))
-    world = np.random.default_rng(0)
-    means, offset = (
-        spread * world.standard_normal((classes, dim)) * spectrum,
-        world.standard_normal(dim),
-    )
+    """Draw class means and noise of one decaying spectrum, away from the origin.
+
+    Parameters
+    ----------
+    spread : float
+        Of the class means, in units of the noise: it sets the accuracy.
+    seed : int
+        Of labels and noise; the means are always the same.
+    """
+    powers = 1 / np.arange(1, dim + 1)
+    spectrum = np.sqrt(powers / np.mean(powers))
+    shared = np.random.default_rng(0)
+    means = spread * shared.standard_normal((classes, dim)) * spectrum
+    offset = shared.standard_normal(dim)
     rng = np.random.default_rng(seed)
     labels = rng.permutation(np.arange(rows) % classes)
     features = offset + means[labels] + rng.standard_normal((rows, dim)) * spectrum
@@ -42,55 +52,44 @@ def timed(what: str, work: Callable[[], Any]) -> tuple[Any, float]:
     return result, wall
 
 
-def main() -> None:
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     for name, default in (("rows", 50_000), ("eval-rows", 10_000), ("classes", 100), ("dim", 512)):
         parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument(
-        "--spread", type=float, default=0.17, help="of the class means, in units of the noise"
-    )
-    parser.add_argument("--skip-svc", action="store_true", help="leave the slow reference out")
-    parser.add_argument("--only", choices=["svm", "logreg", "mlp", "knn", "sweep", "kmeans"])
-    args = parser.parse_args()
-    X, y = like_clip(args.rows, args.classes, args.dim, args.spread, seed=1)
-    E, t = like_clip(args.eval_rows, args.classes, args.dim, args.spread, seed=2)
+    parser.add_argument("--spread", type=float, default=0.17, help="of the class means")
+    parser.add_argument("--skip-svc", action="store_true", help="skip the slow reference")
+    parser.add_argument("--only", choices=[*probes.CLASSIFIERS, "sweep", "kmeans"])
+    return parser.parse_args()
 
-    def probe(classifier: str, taus: tuple[float, ...] = (1.0,)) -> None:
-        (run, *_), seconds[classifier] = timed(
-            f"probe {classifier}, {len(taus)} temperature(s)",
-            lambda: probes.sweep(
-                X,
-                y,
-                {"test": E},
-                classifier=classifier,
-                scales=[1 / tau for tau in taus],
-                standardize=len(taus) == 1,
-            ),
-        )
-        predicted[classifier] = run.predicted["test"]
-        print(f"    accuracy {np.mean(predicted[classifier] == t):.4f}, converged {run.converged}")
 
-    seconds: dict[str, float] = {}
-    predicted: dict[str, np.ndarray] = {}
+def main() -> None:
+    args = parse_arguments()
+    X, y = random_embeddings(args.rows, args.classes, args.dim, args.spread, seed=1)
+    X_eval, y_eval = random_embeddings(args.eval_rows, args.classes, args.dim, args.spread, seed=2)
+    wanted = [args.only] if args.only else [*probes.CLASSIFIERS, "sweep", "kmeans"]
+
+    def probe(title: str, **options: Any) -> tuple[np.ndarray, float]:
+        runs, seconds = timed(title, lambda: probes.sweep(X, y, {"test": X_eval}, **options))
+        predicted = runs[0].predicted["test"]
+        print(f"    accuracy {np.mean(predicted == y_eval):.4f}, converged {runs[0].converged}")
+        return predicted, seconds
+
     for classifier in probes.CLASSIFIERS:
-        if args.only in (None, classifier):
-            probe(classifier)
-    if "svm" in seconds and not args.skip_svc:
-        scaler = StandardScaler().fit(X)
-        svc, fit = timed(
-            "SVC fit", lambda: SVC(kernel="linear", random_state=42).fit(scaler.transform(X), y)
-        )
-        reference, predict = timed("SVC predict", lambda: svc.predict(scaler.transform(E)))
-        print(f"    accuracy {np.mean(reference == t):.4f}")
-        same = np.mean(reference == predicted["svm"])
-        print(
-            f"    SVC / probe = {(fit + predict) / seconds['svm']:.1f}; same predictions: {same:.4%}"
-        )
-    if args.only in (None, "sweep"):
-        probe("svm", (1.0, 0.5, 0.07, 0.05, 0.03, 0.02))
-    if args.only in (None, "kmeans"):
+        if classifier not in wanted:
+            continue
+        predicted, seconds = probe(f"probe {classifier}", classifier=classifier, standardize=True)
+        if classifier == "svm" and not args.skip_svc:
+            svc = make_pipeline(StandardScaler(), SVC(kernel="linear"))
+            reference, svc_seconds = timed("SVC", lambda svc=svc: svc.fit(X, y).predict(X_eval))
+            print(f"    accuracy {np.mean(reference == y_eval):.4f}")
+            same = np.mean(reference == predicted)
+            print(f"    SVC / probe = {svc_seconds / seconds:.1f}; same predictions: {same:.4%}")
+    if "sweep" in wanted:
+        scales = [1 / tau for tau in TEMPERATURES]
+        probe(f"probe svm, {len(scales)} temperatures", scales=scales)
+    if "kmeans" in wanted:
         for algorithm in ("lloyd", "elkan"):
             plain = KMeans(n_clusters=args.classes, random_state=42, n_init=10, algorithm=algorithm)
             timed(f"KMeans, {algorithm}", lambda plain=plain: plain.fit(X))

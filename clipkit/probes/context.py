@@ -1,0 +1,110 @@
+"""What the solvers of a sweep share: the data, the settings, and the threads that they run on."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from joblib import cpu_count  # type: ignore[import-untyped]
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+Floats = NDArray[np.floating[Any]]
+Ints = NDArray[np.int64]
+ProgressCallback = Callable[[int, int], None]
+
+
+class Setting(NamedTuple):
+    """One point of a sweep: the factor that multiplies the features, and C."""
+
+    scale: float
+    C: float
+
+
+class Predictions(NamedTuple):
+    """What a classifier predicts at one setting: class numbers (M,), and whether it converged."""
+
+    classes: Ints
+    converged: bool = True
+
+
+class Workers:
+    """Threads with one BLAS thread each. Leaving the `with` block cancels unfinished work.
+
+    Parameters
+    ----------
+    jobs : int, optional
+        Number of threads, by default one per core.
+    callback : callable, optional
+        Called as `callback(done, total)` when a step is finished, one call at a time.
+    """
+
+    def __init__(self, jobs: int | None, callback: ProgressCallback | None) -> None:
+        # OpenMP counts its threads per thread, so every worker sets its own limit
+        self._pool = ThreadPoolExecutor(
+            jobs or cpu_count(), initializer=threadpool_limits, initargs=(1,)
+        )
+        self._callback = callback
+        self._cancelled = threading.Event()
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._cancelled.set()  # running work ends at its next report of progress
+        self._pool.shutdown(cancel_futures=True)
+
+    def map(self, function: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
+        """Apply a function to all items in parallel. Results come in the order of the items."""
+        return list(self._pool.map(function, items))
+
+    def progress(self, total: int) -> Callable[[int], None]:
+        """Return a function that counts finished steps, from any thread, out of `total`.
+
+        It raises CancelledError once the sweep is cancelled, which ends the calling thread's work.
+        """
+        done = 0
+        lock = threading.Lock()
+
+        def report_progress(steps: int) -> None:
+            nonlocal done
+            if self._cancelled.is_set():
+                raise CancelledError
+            with lock:
+                done += steps
+                if self._callback:
+                    self._callback(done, total)
+
+        return report_progress
+
+
+@dataclass(frozen=True)
+class SweepContext:
+    """What the settings of a sweep share.
+
+    Attributes
+    ----------
+    X, y : arrays (N, D) and (N,)
+        What is fitted on; classes are 0..n-1, each of which occurs.
+    X_eval : array (M, D)
+        What is predicted.
+    settings : list of Setting
+    seed : int
+    workers : Workers
+    """
+
+    X: Floats
+    y: Ints
+    X_eval: Floats
+    settings: list[Setting]
+    seed: int
+    workers: Workers
+
+    @property
+    def n_classes(self) -> int:
+        """Number of classes, n."""
+        return int(self.y.max()) + 1
