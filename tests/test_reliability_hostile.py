@@ -49,7 +49,13 @@ def test_a_file_name_need_not_be_utf8(tmp_path: Path) -> None:
     path.write_bytes(b"text")
     refused(clipkit("entropy", path), 1, "got text")
     output = tmp_path / os.fsdecode(b"out\xff.h5")
-    ok("logits", write_feature_file(tmp_path / "img.h5"), write_feature_file(tmp_path / "txt.h5", "texts"), "-o", output)
+    ok(
+        "logits",
+        write_feature_file(tmp_path / "img.h5"),
+        write_feature_file(tmp_path / "txt.h5", "texts"),
+        "-o",
+        output,
+    )
     assert read(output).kind == "logits"
 
 
