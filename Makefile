@@ -1,4 +1,5 @@
-# make help lists the targets.
+# `make help` lists the targets. The first half of this file is for developers; the second half
+# repeats the thesis, chapter by chapter.
 .DELETE_ON_ERROR:
 .SUFFIXES:
 SHELL = /bin/bash
@@ -10,57 +11,65 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DEMO := results/demo/tiny-shapes
 
-.PHONY: help install demo test lint format docs bench fuzz tiny clean
+.PHONY: help install demo test test-quick lint format docs bench fuzz tiny clean
 .DEFAULT_GOAL := help
 
-help:  ## Show this list
+help:  ## List the targets
 	@grep -hE '^[a-z0-9%.-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-install: $(INSTALLED)  ## Make .venv and install clipkit with what its tests need
+install: $(INSTALLED)  ## Create .venv and install clipkit with its development tools
 
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --editable '.[dev]'
 	@touch $@
 
-test: lint  ## Run the linters and the tests
-	$(BIN)/python -m pytest -m "not slow"
-
-lint: $(INSTALLED)  ## Check style, formatting and types
-	$(BIN)/ruff check
-	$(BIN)/ruff format --check
-	$(BIN)/mypy
-
-format: $(INSTALLED)  ## Mend style and formatting
-	$(BIN)/ruff check --fix
-	$(BIN)/ruff format
-
-demo: $(INSTALLED)  ## The pipeline on the bundled data set and model, beside an untrained twin: a table and four pictures
-	@$(MAKE) --no-print-directory tour MODEL=tiny DATASET=shapes UNTRAINED=7 LIMIT=5000 RESULTS=results/demo
+demo: $(INSTALLED)  ## Run the pipeline on the bundled data set and model, with an untrained control
+	@$(MAKE) --no-print-directory tour MODEL=tiny DATASET=shapes UNTRAINED=7 LIMIT=5000 \
+	  RESULTS=results/demo
 	@cat $(DEMO)/report.md
 	@echo
 	@echo "The pictures:"
 	@ls $(DEMO)/*.png
 
-docs: $(INSTALLED)  ## Run the examples in README.md and docs/ again and write down what they print
+test: lint  ## Run the linters and the tests
+	$(BIN)/python -m pytest -m "not slow"
+
+test-quick: $(INSTALLED)  ## Run the quick tests, in about a minute on two cores
+	$(BIN)/python -m pytest -m "not slow and not long"
+
+lint: $(INSTALLED)  ## Check style, formatting, types and the layers of imports
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(INSTALLED)  ## Fix style and formatting
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+docs: $(INSTALLED)  ## Run the examples of README.md and docs/ again and record their output
 	$(BIN)/python docs/examples.py
 
-bench: $(INSTALLED)  ## Time clipkit beside what it replaces: make bench BENCH="--images 4096 --rows 1000000"
+bench: $(INSTALLED)  ## Benchmark clipkit: make bench BENCH="--images 4096 --rows 1000000"
 	$(BIN)/python tests/bench/bench.py $(BENCH)
 
-fuzz: $(INSTALLED)  ## Read 56,000 damaged files; kill real runs at 50 random points
+fuzz: $(INSTALLED)  ## Read 56,000 damaged files, and kill real runs at 50 random points
 	$(BIN)/python tests/fuzz/run.py --cases 24000
 	$(BIN)/python -m pytest -m slow
 
-tiny: $(INSTALLED)  ## Train the bundled model again: ten minutes of one quiet core
+tiny: $(INSTALLED)  ## Train the bundled model again, in ten minutes on one idle core
 	$(BIN)/python -m clipkit.tiny.train --out build/tiny
 
-clean:  ## Remove the environment and every made file
+clean:  ## Remove the environment and all generated files
 	rm -rf $(VENV) build results .pytest_cache .mypy_cache .ruff_cache
 
-# The thesis, chapter by chapter; `make -n thesis` reads like its method section. A data set's results are in the folder
-# RESULTS/<model>-<data set>, with UNTRAINED=SEED those of the model's untrained twin beside it. A file's name tells what
-# made it: generic32.logits.svm.h5 is what the SVM found in the logits of generic32. No path may hold a space.
+# ---- The thesis, chapter by chapter --------------------------------------------------------------
+#
+# `make -n thesis` reads like the thesis's method section. The results of a data set are in the
+# folder RESULTS/<model>-<data set>. UNTRAINED=SEED adds those of the untrained control, in
+# RESULTS/<model>-untrained<seed>-<data set>. A file's name says how it was made:
+# generic32.logits.svm.h5 is the result of an SVM on the logits of the prompt set generic32.
 MODEL = openai/clip-vit-base-patch32
 DATASET =
 ROOT =
@@ -70,116 +79,154 @@ DEVICE =
 UNTRAINED =
 RESULTS = results
 
-comma := ,
-TAUS := 1,0.5,0.07,0.05,0.03,0.02
+TEMPERATURES := 1,0.5,0.07,0.05,0.03,0.02
 SEEDS := 42 1 2 3 4
 SETS := generic16 generic32 generic99 generic205 generic415
-LARGE := imagenette tiny-imagenet food101
+HIGH_RESOLUTION := imagenette tiny-imagenet food101
 
 .PHONY: thesis chapter2 chapter3 chapter4 chapter5 resolution tour
-thesis: chapter2 chapter3 chapter4 chapter5  ## All of: (MODEL DATASET ROOT LIMIT PRECISION DEVICE UNTRAINED RESULTS)
+thesis: chapter2 chapter3 chapter4 chapter5  ## All chapters (MODEL DATASET LIMIT UNTRAINED ...)
 chapter2:  ## Baseline and zero-shot
 chapter3:  ## Class-agnostic prompts, and the entropy of their logits
 chapter4:  ## Temperature, classifiers, prompt vocabularies, higher resolution
 chapter5:  ## Clustering
 
-chapter2 := img.svm.h5 img.logreg.h5 img.svm.confusion.png img.svm.classes.png \
+# The files of each chapter.
+SEED := $(firstword $(SEEDS))
+RANDOM_SETS := $(SETS:generic%=random%)
+
+chapter2 := \
+  img.svm.h5 img.svm.confusion.png img.svm.classes.png img.logreg.h5 \
   $(addprefix classes.logits.zeroshot.,h5 confusion.png classes.png)
-chapter3 := generic16.logits.svm.h5 generic16.logits.entropy.h5 generic32.logits.logreg.h5 \
-  $(addprefix generic32.logits.,svm.h5 entropy.h5 entropy.png confidence.png logits.png similarity.png)
-chapter4 := $(addprefix generic32.logits.,sweep.h5 svm-val.h5 logreg-val.h5 mlp-val.h5 trade.h5 trade-probs.h5) \
-  $(foreach set,$(SETS),$(addprefix $(set).logits.,svm.h5 few.h5 entropy.h5)) \
-  $(foreach set,$(SETS:generic%=random%),$(SEEDS:%=$(set)-%.svm.h5) $(set)-42.few.h5) \
-  $(addprefix generic32.logits.,sweep.temperature.png trade.grid.png trade-probs.grid.png) classifiers.png spectrum.png
-chapter5 := $(foreach file,img generic32.logits generic415.logits,\
-  $(SEEDS:%=$(file).cluster-%.h5) $(file).cluster-$(firstword $(SEEDS)).clusters.png)
-tour := images.png img.svm.h5 classes.logits.zeroshot.h5 classes.logits.zeroshot.outlines.png \
-  $(addprefix generic32.logits.,sweep.h5 entropy.h5 sweep.temperature.png similarity.png)
+chapter3 := \
+  $(addprefix generic16.logits.,svm.h5 entropy.h5) \
+  $(addprefix generic32.logits.,svm.h5 logreg.h5 entropy.h5) \
+  $(addprefix generic32.logits.,entropy.png confidence.png logits.png similarity.png)
+chapter4 := \
+  $(addprefix generic32.logits.,sweep.h5 sweep.temperature.png) \
+  $(addprefix generic32.logits.,c-tau-grid.h5 c-tau-grid.grid.png) \
+  $(addprefix generic32.logits.,c-tau-grid-probs.h5 c-tau-grid-probs.grid.png) \
+  $(addprefix generic32.logits.,svm-val.h5 logreg-val.h5 mlp-val.h5) classifiers.png \
+  $(SETS:%=%.h5) spectrum.png \
+  $(SETS:%=%.logits.svm.h5) $(SETS:%=%.logits.entropy.h5) $(SETS:%=%.logits.fewshot.h5) \
+  $(foreach seed,$(SEEDS),$(RANDOM_SETS:%=%-$(seed).svm.h5)) $(RANDOM_SETS:%=%-$(SEED).fewshot.h5)
+chapter5 := $(foreach features,img generic32.logits generic415.logits,\
+  $(SEEDS:%=$(features).cluster-%.h5) $(features).cluster-$(SEED).clusters.png)
 resolution := $(foreach set,generic32 food32,$(set).logits.svm.h5 $(set).logits.entropy.h5)
+tour := \
+  images.png img.svm.h5 classes.logits.zeroshot.h5 classes.logits.zeroshot.outlines.png \
+  $(addprefix generic32.logits.,sweep.h5 sweep.temperature.png entropy.h5 similarity.png)
 
-chapters := chapter2 chapter3 chapter4 chapter5
-asked := $(filter $(chapters) resolution tour,$(MAKECMDGOALS:thesis=$(chapters)))
+CHAPTERS := chapter2 chapter3 chapter4 chapter5
+GOALS := $(filter $(CHAPTERS) resolution tour,$(patsubst thesis,$(CHAPTERS),$(MAKECMDGOALS)))
 
-# A misspelt DATASET would be five data sets, a space in a path two targets.
-names := MODEL DATASET ROOT LIMIT PRECISION DEVICE UNTRAINED RESULTS SEEDS SETS VENV PYTHON INSTALLED CIFAR10
-given = $(foreach word,$(MAKEOVERRIDES),$(if $(findstring =,$(word)),$(firstword $(subst =, ,$(word)))))
-ifneq ($(asked),)
-$(foreach name,$(filter-out $(names),$(given)),$(error no variable is called $(name); there are $(names)))
-$(foreach name,MODEL DATASET ROOT LIMIT UNTRAINED RESULTS,$(if $(word 2,$($(name))),\
-  $(error $(name) must hold no space; got $($(name)))))
+# Refuse unknown variables, since a misspelt DATASET would run all data sets. Refuse spaces, since
+# make would take a path with a space for two targets.
+VARIABLES := MODEL DATASET ROOT LIMIT PRECISION DEVICE UNTRAINED RESULTS SEEDS SETS \
+  VENV PYTHON INSTALLED CIFAR10
+WITHOUT_SPACE := MODEL DATASET ROOT LIMIT UNTRAINED RESULTS
+ifneq ($(GOALS),)
+set_by_user = $(findstring command line,$(origin $1))
+$(foreach name,$(filter-out $(VARIABLES),$(.VARIABLES)),$(if $(call set_by_user,$(name)),\
+  $(error unknown variable $(name); known: $(VARIABLES))))
+$(foreach name,$(WITHOUT_SPACE),$(if $(word 2,$($(name))),\
+  $(error $(name): expected no space, got $($(name)))))
 endif
 
-ifeq ($(DATASET),)  # the thesis's own, each in a make of its own
-cifar10 := $(filter chapter2,$(asked))
-cifar100 := $(asked)
-$(foreach data,$(LARGE),$(eval $(data) := $(and $(filter chapter4,$(asked)),resolution)))
-
-.PHONY: cifar10 cifar100 $(LARGE)
-$(asked): cifar10 cifar100 $(LARGE)
-cifar10 cifar100 $(LARGE): | $(INSTALLED)
-	$(if $($@),$(MAKE) --no-print-directory $($@) DATASET=$@)
+ifeq ($(DATASET),)
+# Without DATASET, make each of the thesis's data sets by a make of its own.
+DATASETS := cifar10 cifar100 $(HIGH_RESOLUTION)
+.PHONY: $(DATASETS)
+$(GOALS): $(DATASETS)
+cifar10: chapters := $(filter chapter2,$(GOALS))
+cifar100: chapters := $(GOALS)
+$(HIGH_RESOLUTION): chapters := $(if $(filter chapter4,$(GOALS)),resolution)
+$(DATASETS): | $(INSTALLED)
+	$(if $(chapters),$(MAKE) --no-print-directory $(chapters) DATASET=$@)
 else
 
-base = $(notdir $(patsubst %/,%,$(patsubst %/openai,%,$(subst ViT-B/,ViT-B-,$(subst ViT-L/,ViT-L-,$1)))))
-OUT := $(RESULTS)/$(call base,$(MODEL))-$(call base,$(DATASET))
-twin = $(RESULTS)/$(call base,$(MODEL))-untrained$1-$(call base,$(DATASET))
+# The slug of a model or data set is its part in the folder's name: the last part of a path or of a
+# Hub id. The slash of a name such as ViT-B/32 becomes a hyphen.
+last_part = $(if $(filter ViT-%,$1),$(subst /,-,$1),$(notdir $1))
+slug = $(call last_part,$(patsubst %/openai,%,$(patsubst %/,%,$1)))
+control_folder = $(RESULTS)/$(call slug,$(MODEL))-untrained$1-$(call slug,$(DATASET))
+OUT := $(RESULTS)/$(call slug,$(MODEL))-$(call slug,$(DATASET))
 
-# Results of other settings are not mixed.
-settings := MODEL=$(MODEL:%/=%) DATASET=$(DATASET:%/=%) LIMIT=$(LIMIT) PRECISION=$(PRECISION)
-differ = $(and $(wildcard $1/settings),$(subst <$(settings)>,,<$(shell cat $1/settings)>))
-twins := $(patsubst %/img.h5,%,$(wildcard $(call twin,*)/img.h5))
-TWIN := $(if $(UNTRAINED),$(call twin,$(UNTRAINED)),$(firstword $(foreach folder,$(twins),\
-  $(if $(call differ,$(folder)),,$(folder)))))
-stale := $(foreach folder,$(OUT) $(TWIN),$(if $(call differ,$(folder)),$(folder)))
-ifneq ($(asked),)
-$(foreach folder,$(stale),$(if $(wildcard $(folder)/img.h5*),$(error $(folder)/settings says \
-  $(shell cat $(folder)/settings), not $(settings): remove its folder, or name another with RESULTS=)))
-.PHONY: $(stale:%=%/settings)  # written again, since nothing was made by them
+# A folder records in its file `settings` what its results were made with. settings_differ lists
+# the recorded settings that are not the current ones.
+SETTINGS := MODEL=$(MODEL:%/=%) DATASET=$(DATASET:%/=%) LIMIT=$(LIMIT) PRECISION=$(PRECISION)
+settings_differ = $(filter-out $(SETTINGS),$(shell cat $1/settings 2>/dev/null))
+
+# The control is the one that UNTRAINED names or, without it, any that was made with these settings.
+CONTROLS := $(patsubst %/img.h5,%,$(wildcard $(call control_folder,*)/img.h5))
+CONTROLS := $(foreach folder,$(CONTROLS),$(if $(call settings_differ,$(folder)),,$(folder)))
+CONTROL := $(if $(UNTRAINED),$(call control_folder,$(UNTRAINED)),$(firstword $(CONTROLS)))
+
+# Refuse to mix results of different settings. A folder without embeddings gets the new settings.
+OUTDATED := $(foreach folder,$(OUT) $(CONTROL),$(if $(call settings_differ,$(folder)),$(folder)))
+ifneq ($(GOALS),)
+$(foreach folder,$(OUTDATED),$(if $(wildcard $(folder)/img.h5*),$(error $(folder)/settings: \
+  expected $(SETTINGS), got $(shell cat $(folder)/settings); \
+  hint: remove the folder, or choose another one with RESULTS=)))
 endif
+.PHONY: $(OUTDATED:%=%/settings)
 
-ifneq ($(filter $(DATASET),$(LARGE)),)
+ifneq ($(filter $(DATASET),$(HIGH_RESOLUTION)),)
 chapter4 += $(resolution)
-else ifneq ($(and $(filter chapter4,$(asked)),$(filter 0,$(MAKELEVEL))),)
-$(info # chapter 4, higher resolution: skipped, since $(DATASET) is none of $(LARGE))
+else ifneq ($(and $(filter chapter4,$(GOALS)),$(filter 0,$(MAKELEVEL))),)
+$(info # chapter 4, higher resolution: skipped, since $(DATASET) is none of $(HIGH_RESOLUTION))
 endif
 
-files := $(foreach chapter,$(asked),$($(chapter)))
-numbers := img.h5 $(filter %.h5,$(files)) $(and $(filter chapter4,$(asked)),$(SETS:%=%.h5))
-$(asked): $(OUT)/report.md
-$(OUT)/report.md: $(addprefix $(OUT)/,$(numbers) $(filter %.png,$(files))) $(and $(UNTRAINED),$(addprefix $(TWIN)/,$(numbers)))
-	clipkit report $(OUT) $(TWIN:%=--untrained % )-f -o $@
+# Each chapter is finished by a report on everything in the folder.
+FILES := img.h5 $(foreach goal,$(GOALS),$($(goal)))
+CONTROL_FILES := $(if $(UNTRAINED),$(addprefix $(CONTROL)/,$(filter %.h5,$(FILES))))
+$(GOALS): $(OUT)/report.md
+$(OUT)/report.md: $(addprefix $(OUT)/,$(FILES)) $(CONTROL_FILES)
+	clipkit report $(strip $(OUT) $(call option,untrained,$(CONTROL))) -f -o $@
 
-# A report of another twin is none.
+# Make the report again if it lacks the control that UNTRAINED names.
 ifneq ($(and $(UNTRAINED),$(wildcard $(OUT)/report.md)),)
 .PHONY: $(if $(shell grep -F 'untrained (seed $(UNTRAINED))' $(OUT)/report.md),,$(OUT)/report.md)
 endif
 
-# What results are made of is kept, but not missed when it is gone and they are there.
-material := settings img.h5 classes.h5 classes.logits.h5 $(foreach set,$(SETS) food32,$(set).h5 $(set).logits.h5)
-.SECONDARY: $(foreach folder,$(OUT) $(TWIN),$(addprefix $(folder)/,$(material)))
+# Keep intermediate files, but do not rebuild them if only they are missing.
+INTERMEDIATE := settings img.h5 classes.h5 classes.logits.h5 \
+  $(foreach set,$(SETS) food32,$(set).h5 $(set).logits.h5)
+.SECONDARY: $(foreach folder,$(OUT) $(CONTROL),$(INTERMEDIATE:%=$(folder)/%))
 
 endif
 
-encoder = --model $(MODEL)$(addprefix $() --untrained ,$(untrained))$(PRECISION:%= --precision %)$(DEVICE:%= --device %)
-rows = $(ROOT:%= --root %)$(LIMIT:%= --limit %)$(if $(filter tiny-imagenet,$(DATASET)), --classes 100)
-few := --classifier logreg --shots 20 -t $(TAUS) --val 0.1
+# How each file is made. Recipes find clipkit on the PATH, so that a dry run reads like a session.
+# Only the environment itself is made by the user's own Python.
 $(RESULTS)/%: export PATH := $(abspath $(BIN)):$(PATH)
 $(INSTALLED): export PATH := $(PATH)
-$(TWIN)/%: untrained := $(UNTRAINED)
+$(CONTROL)/%: seed := $(UNTRAINED)
+
+# $(call option,limit,50) is --limit 50, and nothing where the value is empty.
+option = $(if $2,--$1 $2)
+MODEL_OPTIONS = $(strip --model $(MODEL) $(call option,untrained,$(seed)) \
+  $(call option,precision,$(PRECISION)) $(call option,device,$(DEVICE)))
+DATA_OPTIONS = $(strip $(call option,root,$(ROOT)) $(call option,limit,$(LIMIT)) \
+  $(if $(filter tiny-imagenet,$(DATASET)),--classes 100))
+FEWSHOT := --classifier logreg --shots 20 -t $(TEMPERATURES) --val 0.1
+
+# The last word of a name such as img.svm.confusion.
+last_word = $(subst .,,$(suffix $1))
 
 .SECONDEXPANSION:
 %/settings: | $(INSTALLED)
 	mkdir -p $(@D)
-	echo '$(settings)' > $@
+	echo '$(SETTINGS)' > $@
 
-%/img.h5: | %/settings  # exit code 3: some images cannot be used, and the report says how many
-	clipkit embed $(DATASET)$(rows) $(encoder) -o $@ || test $$? = 3
+# Exit code 3 says that some images were skipped. The report says how many.
+%/img.h5: | %/settings
+	clipkit embed $(strip $(DATASET) $(DATA_OPTIONS) $(MODEL_OPTIONS)) -o $@ || test $$? = 3
 
 %.h5: prompts/$$(*F).txt | $$(@D)/settings
-	clipkit textembed $< $(encoder) -f -o $@
+	clipkit textembed $< $(MODEL_OPTIONS) -f -o $@
 
 %/classes.h5: %/img.h5
-	clipkit textembed --classes $< --template "a photo of a {}" $(encoder) -f -o $@
+	clipkit textembed --classes $< --template "a photo of a {}" $(MODEL_OPTIONS) -f -o $@
 
 %.logits.h5: $$(@D)/img.h5 %.h5
 	clipkit logits $^ -f -o $@
@@ -188,7 +235,7 @@ $(TWIN)/%: untrained := $(UNTRAINED)
 	clipkit zeroshot $< -f -o $@
 
 %.entropy.h5: %.h5
-	clipkit entropy $< -t $(TAUS) -f -o $@
+	clipkit entropy $< -t $(TEMPERATURES) -f -o $@
 
 %.svm.h5: %.h5
 	clipkit probe $< -f -o $@
@@ -197,42 +244,46 @@ $(TWIN)/%: untrained := $(UNTRAINED)
 	clipkit probe $< --classifier logreg -f -o $@
 
 %.sweep.h5: %.h5
-	clipkit probe $< -t $(TAUS) -f -o $@
+	clipkit probe $< -t $(TEMPERATURES) -f -o $@
 
 %-val.h5: $$(basename $$*).h5
-	clipkit probe $< --classifier $(subst .,,$(suffix $*)) -t $(TAUS) --val 0.1 -f -o $@
+	clipkit probe $< --classifier $(call last_word,$*) -t $(TEMPERATURES) --val 0.1 -f -o $@
 
-# tau falls by 2 and C grows by 4, so that C / tau^2 recurs; probabilities are 32 times smaller, their C 32^2 times larger.
-%.trade.h5: %.h5
-	clipkit probe $< --shots 20 -t 1,0.5,0.25,0.125,0.0625 -C 0.25,1,4,16 -f -o $@
+%.fewshot.h5: %.h5
+	clipkit probe $< $(FEWSHOT) -f -o $@
 
-%.trade-probs.h5: %.h5
-	clipkit probe $< --shots 20 --features probs -t 1,0.5,0.25,0.125,0.0625 -C 256,1024,4096,16384 -f -o $@
+# tau falls by a factor of 2 and C grows by a factor of 4, so that values of C / tau^2 recur.
+# Probabilities are about 32 times smaller than cosines, so their C is 32^2 times larger.
+c_tau_grid = clipkit probe $< --shots 20 -t 1,0.5,0.25,0.125,0.0625
+%.c-tau-grid.h5: %.h5
+	$(c_tau_grid) -C 0.25,1,4,16 -f -o $@
 
-%.few.h5: %.h5
-	clipkit probe $< $(few) -f -o $@
+%.c-tau-grid-probs.h5: %.h5
+	$(c_tau_grid) --features probs -C 256,1024,4096,16384 -f -o $@
 
-random%-42.few.h5: $$(@D)/img.h5
-	clipkit logits $< --random $(*F) --seed 42 | clipkit probe $(few) -f -o $@
+# random32-42 names 32 random directions of seed 42.
+random_logits = clipkit logits $< --random $(subst -, --seed ,$(*F))
+random%.svm.h5: $$(@D)/img.h5
+	$(random_logits) | clipkit probe -f -o $@
 
-define seeded
-random%-$1.svm.h5: $$$$(@D)/img.h5
-	clipkit logits $$< --random $$(*F) --seed $1 | clipkit probe -f -o $$@
+random%.fewshot.h5: $$(@D)/img.h5
+	$(random_logits) | clipkit probe $(FEWSHOT) -f -o $@
 
+define cluster_with_seed
 %.cluster-$1.h5: %.h5
 	clipkit cluster $$< --seed $1 -f -o $$@
-
 endef
-$(eval $(foreach seed,$(SEEDS),$(call seeded,$(seed))))
+$(foreach seed,$(SEEDS),$(eval $(call cluster_with_seed,$(seed))))
 
+%.entropy.png %.confidence.png: plot_options := -t 1,0.07,0.02
 %.png: $$(basename $$*).h5
-	clipkit plot $(subst .,,$(suffix $*)) $< $(if $(filter %.entropy %.confidence,$*),-t 1$(comma)0.07$(comma)0.02 )-f -o $@
-
-%/images.png: | %/settings
-	clipkit plot images $(DATASET)$(ROOT:%= --root %) -f -o $@
+	clipkit plot $(strip $(call last_word,$*) $< $(plot_options)) -f -o $@
 
 %.outlines.png: %.h5
 	clipkit plot confusion $< --groups prompts/groups/shapes-outlines.tsv -f -o $@
+
+%/images.png: | %/settings
+	clipkit plot images $(strip $(DATASET) $(call option,root,$(ROOT))) -f -o $@
 
 %/classifiers.png: $(foreach classifier,svm logreg mlp,%/generic32.logits.$(classifier)-val.h5)
 	clipkit plot temperature $^ --split val -f -o $@
@@ -240,14 +291,18 @@ $(eval $(foreach seed,$(SEEDS),$(call seeded,$(seed))))
 %/spectrum.png: $(foreach set,$(SETS),%/$(set).h5)
 	clipkit plot spectrum $^ -f -o $@
 
+# ---- The numbers and pictures of docs/thesis.md --------------------------------------------------
 CIFAR10 =
 PAGE := build/thesis
+VIT_B32 := $(PAGE)/vit-b-32
 .PHONY: thesis-page
-thesis-page: $(INSTALLED)  ## Make docs/thesis.md's numbers and pictures again (CIFAR10=FOLDER of image files), in half an hour
+thesis-page: $(INSTALLED)  ## Update docs/thesis.md (CIFAR10=FOLDER of image files), in half an hour
 	test -d '$(CIFAR10)'
 	rm -rf $(PAGE)
-	$(MAKE) chapter3 MODEL=tiny DATASET=shapes LIMIT=500 PRECISION=fp32 UNTRAINED=7 RESULTS=$(PAGE)/small
+	$(MAKE) chapter3 MODEL=tiny DATASET=shapes LIMIT=500 PRECISION=fp32 UNTRAINED=7 \
+	  RESULTS=$(PAGE)/small
 	$(MAKE) thesis MODEL=tiny DATASET=shapes UNTRAINED=7 RESULTS=$(PAGE)
-	cd tests && $(abspath $(BIN))/python -c 'from clip_factory import *; vit_b32(Path("../$(PAGE)/vit-b-32"))'
-	$(MAKE) thesis MODEL=$(PAGE)/vit-b-32 DATASET=$(CIFAR10) LIMIT=2000 RESULTS=$(PAGE)
+	PYTHONPATH=tests $(BIN)/python -c \
+	  'import pathlib, clip_factory; clip_factory.vit_b32(pathlib.Path("$(VIT_B32)"))'
+	$(MAKE) thesis MODEL=$(VIT_B32) DATASET=$(CIFAR10) LIMIT=2000 RESULTS=$(PAGE)
 	$(BIN)/python docs/thesis.py $(PAGE)

@@ -61,14 +61,14 @@ class ClipkitGroup(TyperGroup):
     ) -> NoReturn:
         """Run a command line and exit."""
         words = sys.argv[1:] if args is None else list(args)
-        command = next((f" {word}" for word in words if word in self.commands), "")
+        command = _command_path(self, words)
         extra["standalone_mode"] = False
         try:
             code = super().main(words, **extra) or 0
             sys.stdout.flush()
         except Interrupted as stop:
             name = signal.Signals(stop.number).name
-            console.write_line(f"clipkit{command}: interrupted by {name}")
+            console.write_line(f"{command}: interrupted by {name}")
             raise
         except SystemExit as stop:
             _flush_stdout()
@@ -85,10 +85,22 @@ class ClipkitGroup(TyperGroup):
             if hint:
                 message += f"; hint: {hint}"
             if message:  # none where Typer showed the help instead
-                console.write_line(f"clipkit{command}: {message}")
+                console.write_line(f"{command}: {message}")
             _flush_stdout()
             raise SystemExit(code) from error
         sys.exit(code)
+
+
+def _command_path(group: Any, words: list[str]) -> str:
+    """Return the commands that a command line names: `clipkit plot temperature`."""
+    path = "clipkit"
+    for word in words:
+        if word in getattr(group, "commands", ()):
+            path += f" {word}"
+            group = group.commands[word]
+        elif not word.startswith("-"):
+            break
+    return path
 
 
 def _explain(error: Exception) -> tuple[str, str | None, int]:
@@ -158,8 +170,11 @@ def set_options(
 
 
 for _name in COMMANDS:
-    _module = importlib.import_module(f"clipkit.commands.{_name}")
-    app.command(_name)(getattr(_module, _name))
+    _command = getattr(importlib.import_module(f"clipkit.commands.{_name}"), _name)
+    if isinstance(_command, typer.Typer):
+        app.add_typer(_command, name=_name)
+    else:
+        app.command(_name)(_command)
 
 
 def main() -> None:

@@ -1,13 +1,11 @@
-r"""Prompt files, templates and class names: what becomes a text for the text tower, in which order.
+r"""Parse prompt files and templates, and fill templates with class names.
 
-A prompt file is UTF-8 text with one prompt a line. There is no comment syntax: a prompt may begin with ``#``.
-
-- Lines end in ``\n`` or ``\r\n``, and in nothing else: U+2028, U+0085 and a form feed are characters of a prompt.
-  A lone ``\r`` is refused, since splitting there and keeping it would both be guesses.
-- Whitespace around a prompt is dropped, and so are byte order marks there (``cat a.txt b.txt`` may leave one where
-  the second file begins).
-- Blank lines are dropped and counted. Equal prompts are kept and reported; equal means character by character.
-- Control characters are refused, save those that Unicode counts as whitespace (a tab, say).
+A prompt file is UTF-8 text with one prompt per line. There are no comments: a prompt may begin with
+``#``. Only ``\n`` and ``\r\n`` end a line; U+2028, U+0085 and a form feed belong to the prompt. A
+lone ``\r`` is refused, because splitting there and keeping it would both be guesses. Whitespace and
+byte order marks around a prompt are dropped: ``cat a.txt b.txt`` may leave a mark inside. Blank
+lines are dropped and counted. Duplicates are kept and reported. Control characters that are not
+whitespace are refused.
 """
 
 from __future__ import annotations
@@ -15,20 +13,20 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from clipkit.errors import ClipkitError, UsageError
 
-STDIN = "standard input"
-SHOWN = 5  # duplicates that a warning spells out
-EDGES = (
-    "".join(filter(str.isspace, map(chr, range(0x3001)))) + "\ufeff"
-)  # U+3000 is the last whitespace character
-CONTROLS = re.compile(
-    r"[\x00-\x08\r\x0e-\x1b\x7f-\x84\x86-\x9f]"
-)  # Unicode's Cc less whitespace, and a lone \r
+if TYPE_CHECKING:
+    from clipkit.features import Int64
+
+LISTED_DUPLICATES = 5  # that a warning lists
+WHITESPACE = "".join(filter(str.isspace, map(chr, range(0x3001))))  # U+3000 is the last one
+STRIPPED = WHITESPACE + "\ufeff"
+# The category Cc of Unicode without whitespace, and a lone \r.
+CONTROLS = re.compile(r"[\x00-\x08\r\x0e-\x1b\x7f-\x84\x86-\x9f]")
 
 
 @dataclass(frozen=True)
@@ -38,15 +36,15 @@ class Prompts:
     Attributes
     ----------
     name : str
-        The file's name, for messages.
+        What messages call the file.
     texts : list of str, (K,)
-        The prompts. Never empty, no prompt blank.
+        The prompts. There is at least one, and none is blank.
     lines : list of int, (K,)
         The line of each prompt, counted from 1.
     blank : int
-        How many blank lines were dropped.
+        The number of blank lines that were dropped.
     duplicates : list of (int, int)
-        For each prompt that equals an earlier one: the line of the first and its own.
+        For each prompt that repeats an earlier one: the line of the first and its own.
     """
 
     name: str
@@ -56,35 +54,33 @@ class Prompts:
     duplicates: list[tuple[int, int]] = field(default_factory=list)
 
     def warnings(self) -> list[str]:
-        r"""One-line messages about what a user may not have meant.
+        r"""Return one-line warnings about blank lines and duplicates.
 
-        >>> read(b"a dot\n\na line\na dot\n", "mine.txt").warnings()
+        >>> parse(b"a dot\n\na line\na dot\n", "mine.txt").warnings()
         ['mine.txt: 1 blank line dropped', 'mine.txt: 1 duplicate kept: line 4 repeats line 1']
         """
-        found = []
+        warnings = []
         if self.blank:
-            found.append(f"{self.name}: {_count(self.blank, 'blank line')} dropped")
+            warnings.append(f"{self.name}: {_count(self.blank, 'blank line')} dropped")
         if self.duplicates:
-            pairs = [
-                f"line {later} repeats line {first}" for first, later in self.duplicates[:SHOWN]
-            ]
-            rest = len(self.duplicates) - SHOWN
-            pairs += [f"and {rest} more"] if rest > 0 else []
-            found.append(
-                f"{self.name}: {_count(len(self.duplicates), 'duplicate')} kept: {', '.join(pairs)}"
-            )
-        return found
+            listed = self.duplicates[:LISTED_DUPLICATES]
+            pairs = [f"line {later} repeats line {first}" for first, later in listed]
+            if len(self.duplicates) > len(listed):
+                pairs.append(f"and {len(self.duplicates) - len(listed)} more")
+            count = _count(len(self.duplicates), "duplicate")
+            warnings.append(f"{self.name}: {count} kept: {', '.join(pairs)}")
+        return warnings
 
 
-def read(data: bytes, name: str) -> Prompts:
-    r"""Read a prompt file: UTF-8, one prompt a line, no comments (see the module's text for the rules).
+def parse(data: bytes, name: str) -> Prompts:
+    r"""Parse a prompt file.
 
     Parameters
     ----------
     data : bytes
         The whole file.
     name : str
-        What to call it in messages; ``-`` or ``stdin`` for standard input.
+        What messages call it; see `clipkit.files.display_name`.
 
     Returns
     -------
@@ -94,79 +90,65 @@ def read(data: bytes, name: str) -> Prompts:
     Raises
     ------
     ClipkitError
-        Nothing but blanks; bytes that are not UTF-8; a control character. The line is named.
+        If there is no prompt, a byte that is not UTF-8 or a control character. The message names
+        the line.
 
     Examples
     --------
-    >>> read(b"\xef\xbb\xbfa dot\r\n\r\n# a hash sign\r\n", "mine.txt")
+    >>> parse(b"\xef\xbb\xbfa dot\r\n\r\n# a hash sign\r\n", "mine.txt")
     Prompts(name='mine.txt', texts=['a dot', '# a hash sign'], lines=[1, 3], blank=1, duplicates=[])
     """
-    name = STDIN if name in ("-", "stdin") else name
-    if not data and name == STDIN:
-        raise ClipkitError("empty input: did the command before it fail?")
+    if not data:
+        raise ClipkitError(f"{name}: empty input: did the command before it fail?")
     texts: list[str] = []
     lines: list[int] = []
     duplicates: list[tuple[int, int]] = []
-    first: dict[str, int] = {}
-    split = _decode(data, name).replace("\r\n", "\n").removesuffix("\n").split("\n")
-    for number, line in enumerate(split, start=1):
-        _refuse_controls(line, f"{name}, line {number}")
-        text = line.strip(EDGES)
+    first_line: dict[str, int] = {}
+    rows = _decode(data, name).replace("\r\n", "\n").removesuffix("\n").split("\n")
+    for line, row in enumerate(rows, start=1):
+        _check_controls(row, f"{name}, line {line}")
+        text = row.strip(STRIPPED)
         if not text:
             continue
-        if first.setdefault(text, number) != number:
-            duplicates.append((first[text], number))
         texts.append(text)
-        lines.append(number)
+        lines.append(line)
+        if text in first_line:
+            duplicates.append((first_line[text], line))
+        else:
+            first_line[text] = line
     if not texts:
-        raise ClipkitError(
-            f"{name} must hold at least one prompt; got {'blank lines' if data else 'an empty file'}"
-        )
-    return Prompts(name, texts, lines, blank=len(split) - len(texts), duplicates=duplicates)
+        raise ClipkitError(f"{name}: expected at least one prompt, got blank lines")
+    return Prompts(name, texts, lines, len(rows) - len(texts), duplicates)
 
 
-def read_templates(data: bytes, name: str) -> Prompts:
-    r"""Read a template file: a prompt file whose every line holds a placeholder, ``{}`` or ``{c}``.
-
-    Parameters
-    ----------
-    data : bytes
-        The whole file.
-    name : str
-        What to call it in messages.
-
-    Returns
-    -------
-    Prompts
-        T >= 1 templates, in `texts`.
+def parse_templates(data: bytes, name: str) -> Prompts:
+    r"""Parse a template file: a prompt file with the placeholder ``{}`` or ``{c}`` in every line.
 
     Raises
     ------
     ClipkitError
-        As `read`.
+        As `parse`.
     UsageError
-        A line without a placeholder, or with both of them. The line is named.
+        If a line holds no placeholder or both. The message names the line.
 
     Examples
     --------
-    >>> read_templates(b"a photo of a {}\na drawing of a {c}\n", "mine.txt").texts
+    >>> parse_templates(b"a photo of a {}\na drawing of a {c}\n", "mine.txt").texts
     ['a photo of a {}', 'a drawing of a {c}']
     """
-    templates = read(data, name)
+    templates = parse(data, name)
     for text, line in zip(templates.texts, templates.lines, strict=True):
-        _placeholder(text, f"{templates.name}, line {line}: ")
+        _placeholder(text, f"{name}, line {line}: ")
     return templates
 
 
 def fill(template: str, class_name: str) -> str:
-    """Put a class name in the place of a template's ``{}`` or ``{c}``; other braces are left alone.
-
-    A placeholder that occurs twice is filled twice.
+    """Fill every ``{}`` or ``{c}`` of a template with a class name; other braces stay.
 
     Raises
     ------
     UsageError
-        A template without a placeholder, or with both of them.
+        If the template holds no placeholder or both.
 
     Examples
     --------
@@ -179,7 +161,7 @@ def fill(template: str, class_name: str) -> str:
 
 
 def readable(class_name: str) -> str:
-    """A class name with its underscores as spaces.
+    """Return a class name with spaces for underscores.
 
     >>> readable("lawn_mower")
     'lawn mower'
@@ -189,8 +171,8 @@ def readable(class_name: str) -> str:
 
 def from_classes(
     class_names: Sequence[str], templates: Sequence[str]
-) -> tuple[list[str], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Every template filled with every class name, class by class.
+) -> tuple[list[str], Int64, Int64]:
+    """Fill every template with every class name, class by class.
 
     Parameters
     ----------
@@ -202,14 +184,14 @@ def from_classes(
     Returns
     -------
     texts : list of str, (C * T,)
-        Class-major: the T prompts of class 0, those of class 1, ...
-    class_index : ndarray of int64, (C * T,)
-    template_index : ndarray of int64, (C * T,)
+        The T prompts of class 0, then those of class 1, ...
+    class_index : int64 array (C * T,)
+    template_index : int64 array (C * T,)
 
     Raises
     ------
     UsageError
-        No class, no template, or a template that `fill` refuses.
+        If there is no class, no template, or a template that `fill` refuses.
 
     Examples
     --------
@@ -219,13 +201,13 @@ def from_classes(
     >>> class_index.tolist(), template_index.tolist()
     ([0, 0, 1, 1], [0, 1, 0, 1])
     """
-    for values, what in ((class_names, "class name"), (templates, "template")):
-        if not len(values):
-            raise UsageError(f"prompts for classes need at least one {what}; got none")
+    if not class_names:
+        raise UsageError("expected at least one class name, got none")
+    if not templates:
+        raise UsageError("expected at least one template, got none")
     texts = [fill(template, class_name) for class_name in class_names for template in templates]
-    classes, per_class = len(class_names), len(templates)
-    class_index = np.repeat(np.arange(classes, dtype=np.int64), per_class)
-    template_index = np.tile(np.arange(per_class, dtype=np.int64), classes)
+    class_index = np.repeat(np.arange(len(class_names), dtype=np.int64), len(templates))
+    template_index = np.tile(np.arange(len(templates), dtype=np.int64), len(class_names))
     return texts, class_index, template_index
 
 
@@ -235,35 +217,31 @@ def _decode(data: bytes, name: str) -> str:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise ClipkitError(
-            f"{name}, line {line} must be UTF-8 text; got the byte 0x{data[error.start]:02x}",
-            "a prompt file is plain text, one prompt a line; save it as UTF-8",
+            f"{name}, line {line}: expected UTF-8 text, got the byte 0x{data[error.start]:02x}",
+            "save the file as plain text in UTF-8, one prompt per line",
         ) from None
 
 
-def _refuse_controls(line: str, where: str) -> None:
-    if found := CONTROLS.search(line):
-        character = found[0]
-        hint = (
-            r"end lines in \n or \r\n"
-            if character == "\r"
-            else "a prompt file is plain text, one prompt a line"
-        )
-        raise ClipkitError(
-            f"{where} must hold no control character; got U+{ord(character):04X}", hint
-        )
+def _check_controls(row: str, where: str) -> None:
+    match = CONTROLS.search(row)
+    if match is None:
+        return
+    hint = "a prompt file is plain text, one prompt per line"
+    if match[0] == "\r":
+        hint = r"end lines in \n or \r\n"
+    raise ClipkitError(f"{where}: expected no control character, got U+{ord(match[0]):04X}", hint)
 
 
 def _placeholder(template: str, where: str = "") -> str:
-    """Return the one kind of placeholder that a template holds, ``{}`` or ``{c}``."""
-    kinds = set(re.findall(r"\{c?\}", template))
-    if len(kinds) != 1:
-        got = "both" if kinds else "neither"
+    """Return the placeholder of a template, ``{}`` or ``{c}``."""
+    placeholders = set(re.findall(r"\{c?\}", template))
+    if len(placeholders) != 1:
         raise UsageError(
-            f"{where}a template must hold {{}} or {{c}}; {template!r} holds {got}",
-            "write the class name's place as {}, as in 'a photo of a {}'",
+            f"{where}expected either {{}} or {{c}} in a template, got {template!r}",
+            "write {} where the class name goes, as in 'a photo of a {}'",
         )
-    return str(kinds.pop())
+    return str(placeholders.pop())
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
+def _count(number: int, noun: str) -> str:
+    return f"1 {noun}" if number == 1 else f"{number} {noun}s"

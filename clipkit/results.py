@@ -1,1 +1,351 @@
-"""Read results: labels, predictions and the name of a run."""
+"""What results and logits hold for pictures and reports: counts per class, curves, grids, means.
+
+Functions raise `UsageError` for a split, run, image or class that does not exist, and
+`ClipkitError` for a file that does not hold what they need.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipkit import files, metrics, prompts, similarity
+from clipkit.errors import ClipkitError, UsageError, unknown
+from clipkit.features import FeatureFile, Int64
+
+if TYPE_CHECKING:
+    from clipkit.plots import Sweep
+
+Floats = NDArray[np.float64]
+Row = dict[str, Any]
+
+MAX_CLASSES = 5000  # counts are a matrix of classes x classes, in memory and on paper
+SWEEP_COLUMNS = {"classifier", "C", "temperature", "eval_split", "acc1", "mean_entropy"}
+
+
+@dataclass(frozen=True)
+class ClassCounts:
+    """Images of each class (row) in each predicted class or cluster (column) of a run.
+
+    `counts` is (C, K) int64, and `label` says what sets the run apart, for a title.
+    """
+
+    counts: Int64
+    class_names: list[str]
+    label: str
+
+
+@dataclass(frozen=True)
+class AccuracyGrid:
+    """Accuracies (S, T) as fractions: row s at `Cs[s]`, column t at `temperatures[t]`."""
+
+    values: Floats
+    Cs: list[float]
+    temperatures: list[float]
+    label: str
+
+
+def choose_split(file: FeatureFile, split: str | None = None) -> str:
+    """Return the given split, which must exist; by default `test`, else the first split."""
+    return file.choose_splits([split or file.default_split()])[0]
+
+
+def best_run(result: FeatureFile, split: str) -> int:
+    """Return the most accurate run on a split; of equals, the first."""
+    labels, predicted = _labels_and_runs(result, split)
+    return int((predicted == labels).mean(axis=1).argmax())
+
+
+def run_label(result: FeatureFile, split: str, run: int) -> str:
+    """Name a run by its settings: `probe, svm, C 1, temperature 0.07, on test`."""
+    column = "eval_split" if "eval_split" in result.runs else "split"
+    rows = [row for row in result.rows() if row[column] == split]
+    return ", ".join([_command(result), *_settings(rows[run]), f"on {split}"])
+
+
+def _command(result: FeatureFile) -> str:
+    return str(_last_entry(result).get("command", "an unknown command"))
+
+
+def _last_entry(result: FeatureFile) -> dict[str, Any]:
+    return result.history[-1] if result.history else {}
+
+
+def _settings(row: Row, numbers: Sequence[str] = ("C", "temperature")) -> list[str]:
+    """Return the classifier and the given numbers of a run, without those that do not apply."""
+    settings = [row["classifier"]] if "classifier" in row else []
+    for name in numbers:
+        if not math.isnan(row.get(name, math.nan)):
+            settings.append(f"{name} {row[name]:g}")
+    return settings
+
+
+def confusion_counts(
+    result: FeatureFile, split: str | None = None, run: int | None = None
+) -> ClassCounts:
+    """Count true against predicted classes (C, C) of a run.
+
+    Parameters
+    ----------
+    result : FeatureFile
+        Of `probe` or `zeroshot`, with labels and at most 5,000 classes.
+    split : str, optional
+        See `choose_split`.
+    run : int, optional
+        From 0 among the runs on the split; the most accurate by default.
+    """
+    if not result.splits or _command(result) == "cluster":
+        raise ClipkitError(
+            f"{result.display_name}: expected predicted classes, got a result of "
+            f"{_command(result)}",
+            "keep them with: clipkit probe -o, or clipkit zeroshot -o",
+        )
+    split = choose_split(result, split)
+    labels, predicted = _labels_and_runs(result, split, run)
+    if run is None:
+        run = best_run(result, split)
+    names = _class_names(result, max(labels.max(), predicted.max()))
+    _check_count(result, len(names))
+    counts = metrics.confusion(labels, predicted[run], len(names))
+    return ClassCounts(counts, names, run_label(result, split, run))
+
+
+def cluster_counts(result: FeatureFile, split: str | None = None, run: int = 0) -> ClassCounts:
+    """Count the images of each class in each cluster (C, K) of a run; see `confusion_counts`."""
+    if _command(result) != "cluster":
+        raise ClipkitError(
+            f"{result.display_name}: expected clusters, got a result of {_command(result)}",
+            "keep them with: clipkit cluster img.h5 -o clusters.h5",
+        )
+    split = choose_split(result, split)
+    labels, runs = _labels_and_runs(result, split, run)
+    names = _class_names(result, labels.max())
+    C, K = len(names), int(runs[run].max()) + 1
+    _check_count(result, max(C, K))
+    counts = metrics.confusion(labels, runs[run], max(C, K))[:C, :K]
+    return ClassCounts(counts, names, f"k-means, k {K}, on {split}")
+
+
+def _labels_and_runs(
+    result: FeatureFile, split: str, run: int | None = None
+) -> tuple[Int64, Int64]:
+    """Return labels (N) and the predictions or clusters of all runs (R, N); check the run."""
+    labels, predicted = _labels(result, split), result.splits[split].predicted
+    assert predicted is not None  # a result's split without predictions is invalid
+    if run is not None and not 0 <= run < len(predicted):
+        raise UsageError(f"run: expected one of the {len(predicted)} on {split}, got {run}")
+    return labels, predicted
+
+
+def _labels(file: FeatureFile, split: str) -> Int64:
+    labels = file.splits[split].labels
+    if labels is None:
+        raise ClipkitError(f"{file.display_name}: expected labels in {split}, got none")
+    return labels
+
+
+def _class_names(file: FeatureFile, largest: int) -> list[str]:
+    """Return the classes' names; the numbers up to the largest where the file has no names."""
+    return file.class_names or [str(c) for c in range(largest + 1)]
+
+
+def _check_count(result: FeatureFile, count: int) -> None:
+    if count > MAX_CLASSES:
+        raise ClipkitError(
+            f"{result.display_name}: expected at most {MAX_CLASSES:,} classes or clusters to "
+            f"count, got {count:,}"
+        )
+
+
+def read_groups(path: str, class_names: Sequence[str]) -> list[str]:
+    """Read the group of each class (C) from lines of class TAB group; each must have one."""
+    group_of = {}
+    for line in prompts.parse(files.read_bytes(path), path).texts:
+        name, _, group = line.partition("\t")
+        group_of[name.strip()] = group.strip()
+    for name in class_names:
+        if not group_of.get(name):
+            raise ClipkitError(
+                f"{path}: expected a group for every class, got none for {name!r}",
+                "write a line: class TAB group",
+            )
+    return [group_of[name] for name in class_names]
+
+
+def group_counts(confusion: ClassCounts, groups: Sequence[str]) -> ClassCounts:
+    """Sum confusion counts (C, C) over the group of each class (C); groups are sorted by name."""
+    names, index = np.unique(groups, return_inverse=True)
+    member = np.eye(len(names), dtype=np.int64)[:, index]  # (G, C)
+    counts = member @ confusion.counts @ member.T
+    return replace(confusion, counts=counts, class_names=names.tolist())
+
+
+def temperature_sweeps(results: Sequence[FeatureFile], split: str | None = None) -> list[Sweep]:
+    """Collect accuracy and entropy against temperature, with Wilson's 95 % interval.
+
+    Parameters
+    ----------
+    results : sequence of FeatureFile
+        Of `probe` on logits.
+    split : str, optional
+        Only the runs that were scored on this split.
+
+    Returns
+    -------
+    list of Sweep
+        One per classifier, C and split of each result.
+    """
+    sweeps = []
+    for result in results:
+        _check_sweep(result)
+        rows = result.rows() if split is None else _rows_on(result, split)
+        curves: dict[tuple[str, ...], list[Row]] = {}
+        for row in rows:
+            key = (row["classifier"], str(row["C"]), row["eval_split"])  # as text, NaN equals NaN
+            curves.setdefault(key, []).append(row)
+        sweeps += [_sweep(result, curve) for curve in curves.values()]
+    return sweeps
+
+
+def _check_sweep(result: FeatureFile) -> None:
+    has_columns = SWEEP_COLUMNS.issubset(result.runs)
+    if not has_columns or not np.isfinite(result.runs["temperature"]).all():
+        raise ClipkitError(
+            f"{result.display_name}: expected a sweep over temperatures, got a result of "
+            f"{_command(result)}",
+            "make one with: clipkit probe logits.h5 -t 1,0.5,0.07 -o probe.h5",
+        )
+
+
+def _rows_on(result: FeatureFile, split: str) -> list[Row]:
+    rows = [row for row in result.rows() if row["eval_split"] == split]
+    if not rows:
+        splits = set(result.runs["eval_split"].tolist())
+        raise unknown(f"split of {result.display_name}", split, splits)
+    return rows
+
+
+def _sweep(result: FeatureFile, rows: list[Row]) -> Sweep:
+    from clipkit.plots import Sweep  # loads matplotlib
+
+    split = rows[0]["eval_split"]
+    label = ", ".join([*_settings(rows[0], numbers=["C"]), split])
+    if _last_entry(result).get("features") == "probs":
+        label += " (probs)"
+    accuracies = [row["acc1"] for row in rows]
+    n = len(result.splits[split])
+    low, high = np.transpose([metrics.wilson(accuracy, n) for accuracy in accuracies])
+    return Sweep(
+        label,
+        tau=[row["temperature"] for row in rows],
+        accuracy=accuracies,
+        entropy=[row["mean_entropy"] for row in rows],
+        low=low,
+        high=high,
+    )
+
+
+def common_prompt_count(results: Sequence[FeatureFile]) -> int | None:
+    """Return K, the number of prompts that results of `probe` share; None if they differ."""
+    counts = {_last_entry(result).get("prompts") for result in results}
+    return counts.pop() if len(counts) == 1 else None
+
+
+def accuracy_grid(result: FeatureFile, split: str | None = None) -> AccuracyGrid:
+    """Arrange the accuracies of a sweep as a grid of at least two temperatures and values of C.
+
+    Parameters
+    ----------
+    result : FeatureFile
+        Of `probe` on logits.
+    split : str, optional
+        That the runs were scored on; the split with the most runs by default.
+    """
+    _check_sweep(result)
+    if split is None:
+        splits, counts = np.unique(result.runs["eval_split"], return_counts=True)
+        split = str(splits[counts.argmax()])
+    rows = _rows_on(result, split)
+    temperatures = sorted({row["temperature"] for row in rows})
+    Cs = sorted({row["C"] for row in rows})
+    if len(temperatures) * len(Cs) != len(rows) or min(len(temperatures), len(Cs)) < 2:
+        raise ClipkitError(
+            f"{result.display_name}: expected a grid of at least 2 temperatures x 2 C on {split}, "
+            f"got {len(rows)} runs of {len(temperatures)} x {len(Cs)}",
+            "make one with: clipkit probe logits.h5 -t 1,0.5,0.25 -C 1,4,16 -o grid.h5",
+        )
+    accuracy = np.full((len(Cs), len(temperatures)), np.nan)
+    for row in rows:
+        accuracy[Cs.index(row["C"]), temperatures.index(row["temperature"])] = row["acc1"]
+    is_probs = _last_entry(result).get("features") == "probs"
+    features = "softmax(cosine / τ)" if is_probs else "cosine / τ"
+    label = f"{rows[0]['classifier']} on {features}, scored on {split}"
+    return AccuracyGrid(accuracy, Cs, temperatures, label)
+
+
+def class_means(logits: FeatureFile, split: str | None = None) -> tuple[Floats, list[str]]:
+    """Return the mean cosine of each class with each prompt (C, K), and the class names (C).
+
+    NaN stands for a class without images.
+    """
+    split = choose_split(logits, split)
+    labels = _labels(logits, split)
+    names = _class_names(logits, labels.max())
+    return similarity.class_means(logits.cosines(split), labels, len(names)), names
+
+
+def cosine_lines(
+    logits: FeatureFile,
+    split: str | None = None,
+    images: Sequence[str] = (),
+    classes: Sequence[str] = (),
+) -> tuple[Floats, list[str]]:
+    """Select the cosines of images, and the mean cosines of classes, with each prompt.
+
+    Parameters
+    ----------
+    images, classes : sequence of str
+        Ids, and names; the first five classes if neither are given.
+
+    Returns
+    -------
+    cosines : array (M, K)
+    labels : list of M str
+    """
+    split = choose_split(logits, split)
+    ids = logits.splits[split].ids
+    cosines = np.asarray(logits.cosines(split))
+    lines, labels = [], []
+    for image in images:
+        if image not in ids:
+            raise unknown(f"image of {split}", image, ids[:10_000])  # more take too long to compare
+        lines.append(cosines[ids.index(image)])
+        labels.append(image)
+    if classes or not images:
+        means, names = class_means(logits, split)
+        for name in classes or names[:5]:
+            if name not in names:
+                raise unknown("class", name, names)
+            lines.append(means[names.index(name)])
+            labels.append(f"mean of {name}")
+    return np.stack(lines), labels
+
+
+def prompt_spectra(texts: Sequence[FeatureFile]) -> dict[str, Floats]:
+    """Compute the singular values of prompt sets, each named after its file, and its size.
+
+    The files must have different names.
+    """
+    names = [Path(file.display_name).stem for file in texts]
+    if len(set(names)) < len(names):
+        raise UsageError(f"expected files with different names, got {', '.join(names)}")
+    return {
+        f"{name} ({len(file.features)})": similarity.singular_values(file.features)
+        for name, file in zip(names, texts, strict=True)
+    }

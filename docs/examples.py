@@ -17,10 +17,11 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-OPTIONS = re.compile(r"^<!-- options (\w+) -->\n(?:.+\n)*", re.MULTILINE)
+OPTIONS = re.compile(r"^<!-- options (\w+(?: \w+)?) -->\n(?:.+\n)*", re.MULTILINE)
 BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PICTURE = re.compile(r"\]\((?:docs/)?images/([\w.-]+)\)")
 
@@ -64,13 +65,24 @@ def run(command: str, folder: Path) -> str:
 
 
 def options(command: str) -> str:
-    """The table of a command's arguments and options, from its own help."""
+    """Return the table of a command's arguments and options, or of the commands of a sub-app.
+
+    A command of a sub-app is named after it: `plot temperature`.
+    """
     import typer.main
 
     from clipkit.cli import app
 
+    entry: Any = typer.main.get_command(app)
+    for word in command.split():
+        entry = entry.commands[word]
+    if hasattr(entry, "commands"):
+        rows = ["| | |", "|---|---|"]
+        for name, sub_command in entry.commands.items():
+            rows.append(f"| `{name}` | {sub_command.help.splitlines()[0]} |")
+        return f"<!-- options {command} -->\n" + "\n".join(rows) + "\n"
     rows = ["| | | default |", "|---|---|---|"]
-    for parameter in typer.main.get_command(app).commands[command].params:  # type: ignore[attr-defined]
+    for parameter in entry.params:
         if "--help" in parameter.opts:
             continue
         names = (

@@ -1,8 +1,8 @@
-"""Numbers and pictures of thesis.md: those of results folders that the Makefile's chapters have made.
+"""Update the numbers and pictures of thesis.md from results folders of the Makefile's chapters.
 
-Between `<!-- results FOLDER: HEADING -->` and `<!-- end -->` stands what FOLDER/report.md says under the heading that
-begins so, without its pictures and without columns that are empty. A picture of the page, images/thesis/FOLDER/NAME, is
-that of FOLDER/NAME.
+Between `<!-- results FOLDER: HEADING -->` and `<!-- end -->`, the page shows the section of
+FOLDER/report.md whose heading begins with HEADING, without pictures and empty columns. A picture
+images/thesis/FOLDER/NAME of the page is a copy of FOLDER/NAME.
 
     python docs/thesis.py RESULTS    # `make thesis-page` makes the results first
 """
@@ -20,40 +20,46 @@ PICTURE = re.compile(r"\]\(images/thesis/([\w./-]+)\)")
 
 
 def section(report: str, heading: str) -> str:
-    """What a report says under a heading, up to the next one."""
-    _, text = re.split(rf"^#+ {re.escape(heading)}.*\n", report, maxsplit=1, flags=re.MULTILINE)
-    parts = re.split(r"^#+ ", text, maxsplit=1, flags=re.MULTILINE)[0].strip().split("\n\n")
-    return "\n\n".join(_narrow(part) for part in parts if not part.startswith("!["))
+    """Return what a report has between a heading and the next one, without its pictures."""
+    start = re.search(rf"^#+ {re.escape(heading)}.*\n", report, flags=re.MULTILINE)
+    if start is None:
+        sys.exit(f"the report has no heading that begins with {heading!r}")
+    text = re.split(r"^#+ ", report[start.end() :], maxsplit=1, flags=re.MULTILINE)[0]
+    blocks = [block for block in text.strip().split("\n\n") if not block.startswith("![")]
+    return "\n\n".join(_drop_empty_columns(block) for block in blocks)
 
 
-def _narrow(part: str) -> str:
-    """A table without the columns in which no row has anything; anything else as it is."""
-    if not part.startswith("|"):
-        return part
-    lines = [re.split(r"(?<!\\)\|", line)[1:-1] for line in part.splitlines()]
-    kept = [i for i in range(len(lines[0])) if any(line[i].strip() for line in lines[2:])]
-    return "\n".join(f"|{'|'.join(line[i] for i in kept)}|" for line in lines)
+def _drop_empty_columns(block: str) -> str:
+    """Return a table without the columns that are empty in every row; other blocks as they are."""
+    if not block.startswith("|"):
+        return block
+    lines = [re.split(r"(?<!\\)\|", line)[1:-1] for line in block.splitlines()]
+    columns = zip(*lines, strict=True)
+    used = [column for column in columns if any(cell.strip() for cell in column[2:])]
+    return "\n".join(f"|{'|'.join(line)}|" for line in zip(*used, strict=True))
 
 
 def fill(page: str, results: Path) -> str:
-    """The page with what the results folders say now."""
+    """Return the page with the sections of the current reports."""
 
-    def again(match: re.Match[str]) -> str:
-        report = (results / match[2] / "report.md").read_text()
-        return f"{match[1]}\n{section(report, match[3])}\n\n{match[4]}"
+    def replace_block(match: re.Match[str]) -> str:
+        start, folder, heading, end = match.groups()
+        report = (results / folder / "report.md").read_text()
+        return f"{start}\n{section(report, heading)}\n\n{end}"
 
-    return BLOCK.sub(again, page)
+    return BLOCK.sub(replace_block, page)
 
 
 def main() -> None:
-    """Write the page again from the results below a folder, and copy the pictures that it shows."""
+    """Write the page again from a folder of results, and copy the pictures that it shows."""
     results = Path(sys.argv[1])
-    PAGE.write_text(fill(PAGE.read_text(), results))
-    shutil.rmtree(PAGE.with_name("images") / "thesis", ignore_errors=True)
-    for name in PICTURE.findall(PAGE.read_text()):
-        target = PAGE.with_name("images") / "thesis" / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(results / name, target)
+    page = fill(PAGE.read_text(), results)
+    PAGE.write_text(page)
+    pictures = PAGE.with_name("images") / "thesis"
+    shutil.rmtree(pictures, ignore_errors=True)
+    for name in PICTURE.findall(page):
+        (pictures / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(results / name, pictures / name)
 
 
 if __name__ == "__main__":

@@ -1,53 +1,71 @@
-"""Models made on the spot: small ones, a full-size one, and one in the form the first checkpoints were published in."""
+"""Models with random weights: small ones, a full-size one, and one in the form of old checkpoints.
+
+PyTorch and transformers are imported inside functions, since every test imports this module.
+"""
 
 from __future__ import annotations
 
 import gzip
 import importlib.util
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-import torch
-from safetensors.torch import load_file, save_file
-from tokenizers.pre_tokenizers import ByteLevel
-from transformers import CLIPConfig, CLIPModel, SiglipConfig, SiglipModel
+from numpy.typing import NDArray
+from PIL import Image
 
-MERGES = 49152 - 256 - 2  # rules of the published vocabulary
+N_MERGES = 49152 - 256 - 2  # rules of the published vocabulary
 START, END = "<|startoftext|>", "<|endoftext|>"
 MEAN, STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
+SMALL_TOWER = {"intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 
 
 def write_json(path: Path, /, **content: Any) -> None:
     path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
 
 
-def write_tokenizer(folder: Path, length: int = 77) -> None:
-    """CLIP's whole vocabulary, in the form of vocab.json and merges.txt."""
+def edit_json(path: Path, edit: Callable[[dict[str, Any]], Any]) -> None:
+    """Change the content of a JSON file in place."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    edit(content)
+    write_json(path, **content)
+
+
+def edit_tensors(folder: Path, edit: Callable[[dict[str, Any]], Any]) -> None:
+    """Change a model's tensors in place."""
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(folder / "model.safetensors")
+    edit(tensors)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def write_tokenizer(folder: Path, context_length: int) -> None:
+    """Write CLIP's whole vocabulary as vocab.json and merges.txt."""
+    from tokenizers.pre_tokenizers import ByteLevel
+
     package = importlib.util.find_spec("open_clip")
     assert package is not None
     assert package.origin is not None
-    with gzip.open(
-        Path(package.origin).with_name("bpe_simple_vocab_16e6.txt.gz"), "rt", encoding="utf-8"
-    ) as stream:
-        merges = stream.read().split("\n")[1 : MERGES + 1]
+    archive = Path(package.origin).with_name("bpe_simple_vocab_16e6.txt.gz")
+    merges = gzip.decompress(archive.read_bytes()).decode().split("\n")[1 : N_MERGES + 1]
     letters = sorted(ByteLevel.alphabet())
-    tokens = [
-        *letters,
-        *(letter + "</w>" for letter in letters),
-        *(merge.replace(" ", "") for merge in merges),
-    ]
-    write_json(
-        folder / "vocab.json", **{token: index for index, token in enumerate([*tokens, START, END])}
-    )
+    tokens = [*letters, *(f"{letter}</w>" for letter in letters)]
+    tokens += [merge.replace(" ", "") for merge in merges]
+    tokens += [START, END]
+    write_json(folder / "vocab.json", **{token: i for i, token in enumerate(tokens)})
     (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]), encoding="utf-8")
-    special = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": END}
     write_json(
         folder / "tokenizer_config.json",
         tokenizer_class="CLIPTokenizer",
-        model_max_length=length,
-        **special,
+        model_max_length=context_length,
+        bos_token=START,
+        eos_token=END,
+        unk_token=END,
+        pad_token=END,
     )
 
 
@@ -70,7 +88,10 @@ def write_processor(folder: Path, size: int) -> None:
 
 
 def write_model(folder: Path, kind: Any, config: Any, seed: int) -> Path:
-    """A whole model with random weights, its tokenizer and its processor."""
+    """Write a model with random weights, its tokenizer and its processor."""
+    import torch
+    from safetensors.torch import save_file
+
     folder.mkdir(parents=True, exist_ok=True)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
@@ -83,66 +104,58 @@ def write_model(folder: Path, kind: Any, config: Any, seed: int) -> Path:
     return folder
 
 
-def tower(width: int) -> dict[str, int]:
-    return {
-        "hidden_size": width,
-        "intermediate_size": 2 * width,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-    }
-
-
 def tiny_clip(
     folder: Path, seed: int = 0, *, width: int = 32, dim: int = 16, image_size: int = 32
 ) -> Path:
-    """A CLIP of two layers a tower with the whole vocabulary, made and loaded in a blink."""
-    vision = {**tower(width), "image_size": image_size, "patch_size": image_size // 4}
-    return write_model(
-        folder,
-        CLIPModel,
-        CLIPConfig(text_config=tower(width), vision_config=vision, projection_dim=dim),
-        seed,
-    )
+    """Write a CLIP with two layers per tower and the whole vocabulary."""
+    from transformers import CLIPConfig, CLIPModel
+
+    text = {**SMALL_TOWER, "hidden_size": width, "intermediate_size": 2 * width}
+    vision = {**text, "image_size": image_size, "patch_size": image_size // 4}
+    config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=dim)
+    return write_model(folder, CLIPModel, config, seed)
 
 
 def tiny_siglip(folder: Path, seed: int = 0) -> Path:
-    """A SigLIP of two layers a tower; its tokenizer is CLIP's."""
-    text = {
-        **tower(32),
-        "vocab_size": 49408,
-        "bos_token_id": 49406,
-        "eos_token_id": 49407,
-        "pad_token_id": 49407,
-    }
-    vision = {**tower(32), "image_size": 32, "patch_size": 8}
-    return write_model(
-        folder, SiglipModel, SiglipConfig(text_config=text, vision_config=vision), seed
-    )
+    """Write a SigLIP with two layers per tower and CLIP's tokenizer."""
+    from transformers import SiglipConfig, SiglipModel
+
+    special = {"bos_token_id": 49406, "eos_token_id": 49407, "pad_token_id": 49407}
+    text = {**SMALL_TOWER, "hidden_size": 32, "vocab_size": 49408, **special}
+    vision = {**SMALL_TOWER, "hidden_size": 32, "image_size": 32, "patch_size": 8}
+    config = SiglipConfig(text_config=text, vision_config=vision)
+    return write_model(folder, SiglipModel, config, seed)
 
 
 def vit_b32(folder: Path, seed: int = 0) -> Path:
-    """A full-size CLIP ViT-B/32 with random weights and the whole vocabulary."""
+    """Write a full-size CLIP ViT-B/32 with the whole vocabulary."""
+    from transformers import CLIPConfig, CLIPModel
+
     return write_model(folder, CLIPModel, CLIPConfig(), seed)
 
 
 def openai_form(folder: Path, seed: int = 0) -> Path:
-    """A small CLIP as the first checkpoints were published: old configuration files, buffers among the weights."""
+    """Write a small CLIP in the form of the first published checkpoints.
+
+    Their configuration files are old, and buffers lie among the weights.
+    """
+    import torch
+
     tiny_clip(folder, seed, image_size=224)
-    weights = load_file(folder / "model.safetensors")
-    for name, count in (("text_model", 77), ("vision_model", 17)):
-        weights[f"{name}.embeddings.position_ids"] = torch.arange(count)[None]
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    config = json.loads((folder / "config.json").read_text())
-    config["text_config"] |= {
-        "bos_token_id": 0,
-        "eos_token_id": 2,
-        "pad_token_id": 1,
-        "projection_dim": 512,
-    }
-    config["vision_config"] |= {"projection_dim": 512}
-    config |= {"torch_dtype": "float32", "transformers_version": None}
-    config.pop("dtype", None)
-    write_json(folder / "config.json", **config)
+
+    def add_buffers(tensors: dict[str, Any]) -> None:
+        for tower, count in (("text_model", 77), ("vision_model", 17)):
+            tensors[f"{tower}.embeddings.position_ids"] = torch.arange(count)[None]
+
+    def make_old(config: dict[str, Any]) -> None:
+        special = {"bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1}
+        config["text_config"] |= {**special, "projection_dim": 512}
+        config["vision_config"] |= {"projection_dim": 512}
+        config |= {"torch_dtype": "float32", "transformers_version": None}
+        config.pop("dtype", None)
+
+    edit_tensors(folder, add_buffers)
+    edit_json(folder / "config.json", make_old)
     write_json(
         folder / "preprocessor_config.json",
         crop_size=224,
@@ -156,6 +169,24 @@ def openai_form(folder: Path, seed: int = 0) -> Path:
         size=224,
     )
     return folder
+
+
+def noise_image(width: int, height: int, seed: int = 0) -> Image.Image:
+    rng = np.random.default_rng(seed)
+    return Image.fromarray(rng.integers(0, 256, (height, width, 3), np.uint8))
+
+
+def noise_images() -> list[Image.Image]:
+    """Return nine images of five sizes, out of order."""
+    sizes = [(32, 32), (40, 24), (32, 32), (24, 40), (32, 32), (101, 77), (40, 24), (32, 32)]
+    return [noise_image(*size, seed) for seed, size in enumerate([*sizes, (500, 375)])]
+
+
+def cosines(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the cosine of each row of a with that row of b."""
+    a = a.astype(np.float64)
+    b = b.astype(np.float64)
+    return (a * b).sum(axis=1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
 
 
 @pytest.fixture(scope="session")

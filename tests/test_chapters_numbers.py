@@ -1,273 +1,299 @@
-"""Every number of a report, found again with numpy and scikit-learn from the feature files alone."""
+"""Every number of a report, computed again with numpy and scikit-learn from the embeddings."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from scipy.stats import binomtest
 from sklearn.cluster import KMeans
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import adjusted_rand_score, f1_score, normalized_mutual_info_score
+from sklearn.metrics.cluster import contingency_matrix
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
-from test_report import tables
+from test_report import Table, numbers, tables
 
 from clipkit.features import read
 
 TAUS = (1, 0.5, 0.07, 0.05, 0.03, 0.02)
 SEEDS = (42, 1)
 SETS = (16, 32, 415)
+Array = NDArray[Any]
+Splits = dict[str, Array]
 Numbers = tuple[float, ...]
 
+pytestmark = pytest.mark.long
 
-class ByHand:
-    """Embeddings and prompts of a results folder, and the thesis's protocol written plainly."""
+
+class Reference:
+    """The embeddings and prompts of a results folder, and the thesis's protocol written plainly."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        images = read(folder / "img.h5")
-        self.x, self.y = (
-            {s: getattr(images.splits[s], k) for s in ("train", "test")}
-            for k in ("features", "labels")
-        )
-        self.names = images.class_names
+        images = read(str(folder / "img.h5"))
+        self.names = images.class_names or []
+        self.embeddings: Splits = {name: split.features for name, split in images.splits.items()}
+        self.labels: Splits = {name: np.asarray(s.labels) for name, s in images.splits.items()}
+        self.train_ids = images.splits["train"].ids
 
-    def cosines(self, prompts: str | Any) -> dict[str, Any]:
-        t = read(self.folder / f"{prompts}.h5").features if isinstance(prompts, str) else prompts
-        t = t / np.linalg.norm(t, axis=1, keepdims=True)
-        return {s: x / np.linalg.norm(x, axis=1, keepdims=True) @ t.T for s, x in self.x.items()}
+    def prompts(self, name: str) -> Array:
+        return np.asarray(read(str(self.folder / f"{name}.h5")).features)
 
-    def random(self, k: int, seed: int) -> dict[str, Any]:
-        return self.cosines(
-            np.random.RandomState(seed).standard_normal((k, self.x["train"].shape[1]))
-        )
+    def cosines(self, prompts: Array) -> Splits:
+        return {name: unit(rows) @ unit(prompts).T for name, rows in self.embeddings.items()}
 
-    def accuracy(self, model: Any, z: dict[str, Any]) -> float:
-        return float(
-            (model.fit(z["train"], self.y["train"]).predict(z["test"]) == self.y["test"]).mean()
-        )
+    def random_cosines(self, k: int, seed: int) -> Splits:
+        width = self.embeddings["train"].shape[1]
+        return self.cosines(np.random.RandomState(seed).standard_normal((k, width)))
 
-    def svm(self, z: dict[str, Any], tau: float = 1, C: float = 1) -> float:
-        return self.accuracy(
-            SVC(kernel="linear", C=C, random_state=42), {s: v / tau for s, v in z.items()}
-        )
+    def accuracy(self, model: Any, features: Splits) -> float:
+        predicted = model.fit(features["train"], self.labels["train"]).predict(features["test"])
+        return float((predicted == self.labels["test"]).mean())
 
-    def chosen(self, make: Any, z: dict[str, Any], name: str) -> tuple[float, float]:
-        """Accuracy on test at the tau that a result says is best on its validation rows, and that tau."""
-        result = read(self.folder / f"{name}.h5")
-        ids, y = set(result.splits["val"].ids), self.y["train"]
-        assert len(ids) == 10  # one of the six of each class
-        held = np.array([i in ids for i in read(self.folder / "img.h5").splits["train"].ids])
-        (told,) = result.runs["temperature"][result.runs["eval_split"] == "test"].tolist()
-        scores = {}
+    def svm(self, features: Splits, tau: float = 1, C: float = 1) -> float:
+        return self.accuracy(SVC(kernel="linear", C=C), scaled(features, tau))
+
+    def accuracy_at_chosen_tau(
+        self, make_model: Callable[[], Any], features: Splits, name: str
+    ) -> Numbers:
+        """Return test accuracy, its interval and tau; check that the validation rows choose tau."""
+        result = read(str(self.folder / f"{name}.h5"))
+        val_ids = set(result.splits["val"].ids)
+        assert len(val_ids) == 10  # one of the six of each class
+        is_val = np.array([i in val_ids for i in self.train_ids])
+        x, y = features["train"], self.labels["train"]
+        (chosen,) = result.runs["temperature"][result.runs["eval_split"] == "test"].tolist()
+        correct = {}
         for tau in TAUS:
-            model = make().fit(z["train"][~held] / tau, y[~held])
-            scores[tau] = (model.predict(z["train"][held] / tau) == y[held]).sum()
-        assert scores[told] >= max(scores.values()) - 1  # a row on the margin may fall either way
-        return self.accuracy(make(), {s: v / told for s, v in z.items()}), told
+            model = make_model().fit(x[~is_val] / tau, y[~is_val])
+            correct[tau] = (model.predict(x[is_val] / tau) == y[is_val]).sum()
+        assert correct[chosen] >= max(correct.values()) - 1  # one row may lie on the margin
+        accuracy = self.accuracy(make_model(), scaled(features, chosen))
+        return (*self.interval(accuracy), chosen)
 
     def interval(self, accuracy: float) -> Numbers:
-        n = len(self.y["test"])
+        n = len(self.labels["test"])
         low, high = binomtest(round(accuracy * n), n).proportion_ci(method="wilson")
         return (100 * accuracy, 100 * low, 100 * high)
 
 
+def unit(rows: Array) -> Array:
+    return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True))
+
+
+def scaled(features: Splits, tau: float) -> Splits:
+    return {name: rows / tau for name, rows in features.items()}
+
+
 def logreg() -> Pipeline:
-    """Centred, for speed alone: the intercept is free."""
+    """Centre the features, for speed alone: the intercept is free."""
     return make_pipeline(StandardScaler(with_std=False), LogisticRegression(max_iter=10_000))
 
 
-def probabilities(z: Any, tau: float) -> Any:
-    e = np.exp(z.astype(np.float64) / tau)
-    return e / e.sum(axis=1, keepdims=True)
+def svm() -> SVC:
+    return SVC(kernel="linear")
 
 
-def chapters_2_and_3(hand: ByHand) -> Iterator[tuple[str, Numbers]]:
-    scaler = StandardScaler().fit(hand.x["train"])
-    scaled = {s: scaler.transform(x) for s, x in hand.x.items()}
-    yield "2.2 baseline: SVM on standardised image embeddings (%)", hand.interval(hand.svm(scaled))
-    yield "2.2 logistic regression on the same (%)", hand.interval(hand.accuracy(logreg(), scaled))
-    order = np.argsort(-hand.cosines("classes")["test"], axis=1)
-    right = order == hand.y["test"][:, None]
-    yield '2.3 zero-shot, "a photo of a {class}" (%)', hand.interval(right[:, 0].mean())
-    yield (
-        "2.3 zero-shot, class among the first five (%)",
-        hand.interval(right[:, :5].any(axis=1).mean()),
+def softmax(cosines: Array, tau: float) -> Array:
+    exp = np.exp(cosines.astype(np.float64) / tau)
+    return np.asarray(exp / exp.sum(axis=1, keepdims=True))
+
+
+def entropy(probabilities: Array) -> float:
+    return float(-(probabilities * np.log(probabilities)).sum(axis=-1).mean())
+
+
+def entropy_of_set(reference: Reference, chapter: str, k: int) -> dict[str, Numbers]:
+    cosines = reference.cosines(reference.prompts(f"generic{k}"))["test"]
+    label = f"{chapter} mean entropy, {k} prompts (nats; at most ln {k} = {np.log(k):.4f})"
+    return {label: (entropy(softmax(cosines, 1)),)}
+
+
+def chapters_2_and_3(reference: Reference) -> dict[str, Numbers]:
+    scaler = StandardScaler().fit(reference.embeddings["train"])
+    images = {name: scaler.transform(x) for name, x in reference.embeddings.items()}
+    order = np.argsort(-reference.cosines(reference.prompts("classes"))["test"], axis=1)
+    is_correct = order == reference.labels["test"][:, None]
+    generic16, generic32 = (
+        reference.cosines(reference.prompts(name)) for name in ("generic16", "generic32")
     )
-    z = hand.cosines("generic32")
-    yield "3.1 SVM on the cosines of 32 generic prompts (%)", hand.interval(hand.svm(z))
-    yield "3.1 logistic regression on the same (%)", hand.interval(hand.accuracy(logreg(), z))
-    yield "3.1 SVM, 16 targeted prompts (%)", hand.interval(hand.svm(hand.cosines("generic16")))
-    for k in (32, 16):
-        p = probabilities(hand.cosines(f"generic{k}")["test"], 1)
-        label = f"3.2 mean entropy, {k} prompts (nats; at most ln {k} = {np.log(k):.4f})"
-        yield label, (-(p * np.log(p)).sum(axis=1).mean(),)
+    accuracies = {
+        "2.2 baseline: SVM on standardised image embeddings (%)": reference.svm(images),
+        "2.2 logistic regression on the same (%)": reference.accuracy(logreg(), images),
+        '2.3 zero-shot, "a photo of a {class}" (%)': is_correct[:, 0].mean(),
+        "2.3 zero-shot, class among the first five (%)": is_correct[:, :5].any(axis=1).mean(),
+        "3.1 SVM on the cosines of 32 generic prompts (%)": reference.svm(generic32),
+        "3.1 logistic regression on the same (%)": reference.accuracy(logreg(), generic32),
+        "3.1 SVM, 16 targeted prompts (%)": reference.svm(generic16),
+    }
+    intervals = {label: reference.interval(value) for label, value in accuracies.items()}
+    return intervals | entropy_of_set(reference, "3.2", 32) | entropy_of_set(reference, "3.2", 16)
 
 
-def chapter_4(hand: ByHand) -> Iterator[tuple[str, Numbers]]:
-    z = hand.cosines("generic32")
-    at = {tau: hand.svm(z, tau) for tau in TAUS}
-    for tau in TAUS:
-        p = probabilities(z["test"], tau)
-        yield f"4.1 SVM at τ {tau} (%)", hand.interval(at[tau])
-        yield f"4.1 mean entropy at τ {tau} (nats)", (-(p * np.log(p)).sum(axis=1).mean(),)
-        yield f"4.1 mean confidence at τ {tau} (%)", (100 * p.max(axis=1).mean(),)
-    best = max(TAUS, key=lambda tau: at[tau])
+def chapter_4(reference: Reference) -> dict[str, Numbers]:
+    rows: dict[str, Numbers] = {}
+    generic32 = reference.cosines(reference.prompts("generic32"))
+    accuracies = {tau: reference.svm(generic32, tau) for tau in TAUS}
+    for tau, accuracy in accuracies.items():
+        p = softmax(generic32["test"], tau)
+        rows[f"4.1 SVM at τ {tau} (%)"] = reference.interval(accuracy)
+        rows[f"4.1 mean entropy at τ {tau} (nats)"] = (entropy(p),)
+        rows[f"4.1 mean confidence at τ {tau} (%)"] = (100 * p.max(axis=1).mean(),)
+    best = max(TAUS, key=lambda tau: accuracies[tau])
     label = "4.1 the best of these by test accuracy (%; the thesis's way, optimistic)"
-    yield label, (*hand.interval(at[best]), best)
-    found, tau = hand.chosen(lambda: SVC(kernel="linear"), z, "generic32.logits.svm-val")
-    yield "4.1 τ chosen on a validation split (%)", (*hand.interval(found), tau)
-    yield "4.2 SVM (%)", (*hand.interval(found), tau)
-    found, tau = hand.chosen(logreg, z, "generic32.logits.logreg-val")
-    yield "4.2 logistic regression (%)", (*hand.interval(found), tau)
-    mlp = read(hand.folder / "generic32.logits.mlp-val.h5")
-    right = (mlp.splits["test"].predicted[0] == hand.y["test"]).mean()
-    tau = mlp.runs["temperature"][mlp.runs["eval_split"] == "test"][0]
-    yield "4.2 MLP, 256 hidden units (%)", (*hand.interval(right), tau)
+    rows[label] = (*reference.interval(accuracies[best]), best)
+    name = "generic32.logits.{}-val"
+    chosen = reference.accuracy_at_chosen_tau(svm, generic32, name.format("svm"))
+    rows["4.1 τ chosen on a validation split (%)"] = rows["4.2 SVM (%)"] = chosen
+    rows["4.2 logistic regression (%)"] = reference.accuracy_at_chosen_tau(
+        logreg, generic32, name.format("logreg")
+    )
+    mlp = read(str(reference.folder / "generic32.logits.mlp-val.h5"))
+    predicted = np.asarray(mlp.splits["test"].predicted)[0]
+    interval = reference.interval((predicted == reference.labels["test"]).mean())
+    (tau,) = mlp.runs["temperature"][mlp.runs["eval_split"] == "test"]
+    rows["4.2 MLP, 256 hidden units (%)"] = (*interval, tau)
     for k in SETS[1:]:
-        z = hand.cosines(f"generic{k}")
-        p = probabilities(z["test"], 1)
-        yield f"4.3 SVM, {k} prompts, τ 1 (%)", hand.interval(hand.svm(z))
-        label = f"4.3 mean entropy, {k} prompts (nats; at most ln {k} = {np.log(k):.4f})"
-        yield label, (-(p * np.log(p)).sum(axis=1).mean(),)
+        accuracy = reference.svm(reference.cosines(reference.prompts(f"generic{k}")))
+        rows[f"4.3 SVM, {k} prompts, τ 1 (%)"] = reference.interval(accuracy)
+        rows |= entropy_of_set(reference, "4.3", k)
+    return rows
 
 
-def chapter_5(hand: ByHand) -> Iterator[tuple[str, Numbers]]:
-    sources = {"image embeddings": hand.x["test"]}
-    sources |= {f"{k} prompts": hand.cosines(f"generic{k}")["test"] for k in (32, 415)}
-    y = hand.y["test"]
-    for what, values in sources.items():
-        runs = [KMeans(10, random_state=seed, n_init=10).fit_predict(values) for seed in SEEDS]
-        purities = [sum(np.bincount(y[run == c]).max() for c in range(10)) / len(y) for run in runs]
-        others = {"NMI": normalized_mutual_info_score, "ARI": adjusted_rand_score}
-        measured = {"purity": purities} | {
-            name: [f(y, run) for run in runs] for name, f in others.items()
-        }
-        for name, found in measured.items():
-            yield f"5 {name}, {what}", (found[0], min(found), max(found))
+def purity(labels: Array, clusters: Array) -> float:
+    return float(contingency_matrix(labels, clusters).max(axis=0).sum() / len(labels))
 
 
-def numbers(cell: str) -> Numbers:
-    return tuple(float(number) for number in re.findall(r"-?\d+(?:\.\d+)?(?:e-?\d+)?", cell))
+def chapter_5(reference: Reference) -> dict[str, Numbers]:
+    sources = {"image embeddings": reference.embeddings["test"]}
+    for k in (32, 415):
+        sources[f"{k} prompts"] = reference.cosines(reference.prompts(f"generic{k}"))["test"]
+    metrics = {"purity": purity, "NMI": normalized_mutual_info_score, "ARI": adjusted_rand_score}
+    rows = {}
+    for source, features in sources.items():
+        clusters = [KMeans(10, random_state=s, n_init=10).fit_predict(features) for s in SEEDS]
+        for name, metric in metrics.items():
+            values = [metric(reference.labels["test"], assigned) for assigned in clusters]
+            rows[f"5 {name}, {source}"] = (values[0], min(values), max(values))
+    return rows
 
 
 @pytest.fixture(scope="module")
-def page(ran: Path) -> dict[str, dict[str, str]]:
-    return tables((ran / "report.md").read_text())
+def page(thesis_results: Path) -> Table:
+    return tables((thesis_results / "report.md").read_text())
 
 
-def close(label: str, cell: str, expected: Numbers, rows: int = 60) -> None:
-    """The numbers of a cell: accuracies to a row, of which the interval may make a little more."""
-    found = numbers(cell)
-    assert len(found) == len(expected), (label, cell, expected)
-    tolerance = 130 / rows if "(%" in label else 2e-4
-    np.testing.assert_allclose(found, expected, atol=tolerance, err_msg=label)
+@pytest.fixture(scope="module")
+def reference(thesis_results: Path) -> Reference:
+    return Reference(thesis_results)
 
 
-def test_every_comparison(ran: Path, page: dict[str, dict[str, str]]) -> None:
-    hand = ByHand(ran)
-    expected = dict([*chapters_2_and_3(hand), *chapter_4(hand), *chapter_5(hand)])
+def assert_close(label: str, cell: str, expected: Numbers) -> None:
+    """Compare the numbers of a cell; of the 60 rows, one may lie on the margin of a classifier."""
+    tolerance = 130 / 60 if "(%" in label else 2e-4
+    assert numbers(cell) == pytest.approx(expected, abs=tolerance), label
+
+
+def test_every_comparison(reference: Reference, page: Table) -> None:
+    expected = chapters_2_and_3(reference) | chapter_4(reference) | chapter_5(reference)
     compared = {label: cells["here"] for label, cells in page.items() if "here" in cells}
     assert set(compared) == set(expected)
+    exact = []
     for label, cell in compared.items():
-        close(label, cell, expected[label])
-    exact = [
-        numbers(cell)[0] == pytest.approx(expected[label][0], abs=0.006)
-        for label, cell in compared.items()
-    ]
-    assert np.mean(exact) > 0.9  # all but a row here and there that lies on the margin
+        assert_close(label, cell, expected[label])
+        exact.append(abs(numbers(cell)[0] - expected[label][0]) < 0.006)
+    assert np.mean(exact) > 0.9
 
 
-def test_the_untrained_column_is_the_twins(ran: Path, page: dict[str, dict[str, str]]) -> None:
-    twin = ran.with_name("tiny-clip-untrained7-digits")
-    expected = dict(chapters_2_and_3(ByHand(twin)))
-    for label, values in expected.items():
-        close(label, page[label]["untrained"], values)
-    assert not page["5 purity, image embeddings"]["untrained"]  # the twin has not run that chapter
+def test_the_untrained_column_is_that_of_the_control(thesis_results: Path, page: Table) -> None:
+    control = Reference(thesis_results.with_name("tiny-clip-untrained7-digits"))
+    for label, expected in chapters_2_and_3(control).items():
+        assert_close(label, page[label]["untrained"], expected)
+    assert not page["5 purity, image embeddings"]["untrained"]  # not run for the control
 
 
-def test_the_rank_of_each_prompt_set(ran: Path, page: dict[str, dict[str, str]]) -> None:
-    hand = ByHand(ran)
-    for k in SETS:
-        row, z = page[f"{k}"], hand.cosines(f"generic{k}")
-        t = read(ran / f"generic{k}.h5").features.astype(np.float64)
-        sigma = np.linalg.svd(t / np.linalg.norm(t, axis=1, keepdims=True), compute_uv=False)
-        p = sigma / sigma.sum()
-        assert row["singular values"] == f"{sigma[0]:.3g} … {sigma[-1]:.2g}"
-        draw = np.random.RandomState(42).standard_normal(t.shape)
-        q = np.linalg.svd(draw / np.linalg.norm(draw, axis=1, keepdims=True), compute_uv=False)
-        ranks = [np.exp(-(share * np.log(share)).sum()) for share in (p, q / q.sum())]
-        assert numbers(row["effective rank (random)"]) == pytest.approx(ranks, abs=0.051)
-        close("(%)", row["SVM, τ 1 (%)"], hand.interval(hand.svm(z)))
-        drawn = [100 * hand.svm(hand.random(k, seed)) for seed in SEEDS]
-        close("(%)", row["random, SVM, τ 1 (%)"], (float(np.mean(drawn)), min(drawn), max(drawn)))
-        for column, features, name in (
-            ("logistic regression (%)", z, f"generic{k}.logits.few"),
-            ("random, logistic regression (%)", hand.random(k, 42), f"random{k}-42.few"),
-        ):
-            found, tau = hand.chosen(logreg, features, name)
-            close("(%)", row[column], (*hand.interval(found), tau))
+@pytest.mark.parametrize("k", SETS)
+def test_the_rank_of_a_prompt_set(k: int, reference: Reference, page: Table) -> None:
+    prompts = reference.prompts(f"generic{k}").astype(np.float64)
+    sigma = np.linalg.svd(unit(prompts), compute_uv=False)
+    directions = np.random.RandomState(42).standard_normal(prompts.shape)
+    random_sigma = np.linalg.svd(unit(directions), compute_uv=False)
+    ranks = [np.exp(entropy(values / values.sum())) for values in (sigma, random_sigma)]
+    row = page[f"{k}"]
+    assert row["singular values"] == f"{sigma[0]:.3g} … {sigma[-1]:.2g}"
+    assert numbers(row["effective rank (random)"]) == pytest.approx(ranks, abs=0.051)
+
+    cosines, random_cosines = reference.cosines(prompts), reference.random_cosines(k, 42)
+    random = [100 * reference.svm(reference.random_cosines(k, seed)) for seed in SEEDS]
+    fewshot = reference.accuracy_at_chosen_tau
+    expected = {
+        "SVM, τ 1 (%)": reference.interval(reference.svm(cosines)),
+        "random, SVM, τ 1 (%)": (float(np.mean(random)), min(random), max(random)),
+        "logistic regression (%)": fewshot(logreg, cosines, f"generic{k}.logits.fewshot"),
+        "random, logistic regression (%)": fewshot(logreg, random_cosines, f"random{k}-42.fewshot"),
+    }
+    for column, values in expected.items():
+        assert_close(column, row[column], values)
 
 
-def test_the_grid_is_constant_along_c_over_tau_squared_and_only_of_cosines(
-    ran: Path, page: dict[str, dict[str, str]]
+def test_only_the_grid_of_cosines_is_constant_along_c_over_tau_squared(
+    reference: Reference, page: Table
 ) -> None:
     """scikit-learn fits every (tau, C) on its own; clipkit solves each C / tau^2 once."""
-    hand = ByHand(ran)
-    z = hand.cosines("generic32")
-    for label, name, Cs, bend in (
-        ("cosine / τ", "trade", (0.25, 1, 4, 16), lambda v, tau: v / tau),
-        ("softmax(cosine / τ)", "trade-probs", (256, 1024, 4096, 16384), probabilities),
+    cosines = reference.cosines(reference.prompts("generic32"))
+    for features, name, Cs in (
+        ("cosine / τ", "c-tau-grid", {0.25, 1, 4, 16}),
+        ("softmax(cosine / τ)", "c-tau-grid-probs", {256, 1024, 4096, 16384}),
     ):
-        runs = read(ran / f"generic32.logits.{name}.h5").runs
-        assert len(runs["acc1"]) == 20
-        agree, lines = [], {}
-        for tau, C, found in zip(runs["temperature"], runs["C"], runs["acc1"], strict=True):
-            assert C in Cs
-            expected = hand.accuracy(
-                SVC(kernel="linear", C=C), {s: bend(v, tau) for s, v in z.items()}
-            )
-            agree.append(abs(found - expected) < 1.01 / 60)
-            lines.setdefault(round(C / tau**2, 3), []).append(found)
-        assert (
-            sum(agree) >= 18
-        )  # where every row is a support vector at its bound, the intercept is anyone's
-        spread = max(max(line) - min(line) for line in lines.values())
-        cells = page[label]
-        assert numbers(cells["largest difference at one C / τ² (points)"]) == pytest.approx(
-            (100 * spread,), abs=0.006
-        )
-        span = (100 * min(runs["acc1"]), 100 * max(runs["acc1"]))
+        runs = read(str(reference.folder / f"generic32.logits.{name}.h5")).rows()
+        assert {run["C"] for run in runs} == Cs
+        assert len(runs) == 20
+        agree = []
+        by_ratio: dict[float, list[float]] = {}
+        for run in runs:
+            tau, C = run["temperature"], run["C"]
+            if name == "c-tau-grid":
+                expected = reference.svm(cosines, tau, C)
+            else:
+                probabilities = {split: softmax(rows, tau) for split, rows in cosines.items()}
+                expected = reference.svm(probabilities, C=C)
+            agree.append(abs(run["acc1"] - expected) < 1.01 / 60)
+            by_ratio.setdefault(round(C / tau**2, 3), []).append(100 * run["acc1"])
+        assert sum(agree) >= 18  # the intercept is free if every row is at its bound
+        accuracies = [100 * run["acc1"] for run in runs]
+        span = (min(accuracies), max(accuracies))
+        difference = max(max(group) - min(group) for group in by_ratio.values())
+        cells = page[features]
         assert numbers(cells["accuracy over the grid (%)"]) == pytest.approx(span, abs=0.006)
-    assert page["cosine / τ"]["largest difference at one C / τ² (points)"] == "0.00"
+        shown = cells["largest difference at one C / τ² (points)"]
+        assert float(shown) == pytest.approx(difference, abs=0.006)
+        assert (shown == "0.00") == (name == "c-tau-grid")
 
 
-def test_the_classes_of_highest_and_lowest_f1(ran: Path) -> None:
-    hand = ByHand(ran)
-    scaler = StandardScaler().fit(hand.x["train"])
-    svm = SVC(kernel="linear").fit(scaler.transform(hand.x["train"]), hand.y["train"])
-    f1 = f1_score(hand.y["test"], svm.predict(scaler.transform(hand.x["test"])), average=None)
-    (told,) = [
-        text
-        for text in (ran / "report.md").read_text().split("\n\n")
-        if text.startswith("Baseline, F1")
-    ]
-    parts = " ".join(told.split()).split("; of the worst: ")
-    best, worst = (re.findall(r"(\S+) (\d\.\d\d)", part) for part in parts)
-    assert [float(value) for _, value in best] == pytest.approx(sorted(f1)[:-6:-1], abs=0.0051)
-    assert [float(value) for _, value in worst] == pytest.approx(sorted(f1)[:5], abs=0.0051)
-    for name, value in best + worst:
-        assert float(value) == pytest.approx(f1[hand.names.index(name)], abs=0.0051)
+def test_the_classes_of_highest_and_lowest_f1(thesis_results: Path, reference: Reference) -> None:
+    model = make_pipeline(StandardScaler(), svm())
+    model.fit(reference.embeddings["train"], reference.labels["train"])
+    predicted = model.predict(reference.embeddings["test"])
+    f1 = f1_score(reference.labels["test"], predicted, average=None)
+    text = " ".join((thesis_results / "report.md").read_text().split())
+    sentence = re.search(r"F1 of the best classes: (.+?); of the worst: (.+?)\. ", text)
+    assert sentence is not None
+    for part, expected in zip(sentence.groups(), (sorted(f1)[:-6:-1], sorted(f1)[:5]), strict=True):
+        classes = re.findall(r"(\S+) (\d\.\d\d)", part)
+        assert [float(value) for _, value in classes] == pytest.approx(expected, abs=0.0051)
+        for name, value in classes:
+            assert float(value) == pytest.approx(f1[reference.names.index(name)], abs=0.0051)
 
 
-def test_every_picture_is_there(ran: Path) -> None:
-    text = (ran / "report.md").read_text()
-    shown = re.findall(r"!\[.+\]\((.+)\)", text)
-    assert sorted(shown) == sorted(path.name for path in ran.glob("*.png"))
-    assert len(shown) == 16
+def test_a_report_shows_every_picture(thesis_results: Path) -> None:
+    text = (thesis_results / "report.md").read_text()
+    names = re.findall(r"!\[.+\]\((.+)\)", text)
+    assert sorted(names) == sorted(path.name for path in thesis_results.glob("*.png"))
+    assert len(names) == 16

@@ -1,34 +1,35 @@
-"""A data set through an encoder: rows in order whatever the batches, shards and threads are."""
+"""Embedding: rows stay in order, interrupted runs continue, prompts and class names."""
 
 from __future__ import annotations
 
 import threading
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from faults import contents
+from factories import contents, write_feature_file
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from clipkit.embedding import shards
+from clipkit import embedding, features
+from clipkit.embedding import checkpoint
 from clipkit.errors import ClipkitError, ImageError, UsageError
-from clipkit import embedding
-from clipkit.features import read
+from clipkit.features import FeatureFile
 
 
 class Numbers:
-    """Images that are numbers; some of them are bad."""
+    """Images that are numbers; some of them cannot be used."""
 
-    def __init__(self, n: int, bad: set[int], labelled: bool = True) -> None:
-        self.n, self.bad = n, bad
+    def __init__(self, n: int, bad: set[int] = frozenset(), labelled: bool = True) -> None:
+        self.bad = bad
         self.ids = [f"{i}.png" for i in range(n)]
         self.labels = np.arange(n) % 7 if labelled else None
 
     def __len__(self) -> int:
-        return self.n
+        return len(self.ids)
 
     def image(self, i: int) -> int:
         if i in self.bad:
@@ -36,14 +37,26 @@ class Numbers:
         return i
 
     def fingerprint(self) -> str:
-        return ""
+        return "unchanged"
+
+
+@dataclass
+class Dataset:
+    splits: dict[str, Numbers]
+    name: str = "numbers"
+    class_names: list[str] = field(default_factory=list)
+    details: dict[str, Any] = field(default_factory=dict)
 
 
 class Double:
     """Encodes a number as itself and its double."""
 
-    def __init__(self) -> None:
-        self.calls: list[int] = []
+    context_length = 7
+
+    def __init__(self, name: str = "double", stop_at: int | None = None) -> None:
+        self.details = {"name": name}
+        self.stop_at = stop_at
+        self.batches: list[int] = []
         self.threads: set[int] = set()
 
     def preprocess(self, images: list[int]) -> Any:
@@ -52,118 +65,244 @@ class Double:
         return np.array(images, np.float32)
 
     def encode_images(self, pixels: Any) -> Any:
-        self.calls.append(len(pixels))
-        return np.stack([pixels, 2 * pixels], axis=1)
+        if self.stop_at is not None and pixels.max() >= self.stop_at:
+            raise KeyboardInterrupt
+        self.batches.append(len(pixels))
+        return np.stack([pixels, 2 * pixels + 1], axis=1)
+
+    def token_lengths(self, texts: list[str]) -> Any:
+        return np.array([len(text.split()) for text in texts])
+
+    def encode_texts(self, texts: list[str], *, truncate: bool, progress: Any) -> Any:
+        progress(len(texts), len(texts))
+        return np.array([[len(text), 1] for text in texts], np.float32)
 
 
-def result(
-    folder: Path,
-    splits: dict[str, Numbers],
-    encoder: Double,
-    batch: int = 4,
-    workers: int = 3,
-    **manifest: Any,
-) -> tuple[Any, Any]:
-    with embedding.working(folder, splits, manifest) as work:
-        embedding.run(work, splits, encoder, batch, workers, False, lambda *_: None)
-        found, skipped = embedding.collect(work)
-        for split in found.values():
-            split.features = split.features.read()
-        return found, skipped
+@pytest.fixture
+def shards_of_ten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint, "SHARD_ROWS", 10)
+
+
+def embed(folder: Path, splits: dict[str, Numbers], encoder: Any, **options: Any) -> FeatureFile:
+    output = folder / "out.h5"
+    options = {"batch_size": 4, "num_workers": 3, **options}
+    skipped = embedding.embed_images(Dataset(splits), encoder, str(output), **options)
+    assert list(contents(folder)) == ["out.h5"]
+    file = features.read(output)
+    assert file.history[0].get("skipped", []) == skipped
+    return file
+
+
+def interrupt(folder: Path, splits: dict[str, Numbers], stop_at: int) -> Path:
+    """Run until the encoder meets a number; return the folder of shards."""
+    with pytest.raises(KeyboardInterrupt):
+        embed(folder, splits, Double(stop_at=stop_at))
+    return folder / "out.h5.partial"
 
 
 @settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=10
 )
 @given(
-    n=st.integers(1, 60), shard=st.integers(1, 20), batch=st.integers(1, 25), workers=st.integers(1, 4),
-    bad=st.sets(st.integers(0, 59), max_size=20), labelled=st.booleans(),
-)  # fmt: skip
+    n=st.integers(1, 60),
+    shard_rows=st.integers(1, 20),
+    batch_size=st.integers(1, 25),
+    num_workers=st.integers(1, 4),
+    bad=st.sets(st.integers(0, 59), max_size=20),
+    labelled=st.booleans(),
+)
 def test_rows_labels_and_ids_stay_aligned(
     n: int,
-    shard: int,
-    batch: int,
-    workers: int,
+    shard_rows: int,
+    batch_size: int,
+    num_workers: int,
     bad: set[int],
     labelled: bool,
     tmp_path_factory: pytest.TempPathFactory,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(shards, "SHARD", shard)
+    monkeypatch.setattr(checkpoint, "SHARD_ROWS", shard_rows)
     splits = {"test": Numbers(n, bad, labelled), "train": Numbers(3, set(), labelled)}
     good = [i for i in range(n) if i not in bad]
-    folder = tmp_path_factory.mktemp("work") / "w"
+    folder = tmp_path_factory.mktemp("work")
+    options = {"batch_size": batch_size, "num_workers": num_workers}
     if not good:
-        with pytest.raises(ClipkitError, match="at least one image of test must be usable"):
-            result(folder, splits, Double(), batch, workers)
+        with pytest.raises(ClipkitError, match="test: expected at least one usable image"):
+            embed(folder, splits, Double(), **options)
         return
-    found, skipped = result(folder, splits, Double(), batch, workers)
-    assert found["test"].ids == [f"{i}.png" for i in good]
-    assert found["test"].features.tolist() == [[i, 2 * i] for i in good]
-    assert (found["test"].labels.tolist() if labelled else found["test"].labels) == (
-        [i % 7 for i in good] if labelled else None
-    )
-    assert [item["id"] for item in skipped] == [f"{i}.png" for i in range(n) if i in bad]
-    assert len(found["train"]) == 3
+    file = embed(folder, splits, Double(), **options)
+    test = file.splits["test"]
+    assert test.ids == [f"{i}.png" for i in good]
+    assert test.features.tolist() == [[i, 2 * i + 1] for i in good]
+    if labelled:
+        assert test.labels.tolist() == [i % 7 for i in good]
+    else:
+        assert test.labels is None
+    skipped = file.history[0].get("skipped", [])
+    assert [image["id"] for image in skipped] == [f"{i}.png" for i in range(n) if i in bad]
+    assert len(file.splits["train"]) == 3
 
 
-def test_batches_do_not_cross_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shards, "SHARD", 10)
+def test_batches_do_not_cross_shards(tmp_path: Path, shards_of_ten: None) -> None:
     encoder = Double()
-    result(tmp_path / "w", {"all": Numbers(25, set())}, encoder, batch=4)
-    assert encoder.calls == [4, 4, 2, 4, 4, 2, 4, 1]
+    embed(tmp_path, {"all": Numbers(25)}, encoder)
+    assert encoder.batches == [4, 4, 2, 4, 4, 2, 4, 1]
     assert threading.get_ident() not in encoder.threads
 
 
-def test_a_run_that_goes_on_encodes_only_what_is_missing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_run_that_continues_encodes_only_what_is_missing(
+    tmp_path: Path, shards_of_ten: None
 ) -> None:
-    monkeypatch.setattr(shards, "SHARD", 10)
     splits = {"all": Numbers(25, {3})}
-
-    class Fails(Double):
-        def encode_images(self, pixels: Any) -> Any:
-            if pixels.max() > 15:
-                raise KeyboardInterrupt
-            return super().encode_images(pixels)
-
-    with pytest.raises(KeyboardInterrupt):
-        result(tmp_path / "w", splits, Fails())
+    interrupt(tmp_path, splits, stop_at=15)
     encoder = Double()
-    found, skipped = result(tmp_path / "w", splits, encoder)
-    assert sum(encoder.calls) == 15
-    assert len(found["all"]) == 24
-    assert [item["id"] for item in skipped] == ["3.png"]
+    file = embed(tmp_path, splits, encoder)
+    assert sum(encoder.batches) == 15
+    assert len(file.splits["all"]) == 24
+    assert [image["id"] for image in file.history[0]["skipped"]] == ["3.png"]
 
 
-def test_another_manifest_is_refused_with_every_name_that_changed(tmp_path: Path) -> None:
-    splits = {"all": Numbers(3, set())}
-    result(tmp_path / "w", splits, Double(), model={"name": "a"}, batch_size=4)
+def test_shards_are_read_once_and_those_of_an_earlier_run_are_checked_once(
+    tmp_path: Path, shards_of_ten: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[str] = []
+    real = features.read
+
+    def read(path: Path, **options: Any) -> FeatureFile:
+        reads.append(Path(path).stem)
+        return real(path, **options)
+
+    monkeypatch.setattr(features, "read", read)
+    splits = {"all": Numbers(25)}
+    embed(tmp_path, splits, Double(), force=True)
+    assert reads == ["00000", "00001", "00002", "out"]
+    (tmp_path / "out.h5").unlink()
+    interrupt(tmp_path, splits, stop_at=22)
+    reads.clear()
+    embed(tmp_path, splits, Double())
+    assert reads == ["00000", "00001", "00000", "00001", "00002", "out"]
+
+
+def test_a_shard_without_usable_images_does_not_change_the_result(
+    tmp_path: Path, shards_of_ten: None
+) -> None:
+    splits = {"all": Numbers(25, set(range(10)))}
+    embed(tmp_path, splits, Double())
+    expected = (tmp_path / "out.h5").read_bytes()
+    (tmp_path / "out.h5").unlink()
+    partial = interrupt(tmp_path, splits, stop_at=22)
+    assert [path.name for path in sorted(partial.glob("*.h5"))] == ["00001.h5"]
+    embed(tmp_path, splits, Double())
+    assert (tmp_path / "out.h5").read_bytes() == expected
+
+
+def test_other_options_and_models_are_refused_with_every_change(
+    tmp_path: Path, shards_of_ten: None
+) -> None:
+    splits = {"all": Numbers(25)}
+    interrupt(tmp_path, splits, stop_at=15)
     before = contents(tmp_path)
-    with pytest.raises(UsageError, match=r"batch_size was 4, is 8; model\.name was a, is b"):
-        result(tmp_path / "w", splits, Double(), model={"name": "b"}, batch_size=8)
+    with pytest.raises(UsageError, match=r"batch_size was 4, is 8; model\.name was double, is b$"):
+        embed(tmp_path, splits, Double("b"), batch_size=8)
     assert contents(tmp_path) == before
 
 
-def test_a_shard_says_whose_it_is(tmp_path: Path) -> None:
-    result(tmp_path / "w", {"all": Numbers(3, set())}, Double())
-    (entry,) = read(tmp_path / "w" / "00000.h5").history
-    assert (entry["command"], entry["shard"], len(entry["run"])) == ("embed", 0, 64)
+def test_a_checkpoint_of_the_version_before_is_refused_and_can_be_dropped(tmp_path: Path) -> None:
+    splits = {"all": Numbers(25)}
+    partial = interrupt(tmp_path, splits, stop_at=0)
+    manifest = partial / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"checkpoint version":2,', ""))
+    for name in ("00000.json", "00000.h5"):
+        (partial / name).write_text("of the version before")
+    before = contents(tmp_path)
+    with pytest.raises(UsageError, match="checkpoint version was absent, is 2") as error:
+        embed(tmp_path, splits, Double())
+    assert "--restart" in str(error.value.hint)
+    assert contents(tmp_path) == before
+    embed(tmp_path, splits, Double(), restart=True)
 
 
-def test_a_lock_on_a_removed_folder_is_no_lock(tmp_path: Path) -> None:
-    """Another process may finish, and remove the folder, between our opening of the lock and our holding it."""
-    folder = tmp_path / "w"
-    with shards._locked(folder):
-        (folder / "lock").rename(tmp_path / "gone")
-        with shards._locked(folder):  # a new lock, of a new run
+def test_a_shard_names_its_run_and_what_it_skipped(tmp_path: Path, shards_of_ten: None) -> None:
+    partial = interrupt(tmp_path, {"all": Numbers(25, {3})}, stop_at=15)
+    (entry,) = features.read(partial / "00000.h5").history
+    assert len(entry.pop("run")) == 64
+    skipped = [{"split": "all", "id": "3.png", "reason": "3 is bad"}]
+    assert entry == {"command": "embed", "shard": 0, "skipped": skipped}
+
+
+def test_a_lock_in_a_removed_folder_is_not_held(tmp_path: Path) -> None:
+    """Another process may finish and remove the folder between our opening and locking the file."""
+    folder = tmp_path / "out.h5.partial"
+    with checkpoint._locked(folder):
+        (folder / "lock").rename(tmp_path / "removed")
+        with checkpoint._locked(folder):  # a new lock, of a new run
             assert (folder / "lock").exists()
 
 
-def test_the_encoder_s_error_is_the_one_that_is_told(tmp_path: Path) -> None:
+def test_an_error_in_a_thread_is_the_one_that_is_raised(tmp_path: Path) -> None:
     class Breaks(Double):
         def preprocess(self, images: list[int]) -> Any:
             raise ValueError("no pixels")
 
     with pytest.raises(ValueError, match="no pixels"):
-        result(tmp_path / "w", {"all": Numbers(30, set())}, Breaks())
+        embed(tmp_path, {"all": Numbers(30)}, Breaks())
+
+
+def test_an_embedding_that_is_not_finite_names_its_image(tmp_path: Path) -> None:
+    class Overflows(Double):
+        def encode_images(self, pixels: Any) -> Any:
+            return np.where(pixels[:, None] == 2, np.inf, 1)
+
+    with pytest.raises(ClipkitError, match=r"^2\.png: expected a finite embedding, got NaN or Inf"):
+        embed(tmp_path, {"all": Numbers(5)}, Overflows())
+
+
+def test_prompts_belong_to_no_class() -> None:
+    file = embedding.embed_texts(["a", "bcd"], Double())
+    assert file.features[:, 0].tolist() == [1, 3]
+    assert file.class_index.tolist() == [-1, -1]
+
+
+def test_classes_are_embedded_with_their_wordings() -> None:
+    encoder = Double()
+    classes = embedding.ClassNames(["a_b", "c"], ["a_b", "sea"], {"classes": "file"})
+    one = embedding.embed_classes(classes, encoder, readable=True)
+    assert (one.texts, one.class_names) == (["a photo of a a b", "a photo of a sea"], ["a_b", "c"])
+    ensemble = embedding.embed_classes(classes, encoder, templates=["{}", "a {}"])
+    assert ensemble.texts == ["a_b (2 templates)", "sea (2 templates)"]
+    np.testing.assert_allclose(np.linalg.norm(ensemble.features, axis=1), 1)
+
+
+def test_a_prompt_that_is_too_long_is_named() -> None:
+    texts = ["short", "1 2 3 4 5 6 7 8", "1 2 3 4 5 6 7 8 9"]
+    message = r"^'1 2 3 4 5 6 7 8': expected at most 7 tokens, got 8 \(2 prompts are too long\)"
+    with pytest.raises(ClipkitError, match=message):
+        embedding.embed_texts(texts, Double())
+    embedding.embed_texts(texts, Double(), truncate=True)
+
+
+def test_a_text_file_gives_class_names_and_wordings(tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text("cat\tbig cat\ndog\n")
+    classes = embedding.read_class_names(str(tmp_path / "names.txt"))
+    assert (classes.names, classes.wordings) == (["cat", "dog"], ["big cat", "dog"])
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("nameless.h5", "nameless.h5: expected class names, got none"),
+        ("twice.txt", "twice.txt: expected each class once, got 'cat' 2 times"),
+        ("./flat", "./flat: expected class names, but its images are not labelled"),
+    ],
+)
+def test_a_source_without_class_names_is_refused(
+    source: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_feature_file(tmp_path / "nameless.h5", datasets={"class_names": None})
+    (tmp_path / "twice.txt").write_text("cat\ndog\ncat\tbig cat\n")
+    (tmp_path / "flat").mkdir()
+    (tmp_path / "flat" / "0.png").touch()
+    with pytest.raises(ClipkitError) as error:
+        embedding.read_class_names(source)
+    assert error.value.message == message

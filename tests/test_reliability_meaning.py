@@ -156,11 +156,14 @@ def test_blanks_and_duplicates_are_told(embed_texts: Any, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("data", "says"),
     [
-        (b"\n  \n\t\n", "must hold at least one prompt; got blank lines"),
-        (b"", "must hold at least one prompt; got an empty file"),
-        (b"a dot\ncaf\xe9\n", "mine.txt, line 2 must be UTF-8 text; got the byte 0xe9"),
-        (b"a dot\na\0b\n", "mine.txt, line 2 must hold no control character; got U+0000"),
-        (b"a dot\n" + b"word " * 90 + b"\n", "a prompt must have at most 77 tokens; line 2 of"),
+        (b"\n  \n\t\n", "mine.txt: expected at least one prompt, got blank lines"),
+        (b"", "mine.txt: empty input: did the command before it fail?"),
+        (b"a dot\ncaf\xe9\n", "mine.txt, line 2: expected UTF-8 text, got the byte 0xe9"),
+        (b"a dot\na\0b\n", "mine.txt, line 2: expected no control character, got U+0000"),
+        (
+            b"a dot\n" + b"word " * 90 + b"\n",
+            "mine.txt, line 2: expected at most 77 tokens, got 92",
+        ),
     ],
 )
 def test_prompts_that_are_refused(embed_texts: Any, tmp_path: Path, data: bytes, says: str) -> None:

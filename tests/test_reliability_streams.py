@@ -168,7 +168,7 @@ def test_a_plot_on_a_full_disk_leaves_nothing(fork_server: ForkServer, inputs: P
     with unchanged(inputs):
         ended = fork_server.run(inputs, *words, limits={"RLIMIT_FSIZE": 2000})
     assert ended.exit_code == 1
-    assert ended.stderr.splitlines()[-1].startswith("clipkit plot: ")
+    assert ended.stderr.splitlines()[-1].startswith("clipkit plot confusion: ")
     assert "Traceback" not in ended.stderr
 
 

@@ -1,4 +1,4 @@
-"""`clipkit report` on folders made here: when the thesis's figures stand, what is left out, what is refused."""
+"""`clipkit report` on folders made by hand: the thesis's figures, what is left out, refusals."""
 
 from __future__ import annotations
 
@@ -9,74 +9,65 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy.stats import binomtest
-from shell import clipkit, ok
+from shell import clipkit, fails, ok
 
 from clipkit.features import FeatureFile, Split, write
 from clipkit.report import thesis
 
 Table = dict[str, dict[str, str]]  # first cell -> column -> cell
-HISTORY: dict[str, Any] = {
-    "command": "embed",
-    "clipkit": "0.1.0",
-    "model": {"name": thesis.MODEL, "digest": "sha256:12", "precision": "fp32", "device": "cpu"},
-    "dataset": {
-        "name": "cifar100",
-        "splits": {
-            "train": {"images": 50_000, "rows": "ab"},
-            "test": {"images": 10_000, "rows": "cd"},
-        },
-    },
-}
-
-
-def tables(text: str) -> Table:
-    """Every row of a page's tables, by its first cell: column -> cell."""
-    found: Table = {}
-    head: list[str] = []
-    for line in text.splitlines():
-        cells = [cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
-        if not cells or set("".join(cells)) <= set("-:"):
-            head = head if cells else []
-        elif not head:
-            head = cells
-        else:
-            assert cells[0] not in found, cells[0]
-            found[cells[0]] = dict(zip(head[1:], cells[1:], strict=True))
-    return found
-
-
-def folder(
-    at: Path, *, model: dict[str, Any] | None = None, data: dict[str, Any] | None = None
-) -> Path:
-    """A results folder with chapter 2's baseline: 200 test rows, of which 150 are right."""
-    at.mkdir()
-    made = {
-        **HISTORY,
-        "model": HISTORY["model"] | (model or {}),
-        "dataset": HISTORY["dataset"] | (data or {}),
-    }
-    labels, ids = np.arange(200) % 5, [f"{i}" for i in range(200)]
-    features = np.ones((200, 3), np.float32)
-    names = ["ant", "bee|hive", "cat", "dog", "eel"]
-    splits = {name: Split(features, labels, ids) for name in ("train", "test")}
-    write(str(at / "img.h5"), FeatureFile("images", [made], splits, class_names=names))
-    predicted = np.where(np.arange(200) < 150, labels, (labels + 1) % 5)
-    runs = {
-        "classifier": np.array(["svm"]),
-        "eval_split": np.array(["test"]),
-        "acc1": np.array([0.75]),
-    }
-    result = FeatureFile("result", [made, {"command": "probe"}], class_names=names, runs=runs)
-    result.splits["test"] = Split(labels=labels, ids=ids, predicted=predicted[None])
-    write(str(at / "img.svm.h5"), result)
-    return at
-
-
+MODEL = {"name": thesis.MODEL, "digest": "sha256:12", "precision": "fp32", "device": "cpu"}
+TEST_ROWS = {"images": 10_000, "rows": "cd"}
+SPLITS = {"train": {"images": 50_000, "rows": "ab"}, "test": TEST_ROWS}
+DATASET = {"name": "cifar100", "splits": SPLITS}
 BASELINE = "2.2 baseline: SVM on standardised image embeddings (%)"
 
 
-def test_the_thesis_stands_beside_its_own_model_and_data(tmp_path: Path) -> None:
-    row = tables(ok("report", folder(tmp_path / "r")).stdout)[BASELINE]
+def tables(text: str) -> Table:
+    """Return every row of a page's tables by its first cell: column -> cell."""
+    rows: Table = {}
+    header: list[str] = []
+    for line in text.splitlines():
+        cells = [cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+        if not cells:
+            header = []
+        elif not header:
+            header = cells
+        elif not set("".join(cells)) <= set("-:"):
+            assert cells[0] not in rows
+            rows[cells[0]] = dict(zip(header[1:], cells[1:], strict=True))
+    return rows
+
+
+def numbers(cell: str) -> list[float]:
+    return [float(number) for number in re.findall(r"-?\d+(?:\.\d+)?(?:e-?\d+)?", cell)]
+
+
+def write_results(folder: Path, **entry: Any) -> Path:
+    """Write a folder with chapter 2's baseline: 150 of 200 test rows are right.
+
+    `model` and `dataset` change the history's entry of `embed`; other values are added to it.
+    """
+    folder.mkdir()
+    model = MODEL | entry.pop("model", {})
+    dataset = DATASET | entry.pop("dataset", {})
+    history = [{"command": "embed", "clipkit": "0.1.0", "model": model, "dataset": dataset} | entry]
+    names = ["ant", "bee|hive", "cat", "dog", "eel"]
+    labels = np.arange(200) % 5
+    ids = [f"{row}" for row in range(200)]
+    features = np.ones((200, 3), np.float32)
+    splits = {name: Split(features, labels, ids) for name in ("train", "test")}
+    write(str(folder / "img.h5"), FeatureFile("images", history, splits, class_names=names))
+
+    result = FeatureFile("result", [*history, {"command": "probe"}], class_names=names)
+    result.set_rows([{"classifier": "svm", "eval_split": "test", "acc1": 0.75}])
+    predicted = np.where(np.arange(200) < 150, labels, (labels + 1) % 5)
+    result.splits["test"] = Split(labels=labels, ids=ids, predicted=predicted[None])
+    write(str(folder / "img.svm.h5"), result)
+    return folder
+
+
+def test_the_thesis_figure_is_shown_for_its_own_model_and_data(tmp_path: Path) -> None:
+    row = tables(ok("report", write_results(tmp_path / "r")).stdout)[BASELINE]
     low, high = binomtest(150, 200).proportion_ci(method="wilson")
     assert row == {
         "thesis": "78.01",
@@ -86,84 +77,94 @@ def test_the_thesis_stands_beside_its_own_model_and_data(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("model", "data"),
+    "entry",
     [
-        ({"name": "tiny"}, {}),
-        ({"untrained": 7}, {}),
-        ({}, {"name": "shapes"}),
-        (
-            {},
-            {
-                "splits": {
-                    "train": {"images": 500, "rows": "ab"},
-                    "test": {"images": 10_000, "rows": "cd"},
-                }
-            },
-        ),
-        ({}, {"splits": {"test": {"images": 10_000, "rows": "cd"}}}),
+        {"model": {"name": "tiny"}},
+        {"model": {"untrained": 7}},
+        {"dataset": {"name": "shapes"}},
+        {"dataset": {"splits": SPLITS | {"train": {"images": 500, "rows": "ab"}}}},
+        {"dataset": {"splits": {"test": TEST_ROWS}}},
+        {"skipped": ["1.jpg"]},
     ],
 )
-def test_the_thesis_stands_beside_nothing_else(
-    model: dict[str, Any], data: dict[str, Any], tmp_path: Path
+def test_no_figure_is_shown_for_another_model_or_other_rows(
+    entry: dict[str, Any], tmp_path: Path
 ) -> None:
-    row = tables(ok("report", folder(tmp_path / "r", model=model, data=data)).stdout)[BASELINE]
+    row = tables(ok("report", write_results(tmp_path / "r", **entry)).stdout)[BASELINE]
     assert (row["thesis"], row["difference"]) == ("", "")
     assert row["here"].startswith("75.00 (")
 
 
-def test_what_ran_is_said_first(tmp_path: Path) -> None:
-    at = folder(tmp_path / "r", model={"untrained": 7}, data={"draw": {"limit": 9, "seed": 42}})
-    text = ok("report", at).stdout
-    assert text.startswith(
-        "# openai/clip-vit-base-patch32, untrained (seed 7) on cifar100\n\n| what ran"
-    )
-    said = {key: cells[""] for key, cells in tables(text).items() if "" in cells}
-    assert said["weights"] == "sha256:12"
-    assert said["precision"] == "fp32 on cpu"
-    assert said["data set"] == "cifar100: 200 train + 200 test images, 5 classes"
-    assert said["draw"] == "limit 9, seed 42"
-    assert said["rows of test"] == "sha256:cd"
-    assert f"numpy {np.__version__}" in said["reported by"]
+def test_a_report_begins_with_what_ran(tmp_path: Path) -> None:
+    entry = {"model": {"untrained": 7}, "dataset": {"draw": {"limit": 9, "seed": 42}}}
+    folder = write_results(tmp_path / "r", **entry, skipped=["1.jpg", "2.jpg"])
+    text = ok("report", folder).stdout
+    heading = "# openai/clip-vit-base-patch32, untrained (seed 7) on cifar100"
+    assert text.startswith(f"{heading}\n\n| what ran")
+    provenance = {key: cells[""] for key, cells in tables(text).items() if "" in cells}
+    assert f"numpy {np.__version__}" in provenance.pop("reported by")
+    assert provenance == {
+        "model": "openai/clip-vit-base-patch32, untrained (seed 7)",
+        "weights": "sha256:12",
+        "precision": "fp32 on cpu",
+        "data set": "cifar100: 200 train + 200 test images, 5 classes",
+        "draw": "limit 9, seed 42",
+        "skipped images": "2",
+        "rows of train": "sha256:ab",
+        "rows of test": "sha256:cd",
+        "embedded by": "clipkit 0.1.0",
+    }
 
 
-def test_the_untrained_twin_has_a_column(tmp_path: Path) -> None:
-    here, twin = (
-        folder(tmp_path / "a"),
-        folder(tmp_path / "b", model={"untrained": 3, "digest": "sha256:34"}),
-    )
-    (twin / "img.svm.h5").unlink()
-    text = ok("report", here, "--untrained", twin).stdout
-    assert list(tables(text)[BASELINE]) == ["thesis", "here", "untrained", "difference"]
-    assert tables(text)[BASELINE]["untrained"] == ""
-    assert tables(text)["its weights"][""] == "sha256:34"
+def test_the_untrained_control_has_a_column(tmp_path: Path) -> None:
+    folder = write_results(tmp_path / "a")
+    control = write_results(tmp_path / "b", model={"untrained": 3, "digest": "sha256:34"})
+    rows = tables(ok("report", folder, "--untrained", control).stdout)
+    assert list(rows[BASELINE]) == ["thesis", "here", "untrained", "difference"]
+    assert rows[BASELINE]["untrained"] == rows[BASELINE]["here"]
+    assert rows["untrained control"][""].endswith("untrained (seed 3)")
+    assert rows["the control's weights"][""] == "sha256:34"
+    (control / "img.svm.h5").unlink()
+    rows = tables(ok("report", folder, "--untrained", control).stdout)
+    assert rows[BASELINE]["untrained"] == ""
 
 
-def test_classes_and_pictures_are_those_that_are_there(tmp_path: Path) -> None:
-    at = folder(tmp_path / "r")
-    (at / "img.svm.confusion.png").touch()
-    text = ok("report", at).stdout
+def test_only_results_and_pictures_in_the_folder_are_shown(tmp_path: Path) -> None:
+    folder = write_results(tmp_path / "r")
+    (folder / "img.svm.confusion.png").touch()
+    text = ok("report", folder).stdout
     assert re.findall(r"!\[.*\]\((.*)\)", text) == ["img.svm.confusion.png"]
     assert "F1 of the best classes: " in text
     assert "Chapter 3" not in text
 
 
-def test_tables_line_up(tmp_path: Path) -> None:
-    for block in ok("report", folder(tmp_path / "r")).stdout.split("\n\n"):
+def test_the_columns_of_a_table_line_up_and_prose_is_wrapped(tmp_path: Path) -> None:
+    for block in ok("report", write_results(tmp_path / "r")).stdout.split("\n\n"):
+        widths = [len(line) for line in block.splitlines()]
         if block.startswith("|"):
-            assert len({len(line) for line in block.splitlines()}) == 1
+            assert len(set(widths)) == 1
+        else:
+            assert max(widths) <= 100
 
 
-def test_a_page_is_written_once(tmp_path: Path) -> None:
-    at = folder(tmp_path / "r")
-    ok("report", at, "-o", at / "report.md")
-    assert (at / "report.md").read_text() == ok("report", at).stdout
-    assert clipkit("report", at, "-o", at / "report.md").exit_code == 2
-    ok("report", at, "-o", at / "report.md", "--force")
+def test_an_existing_page_is_replaced_only_by_force(tmp_path: Path) -> None:
+    folder = write_results(tmp_path / "r")
+    page = folder / "report.md"
+    ok("report", folder, "-o", page)
+    assert page.read_text() == ok("report", folder).stdout
+    assert clipkit("report", folder, "-o", page).exit_code == 2
+    ok("report", folder, "-o", page, "--force")
 
 
-def test_a_folder_without_results_is_refused(tmp_path: Path) -> None:
-    result = clipkit("report", tmp_path)
-    assert result.exit_code == 1
-    assert "must hold img.h5" in result.stderr
+def test_a_folder_without_embedded_images_is_refused(tmp_path: Path) -> None:
+    line = fails("report", tmp_path)
+    assert f"{tmp_path}: expected a results folder with img.h5, got none" in line
+    assert "make chapter2" in line
+    images = FeatureFile("images", [{"command": "convert"}], {"test": Split(np.ones((1, 2)))})
+    images.splits["test"].ids = ["0"]
+    write(str(tmp_path / "img.h5"), images)
+    assert "img.h5: expected a file that clipkit embed made, got one of convert" in fails(
+        "report", tmp_path
+    )
     (tmp_path / "img.h5").write_text("no feature file")
-    assert clipkit("report", tmp_path).exit_code == 1
+    fails("report", tmp_path)

@@ -184,7 +184,7 @@ def _in(
 def _prompts(path: Path, shown: str) -> list[str]:
     from clipkit import files, prompts
 
-    found = prompts.read(files.read_bytes(str(path)), shown)
+    found = prompts.parse(files.read_bytes(str(path)), shown)
     for warning in found.warnings():
         console.warn(warning)
     return found.texts

@@ -1,343 +1,372 @@
-"""`clipkit plot`: the pictures of a feature file."""
+"""`clipkit plot`: a sub-app with one command per picture."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from clipkit.commands import _sweep_plots
-from clipkit.commands._options import Force, Temperatures, parse_temperatures
-from clipkit.errors import ClipkitError, UsageError, unknown
+from clipkit.commands._options import FeatureInput, Force, Temperatures, parse_temperatures
+from clipkit.errors import unknown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from clipkit.features import FeatureFile, Split
+    from clipkit.results import ClassCounts
+
+SHEET_IMAGES = 40
+THUMBNAIL_PIXELS = 96
+
+FeatureInputs = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="FILE", help="Feature files; standard input by default."),
+]
+PictureOutput = Annotated[
+    str,
+    typer.Option(
+        "--output", "-o", metavar="FILE", help="A .png, .svg or .pdf; - is PNG on standard output."
+    ),
+]
+Split = Annotated[
+    str | None, typer.Option("--split", metavar="NAME", help="Split; test or the first by default.")
+]
+Run = Annotated[
+    int | None,
+    typer.Option("--run", metavar="N", min=0, help="Run, from 0; the most accurate by default."),
+]
+Groups = Annotated[
+    str | None,
+    typer.Option("--groups", metavar="FILE", help="Draw groups, from lines of class TAB group."),
+]
+Title = Annotated[str | None, typer.Option("--title", metavar="TEXT", help="Title of the picture.")]
 
 
-MOST_CLASSES = 5000
-SHEET, THUMB = 40, 96  # images of a contact sheet, and their pixels
-SEVERAL = {"temperature", "spectrum"}  # plots that put several files into one picture
+class PlotGroup(TyperGroup):
+    """Suggest the pictures with the nearest names for one that does not exist."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Return the command that the first argument names."""
+        if args[0] not in self.commands and not ctx.resilient_parsing:  # parsed for completion
+            raise unknown("plot", args[0], self.commands)
+        return super().resolve_command(ctx, args)
 
 
-@dataclass(frozen=True)
-class Wish:
-    """What of the files is to be drawn."""
-
-    shown: list[str]
-    split: str | None
-    run: int | None
-    class_names: list[str]
-    images: list[str]
-    temperature: list[str]
-    centred: bool
-    groups: str | None
-    title: str | None
-
-
-def plot(
-    kind: Annotated[
-        str,
-        typer.Argument(
-            metavar="KIND",
-            help="confusion, classes, clusters, temperature, grid (of results); entropy, confidence, logits, "
-            "similarity (of logits); spectrum (of texts); images (of a data set).",
-        ),
-    ],
-    files: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[FILE]...", help="Feature files; standard input if left out."),
-    ] = None,
-    output: Annotated[
-        str,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="FILE",
-            help="The picture: .png, .svg or .pdf; - is a PNG on standard output.",
-        ),
-    ] = "-",
-    split: Annotated[
-        str | None,
-        typer.Option(
-            "--split",
-            metavar="NAME",
-            help="Which split: test, if there is one; temperature shows all.",
-        ),
-    ] = None,
-    run: Annotated[
-        int | None,
-        typer.Option(
-            "--run", min=0, help="Which run of a result, from 0: the most accurate by default."
-        ),
-    ] = None,
-    class_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--class", metavar="NAME", help="With logits: the mean of this class; repeatable."
-        ),
-    ] = None,
-    image: Annotated[
-        list[str] | None,
-        typer.Option("--image", metavar="ID", help="With logits: this image; repeatable."),
-    ] = None,
-    temperature: Temperatures = [],
-    centred: Annotated[
-        bool,
-        typer.Option("--centred", help="With similarity: each prompt's difference from its mean."),
-    ] = False,
-    groups: Annotated[
-        str | None,
-        typer.Option(
-            "--groups",
-            metavar="FILE",
-            help="With confusion and classes: lines of class TAB group, to draw groups.",
-        ),
-    ] = None,
-    title: Annotated[
-        str | None, typer.Option("--title", metavar="TEXT", help="Above the picture.")
-    ] = None,
-    force: Force = False,
-) -> None:
-    """Draw what a feature file holds, for people to look at.
+plot = typer.Typer(
+    cls=PlotGroup,
+    no_args_is_help=True,
+    subcommand_metavar="PICTURE [ARGS]...",
+    help="""Draw what a feature file holds.
 
     Example: clipkit plot temperature probe.h5 -o tau.png
-    """  # fmt: skip
-    from clipkit import features, plots
-    from clipkit import files as streams
-
-    if kind not in PLOTS:
-        raise unknown("plot", kind, PLOTS)
-    format = "png" if output == "-" else plots.format_of(output)
-    streams.check_output(output, force=force)
-    sources = files or ["-"]
-    needs, draw = PLOTS[kind]
-    if len(sources) > 1 and kind not in SEVERAL:
-        raise UsageError(f"{kind} draws one file; got {len(sources)}")
-    loaded = [features.read(source, kinds=[needs]) for source in sources if needs != "data set"]
-    wish = Wish(sources, split, run, class_ or [], image or [], temperature, centred, groups, title)
-    figure = draw(loaded, wish)
-    with streams.atomic_write(output, force=force) as path:
-        plots.save(figure, path, format)
+    """,
+)
 
 
-def _split(file: FeatureFile, wish: Wish) -> tuple[str, Split]:
-    name = wish.split or ("test" if "test" in file.splits else next(iter(file.splits), ""))
-    if name not in file.splits:
-        raise unknown(f"split of {wish.shown[0]}", name, file.splits)
-    return name, file.splits[name]
+@plot.command()
+def confusion(
+    file: FeatureInput = "-",
+    output: PictureOutput = "-",
+    split: Split = None,
+    run: Run = None,
+    groups: Groups = None,
+    title: Title = None,
+    force: Force = False,
+) -> None:
+    """Draw the confusion matrix of a probe or of zero-shot classification.
 
-
-def _labelled(file: FeatureFile, wish: Wish) -> tuple[str, Any, Any]:
-    """A split's name, its labels (N) and the predictions or clusters of its runs (R, N); a run wished for is one."""
-    name, split = _split(file, wish)
-    if split.labels is None or split.predicted is None:
-        raise ClipkitError(
-            f"{wish.shown[0]} must hold labels to compare with; its images are not labelled"
-        )
-    if wish.run is not None and wish.run >= len(split.predicted):
-        raise UsageError(
-            f"--run must be below {len(split.predicted)}, the runs on {name}; got {wish.run}"
-        )
-    return name, split.labels, split.predicted
-
-
-def _predictions(file: FeatureFile, wish: Wish) -> tuple[Any, list[str], str]:
-    """Counts (C, C) of one run, the classes' names and the run's name."""
-    from clipkit import metrics
-
-    maker = file.history[-1]["command"] if file.history else ""
-    if not file.splits or maker == "cluster":
-        hint = "keep them with: clipkit probe -o, or clipkit zeroshot -o"
-        raise ClipkitError(
-            f"{wish.shown[0]} must hold predicted classes; it holds {maker or 'none'}", hint
-        )
-    name, labels, predicted = _labelled(file, wish)
-    run = int((predicted == labels).mean(axis=1).argmax()) if wish.run is None else wish.run
-    n = int(max(labels.max(), predicted.max())) + 1
-    if n > MOST_CLASSES:
-        raise ClipkitError(
-            f"{wish.shown[0]} must have at most {MOST_CLASSES:,} classes to be drawn; it has {n:,}"
-        )
-    names = file.class_names or [str(i) for i in range(n)]
-    counts = metrics.confusion(labels, predicted[run], len(names))
-    if wish.groups is not None:
-        counts, names = _grouped(counts, names, wish.groups)
-    return counts, names, f"{maker}, {_run_name(file, name, run)}"
-
-
-def _grouped(counts: Any, names: list[str], file: str) -> tuple[Any, list[str]]:
-    """Counts (G, G) of groups of classes, from those of classes and a file of class TAB group."""
-    import numpy as np
-
-    from clipkit import files, prompts
-
-    pairs = [text.partition("\t") for text in prompts.read(files.read_bytes(file), file).texts]
-    group_of = {name.strip(): group.strip() for name, _, group in pairs}
-    missing = [name for name in names if not group_of.get(name)]
-    if missing:
-        raise ClipkitError(
-            f"{file} must give every class a group; {missing[0]!r} has none",
-            "write a line: class TAB group",
-        )
-    groups = sorted({group_of[name] for name in names})
-    member = np.array(
-        [[group_of[name] == group for name in names] for group in groups], dtype=np.int64
-    )  # (G, C)
-    return member @ counts @ member.T, groups
-
-
-def _run_name(file: FeatureFile, split: str, run: int) -> str:
-    """What sets a run apart: its classifier, C and temperature."""
-    import numpy as np
-
-    column = "eval_split" if "eval_split" in file.runs else "split"
-    row = int(np.flatnonzero(file.runs[column] == split)[run])
-    values = {
-        key: file.runs[key][row] for key in ("classifier", "C", "temperature") if key in file.runs
-    }
-    known = [
-        f"{value}" if key == "classifier" else f"{key} {value:g}"
-        for key, value in values.items()
-        if value == value
-    ]
-    return ", ".join([*known, f"on {split}"])
-
-
-def _confusion(files: list[FeatureFile], wish: Wish) -> Figure:
+    Example: clipkit plot confusion zeroshot.h5 -o confusion.png
+    """
     from clipkit import plots
 
-    counts, names, run = _predictions(files[0], wish)
-    return plots.confusion(counts, names, title=wish.title or f"Confusion ({run})")
+    _check_output(output, force)
+    matrix = _read_confusion(file, split, run, groups)
+    title = title or f"Confusion ({matrix.label})"
+    _save(plots.confusion(matrix.counts, matrix.class_names, title=title), output, force)
 
 
-def _classes(files: list[FeatureFile], wish: Wish) -> Figure:
+@plot.command()
+def classes(
+    file: FeatureInput = "-",
+    output: PictureOutput = "-",
+    split: Split = None,
+    run: Run = None,
+    groups: Groups = None,
+    title: Title = None,
+    force: Force = False,
+) -> None:
+    """Draw F1 per class, the best and the worst, of a probe or of zero-shot classification.
+
+    Example: clipkit plot classes zeroshot.h5 -o classes.png
+    """
     from clipkit import metrics, plots
 
-    counts, names, run = _predictions(files[0], wish)
-    scores = metrics.per_class(counts)
-    return plots.classes(
-        scores.f1,
-        names,
-        support=counts.sum(axis=1),
-        title=wish.title or f"F1 of each class ({run})",
+    _check_output(output, force)
+    matrix = _read_confusion(file, split, run, groups)
+    scores = metrics.per_class(matrix.counts)
+    title = title or f"F1 of each class ({matrix.label})"
+    figure = plots.classes(scores.f1, matrix.class_names, support=scores.support, title=title)
+    _save(figure, output, force)
+
+
+@plot.command()
+def clusters(
+    file: FeatureInput = "-",
+    output: PictureOutput = "-",
+    split: Split = None,
+    run: Annotated[int, typer.Option("--run", metavar="N", min=0, help="Run, from 0.")] = 0,
+    title: Title = None,
+    force: Force = False,
+) -> None:
+    """Draw the percentage of each class in each cluster, the clusters matched to the classes.
+
+    Example: clipkit plot clusters clusters.h5 -o clusters.png
+    """
+    from clipkit import features, plots, results
+
+    _check_output(output, force)
+    result = features.read(file, kinds=["result"])
+    matrix = results.cluster_counts(result, split, run)
+    title = title or f"Clusters ({matrix.label})"
+    _save(plots.clusters(matrix.counts, matrix.class_names, title=title), output, force)
+
+
+@plot.command()
+def temperature(
+    file: FeatureInputs = None,
+    output: PictureOutput = "-",
+    split: Annotated[
+        str | None, typer.Option("--split", metavar="NAME", help="Split; all by default.")
+    ] = None,
+    title: Title = None,
+    force: Force = False,
+) -> None:
+    """Draw accuracy and mean entropy against temperature, of one sweep or several.
+
+    Example: clipkit plot temperature probe.h5 -o tau.png
+    """
+    from clipkit import features, plots, results
+
+    _check_output(output, force)
+    sweeps = [features.read(source, kinds=["result"]) for source in file or ["-"]]
+    curves = results.temperature_sweeps(sweeps, split)
+    figure = plots.temperature(curves, results.common_prompt_count(sweeps), title=title)
+    _save(figure, output, force)
+
+
+@plot.command()
+def grid(
+    file: FeatureInput = "-",
+    output: PictureOutput = "-",
+    split: Annotated[
+        str | None,
+        typer.Option("--split", metavar="NAME", help="Split; by default that with the most runs."),
+    ] = None,
+    title: Title = None,
+    force: Force = False,
+) -> None:
+    """Draw accuracy over temperature and C, with lines along which C / tau^2 is constant.
+
+    Example: clipkit plot grid grid.h5 -o grid.png
+    """
+    from clipkit import features, plots, results
+
+    _check_output(output, force)
+    accuracies = results.accuracy_grid(features.read(file, kinds=["result"]), split)
+    figure = plots.grid(
+        accuracies.values, accuracies.Cs, accuracies.temperatures, title=title or accuracies.label
     )
+    _save(figure, output, force)
 
 
-def _clusters(files: list[FeatureFile], wish: Wish) -> Figure:
-    from clipkit import metrics, plots
+@plot.command()
+def entropy(
+    file: FeatureInput = "-",
+    output: PictureOutput = "-",
+    split: Split = None,
+    temperature: Temperatures = [],  # noqa: B006
+    title: Title = None,
+    force: Force = False,
+) -> None:
+    """Draw the distribution over images of the entropy of the softmax over prompts.
 
-    (file,) = files
-    if not file.history or file.history[-1]["command"] != "cluster":
-        hint = "keep them with: clipkit cluster img.h5 -o clusters.h5"
-        raise ClipkitError(f"{wish.shown[0]} must hold clusters; it does not", hint)
-    name, labels, runs = _labelled(file, wish)
-    assigned = runs[wish.run or 0]
-    k, n = int(assigned.max()) + 1, len(file.class_names or range(int(labels.max()) + 1))
-    if max(n, k) > MOST_CLASSES:
-        raise ClipkitError(
-            f"{wish.shown[0]} must have at most {MOST_CLASSES:,} clusters and classes to be drawn"
-        )
-    counts = metrics.confusion(labels, assigned, max(n, k))[:n, :k]
-    names = file.class_names or [str(i) for i in range(n)]
-    return plots.clusters(
-        counts, names, title=wish.title or f"Clusters (k-means, k {k}, on {name})"
-    )
+    Example: clipkit plot entropy logits.h5 -t 1,0.07,0.02 -o entropy.png
+    """
+    from clipkit import plots, softmax
 
-
-def _distribution(name: str) -> Callable[[list[FeatureFile], Wish], Figure]:
-    def draw(files: list[FeatureFile], wish: Wish) -> Figure:
-        from clipkit import plots, softmax
-
-        (file,) = files
-        split, part = _split(file, wish)
-        written_at = file.temperature or 1.0
-        taus = parse_temperatures(wish.temperature, file.logit_scale) or [written_at]
-        values = {tau: getattr(softmax, name)(part.features * written_at, tau) for tau in taus}
-        title = wish.title or f"{len(part)} images of {split}"
-        return getattr(plots, name)(values, part.features.shape[1], title=title)  # type: ignore[no-any-return]
-
-    return draw
+    _check_output(output, force)
+    cosines, temperatures, default_title = _read_cosines(file, split, temperature)
+    values = {tau: softmax.entropy(cosines, tau) for tau in temperatures}
+    figure = plots.entropy(values, cosines.shape[1], title=title or default_title)
+    _save(figure, output, force)
 
 
-def _class_means(file: FeatureFile, wish: Wish) -> tuple[Any, list[str]]:
-    """Mean cosine of each class with each prompt (C, K), and the classes' names."""
-    from clipkit import similarity
+@plot.command()
+def confidence(
+    file: FeatureInput = "-",
+    output: PictureOutput = "-",
+    split: Split = None,
+    temperature: Temperatures = [],  # noqa: B006
+    title: Title = None,
+    force: Force = False,
+) -> None:
+    """Draw the distribution over images of the largest softmax probability.
 
-    name, part = _split(file, wish)
-    if part.labels is None:
-        raise ClipkitError(
-            f"{wish.shown[0]} must have labels to average over classes; {name} has none"
-        )
-    names = file.class_names or [str(i) for i in range(int(part.labels.max()) + 1)]
-    return similarity.class_means(
-        part.features * (file.temperature or 1.0), part.labels, len(names)
-    ), names
+    Example: clipkit plot confidence logits.h5 -t 1,0.07,0.02 -o confidence.png
+    """
+    from clipkit import plots, softmax
 
-
-def _similarity(files: list[FeatureFile], wish: Wish) -> Figure:
-    from clipkit import plots
-
-    means, names = _class_means(files[0], wish)
-    return plots.similarity(
-        means, names, files[0].texts or [], centred=wish.centred, title=wish.title
-    )
+    _check_output(output, force)
+    cosines, temperatures, default_title = _read_cosines(file, split, temperature)
+    values = {tau: softmax.confidence(cosines, tau) for tau in temperatures}
+    figure = plots.confidence(values, cosines.shape[1], title=title or default_title)
+    _save(figure, output, force)
 
 
-def _logits(files: list[FeatureFile], wish: Wish) -> Figure:
-    import numpy as np
+@plot.command()
+def logits(
+    file: FeatureInput = "-",
+    output: PictureOutput = "-",
+    split: Split = None,
+    class_: Annotated[
+        list[str],
+        typer.Option("--class", metavar="NAME", help="Draw the mean of this class; repeatable."),
+    ] = [],  # noqa: B006
+    image: Annotated[
+        list[str], typer.Option("--image", metavar="ID", help="Draw this image; repeatable.")
+    ] = [],  # noqa: B006
+    title: Title = None,
+    force: Force = False,
+) -> None:
+    """Draw the cosine with each prompt, of images and class means; by default of five classes.
 
-    from clipkit import plots
+    Example: clipkit plot logits logits.h5 --class cat --class dog -o cosines.png
+    """
+    from clipkit import features, plots, results
 
-    (file,) = files
-    rows, labels = [], []
-    name, part = _split(file, wish)
-    for image in wish.images:
-        if image not in part.ids:
-            raise unknown(f"image of {name}", image, part.ids[:10_000])
-        rows.append(part.features[part.ids.index(image)] * (file.temperature or 1.0))
-        labels.append(image)
-    if wish.class_names or not wish.images:
-        means, names = _class_means(file, wish)
-        for wanted in wish.class_names or names[:5]:
-            if wanted not in names:
-                raise unknown("class", wanted, names)
-            rows.append(means[names.index(wanted)])
-            labels.append(f"mean of {wanted}")
-    return plots.logits(np.stack(rows), labels, file.texts or [], title=wish.title)
+    _check_output(output, force)
+    logits_file = features.read(file, kinds=["logits"])
+    cosines, labels = results.cosine_lines(logits_file, split, image, class_)
+    _save(plots.logits(cosines, labels, logits_file.texts or [], title=title), output, force)
 
 
-def _images(files: list[FeatureFile], wish: Wish) -> Figure:
-    """A class-balanced draw of a data set's images."""
+@plot.command()
+def similarity(
+    file: FeatureInput = "-",
+    output: PictureOutput = "-",
+    split: Split = None,
+    centred: Annotated[
+        bool, typer.Option("--centred", help="Draw each prompt's difference from its mean.")
+    ] = False,
+    title: Title = None,
+    force: Force = False,
+) -> None:
+    """Draw the mean cosine of each class with each prompt.
+
+    Example: clipkit plot similarity logits.h5 --centred -o similarity.png
+    """
+    from clipkit import features, plots, results
+
+    _check_output(output, force)
+    logits_file = features.read(file, kinds=["logits"])
+    means, names = results.class_means(logits_file, split)
+    figure = plots.similarity(means, names, logits_file.texts or [], centred=centred, title=title)
+    _save(figure, output, force)
+
+
+@plot.command()
+def spectrum(
+    file: FeatureInputs = None,
+    output: PictureOutput = "-",
+    title: Title = "Singular values of the prompts' directions",
+    force: Force = False,
+) -> None:
+    """Draw the singular values of prompt sets with their effective ranks.
+
+    Example: clipkit plot spectrum txt.h5 -o spectrum.png
+    """
+    from clipkit import features, plots, results, similarity
+
+    _check_output(output, force)
+    texts = [features.read(source, kinds=["texts"]) for source in file or ["-"]]
+    values = results.prompt_spectra(texts)
+    ranks = {name: similarity.effective_rank(sigma) for name, sigma in values.items()}
+    _save(plots.spectrum(values, ranks, title=title), output, force)
+
+
+@plot.command()
+def images(
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="A name, or a folder.")],
+    output: PictureOutput = "-",
+    split: Split = None,
+    root: Annotated[
+        str | None, typer.Option("--root", metavar="FOLDER", help="Folder of the data set's files.")
+    ] = None,
+    title: Title = None,
+    force: Force = False,
+) -> None:
+    """Draw a contact sheet of a data set: a class-balanced selection of 40 images.
+
+    Example: clipkit plot images shapes -o sheet.png
+    """
     import numpy as np
 
     from clipkit import datasets, plots
 
-    data = datasets.load(wish.shown[0], splits=[wish.split] if wish.split else None, limit=SHEET)
+    _check_output(output, force)
+    splits = None if split is None else [split]
+    data = datasets.load(dataset, root=root, splits=splits, limit=SHEET_IMAGES)
     name = "test" if "test" in data.splits else next(iter(data.splits))
-    split = data.splits[name]
-    images = np.stack(
-        [np.asarray(split.image(i).resize((THUMB, THUMB))) for i in range(len(split))]
-    )  # (N, H, W, 3)
-    titles = None if split.labels is None else [data.class_names[label] for label in split.labels]
-    return plots.contact_sheet(
-        images, titles, 8, title=wish.title or f"{len(split)} images of {data.name}, {name}"
-    )
+    rows = data.splits[name]
+    size = (THUMBNAIL_PIXELS, THUMBNAIL_PIXELS)
+    thumbnails = [np.asarray(rows.image(i).resize(size)) for i in range(len(rows))]
+    titles = None
+    if rows.labels is not None:
+        titles = [data.class_names[label] for label in rows.labels]
+    title = title or f"{len(rows)} images of {data.name}, {name}"
+    _save(plots.contact_sheet(thumbnails, titles, title=title), output, force)
 
 
-PLOTS: dict[str, tuple[str, Callable[[list[FeatureFile], Wish], Figure]]] = {
-    "confusion": ("result", _confusion),
-    "classes": ("result", _classes),
-    "clusters": ("result", _clusters),
-    "temperature": ("result", _sweep_plots.temperature),
-    "grid": ("result", _sweep_plots.grid),
-    "entropy": ("logits", _distribution("entropy")),
-    "confidence": ("logits", _distribution("confidence")),
-    "logits": ("logits", _logits),
-    "similarity": ("logits", _similarity),
-    "spectrum": ("texts", _sweep_plots.spectrum),
-    "images": ("data set", _images),
-}
+def _read_confusion(
+    file: str, split: str | None, run: int | None, groups: str | None
+) -> ClassCounts:
+    """Read the confusion counts of a run, summed over groups of classes if a file names them."""
+    from clipkit import features, results
+
+    counts = results.confusion_counts(features.read(file, kinds=["result"]), split, run)
+    if groups is None:
+        return counts
+    return results.group_counts(counts, results.read_groups(groups, counts.class_names))
+
+
+def _read_cosines(
+    file: str, split: str | None, temperature: list[str]
+) -> tuple[Any, list[float], str]:
+    """Read the cosines (N, K) of a split, the temperatures to draw, and a title."""
+    import numpy as np
+
+    from clipkit import features, results
+
+    with features.open_file(file, kinds=["logits"]) as logits:
+        name = results.choose_split(logits, split)
+        temperatures = parse_temperatures(temperature, logits.logit_scale)
+        cosines = np.asarray(logits.cosines(name))
+        title = f"{len(cosines)} images of {name}"
+        return cosines, temperatures or [logits.temperature or 1.0], title
+
+
+def _check_output(output: str, force: bool) -> None:
+    """Refuse an output before any work is done."""
+    from clipkit import files, plots
+
+    if output != "-":
+        plots.format_of(output)
+    files.check_output(output, force=force)
+
+
+def _save(figure: Figure, output: str, force: bool) -> None:
+    from clipkit import files, plots
+
+    format = "png" if output == "-" else plots.format_of(output)
+    with files.atomic_write(output, force=force) as path:
+        plots.save(figure, path, format)

@@ -18,7 +18,9 @@ def report(
     untrained: Annotated[
         str | None,
         typer.Option(
-            "--untrained", metavar="FOLDER", help="The untrained twin's results, for a column."
+            "--untrained",
+            metavar="FOLDER",
+            help="Results of the untrained control, for a column of its own.",
         ),
     ] = None,
     output: Annotated[
@@ -26,20 +28,21 @@ def report(
     ] = "-",
     force: Force = False,
 ) -> None:
-    """Set what was found beside what the thesis printed: a Markdown page of the results in a folder.
+    """Report a folder's results as a Markdown page, beside the figures that the thesis printed.
 
-    It says what ran, compares each experiment, shows the controls that the thesis lacks, and refers to the pictures.
+    The page says what ran, compares each experiment, adds the controls that the thesis lacks, and
+    refers to the pictures.
 
     Example: clipkit report results/tiny-shapes -o results/tiny-shapes/report.md
     """
     from clipkit import files
-    from clipkit import report as room
+    from clipkit.report import markdown
 
     if output != "-":
         files.check_output(output, force=force)
-    text = room.markdown(Path(folder), None if untrained is None else Path(untrained))
+    page = markdown(Path(folder), None if untrained is None else Path(untrained))
     if output == "-":
-        sys.stdout.write(text)
+        sys.stdout.write(page)
         return
     with files.atomic_write(output, force=force) as path:
-        path.write_text(text, encoding="utf-8")
+        path.write_text(page, encoding="utf-8")

@@ -1,39 +1,43 @@
-"""Rows of a data set: splits of images, labels and ids in a fixed order, and seeded draws from them."""
+"""Data sets: splits of images, labels and ids in a fixed order, and seeded draws from them."""
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from clipkit.datasets import images
 from clipkit.errors import UsageError, unknown
+from clipkit.features import Int64, row_ids
+
+BLOCK_ROWS = 64  # images that `RenderedImages` renders together
+CACHED_BLOCKS = 8
 
 
-class Source(Protocol):
-    """Where a split's images come from; `image` may be called from several threads at once."""
+class ImageSource(Protocol):
+    """Where the images of a split come from. Threads may call `image` at the same time."""
 
     def image(self, i: int) -> Image.Image:
-        """The image of row `i`, as RGB."""
+        """Return the image of row `i` as RGB."""
 
-    def take(self, rows: NDArray[np.int64]) -> Source:
-        """The source of the given rows (n,) alone."""
+    def take(self, rows: Int64) -> ImageSource:
+        """Return the source of the given rows (n,)."""
 
     def fingerprint(self) -> str:
-        """What changes when the images do, found without decoding them."""
+        """Return a digest that changes when the images do, without decoding them."""
 
 
 @dataclass(frozen=True)
-class Files:
-    """Image files."""
+class ImageFiles:
+    """Images in files."""
 
     paths: list[str]
 
@@ -41,227 +45,221 @@ class Files:
         """Decode file `i`."""
         return images.read(self.paths[i])
 
-    def take(self, rows: NDArray[np.int64]) -> Files:
-        """The files of these rows."""
-        return Files([self.paths[row] for row in rows])
+    def take(self, rows: Int64) -> ImageFiles:
+        """Return the given files."""
+        return ImageFiles([self.paths[row] for row in rows])
 
     def fingerprint(self) -> str:
-        """SHA-256 over each file's size and time of change."""
+        """Return the SHA-256 over the size and modification time of each file."""
         sha = hashlib.sha256()
         for path in self.paths:
             try:
-                found = Path(path).stat()
-                sha.update(f"{found.st_size} {found.st_mtime_ns}\n".encode())
+                info = Path(path).stat()
             except OSError:
                 sha.update(b"none\n")
+            else:
+                sha.update(f"{info.st_size} {info.st_mtime_ns}\n".encode())
         return sha.hexdigest()
 
 
 @dataclass(frozen=True, eq=False)
-class Arrays:
+class ArrayImages:
     """Images in memory, (N, H, W) or (N, H, W, 3) uint8."""
 
     pixels: NDArray[np.uint8]
 
     def image(self, i: int) -> Image.Image:
-        """Image `i` of the array."""
+        """Return image `i` of the array."""
         return Image.fromarray(self.pixels[i]).convert("RGB")
 
-    def take(self, rows: NDArray[np.int64]) -> Arrays:
-        """The images of these rows."""
-        return Arrays(self.pixels[rows])
+    def take(self, rows: Int64) -> ArrayImages:
+        """Return the given images."""
+        return ArrayImages(self.pixels[rows])
 
     def fingerprint(self) -> str:
-        """SHA-256 over the pixels."""
+        """Return the SHA-256 over the pixels."""
         return hashlib.sha256(np.ascontiguousarray(self.pixels).data).hexdigest()
 
 
-class Drawn:
-    """Images that a function draws, a block of neighbours at a time, because that is several times faster.
+class RenderedImages:
+    """Images that a function renders, in blocks of neighbours: that is several times faster.
 
     Parameters
     ----------
-    draw : callable
-        Numbers (n,) -> images (n, H, W, 3) uint8.
-    numbers : (N,) int64 array
-        What to draw in each row.
+    render : callable
+        Indices (n,) -> images (n, H, W, 3) uint8.
+    indices : (N,) int64 array
+        The index of the image in each row.
     """
 
-    block, kept = 64, 8
-
-    def __init__(
-        self, draw: Callable[[NDArray[np.int64]], NDArray[np.uint8]], numbers: NDArray[np.int64]
-    ) -> None:
-        self.draw, self.numbers = draw, numbers
-        self._blocks: OrderedDict[int, NDArray[np.uint8]] = OrderedDict()
-        self._lock = threading.Lock()
+    def __init__(self, render: Callable[[Int64], NDArray[np.uint8]], indices: Int64) -> None:
+        self.render = render
+        self.indices = indices
+        self._lock = threading.Lock()  # so that a block is rendered once for all threads
+        self._cached_block = functools.lru_cache(maxsize=CACHED_BLOCKS)(self._render_block)
 
     def image(self, i: int) -> Image.Image:
-        """The image of row `i`; its block is drawn once and kept while the rows around it are asked for."""
-        start = i - i % self.block
+        """Return the image of row `i`. The blocks of the last calls are cached."""
+        number, row = divmod(i, BLOCK_ROWS)
         with self._lock:
-            if start not in self._blocks:
-                self._blocks[start] = self.draw(self.numbers[start : start + self.block])
-                if len(self._blocks) > self.kept:
-                    self._blocks.popitem(last=False)
-            return Image.fromarray(self._blocks[start][i - start])
+            return Image.fromarray(self._cached_block(number)[row])
 
-    def take(self, rows: NDArray[np.int64]) -> Drawn:
-        """The images of these rows."""
-        return Drawn(self.draw, self.numbers[rows])
+    def _render_block(self, number: int) -> NDArray[np.uint8]:
+        start = number * BLOCK_ROWS
+        return self.render(self.indices[start : start + BLOCK_ROWS])
+
+    def take(self, rows: Int64) -> RenderedImages:
+        """Return the given images."""
+        return RenderedImages(self.render, self.indices[rows])
 
     def fingerprint(self) -> str:
-        """SHA-256 over the numbers: the drawing is clipkit's own."""
-        return hashlib.sha256(self.numbers.astype("<i8").tobytes()).hexdigest()
+        """Return the SHA-256 over the indices: clipkit's version stands for the renderer."""
+        return hashlib.sha256(self.indices.astype("<i8").tobytes()).hexdigest()
 
 
 @dataclass(frozen=True, eq=False)
-class Split:
-    """The rows of one split.
+class ImageDataset:
+    """The images of one split.
 
     Parameters
     ----------
     ids : list of str
-        N ids, unique: each file's path in the split, or each row's number in a data set without files.
+        N unique ids: the path of each file in the split, or row numbers where there are no files.
     labels : (N,) int64 array or None
-        Indices into the data set's `class_names`; None without labels.
-    source : Source
+        Indices into the class names of the data set; None without labels.
+    source : ImageSource
         The images.
     """
 
     ids: list[str]
-    labels: NDArray[np.int64] | None
-    source: Source
+    labels: Int64 | None
+    source: ImageSource
+
+    @classmethod
+    def from_files(
+        cls, files: Sequence[tuple[str, str]], labels: Sequence[int] | None
+    ) -> ImageDataset:
+        """Make a data set of image files, each given as (id, path)."""
+        source = ImageFiles([path for _, path in files])
+        numbers = None if labels is None else np.asarray(labels, dtype=np.int64)
+        return cls([name for name, _ in files], numbers, source)
+
+    @classmethod
+    def from_array(cls, pixels: NDArray[np.uint8], labels: ArrayLike) -> ImageDataset:
+        """Make a data set of images (N, H, W) or (N, H, W, 3), uint8. Ids are row numbers."""
+        return cls(row_ids(len(pixels)), np.asarray(labels, np.int64), ArrayImages(pixels))
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def image(self, i: int) -> Image.Image:
-        """Row `i` as an RGB image; from any thread.
+        """Return row `i` as an RGB image. Threads may call this at the same time.
 
         Raises
         ------
         ImageError
-            The file cannot be used; the message names it and says why.
+            If the file cannot be used. The message names it and gives the reason.
         """
         return self.source.image(i)
 
-    def take(self, rows: NDArray[np.int64]) -> Split:
-        """The split that holds the given rows (n,) of this one, in their order."""
+    def take(self, rows: Int64) -> ImageDataset:
+        """Return the data set that holds the given rows (n,), in their order."""
         labels = None if self.labels is None else self.labels[rows]
-        return Split([self.ids[row] for row in rows], labels, self.source.take(rows))
+        return ImageDataset([self.ids[row] for row in rows], labels, self.source.take(rows))
 
     def fingerprint(self) -> str:
-        """What changes when the images do, found without decoding them: an interrupted run is continued only if not."""
+        """Return a digest that changes when the images do, without decoding them."""
         return self.source.fingerprint()
 
     def digest(self) -> str:
-        """SHA-256 over the ids and labels, in order."""
+        """Return the SHA-256 over the ids and labels, in order."""
         sha = hashlib.sha256("\n".join(self.ids).encode())
         if self.labels is not None:
             sha.update(b"\0" + self.labels.astype("<i8").tobytes())
         return sha.hexdigest()
 
-    def draw_order(self, seed: int) -> NDArray[np.int64]:
-        """All rows (N,) in the order in which a growing limit takes them.
+    def draw_order(self, seed: int) -> Int64:
+        """Return all rows (N,) in the order in which a growing limit takes them.
 
-        One row of every class, then a second of every class, and so on, at random within each turn; a class that is
-        used up is passed over. Without labels, any order.
+        Each turn takes one random row of every class that still has one. Without labels, the rows
+        come in random order.
         """
-        # RandomState, whose draws are the same in every NumPy
-        order: NDArray[np.int64] = np.random.RandomState(seed).permutation(len(self))
+        # RandomState gives the same draws in every version of NumPy
+        order: Int64 = np.random.RandomState(seed).permutation(len(self))
         if self.labels is None:
             return order
-        by_class = np.argsort(
-            self.labels[order], kind="stable"
-        )  # places in `order`, class by class
+        by_class = np.argsort(self.labels[order], kind="stable")  # positions in `order`
         sizes = np.bincount(self.labels)
+        starts = np.repeat(np.cumsum(sizes) - sizes, sizes)
         turn = np.empty_like(order)
-        turn[by_class] = np.arange(len(order)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        turn[by_class] = np.arange(len(order)) - starts
         return order[np.argsort(turn, kind="stable")]
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A data set: what it is called, its classes, its splits, and what a file's history must say of it.
+    """A data set: its name, classes and splits, and its provenance for the history of a file.
 
     Parameters
     ----------
     name : str
-        The name in the registry, or the folder's.
+        The name in the registry, or the name of the folder.
     class_names : list of str
         What the labels index; empty for an unlabelled data set.
-    splits : dict of str to Split
-        In the data set's own order.
+    splits : dict of str to ImageDataset
+        In the order of the data set.
     details : dict
-        JSON-able provenance.
+        Provenance, for JSON.
     """
 
     name: str
     class_names: list[str]
-    splits: dict[str, Split]
+    splits: dict[str, ImageDataset]
     details: dict[str, Any] = field(default_factory=dict)
 
-    def only(self, splits: Sequence[str]) -> Dataset:
-        """The data set with only the named splits."""
-        for split in splits:
-            if split not in self.splits:
-                raise unknown(f"split of {self.name}", split, self.splits)
-        chosen = {name: rows for name, rows in self.splits.items() if name in splits}
-        return Dataset(self.name, self.class_names, chosen, self.details)
+    def select_splits(self, names: Sequence[str]) -> Dataset:
+        """Return the data set with only the named splits."""
+        for name in names:
+            if name not in self.splits:
+                raise unknown(f"split of {self.name}", name, self.splits)
+        selected = {name: split for name, split in self.splits.items() if name in names}
+        return replace(self, splits=selected)
 
     def draw_classes(self, classes: int, seed: int) -> Dataset:
-        """A seeded draw of the classes, renumbered in their order; a smaller draw's are among a larger one's."""
+        """Draw some of the classes and renumber them in their order.
+
+        The draw is nested: the classes of a smaller one are among those of a larger one.
+        """
+        for name, split in self.splits.items():
+            if split.labels is None:
+                raise UsageError(f"cannot draw classes: {name} of {self.name} has no labels")
         total = len(self.class_names)
-        if bare := [name for name, split in self.splits.items() if split.labels is None]:
-            raise UsageError(
-                f"classes are drawn from labelled splits; {bare[0]} of {self.name} has no labels"
-            )
         if not 1 <= classes <= total:
-            raise UsageError(
-                f"the classes drawn must be 1 to {total}, as many as {self.name} has; got {classes}"
-            )
+            raise UsageError(f"classes of {self.name}: expected 1 to {total}, got {classes}")
         drawn = np.sort(np.random.RandomState(seed).permutation(total)[:classes])
         number = np.full(total, -1)
         number[drawn] = np.arange(classes)
         splits = {}
         for name, split in self.splits.items():
-            new = number[split.labels]  # (N,), -1 for a class that was not drawn
-            part = split.take(np.flatnonzero(new >= 0))
-            splits[name] = replace(part, labels=new[new >= 0])
-        names = [self.class_names[old] for old in drawn]
-        return Dataset(self.name, names, splits, self._told(classes=classes, seed=seed))
+            labels = number[split.labels]  # (N,), -1 for a class that was not drawn
+            rows = np.flatnonzero(labels >= 0)
+            splits[name] = replace(split.take(rows), labels=labels[rows])
+        class_names = [self.class_names[label] for label in drawn]
+        details = self._details_with_draw(classes=classes, seed=seed)
+        return Dataset(self.name, class_names, splits, details)
 
     def draw_rows(self, limit: int, seed: int) -> Dataset:
-        """At most `limit` rows of every split, balanced over the classes (see `Split.draw_order`), in their order."""
+        """Draw at most `limit` rows per split, balanced by class, and keep their order.
+
+        The draw is nested: see `ImageDataset.draw_order`.
+        """
         if limit < 1:
-            raise UsageError(f"the limit must be at least 1 row a split; got {limit}")
-        splits = {
-            name: split.take(np.sort(split.draw_order(seed)[:limit]))
-            for name, split in self.splits.items()
-        }
-        return Dataset(self.name, self.class_names, splits, self._told(limit=limit, seed=seed))
+            raise UsageError(f"limit: expected at least 1 row per split, got {limit}")
+        splits = {}
+        for name, split in self.splits.items():
+            splits[name] = split.take(np.sort(split.draw_order(seed)[:limit]))
+        details = self._details_with_draw(limit=limit, seed=seed)
+        return Dataset(self.name, self.class_names, splits, details)
 
-    def _told(self, **draw: int) -> dict[str, Any]:
-        return {**self.details, "draw": {**self.details.get("draw", {}), **draw}}
-
-
-def from_files(files: Sequence[tuple[str, str]], labels: Sequence[int] | None) -> Split:
-    """A split of image files, each given as (id, path)."""
-    numbers = None if labels is None else np.asarray(labels, dtype=np.int64)
-    return Split([name for name, _ in files], numbers, Files([path for _, path in files]))
-
-
-def from_arrays(pixels: NDArray[np.uint8], labels: Any) -> Split:
-    """A split of images (N, H, W) or (N, H, W, 3), uint8; the ids are the row numbers."""
-    return Split(numbered(len(pixels)), np.asarray(labels, dtype=np.int64), Arrays(pixels))
-
-
-def numbered(n: int) -> list[str]:
-    """Row numbers as ids of one width.
-
-    >>> numbered(11)[-2:]
-    ['09', '10']
-    """
-    width = len(str(n - 1))
-    return [f"{row:0{width}d}" for row in range(n)]
+    def _details_with_draw(self, **parameters: int) -> dict[str, Any]:
+        return {**self.details, "draw": {**self.details.get("draw", {}), **parameters}}

@@ -1,23 +1,27 @@
-"""A data set through an encoder, into rows: in shards that survive an interruption, so that the next run continues.
+"""Embed data sets and prompts: what `clipkit embed` and `clipkit textembed` run.
 
-A shard is a feature file `NNNNN.h5` of at most 1,024 images in a folder `OUT.partial`, beside `NNNNN.json` (its rows,
-and the images that could not be used), which is written last and makes the shard count. `manifest.json` says what
-determines the result; a run that would give another one is refused. Every shard names the run that it belongs to, and
-one that is damaged is made again. Batches never cross a shard's edge, so that the rows do not depend on where a run was
-interrupted.
+`pipeline` decodes, preprocesses and encodes images. `checkpoint` stores them in shards, so that an
+interrupted run can continue. `texts` embeds prompts and class names.
 """
 
-from clipkit.embedding.checkpoint import SHARD, Images, Shard, Work, working
-from clipkit.embedding.pipeline import ImageEncoder, collect, default_workers, run
+from clipkit.embedding.pipeline import embed_images
+from clipkit.embedding.texts import (
+    DEFAULT_TEMPLATE,
+    ClassNames,
+    embed_classes,
+    embed_texts,
+    read_class_names,
+    read_prompts,
+    read_templates,
+)
 
 __all__ = [
-    "SHARD",
-    "ImageEncoder",
-    "Images",
-    "Shard",
-    "Work",
-    "collect",
-    "default_workers",
-    "run",
-    "working",
+    "DEFAULT_TEMPLATE",
+    "ClassNames",
+    "embed_classes",
+    "embed_images",
+    "embed_texts",
+    "read_class_names",
+    "read_prompts",
+    "read_templates",
 ]

@@ -1,4 +1,12 @@
-"""The work folder of a run: its lock, its manifest, and the shards that are finished."""
+"""The checkpoint of a run: a folder of shards, from which an interrupted run continues.
+
+- `NNNNN.h5` is a shard: a feature file with the embeddings of at most 1,024 images of one split.
+  Its history names the run, the shard's number and the images that were skipped.
+- `manifest.json` holds everything that determines the result. A run with another manifest is
+  refused.
+- `lock` is locked (flock) while a process writes here. The system frees it when that process ends,
+  in whatever way.
+"""
 
 from __future__ import annotations
 
@@ -8,186 +16,242 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from clipkit import features
+from clipkit import console, features
 from clipkit.errors import ClipkitError, UsageError
+from clipkit.features import BlockMatrix, FeatureFile, Float32, History, Split
 from clipkit.files import atomic_write
 
-SHARD = 1024
-# What a work folder holds, in the order in which it is removed: what is left after each step is sound.
-OURS = [r"\d{5}\.json", r"\d{5}\.h5", r"manifest\.json", r"\..*\.tmp", r"lock"]
+if TYPE_CHECKING:
+    from clipkit.datasets import ImageDataset
 
+SHARD_ROWS = 1024
+VERSION = 2  # of the folder; version 1 had NNNNN.json beside each shard
 
-class Images(Protocol):
-    """One split of a data set."""
+# The files of a folder, by regular expression.
+SHARDS = r"\d{5}\.(h5|json)"
+MANIFEST = r"manifest\.json"
+TEMPORARY = r"\..*\.tmp"
+LOCK = "lock"
 
-    @property
-    def ids(self) -> Sequence[str]:
-        """Of each image."""
-
-    @property
-    def labels(self) -> NDArray[np.int64] | None:
-        """Of each image (N), or None."""
-
-    def __len__(self) -> int: ...
-    def image(self, i: int, /) -> Any:
-        """Image i; raises ImageError."""
-
-    def fingerprint(self) -> str:
-        """What changes when the images do."""
+Skipped = dict[str, str]  # an image that cannot be used: its split, its id and the reason
 
 
 @dataclass(frozen=True)
 class Shard:
-    """A run of rows of one split: its number in the work folder and its images' numbers in the split."""
+    """The rows of one split that are stored in one file."""
 
-    number: int
+    number: int  # among the shards of all splits
     split: str
     rows: range
 
 
 @dataclass(frozen=True)
-class Work:
-    """A folder of shards, locked for one process. Use `working` to get one."""
+class FinishedShard:
+    """The images of a shard that were embedded and those that were skipped."""
+
+    embedded: Split  # its features are read from the shard's file
+    skipped: list[Skipped]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A folder of shards that is locked for this process. `open_checkpoint` opens it."""
 
     folder: Path
+    run: str  # SHA-256 of the manifest; each shard names the run that it belongs to
     shards: list[Shard]
-    run: str  # SHA-256 of what determines the result
-    damaged: list[int] = field(default_factory=list)  # shards that were found so and dropped
+    finished: dict[Shard, FinishedShard] = field(default_factory=dict)
 
-    def done(self, shard: Shard) -> bool:
-        """Whether the shard is finished."""
-        return self._path(shard, "json").exists()
+    def pending(self) -> list[Shard]:
+        """Return the shards that are not finished, in order."""
+        return [shard for shard in self.shards if shard not in self.finished]
 
-    def _path(self, shard: Shard, ending: str) -> Path:
-        return self.folder / f"{shard.number:05d}.{ending}"
+    def skipped(self) -> list[Skipped]:
+        """Return the images that finished shards skipped, in the order of the data set."""
+        finished = [self.finished[shard] for shard in self.shards if shard in self.finished]
+        return [image for shard in finished for image in shard.skipped]
 
-    def _history(self, shard: Shard) -> features.History:
-        return [{"command": "embed", "run": self.run, "shard": shard.number}]
+    def save(self, shard: Shard, embedded: Split, skipped: list[Skipped]) -> None:
+        """Write a finished shard.
 
-    def save(self, shard: Shard, split: features.Split, skipped: list[dict[str, str]]) -> None:
-        """Write a finished shard; its JSON comes last."""
-        if len(split):
-            file = features.FeatureFile("images", self._history(shard), {shard.split: split})
-            features.write(self._path(shard, "h5"), file, force=True)
-        _write_json(
-            self._path(shard, "json"), {"rows": len(split), "run": self.run, "skipped": skipped}
-        )
+        A shard that skipped all its images has no file; a run that continues tries them again.
+        """
+        if len(embedded):
+            history = self._history(shard, skipped)
+            file = FeatureFile("images", history, {shard.split: embedded})
+            features.write(self._path(shard), file, force=True)
+            embedded = self._read_later(shard, embedded)
+        self.finished[shard] = FinishedShard(embedded, skipped)
 
-    def load(self, shard: Shard) -> tuple[features.Split | None, list[dict[str, str]]]:
-        """A finished shard's rows (None if it has none) and what it skipped."""
-        path = self._path(shard, "json")
-        try:
-            found = _read_json(path)
-            skipped, count = found["skipped"], found["rows"]
-            sound = found["run"] == self.run and len(skipped) + count == len(shard.rows)
-            split = None
-            if sound and count:
-                file = features.read(self._path(shard, "h5"), trusted=True)
-                split = file.splits.get(shard.split)
-                sound = (
-                    file.history == self._history(shard)
-                    and split is not None
-                    and len(split) == count
-                )
-        except (KeyError, TypeError):
-            sound = False
-        if not sound:
-            raise ClipkitError(
-                f"{path} must belong to its shard and to this run; it does not",
-                "run the command again",
-            )
-        return split, skipped
-
-    def drop_damaged(self) -> None:
-        """Drop finished shards that are not sound; they are made again."""
-        for shard in filter(self.done, self.shards):
+    def load_finished(self) -> None:
+        """Load the shards that an earlier run finished. Damaged ones stay pending."""
+        for shard in self.shards:
+            if not self._path(shard).exists():
+                continue
             try:
-                self.load(shard)
-            except ClipkitError:
-                self._path(shard, "json").unlink()
-                self.damaged.append(shard.number)
+                self.finished[shard] = self._load_shard(shard)
+            except ClipkitError as error:
+                console.warn(f"embedding the images of a damaged shard again: {error.message}")
+
+    def _load_shard(self, shard: Shard) -> FinishedShard:
+        path = self._path(shard)
+        file = features.read(path, kinds=["images"], trusted=True)
+        entry = file.history[0] if file.history else {}
+        skipped = entry.get("skipped", [])
+        embedded = file.splits.get(shard.split, Split())
+        is_ours = file.history == self._history(shard, skipped)
+        if not is_ours or len(embedded) + len(skipped) != len(shard.rows):
+            raise ClipkitError(f"{path}: expected shard {shard.number} of this run, got another")
+        return FinishedShard(self._read_later(shard, embedded), skipped)
+
+    def join(self) -> dict[str, Split]:
+        """Join the finished shards into splits. Their features are read shard by shard.
+
+        Raises
+        ------
+        ClipkitError
+            If no image of a split can be used.
+        """
+        splits = {}
+        for name in dict.fromkeys(shard.split for shard in self.shards):
+            shards = [self.finished[shard] for shard in self.shards if shard.split == name]
+            parts = [shard.embedded for shard in shards if len(shard.embedded)]
+            if not parts:
+                reason = shards[0].skipped[0]["reason"]
+                raise ClipkitError(
+                    f"{name}: expected at least one usable image, got none: {reason}",
+                    "fix the images, and add --restart",
+                )
+            splits[name] = _concatenate(parts)
+        return splits
 
     def remove(self) -> None:
-        """Remove the folder, when what it holds was published."""
-        _clear(self.folder, OURS)
+        """Remove the folder after its content was published, unless it holds other files, too."""
+        # in this order, a killed process leaves a folder that the next run can use
+        for pattern in (SHARDS, MANIFEST, TEMPORARY, LOCK):
+            _remove_files(self.folder, pattern)
+        with contextlib.suppress(OSError):
+            self.folder.rmdir()
+
+    def _path(self, shard: Shard) -> Path:
+        return self.folder / f"{shard.number:05d}.h5"
+
+    def _history(self, shard: Shard, skipped: list[Skipped]) -> History:
+        return [
+            {"command": "embed", "run": self.run, "shard": shard.number, "skipped": skipped},
+        ]
+
+    def _read_later(self, shard: Shard, embedded: Split) -> Split:
+        """Return the split with features that are read from the shard's file when needed."""
+        path = self._path(shard)
+
+        def iter_blocks() -> Iterator[Float32]:
+            yield features.read(path, trusted=True).splits[shard.split].features
+
+        return replace(embedded, features=BlockMatrix(embedded.features.shape, iter_blocks))
 
 
-def shards_of(splits: Mapping[str, Images]) -> list[Shard]:
-    """Cut the splits, in the order of their names, into shards."""
-    found: list[Shard] = []
-    for name, split in sorted(splits.items()):
-        for start in range(0, len(split), SHARD):
-            found.append(Shard(len(found), name, range(start, min(start + SHARD, len(split)))))
-    return found
+def _concatenate(parts: list[Split]) -> Split:
+    """Join the rows of several splits."""
+    ids = [row_id for part in parts for row_id in part.ids]
+    labels = None
+    if parts[0].labels is not None:
+        labels = np.concatenate([part.labels for part in parts])
+    width = parts[0].features.shape[1]
+
+    def iter_blocks() -> Iterator[Float32]:
+        for part in parts:
+            yield from part.features.iter_blocks()
+
+    return Split(BlockMatrix((len(ids), width), iter_blocks), labels, ids)
 
 
 @contextlib.contextmanager
-def working(
-    folder: Path, splits: Mapping[str, Images], manifest: dict[str, Any], *, restart: bool = False
-) -> Iterator[Work]:
-    """Open, or make, the work folder of a run and hold its lock.
+def open_checkpoint(
+    folder: Path,
+    splits: Mapping[str, ImageDataset],
+    parameters: dict[str, Any],
+    *,
+    restart: bool = False,
+) -> Iterator[Checkpoint]:
+    """Open the checkpoint of a run, or begin one, and hold its lock.
 
     Parameters
     ----------
     folder : Path
-    splits : dict of str to Images
-    manifest : dict
-        Everything that determines the result, for JSON. A folder made under another one is refused.
+        Made if it does not exist.
+    splits : dict of str to ImageDataset
+    parameters : dict
+        Everything but the images that determines the result, as JSON can hold it.
     restart : bool
-        Drop what an earlier run left.
+        Drop the shards of an earlier run.
 
     Raises
     ------
     ClipkitError
-        If another process works here.
+        If another process writes here.
     UsageError
-        If what determines the result has changed since the shards were made.
+        If an earlier run had other parameters or images.
     """
-    wanted = json.loads(features.canonical_json(manifest))
+    fingerprints = {name: split.fingerprint() for name, split in splits.items()}
+    manifest = {
+        **parameters,
+        "image files": fingerprints,
+        "images per shard": SHARD_ROWS,
+        "checkpoint version": VERSION,
+    }
+    text = features.canonical_json(manifest)
     with _locked(folder):
         path = folder / "manifest.json"
         if restart or not path.exists():
-            _clear(folder, OURS[:4])
-            _write_json(path, wanted)
-        _check_manifest(_read_json(path), wanted, folder)
-        _clear(folder, OURS[3:4])
-        work = Work(
-            folder,
-            shards_of(splits),
-            hashlib.sha256(features.canonical_json(wanted).encode()).hexdigest(),
-        )
-        work.drop_damaged()
-        yield work
+            _remove_files(folder, SHARDS)
+            with atomic_write(str(path), force=True) as temporary:
+                temporary.write_text(text, encoding="utf-8")
+        _check_manifest(path, json.loads(text))
+        _remove_files(folder, TEMPORARY)
+        run = hashlib.sha256(text.encode()).hexdigest()
+        checkpoint = Checkpoint(folder, run, _cut_into_shards(splits))
+        checkpoint.load_finished()
+        yield checkpoint
+
+
+def _cut_into_shards(splits: Mapping[str, ImageDataset]) -> list[Shard]:
+    """Cut the splits, in the order of their names, into shards."""
+    shards: list[Shard] = []
+    for name, split in sorted(splits.items()):
+        for start in range(0, len(split), SHARD_ROWS):
+            rows = range(start, min(start + SHARD_ROWS, len(split)))
+            shards.append(Shard(len(shards), name, rows))
+    return shards
 
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Make the folder and hold its lock, which the system frees when the process ends in whatever way."""
+    """Make the folder and hold its lock."""
     while True:
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            lock = (folder / "lock").open("a")
+            lock = (folder / LOCK).open("a")
         except FileNotFoundError:  # another process has just finished and removed the folder
             continue
         with lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                hint = "wait for it, or choose another output"
                 raise ClipkitError(
-                    f"{folder} must be free; another clipkit is writing there", hint
+                    f"{folder}: another clipkit is writing there",
+                    "wait for it, or choose another output",
                 ) from error
             except OSError:  # a file system without locks
                 pass
-            if _is_at(lock, folder / "lock"):
+            if _is_at(lock, folder / LOCK):
                 yield
                 return
 
@@ -200,49 +264,42 @@ def _is_at(file: IO[str], path: Path) -> bool:
         return False
 
 
-def _clear(folder: Path, names: list[str]) -> None:
-    """Remove what is ours in a work folder, kind by kind, and the folder if nothing else is in it."""
-    for pattern in names:
-        for path in sorted(folder.iterdir()):
-            if re.fullmatch(pattern, path.name):
-                path.unlink()
-    with contextlib.suppress(OSError):
-        folder.rmdir()
+def _remove_files(folder: Path, pattern: str) -> None:
+    for path in sorted(folder.iterdir()):
+        if re.fullmatch(pattern, path.name):
+            path.unlink()
 
 
-def _check_manifest(old: dict[str, Any], new: dict[str, Any], folder: Path) -> None:
-    before, now = _flat(old), _flat(new)
-    changed = [
-        f"{k} was {str(before.get(k))[:60]}, is {str(now.get(k))[:60]}"
-        for k in sorted(before | now)
-        if before.get(k) != now.get(k)
-    ]
-    if changed:
-        hint = "run the old command to continue, or add --restart to start over"
+def _check_manifest(path: Path, manifest: dict[str, Any]) -> None:
+    try:
+        earlier = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        hint = "add --restart to start over"
+        raise ClipkitError(f"{path}: expected JSON, got a damaged file", hint) from error
+    before = _flatten(earlier)
+    now = _flatten(manifest)
+    changes = []
+    for name in sorted(before | now):
+        old = before.get(name, "absent")
+        new = now.get(name, "absent")
+        if old != new:
+            changes.append(f"{name} was {str(old)[:60]}, is {str(new)[:60]}")
+    if changes:
         raise UsageError(
-            f"{folder} must be continued as it was begun; {'; '.join(changed[:3])}", hint
+            f"{path.parent} belongs to another run: {'; '.join(changes)}",
+            "run the old command to continue, or add --restart to start over",
         )
 
 
-def _flat(value: Any, at: str = "") -> dict[str, Any]:
+def _flatten(value: Any, name: str = "") -> dict[str, Any]:
+    """Return the leaves of nested dicts by their dotted names.
+
+    >>> _flatten({"model": {"name": "tiny", "dim": 64}, "batch_size": 4})
+    {'model.name': 'tiny', 'model.dim': 64, 'batch_size': 4}
+    """
     if not isinstance(value, dict):
-        return {at: value}
-    return {
-        key: leaf
-        for name, part in value.items()
-        for key, leaf in _flat(part, f"{at}.{name}".strip(".")).items()
-    }
-
-
-def _write_json(path: Path, value: Any) -> None:
-    with atomic_write(str(path), force=True) as temporary:
-        temporary.write_text(features.canonical_json(value), encoding="utf-8")
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ClipkitError(
-            f"{path} must be whole; it is damaged", "add --restart to start over"
-        ) from error
+        return {name: value}
+    leaves = {}
+    for key, part in value.items():
+        leaves.update(_flatten(part, f"{name}.{key}" if name else key))
+    return leaves

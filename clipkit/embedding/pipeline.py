@@ -1,197 +1,265 @@
-"""Images through an encoder: decoded ahead in threads, encoded in batches, kept in shards, joined at the end."""
+"""The pipeline from a data set to a feature file: decode, preprocess, encode, store, publish.
+
+Threads decode and preprocess batches while earlier ones are encoded. A batch never crosses the edge
+of a shard, so that the embeddings do not depend on where a run was interrupted.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import os
+import tempfile
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from clipkit.embedding.checkpoint import Images, Shard, Work
-from clipkit.errors import ClipkitError, ImageError
-from clipkit.features import BlockMatrix, Split
+from clipkit import console, features, similarity
+from clipkit.embedding.checkpoint import Checkpoint, Shard, Skipped, open_checkpoint
+from clipkit.errors import ClipkitError, ImageError, UsageError
+from clipkit.features import FeatureFile, Split
+from clipkit.files import STREAM, check_output
 
-Progress = Callable[[int, int], None]
-
-
-class ImageEncoder(Protocol):
-    """What turns images into embeddings."""
-
-    def preprocess(self, images: list[Any], /) -> Any:
-        """B images -> pixels (B, 3, H, W); called from several threads."""
-
-    def encode_images(self, pixels: Any, /) -> NDArray[np.float32]:
-        """Pixels (B, 3, H, W) -> embeddings (B, D), or an array-like that numpy waits for when a shard is joined."""
+if TYPE_CHECKING:
+    from clipkit.datasets import Dataset, ImageDataset
+    from clipkit.models import Encoder
 
 
-@dataclass
-class Batch:
-    """Images that were decoded and preprocessed together, and those that could not be."""
+def embed_images(  # noqa: PLR0913 (the options of `clipkit embed`)
+    dataset: Dataset,
+    encoder: Encoder,
+    output: str,
+    *,
+    batch_size: int = 64,
+    num_workers: int | None = None,
+    normalize: bool = False,
+    strict: bool = False,
+    restart: bool = False,
+    force: bool = False,
+) -> list[Skipped]:
+    """Embed the images of a data set into a feature file: what `clipkit embed` runs.
 
-    shard: Shard
-    last: bool
-    rows: list[int]
-    pixels: Any
-    skipped: list[dict[str, str]] = field(default_factory=list)
+    Finished shards of the embeddings lie in the folder `OUTPUT.partial` until the file is
+    published. The same call continues an interrupted run and gives the same bytes.
 
+    Parameters
+    ----------
+    dataset : Dataset
+    encoder : Encoder
+        An image tower.
+    output : str
+        A path, or ``-`` for standard output. An interrupted run into a stream cannot be continued.
+    batch_size : int
+        Images that are encoded at once.
+    num_workers : int, optional
+        Threads that decode and preprocess; by default as many as there are cores, at most 8.
+    normalize : bool
+        Scale each embedding to length 1.
+    strict : bool
+        Raise an error at the first image that cannot be used.
+    restart : bool
+        Start over instead of continuing an interrupted run.
+    force : bool
+        Replace an existing output.
 
-def run(
-    work: Work,
-    splits: Mapping[str, Images],
-    encoder: ImageEncoder,
-    batch_size: int,
-    workers: int,
-    strict: bool,
-    progress: Progress,
-) -> None:
-    """Encode every shard that is not finished yet; decoding and preprocessing overlap with encoding.
+    Returns
+    -------
+    skipped : list of dict
+        The images that cannot be used: their `split`, `id` and `reason`, as in the file's history.
 
     Raises
     ------
+    UsageError
+        If the output exists and `force` is not given, or an interrupted run had other parameters,
+        weights or images.
     ImageError
         If `strict` and an image cannot be used.
+    ClipkitError
+        If no image of a split can be used, the model gives NaN or Inf, or another process writes
+        to the same output.
+    WriteError
+        If the file system refuses the data. The finished shards stay.
     """
-    finished = [shard for shard in work.shards if work.done(shard)]
-    if strict:
-        for shard in finished:
-            _refuse_skipped(work.load(shard)[1])
-    done = sum(len(shard.rows) for shard in finished)
-    total = sum(len(shard.rows) for shard in work.shards)
-    features: list[NDArray[np.float32]] = []
-    rows: list[int] = []
-    skipped: list[dict[str, str]] = []
-    todo = [shard for shard in work.shards if not work.done(shard)]
-    with contextlib.closing(_batches(todo, splits, encoder, batch_size, workers)) as batches:
-        for batch in batches:
-            if strict:
-                _refuse_skipped(batch.skipped)
-            split = splits[batch.shard.split]
-            if batch.rows:
-                features.append(encoder.encode_images(batch.pixels))
-            rows += batch.rows
-            skipped += batch.skipped
-            done += len(batch.rows) + len(batch.skipped)
-            progress(done, total)
-            if batch.last:
-                labels, ids = (
-                    None if split.labels is None else split.labels[rows],
-                    [split.ids[i] for i in rows],
-                )
-                joined = np.concatenate(features) if rows else None
-                if joined is not None:
-                    _check_finite(joined, ids)
-                made = Split(joined, labels, ids)
-                work.save(batch.shard, made, skipped)
-                features, rows, skipped = [], [], []
-
-
-def _refuse_skipped(skipped: list[dict[str, str]]) -> None:
-    if skipped:
-        hint = "without --strict it is skipped"
-        raise ImageError(f"{skipped[0]['id']}: {skipped[0]['reason']}", hint)
-
-
-def _check_finite(embeddings: NDArray[np.float32], ids: list[str]) -> None:
-    bad = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
-    if len(bad):
-        raise ClipkitError(
-            f"embeddings must be finite; the model gave NaN or Inf for {ids[bad[0]]} and {len(bad) - 1} more beside it",
-            "try --precision fp32",
+    check_output(output, force=force)
+    entry = features.history_entry(
+        "embed",
+        dataset=dataset.details,
+        model=encoder.details,
+        normalize=normalize,
+        batch_size=batch_size,
+    )
+    with (
+        _checkpoint_folder(output) as folder,
+        open_checkpoint(folder, dataset.splits, entry, restart=restart) as checkpoint,
+    ):
+        _encode_pending(
+            checkpoint,
+            dataset,
+            encoder,
+            batch_size=batch_size,
+            num_workers=num_workers or _default_workers(),
+            normalize=normalize,
+            strict=strict,
         )
+        splits = checkpoint.join()
+        skipped = checkpoint.skipped()
+        if skipped:
+            entry["skipped"] = skipped
+        class_names = dataset.class_names or None
+        file = FeatureFile("images", [entry], splits, class_names=class_names)
+        features.write(output, file, force=force)
+        checkpoint.remove()
+    return skipped
 
 
-def _batches(
-    todo: list[Shard], splits: Mapping[str, Images], encoder: ImageEncoder, size: int, workers: int
-) -> Generator[Batch]:
-    """Batches in order, a few of them being prepared ahead in threads."""
+@contextlib.contextmanager
+def _checkpoint_folder(output: str) -> Iterator[Path]:
+    """Yield the folder for shards: `OUTPUT.partial`, or a temporary folder for a stream."""
+    path = Path(output)
+    if output == STREAM or (path.exists() and not path.is_file()):
+        with tempfile.TemporaryDirectory(prefix="clipkit-") as temporary:
+            yield Path(temporary)
+        return
+    target = path.resolve()
+    folder = target.with_name(f"{target.name}.partial")
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder}: expected a folder of shards, got a file")
+    yield folder
 
-    def prepare(shard: Shard, part: range) -> Batch:
-        images, rows, skipped = [], [], []
-        for i in part:
-            try:
-                images.append(splits[shard.split].image(i))
-                rows.append(i)
-            except ImageError as error:
-                skipped.append({"id": splits[shard.split].ids[i], "reason": error.message})
-        pixels = encoder.preprocess(images) if images else None
-        return Batch(shard, part.stop == shard.rows.stop, rows, pixels, skipped)
 
-    ahead: deque[Future[Batch]] = deque()
-    with ThreadPoolExecutor(workers) as pool:
+@dataclass(frozen=True)
+class Batch:
+    """Images of one shard that were decoded and preprocessed together."""
+
+    shard: Shard
+    rows: list[int]  # of the split: the B images that can be used
+    pixels: Any  # Tensor (B, 3, H, W), or None if B is 0
+    skipped: list[Skipped]
+
+
+def _encode_pending(
+    checkpoint: Checkpoint,
+    dataset: Dataset,
+    encoder: Encoder,
+    *,
+    batch_size: int,
+    num_workers: int,
+    normalize: bool,
+    strict: bool,
+) -> None:
+    """Encode and save the shards that are not finished, while threads prepare more batches."""
+    done = sum(len(shard.rows) for shard in checkpoint.finished)
+    total = sum(len(shard.rows) for shard in checkpoint.shards)
+    if done:
+        console.note(f"resuming at {done:,} of {total:,}")
+    if strict:
+        _refuse_skipped(checkpoint.skipped())
+    prepare = functools.partial(_prepare_batch, dataset.splits, encoder)
+    tasks = _cut_into_batches(checkpoint.pending(), batch_size)
+    batches = _prefetch(prepare, tasks, num_workers)
+    progress = console.progress(f"embedding {dataset.name}", "images", done)
+    with contextlib.closing(batches), progress as report_progress:
+        for shard, batches_of_shard in itertools.groupby(batches, key=lambda batch: batch.shard):
+            rows: list[int] = []
+            skipped: list[Skipped] = []
+            embeddings: list[NDArray[np.float32]] = []
+            for batch in batches_of_shard:
+                if strict:
+                    _refuse_skipped(batch.skipped)
+                if batch.rows:
+                    embeddings.append(encoder.encode_images(batch.pixels))
+                rows += batch.rows
+                skipped += batch.skipped
+                done += len(batch.rows) + len(batch.skipped)
+                report_progress(done, total)
+            embedded = Split()
+            if rows:
+                embedded = _join_rows(dataset.splits[shard.split], rows, embeddings, normalize)
+            checkpoint.save(shard, embedded, skipped)
+
+
+def _cut_into_batches(shards: list[Shard], batch_size: int) -> Iterator[tuple[Shard, range]]:
+    """Yield the rows of each batch; none crosses the edge of a shard."""
+    for shard in shards:
+        for start in range(0, len(shard.rows), batch_size):
+            yield shard, shard.rows[start : start + batch_size]
+
+
+def _prepare_batch(
+    splits: Mapping[str, ImageDataset], encoder: Encoder, task: tuple[Shard, range]
+) -> Batch:
+    """Decode and preprocess the images of a batch."""
+    shard, batch_rows = task
+    split = splits[shard.split]
+    images: list[Any] = []
+    rows: list[int] = []
+    skipped: list[Skipped] = []
+    for row in batch_rows:
         try:
-            for shard in todo:
-                for start in range(shard.rows.start, shard.rows.stop, size):
-                    ahead.append(
-                        pool.submit(
-                            prepare, shard, range(start, min(start + size, shard.rows.stop))
-                        )
-                    )
-                    if len(ahead) > workers + 1:
-                        yield ahead.popleft().result()
-            while ahead:
-                yield ahead.popleft().result()
+            images.append(split.image(row))
+            rows.append(row)
+        except ImageError as error:
+            skipped.append({"split": shard.split, "id": split.ids[row], "reason": error.message})
+    pixels = encoder.preprocess(images) if images else None
+    return Batch(shard, rows, pixels, skipped)
+
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+
+def _prefetch(
+    function: Callable[[Task], Result], tasks: Iterable[Task], num_workers: int
+) -> Generator[Result]:
+    """Yield `function(task)` for each task in order; threads compute the next ones meanwhile."""
+    pending: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(num_workers) as pool:
+        try:
+            for task in tasks:
+                pending.append(pool.submit(function, task))
+                if len(pending) > num_workers + 1:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def collect(
-    work: Work, *, normalize: Callable[[Any], Any] | None = None
-) -> tuple[dict[str, Split], list[dict[str, str]]]:
-    """Join the shards: splits whose features are read shard by shard when they are written, and what was skipped.
-
-    Raises
-    ------
-    ClipkitError
-        If no image of a split could be used.
-    """
-    parts: dict[str, list[Shard]] = {}
-    width = 0
-    splits: dict[str, Split] = {}
-    skipped: list[dict[str, str]] = []
-    for shard in work.shards:
-        made, bad = work.load(shard)
-        skipped += [{"split": shard.split, **item} for item in bad]
-        joined = splits.setdefault(shard.split, Split())
-        if made is not None:
-            parts.setdefault(shard.split, []).append(shard)
-            width = made.features.shape[1]
-            joined.ids += made.ids
-            if made.labels is not None:
-                joined.labels = (
-                    made.labels
-                    if joined.labels is None
-                    else np.concatenate([joined.labels, made.labels])
-                )
-    for name, split in splits.items():
-        if name not in parts:
-            raise ClipkitError(
-                f"at least one image of {name} must be usable; none is: {skipped[0]['reason']}",
-                "mend them, and add --restart",
-            )
-        split.features = BlockMatrix(
-            (len(split), width), functools.partial(_rows, work, parts[name], normalize)
+def _join_rows(
+    split: ImageDataset, rows: list[int], embeddings: list[NDArray[np.float32]], normalize: bool
+) -> Split:
+    """Return the embeddings of the given rows with their labels and ids."""
+    joined = np.concatenate(embeddings)  # (B, D) each -> (N, D); waits for the device
+    ids = [split.ids[row] for row in rows]
+    bad = np.flatnonzero(~np.isfinite(joined).all(axis=1))
+    if len(bad):
+        raise ClipkitError(
+            f"{ids[bad[0]]}: expected a finite embedding, got NaN or Inf ({len(bad)} such images)",
+            "try --precision fp32",
         )
-    return splits, skipped
+    if normalize:
+        joined = similarity.normalize(joined)
+    labels = None if split.labels is None else split.labels[rows]
+    return Split(joined, labels, ids)
 
 
-def _rows(
-    work: Work, parts: list[Shard], normalize: Callable[[Any], Any] | None
-) -> Iterator[NDArray[np.float32]]:
-    for shard in parts:
-        made, _ = work.load(shard)
-        if made is not None:
-            yield made.features if normalize is None else normalize(made.features)
+def _refuse_skipped(skipped: list[Skipped]) -> None:
+    if skipped:
+        image = skipped[0]
+        raise ImageError(f"{image['id']}: {image['reason']}", "without --strict it is skipped")
 
 
-def default_workers() -> int:
-    """Threads that decode: the cores that this process may use, at most 8."""
-    return min(
-        8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
+def _default_workers() -> int:
+    """Return the number of cores that this process may use, at most 8."""
+    try:
+        cores = len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS
+        cores = os.cpu_count() or 1
+    return min(8, cores)

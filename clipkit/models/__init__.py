@@ -1,7 +1,7 @@
-"""A model's name -> an `Encoder`: images or texts -> embeddings. Frozen CLIP-like dual encoders.
+"""Load frozen CLIP-like dual encoders by name: an `Encoder` embeds images or texts.
 
-`load` and `describe_model` import PyTorch; names and files (`ALIASES`, `DEFAULT`, `models.hub`) do
-not.
+Names and files (`ALIASES`, `DEFAULT`, `models.hub`) need no PyTorch. What needs it is imported when
+it is first used.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from clipkit.models.hub import ALIASES, DEFAULT
 if TYPE_CHECKING:
     from clipkit.models.acceleration import should_compile
     from clipkit.models.describe import describe_model
-    from clipkit.models.encoder import DTYPES, Encoder, load
+    from clipkit.models.devices import DTYPES
+    from clipkit.models.encoder import Encoder, load
 
 __all__ = ["ALIASES", "DEFAULT", "DTYPES", "Encoder", "describe_model", "load", "should_compile"]
 
 _MODULES = {
-    "DTYPES": "encoder",
+    "DTYPES": "devices",
     "Encoder": "encoder",
     "describe_model": "describe",
     "load": "encoder",

@@ -1,8 +1,8 @@
-"""An image tower made fast: its layers packed for oneDNN, or the whole of it compiled; results that do not wait.
+"""Make an image tower fast: pack its layers for oneDNN, compile it, or return before a GPU is done.
 
-On a processor that multiplies bfloat16 natively, packed layers are as fast as what a compiler makes of them, without
-its time: weights are laid out once as the matrix products read them, and what is done row by row (activation, residual)
-is done inside the products.
+On a CPU with native bfloat16, packed layers are as fast as a compiled tower and need no compiler:
+weights are laid out once in the order in which the matrix products read them, and activation and
+residual are computed inside the products.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,31 +20,57 @@ from torch.nn import functional
 from transformers.modeling_outputs import BaseModelOutput
 
 from clipkit import console
+from clipkit.models.hub import first_line
 
-# What the MLP may do between its products: oneDNN's name and algorithm for it, and the factor on its input.
-# x sigmoid(1.702 x), CLIP's approximation of GELU, is swish(1.702 x) / 1.702.
+# By transformers' name: oneDNN's activation and algorithm, and a factor on the activation's input.
+# CLIP approximates GELU by x sigmoid(1.702 x), which is swish(1.702 x) / 1.702.
 ACTIVATIONS = {
     "quick_gelu": ("swish", "", 1.702),
     "gelu": ("gelu", "none", 1.0),
     "gelu_pytorch_tanh": ("gelu", "tanh", 1.0),
     "relu": ("relu", "", 1.0),
 }
-CACHE = "TORCHINDUCTOR_CACHE_DIR"
-MANY = (
-    100_000  # images that pay for a compilation on a GPU: a guess, which no GPU was at hand to test
-)
-ROWS = 64 * 50  # the layout suits matrices of about so many rows: a batch of 64 images in 50 tokens
+CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
+# Number of images from which compiling on a GPU pays: a guess, since no GPU was there to measure.
+COMPILE_FROM = 100_000
+PACKED_FOR_ROWS = 64 * 50  # oneDNN chooses a layout for a row count: 64 images of 50 tokens
 
 
-class Linear:
-    """x -> activation(x W' + b), in bfloat16.
+def accelerate(
+    model: torch.nn.Module,
+    config: Any,
+    device: torch.device,
+    dtype: torch.dtype,
+    compile_for: int,
+) -> tuple[Any, dict[str, bool]]:
+    """Move an image tower (float32, on the CPU) to its device and type, compiled or packed.
+
+    Returns
+    -------
+    model : callable
+        The tower, compiled for batches of exactly `compile_for` images unless that is 0 or fails.
+    details : dict
+        What a history records: ``compile``, and ``packed`` if layers were packed.
+    """
+    if compile_for:
+        compiled = compile_tower(model.to(device, dtype), config, compile_for)
+        if compiled is not None:
+            return compiled, {"compile": True}
+    details = {"compile": False}
+    if device.type == "cpu" and dtype == torch.bfloat16 and pack_layers(model, config):
+        details["packed"] = True
+    return model.to(device, dtype), details
+
+
+class PackedLinear:
+    """A linear layer in bfloat16 with an activation: x -> activation(x W' + b).
 
     Parameters
     ----------
     weight : Tensor of shape (out, in)
     bias : Tensor of shape (out,)
     activation, algorithm : str
-        As oneDNN calls them.
+        Their names in oneDNN.
     """
 
     def __init__(
@@ -53,136 +80,159 @@ class Linear:
         activation: str = "none",
         algorithm: str = "",
     ) -> None:
-        half = weight.detach().to(torch.bfloat16)
-        self.weight = torch.ops.mkldnn._reorder_linear_weight(half, ROWS)
+        rounded = weight.detach().to(torch.bfloat16)
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(rounded, PACKED_FOR_ROWS)
         self.bias = bias.detach().to(torch.bfloat16)
-        self.activation, self.algorithm = activation, algorithm
-
-    def __call__(self, x: torch.Tensor, add: torch.Tensor | None = None) -> torch.Tensor:
-        """X (..., in) -> (..., out); `add` (..., out) is added to it, in place of an activation."""
-        product: Any = torch.ops.mkldnn._linear_pointwise
-        if add is not None:
-            out: torch.Tensor = product.binary(x, add, self.weight, self.bias, "add")
-        else:
-            out = product(x, self.weight, self.bias, self.activation, [], self.algorithm)
-        return out
-
-
-class Layer:
-    """One transformer layer: attention, then the MLP, each after a LayerNorm and added to what came in."""
-
-    def __init__(self, layer: Any, activation: str) -> None:
-        attention, mlp = layer.self_attn, layer.mlp
-        parts = attention.q_proj, attention.k_proj, attention.v_proj
-        name, algorithm, factor = ACTIVATIONS[activation]
-        self.heads = attention.num_heads
-        self.norms = [layer.layer_norm1.to(torch.bfloat16), layer.layer_norm2.to(torch.bfloat16)]
-        self.qkv = Linear(
-            torch.cat([part.weight for part in parts]), torch.cat([part.bias for part in parts])
-        )
-        self.out = Linear(attention.out_proj.weight, attention.out_proj.bias)
-        self.up = Linear(mlp.fc1.weight * factor, mlp.fc1.bias * factor, name, algorithm)
-        self.down = Linear(mlp.fc2.weight / factor, mlp.fc2.bias)
+        self.activation = activation
+        self.algorithm = algorithm
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """X (B, T, width) -> (B, T, width)."""
-        batch, tokens, width = x.shape
-        qkv = self.qkv(self.norms[0](x)).view(batch, tokens, 3, self.heads, width // self.heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, T, width / heads)
-        found = (
-            functional.scaled_dot_product_attention(q, k, v)
-            .transpose(1, 2)
-            .reshape(batch, tokens, width)
+        """Apply the layer: (..., in) -> (..., out)."""
+        product: Callable[..., torch.Tensor] = torch.ops.mkldnn._linear_pointwise
+        return product(x, self.weight, self.bias, self.activation, [], self.algorithm)
+
+    def add_to(self, residual: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """Return residual + x W' + b: (..., out) and (..., in) -> (..., out)."""
+        product: Callable[..., torch.Tensor] = torch.ops.mkldnn._linear_pointwise.binary
+        return product(x, residual, self.weight, self.bias, "add")
+
+
+class PackedLayer:
+    """One transformer layer in bfloat16: attention and MLP, each with LayerNorm and residual."""
+
+    def __init__(self, layer: Any, activation: str) -> None:
+        attention = layer.self_attn
+        projections = [attention.q_proj, attention.k_proj, attention.v_proj]
+        self.qkv = PackedLinear(
+            torch.cat([projection.weight for projection in projections]),
+            torch.cat([projection.bias for projection in projections]),
         )
-        x = self.out(found, add=x)
-        return self.down(self.up(self.norms[1](x)), add=x)
+        self.heads = attention.num_heads
+        self.attention_out = PackedLinear(attention.out_proj.weight, attention.out_proj.bias)
+        self.attention_norm = layer.layer_norm1.to(torch.bfloat16)
+        self.mlp_norm = layer.layer_norm2.to(torch.bfloat16)
+        name, algorithm, factor = ACTIVATIONS[activation]
+        fc1 = layer.mlp.fc1
+        fc2 = layer.mlp.fc2
+        self.mlp_in = PackedLinear(fc1.weight * factor, fc1.bias * factor, name, algorithm)
+        self.mlp_out = PackedLinear(fc2.weight / factor, fc2.bias)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Apply the layer: (B, T, width) -> (B, T, width)."""
+        batch, tokens, width = x.shape
+        qkv = self.qkv(self.attention_norm(x))  # (B, T, 3 * width)
+        qkv = qkv.view(batch, tokens, 3, self.heads, width // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, T, width / heads)
+        attended = functional.scaled_dot_product_attention(q, k, v)
+        attended = attended.transpose(1, 2).reshape(batch, tokens, width)
+        x = self.attention_out.add_to(x, attended)
+        return self.mlp_out.add_to(x, self.mlp_in(self.mlp_norm(x)))
 
 
-class Layers(torch.nn.Module):
-    """What stands in the place of a tower's `encoder`."""
+class PackedEncoder(torch.nn.Module):
+    """Packed layers in the place of a tower's `encoder`."""
 
-    def __init__(self, layers: list[Layer]) -> None:
+    def __init__(self, layers: list[PackedLayer]) -> None:
         super().__init__()
         self.layers = layers
 
     def forward(self, inputs_embeds: torch.Tensor, **_: Any) -> BaseModelOutput:
-        """(B, T, width) -> (B, T, width) as `last_hidden_state`."""
+        """Apply the layers: (B, T, width) -> (B, T, width) as `last_hidden_state`."""
         for layer in self.layers:
             inputs_embeds = layer(inputs_embeds)
         return BaseModelOutput(last_hidden_state=inputs_embeds)
 
 
-def packed(model: torch.nn.Module, config: Any) -> bool:
-    """Pack the layers of an image tower (float32, on the CPU) for bfloat16; gives whether that could be done."""
+def pack_layers(model: torch.nn.Module, config: Any) -> bool:
+    """Pack an image tower's layers in place; return False if PyTorch or oneDNN cannot."""
     vision: Any = getattr(model, "vision_model", model)
     onednn: Any = torch.backends.mkldnn
     if not onednn.is_available() or config.hidden_act not in ACTIVATIONS:
         return False
     try:
         with torch.inference_mode():
-            layers = Layers([Layer(layer, config.hidden_act) for layer in vision.encoder.layers])
-            layers(torch.zeros(1, 1, config.hidden_size, dtype=torch.bfloat16))
+            layers = [PackedLayer(layer, config.hidden_act) for layer in vision.encoder.layers]
+            encoder = PackedEncoder(layers)
+            encoder(torch.zeros(1, 1, config.hidden_size, dtype=torch.bfloat16))
     except (AttributeError, RuntimeError):  # another PyTorch, or a oneDNN without these products
         return False
-    vision.encoder = layers
+    vision.encoder = encoder
     return True
 
 
-def compiled(model: torch.nn.Module, config: Any, batch: int) -> Any:
-    """Compile an image tower for batches of one size and run it once; None, with a note, where that fails.
+def compile_tower(model: torch.nn.Module, config: Any, batch_size: int) -> Any:
+    """Compile an image tower for one batch size and run it once; None, with a note, if that fails.
 
-    What the compiler makes is kept in ``$XDG_CACHE_HOME/clipkit/inductor`` (``~/.cache`` by default), or where
-    TORCHINDUCTOR_CACHE_DIR says.
+    The compiled code is cached in the folder that TORCHINDUCTOR_CACHE_DIR names, by default
+    ``$XDG_CACHE_HOME/clipkit/inductor`` (``~/.cache/clipkit/inductor``).
     """
-    home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    weight = next(model.parameters())
+    pixels = weight.new_zeros(batch_size, config.num_channels, config.image_size, config.image_size)
+    # Known weights can be packed for oneDNN; PyTorch then caches the code, but not the graph.
+    options = {
+        "fx_graph_cache": True,
+        "freezing": weight.device.type == "cpu",
+        "compile_threads": 1,
+    }
     try:
         import torch._inductor.config as inductor
-        from torch._inductor.runtime import runtime_utils
 
-        default: Any = vars(runtime_utils)["default_cache_dir"]
-        if os.environ.get(CACHE) in (None, default()):  # PyTorch names its own when it is imported
-            os.environ[CACHE] = str(home / "clipkit" / "inductor")
-        weight = next(model.parameters())
-        pixels = weight.new_zeros(batch, config.num_channels, config.image_size, config.image_size)
-        # weights that are known when compiling can be packed for oneDNN; PyTorch then keeps the code, not the graph
-        options = {
-            "fx_graph_cache": True,
-            "freezing": weight.device.type == "cpu",
-            "compile_threads": 1,
-        }
+        _set_compiler_cache()
         with warnings.catch_warnings(), inductor.patch(options), torch.inference_mode():
             warnings.simplefilter("ignore")
-            quick = torch.compile(model, dynamic=False)
-            quick(pixel_values=pixels)
+            compiled = torch.compile(model, dynamic=False)
+            compiled(pixel_values=pixels)
     except Exception as error:  # of a compiler, of PyTorch, of the cache's file system
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        console.note(f"the model could not be compiled and runs without: {reason}")
+        reason = first_line(error)
+        console.note(f"cannot compile the model, so it runs without compilation: {reason}")
         return None
-    return quick
+    return compiled
+
+
+def _set_compiler_cache() -> None:
+    """Choose a lasting cache unless the user named one; PyTorch sets its default on import."""
+    from torch._inductor.runtime import runtime_utils
+
+    default: Any = vars(runtime_utils)["default_cache_dir"]
+    if os.environ.get(CACHE_VARIABLE) in (None, default()):
+        home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+        os.environ[CACHE_VARIABLE] = str(home / "clipkit" / "inductor")
+
+
+def fixed_batches(pixels: torch.Tensor, size: int) -> list[torch.Tensor]:
+    """Split pixels (N, 3, H, W) into batches of exactly `size` rows, the last padded with zeros.
+
+    The padding does not change the other rows, since the rows of a batch are independent.
+    """
+    *whole, last = torch.split(pixels, size)
+    missing = size - len(last)
+    if missing:
+        last = torch.cat([last, last.new_zeros(missing, *last.shape[1:])])
+    return [*whole, last]
 
 
 def should_compile(device: str, images: int) -> bool:
-    """Whether compiling pays without being asked for: on a GPU, with Triton, before very many images.
+    """Tell whether compiling pays without being asked for: on a GPU with Triton, for many images.
 
-    On a CPU it does not: packed layers are as fast.
+    On a CPU it does not, since packed layers are as fast.
     """
     on_gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
-    return on_gpu and images >= MANY and importlib.util.find_spec("triton") is not None
+    return on_gpu and images >= COMPILE_FROM and importlib.util.find_spec("triton") is not None
 
 
-class Pending:
-    """Embeddings (B, D) on their way from a GPU; numpy waits for them."""
+class AsyncEmbeddings:
+    """Embeddings (B, D) on their way from a GPU. They are waited for when numpy reads them."""
 
     def __init__(self, embeddings: torch.Tensor) -> None:
         self.rows = embeddings.to("cpu", non_blocking=True)
         cuda: Any = torch.cuda
-        self.arrived = cuda.Event()
-        self.arrived.record()
+        self.copied = cuda.Event()
+        self.copied.record()
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
-        """Wait, then give the rows as numpy wants them."""
-        self.arrived.synchronize()
+        """Wait for the copy, then return the rows as numpy wants them."""
+        self.copied.synchronize()
         return np.array(self.rows.numpy(), dtype=dtype, copy=copy)

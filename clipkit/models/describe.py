@@ -1,27 +1,17 @@
-"""What a model is, told without running it."""
+"""Describe a model from its configuration and a few stored scalars, without running it."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-import transformers
 
 from clipkit.models.hub import find
-from clipkit.models.loading import (
-    PREFIXES,
-    SCALARS,
-    embedding_size,
-    logit_scale,
-    one_line,
-    quiet,
-    read_config,
-    stored,
-)
+from clipkit.models.loading import PREFIXES, SCALARS, load_tensors, logit_scale, read_architecture
 
 
 def describe_model(name: str) -> dict[str, Any]:
-    """A model's towers, sizes and learned temperature, found without running it.
+    """Return a model's towers, sizes and learned temperature.
 
     Parameters
     ----------
@@ -31,39 +21,41 @@ def describe_model(name: str) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``name``, ``family``, ``digest``, ``dim``, ``parameters``, ``logit_scale`` (exp of the learned one),
-        ``temperature`` (its inverse), ``logit_bias`` where there is one, and the towers, ``image`` and ``text``:
-        ``layers``, ``width``, ``heads``, ``parameters`` of each, ``patch_size`` and ``image_size``, ``context_length``
-        and ``vocabulary``.
+        ``name``, ``family``, ``digest``, ``dim``, ``parameters``, ``logit_scale`` (exp of the
+        learned one), ``temperature`` (its inverse), ``logit_bias`` if the model has one, and the
+        towers ``image`` and ``text`` with their ``layers``, ``width``, ``heads``, ``parameters``,
+        ``patch_size`` and ``image_size``, ``context_length`` and ``vocabulary``.
     """
     files = find(name)
-    family, config = read_config(files)
-    with torch.device("meta"), quiet(), one_line(f"the architecture of {files.name}"):
-        model = getattr(transformers, family.both)(config)
+    architecture = read_architecture(files)
+    with torch.device("meta"):
+        model = architecture.new_model()
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
-    towers: dict[str, dict[str, int]] = {}
-    for tower, part in (("image", config.vision_config), ("text", config.text_config)):
-        count = sum(size for name, size in sizes.items() if name.startswith(PREFIXES[tower]))
-        towers[tower] = {
-            "layers": part.num_hidden_layers,
-            "width": part.hidden_size,
-            "heads": part.num_attention_heads,
-        }
-        towers[tower]["parameters"] = count
-    vision, text = config.vision_config, config.text_config
-    towers["image"] |= {"patch_size": vision.patch_size, "image_size": vision.image_size}
-    towers["text"] |= {
-        "context_length": text.max_position_embeddings,
-        "vocabulary": text.vocab_size,
-    }
-    scale = logit_scale(files, stored(files, SCALARS))
+    config = architecture.config
+    image = _tower(config.vision_config, sizes, PREFIXES["image"])
+    image["patch_size"] = config.vision_config.patch_size
+    image["image_size"] = config.vision_config.image_size
+    text = _tower(config.text_config, sizes, PREFIXES["text"])
+    text["context_length"] = config.text_config.max_position_embeddings
+    text["vocabulary"] = config.text_config.vocab_size
+    scalars = logit_scale(files, load_tensors(files, SCALARS))
     return {
         "name": files.name,
         "family": config.model_type,
         "digest": files.digest(),
-        "dim": embedding_size(config),
+        "dim": architecture.dim,
         "parameters": sum(sizes.values()),
-        **scale,
-        "temperature": 1 / scale["logit_scale"],
-        **towers,
+        **scalars,
+        "temperature": 1 / scalars["logit_scale"],
+        "image": image,
+        "text": text,
+    }
+
+
+def _tower(config: Any, sizes: dict[str, int], prefixes: tuple[str, ...]) -> dict[str, int]:
+    return {
+        "layers": config.num_hidden_layers,
+        "width": config.hidden_size,
+        "heads": config.num_attention_heads,
+        "parameters": sum(size for name, size in sizes.items() if name.startswith(prefixes)),
     }

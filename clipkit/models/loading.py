@@ -1,4 +1,4 @@
-"""A model's files -> its parts: one tower with its weights, stored or fresh; its image processor; its tokenizer."""
+"""Load one tower of a model: its configuration, and its weights as stored or at random."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import contextlib
 import hashlib
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 import transformers
-from PIL import Image
 from safetensors import SafetensorError, safe_open
 
 from clipkit.errors import ClipkitError
-from clipkit.models.hub import Files
+from clipkit.models.hub import ModelFiles, first_line
 
-Tower = Literal["image", "text"]
+TowerName = Literal["image", "text"]
 Tensors = Mapping[str, torch.Tensor]
 
 PREFIXES = {
@@ -26,210 +26,214 @@ PREFIXES = {
     "text": ("text_model.", "text_projection."),
 }
 SCALARS = ("logit_scale", "logit_bias")
+DTYPE_OPTION = "dtype" if int(transformers.__version__.split(".")[0]) >= 5 else "torch_dtype"
 
 
 @dataclass(frozen=True)
 class Family:
-    """One kind of dual encoder: its classes in transformers, where a tower puts its embedding, how texts are padded."""
+    """One kind of dual encoder: the names of its classes in transformers, and how it is used."""
 
     config: str
-    both: str
-    towers: dict[Tower, str]
-    output: dict[Tower, str]
-    padding: str
+    model: str
+    towers: dict[TowerName, str]
+    outputs: dict[TowerName, str]  # the name under which a tower returns its embedding
+    padding: str  # of texts
 
 
 FAMILIES = {
     "clip": Family(
         config="CLIPConfig",
-        both="CLIPModel",
+        model="CLIPModel",
         towers={"image": "CLIPVisionModelWithProjection", "text": "CLIPTextModelWithProjection"},
-        output={"image": "image_embeds", "text": "text_embeds"},
-        padding="longest",  # attention is causal: what follows the end of a text cannot change its embedding
+        outputs={"image": "image_embeds", "text": "text_embeds"},
+        padding="longest",  # attention is causal: an embedding does not depend on what follows
     ),
     "siglip": Family(
         config="SiglipConfig",
-        both="SiglipModel",
+        model="SiglipModel",
         towers={"image": "SiglipVisionModel", "text": "SiglipTextModel"},
-        output={"image": "pooler_output", "text": "pooler_output"},
+        outputs={"image": "pooler_output", "text": "pooler_output"},
         padding="max_length",  # it attends to the padding, and was trained with all of it
     ),
 }
 
 
-def read_config(files: Files) -> tuple[Family, Any]:
-    """The model's family and its transformers configuration.
+@dataclass(frozen=True)
+class Architecture:
+    """A model's files, family and transformers configuration: all but its weights."""
+
+    files: ModelFiles
+    family: Family
+    config: Any
+
+    @property
+    def dim(self) -> int:
+        """The embedding size D, which both towers share."""
+        if self.config.model_type == "clip":
+            return int(self.config.projection_dim)
+        return int(self.config.vision_config.hidden_size)
+
+    def new_model(self) -> Any:
+        """Return both towers as transformers initialises them."""
+        with quiet(), single_line_errors(f"the architecture of {self.files.name}"):
+            return getattr(transformers, self.family.model)(self.config)
+
+
+class LoadedTower(NamedTuple):
+    """A tower in float32 on the CPU, its weights' digest, and what `logit_scale` returns."""
+
+    model: torch.nn.Module
+    digest: str
+    logit_scale: dict[str, float]
+
+
+def read_architecture(files: ModelFiles) -> Architecture:
+    """Read a model's config.json.
 
     Raises
     ------
     ClipkitError
-        If config.json is damaged or tells of another kind of model.
+        If config.json is damaged or describes another kind of model.
     """
-    content = files.json("config.json")
-    kind = content.get("model_type")
-    if kind not in FAMILIES:
+    content = files.read_json("config.json")
+    model_type = content.get("model_type")
+    family = FAMILIES.get(str(model_type))
+    if family is None:
         raise ClipkitError(
-            f"{files.name} must be a dual encoder ({' or '.join(FAMILIES)}); its config.json says {kind!r}"
+            f"{files.name}: expected a dual encoder ({' or '.join(FAMILIES)}), "
+            f"got the model type {model_type!r}"
         )
-    with quiet(), one_line(f"config.json of {files.name}"):
-        return FAMILIES[kind], getattr(transformers, FAMILIES[kind].config).from_dict(content)
+    with quiet(), single_line_errors(f"config.json of {files.name}"):
+        config = getattr(transformers, family.config).from_dict(content)
+    return Architecture(files, family, config)
 
 
-def embedding_size(config: Any) -> int:
-    """The size D of the space that both towers share."""
-    return int(
-        config.projection_dim if config.model_type == "clip" else config.vision_config.hidden_size
-    )
+def load_tower(architecture: Architecture, tower: TowerName, seed: int | None) -> LoadedTower:
+    """Load one tower with its stored weights, or with random ones if there is a seed.
+
+    Raises
+    ------
+    ClipkitError
+        If weights are damaged, missing or of another shape than config.json says.
+    """
+    files = architecture.files
+    if seed is not None:
+        digest, tensors = random_weights(architecture, seed)
+        model = build_tower(architecture, tower, tensors)
+        return LoadedTower(model, digest, logit_scale(files, tensors))
+    with ThreadPoolExecutor(1) as thread:
+        # the digest reads all of the weights while transformers imports the model's classes
+        pending_digest = thread.submit(files.digest)
+        tensors = load_tensors(files, (*PREFIXES[tower], *SCALARS))
+        model = build_tower(architecture, tower, tensors)
+        return LoadedTower(model, pending_digest.result(), logit_scale(files, tensors))
 
 
-def stored(files: Files, prefixes: tuple[str, ...]) -> dict[str, torch.Tensor]:
-    """The stored tensors whose names begin so; no others are read."""
-    found = {}
+def load_tensors(files: ModelFiles, prefixes: tuple[str, ...]) -> dict[str, torch.Tensor]:
+    """Read the stored tensors whose names start with one of the prefixes."""
+    tensors = {}
     for path in files.weights:
         try:
-            with safe_open(path, framework="pt") as tensors:
-                names = [name for name in tensors.keys() if name.startswith(prefixes)]
-                found.update({name: tensors.get_tensor(name) for name in names})
+            with safe_open(path, framework="pt") as stored:
+                for name in stored.keys():  # noqa: SIM118  (it is no dict)
+                    if name.startswith(prefixes):
+                        tensors[name] = stored.get_tensor(name)
         except (SafetensorError, OSError) as error:
-            raise ClipkitError(f"{path} must be a whole safetensors file: {error}") from error
-    return found
+            raise ClipkitError(
+                f"{path}: expected a complete safetensors file: {first_line(error)}"
+            ) from error
+    return tensors
 
 
-def initialised(
-    files: Files, family: Family, config: Any, seed: int
-) -> tuple[str, dict[str, torch.Tensor]]:
-    """Digest and weights of a freshly initialised model; the caller's random numbers are left alone.
+def random_weights(architecture: Architecture, seed: int) -> tuple[str, dict[str, torch.Tensor]]:
+    """Return digest and weights of a randomly initialised model.
 
-    The whole model is made, so that the towers of one seed belong together. The digest is SHA-256 over config.json and
-    every tensor in name order.
+    Both towers are initialised, so that the towers of one seed belong together. The digest is
+    SHA-256 over config.json and every tensor in name order. The global random state is unchanged.
     """
-    with torch.random.fork_rng(devices=[]), quiet(), one_line(f"the architecture of {files.name}"):
+    with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        state = dict(getattr(transformers, family.both)(config).state_dict())
-    sha = hashlib.sha256((files.folder / "config.json").read_bytes())
-    for name in sorted(state):
-        sha.update(f"\0{name}\0{tuple(state[name].shape)}\0".encode())
-        sha.update(state[name].reshape(-1).numpy())
-    return f"sha256:{sha.hexdigest()}", state
+        tensors = dict(architecture.new_model().state_dict())
+    sha = hashlib.sha256((architecture.files.folder / "config.json").read_bytes())
+    for name in sorted(tensors):
+        sha.update(f"\0{name}\0{tuple(tensors[name].shape)}\0".encode())
+        sha.update(tensors[name].reshape(-1).numpy())
+    return f"sha256:{sha.hexdigest()}", tensors
 
 
-def tower_model(
-    files: Files, family: Family, config: Any, tower: Tower, state: Tensors
-) -> torch.nn.Module:
-    """One tower with these weights, in float32 and evaluation mode.
+def build_tower(architecture: Architecture, tower: TowerName, tensors: Tensors) -> torch.nn.Module:
+    """Build one tower with the given weights, in float32 and evaluation mode.
 
     Raises
     ------
     ClipkitError
         If weights are missing or of another shape than config.json says.
     """
-    part = config.vision_config if tower == "image" else config.text_config
-    part.projection_dim = embedding_size(
-        config
-    )  # a tower's own value may be a default; the whole model's counts
-    dtype = "dtype" if int(transformers.__version__.split(".")[0]) >= 5 else "torch_dtype"
-    with torch.random.fork_rng(devices=[]), quiet(), one_line(f"the weights of {files.name}"):
-        model, report = getattr(transformers, family.towers[tower]).from_pretrained(
+    name = architecture.files.name
+    config = architecture.config
+    config = config.vision_config if tower == "image" else config.text_config
+    config.projection_dim = architecture.dim  # the tower's own value may be a mere default
+    weights = {key: value for key, value in tensors.items() if key.startswith(PREFIXES[tower])}
+    tower_class = getattr(transformers, architecture.family.towers[tower])
+    options = {DTYPE_OPTION: torch.float32}
+    with torch.random.fork_rng(devices=[]), quiet(), single_line_errors(f"the weights of {name}"):
+        model, report = tower_class.from_pretrained(
             None,
-            config=part,
-            state_dict={
-                name: tensor for name, tensor in state.items() if name.startswith(PREFIXES[tower])
-            },
+            config=config,
+            state_dict=weights,
             output_loading_info=True,
             ignore_mismatched_sizes=True,
-            **{dtype: torch.float32},
+            **options,
         )
-    for fault in ("missing", "mismatched"):
-        if names := sorted(
-            key if isinstance(key, str) else key[0] for key in report[f"{fault}_keys"]
-        ):
-            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            raise ClipkitError(
-                f"the weights of {files.name} must fit config.json; {fault}: {', '.join(names[:3])}{more}"
-            )
-    whole: torch.nn.Module = model.eval()
-    return whole
+    # a mismatched key is listed with its shapes, or without by some versions of transformers
+    mismatched = [key if isinstance(key, str) else key[0] for key in report["mismatched_keys"]]
+    for problem, keys in (("missing", report["missing_keys"]), ("mismatched", mismatched)):
+        if keys:
+            raise _misfit(name, problem, keys)
+    model.eval()
+    return model  # type: ignore[no-any-return]
 
 
-def logit_scale(files: Files, state: Tensors) -> dict[str, float]:
-    """``logit_scale``, exp of the learned one, by which cosines are multiplied; ``logit_bias`` where there is one."""
-    if "logit_scale" not in state:
-        raise ClipkitError(
-            f"the weights of {files.name} must fit config.json; missing: logit_scale"
-        )
-    with one_line(f"the logit_scale of {files.name}"):
-        scale = {"logit_scale": math.exp(state["logit_scale"].item())}
-        return scale | ({"logit_bias": state["logit_bias"].item()} if "logit_bias" in state else {})
+def _misfit(name: str, problem: str, keys: Iterable[str]) -> ClipkitError:
+    first, *others = sorted(keys)
+    more = f" and {len(others)} more" if others else ""
+    return ClipkitError(f"{name}: expected weights that fit config.json; {problem}: {first}{more}")
 
 
-def image_processor(files: Files) -> Any:
-    """The model's own image processor."""
-    files.json("preprocessor_config.json")
-    with quiet(), one_line(f"the image processor of {files.name}"):
-        auto: Any = transformers.AutoImageProcessor
-        return auto.from_pretrained(files.folder, trust_remote_code=False)
+def logit_scale(files: ModelFiles, tensors: Tensors) -> dict[str, float]:
+    """Return ``logit_scale``, by which the model multiplies cosines, and any ``logit_bias``.
 
-
-def tokenizer(files: Files) -> Any:
-    """The model's own tokenizer."""
-    # without its vocabulary transformers 5 gives, in silence, a tokenizer that knows nothing
-    forms = (
-        ("tokenizer.json",),
-        ("vocab.json", "merges.txt"),
-        ("spiece.model",),
-        ("tokenizer.model",),
-    )
-    if not any(all((files.folder / file).is_file() for file in form) for form in forms):
-        raise ClipkitError(
-            f"{files.name} must hold its tokenizer: tokenizer.json, or vocab.json and merges.txt"
-        )
-    with quiet(), one_line(f"the tokenizer of {files.name}"):
-        return transformers.AutoTokenizer.from_pretrained(files.folder, trust_remote_code=False)
-
-
-def preprocessing(processor: Any) -> dict[str, Any]:
-    """What of an image processor's configuration decides its result, as JSON can hold it."""
-    keys = [
-        "do_resize",
-        "size",
-        "resample",
-        "do_center_crop",
-        "crop_size",
-        "do_rescale",
-        "rescale_factor",
-    ]
-    keys += ["do_normalize", "image_mean", "image_std"]
-    found = {"processor": type(processor).__name__, "backend": getattr(processor, "backend", "pil")}
-    for key in keys:
-        value = getattr(processor, key, None)
-        if key in {"size", "crop_size"} and value is not None:
-            value = {edge: pixels for edge, pixels in dict(value).items() if pixels is not None}
-        elif key == "resample" and value is not None:
-            value = Image.Resampling(value).name.lower()
-        found[key] = list(value) if isinstance(value, tuple) else value
-    return found
+    The weights hold the logarithm of the scale.
+    """
+    if "logit_scale" not in tensors:
+        raise _misfit(files.name, "missing", ["logit_scale"])
+    with single_line_errors(f"the logit_scale of {files.name}"):
+        scalars = {"logit_scale": math.exp(tensors["logit_scale"].item())}
+        if "logit_bias" in tensors:
+            scalars["logit_bias"] = tensors["logit_bias"].item()
+    return scalars
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep transformers' reports and progress bars off the terminal; what matters in them is raised as an error."""
+    """Silence transformers' log and progress bars; what matters of them is raised as an error."""
     log: Any = transformers.utils.logging
-    level, bars = log.get_verbosity(), log.is_progress_bar_enabled()
+    level = log.get_verbosity()
+    hide_bars = log.is_progress_bar_enabled()
     log.set_verbosity(logging.CRITICAL)
     log.disable_progress_bar()
     try:
         yield
     finally:
         log.set_verbosity(level)
-        if bars:
+        if hide_bars:
             log.enable_progress_bar()
 
 
 @contextlib.contextmanager
-def one_line(what: str) -> Iterator[None]:
-    """Turn whatever transformers makes of damaged files into one line."""
+def single_line_errors(what: str) -> Iterator[None]:
+    """Turn whatever transformers raises for damaged files into one line."""
     try:
         yield
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ClipkitError(f"{what} could not be loaded: {reason}") from error
+        raise ClipkitError(f"cannot load {what}: {first_line(error)}") from error

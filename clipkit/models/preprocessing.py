@@ -1,8 +1,9 @@
-"""Images -> pixels, as a model's own processor makes them: in batches, in two steps, in the place that suits each.
+"""Preprocess images as a model's own processor does, in two steps.
 
-Resizing and cropping give bytes; that is done where images are decoded, in threads. Rescaling and normalising make
-floats of four times the size; that is done where the model runs. The operations are the processor's own, so that the
-result is too, to the last bit (on a GPU, bytes that are resized there may differ by one).
+Images are resized and cropped to bytes where they are decoded, in threads. They are rescaled and
+normalised, which makes floats of four times the size, where the model runs. The operations are
+those of the processor, so the result equals its result to the last bit; only a GPU's resizing may
+differ by one in a byte.
 """
 
 from __future__ import annotations
@@ -13,128 +14,169 @@ from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 
-PROCESSORS = {
+from clipkit.models.hub import ModelFiles
+from clipkit.models.loading import quiet, single_line_errors
+
+STANDARD_PROCESSORS = {
     "CLIPImageProcessor",
     "CLIPImageProcessorFast",
     "SiglipImageProcessor",
     "SiglipImageProcessorFast",
 }
 INTERPOLATION = {2: "bilinear", 3: "bicubic"}  # by Pillow's numbers
-CACHED = 8  # images whose floats stay in the processor's cache between one step and the next
+NORMALIZED_AT_ONCE = 8  # images whose floats stay in the processor's cache between the operations
+STEPS = ("do_resize", "do_center_crop", "do_rescale", "do_normalize")
+SETTINGS = ("size", "crop_size", "resample", "rescale_factor", "image_mean", "image_std")
 
 
-class Pixels:
-    """What goes before an image tower.
+class ImagePreprocessor:
+    """Prepares images for an image tower that runs on a device and computes in a type.
 
-    Parameters
-    ----------
-    processor : transformers image processor
-    device : torch.device
-        Where the model runs.
-    dtype : torch.dtype
-        What it computes in.
+    `is_standard` tells whether the processor only does what CLIP's and SigLIP's do. If it does
+    more, `resize_and_crop` leaves all of the work to the processor.
     """
 
     def __init__(self, processor: Any, device: torch.device, dtype: torch.dtype) -> None:
-        self.processor, self.device, self.dtype = processor, device, dtype
-        self.plain = _plain(processor)
-        if self.plain:
-            size, crop = dict(processor.size), dict(processor.crop_size or {})
-            edge = size.get("shortest_edge")
-            self.size = [edge] if edge else [size["height"], size["width"]]
-            self.crop = [crop["height"], crop["width"]] if processor.do_center_crop else None
-            self.interpolation = InterpolationMode(INTERPOLATION[int(processor.resample)])
-            scale = 1.0 / processor.rescale_factor
-            self.mean = (torch.tensor(processor.image_mean) * scale).view(-1, 1, 1).to(device)
-            self.std = (torch.tensor(processor.image_std) * scale).view(-1, 1, 1).to(device)
+        self.processor = processor
+        self.device = device
+        self.dtype = dtype
+        self.is_standard = _is_standard(processor)
+        if not self.is_standard:
+            return
+        size = dict(processor.size)
+        edge = size.get("shortest_edge")
+        self.size = [edge] if edge else [size["height"], size["width"]]
+        self.crop: list[int] | None = None
+        if processor.do_center_crop:
+            crop = dict(processor.crop_size)
+            self.crop = [crop["height"], crop["width"]]
+        self.output_size = self.crop or self.size
+        self.interpolation = InterpolationMode(INTERPOLATION[int(processor.resample)])
+        # (x * factor - mean) / std = (x - mean / factor) / (std / factor), as transformers has it
+        scale = 1.0 / processor.rescale_factor
+        self.mean = (torch.tensor(processor.image_mean) * scale).view(-1, 1, 1).to(device)
+        self.std = (torch.tensor(processor.image_std) * scale).view(-1, 1, 1).to(device)
 
-    def prepare(self, images: Sequence[Image.Image]) -> torch.Tensor:
-        """RGB images (B) of any sizes -> (B, 3, H, W) uint8, resized and cropped; in any thread.
+    def resize_and_crop(self, images: Sequence[Image.Image]) -> torch.Tensor:
+        """Resize and crop B images of any sizes, those of one size together: (B, 3, H, W) uint8.
 
-        On a GPU, images of one size that is smaller than the model's are left as they are: it resizes them itself.
-        Another processor than CLIP's and SigLIP's is asked for all of its work; the result is then float32.
+        A processor that is not standard gives float32. For a GPU, small images of one size keep
+        it, and `normalize` resizes them. Safe to call from several threads.
         """
-        if not self.plain:
-            found: torch.Tensor = self.processor(images=list(images), return_tensors="pt")[
-                "pixel_values"
-            ]
-            return found
-        by_size: dict[tuple[int, int], list[int]] = defaultdict(list)
-        for i, image in enumerate(images):
-            by_size[image.size].append(i)
-        groups = [(rows, _stacked([images[i] for i in rows])) for rows in by_size.values()]
-        if self.device.type != "cuda":
-            return _joined([(rows, self._resized(group)) for rows, group in groups])
-        if len(groups) > 1 or groups[0][1][0].numel() > 3 * self.size[0] * self.size[-1]:
-            groups = [(rows, self._resized(group)) for rows, group in groups]
-        return _joined(groups).pin_memory()
+        if not self.is_standard:
+            outputs = self.processor(images=list(images), return_tensors="pt")
+            return outputs["pixel_values"]  # type: ignore[no-any-return]
+        rows_by_size: dict[tuple[int, int], list[int]] = defaultdict(list)
+        for row, image in enumerate(images):
+            rows_by_size[image.size].append(row)
+        groups = [_stack([images[row] for row in rows]) for rows in rows_by_size.values()]
+        if not self._is_left_to_gpu(groups):
+            groups = [self._resize(group) for group in groups]
+        pixels = _join(list(rows_by_size.values()), groups)
+        return pixels.pin_memory() if self.device.type == "cuda" else pixels
 
-    def _resized(self, images: torch.Tensor) -> torch.Tensor:
-        images = functional.resize(
-            images, self._target(images), interpolation=self.interpolation, antialias=True
-        )
+    def _is_left_to_gpu(self, groups: list[torch.Tensor]) -> bool:
+        _, height, width = groups[0][0].shape
+        is_small = height * width <= self.size[0] * self.size[-1]
+        needs_resizing = [height, width] != self.output_size
+        return self.device.type == "cuda" and len(groups) == 1 and is_small and needs_resizing
+
+    def _resize(self, images: torch.Tensor) -> torch.Tensor:
+        """Resize and crop images of one size: (B, 3, h, w) -> (B, 3, H, W)."""
+        size = self._size_before_crop(*images.shape[-2:])
+        images = functional.resize(images, size, interpolation=self.interpolation, antialias=True)
         return images if self.crop is None else functional.center_crop(images, self.crop)
 
-    def _target(self, images: torch.Tensor) -> list[int]:
-        """The height and width that images (B, 3, H, W) take before they are cropped: as transformers has it."""
+    def _size_before_crop(self, height: int, width: int) -> list[int]:
+        """Return the height and width to resize to, rounded as transformers does."""
         if len(self.size) == 2:
             return self.size
-        height, width = images.shape[-2:]
-        short, long = sorted((height, width))
-        edges = self.size[0], int(self.size[0] * long / short)
-        return list(edges if height <= width else edges[::-1])
+        shorter = self.size[0]
+        longer = int(shorter * max(height, width) / min(height, width))
+        return [shorter, longer] if height <= width else [longer, shorter]
 
-    def finish(self, pixels: torch.Tensor) -> torch.Tensor:
-        """What `prepare` gave -> (B, 3, H, W) in the model's type, on its device, rescaled and normalised."""
+    def normalize(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Rescale and normalise pixels (B, 3, H, W) in the model's type, on its device."""
         pixels = pixels.to(self.device, non_blocking=True)
         if pixels.is_floating_point():
             return pixels.to(self.dtype)
-        if self.device.type == "cuda" and pixels.shape[-2:] != tuple(self.crop or self.size):
-            pixels = self._resized(pixels)
-        out = torch.empty(pixels.shape, dtype=self.dtype, device=self.device)
-        step = CACHED if self.device.type == "cpu" else len(pixels)
-        for at in range(0, len(pixels), step):
-            out[at : at + step] = pixels[at : at + step].float().sub_(self.mean).div_(self.std)
-        return out
+        if list(pixels.shape[-2:]) != self.output_size:  # what a GPU is to resize
+            pixels = self._resize(pixels)
+        normalized = torch.empty(pixels.shape, dtype=self.dtype, device=self.device)
+        step = NORMALIZED_AT_ONCE if self.device.type == "cpu" else len(pixels)
+        for start in range(0, len(pixels), step):
+            rows = slice(start, start + step)
+            normalized[rows] = pixels[rows].float().sub_(self.mean).div_(self.std)
+        return normalized
 
 
-def _plain(processor: Any) -> bool:
-    """Whether a processor does what CLIP's and SigLIP's do, by torchvision, and nothing else."""
-    size, crop = (
-        {key for key, value in dict(getattr(processor, name, None) or {}).items() if value}
-        for name in ("size", "crop_size")
-    )
-    crops = bool(getattr(processor, "do_center_crop", None))
+def load_image_processor(files: ModelFiles) -> Any:
+    """Load a model's own image processor."""
+    files.read_json("preprocessor_config.json")
+    with quiet(), single_line_errors(f"the image processor of {files.name}"):
+        auto: Any = transformers.AutoImageProcessor
+        return auto.from_pretrained(files.folder, trust_remote_code=False)
+
+
+def processor_details(processor: Any) -> dict[str, Any]:
+    """Return the settings that decide a processor's result, in types that JSON has."""
+    details: dict[str, Any] = {"processor": type(processor).__name__}
+    details["backend"] = getattr(processor, "backend", "pil")
+    for name in STEPS + SETTINGS:
+        value = getattr(processor, name, None)
+        if name in ("size", "crop_size") and value is not None:
+            value = {edge: pixels for edge, pixels in dict(value).items() if pixels is not None}
+        elif name == "resample" and value is not None:
+            value = Image.Resampling(value).name.lower()
+        elif isinstance(value, tuple):
+            value = list(value)
+        details[name] = value
+    return details
+
+
+def _is_standard(processor: Any) -> bool:
+    """Tell whether a processor resizes, crops, rescales and normalises by torchvision, no more."""
+    if type(processor).__name__ not in STANDARD_PROCESSORS:
+        return False
     return (
-        type(processor).__name__ in PROCESSORS
-        and getattr(processor, "backend", "torchvision") == "torchvision"
-        and all(
-            getattr(processor, step, False) for step in ("do_resize", "do_rescale", "do_normalize")
-        )
+        getattr(processor, "backend", "torchvision") == "torchvision"
+        and all(getattr(processor, step, False) for step in STEPS if step != "do_center_crop")
         and not getattr(processor, "do_pad", None)
         and getattr(processor, "resample", None) in INTERPOLATION
-        and (size == {"height", "width"} or (size == {"shortest_edge"} and crops))
-        and (not crops or crop == {"height", "width"})
+        and _has_standard_sizes(processor)
     )
 
 
-def _stacked(images: list[Image.Image]) -> torch.Tensor:
-    """Images (B) of one size as (B, 3, H, W) uint8."""
-    return torch.from_numpy(
-        np.stack([np.asarray(image.convert("RGB")) for image in images])
-    ).permute(0, 3, 1, 2)
+def _has_standard_sizes(processor: Any) -> bool:
+    size = _edges(processor, "size")
+    if not getattr(processor, "do_center_crop", None):
+        return size == {"height", "width"}
+    is_size_standard = size in ({"height", "width"}, {"shortest_edge"})
+    return is_size_standard and _edges(processor, "crop_size") == {"height", "width"}
 
 
-def _joined(groups: list[tuple[list[int], torch.Tensor]]) -> torch.Tensor:
-    """Groups of rows as one tensor, each row in its own place."""
+def _edges(processor: Any, name: str) -> set[str]:
+    edges: dict[str, Any] = dict(getattr(processor, name, None) or {})
+    return {edge for edge, pixels in edges.items() if pixels}
+
+
+def _stack(images: list[Image.Image]) -> torch.Tensor:
+    """Stack B images of one size to (B, 3, H, W) uint8."""
+    arrays = [np.asarray(image.convert("RGB")) for image in images]
+    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)
+
+
+def _join(rows: list[list[int]], groups: list[torch.Tensor]) -> torch.Tensor:
+    """Put each group's images into their rows of one tensor."""
     if len(groups) == 1:
-        return groups[0][1].contiguous()
-    first = groups[0][1]
-    out = first.new_empty((sum(len(rows) for rows, _ in groups), *first.shape[1:]))
-    for rows, group in groups:
-        out[rows] = group
-    return out
+        return groups[0].contiguous()
+    first = groups[0]
+    joined = first.new_empty((sum(map(len, groups)), *first.shape[1:]))
+    for indices, group in zip(rows, groups, strict=True):
+        joined[indices] = group
+    return joined

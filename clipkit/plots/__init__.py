@@ -1,14 +1,13 @@
 """Arrays -> matplotlib `Figure`: the pictures that `clipkit plot` draws, and `save`.
 
-Every function is pure: it takes arrays and names and returns a new `Figure`, without pyplot, and leaves matplotlib's
-global settings as they were. Names and prompts are shown literally, never read as mathtext.
+Every function takes arrays and names, and a `title` to show above them, and returns a new `Figure`.
+None uses pyplot or changes matplotlib's global settings. Names and prompts are shown literally,
+never read as mathtext.
 
 >>> from clipkit import plots
 >>> fig = plots.confusion([[9, 1], [2, 8]], ["cat", "dog"], title="Zero-shot")
 >>> plots.save(fig, "confusion.png")  # doctest: +SKIP
 """
-
-from __future__ import annotations
 
 from clipkit.plots.bars import classes, confidence, entropy
 from clipkit.plots.heatmaps import clusters, confusion, grid, similarity

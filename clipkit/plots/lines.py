@@ -1,60 +1,88 @@
-"""Curves: accuracy and entropy against temperature, cosines along the prompts, singular values."""
+"""Curves: accuracy and entropy against temperature, cosines along prompts, singular values."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from clipkit.plots.style import GREY, legend, literal, new, pen, plain_numbers, styled
+from clipkit.plots.style import (
+    GREY,
+    Floats,
+    add_legend,
+    line_style,
+    new_figure,
+    sanitize_label,
+    use_plain_numbers,
+    with_style,
+)
 
-Floats = NDArray[np.float64]
-
-MOST_TEXTS = 40  # more prompts than this are numbered, not spelt out
+MAX_TEXTS = 40  # more prompts than this are numbered
 
 
-@dataclass(frozen=True, eq=False)
 class Sweep:
-    """One curve of `temperature`: R temperatures and what was found at each.
+    """One curve of `temperature`: R temperatures and what was measured at each.
 
-    Attributes
+    Parameters
     ----------
     label : str
-        Classifier, C and split, as the legend is to say it.
+        Classifier, C and split, as the legend shows them.
     tau : array (R,)
         Temperatures, > 0, in any order.
     accuracy : array (R,)
-        Fractions.
-    entropy : array (R,), optional
+        Fractions. NaN leaves a gap.
+    entropy : array (R,)
         Mean entropies in nats.
-    low, high : array (R,), optional
+    low, high : array (R,)
         Interval of the accuracy.
+
+    Attributes
+    ----------
+    tau, entropy : (R,) float64, rising in tau
+    percent, low, high : (R,) float64
+        Accuracy and its interval in percent, in the order of tau.
+    best : int or None
+        Index of the highest accuracy; of equals, the first that was given. None if all are NaN.
     """
 
-    label: str
-    tau: ArrayLike
-    accuracy: ArrayLike
-    entropy: ArrayLike | None = None
-    low: ArrayLike | None = None
-    high: ArrayLike | None = None
+    def __init__(
+        self,
+        label: str,
+        tau: ArrayLike,
+        accuracy: ArrayLike,
+        entropy: ArrayLike,
+        low: ArrayLike,
+        high: ArrayLike,
+    ) -> None:
+        order = np.argsort(np.asarray(tau))
+        percent = 100 * np.asarray(accuracy, np.float64)
+        self.label = label
+        self.tau = np.asarray(tau, np.float64)[order]
+        self.percent = percent[order]
+        self.entropy = np.asarray(entropy, np.float64)[order]
+        self.low = 100 * np.asarray(low, np.float64)[order]
+        self.high = 100 * np.asarray(high, np.float64)[order]
+        self.best: int | None = None
+        if not np.isnan(percent).all():
+            self.best = int(np.flatnonzero(order == np.nanargmax(percent))[0])
 
 
-@styled
+@with_style
 def temperature(
     sweeps: Sequence[Sweep], n_prompts: int | None = None, *, title: str | None = None
 ) -> Figure:
-    """Accuracy against temperature, and below it mean entropy with its maximum ln K.
+    """Draw accuracy against temperature, and below it mean entropy with its maximum ln K.
 
-    Each curve's best accuracy is starred and named in the legend, the best of all beside its star. Temperature is on a
-    log axis and falls to the right. The lower panel is there if any sweep has entropies; a curve that all share is
-    drawn once.
+    A star marks each curve's best accuracy, which the legend states; the best of all is written
+    beside its star. Temperature is on a log axis and falls to the right. Entropies that all sweeps
+    share are drawn once.
 
     Parameters
     ----------
@@ -62,124 +90,107 @@ def temperature(
         At least one.
     n_prompts : int, optional
         K; marks ln K.
-    title : str, optional
-        Above the figure.
-
-    Returns
-    -------
-    Figure
     """
-    with_entropy = any(sweep.entropy is not None for sweep in sweeps)
-    fig = new(7.0, 5.0 if with_entropy else 3.4, title)
-    heights = [3, 2] if with_entropy else [3]
-    panels = fig.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights)
-    top = panels[0, 0]
-    handles = [_accuracy(top, sweep, i) for i, sweep in enumerate(sweeps)]
+    fig = new_figure(7.0, 5.0, title)
+    top, bottom = fig.subplots(2, 1, sharex=True, height_ratios=[3, 2])
+    handles = [_draw_accuracy(top, sweep, i) for i, sweep in enumerate(sweeps)]
     _name_best(top, sweeps)
     top.set_ylabel("accuracy (%)")
     top.margins(y=0.16)
-    plain_numbers(top.yaxis)
-    if with_entropy:
-        _entropies(panels[1, 0], sweeps, n_prompts)
-    _tau_axis(
-        panels[-1, 0], np.concatenate([np.asarray(sweep.tau, np.float64) for sweep in sweeps])
-    )
-    legend(fig, handles, [_legend_line(sweep) for sweep in sweeps])
+    use_plain_numbers(top.yaxis)
+    _draw_entropies(bottom, sweeps)
+    if n_prompts is not None:
+        _mark_maximum(bottom, n_prompts)
+    _set_tau_axis(bottom, np.concatenate([sweep.tau for sweep in sweeps]))
+    add_legend(fig, handles, [_legend_label(sweep) for sweep in sweeps])
     return fig
 
 
-def _best(sweep: Sweep) -> int | None:
-    """Index of the highest accuracy (the first of equals); None without any."""
-    accuracy = np.asarray(sweep.accuracy, np.float64)
-    return int(np.nanargmax(accuracy)) if np.isfinite(accuracy).any() else None
-
-
-def _accuracy(ax: Axes, sweep: Sweep, i: int) -> Artist:
-    tau, accuracy = np.asarray(sweep.tau, np.float64), 100 * np.asarray(sweep.accuracy, np.float64)
-    order = np.argsort(tau)
-    style = pen(i)
-    (line,) = ax.plot(tau[order], accuracy[order], **style)  # type: ignore[arg-type]
-    if sweep.low is not None and sweep.high is not None:
-        low, high = (
-            100 * np.asarray(sweep.low, np.float64),
-            100 * np.asarray(sweep.high, np.float64),
+def _draw_accuracy(ax: Axes, sweep: Sweep, i: int) -> Artist:
+    style = line_style(i)
+    (line,) = ax.plot(sweep.tau, sweep.percent, **style)
+    ax.vlines(sweep.tau, sweep.low, sweep.high, color=style["color"], linewidth=1.2, alpha=0.7)
+    if sweep.best is not None:
+        ax.plot(
+            sweep.tau[sweep.best],
+            sweep.percent[sweep.best],
+            color=style["color"],
+            marker="*",
+            markersize=15,
+            markeredgecolor="white",
+            zorder=5,
         )
-        ax.vlines(tau, low, high, color=style["color"], linewidth=1.2, alpha=0.7)
-    best = _best(sweep)
-    if best is not None:
-        star = {"marker": "*", "markersize": 15, "markeredgecolor": "white", "zorder": 5}
-        ax.plot(tau[best], accuracy[best], color=style["color"], **star)  # type: ignore[arg-type]
     return line
 
 
 def _name_best(ax: Axes, sweeps: Sequence[Sweep]) -> None:
-    """Write the best accuracy of all beside its star."""
-    points = [
-        (100 * float(np.asarray(sweep.accuracy)[best]), float(np.asarray(sweep.tau)[best]))
+    """Write the best accuracy of all sweeps beside its star."""
+    bests = [
+        (sweep.percent[sweep.best], sweep.tau[sweep.best])
         for sweep in sweeps
-        if (best := _best(sweep)) is not None
+        if sweep.best is not None
     ]
-    if points:
-        accuracy, tau = max(points, key=lambda point: point[0])
-        place = {"xytext": (0, 9), "textcoords": "offset points", "ha": "center", "va": "bottom"}
-        ax.annotate(f"{accuracy:.2f} %", (tau, accuracy), fontweight="bold", **place)  # type: ignore[arg-type]
+    if not bests:
+        return
+    accuracy, tau = max(bests, key=lambda best: best[0])
+    ax.annotate(
+        f"{accuracy:.2f} %",
+        (tau, accuracy),
+        xytext=(0, 9),
+        textcoords="offset points",
+        ha="center",
+        va="bottom",
+        fontweight="bold",
+    )
 
 
-def _legend_line(sweep: Sweep) -> str:
-    best = _best(sweep)
-    if best is None:
+def _legend_label(sweep: Sweep) -> str:
+    if sweep.best is None:
         return sweep.label
-    accuracy, tau = 100 * np.asarray(sweep.accuracy)[best], np.asarray(sweep.tau)[best]
-    return f"{literal(sweep.label, 32)}: best {accuracy:.2f} % at τ = {tau:g}"
+    accuracy, tau = sweep.percent[sweep.best], sweep.tau[sweep.best]
+    return f"{sanitize_label(sweep.label, 32)}: best {accuracy:.2f} % at τ = {tau:g}"
 
 
-def _entropies(ax: Axes, sweeps: Sequence[Sweep], n_prompts: int | None) -> None:
-    curves: list[tuple[Floats, Floats]] = []
-    for sweep in sweeps:
-        if sweep.entropy is not None:
-            order = np.argsort(np.asarray(sweep.tau, np.float64))
-            curves.append(
-                (
-                    np.asarray(sweep.tau, np.float64)[order],
-                    np.asarray(sweep.entropy, np.float64)[order],
-                )
-            )
-    tau, entropy = curves[0]
-    if all(
-        np.array_equal(tau, t) and np.allclose(entropy, h, atol=1e-9, equal_nan=True)
-        for t, h in curves
-    ):
-        ax.plot(tau, entropy, color="black", marker="o")
+def _draw_entropies(ax: Axes, sweeps: Sequence[Sweep]) -> None:
+    first = sweeps[0]
+    if all(_has_equal_entropy(sweep, first) for sweep in sweeps):
+        ax.plot(first.tau, first.entropy, color="black", marker="o")
     else:
         for i, sweep in enumerate(sweeps):
-            if sweep.entropy is not None:
-                ax.plot(*curves.pop(0), **pen(i))  # type: ignore[arg-type]
+            ax.plot(sweep.tau, sweep.entropy, **line_style(i))
     ax.set_ylabel("mean entropy (nats)")
-    plain_numbers(ax.yaxis)
-    if n_prompts is not None:
-        _mark_maximum(ax, n_prompts)
+    use_plain_numbers(ax.yaxis)
+
+
+def _has_equal_entropy(a: Sweep, b: Sweep) -> bool:
+    if not np.array_equal(a.tau, b.tau):
+        return False
+    return np.allclose(a.entropy, b.entropy, atol=1e-9, equal_nan=True)
 
 
 def _mark_maximum(ax: Axes, n_prompts: int) -> None:
-    """A line at ln K, with room above it for its name."""
+    """Draw a line at ln K, with its name above it."""
     maximum = math.log(n_prompts)
-    heights = np.concatenate([np.asarray(line.get_ydata(), np.float64) for line in ax.lines])
-    lowest = float(np.nanmin(np.append(heights, maximum)))
-    room = max(maximum - lowest, 1e-6)
-    ax.set_ylim(lowest - 0.1 * room, maximum + 0.35 * room)
+    entropies = np.concatenate([np.asarray(line.get_ydata(), np.float64) for line in ax.lines])
+    lowest = float(np.nanmin(np.append(entropies, maximum)))
+    span = max(maximum - lowest, 1e-6)
+    ax.set_ylim(lowest - 0.1 * span, maximum + 0.35 * span)
     ax.axhline(maximum, color=GREY, linestyle="--", linewidth=1.2)
-    place = {
-        "xycoords": ("axes fraction", "data"),
-        "xytext": (0, 3),
-        "textcoords": "offset points",
-        "ha": "right",
-    }
-    name = f"ln {n_prompts} = {maximum:.4f}"
-    ax.annotate(name, (0.995, maximum), va="bottom", color=GREY, fontsize=9, **place)  # type: ignore[arg-type]
+    ax.annotate(
+        f"ln {n_prompts} = {maximum:.4f}",
+        (0.995, maximum),
+        xycoords=("axes fraction", "data"),
+        xytext=(0, 3),
+        textcoords="offset points",
+        ha="right",
+        va="bottom",
+        color=GREY,
+        fontsize=9,
+    )
 
 
-def _tau_axis(ax: Axes, tau: Floats) -> None:
-    """A log axis that falls to the right, ticked at the temperatures themselves where there is room for the label."""
+def _set_tau_axis(ax: Axes, tau: Floats) -> None:
+    """Set a log axis that falls to the right, labelled at the temperatures where there is room."""
     tau = np.unique(tau)[::-1]  # falling
     ax.set_xscale("log")
     ax.xaxis.set_minor_formatter(NullFormatter())
@@ -195,11 +206,11 @@ def _tau_axis(ax: Axes, tau: Floats) -> None:
     ax.set_xlabel("temperature τ (log scale, falling)")
 
 
-@styled
+@with_style
 def logits(
     cosines: ArrayLike, labels: Sequence[str], texts: Sequence[str], *, title: str | None = None
 ) -> Figure:
-    """Cosine with each prompt, one line an image or class.
+    """Draw the cosine with each prompt, one line per image or class.
 
     Parameters
     ----------
@@ -209,77 +220,70 @@ def logits(
         What each line is: an image's id, a class's name.
     texts : sequence of K str
         Prompts; above 40 they are numbered from 0 instead.
-    title : str, optional
-        Above the figure.
-
-    Returns
-    -------
-    Figure
     """
     cosines = np.asarray(cosines, np.float64)
     K = cosines.shape[1]
-    spelt = K <= MOST_TEXTS
-    rows = [literal(text) for text in texts] if spelt else []
-    room = 0.8 * 0.07 * max(map(len, rows), default=0)  # of the slanted prompts
-    fig = new(max(7.0, 0.26 * K + 1.2) if spelt else 9.0, 3.0 + max(room, 0.3), title)
+    if K <= MAX_TEXTS:
+        prompts = [sanitize_label(text) for text in texts]
+        width = max(7.0, 0.26 * K + 1.2)
+        line: dict[str, Any] = {"linewidth": 1.4}
+        xlabel = "prompt"
+    else:
+        prompts = []
+        width = 9.0
+        line = {"linewidth": 0.9, "marker": ""}
+        xlabel = "number of the prompt, from 0"
+    prompt_inches = 0.8 * 0.07 * max(map(len, prompts), default=0)  # height of the slanted text
+    fig = new_figure(width, 3.0 + max(prompt_inches, 0.3), title)
     ax = fig.add_subplot()
     handles: list[Artist] = []
-    for i, line in enumerate(cosines):
-        style = pen(i) if spelt else {**pen(i), "marker": ""}
-        handles += ax.plot(
-            np.arange(K), line, markersize=4, linewidth=1.4 if spelt else 0.9, **style
-        )  # type: ignore[arg-type]
-    plain_numbers(ax.yaxis)
-    if spelt:
-        ax.set_xticks(range(K), rows, rotation=60, ha="right", rotation_mode="anchor", fontsize=8.5)
+    for i, row in enumerate(cosines):
+        handles += ax.plot(np.arange(K), row, markersize=4, **{**line_style(i), **line})
+    use_plain_numbers(ax.yaxis)
+    if prompts:
+        ax.set_xticks(
+            range(K), prompts, rotation=60, ha="right", rotation_mode="anchor", fontsize=8.5
+        )
     ax.set_xlim(-0.6, K - 0.4)
-    ax.set(xlabel="prompt" if spelt else "number of the prompt, from 0", ylabel="cosine similarity")
-    legend(fig, handles, [literal(label, 32) for label in labels])
+    ax.set(xlabel=xlabel, ylabel="cosine similarity")
+    add_legend(fig, handles, [sanitize_label(label, 32) for label in labels])
     return fig
 
 
-@styled
+@with_style
 def spectrum(
     values: Mapping[str, ArrayLike],
-    effective_rank: Mapping[str, float] | None = None,
+    effective_rank: Mapping[str, float],
     *,
     title: str | None = None,
 ) -> Figure:
-    """Singular values of prompt matrices, log scale, with each effective rank marked on its curve.
+    """Draw singular values of prompt matrices on a log scale, each with its effective rank marked.
 
     Parameters
     ----------
     values : mapping of str to array (min(K, D),)
         Singular values of each prompt set; zeros are left out.
-    effective_rank : mapping of str to float, optional
-        Of some or all of them.
-    title : str, optional
-        Above the figure.
-
-    Returns
-    -------
-    Figure
+    effective_rank : mapping of str to float
+        Of the same prompt sets.
     """
-    ranks = effective_rank or {}
-    fig = new(7.0, 3.8, title)
+    fig = new_figure(7.0, 3.8, title)
     ax = fig.add_subplot()
     handles: list[Artist] = []
     labels = []
-    for i, (name, given) in enumerate(values.items()):
-        sigma = np.sort(np.asarray(given, np.float64))[::-1]
-        sigma = np.where(sigma > 0, sigma, np.nan)
-        index = np.arange(1, len(sigma) + 1)
-        style = {**pen(i), "marker": ""}
-        handles += ax.plot(index, sigma, **style)  # type: ignore[arg-type]
-        labels.append(name)
-        if name in ranks:
-            at = float(np.exp(np.interp(ranks[name], index, np.log(sigma))))
-            ax.plot(ranks[name], at, **{**pen(i), "markersize": 9, "markeredgecolor": "white"})  # type: ignore[arg-type]
-            ax.plot([ranks[name]] * 2, [0, at], color=style["color"], linewidth=1, linestyle=":")
-            labels[-1] = f"{literal(name, 32)}: effective rank {ranks[name]:.1f}"
+    for i, (name, sigma) in enumerate(values.items()):
+        falling = np.sort(np.asarray(sigma, np.float64))[::-1]
+        falling = np.where(falling > 0, falling, np.nan)
+        index = np.arange(1, len(falling) + 1)
+        handles += ax.plot(index, falling, **{**line_style(i), "marker": ""})
+        rank = effective_rank[name]
+        labels.append(f"{sanitize_label(name, 32)}: effective rank {rank:.1f}")
+        height = float(np.exp(np.interp(rank, index, np.log(falling))))
+        ax.plot(rank, height, markersize=9, markeredgecolor="white", **line_style(i))
+        color = line_style(i)["color"]
+        ax.plot([rank, rank], [0, height], color=color, linewidth=1, linestyle=":")
     ax.set_yscale("log")
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     ax.yaxis.set_minor_formatter(NullFormatter())
     ax.set(xlabel="index of the singular value", ylabel="singular value (log scale)")
-    legend(fig, handles, labels)
+    add_legend(fig, handles, labels)
     return fig

@@ -1,30 +1,35 @@
-"""What all figures share: palette, type sizes, literal labels, legends, and writing the file."""
+"""The style that all figures share: colours, type sizes, labels, legends, and saving."""
 
 from __future__ import annotations
 
 import functools
 import io
+import math
 import textwrap
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import BinaryIO, ParamSpec
+from typing import Any, BinaryIO, ParamSpec
 
 import matplotlib.style
+import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
+from numpy.typing import NDArray
 
 from clipkit.errors import UsageError
 
 P = ParamSpec("P")
+Floats = NDArray[np.float64]
 
 FORMATS = ("png", "svg", "pdf")
-DPI = 200  # a 7 inch figure has 1,400 pixels, and 10 pt text is still 16 pixels high when it is shown 800 wide
+DPI = 200  # a figure 7 inches wide has 1,400 pixels; shown 800 wide, 10 pt text is 16 pixels high
 
-# Okabe and Ito, Color Universal Design (2008): colours that colour-blind readers can tell apart; yellow is left out.
+# Okabe and Ito, Color Universal Design (2008): colours that colour-blind readers can tell apart.
+# Yellow is left out, since it is hard to see on white.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^vPX"
 DASHES = ("-", "--", ":")
@@ -49,57 +54,63 @@ _STYLE = {
     "svg.hashsalt": "clipkit",
     "text.parse_math": False,  # a dollar sign in a prompt is a dollar sign
 }
-_NO_STAMPS: dict[str, dict[str, None]] = {
+# Without time stamps and version numbers, the same figure gives the same bytes.
+_METADATA: dict[str, dict[str, None]] = {
     "png": {"Software": None},
     "svg": {"Date": None, "Creator": None},
     "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
 }
 
 
-def _context() -> AbstractContextManager[None]:
-    """Clipkit's style over matplotlib's defaults, whatever the user's matplotlibrc says."""
+def _style_context() -> AbstractContextManager[None]:
+    """Apply clipkit's style over matplotlib's defaults, whatever the user's matplotlibrc says."""
     return matplotlib.style.context(["default", _STYLE])
 
 
-def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
-    """Draw in clipkit's style and leave matplotlib's global settings as they were."""
+def with_style(draw: Callable[P, Figure]) -> Callable[P, Figure]:
+    """Make a function draw in clipkit's style and leave matplotlib's global settings alone."""
 
     @functools.wraps(draw)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> Figure:
-        with _context():
+        with _style_context():
             return draw(*args, **kwargs)
 
     return wrapper
 
 
-def new(width: float, height: float, title: str | None) -> Figure:
-    """An empty figure of `width` x `height` inches; a long title is wrapped to its width and adds to its height."""
-    lines = (
-        textwrap.wrap(literal(title, 300), int(width * 9.5), break_on_hyphens=False)
-        if title
-        else []
-    )
-    fig = Figure(figsize=(width, height + 0.25 * len(lines)), layout="constrained")
+def new_figure(width: float, height: float, title: str | None) -> Figure:
+    """Create an empty figure of `width` x `height` inches.
+
+    A title is wrapped to the width, and each of its lines adds to the height.
+    """
+    title_lines = []
+    if title:
+        text = sanitize_label(title, 300)
+        title_lines = textwrap.wrap(text, int(width * 9.5), break_on_hyphens=False)
+    fig = Figure(figsize=(width, height + 0.25 * len(title_lines)), layout="constrained")
     fig.get_layout_engine().set(w_pad=0.08, h_pad=0.08)  # type: ignore[union-attr, call-arg]
-    if lines:
-        fig.suptitle("\n".join(lines), x=0.08 / width, ha="left")
+    if title_lines:
+        fig.suptitle("\n".join(title_lines), x=0.08 / width, ha="left")
     return fig
 
 
-def literal(text: str, width: int = 40) -> str:
-    r"""One printable line of at most `width` characters, cut with an ellipsis.
+def sanitize_label(text: str, width: int = 40) -> str:
+    r"""Make one printable line of at most `width` characters, cut with an ellipsis.
 
-    >>> literal("a photo of a very, very long prompt", 20)
+    >>> sanitize_label("a photo of a very, very long prompt", 20)
     'a photo of a very, …'
-    >>> literal("pickup_truck \x1b[31m$x^2$\n")
+    >>> sanitize_label("pickup_truck \x1b[31m$x^2$\n")
     'pickup_truck [31m$x^2$'
     """
-    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    return line if len(line) <= width else line[: width - 1] + "…"
+    printable = [character if character.isprintable() else " " for character in text]
+    line = " ".join("".join(printable).split())
+    if len(line) <= width:
+        return line
+    return line[: width - 1] + "…"
 
 
-def pen(i: int) -> dict[str, str]:
-    """Colour, marker and dashes of the i-th line; the first 21 differ."""
+def line_style(i: int) -> dict[str, Any]:
+    """Return colour, marker and dashes of the i-th line; the first 21 differ."""
     n = len(PALETTE)
     return {
         "color": PALETTE[i % n],
@@ -108,29 +119,29 @@ def pen(i: int) -> dict[str, str]:
     }
 
 
-def legend(fig: Figure, handles: Sequence[Artist], labels: Sequence[str]) -> None:
-    """A legend below the axes, for which the figure grows."""
-    labels = [literal(label, 60) for label in labels]
-    widest = max(map(len, labels)) * 0.085 + 0.6  # inches of an entry
-    columns = max(1, min(len(labels), int(fig.get_figwidth() / widest)))
-    fig.set_figheight(fig.get_figheight() + 0.22 * -(-len(labels) // columns))
-    # Matplotlib skips labels that begin with "_": the texts are set afterwards.
-    box = fig.legend(
+def add_legend(fig: Figure, handles: Sequence[Artist], labels: Sequence[str]) -> None:
+    """Add a legend below the axes; the figure grows to make room for it."""
+    labels = [sanitize_label(label, 60) for label in labels]
+    entry_inches = max(map(len, labels)) * 0.085 + 0.6
+    columns = max(1, min(len(labels), int(fig.get_figwidth() / entry_inches)))
+    fig.set_figheight(fig.get_figheight() + 0.22 * math.ceil(len(labels) / columns))
+    # Matplotlib leaves out labels that begin with "_", so the texts are set afterwards.
+    legend = fig.legend(
         handles, ["x"] * len(labels), loc="outside lower center", ncols=columns, fontsize=9.5
     )
-    for text, label in zip(box.get_texts(), labels, strict=True):
+    for text, label in zip(legend.get_texts(), labels, strict=True):
         text.set_text(label)
 
 
-def plain_numbers(axis: Axis) -> None:
-    """Full tick labels (3.4656), never an offset or a power of ten in the corner."""
+def use_plain_numbers(axis: Axis) -> None:
+    """Label an axis with full numbers (3.4656), never with an offset or a power of ten."""
     formatter = ScalarFormatter(useOffset=False)
     formatter.set_scientific(False)
     axis.set_major_formatter(formatter)
 
 
 def format_of(path: str | Path) -> str:
-    """The format that the ending of a figure's name asks for.
+    """Return the format that a picture's name ends in.
 
     Raises
     ------
@@ -143,21 +154,20 @@ def format_of(path: str | Path) -> str:
     ending = Path(path).suffix.lower().removeprefix(".")
     if ending not in FORMATS:
         raise UsageError(
-            f"a figure's name must end in .png, .svg or .pdf; got {str(path)!r}",
-            "name it figure.png, for example",
+            f"expected a picture's name to end in .png, .svg or .pdf, got {str(path)!r}",
+            "name it picture.png, for example",
         )
     return ending
 
 
 def save(fig: Figure, target: str | Path | BinaryIO, format: str | None = None) -> None:
-    """Write a figure; the same figure gives the same bytes (no time stamps, no random ids).
+    """Write a figure. The same figure gives the same bytes.
 
     Parameters
     ----------
     fig : Figure
-        What one of the drawing functions returned.
     target : path or binary file
-        Where to. A path is opened only once the picture is complete.
+        A path is opened only once the picture is complete.
     format : {"png", "svg", "pdf"}, optional
         By default what the path ends in. Required for a file object. A PNG has 200 dots per inch.
 
@@ -166,14 +176,14 @@ def save(fig: Figure, target: str | Path | BinaryIO, format: str | None = None) 
     UsageError
         If the format is none of the three.
     """
-    is_path = isinstance(target, str | Path)
-    format = format_of(f"figure.{format}" if format else target if is_path else "figure")  # type: ignore[arg-type]
+    if format is None and isinstance(target, str | Path):
+        format = format_of(target)
+    if format not in FORMATS:
+        raise UsageError(f"format: expected png, svg or pdf, got {format}")
     buffer = io.BytesIO()
-    with _context(), warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", message="Glyph .* missing from"
-        )  # a box is drawn in its place
-        fig.savefig(buffer, format=format, dpi=DPI, metadata=_NO_STAMPS[format])
+    with _style_context(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # it is drawn as a box
+        fig.savefig(buffer, format=format, dpi=DPI, metadata=_METADATA[format])
     if isinstance(target, str | Path):
         Path(target).write_bytes(buffer.getvalue())
     else:

@@ -1,6 +1,7 @@
-"""A results folder -> one Markdown page: what ran, and what was found beside what the thesis printed.
+"""Report a results folder as one Markdown page: what ran, and the results beside the thesis's.
 
-The numbers of a page are those of the files in the folder; docs/thesis.md says what each chapter asks.
+Every number of a page comes from the files of the folder. docs/thesis.md says what each chapter
+asks.
 """
 
 from __future__ import annotations
@@ -12,77 +13,86 @@ from typing import Any
 
 import clipkit
 from clipkit.report import chapters, thesis
-from clipkit.report.markdown import paragraph, table
+from clipkit.report.formatting import table, wrap
 from clipkit.report.results import Results
 
 __all__ = ["markdown"]
 
 LIBRARIES = ("numpy", "scikit-learn", "torch", "transformers")
 NOTES = (
-    "Accuracies are of the test split, with Wilson's 95 % interval. What is chosen on a validation split is chosen on "
-    "a tenth of the training rows, fitted again with them, and scored once. The thesis's figures stand only where "
-    "model and data set are the thesis's; the difference is here minus thesis, of accuracies in percentage points. Of "
-    "the prompts only the 32 generic ones are the thesis's; all others are clipkit's own words, and differ in that too."
+    "Accuracies are those of the test split, with Wilson's 95 % interval. A temperature that is "
+    "chosen on a validation split is chosen on a tenth of the training rows. The classifier is "
+    "then fitted again on all training rows and scored once. The thesis's figures are shown only "
+    "where model and data set are the thesis's. The difference is here minus thesis, in percentage "
+    "points for accuracies. Of the prompts, only the 32 generic ones are the thesis's. All others "
+    "are clipkit's own, which is a further difference."
 )
 
 
 def markdown(folder: Path, untrained: Path | None = None) -> str:
-    """The report of a results folder.
+    """Report a results folder as a Markdown page.
 
     Parameters
     ----------
     folder : Path
-        What the Makefile's chapters left; whatever is there is reported.
+        A folder that the Makefile's chapters filled. Results that it lacks are left out.
     untrained : Path, optional
-        The same of the model's untrained twin, for a column of its own.
+        The results folder of the untrained control, for a column of its own.
 
     Raises
     ------
     ClipkitError
-        If a folder holds no img.h5, or a file in it is not what its name says.
+        If a folder holds no img.h5, or if a file is not what its name says.
     """
-    here = Results(folder)
-    twin = None if untrained is None else Results(untrained)
-    run = chapters.Run(here, twin, thesis.figures(here.embedded))
-    model, data = here.embedded["model"], here.embedded["dataset"]
-    parts = [f"# {_model(model)} on {data['name']}", _what_ran(here, twin), NOTES]
-    for chapter in (chapters.chapter2, chapters.chapter3, chapters.chapter4, chapters.chapter5):
-        parts += chapter(run)
-    return "\n\n".join(map(paragraph, parts)) + "\n"
+    results = Results(folder)
+    control = None if untrained is None else Results(untrained)
+    comparison = chapters.Comparison(results, control, thesis.figures(results.embedding))
+    title = f"# {_model_name(results)} on {results.embedding['dataset']['name']}"
+    blocks = [title, _provenance(results, control), NOTES]
+    for chapter in chapters.CHAPTERS:
+        blocks += chapter(comparison)
+    return "\n\n".join(map(wrap, blocks)) + "\n"
 
 
-def _model(model: dict[str, Any]) -> str:
-    return str(model["name"]) + (
-        f", untrained (seed {model['untrained']})" if "untrained" in model else ""
-    )
+def _model_name(results: Results) -> str:
+    model = results.embedding["model"]
+    name = str(model["name"])
+    if "untrained" in model:
+        name += f", untrained (seed {model['untrained']})"
+    return name
 
 
-def _what_ran(here: Results, twin: Results | None) -> str:
-    model, data = here.embedded["model"], here.embedded["dataset"]
-    rows = [["model", _model(model)], ["weights", str(model["digest"])]]
-    rows.append(["precision", f"{model['precision']} on {model['device']}"])
-    if twin is not None:
-        other = twin.embedded["model"]
-        rows += [["untrained twin", _model(other)], ["its weights", str(other["digest"])]]
-    splits = [f"{count:,} {name}" for name, count in sorted(here.counts.items(), reverse=True)]
-    rows.append(
-        [
-            "data set",
-            f"{data['name']}: {' + '.join(splits)} images, {len(here.class_names)} classes",
-        ]
-    )
-    if "draw" in data:
-        rows.append(["draw", ", ".join(f"{key} {value}" for key, value in data["draw"].items())])
-    if here.embedded.get("skipped"):
-        rows.append(["skipped images", f"{len(here.embedded['skipped'])}"])
-    rows += [
-        [f"rows of {name}", f"sha256:{split['rows']}"]
-        for name, split in sorted(data["splits"].items())[::-1]
+def _provenance(results: Results, control: Results | None) -> str:
+    """Return the table of what ran."""
+    embedding = results.embedding
+    model = embedding["model"]
+    rows = [
+        ["model", _model_name(results)],
+        ["weights", str(model["digest"])],
+        ["precision", f"{model['precision']} on {model['device']}"],
     ]
-    versions = [
-        f"Python {platform.python_version()}",
-        *(f"{name} {metadata.version(name)}" for name in LIBRARIES),
-    ]
-    rows.append(["embedded by", f"clipkit {here.embedded['clipkit']}"])
-    rows.append(["reported by", ", ".join([f"clipkit {clipkit.__version__}", *versions])])
-    return table(["what ran", ""], rows, words=2)
+    if control is not None:
+        rows.append(["untrained control", _model_name(control)])
+        rows.append(["the control's weights", str(control.embedding["model"]["digest"])])
+    rows += _data_rows(results)
+    versions = [f"clipkit {clipkit.__version__}", f"Python {platform.python_version()}"]
+    versions += [f"{name} {metadata.version(name)}" for name in LIBRARIES]
+    rows.append(["embedded by", f"clipkit {embedding['clipkit']}"])
+    rows.append(["reported by", ", ".join(versions)])
+    return table(["what ran", ""], rows, text_columns=2)
+
+
+def _data_rows(results: Results) -> list[list[str]]:
+    dataset: dict[str, Any] = results.embedding["dataset"]
+    counts = sorted(results.row_counts.items(), reverse=True)  # train before test
+    images = " + ".join(f"{count:,} {split}" for split, count in counts)
+    classes = len(results.class_names)
+    rows = [["data set", f"{dataset['name']}: {images} images, {classes} classes"]]
+    if "draw" in dataset:
+        rows.append(["draw", ", ".join(f"{key} {value}" for key, value in dataset["draw"].items())])
+    skipped = results.embedding.get("skipped")
+    if skipped:
+        rows.append(["skipped images", f"{len(skipped)}"])
+    for name, split in sorted(dataset["splits"].items(), reverse=True):
+        rows.append([f"rows of {name}", f"sha256:{split['rows']}"])
+    return rows

@@ -1,381 +1,409 @@
-"""The thesis's chapters: which numbers a report compares, which controls stand beside them, which pictures it shows."""
+"""The thesis's chapters: the experiments that a report compares, their controls and pictures."""
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from clipkit import metrics
-from clipkit.report.markdown import difference, number, table
-from clipkit.report.results import (
-    SEEDS,
-    Getter,
-    Results,
-    Value,
-    accuracy,
-    best,
-    mean,
-    over_seeds,
-    spectrum,
-    spread,
-)
-
-TAUS = (1, 0.5, 0.07, 0.05, 0.03, 0.02)
-SETS = (16, 32, 99, 205, 415)
-CHOSEN = ("temperature",)  # on a validation split
-RANKS = [
-    "prompts",
-    "singular values",
-    "effective rank (random)",
-    "SVM, τ 1 (%)",
-    "random, SVM, τ 1 (%)",
-]
-RANKS += ["logistic regression (%)", "random, logistic regression (%)"]
+from clipkit import metrics, similarity
+from clipkit.report.formatting import format_difference, format_measurement, table
+from clipkit.report.results import Measurement, Results
+from clipkit.report.thesis import SEED
 
 
 @dataclass(frozen=True)
-class Row:
-    """An experiment: what it is called, where its number is, and the thesis's name for it."""
+class Experiment:
+    """A row of a comparison.
 
-    experiment: str
-    get: Getter
-    thesis: str = ""
-    unit: str = "%"
+    Attributes
+    ----------
+    label : str
+    measurement : Measurement or None
+        None if the results folder does not hold it.
+    figure : str
+        Name of the thesis's figure in `thesis.FIGURES`; empty if there is none.
+    """
+
+    label: str
+    measurement: Measurement | None
+    figure: str = ""
+
+
+ListExperiments = Callable[[Results], list[Experiment]]
 
 
 @dataclass(frozen=True)
-class Run:
-    """What is compared: a run, its untrained twin, and the thesis's figures."""
+class Comparison:
+    """What a report compares.
 
-    here: Results
-    twin: Results | None
-    thesis: dict[str, float]
+    Attributes
+    ----------
+    results : Results
+    control : Results or None
+        The results of the untrained control.
+    figures : dict of str to float
+        The thesis's figures by experiment.
+    """
 
-    def compare(self, rows: list[Row]) -> list[str]:
-        """A table of those rows whose number is here; nothing if there is none."""
-        found = []
-        for row in rows:
-            here, thesis = row.get(self.here), self.thesis.get(row.thesis)
-            if here is None:
-                continue
-            cells = [row.experiment, number(None if thesis is None else Value(thesis), row.unit)]
-            cells.append(number(here, row.unit))
-            if self.twin is not None:
-                cells.append(number(row.get(self.twin), row.unit))
-            found.append([*cells, difference(here, thesis, row.unit)])
-        head = [
-            "experiment",
-            "thesis",
-            "here",
-            *(["untrained"] if self.twin is not None else []),
-            "difference",
-        ]
-        return [table(head, found)] if found else []
+    results: Results
+    control: Results | None
+    figures: dict[str, float]
 
-    def pictures(self, *shown: tuple[str, str]) -> list[str]:
-        """The pictures (file, caption) that are here."""
-        return [
-            f"![{caption}]({name})"
-            for name, caption in shown
-            if (self.here.folder / name).is_file()
-        ]
+    def compare(self, list_experiments: ListExperiments) -> list[str]:
+        """Return the table of the experiments with a measurement, or [] if there is none."""
+        columns = ["experiment", "thesis", "here", "untrained", "difference"]
+        controls = {}
+        if self.control is None:
+            columns.remove("untrained")
+        else:
+            for experiment in list_experiments(self.control):
+                controls[experiment.label] = experiment.measurement
+        rows = []
+        for experiment in list_experiments(self.results):
+            if experiment.measurement is not None:
+                cells = self._cells(experiment, experiment.measurement)
+                cells["untrained"] = format_measurement(controls.get(experiment.label))
+                rows.append([cells[column] for column in columns])
+        return [table(columns, rows)] if rows else []
+
+    def _cells(self, experiment: Experiment, measurement: Measurement) -> dict[str, str]:
+        cells = {"experiment": experiment.label, "thesis": "", "difference": ""}
+        cells["here"] = format_measurement(measurement)
+        if experiment.figure in self.figures:
+            figure = self.figures[experiment.figure]
+            cells["thesis"] = format_measurement(Measurement(figure, measurement.unit))
+            cells["difference"] = format_difference(measurement, figure)
+        return cells
+
+    def pictures(self, captions: dict[str, str]) -> list[str]:
+        """Return the pictures that the folder holds.
+
+        Parameters
+        ----------
+        captions : dict of str to str
+            Captions by file name, where * stands for any seed.
+        """
+        pictures = []
+        for pattern, caption in captions.items():
+            paths = sorted(self.results.folder.glob(pattern))
+            pictures += [f"![{caption}]({path.name})" for path in paths]
+        return pictures
 
 
-def chapter2(run: Run) -> list[str]:
-    """Baseline and zero-shot."""
-    compared = run.compare(
-        [
-            Row(
-                "2.2 baseline: SVM on standardised image embeddings (%)",
-                accuracy("img.svm"),
-                "img.svm",
-            ),
-            Row("2.2 logistic regression on the same (%)", accuracy("img.logreg")),
-            Row(
-                '2.3 zero-shot, "a photo of a {class}" (%)',
-                accuracy("classes.logits.zeroshot"),
-                "zeroshot",
-            ),
-            Row(
-                "2.3 zero-shot, class among the first five (%)",
-                accuracy("classes.logits.zeroshot", column="acc5"),
-            ),
-        ]
-    )
-    return compared and [
+def chapter2(comparison: Comparison) -> list[str]:
+    """Compare the baseline and zero-shot."""
+    pictures = {
+        "img.svm.confusion.png": "Confusion of the baseline",
+        "img.svm.classes.png": "F1 of each class, baseline",
+        "classes.logits.zeroshot.confusion.png": "Confusion of zero-shot",
+        "classes.logits.zeroshot.classes.png": "F1 of each class, zero-shot",
+    }
+    return _section(
         "## Chapter 2. Baseline and zero-shot",
-        *compared,
-        *_extremes(run.here),
-        *run.pictures(
-            ("img.svm.confusion.png", "Confusion of the baseline"),
-            ("img.svm.classes.png", "F1 of each class, baseline"),
-            ("classes.logits.zeroshot.confusion.png", "Confusion of zero-shot"),
-            ("classes.logits.zeroshot.classes.png", "F1 of each class, zero-shot"),
-        ),
+        comparison.compare(_baseline_and_zeroshot),
+        _best_and_worst_classes(comparison.results),
+        comparison.pictures(pictures),
+    )
+
+
+def _section(heading: str, tables: list[str], *blocks: list[str]) -> list[str]:
+    """Return a heading and the blocks below it, or [] if there is no table."""
+    return [heading, *itertools.chain(tables, *blocks)] if tables else []
+
+
+def _baseline_and_zeroshot(results: Results) -> list[Experiment]:
+    labels = {
+        "img.svm": "2.2 baseline: SVM on standardised image embeddings (%)",
+        "img.logreg": "2.2 logistic regression on the same (%)",
+        "classes.logits.zeroshot": '2.3 zero-shot, "a photo of a {class}" (%)',
+    }
+    first_five = results.accuracy("classes.logits.zeroshot", "acc5")
+    return [
+        *_accuracies(results, labels),
+        Experiment("2.3 zero-shot, class among the first five (%)", first_five),
     ]
 
 
-def _extremes(here: Results) -> list[str]:
-    """The classes that the baseline tells apart best and worst."""
-    found = here.predicted("img.svm")
-    if found is None or not here.class_names:
+def _accuracies(results: Results, labels: dict[str, str]) -> list[Experiment]:
+    """Return the accuracy of each result (name -> label)."""
+    return [Experiment(label, results.accuracy(name), name) for name, label in labels.items()]
+
+
+def _best_and_worst_classes(results: Results) -> list[str]:
+    """Return a sentence on the classes that the baseline tells apart best and worst."""
+    names = results.class_names
+    if not results.has("img.svm") or not names:
         return []
-    f1 = metrics.per_class(metrics.confusion(*found, len(here.class_names))).f1
+    test = results.read("img.svm").splits.get("test")
+    if test is None or test.labels is None or test.predicted is None:
+        return []
+    f1 = metrics.per_class(metrics.confusion(test.labels, test.predicted[0], len(names))).f1
     order = np.argsort(-f1, kind="stable").tolist()
-    best, worst = (
-        [f"{here.class_names[i]} {f1[i]:.2f}" for i in part] for part in (order[:5], order[:-6:-1])
-    )
-    return [
-        f"Baseline, F1 of the best classes: {', '.join(best)}; of the worst: {', '.join(worst)}."
-    ]
+    phrases = [f"{names[c]} {f1[c]:.2f}" for c in order]
+    best = ", ".join(phrases[:5])
+    worst = ", ".join(phrases[:-6:-1])
+    return [f"Baseline, F1 of the best classes: {best}; of the worst: {worst}."]
 
 
-def chapter3(run: Run) -> list[str]:
-    """Class-agnostic prompts and the entropy of their logits."""
-    read = run.compare(
-        [
-            Row(
-                "3.1 SVM on the cosines of 32 generic prompts (%)",
-                accuracy("generic32.logits.svm"),
-                "generic32.svm",
-            ),
-            Row(
-                "3.1 logistic regression on the same (%)",
-                accuracy("generic32.logits.logreg"),
-                "generic32.logreg",
-            ),
-            Row("3.1 SVM, 16 targeted prompts (%)", accuracy("generic16.logits.svm")),
-        ]
-    )
-    flat = run.compare(
-        [
-            Row(
-                f"3.2 mean entropy, {k} prompts (nats; at most ln {k} = {np.log(k):.4f})",
-                mean(f"generic{k}.logits.entropy", "mean_entropy", 1),
-                f"generic{k}.entropy",
-                "nats",
-            )
-            for k in (32, 16)
-        ]
-    )
-    return (read or flat) and [
+def chapter3(comparison: Comparison) -> list[str]:
+    """Compare class-agnostic prompts and the entropy of their logits."""
+    pictures = {
+        "generic32.logits.entropy.png": "Entropy of the 32 prompts' softmax at three temperatures",
+        "generic32.logits.confidence.png": "Confidence of the same",
+        "generic32.logits.similarity.png": "Mean cosine of each class with each prompt",
+        "generic32.logits.logits.png": "Mean cosines of the first five classes",
+    }
+    return _section(
         "## Chapter 3. Class-agnostic prompts, and the entropy of their logits",
-        *read,
-        *flat,
-        *run.pictures(
-            (
-                "generic32.logits.entropy.png",
-                "Entropy of the 32 prompts' softmax at three temperatures",
-            ),
-            ("generic32.logits.confidence.png", "Confidence of the same"),
-            ("generic32.logits.similarity.png", "Mean cosine of each class with each prompt"),
-            ("generic32.logits.logits.png", "Mean cosines of the first five classes"),
-        ),
-    ]
+        comparison.compare(_generic_prompts) + comparison.compare(_entropy_of_generic),
+        comparison.pictures(pictures),
+    )
 
 
-def chapter4(run: Run) -> list[str]:
-    """Temperature, classifiers, prompt vocabularies, higher resolution."""
-    parts = [*_temperature(run), *_classifiers(run), *_vocabularies(run), *_resolution(run)]
-    return parts and [
+def _generic_prompts(results: Results) -> list[Experiment]:
+    labels = {
+        "generic32.logits.svm": "3.1 SVM on the cosines of 32 generic prompts (%)",
+        "generic32.logits.logreg": "3.1 logistic regression on the same (%)",
+        "generic16.logits.svm": "3.1 SVM, 16 targeted prompts (%)",
+    }
+    return _accuracies(results, labels)
+
+
+def _entropy_of_generic(results: Results) -> list[Experiment]:
+    return _entropies(results, "3.2", [32, 16])
+
+
+def _entropies(results: Results, number: str, sizes: list[int]) -> list[Experiment]:
+    experiments = []
+    for k in sizes:
+        name = f"generic{k}.logits.entropy"
+        label = f"{number} mean entropy, {k} prompts (nats; at most ln {k} = {np.log(k):.4f})"
+        experiments.append(Experiment(label, results.mean(name, "mean_entropy"), name))
+    return experiments
+
+
+def chapter4(comparison: Comparison) -> list[str]:
+    """Compare temperatures, classifiers, prompt vocabularies and data sets of higher resolution."""
+    sections = (_temperature, _classifiers, _vocabularies, _resolution)
+    return _section(
         "## Chapter 4. Temperature, classifiers, prompt vocabularies, higher resolution",
-        *parts,
-    ]
+        list(itertools.chain.from_iterable(section(comparison) for section in sections)),
+    )
 
 
-def _temperature(run: Run) -> list[str]:
-    sweep = "generic32.logits.sweep"
-    swept = [
-        Row(f"4.1 SVM at τ {tau} (%)", accuracy(sweep, temperature=tau), f"svm at {tau}")
-        for tau in TAUS
-    ]
-    swept += [
-        Row(
-            "4.1 the best of these by test accuracy (%; the thesis's way, optimistic)",
-            best(sweep),
-            "best svm",
-        ),
-        Row(
-            "4.1 τ chosen on a validation split (%)",
-            accuracy("generic32.logits.svm-val", told=CHOSEN),
-        ),
-    ]
-    compared = run.compare(swept)
-    if not compared:
-        return []
-    of = "generic32.logits.entropy"
-    flat = [
-        Row(
-            f"4.1 mean entropy at τ {t} (nats)",
-            mean(of, "mean_entropy", t),
-            f"entropy at {t}",
-            "nats",
-        )
-        for t in TAUS
-    ]
-    flat += [Row(f"4.1 mean confidence at τ {t} (%)", mean(of, "mean_confidence", t)) for t in TAUS]
-    return [
+def _temperature(comparison: Comparison) -> list[str]:
+    picture = {
+        "generic32.logits.sweep.temperature.png": "Accuracy and mean entropy against temperature"
+    }
+    return _section(
         "### 4.1 Temperature: 32 generic prompts, an SVM on cosine / τ",
-        *compared,
-        *run.compare(flat),
-        *run.pictures(
-            (
-                "generic32.logits.sweep.temperature.png",
-                "Accuracy and mean entropy against temperature",
-            )
-        ),
-        *_trade(run),
-    ]
+        comparison.compare(_accuracy_by_temperature),
+        comparison.compare(_entropy_by_temperature),
+        comparison.pictures(picture),
+        _regularisation_control(comparison),
+    )
 
 
-def _trade(run: Run) -> list[str]:
-    """Control: temperature is regularisation."""
+def _accuracy_by_temperature(results: Results) -> list[Experiment]:
+    sweep = "generic32.logits.sweep"
+    experiments = []
+    for tau in results.temperatures(sweep):
+        accuracy = results.accuracy(sweep, temperature=tau)
+        experiments.append(Experiment(f"4.1 SVM at τ {tau:g} (%)", accuracy, f"svm at {tau:g}"))
+    best = "4.1 the best of these by test accuracy (%; the thesis's way, optimistic)"
+    experiments.append(Experiment(best, results.best_accuracy(sweep), "best svm"))
+    chosen = results.best_accuracy("generic32.logits.svm-val")
+    experiments.append(Experiment("4.1 τ chosen on a validation split (%)", chosen))
+    return experiments
+
+
+def _entropy_by_temperature(results: Results) -> list[Experiment]:
+    name = "generic32.logits.entropy"
+    experiments = []
+    for quantity, unit in (("entropy", "nats"), ("confidence", "%")):
+        for tau in results.temperatures(name):
+            mean = results.mean(name, f"mean_{quantity}", tau)
+            label = f"4.1 mean {quantity} at τ {tau:g} ({unit})"
+            experiments.append(Experiment(label, mean, f"{quantity} at {tau:g}"))
+    return experiments
+
+
+def _regularisation_control(comparison: Comparison) -> list[str]:
+    """Return the control that shows a temperature of cosines to be the regularisation of C."""
+    grids = {
+        "cosine / τ": "generic32.logits.c-tau-grid",
+        "softmax(cosine / τ)": "generic32.logits.c-tau-grid-probs",
+    }
     rows = []
-    for name, features in (("trade", "cosine / τ"), ("trade-probs", "softmax(cosine / τ)")):
-        found = spread(run.here, f"generic32.logits.{name}")
-        if found is not None:
-            low, high, across = found
-            rows.append([features, f"{100 * low:.2f}–{100 * high:.2f}", f"{100 * across:.2f}"])
+    for features, name in grids.items():
+        runs = comparison.results.runs(name)
+        if not runs:
+            continue
+        accuracies = [run["acc1"] for run in runs]
+        by_ratio: dict[str, list[float]] = {}
+        for run in runs:
+            ratio = f"{run['C'] / run['temperature'] ** 2:.6g}"
+            by_ratio.setdefault(ratio, []).append(run["acc1"])
+        difference = max(max(group) - min(group) for group in by_ratio.values())
+        span = f"{100 * min(accuracies):.2f}–{100 * max(accuracies):.2f}"
+        rows.append([features, span, f"{100 * difference:.2f}"])
     if not rows:
         return []
+    header = [
+        "features of the SVM",
+        "accuracy over the grid (%)",
+        "largest difference at one C / τ² (points)",
+    ]
+    pictures = {
+        "generic32.logits.c-tau-grid.grid.png": "Accuracy over (τ, C), cosines as features",
+        "generic32.logits.c-tau-grid-probs.grid.png": (
+            "Accuracy over (τ, C), probabilities as features"
+        ),
+    }
     return [
-        "**Control: temperature is regularisation.** An SVM on cosine / τ with C solves the problem of τ = 1 with "
-        "C / τ². A grid of (τ, C), fitted on at most 20 images a class, is therefore constant along C / τ²; clipkit "
-        "relies on it and solves each value once, so that the first difference is 0 by construction. With the "
-        "softmax's probabilities as features, which τ bends, there is no such law.",
-        table(
-            [
-                "features of the SVM",
-                "accuracy over the grid (%)",
-                "largest difference at one C / τ² (points)",
-            ],
-            rows,
-        ),
-        *run.pictures(
-            ("generic32.logits.trade.grid.png", "Accuracy over (τ, C), cosines as features"),
-            (
-                "generic32.logits.trade-probs.grid.png",
-                "Accuracy over (τ, C), probabilities as features",
-            ),
-        ),
+        "**Control: temperature is regularisation.** An SVM on cosine / τ with C solves the same "
+        "problem as one on the cosines with C / τ². A grid over (τ, C) is therefore constant along "
+        "C / τ². clipkit fits each value of C / τ² only once, so the first difference is 0 by "
+        "construction. τ does more than scale the probabilities of the softmax, so no such law "
+        "holds with them as features. Both grids are fitted on at most 20 images per class.",
+        table(header, rows),
+        *comparison.pictures(pictures),
     ]
 
 
-def _classifiers(run: Run) -> list[str]:
-    names = {"svm": "SVM", "logreg": "logistic regression", "mlp": "MLP, 256 hidden units"}
-    compared = run.compare(
-        [
-            Row(f"4.2 {name} (%)", accuracy(f"generic32.logits.{key}-val", told=CHOSEN))
-            for key, name in names.items()
-        ]
-    )
-    return compared and [
+def _classifiers(comparison: Comparison) -> list[str]:
+    return _section(
         "### 4.2 Classifiers: 32 generic prompts, each with its τ chosen on a validation split",
-        *compared,
-        *run.pictures(("classifiers.png", "Three classifiers against temperature")),
+        comparison.compare(_accuracy_by_classifier),
+        comparison.pictures({"classifiers.png": "Three classifiers against temperature"}),
+    )
+
+
+def _accuracy_by_classifier(results: Results) -> list[Experiment]:
+    names = {"svm": "SVM", "logreg": "logistic regression", "mlp": "MLP, 256 hidden units"}
+    return [
+        Experiment(f"4.2 {name} (%)", results.best_accuracy(f"generic32.logits.{key}-val"))
+        for key, name in names.items()
     ]
 
 
-def _vocabularies(run: Run) -> list[str]:
-    larger = SETS[2:]
-    rows = [
-        Row(f"4.3 SVM, {k} prompts, τ 1 (%)", accuracy(f"generic{k}.logits.svm"), f"generic{k}.svm")
-        for k in SETS[1:]
-    ]
-    rows += [
-        Row(
-            f"4.3 mean entropy, {k} prompts (nats; at most ln {k} = {np.log(k):.4f})",
-            mean(f"generic{k}.logits.entropy", "mean_entropy", 1),
-            f"generic{k}.entropy",
-            "nats",
-        )
-        for k in SETS[1:]
-    ]
-    if all(run.here.file(f"generic{k}.logits.svm") is None for k in larger):
+def _vocabularies(comparison: Comparison) -> list[str]:
+    results, control = comparison.results, comparison.control
+    if max(results.prompt_set_sizes(), default=0) <= 32:  # chapter 3 alone
         return []
-    ranks = _ranks(run.here) + (_ranks(run.twin, ", untrained") if run.twin is not None else [])
+    ranks = _ranks(results)
+    if control is not None:
+        ranks += _ranks(control, ", untrained")
+    header = [
+        "prompts",
+        "singular values",
+        "effective rank (random)",
+        "SVM, τ 1 (%)",
+        "random, SVM, τ 1 (%)",
+        "logistic regression (%)",
+        "random, logistic regression (%)",
+    ]
     return [
         "### 4.3 Prompt vocabularies",
-        *run.compare(rows),
-        "**Control: rank.** The cosines of K prompts are a linear map of the embedding, of rank K at most. Beside "
-        "each set stand the singular values of its normalised directions (largest … smallest), its effective rank "
-        "beside that of as many random directions, which say nothing, and the accuracy of both: of an SVM at τ 1 "
-        "(random: mean, lowest and highest of the seeds), and of logistic regression on at most 20 images a class "
-        "with τ chosen on a validation split, where scale holds neither back (random: seed 42). K random directions "
-        "span the whole embedding once K is its width.",
-        *([table(RANKS, ranks)] if ranks else []),
-        *run.pictures(("spectrum.png", "Singular values of the prompt sets")),
+        *comparison.compare(_accuracy_by_vocabulary),
+        "**Control: rank.** The cosines of K prompts are a linear map of the embedding, of rank K "
+        "at most. The table has the largest and the smallest singular value of each set's "
+        "normalised directions, and their effective rank. Every set is compared with as many "
+        "random directions, which carry no meaning: by effective rank, by an SVM at τ 1 (random: "
+        "mean, lowest and highest of the seeds), and by logistic regression (random: first seed). "
+        "Logistic regression is fitted on at most 20 images per class with τ chosen on a "
+        "validation split, so that the scale of the cosines holds neither back. K random "
+        "directions span the whole embedding once K reaches its width.",
+        *([table(header, ranks)] if ranks else []),
+        *comparison.pictures({"spectrum.png": "Singular values of the prompt sets"}),
     ]
 
 
-def _ranks(results: Results, who: str = "") -> list[list[str]]:
-    """Of each prompt set for which all is there: its spectrum, and what its cosines and random ones give."""
+def _accuracy_by_vocabulary(results: Results) -> list[Experiment]:
+    sizes = [k for k in results.prompt_set_sizes() if k >= 32]
+    labels = {f"generic{k}.logits.svm": f"4.3 SVM, {k} prompts, τ 1 (%)" for k in sizes}
+    return _accuracies(results, labels) + _entropies(results, "4.3", sizes)
+
+
+def _ranks(results: Results, suffix: str = "") -> list[list[str]]:
+    """Return the rank, and the accuracies beside random ones, of each set that has them all."""
     rows = []
-    for k in SETS:
-        getters = [
-            accuracy(f"generic{k}.logits.svm"),
-            over_seeds(f"random{k}-{{}}.svm", "acc1", middle=True, eval_split="test"),
-            accuracy(f"generic{k}.logits.few", told=CHOSEN),
-            accuracy(f"random{k}-42.few", told=CHOSEN),
+    for k in results.prompt_set_sizes():
+        accuracies = [
+            results.accuracy(f"generic{k}.logits.svm"),
+            results.random_accuracy(k),
+            results.best_accuracy(f"generic{k}.logits.fewshot"),
+            results.random_fewshot_accuracy(k),
         ]
-        accuracies = [get(results) for get in getters]
-        found = spectrum(results, f"generic{k}")
-        if found is None or None in accuracies:
+        if None in accuracies or not results.has(f"generic{k}"):
             continue
-        values, rank, of_random = found
-        singular = f"{values[0]:.3g} … {values[-1]:.2g}"
+        prompts = results.read(f"generic{k}").features
+        values = similarity.singular_values(prompts)
+        rank = similarity.effective_rank(values)
+        random = similarity.random_directions(len(prompts), prompts.shape[1], SEED)
+        random_rank = similarity.effective_rank(similarity.singular_values(random))
         rows.append(
             [
-                f"{k}{who}",
-                singular,
-                f"{rank:.1f} ({of_random:.1f})",
-                *(number(value, "%") for value in accuracies),
+                f"{k}{suffix}",
+                f"{values[0]:.3g} … {values[-1]:.2g}",
+                f"{rank:.1f} ({random_rank:.1f})",
+                *map(format_measurement, accuracies),
             ]
         )
     return rows
 
 
-def _resolution(run: Run) -> list[str]:
-    name = run.here.embedded["dataset"]["name"]
-    rows = []
-    for key, what in (("generic32", "32 generic prompts"), ("food32", "32 food prompts")):
-        rows += [
-            Row(f"4.4 SVM, {what} (%)", accuracy(f"{key}.logits.svm"), f"{key}.svm"),
-            Row(
-                f"4.4 entropy, {what} (nats)",
-                mean(f"{key}.logits.entropy", "mean_entropy", 1),
-                f"{key}.entropy",
-                "nats",
-            ),
-        ]
-    if run.here.file("food32.logits.svm") is None:
+def _resolution(comparison: Comparison) -> list[str]:
+    if not comparison.results.has("food32.logits.svm"):
         return []
-    return [f"### 4.4 Higher resolution: {name}", *run.compare(rows)]
+    dataset = comparison.results.embedding["dataset"]["name"]
+    heading = f"### 4.4 Higher resolution: {dataset}"
+    return [heading, *comparison.compare(_generic_and_food_prompts)]
 
 
-def chapter5(run: Run) -> list[str]:
-    """Clustering."""
-    sources = {
-        "img": "image embeddings",
-        "generic32.logits": "32 prompts",
-        "generic415.logits": "415 prompts",
+def _generic_and_food_prompts(results: Results) -> list[Experiment]:
+    experiments = []
+    for key, prompts in (("generic32", "32 generic prompts"), ("food32", "32 food prompts")):
+        experiments += _accuracies(results, {f"{key}.logits.svm": f"4.4 SVM, {prompts} (%)"})
+        name = f"{key}.logits.entropy"
+        entropy = results.mean(name, "mean_entropy")
+        experiments.append(Experiment(f"4.4 entropy, {prompts} (nats)", entropy, name))
+    return experiments
+
+
+CLUSTERED = {
+    "img": "image embeddings",
+    "generic32.logits": "32 prompts",
+    "generic415.logits": "415 prompts",
+}
+
+
+def chapter5(comparison: Comparison) -> list[str]:
+    """Compare clusters with classes."""
+    pictures = {
+        f"{key}.cluster-*.clusters.png": f"Classes in the clusters of {features}"
+        for key, features in CLUSTERED.items()
     }
-    rows = [
-        Row(f"5 {column}, {what}", over_seeds(f"{key}.cluster-{{}}", metric), f"{key} {metric}", "")
-        for metric, column in (("purity", "purity"), ("nmi", "NMI"), ("ari", "ARI"))
-        for key, what in sources.items()
-    ]
-    compared = run.compare(rows)
-    return compared and [
-        "## Chapter 5. Clustering",
-        "k-means with as many clusters as classes on the test split, the best of ten starts: of seed 42 (the "
-        "thesis's), with the lowest and highest of the seeds. ARI is 0 for chance; purity is not.",
-        *compared,
-        *run.pictures(
-            *(
-                (f"{key}.cluster-{SEEDS[0]}.clusters.png", f"Classes in the clusters of {what}")
-                for key, what in sources.items()
-            )
-        ),
-    ]
+    method = (
+        "k-means on the test split, with as many clusters as classes and the best of ten starts. "
+        "The number is that of the first seed (the thesis's is 42). The lowest and the highest of "
+        "all seeds follow. A random partition has an ARI of 0, but not a purity of 0."
+    )
+    compared = comparison.compare(_cluster_metrics)
+    heading = "## Chapter 5. Clustering"
+    return _section(heading, compared and [method, *compared], comparison.pictures(pictures))
+
+
+def _cluster_metrics(results: Results) -> list[Experiment]:
+    experiments = []
+    for metric, name in (("purity", "purity"), ("nmi", "NMI"), ("ari", "ARI")):
+        for key, features in CLUSTERED.items():
+            agreement = results.cluster_agreement(key, metric)
+            experiments.append(Experiment(f"5 {name}, {features}", agreement, f"{key} {metric}"))
+    return experiments
+
+
+CHAPTERS = (chapter2, chapter3, chapter4, chapter5)

@@ -1,162 +1,176 @@
-"""A results folder: feature files and results by name, and the numbers in them."""
+"""Read the numbers of a results folder, which the Makefile's chapters fill."""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from clipkit import features, metrics, similarity
+from clipkit import features, metrics
 from clipkit.errors import ClipkitError
 from clipkit.features import FeatureFile
-
-SEEDS = (42, 1, 2, 3, 4)  # the thesis's first
+from clipkit.report.thesis import SEED
 
 
 @dataclass(frozen=True)
-class Value:
-    """A number, the interval that it lies in, and what was chosen for it."""
+class Measurement:
+    """A number of a report.
 
-    x: float
+    Attributes
+    ----------
+    value : float
+    unit : {"%", "nats", ""}
+        With %, the value is a fraction (0..1).
+    low, high : float, optional
+        Wilson's 95 % interval, or the lowest and highest number of several seeds.
+    note : str
+        What was chosen for the number, such as "τ 0.07".
+    """
+
+    value: float
+    unit: str = "%"
     low: float | None = None
     high: float | None = None
     note: str = ""
 
 
-Getter = Callable[["Results"], Value | None]
-
-
 class Results:
-    """What lies in a results folder; a file that is absent gives None.
+    """The files of a results folder, by their names without `.h5`.
+
+    Parameters
+    ----------
+    folder : Path
+        A folder with an `img.h5` that `clipkit embed` made. Every other file may be absent.
+
+    Attributes
+    ----------
+    embedding : dict
+        The history's entry about the command that made `img.h5`.
+    class_names : list of C str
+        Empty if the images have no class names.
+    row_counts : dict of str to int
+        Images per split.
 
     Raises
     ------
     ClipkitError
-        If the folder holds no img.h5.
+        If there is no such `img.h5`.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._files: dict[str, FeatureFile] = {}
         if not (folder / "img.h5").is_file():
             raise ClipkitError(
-                f"a results folder must hold img.h5; {folder} does not",
+                f"{folder}: expected a results folder with img.h5, got none",
                 "make one with: make chapter2",
             )
-        with features.open_file(folder / "img.h5", kinds=["images"]) as file:
-            self.embedded: dict[str, Any] = file.history[0]
-            self.class_names = file.class_names or []
-            self.counts = {name: len(split) for name, split in file.splits.items()}
-        self.file = functools.cache(self._file)
+        with features.open_file(str(folder / "img.h5"), kinds=["images"]) as images:
+            history = images.history
+            self.class_names = images.class_names or []
+            self.row_counts = {name: len(split) for name, split in images.splits.items()}
+        embed_entries = [entry for entry in history if entry["command"] == "embed"]
+        if not embed_entries:
+            commands = ", ".join(entry["command"] for entry in history)
+            raise ClipkitError(
+                f"{folder}/img.h5: expected a file that clipkit embed made, got one of {commands}"
+            )
+        self.embedding = embed_entries[0]
 
-    def _file(self, name: str) -> FeatureFile | None:
-        path = self.folder / f"{name}.h5"
-        return features.read(path) if path.is_file() else None
+    def has(self, name: str) -> bool:
+        """Tell whether the folder holds a file."""
+        return (self.folder / f"{name}.h5").is_file()
 
-    def runs(self, name: str, **where: Any) -> list[dict[str, Any]]:
-        """The runs of a result whose columns have the given values."""
-        file = self.file(name)
-        if file is None:
-            return []
-        count = len(next(iter(file.runs.values())))
-        rows = [{key: column[i] for key, column in file.runs.items()} for i in range(count)]
-        return [row for row in rows if all(row[key] == value for key, value in where.items())]
+    def read(self, name: str) -> FeatureFile:
+        """Read a file, once."""
+        if name not in self._files:
+            self._files[name] = features.read(str(self.folder / f"{name}.h5"))
+        return self._files[name]
 
-    def predicted(self, name: str, split: str = "test") -> tuple[Any, Any] | None:
-        """Labels (N) and the first run's predictions (N)."""
-        file = self.file(name)
-        if file is None or split not in file.splits:
+    def runs(self, name: str) -> list[dict[str, Any]]:
+        """Return the runs of a result, or [] without the file."""
+        return self.read(name).rows() if self.has(name) else []
+
+    def test_runs(self, name: str, temperature: float | None = None) -> list[dict[str, Any]]:
+        """Return the runs that were scored on the test split, at one temperature if it is given."""
+        runs = [run for run in self.runs(name) if run.get("eval_split", run.get("split")) == "test"]
+        if temperature is None:
+            return runs
+        return [run for run in runs if run["temperature"] == temperature]
+
+    def temperatures(self, name: str) -> list[float]:
+        """Return the temperatures of a sweep, from the highest to the lowest."""
+        return sorted({run["temperature"] for run in self.runs(name)}, reverse=True)
+
+    def prompt_set_sizes(self) -> list[int]:
+        """Return each K for which there is an SVM on the logits of the K generic prompts."""
+        return self._numbers("generic", ".logits.svm")
+
+    def accuracy(
+        self, name: str, column: str = "acc1", temperature: float | None = None
+    ) -> Measurement | None:
+        """Return the accuracy on the test split with Wilson's 95 % interval."""
+        runs = self.test_runs(name, temperature)
+        return self._accuracy(name, runs[0], column) if runs else None
+
+    def best_accuracy(self, name: str) -> Measurement | None:
+        """Return the highest accuracy on the test split, and its temperature.
+
+        It is optimistic for a sweep, unless the temperature was chosen on a validation split and
+        the test split was scored at that one only.
+        """
+        runs = self.test_runs(name)
+        if not runs:
             return None
-        part = file.splits[split]
-        return part.labels, None if part.predicted is None else part.predicted[0]
+        best_run = max(runs, key=lambda run: float(run["acc1"]))
+        accuracy = self._accuracy(name, best_run, "acc1")
+        return replace(accuracy, note=f"τ {best_run['temperature']:g}")
 
+    def _accuracy(self, name: str, run: dict[str, Any], column: str) -> Measurement:
+        value = float(run[column])
+        low, high = metrics.wilson(value, len(self.read(name).splits["test"]))
+        return Measurement(value, "%", low, high)
 
-def accuracy(
-    name: str, *, column: str = "acc1", told: tuple[str, ...] = (), **where: Any
-) -> Getter:
-    """Accuracy on test, with Wilson's 95 % interval; `told` are the columns to name beside it."""
+    def mean(self, name: str, column: str, temperature: float = 1) -> Measurement | None:
+        """Return the mean entropy or confidence of the test images."""
+        unit = "nats" if column == "mean_entropy" else "%"
+        runs = self.test_runs(name, temperature)
+        return Measurement(float(runs[0][column]), unit) if runs else None
 
-    def get(results: Results) -> Value | None:
-        file = results.file(name)
-        split = "split" if file is not None and "split" in file.runs else "eval_split"
-        rows = results.runs(name, **{split: "test"}, **where)
-        if file is None or not rows:
+    def random_accuracy(self, k: int) -> Measurement | None:
+        """Return the mean accuracy of an SVM on K random directions, over the seeds."""
+        values = self._seed_values(f"random{k}-", ".svm", "acc1")
+        if not values:
             return None
-        return _of(rows[0], len(file.splits["test"]), column, told)
+        return Measurement(float(np.mean(values)), "%", min(values), max(values))
 
-    return get
+    def random_fewshot_accuracy(self, k: int) -> Measurement | None:
+        """Return the few-shot accuracy on K random directions of the first seed."""
+        seeds = self._seeds(f"random{k}-", ".fewshot")
+        return self.best_accuracy(f"random{k}-{seeds[0]}.fewshot") if seeds else None
 
-
-def best(name: str) -> Getter:
-    """The highest accuracy on test of a sweep, which is optimistic."""
-
-    def get(results: Results) -> Value | None:
-        rows = results.runs(name, eval_split="test")
-        file = results.file(name)
-        if file is None or not rows:
+    def cluster_agreement(self, name: str, metric: str) -> Measurement | None:
+        """Return how well the first seed's clusters agree with the classes."""
+        values = self._seed_values(f"{name}.cluster-", "", metric)
+        if not values:
             return None
-        return _of(
-            max(rows, key=lambda row: float(row["acc1"])),
-            len(file.splits["test"]),
-            "acc1",
-            ("temperature",),
-        )
+        return Measurement(values[0], "", min(values), max(values))
 
-    return get
+    def _seed_values(self, prefix: str, suffix: str, column: str) -> list[float]:
+        """Return the value of each seed's result."""
+        values = []
+        for seed in self._seeds(prefix, suffix):
+            values += [float(row[column]) for row in self.runs(f"{prefix}{seed}{suffix}")]
+        return values
 
+    def _seeds(self, prefix: str, suffix: str) -> list[int]:
+        """Return the seed of each result `<prefix><seed><suffix>`, the thesis's seed first."""
+        return sorted(self._numbers(prefix, suffix), key=lambda seed: (seed != SEED, seed))
 
-def _of(row: dict[str, Any], n: int, column: str, told: tuple[str, ...]) -> Value:
-    names = {"temperature": "τ", "C": "C"}
-    note = ", ".join(f"{names[key]} {row[key]:g}" for key in told)
-    return Value(float(row[column]), *metrics.wilson(float(row[column]), n), note)
-
-
-def mean(name: str, column: str, temperature: float) -> Getter:
-    """A mean over the test images that `entropy` found."""
-
-    def get(results: Results) -> Value | None:
-        rows = results.runs(name, split="test", temperature=temperature)
-        return Value(float(rows[0][column])) if rows else None
-
-    return get
-
-
-def over_seeds(name: str, column: str, *, middle: bool = False, **where: Any) -> Getter:
-    """The first seed's number, or the mean, with the lowest and highest; the name has a place for the seed."""
-
-    def get(results: Results) -> Value | None:
-        rows = [row for seed in SEEDS for row in results.runs(name.format(seed), **where)]
-        found = [float(row[column]) for row in rows]
-        if not found:
-            return None
-        return Value(float(np.mean(found)) if middle else found[0], min(found), max(found))
-
-    return get
-
-
-def spectrum(results: Results, name: str) -> tuple[Any, float, float] | None:
-    """Singular values of a prompt set's directions, its effective rank, and that of as many random directions."""
-    file = results.file(name)
-    if file is None:
-        return None
-    values = similarity.singular_values(file.features)
-    count, dim = file.features.shape
-    random = similarity.singular_values(similarity.random_directions(count, dim, SEEDS[0]))
-    return values, similarity.effective_rank(values), similarity.effective_rank(random)
-
-
-def spread(results: Results, name: str) -> tuple[float, float, float] | None:
-    """Of a grid: lowest and highest accuracy, and the largest difference between runs of one C / tau^2."""
-    rows = results.runs(name)
-    if not rows:
-        return None
-    lines: dict[float, list[float]] = {}
-    for row in rows:
-        lines.setdefault(float(f"{row['C'] / row['temperature'] ** 2:.6g}"), []).append(
-            float(row["acc1"])
-        )
-    found = [value for line in lines.values() for value in line]
-    return min(found), max(found), max(max(line) - min(line) for line in lines.values())
+    def _numbers(self, prefix: str, suffix: str) -> list[int]:
+        """Return, in order, each number for which there is a file `<prefix><number><suffix>.h5`."""
+        names = [path.stem for path in self.folder.glob(f"{prefix}*{suffix}.h5")]
+        words = [name.removeprefix(prefix).removesuffix(suffix) for name in names]
+        return sorted(int(word) for word in words if word.isdecimal())

@@ -1,6 +1,7 @@
-"""What the thesis printed: Benedetto, "What Do Vision-Language Models Understand?", University of Florence, 2024-2025.
+"""The thesis's figures and protocol.
 
-Accuracies and purities are fractions, entropies nats. The model is `openai/clip-vit-base-patch32` everywhere.
+N. Benedetto, "What Do Vision-Language Models Understand?", University of Florence, 2024-2025.
+Accuracies and purities are fractions, entropies are in nats.
 """
 
 from __future__ import annotations
@@ -8,22 +9,28 @@ from __future__ import annotations
 from typing import Any
 
 MODEL = "openai/clip-vit-base-patch32"
+SEED = 42
 
-# Data set -> rows of its train and test split.
-ROWS = {"cifar10": (50_000, 10_000), "cifar100": (50_000, 10_000), "food101": (75_750, 25_250)}
-ROWS["tiny-imagenet"] = (50_000, 5_000)  # 100 of its 200 classes
+# Data set -> rows of its training and test split. Tiny ImageNet has 100 of its 200 classes.
+ROWS = {
+    "cifar10": (50_000, 10_000),
+    "cifar100": (50_000, 10_000),
+    "food101": (75_750, 25_250),
+    "tiny-imagenet": (50_000, 5_000),
+}
 
-# Data set -> experiment -> figure; an experiment is called after the file that repeats it, at tau 1 unless said.
+# Data set -> experiment -> figure. An experiment is named after the result that repeats it, and
+# has a temperature of 1 unless the name says another.
 FIGURES: dict[str, dict[str, float]] = {
-    "cifar10": {"img.svm": 0.9324, "zeroshot": 0.888},
+    "cifar10": {"img.svm": 0.9324, "classes.logits.zeroshot": 0.888},
     "cifar100": {
         # chapter 2
         "img.svm": 0.7801,
-        "zeroshot": 0.6171,
+        "classes.logits.zeroshot": 0.6171,
         # chapter 3
-        "generic32.svm": 0.2930,
-        "generic32.logreg": 0.3033,
-        "generic32.entropy": 3.4656,
+        "generic32.logits.svm": 0.2930,
+        "generic32.logits.logreg": 0.3033,
+        "generic32.logits.entropy": 3.4656,
         # table 4.1
         "svm at 0.5": 0.5062,
         "svm at 0.07": 0.6295,
@@ -37,38 +44,50 @@ FIGURES: dict[str, dict[str, float]] = {
         "entropy at 0.03": 3.2099,
         "entropy at 0.02": 2.8957,
         # table 4.2
-        "generic99.svm": 0.4545,
-        "generic205.svm": 0.5459,
-        "generic415.svm": 0.6286,
-        "generic99.entropy": 4.5950,
-        "generic205.entropy": 5.3299,
-        "generic415.entropy": 6.0282,
+        "generic99.logits.svm": 0.4545,
+        "generic205.logits.svm": 0.5459,
+        "generic415.logits.svm": 0.6286,
+        "generic99.logits.entropy": 4.5950,
+        "generic205.logits.entropy": 5.3299,
+        "generic415.logits.entropy": 6.0282,
         # table 5.1
         "img purity": 0.4455,
         "generic32.logits purity": 0.2976,
         "generic415.logits purity": 0.3321,
     },
     # table 4.3
-    "tiny-imagenet": {"generic32.svm": 0.3562, "generic32.entropy": 3.4656},
+    "tiny-imagenet": {"generic32.logits.svm": 0.3562, "generic32.logits.entropy": 3.4656},
     "food101": {
-        "generic32.svm": 0.4125,
-        "generic32.entropy": 3.4656,
-        "food32.svm": 0.6247,
-        "food32.entropy": 3.4654,
+        "generic32.logits.svm": 0.4125,
+        "generic32.logits.entropy": 3.4656,
+        "food32.logits.svm": 0.6247,
+        "food32.logits.entropy": 3.4654,
     },
 }
 
 
-def figures(embedded: dict[str, Any]) -> dict[str, float]:
-    """The thesis's figures for what a history's `embed` entry says; none unless model and data are the thesis's.
+def figures(embedding: dict[str, Any]) -> dict[str, float]:
+    """Return the thesis's figures if images were embedded with its model from all of its data.
 
+    Parameters
+    ----------
+    embedding : dict
+        The history's entry of `clipkit embed`.
+
+    Returns
+    -------
+    dict of str to float
+        Empty if the model or the rows are not the thesis's.
+
+    Examples
+    --------
     >>> figures({"model": {"name": MODEL}, "dataset": {"name": "cifar10", "splits": {
-    ...     "train": {"images": 50_000}, "test": {"images": 10_000}}}})["zeroshot"]
-    0.888
+    ...     "train": {"images": 50_000}, "test": {"images": 10_000}}}})["img.svm"]
+    0.9324
     """
-    model, data = embedded["model"], embedded["dataset"]
-    rows = tuple(data["splits"].get(split, {}).get("images") for split in ("train", "test"))
-    same = (
-        model["name"] == MODEL and "untrained" not in model and rows == ROWS.get(data["name"], ())
-    )
-    return FIGURES[data["name"]] if same and not embedded.get("skipped") else {}
+    model, dataset = embedding["model"], embedding["dataset"]
+    splits = dataset["splits"]
+    rows = tuple(splits.get(split, {}).get("images") for split in ("train", "test"))
+    is_same_model = model["name"] == MODEL and "untrained" not in model
+    is_same_data = rows == ROWS.get(dataset["name"]) and not embedding.get("skipped")
+    return FIGURES[dataset["name"]] if is_same_model and is_same_data else {}

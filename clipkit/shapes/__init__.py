@@ -1,23 +1,23 @@
-"""`shapes`: a rendered data set of 100 classes, 20 outlines x 5 patterns, that needs no file and no network.
+"""`shapes`: a rendered data set of 100 classes, 20 outlines x 5 patterns, without files or network.
 
-An image shows one object before a background. The class is its outline and its pattern; colour, background, size,
-position, rotation, blur, noise and greyscale are drawn independently of it. ``python -m clipkit.shapes FOLDER`` writes
-the data set as an image folder.
+An image shows one object before a background. Its class is its outline and pattern. Colour,
+background, size, position, rotation, blur, noise and greyscale are independent of the class.
+``python -m clipkit.shapes FOLDER`` writes the data set as an image folder.
 """
 
 from __future__ import annotations
 
-from .captions import captions
-from .draw import render
-from .scene import (
+from clipkit.shapes.captions import captions
+from clipkit.shapes.draw import render
+from clipkit.shapes.scene import (
     CLASS_NAMES,
     OUTLINES,
     PATTERNS,
     attributes,
     file_names,
+    folder_order,
     labels,
     labels_of,
-    listing,
 )
 
 __all__ = [
@@ -29,9 +29,9 @@ __all__ = [
     "attributes",
     "captions",
     "file_names",
+    "folder_order",
     "labels",
     "labels_of",
-    "listing",
     "render",
 ]
 

@@ -6,11 +6,14 @@ import argparse
 import sys
 from pathlib import Path
 
-from . import DEFAULT_SIZE, DEFAULT_SPLITS, file_names, listing, render
+from clipkit import console
+from clipkit.shapes import DEFAULT_SIZE, DEFAULT_SPLITS, file_names, folder_order, render
+
+BATCH = 500  # images that are rendered together
 
 
 def write_folder(folder: Path, *, seed: int, size: int, counts: dict[str, int]) -> int:
-    """Write FOLDER/<split>/<class>/<index>.png; reading it back gives the rendered pixels, in the order of `listing`.
+    """Write FOLDER/<split>/<class>/<index>.png, the rendered pixels in the order of `folder_order`.
 
     Returns
     -------
@@ -20,19 +23,18 @@ def write_folder(folder: Path, *, seed: int, size: int, counts: dict[str, int]) 
     Raises
     ------
     FileExistsError
-        If the folder is there already: images of another seed must not mix with these.
+        If the folder exists: images of another seed must not mix with these.
     """
     from PIL import Image
 
     folder.mkdir(parents=True)
     for split, n in counts.items():
-        order = listing(split, n, seed)
-        for start in range(0, n, 500):
-            part = order[start : start + 500]
-            pictures = render(part, split=split, seed=seed, size=size)
-            for name, pixels in zip(
-                file_names(part, split=split, seed=seed), pictures, strict=True
-            ):
+        order = folder_order(split, n, seed)
+        for start in range(0, n, BATCH):
+            batch = order[start : start + BATCH]
+            names = file_names(batch, split=split, seed=seed)
+            images = render(batch, split=split, seed=seed, size=size)
+            for name, pixels in zip(names, images, strict=True):
                 path = folder / split / name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(pixels).save(path, compress_level=1)
@@ -40,25 +42,16 @@ def write_folder(folder: Path, *, seed: int, size: int, counts: dict[str, int]) 
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command; returns the exit code."""
+    """Run the command and return its exit code."""
     parser = argparse.ArgumentParser(prog="python -m clipkit.shapes", description=__doc__)
     parser.add_argument("folder", type=Path, metavar="FOLDER")
+    parser.add_argument("--seed", type=int, default=0, help="random seed (%(default)s)")
     parser.add_argument(
-        "--seed", type=int, default=0, help="another seed is another sample of the same world (0)"
-    )
-    parser.add_argument(
-        "--size",
-        type=int,
-        default=DEFAULT_SIZE,
-        help=f"width and height in pixels ({DEFAULT_SIZE})",
+        "--size", type=int, default=DEFAULT_SIZE, help="width and height in pixels (%(default)s)"
     )
     for split, n in DEFAULT_SPLITS.items():
         parser.add_argument(
-            f"--{split}",
-            type=int,
-            default=n,
-            metavar="N",
-            help=f"images of the {split} split ({n})",
+            f"--{split}", type=int, default=n, metavar="N", help=f"{split} images (%(default)s)"
         )
     options = parser.parse_args(arguments)
     counts = {split: getattr(options, split) for split in DEFAULT_SPLITS}
@@ -67,11 +60,10 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         n = write_folder(options.folder, seed=options.seed, size=options.size, counts=counts)
     except FileExistsError:
-        parser.error(f"{options.folder} must not exist yet; choose another name or remove it")
+        parser.error(f"{options.folder} exists; choose another name or remove it")
     except OSError as error:
-        print(f"clipkit.shapes: {error}", file=sys.stderr)
-        return 1
-    print(f"{n} images in {options.folder}", file=sys.stderr)
+        parser.exit(1, f"clipkit.shapes: {error}\n")
+    console.note(f"{n} images in {options.folder}")
     return 0
 
 

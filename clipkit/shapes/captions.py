@@ -1,16 +1,18 @@
-"""Captions for `shapes`, as incomplete as the texts that people put beside pictures.
+"""Write captions for `shapes` that are as incomplete as real captions of photos.
 
-A caption names a random few of the things that are to be seen, in one of several wordings. It rarely names the outline
-and the pattern together, so that a model must put a class's name together from words that it has mostly met apart.
+A caption mentions some of what the image shows, in one of several wordings. It rarely names outline
+and pattern together, so a model has to compose the name of a class from words that it has mostly
+seen apart.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from numpy.typing import ArrayLike
 
-from .scene import BACKGROUNDS, COLOURS, MATERIALS, OUTLINES, PATTERNS, Scene, keys, sample, uniform
+from clipkit.shapes.scene import OUTLINES, attributes, keys, uniform
 
 OUTLINE_WORDS = {
     "arrow": ("arrow", "pointer"),
@@ -35,7 +37,8 @@ OUTLINE_WORDS = {
     "tree": ("tree", "fir", "plant"),
 }
 PATTERN_WORDS = {
-    "banded": (*("banded",) * 4, *("striped",) * 3, "lined"),  # people hardly keep these two apart
+    # people often confuse banded and striped
+    "banded": (*("banded",) * 4, *("striped",) * 3, "lined"),
     "checkered": ("checkered", "chequered", "checked", "patterned"),
     "dotted": ("dotted", "spotted", "polka dot", "patterned"),
     "solid": ("solid", "solid", "plain", "smooth"),
@@ -62,12 +65,23 @@ KINDS = {
     "household object": "key mug hourglass box",
     "symbol": "arrow cross heart star",
 }
-_KINDS_OF = [
-    tuple(kind for kind, members in KINDS.items() if outline in members.split())
+PLACE_REMARKS = {
+    "sky": ("taken outdoors", "taken during the day", "before the sky"),
+    "grass": ("taken outdoors", "taken during the day", "on the grass"),
+    "sand": ("taken outdoors", "taken during the day", "on the sand"),
+    "sea": ("taken outdoors", "under water", "before the sea"),
+    "night": ("taken outdoors", "at night", "before the night"),
+    "wall": ("taken indoors", "before the wall"),
+    "table": ("taken indoors", "on the table"),
+    "studio": ("taken indoors", "before the studio"),
+}
+OPENINGS = ("a photo of", "an image of", "a picture of", "this is", "")
+
+_KINDS_OF = {
+    outline: tuple(kind for kind, members in KINDS.items() if outline in members.split())
     for outline in OUTLINES
-]
-_OUTDOORS = ("sky", "grass", "sand", "sea", "night")
-_OPENINGS = ("a photo of", "an image of", "a picture of", "this is", "")
+}
+_MAX_DRAWS = 28  # random numbers that a caption may use
 
 
 class _Draws:
@@ -76,15 +90,15 @@ class _Draws:
     def __init__(self, numbers: Sequence[float]) -> None:
         self._numbers = iter(numbers)
 
-    def chance(self, p: float) -> bool:
-        return next(self._numbers) < p
+    def chance(self, probability: float) -> bool:
+        return next(self._numbers) < probability
 
     def pick(self, options: Sequence[str]) -> str:
         return options[int(next(self._numbers) * len(options))]
 
 
 def captions(indices: ArrayLike, *, split: str, seed: int, draw: int = 0) -> list[str]:
-    """One caption for each image.
+    """Write a caption for each image.
 
     Parameters
     ----------
@@ -92,100 +106,115 @@ def captions(indices: ArrayLike, *, split: str, seed: int, draw: int = 0) -> lis
     split : str
     seed : int
     draw : int
-        Another number gives another caption of the same images.
+        Another number gives other captions of the same images.
 
     Returns
     -------
     list of str, length n
     """
-    scene = sample(indices, split=split, seed=seed)
+    table = attributes(indices, split=split, seed=seed)
+    columns = {name: column.tolist() for name, column in table.items()}
     key = keys(indices, split=split, seed=seed, stream=f"caption {draw}")
-    columns = [uniform(key, i).tolist() for i in range(28)]
-    return [
-        _caption(scene, row, _Draws(numbers))
-        for row, numbers in enumerate(zip(*columns, strict=True))
-    ]
+    images = zip(*columns.values(), strict=True)
+    numbers = zip(*(uniform(key, i).tolist() for i in range(_MAX_DRAWS)), strict=True)
+    texts = []
+    for values, draws in zip(images, numbers, strict=True):
+        image = dict(zip(columns, values, strict=True))
+        texts.append(_caption(image, _Draws(draws)))
+    return texts
 
 
-def _caption(s: Scene, row: int, draws: _Draws) -> str:
-    remarks = _remarks(s, row)
+def _caption(image: dict[str, Any], draws: _Draws) -> str:
+    remarks = _remarks(image)
     if draws.chance(0.06):
-        return (
-            f"a {draws.pick(('photo', 'picture'))} {draws.pick(remarks)}"
-            if remarks
-            else "a photo of an object"
-        )
-    style, subject = _style(s, row, draws), _subject(s, row, draws)
+        return f"a {draws.pick(('photo', 'picture'))} {draws.pick(remarks)}"
+    style = _style(image, draws)
+    subject = _subject(image, draws)
     if style:
-        text = f"{_with_article(style + ' ' + draws.pick(('photo', 'image')))} of {subject}"
+        noun = draws.pick(("photo", "image"))
+        text = f"{_with_article(f'{style} {noun}')} of {subject}"
     else:
-        text = f"{draws.pick(_OPENINGS)} {subject}".strip()
-    return f"{text} {draws.pick(remarks)}" if remarks and draws.chance(0.3) else text
+        text = f"{draws.pick(OPENINGS)} {subject}".strip()
+    if draws.chance(0.3):
+        text += f" {draws.pick(remarks)}"
+    return text
 
 
-def _subject(s: Scene, row: int, draws: _Draws) -> str:
-    """The noun and its adjectives: by what the object is, by its pattern, by both, or by its kind."""
-    outline, pattern = OUTLINES[s["outline"][row]], PATTERNS[s["pattern"][row]]
-    pattern_word, noun = draws.pick(PATTERN_WORDS[pattern]), draws.pick(OUTLINE_WORDS[outline])
-    kind, thing = (
-        draws.pick(_KINDS_OF[s["outline"][row]] or ("object",)),
-        draws.pick(("object", "thing", "shape")),
-    )
-    named, patterned = draws.chance(0.5), draws.chance(0.25)
-    if named and patterned:
-        patterned = draws.chance(0.1)
-    if not named:
-        noun = thing if patterned or draws.chance(0.3) else kind
+def _subject(image: dict[str, Any], draws: _Draws) -> str:
+    """Return a noun and its adjectives, which name the outline, the pattern, both or the kind."""
+    pattern = draws.pick(PATTERN_WORDS[image["pattern"]])
+    noun = draws.pick(OUTLINE_WORDS[image["outline"]])
+    kind = draws.pick(_KINDS_OF[image["outline"]])
+    thing = draws.pick(("object", "thing", "shape"))
+    names_outline = draws.chance(0.5)
+    names_pattern = draws.chance(0.25)
+    if names_outline and names_pattern:
+        names_pattern = draws.chance(0.1)
+    if not names_outline:
+        noun = thing if names_pattern or draws.chance(0.3) else kind
         if noun.startswith("something"):
             return noun
-    adjectives = [word for word, chance in _adjectives(s, row) if draws.chance(chance)]
-    return _with_article(" ".join([*adjectives, *([pattern_word] if patterned else []), noun]))
+    words = _adjectives(image, draws)
+    if names_pattern:
+        words.append(pattern)
+    return _with_article(" ".join([*words, noun]))
 
 
-def _adjectives(s: Scene, row: int) -> list[tuple[str, float]]:
-    """Words for size, surface, colour and material, with how often each is said."""
-    size, solid = s["size"][row], PATTERNS[s["pattern"][row]] == "solid"
-    material = MATERIALS[s["material"][row]]
-    colour = "grey" if s["grey"][row] else tuple(COLOURS)[s["colour"][row]]
-    words = [("small", 0.35)] if size < 0.62 else [("large", 0.35)] if size > 0.8 else []
-    if not solid and not s["grey"][row]:
-        words.append(("colorful", 0.15))
-    words.append(("smooth", 0.1) if solid else ("textured", 0.15))
-    words.append((colour, 0.3))
-    return words if material == "matte" else [*words, (material, 0.25)]
-
-
-def _style(s: Scene, row: int, draws: _Draws) -> str:
-    """What is said of the picture itself, if anything."""
-    styles = [
-        *(["blurry"] if s["blur"][row] else []),
-        *(["noisy"] if s["noise"][row] else []),
-        *(["grayscale", "black and white"] if s["grey"][row] else []),
-        *(["close-up"] if s["size"][row] > 0.85 else []),
+def _adjectives(image: dict[str, Any], draws: _Draws) -> list[str]:
+    """Return some of the words for size, surface, colour and material that apply."""
+    is_solid = image["pattern"] == "solid"
+    is_colorful = not is_solid and not image["greyscale"]
+    colour = "grey" if image["greyscale"] else image["colour"]
+    words = [  # each with its probability and whether it applies
+        ("small", 0.35, image["size"] < 0.62),
+        ("large", 0.35, image["size"] > 0.8),
+        ("colorful", 0.15, is_colorful),
+        ("smooth", 0.1, is_solid),
+        ("textured", 0.15, not is_solid),
+        (colour, 0.3, True),
+        (image["material"], 0.25, image["material"] != "matte"),
     ]
-    return draws.pick(styles) if styles and draws.chance(0.35) else ""
+    return [word for word, probability, applies in words if applies and draws.chance(probability)]
 
 
-def _remarks(s: Scene, row: int) -> list[str]:
-    """What can be said of where and how the object is seen."""
-    place = tuple(BACKGROUNDS)[s["background"][row]]
-    x, y = s["x"][row], s["y"][row]
-    return [
-        "taken outdoors" if place in _OUTDOORS else "taken indoors",
-        *(["taken during the day"] if place in ("sky", "grass", "sand") else []),
-        *(["at night"] if place == "night" else []),
-        *(["under water"] if place == "sea" else []),
-        *([f"on the {place}"] if place in ("grass", "sand", "table") else [f"before the {place}"]),
-        *(["from a low angle"] if y < -0.1 else ["from a top view"] if y > 0.1 else []),
-        *(["in the middle"] if abs(x) < 0.03 and abs(y) < 0.03 else []),
-        *(["on the left"] if x < -0.1 else ["on the right"] if x > 0.1 else []),
-    ]
+def _style(image: dict[str, Any], draws: _Draws) -> str:
+    """Return a word for the picture itself, or nothing."""
+    styles = _applying(
+        {
+            "blurry": image["blur"],
+            "noisy": image["noise"],
+            "grayscale": image["greyscale"],
+            "black and white": image["greyscale"],
+            "close-up": image["size"] > 0.85,
+        }
+    )
+    if styles and draws.chance(0.35):
+        return draws.pick(styles)
+    return ""
+
+
+def _remarks(image: dict[str, Any]) -> list[str]:
+    """Return what can be said about the place and position of the object."""
+    x, y = image["x"], image["y"]
+    position = {
+        "from a low angle": y < -0.1,
+        "from a top view": y > 0.1,
+        "in the middle": abs(x) < 0.03 and abs(y) < 0.03,
+        "on the left": x < -0.1,
+        "on the right": x > 0.1,
+    }
+    return [*PLACE_REMARKS[image["background"]], *_applying(position)]
+
+
+def _applying(phrases: dict[str, Any]) -> list[str]:
+    return [phrase for phrase, applies in phrases.items() if applies]
 
 
 def _with_article(phrase: str) -> str:
-    """A noun phrase with "a" or "an".
+    """Put "a" or "an" before a noun phrase.
 
     >>> _with_article("orange box")
     'an orange box'
     """
-    return f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"
+    article = "an" if phrase[0] in "aeiou" else "a"
+    return f"{article} {phrase}"

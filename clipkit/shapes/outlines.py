@@ -1,8 +1,8 @@
-"""The 20 outlines of `shapes`, as signed distances: negative inside, in units of the object's half width.
+"""The 20 outlines of `shapes` as signed distances: negative inside, in half widths of the object.
 
-Each takes coordinates u (right) and v (down), float32 arrays of one shape, and gives an array of that shape. Only
-sums, products, square roots, minima and maxima of pixels are used, which IEEE arithmetic rounds in one way: any machine
-draws the same picture.
+Each takes coordinates u (right) and v (down), float32 arrays of one shape, and returns an array of
+that shape. They use only sums, products, square roots, minima and maxima, which IEEE arithmetic
+rounds in one way, so that every machine draws the same image.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Field = NDArray[Any]  # float32, as the coordinates are
+Field = NDArray[Any]  # float32
 
 
 def _circle(u: Field, v: Field, x: float, y: float, r: float) -> Field:
@@ -30,7 +30,7 @@ def _rectangle(u: Field, v: Field, left: float, top: float, right: float, bottom
 
 
 def _polygon(u: Field, v: Field, *corners: tuple[float, float]) -> Field:
-    """Convex, corners clockwise as seen on the screen: the largest distance to an edge's line."""
+    """Return the largest distance to the lines of a convex polygon's edges, corners clockwise."""
     distance: Field | None = None
     for (x, y), (x2, y2) in zip(corners, corners[1:] + corners[:1], strict=True):
         length = math.hypot(x2 - x, y2 - y)
@@ -49,18 +49,18 @@ def _union(*fields: Field) -> Field:
 
 
 def arrow(u: Field, v: Field) -> Field:
-    """Pointing right."""
+    """Draw an arrow that points right."""
     head = _polygon(u, v, (0.05, -0.75), (0.95, 0), (0.05, 0.75))
     return _union(_rectangle(u, v, -0.92, -0.22, 0.15, 0.22), head)
 
 
 def ball(u: Field, v: Field) -> Field:
-    """A disc."""
+    """Draw a disc."""
     return _circle(u, v, 0, 0, 0.86)
 
 
 def boat(u: Field, v: Field) -> Field:
-    """A hull, a mast and two sails."""
+    """Draw a hull, a mast and two sails."""
     hull = _polygon(u, v, (-0.95, 0.3), (0.95, 0.3), (0.6, 0.85), (-0.6, 0.85))
     main = _polygon(u, v, (0.08, -0.9), (0.8, 0.16), (0.08, 0.16))
     jib = _polygon(u, v, (-0.08, -0.6), (-0.08, 0.16), (-0.65, 0.16))
@@ -68,12 +68,12 @@ def boat(u: Field, v: Field) -> Field:
 
 
 def box(u: Field, v: Field) -> Field:
-    """A square."""
+    """Draw a square."""
     return _rectangle(u, v, -0.76, -0.76, 0.76, 0.76)
 
 
 def butterfly(u: Field, v: Field) -> Field:
-    """Four round wings, a body and feelers."""
+    """Draw four round wings, a body and feelers."""
     w = np.abs(u)
     wings = _union(_circle(w, v, 0.52, -0.38, 0.42), _circle(w, v, 0.42, 0.42, 0.33))
     joint = _polygon(w, v, (-1, -0.05), (0.3, -0.6), (0.5, 0.5), (-1, 0.05))
@@ -82,19 +82,19 @@ def butterfly(u: Field, v: Field) -> Field:
 
 
 def car(u: Field, v: Field) -> Field:
-    """A body, a cabin and two wheels."""
+    """Draw a body, a cabin and two wheels."""
     cabin = _polygon(u, v, (-0.42, -0.55), (0.25, -0.55), (0.6, 0), (-0.62, 0))
     wheels = _circle(np.abs(u), v, 0.54, 0.36, 0.27)
     return _union(_rectangle(u, v, -0.95, -0.06, 0.95, 0.34), cabin, wheels)
 
 
 def cross(u: Field, v: Field) -> Field:
-    """Two bars of one length."""
+    """Draw two bars of equal length."""
     return _union(_rectangle(u, v, -0.3, -0.9, 0.3, 0.9), _rectangle(u, v, -0.9, -0.3, 0.9, 0.3))
 
 
 def fish(u: Field, v: Field) -> Field:
-    """A lens with a tail, swimming right."""
+    """Draw a lens with a tail that swims right."""
     body = np.maximum(_circle(u, v, 0.2, 0.55, 0.98), _circle(u, v, 0.2, -0.55, 0.98))
     tail = _polygon(u, v, (-0.98, -0.5), (-0.4, 0.0), (-0.98, 0.5), (-0.8, 0.0))
     notch = np.maximum(
@@ -104,7 +104,7 @@ def fish(u: Field, v: Field) -> Field:
 
 
 def flower(u: Field, v: Field) -> Field:
-    """Six petals, a stem and two leaves."""
+    """Draw six petals, a stem and two leaves."""
     w, h = np.abs(u), np.abs(v + 0.32)
     petals = _union(
         _circle(w, h, 0.37, 0, 0.225), _circle(w, h, 0.185, 0.32, 0.225), _circle(w, h, 0, 0, 0.25)
@@ -114,21 +114,21 @@ def flower(u: Field, v: Field) -> Field:
 
 
 def heart(u: Field, v: Field) -> Field:
-    """Two discs and the point that touches them."""
+    """Draw two discs and a point that touches them."""
     w = np.abs(u)
     point = np.maximum(0.760 * w + (0.649 * v - 0.584), -0.12 - v)
     return _union(_circle(w, v, 0.42, -0.3, 0.46), point)
 
 
 def hourglass(u: Field, v: Field) -> Field:
-    """Two triangles tip to tip, between two plates."""
+    """Draw two triangles tip to tip between two plates."""
     w, h = np.abs(u), np.abs(v)
     glass = np.maximum(0.8 * w - (0.6 * h + 0.04), h - 0.9)
     return _union(np.maximum(glass, w - 0.6), _rectangle(w, h, -0.72, 0.72, 0.72, 0.92))
 
 
 def house(u: Field, v: Field) -> Field:
-    """A roof with a chimney, and walls with a doorway."""
+    """Draw a roof with a chimney, and walls with a doorway."""
     roof = _polygon(u, v, (0, -0.92), (0.95, -0.08), (-0.95, -0.08))
     walls = np.maximum(
         _rectangle(u, v, -0.68, -0.12, 0.68, 0.88), -_rectangle(u, v, -0.16, 0.3, 0.2, 1.2)
@@ -137,31 +137,31 @@ def house(u: Field, v: Field) -> Field:
 
 
 def key(u: Field, v: Field) -> Field:
-    """A ring, a shaft and two teeth."""
+    """Draw a ring, a shaft and two teeth."""
     bow = np.abs(_circle(u, v, -0.5, 0, 0.32)) - 0.14
     teeth = _union(_rectangle(u, v, 0.45, 0, 0.6, 0.4), _rectangle(u, v, 0.75, 0, 0.92, 0.46))
     return _union(bow, teeth, _rectangle(u, v, -0.15, -0.12, 0.92, 0.12))
 
 
 def leaf(u: Field, v: Field) -> Field:
-    """An upright lens with a stem."""
+    """Draw an upright lens with a stem."""
     blade = np.maximum(_circle(u, v, -0.5, -0.15, 0.93), _circle(u, v, 0.5, -0.15, 0.93))
     return _union(blade, _rectangle(u, v, -0.06, 0.5, 0.06, 0.95))
 
 
 def moon(u: Field, v: Field) -> Field:
-    """A disc without another: a crescent."""
+    """Draw a crescent: a disc without another."""
     return np.maximum(_circle(u, v, 0, 0, 0.88), -_circle(u, v, 0.42, -0.06, 0.68))
 
 
 def mug(u: Field, v: Field) -> Field:
-    """An upright box with a handle."""
+    """Draw an upright box with a handle."""
     handle = np.abs(_circle(u, v, 0.46, -0.02, 0.38)) - 0.1
     return _union(_rectangle(u, v, -0.72, -0.78, 0.42, 0.78), handle)
 
 
 def plane(u: Field, v: Field) -> Field:
-    """An aircraft from above."""
+    """Draw an aircraft from above."""
     w = np.abs(u)
     nose = np.maximum(_circle(w, v, -0.5, -0.2, 0.66), v - 0.2)
     wing = _polygon(w, v, (-1, -0.8), (0.95, 0.2), (0.95, 0.42), (-1, 0.22))
@@ -170,12 +170,12 @@ def plane(u: Field, v: Field) -> Field:
 
 
 def ring(u: Field, v: Field) -> Field:
-    """A circular band."""
+    """Draw a circular band."""
     return np.abs(_circle(u, v, 0, 0, 0.66)) - 0.22
 
 
 def star(u: Field, v: Field) -> Field:
-    """Five points: the plane is folded onto half of the upper one, whose side is a line."""
+    """Draw five points by folding the plane onto half of the upper one, whose side is a line."""
     a, b = math.cos(math.pi / 5), math.sin(math.pi / 5)
     w, h = np.abs(u), -0.06 - v
     for side in (a, -a):  # mirrors that separate the points
@@ -187,7 +187,7 @@ def star(u: Field, v: Field) -> Field:
 
 
 def tree(u: Field, v: Field) -> Field:
-    """A fir: three triangles and a trunk."""
+    """Draw a fir: three triangles and a trunk."""
     top = _polygon(u, v, (0, -0.95), (0.5, -0.25), (-0.5, -0.25))
     middle = _polygon(u, v, (0, -0.6), (0.64, 0.2), (-0.64, 0.2))
     foot = _polygon(u, v, (0, -0.2), (0.78, 0.62), (-0.78, 0.62))

@@ -1,6 +1,7 @@
-"""The world behind `shapes`: what an image shows, drawn from (seed, split, index) by integer hashing.
+"""Sample the scenes of `shapes`: what an image shows, by integer hashing of (seed, split, index).
 
-Every attribute is a function of these three alone, so any image can be had on its own, in any order, on any machine.
+Every attribute depends on these three alone, so any image can be rendered by itself, in any order,
+on any machine.
 """
 
 from __future__ import annotations
@@ -21,9 +22,8 @@ OUTLINES = (
 )
 # fmt: on
 PATTERNS = ("banded", "checkered", "dotted", "solid", "striped")
-CLASS_NAMES = tuple(
-    f"{pattern} {outline}" for pattern in PATTERNS for outline in OUTLINES
-)  # sorted, as class folders are
+# Sorted, as class folders are.
+CLASS_NAMES = tuple(f"{pattern} {outline}" for pattern in PATTERNS for outline in OUTLINES)
 
 COLOURS = {
     "red": (0.85, 0.13, 0.13),
@@ -53,36 +53,38 @@ MATERIALS = ("matte", "plastic", "metallic")
 _MASK = (1 << 64) - 1
 GOLDEN = 0x9E3779B97F4A7C15
 # fmt: off
-_FIELDS = (  # the order numbers the random draws of a scene
-    "colour", "second", "colour_light", "background", "background_light", "backdrop", "backdrop_turn",
-    "backdrop_strength", "material", "highlight", "size", "centred", "x", "y", "tilt", "blurred", "blur",
-    "noisy", "noise", "grey", "contour", "period", "phase_u", "phase_v", "contrast",
+_FIELDS = (  # the position of a name is the number of its random draw
+    "colour", "second", "colour_light", "background", "background_light", "backdrop",
+    "backdrop_turn", "backdrop_strength", "material", "highlight", "size", "centred", "x", "y",
+    "tilt", "blurred", "blur", "noisy", "noise", "grey", "contour", "period", "phase_u", "phase_v",
+    "contrast",
 )
 # fmt: on
 
 
-def mix(z: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Scramble 64-bit integers (the finaliser of SplitMix64: Steele, Lea and Flood, OOPSLA 2014)."""
+def splitmix64(z: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Scramble 64-bit integers by the finaliser of SplitMix64 (Steele, Lea and Flood 2014)."""
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return z ^ (z >> np.uint64(31))
 
 
-def _flat(indices: ArrayLike) -> NDArray[np.int64]:
+def _as_vector(indices: ArrayLike) -> NDArray[np.int64]:
     return np.atleast_1d(np.asarray(indices, dtype=np.int64))
 
 
 def keys(indices: ArrayLike, *, split: str, seed: int, stream: str = "scene") -> NDArray[np.uint64]:
-    """One 64-bit key an index, different for every seed, split and stream.
+    """Return a 64-bit key for each index, different for every seed, split and stream.
 
     Parameters
     ----------
     indices : array_like of int, shape (n,)
     split : str
-        Any name; `train` and `test` make up the data set, and any other gives further samples of the same world.
+        `train` and `test` make up the data set. Any other name gives further samples of the same
+        distribution.
     seed : int
     stream : str
-        What the key is for; streams are independent of each other.
+        What the key is for. Streams are independent of each other.
 
     Returns
     -------
@@ -90,32 +92,35 @@ def keys(indices: ArrayLike, *, split: str, seed: int, stream: str = "scene") ->
     """
     tag = hashlib.sha256(f"{seed}/{split}/{stream}".encode()).digest()
     start = np.uint64(int.from_bytes(tag[:8], "little"))
-    return mix(mix(_flat(indices).astype(np.uint64) * np.uint64(GOLDEN) + start) + start)
+    counter = _as_vector(indices).astype(np.uint64) * np.uint64(GOLDEN)
+    return splitmix64(splitmix64(counter + start) + start)
 
 
 def uniform(key: NDArray[np.uint64], field: int) -> NDArray[np.float64]:
-    """Uniform numbers in [0, 1), the `field`-th that belongs to each key."""
-    bits = mix(key + np.uint64((field + 1) * GOLDEN & _MASK)) >> np.uint64(11)
+    """Return the `field`-th uniform number in [0, 1) of each key."""
+    offset = np.uint64((field + 1) * GOLDEN & _MASK)
+    bits = splitmix64(key + offset) >> np.uint64(11)
     return bits.astype(np.float64) * 2.0**-53
 
 
 def labels_of(indices: ArrayLike, *, split: str, seed: int) -> NDArray[np.int64]:
-    """Class of each index: every run of 100 indices is a shuffle of the 100 classes."""
-    blocks, which = np.unique(_flat(indices) // len(CLASS_NAMES), return_inverse=True)
-    key = keys(blocks, split=split, seed=seed, stream="label")
-    draws = np.stack([uniform(key, c) for c in range(len(CLASS_NAMES))], axis=1)  # (blocks, 100)
+    """Return the class of each index: every run of 100 indices shuffles the 100 classes."""
+    number, place = np.divmod(_as_vector(indices), len(CLASS_NAMES))
+    runs, run = np.unique(number, return_inverse=True)
+    key = keys(runs, split=split, seed=seed, stream="label")
+    draws = np.stack([uniform(key, c) for c in range(len(CLASS_NAMES))], axis=1)  # (runs, 100)
     order = np.argsort(draws, axis=1, kind="stable")
-    labels: NDArray[np.int64] = order[which, _flat(indices) % len(CLASS_NAMES)].astype(np.int64)
+    labels: NDArray[np.int64] = order[run, place].astype(np.int64)
     return labels
 
 
 def labels(split: str, n: int, seed: int) -> NDArray[np.int64]:
-    """Classes of the images 0..n-1 of a split.
+    """Return the classes of the images 0..n-1 of a split.
 
     Returns
     -------
     numpy.ndarray of int64, shape (n,)
-        Positions in `CLASS_NAMES`; balanced, exactly so when `n` is a multiple of 100.
+        Indices into `CLASS_NAMES`, balanced: exactly so if `n` is a multiple of 100.
 
     Examples
     --------
@@ -125,31 +130,32 @@ def labels(split: str, n: int, seed: int) -> NDArray[np.int64]:
     return labels_of(np.arange(n), split=split, seed=seed)
 
 
-def listing(split: str, n: int, seed: int) -> NDArray[np.int64]:
-    """The images 0..n-1 of a split in the order of an image folder: class by class, and by index within a class.
+def folder_order(split: str, n: int, seed: int) -> NDArray[np.int64]:
+    """Return the indices 0..n-1 of a split in the order of an image folder: by class, then index.
 
     Returns
     -------
     numpy.ndarray of int64, shape (n,)
-        Indices to hand to `render`, `labels_of`, `attributes` and `captions`.
+        For `render`, `labels_of`, `attributes` and `captions`.
     """
     return np.argsort(labels(split, n, seed), kind="stable").astype(np.int64)
 
 
 def file_names(indices: ArrayLike, *, split: str, seed: int) -> list[str]:
-    """Where an image lies in the folder that is written of its split: class name and index.
+    """Return the path of each image in the folder of its split: class name and index.
 
     >>> file_names([12], split="test", seed=0)
-    ['...']
+    ['solid mug/000012.png']
     """
-    codes = labels_of(indices, split=split, seed=seed)
-    return [f"{CLASS_NAMES[c]}/{i:06d}.png" for c, i in zip(codes, _flat(indices), strict=True)]
+    classes = labels_of(indices, split=split, seed=seed)
+    rows = zip(classes, _as_vector(indices), strict=True)
+    return [f"{CLASS_NAMES[label]}/{index:06d}.png" for label, index in rows]
 
 
-def sample(indices: ArrayLike, *, split: str, seed: int) -> Scene:
-    """Everything that `draw` needs to know about each image; codes and numbers, (n,) each.
+def sample_scenes(indices: ArrayLike, *, split: str, seed: int) -> Scene:
+    """Sample the codes and numbers (n,) that `draw_scenes` needs for each image.
 
-    Lengths are fractions of the frame's width. No attribute but `outline` and `pattern` looks at the class.
+    Lengths are fractions of the image's width. Only `outline` and `pattern` depend on the class.
     """
     key = keys(indices, split=split, seed=seed)
     u = {name: uniform(key, i) for i, name in enumerate(_FIELDS)}
@@ -188,7 +194,7 @@ def sample(indices: ArrayLike, *, split: str, seed: int) -> Scene:
 
 
 def attributes(indices: ArrayLike, *, split: str, seed: int) -> dict[str, NDArray[Any]]:
-    """The attributes of images, as a table of named columns beside the labels.
+    """Return the attributes of images as named columns.
 
     Parameters
     ----------
@@ -199,9 +205,10 @@ def attributes(indices: ArrayLike, *, split: str, seed: int) -> dict[str, NDArra
     Returns
     -------
     dict of str to numpy.ndarray, shape (n,)
-        Names (`outline`, `pattern`, `colour`, `second_colour`, `background`, `backdrop`, `material`), fractions of the
-        frame's width (`size`, `x`, `y`, `blur`, `contour`, `period`), `angle` in degrees, `noise` (amplitude, of a
-        brightness 1) and the boolean `greyscale`. All but the first two are independent of the class.
+        Names: `outline`, `pattern`, `colour`, `second_colour`, `background`, `backdrop`,
+        `material`. Fractions of the image's width: `size`, `x`, `y`, `blur`, `contour`, `period`.
+        `angle` is in degrees, `noise` an amplitude where brightness is 1, `greyscale` a boolean.
+        All but `outline` and `pattern` are independent of the class.
 
     Examples
     --------
@@ -209,7 +216,7 @@ def attributes(indices: ArrayLike, *, split: str, seed: int) -> dict[str, NDArra
     >>> table["outline"].shape
     (2,)
     """
-    scene = sample(indices, split=split, seed=seed)
+    scene = sample_scenes(indices, split=split, seed=seed)
 
     def named(column: str, names: Sequence[str]) -> NDArray[Any]:
         return np.array(names)[scene[column]]

@@ -1,1 +1,1 @@
-"""The bundled model: a CLIP of 2.3 million parameters, trained from scratch on `shapes` by `clipkit.tiny.train`."""
+"""The bundled model: a CLIP of 1.3 million parameters, trained on `shapes` by `train`."""

@@ -1,4 +1,4 @@
-"""What the bundled model is trained on: fresh scenes of `shapes`, easier at first, with captions and attributes."""
+"""Make the training samples of the bundled model: new scenes of `shapes`, easy ones first."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..shapes.captions import captions
-from ..shapes.draw import draw
-from ..shapes.scene import (
+from clipkit.shapes.captions import captions
+from clipkit.shapes.draw import draw_scenes
+from clipkit.shapes.scene import (
     BACKGROUNDS,
     CLASS_NAMES,
     COLOURS,
@@ -18,11 +18,11 @@ from ..shapes.scene import (
     OUTLINES,
     PATTERNS,
     Scene,
-    sample,
+    sample_scenes,
 )
 
-POOL = 20  # batches that are drawn together
-ATTRIBUTES = {  # how many values each has; the last three are there or not
+BATCHES_AT_ONCE = 20  # batches that are drawn together
+ATTRIBUTES = {  # the number of values of each; grey, noise and blur are either present or absent
     "label": len(CLASS_NAMES),
     "outline": len(OUTLINES),
     "pattern": len(PATTERNS),
@@ -36,44 +36,58 @@ ATTRIBUTES = {  # how many values each has; the last three are there or not
 
 
 class Batch(NamedTuple):
-    """Images with what is said of them and what is to be seen."""
+    """B images with captions, attributes and masks."""
 
     pixels: NDArray[np.uint8]  # (B, S, S, 3)
     texts: list[str]
     codes: NDArray[np.int64]  # (B, attributes)
-    cover: NDArray[Any]  # (B, patches) float32: how much of a patch the object covers
+    patch_mask: NDArray[Any]  # (B, patches) float32: the share of each patch under the object
 
 
-def ease(scene: Scene, amount: float) -> Scene:
-    """An easier world: objects large, centred, upright and of strong contrast, pictures clean; 0 leaves it as it is."""
+def apply_curriculum(scene: Scene, ease: float) -> Scene:
+    """Return easier scenes: large, centred and upright objects, high contrast, no noise or blur.
+
+    `ease` 1 is the easiest and 0 changes nothing.
+    """
     easier = dict(scene)
-    easier["size"] = scene["size"] + 0.7 * amount * (0.9 - scene["size"])
-    easier["contrast"] = scene["contrast"] + amount * (1 - scene["contrast"])
+    easier["size"] = scene["size"] + 0.7 * ease * (0.9 - scene["size"])
+    easier["contrast"] = scene["contrast"] + ease * (1 - scene["contrast"])
     for name in ("x", "y", "tilt", "noise", "blur"):
-        easier[name] = scene[name] * (1 - amount)
+        easier[name] = scene[name] * (1 - ease)
     return easier
 
 
 def batches(
     seed: int, first: int, *, steps: int, batch: int, curriculum: float, size: int, patch: int
 ) -> Iterator[Batch]:
-    """The batches of the steps from `first` on; the world is eased less and less, for the share `curriculum`."""
-    for pool in range(first - first % POOL, steps, POOL):
-        indices = np.arange(pool * batch, (pool + POOL) * batch)
-        scene = sample(indices, split="fresh", seed=seed)
-        images, masks = draw(ease(scene, max(0.0, 1 - pool / max(curriculum * steps, 1))), size)
-        side = size // patch
-        cover = (
-            masks.reshape(-1, side, patch, side, patch)
-            .mean((2, 4), dtype=np.float32)
-            .reshape(-1, side * side)
-            / 255
-        )
-        codes = [
-            scene[name] > 0 if values == 2 else scene[name] for name, values in ATTRIBUTES.items()
-        ]
-        table = np.stack(codes, axis=1).astype(np.int64)
+    """Yield the batches of the steps `first` to `steps`.
+
+    Scenes are easy at first and reach their full difficulty at the share `curriculum` of the steps.
+    """
+    for start in range(first - first % BATCHES_AT_ONCE, steps, BATCHES_AT_ONCE):
+        indices = np.arange(start * batch, (start + BATCHES_AT_ONCE) * batch)
+        scene = sample_scenes(indices, split="fresh", seed=seed)
+        ease = max(0.0, 1 - start / max(curriculum * steps, 1))
+        images, masks = draw_scenes(apply_curriculum(scene, ease), size)
+        patch_mask = _mean_by_patch(masks, patch) / 255
+        codes = _attribute_codes(scene)
         texts = captions(indices, split="fresh", seed=seed)
-        for step in range(max(first, pool), min(pool + POOL, steps)):
-            rows = slice((step - pool) * batch, (step - pool + 1) * batch)
-            yield Batch(images[rows], texts[rows], table[rows], cover[rows])
+        for step in range(max(first, start), min(start + BATCHES_AT_ONCE, steps)):
+            rows = slice((step - start) * batch, (step - start + 1) * batch)
+            yield Batch(images[rows], texts[rows], codes[rows], patch_mask[rows])
+
+
+def _mean_by_patch(masks: NDArray[np.uint8], patch: int) -> NDArray[Any]:
+    """Return the mean (n, patches) of masks (n, S, S) in each patch."""
+    side = masks.shape[1] // patch
+    tiles = masks.reshape(-1, side, patch, side, patch)
+    means: NDArray[Any] = tiles.mean((2, 4), dtype=np.float32)
+    return means.reshape(-1, side * side)
+
+
+def _attribute_codes(scene: Scene) -> NDArray[np.int64]:
+    """Return the code (n, attributes) of each attribute of each image."""
+    codes = []
+    for name, values in ATTRIBUTES.items():
+        codes.append(scene[name] > 0 if values == 2 else scene[name])
+    return np.stack(codes, axis=1).astype(np.int64)

@@ -1,4 +1,4 @@
-"""The bundled model's tokenizer: any text can be written in it, and the words of `shapes` are short."""
+"""Train the tokenizer of the bundled model on the captions of `shapes`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..shapes.captions import captions
+from clipkit.shapes.captions import captions
 
 CONTEXT, VOCABULARY = 77, 768
 START, END = "<|startoftext|>", "<|endoftext|>"
@@ -17,8 +17,8 @@ START, END = "<|startoftext|>", "<|endoftext|>"
 def build_tokenizer(folder: Path) -> Any:
     """Learn a byte-level BPE from captions and write it to a folder in Hugging Face form.
 
-    Any string can be tokenised, since every byte is a token. The special tokens come last: a text ends with the largest
-    id, where every version of `CLIPModel` looks for its embedding.
+    Every byte is a token, so any string can be tokenised. The special tokens come last: a text ends
+    with the largest id, where every version of `CLIPModel` looks for its embedding.
 
     Returns
     -------
@@ -43,33 +43,29 @@ def build_tokenizer(folder: Path) -> Any:
     )
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     tokenizer.decoder = decoders.ByteLevel()
-    letters = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY - 2, initial_alphabet=letters, show_progress=False
+        vocab_size=VOCABULARY - 2,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
     )
     tokenizer.train_from_iterator(captions(np.arange(50_000), split="tokenizer", seed=0), trainer)
     tokenizer.add_special_tokens([START, END])
-    ends = [(token, tokenizer.token_to_id(token)) for token in (START, END)]
     tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{START} $A {END}", special_tokens=ends
+        single=f"{START} $A {END}",
+        special_tokens=[(token, tokenizer.token_to_id(token)) for token in (START, END)],
     )
-    fast: Any = PreTrainedTokenizerFast
-    wrapped = fast(
-        tokenizer_object=tokenizer,
-        bos_token=START,
-        eos_token=END,
-        pad_token=END,
-        model_max_length=CONTEXT,
+    special_tokens = {"bos_token": START, "eos_token": END, "pad_token": END}
+    tokenizer_class: Any = PreTrainedTokenizerFast
+    wrapped = tokenizer_class(
+        tokenizer_object=tokenizer, model_max_length=CONTEXT, **special_tokens
     )
     wrapped.save_pretrained(folder)
-    settings = folder / "tokenizer_config.json"
-    plain = {
+    # transformers 5 writes a configuration that transformers 4 does not read
+    settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": START,
-        "eos_token": END,
-        "pad_token": END,
+        **special_tokens,
+        "model_max_length": CONTEXT,
     }
-    settings.write_text(
-        json.dumps({**plain, "model_max_length": CONTEXT}, indent=2) + "\n"
-    )  # as transformers 4 reads it
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps(settings, indent=2) + "\n")
     return wrapped

@@ -1,10 +1,12 @@
-"""Time clipkit beside what it replaces, side by side in one run; what counts is the ratios.
+"""Time clipkit and what it replaces in one run; the ratios count.
 
-python tests/bench/bench.py [--images 4096] [--folder IMAGES] [--model FOLDER] [--rows 200000] [--compile] [--only PART]
+python tests/bench/bench.py [--images 4096] [--folder IMAGES] [--model FOLDER] [--rows 200000]
+                            [--compile] [--only PART]
 
-`embed` runs a full-size ViT-B/32 with random weights (--model takes another) against the thesis's loop: plain
-transformers, the processor image by image, batches of 64, float32. `logits`, `entropy` and `zeroshot` run against numpy
-and plain h5py, `probe` and `cluster` against scikit-learn (bench_probes.py).
+`embed` runs a full-size ViT-B/32 with random weights (--model names another) against the thesis's
+loop: plain transformers, the processor image by image, batches of 64, float32. `logits`, `entropy`
+and `zeroshot` run against numpy and plain h5py, `probe` and `cluster` against scikit-learn
+(bench_probes.py).
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,19 +26,22 @@ import numpy as np
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 CLIPKIT = [sys.executable, "-m", "clipkit", "--quiet"]
-PROMPTS, DIM = 415, 512
-BUSY = "CLIPKIT_BENCH_BUSY"  # set by --busy, for the processes below this one, too
+N_PROMPTS = 415
+DIM = 512
+N_CLASSES = 100
+BLOCK = 8192  # rows
+BUSY = "CLIPKIT_BENCH_BUSY"  # set by --busy, also for the processes that this one starts
 clock = time.process_time if BUSY in os.environ else time.perf_counter
 
 
-class Ran(NamedTuple):
+class Run(NamedTuple):
     seconds: float
-    mebibytes: float
-    out: str
+    mebibytes: float  # peak memory
+    stdout: str
 
 
-def ran(*command: object, **environment: str) -> Ran:
-    """Run a process: its time, peak memory, what it printed."""
+def run(*command: object, **environment: str) -> Run:
+    """Run a process and measure it."""
     start = clock()
     process = subprocess.Popen(
         [str(word) for word in command],
@@ -44,111 +50,107 @@ def ran(*command: object, **environment: str) -> Ran:
         text=True,
     )
     assert process.stdout is not None
-    out = process.stdout.read()
+    stdout = process.stdout.read()
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         raise SystemExit(f"{command} failed")
     seconds = usage.ru_utime + usage.ru_stime if BUSY in os.environ else clock() - start
-    return Ran(seconds, usage.ru_maxrss / 1024, out)
+    return Run(seconds, usage.ru_maxrss / 1024, stdout)
 
 
-def told(what: str, seconds: float, *more: str) -> None:
+def report(what: str, seconds: float, *more: str) -> None:
     print(f"{what:<44} {seconds:8.2f} s  {'  '.join(more)}", flush=True)
 
 
 # the machine
 
 
-def machine() -> None:
+def report_machine() -> None:
     import torch
 
-    facts = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    name = next(
-        (line.split(": ")[1] for line in facts.splitlines() if line.startswith("model name")),
-        "unknown",
-    )
-    flags = [
-        flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if f" {flag} " in facts
-    ]
-    print(f"{name}, {os.cpu_count()} cores, {' '.join(flags)}")
+    cpuinfo = Path("/proc/cpuinfo")
+    facts = cpuinfo.read_text() if cpuinfo.exists() else ""
+    names = [line.split(": ")[1] for line in facts.splitlines() if line.startswith("model name")]
+    flags = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
+    present = " ".join(flag for flag in flags if f" {flag} " in facts)
+    print(f"{names[0] if names else 'unknown'}, {os.cpu_count()} cores, {present}")
     print(f"PyTorch {torch.__version__}, {torch.get_num_threads()} threads")
 
 
 def matrix_rate(dtype: str) -> float:
-    """Operations a second of the products of a ViT-B layer over a batch of 64, the best of ten."""
+    """Return operations per second of a ViT-B layer's products on a batch of 64, best of ten."""
     import torch
 
-    best = 0.0
+    kind = getattr(torch, dtype)
     shapes = [(768, 2304), (768, 768), (768, 3072), (3072, 768)]
-    sides = [
-        (
-            torch.randn(3200, k, dtype=getattr(torch, dtype)),
-            torch.randn(n, k, dtype=getattr(torch, dtype)),
-        )
-        for k, n in shapes
-    ]
+    pairs = [(torch.randn(3200, k, dtype=kind), torch.randn(n, k, dtype=kind)) for k, n in shapes]
+    operations = sum(2 * 3200 * k * n for k, n in shapes)
+    best = 0.0
     for _ in range(10):
         start = clock()
-        for a, b in sides:
-            torch.nn.functional.linear(a, b)
-        best = max(best, sum(2 * 3200 * k * n for k, n in shapes) / (clock() - start))
+        for x, weight in pairs:
+            torch.nn.functional.linear(x, weight)
+        best = max(best, operations / (clock() - start))
     return best
 
 
-def operations(model: Path) -> float:
-    """Operations of one image: the products of the layers, of attention and of the patches."""
+def operations_per_image(model: Path) -> float:
+    """Count operations of one image: the products of layers, attention and patches."""
     from transformers import AutoConfig
 
     vision = AutoConfig.from_pretrained(model).vision_config
-    tokens, width = (vision.image_size // vision.patch_size) ** 2 + 1, vision.hidden_size
-    layer = 2 * tokens * width * (4 * width + 2 * vision.intermediate_size) + 4 * tokens**2 * width
-    return float(vision.num_hidden_layers * layer + 2 * tokens * 3 * vision.patch_size**2 * width)
+    tokens = (vision.image_size // vision.patch_size) ** 2 + 1
+    width = vision.hidden_size
+    products = 2 * tokens * width * (4 * width + 2 * vision.intermediate_size)
+    attention = 4 * tokens**2 * width
+    patches = 2 * tokens * 3 * vision.patch_size**2 * width
+    return float(vision.num_hidden_layers * (products + attention) + patches)
 
 
 # embed
 
 
-def thesis(folder: str, model: str) -> None:
-    """The thesis's loop over a folder; prints the seconds of the loop alone."""
+def run_thesis_loop(folder: str, model: str) -> None:
+    """Embed a folder as the thesis's loop does; print the seconds of the loop alone."""
     import torch
     from PIL import Image
     from transformers import CLIPModel, CLIPProcessor, __version__
 
     by_pillow = {"use_fast": False} if __version__.startswith("4.") else {"backend": "pil"}
-    clip, processor = (
-        CLIPModel.from_pretrained(model).eval(),
-        CLIPProcessor.from_pretrained(model, **by_pillow),
-    )
-    files, start = sorted(Path(folder).rglob("*.jpg")), clock()
+    clip = CLIPModel.from_pretrained(model).eval()
+    processor = CLIPProcessor.from_pretrained(model, **by_pillow)
+
+    def pixels(file: Path) -> torch.Tensor:
+        image = Image.open(file).convert("RGB")
+        return processor(images=image, return_tensors="pt")["pixel_values"]
+
+    files = sorted(Path(folder).rglob("*.jpg"))
+    start = clock()
     with torch.no_grad():
-        for at in range(0, len(files), 64):
-            pixels = [
-                processor(images=Image.open(file).convert("RGB"), return_tensors="pt")[
-                    "pixel_values"
-                ]
-                for file in files[at : at + 64]
-            ]
-            clip.get_image_features(pixel_values=torch.cat(pixels))
+        for i in range(0, len(files), 64):
+            batch = torch.cat([pixels(file) for file in files[i : i + 64]])
+            clip.get_image_features(pixel_values=batch)
     print(clock() - start)
 
 
-def pictures(folder: Path, count: int, source: Path | None) -> Path:
-    """A folder of so many JPEG files, 32 x 32 unless they are taken from elsewhere."""
+def write_pictures(folder: Path, count: int, source: Path | None) -> Path:
+    """Fill a folder with JPEG files: links to those of `source`, or made-up ones of 32 x 32."""
     from PIL import Image
 
     folder.mkdir()
-    found = sorted(source.rglob("*.jpg")) if source else []
-    if source and len(found) < count:
-        raise SystemExit(f"{source} holds {len(found)} .jpg files, fewer than {count}")
+    if source:
+        files = sorted(source.rglob("*.jpg"))
+        if len(files) < count:
+            raise SystemExit(f"{source} holds {len(files)} .jpg files, fewer than {count}")
+        for i in range(count):
+            target = files[i * len(files) // count]
+            (folder / f"{i:06d}.jpg").symlink_to(target.resolve())
+        return folder
     rng = np.random.default_rng(0)
     for i in range(count):
-        if source:
-            (folder / f"{i:06d}.jpg").symlink_to(found[i * len(found) // count].resolve())
-        else:
-            small = Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8))
-            small.resize((32, 32), Image.Resampling.BICUBIC).save(
-                folder / f"{i:06d}.jpg", quality=90
-            )
+        small = Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8))
+        image = small.resize((32, 32), Image.Resampling.BICUBIC)
+        image.save(folder / f"{i:06d}.jpg", quality=90)
     return folder
 
 
@@ -157,142 +159,113 @@ def bench_embed(args: argparse.Namespace, scratch: Path) -> None:
         from clip_factory import vit_b32
 
         args.model = vit_b32(scratch / "vit-b-32")
-    n, work = args.images, operations(args.model)
+    n = args.images
     limit = matrix_rate("bfloat16")
-    some = pictures(scratch / "some", max(64, n // 16), args.folder)
-    loop = ran(sys.executable, __file__, "--thesis", some, args.model)
-    alone = float(loop.out)
-    rate = len(list(some.iterdir())) / alone
-    reference = (
-        loop.seconds - alone + n / rate
-    )  # start-up as measured, the loop carried on at its own rate
-    told(
-        f"thesis's loop, {n} images (from {n // 16})", reference, f"{rate:.1f} images/s in the loop"
-    )
+
+    # start-up as measured, and the loop continued at its own rate
+    sample = write_pictures(scratch / "sample", max(64, n // 16), args.folder)
+    loop = run(sys.executable, __file__, "--thesis", sample, args.model)
+    loop_seconds = float(loop.stdout)
+    rate = len(list(sample.iterdir())) / loop_seconds
+    thesis = loop.seconds - loop_seconds + n / rate
+    report(f"thesis's loop, {n} images (from {n // 16})", thesis, f"{rate:.1f} images/s in it")
+
     seconds = {}
     for count in (n // 16, n // 4, n):
-        folder = pictures(scratch / f"images-{count}", count, args.folder)
+        folder = write_pictures(scratch / f"images-{count}", count, args.folder)
         command = [*CLIPKIT, "embed", folder, "--model", args.model, "-f", "-o", scratch / "img.h5"]
-        found = ran(*command)
-        seconds[count] = found.seconds
-        told(
-            f"embed, {count} images",
-            found.seconds,
-            f"{count / found.seconds:.1f} images/s",
-            f"{found.mebibytes:.0f} MiB",
-        )
-    steady = (n - n // 4) / (seconds[n] - seconds[n // 4])
+        embed = run(*command)
+        seconds[count] = embed.seconds
+        speed = f"{count / embed.seconds:.1f} images/s"
+        report(f"embed, {count} images", embed.seconds, speed, f"{embed.mebibytes:.0f} MiB")
     limit = max(limit, matrix_rate("bfloat16"))
-    bare, share = limit / work, work / limit
-    print(f"    whole process: {reference / seconds[n]:.1f} x the thesis's loop")
-    print(
-        f"    matrix products: bf16 {limit / 1e12:.2f} Top/s, fp32 {matrix_rate('float32') / 1e12:.2f} Top/s"
-    )
-    print(
-        f"    bf16 products alone would give {bare:.1f} images/s; reached: {steady * share:.0%} once running"
-    )
-    print(f"    ({steady:.1f} images/s), {n / seconds[n] * share:.0%} as a whole process")
+    fp32_limit = matrix_rate("float32")
+    products_alone = limit / operations_per_image(args.model)  # images per second
+    steady = (n - n // 4) / (seconds[n] - seconds[n // 4])
+    overall = n / seconds[n]
+    print(f"    whole process: {thesis / seconds[n]:.1f} x the thesis's loop")
+    print(f"    products: bf16 {limit / 1e12:.2f} Top/s, fp32 {fp32_limit / 1e12:.2f} Top/s")
+    print(f"    bf16 products alone would give {products_alone:.1f} images/s; reached:")
+    print(f"    {steady / products_alone:.0%} once running ({steady:.1f} images/s)")
+    print(f"    {overall / products_alone:.0%} as a whole process")
+
     if args.compile:
         for which in ("first", "again"):
-            found = ran(*command, "--compile", TORCHINDUCTOR_CACHE_DIR=str(scratch / "inductor"))
-            told(
-                f"embed --compile, {n} images, {which}",
-                found.seconds,
-                f"{n / found.seconds:.1f} images/s",
-            )
+            cache = str(scratch / "inductor")
+            embed = run(*command, "--compile", TORCHINDUCTOR_CACHE_DIR=cache)
+            speed = f"{n / embed.seconds:.1f} images/s"
+            report(f"embed --compile, {n} images, {which}", embed.seconds, speed)
 
 
 # logits, entropy, zeroshot
 
 
-def features(path: Path, n: int) -> None:
-
-    def blocks():
-        rng = np.random.default_rng(0)
-        for at in range(0, n, 8192):
-            yield rng.standard_normal((min(8192, n - at), DIM), np.float32)
-
+def write_images(path: Path, n: int) -> None:
+    """Write n made-up embeddings, block by block."""
     from clipkit.features import BlockMatrix, FeatureFile, Split, write
 
-    history = [{"command": "embed", "model": {"name": "made up"}}]
-    split = Split(BlockMatrix((n, DIM), blocks), np.arange(n) % 100, [f"{i:07d}" for i in range(n)])
-    write(
-        path,
-        FeatureFile("images", history, {"test": split}, class_names=[f"c{i}" for i in range(100)]),
-        force=True,
-    )
+    def blocks() -> Iterator[np.ndarray]:
+        rng = np.random.default_rng(0)
+        for start in range(0, n, BLOCK):
+            yield rng.standard_normal((min(BLOCK, n - start), DIM), np.float32)
+
+    labels = np.arange(n) % N_CLASSES
+    split = Split(BlockMatrix((n, DIM), blocks), labels, [f"{i:07d}" for i in range(n)])
+    file = FeatureFile("images", history("embed"), {"test": split}, class_names=class_names())
+    write(path, file, force=True)
 
 
-def prompts(path: Path) -> None:
-
-    history = [{"command": "textembed", "model": {"name": "made up"}}]
-    directions = np.random.default_rng(1).standard_normal((PROMPTS, DIM), np.float32)
+def write_texts(path: Path) -> None:
     from clipkit.features import FeatureFile, write
 
-    texts, index = [f"prompt {i}" for i in range(PROMPTS)], np.arange(PROMPTS) % 100
-    names = [f"c{i}" for i in range(100)]
-    write(
-        path,
-        FeatureFile(
-            "texts", history, features=directions, texts=texts, class_index=index, class_names=names
-        ),
-    )
+    file = FeatureFile("texts", history("textembed"), class_names=class_names())
+    file.features = np.random.default_rng(1).standard_normal((N_PROMPTS, DIM), np.float32)
+    file.texts = [f"prompt {i}" for i in range(N_PROMPTS)]
+    file.class_index = np.arange(N_PROMPTS) % N_CLASSES
+    write(path, file)
 
 
-def plain(images: str, texts: str, output: str) -> None:
-    """What `logits` has to do, without checks, digests or history, block by block; input already in memory."""
+def history(command: str) -> list[dict[str, object]]:
+    return [{"command": command, "model": {"name": "made up"}}]
+
+
+def class_names() -> list[str]:
+    return [f"c{i}" for i in range(N_CLASSES)]
+
+
+def run_plain_product(images: str, texts: str, output: str) -> None:
+    """Do what `logits` does without checks, digests and history, with the input in memory."""
     import h5py
 
     with h5py.File(images) as a, h5py.File(texts) as b:
         x, y = a["test/features"][:], b["features"][:]
     start = clock()
     with h5py.File(output, "w", libver="v110") as file:
-        out = file.create_dataset(
-            "features", (len(x), len(y)), "<f4", chunks=(512, len(y)), fletcher32=True
-        )
-        for at in range(0, len(x), 8192):
-            out[at : at + 8192] = x[at : at + 8192] @ y.T
+        shape, chunks = (len(x), len(y)), (512, len(y))
+        out = file.create_dataset("features", shape, "<f4", chunks=chunks, fletcher32=True)
+        for i in range(0, len(x), BLOCK):
+            out[i : i + BLOCK] = x[i : i + BLOCK] @ y.T
     print(clock() - start)
 
 
 def bench_logits(args: argparse.Namespace, scratch: Path) -> None:
-    prompts(scratch / "txt.h5")
+    images, texts, logits = (scratch / name for name in ("images.h5", "texts.h5", "logits.h5"))
+    write_texts(texts)
+
+    def compare(what: str, command: Run, plain: float) -> None:
+        ratio = f"{command.seconds / plain:.2f} x"
+        report(what, command.seconds, ratio, f"{command.mebibytes:.0f} MiB")
+
     for n in (args.rows // 16, args.rows // 4, args.rows):
-        features(scratch / "rows.h5", n)
-        bare = float(
-            ran(
-                sys.executable,
-                __file__,
-                "--plain",
-                scratch / "rows.h5",
-                scratch / "txt.h5",
-                scratch / "p.h5",
-            ).out
-        )
-        told(f"numpy product and HDF5 write, {n} rows", bare)
-        found = ran(
-            *CLIPKIT,
-            "logits",
-            scratch / "rows.h5",
-            scratch / "txt.h5",
-            "-f",
-            "-o",
-            scratch / "l.h5",
-        )
-        told(
-            f"logits, {n} rows",
-            found.seconds,
-            f"{found.seconds / bare:.2f} x",
-            f"{found.mebibytes:.0f} MiB",
-        )
-    for command in (["entropy"], ["entropy", "-t", "1,0.5,0.07,0.03"], ["zeroshot"]):
-        found = ran(*CLIPKIT, command[0], scratch / "l.h5", *command[1:])
-        told(
-            f"{' '.join(command)}, {n} rows",
-            found.seconds,
-            f"{found.seconds / bare:.2f} x",
-            f"{found.mebibytes:.0f} MiB",
-        )
+        write_images(images, n)
+        product = run(sys.executable, __file__, "--plain", images, texts, scratch / "plain.h5")
+        plain = float(product.stdout)
+        report(f"numpy product and HDF5 write, {n} rows", plain)
+        command = run(*CLIPKIT, "logits", images, texts, "-f", "-o", logits)
+        compare(f"logits, {n} rows", command, plain)
+    for name, *options in (["entropy"], ["entropy", "-t", "1,0.5,0.07,0.03"], ["zeroshot"]):
+        command = run(*CLIPKIT, name, logits, *options)
+        compare(f"{' '.join([name, *options])}, {n} rows", command, plain)
 
 
 def bench_probes(args: argparse.Namespace, scratch: Path) -> None:
@@ -302,46 +275,40 @@ def bench_probes(args: argparse.Namespace, scratch: Path) -> None:
 PARTS = {"embed": bench_embed, "logits": bench_logits, "probes": bench_probes}
 
 
-def main() -> None:
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--images",
-        type=int,
-        default=1024,
-        help="how many are embedded; 4096 is what the targets name",
-    )
-    parser.add_argument("--folder", type=Path, help="where .jpg files lie; made up by default")
-    parser.add_argument(
-        "--model", type=Path, help="a model's folder; by default a random ViT-B/32 is made"
-    )
-    parser.add_argument("--compile", action="store_true", help="time embed --compile, too")
-    parser.add_argument(
-        "--rows", type=int, default=200_000, help="of logits; 1000000 is what the targets name"
-    )
-    parser.add_argument(
-        "--probes", default="--rows 5000 --eval-rows 2000 --classes 20", help="for bench_probes.py"
-    )
-    parser.add_argument(
-        "--busy", action="store_true", help="one thread each, processor time: for a busy machine"
-    )
-    parser.add_argument("--only", choices=PARTS)
-    parser.add_argument("--thesis", nargs=2, help=argparse.SUPPRESS)
-    parser.add_argument("--plain", nargs=3, help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    add = parser.add_argument
+    add("--images", type=int, default=1024, help="images to embed; the targets name 4096")
+    add("--folder", type=Path, help="a folder of .jpg files; made up by default")
+    add("--model", type=Path, help="a model's folder; a random ViT-B/32 by default")
+    add("--compile", action="store_true", help="also time embed --compile")
+    add("--rows", type=int, default=200_000, help="rows of logits; the targets name 1000000")
+    probes = "--rows 5000 --eval-rows 2000 --classes 20"
+    add("--probes", default=probes, help="options for bench_probes.py")
+    busy = "processor time of one thread, for a machine that others use"
+    add("--busy", action="store_true", help=busy)
+    add("--only", choices=PARTS)
+    add("--thesis", nargs=2, help=argparse.SUPPRESS)
+    add("--plain", nargs=3, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_arguments()
     if args.thesis:
-        return thesis(*args.thesis)
+        return run_thesis_loop(*args.thesis)
     if args.plain:
-        return plain(*args.plain)
+        return run_plain_product(*args.plain)
     if args.busy and BUSY not in os.environ:
         threads = dict.fromkeys(["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"], "1")
         os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | threads | {BUSY: "1"})
-    machine()
+    report_machine()
     with tempfile.TemporaryDirectory(prefix="clipkit-bench-") as scratch:
-        for name, part in PARTS.items():
+        for name, bench in PARTS.items():
             if args.only in (None, name):
-                part(args, Path(scratch))
+                bench(args, Path(scratch))
     return None
 
 

@@ -65,13 +65,13 @@ def prompt_case(folder: Path) -> Callable[[int], str]:
     def judge(case: int) -> str:
         data, _ = mutate.mutated(PROMPTS, case)
         try:
-            found = prompts.read(data, "mine.txt").texts
+            found = prompts.parse(data, "mine.txt").texts
         except ClipkitError as error:
             return one_line(error)
         lines = [line.removesuffix(b"\r").decode() for line in data.split(b"\n")]
         return (
             "same"
-            if found == [text for line in lines if (text := line.strip(prompts.EDGES))]
+            if found == [text for line in lines if (text := line.strip(prompts.STRIPPED))]
             else "OTHER DATA"
         )
 

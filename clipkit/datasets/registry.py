@@ -1,0 +1,326 @@
+"""The named data sets: from torchvision, scikit-learn, Debian, an unpacked archive or clipkit.
+
+Each function takes the folder of the files, or None for the default, and returns a `Dataset` whose
+rows are in their published order.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import gzip
+import io
+import os
+import socket
+import sys
+import tarfile
+import tempfile
+import warnings
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipkit.datasets import images
+from clipkit.datasets.dataset import Dataset, ImageDataset, RenderedImages
+from clipkit.datasets.folders import IdAndPath, find_images
+from clipkit.errors import ClipkitError
+from clipkit.features import row_ids
+
+DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # package dataset-fashion-mnist
+TINY_IMAGENET_URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
+ANNOTATIONS = "val/val_annotations.txt"  # of Tiny ImageNet
+DOWNLOAD_ERRORS = (OSError, RuntimeError, HTTPException, tarfile.TarError, EOFError, zlib.error)
+TIMEOUT_SECONDS = 30  # without a byte from the server
+
+
+def cache_folder() -> Path:
+    """Return the folder of data sets without a root: `datasets` in the cache of torch.
+
+    That is ``$TORCH_HOME/datasets``, else ``$XDG_CACHE_HOME/torch/datasets``, else
+    ``~/.cache/torch/datasets``. torch has a function for this, but importing torch takes seconds.
+    """
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    home = Path(os.environ.get("TORCH_HOME") or cache / "torch")
+    return home.expanduser() / "datasets"
+
+
+def cifar10(root: Path | None) -> Dataset:
+    """Load CIFAR-10: 50,000 + 10,000 images, 32 px, 10 classes. Ids are row numbers."""
+    from torchvision.datasets import CIFAR10
+
+    return _cifar(CIFAR10, root)
+
+
+def cifar100(root: Path | None) -> Dataset:
+    """Load CIFAR-100 with its 100 fine classes, otherwise as CIFAR-10."""
+    from torchvision.datasets import CIFAR100
+
+    return _cifar(CIFAR100, root)
+
+
+def _cifar(kind: Any, root: Path | None) -> Dataset:
+    options = {"train": {"train": True}, "test": {"train": False}}
+    parts = _load_torchvision(kind, kind.base_folder, kind.url, root, options)
+    splits = {}
+    for name, part in parts.items():
+        splits[name] = ImageDataset.from_array(part.data, part.targets)
+    return Dataset(kind.__name__.lower(), list(parts["test"].classes), splits)
+
+
+def food101(root: Path | None) -> Dataset:
+    """Load Food-101: 75,750 + 25,250 images of up to 512 px, 101 classes.
+
+    Ids are the paths of the files in `images`.
+    """
+    from torchvision.datasets import Food101
+
+    url = "http://data.vision.ee.ethz.ch/cvl/food-101.tar.gz"
+    options = {"train": {"split": "train"}, "test": {"split": "test"}}
+    parts = _load_torchvision(Food101, "food-101", url, root, options)
+    splits = {}
+    for name, part in parts.items():
+        files = [(f"{path.parent.name}/{path.name}", str(path)) for path in part._image_files]
+        splits[name] = ImageDataset.from_files(files, part._labels)
+    return Dataset("food101", list(parts["train"].classes), splits)
+
+
+def imagenette(root: Path | None) -> Dataset:
+    """Load Imagenette at full size: 9,469 + 3,925 images, 10 classes.
+
+    The split `test` holds its validation images. Each class has the first of torchvision's names
+    for it. Ids are the paths of the files in `train` and `val`.
+    """
+    from torchvision.datasets import Imagenette
+
+    url = "https://s3.amazonaws.com/fast-ai-imageclas/imagenette2.tgz"
+    options = {"train": {"split": "train"}, "test": {"split": "val"}}
+    parts = _load_torchvision(Imagenette, "imagenette2", url, root, options)
+    splits = {}
+    for name, part in parts.items():
+        files = [("/".join(Path(path).parts[-2:]), path) for path, _ in part._samples]
+        splits[name] = ImageDataset.from_files(files, [label for _, label in part._samples])
+    class_names = [names[0] for names in parts["train"].classes]
+    details = {"official_splits": {"train": "train", "test": "val"}}
+    return Dataset("imagenette", class_names, splits, details)
+
+
+def fashion_mnist(root: Path | None) -> Dataset:
+    """Load Fashion-MNIST: 60,000 + 10,000 grey images, 28 px, 10 classes. Ids are row numbers.
+
+    Its four IDX files, gzipped or not, are read from torchvision's ``FashionMNIST/raw`` in `root`,
+    from `root` itself or, without a root, from Debian's package dataset-fashion-mnist. If there are
+    none, torchvision downloads them.
+    """
+    from torchvision.datasets import FashionMNIST
+
+    home = root or cache_folder()
+    raw = home / "FashionMNIST" / "raw"
+    folder = raw
+    for candidate in (raw, root or DEBIAN_FASHION_MNIST):
+        if any(candidate.glob("train-images-idx3-ubyte*")):
+            folder = candidate
+            break
+    if not folder.exists():
+        hint = f"apt-get install dataset-fashion-mnist, or put its four files in {raw}"
+        _download("fashion-mnist", FashionMNIST, home, "FashionMNIST", hint)
+    splits = {}
+    for split, prefix in (("train", "train"), ("test", "t10k")):
+        pixels = _read_idx(folder, f"{prefix}-images-idx3-ubyte")
+        labels = _read_idx(folder, f"{prefix}-labels-idx1-ubyte")
+        if pixels.ndim != 3 or labels.shape != pixels.shape[:1]:
+            raise ClipkitError(
+                f"{folder}: expected a label for each {split} image, "
+                f"got shapes {pixels.shape} and {labels.shape}"
+            )
+        splits[split] = ImageDataset.from_array(pixels, labels)
+    return Dataset("fashion-mnist", list(FashionMNIST.classes), splits)
+
+
+def _read_idx(folder: Path, name: str) -> NDArray[np.uint8]:
+    """Read an IDX file, gzipped or not. (torchvision's reader takes no gzipped files.)
+
+    The file holds two zeros, the type (8: bytes), the number of axes, the lengths as big-endian
+    int32, and the values.
+    """
+    path = folder / name
+    try:
+        if path.exists():
+            data = path.read_bytes()
+        else:
+            data = gzip.decompress((folder / f"{name}.gz").read_bytes())
+        if data[:3] != b"\0\0\x08":
+            raise ValueError("expected an IDX file of bytes, got other content")
+        shape = np.frombuffer(data, ">i4", count=data[3], offset=4)
+        return np.frombuffer(data, np.uint8, offset=4 + 4 * len(shape)).reshape(shape)
+    except (OSError, EOFError, zlib.error, ValueError, IndexError) as error:
+        raise ClipkitError(
+            f"cannot read {path}: {images.reason(error)}", "replace the file"
+        ) from error
+
+
+def tiny_imagenet(root: Path | None) -> Dataset:
+    """Load Tiny ImageNet in its official layout: 100,000 + 10,000 images, 64 px, 200 classes.
+
+    `root` holds ``wnids.txt`` or ``tiny-imagenet-200/wnids.txt``. The split `test` holds the
+    labelled validation images, as in the literature: the official test images have no labels.
+    Classes are in the order of their WordNet ids, and each has the first of its names in
+    ``words.txt``. Ids are the paths of the files in `train` and `val`.
+    """
+    home = root or cache_folder()
+    top = home if (home / "wnids.txt").exists() else home / "tiny-imagenet-200"
+    wnids = sorted(set(_read_lines(top, "wnids.txt")) - {""})
+    names = dict(line.split("\t", 1) for line in _read_lines(top, "words.txt") if "\t" in line)
+    label_of = {wnid: label for label, wnid in enumerate(wnids)}
+    train_files: list[IdAndPath] = []
+    train_labels: list[int] = []
+    for wnid, label in label_of.items():
+        files = find_images(str(top / "train" / wnid / "images"), prefix=f"{wnid}/images/")
+        train_files += files
+        train_labels += [label] * len(files)
+    val_labels = _read_annotations(top, label_of)
+    val_files = sorted(val_labels)
+    splits = {
+        "train": ImageDataset.from_files(train_files, train_labels),
+        "test": ImageDataset.from_files(val_files, [val_labels[file] for file in val_files]),
+    }
+    class_names = [names.get(wnid, wnid).split(",")[0] for wnid in wnids]
+    details = {"official_splits": {"train": "train", "test": "val"}}
+    return Dataset("tiny-imagenet", class_names, splits, details)
+
+
+def _read_annotations(top: Path, label_of: Mapping[str, int]) -> dict[IdAndPath, int]:
+    """Return the label of each validation image. A line holds a file name, a class and a box."""
+    labels: dict[IdAndPath, int] = {}
+    for number, line in enumerate(_read_lines(top, ANNOTATIONS), start=1):
+        name, _, rest = line.partition("\t")
+        wnid = rest.partition("\t")[0]
+        file = (f"images/{images.escape(name)}", str(top / "val" / "images" / name))
+        if wnid not in label_of or "/" in name or file in labels:
+            raise ClipkitError(
+                f"{top / ANNOTATIONS}, line {number}: "
+                f"expected a new file name and a class of wnids.txt, got {line[:80]!r}",
+                "unpack tiny-imagenet-200.zip again",
+            )
+        labels[file] = label_of[wnid]
+    return labels
+
+
+def _read_lines(top: Path, name: str) -> list[str]:
+    try:
+        return (top / name).read_text("utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise ClipkitError(
+            f"tiny-imagenet: cannot read {top / name}: {images.reason(error)}",
+            f"unpack {TINY_IMAGENET_URL} in {top.parent}, or name another folder with --root",
+        ) from error
+
+
+def digits(root: Path | None) -> Dataset:
+    """Load scikit-learn's digits: 1,797 grey images, 8 px, 10 classes. Ids are its row numbers.
+
+    A stratified quarter (seed 42) is the split `test`. Grey levels 0..16 become 0..255.
+    """
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    bunch = load_digits()
+    pixels = np.rint(bunch.images * (255 / 16)).astype(np.uint8)  # (1797, 8, 8)
+    whole = ImageDataset.from_array(pixels, bunch.target)
+    train, test = train_test_split(np.arange(len(whole)), stratify=bunch.target, random_state=42)
+    splits = {"train": whole.take(np.sort(train)), "test": whole.take(np.sort(test))}
+    return Dataset("digits", [str(name) for name in bunch.target_names], splits)
+
+
+def shapes(root: Path | None) -> Dataset:
+    """Render `shapes`, bundled with clipkit: 20,000 + 5,000 images, 64 px, 100 classes.
+
+    Ids are row numbers.
+    """
+    from clipkit import shapes
+
+    seed, size = 0, shapes.DEFAULT_SIZE
+    splits = {}
+    for split, n in shapes.DEFAULT_SPLITS.items():
+        render = functools.partial(shapes.render, split=split, seed=seed, size=size)
+        labels = shapes.labels(split, n, seed)
+        splits[split] = ImageDataset(row_ids(n), labels, RenderedImages(render, np.arange(n)))
+    return Dataset("shapes", list(shapes.CLASS_NAMES), splits, {"size": size, "seed": seed})
+
+
+def _load_torchvision(
+    kind: Any, folder: str, url: str, root: Path | None, options: Mapping[str, dict[str, Any]]
+) -> dict[str, Any]:
+    """Load each split of a data set of torchvision, which is downloaded if it is absent.
+
+    `kind` is a class of torchvision and `folder` the name of the folder that it unpacks. `root`
+    holds that folder or is that folder. `options` select each split.
+    """
+    name = kind.__name__.lower()
+    home = root or cache_folder()
+    if home.name == folder:
+        home = home.parent
+    if not (home / folder).exists():
+        hint = f"put {url} in {home} by other means, or name another folder with --root"
+        _download(name, kind, home, folder, hint)
+    try:
+        return {split: kind(home, **selection) for split, selection in options.items()}
+    except (*DOWNLOAD_ERRORS, KeyError, ValueError) as error:
+        raise ClipkitError(
+            f"cannot read {name} in {home / folder}: {images.reason(error)}",
+            "remove that folder to download it again",
+        ) from error
+
+
+def _download(name: str, kind: Any, home: Path, folder: str, hint: str) -> None:
+    """Download a data set of torchvision to `home/folder`: all of it or nothing.
+
+    An archive that already lies in `home` is used. torchvision itself takes a half unpacked archive
+    for a complete one, so it works in a scratch folder, whose content is then moved.
+    """
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".download-", dir=home) as scratch:
+            for archive in home.glob("*.t*gz"):
+                (Path(scratch) / archive.name).symlink_to(archive.resolve())
+            with _quiet_download():
+                kind(scratch, download=True)
+            (Path(scratch) / folder).rename(home / folder)
+    except DOWNLOAD_ERRORS as error:
+        if not (home / folder).exists():  # another process may have been faster
+            message = f"cannot download {name} to {home}: {images.reason(error)}"
+            raise ClipkitError(message, hint) from error
+
+
+@contextlib.contextmanager
+def _quiet_download() -> Iterator[None]:
+    """Show torchvision's progress on a terminal only, and stop waiting for a silent server."""
+    output = sys.stderr if sys.stderr.isatty() else io.StringIO()
+    timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(TIMEOUT_SECONDS)
+    try:
+        with (
+            contextlib.redirect_stdout(output),
+            contextlib.redirect_stderr(output),
+            warnings.catch_warnings(),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        socket.setdefaulttimeout(timeout)
+
+
+REGISTRY: dict[str, Callable[[Path | None], Dataset]] = {
+    "cifar10": cifar10,
+    "cifar100": cifar100,
+    "food101": food101,
+    "imagenette": imagenette,
+    "tiny-imagenet": tiny_imagenet,
+    "fashion-mnist": fashion_mnist,
+    "digits": digits,
+    "shapes": shapes,
+}

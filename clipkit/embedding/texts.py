@@ -1,0 +1,265 @@
+"""Embed prompts and class names; read class names from data sets, feature files and text files."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from clipkit import console, features, files, prompts, similarity
+from clipkit.errors import ClipkitError
+from clipkit.features import FeatureFile, Float32
+from clipkit.features.checked_file import SIGNATURE
+from clipkit.prompts import Prompts
+
+if TYPE_CHECKING:
+    from clipkit.models import Encoder
+
+DEFAULT_TEMPLATE = "a photo of a {}"
+
+
+@dataclass(frozen=True)
+class ClassNames:
+    """Class names and what prompts call the classes.
+
+    Attributes
+    ----------
+    names : list of C str
+    wordings : list of C str
+        What a prompt says for each class: its name, unless a text file gives another wording.
+    source : dict
+        Where the names come from, as the history records it.
+    """
+
+    names: list[str]
+    wordings: list[str]
+    source: dict[str, Any]
+
+
+def embed_texts(
+    texts: Prompts | Sequence[str],
+    encoder: Encoder,
+    *,
+    normalize: bool = False,
+    truncate: bool = False,
+) -> FeatureFile:
+    """Embed prompts: what `clipkit textembed PROMPTS` runs.
+
+    Parameters
+    ----------
+    texts : Prompts or sequence of K str
+        An error about a prompt of a prompt file names its line.
+    encoder : Encoder
+        A text tower.
+    normalize : bool
+        Scale each embedding to length 1.
+    truncate : bool
+        Cut prompts that are too long for the model.
+
+    Returns
+    -------
+    FeatureFile
+        Of kind texts: features (K, D).
+
+    Raises
+    ------
+    ClipkitError
+        If a prompt is too long and `truncate` is not given.
+    """
+    if isinstance(texts, Prompts):
+        places = [f"{texts.name}, line {line}" for line in texts.lines]
+        texts = texts.texts
+    else:
+        places = [repr(text) for text in texts]
+    embeddings = _encode(texts, places, encoder, truncate)
+    if normalize:
+        embeddings = similarity.normalize(embeddings)
+    entry = features.history_entry(
+        "textembed", model=encoder.details, normalize=normalize, truncate=truncate
+    )
+    return FeatureFile(
+        "texts",
+        [entry],
+        features=embeddings,
+        texts=list(texts),
+        class_index=np.full(len(texts), -1),
+    )
+
+
+def embed_classes(
+    classes: ClassNames,
+    encoder: Encoder,
+    *,
+    templates: Sequence[str] = (DEFAULT_TEMPLATE,),
+    readable: bool = False,
+    normalize: bool = False,
+    truncate: bool = False,
+) -> FeatureFile:
+    """Embed one prompt for each class: what `clipkit textembed --classes` runs.
+
+    Several templates make an ensemble: each class's embeddings are normalised, averaged and
+    normalised again.
+
+    Parameters
+    ----------
+    classes : ClassNames
+    encoder : Encoder
+        A text tower.
+    templates : sequence of T str
+        Each holds ``{}`` or ``{c}`` in place of the class.
+    readable : bool
+        Turn underscores in the wordings into spaces.
+    normalize, truncate : bool
+        See `embed_texts`.
+
+    Returns
+    -------
+    FeatureFile
+        Of kind texts: features (C, D).
+
+    Raises
+    ------
+    ClipkitError
+        If a prompt is too long and `truncate` is not given.
+    UsageError
+        If a template has no placeholder.
+    """
+    wordings = classes.wordings
+    if readable:
+        wordings = [prompts.readable(wording) for wording in wordings]
+    texts, class_index, _ = prompts.from_classes(wordings, templates)
+    embeddings = _encode(texts, [repr(text) for text in texts], encoder, truncate)  # (C * T, D)
+    if len(templates) > 1:
+        embeddings = similarity.ensemble(embeddings, class_index, len(classes.names))  # (C, D)
+        texts = [f"{wording} ({len(templates)} templates)" for wording in classes.wordings]
+        class_index = np.arange(len(texts))
+    elif normalize:
+        embeddings = similarity.normalize(embeddings)
+    entry = features.history_entry(
+        "textembed",
+        model=encoder.details,
+        normalize=normalize,
+        truncate=truncate,
+        templates=list(templates),
+        readable=readable,
+        **classes.source,
+    )
+    return FeatureFile(
+        "texts",
+        [entry],
+        features=embeddings,
+        texts=texts,
+        class_index=class_index,
+        class_names=classes.names,
+    )
+
+
+def _encode(texts: Sequence[str], places: list[str], encoder: Encoder, truncate: bool) -> Float32:
+    if not truncate:
+        _check_lengths(texts, places, encoder)
+    with console.progress("embedding prompts", "prompts") as progress:
+        return encoder.encode_texts(texts, truncate=truncate, progress=progress)
+
+
+def _check_lengths(texts: Sequence[str], places: list[str], encoder: Encoder) -> None:
+    lengths = encoder.token_lengths(texts)
+    too_long = np.flatnonzero(lengths > encoder.context_length)
+    if len(too_long):
+        first = too_long[0]
+        more = f" ({len(too_long)} prompts are too long)" if len(too_long) > 1 else ""
+        raise ClipkitError(
+            f"{places[first]}: expected at most {encoder.context_length} tokens, "
+            f"got {lengths[first]}{more}",
+            "shorten the prompt, or cut it with --truncate",
+        )
+
+
+def read_prompts(source: str) -> Prompts:
+    """Read a prompt file and warn about blank and repeated lines.
+
+    Parameters
+    ----------
+    source : str
+        A path, or ``-`` for standard input.
+    """
+    file = prompts.parse(files.read_bytes(source), files.display_name(source))
+    for warning in file.warnings():
+        console.warn(warning)
+    return file
+
+
+def read_templates(values: Sequence[str]) -> list[str]:
+    """Return templates, with each name of a template file replaced by the file's templates."""
+    templates: list[str] = []
+    for value in values:
+        if "{" not in value and Path(value).is_file():
+            templates += prompts.parse_templates(files.read_bytes(value), value).texts
+        else:
+            templates.append(value)
+    return templates
+
+
+def read_class_names(source: str, root: str | None = None) -> ClassNames:
+    """Read class names from a feature file, a text file or a data set.
+
+    Parameters
+    ----------
+    source : str
+        A feature file, a text file (in each line a name, or a name, a tab and a wording), or a
+        data set's name or folder.
+    root : str, optional
+        The folder that holds a named data set.
+
+    Raises
+    ------
+    ClipkitError
+        If the source has no class names, or repeats one.
+    UsageError
+        If there is no such file or data set.
+    """
+    path = Path(source)
+    if not path.is_file():
+        return _class_names_of_dataset(source, root)
+    with path.open("rb") as file:
+        is_feature_file = file.read(len(SIGNATURE)) == SIGNATURE
+    if is_feature_file:
+        return _class_names_of_feature_file(source)
+    return _class_names_of_text_file(source)
+
+
+def _class_names_of_dataset(source: str, root: str | None) -> ClassNames:
+    from clipkit import datasets
+
+    names = datasets.load(source, root=root).class_names
+    if not names:
+        raise ClipkitError(f"{source}: expected class names, but its images are not labelled")
+    return ClassNames(names, names, {"classes": source})
+
+
+def _class_names_of_feature_file(source: str) -> ClassNames:
+    with features.open_file(source) as file:
+        names = file.class_names
+        if not names:
+            raise ClipkitError(f"{source}: expected class names, got none")
+        return ClassNames(
+            names, names, {"classes": "feature file", "inputs": {"classes": file.digest}}
+        )
+
+
+def _class_names_of_text_file(source: str) -> ClassNames:
+    names: list[str] = []
+    wordings: list[str] = []
+    for line in read_prompts(source).texts:
+        name, _, wording = line.partition("\t")
+        names.append(name.strip())
+        wordings.append(wording.strip() or name.strip())
+    (most_frequent, count), *_ = Counter(names).most_common(1)
+    if count > 1:
+        raise ClipkitError(
+            f"{source}: expected each class once, got {most_frequent!r} {count} times"
+        )
+    return ClassNames(names, wordings, {"classes": "file"})

@@ -1,0 +1,62 @@
+"""Choose the device a model runs on and the precision it computes in."""
+
+from __future__ import annotations
+
+import re
+
+import torch
+
+from clipkit.errors import ClipkitError, unknown
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DEVICE = re.compile(r"cpu|mps|cuda(:[0-9]+)?")
+
+
+def find_device(name: str) -> torch.device:
+    """Return the device with this name; ``auto`` is the first of a GPU, MPS and the CPU.
+
+    Raises
+    ------
+    UsageError
+        If the name is not one of a device.
+    ClipkitError
+        If this machine has no such device.
+    """
+    counts = {
+        "cuda": torch.cuda.device_count(),
+        "mps": int(torch.backends.mps.is_available()),
+        "cpu": 1,
+    }
+    if name == "auto":
+        return torch.device(next(kind for kind, count in counts.items() if count))
+    if not DEVICE.fullmatch(name):
+        raise unknown("device", name, ["auto", "cpu", "cuda", "cuda:0", "mps"])
+    kind, _, index = name.partition(":")
+    if int(index or 0) >= counts[kind]:
+        raise ClipkitError(
+            f"cannot use the device {name}: PyTorch {torch.__version__} finds {counts[kind]} "
+            f"devices of the kind {kind}",
+            "use --device auto",
+        )
+    return torch.device(name)
+
+
+def choose_precision(name: str, device: torch.device) -> str:
+    """Return the precision with this name; ``auto`` is the fastest that the device has natively.
+
+    Raises
+    ------
+    UsageError
+        If the name is not one of a precision.
+    """
+    if name in DTYPES:
+        return name
+    if name != "auto":
+        raise unknown("precision", name, ["auto", *DTYPES])
+    if device.type == "mps":
+        return "fp16"
+    if device.type == "cuda":
+        has_bfloat16 = torch.cuda.get_device_capability(device) >= (8, 0)
+        return "bf16" if has_bfloat16 else "fp16"
+    has_bfloat16 = getattr(torch.cpu, "_is_avx512_bf16_supported", bool)()
+    return "bf16" if has_bfloat16 else "fp32"

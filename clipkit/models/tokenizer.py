@@ -1,0 +1,85 @@
+"""Tokenize texts as a model's own tokenizer does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from numpy.typing import NDArray
+
+from clipkit.errors import ClipkitError
+from clipkit.models.hub import ModelFiles
+from clipkit.models.loading import Architecture, quiet, single_line_errors
+
+VOCABULARIES = (
+    ("tokenizer.json",),
+    ("vocab.json", "merges.txt"),
+    ("spiece.model",),
+    ("tokenizer.model",),
+)
+
+
+class Tokenizer:
+    """A model's tokenizer with the limits of its text tower."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        config = architecture.config.text_config
+        self.name = architecture.files.name
+        self.context_length: int = config.max_position_embeddings
+        self.vocabulary: int = config.vocab_size
+        self.padding = architecture.family.padding
+        self.tokenizer = _load_tokenizer(architecture.files)
+
+    def lengths(self, texts: Sequence[str]) -> NDArray[np.int64]:
+        """Count the tokens of each text, special ones included: K texts -> (K,)."""
+        if not texts:
+            return np.zeros(0, np.int64)
+        rows = self.tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]
+        return np.array([len(row) for row in rows], np.int64)
+
+    def check_lengths(self, texts: Sequence[str]) -> None:
+        """Raise if a text has more than `context_length` tokens."""
+        lengths = self.lengths(texts)
+        too_long = np.flatnonzero(lengths > self.context_length)
+        if len(too_long):
+            first = too_long[0]
+            raise ClipkitError(
+                f"text {first} (counted from 0): expected at most {self.context_length} tokens, "
+                f"got {lengths[first]} ({len(too_long)} of {len(texts)} texts are too long)",
+                "shorten them, or cut them with --truncate",
+            )
+
+    def tokens(self, texts: Sequence[str]) -> torch.Tensor:
+        """Return the padded tokens (B, T) of B texts, cut to `context_length`.
+
+        There is no attention mask: CLIP's pooled token cannot see the padding, and SigLIP must.
+        """
+        tokens: torch.Tensor = self.tokenizer(
+            list(texts),
+            padding=self.padding,
+            padding_side="right",
+            truncation=True,
+            max_length=self.context_length,
+            return_tensors="pt",
+        )["input_ids"]
+        if int(tokens.max()) >= self.vocabulary:
+            raise ClipkitError(
+                f"{self.name}: expected tokens below {self.vocabulary}, got {int(tokens.max())}",
+                "its tokenizer's files seem to be another model's",
+            )
+        return tokens
+
+
+def _load_tokenizer(files: ModelFiles) -> Any:
+    # without its vocabulary transformers 5 silently returns a tokenizer that knows no words
+    present = {path.name for path in files.folder.iterdir() if path.is_file()}
+    if not any(present.issuperset(vocabulary) for vocabulary in VOCABULARIES):
+        raise ClipkitError(
+            f"{files.name}: expected its tokenizer (tokenizer.json, or vocab.json and merges.txt), "
+            "got none"
+        )
+    with quiet(), single_line_errors(f"the tokenizer of {files.name}"):
+        return transformers.AutoTokenizer.from_pretrained(files.folder, trust_remote_code=False)

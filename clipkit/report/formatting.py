@@ -1,0 +1,85 @@
+"""Format Markdown that reads well as text: padded tables, numbers with their intervals."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+
+from clipkit.console import escaped
+from clipkit.report.results import Measurement
+
+FACTORS = {"%": 100, "nats": 1, "": 1}
+DECIMALS = {"%": 2, "nats": 4, "": 4}
+WIDTH = 100
+
+
+def format_measurement(measurement: Measurement | None) -> str:
+    """Format a number with its interval and note; an empty string for None.
+
+    >>> format_measurement(Measurement(0.5, "%", 0.4, 0.6, "τ 0.07"))
+    '50.00 (40.00–60.00), τ 0.07'
+    >>> format_measurement(Measurement(3.46561, "nats"))
+    '3.4656'
+    """
+    if measurement is None:
+        return ""
+    text = _format_number(measurement.value, measurement.unit)
+    if measurement.low is not None and measurement.high is not None:
+        low = _format_number(measurement.low, measurement.unit)
+        high = _format_number(measurement.high, measurement.unit)
+        text += f" ({low}–{high})"
+    if measurement.note:
+        text += f", {measurement.note}"
+    return text
+
+
+def format_difference(measurement: Measurement, thesis: float) -> str:
+    """Format a number minus the thesis's, in percentage points where the unit is percent.
+
+    >>> format_difference(Measurement(0.79), 0.7801)
+    '+0.99'
+    """
+    difference = FACTORS[measurement.unit] * (measurement.value - thesis)
+    return f"{difference:+.{DECIMALS[measurement.unit]}f}"
+
+
+def _format_number(value: float, unit: str) -> str:
+    return f"{FACTORS[unit] * value:.{DECIMALS[unit]}f}"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int = 1) -> str:
+    r"""Format a table whose columns are padded to their widest cell.
+
+    Parameters
+    ----------
+    header : sequence of str
+    rows : sequence of sequences of str
+    text_columns : int
+        The first columns are aligned to the left, all others to the right.
+
+    Examples
+    --------
+    >>> print(table(["x", "n"], [["a|b", "1"]]))
+    | x    |  n |
+    |------|---:|
+    | a\|b |  1 |
+    """
+    cells = [[escaped(cell).replace("|", "\\|") for cell in row] for row in [header, *rows]]
+    columns = []
+    for number, column in enumerate(zip(*cells, strict=True)):
+        width = max(2, *map(len, column))
+        if number < text_columns:
+            rule = "-" * (width + 2)
+            padded = [f" {cell:<{width}} " for cell in column]
+        else:
+            rule = "-" * (width + 1) + ":"
+            padded = [f" {cell:>{width}} " for cell in column]
+        columns.append([padded[0], rule, *padded[1:]])
+    return "\n".join(f"|{'|'.join(line)}|" for line in zip(*columns, strict=True))
+
+
+def wrap(block: str) -> str:
+    """Wrap a paragraph of prose; a heading, a table or a picture stays as it is."""
+    if block[0] in "|!#" or "\n" in block:
+        return block
+    return textwrap.fill(block, WIDTH, break_on_hyphens=False)

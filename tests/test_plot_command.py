@@ -1,0 +1,265 @@
+"""`clipkit plot`: every picture as a user draws it, and what each refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import typer.main
+from shell import clipkit, ok
+
+from clipkit import features
+from clipkit.cli import app
+from clipkit.features import FeatureFile, Split
+
+COMMON = {"--output", "-o", "--title", "--force", "-f"}
+OWN_OPTIONS = {
+    "confusion": {"--split", "--run", "--groups"},
+    "classes": {"--split", "--run", "--groups"},
+    "clusters": {"--split", "--run"},
+    "temperature": {"--split"},
+    "grid": {"--split"},
+    "entropy": {"--split", "--temperature", "-t"},
+    "confidence": {"--split", "--temperature", "-t"},
+    "logits": {"--split", "--class", "--image"},
+    "similarity": {"--split", "--centred"},
+    "spectrum": set(),
+    "images": {"--split", "--root"},
+}
+ALL_OPTIONS = set().union(*OWN_OPTIONS.values())
+FILES = {
+    "confusion": "zeroshot.h5",
+    "classes": "zeroshot.h5",
+    "clusters": "clusters.h5",
+    "temperature": "probe.h5",
+    "grid": "grid.h5",
+    "entropy": "logits.h5",
+    "confidence": "logits.h5",
+    "logits": "logits.h5",
+    "similarity": "logits.h5",
+    "spectrum": "texts.h5",
+    "images": "digits",
+}
+SEVERAL_FILES = {"temperature", "spectrum"}
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make small logits of four classes, and what the commands make of them."""
+    folder = tmp_path_factory.mktemp("plots")
+    rng = np.random.default_rng(0)
+    names = ["cat", "dog", "owl", "pig"]
+
+    def split(n: int) -> Split:
+        labels = np.arange(n) % 4
+        cosines = 0.2 * np.eye(4)[labels] + 0.1 * rng.standard_normal((n, 4))
+        return Split(cosines.astype(np.float32), labels, [f"id{i}" for i in range(n)])
+
+    prompts = {"texts": [f"a {name}" for name in names], "class_index": np.arange(4)}
+    splits = {"train": split(40), "test": split(20)}
+    scales = {"temperature": 1.0, "logit_scale": 100.0}
+    logits = FeatureFile("logits", [], splits, **prompts, **scales, class_names=names)
+    features.write(folder / "logits.h5", logits)
+    logits.splits["test"].labels = None
+    features.write(folder / "unlabelled.h5", logits)
+    (folder / "groups.tsv").write_text("cat\tpet\ndog\tpet\nowl\tbird\npig\tfarm\n")
+    embeddings = rng.standard_normal((4, 8)).astype(np.float32)
+    for name in ("texts", "more"):
+        texts = FeatureFile("texts", features=embeddings, **prompts, class_names=names)
+        features.write(folder / f"{name}.h5", texts)
+    for command, source, *options, name in (
+        ("zeroshot", "logits", "zeroshot"),
+        ("zeroshot", "unlabelled", "unlabelled-zeroshot"),
+        ("entropy", "logits", "entropy"),
+        ("cluster", "logits", "-k", 3, "-k", 4, "clusters"),
+        ("cluster", "logits", "-k", 6, "six-clusters"),
+        ("probe", "logits", "-t", "1,0.01", "probe"),
+        ("probe", "logits", "-t", "1,0.5", "--val", 0.25, "val"),
+        ("probe", "logits", "-t", "1,0.5", "-C", "1,4", "--val", 0.25, "grid"),
+        ("probe", "logits", "-t", "1,0.5", "-C", "1,4", "--features", "probs", "probs"),
+    ):
+        ok(command, folder / f"{source}.h5", *options, "-o", folder / f"{name}.h5")
+    return folder
+
+
+def draw(folder: Path, out: Path, picture: str, *words: str) -> bytes:
+    """Draw a picture of files in the folder and return its bytes."""
+    paths = [folder / word if (folder / word).exists() else word for word in words]
+    ok("plot", picture, *paths, "-f", "-o", out)
+    return out.read_bytes()
+
+
+def refused(*words: object, code: int = 2) -> str:
+    """Run a command that must be refused, and return its only line."""
+    result = clipkit("plot", *words)
+    assert result.exit_code == code, result.stderr
+    assert result.stdout == ""
+    (line,) = result.stderr.splitlines()
+    return line
+
+
+# -- the pictures --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("picture", FILES)
+def test_every_picture_can_be_drawn(picture: str, folder: Path, tmp_path: Path) -> None:
+    assert draw(folder, tmp_path / "p.png", picture, FILES[picture]).startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(("ending", "magic"), [("svg", b"<?xml"), ("PDF", b"%PDF")])
+def test_the_ending_decides_the_format(
+    ending: str, magic: bytes, folder: Path, tmp_path: Path
+) -> None:
+    assert draw(folder, tmp_path / f"p.{ending}", "grid", "grid.h5").startswith(magic)
+
+
+@pytest.mark.parametrize("picture", sorted(set(FILES) - {"images"}))
+def test_a_picture_of_standard_input_goes_to_standard_output(picture: str, folder: Path) -> None:
+    result = ok("plot", picture, stdin=(folder / FILES[picture]).read_bytes())
+    assert result.stdout_bytes.startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["confusion probe.h5", "confusion probe.h5 --run 1", "classes probe.h5"],
+        ["confusion zeroshot.h5", "confusion zeroshot.h5 --split train"],
+        ["confusion zeroshot.h5", "confusion zeroshot.h5 --groups groups.tsv"],
+        ["classes zeroshot.h5", "classes zeroshot.h5 --groups groups.tsv"],
+        ["clusters clusters.h5", "clusters clusters.h5 --run 1", "clusters six-clusters.h5"],
+        ["temperature val.h5", "temperature val.h5 --split val", "temperature val.h5 --split test"],
+        ["temperature probe.h5", "temperature probe.h5 val.h5", "temperature probs.h5"],
+        ["grid grid.h5", "grid probs.h5", "grid grid.h5 --title T"],
+        ["entropy logits.h5", "entropy logits.h5 -t 1,0.5", "entropy logits.h5 -t model"],
+        ["confidence logits.h5", "confidence logits.h5 --split train"],
+        ["logits logits.h5", "logits logits.h5 --image id3", "logits logits.h5 --class owl"],
+        ["similarity logits.h5", "similarity logits.h5 --centred"],
+        ["spectrum texts.h5", "spectrum texts.h5 more.h5"],
+        ["images digits", "images digits --split train"],
+    ],
+)  # fmt: skip
+def test_options_and_files_change_the_picture(
+    lines: list[str], folder: Path, tmp_path: Path
+) -> None:
+    pictures = {draw(folder, tmp_path / "p.png", *line.split()) for line in lines}
+    assert len(pictures) == len(lines)
+
+
+@pytest.mark.parametrize(
+    ("line", "same"),
+    [
+        ("clusters clusters.h5", "clusters clusters.h5 --run 0"),
+        ("grid grid.h5", "grid grid.h5 --split val"),  # the split with the most runs
+        ("entropy logits.h5", "entropy logits.h5 -t 1 --split test"),
+        ("logits logits.h5", "logits logits.h5 --class cat --class dog --class owl --class pig"),
+        ("images digits", "images digits --root . --split test"),
+    ],
+)
+def test_defaults_are_what_the_help_says(
+    line: str, same: str, folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "p.png"
+    assert draw(folder, out, *line.split()) == draw(folder, out, *same.split())
+
+
+def test_with_more_clusters_than_classes_the_class_names_are_dropped(
+    folder: Path,
+) -> None:
+    assert features.read(folder / "clusters.h5").class_names == ["cat", "dog", "owl", "pig"]
+    assert features.read(folder / "six-clusters.h5").class_names is None
+
+
+# -- help and usage ------------------------------------------------------------------------------
+
+
+def test_help_lists_every_picture_with_a_sentence_and_an_example() -> None:
+    assert set(OWN_OPTIONS) == set(FILES)
+    overview = ok("plot", "--help").stdout
+    assert "Example: clipkit plot " in overview
+    for picture in OWN_OPTIONS:
+        assert f"│ {picture} " in overview
+        text = ok("plot", picture, "--help").stdout
+        assert f"Example: clipkit plot {picture} " in text
+        assert "Draw " in text
+
+
+@pytest.mark.parametrize("picture", OWN_OPTIONS)
+def test_a_picture_has_its_own_options_and_no_other(picture: str) -> None:
+    group = typer.main.get_command(app).commands["plot"]  # type: ignore[attr-defined]
+    flags = {flag for parameter in group.commands[picture].params for flag in parameter.opts}
+    assert {flag for flag in flags if flag.startswith("-")} == OWN_OPTIONS[picture] | COMMON
+
+
+@pytest.mark.parametrize("picture", OWN_OPTIONS)
+def test_an_option_of_another_picture_is_a_usage_error(picture: str) -> None:
+    for option in sorted(ALL_OPTIONS - OWN_OPTIONS[picture]):
+        line = refused(picture, "x.h5", option, "1")
+        assert line.startswith(f"clipkit plot {picture}: No such option: {option}")
+
+
+@pytest.mark.parametrize("picture", sorted(set(FILES) - SEVERAL_FILES))
+def test_a_picture_of_one_file_refuses_two(picture: str) -> None:
+    line = refused(picture, "a.h5", "b.h5")
+    assert line.startswith(f"clipkit plot {picture}: Got unexpected extra argument")
+
+
+def test_a_picture_that_does_not_exist_meets_the_nearest() -> None:
+    hint = "clipkit plot: unknown plot 'temprature'; hint: did you mean temperature?"
+    assert refused("temprature", "x.h5") == hint
+    assert "hint: known: classes, clusters, confidence, " in refused("wordcloud")
+
+
+def test_plot_without_a_picture_shows_the_help() -> None:
+    result = clipkit("plot")
+    assert result.exit_code == 2
+    assert "temperature" in result.stderr + result.stdout
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "message"),
+    [
+        ("confusion nosuch.h5 -o p.jpg", 2, "name to end in .png, .svg or .pdf, got 'p.jpg'"),
+        ("confusion logits.h5", 1, "expected result, got logits"),
+        ("confusion entropy.h5", 1, "expected predicted classes, got a result of entropy"),
+        ("classes clusters.h5", 1, "expected predicted classes, got a result of cluster"),
+        ("confusion unlabelled-zeroshot.h5", 1, "expected labels in test, got none"),
+        ("confusion zeroshot.h5 --run 1", 2, "run: expected one of the 1 on test, got 1"),
+        ("confusion zeroshot.h5 --run -1", 2, "Invalid value for '--run'"),
+        ("confusion zeroshot.h5 --split tset", 2, "'tset'; hint: did you mean test?"),
+        ("confusion zeroshot.h5 --groups nosuch.tsv", 1, "nosuch.tsv"),
+        ("clusters probe.h5", 1, "expected clusters, got a result of probe; hint: keep them with"),
+        ("clusters clusters.h5 --run 2", 2, "run: expected one of the 2 on test, got 2"),
+        ("temperature zeroshot.h5", 1, "expected a sweep over temperatures, got a result of"),
+        ("temperature val.h5 --split vall", 2, "'vall'; hint: did you mean val?"),
+        ("grid probe.h5", 1, "at least 2 temperatures x 2 C on test, got 2 runs of 2 x 1"),
+        ("grid grid.h5 --split vall", 2, "'vall'; hint: did you mean val?"),
+        ("entropy texts.h5", 1, "expected logits, got texts"),
+        ("entropy logits.h5 -t 0", 2, "temperature: expected a finite number above 0, got '0'"),
+        ("logits logits.h5 --image id33", 2, "unknown image of test 'id33'; hint: did you mean id"),
+        ("logits logits.h5 --class cta", 2, "unknown class 'cta'; hint: did you mean cat"),
+        ("similarity unlabelled.h5", 1, "expected labels in test, got none"),
+        ("spectrum texts.h5 texts.h5", 2, "expected files with different names, got texts, texts"),
+        ("images digitz", 2, "unknown data set 'digitz'; hint: did you mean digits?"),
+        ("images", 2, "Missing argument 'DATASET'"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_drawn_is_refused_in_one_line(
+    line: str, code: int, message: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    words = line.split()
+    if "-o" not in words:
+        words += ["-o", "refused.png"]
+    error = refused(*words, code=code)
+    assert error.startswith(f"clipkit plot {words[0]}: ")
+    assert message in error
+    assert not (folder / "refused.png").exists()
+
+
+def test_a_picture_is_not_replaced_unless_forced(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "p.png"
+    out.write_text("precious")
+    assert "--force" in refused("grid", folder / "grid.h5", "-o", out)
+    assert out.read_text() == "precious"
+    assert draw(folder, out, "grid", "grid.h5").startswith(b"\x89PNG")
