@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from canary import Canary
 from clip_factory import edit_json, tiny_clip
-from faults import forge, refused, unchanged
+from factories import refused, unchanged, write_feature_file
 from fuzz import mutate, seeds
 from PIL import Image
 from shell import clipkit, ok
@@ -49,12 +49,18 @@ def test_a_file_name_need_not_be_utf8(tmp_path: Path) -> None:
     path.write_bytes(b"text")
     refused(clipkit("entropy", path), 1, "got text")
     output = tmp_path / os.fsdecode(b"out\xff.h5")
-    ok("logits", forge(tmp_path / "img.h5"), forge(tmp_path / "txt.h5", "texts"), "-o", output)
+    ok(
+        "logits",
+        write_feature_file(tmp_path / "img.h5"),
+        write_feature_file(tmp_path / "txt.h5", "texts"),
+        "-o",
+        output,
+    )
     assert read(output).kind == "logits"
 
 
 def test_texts_from_a_file_cannot_write_on_the_terminal(tmp_path: Path) -> None:
-    evil = forge(
+    evil = write_feature_file(
         tmp_path / "x.h5",
         attributes={"history": json.dumps([{"command": "embed\x1b[2J", "note": "\x9b31m"}])},
         datasets={"class_names": ["\x1b]0;title\x07", "a\tb"]},
@@ -220,7 +226,7 @@ def test_a_file_that_crashes_hdf5_is_an_error(
         os.abort()
 
     monkeypatch.setattr(hdf5, "_assemble", crash)
-    path = forge(tmp_path / "img.h5")
+    path = write_feature_file(tmp_path / "img.h5")
     problem = "expected a valid HDF5 file, but it makes HDF5 crash (SIGABRT)"
     refused(clipkit("info", path), 1, f"img.h5: {problem}")
 
@@ -235,7 +241,7 @@ def test_a_file_that_keeps_hdf5_busy_is_an_error(
 
     monkeypatch.setattr(hdf5, "_assemble", spin)
     monkeypatch.setattr(isolation, "CPU_LIMIT_SECONDS", 1)
-    path = forge(tmp_path / "img.h5")
+    path = write_feature_file(tmp_path / "img.h5")
     problem = "expected a valid HDF5 file, but it keeps HDF5 busy without end"
     refused(clipkit("info", path), 1, f"img.h5: {problem}")
 

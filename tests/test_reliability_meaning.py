@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from faults import MODEL, features, forge, refused, unchanged
+from factories import MODEL, random_features, refused, unchanged, write_feature_file
 from shell import clipkit, ok, rows
 
 from clipkit.features import read
@@ -18,17 +18,17 @@ COMMON = {"class_names": ["cat", "dog"]}
 
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
-    return forge(tmp_path / "img.h5")
+    return write_feature_file(tmp_path / "img.h5")
 
 
 @pytest.fixture
 def texts(tmp_path: Path) -> Path:
-    return forge(tmp_path / "txt.h5", "texts")
+    return write_feature_file(tmp_path / "txt.h5", "texts")
 
 
 @pytest.fixture
 def logits(tmp_path: Path) -> Path:
-    return forge(tmp_path / "logits.h5", "logits")
+    return write_feature_file(tmp_path / "logits.h5", "logits")
 
 
 def by(**model: Any) -> dict[str, str]:
@@ -36,7 +36,9 @@ def by(**model: Any) -> dict[str, str]:
 
 
 def test_dimensions_that_differ_are_both_shown(images: Path, tmp_path: Path) -> None:
-    other = forge(tmp_path / "t.h5", "texts", datasets={"features": features(3, 5)})
+    other = write_feature_file(
+        tmp_path / "t.h5", "texts", datasets={"features": random_features(3, 5)}
+    )
     with unchanged(tmp_path):
         refused(
             clipkit("logits", images, other, "-o", tmp_path / "o.h5"),
@@ -51,7 +53,7 @@ def test_dimensions_that_differ_are_both_shown(images: Path, tmp_path: Path) -> 
 def test_the_same_dimension_of_another_model(
     images: Path, tmp_path: Path, model: dict[str, Any]
 ) -> None:
-    other = forge(tmp_path / "t.h5", "texts", attributes=by(**model))
+    other = write_feature_file(tmp_path / "t.h5", "texts", attributes=by(**model))
     with unchanged(tmp_path):
         said = refused(
             clipkit("logits", images, other, "-o", tmp_path / "o.h5"),
@@ -62,7 +64,9 @@ def test_the_same_dimension_of_another_model(
 
 
 def test_features_of_no_known_model(images: Path, tmp_path: Path) -> None:
-    other = forge(tmp_path / "t.h5", "texts", attributes={"history": '[{"command":"x"}]'})
+    other = write_feature_file(
+        tmp_path / "t.h5", "texts", attributes={"history": '[{"command":"x"}]'}
+    )
     refused(
         clipkit("logits", images, other, "-o", tmp_path / "o.h5"),
         1,
@@ -72,13 +76,15 @@ def test_features_of_no_known_model(images: Path, tmp_path: Path) -> None:
 
 
 def test_labels_that_are_missing(tmp_path: Path) -> None:
-    bare = forge(tmp_path / "x.h5", datasets={"train/labels": None, "test/labels": None})
+    bare = write_feature_file(
+        tmp_path / "x.h5", datasets={"train/labels": None, "test/labels": None}
+    )
     said = refused(clipkit("probe", bare), 1, "label")
     assert str(bare) in said or "train" in said
 
 
 def test_one_class_only(tmp_path: Path) -> None:
-    one = forge(
+    one = write_feature_file(
         tmp_path / "x.h5",
         datasets={"train/labels": np.zeros(6, int), "test/labels": np.zeros(6, int)},
     )
@@ -87,7 +93,7 @@ def test_one_class_only(tmp_path: Path) -> None:
 
 def test_a_class_in_test_that_train_lacks(tmp_path: Path) -> None:
     """It counts as wrong and is told; the run goes on."""
-    lacking = forge(
+    lacking = write_feature_file(
         tmp_path / "x.h5",
         datasets={"class_names": ["a", "b", "c"], "test/labels": np.array([0, 1, 2, 0, 1, 2])},
     )
