@@ -80,31 +80,37 @@ def options(command: str) -> str:
         rows = ["| | |", "|---|---|"]
         for name, sub_command in entry.commands.items():
             rows.append(f"| `{name}` | {sub_command.help.splitlines()[0]} |")
-        return f"<!-- options {command} -->\n" + "\n".join(rows) + "\n"
-    rows = ["| | | default |", "|---|---|---|"]
-    for parameter in entry.params:
-        if "--help" in parameter.opts:
-            continue
-        names = (
-            [*parameter.opts, *parameter.secondary_opts]
-            if parameter.opts[0].startswith("-")
-            else []
-        )
-        value = "" if getattr(parameter, "is_flag", False) else parameter.metavar or "N"
-        shown = " ".join(f"`{name}`" for name in names) + (f" `{value}`" if value else "")
-        default = parameter.default
-        words = (
-            [str(default)]
-            if isinstance(default, str | int | float) and default is not False
-            else default or []
-        )
-        cells = [shown.strip(), parameter.help or "", f"`{','.join(words)}`" if words else ""]
-        rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    else:
+        rows = ["| | | default |", "|---|---|---|"]
+        for parameter in entry.params:
+            if "--help" not in parameter.opts:
+                rows.append(_option_row(parameter))
     return f"<!-- options {command} -->\n" + "\n".join(rows) + "\n"
 
 
+def _option_row(parameter: Any) -> str:
+    """Return a row of the options' table: names and value, help, default."""
+    names = []
+    if parameter.opts[0].startswith("-"):
+        names = [*parameter.opts, *parameter.secondary_opts]
+    words = [f"`{name}`" for name in names]
+    if not getattr(parameter, "is_flag", False):
+        words.append(f"`{parameter.metavar or 'N'}`")
+    cells = [" ".join(words), parameter.help or "", _default(parameter.default)]
+    escaped = [cell.replace("|", "\\|") for cell in cells]
+    return f"| {' | '.join(escaped)} |"
+
+
+def _default(value: Any) -> str:
+    if value is None or value is False or value == []:
+        return ""
+    if isinstance(value, list):
+        return f"`{','.join(value)}`"
+    return f"`{value}`"
+
+
 def refresh(page: Path) -> str:
-    """The page with the outputs of its commands as they are now; its pictures are copied beside it."""
+    """Return the page with its commands' present output; copy its pictures beside it."""
     text = OPTIONS.sub(lambda match: options(match[1]), page.read_text())
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -33,7 +33,6 @@ LIBRARIES = (
     "sklearn.svm",
     "torch",
     "transformers.models.clip.modeling_clip",
-    "typer._adapters",
 )
 FILE_SYSTEM_CHANGES = {"os.rename", "os.link", "os.remove", "os.mkdir", "os.rmdir"}
 STAND_IN = """\

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 from shell import shell
+from typer.main import get_command
 
-from clipkit.cli import COMMANDS
+from clipkit.cli import COMMANDS, app
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "docs"))
@@ -85,6 +86,13 @@ def test_every_command_has_its_section_with_options_and_python(command: str) -> 
     assert "```console" in section
     assert "```python" in section
     assert examples.options(command) in section, "make docs brings the page up to date"
+
+
+def test_every_picture_has_its_section_with_options() -> None:
+    text = (ROOT / "docs" / "commands.md").read_text()
+    pictures = get_command(app).commands["plot"].commands  # type: ignore[attr-defined]
+    for picture in pictures:
+        assert examples.options(f"plot {picture}") in text, "make docs brings the page up to date"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)

@@ -11,7 +11,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from faults import content, forge
+from factories import content, write_feature_file
 from fuzz import seeds
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -176,7 +176,9 @@ def test_any_structure_is_read_or_refused_in_one_line(
         for name, value in attributes.items()
     }
     try:
-        forge(path, base, attributes={"kind": kind, **texts}, datasets={**sound, **datasets})
+        write_feature_file(
+            path, base, attributes={"kind": kind, **texts}, datasets={**sound, **datasets}
+        )
     except (TypeError, ValueError, OSError):  # what h5py itself does not write
         return
     try:
@@ -247,7 +249,7 @@ def test_blocks_are_whole_chunks_of_bounded_size(width: int) -> None:
 def test_rows_stream_and_the_last_block_passes_only_if_the_digest_is_right(tmp_path: Path) -> None:
     features = np.zeros((3000, 2000), np.float32)
     ids = [str(i) for i in range(3000)]
-    forge(
+    write_feature_file(
         tmp_path / "x.h5",
         datasets={
             "train/features": features,

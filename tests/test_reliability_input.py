@@ -11,7 +11,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from faults import MODEL, content, features, forge, refused, unchanged
+from factories import MODEL, content, random_features, refused, unchanged, write_feature_file
 from shell import clipkit
 
 from clipkit.console import escaped
@@ -20,7 +20,7 @@ from clipkit.features.checked_file import SIGNATURE
 
 def refused_everywhere(path: Path, code: int, *parts: str) -> None:
     """By path, through standard input, and with an earlier output that must not be touched."""
-    texts = forge(path.with_name("texts.h5"), "texts")
+    texts = write_feature_file(path.with_name("texts.h5"), "texts")
     output = path.with_name("out.h5")
     output.write_bytes(b"earlier")
     with unchanged(path.parent):
@@ -58,7 +58,7 @@ WHOLE = {
     "twice": (cut(lambda data: data + data), ": something was added to it"),
     "newline": (cut(lambda data: data + b"\n"), ": something was added to it"),
     "junk before": (cut(lambda data: b"\n" + data), "got an HDF5 file behind other bytes"),
-    "bit in features": (cut(lambda data: flip(data, data.find(features().tobytes()) + 50)), "features must match its SHA-256; it was changed"),
+    "bit in features": (cut(lambda data: flip(data, data.find(random_features().tobytes()) + 50)), "features must match its SHA-256; it was changed"),
     "bit in labels": (cut(lambda data: flip(data, data.find((np.arange(6) % 2).tobytes()) + 8)), "labels must match its SHA-256"),
     "bit in ids": (cut(lambda data: flip(data, data.find(b"5.png"))), "ids must match its SHA-256"),
     "bit in history": (cut(lambda data: flip(data, data.find(b'"name"') + 2)), "must be readable; it is damaged"),
@@ -76,13 +76,13 @@ def flip(data: bytes, at: int) -> bytes:
 def test_a_file_that_is_not_whole(
     tmp_path: Path, damage: Callable[[Path], None], says: list[str]
 ) -> None:
-    path = forge(tmp_path / "img.h5")
+    path = write_feature_file(tmp_path / "img.h5")
     damage(path)
     refused_everywhere(path, 1, *says)
 
 
 def test_every_truncation_and_every_flipped_byte_of_the_head(tmp_path: Path) -> None:
-    path = forge(tmp_path / "img.h5")
+    path = write_feature_file(tmp_path / "img.h5")
     data = path.read_bytes()
     for length in [*range(60), *range(60, len(data), 211)]:
         path.write_bytes(data[:length])
@@ -108,7 +108,7 @@ def test_missing_folder_and_unreadable(tmp_path: Path) -> None:
         1,
         f"{loop} must be reachable; got: Too many levels of symbolic links",
     )
-    secret = forge(tmp_path / "secret.h5")
+    secret = write_feature_file(tmp_path / "secret.h5")
     secret.chmod(0)
     if os.access(secret, os.R_OK):
         pytest.skip("this user may read every file")
@@ -183,14 +183,14 @@ STRANGERS = {
     "4 PB": (replace("train/features", shape=(2**40, 1024), dtype="<f4", chunks=(512, 1024), fletcher32=True), "train/features must fit in the file's"),
     "one block, many names": (many_links, "must fit in the file's"),
     "chunk bomb": (replace("train/features", shape=(6, 4), maxshape=(None, None), dtype="<f4", chunks=(1 << 14, 1 << 14)), "chunks of at most 64 MiB"),
-    "gzip filter": (replace("train/features", data=features(), compression="gzip"), "with no filter but fletcher32; got filters [1]"),
-    "scale-offset": (replace("train/features", data=features(), scaleoffset=3), "with no filter but fletcher32"),
+    "gzip filter": (replace("train/features", data=random_features(), compression="gzip"), "with no filter but fletcher32; got filters [1]"),
+    "scale-offset": (replace("train/features", data=random_features(), scaleoffset=3), "with no filter but fletcher32"),
     "scalar": (replace("train/features", data=np.float32(1)), "train/features must have 2 dimensions; got 0"),
-    "1-D": (replace("train/features", data=features()[0]), "train/features must have 2 dimensions; got 1"),
+    "1-D": (replace("train/features", data=random_features()[0]), "train/features must have 2 dimensions; got 1"),
     "0 rows": (replace("train/features", shape=(0, 4), dtype="<f4"), "must hold at least one row; its shape is (0, 4)"),
     "null": (replace("train/features", data=h5py.Empty("<f4")), "train/features must"),
-    "float64": (replace("train/features", data=features().astype("f8")), f"{TYPE} <f8"),
-    "big-endian": (replace("train/features", data=features().astype(">f4")), f"{TYPE} >f4"),
+    "float64": (replace("train/features", data=random_features().astype("f8")), f"{TYPE} <f8"),
+    "big-endian": (replace("train/features", data=random_features().astype(">f4")), f"{TYPE} >f4"),
     "vlen text": (replace("train/ids", data=["x"] * 6, dtype=VLEN), "train/ids must be of type S; got another type"),
     "vlen numbers": (replace("train/labels", shape=(6,), dtype=h5py.vlen_dtype("i8")), "train/labels must be of type <i8; got another type"),
     "reference": (replace("train/labels", shape=(6,), dtype=h5py.ref_dtype), "got another type"),
@@ -215,15 +215,15 @@ STRANGERS = {
 def test_a_file_from_a_stranger(
     tmp_path: Path, change: Callable[[h5py.File], Any], says: list[str]
 ) -> None:
-    path = forge(tmp_path / "img.h5")
+    path = write_feature_file(tmp_path / "img.h5")
     reopened(change)(path)
     refused_everywhere(path, 1, *says)
 
 
 def test_an_external_link_is_not_followed(tmp_path: Path) -> None:
     """The file behind the link is sound, so that following it would go unnoticed."""
-    forge(tmp_path / "other.h5")
-    path = forge(tmp_path / "img.h5")
+    write_feature_file(tmp_path / "other.h5")
+    path = write_feature_file(tmp_path / "img.h5")
     reopened(link("train", h5py.ExternalLink("other.h5", "/train")))(path)
     refused(clipkit("info", path), 1, "it is a link")
 
@@ -236,12 +236,12 @@ def test_another_superblock_and_a_user_block(tmp_path: Path) -> None:
 
 
 def nan(row: int) -> dict[str, Any]:
-    matrix = features(9000, 600)
+    matrix = random_features(9000, 600)
     matrix[[row, 8999], 5] = [np.nan, np.inf]
     rows = {"labels": np.arange(9000) % 2, "ids": np.array(["x"] * 9000)}
     return {f"train/{name}": value for name, value in rows.items()} | {
         "train/features": matrix,
-        "test/features": features(6, 600),
+        "test/features": random_features(6, 600),
     }
 
 
@@ -257,7 +257,7 @@ FORGED: dict[str, tuple[str, dict[str, Any], dict[str, Any], str]] = {
     "labels short": ("images", {}, {"train/labels": np.zeros(5, int)}, "lengths must agree; got train/ids 6, train/labels 5, train/features 6"),
     "ids long": ("images", {}, {"test/ids": list("abcdefg")}, "lengths must agree; got test/ids 7"),
     "texts short": ("texts", {}, {"texts": ["a"]}, "lengths must agree; got features 3, texts 1, class_index 3"),
-    "widths": ("images", {}, {"test/features": features(6, 5)}, "all features must have one width; got test/features 5, train/features 4"),
+    "widths": ("images", {}, {"test/features": random_features(6, 5)}, "all features must have one width; got test/features 5, train/features 4"),
     "prompts": ("logits", {}, {"texts": ["a", "b"], "class_index": np.zeros(2, int)}, "all features must have one width"),
     "runs": ("result", {}, {"runs/k": np.arange(3)}, "lengths must agree; got runs/acc1 2, runs/k 3"),
     "label too high": ("images", {}, {"train/labels": np.full(6, 2)}, "train/labels must lie in 0..1 (2 class names); got 2..2"),
@@ -269,7 +269,7 @@ FORGED: dict[str, tuple[str, dict[str, Any], dict[str, Any], str]] = {
     "no ids": ("images", {}, {"train/ids": None}, "lengths must agree; got train/ids 0"),
     "no splits": ("images", {}, dict.fromkeys(content("images")[1]) | {"class_names": ["a", "b"]}, "must hold at least one split"),
     "no texts": ("texts", {}, {"texts": None}, "must hold texts; it does not"),
-    "split's name": ("images", {}, {"a b/ids": ["x"], "a b/features": features(1)}, "a b is not a part of a file of images"),
+    "split's name": ("images", {}, {"a b/ids": ["x"], "a b/features": random_features(1)}, "a b is not a part of a file of images"),
     "not UTF-8": ("images", {}, {"train/ids": np.array([b"\xff"] * 6)}, "train/ids must be UTF-8; got b'\\xff'"),
     "kind": ("images", {"kind": "video"}, {}, "the kind must be one of images, texts, logits, result; got 'video'"),
     "temperature 0": ("logits", {"temperature": 0.0}, {}, "temperature must be a finite number above 0; got 0.0"),
@@ -297,19 +297,19 @@ def test_content_that_breaks_the_format(
     tmp_path: Path, kind: str, attributes: Any, datasets: Any, says: str
 ) -> None:
     """Files whose digests are right, as a program that does not know the rules would write them."""
-    path = forge(tmp_path / "x.h5", kind, attributes=attributes, datasets=datasets)
+    path = write_feature_file(tmp_path / "x.h5", kind, attributes=attributes, datasets=datasets)
     refused(clipkit("info", path), 1, str(path), says)
 
 
 @pytest.mark.parametrize("kind", ["images", "texts", "logits", "result"])
 def test_a_file_made_by_hand_is_read(tmp_path: Path, kind: str) -> None:
-    result = clipkit("info", forge(tmp_path / "x.h5", kind))
+    result = clipkit("info", write_feature_file(tmp_path / "x.h5", kind))
     assert (result.exit_code, result.stderr) == (0, "")
     assert result.stdout == escaped(result.stdout).replace("\\n", "\n").replace("\\t", "\t")
 
 
 def test_the_wrong_kind_names_the_command_that_makes_the_right_one(tmp_path: Path) -> None:
-    images = forge(tmp_path / "img.h5")
+    images = write_feature_file(tmp_path / "img.h5")
     refused(
         clipkit("entropy", images),
         1,
