@@ -1,7 +1,8 @@
-"""The examples of README.md and docs/: run them in order, page by page, and write down what they print.
+"""Run the examples of README.md and docs/ page by page, and write down what they print.
 
-A block marked `console` holds commands after `$ ` and, below each, its output. A page's commands run in one new
-folder that sees `prompts/`; a picture that the page shows (docs/images/NAME) is what its commands make under that name.
+A block marked `console` holds commands after `$ ` and, below each, its output. The commands of a
+page run in one new folder that sees `prompts/`. A picture that the page shows (docs/images/NAME) is
+what its commands make under that name.
 
     python docs/examples.py            # run every page, write the outputs into it
     python docs/examples.py README.md  # one page
@@ -23,6 +24,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 OPTIONS = re.compile(r"^<!-- options (\w+(?: \w+)?) -->\n(?:.+\n)*", re.MULTILINE)
 BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+# Long work writes its progress into a log; how often depends on the machine.
+PROGRESS = re.compile(r"^clipkit: .*(?: left| in \d+ s|running for \d+ s|/s)\n", re.MULTILINE)
 PICTURE = re.compile(r"\]\((?:docs/)?images/([\w.-]+)\)")
 
 
@@ -35,7 +38,7 @@ class Example:
 
 
 def examples(block: str) -> list[Example]:
-    """The commands of a block; a line that ends in a backslash goes on in the next."""
+    """Return the commands of a block; a backslash continues a line."""
     found: list[Example] = []
     for line in block.splitlines():
         if line.startswith("$ "):
@@ -48,7 +51,7 @@ def examples(block: str) -> list[Example]:
 
 
 def run(command: str, folder: Path) -> str:
-    """What a command prints, standard error included; it must succeed."""
+    """Run a command that must succeed; return what it prints, standard error included."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     env = {**os.environ, "PATH": path, "COLUMNS": "100"}
     done = subprocess.run(
@@ -61,7 +64,7 @@ def run(command: str, folder: Path) -> str:
     )
     if done.returncode:
         raise SystemExit(f"{command}\n{done.stdout}exit code {done.returncode}")
-    return done.stdout
+    return PROGRESS.sub("", done.stdout)
 
 
 def options(command: str) -> str:

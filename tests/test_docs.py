@@ -1,4 +1,4 @@
-"""The documentation: every command line runs, every output shown is what is printed now, every link leads somewhere."""
+"""Documentation: every command line runs, every output is current, every link exists."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from clipkit.cli import COMMANDS, app
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "docs"))
-import examples
+import examples  # noqa: E402
 
 PAGES = [*examples.PAGES, ROOT / "prompts" / "README.md"]
 NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:e-?\d+)?")
