@@ -16,20 +16,11 @@ from clipkit.report.thesis import SEED
 
 @dataclass(frozen=True)
 class Experiment:
-    """A row of a comparison.
-
-    Attributes
-    ----------
-    label : str
-    measurement : Measurement or None
-        None if the results folder does not hold it.
-    figure : str
-        Name of the thesis's figure in `thesis.FIGURES`; empty if there is none.
-    """
+    """A row of a comparison."""
 
     label: str
-    measurement: Measurement | None
-    figure: str = ""
+    measurement: Measurement | None  # None if the results folder does not hold it
+    figure: str = ""  # name of the thesis's figure in `thesis.FIGURES`
 
 
 ListExperiments = Callable[[Results], list[Experiment]]
@@ -37,16 +28,7 @@ ListExperiments = Callable[[Results], list[Experiment]]
 
 @dataclass(frozen=True)
 class Comparison:
-    """What a report compares.
-
-    Attributes
-    ----------
-    results : Results
-    control : Results or None
-        The results of the untrained control.
-    figures : dict of str to float
-        The thesis's figures by experiment.
-    """
+    """What a report compares: results, the untrained control's, and figures by experiment."""
 
     results: Results
     control: Results | None
@@ -79,13 +61,7 @@ class Comparison:
         return cells
 
     def pictures(self, captions: dict[str, str]) -> list[str]:
-        """Return the pictures that the folder holds.
-
-        Parameters
-        ----------
-        captions : dict of str to str
-            Captions by file name, where * stands for any seed.
-        """
+        """Return the pictures that the folder holds; in a file name, * stands for any seed."""
         pictures = []
         for pattern, caption in captions.items():
             paths = sorted(self.results.folder.glob(pattern))
@@ -233,12 +209,9 @@ def _entropy_by_temperature(results: Results) -> list[Experiment]:
 
 def _regularisation_control(comparison: Comparison) -> list[str]:
     """Return the control that shows a temperature of cosines to be the regularisation of C."""
-    grids = {
-        "cosine / τ": "generic32.logits.c-tau-grid",
-        "softmax(cosine / τ)": "generic32.logits.c-tau-grid-probs",
-    }
+    grid = "generic32.logits.c-tau-grid"
     rows = []
-    for features, name in grids.items():
+    for features, name in (("cosine / τ", grid), ("softmax(cosine / τ)", f"{grid}-probs")):
         runs = comparison.results.runs(name)
         if not runs:
             continue
@@ -252,16 +225,11 @@ def _regularisation_control(comparison: Comparison) -> list[str]:
         rows.append([features, span, f"{100 * difference:.2f}"])
     if not rows:
         return []
-    header = [
-        "features of the SVM",
-        "accuracy over the grid (%)",
-        "largest difference at one C / τ² (points)",
-    ]
+    difference_at = "largest difference at one C / τ² (points)"
+    header = ["features of the SVM", "accuracy over the grid (%)", difference_at]
     pictures = {
-        "generic32.logits.c-tau-grid.grid.png": "Accuracy over (τ, C), cosines as features",
-        "generic32.logits.c-tau-grid-probs.grid.png": (
-            "Accuracy over (τ, C), probabilities as features"
-        ),
+        f"{grid}.grid.png": "Accuracy over (τ, C), cosines as features",
+        f"{grid}-probs.grid.png": "Accuracy over (τ, C), probabilities as features",
     }
     return [
         "**Control: temperature is regularisation.** An SVM on cosine / τ with C solves the same "

@@ -48,17 +48,8 @@ def _format_number(value: float, unit: str) -> str:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int = 1) -> str:
-    r"""Format a table whose columns are padded to their widest cell.
+    r"""Format a table with padded columns, of which the first hold text and the others numbers.
 
-    Parameters
-    ----------
-    header : sequence of str
-    rows : sequence of sequences of str
-    text_columns : int
-        The first columns are aligned to the left, all others to the right.
-
-    Examples
-    --------
     >>> print(table(["x", "n"], [["a|b", "1"]]))
     | x    |  n |
     |------|---:|

@@ -16,24 +16,13 @@ from clipkit.report.thesis import SEED
 
 @dataclass(frozen=True)
 class Measurement:
-    """A number of a report.
-
-    Attributes
-    ----------
-    value : float
-    unit : {"%", "nats", ""}
-        With %, the value is a fraction (0..1).
-    low, high : float, optional
-        Wilson's 95 % interval, or the lowest and highest number of several seeds.
-    note : str
-        What was chosen for the number, such as "τ 0.07".
-    """
+    """A number of a report, with Wilson's 95 % interval or the lowest and highest of the seeds."""
 
     value: float
-    unit: str = "%"
+    unit: str = "%"  # or "nats" or ""; the value of a % is a fraction (0..1)
     low: float | None = None
     high: float | None = None
-    note: str = ""
+    note: str = ""  # what was chosen for the number, such as "τ 0.07"
 
 
 class Results:

@@ -67,20 +67,10 @@ FIGURES: dict[str, dict[str, float]] = {
 
 
 def figures(embedding: dict[str, Any]) -> dict[str, float]:
-    """Return the thesis's figures if images were embedded with its model from all of its data.
+    """Return the thesis's figures for a history's entry of `clipkit embed`.
 
-    Parameters
-    ----------
-    embedding : dict
-        The history's entry of `clipkit embed`.
+    There are none unless the thesis's model embedded all images of one of its data sets.
 
-    Returns
-    -------
-    dict of str to float
-        Empty if the model or the rows are not the thesis's.
-
-    Examples
-    --------
     >>> figures({"model": {"name": MODEL}, "dataset": {"name": "cifar10", "splits": {
     ...     "train": {"images": 50_000}, "test": {"images": 10_000}}}})["img.svm"]
     0.9324
