@@ -16,12 +16,12 @@ from fuzz import seeds
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from strategies import TEXT, feature_files
 
 import clipkit.features.hdf5 as hdf5
 from clipkit.errors import ClipkitError, UsageError
 from clipkit.features import BlockMatrix, FeatureFile, Split, open_file, read, write
 from clipkit.features.model import BLOCK_BYTES, block_rows, chunk_rows
-from clipkit.features.validation import RESERVED
 
 DATA = Path(__file__).parent / "data"
 DIGESTS = {
@@ -55,60 +55,6 @@ def test_files_of_version_1_are_read_and_written_with_the_same_digest(
     assert seeds.same(file, version_1[kind])
     assert file.digest == DIGESTS[kind]
     assert write(tmp_path / "x.h5", version_1[kind]) == DIGESTS[kind]
-
-
-TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=20)
-FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)
-NAMES = st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,20}", fullmatch=True).filter(
-    lambda name: name not in RESERVED
-)
-SCALARS = (
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats(allow_nan=False, allow_infinity=False)
-    | TEXT
-)
-JSON = st.recursive(
-    SCALARS,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
-    max_leaves=8,
-)
-PARAMETERS = st.dictionaries(TEXT.filter(lambda key: key != "model"), JSON, max_size=3)
-HISTORY = st.lists(PARAMETERS.map(lambda entry: {**entry, "command": "x"}), max_size=3)
-
-
-@st.composite
-def feature_files(draw: st.DrawFn) -> FeatureFile:
-    """Draw any valid file of images, texts or logits."""
-    file = FeatureFile(draw(st.sampled_from(["images", "texts", "logits"])), draw(HISTORY))
-    k, width = draw(st.integers(1, 4)), draw(st.integers(1, 5))
-    file.class_names = draw(st.none() | st.lists(TEXT, min_size=1, max_size=3))
-    top = len(file.class_names or "abc") - 1
-
-    def integers(n: int, lowest: int) -> Any:
-        return draw(arrays.arrays("i8", n, elements=st.integers(lowest, top)))
-
-    def matrix(n: int, width: int) -> Any:
-        return draw(arrays.arrays("f4", (n, width), elements=FLOATS))
-
-    if file.kind != "images":
-        file.texts = draw(st.lists(TEXT, min_size=k, max_size=k))
-        file.class_index = integers(k, -1)
-    if file.kind == "texts":
-        file.features = matrix(k, width)
-        return file
-    if file.kind == "logits":
-        file.temperature = draw(st.floats(1e-3, 1e3))
-        file.logit_scale = draw(st.none() | st.floats(1e-3, 1e3))
-        width = k
-    for name in draw(st.lists(NAMES, min_size=1, max_size=3, unique=True)):
-        n = draw(st.integers(1, 6))
-        labels = integers(n, 0) if draw(st.booleans()) else None
-        file.splits[name] = Split(
-            matrix(n, width), labels, draw(st.lists(TEXT, min_size=n, max_size=n))
-        )
-    return file
 
 
 @FEW

@@ -41,7 +41,6 @@ from clipkit.files import atomic_write, spool_input
 
 READABLE = (".npz", ".npy", ".parquet")
 WRITABLE = (*READABLE, ".csv")
-IMPORTED_KINDS = ("images", "texts", "logits")
 METADATA = "clipkit"  # the name of the JSON among the arrays
 UNNAMED = "all"  # the split of rows that name none, as for a folder of images
 BOMB_BYTES = 1 << 26  # a file may unpack to this many bytes, or to BOMB_RATIO times its size
@@ -364,9 +363,9 @@ def _start_file(metadata: Any, kind: str, source: str) -> FeatureFile:
         raise ClipkitError(message, "remove it") from None
     if version > VERSION:
         raise ClipkitError(f"{source}: version {version} was made by a newer clipkit: update")
-    if content.get("kind") not in IMPORTED_KINDS:
-        kinds = " or ".join(IMPORTED_KINDS)
-        raise ClipkitError(f"{source}: expected {kinds}, got {content.get('kind')}")
+    if content.get("kind") not in ("images", "texts", "logits"):
+        kind = content.get("kind")
+        raise ClipkitError(f"{source}: expected images, texts or logits, got {kind}")
     file = FeatureFile(content["kind"], content.get("history"), display_name=source)
     file.temperature = content.get("temperature")
     file.logit_scale = content.get("logit_scale")
