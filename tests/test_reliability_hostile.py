@@ -16,6 +16,7 @@ import pytest
 from clip_factory import tiny_clip
 from faults import contents, forge, refused, unchanged
 from fuzz import mutate, seeds
+from fuzz.run import judge_feature_files, judge_prompt_files
 from PIL import Image
 from shell import clipkit
 
@@ -274,20 +275,21 @@ def test_a_file_that_keeps_hdf5_busy_is_an_error(
         )
 
 
-@pytest.mark.parametrize("damage", [mutate.mutated, mutate.resigned])
-def test_damaged_files_give_the_same_data_or_one_line(tmp_path: Path, damage: Any) -> None:
+@pytest.mark.parametrize(
+    ("damage", "trusted", "count"),
+    [(mutate.damaged, True, 300), (mutate.damaged_with_fixed_checksums, False, 60)],
+)
+def test_damaged_files_give_the_same_data_or_one_line(
+    tmp_path: Path, damage: Any, trusted: bool, count: int
+) -> None:
     """The quick part of the fuzz run; `make fuzz` is the long one."""
-    from fuzz.run import feature_case
-
-    judge = feature_case(damage, tmp_path, damage is mutate.mutated)
-    for case in range(10**6, 10**6 + (300 if damage is mutate.mutated else 60)):
+    judge = judge_feature_files(damage, tmp_path, trusted)
+    for case in range(10**6, 10**6 + count):
         assert judge(case) in ("same", "refused"), case
 
 
 def test_damaged_prompt_files_give_the_same_texts_or_one_line(tmp_path: Path) -> None:
-    from fuzz.run import prompt_case
-
-    judge = prompt_case(tmp_path)
+    judge = judge_prompt_files(tmp_path)
     for case in range(10**6, 10**6 + 2000):
         assert judge(case) in ("same", "refused"), case
 
