@@ -23,7 +23,7 @@ from numpy.lib import format as npy
 from shell import clipkit, ok, rows
 from strategies import feature_files
 
-from clipkit.features import FeatureFile, Split, formats, model, read, write
+from clipkit.features import FeatureFile, Split, formats, model, npz, read, write
 
 RNG = np.random.default_rng(0)
 MADE_BY_A_MODEL = {"command": "embed", "model": {"name": "a/b", "logit_scale": 14.3}}
@@ -197,11 +197,13 @@ def test_labels_and_prompts_may_come_from_files_of_their_own(tmp_path: Path) -> 
     np.save(tmp_path / "f.npy", np.eye(2))
     np.save(tmp_path / "y.npy", ["b", "a"])
     (tmp_path / "p.txt").write_text("a dog\na cat\n")
-    words = ("--labels", tmp_path / "y.npy", "--split", "train")
-    ok("convert", tmp_path / "f.npy", tmp_path / "f.h5", *words)
-    file = read(tmp_path / "f.h5")
-    assert file.class_names == ["a", "b"]
-    assert np.asarray(file.splits["train"].labels).tolist() == [1, 0]
+    pq.write_table(pa.table({"feature": np.eye(2).tolist()}), tmp_path / "f.parquet")
+    for source in ("f.npy", "f.parquet"):
+        words = ("--labels", tmp_path / "y.npy", "--split", "train", "--force")
+        ok("convert", tmp_path / source, tmp_path / "f.h5", *words)
+        file = read(tmp_path / "f.h5")
+        assert file.class_names == ["a", "b"]
+        assert np.asarray(file.splits["train"].labels).tolist() == [1, 0]
     words = ("--prompts", tmp_path / "p.txt", "--model", "ViT-B/32")
     ok("convert", tmp_path / "f.npy", tmp_path / "t.h5", *words)
     file = read(tmp_path / "t.h5", kinds=["texts"])
@@ -318,7 +320,7 @@ def test_usage(tmp_path: Path) -> None:
         ("a.h5", "b.npz", ["--model", "tiny"], "--model is for imports, but"),
         ("a.h5", "b.npz", with_labels, "--labels is for imports, but"),
         ("out.npz", "b.h5", with_labels, "labels go with one unnamed matrix of features"),
-        ("out.parquet", "b.h5", with_labels, "labels and prompts are columns of a .parquet file"),
+        ("out.parquet", "b.h5", with_labels, "labels go with one unnamed matrix of features"),
     ):
         convert_refused(tmp_path / source, tmp_path / output, 2, message, options=options)
     np.savez(tmp_path / "own.npz", features=np.ones((5, 1)), labels=np.zeros(5))
@@ -509,7 +511,7 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     def full(*args: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(formats, "_write_array", full)
+    monkeypatch.setattr(npz, "write_array", full)
     source, output = saved(tmp_path / "a.h5", images()), tmp_path / "a.npz"
     output.write_bytes(b"earlier")
     convert_refused(source, output, 1, "No space left on device", options=["--force"])

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import functools
 import hashlib
 import json
 import math
@@ -18,13 +17,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import IO, Any, Literal, NamedTuple
+from typing import Any
 
 import numpy as np
-from numpy.lib import format as npy
 
 from clipkit import console
 from clipkit.errors import ClipkitError, UsageError
+from clipkit.features import npz
 from clipkit.features.model import (
     VERSION,
     BlockMatrix,
@@ -32,8 +31,6 @@ from clipkit.features.model import (
     Float32,
     Int64,
     Split,
-    as_float32,
-    block_rows,
     row_ids,
 )
 from clipkit.features.validation import allowed_names, validate
@@ -47,8 +44,8 @@ BOMB_BYTES = 1 << 26  # a file may unpack to this many bytes, or to BOMB_RATIO t
 BOMB_RATIO = 100
 RUN_PARAMETERS = ("classifier", "C", "temperature", "standardize", "fit_split", "k")
 
-Order = Literal["C", "F"]  # of rows, or of columns
-Arrays = dict[str, Any]  # named as in an .npz: StoredArray, BlockMatrix, list; None for a stray
+# Arrays named as in an .npz: StoredArray, BlockMatrix or list; None for what cannot be used.
+Arrays = dict[str, Any]
 
 
 @contextlib.contextmanager
@@ -93,13 +90,14 @@ def import_file(
         if labels is not None:
             labels_path = stack.enter_context(spool_input(str(labels)))
             inputs["labels"] = _digest(labels_path)
-            added["labels"] = _stored_file(labels_path, str(labels))
+            with _reading(str(labels)):
+                added["labels"] = npz.open_npy(labels_path, str(labels)).items()
         if texts is not None:
             added["texts"] = list(texts)
         if texts_digest is not None:
             inputs["prompts"] = texts_digest
         with _reading(source):
-            arrays = stack.enter_context(_open_arrays(path, source, added))
+            arrays = _open_arrays(path, source, stack)
             file = _assemble(arrays, source, split, added)
         validate(file)
         made_by = file.model()
@@ -149,6 +147,7 @@ def export_file(
         console.progress("converting", "rows") as report,
         atomic_write(str(output), force=force) as temporary,
     ):
+        validate(file)
         write(temporary, _watch(_keep_split(file, split), report))
 
 
@@ -210,98 +209,23 @@ def _check_size(unpacked: int, packed: int, name: str) -> None:
         )
 
 
-# Import: each format gives arrays by name, of which `_assemble` makes a feature file.
-
-
-class StoredArray(NamedTuple):
-    """An array in an .npy file or in a member of an .npz, still unread: `open` gives its bytes."""
-
-    name: str
-    open: Callable[[], IO[bytes]]
-    size: int
-
-    def read_header(self, file: IO[bytes]) -> tuple[tuple[int, ...], Order, np.dtype[Any]]:
-        """Read shape, order and type, and check that as many bytes follow."""
-        version = npy.read_magic(file)
-        read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-        shape, is_column_major, dtype = read(file)
-        if dtype.hasobject:
-            raise ClipkitError(
-                f"{self.name}: expected numbers or texts, got pickled objects, never loaded",
-                "save numbers or texts: np.save(file, np.stack(rows))",
-            )
-        expected = file.tell() + math.prod(shape) * dtype.itemsize
-        if expected != self.size:
-            reason = "it was cut short" if self.size < expected else "something was added to it"
-            raise ClipkitError(f"{self.name}: expected {expected} bytes, got {self.size}: {reason}")
-        return shape, "F" if is_column_major else "C", dtype
-
-    def items(self, ndim: int = 1) -> list[Any]:
-        """Return an array of one dimension, or of none, as a list."""
-        with _reading(self.name), self.open() as file:
-            shape, _, dtype = self.read_header(file)
-            if len(shape) != ndim or dtype.kind not in "biufUS":
-                raise ClipkitError(
-                    f"{self.name}: expected numbers or texts (N), got {dtype} of shape {shape}"
-                )
-            return list(np.frombuffer(file.read(), dtype).tolist())
-
-    def matrix(self) -> BlockMatrix:
-        """Return a matrix of numbers, to be read block by block."""
-        with _reading(self.name), self.open() as file:
-            shape, order, dtype = self.read_header(file)
-        if len(shape) != 2 or 0 in shape or dtype.kind not in "biuf":
-            hint = "flatten each row, or select a layer" if len(shape) > 2 else None
-            raise ClipkitError(
-                f"{self.name}: expected numbers (N, D), got {dtype} of shape {shape}", hint
-            )
-        n, width = shape
-        step = n if order == "F" else block_rows(width)  # by columns, rows lie all over the file
-
-        def iter_blocks() -> Iterator[Float32]:
-            with self.open() as file:
-                self.read_header(file)
-                for start in range(0, n, step):
-                    rows = min(step, n - start)
-                    data = file.read(rows * width * dtype.itemsize)
-                    yield as_float32(np.ndarray((rows, width), dtype, data, order=order))
-                file.read(1)  # an archive compares its checksum at the end
-
-        return BlockMatrix((n, width), iter_blocks)
-
-
-def _stored_file(path: Path, name: str) -> StoredArray:
-    return StoredArray(name, lambda: path.open("rb"), path.stat().st_size)
-
-
-@contextlib.contextmanager
-def _open_arrays(path: Path, source: str, added: Arrays) -> Iterator[Arrays]:
+def _open_arrays(path: Path, source: str, stack: contextlib.ExitStack) -> Arrays:
+    """Open a file of any readable format; `stack` closes it."""
     ending = Path(source).suffix.lower()
     size = path.stat().st_size
     if size == 0:
         raise ClipkitError(f"{source}: empty input: did the command before it fail?")
     if ending == ".npy":
-        yield {"features": _stored_file(path, source)}
-    elif ending == ".npz":
-        with zipfile.ZipFile(path) as archive:
-            yield _members(archive, source)
-    else:
-        if added:
-            raise UsageError(f"{source}: labels and prompts are columns of a .parquet file")
-        with _parquet().open_table(path, source) as table:
-            _check_size(4 * table.rows * table.width, size, source)
-            yield table.arrays()
-
-
-def _members(archive: zipfile.ZipFile, source: str) -> Arrays:
-    arrays: Arrays = {}
-    for info in archive.infolist():
-        name = info.filename.removesuffix(".npy")
-        if name in arrays:
-            raise ClipkitError(f"{source}: expected each array once, got {name} twice")
-        where = f"{source}: {name}"
-        _check_size(info.file_size, info.compress_size, where)
-        arrays[name] = StoredArray(where, functools.partial(archive.open, info), info.file_size)
+        return {"features": npz.open_npy(path, source)}
+    if ending == ".npz":
+        archive = stack.enter_context(zipfile.ZipFile(path))
+        for member in archive.infolist():
+            where = f"{source}: {member.filename}"
+            _check_size(member.file_size, member.compress_size, where)
+        return {**npz.open_members(archive, source)}
+    table = stack.enter_context(_parquet().open_table(path, source))
+    _check_size(4 * table.rows * table.width, size, source)
+    arrays: Arrays = table.arrays()
     return arrays
 
 
@@ -354,7 +278,7 @@ def _start_file(metadata: Any, kind: str, source: str) -> FeatureFile:
     """Return a file with the metadata that clipkit exported or, if there is none, of this kind."""
     if metadata is None:
         return FeatureFile(kind, display_name=source)
-    text = metadata.items(ndim=0)[0] if isinstance(metadata, StoredArray) else metadata
+    text = metadata.items(ndim=0)[0] if isinstance(metadata, npz.StoredArray) else metadata
     try:
         content = json.loads(text)
         version = int(content["version"])
@@ -404,8 +328,8 @@ def _places(arrays: Arrays, kind: str, unnamed: str, source: str) -> dict[str, s
 def _value(key: str, array: Any, name: str) -> Any:
     """Return an array as a feature file holds it. Labels may still be names."""
     if key == "features":
-        return array.matrix() if isinstance(array, StoredArray) else array
-    items = array.items() if isinstance(array, StoredArray) else array
+        return array.matrix() if isinstance(array, npz.StoredArray) else array
+    items = array.items() if isinstance(array, npz.StoredArray) else array
     if None in items:
         row = items.index(None)
         raise ClipkitError(f"{name}: expected a value in every row, got none in row {row}")
@@ -468,17 +392,9 @@ def _fill_defaults(file: FeatureFile) -> None:
             split.ids = row_ids(len(split.features))
 
 
-# Export
-
-
 def _write_npz(path: Path, file: FeatureFile) -> None:
-    arrays = {name.replace("/", "_"): value for name, value in file.datasets().items()}
-    arrays[METADATA] = np.array(_metadata(file))
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, value in sorted(arrays.items()):
-            member = zipfile.ZipInfo(f"{name}.npy")  # dated 1980: equal content gives equal bytes
-            with archive.open(member, "w", force_zip64=True) as stream:
-                _write_array(stream, value)
+    arrays = {name.replace("/", "_"): array for name, array in file.datasets().items()}
+    npz.write_npz(path, {**arrays, METADATA: np.array(_metadata(file))})
 
 
 def _write_npy(path: Path, file: FeatureFile) -> None:
@@ -488,17 +404,7 @@ def _write_npy(path: Path, file: FeatureFile) -> None:
         hint = "choose one with --split, or write an .npz" if matrices else "choose .npz"
         raise UsageError(f"an .npy file takes one matrix of features, got {names}", hint)
     with path.open("wb") as stream:
-        _write_array(stream, *matrices.values())
-
-
-def _write_array(stream: IO[bytes], value: Any) -> None:
-    if not isinstance(value, BlockMatrix):
-        npy.write_array(stream, np.asarray(value), allow_pickle=False)
-        return
-    header = {"descr": "<f4", "fortran_order": False, "shape": tuple(value.shape)}
-    npy.write_array_header_1_0(stream, header)
-    for block in value.iter_blocks():
-        stream.write(np.ascontiguousarray(block, "<f4").data)
+        npz.write_array(stream, *matrices.values())
 
 
 def _write_parquet(path: Path, file: FeatureFile) -> None:
@@ -558,16 +464,21 @@ def _result_frames(file: FeatureFile) -> Iterator[dict[str, list[Any]]]:
         if len(runs) != len(predicted):
             where = f"{file.display_name}: {name}/predicted"
             raise ClipkitError(f"{where}: expected {len(runs)} runs, got {len(predicted)}")
-        labels = [None] * len(split) if split.labels is None else _classes(split.labels, file)
+        labels: list[Any] = [None] * len(split)
+        if split.labels is not None:
+            labels = _classes(split.labels, file)
         for run, classes in zip(runs, predicted, strict=True):
-            constants = {key: run[key] for key in RUN_PARAMETERS if key in run}
-            frame = {
-                key: [value] * len(split) for key, value in {"split": name, **constants}.items()
-            }
-            yield frame | {"id": split.ids, "label": labels, "predicted": _classes(classes, file)}
+            frame: dict[str, list[Any]] = {"split": [name] * len(split), "id": split.ids}
+            frame["label"] = labels
+            frame["predicted"] = _classes(classes, file)
+            for parameter in RUN_PARAMETERS:
+                frame[parameter] = [run.get(parameter)] * len(split)
+            yield frame
 
 
 def _classes(labels: Int64, file: FeatureFile) -> list[Any]:
     """Return labels by name, or as they are where classes have no names."""
-    numbers = labels.tolist()
-    return [file.class_names[number] for number in numbers] if file.class_names else numbers
+    numbers: list[int] = labels.tolist()
+    if not file.class_names:
+        return numbers
+    return [file.class_names[number] for number in numbers]
