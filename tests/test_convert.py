@@ -357,7 +357,7 @@ def test_pickles_are_never_loaded(tmp_path: Path) -> None:
     (tmp_path / "c.npy").write_bytes(pickle.dumps(canary))
     for name in ("a.npz", "a.npy", "b.npz"):
         convert_refused(tmp_path / name, tmp_path / "x.h5", 1, "got pickled objects, never loaded")
-    convert_refused(tmp_path / "c.npy", tmp_path / "x.h5", 1, "c.npy: the magic string is not")
+    convert_refused(tmp_path / "c.npy", tmp_path / "x.h5", 1, "the magic string is not correct")
     assert not canary.path.exists()
 
 
@@ -392,7 +392,7 @@ BAD_ARRAYS: list[tuple[dict[str, Any], str]] = [
     ({"features": ONE, "all_features": ONE}, "features and all_features are both all/features"),
     ({"features": ONE, "ids": [0.5]}, "all/ids: expected texts, got '0.5'"),
     ({"features": ONE, "ids": "a"}, "ids: expected numbers or texts (N), got <U1 of shape ()"),
-    ({"features": ONE, "ids": [b"\xff"]}, "a.npz: 'utf-8' codec can't decode byte 0xff"),
+    ({"features": ONE, "ids": [b"\xff"]}, "a.npz: ids: 'utf-8' codec can't decode byte 0xff"),
     ({"a b_features": ONE}, "name of a split: expected up to 100 letters"),
     ({"features": TWO, "texts": ["a"]}, "expected equal lengths, got features 2, texts 1"),
     ({"features": ONE, "clipkit": "{}"}, JSON_HINT),
@@ -403,6 +403,9 @@ BAD_ARRAYS: list[tuple[dict[str, Any], str]] = [
     (exported([{"command": "x", "model": {}}]), "history, entry 1: expected a model with a name"),
     (exported([{"command": "x", "y": [DEEP]}]), "history: expected at most 16 levels, got more"),
     (exported([], temperature=1), "a file of images has no temperature"),
+    (exported([], class_names="ab"), "class_names: expected a list with a value for every row"),
+    (exported([], class_names=[["a"]]), "class_names: expected texts, got \"['a']\""),
+    (exported([], kind="logits", class_index=[[1], 2]), "class_index: setting an array element"),
 ]  # fmt: skip
 
 
@@ -431,9 +434,9 @@ BAD_TABLES: list[tuple[dict[str, Any], str]] = [
     ({"feature": [[1.0], None]}, "expected 1 numbers, as in the first row, got 0 in row 1"),
     ({"feature": pa.array([None, [1.0]])}, "expected at least one row, got the shape (2, 0)"),
     ({"feature": [[1.0], [None]]}, "NaN or Inf in 1 of 2 rows, the first is row 1"),
-    ({"feature": NUMBERS, "id": ["a", None]}, "ids: expected a value in every row"),
+    ({"feature": NUMBERS, "id": ["a", None]}, "ids: expected a list with a value for every row"),
     ({"feature": NUMBERS, "split": ["a", None]}, "split: expected a value in every row, got null"),
-    ({"feature": NUMBERS, "label": [0, None]}, "labels: expected a value in every row"),
+    ({"feature": NUMBERS, "label": [0, None]}, "labels: expected a list with a value for every row"),
     ({"feature": NUMBERS, "label": [0, 0], "class_name": ["a", "b"]}, "one class_name, got 'a'"),
     ({"feature": NUMBERS, "id": pa.array([0, 1], pa.date32())}, "all/ids: expected texts, got '19"),
 ]  # fmt: skip

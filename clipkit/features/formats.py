@@ -98,7 +98,7 @@ def import_file(
             inputs["prompts"] = texts_digest
         with _reading(source):
             arrays = _open_arrays(path, source, stack)
-            file = _assemble(arrays, source, split, added)
+        file = _assemble(arrays, source, split, added)
         validate(file)
         made_by = file.model()
         if made_by and model:
@@ -278,7 +278,10 @@ def _start_file(metadata: Any, kind: str, source: str) -> FeatureFile:
     """Return a file with the metadata that clipkit exported or, if there is none, of this kind."""
     if metadata is None:
         return FeatureFile(kind, display_name=source)
-    text = metadata.items(ndim=0)[0] if isinstance(metadata, npz.StoredArray) else metadata
+    text = metadata
+    if isinstance(metadata, npz.StoredArray):
+        with _reading(source):
+            text = metadata.items(ndim=0)[0]
     try:
         content = json.loads(text)
         version = int(content["version"])
@@ -327,16 +330,17 @@ def _places(arrays: Arrays, kind: str, unnamed: str, source: str) -> dict[str, s
 
 def _value(key: str, array: Any, name: str) -> Any:
     """Return an array as a feature file holds it. Labels may still be names."""
-    if key == "features":
-        return array.matrix() if isinstance(array, npz.StoredArray) else array
-    items = array.items() if isinstance(array, npz.StoredArray) else array
-    if None in items:
-        row = items.index(None)
-        raise ClipkitError(f"{name}: expected a value in every row, got none in row {row}")
-    are_names = bool(items) and isinstance(items[0], str | bytes)
-    if key == "class_index" or (key == "labels" and not are_names):
-        return _as_integers(items, name)
-    return [_as_text(item) for item in items]
+    with _reading(name):
+        if isinstance(array, npz.StoredArray):
+            array = array.matrix() if key == "features" else array.items()
+        if key == "features":
+            return array
+        if not isinstance(array, list) or None in array:
+            raise ClipkitError(f"{name}: expected a list with a value for every row")
+        are_names = bool(array) and isinstance(array[0], str | bytes)
+        if key == "class_index" or (key == "labels" and not are_names):
+            return _as_integers(array, name)
+        return [_as_text(item) for item in array]
 
 
 def _as_text(item: Any) -> Any:
