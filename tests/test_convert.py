@@ -436,7 +436,7 @@ BAD_TABLES: list[tuple[dict[str, Any], str]] = [
     ({"feature": [[1.0], [None]]}, "NaN or Inf in 1 of 2 rows, the first is row 1"),
     ({"feature": NUMBERS, "id": ["a", None]}, "ids: expected a list with a value for every row"),
     ({"feature": NUMBERS, "split": ["a", None]}, "split: expected a value in every row, got null"),
-    ({"feature": NUMBERS, "label": [0, None]}, "labels: expected a list with a value for every row"),
+    ({"feature": NUMBERS, "label": [0, None]}, "labels: expected a list with a value for every"),
     ({"feature": NUMBERS, "label": [0, 0], "class_name": ["a", "b"]}, "one class_name, got 'a'"),
     ({"feature": NUMBERS, "id": pa.array([0, 1], pa.date32())}, "all/ids: expected texts, got '19"),
 ]  # fmt: skip
