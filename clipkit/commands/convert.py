@@ -92,11 +92,13 @@ def convert(
         with features.open_file(source) as file:
             formats.export_file(output, file, split=split, force=force)
         return
+    if model is not None:
+        model = models.ALIASES.get(model, model.removeprefix("hf-hub:"))
     texts, texts_digest = _read_prompts(prompts)
     with formats.import_file(
         source,
         split=split,
-        model=model and models.ALIASES.get(model, model.removeprefix("hf-hub:")),
+        model=model,
         labels=labels,
         texts=texts,
         texts_digest=texts_digest,

@@ -100,9 +100,9 @@ def import_file(
             arrays = _open_arrays(path, source, stack)
         file = _assemble(arrays, source, split, added)
         validate(file)
-        made_by = file.model()
-        if made_by and model:
-            raise UsageError(f"--model: {source} says that {made_by['name']} made the features")
+        known_model = file.model()
+        if known_model and model:
+            raise UsageError(f"--model: {source} says that {known_model['name']} made the features")
         file.history = file.extended_history(
             "convert",
             source=Path(source).suffix.lower(),

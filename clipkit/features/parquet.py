@@ -159,7 +159,7 @@ def write_features(path: Path, file: FeatureFile, metadata: str) -> None:
         path, schema, use_dictionary=["split", "class_name"], write_page_checksum=True
     ) as writer:
         for name, matrix in file.matrices().items():
-            values = _columns_beside(file, name.rpartition("/")[0])
+            values = _row_columns(file, name.rpartition("/")[0])
             start = 0
             for block in matrix.iter_blocks():
                 stop = start + len(block)
@@ -172,7 +172,7 @@ def write_features(path: Path, file: FeatureFile, metadata: str) -> None:
                 start = stop
 
 
-def _columns_beside(file: FeatureFile, split_name: str) -> dict[str, list[Any]]:
+def _row_columns(file: FeatureFile, split_name: str) -> dict[str, list[Any]]:
     """Return what stands beside the features of a split or, for the name "", of the prompts."""
     class_names = dict(enumerate(file.class_names or []))
     if not split_name:
