@@ -193,6 +193,25 @@ def nested(levels: int) -> list[Any]:
     return value
 
 
+def texts(features: Any = ((1,),), **rest: Any) -> Any:
+    parts = {"texts": ["x"], "class_index": np.array([0]), **rest}
+    return FeatureFile("texts", features=np.asarray(features), **parts)
+
+
+def two_splits(width: int) -> FeatureFile:
+    file: FeatureFile = images()
+    file.splits["b"] = Split(np.ones((1, width)), None, ["y"])
+    return file
+
+
+def logits(**rest: Any) -> FeatureFile:
+    """Return a file of one logit for each of two prompts: one is missing."""
+    index = np.array([0, 0])
+    return FeatureFile("logits", [], images().splits, None, ["x", "y"], index, **rest)
+
+
+TWO_RUNS = {"k": np.arange(2), "acc1": np.ones(1)}
+HUGE = np.full((1, 1), 2**62)
 EMPTY = "expected at least one row, got the shape"
 SCALE = "logit_scale: expected a finite number above 0, got"
 INVALID = [
@@ -214,8 +233,16 @@ INVALID = [
     (images(ids=[]), f"a/ids: {EMPTY} (0,)"),
     (images(class_names=[]), f"class_names: {EMPTY} (0,)"),
     (images([1]), "a/features: expected 2 dimensions, got 1"),
-    (FeatureFile("texts", features=np.array([["x"]]), texts=["x"], class_index=np.array([0])),
-     "features: expected numbers, got texts"),
+    (texts([["x"]]), "features: expected numbers, got texts"),
+    (texts(texts=["x", "y"]), "expected equal lengths, got features 1, texts 2, class_index 1"),
+    (texts(texts=None), "expected texts in a file of texts, got none"),
+    (texts(class_index=np.array([-2])), "class_index: expected values in -1..1048575, got -2..-2"),
+    (two_splits(width=2), "expected features of equal width, got a/features 1, b/features 2"),
+    (logits(temperature=1.0), "expected features of equal width, got a/features 1, texts 2"),
+    (logits(), "expected a temperature in a file of logits, got none"),
+    (logits(temperature=0.0), "temperature: expected a finite number above 0, got 0.0"),
+    (FeatureFile("result", runs=TWO_RUNS), "expected equal lengths, got runs/k 2, runs/acc1 1"),
+    (FeatureFile("result", splits={"a": Split(ids=["x"], predicted=HUGE)}), "0..1048575, got 4611"),
     (images(ids=["x\0"]), "a/ids: expected texts without NUL characters, got 'x\\x00'"),
     (images(ids=["\ud800"]), "a/ids: expected UTF-8 text, got '\\ud800'"),
     (images(ids=[1]), "a/ids: expected texts, got '1'"),
@@ -223,6 +250,7 @@ INVALID = [
     (images(labels=np.array([{}])), "a/labels: expected whole numbers, got type object"),
     (images(labels=np.array([[0]])), "a/labels: expected 1 dimensions, got 2"),
     (images(labels=np.array([2]), class_names=["x", "y"]), "in 0..1 (2 class names), got 2..2"),
+    (images(labels=np.array([-1])), "a/labels: expected values in 0..1048575, got -1..-1"),
     (images(temperature=1.0), "a file of images has no temperature"),
     (images(logit_scale=float("nan")), f"{SCALE} nan"),
     (images(logit_scale=True), f"{SCALE} True"),
@@ -236,6 +264,7 @@ INVALID = [
     (history(model="m"), "history, entry 1: expected a model with a name"),
     (history(model={"digest": "d"}), "history, entry 1: expected a model with a name"),
     (history(model={"name": "m", "logit_scale": 0}), f"history, entry 1: {SCALE} 0"),
+    (history(model={"name": "m", "logit_scale": "high"}), f"history, entry 1: {SCALE} high"),
     (history(model={"name": "m", "logit_scale": True}), f"history, entry 1: {SCALE} True"),
     (history(model={"name": "m", "logit_scale": 10**400}), f"history, entry 1: {SCALE} 1000"),
 ]  # fmt: skip

@@ -130,12 +130,14 @@ class Split:
         rows : sequence of int (n,)
         """
         rows = np.asarray(rows, np.int64)
-        return Split(
-            features=None if self.features is None else np.asarray(self.features)[rows],
-            labels=None if self.labels is None else self.labels[rows],
-            ids=[self.ids[row] for row in rows.tolist()],
-            predicted=None if self.predicted is None else self.predicted[:, rows],
-        )
+        taken = Split(ids=[self.ids[row] for row in rows.tolist()])
+        if self.features is not None:
+            taken.features = np.asarray(self.features)[rows]
+        if self.labels is not None:
+            taken.labels = self.labels[rows]
+        if self.predicted is not None:
+            taken.predicted = self.predicted[:, rows]
+        return taken
 
 
 @dataclass
