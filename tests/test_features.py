@@ -1,4 +1,4 @@
-"""The feature file: what is written is read back, the same bytes for the same content, and every version is read."""
+"""The feature file: what is written is read back, with the same bytes for the same content."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ from fuzz import seeds
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from strategies import TEXT, feature_files
 
-from clipkit.errors import ClipkitError
+import clipkit.features.hdf5 as hdf5
+from clipkit.errors import ClipkitError, UsageError
 from clipkit.features import BlockMatrix, FeatureFile, Split, open_file, read, write
 from clipkit.features.model import BLOCK_BYTES, block_rows, chunk_rows
 
@@ -28,12 +30,14 @@ DIGESTS = {
     "logits": "sha256:3069631ebc3d1405aaa4071d420694204311012ed0bc594782bb94f1cd5dcaf2",
     "result": "sha256:4def534d511473e76fa0a4f7ca8d4b8f99ce4e207b9513ba0e205628ac05a97b",
 }
-TMP = settings(
+FEW = settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=25
 )
 
 
-def made() -> dict[str, FeatureFile]:
+@pytest.fixture(scope="module")
+def version_1() -> dict[str, FeatureFile]:
+    """The content of the files in tests/data."""
     spec = importlib.util.spec_from_file_location("make", DATA / "make.py")
     assert spec is not None
     assert spec.loader is not None
@@ -44,78 +48,20 @@ def made() -> dict[str, FeatureFile]:
 
 
 @pytest.mark.parametrize("kind", DIGESTS)
-def test_files_of_version_1_are_read_for_ever(kind: str) -> None:
-    file = read(DATA / f"v1-{kind}.h5")
-    assert seeds.same(file, made()[kind])
-    assert file.digest == DIGESTS[kind]
-
-
-@pytest.mark.parametrize("kind", DIGESTS)
-def test_this_version_writes_the_same_content_with_the_same_digest(
-    kind: str, tmp_path: Path
+def test_files_of_version_1_are_read_and_written_with_the_same_digest(
+    kind: str, version_1: dict[str, FeatureFile], tmp_path: Path
 ) -> None:
-    assert write(tmp_path / "x.h5", made()[kind]) == DIGESTS[kind]
+    file = read(DATA / f"v1-{kind}.h5")
+    assert seeds.same(file, version_1[kind])
+    assert file.digest == DIGESTS[kind]
+    assert write(tmp_path / "x.h5", version_1[kind]) == DIGESTS[kind]
 
 
-TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=20)
-FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)
-NAMES = st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,20}", fullmatch=True).filter(
-    lambda name: name not in ("features", "texts", "class_index", "class_names", "runs")
-)
-JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXT,
-                    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3), max_leaves=8)  # fmt: skip
-HISTORY = st.lists(
-    st.dictionaries(TEXT.filter(lambda key: key != "model"), JSON, max_size=3).map(
-        lambda d: {**d, "command": "x"}
-    ),
-    max_size=3,
-)
-
-
-@st.composite
-def matrix(draw: st.DrawFn, n: int, width: int) -> Any:
-    return draw(arrays.arrays(np.float32, (n, width), elements=FLOATS))
-
-
-@st.composite
-def feature_files(draw: st.DrawFn) -> FeatureFile:
-    kind = draw(st.sampled_from(["images", "texts", "logits"]))
-    file = FeatureFile(kind, draw(HISTORY))
-    k, width = draw(st.integers(1, 4)), draw(st.integers(1, 5))
-    if draw(st.booleans()):
-        file.class_names = draw(st.lists(TEXT, min_size=1, max_size=3))
-    classes = len(file.class_names or "abc")
-    if kind != "images":
-        file.texts = draw(st.lists(TEXT, min_size=k, max_size=k))
-        file.class_index = np.array(
-            draw(st.lists(st.integers(-1, classes - 1), min_size=k, max_size=k))
-        )
-    if kind == "texts":
-        file.features = draw(matrix(k, width))
-        return file
-    if kind == "logits":
-        file.temperature, file.logit_scale = (
-            draw(st.floats(1e-3, 1e3)),
-            draw(st.none() | st.floats(1e-3, 1e3)),
-        )
-    for name in draw(st.lists(NAMES, min_size=1, max_size=3, unique=True)):
-        n = draw(st.integers(1, 6))
-        labels = (
-            np.array(draw(st.lists(st.integers(0, classes - 1), min_size=n, max_size=n)))
-            if draw(st.booleans())
-            else None
-        )
-        file.splits[name] = Split(
-            draw(matrix(n, k if kind == "logits" else width)),
-            labels,
-            draw(st.lists(TEXT, min_size=n, max_size=n)),
-        )
-    return file
-
-
-@TMP
+@FEW
 @given(file=feature_files())
-def test_what_is_written_is_read_back(file: FeatureFile, tmp_path: Path) -> None:
+def test_what_is_written_is_read_back_and_written_again_with_the_same_bytes(
+    file: FeatureFile, tmp_path: Path
+) -> None:
     path = tmp_path / "x.h5"
     digest = write(path, file, force=True)
     first = path.read_bytes()
@@ -127,85 +73,62 @@ def test_what_is_written_is_read_back(file: FeatureFile, tmp_path: Path) -> None
 
 
 ARRAYS = st.one_of(
-    arrays.arrays(st.sampled_from(["<f4", "<f8", "<i8", "<i4", "S3", ">f4", "?"]), arrays.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4)),
+    arrays.arrays(
+        st.sampled_from(["<f4", "<f8", "<i8", "<i4", "S3", ">f4", "?"]),
+        arrays.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4),
+    ),
     st.lists(TEXT.filter(bool), min_size=1, max_size=4).map(np.array),
-)  # fmt: skip
-PATHS = st.sampled_from(
-    [
-        "features",
-        "texts",
-        "class_index",
-        "class_names",
-        "train/features",
-        "train/labels",
-        "train/ids",
-        "test/predicted",
-        "runs/k",
-        "more",
-        "a/b/c",
-    ]
 )
-VALUES = st.one_of(
-    st.integers(-3, 3),
-    st.floats(),
-    st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])),
-    arrays.arrays("i8", (2,)),
+PATHS = (
+    "features texts class_index class_names more a/b/c "
+    "train/features train/labels train/ids test/predicted runs/k runs/features"
 )
+ATTRIBUTES = "format version kind history temperature logit_scale more"
+VALUES = st.none() | st.integers(-3, 3) | st.floats() | TEXT | st.lists(st.integers(), max_size=2)
 
 
-@TMP
+@FEW
 @given(
     kind=st.sampled_from(["images", "texts", "logits", "result", "video"]),
     keep=st.booleans(),
-    datasets=st.dictionaries(PATHS, st.none() | ARRAYS, max_size=6),
-    attributes=st.dictionaries(st.sampled_from(["format", "version", "kind", "history", "temperature", "logit_scale", "more"]), st.none() | VALUES, max_size=2),
-)  # fmt: skip
+    datasets=st.dictionaries(st.sampled_from(PATHS.split()), st.none() | ARRAYS, max_size=6),
+    attributes=st.dictionaries(st.sampled_from(ATTRIBUTES.split()), VALUES, max_size=2),
+)
 def test_any_structure_is_read_or_refused_in_one_line(
     kind: str, keep: bool, datasets: dict[str, Any], attributes: dict[str, Any], tmp_path: Path
 ) -> None:
     base = "images" if kind == "video" else kind
-    sound = {} if keep else dict.fromkeys(content(base)[1])
+    valid = {} if keep else dict.fromkeys(content(base)[1])
     path = tmp_path / "x.h5"
     path.unlink(missing_ok=True)
-    texts = {
-        name: value
-        if isinstance(value, str)
-        else value.tolist()
-        if isinstance(value, np.ndarray)
-        else value
-        for name, value in attributes.items()
-    }
     try:
         write_feature_file(
-            path, base, attributes={"kind": kind, **texts}, datasets={**sound, **datasets}
+            path, base, attributes={"kind": kind, **attributes}, datasets={**valid, **datasets}
         )
     except (TypeError, ValueError, OSError):  # what h5py itself does not write
         return
+    message = ""
     try:
-        found = read(path, trusted=True)
+        file = read(path, trusted=True)
     except ClipkitError as error:
-        found, message = None, error.message
-    if found is None:
-        assert "\n" not in message
-        return
-    assert found.kind == kind
-    write(tmp_path / "again.h5", found, force=True)  # what is read can be written
+        message = error.message
+    else:
+        write(tmp_path / "again.h5", file, force=True)  # what is read can be written
+    assert "\n" not in message
 
 
-def test_bytes_do_not_depend_on_the_time_or_on_how_rows_come(tmp_path: Path) -> None:
+def test_bytes_depend_neither_on_the_time_nor_on_the_blocks_of_the_source(tmp_path: Path) -> None:
     features = np.random.default_rng(0).standard_normal((3000, 2000)).astype(np.float32)
     assert features.nbytes > BLOCK_BYTES
 
-    def pieces() -> Iterator[np.ndarray]:
+    def blocks() -> Iterator[np.ndarray]:
         for start in range(0, 3000, 700):
             yield features[start : start + 700]
 
     ids = [str(i) for i in range(3000)]
-    for name, rows in (("a", features), ("b", BlockMatrix(features.shape, pieces))):
-        write(
-            tmp_path / f"{name}.h5",
-            FeatureFile("images", [{"command": "x"}], {"all": Split(rows, None, ids)}),
-        )
+    for name, matrix in (("a", features), ("b", BlockMatrix(features.shape, blocks))):
+        splits = {"all": Split(matrix, None, ids)}
+        write(tmp_path / f"{name}.h5", FeatureFile("images", [{"command": "x"}], splits))
         time.sleep(1.1)  # HDF5 keeps times in seconds
     assert (tmp_path / "a.h5").read_bytes() == (tmp_path / "b.h5").read_bytes()
     assert np.array_equal(read(tmp_path / "a.h5").splits["all"].features, features)
@@ -215,26 +138,20 @@ def test_storage_is_as_the_format_says(tmp_path: Path) -> None:
     write(tmp_path / "x.h5", seeds.files()["unlabelled"])
     with h5py.File(tmp_path / "x.h5") as h5:
         features = h5["all/features"]
-        assert (features.dtype, features.chunks, features.fletcher32, features.compression) == (
-            "<f4",
-            (512, 8),
-            True,
-            None,
-        )
+        assert (features.dtype, features.chunks) == ("<f4", (512, 8))
+        assert (features.fletcher32, features.compression) == (True, None)
         assert h5["all/ids"].dtype == "S8"
 
 
 def test_complete_is_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import clipkit.features.hdf5 as writer
-
     order: list[str] = []
-    real = writer._set_attribute
+    real = hdf5._set_attribute
 
-    def record(at: Any, name: str, value: Any) -> None:
+    def record(owner: Any, name: str, value: Any) -> None:
         order.append(name)
-        real(at, name, value)
+        real(owner, name, value)
 
-    monkeypatch.setattr(writer, "_set_attribute", record)
+    monkeypatch.setattr(hdf5, "_set_attribute", record)
     write(tmp_path / "x.h5", seeds.files()["images"])
     assert order[-2:] == ["digest", "complete"]
 
@@ -246,53 +163,183 @@ def test_blocks_are_whole_chunks_of_bounded_size(width: int) -> None:
     assert block_rows(width) * width * 4 <= max(BLOCK_BYTES, width * 4)
 
 
-def test_rows_stream_and_the_last_block_passes_only_if_the_digest_is_right(tmp_path: Path) -> None:
+def test_the_last_block_is_given_only_if_the_digest_matches(tmp_path: Path) -> None:
     features = np.zeros((3000, 2000), np.float32)
-    ids = [str(i) for i in range(3000)]
-    write_feature_file(
-        tmp_path / "x.h5",
-        datasets={
-            "train/features": features,
-            "train/ids": ids,
-            "train/labels": None,
-            "test/features": features[:6],
-        },
+    rows = {"features": features, "ids": [str(i) for i in range(3000)], "labels": None}
+    datasets = {f"train/{key}": value for key, value in rows.items()}
+    path = write_feature_file(
+        tmp_path / "x.h5", datasets={**datasets, "test/features": features[:6]}
     )
-    data = bytearray((tmp_path / "x.h5").read_bytes())
-    at = data.find(features[:500].tobytes())
-    data[at + 100] ^= 1
-    (tmp_path / "x.h5").write_bytes(data)
-    seen = 0
-    with (
-        open_file(tmp_path / "x.h5") as file,
-        pytest.raises(ClipkitError, match="train/features must match its SHA-256"),
-    ):
-        for block in file.splits["train"].features.blocks():
-            seen += len(block)
-    assert 0 < seen < 3000
+    data = bytearray(path.read_bytes())
+    data[data.find(features[:500].tobytes()) + 100] ^= 1
+    path.write_bytes(data)
+    blocks: list[np.ndarray] = []
+    with open_file(path) as file, pytest.raises(ClipkitError, match="does not match its SHA-256"):
+        blocks.extend(file.splits["train"].features.iter_blocks())
+    assert 0 < sum(map(len, blocks)) < 3000
 
 
-BAD: dict[str, tuple[dict[str, Any], str]] = {
-    "NaN": ({"splits": {"a": Split(np.array([[np.nan]], "f4"), None, ["x"])}}, "a/features must be finite; got NaN or Inf in 1 rows, the first is row 0"),
-    "lengths": ({"splits": {"a": Split(np.ones((2, 1), "f4"), None, ["x"])}}, "lengths must agree; got a/ids 1, a/features 2"),
-    "no rows": ({"splits": {"a": Split(np.ones((0, 1), "f4"), None, [])}}, "must hold at least one row"),
-    "no splits": ({}, "must hold at least one split"),
-    "split's name": ({"splits": {"a/b": Split(np.ones((1, 1), "f4"), None, ["x"])}}, "a split's name must be letters"),
-    "reserved": ({"splits": {"runs": Split(np.ones((1, 1), "f4"), None, ["x"])}}, "a split's name must be letters"),
-    "1-D": ({"splits": {"a": Split(np.ones(1, "f4"), None, ["x"])}}, "a/features must be a matrix (N, D); got 1 dimensions"),
-    "NUL": ({"splits": {"a": Split(np.ones((1, 1), "f4"), None, ["x\0"])}}, "a/ids must not hold NUL characters"),
-    "surrogate": ({"splits": {"a": Split(np.ones((1, 1), "f4"), None, ["\ud800"])}}, "a/ids must be UTF-8"),
-    "float labels": ({"splits": {"a": Split(np.ones((1, 1), "f4"), np.array([0.5]), ["x"])}}, "a/labels must be <i8 of 1 dimensions; got 1 of <f8"),
-    "no class names": ({"class_names": [], "splits": {"a": Split(np.ones((1, 1), "f4"), None, ["x"])}}, "must hold at least one row; got class_names 0"),
-    "temperature": ({"temperature": 1.0, "splits": {"a": Split(np.ones((1, 1), "f4"), None, ["x"])}}, "must have a temperature if it holds logits, and only then"),
-}  # fmt: skip
+def images(features: Any = ((1,),), labels: Any = None, ids: Any = ("x",), **rest: Any) -> Any:
+    """Return a file of one split, called `name` or a."""
+    split = Split(np.asarray(features, "f4"), labels, list(ids), rest.pop("predicted", None))
+    return FeatureFile("images", splits={rest.pop("name", "a"): split}, **rest)
 
 
-@pytest.mark.parametrize(("parts", "says"), BAD.values(), ids=BAD)
+def history(**parameters: Any) -> FeatureFile:
+    file: FeatureFile = images(history=[{"command": "x", **parameters}])
+    return file
+
+
+def nested(levels: int) -> list[Any]:
+    value: list[Any] = []
+    for _ in range(levels - 1):
+        value = [value]
+    return value
+
+
+def texts(features: Any = ((1,),), **rest: Any) -> Any:
+    parts = {"texts": ["x"], "class_index": np.array([0]), **rest}
+    return FeatureFile("texts", features=np.asarray(features), **parts)
+
+
+def two_splits(width: int) -> FeatureFile:
+    file: FeatureFile = images()
+    file.splits["b"] = Split(np.ones((1, width)), None, ["y"])
+    return file
+
+
+def logits(**rest: Any) -> FeatureFile:
+    """Return a file of one logit for each of two prompts: one is missing."""
+    index = np.array([0, 0])
+    return FeatureFile("logits", [], images().splits, None, ["x", "y"], index, **rest)
+
+
+TWO_RUNS = {"k": np.arange(2), "acc1": np.ones(1)}
+HUGE = np.full((1, 1), 2**62)
+EMPTY = "expected at least one row, got the shape"
+SCALE = "logit_scale: expected a finite number above 0, got"
+INVALID = [
+    (FeatureFile("video"), "kind: expected one of images, texts, logits, result, got 'video'"),
+    (FeatureFile("images"), "expected at least one split, got none"),
+    (FeatureFile("images", splits={"a": Split(ids=["x"])}), "expected a/features in a file of"),
+    (images(texts=["x"]), "texts is not part of a file of images"),
+    (images(runs={"features": np.ones(1)}), "runs/features is not part of a file of images"),
+    (images(predicted=np.zeros((1, 1), int)), "a/predicted is not part of a file of images"),
+    (images(name="a/b"), "split: expected up to 100 letters, digits, '.', '_' and '-', got 'a/b'"),
+    (images(name="a" * 101), "name of a split: expected up to 100 letters"),
+    (images(name="runs"), "name of a split: 'runs' is reserved"),
+    (FeatureFile("result", runs={"a b": np.ones(1)}), "name of a column: expected up to 100"),
+    (images([[np.nan]]), "the result: a/features: expected finite values, got NaN or Inf in 1 of"),
+    (images([[1], [np.inf], [np.nan]], ids="xyz"), "in 2 of 3 rows, the first is row 1"),
+    (images([[1], [1]]), "expected equal lengths, got a/features 2, a/ids 1"),
+    (images(np.ones((0, 1)), ids=[]), f"a/features: {EMPTY} (0, 1)"),
+    (images(np.ones((1, 0))), f"a/features: {EMPTY} (1, 0)"),
+    (images(ids=[]), f"a/ids: {EMPTY} (0,)"),
+    (images(class_names=[]), f"class_names: {EMPTY} (0,)"),
+    (images([1]), "a/features: expected 2 dimensions, got 1"),
+    (texts([["x"]]), "features: expected numbers, got texts"),
+    (texts(texts=["x", "y"]), "expected equal lengths, got features 1, texts 2, class_index 1"),
+    (texts(texts=None), "expected texts in a file of texts, got none"),
+    (texts(class_index=np.array([-2])), "class_index: expected values in -1..1048575, got -2..-2"),
+    (two_splits(width=2), "expected features of equal width, got a/features 1, b/features 2"),
+    (logits(temperature=1.0), "expected features of equal width, got a/features 1, texts 2"),
+    (logits(), "expected a temperature in a file of logits, got none"),
+    (logits(temperature=0.0), "temperature: expected a finite number above 0, got 0.0"),
+    (FeatureFile("result", runs=TWO_RUNS), "expected equal lengths, got runs/k 2, runs/acc1 1"),
+    (FeatureFile("result", splits={"a": Split(ids=["x"], predicted=HUGE)}), "0..1048575, got 4611"),
+    (images(ids=["x\0"]), "a/ids: expected texts without NUL characters, got 'x\\x00'"),
+    (images(ids=["\ud800"]), "a/ids: expected UTF-8 text, got '\\ud800'"),
+    (images(ids=[1]), "a/ids: expected texts, got '1'"),
+    (images(labels=np.array([0.5])), "a/labels: expected whole numbers, got numbers"),
+    (images(labels=np.array([{}])), "a/labels: expected whole numbers, got type object"),
+    (images(labels=np.array([[0]])), "a/labels: expected 1 dimensions, got 2"),
+    (images(labels=np.array([2]), class_names=["x", "y"]), "in 0..1 (2 class names), got 2..2"),
+    (images(labels=np.array([-1])), "a/labels: expected values in 0..1048575, got -1..-1"),
+    (images(temperature=1.0), "a file of images has no temperature"),
+    (images(logit_scale=float("nan")), f"{SCALE} nan"),
+    (images(logit_scale=True), f"{SCALE} True"),
+    (images(history={}), "history: expected a list, got dict"),
+    (images(history=[{}]), "history, entry 1: expected an object with the name of a command"),
+    (history(x={1, 2}), "history: expected plain JSON, got Object of type set"),
+    (history(x=float("nan")), "history: expected plain JSON, got Out of range float values"),
+    (history(x="\ud800"), "history: expected plain JSON, got 'utf-8' codec can't encode"),
+    (history(x=nested(15)), "history: expected at most 16 levels, got more"),
+    (history(x=nested(100_000)), "history: expected at most 16 levels, got more"),
+    (history(model="m"), "history, entry 1: expected a model with a name"),
+    (history(model={"digest": "d"}), "history, entry 1: expected a model with a name"),
+    (history(model={"name": "m", "logit_scale": 0}), f"history, entry 1: {SCALE} 0"),
+    (history(model={"name": "m", "logit_scale": "high"}), f"history, entry 1: {SCALE} high"),
+    (history(model={"name": "m", "logit_scale": True}), f"history, entry 1: {SCALE} True"),
+    (history(model={"name": "m", "logit_scale": 10**400}), f"history, entry 1: {SCALE} 1000"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("file", "message"), INVALID, ids=[text for _, text in INVALID])
 def test_what_breaks_the_format_is_not_written(
-    parts: dict[str, Any], says: str, tmp_path: Path
+    file: FeatureFile, message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ClipkitError) as caught:
-        write(tmp_path / "x.h5", FeatureFile("images", **parts))
-    assert says in caught.value.message
+        write(tmp_path / "x.h5", file)
+    assert message in caught.value.message
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        history(x=nested(14)),
+        history(model={"name": "m", "logit_scale": 100}),
+        images(labels=np.array([255], "u1")),
+        images(labels=np.array([True])),
+        FeatureFile("result"),
+    ],
+)
+def test_what_only_just_follows_the_format_is_written_and_read(
+    file: FeatureFile, tmp_path: Path
+) -> None:
+    write(tmp_path / "x.h5", file)
+    assert read(tmp_path / "x.h5").history == file.history
+
+
+def test_cosines_undo_the_temperature_that_a_file_was_written_with(tmp_path: Path) -> None:
+    cosines = np.array([[0.25, -0.5]], "f4")
+    file = FeatureFile("logits", texts=["a", "b"], class_index=np.array([-1, -1]), temperature=1)
+    file.splits = {"all": Split(cosines, None, ["x"])}
+    write(tmp_path / "one.h5", file)  # a whole number is stored as a float
+    assert np.array_equal(read(tmp_path / "one.h5").cosines("all").read(), cosines)
+    file.temperature = 0.5
+    file.splits["all"].features = cosines / 0.5
+    assert np.array_equal(file.cosines("all").read(), cosines)
+
+
+def test_take_selects_rows_of_everything_that_a_split_holds() -> None:
+    split = Split(
+        BlockMatrix.from_array(np.eye(3)), np.arange(3), list("abc"), np.array([[3, 4, 5]])
+    )
+    few = split.take([2, 0])
+    assert few.features.tolist() == [[0, 0, 1], [1, 0, 0]]
+    assert few.ids == ["c", "a"]
+    assert few.labels is not None
+    assert few.predicted is not None
+    assert (few.labels.tolist(), few.predicted.tolist()) == ([2, 0], [[5, 3]])
+    assert Split(ids=["a", "b"]).take([1]).features is None
+
+
+def test_rows_of_a_result_are_its_runs() -> None:
+    file = FeatureFile("result")
+    rows = [{"split": "a", "k": 1, "acc1": 0.5}, {"split": "b", "k": 2, "acc1": 1.0}]
+    file.set_rows(rows)
+    assert file.rows() == rows
+    file.set_rows([{"acc1": None}])
+    assert np.isnan(file.runs["acc1"]).all()
+    file.set_rows([])
+    assert (file.runs, file.rows()) == ({}, [])
+
+
+def test_splits_are_chosen_by_name() -> None:
+    file = FeatureFile("images", splits={"train": Split(), "test": Split()})
+    assert file.choose_splits(None) == ["train", "test"]
+    assert file.choose_splits(["test"]) == ["test"]
+    assert file.default_split() == "test"
+    with pytest.raises(UsageError, match="unknown split of the result 'tset'"):
+        file.choose_splits(["tset"])

@@ -15,6 +15,7 @@ from canary import Canary
 from clip_factory import edit_json, tiny_clip
 from factories import refused, unchanged, write_feature_file
 from fuzz import mutate, seeds
+from fuzz.run import judge_feature_files, judge_prompt_files
 from PIL import Image
 from shell import clipkit, ok
 
@@ -249,21 +250,21 @@ def test_a_file_that_keeps_hdf5_busy_is_an_error(
 # fuzzing: the quick part of `make fuzz`
 
 
-@pytest.mark.parametrize(("damage", "count"), [(mutate.mutated, 300), (mutate.resigned, 60)])
+@pytest.mark.parametrize(
+    ("damage", "trusted", "count"),
+    [(mutate.damaged, True, 300), (mutate.damaged_with_fixed_checksums, False, 60)],
+)
 def test_damaged_files_give_the_same_data_or_one_line(
-    damage: Any, count: int, tmp_path: Path
+    tmp_path: Path, damage: Any, trusted: bool, count: int
 ) -> None:
-    from fuzz.run import feature_case
-
-    judge = feature_case(damage, tmp_path, damage is mutate.mutated)
+    """The quick part of the fuzz run; `make fuzz` is the long one."""
+    judge = judge_feature_files(damage, tmp_path, trusted)
     for case in range(10**6, 10**6 + count):
         assert judge(case) in ("same", "refused"), case
 
 
 def test_damaged_prompt_files_give_the_same_texts_or_one_line(tmp_path: Path) -> None:
-    from fuzz.run import prompt_case
-
-    judge = prompt_case(tmp_path)
+    judge = judge_prompt_files(tmp_path)
     for case in range(10**6, 10**6 + 2000):
         assert judge(case) in ("same", "refused"), case
 

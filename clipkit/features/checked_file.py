@@ -1,12 +1,11 @@
-"""An HDF5 file that gives nothing unchecked: it reads no other file and costs no more than its size.
+"""Open an HDF5 file from anybody: it reads no other file and costs no more than its own size.
 
-What a feature file may contain is the matter of `validation`; here stands how it may be stored.
+Here are the rules of how a feature file is stored; `validation` has those of its content.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import struct
 from collections.abc import Iterator
@@ -19,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipkit.errors import ClipkitError
-from clipkit.features.model import FORMAT, VERSION, History
-from clipkit.features.validation import KINDS, NAME, TYPES, allowed_names, check_scale, key_of
+from clipkit.features.model import FORMAT, VERSION
+from clipkit.features.validation import KINDS, TYPES, is_allowed, key_of
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 SUPERBLOCK_BYTES = 48
@@ -58,7 +57,6 @@ class CheckedFile:
     def __init__(self, path: Path, display_name: str) -> None:
         self.display_name = display_name
         self.size = self._check_container(path)
-        self.declared_bytes = 0
         with self._reading("the file"):
             self.h5 = h5py.File(path, "r", locking=False)
 
@@ -71,8 +69,7 @@ class CheckedFile:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        # closing a damaged file may fail; it was only read
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(Exception):  # closing a damaged file may fail; it was only read
             self.h5.close()
 
     def error(self, message: str, hint: str | None = None) -> ClipkitError:
@@ -124,37 +121,28 @@ class CheckedFile:
 
     def attributes(self) -> dict[str, Any]:
         """Return the root attributes that the digest covers, of a complete file of this version."""
-        if not self._has_attribute("format") or self.attribute(self.h5, "format") != FORMAT:
+        if self._optional_attribute("format", str) != FORMAT:
             raise self._foreign()
         self._check_version()
-        if not self._has_attribute("complete") or self.attribute(self.h5, "complete", int) != 1:
+        if self._optional_attribute("complete", int) != 1:
             raise self.error(
                 "expected a complete file, but its writing was interrupted",
                 "run the command that made it again",
             )
-        known = dict(REQUIRED)
+        values = {name: self.attribute(self.h5, name, kind) for name, kind in REQUIRED.items()}
         for name, kind in OPTIONAL.items():
-            if self._has_attribute(name):
-                known[name] = kind
-        values = {name: self.attribute(self.h5, name, kind) for name, kind in known.items()}
+            value = self._optional_attribute(name, kind)
+            if value is not None:
+                values[name] = value
         with self._reading("the attributes"):
             count = h5py.h5a.get_num_attrs(self.h5.id)
         if count != len(values):
             allowed = ", ".join({**REQUIRED, **OPTIONAL})
             raise self.error(f"expected no root attributes but {allowed}, got another one")
-        for name in values.keys() & OPTIONAL.keys():
-            with self._naming_the_file():
-                check_scale(name, values[name])
         if values["kind"] not in KINDS:
             raise self.error(f"kind: expected one of {', '.join(KINDS)}, got {values['kind']!r}")
-        return {k: value for k, value in values.items() if k not in ("digest", "complete")}
-
-    @contextlib.contextmanager
-    def _naming_the_file(self) -> Iterator[None]:
-        try:
-            yield
-        except ClipkitError as error:
-            raise self.error(error.message, error.hint) from None
+        del values["digest"], values["complete"]
+        return values
 
     def _check_version(self) -> None:
         version = self.attribute(self.h5, "version", int)
@@ -163,9 +151,11 @@ class CheckedFile:
         if version < 1:
             raise self.error(f"expected a format version from 1 to {VERSION}, got {version}")
 
-    def _has_attribute(self, name: str) -> bool:
+    def _optional_attribute(self, name: str, kind: type) -> Any:
+        """Return a root attribute, or None if there is none."""
         with self._reading(f"the attribute {name}"):
-            return bool(h5py.h5a.exists(self.h5.id, name.encode()))
+            exists = h5py.h5a.exists(self.h5.id, name.encode())
+        return self.attribute(self.h5, name, kind) if exists else None
 
     def attribute(self, owner: Any, name: str, kind: type = str) -> Any:
         """Return a scalar attribute: fixed-length text, an integer or a float."""
@@ -173,44 +163,53 @@ class CheckedFile:
             if not h5py.h5a.exists(owner.id, name.encode()):
                 raise self.error(f"expected the attribute {name} of {owner.name}, got none")
             attribute = h5py.h5a.open(owner.id, name.encode())
-            h5type = attribute.get_type()
-            is_scalar = attribute.get_space().get_simple_extent_type() == h5py.h5s.SCALAR
-            is_kind = h5type.get_class() == HDF5_CLASS[kind]
-            is_variable = is_kind and kind is str and h5type.is_variable_str()
-            if not is_scalar or not is_kind or is_variable or h5type.get_size() > self.size:
-                raise self.error(
-                    f"attribute {name} of {owner.name}: expected a fixed-size scalar {kind.__name__}"
-                )
+            if not _is_scalar(attribute, kind) or attribute.get_type().get_size() > self.size:
+                expected = f"expected a fixed-size scalar {kind.__name__}"
+                raise self.error(f"attribute {name} of {owner.name}: {expected}")
             value = np.empty((), attribute.dtype)
             attribute.read(value)
             return value.item().decode() if kind is str else kind(value)
 
-    def history(self, text: str) -> History:
-        """Return the history as Python objects; `validation` checks what it says."""
-        try:
-            return json.loads(text, parse_constant=_refuse_constant)  # type: ignore[no-any-return]
-        except (ValueError, RecursionError):  # NaN, a million brackets
-            raise self.error("history: expected valid JSON") from None
+    def datasets(self, kind: str) -> dict[str, h5py.Dataset]:
+        """Return the data sets of a file of this kind, still unread, sorted by name.
 
-    def names(self, kind: str) -> list[str]:
+        Their names, types, dimensions and storage are those that the format allows.
+        """
+        datasets: dict[str, h5py.Dataset] = {}
+        declared = 0
+        for name in self._names(kind):
+            with self._reading(name):
+                dataset = self._open_dataset(name)
+                size = math.prod(dataset.shape) * dataset.dtype.itemsize
+                declared += size  # summed, since many names may share one block of bytes
+                if declared > self.size:
+                    raise self.error(
+                        f"{name}: expected data that fits into {self.size} bytes, got {size}"
+                    )
+                self._check_storage(dataset, name)
+            datasets[name] = dataset
+        return datasets
+
+    def _names(self, kind: str) -> list[str]:
         """Return the names of all data sets, found through hard links only."""
-        root_names, split_names = allowed_names(kind)
         names: list[str] = []
         with self._reading("the list of data sets"):
             for name in self._links(self.h5):
-                if name in root_names:
+                if is_allowed(kind, name):
                     names.append(name)
-                    continue
-                is_group = NAME.fullmatch(name) and self._type(name) == h5py.h5o.TYPE_GROUP
-                is_runs = name == "runs" and kind == "result"
-                if not is_group or not (split_names or is_runs):
+                elif self._type(name) == h5py.h5o.TYPE_GROUP:
+                    names += self._names_in_group(kind, name)
+                else:
                     raise self.error(f"{name} is not part of a file of {kind}")
-                group = h5py.Group(h5py.h5g.open(self.h5.id, name.encode()))
-                for key in self._links(group):
-                    if not (NAME.fullmatch(key) if is_runs else key in split_names):
-                        raise self.error(f"{name}/{key} is not part of a file of {kind}")
-                    names.append(f"{name}/{key}")
         return sorted(names)
+
+    def _names_in_group(self, kind: str, group_name: str) -> list[str]:
+        group = h5py.Group(h5py.h5g.open(self.h5.id, group_name.encode()))
+        names = [f"{group_name}/{key}" for key in self._links(group)]
+        for name in names:
+            if not is_allowed(kind, name):
+                raise self.error(f"{name} is not part of a file of {kind}")
+        return names
 
     def _type(self, name: str) -> int:
         return int(h5py.h5o.get_info(self.h5.id, name.encode()).type)
@@ -229,17 +228,10 @@ class CheckedFile:
             names.append(name)
         return names
 
-    def dataset(self, name: str) -> h5py.Dataset:
-        """Return a data set whose type, dimensions and storage the format allows, still unread."""
-        with self._reading(name):
-            if self._type(name) != h5py.h5o.TYPE_DATASET:
-                raise self.error(f"{name}: expected a data set, got a group")
-            dataset = h5py.Dataset(h5py.h5d.open(self.h5.id, name.encode()))
-            self._check_type(dataset, name)
-            self._check_storage(dataset, name)
-        return dataset
-
-    def _check_type(self, dataset: h5py.Dataset, name: str) -> None:
+    def _open_dataset(self, name: str) -> h5py.Dataset:
+        if self._type(name) != h5py.h5o.TYPE_DATASET:
+            raise self.error(f"{name}: expected a data set, got a group")
+        dataset = h5py.Dataset(h5py.h5d.open(self.h5.id, name.encode()))
         types, ndim = TYPES[key_of(name)]
         stored = _stored_type(dataset)
         if stored not in types:
@@ -248,6 +240,7 @@ class CheckedFile:
             raise self.error(f"{name}: expected {ndim} dimensions, got {dataset.ndim}")
         if 0 in dataset.shape:
             raise self.error(f"{name}: expected at least one row, got the shape {dataset.shape}")
+        return dataset
 
     def _check_storage(self, dataset: h5py.Dataset, name: str) -> None:
         plist = dataset.id.get_create_plist()
@@ -257,13 +250,6 @@ class CheckedFile:
         filters = [plist.get_filter(i)[0] for i in range(plist.get_nfilters())]
         if any(code != h5py.h5z.FILTER_FLETCHER32 for code in filters):
             raise self.error(f"{name}: expected no filter but fletcher32, got filters {filters}")
-        size = math.prod(dataset.shape) * dataset.dtype.itemsize
-        # summed over all data sets: one block of bytes may be linked under many names
-        self.declared_bytes += size
-        if self.declared_bytes > self.size:
-            raise self.error(
-                f"{name}: expected data that fits into the file's {self.size} bytes, got {size}"
-            )
         if dataset.chunks:
             self._check_chunks(dataset, name, checksum_bytes=4 * len(filters))
 
@@ -299,10 +285,6 @@ class CheckedFile:
             raise self.error(f"{name}: expected UTF-8, got {error.object[:80]!r}") from error
 
 
-def _refuse_constant(constant: str) -> None:
-    raise ValueError(constant)
-
-
 def _content(head: bytes) -> str:
     """Say what a file that does not begin like HDF5 seems to be."""
     if head.startswith(b"\x1f\x8b"):
@@ -312,6 +294,16 @@ def _content(head: bytes) -> str:
     if head.isascii() and b"\0" not in head:
         return "text"
     return "other data"
+
+
+def _is_scalar(attribute: h5py.h5a.AttrID, kind: type) -> bool:
+    """Whether an attribute is one value of this kind, stored at a fixed size."""
+    h5type = attribute.get_type()
+    if attribute.get_space().get_simple_extent_type() != h5py.h5s.SCALAR:
+        return False
+    if h5type.get_class() != HDF5_CLASS[kind]:
+        return False
+    return kind is not str or not h5type.is_variable_str()
 
 
 def _stored_type(dataset: h5py.Dataset) -> str:

@@ -1,124 +1,488 @@
-"""Features as other tools keep them, `.npz`, `.npy` and `.parquet`, and predictions as `.csv` and `.parquet`.
+"""Conversion between a `FeatureFile` and .npz, .npy or .parquet, and of results to .csv.
 
-Arrays go by the names of the feature file's data sets: ``train/features`` is ``train_features`` in an `.npz` and the
-rows whose ``split`` is ``train`` in a `.parquet`. What a feature file knows beside its arrays (kind, history,
-temperature, logit_scale) travels as JSON named ``clipkit``, so that nothing is lost on the way there and back.
-Pickles are never loaded.
+Arrays keep the names of the feature file's data sets: ``train/features`` is ``train_features`` in
+an .npz, and the rows whose ``split`` is ``train`` in a .parquet. Kind, history and scales travel as
+JSON named ``clipkit``, so that nothing is lost on the way there and back. Pickles are never loaded.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+import csv
+import hashlib
+import json
+import math
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from clipkit.errors import ClipkitError, UsageError, WriteError
-from clipkit.features import _numpys as numpys
-from clipkit.features import _predictions as predictions
-from clipkit.features._found import Found, Matrix
+import numpy as np
 
-__all__ = ["READ", "WRITTEN", "Found", "Matrix", "opened", "write"]
+from clipkit import console
+from clipkit.errors import ClipkitError, UsageError
+from clipkit.features import npz
+from clipkit.features.model import (
+    VERSION,
+    BlockMatrix,
+    FeatureFile,
+    Float32,
+    Int64,
+    Split,
+    row_ids,
+)
+from clipkit.features.validation import allowed_names, validate
+from clipkit.files import atomic_write, spool_input
 
-READ = (".npz", ".npy", ".parquet")
-WRITTEN = (*READ, ".csv")
+READABLE = (".npz", ".npy", ".parquet")
+WRITABLE = (*READABLE, ".csv")
+METADATA = "clipkit"  # the name of the JSON among the arrays
+UNNAMED = "all"  # the split of rows that name none, as for a folder of images
+BOMB_BYTES = 1 << 26  # a file may unpack to this many bytes, or to BOMB_RATIO times its size
+BOMB_RATIO = 100
+RUN_PARAMETERS = ("classifier", "C", "temperature", "standardize", "fit_split", "k")
+
+# Arrays named as in an .npz: StoredArray, BlockMatrix or list; None for what cannot be used.
+Arrays = dict[str, Any]
 
 
 @contextlib.contextmanager
-def opened(
-    path: Path,
-    ending: str,
+def import_file(
+    source: str | Path,
     *,
-    shown: str = "",
     split: str | None = None,
-    given: Mapping[str, Any] | None = None,
-) -> Iterator[Found]:
-    """Open another tool's file; features come as matrices that are read a block of rows at a time.
+    model: str | None = None,
+    labels: str | Path | None = None,
+    texts: Sequence[str] | None = None,
+    texts_digest: str | None = None,
+) -> Iterator[FeatureFile]:
+    """Open another tool's file as a valid feature file, whose features are read block by block.
 
     Parameters
     ----------
-    path : Path
-        A regular file.
-    ending : {".npz", ".npy", ".parquet"}
-    shown : str
-        How errors name the file; `path` by default.
+    source : str or Path
+        A .npz, .npy or .parquet file.
     split : str, optional
-        Only this split; for rows that name none, what to call them (``all`` by default).
-    given : mapping, optional
-        For `.npz` and `.npy`, what the file lacks: ``texts`` (list of str) or ``labels`` (Path of an `.npy`).
+        Import this split only. Rows that name no split get this name, ``all`` by default.
+    model : str, optional
+        The model that made the features, for a file that does not say so.
+    labels : str or Path, optional
+        An .npy with a label (number or name) for each row of one unnamed matrix.
+    texts : sequence of K str, optional
+        The prompts whose embeddings (K, D) are the rows of one unnamed matrix.
+    texts_digest : str, optional
+        Digest of the prompts' file, for the history.
 
     Raises
     ------
     ClipkitError
-        If the file is damaged, holds pickled objects, or holds no features; lengths are checked by the store.
+        If the file is damaged, holds pickled objects or no features, or breaks the format's rules.
     UsageError
-        If there is no such split.
+        If there is no such split, or the file already holds what is given beside it.
     """
-    shown = shown or str(path)
-    if path.stat().st_size == 0:
-        raise ClipkitError(f"{shown}: empty input: did the command before it fail?")
-    if ending == ".parquet":
-        if given:
-            raise UsageError(
-                f"prompts and labels are columns of a .parquet file; got them beside {shown}"
-            )
-        with _parquet().opened(path, shown, split) as found:
-            yield found
-    else:
-        with numpys.opened(path, ending, shown, split, dict(given or {})) as found:
-            yield found
+    source = str(source)
+    with contextlib.ExitStack() as stack:
+        path = stack.enter_context(spool_input(source))
+        inputs = {"features": _digest(path)}
+        added: Arrays = {}
+        if labels is not None:
+            labels_path = stack.enter_context(spool_input(str(labels)))
+            inputs["labels"] = _digest(labels_path)
+            with _reading(str(labels)):
+                added["labels"] = npz.open_npy(labels_path, str(labels)).items()
+        if texts is not None:
+            added["texts"] = list(texts)
+        if texts_digest is not None:
+            inputs["prompts"] = texts_digest
+        with _reading(source):
+            arrays = _open_arrays(path, source, stack)
+        file = _assemble(arrays, source, split, added)
+        validate(file)
+        known_model = file.model()
+        if known_model and model:
+            raise UsageError(f"--model: {source} says that {known_model['name']} made the features")
+        file.history = file.extended_history(
+            "convert",
+            source=Path(source).suffix.lower(),
+            split=split,
+            model={"name": model} if model else None,
+            inputs=inputs,
+        )
+        yield _watch(file, stack.enter_context(console.progress("converting", "rows")))
 
 
-def write(path: Path, ending: str, datasets: Mapping[str, Any], about: Mapping[str, Any]) -> None:
-    """Write data sets over `path`, a temporary file of the caller's.
+def export_file(
+    output: str | Path, file: FeatureFile, *, split: str | None = None, force: bool = False
+) -> None:
+    """Write a feature file for other tools.
 
     Parameters
     ----------
-    ending : {".npz", ".npy", ".parquet", ".csv"}
-    datasets : mapping
-        Arrays, lists of str and matrices by the feature file's names.
-    about : mapping
-        The feature file's attributes; ``kind`` decides what the columns of a table are.
+    output : str or Path
+        Its ending is .npz, .npy, .parquet or, for results only, .csv.
+    file : FeatureFile
+    split : str, optional
+        Export this split only.
+    force : bool
+        Replace an existing file.
 
     Raises
     ------
     UsageError
-        If a file with this ending cannot hold what is there.
+        If there is no such split, files with this ending cannot hold what there is, or the output
+        exists and `force` is not given.
     WriteError
         If the file system refuses the data.
     """
+    writers = {
+        ".npz": _write_npz,
+        ".npy": _write_npy,
+        ".parquet": _write_parquet,
+        ".csv": _write_csv,
+    }
+    write = writers[Path(output).suffix.lower()]
+    with (
+        console.progress("converting", "rows") as report,
+        atomic_write(str(output), force=force) as temporary,
+    ):
+        validate(file)
+        write(temporary, _watch(_keep_split(file, split), report))
+
+
+def _keep_split(file: FeatureFile, split: str | None) -> FeatureFile:
+    """Return the file with one split only; as it is, if that is None."""
+    if split is None:
+        return file
+    if file.kind == "texts":
+        raise UsageError(f"{file.display_name}: texts have no splits, got the split {split!r}")
+    names = file.choose_splits([split])
+    return replace(file, splits={name: file.splits[name] for name in names})
+
+
+def _watch(file: FeatureFile, report: Callable[[int, int], None]) -> FeatureFile:
+    """Return the same content. Reading its features reports progress, and damage as one error."""
+    total = sum(map(len, file.matrices().values()))
+    done = 0
+
+    def watch(matrix: BlockMatrix) -> BlockMatrix:
+        def iter_blocks() -> Iterator[Float32]:
+            nonlocal done
+            with _reading(file.display_name):
+                for block in matrix.iter_blocks():
+                    yield block
+                    done += len(block)
+                    report(done, total)
+
+        return BlockMatrix(matrix.shape, iter_blocks)
+
+    return file.map_features(watch)
+
+
+@contextlib.contextmanager
+def _reading(name: str) -> Iterator[None]:
+    """Turn the many exceptions of zipfile, NumPy and Arrow into one error that names the file."""
     try:
-        if ending == ".npz":
-            numpys.write_npz(path, datasets, about)
-        elif ending == ".npy":
-            numpys.write_npy(path, datasets)
-        elif about["kind"] != "result":
-            if ending == ".csv":
-                hint = "choose .npz or .parquet for features; zeroshot -o and probe -o make results"
-                raise UsageError(
-                    f"a .csv file takes results; the input holds {about['kind']}", hint
-                )
-            _parquet().write(path, datasets, about)
-        elif ending == ".csv":
-            predictions.write_csv(path, datasets)
-        else:
-            _parquet().write_columns(
-                path, predictions.columns(datasets), predictions.frames(datasets)
-            )
-    except OSError as error:
-        hint = "free some space or write elsewhere; nothing was replaced"
-        raise WriteError(
-            f"{path.parent} must take the whole file; got: {error.strerror or error}", hint
-        ) from error
+        yield
+    except (ClipkitError, MemoryError):
+        raise
+    except Exception as error:
+        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
+        raise ClipkitError(f"cannot read {name}: {reason or type(error).__name__}") from error
+
+
+def _digest(path: Path) -> str:
+    with _reading(str(path)), path.open("rb") as file:
+        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+
+
+def _check_size(unpacked: int, packed: int, name: str) -> None:
+    """Refuse data that would unpack to a hundred times their size, unless that is little.
+
+    >>> _check_size(10_000, 20, "labels")
+    """
+    if unpacked > max(BOMB_BYTES, BOMB_RATIO * packed):
+        raise ClipkitError(
+            f"{name}: expected at most {BOMB_RATIO} times its {packed} bytes, got {unpacked}",
+            "save it without compression if it is meant",
+        )
+
+
+def _open_arrays(path: Path, source: str, stack: contextlib.ExitStack) -> Arrays:
+    """Open a file of any readable format; `stack` closes it."""
+    ending = Path(source).suffix.lower()
+    size = path.stat().st_size
+    if size == 0:
+        raise ClipkitError(f"{source}: empty input: did the command before it fail?")
+    if ending == ".npy":
+        return {"features": npz.open_npy(path, source)}
+    if ending == ".npz":
+        archive = stack.enter_context(zipfile.ZipFile(path))
+        for member in archive.infolist():
+            where = f"{source}: {member.filename}"
+            _check_size(member.file_size, member.compress_size, where)
+        return {**npz.open_members(archive, source)}
+    table = stack.enter_context(_parquet().open_table(path, source))
+    _check_size(4 * table.rows * table.width, size, source)
+    arrays: Arrays = table.arrays()
+    return arrays
 
 
 def _parquet() -> ModuleType:
     try:
-        from clipkit.features import _parquet as parquet
+        from clipkit.features import parquet
     except ImportError as error:
         raise ClipkitError(
-            "a .parquet file needs pyarrow; it is not installed",
+            "a .parquet file needs pyarrow, which is not installed",
             "pip install 'clipkit-vl[parquet]'",
         ) from error
     return parquet
+
+
+def _assemble(arrays: Arrays, source: str, split: str | None, added: Arrays) -> FeatureFile:
+    """Make a feature file of the arrays of a source and of those that were added to them."""
+    for name in added:
+        if name in arrays:
+            raise UsageError(f"{source} has {name} of its own; got others beside it")
+    arrays = {**arrays, **added}
+    kind = "texts" if "features" in arrays and "texts" in arrays else "images"
+    file = _start_file(arrays.pop(METADATA, None), kind, source)
+    places = _places(arrays, file.kind, split or UNNAMED, source)
+    splits = [place.removesuffix("/features") for place in places if place.endswith("/features")]
+    if file.kind != "texts" and not splits:
+        raise ClipkitError(
+            f"{source}: expected features, got {', '.join(sorted(arrays)) or 'nothing'}",
+            "name them features, or train_features and test_features",
+        )
+    file.splits = {name: Split() for name in splits}
+    file = _keep_split(file, split)
+    unused = set(arrays).difference(places.values())
+    for place, name in places.items():
+        group, _, key = place.rpartition("/")
+        if group and group not in splits:
+            unused.add(name)
+        elif not group or group in file.splits:
+            file.set_dataset(place, _value(key, arrays[name], f"{source}: {name}"))
+    for name in unused.intersection(added):
+        raise UsageError(f"{source}: {name} go with one unnamed matrix of features, got others")
+    if unused:
+        names = ", ".join(sorted(unused))
+        console.warn(f"{source}: left out, having no place in a feature file: {names}")
+    _number_labels(file)
+    _fill_defaults(file)
+    return file
+
+
+def _start_file(metadata: Any, kind: str, source: str) -> FeatureFile:
+    """Return a file with the metadata that clipkit exported or, if there is none, of this kind."""
+    if metadata is None:
+        return FeatureFile(kind, display_name=source)
+    text = metadata
+    if isinstance(metadata, npz.StoredArray):
+        with _reading(source):
+            text = metadata.items(ndim=0)[0]
+    try:
+        content = json.loads(text)
+        version = int(content["version"])
+    except (ValueError, TypeError, KeyError, RecursionError):
+        message = f"{source}: {METADATA}: expected the JSON that clipkit convert writes"
+        raise ClipkitError(message, "remove it") from None
+    if version > VERSION:
+        raise ClipkitError(f"{source}: version {version} was made by a newer clipkit: update")
+    if content.get("kind") not in ("images", "texts", "logits"):
+        kind = content.get("kind")
+        raise ClipkitError(f"{source}: expected images, texts or logits, got {kind}")
+    file = FeatureFile(content["kind"], content.get("history"), display_name=source)
+    file.temperature = content.get("temperature")
+    file.logit_scale = content.get("logit_scale")
+    for name in ("class_names", "texts", "class_index"):
+        if name in content:
+            file.set_dataset(name, _value(name, content[name], f"{source}: {name}"))
+    return file
+
+
+def _places(arrays: Arrays, kind: str, unnamed: str, source: str) -> dict[str, str]:
+    """Return the data set that each array becomes, with the array's name.
+
+    >>> _places({"features": [], "train_features": [], "X": []}, "images", "all", "a.npz")
+    {'all/features': 'features', 'train/features': 'train_features'}
+    """
+    root, split = allowed_names(kind)
+    places: dict[str, str] = {}
+    for name, array in arrays.items():
+        prefix, _, key = name.rpartition("_")
+        if array is None:
+            continue
+        if name in root:
+            place = name
+        elif name in split:
+            place = f"{unnamed}/{name}"
+        elif prefix and key in split:
+            place = f"{prefix}/{key}"
+        else:
+            continue
+        if place in places:
+            raise ClipkitError(f"{source}: {places[place]} and {name} are both {place}")
+        places[place] = name
+    return places
+
+
+def _value(key: str, array: Any, name: str) -> Any:
+    """Return an array as a feature file holds it. Labels may still be names."""
+    with _reading(name):
+        if isinstance(array, npz.StoredArray):
+            array = array.matrix() if key == "features" else array.items()
+        if key == "features":
+            return array
+        if not isinstance(array, list) or None in array:
+            raise ClipkitError(f"{name}: expected a list with a value for every row")
+        are_names = bool(array) and isinstance(array[0], str | bytes)
+        if key == "class_index" or (key == "labels" and not are_names):
+            return _as_integers(array, name)
+        return [_as_text(item) for item in array]
+
+
+def _as_text(item: Any) -> Any:
+    if isinstance(item, bytes):
+        return item.decode()
+    return str(item) if isinstance(item, int) else item
+
+
+def _as_integers(items: list[Any], name: str) -> Int64:
+    """Return whole numbers, of whatever type, as int64."""
+    array = np.asarray(items)
+    if array.dtype.kind not in "biuf":
+        raise ClipkitError(f"{name}: expected whole numbers, got type {array.dtype}")
+    with np.errstate(invalid="ignore"):
+        numbers = array.astype(np.int64)
+    rows = np.flatnonzero(numbers != array)
+    if len(rows):
+        row = rows[0]
+        raise ClipkitError(f"{name}: expected whole numbers, got {items[row]} in row {row}")
+    return numbers
+
+
+def _number_labels(file: FeatureFile) -> None:
+    """Replace labels that are names by their positions among the class names.
+
+    Without class names, the names that occur are the classes, sorted.
+    """
+    labels: Any = [split.labels for split in file.splits.values() if split.labels is not None]
+    named = [names for names in labels if isinstance(names, list)]
+    if not named:
+        return
+    if len(named) < len(labels):
+        raise ClipkitError(f"{file.display_name}: expected names as labels in all splits, got both")
+    if file.class_names is None:
+        file.class_names = sorted({name for names in named for name in names})
+    numbers = {name: number for number, name in enumerate(file.class_names)}
+    for split in file.splits.values():
+        names: Any = split.labels
+        if names is not None:
+            strange = sorted(set(names).difference(numbers))
+            if strange:
+                where = f"{file.display_name}: labels"
+                raise ClipkitError(f"{where}: expected class names, got {strange[0]!r}")
+            split.labels = np.array([numbers[name] for name in names], np.int64)
+
+
+def _fill_defaults(file: FeatureFile) -> None:
+    """Fill in what other tools leave out: ids, and that prompts belong to no class."""
+    if file.kind == "texts" and file.class_index is None and file.texts:
+        file.class_index = np.full(len(file.texts), -1)
+    for split in file.splits.values():
+        if not split.ids:
+            split.ids = row_ids(len(split.features))
+
+
+def _write_npz(path: Path, file: FeatureFile) -> None:
+    arrays = {name.replace("/", "_"): array for name, array in file.datasets().items()}
+    npz.write_npz(path, {**arrays, METADATA: np.array(_metadata(file))})
+
+
+def _write_npy(path: Path, file: FeatureFile) -> None:
+    matrices = file.matrices()
+    if len(matrices) != 1:
+        names = ", ".join(name.removesuffix("/features") for name in matrices) or "none"
+        hint = "choose one with --split, or write an .npz" if matrices else "choose .npz"
+        raise UsageError(f"an .npy file takes one matrix of features, got {names}", hint)
+    with path.open("wb") as stream:
+        npz.write_array(stream, *matrices.values())
+
+
+def _write_parquet(path: Path, file: FeatureFile) -> None:
+    if file.kind == "result":
+        _parquet().write_table(path, _result_columns(file), _result_frames(file))
+        return
+    arrays: dict[str, Any] = {"class_names": file.class_names}  # those that have no rows
+    if file.kind == "logits":
+        arrays["texts"] = file.texts
+        arrays["class_index"] = np.asarray(file.class_index).tolist()
+    _parquet().write_features(path, file, _metadata(file, **arrays))
+
+
+def _metadata(file: FeatureFile, **arrays: Any) -> str:
+    """Return a file's attributes, and arrays that have no other place, as JSON."""
+    content = {**file.attributes(), "history": file.history, **arrays}
+    content = {name: value for name, value in content.items() if value is not None}
+    return json.dumps(content, sort_keys=True, ensure_ascii=False, allow_nan=False)
+
+
+def _write_csv(path: Path, file: FeatureFile) -> None:
+    if file.kind != "result":
+        hint = "choose .npz or .parquet for features; zeroshot -o and probe -o make results"
+        raise UsageError(f"a .csv file takes results, got {file.kind}", hint)
+    with path.open("w", encoding="utf-8", newline="") as stream:
+        columns = _result_columns(file)
+        out = csv.writer(stream, lineterminator="\n")
+        out.writerow(columns)
+        for frame in _result_frames(file):
+            for row in zip(*(frame[name] for name in columns), strict=True):
+                out.writerow("" if _is_nan(value) else value for value in row)
+
+
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, float) and math.isnan(value)
+
+
+def _result_columns(file: FeatureFile) -> dict[str, type]:
+    """Return the columns of a result's table, and whether they hold str, int or float."""
+    kinds = {"U": str, "f": float}
+    runs = {name: kinds.get(column.dtype.kind, int) for name, column in file.runs.items()}
+    if not file.splits:
+        return runs
+    of_class = str if file.class_names else int
+    columns = {"split": str, "id": str, "label": of_class, "predicted": of_class}
+    return columns | {name: runs[name] for name in RUN_PARAMETERS if name in runs}
+
+
+def _result_frames(file: FeatureFile) -> Iterator[dict[str, list[Any]]]:
+    """Yield the table run by run, a row per image; or all runs at once, if they predict nothing."""
+    if not file.splits:
+        yield {name: column.tolist() for name, column in file.runs.items()}
+        return
+    for name, split in file.splits.items():
+        runs = [row for row in file.rows() if row.get("eval_split", row.get("split")) == name]
+        predicted = np.asarray(split.predicted)
+        if len(runs) != len(predicted):
+            where = f"{file.display_name}: {name}/predicted"
+            raise ClipkitError(f"{where}: expected {len(runs)} runs, got {len(predicted)}")
+        labels: list[Any] = [None] * len(split)
+        if split.labels is not None:
+            labels = _classes(split.labels, file)
+        for run, classes in zip(runs, predicted, strict=True):
+            frame: dict[str, list[Any]] = {"split": [name] * len(split), "id": split.ids}
+            frame["label"] = labels
+            frame["predicted"] = _classes(classes, file)
+            for parameter in RUN_PARAMETERS:
+                frame[parameter] = [run.get(parameter)] * len(split)
+            yield frame
+
+
+def _classes(labels: Int64, file: FeatureFile) -> list[Any]:
+    """Return labels by name, or as they are where classes have no names."""
+    numbers: list[int] = labels.tolist()
+    if not file.class_names:
+        return numbers
+    return [file.class_names[number] for number in numbers]

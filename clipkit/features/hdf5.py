@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -99,20 +100,25 @@ def _read_a_little(path: Path, name: str) -> None:
 
 def _assemble(checked: CheckedFile) -> FeatureFile:
     attributes = checked.attributes()
-    file = FeatureFile(attributes["kind"], checked.history(attributes["history"]))
-    file.display_name = checked.display_name
-    file.temperature = attributes.get("temperature")
-    file.logit_scale = attributes.get("logit_scale")
+    file = FeatureFile(
+        attributes["kind"],
+        temperature=attributes.get("temperature"),
+        logit_scale=attributes.get("logit_scale"),
+        digest=checked.attribute(checked.h5, "digest"),
+        display_name=checked.display_name,
+    )
+    try:
+        file.history = json.loads(attributes["history"])
+    except (ValueError, RecursionError):  # RecursionError: a million brackets
+        raise checked.error("history: expected valid JSON") from None
     entries = {}
-    for name in checked.names(file.kind):
-        dataset = checked.dataset(name)
+    for name, dataset in checked.datasets(file.kind).items():
         sha256 = checked.attribute(dataset, "sha256")
         entries[name] = _digest_entry(dataset.dtype, dataset.shape, sha256)
         file.set_dataset(name, _value(checked, dataset, name, sha256))
-    file.digest = checked.attribute(checked.h5, "digest")
+    validate(file)
     if _file_digest(attributes, entries) != file.digest:
         raise checked.error("the metadata does not match the digest: it was changed", REMAKE)
-    validate(file)
     return file
 
 
@@ -179,64 +185,77 @@ def write(output: str | Path, file: FeatureFile, *, force: bool = False) -> str:
 def write_into(path: Path, file: FeatureFile) -> None:
     """Write a feature file over `path`, a temporary file of the caller's, and set its digest."""
     validate(file)
-    with _write_errors(path):
-        h5 = h5py.File(path, "w", libver="v110", locking=False)
-    try:
+    with _create(path) as h5:
         entries = {}
         for name, value in sorted(file.datasets().items()):
-            entries[name] = _write_dataset(h5, name, value)
+            if is_features(name):
+                where = f"{file.display_name}: {name}"
+                entry = _write_features(h5, name, BlockMatrix.from_array(value), where)
+            else:
+                entry = _write_array(h5, name, _encode(value))
+            with _write_errors(path):
+                _set_attribute(h5[name], "sha256", entry["sha256"])
+            entries[name] = entry
         file.digest = _file_digest(file.attributes(), entries)
         with _write_errors(path):
             for name, value in {**file.attributes(), "digest": file.digest}.items():
                 _set_attribute(h5, name, value)
             _set_attribute(h5, "complete", 1)
             h5.flush()
+
+
+@contextlib.contextmanager
+def _create(path: Path) -> Iterator[h5py.File]:
+    """Create an HDF5 file, and close it at the end."""
+    with _write_errors(path):
+        h5 = h5py.File(path, "w", libver="v110", locking=False)
+    try:
+        yield h5
     except WriteError:
-        _unclosable.append(h5)
+        _keep_open(h5)
         raise
     except BaseException:
-        with _write_errors(path):
-            h5.close()
+        _close(h5)
         raise
-    with _write_errors(path):
-        h5.close()
+    _close(h5)
 
 
-# HDF5 crashes when it closes what it could not write. Such files and data sets stay open until the
-# process ends; the command line leaves with os._exit.
-_unclosable: list[Any] = []
-
-
-def _write_dataset(h5: h5py.File, name: str, value: Any) -> dict[str, Any]:
-    """Write one data set and return its part of the file's digest."""
-    if is_features(name):
-        entry = _write_features(h5, name, BlockMatrix.from_array(value))
-    else:
-        array = _encode(value)
+def _close(h5: h5py.File) -> None:
+    try:
         with _write_errors(h5.filename):
-            h5.create_dataset(name, data=array).flush()
-        sha256 = hashlib.sha256(array.tobytes()).hexdigest()
-        entry = _digest_entry(array.dtype, array.shape, sha256)
+            h5.close()
+    except WriteError:
+        _keep_open(h5)
+        raise
+
+
+def _keep_open(h5: h5py.File) -> None:
+    """Keep a file and all of its parts open until the process ends, which must be by `os._exit`.
+
+    HDF5 crashes when it closes what it could not write.
+    """
+    for handle in h5py.h5f.get_obj_ids(h5.id):
+        h5py.h5i.inc_ref(handle)
+
+
+def _write_array(h5: h5py.File, name: str, array: NDArray[Any]) -> dict[str, Any]:
+    """Write one array and return its part of the file's digest."""
     with _write_errors(h5.filename):
-        _set_attribute(h5[name], "sha256", entry["sha256"])
-    return entry
+        h5.create_dataset(name, data=array).flush()
+    sha256 = hashlib.sha256(array.tobytes()).hexdigest()
+    return _digest_entry(array.dtype, array.shape, sha256)
 
 
-def _write_features(h5: h5py.File, name: str, matrix: BlockMatrix) -> dict[str, Any]:
+def _write_features(h5: h5py.File, name: str, matrix: BlockMatrix, where: str) -> dict[str, Any]:
+    """Write a matrix block by block and return its part of the file's digest."""
     n, width = matrix.shape
-    if 0 in (n, width):
-        raise ClipkitError(f"{name}: expected at least one row and one column, got {n} x {width}")
     chunks = (min(n, chunk_rows(width)), width)
     with _write_errors(h5.filename):
         dataset = h5.create_dataset(name, (n, width), "<f4", chunks=chunks, fletcher32=True)
-    blocks = finite_blocks(_equal_blocks(matrix.iter_blocks(), block_rows(width)), name)
-    try:
-        rows, sha256 = _fill(dataset, blocks)
-    except WriteError:
-        _unclosable.append(dataset)
-        raise
+    blocks = finite_blocks(_equal_blocks(matrix.iter_blocks(), block_rows(width)), where)
+    rows, sha256 = _fill(dataset, blocks)
     if rows != n:
-        raise ClipkitError(f"{name}: expected {n} rows, got {rows}")
+        raise ClipkitError(f"{where}: expected {n} rows, got {rows}")
     return _digest_entry(dataset.dtype, dataset.shape, sha256)
 
 

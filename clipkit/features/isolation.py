@@ -44,7 +44,7 @@ def check_in_subprocess(path: Path, display_name: str, check: Callable[[], None]
         child = os.fork()
     if child == 0:
         try:
-            _limit(path.stat().st_size)
+            _set_limits(path.stat().st_size)
             check()
         finally:
             os._exit(0)
@@ -60,8 +60,8 @@ def check_in_subprocess(path: Path, display_name: str, check: Callable[[], None]
     )
 
 
-def _limit(size: int) -> None:
-    """Give the child default signals, no core dump, and limits that grow with the file."""
+def _set_limits(size: int) -> None:
+    """Set default signals, no core dump, and limits that grow with the file's size."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -1,4 +1,4 @@
-"""What a feature file holds: `FeatureFile`, its splits, and matrices that come in blocks of rows."""
+"""The content of a feature file: `FeatureFile`, its splits, matrices that come in blocks."""
 
 from __future__ import annotations
 
@@ -91,9 +91,6 @@ class BlockMatrix:
         return BlockMatrix((self.shape[0], columns), iter_blocks)
 
 
-Features = Float32 | BlockMatrix
-
-
 @dataclass
 class Split:
     """The rows of one split.
@@ -118,9 +115,12 @@ class Split:
         return len(self.ids)
 
     def __repr__(self) -> str:
-        shapes = {"features": self.features, "labels": self.labels, "predicted": self.predicted}
-        parts = [f"{name} {value.shape}" for name, value in shapes.items() if value is not None]
-        return f"Split({', '.join([f'{len(self)} rows', *parts])})"
+        parts = [f"{len(self)} rows"]
+        for name in ("features", "labels", "predicted"):
+            value = getattr(self, name)
+            if value is not None:
+                parts.append(f"{name} {value.shape}")
+        return f"Split({', '.join(parts)})"
 
     def take(self, rows: NDArray[np.integer[Any]] | Sequence[int]) -> Split:
         """Return the split that holds the given rows, in their order, with its features in memory.
@@ -130,12 +130,14 @@ class Split:
         rows : sequence of int (n,)
         """
         rows = np.asarray(rows, np.int64)
-        return Split(
-            features=None if self.features is None else np.asarray(self.features)[rows],
-            labels=None if self.labels is None else self.labels[rows],
-            ids=[self.ids[row] for row in rows.tolist()],
-            predicted=None if self.predicted is None else self.predicted[:, rows],
-        )
+        taken = Split(ids=[self.ids[row] for row in rows.tolist()])
+        if self.features is not None:
+            taken.features = np.asarray(self.features)[rows]
+        if self.labels is not None:
+            taken.labels = self.labels[rows]
+        if self.predicted is not None:
+            taken.predicted = self.predicted[:, rows]
+        return taken
 
 
 @dataclass
@@ -251,21 +253,39 @@ class FeatureFile:
 
     def attributes(self) -> dict[str, Any]:
         """Return the root attributes that the digest covers."""
-        attributes: dict[str, Any] = {"format": FORMAT, "version": VERSION, "kind": self.kind}
-        attributes["history"] = canonical_json(self.history)
-        for name in ("temperature", "logit_scale"):
-            if getattr(self, name) is not None:
-                attributes[name] = getattr(self, name)
+        attributes: dict[str, Any] = {
+            "format": FORMAT,
+            "version": VERSION,
+            "kind": self.kind,
+            "history": canonical_json(self.history),
+        }
+        if self.temperature is not None:
+            attributes["temperature"] = float(self.temperature)
+        if self.logit_scale is not None:
+            attributes["logit_scale"] = float(self.logit_scale)
         return attributes
+
+    def matrices(self) -> dict[str, BlockMatrix]:
+        """Return all features, by their HDF5 name."""
+        matrices = {f"{name}/features": split.features for name, split in self.splits.items()}
+        matrices["features"] = self.features
+        return {
+            name: BlockMatrix.from_array(matrix)
+            for name, matrix in matrices.items()
+            if matrix is not None
+        }
+
+    def map_features(self, function: Callable[[BlockMatrix], Any]) -> FeatureFile:
+        """Return the same content with a function applied to each matrix of features."""
+        splits = {name: replace(split) for name, split in self.splits.items()}
+        mapped = replace(self, splits=splits)
+        for name, matrix in self.matrices().items():
+            mapped.set_dataset(name, function(matrix))
+        return mapped
 
     def in_memory(self) -> FeatureFile:
         """Return the same content with all features read into arrays."""
-        splits = {}
-        for name, split in self.splits.items():
-            features = None if split.features is None else np.asarray(split.features)
-            splits[name] = replace(split, features=features)
-        features = None if self.features is None else np.asarray(self.features)
-        return replace(self, features=features, splits=splits)
+        return self.map_features(BlockMatrix.read)
 
 
 def history_entry(command: str, **parameters: Any) -> dict[str, Any]:
@@ -292,6 +312,12 @@ def canonical_json(value: Any) -> str:
     return json.dumps(
         value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
     )
+
+
+def as_float32(numbers: NDArray[Any]) -> Float32:
+    """Return numbers as float32; what is too large becomes Inf, which no file may hold."""
+    with np.errstate(over="ignore"):
+        return np.ascontiguousarray(numbers, dtype=np.float32)
 
 
 def chunk_rows(width: int) -> int:

@@ -7,12 +7,13 @@ rules for people.
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from clipkit.errors import ClipkitError
 from clipkit.features.model import BlockMatrix, FeatureFile, Float32, canonical_json
@@ -35,6 +36,7 @@ TYPES: dict[str, tuple[set[str], int]] = {
     "class_names": ({"S"}, 1),
     "runs": ({"S", "<i8", "<f8"}, 1),
 }
+TYPE_NAMES = {"S": "texts", "<i8": "whole numbers", "<f4": "numbers", "<f8": "numbers"}
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 RESERVED = {"features", "texts", "class_index", "class_names", "runs"}
 MAX_CLASSES = 1 << 20  # without class names; a label must not make a command allocate without end
@@ -62,12 +64,17 @@ def allowed_names(kind: str) -> tuple[set[str], set[str]]:
     return {name.rstrip("*") for name in root}, {name.rstrip("*") for name in split}
 
 
-def _required_names(kind: str) -> tuple[set[str], set[str]]:
-    root, split = KINDS[kind]
-    return (
-        {name.rstrip("*") for name in root if name.endswith("*")},
-        {name.rstrip("*") for name in split if name.endswith("*")},
-    )
+def is_allowed(kind: str, name: str) -> bool:
+    """Whether a file of this kind may hold a data set of this name.
+
+    >>> is_allowed("images", "train/labels"), is_allowed("images", "runs/acc1")
+    (True, False)
+    """
+    group, _, key = name.rpartition("/")
+    if group == "runs":
+        return kind == "result"
+    root, split = allowed_names(kind)
+    return key in (split if group else root)
 
 
 def validate(file: FeatureFile) -> None:
@@ -83,7 +90,7 @@ def validate(file: FeatureFile) -> None:
         for name, value in file.datasets().items():
             _check_type(name, value)
         _check_scales(file)
-        check_history(file.history)
+        _check_history(file.history)
         _check_lengths(file)
         _check_classes(file)
     except ClipkitError as error:
@@ -93,56 +100,68 @@ def validate(file: FeatureFile) -> None:
 def _check_names(file: FeatureFile) -> None:
     if file.kind not in KINDS:
         raise ClipkitError(f"kind: expected one of {', '.join(KINDS)}, got {file.kind!r}")
-    datasets = file.datasets()
-    root, split = allowed_names(file.kind)
-    required_root, required_split = _required_names(file.kind)
-    for name in sorted(required_root - set(datasets)):
-        raise ClipkitError(f"expected {name} in a file of {file.kind}, got none")
     if file.kind in ("images", "logits") and not file.splits:
         raise ClipkitError("expected at least one split, got none")
-    for name in [*file.splits, *file.runs]:
-        check_name(name)
     for name in file.splits:
+        _check_name("split", name)
         if name in RESERVED:
-            raise ClipkitError(f"expected a split's name, got the reserved name {name!r}")
-        for key in sorted(required_split):
-            if f"{name}/{key}" not in datasets:
-                raise ClipkitError(f"expected {name}/{key} in a file of {file.kind}, got none")
+            raise ClipkitError(f"name of a split: {name!r} is reserved")
+    for name in file.runs:
+        _check_name("column", name)
+    datasets = file.datasets()
+    for name in _required_names(file):
+        if name not in datasets:
+            raise ClipkitError(f"expected {name} in a file of {file.kind}, got none")
     for name in datasets:
-        group, _, key = name.rpartition("/")
-        allowed = split if group else root
-        if group == "runs" and file.kind == "result":
-            continue
-        if key not in allowed:
+        if not is_allowed(file.kind, name):
             raise ClipkitError(f"{name} is not part of a file of {file.kind}")
 
 
-def check_name(name: str) -> None:
-    """Check the name of a split or of a result's column."""
+def _check_name(what: str, name: str) -> None:
     if not NAME.fullmatch(name):
-        raise ClipkitError(f"expected a name of letters, digits, '.', '_' and '-', got {name!r}")
+        raise ClipkitError(
+            f"name of a {what}: expected up to 100 letters, digits, '.', '_' and '-', got {name!r}"
+        )
+
+
+def _required_names(file: FeatureFile) -> list[str]:
+    root, split = KINDS[file.kind]
+    names = [name.rstrip("*") for name in sorted(root) if name.endswith("*")]
+    keys = [name.rstrip("*") for name in sorted(split) if name.endswith("*")]
+    for split_name in file.splits:
+        names += [f"{split_name}/{key}" for key in keys]
+    return names
 
 
 def _check_type(name: str, value: Any) -> None:
-    key = key_of(name)
-    types, ndim = TYPES[key]
-    if key == "features":
-        if not isinstance(value, BlockMatrix) and np.asarray(value).dtype.kind not in "biuf":
-            raise ClipkitError(f"{name}: expected numbers, got type {np.asarray(value).dtype}")
-    elif isinstance(value, list):
-        if "S" not in types:
-            raise ClipkitError(f"{name}: expected numbers, got a list")
+    types, ndim = TYPES[key_of(name)]
+    stored = _stored_type(name, value)
+    if stored not in types:
+        expected = " or ".join(TYPE_NAMES[code] for code in sorted(types))
+        raise ClipkitError(f"{name}: expected {expected}, got {TYPE_NAMES.get(stored, stored)}")
+    shape = (len(value),) if isinstance(value, list) else value.shape
+    if len(shape) != ndim:
+        raise ClipkitError(f"{name}: expected {ndim} dimensions, got {len(shape)}")
+    if 0 in shape:
+        raise ClipkitError(f"{name}: expected at least one row, got the shape {shape}")
+    if stored == "S":
         _check_texts(name, value)
-        return
-    elif value.dtype.kind == "U":
-        _check_texts(name, value.tolist())
-    elif value.dtype.kind not in ("bif" if key == "runs" else "bi"):
-        raise ClipkitError(f"{name}: expected whole numbers, got type {value.dtype}")
-    if len(value.shape) != ndim:
-        raise ClipkitError(f"{name}: expected {ndim} dimensions, got {len(value.shape)}")
 
 
-def _check_texts(name: str, texts: list[Any]) -> None:
+def _stored_type(name: str, value: Any) -> str:
+    """Return the type in which a value is stored, or a description of one that cannot be."""
+    if isinstance(value, list):
+        return "S"
+    if isinstance(value, BlockMatrix):
+        return "<f4"
+    kind = value.dtype.kind
+    if is_features(name) and kind in "biuf":
+        return "<f4"
+    codes = {"U": "S", "b": "<i8", "i": "<i8", "u": "<i8", "f": "<f8"}
+    return codes.get(kind, f"type {value.dtype}")
+
+
+def _check_texts(name: str, texts: list[Any] | NDArray[np.str_]) -> None:
     for text in texts:
         if not isinstance(text, str):
             raise ClipkitError(f"{name}: expected texts, got {str(text)[:40]!r}")
@@ -159,37 +178,45 @@ def _check_scales(file: FeatureFile) -> None:
         raise ClipkitError("expected a temperature in a file of logits, got none")
     if file.kind != "logits" and file.temperature is not None:
         raise ClipkitError(f"a file of {file.kind} has no temperature")
-    for name in ("temperature", "logit_scale"):
-        value = getattr(file, name)
-        if value is not None:
-            check_scale(name, value)
+    if file.temperature is not None:
+        _check_scale("temperature", file.temperature)
+    if file.logit_scale is not None:
+        _check_scale("logit_scale", file.logit_scale)
 
 
-def check_scale(name: str, value: Any) -> None:
-    """Check a temperature or logit scale: a finite number above 0."""
+def _check_scale(name: str, value: Any) -> None:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value) or value <= 0:
-        raise ClipkitError(f"{name}: expected a finite number above 0, got {value!r}")
+    if not is_number or not 0 < value <= sys.float_info.max:
+        raise ClipkitError(f"{name}: expected a finite number above 0, got {str(value)[:40]}")
 
 
-def check_history(history: Any) -> None:
-    """Check a history: a list of JSON objects, each naming its command and, if any, its model.
-
-    Raises
-    ------
-    ClipkitError
-        Naming the entry that breaks a rule, counted from 1.
-    """
+def _check_history(history: Any) -> None:
+    """Check a history: a list of JSON objects, each naming its command and, if any, its model."""
     if not isinstance(history, list):
         raise ClipkitError(f"history: expected a list, got {type(history).__name__}")
+    if _is_deeper(history, MAX_DEPTH):
+        raise ClipkitError(f"history: expected at most {MAX_DEPTH} levels, got more")
     try:
-        if _depth(history) > MAX_DEPTH:
-            raise ClipkitError(f"history: expected at most {MAX_DEPTH} levels, got more")
         canonical_json(history).encode()
-    except (ValueError, TypeError, RecursionError) as error:  # NaN, half a surrogate pair, a set
+    except (ValueError, TypeError) as error:  # NaN, half a surrogate pair, a set
         raise ClipkitError(f"history: expected plain JSON, got {error}") from None
     for number, entry in enumerate(history, 1):
         _check_entry(f"history, entry {number}", entry)
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    """Whether lists and objects are nested more than `levels` deep, the innermost value included.
+
+    >>> _is_deeper([{"command": "embed"}], 3), _is_deeper([{"command": "embed"}], 2)
+    (False, True)
+    """
+    if levels == 0:
+        return True
+    if isinstance(value, dict):
+        return any(_is_deeper(part, levels - 1) for part in value.values())
+    if isinstance(value, list | tuple):
+        return any(_is_deeper(part, levels - 1) for part in value)
+    return False
 
 
 def _check_entry(where: str, entry: Any) -> None:
@@ -201,58 +228,32 @@ def _check_entry(where: str, entry: Any) -> None:
     if not isinstance(model, dict) or not isinstance(model.get("name"), str):
         raise ClipkitError(f"{where}: expected a model with a name")
     if "logit_scale" in model:
-        check_scale(f"{where}: logit_scale", model["logit_scale"])
-
-
-def _depth(value: Any) -> int:
-    if isinstance(value, dict):
-        parts = list(value.values())
-    elif isinstance(value, list | tuple):
-        parts = list(value)
-    else:
-        return 1
-    return 1 + max(map(_depth, parts), default=0)
+        _check_scale(f"{where}: logit_scale", model["logit_scale"])
 
 
 def _check_lengths(file: FeatureFile) -> None:
-    texts = {"texts": _length(file.texts), "class_index": _length(file.class_index)}
-    if file.kind == "texts":
-        _check_equal({"features": len(file.features), **texts})
+    """Check that the arrays of a group have equal lengths, and all features of splits one width."""
+    lengths: dict[str, dict[str, int]] = {}
+    widths: dict[str, int] = {}
+    for name, value in file.datasets().items():
+        group = name.rpartition("/")[0]
+        key = key_of(name)
+        if key == "class_names":
+            continue
+        rows = value.shape[1] if key == "predicted" else len(value)
+        lengths.setdefault(group, {})[name] = rows
+        if key == "features":
+            widths[name] = value.shape[1]
+    for group_lengths in lengths.values():
+        if len(set(group_lengths.values())) > 1:
+            raise ClipkitError(f"expected equal lengths, got {_listed(group_lengths)}")
     if file.kind == "logits":
-        _check_equal(texts)
-    if file.class_names is not None:
-        _check_equal({"class_names": len(file.class_names)})
-    if file.runs:
-        _check_equal({f"runs/{name}": len(column) for name, column in file.runs.items()})
-    widths = {}
-    for name, split in file.splits.items():
-        lengths = {"ids": len(split.ids)}
-        if split.labels is not None:
-            lengths["labels"] = len(split.labels)
-        if split.predicted is not None:
-            lengths["predicted"] = split.predicted.shape[1]
-        if split.features is not None:
-            lengths["features"] = split.features.shape[0]
-            widths[f"{name}/features"] = split.features.shape[1]
-        _check_equal({f"{name}/{key}": n for key, n in lengths.items()})
-    if file.kind == "logits":
-        widths["texts"] = texts["texts"]
+        widths["texts"] = len(file.texts or [])
     if len(set(widths.values())) > 1:
         raise ClipkitError(f"expected features of equal width, got {_listed(widths)}")
 
 
-def _length(values: Any) -> int:
-    return 0 if values is None else len(values)
-
-
-def _check_equal(lengths: dict[str, int]) -> None:
-    if len(set(lengths.values())) > 1:
-        raise ClipkitError(f"expected equal lengths, got {_listed(lengths)}")
-    if 0 in lengths.values():
-        raise ClipkitError(f"expected at least one row, got {_listed(lengths)}")
-
-
-def _listed(lengths: Mapping[str, int]) -> str:
+def _listed(lengths: dict[str, int]) -> str:
     return ", ".join(f"{name} {n}" for name, n in lengths.items())
 
 
@@ -273,7 +274,7 @@ def _check_classes(file: FeatureFile) -> None:
 
 
 def finite_blocks(blocks: Iterator[Float32], name: str) -> Iterator[Float32]:
-    """Yield blocks (B, D) until one holds NaN or Inf; then count the bad rows and raise.
+    """Yield blocks (B, D) until one holds NaN or Inf; then only count the bad rows, and raise.
 
     Raises
     ------
@@ -283,13 +284,14 @@ def finite_blocks(blocks: Iterator[Float32], name: str) -> Iterator[Float32]:
     bad: list[int] = []
     start = 0
     for block in blocks:
-        if not np.isfinite(block).all():
-            bad += (start + np.flatnonzero(~np.isfinite(block).all(axis=1))).tolist()
+        is_finite = np.isfinite(block)
+        if not is_finite.all():
+            bad += (start + np.flatnonzero(~is_finite.all(axis=1))).tolist()
         start += len(block)
         if not bad:
             yield block
     if bad:
-        rows = "row" if len(bad) == 1 else "rows"
         raise ClipkitError(
-            f"{name}: expected finite values, got NaN or Inf in {len(bad)} {rows}, first row {bad[0]}"
+            f"{name}: expected finite values, got NaN or Inf in {len(bad)} of {start} rows, "
+            f"the first is row {bad[0]}"
         )

@@ -1,8 +1,9 @@
-"""Make the four files beside this one. They are of format version 1 and stay as they are for ever; see docs/format.md.
+"""Make the four files of format version 1 in this folder.
 
     python tests/data/make.py FOLDER
 
-The next format version gets files of its own, `v2-*.h5`, and its readers read these ones still.
+The files stay as they are. The next version of the format gets files of its own, `v2-*.h5`, and
+clipkit will still read these.
 """
 
 from __future__ import annotations
@@ -21,39 +22,33 @@ NAMES, TEXTS = ["cat", "été"], ["a cat", "un été", "something \U0001f408"]
 
 
 def grid(n: int, width: int) -> np.ndarray:
-    """(n, width): -1, -7/8, -6/8, ... exact in float32."""
+    """Return (n, width) numbers -1, -7/8, -6/8, ..., which float32 holds exactly."""
     return (np.arange(n * width).reshape(n, width) - 8).astype(np.float32) / 8
 
 
 def files() -> dict[str, FeatureFile]:
-    """What each file holds."""
-    splits = {
+    """Return the content of each file."""
+    index = np.array([0, 1, -1])
+    images = FeatureFile("images", [IMAGES], class_names=NAMES)
+    images.splits = {
         "test": Split(grid(2, 4), np.array([1, 0]), ["été/a%0Ab.png", "cat/0.png"]),
         "train": Split(grid(3, 4), np.array([0, 1, 0]), ["0", "1", "22"]),
     }
-    index, history = (
-        np.array([0, 1, -1]),
-        [IMAGES, PROMPTS, {"command": "logits", "temperature": 0.5}],
-    )
-    result = Split(None, np.array([1, 0]), ["a", "b"], np.array([[1, 1], [0, 0], [1, 0]]))
-    runs = {
+    texts = FeatureFile("texts", [PROMPTS], features=grid(3, 4), class_names=NAMES)
+    texts.texts, texts.class_index = TEXTS, index
+    history = [IMAGES, PROMPTS, {"command": "logits", "temperature": 0.5}]
+    logits = FeatureFile("logits", history, class_names=NAMES, temperature=0.5, logit_scale=100.0)
+    logits.texts, logits.class_index = TEXTS, index
+    logits.splits = {"all": Split(grid(2, 3), None, ["0", "1"])}
+    result = FeatureFile("result", [*history, {"command": "probe"}], class_names=NAMES)
+    predicted = np.array([[1, 1], [0, 0], [1, 0]])
+    result.splits = {"test": Split(None, np.array([1, 0]), ["a", "b"], predicted)}
+    result.runs = {
         "split": np.array(["test", "test", "été"]),
         "C": np.array([0.1, 1.0, np.nan]),
         "k": np.array([1, 2, -3]),
     }
-    logits = {"all": Split(grid(2, 3), None, ["0", "1"])}
-    return {
-        "images": FeatureFile("images", [IMAGES], splits, class_names=NAMES),
-        "texts": FeatureFile("texts", [PROMPTS], {}, grid(3, 4), TEXTS, index, NAMES),
-        "logits": FeatureFile("logits", history, logits, None, TEXTS, index, NAMES, {}, 0.5, 100.0),
-        "result": FeatureFile(
-            "result",
-            [*history, {"command": "probe"}],
-            {"test": result},
-            class_names=NAMES,
-            runs=runs,
-        ),
-    }
+    return {"images": images, "texts": texts, "logits": logits, "result": result}
 
 
 if __name__ == "__main__":

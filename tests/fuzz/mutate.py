@@ -1,4 +1,4 @@
-"""Damage to feature files and prompt files: what disks, links and strangers do to bytes. A case is a number."""
+"""Damage feature files and prompt files as disks and attackers do. A case is a number."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def flip_bits(data: bytes, rng: random.Random, _: list[bytes]) -> bytes:
 
 
 def set_bytes(data: bytes, rng: random.Random, _: list[bytes]) -> bytes:
-    """A run of bytes becomes zeros, ones, noise or a large number."""
+    """Set a run of bytes to zeros, ones, noise or a large number."""
     at, count = rng.randrange(len(data)), rng.choice((1, 2, 4, 8, 64, 512))
     new = rng.choice(
         (
@@ -40,7 +40,7 @@ def remove(data: bytes, rng: random.Random, _: list[bytes]) -> bytes:
 
 
 def splice(data: bytes, rng: random.Random, others: list[bytes]) -> bytes:
-    """The beginning of one file and the rest of another, or a piece of another in the middle."""
+    """Join the start of one file with the rest of another, or put a piece of that into it."""
     other = rng.choice(others)
     at, count = rng.randrange(len(data)), rng.choice((8, 64, 512, 4096))
     if rng.random() < 0.5:
@@ -62,79 +62,72 @@ MUTATIONS: list[Callable[[bytes, random.Random, list[bytes]], bytes]] = [
 ]  # fmt: skip
 
 
-def mutated(seeds: list[bytes], case: int) -> tuple[bytes, int]:
-    """Case `case`: one to three pieces of damage to one of the seeds, and the seed's number."""
+def damaged(originals: list[bytes], case: int) -> bytes:
+    """Return one of the files with one to three kinds of damage."""
     rng = random.Random(case)
-    number = rng.randrange(len(seeds))
-    data = seeds[number]
+    data = originals[rng.randrange(len(originals))]
     for _ in range(rng.choice((1, 1, 2, 3))):
         if data:
-            data = rng.choice(MUTATIONS)(data, rng, seeds)
-    return data, number
+            data = rng.choice(MUTATIONS)(data, rng, originals)
+    return data
 
 
-def resigned(seeds: list[bytes], case: int) -> tuple[bytes, int]:
-    """As `mutated`, by a stranger who repairs HDF5's own checksums, so that the damage reaches its parsers."""
+def damaged_with_fixed_checksums(originals: list[bytes], case: int) -> bytes:
+    """Damage the metadata of a file and fix HDF5's own checksums, so that its parsers see it."""
     rng = random.Random(case)
-    number = rng.randrange(len(seeds))
-    out = bytearray(seeds[number])
-    blocks = checked_blocks(seeds[number])
+    out = bytearray(originals[rng.randrange(len(originals))])
+    blocks = checked_blocks(bytes(out))
     for _ in range(rng.choice((1, 1, 2, 4))):
         start, end = rng.choice(blocks)
         at = rng.randrange(start, end)
         if rng.random() < 0.5:
             out[at] ^= 1 << rng.randrange(8)
         else:
-            new = rng.choice(
-                (
-                    b"\0",
-                    b"\xff",
-                    rng.randbytes(1),
-                    struct.pack("<I", 1 << rng.randrange(32)),
-                    b"\xff" * 8,
-                )
-            )
-            new = new[: end - at]
+            number = struct.pack("<I", 1 << rng.randrange(32))
+            new = rng.choice((b"\0", b"\xff", rng.randbytes(1), number, b"\xff" * 8))[: end - at]
             out[at : at + len(new)] = new
         out[end : end + 4] = struct.pack("<I", lookup3(bytes(out[start:end])))
-    return bytes(out), number
+    return bytes(out)
 
 
 def checked_blocks(data: bytes) -> list[tuple[int, int]]:
-    """Where the blocks of metadata that end in a checksum lie in a file: found by the checksums themselves."""
-    found = [(0, 44)]
+    """Find the blocks of metadata that a checksum follows, by the checksums themselves."""
+    blocks = [(0, 44)]
     for signature in (b"OHDR", b"OCHK", b"FAHD", b"FADB", b"FRHP", b"FHDB", b"BTHD", b"BTLF"):
-        at = data.find(signature)
-        while at >= 0:
-            limit = min(len(data) - 4, at + 70_000)
-            end = next(
-                (e for e in _ends(data, at, signature) if e <= limit and _checked(data, at, e)),
-                None,
-            )
-            if end is not None:
-                found.append((at, end))
-            at = data.find(signature, at + 1)
-    return found
+        start = data.find(signature)
+        while start >= 0:
+            blocks += [(start, end) for end in _ends(data, start) if _is_checked(data, start, end)][
+                :1
+            ]
+            start = data.find(signature, start + 1)
+    return blocks
 
 
-def _ends(data: bytes, at: int, signature: bytes) -> range | list[int]:
-    if signature == b"OHDR":  # version, flags, times and phase change if flagged, size of chunk 0
-        flags = data[at + 5]
-        head = 6 + (16 if flags & 0x20 else 0) + (4 if flags & 0x10 else 0)
-        width = 1 << (flags & 3)
-        return [at + head + width + int.from_bytes(data[at + head : at + head + width], "little")]
-    return range(at + 8, min(len(data) - 4, at + 700))
+def _ends(data: bytes, start: int) -> list[int]:
+    """Return where the block that starts here may end."""
+    last = len(data) - 4
+    if data[start : start + 4] != b"OHDR":
+        return list(range(start + 8, min(last, start + 700)))
+    flags = data[start + 5]
+    times, phase_change = flags & 0x20, flags & 0x10
+    at = start + 6 + (16 if times else 0) + (4 if phase_change else 0)
+    width = 1 << (flags & 3)
+    end = at + width + int.from_bytes(data[at : at + width], "little")
+    return [end] if end <= min(last, start + 70_000) else []
 
 
-def _checked(data: bytes, start: int, end: int) -> bool:
+def _is_checked(data: bytes, start: int, end: int) -> bool:
     return lookup3(data[start:end]) == struct.unpack_from("<I", data, end)[0]
 
 
 def lookup3(data: bytes) -> int:
-    """Jenkins's lookup3 with initial value 0, the checksum of HDF5's metadata."""
+    """Return Jenkins's lookup3 with initial value 0: the checksum of HDF5's metadata."""
     a = b = c = (0xDEADBEEF + len(data)) & MASK
-    rot = lambda x, k: ((x << k) | (x >> (32 - k))) & MASK
     at, left = 0, len(data)
+
+    def rot(x: int, k: int) -> int:
+        return ((x << k) | (x >> (32 - k))) & MASK
+
     while left > 12:
         x, y, z = struct.unpack_from("<III", data, at)
         a, b, c = (a + x) & MASK, (b + y) & MASK, (c + z) & MASK

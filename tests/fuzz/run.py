@@ -1,9 +1,9 @@
-"""The long fuzz run: damaged feature files and prompt files, each read in a child process that may crash.
+"""The long fuzz run: read damaged feature files and prompt files in child processes.
 
     python tests/fuzz/run.py --cases 24000
 
-A reader must give the same data or a one-line error; a crash, a hang, another exception or other data is a finding.
-A finding is told with its case number, and `--case` with `--what` runs that one again in this process.
+A reader must give the same data or a one-line error. A crash, a hang, another exception or other
+data is a finding. It is printed with its case number; `--case` with `--what` runs it again.
 """
 
 from __future__ import annotations
@@ -27,11 +27,9 @@ from clipkit.console import escaped
 from clipkit.errors import ClipkitError
 from clipkit.features import read
 
-PATIENCE, MEMORY, BATCH = (
-    20,
-    4 << 30,
-    400,
-)  # seconds a case, bytes of address space, cases a process
+CASE_SECONDS = 20
+MEMORY_BYTES = 4 << 30  # of address space
+CASES_PER_PROCESS = 400
 PROMPTS = [
     b"a dot\na line\n\na circle\na dot\n",
     "\ufeffein Hund\r\n\r\nune \u00e9t\u00e9\r\n犬\u2028 a\n".encode(),
@@ -39,66 +37,68 @@ PROMPTS = [
 ]
 
 
-def feature_case(
-    damage: Callable[[list[bytes], int], tuple[bytes, int]], folder: Path, trusted: bool
+def judge_feature_files(
+    damage: Callable[[list[bytes], int], bytes], folder: Path, trusted: bool
 ) -> Callable[[int], str]:
-    """A judge of one damaged feature file; a trusted one is read in this process, its crash a finding."""
+    """Return a judge of damaged feature files; a crash on a trusted one is a finding."""
     originals = list(seeds.write_all(folder).values())
-    healthy = [read(folder / f"{name}.h5") for name in seeds.files()]
+    valid = [read(folder / f"{name}.h5") for name in seeds.files()]
     path = folder / "damaged.h5"
 
     def judge(case: int) -> str:
-        data, _ = damage(originals, case)
-        path.write_bytes(data)
+        path.write_bytes(damage(originals, case))
         try:
-            found = read(path, trusted=trusted)
+            result = read(path, trusted=trusted)
         except ClipkitError as error:
-            return one_line(error)
-        return "same" if any(seeds.same(found, file) for file in healthy) else "OTHER DATA"
+            return judge_error(error)
+        return "same" if any(seeds.same(result, file) for file in valid) else "OTHER DATA"
 
     return judge
 
 
-def prompt_case(folder: Path) -> Callable[[int], str]:
-    """A judge of one damaged prompt file, against the rules of the format written down anew."""
+def judge_prompt_files(folder: Path) -> Callable[[int], str]:
+    """Return a judge of damaged prompt files, which has the rules of the format written anew."""
 
     def judge(case: int) -> str:
-        data, _ = mutate.mutated(PROMPTS, case)
+        data = mutate.damaged(PROMPTS, case)
         try:
-            found = prompts.parse(data, "mine.txt").texts
+            texts = prompts.parse(data, "mine.txt").texts
         except ClipkitError as error:
-            return one_line(error)
+            return judge_error(error)
         lines = [line.removesuffix(b"\r").decode() for line in data.split(b"\n")]
-        return (
-            "same"
-            if found == [text for line in lines if (text := line.strip(prompts.STRIPPED))]
-            else "OTHER DATA"
-        )
+        expected = [line.strip(prompts.STRIPPED) for line in lines]
+        return "same" if texts == [text for text in expected if text] else "OTHER DATA"
 
     return judge
 
 
-def one_line(error: ClipkitError) -> str:
-    """`refused`, if the error is one short line for a terminal."""
+def judge_error(error: ClipkitError) -> str:
+    """Return `refused` for one short line that a terminal can show."""
     text = escaped(f"{error.message}{error.hint or ''}")
     text.encode()
-    return "refused" if "\n" not in text and len(text) < 2000 and error.message else "LONG ERROR"
+    is_line = bool(error.message) and "\n" not in text and len(text) < 2000
+    return "refused" if is_line else "LONG ERROR"
 
 
 JUDGES: dict[str, Callable[[Path], Callable[[int], str]]] = {
-    "damaged": lambda folder: feature_case(mutate.mutated, folder, True),
-    "resigned": lambda folder: feature_case(mutate.resigned, folder, False),
-    "prompts": prompt_case,
+    "damaged": lambda folder: judge_feature_files(mutate.damaged, folder, trusted=True),
+    "fixed-checksums": lambda folder: judge_feature_files(
+        mutate.damaged_with_fixed_checksums, folder, trusted=False
+    ),
+    "prompts": judge_prompt_files,
 }
 
 
-def in_child(judge: Callable[[int], str], cases: range, write: int) -> None:
-    """Judge cases and tell of each, before and after; the alarm's default action ends a hang inside a library."""
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+def judge_in_child(judge: Callable[[int], str], cases: range, write: int) -> None:
+    """Judge cases and write a mark before each and a verdict after it.
+
+    The alarm's default action ends a hang inside a library.
+    """
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     for case in cases:
         os.write(write, b"?")
-        signal.alarm(PATIENCE)
+        signal.alarm(CASE_SECONDS)
         try:
             verdict = judge(case)
         except BaseException as error:
@@ -108,63 +108,60 @@ def in_child(judge: Callable[[int], str], cases: range, write: int) -> None:
 
 
 def sweep(what: str, cases: range, folder: Path) -> tuple[Counter[str], list[tuple[int, str]]]:
-    """Judge all cases in children, a new one after each crash: the verdicts' counts, and the findings."""
-    judge, counts, findings = JUDGES[what](folder), Counter[str](), []
-    at = cases.start
-    while at < cases.stop:
+    """Judge all cases in child processes, with a new one after each crash.
+
+    Returns
+    -------
+    The number of cases by verdict, and the cases that are findings with their verdicts.
+    """
+    judge = JUDGES[what](folder)
+    counts: Counter[str] = Counter()
+    findings = []
+    case = cases.start
+    while case < cases.stop:
         read, write = os.pipe()
         child = os.fork()
         if not child:
             os.close(read)
-            in_child(judge, range(at, min(at + BATCH, cases.stop)), write)
+            judge_in_child(judge, range(case, min(case + CASES_PER_PROCESS, cases.stop)), write)
         os.close(write)
-        with os.fdopen(read, "rb") as told:
-            verdicts = told.read().decode(errors="replace").split("\n")
+        with os.fdopen(read, "rb") as pipe:
+            verdicts = pipe.read().decode(errors="replace").split("\n")
         _, status = os.waitpid(child, 0)
         if os.WIFSIGNALED(status):
             verdicts[-1] = f"?{signal.Signals(os.WTERMSIG(status)).name}"
-        for verdict in (verdict.removeprefix("?") for verdict in verdicts if verdict):
-            kind = (
-                verdict.partition(" ")[0]
-                if verdict not in ("OTHER DATA", "LONG ERROR")
-                else verdict
-            )
-            counts[kind] += 1
-            if kind not in ("same", "refused"):
-                findings.append((at, verdict))
-            at += 1
+        for verdict in filter(None, verdicts):
+            verdict = verdict.removeprefix("?")
+            counts[verdict.partition(":")[0][:40]] += 1
+            if verdict not in ("same", "refused"):
+                findings.append((case, verdict))
+            case += 1
     return counts, findings
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--cases",
-        type=int,
-        default=24_000,
-        help="of each of damaged files and prompts; resigned: a third",
-    )
+    cases_help = "of damaged files and of prompts, each; a third as many with fixed checksums"
+    parser.add_argument("--cases", type=int, default=24_000, help=cases_help)
     parser.add_argument("--start", type=int, default=0)
     parser.add_argument("--what", choices=JUDGES, action="append")
-    parser.add_argument("--case", type=int, help="run this one in this process")
-    given = parser.parse_args()
-    bad = 0
+    parser.add_argument("--case", type=int, help="run this case in this process")
+    options = parser.parse_args()
+    number_of_findings = 0
     with tempfile.TemporaryDirectory(prefix="clipkit-fuzz-") as folder:
-        for what in given.what or JUDGES:
-            if given.case is not None:
-                print(what, given.case, JUDGES[what](Path(folder))(given.case))
+        for what in options.what or JUDGES:
+            if options.case is not None:
+                print(what, options.case, JUDGES[what](Path(folder))(options.case))
                 continue
-            count = given.cases // 3 if what == "resigned" else given.cases
-            counts, findings = sweep(what, range(given.start, given.start + count), Path(folder))
-            print(
-                f"{what}: {counts.total()} cases:",
-                ", ".join(f"{n} {kind}" for kind, n in counts.most_common()),
-                flush=True,
-            )
+            count = options.cases // 3 if what == "fixed-checksums" else options.cases
+            cases = range(options.start, options.start + count)
+            counts, findings = sweep(what, cases, Path(folder))
+            verdicts = ", ".join(f"{n} {verdict}" for verdict, n in counts.most_common())
+            print(f"{what}: {counts.total()} cases: {verdicts}", flush=True)
             for case, verdict in findings[:20]:
                 print(f"  case {case}: {verdict}")
-            bad += len(findings)
-    return 1 if bad else 0
+            number_of_findings += len(findings)
+    return 1 if number_of_findings else 0
 
 
 if __name__ == "__main__":

@@ -1,0 +1,96 @@
+"""Describe a feature file: what `clipkit info` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from clipkit.features.model import FeatureFile
+
+MOST_NAMES = 5  # of a list, before the rest is counted
+
+
+def describe(file: FeatureFile) -> list[dict[str, Any]]:
+    """Describe the content and the history of a file.
+
+    All features are read, so that they are checked against their digests.
+
+    Returns
+    -------
+    list of dict
+        Rows of `field` and `value`.
+    """
+    rows = [("kind", file.kind), ("digest", file.digest), *_arrays(file), *_lists(file)]
+    for name in ("temperature", "logit_scale"):
+        value = getattr(file, name)
+        if value is not None:
+            rows.append((name, value))
+    for number, entry in enumerate(file.history, 1):
+        parameters = {key: value for key, value in entry.items() if key != "command"}
+        rows += _history_rows(f"{number} {entry['command']}", parameters)
+    return [{"field": field, "value": value} for field, value in rows]
+
+
+def _arrays(file: FeatureFile) -> list[tuple[str, Any]]:
+    rows: list[tuple[str, Any]] = []
+    if file.features is not None:
+        rows.append(("features", _shape(file.features)))
+    for name, split in file.splits.items():
+        if split.features is not None:
+            rows.append((f"{name} features", _shape(split.features)))
+        if split.predicted is not None:
+            rows.append((f"{name} predictions", _shape(split.predicted)))
+        if split.labels is None:
+            rows.append((f"{name} labels", "none"))
+    size = 0
+    for matrix in file.matrices().values():
+        size += sum(block.nbytes for block in matrix.iter_blocks())
+    if size:
+        rows.append(("memory", f"{size / 1e6:.1f} MB"))
+    return rows
+
+
+def _lists(file: FeatureFile) -> list[tuple[str, Any]]:
+    rows: list[tuple[str, Any]] = []
+    if file.class_names:
+        rows.append(("classes", len(file.class_names)))
+        rows.append(("class names", _abridged(file.class_names)))
+    if file.texts:
+        rows.append(("texts", len(file.texts)))
+        rows.append(("first texts", _abridged(file.texts)))
+    if file.runs:
+        rows.append(("runs", len(file.rows())))
+        rows.append(("columns", ", ".join(file.runs)))
+    return rows
+
+
+def _history_rows(field: str, entry: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return a row for the plain values of an entry, and rows for each object in it, sorted."""
+    rows: list[tuple[str, str]] = []
+    values = []
+    for key, value in entry.items():
+        if isinstance(value, dict):
+            rows += _history_rows(f"{field} {key}", value)
+        else:
+            values.append(f"{key} {_text(value)}")
+    if values:
+        rows.append((field, ", ".join(values)))
+    return sorted(rows)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return f"[{_abridged([_text(item) for item in value])}]"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _abridged(names: Sequence[str]) -> str:
+    listed = ", ".join(names[:MOST_NAMES])
+    rest = len(names) - MOST_NAMES
+    return f"{listed}, ... ({rest} more)" if rest > 0 else listed
+
+
+def _shape(array: Any) -> str:
+    return " x ".join(map(str, array.shape))
