@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,14 +30,18 @@ class ClassNames:
     ----------
     names : list of C str
     wordings : list of C str
-        What a prompt says for each class: its name, unless a text file gives another wording.
+        What a prompt says for each class; the names, unless a text file gives other wordings.
     source : dict
         Where the names come from, as the history records it.
     """
 
     names: list[str]
-    wordings: list[str]
-    source: dict[str, Any]
+    wordings: list[str] = field(default_factory=list)
+    source: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.wordings:
+            self.wordings.extend(self.names)
 
 
 def embed_texts(

@@ -20,6 +20,7 @@ CRASHES = {
     signal.SIGABRT,
     signal.SIGXCPU,
 }
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 CPU_LIMIT_SECONDS = 10  # of processor time, and one more for each of BYTES_PER_SECOND
 BYTES_PER_SECOND = 2**27
 TIMEOUT_SECONDS = 60  # after which the subprocess ends itself, whatever it waits for
@@ -38,16 +39,19 @@ def check_in_subprocess(path: Path, display_name: str, check: Callable[[], None]
     """
     if sys.platform != "linux":
         return
-    with warnings.catch_warnings():
-        # Python 3.12 warns about forking beside threads; the child uses none of them
-        warnings.simplefilter("ignore", DeprecationWarning)
-        child = os.fork()
-    if child == 0:
-        try:
-            _set_limits(path.stat().st_size)
-            check()
-        finally:
-            os._exit(0)
+    # Python swallows the exception of a signal handler that runs while it forks
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        child = _fork()
+        if child == 0:
+            try:
+                _set_limits(path.stat().st_size)
+                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+                check()
+            finally:
+                os._exit(0)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     _, status = os.waitpid(child, 0)
     if not os.WIFSIGNALED(status) or os.WTERMSIG(status) not in CRASHES:
         return
@@ -60,9 +64,16 @@ def check_in_subprocess(path: Path, display_name: str, check: Callable[[], None]
     )
 
 
+def _fork() -> int:
+    with warnings.catch_warnings():
+        # Python 3.12 warns about forking beside threads; the child uses none of them
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return os.fork()
+
+
 def _set_limits(size: int) -> None:
     """Set default signals, no core dump, and limits that grow with the file's size."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_DFL)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _, hard = resource.getrlimit(resource.RLIMIT_CPU)
