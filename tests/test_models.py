@@ -476,7 +476,7 @@ def test_unknown_devices(name: str) -> None:
 @pytest.mark.parametrize("name", ["cuda", "cuda:0", "cuda:3"])
 def test_absent_devices(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    message = f"cannot use the device {name}: PyTorch .* finds 0 devices of the kind cuda"
+    message = f"cannot use the device {name}: PyTorch .* finds 0 cuda devices"
     with pytest.raises(ClipkitError, match=message):
         models.load("tiny", tower="image", device=name)
 

@@ -84,7 +84,7 @@ def convert(
     if is_export == (_ending(output, formats.WRITABLE) in FEATURE_FILE):
         raise UsageError(
             f"expected one feature file (.h5 or -), got {source} and {output}",
-            "convert through a feature file",
+            "convert in two steps, through a feature file",
         )
     if is_export:
         for name, value in {"model": model, "labels": labels, "prompts": prompts}.items():

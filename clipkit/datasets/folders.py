@@ -81,7 +81,7 @@ def _files_by_class(path: str) -> dict[str, list[IdAndPath]]:
         raise ClipkitError(
             f"{where}: expected images or class folders, got both: "
             f"{unlabelled[0][0]} and {filled[0]}/",
-            "move the images that lie beside the class folders",
+            "move the images that are next to the class folders",
         )
     if unlabelled:
         return {UNLABELLED: unlabelled}

@@ -124,7 +124,7 @@ def _draw_accuracy(ax: Axes, sweep: Sweep, i: int) -> Artist:
 
 
 def _name_best(ax: Axes, sweeps: Sequence[Sweep]) -> None:
-    """Write the best accuracy of all sweeps beside its star."""
+    """Write the best accuracy of all sweeps next to its star."""
     bests = [
         (sweep.percent[sweep.best], sweep.tau[sweep.best])
         for sweep in sweeps
