@@ -156,13 +156,13 @@ def set_options(
     ] = False,
     quiet: Annotated[
         bool,
-        typer.Option("--quiet", "-q", help="Show no notes and no progress, only warnings."),
+        typer.Option("--quiet", "-q", help="Show only warnings and errors, no notes or progress."),
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
-    """Ask what a vision-language model understands, with small commands over feature files.
+    """Measure what a vision-language model understands, with small commands over feature files.
 
-    `embed` and `textembed` run a model once; all other commands are linear algebra on files.
+    `embed` and `textembed` run a model once. All other commands work on their files.
 
     Example: clipkit textembed prompts/generic32.txt | clipkit logits img.h5 - | clipkit probe
     """

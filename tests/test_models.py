@@ -461,7 +461,7 @@ def test_unknown_names() -> None:
     with pytest.raises(UsageError, match="unknown model 'ViT-B32'") as error:
         models.load("ViT-B32", tower="image")
     assert "ViT-B-32" in str(error.value.hint)
-    with pytest.raises(ClipkitError, match=r"cannot read \./models/mine: there is no such dir"):
+    with pytest.raises(ClipkitError, match=r"cannot read \./models/mine: there is no such folder"):
         models.load("./models/mine", tower="image")
     with pytest.raises(UsageError, match="unknown precision 'fp8'"):
         models.load("tiny", tower="image", precision="fp8")

@@ -80,7 +80,7 @@ def import_file(
     ClipkitError
         If the file is damaged, holds pickled objects or no features, or breaks the format's rules.
     UsageError
-        If there is no such split, or the file already holds what is given beside it.
+        If there is no such split, or the file already holds an array that is also a parameter.
     """
     source = str(source)
     with contextlib.ExitStack() as stack:

@@ -39,7 +39,7 @@ def check_in_subprocess(path: Path, display_name: str, check: Callable[[], None]
     if sys.platform != "linux":
         return
     with warnings.catch_warnings():
-        # Python 3.12 warns about forking beside threads; the child uses none of them
+        # Python 3.12 warns about forking a process with threads; the child uses none of them
         warnings.simplefilter("ignore", DeprecationWarning)
         child = os.fork()
     if child == 0:

@@ -81,7 +81,7 @@ def temperature(
     """Draw accuracy against temperature, and below it mean entropy with its maximum ln K.
 
     A star marks each curve's best accuracy, which the legend states; the best of all is written
-    beside its star. Temperature is on a log axis and falls to the right. Entropies that all sweeps
+    next to its star. Temperature is on a log axis and falls to the right. Entropies that all sweeps
     share are drawn once.
 
     Parameters
