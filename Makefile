@@ -1,4 +1,4 @@
-# `make help` lists the targets. The first half of this file is for developers; the second half
+# `make help` lists the targets. The first half of this file is for developers. The second half
 # repeats the thesis, chapter by chapter.
 .DELETE_ON_ERROR:
 .SUFFIXES:
@@ -29,7 +29,7 @@ demo: $(INSTALLED)  ## Run the pipeline on the bundled data set and model, with 
 	  RESULTS=results/demo
 	@cat $(DEMO)/report.md
 	@echo
-	@echo "The pictures:"
+	@echo "Pictures:"
 	@ls $(DEMO)/*.png
 
 test: lint  ## Run the linters and the tests
@@ -85,11 +85,11 @@ SETS := generic16 generic32 generic99 generic205 generic415
 HIGH_RESOLUTION := imagenette tiny-imagenet food101
 
 .PHONY: thesis chapter2 chapter3 chapter4 chapter5 resolution tour
-thesis: chapter2 chapter3 chapter4 chapter5  ## All chapters (MODEL DATASET LIMIT UNTRAINED ...)
-chapter2:  ## Baseline and zero-shot
-chapter3:  ## Class-agnostic prompts, and the entropy of their logits
-chapter4:  ## Temperature, classifiers, prompt vocabularies, higher resolution
-chapter5:  ## Clustering
+thesis: chapter2 chapter3 chapter4 chapter5  ## Run all chapters (MODEL DATASET LIMIT UNTRAINED ...)
+chapter2:  ## Run the baseline and zero-shot classification
+chapter3:  ## Run class-agnostic prompts and the entropy of their logits
+chapter4:  ## Run temperature, classifiers, prompt vocabularies and higher resolution
+chapter5:  ## Run clustering
 
 # The files of each chapter.
 SEED := $(firstword $(SEEDS))
@@ -134,7 +134,7 @@ $(foreach name,$(WITHOUT_SPACE),$(if $(word 2,$($(name))),\
 endif
 
 ifeq ($(DATASET),)
-# Without DATASET, make each of the thesis's data sets by a make of its own.
+# Without DATASET, run a separate make for each of the thesis's data sets.
 DATASETS := cifar10 cifar100 $(HIGH_RESOLUTION)
 .PHONY: $(DATASETS)
 $(GOALS): $(DATASETS)
@@ -152,8 +152,8 @@ slug = $(call last_part,$(patsubst %/openai,%,$(patsubst %/,%,$1)))
 control_folder = $(RESULTS)/$(call slug,$(MODEL))-untrained$1-$(call slug,$(DATASET))
 OUT := $(RESULTS)/$(call slug,$(MODEL))-$(call slug,$(DATASET))
 
-# A folder records in its file `settings` what its results were made with. settings_differ lists
-# the recorded settings that are not the current ones.
+# The file `settings` of a folder records the settings of its results. settings_differ lists the
+# recorded settings that differ from the current ones.
 SETTINGS := MODEL=$(MODEL:%/=%) DATASET=$(DATASET:%/=%) LIMIT=$(LIMIT) PRECISION=$(PRECISION)
 settings_differ = $(filter-out $(SETTINGS),$(shell cat $1/settings 2>/dev/null))
 
@@ -177,7 +177,7 @@ else ifneq ($(and $(filter chapter4,$(GOALS)),$(filter 0,$(MAKELEVEL))),)
 $(info # chapter 4, higher resolution: skipped, since $(DATASET) is none of $(HIGH_RESOLUTION))
 endif
 
-# Each chapter is finished by a report on everything in the folder.
+# Each chapter ends with a report on everything in the folder.
 FILES := img.h5 $(foreach goal,$(GOALS),$($(goal)))
 CONTROL_FILES := $(if $(UNTRAINED),$(addprefix $(CONTROL)/,$(filter %.h5,$(FILES))))
 $(GOALS): $(OUT)/report.md
@@ -196,13 +196,13 @@ INTERMEDIATE := settings img.h5 classes.h5 classes.logits.h5 \
 
 endif
 
-# How each file is made. Recipes find clipkit on the PATH, so that a dry run reads like a session.
-# Only the environment itself is made by the user's own Python.
+# The recipes of all files. They find clipkit on the PATH, so that a dry run reads like a session.
+# Only the environment itself is made by the user's Python.
 $(RESULTS)/%: export PATH := $(abspath $(BIN)):$(PATH)
 $(INSTALLED): export PATH := $(PATH)
 $(CONTROL)/%: seed := $(UNTRAINED)
 
-# $(call option,limit,50) is --limit 50, and nothing where the value is empty.
+# $(call option,limit,50) is --limit 50. If the value is empty, it is nothing.
 option = $(if $2,--$1 $2)
 MODEL_OPTIONS = $(strip --model $(MODEL) $(call option,untrained,$(seed)) \
   $(call option,precision,$(PRECISION)) $(call option,device,$(DEVICE)))

@@ -1,4 +1,4 @@
-"""The Typer app, and what becomes of errors, signals and broken pipes."""
+"""Define the Typer app, and handle errors, signals and broken pipes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ BROKEN_PIPE = 128 + signal.SIGPIPE
 
 
 class Interrupted(SystemExit):
-    """Report that a signal asks the command to stop."""
+    """Report that a signal asked the command to stop."""
 
     def __init__(self, number: int) -> None:
         super().__init__(128 + number)
@@ -46,7 +46,7 @@ class Interrupted(SystemExit):
 
 
 class ClipkitGroup(TyperGroup):
-    """Run commands, and end with one line on standard error and an exit code if one fails.
+    """Run commands. If one fails, write one line to standard error and return an exit code.
 
     Exit codes: 0 done; 1 bad data, input or output; 2 usage; 3 done, but images were skipped;
     128 + n on signal n, which includes 141 when the reader of a pipe left.
@@ -119,7 +119,7 @@ def _explain(error: Exception) -> tuple[str, str | None, int]:
     if isinstance(error, MemoryError):
         hint = "use --limit, fewer prompts or a smaller batch"
         return "not enough memory for the data", hint, 1
-    hint = "this is a bug in clipkit; --debug shows where"
+    hint = "this is a bug in clipkit: run with --debug to see where"
     return f"unexpected {type(error).__name__}: {error}", hint, 1
 
 
@@ -156,13 +156,13 @@ def set_options(
     ] = False,
     quiet: Annotated[
         bool,
-        typer.Option("--quiet", "-q", help="Show no notes and no progress, only warnings."),
+        typer.Option("--quiet", "-q", help="Show only warnings and errors, no notes or progress."),
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
-    """Ask what a vision-language model understands, with small commands over feature files.
+    """Measure what a vision-language model understands, with small commands over feature files.
 
-    `embed` and `textembed` run a model once; all other commands are linear algebra on files.
+    `embed` and `textembed` run a model once. All other commands work on their files.
 
     Example: clipkit textembed prompts/generic32.txt | clipkit logits img.h5 - | clipkit probe
     """

@@ -149,7 +149,7 @@ def _count_classes(file: FeatureFile, name: str) -> int:
     labels = file.splits[name].labels
     if labels is None:
         raise ClipkitError(
-            f"{file.display_name}: {name} has no labels to count classes by",
+            f"{file.display_name}: {name}: expected labels to count classes, got none",
             "give the number of clusters: -k 10",
         )
     return len(np.unique(labels))

@@ -41,13 +41,13 @@ def write_line(text: str) -> None:
 
 
 def note(text: str) -> None:
-    """Write a line that is worth knowing."""
+    """Write a note, unless the user asked for quiet."""
     if not _quiet:
         write_line(f"clipkit: {text}")
 
 
 def warn(text: str) -> None:
-    """Write a line about something that a result may depend on."""
+    """Write a warning about something that may affect a result."""
     write_line(f"clipkit: warning: {text}")
 
 

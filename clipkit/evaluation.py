@@ -1,4 +1,4 @@
-"""Evaluation of probes over a feature file: which rows are fitted on, held out and scored."""
+"""Evaluate probes on a feature file: choose the rows to fit on, to hold out and to score."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FEATURES = ("logits", "probs")
 
 @dataclass(frozen=True)
 class ProbeSpec:
-    """What reads the features, and how.
+    """A classifier, and how it reads the features.
 
     Attributes
     ----------
@@ -260,8 +260,8 @@ def _warn_of_missing_classes(file: FeatureFile, fit: Subset, scored: Subset) -> 
     if len(missing):
         example = file.class_names[missing[0]] if file.class_names else missing[0]
         console.warn(
-            f"{fit.name} lacks {len(missing)} of the classes of {scored.name}, "
-            f"for example {example}: all their rows count as wrong"
+            f"{fit.name} lacks {len(missing)} of the classes of {scored.name} "
+            f"(for example {example}), so all their rows count as wrong"
         )
 
 

@@ -1,4 +1,4 @@
-"""Files that are written completely or not at all, and copies of what a pipe brings."""
+"""Write files completely or not at all, and copy piped input to a file."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _file_kind(path: Path) -> str:
 
 
 def check_output(output: str, *, force: bool = False) -> None:
-    """Refuse an output that cannot be published, before any work is done.
+    """Refuse an output that cannot be published before the command does any work.
 
     Raises
     ------
@@ -228,7 +228,7 @@ def read_bytes(source: str, limit: int = 1 << 26) -> bytes:
 
 @contextlib.contextmanager
 def spool_input(source: str) -> Iterator[Path]:
-    """Yield the path of a regular file with the input: the file, or a copy of what a pipe brings.
+    """Yield the path of a regular file with the input: the file itself, or a copy of a pipe.
 
     Raises
     ------
@@ -238,7 +238,7 @@ def spool_input(source: str) -> Iterator[Path]:
         If the input is missing, unreadable or a folder, or if the temporary folder is full.
     """
     if source == STREAM and sys.stdin.isatty():
-        raise UsageError("an input file is missing", "name a feature file, or pipe one in")
+        raise UsageError("expected an input file, got a terminal", "name a file, or pipe one in")
     if source != STREAM:
         kind = _file_kind(Path(source))
         if kind == "nothing":
@@ -275,7 +275,7 @@ def _spool_error(source: str, error: OSError) -> ClipkitError:
     folder = tempfile.gettempdir()
     return ClipkitError(
         f"cannot copy {display_name(source)} to {folder}: {reason}",
-        "set TMPDIR to a folder with more room",
+        "set TMPDIR to a folder with more space",
     )
 
 

@@ -99,7 +99,7 @@ def parse(data: bytes, name: str) -> Prompts:
     Prompts(name='mine.txt', texts=['a dot', '# a hash sign'], lines=[1, 3], blank=1, duplicates=[])
     """
     if not data:
-        raise ClipkitError(f"{name}: empty input: did the command before it fail?")
+        raise ClipkitError(f"{name}: empty input", "check whether the command before it failed")
     texts: list[str] = []
     lines: list[int] = []
     duplicates: list[tuple[int, int]] = []

@@ -1,4 +1,4 @@
-"""What results and logits hold for pictures and reports: counts per class, curves, grids, means.
+"""Compute counts per class, curves, grids and means from results and logits, for pictures.
 
 Functions raise `UsageError` for a split, run, image or class that does not exist, and
 `ClipkitError` for a file that does not hold what they need.
@@ -57,7 +57,7 @@ def choose_split(file: FeatureFile, split: str | None = None) -> str:
 
 
 def best_run(result: FeatureFile, split: str) -> int:
-    """Return the most accurate run on a split; of equals, the first."""
+    """Return the most accurate run on a split, or the first of several that are equal."""
     labels, predicted = _labels_and_runs(result, split)
     return int((predicted == labels).mean(axis=1).argmax())
 

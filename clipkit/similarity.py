@@ -143,8 +143,8 @@ def common_logit_scale(images: FeatureFile, texts: FeatureFile) -> float | None:
         model = file.model()
         if model is None:
             raise ClipkitError(
-                f"{file.display_name} does not say which model made it",
-                "clipkit convert --model NAME adds that",
+                f"{file.display_name}: expected the name of its model in the history, got none",
+                "add it with: clipkit convert --model NAME",
             )
         models.append(model)
     a, b = models

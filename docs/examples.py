@@ -113,7 +113,7 @@ def _default(value: Any) -> str:
 
 
 def refresh(page: Path) -> str:
-    """Return the page with its commands' present output; copy its pictures beside it."""
+    """Return the page with its commands' current output, and copy its pictures to docs/images."""
     text = OPTIONS.sub(lambda match: options(match[1]), page.read_text())
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -82,7 +82,7 @@ def test_a_result_has_a_run_per_split_and_k_and_names_classes_if_k_allows():
 def test_without_labels_k_is_required_and_agreement_is_nan():
     file = feature_file("images", datasets={"class_names": None})
     file.splits["test"] = replace(file.splits["test"], labels=None)
-    with pytest.raises(ClipkitError, match="test has no labels to count classes by"):
+    with pytest.raises(ClipkitError, match="test: expected labels to count classes, got none"):
         clustering.cluster(file)
     (row,) = clustering.cluster(file, k=[2]).rows()
     assert all(np.isnan(row[name]) for name in ("purity", "nmi", "ari"))

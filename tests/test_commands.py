@@ -319,7 +319,7 @@ def test_a_pipe_whose_first_command_fails_fails_as_a_whole(
     assert run.returncode == 1
     lines = run.stderr.splitlines()
     assert len(lines) == 3
-    assert sum("did the command before it fail?" in line for line in lines) == 2
+    assert sum("check whether the command before it failed" in line for line in lines) == 2
     assert any("absent.txt" in line for line in lines)
 
 

@@ -35,7 +35,7 @@ def test_random_directions_from_a_pipe_are_probed(img_h5: Path) -> None:
 
 def test_random_directions_take_no_texts(img_h5: Path, txt_h5: Path) -> None:
     line = fails("logits", img_h5, txt_h5, "--random", 5, exit_code=2)
-    assert "TEXTS and --random exclude each other" in line
+    assert "expected TEXTS or --random, got both" in line
 
 
 def test_random_directions_spread_evenly() -> None:

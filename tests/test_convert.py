@@ -146,8 +146,8 @@ def test_split_restricts_both_ways(tmp_path: Path, ending: str) -> None:
     for path, output, name, message in (
         (exported, "x.h5", "tset", "did you mean test?"),
         (source, f"x.{ending}", "tset", "did you mean test?"),
-        (tmp_path / f"t.{ending}", "x.h5", "test", "texts have no splits, got the split 'test'"),
-        (prompts, f"x.{ending}", "test", "texts have no splits, got the split 'test'"),
+        (tmp_path / f"t.{ending}", "x.h5", "test", "expected no split for texts, got 'test'"),
+        (prompts, f"x.{ending}", "test", "expected no split for texts, got 'test'"),
     ):
         convert_refused(path, tmp_path / output, 2, message, options=["--split", name])
 
@@ -232,7 +232,7 @@ def test_tables_of_other_tools(tmp_path: Path) -> None:
     }
     pq.write_table(pa.table(table), tmp_path / "a.parquet")
     run = ok("convert", tmp_path / "a.parquet", tmp_path / "a.h5")
-    assert "left out, having no place in a feature file: width" in run.stderr
+    assert "ignored, because a feature file cannot hold them: width" in run.stderr
     file = read(tmp_path / "a.h5")
     assert file.class_names == ["cat", "1", "emu"]
     assert file.splits["all"].ids == ["7", "8", "9"]
@@ -316,15 +316,15 @@ def test_usage(tmp_path: Path) -> None:
         ("a.npz", "b.parquet", [], "expected one feature file (.h5 or -), got"),
         ("a.h5", "b.pt", [], "unknown ending '.pt'"),
         ("a.csv", "b.h5", [], "unknown ending '.csv'"),
-        ("a.h5", "b.csv", [], "a .csv file takes results, got images"),
+        ("a.h5", "b.csv", [], "expected a result for a .csv file, got images"),
         ("a.h5", "b.npz", ["--model", "tiny"], "--model is for imports, but"),
         ("a.h5", "b.npz", with_labels, "--labels is for imports, but"),
-        ("out.npz", "b.h5", with_labels, "labels go with one unnamed matrix of features"),
-        ("out.parquet", "b.h5", with_labels, "labels go with one unnamed matrix of features"),
+        ("out.npz", "b.h5", with_labels, "expected one unnamed matrix of features for labels"),
+        ("out.parquet", "b.h5", with_labels, "expected one unnamed matrix of features for labels"),
     ):
         convert_refused(tmp_path / source, tmp_path / output, 2, message, options=options)
     np.savez(tmp_path / "own.npz", features=np.ones((5, 1)), labels=np.zeros(5))
-    own = "own.npz has labels of its own; got others beside it"
+    own = "own.npz: expected no extra labels, because the file already holds them"
     convert_refused(tmp_path / "own.npz", tmp_path / "b.h5", 2, own, options=with_labels)
     convert_refused(tmp_path / "none.npz", tmp_path / "b.h5", 1, "none.npz: there is no such file")
 
@@ -356,7 +356,7 @@ def test_pickles_are_never_loaded(tmp_path: Path) -> None:
     np.savez(tmp_path / "b.npz", allow_pickle=True, features=np.ones((1, 2)), ids=untrusted)
     (tmp_path / "c.npy").write_bytes(pickle.dumps(canary))
     for name in ("a.npz", "a.npy", "b.npz"):
-        convert_refused(tmp_path / name, tmp_path / "x.h5", 1, "got pickled objects, never loaded")
+        convert_refused(tmp_path / name, tmp_path / "x.h5", 1, "got pickled objects")
     convert_refused(tmp_path / "c.npy", tmp_path / "x.h5", 1, "the magic string is not correct")
     assert not canary.path.exists()
 
@@ -386,10 +386,10 @@ BAD_ARRAYS: list[tuple[dict[str, Any], str]] = [
     ({"features": TWO, "labels": np.eye(2)}, "labels: expected numbers or texts (N), got float64"),
     ({"features": ONE, "labels": [3], "class_names": ["a"]}, "all/labels: expected values in 0..0"),
     ({"features": ONE, "labels": ["b"], "class_names": ["a"]}, "expected class names, got 'b'"),
-    ({"a_features": ONE, "a_labels": [0], "b_features": ONE, "b_labels": ["x"]}, "got both"),
+    ({"a_features": ONE, "a_labels": [0], "b_features": ONE, "b_labels": ["x"]}, "got names and"),
     ({"X": TWO, "y": np.ones(2)}, "expected features, got X, y; hint: name them features"),
     ({"train_labels": np.ones(2, int)}, "expected features, got train_labels"),
-    ({"features": ONE, "all_features": ONE}, "features and all_features are both all/features"),
+    ({"features": ONE, "all_features": ONE}, "expected all/features once, got features and"),
     ({"features": ONE, "ids": [0.5]}, "all/ids: expected texts, got '0.5'"),
     ({"features": ONE, "ids": "a"}, "ids: expected numbers or texts (N), got <U1 of shape ()"),
     ({"features": ONE, "ids": [b"\xff"]}, "a.npz: ids: 'utf-8' codec can't decode byte 0xff"),
@@ -397,12 +397,12 @@ BAD_ARRAYS: list[tuple[dict[str, Any], str]] = [
     ({"features": TWO, "texts": ["a"]}, "expected equal lengths, got features 2, texts 1"),
     ({"features": ONE, "clipkit": "{}"}, JSON_HINT),
     ({"features": ONE, "clipkit": "[" * 100_000}, JSON_HINT),
-    (exported([], version=2), "version 2 was made by a newer clipkit: update"),
+    (exported([], version=2), "version 2 was made by a newer clipkit"),
     (exported([], kind="logits"), "expected class_index in a file of logits, got none"),
     (exported({}), "history: expected a list, got dict"),
     (exported([{"command": "x", "model": {}}]), "history, entry 1: expected a model with a name"),
     (exported([{"command": "x", "y": [DEEP]}]), "history: expected at most 16 levels, got more"),
-    (exported([], temperature=1), "a file of images has no temperature"),
+    (exported([], temperature=1), "expected no temperature in a file of images, got 1"),
     (exported([], class_names="ab"), "class_names: expected a list with a value for every row"),
     (exported([], class_names=[["a"]]), "class_names: expected texts, got \"['a']\""),
     (exported([], kind="logits", class_index=[[1], 2]), "class_index: setting an array element"),

@@ -461,7 +461,7 @@ def test_unknown_names() -> None:
     with pytest.raises(UsageError, match="unknown model 'ViT-B32'") as error:
         models.load("ViT-B32", tower="image")
     assert "ViT-B-32" in str(error.value.hint)
-    with pytest.raises(ClipkitError, match=r"cannot read \./models/mine: there is no such dir"):
+    with pytest.raises(ClipkitError, match=r"cannot read \./models/mine: there is no such folder"):
         models.load("./models/mine", tower="image")
     with pytest.raises(UsageError, match="unknown precision 'fp8'"):
         models.load("tiny", tower="image", precision="fp8")
@@ -476,7 +476,7 @@ def test_unknown_devices(name: str) -> None:
 @pytest.mark.parametrize("name", ["cuda", "cuda:0", "cuda:3"])
 def test_absent_devices(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    message = f"cannot use the device {name}: PyTorch .* finds 0 devices of the kind cuda"
+    message = f"cannot use the device {name}: PyTorch .* finds 0 cuda devices"
     with pytest.raises(ClipkitError, match=message):
         models.load("tiny", tower="image", device=name)
 

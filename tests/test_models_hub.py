@@ -265,7 +265,7 @@ def test_open_clip_repositories_are_not_supported_yet(hub: Hub) -> None:
 def test_repositories_that_do_not_exist(hub: Hub) -> None:
     name = "openai/clip-vit-base-patch23"
     assert find(name) == {
-        "message": f"no directory and no public Hugging Face repository is named {name}",
+        "message": f"no folder and no public Hugging Face repository is named {name}",
         "hint": "did you mean openai/clip-vit-base-patch32?",
     }
 

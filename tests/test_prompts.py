@@ -154,7 +154,7 @@ CONTROL = "mine.txt, line {}: expected no control character, got U+{:04X}"
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"", "mine.txt: empty input: did the command before it fail?"),
+        (b"", "mine.txt: empty input"),
         (b"\n", NO_PROMPT),
         (b"\r\n", NO_PROMPT),
         (b" \n\t\n", NO_PROMPT),

@@ -289,7 +289,7 @@ def test_strict_does_not_overlook_what_an_earlier_run_skipped(
     copied_embedding.kill_after_shards(1)
     ended = copied_embedding.run("--strict")
     ended.stderr = ended.stderr.removeprefix("clipkit: resuming at 16 of 40\n")
-    refused(ended, 1, "a/00.png: cannot read ", "hint: without --strict it is skipped")
+    refused(ended, 1, "a/00.png: cannot read ", "hint: leave out --strict to skip it")
 
 
 def test_left_shards_of_a_published_file_do_no_harm(embedding: Embedding, expected: bytes) -> None:

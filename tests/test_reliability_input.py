@@ -42,7 +42,7 @@ def flip_in(text: bytes, offset: int) -> Callable[[bytes], bytes]:
 
 
 DAMAGED: dict[str, tuple[Callable[[bytes], bytes], str]] = {
-    "empty": (lambda data: b"", "empty input: did the command before it fail?"),
+    "empty": (lambda data: b"", "empty input; hint: check whether the command before it failed"),
     "text": (lambda data: b"a dot\na line\n", "expected a feature file, got text"),
     "gzip": (gzip.compress, "expected a feature file, got gzip"),
     "other": (lambda data: data[::-1], "expected a feature file, got other data"),
@@ -197,7 +197,7 @@ STRANGE: dict[str, tuple[Callable[[h5py.File], Any], str]] = {
     "unknown attribute": (attribute("more", 1), "expected no root attributes but format, version"),
     "interrupted": (without("complete"), "interrupted; hint: run the command that made it again"),
     "complete = 0": (attribute("complete", 0), "expected a complete file"),
-    "from the future": (attribute("version", 2), "version 2 was made by a newer clipkit: update"),
+    "from the future": (attribute("version", 2), "version 2 was made by a newer clipkit; hint: "),
     "not ours": (without("format"), "HDF5 file that clipkit did not make; hint: clipkit convert"),
     "class names": (replace("class_names", data=CLASSES), "class_names does not match its SHA-256"),
     "history": (attribute("history", HISTORY), "the metadata does not match the digest: it was"),
@@ -255,12 +255,12 @@ INVALID: list[tuple[str, dict[str, Any], str]] = [
     ("images", {FEATURES: None}, f"expected {FEATURES} in a file of images, got none"),
     ("images", {"train/ids": None}, "train/ids: expected at least one row"),
     ("images", NO_SPLITS, "expected at least one split, got none"),
-    ("images", {"a b/ids": ["x"], "a b/features": random_features(1)}, "name of a split: expected up to"),
+    ("images", {"a b/ids": ["x"], "a b/features": random_features(1)}, "name of a split: expected"),
     ("images", {"train/ids": np.array([b"\xff"] * 6)}, "train/ids: expected UTF-8, got b'\\xff'"),
     ("texts", {"texts": None}, "expected texts in a file of texts, got none"),
     ("result", {"runs/k": np.arange(3)}, "expected equal lengths, got runs/acc1 2, runs/k 3"),
     ("images", {"kind": "video"}, "kind: expected one of images, texts, logits, result, got 'v"),
-    ("images", {"version": 7}, "format version 7 was made by a newer clipkit: update"),
+    ("images", {"version": 7}, "format version 7 was made by a newer clipkit"),
     ("images", {"version": 0}, "expected a format version from 1 to 1, got 0"),
     ("logits", {"temperature": np.nan}, f"temperature: {NUMBER} nan"),
     ("logits", {"temperature": None}, "expected a temperature in a file of logits, got none"),

@@ -52,7 +52,7 @@ def made_by(**model: Any) -> dict[str, str]:
         ({"attributes": made_by(name="n", digest=None)}, ["(m sha256:1, n); hint: "]),
         (
             {"attributes": {"history": '[{"command":"x"}]'}},
-            ["txt.h5 does not say which model made it; hint: clipkit convert --model NAME"],
+            ["txt.h5: expected the name of its model in the history, got none; hint: "],
         ),
     ],
 )
@@ -79,7 +79,7 @@ def test_a_probe_needs_labels_of_two_classes(tmp_path: Path, labels: Any, messag
 def test_a_class_without_rows_to_fit_on_is_warned_about_and_counts_as_wrong(tmp_path: Path) -> None:
     datasets = {"class_names": ["a", "b", "c"], "test/labels": np.array([0, 1, 2, 0, 1, 2])}
     result = ok("probe", write_feature_file(tmp_path / "x.h5", datasets=datasets))
-    message = "clipkit: warning: train lacks 1 of the classes of test, for example c: "
+    message = "clipkit: warning: train lacks 1 of the classes of test (for example c), "
     assert result.stderr.startswith(message)
     assert float(rows(result.stdout)[0]["acc1"]) <= 4 / 6
 

@@ -79,7 +79,7 @@ def test_a_closed_standard_stream_is_an_error_or_unused(
         no_output = fork_server.run(inputs, *LOGITS, close=[1])
         refused(no_output, 1, "cannot write standard output: it is closed")
         no_input = fork_server.run(inputs, "entropy", close=[0])
-        refused(no_input, 1, "standard input: empty input: did the command before it fail?")
+        refused(no_input, 1, "standard input: empty input; hint: check whether the command")
         assert fork_server.run(inputs, "entropy", "no.h5", close=[2]).exit_code == 1
 
 
@@ -121,7 +121,8 @@ def test_a_pipeline_fails_as_a_whole(inputs: Path) -> None:
     run = shell("clipkit logits no.h5 txt.h5 | clipkit entropy | cat", inputs)
     assert (run.returncode, run.stdout) == (1, "")
     assert sorted(run.stderr.splitlines()) == [
-        "clipkit entropy: standard input: empty input: did the command before it fail?",
+        "clipkit entropy: standard input: empty input; "
+        "hint: check whether the command before it failed",
         "clipkit logits: cannot read no.h5: there is no such file",
     ]
 
@@ -198,7 +199,7 @@ def test_binary_is_refused_on_a_terminal(inputs: Path) -> None:
 def test_input_from_a_terminal_is_refused(inputs: Path) -> None:
     exit_code, shown = on_terminal(inputs, "entropy")
     assert exit_code == 2
-    line = "an input file is missing; hint: name a feature file, or pipe one in"
+    line = "expected an input file, got a terminal; hint: name a file, or pipe one in"
     assert line in " ".join(shown.split())
 
 

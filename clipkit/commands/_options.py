@@ -1,4 +1,4 @@
-"""Options that several commands share, their parsing, and the end of every reporting command."""
+"""Define and parse the options that commands share, and print or save their results."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from clipkit.features import FeatureFile
 
 FeatureInput = Annotated[
-    str, typer.Argument(metavar="[FILE]", help="Feature file; standard input by default.")
+    str, typer.Argument(metavar="[FILE]", help="Feature file (default: standard input).")
 ]
 Output = Annotated[
     str,
-    typer.Option("--output", "-o", metavar="FILE", help="Output file; - is standard output."),
+    typer.Option("--output", "-o", metavar="FILE", help="Output file, or - for standard output."),
 ]
 ResultOutput = Annotated[
     str | None,
@@ -31,7 +31,7 @@ Format = Annotated[
     typer.Option(
         "--format",
         metavar="table|tsv|csv|json",
-        help="Format of the report; a table on a terminal, else TSV.",
+        help="Format of the report (default: a table on a terminal, else TSV).",
     ),
 ]
 Temperatures = Annotated[
@@ -50,7 +50,7 @@ Model = Annotated[
         "-m",
         metavar="NAME|FOLDER",
         envvar="CLIPKIT_MODEL",
-        help="tiny, ViT-B/32, a Hugging Face id, or a folder.",
+        help="Model: tiny, ViT-B/32, a Hugging Face id, or a folder.",
     ),
 ]
 Untrained = Annotated[
@@ -76,7 +76,7 @@ DEFAULT_MODEL = "openai/clip-vit-base-patch32"
 
 
 def parse_numbers(values: list[str], name: str) -> list[float]:
-    """Parse comma lists of positive numbers; a repeated number is kept once.
+    """Parse comma-separated positive numbers and drop repeated ones.
 
     >>> parse_numbers(["1,0.5", "0.07"], "temperature")
     [1.0, 0.5, 0.07]
@@ -124,7 +124,7 @@ def _parse_float(word: str) -> float:
 
 
 def check_report_options(output: str | None, format: str | None, force: bool) -> None:
-    """Refuse an unknown report format or an unusable output before any work is done."""
+    """Refuse an unknown report format or an unusable output before the command does any work."""
     from clipkit import files
     from clipkit.tables import FORMATS
 

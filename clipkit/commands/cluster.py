@@ -1,4 +1,4 @@
-"""`clipkit cluster`: do classes appear without labels?"""
+"""`clipkit cluster`: k-means clusters, compared with the classes."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def cluster(
     split: Annotated[
         list[str] | None,
         typer.Option(
-            "--split", metavar="NAME", help="Split to cluster; test by default. Repeatable."
+            "--split", metavar="NAME", help="Split to cluster (default: test); repeatable."
         ),
     ] = None,
     k: Annotated[
         list[int] | None,
         typer.Option(
-            "-k", min=2, help="Number of clusters; as many as classes by default. Repeatable."
+            "-k", min=2, help="Number of clusters (default: as many as classes); repeatable."
         ),
     ] = None,
     seed: Seed = 42,
@@ -36,7 +36,7 @@ def cluster(
     format: Format = None,
     force: Force = False,
 ) -> None:
-    """Cluster embeddings or logits by k-means and compare with the labels: purity, NMI, ARI.
+    """Cluster embeddings or logits by k-means, and report purity, NMI and ARI.
 
     Example: clipkit cluster img.h5
     """

@@ -1,4 +1,4 @@
-"""`clipkit convert`: features from and to other tools, predictions to a table."""
+"""`clipkit convert`: import and export features, and export predictions as a table."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def convert(
         str,
         typer.Argument(
             metavar="INPUT",
-            help="A feature file (.h5, or - for standard input), .npz, .npy or .parquet.",
+            help="Feature file (.h5, or - for standard input), .npz, .npy or .parquet.",
         ),
     ],
     output: Annotated[
         str,
         typer.Argument(
             metavar="[OUTPUT]",
-            help="The same; .csv for results. A feature file on standard output by default.",
+            help="As INPUT, or .csv for results (default: a feature file on standard output).",
         ),
     ] = "-",
     model: Annotated[
@@ -36,7 +36,7 @@ def convert(
             "--model",
             "-m",
             metavar="NAME",
-            help="Import: the model that made the features, for clipkit logits.",
+            help="Import: name of the model that made the features; clipkit logits needs it.",
         ),
     ] = None,
     split: Annotated[
@@ -44,7 +44,7 @@ def convert(
         typer.Option(
             "--split",
             metavar="NAME",
-            help="Only this split. Imported rows that name no split get this name, or 'all'.",
+            help="Convert only this split. Imported rows without a split get this name, or 'all'.",
         ),
     ] = None,
     labels: Annotated[
@@ -52,7 +52,7 @@ def convert(
         typer.Option(
             "--labels",
             metavar="FILE",
-            help="Import: labels of the rows, an .npy of numbers or names.",
+            help="Import: .npy file with the labels of the rows, as numbers or names.",
         ),
     ] = None,
     prompts: Annotated[
@@ -60,18 +60,19 @@ def convert(
         typer.Option(
             "--prompts",
             metavar="FILE",
-            help="Import: the rows are embeddings of these prompts, one per line.",
+            help="Import: file with the prompts that the rows embed, one per line.",
         ),
     ] = None,
     force: Force = False,
 ) -> None:
-    """Import features from other tools, or export features and predictions, by file name endings.
+    """Import features from other tools, or export features and predictions.
 
-    An .npz holds train_features, train_labels, train_ids (and so on for each split) and
-    class_names; of prompts: features, texts, class_index. A .parquet has the columns split, id,
-    label, class_name, feature; of prompts: text, class_index, feature. An .npy is one matrix.
-    Labels, ids and class_index may be missing. Predictions that zeroshot, probe or cluster saved
-    with -o become a .csv or .parquet with one row per image and run.
+    The endings of the file names choose the direction and the format. An .npz of images holds
+    train_features, train_labels, train_ids (and so on for each split) and class_names. An .npz of
+    prompts holds features, texts and class_index. A .parquet of images has the columns split, id,
+    label, class_name and feature. A .parquet of prompts has text, class_index and feature. An .npy
+    is one matrix. Labels, ids and class_index may be missing. Predictions that zeroshot, probe or
+    cluster saved with -o become a .csv or .parquet with one row per image and run.
 
     Example: clipkit convert img.h5 img.npz; clipkit convert theirs.npz img.h5 --model ViT-B/32
     """
@@ -83,7 +84,7 @@ def convert(
     if is_export == (_ending(output, formats.WRITABLE) in FEATURE_FILE):
         raise UsageError(
             f"expected one feature file (.h5 or -), got {source} and {output}",
-            "convert through a feature file",
+            "convert in two steps, through a feature file",
         )
     if is_export:
         for name, value in {"model": model, "labels": labels, "prompts": prompts}.items():

@@ -24,8 +24,8 @@ def embed(
         str,
         typer.Argument(
             metavar="DATASET",
-            help="cifar10, cifar100, food101, imagenette, tiny-imagenet, fashion-mnist, digits, "
-            "shapes, or a folder.",
+            help="Data set: cifar10, cifar100, food101, imagenette, tiny-imagenet, fashion-mnist, "
+            "digits, shapes, or a folder.",
         ),
     ],
     output: Output = "-",
@@ -33,12 +33,12 @@ def embed(
     untrained: Untrained = None,
     split: Annotated[
         list[str] | None,
-        typer.Option("--split", metavar="NAME", help="Only this split; repeatable."),
+        typer.Option("--split", metavar="NAME", help="Embed only this split; repeatable."),
     ] = None,
     root: Annotated[
         str | None,
         typer.Option(
-            "--root", metavar="FOLDER", help="Folder of the data set's files, or for its download."
+            "--root", metavar="FOLDER", help="Folder that holds the data set, or to download it to."
         ),
     ] = None,
     limit: Annotated[
@@ -46,13 +46,13 @@ def embed(
         typer.Option(
             "--limit",
             min=1,
-            help="Select N images per split, balanced by class; always the same ones.",
+            help="Select N images per split, deterministically and balanced by class.",
         ),
     ] = None,
     classes: Annotated[
         int | None,
         typer.Option(
-            "--classes", min=2, help="Select N of the data set's classes; always the same ones."
+            "--classes", min=2, help="Select N of the data set's classes, deterministically."
         ),
     ] = None,
     normalize: Annotated[
@@ -61,18 +61,20 @@ def embed(
     device: Device = "auto",
     precision: Precision = "auto",
     batch_size: Annotated[
-        int, typer.Option("--batch-size", "-b", min=1, help="Images encoded at once.")
+        int, typer.Option("--batch-size", "-b", min=1, help="Number of images to encode at once.")
     ] = 64,
     compile: Annotated[
         bool | None,
         typer.Option(
             "--compile/--no-compile",
-            help="Compile the model first. By default only where so many images repay it.",
+            help="Compile the model first (default: only on a GPU and for very many images).",
         ),
     ] = None,
     num_workers: Annotated[
         int | None,
-        typer.Option("--num-workers", min=1, help="Threads that decode and resize images."),
+        typer.Option(
+            "--num-workers", min=1, help="Number of threads that decode and resize images."
+        ),
     ] = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Stop at the first image that cannot be used.")
@@ -82,10 +84,11 @@ def embed(
     ] = False,
     force: Force = False,
 ) -> int:
-    """Embed the images of a data set; run the same command again to continue an interrupted run.
+    """Embed the images of a data set.
 
-    Features are the model's projected image embeddings, not normalised by default. Images that
-    cannot be used are skipped and listed, and the exit code is then 3.
+    If a run is interrupted, the same command continues it. Features are the model's projected image
+    embeddings, not normalised by default. Images that cannot be used are skipped and listed, and
+    the exit code is then 3.
 
     Example: clipkit embed cifar100 -o img.h5
     """
@@ -93,7 +96,7 @@ def embed(
 
     files.check_output(output, force=force)
     data = datasets.load(dataset, root=root, splits=split, limit=limit, classes=classes)
-    # of all images, also when a run continues: whether a model is compiled moves the last bits
+    # Count all images, also when a run continues: compiling a model changes the last bits.
     count = sum(map(len, data.splits.values()))
     if compile is None:
         compile = models.should_compile(device, count)

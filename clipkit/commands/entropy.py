@@ -23,8 +23,8 @@ def entropy(
 ) -> None:
     """Report mean Shannon entropy (nats) and mean top-1 confidence of softmax(cosine / tau).
 
-    `max_entropy` is ln K, the entropy of K equally likely prompts. Without -t, the temperature is
-    the file's own.
+    `max_entropy` is ln K, the entropy of K equally likely prompts. Without -t, the command
+    uses the file's temperature.
 
     Example: clipkit entropy logits.h5 -t 1,0.5,0.07,0.03
     """

@@ -1,4 +1,4 @@
-"""`clipkit info`: what is in a feature file, or in a model."""
+"""`clipkit info`: describe a feature file or a model."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ def info(
     what: Annotated[
         str,
         typer.Argument(
-            metavar="[FILE|MODEL]", help="Feature file or model; standard input by default."
+            metavar="[FILE|MODEL]", help="Feature file or model (default: standard input)."
         ),
     ] = "-",
     format: Format = None,
 ) -> None:
     """Describe the content and the history of a feature file, or the sizes of a model.
 
-    All of the file is read and checked against its digests.
+    The command reads the whole file and checks it against its digests.
 
     Example: clipkit info img.h5
     """

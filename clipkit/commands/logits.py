@@ -12,11 +12,12 @@ from clipkit.errors import UsageError
 
 def logits(
     images: Annotated[
-        str, typer.Argument(metavar="IMAGES", help="Feature file of images; - is standard input.")
+        str,
+        typer.Argument(metavar="IMAGES", help="Feature file of images, or - for standard input."),
     ],
     texts: Annotated[
         str,
-        typer.Argument(metavar="[TEXTS]", help="Feature file of texts; standard input by default."),
+        typer.Argument(metavar="[TEXTS]", help="Feature file of texts (default: standard input)."),
     ] = "-",
     output: Output = "-",
     temperature: Annotated[
@@ -44,9 +45,9 @@ def logits(
     from clipkit import features, files, similarity
 
     if random is not None and texts != "-":
-        raise UsageError(f"TEXTS and --random exclude each other; got {texts} and {random}")
+        raise UsageError(f"expected TEXTS or --random, got both ({texts} and {random})")
     if images == texts == "-" and random is None:
-        raise UsageError("only one of IMAGES and TEXTS can be standard input")
+        raise UsageError("expected only one of IMAGES and TEXTS on standard input, got both")
     files.check_output(output, force=force)
     with features.open_file(images, kinds=["images"]) as image_file:
         if random is not None:
@@ -68,6 +69,6 @@ def _parse_temperature(value: str, logit_scale: float | None) -> float:
     if len(temperatures) != 1:
         raise UsageError(
             f"expected one temperature, got {len(temperatures)}",
-            "entropy and probe take several",
+            "entropy and probe accept several temperatures",
         )
     return temperatures[0]

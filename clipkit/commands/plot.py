@@ -20,30 +20,40 @@ THUMBNAIL_PIXELS = 96
 
 FeatureInputs = Annotated[
     list[str] | None,
-    typer.Argument(metavar="FILE", help="Feature files; standard input by default."),
+    typer.Argument(metavar="FILE", help="Feature files (default: standard input)."),
 ]
 PictureOutput = Annotated[
     str,
     typer.Option(
-        "--output", "-o", metavar="FILE", help="A .png, .svg or .pdf; - is PNG on standard output."
+        "--output",
+        "-o",
+        metavar="FILE",
+        help="A .png, .svg or .pdf file, or - for PNG on standard output.",
     ),
 ]
 Split = Annotated[
-    str | None, typer.Option("--split", metavar="NAME", help="Split; test or the first by default.")
+    str | None,
+    typer.Option("--split", metavar="NAME", help="Split to draw (default: test, else the first)."),
 ]
 Run = Annotated[
     int | None,
-    typer.Option("--run", metavar="N", min=0, help="Run, from 0; the most accurate by default."),
+    typer.Option(
+        "--run", metavar="N", min=0, help="Number of the run, from 0 (default: the most accurate)."
+    ),
 ]
 Groups = Annotated[
     str | None,
-    typer.Option("--groups", metavar="FILE", help="Draw groups, from lines of class TAB group."),
+    typer.Option(
+        "--groups",
+        metavar="FILE",
+        help="Draw groups of classes; each line of FILE is: class TAB group.",
+    ),
 ]
 Title = Annotated[str | None, typer.Option("--title", metavar="TEXT", help="Title of the picture.")]
 
 
 class PlotGroup(TyperGroup):
-    """Suggest the pictures with the nearest names for one that does not exist."""
+    """Suggest similar names if a picture does not exist."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Return the command that the first argument names."""
@@ -95,7 +105,7 @@ def classes(
     title: Title = None,
     force: Force = False,
 ) -> None:
-    """Draw F1 per class, the best and the worst, of a probe or of zero-shot classification.
+    """Draw the best and the worst F1 per class of a probe or of zero-shot classification.
 
     Example: clipkit plot classes zeroshot.h5 -o classes.png
     """
@@ -114,11 +124,13 @@ def clusters(
     file: FeatureInput = "-",
     output: PictureOutput = "-",
     split: Split = None,
-    run: Annotated[int, typer.Option("--run", metavar="N", min=0, help="Run, from 0.")] = 0,
+    run: Annotated[
+        int, typer.Option("--run", metavar="N", min=0, help="Number of the run, from 0.")
+    ] = 0,
     title: Title = None,
     force: Force = False,
 ) -> None:
-    """Draw the percentage of each class in each cluster, the clusters matched to the classes.
+    """Draw the percentage of each class in each cluster, with clusters matched to classes.
 
     Example: clipkit plot clusters clusters.h5 -o clusters.png
     """
@@ -136,12 +148,12 @@ def temperature(
     file: FeatureInputs = None,
     output: PictureOutput = "-",
     split: Annotated[
-        str | None, typer.Option("--split", metavar="NAME", help="Split; all by default.")
+        str | None, typer.Option("--split", metavar="NAME", help="Split to draw (default: all).")
     ] = None,
     title: Title = None,
     force: Force = False,
 ) -> None:
-    """Draw accuracy and mean entropy against temperature, of one sweep or several.
+    """Draw accuracy and mean entropy against temperature, for one or several sweeps.
 
     Example: clipkit plot temperature probe.h5 -o tau.png
     """
@@ -160,7 +172,9 @@ def grid(
     output: PictureOutput = "-",
     split: Annotated[
         str | None,
-        typer.Option("--split", metavar="NAME", help="Split; by default that with the most runs."),
+        typer.Option(
+            "--split", metavar="NAME", help="Split to draw (default: the one with the most runs)."
+        ),
     ] = None,
     title: Title = None,
     force: Force = False,
@@ -188,7 +202,7 @@ def entropy(
     title: Title = None,
     force: Force = False,
 ) -> None:
-    """Draw the distribution over images of the entropy of the softmax over prompts.
+    """Draw the distribution, over images, of the entropy of the softmax over prompts.
 
     Example: clipkit plot entropy logits.h5 -t 1,0.07,0.02 -o entropy.png
     """
@@ -210,7 +224,7 @@ def confidence(
     title: Title = None,
     force: Force = False,
 ) -> None:
-    """Draw the distribution over images of the largest softmax probability.
+    """Draw the distribution, over images, of the largest softmax probability.
 
     Example: clipkit plot confidence logits.h5 -t 1,0.07,0.02 -o confidence.png
     """
@@ -238,7 +252,7 @@ def logits(
     title: Title = None,
     force: Force = False,
 ) -> None:
-    """Draw the cosine with each prompt, of images and class means; by default of five classes.
+    """Draw the cosine of images or class means with each prompt (default: five classes).
 
     Example: clipkit plot logits logits.h5 --class cat --class dog -o cosines.png
     """
@@ -256,7 +270,7 @@ def similarity(
     output: PictureOutput = "-",
     split: Split = None,
     centred: Annotated[
-        bool, typer.Option("--centred", help="Draw each prompt's difference from its mean.")
+        bool, typer.Option("--centred", help="Subtract each prompt's mean.")
     ] = False,
     title: Title = None,
     force: Force = False,
@@ -296,16 +310,18 @@ def spectrum(
 
 @plot.command()
 def images(
-    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="A name, or a folder.")],
+    dataset: Annotated[
+        str, typer.Argument(metavar="DATASET", help="Name of a data set, or a folder.")
+    ],
     output: PictureOutput = "-",
     split: Split = None,
     root: Annotated[
-        str | None, typer.Option("--root", metavar="FOLDER", help="Folder of the data set's files.")
+        str | None, typer.Option("--root", metavar="FOLDER", help="Folder that holds the data set.")
     ] = None,
     title: Title = None,
     force: Force = False,
 ) -> None:
-    """Draw a contact sheet of a data set: a class-balanced selection of 40 images.
+    """Draw a contact sheet of 40 images of a data set, balanced by class.
 
     Example: clipkit plot images shapes -o sheet.png
     """
@@ -356,7 +372,7 @@ def _read_cosines(
 
 
 def _check_output(output: str, force: bool) -> None:
-    """Refuse an output before any work is done."""
+    """Refuse an unusable output before the command does any work."""
     from clipkit import files, plots
 
     if output != "-":

@@ -1,4 +1,4 @@
-"""`clipkit probe`: what a simple classifier reads from embeddings or logits."""
+"""`clipkit probe`: fit and score a simple classifier on embeddings or logits."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ def probe(
         typer.Option(
             "--features",
             metavar="logits|probs",
-            help="For logits: cosine / tau, or its softmax.",
+            help="For logits: use cosine / tau, or its softmax.",
         ),
     ] = "logits",
     standardize: Annotated[
         bool | None,
         typer.Option(
             "--standardize/--no-standardize",
-            help="Scale each column to mean 0 and variance 1; by default for embeddings, except "
-            "with knn.",
+            help="Scale each column to mean 0 and variance 1 (default: for embeddings, except "
+            "with knn).",
         ),
     ] = None,
     fit_split: Annotated[
@@ -72,9 +72,9 @@ def probe(
 ) -> None:
     """Fit a classifier on one split and score it on another, for every temperature and C.
 
-    Without --val, every run is scored on the evaluation split; the best of them is an optimistic
-    choice. With --val, every run is scored on validation rows, and only the best is fitted again
-    and scored on the evaluation split.
+    Without --val, every run is scored on the evaluation split, so the accuracy of the best run is
+    optimistic. With --val, every run is scored on validation rows. Only the best is then fitted
+    again and scored on the evaluation split.
 
     Example: clipkit probe logits.h5 -t 1,0.5,0.07,0.03 -o probe.h5
     """

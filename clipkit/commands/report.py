@@ -1,4 +1,4 @@
-"""`clipkit report`: a results folder as one page."""
+"""`clipkit report`: report a results folder as one page."""
 
 from __future__ import annotations
 
@@ -13,25 +13,28 @@ from clipkit.commands._options import Force
 
 def report(
     folder: Annotated[
-        str, typer.Argument(metavar="FOLDER", help="Results of the Makefile's chapters.")
+        str, typer.Argument(metavar="FOLDER", help="Results folder of the Makefile's chapters.")
     ],
     untrained: Annotated[
         str | None,
         typer.Option(
             "--untrained",
             metavar="FOLDER",
-            help="Results of the untrained control, for a column of its own.",
+            help="Results folder of the untrained control, shown in a separate column.",
         ),
     ] = None,
     output: Annotated[
-        str, typer.Option("--output", "-o", metavar="FILE", help="The page; - is standard output.")
+        str,
+        typer.Option(
+            "--output", "-o", metavar="FILE", help="Output page, or - for standard output."
+        ),
     ] = "-",
     force: Force = False,
 ) -> None:
-    """Report a folder's results as a Markdown page, beside the figures that the thesis printed.
+    """Report a folder's results as a Markdown page, next to the figures of the thesis.
 
-    The page says what ran, compares each experiment, adds the controls that the thesis lacks, and
-    refers to the pictures.
+    The page says what ran, compares each experiment with the thesis, adds the controls that the
+    thesis lacks, and shows the pictures.
 
     Example: clipkit report results/tiny-shapes -o results/tiny-shapes/report.md
     """

@@ -25,7 +25,7 @@ def textembed(
     prompts: Annotated[
         str | None,
         typer.Argument(
-            metavar="[PROMPTS]", help="File with one prompt per line; standard input by default."
+            metavar="[PROMPTS]", help="File with one prompt per line (default: standard input)."
         ),
     ] = None,
     output: Output = "-",
@@ -36,8 +36,8 @@ def textembed(
         typer.Option(
             "--classes",
             metavar="DATASET|FILE",
-            help="Make a prompt for each class of a data set, a feature file, or a text file with "
-            "one name per line (or name, tab, wording).",
+            help="Make one prompt per class of a data set, a feature file, or a text file with one "
+            "name per line (or name, tab, wording).",
         ),
     ] = None,
     template: Annotated[
@@ -45,13 +45,15 @@ def textembed(
         typer.Option(
             "--template",
             metavar="TEXT|FILE",
-            help="With --classes: 'a photo of a {}', or a file of templates; repeatable, for an "
-            "ensemble.",
+            help="With --classes: a template such as 'a photo of a {}', or a file of templates; "
+            "repeatable, for an ensemble.",
         ),
     ] = None,
     root: Annotated[
         str | None,
-        typer.Option("--root", metavar="FOLDER", help="Folder of the data set of --classes."),
+        typer.Option(
+            "--root", metavar="FOLDER", help="With --classes: folder that holds the data set."
+        ),
     ] = None,
     readable: Annotated[
         bool,
@@ -60,7 +62,7 @@ def textembed(
         ),
     ] = False,
     truncate: Annotated[
-        bool, typer.Option("--truncate", help="Cut prompts that are too long for the model.")
+        bool, typer.Option("--truncate", help="Truncate prompts that are too long for the model.")
     ] = False,
     normalize: Annotated[
         bool, typer.Option("--normalize/--no-normalize", help="Scale each embedding to length 1.")
@@ -69,7 +71,7 @@ def textembed(
     precision: Precision = "auto",
     force: Force = False,
 ) -> None:
-    """Embed prompts: the lines of a file, or one prompt for each class.
+    """Embed prompts: the lines of a file, or one prompt per class.
 
     Several templates make an ensemble: each class's embeddings are normalised, averaged and
     normalised again.
@@ -80,9 +82,9 @@ def textembed(
 
     files.check_output(output, force=force)
     if prompts is not None and classes is not None:
-        raise UsageError("PROMPTS and --classes exclude each other; got both")
+        raise UsageError("expected PROMPTS or --classes, got both")
     if classes is None and (template or readable):
-        raise UsageError("--template and --readable need --classes")
+        raise UsageError("expected --classes with --template or --readable, got none")
     if classes is None:
         texts = embedding.read_prompts(prompts or "-")
         encoder = _load(model, untrained, device, precision)
@@ -103,7 +105,7 @@ def textembed(
 
 
 def _load(model: str, untrained: int | None, device: str, precision: str) -> Encoder:
-    """Load the text tower, after the prompts were read: their errors should not wait for it."""
+    """Load the text tower after the prompts, so that errors in prompts appear at once."""
     from clipkit import models
 
     return models.load(model, tower="text", device=device, precision=precision, untrained=untrained)

@@ -1,4 +1,4 @@
-"""`clipkit zeroshot`: the class whose prompt is most similar."""
+"""`clipkit zeroshot`: classify images by their most similar prompt."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def zeroshot(
     """Report zero-shot accuracy: each image gets the class of its most similar prompt.
 
     Make the prompts with `textembed --classes`, which also averages templates. Images without
-    labels get predictions (kept with -o) but no accuracy.
+    labels get predictions (saved with -o) but no accuracy.
 
     Example: clipkit textembed --classes img.h5 | clipkit logits img.h5 - | clipkit zeroshot
     """

@@ -92,7 +92,7 @@ def _find(name: str | Path, root: str | Path | None) -> Dataset:
     path = Path(name).expanduser()
     if root is not None:
         raise UsageError(
-            f"a root needs a named data set, got the folder {escape(str(path))}",
+            f"root: expected a named data set, got the folder {escape(str(path))}",
             "leave --root out",
         )
     return read_folder(path)

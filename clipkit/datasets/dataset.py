@@ -232,7 +232,7 @@ class Dataset:
         """
         for name, split in self.splits.items():
             if split.labels is None:
-                raise UsageError(f"cannot draw classes: {name} of {self.name} has no labels")
+                raise UsageError(f"classes of {self.name}: expected labels in {name}, got none")
         total = len(self.class_names)
         if not 1 <= classes <= total:
             raise UsageError(f"classes of {self.name}: expected 1 to {total}, got {classes}")

@@ -28,7 +28,7 @@ def read_folder(path: Path) -> Dataset:
 
     Class folders: every folder is a class and holds an image, at any depth. The split is `all`.
     Splits: folders named train, val (valid, validation) or test hold class folders or images. All
-    else beside them is ignored. Classes are the union over the splits.
+    else next to them is ignored. Classes are the union over the splits.
     Flat: images and no class folders, in the folder or in a split. There are no labels.
 
     Classes, and the files of a class, are sorted by code point. Hidden files, files without the
@@ -37,7 +37,7 @@ def read_folder(path: Path) -> Dataset:
     Raises
     ------
     ClipkitError
-        If there is no such folder, it or a class folder holds no image, or images lie beside class
+        If there is no such folder, it or a class folder holds no image, or images are next to class
         folders.
     """
     where = escape(str(path))
@@ -81,7 +81,7 @@ def _files_by_class(path: str) -> dict[str, list[IdAndPath]]:
         raise ClipkitError(
             f"{where}: expected images or class folders, got both: "
             f"{unlabelled[0][0]} and {filled[0]}/",
-            "move the images that lie beside the class folders",
+            "move the images that are next to the class folders",
         )
     if unlabelled:
         return {UNLABELLED: unlabelled}

@@ -253,7 +253,7 @@ def _join_rows(
 def _refuse_skipped(skipped: list[Skipped]) -> None:
     if skipped:
         image = skipped[0]
-        raise ImageError(f"{image['id']}: {image['reason']}", "without --strict it is skipped")
+        raise ImageError(f"{image['id']}: {image['reason']}", "leave out --strict to skip it")
 
 
 def _default_workers() -> int:

@@ -1,6 +1,6 @@
 """The feature file: embeddings, logits and results with their provenance.
 
-`FeatureFile` is what every command takes and gives. It is stored in HDF5 (docs/format.md), and
+Every command reads and writes a `FeatureFile`. It is stored in HDF5 (docs/format.md), and
 `formats` converts it to and from .npz, .npy, .parquet and .csv. One `validate` holds every rule.
 """
 

@@ -95,7 +95,7 @@ class CheckedFile:
         except OSError as error:
             raise ClipkitError(f"cannot read {self.display_name}: {error.strerror}") from error
         if size == 0:
-            raise self.error("empty input: did the command before it fail?")
+            raise self.error("empty input", "check whether the command before it failed")
         if not head.startswith(SIGNATURE):
             raise self.error(
                 f"expected a feature file, got {_content(head)}",
@@ -147,7 +147,8 @@ class CheckedFile:
     def _check_version(self) -> None:
         version = self.attribute(self.h5, "version", int)
         if version > VERSION:
-            raise self.error(f"format version {version} was made by a newer clipkit: update")
+            message = f"format version {version} was made by a newer clipkit"
+            raise self.error(message, "update clipkit")
         if version < 1:
             raise self.error(f"expected a format version from 1 to {VERSION}, got {version}")
 

@@ -2,7 +2,7 @@
 
 Arrays keep the names of the feature file's data sets: ``train/features`` is ``train_features`` in
 an .npz, and the rows whose ``split`` is ``train`` in a .parquet. Kind, history and scales travel as
-JSON named ``clipkit``, so that nothing is lost on the way there and back. Pickles are never loaded.
+JSON named ``clipkit``, so that a round trip loses nothing. Pickles are never loaded.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def import_file(
     ClipkitError
         If the file is damaged, holds pickled objects or no features, or breaks the format's rules.
     UsageError
-        If there is no such split, or the file already holds what is given beside it.
+        If there is no such split, or the file already holds an array that is also a parameter.
     """
     source = str(source)
     with contextlib.ExitStack() as stack:
@@ -152,17 +152,17 @@ def export_file(
 
 
 def _keep_split(file: FeatureFile, split: str | None) -> FeatureFile:
-    """Return the file with one split only; as it is, if that is None."""
+    """Return the file with only the named split, or unchanged if the name is None."""
     if split is None:
         return file
     if file.kind == "texts":
-        raise UsageError(f"{file.display_name}: texts have no splits, got the split {split!r}")
+        raise UsageError(f"{file.display_name}: expected no split for texts, got {split!r}")
     names = file.choose_splits([split])
     return replace(file, splits={name: file.splits[name] for name in names})
 
 
 def _watch(file: FeatureFile, report: Callable[[int, int], None]) -> FeatureFile:
-    """Return the same content. Reading its features reports progress, and damage as one error."""
+    """Return the same content; reading its features reports progress and damage."""
     total = sum(map(len, file.matrices().values()))
     done = 0
 
@@ -205,7 +205,7 @@ def _check_size(unpacked: int, packed: int, name: str) -> None:
     if unpacked > max(BOMB_BYTES, BOMB_RATIO * packed):
         raise ClipkitError(
             f"{name}: expected at most {BOMB_RATIO} times its {packed} bytes, got {unpacked}",
-            "save it without compression if it is meant",
+            "if the file is intended, save it without compression",
         )
 
 
@@ -214,7 +214,7 @@ def _open_arrays(path: Path, source: str, stack: contextlib.ExitStack) -> Arrays
     ending = Path(source).suffix.lower()
     size = path.stat().st_size
     if size == 0:
-        raise ClipkitError(f"{source}: empty input: did the command before it fail?")
+        raise ClipkitError(f"{source}: empty input", "check whether the command before it failed")
     if ending == ".npy":
         return {"features": npz.open_npy(path, source)}
     if ending == ".npz":
@@ -235,16 +235,18 @@ def _parquet() -> ModuleType:
     except ImportError as error:
         raise ClipkitError(
             "a .parquet file needs pyarrow, which is not installed",
-            "pip install 'clipkit-vl[parquet]'",
+            "install it: pip install 'clipkit-vl[parquet]'",
         ) from error
     return parquet
 
 
 def _assemble(arrays: Arrays, source: str, split: str | None, added: Arrays) -> FeatureFile:
-    """Make a feature file of the arrays of a source and of those that were added to them."""
+    """Make a feature file from the arrays of a source and the arrays added to them."""
     for name in added:
         if name in arrays:
-            raise UsageError(f"{source} has {name} of its own; got others beside it")
+            raise UsageError(
+                f"{source}: expected no extra {name}, because the file already holds them"
+            )
     arrays = {**arrays, **added}
     kind = "texts" if "features" in arrays and "texts" in arrays else "images"
     file = _start_file(arrays.pop(METADATA, None), kind, source)
@@ -265,10 +267,12 @@ def _assemble(arrays: Arrays, source: str, split: str | None, added: Arrays) -> 
         elif not group or group in file.splits:
             file.set_dataset(place, _value(key, arrays[name], f"{source}: {name}"))
     for name in unused.intersection(added):
-        raise UsageError(f"{source}: {name} go with one unnamed matrix of features, got others")
+        raise UsageError(
+            f"{source}: expected one unnamed matrix of features for {name}, got others"
+        )
     if unused:
         names = ", ".join(sorted(unused))
-        console.warn(f"{source}: left out, having no place in a feature file: {names}")
+        console.warn(f"{source}: ignored, because a feature file cannot hold them: {names}")
     _number_labels(file)
     _fill_defaults(file)
     return file
@@ -289,7 +293,8 @@ def _start_file(metadata: Any, kind: str, source: str) -> FeatureFile:
         message = f"{source}: {METADATA}: expected the JSON that clipkit convert writes"
         raise ClipkitError(message, "remove it") from None
     if version > VERSION:
-        raise ClipkitError(f"{source}: version {version} was made by a newer clipkit: update")
+        message = f"{source}: format version {version} was made by a newer clipkit"
+        raise ClipkitError(message, "update clipkit")
     if content.get("kind") not in ("images", "texts", "logits"):
         kind = content.get("kind")
         raise ClipkitError(f"{source}: expected images, texts or logits, got {kind}")
@@ -323,7 +328,7 @@ def _places(arrays: Arrays, kind: str, unnamed: str, source: str) -> dict[str, s
         else:
             continue
         if place in places:
-            raise ClipkitError(f"{source}: {places[place]} and {name} are both {place}")
+            raise ClipkitError(f"{source}: expected {place} once, got {places[place]} and {name}")
         places[place] = name
     return places
 
@@ -373,7 +378,8 @@ def _number_labels(file: FeatureFile) -> None:
     if not named:
         return
     if len(named) < len(labels):
-        raise ClipkitError(f"{file.display_name}: expected names as labels in all splits, got both")
+        message = f"{file.display_name}: expected labels as names in all splits"
+        raise ClipkitError(f"{message}, got names and numbers")
     if file.class_names is None:
         file.class_names = sorted({name for names in named for name in names})
     numbers = {name: number for number, name in enumerate(file.class_names)}
@@ -406,7 +412,7 @@ def _write_npy(path: Path, file: FeatureFile) -> None:
     if len(matrices) != 1:
         names = ", ".join(name.removesuffix("/features") for name in matrices) or "none"
         hint = "choose one with --split, or write an .npz" if matrices else "choose .npz"
-        raise UsageError(f"an .npy file takes one matrix of features, got {names}", hint)
+        raise UsageError(f"expected one matrix of features for an .npy file, got {names}", hint)
     with path.open("wb") as stream:
         npz.write_array(stream, *matrices.values())
 
@@ -431,8 +437,8 @@ def _metadata(file: FeatureFile, **arrays: Any) -> str:
 
 def _write_csv(path: Path, file: FeatureFile) -> None:
     if file.kind != "result":
-        hint = "choose .npz or .parquet for features; zeroshot -o and probe -o make results"
-        raise UsageError(f"a .csv file takes results, got {file.kind}", hint)
+        hint = "choose .npz or .parquet for features, or make a result with zeroshot -o or probe -o"
+        raise UsageError(f"expected a result for a .csv file, got {file.kind}", hint)
     with path.open("w", encoding="utf-8", newline="") as stream:
         columns = _result_columns(file)
         out = csv.writer(stream, lineterminator="\n")

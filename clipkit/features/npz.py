@@ -32,8 +32,8 @@ class StoredArray(NamedTuple):
         shape, is_column_major, dtype = read(file)
         if dtype.hasobject:
             raise ClipkitError(
-                f"{self.name}: expected numbers or texts, got pickled objects, never loaded",
-                "save numbers or texts: np.save(file, np.stack(rows))",
+                f"{self.name}: expected numbers or texts, got pickled objects",
+                "pickles are never loaded; save numbers: np.save(file, np.stack(rows))",
             )
         expected = file.tell() + math.prod(shape) * dtype.itemsize
         if expected != self.size:

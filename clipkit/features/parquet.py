@@ -149,7 +149,7 @@ def _is_number(arrow_type: pa.DataType) -> bool:
 
 
 def write_features(path: Path, file: FeatureFile, metadata: str) -> None:
-    """Write the features of a file with the columns beside them, and text about the file."""
+    """Write the features of a file with the other columns, and the metadata as text."""
     columns = COLUMNS_OF_TEXTS if file.kind == "texts" else COLUMNS_OF_IMAGES
     fields = [(name, ARROW_TYPES[kind]) for name, kind in columns.items()]
     width = next(iter(file.matrices().values())).shape[1]
@@ -173,7 +173,7 @@ def write_features(path: Path, file: FeatureFile, metadata: str) -> None:
 
 
 def _row_columns(file: FeatureFile, split_name: str) -> dict[str, list[Any]]:
-    """Return what stands beside the features of a split or, for the name "", of the prompts."""
+    """Return the other columns of a split or, for the name "", of the prompts."""
     class_names = dict(enumerate(file.class_names or []))
     if not split_name:
         index = np.asarray(file.class_index).tolist()

@@ -105,7 +105,7 @@ def _check_names(file: FeatureFile) -> None:
     for name in file.splits:
         _check_name("split", name)
         if name in RESERVED:
-            raise ClipkitError(f"name of a split: {name!r} is reserved")
+            raise ClipkitError(f"name of a split: expected no reserved name, got {name!r}")
     for name in file.runs:
         _check_name("column", name)
     datasets = file.datasets()
@@ -177,7 +177,8 @@ def _check_scales(file: FeatureFile) -> None:
     if file.kind == "logits" and file.temperature is None:
         raise ClipkitError("expected a temperature in a file of logits, got none")
     if file.kind != "logits" and file.temperature is not None:
-        raise ClipkitError(f"a file of {file.kind} has no temperature")
+        message = f"expected no temperature in a file of {file.kind}, got {file.temperature}"
+        raise ClipkitError(message)
     if file.temperature is not None:
         _check_scale("temperature", file.temperature)
     if file.logit_scale is not None:

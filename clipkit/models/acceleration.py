@@ -221,7 +221,7 @@ def should_compile(device: str, images: int) -> bool:
 
 
 class AsyncEmbeddings:
-    """Embeddings (B, D) on their way from a GPU. They are waited for when numpy reads them."""
+    """Embeddings (B, D) that a GPU is still sending. Reading them in numpy waits for them."""
 
     def __init__(self, embeddings: torch.Tensor) -> None:
         self.rows = embeddings.to("cpu", non_blocking=True)

@@ -35,7 +35,7 @@ def find_device(name: str) -> torch.device:
     if int(index or 0) >= counts[kind]:
         raise ClipkitError(
             f"cannot use the device {name}: PyTorch {torch.__version__} finds {counts[kind]} "
-            f"devices of the kind {kind}",
+            f"{kind} devices",
             "use --device auto",
         )
     return torch.device(name)

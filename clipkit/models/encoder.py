@@ -192,7 +192,7 @@ def load(
     Parameters
     ----------
     name : str
-        ``tiny``, an alias such as ``ViT-B/32``, a local directory, or a Hugging Face id.
+        ``tiny``, an alias such as ``ViT-B/32``, a local folder, or a Hugging Face id.
     tower : {"image", "text"}
         The tower to load; the other one takes no memory.
     device : str

@@ -1,4 +1,4 @@
-"""Find a model's files by its name: bundled, in a directory or on the Hugging Face Hub.
+"""Find a model's files by its name: bundled, in a folder or on the Hugging Face Hub.
 
 Weights are read in safetensors form only, and code that a repository holds is never fetched.
 """
@@ -43,7 +43,7 @@ PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".ckpt"}
 CONVERTER = "SFconvertbot"  # the Hub's own account, which offers safetensors as pull requests
 CONVERTED = "clipkit-converted"  # a reference in the local cache to the conversion used last
 OFFLINE_HINT = (
-    "without a network: set HF_HUB_OFFLINE=1 for a model fetched before, or give a local directory"
+    "without a network: set HF_HUB_OFFLINE=1 for a model fetched before, or give a local folder"
 )
 
 
@@ -86,12 +86,12 @@ class ModelFiles:
 
 
 def find(name: str, *, weights: bool = True) -> ModelFiles:
-    """Find a model's files; fetch those that this machine lacks from the Hugging Face Hub.
+    """Find a model's files, and fetch missing ones from the Hugging Face Hub.
 
     Parameters
     ----------
     name : str
-        ``tiny`` (the bundled model), an alias such as ``ViT-B/32``, a local directory, a Hub id
+        ``tiny`` (the bundled model), an alias such as ``ViT-B/32``, a local folder, a Hub id
         (``org/name``), or ``hf-hub:org/name`` for a repository in Hugging Face form.
     weights : bool
         False if the architecture is enough.
@@ -110,7 +110,7 @@ def find(name: str, *, weights: bool = True) -> ModelFiles:
     if REPOSITORY.fullmatch(repo):
         return _hub_files(repo, weights)
     if "/" in name:
-        raise ClipkitError(f"cannot read {name}: there is no such directory")
+        raise ClipkitError(f"cannot read {name}: there is no such folder")
     raise unknown("model", name, KNOWN)
 
 
@@ -136,7 +136,7 @@ def _check_config(name: str, folder: Path) -> None:
         raise ClipkitError(
             f"{name}: expected a model in Hugging Face form, got OpenCLIP weights, "
             "which are not supported yet",
-            "give the Hugging Face form of the same model: its repository has a config.json",
+            "use the Hugging Face form of the same model; its repository has a config.json",
         )
     raise ClipkitError(f"{name}: expected a model's config.json, got none")
 
@@ -224,7 +224,7 @@ def _fetch_conversion(repo: str) -> Path:
     if not offers:
         raise ClipkitError(
             f"{repo}: expected model.safetensors, but the Hub has neither that nor a conversion",
-            "request one (the Hub's space safetensors/convert), or give a directory that holds "
+            "request one (the Hub's space safetensors/convert), or give a folder that holds "
             "model.safetensors",
         )
     newest = max(offers)
@@ -269,7 +269,7 @@ def _quiet_client() -> Iterator[None]:
 
 
 def _fetch_error(repo: str, error: Exception) -> ClipkitError:
-    """Return one line about what went wrong on the way to the Hub."""
+    """Return a one-line error for a failed fetch from the Hub."""
     from huggingface_hub import constants
     from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
 
@@ -280,13 +280,13 @@ def _fetch_error(repo: str, error: Exception) -> ClipkitError:
         )
     if isinstance(error, (RepositoryNotFoundError, HFValidationError)):
         return ClipkitError(
-            f"no directory and no public Hugging Face repository is named {repo}",
+            f"no folder and no public Hugging Face repository is named {repo}",
             unknown("model", repo, KNOWN).hint,
         )
     if constants.HF_HUB_OFFLINE:
         return ClipkitError(
             f"cannot fetch {repo}: the local cache lacks files of it, and HF_HUB_OFFLINE is set",
-            "unset HF_HUB_OFFLINE to fetch it, or give a local directory",
+            "unset HF_HUB_OFFLINE to fetch it, or give a local folder",
         )
     reason = first_line(error).removeprefix("Got: ").rstrip(" .")
     return ClipkitError(f"cannot fetch {repo} from the Hugging Face Hub: {reason}", OFFLINE_HINT)

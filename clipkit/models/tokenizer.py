@@ -68,7 +68,7 @@ class Tokenizer:
         if int(tokens.max()) >= self.vocabulary:
             raise ClipkitError(
                 f"{self.name}: expected tokens below {self.vocabulary}, got {int(tokens.max())}",
-                "its tokenizer's files seem to be another model's",
+                "check its tokenizer files: they seem to belong to another model",
             )
         return tokens
 

@@ -81,7 +81,7 @@ def temperature(
     """Draw accuracy against temperature, and below it mean entropy with its maximum ln K.
 
     A star marks each curve's best accuracy, which the legend states; the best of all is written
-    beside its star. Temperature is on a log axis and falls to the right. Entropies that all sweeps
+    next to its star. Temperature is on a log axis and falls to the right. Entropies that all sweeps
     share are drawn once.
 
     Parameters
@@ -124,7 +124,7 @@ def _draw_accuracy(ax: Axes, sweep: Sweep, i: int) -> Artist:
 
 
 def _name_best(ax: Axes, sweeps: Sequence[Sweep]) -> None:
-    """Write the best accuracy of all sweeps beside its star."""
+    """Write the best accuracy of all sweeps next to its star."""
     bests = [
         (sweep.percent[sweep.best], sweep.tau[sweep.best])
         for sweep in sweeps

@@ -1,4 +1,4 @@
-"""Report a results folder as one Markdown page: what ran, and the results beside the thesis's.
+"""Report a results folder as one Markdown page: what ran, and the results next to the thesis's.
 
 Every number of a page comes from the files of the folder. docs/thesis.md says what each chapter
 asks.
@@ -37,7 +37,7 @@ def markdown(folder: Path, untrained: Path | None = None) -> str:
     folder : Path
         A folder that the Makefile's chapters filled. Results that it lacks are left out.
     untrained : Path, optional
-        The results folder of the untrained control, for a column of its own.
+        The results folder of the untrained control, shown in a separate column.
 
     Raises
     ------

@@ -297,7 +297,7 @@ def _accuracy_by_vocabulary(results: Results) -> list[Experiment]:
 
 
 def _ranks(results: Results, suffix: str = "") -> list[list[str]]:
-    """Return the rank, and the accuracies beside random ones, of each set that has them all."""
+    """Return the rank, and the accuracies next to random ones, of each set that has them all."""
     rows = []
     for k in results.prompt_set_sizes():
         accuracies = [

@@ -51,16 +51,20 @@ def main(arguments: list[str] | None = None) -> int:
     )
     for split, n in DEFAULT_SPLITS.items():
         parser.add_argument(
-            f"--{split}", type=int, default=n, metavar="N", help=f"{split} images (%(default)s)"
+            f"--{split}",
+            type=int,
+            default=n,
+            metavar="N",
+            help=f"number of {split} images (%(default)s)",
         )
     options = parser.parse_args(arguments)
     counts = {split: getattr(options, split) for split in DEFAULT_SPLITS}
     if options.size < 8 or min(counts.values()) < 0:
-        parser.error("--size must be at least 8, --train and --test at least 0")
+        parser.error("expected --size of at least 8, and --train and --test of at least 0")
     try:
         n = write_folder(options.folder, seed=options.seed, size=options.size, counts=counts)
     except FileExistsError:
-        parser.error(f"{options.folder} exists; choose another name or remove it")
+        parser.error(f"{options.folder} exists; hint: choose another name or remove it")
     except OSError as error:
         parser.exit(1, f"clipkit.shapes: {error}\n")
     console.note(f"{n} images in {options.folder}")

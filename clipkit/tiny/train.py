@@ -312,10 +312,16 @@ def main(arguments: list[str] | None = None) -> int:
         "--out", type=Path, required=True, metavar="FOLDER", help="folder for the model"
     )
     parser.add_argument(
-        "--seed", type=int, default=Recipe.seed, help="of weights and samples (%(default)s)"
+        "--seed",
+        type=int,
+        default=Recipe.seed,
+        help="random seed of weights and samples (%(default)s)",
     )
     parser.add_argument(
-        "--samples", type=int, default=Recipe.samples, help="images to train on (%(default)s)"
+        "--samples",
+        type=int,
+        default=Recipe.samples,
+        help="number of images to train on (%(default)s)",
     )
     options = parser.parse_args(arguments)
     try:
