@@ -39,7 +39,6 @@ def check_in_subprocess(path: Path, display_name: str, check: Callable[[], None]
     """
     if sys.platform != "linux":
         return
-<<<<<<< HEAD
     # Python swallows the exception of a signal handler that runs while it forks
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
@@ -53,18 +52,6 @@ def check_in_subprocess(path: Path, display_name: str, check: Callable[[], None]
                 os._exit(0)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-=======
-    with warnings.catch_warnings():
-        # Python 3.12 warns about forking a process with threads; the child uses none of them
-        warnings.simplefilter("ignore", DeprecationWarning)
-        child = os.fork()
-    if child == 0:
-        try:
-            _set_limits(path.stat().st_size)
-            check()
-        finally:
-            os._exit(0)
->>>>>>> editor
     _, status = os.waitpid(child, 0)
     if not os.WIFSIGNALED(status) or os.WTERMSIG(status) not in CRASHES:
         return
@@ -79,7 +66,7 @@ def check_in_subprocess(path: Path, display_name: str, check: Callable[[], None]
 
 def _fork() -> int:
     with warnings.catch_warnings():
-        # Python 3.12 warns about forking beside threads; the child uses none of them
+        # Python 3.12 warns about forking a process with threads; the child uses none of them
         warnings.simplefilter("ignore", DeprecationWarning)
         return os.fork()
 
