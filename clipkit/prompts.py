@@ -78,14 +78,8 @@ def parse(data: bytes, name: str) -> Prompts:
     Parameters
     ----------
     data : bytes
-        The whole file.
     name : str
-        What messages call it; see `clipkit.files.display_name`.
-
-    Returns
-    -------
-    Prompts
-        K >= 1 prompts.
+        What messages call the file; see `clipkit.files.display_name`.
 
     Raises
     ------

@@ -182,7 +182,6 @@ def open_checkpoint(
     ----------
     folder : Path
         Made if it does not exist.
-    splits : dict of str to ImageDataset
     parameters : dict
         Everything but the images that determines the result, as JSON can hold it.
     restart : bool

@@ -50,7 +50,6 @@ def embed_images(  # noqa: PLR0913 (the options of `clipkit embed`)
 
     Parameters
     ----------
-    dataset : Dataset
     encoder : Encoder
         An image tower.
     output : str

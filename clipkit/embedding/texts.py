@@ -110,7 +110,6 @@ def embed_classes(
 
     Parameters
     ----------
-    classes : ClassNames
     encoder : Encoder
         A text tower.
     templates : sequence of T str
@@ -168,13 +167,7 @@ def _encode(texts: Sequence[str], places: list[str], encoder: Encoder, truncate:
 
 
 def read_prompts(source: str) -> Prompts:
-    """Read a prompt file and warn about blank and repeated lines.
-
-    Parameters
-    ----------
-    source : str
-        A path, or ``-`` for standard input.
-    """
+    """Read a prompt file (``-`` is standard input) and warn about blank and repeated lines."""
     file = prompts.parse(files.read_bytes(source), files.display_name(source))
     for warning in file.warnings():
         console.warn(warning)

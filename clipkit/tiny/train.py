@@ -229,7 +229,6 @@ def train(
     ----------
     out : pathlib.Path
         Created if needed. A checkpoint in it is continued, and removed when the model is written.
-    recipe : Recipe
     save_every : int
         Steps between checkpoints.
     stop_after : int, optional
@@ -276,10 +275,7 @@ def train(
 def write_model(out: Path, state: TrainingState) -> str:
     """Write weights (fp16), configuration, image processor and loss curve; drop the checkpoint.
 
-    Returns
-    -------
-    str
-        The SHA-256 of the weights file.
+    Return the SHA-256 of the weights file.
     """
     from transformers import CLIPImageProcessor
     from transformers.utils import logging
