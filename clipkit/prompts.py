@@ -78,14 +78,8 @@ def parse(data: bytes, name: str) -> Prompts:
     Parameters
     ----------
     data : bytes
-        The whole file.
     name : str
-        What messages call it; see `clipkit.files.display_name`.
-
-    Returns
-    -------
-    Prompts
-        K >= 1 prompts.
+        What messages call the file; see `clipkit.files.display_name`.
 
     Raises
     ------
@@ -169,9 +163,7 @@ def readable(class_name: str) -> str:
     return class_name.replace("_", " ")
 
 
-def from_classes(
-    class_names: Sequence[str], templates: Sequence[str]
-) -> tuple[list[str], Int64, Int64]:
+def from_classes(class_names: Sequence[str], templates: Sequence[str]) -> tuple[list[str], Int64]:
     """Fill every template with every class name, class by class.
 
     Parameters
@@ -186,7 +178,6 @@ def from_classes(
     texts : list of str, (C * T,)
         The T prompts of class 0, then those of class 1, ...
     class_index : int64 array (C * T,)
-    template_index : int64 array (C * T,)
 
     Raises
     ------
@@ -195,11 +186,11 @@ def from_classes(
 
     Examples
     --------
-    >>> texts, class_index, template_index = from_classes(["fox", "rose"], ["a {}", "one {}"])
+    >>> texts, class_index = from_classes(["fox", "rose"], ["a {}", "one {}"])
     >>> texts
     ['a fox', 'one fox', 'a rose', 'one rose']
-    >>> class_index.tolist(), template_index.tolist()
-    ([0, 0, 1, 1], [0, 1, 0, 1])
+    >>> class_index.tolist()
+    [0, 0, 1, 1]
     """
     if not class_names:
         raise UsageError("expected at least one class name, got none")
@@ -207,8 +198,7 @@ def from_classes(
         raise UsageError("expected at least one template, got none")
     texts = [fill(template, class_name) for class_name in class_names for template in templates]
     class_index = np.repeat(np.arange(len(class_names), dtype=np.int64), len(templates))
-    template_index = np.tile(np.arange(len(templates), dtype=np.int64), len(class_names))
-    return texts, class_index, template_index
+    return texts, class_index
 
 
 def _decode(data: bytes, name: str) -> str:

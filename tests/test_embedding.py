@@ -14,7 +14,7 @@ from factories import contents, write_feature_file
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from clipkit import embedding, features
+from clipkit import embedding, features, models
 from clipkit.embedding import checkpoint
 from clipkit.errors import ClipkitError, ImageError, UsageError
 from clipkit.features import FeatureFile
@@ -51,8 +51,6 @@ class Dataset:
 class Double:
     """Encodes a number as itself and its double."""
 
-    context_length = 7
-
     def __init__(self, name: str = "double", stop_at: int | None = None) -> None:
         self.details = {"name": name}
         self.stop_at = stop_at
@@ -70,10 +68,7 @@ class Double:
         self.batches.append(len(pixels))
         return np.stack([pixels, 2 * pixels + 1], axis=1)
 
-    def token_lengths(self, texts: list[str]) -> Any:
-        return np.array([len(text.split()) for text in texts])
-
-    def encode_texts(self, texts: list[str], *, truncate: bool, progress: Any) -> Any:
+    def encode_texts(self, texts: list[str], *, progress: Any, **_: Any) -> Any:
         progress(len(texts), len(texts))
         return np.array([[len(text), 1] for text in texts], np.float32)
 
@@ -222,6 +217,14 @@ def test_a_checkpoint_of_the_version_before_is_refused_and_can_be_dropped(tmp_pa
     embed(tmp_path, splits, Double(), restart=True)
 
 
+def test_shards_are_joined_only_when_all_are_finished(tmp_path: Path) -> None:
+    with (
+        checkpoint.open_checkpoint(tmp_path / "partial", {"all": Numbers(25)}, {}) as opened,
+        pytest.raises(AssertionError, match="expected every shard to be finished"),
+    ):
+        opened.join()
+
+
 def test_a_shard_names_its_run_and_what_it_skipped(tmp_path: Path, shards_of_ten: None) -> None:
     partial = interrupt(tmp_path, {"all": Numbers(25, {3})}, stop_at=15)
     (entry,) = features.read(partial / "00000.h5").history
@@ -274,11 +277,12 @@ def test_classes_are_embedded_with_their_wordings() -> None:
 
 
 def test_a_prompt_that_is_too_long_is_named() -> None:
-    texts = ["short", "1 2 3 4 5 6 7 8", "1 2 3 4 5 6 7 8 9"]
-    message = r"^'1 2 3 4 5 6 7 8': expected at most 7 tokens, got 8 \(2 prompts are too long\)"
+    encoder = models.load("tiny", tower="text", device="cpu")
+    texts = ["short", "a " * 76, "a " * 77]
+    message = rf"^'{texts[1]}': expected at most 77 tokens, got 78 \(2 prompts are too long\)"
     with pytest.raises(ClipkitError, match=message):
-        embedding.embed_texts(texts, Double())
-    embedding.embed_texts(texts, Double(), truncate=True)
+        embedding.embed_texts(texts, encoder)
+    embedding.embed_texts(texts, encoder, truncate=True)
 
 
 def test_a_text_file_gives_class_names_and_wordings(tmp_path: Path) -> None:

@@ -126,7 +126,6 @@ def test_captions_are_repeatable_varied_and_seldom_name_the_whole_class():
     indices = np.arange(5000)
     texts = shapes.captions(indices, split="fresh", seed=0)
     assert texts[17] == shapes.captions([17], split="fresh", seed=0)[0]
-    assert texts != shapes.captions(indices, split="fresh", seed=0, draw=1)
     assert len(set(texts)) > 1500
     table = shapes.attributes(indices, split="fresh", seed=0)
     names_class = []

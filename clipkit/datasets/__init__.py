@@ -71,16 +71,22 @@ def load(
     (20, (8, 8))
     """
     data = _find(name, root)
+    draw: dict[str, int] = {}
     if splits is not None:
         data = data.select_splits(splits)
     if classes is not None:
         data = data.draw_classes(classes, seed)
+        draw |= {"classes": classes, "seed": seed}
     if limit is not None:
         data = data.draw_rows(limit, seed)
-    description = {}
+        draw |= {"limit": limit, "seed": seed}
+    details = {"name": data.name, **data.details}
+    if draw:
+        details["draw"] = draw
+    details["splits"] = {}
     for split, dataset in data.splits.items():
-        description[split] = {"images": len(dataset), "rows": dataset.digest()}
-    return replace(data, details={"name": data.name, **data.details, "splits": description})
+        details["splits"][split] = {"images": len(dataset), "rows": dataset.digest()}
+    return replace(data, details=details)
 
 
 def _find(name: str | Path, root: str | Path | None) -> Dataset:

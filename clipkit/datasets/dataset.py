@@ -188,11 +188,11 @@ class ImageDataset:
         order: Int64 = np.random.RandomState(seed).permutation(len(self))
         if self.labels is None:
             return order
-        by_class = np.argsort(self.labels[order], kind="stable")  # positions in `order`
-        sizes = np.bincount(self.labels)
-        starts = np.repeat(np.cumsum(sizes) - sizes, sizes)
+        labels = self.labels[order]
         turn = np.empty_like(order)
-        turn[by_class] = np.arange(len(order)) - starts
+        for label in np.unique(labels):
+            positions = np.flatnonzero(labels == label)
+            turn[positions] = np.arange(len(positions))
         return order[np.argsort(turn, kind="stable")]
 
 
@@ -245,8 +245,7 @@ class Dataset:
             rows = np.flatnonzero(labels >= 0)
             splits[name] = replace(split.take(rows), labels=labels[rows])
         class_names = [self.class_names[label] for label in drawn]
-        details = self._details_with_draw(classes=classes, seed=seed)
-        return Dataset(self.name, class_names, splits, details)
+        return replace(self, class_names=class_names, splits=splits)
 
     def draw_rows(self, limit: int, seed: int) -> Dataset:
         """Draw at most `limit` rows per split, balanced by class, and keep their order.
@@ -258,8 +257,4 @@ class Dataset:
         splits = {}
         for name, split in self.splits.items():
             splits[name] = split.take(np.sort(split.draw_order(seed)[:limit]))
-        details = self._details_with_draw(limit=limit, seed=seed)
-        return Dataset(self.name, self.class_names, splits, details)
-
-    def _details_with_draw(self, **parameters: int) -> dict[str, Any]:
-        return {**self.details, "draw": {**self.details.get("draw", {}), **parameters}}
+        return replace(self, splits=splits)

@@ -114,7 +114,6 @@ def find_images(folder: str, *, prefix: str = "", deep: bool = True) -> list[IdA
 
     Parameters
     ----------
-    folder : str
     prefix : str
         What every id begins with.
     deep : bool

@@ -60,7 +60,7 @@ class FinishedShard:
     skipped: list[Skipped]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Checkpoint:
     """A folder of shards that is locked for this process. `open_checkpoint` opens it."""
 
@@ -75,8 +75,11 @@ class Checkpoint:
 
     def skipped(self) -> list[Skipped]:
         """Return the images that finished shards skipped, in the order of the data set."""
-        finished = [self.finished[shard] for shard in self.shards if shard in self.finished]
-        return [image for shard in finished for image in shard.skipped]
+        skipped = []
+        for shard in self.shards:
+            if shard in self.finished:
+                skipped += self.finished[shard].skipped
+        return skipped
 
     def save(self, shard: Shard, embedded: Split, skipped: list[Skipped]) -> None:
         """Write a finished shard.
@@ -90,16 +93,6 @@ class Checkpoint:
             embedded = self._read_later(shard, embedded)
         self.finished[shard] = FinishedShard(embedded, skipped)
 
-    def load_finished(self) -> None:
-        """Load the shards that an earlier run finished. Damaged ones stay pending."""
-        for shard in self.shards:
-            if not self._path(shard).exists():
-                continue
-            try:
-                self.finished[shard] = self._load_shard(shard)
-            except ClipkitError as error:
-                console.warn(f"embedding the images of a damaged shard again: {error.message}")
-
     def _load_shard(self, shard: Shard) -> FinishedShard:
         path = self._path(shard)
         file = features.read(path, kinds=["images"], trusted=True)
@@ -112,13 +105,16 @@ class Checkpoint:
         return FinishedShard(self._read_later(shard, embedded), skipped)
 
     def join(self) -> dict[str, Split]:
-        """Join the finished shards into splits. Their features are read shard by shard.
+        """Join the shards, none of which may be pending, into splits.
+
+        The features are read shard by shard.
 
         Raises
         ------
         ClipkitError
             If no image of a split can be used.
         """
+        assert not self.pending(), "expected every shard to be finished"
         splits = {}
         for name in dict.fromkeys(shard.split for shard in self.shards):
             shards = [self.finished[shard] for shard in self.shards if shard.split == name]
@@ -144,9 +140,8 @@ class Checkpoint:
         return self.folder / f"{shard.number:05d}.h5"
 
     def _history(self, shard: Shard, skipped: list[Skipped]) -> History:
-        return [
-            {"command": "embed", "run": self.run, "shard": shard.number, "skipped": skipped},
-        ]
+        entry = {"command": "embed", "run": self.run, "shard": shard.number, "skipped": skipped}
+        return [entry]
 
     def _read_later(self, shard: Shard, embedded: Split) -> Split:
         """Return the split with features that are read from the shard's file when needed."""
@@ -187,7 +182,6 @@ def open_checkpoint(
     ----------
     folder : Path
         Made if it does not exist.
-    splits : dict of str to ImageDataset
     parameters : dict
         Everything but the images that determines the result, as JSON can hold it.
     restart : bool
@@ -218,7 +212,13 @@ def open_checkpoint(
         _remove_files(folder, TEMPORARY)
         run = hashlib.sha256(text.encode()).hexdigest()
         checkpoint = Checkpoint(folder, run, _cut_into_shards(splits))
-        checkpoint.load_finished()
+        for shard in checkpoint.shards:
+            if not checkpoint._path(shard).exists():
+                continue
+            try:
+                checkpoint.finished[shard] = checkpoint._load_shard(shard)
+            except ClipkitError as error:
+                console.warn(f"embedding the images of a damaged shard again: {error.message}")
         yield checkpoint
 
 

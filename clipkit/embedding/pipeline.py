@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import itertools
 import os
 import tempfile
 from collections import deque
@@ -51,7 +50,6 @@ def embed_images(  # noqa: PLR0913 (the options of `clipkit embed`)
 
     Parameters
     ----------
-    dataset : Dataset
     encoder : Encoder
         An image tower.
     output : str
@@ -138,7 +136,6 @@ def _checkpoint_folder(output: str) -> Iterator[Path]:
 class Batch:
     """Images of one shard that were decoded and preprocessed together."""
 
-    shard: Shard
     rows: list[int]  # of the split: the B images that can be used
     pixels: Any  # Tensor (B, 3, H, W), or None if B is 0
     skipped: list[Skipped]
@@ -166,19 +163,20 @@ def _encode_pending(
     batches = _prefetch(prepare, tasks, num_workers)
     progress = console.progress(f"embedding {dataset.name}", "images", done)
     with contextlib.closing(batches), progress as report_progress:
-        for shard, batches_of_shard in itertools.groupby(batches, key=lambda batch: batch.shard):
+        for shard in checkpoint.pending():
             rows: list[int] = []
             skipped: list[Skipped] = []
             embeddings: list[NDArray[np.float32]] = []
-            for batch in batches_of_shard:
+            while len(rows) + len(skipped) < len(shard.rows):  # no batch crosses its edge
+                batch = next(batches)
                 if strict:
                     _refuse_skipped(batch.skipped)
                 if batch.rows:
                     embeddings.append(encoder.encode_images(batch.pixels))
                 rows += batch.rows
                 skipped += batch.skipped
-                done += len(batch.rows) + len(batch.skipped)
-                report_progress(done, total)
+                report_progress(done + len(rows) + len(skipped), total)
+            done += len(shard.rows)
             embedded = Split()
             if rows:
                 embedded = _join_rows(dataset.splits[shard.split], rows, embeddings, normalize)
@@ -208,7 +206,7 @@ def _prepare_batch(
         except ImageError as error:
             skipped.append({"split": shard.split, "id": split.ids[row], "reason": error.message})
     pixels = encoder.preprocess(images) if images else None
-    return Batch(shard, rows, pixels, skipped)
+    return Batch(rows, pixels, skipped)
 
 
 Task = TypeVar("Task")

@@ -110,7 +110,6 @@ def embed_classes(
 
     Parameters
     ----------
-    classes : ClassNames
     encoder : Encoder
         A text tower.
     templates : sequence of T str
@@ -135,7 +134,7 @@ def embed_classes(
     wordings = classes.wordings
     if readable:
         wordings = [prompts.readable(wording) for wording in wordings]
-    texts, class_index, _ = prompts.from_classes(wordings, templates)
+    texts, class_index = prompts.from_classes(wordings, templates)
     embeddings = _encode(texts, [repr(text) for text in texts], encoder, truncate)  # (C * T, D)
     if len(templates) > 1:
         embeddings = similarity.ensemble(embeddings, class_index, len(classes.names))  # (C, D)
@@ -163,33 +162,12 @@ def embed_classes(
 
 
 def _encode(texts: Sequence[str], places: list[str], encoder: Encoder, truncate: bool) -> Float32:
-    if not truncate:
-        _check_lengths(texts, places, encoder)
     with console.progress("embedding prompts", "prompts") as progress:
-        return encoder.encode_texts(texts, truncate=truncate, progress=progress)
-
-
-def _check_lengths(texts: Sequence[str], places: list[str], encoder: Encoder) -> None:
-    lengths = encoder.token_lengths(texts)
-    too_long = np.flatnonzero(lengths > encoder.context_length)
-    if len(too_long):
-        first = too_long[0]
-        more = f" ({len(too_long)} prompts are too long)" if len(too_long) > 1 else ""
-        raise ClipkitError(
-            f"{places[first]}: expected at most {encoder.context_length} tokens, "
-            f"got {lengths[first]}{more}",
-            "shorten the prompt, or cut it with --truncate",
-        )
+        return encoder.encode_texts(texts, truncate=truncate, places=places, progress=progress)
 
 
 def read_prompts(source: str) -> Prompts:
-    """Read a prompt file and warn about blank and repeated lines.
-
-    Parameters
-    ----------
-    source : str
-        A path, or ``-`` for standard input.
-    """
+    """Read a prompt file (``-`` is standard input) and warn about blank and repeated lines."""
     file = prompts.parse(files.read_bytes(source), files.display_name(source))
     for warning in file.warnings():
         console.warn(warning)
@@ -227,34 +205,25 @@ def read_class_names(source: str, root: str | None = None) -> ClassNames:
     """
     path = Path(source)
     if not path.is_file():
-        return _class_names_of_dataset(source, root)
-    with path.open("rb") as file:
-        is_feature_file = file.read(len(SIGNATURE)) == SIGNATURE
-    if is_feature_file:
-        return _class_names_of_feature_file(source)
-    return _class_names_of_text_file(source)
+        from clipkit import datasets
 
-
-def _class_names_of_dataset(source: str, root: str | None) -> ClassNames:
-    from clipkit import datasets
-
-    names = datasets.load(source, root=root).class_names
-    if not names:
-        raise ClipkitError(f"{source}: expected class names, but its images are not labelled")
-    return ClassNames(names, names, {"classes": source})
-
-
-def _class_names_of_feature_file(source: str) -> ClassNames:
-    with features.open_file(source) as file:
-        names = file.class_names
+        names = datasets.load(source, root=root).class_names
         if not names:
+            raise ClipkitError(f"{source}: expected class names, but its images are not labelled")
+        return ClassNames(names, source={"classes": source})
+    with path.open("rb") as stream:
+        is_feature_file = stream.read(len(SIGNATURE)) == SIGNATURE
+    if not is_feature_file:
+        return _parse_class_names(source)
+    with features.open_file(source) as file:
+        if not file.class_names:
             raise ClipkitError(f"{source}: expected class names, got none")
-        return ClassNames(
-            names, names, {"classes": "feature file", "inputs": {"classes": file.digest}}
-        )
+        inputs = {"classes": file.digest}
+        return ClassNames(file.class_names, source={"classes": "feature file", "inputs": inputs})
 
 
-def _class_names_of_text_file(source: str) -> ClassNames:
+def _parse_class_names(source: str) -> ClassNames:
+    """Read class names, and wordings after a tab, from a text file."""
     names: list[str] = []
     wordings: list[str] = []
     for line in read_prompts(source).texts:

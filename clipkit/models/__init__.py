@@ -14,13 +14,11 @@ from clipkit.models.hub import ALIASES, DEFAULT
 if TYPE_CHECKING:
     from clipkit.models.acceleration import should_compile
     from clipkit.models.describe import describe_model
-    from clipkit.models.devices import DTYPES
     from clipkit.models.encoder import Encoder, load
 
-__all__ = ["ALIASES", "DEFAULT", "DTYPES", "Encoder", "describe_model", "load", "should_compile"]
+__all__ = ["ALIASES", "DEFAULT", "Encoder", "describe_model", "load", "should_compile"]
 
 _MODULES = {
-    "DTYPES": "devices",
     "Encoder": "encoder",
     "describe_model": "describe",
     "load": "encoder",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from clipkit.models.preprocessing import (
 from clipkit.models.tokenizer import Tokenizer
 
 TEXT_BATCH = 256
+Part = TypeVar("Part")
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,27 +33,16 @@ class Encoder:
 
     Attributes
     ----------
-    name : str
-        The model's name, with the repository in place of an alias.
-    digest : str
-        Of the weights, ``sha256:<hex>``.
-    tower : {"image", "text"}
-        The image tower encodes only images, the text tower only texts.
-    dim : int
-        The embedding size D.
     context_length : int
         How many tokens a text may have, special tokens included.
     details : dict
-        What a history records, in types that JSON has: ``name``, ``digest``, ``untrained`` (the
-        seed, if there is one), ``tower``, ``dim``, ``precision``, ``device``, ``logit_scale`` and
-        any ``logit_bias``. Of images also ``preprocessing``, ``compile`` and ``packed`` (if the
+        What a history records, in types that JSON has: ``name`` (the repository in place of an
+        alias), ``digest`` (``sha256:<hex>`` of the weights), ``untrained`` (the seed, if there is
+        one), ``tower``, ``dim``, ``precision``, ``device``, ``logit_scale`` and any
+        ``logit_bias``. Of images also ``preprocessing``, ``compile`` and ``packed`` (if the
         layers were packed), since these change the last bits.
     """
 
-    name: str
-    digest: str
-    tower: TowerName
-    dim: int
     context_length: int
     details: dict[str, Any]
     _model: Any = field(repr=False)
@@ -62,6 +52,26 @@ class Encoder:
     _tokenizer: Tokenizer | None = field(default=None, repr=False)
     _compiled_batch: int = field(default=0, repr=False)  # the batch size of a compiled tower
     _non_blocking: bool = field(default=False, repr=False)
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return str(self.details["name"])
+
+    @property
+    def digest(self) -> str:
+        """The digest of the weights."""
+        return str(self.details["digest"])
+
+    @property
+    def tower(self) -> str:
+        """``image`` or ``text``: the only kind of input that the encoder takes."""
+        return str(self.details["tower"])
+
+    @property
+    def dim(self) -> int:
+        """The embedding size D."""
+        return int(self.details["dim"])
 
     def preprocess(self, images: Sequence[Image.Image]) -> torch.Tensor:
         """Resize and crop as the model's own processor does. Safe to call from several threads.
@@ -76,9 +86,7 @@ class Encoder:
         pixels : Tensor of shape (B, 3, H, W)
             For `encode_images`, which rescales and normalises them.
         """
-        if self._preprocessor is None:
-            raise self._wrong_tower("image")
-        return self._preprocessor.resize_and_crop(images)
+        return self._require("image", self._preprocessor).resize_and_crop(images)
 
     def encode_images(self, pixels: torch.Tensor) -> NDArray[np.float32]:
         """Embed images.
@@ -94,9 +102,7 @@ class Encoder:
             Projected, not normalised. On a GPU, a `non_blocking` encoder returns an array-like
             that waits for the embeddings when numpy reads it.
         """
-        if self._preprocessor is None:
-            raise self._wrong_tower("image")
-        normalized = self._preprocessor.normalize(pixels)
+        normalized = self._require("image", self._preprocessor).normalize(pixels)
         if not self._compiled_batch:
             return self._to_array(self._run(pixel_values=normalized))
         batches = fixed_batches(normalized, self._compiled_batch)
@@ -104,26 +110,15 @@ class Encoder:
         return self._to_array(embeddings[: len(pixels)])
 
     def token_lengths(self, texts: Sequence[str]) -> NDArray[np.int64]:
-        """Count tokens, special ones included; at most `context_length` fit.
-
-        Parameters
-        ----------
-        texts : sequence of str
-            K texts.
-
-        Returns
-        -------
-        lengths : ndarray of shape (K,), int64
-        """
-        if self._tokenizer is None:
-            raise self._wrong_tower("text")
-        return self._tokenizer.lengths(texts)
+        """Count the tokens of K texts (K,), special ones included; `context_length` fit."""
+        return self._require("text", self._tokenizer).lengths(texts)
 
     def encode_texts(
         self,
         texts: Sequence[str],
         *,
         truncate: bool = False,
+        places: Sequence[str] | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> NDArray[np.float32]:
         """Embed texts, in batches.
@@ -134,6 +129,8 @@ class Encoder:
             K texts.
         truncate : bool
             Cut texts of more than `context_length` tokens instead of refusing them.
+        places : sequence of K str, optional
+            What an error calls each text; by default it counts them.
         progress : callable, optional
             Called with the number of texts done and K after each batch.
 
@@ -147,18 +144,19 @@ class Encoder:
         ClipkitError
             If a text is too long and `truncate` is false.
         """
-        if self._tokenizer is None:
-            raise self._wrong_tower("text")
+        tokenizer = self._require("text", self._tokenizer)
         if not truncate:
-            self._tokenizer.check_lengths(texts)
-        batches = [np.zeros((0, self.dim), np.float32)]
+            if places is None:
+                places = [f"text {i} (counted from 0)" for i in range(len(texts))]
+            tokenizer.check_lengths(texts, places)
+        embeddings = np.zeros((len(texts), self.dim), np.float32)
         for start in range(0, len(texts), TEXT_BATCH):
             batch = texts[start : start + TEXT_BATCH]
-            tokens = self._tokenizer.tokens(batch)
-            batches.append(self._to_array(self._run(input_ids=tokens.to(self._device))))
+            tokens = tokenizer.tokens(batch).to(self._device)
+            embeddings[start : start + len(batch)] = self._to_array(self._run(input_ids=tokens))
             if progress is not None:
                 progress(start + len(batch), len(texts))
-        return np.concatenate(batches)
+        return embeddings
 
     @torch.inference_mode()
     def _run(self, **inputs: torch.Tensor) -> torch.Tensor:
@@ -170,11 +168,14 @@ class Encoder:
             return AsyncEmbeddings(embeddings.float())  # type: ignore[return-value]
         return embeddings.float().cpu().numpy()
 
-    def _wrong_tower(self, tower: TowerName) -> UsageError:
-        return UsageError(
-            f"{self.name}: expected the {tower} tower, got the {self.tower} tower",
-            f'load it with tower="{tower}"',
-        )
+    def _require(self, tower: TowerName, part: Part | None) -> Part:
+        """Return a part that only this tower has."""
+        if part is None:
+            raise UsageError(
+                f"{self.name}: expected the {tower} tower, got the {self.tower} tower",
+                f'load it with tower="{tower}"',
+            )
+        return part
 
 
 def load(
@@ -249,10 +250,6 @@ def load(
         compiled_batch = compile_for if acceleration["compile"] else 0
 
     return Encoder(
-        name=architecture.files.name,
-        digest=loaded.digest,
-        tower=tower,
-        dim=architecture.dim,
         context_length=architecture.config.text_config.max_position_embeddings,
         details=details,
         _model=model,

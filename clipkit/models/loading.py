@@ -26,7 +26,6 @@ PREFIXES = {
     "text": ("text_model.", "text_projection."),
 }
 SCALARS = ("logit_scale", "logit_bias")
-DTYPE_OPTION = "dtype" if int(transformers.__version__.split(".")[0]) >= 5 else "torch_dtype"
 
 
 @dataclass(frozen=True)
@@ -175,7 +174,6 @@ def build_tower(architecture: Architecture, tower: TowerName, tensors: Tensors) 
     config.projection_dim = architecture.dim  # the tower's own value may be a mere default
     weights = {key: value for key, value in tensors.items() if key.startswith(PREFIXES[tower])}
     tower_class = getattr(transformers, architecture.family.towers[tower])
-    options = {DTYPE_OPTION: torch.float32}
     with torch.random.fork_rng(devices=[]), quiet(), single_line_errors(f"the weights of {name}"):
         model, report = tower_class.from_pretrained(
             None,
@@ -183,10 +181,9 @@ def build_tower(architecture: Architecture, tower: TowerName, tensors: Tensors) 
             state_dict=weights,
             output_loading_info=True,
             ignore_mismatched_sizes=True,
-            **options,
+            dtype=torch.float32,
         )
-    # a mismatched key is listed with its shapes, or without by some versions of transformers
-    mismatched = [key if isinstance(key, str) else key[0] for key in report["mismatched_keys"]]
+    mismatched = [key for key, *_shapes in report["mismatched_keys"]]
     for problem, keys in (("missing", report["missing_keys"]), ("mismatched", mismatched)):
         if keys:
             raise _misfit(name, problem, keys)

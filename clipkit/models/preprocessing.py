@@ -103,7 +103,7 @@ class ImagePreprocessor:
     def normalize(self, pixels: torch.Tensor) -> torch.Tensor:
         """Rescale and normalise pixels (B, 3, H, W) in the model's type, on its device."""
         pixels = pixels.to(self.device, non_blocking=True)
-        if pixels.is_floating_point():
+        if not self.is_standard:
             return pixels.to(self.dtype)
         if list(pixels.shape[-2:]) != self.output_size:  # what a GPU is to resize
             pixels = self._resize(pixels)

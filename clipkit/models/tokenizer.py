@@ -40,16 +40,17 @@ class Tokenizer:
         rows = self.tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]
         return np.array([len(row) for row in rows], np.int64)
 
-    def check_lengths(self, texts: Sequence[str]) -> None:
-        """Raise if a text has more than `context_length` tokens."""
+    def check_lengths(self, texts: Sequence[str], places: Sequence[str]) -> None:
+        """Raise an error that names the place of the first text that is too long, if one is."""
         lengths = self.lengths(texts)
         too_long = np.flatnonzero(lengths > self.context_length)
         if len(too_long):
             first = too_long[0]
+            more = f" ({len(too_long)} prompts are too long)" if len(too_long) > 1 else ""
             raise ClipkitError(
-                f"text {first} (counted from 0): expected at most {self.context_length} tokens, "
-                f"got {lengths[first]} ({len(too_long)} of {len(texts)} texts are too long)",
-                "shorten them, or cut them with --truncate",
+                f"{places[first]}: expected at most {self.context_length} tokens, "
+                f"got {lengths[first]}{more}",
+                "shorten the prompt, or cut it with --truncate",
             )
 
     def tokens(self, texts: Sequence[str]) -> torch.Tensor:

@@ -13,12 +13,7 @@ BATCH = 500  # images that are rendered together
 
 
 def write_folder(folder: Path, *, seed: int, size: int, counts: dict[str, int]) -> int:
-    """Write FOLDER/<split>/<class>/<index>.png, the rendered pixels in the order of `folder_order`.
-
-    Returns
-    -------
-    int
-        The number of images written.
+    """Write FOLDER/<split>/<class>/<index>.png; return the number of images.
 
     Raises
     ------

@@ -97,24 +97,11 @@ class _Draws:
         return options[int(next(self._numbers) * len(options))]
 
 
-def captions(indices: ArrayLike, *, split: str, seed: int, draw: int = 0) -> list[str]:
-    """Write a caption for each image.
-
-    Parameters
-    ----------
-    indices : array_like of int, shape (n,)
-    split : str
-    seed : int
-    draw : int
-        Another number gives other captions of the same images.
-
-    Returns
-    -------
-    list of str, length n
-    """
+def captions(indices: ArrayLike, *, split: str, seed: int) -> list[str]:
+    """Write a caption for each of the images (n,)."""
     table = attributes(indices, split=split, seed=seed)
     columns = {name: column.tolist() for name, column in table.items()}
-    key = keys(indices, split=split, seed=seed, stream=f"caption {draw}")
+    key = keys(indices, split=split, seed=seed, stream="caption 0")
     images = zip(*columns.values(), strict=True)
     numbers = zip(*(uniform(key, i).tolist() for i in range(_MAX_DRAWS)), strict=True)
     texts = []

@@ -30,22 +30,10 @@ _LATTICE = 9  # points along a side
 
 
 def render(indices: ArrayLike, *, split: str, seed: int, size: int) -> NDArray[np.uint8]:
-    """Render images of a split. Each depends on (seed, split, index) alone, not on its neighbours.
+    """Render images (n,) of a split to pixels (n, size, size, 3).
 
-    Parameters
-    ----------
-    indices : array_like of int, shape (n,)
-    split : str
-    seed : int
-    size : int
-        Width and height in pixels.
+    Each depends on (seed, split, index) alone, not on its neighbours.
 
-    Returns
-    -------
-    numpy.ndarray of uint8, shape (n, size, size, 3)
-
-    Examples
-    --------
     >>> alone = render([7], split="test", seed=0, size=32)
     >>> bool((alone == render([3, 7], split="test", seed=0, size=32)[1:]).all())
     True

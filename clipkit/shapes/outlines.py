@@ -48,32 +48,27 @@ def _union(*fields: Field) -> Field:
     return total
 
 
-def arrow(u: Field, v: Field) -> Field:
-    """Draw an arrow that points right."""
+def _arrow(u: Field, v: Field) -> Field:
     head = _polygon(u, v, (0.05, -0.75), (0.95, 0), (0.05, 0.75))
     return _union(_rectangle(u, v, -0.92, -0.22, 0.15, 0.22), head)
 
 
-def ball(u: Field, v: Field) -> Field:
-    """Draw a disc."""
+def _ball(u: Field, v: Field) -> Field:
     return _circle(u, v, 0, 0, 0.86)
 
 
-def boat(u: Field, v: Field) -> Field:
-    """Draw a hull, a mast and two sails."""
+def _boat(u: Field, v: Field) -> Field:
     hull = _polygon(u, v, (-0.95, 0.3), (0.95, 0.3), (0.6, 0.85), (-0.6, 0.85))
     main = _polygon(u, v, (0.08, -0.9), (0.8, 0.16), (0.08, 0.16))
     jib = _polygon(u, v, (-0.08, -0.6), (-0.08, 0.16), (-0.65, 0.16))
     return _union(hull, main, jib, _rectangle(u, v, -0.08, -0.9, 0.08, 0.35))
 
 
-def box(u: Field, v: Field) -> Field:
-    """Draw a square."""
+def _box(u: Field, v: Field) -> Field:
     return _rectangle(u, v, -0.76, -0.76, 0.76, 0.76)
 
 
-def butterfly(u: Field, v: Field) -> Field:
-    """Draw four round wings, a body and feelers."""
+def _butterfly(u: Field, v: Field) -> Field:
     w = np.abs(u)
     wings = _union(_circle(w, v, 0.52, -0.38, 0.42), _circle(w, v, 0.42, 0.42, 0.33))
     joint = _polygon(w, v, (-1, -0.05), (0.3, -0.6), (0.5, 0.5), (-1, 0.05))
@@ -81,20 +76,17 @@ def butterfly(u: Field, v: Field) -> Field:
     return _union(wings, joint, feelers, _rectangle(w, v, -0.1, -0.6, 0.1, 0.85))
 
 
-def car(u: Field, v: Field) -> Field:
-    """Draw a body, a cabin and two wheels."""
+def _car(u: Field, v: Field) -> Field:
     cabin = _polygon(u, v, (-0.42, -0.55), (0.25, -0.55), (0.6, 0), (-0.62, 0))
     wheels = _circle(np.abs(u), v, 0.54, 0.36, 0.27)
     return _union(_rectangle(u, v, -0.95, -0.06, 0.95, 0.34), cabin, wheels)
 
 
-def cross(u: Field, v: Field) -> Field:
-    """Draw two bars of equal length."""
+def _cross(u: Field, v: Field) -> Field:
     return _union(_rectangle(u, v, -0.3, -0.9, 0.3, 0.9), _rectangle(u, v, -0.9, -0.3, 0.9, 0.3))
 
 
-def fish(u: Field, v: Field) -> Field:
-    """Draw a lens with a tail that swims right."""
+def _fish(u: Field, v: Field) -> Field:
     body = np.maximum(_circle(u, v, 0.2, 0.55, 0.98), _circle(u, v, 0.2, -0.55, 0.98))
     tail = _polygon(u, v, (-0.98, -0.5), (-0.4, 0.0), (-0.98, 0.5), (-0.8, 0.0))
     notch = np.maximum(
@@ -103,8 +95,7 @@ def fish(u: Field, v: Field) -> Field:
     return _union(body, np.maximum(tail, notch), notch)
 
 
-def flower(u: Field, v: Field) -> Field:
-    """Draw six petals, a stem and two leaves."""
+def _flower(u: Field, v: Field) -> Field:
     w, h = np.abs(u), np.abs(v + 0.32)
     petals = _union(
         _circle(w, h, 0.37, 0, 0.225), _circle(w, h, 0.185, 0.32, 0.225), _circle(w, h, 0, 0, 0.25)
@@ -113,22 +104,19 @@ def flower(u: Field, v: Field) -> Field:
     return _union(petals, leaf, _rectangle(w, v, -0.07, 0.1, 0.07, 0.95))
 
 
-def heart(u: Field, v: Field) -> Field:
-    """Draw two discs and a point that touches them."""
+def _heart(u: Field, v: Field) -> Field:
     w = np.abs(u)
     point = np.maximum(0.760 * w + (0.649 * v - 0.584), -0.12 - v)
     return _union(_circle(w, v, 0.42, -0.3, 0.46), point)
 
 
-def hourglass(u: Field, v: Field) -> Field:
-    """Draw two triangles tip to tip between two plates."""
+def _hourglass(u: Field, v: Field) -> Field:
     w, h = np.abs(u), np.abs(v)
     glass = np.maximum(0.8 * w - (0.6 * h + 0.04), h - 0.9)
     return _union(np.maximum(glass, w - 0.6), _rectangle(w, h, -0.72, 0.72, 0.72, 0.92))
 
 
-def house(u: Field, v: Field) -> Field:
-    """Draw a roof with a chimney, and walls with a doorway."""
+def _house(u: Field, v: Field) -> Field:
     roof = _polygon(u, v, (0, -0.92), (0.95, -0.08), (-0.95, -0.08))
     walls = np.maximum(
         _rectangle(u, v, -0.68, -0.12, 0.68, 0.88), -_rectangle(u, v, -0.16, 0.3, 0.2, 1.2)
@@ -136,32 +124,27 @@ def house(u: Field, v: Field) -> Field:
     return _union(roof, walls, _rectangle(u, v, 0.36, -0.88, 0.6, -0.3))
 
 
-def key(u: Field, v: Field) -> Field:
-    """Draw a ring, a shaft and two teeth."""
+def _key(u: Field, v: Field) -> Field:
     bow = np.abs(_circle(u, v, -0.5, 0, 0.32)) - 0.14
     teeth = _union(_rectangle(u, v, 0.45, 0, 0.6, 0.4), _rectangle(u, v, 0.75, 0, 0.92, 0.46))
     return _union(bow, teeth, _rectangle(u, v, -0.15, -0.12, 0.92, 0.12))
 
 
-def leaf(u: Field, v: Field) -> Field:
-    """Draw an upright lens with a stem."""
+def _leaf(u: Field, v: Field) -> Field:
     blade = np.maximum(_circle(u, v, -0.5, -0.15, 0.93), _circle(u, v, 0.5, -0.15, 0.93))
     return _union(blade, _rectangle(u, v, -0.06, 0.5, 0.06, 0.95))
 
 
-def moon(u: Field, v: Field) -> Field:
-    """Draw a crescent: a disc without another."""
+def _moon(u: Field, v: Field) -> Field:
     return np.maximum(_circle(u, v, 0, 0, 0.88), -_circle(u, v, 0.42, -0.06, 0.68))
 
 
-def mug(u: Field, v: Field) -> Field:
-    """Draw an upright box with a handle."""
+def _mug(u: Field, v: Field) -> Field:
     handle = np.abs(_circle(u, v, 0.46, -0.02, 0.38)) - 0.1
     return _union(_rectangle(u, v, -0.72, -0.78, 0.42, 0.78), handle)
 
 
-def plane(u: Field, v: Field) -> Field:
-    """Draw an aircraft from above."""
+def _plane(u: Field, v: Field) -> Field:
     w = np.abs(u)
     nose = np.maximum(_circle(w, v, -0.5, -0.2, 0.66), v - 0.2)
     wing = _polygon(w, v, (-1, -0.8), (0.95, 0.2), (0.95, 0.42), (-1, 0.22))
@@ -169,13 +152,12 @@ def plane(u: Field, v: Field) -> Field:
     return _union(nose, wing, tail, _rectangle(w, v, -0.16, -0.7, 0.16, 0.85))
 
 
-def ring(u: Field, v: Field) -> Field:
-    """Draw a circular band."""
+def _ring(u: Field, v: Field) -> Field:
     return np.abs(_circle(u, v, 0, 0, 0.66)) - 0.22
 
 
-def star(u: Field, v: Field) -> Field:
-    """Draw five points by folding the plane onto half of the upper one, whose side is a line."""
+def _star(u: Field, v: Field) -> Field:
+    # fold the plane onto half of the upper point, whose side is a line
     a, b = math.cos(math.pi / 5), math.sin(math.pi / 5)
     w, h = np.abs(u), -0.06 - v
     for side in (a, -a):  # mirrors that separate the points
@@ -186,8 +168,7 @@ def star(u: Field, v: Field) -> Field:
     return across / length * (h - 0.95) - down / length * np.abs(w)
 
 
-def tree(u: Field, v: Field) -> Field:
-    """Draw a fir: three triangles and a trunk."""
+def _tree(u: Field, v: Field) -> Field:
     top = _polygon(u, v, (0, -0.95), (0.5, -0.25), (-0.5, -0.25))
     middle = _polygon(u, v, (0, -0.6), (0.64, 0.2), (-0.64, 0.2))
     foot = _polygon(u, v, (0, -0.2), (0.78, 0.62), (-0.78, 0.62))
@@ -195,6 +176,6 @@ def tree(u: Field, v: Field) -> Field:
 
 
 SIGNED_DISTANCES: tuple[Callable[[Field, Field], Field], ...] = (
-    arrow, ball, boat, box, butterfly, car, cross, fish, flower, heart,
-    hourglass, house, key, leaf, moon, mug, plane, ring, star, tree,
+    _arrow, _ball, _boat, _box, _butterfly, _car, _cross, _fish, _flower, _heart,
+    _hourglass, _house, _key, _leaf, _moon, _mug, _plane, _ring, _star, _tree,
 )  # fmt: skip

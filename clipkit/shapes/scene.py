@@ -78,17 +78,11 @@ def keys(indices: ArrayLike, *, split: str, seed: int, stream: str = "scene") ->
 
     Parameters
     ----------
-    indices : array_like of int, shape (n,)
     split : str
         `train` and `test` make up the data set. Any other name gives further samples of the same
         distribution.
-    seed : int
     stream : str
         What the key is for. Streams are independent of each other.
-
-    Returns
-    -------
-    numpy.ndarray of uint64, shape (n,)
     """
     tag = hashlib.sha256(f"{seed}/{split}/{stream}".encode()).digest()
     start = np.uint64(int.from_bytes(tag[:8], "little"))
@@ -115,15 +109,10 @@ def labels_of(indices: ArrayLike, *, split: str, seed: int) -> NDArray[np.int64]
 
 
 def labels(split: str, n: int, seed: int) -> NDArray[np.int64]:
-    """Return the classes of the images 0..n-1 of a split.
+    """Return the classes of the images 0..n-1 of a split, as indices into `CLASS_NAMES`.
 
-    Returns
-    -------
-    numpy.ndarray of int64, shape (n,)
-        Indices into `CLASS_NAMES`, balanced: exactly so if `n` is a multiple of 100.
+    They are balanced: exactly so if `n` is a multiple of 100.
 
-    Examples
-    --------
     >>> np.bincount(labels("train", 300, seed=0)).tolist() == [3] * 100
     True
     """
@@ -133,10 +122,7 @@ def labels(split: str, n: int, seed: int) -> NDArray[np.int64]:
 def folder_order(split: str, n: int, seed: int) -> NDArray[np.int64]:
     """Return the indices 0..n-1 of a split in the order of an image folder: by class, then index.
 
-    Returns
-    -------
-    numpy.ndarray of int64, shape (n,)
-        For `render`, `labels_of`, `attributes` and `captions`.
+    `render`, `labels_of`, `attributes` and `captions` take them.
     """
     return np.argsort(labels(split, n, seed), kind="stable").astype(np.int64)
 
@@ -194,13 +180,7 @@ def sample_scenes(indices: ArrayLike, *, split: str, seed: int) -> Scene:
 
 
 def attributes(indices: ArrayLike, *, split: str, seed: int) -> dict[str, NDArray[Any]]:
-    """Return the attributes of images as named columns.
-
-    Parameters
-    ----------
-    indices : array_like of int, shape (n,)
-    split : str
-    seed : int
+    """Return the attributes of the images (n,) as named columns.
 
     Returns
     -------

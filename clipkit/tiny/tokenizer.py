@@ -15,14 +15,10 @@ START, END = "<|startoftext|>", "<|endoftext|>"
 
 
 def build_tokenizer(folder: Path) -> Any:
-    """Learn a byte-level BPE from captions and write it to a folder in Hugging Face form.
+    """Learn a byte-level BPE from captions; write it as transformers' tokenizer and return it.
 
     Every byte is a token, so any string can be tokenised. The special tokens come last: a text ends
     with the largest id, where every version of `CLIPModel` looks for its embedding.
-
-    Returns
-    -------
-    transformers.PreTrainedTokenizerFast
     """
     from tokenizers import (
         Regex,

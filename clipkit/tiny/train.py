@@ -13,7 +13,6 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -49,18 +48,6 @@ class Recipe:
     def steps(self) -> int:
         """The number of optimiser steps; samples that do not fill a batch are left out."""
         return self.samples // self.batch
-
-    def batches(self, first: int) -> Iterator[Batch]:
-        """Yield the batches of the steps from `first` on."""
-        return batches(
-            self.seed,
-            first,
-            steps=self.steps,
-            batch=self.batch,
-            curriculum=self.curriculum,
-            size=SIZE,
-            patch=PATCH,
-        )
 
 
 def build_model(tokenizer: Any) -> Any:
@@ -242,7 +229,6 @@ def train(
     ----------
     out : pathlib.Path
         Created if needed. A checkpoint in it is continued, and removed when the model is written.
-    recipe : Recipe
     save_every : int
         Steps between checkpoints.
     stop_after : int, optional
@@ -262,9 +248,18 @@ def train(
     torch.use_deterministic_algorithms(True)
     out.mkdir(parents=True, exist_ok=True)
     state = TrainingState(out, recipe)
+    samples = batches(
+        recipe.seed,
+        state.step,
+        steps=recipe.steps,
+        batch=recipe.batch,
+        curriculum=recipe.curriculum,
+        size=SIZE,
+        patch=PATCH,
+    )
     losses: list[Tensor] = []
     with console.progress("training", "steps", state.step) as report_progress:
-        for batch in recipe.batches(state.step):
+        for batch in samples:
             losses.append(update(state, batch))
             report_progress(state.step, recipe.steps)
             if state.step % CURVE_STEPS == 0:
@@ -280,10 +275,7 @@ def train(
 def write_model(out: Path, state: TrainingState) -> str:
     """Write weights (fp16), configuration, image processor and loss curve; drop the checkpoint.
 
-    Returns
-    -------
-    str
-        The SHA-256 of the weights file.
+    Return the SHA-256 of the weights file.
     """
     from transformers import CLIPImageProcessor
     from transformers.utils import logging
