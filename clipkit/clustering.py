@@ -74,14 +74,20 @@ def purity(labels: Int64, assignments: Int64) -> float:
     return float(counts.max(axis=0).sum() / len(labels))
 
 
-def nmi(labels: Int64, assignments: Int64) -> float:
-    """Return normalised mutual information, 0..1 (arithmetic mean of the entropies)."""
-    return float(normalized_mutual_info_score(labels, assignments))
+def agreement(labels: Int64 | None, assignments: Int64) -> dict[str, float]:
+    """Return how well clusters agree with classes, however both are numbered.
 
-
-def ari(labels: Int64, assignments: Int64) -> float:
-    """Return the adjusted Rand index: 1 for equal partitions, about 0 for a random one."""
-    return float(adjusted_rand_score(labels, assignments))
+    `purity`, `nmi` (normalised mutual information, 0..1, by the arithmetic mean of the entropies)
+    and `ari` (the adjusted Rand index: 1 for equal partitions, about 0 for a random one); NaN
+    without labels.
+    """
+    if labels is None:
+        return {"purity": np.nan, "nmi": np.nan, "ari": np.nan}
+    return {
+        "purity": purity(labels, assignments),
+        "nmi": float(normalized_mutual_info_score(labels, assignments)),
+        "ari": float(adjusted_rand_score(labels, assignments)),
+    }
 
 
 def cluster(
@@ -124,23 +130,13 @@ def cluster(
             with console.progress(f"clustering {name} (k = {count})"):
                 assignments = kmeans(features, count, seed=seed)
             runs.append(assignments)
-            rows.append({"split": name, "k": count, **_agreement(split.labels, assignments)})
+            rows.append({"split": name, "k": count, **agreement(split.labels, assignments)})
         result.splits[name] = Split(labels=split.labels, ids=split.ids, predicted=np.stack(runs))
     # predictions of a result must lie among its classes
     if file.class_names and all(row["k"] <= len(file.class_names) for row in rows):
         result.class_names = file.class_names
     result.set_rows(rows)
     return result
-
-
-def _agreement(labels: Int64 | None, assignments: Int64) -> dict[str, float]:
-    if labels is None:
-        return {"purity": np.nan, "nmi": np.nan, "ari": np.nan}
-    return {
-        "purity": purity(labels, assignments),
-        "nmi": nmi(labels, assignments),
-        "ari": ari(labels, assignments),
-    }
 
 
 def _count_classes(file: FeatureFile, name: str) -> int:

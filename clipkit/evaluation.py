@@ -15,6 +15,7 @@ from clipkit.errors import ClipkitError, UsageError, unknown
 from clipkit.features import FeatureFile, Int64, Split
 
 FEATURES = ("logits", "probs")
+EVAL_SPLIT = "test"  # by default, where a file has it
 
 
 @dataclass(frozen=True)
@@ -53,14 +54,9 @@ class ProbeSpec:
 
 @dataclass(frozen=True)
 class Subset:
-    """Labelled rows of a split under a name.
+    """Labelled rows under the name that reports use: `train`, or `train-val-4-shot` for a draw.
 
-    Attributes
-    ----------
-    name : str
-        What reports call the rows: `train`, or `train-val-4-shot` for a draw.
-    rows : Split
-        Features are cosines (N, K) of a logits file, embeddings (N, D) of an images file.
+    Features are cosines (N, K) of a logits file, embeddings (N, D) of an images file.
     """
 
     name: str
@@ -73,25 +69,13 @@ class Subset:
         return self.rows.labels
 
 
-@dataclass(frozen=True)
-class _Grid:
-    """Temperatures and Cs of a sweep. Image embeddings have no temperature, written [None]."""
-
-    temperatures: list[float | None]
-    Cs: list[float]
-
-    def points(self) -> list[tuple[float | None, float]]:
-        """Return every (temperature, C), in the order of the runs of `probes.sweep`."""
-        return list(itertools.product(self.temperatures, self.Cs))
-
-
 def evaluate_grid(
     file: FeatureFile,
     spec: ProbeSpec | None = None,
     temperatures: Sequence[float] | None = None,
     Cs: Sequence[float] = (1.0,),
     fit_split: str = "train",
-    eval_split: str = "test",
+    eval_split: str = EVAL_SPLIT,
     val: float | str | None = None,
 ) -> FeatureFile:
     """Fit a probe at every temperature and C, and score it: what `clipkit probe` reports.
@@ -125,35 +109,34 @@ def evaluate_grid(
     Raises
     ------
     UsageError
-        If temperatures or probabilities are asked of image embeddings, or `val` is neither a
-        fraction nor a split.
+        If temperatures or probabilities are asked of image embeddings, `val` is neither a fraction
+        nor another split than `fit_split`, or, with `val`, `eval_split` is misspelt.
     ClipkitError
         If a split or its labels are missing.
     """
     spec = spec or ProbeSpec()
     if spec.standardize is None:
         spec = replace(spec, standardize=file.kind == "images" and spec.classifier != "knn")
-    grid = _Grid(_choose_temperatures(file, spec, temperatures), list(Cs))
+    taus = _choose_temperatures(file, spec, temperatures)
     fit = _load_subset(file, fit_split)
     if val is None:
-        scored = _load_subset(file, eval_split)
-        rows, predictions = _evaluate(file, spec, grid, fit, scored)
-        splits = {scored.name: predictions}
+        train, scored = fit, _load_subset(file, eval_split)
     else:
-        train, held_out = _split_validation(file, fit, val, spec.seed)
-        rows, predictions = _evaluate(file, spec, grid, train, held_out)
-        splits = {held_out.name: predictions}
-        if eval_split in file.splits and eval_split not in (held_out.name, fit_split):
-            tau, C = grid.points()[int(np.argmax([row["acc1"] for row in rows]))]
-            scored = _load_subset(file, eval_split)
-            best_rows, predictions = _evaluate(file, spec, _Grid([tau], [C]), fit, scored)
-            rows += best_rows
-            splits[scored.name] = predictions
+        train, scored = _split_validation(file, fit, val, spec.seed)
+        _check_eval_split(file, eval_split)
+    rows, predictions = _evaluate(file, spec, taus, Cs, train, scored)
+    splits = {scored.name: predictions}
+    if eval_split in file.splits and eval_split not in (scored.name, fit_split):
+        points = list(itertools.product(taus, Cs))
+        tau, C = points[int(np.argmax([row["acc1"] for row in rows]))]
+        scored = _load_subset(file, eval_split)
+        best_rows, splits[eval_split] = _evaluate(file, spec, [tau], [C], fit, scored)
+        rows += best_rows
     history = file.extended_history(
         "probe",
         classifier=spec.classifier,
-        C=grid.Cs,
-        temperature=grid.temperatures,
+        C=list(Cs),
+        temperature=taus,
         features=spec.features,
         standardize=spec.standardize,
         fit_split=fit_split,
@@ -183,6 +166,12 @@ def _choose_temperatures(
     return [None]
 
 
+def _check_eval_split(file: FeatureFile, name: str) -> None:
+    """Check that a split exists that is scored after validation, unless it is the default."""
+    if name not in file.splits and name != EVAL_SPLIT:
+        raise unknown(f"split of {file.display_name}", name, file.splits)
+
+
 def _load_subset(file: FeatureFile, name: str) -> Subset:
     if name not in file.splits:
         raise ClipkitError(
@@ -203,6 +192,11 @@ def _split_validation(
     file: FeatureFile, fit: Subset, val: float | str, seed: int
 ) -> tuple[Subset, Subset]:
     """Return the rows to fit on and the rows to validate on."""
+    if val == fit.name:
+        raise UsageError(
+            f"val: expected a fraction or a split other than the one that is fitted, got {val!r}",
+            "hold out a fraction of it with --val 0.2",
+        )
     if val in file.splits:
         return fit, _load_subset(file, str(val))
     try:
@@ -213,13 +207,19 @@ def _split_validation(
             f"val: expected a fraction such as 0.1 or one of the splits {splits}, got {val!r}"
         ) from None
     train, held_out = stratified_split(fit.labels, fraction, seed)
-    return Subset(f"{fit.name}-val", fit.rows.take(train)), Subset("val", fit.rows.take(held_out))
+    name = f"{fit.name}-held-out" if "val" in file.splits else "val"
+    return Subset(f"{fit.name}-val", fit.rows.take(train)), Subset(name, fit.rows.take(held_out))
 
 
 def _evaluate(
-    file: FeatureFile, spec: ProbeSpec, grid: _Grid, fit: Subset, scored: Subset
+    file: FeatureFile,
+    spec: ProbeSpec,
+    taus: Sequence[float | None],
+    Cs: Sequence[float],
+    fit: Subset,
+    scored: Subset,
 ) -> tuple[list[dict[str, Any]], Split]:
-    """Fit on one subset, or a few-shot draw of it, and score another, at every point of a grid.
+    """Fit on one subset, or a few-shot draw of it, and score another, at every temperature and C.
 
     Returns
     -------
@@ -232,14 +232,13 @@ def _evaluate(
         drawn = few_shot(fit.labels, spec.shots, spec.seed)
         fit = Subset(f"{fit.name}-{spec.shots}-shot", fit.rows.take(drawn))
     _warn_of_missing_classes(file, fit, scored)
-    runs = _fit_and_predict(spec, grid, fit, scored)
+    runs = _fit_and_predict(spec, taus, Cs, fit, scored)
     unfinished = sum(not run.converged for run in runs)
     if unfinished:
         console.warn(f"{spec.classifier} did not converge in {unfinished} of {len(runs)} runs")
-    entropy_columns = _entropy_columns(file, grid, scored)
+    entropy_columns = _entropy_columns(file, taus, scored)
     rows = []
-    for (tau, _), run in zip(grid.points(), runs, strict=True):
-        predicted = run.predicted[scored.name]
+    for (tau, _), run in zip(itertools.product(taus, Cs), runs, strict=True):
         row = {
             "classifier": spec.classifier,
             "C": run.C,
@@ -247,11 +246,11 @@ def _evaluate(
             "standardize": spec.standardize,
             "fit_split": fit.name,
             "eval_split": scored.name,
-            "acc1": metrics.accuracy(scored.labels, predicted),
-            "mean_per_class_recall": metrics.mean_per_class_recall(scored.labels, predicted),
+            "acc1": metrics.accuracy(scored.labels, run.predicted),
+            "mean_per_class_recall": metrics.mean_per_class_recall(scored.labels, run.predicted),
         }
         rows.append(row | entropy_columns.get(tau, {}))
-    predictions = np.stack([run.predicted[scored.name] for run in runs])
+    predictions = np.stack([run.predicted for run in runs])
     return rows, replace(scored.rows, features=None, predicted=predictions)
 
 
@@ -265,36 +264,42 @@ def _warn_of_missing_classes(file: FeatureFile, fit: Subset, scored: Subset) -> 
         )
 
 
-def _fit_and_predict(spec: ProbeSpec, grid: _Grid, fit: Subset, scored: Subset) -> list[probes.Run]:
-    """Return the runs of a grid in the order of its points."""
+def _fit_and_predict(
+    spec: ProbeSpec,
+    taus: Sequence[float | None],
+    Cs: Sequence[float],
+    fit: Subset,
+    scored: Subset,
+) -> list[probes.Run]:
+    """Return the runs temperature by temperature, C by C."""
     X, X_eval = fit.rows.features, scored.rows.features
     with console.progress(f"fitting {spec.classifier}", "steps") as progress:
         sweep = functools.partial(
             probes.sweep,
             classifier=spec.classifier,
-            C=grid.Cs,
+            C=Cs,
             standardize=bool(spec.standardize),
             seed=spec.seed,
             progress=progress,
         )
-        temperatures = [tau or 1.0 for tau in grid.temperatures]
+        divisors = [tau or 1.0 for tau in taus]  # embeddings have no temperature
         if spec.features == "logits":
-            scales = [1 / tau for tau in temperatures]
-            return sweep(X, fit.labels, {scored.name: X_eval}, scales=scales)
+            scales = [1 / divisor for divisor in divisors]
+            return sweep(X, fit.labels, X_eval, scales=scales)
         runs = []
-        for tau in temperatures:
-            probabilities = softmax.softmax(X, tau)
-            runs += sweep(probabilities, fit.labels, {scored.name: softmax.softmax(X_eval, tau)})
+        for divisor in divisors:
+            probabilities = softmax.softmax(X, divisor)
+            runs += sweep(probabilities, fit.labels, softmax.softmax(X_eval, divisor))
         return runs
 
 
 def _entropy_columns(
-    file: FeatureFile, grid: _Grid, scored: Subset
+    file: FeatureFile, taus: Sequence[float | None], scored: Subset
 ) -> dict[float | None, dict[str, float]]:
     """Return the columns that logits have at each temperature; none for image embeddings."""
     if file.kind == "images":
         return {}
-    temperatures = [tau for tau in grid.temperatures if tau is not None]
+    temperatures = [tau for tau in taus if tau is not None]
     columns: dict[float | None, dict[str, float]] = {}
     pairs = softmax.mean_entropy_and_confidence(scored.rows.features, temperatures)
     for tau, (entropy, confidence) in zip(temperatures, pairs, strict=True):

@@ -6,19 +6,19 @@ They are plain numpy, because `zeroshot` and `plot` use them and importing `skle
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from clipkit.features import Int64
+
 Floats = NDArray[np.floating[Any]]
-Ints = NDArray[np.int64]
 
 QUANTILE = 1.959964  # of the normal distribution, for 95 % confidence
 
 
-def accuracy(labels: Ints, predicted: Ints) -> float:
+def accuracy(labels: Int64, predicted: Int64) -> float:
     """Return the fraction of rows that are predicted correctly (top-1).
 
     >>> accuracy(np.array([0, 1, 1, 2]), np.array([0, 1, 2, 2]))
@@ -27,7 +27,7 @@ def accuracy(labels: Ints, predicted: Ints) -> float:
     return float(np.mean(np.asarray(labels) == np.asarray(predicted)))
 
 
-def mean_per_class_recall(labels: Ints, predicted: Ints) -> float:
+def mean_per_class_recall(labels: Int64, predicted: Int64) -> float:
     """Return the mean recall of the classes that occur in `labels`.
 
     >>> mean_per_class_recall(np.array([7, 7, 7, 9]), np.array([7, 7, 9, 7]))
@@ -38,7 +38,7 @@ def mean_per_class_recall(labels: Ints, predicted: Ints) -> float:
     return float(np.mean(correct / counts))
 
 
-def topk_accuracy(scores: Floats, labels: Ints, k: int) -> float:
+def topk_accuracy(scores: Floats, labels: Int64, k: int) -> float:
     """Return the fraction of rows whose class is among the `k` highest scores.
 
     Of equal scores, the lower class ranks first.
@@ -58,7 +58,7 @@ def topk_accuracy(scores: Floats, labels: Ints, k: int) -> float:
     return float(np.mean(is_ahead.sum(axis=1) < k))
 
 
-def confusion(labels: Ints, predicted: Ints, n_classes: int) -> Ints:
+def confusion(labels: Int64, predicted: Int64, n_classes: int) -> Int64:
     """Return the confusion matrix (C, C): rows are true classes, columns predicted ones.
 
     >>> confusion(np.array([0, 0, 1]), np.array([0, 1, 1]), 2)
@@ -69,30 +69,11 @@ def confusion(labels: Ints, predicted: Ints, n_classes: int) -> Ints:
     return np.bincount(pairs, minlength=n_classes**2).reshape(n_classes, n_classes)
 
 
-@dataclass(frozen=True)
-class PerClass:
-    """Precision, recall, F1 and number of rows of each class, each (C,).
-
-    A quotient of 0 by 0 is 0.
-    """
-
-    precision: Floats
-    recall: Floats
-    f1: Floats
-    support: Ints
-
-
-def per_class(matrix: Ints) -> PerClass:
-    """Compute precision, recall and F1 of each class from a confusion matrix (C, C)."""
+def f1_per_class(matrix: Int64) -> Floats:
+    """Return the F1 (C,) of each class of a confusion matrix (C, C); 0 for a class without rows."""
     correct = np.diag(matrix)
-    support = matrix.sum(axis=1)
-    predicted = matrix.sum(axis=0)
-    return PerClass(
-        precision=correct / np.maximum(predicted, 1),
-        recall=correct / np.maximum(support, 1),
-        f1=2 * correct / np.maximum(support + predicted, 1),
-        support=support,
-    )
+    rows_and_predictions = matrix.sum(axis=1) + matrix.sum(axis=0)
+    return np.asarray(2 * correct / np.maximum(rows_and_predictions, 1))
 
 
 def wilson(fraction: float, n: int) -> tuple[float, float]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,8 +16,16 @@ from clipkit.features import BlockMatrix, FeatureFile, Float32, Int64, Split, hi
 Float = NDArray[np.floating[Any]]
 
 
-def normalize(embeddings: ArrayLike) -> Float:
+def normalize(embeddings: ArrayLike, name: str = "embeddings", first_row: int = 0) -> Float:
     """Scale each row (N, D) to length 1.
+
+    Parameters
+    ----------
+    embeddings : (N, D)
+    name : str
+        What an error calls the embeddings.
+    first_row : int
+        Number of the first row, of a block.
 
     Raises
     ------
@@ -25,20 +35,9 @@ def normalize(embeddings: ArrayLike) -> Float:
     rows = np.asarray(embeddings)
     lengths = np.linalg.norm(rows, axis=-1, keepdims=True)
     if not lengths.all():
-        first = int(np.flatnonzero(lengths.ravel() == 0)[0])
-        raise ClipkitError(
-            f"expected embeddings that are not zero, got a zero vector in row {first}"
-        )
+        row = first_row + int(np.flatnonzero(lengths.ravel() == 0)[0])
+        raise ClipkitError(f"{name}: expected rows that are not zero, got zeros in row {row}")
     return np.asarray(rows / lengths)
-
-
-def cosine(images: ArrayLike, texts: ArrayLike) -> Float:
-    """Return the cosine similarity (N, K) of each row of (N, D) with each row of (K, D).
-
-    >>> cosine([[0.6, 0.8]], [[0.707, 0.707], [-0.707, 0.707]]).round(4)
-    array([[0.9899, 0.1414]])
-    """
-    return normalize(images) @ normalize(texts).T
 
 
 def compute_logits(
@@ -101,13 +100,18 @@ def compute_random_logits(
 
 
 def _combine(images: FeatureFile, texts: FeatureFile, temperature: float) -> FeatureFile:
-    directions = normalize(texts.features).astype(np.float32)  # (K, D)
+    directions = normalize(texts.features, texts.display_name).astype(np.float32)  # (K, D)
     count, width = directions.shape
     divisor = np.float32(temperature)
 
-    def cosines(block: Float32) -> Float32:
-        product = np.asarray(normalize(block) @ directions.T, np.float32)  # (B, K)
-        return np.divide(product, divisor, out=product)
+    def iter_logits(matrix: BlockMatrix, name: str) -> Iterator[Float32]:
+        start = 0
+        for block in matrix.iter_blocks():
+            product = np.asarray(normalize(block, name, start) @ directions.T, np.float32)  # (B, K)
+            start += len(block)
+            with np.errstate(all="ignore"):  # a tiny temperature gives Inf, which no file may hold
+                np.divide(product, divisor, out=product)
+            yield product
 
     splits = {}
     for name, split in images.splits.items():
@@ -117,7 +121,9 @@ def _combine(images: FeatureFile, texts: FeatureFile, temperature: float) -> Fea
                 f"{images.display_name} and {texts.display_name}: "
                 f"expected one dimension, got {matrix.shape[1]} and {width}"
             )
-        splits[name] = Split(matrix.map(cosines, width=count), split.labels, split.ids)
+        iter_blocks = partial(iter_logits, matrix, f"{images.display_name}: {name}")
+        logits = BlockMatrix((len(matrix), count), iter_blocks)
+        splits[name] = Split(logits, split.labels, split.ids)
     return FeatureFile(
         "logits",
         splits=splits,

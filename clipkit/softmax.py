@@ -16,14 +16,6 @@ from clipkit.features import BlockMatrix, FeatureFile
 CACHE_ROWS = 256  # of a block, small enough for a processor's cache
 
 
-def log_softmax(cosines: ArrayLike, temperature: float = 1.0) -> NDArray[np.float64]:
-    """Return log-probabilities (N, K) of the softmax over the last axis of cosine / temperature."""
-    z = np.asarray(cosines, dtype=np.float64) / temperature
-    z -= z.max(axis=-1, keepdims=True)
-    z -= np.log(np.exp(z).sum(axis=-1, keepdims=True))
-    return z
-
-
 def softmax(cosines: ArrayLike, temperature: float = 1.0) -> NDArray[np.float64]:
     """Return probabilities (N, K) over the last axis of cosine / temperature.
 
@@ -31,7 +23,10 @@ def softmax(cosines: ArrayLike, temperature: float = 1.0) -> NDArray[np.float64]
     array([[0.5   , 0.5   ],
            [0.8808, 0.1192]])
     """
-    return np.exp(log_softmax(cosines, temperature))
+    z = np.asarray(cosines, dtype=np.float64) / temperature
+    z -= z.max(axis=-1, keepdims=True)
+    z -= np.log(np.exp(z).sum(axis=-1, keepdims=True))
+    return np.exp(z)
 
 
 def entropy(cosines: ArrayLike, temperature: float = 1.0) -> NDArray[np.float64]:
@@ -40,13 +35,29 @@ def entropy(cosines: ArrayLike, temperature: float = 1.0) -> NDArray[np.float64]
     >>> float(entropy(np.zeros((1, 32)))[0].round(4)), float(np.log(32).round(4))
     (3.4657, 3.4657)
     """
-    log_p = log_softmax(cosines, temperature)
-    return np.asarray(-(np.exp(log_p) * log_p).sum(axis=-1))
+    return _entropy_and_confidence(_below_highest(cosines), temperature)[0]
 
 
 def confidence(cosines: ArrayLike, temperature: float = 1.0) -> NDArray[np.float64]:
     """Return the largest softmax probability (N), between 1/K and 1."""
-    return np.asarray(np.exp(log_softmax(cosines, temperature).max(axis=-1)))
+    return _entropy_and_confidence(_below_highest(cosines), temperature)[1]
+
+
+def _below_highest(cosines: ArrayLike) -> NDArray[np.float64]:
+    """Shift each row so that its highest cosine is 0."""
+    rows = np.asarray(cosines, dtype=np.float64)
+    return np.asarray(rows - rows.max(axis=-1, keepdims=True))
+
+
+def _entropy_and_confidence(
+    below: NDArray[np.float64], temperature: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    z = below / temperature
+    weights = np.exp(z)  # the most probable prompt has weight 1
+    sums = weights.sum(axis=-1)
+    # H = log Z - E[z]
+    expected = np.einsum("...j,...j->...", weights, z) / sums
+    return np.log(sums) - expected, 1 / sums
 
 
 def mean_entropy_and_confidence(
@@ -73,15 +84,11 @@ def mean_entropy_and_confidence(
     entropies = np.zeros(len(temperatures))
     confidences = np.zeros(len(temperatures))
     for rows in _cache_sized(matrix):
-        below = rows.astype(np.float64) - rows.max(axis=-1, keepdims=True)  # highest cosine is 0
+        below = _below_highest(rows)
         for i, tau in enumerate(temperatures):
-            z = below / tau
-            weights = np.exp(z)
-            sums = weights.sum(axis=-1)  # the most probable prompt has weight 1
-            # H = log Z - E[z]
-            expected = np.einsum("ij,ij->i", weights, z) / sums
-            entropies[i] += (np.log(sums) - expected).sum()
-            confidences[i] += (1 / sums).sum()
+            row_entropies, row_confidences = _entropy_and_confidence(below, tau)
+            entropies[i] += row_entropies.sum()
+            confidences[i] += row_confidences.sum()
     n = len(matrix)
     return list(zip((entropies / n).tolist(), (confidences / n).tolist(), strict=True))
 

@@ -35,15 +35,7 @@ def class_scores(
     array (N, C)
         -inf for a class without a prompt. The prediction is the argmax over C, the lower class
         where two are equal.
-
-    Raises
-    ------
-    ClipkitError
-        If no prompt belongs to a class.
     """
-    class_index = np.asarray(class_index)
-    if not (class_index >= 0).any():
-        raise ClipkitError("expected prompts that belong to classes, got none", HINT)
     scores = np.full((len(cosines), n_classes), -np.inf, dtype=cosines.dtype)
     for c in np.unique(class_index[class_index >= 0]):
         scores[:, c] = cosines[:, class_index == c].max(axis=1)

@@ -9,7 +9,7 @@ import pytest
 from shell import clipkit, fails, ok, rows
 
 from clipkit import similarity
-from clipkit.features import read
+from clipkit.features import Split, read, row_ids, write
 
 
 def test_random_directions_are_cosines_with_a_seeded_draw(img_h5: Path, tmp_path: Path) -> None:
@@ -61,3 +61,31 @@ def test_singular_values_and_rank_are_numpys(txt_h5: Path) -> None:
     p = values / values.sum()
     assert similarity.effective_rank(values) == pytest.approx(np.prod(p**-p))
     assert 1 < similarity.effective_rank(values) < len(values)
+
+
+def test_a_zero_vector_is_named_by_file_split_and_row(img_h5: Path, tmp_path: Path) -> None:
+    file = read(img_h5)
+    features = np.ones((9100, 512), np.float32)  # two blocks
+    features[9000] = 0
+    file.splits = {"test": Split(features, ids=row_ids(9100))}
+    write(tmp_path / "zero.h5", file)
+    line = fails("logits", tmp_path / "zero.h5", "--random", 3, "-o", tmp_path / "x.h5")
+    assert "zero.h5: test: expected rows that are not zero, got zeros in row 9000" in line
+
+
+@pytest.mark.parametrize("tau", ["1e-300", "1e-40"])
+def test_a_temperature_that_gives_inf_is_one_line(img_h5: Path, tmp_path: Path, tau: str) -> None:
+    line = fails("logits", img_h5, "--random", 3, "-t", tau, "-o", tmp_path / "x.h5")
+    assert "expected finite values" in line
+
+
+@pytest.mark.parametrize("command", [["logits", "--random", 3], ["probe"], ["cluster"]])
+@pytest.mark.parametrize(
+    ("seed", "expected"),
+    [(-1, "greater than or equal to 0"), (2**32, "less than or equal to 4294967295")],
+)
+def test_seeds_are_those_of_numpy(
+    img_h5: Path, command: list[str], seed: int, expected: str
+) -> None:
+    line = fails(*command, img_h5, "--seed", seed, exit_code=2)
+    assert f"Invalid value for '--seed': Input should be {expected}" in line

@@ -131,6 +131,12 @@ def test_the_best_run_on_held_out_rows_is_fitted_again_and_scored_once():
         (("train", "test"), "test", "test", [("train", "test")]),
         (("train", "test"), 0.5, "train", [("train-val", "val")]),
         (("train",), "0.5", "test", [("train-val", "val")]),
+        (
+            ("train", "val"),
+            0.5,
+            "val",
+            [("train-val", "train-held-out"), ("train", "val")],
+        ),
     ],
 )
 def test_validation_on_a_split_or_without_another_split_to_score(splits, val, eval_split, expected):
@@ -184,6 +190,13 @@ def test_a_fit_that_did_not_converge_is_warned_about(capsys, monkeypatch):
             {"val": "tset"},
             UsageError,
             "val: expected a fraction such as 0.1",
+        ),
+        (feature_file(), {"val": 0.1, "eval_split": "tset"}, UsageError, "split of x.h5 'tset'"),
+        (
+            feature_file(),
+            {"val": "train"},
+            UsageError,
+            "val: expected a fraction or a split other than the one that is fitted, got 'train'",
         ),
         (feature_file(), {"val": 1.5}, UsageError, "expected a number between 0 and 1, got 1.5"),
         (feature_file(), {"spec": ProbeSpec(shots=0)}, UsageError, "expected at least 1, got 0"),

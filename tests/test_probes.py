@@ -12,7 +12,7 @@ from threadpoolctl import threadpool_limits
 
 from clipkit import metrics, probes
 from clipkit.errors import ClipkitError, UsageError
-from clipkit.probes import classifiers, svm
+from clipkit.probes import classifiers, context, svm
 
 ALL = sorted(probes.CLASSIFIERS)
 
@@ -72,8 +72,8 @@ def problems(*functions):
 
 
 def predict(X, y, X_eval, classifier="svm", **options):
-    run, *_ = probes.sweep(X, y, {"test": X_eval}, classifier=classifier, **options)
-    return run.predicted["test"]
+    run, *_ = probes.sweep(X, y, X_eval, classifier=classifier, **options)
+    return run.predicted
 
 
 def agreement(a, b):
@@ -137,10 +137,10 @@ def test_standardising_equals_standard_scaler_at_every_scale(classifier, model):
     scaler = StandardScaler().fit(X)
     reference = model.fit(scaler.transform(X), y).predict(scaler.transform(X_eval))
     first, second = probes.sweep(
-        X, y, {"test": X_eval}, classifier=classifier, scales=[1, 50], standardize=True
+        X, y, X_eval, classifier=classifier, scales=[1, 50], standardize=True
     )
-    assert agreement(first.predicted["test"], reference) >= 0.995
-    assert np.array_equal(first.predicted["test"], second.predicted["test"])
+    assert agreement(first.predicted, reference) >= 0.995
+    assert np.array_equal(first.predicted, second.predicted)
 
 
 @problems(overlapping, two_classes, cosines)
@@ -148,16 +148,16 @@ def test_standardising_equals_standard_scaler_at_every_scale(classifier, model):
 def test_logreg_finds_the_optimum(problem, C):
     X, y, X_eval, _ = problem()
     exact = LogisticRegression(C=C, tol=1e-7, max_iter=5000).fit(X.astype(float), y)
-    (run,) = probes.sweep(X, y, {"test": X_eval}, classifier="logreg", C=[C])
+    (run,) = probes.sweep(X, y, X_eval, classifier="logreg", C=[C])
     assert run.converged
-    assert agreement(run.predicted["test"], exact.predict(X_eval)) >= 0.985
+    assert agreement(run.predicted, exact.predict(X_eval)) >= 0.985
 
 
 def test_logreg_reports_that_it_did_not_converge(monkeypatch):
     monkeypatch.setattr(classifiers, "MAX_ITER", 20)
     monkeypatch.setattr(classifiers, "SLICE", 20)
     X, y, X_eval, _ = digits()
-    easy, hard = probes.sweep(X, y, {"test": X_eval}, classifier="logreg", C=[1e-6, 1])
+    easy, hard = probes.sweep(X, y, X_eval, classifier="logreg", C=[1e-6, 1])
     assert (easy.converged, hard.converged) == (True, False)
 
 
@@ -215,18 +215,18 @@ def test_renaming_classes_renames_predictions(shared, classifier, predicted):
     assert agree >= {"svm": 0.95, "mlp": 0.95}.get(classifier, 0.99)
 
 
-def test_a_run_does_not_depend_on_its_company(shared, classifier, predicted):
+def test_a_run_does_not_depend_on_its_company(monkeypatch, shared, classifier, predicted):
     X, y, X_eval, _ = shared
     Cs = [1] if classifier == "knn" else [0.1, 1]
-    company = {"a": X_eval[:100], "b": X_eval}
-    runs = probes.sweep(X, y, company, classifier=classifier, C=Cs, scales=[2, 1], jobs=3)
+    monkeypatch.setattr(context, "cpu_count", lambda: 3)
+    company = np.concatenate([X_eval[:100], X_eval])
+    runs = probes.sweep(X, y, company, classifier=classifier, C=Cs, scales=[2, 1])
     assert [run.scale for run in runs] == [scale for scale in (2, 1) for _ in Cs]
     if classifier == "knn":
         assert np.isnan([run.C for run in runs]).all()
     else:
         assert [run.C for run in runs] == Cs * 2
-    assert np.array_equal(runs[-1].predicted["b"], predicted)
-    assert np.array_equal(runs[-1].predicted["a"], predicted[:100])
+    assert np.array_equal(runs[-1].predicted, np.concatenate([predicted[:100], predicted]))
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float16])
@@ -254,7 +254,8 @@ def test_progress_ends_at_its_total(shared, classifier):
 
 
 @pytest.mark.parametrize("interrupted", ["svm", "mlp"])
-def test_an_interrupt_ends_the_sweep(shared, interrupted):
+def test_an_interrupt_ends_the_sweep(monkeypatch, shared, interrupted):
+    monkeypatch.setattr(context, "cpu_count", lambda: 2)
     calls = []
 
     def interrupt(done, total):
@@ -262,7 +263,7 @@ def test_an_interrupt_ends_the_sweep(shared, interrupted):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        predict(*shared[:3], interrupted, scales=range(1, 9), jobs=2, progress=interrupt)
+        predict(*shared[:3], interrupted, scales=range(1, 9), progress=interrupt)
     assert len(calls) < 20  # of 45 pairs, or of thousands of epochs
 
 
@@ -284,27 +285,27 @@ def test_a_class_that_does_not_occur_in_the_fit_is_never_predicted():
             "C: expected at most one value for knn, got 2",
         ),
         (
-            {"fit_labels": np.zeros(4, int)},
+            {"y": np.zeros(4, int)},
             ClipkitError,
             "expected at least two classes to fit a probe on, got 1",
         ),
         (
-            {"fit_labels": np.arange(5)},
+            {"y": np.arange(5)},
             ClipkitError,
             "expected as many features as labels, got 4 and 5",
         ),
         (
-            {"eval_features": {"val": np.ones((2, 3))}},
+            {"X_eval": np.ones((2, 3))},
             ClipkitError,
-            "val: expected 4 columns, got 3",
+            "X_eval: expected 4 columns, got 3",
         ),
     ],
 )
 def test_errors_name_what_is_expected(options, error, message):
     arguments = {
-        "fit_features": np.eye(4),
-        "fit_labels": np.array([0, 0, 1, 1]),
-        "eval_features": {"test": np.eye(4)},
+        "X": np.eye(4),
+        "y": np.array([0, 0, 1, 1]),
+        "X_eval": np.eye(4),
     }
     with pytest.raises(error) as caught:
         probes.sweep(**arguments | options)

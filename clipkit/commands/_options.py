@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from clipkit import models
 from clipkit.errors import UsageError, unknown
 
 if TYPE_CHECKING:
@@ -71,8 +72,12 @@ Precision = Annotated[
     str,
     typer.Option("--precision", metavar="auto|fp32|bf16|fp16", help="Precision to compute in."),
 ]
-Seed = Annotated[int, typer.Option("--seed", help="Random seed.")]
-DEFAULT_MODEL = "openai/clip-vit-base-patch32"
+Seed = Annotated[
+    int,
+    # the range of numpy's RandomState
+    typer.Option("--seed", metavar="N", min=0, max=2**32 - 1, help="Random seed."),
+]
+DEFAULT_MODEL = models.DEFAULT
 
 
 def parse_numbers(values: list[str], name: str) -> list[float]:
@@ -83,7 +88,10 @@ def parse_numbers(values: list[str], name: str) -> list[float]:
     """
     numbers: list[float] = []
     for word in _words(values):
-        number = _parse_float(word)
+        try:
+            number = float(word)
+        except ValueError:
+            number = math.nan
         if not (math.isfinite(number) and number > 0):
             hint = "separate several by commas: 1,0.5,0.07"
             raise UsageError(f"{name}: expected a finite number above 0, got {word!r}", hint)
@@ -114,13 +122,6 @@ def parse_temperatures(values: list[str], logit_scale: float | None) -> list[flo
 
 def _words(values: list[str]) -> list[str]:
     return [word.strip() for value in values for word in value.split(",")]
-
-
-def _parse_float(word: str) -> float:
-    try:
-        return float(word)
-    except ValueError:
-        return math.nan
 
 
 def check_report_options(output: str | None, format: str | None, force: bool) -> None:

@@ -51,15 +51,13 @@ def logits(
     files.check_output(output, force=force)
     with features.open_file(images, kinds=["images"]) as image_file:
         if random is not None:
-            tau = _parse_temperature(
-                temperature, similarity.common_logit_scale(image_file, image_file)
-            )
+            scale = similarity.common_logit_scale(image_file, image_file)
+            tau = _parse_temperature(temperature, scale)
             result = similarity.compute_random_logits(image_file, random, seed, tau)
         else:
             text_file = features.read(texts, kinds=["texts"])
-            tau = _parse_temperature(
-                temperature, similarity.common_logit_scale(image_file, text_file)
-            )
+            scale = similarity.common_logit_scale(image_file, text_file)
+            tau = _parse_temperature(temperature, scale)
             result = similarity.compute_logits(image_file, text_file, tau)
         features.write(output, result, force=force)
 

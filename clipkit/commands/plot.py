@@ -113,9 +113,9 @@ def classes(
 
     _check_output(output, force)
     matrix = _read_confusion(file, split, run, groups)
-    scores = metrics.per_class(matrix.counts)
+    f1, support = metrics.f1_per_class(matrix.counts), matrix.counts.sum(axis=1)
     title = title or f"F1 of each class ({matrix.label})"
-    figure = plots.classes(scores.f1, matrix.class_names, support=scores.support, title=title)
+    figure = plots.classes(f1, matrix.class_names, support=support, title=title)
     _save(figure, output, force)
 
 

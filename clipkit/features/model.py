@@ -191,7 +191,7 @@ class FeatureFile:
         return matrix.map(lambda block: block * temperature)
 
     def choose_splits(self, names: Sequence[str] | None) -> list[str]:
-        """Return the given split names, all by default.
+        """Return the given split names without repeats, all by default.
 
         Raises
         ------
@@ -201,7 +201,7 @@ class FeatureFile:
         for name in names or []:
             if name not in self.splits:
                 raise unknown(f"split of {self.display_name}", name, self.splits)
-        return list(names or self.splits)
+        return list(dict.fromkeys(names or self.splits))
 
     def default_split(self) -> str:
         """Return `test` if there is such a split, else the first split."""

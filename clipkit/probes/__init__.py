@@ -6,8 +6,8 @@ one BLAS thread per worker: pairs of classes, settings and blocks of rows run in
 >>> import numpy as np
 >>> from clipkit import probes
 >>> X, y = np.array([[0.0, 1.0], [0.0, 2.0], [3.0, 1.0], [4.0, 1.0]]), np.array([7, 7, 9, 9])
->>> for run in probes.sweep(X, y, {"test": X[1:3]}, scales=[1, 10]):
-...     print(run.classifier, run.C, run.scale, run.predicted["test"])
+>>> for run in probes.sweep(X, y, X[1:3], scales=[1, 10]):
+...     print(run.classifier, run.C, run.scale, run.predicted)
 svm 1.0 1.0 [7 9]
 svm 1.0 10.0 [7 9]
 """

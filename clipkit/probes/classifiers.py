@@ -12,7 +12,8 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.neural_network import MLPClassifier
 
-from clipkit.probes.context import Floats, Ints, Predictions, Setting, SweepContext
+from clipkit.features import Int64
+from clipkit.probes.context import Floats, Predictions, Setting, SweepContext
 
 MAX_ITER = 1000  # iterations of L-BFGS
 SLICE = 100  # iterations between two reports of progress
@@ -72,7 +73,7 @@ def knn(context: SweepContext) -> list[Predictions]:
     blocks = [X_eval[start : start + step] for start in range(0, len(X_eval), step)]
     report_progress = context.workers.progress(len(blocks))
 
-    def vote(block: Floats) -> Ints:
+    def vote(block: Floats) -> Int64:
         cosines = block @ X.T  # (B, N)
         nearest = np.argpartition(cosines, -k, axis=1)[:, -k:]  # (B, k)
         weights = np.exp((np.take_along_axis(cosines, nearest, axis=1) - 1) / TEMPERATURE)

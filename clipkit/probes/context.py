@@ -13,8 +13,9 @@ from joblib import cpu_count  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
+from clipkit.features import Int64
+
 Floats = NDArray[np.floating[Any]]
-Ints = NDArray[np.int64]
 ProgressCallback = Callable[[int, int], None]
 
 
@@ -28,26 +29,22 @@ class Setting(NamedTuple):
 class Predictions(NamedTuple):
     """What a classifier predicts at one setting: class numbers (M,), and whether it converged."""
 
-    classes: Ints
+    classes: Int64
     converged: bool = True
 
 
 class Workers:
-    """Threads with one BLAS thread each. Leaving the `with` block cancels unfinished work.
+    """Threads with one BLAS thread each, one per core. Leaving the `with` block cancels their work.
 
     Parameters
     ----------
-    jobs : int, optional
-        Number of threads, by default one per core.
     callback : callable, optional
         Called as `callback(done, total)` when a step is finished, one call at a time.
     """
 
-    def __init__(self, jobs: int | None, callback: ProgressCallback | None) -> None:
+    def __init__(self, callback: ProgressCallback | None) -> None:
         # OpenMP counts its threads per thread, so every worker sets its own limit
-        self._pool = ThreadPoolExecutor(
-            jobs or cpu_count(), initializer=threadpool_limits, initargs=(1,)
-        )
+        self._pool = ThreadPoolExecutor(cpu_count(), initializer=threadpool_limits, initargs=(1,))
         self._callback = callback
         self._cancelled = threading.Event()
 
@@ -98,7 +95,7 @@ class SweepContext:
     """
 
     X: Floats
-    y: Ints
+    y: Int64
     X_eval: Floats
     settings: list[Setting]
     seed: int

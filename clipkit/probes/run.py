@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,10 +14,10 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from clipkit.errors import ClipkitError, UsageError, unknown
+from clipkit.features import Int64
 from clipkit.probes.classifiers import knn, logreg, mlp
 from clipkit.probes.context import (
     Floats,
-    Ints,
     Predictions,
     ProgressCallback,
     Setting,
@@ -45,8 +45,8 @@ class Run:
     C : float
         NaN for kNN, which has none.
     scale : float
-    predicted : mapping of name to array (M,) int64
-        Class ids of each evaluation array.
+    predicted : array (M,) int64
+        Class ids.
     converged : bool
         False if logistic regression stopped at its iteration limit.
     """
@@ -54,32 +54,31 @@ class Run:
     classifier: str
     C: float
     scale: float
-    predicted: Mapping[str, Ints]
+    predicted: Int64
     converged: bool = True
 
 
 def sweep(  # noqa: PLR0913
-    fit_features: Floats,
-    fit_labels: Ints,
-    eval_features: Mapping[str, Floats],
+    X: Floats,
+    y: Int64,
+    X_eval: Floats,
     *,
     classifier: str = "svm",
     C: Sequence[float] = (1.0,),
     scales: Sequence[float] = (1.0,),
     standardize: bool = False,
     seed: int = 42,
-    jobs: int | None = None,
     progress: ProgressCallback | None = None,
 ) -> list[Run]:
-    """Fit a classifier at every scale and C, and predict every evaluation array.
+    """Fit a classifier at every scale and C, and predict the evaluation rows.
 
     Runs come scale by scale, C by C. A run does not depend on which others share its sweep.
 
     Parameters
     ----------
-    fit_features, fit_labels : arrays (N, D) and (N,)
+    X, y : arrays (N, D) and (N,)
         What is fitted on, and its class ids.
-    eval_features : mapping of name to array (M, D)
+    X_eval : array (M, D)
         What is predicted.
     classifier : {"svm", "logreg", "mlp", "knn"}
         `svm` predicts as `SVC(kernel="linear")`: one classifier per pair of classes votes.
@@ -91,12 +90,10 @@ def sweep(  # noqa: PLR0913
     scales : sequence of float
         Factors that multiply the features. Cosines at temperature tau have scale 1 / tau.
     standardize : bool
-        Give each column mean 0 and variance 1, measured on `fit_features`. Scales then have no
+        Give each column mean 0 and variance 1, measured on `X`. Scales then have no
         effect.
     seed : int
         Only the MLP draws random numbers.
-    jobs : int, optional
-        Number of threads, by default one per core.
     progress : callable, optional
         Called as `progress(done, total)` in units of work, from any thread, one call at a time.
 
@@ -111,33 +108,30 @@ def sweep(  # noqa: PLR0913
     Examples
     --------
     >>> X, y = np.array([[0.0, 1.0], [0.0, 2.0], [3.0, 1.0], [4.0, 1.0]]), np.array([7, 7, 9, 9])
-    >>> [run.predicted["test"] for run in sweep(X, y, {"test": X[1:3]}, scales=[1, 10])]
+    >>> [run.predicted for run in sweep(X, y, X[1:3], scales=[1, 10])]
     [array([7, 9]), array([7, 9])]
     """
     _check_settings(classifier, C, scales)
-    _check_arrays(fit_features, fit_labels, eval_features)
-    classes, y = np.unique(fit_labels, return_inverse=True)
-    X_eval = np.vstack(list(eval_features.values()))
-    X, X_eval, rms = _prepare(classifier, standardize, fit_features, X_eval)
+    _check_arrays(X, y, X_eval)
+    classes, numbers = np.unique(y, return_inverse=True)
+    X, X_eval, rms = _prepare(classifier, standardize, X, X_eval)
 
     grid = [Setting(float(scale), float(c)) for scale, c in itertools.product(scales, C)]
     reduced = [_reduce(setting, classifier, standardize, rms) for setting in grid]
     distinct = sorted(set(reduced))
     with (
         threadpool_limits(1),
-        Workers(jobs, progress) as workers,
+        Workers(progress) as workers,
         warnings.catch_warnings(),
     ):
         warnings.simplefilter("ignore", ConvergenceWarning)  # Run.converged reports it
-        context = SweepContext(X, y, X_eval, distinct, seed, workers)
+        context = SweepContext(X, numbers, X_eval, distinct, seed, workers)
         predictions = dict(zip(distinct, CLASSIFIERS[classifier](context), strict=True))
 
-    ends = np.cumsum([len(features) for features in eval_features.values()])
     runs = []
     for setting, reduced_setting in zip(grid, reduced, strict=True):
         solution = predictions[reduced_setting]
-        parts = np.split(classes[solution.classes], ends[:-1])
-        predicted = dict(zip(eval_features, parts, strict=True))
+        predicted = classes[solution.classes]
         c = math.nan if classifier == "knn" else setting.C
         runs.append(Run(classifier, c, setting.scale, predicted, solution.converged))
     return runs
@@ -154,7 +148,7 @@ def _check_settings(classifier: str, C: Sequence[float], scales: Sequence[float]
                 raise UsageError(f"{name}: expected a finite number above 0, got {value}")
 
 
-def _check_arrays(X: Floats, y: Ints, eval_features: Mapping[str, Floats]) -> None:
+def _check_arrays(X: Floats, y: Int64, X_eval: Floats) -> None:
     if len(X) != len(y):
         raise ClipkitError(f"expected as many features as labels, got {len(X)} and {len(y)}")
     n_classes = len(np.unique(y))
@@ -162,9 +156,8 @@ def _check_arrays(X: Floats, y: Ints, eval_features: Mapping[str, Floats]) -> No
         raise ClipkitError(
             f"expected at least two classes to fit a probe on, got {n_classes}", "fit on more rows"
         )
-    for name, features in eval_features.items():
-        if features.shape[1:] != X.shape[1:]:
-            raise ClipkitError(f"{name}: expected {X.shape[1]} columns, got {features.shape[1]}")
+    if X_eval.shape[1:] != X.shape[1:]:
+        raise ClipkitError(f"X_eval: expected {X.shape[1]} columns, got {X_eval.shape[1]}")
 
 
 def _prepare(

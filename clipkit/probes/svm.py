@@ -18,7 +18,8 @@ import sklearn
 from numpy.typing import NDArray
 from sklearn.svm import SVC
 
-from clipkit.probes.context import Floats, Ints, Predictions, Setting, SweepContext
+from clipkit.features import Int64
+from clipkit.probes.context import Floats, Predictions, Setting, SweepContext
 
 GRAM_ROWS = 4096  # of the largest Gram matrix: 128 MiB in float64
 GRAM_CACHE = 2**26  # numbers in cached Gram matrices of classes: 256 MiB in float32
@@ -102,7 +103,7 @@ def _count_votes(
         votes[j] += ~is_first
 
 
-def _hyperplanes_of_all_pairs(X: Floats, y: Ints, C: float, gram: Floats) -> Floats:
+def _hyperplanes_of_all_pairs(X: Floats, y: Int64, C: float, gram: Floats) -> Floats:
     """Return hyperplanes (pairs, D + 1) of three classes or more; rows of X are sorted by class."""
     with sklearn.config_context(assume_finite=True, skip_parameter_validation=True):
         svc = SVC(kernel="precomputed", C=C).fit(gram, y)
@@ -146,7 +147,7 @@ def _fit_pair(first: Floats, second: Floats, C: float, gram: Floats | None) -> F
             used[:] = True
 
 
-def _hyperplane(rows: Floats, signs: Ints, C: float, gram: Floats | None = None) -> Floats:
+def _hyperplane(rows: Floats, signs: Int64, C: float, gram: Floats | None = None) -> Floats:
     """Return libsvm's hyperplane (w, b), (D + 1,), between rows of sign -1 and +1."""
     if gram is None and len(rows) <= GRAM_ROWS:
         gram = (rows @ rows.T).astype(np.float64)

@@ -116,7 +116,7 @@ def _best_and_worst_classes(results: Results) -> list[str]:
     test = results.read("img.svm").splits.get("test")
     if test is None or test.labels is None or test.predicted is None:
         return []
-    f1 = metrics.per_class(metrics.confusion(test.labels, test.predicted[0], len(names))).f1
+    f1 = metrics.f1_per_class(metrics.confusion(test.labels, test.predicted[0], len(names)))
     order = np.argsort(-f1, kind="stable").tolist()
     phrases = [f"{names[c]} {f1[c]:.2f}" for c in order]
     best = ", ".join(phrases[:5])

@@ -71,8 +71,8 @@ def main() -> None:
     wanted = [args.only] if args.only else [*probes.CLASSIFIERS, "sweep", "kmeans"]
 
     def probe(title: str, **options: Any) -> tuple[np.ndarray, float]:
-        runs, seconds = timed(title, lambda: probes.sweep(X, y, {"test": X_eval}, **options))
-        predicted = runs[0].predicted["test"]
+        runs, seconds = timed(title, lambda: probes.sweep(X, y, X_eval, **options))
+        predicted = runs[0].predicted
         print(f"    accuracy {np.mean(predicted == y_eval):.4f}, converged {runs[0].converged}")
         return predicted, seconds
 
