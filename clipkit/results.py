@@ -68,7 +68,9 @@ def _last_entry(result: FeatureFile) -> dict[str, Any]:
 
 def _settings(row: Row, numbers: Sequence[str] = ("C", "temperature")) -> list[str]:
     """Return the classifier and the given numbers of a run, without those that do not apply."""
-    settings = [row["classifier"]] if "classifier" in row else []
+    settings = []
+    if "classifier" in row:
+        settings.append(row["classifier"])
     for name in numbers:
         if not math.isnan(row.get(name, math.nan)):
             settings.append(f"{name} {row[name]:g}")
