@@ -153,23 +153,28 @@ control_folder = $(RESULTS)/$(call slug,$(MODEL))-untrained$1-$(call slug,$(DATA
 OUT := $(RESULTS)/$(call slug,$(MODEL))-$(call slug,$(DATASET))
 
 # The file `settings` of a folder records the settings of its results. settings_differ lists the
-# recorded settings that differ from the current ones.
+# recorded settings that differ from the current ones, and outdated the folders where some do.
 SETTINGS := MODEL=$(MODEL:%/=%) DATASET=$(DATASET:%/=%) LIMIT=$(LIMIT) PRECISION=$(PRECISION)
 settings_differ = $(filter-out $(SETTINGS),$(shell cat $1/settings 2>/dev/null))
 
-# The control is the one that UNTRAINED names or, without it, any that was made with these settings.
-CONTROLS := $(patsubst %/img.h5,%,$(wildcard $(call control_folder,*)/img.h5))
-CONTROLS := $(foreach folder,$(CONTROLS),$(if $(call settings_differ,$(folder)),,$(folder)))
-CONTROL := $(if $(UNTRAINED),$(call control_folder,$(UNTRAINED)),$(firstword $(CONTROLS)))
+outdated = $(foreach folder,$1,$(if $(call settings_differ,$(folder)),$(folder)))
 
-# Refuse to mix results of different settings. A folder without embeddings gets the new settings.
-OUTDATED := $(foreach folder,$(OUT) $(CONTROL),$(if $(call settings_differ,$(folder)),$(folder)))
-ifneq ($(GOALS),)
-$(foreach folder,$(OUTDATED),$(if $(wildcard $(folder)/img.h5*),$(error $(folder)/settings: \
-  expected $(SETTINGS), got $(shell cat $(folder)/settings); \
-  hint: remove the folder, or choose another one with RESULTS=)))
+# The control is the one that UNTRAINED names or, without it, any that was made with these settings.
+ifneq ($(UNTRAINED),)
+CONTROL := $(call control_folder,$(UNTRAINED))
+else
+CONTROLS := $(patsubst %/img.h5,%,$(wildcard $(call control_folder,*)/img.h5))
+CONTROL := $(firstword $(filter-out $(call outdated,$(CONTROLS)),$(CONTROLS)))
 endif
+
+# A folder of other settings gets the new ones if it has no embeddings. Else its results would mix.
+OUTDATED := $(call outdated,$(OUT) $(CONTROL))
 .PHONY: $(OUTDATED:%=%/settings)
+MIXED := $(firstword $(patsubst %/,%,$(dir $(wildcard $(OUTDATED:%=%/img.h5*)))))
+ifneq ($(and $(GOALS),$(MIXED)),)
+$(error $(MIXED)/settings: expected $(SETTINGS), got $(shell cat $(MIXED)/settings); \
+  hint: remove the folder, or choose another one with RESULTS=)
+endif
 
 ifneq ($(filter $(DATASET),$(HIGH_RESOLUTION)),)
 chapter4 += $(resolution)
@@ -185,8 +190,10 @@ $(OUT)/report.md: $(addprefix $(OUT)/,$(FILES)) $(CONTROL_FILES)
 	clipkit report $(strip $(OUT) $(call option,untrained,$(CONTROL))) -f -o $@
 
 # Make the report again if it lacks the control that UNTRAINED names.
-ifneq ($(and $(UNTRAINED),$(wildcard $(OUT)/report.md)),)
-.PHONY: $(if $(shell grep -F 'untrained (seed $(UNTRAINED))' $(OUT)/report.md),,$(OUT)/report.md)
+ifneq ($(UNTRAINED),)
+ifeq ($(shell grep -sF 'untrained (seed $(UNTRAINED))' $(OUT)/report.md),)
+.PHONY: $(OUT)/report.md
+endif
 endif
 
 # Keep intermediate files, but do not rebuild them if only they are missing.

@@ -81,7 +81,7 @@ class ClipkitGroup(TyperGroup):
         except Exception as error:
             if "--debug" in words:
                 traceback.print_exc()
-            message, hint, code = _explain(error)
+            message, hint, code = _explain(error, command)
             if hint:
                 message += f"; hint: {hint}"
             if message:  # none where Typer showed the help instead
@@ -103,13 +103,13 @@ def _command_path(group: Any, words: list[str]) -> str:
     return path
 
 
-def _explain(error: Exception) -> tuple[str, str | None, int]:
-    """Return message, hint and exit code of an error."""
+def _explain(error: Exception, command: str) -> tuple[str, str | None, int]:
+    """Return message, hint and exit code of an error of a command."""
     if isinstance(error, ClipkitError):
         return error.message, error.hint, error.exit_code
     if hasattr(error, "format_message"):  # Typer's: a missing argument, an unknown option
         message = error.format_message().rstrip(".")
-        return message, "see clipkit COMMAND --help" if message else None, 2
+        return message, f"see {command} --help" if message else None, 2
     if isinstance(error, typer.Abort):
         return "interrupted", None, 128 + signal.SIGINT
     if isinstance(error, OSError):

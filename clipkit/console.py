@@ -8,7 +8,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from types import TracebackType
 
 Update = Callable[[int, int], None]
 
@@ -73,7 +72,7 @@ def progress(what: str, unit: str = "rows", start: int = 0) -> Iterator[Update]:
         with _bar(what, unit, start) as update:
             yield update
     else:
-        with _LogLines(what, unit, start) as update:
+        with _log_lines(what, unit, start) as update:
             yield update
 
 
@@ -105,52 +104,41 @@ def _bar(what: str, unit: str, start: int) -> Iterator[Update]:
         yield update
 
 
-class _LogLines:
-    """Write the progress of work from a thread, so that a step that takes minutes is seen too."""
+@contextlib.contextmanager
+def _log_lines(what: str, unit: str, start: int) -> Iterator[Update]:
+    """Write lines from a thread, so that a step that takes minutes is seen too."""
+    began = time.monotonic()
+    finished = threading.Event()
+    done, total = start, 0
 
-    def __init__(self, what: str, unit: str, start: int) -> None:
-        self.what = what
-        self.unit = unit
-        self.start = start
-        self.done = start
-        self.total = 0
-        self.began = time.monotonic()
-        self.finished = threading.Event()
-        self.thread = threading.Thread(target=self._write_lines, daemon=True)
+    def update(new_done: int, new_total: int) -> None:
+        nonlocal done, total
+        done, total = new_done, new_total
 
-    def __enter__(self) -> Update:
-        self.thread.start()
-        return self._update
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.finished.set()
-        self.thread.join()
-        elapsed = time.monotonic() - self.began
-        if kind is None and elapsed > FIRST_LINE_SECONDS:
-            done = f"{self.done:,} {self.unit}" if self.total else "done"
-            note(f"{self.what}: {done} in {elapsed:.0f} s")
-
-    def _update(self, done: int, total: int) -> None:
-        self.done = done
-        self.total = total
-
-    def _write_lines(self) -> None:
+    def write_lines() -> None:
         seconds = FIRST_LINE_SECONDS
-        while not self.finished.wait(seconds):
-            note(f"{self.what}: {self._state()}")
+        while not finished.wait(seconds):
+            note(f"{what}: {_state(done, total, unit, start, time.monotonic() - began)}")
             seconds = NEXT_LINE_SECONDS
 
-    def _state(self) -> str:
-        elapsed = time.monotonic() - self.began
-        if not self.total:
-            return f"running for {elapsed:.0f} s"
-        rate = (self.done - self.start) / elapsed
-        state = f"{self.done:,} of {self.total:,} {self.unit}, {rate:,.0f} {self.unit}/s"
-        if rate > 0:
-            state += f", {(self.total - self.done) / rate:,.0f} s left"
-        return state
+    thread = threading.Thread(target=write_lines, daemon=True)
+    thread.start()
+    try:
+        yield update
+    finally:
+        finished.set()
+        thread.join()
+    elapsed = time.monotonic() - began
+    if elapsed > FIRST_LINE_SECONDS:
+        result = f"{done:,} {unit}" if total else "done"
+        note(f"{what}: {result} in {elapsed:.0f} s")
+
+
+def _state(done: int, total: int, unit: str, start: int, elapsed: float) -> str:
+    if not total:
+        return f"running for {elapsed:.0f} s"
+    rate = (done - start) / elapsed
+    state = f"{done:,} of {total:,} {unit}, {rate:,.0f} {unit}/s"
+    if rate > 0:
+        state += f", {(total - done) / rate:,.0f} s left"
+    return state

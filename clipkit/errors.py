@@ -43,6 +43,10 @@ class WriteError(ClipkitError):
     """
 
 
+MAX_COMPARED = 10_000  # more names take too long to compare
+MAX_LISTED = 12  # every registry fits
+
+
 def unknown(what: str, name: str, known: Iterable[str]) -> UsageError:
     """Return the error for a name that is not in a registry, with the nearest names that are.
 
@@ -51,7 +55,11 @@ def unknown(what: str, name: str, known: Iterable[str]) -> UsageError:
     >>> unknown("data set", "cifar1", ["cifar10", "digits"]).hint
     'did you mean cifar10?'
     """
-    names = sorted(known)
-    nearest = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
-    hint = f"did you mean {' or '.join(nearest)}?" if nearest else f"known: {', '.join(names)}"
+    names = list(known)
+    nearest = difflib.get_close_matches(name, names[:MAX_COMPARED], n=3, cutoff=0.6)
+    if nearest:
+        return UsageError(f"unknown {what} {name!r}", f"did you mean {' or '.join(nearest)}?")
+    hint = f"known: {', '.join(sorted(names)[:MAX_LISTED])}"
+    if len(names) > MAX_LISTED:
+        hint += f" and {len(names) - MAX_LISTED:,} more"
     return UsageError(f"unknown {what} {name!r}", hint)

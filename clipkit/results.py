@@ -56,30 +56,21 @@ def choose_split(file: FeatureFile, split: str | None = None) -> str:
     return file.choose_splits([split or file.default_split()])[0]
 
 
-def best_run(result: FeatureFile, split: str) -> int:
-    """Return the most accurate run on a split, or the first of several that are equal."""
-    labels, predicted = _labels_and_runs(result, split)
-    return int((predicted == labels).mean(axis=1).argmax())
-
-
 def run_label(result: FeatureFile, split: str, run: int) -> str:
     """Name a run by its settings: `probe, svm, C 1, temperature 0.07, on test`."""
-    column = "eval_split" if "eval_split" in result.runs else "split"
-    rows = [row for row in result.rows() if row[column] == split]
-    return ", ".join([_command(result), *_settings(rows[run]), f"on {split}"])
-
-
-def _command(result: FeatureFile) -> str:
-    return str(_last_entry(result).get("command", "an unknown command"))
+    settings = _settings(result.runs_on(split)[run])
+    return ", ".join([_last_entry(result)["command"], *settings, f"on {split}"])
 
 
 def _last_entry(result: FeatureFile) -> dict[str, Any]:
-    return result.history[-1] if result.history else {}
+    return result.history[-1] if result.history else {"command": "an unknown command"}
 
 
 def _settings(row: Row, numbers: Sequence[str] = ("C", "temperature")) -> list[str]:
     """Return the classifier and the given numbers of a run, without those that do not apply."""
-    settings = [row["classifier"]] if "classifier" in row else []
+    settings = []
+    if "classifier" in row:
+        settings.append(row["classifier"])
     for name in numbers:
         if not math.isnan(row.get(name, math.nan)):
             settings.append(f"{name} {row[name]:g}")
@@ -100,16 +91,16 @@ def confusion_counts(
     run : int, optional
         From 0 among the runs on the split; the most accurate by default.
     """
-    if not result.splits or _command(result) == "cluster":
+    command = _last_entry(result)["command"]
+    if not result.splits or command == "cluster":
         raise ClipkitError(
-            f"{result.display_name}: expected predicted classes, got a result of "
-            f"{_command(result)}",
+            f"{result.display_name}: expected predicted classes, got a result of {command}",
             "keep them with: clipkit probe -o, or clipkit zeroshot -o",
         )
     split = choose_split(result, split)
     labels, predicted = _labels_and_runs(result, split, run)
     if run is None:
-        run = best_run(result, split)
+        run = int((predicted == labels).mean(axis=1).argmax())  # of equals, the first
     names = _class_names(result, max(labels.max(), predicted.max()))
     _check_count(result, len(names))
     counts = metrics.confusion(labels, predicted[run], len(names))
@@ -118,9 +109,10 @@ def confusion_counts(
 
 def cluster_counts(result: FeatureFile, split: str | None = None, run: int = 0) -> ClassCounts:
     """Count the images of each class in each cluster (C, K) of a run; see `confusion_counts`."""
-    if _command(result) != "cluster":
+    command = _last_entry(result)["command"]
+    if command != "cluster":
         raise ClipkitError(
-            f"{result.display_name}: expected clusters, got a result of {_command(result)}",
+            f"{result.display_name}: expected clusters, got a result of {command}",
             "keep them with: clipkit cluster img.h5 -o clusters.h5",
         )
     split = choose_split(result, split)
@@ -139,7 +131,9 @@ def _labels_and_runs(
     labels, predicted = _labels(result, split), result.splits[split].predicted
     assert predicted is not None  # a result's split without predictions is invalid
     if run is not None and not 0 <= run < len(predicted):
-        raise UsageError(f"run: expected one of the {len(predicted)} on {split}, got {run}")
+        last = len(predicted) - 1
+        expected = f"0 to {last}" if last else "0"
+        raise UsageError(f"run: expected {expected} on {split}, got {run}")
     return labels, predicted
 
 
@@ -218,13 +212,13 @@ def _check_sweep(result: FeatureFile) -> None:
     if not has_columns or not np.isfinite(result.runs["temperature"]).all():
         raise ClipkitError(
             f"{result.display_name}: expected a sweep over temperatures, got a result of "
-            f"{_command(result)}",
+            f"{_last_entry(result)['command']}",
             "make one with: clipkit probe logits.h5 -t 1,0.5,0.07 -o probe.h5",
         )
 
 
 def _rows_on(result: FeatureFile, split: str) -> list[Row]:
-    rows = [row for row in result.rows() if row["eval_split"] == split]
+    rows = result.runs_on(split)
     if not rows:
         splits = set(result.runs["eval_split"].tolist())
         raise unknown(f"split of {result.display_name}", split, splits)
@@ -324,7 +318,7 @@ def cosine_lines(
     lines, labels = [], []
     for image in images:
         if image not in ids:
-            raise unknown(f"image of {split}", image, ids[:10_000])  # more take too long to compare
+            raise unknown(f"image of {split}", image, ids)
         lines.append(cosines[ids.index(image)])
         labels.append(image)
     if classes or not images:

@@ -8,21 +8,12 @@ import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from clipkit.console import escaped
 
 FORMATS = ("table", "tsv", "csv", "json")
-PERCENT = {
-    "acc1",
-    "acc1_low",
-    "acc1_high",
-    "acc5",
-    "mean_per_class_recall",
-    "mean_confidence",
-    "purity",
-    "f1",
-}
+PERCENT = {"acc1", "acc5", "mean_per_class_recall", "mean_confidence", "purity"}
 
 Row = Mapping[str, Any]
 
@@ -44,8 +35,10 @@ def emit(rows: Sequence[Row], format: str | None = None) -> None:
 
 
 def _json(rows: Sequence[Row]) -> str:
-    values = [{name: _json_value(value) for name, value in row.items()} for row in rows]
-    return json.dumps(values, indent=2) + "\n"
+    objects = []
+    for row in rows:
+        objects.append({name: _without_nan(value) for name, value in row.items()})
+    return json.dumps(objects, indent=2) + "\n"
 
 
 def _tsv(rows: Sequence[Row]) -> str:
@@ -59,9 +52,16 @@ def _csv(rows: Sequence[Row]) -> str:
 
 
 def _lines(rows: Sequence[Row]) -> list[list[str]]:
-    """Return the cells of the header and of each row."""
-    header = list(rows[0]) if rows else []
-    return [header, *([_machine_cell(row[name]) for name in header] for row in rows)]
+    """Return the names of the columns and the cells of each row."""
+    names = _names(rows)
+    lines = [names]
+    for row in rows:
+        lines.append([_machine_cell(row[name]) for name in names])
+    return lines
+
+
+def _names(rows: Sequence[Row]) -> list[str]:
+    return list(rows[0]) if rows else []
 
 
 def _table(rows: Sequence[Row]) -> str:
@@ -70,16 +70,16 @@ def _table(rows: Sequence[Row]) -> str:
     from rich.table import Table
     from rich.text import Text
 
-    columns = list(rows[0]) if rows else []
     table = Table(box=box.SIMPLE_HEAD)
-    for name in columns:
-        values = [_json_value(row[name]) for row in rows]
-        is_numeric = all(isinstance(value, (int, float, type(None))) for value in values)
-        table.add_column(
-            name + _unit(name), justify="right" if is_numeric else "left", overflow="fold"
-        )
+    for name in _names(rows):
+        title = name
+        if name in PERCENT:
+            title += " %"
+        elif name.endswith("_entropy"):
+            title += " (nats)"
+        table.add_column(title, justify=_justification(rows, name), overflow="fold")
     for row in rows:
-        table.add_row(*(Text(_table_cell(name, row[name])) for name in columns))
+        table.add_row(*(Text(_table_cell(name, row[name])) for name in _names(rows)))
     console = Console(width=None if sys.stdout.isatty() else 200)
     with console.capture() as captured:
         console.print(table)
@@ -87,21 +87,20 @@ def _table(rows: Sequence[Row]) -> str:
     return "\n".join(line for line in lines if line) + "\n"
 
 
-def _unit(column: str) -> str:
-    if column in PERCENT:
-        return " %"
-    return " (nats)" if column.endswith("_entropy") else ""
+def _justification(rows: Sequence[Row], name: str) -> Literal["left", "right"]:
+    for row in rows:
+        if not isinstance(row[name], int | float | None):
+            return "left"
+    return "right"
 
 
-def _json_value(value: Any) -> Any:
-    """Return a value as JSON has it; NaN, which marks what does not apply, becomes null."""
-    if hasattr(value, "item"):
-        value = value.item()
+def _without_nan(value: Any) -> Any:
+    """Return a value, or None for NaN, which marks what does not apply."""
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _machine_cell(value: Any) -> str:
-    value = _json_value(value)
+    value = _without_nan(value)
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -111,12 +110,11 @@ def _machine_cell(value: Any) -> str:
     return escaped(str(value))
 
 
-def _table_cell(column: str, value: Any) -> str:
-    value = _json_value(value)
-    if value is None:
+def _table_cell(name: str, value: Any) -> str:
+    if _without_nan(value) is None:
         return "-"
-    if isinstance(value, float) and column in PERCENT:
+    if isinstance(value, float) and name in PERCENT:
         return f"{100 * value:.2f}"
-    if isinstance(value, float) and column.endswith("_entropy"):
+    if isinstance(value, float) and name.endswith("_entropy"):
         return f"{value:.4f}"
     return _machine_cell(value)

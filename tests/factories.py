@@ -26,7 +26,7 @@ def refused(result: Any, exit_code: int, *parts: str) -> str:
     assert result.stderr.count("\n") == 1, result.stderr
     assert result.stderr.startswith("clipkit")
     assert "Traceback" not in result.stderr
-    assert "unexpected" not in result.stderr
+    assert ": unexpected" not in result.stderr
     for part in parts:
         assert part in result.stderr
     return str(result.stderr)

@@ -53,7 +53,26 @@ Title = Annotated[str | None, typer.Option("--title", metavar="TEXT", help="Titl
 
 
 class PlotGroup(TyperGroup):
-    """Suggest similar names if a picture does not exist."""
+    """Accept options before the picture, and suggest similar names if there is no such picture."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Move the picture to the front of the arguments."""
+        if args and args[0].startswith("-"):
+            value_options = self._value_options()
+            for i in range(1, len(args)):
+                if args[i] in self.commands and args[i - 1] not in value_options:
+                    args = [args[i], *args[:i], *args[i + 1 :]]
+                    break
+        return super().parse_args(ctx, args)
+
+    def _value_options(self) -> set[str]:
+        """Return the options of all pictures after which a word is a value."""
+        names: set[str] = set()
+        for command in self.commands.values():
+            for parameter in command.params:
+                if not getattr(parameter, "is_flag", False):
+                    names.update(parameter.opts)
+        return names
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Return the command that the first argument names."""

@@ -469,7 +469,7 @@ def _result_frames(file: FeatureFile) -> Iterator[dict[str, list[Any]]]:
         yield {name: column.tolist() for name, column in file.runs.items()}
         return
     for name, split in file.splits.items():
-        runs = [row for row in file.rows() if row.get("eval_split", row.get("split")) == name]
+        runs = file.runs_on(name)
         predicted = np.asarray(split.predicted)
         if len(runs) != len(predicted):
             where = f"{file.display_name}: {name}/predicted"

@@ -212,6 +212,10 @@ class FeatureFile:
         columns = {name: column.tolist() for name, column in self.runs.items()}
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
+    def runs_on(self, split: str) -> list[dict[str, Any]]:
+        """Return the runs that were scored on a split: a probe's `eval_split`, others' `split`."""
+        return [row for row in self.rows() if row.get("eval_split", row.get("split")) == split]
+
     def set_rows(self, rows: Sequence[dict[str, Any]]) -> None:
         """Set the runs of a result from one dict per run; None becomes NaN."""
         self.runs = {}

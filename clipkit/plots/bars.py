@@ -114,7 +114,10 @@ def confidence(
 
 def _histograms(values: Mapping[float, Floats], quantity: _Quantity, title: str | None) -> Figure:
     panels = {tau: values[tau][np.isfinite(values[tau])] for tau in sorted(values, reverse=True)}
-    wide = [tau for tau, panel in panels.items() if not _is_near_bound(panel, quantity)]
+    wide = []
+    for tau, panel in panels.items():
+        if np.any(np.abs(panel - quantity.bound) >= quantity.near):
+            wide.append(tau)
     pooled = np.concatenate([[quantity.bound], *[panels[tau] for tau in wide]])
     limits = _padded(pooled.min(), pooled.max())
 
@@ -134,10 +137,6 @@ def _histograms(values: Mapping[float, Floats], quantity: _Quantity, title: str 
     marks = [Line2D([], [], color="black", linestyle="--"), Line2D([], [], color=VERMILLION)]
     add_legend(fig, marks, [quantity.bound_label, "mean"])
     return fig
-
-
-def _is_near_bound(values: Floats, quantity: _Quantity) -> bool:
-    return bool(np.all(np.abs(values - quantity.bound) < quantity.near))
 
 
 def _padded(low: float, high: float) -> tuple[float, float]:
@@ -222,7 +221,8 @@ def classes(
         y[half:] += 1.2  # leaves a gap between the best and the worst
         colors[half:] = [VERMILLION] * half
 
-    fig = new_figure(7.0, 0.215 * len(rows) + (1.25 if omitted else 0.95), title)
+    gap = 0.3 if omitted else 0.0
+    fig = new_figure(7.0, 0.215 * len(rows) + 0.95 + gap, title)
     ax = fig.add_subplot()
     ax.barh(y, f1[rows], height=0.78, color=colors)
     box = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}

@@ -176,15 +176,13 @@ def _row_percentages(
     else:
         _write_numbers(ax, image, percent, decimals=0, size=7.5, zeros=False)
     ax.set(xlabel=xlabel, ylabel="true class")
-    ax.set_title(_facts(counts, fact), loc="left", color=GREY)
-    return fig
-
-
-def _facts(counts: Floats, fact: str) -> str:
-    facts = f"{fact}, N = {counts.sum():,.0f}" if counts.any() else "N = 0"
+    facts = f"N = {counts.sum():,.0f}"
+    if counts.any():
+        facts = f"{fact}, {facts}"
     if not counts.any(axis=1).all():
         facts += " (grey: no images)"
-    return facts
+    ax.set_title(facts, loc="left", color=GREY)
+    return fig
 
 
 def _rule_every_tenth(ax: Axes, rows: int, columns: int) -> None:
@@ -232,7 +230,8 @@ def similarity(
     fig = new_figure(figure_width, height + _text_inches(names) + 0.6, title)
     ax = fig.add_subplot()
     if centred:
-        cosines = _centre_rows(cosines)
+        mean = np.ma.masked_invalid(cosines).mean(axis=1, keepdims=True)
+        cosines = cosines - mean.filled(np.nan)
         high = max(map(abs, _limits(cosines)))
         label = "cosine − the prompt's mean"
         _heatmap(fig, ax, cosines, label, cmap="RdBu_r", vmin=-high, vmax=high)
@@ -248,14 +247,6 @@ def similarity(
         ax.yaxis.set_major_locator(MaxNLocator(24, steps=[1, 2, 5, 10]))
         ax.set_ylabel("number of the prompt, from 0")
     return fig
-
-
-def _centre_rows(values: Floats) -> Floats:
-    """Subtract from each row its mean; NaN is left out of the mean and stays."""
-    present = np.isfinite(values)
-    total = np.where(present, values, 0).sum(axis=1, keepdims=True)
-    count = np.maximum(present.sum(axis=1, keepdims=True), 1)
-    return np.asarray(values - total / count)
 
 
 def _limits(values: Floats) -> tuple[float, float]:

@@ -48,8 +48,9 @@ class Sweep:
     tau, entropy : (R,) float64, rising in tau
     percent, low, high : (R,) float64
         Accuracy and its interval in percent, in the order of tau.
-    best : int or None
-        Index of the highest accuracy; of equals, the first that was given. None if all are NaN.
+    best : (float, float) or None
+        Temperature and highest accuracy in percent; of equals, the first that was given. None if
+        all accuracies are NaN.
     """
 
     def __init__(
@@ -61,17 +62,19 @@ class Sweep:
         low: ArrayLike,
         high: ArrayLike,
     ) -> None:
-        order = np.argsort(np.asarray(tau))
+        tau = np.asarray(tau, np.float64)
         percent = 100 * np.asarray(accuracy, np.float64)
+        order = np.argsort(tau)
         self.label = label
-        self.tau = np.asarray(tau, np.float64)[order]
+        self.tau = tau[order]
         self.percent = percent[order]
         self.entropy = np.asarray(entropy, np.float64)[order]
         self.low = 100 * np.asarray(low, np.float64)[order]
         self.high = 100 * np.asarray(high, np.float64)[order]
-        self.best: int | None = None
+        self.best: tuple[float, float] | None = None
         if not np.isnan(percent).all():
-            self.best = int(np.flatnonzero(order == np.nanargmax(percent))[0])
+            best = np.nanargmax(percent)
+            self.best = float(tau[best]), float(percent[best])
 
 
 @with_style
@@ -111,28 +114,17 @@ def _draw_accuracy(ax: Axes, sweep: Sweep, i: int) -> Artist:
     (line,) = ax.plot(sweep.tau, sweep.percent, **style)
     ax.vlines(sweep.tau, sweep.low, sweep.high, color=style["color"], linewidth=1.2, alpha=0.7)
     if sweep.best is not None:
-        ax.plot(
-            sweep.tau[sweep.best],
-            sweep.percent[sweep.best],
-            color=style["color"],
-            marker="*",
-            markersize=15,
-            markeredgecolor="white",
-            zorder=5,
-        )
+        star: dict[str, Any] = {"marker": "*", "markersize": 15, "markeredgecolor": "white"}
+        ax.plot(*sweep.best, color=style["color"], zorder=5, **star)
     return line
 
 
 def _name_best(ax: Axes, sweeps: Sequence[Sweep]) -> None:
     """Write the best accuracy of all sweeps next to its star."""
-    bests = [
-        (sweep.percent[sweep.best], sweep.tau[sweep.best])
-        for sweep in sweeps
-        if sweep.best is not None
-    ]
+    bests = [sweep.best for sweep in sweeps if sweep.best is not None]
     if not bests:
         return
-    accuracy, tau = max(bests, key=lambda best: best[0])
+    tau, accuracy = max(bests, key=lambda best: best[1])
     ax.annotate(
         f"{accuracy:.2f} %",
         (tau, accuracy),
@@ -147,7 +139,7 @@ def _name_best(ax: Axes, sweeps: Sequence[Sweep]) -> None:
 def _legend_label(sweep: Sweep) -> str:
     if sweep.best is None:
         return sweep.label
-    accuracy, tau = sweep.percent[sweep.best], sweep.tau[sweep.best]
+    tau, accuracy = sweep.best
     return f"{sanitize_label(sweep.label, 32)}: best {accuracy:.2f} % at τ = {tau:g}"
 
 

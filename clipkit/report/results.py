@@ -84,7 +84,7 @@ class Results:
 
     def test_runs(self, name: str, temperature: float | None = None) -> list[dict[str, Any]]:
         """Return the runs that were scored on the test split, at one temperature if it is given."""
-        runs = [run for run in self.runs(name) if run.get("eval_split", run.get("split")) == "test"]
+        runs = self.read(name).runs_on("test") if self.has(name) else []
         if temperature is None:
             return runs
         return [run for run in runs if run["temperature"] == temperature]
