@@ -333,10 +333,10 @@ def test_the_page_on_the_thesis_has_current_numbers(make: Make, tmp_path: Path) 
     report = (tmp_path / "small" / "tiny-shapes" / "report.md").read_text()
     page = thesis_page.PAGE.read_text()
     blocks = {match[2]: match[0] for match in thesis_page.BLOCK.finditer(page)}
-    shown = tables(blocks["small/tiny-shapes"])
+    on_page = tables(blocks["small/tiny-shapes"])
     current = tables(thesis_page.section(report, "Chapter 3"))
-    assert list(shown) == list(current)
-    for label, cells in shown.items():
+    assert list(on_page) == list(current)
+    for label, cells in on_page.items():
         assert list(cells) == list(current[label])
         tolerance = 0.002 if "nats" in label else 1.0
         for column, cell in cells.items():
