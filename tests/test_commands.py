@@ -1,4 +1,4 @@
-"""Every command as a user runs it: on a path, on standard input, and in a real shell."""
+"""Every command as a user runs it: on a path and on standard input."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from shell import ok, rows, shell
+from shell import ok, rows
 
 from clipkit import __version__
 from clipkit.cli import COMMANDS
@@ -67,19 +67,6 @@ def test_embed_keeps_rows_labels_and_ids_together(img_h5: Path) -> None:
         assert len(set(split.ids)) == 120
 
 
-def test_random_weights_depend_on_the_seed_only(
-    img_h5: Path, tiny_clip_dir: Path, tmp_path: Path
-) -> None:
-    digests = []
-    for name, seed in [("a", 7), ("b", 7), ("c", 8)]:
-        options = ["--model", tiny_clip_dir, "--untrained", seed, "-o", tmp_path / name]
-        ok("embed", "digits", "--limit", 20, *options)
-        digests.append(read(tmp_path / name).digest)
-    assert digests[0] == digests[1] != digests[2]
-    weights = [read(path).history[0]["model"]["digest"] for path in (img_h5, tmp_path / "a")]
-    assert weights[0] != weights[1]
-
-
 def test_an_ensemble_normalises_averages_and_normalises(
     img_h5: Path, model_options: list[object], tmp_path: Path
 ) -> None:
@@ -115,25 +102,6 @@ def test_logits_are_cosines_whatever_the_order_of_arguments(
         assert (tmp_path / name).read_bytes() == logits_h5.read_bytes()
 
 
-def test_permuted_prompts_permute_logits(
-    img_h5: Path,
-    prompts_txt: Path,
-    logits_h5: Path,
-    model_options: list[object],
-    tmp_path: Path,
-) -> None:
-    prompts = prompts_txt.read_text().splitlines()
-    order = np.random.default_rng(0).permutation(len(prompts))
-    permuted = [prompts[i] for i in order]
-    data = "\n".join(permuted).encode()
-    ok("textembed", "-", *model_options, "-o", tmp_path / "t.h5", stdin=data)
-    ok("logits", img_h5, tmp_path / "t.h5", "-o", tmp_path / "l.h5")
-    file = read(tmp_path / "l.h5")
-    expected = read(logits_h5).splits["test"].features[:, order]
-    np.testing.assert_allclose(file.splits["test"].features, expected, atol=1e-6)
-    assert file.texts == permuted
-
-
 def test_a_temperature_is_absolute(
     img_h5: Path, txt_h5: Path, logits_h5: Path, tmp_path: Path
 ) -> None:
@@ -164,21 +132,6 @@ def test_entropy_is_that_of_the_softmax(logits_h5: Path) -> None:
 
 
 # -- probes ----------------------------------------------------------------------------------------
-
-
-def test_probe_of_embeddings_is_the_baseline_of_the_thesis(img_h5: Path) -> None:
-    from sklearn.preprocessing import StandardScaler
-    from sklearn.svm import SVC
-
-    (row,) = rows(ok("probe", img_h5).stdout)
-    assert list(row) == PROBE_COLUMNS
-    assert row["standardize"] == "true"
-    train, test = (read(img_h5).splits[name] for name in ("train", "test"))
-    scaler = StandardScaler().fit(train.features)
-    svm = SVC(kernel="linear", C=1.0, random_state=42)
-    svm.fit(scaler.transform(train.features), train.labels)
-    expected = svm.score(scaler.transform(test.features), test.labels)
-    assert float(row["acc1"]) == pytest.approx(expected, abs=1e-7)
 
 
 def test_the_options_of_probe_reach_the_probe(logits_h5: Path, tmp_path: Path) -> None:
@@ -233,21 +186,3 @@ def test_every_format_holds_the_same_number(format: str, logits_h5: Path) -> Non
         assert json.loads(text)[0]["mean_confidence"] == pytest.approx(exact)
     else:
         assert (f"{100 * exact:.2f}" if format == "table" else f"{exact:.8g}") in text
-
-
-# -- a real shell ----------------------------------------------------------------------------------
-
-
-@pytest.mark.long
-def test_commands_form_pipes_in_a_real_shell(
-    img_h5: Path, prompts_txt: Path, tiny_clip_dir: Path, tmp_path: Path
-) -> None:
-    textembed = f"clipkit textembed {prompts_txt} --model {tiny_clip_dir}"
-    probe = "clipkit probe -t 0.5,0.07,0.03,0.02 < l.h5"
-    logits = f"clipkit logits {img_h5} - | tee l.h5"
-    run = shell(f"{textembed} | {logits} | clipkit entropy && {probe}", tmp_path)
-    assert (run.returncode, run.stderr) == (0, "")
-    entropy, report = run.stdout.split("classifier", 1)
-    assert [row["split"] for row in rows(entropy)] == ["test", "train"]
-    temperatures = [row["temperature"] for row in rows("classifier" + report)]
-    assert temperatures == ["0.5", "0.07", "0.03", "0.02"]

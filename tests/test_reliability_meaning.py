@@ -64,16 +64,9 @@ def test_texts_that_do_not_belong_to_the_images_are_refused(
         refused(clipkit("logits", images, texts, "-o", tmp_path / "o.h5"), 1, *parts)
 
 
-@pytest.mark.parametrize(
-    ("labels", "message"),
-    [
-        (None, "x.h5: train: expected labels, got none; hint: "),
-        (np.zeros(6, int), "expected at least two classes to fit a probe on, got 1; hint: "),
-    ],
-)
-def test_a_probe_needs_labels_of_two_classes(tmp_path: Path, labels: Any, message: str) -> None:
-    datasets = {"train/labels": labels, "test/labels": labels}
-    assert message in fails("probe", write_feature_file(tmp_path / "x.h5", datasets=datasets))
+def test_a_probe_needs_labels(tmp_path: Path) -> None:
+    images = write_feature_file(tmp_path / "x.h5", datasets={"train/labels": None})
+    assert "x.h5: train: expected labels, got none; hint: " in fails("probe", images)
 
 
 def test_a_class_without_rows_to_fit_on_is_warned_about_and_counts_as_wrong(tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ def damaged_with_fixed_checksums(originals: list[bytes], case: int) -> bytes:
     return bytes(out)
 
 
-@functools.cache  # the originals are few, and each search takes a second
+@functools.cache  # the search takes far longer than a case
 def checked_blocks(data: bytes) -> list[tuple[int, int]]:
     """Find the blocks of metadata that a checksum follows, by the checksums themselves."""
     blocks = [(0, 44)]
