@@ -223,6 +223,7 @@ def test_a_report_is_made_of_complete_results(results_copy: Path, make: Make) ->
     assert verbs(text)[:2] == ["embed", "textembed"]
 
 
+@pytest.mark.long
 def test_the_environment_is_made_once_for_all_data_sets(make: Make, tmp_path: Path) -> None:
     python, venv, log = tmp_path / "python", tmp_path / "venv", tmp_path / "log"
     python.write_text(

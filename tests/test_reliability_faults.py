@@ -524,6 +524,7 @@ def test_the_mode_follows_the_umask(logits_of: tuple[object, ...], tmp_path: Pat
     assert (tmp_path / "out.h5").stat().st_mode & 0o777 == 0o640
 
 
+@pytest.mark.long
 def test_input_larger_than_the_memory_limit(fork_server: ForkServer, tmp_path: Path) -> None:
     n = 100_000
     features = np.zeros((n, 512), "<f4")  # 205 MB
