@@ -103,16 +103,10 @@ def img_h5(work: Path, model_options: list[object]) -> Path:
 
 
 @pytest.fixture(scope="session")
-def prompts_txt(work: Path) -> Path:
-    """Twelve prompts."""
-    (work / "mine.txt").write_text("".join(f"something {word}\n" for word in ADJECTIVES.split()))
-    return work / "mine.txt"
-
-
-@pytest.fixture(scope="session")
-def txt_h5(work: Path, prompts_txt: Path, model_options: list[object]) -> Path:
-    """Embeddings of the twelve prompts."""
-    ok("textembed", prompts_txt, *model_options, "-o", work / "txt.h5")
+def txt_h5(work: Path, model_options: list[object]) -> Path:
+    """Embeddings of twelve prompts."""
+    prompts = "".join(f"something {word}\n" for word in ADJECTIVES.split())
+    ok("textembed", *model_options, "-o", work / "txt.h5", stdin=prompts.encode())
     return work / "txt.h5"
 
 
@@ -129,17 +123,3 @@ def class_logits_h5(work: Path, img_h5: Path, model_options: list[object]) -> Pa
     ok("textembed", "--classes", img_h5, *model_options, "-o", work / "classes.h5")
     ok("logits", img_h5, work / "classes.h5", "-o", work / "class-logits.h5")
     return work / "class-logits.h5"
-
-
-@pytest.fixture(scope="session")
-def probe_h5(work: Path, logits_h5: Path) -> Path:
-    """A temperature sweep."""
-    ok("probe", logits_h5, "-t", "1,0.1,0.01", "-o", work / "probe.h5")
-    return work / "probe.h5"
-
-
-@pytest.fixture(scope="session")
-def zeroshot_h5(work: Path, class_logits_h5: Path) -> Path:
-    """Zero-shot predictions."""
-    ok("zeroshot", class_logits_h5, "-o", work / "zeroshot.h5")
-    return work / "zeroshot.h5"

@@ -223,6 +223,7 @@ def test_a_report_is_made_of_complete_results(results_copy: Path, make: Make) ->
     assert verbs(text)[:2] == ["embed", "textembed"]
 
 
+@pytest.mark.long
 def test_the_environment_is_made_once_for_all_data_sets(make: Make, tmp_path: Path) -> None:
     python, venv, log = tmp_path / "python", tmp_path / "venv", tmp_path / "log"
     python.write_text(
@@ -333,10 +334,10 @@ def test_the_page_on_the_thesis_has_current_numbers(make: Make, tmp_path: Path) 
     report = (tmp_path / "small" / "tiny-shapes" / "report.md").read_text()
     page = thesis_page.PAGE.read_text()
     blocks = {match[2]: match[0] for match in thesis_page.BLOCK.finditer(page)}
-    shown = tables(blocks["small/tiny-shapes"])
+    on_page = tables(blocks["small/tiny-shapes"])
     current = tables(thesis_page.section(report, "Chapter 3"))
-    assert list(shown) == list(current)
-    for label, cells in shown.items():
+    assert list(on_page) == list(current)
+    for label, cells in on_page.items():
         assert list(cells) == list(current[label])
         tolerance = 0.002 if "nats" in label else 1.0
         for column, cell in cells.items():

@@ -272,9 +272,9 @@ def test_only_the_grid_of_cosines_is_constant_along_c_over_tau_squared(
         difference = max(max(group) - min(group) for group in by_ratio.values())
         cells = page[features]
         assert numbers(cells["accuracy over the grid (%)"]) == pytest.approx(span, abs=0.006)
-        shown = cells["largest difference at one C / τ² (points)"]
-        assert float(shown) == pytest.approx(difference, abs=0.006)
-        assert (shown == "0.00") == (name == "c-tau-grid")
+        cell = cells["largest difference at one C / τ² (points)"]
+        assert float(cell) == pytest.approx(difference, abs=0.006)
+        assert (cell == "0.00") == (name == "c-tau-grid")
 
 
 def test_the_classes_of_highest_and_lowest_f1(thesis_results: Path, reference: Reference) -> None:

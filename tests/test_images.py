@@ -7,7 +7,6 @@ import os
 import struct
 import urllib.parse
 import zlib
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -149,13 +148,6 @@ def test_damaged_metadata_is_ignored(tmp_path, recwarn):
     path = written(tmp_path, "a.jpg", encoded(IMAGE, "JPEG", exif=exif))
     assert images.read(path).size == IMAGE.size
     assert not recwarn.list
-
-
-def test_threads_may_read_at_the_same_time(cifar10_root):
-    paths = [path for _, path in find_images(str(cifar10_root / "test" / "cat"))[:200]]
-    alone = [images.read(path).tobytes() for path in paths]
-    with ThreadPoolExecutor(8) as pool:
-        assert [image.tobytes() for image in pool.map(images.read, paths)] == alone
 
 
 @given(st.binary(min_size=1).filter(lambda raw: b"/" not in raw and b"\0" not in raw))

@@ -35,6 +35,8 @@ else:
     answer = {"name": files.name, "digest": files.digest(), "shards": shards, "files": names}
     print(json.dumps(answer))
 """
+pytestmark = pytest.mark.long  # every call is a process
+
 Tree = dict[str, bytes]
 Answer = tuple[int, bytes, dict[str, str]]
 
@@ -92,20 +94,19 @@ class Hub:
             first_page = parse_qs(query).get("p", ["0"]) == ["0"]
             discussions = self.requests.get(repo, []) if first_page else []
             return as_json({"discussions": discussions, "count": len(discussions), "start": 0})
-        found = self.find(repo, "/".join(parts[5:]) or "main")
-        if found is None:
+        revision = self.find(repo, "/".join(parts[5:]) or "main")
+        if revision is None:
             error = {"X-Error-Code": "RepoNotFound", "X-Error-Message": "Repository not found"}
             return 401, b"{}", error
-        commit, tree = found
+        commit, tree = revision
         if what == "tree":
             return as_json([entry(name, content) for name, content in tree.items()])
         return as_json({"id": repo, "sha": commit, "siblings": [{"rfilename": n} for n in tree]})
 
     def file(self, repo: str, revision: str, name: str) -> Answer:
-        found = self.find(repo, revision)
-        if found is None or name not in found[1]:
+        commit, tree = self.find(repo, revision) or ("", {})
+        if name not in tree:
             return 404, b"", {"X-Error-Code": "EntryNotFound"}
-        commit, tree = found
         self.fetched.append(name)
         etag = f'"{hashlib.sha1(tree[name]).hexdigest()}"'
         return 200, tree[name], {"ETag": etag, "X-Repo-Commit": commit}
@@ -178,7 +179,7 @@ def find(name: str, *options: str, **environment: str) -> dict[str, Any]:
     return answer
 
 
-def assert_found_without_a_network(expected: dict[str, Any]) -> None:
+def assert_answers_without_a_network(expected: dict[str, Any]) -> None:
     assert find("org/clip", HF_HUB_OFFLINE="1") == expected
     assert find("org/clip", HF_ENDPOINT=NOWHERE) == expected
 
@@ -198,11 +199,11 @@ def test_only_what_is_needed_is_fetched(hub: Hub) -> None:
         "modeling.py": b"raise SystemExit",
     }
     assert find("org/clip", "no weights")["files"] == needed[:2]
-    found = find("org/clip")
+    answer = find("org/clip")
     expected = {"name": "org/clip", "digest": digest(b"weights"), "shards": 1, "files": needed}
-    assert found == find("hf-hub:org/clip") == expected
+    assert answer == find("hf-hub:org/clip") == expected
     assert set(hub.fetched) == set(needed)
-    assert_found_without_a_network(found)
+    assert_answers_without_a_network(answer)
 
 
 def test_aliases_lead_to_repositories(hub: Hub) -> None:
@@ -216,8 +217,8 @@ def test_weights_may_be_split_over_files(hub: Hub) -> None:
     index = json.dumps({"weight_map": {f"tensor {shard}": shard for shard in shards}}).encode()
     tree = {"config.json": CONFIG, "model.safetensors.index.json": index, **shards}
     hub.trees["org/clip", "main"] = tree
-    found = find("org/clip")
-    assert (found["shards"], found["digest"]) == (2, digest(b"part 1", b"part 2"))
+    answer = find("org/clip")
+    assert (answer["shards"], answer["digest"]) == (2, digest(b"part 1", b"part 2"))
 
 
 def test_the_bots_newest_conversion_is_taken(pickles_only: Hub) -> None:
@@ -227,12 +228,12 @@ def test_the_bots_newest_conversion_is_taken(pickles_only: Hub) -> None:
     hub.request(8, "SFconvertbot", newer)
     hub.request(9, "mallory", {"model.safetensors": b"not the bot's"})
     hub.request(10, "SFconvertbot", {"model.safetensors": b"withdrawn"}, status="closed")
-    found = find("org/clip")
-    assert found["digest"] == digest(b"newer")
-    assert found["files"] == ["config.json"]  # the one of main, not of the pull request
+    answer = find("org/clip")
+    assert answer["digest"] == digest(b"newer")
+    assert answer["files"] == ["config.json"]  # the one of main, not of the pull request
     assert set(hub.fetched) == {"config.json", "model.safetensors"}
     hub.requests.clear()
-    assert_found_without_a_network(found)
+    assert_answers_without_a_network(answer)
 
 
 @pytest.mark.parametrize("author", [None, "mallory", "SFconvertbot2", "sfconvertbot"])

@@ -114,6 +114,7 @@ def finishes(embedding: Embedding, expected: bytes) -> None:
     assert visible == ["out.h5"]
 
 
+@pytest.mark.long
 def test_a_kill_between_any_two_changes_to_the_disk_is_continued(
     embedding: Embedding, expected: bytes
 ) -> None:
@@ -127,6 +128,7 @@ def test_a_kill_between_any_two_changes_to_the_disk_is_continued(
         finishes(embedding, expected)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kills", [5, pytest.param(50, marks=pytest.mark.slow)])
 def test_a_real_run_killed_at_random_points_is_continued(
     real_embedding: Embedding, kills: int
@@ -154,6 +156,7 @@ def test_a_resumed_run_says_where_it_continues(embedding: Embedding, expected: b
     assert embedding.out.read_bytes() == expected
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("event", [1, 3, 5, 8, 9, 13, 17, PUBLISHED, 23])
 def test_a_signal_stops_cleanly_wherever_it_comes(
@@ -292,7 +295,9 @@ def test_strict_does_not_overlook_what_an_earlier_run_skipped(
     refused(ended, 1, "a/00.png: cannot read ", "hint: leave out --strict to skip it")
 
 
-def test_left_shards_of_a_published_file_do_no_harm(embedding: Embedding, expected: bytes) -> None:
+def test_leftover_shards_of_a_published_file_do_no_harm(
+    embedding: Embedding, expected: bytes
+) -> None:
     embedding.run(event=PUBLISHED, kill=signal.SIGKILL)
     assert embedding.out.read_bytes() == expected
     assert (embedding.partial / "00002.h5").exists()
@@ -342,6 +347,7 @@ def test_two_writers_that_meet_at_the_end(tmp_path: Path) -> None:
     assert contents(tmp_path) == {"out.h5": b"second"}
 
 
+@pytest.mark.long
 def test_a_disk_that_fills_up_at_any_byte(
     fork_server: ForkServer, tmp_path: Path, expected: bytes
 ) -> None:
@@ -427,13 +433,12 @@ def failing(code: int) -> Callable[..., None]:
     return call
 
 
-@pytest.mark.parametrize("writes", [0, 3])
-def test_publishing_when_a_later_write_fails(tmp_path: Path, writes: int) -> None:
+def test_publishing_when_a_later_write_fails(tmp_path: Path) -> None:
     (tmp_path / "out").write_bytes(b"earlier")
 
     def write() -> None:
         with files.atomic_write(str(tmp_path / "out"), force=True) as path:
-            path.write_bytes(b"data" * writes)
+            path.write_bytes(b"data")
             failing(errno.ENOSPC)()
 
     with unchanged(tmp_path), pytest.raises(WriteError, match="No space left"):
@@ -469,8 +474,17 @@ def logits_of(tmp_path: Path) -> tuple[object, ...]:
 def test_output_exists_and_force(logits_of: tuple[object, ...], tmp_path: Path) -> None:
     out = tmp_path / "out.h5"
     out.write_bytes(b"earlier")
+    logits = write_feature_file(tmp_path / "logits.h5", "logits")
+    commands = [
+        logits_of,
+        ("probe", logits, "-o"),
+        ("entropy", logits, "-o"),
+        ("embed", "digits", "-o"),
+        ("textembed", "x", "-o"),
+    ]
     with unchanged(tmp_path):
-        refused(clipkit(*logits_of, out), 2, f"the output {out} exists", "add --force to replace")
+        for words in commands:
+            refused(clipkit(*words, out), 2, f"the output {out} exists", "add --force to replace")
     ok(*logits_of, out, "--force")
     assert read(out).kind == "logits"
 
@@ -510,6 +524,7 @@ def test_the_mode_follows_the_umask(logits_of: tuple[object, ...], tmp_path: Pat
     assert (tmp_path / "out.h5").stat().st_mode & 0o777 == 0o640
 
 
+@pytest.mark.long
 def test_input_larger_than_the_memory_limit(fork_server: ForkServer, tmp_path: Path) -> None:
     n = 100_000
     features = np.zeros((n, 512), "<f4")  # 205 MB

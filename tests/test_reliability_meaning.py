@@ -64,16 +64,9 @@ def test_texts_that_do_not_belong_to_the_images_are_refused(
         refused(clipkit("logits", images, texts, "-o", tmp_path / "o.h5"), 1, *parts)
 
 
-@pytest.mark.parametrize(
-    ("labels", "message"),
-    [
-        (None, "x.h5: train: expected labels, got none; hint: "),
-        (np.zeros(6, int), "expected at least two classes to fit a probe on, got 1; hint: "),
-    ],
-)
-def test_a_probe_needs_labels_of_two_classes(tmp_path: Path, labels: Any, message: str) -> None:
-    datasets = {"train/labels": labels, "test/labels": labels}
-    assert message in fails("probe", write_feature_file(tmp_path / "x.h5", datasets=datasets))
+def test_a_probe_needs_labels(tmp_path: Path) -> None:
+    images = write_feature_file(tmp_path / "x.h5", datasets={"train/labels": None})
+    assert "x.h5: train: expected labels, got none; hint: " in fails("probe", images)
 
 
 def test_a_class_without_rows_to_fit_on_is_warned_about_and_counts_as_wrong(tmp_path: Path) -> None:
@@ -92,7 +85,8 @@ def test_a_temperature_is_a_finite_number_above_0(
     inputs = (images, texts, "-o", tmp_path / "o.h5") if command == "logits" else (logits,)
     with unchanged(tmp_path):
         line = fails(command, *inputs, f"--temperature={tau}", exit_code=2)
-    assert "temperature: expected a finite number above 0, got " in line
+    got = "" if tau == "1,,2" else tau
+    assert f"temperature: expected a finite number above 0, got {got!r}" in line
 
 
 @pytest.mark.parametrize("C", ["0", "-1", "nan", "inf"])
@@ -101,9 +95,10 @@ def test_c_is_a_finite_number_above_0(C: str, logits: Path) -> None:
     assert f"C: expected a finite number above 0, got {C!r}" in line
 
 
-def test_the_models_temperature_needs_a_logit_scale(images: Path) -> None:
+def test_a_temperature_needs_logits(images: Path) -> None:
     line = fails("probe", images, "-t", "model", exit_code=2)
     assert "temperature 'model': expected logits with a logit_scale, got none; hint: " in line
+    assert "with: clipkit logits" in fails("probe", images, "-t", "0.5", exit_code=2)
 
 
 @pytest.fixture
@@ -115,12 +110,6 @@ def embed_texts(tmp_path: Path, model_options: list[object]) -> EmbedTexts:
         return clipkit("textembed", prompts, *model_options, "-o", output, *words)
 
     return run
-
-
-def test_a_byte_order_mark_and_crlf_change_nothing(embed_texts: EmbedTexts, tmp_path: Path) -> None:
-    assert embed_texts(b"a dot\na line\n", name="clean").stderr == ""
-    assert embed_texts(b"\xef\xbb\xbfa dot\r\na line", name="windows").stderr == ""
-    assert (tmp_path / "clean.h5").read_bytes() == (tmp_path / "windows.h5").read_bytes()
 
 
 def test_blank_lines_and_duplicates_are_warned_about(
@@ -138,10 +127,7 @@ def test_blank_lines_and_duplicates_are_warned_about(
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"\n  \n\t\n", "mine.txt: expected at least one prompt, got blank lines"),
-        (b"", "mine.txt: empty input"),
         (b"a dot\ncaf\xe9\n", "mine.txt, line 2: expected UTF-8 text, got the byte 0xe9"),
-        (b"a dot\na\0b\n", "mine.txt, line 2: expected no control character, got U+0000"),
         (b"a dot\n" + b"word " * 90, "mine.txt, line 2: expected at most 77 tokens, got "),
     ],
 )
@@ -157,11 +143,6 @@ def test_a_long_prompt_is_cut_on_request(embed_texts: EmbedTexts, tmp_path: Path
     assert read(tmp_path / "mine.txt.h5").history[0]["truncate"] is True
 
 
-def test_a_line_separator_does_not_split_a_prompt(embed_texts: EmbedTexts, tmp_path: Path) -> None:
-    assert embed_texts("a\u2028b\u0085c\n".encode()).exit_code == 0
-    assert read(tmp_path / "mine.txt.h5").texts == ["a\u2028b\u0085c"]
-
-
 @pytest.mark.parametrize(
     ("line", "message"),
     [
@@ -175,6 +156,7 @@ def test_a_line_separator_does_not_split_a_prompt(embed_texts: EmbedTexts, tmp_p
         ),
         ("zeroshot LOGITS --split tset", "'tset'; hint: did you mean test?"),
         ("entropy LOGITS --format cvs", "unknown format 'cvs'; hint: did you mean"),
+        ("embed", "Missing argument 'DATASET'"),
         ("logitz", "No such command 'logitz'"),
         ("entropy LOGITS --temprature 1", "No such option: --temprature"),
     ],

@@ -114,6 +114,7 @@ def compiled(
         yield encoder
 
 
+@pytest.mark.long
 def test_compiled_gives_what_eager_gives(
     compiled: models.Encoder, tiny_clip_dir: Path, images: list[Image.Image]
 ) -> None:
@@ -125,6 +126,7 @@ def test_compiled_gives_what_eager_gives(
     assert cosines(rows, eager.encode_images(pixels)).min() >= 0.9999
 
 
+@pytest.mark.long
 def test_padding_does_not_change_rows(compiled: models.Encoder, images: list[Image.Image]) -> None:
     pixels = compiled.preprocess(images)
     batch = compiled.encode_images(pixels[:4])

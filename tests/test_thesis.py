@@ -22,6 +22,8 @@ from transformers import CLIPModel, CLIPProcessor
 
 from clipkit.features import read
 
+pytestmark = pytest.mark.long
+
 N_IMAGES = 120  # per split
 TEMPERATURES = (1.0, 0.5, 0.07, 0.05, 0.03, 0.02)
 GENERIC32 = Path(__file__).parents[1] / "prompts" / "generic32.txt"

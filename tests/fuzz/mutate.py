@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 import struct
 from collections.abc import Callable
@@ -90,15 +91,17 @@ def damaged_with_fixed_checksums(originals: list[bytes], case: int) -> bytes:
     return bytes(out)
 
 
+@functools.cache  # the search takes far longer than a case
 def checked_blocks(data: bytes) -> list[tuple[int, int]]:
     """Find the blocks of metadata that a checksum follows, by the checksums themselves."""
     blocks = [(0, 44)]
     for signature in (b"OHDR", b"OCHK", b"FAHD", b"FADB", b"FRHP", b"FHDB", b"BTHD", b"BTLF"):
         start = data.find(signature)
         while start >= 0:
-            blocks += [(start, end) for end in _ends(data, start) if _is_checked(data, start, end)][
-                :1
-            ]
+            checked = (end for end in _ends(data, start) if _is_checked(data, start, end))
+            end = next(checked, None)
+            if end is not None:
+                blocks.append((start, end))
             start = data.find(signature, start + 1)
     return blocks
 
@@ -123,12 +126,12 @@ def _is_checked(data: bytes, start: int, end: int) -> bool:
 def lookup3(data: bytes) -> int:
     """Return Jenkins's lookup3 with initial value 0: the checksum of HDF5's metadata."""
     a = b = c = (0xDEADBEEF + len(data)) & MASK
-    at, left = 0, len(data)
+    at, remaining = 0, len(data)
 
     def rot(x: int, k: int) -> int:
         return ((x << k) | (x >> (32 - k))) & MASK
 
-    while left > 12:
+    while remaining > 12:
         x, y, z = struct.unpack_from("<III", data, at)
         a, b, c = (a + x) & MASK, (b + y) & MASK, (c + z) & MASK
         a = ((a - c) & MASK) ^ rot(c, 4)
@@ -143,8 +146,8 @@ def lookup3(data: bytes) -> int:
         a = (a + c) & MASK
         c = ((c - b) & MASK) ^ rot(b, 4)
         b = (b + a) & MASK
-        at, left = at + 12, left - 12
-    if left:
+        at, remaining = at + 12, remaining - 12
+    if remaining:
         x, y, z = struct.unpack("<III", data[at:].ljust(12, b"\0"))
         a, b, c = (a + x) & MASK, (b + y) & MASK, (c + z) & MASK
         c = ((c ^ b) - rot(b, 14)) & MASK
