@@ -11,7 +11,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Literal
 
 from clipkit.errors import ClipkitError, UsageError, WriteError
 
@@ -112,7 +112,10 @@ def atomic_write(output: str, *, force: bool = False) -> Iterator[Path]:
     temporary = folder / _temporary_name("stdout" if output == STREAM else target.name)
     _unfinished.add(temporary)
     try:
-        _create(temporary)
+        try:
+            temporary.open("x").close()
+        except OSError as error:
+            raise WriteError(f"cannot write to {folder}: {error.strerror}") from error
         try:
             yield temporary
         except OSError as error:
@@ -121,7 +124,8 @@ def atomic_write(output: str, *, force: bool = False) -> Iterator[Path]:
             raise
         try:
             if is_stream:
-                _copy_to_stream(temporary, output)
+                with temporary.open("rb") as source, _open_stream(output, "wb") as sink:
+                    _copy(source, sink)
             else:
                 _publish(temporary, target, force)
         except BrokenPipeError:
@@ -132,13 +136,6 @@ def atomic_write(output: str, *, force: bool = False) -> Iterator[Path]:
     finally:
         temporary.unlink(missing_ok=True)
         _unfinished.discard(temporary)
-
-
-def _create(temporary: Path) -> None:
-    try:
-        temporary.open("x").close()
-    except OSError as error:
-        raise WriteError(f"cannot write to {temporary.parent}: {error.strerror}") from error
 
 
 def _temporary_name(name: str) -> str:
@@ -186,14 +183,17 @@ def _link(temporary: Path, target: Path) -> None:
             raise
 
 
-def _copy_to_stream(temporary: Path, output: str) -> None:
-    with temporary.open("rb") as source:
-        if output == STREAM:
-            _copy(source, sys.stdout.buffer)
-            sys.stdout.buffer.flush()
-        else:
-            with Path(output).open("wb") as sink:
-                _copy(source, sink)
+@contextlib.contextmanager
+def _open_stream(name: str, mode: Literal["rb", "wb"]) -> Iterator[IO[bytes]]:
+    """Open a file, or yield standard input or output for ``-``, which stay open."""
+    if name != STREAM:
+        with Path(name).open(mode) as file:
+            yield file
+    elif mode == "rb":
+        yield sys.stdin.buffer
+    else:
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
 
 
 def _copy(source: IO[bytes], sink: IO[bytes]) -> None:
@@ -213,13 +213,10 @@ def read_bytes(source: str, limit: int = 1 << 26) -> bytes:
         If it cannot be read, or holds more than `limit` bytes.
     """
     try:
-        if source == STREAM:
-            data = sys.stdin.buffer.read(limit + 1)
-        else:
-            with Path(source).open("rb") as file:
-                data = file.read(limit + 1)
+        with _open_stream(source, "rb") as stream:
+            data = stream.read(limit + 1)
     except OSError as error:
-        raise _read_error(source, error) from error
+        raise ClipkitError(f"cannot read {display_name(source)}: {error.strerror}") from error
     if len(data) > limit:
         most = f"{limit >> 20} MiB"
         raise ClipkitError(f"{display_name(source)}: expected at most {most} of text, got more")
@@ -251,21 +248,14 @@ def spool_input(source: str) -> Iterator[Path]:
     with contextlib.ExitStack() as stack:
         try:
             copy = stack.enter_context(tempfile.NamedTemporaryFile(prefix="clipkit-", suffix=".h5"))
-            _copy_input(source, copy)
+            with _open_stream(source, "rb") as stream:
+                _copy(stream, copy)
             copy.flush()
         except OSError as error:
             with contextlib.suppress(OSError):  # closing tries to write the rest once more
                 stack.close()
             raise _spool_error(source, error) from error
         yield Path(copy.name)
-
-
-def _copy_input(source: str, sink: IO[bytes]) -> None:
-    if source == STREAM:
-        _copy(sys.stdin.buffer, sink)
-        return
-    with Path(source).open("rb") as stream:
-        _copy(stream, sink)
 
 
 def _spool_error(source: str, error: OSError) -> ClipkitError:
@@ -277,7 +267,3 @@ def _spool_error(source: str, error: OSError) -> ClipkitError:
         f"cannot copy {display_name(source)} to {folder}: {reason}",
         "set TMPDIR to a folder with more space",
     )
-
-
-def _read_error(source: str, error: OSError) -> ClipkitError:
-    return ClipkitError(f"cannot read {display_name(source)}: {error.strerror}")

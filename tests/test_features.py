@@ -19,6 +19,7 @@ from hypothesis.extra import numpy as arrays
 from strategies import TEXT, feature_files
 
 import clipkit.features.hdf5 as hdf5
+from clipkit import results
 from clipkit.errors import ClipkitError, UsageError
 from clipkit.features import BlockMatrix, FeatureFile, Split, open_file, read, write
 from clipkit.features.model import BLOCK_BYTES, block_rows, chunk_rows
@@ -217,6 +218,7 @@ def logits(**rest: Any) -> FeatureFile:
 TWO_RUNS = {"k": np.arange(2), "acc1": np.ones(1)}
 HUGE = np.full((1, 1), 2**62)
 EMPTY = "expected at least one row, got the shape"
+TUPLE = "a/ids: expected a list of texts, got tuple"
 SCALE = "logit_scale: expected a finite number above 0, got"
 INVALID = [
     (FeatureFile("video"), "kind: expected one of images, texts, logits, result, got 'video'"),
@@ -229,7 +231,7 @@ INVALID = [
     (images(name="a" * 101), "name of a split: expected up to 100 letters"),
     (images(name="runs"), "name of a split: expected no reserved name, got 'runs'"),
     (FeatureFile("result", runs={"a b": np.ones(1)}), "name of a column: expected up to 100"),
-    (images([[np.nan]]), "the result: a/features: expected finite values, got NaN or Inf in 1 of"),
+    (images([[np.nan]]), "the file: a/features: expected finite values, got NaN or Inf in 1 of"),
     (images([[1], [np.inf], [np.nan]], ids="xyz"), "in 2 of 3 rows, the first is row 1"),
     (images([[1], [1]]), "expected equal lengths, got a/features 2, a/ids 1"),
     (images(np.ones((0, 1)), ids=[]), f"a/features: {EMPTY} (0, 1)"),
@@ -250,6 +252,9 @@ INVALID = [
     (images(ids=["x\0"]), "a/ids: expected texts without NUL characters, got 'x\\x00'"),
     (images(ids=["\ud800"]), "a/ids: expected UTF-8 text, got '\\ud800'"),
     (images(ids=[1]), "a/ids: expected texts, got '1'"),
+    (images(labels=[0, 1]), "a/labels: expected an array, got list"),
+    (FeatureFile("images", splits={"a": Split([[1.0]], None, ["x"])}), "expected an array, got li"),
+    (FeatureFile("images", splits={"a": Split(np.eye(1), None, ("x",))}), TUPLE),
     (images(labels=np.array([0.5])), "a/labels: expected whole numbers, got numbers"),
     (images(labels=np.array([{}])), "a/labels: expected whole numbers, got type object"),
     (images(labels=np.array([[0]])), "a/labels: expected 1 dimensions, got 2"),
@@ -292,6 +297,7 @@ def test_what_breaks_the_format_is_not_written(
         images(labels=np.array([255], "u1")),
         images(labels=np.array([True])),
         FeatureFile("result"),
+        images(logit_scale=np.float32(0.5)),
     ],
 )
 def test_what_only_just_follows_the_format_is_written_and_read(
@@ -340,6 +346,6 @@ def test_splits_are_chosen_by_name() -> None:
     file = FeatureFile("images", splits={"train": Split(), "test": Split()})
     assert file.choose_splits(None) == ["train", "test"]
     assert file.choose_splits(["test", "test"]) == ["test"]
-    assert file.default_split() == "test"
-    with pytest.raises(UsageError, match="unknown split of the result 'tset'"):
+    assert results.choose_split(file) == "test"
+    with pytest.raises(UsageError, match="unknown split of the file 'tset'"):
         file.choose_splits(["tset"])

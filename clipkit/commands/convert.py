@@ -96,15 +96,16 @@ def convert(
     if model is not None:
         model = models.ALIASES.get(model, model.removeprefix("hf-hub:"))
     texts, texts_digest = _read_prompts(prompts)
-    with formats.import_file(
-        source,
-        split=split,
-        model=model,
-        labels=labels,
-        texts=texts,
-        texts_digest=texts_digest,
-    ) as file:
-        features.write(output, file, force=force)
+    with console.progress("converting", "rows") as report:
+        file = formats.import_file(
+            source,
+            split=split,
+            model=model,
+            labels=labels,
+            texts=texts,
+            texts_digest=texts_digest,
+        )
+        features.write(output, formats.report_rows(file, report), force=force)
 
 
 def _read_prompts(source: str | None) -> tuple[list[str] | None, str | None]:

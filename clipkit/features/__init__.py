@@ -4,7 +4,7 @@ Every command reads and writes a `FeatureFile`. It is stored in HDF5 (docs/forma
 `formats` converts it to and from .npz, .npy, .parquet and .csv. One `validate` holds every rule.
 """
 
-from clipkit.features.hdf5 import open_file, read, write, write_into
+from clipkit.features.hdf5 import open_file, read, write
 from clipkit.features.model import (
     BlockMatrix,
     FeatureFile,
@@ -32,5 +32,4 @@ __all__ = [
     "row_ids",
     "validate",
     "write",
-    "write_into",
 ]

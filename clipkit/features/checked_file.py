@@ -123,7 +123,12 @@ class CheckedFile:
         """Return the root attributes that the digest covers, of a complete file of this version."""
         if self._optional_attribute("format", str) != FORMAT:
             raise self._foreign()
-        self._check_version()
+        version = self.attribute(self.h5, "version", int)
+        if version > VERSION:
+            message = f"format version {version} was made by a newer clipkit"
+            raise self.error(message, "update clipkit")
+        if version < 1:
+            raise self.error(f"expected a format version from 1 to {VERSION}, got {version}")
         if self._optional_attribute("complete", int) != 1:
             raise self.error(
                 "expected a complete file, but its writing was interrupted",
@@ -143,14 +148,6 @@ class CheckedFile:
             raise self.error(f"kind: expected one of {', '.join(KINDS)}, got {values['kind']!r}")
         del values["digest"], values["complete"]
         return values
-
-    def _check_version(self) -> None:
-        version = self.attribute(self.h5, "version", int)
-        if version > VERSION:
-            message = f"format version {version} was made by a newer clipkit"
-            raise self.error(message, "update clipkit")
-        if version < 1:
-            raise self.error(f"expected a format version from 1 to {VERSION}, got {version}")
 
     def _optional_attribute(self, name: str, kind: type) -> Any:
         """Return a root attribute, or None if there is none."""
@@ -195,22 +192,16 @@ class CheckedFile:
         """Return the names of all data sets, found through hard links only."""
         names: list[str] = []
         with self._reading("the list of data sets"):
-            for name in self._links(self.h5):
-                if is_allowed(kind, name):
-                    names.append(name)
-                elif self._type(name) == h5py.h5o.TYPE_GROUP:
-                    names += self._names_in_group(kind, name)
-                else:
-                    raise self.error(f"{name} is not part of a file of {kind}")
+            for link in self._links(self.h5):
+                members = [link]
+                if not is_allowed(kind, link) and self._type(link) == h5py.h5o.TYPE_GROUP:
+                    group = h5py.Group(h5py.h5g.open(self.h5.id, link.encode()))
+                    members = [f"{link}/{key}" for key in self._links(group)]
+                for name in members:
+                    if not is_allowed(kind, name):
+                        raise self.error(f"{name} is not part of a file of {kind}")
+                names += members
         return sorted(names)
-
-    def _names_in_group(self, kind: str, group_name: str) -> list[str]:
-        group = h5py.Group(h5py.h5g.open(self.h5.id, group_name.encode()))
-        names = [f"{group_name}/{key}" for key in self._links(group)]
-        for name in names:
-            if not is_allowed(kind, name):
-                raise self.error(f"{name} is not part of a file of {kind}")
-        return names
 
     def _type(self, name: str) -> int:
         return int(h5py.h5o.get_info(self.h5.id, name.encode()).type)

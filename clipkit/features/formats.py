@@ -26,7 +26,6 @@ from clipkit.errors import ClipkitError, UsageError
 from clipkit.features import npz
 from clipkit.features.model import (
     VERSION,
-    BlockMatrix,
     FeatureFile,
     Float32,
     Int64,
@@ -44,11 +43,10 @@ BOMB_BYTES = 1 << 26  # a file may unpack to this many bytes, or to BOMB_RATIO t
 BOMB_RATIO = 100
 RUN_PARAMETERS = ("classifier", "C", "temperature", "standardize", "fit_split", "k")
 
-# Arrays named as in an .npz: StoredArray, BlockMatrix or list; None for what cannot be used.
+# Arrays named as in an .npz: StoredArray, array or list; None for what cannot be used.
 Arrays = dict[str, Any]
 
 
-@contextlib.contextmanager
 def import_file(
     source: str | Path,
     *,
@@ -57,8 +55,8 @@ def import_file(
     labels: str | Path | None = None,
     texts: Sequence[str] | None = None,
     texts_digest: str | None = None,
-) -> Iterator[FeatureFile]:
-    """Open another tool's file as a valid feature file, whose features are read block by block.
+) -> FeatureFile:
+    """Read another tool's file as a valid feature file.
 
     Parameters
     ----------
@@ -83,34 +81,35 @@ def import_file(
         If there is no such split, or the file already holds an array that is also a parameter.
     """
     source = str(source)
-    with contextlib.ExitStack() as stack:
-        path = stack.enter_context(spool_input(source))
+    added: Arrays = {}
+    with spool_input(source) as path:
         inputs = {"features": _digest(path)}
-        added: Arrays = {}
         if labels is not None:
-            labels_path = stack.enter_context(spool_input(str(labels)))
-            inputs["labels"] = _digest(labels_path)
-            with _reading(str(labels)):
-                added["labels"] = npz.open_npy(labels_path, str(labels)).items()
+            added["labels"], inputs["labels"] = _read_labels(str(labels))
         if texts is not None:
             added["texts"] = list(texts)
         if texts_digest is not None:
             inputs["prompts"] = texts_digest
-        with _reading(source):
-            arrays = _open_arrays(path, source, stack)
-        file = _assemble(arrays, source, split, added)
-        validate(file)
-        known_model = file.model()
-        if known_model and model:
-            raise UsageError(f"--model: {source} says that {known_model['name']} made the features")
-        file.history = file.extended_history(
-            "convert",
-            source=Path(source).suffix.lower(),
-            split=split,
-            model={"name": model} if model else None,
-            inputs=inputs,
-        )
-        yield _watch(file, stack.enter_context(console.progress("converting", "rows")))
+        with _open_arrays(path, source) as arrays:
+            file = _assemble(arrays, source, split, added)
+    validate(file)
+    known_model = file.model()
+    if known_model and model:
+        raise UsageError(f"--model: {source} says that {known_model['name']} made the features")
+    file.history = file.extended_history(
+        "convert",
+        source=Path(source).suffix.lower(),
+        split=split,
+        model={"name": model} if model else None,
+        inputs=inputs,
+    )
+    return file
+
+
+def _read_labels(source: str) -> tuple[list[Any], str]:
+    """Return the labels in an .npy and the file's digest."""
+    with spool_input(source) as path, _reading(source):
+        return npz.open_npy(path, source).items(), _digest(path)
 
 
 def export_file(
@@ -148,7 +147,7 @@ def export_file(
         atomic_write(str(output), force=force) as temporary,
     ):
         validate(file)
-        write(temporary, _watch(_keep_split(file, split), report))
+        write(temporary, report_rows(_keep_split(file, split), report))
 
 
 def _keep_split(file: FeatureFile, split: str | None) -> FeatureFile:
@@ -161,23 +160,18 @@ def _keep_split(file: FeatureFile, split: str | None) -> FeatureFile:
     return replace(file, splits={name: file.splits[name] for name in names})
 
 
-def _watch(file: FeatureFile, report: Callable[[int, int], None]) -> FeatureFile:
-    """Return the same content; reading its features reports progress and damage."""
+def report_rows(file: FeatureFile, report: Callable[[int, int], None]) -> FeatureFile:
+    """Return the same content; reading its features reports how many rows are done."""
     total = sum(map(len, file.matrices().values()))
     done = 0
 
-    def watch(matrix: BlockMatrix) -> BlockMatrix:
-        def iter_blocks() -> Iterator[Float32]:
-            nonlocal done
-            with _reading(file.display_name):
-                for block in matrix.iter_blocks():
-                    yield block
-                    done += len(block)
-                    report(done, total)
+    def count(block: Float32) -> Float32:
+        nonlocal done
+        done += len(block)
+        report(done, total)
+        return block
 
-        return BlockMatrix(matrix.shape, iter_blocks)
-
-    return file.map_features(watch)
+    return file.map_features(lambda matrix: matrix.map(count))
 
 
 @contextlib.contextmanager
@@ -209,24 +203,29 @@ def _check_size(unpacked: int, packed: int, name: str) -> None:
         )
 
 
-def _open_arrays(path: Path, source: str, stack: contextlib.ExitStack) -> Arrays:
-    """Open a file of any readable format; `stack` closes it."""
+@contextlib.contextmanager
+def _open_arrays(path: Path, source: str) -> Iterator[Arrays]:
+    """Open a file of any readable format. The arrays of an .npz are read when they are used."""
     ending = Path(source).suffix.lower()
     size = path.stat().st_size
     if size == 0:
         raise ClipkitError(f"{source}: empty input", "check whether the command before it failed")
     if ending == ".npy":
-        return {"features": npz.open_npy(path, source)}
-    if ending == ".npz":
-        archive = stack.enter_context(zipfile.ZipFile(path))
-        for member in archive.infolist():
-            where = f"{source}: {member.filename}"
-            _check_size(member.file_size, member.compress_size, where)
-        return {**npz.open_members(archive, source)}
-    table = stack.enter_context(_parquet().open_table(path, source))
-    _check_size(4 * table.rows * table.width, size, source)
-    arrays: Arrays = table.arrays()
-    return arrays
+        yield {"features": npz.open_npy(path, source)}
+    elif ending == ".npz":
+        with _reading(source):
+            archive = zipfile.ZipFile(path)
+        with archive:
+            for member in archive.infolist():
+                where = f"{source}: {member.filename}"
+                _check_size(member.file_size, member.compress_size, where)
+            yield npz.open_members(archive, source)
+    else:
+        parquet = _parquet()
+        with _reading(source), parquet.open_table(path, source) as table:
+            _check_size(4 * table.rows * table.width, size, source)
+            arrays = table.arrays()
+        yield arrays
 
 
 def _parquet() -> ModuleType:
@@ -251,21 +250,26 @@ def _assemble(arrays: Arrays, source: str, split: str | None, added: Arrays) -> 
     kind = "texts" if "features" in arrays and "texts" in arrays else "images"
     file = _start_file(arrays.pop(METADATA, None), kind, source)
     places = _places(arrays, file.kind, split or UNNAMED, source)
-    splits = [place.removesuffix("/features") for place in places if place.endswith("/features")]
-    if file.kind != "texts" and not splits:
+    file.splits = {group: Split() for group, _ in places if group}
+    if file.kind != "texts" and not file.splits:
         raise ClipkitError(
             f"{source}: expected features, got {', '.join(sorted(arrays)) or 'nothing'}",
             "name them features, or train_features and test_features",
         )
-    file.splits = {name: Split() for name in splits}
     file = _keep_split(file, split)
-    unused = set(arrays).difference(places.values())
-    for place, name in places.items():
-        group, _, key = place.rpartition("/")
-        if group and group not in splits:
-            unused.add(name)
-        elif not group or group in file.splits:
-            file.set_dataset(place, _value(key, arrays[name], f"{source}: {name}"))
+    for (group, key), name in places.items():
+        if not group:
+            setattr(file, key, _value(key, arrays[name], f"{source}: {name}"))
+        elif group in file.splits:
+            setattr(file.splits[group], key, _value(key, arrays[name], f"{source}: {name}"))
+    _check_unused(set(arrays).difference(places.values()), added, source)
+    _number_labels(file)
+    _fill_defaults(file)
+    return file
+
+
+def _check_unused(unused: set[str], added: Arrays, source: str) -> None:
+    """Refuse added arrays that have no place, and warn about others."""
     for name in unused.intersection(added):
         raise UsageError(
             f"{source}: expected one unnamed matrix of features for {name}, got others"
@@ -273,9 +277,6 @@ def _assemble(arrays: Arrays, source: str, split: str | None, added: Arrays) -> 
     if unused:
         names = ", ".join(sorted(unused))
         console.warn(f"{source}: ignored, because a feature file cannot hold them: {names}")
-    _number_labels(file)
-    _fill_defaults(file)
-    return file
 
 
 def _start_file(metadata: Any, kind: str, source: str) -> FeatureFile:
@@ -288,10 +289,12 @@ def _start_file(metadata: Any, kind: str, source: str) -> FeatureFile:
             text = metadata.items(ndim=0)[0]
     try:
         content = json.loads(text)
-        version = int(content["version"])
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except (ValueError, TypeError, RecursionError):
+        content = None
+    version = content.get("version") if isinstance(content, dict) else None
+    if not isinstance(version, int):
         message = f"{source}: {METADATA}: expected the JSON that clipkit convert writes"
-        raise ClipkitError(message, "remove it") from None
+        raise ClipkitError(message, "remove it")
     if version > VERSION:
         message = f"{source}: format version {version} was made by a newer clipkit"
         raise ClipkitError(message, "update clipkit")
@@ -307,30 +310,35 @@ def _start_file(metadata: Any, kind: str, source: str) -> FeatureFile:
     return file
 
 
-def _places(arrays: Arrays, kind: str, unnamed: str, source: str) -> dict[str, str]:
-    """Return the data set that each array becomes, with the array's name.
+def _places(arrays: Arrays, kind: str, unnamed: str, source: str) -> dict[tuple[str, str], str]:
+    """Return where arrays belong: the name for each split and key. The split of the root is "".
+
+    Arrays of other names, or of a split without features, are left out.
 
     >>> _places({"features": [], "train_features": [], "X": []}, "images", "all", "a.npz")
-    {'all/features': 'features', 'train/features': 'train_features'}
+    {('all', 'features'): 'features', ('train', 'features'): 'train_features'}
     """
-    root, split = allowed_names(kind)
-    places: dict[str, str] = {}
+    root_keys, split_keys = allowed_names(kind)
+    places: dict[tuple[str, str], str] = {}
     for name, array in arrays.items():
-        prefix, _, key = name.rpartition("_")
+        group, _, key = name.rpartition("_")
+        if name in root_keys:
+            group, key = "", name
+        elif name in split_keys:
+            group, key = unnamed, name
+        elif not group or key not in split_keys:
+            continue
         if array is None:
             continue
-        if name in root:
-            place = name
-        elif name in split:
-            place = f"{unnamed}/{name}"
-        elif prefix and key in split:
-            place = f"{prefix}/{key}"
-        else:
-            continue
-        if place in places:
-            raise ClipkitError(f"{source}: expected {place} once, got {places[place]} and {name}")
-        places[place] = name
-    return places
+        if (group, key) in places:
+            both = f"{places[group, key]} and {name}"
+            raise ClipkitError(f"{source}: expected {group}/{key} once, got {both}")
+        places[group, key] = name
+    return {
+        (group, key): name
+        for (group, key), name in places.items()
+        if not group or (group, "features") in places
+    }
 
 
 def _value(key: str, array: Any, name: str) -> Any:

@@ -178,30 +178,25 @@ def write(output: str | Path, file: FeatureFile, *, force: bool = False) -> str:
         If the file system refuses the data. An earlier file stays.
     """
     with atomic_write(str(output), force=force) as temporary:
-        write_into(temporary, file)
+        validate(file)
+        with _create(temporary) as h5:
+            entries = {}
+            for name, value in sorted(file.datasets().items()):
+                if is_features(name):
+                    where = f"{file.display_name}: {name}"
+                    entry = _write_features(h5, name, BlockMatrix.from_array(value), where)
+                else:
+                    entry = _write_array(h5, name, _encode(value))
+                with _write_errors(temporary):
+                    _set_attribute(h5[name], "sha256", entry["sha256"])
+                entries[name] = entry
+            file.digest = _file_digest(file.attributes(), entries)
+            with _write_errors(temporary):
+                for name, value in {**file.attributes(), "digest": file.digest}.items():
+                    _set_attribute(h5, name, value)
+                _set_attribute(h5, "complete", 1)
+                h5.flush()
     return file.digest
-
-
-def write_into(path: Path, file: FeatureFile) -> None:
-    """Write a feature file over `path`, a temporary file of the caller's, and set its digest."""
-    validate(file)
-    with _create(path) as h5:
-        entries = {}
-        for name, value in sorted(file.datasets().items()):
-            if is_features(name):
-                where = f"{file.display_name}: {name}"
-                entry = _write_features(h5, name, BlockMatrix.from_array(value), where)
-            else:
-                entry = _write_array(h5, name, _encode(value))
-            with _write_errors(path):
-                _set_attribute(h5[name], "sha256", entry["sha256"])
-            entries[name] = entry
-        file.digest = _file_digest(file.attributes(), entries)
-        with _write_errors(path):
-            for name, value in {**file.attributes(), "digest": file.digest}.items():
-                _set_attribute(h5, name, value)
-            _set_attribute(h5, "complete", 1)
-            h5.flush()
 
 
 @contextlib.contextmanager

@@ -45,7 +45,7 @@ class BlockMatrix:
         """Wrap an array (N, D). A `BlockMatrix` is returned as it is."""
         if isinstance(array, BlockMatrix):
             return array
-        matrix = np.ascontiguousarray(array, dtype="<f4")
+        matrix = as_float32(np.asarray(array))
         if matrix.ndim != 2:
             raise ClipkitError(f"features: expected a matrix (N, D), got {matrix.ndim} dimensions")
         step = block_rows(matrix.shape[1])
@@ -177,7 +177,7 @@ class FeatureFile:
     temperature: float | None = None
     logit_scale: float | None = None
     digest: str = ""
-    display_name: str = "the result"
+    display_name: str = "the file"
 
     def cosines(self, split: str) -> BlockMatrix:
         """Return the cosines (N, K) of a split of logits, whatever temperature they were stored at.
@@ -202,10 +202,6 @@ class FeatureFile:
             if name not in self.splits:
                 raise unknown(f"split of {self.display_name}", name, self.splits)
         return list(dict.fromkeys(names or self.splits))
-
-    def default_split(self) -> str:
-        """Return `test` if there is such a split, else the first split."""
-        return "test" if "test" in self.splits else next(iter(self.splits), "")
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the runs of a result as one dict per run."""

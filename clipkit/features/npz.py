@@ -1,19 +1,20 @@
-"""Arrays in .npz and .npy files, of which large ones are read and written block by block."""
+"""Arrays in .npz and .npy files. Matrices are written block by block."""
 
 from __future__ import annotations
 
 import functools
 import math
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO, Any, Literal, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from numpy.lib import format as npy
+from numpy.typing import NDArray
 
 from clipkit.errors import ClipkitError
-from clipkit.features.model import BlockMatrix, Float32, as_float32, block_rows
+from clipkit.features.model import BlockMatrix, Float32, as_float32
 
 
 class StoredArray(NamedTuple):
@@ -23,56 +24,45 @@ class StoredArray(NamedTuple):
     open: Callable[[], IO[bytes]]
     size: int
 
-    def read_header(
-        self, file: IO[bytes]
-    ) -> tuple[tuple[int, ...], Literal["C", "F"], np.dtype[Any]]:
-        """Read shape, order and type, and check that as many bytes follow."""
-        version = npy.read_magic(file)
-        read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-        shape, is_column_major, dtype = read(file)
-        if dtype.hasobject:
-            raise ClipkitError(
-                f"{self.name}: expected numbers or texts, got pickled objects",
-                "pickles are never loaded; save numbers: np.save(file, np.stack(rows))",
-            )
-        expected = file.tell() + math.prod(shape) * dtype.itemsize
-        if expected != self.size:
-            reason = "it was cut short" if self.size < expected else "something was added to it"
-            raise ClipkitError(f"{self.name}: expected {expected} bytes, got {self.size}: {reason}")
-        return shape, "F" if is_column_major else "C", dtype
+    def read(self) -> NDArray[Any]:
+        """Read the array, after a check that as many bytes follow as its header says."""
+        with self.open() as file:
+            version = npy.read_magic(file)
+            read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+            shape, is_column_major, dtype = read(file)
+            if dtype.hasobject:
+                raise ClipkitError(
+                    f"{self.name}: expected numbers or texts, got pickled objects",
+                    "pickles are never loaded; save numbers: np.save(file, np.stack(rows))",
+                )
+            expected = file.tell() + math.prod(shape) * dtype.itemsize
+            if expected != self.size:
+                reason = "it was cut short" if self.size < expected else "something was added to it"
+                raise ClipkitError(
+                    f"{self.name}: expected {expected} bytes, got {self.size}: {reason}"
+                )
+            data = file.read()  # to the end, where an archive compares its checksum
+        return np.ndarray(shape, dtype, data, order="F" if is_column_major else "C")
 
     def items(self, ndim: int = 1) -> list[Any]:
-        """Return an array of one dimension, or of none, as a list."""
-        with self.open() as file:
-            shape, _, dtype = self.read_header(file)
-            if len(shape) != ndim or dtype.kind not in "biufUS":
-                raise ClipkitError(
-                    f"{self.name}: expected numbers or texts (N), got {dtype} of shape {shape}"
-                )
-            return list(np.frombuffer(file.read(), dtype).tolist())
-
-    def matrix(self) -> BlockMatrix:
-        """Return a matrix of numbers, to be read block by block."""
-        with self.open() as file:
-            shape, order, dtype = self.read_header(file)
-        if len(shape) != 2 or 0 in shape or dtype.kind not in "biuf":
-            hint = "flatten each row, or select a layer" if len(shape) > 2 else None
+        """Read an array of one dimension, or of none, as a list."""
+        array = self.read()
+        if array.ndim != ndim or array.dtype.kind not in "biufUS":
             raise ClipkitError(
-                f"{self.name}: expected numbers (N, D), got {dtype} of shape {shape}", hint
+                f"{self.name}: expected numbers or texts (N), "
+                f"got {array.dtype} of shape {array.shape}"
             )
-        n, width = shape
-        step = n if order == "F" else block_rows(width)  # a row of columns lies all over the file
+        return list(array.ravel().tolist())
 
-        def iter_blocks() -> Iterator[Float32]:
-            with self.open() as file:
-                self.read_header(file)
-                for start in range(0, n, step):
-                    rows = min(step, n - start)
-                    data = file.read(rows * width * dtype.itemsize)
-                    yield as_float32(np.ndarray((rows, width), dtype, data, order=order))
-                file.read(1)  # an archive compares its checksum at the end
-
-        return BlockMatrix((n, width), iter_blocks)
+    def matrix(self) -> Float32:
+        """Read a matrix of numbers."""
+        array = self.read()
+        if array.ndim != 2 or 0 in array.shape or array.dtype.kind not in "biuf":
+            raise ClipkitError(
+                f"{self.name}: expected numbers (N, D), got {array.dtype} of shape {array.shape}",
+                "flatten each row, or select a layer" if array.ndim > 2 else None,
+            )
+        return as_float32(array)
 
 
 def open_npy(path: Path, name: str) -> StoredArray:
@@ -80,9 +70,9 @@ def open_npy(path: Path, name: str) -> StoredArray:
     return StoredArray(name, lambda: path.open("rb"), path.stat().st_size)
 
 
-def open_members(archive: zipfile.ZipFile, name: str) -> dict[str, StoredArray]:
+def open_members(archive: zipfile.ZipFile, name: str) -> dict[str, Any]:
     """Return the arrays of an open .npz."""
-    arrays: dict[str, StoredArray] = {}
+    arrays: dict[str, Any] = {}
     for member in archive.infolist():
         key = member.filename.removesuffix(".npy")
         if key in arrays:

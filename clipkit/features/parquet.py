@@ -1,4 +1,4 @@
-"""Tables in Parquet, read and written a block of rows at a time. The only importer of pyarrow."""
+"""Tables in Parquet, written a block of rows at a time. The only importer of pyarrow."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from clipkit.errors import ClipkitError
-from clipkit.features.model import BlockMatrix, FeatureFile, Float32, as_float32, block_rows
+from clipkit.features.model import FeatureFile, Float32, as_float32
 
 METADATA = "clipkit"
 ARROW_TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64()}
@@ -30,7 +29,7 @@ def open_table(path: Path, name: str) -> Iterator[Table]:
 
 
 class Table:
-    """A table of images or prompts. Features are read block by block, other columns at once.
+    """A table of images or prompts, still unread.
 
     Parameters
     ----------
@@ -75,7 +74,7 @@ class Table:
         if metadata is not None:
             arrays[METADATA] = metadata.decode("utf-8", "replace")
         if "text" in columns:
-            arrays["features"] = self._matrix(np.ones(self.rows, bool))
+            arrays["features"] = self._features()
             arrays["texts"] = columns["text"]
             if "class_index" in columns:
                 arrays["class_index"] = columns["class_index"]
@@ -90,13 +89,13 @@ class Table:
         names = columns.get("split", [""] * self.rows)
         if None in names:
             raise ClipkitError(f"{self.name}: split: expected a value in every row, got null")
+        features = self._features()
         split_of_row = np.array(names)
         arrays: dict[str, Any] = {}
         for name in dict.fromkeys(names):
             prefix = f"{name}_" if "split" in columns else ""
-            is_row = split_of_row == name
-            arrays[f"{prefix}features"] = self._matrix(is_row)
-            rows = np.flatnonzero(is_row).tolist()
+            rows = np.flatnonzero(split_of_row == name).tolist()
+            arrays[f"{prefix}features"] = features[rows]
             for column, key in (("id", "ids"), ("class_name", "labels"), ("label", "labels")):
                 values = [columns[column][row] for row in rows] if column in columns else []
                 if values.count(None) < len(values):
@@ -118,30 +117,21 @@ class Table:
             return {}
         return {"class_names": [known.get(label, str(label)) for label in range(max(known) + 1)]}
 
-    def _matrix(self, is_row: NDArray[np.bool_]) -> BlockMatrix:
-        """Return the features of the rows marked."""
-
-        def iter_blocks() -> Iterator[Float32]:
-            start = 0
-            for batch in self.file.iter_batches(block_rows(self.width), columns=[self.feature]):
-                stop = start + batch.num_rows
-                yield self._block(batch.column(0), start)[is_row[start:stop]]
-                start = stop
-
-        return BlockMatrix((int(is_row.sum()), self.width), iter_blocks)
-
-    def _block(self, lists: pa.Array, start: int) -> Float32:
-        """Return lists as a block (B, D); a null number becomes NaN, which no file may hold."""
-        widths = np.asarray(pc.list_value_length(lists).fill_null(0))
+    def _features(self) -> Float32:
+        """Read the features (N, D); a null number becomes NaN, which no file may hold."""
+        if not self.width:
+            return np.empty((self.rows, 0), np.float32)  # which no file may hold, either
+        lists = self.file.read(columns=[self.feature]).column(0)
+        widths = pc.list_value_length(lists).fill_null(0).to_numpy()
         wrong = np.flatnonzero(widths != self.width)
         if len(wrong):
             row = wrong[0]
             raise ClipkitError(
                 f"{self.name}: {self.feature}: expected {self.width} numbers, as in the first row, "
-                f"got {widths[row]} in row {start + row}"
+                f"got {widths[row]} in row {row}"
             )
-        numbers = lists.flatten().to_numpy(zero_copy_only=False)
-        return as_float32(numbers.reshape(len(lists), self.width))
+        numbers = pc.list_flatten(lists).to_numpy()
+        return as_float32(numbers.reshape(self.rows, self.width))
 
 
 def _is_number(arrow_type: pa.DataType) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,12 +18,22 @@ from numpy.typing import NDArray
 from clipkit.errors import ClipkitError
 from clipkit.features.model import BlockMatrix, FeatureFile, Float32, canonical_json
 
-# For each kind, the data sets at the root and those of a split. A star marks a required one.
-KINDS: dict[str, tuple[set[str], set[str]]] = {
-    "images": ({"class_names"}, {"features*", "labels", "ids*"}),
-    "texts": ({"features*", "texts*", "class_index*", "class_names"}, set()),
-    "logits": ({"texts*", "class_index*", "class_names"}, {"features*", "labels", "ids*"}),
-    "result": ({"class_names"}, {"predicted*", "labels", "ids*"}),
+
+class Layout(NamedTuple):
+    """The data sets of a kind of file: those at the root and those of every split."""
+
+    root: set[str]
+    optional_root: set[str]
+    split: set[str]
+    optional_split: set[str]
+
+
+PROMPTS = {"texts", "class_index"}
+KINDS = {
+    "images": Layout(set(), {"class_names"}, {"features", "ids"}, {"labels"}),
+    "texts": Layout({"features", *PROMPTS}, {"class_names"}, set(), set()),
+    "logits": Layout(PROMPTS, {"class_names"}, {"features", "ids"}, {"labels"}),
+    "result": Layout(set(), {"class_names"}, {"predicted", "ids"}, {"labels"}),
 }
 # The stored types that a data set may have (S: fixed-length UTF-8) and its number of dimensions.
 TYPES: dict[str, tuple[set[str], int]] = {
@@ -60,8 +70,8 @@ def is_features(name: str) -> bool:
 
 def allowed_names(kind: str) -> tuple[set[str], set[str]]:
     """Return the names that may stand at the root and in a split of a file of this kind."""
-    root, split = KINDS[kind]
-    return {name.rstrip("*") for name in root}, {name.rstrip("*") for name in split}
+    layout = KINDS[kind]
+    return layout.root | layout.optional_root, layout.split | layout.optional_split
 
 
 def is_allowed(kind: str, name: str) -> bool:
@@ -86,13 +96,15 @@ def validate(file: FeatureFile) -> None:
         Naming the file and the data set that breaks a rule.
     """
     try:
+        datasets = file.datasets()
         _check_names(file)
-        for name, value in file.datasets().items():
+        _check_layout(file, datasets)
+        for name, value in datasets.items():
             _check_type(name, value)
         _check_scales(file)
         _check_history(file.history)
-        _check_lengths(file)
-        _check_classes(file)
+        _check_lengths(file, datasets)
+        _check_classes(file, datasets)
     except ClipkitError as error:
         raise ClipkitError(f"{file.display_name}: {error.message}", error.hint) from None
 
@@ -108,13 +120,6 @@ def _check_names(file: FeatureFile) -> None:
             raise ClipkitError(f"name of a split: expected no reserved name, got {name!r}")
     for name in file.runs:
         _check_name("column", name)
-    datasets = file.datasets()
-    for name in _required_names(file):
-        if name not in datasets:
-            raise ClipkitError(f"expected {name} in a file of {file.kind}, got none")
-    for name in datasets:
-        if not is_allowed(file.kind, name):
-            raise ClipkitError(f"{name} is not part of a file of {file.kind}")
 
 
 def _check_name(what: str, name: str) -> None:
@@ -124,17 +129,28 @@ def _check_name(what: str, name: str) -> None:
         )
 
 
-def _required_names(file: FeatureFile) -> list[str]:
-    root, split = KINDS[file.kind]
-    names = [name.rstrip("*") for name in sorted(root) if name.endswith("*")]
-    keys = [name.rstrip("*") for name in sorted(split) if name.endswith("*")]
-    for split_name in file.splits:
-        names += [f"{split_name}/{key}" for key in keys]
-    return names
+def _check_layout(file: FeatureFile, datasets: dict[str, Any]) -> None:
+    layout = KINDS[file.kind]
+    required = sorted(layout.root)
+    for name in file.splits:
+        required += [f"{name}/{key}" for key in sorted(layout.split)]
+    for name in required:
+        if name not in datasets:
+            raise ClipkitError(f"expected {name} in a file of {file.kind}, got none")
+    for name in datasets:
+        if not is_allowed(file.kind, name):
+            raise ClipkitError(f"{name} is not part of a file of {file.kind}")
 
 
 def _check_type(name: str, value: Any) -> None:
     types, ndim = TYPES[key_of(name)]
+    expected = "an array"
+    accepted: Any = np.ndarray | BlockMatrix
+    if types == {"S"}:
+        expected = "a list of texts"
+        accepted = np.ndarray | list
+    if not isinstance(value, accepted):
+        raise ClipkitError(f"{name}: expected {expected}, got {type(value).__name__}")
     stored = _stored_type(name, value)
     if stored not in types:
         expected = " or ".join(TYPE_NAMES[code] for code in sorted(types))
@@ -186,6 +202,8 @@ def _check_scales(file: FeatureFile) -> None:
 
 
 def _check_scale(name: str, value: Any) -> None:
+    if isinstance(value, np.floating):
+        value = float(value)
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not is_number or not 0 < value <= sys.float_info.max:
         raise ClipkitError(f"{name}: expected a finite number above 0, got {str(value)[:40]}")
@@ -232,11 +250,11 @@ def _check_entry(where: str, entry: Any) -> None:
         _check_scale(f"{where}: logit_scale", model["logit_scale"])
 
 
-def _check_lengths(file: FeatureFile) -> None:
+def _check_lengths(file: FeatureFile, datasets: dict[str, Any]) -> None:
     """Check that the arrays of a group have equal lengths, and all features of splits one width."""
     lengths: dict[str, dict[str, int]] = {}
     widths: dict[str, int] = {}
-    for name, value in file.datasets().items():
+    for name, value in datasets.items():
         group = name.rpartition("/")[0]
         key = key_of(name)
         if key == "class_names":
@@ -247,21 +265,19 @@ def _check_lengths(file: FeatureFile) -> None:
             widths[name] = value.shape[1]
     for group_lengths in lengths.values():
         if len(set(group_lengths.values())) > 1:
-            raise ClipkitError(f"expected equal lengths, got {_listed(group_lengths)}")
+            listed = ", ".join(f"{name} {rows}" for name, rows in group_lengths.items())
+            raise ClipkitError(f"expected equal lengths, got {listed}")
     if file.kind == "logits":
         widths["texts"] = len(file.texts or [])
     if len(set(widths.values())) > 1:
-        raise ClipkitError(f"expected features of equal width, got {_listed(widths)}")
+        listed = ", ".join(f"{name} {width}" for name, width in widths.items())
+        raise ClipkitError(f"expected features of equal width, got {listed}")
 
 
-def _listed(lengths: dict[str, int]) -> str:
-    return ", ".join(f"{name} {n}" for name, n in lengths.items())
-
-
-def _check_classes(file: FeatureFile) -> None:
+def _check_classes(file: FeatureFile, datasets: dict[str, Any]) -> None:
     """Check that labels, predictions and class indices lie among the classes."""
     classes = len(file.class_names) if file.class_names else MAX_CLASSES
-    for name, index in file.datasets().items():
+    for name, index in datasets.items():
         key = key_of(name)
         if key not in ("labels", "predicted", "class_index"):
             continue
