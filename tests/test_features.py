@@ -247,6 +247,8 @@ INVALID = [
     (logits(temperature=1.0), "expected features of equal width, got a/features 1, texts 2"),
     (logits(), "expected a temperature in a file of logits, got none"),
     (logits(temperature=0.0), "temperature: expected a finite number above 0, got 0.0"),
+    (logits(temperature=1.0, logit_scale=np.inf), f"{SCALE} inf"),
+    (texts(class_index=None), "expected class_index in a file of texts, got none"),
     (FeatureFile("result", runs=TWO_RUNS), "expected equal lengths, got runs/k 2, runs/acc1 1"),
     (FeatureFile("result", splits={"a": Split(ids=["x"], predicted=HUGE)}), "0..1048575, got 4611"),
     (images(ids=["x\0"]), "a/ids: expected texts without NUL characters, got 'x\\x00'"),
