@@ -8,12 +8,12 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from clipkit.version import __version__
+
 if TYPE_CHECKING:
     from clipkit.datasets import load as load_dataset
     from clipkit.features import FeatureFile, read, write
     from clipkit.models import load as load_model
-
-__version__ = "0.1.0"
 
 __all__ = ["FeatureFile", "__version__", "load_dataset", "load_model", "read", "write"]
 

@@ -16,9 +16,9 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-import clipkit
 from clipkit import console, files
 from clipkit.errors import ClipkitError, WriteError
+from clipkit.version import __version__
 
 COMMANDS = (
     "embed",
@@ -144,7 +144,7 @@ app = typer.Typer(
 
 def _show_version(value: bool) -> None:
     if value:
-        typer.echo(f"clipkit {clipkit.__version__}")
+        typer.echo(f"clipkit {__version__}")
         raise typer.Exit
 
 

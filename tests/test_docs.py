@@ -11,6 +11,7 @@ from shell import shell
 from typer.main import get_command
 
 from clipkit.cli import COMMANDS, app
+from clipkit.version import __version__
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "docs"))
@@ -104,3 +105,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 def test_the_changelog_has_the_version() -> None:
     assert "[Unreleased]" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_the_citation_has_the_version() -> None:
+    assert f"\nversion: {__version__}\n" in (ROOT / "CITATION.cff").read_text()

@@ -165,7 +165,7 @@ def pickles_only(hub: Hub) -> Hub:
 
 
 def find(name: str, *options: str, **environment: str) -> dict[str, Any]:
-    """Call `models.hub.find` in a process of its own, which must print nothing else."""
+    """Call `models.hub.find` in a new process, which must print nothing else."""
     done = subprocess.run(
         [sys.executable, "-c", FIND, name, *options],
         capture_output=True,

@@ -42,7 +42,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Embedding:
-    """`clipkit embed PICTURES -o out.h5` in a folder of its own."""
+    """`clipkit embed PICTURES -o out.h5` in a new folder."""
 
     def __init__(
         self, server: ForkServer, folder: Path, pictures: Path, *words: object, fake: bool = True

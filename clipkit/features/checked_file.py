@@ -40,7 +40,7 @@ REMAKE = "make the file again"
 
 
 class CheckedFile:
-    """An open HDF5 file that hands out only what was checked; a context manager.
+    """An open HDF5 file that gives out only what was checked; a context manager.
 
     Parameters
     ----------

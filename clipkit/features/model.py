@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from clipkit.errors import ClipkitError, unknown
+from clipkit.version import __version__
 
 FORMAT = "clipkit"
 VERSION = 1
@@ -290,8 +291,6 @@ class FeatureFile:
 
 def history_entry(command: str, **parameters: Any) -> dict[str, Any]:
     """Return a history entry; parameters that are None are left out."""
-    from clipkit import __version__
-
     entry = {"command": command, "clipkit": __version__}
     entry.update({name: value for name, value in parameters.items() if value is not None})
     return entry

@@ -55,7 +55,7 @@ def entropy(
     """Draw histograms over images of the entropy of softmax(cosine / tau), one per temperature.
 
     Each panel marks the maximum ln K and the mean. Where all entropies are within 0.01 nats of
-    ln K, it shows ln K - H on a scale of its own, with the maximum still on the right. The other
+    ln K, it shows ln K - H on a separate scale, with the maximum still on the right. The other
     panels share one axis.
 
     Parameters
@@ -87,7 +87,7 @@ def confidence(
     """Draw histograms over images of the top-1 confidence, one per temperature.
 
     Each panel marks the minimum 1/K and the mean. Where all confidences are within one percentage
-    point of 1/K, it shows the distance from it on a scale of its own. The other panels share one
+    point of 1/K, it shows the distance from it on a separate scale. The other panels share one
     axis.
 
     Parameters

@@ -11,10 +11,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import clipkit
 from clipkit.report import chapters, thesis
 from clipkit.report.formatting import table, wrap
 from clipkit.report.results import Results
+from clipkit.version import __version__
 
 __all__ = ["markdown"]
 
@@ -75,7 +75,7 @@ def _provenance(results: Results, control: Results | None) -> str:
         rows.append(["untrained control", _model_name(control)])
         rows.append(["the control's weights", str(control.embedding["model"]["digest"])])
     rows += _data_rows(results)
-    versions = [f"clipkit {clipkit.__version__}", f"Python {platform.python_version()}"]
+    versions = [f"clipkit {__version__}", f"Python {platform.python_version()}"]
     versions += [f"{name} {metadata.version(name)}" for name in LIBRARIES]
     rows.append(["embedded by", f"clipkit {embedding['clipkit']}"])
     rows.append(["reported by", ", ".join(versions)])

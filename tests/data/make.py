@@ -2,7 +2,7 @@
 
     python tests/data/make.py FOLDER
 
-The files stay as they are. The next version of the format gets files of its own, `v2-*.h5`, and
+The files stay as they are. The next version of the format gets new files, `v2-*.h5`, and
 clipkit will still read these.
 """
 
