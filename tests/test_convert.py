@@ -79,6 +79,7 @@ def convert_refused(source: Path, output: Path, code: int, *parts: str, options:
         refused(clipkit("convert", source, output, *options), code, *parts)
 
 
+@pytest.mark.long
 @settings(
     max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )

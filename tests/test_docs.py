@@ -34,6 +34,7 @@ def fenced(page: Path, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("page", [page for page in PAGES if fenced(page, "console")], ids=name)
 def test_console_examples_print_what_the_page_shows(page: Path, tmp_path: Path) -> None:
     (tmp_path / "prompts").symlink_to(ROOT / "prompts")
@@ -55,6 +56,7 @@ def same(command: str, shown: str, printed: str) -> None:
         assert float(a) == pytest.approx(float(b), rel=TOLERANCE, abs=TOLERANCE * scale), command
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("page", [page for page in PAGES if fenced(page, "sh")], ids=name)
 def test_other_commands_run_on_what_is_at_hand(page: Path, tmp_path: Path) -> None:
     (tmp_path / "prompts").symlink_to(ROOT / "prompts")
@@ -67,6 +69,7 @@ def test_other_commands_run_on_what_is_at_hand(page: Path, tmp_path: Path) -> No
             assert run.returncode == 0, f"{line}\n{run.stderr}"
 
 
+@pytest.mark.long
 def test_make_knows_every_line_that_a_page_gives_it(tmp_path: Path) -> None:
     lines = [
         line

@@ -99,6 +99,7 @@ def examples() -> dict[str, Figure]:
 # -- saving --------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("ending", "magic"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")]
 )
@@ -137,6 +138,7 @@ def test_a_stream_needs_a_known_format(format: str | None) -> None:
         plots.save(Figure(), io.BytesIO(), format)
 
 
+@pytest.mark.long
 def test_pyplot_is_not_loaded_and_global_settings_stay_as_they_were() -> None:
     code = """
 import sys, matplotlib
@@ -159,6 +161,7 @@ def test_a_matplotlibrc_changes_nothing() -> None:
         assert png(plots.confusion([[9, 1], [2, 8]], ["$a$", "b"])) == expected
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("low_resolution")
 def test_names_and_prompts_are_shown_literally() -> None:
     figures = examples()
@@ -178,6 +181,7 @@ def test_names_and_prompts_are_shown_literally() -> None:
 # -- any size ------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("C", "K"), [(1, 1), (2, 33), (31, 129), (200, 415)])
 @pytest.mark.usefixtures("low_resolution")
 def test_any_number_of_classes_and_prompts_can_be_drawn(C: int, K: int) -> None:
@@ -223,6 +227,7 @@ def test_confusion_rows_are_percentages_of_the_true_class() -> None:
     assert tick_texts(ax.xaxis) == tick_texts(ax.yaxis) == ["cat", "dog", "owl"]
 
 
+@pytest.mark.long
 def test_confusion_of_100_classes_names_them_all_and_has_no_numbers() -> None:
     fig = plots.confusion(np.eye(100, dtype=int), [f"class_{i}" for i in range(100)])
     ax = fig.axes[0]

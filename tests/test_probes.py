@@ -80,6 +80,7 @@ def agreement(a, b):
     return np.mean(a == b)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("pairs", ["at once", "one by one"])
 @pytest.mark.parametrize("C", [0.01, 1, 100])
 @problems(digits, unbalanced, overlapping, two_classes, odd_ids, cosines)
@@ -215,6 +216,7 @@ def test_renaming_classes_renames_predictions(shared, classifier, predicted):
     assert agree >= {"svm": 0.95, "mlp": 0.95}.get(classifier, 0.99)
 
 
+@pytest.mark.long
 def test_a_run_does_not_depend_on_its_company(monkeypatch, shared, classifier, predicted):
     X, y, X_eval, _ = shared
     Cs = [1] if classifier == "knn" else [0.1, 1]

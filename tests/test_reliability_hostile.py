@@ -218,6 +218,7 @@ def test_a_file_that_crashes_hdf5_is_an_error(
     refused(clipkit("info", path), 1, f"img.h5: {problem}")
 
 
+@pytest.mark.long
 @on_linux
 def test_a_file_that_keeps_hdf5_busy_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -72,6 +72,7 @@ def test_a_file_that_is_not_whole(
     refused_everywhere(path, message)
 
 
+@pytest.mark.long
 def test_every_truncation_and_every_flipped_byte_of_the_head(tmp_path: Path) -> None:
     path = write_feature_file(tmp_path / "img.h5")
     data = path.read_bytes()

@@ -228,6 +228,7 @@ def test_data_on_stdout_and_all_else_on_stderr(inputs: Path) -> None:
     assert result.stderr.startswith("clipkit: warning: ")
 
 
+@pytest.mark.long
 def test_long_work_writes_plain_lines_where_stderr_is_no_terminal(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
