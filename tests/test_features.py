@@ -118,6 +118,7 @@ def test_any_structure_is_read_or_refused_in_one_line(
     assert "\n" not in message
 
 
+@pytest.mark.long
 def test_bytes_depend_neither_on_the_time_nor_on_the_blocks_of_the_source(tmp_path: Path) -> None:
     features = np.random.default_rng(0).standard_normal((3000, 2000)).astype(np.float32)
     assert features.nbytes > BLOCK_BYTES

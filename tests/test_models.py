@@ -139,6 +139,7 @@ def test_features_equal_plain_transformers(form: Path, images: list[Image.Image]
     assert_features_equal(form, images, TEXTS)
 
 
+@pytest.mark.long
 def test_features_of_a_full_size_model(vit_b32_dir: Path, cifar10_root: Path) -> None:
     files = sorted(cifar10_root.glob("test/*/*0.jpg"))[::700]
     images = [Image.open(file).convert("RGB") for file in files]
@@ -358,6 +359,7 @@ def test_describe_counts_without_running(form: Path, context_length: int) -> Non
     assert description["digest"] == load(form, "text").digest
 
 
+@pytest.mark.long
 def test_nothing_is_printed(tiny_clip_dir: Path, old_form_dir: Path, siglip_dir: Path) -> None:
     command = [sys.executable, "-c", LOAD_EVERYTHING, tiny_clip_dir, old_form_dir, siglip_dir]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

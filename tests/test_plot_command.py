@@ -107,6 +107,7 @@ def test_a_picture_of_standard_input_goes_to_standard_output(picture: str, folde
     assert result.stdout_bytes.startswith(b"\x89PNG")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "lines",
     [

@@ -25,6 +25,8 @@ from clipkit import files
 from clipkit.errors import UsageError, WriteError
 from clipkit.features import read, write
 
+pytestmark = pytest.mark.long
+
 PICTURES, SHARD_ROWS = 40, 16
 FIRST_SHARD, EVENTS_PER_SHARD = 10, 3  # the change to the disk after the first shard; per shard
 PUBLISHED = 19  # the change to the disk after the file was published
@@ -114,7 +116,6 @@ def finishes(embedding: Embedding, expected: bytes) -> None:
     assert visible == ["out.h5"]
 
 
-@pytest.mark.long
 def test_a_kill_between_any_two_changes_to_the_disk_is_continued(
     embedding: Embedding, expected: bytes
 ) -> None:
@@ -128,7 +129,6 @@ def test_a_kill_between_any_two_changes_to_the_disk_is_continued(
         finishes(embedding, expected)
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("kills", [5, pytest.param(50, marks=pytest.mark.slow)])
 def test_a_real_run_killed_at_random_points_is_continued(
     real_embedding: Embedding, kills: int
@@ -156,7 +156,6 @@ def test_a_resumed_run_says_where_it_continues(embedding: Embedding, expected: b
     assert embedding.out.read_bytes() == expected
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("event", [1, 3, 5, 8, 9, 13, 17, PUBLISHED, 23])
 def test_a_signal_stops_cleanly_wherever_it_comes(
@@ -347,7 +346,6 @@ def test_two_writers_that_meet_at_the_end(tmp_path: Path) -> None:
     assert contents(tmp_path) == {"out.h5": b"second"}
 
 
-@pytest.mark.long
 def test_a_disk_that_fills_up_at_any_byte(
     fork_server: ForkServer, tmp_path: Path, expected: bytes
 ) -> None:
@@ -524,7 +522,6 @@ def test_the_mode_follows_the_umask(logits_of: tuple[object, ...], tmp_path: Pat
     assert (tmp_path / "out.h5").stat().st_mode & 0o777 == 0o640
 
 
-@pytest.mark.long
 def test_input_larger_than_the_memory_limit(fork_server: ForkServer, tmp_path: Path) -> None:
     n = 100_000
     features = np.zeros((n, 512), "<f4")  # 205 MB

@@ -23,6 +23,8 @@ from clipkit import console, models
 from clipkit.errors import ClipkitError
 from clipkit.features import hdf5, isolation, read
 
+pytestmark = pytest.mark.long
+
 ESCAPED = "a\\n\\x1b[31m\\u202ered\\u2028.h5"
 
 on_linux = pytest.mark.skipif(
@@ -218,7 +220,6 @@ def test_a_file_that_crashes_hdf5_is_an_error(
     refused(clipkit("info", path), 1, f"img.h5: {problem}")
 
 
-@pytest.mark.long
 @on_linux
 def test_a_file_that_keeps_hdf5_busy_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

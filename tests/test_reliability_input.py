@@ -63,6 +63,7 @@ DAMAGED: dict[str, tuple[Callable[[bytes], bytes], str]] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("damage", "message"), DAMAGED.values(), ids=DAMAGED)
 def test_a_file_that_is_not_whole(
     tmp_path: Path, damage: Callable[[bytes], bytes], message: str
@@ -204,6 +205,7 @@ STRANGE: dict[str, tuple[Callable[[h5py.File], Any], str]] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("change", "message"), STRANGE.values(), ids=STRANGE)
 def test_an_untrusted_file(
     tmp_path: Path, change: Callable[[h5py.File], Any], message: str

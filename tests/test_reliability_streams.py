@@ -21,6 +21,8 @@ from shell import clipkit, shell
 from clipkit import console
 from clipkit.features import read
 
+pytestmark = pytest.mark.long
+
 LOGITS = ("logits", "img.h5", "txt.h5")
 KINDS = {"img": "images", "txt": "texts", "logits": "logits", "result": "result"}
 
@@ -228,7 +230,6 @@ def test_data_on_stdout_and_all_else_on_stderr(inputs: Path) -> None:
     assert result.stderr.startswith("clipkit: warning: ")
 
 
-@pytest.mark.long
 def test_long_work_writes_plain_lines_where_stderr_is_no_terminal(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
