@@ -1,7 +1,6 @@
 """Load frozen CLIP-like dual encoders by name: an `Encoder` embeds images or texts.
 
-Names and files (`ALIASES`, `DEFAULT`, `models.hub`) need no PyTorch. What needs it is imported when
-it is first used.
+Everything is imported when it is first used; `ALIASES` and `models.hub` need no PyTorch.
 """
 
 from __future__ import annotations
@@ -9,16 +8,18 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from clipkit.models.hub import ALIASES, DEFAULT
-
 if TYPE_CHECKING:
     from clipkit.models.acceleration import should_compile
     from clipkit.models.describe import describe_model
     from clipkit.models.encoder import Encoder, load
+    from clipkit.models.hub import ALIASES
+
+DEFAULT = "openai/clip-vit-base-patch32"
 
 __all__ = ["ALIASES", "DEFAULT", "Encoder", "describe_model", "load", "should_compile"]
 
 _MODULES = {
+    "ALIASES": "hub",
     "Encoder": "encoder",
     "describe_model": "describe",
     "load": "encoder",
@@ -27,7 +28,7 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import what needs PyTorch when it is first used (PEP 562)."""
+    """Import a name when it is first used (PEP 562)."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module = importlib.import_module(f"clipkit.models.{_MODULES[name]}")

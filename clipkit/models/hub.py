@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from clipkit.errors import ClipkitError, unknown
+from clipkit.models import DEFAULT
 
-DEFAULT = "openai/clip-vit-base-patch32"
 TINY = Path(__file__).parents[1] / "tiny"
 ALIASES = {
     "ViT-B/32": DEFAULT,
