@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -27,7 +27,7 @@ def info(
     Example: clipkit info img.h5
     """
     from clipkit import features, tables
-    from clipkit.features.describe import describe
+    from clipkit.features.describe import describe, flatten
 
     check_report_options(None, format, False)
     if what == "-" or (Path(what).exists() and not Path(what).is_dir()):
@@ -37,17 +37,6 @@ def info(
         from clipkit import models
 
         with console.progress("reading the weights"):
-            rows = _flatten(models.describe_model(what))
+            sizes = flatten(models.describe_model(what), " ")
+        rows = [{"field": field, "value": value} for field, value in sizes.items()]
     tables.emit(rows, format)
-
-
-def _flatten(sizes: dict[str, Any], prefix: str = "") -> list[dict[str, Any]]:
-    """Return nested sizes as rows of field and value."""
-    rows = []
-    for key, value in sizes.items():
-        field = f"{prefix} {key}".strip()
-        if isinstance(value, dict):
-            rows += _flatten(value, field)
-        else:
-            rows.append({"field": field, "value": value})
-    return rows

@@ -26,6 +26,7 @@ import numpy as np
 from clipkit import console, features
 from clipkit.errors import ClipkitError, UsageError
 from clipkit.features import BlockMatrix, FeatureFile, Float32, History, Split
+from clipkit.features.describe import flatten
 from clipkit.files import atomic_write
 
 if TYPE_CHECKING:
@@ -276,8 +277,9 @@ def _check_manifest(path: Path, manifest: dict[str, Any]) -> None:
     except ValueError as error:
         hint = "add --restart to start over"
         raise ClipkitError(f"{path}: expected JSON, got a damaged file", hint) from error
-    before = _flatten(earlier)
-    now = _flatten(manifest)
+    # whatever JSON stands there, a run's own manifest is an object
+    before = flatten(earlier, ".") if isinstance(earlier, dict) else {"": earlier}
+    now = flatten(manifest, ".")
     changes = []
     for name in sorted(before | now):
         old = before.get(name, "absent")
@@ -289,17 +291,3 @@ def _check_manifest(path: Path, manifest: dict[str, Any]) -> None:
             f"{path.parent} belongs to another run: {'; '.join(changes)}",
             "run the old command to continue, or add --restart to start over",
         )
-
-
-def _flatten(value: Any, name: str = "") -> dict[str, Any]:
-    """Return the leaves of nested dicts by their dotted names.
-
-    >>> _flatten({"model": {"name": "tiny", "dim": 64}, "batch_size": 4})
-    {'model.name': 'tiny', 'model.dim': 64, 'batch_size': 4}
-    """
-    if not isinstance(value, dict):
-        return {name: value}
-    leaves = {}
-    for key, part in value.items():
-        leaves.update(_flatten(part, f"{name}.{key}" if name else key))
-    return leaves

@@ -64,6 +64,22 @@ def _lists(file: FeatureFile) -> list[tuple[str, Any]]:
     return rows
 
 
+def flatten(nested: dict[str, Any], separator: str) -> dict[str, Any]:
+    """Return the leaves of nested dicts by their joined names.
+
+    >>> flatten({"model": {"name": "tiny", "dim": 64}, "batch_size": 4}, ".")
+    {'model.name': 'tiny', 'model.dim': 64, 'batch_size': 4}
+    """
+    leaves = {}
+    for name, value in nested.items():
+        if isinstance(value, dict):
+            for inner, leaf in flatten(value, separator).items():
+                leaves[f"{name}{separator}{inner}"] = leaf
+        else:
+            leaves[name] = value
+    return leaves
+
+
 def _history_rows(field: str, entry: dict[str, Any]) -> list[tuple[str, str]]:
     """Return a row for the plain values of an entry, and rows for each object in it, sorted."""
     rows: list[tuple[str, str]] = []
