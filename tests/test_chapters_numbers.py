@@ -201,7 +201,7 @@ def assert_close(label: str, cell: str, expected: Numbers) -> None:
     assert numbers(cell) == pytest.approx(expected, abs=tolerance), label
 
 
-def test_every_comparison(reference: Reference, page: Table) -> None:
+def test_every_comparison(reference, page):
     expected = chapters_2_and_3(reference) | chapter_4(reference) | chapter_5(reference)
     compared = {label: cells["here"] for label, cells in page.items() if "here" in cells}
     assert set(compared) == set(expected)
@@ -212,7 +212,7 @@ def test_every_comparison(reference: Reference, page: Table) -> None:
     assert np.mean(exact) > 0.9
 
 
-def test_the_untrained_column_is_that_of_the_control(thesis_results: Path, page: Table) -> None:
+def test_the_untrained_column_is_that_of_the_control(thesis_results, page):
     control = Reference(thesis_results.with_name("tiny-clip-untrained7-digits"))
     for label, expected in chapters_2_and_3(control).items():
         assert_close(label, page[label]["untrained"], expected)
@@ -220,7 +220,7 @@ def test_the_untrained_column_is_that_of_the_control(thesis_results: Path, page:
 
 
 @pytest.mark.parametrize("k", SETS)
-def test_the_rank_of_a_prompt_set(k: int, reference: Reference, page: Table) -> None:
+def test_the_rank_of_a_prompt_set(k, reference, page):
     prompts = reference.prompts(f"generic{k}").astype(np.float64)
     sigma = np.linalg.svd(unit(prompts), compute_uv=False)
     directions = np.random.RandomState(42).standard_normal(prompts.shape)
@@ -243,9 +243,7 @@ def test_the_rank_of_a_prompt_set(k: int, reference: Reference, page: Table) -> 
         assert_close(column, row[column], values)
 
 
-def test_only_the_grid_of_cosines_is_constant_along_c_over_tau_squared(
-    reference: Reference, page: Table
-) -> None:
+def test_only_the_grid_of_cosines_is_constant_along_c_over_tau_squared(reference, page):
     """scikit-learn fits every (tau, C) on its own; clipkit solves each C / tau^2 once."""
     cosines = reference.cosines(reference.prompts("generic32"))
     for features, name, Cs in (
@@ -277,7 +275,7 @@ def test_only_the_grid_of_cosines_is_constant_along_c_over_tau_squared(
         assert (cell == "0.00") == (name == "c-tau-grid")
 
 
-def test_the_classes_of_highest_and_lowest_f1(thesis_results: Path, reference: Reference) -> None:
+def test_the_classes_of_highest_and_lowest_f1(thesis_results, reference):
     model = make_pipeline(StandardScaler(), svm())
     model.fit(reference.embeddings["train"], reference.labels["train"])
     predicted = model.predict(reference.embeddings["test"])
@@ -292,7 +290,7 @@ def test_the_classes_of_highest_and_lowest_f1(thesis_results: Path, reference: R
             assert float(value) == pytest.approx(f1[reference.names.index(name)], abs=0.0051)
 
 
-def test_a_report_shows_every_picture(thesis_results: Path) -> None:
+def test_a_report_shows_every_picture(thesis_results):
     text = (thesis_results / "report.md").read_text()
     names = re.findall(r"!\[.+\]\((.+)\)", text)
     assert sorted(names) == sorted(path.name for path in thesis_results.glob("*.png"))
