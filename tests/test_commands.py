@@ -53,17 +53,6 @@ def test_a_report_is_the_same_for_a_path_a_dash_and_a_pipe(command, class_logits
 # -- embeddings ------------------------------------------------------------------------------------
 
 
-def test_embed_keeps_rows_labels_and_ids_together(img_h5):
-    file = read(img_h5)
-    assert file.kind == "images"
-    assert list(file.splits) == ["test", "train"]
-    assert file.class_names == [str(i) for i in range(10)]
-    for split in file.splits.values():
-        assert split.features.shape == (120, 16)
-        assert np.bincount(split.labels).tolist() == [12] * 10
-        assert len(set(split.ids)) == 120
-
-
 def test_an_ensemble_normalises_averages_and_normalises(img_h5, model_options, tmp_path):
     templates = ["a photo of a {}", "the digit {}"]
     (tmp_path / "both.txt").write_text("\n".join(templates))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from shell import clipkit, fails, ok, rows
+from shell import fails, ok
 
 from clipkit import similarity
 from clipkit.features import Split, read, row_ids, write
@@ -25,12 +25,6 @@ def test_random_directions_are_cosines_with_a_seeded_draw(img_h5, tmp_path):
     assert logits.logit_scale == read(img_h5).history[0]["model"]["logit_scale"]
 
 
-def test_random_directions_from_a_pipe_are_probed(img_h5):
-    piped = clipkit("logits", "-", "--random", 5, stdin=img_h5.read_bytes())
-    (row,) = rows(ok("probe", stdin=piped.stdout_bytes).stdout)
-    assert row["fit_split"] == "train"
-
-
 def test_random_directions_take_no_texts(img_h5, txt_h5):
     line = fails("logits", img_h5, txt_h5, "--random", 5, exit_code=2)
     assert "expected TEXTS or --random, got both" in line
@@ -42,11 +36,6 @@ def test_random_directions_spread_evenly():
     np.testing.assert_allclose(directions.mean(axis=0), 0, atol=0.02)
     covariance = directions.T @ directions / len(directions)
     np.testing.assert_allclose(covariance, np.eye(3) / 3, atol=0.02)
-
-
-def test_few_shots_name_their_fit_split(img_h5):
-    (row,) = rows(ok("probe", img_h5, "--shots", 3, "--seed", 1).stdout)
-    assert row["fit_split"] == "train-3-shot"
 
 
 def test_singular_values_and_rank_are_numpys(txt_h5):

@@ -106,9 +106,6 @@ def test_links_lead_somewhere(page):
             assert (page.parent / target).exists(), target
 
 
-def test_the_changelog_has_the_version():
-    assert "[Unreleased]" in (ROOT / "CHANGELOG.md").read_text()
-
-
-def test_the_citation_has_the_version():
+def test_the_citation_has_the_version_and_the_changelog_what_comes_next():
     assert f"\nversion: {__version__}\n" in (ROOT / "CITATION.cff").read_text()
+    assert "[Unreleased]" in (ROOT / "CHANGELOG.md").read_text()
