@@ -39,8 +39,8 @@ def fenced(page: Path, language: str) -> list[str]:
 def test_console_examples_print_what_the_page_shows(page, tmp_path):
     (tmp_path / "prompts").symlink_to(ROOT / "prompts")
     for block in fenced(page, "console"):
-        for example in examples.examples(block):
-            same(example.command, example.output, examples.run(example.command, tmp_path))
+        for command, output in examples.examples(block):
+            same(command, output, examples.run(command, tmp_path))
     for block in fenced(page, "python"):  # in the folder that the commands above have filled
         run = shell(f"python - <<'END'\n{block}\nEND", tmp_path)
         assert run.returncode == 0, f"{block}\n{run.stderr}"

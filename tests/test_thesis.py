@@ -14,7 +14,10 @@ import pytest
 import torch
 from clip_factory import cosines
 from PIL import Image
+from scipy.special import softmax
+from scipy.stats import entropy
 from shell import ok, rows
+from sklearn.cluster import KMeans
 from sklearn.preprocessing import StandardScaler, normalize
 from sklearn.svm import SVC
 from transformers import CLIPModel, CLIPProcessor
@@ -135,10 +138,18 @@ def test_chapters_3_and_4_sweep_over_temperature(features, reference):
     temperatures = ",".join(map(str, TEMPERATURES))
     report = rows(ok("probe", features / "logits.h5", "-t", temperatures).stdout)
     for tau, row in zip(TEMPERATURES, report, strict=True):
-        p = torch.softmax(torch.from_numpy(test / tau), dim=1)
-        entropy = -(p * p.log()).sum(dim=1).mean().item()
-        confidence = p.max(dim=1).values.mean().item()
+        p = softmax(test / tau, axis=1)
         predicted = svm_predictions(train / tau, reference.labels["train"], test / tau)
-        assert float(row["mean_entropy"]) == pytest.approx(entropy, abs=1e-4)
-        assert float(row["mean_confidence"]) == pytest.approx(confidence, abs=1e-4)
+        assert float(row["mean_entropy"]) == pytest.approx(entropy(p, axis=1).mean(), abs=1e-4)
+        assert float(row["mean_confidence"]) == pytest.approx(p.max(axis=1).mean(), abs=1e-4)
         assert float(row["acc1"]) == pytest.approx(reference.accuracy(predicted), abs=2e-3)
+
+
+def test_chapter_5_purity(features, reference):
+    cosines_with_prompts = reference.cosines("test", reference.generic)
+    inputs = {"img.h5": reference.images["test"], "logits.h5": cosines_with_prompts}
+    for file, values in inputs.items():
+        clusters = KMeans(n_clusters=10, random_state=42, n_init=10).fit_predict(values)
+        largest = [np.bincount(reference.labels["test"][clusters == c]).max() for c in range(10)]
+        (row,) = rows(ok("cluster", features / file).stdout)
+        assert float(row["purity"]) == pytest.approx(sum(largest) / len(values), abs=2e-3)
