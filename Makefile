@@ -1,5 +1,5 @@
-# `make help` lists the targets. The first half of this file is for developers. The second half
-# repeats the thesis, chapter by chapter.
+# `make help` lists the targets. The first part of this file is for developers. The second part is
+# the thesis's method, chapter by chapter. The third part says which files the chapters make.
 .DELETE_ON_ERROR:
 .SUFFIXES:
 SHELL = /bin/bash
@@ -51,7 +51,7 @@ format: $(INSTALLED)  ## Fix style and formatting
 docs: $(INSTALLED)  ## Run the examples of README.md and docs/ again and record their output
 	$(BIN)/python docs/examples.py
 
-bench: $(INSTALLED)  ## Benchmark clipkit: make bench BENCH="--images 4096 --rows 1000000"
+bench: $(INSTALLED)  ## Time clipkit and what it replaces, with options such as BENCH="--busy"
 	$(BIN)/python tests/bench/bench.py $(BENCH)
 
 fuzz: $(INSTALLED)  ## Read 56,000 damaged files, and kill real runs at 50 random points
@@ -66,10 +66,9 @@ clean:  ## Remove the environment and all generated files
 
 # ---- The thesis, chapter by chapter --------------------------------------------------------------
 #
-# `make -n thesis` reads like the thesis's method section. The results of a data set are in the
-# folder RESULTS/<model>-<data set>. UNTRAINED=SEED adds those of the untrained control, in
-# RESULTS/<model>-untrained<seed>-<data set>. A file's name says how it was made:
+# A chapter is the list of its results, followed by how each is made. A file's name says how:
 # generic32.logits.svm.h5 is the result of an SVM on the logits of the prompt set generic32.
+# `make -n thesis` prints all commands.
 MODEL = openai/clip-vit-base-patch32
 DATASET =
 ROOT =
@@ -81,27 +80,68 @@ RESULTS = results
 
 TEMPERATURES := 1,0.5,0.07,0.05,0.03,0.02
 SEEDS := 42 1 2 3 4
+SEED := $(firstword $(SEEDS))
 SETS := generic16 generic32 generic99 generic205 generic415
+RANDOM_SETS := $(SETS:generic%=random%)
 HIGH_RESOLUTION := imagenette tiny-imagenet food101
 
+# $(call option,limit,50) is --limit 50. If the value is empty, it is nothing.
+option = $(if $2,--$1 $2)
+MODEL_OPTIONS = $(strip --model $(MODEL) $(call option,untrained,$(seed)) \
+  $(call option,precision,$(PRECISION)) $(call option,device,$(DEVICE)))
+DATA_OPTIONS = $(strip $(call option,root,$(ROOT)) $(call option,limit,$(LIMIT)) \
+  $(if $(filter tiny-imagenet,$(DATASET)),--classes 100))
+
+# The last word of a name such as img.svm.confusion.
+last_word = $(subst .,,$(suffix $1))
+
 .PHONY: thesis chapter2 chapter3 chapter4 chapter5 resolution tour
-thesis: chapter2 chapter3 chapter4 chapter5  ## Run all chapters (MODEL DATASET LIMIT UNTRAINED ...)
-chapter2:  ## Run the baseline and zero-shot classification
-chapter3:  ## Run class-agnostic prompts and the entropy of their logits
-chapter4:  ## Run temperature, classifiers, prompt vocabularies and higher resolution
-chapter5:  ## Run clustering
+.SECONDEXPANSION:
+thesis: chapter2 chapter3 chapter4 chapter5  ## Run chapters 2 to 5, for example with MODEL=tiny DATASET=shapes
 
-# The files of each chapter.
-SEED := $(firstword $(SEEDS))
-RANDOM_SETS := $(SETS:generic%=random%)
-
+# Chapter 2. A linear SVM on image embeddings is the supervised baseline. Zero-shot classification
+# takes the class whose prompt is nearest.
+chapter2:  ## Run the supervised baseline and zero-shot classification
 chapter2 := \
   img.svm.h5 img.svm.confusion.png img.svm.classes.png img.logreg.h5 \
   $(addprefix classes.logits.zeroshot.,h5 confusion.png classes.png)
+
+# Exit code 3 says that some images were skipped. The report says how many.
+%/img.h5: | %/settings
+	clipkit embed $(strip $(DATASET) $(DATA_OPTIONS) $(MODEL_OPTIONS)) -o $@ || test $$? = 3
+
+%.svm.h5: %.h5
+	clipkit probe $< -f -o $@
+
+%.logreg.h5: %.h5
+	clipkit probe $< --classifier logreg -f -o $@
+
+%/classes.h5: %/img.h5
+	clipkit textembed --classes $< --template "a photo of a {}" $(MODEL_OPTIONS) -f -o $@
+
+%.logits.h5: $$(@D)/img.h5 %.h5
+	clipkit logits $^ -f -o $@
+
+%.zeroshot.h5: %.h5
+	clipkit zeroshot $< -f -o $@
+
+# Chapter 3. The same SVM on the logits of prompts that name no class, and the entropy of their
+# softmax.
+chapter3:  ## Probe the logits of class-agnostic prompts and measure their entropy
 chapter3 := \
   $(addprefix generic16.logits.,svm.h5 entropy.h5) \
   $(addprefix generic32.logits.,svm.h5 logreg.h5 entropy.h5) \
   $(addprefix generic32.logits.,entropy.png confidence.png logits.png similarity.png)
+
+%.h5: prompts/$$(*F).txt | $$(@D)/settings
+	clipkit textembed $< $(MODEL_OPTIONS) -f -o $@
+
+%.entropy.h5: %.h5
+	clipkit entropy $< -t $(TEMPERATURES) -f -o $@
+
+# Chapter 4. What temperature, the classifier and the number of prompts change. The controls are a
+# grid of tau and C, random directions in place of prompts, and few shots.
+chapter4:  ## Vary temperature, classifier, prompts and image resolution
 chapter4 := \
   $(addprefix generic32.logits.,sweep.h5 sweep.temperature.png) \
   $(addprefix generic32.logits.,c-tau-grid.h5 c-tau-grid.grid.png) \
@@ -110,13 +150,70 @@ chapter4 := \
   $(SETS:%=%.h5) spectrum.png \
   $(SETS:%=%.logits.svm.h5) $(SETS:%=%.logits.entropy.h5) $(SETS:%=%.logits.fewshot.h5) \
   $(foreach seed,$(SEEDS),$(RANDOM_SETS:%=%-$(seed).svm.h5)) $(RANDOM_SETS:%=%-$(SEED).fewshot.h5)
+resolution := $(foreach set,generic32 food32,$(set).logits.svm.h5 $(set).logits.entropy.h5)
+
+%.sweep.h5: %.h5
+	clipkit probe $< -t $(TEMPERATURES) -f -o $@
+
+# tau falls by a factor of 2 and C grows by a factor of 4, so that values of C / tau^2 recur.
+# Probabilities are about 32 times smaller than cosines, so their C is 32^2 times larger.
+c_tau_grid = clipkit probe $< --shots 20 -t 1,0.5,0.25,0.125,0.0625
+%.c-tau-grid.h5: %.h5
+	$(c_tau_grid) -C 0.25,1,4,16 -f -o $@
+
+%.c-tau-grid-probs.h5: %.h5
+	$(c_tau_grid) --features probs -C 256,1024,4096,16384 -f -o $@
+
+%-val.h5: $$(basename $$*).h5
+	clipkit probe $< --classifier $(call last_word,$*) -t $(TEMPERATURES) --val 0.1 -f -o $@
+
+FEWSHOT := --classifier logreg --shots 20 -t $(TEMPERATURES) --val 0.1
+%.fewshot.h5: %.h5
+	clipkit probe $< $(FEWSHOT) -f -o $@
+
+# random32-42 names 32 random directions of seed 42.
+random_logits = clipkit logits $< --random $(subst -, --seed ,$(*F))
+random%.svm.h5: $$(@D)/img.h5
+	$(random_logits) | clipkit probe -f -o $@
+
+random%.fewshot.h5: $$(@D)/img.h5
+	$(random_logits) | clipkit probe $(FEWSHOT) -f -o $@
+
+# Chapter 5. k-means on image embeddings and on logits, once per seed.
+chapter5:  ## Cluster image embeddings and logits
 chapter5 := $(foreach features,img generic32.logits generic415.logits,\
   $(SEEDS:%=$(features).cluster-%.h5) $(features).cluster-$(SEED).clusters.png)
-resolution := $(foreach set,generic32 food32,$(set).logits.svm.h5 $(set).logits.entropy.h5)
+
+define cluster_with_seed
+%.cluster-$1.h5: %.h5
+	clipkit cluster $$< --seed $1 -f -o $$@
+endef
+$(foreach seed,$(SEEDS),$(eval $(call cluster_with_seed,$(seed))))
+
+# Pictures. The last word of a picture's name is that of the command.
+%.entropy.png %.confidence.png: plot_options := -t 1,0.07,0.02
+%.png: $$(basename $$*).h5
+	clipkit plot $(strip $(call last_word,$*) $< $(plot_options)) -f -o $@
+
+%.outlines.png: %.h5
+	clipkit plot confusion $< --groups prompts/groups/shapes-outlines.tsv -f -o $@
+
+%/images.png: | %/settings
+	clipkit plot images $(strip $(DATASET) $(call option,root,$(ROOT))) -f -o $@
+
+%/classifiers.png: $(foreach classifier,svm logreg mlp,%/generic32.logits.$(classifier)-val.h5)
+	clipkit plot temperature $^ --split val -f -o $@
+
+%/spectrum.png: $(foreach set,$(SETS),%/$(set).h5)
+	clipkit plot spectrum $^ -f -o $@
+
+# ---- Which files the chapters make ---------------------------------------------------------------
+#
+# The results of a data set are in the folder RESULTS/<model>-<data set>. UNTRAINED=SEED adds those
+# of the untrained control, in RESULTS/<model>-untrained<seed>-<data set>.
 tour := \
   images.png img.svm.h5 classes.logits.zeroshot.h5 classes.logits.zeroshot.outlines.png \
   $(addprefix generic32.logits.,sweep.h5 sweep.temperature.png entropy.h5 similarity.png)
-
 CHAPTERS := chapter2 chapter3 chapter4 chapter5
 GOALS := $(filter $(CHAPTERS) resolution tour,$(patsubst thesis,$(CHAPTERS),$(MAKECMDGOALS)))
 
@@ -203,107 +300,22 @@ INTERMEDIATE := settings img.h5 classes.h5 classes.logits.h5 \
 
 endif
 
-# The recipes of all files. They find clipkit on the PATH, so that a dry run reads like a session.
-# Only the environment itself is made by the user's Python.
-$(RESULTS)/%: export PATH := $(abspath $(BIN)):$(PATH)
-$(INSTALLED): export PATH := $(PATH)
-$(CONTROL)/%: seed := $(UNTRAINED)
-
-# $(call option,limit,50) is --limit 50. If the value is empty, it is nothing.
-option = $(if $2,--$1 $2)
-MODEL_OPTIONS = $(strip --model $(MODEL) $(call option,untrained,$(seed)) \
-  $(call option,precision,$(PRECISION)) $(call option,device,$(DEVICE)))
-DATA_OPTIONS = $(strip $(call option,root,$(ROOT)) $(call option,limit,$(LIMIT)) \
-  $(if $(filter tiny-imagenet,$(DATASET)),--classes 100))
-FEWSHOT := --classifier logreg --shots 20 -t $(TEMPERATURES) --val 0.1
-
-# The last word of a name such as img.svm.confusion.
-last_word = $(subst .,,$(suffix $1))
-
-.SECONDEXPANSION:
 %/settings: | $(INSTALLED)
 	mkdir -p $(@D)
 	echo '$(SETTINGS)' > $@
 
-# Exit code 3 says that some images were skipped. The report says how many.
-%/img.h5: | %/settings
-	clipkit embed $(strip $(DATASET) $(DATA_OPTIONS) $(MODEL_OPTIONS)) -o $@ || test $$? = 3
-
-%.h5: prompts/$$(*F).txt | $$(@D)/settings
-	clipkit textembed $< $(MODEL_OPTIONS) -f -o $@
-
-%/classes.h5: %/img.h5
-	clipkit textembed --classes $< --template "a photo of a {}" $(MODEL_OPTIONS) -f -o $@
-
-%.logits.h5: $$(@D)/img.h5 %.h5
-	clipkit logits $^ -f -o $@
-
-%.zeroshot.h5: %.h5
-	clipkit zeroshot $< -f -o $@
-
-%.entropy.h5: %.h5
-	clipkit entropy $< -t $(TEMPERATURES) -f -o $@
-
-%.svm.h5: %.h5
-	clipkit probe $< -f -o $@
-
-%.logreg.h5: %.h5
-	clipkit probe $< --classifier logreg -f -o $@
-
-%.sweep.h5: %.h5
-	clipkit probe $< -t $(TEMPERATURES) -f -o $@
-
-%-val.h5: $$(basename $$*).h5
-	clipkit probe $< --classifier $(call last_word,$*) -t $(TEMPERATURES) --val 0.1 -f -o $@
-
-%.fewshot.h5: %.h5
-	clipkit probe $< $(FEWSHOT) -f -o $@
-
-# tau falls by a factor of 2 and C grows by a factor of 4, so that values of C / tau^2 recur.
-# Probabilities are about 32 times smaller than cosines, so their C is 32^2 times larger.
-c_tau_grid = clipkit probe $< --shots 20 -t 1,0.5,0.25,0.125,0.0625
-%.c-tau-grid.h5: %.h5
-	$(c_tau_grid) -C 0.25,1,4,16 -f -o $@
-
-%.c-tau-grid-probs.h5: %.h5
-	$(c_tau_grid) --features probs -C 256,1024,4096,16384 -f -o $@
-
-# random32-42 names 32 random directions of seed 42.
-random_logits = clipkit logits $< --random $(subst -, --seed ,$(*F))
-random%.svm.h5: $$(@D)/img.h5
-	$(random_logits) | clipkit probe -f -o $@
-
-random%.fewshot.h5: $$(@D)/img.h5
-	$(random_logits) | clipkit probe $(FEWSHOT) -f -o $@
-
-define cluster_with_seed
-%.cluster-$1.h5: %.h5
-	clipkit cluster $$< --seed $1 -f -o $$@
-endef
-$(foreach seed,$(SEEDS),$(eval $(call cluster_with_seed,$(seed))))
-
-%.entropy.png %.confidence.png: plot_options := -t 1,0.07,0.02
-%.png: $$(basename $$*).h5
-	clipkit plot $(strip $(call last_word,$*) $< $(plot_options)) -f -o $@
-
-%.outlines.png: %.h5
-	clipkit plot confusion $< --groups prompts/groups/shapes-outlines.tsv -f -o $@
-
-%/images.png: | %/settings
-	clipkit plot images $(strip $(DATASET) $(call option,root,$(ROOT))) -f -o $@
-
-%/classifiers.png: $(foreach classifier,svm logreg mlp,%/generic32.logits.$(classifier)-val.h5)
-	clipkit plot temperature $^ --split val -f -o $@
-
-%/spectrum.png: $(foreach set,$(SETS),%/$(set).h5)
-	clipkit plot spectrum $^ -f -o $@
+# Recipes find clipkit on the PATH, so that a dry run reads like a session. Only the environment
+# itself is made by the user's Python.
+$(RESULTS)/%: export PATH := $(abspath $(BIN)):$(PATH)
+$(INSTALLED): export PATH := $(PATH)
+$(CONTROL)/%: seed := $(UNTRAINED)
 
 # ---- The numbers and pictures of docs/thesis.md --------------------------------------------------
 CIFAR10 =
 PAGE := build/thesis
 VIT_B32 := $(PAGE)/vit-b-32
 .PHONY: thesis-page
-thesis-page: $(INSTALLED)  ## Update docs/thesis.md (CIFAR10=FOLDER of image files), in half an hour
+thesis-page: $(INSTALLED)  ## Update docs/thesis.md in half an hour, with CIFAR10=FOLDER of images
 	test -d '$(CIFAR10)'
 	rm -rf $(PAGE)
 	$(MAKE) chapter3 MODEL=tiny DATASET=shapes LIMIT=500 PRECISION=fp32 UNTRAINED=7 \

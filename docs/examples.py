@@ -16,7 +16,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,30 +23,16 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 OPTIONS = re.compile(r"^<!-- options (\w+(?: \w+)?) -->\n(?:.+\n)*", re.MULTILINE)
 BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+# A command, which a backslash continues on the next line, and the lines that it prints.
+COMMAND = re.compile(r"^\$ ((?:.*\\\n)*.*)\n((?:(?!\$ ).*\n)*)", re.MULTILINE)
 # Long work writes its progress into a log; how often depends on the machine.
 PROGRESS = re.compile(r"^clipkit: .*(?: left| in \d+ s|running for \d+ s|/s)\n", re.MULTILINE)
 PICTURE = re.compile(r"\]\((?:docs/)?images/([\w.-]+)\)")
 
 
-@dataclass
-class Example:
-    """One command and what it printed."""
-
-    command: str
-    output: str
-
-
-def examples(block: str) -> list[Example]:
-    """Return the commands of a block; a backslash continues a line."""
-    found: list[Example] = []
-    for line in block.splitlines():
-        if line.startswith("$ "):
-            found.append(Example(line[2:], ""))
-        elif found and found[-1].command.endswith("\\"):
-            found[-1].command += "\n" + line
-        else:
-            found[-1].output += line + "\n"
-    return found
+def examples(block: str) -> list[tuple[str, str]]:
+    """Return each command of a block and its output."""
+    return COMMAND.findall(block)
 
 
 def run(command: str, folder: Path) -> str:
@@ -93,10 +78,9 @@ def options(command: str) -> str:
 
 def _option_row(parameter: Any) -> str:
     """Return a row of the options' table: names and value, help, default."""
-    names = []
+    words = []
     if parameter.opts[0].startswith("-"):
-        names = [*parameter.opts, *parameter.secondary_opts]
-    words = [f"`{name}`" for name in names]
+        words = [f"`{name}`" for name in (*parameter.opts, *parameter.secondary_opts)]
     if not getattr(parameter, "is_flag", False):
         words.append(f"`{parameter.metavar or 'N'}`")
     cells = [" ".join(words), parameter.help or "", _default(parameter.default)]
@@ -120,9 +104,7 @@ def refresh(page: Path) -> str:
         (folder / "prompts").symlink_to(ROOT / "prompts")
 
         def again(match: re.Match[str]) -> str:
-            shown = [
-                f"$ {item.command}\n{run(item.command, folder)}" for item in examples(match[1])
-            ]
+            shown = [f"$ {line}\n{run(line, folder)}" for line, _ in examples(match[1])]
             return f"```console\n{''.join(shown)}```"
 
         text = BLOCK.sub(again, text)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from factories import write_feature_file
@@ -37,18 +36,18 @@ def running(*words: object) -> str:
     ],
     ids=["import clipkit", "clipkit --help", "clipkit embed --help"],
 )
-def test_nothing_heavy_is_loaded(code: str) -> None:
+def test_nothing_heavy_is_loaded(code):
     assert not loaded_modules(code) & HEAVY
 
 
-def test_entropy_loads_no_model_classifier_or_plot(tmp_path: Path) -> None:
+def test_entropy_loads_no_model_classifier_or_plot(tmp_path):
     logits = write_feature_file(tmp_path / "logits.h5", "logits")
     modules = loaded_modules(running("entropy", logits))
     assert not modules & {"torch", "transformers", "sklearn", "matplotlib"}
     assert "h5py" in modules
 
 
-def test_the_api_is_loaded_on_first_use() -> None:
+def test_the_api_is_loaded_on_first_use():
     import clipkit
     from clipkit import datasets, features, models
 

@@ -13,8 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from forkserver import ForkServer
-from shell import Make, environment
+from shell import environment
 from test_report import numbers, tables
 
 from clipkit.report import chapters, thesis
@@ -50,7 +49,7 @@ def results_copy(thesis_results: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(thesis_results, tmp_path / "copy" / thesis_results.name))
 
 
-def test_a_dry_run_of_the_thesis_reads_like_its_method(make: Make, tmp_path: Path) -> None:
+def test_a_dry_run_of_the_thesis_reads_like_its_method(make, tmp_path):
     variables = {"DATASET": "", "MODEL": thesis.MODEL, "LIMIT": "", "PRECISION": "", "SEEDS": "42"}
     text = make("-n", "thesis", out=tmp_path, **variables).stdout
     assert not list(tmp_path.iterdir())
@@ -69,7 +68,7 @@ def test_a_dry_run_of_the_thesis_reads_like_its_method(make: Make, tmp_path: Pat
     assert sum(line.startswith(baseline) for line in lines) == 1
 
 
-def test_variables_reach_the_commands(make: Make, tmp_path: Path) -> None:
+def test_variables_reach_the_commands(make, tmp_path):
     variables = {"ROOT": "/data", "LIMIT": 50, "PRECISION": "bf16", "DEVICE": "cuda:1"}
     lines = commands(make("-n", "chapter3", out=tmp_path, UNTRAINED=3, **variables).stdout)
     embed = [line for line in lines if line.startswith("clipkit embed")]
@@ -90,17 +89,15 @@ def test_variables_reach_the_commands(make: Make, tmp_path: Path) -> None:
         ("/models/mine/", "mine-photos"),
     ],
 )
-def test_a_folder_is_named_after_model_and_data(
-    model: str, folder: str, make: Make, tmp_path: Path
-) -> None:
+def test_a_folder_is_named_after_model_and_data(model, folder, make, tmp_path):
     text = make("-n", "chapter5", out=tmp_path, MODEL=model, DATASET="/data/photos/").stdout
     assert f"clipkit report {tmp_path}/{folder} " in text
 
 
 @pytest.mark.parametrize(("dataset", "is_skipped"), [("digits", True), ("food101", False)])
 def test_higher_resolution_is_skipped_with_a_note_for_other_data_sets(
-    dataset: str, is_skipped: bool, make: Make, tmp_path: Path
-) -> None:
+    dataset, is_skipped, make, tmp_path
+):
     text = make("-n", "chapter4", out=tmp_path, DATASET=dataset).stdout
     assert ("higher resolution: skipped, since digits is none of" in text) == is_skipped
     assert ("prompts/food32.txt" in text) != is_skipped
@@ -108,9 +105,7 @@ def test_higher_resolution_is_skipped_with_a_note_for_other_data_sets(
 
 @pytest.mark.long
 @pytest.mark.parametrize("slash", ["", "/"])
-def test_a_second_run_does_nothing(
-    slash: str, thesis_results: Path, make: Make, tiny_clip_dir: Path
-) -> None:
+def test_a_second_run_does_nothing(slash, thesis_results, make, tiny_clip_dir):
     before = states(thesis_results)
     done = make("thesis", out=thesis_results.parent, MODEL=f"{tiny_clip_dir}{slash}")
     assert commands(done.stdout) == []
@@ -118,9 +113,7 @@ def test_a_second_run_does_nothing(
 
 
 @pytest.mark.long
-def test_neither_jobs_nor_order_change_a_file(
-    thesis_results: Path, make: Make, tmp_path: Path
-) -> None:
+def test_neither_jobs_nor_order_change_a_file(thesis_results, make, tmp_path):
     folder = tmp_path / thesis_results.name
     make("chapter5", out=tmp_path)
     assert "Chapter 2" not in (folder / "report.md").read_text()
@@ -131,9 +124,7 @@ def test_neither_jobs_nor_order_change_a_file(
 
 
 @pytest.mark.long
-def test_a_missing_result_is_made_again_and_nothing_else(
-    thesis_results: Path, results_copy: Path, make: Make
-) -> None:
+def test_a_missing_result_is_made_again_and_nothing_else(thesis_results, results_copy, make):
     out = results_copy.parent
     (results_copy / "generic16.logits.svm.h5").unlink()
     assert verbs(make("thesis", out=out).stdout) == ["probe", "report"]
@@ -144,9 +135,7 @@ def test_a_missing_result_is_made_again_and_nothing_else(
 
 
 @pytest.mark.long
-def test_a_changed_prompt_file_is_embedded_again_with_what_follows(
-    thesis_results: Path, make: Make
-) -> None:
+def test_a_changed_prompt_file_is_embedded_again_with_what_follows(thesis_results, make):
     options = ("-n", "-W", "prompts/generic415.txt")
     lines = commands(make(*options, "thesis", out=thesis_results.parent).stdout)
     assert sum("generic415" in line for line in lines) > 4
@@ -154,7 +143,7 @@ def test_a_changed_prompt_file_is_embedded_again_with_what_follows(
 
 
 @pytest.mark.long
-def test_other_settings_are_refused(thesis_results: Path, make: Make) -> None:
+def test_other_settings_are_refused(thesis_results, make):
     out = thesis_results.parent
     done = make("chapter2", out=out, LIMIT=50, check=False)
     assert done.returncode == 2
@@ -175,24 +164,20 @@ def test_other_settings_are_refused(thesis_results: Path, make: Make) -> None:
         ({"DATASET": "my photos"}, "DATASET: expected no space, got my photos"),
     ],
 )
-def test_unknown_variables_and_spaces_are_refused(
-    variables: dict[str, str], message: str, make: Make, tmp_path: Path
-) -> None:
+def test_unknown_variables_and_spaces_are_refused(variables, message, make, tmp_path):
     done = make("-n", "chapter2", out=tmp_path, check=False, **variables)
     assert done.returncode == 2
     assert message in done.stderr
     assert done.stdout == ""
 
 
-def test_settings_may_be_corrected_until_there_are_embeddings(make: Make, tmp_path: Path) -> None:
+def test_settings_may_be_corrected_until_there_are_embeddings(make, tmp_path):
     assert make("chapter5", out=tmp_path, LIMIT="many", check=False).returncode == 2
     assert "clipkit embed digits --limit 60" in make("-n", "chapter5", out=tmp_path).stdout
 
 
 @pytest.mark.long
-def test_a_report_of_another_control_is_made_again(
-    thesis_results: Path, results_copy: Path, make: Make
-) -> None:
+def test_a_report_of_another_control_is_made_again(thesis_results, results_copy, make):
     out = results_copy.parent
     shutil.copytree(thesis_results.with_name(CONTROL), out / CONTROL)
     assert commands(make("-n", "chapter2", out=out, UNTRAINED=7).stdout) == []
@@ -204,9 +189,7 @@ def test_a_report_of_another_control_is_made_again(
 
 
 @pytest.mark.long
-def test_a_control_of_other_settings_or_without_embeddings_is_not_used(
-    results_copy: Path, make: Make
-) -> None:
+def test_a_control_of_other_settings_or_without_embeddings_is_not_used(results_copy, make):
     out = results_copy.parent
     for name in ("tiny-clip-untrained7-my-digits", "tiny-clip-untrained8-digits"):
         (out / name).mkdir()
@@ -216,7 +199,7 @@ def test_a_control_of_other_settings_or_without_embeddings_is_not_used(
 
 
 @pytest.mark.long
-def test_a_report_is_made_of_complete_results(results_copy: Path, make: Make) -> None:
+def test_a_report_is_made_of_complete_results(results_copy, make):
     for name in ("report.md", "img.h5", "generic16.h5"):
         (results_copy / name).unlink()
     text = make("-n", "chapter4", out=results_copy.parent).stdout
@@ -224,7 +207,7 @@ def test_a_report_is_made_of_complete_results(results_copy: Path, make: Make) ->
 
 
 @pytest.mark.long
-def test_the_environment_is_made_once_for_all_data_sets(make: Make, tmp_path: Path) -> None:
+def test_the_environment_is_made_once_for_all_data_sets(make, tmp_path):
     python, venv, log = tmp_path / "python", tmp_path / "venv", tmp_path / "log"
     python.write_text(
         f"""#!/bin/sh
@@ -241,9 +224,7 @@ def test_the_environment_is_made_once_for_all_data_sets(make: Make, tmp_path: Pa
 
 
 @pytest.mark.long
-def test_an_interrupted_run_continues_where_it_stopped(
-    thesis_results: Path, make: Make, tmp_path: Path
-) -> None:
+def test_an_interrupted_run_continues_where_it_stopped(thesis_results, make, tmp_path):
     line = make("-n", "chapter3", out=tmp_path).args
     line.remove("-n")
     null = subprocess.DEVNULL
@@ -268,13 +249,8 @@ def test_an_interrupted_run_continues_where_it_stopped(
 @pytest.mark.long
 @pytest.mark.parametrize(("command", "target"), [("probe", "img.svm.h5"), ("report", "report.md")])
 def test_a_failed_command_leaves_no_target(
-    command: str,
-    target: str,
-    thesis_results: Path,
-    make: Make,
-    fork_server: ForkServer,
-    tmp_path: Path,
-) -> None:
+    command, target, thesis_results, make, fork_server, tmp_path
+):
     (tmp_path / "venv" / "bin").mkdir(parents=True)
     script = tmp_path / "venv" / "bin" / "clipkit"
     fail = f'if [ "$1" = {command} ]; then echo half > "${{@: -1}}"; exit 1; fi'
@@ -291,7 +267,7 @@ def test_a_failed_command_leaves_no_target(
 
 
 @pytest.mark.long
-def test_skipped_images_do_not_stop_a_chapter(make: Make, tmp_path: Path) -> None:
+def test_skipped_images_do_not_stop_a_chapter(make, tmp_path):
     from PIL import Image
 
     for split in ("train", "test"):
@@ -307,9 +283,7 @@ def test_skipped_images_do_not_stop_a_chapter(make: Make, tmp_path: Path) -> Non
 
 
 @pytest.mark.long
-def test_every_figure_of_the_thesis_is_compared(
-    results_copy: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_figure_of_the_thesis_is_compared(results_copy, monkeypatch):
     """A figure whose experiment no chapter names would never be shown."""
     for name in ("generic99", "generic205", "food32"):
         (results_copy / f"{name}.logits.svm.h5").symlink_to("generic32.logits.svm.h5")
@@ -327,7 +301,7 @@ def test_every_figure_of_the_thesis_is_compared(
 
 
 @pytest.mark.long
-def test_the_page_on_the_thesis_has_current_numbers(make: Make, tmp_path: Path) -> None:
+def test_the_page_on_the_thesis_has_current_numbers(make, tmp_path):
     """Chapter 3 on a few shapes runs again; `make thesis-page` brings the page up to date."""
     variables = {"MODEL": "tiny", "DATASET": "shapes", "LIMIT": 500, "UNTRAINED": 7}
     make("chapter3", "-j2", out=tmp_path / "small", **variables)
@@ -347,9 +321,7 @@ def test_the_page_on_the_thesis_has_current_numbers(make: Make, tmp_path: Path) 
         assert (thesis_page.PAGE.parent / "images" / "thesis" / name).exists()
 
 
-def test_the_page_shows_sections_of_reports_without_pictures_and_empty_columns(
-    tmp_path: Path,
-) -> None:
+def test_the_page_shows_sections_of_reports_without_pictures_and_empty_columns(tmp_path):
     table = "| a | b | c |\n|---|---|---|\n| 1 |   | 3 |"
     report = f"# a\n\nx\n\n## Chapter 2. b\n\none\n\n![p](q)\n\n{table}\n\n### 4.1 c\n\ntwo\n"
     assert thesis_page.section(report, "Chapter 2") == "one\n\n| a | c |\n|---|---|\n| 1 | 3 |"

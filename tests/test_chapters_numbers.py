@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from scipy.stats import binomtest
+from scipy.special import softmax
+from scipy.stats import binomtest, entropy
 from sklearn.cluster import KMeans
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import adjusted_rand_score, f1_score, normalized_mutual_info_score
 from sklearn.metrics.cluster import contingency_matrix
 from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import StandardScaler, normalize
 from sklearn.svm import SVC
 from test_report import Table, numbers, tables
 
@@ -47,7 +48,8 @@ class Reference:
         return np.asarray(read(str(self.folder / f"{name}.h5")).features)
 
     def cosines(self, prompts: Array) -> Splits:
-        return {name: unit(rows) @ unit(prompts).T for name, rows in self.embeddings.items()}
+        unit = normalize(prompts)
+        return {name: normalize(rows) @ unit.T for name, rows in self.embeddings.items()}
 
     def random_cosines(self, k: int, seed: int) -> Splits:
         width = self.embeddings["train"].shape[1]
@@ -84,10 +86,6 @@ class Reference:
         return (100 * accuracy, 100 * low, 100 * high)
 
 
-def unit(rows: Array) -> Array:
-    return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True))
-
-
 def scaled(features: Splits, tau: float) -> Splits:
     return {name: rows / tau for name, rows in features.items()}
 
@@ -101,19 +99,10 @@ def svm() -> SVC:
     return SVC(kernel="linear")
 
 
-def softmax(cosines: Array, tau: float) -> Array:
-    exp = np.exp(cosines.astype(np.float64) / tau)
-    return np.asarray(exp / exp.sum(axis=1, keepdims=True))
-
-
-def entropy(probabilities: Array) -> float:
-    return float(-(probabilities * np.log(probabilities)).sum(axis=-1).mean())
-
-
 def entropy_of_set(reference: Reference, chapter: str, k: int) -> dict[str, Numbers]:
     cosines = reference.cosines(reference.prompts(f"generic{k}"))["test"]
     label = f"{chapter} mean entropy, {k} prompts (nats; at most ln {k} = {np.log(k):.4f})"
-    return {label: (entropy(softmax(cosines, 1)),)}
+    return {label: (entropy(softmax(cosines, axis=1), axis=1).mean(),)}
 
 
 def chapters_2_and_3(reference: Reference) -> dict[str, Numbers]:
@@ -142,9 +131,9 @@ def chapter_4(reference: Reference) -> dict[str, Numbers]:
     generic32 = reference.cosines(reference.prompts("generic32"))
     accuracies = {tau: reference.svm(generic32, tau) for tau in TAUS}
     for tau, accuracy in accuracies.items():
-        p = softmax(generic32["test"], tau)
+        p = softmax(generic32["test"] / tau, axis=1)
         rows[f"4.1 SVM at τ {tau} (%)"] = reference.interval(accuracy)
-        rows[f"4.1 mean entropy at τ {tau} (nats)"] = (entropy(p),)
+        rows[f"4.1 mean entropy at τ {tau} (nats)"] = (entropy(p, axis=1).mean(),)
         rows[f"4.1 mean confidence at τ {tau} (%)"] = (100 * p.max(axis=1).mean(),)
     best = max(TAUS, key=lambda tau: accuracies[tau])
     label = "4.1 the best of these by test accuracy (%; the thesis's way, optimistic)"
@@ -201,7 +190,7 @@ def assert_close(label: str, cell: str, expected: Numbers) -> None:
     assert numbers(cell) == pytest.approx(expected, abs=tolerance), label
 
 
-def test_every_comparison(reference: Reference, page: Table) -> None:
+def test_every_comparison(reference, page):
     expected = chapters_2_and_3(reference) | chapter_4(reference) | chapter_5(reference)
     compared = {label: cells["here"] for label, cells in page.items() if "here" in cells}
     assert set(compared) == set(expected)
@@ -212,7 +201,7 @@ def test_every_comparison(reference: Reference, page: Table) -> None:
     assert np.mean(exact) > 0.9
 
 
-def test_the_untrained_column_is_that_of_the_control(thesis_results: Path, page: Table) -> None:
+def test_the_untrained_column_is_that_of_the_control(thesis_results, page):
     control = Reference(thesis_results.with_name("tiny-clip-untrained7-digits"))
     for label, expected in chapters_2_and_3(control).items():
         assert_close(label, page[label]["untrained"], expected)
@@ -220,12 +209,12 @@ def test_the_untrained_column_is_that_of_the_control(thesis_results: Path, page:
 
 
 @pytest.mark.parametrize("k", SETS)
-def test_the_rank_of_a_prompt_set(k: int, reference: Reference, page: Table) -> None:
+def test_the_rank_of_a_prompt_set(k, reference, page):
     prompts = reference.prompts(f"generic{k}").astype(np.float64)
-    sigma = np.linalg.svd(unit(prompts), compute_uv=False)
+    sigma = np.linalg.svd(normalize(prompts), compute_uv=False)
     directions = np.random.RandomState(42).standard_normal(prompts.shape)
-    random_sigma = np.linalg.svd(unit(directions), compute_uv=False)
-    ranks = [np.exp(entropy(values / values.sum())) for values in (sigma, random_sigma)]
+    random_sigma = np.linalg.svd(normalize(directions), compute_uv=False)
+    ranks = np.exp([entropy(sigma), entropy(random_sigma)])
     row = page[f"{k}"]
     assert row["singular values"] == f"{sigma[0]:.3g} … {sigma[-1]:.2g}"
     assert numbers(row["effective rank (random)"]) == pytest.approx(ranks, abs=0.051)
@@ -243,9 +232,7 @@ def test_the_rank_of_a_prompt_set(k: int, reference: Reference, page: Table) -> 
         assert_close(column, row[column], values)
 
 
-def test_only_the_grid_of_cosines_is_constant_along_c_over_tau_squared(
-    reference: Reference, page: Table
-) -> None:
+def test_only_the_grid_of_cosines_is_constant_along_c_over_tau_squared(reference, page):
     """scikit-learn fits every (tau, C) on its own; clipkit solves each C / tau^2 once."""
     cosines = reference.cosines(reference.prompts("generic32"))
     for features, name, Cs in (
@@ -262,7 +249,8 @@ def test_only_the_grid_of_cosines_is_constant_along_c_over_tau_squared(
             if name == "c-tau-grid":
                 expected = reference.svm(cosines, tau, C)
             else:
-                probabilities = {split: softmax(rows, tau) for split, rows in cosines.items()}
+                logits = scaled(cosines, tau)
+                probabilities = {split: softmax(z, axis=1) for split, z in logits.items()}
                 expected = reference.svm(probabilities, C=C)
             agree.append(abs(run["acc1"] - expected) < 1.01 / 60)
             by_ratio.setdefault(round(C / tau**2, 3), []).append(100 * run["acc1"])
@@ -277,7 +265,7 @@ def test_only_the_grid_of_cosines_is_constant_along_c_over_tau_squared(
         assert (cell == "0.00") == (name == "c-tau-grid")
 
 
-def test_the_classes_of_highest_and_lowest_f1(thesis_results: Path, reference: Reference) -> None:
+def test_the_classes_of_highest_and_lowest_f1(thesis_results, reference):
     model = make_pipeline(StandardScaler(), svm())
     model.fit(reference.embeddings["train"], reference.labels["train"])
     predicted = model.predict(reference.embeddings["test"])
@@ -292,7 +280,7 @@ def test_the_classes_of_highest_and_lowest_f1(thesis_results: Path, reference: R
             assert float(value) == pytest.approx(f1[reference.names.index(name)], abs=0.0051)
 
 
-def test_a_report_shows_every_picture(thesis_results: Path) -> None:
+def test_a_report_shows_every_picture(thesis_results):
     text = (thesis_results / "report.md").read_text()
     names = re.findall(r"!\[.+\]\((.+)\)", text)
     assert sorted(names) == sorted(path.name for path in thesis_results.glob("*.png"))

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
-from shell import clipkit, fails, ok, rows
+from shell import fails, ok
 
 from clipkit import similarity
 from clipkit.features import Split, read, row_ids, write
 
 
-def test_random_directions_are_cosines_with_a_seeded_draw(img_h5: Path, tmp_path: Path) -> None:
+def test_random_directions_are_cosines_with_a_seeded_draw(img_h5, tmp_path):
     for name, seed in (("a.h5", 1), ("b.h5", 1), ("c.h5", 2)):
         ok("logits", img_h5, "--random", 20, "--seed", seed, "-t", 0.5, "-o", tmp_path / name)
     assert (tmp_path / "a.h5").read_bytes() == (tmp_path / "b.h5").read_bytes()
@@ -27,18 +25,12 @@ def test_random_directions_are_cosines_with_a_seeded_draw(img_h5: Path, tmp_path
     assert logits.logit_scale == read(img_h5).history[0]["model"]["logit_scale"]
 
 
-def test_random_directions_from_a_pipe_are_probed(img_h5: Path) -> None:
-    piped = clipkit("logits", "-", "--random", 5, stdin=img_h5.read_bytes())
-    (row,) = rows(ok("probe", stdin=piped.stdout_bytes).stdout)
-    assert row["fit_split"] == "train"
-
-
-def test_random_directions_take_no_texts(img_h5: Path, txt_h5: Path) -> None:
+def test_random_directions_take_no_texts(img_h5, txt_h5):
     line = fails("logits", img_h5, txt_h5, "--random", 5, exit_code=2)
     assert "expected TEXTS or --random, got both" in line
 
 
-def test_random_directions_spread_evenly() -> None:
+def test_random_directions_spread_evenly():
     directions = similarity.random_directions(20_000, 3, seed=0)
     np.testing.assert_allclose(np.linalg.norm(directions, axis=1), 1)
     np.testing.assert_allclose(directions.mean(axis=0), 0, atol=0.02)
@@ -46,12 +38,7 @@ def test_random_directions_spread_evenly() -> None:
     np.testing.assert_allclose(covariance, np.eye(3) / 3, atol=0.02)
 
 
-def test_few_shots_name_their_fit_split(img_h5: Path) -> None:
-    (row,) = rows(ok("probe", img_h5, "--shots", 3, "--seed", 1).stdout)
-    assert row["fit_split"] == "train-3-shot"
-
-
-def test_singular_values_and_rank_are_numpys(txt_h5: Path) -> None:
+def test_singular_values_and_rank_are_numpys(txt_h5):
     embeddings = read(txt_h5).features.astype(np.float64)
     unit = embeddings / np.linalg.norm(embeddings, axis=1)[:, None]
     eigenvalues = np.linalg.eigvalsh(unit @ unit.T)[::-1]
@@ -63,7 +50,7 @@ def test_singular_values_and_rank_are_numpys(txt_h5: Path) -> None:
     assert 1 < similarity.effective_rank(values) < len(values)
 
 
-def test_a_zero_vector_is_named_by_file_split_and_row(img_h5: Path, tmp_path: Path) -> None:
+def test_a_zero_vector_is_named_by_file_split_and_row(img_h5, tmp_path):
     file = read(img_h5)
     features = np.ones((9100, 512), np.float32)  # two blocks
     features[9000] = 0
@@ -74,7 +61,7 @@ def test_a_zero_vector_is_named_by_file_split_and_row(img_h5: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize("tau", ["1e-300", "1e-40"])
-def test_a_temperature_that_gives_inf_is_one_line(img_h5: Path, tmp_path: Path, tau: str) -> None:
+def test_a_temperature_that_gives_inf_is_one_line(img_h5, tmp_path, tau):
     line = fails("logits", img_h5, "--random", 3, "-t", tau, "-o", tmp_path / "x.h5")
     assert "expected finite values" in line
 
@@ -84,8 +71,6 @@ def test_a_temperature_that_gives_inf_is_one_line(img_h5: Path, tmp_path: Path, 
     ("seed", "expected"),
     [(-1, "greater than or equal to 0"), (2**32, "less than or equal to 4294967295")],
 )
-def test_seeds_are_those_of_numpy(
-    img_h5: Path, command: list[str], seed: int, expected: str
-) -> None:
+def test_seeds_are_those_of_numpy(img_h5, command, seed, expected):
     line = fails(*command, img_h5, "--seed", seed, exit_code=2)
     assert f"Invalid value for '--seed': Input should be {expected}" in line

@@ -270,7 +270,7 @@ def test_shapes_are_rendered_the_same_in_threads_and_alone():
     test = data.splits["test"]
     rows = [int(name) for name in test.ids]
     assert np.bincount(test.labels).tolist() == [2] * 100
-    assert (test.labels == shapes.labels("test", 5000, 0)[rows]).all()
+    assert (test.labels == shapes.labels(rows, split="test", seed=0)).all()
     with ThreadPoolExecutor(8) as pool:
         rendered = list(pool.map(test.image, range(200)))
     for i in (0, 63, 64, 199):

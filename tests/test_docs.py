@@ -36,11 +36,11 @@ def fenced(page: Path, language: str) -> list[str]:
 
 @pytest.mark.long
 @pytest.mark.parametrize("page", [page for page in PAGES if fenced(page, "console")], ids=name)
-def test_console_examples_print_what_the_page_shows(page: Path, tmp_path: Path) -> None:
+def test_console_examples_print_what_the_page_shows(page, tmp_path):
     (tmp_path / "prompts").symlink_to(ROOT / "prompts")
     for block in fenced(page, "console"):
-        for example in examples.examples(block):
-            same(example.command, example.output, examples.run(example.command, tmp_path))
+        for command, output in examples.examples(block):
+            same(command, output, examples.run(command, tmp_path))
     for block in fenced(page, "python"):  # in the folder that the commands above have filled
         run = shell(f"python - <<'END'\n{block}\nEND", tmp_path)
         assert run.returncode == 0, f"{block}\n{run.stderr}"
@@ -58,7 +58,7 @@ def same(command: str, shown: str, printed: str) -> None:
 
 @pytest.mark.long
 @pytest.mark.parametrize("page", [page for page in PAGES if fenced(page, "sh")], ids=name)
-def test_other_commands_run_on_what_is_at_hand(page: Path, tmp_path: Path) -> None:
+def test_other_commands_run_on_what_is_at_hand(page, tmp_path):
     (tmp_path / "prompts").symlink_to(ROOT / "prompts")
     for block in fenced(page, "sh"):
         lines = re.sub(r"\\\n\s*", " ", block).splitlines()
@@ -70,7 +70,7 @@ def test_other_commands_run_on_what_is_at_hand(page: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.long
-def test_make_knows_every_line_that_a_page_gives_it(tmp_path: Path) -> None:
+def test_make_knows_every_line_that_a_page_gives_it(tmp_path):
     lines = [
         line
         for page in PAGES
@@ -84,7 +84,7 @@ def test_make_knows_every_line_that_a_page_gives_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_has_its_section_with_options_and_python(command: str) -> None:
+def test_every_command_has_its_section_with_options_and_python(command):
     text = (ROOT / "docs" / "commands.md").read_text()
     section = text.split(f"\n## {command}\n", 1)[1].split("\n## ", 1)[0]
     assert "```console" in section
@@ -92,7 +92,7 @@ def test_every_command_has_its_section_with_options_and_python(command: str) -> 
     assert examples.options(command) in section, "make docs brings the page up to date"
 
 
-def test_every_picture_has_its_section_with_options() -> None:
+def test_every_picture_has_its_section_with_options():
     text = (ROOT / "docs" / "commands.md").read_text()
     pictures = get_command(app).commands["plot"].commands  # type: ignore[attr-defined]
     for picture in pictures:
@@ -100,15 +100,12 @@ def test_every_picture_has_its_section_with_options() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
-def test_links_lead_somewhere(page: Path) -> None:
+def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
         if not target.startswith("http"):
             assert (page.parent / target).exists(), target
 
 
-def test_the_changelog_has_the_version() -> None:
-    assert "[Unreleased]" in (ROOT / "CHANGELOG.md").read_text()
-
-
-def test_the_citation_has_the_version() -> None:
+def test_the_citation_has_the_version_and_the_changelog_what_comes_next():
     assert f"\nversion: {__version__}\n" in (ROOT / "CITATION.cff").read_text()
+    assert "[Unreleased]" in (ROOT / "CHANGELOG.md").read_text()

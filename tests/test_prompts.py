@@ -110,10 +110,6 @@ def test_only_line_feeds_end_a_line(character):
     assert parsed.lines == [1, 2]
 
 
-def test_there_are_no_comments():
-    assert parse("# a hash\n// strokes\n").texts == ["# a hash", "// strokes"]
-
-
 BLANK = "mine.txt: 1 blank line dropped"
 PAIRS = "line 4 repeats line 1, line 5 repeats line 3, line 6 repeats line 1"
 
@@ -122,6 +118,7 @@ PAIRS = "line 4 repeats line 1, line 5 repeats line 3, line 6 repeats line 1"
     ("text", "texts", "lines", "duplicates", "warnings"),
     [
         ("a\nA\nb", ["a", "A", "b"], [1, 2, 3], [], []),
+        ("# a hash\n// strokes\n", ["# a hash", "// strokes"], [1, 2], [], []),  # no comments
         ("\n  \t\na\n\nb\n\n", ["a", "b"], [3, 5], [], ["mine.txt: 4 blank lines dropped"]),
         (
             "a\n\nb\n a \nb\na",
@@ -132,9 +129,7 @@ PAIRS = "line 4 repeats line 1, line 5 repeats line 3, line 6 repeats line 1"
         ),
     ],
 )
-def test_blank_lines_are_dropped_duplicates_are_kept_and_both_are_reported(
-    text, texts, lines, duplicates, warnings
-):
+def test_only_blank_lines_are_dropped(text, texts, lines, duplicates, warnings):
     parsed = parse(text)
     assert (parsed.texts, parsed.lines, parsed.duplicates) == (texts, lines, duplicates)
     assert parsed.warnings() == warnings

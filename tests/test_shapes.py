@@ -10,9 +10,9 @@ from PIL import Image
 
 from clipkit import shapes
 from clipkit.shapes import __main__ as folder_command
-from clipkit.shapes.captions import OUTLINE_WORDS, PATTERN_WORDS
+from clipkit.shapes.captions import OUTLINE_WORDS, PATTERN_WORDS, captions
 from clipkit.shapes.draw import draw_scenes
-from clipkit.shapes.scene import sample_scenes
+from clipkit.shapes.scene import BACKGROUNDS, OUTLINES, PATTERNS, sample_scenes
 
 
 def test_the_hundred_classes_are_in_the_order_of_their_folders():
@@ -20,24 +20,23 @@ def test_the_hundred_classes_are_in_the_order_of_their_folders():
     assert list(shapes.CLASS_NAMES) == sorted(shapes.CLASS_NAMES)
     assert "striped ball" in shapes.CLASS_NAMES
     for c, name in enumerate(shapes.CLASS_NAMES):
-        assert name == f"{shapes.PATTERNS[c // 20]} {shapes.OUTLINES[c % 20]}"
+        assert name == f"{PATTERNS[c // 20]} {OUTLINES[c % 20]}"
 
 
 @pytest.mark.parametrize("n", [1, 99, 100, 250, 2000])
 def test_labels_are_balanced_and_do_not_depend_on_the_size_of_the_split(n):
-    labels = shapes.labels("train", n, seed=3)
+    labels = shapes.labels(np.arange(n), split="train", seed=3)
     counts = np.bincount(labels, minlength=100)
     assert labels.dtype == np.int64
     assert counts.max() - counts.min() <= (n % 100 != 0)
-    assert (labels == shapes.labels("train", 5000, seed=3)[:n]).all()
-    assert (labels == shapes.labels_of(np.arange(n), split="train", seed=3)).all()
+    assert (labels == shapes.labels(np.arange(5000), split="train", seed=3)[:n]).all()
 
 
 def test_pixels_and_captions_never_change():
     """They depend on integer hashing and IEEE arithmetic alone; the bundled model rests on them."""
     pixels = shapes.render(np.arange(200), split="test", seed=0, size=32)
     assert hashlib.sha256(pixels.tobytes()).hexdigest()[:16] == "c27d371daec92694"
-    texts = shapes.captions(np.arange(5000), split="test", seed=0)
+    texts = captions(np.arange(5000), split="test", seed=0)
     assert hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16] == "ffc634bc28a4d17d"
 
 
@@ -96,7 +95,7 @@ def test_masks_cover_the_object_and_nothing_else():
 
 
 def test_greyscale_images_have_no_colour():
-    grey = shapes.attributes(np.arange(500), split="test", seed=0)["greyscale"]
+    grey = sample_scenes(np.arange(500), split="test", seed=0)["grey"]
     pixels = shapes.render(np.arange(500), split="test", seed=0, size=16).astype(int)
     spread = (pixels.max(-1) - pixels.min(-1)).reshape(500, -1).max(1)
     assert 0.05 < grey.mean() < 0.2
@@ -106,17 +105,15 @@ def test_greyscale_images_have_no_colour():
 
 def test_nuisances_are_independent_of_the_class():
     n = 20_000
-    labels = shapes.labels("train", n, seed=11)
-    table = shapes.attributes(np.arange(n), split="train", seed=11)
-    class_names = [" ".join(pair) for pair in zip(table["pattern"], table["outline"], strict=True)]
-    assert class_names == [shapes.CLASS_NAMES[label] for label in labels]
-    nuisances = set(table) - {"outline", "pattern"}
-    assert nuisances >= {"colour", "background", "material", "size", "x", "angle", "greyscale"}
+    labels = shapes.labels(np.arange(n), split="train", seed=11)
+    scene = sample_scenes(np.arange(n), split="train", seed=11)
+    assert (scene["pattern"] * 20 + scene["outline"] == labels).all()
+    nuisances = set(scene) - {"key", "label", "outline", "pattern"}
+    assert nuisances >= {"colour", "background", "material", "size", "x", "tilt", "grey"}
     for name in nuisances:
-        column = table[name]
+        column = scene[name].astype(float)
         assert column.shape == (n,)
-        codes = np.unique(column, return_inverse=True)[1] if column.dtype.kind in "Ub" else column
-        values = (codes - codes.mean()) / codes.std()
+        values = (column - column.mean()) / column.std()
         means = np.array([values[labels == c].mean() for c in range(100)]) * np.sqrt(n / 100)
         # the sum of 100 squared standard normals: 100, with a standard deviation of 14
         assert 50 < (means**2).sum() < 170, name
@@ -124,49 +121,49 @@ def test_nuisances_are_independent_of_the_class():
 
 def test_captions_are_repeatable_varied_and_seldom_name_the_whole_class():
     indices = np.arange(5000)
-    texts = shapes.captions(indices, split="fresh", seed=0)
-    assert texts[17] == shapes.captions([17], split="fresh", seed=0)[0]
+    texts = captions(indices, split="fresh", seed=0)
+    assert texts[17] == captions([17], split="fresh", seed=0)[0]
     assert len(set(texts)) > 1500
-    table = shapes.attributes(indices, split="fresh", seed=0)
     names_class = []
-    for text, outline, pattern in zip(texts, table["outline"], table["pattern"], strict=True):
-        names_outline = any(word in text for word in OUTLINE_WORDS[outline])
-        names_class.append(names_outline and any(word in text for word in PATTERN_WORDS[pattern]))
+    for text, label in zip(texts, shapes.labels(indices, split="fresh", seed=0), strict=True):
+        outline_words = OUTLINE_WORDS[OUTLINES[label % 20]]
+        pattern_words = PATTERN_WORDS[PATTERNS[label // 20]]
+        names_outline = any(word in text for word in outline_words)
+        names_class.append(names_outline and any(word in text for word in pattern_words))
     assert 0 < np.mean(names_class) < 0.25
 
 
 @pytest.mark.parametrize(
     ("phrase", "column", "is_true"),
     [
-        ("grayscale", "greyscale", lambda grey: grey),
+        ("grayscale", "grey", lambda grey: grey),
         ("noisy", "noise", lambda noise: noise > 0),
         ("blurry", "blur", lambda blur: blur > 0),
-        ("object with wheels", "outline", lambda names: np.isin(names, ["car"])),
+        ("object with wheels", "outline", lambda codes: codes == OUTLINES.index("car")),
+        ("the night", "background", lambda codes: codes == list(BACKGROUNDS).index("night")),
     ],
 )
 def test_captions_tell_the_truth(phrase, column, is_true):
-    texts = shapes.captions(np.arange(5000), split="fresh", seed=1)
+    texts = captions(np.arange(5000), split="fresh", seed=1)
     mentioned = np.array([phrase in text for text in texts])
-    values = shapes.attributes(np.arange(5000), split="fresh", seed=1)[column][mentioned]
+    values = sample_scenes(np.arange(5000), split="fresh", seed=1)[column][mentioned]
     assert len(values)
     assert is_true(values).all()
 
 
-def test_a_folder_holds_the_same_pixels_in_the_same_order(tmp_path, capsys):
+def test_a_folder_holds_the_same_pixels_by_class_and_number(tmp_path, capsys):
     counts = {"train": 200, "test": 100}
     options = ["--seed", "3", "--size", "24", "--train", "200", "--test", "100"]
     assert folder_command.main([str(tmp_path / "out"), *options]) == 0
     assert f"300 images in {tmp_path / 'out'}" in capsys.readouterr().err
     for split, n in counts.items():
         folder = tmp_path / "out" / split
-        names = sorted(path.relative_to(folder).as_posix() for path in folder.glob("*/*.png"))
-        names.sort(key=lambda name: name.split("/"))
-        order = shapes.folder_order(split, n, seed=3)
-        assert names == shapes.file_names(order, split=split, seed=3)
-        labels = [shapes.CLASS_NAMES.index(name.split("/")[0]) for name in names]
-        assert labels == sorted(shapes.labels(split, n, seed=3))
+        labels = shapes.labels(np.arange(n), split=split, seed=3)
+        names = [f"{shapes.CLASS_NAMES[label]}/{i:06d}.png" for i, label in enumerate(labels)]
+        files = {path.relative_to(folder).as_posix() for path in folder.glob("*/*")}
+        assert files == set(names)
         pixels = np.stack([np.asarray(Image.open(folder / name)) for name in names])
-        assert (pixels == shapes.render(order, split=split, seed=3, size=24)).all()
+        assert (pixels == shapes.render(np.arange(n), split=split, seed=3, size=24)).all()
 
 
 def test_a_folder_that_exists_is_left_alone(tmp_path, capsys):

@@ -6,7 +6,7 @@ Nothing here asserts a time.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,7 @@ def assert_bfloat16_is_close(folder: Path, images: list[Image.Image], *, packed:
     assert "packed" not in full.details
     assert half.details.get("packed", False) is packed
     pixels = full.preprocess(images)
+    assert (pixels.dtype, tuple(pixels.shape)) == (torch.uint8, (9, 3, 32, 32))
     assert cosines(half.encode_images(pixels), full.encode_images(pixels)).min() >= 0.999
 
 
@@ -71,22 +72,18 @@ onednn = pytest.mark.skipif(
 @onednn
 @pytest.mark.parametrize("activation", list(acceleration.ACTIVATIONS))
 @pytest.mark.parametrize("write_model", [tiny_clip, tiny_siglip])
-def test_packed_layers_give_what_full_precision_gives(
-    write_model: Callable[[Path], Path], activation: str, tmp_path: Path, images: list[Image.Image]
-) -> None:
+def test_packed_layers_give_what_full_precision_gives(write_model, activation, tmp_path, images):
     folder = set_activation(write_model(tmp_path / "model"), activation)
     assert_bfloat16_is_close(folder, images, packed=True)
 
 
-def test_an_activation_that_cannot_be_packed_is_left_to_pytorch(
-    tmp_path: Path, images: list[Image.Image]
-) -> None:
+def test_an_activation_that_cannot_be_packed_is_left_to_pytorch(tmp_path, images):
     folder = set_activation(tiny_clip(tmp_path / "model"), "tanh")
     assert_bfloat16_is_close(folder, images, packed=False)
 
 
 @onednn
-def test_a_row_does_not_depend_on_its_batch(tiny_clip_dir: Path, images: list[Image.Image]) -> None:
+def test_a_row_does_not_depend_on_its_batch(tiny_clip_dir, images):
     encoder = load(tiny_clip_dir, "bf16")
     pixels = encoder.preprocess(images)
     rows = encoder.encode_images(pixels)
@@ -115,9 +112,7 @@ def compiled(
 
 
 @pytest.mark.long
-def test_compiled_gives_what_eager_gives(
-    compiled: models.Encoder, tiny_clip_dir: Path, images: list[Image.Image]
-) -> None:
+def test_compiled_gives_what_eager_gives(compiled, tiny_clip_dir, images):
     eager = load(tiny_clip_dir)
     assert eager.details == {**compiled.details, "compile": False}
     pixels = eager.preprocess(images)
@@ -127,19 +122,14 @@ def test_compiled_gives_what_eager_gives(
 
 
 @pytest.mark.long
-def test_padding_does_not_change_rows(compiled: models.Encoder, images: list[Image.Image]) -> None:
+def test_padding_does_not_change_rows(compiled, images):
     pixels = compiled.preprocess(images)
     batch = compiled.encode_images(pixels[:4])
     for count in (1, 2, 3):
         np.testing.assert_array_equal(compiled.encode_images(pixels[:count]), batch[:count])
 
 
-def test_a_note_says_that_compiling_failed(
-    tiny_clip_dir: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_a_note_says_that_compiling_failed(tiny_clip_dir, tmp_path, monkeypatch, capsys):
     def fail(*args: Any, **kwargs: Any) -> None:
         raise RuntimeError("no compiler\nand a long story")
 
@@ -153,12 +143,12 @@ def test_a_note_says_that_compiling_failed(
     assert encoder.encode_images(pixels).shape == (1, encoder.dim)
 
 
-def test_nothing_is_compiled_unasked_on_a_cpu_or_for_few_images() -> None:
+def test_nothing_is_compiled_unasked_on_a_cpu_or_for_few_images():
     assert not models.should_compile("cpu", 10**9)
     assert not models.should_compile("cuda", acceleration.COMPILE_FROM - 1)
 
 
-def test_the_history_says_how_the_model_ran(tiny_clip_dir: Path, tmp_path: Path) -> None:
+def test_the_history_says_how_the_model_ran(tiny_clip_dir, tmp_path):
     data = ("embed", "digits", "--limit", 20, "--split", "test")
     model = ("--model", tiny_clip_dir, "--device", "cpu", "--precision", "bf16")
     ok(*data, *model, "-o", tmp_path / "auto.h5")
@@ -188,9 +178,7 @@ NOT_STANDARD: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", [*STANDARD, *NOT_STANDARD])
-def test_pixels_equal_the_processors_own_to_the_last_bit(
-    name: str, tiny_clip_dir: Path, tmp_path: Path, images: list[Image.Image]
-) -> None:
+def test_pixels_equal_the_processors_own_to_the_last_bit(name, tiny_clip_dir, tmp_path, images):
     settings = json.loads((tiny_clip_dir / "preprocessor_config.json").read_text())
     settings |= (STANDARD | NOT_STANDARD)[name]
     write_json(tmp_path / "preprocessor_config.json", **settings)
@@ -204,18 +192,11 @@ def test_pixels_equal_the_processors_own_to_the_last_bit(
             assert torch.equal(pixels, expected[:count].to(dtype))
 
 
-def test_preprocessed_images_are_bytes(tiny_clip_dir: Path, images: list[Image.Image]) -> None:
-    pixels = load(tiny_clip_dir).preprocess(images)
-    assert (pixels.dtype, tuple(pixels.shape)) == (torch.uint8, (9, 3, 32, 32))
-
-
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("compile_for", [0, 4])
 @pytest.mark.parametrize("is_one_size", [False, True])
-def test_a_gpu_resizes_small_images_and_does_not_block(
-    is_one_size: bool, compile_for: int, tmp_path: Path, images: list[Image.Image]
-) -> None:
+def test_a_gpu_resizes_small_images_and_does_not_block(is_one_size, compile_for, tmp_path, images):
     folder = tiny_clip(tmp_path / "model", image_size=64)
     on_cpu = load(folder)
     on_gpu = load(folder, device="cuda", compile_for=compile_for, non_blocking=True)
@@ -232,7 +213,7 @@ def test_a_gpu_resizes_small_images_and_does_not_block(
 # streaming
 
 
-def test_prefetched_blocks_come_in_order_and_at_most_one_early() -> None:
+def test_prefetched_blocks_come_in_order_and_at_most_one_early():
     started: list[int] = []
 
     def blocks() -> Iterator[int]:
@@ -247,7 +228,7 @@ def test_prefetched_blocks_come_in_order_and_at_most_one_early() -> None:
     assert received == started == list(range(5))
 
 
-def test_an_error_while_prefetching_is_raised_in_its_turn() -> None:
+def test_an_error_while_prefetching_is_raised_in_its_turn():
     def blocks() -> Iterator[int]:
         yield 0
         raise ValueError("of block 1")
@@ -258,13 +239,13 @@ def test_an_error_while_prefetching_is_raised_in_its_turn() -> None:
         next(iterator)
 
 
-def test_prefetched_blocks_may_be_abandoned() -> None:
+def test_prefetched_blocks_may_be_abandoned():
     iterator = prefetch(iter(range(100)))
     assert next(iterator) == 0
-    iterator.close()  # type: ignore[attr-defined]
+    iterator.close()
 
 
-def test_means_over_blocks_are_those_of_each_images_entropy_and_confidence() -> None:
+def test_means_over_blocks_are_those_of_each_images_entropy_and_confidence():
     cosines = np.random.default_rng(0).uniform(-1, 1, (700, 33)).astype(np.float32)
     matrix = BlockMatrix(cosines.shape, lambda: iter([cosines[:300], cosines[300:]]))
     temperatures = [1.0, 0.07, 0.001]

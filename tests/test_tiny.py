@@ -139,8 +139,8 @@ def accuracies(model: Any, tokenizer: Any, train_images: int, test_images: int) 
 
     train = image_features(model, "train", train_images)
     test = image_features(model, "test", test_images)
-    y_train = shapes.labels("train", train_images, SEED)
-    y_test = shapes.labels("test", test_images, SEED)
+    y_train = shapes.labels(np.arange(train_images), split="train", seed=SEED)
+    y_test = shapes.labels(np.arange(test_images), split="test", seed=SEED)
 
     def svm(X_train: np.ndarray, X_test: np.ndarray) -> float:
         classifier = SVC(kernel="linear", C=1.0, random_state=42).fit(X_train, y_train)

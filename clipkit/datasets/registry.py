@@ -247,7 +247,7 @@ def shapes(root: Path | None) -> Dataset:
     splits = {}
     for split, n in shapes.DEFAULT_SPLITS.items():
         render = functools.partial(shapes.render, split=split, seed=seed, size=size)
-        labels = shapes.labels(split, n, seed)
+        labels = shapes.labels(np.arange(n), split=split, seed=seed)
         splits[split] = ImageDataset(row_ids(n), labels, RenderedImages(render, np.arange(n)))
     return Dataset("shapes", list(shapes.CLASS_NAMES), splits, {"size": size, "seed": seed})
 

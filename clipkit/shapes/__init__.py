@@ -7,33 +7,10 @@ background, size, position, rotation, blur, noise and greyscale are independent 
 
 from __future__ import annotations
 
-from clipkit.shapes.captions import captions
 from clipkit.shapes.draw import render
-from clipkit.shapes.scene import (
-    CLASS_NAMES,
-    OUTLINES,
-    PATTERNS,
-    attributes,
-    file_names,
-    folder_order,
-    labels,
-    labels_of,
-)
+from clipkit.shapes.scene import CLASS_NAMES, labels
 
-__all__ = [
-    "CLASS_NAMES",
-    "DEFAULT_SIZE",
-    "DEFAULT_SPLITS",
-    "OUTLINES",
-    "PATTERNS",
-    "attributes",
-    "captions",
-    "file_names",
-    "folder_order",
-    "labels",
-    "labels_of",
-    "render",
-]
+__all__ = ["CLASS_NAMES", "DEFAULT_SIZE", "DEFAULT_SPLITS", "labels", "render"]
 
 DEFAULT_SPLITS = {"train": 20_000, "test": 5_000}
 DEFAULT_SIZE = 64

@@ -10,9 +10,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from numpy.typing import ArrayLike
 
-from clipkit.shapes.scene import OUTLINES, attributes, keys, uniform
+from clipkit.shapes.scene import (
+    BACKGROUNDS,
+    COLOURS,
+    MATERIALS,
+    OUTLINES,
+    PATTERNS,
+    keys,
+    sample_scenes,
+    uniform,
+)
 
 OUTLINE_WORDS = {
     "arrow": ("arrow", "pointer"),
@@ -77,6 +87,13 @@ PLACE_REMARKS = {
 }
 OPENINGS = ("a photo of", "an image of", "a picture of", "this is", "")
 
+_NAMES = {
+    "outline": OUTLINES,
+    "pattern": PATTERNS,
+    "colour": tuple(COLOURS),
+    "background": tuple(BACKGROUNDS),
+    "material": MATERIALS,
+}
 _KINDS_OF = {
     outline: tuple(kind for kind, members in KINDS.items() if outline in members.split())
     for outline in OUTLINES
@@ -99,14 +116,15 @@ class _Draws:
 
 def captions(indices: ArrayLike, *, split: str, seed: int) -> list[str]:
     """Write a caption for each of the images (n,)."""
-    table = attributes(indices, split=split, seed=seed)
-    columns = {name: column.tolist() for name, column in table.items()}
+    scene = sample_scenes(indices, split=split, seed=seed)
+    for name, names in _NAMES.items():
+        scene[name] = np.array(names)[scene[name]]
+    images = zip(*(column.tolist() for column in scene.values()), strict=True)
     key = keys(indices, split=split, seed=seed, stream="caption 0")
-    images = zip(*columns.values(), strict=True)
-    numbers = zip(*(uniform(key, i).tolist() for i in range(_MAX_DRAWS)), strict=True)
+    numbers = np.stack([uniform(key, i) for i in range(_MAX_DRAWS)], axis=1).tolist()
     texts = []
     for values, draws in zip(images, numbers, strict=True):
-        image = dict(zip(columns, values, strict=True))
+        image = dict(zip(scene, values, strict=True))
         texts.append(_caption(image, _Draws(draws)))
     return texts
 
@@ -150,8 +168,8 @@ def _subject(image: dict[str, Any], draws: _Draws) -> str:
 def _adjectives(image: dict[str, Any], draws: _Draws) -> list[str]:
     """Return some of the words for size, surface, colour and material that apply."""
     is_solid = image["pattern"] == "solid"
-    is_colorful = not is_solid and not image["greyscale"]
-    colour = "grey" if image["greyscale"] else image["colour"]
+    is_colorful = not is_solid and not image["grey"]
+    colour = "grey" if image["grey"] else image["colour"]
     words = [  # each with its probability and whether it applies
         ("small", 0.35, image["size"] < 0.62),
         ("large", 0.35, image["size"] > 0.8),
@@ -170,8 +188,8 @@ def _style(image: dict[str, Any], draws: _Draws) -> str:
         {
             "blurry": image["blur"],
             "noisy": image["noise"],
-            "grayscale": image["greyscale"],
-            "black and white": image["greyscale"],
+            "grayscale": image["grey"],
+            "black and white": image["grey"],
             "close-up": image["size"] > 0.85,
         }
     )

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from clipkit.shapes.outlines import SIGNED_DISTANCES
+from clipkit.shapes.outlines import SIGNED_DISTANCES, Field
 from clipkit.shapes.scene import (
     BACKGROUNDS,
     COLOURS,
@@ -18,8 +17,6 @@ from clipkit.shapes.scene import (
     sample_scenes,
     splitmix64,
 )
-
-Field = NDArray[Any]  # float32
 
 _PIXELS_AT_ONCE = 1 << 16  # keeps the planes of a batch in the processor's cache
 _WIDEST_BLUR = 0.022
@@ -44,11 +41,8 @@ def render(indices: ArrayLike, *, split: str, seed: int, size: int) -> NDArray[n
 def draw_scenes(scene: Scene, size: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Draw the scenes of `sample_scenes`.
 
-    Returns
-    -------
-    images : numpy.ndarray of uint8, shape (n, size, size, 3)
-    masks : numpy.ndarray of uint8, shape (n, size, size)
-        How much of each pixel the object covers, of 255.
+    Return images (n, size, size, 3) and masks (n, size, size), which say how much of each pixel the
+    object covers, of 255.
     """
     # by outline, then by pattern
     order = np.argsort(scene["outline"] * len(PATTERNS) + scene["pattern"], kind="stable")
@@ -66,14 +60,15 @@ def draw_scenes(scene: Scene, size: int) -> tuple[NDArray[np.uint8], NDArray[np.
 
 def _draw_group(scene: Scene, size: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Draw scenes of one outline that are ordered by pattern."""
-    u, v, x, y = _coordinates(scene, size)
+    axis: Field = ((2 * np.arange(size) + 1) / size - 1).astype(np.float32)  # pixel centres
+    u, v = _object_coordinates(scene, axis)
     distance = SIGNED_DISTANCES[scene["outline"][0]](u, v)
     distance *= _column(scene["size"] * size / 2)  # in pixels
     coverage = np.clip(0.5 - distance, 0, 1)
     inner = np.clip(0.5 - distance - _column(scene["contour"] * size), 0, 1)
     paint = _pattern(scene, u, v, size)
     light, gloss = _shading(scene, u, v)
-    backdrop = _backdrop(scene, x, y)
+    backdrop = _backdrop(scene, axis)
     base, second, contour, near, far = _colours(scene)
     planes = np.empty((len(u), 3, size, size), np.float32)
     for c in range(3):
@@ -101,22 +96,15 @@ def _column(values: NDArray[np.float64]) -> Field:
     return values.astype(np.float32)[:, None, None]
 
 
-def _coordinates(scene: Scene, size: int) -> tuple[Field, Field, Field, Field]:
-    """Return the pixel centres twice.
-
-    u and v (n, size, size) are the object's coordinates. x (1, size) and y (size, 1) are the
-    image's, from -1 to 1.
-    """
-    axis: Field = ((2 * np.arange(size) + 1) / size - 1).astype(np.float32)
+def _object_coordinates(scene: Scene, axis: Field) -> tuple[Field, Field]:
+    """Return the pixel centres (n, size, size) in the object's coordinates, u and v."""
     # cosine and sine from the tangent of half the angle, divided by the object's size
     square = scene["tilt"] ** 2
     cosine = _column((1 - square) / (1 + square) / scene["size"])
     sine = _column(2 * scene["tilt"] / (1 + square) / scene["size"])
     dx = axis - _column(2 * scene["x"])  # (n, 1, size)
     dy = axis[:, None] - _column(2 * scene["y"])  # (n, size, 1)
-    u = dx * cosine + dy * sine
-    v = dy * cosine - dx * sine
-    return u, v, axis[None, :], axis[:, None]
+    return dx * cosine + dy * sine, dy * cosine - dx * sine
 
 
 def _pattern(scene: Scene, u: Field, v: Field, size: int) -> Field:
@@ -174,27 +162,27 @@ def _shading(scene: Scene, u: Field, v: Field) -> tuple[Field, Field]:
     return light, gloss
 
 
-def _backdrop(scene: Scene, x: Field, y: Field) -> Field:
+def _backdrop(scene: Scene, axis: Field) -> Field:
     """Return the share (n, size, size) of the background's second shade at each point."""
-    field = np.zeros((len(scene["key"]), y.size, x.size), np.float32)
+    field = np.zeros((len(scene["key"]), axis.size, axis.size), np.float32)
     for row in np.flatnonzero(scene["backdrop"]):
         if scene["backdrop"][row] == 1:
             turn = scene["backdrop_turn"][row]
             across = np.float32(0.5 * turn)
             down = np.float32(0.5 * (1 - abs(turn)))
-            field[row] = 0.5 + across * x + down * y
+            field[row] = 0.5 + across * axis + down * axis[:, None]
         else:
-            field[row] = _value_noise(scene["key"][row], x[0], y[:, 0])
+            field[row] = _value_noise(scene["key"][row], axis)
     field *= _column(scene["backdrop_strength"])
     return field
 
 
-def _value_noise(key: np.uint64, x: Field, y: Field) -> Field:
+def _value_noise(key: np.uint64, axis: Field) -> Field:
     """Interpolate random heights on a lattice linearly."""
     counter = np.arange(_LATTICE**2, dtype=np.uint64) * np.uint64(GOLDEN)
     bits = splitmix64(splitmix64(counter + key)) >> np.uint64(40)
     lattice = (bits.astype(np.float32) * np.float32(2.0**-24)).reshape(_LATTICE, _LATTICE)
-    field: Field = _interpolate(_interpolate(lattice, y).T, x).T
+    field: Field = _interpolate(_interpolate(lattice, axis).T, axis).T
     return field
 
 
@@ -240,8 +228,6 @@ def _blur(planes: Field, sigma: NDArray[np.float64], size: int) -> None:
     """
     passes = math.ceil((_WIDEST_BLUR * size) ** 2 / 0.6)
     rows = np.flatnonzero(sigma)
-    if not rows.size:
-        return
     part = planes[rows]
     weight = (sigma[rows] ** 2 / (2 * passes)).astype(np.float32)[:, None, None, None]
     for _ in range(passes):
@@ -258,8 +244,6 @@ def _add_noise(planes: Field, scene: Scene, size: int) -> None:
     An image shrunk from a larger one is as noisy as one drawn small.
     """
     rows = np.flatnonzero(scene["noise"])
-    if not rows.size:
-        return
     counter = np.arange(size * size, dtype=np.uint64) * np.uint64(GOLDEN)
     bits = splitmix64(scene["key"][rows][:, None] + counter).astype("<u8")
     words = bits.view("<u2").reshape(len(rows), size, size, 4)

@@ -7,6 +7,7 @@ rounds in one way, so that every machine draws the same image.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -31,21 +32,16 @@ def _rectangle(u: Field, v: Field, left: float, top: float, right: float, bottom
 
 def _polygon(u: Field, v: Field, *corners: tuple[float, float]) -> Field:
     """Return the largest distance to the lines of a convex polygon's edges, corners clockwise."""
-    distance: Field | None = None
+    edges = []
     for (x, y), (x2, y2) in zip(corners, corners[1:] + corners[:1], strict=True):
         length = math.hypot(x2 - x, y2 - y)
         a, b = (y2 - y) / length, (x - x2) / length  # the outward normal
-        edge = a * u + (b * v - (a * x + b * y))
-        distance = edge if distance is None else np.maximum(distance, edge)
-    assert distance is not None
-    return distance
+        edges.append(a * u + (b * v - (a * x + b * y)))
+    return functools.reduce(np.maximum, edges)
 
 
 def _union(*fields: Field) -> Field:
-    total = fields[0]
-    for field in fields[1:]:
-        total = np.minimum(total, field)
-    return total
+    return functools.reduce(np.minimum, fields)
 
 
 def _arrow(u: Field, v: Field) -> Field:

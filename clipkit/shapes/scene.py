@@ -7,7 +7,6 @@ on any machine.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -76,13 +75,8 @@ def _as_vector(indices: ArrayLike) -> NDArray[np.int64]:
 def keys(indices: ArrayLike, *, split: str, seed: int, stream: str = "scene") -> NDArray[np.uint64]:
     """Return a 64-bit key for each index, different for every seed, split and stream.
 
-    Parameters
-    ----------
-    split : str
-        `train` and `test` make up the data set. Any other name gives further samples of the same
-        distribution.
-    stream : str
-        What the key is for. Streams are independent of each other.
+    The splits `train` and `test` make up the data set. Any other name of a split gives further
+    samples of the same distribution. Streams, one for each use of keys, are independent.
     """
     tag = hashlib.sha256(f"{seed}/{split}/{stream}".encode()).digest()
     start = np.uint64(int.from_bytes(tag[:8], "little"))
@@ -97,45 +91,20 @@ def uniform(key: NDArray[np.uint64], field: int) -> NDArray[np.float64]:
     return bits.astype(np.float64) * 2.0**-53
 
 
-def labels_of(indices: ArrayLike, *, split: str, seed: int) -> NDArray[np.int64]:
-    """Return the class of each index: every run of 100 indices shuffles the 100 classes."""
+def labels(indices: ArrayLike, *, split: str, seed: int) -> NDArray[np.int64]:
+    """Return the class of each image (n,), as indices into `CLASS_NAMES`.
+
+    Every run of 100 images shuffles the 100 classes.
+
+    >>> np.bincount(labels(range(300), split="train", seed=0)).tolist() == [3] * 100
+    True
+    """
     number, place = np.divmod(_as_vector(indices), len(CLASS_NAMES))
     runs, run = np.unique(number, return_inverse=True)
     key = keys(runs, split=split, seed=seed, stream="label")
     draws = np.stack([uniform(key, c) for c in range(len(CLASS_NAMES))], axis=1)  # (runs, 100)
     order = np.argsort(draws, axis=1, kind="stable")
-    labels: NDArray[np.int64] = order[run, place].astype(np.int64)
-    return labels
-
-
-def labels(split: str, n: int, seed: int) -> NDArray[np.int64]:
-    """Return the classes of the images 0..n-1 of a split, as indices into `CLASS_NAMES`.
-
-    They are balanced: exactly so if `n` is a multiple of 100.
-
-    >>> np.bincount(labels("train", 300, seed=0)).tolist() == [3] * 100
-    True
-    """
-    return labels_of(np.arange(n), split=split, seed=seed)
-
-
-def folder_order(split: str, n: int, seed: int) -> NDArray[np.int64]:
-    """Return the indices 0..n-1 of a split in the order of an image folder: by class, then index.
-
-    `render`, `labels_of`, `attributes` and `captions` take them.
-    """
-    return np.argsort(labels(split, n, seed), kind="stable").astype(np.int64)
-
-
-def file_names(indices: ArrayLike, *, split: str, seed: int) -> list[str]:
-    """Return the path of each image in the folder of its split: class name and index.
-
-    >>> file_names([12], split="test", seed=0)
-    ['solid mug/000012.png']
-    """
-    classes = labels_of(indices, split=split, seed=seed)
-    rows = zip(classes, _as_vector(indices), strict=True)
-    return [f"{CLASS_NAMES[label]}/{index:06d}.png" for label, index in rows]
+    return order[run, place].astype(np.int64)
 
 
 def sample_scenes(indices: ArrayLike, *, split: str, seed: int) -> Scene:
@@ -145,7 +114,7 @@ def sample_scenes(indices: ArrayLike, *, split: str, seed: int) -> Scene:
     """
     key = keys(indices, split=split, seed=seed)
     u = {name: uniform(key, i) for i, name in enumerate(_FIELDS)}
-    label = labels_of(indices, split=split, seed=seed)
+    label = labels(indices, split=split, seed=seed)
     size = 0.50 + 0.44 * u["size"]
     reach = np.where(u["centred"] < 0.3, 0.02, 0.5 * (1.04 - size))
     colour = (u["colour"] * len(COLOURS)).astype(np.int64)
@@ -176,40 +145,4 @@ def sample_scenes(indices: ArrayLike, *, split: str, seed: int) -> Scene:
         "phase_u": u["phase_u"],
         "phase_v": u["phase_v"],
         "contrast": 0.6 + 0.4 * u["contrast"],
-    }
-
-
-def attributes(indices: ArrayLike, *, split: str, seed: int) -> dict[str, NDArray[Any]]:
-    """Return the attributes of the images (n,) as named columns.
-
-    Returns
-    -------
-    dict of str to numpy.ndarray, shape (n,)
-        Names: `outline`, `pattern`, `colour`, `second_colour`, `background`, `backdrop`,
-        `material`. Fractions of the image's width: `size`, `x`, `y`, `blur`, `contour`, `period`.
-        `angle` is in degrees, `noise` an amplitude where brightness is 1, `greyscale` a boolean.
-        All but `outline` and `pattern` are independent of the class.
-
-    Examples
-    --------
-    >>> table = attributes([0, 1], split="test", seed=0)
-    >>> table["outline"].shape
-    (2,)
-    """
-    scene = sample_scenes(indices, split=split, seed=seed)
-
-    def named(column: str, names: Sequence[str]) -> NDArray[Any]:
-        return np.array(names)[scene[column]]
-
-    return {
-        "outline": named("outline", OUTLINES),
-        "pattern": named("pattern", PATTERNS),
-        "colour": named("colour", tuple(COLOURS)),
-        "second_colour": named("second", tuple(COLOURS)),
-        "background": named("background", tuple(BACKGROUNDS)),
-        "backdrop": named("backdrop", BACKDROPS),
-        "material": named("material", MATERIALS),
-        **{name: scene[name] for name in ("size", "x", "y", "blur", "contour", "period", "noise")},
-        "angle": np.degrees(2 * np.arctan(scene["tilt"])),
-        "greyscale": scene["grey"],
     }

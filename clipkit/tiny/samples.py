@@ -21,6 +21,7 @@ from clipkit.shapes.scene import (
     sample_scenes,
 )
 
+SIZE, PATCH = 48, 8  # pixels along a side
 BATCHES_AT_ONCE = 20  # batches that are drawn together
 ATTRIBUTES = {  # the number of values of each; grey, noise and blur are either present or absent
     "label": len(CLASS_NAMES),
@@ -57,9 +58,7 @@ def apply_curriculum(scene: Scene, ease: float) -> Scene:
     return easier
 
 
-def batches(
-    seed: int, first: int, *, steps: int, batch: int, curriculum: float, size: int, patch: int
-) -> Iterator[Batch]:
+def batches(seed: int, first: int, *, steps: int, batch: int, curriculum: float) -> Iterator[Batch]:
     """Yield the batches of the steps `first` to `steps`.
 
     Scenes are easy at first and reach their full difficulty at the share `curriculum` of the steps.
@@ -68,8 +67,8 @@ def batches(
         indices = np.arange(start * batch, (start + BATCHES_AT_ONCE) * batch)
         scene = sample_scenes(indices, split="fresh", seed=seed)
         ease = max(0.0, 1 - start / max(curriculum * steps, 1))
-        images, masks = draw_scenes(apply_curriculum(scene, ease), size)
-        patch_mask = _mean_by_patch(masks, patch) / 255
+        images, masks = draw_scenes(apply_curriculum(scene, ease), SIZE)
+        patch_mask = _mean_by_patch(masks) / 255
         codes = _attribute_codes(scene)
         texts = captions(indices, split="fresh", seed=seed)
         for step in range(max(first, start), min(start + BATCHES_AT_ONCE, steps)):
@@ -77,10 +76,10 @@ def batches(
             yield Batch(images[rows], texts[rows], codes[rows], patch_mask[rows])
 
 
-def _mean_by_patch(masks: NDArray[np.uint8], patch: int) -> NDArray[Any]:
+def _mean_by_patch(masks: NDArray[np.uint8]) -> NDArray[Any]:
     """Return the mean (n, patches) of masks (n, S, S) in each patch."""
-    side = masks.shape[1] // patch
-    tiles = masks.reshape(-1, side, patch, side, patch)
+    side = SIZE // PATCH
+    tiles = masks.reshape(-1, side, PATCH, side, PATCH)
     means: NDArray[Any] = tiles.mean((2, 4), dtype=np.float32)
     return means.reshape(-1, side * side)
 

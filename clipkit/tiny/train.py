@@ -23,11 +23,12 @@ from torch.nn import functional
 
 from clipkit import console
 from clipkit.errors import UsageError
-from clipkit.tiny.samples import ATTRIBUTES, Batch, batches
+from clipkit.tiny.samples import ATTRIBUTES, PATCH, SIZE, Batch, batches
 from clipkit.tiny.tokenizer import CONTEXT, build_tokenizer
 
-SIZE, PATCH, WIDTH, DIM = 48, 8, 128, 64
+WIDTH, DIM = 128, 64
 MEAN, STD = 0.5, 0.25
+SAVE_STEPS = 200  # between checkpoints
 CURVE_STEPS = 100  # averaged in one point of the loss curve
 
 
@@ -63,7 +64,7 @@ def build_model(tokenizer: Any) -> Any:
     text = {
         **common,
         "vocab_size": len(tokenizer),
-        "hidden_size": 128,
+        "hidden_size": WIDTH,
         "num_hidden_layers": 2,
         "max_position_embeddings": CONTEXT,
         "bos_token_id": tokenizer.bos_token_id,
@@ -156,12 +157,8 @@ def set_learning_rates(optimizers: list[torch.optim.Optimizer], recipe: Recipe, 
 class TrainingState:
     """What a checkpoint holds: weights, optimisers, the next step and the loss curve so far.
 
-    A new state continues the checkpoint in the folder, if there is one.
-
-    Raises
-    ------
-    UsageError
-        If the checkpoint was written under another recipe.
+    A new state continues the checkpoint in the folder, if there is one. It raises `UsageError` if
+    the checkpoint was written under another recipe.
     """
 
     def __init__(self, folder: Path, recipe: Recipe) -> None:
@@ -172,13 +169,11 @@ class TrainingState:
         self.model = build_model(self.tokenizer)
         self.heads = AuxiliaryHeads()
         self.optimizers = build_optimizers(self.model, self.heads, recipe)
+        self.parts = [self.model, self.heads, *self.optimizers]
         self.step = 0
         self.curve: list[list[float]] = []
         if self.path.exists():
             self._load()
-
-    def _parts(self) -> list[Any]:
-        return [self.model, self.heads, *self.optimizers]
 
     def save(self) -> None:
         """Write the checkpoint. If the process is killed, the old or the new one is there."""
@@ -186,7 +181,7 @@ class TrainingState:
             "recipe": asdict(self.recipe),
             "step": self.step,
             "curve": self.curve,
-            "parts": [part.state_dict() for part in self._parts()],
+            "parts": [part.state_dict() for part in self.parts],
         }
         temporary = self.path.with_suffix(".tmp")
         torch.save(content, temporary)
@@ -201,7 +196,7 @@ class TrainingState:
             )
         self.step = content["step"]
         self.curve = content["curve"]
-        for part, weights in zip(self._parts(), content["parts"], strict=True):
+        for part, weights in zip(self.parts, content["parts"], strict=True):
             part.load_state_dict(weights)
 
 
@@ -220,17 +215,11 @@ def update(state: TrainingState, batch: Batch) -> Tensor:
     return torch.stack([contrastive.detach(), auxiliary.detach()])
 
 
-def train(
-    out: Path, recipe: Recipe, *, save_every: int = 200, stop_after: int | None = None
-) -> str | None:
+def train(out: Path, recipe: Recipe, *, stop_after: int | None = None) -> str | None:
     """Train the model, or continue to train it, and write its folder.
 
     Parameters
     ----------
-    out : pathlib.Path
-        Created if needed. A checkpoint in it is continued, and removed when the model is written.
-    save_every : int
-        Steps between checkpoints.
     stop_after : int, optional
         Stop after this step with a checkpoint, as if interrupted.
 
@@ -238,11 +227,6 @@ def train(
     -------
     str or None
         The SHA-256 of the weights file; None if stopped before the end.
-
-    Raises
-    ------
-    UsageError
-        If the checkpoint in `out` was written under another recipe.
     """
     torch.set_num_threads(1)  # the order of sums must not depend on the number of cores
     torch.use_deterministic_algorithms(True)
@@ -254,8 +238,6 @@ def train(
         steps=recipe.steps,
         batch=recipe.batch,
         curriculum=recipe.curriculum,
-        size=SIZE,
-        patch=PATCH,
     )
     losses: list[Tensor] = []
     with console.progress("training", "steps", state.step) as report_progress:
@@ -265,7 +247,7 @@ def train(
             if state.step % CURVE_STEPS == 0:
                 mean = torch.stack(losses[-CURVE_STEPS:]).mean(0).tolist()
                 state.curve.append([state.step, *(round(loss, 4) for loss in mean)])
-            if state.step % save_every == 0 or state.step == stop_after:
+            if state.step % SAVE_STEPS == 0 or state.step == stop_after:
                 state.save()
             if state.step == stop_after:
                 return None
@@ -300,21 +282,12 @@ def write_model(out: Path, state: TrainingState) -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit code."""
     parser = argparse.ArgumentParser(prog="python -m clipkit.tiny.train", description=__doc__)
-    parser.add_argument(
-        "--out", type=Path, required=True, metavar="FOLDER", help="folder for the model"
-    )
-    parser.add_argument(
-        "--seed",
-        type=int,
-        default=Recipe.seed,
-        help="random seed of weights and samples (%(default)s)",
-    )
-    parser.add_argument(
-        "--samples",
-        type=int,
-        default=Recipe.samples,
-        help="number of images to train on (%(default)s)",
-    )
+    add = parser.add_argument
+    add("--out", type=Path, required=True, metavar="FOLDER", help="folder for the model")
+    seed_help = "random seed of weights and samples (%(default)s)"
+    add("--seed", type=int, default=Recipe.seed, help=seed_help)
+    samples_help = "number of images to train on (%(default)s)"
+    add("--samples", type=int, default=Recipe.samples, help=samples_help)
     options = parser.parse_args(arguments)
     try:
         digest = train(options.out, Recipe(seed=options.seed, samples=options.samples))

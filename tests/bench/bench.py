@@ -1,36 +1,36 @@
 """Time clipkit and what it replaces in one run; the ratios count.
 
-python tests/bench/bench.py [--images 4096] [--folder IMAGES] [--model FOLDER] [--rows 200000]
-                            [--compile] [--only PART]
-
 `embed` runs a full-size ViT-B/32 with random weights (--model names another) against the thesis's
 loop: plain transformers, the processor image by image, batches of 64, float32. `logits`, `entropy`
-and `zeroshot` run against numpy and plain h5py, `probe` and `cluster` against scikit-learn
-(bench_probes.py).
+and `zeroshot` run against numpy and plain h5py, `probe` and `cluster` against scikit-learn, on
+random embeddings like CLIP's.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 CLIPKIT = [sys.executable, "-m", "clipkit", "--quiet"]
 N_PROMPTS = 415
 DIM = 512
 N_CLASSES = 100
 BLOCK = 8192  # rows
+KMEANS_ROWS = 10_000
+TEMPERATURES = (1.0, 0.5, 0.07, 0.05, 0.03, 0.02)
 BUSY = "CLIPKIT_BENCH_BUSY"  # set by --busy, also for the processes that this one starts
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 clock = time.process_time if BUSY in os.environ else time.perf_counter
 
 
@@ -40,16 +40,11 @@ class Run(NamedTuple):
     stdout: str
 
 
-def run(*command: object, **environment: str) -> Run:
+def run(*command: object) -> Run:
     """Run a process and measure it."""
     start = clock()
-    process = subprocess.Popen(
-        [str(word) for word in command],
-        stdout=subprocess.PIPE,
-        env=os.environ | environment,
-        text=True,
-    )
-    assert process.stdout is not None
+    line = [str(word) for word in command]
+    process = subprocess.Popen(line, stdout=subprocess.PIPE, text=True)
     stdout = process.stdout.read()
     _, status, usage = os.wait4(process.pid, 0)
     if status:
@@ -68,12 +63,10 @@ def report(what: str, seconds: float, *more: str) -> None:
 def report_machine() -> None:
     import torch
 
-    cpuinfo = Path("/proc/cpuinfo")
-    facts = cpuinfo.read_text() if cpuinfo.exists() else ""
-    names = [line.split(": ")[1] for line in facts.splitlines() if line.startswith("model name")]
-    flags = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
-    present = " ".join(flag for flag in flags if f" {flag} " in facts)
-    print(f"{names[0] if names else 'unknown'}, {os.cpu_count()} cores, {present}")
+    facts = Path("/proc/cpuinfo").read_text()
+    names = re.findall("model name.*: (.+)", facts)
+    flags = sorted(set(re.findall(r"\b(?:avx2|avx512f|avx512_bf16|amx_bf16)\b", facts)))
+    print(*names[:1], f"{os.cpu_count()} cores", *flags, sep=", ")
     print(f"PyTorch {torch.__version__}, {torch.get_num_threads()} threads")
 
 
@@ -96,15 +89,15 @@ def matrix_rate(dtype: str) -> float:
 
 def operations_per_image(model: Path) -> float:
     """Count operations of one image: the products of layers, attention and patches."""
-    from transformers import AutoConfig
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+    from transformers import AutoConfig, CLIPVisionModel
 
-    vision = AutoConfig.from_pretrained(model).vision_config
-    tokens = (vision.image_size // vision.patch_size) ** 2 + 1
-    width = vision.hidden_size
-    products = 2 * tokens * width * (4 * width + 2 * vision.intermediate_size)
-    attention = 4 * tokens**2 * width
-    patches = 2 * tokens * 3 * vision.patch_size**2 * width
-    return float(vision.num_hidden_layers * (products + attention) + patches)
+    config = AutoConfig.from_pretrained(model).vision_config
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        size = config.image_size
+        CLIPVisionModel(config)(pixel_values=torch.empty(1, 3, size, size))
+    return float(counter.get_total_flops())
 
 
 # embed
@@ -114,11 +107,10 @@ def run_thesis_loop(folder: str, model: str) -> None:
     """Embed a folder as the thesis's loop does; print the seconds of the loop alone."""
     import torch
     from PIL import Image
-    from transformers import CLIPModel, CLIPProcessor, __version__
+    from transformers import CLIPModel, CLIPProcessor
 
-    by_pillow = {"use_fast": False} if __version__.startswith("4.") else {"backend": "pil"}
     clip = CLIPModel.from_pretrained(model).eval()
-    processor = CLIPProcessor.from_pretrained(model, **by_pillow)
+    processor = CLIPProcessor.from_pretrained(model, backend="pil")
 
     def pixels(file: Path) -> torch.Tensor:
         image = Image.open(file).convert("RGB")
@@ -138,33 +130,30 @@ def write_pictures(folder: Path, count: int, source: Path | None) -> Path:
     from PIL import Image
 
     folder.mkdir()
-    if source:
-        files = sorted(source.rglob("*.jpg"))
-        if len(files) < count:
-            raise SystemExit(f"{source} holds {len(files)} .jpg files, fewer than {count}")
-        for i in range(count):
-            target = files[i * len(files) // count]
-            (folder / f"{i:06d}.jpg").symlink_to(target.resolve())
-        return folder
+    files = sorted(source.rglob("*.jpg")) if source else []
+    if source and len(files) < count:
+        raise SystemExit(f"{source} holds {len(files)} .jpg files, fewer than {count}")
     rng = np.random.default_rng(0)
     for i in range(count):
-        small = Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8))
-        image = small.resize((32, 32), Image.Resampling.BICUBIC)
-        image.save(folder / f"{i:06d}.jpg", quality=90)
+        path = folder / f"{i:06d}.jpg"
+        if source:
+            path.symlink_to(files[i * len(files) // count].resolve())
+        else:
+            small = Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8))
+            small.resize((32, 32), Image.Resampling.BICUBIC).save(path, quality=90)
     return folder
 
 
 def bench_embed(args: argparse.Namespace, scratch: Path) -> None:
-    if args.model is None:
-        from clip_factory import vit_b32
+    from clip_factory import vit_b32
 
-        args.model = vit_b32(scratch / "vit-b-32")
+    model = args.model or vit_b32(scratch / "vit-b-32")
     n = args.images
     limit = matrix_rate("bfloat16")
 
     # start-up as measured, and the loop continued at its own rate
     sample = write_pictures(scratch / "sample", max(64, n // 16), args.folder)
-    loop = run(sys.executable, __file__, "--thesis", sample, args.model)
+    loop = run(sys.executable, __file__, "--thesis", sample, model)
     loop_seconds = float(loop.stdout)
     rate = len(list(sample.iterdir())) / loop_seconds
     thesis = loop.seconds - loop_seconds + n / rate
@@ -173,14 +162,13 @@ def bench_embed(args: argparse.Namespace, scratch: Path) -> None:
     seconds = {}
     for count in (n // 16, n // 4, n):
         folder = write_pictures(scratch / f"images-{count}", count, args.folder)
-        command = [*CLIPKIT, "embed", folder, "--model", args.model, "-f", "-o", scratch / "img.h5"]
-        embed = run(*command)
+        embed = run(*CLIPKIT, "embed", folder, "--model", model, "-f", "-o", scratch / "img.h5")
         seconds[count] = embed.seconds
         speed = f"{count / embed.seconds:.1f} images/s"
         report(f"embed, {count} images", embed.seconds, speed, f"{embed.mebibytes:.0f} MiB")
     limit = max(limit, matrix_rate("bfloat16"))
     fp32_limit = matrix_rate("float32")
-    products_alone = limit / operations_per_image(args.model)  # images per second
+    products_alone = limit / operations_per_image(model)  # images per second
     steady = (n - n // 4) / (seconds[n] - seconds[n // 4])
     overall = n / seconds[n]
     print(f"    whole process: {thesis / seconds[n]:.1f} x the thesis's loop")
@@ -189,19 +177,14 @@ def bench_embed(args: argparse.Namespace, scratch: Path) -> None:
     print(f"    {steady / products_alone:.0%} once running ({steady:.1f} images/s)")
     print(f"    {overall / products_alone:.0%} as a whole process")
 
-    if args.compile:
-        for which in ("first", "again"):
-            cache = str(scratch / "inductor")
-            embed = run(*command, "--compile", TORCHINDUCTOR_CACHE_DIR=cache)
-            speed = f"{n / embed.seconds:.1f} images/s"
-            report(f"embed --compile, {n} images, {which}", embed.seconds, speed)
-
 
 # logits, entropy, zeroshot
 
 
 def write_images(path: Path, n: int) -> None:
     """Write n made-up embeddings, block by block."""
+    from factories import MODEL
+
     from clipkit.features import BlockMatrix, FeatureFile, Split, write
 
     def blocks() -> Iterator[np.ndarray]:
@@ -211,26 +194,21 @@ def write_images(path: Path, n: int) -> None:
 
     labels = np.arange(n) % N_CLASSES
     split = Split(BlockMatrix((n, DIM), blocks), labels, [f"{i:07d}" for i in range(n)])
-    file = FeatureFile("images", history("embed"), {"test": split}, class_names=class_names())
+    file = FeatureFile("images", [{"command": "embed", "model": MODEL}], {"test": split})
+    file.class_names = [f"c{i}" for i in range(N_CLASSES)]
     write(path, file, force=True)
 
 
 def write_texts(path: Path) -> None:
-    from clipkit.features import FeatureFile, write
+    from factories import random_features, write_feature_file
 
-    file = FeatureFile("texts", history("textembed"), class_names=class_names())
-    file.features = np.random.default_rng(1).standard_normal((N_PROMPTS, DIM), np.float32)
-    file.texts = [f"prompt {i}" for i in range(N_PROMPTS)]
-    file.class_index = np.arange(N_PROMPTS) % N_CLASSES
-    write(path, file)
-
-
-def history(command: str) -> list[dict[str, object]]:
-    return [{"command": command, "model": {"name": "made up"}}]
-
-
-def class_names() -> list[str]:
-    return [f"c{i}" for i in range(N_CLASSES)]
+    datasets = {
+        "features": random_features(N_PROMPTS, DIM, seed=1),
+        "texts": [f"prompt {i}" for i in range(N_PROMPTS)],
+        "class_index": np.arange(N_PROMPTS) % N_CLASSES,
+        "class_names": [f"c{i}" for i in range(N_CLASSES)],
+    }
+    write_feature_file(path, "texts", datasets=datasets)
 
 
 def run_plain_product(images: str, texts: str, output: str) -> None:
@@ -268,25 +246,79 @@ def bench_logits(args: argparse.Namespace, scratch: Path) -> None:
         compare(f"{' '.join([name, *options])}, {n} rows", command, plain)
 
 
+# probe, cluster
+
+
+def random_embeddings(rows: int, classes: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Draw class means and noise of one decaying spectrum, away from the origin.
+
+    The means are the same for every seed.
+    """
+    powers = 1 / np.arange(1, DIM + 1)
+    spectrum = np.sqrt(powers / np.mean(powers))
+    shared = np.random.default_rng(0)
+    means = 0.17 * shared.standard_normal((classes, DIM)) * spectrum  # the factor sets the accuracy
+    offset = shared.standard_normal(DIM)
+    rng = np.random.default_rng(seed)
+    labels = rng.permutation(np.arange(rows) % classes)
+    features = offset + means[labels] + rng.standard_normal((rows, DIM)) * spectrum
+    return features.astype(np.float32), labels
+
+
+def timed(what: str, work: Callable[[], Any]) -> tuple[Any, float]:
+    start, cpu = clock(), time.process_time()
+    result = work()
+    seconds = clock() - start
+    report(what, seconds, f"{time.process_time() - cpu:.2f} s of processor time")
+    return result, seconds
+
+
 def bench_probes(args: argparse.Namespace, scratch: Path) -> None:
-    subprocess.run([sys.executable, HERE / "bench_probes.py", *args.probes.split()], check=True)
+    from sklearn.cluster import KMeans
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+    from sklearn.svm import SVC
+
+    from clipkit import clustering, probes
+
+    n = args.probe_rows
+    n_classes = min(N_CLASSES, n // 250)
+    X, y = random_embeddings(n, n_classes, seed=1)
+    X_eval, y_eval = random_embeddings(n // 5, n_classes, seed=2)
+
+    def probe(title: str, **options: Any) -> tuple[np.ndarray, float]:
+        runs, seconds = timed(title, lambda: probes.sweep(X, y, X_eval, **options))
+        predicted = runs[0].predicted
+        print(f"    accuracy {np.mean(predicted == y_eval):.4f}, converged {runs[0].converged}")
+        return predicted, seconds
+
+    for classifier in probes.CLASSIFIERS:
+        predicted, seconds = probe(f"probe {classifier}", classifier=classifier, standardize=True)
+        if classifier == "svm":
+            svc = make_pipeline(StandardScaler(), SVC(kernel="linear"))
+            expected, svc_seconds = timed("SVC", lambda svc=svc: svc.fit(X, y).predict(X_eval))
+            same = np.mean(expected == predicted)
+            print(f"    SVC / probe = {svc_seconds / seconds:.1f}; same predictions: {same:.4%}")
+    scales = [1 / tau for tau in TEMPERATURES]
+    probe(f"probe svm, {len(scales)} temperatures", scales=scales)
+    X = X[:KMEANS_ROWS]
+    for algorithm in ("lloyd", "elkan"):
+        plain = KMeans(N_CLASSES, random_state=42, n_init=10, algorithm=algorithm)
+        timed(f"KMeans, {algorithm}, {len(X)} rows", lambda plain=plain: plain.fit(X))
+    timed(f"clustering.kmeans, {len(X)} rows", lambda: clustering.kmeans(X, N_CLASSES))
 
 
 PARTS = {"embed": bench_embed, "logits": bench_logits, "probes": bench_probes}
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
     add("--images", type=int, default=1024, help="images to embed; the targets name 4096")
     add("--folder", type=Path, help="a folder of .jpg files; made up by default")
     add("--model", type=Path, help="a model's folder; a random ViT-B/32 by default")
-    add("--compile", action="store_true", help="also time embed --compile")
     add("--rows", type=int, default=200_000, help="rows of logits; the targets name 1000000")
-    probes = "--rows 5000 --eval-rows 2000 --classes 20"
-    add("--probes", default=probes, help="options for bench_probes.py")
+    add("--probe-rows", type=int, default=5000, help="rows to fit on; the targets name 50000")
     busy = "processor time of one thread, for a machine that others use"
     add("--busy", action="store_true", help=busy)
     add("--only", choices=PARTS)
@@ -302,8 +334,8 @@ def main() -> None:
     if args.plain:
         return run_plain_product(*args.plain)
     if args.busy and BUSY not in os.environ:
-        threads = dict.fromkeys(["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"], "1")
-        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | threads | {BUSY: "1"})
+        environment = os.environ | dict.fromkeys(THREADS, "1") | {BUSY: "1"}
+        os.execve(sys.executable, [sys.executable, *sys.argv], environment)
     report_machine()
     with tempfile.TemporaryDirectory(prefix="clipkit-bench-") as scratch:
         for name, bench in PARTS.items():

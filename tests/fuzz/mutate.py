@@ -134,27 +134,13 @@ def lookup3(data: bytes) -> int:
     while remaining > 12:
         x, y, z = struct.unpack_from("<III", data, at)
         a, b, c = (a + x) & MASK, (b + y) & MASK, (c + z) & MASK
-        a = ((a - c) & MASK) ^ rot(c, 4)
-        c = (c + b) & MASK
-        b = ((b - a) & MASK) ^ rot(a, 6)
-        a = (a + c) & MASK
-        c = ((c - b) & MASK) ^ rot(b, 8)
-        b = (b + a) & MASK
-        a = ((a - c) & MASK) ^ rot(c, 16)
-        c = (c + b) & MASK
-        b = ((b - a) & MASK) ^ rot(a, 19)
-        a = (a + c) & MASK
-        c = ((c - b) & MASK) ^ rot(b, 4)
-        b = (b + a) & MASK
+        for k in (4, 6, 8, 16, 19, 4):
+            a, b, c = b, (b + c) & MASK, ((a - c) & MASK) ^ rot(c, k)
         at, remaining = at + 12, remaining - 12
     if remaining:
         x, y, z = struct.unpack("<III", data[at:].ljust(12, b"\0"))
         a, b, c = (a + x) & MASK, (b + y) & MASK, (c + z) & MASK
-        c = ((c ^ b) - rot(b, 14)) & MASK
-        a = ((a ^ c) - rot(c, 11)) & MASK
-        b = ((b ^ a) - rot(a, 25)) & MASK
-        c = ((c ^ b) - rot(b, 16)) & MASK
-        a = ((a ^ c) - rot(c, 4)) & MASK
-        b = ((b ^ a) - rot(a, 14)) & MASK
-        c = ((c ^ b) - rot(b, 24)) & MASK
+        for k in (14, 11, 25, 16, 4, 14, 24):
+            a, b, c = b, ((c ^ b) - rot(b, k)) & MASK, a
+        return b
     return c

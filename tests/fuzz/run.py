@@ -107,23 +107,21 @@ def judge_in_child(judge: Callable[[int], str], cases: range, write: int) -> Non
     os._exit(0)
 
 
-def sweep(what: str, cases: range, folder: Path) -> tuple[Counter[str], list[tuple[int, str]]]:
-    """Judge all cases in child processes, with a new one after each crash.
+def sweep(what: str, count: int, folder: Path) -> tuple[Counter[str], list[tuple[int, str]]]:
+    """Judge cases in child processes, with a new one after each crash.
 
-    Returns
-    -------
-    The number of cases by verdict, and the cases that are findings with their verdicts.
+    Return the number of cases by verdict, and the cases that are findings with their verdicts.
     """
     judge = JUDGES[what](folder)
     counts: Counter[str] = Counter()
     findings = []
-    case = cases.start
-    while case < cases.stop:
+    case = 0
+    while case < count:
         read, write = os.pipe()
         child = os.fork()
         if not child:
             os.close(read)
-            judge_in_child(judge, range(case, min(case + CASES_PER_PROCESS, cases.stop)), write)
+            judge_in_child(judge, range(case, min(case + CASES_PER_PROCESS, count)), write)
         os.close(write)
         with os.fdopen(read, "rb") as pipe:
             verdicts = pipe.read().decode(errors="replace").split("\n")
@@ -143,7 +141,6 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     cases_help = "of damaged files and of prompts, each; a third as many with fixed checksums"
     parser.add_argument("--cases", type=int, default=24_000, help=cases_help)
-    parser.add_argument("--start", type=int, default=0)
     parser.add_argument("--what", choices=JUDGES, action="append")
     parser.add_argument("--case", type=int, help="run this case in this process")
     options = parser.parse_args()
@@ -154,8 +151,7 @@ def main() -> int:
                 print(what, options.case, JUDGES[what](Path(folder))(options.case))
                 continue
             count = options.cases // 3 if what == "fixed-checksums" else options.cases
-            cases = range(options.start, options.start + count)
-            counts, findings = sweep(what, cases, Path(folder))
+            counts, findings = sweep(what, count, Path(folder))
             verdicts = ", ".join(f"{n} {verdict}" for verdict, n in counts.most_common())
             print(f"{what}: {counts.total()} cases: {verdicts}", flush=True)
             for case, verdict in findings[:20]:
