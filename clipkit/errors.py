@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable
 
 
@@ -63,3 +64,26 @@ def unknown(what: str, name: str, known: Iterable[str]) -> UsageError:
     if len(names) > MAX_LISTED:
         hint += f" and {len(names) - MAX_LISTED:,} more"
     return UsageError(f"unknown {what} {name!r}", hint)
+
+
+SMALLEST, LARGEST = 1e-12, 1e12  # beyond them, float32 products of settings over- or underflow
+
+
+def check_positive(name: str, value: float | str) -> float:
+    """Return a temperature, C or scale as a float, if it is between 1e-12 and 1e12.
+
+    Raises
+    ------
+    UsageError
+        If it is not a number in this range.
+    """
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    if SMALLEST <= number <= LARGEST:
+        return number
+    raise UsageError(
+        f"{name}: expected a number between {SMALLEST:g} and {LARGEST:g}, got {value!r}",
+        "separate several by commas: 1,0.5,0.07" if isinstance(value, str) else None,
+    )

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from clipkit import console, metrics, probes, softmax
-from clipkit.errors import ClipkitError, UsageError, unknown
+from clipkit.errors import ClipkitError, UsageError, check_positive, unknown
 from clipkit.features import FeatureFile, Int64, Split
 
 FEATURES = ("logits", "probs")
-EVAL_SPLIT = "test"  # by default, where a file has it
+FIT_SPLIT, EVAL_SPLIT = "train", "test"  # by default, where a file has them
+HELD_OUT = 0.2  # of the rows of a file that has one split
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def evaluate_grid(
     spec: ProbeSpec | None = None,
     temperatures: Sequence[float] | None = None,
     Cs: Sequence[float] = (1.0,),
-    fit_split: str = "train",
+    fit_split: str = FIT_SPLIT,
     eval_split: str = EVAL_SPLIT,
     val: float | str | None = None,
 ) -> FeatureFile:
@@ -83,6 +84,9 @@ def evaluate_grid(
     Without `val`, every probe is fitted on `fit_split` and scored on `eval_split`. With `val`,
     every probe is scored on validation rows. The best of them (the first of equals) is then fitted
     again on all of `fit_split` and scored on `eval_split`, if there is such a split.
+
+    Of a file with a single split, that one is fitted by default, and a fifth of its rows is held
+    out and scored.
 
     Parameters
     ----------
@@ -112,18 +116,40 @@ def evaluate_grid(
         If temperatures or probabilities are asked of image embeddings, `val` is neither a fraction
         nor another split than `fit_split`, or, with `val`, `eval_split` is misspelt.
     ClipkitError
-        If a split or its labels are missing.
+        If a split or its labels are missing, or no class has two rows, one to hold out.
+
+    Warns
+    -----
+    On standard error: if rows are scored that were fitted or chosen on, if classes have too few
+    rows for `shots` or none to fit, if temperatures change nothing, if a fit did not converge.
     """
     spec = spec or ProbeSpec()
     if spec.standardize is None:
         spec = replace(spec, standardize=file.kind == "images" and spec.classifier != "knn")
     taus = _choose_temperatures(file, spec, temperatures)
+    if fit_split == FIT_SPLIT and len(file.splits) == 1:
+        (fit_split,) = file.splits
+        if val is None and eval_split == EVAL_SPLIT != fit_split:
+            val = HELD_OUT
+            console.warn(
+                f"{file.display_name} has one split, {fit_split}: {val:.0%} of its rows are held "
+                "out and scored"
+            )
     fit = _load_subset(file, fit_split)
     if val is None:
         train, scored = fit, _load_subset(file, eval_split)
     else:
         train, scored = _split_validation(file, fit, val, spec.seed)
         _check_eval_split(file, eval_split)
+    if scored.name == fit_split:
+        console.warn(
+            f"{scored.name} is fitted and scored: the accuracy says nothing about other images"
+        )
+    if val is not None and scored.name == eval_split:
+        console.warn(
+            f"{scored.name} serves for choosing and for scoring: the accuracy of the best run is "
+            "optimistic"
+        )
     rows, predictions = _evaluate(file, spec, taus, Cs, train, scored)
     splits = {scored.name: predictions}
     if eval_split in file.splits and eval_split not in (scored.name, fit_split):
@@ -156,6 +182,10 @@ def _choose_temperatures(
     file: FeatureFile, spec: ProbeSpec, temperatures: Sequence[float] | None
 ) -> list[float | None]:
     if file.kind == "logits":
+        for tau in temperatures or []:
+            check_positive("temperature", tau)
+        if temperatures:
+            _warn_of_idle_temperatures(spec)
         return list(temperatures or [file.temperature or 1.0])
     if temperatures or spec.features == "probs":
         raise UsageError(
@@ -164,6 +194,16 @@ def _choose_temperatures(
             "make logits with: clipkit logits",
         )
     return [None]
+
+
+def _warn_of_idle_temperatures(spec: ProbeSpec) -> None:
+    """Warn if the features are scaled in a way that undoes the temperature."""
+    if spec.features == "probs":
+        return
+    if spec.standardize:
+        console.warn("standardised features are the same at every temperature")
+    elif spec.classifier == "knn":
+        console.warn("knn compares directions, which are the same at every temperature")
 
 
 def _check_eval_split(file: FeatureFile, name: str) -> None:
@@ -207,6 +247,12 @@ def _split_validation(
             f"val: expected a fraction such as 0.1 or one of the splits {splits}, got {val!r}"
         ) from None
     train, held_out = stratified_split(fit.labels, fraction, seed)
+    if len(held_out) == 0:
+        raise ClipkitError(
+            f"{file.display_name}: {fit.name}: expected a class with two rows or more to hold out "
+            "one, got none",
+            "name a split to validate on: --val SPLIT",
+        )
     name = f"{fit.name}-held-out" if "val" in file.splits else "val"
     return Subset(f"{fit.name}-val", fit.rows.take(train)), Subset(name, fit.rows.take(held_out))
 
@@ -229,8 +275,7 @@ def _evaluate(
         The scored rows with the prediction of each run, without features.
     """
     if spec.shots is not None:
-        drawn = few_shot(fit.labels, spec.shots, spec.seed)
-        fit = Subset(f"{fit.name}-{spec.shots}-shot", fit.rows.take(drawn))
+        fit = _draw_shots(fit, spec.shots, spec.seed)
     _warn_of_missing_classes(file, fit, scored)
     runs = _fit_and_predict(spec, taus, Cs, fit, scored)
     unfinished = sum(not run.converged for run in runs)
@@ -252,6 +297,20 @@ def _evaluate(
         rows.append(row | entropy_columns.get(tau, {}))
     predictions = np.stack([run.predicted for run in runs])
     return rows, replace(scored.rows, features=None, predicted=predictions)
+
+
+def _draw_shots(fit: Subset, shots: int, seed: int) -> Subset:
+    drawn = few_shot(fit.labels, shots, seed)
+    counts = np.unique(fit.labels, return_counts=True)[1]
+    small = int((counts < shots).sum())
+    name = f"{fit.name}-{shots}-shot"
+    if small:
+        console.warn(
+            f"{small} of {len(counts)} classes of {fit.name} have fewer than {shots} rows: all of "
+            "theirs are used"
+        )
+        name = f"{fit.name}-up-to-{shots}-shot"
+    return Subset(name, fit.rows.take(drawn))
 
 
 def _warn_of_missing_classes(file: FeatureFile, fit: Subset, scored: Subset) -> None:
@@ -331,7 +390,7 @@ def stratified_split(labels: Int64, fraction: float, seed: int = 42) -> tuple[In
     """
     if not 0 < fraction < 1:
         raise UsageError(f"fraction: expected a number between 0 and 1, got {fraction}")
-    rng = np.random.default_rng(seed)
+    rng = np.random.RandomState(seed)  # the same draws in every version of NumPy
     is_val = np.zeros(len(labels), dtype=bool)
     for c in np.unique(labels):
         rows = rng.permutation(np.flatnonzero(labels == c))
@@ -354,7 +413,7 @@ def few_shot(labels: Int64, shots: int, seed: int = 42) -> Int64:
     """
     if shots < 1:
         raise UsageError(f"shots: expected at least 1, got {shots}")
-    rng = np.random.default_rng(seed)
+    rng = np.random.RandomState(seed)  # the same draws in every version of NumPy
     drawn = [rng.permutation(np.flatnonzero(labels == c))[:shots] for c in np.unique(labels)]
     return np.sort(np.concatenate(drawn))
 

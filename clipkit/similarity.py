@@ -10,8 +10,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from clipkit import console
-from clipkit.errors import ClipkitError
+from clipkit.errors import ClipkitError, check_positive
 from clipkit.features import BlockMatrix, FeatureFile, Float32, Int64, Split, history_entry
+
+SHORTEST, LONGEST = 1e-16, 1e19  # lengths whose squares float32 holds in full precision
 
 Float = NDArray[np.floating[Any]]
 
@@ -34,6 +36,10 @@ def normalize(embeddings: ArrayLike, name: str = "embeddings", first_row: int = 
     """
     rows = np.asarray(embeddings)
     lengths = np.linalg.norm(rows, axis=-1, keepdims=True)
+    if not SHORTEST < lengths.min(initial=1) <= lengths.max(initial=1) < LONGEST:
+        # the squares over- or underflow in float32, not in float64
+        rows = rows.astype(np.float64)
+        lengths = np.linalg.norm(rows, axis=-1, keepdims=True)
     if not lengths.all():
         row = first_row + int(np.flatnonzero(lengths.ravel() == 0)[0])
         raise ClipkitError(f"{name}: expected rows that are not zero, got zeros in row {row}")
@@ -100,6 +106,7 @@ def compute_random_logits(
 
 
 def _combine(images: FeatureFile, texts: FeatureFile, temperature: float) -> FeatureFile:
+    check_positive("temperature", temperature)
     directions = normalize(texts.features, texts.display_name).astype(np.float32)  # (K, D)
     count, width = directions.shape
     divisor = np.float32(temperature)
@@ -109,9 +116,7 @@ def _combine(images: FeatureFile, texts: FeatureFile, temperature: float) -> Fea
         for block in matrix.iter_blocks():
             product = np.asarray(normalize(block, name, start) @ directions.T, np.float32)  # (B, K)
             start += len(block)
-            with np.errstate(all="ignore"):  # a tiny temperature gives Inf, which no file may hold
-                np.divide(product, divisor, out=product)
-            yield product
+            yield np.divide(product, divisor, out=product)
 
     splits = {}
     for name, split in images.splits.items():

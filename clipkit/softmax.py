@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from clipkit.errors import check_positive
 from clipkit.features import BlockMatrix, FeatureFile
 
 CACHE_ROWS = 256  # of a block, small enough for a processor's cache
@@ -114,7 +115,14 @@ def entropy_summary(logits: FeatureFile, temperatures: Sequence[float]) -> Featu
     FeatureFile
         A result with one run per split and temperature: `split`, `temperature`, `mean_entropy`
         (nats), `max_entropy` (ln K, of K equal logits), `mean_confidence`.
+
+    Raises
+    ------
+    UsageError
+        If a temperature is out of range.
     """
+    for tau in temperatures:
+        check_positive("temperature", tau)
     rows = []
     for name in logits.splits:
         cosines = logits.cosines(name)

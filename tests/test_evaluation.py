@@ -16,7 +16,7 @@ from clipkit.evaluation import (
     stratified_split,
 )
 from clipkit.features import FeatureFile, Split, row_ids
-from clipkit.probes import classifiers
+from clipkit.probes import logistic
 from clipkit.softmax import softmax
 
 NAMES = ["cat", "dog", "hen", "cow"]
@@ -159,16 +159,61 @@ def test_shots_are_drawn_from_the_rows_that_are_fitted_on():
     assert len(result.splits["val"]) == 16
 
 
-def test_more_shots_than_rows_are_all_rows():
+def test_more_shots_than_rows_are_all_rows_and_say_so(capsys):
     (few,), (every,) = (
         evaluate_grid(feature_file(), ProbeSpec(shots=shots)).rows() for shots in (999, None)
     )
-    assert few == {**every, "fit_split": "train-999-shot"}
+    assert few == {**every, "fit_split": "train-up-to-999-shot"}
+    assert capsys.readouterr().err == (
+        "clipkit: warning: 4 of 4 classes of train have fewer than 999 rows: all of theirs are "
+        "used\n"
+    )
+
+
+@pytest.mark.parametrize("split", ["all", "train"])
+def test_a_fifth_of_a_single_split_is_held_out_and_scored(capsys, split):
+    (row,) = evaluate_grid(feature_file(splits=[split])).rows()
+    assert (row["fit_split"], row["eval_split"]) == (f"{split}-val", "val")
+    assert capsys.readouterr().err == (
+        f"clipkit: warning: x.h5 has one split, {split}: 20% of its rows are held out and scored\n"
+    )
+    (same,) = evaluate_grid(feature_file(splits=[split]), val="0.2").rows()
+    assert same == row
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("file", "arguments", "warning"),
+    [
+        (
+            feature_file(splits=["all"]),
+            {"fit_split": "all", "eval_split": "all"},
+            "all is fitted and scored: the accuracy says nothing about other images",
+        ),
+        (
+            feature_file(),
+            {"val": "test"},
+            "test serves for choosing and for scoring: the accuracy of the best run is optimistic",
+        ),
+        (
+            feature_file(),
+            {"spec": ProbeSpec(standardize=True), "temperatures": [0.1]},
+            "standardised features are the same at every temperature",
+        ),
+        (
+            feature_file(),
+            {"spec": ProbeSpec("knn"), "temperatures": [1, 0.1]},
+            "knn compares directions, which are the same at every temperature",
+        ),
+    ],
+)
+def test_a_number_that_says_less_than_it_seems_is_warned_about(capsys, file, arguments, warning):
+    evaluate_grid(file, **arguments)
+    assert capsys.readouterr().err == f"clipkit: warning: {warning}\n"
 
 
 def test_a_fit_that_did_not_converge_is_warned_about(capsys, monkeypatch):
-    monkeypatch.setattr(classifiers, "MAX_ITER", 10)
-    monkeypatch.setattr(classifiers, "SLICE", 10)
+    monkeypatch.setattr(logistic, "MAX_ITER", 2)
     evaluate_grid(feature_file("images"), ProbeSpec("logreg"), Cs=[1e-6, 1e6])
     assert capsys.readouterr().err == ("clipkit: warning: logreg did not converge in 1 of 2 runs\n")
 
@@ -197,6 +242,18 @@ def test_a_fit_that_did_not_converge_is_warned_about(capsys, monkeypatch):
             {"val": "train"},
             UsageError,
             "val: expected a fraction or a split other than the one that is fitted, got 'train'",
+        ),
+        (
+            FeatureFile("images", splits={"train": Split(np.eye(3), np.arange(3), row_ids(3))}),
+            {"val": 0.1},
+            ClipkitError,
+            "train: expected a class with two rows or more to hold out one, got none",
+        ),
+        (
+            feature_file(),
+            {"temperatures": [1e-309]},
+            UsageError,
+            "temperature: expected a number between 1e-12 and 1e+12, got 1e-309",
         ),
         (feature_file(), {"val": 1.5}, UsageError, "expected a number between 0 and 1, got 1.5"),
         (feature_file(), {"spec": ProbeSpec(shots=0)}, UsageError, "expected at least 1, got 0"),

@@ -12,7 +12,7 @@ from threadpoolctl import threadpool_limits
 
 from clipkit import metrics, probes
 from clipkit.errors import ClipkitError, UsageError
-from clipkit.probes import classifiers, context, svm
+from clipkit.probes import classifiers, context, logistic, svm
 
 ALL = sorted(probes.CLASSIFIERS)
 
@@ -145,21 +145,83 @@ def test_standardising_equals_standard_scaler_at_every_scale(classifier, model):
 
 
 @problems(overlapping, two_classes, cosines)
-@pytest.mark.parametrize("C", [0.01, 1])
-def test_logreg_finds_the_optimum(problem, C):
+@pytest.mark.parametrize("C", [1e-3, 1, 1e3, 1e6])
+@pytest.mark.parametrize("tau", [1, 0.07, 0.001])
+def test_logreg_finds_the_optimum_in_any_order_of_rows(monkeypatch, problem, C, tau):
+    objectives = []
+
+    class Recorder(logistic.Objective):
+        def __call__(self, v):
+            value, gradient = super().__call__(v)
+            self.value = value / logistic.UNIT
+            return value, gradient
+
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            objectives.append(self)
+
+    monkeypatch.setattr(logistic, "Objective", Recorder)
     X, y, X_eval, _ = problem()
-    exact = LogisticRegression(C=C, tol=1e-7, max_iter=5000).fit(X.astype(float), y)
-    (run,) = probes.sweep(X, y, X_eval, classifier="logreg", C=[C])
+    order = np.random.default_rng(1).permutation(len(y))
+    options = {"classifier": "logreg", "C": [C], "scales": [1 / tau]}
+    (run,) = probes.sweep(X, y, X_eval, **options)
+    (permuted,) = probes.sweep(X[order], y[order], X_eval, **options)
+
+    centred = (X - X.mean(axis=0, dtype=float)) / tau
+    exact = LogisticRegression(C=C, solver="newton-cg", tol=1e-9, max_iter=2000).fit(centred, y)
+    losses = -exact.predict_log_proba(centred)[
+        np.arange(len(y)), np.searchsorted(exact.classes_, y)
+    ]
+    minimum = C * losses.sum() + 0.5 * (exact.coef_**2).sum()
+    # the sweep divides features by their root mean square, and two classes have two weight vectors
+    unit = (centred**2).mean() * (0.5 if len(exact.classes_) == 2 else 1)
     assert run.converged
-    assert agreement(run.predicted, exact.predict(X_eval)) >= 0.985
+    assert objectives[0].value == pytest.approx(minimum * unit, rel=1e-3)
+    predicted = exact.predict((X_eval - X.mean(axis=0, dtype=float)) / tau)
+    assert agreement(run.predicted, predicted) >= 0.995
+    assert agreement(run.predicted, permuted.predicted) >= 0.995
 
 
 def test_logreg_reports_that_it_did_not_converge(monkeypatch):
-    monkeypatch.setattr(classifiers, "MAX_ITER", 20)
-    monkeypatch.setattr(classifiers, "SLICE", 20)
+    monkeypatch.setattr(logistic, "MAX_ITER", 4)
     X, y, X_eval, _ = digits()
     easy, hard = probes.sweep(X, y, X_eval, classifier="logreg", C=[1e-6, 1])
     assert (easy.converged, hard.converged) == (True, False)
+
+
+@pytest.mark.parametrize("problem", [overlapping, two_classes])
+def test_an_svm_reports_that_it_did_not_converge(monkeypatch, problem):
+    monkeypatch.setattr(svm, "MAX_ITER", 1000)
+    X, y, X_eval, _ = problem()
+    easy, hard = probes.sweep(X, y, X_eval, C=[1e-6, 1e6])
+    assert (easy.converged, hard.converged) == (True, False)
+
+
+@pytest.mark.parametrize("classifier", ["logreg", "mlp"])
+def test_one_row_per_class_is_no_reason_for_a_warning(classifier):
+    assert predict(np.eye(4), np.arange(4), np.eye(4), classifier).tolist() == [0, 1, 2, 3]
+
+
+def test_the_mlp_shuffles_its_rows_anew_in_every_epoch(monkeypatch):
+    orders = []
+
+    def record(rows, random_state):
+        orders.append(random_state.permutation(len(rows)).tolist())
+        return rows[orders[-1]]
+
+    monkeypatch.setattr("sklearn.neural_network._multilayer_perceptron.shuffle", record)
+    X, y, X_eval, _ = overlapping()
+    predict(X, y, X_eval, "mlp")
+    assert len(orders) == classifiers.EPOCHS
+    assert len({tuple(order) for order in orders}) == len(orders)
+
+
+@pytest.mark.parametrize("classifier", ALL)
+@pytest.mark.parametrize("size", [1e-20, 1e20])
+def test_the_size_of_features_does_not_overflow(classifier, size):
+    X, y, X_eval, y_eval = overlapping()
+    predicted = predict(X * size, y, X_eval * size, classifier, standardize=classifier != "knn")
+    assert metrics.accuracy(y_eval, predicted) > 0.5
 
 
 def test_knn_weights_the_20_nearest_rows_by_cosine_at_every_scale():
@@ -278,13 +340,17 @@ def test_a_class_that_does_not_occur_in_the_fit_is_never_predicted():
     ("options", "error", "message"),
     [
         ({"classifier": "smv"}, UsageError, "unknown classifier 'smv'"),
-        ({"C": [1, 0]}, UsageError, "C: expected a finite number above 0, got 0"),
-        ({"C": [np.inf]}, UsageError, "C: expected a finite number above 0, got inf"),
-        ({"scales": [np.nan]}, UsageError, "scale: expected a finite number above 0, got nan"),
+        ({"C": [1, 0]}, UsageError, "C: expected a number between 1e-12 and 1e+12, got 0"),
+        ({"C": [1e300]}, UsageError, "C: expected a number between 1e-12 and 1e+12, got 1e+300"),
         (
-            {"classifier": "knn", "C": [1, 2]},
+            {"scales": [np.nan]},
             UsageError,
-            "C: expected at most one value for knn, got 2",
+            "scale: expected a number between 1e-12 and 1e+12, got nan",
+        ),
+        (
+            {"classifier": "knn", "C": [5]},
+            UsageError,
+            "C: expected none for knn, which has no regularisation",
         ),
         (
             {"y": np.zeros(4, int)},

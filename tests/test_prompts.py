@@ -315,3 +315,9 @@ def test_the_readme_lists_every_file_with_its_size():
     rows = re.findall(r"^\| `(\S+)` \| (\d+) \|", readme, re.MULTILINE)
     assert {name: int(size) for name, size in rows} == {name: len(bundled(name)) for name in FILES}
     assert len(rows) == len(FILES)
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e20])
+def test_the_length_of_embeddings_does_not_overflow(size):
+    rows = np.array([[3, 4], [1, 0]], np.float32)
+    assert np.allclose(similarity.normalize(rows * np.float32(size)), [[0.6, 0.8], [1, 0]])

@@ -77,22 +77,22 @@ def test_a_class_without_rows_to_fit_on_is_warned_about_and_counts_as_wrong(tmp_
     assert float(rows(result.stdout)[0]["acc1"]) <= 4 / 6
 
 
-@pytest.mark.parametrize("tau", ["0", "-1", "nan", "inf", "1e-400", "-inf", "", "hot", "1,,2"])
+@pytest.mark.parametrize("tau", ["0", "-1", "nan", "inf", "1e-309", "-inf", "", "hot", "1,,2"])
 @pytest.mark.parametrize("command", ["logits", "entropy", "probe"])
-def test_a_temperature_is_a_finite_number_above_0(
+def test_a_temperature_is_a_number_in_a_sensible_range(
     tau: str, command: str, images: Path, texts: Path, logits: Path, tmp_path: Path
 ) -> None:
     inputs = (images, texts, "-o", tmp_path / "o.h5") if command == "logits" else (logits,)
     with unchanged(tmp_path):
         line = fails(command, *inputs, f"--temperature={tau}", exit_code=2)
     got = "" if tau == "1,,2" else tau
-    assert f"temperature: expected a finite number above 0, got {got!r}" in line
+    assert f"temperature: expected a number between 1e-12 and 1e+12, got {got!r}" in line
 
 
-@pytest.mark.parametrize("C", ["0", "-1", "nan", "inf"])
-def test_c_is_a_finite_number_above_0(C: str, logits: Path) -> None:
+@pytest.mark.parametrize("C", ["0", "-1", "nan", "inf", "1e300"])
+def test_c_is_a_number_in_a_sensible_range(C: str, logits: Path) -> None:
     line = fails("probe", logits, f"-C{C}", exit_code=2)
-    assert f"C: expected a finite number above 0, got {C!r}" in line
+    assert f"C: expected a number between 1e-12 and 1e+12, got {C!r}" in line
 
 
 def test_a_temperature_needs_logits(images: Path) -> None:

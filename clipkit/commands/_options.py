@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from clipkit import models
-from clipkit.errors import UsageError, unknown
+from clipkit.errors import UsageError, check_positive, unknown
 
 if TYPE_CHECKING:
     from clipkit.features import FeatureFile
@@ -88,13 +87,7 @@ def parse_numbers(values: list[str], name: str) -> list[float]:
     """
     numbers: list[float] = []
     for word in _words(values):
-        try:
-            number = float(word)
-        except ValueError:
-            number = math.nan
-        if not (math.isfinite(number) and number > 0):
-            hint = "separate several by commas: 1,0.5,0.07"
-            raise UsageError(f"{name}: expected a finite number above 0, got {word!r}", hint)
+        number = check_positive(name, word)
         if number not in numbers:
             numbers.append(number)
     return numbers

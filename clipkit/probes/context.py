@@ -63,6 +63,7 @@ class Workers:
         """Return a function that counts finished steps, from any thread, out of `total`.
 
         It raises CancelledError once the sweep is cancelled, which ends the calling thread's work.
+        With no step, it checks only that.
         """
         done = 0
         lock = threading.Lock()
@@ -71,6 +72,8 @@ class Workers:
             nonlocal done
             if self._cancelled.is_set():
                 raise CancelledError
+            if not steps:
+                return
             with lock:
                 done += steps
                 if self._callback:

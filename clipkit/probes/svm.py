@@ -12,6 +12,7 @@ import math
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import combinations, pairwise
+from typing import NamedTuple
 
 import numpy as np
 import sklearn
@@ -26,8 +27,16 @@ GRAM_CACHE = 2**26  # numbers in cached Gram matrices of classes: 256 MiB in flo
 FIRST_ROWS = 1024  # what is fitted on first if a pair has more than GRAM_ROWS
 PAIRS = 64  # pairs whose hyperplanes are in memory and vote together
 TOLERANCE = 1e-3  # of the margin, as in SVC
+MAX_ITER = 10_000_000  # of libsvm for one pair, its own default; scikit-learn's is no limit
 
 Pair = tuple[int, int]
+
+
+class Fit(NamedTuple):
+    """The hyperplane (w, b) of a pair, (D + 1,), and whether libsvm reached its tolerance."""
+
+    hyperplane: Floats
+    converged: bool
 
 
 def svm(context: SweepContext) -> list[Predictions]:
@@ -45,13 +54,13 @@ def _fit_all_pairs_at_once(context: SweepContext) -> list[Predictions]:
     report_progress = context.workers.progress(len(context.settings))
 
     def solve(setting: Setting) -> Predictions:
-        hyperplanes = _hyperplanes_of_all_pairs(X, y, setting.C, gram)
+        hyperplanes, converged = _hyperplanes_of_all_pairs(X, y, setting.C, gram)
         votes = np.zeros((context.n_classes, len(context.X_eval)), dtype=np.int32)
         for start in range(0, len(pairs), PAIRS):
             batch = slice(start, start + PAIRS)
             _count_votes(votes, pairs[batch], hyperplanes[batch], context.X_eval)
         report_progress(1)
-        return Predictions(votes.argmax(axis=0))
+        return Predictions(votes.argmax(axis=0), converged)
 
     return context.workers.map(solve, context.settings)
 
@@ -62,29 +71,31 @@ def _fit_pairwise(context: SweepContext) -> list[Predictions]:
     rows = [context.X[context.y == c] for c in range(n)]
     largest = int(np.bincount(context.y).max())
     votes = np.zeros((len(context.settings), n, len(context.X_eval)), dtype=np.int32)
+    converged = np.ones(len(context.settings), dtype=bool)
     report_progress = context.workers.progress(len(pairs))
 
     @lru_cache(maxsize=GRAM_CACHE // largest**2 + 1)
     def within_class_gram(c: int) -> Floats:
         return np.asarray(rows[c] @ rows[c].T)
 
-    def fit_at_all_settings(pair: Pair) -> list[Floats]:
+    def fit_at_all_settings(pair: Pair) -> list[Fit]:
         i, j = pair
         gram = None
         if len(rows[i]) + len(rows[j]) <= GRAM_ROWS:
             between = rows[i] @ rows[j].T
             gram = _join_gram(within_class_gram(i), between, within_class_gram(j))
-        hyperplanes = [_fit_pair(rows[i], rows[j], C, gram) for _, C in context.settings]
+        fits = [_fit_pair(rows[i], rows[j], C, gram) for _, C in context.settings]
         report_progress(1)
-        return hyperplanes
+        return fits
 
     for start in range(0, len(pairs), PAIRS):
         batch = pairs[start : start + PAIRS]
-        # (pairs, settings, D + 1)
-        hyperplanes = np.array(context.workers.map(fit_at_all_settings, batch))
-        for k in range(len(context.settings)):
-            _count_votes(votes[k], batch, hyperplanes[:, k], context.X_eval)
-    return [Predictions(votes_of_setting.argmax(axis=0)) for votes_of_setting in votes]
+        fits = context.workers.map(fit_at_all_settings, batch)
+        for k, fits_of_setting in enumerate(zip(*fits, strict=True)):
+            hyperplanes = np.stack([fit.hyperplane for fit in fits_of_setting])
+            _count_votes(votes[k], batch, hyperplanes, context.X_eval)
+            converged[k] &= all(fit.converged for fit in fits_of_setting)
+    return list(map(Predictions, votes.argmax(axis=1), converged.tolist()))
 
 
 def _count_votes(
@@ -103,17 +114,23 @@ def _count_votes(
         votes[j] += ~is_first
 
 
-def _hyperplanes_of_all_pairs(X: Floats, y: Int64, C: float, gram: Floats) -> Floats:
-    """Return hyperplanes (pairs, D + 1) of three classes or more; rows of X are sorted by class."""
-    with sklearn.config_context(assume_finite=True, skip_parameter_validation=True):
-        svc = SVC(kernel="precomputed", C=C).fit(gram, y)
+def _hyperplanes_of_all_pairs(X: Floats, y: Int64, C: float, gram: Floats) -> tuple[Floats, bool]:
+    """Fit all pairs of three classes or more; rows of X are sorted by class.
+
+    Returns
+    -------
+    hyperplanes : array (pairs, D + 1)
+    converged : bool
+    """
+    svc = _fit_libsvm("precomputed", gram, y, C)
     ends = np.cumsum([0, *svc.n_support_])
     # for each class, the share of its support vectors in the normals against each other class
     shares = []
     for start, stop in pairwise(ends):
         shares.append(svc.dual_coef_[:, start:stop] @ X[svc.support_[start:stop]])  # (n - 1, D)
     normals = [shares[i][j - 1] + shares[j][i] for i, j in combinations(range(len(shares)), 2)]
-    return -np.column_stack([normals, svc.intercept_]).astype(np.float32)
+    hyperplanes = -np.column_stack([normals, svc.intercept_]).astype(np.float32)
+    return hyperplanes, svc.fit_status_ == 0
 
 
 def _join_gram(first: Floats, between: Floats, second: Floats) -> Floats:
@@ -121,8 +138,8 @@ def _join_gram(first: Floats, between: Floats, second: Floats) -> Floats:
     return np.block([[first, between], [between.T, second]]).astype(np.float64)
 
 
-def _fit_pair(first: Floats, second: Floats, C: float, gram: Floats | None) -> Floats:
-    """Return the hyperplane (D + 1,) between two classes' rows; scores of the first are negative.
+def _fit_pair(first: Floats, second: Floats, C: float, gram: Floats | None) -> Fit:
+    """Fit the hyperplane between two classes' rows; scores of the first are negative.
 
     Without a Gram matrix, fit by chunking (Boser, Guyon & Vapnik 1992): fit on some rows, add those
     that violate the margin, and repeat until none does. Rows that are left out have no weight in
@@ -132,29 +149,34 @@ def _fit_pair(first: Floats, second: Floats, C: float, gram: Floats | None) -> F
     sizes = (len(first), len(second))
     signs = np.repeat([-1, 1], sizes)
     if gram is not None:
-        return _hyperplane(rows, signs, C, gram)
+        return _fit_rows(rows, signs, C, gram)
     stride = math.ceil(len(rows) / FIRST_ROWS)
     used = np.concatenate([np.arange(size) % stride == 0 for size in sizes])
     while True:
-        hyperplane = _hyperplane(rows[used], signs[used], C)
+        fit = _fit_rows(rows[used], signs[used], C)
         unused = np.flatnonzero(~used)
-        margins = signs[unused] * (rows[unused] @ hyperplane[:-1] + hyperplane[-1])
+        margins = signs[unused] * (rows[unused] @ fit.hyperplane[:-1] + fit.hyperplane[-1])
         violators = unused[margins < 1 - TOLERANCE]
         if len(violators) == 0:
-            return hyperplane
+            return fit
         used[violators] = True
         if used.mean() > 0.5:
             used[:] = True
 
 
-def _hyperplane(rows: Floats, signs: Int64, C: float, gram: Floats | None = None) -> Floats:
-    """Return libsvm's hyperplane (w, b), (D + 1,), between rows of sign -1 and +1."""
+def _fit_rows(rows: Floats, signs: Int64, C: float, gram: Floats | None = None) -> Fit:
+    """Fit the hyperplane between rows of sign -1 and +1."""
     if gram is None and len(rows) <= GRAM_ROWS:
         gram = (rows @ rows.T).astype(np.float64)
-    with sklearn.config_context(assume_finite=True, skip_parameter_validation=True):
-        if gram is None:
-            svc = SVC(kernel="linear", C=C).fit(rows, signs)
-        else:
-            svc = SVC(kernel="precomputed", C=C).fit(gram, signs)
+    if gram is None:
+        svc = _fit_libsvm("linear", rows, signs, C)
+    else:
+        svc = _fit_libsvm("precomputed", gram, signs, C)
     normal = svc.dual_coef_[0] @ rows[svc.support_]
-    return np.append(normal, svc.intercept_).astype(np.float32)
+    hyperplane = np.append(normal, svc.intercept_).astype(np.float32)
+    return Fit(hyperplane, svc.fit_status_ == 0)
+
+
+def _fit_libsvm(kernel: str, matrix: Floats, y: Int64, C: float) -> SVC:
+    with sklearn.config_context(assume_finite=True, skip_parameter_validation=True):
+        return SVC(kernel=kernel, C=C, max_iter=MAX_ITER).fit(matrix, y)
