@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from clipkit.report import chapters, thesis
+from clipkit.report.folder import ResultsFolder
 from clipkit.report.formatting import table, wrap
-from clipkit.report.results import Results
 from clipkit.version import __version__
 
 __all__ = ["markdown"]
@@ -44,8 +44,8 @@ def markdown(folder: Path, untrained: Path | None = None) -> str:
     ClipkitError
         If a folder holds no img.h5, or if a file is not what its name says.
     """
-    results = Results(folder)
-    control = None if untrained is None else Results(untrained)
+    results = ResultsFolder(folder)
+    control = None if untrained is None else ResultsFolder(untrained)
     comparison = chapters.Comparison(results, control, thesis.figures(results.embedding))
     title = f"# {_model_name(results)} on {results.embedding['dataset']['name']}"
     blocks = [title, _provenance(results, control), NOTES]
@@ -54,7 +54,7 @@ def markdown(folder: Path, untrained: Path | None = None) -> str:
     return "\n\n".join(map(wrap, blocks)) + "\n"
 
 
-def _model_name(results: Results) -> str:
+def _model_name(results: ResultsFolder) -> str:
     model = results.embedding["model"]
     name = str(model["name"])
     if "untrained" in model:
@@ -62,7 +62,7 @@ def _model_name(results: Results) -> str:
     return name
 
 
-def _provenance(results: Results, control: Results | None) -> str:
+def _provenance(results: ResultsFolder, control: ResultsFolder | None) -> str:
     """Return the table of what ran."""
     embedding = results.embedding
     model = embedding["model"]
@@ -82,7 +82,7 @@ def _provenance(results: Results, control: Results | None) -> str:
     return table(["what ran", ""], rows, text_columns=2)
 
 
-def _data_rows(results: Results) -> list[list[str]]:
+def _data_rows(results: ResultsFolder) -> list[list[str]]:
     dataset: dict[str, Any] = results.embedding["dataset"]
     counts = sorted(results.row_counts.items(), reverse=True)  # train before test
     images = " + ".join(f"{count:,} {split}" for split, count in counts)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ import numpy as np
 from clipkit import features, metrics
 from clipkit.errors import ClipkitError
 from clipkit.features import FeatureFile
-from clipkit.report.thesis import SEED
+from clipkit.report.thesis import SEED, Experiment
+
+AGREEMENT = ("purity", "nmi", "ari")  # measured on the clusters of every seed
 
 
 @dataclass(frozen=True)
@@ -25,12 +28,12 @@ class Measurement:
     note: str = ""  # what was chosen for the number, such as "τ 0.07"
 
 
-class Results:
+class ResultsFolder:
     """The files of a results folder, by their names without `.h5`.
 
     Parameters
     ----------
-    folder : Path
+    path : Path
         A folder with an `img.h5` that `clipkit embed` made. Every other file may be absent.
 
     Attributes
@@ -48,15 +51,15 @@ class Results:
         If there is no such `img.h5`.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, path: Path) -> None:
+        self.path = path
         self._files: dict[str, FeatureFile] = {}
-        if not (folder / "img.h5").is_file():
+        if not self.has("img"):
             raise ClipkitError(
-                f"{folder}: expected a results folder with img.h5, got none",
+                f"{path}: expected a results folder with img.h5, got none",
                 "make one with: make chapter2",
             )
-        with features.open_file(str(folder / "img.h5"), kinds=["images"]) as images:
+        with features.open_file(str(path / "img.h5"), kinds=["images"]) as images:
             history = images.history
             self.class_names = images.class_names or []
             self.row_counts = {name: len(split) for name, split in images.splits.items()}
@@ -64,30 +67,23 @@ class Results:
         if not embed_entries:
             commands = ", ".join(entry["command"] for entry in history)
             raise ClipkitError(
-                f"{folder}/img.h5: expected a file that clipkit embed made, got one of {commands}"
+                f"{path}/img.h5: expected a file that clipkit embed made, got one of {commands}"
             )
         self.embedding = embed_entries[0]
 
     def has(self, name: str) -> bool:
         """Tell whether the folder holds a file."""
-        return (self.folder / f"{name}.h5").is_file()
+        return (self.path / f"{name}.h5").is_file()
 
     def read(self, name: str) -> FeatureFile:
         """Read a file, once."""
         if name not in self._files:
-            self._files[name] = features.read(str(self.folder / f"{name}.h5"))
+            self._files[name] = features.read(str(self.path / f"{name}.h5"))
         return self._files[name]
 
     def runs(self, name: str) -> list[dict[str, Any]]:
         """Return the runs of a result, or [] without the file."""
         return self.read(name).rows() if self.has(name) else []
-
-    def test_runs(self, name: str, temperature: float | None = None) -> list[dict[str, Any]]:
-        """Return the runs that were scored on the test split, at one temperature if it is given."""
-        runs = self.read(name).runs_on("test") if self.has(name) else []
-        if temperature is None:
-            return runs
-        return [run for run in runs if run["temperature"] == temperature]
 
     def temperatures(self, name: str) -> list[float]:
         """Return the temperatures of a sweep, from the highest to the lowest."""
@@ -97,62 +93,45 @@ class Results:
         """Return each K for which there is an SVM on the logits of the K generic prompts."""
         return self._numbers("generic", ".logits.svm")
 
-    def accuracy(
-        self, name: str, column: str = "acc1", temperature: float | None = None
-    ) -> Measurement | None:
-        """Return the accuracy on the test split with Wilson's 95 % interval."""
-        runs = self.test_runs(name, temperature)
-        return self._accuracy(name, runs[0], column) if runs else None
+    def measure(self, experiment: Experiment) -> Measurement | None:
+        """Return the number of an experiment on the test split, or None without its result.
 
-    def best_accuracy(self, name: str) -> Measurement | None:
-        """Return the highest accuracy on the test split, and its temperature.
-
-        It is optimistic for a sweep, unless the temperature was chosen on a validation split and
-        the test split was scored at that one only.
+        An accuracy has Wilson's 95 % interval. The agreement of clusters with classes is that of
+        the first seed, with the lowest and the highest of all seeds.
         """
-        runs = self.test_runs(name)
+        name, column, temperature = experiment
+        if column in AGREEMENT:
+            values = self._values_by_seed(f"{name}.cluster-", "", column)
+            return Measurement(values[0], "", min(values), max(values)) if values else None
+        runs = self.read(name).runs_on("test") if self.has(name) else []
+        if temperature is not None:
+            runs = [run for run in runs if _temperature(run) == temperature]
         if not runs:
             return None
-        best_run = max(runs, key=lambda run: float(run["acc1"]))
-        accuracy = self._accuracy(name, best_run, "acc1")
-        return replace(accuracy, note=f"τ {best_run['temperature']:g}")
+        run = max(runs, key=lambda run: float(run[column]))  # of equals, the first
+        if column.startswith("mean_"):
+            return Measurement(run[column], "nats" if column == "mean_entropy" else "%")
+        low, high = metrics.wilson(run[column], len(self.read(name).splits["test"]))
+        note = f"τ {run['temperature']:g}" if temperature is None else ""
+        return Measurement(run[column], "%", low, high, note)
 
-    def _accuracy(self, name: str, run: dict[str, Any], column: str) -> Measurement:
-        value = float(run[column])
-        low, high = metrics.wilson(value, len(self.read(name).splits["test"]))
-        return Measurement(value, "%", low, high)
-
-    def mean(self, name: str, column: str, temperature: float = 1) -> Measurement | None:
-        """Return the mean entropy or confidence of the test images."""
-        unit = "nats" if column == "mean_entropy" else "%"
-        runs = self.test_runs(name, temperature)
-        return Measurement(float(runs[0][column]), unit) if runs else None
-
-    def random_accuracy(self, k: int) -> Measurement | None:
+    def measure_random(self, k: int) -> Measurement | None:
         """Return the mean accuracy of an SVM on K random directions, over the seeds."""
-        values = self._seed_values(f"random{k}-", ".svm", "acc1")
+        values = self._values_by_seed(f"random{k}-", ".svm", "acc1")
         if not values:
             return None
         return Measurement(float(np.mean(values)), "%", min(values), max(values))
 
-    def random_fewshot_accuracy(self, k: int) -> Measurement | None:
+    def measure_random_fewshot(self, k: int) -> Measurement | None:
         """Return the few-shot accuracy on K random directions of the first seed."""
-        seeds = self._seeds(f"random{k}-", ".fewshot")
-        return self.best_accuracy(f"random{k}-{seeds[0]}.fewshot") if seeds else None
+        for seed in self._seeds(f"random{k}-", ".fewshot")[:1]:
+            return self.measure(Experiment(f"random{k}-{seed}.fewshot", temperature=None))
+        return None
 
-    def cluster_agreement(self, name: str, metric: str) -> Measurement | None:
-        """Return how well the first seed's clusters agree with the classes."""
-        values = self._seed_values(f"{name}.cluster-", "", metric)
-        if not values:
-            return None
-        return Measurement(values[0], "", min(values), max(values))
-
-    def _seed_values(self, prefix: str, suffix: str, column: str) -> list[float]:
-        """Return the value of each seed's result."""
-        values = []
-        for seed in self._seeds(prefix, suffix):
-            values += [float(row[column]) for row in self.runs(f"{prefix}{seed}{suffix}")]
-        return values
+    def _values_by_seed(self, prefix: str, suffix: str, column: str) -> list[float]:
+        """Return the value of each seed's result `<prefix><seed><suffix>`."""
+        seeds = self._seeds(prefix, suffix)
+        return [float(self.runs(f"{prefix}{seed}{suffix}")[0][column]) for seed in seeds]
 
     def _seeds(self, prefix: str, suffix: str) -> list[int]:
         """Return the seed of each result `<prefix><seed><suffix>`, the thesis's seed first."""
@@ -160,6 +139,12 @@ class Results:
 
     def _numbers(self, prefix: str, suffix: str) -> list[int]:
         """Return, in order, each number for which there is a file `<prefix><number><suffix>.h5`."""
-        names = [path.stem for path in self.folder.glob(f"{prefix}*{suffix}.h5")]
+        names = [path.stem for path in self.path.glob(f"{prefix}*{suffix}.h5")]
         words = [name.removeprefix(prefix).removesuffix(suffix) for name in names]
         return sorted(int(word) for word in words if word.isdecimal())
+
+
+def _temperature(run: dict[str, Any]) -> float:
+    """Return the temperature of a run; 1 for those on embeddings and of zero-shot."""
+    temperature = float(run.get("temperature", math.nan))
+    return 1.0 if math.isnan(temperature) else temperature
