@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,26 +14,46 @@ from clipkit.errors import UsageError, unknown
 if TYPE_CHECKING:
     from clipkit.features import FeatureFile
 
+
+def check_output(ctx: typer.Context, output: str | None) -> str | None:
+    """Refuse an unusable output when it is parsed, before the command does any work."""
+    from clipkit import files
+
+    if output is not None:
+        files.check_output(output, force=ctx.params["force"])
+    return output
+
+
+def output_option(help: str, check: Callable[..., Any] = check_output) -> Any:
+    """Return the option -o, whose value is checked when it is parsed."""
+    return typer.Option("--output", "-o", metavar="FILE", help=help, callback=check)
+
+
+def _check_format(format: str | None) -> str | None:
+    from clipkit.tables import FORMATS
+
+    if format is not None and format not in FORMATS:
+        raise unknown("format", format, FORMATS)
+    return format
+
+
 FeatureInput = Annotated[
     str, typer.Argument(metavar="[FILE]", help="Feature file (default: standard input).")
 ]
-Output = Annotated[
-    str,
-    typer.Option("--output", "-o", metavar="FILE", help="Output file, or - for standard output."),
+Output = Annotated[str, output_option("Output file, or - for standard output.")]
+ResultOutput = Annotated[str | None, output_option("Save the result in a file for clipkit plot.")]
+Force = Annotated[
+    bool,
+    # eager, since check_output needs it
+    typer.Option("--force", "-f", is_eager=True, help="Replace an existing output."),
 ]
-ResultOutput = Annotated[
-    str | None,
-    typer.Option(
-        "--output", "-o", metavar="FILE", help="Save the result in a file for clipkit plot."
-    ),
-]
-Force = Annotated[bool, typer.Option("--force", "-f", help="Replace an existing output.")]
 Format = Annotated[
     str | None,
     typer.Option(
         "--format",
         metavar="table|tsv|csv|json",
         help="Format of the report (default: a table on a terminal, else TSV).",
+        callback=_check_format,
     ),
 ]
 Temperatures = Annotated[
@@ -122,17 +143,6 @@ def parse_temperatures(values: list[str], logit_scale: float | None) -> list[flo
 
 def _words(values: list[str]) -> list[str]:
     return [word.strip() for value in values for word in value.split(",")]
-
-
-def check_report_options(output: str | None, format: str | None, force: bool) -> None:
-    """Refuse an unknown report format or an unusable output before the command does any work."""
-    from clipkit import files
-    from clipkit.tables import FORMATS
-
-    if format is not None and format not in FORMATS:
-        raise unknown("format", format, FORMATS)
-    if output is not None:
-        files.check_output(output, force=force)
 
 
 def report_result(result: FeatureFile, output: str | None, format: str | None, force: bool) -> None:

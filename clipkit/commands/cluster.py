@@ -12,7 +12,6 @@ from clipkit.commands._options import (
     Format,
     ResultOutput,
     Seed,
-    check_report_options,
     report_result,
 )
 
@@ -42,7 +41,6 @@ def cluster(
     """
     from clipkit import clustering, features
 
-    check_report_options(output, format, force)
     with features.open_file(file, kinds=["images", "logits"]) as source:
         result = clustering.cluster(source, split, k, seed)
     report_result(result, output, format, force)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from clipkit import console
-from clipkit.commands._options import Force
+from clipkit.commands._options import Force, check_output
 from clipkit.errors import UsageError, unknown
 
 FEATURE_FILE = (".h5", ".hdf5")
@@ -28,6 +28,7 @@ def convert(
         typer.Argument(
             metavar="[OUTPUT]",
             help="As INPUT, or .csv for results (default: a feature file on standard output).",
+            callback=check_output,
         ),
     ] = "-",
     model: Annotated[
@@ -76,10 +77,9 @@ def convert(
 
     Example: clipkit convert img.h5 img.npz; clipkit convert theirs.npz img.h5 --model ViT-B/32
     """
-    from clipkit import features, files, models
+    from clipkit import features, models
     from clipkit.features import formats
 
-    files.check_output(output, force=force)
     is_export = _ending(source, formats.READABLE) in FEATURE_FILE
     if is_export == (_ending(output, formats.WRITABLE) in FEATURE_FILE):
         raise UsageError(

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from clipkit.commands._options import FeatureInput, Force, Temperatures, parse_temperatures
+from clipkit.commands._options import (
+    FeatureInput,
+    Force,
+    Temperatures,
+    check_output,
+    output_option,
+    parse_temperatures,
+)
 from clipkit.errors import unknown
 
 if TYPE_CHECKING:
@@ -18,18 +25,23 @@ if TYPE_CHECKING:
 SHEET_IMAGES = 40
 THUMBNAIL_PIXELS = 96
 
+
+def _check_picture(ctx: typer.Context, output: str) -> str | None:
+    """Refuse an output that cannot be a picture when it is parsed."""
+    from clipkit import plots
+
+    if output != "-":
+        plots.format_of(output)
+    return check_output(ctx, output)
+
+
 FeatureInputs = Annotated[
     list[str] | None,
     typer.Argument(metavar="FILE", help="Feature files (default: standard input)."),
 ]
 PictureOutput = Annotated[
     str,
-    typer.Option(
-        "--output",
-        "-o",
-        metavar="FILE",
-        help="A .png, .svg or .pdf file, or - for PNG on standard output.",
-    ),
+    output_option("A .png, .svg or .pdf file, or - for PNG on standard output.", _check_picture),
 ]
 Split = Annotated[
     str | None,
@@ -57,22 +69,17 @@ class PlotGroup(TyperGroup):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Move the picture to the front of the arguments."""
+        value_options: set[str] = set()  # of all pictures: the word after one is a value
+        for command in self.commands.values():
+            for parameter in command.params:
+                if not getattr(parameter, "is_flag", False):
+                    value_options.update(parameter.opts)
         if args and args[0].startswith("-"):
-            value_options = self._value_options()
             for i in range(1, len(args)):
                 if args[i] in self.commands and args[i - 1] not in value_options:
                     args = [args[i], *args[:i], *args[i + 1 :]]
                     break
         return super().parse_args(ctx, args)
-
-    def _value_options(self) -> set[str]:
-        """Return the options of all pictures after which a word is a value."""
-        names: set[str] = set()
-        for command in self.commands.values():
-            for parameter in command.params:
-                if not getattr(parameter, "is_flag", False):
-                    names.update(parameter.opts)
-        return names
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Return the command that the first argument names."""
@@ -108,7 +115,6 @@ def confusion(
     """
     from clipkit import plots
 
-    _check_output(output, force)
     matrix = _read_confusion(file, split, run, groups)
     title = title or f"Confusion ({matrix.label})"
     _save(plots.confusion(matrix.counts, matrix.class_names, title=title), output, force)
@@ -130,7 +136,6 @@ def classes(
     """
     from clipkit import metrics, plots
 
-    _check_output(output, force)
     matrix = _read_confusion(file, split, run, groups)
     f1, support = metrics.f1_per_class(matrix.counts), matrix.counts.sum(axis=1)
     title = title or f"F1 of each class ({matrix.label})"
@@ -155,7 +160,6 @@ def clusters(
     """
     from clipkit import features, plots, results
 
-    _check_output(output, force)
     result = features.read(file, kinds=["result"])
     matrix = results.cluster_counts(result, split, run)
     title = title or f"Clusters ({matrix.label})"
@@ -178,7 +182,6 @@ def temperature(
     """
     from clipkit import features, plots, results
 
-    _check_output(output, force)
     sweeps = [features.read(source, kinds=["result"]) for source in file or ["-"]]
     curves = results.temperature_sweeps(sweeps, split)
     figure = plots.temperature(curves, results.common_prompt_count(sweeps), title=title)
@@ -204,7 +207,6 @@ def grid(
     """
     from clipkit import features, plots, results
 
-    _check_output(output, force)
     accuracies = results.accuracy_grid(features.read(file, kinds=["result"]), split)
     figure = plots.grid(
         accuracies.values, accuracies.Cs, accuracies.temperatures, title=title or accuracies.label
@@ -227,7 +229,6 @@ def entropy(
     """
     from clipkit import plots, softmax
 
-    _check_output(output, force)
     cosines, temperatures, default_title = _read_cosines(file, split, temperature)
     values = {tau: softmax.entropy(cosines, tau) for tau in temperatures}
     figure = plots.entropy(values, cosines.shape[1], title=title or default_title)
@@ -249,7 +250,6 @@ def confidence(
     """
     from clipkit import plots, softmax
 
-    _check_output(output, force)
     cosines, temperatures, default_title = _read_cosines(file, split, temperature)
     values = {tau: softmax.confidence(cosines, tau) for tau in temperatures}
     figure = plots.confidence(values, cosines.shape[1], title=title or default_title)
@@ -277,7 +277,6 @@ def logits(
     """
     from clipkit import features, plots, results
 
-    _check_output(output, force)
     logits_file = features.read(file, kinds=["logits"])
     cosines, labels = results.cosine_lines(logits_file, split, image, class_)
     _save(plots.logits(cosines, labels, logits_file.texts or [], title=title), output, force)
@@ -300,7 +299,6 @@ def similarity(
     """
     from clipkit import features, plots, results
 
-    _check_output(output, force)
     logits_file = features.read(file, kinds=["logits"])
     means, names = results.class_means(logits_file, split)
     figure = plots.similarity(means, names, logits_file.texts or [], centred=centred, title=title)
@@ -320,7 +318,6 @@ def spectrum(
     """
     from clipkit import features, plots, results, similarity
 
-    _check_output(output, force)
     texts = [features.read(source, kinds=["texts"]) for source in file or ["-"]]
     values = results.prompt_spectra(texts)
     ranks = {name: similarity.effective_rank(sigma) for name, sigma in values.items()}
@@ -348,7 +345,6 @@ def images(
 
     from clipkit import datasets, plots
 
-    _check_output(output, force)
     splits = None if split is None else [split]
     data = datasets.load(dataset, root=root, splits=splits, limit=SHEET_IMAGES)
     name = "test" if "test" in data.splits else next(iter(data.splits))
@@ -388,15 +384,6 @@ def _read_cosines(
         cosines = np.asarray(logits.cosines(name))
         title = f"{len(cosines)} images of {name}"
         return cosines, temperatures or [logits.temperature or 1.0], title
-
-
-def _check_output(output: str, force: bool) -> None:
-    """Refuse an unusable output before the command does any work."""
-    from clipkit import files, plots
-
-    if output != "-":
-        plots.format_of(output)
-    files.check_output(output, force=force)
 
 
 def _save(figure: Figure, output: str, force: bool) -> None:

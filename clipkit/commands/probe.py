@@ -13,7 +13,6 @@ from clipkit.commands._options import (
     ResultOutput,
     Seed,
     Temperatures,
-    check_report_options,
     parse_numbers,
     parse_temperatures,
     report_result,
@@ -81,7 +80,6 @@ def probe(
     from clipkit import evaluation
     from clipkit.features import read
 
-    check_report_options(output, format, force)
     spec = evaluation.ProbeSpec(classifier, features, standardize, seed, shots)
     Cs = parse_numbers(regularization, "C")
     source = read(file, kinds=["images", "logits"])

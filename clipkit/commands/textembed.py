@@ -78,9 +78,8 @@ def textembed(
 
     Example: clipkit textembed --classes cifar100 --template "a photo of a {}" -o classes.h5
     """
-    from clipkit import embedding, features, files
+    from clipkit import embedding, features
 
-    files.check_output(output, force=force)
     if prompts is not None and classes is not None:
         raise UsageError("expected PROMPTS or --classes, got both")
     if classes is None and (template or readable):

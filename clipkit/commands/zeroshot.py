@@ -11,7 +11,6 @@ from clipkit.commands._options import (
     Force,
     Format,
     ResultOutput,
-    check_report_options,
     report_result,
 )
 
@@ -36,7 +35,6 @@ def zeroshot(
     from clipkit import features
     from clipkit.zeroshot import evaluate
 
-    check_report_options(output, format, force)
     with features.open_file(file, kinds=["logits"]) as logits:
         result = evaluate(logits, split)
     report_result(result, output, format, force)
