@@ -20,10 +20,10 @@ from clipkit.plots.style import (
     VERMILLION,
     Floats,
     add_legend,
+    clipkit_style,
     new_figure,
     sanitize_label,
     use_plain_numbers,
-    with_style,
 )
 
 BINS = 40
@@ -48,7 +48,7 @@ class _Quantity:
     unit: str
 
 
-@with_style
+@clipkit_style
 def entropy(
     values: Mapping[float, ArrayLike], n_prompts: int, *, title: str | None = None
 ) -> Figure:
@@ -80,7 +80,7 @@ def entropy(
     return _histograms(arrays, quantity, title)
 
 
-@with_style
+@clipkit_style
 def confidence(
     values: Mapping[float, ArrayLike], n_prompts: int, *, title: str | None = None
 ) -> Figure:
@@ -187,7 +187,7 @@ def _distance_histogram(ax: Axes, values: Floats, quantity: _Quantity) -> None:
     ax.set_xlabel(f"{quantity.distance_label} ({unit})")
 
 
-@with_style
+@clipkit_style
 def classes(
     f1: ArrayLike,
     class_names: Sequence[str],

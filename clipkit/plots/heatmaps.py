@@ -18,10 +18,10 @@ from clipkit.plots.style import (
     GREY,
     VERMILLION,
     Floats,
+    clipkit_style,
     new_figure,
     sanitize_label,
     use_plain_numbers,
-    with_style,
 )
 
 CHARACTER_INCHES = 0.062  # width of a character of a 7 pt label, about
@@ -98,7 +98,7 @@ def _write_numbers(
         ax.text(j, i, text, ha="center", va="center", fontsize=size, color=ink, bbox=box)
 
 
-@with_style
+@clipkit_style
 def confusion(counts: ArrayLike, class_names: Sequence[str], *, title: str | None = None) -> Figure:
     """Draw a confusion matrix in percent of each true class, with accuracy and N above it.
 
@@ -118,7 +118,7 @@ def confusion(counts: ArrayLike, class_names: Sequence[str], *, title: str | Non
     return _row_percentages(counts, names, names, "predicted class", fact, title)
 
 
-@with_style
+@clipkit_style
 def clusters(counts: ArrayLike, class_names: Sequence[str], *, title: str | None = None) -> Figure:
     """Draw the percentage of each class in each cluster, with purity and N above it.
 
@@ -193,7 +193,7 @@ def _rule_every_tenth(ax: Axes, rows: int, columns: int) -> None:
         ax.axvline(edge, color="#cccccc", linewidth=0.5)
 
 
-@with_style
+@clipkit_style
 def similarity(
     means: ArrayLike,
     class_names: Sequence[str],
@@ -260,7 +260,7 @@ def _limits(values: Floats) -> tuple[float, float]:
     return low, high
 
 
-@with_style
+@clipkit_style
 def grid(
     accuracy: ArrayLike, C: Sequence[float], tau: Sequence[float], *, title: str | None = None
 ) -> Figure:

@@ -17,11 +17,11 @@ from clipkit.plots.style import (
     GREY,
     Floats,
     add_legend,
+    clipkit_style,
     line_style,
     new_figure,
     sanitize_label,
     use_plain_numbers,
-    with_style,
 )
 
 MAX_TEXTS = 40  # more prompts than this are numbered
@@ -77,7 +77,7 @@ class Sweep:
             self.best = float(tau[best]), float(percent[best])
 
 
-@with_style
+@clipkit_style
 def temperature(
     sweeps: Sequence[Sweep], n_prompts: int | None = None, *, title: str | None = None
 ) -> Figure:
@@ -198,7 +198,7 @@ def _set_tau_axis(ax: Axes, tau: Floats) -> None:
     ax.set_xlabel("temperature τ (log scale, falling)")
 
 
-@with_style
+@clipkit_style
 def logits(
     cosines: ArrayLike, labels: Sequence[str], texts: Sequence[str], *, title: str | None = None
 ) -> Figure:
@@ -242,7 +242,7 @@ def logits(
     return fig
 
 
-@with_style
+@clipkit_style
 def spectrum(
     values: Mapping[str, ArrayLike],
     effective_rank: Mapping[str, float],
