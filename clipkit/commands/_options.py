@@ -24,9 +24,14 @@ def check_output(ctx: typer.Context, output: str | None) -> str | None:
     return output
 
 
+def option(metavar: str, help: str, *flags: str, **settings: Any) -> Any:
+    """Return an option that takes a value; its flag is its parameter's name if none is given."""
+    return typer.Option(*flags, metavar=metavar, help=help, **settings)
+
+
 def output_option(help: str, check: Callable[..., Any] = check_output) -> Any:
     """Return the option -o, whose value is checked when it is parsed."""
-    return typer.Option("--output", "-o", metavar="FILE", help=help, callback=check)
+    return option("FILE", help, "--output", "-o", callback=check)
 
 
 def _check_format(format: str | None) -> str | None:
@@ -49,55 +54,38 @@ Force = Annotated[
 ]
 Format = Annotated[
     str | None,
-    typer.Option(
-        "--format",
-        metavar="table|tsv|csv|json",
-        help="Format of the report (default: a table on a terminal, else TSV).",
+    option(
+        "table|tsv|csv|json",
+        "Format of the report (default: a table on a terminal, else TSV).",
         callback=_check_format,
     ),
 ]
 Temperatures = Annotated[
     list[str],
-    typer.Option(
+    option(
+        "TAU[,TAU...]",
+        "Divide the cosines by TAU; 'model' is the temperature that the model learned.",
         "--temperature",
         "-t",
-        metavar="TAU[,TAU...]",
-        help="Divide the cosines by TAU; 'model' is the temperature that the model learned.",
     ),
 ]
 Model = Annotated[
     str,
-    typer.Option(
+    option(
+        "NAME|FOLDER",
+        "Model: tiny, ViT-B/32, a Hugging Face id, or a folder.",
         "--model",
         "-m",
-        metavar="NAME|FOLDER",
         envvar="CLIPKIT_MODEL",
-        help="Model: tiny, ViT-B/32, a Hugging Face id, or a folder.",
     ),
 ]
 Untrained = Annotated[
-    int | None,
-    typer.Option(
-        "--untrained",
-        metavar="SEED",
-        help="Use the same architecture at random initialisation, as a control.",
-    ),
+    int | None, option("SEED", "Use the same architecture at random initialisation, as a control.")
 ]
-Device = Annotated[
-    str,
-    typer.Option(
-        "--device", metavar="auto|cpu|cuda|cuda:N|mps", help="Device to run the model on."
-    ),
-]
-Precision = Annotated[
-    str,
-    typer.Option("--precision", metavar="auto|fp32|bf16|fp16", help="Precision to compute in."),
-]
-Seed = Annotated[
-    int,
-    # the range of numpy's RandomState
-    typer.Option("--seed", metavar="N", min=0, max=2**32 - 1, help="Random seed."),
-]
+Device = Annotated[str, option("auto|cpu|cuda|cuda:N|mps", "Device to run the model on.")]
+Precision = Annotated[str, option("auto|fp32|bf16|fp16", "Precision to compute in.")]
+# the range of numpy's RandomState
+Seed = Annotated[int, option("N", "Random seed.", min=0, max=2**32 - 1)]
 DEFAULT_MODEL = models.DEFAULT
 
 

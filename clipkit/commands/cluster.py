@@ -12,6 +12,7 @@ from clipkit.commands._options import (
     Format,
     ResultOutput,
     Seed,
+    option,
     report_result,
 )
 
@@ -19,10 +20,7 @@ from clipkit.commands._options import (
 def cluster(
     file: FeatureInput = "-",
     split: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--split", metavar="NAME", help="Split to cluster (default: test); repeatable."
-        ),
+        list[str] | None, option("NAME", "Split to cluster (default: test); repeatable.")
     ] = None,
     k: Annotated[
         list[int] | None,

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from clipkit.commands._options import Force, Output, Seed, parse_temperatures
+from clipkit.commands._options import Force, Output, Seed, option, parse_temperatures
 from clipkit.errors import UsageError
 
 
@@ -21,16 +21,10 @@ def logits(
     ] = "-",
     output: Output = "-",
     temperature: Annotated[
-        str, typer.Option("--temperature", "-t", metavar="TAU", help="Divide the cosines by TAU.")
+        str, option("TAU", "Divide the cosines by TAU.", "--temperature", "-t")
     ] = "1",
     random: Annotated[
-        int | None,
-        typer.Option(
-            "--random",
-            metavar="K",
-            min=1,
-            help="Use K random directions in place of TEXTS, as a control.",
-        ),
+        int | None, option("K", "Use K random directions in place of TEXTS, as a control.", min=1)
     ] = None,
     seed: Seed = 42,
     force: Force = False,

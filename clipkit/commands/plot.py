@@ -12,6 +12,7 @@ from clipkit.commands._options import (
     Force,
     Temperatures,
     check_output,
+    option,
     output_option,
     parse_temperatures,
 )
@@ -43,25 +44,14 @@ PictureOutput = Annotated[
     str,
     output_option("A .png, .svg or .pdf file, or - for PNG on standard output.", _check_picture),
 ]
-Split = Annotated[
-    str | None,
-    typer.Option("--split", metavar="NAME", help="Split to draw (default: test, else the first)."),
-]
+Split = Annotated[str | None, option("NAME", "Split to draw (default: test, else the first).")]
 Run = Annotated[
-    int | None,
-    typer.Option(
-        "--run", metavar="N", min=0, help="Number of the run, from 0 (default: the most accurate)."
-    ),
+    int | None, option("N", "Number of the run, from 0 (default: the most accurate).", min=0)
 ]
 Groups = Annotated[
-    str | None,
-    typer.Option(
-        "--groups",
-        metavar="FILE",
-        help="Draw groups of classes; each line of FILE is: class TAB group.",
-    ),
+    str | None, option("FILE", "Draw groups of classes; each line of FILE is: class TAB group.")
 ]
-Title = Annotated[str | None, typer.Option("--title", metavar="TEXT", help="Title of the picture.")]
+Title = Annotated[str | None, option("TEXT", "Title of the picture.")]
 
 
 class PlotGroup(TyperGroup):
@@ -148,9 +138,7 @@ def clusters(
     file: FeatureInput = "-",
     output: PictureOutput = "-",
     split: Split = None,
-    run: Annotated[
-        int, typer.Option("--run", metavar="N", min=0, help="Number of the run, from 0.")
-    ] = 0,
+    run: Annotated[int, option("N", "Number of the run, from 0.", min=0)] = 0,
     title: Title = None,
     force: Force = False,
 ) -> None:
@@ -170,9 +158,7 @@ def clusters(
 def temperature(
     file: FeatureInputs = None,
     output: PictureOutput = "-",
-    split: Annotated[
-        str | None, typer.Option("--split", metavar="NAME", help="Split to draw (default: all).")
-    ] = None,
+    split: Annotated[str | None, option("NAME", "Split to draw (default: all).")] = None,
     title: Title = None,
     force: Force = False,
 ) -> None:
@@ -193,10 +179,7 @@ def grid(
     file: FeatureInput = "-",
     output: PictureOutput = "-",
     split: Annotated[
-        str | None,
-        typer.Option(
-            "--split", metavar="NAME", help="Split to draw (default: the one with the most runs)."
-        ),
+        str | None, option("NAME", "Split to draw (default: the one with the most runs).")
     ] = None,
     title: Title = None,
     force: Force = False,
@@ -262,12 +245,9 @@ def logits(
     output: PictureOutput = "-",
     split: Split = None,
     class_: Annotated[
-        list[str],
-        typer.Option("--class", metavar="NAME", help="Draw the mean of this class; repeatable."),
+        list[str], option("NAME", "Draw the mean of this class; repeatable.", "--class")
     ] = [],  # noqa: B006
-    image: Annotated[
-        list[str], typer.Option("--image", metavar="ID", help="Draw this image; repeatable.")
-    ] = [],  # noqa: B006
+    image: Annotated[list[str], option("ID", "Draw this image; repeatable.")] = [],  # noqa: B006
     title: Title = None,
     force: Force = False,
 ) -> None:
@@ -331,9 +311,7 @@ def images(
     ],
     output: PictureOutput = "-",
     split: Split = None,
-    root: Annotated[
-        str | None, typer.Option("--root", metavar="FOLDER", help="Folder that holds the data set.")
-    ] = None,
+    root: Annotated[str | None, option("FOLDER", "Folder that holds the data set.")] = None,
     title: Title = None,
     force: Force = False,
 ) -> None:

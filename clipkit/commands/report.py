@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from clipkit.commands._options import Force, check_output, output_option
+from clipkit.commands._options import Force, check_output, option, output_option
 
 
 def _check_page(ctx: typer.Context, output: str) -> str | None:
@@ -22,11 +22,7 @@ def report(
     ],
     untrained: Annotated[
         str | None,
-        typer.Option(
-            "--untrained",
-            metavar="FOLDER",
-            help="Results folder of the untrained control, shown in a separate column.",
-        ),
+        option("FOLDER", "Results folder of the untrained control, shown in a separate column."),
     ] = None,
     output: Annotated[
         str, output_option("Output page, or - for standard output.", _check_page)

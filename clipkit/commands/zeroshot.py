@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
 from clipkit.commands._options import (
     FeatureInput,
     Force,
     Format,
     ResultOutput,
+    option,
     report_result,
 )
 
@@ -18,8 +17,7 @@ from clipkit.commands._options import (
 def zeroshot(
     file: FeatureInput = "-",
     split: Annotated[
-        list[str] | None,
-        typer.Option("--split", metavar="NAME", help="Evaluate only this split; repeatable."),
+        list[str] | None, option("NAME", "Evaluate only this split; repeatable.")
     ] = None,
     output: ResultOutput = None,
     format: Format = None,
