@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from clipkit import console
-from clipkit.commands._options import Force, check_output
+from clipkit.commands._options import Force, check_output, option
 from clipkit.errors import UsageError, unknown
 
 FEATURE_FILE = (".h5", ".hdf5")
@@ -33,36 +33,27 @@ def convert(
     ] = "-",
     model: Annotated[
         str | None,
-        typer.Option(
+        option(
+            "NAME",
+            "Import: name of the model that made the features; clipkit logits needs it.",
             "--model",
             "-m",
-            metavar="NAME",
-            help="Import: name of the model that made the features; clipkit logits needs it.",
         ),
     ] = None,
     split: Annotated[
         str | None,
-        typer.Option(
-            "--split",
-            metavar="NAME",
-            help="Convert only this split. Imported rows without a split get this name, or 'all'.",
+        option(
+            "NAME",
+            "Convert only this split. Imported rows without a split get this name, or 'all'.",
         ),
     ] = None,
     labels: Annotated[
         str | None,
-        typer.Option(
-            "--labels",
-            metavar="FILE",
-            help="Import: .npy file with the labels of the rows, as numbers or names.",
-        ),
+        option("FILE", "Import: .npy file with the labels of the rows, as numbers or names."),
     ] = None,
     prompts: Annotated[
         str | None,
-        typer.Option(
-            "--prompts",
-            metavar="FILE",
-            help="Import: file with the prompts that the rows embed, one per line.",
-        ),
+        option("FILE", "Import: file with the prompts that the rows embed, one per line."),
     ] = None,
     force: Force = False,
 ) -> None:

@@ -14,6 +14,7 @@ from clipkit.commands._options import (
     Output,
     Precision,
     Untrained,
+    option,
 )
 from clipkit.errors import UsageError
 
@@ -33,27 +34,22 @@ def textembed(
     untrained: Untrained = None,
     classes: Annotated[
         str | None,
-        typer.Option(
-            "--classes",
-            metavar="DATASET|FILE",
-            help="Make one prompt per class of a data set, a feature file, or a text file with one "
+        option(
+            "DATASET|FILE",
+            "Make one prompt per class of a data set, a feature file, or a text file with one "
             "name per line (or name, tab, wording).",
         ),
     ] = None,
     template: Annotated[
         list[str] | None,
-        typer.Option(
-            "--template",
-            metavar="TEXT|FILE",
-            help="With --classes: a template such as 'a photo of a {}', or a file of templates; "
+        option(
+            "TEXT|FILE",
+            "With --classes: a template such as 'a photo of a {}', or a file of templates; "
             "repeatable, for an ensemble.",
         ),
     ] = None,
     root: Annotated[
-        str | None,
-        typer.Option(
-            "--root", metavar="FOLDER", help="With --classes: folder that holds the data set."
-        ),
+        str | None, option("FOLDER", "With --classes: folder that holds the data set.")
     ] = None,
     readable: Annotated[
         bool,
