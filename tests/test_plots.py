@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import math
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -43,9 +43,9 @@ def low_resolution(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def png(fig: Figure) -> bytes:
-    buffer = io.BytesIO()
-    plots.save(fig, buffer, "png")
-    return buffer.getvalue()
+    with tempfile.NamedTemporaryFile(suffix=".png") as file:
+        plots.save(fig, file.name)
+        return file.read()
 
 
 def odd_names(n: int) -> list[str]:
@@ -108,13 +108,12 @@ def test_the_same_figure_gives_the_same_bytes(ending: str, magic: bytes, tmp_pat
     first, second = examples(), examples()
     names = list(first) if ending == "png" else ["confusion", "spectrum"]  # with and without pixels
     for name in names:
-        path = tmp_path / f"{name}.{ending}"
+        path, same = tmp_path / f"{name}.{ending}", tmp_path / "same"
         plots.save(first[name], path)
-        buffer = io.BytesIO()
-        plots.save(second[name], buffer, ending)
-        assert buffer.getvalue() == path.read_bytes(), name
-        assert buffer.getvalue().startswith(magic)
-        assert b"Date" not in buffer.getvalue()
+        plots.save(second[name], same, ending)
+        assert path.read_bytes() == same.read_bytes(), name
+        assert path.read_bytes().startswith(magic)
+        assert b"Date" not in path.read_bytes()
 
 
 def test_a_png_has_200_dots_per_inch(tmp_path: Path) -> None:
@@ -130,12 +129,6 @@ def test_another_ending_is_a_usage_error_that_names_the_three(name: str, tmp_pat
     with pytest.raises(UsageError, match=r"\.png, \.svg or \.pdf, got '.*" + name):
         plots.save(Figure(), tmp_path / name)
     assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("format", [None, "gif"])
-def test_a_stream_needs_a_known_format(format: str | None) -> None:
-    with pytest.raises(UsageError, match="expected png, svg or pdf"):
-        plots.save(Figure(), io.BytesIO(), format)
 
 
 @pytest.mark.long
@@ -402,13 +395,14 @@ def test_spectrum_is_logarithmic_and_marks_the_effective_rank() -> None:
 
 
 def test_a_contact_sheet_places_every_image_under_its_title() -> None:
-    images = RNG.integers(0, 255, (5, 4, 8, 3), np.uint8)
-    ax = plots.contact_sheet(images, list("abcde"), cols=2).axes[0]
-    assert [t.get_text() for t in ax.texts] == list("abcde")
+    images = RNG.integers(0, 255, (20, 4, 8, 3), np.uint8)
+    names = list("abcdefghijklmnopqrst")
+    ax = plots.contact_sheet(images, names).axes[0]
+    assert [t.get_text() for t in ax.texts] == names
     for image, drawn in zip(images, ax.images, strict=True):
         np.testing.assert_array_equal(drawn.get_array(), image)
     extents = np.array([drawn.get_extent() for drawn in ax.images])  # left, right, bottom, top
-    assert len(set(extents[:, 0])) == 2
+    assert len(set(extents[:, 0])) == 8
     assert len(set(extents[:, 3])) == 3
     for text, top in zip(ax.texts, extents[:, 3], strict=True):
         assert text.get_position()[1] < top

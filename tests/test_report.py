@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from factories import result_file, write_feature_file
 from scipy.stats import binomtest
-from shell import clipkit, fails, ok
+from shell import fails, ok
 
-from clipkit.features import FeatureFile, Split, write
+from clipkit.features import FeatureFile, Split, row_ids, write
 from clipkit.report import thesis
 
 Table = dict[str, dict[str, str]]  # first cell -> column -> cell
@@ -53,16 +54,14 @@ def write_results(folder: Path, **entry: Any) -> Path:
     history = [{"command": "embed", "clipkit": "0.1.0", "model": model, "dataset": dataset} | entry]
     names = ["ant", "bee|hive", "cat", "dog", "eel"]
     labels = np.arange(200) % 5
-    ids = [f"{row}" for row in range(200)]
-    features = np.ones((200, 3), np.float32)
-    splits = {name: Split(features, labels, ids) for name in ("train", "test")}
+    split = Split(np.ones((200, 3), np.float32), labels, row_ids(200))
+    splits = {"train": split, "test": split}
     write(str(folder / "img.h5"), FeatureFile("images", history, splits, class_names=names))
 
-    result = FeatureFile("result", [*history, {"command": "probe"}], class_names=names)
-    result.set_rows([{"classifier": "svm", "eval_split": "test", "acc1": 0.75}])
+    rows = [{"classifier": "svm", "eval_split": "test", "acc1": 0.75}]
     predicted = np.where(np.arange(200) < 150, labels, (labels + 1) % 5)
-    result.splits["test"] = Split(labels=labels, ids=ids, predicted=predicted[None])
-    write(str(folder / "img.svm.h5"), result)
+    history = [*history, {"command": "probe"}]
+    write(str(folder / "img.svm.h5"), result_file(rows, labels, [predicted], history, names))
     return folder
 
 
@@ -152,7 +151,7 @@ def test_an_existing_page_is_replaced_only_by_force(tmp_path: Path) -> None:
     page = folder / "report.md"
     ok("report", folder, "-o", page)
     assert page.read_text() == ok("report", folder).stdout
-    assert clipkit("report", folder, "-o", page).exit_code == 2
+    fails("report", folder, "-o", page, exit_code=2)
     ok("report", folder, "-o", page, "--force")
 
 
@@ -160,9 +159,7 @@ def test_a_folder_without_embedded_images_is_refused(tmp_path: Path) -> None:
     line = fails("report", tmp_path)
     assert f"{tmp_path}: expected a results folder with img.h5, got none" in line
     assert "make chapter2" in line
-    images = FeatureFile("images", [{"command": "convert"}], {"test": Split(np.ones((1, 2)))})
-    images.splits["test"].ids = ["0"]
-    write(str(tmp_path / "img.h5"), images)
+    write_feature_file(tmp_path / "img.h5", attributes={"history": [{"command": "convert"}]})
     assert "img.h5: expected a file that clipkit embed made, got one of convert" in fails(
         "report", tmp_path
     )

@@ -7,46 +7,28 @@ from typing import Any
 
 import numpy as np
 import pytest
+from factories import result_file
 from sklearn.metrics import confusion_matrix
 
 from clipkit import metrics, results
 from clipkit.errors import ClipkitError
-from clipkit.features import FeatureFile, Split
+from clipkit.features import FeatureFile
 
 LABELS = np.array([0, 0, 1, 1, 2, 2])
-IDS = list("abcdef")
 NAMES = ["cat", "dog", "owl"]
 HALF_RIGHT = [0, 1, 1, 0, 2, 0]
-ALL_RIGHT = [0, 0, 1, 1, 2, 2]
-
-
-def probe_result(rows: list[tuple[str, float, float, float]], **entry: Any) -> FeatureFile:
-    """Make a result of `probe` with (classifier, C, temperature, acc1) per run."""
-    file = FeatureFile("result", [{"command": "probe", "prompts": 32, **entry}], class_names=NAMES)
-    file.set_rows(
-        [
-            {
-                "classifier": classifier,
-                "C": C,
-                "temperature": temperature,
-                "eval_split": "test",
-                "acc1": acc1,
-                "mean_entropy": temperature,
-            }
-            for classifier, C, temperature, acc1 in rows
-        ]
-    )
-    predicted = np.array([HALF_RIGHT, *[ALL_RIGHT] * (len(rows) - 1)])
-    file.splits["test"] = Split(labels=LABELS, ids=IDS, predicted=predicted)
-    return file
-
-
 SWEEP = [("svm", 1.0, 1.0, 0.5), ("svm", 1.0, 0.07, 1.0)]
-CLUSTERS = FeatureFile(
-    "result",
-    [{"command": "cluster"}],
-    {"test": Split(labels=LABELS, ids=IDS, predicted=np.array([[3, 3, 0, 0, 1, 2]]))},
-)
+CLUSTERS = result_file([], LABELS, [[3, 3, 0, 0, 1, 2]], [{"command": "cluster"}])
+
+
+def probe_result(runs: list[tuple[str, float, float, float]], **entry: Any) -> FeatureFile:
+    """Make a result of `probe` with (classifier, C, temperature, acc1) per run."""
+    columns = ("classifier", "C", "temperature", "acc1")
+    rows = [dict(zip(columns, run, strict=True)) | {"eval_split": "test"} for run in runs]
+    rows = [row | {"mean_entropy": row["temperature"]} for row in rows]
+    predicted = [HALF_RIGHT, *[LABELS] * (len(rows) - 1)]
+    history = [{"command": "probe", "prompts": 32, **entry}]
+    return result_file(rows, LABELS, predicted, history, NAMES)
 
 
 def test_confusion_counts_are_scikit_learns_for_the_most_accurate_run_by_default() -> None:
