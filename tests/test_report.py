@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from factories import result_file, write_feature_file
 from scipy.stats import binomtest
 from shell import fails, ok
 
-from clipkit.features import FeatureFile, Split, row_ids, write
+from clipkit.features import FeatureFile, Split, read, row_ids, write
 from clipkit.report import thesis
 
 Table = dict[str, dict[str, str]]  # first cell -> column -> cell
@@ -20,6 +21,17 @@ MODEL = {"name": thesis.MODEL, "digest": "sha256:12", "precision": "fp32", "devi
 TEST_ROWS = {"images": 10_000, "rows": "cd"}
 SPLITS = {"train": {"images": 50_000, "rows": "ab"}, "test": TEST_ROWS}
 DATASET = {"name": "cifar100", "splits": SPLITS}
+NAMES = ("ant", "bee|hive", "cat", "dog", "eel")
+LABELS = np.arange(200) % 5
+RUN = {
+    "classifier": "svm",
+    "C": 1.0,
+    "temperature": np.nan,
+    "standardize": True,
+    "fit_split": "train",
+    "eval_split": "test",
+    "acc1": 0.75,
+}
 BASELINE = "2.2 baseline: SVM on standardised image embeddings (%)"
 
 
@@ -43,7 +55,7 @@ def numbers(cell: str) -> list[float]:
     return [float(number) for number in re.findall(r"-?\d+(?:\.\d+)?(?:e-?\d+)?", cell)]
 
 
-def write_results(folder: Path, **entry: Any) -> Path:
+def write_results(folder: Path, names: Sequence[str] = NAMES, **entry: Any) -> Path:
     """Write a folder with chapter 2's baseline: 150 of 200 test rows are right.
 
     `model` and `dataset` change the history's entry of `embed`; other values are added to it.
@@ -52,17 +64,23 @@ def write_results(folder: Path, **entry: Any) -> Path:
     model = MODEL | entry.pop("model", {})
     dataset = DATASET | entry.pop("dataset", {})
     history = [{"command": "embed", "clipkit": "0.1.0", "model": model, "dataset": dataset} | entry]
-    names = ["ant", "bee|hive", "cat", "dog", "eel"]
-    labels = np.arange(200) % 5
-    split = Split(np.ones((200, 3), np.float32), labels, row_ids(200))
+    split = Split(np.ones((200, 3), np.float32), LABELS, row_ids(200))
     splits = {"train": split, "test": split}
-    write(str(folder / "img.h5"), FeatureFile("images", history, splits, class_names=names))
-
-    rows = [{"classifier": "svm", "eval_split": "test", "acc1": 0.75}]
-    predicted = np.where(np.arange(200) < 150, labels, (labels + 1) % 5)
-    history = [*history, {"command": "probe"}]
-    write(str(folder / "img.svm.h5"), result_file(rows, labels, [predicted], history, names))
+    images = FeatureFile("images", history, splits, class_names=list(names))
+    write(str(folder / "img.h5"), images)
+    write_baseline(folder)
     return folder
+
+
+def write_baseline(folder: Path, *runs: dict[str, Any], **entry: Any) -> None:
+    """Write img.svm.h5; `runs` and `entry` change its runs and its entry of the history."""
+    images = read(folder / "img.h5")
+    made = {"command": "probe", "features": "logits", "inputs": {"features": images.digest}}
+    rows = [RUN | run for run in runs or [{}]]
+    predicted = np.where(np.arange(200) < 150, LABELS, (LABELS + 1) % 5)
+    history = [*images.history, made | entry]
+    result = result_file(rows, LABELS, [predicted] * len(rows), history, images.class_names)
+    write(folder / "img.svm.h5", result, force=True)
 
 
 def test_the_thesis_figure_is_shown_for_its_own_model_and_data(tmp_path: Path) -> None:
@@ -126,6 +144,13 @@ def test_the_untrained_control_has_a_column(tmp_path: Path) -> None:
     (control / "img.svm.h5").unlink()
     rows = tables(ok("report", folder, "--untrained", control).stdout)
     assert rows[BASELINE]["untrained"] == ""
+
+
+def test_classes_without_test_images_are_counted_and_not_among_the_worst(tmp_path: Path) -> None:
+    folder = write_results(tmp_path / "r", [*NAMES, "fox", "gnu"])
+    text = " ".join(ok("report", folder).stdout.split())
+    worst = "of the worst: eel 0.75, dog 0.75, cat 0.75, bee|hive 0.75, ant 0.75"
+    assert f"{worst}; classes without test images, left out: 2." in text
 
 
 def test_only_results_and_pictures_in_the_folder_are_shown(tmp_path: Path) -> None:

@@ -103,11 +103,15 @@ def _best_and_worst_classes(results: ResultsFolder) -> list[str]:
     if test is None or test.labels is None or test.predicted is None:
         return []
     f1 = metrics.f1_per_class(metrics.confusion(test.labels, test.predicted[0], len(names)))
-    order = np.argsort(-f1, kind="stable").tolist()
+    present = np.isfinite(f1).sum()
+    order = np.argsort(-f1, kind="stable")[:present].tolist()  # NaN sorts last
     phrases = [f"{names[c]} {f1[c]:.2f}" for c in order]
     best = ", ".join(phrases[:5])
     worst = ", ".join(phrases[:-6:-1])
-    return [f"Baseline, F1 of the best classes: {best}; of the worst: {worst}."]
+    sentence = f"Baseline, F1 of the best classes: {best}; of the worst: {worst}"
+    if present < len(f1):
+        sentence += f"; classes without test images, left out: {len(f1) - present}"
+    return [f"{sentence}."]
 
 
 def chapter3(comparison: Comparison) -> list[str]:
