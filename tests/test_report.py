@@ -146,6 +146,45 @@ def test_the_untrained_control_has_a_column(tmp_path: Path) -> None:
     assert rows[BASELINE]["untrained"] == ""
 
 
+@pytest.mark.parametrize(
+    ("run", "entry", "reason"),
+    [
+        ({"classifier": "knn"}, {}, "expected a test run with classifier svm, got knn"),
+        ({"C": 0.01}, {}, "expected a test run with C 1, got 0.01"),
+        ({"standardize": False}, {}, "expected a test run with standardize 1, got 0"),
+        ({"temperature": 0.5}, {}, "expected a test run with temperature 1, got 0.5"),
+        ({"fit_split": "train-5-shot"}, {}, "with fit_split train, got train-5-shot"),
+        ({"eval_split": "val"}, {}, "expected a run on the split test, got none"),
+        ({}, {"command": "zeroshot"}, "expected a result of probe, got one of zeroshot"),
+        (
+            {},
+            {"inputs": {"features": "sha256:0"}},
+            "expected a result made from img.h5, got one made",
+        ),
+        ({}, {"inputs": None}, "expected a result made from img.h5, got one made"),
+    ],
+)
+def test_a_result_that_is_not_what_its_name_says_is_left_out_with_the_reason(
+    run: dict[str, Any], entry: dict[str, Any], reason: str, tmp_path: Path
+) -> None:
+    folder = write_results(tmp_path / "r")
+    (folder / "img.svm.confusion.png").touch()
+    write_baseline(folder, run, **entry)
+    result = ok("report", folder)
+    assert BASELINE not in tables(result.stdout)
+    assert "F1 of" not in result.stdout
+    assert "![" not in result.stdout
+    (note,) = [line for line in result.stdout.splitlines() if line.startswith("- r/img.svm.h5: ")]
+    assert reason in note
+    assert result.stderr == f"clipkit: warning: left out {note.removeprefix('- ')}\n"
+
+
+def test_the_baseline_is_the_run_at_c_1_wherever_it_stands_in_a_sweep(tmp_path: Path) -> None:
+    folder = write_results(tmp_path / "r")
+    write_baseline(folder, {"C": 0.01, "acc1": 0.9}, {"acc1": 0.75}, {"C": 100.0, "acc1": 0.8})
+    assert tables(ok("report", folder).stdout)[BASELINE]["here"].startswith("75.00 (")
+
+
 def test_classes_without_test_images_are_counted_and_not_among_the_worst(tmp_path: Path) -> None:
     folder = write_results(tmp_path / "r", [*NAMES, "fox", "gnu"])
     text = " ".join(ok("report", folder).stdout.split())

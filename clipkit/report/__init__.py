@@ -11,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from clipkit import console
 from clipkit.report import chapters, thesis
 from clipkit.report.folder import ResultsFolder
 from clipkit.report.formatting import table, wrap
@@ -19,6 +20,7 @@ from clipkit.version import __version__
 __all__ = ["markdown"]
 
 LIBRARIES = ("numpy", "scikit-learn", "torch", "transformers")
+LEFT_OUT = "These results are left out, because they are not what their names say:"
 NOTES = (
     "Accuracies are those of the test split, with Wilson's 95 % interval. A temperature that is "
     "chosen on a validation split is chosen on a tenth of the training rows. The classifier is "
@@ -51,7 +53,20 @@ def markdown(folder: Path, untrained: Path | None = None) -> str:
     blocks = [title, _provenance(results, control), NOTES]
     for chapter in chapters.CHAPTERS:
         blocks += chapter(comparison)
+    left_out = _left_out(results) + (_left_out(control) if control else [])
+    if left_out:
+        blocks.insert(3, "\n".join([LEFT_OUT, "", *(f"- {reason}" for reason in left_out)]))
     return "\n\n".join(map(wrap, blocks)) + "\n"
+
+
+def _left_out(results: ResultsFolder) -> list[str]:
+    """Warn of each result that is left out, and return the reasons."""
+    folder = results.path.resolve().name
+    reasons = []
+    for name, reason in results.left_out.items():
+        reasons.append(f"{folder}/{name}.h5: {reason}")
+        console.warn(f"left out {reasons[-1]}")
+    return reasons
 
 
 def _model_name(results: ResultsFolder) -> str:

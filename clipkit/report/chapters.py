@@ -48,11 +48,13 @@ class Comparison:
         return cells
 
     def pictures(self, captions: dict[str, str]) -> list[str]:
-        """Return the pictures that the folder holds; in a file name, * stands for any seed."""
+        """Return the pictures in the folder, unless their result is left out; * is any seed."""
         pictures = []
         for pattern, caption in captions.items():
-            paths = sorted(self.results.path.glob(pattern))
-            pictures += [f"![{caption}]({path.name})" for path in paths]
+            for path in sorted(self.results.path.glob(pattern)):
+                source = path.stem.rpartition(".")[0]
+                if source not in self.results.left_out:
+                    pictures.append(f"![{caption}]({path.name})")
         return pictures
 
 
@@ -96,13 +98,14 @@ def chapter2(comparison: Comparison) -> list[str]:
 
 def _best_and_worst_classes(results: ResultsFolder) -> list[str]:
     """Return a sentence on the classes that the baseline tells apart best and worst."""
-    names = results.class_names
-    if not results.has("img.svm") or not names:
+    names, runs = results.class_names, results.runs("img.svm")
+    if not names or not runs:
         return []
-    test = results.read("img.svm").splits.get("test")
-    if test is None or test.labels is None or test.predicted is None:
+    test = results.read("img.svm").splits["test"]
+    if test.labels is None or test.predicted is None:
         return []
-    f1 = metrics.f1_per_class(metrics.confusion(test.labels, test.predicted[0], len(names)))
+    predicted = test.predicted[runs[0]["number"]]
+    f1 = metrics.f1_per_class(metrics.confusion(test.labels, predicted, len(names)))
     present = np.isfinite(f1).sum()
     order = np.argsort(-f1, kind="stable")[:present].tolist()  # NaN sorts last
     phrases = [f"{names[c]} {f1[c]:.2f}" for c in order]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from clipkit import features, metrics
 from clipkit.errors import ClipkitError
 from clipkit.features import FeatureFile
+from clipkit.report import claims
+from clipkit.report.claims import Run
 from clipkit.report.thesis import SEED, Experiment
 
 AGREEMENT = ("purity", "nmi", "ari")  # measured on the clusters of every seed
@@ -44,6 +45,8 @@ class ResultsFolder:
         Empty if the images have no class names.
     row_counts : dict of str to int
         Images per split.
+    left_out : dict of str to str
+        Results that are not what their names say, with the reason; see `runs`.
 
     Raises
     ------
@@ -53,7 +56,10 @@ class ResultsFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.left_out: dict[str, str] = {}
         self._files: dict[str, FeatureFile] = {}
+        self._runs: dict[str, list[Run]] = {}
+        self._digests: dict[str, str] = {}
         if not self.has("img"):
             raise ClipkitError(
                 f"{path}: expected a results folder with img.h5, got none",
@@ -81,9 +87,36 @@ class ResultsFolder:
             self._files[name] = features.read(str(self.path / f"{name}.h5"))
         return self._files[name]
 
-    def runs(self, name: str) -> list[dict[str, Any]]:
-        """Return the runs of a result, or [] without the file."""
-        return self.read(name).rows() if self.has(name) else []
+    def _digest(self, name: str) -> str | None:
+        """Return the digest of a file, or None without the file."""
+        if not self.has(name):
+            return None
+        if name not in self._digests:
+            with features.open_file(str(self.path / f"{name}.h5")) as file:
+                self._digests[name] = file.digest
+        return self._digests[name]
+
+    def runs(self, name: str) -> list[Run]:
+        """Return the test runs of a result that are what its name says, with their numbers.
+
+        The list is empty without the file. If the file's history or all runs say otherwise, it is
+        empty too, and `left_out` has the reason.
+        """
+        if name not in self._runs and self.has(name):
+            self._runs[name], reason = self._select_runs(name)
+            if reason:
+                self.left_out[name] = reason
+        return self._runs.get(name, [])
+
+    def _select_runs(self, name: str) -> tuple[list[Run], str]:
+        result = self.read(name)
+        mismatch = claims.find_mismatch(name, result.history, self._digest)
+        if mismatch:
+            return [], mismatch
+        runs = [{**run, "number": i} for i, run in enumerate(result.runs_on("test"))]
+        if not runs:
+            return [], "expected a run on the split test, got none"
+        return claims.select_runs(name, runs, len(self.class_names))
 
     def temperatures(self, name: str) -> list[float]:
         """Return the temperatures of a sweep, from the highest to the lowest."""
@@ -103,10 +136,10 @@ class ResultsFolder:
         if column in AGREEMENT:
             values = self._values_by_seed(f"{name}.cluster-", "", column)
             return Measurement(values[0], "", min(values), max(values)) if values else None
-        runs = self.read(name).runs_on("test") if self.has(name) else []
+        runs = self.runs(name)
         if temperature is not None:
-            runs = [run for run in runs if _temperature(run) == temperature]
-        if not runs:
+            runs = [run for run in runs if claims.temperature(run) == temperature]
+        if not runs or math.isnan(runs[0][column]):  # fewer than five classes have no acc5
             return None
         run = max(runs, key=lambda run: float(run[column]))  # of equals, the first
         if column.startswith("mean_"):
@@ -130,8 +163,10 @@ class ResultsFolder:
 
     def _values_by_seed(self, prefix: str, suffix: str, column: str) -> list[float]:
         """Return the value of each seed's result `<prefix><seed><suffix>`."""
-        seeds = self._seeds(prefix, suffix)
-        return [float(self.runs(f"{prefix}{seed}{suffix}")[0][column]) for seed in seeds]
+        values = []
+        for seed in self._seeds(prefix, suffix):
+            values += [float(run[column]) for run in self.runs(f"{prefix}{seed}{suffix}")[:1]]
+        return values
 
     def _seeds(self, prefix: str, suffix: str) -> list[int]:
         """Return the seed of each result `<prefix><seed><suffix>`, the thesis's seed first."""
@@ -142,9 +177,3 @@ class ResultsFolder:
         names = [path.stem for path in self.path.glob(f"{prefix}*{suffix}.h5")]
         words = [name.removeprefix(prefix).removesuffix(suffix) for name in names]
         return sorted(int(word) for word in words if word.isdecimal())
-
-
-def _temperature(run: dict[str, Any]) -> float:
-    """Return the temperature of a run; 1 for those on embeddings and of zero-shot."""
-    temperature = float(run.get("temperature", math.nan))
-    return 1.0 if math.isnan(temperature) else temperature
