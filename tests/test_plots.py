@@ -232,15 +232,18 @@ def test_confusion_of_100_classes_names_them_all_and_has_no_numbers() -> None:
     assert 6 <= ax.get_yticklabels()[0].get_fontsize() < pitch
 
 
-def test_clusters_stand_below_the_classes_that_they_match() -> None:
+def test_clusters_are_numbers_below_the_classes_that_they_match() -> None:
     names = ["cat", "dog", "owl"]
     ax = plots.clusters([[0, 2, 8, 0], [6, 0, 0, 2], [0, 4, 0, 0]], names).axes[0]
-    assert tick_texts(ax.xaxis) == ["2", "0", "1", "3"]
+    assert tick_texts(ax.xaxis) == ["2 (cat)", "0 (dog)", "1 (owl)", "3"]
     expected = [[80, 0, 20, 0], [0, 75, 0, 25], [0, 0, 100, 0]]
     np.testing.assert_allclose(ax.images[0].get_array(), expected)
     assert ax.get_title(loc="left") == "purity 0.9091, N = 22"
+    assert ax.get_xlabel() == "cluster (and the class that it matches)"
     fewer = plots.clusters([[0, 4], [3, 1], [5, 0]], names)
-    assert tick_texts(fewer.axes[0].xaxis) == ["1", "0"]
+    assert tick_texts(fewer.axes[0].xaxis) == ["1 (cat)", "0 (owl)"]
+    without_images = plots.clusters([[3, 0], [0, 0]], names[:2])
+    assert tick_texts(without_images.axes[0].xaxis) == ["0 (cat)", "1"]
 
 
 def test_temperature_falls_on_a_log_axis_and_the_best_point_is_starred() -> None:

@@ -124,7 +124,7 @@ def clusters(counts: ArrayLike, class_names: Sequence[str], *, title: str | None
 
     Clusters are matched to the classes with which they agree best, one to one (Hungarian method),
     so that a clustering that equals the classes is a diagonal. The remaining clusters follow. The
-    x axis shows the clusters' numbers.
+    x axis shows the clusters' numbers, each with the class that it matches.
 
     Parameters
     ----------
@@ -136,13 +136,17 @@ def clusters(counts: ArrayLike, class_names: Sequence[str], *, title: str | None
     from scipy.optimize import linear_sum_assignment  # slow to load, and only for this
 
     counts = np.asarray(counts, np.float64)  # (C, K)
-    matched = linear_sum_assignment(-counts)[1]
+    rows, matched = linear_sum_assignment(-counts)
     remaining = np.setdiff1d(np.arange(counts.shape[1]), matched)
     order = np.concatenate([matched, remaining])
     names = [sanitize_label(name, 24) for name in class_names]
-    numbers = [str(j) for j in order]
+    labels = [str(j) for j in order]
+    for position, (i, j) in enumerate(zip(rows, matched, strict=True)):
+        if counts[i, j]:
+            labels[position] += f" ({names[i]})"
     fact = f"purity {counts.max(axis=0).sum() / max(counts.sum(), 1):.4f}"
-    return _row_percentages(counts[:, order], names, numbers, "cluster", fact, title)
+    xlabel = "cluster (and the class that it matches)"
+    return _row_percentages(counts[:, order], names, labels, xlabel, fact, title)
 
 
 def _row_percentages(
