@@ -33,12 +33,14 @@ SWEEP_COLUMNS = {"classifier", "C", "temperature", "eval_split", "acc1", "mean_e
 class ClassCounts:
     """Images of each class (row) in each predicted class or cluster (column) of a run.
 
-    `counts` is (C, K) int64, and `label` says what sets the run apart, for a title.
+    `counts` is (C, K) int64, and `label` says what sets the run apart, for a title. Counts of
+    groups of classes keep the accuracy by class in `class_accuracy`.
     """
 
     counts: Int64
     class_names: list[str]
     label: str
+    class_accuracy: float | None = None
 
 
 @dataclass(frozen=True)
@@ -178,7 +180,8 @@ def group_counts(confusion: ClassCounts, groups: Sequence[str]) -> ClassCounts:
     names, index = np.unique(groups, return_inverse=True)
     member = np.eye(len(names), dtype=np.int64)[:, index]  # (G, C)
     counts = member @ confusion.counts @ member.T
-    return replace(confusion, counts=counts, class_names=names.tolist())
+    accuracy = float(np.trace(confusion.counts) / confusion.counts.sum())
+    return replace(confusion, counts=counts, class_names=names.tolist(), class_accuracy=accuracy)
 
 
 def temperature_sweeps(results: Sequence[FeatureFile], split: str | None = None) -> list[Sweep]:

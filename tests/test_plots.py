@@ -220,6 +220,16 @@ def test_confusion_rows_are_percentages_of_the_true_class() -> None:
     assert tick_texts(ax.xaxis) == tick_texts(ax.yaxis) == ["cat", "dog", "owl"]
 
 
+def test_the_accuracy_of_groups_is_named_beside_that_of_classes() -> None:
+    fig = plots.confusion([[8, 2], [1, 3]], ["pet", "bird"], class_accuracy=0.5)
+    ax, bar = fig.axes
+    assert ax.get_title(loc="left") == "group accuracy 78.57 %, class accuracy 50.00 %, N = 14"
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("predicted group", "true group")
+    assert bar.get_ylabel() == "% of the true group"
+    ax = plots.classes([0.5, 0.7], ["pet", "bird"], support=[1, 1], noun="group").axes[0]
+    assert ax.get_title(loc="left") == "2 groups, mean F1 0.600 (dashed)"
+
+
 @pytest.mark.long
 def test_confusion_of_100_classes_names_them_all_and_has_no_numbers() -> None:
     fig = plots.confusion(np.eye(100, dtype=int), [f"class_{i}" for i in range(100)])

@@ -70,6 +70,8 @@ def test_counts_of_groups_are_sums_over_their_classes(tmp_path: Path) -> None:
     grouped = results.group_counts(counts, results.read_groups(str(path), NAMES))
     assert grouped.class_names == ["bird", "pet"]
     np.testing.assert_array_equal(grouped.counts, [[1, 1], [0, 4]])
+    assert grouped.class_accuracy == 0.5  # that of the groups is 5 of 6
+    assert counts.class_accuracy is None
     path.write_text("cat\tpet\n")
     with pytest.raises(ClipkitError, match="expected a group for every class, got none for 'dog'"):
         results.read_groups(str(path), NAMES)

@@ -106,8 +106,12 @@ def confusion(
     from clipkit import plots
 
     matrix = _read_confusion(file, split, run, groups)
-    title = title or f"Confusion ({matrix.label})"
-    _save(plots.confusion(matrix.counts, matrix.class_names, title=title), output, force)
+    of = "" if groups is None else " of groups"
+    title = title or f"Confusion{of} ({matrix.label})"
+    figure = plots.confusion(
+        matrix.counts, matrix.class_names, class_accuracy=matrix.class_accuracy, title=title
+    )
+    _save(figure, output, force)
 
 
 @plot.command()
@@ -128,8 +132,9 @@ def classes(
 
     matrix = _read_confusion(file, split, run, groups)
     f1, support = metrics.f1_per_class(matrix.counts), matrix.counts.sum(axis=1)
-    title = title or f"F1 of each class ({matrix.label})"
-    figure = plots.classes(f1, matrix.class_names, support=support, title=title)
+    noun = "class" if groups is None else "group"
+    title = title or f"F1 of each {noun} ({matrix.label})"
+    figure = plots.classes(f1, matrix.class_names, support=support, noun=noun, title=title)
     _save(figure, output, force)
 
 

@@ -193,6 +193,7 @@ def classes(
     class_names: Sequence[str],
     *,
     support: ArrayLike,
+    noun: str = "class",
     title: str | None = None,
 ) -> Figure:
     """Draw F1 per class as bars, the best first, and mark the mean of all classes.
@@ -207,6 +208,8 @@ def classes(
         Shown literally, cut after 28 characters.
     support : array (C,) int
         Images per class, written after its name.
+    noun : {"class", "group"}
+        What the scores are of.
     """
     f1 = np.asarray(f1, np.float64)
     order = np.argsort(-f1, kind="stable")[: np.isfinite(f1).sum()]  # NaN sorts last
@@ -236,17 +239,23 @@ def classes(
     ax.grid(False, axis="y")
     ax.set_xlabel("F1")
     if omitted:
-        _mark_omitted(ax, half + 0.1, omitted)
-    _mark_mean(ax, f1)
+        _mark_omitted(ax, half + 0.1, f"{_counted(omitted, noun)} between")
+    _mark_mean(ax, f1, noun)
     return fig
 
 
-def _mark_omitted(ax: Axes, y: float, omitted: int) -> None:
+def _counted(n: int, noun: str) -> str:
+    """Return `1 class` or `2 classes`."""
+    plural = {"class": "classes", "group": "groups"}
+    return f"{n} {noun if n == 1 else plural[noun]}"
+
+
+def _mark_omitted(ax: Axes, y: float, text: str) -> None:
     ax.axhline(y, color=GREY, linewidth=0.8)
     ax.text(
         1.08,
         y,
-        f"{omitted} classes between",
+        text,
         fontsize=8.5,
         ha="right",
         va="center",
@@ -255,10 +264,10 @@ def _mark_omitted(ax: Axes, y: float, omitted: int) -> None:
     )
 
 
-def _mark_mean(ax: Axes, f1: Floats) -> None:
+def _mark_mean(ax: Axes, f1: Floats, noun: str) -> None:
     """Mark the mean, and state how many classes it is of and how many have no images."""
     finite = f1[np.isfinite(f1)]
-    facts = ["1 class" if len(finite) == 1 else f"{len(finite)} classes"]
+    facts = [_counted(len(finite), noun)]
     if len(finite):
         ax.axvline(float(finite.mean()), color="black", linestyle="--", linewidth=1.2)
         facts.append(f"mean F1 {finite.mean():.3f} (dashed)")

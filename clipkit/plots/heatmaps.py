@@ -99,7 +99,13 @@ def _write_numbers(
 
 
 @clipkit_style
-def confusion(counts: ArrayLike, class_names: Sequence[str], *, title: str | None = None) -> Figure:
+def confusion(
+    counts: ArrayLike,
+    class_names: Sequence[str],
+    *,
+    class_accuracy: float | None = None,
+    title: str | None = None,
+) -> Figure:
     """Draw a confusion matrix in percent of each true class, with accuracy and N above it.
 
     With up to 20 classes, cells hold their percentages; zeros are left blank. Colours follow the
@@ -111,11 +117,17 @@ def confusion(counts: ArrayLike, class_names: Sequence[str], *, title: str | Non
         Images of true class i (row) predicted as class j (column). A row without images is grey.
     class_names : sequence of C str
         Shown literally, cut after 24 characters.
+    class_accuracy : float, optional
+        If rows and columns are groups of classes: the accuracy by class, a fraction, which is shown
+        beside that by group.
     """
     counts = np.asarray(counts, np.float64)  # (C, C)
     names = [sanitize_label(name, 24) for name in class_names]
     fact = f"accuracy {100 * np.trace(counts) / max(counts.sum(), 1):.2f} %"
-    return _row_percentages(counts, names, names, "predicted class", fact, title)
+    if class_accuracy is None:
+        return _row_percentages(counts, names, names, "predicted class", fact, title)
+    fact = f"group {fact}, class accuracy {100 * class_accuracy:.2f} %"
+    return _row_percentages(counts, names, names, "predicted group", fact, title, noun="group")
 
 
 @clipkit_style
@@ -156,6 +168,7 @@ def _row_percentages(
     xlabel: str,
     fact: str,
     title: str | None,
+    noun: str = "class",
 ) -> Figure:
     """Draw counts in percent of their row, with the names of rows and columns, a fact and N."""
     total = counts.sum(axis=1, keepdims=True)
@@ -167,7 +180,7 @@ def _row_percentages(
     fig = new_figure(figure_width, height + _text_inches(columns) + 0.9, title)
     ax = fig.add_subplot()
     norm = PowerNorm(0.5, vmin=0, vmax=100)
-    image = _heatmap(fig, ax, percent, "% of the true class", cmap="Blues", norm=norm)
+    image = _heatmap(fig, ax, percent, f"% of the true {noun}", cmap="Blues", norm=norm)
     colorbar_axes = fig.axes[1]
     colorbar_axes.set_yticks([0, 1, 5, 10, 25, 50, 75, 100])
     has_numbers = max(C, K) <= MAX_NUMBERS
@@ -179,7 +192,7 @@ def _row_percentages(
         _write_numbers(ax, image, percent, decimals=1, size=8.5, zeros=False)
     else:
         _write_numbers(ax, image, percent, decimals=0, size=7.5, zeros=False)
-    ax.set(xlabel=xlabel, ylabel="true class")
+    ax.set(xlabel=xlabel, ylabel=f"true {noun}")
     facts = f"N = {counts.sum():,.0f}"
     if counts.any():
         facts = f"{fact}, {facts}"
