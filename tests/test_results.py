@@ -87,6 +87,38 @@ def test_sweeps_are_split_by_classifier_and_c_and_have_wilsons_interval() -> Non
     assert (sweeps[0].low[1], sweeps[0].high[1]) == pytest.approx((100 * low, 100 * high))
 
 
+@pytest.mark.parametrize(
+    ("models", "names", "prefixes"),
+    [
+        (["org/a", "org/b"], ["a/probe.h5", "b/probe.h5"], ["a: ", "b: "]),
+        (["org/a", "org/a 7"], ["a.h5", "b.h5"], ["a: ", "untrained a: "]),
+        (["org/a", "org/a"], ["a.h5", "b.h5"], ["a: ", "b: "]),
+        (["org/a", "org/a"], ["one/probe.h5", "two/probe.h5"], ["one/probe: ", "two/probe: "]),
+        (["", ""], ["a.h5", "b.h5"], ["a: ", "b: "]),
+        (["x" * 50 + "1", "x" * 50 + "2"], ["a.h5", "b.h5"], ["a: ", "b: "]),
+        (["org/a", "org/a"], ["a.h5", "a.h5"], ["file 1: ", "file 2: "]),
+    ],
+)
+def test_sweeps_of_the_same_settings_are_told_apart_by_model_or_file(
+    models: list[str], names: list[str], prefixes: list[str]
+) -> None:
+    files = []
+    for model, name in zip(models, names, strict=True):
+        file = probe_result(SWEEP)
+        model, _, seed = model.partition(" ")
+        if model:
+            embedded = {"command": "embed", "model": {"name": model}}
+            embedded["model"] |= {"untrained": 7} if seed else {}
+            file.history = [embedded, *file.history]
+        file.display_name = name
+        files.append(file)
+    labels = [sweep.label for sweep in results.temperature_sweeps(files)]
+    assert labels == [f"{prefix}svm, C 1, test" for prefix in prefixes]
+    files[0].runs["classifier"] = np.array(["knn", "knn"])
+    labels = [sweep.label for sweep in results.temperature_sweeps(files)]
+    assert labels == ["knn, C 1, test", "svm, C 1, test"]
+
+
 def test_prompts_are_counted_only_if_results_agree() -> None:
     a, b = probe_result(SWEEP), probe_result(SWEEP, prompts=16)
     assert results.common_prompt_count([a, a]) == 32

@@ -33,7 +33,7 @@ class Sweep:
     Parameters
     ----------
     label : str
-        Classifier, C and split, as the legend shows them.
+        Classifier, C and split, as the legend shows them, cut after MAX_LABEL characters.
     tau : array (R,)
         Temperatures, > 0, in any order.
     accuracy : array (R,)
@@ -52,6 +52,8 @@ class Sweep:
         Temperature and highest accuracy in percent; of equals, the first that was given. None if
         all accuracies are NaN.
     """
+
+    MAX_LABEL = 48
 
     def __init__(
         self,
@@ -140,7 +142,7 @@ def _legend_label(sweep: Sweep) -> str:
     if sweep.best is None:
         return sweep.label
     tau, accuracy = sweep.best
-    return f"{sanitize_label(sweep.label, 32)}: best {accuracy:.2f} % at τ = {tau:g}"
+    return f"{sanitize_label(sweep.label, sweep.MAX_LABEL)}: best {accuracy:.2f} % at τ = {tau:g}"
 
 
 def _draw_entropies(ax: Axes, sweeps: Sequence[Sweep]) -> None:

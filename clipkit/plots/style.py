@@ -107,7 +107,7 @@ def line_style(i: int) -> dict[str, Any]:
 
 def add_legend(fig: Figure, handles: Sequence[Artist], labels: Sequence[str]) -> None:
     """Add a legend below the axes; the figure grows to make room for it."""
-    labels = [sanitize_label(label, 60) for label in labels]
+    labels = [sanitize_label(label, 76) for label in labels]
     entry_inches = max(map(len, labels)) * 0.085 + 0.6
     columns = max(1, min(len(labels), int(fig.get_figwidth() / entry_inches)))
     fig.set_figheight(fig.get_figheight() + 0.22 * math.ceil(len(labels) / columns))
