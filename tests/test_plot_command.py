@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import typer.main
 from factories import random_features, split, write_feature_file
+from PIL import Image
 from shell import clipkit, fails, ok
 
 from clipkit.cli import app
@@ -205,3 +206,16 @@ def test_what_cannot_be_drawn_is_refused_in_one_line(
     error = fails("plot", *words, exit_code=code)
     assert message in error
     assert not (folder / "refused.png").exists()
+
+
+def test_a_broken_image_is_a_grey_tile_with_a_warning(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        Image.new("RGB", (8, 8), "red").save(tmp_path / f"{name}.png")
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    result = ok("plot", "images", tmp_path, "-o", tmp_path / "out.pdf")
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("clipkit: warning: all/broken.png is a grey tile: ")
+    (tmp_path / "out.pdf").unlink()
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.png").unlink()
+    assert "broken.png is a grey tile" in ok("plot", "images", tmp_path, "-o", "-").stderr

@@ -333,6 +333,17 @@ def test_entropy_panels_fall_in_temperature_and_share_an_axis() -> None:
         assert math.log(32) < high
 
 
+def test_panels_that_share_an_axis_share_the_edges_of_their_bins() -> None:
+    values = {0.5: 3 + RNG.random(500) / 9, 0.07: 2 + RNG.random(500), 0.02: RNG.random(500)}
+    stairs = [ax.patches[0].get_data() for ax in plots.entropy(values, 32).axes]
+    widths = np.concatenate([np.diff(data.edges) for data in stairs])
+    np.testing.assert_allclose(widths, widths[0])
+    for data, (_, array) in zip(stairs, sorted(values.items(), reverse=True), strict=True):
+        np.testing.assert_array_equal(data.edges, stairs[0].edges)
+        expected = np.histogram(array, data.edges)[0] / 5  # percent of 500
+        np.testing.assert_allclose(data.values, expected)
+
+
 def test_confidence_marks_one_over_k() -> None:
     values = {1.0: 1 / 32 + RNG.random(500) / 300, 0.02: 0.2 + RNG.random(500) / 2}
     flat, sharp = plots.confidence(values, 32).axes

@@ -16,7 +16,7 @@ from clipkit.commands._options import (
     output_option,
     parse_temperatures,
 )
-from clipkit.errors import unknown
+from clipkit.errors import ImageError, unknown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 SHEET_IMAGES = 40
 THUMBNAIL_PIXELS = 96
+GREY = 204  # of the tile in place of an image that cannot be used
 
 
 def _check_picture(ctx: typer.Context, output: str) -> str | None:
@@ -326,14 +327,20 @@ def images(
     """
     import numpy as np
 
-    from clipkit import datasets, plots
+    from clipkit import console, datasets, plots
 
     splits = None if split is None else [split]
     data = datasets.load(dataset, root=root, splits=splits, limit=SHEET_IMAGES)
     name = "test" if "test" in data.splits else next(iter(data.splits))
     rows = data.splits[name]
-    size = (THUMBNAIL_PIXELS, THUMBNAIL_PIXELS)
-    thumbnails = [np.asarray(rows.image(i).resize(size)) for i in range(len(rows))]
+    thumbnails = np.full((len(rows), THUMBNAIL_PIXELS, THUMBNAIL_PIXELS, 3), GREY, np.uint8)
+    for i, thumbnail in enumerate(thumbnails):
+        try:
+            image = rows.image(i)
+        except ImageError as error:
+            console.warn(f"{name}/{rows.ids[i]} is a grey tile: {error.message}")
+        else:
+            thumbnail[:] = np.asarray(image.resize((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS)))
     titles = None
     if rows.labels is not None:
         titles = [data.class_names[label] for label in rows.labels]
