@@ -28,7 +28,6 @@ RUN = {
     "C": 1.0,
     "temperature": np.nan,
     "standardize": True,
-    "fit_split": "train",
     "eval_split": "test",
     "acc1": 0.75,
 }
@@ -75,7 +74,8 @@ def write_results(folder: Path, names: Sequence[str] = NAMES, **entry: Any) -> P
 def write_baseline(folder: Path, *runs: dict[str, Any], **entry: Any) -> None:
     """Write img.svm.h5; `runs` and `entry` change its runs and its entry of the history."""
     images = read(folder / "img.h5")
-    made = {"command": "probe", "features": "logits", "inputs": {"features": images.digest}}
+    made = {"command": "probe", "features": "logits", "fit_split": "train"}
+    made["inputs"] = {"features": images.digest}
     rows = [RUN | run for run in runs or [{}]]
     predicted = np.where(np.arange(200) < 150, LABELS, (LABELS + 1) % 5)
     history = [*images.history, made | entry]
@@ -153,7 +153,8 @@ def test_the_untrained_control_has_a_column(tmp_path: Path) -> None:
         ({"C": 0.01}, {}, "expected a test run with C 1, got 0.01"),
         ({"standardize": False}, {}, "expected a test run with standardize 1, got 0"),
         ({"temperature": 0.5}, {}, "expected a test run with temperature 1, got 0.5"),
-        ({"fit_split": "train-5-shot"}, {}, "with fit_split train, got train-5-shot"),
+        ({}, {"shots": 5}, "expected probe with shots None, got 5"),
+        ({}, {"fit_split": "test"}, "expected probe with fit_split train, got test"),
         ({"eval_split": "val"}, {}, "expected a run on the split test, got none"),
         ({}, {"command": "zeroshot"}, "expected a result of probe, got one of zeroshot"),
         (

@@ -5,7 +5,6 @@ The Makefile's rules give the names: `generic32.logits.svm` is an SVM on the log
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,22 +16,18 @@ TEMPLATES = ["a photo of a {}"]
 
 # The last part of a probe's name -> what its runs say
 PROBES: dict[str, Run] = {
-    "svm": {"classifier": "svm", "C": 1, "temperature": 1, "fit_split": "train"},
-    "logreg": {"classifier": "logreg", "C": 1, "temperature": 1, "fit_split": "train"},
-    "sweep": {"classifier": "svm", "C": 1, "fit_split": "train"},
-    "svm-val": {"classifier": "svm", "C": 1, "fit_split": "train"},
-    "logreg-val": {"classifier": "logreg", "C": 1, "fit_split": "train"},
-    "mlp-val": {"classifier": "mlp", "C": 1, "fit_split": "train"},
-    "fewshot": {"classifier": "logreg", "C": 1, "fit_split": "train-20-shot"},
-    "c-tau-grid": {"classifier": "svm", "fit_split": "train-20-shot"},
-    "c-tau-grid-probs": {"classifier": "svm", "fit_split": "train-20-shot"},
+    "svm": {"classifier": "svm", "C": 1, "temperature": 1},
+    "logreg": {"classifier": "logreg", "C": 1, "temperature": 1},
+    "sweep": {"classifier": "svm", "C": 1},
+    "svm-val": {"classifier": "svm", "C": 1},
+    "logreg-val": {"classifier": "logreg", "C": 1},
+    "mlp-val": {"classifier": "mlp", "C": 1},
+    "fewshot": {"classifier": "logreg", "C": 1},
+    "c-tau-grid": {"classifier": "svm"},
+    "c-tau-grid-probs": {"classifier": "svm"},
 }
-
-
-def temperature(run: Run) -> float:
-    """Return the temperature of a run; 1 for one that has none, such as one on embeddings."""
-    tau = float(run.get("temperature", math.nan))
-    return 1.0 if math.isnan(tau) else tau
+FEW_SHOT = ("fewshot", "c-tau-grid", "c-tau-grid-probs")  # probes of 20 images per class
+VALIDATED = ("svm-val", "logreg-val", "mlp-val", "fewshot")  # on a tenth of the training rows
 
 
 def find_mismatch(name: str, history: History, digest_of: Callable[[str], str | None]) -> str:
@@ -64,7 +59,7 @@ def find_mismatch(name: str, history: History, digest_of: Callable[[str], str | 
 
 def _inputs(source: str, history: History) -> dict[str, Any]:
     """Return the files that a result was made from, with the digests that its history has."""
-    inputs: dict[str, Any] = {"img": None}
+    inputs: dict[str, Any] = {"img": None, source: None}
     for entry in history:
         digests = entry.get("inputs")
         if not isinstance(digests, dict):
@@ -79,18 +74,24 @@ def _inputs(source: str, history: History) -> dict[str, Any]:
 
 
 def _parameters(source: str, kind: str) -> list[tuple[str, str, Any]]:
-    """Return (command, parameter, value) that the history must have."""
+    """Return (command, parameter, value) that the history must have; None if it has no value."""
     parameters: list[tuple[str, str, Any]] = []
     if kind in PROBES:
-        parameters.append(("probe", "features", "probs" if kind.endswith("-probs") else "logits"))
-        if kind.endswith("-val") or kind == "fewshot":
+        parameters += [
+            ("probe", "fit_split", "train"),
+            ("probe", "shots", 20 if kind in FEW_SHOT else None),
+            ("probe", "features", "probs" if kind.endswith("-probs") else "logits"),
+        ]
+        if kind in VALIDATED:
             parameters.append(("probe", "val", 0.1))
-        if match := re.fullmatch(r"generic(\d+)\.logits", source):
-            parameters.append(("probe", "prompts", match[1]))
-    if match := re.fullmatch(r"random(\d+)-(\d+)", source):
-        parameters += [("logits", "random", match[1]), ("logits", "seed", match[2])]
-    if match := re.fullmatch(r"cluster-(\d+)", kind):
-        parameters.append(("cluster", "seed", match[1]))
+    prompts = re.fullmatch(r"generic(\d+)\.logits", source)
+    random = re.fullmatch(r"random(\d+)-(\d+)", source)
+    if prompts and kind in PROBES:
+        parameters.append(("probe", "prompts", prompts[1]))
+    if random:
+        parameters += [("logits", "random", random[1]), ("logits", "seed", random[2])]
+    if kind.startswith("cluster-"):
+        parameters.append(("cluster", "seed", kind.removeprefix("cluster-")))
     if kind == "zeroshot":
         parameters.append(("textembed", "templates", TEMPLATES))
     return parameters
@@ -106,10 +107,8 @@ def select_runs(name: str, runs: Sequence[Run], n_classes: int) -> tuple[list[Ru
         expected = {"k": n_classes}
     selected = list(runs)
     for column, value in expected.items():
-        values = [
-            temperature(run) if column == "temperature" else run.get(column) for run in selected
-        ]
-        selected = [run for run, got in zip(selected, values, strict=True) if got == value]
+        values = [run.get(column) for run in selected]
+        selected = [run for run in selected if run.get(column) == value]
         if not selected:
             got = ", ".join(dict.fromkeys(map(_shown, values)))
             return [], f"expected a test run with {column} {_shown(value)}, got {got}"

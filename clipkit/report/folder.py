@@ -113,9 +113,13 @@ class ResultsFolder:
         mismatch = claims.find_mismatch(name, result.history, self._digest)
         if mismatch:
             return [], mismatch
-        runs = [{**run, "number": i} for i, run in enumerate(result.runs_on("test"))]
+        runs = result.runs_on("test")
         if not runs:
             return [], "expected a run on the split test, got none"
+        for number, run in enumerate(runs):
+            run["number"] = number
+            if math.isnan(run.get("temperature", math.nan)):  # embeddings and zero-shot have none
+                run["temperature"] = 1.0
         return claims.select_runs(name, runs, len(self.class_names))
 
     def temperatures(self, name: str) -> list[float]:
@@ -138,7 +142,7 @@ class ResultsFolder:
             return Measurement(values[0], "", min(values), max(values)) if values else None
         runs = self.runs(name)
         if temperature is not None:
-            runs = [run for run in runs if claims.temperature(run) == temperature]
+            runs = [run for run in runs if run["temperature"] == temperature]
         if not runs or math.isnan(runs[0][column]):  # fewer than five classes have no acc5
             return None
         run = max(runs, key=lambda run: float(run[column]))  # of equals, the first
