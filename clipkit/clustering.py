@@ -10,7 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+from sklearn.metrics import (
+    adjusted_mutual_info_score,
+    adjusted_rand_score,
+    normalized_mutual_info_score,
+)
 from sklearn.metrics.cluster import contingency_matrix
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
@@ -19,6 +23,7 @@ from clipkit.errors import ClipkitError, UsageError
 from clipkit.features import FeatureFile, Int64, Split
 
 N_INIT = 10  # starts of k-means, the best of which counts (the thesis's protocol)
+N_PERMUTATIONS = 20
 
 
 def kmeans(features: NDArray[np.floating[Any]], k: int, *, seed: int = 42) -> Int64:
@@ -77,17 +82,25 @@ def purity(labels: Int64, assignments: Int64) -> float:
 def agreement(labels: Int64 | None, assignments: Int64) -> dict[str, float]:
     """Return how well clusters agree with classes, however both are numbered.
 
-    `purity`, `nmi` (normalised mutual information, 0..1, by the arithmetic mean of the entropies)
-    and `ari` (the adjusted Rand index: 1 for equal partitions, about 0 for a random one); NaN
-    without labels.
+    `purity`, `nmi` (normalised mutual information, 0..1, by the arithmetic mean of the entropies),
+    `ari` and `ami` (the adjusted Rand index and the adjusted mutual information: 1 for equal
+    partitions, about 0 for a random one), `purity_chance` and `nmi_chance` (the mean over 20 fixed
+    permutations of the labels); NaN without labels.
     """
+    names = ("purity", "nmi", "ari", "ami", "purity_chance", "nmi_chance")
     if labels is None:
-        return {"purity": np.nan, "nmi": np.nan, "ari": np.nan}
-    return {
-        "purity": purity(labels, assignments),
-        "nmi": float(normalized_mutual_info_score(labels, assignments)),
-        "ari": float(adjusted_rand_score(labels, assignments)),
-    }
+        return dict.fromkeys(names, np.nan)
+    random = np.random.RandomState(0)  # NumPy never changes its stream
+    permuted = [random.permutation(labels) for _ in range(N_PERMUTATIONS)]
+    values = (
+        purity(labels, assignments),
+        normalized_mutual_info_score(labels, assignments),
+        adjusted_rand_score(labels, assignments),
+        adjusted_mutual_info_score(labels, assignments),
+        np.mean([purity(order, assignments) for order in permuted]),
+        np.mean([normalized_mutual_info_score(order, assignments) for order in permuted]),
+    )
+    return {name: float(value) for name, value in zip(names, values, strict=True)}
 
 
 def cluster(
@@ -111,8 +124,8 @@ def cluster(
     Returns
     -------
     FeatureFile
-        A result with one run per split and k: `split`, `k`, `purity`, `nmi`, `ari` (NaN without
-        labels), and the cluster of each row as its prediction.
+        A result with one run per split and k: `split`, `k` and the columns of `agreement`. Its
+        predictions are cluster numbers, and its class names those of the labels.
     """
     if splits is None and "test" in file.splits:
         splits = ["test"]
@@ -120,7 +133,7 @@ def cluster(
     history = file.extended_history(
         "cluster", splits=names, k=k, seed=seed, inputs={"features": file.digest}
     )
-    result = FeatureFile("result", history)
+    result = FeatureFile("result", history, class_names=file.class_names)
     rows: list[dict[str, Any]] = []
     for name in names:
         split = file.splits[name]
@@ -129,12 +142,14 @@ def cluster(
         for count in k or [_count_classes(file, name)]:
             with console.progress(f"clustering {name} (k = {count})"):
                 assignments = kmeans(features, count, seed=seed)
+            if count == len(features):
+                console.warn(
+                    f"{name}: each of the {count} rows is a cluster of its own, so purity, nmi and "
+                    "ari say nothing about the classes"
+                )
             runs.append(assignments)
             rows.append({"split": name, "k": count, **agreement(split.labels, assignments)})
         result.splits[name] = Split(labels=split.labels, ids=split.ids, predicted=np.stack(runs))
-    # predictions of a result must lie among its classes
-    if file.class_names and all(row["k"] <= len(file.class_names) for row in rows):
-        result.class_names = file.class_names
     result.set_rows(rows)
     return result
 

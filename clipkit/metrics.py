@@ -70,10 +70,15 @@ def confusion(labels: Int64, predicted: Int64, n_classes: int) -> Int64:
 
 
 def f1_per_class(matrix: Int64) -> Floats:
-    """Return the F1 (C,) of each class of a confusion matrix (C, C); 0 for a class without rows."""
-    correct = np.diag(matrix)
-    rows_and_predictions = matrix.sum(axis=1) + matrix.sum(axis=0)
-    return np.asarray(2 * correct / np.maximum(rows_and_predictions, 1))
+    """Return the F1 (C,) of each class of a confusion matrix (C, C); NaN for one without rows.
+
+    >>> f1_per_class(np.array([[1, 1], [0, 0]])).round(2)
+    array([0.67,  nan])
+    """
+    rows = matrix.sum(axis=1)
+    f1: Floats = np.full(len(rows), np.nan)
+    np.divide(2 * np.diag(matrix), rows + matrix.sum(axis=0), out=f1, where=rows > 0)
+    return f1
 
 
 def wilson(fraction: float, n: int) -> tuple[float, float]:

@@ -33,12 +33,14 @@ SWEEP_COLUMNS = {"classifier", "C", "temperature", "eval_split", "acc1", "mean_e
 class ClassCounts:
     """Images of each class (row) in each predicted class or cluster (column) of a run.
 
-    `counts` is (C, K) int64, and `label` says what sets the run apart, for a title.
+    `counts` is (C, K) int64, and `label` says what sets the run apart, for a title. Counts of
+    groups of classes keep the accuracy by class in `class_accuracy`.
     """
 
     counts: Int64
     class_names: list[str]
     label: str
+    class_accuracy: float | None = None
 
 
 @dataclass(frozen=True)
@@ -178,7 +180,8 @@ def group_counts(confusion: ClassCounts, groups: Sequence[str]) -> ClassCounts:
     names, index = np.unique(groups, return_inverse=True)
     member = np.eye(len(names), dtype=np.int64)[:, index]  # (G, C)
     counts = member @ confusion.counts @ member.T
-    return replace(confusion, counts=counts, class_names=names.tolist())
+    accuracy = float(np.trace(confusion.counts) / confusion.counts.sum())
+    return replace(confusion, counts=counts, class_names=names.tolist(), class_accuracy=accuracy)
 
 
 def temperature_sweeps(results: Sequence[FeatureFile], split: str | None = None) -> list[Sweep]:
@@ -194,18 +197,57 @@ def temperature_sweeps(results: Sequence[FeatureFile], split: str | None = None)
     Returns
     -------
     list of Sweep
-        One per classifier, C and split of each result.
+        One per classifier, C and split of each result. If two would have the same label, the
+        labels begin with the model's name or, where that is the same, with the file's.
     """
-    sweeps = []
-    for result in results:
+    curves: dict[tuple[int, str, str], list[Row]] = {}  # number of the result, label, C -> runs
+    for number, result in enumerate(results):
         _check_sweep(result)
-        rows = result.rows() if split is None else _rows_on(result, split)
-        curves: dict[tuple[str, ...], list[Row]] = {}
-        for row in rows:
-            key = (row["classifier"], str(row["C"]), row["eval_split"])  # as text, NaN equals NaN
+        for row in result.rows() if split is None else _rows_on(result, split):
+            key = (number, _sweep_label(result, row), str(row["C"]))  # as text, NaN equals NaN
             curves.setdefault(key, []).append(row)
-        sweeps += [_sweep(result, curve) for curve in curves.values()]
-    return sweeps
+    numbers = [number for number, _, _ in curves]
+    labels = [label for _, label, _ in curves]
+    if len(set(labels)) < len(labels):
+        labels = _told_apart(results, numbers, labels)
+    return [
+        _sweep(results[number], label, rows)
+        for number, label, rows in zip(numbers, labels, curves.values(), strict=True)
+    ]
+
+
+def _sweep_label(result: FeatureFile, row: Row) -> str:
+    label = ", ".join([*_settings(row, numbers=["C"]), row["eval_split"]])
+    if _last_entry(result).get("features") == "probs":
+        label += " (probs)"
+    return label
+
+
+def _told_apart(
+    results: Sequence[FeatureFile], numbers: Sequence[int], labels: Sequence[str]
+) -> list[str]:
+    """Prefix the label of each curve by its result's model or, where they are equal, its file."""
+    from clipkit.plots import Sweep  # loads matplotlib
+
+    paths = [Path(result.display_name).with_suffix("") for result in results]
+    candidates = [
+        [_short_model_name(result) for result in results],
+        [path.name for path in paths],
+        ["/".join(path.parts[-2:]) for path in paths],
+    ]
+    for names in candidates:
+        prefixed = [f"{names[i]}: {label}" for i, label in zip(numbers, labels, strict=True)]
+        cut = {label[: Sweep.MAX_LABEL - 1] for label in prefixed}
+        if len(cut) == len(labels):
+            return prefixed
+    return [f"file {i + 1}: {label}" for i, label in zip(numbers, labels, strict=True)]
+
+
+def _short_model_name(result: FeatureFile) -> str:
+    """Return `clip-vit-base-patch32`, or `untrained clip-vit-base-patch32`."""
+    model = result.model() or {"name": "no model"}
+    name = Path(model["name"]).name
+    return f"untrained {name}" if "untrained" in model else name
 
 
 def _check_sweep(result: FeatureFile) -> None:
@@ -226,15 +268,11 @@ def _rows_on(result: FeatureFile, split: str) -> list[Row]:
     return rows
 
 
-def _sweep(result: FeatureFile, rows: list[Row]) -> Sweep:
+def _sweep(result: FeatureFile, label: str, rows: list[Row]) -> Sweep:
     from clipkit.plots import Sweep  # loads matplotlib
 
-    split = rows[0]["eval_split"]
-    label = ", ".join([*_settings(rows[0], numbers=["C"]), split])
-    if _last_entry(result).get("features") == "probs":
-        label += " (probs)"
     accuracies = [row["acc1"] for row in rows]
-    n = len(result.splits[split])
+    n = len(result.splits[rows[0]["eval_split"]])
     low, high = np.transpose([metrics.wilson(accuracy, n) for accuracy in accuracies])
     return Sweep(
         label,

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from clipkit.console import escaped
 
 FORMATS = ("table", "tsv", "csv", "json")
-PERCENT = {"acc1", "acc5", "mean_per_class_recall", "mean_confidence", "purity"}
+PERCENT = {"acc1", "acc5", "mean_per_class_recall", "mean_confidence", "purity", "purity_chance"}
 
 Row = Mapping[str, Any]
 

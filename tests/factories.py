@@ -11,9 +11,9 @@ from typing import Any
 
 import h5py
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from clipkit.features import FeatureFile
+from clipkit.features import FeatureFile, History, Split, row_ids
 
 MODEL = {"name": "m", "digest": "sha256:1", "logit_scale": 100.0}
 ROWS = 6
@@ -96,6 +96,22 @@ def feature_file(
     for name, value in arrays.items():
         file.set_dataset(name, value)
     return file
+
+
+def result_file(
+    rows: list[dict[str, Any]],
+    labels: ArrayLike,
+    predicted: ArrayLike,
+    history: History,
+    class_names: list[str] | None = None,
+) -> FeatureFile:
+    """Return a result in memory with its runs' predictions (R, N) for the split test."""
+    result = FeatureFile("result", history, class_names=class_names)
+    labels = np.array(labels)
+    ids = row_ids(len(labels))
+    result.splits["test"] = Split(labels=labels, ids=ids, predicted=np.array(predicted))
+    result.set_rows(rows)
+    return result
 
 
 def write_feature_file(

@@ -18,7 +18,7 @@ from test_report import numbers, tables
 
 from clipkit.report import chapters, thesis
 from clipkit.report.chapters import Comparison
-from clipkit.report.results import Results
+from clipkit.report.folder import ResultsFolder
 
 ROOT = Path(__file__).parents[1]
 CONTROL = "tiny-clip-untrained7-digits"
@@ -287,15 +287,15 @@ def test_every_figure_of_the_thesis_is_compared(results_copy, monkeypatch):
     """A figure whose experiment no chapter names would never be shown."""
     for name in ("generic99", "generic205", "food32"):
         (results_copy / f"{name}.logits.svm.h5").symlink_to("generic32.logits.svm.h5")
-    compared = set()
+    compared: set[thesis.Experiment] = set()
 
-    def compare(self: Comparison, list_experiments: chapters.ListExperiments) -> list[str]:
-        compared.update(experiment.figure for experiment in list_experiments(self.results))
+    def compare(self: Comparison, labels: chapters.Labels) -> list[str]:
+        compared.update(labels)
         return ["| a table |"]
 
     monkeypatch.setattr(Comparison, "compare", compare)
     for chapter in chapters.CHAPTERS:
-        chapter(Comparison(Results(results_copy), None, {}))
+        chapter(Comparison(ResultsFolder(results_copy), None, {}))
     for figures in thesis.FIGURES.values():
         assert set(figures) <= compared
 

@@ -5,17 +5,21 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pyarrow.parquet
 import pytest
-from factories import feature_file
-from hypothesis import given
+from factories import feature_file, result_file, write_feature_file
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from shell import ok
 from sklearn.cluster import KMeans
 from sklearn.datasets import load_digits
+from sklearn.metrics import adjusted_mutual_info_score
 from sklearn.metrics.cluster import contingency_matrix
 from threadpoolctl import threadpool_limits
 
-from clipkit import clustering
+from clipkit import clustering, results
 from clipkit.errors import ClipkitError, UsageError
+from clipkit.features import read, validate
 
 
 @pytest.mark.parametrize("seed", [42, 7])
@@ -53,6 +57,7 @@ def test_more_clusters_than_distinct_rows_are_refused(features, k, error, messag
     assert caught.value.message == message
 
 
+@settings(deadline=None, max_examples=20)
 @given(
     st.lists(st.tuples(st.integers(-2, 3), st.integers(0, 4)), min_size=1, max_size=40),
     st.permutations(range(5)),
@@ -65,18 +70,67 @@ def test_agreement_ignores_how_clusters_are_numbered(pairs, numbers):
     renumbered = np.array(numbers)[assignments]
     assert clustering.agreement(labels, renumbered) == pytest.approx(agreement)
     perfect = clustering.agreement(labels, labels)
-    assert perfect == pytest.approx({"purity": 1, "nmi": 1, "ari": 1})
+    assert [perfect[name] for name in ("purity", "nmi", "ari", "ami")] == pytest.approx([1] * 4)
 
 
-def test_a_result_has_a_run_per_split_and_k_and_names_classes_if_k_allows():
+def test_a_result_has_a_run_per_split_and_k():
     file = feature_file("images")
     assert [(row["split"], row["k"]) for row in clustering.cluster(file).rows()] == [("test", 2)]
     result = clustering.cluster(file, ["train", "test"], [2, 3])
     points = [(row["split"], row["k"]) for row in result.rows()]
     assert points == [("train", 2), ("train", 3), ("test", 2), ("test", 3)]
     assert result.splits["train"].predicted.shape == (2, 6)
-    assert result.class_names is None  # no class is called 2
-    assert clustering.cluster(file, k=[2]).class_names == ["cat", "dog"]
+
+
+@pytest.mark.parametrize("k", [2, 4])
+def test_labels_keep_their_names_and_clusters_are_numbers(k, tmp_path):
+    write_feature_file(tmp_path / "img.h5")
+    ok("cluster", tmp_path / "img.h5", "-k", k, "-o", tmp_path / "c.h5")
+    result = read(tmp_path / "c.h5")
+    assert result.class_names == ["cat", "dog"]
+    ok("convert", tmp_path / "c.h5", tmp_path / "c.csv")
+    _, *lines = (tmp_path / "c.csv").read_text().splitlines()
+    expected = [["cat", "dog"][label] for label in result.splits["test"].labels]
+    assert [line.split(",")[2] for line in lines] == expected
+    clusters = result.splits["test"].predicted[0]
+    assert [int(line.split(",")[3]) for line in lines] == clusters.tolist()
+    ok("convert", tmp_path / "c.h5", tmp_path / "c.parquet")
+    columns = pyarrow.parquet.read_table(tmp_path / "c.parquet").to_pydict()
+    assert columns["predicted"] == clusters.tolist()
+    assert results.cluster_counts(result).class_names == ["cat", "dog"]
+
+
+def test_only_clusters_may_be_numbered_beyond_the_classes():
+    predicted = [[0, 1, 2]]
+    clusters = result_file([], [0, 1, 1], predicted, [{"command": "cluster"}], ["cat", "dog"])
+    validate(clusters)
+    clusters.history = [{"command": "probe"}]
+    with pytest.raises(ClipkitError, match=r"test/predicted: expected values in 0\.\.1 "):
+        validate(clusters)
+
+
+def test_as_many_clusters_as_rows_are_warned_of(tmp_path):
+    write_feature_file(tmp_path / "img.h5")
+    assert ok("cluster", tmp_path / "img.h5", "-k", 5).stderr == ""
+    assert ok("cluster", tmp_path / "img.h5", "-k", 6).stderr == (
+        "clipkit: warning: test: each of the 6 rows is a cluster of its own, so purity, nmi and "
+        "ari say nothing about the classes\n"
+    )
+
+
+def test_agreement_by_chance_is_that_of_permuted_labels():
+    labels = np.arange(300) % 5
+    random = np.random.RandomState(0)
+    clusters = random.randint(20, size=300)
+    agreement = clustering.agreement(labels, clusters)
+    permuted = [clustering.agreement(random.permutation(labels), clusters) for _ in range(20)]
+    for name in ("purity", "nmi"):
+        values = [row[name] for row in permuted]
+        assert agreement[f"{name}_chance"] == pytest.approx(np.mean(values), abs=np.std(values))
+    assert agreement["ami"] == pytest.approx(adjusted_mutual_info_score(labels, clusters))
+    assert abs(agreement["ami"]) < 0.03
+    assert agreement["purity"] > 0.25  # one in five classes, but a cluster has few rows
+    assert clustering.agreement(labels, clusters) == agreement  # the same permutations every time
 
 
 def test_without_labels_k_is_required_and_agreement_is_nan():
@@ -85,5 +139,5 @@ def test_without_labels_k_is_required_and_agreement_is_nan():
     with pytest.raises(ClipkitError, match="test: expected labels to count classes, got none"):
         clustering.cluster(file)
     (row,) = clustering.cluster(file, k=[2]).rows()
-    assert all(np.isnan(row[name]) for name in ("purity", "nmi", "ari"))
+    assert all(np.isnan(value) for name, value in row.items() if name not in ("split", "k"))
     assert clustering.cluster(file, ["train"]).rows()[0]["k"] == 2

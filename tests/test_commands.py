@@ -27,7 +27,7 @@ COLUMNS = {
     "entropy": ["split", "temperature", "mean_entropy", "max_entropy", "mean_confidence"],
     "probe": [*PROBE_COLUMNS, "mean_entropy", "mean_confidence"],
     "zeroshot": ["split", "acc1", "acc5", "mean_per_class_recall"],
-    "cluster": ["split", "k", "purity", "nmi", "ari"],
+    "cluster": ["split", "k", "purity", "nmi", "ari", "ami", "purity_chance", "nmi_chance"],
     "info": ["field", "value"],
 }
 

@@ -26,10 +26,13 @@ def test_accuracy_recall_and_confusion_are_scikit_learns(pairs):
 
 
 @given(PAIRS)
-def test_f1_per_class_is_scikit_learns(pairs):
+def test_f1_per_class_is_scikit_learns_and_nan_for_a_class_without_rows(pairs):
     y, p = pairs
-    expected = reference.f1_score(y, p, labels=range(5), average=None, zero_division=0)
-    assert np.allclose(metrics.f1_per_class(metrics.confusion(y, p, 5)), expected)
+    f1 = metrics.f1_per_class(metrics.confusion(y, p, 5))
+    present = np.unique(y)
+    expected = reference.f1_score(y, p, labels=present, average=None, zero_division=0)
+    assert np.allclose(f1[present], expected)
+    assert np.flatnonzero(np.isnan(f1)).tolist() == sorted(set(range(5)) - set(present))
 
 
 @pytest.mark.parametrize("k", [1, 2, 5])

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from clipkit import prompts
+from clipkit import prompts, similarity
 from clipkit.errors import ClipkitError, UsageError
 
 FOLDER = Path(__file__).parents[1] / "prompts"

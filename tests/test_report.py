@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from factories import result_file, write_feature_file
 from scipy.stats import binomtest
-from shell import clipkit, fails, ok
+from shell import fails, ok
 
-from clipkit.features import FeatureFile, Split, write
+from clipkit.features import FeatureFile, Split, read, row_ids, write
 from clipkit.report import thesis
 
 Table = dict[str, dict[str, str]]  # first cell -> column -> cell
@@ -19,6 +21,16 @@ MODEL = {"name": thesis.MODEL, "digest": "sha256:12", "precision": "fp32", "devi
 TEST_ROWS = {"images": 10_000, "rows": "cd"}
 SPLITS = {"train": {"images": 50_000, "rows": "ab"}, "test": TEST_ROWS}
 DATASET = {"name": "cifar100", "splits": SPLITS}
+NAMES = ("ant", "bee|hive", "cat", "dog", "eel")
+LABELS = np.arange(200) % 5
+RUN = {
+    "classifier": "svm",
+    "C": 1.0,
+    "temperature": np.nan,
+    "standardize": True,
+    "eval_split": "test",
+    "acc1": 0.75,
+}
 BASELINE = "2.2 baseline: SVM on standardised image embeddings (%)"
 
 
@@ -42,7 +54,7 @@ def numbers(cell: str) -> list[float]:
     return [float(number) for number in re.findall(r"-?\d+(?:\.\d+)?(?:e-?\d+)?", cell)]
 
 
-def write_results(folder: Path, **entry: Any) -> Path:
+def write_results(folder: Path, names: Sequence[str] = NAMES, **entry: Any) -> Path:
     """Write a folder with chapter 2's baseline: 150 of 200 test rows are right.
 
     `model` and `dataset` change the history's entry of `embed`; other values are added to it.
@@ -51,19 +63,24 @@ def write_results(folder: Path, **entry: Any) -> Path:
     model = MODEL | entry.pop("model", {})
     dataset = DATASET | entry.pop("dataset", {})
     history = [{"command": "embed", "clipkit": "0.1.0", "model": model, "dataset": dataset} | entry]
-    names = ["ant", "bee|hive", "cat", "dog", "eel"]
-    labels = np.arange(200) % 5
-    ids = [f"{row}" for row in range(200)]
-    features = np.ones((200, 3), np.float32)
-    splits = {name: Split(features, labels, ids) for name in ("train", "test")}
-    write(str(folder / "img.h5"), FeatureFile("images", history, splits, class_names=names))
-
-    result = FeatureFile("result", [*history, {"command": "probe"}], class_names=names)
-    result.set_rows([{"classifier": "svm", "eval_split": "test", "acc1": 0.75}])
-    predicted = np.where(np.arange(200) < 150, labels, (labels + 1) % 5)
-    result.splits["test"] = Split(labels=labels, ids=ids, predicted=predicted[None])
-    write(str(folder / "img.svm.h5"), result)
+    split = Split(np.ones((200, 3), np.float32), LABELS, row_ids(200))
+    splits = {"train": split, "test": split}
+    images = FeatureFile("images", history, splits, class_names=list(names))
+    write(str(folder / "img.h5"), images)
+    write_baseline(folder)
     return folder
+
+
+def write_baseline(folder: Path, *runs: dict[str, Any], **entry: Any) -> None:
+    """Write img.svm.h5; `runs` and `entry` change its runs and its entry of the history."""
+    images = read(folder / "img.h5")
+    made = {"command": "probe", "features": "logits", "fit_split": "train"}
+    made["inputs"] = {"features": images.digest}
+    rows = [RUN | run for run in runs or [{}]]
+    predicted = np.where(np.arange(200) < 150, LABELS, (LABELS + 1) % 5)
+    history = [*images.history, made | entry]
+    result = result_file(rows, LABELS, [predicted] * len(rows), history, images.class_names)
+    write(folder / "img.svm.h5", result, force=True)
 
 
 def test_the_thesis_figure_is_shown_for_its_own_model_and_data(tmp_path: Path) -> None:
@@ -129,6 +146,53 @@ def test_the_untrained_control_has_a_column(tmp_path: Path) -> None:
     assert rows[BASELINE]["untrained"] == ""
 
 
+@pytest.mark.parametrize(
+    ("run", "entry", "reason"),
+    [
+        ({"classifier": "knn"}, {}, "expected a test run with classifier svm, got knn"),
+        ({"C": 0.01}, {}, "expected a test run with C 1, got 0.01"),
+        ({"standardize": False}, {}, "expected a test run with standardize 1, got 0"),
+        ({"temperature": 0.5}, {}, "expected a test run with temperature 1, got 0.5"),
+        ({}, {"shots": 5}, "expected probe with shots None, got 5"),
+        ({}, {"fit_split": "test"}, "expected probe with fit_split train, got test"),
+        ({"eval_split": "val"}, {}, "expected a run on the split test, got none"),
+        ({}, {"command": "zeroshot"}, "expected a result of probe, got one of zeroshot"),
+        (
+            {},
+            {"inputs": {"features": "sha256:0"}},
+            "expected a result made from img.h5, got one made",
+        ),
+        ({}, {"inputs": None}, "expected a result made from img.h5, got one made"),
+    ],
+)
+def test_a_result_that_is_not_what_its_name_says_is_left_out_with_the_reason(
+    run: dict[str, Any], entry: dict[str, Any], reason: str, tmp_path: Path
+) -> None:
+    folder = write_results(tmp_path / "r")
+    (folder / "img.svm.confusion.png").touch()
+    write_baseline(folder, run, **entry)
+    result = ok("report", folder)
+    assert BASELINE not in tables(result.stdout)
+    assert "F1 of" not in result.stdout
+    assert "![" not in result.stdout
+    (note,) = [line for line in result.stdout.splitlines() if line.startswith("- r/img.svm.h5: ")]
+    assert reason in note
+    assert result.stderr == f"clipkit: warning: left out {note.removeprefix('- ')}\n"
+
+
+def test_the_baseline_is_the_run_at_c_1_wherever_it_stands_in_a_sweep(tmp_path: Path) -> None:
+    folder = write_results(tmp_path / "r")
+    write_baseline(folder, {"C": 0.01, "acc1": 0.9}, {"acc1": 0.75}, {"C": 100.0, "acc1": 0.8})
+    assert tables(ok("report", folder).stdout)[BASELINE]["here"].startswith("75.00 (")
+
+
+def test_classes_without_test_images_are_counted_and_not_among_the_worst(tmp_path: Path) -> None:
+    folder = write_results(tmp_path / "r", [*NAMES, "fox", "gnu"])
+    text = " ".join(ok("report", folder).stdout.split())
+    worst = "of the worst: eel 0.75, dog 0.75, cat 0.75, bee|hive 0.75, ant 0.75"
+    assert f"{worst}; classes without test images, left out: 2." in text
+
+
 def test_only_results_and_pictures_in_the_folder_are_shown(tmp_path: Path) -> None:
     folder = write_results(tmp_path / "r")
     (folder / "img.svm.confusion.png").touch()
@@ -152,7 +216,7 @@ def test_an_existing_page_is_replaced_only_by_force(tmp_path: Path) -> None:
     page = folder / "report.md"
     ok("report", folder, "-o", page)
     assert page.read_text() == ok("report", folder).stdout
-    assert clipkit("report", folder, "-o", page).exit_code == 2
+    fails("report", folder, "-o", page, exit_code=2)
     ok("report", folder, "-o", page, "--force")
 
 
@@ -160,9 +224,7 @@ def test_a_folder_without_embedded_images_is_refused(tmp_path: Path) -> None:
     line = fails("report", tmp_path)
     assert f"{tmp_path}: expected a results folder with img.h5, got none" in line
     assert "make chapter2" in line
-    images = FeatureFile("images", [{"command": "convert"}], {"test": Split(np.ones((1, 2)))})
-    images.splits["test"].ids = ["0"]
-    write(str(tmp_path / "img.h5"), images)
+    write_feature_file(tmp_path / "img.h5", attributes={"history": [{"command": "convert"}]})
     assert "img.h5: expected a file that clipkit embed made, got one of convert" in fails(
         "report", tmp_path
     )

@@ -7,46 +7,28 @@ from typing import Any
 
 import numpy as np
 import pytest
+from factories import result_file
 from sklearn.metrics import confusion_matrix
 
 from clipkit import metrics, results
 from clipkit.errors import ClipkitError
-from clipkit.features import FeatureFile, Split
+from clipkit.features import FeatureFile
 
 LABELS = np.array([0, 0, 1, 1, 2, 2])
-IDS = list("abcdef")
 NAMES = ["cat", "dog", "owl"]
 HALF_RIGHT = [0, 1, 1, 0, 2, 0]
-ALL_RIGHT = [0, 0, 1, 1, 2, 2]
-
-
-def probe_result(rows: list[tuple[str, float, float, float]], **entry: Any) -> FeatureFile:
-    """Make a result of `probe` with (classifier, C, temperature, acc1) per run."""
-    file = FeatureFile("result", [{"command": "probe", "prompts": 32, **entry}], class_names=NAMES)
-    file.set_rows(
-        [
-            {
-                "classifier": classifier,
-                "C": C,
-                "temperature": temperature,
-                "eval_split": "test",
-                "acc1": acc1,
-                "mean_entropy": temperature,
-            }
-            for classifier, C, temperature, acc1 in rows
-        ]
-    )
-    predicted = np.array([HALF_RIGHT, *[ALL_RIGHT] * (len(rows) - 1)])
-    file.splits["test"] = Split(labels=LABELS, ids=IDS, predicted=predicted)
-    return file
-
-
 SWEEP = [("svm", 1.0, 1.0, 0.5), ("svm", 1.0, 0.07, 1.0)]
-CLUSTERS = FeatureFile(
-    "result",
-    [{"command": "cluster"}],
-    {"test": Split(labels=LABELS, ids=IDS, predicted=np.array([[3, 3, 0, 0, 1, 2]]))},
-)
+CLUSTERS = result_file([], LABELS, [[3, 3, 0, 0, 1, 2]], [{"command": "cluster"}])
+
+
+def probe_result(runs: list[tuple[str, float, float, float]], **entry: Any) -> FeatureFile:
+    """Make a result of `probe` with (classifier, C, temperature, acc1) per run."""
+    columns = ("classifier", "C", "temperature", "acc1")
+    rows = [dict(zip(columns, run, strict=True)) | {"eval_split": "test"} for run in runs]
+    rows = [row | {"mean_entropy": row["temperature"]} for row in rows]
+    predicted = [HALF_RIGHT, *[LABELS] * (len(rows) - 1)]
+    history = [{"command": "probe", "prompts": 32, **entry}]
+    return result_file(rows, LABELS, predicted, history, NAMES)
 
 
 def test_confusion_counts_are_scikit_learns_for_the_most_accurate_run_by_default() -> None:
@@ -88,6 +70,8 @@ def test_counts_of_groups_are_sums_over_their_classes(tmp_path: Path) -> None:
     grouped = results.group_counts(counts, results.read_groups(str(path), NAMES))
     assert grouped.class_names == ["bird", "pet"]
     np.testing.assert_array_equal(grouped.counts, [[1, 1], [0, 4]])
+    assert grouped.class_accuracy == 0.5  # that of the groups is 5 of 6
+    assert counts.class_accuracy is None
     path.write_text("cat\tpet\n")
     with pytest.raises(ClipkitError, match="expected a group for every class, got none for 'dog'"):
         results.read_groups(str(path), NAMES)
@@ -101,6 +85,38 @@ def test_sweeps_are_split_by_classifier_and_c_and_have_wilsons_interval() -> Non
     assert [sweep.tau.tolist() for sweep in sweeps] == [[0.07, 1], [1], [0.5, 1]]
     low, high = metrics.wilson(0.5, len(LABELS))
     assert (sweeps[0].low[1], sweeps[0].high[1]) == pytest.approx((100 * low, 100 * high))
+
+
+@pytest.mark.parametrize(
+    ("models", "names", "prefixes"),
+    [
+        (["org/a", "org/b"], ["a/probe.h5", "b/probe.h5"], ["a: ", "b: "]),
+        (["org/a", "org/a 7"], ["a.h5", "b.h5"], ["a: ", "untrained a: "]),
+        (["org/a", "org/a"], ["a.h5", "b.h5"], ["a: ", "b: "]),
+        (["org/a", "org/a"], ["one/probe.h5", "two/probe.h5"], ["one/probe: ", "two/probe: "]),
+        (["", ""], ["a.h5", "b.h5"], ["a: ", "b: "]),
+        (["x" * 50 + "1", "x" * 50 + "2"], ["a.h5", "b.h5"], ["a: ", "b: "]),
+        (["org/a", "org/a"], ["a.h5", "a.h5"], ["file 1: ", "file 2: "]),
+    ],
+)
+def test_sweeps_of_the_same_settings_are_told_apart_by_model_or_file(
+    models: list[str], names: list[str], prefixes: list[str]
+) -> None:
+    files = []
+    for model, name in zip(models, names, strict=True):
+        file = probe_result(SWEEP)
+        model, _, seed = model.partition(" ")
+        if model:
+            embedded = {"command": "embed", "model": {"name": model}}
+            embedded["model"] |= {"untrained": 7} if seed else {}
+            file.history = [embedded, *file.history]
+        file.display_name = name
+        files.append(file)
+    labels = [sweep.label for sweep in results.temperature_sweeps(files)]
+    assert labels == [f"{prefix}svm, C 1, test" for prefix in prefixes]
+    files[0].runs["classifier"] = np.array(["knn", "knn"])
+    labels = [sweep.label for sweep in results.temperature_sweeps(files)]
+    assert labels == ["knn, C 1, test", "svm, C 1, test"]
 
 
 def test_prompts_are_counted_only_if_results_agree() -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,70 +13,78 @@ from clipkit.errors import UsageError, check_positive, unknown
 if TYPE_CHECKING:
     from clipkit.features import FeatureFile
 
+
+def check_output(ctx: typer.Context, output: str | None) -> str | None:
+    """Refuse an unusable output when it is parsed, before the command does any work."""
+    from clipkit import files
+
+    if output is not None:
+        files.check_output(output, force=ctx.params["force"])
+    return output
+
+
+def option(metavar: str, help: str, *flags: str, **settings: Any) -> Any:
+    """Return an option that takes a value; its flag is its parameter's name if none is given."""
+    return typer.Option(*flags, metavar=metavar, help=help, **settings)
+
+
+def output_option(help: str, check: Callable[..., Any] = check_output) -> Any:
+    """Return the option -o, whose value is checked when it is parsed."""
+    return option("FILE", help, "--output", "-o", callback=check)
+
+
+def _check_format(format: str | None) -> str | None:
+    from clipkit.tables import FORMATS
+
+    if format is not None and format not in FORMATS:
+        raise unknown("format", format, FORMATS)
+    return format
+
+
 FeatureInput = Annotated[
     str, typer.Argument(metavar="[FILE]", help="Feature file (default: standard input).")
 ]
-Output = Annotated[
-    str,
-    typer.Option("--output", "-o", metavar="FILE", help="Output file, or - for standard output."),
+Output = Annotated[str, output_option("Output file, or - for standard output.")]
+ResultOutput = Annotated[str | None, output_option("Save the result in a file for clipkit plot.")]
+Force = Annotated[
+    bool,
+    # eager, since check_output needs it
+    typer.Option("--force", "-f", is_eager=True, help="Replace an existing output."),
 ]
-ResultOutput = Annotated[
-    str | None,
-    typer.Option(
-        "--output", "-o", metavar="FILE", help="Save the result in a file for clipkit plot."
-    ),
-]
-Force = Annotated[bool, typer.Option("--force", "-f", help="Replace an existing output.")]
 Format = Annotated[
     str | None,
-    typer.Option(
-        "--format",
-        metavar="table|tsv|csv|json",
-        help="Format of the report (default: a table on a terminal, else TSV).",
+    option(
+        "table|tsv|csv|json",
+        "Format of the report (default: a table on a terminal, else TSV).",
+        callback=_check_format,
     ),
 ]
 Temperatures = Annotated[
     list[str],
-    typer.Option(
+    option(
+        "TAU[,TAU...]",
+        "Divide the cosines by TAU; 'model' is the temperature that the model learned.",
         "--temperature",
         "-t",
-        metavar="TAU[,TAU...]",
-        help="Divide the cosines by TAU; 'model' is the temperature that the model learned.",
     ),
 ]
 Model = Annotated[
     str,
-    typer.Option(
+    option(
+        "NAME|FOLDER",
+        "Model: tiny, ViT-B/32, a Hugging Face id, or a folder.",
         "--model",
         "-m",
-        metavar="NAME|FOLDER",
         envvar="CLIPKIT_MODEL",
-        help="Model: tiny, ViT-B/32, a Hugging Face id, or a folder.",
     ),
 ]
 Untrained = Annotated[
-    int | None,
-    typer.Option(
-        "--untrained",
-        metavar="SEED",
-        help="Use the same architecture at random initialisation, as a control.",
-    ),
+    int | None, option("SEED", "Use the same architecture at random initialisation, as a control.")
 ]
-Device = Annotated[
-    str,
-    typer.Option(
-        "--device", metavar="auto|cpu|cuda|cuda:N|mps", help="Device to run the model on."
-    ),
-]
-Precision = Annotated[
-    str,
-    typer.Option("--precision", metavar="auto|fp32|bf16|fp16", help="Precision to compute in."),
-]
-Seed = Annotated[
-    int,
-    # the range of numpy's RandomState
-    typer.Option("--seed", metavar="N", min=0, max=2**32 - 1, help="Random seed."),
-]
+Device = Annotated[str, option("auto|cpu|cuda|cuda:N|mps", "Device to run the model on.")]
+Precision = Annotated[str, option("auto|fp32|bf16|fp16", "Precision to compute in.")]
+# the range of numpy's RandomState
+Seed = Annotated[int, option("N", "Random seed.", min=0, max=2**32 - 1)]
 DEFAULT_MODEL = models.DEFAULT
 
 
@@ -115,17 +124,6 @@ def parse_temperatures(values: list[str], logit_scale: float | None) -> list[flo
 
 def _words(values: list[str]) -> list[str]:
     return [word.strip() for value in values for word in value.split(",")]
-
-
-def check_report_options(output: str | None, format: str | None, force: bool) -> None:
-    """Refuse an unknown report format or an unusable output before the command does any work."""
-    from clipkit import files
-    from clipkit.tables import FORMATS
-
-    if format is not None and format not in FORMATS:
-        raise unknown("format", format, FORMATS)
-    if output is not None:
-        files.check_output(output, force=force)
 
 
 def report_result(result: FeatureFile, output: str | None, format: str | None, force: bool) -> None:

@@ -12,7 +12,7 @@ from clipkit.commands._options import (
     Format,
     ResultOutput,
     Seed,
-    check_report_options,
+    option,
     report_result,
 )
 
@@ -20,10 +20,7 @@ from clipkit.commands._options import (
 def cluster(
     file: FeatureInput = "-",
     split: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--split", metavar="NAME", help="Split to cluster (default: test); repeatable."
-        ),
+        list[str] | None, option("NAME", "Split to cluster (default: test); repeatable.")
     ] = None,
     k: Annotated[
         list[int] | None,
@@ -42,7 +39,6 @@ def cluster(
     """
     from clipkit import clustering, features
 
-    check_report_options(output, format, force)
     with features.open_file(file, kinds=["images", "logits"]) as source:
         result = clustering.cluster(source, split, k, seed)
     report_result(result, output, format, force)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from clipkit import console
-from clipkit.commands._options import Force
+from clipkit.commands._options import Force, check_output, option
 from clipkit.errors import UsageError, unknown
 
 FEATURE_FILE = (".h5", ".hdf5")
@@ -28,40 +28,32 @@ def convert(
         typer.Argument(
             metavar="[OUTPUT]",
             help="As INPUT, or .csv for results (default: a feature file on standard output).",
+            callback=check_output,
         ),
     ] = "-",
     model: Annotated[
         str | None,
-        typer.Option(
+        option(
+            "NAME",
+            "Import: name of the model that made the features; clipkit logits needs it.",
             "--model",
             "-m",
-            metavar="NAME",
-            help="Import: name of the model that made the features; clipkit logits needs it.",
         ),
     ] = None,
     split: Annotated[
         str | None,
-        typer.Option(
-            "--split",
-            metavar="NAME",
-            help="Convert only this split. Imported rows without a split get this name, or 'all'.",
+        option(
+            "NAME",
+            "Convert only this split. Imported rows without a split get this name, or 'all'.",
         ),
     ] = None,
     labels: Annotated[
         str | None,
-        typer.Option(
-            "--labels",
-            metavar="FILE",
-            help="Import: .npy file with the labels of the rows, as numbers or names.",
-        ),
+        option("FILE", "Import: .npy file with the labels of the rows, as numbers or names."),
     ] = None,
     prompts: Annotated[
         str | None,
-        typer.Option(
-            "--prompts",
-            metavar="FILE",
-            help="Import: file with the prompts that the rows embed, one per line.",
-        ),
+        option("FILE", "Import: file with the prompts that the rows embed, one per line."),
     ] = None,
     force: Force = False,
 ) -> None:
@@ -76,10 +68,9 @@ def convert(
 
     Example: clipkit convert img.h5 img.npz; clipkit convert theirs.npz img.h5 --model ViT-B/32
     """
-    from clipkit import features, files, models
+    from clipkit import features, models
     from clipkit.features import formats
 
-    files.check_output(output, force=force)
     is_export = _ending(source, formats.READABLE) in FEATURE_FILE
     if is_export == (_ending(output, formats.WRITABLE) in FEATURE_FILE):
         raise UsageError(

@@ -14,6 +14,7 @@ from clipkit.commands._options import (
     Output,
     Precision,
     Untrained,
+    option,
 )
 
 IMAGES_SKIPPED = 3  # exit code
@@ -31,15 +32,9 @@ def embed(
     output: Output = "-",
     model: Model = DEFAULT_MODEL,
     untrained: Untrained = None,
-    split: Annotated[
-        list[str] | None,
-        typer.Option("--split", metavar="NAME", help="Embed only this split; repeatable."),
-    ] = None,
+    split: Annotated[list[str] | None, option("NAME", "Embed only this split; repeatable.")] = None,
     root: Annotated[
-        str | None,
-        typer.Option(
-            "--root", metavar="FOLDER", help="Folder that holds the data set, or to download it to."
-        ),
+        str | None, option("FOLDER", "Folder that holds the data set, or to download it to.")
     ] = None,
     limit: Annotated[
         int | None,
@@ -92,9 +87,8 @@ def embed(
 
     Example: clipkit embed cifar100 -o img.h5
     """
-    from clipkit import console, datasets, embedding, files, models
+    from clipkit import console, datasets, embedding, models
 
-    files.check_output(output, force=force)
     data = datasets.load(dataset, root=root, splits=split, limit=limit, classes=classes)
     # Count all images, also when a run continues: compiling a model changes the last bits.
     count = sum(map(len, data.splits.values()))

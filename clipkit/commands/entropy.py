@@ -8,7 +8,6 @@ from clipkit.commands._options import (
     Format,
     ResultOutput,
     Temperatures,
-    check_report_options,
     parse_temperatures,
     report_result,
 )
@@ -30,7 +29,6 @@ def entropy(
     """
     from clipkit import features, softmax
 
-    check_report_options(output, format, force)
     with features.open_file(file, kinds=["logits"]) as logits:
         temperatures = parse_temperatures(temperature, logits.logit_scale)
         result = softmax.entropy_summary(logits, temperatures or [logits.temperature or 1.0])

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from clipkit import console
-from clipkit.commands._options import Format, check_report_options
+from clipkit.commands._options import Format
 
 
 def info(
@@ -29,7 +29,6 @@ def info(
     from clipkit import features, tables
     from clipkit.features.describe import describe, flatten
 
-    check_report_options(None, format, False)
     if what == "-" or (Path(what).exists() and not Path(what).is_dir()):
         with features.open_file(what) as file:
             rows = describe(file)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from clipkit.commands._options import Force, Output, Seed, parse_temperatures
+from clipkit.commands._options import Force, Output, Seed, option, parse_temperatures
 from clipkit.errors import UsageError
 
 
@@ -21,16 +21,10 @@ def logits(
     ] = "-",
     output: Output = "-",
     temperature: Annotated[
-        str, typer.Option("--temperature", "-t", metavar="TAU", help="Divide the cosines by TAU.")
+        str, option("TAU", "Divide the cosines by TAU.", "--temperature", "-t")
     ] = "1",
     random: Annotated[
-        int | None,
-        typer.Option(
-            "--random",
-            metavar="K",
-            min=1,
-            help="Use K random directions in place of TEXTS, as a control.",
-        ),
+        int | None, option("K", "Use K random directions in place of TEXTS, as a control.", min=1)
     ] = None,
     seed: Seed = 42,
     force: Force = False,
@@ -42,31 +36,24 @@ def logits(
 
     Example: clipkit logits img.h5 txt.h5 -o logits.h5
     """
-    from clipkit import features, files, similarity
+    from clipkit import features, similarity
 
     if random is not None and texts != "-":
         raise UsageError(f"expected TEXTS or --random, got both ({texts} and {random})")
     if images == texts == "-" and random is None:
         raise UsageError("expected only one of IMAGES and TEXTS on standard input, got both")
-    files.check_output(output, force=force)
     with features.open_file(images, kinds=["images"]) as image_file:
-        if random is not None:
-            scale = similarity.common_logit_scale(image_file, image_file)
-            tau = _parse_temperature(temperature, scale)
-            result = similarity.compute_random_logits(image_file, random, seed, tau)
-        else:
-            text_file = features.read(texts, kinds=["texts"])
-            scale = similarity.common_logit_scale(image_file, text_file)
-            tau = _parse_temperature(temperature, scale)
+        text_file = features.read(texts, kinds=["texts"]) if random is None else image_file
+        scale = similarity.common_logit_scale(image_file, text_file)
+        temperatures = parse_temperatures([temperature], scale)
+        if len(temperatures) != 1:
+            raise UsageError(
+                f"expected one temperature, got {len(temperatures)}",
+                "entropy and probe accept several temperatures",
+            )
+        tau = temperatures[0]
+        if random is None:
             result = similarity.compute_logits(image_file, text_file, tau)
+        else:
+            result = similarity.compute_random_logits(image_file, random, seed, tau)
         features.write(output, result, force=force)
-
-
-def _parse_temperature(value: str, logit_scale: float | None) -> float:
-    temperatures = parse_temperatures([value], logit_scale)
-    if len(temperatures) != 1:
-        raise UsageError(
-            f"expected one temperature, got {len(temperatures)}",
-            "entropy and probe accept several temperatures",
-        )
-    return temperatures[0]

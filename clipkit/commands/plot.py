@@ -7,8 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from clipkit.commands._options import FeatureInput, Force, Temperatures, parse_temperatures
-from clipkit.errors import unknown
+from clipkit.commands._options import (
+    FeatureInput,
+    Force,
+    Temperatures,
+    check_output,
+    option,
+    output_option,
+    parse_temperatures,
+)
+from clipkit.errors import ImageError, unknown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -17,6 +25,17 @@ if TYPE_CHECKING:
 
 SHEET_IMAGES = 40
 THUMBNAIL_PIXELS = 96
+GREY = 204  # of the tile in place of an image that cannot be used
+
+
+def _check_picture(ctx: typer.Context, output: str) -> str | None:
+    """Refuse an output that cannot be a picture when it is parsed."""
+    from clipkit import plots
+
+    if output != "-":
+        plots.format_of(output)
+    return check_output(ctx, output)
+
 
 FeatureInputs = Annotated[
     list[str] | None,
@@ -24,32 +43,16 @@ FeatureInputs = Annotated[
 ]
 PictureOutput = Annotated[
     str,
-    typer.Option(
-        "--output",
-        "-o",
-        metavar="FILE",
-        help="A .png, .svg or .pdf file, or - for PNG on standard output.",
-    ),
+    output_option("A .png, .svg or .pdf file, or - for PNG on standard output.", _check_picture),
 ]
-Split = Annotated[
-    str | None,
-    typer.Option("--split", metavar="NAME", help="Split to draw (default: test, else the first)."),
-]
+Split = Annotated[str | None, option("NAME", "Split to draw (default: test, else the first).")]
 Run = Annotated[
-    int | None,
-    typer.Option(
-        "--run", metavar="N", min=0, help="Number of the run, from 0 (default: the most accurate)."
-    ),
+    int | None, option("N", "Number of the run, from 0 (default: the most accurate).", min=0)
 ]
 Groups = Annotated[
-    str | None,
-    typer.Option(
-        "--groups",
-        metavar="FILE",
-        help="Draw groups of classes; each line of FILE is: class TAB group.",
-    ),
+    str | None, option("FILE", "Draw groups of classes; each line of FILE is: class TAB group.")
 ]
-Title = Annotated[str | None, typer.Option("--title", metavar="TEXT", help="Title of the picture.")]
+Title = Annotated[str | None, option("TEXT", "Title of the picture.")]
 
 
 class PlotGroup(TyperGroup):
@@ -57,22 +60,17 @@ class PlotGroup(TyperGroup):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Move the picture to the front of the arguments."""
+        value_options: set[str] = set()  # of all pictures: the word after one is a value
+        for command in self.commands.values():
+            for parameter in command.params:
+                if not getattr(parameter, "is_flag", False):
+                    value_options.update(parameter.opts)
         if args and args[0].startswith("-"):
-            value_options = self._value_options()
             for i in range(1, len(args)):
                 if args[i] in self.commands and args[i - 1] not in value_options:
                     args = [args[i], *args[:i], *args[i + 1 :]]
                     break
         return super().parse_args(ctx, args)
-
-    def _value_options(self) -> set[str]:
-        """Return the options of all pictures after which a word is a value."""
-        names: set[str] = set()
-        for command in self.commands.values():
-            for parameter in command.params:
-                if not getattr(parameter, "is_flag", False):
-                    names.update(parameter.opts)
-        return names
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Return the command that the first argument names."""
@@ -108,10 +106,13 @@ def confusion(
     """
     from clipkit import plots
 
-    _check_output(output, force)
     matrix = _read_confusion(file, split, run, groups)
-    title = title or f"Confusion ({matrix.label})"
-    _save(plots.confusion(matrix.counts, matrix.class_names, title=title), output, force)
+    of = "" if groups is None else " of groups"
+    title = title or f"Confusion{of} ({matrix.label})"
+    figure = plots.confusion(
+        matrix.counts, matrix.class_names, class_accuracy=matrix.class_accuracy, title=title
+    )
+    _save(figure, output, force)
 
 
 @plot.command()
@@ -130,11 +131,11 @@ def classes(
     """
     from clipkit import metrics, plots
 
-    _check_output(output, force)
     matrix = _read_confusion(file, split, run, groups)
     f1, support = metrics.f1_per_class(matrix.counts), matrix.counts.sum(axis=1)
-    title = title or f"F1 of each class ({matrix.label})"
-    figure = plots.classes(f1, matrix.class_names, support=support, title=title)
+    noun = "class" if groups is None else "group"
+    title = title or f"F1 of each {noun} ({matrix.label})"
+    figure = plots.classes(f1, matrix.class_names, support=support, noun=noun, title=title)
     _save(figure, output, force)
 
 
@@ -143,9 +144,7 @@ def clusters(
     file: FeatureInput = "-",
     output: PictureOutput = "-",
     split: Split = None,
-    run: Annotated[
-        int, typer.Option("--run", metavar="N", min=0, help="Number of the run, from 0.")
-    ] = 0,
+    run: Annotated[int, option("N", "Number of the run, from 0.", min=0)] = 0,
     title: Title = None,
     force: Force = False,
 ) -> None:
@@ -155,7 +154,6 @@ def clusters(
     """
     from clipkit import features, plots, results
 
-    _check_output(output, force)
     result = features.read(file, kinds=["result"])
     matrix = results.cluster_counts(result, split, run)
     title = title or f"Clusters ({matrix.label})"
@@ -166,9 +164,7 @@ def clusters(
 def temperature(
     file: FeatureInputs = None,
     output: PictureOutput = "-",
-    split: Annotated[
-        str | None, typer.Option("--split", metavar="NAME", help="Split to draw (default: all).")
-    ] = None,
+    split: Annotated[str | None, option("NAME", "Split to draw (default: all).")] = None,
     title: Title = None,
     force: Force = False,
 ) -> None:
@@ -178,7 +174,6 @@ def temperature(
     """
     from clipkit import features, plots, results
 
-    _check_output(output, force)
     sweeps = [features.read(source, kinds=["result"]) for source in file or ["-"]]
     curves = results.temperature_sweeps(sweeps, split)
     figure = plots.temperature(curves, results.common_prompt_count(sweeps), title=title)
@@ -190,10 +185,7 @@ def grid(
     file: FeatureInput = "-",
     output: PictureOutput = "-",
     split: Annotated[
-        str | None,
-        typer.Option(
-            "--split", metavar="NAME", help="Split to draw (default: the one with the most runs)."
-        ),
+        str | None, option("NAME", "Split to draw (default: the one with the most runs).")
     ] = None,
     title: Title = None,
     force: Force = False,
@@ -204,7 +196,6 @@ def grid(
     """
     from clipkit import features, plots, results
 
-    _check_output(output, force)
     accuracies = results.accuracy_grid(features.read(file, kinds=["result"]), split)
     figure = plots.grid(
         accuracies.values, accuracies.Cs, accuracies.temperatures, title=title or accuracies.label
@@ -227,7 +218,6 @@ def entropy(
     """
     from clipkit import plots, softmax
 
-    _check_output(output, force)
     cosines, temperatures, default_title = _read_cosines(file, split, temperature)
     values = {tau: softmax.entropy(cosines, tau) for tau in temperatures}
     figure = plots.entropy(values, cosines.shape[1], title=title or default_title)
@@ -249,7 +239,6 @@ def confidence(
     """
     from clipkit import plots, softmax
 
-    _check_output(output, force)
     cosines, temperatures, default_title = _read_cosines(file, split, temperature)
     values = {tau: softmax.confidence(cosines, tau) for tau in temperatures}
     figure = plots.confidence(values, cosines.shape[1], title=title or default_title)
@@ -262,12 +251,9 @@ def logits(
     output: PictureOutput = "-",
     split: Split = None,
     class_: Annotated[
-        list[str],
-        typer.Option("--class", metavar="NAME", help="Draw the mean of this class; repeatable."),
+        list[str], option("NAME", "Draw the mean of this class; repeatable.", "--class")
     ] = [],  # noqa: B006
-    image: Annotated[
-        list[str], typer.Option("--image", metavar="ID", help="Draw this image; repeatable.")
-    ] = [],  # noqa: B006
+    image: Annotated[list[str], option("ID", "Draw this image; repeatable.")] = [],  # noqa: B006
     title: Title = None,
     force: Force = False,
 ) -> None:
@@ -277,7 +263,6 @@ def logits(
     """
     from clipkit import features, plots, results
 
-    _check_output(output, force)
     logits_file = features.read(file, kinds=["logits"])
     cosines, labels = results.cosine_lines(logits_file, split, image, class_)
     _save(plots.logits(cosines, labels, logits_file.texts or [], title=title), output, force)
@@ -300,7 +285,6 @@ def similarity(
     """
     from clipkit import features, plots, results
 
-    _check_output(output, force)
     logits_file = features.read(file, kinds=["logits"])
     means, names = results.class_means(logits_file, split)
     figure = plots.similarity(means, names, logits_file.texts or [], centred=centred, title=title)
@@ -320,7 +304,6 @@ def spectrum(
     """
     from clipkit import features, plots, results, similarity
 
-    _check_output(output, force)
     texts = [features.read(source, kinds=["texts"]) for source in file or ["-"]]
     values = results.prompt_spectra(texts)
     ranks = {name: similarity.effective_rank(sigma) for name, sigma in values.items()}
@@ -334,9 +317,7 @@ def images(
     ],
     output: PictureOutput = "-",
     split: Split = None,
-    root: Annotated[
-        str | None, typer.Option("--root", metavar="FOLDER", help="Folder that holds the data set.")
-    ] = None,
+    root: Annotated[str | None, option("FOLDER", "Folder that holds the data set.")] = None,
     title: Title = None,
     force: Force = False,
 ) -> None:
@@ -346,15 +327,20 @@ def images(
     """
     import numpy as np
 
-    from clipkit import datasets, plots
+    from clipkit import console, datasets, plots
 
-    _check_output(output, force)
     splits = None if split is None else [split]
     data = datasets.load(dataset, root=root, splits=splits, limit=SHEET_IMAGES)
     name = "test" if "test" in data.splits else next(iter(data.splits))
     rows = data.splits[name]
-    size = (THUMBNAIL_PIXELS, THUMBNAIL_PIXELS)
-    thumbnails = [np.asarray(rows.image(i).resize(size)) for i in range(len(rows))]
+    thumbnails = np.full((len(rows), THUMBNAIL_PIXELS, THUMBNAIL_PIXELS, 3), GREY, np.uint8)
+    for i, thumbnail in enumerate(thumbnails):
+        try:
+            image = rows.image(i)
+        except ImageError as error:
+            console.warn(f"{name}/{rows.ids[i]} is a grey tile: {error.message}")
+        else:
+            thumbnail[:] = np.asarray(image.resize((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS)))
     titles = None
     if rows.labels is not None:
         titles = [data.class_names[label] for label in rows.labels]
@@ -388,15 +374,6 @@ def _read_cosines(
         cosines = np.asarray(logits.cosines(name))
         title = f"{len(cosines)} images of {name}"
         return cosines, temperatures or [logits.temperature or 1.0], title
-
-
-def _check_output(output: str, force: bool) -> None:
-    """Refuse an unusable output before the command does any work."""
-    from clipkit import files, plots
-
-    if output != "-":
-        plots.format_of(output)
-    files.check_output(output, force=force)
 
 
 def _save(figure: Figure, output: str, force: bool) -> None:

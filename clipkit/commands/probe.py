@@ -13,7 +13,7 @@ from clipkit.commands._options import (
     ResultOutput,
     Seed,
     Temperatures,
-    check_report_options,
+    option,
     parse_numbers,
     parse_temperatures,
     report_result,
@@ -22,22 +22,13 @@ from clipkit.commands._options import (
 
 def probe(
     file: FeatureInput = "-",
-    classifier: Annotated[
-        str,
-        typer.Option("--classifier", metavar="svm|logreg|mlp|knn", help="Classifier to fit."),
-    ] = "svm",
+    classifier: Annotated[str, option("svm|logreg|mlp|knn", "Classifier to fit.")] = "svm",
     regularization: Annotated[
-        list[str],
-        typer.Option("-C", metavar="C[,C...]", help="Inverse strength of regularisation."),
+        list[str], option("C[,C...]", "Inverse strength of regularisation.", "-C")
     ] = ["1"],  # noqa: B006
     temperature: Temperatures = [],  # noqa: B006
     features: Annotated[
-        str,
-        typer.Option(
-            "--features",
-            metavar="logits|probs",
-            help="For logits: use cosine / tau, or its softmax.",
-        ),
+        str, option("logits|probs", "For logits: use cosine / tau, or its softmax.")
     ] = "logits",
     standardize: Annotated[
         bool | None,
@@ -47,24 +38,16 @@ def probe(
             "with knn).",
         ),
     ] = None,
-    fit_split: Annotated[
-        str, typer.Option("--fit-split", metavar="NAME", help="Split to fit on.")
-    ] = "train",
-    eval_split: Annotated[
-        str, typer.Option("--eval-split", metavar="NAME", help="Split to score.")
-    ] = "test",
+    fit_split: Annotated[str, option("NAME", "Split to fit on.")] = "train",
+    eval_split: Annotated[str, option("NAME", "Split to score.")] = "test",
     val: Annotated[
         str | None,
-        typer.Option(
-            "--val",
-            metavar="FRACTION|SPLIT",
-            help="Choose C and tau on this fraction of the fit split, or on this split.",
+        option(
+            "FRACTION|SPLIT",
+            "Choose C and tau on this fraction of the fit split, or on this split.",
         ),
     ] = None,
-    shots: Annotated[
-        int | None,
-        typer.Option("--shots", metavar="N", min=1, help="Fit on N rows per class."),
-    ] = None,
+    shots: Annotated[int | None, option("N", "Fit on N rows per class.", min=1)] = None,
     seed: Seed = 42,
     output: ResultOutput = None,
     format: Format = None,
@@ -81,7 +64,6 @@ def probe(
     from clipkit import evaluation
     from clipkit.features import read
 
-    check_report_options(output, format, force)
     spec = evaluation.ProbeSpec(classifier, features, standardize, seed, shots)
     Cs = parse_numbers(regularization, "C")
     source = read(file, kinds=["images", "logits"])

@@ -8,7 +8,12 @@ from typing import Annotated
 
 import typer
 
-from clipkit.commands._options import Force
+from clipkit.commands._options import Force, check_output, option, output_option
+
+
+def _check_page(ctx: typer.Context, output: str) -> str | None:
+    """Refuse an unusable output; a page may go to a terminal."""
+    return output if output == "-" else check_output(ctx, output)
 
 
 def report(
@@ -17,17 +22,10 @@ def report(
     ],
     untrained: Annotated[
         str | None,
-        typer.Option(
-            "--untrained",
-            metavar="FOLDER",
-            help="Results folder of the untrained control, shown in a separate column.",
-        ),
+        option("FOLDER", "Results folder of the untrained control, shown in a separate column."),
     ] = None,
     output: Annotated[
-        str,
-        typer.Option(
-            "--output", "-o", metavar="FILE", help="Output page, or - for standard output."
-        ),
+        str, output_option("Output page, or - for standard output.", _check_page)
     ] = "-",
     force: Force = False,
 ) -> None:
@@ -41,8 +39,6 @@ def report(
     from clipkit import files
     from clipkit.report import markdown
 
-    if output != "-":
-        files.check_output(output, force=force)
     page = markdown(Path(folder), None if untrained is None else Path(untrained))
     if output == "-":
         sys.stdout.write(page)

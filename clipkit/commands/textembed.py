@@ -14,6 +14,7 @@ from clipkit.commands._options import (
     Output,
     Precision,
     Untrained,
+    option,
 )
 from clipkit.errors import UsageError
 
@@ -33,27 +34,22 @@ def textembed(
     untrained: Untrained = None,
     classes: Annotated[
         str | None,
-        typer.Option(
-            "--classes",
-            metavar="DATASET|FILE",
-            help="Make one prompt per class of a data set, a feature file, or a text file with one "
+        option(
+            "DATASET|FILE",
+            "Make one prompt per class of a data set, a feature file, or a text file with one "
             "name per line (or name, tab, wording).",
         ),
     ] = None,
     template: Annotated[
         list[str] | None,
-        typer.Option(
-            "--template",
-            metavar="TEXT|FILE",
-            help="With --classes: a template such as 'a photo of a {}', or a file of templates; "
+        option(
+            "TEXT|FILE",
+            "With --classes: a template such as 'a photo of a {}', or a file of templates; "
             "repeatable, for an ensemble.",
         ),
     ] = None,
     root: Annotated[
-        str | None,
-        typer.Option(
-            "--root", metavar="FOLDER", help="With --classes: folder that holds the data set."
-        ),
+        str | None, option("FOLDER", "With --classes: folder that holds the data set.")
     ] = None,
     readable: Annotated[
         bool,
@@ -78,9 +74,8 @@ def textembed(
 
     Example: clipkit textembed --classes cifar100 --template "a photo of a {}" -o classes.h5
     """
-    from clipkit import embedding, features, files
+    from clipkit import embedding, features
 
-    files.check_output(output, force=force)
     if prompts is not None and classes is not None:
         raise UsageError("expected PROMPTS or --classes, got both")
     if classes is None and (template or readable):

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
 from clipkit.commands._options import (
     FeatureInput,
     Force,
     Format,
     ResultOutput,
-    check_report_options,
+    option,
     report_result,
 )
 
@@ -19,8 +17,7 @@ from clipkit.commands._options import (
 def zeroshot(
     file: FeatureInput = "-",
     split: Annotated[
-        list[str] | None,
-        typer.Option("--split", metavar="NAME", help="Evaluate only this split; repeatable."),
+        list[str] | None, option("NAME", "Evaluate only this split; repeatable.")
     ] = None,
     output: ResultOutput = None,
     format: Format = None,
@@ -36,7 +33,6 @@ def zeroshot(
     from clipkit import features
     from clipkit.zeroshot import evaluate
 
-    check_report_options(output, format, force)
     with features.open_file(file, kinds=["logits"]) as logits:
         result = evaluate(logits, split)
     report_result(result, output, format, force)

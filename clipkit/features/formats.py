@@ -468,6 +468,8 @@ def _result_columns(file: FeatureFile) -> dict[str, type]:
         return runs
     of_class = str if file.class_names else int
     columns = {"split": str, "id": str, "label": of_class, "predicted": of_class}
+    if file.holds_clusters:
+        columns["predicted"] = int
     return columns | {name: runs[name] for name in RUN_PARAMETERS if name in runs}
 
 
@@ -488,7 +490,9 @@ def _result_frames(file: FeatureFile) -> Iterator[dict[str, list[Any]]]:
         for run, classes in zip(runs, predicted, strict=True):
             frame: dict[str, list[Any]] = {"split": [name] * len(split), "id": split.ids}
             frame["label"] = labels
-            frame["predicted"] = _classes(classes, file)
+            frame["predicted"] = classes.tolist()
+            if not file.holds_clusters:
+                frame["predicted"] = _classes(classes, file)
             for parameter in RUN_PARAMETERS:
                 frame[parameter] = [run.get(parameter)] * len(split)
             yield frame

@@ -104,7 +104,7 @@ class Split:
         Class of each row; None without labels.
     ids : list of N str
     predicted : (R, N) int64 array or None
-        Of results: the class that each of R runs gave each row.
+        Of results: the class, or the cluster, that each of R runs gave each row.
     """
 
     features: Any = None
@@ -226,6 +226,11 @@ class FeatureFile:
             if isinstance(entry.get("model"), dict):
                 return dict(entry["model"])
         return None
+
+    @property
+    def holds_clusters(self) -> bool:
+        """Whether the predictions are cluster numbers, and not classes."""
+        return bool(self.history) and self.history[-1]["command"] == "cluster"
 
     def extended_history(self, command: str, **parameters: Any) -> History:
         """Return the history with an entry for a command that made something of this file."""

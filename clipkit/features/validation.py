@@ -276,15 +276,18 @@ def _check_lengths(file: FeatureFile, datasets: dict[str, Any]) -> None:
 
 def _check_classes(file: FeatureFile, datasets: dict[str, Any]) -> None:
     """Check that labels, predictions and class indices lie among the classes."""
-    classes = len(file.class_names) if file.class_names else MAX_CLASSES
     for name, index in datasets.items():
         key = key_of(name)
         if key not in ("labels", "predicted", "class_index"):
             continue
+        names = file.class_names
+        if key == "predicted" and file.holds_clusters:
+            names = None
+        classes = len(names) if names else MAX_CLASSES
         lowest = -1 if key == "class_index" else 0
         low, high = int(np.min(index)), int(np.max(index))
         if low < lowest or high >= classes:
-            known = f" ({classes} class names)" if file.class_names else ""
+            known = f" ({classes} class names)" if names else ""
             raise ClipkitError(
                 f"{name}: expected values in {lowest}..{classes - 1}{known}, got {low}..{high}"
             )

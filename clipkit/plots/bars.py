@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -20,13 +19,13 @@ from clipkit.plots.style import (
     VERMILLION,
     Floats,
     add_legend,
+    clipkit_style,
     new_figure,
     sanitize_label,
     use_plain_numbers,
-    with_style,
 )
 
-BINS = 40
+BINS = 60
 MAX_BARS = 30  # of more classes, the best and the worst half as many are shown
 SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -48,7 +47,7 @@ class _Quantity:
     unit: str
 
 
-@with_style
+@clipkit_style
 def entropy(
     values: Mapping[float, ArrayLike], n_prompts: int, *, title: str | None = None
 ) -> Figure:
@@ -56,7 +55,7 @@ def entropy(
 
     Each panel marks the maximum ln K and the mean. Where all entropies are within 0.01 nats of
     ln K, it shows ln K - H on a separate scale, with the maximum still on the right. The other
-    panels share one axis.
+    panels share one axis and the edges of its bins.
 
     Parameters
     ----------
@@ -80,7 +79,7 @@ def entropy(
     return _histograms(arrays, quantity, title)
 
 
-@with_style
+@clipkit_style
 def confidence(
     values: Mapping[float, ArrayLike], n_prompts: int, *, title: str | None = None
 ) -> Figure:
@@ -88,7 +87,7 @@ def confidence(
 
     Each panel marks the minimum 1/K and the mean. Where all confidences are within one percentage
     point of 1/K, it shows the distance from it on a separate scale. The other panels share one
-    axis.
+    axis and the edges of its bins.
 
     Parameters
     ----------
@@ -119,7 +118,7 @@ def _histograms(values: Mapping[float, Floats], quantity: _Quantity, title: str 
         if np.any(np.abs(panel - quantity.bound) >= quantity.near):
             wide.append(tau)
     pooled = np.concatenate([[quantity.bound], *[panels[tau] for tau in wide]])
-    limits = _padded(pooled.min(), pooled.max())
+    span = float(pooled.min()), float(pooled.max())
 
     height = 1.75 * len(panels) - 0.25 * max(len(wide) - 1, 0) + 0.3
     fig = new_figure(7.0, height, title)
@@ -129,7 +128,7 @@ def _histograms(values: Mapping[float, Floats], quantity: _Quantity, title: str 
         ax.set_ylabel("images (%)")
         ax.yaxis.set_major_locator(MaxNLocator(4))
         if tau in wide:
-            _histogram(ax, panel, quantity.bound, limits)
+            _histogram(ax, panel, quantity.bound, span)
         else:
             _distance_histogram(ax, panel, quantity)
         if wide and tau == wide[-1]:
@@ -137,11 +136,6 @@ def _histograms(values: Mapping[float, Floats], quantity: _Quantity, title: str 
     marks = [Line2D([], [], color="black", linestyle="--"), Line2D([], [], color=VERMILLION)]
     add_legend(fig, marks, [quantity.bound_label, "mean"])
     return fig
-
-
-def _padded(low: float, high: float) -> tuple[float, float]:
-    pad = 0.03 * (high - low or 1.0)
-    return low - pad, high + pad
 
 
 def _panel_titles(ax: Axes, tau: float, values: Floats, quantity: _Quantity) -> None:
@@ -152,23 +146,17 @@ def _panel_titles(ax: Axes, tau: float, values: Floats, quantity: _Quantity) -> 
     ax.set_title(mean, loc="right", color=VERMILLION)
 
 
-def _histogram(ax: Axes, values: Floats, bound: float, limits: tuple[float, float]) -> None:
+def _histogram(ax: Axes, values: Floats, bound: float, span: tuple[float, float]) -> None:
+    """Draw a histogram with bins of equal width over the span, so that panels share their edges."""
     if len(values):
-        counts, edges = _bin(values, min_width=abs(limits[1] - limits[0]) / 200)
+        counts, edges = np.histogram(values, BINS, range=span)
         ax.stairs(100 * counts / len(values), edges, fill=True, color=BLUE, alpha=0.8)
         ax.axvline(float(values.mean()), color=VERMILLION)
     ax.axvline(bound, color="black", linestyle="--")
-    ax.set_xlim(limits)
+    low, high = span
+    pad = 0.03 * (high - low or 1.0)
+    ax.set_xlim(low - pad, high + pad)
     use_plain_numbers(ax.xaxis)
-
-
-def _bin(values: Floats, min_width: float) -> tuple[Any, Any]:
-    """Return counts (B,) and edges (B + 1,) of bins; nearly equal values make one visible bar."""
-    low, high = values.min(), values.max()
-    if high - low > min_width:
-        return np.histogram(values, BINS)
-    middle = (low + high) / 2
-    return np.histogram(values, 1, range=(middle - min_width / 2, middle + min_width / 2))
 
 
 def _distance_histogram(ax: Axes, values: Floats, quantity: _Quantity) -> None:
@@ -181,18 +169,19 @@ def _distance_histogram(ax: Axes, values: Floats, quantity: _Quantity) -> None:
     if exponent < -1:
         distance = distance / 10.0**exponent
         unit = f"10{str(exponent).translate(SUPERSCRIPT)} {unit}"
-    low, high = _padded(min(0.0, distance.min(initial=0.0)), distance.max(initial=0.0))
-    limits = (high, low) if quantity.bound_is_maximum else (low, high)
-    _histogram(ax, distance, 0.0, limits)
+    _histogram(ax, distance, 0.0, (distance.min(initial=0.0), distance.max(initial=0.0)))
+    if quantity.bound_is_maximum:
+        ax.invert_xaxis()
     ax.set_xlabel(f"{quantity.distance_label} ({unit})")
 
 
-@with_style
+@clipkit_style
 def classes(
     f1: ArrayLike,
     class_names: Sequence[str],
     *,
     support: ArrayLike,
+    noun: str = "class",
     title: str | None = None,
 ) -> Figure:
     """Draw F1 per class as bars, the best first, and mark the mean of all classes.
@@ -207,6 +196,8 @@ def classes(
         Shown literally, cut after 28 characters.
     support : array (C,) int
         Images per class, written after its name.
+    noun : {"class", "group"}
+        What the scores are of.
     """
     f1 = np.asarray(f1, np.float64)
     order = np.argsort(-f1, kind="stable")[: np.isfinite(f1).sum()]  # NaN sorts last
@@ -236,17 +227,23 @@ def classes(
     ax.grid(False, axis="y")
     ax.set_xlabel("F1")
     if omitted:
-        _mark_omitted(ax, half + 0.1, omitted)
-    _mark_mean(ax, f1)
+        _mark_omitted(ax, half + 0.1, f"{_counted(omitted, noun)} between")
+    _mark_mean(ax, f1, noun)
     return fig
 
 
-def _mark_omitted(ax: Axes, y: float, omitted: int) -> None:
+def _counted(n: int, noun: str) -> str:
+    """Return `1 class` or `2 classes`."""
+    plural = {"class": "classes", "group": "groups"}
+    return f"{n} {noun if n == 1 else plural[noun]}"
+
+
+def _mark_omitted(ax: Axes, y: float, text: str) -> None:
     ax.axhline(y, color=GREY, linewidth=0.8)
     ax.text(
         1.08,
         y,
-        f"{omitted} classes between",
+        text,
         fontsize=8.5,
         ha="right",
         va="center",
@@ -255,10 +252,10 @@ def _mark_omitted(ax: Axes, y: float, omitted: int) -> None:
     )
 
 
-def _mark_mean(ax: Axes, f1: Floats) -> None:
+def _mark_mean(ax: Axes, f1: Floats, noun: str) -> None:
     """Mark the mean, and state how many classes it is of and how many have no images."""
     finite = f1[np.isfinite(f1)]
-    facts = ["1 class" if len(finite) == 1 else f"{len(finite)} classes"]
+    facts = [_counted(len(finite), noun)]
     if len(finite):
         ax.axvline(float(finite.mean()), color="black", linestyle="--", linewidth=1.2)
         facts.append(f"mean F1 {finite.mean():.3f} (dashed)")

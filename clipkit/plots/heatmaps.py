@@ -18,10 +18,10 @@ from clipkit.plots.style import (
     GREY,
     VERMILLION,
     Floats,
+    clipkit_style,
     new_figure,
     sanitize_label,
     use_plain_numbers,
-    with_style,
 )
 
 CHARACTER_INCHES = 0.062  # width of a character of a 7 pt label, about
@@ -98,8 +98,14 @@ def _write_numbers(
         ax.text(j, i, text, ha="center", va="center", fontsize=size, color=ink, bbox=box)
 
 
-@with_style
-def confusion(counts: ArrayLike, class_names: Sequence[str], *, title: str | None = None) -> Figure:
+@clipkit_style
+def confusion(
+    counts: ArrayLike,
+    class_names: Sequence[str],
+    *,
+    class_accuracy: float | None = None,
+    title: str | None = None,
+) -> Figure:
     """Draw a confusion matrix in percent of each true class, with accuracy and N above it.
 
     With up to 20 classes, cells hold their percentages; zeros are left blank. Colours follow the
@@ -111,20 +117,26 @@ def confusion(counts: ArrayLike, class_names: Sequence[str], *, title: str | Non
         Images of true class i (row) predicted as class j (column). A row without images is grey.
     class_names : sequence of C str
         Shown literally, cut after 24 characters.
+    class_accuracy : float, optional
+        If rows and columns are groups of classes: the accuracy by class, a fraction, which is shown
+        beside that by group.
     """
     counts = np.asarray(counts, np.float64)  # (C, C)
     names = [sanitize_label(name, 24) for name in class_names]
     fact = f"accuracy {100 * np.trace(counts) / max(counts.sum(), 1):.2f} %"
-    return _row_percentages(counts, names, names, "predicted class", fact, title)
+    if class_accuracy is None:
+        return _row_percentages(counts, names, names, "predicted class", fact, title)
+    fact = f"group {fact}, class accuracy {100 * class_accuracy:.2f} %"
+    return _row_percentages(counts, names, names, "predicted group", fact, title, noun="group")
 
 
-@with_style
+@clipkit_style
 def clusters(counts: ArrayLike, class_names: Sequence[str], *, title: str | None = None) -> Figure:
     """Draw the percentage of each class in each cluster, with purity and N above it.
 
     Clusters are matched to the classes with which they agree best, one to one (Hungarian method),
     so that a clustering that equals the classes is a diagonal. The remaining clusters follow. The
-    x axis shows the clusters' numbers.
+    x axis shows the clusters' numbers, each with the class that it matches.
 
     Parameters
     ----------
@@ -136,13 +148,17 @@ def clusters(counts: ArrayLike, class_names: Sequence[str], *, title: str | None
     from scipy.optimize import linear_sum_assignment  # slow to load, and only for this
 
     counts = np.asarray(counts, np.float64)  # (C, K)
-    matched = linear_sum_assignment(-counts)[1]
+    rows, matched = linear_sum_assignment(-counts)
     remaining = np.setdiff1d(np.arange(counts.shape[1]), matched)
     order = np.concatenate([matched, remaining])
     names = [sanitize_label(name, 24) for name in class_names]
-    numbers = [str(j) for j in order]
+    labels = [str(j) for j in order]
+    for position, (i, j) in enumerate(zip(rows, matched, strict=True)):
+        if counts[i, j]:
+            labels[position] += f" ({names[i]})"
     fact = f"purity {counts.max(axis=0).sum() / max(counts.sum(), 1):.4f}"
-    return _row_percentages(counts[:, order], names, numbers, "cluster", fact, title)
+    xlabel = "cluster (and the class that it matches)"
+    return _row_percentages(counts[:, order], names, labels, xlabel, fact, title)
 
 
 def _row_percentages(
@@ -152,6 +168,7 @@ def _row_percentages(
     xlabel: str,
     fact: str,
     title: str | None,
+    noun: str = "class",
 ) -> Figure:
     """Draw counts in percent of their row, with the names of rows and columns, a fact and N."""
     total = counts.sum(axis=1, keepdims=True)
@@ -163,7 +180,7 @@ def _row_percentages(
     fig = new_figure(figure_width, height + _text_inches(columns) + 0.9, title)
     ax = fig.add_subplot()
     norm = PowerNorm(0.5, vmin=0, vmax=100)
-    image = _heatmap(fig, ax, percent, "% of the true class", cmap="Blues", norm=norm)
+    image = _heatmap(fig, ax, percent, f"% of the true {noun}", cmap="Blues", norm=norm)
     colorbar_axes = fig.axes[1]
     colorbar_axes.set_yticks([0, 1, 5, 10, 25, 50, 75, 100])
     has_numbers = max(C, K) <= MAX_NUMBERS
@@ -175,7 +192,7 @@ def _row_percentages(
         _write_numbers(ax, image, percent, decimals=1, size=8.5, zeros=False)
     else:
         _write_numbers(ax, image, percent, decimals=0, size=7.5, zeros=False)
-    ax.set(xlabel=xlabel, ylabel="true class")
+    ax.set(xlabel=xlabel, ylabel=f"true {noun}")
     facts = f"N = {counts.sum():,.0f}"
     if counts.any():
         facts = f"{fact}, {facts}"
@@ -193,7 +210,7 @@ def _rule_every_tenth(ax: Axes, rows: int, columns: int) -> None:
         ax.axvline(edge, color="#cccccc", linewidth=0.5)
 
 
-@with_style
+@clipkit_style
 def similarity(
     means: ArrayLike,
     class_names: Sequence[str],
@@ -260,7 +277,7 @@ def _limits(values: Floats) -> tuple[float, float]:
     return low, high
 
 
-@with_style
+@clipkit_style
 def grid(
     accuracy: ArrayLike, C: Sequence[float], tau: Sequence[float], *, title: str | None = None
 ) -> Figure:

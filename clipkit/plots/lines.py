@@ -17,11 +17,11 @@ from clipkit.plots.style import (
     GREY,
     Floats,
     add_legend,
+    clipkit_style,
     line_style,
     new_figure,
     sanitize_label,
     use_plain_numbers,
-    with_style,
 )
 
 MAX_TEXTS = 40  # more prompts than this are numbered
@@ -33,7 +33,7 @@ class Sweep:
     Parameters
     ----------
     label : str
-        Classifier, C and split, as the legend shows them.
+        Classifier, C and split, as the legend shows them, cut after MAX_LABEL characters.
     tau : array (R,)
         Temperatures, > 0, in any order.
     accuracy : array (R,)
@@ -52,6 +52,8 @@ class Sweep:
         Temperature and highest accuracy in percent; of equals, the first that was given. None if
         all accuracies are NaN.
     """
+
+    MAX_LABEL = 48
 
     def __init__(
         self,
@@ -77,7 +79,7 @@ class Sweep:
             self.best = float(tau[best]), float(percent[best])
 
 
-@with_style
+@clipkit_style
 def temperature(
     sweeps: Sequence[Sweep], n_prompts: int | None = None, *, title: str | None = None
 ) -> Figure:
@@ -140,7 +142,7 @@ def _legend_label(sweep: Sweep) -> str:
     if sweep.best is None:
         return sweep.label
     tau, accuracy = sweep.best
-    return f"{sanitize_label(sweep.label, 32)}: best {accuracy:.2f} % at τ = {tau:g}"
+    return f"{sanitize_label(sweep.label, sweep.MAX_LABEL)}: best {accuracy:.2f} % at τ = {tau:g}"
 
 
 def _draw_entropies(ax: Axes, sweeps: Sequence[Sweep]) -> None:
@@ -198,7 +200,7 @@ def _set_tau_axis(ax: Axes, tau: Floats) -> None:
     ax.set_xlabel("temperature τ (log scale, falling)")
 
 
-@with_style
+@clipkit_style
 def logits(
     cosines: ArrayLike, labels: Sequence[str], texts: Sequence[str], *, title: str | None = None
 ) -> Figure:
@@ -242,7 +244,7 @@ def logits(
     return fig
 
 
-@with_style
+@clipkit_style
 def spectrum(
     values: Mapping[str, ArrayLike],
     effective_rank: Mapping[str, float],

@@ -9,20 +9,17 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from clipkit.plots.style import new_figure, sanitize_label, with_style
+from clipkit.plots.style import clipkit_style, new_figure, sanitize_label
 
+COLUMNS = 8
 TILE = 1.05  # inches of an image's width
 GAP = 0.08  # inches between images
 TITLE_STRIP = 0.22  # inches above an image with a title
 
 
-@with_style
+@clipkit_style
 def contact_sheet(
-    images: ArrayLike,
-    titles: Sequence[str] | None = None,
-    cols: int = 8,
-    *,
-    title: str | None = None,
+    images: ArrayLike, titles: Sequence[str] | None = None, *, title: str | None = None
 ) -> Figure:
     """Draw a sheet of images, left to right and top to bottom, each with its title above it.
 
@@ -32,12 +29,10 @@ def contact_sheet(
         At least one.
     titles : sequence of N str, optional
         One per image, cut after 15 characters.
-    cols : int, optional
-        Images per row.
     """
     images = np.asarray(images)
     N, H, W = images.shape[:3]
-    cols = min(cols, N)
+    cols = min(COLUMNS, N)
     rows = math.ceil(N / cols)
     strip = 0.0 if titles is None else TITLE_STRIP
     tile_height = TILE * H / W

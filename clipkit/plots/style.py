@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 import io
 import math
 import textwrap
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, ParamSpec
+from typing import Any
 
 import matplotlib.style
 import numpy as np
@@ -22,7 +20,6 @@ from numpy.typing import NDArray
 
 from clipkit.errors import UsageError
 
-P = ParamSpec("P")
 Floats = NDArray[np.float64]
 
 FORMATS = ("png", "svg", "pdf")
@@ -62,20 +59,9 @@ _METADATA: dict[str, dict[str, None]] = {
 }
 
 
-def _style_context() -> AbstractContextManager[None]:
-    """Apply clipkit's style over matplotlib's defaults, whatever the user's matplotlibrc says."""
-    return matplotlib.style.context(["default", _STYLE])
-
-
-def with_style(draw: Callable[P, Figure]) -> Callable[P, Figure]:
-    """Make a function draw in clipkit's style and leave matplotlib's global settings alone."""
-
-    @functools.wraps(draw)
-    def wrapper(*args: P.args, **kwargs: P.kwargs) -> Figure:
-        with _style_context():
-            return draw(*args, **kwargs)
-
-    return wrapper
+# A decorator. A function runs in clipkit's style over matplotlib's defaults, whatever the user's
+# matplotlibrc says, and leaves matplotlib's global settings alone.
+clipkit_style = matplotlib.style.context(["default", _STYLE])
 
 
 def new_figure(width: float, height: float, title: str | None) -> Figure:
@@ -121,7 +107,7 @@ def line_style(i: int) -> dict[str, Any]:
 
 def add_legend(fig: Figure, handles: Sequence[Artist], labels: Sequence[str]) -> None:
     """Add a legend below the axes; the figure grows to make room for it."""
-    labels = [sanitize_label(label, 60) for label in labels]
+    labels = [sanitize_label(label, 76) for label in labels]
     entry_inches = max(map(len, labels)) * 0.085 + 0.6
     columns = max(1, min(len(labels), int(fig.get_figwidth() / entry_inches)))
     fig.set_figheight(fig.get_figheight() + 0.22 * math.ceil(len(labels) / columns))
@@ -160,31 +146,26 @@ def format_of(path: str | Path) -> str:
     return ending
 
 
-def save(fig: Figure, target: str | Path | BinaryIO, format: str | None = None) -> None:
+@clipkit_style
+def save(fig: Figure, path: str | Path, format: str | None = None) -> None:
     """Write a figure. The same figure gives the same bytes.
 
     Parameters
     ----------
     fig : Figure
-    target : path or binary file
-        A path is opened only once the picture is complete.
+    path : path
+        Opened only once the picture is complete.
     format : {"png", "svg", "pdf"}, optional
-        By default what the path ends in. Required for a file object. A PNG has 200 dots per inch.
+        By default what the path ends in. A PNG has 200 dots per inch.
 
     Raises
     ------
     UsageError
-        If the format is none of the three.
+        If the path ends in none of the three.
     """
-    if format is None and isinstance(target, str | Path):
-        format = format_of(target)
-    if format not in FORMATS:
-        raise UsageError(f"format: expected png, svg or pdf, got {format}")
+    format = format or format_of(path)
     buffer = io.BytesIO()
-    with _style_context(), warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")  # it is drawn as a box
         fig.savefig(buffer, format=format, dpi=DPI, metadata=_METADATA[format])
-    if isinstance(target, str | Path):
-        Path(target).write_bytes(buffer.getvalue())
-    else:
-        target.write(buffer.getvalue())
+    Path(path).write_bytes(buffer.getvalue())

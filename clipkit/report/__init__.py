@@ -11,14 +11,16 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from clipkit import console
 from clipkit.report import chapters, thesis
+from clipkit.report.folder import ResultsFolder
 from clipkit.report.formatting import table, wrap
-from clipkit.report.results import Results
 from clipkit.version import __version__
 
 __all__ = ["markdown"]
 
 LIBRARIES = ("numpy", "scikit-learn", "torch", "transformers")
+LEFT_OUT = "These results are left out, because they are not what their names say:"
 NOTES = (
     "Accuracies are those of the test split, with Wilson's 95 % interval. A temperature that is "
     "chosen on a validation split is chosen on a tenth of the training rows. The classifier is "
@@ -44,17 +46,30 @@ def markdown(folder: Path, untrained: Path | None = None) -> str:
     ClipkitError
         If a folder holds no img.h5, or if a file is not what its name says.
     """
-    results = Results(folder)
-    control = None if untrained is None else Results(untrained)
+    results = ResultsFolder(folder)
+    control = None if untrained is None else ResultsFolder(untrained)
     comparison = chapters.Comparison(results, control, thesis.figures(results.embedding))
     title = f"# {_model_name(results)} on {results.embedding['dataset']['name']}"
     blocks = [title, _provenance(results, control), NOTES]
     for chapter in chapters.CHAPTERS:
         blocks += chapter(comparison)
+    left_out = _left_out(results) + (_left_out(control) if control else [])
+    if left_out:
+        blocks.insert(3, "\n".join([LEFT_OUT, "", *(f"- {reason}" for reason in left_out)]))
     return "\n\n".join(map(wrap, blocks)) + "\n"
 
 
-def _model_name(results: Results) -> str:
+def _left_out(results: ResultsFolder) -> list[str]:
+    """Warn of each result that is left out, and return the reasons."""
+    folder = results.path.resolve().name
+    reasons = []
+    for name, reason in results.left_out.items():
+        reasons.append(f"{folder}/{name}.h5: {reason}")
+        console.warn(f"left out {reasons[-1]}")
+    return reasons
+
+
+def _model_name(results: ResultsFolder) -> str:
     model = results.embedding["model"]
     name = str(model["name"])
     if "untrained" in model:
@@ -62,7 +77,7 @@ def _model_name(results: Results) -> str:
     return name
 
 
-def _provenance(results: Results, control: Results | None) -> str:
+def _provenance(results: ResultsFolder, control: ResultsFolder | None) -> str:
     """Return the table of what ran."""
     embedding = results.embedding
     model = embedding["model"]
@@ -82,7 +97,7 @@ def _provenance(results: Results, control: Results | None) -> str:
     return table(["what ran", ""], rows, text_columns=2)
 
 
-def _data_rows(results: Results) -> list[list[str]]:
+def _data_rows(results: ResultsFolder) -> list[list[str]]:
     dataset: dict[str, Any] = results.embedding["dataset"]
     counts = sorted(results.row_counts.items(), reverse=True)  # train before test
     images = " + ".join(f"{count:,} {split}" for split, count in counts)

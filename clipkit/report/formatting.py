@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Sequence
 
 from clipkit.console import escaped
-from clipkit.report.results import Measurement
+from clipkit.report.folder import Measurement
 
 FACTORS = {"%": 100, "nats": 1, "": 1}
 DECIMALS = {"%": 2, "nats": 4, "": 4}

@@ -1,0 +1,119 @@
+"""What the name of a result says about how it was made, and whether the file agrees.
+
+The Makefile's rules give the names: `generic32.logits.svm` is an SVM on the logits of generic32.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from clipkit.features import History
+
+Run = dict[str, Any]
+TEMPLATES = ["a photo of a {}"]
+
+# The last part of a probe's name -> what its runs say
+PROBES: dict[str, Run] = {
+    "svm": {"classifier": "svm", "C": 1, "temperature": 1},
+    "logreg": {"classifier": "logreg", "C": 1, "temperature": 1},
+    "sweep": {"classifier": "svm", "C": 1},
+    "svm-val": {"classifier": "svm", "C": 1},
+    "logreg-val": {"classifier": "logreg", "C": 1},
+    "mlp-val": {"classifier": "mlp", "C": 1},
+    "fewshot": {"classifier": "logreg", "C": 1},
+    "c-tau-grid": {"classifier": "svm"},
+    "c-tau-grid-probs": {"classifier": "svm"},
+}
+FEW_SHOT = ("fewshot", "c-tau-grid", "c-tau-grid-probs")  # probes of 20 images per class
+VALIDATED = ("svm-val", "logreg-val", "mlp-val", "fewshot")  # on a tenth of the training rows
+
+
+def find_mismatch(name: str, history: History, digest_of: Callable[[str], str | None]) -> str:
+    """Return how the history of a result differs from what its name says, or "".
+
+    Parameters
+    ----------
+    name : str
+        Of the result, such as `img.svm`.
+    history : list of dict
+    digest_of : callable
+        Returns the digest of a file by its name, or None if the folder does not hold it.
+    """
+    source, _, kind = name.rpartition(".")
+    command = "probe" if kind in PROBES else kind.partition("-")[0]
+    last = history[-1] if history else {"command": "an unknown command"}
+    if last["command"] != command:
+        return f"expected a result of {command}, got one of {last['command']}"
+    for file, digest in _inputs(source, history).items():
+        if digest_of(file) not in (digest, None):
+            return f"expected a result made from {file}.h5, got one made from another file"
+    entries = {entry["command"]: entry for entry in history}
+    for made_by, parameter, expected in _parameters(source, kind):
+        got = entries.get(made_by, {}).get(parameter)
+        if str(got) != str(expected):
+            return f"expected {made_by} with {parameter} {expected}, got {got}"
+    return ""
+
+
+def _inputs(source: str, history: History) -> dict[str, Any]:
+    """Return the files that a result was made from, with the digests that its history has."""
+    inputs: dict[str, Any] = {"img": None, source: None}
+    for entry in history:
+        digests = entry.get("inputs")
+        if not isinstance(digests, dict):
+            continue
+        if entry["command"] == "logits":
+            inputs["img"] = digests.get("images")
+            inputs[source.removesuffix(".logits")] = digests.get("texts")
+    digests = history[-1].get("inputs")
+    if isinstance(digests, dict):
+        inputs[source] = digests.get("features", digests.get("logits"))
+    return inputs
+
+
+def _parameters(source: str, kind: str) -> list[tuple[str, str, Any]]:
+    """Return (command, parameter, value) that the history must have; None if it has no value."""
+    parameters: list[tuple[str, str, Any]] = []
+    if kind in PROBES:
+        parameters += [
+            ("probe", "fit_split", "train"),
+            ("probe", "shots", 20 if kind in FEW_SHOT else None),
+            ("probe", "features", "probs" if kind.endswith("-probs") else "logits"),
+        ]
+        if kind in VALIDATED:
+            parameters.append(("probe", "val", 0.1))
+    prompts = re.fullmatch(r"generic(\d+)\.logits", source)
+    random = re.fullmatch(r"random(\d+)-(\d+)", source)
+    if prompts and kind in PROBES:
+        parameters.append(("probe", "prompts", prompts[1]))
+    if random:
+        parameters += [("logits", "random", random[1]), ("logits", "seed", random[2])]
+    if kind.startswith("cluster-"):
+        parameters.append(("cluster", "seed", kind.removeprefix("cluster-")))
+    if kind == "zeroshot":
+        parameters.append(("textembed", "templates", TEMPLATES))
+    return parameters
+
+
+def select_runs(name: str, runs: Sequence[Run], n_classes: int) -> tuple[list[Run], str]:
+    """Return the runs that are what the name of their result says, and why there are none."""
+    source, _, kind = name.rpartition(".")
+    expected: Run = {}
+    if kind in PROBES:
+        expected = PROBES[kind] | {"standardize": source == "img"}
+    elif kind.startswith("cluster-") and n_classes:
+        expected = {"k": n_classes}
+    selected = list(runs)
+    for column, value in expected.items():
+        values = [run.get(column) for run in selected]
+        selected = [run for run in selected if run.get(column) == value]
+        if not selected:
+            got = ", ".join(dict.fromkeys(map(_shown, values)))
+            return [], f"expected a test run with {column} {_shown(value)}, got {got}"
+    return selected, ""
+
+
+def _shown(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, int | float) else str(value)

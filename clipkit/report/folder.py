@@ -1,0 +1,183 @@
+"""Read the numbers of a results folder, which the Makefile's chapters fill."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from clipkit import features, metrics
+from clipkit.errors import ClipkitError
+from clipkit.features import FeatureFile
+from clipkit.report import claims
+from clipkit.report.claims import Run
+from clipkit.report.thesis import SEED, Experiment
+
+AGREEMENT = ("purity", "nmi", "ari")  # measured on the clusters of every seed
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A number of a report, with Wilson's 95 % interval or the lowest and highest of the seeds."""
+
+    value: float
+    unit: str = "%"  # or "nats" or ""; the value of a % is a fraction (0..1)
+    low: float | None = None
+    high: float | None = None
+    note: str = ""  # what was chosen for the number, such as "τ 0.07"
+
+
+class ResultsFolder:
+    """The files of a results folder, by their names without `.h5`.
+
+    Parameters
+    ----------
+    path : Path
+        A folder with an `img.h5` that `clipkit embed` made. Every other file may be absent.
+
+    Attributes
+    ----------
+    embedding : dict
+        The history's entry about the command that made `img.h5`.
+    class_names : list of C str
+        Empty if the images have no class names.
+    row_counts : dict of str to int
+        Images per split.
+    left_out : dict of str to str
+        Results that are not what their names say, with the reason; see `runs`.
+
+    Raises
+    ------
+    ClipkitError
+        If there is no such `img.h5`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.left_out: dict[str, str] = {}
+        self._files: dict[str, FeatureFile] = {}
+        self._runs: dict[str, list[Run]] = {}
+        self._digests: dict[str, str] = {}
+        if not self.has("img"):
+            raise ClipkitError(
+                f"{path}: expected a results folder with img.h5, got none",
+                "make one with: make chapter2",
+            )
+        with features.open_file(str(path / "img.h5"), kinds=["images"]) as images:
+            history = images.history
+            self.class_names = images.class_names or []
+            self.row_counts = {name: len(split) for name, split in images.splits.items()}
+        embed_entries = [entry for entry in history if entry["command"] == "embed"]
+        if not embed_entries:
+            commands = ", ".join(entry["command"] for entry in history)
+            raise ClipkitError(
+                f"{path}/img.h5: expected a file that clipkit embed made, got one of {commands}"
+            )
+        self.embedding = embed_entries[0]
+
+    def has(self, name: str) -> bool:
+        """Tell whether the folder holds a file."""
+        return (self.path / f"{name}.h5").is_file()
+
+    def read(self, name: str) -> FeatureFile:
+        """Read a file, once."""
+        if name not in self._files:
+            self._files[name] = features.read(str(self.path / f"{name}.h5"))
+        return self._files[name]
+
+    def _digest(self, name: str) -> str | None:
+        """Return the digest of a file, or None without the file."""
+        if not self.has(name):
+            return None
+        if name not in self._digests:
+            with features.open_file(str(self.path / f"{name}.h5")) as file:
+                self._digests[name] = file.digest
+        return self._digests[name]
+
+    def runs(self, name: str) -> list[Run]:
+        """Return the test runs of a result that are what its name says, with their numbers.
+
+        The list is empty without the file. If the file's history or all runs say otherwise, it is
+        empty too, and `left_out` has the reason.
+        """
+        if name not in self._runs and self.has(name):
+            self._runs[name], reason = self._select_runs(name)
+            if reason:
+                self.left_out[name] = reason
+        return self._runs.get(name, [])
+
+    def _select_runs(self, name: str) -> tuple[list[Run], str]:
+        result = self.read(name)
+        mismatch = claims.find_mismatch(name, result.history, self._digest)
+        if mismatch:
+            return [], mismatch
+        runs = result.runs_on("test")
+        if not runs:
+            return [], "expected a run on the split test, got none"
+        for number, run in enumerate(runs):
+            run["number"] = number
+            if math.isnan(run.get("temperature", math.nan)):  # embeddings and zero-shot have none
+                run["temperature"] = 1.0
+        return claims.select_runs(name, runs, len(self.class_names))
+
+    def temperatures(self, name: str) -> list[float]:
+        """Return the temperatures of a sweep, from the highest to the lowest."""
+        return sorted({run["temperature"] for run in self.runs(name)}, reverse=True)
+
+    def prompt_set_sizes(self) -> list[int]:
+        """Return each K for which there is an SVM on the logits of the K generic prompts."""
+        return self._numbers("generic", ".logits.svm")
+
+    def measure(self, experiment: Experiment) -> Measurement | None:
+        """Return the number of an experiment on the test split, or None without its result.
+
+        An accuracy has Wilson's 95 % interval. The agreement of clusters with classes is that of
+        the first seed, with the lowest and the highest of all seeds.
+        """
+        name, column, temperature = experiment
+        if column in AGREEMENT:
+            values = self._values_by_seed(f"{name}.cluster-", "", column)
+            return Measurement(values[0], "", min(values), max(values)) if values else None
+        runs = self.runs(name)
+        if temperature is not None:
+            runs = [run for run in runs if run["temperature"] == temperature]
+        if not runs or math.isnan(runs[0][column]):  # fewer than five classes have no acc5
+            return None
+        run = max(runs, key=lambda run: float(run[column]))  # of equals, the first
+        if column.startswith("mean_"):
+            return Measurement(run[column], "nats" if column == "mean_entropy" else "%")
+        low, high = metrics.wilson(run[column], len(self.read(name).splits["test"]))
+        note = f"τ {run['temperature']:g}" if temperature is None else ""
+        return Measurement(run[column], "%", low, high, note)
+
+    def measure_random(self, k: int) -> Measurement | None:
+        """Return the mean accuracy of an SVM on K random directions, over the seeds."""
+        values = self._values_by_seed(f"random{k}-", ".svm", "acc1")
+        if not values:
+            return None
+        return Measurement(float(np.mean(values)), "%", min(values), max(values))
+
+    def measure_random_fewshot(self, k: int) -> Measurement | None:
+        """Return the few-shot accuracy on K random directions of the first seed."""
+        for seed in self._seeds(f"random{k}-", ".fewshot")[:1]:
+            return self.measure(Experiment(f"random{k}-{seed}.fewshot", temperature=None))
+        return None
+
+    def _values_by_seed(self, prefix: str, suffix: str, column: str) -> list[float]:
+        """Return the value of each seed's result `<prefix><seed><suffix>`."""
+        values = []
+        for seed in self._seeds(prefix, suffix):
+            values += [float(run[column]) for run in self.runs(f"{prefix}{seed}{suffix}")[:1]]
+        return values
+
+    def _seeds(self, prefix: str, suffix: str) -> list[int]:
+        """Return the seed of each result `<prefix><seed><suffix>`, the thesis's seed first."""
+        return sorted(self._numbers(prefix, suffix), key=lambda seed: (seed != SEED, seed))
+
+    def _numbers(self, prefix: str, suffix: str) -> list[int]:
+        """Return, in order, each number for which there is a file `<prefix><number><suffix>.h5`."""
+        names = [path.stem for path in self.path.glob(f"{prefix}*{suffix}.h5")]
+        words = [name.removeprefix(prefix).removesuffix(suffix) for name in names]
+        return sorted(int(word) for word in words if word.isdecimal())
