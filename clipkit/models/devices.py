@@ -13,15 +13,7 @@ DEVICE = re.compile(r"cpu|mps|cuda(:[0-9]+)?")
 
 
 def find_device(name: str) -> torch.device:
-    """Return the device with this name; ``auto`` is the first of a GPU, MPS and the CPU.
-
-    Raises
-    ------
-    UsageError
-        If the name is not one of a device.
-    ClipkitError
-        If this machine has no such device.
-    """
+    """Return the device with this name; ``auto`` is the first of a GPU, MPS and the CPU."""
     counts = {
         "cuda": torch.cuda.device_count(),
         "mps": int(torch.backends.mps.is_available()),
@@ -42,13 +34,7 @@ def find_device(name: str) -> torch.device:
 
 
 def choose_precision(name: str, device: torch.device) -> str:
-    """Return the precision with this name; ``auto`` is the fastest that the device has natively.
-
-    Raises
-    ------
-    UsageError
-        If the name is not one of a precision.
-    """
+    """Return the precision with this name; ``auto`` is the fastest that the device has natively."""
     if name in DTYPES:
         return name
     if name != "auto":

@@ -79,7 +79,7 @@ class Encoder:
         Parameters
         ----------
         images : sequence of PIL.Image.Image
-            B images of any sizes. Those of one size are resized together.
+            B images of any sizes. They are resized together if all have one size.
 
         Returns
         -------

@@ -8,7 +8,6 @@ differ by one in a byte.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,7 +19,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 
 from clipkit.models.hub import ModelFiles
-from clipkit.models.loading import quiet, single_line_errors
+from clipkit.models.loading import single_line_errors
 
 STANDARD_PROCESSORS = {
     "CLIPImageProcessor",
@@ -63,7 +62,7 @@ class ImagePreprocessor:
         self.std = (torch.tensor(processor.image_std) * scale).view(-1, 1, 1).to(device)
 
     def resize_and_crop(self, images: Sequence[Image.Image]) -> torch.Tensor:
-        """Resize and crop B images of any sizes, those of one size together: (B, 3, H, W) uint8.
+        """Resize and crop B images of any sizes, together if all have one size: (B, 3, H, W) uint8.
 
         A processor that is not standard gives float32. For a GPU, small images of one size keep
         it, and `normalize` resizes them. Safe to call from several threads.
@@ -71,20 +70,18 @@ class ImagePreprocessor:
         if not self.is_standard:
             outputs = self.processor(images=list(images), return_tensors="pt")
             return outputs["pixel_values"]  # type: ignore[no-any-return]
-        rows_by_size: dict[tuple[int, int], list[int]] = defaultdict(list)
-        for row, image in enumerate(images):
-            rows_by_size[image.size].append(row)
-        groups = [_stack([images[row] for row in rows]) for rows in rows_by_size.values()]
-        if not self._is_left_to_gpu(groups):
-            groups = [self._resize(group) for group in groups]
-        pixels = _join(list(rows_by_size.values()), groups)
+        if len({image.size for image in images}) > 1:
+            pixels = torch.cat([self._resize(_stack([image])) for image in images])
+        else:
+            pixels = _stack(images)
+            if not self._is_left_to_gpu(*pixels.shape[-2:]):
+                pixels = self._resize(pixels)
+        pixels = pixels.contiguous()
         return pixels.pin_memory() if self.device.type == "cuda" else pixels
 
-    def _is_left_to_gpu(self, groups: list[torch.Tensor]) -> bool:
-        _, height, width = groups[0][0].shape
+    def _is_left_to_gpu(self, height: int, width: int) -> bool:
         is_small = height * width <= self.size[0] * self.size[-1]
-        needs_resizing = [height, width] != self.output_size
-        return self.device.type == "cuda" and len(groups) == 1 and is_small and needs_resizing
+        return self.device.type == "cuda" and is_small and [height, width] != self.output_size
 
     def _resize(self, images: torch.Tensor) -> torch.Tensor:
         """Resize and crop images of one size: (B, 3, h, w) -> (B, 3, H, W)."""
@@ -118,7 +115,7 @@ class ImagePreprocessor:
 def load_image_processor(files: ModelFiles) -> Any:
     """Load a model's own image processor."""
     files.read_json("preprocessor_config.json")
-    with quiet(), single_line_errors(f"the image processor of {files.name}"):
+    with single_line_errors(f"the image processor of {files.name}"):
         auto: Any = transformers.AutoImageProcessor
         return auto.from_pretrained(files.folder, trust_remote_code=False)
 
@@ -165,18 +162,7 @@ def _edges(processor: Any, name: str) -> set[str]:
     return {edge for edge, pixels in edges.items() if pixels}
 
 
-def _stack(images: list[Image.Image]) -> torch.Tensor:
+def _stack(images: Sequence[Image.Image]) -> torch.Tensor:
     """Stack B images of one size to (B, 3, H, W) uint8."""
     arrays = [np.asarray(image.convert("RGB")) for image in images]
     return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)
-
-
-def _join(rows: list[list[int]], groups: list[torch.Tensor]) -> torch.Tensor:
-    """Put each group's images into their rows of one tensor."""
-    if len(groups) == 1:
-        return groups[0].contiguous()
-    first = groups[0]
-    joined = first.new_empty((sum(map(len, groups)), *first.shape[1:]))
-    for indices, group in zip(rows, groups, strict=True):
-        joined[indices] = group
-    return joined

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from clipkit.errors import ClipkitError
 from clipkit.models.hub import ModelFiles
-from clipkit.models.loading import Architecture, quiet, single_line_errors
+from clipkit.models.loading import Architecture, single_line_errors
 
 VOCABULARIES = (
     ("tokenizer.json",),
@@ -82,5 +82,5 @@ def _load_tokenizer(files: ModelFiles) -> Any:
             f"{files.name}: expected its tokenizer (tokenizer.json, or vocab.json and merges.txt), "
             "got none"
         )
-    with quiet(), single_line_errors(f"the tokenizer of {files.name}"):
+    with single_line_errors(f"the tokenizer of {files.name}"):
         return transformers.AutoTokenizer.from_pretrained(files.folder, trust_remote_code=False)
