@@ -132,7 +132,7 @@ def load_tensors(files: ModelFiles, prefixes: tuple[str, ...]) -> dict[str, torc
     return tensors
 
 
-def random_weights(architecture: Architecture, seed: int) -> Tensors:
+def random_weights(architecture: Architecture, seed: int) -> dict[str, torch.Tensor]:
     """Return the weights of both towers, so that the towers of one seed belong together."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
@@ -144,7 +144,7 @@ def _tensors_digest(files: ModelFiles, tensors: Tensors) -> str:
     sha = hashlib.sha256((files.folder / "config.json").read_bytes())
     for name in sorted(tensors):
         sha.update(f"\0{name}\0{tuple(tensors[name].shape)}\0".encode())
-        sha.update(tensors[name].reshape(-1).numpy())
+        sha.update(tensors[name].reshape(-1).numpy().data)
     return f"sha256:{sha.hexdigest()}"
 
 
