@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -456,28 +457,26 @@ def test_a_tokenizer_of_another_model(copied: Path) -> None:
 # names, devices, precisions
 
 
-def test_unknown_names() -> None:
-    with pytest.raises(UsageError, match="unknown model 'ViT-B32'") as error:
-        models.load("ViT-B32", tower="image")
-    assert "ViT-B-32" in str(error.value.hint)
-    with pytest.raises(ClipkitError, match=r"cannot read \./models/mine: there is no such folder"):
-        models.load("./models/mine", tower="image")
-    with pytest.raises(UsageError, match="unknown precision 'fp8'"):
-        models.load("tiny", tower="image", precision="fp8")
+ABSENT = "cannot use the device .*: PyTorch .* finds 0 cuda devices"
+REFUSED: list[tuple[str, str, str]] = [
+    ("name", "ViT-B32", "unknown model 'ViT-B32'; did you mean .*ViT-B-32"),
+    ("name", "./models/mine", r"cannot read \./models/mine: there is no such folder"),
+    ("precision", "fp8", "unknown precision 'fp8'"),
+    *(("device", name, "unknown device") for name in ("cpu:1", "cuda:", "cuda:x", "cuda:-1")),
+    *(("device", name, "unknown device") for name in ("gpu", "mps:1", "")),
+    *(("device", name, ABSENT) for name in ("cuda", "cuda:0", "cuda:3")),
+]
 
 
-@pytest.mark.parametrize("name", ["cpu:1", "cuda:", "cuda:x", "cuda:-1", "gpu", "mps:1", ""])
-def test_unknown_devices(name: str) -> None:
-    with pytest.raises(UsageError, match="unknown device"):
-        models.load("tiny", tower="image", device=name)
-
-
-@pytest.mark.parametrize("name", ["cuda", "cuda:0", "cuda:3"])
-def test_absent_devices(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("option", "value", "message"), REFUSED)
+def test_unknown_names_and_absent_devices_are_refused(
+    option: str, value: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    message = f"cannot use the device {name}: PyTorch .* finds 0 cuda devices"
-    with pytest.raises(ClipkitError, match=message):
-        models.load("tiny", tower="image", device=name)
+    kind = UsageError if message.startswith("unknown") else ClipkitError
+    with pytest.raises(kind) as error:
+        models.load(**{"name": "tiny", "tower": "image", option: value})
+    assert re.match(message, f"{error.value.message}; {error.value.hint}")
 
 
 @pytest.mark.parametrize(("has_bfloat16", "expected"), [(True, "bf16"), (False, "fp32")])
