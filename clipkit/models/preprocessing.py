@@ -21,15 +21,11 @@ from torchvision.transforms.v2 import functional
 from clipkit.models.hub import ModelFiles
 from clipkit.models.loading import single_line_errors
 
-STANDARD_PROCESSORS = {
-    "CLIPImageProcessor",
-    "CLIPImageProcessorFast",
-    "SiglipImageProcessor",
-    "SiglipImageProcessorFast",
-}
+STANDARD_PROCESSORS = {"CLIPImageProcessor", "SiglipImageProcessor"}  # both work in torchvision
 INTERPOLATION = {2: "bilinear", 3: "bicubic"}  # by Pillow's numbers
 NORMALIZED_AT_ONCE = 8  # images whose floats stay in the processor's cache between the operations
 STEPS = ("do_resize", "do_center_crop", "do_rescale", "do_normalize")
+BOTH_EDGES = {"height", "width"}
 SETTINGS = ("size", "crop_size", "resample", "rescale_factor", "image_mean", "image_std")
 
 
@@ -140,26 +136,22 @@ def _is_standard(processor: Any) -> bool:
     """Tell whether a processor resizes, crops, rescales and normalises by torchvision, no more."""
     if type(processor).__name__ not in STANDARD_PROCESSORS:
         return False
+    size = _edges(processor.size)
+    if processor.do_center_crop:
+        crop = _edges(processor.crop_size)
+        is_size_standard = size in (BOTH_EDGES, {"shortest_edge"}) and crop == BOTH_EDGES
+    else:
+        is_size_standard = size == BOTH_EDGES
     return (
-        getattr(processor, "backend", "torchvision") == "torchvision"
-        and all(getattr(processor, step, False) for step in STEPS if step != "do_center_crop")
+        is_size_standard
+        and all(getattr(processor, step) for step in STEPS if step != "do_center_crop")
         and not getattr(processor, "do_pad", None)
-        and getattr(processor, "resample", None) in INTERPOLATION
-        and _has_standard_sizes(processor)
+        and processor.resample in INTERPOLATION
     )
 
 
-def _has_standard_sizes(processor: Any) -> bool:
-    size = _edges(processor, "size")
-    if not getattr(processor, "do_center_crop", None):
-        return size == {"height", "width"}
-    is_size_standard = size in ({"height", "width"}, {"shortest_edge"})
-    return is_size_standard and _edges(processor, "crop_size") == {"height", "width"}
-
-
-def _edges(processor: Any, name: str) -> set[str]:
-    edges: dict[str, Any] = dict(getattr(processor, name, None) or {})
-    return {edge for edge, pixels in edges.items() if pixels}
+def _edges(size: Any) -> set[str]:
+    return {edge for edge, pixels in dict(size or {}).items() if pixels}
 
 
 def _stack(images: Sequence[Image.Image]) -> torch.Tensor:
