@@ -28,9 +28,10 @@ from clip_factory import (
 )
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from shell import ok
 from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel, SiglipModel
 
-from clipkit import models
+from clipkit import embedding, features, models
 from clipkit.errors import ClipkitError, UsageError
 from clipkit.models.devices import DTYPES, choose_precision
 
@@ -299,6 +300,19 @@ def test_a_long_text_is_refused_or_cut(tiny_clip_dir: Path) -> None:
     np.testing.assert_allclose(cut[0], cut[1], rtol=1e-5)
 
 
+def test_a_single_text_or_image_is_one_row(tiny_clip_dir: Path, images: list[Image.Image]) -> None:
+    text = load(tiny_clip_dir, "text")
+    np.testing.assert_array_equal(text.encode_texts("a cat"), text.encode_texts(["a cat"]))
+    assert text.token_lengths("a cat").tolist() == [4]
+    assert embedding.embed_texts("a cat", text).texts == ["a cat"]
+    image = load(tiny_clip_dir, "image")
+    one = image.preprocess(images[0])
+    assert one.shape == (1, 3, 32, 32)
+    expected = image.encode_images(image.preprocess(images[:1]))
+    for argument in (one, one[0], images[0], images[:1]):
+        np.testing.assert_array_equal(image.encode_images(argument), expected)
+
+
 def test_no_texts_give_no_rows(tiny_clip_dir: Path) -> None:
     encoder = load(tiny_clip_dir, "text")
     assert encoder.encode_texts([]).shape == (0, 16)
@@ -479,14 +493,32 @@ def test_unknown_names_and_absent_devices_are_refused(
     assert re.match(message, f"{error.value.message}; {error.value.hint}")
 
 
-@pytest.mark.parametrize(("has_bfloat16", "expected"), [(True, "bf16"), (False, "fp32")])
+@pytest.mark.parametrize(
+    ("tower", "has_bfloat16", "expected"),
+    [("image", True, "bf16"), ("image", False, "fp32"), ("text", True, "fp32")],
+)
 def test_automatic_precision_on_the_cpu(
-    has_bfloat16: bool, expected: str, tiny_clip_dir: Path, monkeypatch: pytest.MonkeyPatch
+    tower: str,
+    has_bfloat16: bool,
+    expected: str,
+    tiny_clip_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has_bfloat16, raising=False)
-    encoder = load(tiny_clip_dir, "text", precision="auto")
+    encoder = load(tiny_clip_dir, tower, precision="auto")
     assert (encoder.details["precision"], encoder.details["device"]) == (expected, "cpu")
     assert next(encoder._model.parameters()).dtype == DTYPES[expected]
+
+
+def test_textembed_computes_in_float32_unless_told_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True, raising=False)
+    (tmp_path / "p.txt").write_text("a cat\na dog\n")
+    for options, expected in (((), "fp32"), (("--precision", "bf16"), "bf16")):
+        words = ("textembed", tmp_path / "p.txt", "-m", "tiny", "--device", "cpu", *options)
+        ok(*words, "-f", "-o", tmp_path / "t.h5")
+        assert features.read(tmp_path / "t.h5").model()["precision"] == expected
 
 
 @pytest.mark.parametrize(
@@ -496,7 +528,8 @@ def test_automatic_precision_on_cuda(
     capability: tuple[int, int], expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    assert choose_precision("auto", torch.device("cuda")) == expected
+    assert choose_precision("auto", torch.device("cuda"), "image") == expected
+    assert choose_precision("auto", torch.device("cuda"), "text") == "fp32"
 
 
 @pytest.mark.gpu

@@ -73,28 +73,32 @@ class Encoder:
         """The embedding size D."""
         return int(self.details["dim"])
 
-    def preprocess(self, images: Sequence[Image.Image]) -> torch.Tensor:
+    def preprocess(self, images: Image.Image | Sequence[Image.Image]) -> torch.Tensor:
         """Resize and crop as the model's own processor does. Safe to call from several threads.
 
         Parameters
         ----------
-        images : sequence of PIL.Image.Image
-            B images of any sizes. They are resized together if all have one size.
+        images : PIL.Image.Image or sequence of PIL.Image.Image
+            One image, or B images of any sizes. They are resized together if all have one size.
 
         Returns
         -------
         pixels : Tensor of shape (B, 3, H, W)
             For `encode_images`, which rescales and normalises them.
         """
+        if isinstance(images, Image.Image):
+            images = [images]
         return self._require("image", self._preprocessor).resize_and_crop(images)
 
-    def encode_images(self, pixels: torch.Tensor) -> NDArray[np.float32]:
+    def encode_images(
+        self, images: torch.Tensor | Image.Image | Sequence[Image.Image]
+    ) -> NDArray[np.float32]:
         """Embed images.
 
         Parameters
         ----------
-        pixels : Tensor of shape (B, 3, H, W)
-            From `preprocess`.
+        images : Tensor of shape (B, 3, H, W) or (3, H, W), or what `preprocess` takes
+            Pixels from `preprocess`, or images to be preprocessed first. One image gives one row.
 
         Returns
         -------
@@ -102,6 +106,9 @@ class Encoder:
             Projected, not normalised. On a GPU, a `non_blocking` encoder returns an array-like
             that waits for the embeddings when numpy reads it.
         """
+        pixels = images if isinstance(images, torch.Tensor) else self.preprocess(images)
+        if pixels.ndim == 3:
+            pixels = pixels[None]
         normalized = self._require("image", self._preprocessor).normalize(pixels)
         if not self._compiled_batch:
             return self._to_array(self._run(pixel_values=normalized))
@@ -109,13 +116,13 @@ class Encoder:
         embeddings = torch.cat([self._run(pixel_values=batch) for batch in batches])
         return self._to_array(embeddings[: len(pixels)])
 
-    def token_lengths(self, texts: Sequence[str]) -> NDArray[np.int64]:
+    def token_lengths(self, texts: str | Sequence[str]) -> NDArray[np.int64]:
         """Count the tokens of K texts (K,), special ones included; `context_length` fit."""
-        return self._require("text", self._tokenizer).lengths(texts)
+        return self._require("text", self._tokenizer).lengths(_as_list(texts))
 
     def encode_texts(
         self,
-        texts: Sequence[str],
+        texts: str | Sequence[str],
         *,
         truncate: bool = False,
         places: Sequence[str] | None = None,
@@ -125,8 +132,8 @@ class Encoder:
 
         Parameters
         ----------
-        texts : sequence of str
-            K texts.
+        texts : str or sequence of str
+            One text or K texts. One text gives one row.
         truncate : bool
             Cut texts of more than `context_length` tokens instead of refusing them.
         places : sequence of K str, optional
@@ -145,6 +152,7 @@ class Encoder:
             If a text is too long and `truncate` is false.
         """
         tokenizer = self._require("text", self._tokenizer)
+        texts = _as_list(texts)
         if not truncate:
             if places is None:
                 places = [f"text {i} (counted from 0)" for i in range(len(texts))]
@@ -178,6 +186,11 @@ class Encoder:
         return part
 
 
+def _as_list(texts: str | Sequence[str]) -> list[str]:
+    """Return one text, or several, as a list: a text is not a sequence of letters."""
+    return [texts] if isinstance(texts, str) else list(texts)
+
+
 def load(
     name: str,
     *,
@@ -199,8 +212,9 @@ def load(
     device : str
         ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
     precision : str
-        What to compute in: ``fp32``, ``bf16``, ``fp16``, or ``auto``, the fastest that the device
-        has natively. Embeddings are float32 in any case.
+        What to compute in: ``fp32``, ``bf16``, ``fp16``, or ``auto``. That is ``fp32`` for the text
+        tower, and for the image tower the fastest that the device has natively. Embeddings are
+        float32 in any case.
     untrained : int, optional
         Seed of the untrained control: the same architecture at random initialisation. Both towers
         of a seed come from one model.
@@ -218,7 +232,7 @@ def load(
         If the model cannot be found or is damaged, or the device is absent.
     """
     run_on = find_device(device)
-    precision = choose_precision(precision, run_on)
+    precision = choose_precision(precision, run_on, tower)
     dtype = DTYPES[precision]
     architecture = read_architecture(find(name, weights=untrained is None))
     loaded = load_tower(architecture, tower, untrained)
