@@ -127,6 +127,17 @@ def tiny_siglip(folder: Path, seed: int = 0) -> Path:
     return write_model(folder, SiglipModel, config, seed)
 
 
+def transformers_5_form(folder: Path, seed: int = 0) -> Path:
+    """Write a small CLIP as transformers 5 saves it, without a preprocessor_config.json."""
+    from transformers import CLIPModel, CLIPProcessor
+
+    older = tiny_clip(folder.with_name(f"{folder.name}-older"), seed)
+    CLIPModel.from_pretrained(older).save_pretrained(folder)
+    CLIPProcessor.from_pretrained(older).save_pretrained(folder)
+    assert not (folder / "preprocessor_config.json").exists()
+    return folder
+
+
 def vit_b32(folder: Path, seed: int = 0) -> Path:
     """Write a full-size CLIP ViT-B/32 with the whole vocabulary."""
     from transformers import CLIPConfig, CLIPModel

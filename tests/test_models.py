@@ -25,6 +25,7 @@ from clip_factory import (
     tiny_clip,
     tiny_siglip,
     write_json,
+    transformers_5_form,
 )
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -43,7 +44,7 @@ TEXTS = [
     "naïve  café\tand 3.14 — it's 12 o'clock 🙂",
     "the end",
 ]
-FORMS = ["tiny_clip_dir", "old_form_dir", "siglip_dir"]
+FORMS = ["tiny_clip_dir", "old_form_dir", "new_form_dir", "siglip_dir"]
 LOAD_EVERYTHING = """
 import sys
 from clipkit import models
@@ -63,6 +64,11 @@ def old_form_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def siglip_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module")
+def new_form_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return transformers_5_form(tmp_path_factory.mktemp("models") / "new-form")
+
+
     return tiny_siglip(tmp_path_factory.mktemp("models") / "siglip")
 
 
@@ -476,6 +482,7 @@ REFUSED: list[tuple[str, str, str]] = [
     ("name", "ViT-B32", "unknown model 'ViT-B32'; did you mean .*ViT-B-32"),
     ("name", "./models/mine", r"cannot read \./models/mine: there is no such folder"),
     ("precision", "fp8", "unknown precision 'fp8'"),
+    (write("processor_config.json", b"[]"), "processor_config.json: expected a JSON object, got"),
     *(("device", name, "unknown device") for name in ("cpu:1", "cuda:", "cuda:x", "cuda:-1")),
     *(("device", name, "unknown device") for name in ("gpu", "mps:1", "")),
     *(("device", name, ABSENT) for name in ("cuda", "cuda:0", "cuda:3")),

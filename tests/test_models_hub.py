@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from clip_factory import transformers_5_form
 
 from clipkit.models import hub as models_hub
 
@@ -34,6 +35,12 @@ else:
     shards = len(files.weights)
     answer = {"name": files.name, "digest": files.digest(), "shards": shards, "files": names}
     print(json.dumps(answer))
+"""
+LOAD = """
+import sys
+from clipkit import models
+towers = [models.load(sys.argv[1], tower=tower).tower for tower in ("image", "text")]
+sys.stdout.write(" ".join(towers))
 """
 pytestmark = pytest.mark.long  # every call is a process
 
@@ -188,6 +195,14 @@ def test_only_what_is_needed_is_fetched(hub: Hub) -> None:
     assert answer == find("hf-hub:org/clip") == expected
     assert set(hub.fetched) == set(needed)
     assert_answers_without_a_network(answer)
+
+
+def test_a_model_as_transformers_5_saves_it_is_loaded(hub: Hub, tmp_path: Path) -> None:
+    folder = transformers_5_form(tmp_path / "model")
+    hub.trees["org/clip", "main"] = {path.name: path.read_bytes() for path in folder.iterdir()}
+    done = subprocess.run([sys.executable, "-c", LOAD, "org/clip"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "image text", "")
+    assert "processor_config.json" in hub.fetched
 
 
 def test_aliases_lead_to_repositories(hub: Hub) -> None:

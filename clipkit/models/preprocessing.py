@@ -109,8 +109,15 @@ class ImagePreprocessor:
 
 
 def load_image_processor(files: ModelFiles) -> Any:
-    """Load a model's own image processor."""
-    files.read_json("preprocessor_config.json")
+    """Load a model's own image processor.
+
+    transformers 5 stores it inside processor_config.json, earlier versions in a file of its own.
+    """
+    processor: dict[str, Any] = {}
+    if (files.folder / "processor_config.json").exists():
+        processor = files.read_json("processor_config.json")
+    if "image_processor" not in processor:
+        files.read_json("preprocessor_config.json")
     with single_line_errors(f"the image processor of {files.name}"):
         auto: Any = transformers.AutoImageProcessor
         return auto.from_pretrained(files.folder, trust_remote_code=False)
