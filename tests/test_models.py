@@ -20,16 +20,18 @@ from clip_factory import (
     cosines,
     edit_json,
     edit_tensors,
+    noise_image,
     noise_images,
     openai_form,
     tiny_clip,
     tiny_siglip,
-    write_json,
     transformers_5_form,
+    write_json,
 )
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from shell import ok
+from torchvision import transforms
 from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel, SiglipModel
 
 from clipkit import embedding, features, models
@@ -63,12 +65,12 @@ def old_form_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def siglip_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-@pytest.fixture(scope="module")
 def new_form_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return transformers_5_form(tmp_path_factory.mktemp("models") / "new-form")
 
 
+@pytest.fixture(scope="module")
+def siglip_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_siglip(tmp_path_factory.mktemp("models") / "siglip")
 
 
@@ -232,6 +234,7 @@ def test_details_are_what_a_history_needs(tiny_clip_dir: Path, siglip_dir: Path)
         "compile": False,
         "preprocessing": {
             "processor": "CLIPImageProcessor",
+            "crop_offset": "rounded",
             "backend": image.details["preprocessing"]["backend"],
             "do_resize": True,
             "size": {"shortest_edge": 32},
@@ -265,6 +268,50 @@ def test_pixels_equal_the_models_own_processor_in_any_thread(
     with ThreadPoolExecutor(4) as pool:
         for again in pool.map(encoder.preprocess, [images] * 8):
             np.testing.assert_array_equal(again, pixels)
+
+
+def openai_crop(image: Image.Image) -> np.ndarray:
+    """Resize and crop as OpenAI's code does: (3, 224, 224)."""
+    resized = transforms.Resize(224, transforms.InterpolationMode.BICUBIC)(image)
+    return np.asarray(transforms.CenterCrop(224)(resized), int).transpose(2, 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("size", "is_transformers_off"),
+    [
+        ((640, 427), True),
+        ((427, 640), True),
+        ((97, 64), True),
+        ((524, 316), True),
+        ((640, 480), False),
+        ((500, 375), False),
+        ((333, 500), False),
+        ((301, 301), False),
+    ],
+)
+def test_the_crop_is_openais_also_where_transformers_is_one_pixel_off(
+    size: tuple[int, int], is_transformers_off: bool, old_form_dir: Path
+) -> None:
+    image = noise_image(*size)
+    (ours,) = load(old_form_dir, "image").preprocess(image).numpy().astype(int)
+    processor = AutoImageProcessor.from_pretrained(old_form_dir)
+    unscaled = processor(images=image, do_rescale=False, do_normalize=False, return_tensors="np")
+    (theirs,) = unscaled["pixel_values"].astype(int)
+    # Pillow, with which OpenAI's code resizes, rounds otherwise than torchvision
+    assert abs(ours - openai_crop(image)).max() <= 2
+    assert (abs(theirs - openai_crop(image)).max() > 2) == is_transformers_off
+    assert np.array_equal(ours, theirs) != is_transformers_off
+
+
+def test_pixels_of_photographs_are_openais(old_form_dir: Path, real_features: Path) -> None:
+    published = np.load(real_features / "preprocessing-vitb32.npz")
+    encoder = load(old_form_dir, "image")
+    for name, expected in zip(published["names"], published["pixels"], strict=True):
+        image = Image.open(real_features / "images" / f"{name}.jpg").convert("RGB")
+        (pixels,) = encoder._preprocessor.normalize(encoder.preprocess(image)).numpy()
+        difference = abs(pixels - expected)
+        assert difference.max() < 2.01 / 255 / 0.26  # two of 255 levels
+        assert (difference > 1e-3).mean() < 0.01
 
 
 # texts
@@ -435,6 +482,7 @@ DAMAGED: list[tuple[Damage, str]] = [
     (write("config.json", BAD_SIZE), "cannot load config.json of .*model: "),
     (become_open_clip, "got OpenCLIP weights, which are not supported yet"),
     (remove("preprocessor_config.json"), "cannot read .*preprocessor_config.json: there is no"),
+    (write("processor_config.json", b"[]"), "processor_config.json: expected a JSON object, got"),
     (write("preprocessor_config.json", b"\xff"), "preprocessor_config.json: expected valid JSON"),
     (cut(0), "model.safetensors: expected a complete safetensors file"),
     (cut(7), "model.safetensors: expected a complete safetensors file"),
@@ -482,7 +530,6 @@ REFUSED: list[tuple[str, str, str]] = [
     ("name", "ViT-B32", "unknown model 'ViT-B32'; did you mean .*ViT-B-32"),
     ("name", "./models/mine", r"cannot read \./models/mine: there is no such folder"),
     ("precision", "fp8", "unknown precision 'fp8'"),
-    (write("processor_config.json", b"[]"), "processor_config.json: expected a JSON object, got"),
     *(("device", name, "unknown device") for name in ("cpu:1", "cuda:", "cuda:x", "cuda:-1")),
     *(("device", name, "unknown device") for name in ("gpu", "mps:1", "")),
     *(("device", name, ABSENT) for name in ("cuda", "cuda:0", "cuda:3")),

@@ -19,7 +19,7 @@ from clipkit.models.loading import TowerName, load_tower, read_architecture
 from clipkit.models.preprocessing import (
     ImagePreprocessor,
     load_image_processor,
-    processor_details,
+    preprocessing_details,
 )
 from clipkit.models.tokenizer import Tokenizer
 
@@ -74,7 +74,9 @@ class Encoder:
         return int(self.details["dim"])
 
     def preprocess(self, images: Image.Image | Sequence[Image.Image]) -> torch.Tensor:
-        """Resize and crop as the model's own processor does. Safe to call from several threads.
+        """Resize and crop by the model's own processor, but crop where OpenAI's code does.
+
+        Safe to call from several threads.
 
         Parameters
         ----------
@@ -260,7 +262,7 @@ def load(
         model, acceleration = accelerate(
             loaded.model, architecture.config.vision_config, run_on, dtype, compile_for
         )
-        details |= {"preprocessing": processor_details(processor), **acceleration}
+        details |= {"preprocessing": preprocessing_details(preprocessor), **acceleration}
         compiled_batch = compile_for if acceleration["compile"] else 0
 
     return Encoder(

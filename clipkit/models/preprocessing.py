@@ -2,8 +2,11 @@
 
 Images are resized and cropped to bytes where they are decoded, in threads. They are rescaled and
 normalised, which makes floats of four times the size, where the model runs. The operations are
-those of the processor, so the result equals its result to the last bit; only a GPU's resizing may
-differ by one in a byte.
+those of the processor, so the result equals its result to the last bit, with two exceptions. A
+GPU's resizing may differ by one in a byte. And the centre crop is the one that CLIP was trained
+with: OpenAI's code and OpenCLIP round the crop's offset (half to even, by torchvision's
+`CenterCrop`), while transformers rounds it down. Where that differs, on a quarter of the lengths of
+the longer side, the crop of transformers lies one pixel off.
 """
 
 from __future__ import annotations
@@ -123,10 +126,13 @@ def load_image_processor(files: ModelFiles) -> Any:
         return auto.from_pretrained(files.folder, trust_remote_code=False)
 
 
-def processor_details(processor: Any) -> dict[str, Any]:
-    """Return the settings that decide a processor's result, in types that JSON has."""
+def preprocessing_details(preprocessor: ImagePreprocessor) -> dict[str, Any]:
+    """Return the settings that decide the preprocessor's result, in types that JSON has."""
+    processor = preprocessor.processor
     details: dict[str, Any] = {"processor": type(processor).__name__}
     details["backend"] = getattr(processor, "backend", "pil")
+    if getattr(processor, "do_center_crop", None):
+        details["crop_offset"] = "rounded" if preprocessor.is_standard else "rounded down"
     for name in STEPS + SETTINGS:
         value = getattr(processor, name, None)
         if name in ("size", "crop_size") and value is not None:
