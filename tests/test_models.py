@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import unicodedata
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -37,6 +38,7 @@ from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel, SiglipMod
 from clipkit import embedding, features, models
 from clipkit.errors import ClipkitError, UsageError
 from clipkit.models.devices import DTYPES, choose_precision
+from clipkit.models.tokenizer import is_cleaned_by_openai
 
 TEXTS = [
     "a photo of a cat",
@@ -326,6 +328,48 @@ def test_tokens_equal_open_clip(tiny_clip_dir: Path) -> None:
     tokens = encoder._tokenizer.tokens(TEXTS)
     for row, expected_row, length in zip(tokens, expected, lengths, strict=True):
         assert row[:length].tolist() == expected_row[:length].tolist()
+
+
+CLEANED = [
+    "a ‘cat’",
+    "a “cat”",
+    "a cat&#39;s",
+    "cats &amp; dogs",
+    "a ﬁsh",
+    "ｃａｔ",
+    "ĳs",
+    "©&copy;",
+]
+NOT_CLEANED = ["rock & roll", "AT&T", "a < b", "“".encode().hex(), "é", "ſt", "1/2 ½", "日本", "🙂"]
+
+
+def test_a_warning_counts_the_prompts_that_have_other_tokens_than_in_openais_code(
+    tiny_clip_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tokenize = pytest.importorskip("open_clip").get_tokenizer("ViT-B-32")
+    encoder = load(tiny_clip_dir, "text")
+    for text in (*CLEANED, *NOT_CLEANED, *TEXTS):
+        (expected,) = tokenize([text])
+        (tokens,) = encoder._tokenizer.tokens([text])
+        assert torch.equal(tokens, expected[: len(tokens)]) == (text not in CLEANED), text
+    encoder.encode_texts([*NOT_CLEANED, *TEXTS])
+    assert capsys.readouterr().err == ""
+    encoder.encode_texts([*NOT_CLEANED, *CLEANED])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == (
+        "clipkit: warning: 8 of 17 prompts have other tokens than in OpenAI's code, which replaces "
+        "curly quotes, HTML entities, ligatures and full-width characters; the first is 'a ‘cat’'"
+    )
+
+
+def test_the_characters_that_are_warned_of_are_those_that_ftfy_replaces() -> None:
+    ftfy = pytest.importorskip("ftfy")
+    for character in map(chr, range(0xA0, 0x10000)):
+        if unicodedata.category(character) in ("Cn", "Cs"):  # unassigned, half a surrogate pair
+            continue
+        text = f"a {character} b"
+        fixed = ftfy.fix_text(text, fix_encoding=False).split()
+        assert is_cleaned_by_openai(text) == (unicodedata.normalize("NFC", text).split() != fixed)
 
 
 @pytest.mark.parametrize("form", ["tiny_clip_dir", "old_form_dir"], indirect=True)

@@ -159,6 +159,7 @@ class Encoder:
             if places is None:
                 places = [f"text {i} (counted from 0)" for i in range(len(texts))]
             tokenizer.check_lengths(texts, places)
+        tokenizer.warn_of_other_tokens(texts)
         embeddings = np.zeros((len(texts), self.dim), np.float32)
         for start in range(0, len(texts), TEXT_BATCH):
             batch = texts[start : start + TEXT_BATCH]
