@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import importlib.metadata
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -25,6 +26,8 @@ REPLACED_BY_FTFY = re.compile(
     "[\u02bc\u2018-\u201f\u0132\u0133\u0149\u01c4-\u01cc\u01f1-\u01f3\ufb00-\ufb06"
     "\uff01-\uffdc\uffe0-\uffee\u206a-\u206f\ufeff\ufff9-\ufffc]"
 )
+SENTENCEPIECE_PACKAGES = ("sentencepiece", "protobuf")
+SENTENCEPIECE_FILES = {"spiece.model", "tokenizer.model"}
 VOCABULARIES = (
     ("tokenizer.json",),
     ("vocab.json", "merges.txt"),
@@ -97,6 +100,11 @@ class Tokenizer:
         return tokens
 
 
+def is_installed(package: str) -> bool:
+    """Tell whether a package is installed, without importing it."""
+    return any(importlib.metadata.distributions(name=package))
+
+
 def is_cleaned_by_openai(text: str) -> bool:
     """Tell whether OpenAI's code changes a text, other than its case and spaces.
 
@@ -114,5 +122,15 @@ def _load_tokenizer(files: ModelFiles) -> Any:
             f"{files.name}: expected its tokenizer (tokenizer.json, or vocab.json and merges.txt), "
             "got none"
         )
-    with single_line_errors(f"the tokenizer of {files.name}"):
-        return transformers.AutoTokenizer.from_pretrained(files.folder, trust_remote_code=False)
+    try:
+        with single_line_errors(f"the tokenizer of {files.name}"):
+            return transformers.AutoTokenizer.from_pretrained(files.folder, trust_remote_code=False)
+    except ClipkitError as error:
+        missing = [name for name in SENTENCEPIECE_PACKAGES if not is_installed(name)]
+        if missing and present & SENTENCEPIECE_FILES:
+            raise ClipkitError(
+                f"{files.name}: expected the packages sentencepiece and protobuf, which its "
+                f"tokenizer needs, got no {' and no '.join(missing)}",
+                "pip install 'clipkit-vl[siglip]'",
+            ) from error
+        raise
