@@ -91,7 +91,7 @@ def parse_numbers(values: list[str], name: str) -> list[float]:
     [1.0, 0.5, 0.07]
     """
     numbers: list[float] = []
-    for word in _words(values):
+    for word in split_words(values):
         try:
             number = float(word)
         except ValueError:
@@ -112,7 +112,7 @@ def parse_temperatures(values: list[str], logit_scale: float | None) -> list[flo
     UsageError
         If a value is not a positive number, or `model` is given and there is no logit scale.
     """
-    words = _words(values)
+    words = split_words(values)
     if "model" in words:
         if logit_scale is None:
             raise UsageError(
@@ -124,7 +124,8 @@ def parse_temperatures(values: list[str], logit_scale: float | None) -> list[flo
     return parse_numbers(words, "temperature")
 
 
-def _words(values: list[str]) -> list[str]:
+def split_words(values: list[str]) -> list[str]:
+    """Split comma-separated values into words."""
     return [word.strip() for value in values for word in value.split(",")]
 
 
