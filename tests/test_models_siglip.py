@@ -133,4 +133,4 @@ def test_missing_packages_of_the_tokenizer_are_named(
     )
     with pytest.raises(ClipkitError, match=message) as error:
         models.load(str(folder), tower="text")
-    assert error.value.hint == "pip install 'clipkit-vl[siglip]'"
+    assert error.value.hint == "install them: pip install 'clipkit-vl[siglip]'"

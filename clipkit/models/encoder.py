@@ -33,8 +33,6 @@ class Encoder:
 
     Attributes
     ----------
-    context_length : int
-        How many tokens a text may have, special tokens included.
     details : dict
         What a history records, in types that JSON has: ``name`` (the repository in place of an
         alias), ``digest`` (``sha256:<hex>`` of the weights), ``untrained`` (the seed, if there is
@@ -43,7 +41,6 @@ class Encoder:
         layers were packed), since these change the last bits.
     """
 
-    context_length: int
     details: dict[str, Any]
     _model: Any = field(repr=False)
     _device: torch.device = field(repr=False)
@@ -52,16 +49,6 @@ class Encoder:
     _tokenizer: Tokenizer | None = field(default=None, repr=False)
     _compiled_batch: int = field(default=0, repr=False)  # the batch size of a compiled tower
     _non_blocking: bool = field(default=False, repr=False)
-
-    @property
-    def name(self) -> str:
-        """The model's name."""
-        return str(self.details["name"])
-
-    @property
-    def digest(self) -> str:
-        """The digest of the weights."""
-        return str(self.details["digest"])
 
     @property
     def tower(self) -> str:
@@ -118,10 +105,6 @@ class Encoder:
         embeddings = torch.cat([self._run(pixel_values=batch) for batch in batches])
         return self._to_array(embeddings[: len(pixels)])
 
-    def token_lengths(self, texts: str | Sequence[str]) -> NDArray[np.int64]:
-        """Count the tokens of K texts (K,), special ones included; `context_length` fit."""
-        return self._require("text", self._tokenizer).lengths(_as_list(texts))
-
     def encode_texts(
         self,
         texts: str | Sequence[str],
@@ -137,7 +120,7 @@ class Encoder:
         texts : str or sequence of str
             One text or K texts. One text gives one row.
         truncate : bool
-            Cut texts of more than `context_length` tokens instead of refusing them.
+            Cut texts that are too long for the model instead of refusing them.
         places : sequence of K str, optional
             What an error calls each text; by default it counts them.
         progress : callable, optional
@@ -154,7 +137,7 @@ class Encoder:
             If a text is too long and `truncate` is false.
         """
         tokenizer = self._require("text", self._tokenizer)
-        texts = _as_list(texts)
+        texts = [texts] if isinstance(texts, str) else list(texts)
         if not truncate:
             if places is None:
                 places = [f"text {i} (counted from 0)" for i in range(len(texts))]
@@ -183,15 +166,10 @@ class Encoder:
         """Return a part that only this tower has."""
         if part is None:
             raise UsageError(
-                f"{self.name}: expected the {tower} tower, got the {self.tower} tower",
+                f"{self.details['name']}: expected the {tower} tower, got the {self.tower} tower",
                 f'load it with tower="{tower}"',
             )
         return part
-
-
-def _as_list(texts: str | Sequence[str]) -> list[str]:
-    """Return one text, or several, as a list: a text is not a sequence of letters."""
-    return [texts] if isinstance(texts, str) else list(texts)
 
 
 def load(
@@ -267,7 +245,6 @@ def load(
         compiled_batch = compile_for if acceleration["compile"] else 0
 
     return Encoder(
-        context_length=architecture.config.text_config.max_position_embeddings,
         details=details,
         _model=model,
         _device=run_on,

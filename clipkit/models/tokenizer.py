@@ -131,6 +131,6 @@ def _load_tokenizer(files: ModelFiles) -> Any:
             raise ClipkitError(
                 f"{files.name}: expected the packages sentencepiece and protobuf, which its "
                 f"tokenizer needs, got no {' and no '.join(missing)}",
-                "pip install 'clipkit-vl[siglip]'",
+                "install them: pip install 'clipkit-vl[siglip]'",
             ) from error
         raise
