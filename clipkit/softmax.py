@@ -2,6 +2,10 @@
 
 Functions take cosines and an absolute temperature tau: the logits are cosine / tau, as in Radford
 et al. 2021, where the learned tau of ViT-B/32 is 0.01.
+
+SigLIP (Zhai et al. 2023) means no softmax. It was trained to tell for each prompt alone whether it
+belongs to the image: the probability is sigmoid(cosine / tau + bias), and the model learned the
+bias as well.
 """
 
 from __future__ import annotations
@@ -11,9 +15,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from clipkit.errors import check_positive
+from clipkit.errors import UsageError, check_positive, unknown
 from clipkit.features import BlockMatrix, FeatureFile
 
+LINKS = ("softmax", "sigmoid")
 CACHE_ROWS = 256  # of a block, small enough for a processor's cache
 
 
@@ -28,6 +33,16 @@ def softmax(cosines: ArrayLike, temperature: float = 1.0) -> NDArray[np.float64]
     z -= z.max(axis=-1, keepdims=True)
     z -= np.log(np.exp(z).sum(axis=-1, keepdims=True))
     return np.exp(z)
+
+
+def sigmoid(cosines: ArrayLike, temperature: float, bias: float) -> NDArray[np.float64]:
+    """Return the probability of each prompt by itself (N, K): that of cosine / temperature + bias.
+
+    >>> sigmoid([[0.1, 0.2]], 0.01, -15.0).round(4)
+    array([[0.0067, 0.9933]])
+    """
+    z = np.asarray(cosines, dtype=np.float64) / temperature + bias
+    return np.exp(-np.logaddexp(0, -z))
 
 
 def entropy(cosines: ArrayLike, temperature: float = 1.0) -> NDArray[np.float64]:
@@ -61,8 +76,19 @@ def _entropy_and_confidence(
     return np.log(sums) - expected, 1 / sums
 
 
+def _sigmoid_entropy_and_confidence(
+    cosines: NDArray[np.float32], temperature: float, bias: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the mean binary entropy over the prompts and the largest probability of each row."""
+    z = np.asarray(cosines, dtype=np.float64) / temperature + bias
+    probabilities = np.exp(-np.logaddexp(0, -z))
+    # H = log(1 + e^z) - z p
+    entropies = np.logaddexp(0, z) - z * probabilities
+    return entropies.mean(axis=-1), probabilities.max(axis=-1)
+
+
 def mean_entropy_and_confidence(
-    cosines: ArrayLike | BlockMatrix, temperatures: Sequence[float]
+    cosines: ArrayLike | BlockMatrix, temperatures: Sequence[float], bias: float | None = None
 ) -> list[tuple[float, float]]:
     """Return the mean entropy (nats) and confidence over all images at each temperature.
 
@@ -70,6 +96,9 @@ def mean_entropy_and_confidence(
     ----------
     cosines : array (N, K) or BlockMatrix
     temperatures : sequence of T float
+    bias : float, optional
+        Of sigmoids in place of the softmax. The entropy of an image is then the mean of the binary
+        entropies of its K probabilities, at most ln 2, and the confidence the largest of these.
 
     Returns
     -------
@@ -87,7 +116,10 @@ def mean_entropy_and_confidence(
     for rows in _cache_sized(matrix):
         below = _below_highest(rows)
         for i, tau in enumerate(temperatures):
-            row_entropies, row_confidences = _entropy_and_confidence(below, tau)
+            if bias is None:
+                row_entropies, row_confidences = _entropy_and_confidence(below, tau)
+            else:
+                row_entropies, row_confidences = _sigmoid_entropy_and_confidence(rows, tau, bias)
             entropies[i] += row_entropies.sum()
             confidences[i] += row_confidences.sum()
     n = len(matrix)
@@ -100,7 +132,15 @@ def _cache_sized(matrix: BlockMatrix) -> Iterator[NDArray[np.float32]]:
             yield block[start : start + CACHE_ROWS]
 
 
-def entropy_summary(logits: FeatureFile, temperatures: Sequence[float]) -> FeatureFile:
+def learned_bias(logits: FeatureFile) -> float | None:
+    """Return the bias of a model whose probabilities are sigmoids; None for other models."""
+    bias = (logits.model() or {}).get("logit_bias")
+    return bias if isinstance(bias, float) else None
+
+
+def entropy_summary(
+    logits: FeatureFile, temperatures: Sequence[float], link: str = "softmax"
+) -> FeatureFile:
     """Summarise how flat the softmax over the prompts is: what `clipkit entropy` reports.
 
     Parameters
@@ -109,36 +149,53 @@ def entropy_summary(logits: FeatureFile, temperatures: Sequence[float]) -> Featu
         Of kind logits.
     temperatures : sequence of float
         Absolute temperatures, whatever temperature the logits were stored at.
+    link : {"softmax", "sigmoid"}
+        What turns logits into probabilities. `sigmoid` adds the bias that the model learned. See
+        `mean_entropy_and_confidence`.
 
     Returns
     -------
     FeatureFile
         A result with one run per split and temperature: `split`, `temperature`, `mean_entropy`
-        (nats), `max_entropy` (ln K, of K equal logits), `mean_confidence`.
+        (nats), `max_entropy` (ln K, of K equal logits; ln 2 for sigmoids), `mean_confidence`.
 
     Raises
     ------
     UsageError
-        If a temperature is out of range.
+        If a temperature is out of range, the link is not known, or it is `sigmoid` and the model
+        learned no bias.
     """
     for tau in temperatures:
         check_positive("temperature", tau)
+    if link not in LINKS:
+        raise unknown("link", link, LINKS)
+    bias = learned_bias(logits) if link == "sigmoid" else None
+    if link == "sigmoid" and bias is None:
+        raise UsageError(
+            f"{logits.display_name}: expected a model with a logit_bias for the link sigmoid, "
+            "got none",
+            "use --link softmax, or embed with a SigLIP model",
+        )
     rows = []
     for name in logits.splits:
         cosines = logits.cosines(name)
-        pairs = mean_entropy_and_confidence(cosines, temperatures)
+        pairs = mean_entropy_and_confidence(cosines, temperatures, bias)
+        outcomes = cosines.shape[1] if bias is None else 2
         for tau, (mean_entropy, mean_confidence) in zip(temperatures, pairs, strict=True):
             rows.append(
                 {
                     "split": name,
                     "temperature": tau,
                     "mean_entropy": mean_entropy,
-                    "max_entropy": float(np.log(cosines.shape[1])),
+                    "max_entropy": float(np.log(outcomes)),
                     "mean_confidence": mean_confidence,
                 }
             )
     history = logits.extended_history(
-        "entropy", temperature=list(temperatures), inputs={"logits": logits.digest}
+        "entropy",
+        temperature=list(temperatures),
+        link=None if bias is None else link,
+        inputs={"logits": logits.digest},
     )
     result = FeatureFile("result", history)
     result.set_rows(rows)

@@ -20,6 +20,7 @@ from PIL import Image
 N_MERGES = 49152 - 256 - 2  # rules of the published vocabulary
 START, END = "<|startoftext|>", "<|endoftext|>"
 MEAN, STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
+NO_SENTENCEPIECE = "sentencepiece and protobuf are not installed (clipkit-vl[siglip])"
 SMALL_TOWER = {"intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 
 
@@ -127,11 +128,46 @@ def tiny_siglip(folder: Path, seed: int = 0) -> Path:
     return write_model(folder, SiglipModel, config, seed)
 
 
+def transformers_5_form(folder: Path, seed: int = 0) -> Path:
+    """Write a small CLIP as transformers 5 saves it, without a preprocessor_config.json."""
+    from transformers import CLIPModel, CLIPProcessor
+
+    older = tiny_clip(folder.with_name(f"{folder.name}-older"), seed)
+    CLIPModel.from_pretrained(older).save_pretrained(folder)
+    CLIPProcessor.from_pretrained(older).save_pretrained(folder)
+    assert not (folder / "preprocessor_config.json").exists()
+    return folder
+
+
 def vit_b32(folder: Path, seed: int = 0) -> Path:
     """Write a full-size CLIP ViT-B/32 with the whole vocabulary."""
     from transformers import CLIPConfig, CLIPModel
 
     return write_model(folder, CLIPModel, CLIPConfig(), seed)
+
+
+def published_siglip(folder: Path, seed: int = 0) -> Path:
+    """Write a small SigLIP in the form of the published ones, with a SentencePiece tokenizer."""
+    from transformers import SiglipTokenizer
+
+    trainer = pytest.importorskip("sentencepiece", reason=NO_SENTENCEPIECE).SentencePieceTrainer
+    pytest.importorskip("google.protobuf", reason=NO_SENTENCEPIECE)
+    tiny_siglip(folder, seed)
+    for name in ("vocab.json", "merges.txt", "tokenizer_config.json"):
+        (folder / name).unlink()
+    prompts = Path(__file__).parents[1] / "prompts" / "generic415.txt"
+    trainer.train(
+        input=str(prompts),
+        model_prefix=str(folder / "spiece"),
+        vocab_size=400,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        minloglevel=2,
+    )
+    SiglipTokenizer(str(folder / "spiece.model")).save_pretrained(folder)
+    return folder
 
 
 def openai_form(folder: Path, seed: int = 0) -> Path:

@@ -119,14 +119,14 @@ def test_images_that_cannot_be_read_keep_their_rows(tmp_path):
 
 def test_the_fingerprint_of_files_changes_with_their_size_and_time(tmp_path):
     write_images(tmp_path, "a/1.png", "a/2.png")
-    split = datasets.load(tmp_path).splits["all"]
-    before = split.fingerprint()
-    assert split.fingerprint() == before != split.take(np.array([0])).fingerprint()
+    source = datasets.load(tmp_path).splits["all"].source
+    before = source.fingerprint()
+    assert source.fingerprint() == before != source.take(np.array([0])).fingerprint()
     with (tmp_path / "a" / "2.png").open("ab") as file:
         file.write(b"more")
-    changed = split.fingerprint()
+    changed = source.fingerprint()
     (tmp_path / "a" / "2.png").unlink()
-    assert len({before, changed, split.fingerprint()}) == 3
+    assert len({before, changed, source.fingerprint()}) == 3
 
 
 def test_a_name_of_the_registry_comes_before_a_folder(tmp_path, monkeypatch):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +15,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from clipkit import embedding, features, models
+from clipkit.datasets import Dataset, ImageDataset
 from clipkit.embedding import checkpoint
 from clipkit.errors import ClipkitError, ImageError, UsageError
 from clipkit.features import FeatureFile
 
 
+@dataclass
 class Numbers:
     """Images that are numbers; some of them cannot be used."""
 
-    def __init__(self, n: int, bad: set[int] = frozenset(), labelled: bool = True) -> None:
-        self.bad = bad
-        self.ids = [f"{i}.png" for i in range(n)]
-        self.labels = np.arange(n) % 7 if labelled else None
-
-    def __len__(self) -> int:
-        return len(self.ids)
+    bad: set[int]
 
     def image(self, i: int) -> int:
         if i in self.bad:
@@ -40,12 +36,9 @@ class Numbers:
         return "unchanged"
 
 
-@dataclass
-class Dataset:
-    splits: dict[str, Numbers]
-    name: str = "numbers"
-    class_names: list[str] = field(default_factory=list)
-    details: dict[str, Any] = field(default_factory=dict)
+def numbers(n: int, bad: set[int] = frozenset(), labelled: bool = True) -> ImageDataset:
+    labels = np.arange(n) % 7 if labelled else None
+    return ImageDataset([f"{i}.png" for i in range(n)], labels, Numbers(bad))
 
 
 class Double:
@@ -78,17 +71,20 @@ def shards_of_ten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoint, "SHARD_ROWS", 10)
 
 
-def embed(folder: Path, splits: dict[str, Numbers], encoder: Any, **options: Any) -> FeatureFile:
+def embed(
+    folder: Path, splits: dict[str, ImageDataset], encoder: Any, **options: Any
+) -> FeatureFile:
     output = folder / "out.h5"
     options = {"batch_size": 4, "num_workers": 3, **options}
-    skipped = embedding.embed_images(Dataset(splits), encoder, str(output), **options)
+    dataset = Dataset("numbers", [], splits)
+    skipped = embedding.embed_images(dataset, encoder, str(output), **options)
     assert list(contents(folder)) == ["out.h5"]
     file = features.read(output)
     assert file.history[0].get("skipped", []) == skipped
     return file
 
 
-def interrupt(folder: Path, splits: dict[str, Numbers], stop_at: int) -> Path:
+def interrupt(folder: Path, splits: dict[str, ImageDataset], stop_at: int) -> Path:
     """Run until the encoder meets a number; return the folder of shards."""
     with pytest.raises(KeyboardInterrupt):
         embed(folder, splits, Double(stop_at=stop_at))
@@ -117,7 +113,7 @@ def test_rows_labels_and_ids_stay_aligned(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(checkpoint, "SHARD_ROWS", shard_rows)
-    splits = {"test": Numbers(n, bad, labelled), "train": Numbers(3, set(), labelled)}
+    splits = {"test": numbers(n, bad, labelled), "train": numbers(3, set(), labelled)}
     good = [i for i in range(n) if i not in bad]
     folder = tmp_path_factory.mktemp("work")
     options = {"batch_size": batch_size, "num_workers": num_workers}
@@ -140,7 +136,7 @@ def test_rows_labels_and_ids_stay_aligned(
 
 def test_batches_do_not_cross_shards(tmp_path: Path, shards_of_ten: None) -> None:
     encoder = Double()
-    embed(tmp_path, {"all": Numbers(25)}, encoder)
+    embed(tmp_path, {"all": numbers(25)}, encoder)
     assert encoder.batches == [4, 4, 2, 4, 4, 2, 4, 1]
     assert threading.get_ident() not in encoder.threads
 
@@ -148,7 +144,7 @@ def test_batches_do_not_cross_shards(tmp_path: Path, shards_of_ten: None) -> Non
 def test_a_run_that_continues_encodes_only_what_is_missing(
     tmp_path: Path, shards_of_ten: None
 ) -> None:
-    splits = {"all": Numbers(25, {3})}
+    splits = {"all": numbers(25, {3})}
     interrupt(tmp_path, splits, stop_at=15)
     encoder = Double()
     file = embed(tmp_path, splits, encoder)
@@ -168,7 +164,7 @@ def test_shards_are_read_once_and_those_of_an_earlier_run_are_checked_once(
         return real(path, **options)
 
     monkeypatch.setattr(features, "read", read)
-    splits = {"all": Numbers(25)}
+    splits = {"all": numbers(25)}
     embed(tmp_path, splits, Double(), force=True)
     assert reads == ["00000", "00001", "00002", "out"]
     (tmp_path / "out.h5").unlink()
@@ -181,7 +177,7 @@ def test_shards_are_read_once_and_those_of_an_earlier_run_are_checked_once(
 def test_a_shard_without_usable_images_does_not_change_the_result(
     tmp_path: Path, shards_of_ten: None
 ) -> None:
-    splits = {"all": Numbers(25, set(range(10)))}
+    splits = {"all": numbers(25, set(range(10)))}
     embed(tmp_path, splits, Double())
     expected = (tmp_path / "out.h5").read_bytes()
     (tmp_path / "out.h5").unlink()
@@ -194,7 +190,7 @@ def test_a_shard_without_usable_images_does_not_change_the_result(
 def test_other_options_and_models_are_refused_with_every_change(
     tmp_path: Path, shards_of_ten: None
 ) -> None:
-    splits = {"all": Numbers(25)}
+    splits = {"all": numbers(25)}
     interrupt(tmp_path, splits, stop_at=15)
     before = contents(tmp_path)
     with pytest.raises(UsageError, match=r"batch_size was 4, is 8; model\.name was double, is b$"):
@@ -203,7 +199,7 @@ def test_other_options_and_models_are_refused_with_every_change(
 
 
 def test_a_checkpoint_of_the_version_before_is_refused_and_can_be_dropped(tmp_path: Path) -> None:
-    splits = {"all": Numbers(25)}
+    splits = {"all": numbers(25)}
     partial = interrupt(tmp_path, splits, stop_at=0)
     manifest = partial / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"checkpoint version":2,', ""))
@@ -219,14 +215,14 @@ def test_a_checkpoint_of_the_version_before_is_refused_and_can_be_dropped(tmp_pa
 
 def test_shards_are_joined_only_when_all_are_finished(tmp_path: Path) -> None:
     with (
-        checkpoint.open_checkpoint(tmp_path / "partial", {"all": Numbers(25)}, {}) as opened,
+        checkpoint.open_checkpoint(tmp_path / "partial", {"all": numbers(25)}, {}) as opened,
         pytest.raises(AssertionError, match="expected every shard to be finished"),
     ):
         opened.join()
 
 
 def test_a_shard_names_its_run_and_what_it_skipped(tmp_path: Path, shards_of_ten: None) -> None:
-    partial = interrupt(tmp_path, {"all": Numbers(25, {3})}, stop_at=15)
+    partial = interrupt(tmp_path, {"all": numbers(25, {3})}, stop_at=15)
     (entry,) = features.read(partial / "00000.h5").history
     assert len(entry.pop("run")) == 64
     skipped = [{"split": "all", "id": "3.png", "reason": "3 is bad"}]
@@ -248,7 +244,7 @@ def test_an_error_in_a_thread_is_the_one_that_is_raised(tmp_path: Path) -> None:
             raise ValueError("no pixels")
 
     with pytest.raises(ValueError, match="no pixels"):
-        embed(tmp_path, {"all": Numbers(30)}, Breaks())
+        embed(tmp_path, {"all": numbers(30)}, Breaks())
 
 
 def test_an_embedding_that_is_not_finite_names_its_image(tmp_path: Path) -> None:
@@ -257,7 +253,7 @@ def test_an_embedding_that_is_not_finite_names_its_image(tmp_path: Path) -> None
             return np.where(pixels[:, None] == 2, np.inf, 1)
 
     with pytest.raises(ClipkitError, match=r"^2\.png: expected a finite embedding, got NaN or Inf"):
-        embed(tmp_path, {"all": Numbers(5)}, Overflows())
+        embed(tmp_path, {"all": numbers(5)}, Overflows())
 
 
 def test_prompts_belong_to_no_class() -> None:

@@ -29,15 +29,15 @@ def encoded(image: Image.Image, form: str, **options: object) -> bytes:
     return buffer.getvalue()
 
 
-def png_header(width: int, height: int) -> bytes:
-    """Return a PNG that declares a size and holds next to nothing."""
+def png(width: int, height: int, content: bytes, depth: int = 8) -> bytes:
+    """Return an RGB PNG that declares a size and holds some content."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         checksum = struct.pack(">I", zlib.crc32(kind + data))
         return struct.pack(">I", len(data)) + kind + data + checksum
 
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
-    body = chunk(b"IDAT", zlib.compress(bytes(100)))
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, 2, 0, 0, 0))
+    body = chunk(b"IDAT", zlib.compress(content))
     return b"\x89PNG\r\n\x1a\n" + header + body + chunk(b"IEND", b"")
 
 
@@ -72,10 +72,10 @@ REFUSED = {
     "cut JPEG": (encoded(IMAGE, "JPEG")[:-300], "truncated"),
     "cut header": (PNG[:20], ""),
     "flipped bytes": (PNG.replace(b"IDAT", b"IDAT\xff\xff\xff\xff", 1), ""),
-    "bomb just over the limit": (png_header(8193, 8192), f"{TOO_LARGE}8193 x 8192"),
-    "bomb at which Pillow warns": (png_header(12_000, 10_000), f"{TOO_LARGE}12000 x 10000"),
-    "bomb at which Pillow stops": (png_header(30_000, 30_000), f"{TOO_LARGE}far more"),
-    "strip": (png_header(60_000, 1), "expected sides of at most 100 : 1, got 60000 x 1"),
+    "bomb just over the limit": (png(8193, 8192, bytes(100)), f"{TOO_LARGE}8193 x 8192"),
+    "bomb at which Pillow warns": (png(12_000, 10_000, bytes(100)), f"{TOO_LARGE}12000 x 10000"),
+    "bomb at which Pillow stops": (png(30_000, 30_000, bytes(100)), f"{TOO_LARGE}far more"),
+    "strip": (png(101, 1, bytes(304)), "expected sides of at most 100 : 1, got 101 x 1"),
     "float TIFF": (encoded(FLOATS, "TIFF"), "expected 8-bit or 16-bit pixels, got floating point"),
     "32-bit TIFF": (encoded(WIDE, "TIFF"), "expected 8-bit or 16-bit pixels, got 32-bit"),
 }
@@ -123,6 +123,17 @@ def test_sixteen_bit_grey_is_scaled(tmp_path):
     ):
         image = np.asarray(images.read(written(tmp_path, "grey", data)))
         assert image[0, :, 2].tolist() == [0, 0, 1, 1, 128, 255]
+
+
+def test_sixteen_bit_colour_keeps_its_high_bytes(tmp_path):
+    values = np.array([[0, 255, 256, 511, 32_768, 65_535]], ">u2").repeat(3)
+    data = png(6, 1, b"\0" + values.tobytes(), depth=16)
+    image = np.asarray(images.read(written(tmp_path, "colour.png", data)))
+    assert image[0, :, 2].tolist() == [0, 0, 1, 1, 128, 255]
+
+
+def test_a_strip_of_a_hundred_to_one_is_read(tmp_path):
+    assert images.read(written(tmp_path, "a.png", png(100, 1, bytes(301)))).size == (100, 1)
 
 
 def test_transparency_is_dropped_and_the_orientation_tag_ignored(tmp_path, recwarn):

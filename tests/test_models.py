@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 import sys
+import unicodedata
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,19 +21,24 @@ from clip_factory import (
     cosines,
     edit_json,
     edit_tensors,
+    noise_image,
     noise_images,
     openai_form,
     tiny_clip,
     tiny_siglip,
+    transformers_5_form,
     write_json,
 )
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from shell import ok
+from torchvision import transforms
 from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel, SiglipModel
 
-from clipkit import models
+from clipkit import embedding, features, models
 from clipkit.errors import ClipkitError, UsageError
 from clipkit.models.devices import DTYPES, choose_precision
+from clipkit.models.tokenizer import is_cleaned_by_openai
 
 TEXTS = [
     "a photo of a cat",
@@ -41,7 +48,7 @@ TEXTS = [
     "naïve  café\tand 3.14 — it's 12 o'clock 🙂",
     "the end",
 ]
-FORMS = ["tiny_clip_dir", "old_form_dir", "siglip_dir"]
+FORMS = ["tiny_clip_dir", "old_form_dir", "new_form_dir", "siglip_dir"]
 LOAD_EVERYTHING = """
 import sys
 from clipkit import models
@@ -57,6 +64,11 @@ for folder in sys.argv[1:]:
 @pytest.fixture(scope="module")
 def old_form_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return openai_form(tmp_path_factory.mktemp("models") / "old-form")
+
+
+@pytest.fixture(scope="module")
+def new_form_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return transformers_5_form(tmp_path_factory.mktemp("models") / "new-form")
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +198,9 @@ def test_weights_may_be_split_over_files(copied: Path) -> None:
     (copied / "model.safetensors").unlink()
     encoder = load(copied, "text")
     np.testing.assert_array_equal(encoder.encode_texts(TEXTS), expected)
-    assert encoder.digest == sha256(b"".join((copied / file).read_bytes() for file in files))
+    assert encoder.details["digest"] == sha256(
+        b"".join((copied / file).read_bytes() for file in files)
+    )
 
 
 def test_a_tower_is_loaded_alone(tiny_clip_dir: Path) -> None:
@@ -202,7 +216,6 @@ def test_a_tower_encodes_only_its_own_inputs(
     image, text = load(tiny_clip_dir, "image"), load(tiny_clip_dir, "text")
     for call in (
         lambda: image.encode_texts(TEXTS),
-        lambda: image.token_lengths(TEXTS),
         lambda: text.preprocess(images),
         lambda: text.encode_images(image.preprocess(images)),
     ):
@@ -224,6 +237,7 @@ def test_details_are_what_a_history_needs(tiny_clip_dir: Path, siglip_dir: Path)
         "compile": False,
         "preprocessing": {
             "processor": "CLIPImageProcessor",
+            "crop_offset": "rounded",
             "backend": image.details["preprocessing"]["backend"],
             "do_resize": True,
             "size": {"shortest_edge": 32},
@@ -259,6 +273,50 @@ def test_pixels_equal_the_models_own_processor_in_any_thread(
             np.testing.assert_array_equal(again, pixels)
 
 
+def openai_crop(image: Image.Image) -> np.ndarray:
+    """Resize and crop as OpenAI's code does: (3, 224, 224)."""
+    resized = transforms.Resize(224, transforms.InterpolationMode.BICUBIC)(image)
+    return np.asarray(transforms.CenterCrop(224)(resized), int).transpose(2, 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("size", "is_transformers_off"),
+    [
+        ((640, 427), True),
+        ((427, 640), True),
+        ((97, 64), True),
+        ((524, 316), True),
+        ((640, 480), False),
+        ((500, 375), False),
+        ((333, 500), False),
+        ((301, 301), False),
+    ],
+)
+def test_the_crop_is_openais_also_where_transformers_is_one_pixel_off(
+    size: tuple[int, int], is_transformers_off: bool, old_form_dir: Path
+) -> None:
+    image = noise_image(*size)
+    (ours,) = load(old_form_dir, "image").preprocess(image).numpy().astype(int)
+    processor = AutoImageProcessor.from_pretrained(old_form_dir)
+    unscaled = processor(images=image, do_rescale=False, do_normalize=False, return_tensors="np")
+    (theirs,) = unscaled["pixel_values"].astype(int)
+    # Pillow, with which OpenAI's code resizes, rounds otherwise than torchvision
+    assert abs(ours - openai_crop(image)).max() <= 2
+    assert (abs(theirs - openai_crop(image)).max() > 2) == is_transformers_off
+    assert np.array_equal(ours, theirs) != is_transformers_off
+
+
+def test_pixels_of_photographs_are_openais(old_form_dir: Path, real_features: Path) -> None:
+    published = np.load(real_features / "preprocessing-vitb32.npz")
+    encoder = load(old_form_dir, "image")
+    for name, expected in zip(published["names"], published["pixels"], strict=True):
+        image = Image.open(real_features / "images" / f"{name}.jpg").convert("RGB")
+        (pixels,) = encoder._preprocessor.normalize(encoder.preprocess(image)).numpy()
+        difference = abs(pixels - expected)
+        assert difference.max() < 2.01 / 255 / 0.26  # two of 255 levels
+        assert (difference > 1e-3).mean() < 0.01
+
+
 # texts
 
 
@@ -266,11 +324,53 @@ def test_tokens_equal_open_clip(tiny_clip_dir: Path) -> None:
     open_clip = pytest.importorskip("open_clip")
     expected = open_clip.get_tokenizer("ViT-B-32")(TEXTS).numpy()
     encoder = load(tiny_clip_dir, "text")
-    lengths = encoder.token_lengths(TEXTS)
+    lengths = encoder._tokenizer.lengths(TEXTS)
     assert lengths.tolist() == (expected.argmax(1) + 1).tolist()
     tokens = encoder._tokenizer.tokens(TEXTS)
     for row, expected_row, length in zip(tokens, expected, lengths, strict=True):
         assert row[:length].tolist() == expected_row[:length].tolist()
+
+
+CLEANED = [
+    "a ‘cat’",
+    "a “cat”",
+    "a cat&#39;s",
+    "cats &amp; dogs",
+    "a ﬁsh",
+    "ｃａｔ",
+    "ĳs",
+    "©&copy;",
+]
+NOT_CLEANED = ["rock & roll", "AT&T", "a < b", "“".encode().hex(), "é", "ſt", "1/2 ½", "日本", "🙂"]
+
+
+def test_a_warning_counts_the_prompts_that_have_other_tokens_than_in_openais_code(
+    tiny_clip_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tokenize = pytest.importorskip("open_clip").get_tokenizer("ViT-B-32")
+    encoder = load(tiny_clip_dir, "text")
+    for text in (*CLEANED, *NOT_CLEANED, *TEXTS):
+        (expected,) = tokenize([text])
+        (tokens,) = encoder._tokenizer.tokens([text])
+        assert torch.equal(tokens, expected[: len(tokens)]) == (text not in CLEANED), text
+    encoder.encode_texts([*NOT_CLEANED, *TEXTS])
+    assert capsys.readouterr().err == ""
+    encoder.encode_texts([*NOT_CLEANED, *CLEANED])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == (
+        "clipkit: warning: 8 of 17 prompts have other tokens than in OpenAI's code, which replaces "
+        "curly quotes, HTML entities, ligatures and full-width characters; the first is 'a ‘cat’'"
+    )
+
+
+def test_the_characters_that_are_warned_of_are_those_that_ftfy_replaces() -> None:
+    ftfy = pytest.importorskip("ftfy")
+    for character in map(chr, range(0xA0, 0x10000)):
+        if unicodedata.category(character) in ("Cn", "Cs"):  # unassigned, half a surrogate pair
+            continue
+        text = f"a {character} b"
+        fixed = ftfy.fix_text(text, fix_encoding=False).split()
+        assert is_cleaned_by_openai(text) == (unicodedata.normalize("NFC", text).split() != fixed)
 
 
 @pytest.mark.parametrize("form", ["tiny_clip_dir", "old_form_dir"], indirect=True)
@@ -287,9 +387,8 @@ def test_batches_of_texts_do_not_mix_and_report_progress(form: Path) -> None:
 
 def test_a_long_text_is_refused_or_cut(tiny_clip_dir: Path) -> None:
     encoder = load(tiny_clip_dir, "text")
-    assert encoder.context_length == 77
     fits, long = "dog " * 75, "dog " * 76
-    assert encoder.token_lengths([fits, long]).tolist() == [77, 78]
+    assert encoder._tokenizer.lengths([fits, long]).tolist() == [77, 78]
     message = r"text 1 \(counted from 0\): expected at most 77 tokens, got 78 \(2 prompts are too"
     with pytest.raises(ClipkitError, match=message) as error:
         encoder.encode_texts([fits, long, "dog " * 90])
@@ -298,10 +397,20 @@ def test_a_long_text_is_refused_or_cut(tiny_clip_dir: Path) -> None:
     np.testing.assert_allclose(cut[0], cut[1], rtol=1e-5)
 
 
+def test_a_single_text_or_image_is_one_row(tiny_clip_dir: Path, images: list[Image.Image]) -> None:
+    text = load(tiny_clip_dir, "text")
+    np.testing.assert_array_equal(text.encode_texts("a cat"), text.encode_texts(["a cat"]))
+    assert embedding.embed_texts("a cat", text).texts == ["a cat"]
+    image = load(tiny_clip_dir, "image")
+    one = image.preprocess(images[0])
+    assert one.shape == (1, 3, 32, 32)
+    expected = image.encode_images(image.preprocess(images[:1]))
+    for argument in (one, one[0], images[0], images[:1]):
+        np.testing.assert_array_equal(image.encode_images(argument), expected)
+
+
 def test_no_texts_give_no_rows(tiny_clip_dir: Path) -> None:
-    encoder = load(tiny_clip_dir, "text")
-    assert encoder.encode_texts([]).shape == (0, 16)
-    assert encoder.token_lengths([]).shape == (0,)
+    assert load(tiny_clip_dir, "text").encode_texts([]).shape == (0, 16)
 
 
 # the untrained control
@@ -315,14 +424,15 @@ def test_untrained_towers_come_from_one_seeded_model(
     other = load(copied, "image", untrained=8)
     assert torch.equal(state, torch.random.get_rng_state())
     assert image.details["untrained"] == 7
-    assert image.digest == text.digest
-    assert len({image.digest, other.digest, load(copied, "image").digest}) == 3
+    assert image.details["digest"] == text.details["digest"]
+    unequal = (image, other, load(copied, "image"))
+    assert len({encoder.details["digest"] for encoder in unequal}) == 3
     embeddings = encode(image, images)
     assert cosines(embeddings, encode(other, images)).max() < 0.99
 
     (copied / "model.safetensors").unlink()
     again = load(copied, "image", untrained=7)
-    assert again.digest == image.digest
+    assert again.details["digest"] == image.details["digest"]
     np.testing.assert_array_equal(encode(again, images), embeddings)
 
     tiny_clip(copied, seed=7)  # an ordinary model made with that seed
@@ -356,7 +466,7 @@ def test_describe_counts_without_running(form: Path, context_length: int) -> Non
         assert description[tower] == {**layers, **expected, "parameters": parameters}
     assert description["parameters"] == model.num_parameters()
     assert description["temperature"] == pytest.approx(1 / model.logit_scale.exp().item())
-    assert description["digest"] == load(form, "text").digest
+    assert description["digest"] == load(form, "text").details["digest"]
 
 
 @pytest.mark.long
@@ -414,6 +524,7 @@ DAMAGED: list[tuple[Damage, str]] = [
     (write("config.json", BAD_SIZE), "cannot load config.json of .*model: "),
     (become_open_clip, "got OpenCLIP weights, which are not supported yet"),
     (remove("preprocessor_config.json"), "cannot read .*preprocessor_config.json: there is no"),
+    (write("processor_config.json", b"[]"), "processor_config.json: expected a JSON object, got"),
     (write("preprocessor_config.json", b"\xff"), "preprocessor_config.json: expected valid JSON"),
     (cut(0), "model.safetensors: expected a complete safetensors file"),
     (cut(7), "model.safetensors: expected a complete safetensors file"),
@@ -456,38 +567,54 @@ def test_a_tokenizer_of_another_model(copied: Path) -> None:
 # names, devices, precisions
 
 
-def test_unknown_names() -> None:
-    with pytest.raises(UsageError, match="unknown model 'ViT-B32'") as error:
-        models.load("ViT-B32", tower="image")
-    assert "ViT-B-32" in str(error.value.hint)
-    with pytest.raises(ClipkitError, match=r"cannot read \./models/mine: there is no such folder"):
-        models.load("./models/mine", tower="image")
-    with pytest.raises(UsageError, match="unknown precision 'fp8'"):
-        models.load("tiny", tower="image", precision="fp8")
+ABSENT = "cannot use the device .*: PyTorch .* finds 0 cuda devices"
+REFUSED: list[tuple[str, str, str]] = [
+    ("name", "ViT-B32", "unknown model 'ViT-B32'; did you mean .*ViT-B-32"),
+    ("name", "./models/mine", r"cannot read \./models/mine: there is no such folder"),
+    ("precision", "fp8", "unknown precision 'fp8'"),
+    *(("device", name, "unknown device") for name in ("cpu:1", "cuda:", "cuda:x", "cuda:-1")),
+    *(("device", name, "unknown device") for name in ("gpu", "mps:1", "")),
+    *(("device", name, ABSENT) for name in ("cuda", "cuda:0", "cuda:3")),
+]
 
 
-@pytest.mark.parametrize("name", ["cpu:1", "cuda:", "cuda:x", "cuda:-1", "gpu", "mps:1", ""])
-def test_unknown_devices(name: str) -> None:
-    with pytest.raises(UsageError, match="unknown device"):
-        models.load("tiny", tower="image", device=name)
-
-
-@pytest.mark.parametrize("name", ["cuda", "cuda:0", "cuda:3"])
-def test_absent_devices(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("option", "value", "message"), REFUSED)
+def test_unknown_names_and_absent_devices_are_refused(
+    option: str, value: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    message = f"cannot use the device {name}: PyTorch .* finds 0 cuda devices"
-    with pytest.raises(ClipkitError, match=message):
-        models.load("tiny", tower="image", device=name)
+    kind = UsageError if message.startswith("unknown") else ClipkitError
+    with pytest.raises(kind) as error:
+        models.load(**{"name": "tiny", "tower": "image", option: value})
+    assert re.match(message, f"{error.value.message}; {error.value.hint}")
 
 
-@pytest.mark.parametrize(("has_bfloat16", "expected"), [(True, "bf16"), (False, "fp32")])
+@pytest.mark.parametrize(
+    ("tower", "has_bfloat16", "expected"),
+    [("image", True, "bf16"), ("image", False, "fp32"), ("text", True, "fp32")],
+)
 def test_automatic_precision_on_the_cpu(
-    has_bfloat16: bool, expected: str, tiny_clip_dir: Path, monkeypatch: pytest.MonkeyPatch
+    tower: str,
+    has_bfloat16: bool,
+    expected: str,
+    tiny_clip_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has_bfloat16, raising=False)
-    encoder = load(tiny_clip_dir, "text", precision="auto")
+    encoder = load(tiny_clip_dir, tower, precision="auto")
     assert (encoder.details["precision"], encoder.details["device"]) == (expected, "cpu")
     assert next(encoder._model.parameters()).dtype == DTYPES[expected]
+
+
+def test_textembed_computes_in_float32_unless_told_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True, raising=False)
+    (tmp_path / "p.txt").write_text("a cat\na dog\n")
+    for options, expected in (((), "fp32"), (("--precision", "bf16"), "bf16")):
+        words = ("textembed", tmp_path / "p.txt", "-m", "tiny", "--device", "cpu", *options)
+        ok(*words, "-f", "-o", tmp_path / "t.h5")
+        assert features.read(tmp_path / "t.h5").model()["precision"] == expected
 
 
 @pytest.mark.parametrize(
@@ -497,7 +624,8 @@ def test_automatic_precision_on_cuda(
     capability: tuple[int, int], expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    assert choose_precision("auto", torch.device("cuda")) == expected
+    assert choose_precision("auto", torch.device("cuda"), "image") == expected
+    assert choose_precision("auto", torch.device("cuda"), "text") == "fp32"
 
 
 @pytest.mark.gpu

@@ -12,9 +12,10 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 import pytest
+from clip_factory import transformers_5_form
 
 from clipkit.models import hub as models_hub
 
@@ -35,6 +36,12 @@ else:
     answer = {"name": files.name, "digest": files.digest(), "shards": shards, "files": names}
     print(json.dumps(answer))
 """
+LOAD = """
+import sys
+from clipkit import models
+towers = [models.load(sys.argv[1], tower=tower).tower for tower in ("image", "text")]
+sys.stdout.write(" ".join(towers))
+"""
 pytestmark = pytest.mark.long  # every call is a process
 
 Tree = dict[str, bytes]
@@ -42,27 +49,17 @@ Answer = tuple[int, bytes, dict[str, str]]
 
 
 class Hub:
-    """Repositories and their pull requests, served as the Hugging Face Hub does.
-
-    Attributes
-    ----------
-    trees : dict
-        The files of a revision, by (repo, revision).
-    requests : dict
-        The pull requests of a repository, as the Hub's JSON describes them.
-    fetched : list of str
-        Files that were downloaded.
-    """
+    """Repositories and the pull requests of org/clip, served as the Hugging Face Hub does."""
 
     def __init__(self) -> None:
-        self.trees: dict[tuple[str, str], Tree] = {}
-        self.requests: dict[str, list[dict[str, Any]]] = {}
-        self.fetched: list[str] = []
+        self.trees: dict[tuple[str, str], Tree] = {}  # by repository and revision
+        self.requests: list[dict[str, Any]] = []  # as the Hub's JSON describes them
+        self.fetched: list[str] = []  # files that were downloaded
 
     def request(self, num: int, author: str, files: Tree, status: str = "open") -> None:
         """Open a pull request at org/clip."""
         self.trees["org/clip", f"refs/pr/{num}"] = files
-        self.requests.setdefault("org/clip", []).append(
+        self.requests.append(
             {
                 "title": "Adding `safetensors` variant of this model",
                 "num": num,
@@ -77,48 +74,43 @@ class Hub:
     def find(self, repo: str, revision: str) -> tuple[str, Tree] | None:
         """Return commit and files of a revision, which may itself be a commit."""
         for (owner, name), tree in self.trees.items():
-            content = repr((owner, name, sorted(tree.items())))
-            commit = hashlib.sha1(content.encode()).hexdigest()
+            commit = sha1(repr((owner, name, sorted(tree.items()))).encode())
             if owner == repo and revision in (name, commit):
                 return commit, tree
         return None
 
-    def answer(self, path: str, query: str) -> Answer:
-        """Return status, body and headers of a GET."""
+    def answer(self, path: str) -> Answer:
+        """Return status, body and headers of a GET of API/REPO/WHAT/REVISION or of a file."""
         parts = [unquote(part) for part in path.strip("/").split("/")]
         if parts[:2] != ["api", "models"]:
             return self.file("/".join(parts[:2]), revision=parts[3], name="/".join(parts[4:]))
-        repo = "/".join(parts[2:4])
-        what = parts[4] if len(parts) > 4 else "revision"
-        if what == "discussions":
-            first_page = parse_qs(query).get("p", ["0"]) == ["0"]
-            discussions = self.requests.get(repo, []) if first_page else []
-            return as_json({"discussions": discussions, "count": len(discussions), "start": 0})
-        revision = self.find(repo, "/".join(parts[5:]) or "main")
-        if revision is None:
-            error = {"X-Error-Code": "RepoNotFound", "X-Error-Message": "Repository not found"}
-            return 401, b"{}", error
-        commit, tree = revision
-        if what == "tree":
-            return as_json([entry(name, content) for name, content in tree.items()])
-        return as_json({"id": repo, "sha": commit, "siblings": [{"rfilename": n} for n in tree]})
+        repo, what, revision = "/".join(parts[2:4]), parts[4:5], "/".join(parts[5:])
+        if what == ["discussions"]:
+            count = len(self.requests)
+            return as_json({"discussions": self.requests, "count": count, "start": 0})
+        found = self.find(repo, revision or "main")
+        if found is None:
+            return 401, b"{}", {"X-Error-Code": "RepoNotFound"}
+        commit, tree = found
+        if what == ["tree"]:
+            file = {"type": "file", "oid": "unused"}
+            return as_json([{"path": name, "size": len(tree[name]), **file} for name in tree])
+        return as_json({"id": repo, "sha": commit})
 
     def file(self, repo: str, revision: str, name: str) -> Answer:
         commit, tree = self.find(repo, revision) or ("", {})
         if name not in tree:
             return 404, b"", {"X-Error-Code": "EntryNotFound"}
         self.fetched.append(name)
-        etag = f'"{hashlib.sha1(tree[name]).hexdigest()}"'
-        return 200, tree[name], {"ETag": etag, "X-Repo-Commit": commit}
+        return 200, tree[name], {"ETag": f'"{sha1(tree[name])}"', "X-Repo-Commit": commit}
 
 
 def as_json(content: Any) -> Answer:
     return 200, json.dumps(content).encode(), {}
 
 
-def entry(name: str, content: bytes) -> dict[str, Any]:
-    oid = hashlib.sha1(content).hexdigest()
-    return {"type": "file", "path": name, "size": len(content), "oid": oid}
+def sha1(content: bytes) -> str:
+    return hashlib.sha1(content).hexdigest()
 
 
 @pytest.fixture
@@ -130,8 +122,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
-            url = urlsplit(self.path)
-            status, body, headers = served.answer(url.path, url.query)
+            status, body, headers = served.answer(urlsplit(self.path).path)
             self.send_response(status)
             for name, value in {**headers, "Content-Length": str(len(body))}.items():
                 self.send_header(name, value)
@@ -204,6 +195,14 @@ def test_only_what_is_needed_is_fetched(hub: Hub) -> None:
     assert answer == find("hf-hub:org/clip") == expected
     assert set(hub.fetched) == set(needed)
     assert_answers_without_a_network(answer)
+
+
+def test_a_model_as_transformers_5_saves_it_is_loaded(hub: Hub, tmp_path: Path) -> None:
+    folder = transformers_5_form(tmp_path / "model")
+    hub.trees["org/clip", "main"] = {path.name: path.read_bytes() for path in folder.iterdir()}
+    done = subprocess.run([sys.executable, "-c", LOAD, "org/clip"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "image text", "")
+    assert "processor_config.json" in hub.fetched
 
 
 def test_aliases_lead_to_repositories(hub: Hub) -> None:

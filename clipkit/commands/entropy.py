@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
 from clipkit.commands._options import (
     FeatureInput,
     Force,
@@ -10,12 +14,26 @@ from clipkit.commands._options import (
     Temperatures,
     parse_temperatures,
     report_result,
+    split_words,
 )
+from clipkit.errors import UsageError
+
+if TYPE_CHECKING:
+    from clipkit.features import FeatureFile
 
 
 def entropy(
     file: FeatureInput = "-",
     temperature: Temperatures = [],  # noqa: B006
+    link: Annotated[
+        str | None,
+        typer.Option(
+            "--link",
+            metavar="softmax|sigmoid",
+            help="Take probabilities from a softmax over the prompts, or from a sigmoid for each "
+            "prompt (default: softmax; with -t model, the model's own).",
+        ),
+    ] = None,
     output: ResultOutput = None,
     format: Format = None,
     force: Force = False,
@@ -23,7 +41,8 @@ def entropy(
     """Report mean Shannon entropy (nats) and mean top-1 confidence of softmax(cosine / tau).
 
     `max_entropy` is ln K, the entropy of K equally likely prompts. Without -t, the command
-    uses the file's temperature.
+    uses the file's temperature. With sigmoids, as SigLIP has them, the entropy is the mean of the
+    binary entropies of the prompts, at most ln 2, and the confidence the largest probability.
 
     Example: clipkit entropy logits.h5 -t 1,0.5,0.07,0.03
     """
@@ -31,5 +50,25 @@ def entropy(
 
     with features.open_file(file, kinds=["logits"]) as logits:
         temperatures = parse_temperatures(temperature, logits.logit_scale)
-        result = softmax.entropy_summary(logits, temperatures or [logits.temperature or 1.0])
+        result = softmax.entropy_summary(
+            logits,
+            temperatures or [logits.temperature or 1.0],
+            link or _own_link(logits, split_words(temperature)),
+        )
     report_result(result, output, format, force)
+
+
+def _own_link(logits: FeatureFile, temperatures: list[str]) -> str:
+    """Return the model's own link where its own temperature is asked for, and else the softmax."""
+    from clipkit import console, softmax
+
+    if "model" not in temperatures or softmax.learned_bias(logits) is None:
+        return "softmax"
+    if set(temperatures) != {"model"}:
+        raise UsageError(
+            f"{logits.display_name}: expected -t model alone or --link, since the model's own "
+            f"probabilities are sigmoids, got -t {','.join(temperatures)}",
+            "add --link softmax or --link sigmoid",
+        )
+    console.note("the model's own probabilities are sigmoids (--link sigmoid)")
+    return "sigmoid"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,19 +21,6 @@ from clipkit.features import Int64, row_ids
 
 BLOCK_ROWS = 64  # images that `RenderedImages` renders together
 CACHED_BLOCKS = 8
-
-
-class ImageSource(Protocol):
-    """Where the images of a split come from. Threads may call `image` at the same time."""
-
-    def image(self, i: int) -> Image.Image:
-        """Return the image of row `i` as RGB."""
-
-    def take(self, rows: Int64) -> ImageSource:
-        """Return the source of the given rows (n,)."""
-
-    def fingerprint(self) -> str:
-        """Return a digest that changes when the images do, without decoding them."""
 
 
 @dataclass(frozen=True)
@@ -53,12 +41,11 @@ class ImageFiles:
         """Return the SHA-256 over the size and modification time of each file."""
         sha = hashlib.sha256()
         for path in self.paths:
-            try:
+            state = "none"
+            with contextlib.suppress(OSError):
                 info = Path(path).stat()
-            except OSError:
-                sha.update(b"none\n")
-            else:
-                sha.update(f"{info.st_size} {info.st_mtime_ns}\n".encode())
+                state = f"{info.st_size} {info.st_mtime_ns}"
+            sha.update(f"{state}\n".encode())
         return sha.hexdigest()
 
 
@@ -84,12 +71,7 @@ class ArrayImages:
 class RenderedImages:
     """Images that a function renders, in blocks of neighbours: that is several times faster.
 
-    Parameters
-    ----------
-    render : callable
-        Indices (n,) -> images (n, H, W, 3) uint8.
-    indices : (N,) int64 array
-        The index of the image in each row.
+    `render` maps indices (n,) to images (n, H, W, 3) uint8; `indices` (N,) hold one for each row.
     """
 
     def __init__(self, render: Callable[[Int64], NDArray[np.uint8]], indices: Int64) -> None:
@@ -117,6 +99,11 @@ class RenderedImages:
         return hashlib.sha256(self.indices.astype("<i8").tobytes()).hexdigest()
 
 
+# Threads may call `image` at the same time. `fingerprint` returns a digest that changes when the
+# images do, without decoding them.
+ImageSource = ImageFiles | ArrayImages | RenderedImages
+
+
 @dataclass(frozen=True, eq=False)
 class ImageDataset:
     """The images of one split.
@@ -141,7 +128,7 @@ class ImageDataset:
     ) -> ImageDataset:
         """Make a data set of image files, each given as (id, path)."""
         source = ImageFiles([path for _, path in files])
-        numbers = None if labels is None else np.asarray(labels, dtype=np.int64)
+        numbers = None if labels is None else np.asarray(labels, np.int64)
         return cls([name for name, _ in files], numbers, source)
 
     @classmethod
@@ -166,10 +153,6 @@ class ImageDataset:
         """Return the data set that holds the given rows (n,), in their order."""
         labels = None if self.labels is None else self.labels[rows]
         return ImageDataset([self.ids[row] for row in rows], labels, self.source.take(rows))
-
-    def fingerprint(self) -> str:
-        """Return a digest that changes when the images do, without decoding them."""
-        return self.source.fingerprint()
 
     def digest(self) -> str:
         """Return the SHA-256 over the ids and labels, in order."""

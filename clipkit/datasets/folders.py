@@ -72,9 +72,9 @@ def _files_by_class(path: str) -> dict[str, list[IdAndPath]]:
     """Return the images of each class folder, or of `UNLABELLED` in a flat folder."""
     where = escape(path)
     unlabelled = find_images(path, deep=False)
-    by_class = {
-        name: find_images(folder, prefix=f"{name}/") for name, folder in subfolders(path).items()
-    }
+    by_class = {}
+    for name, folder in subfolders(path).items():
+        by_class[name] = find_images(folder, prefix=f"{name}/")
     filled = [name for name, files in by_class.items() if files]
     empty = [name for name, files in by_class.items() if not files]
     if unlabelled and filled:
@@ -99,35 +99,23 @@ def _files_by_class(path: str) -> dict[str, list[IdAndPath]]:
 
 
 def _to_dataset(by_class: Mapping[str, list[IdAndPath]], number: Mapping[str, int]) -> ImageDataset:
-    rows = [(file, name) for name in sorted(by_class) for file in by_class[name]]
-    files = [file for file, _ in rows]
     if UNLABELLED in by_class:
-        return ImageDataset.from_files(files, None)
-    return ImageDataset.from_files(files, [number[name] for _, name in rows])
+        return ImageDataset.from_files(by_class[UNLABELLED], None)
+    files: list[IdAndPath] = []
+    labels: list[int] = []
+    for name in sorted(by_class):
+        files += by_class[name]
+        labels += [number[name]] * len(by_class[name])
+    return ImageDataset.from_files(files, labels)
 
 
 def find_images(folder: str, *, prefix: str = "", deep: bool = True) -> list[IdAndPath]:
     """Find the image files in a folder, sorted by id.
 
     Files are recognised by their suffix and not opened: a broken link or an empty file is reported
-    when its image is read.
-
-    Parameters
-    ----------
-    prefix : str
-        What every id begins with.
-    deep : bool
-        Search the folders below, too. Links to folders are not followed: they may run in circles.
-
-    Returns
-    -------
-    list of (str, str)
-        The id of each file (`prefix` and its escaped path from `folder`, with "/") and its path.
-
-    Raises
-    ------
-    ClipkitError
-        If a folder cannot be listed.
+    when its image is read. If `deep`, the folders below are searched too, but links to folders are
+    not followed, since they may run in circles. An id is `prefix` and the escaped path from
+    `folder`, with "/".
     """
     files = []
     pending = [(folder, prefix)]

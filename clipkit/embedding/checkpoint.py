@@ -44,21 +44,15 @@ LOCK = "lock"
 Skipped = dict[str, str]  # an image that cannot be used: its split, its id and the reason
 
 
-@dataclass(frozen=True)
+@dataclass
 class Shard:
     """The rows of one split that are stored in one file."""
 
     number: int  # among the shards of all splits
     split: str
     rows: range
-
-
-@dataclass(frozen=True)
-class FinishedShard:
-    """The images of a shard that were embedded and those that were skipped."""
-
-    embedded: Split  # its features are read from the shard's file
-    skipped: list[Skipped]
+    embedded: Split | None = None  # once it is finished; its features are read from the file
+    skipped: list[Skipped] = field(default_factory=list)
 
 
 @dataclass
@@ -68,19 +62,14 @@ class Checkpoint:
     folder: Path
     run: str  # SHA-256 of the manifest; each shard names the run that it belongs to
     shards: list[Shard]
-    finished: dict[Shard, FinishedShard] = field(default_factory=dict)
 
     def pending(self) -> list[Shard]:
         """Return the shards that are not finished, in order."""
-        return [shard for shard in self.shards if shard not in self.finished]
+        return [shard for shard in self.shards if shard.embedded is None]
 
     def skipped(self) -> list[Skipped]:
         """Return the images that finished shards skipped, in the order of the data set."""
-        skipped = []
-        for shard in self.shards:
-            if shard in self.finished:
-                skipped += self.finished[shard].skipped
-        return skipped
+        return [image for shard in self.shards for image in shard.skipped]
 
     def save(self, shard: Shard, embedded: Split, skipped: list[Skipped]) -> None:
         """Write a finished shard.
@@ -91,10 +80,10 @@ class Checkpoint:
             history = self._history(shard, skipped)
             file = FeatureFile("images", history, {shard.split: embedded})
             features.write(self._path(shard), file, force=True)
-            embedded = self._read_later(shard, embedded)
-        self.finished[shard] = FinishedShard(embedded, skipped)
+        self._finish(shard, embedded, skipped)
 
-    def _load_shard(self, shard: Shard) -> FinishedShard:
+    def load(self, shard: Shard) -> None:
+        """Take over a shard that an earlier process wrote. It must belong to this run."""
         path = self._path(shard)
         file = features.read(path, kinds=["images"], trusted=True)
         entry = file.history[0] if file.history else {}
@@ -103,23 +92,24 @@ class Checkpoint:
         is_ours = file.history == self._history(shard, skipped)
         if not is_ours or len(embedded) + len(skipped) != len(shard.rows):
             raise ClipkitError(f"{path}: expected shard {shard.number} of this run, got another")
-        return FinishedShard(self._read_later(shard, embedded), skipped)
+        self._finish(shard, embedded, skipped)
+
+    def _finish(self, shard: Shard, embedded: Split, skipped: list[Skipped]) -> None:
+        def iter_blocks() -> Iterator[Float32]:
+            yield features.read(self._path(shard), trusted=True).splits[shard.split].features
+
+        if len(embedded):
+            embedded = replace(embedded, features=BlockMatrix(embedded.features.shape, iter_blocks))
+        shard.embedded = embedded
+        shard.skipped = skipped
 
     def join(self) -> dict[str, Split]:
-        """Join the shards, none of which may be pending, into splits.
-
-        The features are read shard by shard.
-
-        Raises
-        ------
-        ClipkitError
-            If no image of a split can be used.
-        """
+        """Join all shards into splits, whose features are read shard by shard."""
         assert not self.pending(), "expected every shard to be finished"
         splits = {}
         for name in dict.fromkeys(shard.split for shard in self.shards):
-            shards = [self.finished[shard] for shard in self.shards if shard.split == name]
-            parts = [shard.embedded for shard in shards if len(shard.embedded)]
+            shards = [shard for shard in self.shards if shard.split == name]
+            parts = [shard.embedded for shard in shards if shard.embedded]
             if not parts:
                 reason = shards[0].skipped[0]["reason"]
                 raise ClipkitError(
@@ -141,17 +131,7 @@ class Checkpoint:
         return self.folder / f"{shard.number:05d}.h5"
 
     def _history(self, shard: Shard, skipped: list[Skipped]) -> History:
-        entry = {"command": "embed", "run": self.run, "shard": shard.number, "skipped": skipped}
-        return [entry]
-
-    def _read_later(self, shard: Shard, embedded: Split) -> Split:
-        """Return the split with features that are read from the shard's file when needed."""
-        path = self._path(shard)
-
-        def iter_blocks() -> Iterator[Float32]:
-            yield features.read(path, trusted=True).splits[shard.split].features
-
-        return replace(embedded, features=BlockMatrix(embedded.features.shape, iter_blocks))
+        return [{"command": "embed", "run": self.run, "shard": shard.number, "skipped": skipped}]
 
 
 def _concatenate(parts: list[Split]) -> Split:
@@ -179,26 +159,12 @@ def open_checkpoint(
 ) -> Iterator[Checkpoint]:
     """Open the checkpoint of a run, or begin one, and hold its lock.
 
-    Parameters
-    ----------
-    folder : Path
-        Made if it does not exist.
-    parameters : dict
-        Everything but the images that determines the result, as JSON can hold it.
-    restart : bool
-        Drop the shards of an earlier run.
-
-    Raises
-    ------
-    ClipkitError
-        If another process writes here.
-    UsageError
-        If an earlier run had other parameters or images.
+    `parameters` are everything but the images that determines the result, as JSON can hold it. A
+    run with other parameters or images is refused, unless `restart` drops its shards.
     """
-    fingerprints = {name: split.fingerprint() for name, split in splits.items()}
     manifest = {
         **parameters,
-        "image files": fingerprints,
+        "image files": {name: split.source.fingerprint() for name, split in splits.items()},
         "images per shard": SHARD_ROWS,
         "checkpoint version": VERSION,
     }
@@ -217,7 +183,7 @@ def open_checkpoint(
             if not checkpoint._path(shard).exists():
                 continue
             try:
-                checkpoint.finished[shard] = checkpoint._load_shard(shard)
+                checkpoint.load(shard)
             except ClipkitError as error:
                 console.warn(f"embedding the images of a damaged shard again: {error.message}")
         yield checkpoint

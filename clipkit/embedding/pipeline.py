@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 import tempfile
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
+from joblib import cpu_count  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from clipkit import console, features, similarity
@@ -29,6 +29,8 @@ from clipkit.files import STREAM, check_output
 if TYPE_CHECKING:
     from clipkit.datasets import Dataset, ImageDataset
     from clipkit.models import Encoder
+
+MOST_WORKERS = 8  # by default
 
 
 def embed_images(  # noqa: PLR0913 (the options of `clipkit embed`)
@@ -102,7 +104,7 @@ def embed_images(  # noqa: PLR0913 (the options of `clipkit embed`)
             dataset,
             encoder,
             batch_size=batch_size,
-            num_workers=num_workers or _default_workers(),
+            num_workers=num_workers or min(MOST_WORKERS, cpu_count()),
             normalize=normalize,
             strict=strict,
         )
@@ -152,18 +154,18 @@ def _encode_pending(
     strict: bool,
 ) -> None:
     """Encode and save the shards that are not finished, while threads prepare more batches."""
-    done = sum(len(shard.rows) for shard in checkpoint.finished)
+    pending = checkpoint.pending()
     total = sum(len(shard.rows) for shard in checkpoint.shards)
+    done = total - sum(len(shard.rows) for shard in pending)
     if done:
         console.note(f"resuming at {done:,} of {total:,}")
     if strict:
         _refuse_skipped(checkpoint.skipped())
     prepare = functools.partial(_prepare_batch, dataset.splits, encoder)
-    tasks = _cut_into_batches(checkpoint.pending(), batch_size)
-    batches = _prefetch(prepare, tasks, num_workers)
+    batches = _prefetch(prepare, _cut_into_batches(pending, batch_size), num_workers)
     progress = console.progress(f"embedding {dataset.name}", "images", done)
     with contextlib.closing(batches), progress as report_progress:
-        for shard in checkpoint.pending():
+        for shard in pending:
             rows: list[int] = []
             skipped: list[Skipped] = []
             embeddings: list[NDArray[np.float32]] = []
@@ -252,12 +254,3 @@ def _refuse_skipped(skipped: list[Skipped]) -> None:
     if skipped:
         image = skipped[0]
         raise ImageError(f"{image['id']}: {image['reason']}", "leave out --strict to skip it")
-
-
-def _default_workers() -> int:
-    """Return the number of cores that this process may use, at most 8."""
-    try:
-        cores = len(os.sched_getaffinity(0))
-    except AttributeError:  # macOS
-        cores = os.cpu_count() or 1
-    return min(8, cores)

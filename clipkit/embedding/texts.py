@@ -45,7 +45,7 @@ class ClassNames:
 
 
 def embed_texts(
-    texts: Prompts | Sequence[str],
+    texts: Prompts | str | Sequence[str],
     encoder: Encoder,
     *,
     normalize: bool = False,
@@ -55,8 +55,8 @@ def embed_texts(
 
     Parameters
     ----------
-    texts : Prompts or sequence of K str
-        An error about a prompt of a prompt file names its line.
+    texts : Prompts, str or sequence of K str
+        An error about a prompt of a prompt file names its line. One str is one prompt.
     encoder : Encoder
         A text tower.
     normalize : bool
@@ -78,6 +78,7 @@ def embed_texts(
         places = [f"{texts.name}, line {line}" for line in texts.lines]
         texts = texts.texts
     else:
+        texts = [texts] if isinstance(texts, str) else list(texts)
         places = [repr(text) for text in texts]
     embeddings = _encode(texts, places, encoder, truncate)
     if normalize:
@@ -89,7 +90,7 @@ def embed_texts(
         "texts",
         [entry],
         features=embeddings,
-        texts=list(texts),
+        texts=texts,
         class_index=np.full(len(texts), -1),
     )
 

@@ -45,12 +45,8 @@ def accelerate(
 ) -> tuple[Any, dict[str, bool]]:
     """Move an image tower (float32, on the CPU) to its device and type, compiled or packed.
 
-    Returns
-    -------
-    model : callable
-        The tower, compiled for batches of exactly `compile_for` images unless that is 0 or fails.
-    details : dict
-        What a history records: ``compile``, and ``packed`` if layers were packed.
+    It is compiled for batches of exactly `compile_for` images unless that is 0 or fails. Return the
+    tower, and for the history ``compile``, and ``packed`` if layers were packed.
     """
     if compile_for:
         compiled = compile_tower(model.to(device, dtype), config, compile_for)
@@ -65,12 +61,7 @@ def accelerate(
 class PackedLinear:
     """A linear layer in bfloat16 with an activation: x -> activation(x W' + b).
 
-    Parameters
-    ----------
-    weight : Tensor of shape (out, in)
-    bias : Tensor of shape (out,)
-    activation, algorithm : str
-        Their names in oneDNN.
+    The weight is (out, in), the bias (out,). `activation` and `algorithm` are oneDNN's names.
     """
 
     def __init__(

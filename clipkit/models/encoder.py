@@ -19,7 +19,7 @@ from clipkit.models.loading import TowerName, load_tower, read_architecture
 from clipkit.models.preprocessing import (
     ImagePreprocessor,
     load_image_processor,
-    processor_details,
+    preprocessing_details,
 )
 from clipkit.models.tokenizer import Tokenizer
 
@@ -33,8 +33,6 @@ class Encoder:
 
     Attributes
     ----------
-    context_length : int
-        How many tokens a text may have, special tokens included.
     details : dict
         What a history records, in types that JSON has: ``name`` (the repository in place of an
         alias), ``digest`` (``sha256:<hex>`` of the weights), ``untrained`` (the seed, if there is
@@ -43,7 +41,6 @@ class Encoder:
         layers were packed), since these change the last bits.
     """
 
-    context_length: int
     details: dict[str, Any]
     _model: Any = field(repr=False)
     _device: torch.device = field(repr=False)
@@ -52,16 +49,6 @@ class Encoder:
     _tokenizer: Tokenizer | None = field(default=None, repr=False)
     _compiled_batch: int = field(default=0, repr=False)  # the batch size of a compiled tower
     _non_blocking: bool = field(default=False, repr=False)
-
-    @property
-    def name(self) -> str:
-        """The model's name."""
-        return str(self.details["name"])
-
-    @property
-    def digest(self) -> str:
-        """The digest of the weights."""
-        return str(self.details["digest"])
 
     @property
     def tower(self) -> str:
@@ -73,28 +60,34 @@ class Encoder:
         """The embedding size D."""
         return int(self.details["dim"])
 
-    def preprocess(self, images: Sequence[Image.Image]) -> torch.Tensor:
-        """Resize and crop as the model's own processor does. Safe to call from several threads.
+    def preprocess(self, images: Image.Image | Sequence[Image.Image]) -> torch.Tensor:
+        """Resize and crop by the model's own processor, but crop where OpenAI's code does.
+
+        Safe to call from several threads.
 
         Parameters
         ----------
-        images : sequence of PIL.Image.Image
-            B images of any sizes. Those of one size are resized together.
+        images : PIL.Image.Image or sequence of PIL.Image.Image
+            One image, or B images of any sizes. They are resized together if all have one size.
 
         Returns
         -------
         pixels : Tensor of shape (B, 3, H, W)
             For `encode_images`, which rescales and normalises them.
         """
+        if isinstance(images, Image.Image):
+            images = [images]
         return self._require("image", self._preprocessor).resize_and_crop(images)
 
-    def encode_images(self, pixels: torch.Tensor) -> NDArray[np.float32]:
+    def encode_images(
+        self, images: torch.Tensor | Image.Image | Sequence[Image.Image]
+    ) -> NDArray[np.float32]:
         """Embed images.
 
         Parameters
         ----------
-        pixels : Tensor of shape (B, 3, H, W)
-            From `preprocess`.
+        images : Tensor of shape (B, 3, H, W) or (3, H, W), or what `preprocess` takes
+            Pixels from `preprocess`, or images to be preprocessed first. One image gives one row.
 
         Returns
         -------
@@ -102,6 +95,9 @@ class Encoder:
             Projected, not normalised. On a GPU, a `non_blocking` encoder returns an array-like
             that waits for the embeddings when numpy reads it.
         """
+        pixels = images if isinstance(images, torch.Tensor) else self.preprocess(images)
+        if pixels.ndim == 3:
+            pixels = pixels[None]
         normalized = self._require("image", self._preprocessor).normalize(pixels)
         if not self._compiled_batch:
             return self._to_array(self._run(pixel_values=normalized))
@@ -109,13 +105,9 @@ class Encoder:
         embeddings = torch.cat([self._run(pixel_values=batch) for batch in batches])
         return self._to_array(embeddings[: len(pixels)])
 
-    def token_lengths(self, texts: Sequence[str]) -> NDArray[np.int64]:
-        """Count the tokens of K texts (K,), special ones included; `context_length` fit."""
-        return self._require("text", self._tokenizer).lengths(texts)
-
     def encode_texts(
         self,
-        texts: Sequence[str],
+        texts: str | Sequence[str],
         *,
         truncate: bool = False,
         places: Sequence[str] | None = None,
@@ -125,10 +117,10 @@ class Encoder:
 
         Parameters
         ----------
-        texts : sequence of str
-            K texts.
+        texts : str or sequence of str
+            One text or K texts. One text gives one row.
         truncate : bool
-            Cut texts of more than `context_length` tokens instead of refusing them.
+            Cut texts that are too long for the model instead of refusing them.
         places : sequence of K str, optional
             What an error calls each text; by default it counts them.
         progress : callable, optional
@@ -145,10 +137,12 @@ class Encoder:
             If a text is too long and `truncate` is false.
         """
         tokenizer = self._require("text", self._tokenizer)
+        texts = [texts] if isinstance(texts, str) else list(texts)
         if not truncate:
             if places is None:
                 places = [f"text {i} (counted from 0)" for i in range(len(texts))]
             tokenizer.check_lengths(texts, places)
+        tokenizer.warn_of_other_tokens(texts)
         embeddings = np.zeros((len(texts), self.dim), np.float32)
         for start in range(0, len(texts), TEXT_BATCH):
             batch = texts[start : start + TEXT_BATCH]
@@ -172,7 +166,7 @@ class Encoder:
         """Return a part that only this tower has."""
         if part is None:
             raise UsageError(
-                f"{self.name}: expected the {tower} tower, got the {self.tower} tower",
+                f"{self.details['name']}: expected the {tower} tower, got the {self.tower} tower",
                 f'load it with tower="{tower}"',
             )
         return part
@@ -199,8 +193,9 @@ def load(
     device : str
         ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
     precision : str
-        What to compute in: ``fp32``, ``bf16``, ``fp16``, or ``auto``, the fastest that the device
-        has natively. Embeddings are float32 in any case.
+        What to compute in: ``fp32``, ``bf16``, ``fp16``, or ``auto``. That is ``fp32`` for the text
+        tower, and for the image tower the fastest that the device has natively. Embeddings are
+        float32 in any case.
     untrained : int, optional
         Seed of the untrained control: the same architecture at random initialisation. Both towers
         of a seed come from one model.
@@ -218,7 +213,7 @@ def load(
         If the model cannot be found or is damaged, or the device is absent.
     """
     run_on = find_device(device)
-    precision = choose_precision(precision, run_on)
+    precision = choose_precision(precision, run_on, tower)
     dtype = DTYPES[precision]
     architecture = read_architecture(find(name, weights=untrained is None))
     loaded = load_tower(architecture, tower, untrained)
@@ -246,11 +241,10 @@ def load(
         model, acceleration = accelerate(
             loaded.model, architecture.config.vision_config, run_on, dtype, compile_for
         )
-        details |= {"preprocessing": processor_details(processor), **acceleration}
+        details |= {"preprocessing": preprocessing_details(preprocessor), **acceleration}
         compiled_batch = compile_for if acceleration["compile"] else 0
 
     return Encoder(
-        context_length=architecture.config.text_config.max_position_embeddings,
         details=details,
         _model=model,
         _device=run_on,

@@ -66,13 +66,7 @@ class ModelFiles:
     weights: tuple[Path, ...]
 
     def read_json(self, file: str) -> dict[str, Any]:
-        """Read one of the folder's JSON files.
-
-        Raises
-        ------
-        ClipkitError
-            If the file is missing or does not hold a JSON object.
-        """
+        """Read one of the folder's JSON files, which holds an object."""
         return _read_json(self.folder / file)
 
     def digest(self) -> str:
@@ -104,29 +98,23 @@ def find(name: str, *, weights: bool = True) -> ModelFiles:
         If files are missing or cannot be fetched, or if the weights are not in safetensors form.
     """
     folder = TINY if name == "tiny" else Path(name).expanduser()
-    if folder.is_dir():
-        return _local_files(name, folder, weights)
-    repo = ALIASES.get(name, name.removeprefix("hf-hub:"))
-    if REPOSITORY.fullmatch(repo):
-        return _hub_files(repo, weights)
-    if "/" in name:
-        raise ClipkitError(f"cannot read {name}: there is no such folder")
-    raise unknown("model", name, KNOWN)
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an error's message, or the error's type if it has no message."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-def _local_files(name: str, folder: Path, weights: bool) -> ModelFiles:
+    is_local = folder.is_dir()
+    if not is_local:
+        name, folder = _fetch_by_name(name, weights)
     _check_config(name, folder)
     if not weights:
         return ModelFiles(name, folder, ())
     files = _weight_files(folder)
     if not files:
-        raise _no_safetensors(name, folder)
+        if is_local:
+            raise _no_safetensors(name, folder)
+        files = _weight_files(_fetch_conversion(name))
     return ModelFiles(name, folder, files)
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, or the error's type if it has no message."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _check_config(name: str, folder: Path) -> None:
@@ -183,18 +171,15 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _hub_files(repo: str, weights: bool) -> ModelFiles:
-    """Return the files of a repository's main branch.
-
-    If that has no safetensors, the weights come from the Hub's own conversion.
-    """
-    patterns = CONFIG_PATTERNS + WEIGHT_PATTERNS if weights else CONFIG_PATTERNS
-    folder = _fetch(repo, patterns)
-    _check_config(repo, folder)
-    if not weights:
-        return ModelFiles(repo, folder, ())
-    files = _weight_files(folder) or _weight_files(_fetch_conversion(repo))
-    return ModelFiles(repo, folder, files)
+def _fetch_by_name(name: str, weights: bool) -> tuple[str, Path]:
+    """Fetch the main branch of the repository that a name stands for; return both."""
+    repo = ALIASES.get(name, name.removeprefix("hf-hub:"))
+    if REPOSITORY.fullmatch(repo):
+        patterns = CONFIG_PATTERNS + WEIGHT_PATTERNS if weights else CONFIG_PATTERNS
+        return repo, _fetch(repo, patterns)
+    if "/" in name:
+        raise ClipkitError(f"cannot read {name}: there is no such folder")
+    raise unknown("model", name, KNOWN)
 
 
 def _fetch_conversion(repo: str) -> Path:
@@ -213,9 +198,7 @@ def _fetch_conversion(repo: str) -> Path:
             offers = [
                 request.num
                 for request in requests
-                if request.is_pull_request
-                and request.author == CONVERTER
-                and request.status in {"open", "draft"}
+                if request.author == CONVERTER and request.status in {"open", "draft"}
             ]
     except Exception as error:  # the client's errors have no common base over its versions
         with contextlib.suppress(ClipkitError):

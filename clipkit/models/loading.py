@@ -74,7 +74,7 @@ class Architecture:
 
     def new_model(self) -> Any:
         """Return both towers as transformers initialises them."""
-        with quiet(), single_line_errors(f"the architecture of {self.files.name}"):
+        with single_line_errors(f"the architecture of {self.files.name}"):
             return getattr(transformers, self.family.model)(self.config)
 
 
@@ -87,13 +87,7 @@ class LoadedTower(NamedTuple):
 
 
 def read_architecture(files: ModelFiles) -> Architecture:
-    """Read a model's config.json.
-
-    Raises
-    ------
-    ClipkitError
-        If config.json is damaged or describes another kind of model.
-    """
+    """Read a model's config.json."""
     content = files.read_json("config.json")
     model_type = content.get("model_type")
     family = FAMILIES.get(str(model_type))
@@ -102,30 +96,24 @@ def read_architecture(files: ModelFiles) -> Architecture:
             f"{files.name}: expected a dual encoder ({' or '.join(FAMILIES)}), "
             f"got the model type {model_type!r}"
         )
-    with quiet(), single_line_errors(f"config.json of {files.name}"):
+    with single_line_errors(f"config.json of {files.name}"):
         config = getattr(transformers, family.config).from_dict(content)
     return Architecture(files, family, config)
 
 
 def load_tower(architecture: Architecture, tower: TowerName, seed: int | None) -> LoadedTower:
-    """Load one tower with its stored weights, or with random ones if there is a seed.
-
-    Raises
-    ------
-    ClipkitError
-        If weights are damaged, missing or of another shape than config.json says.
-    """
+    """Load one tower with its stored weights, or with random ones if there is a seed."""
     files = architecture.files
-    if seed is not None:
-        digest, tensors = random_weights(architecture, seed)
-        model = build_tower(architecture, tower, tensors)
-        return LoadedTower(model, digest, logit_scale(files, tensors))
     with ThreadPoolExecutor(1) as thread:
-        # the digest reads all of the weights while transformers imports the model's classes
-        pending_digest = thread.submit(files.digest)
-        tensors = load_tensors(files, (*PREFIXES[tower], *SCALARS))
+        if seed is None:
+            # the digest reads all of the weights while transformers imports the model's classes
+            digest = thread.submit(files.digest)
+            tensors = load_tensors(files, (*PREFIXES[tower], *SCALARS))
+        else:
+            tensors = random_weights(architecture, seed)
+            digest = thread.submit(_tensors_digest, files, tensors)
         model = build_tower(architecture, tower, tensors)
-        return LoadedTower(model, pending_digest.result(), logit_scale(files, tensors))
+        return LoadedTower(model, digest.result(), logit_scale(files, tensors))
 
 
 def load_tensors(files: ModelFiles, prefixes: tuple[str, ...]) -> dict[str, torch.Tensor]:
@@ -144,37 +132,31 @@ def load_tensors(files: ModelFiles, prefixes: tuple[str, ...]) -> dict[str, torc
     return tensors
 
 
-def random_weights(architecture: Architecture, seed: int) -> tuple[str, dict[str, torch.Tensor]]:
-    """Return digest and weights of a randomly initialised model.
-
-    Both towers are initialised, so that the towers of one seed belong together. The digest is
-    SHA-256 over config.json and every tensor in name order. The global random state is unchanged.
-    """
+def random_weights(architecture: Architecture, seed: int) -> dict[str, torch.Tensor]:
+    """Return the weights of both towers, so that the towers of one seed belong together."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        tensors = dict(architecture.new_model().state_dict())
-    sha = hashlib.sha256((architecture.files.folder / "config.json").read_bytes())
+        return dict(architecture.new_model().state_dict())
+
+
+def _tensors_digest(files: ModelFiles, tensors: Tensors) -> str:
+    """Return the digest of random weights: of config.json and every tensor in name order."""
+    sha = hashlib.sha256((files.folder / "config.json").read_bytes())
     for name in sorted(tensors):
         sha.update(f"\0{name}\0{tuple(tensors[name].shape)}\0".encode())
-        sha.update(tensors[name].reshape(-1).numpy())
-    return f"sha256:{sha.hexdigest()}", tensors
+        sha.update(tensors[name].reshape(-1).numpy().data)
+    return f"sha256:{sha.hexdigest()}"
 
 
 def build_tower(architecture: Architecture, tower: TowerName, tensors: Tensors) -> torch.nn.Module:
-    """Build one tower with the given weights, in float32 and evaluation mode.
-
-    Raises
-    ------
-    ClipkitError
-        If weights are missing or of another shape than config.json says.
-    """
+    """Build one tower with the given weights, in float32 and evaluation mode."""
     name = architecture.files.name
     config = architecture.config
     config = config.vision_config if tower == "image" else config.text_config
     config.projection_dim = architecture.dim  # the tower's own value may be a mere default
     weights = {key: value for key, value in tensors.items() if key.startswith(PREFIXES[tower])}
     tower_class = getattr(transformers, architecture.family.towers[tower])
-    with torch.random.fork_rng(devices=[]), quiet(), single_line_errors(f"the weights of {name}"):
+    with torch.random.fork_rng(devices=[]), single_line_errors(f"the weights of {name}"):
         model, report = tower_class.from_pretrained(
             None,
             config=config,
@@ -212,8 +194,8 @@ def logit_scale(files: ModelFiles, tensors: Tensors) -> dict[str, float]:
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Silence transformers' log and progress bars; what matters of them is raised as an error."""
+def single_line_errors(what: str) -> Iterator[None]:
+    """Silence transformers, and turn whatever it raises for damaged files into one line."""
     log: Any = transformers.utils.logging
     level = log.get_verbosity()
     hide_bars = log.is_progress_bar_enabled()
@@ -221,16 +203,9 @@ def quiet() -> Iterator[None]:
     log.disable_progress_bar()
     try:
         yield
+    except Exception as error:
+        raise ClipkitError(f"cannot load {what}: {first_line(error)}") from error
     finally:
         log.set_verbosity(level)
         if hide_bars:
             log.enable_progress_bar()
-
-
-@contextlib.contextmanager
-def single_line_errors(what: str) -> Iterator[None]:
-    """Turn whatever transformers raises for damaged files into one line."""
-    try:
-        yield
-    except Exception as error:
-        raise ClipkitError(f"cannot load {what}: {first_line(error)}") from error

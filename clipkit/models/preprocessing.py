@@ -2,13 +2,15 @@
 
 Images are resized and cropped to bytes where they are decoded, in threads. They are rescaled and
 normalised, which makes floats of four times the size, where the model runs. The operations are
-those of the processor, so the result equals its result to the last bit; only a GPU's resizing may
-differ by one in a byte.
+those of the processor, so the result equals its result to the last bit, with two exceptions. A
+GPU's resizing may differ by one in a byte. And the centre crop is the one that CLIP was trained
+with: OpenAI's code and OpenCLIP round the crop's offset (half to even, by torchvision's
+`CenterCrop`), while transformers rounds it down. Where that differs, on a quarter of the lengths of
+the longer side, the crop of transformers lies one pixel off.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,17 +22,13 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 
 from clipkit.models.hub import ModelFiles
-from clipkit.models.loading import quiet, single_line_errors
+from clipkit.models.loading import single_line_errors
 
-STANDARD_PROCESSORS = {
-    "CLIPImageProcessor",
-    "CLIPImageProcessorFast",
-    "SiglipImageProcessor",
-    "SiglipImageProcessorFast",
-}
+STANDARD_PROCESSORS = {"CLIPImageProcessor", "SiglipImageProcessor"}  # both work in torchvision
 INTERPOLATION = {2: "bilinear", 3: "bicubic"}  # by Pillow's numbers
 NORMALIZED_AT_ONCE = 8  # images whose floats stay in the processor's cache between the operations
 STEPS = ("do_resize", "do_center_crop", "do_rescale", "do_normalize")
+BOTH_EDGES = {"height", "width"}
 SETTINGS = ("size", "crop_size", "resample", "rescale_factor", "image_mean", "image_std")
 
 
@@ -63,7 +61,7 @@ class ImagePreprocessor:
         self.std = (torch.tensor(processor.image_std) * scale).view(-1, 1, 1).to(device)
 
     def resize_and_crop(self, images: Sequence[Image.Image]) -> torch.Tensor:
-        """Resize and crop B images of any sizes, those of one size together: (B, 3, H, W) uint8.
+        """Resize and crop B images of any sizes, together if all have one size: (B, 3, H, W) uint8.
 
         A processor that is not standard gives float32. For a GPU, small images of one size keep
         it, and `normalize` resizes them. Safe to call from several threads.
@@ -71,20 +69,18 @@ class ImagePreprocessor:
         if not self.is_standard:
             outputs = self.processor(images=list(images), return_tensors="pt")
             return outputs["pixel_values"]  # type: ignore[no-any-return]
-        rows_by_size: dict[tuple[int, int], list[int]] = defaultdict(list)
-        for row, image in enumerate(images):
-            rows_by_size[image.size].append(row)
-        groups = [_stack([images[row] for row in rows]) for rows in rows_by_size.values()]
-        if not self._is_left_to_gpu(groups):
-            groups = [self._resize(group) for group in groups]
-        pixels = _join(list(rows_by_size.values()), groups)
+        if len({image.size for image in images}) > 1:
+            pixels = torch.cat([self._resize(_stack([image])) for image in images])
+        else:
+            pixels = _stack(images)
+            if not self._is_left_to_gpu(*pixels.shape[-2:]):
+                pixels = self._resize(pixels)
+        pixels = pixels.contiguous()
         return pixels.pin_memory() if self.device.type == "cuda" else pixels
 
-    def _is_left_to_gpu(self, groups: list[torch.Tensor]) -> bool:
-        _, height, width = groups[0][0].shape
+    def _is_left_to_gpu(self, height: int, width: int) -> bool:
         is_small = height * width <= self.size[0] * self.size[-1]
-        needs_resizing = [height, width] != self.output_size
-        return self.device.type == "cuda" and len(groups) == 1 and is_small and needs_resizing
+        return self.device.type == "cuda" and is_small and [height, width] != self.output_size
 
     def _resize(self, images: torch.Tensor) -> torch.Tensor:
         """Resize and crop images of one size: (B, 3, h, w) -> (B, 3, H, W)."""
@@ -116,17 +112,27 @@ class ImagePreprocessor:
 
 
 def load_image_processor(files: ModelFiles) -> Any:
-    """Load a model's own image processor."""
-    files.read_json("preprocessor_config.json")
-    with quiet(), single_line_errors(f"the image processor of {files.name}"):
+    """Load a model's own image processor.
+
+    transformers 5 stores it inside processor_config.json, earlier versions in a file of its own.
+    """
+    processor: dict[str, Any] = {}
+    if (files.folder / "processor_config.json").exists():
+        processor = files.read_json("processor_config.json")
+    if "image_processor" not in processor:
+        files.read_json("preprocessor_config.json")
+    with single_line_errors(f"the image processor of {files.name}"):
         auto: Any = transformers.AutoImageProcessor
         return auto.from_pretrained(files.folder, trust_remote_code=False)
 
 
-def processor_details(processor: Any) -> dict[str, Any]:
-    """Return the settings that decide a processor's result, in types that JSON has."""
+def preprocessing_details(preprocessor: ImagePreprocessor) -> dict[str, Any]:
+    """Return the settings that decide the preprocessor's result, in types that JSON has."""
+    processor = preprocessor.processor
     details: dict[str, Any] = {"processor": type(processor).__name__}
     details["backend"] = getattr(processor, "backend", "pil")
+    if getattr(processor, "do_center_crop", None):
+        details["crop_offset"] = "rounded" if preprocessor.is_standard else "rounded down"
     for name in STEPS + SETTINGS:
         value = getattr(processor, name, None)
         if name in ("size", "crop_size") and value is not None:
@@ -143,40 +149,25 @@ def _is_standard(processor: Any) -> bool:
     """Tell whether a processor resizes, crops, rescales and normalises by torchvision, no more."""
     if type(processor).__name__ not in STANDARD_PROCESSORS:
         return False
+    size = _edges(processor.size)
+    if processor.do_center_crop:
+        crop = _edges(processor.crop_size)
+        is_size_standard = size in (BOTH_EDGES, {"shortest_edge"}) and crop == BOTH_EDGES
+    else:
+        is_size_standard = size == BOTH_EDGES
     return (
-        getattr(processor, "backend", "torchvision") == "torchvision"
-        and all(getattr(processor, step, False) for step in STEPS if step != "do_center_crop")
+        is_size_standard
+        and all(getattr(processor, step) for step in STEPS if step != "do_center_crop")
         and not getattr(processor, "do_pad", None)
-        and getattr(processor, "resample", None) in INTERPOLATION
-        and _has_standard_sizes(processor)
+        and processor.resample in INTERPOLATION
     )
 
 
-def _has_standard_sizes(processor: Any) -> bool:
-    size = _edges(processor, "size")
-    if not getattr(processor, "do_center_crop", None):
-        return size == {"height", "width"}
-    is_size_standard = size in ({"height", "width"}, {"shortest_edge"})
-    return is_size_standard and _edges(processor, "crop_size") == {"height", "width"}
+def _edges(size: Any) -> set[str]:
+    return {edge for edge, pixels in dict(size or {}).items() if pixels}
 
 
-def _edges(processor: Any, name: str) -> set[str]:
-    edges: dict[str, Any] = dict(getattr(processor, name, None) or {})
-    return {edge for edge, pixels in edges.items() if pixels}
-
-
-def _stack(images: list[Image.Image]) -> torch.Tensor:
+def _stack(images: Sequence[Image.Image]) -> torch.Tensor:
     """Stack B images of one size to (B, 3, H, W) uint8."""
     arrays = [np.asarray(image.convert("RGB")) for image in images]
     return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)
-
-
-def _join(rows: list[list[int]], groups: list[torch.Tensor]) -> torch.Tensor:
-    """Put each group's images into their rows of one tensor."""
-    if len(groups) == 1:
-        return groups[0].contiguous()
-    first = groups[0]
-    joined = first.new_empty((sum(map(len, groups)), *first.shape[1:]))
-    for indices, group in zip(rows, groups, strict=True):
-        joined[indices] = group
-    return joined

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import html
+import importlib.metadata
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,10 +13,21 @@ import torch
 import transformers
 from numpy.typing import NDArray
 
+from clipkit import console
 from clipkit.errors import ClipkitError
 from clipkit.models.hub import ModelFiles
-from clipkit.models.loading import Architecture, quiet, single_line_errors
+from clipkit.models.loading import Architecture, single_line_errors
 
+# OpenAI's and OpenCLIP's code cleans a text by ftfy and html.unescape before it splits it into
+# tokens; transformers' CLIPTokenizer does not. What ftfy 6.3 replaces or removes: curly quotes,
+# ligatures, full-width and half-width forms, invisible controls. (It also repairs text that was
+# decoded wrongly, such as "Ã©". That is not looked for.)
+REPLACED_BY_FTFY = re.compile(
+    "[\u02bc\u2018-\u201f\u0132\u0133\u0149\u01c4-\u01cc\u01f1-\u01f3\ufb00-\ufb06"
+    "\uff01-\uffdc\uffe0-\uffee\u206a-\u206f\ufeff\ufff9-\ufffc]"
+)
+SENTENCEPIECE_PACKAGES = ("sentencepiece", "protobuf")
+SENTENCEPIECE_FILES = {"spiece.model", "tokenizer.model"}
 VOCABULARIES = (
     ("tokenizer.json",),
     ("vocab.json", "merges.txt"),
@@ -53,6 +67,18 @@ class Tokenizer:
                 "shorten the prompt, or cut it with --truncate",
             )
 
+    def warn_of_other_tokens(self, texts: Sequence[str]) -> None:
+        """Warn once if OpenAI's code would make other tokens of some of the texts."""
+        if not type(self.tokenizer).__name__.startswith("CLIPTokenizer"):
+            return
+        changed = [text for text in texts if is_cleaned_by_openai(text)]
+        if changed:
+            console.warn(
+                f"{len(changed)} of {len(texts)} prompts have other tokens than in OpenAI's code, "
+                "which replaces curly quotes, HTML entities, ligatures and full-width characters; "
+                f"the first is {changed[0]!r}"
+            )
+
     def tokens(self, texts: Sequence[str]) -> torch.Tensor:
         """Return the padded tokens (B, T) of B texts, cut to `context_length`.
 
@@ -74,6 +100,20 @@ class Tokenizer:
         return tokens
 
 
+def is_installed(package: str) -> bool:
+    """Tell whether a package is installed, without importing it."""
+    return any(importlib.metadata.distributions(name=package))
+
+
+def is_cleaned_by_openai(text: str) -> bool:
+    """Tell whether OpenAI's code changes a text, other than its case and spaces.
+
+    >>> [is_cleaned_by_openai(text) for text in ("it's", "it’s", "it&#39;s", "a ﬁsh", "R&B")]
+    [False, True, True, True, False]
+    """
+    return html.unescape(text) != text or REPLACED_BY_FTFY.search(text) is not None
+
+
 def _load_tokenizer(files: ModelFiles) -> Any:
     # without its vocabulary transformers 5 silently returns a tokenizer that knows no words
     present = {path.name for path in files.folder.iterdir() if path.is_file()}
@@ -82,5 +122,15 @@ def _load_tokenizer(files: ModelFiles) -> Any:
             f"{files.name}: expected its tokenizer (tokenizer.json, or vocab.json and merges.txt), "
             "got none"
         )
-    with quiet(), single_line_errors(f"the tokenizer of {files.name}"):
-        return transformers.AutoTokenizer.from_pretrained(files.folder, trust_remote_code=False)
+    try:
+        with single_line_errors(f"the tokenizer of {files.name}"):
+            return transformers.AutoTokenizer.from_pretrained(files.folder, trust_remote_code=False)
+    except ClipkitError as error:
+        missing = [name for name in SENTENCEPIECE_PACKAGES if not is_installed(name)]
+        if missing and present & SENTENCEPIECE_FILES:
+            raise ClipkitError(
+                f"{files.name}: expected the packages sentencepiece and protobuf, which its "
+                f"tokenizer needs, got no {' and no '.join(missing)}",
+                "install them: pip install 'clipkit-vl[siglip]'",
+            ) from error
+        raise

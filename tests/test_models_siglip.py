@@ -1,0 +1,136 @@
+"""SigLIP: its SentencePiece tokenizer, and probabilities that are sigmoids."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from clip_factory import edit_tensors, published_siglip, tiny_siglip, write_json
+from factories import refused, write_feature_file
+from shell import clipkit, ok
+from transformers import AutoImageProcessor, AutoTokenizer, SiglipModel
+
+from clipkit import datasets, features, models, softmax
+from clipkit.errors import ClipkitError
+from clipkit.models import tokenizer
+
+PROMPTS = ["a photo of a cat", "Something ROUND, and open!", "the digit 7"]
+SCALE, BIAS = 10.0, -2.0
+
+
+@pytest.fixture(scope="module", params=[tiny_siglip, published_siglip])
+def siglip_dir(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small SigLIP, with CLIP's tokenizer and with one of SentencePiece."""
+    write_model: Callable[[Path], Path] = request.param
+    folder = write_model(tmp_path_factory.mktemp("models") / "siglip")
+    scalars = {"logit_scale": torch.tensor([math.log(SCALE)]), "logit_bias": torch.tensor([BIAS])}
+    edit_tensors(folder, lambda tensors: tensors.update(scalars))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def siglip_logits(siglip_dir: Path) -> Path:
+    """Logits of ten digits and three prompts, made by the commands."""
+    model = ("-m", siglip_dir, "--precision", "fp32")
+    digits = ("embed", "digits", "--split", "test", "--limit", 10)
+    ok(*digits, *model, "-o", siglip_dir / "img.h5")
+    prompts = "\n".join(PROMPTS).encode()
+    ok("textembed", *model, "-o", siglip_dir / "txt.h5", stdin=prompts)
+    ok("logits", siglip_dir / "img.h5", siglip_dir / "txt.h5", "-o", siglip_dir / "logits.h5")
+    return siglip_dir / "logits.h5"
+
+
+def transformers_probabilities(folder: Path) -> torch.Tensor:
+    """Return the probability (10, 3) of each digit and prompt by plain transformers."""
+    split = datasets.load("digits", splits=["test"], limit=10).splits["test"]
+    images = [split.image(i) for i in range(10)]
+    pixels = AutoImageProcessor.from_pretrained(folder)(images=images, return_tensors="pt")
+    tokenize = AutoTokenizer.from_pretrained(folder)
+    tokens = tokenize(PROMPTS, padding="max_length", return_tensors="pt")["input_ids"]
+    model = SiglipModel.from_pretrained(folder).eval()
+    with torch.no_grad():
+        outputs = model(input_ids=tokens, pixel_values=pixels["pixel_values"])
+    return torch.sigmoid(outputs.logits_per_image).double()
+
+
+def entropy(logits: Path, *options: object) -> list[dict[str, float]]:
+    """Return the report of the command, one dict per row."""
+    return json.loads(ok("entropy", logits, *options, "--format", "json").stdout)
+
+
+@pytest.mark.long
+def test_probabilities_and_their_entropy_are_those_of_transformers(
+    siglip_dir: Path, siglip_logits: Path
+) -> None:
+    expected = transformers_probabilities(siglip_dir)
+    logits = features.read(siglip_logits)
+    probabilities = softmax.sigmoid(logits.cosines("test"), 1 / SCALE, BIAS)
+    np.testing.assert_allclose(probabilities, expected, rtol=1e-4)
+
+    (row,) = entropy(siglip_logits, "-t", "model")
+    entropies = torch.distributions.Bernoulli(probs=expected).entropy()
+    assert row["mean_entropy"] == pytest.approx(entropies.mean().item(), rel=1e-4)
+    assert row["mean_confidence"] == pytest.approx(expected.max(1).values.mean().item(), rel=1e-4)
+    assert row["max_entropy"] == pytest.approx(math.log(2))
+    assert row["temperature"] == pytest.approx(1 / SCALE)
+
+
+@pytest.mark.long
+def test_the_link_is_the_models_own_only_for_its_own_temperature(siglip_logits: Path) -> None:
+    def entropies(*options: object) -> list[float]:
+        return [row["mean_entropy"] for row in entropy(siglip_logits, *options)]
+
+    by_sigmoid = entropies("-t", 0.1, "--link", "sigmoid")
+    by_softmax = entropies("-t", 0.1)
+    assert entropies("-t", "model") == pytest.approx(by_sigmoid)
+    assert entropies("-t", "model", "--link", "softmax") == pytest.approx(by_softmax)
+    both = [*entropies("-t", 1, "--link", "sigmoid"), *by_sigmoid]
+    assert entropies("-t", "1,model", "--link", "sigmoid") == pytest.approx(both)
+    result = clipkit("entropy", siglip_logits, "-t", "1,model")
+    refused(result, 2, "expected -t model alone or --link", "got -t 1,model")
+    ok("entropy", siglip_logits, "-t", "model", "-o", siglip_logits.with_name("entropy.h5"))
+    saved = features.read(siglip_logits.with_name("entropy.h5"))
+    assert saved.history[-1]["link"] == "sigmoid"
+    assert saved.model()["logit_bias"] == BIAS
+
+
+@pytest.mark.parametrize(
+    ("link", "message"),
+    [
+        ("sigmoid", "expected a model with a logit_bias for the link sigmoid, got none"),
+        ("logistic", "unknown link 'logistic'"),
+    ],
+)
+def test_a_link_that_the_model_does_not_have_is_refused(
+    link: str, message: str, tmp_path: Path
+) -> None:
+    logits = write_feature_file(tmp_path / "logits.h5", "logits")
+    refused(clipkit("entropy", logits, "--link", link), 2, message)
+
+
+def test_the_entropy_of_certain_probabilities_is_zero() -> None:
+    (pair,) = softmax.mean_entropy_and_confidence([[1.0, -1.0]], [1e-4], bias=-15.0)
+    assert pair == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("missing", [["sentencepiece", "protobuf"], ["protobuf"]])
+def test_missing_packages_of_the_tokenizer_are_named(
+    missing: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tiny_siglip(tmp_path / "model")
+    for name in ("vocab.json", "merges.txt"):
+        (folder / name).unlink()
+    write_json(folder / "tokenizer_config.json", tokenizer_class="SiglipTokenizer")
+    (folder / "spiece.model").write_bytes(b"not to be read without its library")
+    monkeypatch.setattr(tokenizer, "is_installed", lambda package: package not in missing)
+    message = (
+        f"expected the packages sentencepiece and protobuf, .*got no {' and no '.join(missing)}"
+    )
+    with pytest.raises(ClipkitError, match=message) as error:
+        models.load(str(folder), tower="text")
+    assert error.value.hint == "install them: pip install 'clipkit-vl[siglip]'"
