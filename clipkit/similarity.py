@@ -35,7 +35,8 @@ def normalize(embeddings: ArrayLike, name: str = "embeddings", first_row: int = 
         If a row is zero, since it has no direction.
     """
     rows = np.asarray(embeddings)
-    lengths = np.linalg.norm(rows, axis=-1, keepdims=True)
+    with np.errstate(over="ignore"):
+        lengths = np.linalg.norm(rows, axis=-1, keepdims=True)
     if not SHORTEST < lengths.min(initial=1) <= lengths.max(initial=1) < LONGEST:
         # the squares over- or underflow in float32, not in float64
         rows = rows.astype(np.float64)

@@ -189,7 +189,8 @@ def _prepare(
 
 
 def _root_mean_square(X: Floats) -> float:
-    norm = float(np.linalg.norm(X))
+    with np.errstate(over="ignore"):
+        norm = float(np.linalg.norm(X))
     if math.isinf(norm):  # squares above 1e38 overflow in float32
         norm = float(np.linalg.norm(X.astype(np.float64)))
     return norm / math.sqrt(X.size)
