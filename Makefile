@@ -78,7 +78,7 @@ DEVICE =
 UNTRAINED =
 RESULTS = results
 
-TEMPERATURES := 1,0.5,0.07,0.05,0.03,0.02
+TEMPERATURES := 1,0.5,0.07,0.05,0.03,0.02,0.01,0.005
 SEEDS := 42 1 2 3 4
 SEED := $(firstword $(SEEDS))
 SETS := generic16 generic32 generic99 generic205 generic415
@@ -103,7 +103,7 @@ thesis: chapter2 chapter3 chapter4 chapter5  ## Run chapters 2 to 5, for example
 # takes the class whose prompt is nearest.
 chapter2:  ## Run the supervised baseline and zero-shot classification
 chapter2 := \
-  img.svm.h5 img.svm.confusion.png img.svm.classes.png img.logreg.h5 \
+  img.svm.h5 img.svm.confusion.png img.svm.classes.png img.svm-c.h5 img.logreg.h5 \
   $(addprefix classes.logits.zeroshot.,h5 confusion.png classes.png)
 
 # Exit code 3 says that some images were skipped. The report says how many.
@@ -112,6 +112,9 @@ chapter2 := \
 
 %.svm.h5: %.h5
 	clipkit probe $< -f -o $@
+
+%.svm-c.h5: %.h5
+	clipkit probe $< -C 0.0001,0.001,0.01,0.1,1 --val 0.1 -f -o $@
 
 %.logreg.h5: %.h5
 	clipkit probe $< --classifier logreg -f -o $@
@@ -140,7 +143,7 @@ chapter3 := \
 	clipkit entropy $< -t $(TEMPERATURES) -f -o $@
 
 # Chapter 4. What temperature, the classifier and the number of prompts change. The controls are a
-# grid of tau and C, random directions in place of prompts, and few shots.
+# grid of tau and C, and, with few shots, random directions and whitened prompts.
 chapter4:  ## Vary temperature, classifier, prompts and image resolution
 chapter4 := \
   $(addprefix generic32.logits.,sweep.h5 sweep.temperature.png) \
@@ -148,8 +151,9 @@ chapter4 := \
   $(addprefix generic32.logits.,c-tau-grid-probs.h5 c-tau-grid-probs.grid.png) \
   $(addprefix generic32.logits.,svm-val.h5 logreg-val.h5 mlp-val.h5) classifiers.png \
   $(SETS:%=%.h5) spectrum.png \
-  $(SETS:%=%.logits.svm.h5) $(SETS:%=%.logits.entropy.h5) $(SETS:%=%.logits.fewshot.h5) \
-  $(foreach seed,$(SEEDS),$(RANDOM_SETS:%=%-$(seed).svm.h5)) $(RANDOM_SETS:%=%-$(SEED).fewshot.h5)
+  $(SETS:%=%.logits.svm.h5) $(SETS:%=%.logits.entropy.h5) \
+  $(foreach seed,$(SEEDS),$(RANDOM_SETS:%=%-$(seed).svm.h5) $(RANDOM_SETS:%=%-$(seed).fewshot.h5) \
+    $(SETS:%=%.logits.fewshot-$(seed).h5) $(SETS:%=%.whitened.fewshot-$(seed).h5))
 resolution := $(foreach set,generic32 food32,$(set).logits.svm.h5 $(set).logits.entropy.h5)
 
 %.sweep.h5: %.h5
@@ -167,9 +171,15 @@ c_tau_grid = clipkit probe $< --shots 20 -t 1,0.5,0.25,0.125,0.0625
 %-val.h5: $$(basename $$*).h5
 	clipkit probe $< --classifier $(call last_word,$*) -t $(TEMPERATURES) --val 0.1 -f -o $@
 
-FEWSHOT := --classifier logreg --shots 20 -t $(TEMPERATURES) --val 0.1
-%.fewshot.h5: %.h5
-	clipkit probe $< $(FEWSHOT) -f -o $@
+%.whitened.h5: $$(@D)/img.h5 %.h5
+	clipkit logits $^ --whiten -f -o $@
+
+FEWSHOT := --classifier logreg --shots 20 -t 1,0.3,0.1,0.03,0.01 --val 0.1
+define fewshot_with_seed
+%.fewshot-$1.h5: %.h5
+	clipkit probe $$< $(FEWSHOT) --seed $1 -f -o $$@
+endef
+$(foreach seed,$(SEEDS),$(eval $(call fewshot_with_seed,$(seed))))
 
 # random32-42 names 32 random directions of seed 42.
 random_logits = clipkit logits $< --random $(subst -, --seed ,$(*F))
@@ -177,7 +187,7 @@ random%.svm.h5: $$(@D)/img.h5
 	$(random_logits) | clipkit probe -f -o $@
 
 random%.fewshot.h5: $$(@D)/img.h5
-	$(random_logits) | clipkit probe $(FEWSHOT) -f -o $@
+	$(random_logits) | clipkit probe $(FEWSHOT) --seed $(lastword $(subst -, ,$(*F))) -f -o $@
 
 # Chapter 5. k-means on image embeddings and on logits, once per seed.
 chapter5:  ## Cluster image embeddings and logits
@@ -251,7 +261,8 @@ OUT := $(RESULTS)/$(call slug,$(MODEL))-$(call slug,$(DATASET))
 
 # The file `settings` of a folder records the settings of its results. settings_differ lists the
 # recorded settings that differ from the current ones, and outdated the folders where some do.
-SETTINGS := MODEL=$(MODEL:%/=%) DATASET=$(DATASET:%/=%) LIMIT=$(LIMIT) PRECISION=$(PRECISION)
+SETTINGS := MODEL=$(MODEL:%/=%) DATASET=$(DATASET:%/=%) ROOT=$(ROOT:%/=%) LIMIT=$(LIMIT) \
+  PRECISION=$(PRECISION)
 settings_differ = $(filter-out $(SETTINGS),$(shell cat $1/settings 2>/dev/null))
 
 outdated = $(foreach folder,$1,$(if $(call settings_differ,$(folder)),$(folder)))
@@ -295,7 +306,7 @@ endif
 
 # Keep intermediate files, but do not rebuild them if only they are missing.
 INTERMEDIATE := settings img.h5 classes.h5 classes.logits.h5 \
-  $(foreach set,$(SETS) food32,$(set).h5 $(set).logits.h5)
+  $(foreach set,$(SETS) food32,$(set).h5 $(set).logits.h5 $(set).whitened.h5)
 .SECONDARY: $(foreach folder,$(OUT) $(CONTROL),$(INTERMEDIATE:%=$(folder)/%))
 
 endif

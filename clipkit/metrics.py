@@ -81,6 +81,23 @@ def f1_per_class(matrix: Int64) -> Floats:
     return f1
 
 
+def mcnemar(only_first: int, only_second: int) -> float:
+    """Return the p-value of McNemar's exact test that two classifiers are equally accurate.
+
+    Parameters
+    ----------
+    only_first, only_second : int
+        Rows of one test set that only the first, and only the second, predicts correctly.
+
+    >>> mcnemar(9, 1), mcnemar(0, 0)
+    (0.021484375, 1.0)
+    """
+    from scipy.stats import binomtest
+
+    trials = only_first + only_second
+    return float(binomtest(only_first, trials).pvalue) if trials else 1.0
+
+
 def wilson(fraction: float, n: int) -> tuple[float, float]:
     """Return Wilson's score interval for a fraction of `n` rows at 95 % confidence (Wilson 1927).
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -48,7 +49,7 @@ def normalize(embeddings: ArrayLike, name: str = "embeddings", first_row: int = 
 
 
 def compute_logits(
-    images: FeatureFile, texts: FeatureFile, temperature: float = 1.0
+    images: FeatureFile, texts: FeatureFile, temperature: float = 1.0, whiten: bool = False
 ) -> FeatureFile:
     """Compute the logits of images and prompts: what `clipkit logits` writes.
 
@@ -60,6 +61,8 @@ def compute_logits(
         Of kind texts: embeddings (K, D) of the same model.
     temperature : float
         Divides the cosines.
+    whiten : bool
+        Replace the prompts by an orthonormal basis of their span, as a control: see `whitened`.
 
     Returns
     -------
@@ -72,12 +75,32 @@ def compute_logits(
     ClipkitError
         If the two come from different models, or one does not say which model made it.
     """
-    logits = _combine(images, texts, temperature)
+    logits = _combine(images, whitened(texts) if whiten else texts, temperature)
     logits.logit_scale = common_logit_scale(images, texts)
     inputs = {"images": images.digest, "texts": texts.digest}
-    entry = history_entry("logits", temperature=temperature, inputs=inputs)
+    entry = history_entry("logits", temperature=temperature, whiten=whiten or None, inputs=inputs)
     logits.history = [*images.history, *texts.history, entry]
     return logits
+
+
+def whitened(texts: FeatureFile) -> FeatureFile:
+    """Replace prompts by their principal directions, an orthonormal basis of their span.
+
+    The cosines with them are the prompts' cosines times U / S, where U S V' is the singular value
+    decomposition of the normalised embeddings (K, D). They hold the same information about an
+    image, without the prompts' spectrum. Directions of a singular value below a millionth of the
+    largest are left out.
+    """
+    unit = normalize(np.asarray(texts.features, np.float64), texts.display_name)
+    _, values, directions = np.linalg.svd(unit, full_matrices=False)
+    directions = directions[values > 1e-6 * values[0]]
+    return replace(
+        texts,
+        features=directions,
+        texts=[f"principal direction {i}" for i in range(len(directions))],
+        class_index=np.full(len(directions), -1),
+        class_names=None,
+    )
 
 
 def compute_random_logits(

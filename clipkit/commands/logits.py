@@ -27,12 +27,20 @@ def logits(
         int | None, option("K", "Use K random directions in place of TEXTS, as a control.", min=1)
     ] = None,
     seed: Seed = 42,
+    whiten: Annotated[
+        bool,
+        typer.Option(
+            "--whiten",
+            help="Replace the prompts by an orthonormal basis of their span, as a control.",
+        ),
+    ] = False,
     force: Force = False,
 ) -> None:
     """Compute the cosine similarity of every image with every prompt, divided by a temperature.
 
     Both sides are normalised and must come from the same model. Random directions are uniform on
     the sphere. Accuracy that a probe also reaches on K of them does not come from the prompts.
+    With --whiten, a probe reads the same information without the prompts' spectrum.
 
     Example: clipkit logits img.h5 txt.h5 -o logits.h5
     """
@@ -40,6 +48,8 @@ def logits(
 
     if random is not None and texts != "-":
         raise UsageError(f"expected TEXTS or --random, got both ({texts} and {random})")
+    if random is not None and whiten:
+        raise UsageError("expected --random or --whiten, got both")
     if images == texts == "-" and random is None:
         raise UsageError("expected only one of IMAGES and TEXTS on standard input, got both")
     with features.open_file(images, kinds=["images"]) as image_file:
@@ -53,7 +63,7 @@ def logits(
             )
         tau = temperatures[0]
         if random is None:
-            result = similarity.compute_logits(image_file, text_file, tau)
+            result = similarity.compute_logits(image_file, text_file, tau, whiten)
         else:
             result = similarity.compute_random_logits(image_file, random, seed, tau)
         features.write(output, result, force=force)

@@ -28,9 +28,11 @@ Float64 = NDArray[np.float64]
 
 def logreg(context: SweepContext) -> list[Predictions]:
     """Fit multinomial logistic regression, and predict the class of the highest score."""
-    variances, axes = np.linalg.eigh((context.X.T @ context.X).astype(np.float64))
-    variances = np.maximum(variances, 0)
-    X, X_eval = context.X @ axes, context.X_eval @ axes  # float64
+    X = context.X.astype(np.float64)
+    variances, axes = np.linalg.eigh(X.T @ X)
+    resolved = variances > 1e-12 * variances.max()  # float32 features resolve no smaller ones
+    variances, axes = variances[resolved], axes[:, resolved]
+    X, X_eval = X @ axes, context.X_eval @ axes
     X_float32 = X.astype(np.float32)
     report_progress = context.workers.progress(len(context.settings) * USUAL_STEPS)
 

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from clipkit import metrics, similarity
-from clipkit.report.folder import Measurement, ResultsFolder
+from clipkit.report.folder import AGREEMENT, Measurement, ResultsFolder
 from clipkit.report.formatting import format_difference, format_measurement, table
 from clipkit.report.thesis import ENTROPY, SEED, SWEEP, Experiment
 
@@ -78,6 +79,9 @@ def chapter2(comparison: Comparison) -> list[str]:
     zeroshot = "classes.logits.zeroshot"
     labels = {
         Experiment("img.svm"): "2.2 baseline: SVM on standardised image embeddings (%)",
+        Experiment(
+            "img.svm-c", temperature=None
+        ): "2.2 the same, C chosen on a validation split (%)",
         Experiment("img.logreg"): "2.2 logistic regression on the same (%)",
         Experiment(zeroshot): '2.3 zero-shot, "a photo of a {class}" (%)',
         Experiment(zeroshot, "acc5"): "2.3 zero-shot, class among the first five (%)",
@@ -101,11 +105,11 @@ def _best_and_worst_classes(results: ResultsFolder) -> list[str]:
     names, runs = results.class_names, results.runs("img.svm")
     if not names or not runs:
         return []
-    test = results.read("img.svm").splits["test"]
-    if test.labels is None or test.predicted is None:
+    scored = results.read("img.svm").splits[runs[0]["split"]]
+    if scored.labels is None or scored.predicted is None:
         return []
-    predicted = test.predicted[runs[0]["number"]]
-    f1 = metrics.f1_per_class(metrics.confusion(test.labels, predicted, len(names)))
+    predicted = scored.predicted[runs[0]["number"]]
+    f1 = metrics.f1_per_class(metrics.confusion(scored.labels, predicted, len(names)))
     present = np.isfinite(f1).sum()
     order = np.argsort(-f1, kind="stable")[:present].tolist()  # NaN sorts last
     phrases = [f"{names[c]} {f1[c]:.2f}" for c in order]
@@ -178,10 +182,29 @@ def _temperature(comparison: Comparison) -> list[str]:
     return _section(
         "### 4.1 Temperature: 32 generic prompts, an SVM on cosine / τ",
         comparison.compare(accuracies),
+        _best_against_the_next(comparison.results),
         comparison.compare(softness),
         comparison.pictures(picture),
         _regularisation_control(comparison),
     )
+
+
+def _best_against_the_next(results: ResultsFolder) -> list[str]:
+    """Return a sentence that compares the two best temperatures on the same images."""
+    runs = sorted(results.runs(SWEEP), key=lambda run: -run["acc1"])
+    if len(runs) < 2:
+        return []
+    scored = results.read(SWEEP).splits[runs[0]["split"]]
+    predicted = np.asarray(scored.predicted)
+    correct = [predicted[run["number"]] == scored.labels for run in runs[:2]]
+    only_best = int((correct[0] & ~correct[1]).sum())
+    only_next = int((correct[1] & ~correct[0]).sum())
+    p = metrics.mcnemar(only_best, only_next)
+    best, next_best = (f"τ {run['temperature']:g}" for run in runs[:2])
+    return [
+        f"The two best temperatures on the same images: {only_best} images are right at {best} "
+        f"alone, {only_next} at {next_best} alone (McNemar's exact test: p = {p:.2g})."
+    ]
 
 
 def _regularisation_control(comparison: Comparison) -> list[str]:
@@ -226,60 +249,120 @@ def _vocabularies(comparison: Comparison) -> list[str]:
     sizes = [k for k in results.prompt_set_sizes() if k >= 32]
     labels = {Experiment(f"generic{k}.logits.svm"): f"4.3 SVM, {k} prompts, τ 1 (%)" for k in sizes}
     labels |= _entropies("4.3", sizes)
-    ranks = _ranks(results)
-    if control is not None:
-        ranks += _ranks(control, ", untrained")
-    header = [
+    folders = {"": results} if control is None else {"": results, ", untrained": control}
+    ranks, fewshot = [], []
+    for suffix, folder in folders.items():
+        ranks += _ranks(folder, suffix)
+        fewshot += _paired_fewshot(folder, suffix)
+    rank_header = [
         "prompts",
         "singular values",
-        "effective rank (random)",
+        "effective rank",
+        "of random directions",
         "SVM, τ 1 (%)",
-        "random, SVM, τ 1 (%)",
-        "logistic regression (%)",
-        "random, logistic regression (%)",
+        "random: mean",
+        "random: lowest–highest",
+    ]
+    fewshot_header = [
+        "prompts",
+        "as they are (%)",
+        "whitened (%)",
+        "random (%)",
+        "random − as they are",
+        "random − whitened",
     ]
     return [
         "### 4.3 Prompt vocabularies",
         *comparison.compare(labels),
-        "**Control: rank.** The cosines of K prompts are a linear map of the embedding, of rank K "
-        "at most. The table has the largest and the smallest singular value of each set's "
-        "normalised directions, and their effective rank. Every set is compared with as many "
-        "random directions, which carry no meaning: by effective rank, by an SVM at τ 1 (random: "
-        "mean, lowest and highest of the seeds), and by logistic regression (random: first seed). "
-        "Logistic regression is fitted on at most 20 images per class with τ chosen on a "
-        "validation split, so that the scale of the cosines holds neither back. K random "
-        "directions span the whole embedding once K reaches its width.",
-        *([table(header, ranks)] if ranks else []),
+        *_slip_of_the_thesis(comparison),
+        "**Control: spectrum.** The cosines of K prompts are a linear map of the embedding, of "
+        "rank K at most. The next table has the largest and the smallest singular value of each "
+        "set's normalised directions, and the effective rank, which sums up the shape of the "
+        "spectrum. As many random directions carry no meaning.",
+        *([table(rank_header, ranks)] if ranks else []),
+        *_explain_fewshot(results),
+        *([table(fewshot_header, fewshot)] if fewshot else []),
         *comparison.pictures({"spectrum.png": "Singular values of the prompt sets"}),
     ]
 
 
-def _ranks(results: ResultsFolder, suffix: str = "") -> list[list[str]]:
-    """Return the rank, and the accuracies next to random ones, of each set that has them all."""
+def _slip_of_the_thesis(comparison: Comparison) -> list[str]:
+    figure = comparison.figures.get(Experiment("generic205.logits.entropy", "mean_entropy"), 0.0)
+    highest = np.log(205)
+    if figure <= highest:
+        return []
+    return [
+        f"The thesis's entropy of 205 prompts, {figure:.4f}, is a slip: no softmax over 205 "
+        f"prompts has more than ln 205 = {highest:.4f}."
+    ]
+
+
+def _ranks(results: ResultsFolder, suffix: str) -> list[list[str]]:
+    """Return the spectrum of each prompt set, and the accuracy of an SVM on it at τ 1."""
     rows = []
     for k in results.prompt_set_sizes():
-        accuracies = [
-            results.measure(Experiment(f"generic{k}.logits.svm")),
-            results.measure_random(k),
-            results.measure(Experiment(f"generic{k}.logits.fewshot", temperature=None)),
-            results.measure_random_fewshot(k),
-        ]
-        if None in accuracies or not results.has(f"generic{k}"):
+        accuracy = results.measure(Experiment(f"generic{k}.logits.svm"))
+        random_values = results.values_by_seed(f"random{k}-{{}}.svm", "acc1")
+        if accuracy is None or not random_values or not results.has(f"generic{k}"):
             continue
         prompts = results.read(f"generic{k}").features
         values = similarity.singular_values(prompts)
-        rank = similarity.effective_rank(values)
         random = similarity.random_directions(len(prompts), prompts.shape[1], SEED)
-        random_rank = similarity.effective_rank(similarity.singular_values(random))
+        spectra = (values, similarity.singular_values(random))
+        percent = 100 * np.array(list(random_values.values()))
         rows.append(
             [
                 f"{k}{suffix}",
                 f"{values[0]:.3g} … {values[-1]:.2g}",
-                f"{rank:.1f} ({random_rank:.1f})",
-                *map(format_measurement, accuracies),
+                *(f"{similarity.effective_rank(spectrum):.1f}" for spectrum in spectra),
+                f"{100 * accuracy.value:.2f}",
+                f"{percent.mean():.2f}",
+                f"{percent.min():.2f}–{percent.max():.2f}",
             ]
         )
     return rows
+
+
+def _explain_fewshot(results: ResultsFolder) -> list[str]:
+    for k in results.prompt_set_sizes():
+        name = f"generic{k}.logits.fewshot-{SEED}"
+        if results.runs(name):
+            validated = len(results.read(name).splits["val"])
+            return [
+                "The last table has logistic regression on 20 images per class, with τ chosen on "
+                f"{validated:,} further labelled images. *Whitened* features are the cosines with "
+                "an orthonormal basis of the prompts' span: the same information, without the "
+                "prompts' spectrum. Every number is a mean over the seeds. A seed draws the images "
+                "and the random directions, and the differences, in points, are taken seed by "
+                "seed. Brackets hold the lowest and the highest. K random directions span the "
+                "whole embedding once K reaches its width."
+            ]
+    return []
+
+
+def _paired_fewshot(results: ResultsFolder, suffix: str) -> list[list[str]]:
+    """Return few-shot accuracies of prompts, whitened and random, and their paired differences."""
+    rows = []
+    for k in results.prompt_set_sizes():
+        patterns = (
+            f"generic{k}.logits.fewshot-{{}}",
+            f"generic{k}.whitened.fewshot-{{}}",
+            f"random{k}-{{}}.fewshot",
+        )
+        by_seed = [results.values_by_seed(pattern, "acc1") for pattern in patterns]
+        seeds = sorted(set.intersection(*map(set, by_seed)))
+        if seeds:
+            prompts, whitened, random = (
+                100 * np.array([values[seed] for seed in seeds]) for values in by_seed
+            )
+            cells = [f"{values.mean():.2f}" for values in (prompts, whitened, random)]
+            cells += [_mean_and_range(random - other) for other in (prompts, whitened)]
+            rows.append([f"{k}{suffix}", *cells])
+    return rows
+
+
+def _mean_and_range(values: NDArray[np.float64]) -> str:
+    return f"{values.mean():+.2f} ({values.min():+.2f} to {values.max():+.2f})"
 
 
 def _resolution(comparison: Comparison) -> list[str]:
@@ -303,7 +386,7 @@ def chapter5(comparison: Comparison) -> list[str]:
     }
     labels = {
         Experiment(key, column): f"5 {metric}, {features}"
-        for column, metric in (("purity", "purity"), ("nmi", "NMI"), ("ari", "ARI"))
+        for column, metric in AGREEMENT.items()
         for key, features in clustered.items()
     }
     pictures = {
@@ -313,7 +396,8 @@ def chapter5(comparison: Comparison) -> list[str]:
     method = (
         "k-means on the test split, with as many clusters as classes and the best of ten starts. "
         "The number is that of the first seed (the thesis's is 42). The lowest and the highest of "
-        "all seeds follow. A random partition has an ARI of 0, but not a purity of 0."
+        "all seeds follow. Purity and NMI also reward chance: the lines below them are their means "
+        "over permuted labels. Such labels have an AMI and an ARI of 0 on average."
     )
     compared = comparison.compare(labels)
     heading = "## Chapter 5. Clustering"

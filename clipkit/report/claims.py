@@ -17,6 +17,7 @@ TEMPLATES = ["a photo of a {}"]
 # The last part of a probe's name -> what its runs say
 PROBES: dict[str, Run] = {
     "svm": {"classifier": "svm", "C": 1, "temperature": 1},
+    "svm-c": {"classifier": "svm"},
     "logreg": {"classifier": "logreg", "C": 1, "temperature": 1},
     "sweep": {"classifier": "svm", "C": 1},
     "svm-val": {"classifier": "svm", "C": 1},
@@ -27,10 +28,12 @@ PROBES: dict[str, Run] = {
     "c-tau-grid-probs": {"classifier": "svm"},
 }
 FEW_SHOT = ("fewshot", "c-tau-grid", "c-tau-grid-probs")  # probes of 20 images per class
-VALIDATED = ("svm-val", "logreg-val", "mlp-val", "fewshot")  # on a tenth of the training rows
+VALIDATED = ("svm-c", "svm-val", "logreg-val", "mlp-val", "fewshot")  # on a tenth of the rows
 
 
-def find_mismatch(name: str, history: History, digest_of: Callable[[str], str | None]) -> str:
+def find_mismatch(
+    name: str, history: History, digest_of: Callable[[str], str | None], fit_split: str = "train"
+) -> str:
     """Return how the history of a result differs from what its name says, or "".
 
     Parameters
@@ -40,9 +43,12 @@ def find_mismatch(name: str, history: History, digest_of: Callable[[str], str | 
     history : list of dict
     digest_of : callable
         Returns the digest of a file by its name, or None if the folder does not hold it.
+    fit_split : str
+        That probes are fitted on.
     """
     source, _, kind = name.rpartition(".")
-    command = "probe" if kind in PROBES else kind.partition("-")[0]
+    kind, seed = _split_seed(kind)
+    command = "probe" if kind in PROBES else kind
     last = history[-1] if history else {"command": "an unknown command"}
     if last["command"] != command:
         return f"expected a result of {command}, got one of {last['command']}"
@@ -50,7 +56,10 @@ def find_mismatch(name: str, history: History, digest_of: Callable[[str], str | 
         if digest_of(file) not in (digest, None):
             return f"expected a result made from {file}.h5, got one made from another file"
     entries = {entry["command"]: entry for entry in history}
-    for made_by, parameter, expected in _parameters(source, kind):
+    parameters = _parameters(source, kind, fit_split)
+    if seed:
+        parameters.append((command, "seed", seed))
+    for made_by, parameter, expected in parameters:
         got = entries.get(made_by, {}).get(parameter)
         if str(got) != str(expected):
             return f"expected {made_by} with {parameter} {expected}, got {got}"
@@ -66,19 +75,29 @@ def _inputs(source: str, history: History) -> dict[str, Any]:
             continue
         if entry["command"] == "logits":
             inputs["img"] = digests.get("images")
-            inputs[source.removesuffix(".logits")] = digests.get("texts")
+            inputs[source.partition(".")[0]] = digests.get("texts")
     digests = history[-1].get("inputs")
     if isinstance(digests, dict):
         inputs[source] = digests.get("features", digests.get("logits"))
     return inputs
 
 
-def _parameters(source: str, kind: str) -> list[tuple[str, str, Any]]:
+def _split_seed(kind: str) -> tuple[str, str]:
+    """Split `cluster-42` into its command or probe and its seed, which other kinds do not have.
+
+    >>> _split_seed("fewshot-42"), _split_seed("svm-val")
+    (('fewshot', '42'), ('svm-val', ''))
+    """
+    match = re.fullmatch(r"(.+)-(\d+)", kind)
+    return (match[1], match[2]) if match else (kind, "")
+
+
+def _parameters(source: str, kind: str, fit_split: str) -> list[tuple[str, str, Any]]:
     """Return (command, parameter, value) that the history must have; None if it has no value."""
     parameters: list[tuple[str, str, Any]] = []
     if kind in PROBES:
         parameters += [
-            ("probe", "fit_split", "train"),
+            ("probe", "fit_split", fit_split),
             ("probe", "shots", 20 if kind in FEW_SHOT else None),
             ("probe", "features", "probs" if kind.endswith("-probs") else "logits"),
         ]
@@ -90,8 +109,10 @@ def _parameters(source: str, kind: str) -> list[tuple[str, str, Any]]:
         parameters.append(("probe", "prompts", prompts[1]))
     if random:
         parameters += [("logits", "random", random[1]), ("logits", "seed", random[2])]
-    if kind.startswith("cluster-"):
-        parameters.append(("cluster", "seed", kind.removeprefix("cluster-")))
+        if kind == "fewshot":
+            parameters.append(("probe", "seed", random[2]))
+    if source != "img":
+        parameters.append(("logits", "whiten", True if source.endswith(".whitened") else None))
     if kind == "zeroshot":
         parameters.append(("textembed", "templates", TEMPLATES))
     return parameters
@@ -100,10 +121,11 @@ def _parameters(source: str, kind: str) -> list[tuple[str, str, Any]]:
 def select_runs(name: str, runs: Sequence[Run], n_classes: int) -> tuple[list[Run], str]:
     """Return the runs that are what the name of their result says, and why there are none."""
     source, _, kind = name.rpartition(".")
+    kind, _ = _split_seed(kind)
     expected: Run = {}
     if kind in PROBES:
         expected = PROBES[kind] | {"standardize": source == "img"}
-    elif kind.startswith("cluster-") and n_classes:
+    elif kind == "cluster" and n_classes:
         expected = {"k": n_classes}
     selected = list(runs)
     for column, value in expected.items():

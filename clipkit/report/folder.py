@@ -6,16 +6,23 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from clipkit import features, metrics
 from clipkit.errors import ClipkitError
+from clipkit.evaluation import HELD_OUT
 from clipkit.features import FeatureFile
 from clipkit.report import claims
 from clipkit.report.claims import Run
 from clipkit.report.thesis import SEED, Experiment
 
-AGREEMENT = ("purity", "nmi", "ari")  # measured on the clusters of every seed
+# Columns of a cluster result, measured on the clusters of every seed -> their names
+AGREEMENT = {
+    "purity": "purity",
+    "purity_chance": "purity of permuted labels",
+    "nmi": "NMI",
+    "nmi_chance": "NMI of permuted labels",
+    "ami": "AMI",
+    "ari": "ARI",
+}
 
 
 @dataclass(frozen=True)
@@ -26,7 +33,7 @@ class Measurement:
     unit: str = "%"  # or "nats" or ""; the value of a % is a fraction (0..1)
     low: float | None = None
     high: float | None = None
-    note: str = ""  # what was chosen for the number, such as "τ 0.07"
+    note: str = ""  # what was chosen for the number, such as "τ 0.07" or "C 0.01"
 
 
 class ResultsFolder:
@@ -110,17 +117,27 @@ class ResultsFolder:
 
     def _select_runs(self, name: str) -> tuple[list[Run], str]:
         result = self.read(name)
-        mismatch = claims.find_mismatch(name, result.history, self._digest)
+        fit_split = "train" if len(self.row_counts) > 1 else next(iter(self.row_counts))
+        mismatch = claims.find_mismatch(name, result.history, self._digest, fit_split)
         if mismatch:
             return [], mismatch
-        runs = result.runs_on("test")
+        split = self._scored_split(result)
+        runs = result.runs_on(split)
         if not runs:
-            return [], "expected a run on the split test, got none"
+            return [], f"expected a run on the split {split}, got none"
         for number, run in enumerate(runs):
-            run["number"] = number
+            run |= {"number": number, "split": split}
             if math.isnan(run.get("temperature", math.nan)):  # embeddings and zero-shot have none
                 run["temperature"] = 1.0
         return claims.select_runs(name, runs, len(self.class_names))
+
+    def _scored_split(self, result: FeatureFile) -> str:
+        """Return the test split or, where all images are in one split, what stands for it."""
+        if "test" in self.row_counts or len(self.row_counts) > 1:
+            return "test"
+        if result.history[-1]["command"] == "probe":
+            return "val" if result.history[-1].get("val") == HELD_OUT else "test"
+        return next(iter(self.row_counts))
 
     def temperatures(self, name: str) -> list[float]:
         """Return the temperatures of a sweep, from the highest to the lowest."""
@@ -138,7 +155,7 @@ class ResultsFolder:
         """
         name, column, temperature = experiment
         if column in AGREEMENT:
-            values = self._values_by_seed(f"{name}.cluster-", "", column)
+            values = list(self.values_by_seed(f"{name}.cluster-{{}}", column).values())
             return Measurement(values[0], "", min(values), max(values)) if values else None
         runs = self.runs(name)
         if temperature is not None:
@@ -148,33 +165,30 @@ class ResultsFolder:
         run = max(runs, key=lambda run: float(run[column]))  # of equals, the first
         if column.startswith("mean_"):
             return Measurement(run[column], "nats" if column == "mean_entropy" else "%")
-        low, high = metrics.wilson(run[column], len(self.read(name).splits["test"]))
-        note = f"τ {run['temperature']:g}" if temperature is None else ""
+        low, high = metrics.wilson(run[column], len(self.read(name).splits[run["split"]]))
+        note = ""
+        if temperature is None:
+            several_Cs = len(self.read(name).history[-1]["C"]) > 1
+            note = f"C {run['C']:g}" if several_Cs else f"τ {run['temperature']:g}"
         return Measurement(run[column], "%", low, high, note)
 
-    def measure_random(self, k: int) -> Measurement | None:
-        """Return the mean accuracy of an SVM on K random directions, over the seeds."""
-        values = self._values_by_seed(f"random{k}-", ".svm", "acc1")
-        if not values:
-            return None
-        return Measurement(float(np.mean(values)), "%", min(values), max(values))
+    def values_by_seed(self, pattern: str, column: str) -> dict[int, float]:
+        """Return the value of each seed's result, the thesis's seed first.
 
-    def measure_random_fewshot(self, k: int) -> Measurement | None:
-        """Return the few-shot accuracy on K random directions of the first seed."""
-        for seed in self._seeds(f"random{k}-", ".fewshot")[:1]:
-            return self.measure(Experiment(f"random{k}-{seed}.fewshot", temperature=None))
-        return None
+        Of a sweep that was chosen on a validation split, it is that of the chosen run.
 
-    def _values_by_seed(self, prefix: str, suffix: str, column: str) -> list[float]:
-        """Return the value of each seed's result `<prefix><seed><suffix>`."""
-        values = []
-        for seed in self._seeds(prefix, suffix):
-            values += [float(run[column]) for run in self.runs(f"{prefix}{seed}{suffix}")[:1]]
+        Parameters
+        ----------
+        pattern : str
+            Name of the results, with {} for the seed.
+        column : str
+        """
+        values = {}
+        seeds = self._numbers(*pattern.split("{}"))
+        for seed in sorted(seeds, key=lambda seed: (seed != SEED, seed)):
+            for run in self.runs(pattern.format(seed))[:1]:
+                values[seed] = float(run[column])
         return values
-
-    def _seeds(self, prefix: str, suffix: str) -> list[int]:
-        """Return the seed of each result `<prefix><seed><suffix>`, the thesis's seed first."""
-        return sorted(self._numbers(prefix, suffix), key=lambda seed: (seed != SEED, seed))
 
     def _numbers(self, prefix: str, suffix: str) -> list[int]:
         """Return, in order, each number for which there is a file `<prefix><number><suffix>.h5`."""
