@@ -65,12 +65,25 @@ def test_what_is_written_is_read_back_and_written_again_with_the_same_bytes(
 ) -> None:
     path = tmp_path / "x.h5"
     digest = write(path, file, force=True)
+    assert digest == file.digest
     first = path.read_bytes()
     again = read(path, trusted=True)
     assert seeds.same(again, file)
     assert again.digest == digest
     write(path, again, force=True)
     assert path.read_bytes() == first
+
+
+def test_the_digest_follows_every_edit_of_what_was_read(tmp_path: Path) -> None:
+    file = read(write_feature_file(tmp_path / "x.h5"))
+    with h5py.File(tmp_path / "x.h5") as h5:
+        stated = h5.attrs["digest"].decode()
+    assert file.digest == stated  # of a history that clipkit would store with fewer spaces
+    file.splits["test"].features *= 2
+    assert write(tmp_path / "y.h5", file) == file.digest != stated
+    assert read(tmp_path / "y.h5").digest == file.digest
+    file.splits["test"].features /= 2
+    assert file.digest == stated
 
 
 ARRAYS = st.one_of(

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipkit.errors import ClipkitError
-from clipkit.features.model import BlockMatrix, FeatureFile, Float32, canonical_json
+from clipkit.features.model import BlockMatrix, FeatureFile, Float32, canonical_json, is_features
 
 
 class Layout(NamedTuple):
@@ -61,11 +61,6 @@ def key_of(name: str) -> str:
     """
     group, _, key = name.rpartition("/")
     return "runs" if group == "runs" else key
-
-
-def is_features(name: str) -> bool:
-    """Whether a data set is a matrix of features, which comes in blocks."""
-    return key_of(name) == "features"
 
 
 def allowed_names(kind: str) -> tuple[set[str], set[str]]:
