@@ -6,10 +6,12 @@ import contextlib
 import errno
 import os
 import secrets
+import shutil
 import stat
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, Literal
 
@@ -19,6 +21,8 @@ STREAM = "-"
 NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 DISK_FULL_HINT = "free some space or write elsewhere; nothing was replaced"
+COPY_BYTES = 1 << 20
+MAX_TEXT_BYTES = 1 << 26
 MAX_NAME_BYTES = 180  # of an output's name in its temporary file's; file systems allow 255
 
 _unfinished: set[Path] = set()  # temporary files of this process
@@ -109,44 +113,47 @@ def atomic_write(output: str, *, force: bool = False) -> Iterator[Path]:
     is_stream = output == STREAM or _file_kind(Path(output)) == "stream"
     target = Path(output).resolve()
     folder = Path(tempfile.gettempdir()) if is_stream else target.parent
-    temporary = folder / _temporary_name("stdout" if output == STREAM else target.name)
-    _unfinished.add(temporary)
-    try:
-        try:
-            temporary.open("x").close()
-        except OSError as error:
-            raise WriteError(f"cannot write to {folder}: {error.strerror}") from error
-        try:
+    with _temporary_file(folder, target.name, 0o600 if is_stream else 0o666) as temporary:
+        # of the block's errors, the others may be about what it reads
+        with _write_errors(str(folder), only=DISK_FULL):
             yield temporary
-        except OSError as error:
-            if error.errno in DISK_FULL:  # other errors may be about what the block read
-                raise _write_error(str(folder), error) from error
-            raise
-        try:
+        with _write_errors("standard output" if output == STREAM else output):
             if is_stream:
                 with temporary.open("rb") as source, _open_stream(output, "wb") as sink:
-                    _copy(source, sink)
+                    shutil.copyfileobj(source, sink, COPY_BYTES)
+                    sink.flush()
             else:
                 _publish(temporary, target, force)
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            name = "standard output" if output == STREAM else output
-            raise _write_error(name, error) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-        _unfinished.discard(temporary)
 
 
-def _temporary_name(name: str) -> str:
-    """Return a hidden name; on a shared folder another machine's process may have our number."""
+@contextlib.contextmanager
+def _temporary_file(folder: Path, name: str, mode: int) -> Iterator[Path]:
+    """Create an empty file with a hidden name, and remove it at the end."""
     start = os.fsdecode(os.fsencode(name)[:MAX_NAME_BYTES])
-    return f".{start}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
+    # on a shared folder, another machine's process may have our number
+    path = folder / f".{start}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
+    _unfinished.add(path)
+    try:
+        with _write_errors(f"to {folder}"):
+            path.touch(mode, exist_ok=False)
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
+        _unfinished.discard(path)
 
 
-def _write_error(where: str, error: OSError) -> WriteError:
-    hint = DISK_FULL_HINT if error.errno in DISK_FULL else "nothing was replaced"
-    return WriteError(f"cannot write {where}: {error.strerror}", hint)
+@contextlib.contextmanager
+def _write_errors(where: str, only: Container[int | None] | None = None) -> Iterator[None]:
+    """Turn an error of the system into one line; `only` these, if given."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        if only is not None and error.errno not in only:
+            raise
+        hint = DISK_FULL_HINT if error.errno in DISK_FULL else "nothing was replaced"
+        raise WriteError(f"cannot write {where}: {error.strerror}", hint) from error
 
 
 def _publish(temporary: Path, target: Path, force: bool) -> None:
@@ -183,42 +190,28 @@ def _link(temporary: Path, target: Path) -> None:
             raise
 
 
-@contextlib.contextmanager
-def _open_stream(name: str, mode: Literal["rb", "wb"]) -> Iterator[IO[bytes]]:
-    """Open a file, or yield standard input or output for ``-``, which stay open."""
+def _open_stream(name: str, mode: Literal["rb", "wb"]) -> AbstractContextManager[IO[bytes]]:
+    """Open a file; ``-`` is standard input or output, which stays open."""
     if name != STREAM:
-        with Path(name).open(mode) as file:
-            yield file
-    elif mode == "rb":
-        yield sys.stdin.buffer
-    else:
-        yield sys.stdout.buffer
-        sys.stdout.buffer.flush()
+        return Path(name).open(mode)
+    return contextlib.nullcontext(sys.stdin.buffer if mode == "rb" else sys.stdout.buffer)
 
 
-def _copy(source: IO[bytes], sink: IO[bytes]) -> None:
-    """Copy all bytes, also to a sink whose writes take a part, as stdout under PYTHONUNBUFFERED."""
-    while block := source.read(1 << 20):
-        unwritten = memoryview(block)
-        while unwritten:
-            unwritten = unwritten[sink.write(unwritten) :]
-
-
-def read_bytes(source: str, limit: int = 1 << 26) -> bytes:
+def read_bytes(source: str) -> bytes:
     """Read a small text input: a file, or standard input for ``-``.
 
     Raises
     ------
     ClipkitError
-        If it cannot be read, or holds more than `limit` bytes.
+        If it cannot be read, or holds more than MAX_TEXT_BYTES.
     """
     try:
         with _open_stream(source, "rb") as stream:
-            data = stream.read(limit + 1)
+            data = stream.read(MAX_TEXT_BYTES + 1)
     except OSError as error:
         raise ClipkitError(f"cannot read {display_name(source)}: {error.strerror}") from error
-    if len(data) > limit:
-        most = f"{limit >> 20} MiB"
+    if len(data) > MAX_TEXT_BYTES:
+        most = f"{MAX_TEXT_BYTES >> 20} MiB"
         raise ClipkitError(f"{display_name(source)}: expected at most {most} of text, got more")
     return data
 
@@ -245,25 +238,15 @@ def spool_input(source: str) -> Iterator[Path]:
         if kind == "file":
             yield Path(source)
             return
-    with contextlib.ExitStack() as stack:
-        try:
-            copy = stack.enter_context(tempfile.NamedTemporaryFile(prefix="clipkit-", suffix=".h5"))
-            with _open_stream(source, "rb") as stream:
-                _copy(stream, copy)
-            copy.flush()
-        except OSError as error:
-            with contextlib.suppress(OSError):  # closing tries to write the rest once more
-                stack.close()
-            raise _spool_error(source, error) from error
-        yield Path(copy.name)
-
-
-def _spool_error(source: str, error: OSError) -> ClipkitError:
-    reason = error.strerror or str(error)
-    if error.errno not in DISK_FULL:
-        return ClipkitError(f"cannot read {display_name(source)}: {reason}")
     folder = tempfile.gettempdir()
-    return ClipkitError(
-        f"cannot copy {display_name(source)} to {folder}: {reason}",
-        "set TMPDIR to a folder with more space",
-    )
+    with _temporary_file(Path(folder), "input.h5", 0o600) as copy:
+        try:
+            with _open_stream(source, "rb") as stream, copy.open("wb") as sink:
+                shutil.copyfileobj(stream, sink, COPY_BYTES)
+        except OSError as error:
+            name, reason = display_name(source), error.strerror or str(error)
+            if error.errno not in DISK_FULL:
+                raise ClipkitError(f"cannot read {name}: {reason}") from error
+            hint = "set TMPDIR to a folder with more space"
+            raise ClipkitError(f"cannot copy {name} to {folder}: {reason}", hint) from error
+        yield copy
