@@ -10,7 +10,6 @@ import math
 import struct
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import h5py
@@ -40,7 +39,7 @@ REMAKE = "make the file again"
 
 
 class CheckedFile:
-    """An open HDF5 file that gives out only what was checked; a context manager.
+    """An open HDF5 file that gives out only what was checked.
 
     Parameters
     ----------
@@ -60,16 +59,9 @@ class CheckedFile:
         with self._reading("the file"):
             self.h5 = h5py.File(path, "r", locking=False)
 
-    def __enter__(self) -> CheckedFile:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        with contextlib.suppress(Exception):  # closing a damaged file may fail; it was only read
+    def close(self) -> None:
+        """Close the file. This may fail for a damaged one, which was only read."""
+        with contextlib.suppress(Exception):
             self.h5.close()
 
     def error(self, message: str, hint: str | None = None) -> ClipkitError:
@@ -230,8 +222,6 @@ class CheckedFile:
             raise self.error(f"{name}: expected type {' or '.join(sorted(types))}, got {stored}")
         if dataset.ndim != ndim:
             raise self.error(f"{name}: expected {ndim} dimensions, got {dataset.ndim}")
-        if 0 in dataset.shape:
-            raise self.error(f"{name}: expected at least one row, got the shape {dataset.shape}")
         return dataset
 
     def _check_storage(self, dataset: h5py.Dataset, name: str) -> None:
@@ -291,9 +281,8 @@ def _content(head: bytes) -> str:
 def _is_scalar(attribute: h5py.h5a.AttrID, kind: type) -> bool:
     """Whether an attribute is one value of this kind, stored at a fixed size."""
     h5type = attribute.get_type()
-    if attribute.get_space().get_simple_extent_type() != h5py.h5s.SCALAR:
-        return False
-    if h5type.get_class() != HDF5_CLASS[kind]:
+    is_scalar = attribute.get_space().get_simple_extent_type() == h5py.h5s.SCALAR
+    if not is_scalar or h5type.get_class() != HDF5_CLASS[kind]:
         return False
     return kind is not str or not h5type.is_variable_str()
 

@@ -20,38 +20,12 @@ def describe(file: FeatureFile) -> list[dict[str, Any]]:
     list of dict
         Rows of `field` and `value`.
     """
-    rows = [("kind", file.kind), ("digest", file.digest), *_arrays(file), *_lists(file)]
-    for name in ("temperature", "logit_scale"):
-        value = getattr(file, name)
-        if value is not None:
-            rows.append((name, value))
-    for number, entry in enumerate(file.history, 1):
-        parameters = {key: value for key, value in entry.items() if key != "command"}
-        rows += _history_rows(f"{number} {entry['command']}", parameters)
-    return [{"field": field, "value": value} for field, value in rows]
-
-
-def _arrays(file: FeatureFile) -> list[tuple[str, Any]]:
-    rows: list[tuple[str, Any]] = []
-    if file.features is not None:
-        rows.append(("features", _shape(file.features)))
-    for name, split in file.splits.items():
-        if split.features is not None:
-            rows.append((f"{name} features", _shape(split.features)))
-        if split.predicted is not None:
-            rows.append((f"{name} predictions", _shape(split.predicted)))
-        if split.labels is None:
-            rows.append((f"{name} labels", "none"))
+    rows: list[tuple[str, Any]] = [("kind", file.kind), ("digest", file.digest), *_arrays(file)]
     size = 0
     for matrix in file.matrices().values():
         size += sum(block.nbytes for block in matrix.iter_blocks())
     if size:
         rows.append(("memory", f"{size / 1e6:.1f} MB"))
-    return rows
-
-
-def _lists(file: FeatureFile) -> list[tuple[str, Any]]:
-    rows: list[tuple[str, Any]] = []
     if file.class_names:
         rows.append(("classes", len(file.class_names)))
         rows.append(("class names", _abridged(file.class_names)))
@@ -61,6 +35,26 @@ def _lists(file: FeatureFile) -> list[tuple[str, Any]]:
     if file.runs:
         rows.append(("runs", len(file.rows())))
         rows.append(("columns", ", ".join(file.runs)))
+    for name in ("temperature", "logit_scale"):
+        if getattr(file, name) is not None:
+            rows.append((name, getattr(file, name)))
+    for number, entry in enumerate(file.history, 1):
+        parameters = {key: value for key, value in entry.items() if key != "command"}
+        rows += _history_rows(f"{number} {entry['command']}", parameters)
+    return [{"field": field, "value": value} for field, value in rows]
+
+
+def _arrays(file: FeatureFile) -> list[tuple[str, str]]:
+    rows: list[tuple[str, str]] = []
+    if file.features is not None:
+        rows.append(("features", _shape(file.features)))
+    for name, split in file.splits.items():
+        if split.features is not None:
+            rows.append((f"{name} features", _shape(split.features)))
+        if split.predicted is not None:
+            rows.append((f"{name} predictions", _shape(split.predicted)))
+        if split.labels is None:
+            rows.append((f"{name} labels", "none"))
     return rows
 
 

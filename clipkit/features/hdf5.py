@@ -83,7 +83,7 @@ def open_file(
     with spool_input(str(source)) as path:
         if not trusted:
             check_in_subprocess(path, name, lambda: _read_a_little(path, name))
-        with CheckedFile(path, name) as checked:
+        with contextlib.closing(CheckedFile(path, name)) as checked:
             file = _assemble(checked)
             if kinds and file.kind not in kinds:
                 raise ClipkitError(
@@ -95,7 +95,7 @@ def open_file(
 
 def _read_a_little(path: Path, name: str) -> None:
     """Read everything but features, and the last row of those: enough to meet what crashes HDF5."""
-    with CheckedFile(path, name) as checked:
+    with contextlib.closing(CheckedFile(path, name)) as checked:
         for key, value in _assemble(checked).datasets().items():
             if isinstance(value, BlockMatrix):
                 checked.h5[key].id.get_num_chunks()
