@@ -5,13 +5,14 @@ from __future__ import annotations
 import importlib.util
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 import pytest
-from factories import content, write_feature_file
+from factories import content, feature_file, write_feature_file
 from fuzz import seeds
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -212,27 +213,16 @@ def nested(levels: int) -> list[Any]:
     return value
 
 
-def texts(features: Any = ((1,),), **rest: Any) -> Any:
-    parts = {"texts": ["x"], "class_index": np.array([0]), **rest}
-    return FeatureFile("texts", features=np.asarray(features), **parts)
-
-
-def two_splits(width: int) -> FeatureFile:
-    file: FeatureFile = images()
-    file.splits["b"] = Split(np.ones((1, width)), None, ["y"])
-    return file
-
-
-def logits(**rest: Any) -> FeatureFile:
-    """Return a file of one logit for each of two prompts: one is missing."""
-    index = np.array([0, 0])
-    return FeatureFile("logits", [], images().splits, None, ["x", "y"], index, **rest)
+def changed(kind: str, **fields: Any) -> FeatureFile:
+    """Return a valid file of six rows a split, or three prompts, with other fields."""
+    return replace(feature_file(kind), **fields)
 
 
 TWO_RUNS = {"k": np.arange(2), "acc1": np.ones(1)}
 HUGE = np.full((1, 1), 2**62)
 EMPTY = "expected at least one row, got the shape"
 TUPLE = "a/ids: expected a list of texts, got tuple"
+WIDTH = "expected features of equal width, got train/features 4, test/features"
 SCALE = "logit_scale: expected a finite number above 0, got"
 INVALID = [
     (FeatureFile("video"), "kind: expected one of images, texts, logits, result, got 'video'"),
@@ -253,16 +243,16 @@ INVALID = [
     (images(ids=[]), f"a/ids: {EMPTY} (0,)"),
     (images(class_names=[]), f"class_names: {EMPTY} (0,)"),
     (images([1]), "a/features: expected 2 dimensions, got 1"),
-    (texts([["x"]]), "features: expected numbers, got texts"),
-    (texts(texts=["x", "y"]), "expected equal lengths, got features 1, texts 2, class_index 1"),
-    (texts(texts=None), "expected texts in a file of texts, got none"),
-    (texts(class_index=np.array([-2])), "class_index: expected values in -1..1048575, got -2..-2"),
-    (two_splits(width=2), "expected features of equal width, got a/features 1, b/features 2"),
-    (logits(temperature=1.0), "expected features of equal width, got a/features 1, texts 2"),
-    (logits(), "expected a temperature in a file of logits, got none"),
-    (logits(temperature=0.0), "temperature: expected a finite number above 0, got 0.0"),
-    (logits(temperature=1.0, logit_scale=np.inf), f"{SCALE} inf"),
-    (texts(class_index=None), "expected class_index in a file of texts, got none"),
+    (changed("texts", features=np.array([["x"]])), "features: expected numbers, got texts"),
+    (changed("texts", texts=["x"]), "equal lengths, got features 3, texts 1, class_index 3"),
+    (changed("texts", texts=None), "expected texts in a file of texts, got none"),
+    (changed("texts", class_index=np.full(3, -2)), "in -1..1 (2 class names), got -2..-2"),
+    (changed("texts", class_index=None), "expected class_index in a file of texts, got none"),
+    (changed("logits", texts=list("abcd"), class_index=np.zeros(4, int)), "3, texts 4"),
+    (feature_file(datasets={"test/features": np.ones((6, 2))}), f"{WIDTH} 2"),
+    (changed("logits", temperature=None), "expected a temperature in a file of logits, got none"),
+    (changed("logits", temperature=0.0), "temperature: expected a finite number above 0, got 0.0"),
+    (changed("logits", logit_scale=np.inf), f"{SCALE} inf"),
     (FeatureFile("result", runs=TWO_RUNS), "expected equal lengths, got runs/k 2, runs/acc1 1"),
     (FeatureFile("result", splits={"a": Split(ids=["x"], predicted=HUGE)}), "0..1048575, got 4611"),
     (images(ids=["x\0"]), "a/ids: expected texts without NUL characters, got 'x\\x00'"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -10,16 +11,24 @@ import pytest
 from factories import contents, unchanged
 
 from clipkit import files
-from clipkit.errors import ClipkitError, UsageError, WriteError
+from clipkit.errors import ClipkitError, WriteError
 
 
-def test_a_failing_block_leaves_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [(KeyError(), KeyError), (OSError(errno.ENOSPC, "No space left on device"), WriteError)],
+)
+def test_a_failing_block_leaves_the_earlier_file(
+    tmp_path: Path, error: Exception, expected: type[Exception]
+) -> None:
+    (tmp_path / "x").write_bytes(b"earlier")
+
     def fail_halfway() -> None:
-        with files.atomic_write(str(tmp_path / "x")) as path:
+        with files.atomic_write(str(tmp_path / "x"), force=True) as path:
             path.write_bytes(b"half")
-            raise KeyError
+            raise error
 
-    with unchanged(tmp_path), pytest.raises(KeyError):
+    with unchanged(tmp_path), pytest.raises(expected):
         fail_halfway()
 
 
@@ -73,12 +82,3 @@ def test_a_regular_input_file_is_not_copied(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"1234")
     with files.spool_input(str(tmp_path / "x")) as path:
         assert path == tmp_path / "x"
-
-
-def test_an_output_is_checked_before_any_work(tmp_path: Path) -> None:
-    (tmp_path / "x").touch()
-    for output in (tmp_path, tmp_path / "x", tmp_path / "no" / "x"):
-        with pytest.raises(UsageError):
-            files.check_output(str(output))
-    files.check_output(str(tmp_path / "x"), force=True)
-    files.check_output("/dev/null")

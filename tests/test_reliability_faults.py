@@ -431,18 +431,6 @@ def failing(code: int) -> Callable[..., None]:
     return call
 
 
-def test_publishing_when_a_later_write_fails(tmp_path: Path) -> None:
-    (tmp_path / "out").write_bytes(b"earlier")
-
-    def write() -> None:
-        with files.atomic_write(str(tmp_path / "out"), force=True) as path:
-            path.write_bytes(b"data")
-            failing(errno.ENOSPC)()
-
-    with unchanged(tmp_path), pytest.raises(WriteError, match="No space left"):
-        write()
-
-
 def test_a_file_system_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def write(name: str) -> None:
         with files.atomic_write(str(tmp_path / name)) as path:
