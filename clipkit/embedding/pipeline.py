@@ -10,12 +10,10 @@ import contextlib
 import functools
 import os
 import tempfile
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +22,7 @@ from clipkit import console, features, similarity
 from clipkit.embedding.checkpoint import Checkpoint, Shard, Skipped, open_checkpoint
 from clipkit.errors import ClipkitError, ImageError, UsageError
 from clipkit.features import FeatureFile, Split
+from clipkit.features.prefetch import prefetch_map
 from clipkit.files import STREAM, check_output
 
 if TYPE_CHECKING:
@@ -160,7 +159,7 @@ def _encode_pending(
         _refuse_skipped(checkpoint.skipped())
     prepare = functools.partial(_prepare_batch, dataset.splits, encoder)
     tasks = _cut_into_batches(checkpoint.pending(), batch_size)
-    batches = _prefetch(prepare, tasks, num_workers)
+    batches = prefetch_map(prepare, tasks, num_workers, ahead=num_workers + 1)
     progress = console.progress(f"embedding {dataset.name}", "images", done)
     with contextlib.closing(batches), progress as report_progress:
         for shard in checkpoint.pending():
@@ -207,27 +206,6 @@ def _prepare_batch(
             skipped.append({"split": shard.split, "id": split.ids[row], "reason": error.message})
     pixels = encoder.preprocess(images) if images else None
     return Batch(rows, pixels, skipped)
-
-
-Task = TypeVar("Task")
-Result = TypeVar("Result")
-
-
-def _prefetch(
-    function: Callable[[Task], Result], tasks: Iterable[Task], num_workers: int
-) -> Generator[Result]:
-    """Yield `function(task)` for each task in order; threads compute the next ones meanwhile."""
-    pending: deque[Future[Result]] = deque()
-    with ThreadPoolExecutor(num_workers) as pool:
-        try:
-            for task in tasks:
-                pending.append(pool.submit(function, task))
-                if len(pending) > num_workers + 1:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)
 
 
 def _join_rows(
