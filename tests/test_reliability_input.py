@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,9 +14,10 @@ import h5py
 import numpy as np
 import pytest
 from factories import random_features, refused, unchanged, write_feature_file
-from shell import clipkit
+from shell import clipkit, ok
 
 from clipkit.console import escaped
+from clipkit.features import read
 from clipkit.features.checked_file import SIGNATURE
 
 
@@ -214,6 +217,54 @@ def test_an_untrusted_file(
     with h5py.File(path, "r+") as h5:
         change(h5)
     refused_everywhere(path, message)
+
+
+HOLDER = """
+import sys, h5py, numpy
+files = [
+    h5py.File("read.h5"),
+    h5py.File("read-swmr.h5", swmr=True, libver="latest"),
+    h5py.File("append.h5", "a"),
+    h5py.File("append-unlocked.h5", "r+", locking=False),
+    h5py.File("append-swmr.h5", "r+", libver="latest"),
+    h5py.File("new.h5", "w", libver="v110"),
+    open("locked.h5", "wb"),
+]
+files[4].swmr_mode = True
+files[5]["x"] = numpy.zeros(10**6)
+files[5].flush()
+__import__("fcntl").flock(files[6], 2)
+print("open", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_file_that_another_process_has_open_is_read_or_said_to_be_open(tmp_path: Path) -> None:
+    readable = ("read", "read-swmr")
+    writable = ("append", "append-unlocked", "append-swmr", "new", "locked")
+    for name in (*readable, *writable):
+        write_feature_file(tmp_path / f"{name}.h5")
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", HOLDER], cwd=tmp_path, **pipes) as holder:
+        assert holder.stdout.readline() == b"open\n"
+        for name in readable:
+            ok("info", tmp_path / f"{name}.h5")
+        for name in writable:
+            path = tmp_path / f"{name}.h5"
+            message = f"clipkit info: {path} is open for writing elsewhere; hint: close it there"
+            refused(clipkit("info", path), 1, message)
+        holder.stdin.close()
+    for name in ("append", "append-unlocked", "append-swmr"):
+        ok("info", tmp_path / f"{name}.h5")
+
+
+@pytest.mark.parametrize("locking", [True, False, "best-effort", None])
+def test_a_file_that_a_notebook_has_open_is_read_in_the_notebook(
+    tmp_path: Path, locking: Any
+) -> None:
+    path = write_feature_file(tmp_path / "x.h5")
+    with h5py.File(path, locking=locking) as h5:
+        assert read(path).splits["test"].features.shape == h5["test/features"].shape
 
 
 def test_another_superblock_and_a_user_block(tmp_path: Path) -> None:

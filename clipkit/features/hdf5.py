@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipkit.errors import ClipkitError, WriteError
-from clipkit.features.checked_file import REMAKE, CheckedFile
+from clipkit.features.checked_file import CheckedFile
 from clipkit.features.isolation import check_in_subprocess
 from clipkit.features.model import (
     BlockMatrix,
@@ -122,7 +122,7 @@ def _assemble(checked: CheckedFile) -> FeatureFile:
     validate(file)
     digest = checked.attribute(checked.h5, "digest")
     if file_digest(attributes, entries) != digest:
-        raise checked.error("the metadata does not match the digest: it was changed", REMAKE)
+        raise checked.damage("the metadata does not match the digest: it was changed")
     file.read_as = (file.digest, digest)
     return file
 
@@ -157,7 +157,7 @@ def _blocks(
 
 
 def _changed(checked: CheckedFile, name: str) -> ClipkitError:
-    return checked.error(f"{name} does not match its SHA-256: it was changed", REMAKE)
+    return checked.damage(f"{name} does not match its SHA-256: it was changed")
 
 
 def write(output: str | Path, file: FeatureFile, *, force: bool = False) -> str:
