@@ -25,7 +25,7 @@ COPY_BYTES = 1 << 20
 MAX_TEXT_BYTES = 1 << 26
 MAX_NAME_BYTES = 180  # of an output's name in its temporary file's; file systems allow 255
 
-_unfinished: set[Path] = set()  # temporary files of this process
+_unfinished: set[Path] = set()  # temporary files and folders of this process
 
 
 def display_name(source: str | Path) -> str:
@@ -39,9 +39,21 @@ def display_name(source: str | Path) -> str:
 
 def remove_unfinished() -> None:
     """Remove the temporary files of an interrupted process: a signal may come at any moment."""
-    for path in _unfinished:
-        with contextlib.suppress(OSError):
-            path.unlink(missing_ok=True)
+    for path in list(_unfinished):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """Yield a folder that is removed at the end, also of an interrupted process."""
+    with tempfile.TemporaryDirectory(prefix="clipkit-") as name:
+        _unfinished.add(Path(name))
+        yield Path(name)
+        _unfinished.discard(Path(name))
 
 
 def _file_kind(path: Path) -> str:

@@ -9,6 +9,7 @@ import random
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +20,7 @@ import pytest
 from factories import contents, refused, unchanged, write_feature_file
 from forkserver import ForkServer, Outcome
 from PIL import Image
-from shell import clipkit, ok
+from shell import clipkit, ok, shell
 
 from clipkit import files
 from clipkit.errors import UsageError, WriteError
@@ -191,6 +192,68 @@ def test_a_second_signal_ends_at_once_and_tidily(embedding: Embedding) -> None:
     assert ended.exit_code in (130, -signal.SIGINT)
     assert "Traceback" not in ended.stderr
     assert not embedding.temporary_files()
+
+
+# Run clipkit with the writing of a file replaced by a call into C that never returns.
+STUCK = """
+import ctypes, pathlib, sys
+from clipkit import cli
+from clipkit.features import hdf5
+
+def hang(*_):
+    mutex = ctypes.create_string_buffer(128)
+    pathlib.Path("stuck").touch()
+    for _ in range(2):
+        ctypes.CDLL(None).pthread_mutex_lock(mutex)
+
+hdf5._create = hang
+cli.main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("numbers", "seconds"),
+    [
+        ([signal.SIGINT], (3, 6)),
+        ([signal.SIGTERM, signal.SIGTERM], (3, 6)),  # at the same time, as timeout(1) does
+        ([signal.SIGTERM, None, signal.SIGTERM], (0, 2.5)),
+    ],
+)
+def test_a_signal_ends_a_command_inside_a_call_that_does_not_return(
+    tmp_path: Path, numbers: list[signal.Signals | None], seconds: tuple[float, float]
+) -> None:
+    write_feature_file(tmp_path / "logits.h5", "logits")
+    (tmp_path / "out.h5").write_bytes(b"earlier")
+    line = [sys.executable, "-c", STUCK, "entropy", "logits.h5", "-o", "out.h5", "--force"]
+    with subprocess.Popen(line, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+        while not (tmp_path / "stuck").exists():
+            time.sleep(0.01)
+        assert [name for name in contents(tmp_path) if name.endswith(".tmp")]
+        begin = time.monotonic()
+        for number in numbers:
+            if number is None:
+                time.sleep(0.5)
+            else:
+                process.send_signal(number)
+        _, stderr = process.communicate(timeout=30)
+    assert seconds[0] < time.monotonic() - begin < seconds[1]
+    assert process.returncode == 128 + numbers[0]
+    assert stderr == f"clipkit: interrupted by {numbers[0].name}\n"
+    assert (tmp_path / "out.h5").read_bytes() == b"earlier"
+    assert sorted(contents(tmp_path)) == ["logits.h5", "out.h5", "stuck"]
+
+
+def test_too_small_an_address_space_is_refused_before_a_library_loops_in_it(
+    tmp_path: Path,
+) -> None:
+    write_feature_file(tmp_path / "logits.h5", "logits")
+    ended = shell("ulimit -v 250000; clipkit probe logits.h5", tmp_path)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr == (
+        "clipkit probe: not enough memory: expected at least 2 GiB of address space, got 244 MiB; "
+        "hint: raise the limit: ulimit -v unlimited\n"
+    )
+    assert shell("ulimit -v 250000; clipkit probe --help", tmp_path).returncode == 0
 
 
 def replace_a_picture(embedding: Embedding, pictures: Path) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from clipkit.embedding.checkpoint import Checkpoint, Shard, Skipped, open_checkp
 from clipkit.errors import ClipkitError, ImageError, UsageError
 from clipkit.features import FeatureFile, Split
 from clipkit.features.prefetch import prefetch_map
-from clipkit.files import STREAM, check_output
+from clipkit.files import STREAM, check_output, temporary_folder
 
 if TYPE_CHECKING:
     from clipkit.datasets import Dataset, ImageDataset
@@ -121,8 +120,8 @@ def _checkpoint_folder(output: str) -> Iterator[Path]:
     """Yield the folder for shards: `OUTPUT.partial`, or a temporary folder for a stream."""
     path = Path(output)
     if output == STREAM or (path.exists() and not path.is_file()):
-        with tempfile.TemporaryDirectory(prefix="clipkit-") as temporary:
-            yield Path(temporary)
+        with temporary_folder() as folder:
+            yield folder
         return
     target = path.resolve()
     folder = target.with_name(f"{target.name}.partial")
