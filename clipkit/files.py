@@ -10,7 +10,7 @@ import shutil
 import stat
 import sys
 import tempfile
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, Literal
@@ -18,6 +18,10 @@ from typing import IO, Literal
 from clipkit.errors import ClipkitError, UsageError, WriteError
 
 STREAM = "-"
+FEATURE_ENDINGS = (".h5", ".hdf5")
+CONVERTIBLE_ENDINGS = (".npz", ".npy", ".parquet", ".csv")
+OTHER_ENDINGS = (*CONVERTIBLE_ENDINGS, ".tsv", ".json", ".txt", ".md", ".png", ".pdf", ".svg")
+KNOWN_ENDINGS = (*FEATURE_ENDINGS, *OTHER_ENDINGS)
 NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 DISK_FULL_HINT = "free some space or write elsewhere; nothing was replaced"
@@ -69,13 +73,43 @@ def _file_kind(path: Path) -> str:
     return "folder" if stat.S_ISDIR(mode) else "stream"
 
 
-def check_output(output: str, *, force: bool = False) -> None:
+def check_feature_output(
+    output: str, *, force: bool = False, inputs: Iterable[str | None] = ()
+) -> None:
+    """Refuse an output as `check_output` does, and one whose name is not that of a feature file."""
+    check_ending(output)
+    check_output(output, force=force, inputs=inputs)
+
+
+def check_ending(output: str) -> None:
+    """Refuse a name that says that the file is something else than a feature file."""
+    path = Path(output)
+    ending = path.suffix.lower()
+    if ending in OTHER_ENDINGS:
+        name = path.with_suffix(".h5")
+        hint = f"write {name}"
+        if ending in CONVERTIBLE_ENDINGS:
+            hint += f", then: clipkit convert {name} {output}"
+        raise UsageError(f"expected an output that ends in .h5, got {output}", hint)
+
+
+def check_output(output: str, *, force: bool = False, inputs: Iterable[str | None] = ()) -> None:
     """Refuse an output that cannot be published before the command does any work.
+
+    Parameters
+    ----------
+    output : str
+        A path, or ``-`` for standard output.
+    force : bool
+        Replace an existing file.
+    inputs : iterable of str or None
+        What the command reads: paths, ``-``, or None for what is not given.
 
     Raises
     ------
     UsageError
-        If the output exists and `force` is not given, its folder is missing, or it is a terminal.
+        If the output exists and `force` is not given, is one of the inputs by whatever name, its
+        folder is missing, or it is a terminal.
     ClipkitError
         If its folder is not writable.
     """
@@ -89,6 +123,8 @@ def check_output(output: str, *, force: bool = False) -> None:
     if kind == "folder":
         hint = f"add a file name: -o {output}/NAME.h5"
         raise UsageError(f"expected a file as output, got the folder {output}", hint)
+    if kind == "file" and any(_is_same_file(source, path) for source in inputs):
+        raise UsageError(f"the output {output} is an input of this command", "choose another name")
     if kind == "file" and not force:
         hint = "choose another name, or add --force to replace it"
         raise UsageError(f"the output {output} exists", hint)
@@ -98,6 +134,17 @@ def check_output(output: str, *, force: bool = False) -> None:
         raise UsageError(f"cannot write {output}: there is no folder {folder}", hint)
     if kind != "stream" and not os.access(folder, os.W_OK):
         raise ClipkitError(f"cannot write {output}: {folder} is not writable")
+
+
+def _is_same_file(source: str | None, output: Path) -> bool:
+    """Whether an input is the file at `output`, also through a link or as standard input."""
+    if source is None:
+        return False
+    try:
+        status = os.fstat(sys.stdin.fileno()) if source == STREAM else Path(source).stat()
+        return os.path.samestat(status, output.stat())
+    except (OSError, ValueError):  # not a file; ValueError: a name with NUL
+        return False
 
 
 @contextlib.contextmanager

@@ -263,9 +263,15 @@ def test_predictions_become_a_table_with_class_names(tmp_path: Path) -> None:
     table = pq.read_table(tmp_path / "r.parquet").to_pydict()
     assert table["predicted"] == ["cat", "cat", "cat", "dog"]
     assert table["temperature"] == [None] * 4
-    ok("convert", source, tmp_path / "r.npz")
+    exported = ok("convert", source, tmp_path / "r.npz")
+    assert exported.stderr.endswith(f"r.npz: convert does not import results; keep {source}\n")
     assert np.load(tmp_path / "r.npz")["val_predicted"].tolist() == [[0, 0], [0, 1]]
-    convert_refused(tmp_path / "r.npz", tmp_path / "x.h5", 1, "images, texts or logits, got result")
+    convert_refused(
+        tmp_path / "r.npz",
+        tmp_path / "x.h5",
+        1,
+        "images, texts or logits, got result; hint: use the feature file",
+    )
 
 
 def test_results_of_the_commands_become_tables(tmp_path: Path) -> None:

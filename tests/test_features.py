@@ -337,6 +337,16 @@ def test_take_selects_rows_of_everything_that_a_split_holds() -> None:
     assert Split(ids=["a", "b"]).take([1]).features is None
 
 
+@pytest.mark.parametrize("kind", ["images", "texts", "logits", "result"])
+def test_a_file_is_shown_in_one_short_line(kind: str) -> None:
+    file = replace(feature_file(kind), class_names=["x" * 1000] * 1000)
+    assert repr(file).startswith(f"FeatureFile({kind}, ")
+    assert len(repr(file)) < 200
+    for split in file.splits.values():
+        split.ids = ["x" * 1000] * 1000
+        assert len(repr(split)) < 100
+
+
 def test_rows_of_a_result_are_its_runs() -> None:
     file = FeatureFile("result")
     rows = [{"split": "a", "k": 1, "acc1": 0.5}, {"split": "b", "k": 2, "acc1": 1.0}]

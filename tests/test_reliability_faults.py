@@ -538,10 +538,75 @@ def test_output_exists_and_force(logits_of: tuple[object, ...], tmp_path: Path) 
     assert read(out).kind == "logits"
 
 
-def test_output_is_an_input(logits_of: tuple[object, ...], tmp_path: Path) -> None:
-    ok(*logits_of, tmp_path / "separate.h5")
-    ok(*logits_of, tmp_path / "img.h5", "--force")
-    assert (tmp_path / "img.h5").read_bytes() == (tmp_path / "separate.h5").read_bytes()
+@pytest.mark.parametrize("name", ["img.h5", "./img.h5", "../folder/img.h5", "sym.h5", "hard.h5"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "logits img.h5 txt.h5",
+        "logits img.h5 --random 3",
+        "logits other.h5 img.h5",
+        "probe img.h5",
+        "entropy img.h5",
+        "zeroshot img.h5",
+        "cluster img.h5",
+        "textembed img.h5",
+        "textembed --classes img.h5",
+        "textembed --classes digits --template img.h5",
+    ],
+)
+def test_a_command_does_not_replace_its_input(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, name: str
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    write_feature_file(folder / "img.h5")
+    Path("sym.h5").symlink_to("img.h5")
+    os.link("img.h5", "hard.h5")
+    with unchanged(folder):
+        for words in ([], ["--force"]):
+            ended = clipkit(*line.split(), "-o", name, *words)
+            message = f"the output {name} is an input of this command; hint: choose another name"
+            refused(ended, 2, message)
+
+
+def test_a_command_does_not_replace_its_standard_input(tmp_path: Path) -> None:
+    write_feature_file(tmp_path / "logits.h5", "logits")
+    with unchanged(tmp_path):
+        ended = shell("clipkit entropy -o logits.h5 --force < logits.h5", tmp_path)
+    assert ended.returncode == 2
+    assert "the output logits.h5 is an input of this command" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("x.npz", "write x.h5, then: clipkit convert x.h5 x.npz"),
+        ("a/x.NPY", "write a/x.h5, then: clipkit convert a/x.h5 a/x.NPY"),
+        ("x.y.parquet", "write x.y.h5, then: clipkit convert x.y.h5 x.y.parquet"),
+        ("x.csv", "write x.h5, then: clipkit convert x.h5 x.csv"),
+        ("x.tsv", "write x.h5"),
+        ("x.json", "write x.h5"),
+        ("x.png", "write x.h5"),
+    ],
+)
+def test_a_feature_file_is_not_named_as_another_format(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, hint: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for line in (
+        "embed digits",
+        "textembed --classes digits",
+        "logits img.h5 txt.h5",
+        "entropy logits.h5",
+        "probe logits.h5",
+        "zeroshot logits.h5",
+        "cluster logits.h5",
+    ):
+        message = f"expected an output that ends in .h5, got {name}; hint: {hint}"
+        refused(clipkit(*line.split(), "-o", name), 2, message)
+    with pytest.raises(UsageError, match=r"ends in \.h5"):
+        write(name, read(write_feature_file(tmp_path / "img.h5")))
 
 
 def test_output_is_a_folder_or_lies_in_none(logits_of: tuple[object, ...], tmp_path: Path) -> None:

@@ -95,6 +95,8 @@ def test_missing_folder_and_unreadable(tmp_path: Path) -> None:
         (loop, f"cannot read {loop}: Too many levels of symbolic links"),
     ):
         refused(clipkit("entropy", path), 1, message)
+    for name in ("nope.h5", "some/path.npz", "a.b.parquet"):
+        refused(clipkit("info", name), 1, f"cannot read {name}: there is no such file")
     secret = write_feature_file(tmp_path / "secret.h5")
     secret.chmod(0)
     if os.access(secret, os.R_OK):

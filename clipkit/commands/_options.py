@@ -124,7 +124,7 @@ def _words(values: list[str]) -> list[str]:
     return [word.strip() for value in values for word in value.split(",")]
 
 
-def check_report_options(output: str | None, format: str | None, force: bool) -> None:
+def check_report_options(output: str | None, format: str | None, force: bool, *inputs: str) -> None:
     """Refuse an unknown report format or an unusable output before the command does any work."""
     from clipkit import files
     from clipkit.tables import FORMATS
@@ -132,7 +132,7 @@ def check_report_options(output: str | None, format: str | None, force: bool) ->
     if format is not None and format not in FORMATS:
         raise unknown("format", format, FORMATS)
     if output is not None:
-        files.check_output(output, force=force)
+        files.check_feature_output(output, force=force, inputs=inputs)
 
 
 def report_result(result: FeatureFile, output: str | None, format: str | None, force: bool) -> None:

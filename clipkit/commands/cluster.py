@@ -42,7 +42,7 @@ def cluster(
     """
     from clipkit import clustering, features
 
-    check_report_options(output, format, force)
+    check_report_options(output, format, force, file)
     with features.open_file(file, kinds=["images", "logits"]) as source:
         result = clustering.cluster(source, split, k, seed)
     report_result(result, output, format, force)

@@ -11,8 +11,7 @@ import typer
 from clipkit import console
 from clipkit.commands._options import Force
 from clipkit.errors import UsageError, unknown
-
-FEATURE_FILE = (".h5", ".hdf5")
+from clipkit.files import FEATURE_ENDINGS
 
 
 def convert(
@@ -79,9 +78,9 @@ def convert(
     from clipkit import features, files, models
     from clipkit.features import formats
 
-    files.check_output(output, force=force)
-    is_export = _ending(source, formats.READABLE) in FEATURE_FILE
-    if is_export == (_ending(output, formats.WRITABLE) in FEATURE_FILE):
+    files.check_output(output, force=force, inputs=[source, labels, prompts])
+    is_export = _ending(source, formats.READABLE) in FEATURE_ENDINGS
+    if is_export == (_ending(output, formats.WRITABLE) in FEATURE_ENDINGS):
         raise UsageError(
             f"expected one feature file (.h5 or -), got {source} and {output}",
             "convert in two steps, through a feature file",
@@ -123,6 +122,6 @@ def _read_prompts(source: str | None) -> tuple[list[str] | None, str | None]:
 
 def _ending(name: str, known: tuple[str, ...]) -> str:
     ending = ".h5" if name == "-" else Path(name).suffix.lower()
-    if ending not in (*FEATURE_FILE, *known):
-        raise unknown("ending", ending or name, [*FEATURE_FILE, *known])
+    if ending not in (*FEATURE_ENDINGS, *known):
+        raise unknown("ending", ending or name, [*FEATURE_ENDINGS, *known])
     return ending

@@ -30,7 +30,7 @@ def entropy(
     """
     from clipkit import features, softmax
 
-    check_report_options(output, format, force)
+    check_report_options(output, format, force, file)
     with features.open_file(file, kinds=["logits"]) as logits:
         temperatures = parse_temperatures(temperature, logits.logit_scale)
         result = softmax.entropy_summary(logits, temperatures or [logits.temperature or 1.0])

@@ -48,7 +48,7 @@ def logits(
         raise UsageError(f"expected TEXTS or --random, got both ({texts} and {random})")
     if images == texts == "-" and random is None:
         raise UsageError("expected only one of IMAGES and TEXTS on standard input, got both")
-    files.check_output(output, force=force)
+    files.check_feature_output(output, force=force, inputs=[images, texts])
     with features.open_file(images, kinds=["images"]) as image_file:
         if random is not None:
             scale = similarity.common_logit_scale(image_file, image_file)

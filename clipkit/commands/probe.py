@@ -81,7 +81,7 @@ def probe(
     from clipkit import evaluation
     from clipkit.features import open_file
 
-    check_report_options(output, format, force)
+    check_report_options(output, format, force, file)
     spec = evaluation.ProbeSpec(classifier, features, standardize, seed, shots)
     Cs = parse_numbers(regularization, "C")
     with open_file(file, kinds=["images", "logits"]) as source:

@@ -80,7 +80,8 @@ def textembed(
     """
     from clipkit import embedding, features, files
 
-    files.check_output(output, force=force)
+    inputs = [prompts, classes, *(template or [])]
+    files.check_feature_output(output, force=force, inputs=inputs)
     if prompts is not None and classes is not None:
         raise UsageError("expected PROMPTS or --classes, got both")
     if classes is None and (template or readable):

@@ -36,7 +36,7 @@ def zeroshot(
     from clipkit import features
     from clipkit.zeroshot import evaluate
 
-    check_report_options(output, format, force)
+    check_report_options(output, format, force, file)
     with features.open_file(file, kinds=["logits"]) as logits:
         result = evaluate(logits, split)
     report_result(result, output, format, force)

@@ -22,7 +22,7 @@ from clipkit.embedding.checkpoint import Checkpoint, Shard, Skipped, open_checkp
 from clipkit.errors import ClipkitError, ImageError, UsageError
 from clipkit.features import FeatureFile, Split
 from clipkit.features.prefetch import prefetch_map
-from clipkit.files import STREAM, check_output, temporary_folder
+from clipkit.files import STREAM, check_feature_output, temporary_folder
 
 if TYPE_CHECKING:
     from clipkit.datasets import Dataset, ImageDataset
@@ -83,7 +83,7 @@ def embed_images(  # noqa: PLR0913 (the options of `clipkit embed`)
     WriteError
         If the file system refuses the data. The finished shards stay.
     """
-    check_output(output, force=force)
+    check_feature_output(output, force=force)
     entry = features.history_entry(
         "embed",
         dataset=dataset.details,

@@ -11,14 +11,15 @@ MOST_NAMES = 5  # of a list, before the rest is counted
 
 
 def describe(file: FeatureFile) -> list[dict[str, Any]]:
-    """Describe the content and the history of a file.
+    """Describe the content and the history of a file in full.
 
     All features are read, so that they are checked against their digests.
 
     Returns
     -------
     list of dict
-        Rows of `field` and `value`.
+        Rows of `field` and `value`: a text, a number, a list of texts or, for an entry of the
+        history, its parameters.
     """
     rows: list[tuple[str, Any]] = [("kind", file.kind), ("digest", file.digest), *_arrays(file)]
     size = 0
@@ -26,22 +27,39 @@ def describe(file: FeatureFile) -> list[dict[str, Any]]:
         size += sum(block.nbytes for block in matrix.iter_blocks())
     if size:
         rows.append(("memory", f"{size / 1e6:.1f} MB"))
-    if file.class_names:
-        rows.append(("classes", len(file.class_names)))
-        rows.append(("class names", _abridged(file.class_names)))
-    if file.texts:
-        rows.append(("texts", len(file.texts)))
-        rows.append(("first texts", _abridged(file.texts)))
-    if file.runs:
-        rows.append(("runs", len(file.rows())))
-        rows.append(("columns", ", ".join(file.runs)))
+    rows += _lists(file)
     for name in ("temperature", "logit_scale"):
         if getattr(file, name) is not None:
             rows.append((name, getattr(file, name)))
     for number, entry in enumerate(file.history, 1):
         parameters = {key: value for key, value in entry.items() if key != "command"}
-        rows += _history_rows(f"{number} {entry['command']}", parameters)
+        rows.append((f"{number} {entry['command']}", parameters))
     return [{"field": field, "value": value} for field, value in rows]
+
+
+def abridge(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Shorten the rows of `describe` for people: one line a value, and the start of each list."""
+    short: list[tuple[str, Any]] = []
+    for row in rows:
+        field, value = row["field"], row["value"]
+        if isinstance(value, dict):
+            short += _history_rows(field, value)
+        elif isinstance(value, list):
+            short.append((field, _abridged(value)))
+        else:
+            short.append((field, value))
+    return [{"field": field, "value": value} for field, value in short]
+
+
+def _lists(file: FeatureFile) -> list[tuple[str, Any]]:
+    rows: list[tuple[str, Any]] = []
+    if file.class_names:
+        rows += [("classes", len(file.class_names)), ("class names", file.class_names)]
+    if file.texts:
+        rows += [("texts", len(file.texts)), ("prompts", file.texts)]
+    if file.runs:
+        rows += [("runs", len(file.rows())), ("columns", ", ".join(file.runs))]
+    return rows
 
 
 def _arrays(file: FeatureFile) -> list[tuple[str, str]]:

@@ -138,13 +138,15 @@ def export_file(
         ".parquet": _write_parquet,
         ".csv": _write_csv,
     }
-    write = writers[Path(output).suffix.lower()]
+    ending = Path(output).suffix.lower()
+    if file.kind == "result" and ending == ".npz":
+        console.note(f"{output}: convert does not import results; keep {file.display_name}")
     with (
         console.progress("converting", "rows") as report,
         atomic_write(str(output), force=force) as temporary,
     ):
         validate(file)
-        write(temporary, report_rows(_keep_split(file, split), report))
+        writers[ending](temporary, report_rows(_keep_split(file, split), report))
 
 
 def _keep_split(file: FeatureFile, split: str | None) -> FeatureFile:
@@ -275,7 +277,8 @@ def _start_file(metadata: Any, kind: str, source: str) -> FeatureFile:
         raise ClipkitError(message, "update clipkit")
     kind = content.get("kind")
     if kind not in ("images", "texts", "logits"):
-        raise ClipkitError(f"{source}: expected images, texts or logits, got {kind}")
+        hint = "use the feature file that it was made of" if kind == "result" else None
+        raise ClipkitError(f"{source}: expected images, texts or logits, got {kind}", hint)
     file = FeatureFile(kind, content.get("history"), display_name=source)
     file.temperature = content.get("temperature")
     file.logit_scale = content.get("logit_scale")

@@ -35,7 +35,13 @@ from clipkit.features.model import (
 )
 from clipkit.features.prefetch import prefetch
 from clipkit.features.validation import finite_blocks, validate
-from clipkit.files import DISK_FULL_HINT, atomic_write, display_name, spool_input
+from clipkit.files import (
+    DISK_FULL_HINT,
+    atomic_write,
+    check_ending,
+    display_name,
+    spool_input,
+)
 
 MAKERS = {
     "images": "embed",
@@ -176,10 +182,11 @@ def write(output: str | Path, file: FeatureFile, *, force: bool = False) -> str:
     ClipkitError
         If the content breaks a rule of the format.
     UsageError
-        If the output exists and `force` is not given.
+        If the output exists and `force` is not given, or its name ends as that of another format.
     WriteError
         If the file system refuses the data. An earlier file stays.
     """
+    check_ending(str(output))
     with atomic_write(str(output), force=force) as temporary:
         validate(file)
         with _create(temporary) as h5:

@@ -171,6 +171,17 @@ class FeatureFile:
     display_name: str = "the file"
     read_as: tuple[str, str] | None = None
 
+    def __repr__(self) -> str:
+        parts = [self.kind, *(f"{name}: {split!r}" for name, split in self.splits.items())]
+        if self.features is not None:
+            parts.append(f"features {self.features.shape}")
+        for what, values in (("texts", self.texts), ("classes", self.class_names)):
+            if values:
+                parts.append(f"{len(values)} {what}")
+        if self.runs:
+            parts.append(f"{len(self.rows())} runs")
+        return f"FeatureFile({', '.join(parts)})"
+
     @property
     def digest(self) -> str:
         """Digest of the content, computed anew: edits change it.
