@@ -51,7 +51,7 @@ class Embedding:
         self, server: ForkServer, folder: Path, pictures: Path, *words: object, fake: bool = True
     ) -> None:
         folder.mkdir(exist_ok=True)
-        self.server, self.folder = server, folder
+        self.server, self.folder, self.pictures = server, folder, pictures
         self.words = ("embed", pictures, "-o", "out.h5", "-b", 4, *words)
         self.options = {"shard": SHARD_ROWS, "fake": fake}
         self.out, self.partial = folder / "out.h5", folder / "out.h5.partial"
@@ -70,7 +70,9 @@ class Embedding:
 
 @pytest.fixture
 def embedding(fork_server: ForkServer, tmp_path: Path, pictures: Path) -> Embedding:
-    return Embedding(fork_server, tmp_path / "work", pictures)
+    """Embed a copy of the pictures, which a test may change."""
+    copied = Path(shutil.copytree(pictures, tmp_path / "pics"))
+    return Embedding(fork_server, tmp_path / "work", copied)
 
 
 @pytest.fixture
@@ -80,17 +82,6 @@ def real_embedding(
     """Run a small real model in place of the fake one."""
     words = ("-m", tiny_clip_dir, "--precision", "fp32")
     return Embedding(fork_server, tmp_path / "work", pictures, *words, fake=False)
-
-
-@pytest.fixture
-def copied_pictures(tmp_path: Path, pictures: Path) -> Path:
-    """A copy of the pictures, for a test that changes them."""
-    return Path(shutil.copytree(pictures, tmp_path / "pics"))
-
-
-@pytest.fixture
-def copied_embedding(fork_server: ForkServer, tmp_path: Path, copied_pictures: Path) -> Embedding:
-    return Embedding(fork_server, tmp_path / "work", copied_pictures)
 
 
 @pytest.fixture(scope="module")
@@ -256,37 +247,28 @@ def test_too_small_an_address_space_is_refused_before_a_library_loops_in_it(
     assert shell("ulimit -v 250000; clipkit probe --help", tmp_path).returncode == 0
 
 
-def replace_a_picture(embedding: Embedding, pictures: Path) -> None:
-    Image.new("RGB", (40, 40), "red").save(pictures / "a" / "38.png")
+def replace_a_picture(embedding: Embedding) -> None:
+    Image.new("RGB", (40, 40), "red").save(embedding.pictures / "a" / "38.png")
 
 
-def change_the_version(embedding: Embedding, pictures: Path) -> None:
+def change_the_version(embedding: Embedding) -> None:
     manifest = embedding.partial / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"clipkit":"', '"clipkit":"9.'))
-
-
-def change_nothing(embedding: Embedding, pictures: Path) -> None:
-    pass
 
 
 @pytest.mark.parametrize(
     ("change", "words", "message"),
     [
-        (change_nothing, ["--normalize"], "normalize was False, is True"),
+        (lambda embedding: None, ["--normalize"], "normalize was False, is True"),
         (replace_a_picture, [], "image files.all was "),
         (change_the_version, [], "clipkit was 9."),
     ],
 )
 def test_a_changed_run_is_refused_with_what_changed(
-    copied_embedding: Embedding,
-    copied_pictures: Path,
-    change: Callable[[Embedding, Path], None],
-    words: list[str],
-    message: str,
+    embedding: Embedding, change: Callable[[Embedding], None], words: list[str], message: str
 ) -> None:
-    embedding = copied_embedding
     embedding.kill_after_shards(1)
-    change(embedding, copied_pictures)
+    change(embedding)
     with unchanged(embedding.folder):
         refused(
             embedding.run(*words),
@@ -347,12 +329,10 @@ def test_a_damaged_shard_or_one_of_another_run_is_made_again(
     assert embedding.out.read_bytes() == expected
 
 
-def test_strict_does_not_overlook_what_an_earlier_run_skipped(
-    copied_embedding: Embedding, copied_pictures: Path
-) -> None:
-    (copied_pictures / "a" / "00.png").write_bytes(b"no image")
-    copied_embedding.kill_after_shards(1)
-    ended = copied_embedding.run("--strict")
+def test_strict_does_not_overlook_what_an_earlier_run_skipped(embedding: Embedding) -> None:
+    (embedding.pictures / "a" / "00.png").write_bytes(b"no image")
+    embedding.kill_after_shards(1)
+    ended = embedding.run("--strict")
     ended.stderr = ended.stderr.removeprefix("clipkit: resuming at 16 of 40\n")
     refused(ended, 1, "a/00.png: cannot read ", "hint: leave out --strict to skip it")
 
