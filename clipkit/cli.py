@@ -7,6 +7,7 @@ import gc
 import importlib
 import io
 import os
+import resource
 import signal
 import sys
 import traceback
@@ -16,7 +17,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from clipkit import console, files
+from clipkit import console, files, signals
 from clipkit.errors import ClipkitError, WriteError
 from clipkit.version import __version__
 
@@ -33,16 +34,10 @@ COMMANDS = (
     "info",
     "convert",
 )
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+HELP = {"-h", "--help", "--version"}
 BROKEN_PIPE = 128 + signal.SIGPIPE
-
-
-class Interrupted(SystemExit):
-    """Report that a signal asked the command to stop."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(128 + number)
-        self.number = number
+MIN_ADDRESS_SPACE = 2 << 30  # with less, OpenBLAS may loop without end while it is loaded
+NO_MEMORY = ("failed to map segment", "can't start new thread")  # other words for MemoryError
 
 
 class ClipkitGroup(TyperGroup):
@@ -64,11 +59,12 @@ class ClipkitGroup(TyperGroup):
         command = _command_path(self, words)
         extra["standalone_mode"] = False
         try:
+            if "numpy" not in sys.modules and not HELP.intersection(words):
+                _check_address_space()
             code = super().main(words, **extra) or 0
             sys.stdout.flush()
-        except Interrupted as stop:
-            name = signal.Signals(stop.number).name
-            console.write_line(f"{command}: interrupted by {name}")
+        except signals.Interrupted as stop:
+            signals.report(command, stop.number)
             raise
         except SystemExit as stop:
             _flush_stdout()
@@ -79,6 +75,10 @@ class ClipkitGroup(TyperGroup):
             _flush_stdout()
             raise SystemExit(BROKEN_PIPE) from None
         except Exception as error:
+            interrupt = signals.interrupted()
+            if interrupt:
+                signals.report(command, interrupt.number)
+                raise interrupt from error
             if "--debug" in words:
                 traceback.print_exc()
             message, hint, code = _explain(error, command)
@@ -103,6 +103,15 @@ def _command_path(group: Any, words: list[str]) -> str:
     return path
 
 
+def _check_address_space() -> None:
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit != resource.RLIM_INFINITY and limit < MIN_ADDRESS_SPACE:
+        raise ClipkitError(
+            f"not enough memory: expected at least 2 GiB of address space, got {limit >> 20} MiB",
+            "raise the limit: ulimit -v unlimited",
+        )
+
+
 def _explain(error: Exception, command: str) -> tuple[str, str | None, int]:
     """Return message, hint and exit code of an error of a command."""
     if isinstance(error, ClipkitError):
@@ -116,7 +125,7 @@ def _explain(error: Exception, command: str) -> tuple[str, str | None, int]:
         reason = error.strerror or str(error)
         where = f"{error.filename}: " if error.filename else ""
         return f"I/O error: {where}{reason}", None, 1
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or any(words in str(error) for words in NO_MEMORY):
         hint = "use --limit, fewer prompts or a smaller batch"
         return "not enough memory for the data", hint, 1
     hint = "this is a bug in clipkit: run with --debug to see where"
@@ -180,9 +189,7 @@ for _name in COMMANDS:
 def main() -> None:
     """Run clipkit on the command line's arguments, and exit."""
     _open_streams()
-    for number in SIGNALS:
-        if signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores SIGHUP
-            signal.signal(number, _interrupt)
+    signals.install()
     try:
         app()
     except SystemExit as stop:
@@ -212,17 +219,6 @@ def _open_streams() -> None:
         buffer = io.BufferedWriter(raw)
         encoding, errors = sys.stdout.encoding, sys.stdout.errors
         sys.stdout = io.TextIOWrapper(buffer, encoding, errors, line_buffering=True)
-
-
-def _interrupt(number: int, frame: Any) -> NoReturn:
-    """Leave through every `finally`, and at the second signal at once."""
-    signal.signal(number, _exit_now)
-    raise Interrupted(number)
-
-
-def _exit_now(number: int, frame: Any) -> NoReturn:
-    files.remove_unfinished()
-    os._exit(128 + number)
 
 
 def _exit_after_failed_write(code: Any) -> NoReturn:

@@ -67,17 +67,11 @@ def progress(what: str, unit: str = "rows", start: int = 0) -> Iterator[Update]:
         The count at which a resumed run begins.
     """
     if _quiet:
-        yield _ignore
-    elif sys.stderr.isatty():
-        with _bar(what, unit, start) as update:
-            yield update
-    else:
-        with _log_lines(what, unit, start) as update:
-            yield update
-
-
-def _ignore(done: int, total: int) -> None:
-    pass
+        yield lambda *_: None
+        return
+    show = _bar if sys.stderr.isatty() else _log_lines
+    with show(what, unit, start) as update:
+        yield update
 
 
 @contextlib.contextmanager

@@ -6,22 +6,30 @@ import contextlib
 import errno
 import os
 import secrets
+import shutil
 import stat
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Container, Iterable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, Literal
 
 from clipkit.errors import ClipkitError, UsageError, WriteError
 
 STREAM = "-"
+FEATURE_ENDINGS = (".h5", ".hdf5")
+CONVERTIBLE_ENDINGS = (".npz", ".npy", ".parquet", ".csv")
+OTHER_ENDINGS = (*CONVERTIBLE_ENDINGS, ".tsv", ".json", ".txt", ".md", ".png", ".pdf", ".svg")
+KNOWN_ENDINGS = (*FEATURE_ENDINGS, *OTHER_ENDINGS)
 NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 DISK_FULL_HINT = "free some space or write elsewhere; nothing was replaced"
+COPY_BYTES = 1 << 20
+MAX_TEXT_BYTES = 1 << 26
 MAX_NAME_BYTES = 180  # of an output's name in its temporary file's; file systems allow 255
 
-_unfinished: set[Path] = set()  # temporary files of this process
+_unfinished: set[Path] = set()  # temporary files and folders of this process
 
 
 def display_name(source: str | Path) -> str:
@@ -35,9 +43,21 @@ def display_name(source: str | Path) -> str:
 
 def remove_unfinished() -> None:
     """Remove the temporary files of an interrupted process: a signal may come at any moment."""
-    for path in _unfinished:
-        with contextlib.suppress(OSError):
-            path.unlink(missing_ok=True)
+    for path in list(_unfinished):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """Yield a folder that is removed at the end, also of an interrupted process."""
+    with tempfile.TemporaryDirectory(prefix="clipkit-") as name:
+        _unfinished.add(Path(name))
+        yield Path(name)
+        _unfinished.discard(Path(name))
 
 
 def _file_kind(path: Path) -> str:
@@ -53,13 +73,43 @@ def _file_kind(path: Path) -> str:
     return "folder" if stat.S_ISDIR(mode) else "stream"
 
 
-def check_output(output: str, *, force: bool = False) -> None:
+def check_feature_output(
+    output: str, *, force: bool = False, inputs: Iterable[str | None] = ()
+) -> None:
+    """Refuse an output as `check_output` does, and one whose name is not that of a feature file."""
+    check_ending(output)
+    check_output(output, force=force, inputs=inputs)
+
+
+def check_ending(output: str) -> None:
+    """Refuse a name that says that the file is something else than a feature file."""
+    path = Path(output)
+    ending = path.suffix.lower()
+    if ending in OTHER_ENDINGS:
+        name = path.with_suffix(".h5")
+        hint = f"write {name}"
+        if ending in CONVERTIBLE_ENDINGS:
+            hint += f", then: clipkit convert {name} {output}"
+        raise UsageError(f"expected an output that ends in .h5, got {output}", hint)
+
+
+def check_output(output: str, *, force: bool = False, inputs: Iterable[str | None] = ()) -> None:
     """Refuse an output that cannot be published before the command does any work.
+
+    Parameters
+    ----------
+    output : str
+        A path, or ``-`` for standard output.
+    force : bool
+        Replace an existing file.
+    inputs : iterable of str or None
+        What the command reads: paths, ``-``, or None for what is not given.
 
     Raises
     ------
     UsageError
-        If the output exists and `force` is not given, its folder is missing, or it is a terminal.
+        If the output exists and `force` is not given, is one of the inputs by whatever name, its
+        folder is missing, or it is a terminal.
     ClipkitError
         If its folder is not writable.
     """
@@ -73,6 +123,8 @@ def check_output(output: str, *, force: bool = False) -> None:
     if kind == "folder":
         hint = f"add a file name: -o {output}/NAME.h5"
         raise UsageError(f"expected a file as output, got the folder {output}", hint)
+    if kind == "file" and any(_is_same_file(source, path) for source in inputs):
+        raise UsageError(f"the output {output} is an input of this command", "choose another name")
     if kind == "file" and not force:
         hint = "choose another name, or add --force to replace it"
         raise UsageError(f"the output {output} exists", hint)
@@ -82,6 +134,17 @@ def check_output(output: str, *, force: bool = False) -> None:
         raise UsageError(f"cannot write {output}: there is no folder {folder}", hint)
     if kind != "stream" and not os.access(folder, os.W_OK):
         raise ClipkitError(f"cannot write {output}: {folder} is not writable")
+
+
+def _is_same_file(source: str | None, output: Path) -> bool:
+    """Whether an input is the file at `output`, also through a link or as standard input."""
+    if source is None:
+        return False
+    try:
+        status = os.fstat(sys.stdin.fileno()) if source == STREAM else Path(source).stat()
+        return os.path.samestat(status, output.stat())
+    except (OSError, ValueError):  # not a file; ValueError: a name with NUL
+        return False
 
 
 @contextlib.contextmanager
@@ -109,44 +172,47 @@ def atomic_write(output: str, *, force: bool = False) -> Iterator[Path]:
     is_stream = output == STREAM or _file_kind(Path(output)) == "stream"
     target = Path(output).resolve()
     folder = Path(tempfile.gettempdir()) if is_stream else target.parent
-    temporary = folder / _temporary_name("stdout" if output == STREAM else target.name)
-    _unfinished.add(temporary)
-    try:
-        try:
-            temporary.open("x").close()
-        except OSError as error:
-            raise WriteError(f"cannot write to {folder}: {error.strerror}") from error
-        try:
+    with _temporary_file(folder, target.name, 0o600 if is_stream else 0o666) as temporary:
+        # of the block's errors, the others may be about what it reads
+        with _write_errors(str(folder), only=DISK_FULL):
             yield temporary
-        except OSError as error:
-            if error.errno in DISK_FULL:  # other errors may be about what the block read
-                raise _write_error(str(folder), error) from error
-            raise
-        try:
+        with _write_errors("standard output" if output == STREAM else output):
             if is_stream:
                 with temporary.open("rb") as source, _open_stream(output, "wb") as sink:
-                    _copy(source, sink)
+                    shutil.copyfileobj(source, sink, COPY_BYTES)
+                    sink.flush()
             else:
                 _publish(temporary, target, force)
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            name = "standard output" if output == STREAM else output
-            raise _write_error(name, error) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-        _unfinished.discard(temporary)
 
 
-def _temporary_name(name: str) -> str:
-    """Return a hidden name; on a shared folder another machine's process may have our number."""
+@contextlib.contextmanager
+def _temporary_file(folder: Path, name: str, mode: int) -> Iterator[Path]:
+    """Create an empty file with a hidden name, and remove it at the end."""
     start = os.fsdecode(os.fsencode(name)[:MAX_NAME_BYTES])
-    return f".{start}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
+    # on a shared folder, another machine's process may have our number
+    path = folder / f".{start}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
+    _unfinished.add(path)
+    try:
+        with _write_errors(f"to {folder}"):
+            path.touch(mode, exist_ok=False)
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
+        _unfinished.discard(path)
 
 
-def _write_error(where: str, error: OSError) -> WriteError:
-    hint = DISK_FULL_HINT if error.errno in DISK_FULL else "nothing was replaced"
-    return WriteError(f"cannot write {where}: {error.strerror}", hint)
+@contextlib.contextmanager
+def _write_errors(where: str, only: Container[int | None] | None = None) -> Iterator[None]:
+    """Turn an error of the system into one line; `only` these, if given."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        if only is not None and error.errno not in only:
+            raise
+        hint = DISK_FULL_HINT if error.errno in DISK_FULL else "nothing was replaced"
+        raise WriteError(f"cannot write {where}: {error.strerror}", hint) from error
 
 
 def _publish(temporary: Path, target: Path, force: bool) -> None:
@@ -183,42 +249,28 @@ def _link(temporary: Path, target: Path) -> None:
             raise
 
 
-@contextlib.contextmanager
-def _open_stream(name: str, mode: Literal["rb", "wb"]) -> Iterator[IO[bytes]]:
-    """Open a file, or yield standard input or output for ``-``, which stay open."""
+def _open_stream(name: str, mode: Literal["rb", "wb"]) -> AbstractContextManager[IO[bytes]]:
+    """Open a file; ``-`` is standard input or output, which stays open."""
     if name != STREAM:
-        with Path(name).open(mode) as file:
-            yield file
-    elif mode == "rb":
-        yield sys.stdin.buffer
-    else:
-        yield sys.stdout.buffer
-        sys.stdout.buffer.flush()
+        return Path(name).open(mode)
+    return contextlib.nullcontext(sys.stdin.buffer if mode == "rb" else sys.stdout.buffer)
 
 
-def _copy(source: IO[bytes], sink: IO[bytes]) -> None:
-    """Copy all bytes, also to a sink whose writes take a part, as stdout under PYTHONUNBUFFERED."""
-    while block := source.read(1 << 20):
-        unwritten = memoryview(block)
-        while unwritten:
-            unwritten = unwritten[sink.write(unwritten) :]
-
-
-def read_bytes(source: str, limit: int = 1 << 26) -> bytes:
+def read_bytes(source: str) -> bytes:
     """Read a small text input: a file, or standard input for ``-``.
 
     Raises
     ------
     ClipkitError
-        If it cannot be read, or holds more than `limit` bytes.
+        If it cannot be read, or holds more than MAX_TEXT_BYTES.
     """
     try:
         with _open_stream(source, "rb") as stream:
-            data = stream.read(limit + 1)
+            data = stream.read(MAX_TEXT_BYTES + 1)
     except OSError as error:
         raise ClipkitError(f"cannot read {display_name(source)}: {error.strerror}") from error
-    if len(data) > limit:
-        most = f"{limit >> 20} MiB"
+    if len(data) > MAX_TEXT_BYTES:
+        most = f"{MAX_TEXT_BYTES >> 20} MiB"
         raise ClipkitError(f"{display_name(source)}: expected at most {most} of text, got more")
     return data
 
@@ -245,25 +297,15 @@ def spool_input(source: str) -> Iterator[Path]:
         if kind == "file":
             yield Path(source)
             return
-    with contextlib.ExitStack() as stack:
-        try:
-            copy = stack.enter_context(tempfile.NamedTemporaryFile(prefix="clipkit-", suffix=".h5"))
-            with _open_stream(source, "rb") as stream:
-                _copy(stream, copy)
-            copy.flush()
-        except OSError as error:
-            with contextlib.suppress(OSError):  # closing tries to write the rest once more
-                stack.close()
-            raise _spool_error(source, error) from error
-        yield Path(copy.name)
-
-
-def _spool_error(source: str, error: OSError) -> ClipkitError:
-    reason = error.strerror or str(error)
-    if error.errno not in DISK_FULL:
-        return ClipkitError(f"cannot read {display_name(source)}: {reason}")
     folder = tempfile.gettempdir()
-    return ClipkitError(
-        f"cannot copy {display_name(source)} to {folder}: {reason}",
-        "set TMPDIR to a folder with more space",
-    )
+    with _temporary_file(Path(folder), "input.h5", 0o600) as copy:
+        try:
+            with _open_stream(source, "rb") as stream, copy.open("wb") as sink:
+                shutil.copyfileobj(stream, sink, COPY_BYTES)
+        except OSError as error:
+            name, reason = display_name(source), error.strerror or str(error)
+            if error.errno not in DISK_FULL:
+                raise ClipkitError(f"cannot read {name}: {reason}") from error
+            hint = "set TMPDIR to a folder with more space"
+            raise ClipkitError(f"cannot copy {name} to {folder}: {reason}", hint) from error
+        yield copy

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from canary import Canary
-from factories import refused, unchanged
+from factories import feature_file, random_features, refused, unchanged
 from fuzz import seeds
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -28,32 +28,18 @@ from strategies import feature_files
 from clipkit.features import FeatureFile, Split, formats, npz, read, write
 
 RNG = np.random.default_rng(0)
-MADE_BY_A_MODEL = {"command": "embed", "model": {"name": "a/b", "logit_scale": 14.3}}
 
 
-def images(n: int = 5) -> FeatureFile:
-    ids = [f"é/{i}.jpg" for i in range(n)]
-    splits = {
-        "test": Split(RNG.normal(size=(n, 4)).astype("f4"), np.arange(n) % 2, ids),
-        "train_a": Split(RNG.normal(size=(3, 4)).astype("f4"), None, ["x", "", "z"]),
-    }
-    return FeatureFile("images", [MADE_BY_A_MODEL], splits, class_names=["cat", "dog", "未"])
-
-
-def texts() -> FeatureFile:
-    return seeds.files()["texts"]
-
-
-def logits() -> FeatureFile:
-    file = FeatureFile("logits", [MADE_BY_A_MODEL], class_names=["cat"], temperature=0.07)
-    file.texts, file.class_index = ["p", "q"], np.array([0, 0])
-    features = RNG.normal(size=(4, 2)).astype("f4")
-    file.splits = {"all": Split(features, np.zeros(4, int), list("abcd"))}
+def images() -> FeatureFile:
+    """Return a labelled split, and one without labels whose name has an underscore."""
+    file = feature_file(datasets={"train/labels": None})
+    file.splits["train_a"] = file.splits.pop("train")
     return file
 
 
 def result() -> FeatureFile:
-    file = FeatureFile("result", [{"command": "probe"}], class_names=["cat", "dog"])
+    """Return a sweep that was scored on a validation split and then on the test split."""
+    file = feature_file("result")
     file.runs = {
         "classifier": np.array(["svm"] * 3),
         "C": np.array([1.0, 10.0, 1.0]),
@@ -68,8 +54,9 @@ def result() -> FeatureFile:
     return file
 
 
-def saved(path: Path, file: FeatureFile) -> Path:
-    write(path, file, force=True)
+def saved(path: Path, file: FeatureFile | str) -> Path:
+    """Write a file, or a small one of a kind, and return its path."""
+    write(path, feature_file(file) if isinstance(file, str) else file, force=True)
     return path
 
 
@@ -109,16 +96,16 @@ def test_an_npz_is_what_numpy_reads(tmp_path: Path) -> None:
         }  # fmt: skip
         np.testing.assert_array_equal(arrays["test_features"], file.splits["test"].features)
         assert arrays["test_ids"].tolist() == file.splits["test"].ids
-        assert json.loads(arrays["clipkit"].item())["history"] == [MADE_BY_A_MODEL]
+        assert json.loads(arrays["clipkit"].item())["history"] == file.history
 
 
 def test_a_parquet_file_is_a_table(tmp_path: Path) -> None:
-    ok("convert", saved(tmp_path / "a.h5", images(n=2)), tmp_path / "a.parquet")
+    ok("convert", saved(tmp_path / "a.h5", images()), tmp_path / "a.parquet")
     table = pq.read_table(tmp_path / "a.parquet").to_pydict()
     assert list(table) == ["split", "id", "label", "class_name", "feature"]
-    assert table["split"] == ["test"] * 2 + ["train_a"] * 3
-    assert table["label"] == [0, 1, None, None, None]
-    assert table["class_name"] == ["cat", "dog", None, None, None]
+    assert table["split"] == ["test"] * 6 + ["train_a"] * 6
+    assert table["label"] == [0, 1] * 3 + [None] * 6
+    assert table["class_name"] == ["cat", "dog"] * 3 + [None] * 6
 
 
 def test_an_npy_is_one_matrix(tmp_path: Path) -> None:
@@ -129,8 +116,8 @@ def test_an_npy_is_one_matrix(tmp_path: Path) -> None:
     )
     ok("convert", source, tmp_path / "a.npy", "--split", "test")
     np.testing.assert_array_equal(np.load(tmp_path / "a.npy"), file.splits["test"].features)
-    ok("convert", saved(tmp_path / "t.h5", texts()), tmp_path / "t.npy")
-    np.testing.assert_array_equal(np.load(tmp_path / "t.npy"), texts().features)
+    ok("convert", saved(tmp_path / "t.h5", "texts"), tmp_path / "t.npy")
+    assert np.load(tmp_path / "t.npy").shape == (3, 4)
 
 
 @pytest.mark.parametrize("ending", ["npz", "parquet"])
@@ -140,11 +127,9 @@ def test_split_restricts_both_ways(tmp_path: Path, ending: str) -> None:
     ok("convert", exported, tmp_path / "one.h5")
     ok("convert", source, exported, "--force")
     ok("convert", exported, tmp_path / "other.h5", "--split", "train_a")
-    assert [list(read(tmp_path / f"{x}.h5").splits) for x in ("one", "other")] == [
-        ["test"],
-        ["train_a"],
-    ]
-    prompts = saved(tmp_path / "t.h5", texts())
+    assert list(read(tmp_path / "one.h5").splits) == ["test"]
+    assert list(read(tmp_path / "other.h5").splits) == ["train_a"]
+    prompts = saved(tmp_path / "t.h5", "texts")
     ok("convert", prompts, tmp_path / f"t.{ending}")
     for path, output, name, message in (
         (exported, "x.h5", "tset", "did you mean test?"),
@@ -211,13 +196,8 @@ def test_labels_and_prompts_may_come_from_files_of_their_own(tmp_path: Path) -> 
     assert file.history[0]["model"] == {"name": "openai/clip-vit-base-patch32"}
     assert file.history[0]["inputs"].keys() == {"features", "prompts"}
     (tmp_path / "p.txt").write_text("a dog\n")
-    convert_refused(
-        tmp_path / "f.npy",
-        tmp_path / "x.h5",
-        1,
-        "features 2, texts 1, class_index 1",
-        options=words,
-    )
+    message = "features 2, texts 1, class_index 1"
+    convert_refused(tmp_path / "f.npy", tmp_path / "x.h5", 1, message, options=words)
 
 
 def test_tables_of_other_tools(tmp_path: Path) -> None:
@@ -254,14 +234,14 @@ def test_a_model_name_lets_logits_join_both_sides(tmp_path: Path) -> None:
     )
     refused(unnamed, 1, "clipkit convert --model")
     ok("convert", saved(tmp_path / "known.h5", images()), tmp_path / "known.npz")
-    message = "known.npz says that a/b made the features"
+    message = "known.npz says that m made the features"
     convert_refused(
         tmp_path / "known.npz", tmp_path / "x.h5", 2, message, options=["--model", "tiny"]
     )
 
 
 def test_pipes(tmp_path: Path) -> None:
-    source = saved(tmp_path / "l.h5", logits())
+    source = saved(tmp_path / "l.h5", "logits")
     ok("convert", "-", tmp_path / "l.npz", stdin=source.read_bytes())
     piped = ok("convert", tmp_path / "l.npz").stdout_bytes
     assert rows(ok("entropy", "-", stdin=piped).stdout) == rows(ok("entropy", source).stdout)
@@ -283,53 +263,62 @@ def test_predictions_become_a_table_with_class_names(tmp_path: Path) -> None:
     table = pq.read_table(tmp_path / "r.parquet").to_pydict()
     assert table["predicted"] == ["cat", "cat", "cat", "dog"]
     assert table["temperature"] == [None] * 4
-    ok("convert", source, tmp_path / "r.npz")
+    exported = ok("convert", source, tmp_path / "r.npz")
+    assert exported.stderr.endswith(f"r.npz: convert does not import results; keep {source}\n")
     assert np.load(tmp_path / "r.npz")["val_predicted"].tolist() == [[0, 0], [0, 1]]
-    convert_refused(tmp_path / "r.npz", tmp_path / "x.h5", 1, "images, texts or logits, got result")
+    convert_refused(
+        tmp_path / "r.npz",
+        tmp_path / "x.h5",
+        1,
+        "images, texts or logits, got result; hint: use the feature file",
+    )
 
 
 def test_results_of_the_commands_become_tables(tmp_path: Path) -> None:
     """zeroshot and cluster name a run's split; clusters have no names; entropy predicts nothing."""
-    source = saved(tmp_path / "l.h5", logits())
+    source = saved(tmp_path / "l.h5", "logits")
     lines = {}
-    for name, *options in (["zeroshot"], ["cluster", "-k", "2"], ["entropy"]):
+    for name, *options in (["zeroshot"], ["cluster", "-k", "3"], ["entropy"]):
         ok(name, source, *options, "-o", tmp_path / f"{name}.h5")
         ok("convert", tmp_path / f"{name}.h5", tmp_path / f"{name}.csv")
         lines[name] = (tmp_path / f"{name}.csv").read_text().splitlines()
-    assert lines["zeroshot"][:2] == ["split,id,label,predicted", "all,a,cat,cat"]
+    assert lines["zeroshot"][0] == "split,id,label,predicted"
+    assert lines["zeroshot"][1].startswith("test,0.png,cat,")
     assert lines["cluster"][0] == "split,id,label,predicted,k"
-    assert {line.split(",")[3] for line in lines["cluster"][1:]} == {"0", "1"}
+    assert {line.split(",")[3] for line in lines["cluster"][1:]} == {"0", "1", "2"}
     assert set(lines["entropy"][0].split(",")) >= {"split", "temperature", "mean_entropy"}
-    assert [len(table) for table in lines.values()] == [5, 5, 2]
+    assert [len(table) for table in lines.values()] == [13, 7, 3]
 
 
-def test_usage(tmp_path: Path) -> None:
+def test_conversions_that_are_refused(tmp_path: Path) -> None:
     ok("convert", saved(tmp_path / "a.h5", images()), tmp_path / "out.npz")
     ok("convert", tmp_path / "a.h5", tmp_path / "out.parquet")
-    np.save(tmp_path / "y.npy", np.zeros(5, int))
+    np.save(tmp_path / "y.npy", np.zeros(6, int))
+    np.save(tmp_path / "x.npy", np.eye(2))
+    np.savez(tmp_path / "own.npz", features=np.ones((6, 1)), labels=np.zeros(6))
     (tmp_path / "a.npz").write_bytes(b"mine")
     with_labels = ["--labels", tmp_path / "y.npy"]
-    for source, output, options, message in (
-        ("a.h5", "a.npz", [], "a.npz exists; hint: choose another name, or add --force"),
-        ("a.h5", "b.h5", [], "expected one feature file (.h5 or -), got"),
-        ("a.npz", "b.parquet", [], "expected one feature file (.h5 or -), got"),
-        ("a.h5", "b.pt", [], "unknown ending '.pt'"),
-        ("a.csv", "b.h5", [], "unknown ending '.csv'"),
-        ("a.h5", "b.csv", [], "expected a result for a .csv file, got images"),
-        ("a.h5", "b.npz", ["--model", "tiny"], "--model is for imports, but"),
-        ("a.h5", "b.npz", with_labels, "--labels is for imports, but"),
-        ("out.npz", "b.h5", with_labels, "expected one unnamed matrix of features for labels"),
-        ("out.parquet", "b.h5", with_labels, "expected one unnamed matrix of features for labels"),
-    ):
-        convert_refused(tmp_path / source, tmp_path / output, 2, message, options=options)
-    np.savez(tmp_path / "own.npz", features=np.ones((5, 1)), labels=np.zeros(5))
-    reserved = "y2.npy: name of a split: expected no reserved name, got 'runs'"
-    np.save(tmp_path / "y2.npy", np.eye(2))
-    words = ["--split", "runs"]
-    convert_refused(tmp_path / "y2.npy", tmp_path / "b.h5", 1, reserved, options=words)
+    exists = "a.npz exists; hint: choose another name, or add --force"
+    one_side = "expected one feature file (.h5 or -), got"
+    unnamed = "expected one unnamed matrix of features for labels"
     own = "own.npz: expected no extra labels, because the file already holds them"
-    convert_refused(tmp_path / "own.npz", tmp_path / "b.h5", 2, own, options=with_labels)
-    convert_refused(tmp_path / "none.npz", tmp_path / "b.h5", 1, "none.npz: there is no such file")
+    reserved = "x.npy: name of a split: expected no reserved name, got 'runs'"
+    for source, output, options, code, message in (
+        ("a.h5", "a.npz", [], 2, exists),
+        ("a.h5", "b.h5", [], 2, one_side),
+        ("a.npz", "b.parquet", [], 2, one_side),
+        ("a.h5", "b.pt", [], 2, "unknown ending '.pt'"),
+        ("a.csv", "b.h5", [], 2, "unknown ending '.csv'"),
+        ("a.h5", "b.csv", [], 2, "expected a result for a .csv file, got images"),
+        ("a.h5", "b.npz", ["--model", "tiny"], 2, "--model is for imports, but"),
+        ("a.h5", "b.npz", with_labels, 2, "--labels is for imports, but"),
+        ("out.npz", "b.h5", with_labels, 2, unnamed),
+        ("out.parquet", "b.h5", with_labels, 2, unnamed),
+        ("own.npz", "b.h5", with_labels, 2, own),
+        ("x.npy", "b.h5", ["--split", "runs"], 1, reserved),
+        ("none.npz", "b.h5", [], 1, "none.npz: there is no such file"),
+    ):
+        convert_refused(tmp_path / source, tmp_path / output, code, message, options=options)
 
 
 def test_without_pyarrow_only_parquet_is_missing(
@@ -407,7 +396,7 @@ def test_arrays_that_make_no_valid_file(
 
 
 def test_what_convert_writes_info_accepts(tmp_path: Path) -> None:
-    for history in ([], [MADE_BY_A_MODEL], [{"command": "x", "y": DEEP}]):
+    for history in ([], feature_file().history, [{"command": "x", "y": DEEP}]):
         np.savez(tmp_path / "a.npz", **exported(history, logit_scale=5))
         ok("convert", tmp_path / "a.npz", tmp_path / "a.h5", "--force")
         ok("info", tmp_path / "a.h5")
@@ -421,7 +410,7 @@ BAD_TABLES: list[tuple[dict[str, Any], str]] = [
     ({"feature": [["a"]]}, "feature: expected lists of numbers, got list<element: string>"),
     ({"feature": [[1.0], [1.0, 2.0]]}, "expected 1 numbers, as in the first row, got 2 in row 1"),
     ({"feature": [[1.0], None]}, "expected 1 numbers, as in the first row, got 0 in row 1"),
-    ({"feature": pa.array([None, [1.0]])}, "expected at least one row, got the shape (2, 0)"),
+    ({"feature": pa.array([None, [1.0]])}, "expected 0 numbers, as in the first row, got 1 in"),
     ({"feature": [[1.0], [None]]}, "NaN or Inf in 1 of 2 rows, the first is row 1"),
     ({"feature": NUMBERS, "id": ["a", None]}, "ids: expected a list with a value for every row"),
     ({"feature": NUMBERS, "split": ["a", None]}, "split: expected a value in every row, got null"),
@@ -441,7 +430,7 @@ def test_tables_that_make_no_valid_file(
 
 @pytest.mark.parametrize("ending", ["npz", "npy", "parquet"])
 def test_damaged_files(tmp_path: Path, ending: str) -> None:
-    source, bad = saved(tmp_path / "a.h5", images(n=40)), tmp_path / f"bad.{ending}"
+    source, bad = saved(tmp_path / "a.h5", "images"), tmp_path / f"bad.{ending}"
     ok("convert", source, tmp_path / f"a.{ending}", "--split", "test")
     data = (tmp_path / f"a.{ending}").read_bytes()
     truncated = [data[:size] for size in (0, 1, 8, 100, len(data) // 2, len(data) - 1)]
@@ -451,14 +440,11 @@ def test_damaged_files(tmp_path: Path, ending: str) -> None:
 
 
 def test_a_flipped_bit_is_found_by_the_checksum(tmp_path: Path) -> None:
-    features = RNG.normal(size=(200, 4)).astype("f4")
-    ids = [f"id{i:06d}" for i in range(200)]
-    file = FeatureFile("images", splits={"test": Split(features, None, ids)})
-    source = saved(tmp_path / "a.h5", file)
+    source, row = saved(tmp_path / "a.h5", "images"), random_features()[4]
     for ending, value in (
-        ("npz", features[50].tobytes()),
-        ("npz", "id000007".encode("utf-32-le")),
-        ("parquet", features[50].tobytes()),
+        ("npz", row.tobytes()),
+        ("npz", "5.png".encode("utf-32-le")),
+        ("parquet", row.tobytes()),
     ):
         ok("convert", source, tmp_path / f"a.{ending}", "--force")
         data = bytearray((tmp_path / f"a.{ending}").read_bytes())
@@ -476,7 +462,7 @@ def header(shape: tuple[int, ...]) -> bytes:
 def test_sizes_that_are_not_true_and_files_that_unpack_to_too_much(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(formats, "BOMB_BYTES", 1 << 20)
+    monkeypatch.setattr(npz, "BOMB_BYTES", 1 << 20)
     (tmp_path / "short.npy").write_bytes(header((1 << 40, 1024)) + b"\0" * 64)
     (tmp_path / "long.npy").write_bytes(header((1, 1)) + b"\0" * 5)
     with zipfile.ZipFile(tmp_path / "short.npz", "w") as archive:

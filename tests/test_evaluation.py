@@ -82,7 +82,7 @@ def test_a_run_is_a_fit_on_one_split_and_a_score_on_another():
         "eval_split": "test",
         "seed": 42,
         "prompts": 6,
-        "inputs": {"features": ""},
+        "inputs": {"features": file.digest},
     }
 
 

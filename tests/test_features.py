@@ -5,13 +5,14 @@ from __future__ import annotations
 import importlib.util
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 import pytest
-from factories import content, write_feature_file
+from factories import content, feature_file, write_feature_file
 from fuzz import seeds
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -65,12 +66,25 @@ def test_what_is_written_is_read_back_and_written_again_with_the_same_bytes(
 ) -> None:
     path = tmp_path / "x.h5"
     digest = write(path, file, force=True)
+    assert digest == file.digest
     first = path.read_bytes()
     again = read(path, trusted=True)
     assert seeds.same(again, file)
     assert again.digest == digest
     write(path, again, force=True)
     assert path.read_bytes() == first
+
+
+def test_the_digest_follows_every_edit_of_what_was_read(tmp_path: Path) -> None:
+    file = read(write_feature_file(tmp_path / "x.h5"))
+    with h5py.File(tmp_path / "x.h5") as h5:
+        stated = h5.attrs["digest"].decode()
+    assert file.digest == stated  # of a history that clipkit would store with fewer spaces
+    file.splits["test"].features *= 2
+    assert write(tmp_path / "y.h5", file) == file.digest != stated
+    assert read(tmp_path / "y.h5").digest == file.digest
+    file.splits["test"].features /= 2
+    assert file.digest == stated
 
 
 ARRAYS = st.one_of(
@@ -199,27 +213,16 @@ def nested(levels: int) -> list[Any]:
     return value
 
 
-def texts(features: Any = ((1,),), **rest: Any) -> Any:
-    parts = {"texts": ["x"], "class_index": np.array([0]), **rest}
-    return FeatureFile("texts", features=np.asarray(features), **parts)
-
-
-def two_splits(width: int) -> FeatureFile:
-    file: FeatureFile = images()
-    file.splits["b"] = Split(np.ones((1, width)), None, ["y"])
-    return file
-
-
-def logits(**rest: Any) -> FeatureFile:
-    """Return a file of one logit for each of two prompts: one is missing."""
-    index = np.array([0, 0])
-    return FeatureFile("logits", [], images().splits, None, ["x", "y"], index, **rest)
+def changed(kind: str, **fields: Any) -> FeatureFile:
+    """Return a valid file of six rows a split, or three prompts, with other fields."""
+    return replace(feature_file(kind), **fields)
 
 
 TWO_RUNS = {"k": np.arange(2), "acc1": np.ones(1)}
 HUGE = np.full((1, 1), 2**62)
 EMPTY = "expected at least one row, got the shape"
 TUPLE = "a/ids: expected a list of texts, got tuple"
+WIDTH = "expected features of equal width, got train/features 4, test/features"
 SCALE = "logit_scale: expected a finite number above 0, got"
 INVALID = [
     (FeatureFile("video"), "kind: expected one of images, texts, logits, result, got 'video'"),
@@ -240,16 +243,16 @@ INVALID = [
     (images(ids=[]), f"a/ids: {EMPTY} (0,)"),
     (images(class_names=[]), f"class_names: {EMPTY} (0,)"),
     (images([1]), "a/features: expected 2 dimensions, got 1"),
-    (texts([["x"]]), "features: expected numbers, got texts"),
-    (texts(texts=["x", "y"]), "expected equal lengths, got features 1, texts 2, class_index 1"),
-    (texts(texts=None), "expected texts in a file of texts, got none"),
-    (texts(class_index=np.array([-2])), "class_index: expected values in -1..1048575, got -2..-2"),
-    (two_splits(width=2), "expected features of equal width, got a/features 1, b/features 2"),
-    (logits(temperature=1.0), "expected features of equal width, got a/features 1, texts 2"),
-    (logits(), "expected a temperature in a file of logits, got none"),
-    (logits(temperature=0.0), "temperature: expected a finite number above 0, got 0.0"),
-    (logits(temperature=1.0, logit_scale=np.inf), f"{SCALE} inf"),
-    (texts(class_index=None), "expected class_index in a file of texts, got none"),
+    (changed("texts", features=np.array([["x"]])), "features: expected numbers, got texts"),
+    (changed("texts", texts=["x"]), "equal lengths, got features 3, texts 1, class_index 3"),
+    (changed("texts", texts=None), "expected texts in a file of texts, got none"),
+    (changed("texts", class_index=np.full(3, -2)), "in -1..1 (2 class names), got -2..-2"),
+    (changed("texts", class_index=None), "expected class_index in a file of texts, got none"),
+    (changed("logits", texts=list("abcd"), class_index=np.zeros(4, int)), "3, texts 4"),
+    (feature_file(datasets={"test/features": np.ones((6, 2))}), f"{WIDTH} 2"),
+    (changed("logits", temperature=None), "expected a temperature in a file of logits, got none"),
+    (changed("logits", temperature=0.0), "temperature: expected a finite number above 0, got 0.0"),
+    (changed("logits", logit_scale=np.inf), f"{SCALE} inf"),
     (FeatureFile("result", runs=TWO_RUNS), "expected equal lengths, got runs/k 2, runs/acc1 1"),
     (FeatureFile("result", splits={"a": Split(ids=["x"], predicted=HUGE)}), "0..1048575, got 4611"),
     (images(ids=["x\0"]), "a/ids: expected texts without NUL characters, got 'x\\x00'"),
@@ -332,6 +335,16 @@ def test_take_selects_rows_of_everything_that_a_split_holds() -> None:
     assert few.predicted is not None
     assert (few.labels.tolist(), few.predicted.tolist()) == ([2, 0], [[5, 3]])
     assert Split(ids=["a", "b"]).take([1]).features is None
+
+
+@pytest.mark.parametrize("kind", ["images", "texts", "logits", "result"])
+def test_a_file_is_shown_in_one_short_line(kind: str) -> None:
+    file = replace(feature_file(kind), class_names=["x" * 1000] * 1000)
+    assert repr(file).startswith(f"FeatureFile({kind}, ")
+    assert len(repr(file)) < 200
+    for split in file.splits.values():
+        split.ids = ["x" * 1000] * 1000
+        assert len(repr(split)) < 100
 
 
 def test_rows_of_a_result_are_its_runs() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import io
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -11,16 +11,24 @@ import pytest
 from factories import contents, unchanged
 
 from clipkit import files
-from clipkit.errors import ClipkitError, UsageError, WriteError
+from clipkit.errors import ClipkitError, WriteError
 
 
-def test_a_failing_block_leaves_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [(KeyError(), KeyError), (OSError(errno.ENOSPC, "No space left on device"), WriteError)],
+)
+def test_a_failing_block_leaves_the_earlier_file(
+    tmp_path: Path, error: Exception, expected: type[Exception]
+) -> None:
+    (tmp_path / "x").write_bytes(b"earlier")
+
     def fail_halfway() -> None:
-        with files.atomic_write(str(tmp_path / "x")) as path:
+        with files.atomic_write(str(tmp_path / "x"), force=True) as path:
             path.write_bytes(b"half")
-            raise KeyError
+            raise error
 
-    with unchanged(tmp_path), pytest.raises(KeyError):
+    with unchanged(tmp_path), pytest.raises(expected):
         fail_halfway()
 
 
@@ -58,12 +66,14 @@ def test_temporary_files_of_an_interrupted_run_are_removed_at_exit(tmp_path: Pat
     assert contents(tmp_path) == {}
 
 
-def test_a_text_input_has_a_size_limit(tmp_path: Path) -> None:
+def test_a_text_input_has_a_size_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "x"
     path.write_bytes(b"1234")
-    assert files.read_bytes(str(path), limit=4) == b"1234"
+    monkeypatch.setattr(files, "MAX_TEXT_BYTES", 4)
+    assert files.read_bytes(str(path)) == b"1234"
+    monkeypatch.setattr(files, "MAX_TEXT_BYTES", 3)
     with pytest.raises(ClipkitError, match="expected at most 0 MiB of text, got more"):
-        files.read_bytes(str(path), limit=3)
+        files.read_bytes(str(path))
     with pytest.raises(ClipkitError, match=r"cannot read .*nothing: No such file"):
         files.read_bytes(str(tmp_path / "nothing"))
 
@@ -72,22 +82,3 @@ def test_a_regular_input_file_is_not_copied(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"1234")
     with files.spool_input(str(tmp_path / "x")) as path:
         assert path == tmp_path / "x"
-
-
-def test_a_sink_that_takes_a_part_of_each_write_gets_every_byte() -> None:
-    class SlowSink(io.BytesIO):
-        def write(self, data: bytes) -> int:  # type: ignore[override]
-            return super().write(bytes(data[:7]))
-
-    sink = SlowSink()
-    files._copy(io.BytesIO(b"x" * 1000), sink)
-    assert sink.getvalue() == b"x" * 1000
-
-
-def test_an_output_is_checked_before_any_work(tmp_path: Path) -> None:
-    (tmp_path / "x").touch()
-    for output in (tmp_path, tmp_path / "x", tmp_path / "no" / "x"):
-        with pytest.raises(UsageError):
-            files.check_output(str(output))
-    files.check_output(str(tmp_path / "x"), force=True)
-    files.check_output("/dev/null")

@@ -27,9 +27,12 @@ def test_the_examples_of_the_format_page_run(
 
 def test_every_promise_names_a_test_that_exists() -> None:
     text = (DOCS / "reliability.md").read_text(encoding="utf-8")
-    promised = set(re.findall(r"`(test_\w+\.py)::(test_\w+)`", text))
-    assert len(promised) > 20
-    for file, name in promised:
+    promises = re.findall(r"^- \*\*([^*]+?)\.?\*\*", text.replace("\n  ", " "), re.MULTILINE)
+    table = text.partition("## Tests")[2]
+    assert re.findall(r"^\| ([^|-][^|]*) \|", table, re.MULTILINE) == ["promise", *promises]
+    tests_of_promises = re.findall(r"`(test_\w+\.py)::(test_\w+)`", table)
+    assert len(tests_of_promises) > 20
+    for file, name in tests_of_promises:
         tree = ast.parse((TESTS / file).read_text(encoding="utf-8"))
         tests = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
         assert name in tests, f"{file}::{name}"

@@ -9,6 +9,7 @@ import random
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +20,7 @@ import pytest
 from factories import contents, refused, unchanged, write_feature_file
 from forkserver import ForkServer, Outcome
 from PIL import Image
-from shell import clipkit, ok
+from shell import clipkit, ok, shell
 
 from clipkit import files
 from clipkit.errors import UsageError, WriteError
@@ -50,7 +51,7 @@ class Embedding:
         self, server: ForkServer, folder: Path, pictures: Path, *words: object, fake: bool = True
     ) -> None:
         folder.mkdir(exist_ok=True)
-        self.server, self.folder = server, folder
+        self.server, self.folder, self.pictures = server, folder, pictures
         self.words = ("embed", pictures, "-o", "out.h5", "-b", 4, *words)
         self.options = {"shard": SHARD_ROWS, "fake": fake}
         self.out, self.partial = folder / "out.h5", folder / "out.h5.partial"
@@ -69,7 +70,9 @@ class Embedding:
 
 @pytest.fixture
 def embedding(fork_server: ForkServer, tmp_path: Path, pictures: Path) -> Embedding:
-    return Embedding(fork_server, tmp_path / "work", pictures)
+    """Embed a copy of the pictures, which a test may change."""
+    copied = Path(shutil.copytree(pictures, tmp_path / "pics"))
+    return Embedding(fork_server, tmp_path / "work", copied)
 
 
 @pytest.fixture
@@ -79,17 +82,6 @@ def real_embedding(
     """Run a small real model in place of the fake one."""
     words = ("-m", tiny_clip_dir, "--precision", "fp32")
     return Embedding(fork_server, tmp_path / "work", pictures, *words, fake=False)
-
-
-@pytest.fixture
-def copied_pictures(tmp_path: Path, pictures: Path) -> Path:
-    """A copy of the pictures, for a test that changes them."""
-    return Path(shutil.copytree(pictures, tmp_path / "pics"))
-
-
-@pytest.fixture
-def copied_embedding(fork_server: ForkServer, tmp_path: Path, copied_pictures: Path) -> Embedding:
-    return Embedding(fork_server, tmp_path / "work", copied_pictures)
 
 
 @pytest.fixture(scope="module")
@@ -193,37 +185,90 @@ def test_a_second_signal_ends_at_once_and_tidily(embedding: Embedding) -> None:
     assert not embedding.temporary_files()
 
 
-def replace_a_picture(embedding: Embedding, pictures: Path) -> None:
-    Image.new("RGB", (40, 40), "red").save(pictures / "a" / "38.png")
+# Run clipkit with the writing of a file replaced by a call into C that never returns.
+STUCK = """
+import ctypes, pathlib, sys
+from clipkit import cli
+from clipkit.features import hdf5
+
+def hang(*_):
+    mutex = ctypes.create_string_buffer(128)
+    pathlib.Path("stuck").touch()
+    for _ in range(2):
+        ctypes.CDLL(None).pthread_mutex_lock(mutex)
+
+hdf5._create = hang
+cli.main()
+"""
 
 
-def change_the_version(embedding: Embedding, pictures: Path) -> None:
+@pytest.mark.parametrize(
+    ("numbers", "seconds"),
+    [
+        ([signal.SIGINT], (3, 6)),
+        ([signal.SIGTERM, signal.SIGTERM], (3, 6)),  # at the same time, as timeout(1) does
+        ([signal.SIGTERM, None, signal.SIGTERM], (0, 2.5)),
+    ],
+)
+def test_a_signal_ends_a_command_inside_a_call_that_does_not_return(
+    tmp_path: Path, numbers: list[signal.Signals | None], seconds: tuple[float, float]
+) -> None:
+    write_feature_file(tmp_path / "logits.h5", "logits")
+    (tmp_path / "out.h5").write_bytes(b"earlier")
+    line = [sys.executable, "-c", STUCK, "entropy", "logits.h5", "-o", "out.h5", "--force"]
+    with subprocess.Popen(line, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+        while not (tmp_path / "stuck").exists():
+            time.sleep(0.01)
+        assert [name for name in contents(tmp_path) if name.endswith(".tmp")]
+        begin = time.monotonic()
+        for number in numbers:
+            if number is None:
+                time.sleep(0.5)
+            else:
+                process.send_signal(number)
+        _, stderr = process.communicate(timeout=30)
+    assert seconds[0] < time.monotonic() - begin < seconds[1]
+    assert process.returncode == 128 + numbers[0]
+    assert stderr == f"clipkit: interrupted by {numbers[0].name}\n"
+    assert (tmp_path / "out.h5").read_bytes() == b"earlier"
+    assert sorted(contents(tmp_path)) == ["logits.h5", "out.h5", "stuck"]
+
+
+def test_too_small_an_address_space_is_refused_before_a_library_loops_in_it(
+    tmp_path: Path,
+) -> None:
+    write_feature_file(tmp_path / "logits.h5", "logits")
+    ended = shell("ulimit -v 250000; clipkit probe logits.h5", tmp_path)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr == (
+        "clipkit probe: not enough memory: expected at least 2 GiB of address space, got 244 MiB; "
+        "hint: raise the limit: ulimit -v unlimited\n"
+    )
+    assert shell("ulimit -v 250000; clipkit probe --help", tmp_path).returncode == 0
+
+
+def replace_a_picture(embedding: Embedding) -> None:
+    Image.new("RGB", (40, 40), "red").save(embedding.pictures / "a" / "38.png")
+
+
+def change_the_version(embedding: Embedding) -> None:
     manifest = embedding.partial / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"clipkit":"', '"clipkit":"9.'))
-
-
-def change_nothing(embedding: Embedding, pictures: Path) -> None:
-    pass
 
 
 @pytest.mark.parametrize(
     ("change", "words", "message"),
     [
-        (change_nothing, ["--normalize"], "normalize was False, is True"),
+        (lambda embedding: None, ["--normalize"], "normalize was False, is True"),
         (replace_a_picture, [], "image files.all was "),
         (change_the_version, [], "clipkit was 9."),
     ],
 )
 def test_a_changed_run_is_refused_with_what_changed(
-    copied_embedding: Embedding,
-    copied_pictures: Path,
-    change: Callable[[Embedding, Path], None],
-    words: list[str],
-    message: str,
+    embedding: Embedding, change: Callable[[Embedding], None], words: list[str], message: str
 ) -> None:
-    embedding = copied_embedding
     embedding.kill_after_shards(1)
-    change(embedding, copied_pictures)
+    change(embedding)
     with unchanged(embedding.folder):
         refused(
             embedding.run(*words),
@@ -284,12 +329,10 @@ def test_a_damaged_shard_or_one_of_another_run_is_made_again(
     assert embedding.out.read_bytes() == expected
 
 
-def test_strict_does_not_overlook_what_an_earlier_run_skipped(
-    copied_embedding: Embedding, copied_pictures: Path
-) -> None:
-    (copied_pictures / "a" / "00.png").write_bytes(b"no image")
-    copied_embedding.kill_after_shards(1)
-    ended = copied_embedding.run("--strict")
+def test_strict_does_not_overlook_what_an_earlier_run_skipped(embedding: Embedding) -> None:
+    (embedding.pictures / "a" / "00.png").write_bytes(b"no image")
+    embedding.kill_after_shards(1)
+    ended = embedding.run("--strict")
     ended.stderr = ended.stderr.removeprefix("clipkit: resuming at 16 of 40\n")
     refused(ended, 1, "a/00.png: cannot read ", "hint: leave out --strict to skip it")
 
@@ -431,18 +474,6 @@ def failing(code: int) -> Callable[..., None]:
     return call
 
 
-def test_publishing_when_a_later_write_fails(tmp_path: Path) -> None:
-    (tmp_path / "out").write_bytes(b"earlier")
-
-    def write() -> None:
-        with files.atomic_write(str(tmp_path / "out"), force=True) as path:
-            path.write_bytes(b"data")
-            failing(errno.ENOSPC)()
-
-    with unchanged(tmp_path), pytest.raises(WriteError, match="No space left"):
-        write()
-
-
 def test_a_file_system_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def write(name: str) -> None:
         with files.atomic_write(str(tmp_path / name)) as path:
@@ -487,10 +518,75 @@ def test_output_exists_and_force(logits_of: tuple[object, ...], tmp_path: Path) 
     assert read(out).kind == "logits"
 
 
-def test_output_is_an_input(logits_of: tuple[object, ...], tmp_path: Path) -> None:
-    ok(*logits_of, tmp_path / "separate.h5")
-    ok(*logits_of, tmp_path / "img.h5", "--force")
-    assert (tmp_path / "img.h5").read_bytes() == (tmp_path / "separate.h5").read_bytes()
+@pytest.mark.parametrize("name", ["img.h5", "./img.h5", "../folder/img.h5", "sym.h5", "hard.h5"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "logits img.h5 txt.h5",
+        "logits img.h5 --random 3",
+        "logits other.h5 img.h5",
+        "probe img.h5",
+        "entropy img.h5",
+        "zeroshot img.h5",
+        "cluster img.h5",
+        "textembed img.h5",
+        "textembed --classes img.h5",
+        "textembed --classes digits --template img.h5",
+    ],
+)
+def test_a_command_does_not_replace_its_input(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, name: str
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    write_feature_file(folder / "img.h5")
+    Path("sym.h5").symlink_to("img.h5")
+    os.link("img.h5", "hard.h5")
+    with unchanged(folder):
+        for words in ([], ["--force"]):
+            ended = clipkit(*line.split(), "-o", name, *words)
+            message = f"the output {name} is an input of this command; hint: choose another name"
+            refused(ended, 2, message)
+
+
+def test_a_command_does_not_replace_its_standard_input(tmp_path: Path) -> None:
+    write_feature_file(tmp_path / "logits.h5", "logits")
+    with unchanged(tmp_path):
+        ended = shell("clipkit entropy -o logits.h5 --force < logits.h5", tmp_path)
+    assert ended.returncode == 2
+    assert "the output logits.h5 is an input of this command" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("x.npz", "write x.h5, then: clipkit convert x.h5 x.npz"),
+        ("a/x.NPY", "write a/x.h5, then: clipkit convert a/x.h5 a/x.NPY"),
+        ("x.y.parquet", "write x.y.h5, then: clipkit convert x.y.h5 x.y.parquet"),
+        ("x.csv", "write x.h5, then: clipkit convert x.h5 x.csv"),
+        ("x.tsv", "write x.h5"),
+        ("x.json", "write x.h5"),
+        ("x.png", "write x.h5"),
+    ],
+)
+def test_a_feature_file_is_not_named_as_another_format(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, hint: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for line in (
+        "embed digits",
+        "textembed --classes digits",
+        "logits img.h5 txt.h5",
+        "entropy logits.h5",
+        "probe logits.h5",
+        "zeroshot logits.h5",
+        "cluster logits.h5",
+    ):
+        message = f"expected an output that ends in .h5, got {name}; hint: {hint}"
+        refused(clipkit(*line.split(), "-o", name), 2, message)
+    with pytest.raises(UsageError, match=r"ends in \.h5"):
+        write(name, read(write_feature_file(tmp_path / "img.h5")))
 
 
 def test_output_is_a_folder_or_lies_in_none(logits_of: tuple[object, ...], tmp_path: Path) -> None:

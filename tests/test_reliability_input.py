@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,9 +14,10 @@ import h5py
 import numpy as np
 import pytest
 from factories import random_features, refused, unchanged, write_feature_file
-from shell import clipkit
+from shell import clipkit, ok
 
 from clipkit.console import escaped
+from clipkit.features import read
 from clipkit.features.checked_file import SIGNATURE
 
 
@@ -92,6 +95,8 @@ def test_missing_folder_and_unreadable(tmp_path: Path) -> None:
         (loop, f"cannot read {loop}: Too many levels of symbolic links"),
     ):
         refused(clipkit("entropy", path), 1, message)
+    for name in ("nope.h5", "some/path.npz", "a.b.parquet"):
+        refused(clipkit("info", name), 1, f"cannot read {name}: there is no such file")
     secret = write_feature_file(tmp_path / "secret.h5")
     secret.chmod(0)
     if os.access(secret, os.R_OK):
@@ -162,7 +167,7 @@ NO_REFERENCE = f"{FEATURES}: expected data in the file itself, got a reference"
 NO_FILTER = f"{FEATURES}: expected no filter but fletcher32, got filters"
 STRANGE: dict[str, tuple[Callable[[h5py.File], Any], str]] = {
     "external link": (link(FEATURES, h5py.ExternalLink("/etc/passwd", "/x")), NO_LINK),
-    "external link to a split": (link("train", h5py.ExternalLink("x.h5", "/train")), NO_LINK),
+    "external link to a split": (link("train", h5py.ExternalLink("texts.h5", "/")), NO_LINK),
     "soft link": (link(FEATURES, h5py.SoftLink("/test/features")), f"/{FEATURES}: {NO_LINK}"),
     "soft link to nowhere": (link("class_names", h5py.SoftLink("/nowhere")), NO_LINK),
     "external storage": (external_storage, NO_REFERENCE),
@@ -216,13 +221,52 @@ def test_an_untrusted_file(
     refused_everywhere(path, message)
 
 
-def test_an_external_link_is_not_followed(tmp_path: Path) -> None:
-    """The file behind the link is valid, so that following it would go unnoticed."""
-    write_feature_file(tmp_path / "other.h5")
-    path = write_feature_file(tmp_path / "img.h5")
-    with h5py.File(path, "r+") as h5:
-        link("train", h5py.ExternalLink("other.h5", "/train"))(h5)
-    refused(clipkit("info", path), 1, NO_LINK)
+HOLDER = """
+import sys, h5py, numpy
+files = [
+    h5py.File("read.h5"),
+    h5py.File("read-swmr.h5", swmr=True, libver="latest"),
+    h5py.File("append.h5", "a"),
+    h5py.File("append-unlocked.h5", "r+", locking=False),
+    h5py.File("append-swmr.h5", "r+", libver="latest"),
+    h5py.File("new.h5", "w", libver="v110"),
+    open("locked.h5", "wb"),
+]
+files[4].swmr_mode = True
+files[5]["x"] = numpy.zeros(10**6)
+files[5].flush()
+__import__("fcntl").flock(files[6], 2)
+print("open", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_file_that_another_process_has_open_is_read_or_said_to_be_open(tmp_path: Path) -> None:
+    readable = ("read", "read-swmr")
+    writable = ("append", "append-unlocked", "append-swmr", "new", "locked")
+    for name in (*readable, *writable):
+        write_feature_file(tmp_path / f"{name}.h5")
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", HOLDER], cwd=tmp_path, **pipes) as holder:
+        assert holder.stdout.readline() == b"open\n"
+        for name in readable:
+            ok("info", tmp_path / f"{name}.h5")
+        for name in writable:
+            path = tmp_path / f"{name}.h5"
+            message = f"clipkit info: {path} is open for writing elsewhere; hint: close it there"
+            refused(clipkit("info", path), 1, message)
+        holder.stdin.close()
+    for name in ("append", "append-unlocked", "append-swmr"):
+        ok("info", tmp_path / f"{name}.h5")
+
+
+@pytest.mark.parametrize("locking", [True, False, "best-effort", None])
+def test_a_file_that_a_notebook_has_open_is_read_in_the_notebook(
+    tmp_path: Path, locking: Any
+) -> None:
+    path = write_feature_file(tmp_path / "x.h5")
+    with h5py.File(path, locking=locking) as h5:
+        assert read(path).splits["test"].features.shape == h5["test/features"].shape
 
 
 def test_another_superblock_and_a_user_block(tmp_path: Path) -> None:

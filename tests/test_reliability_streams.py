@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import re
@@ -18,7 +19,7 @@ from factories import refused, unchanged, write_feature_file
 from forkserver import ForkServer
 from shell import clipkit, shell
 
-from clipkit import console
+from clipkit import console, tables
 from clipkit.features import read
 
 pytestmark = pytest.mark.long
@@ -228,6 +229,31 @@ def test_data_on_stdout_and_all_else_on_stderr(inputs: Path) -> None:
     assert result.exit_code == 0
     assert result.stdout_bytes.startswith(b"\x89HDF")
     assert result.stderr.startswith("clipkit: warning: ")
+
+
+def test_machine_formats_round_numbers_alike(capsys: pytest.CaptureFixture[str]) -> None:
+    row = {"acc1": 0.39599999999999996, "C": 1e-10, "n": 3, "b": True, "x": 1 / 3, "y": np.nan}
+    shown = []
+    for format in ("tsv", "csv", "json"):
+        tables.emit([row], format)
+        shown.append(capsys.readouterr().out)
+    assert shown[0].splitlines()[1].split("\t") == ["0.396", "1e-10", "3", "true", "0.33333333", ""]
+    assert shown[0].replace("\t", ",") == shown[1]
+    values = {"acc1": 0.396, "C": 1e-10, "n": 3, "b": True, "x": 0.33333333, "y": None}
+    assert json.loads(shown[2]) == [values]
+
+
+def test_info_as_json_leaves_nothing_out(inputs: Path) -> None:
+    names = [f"class {i}" for i in range(100)]
+    history = [{"command": "x", "values": list(range(100)), "tau": 0.123456789}]
+    write_feature_file(
+        inputs / "x.h5", attributes={"history": history}, datasets={"class_names": names}
+    )
+    rows = json.loads(clipkit("info", inputs / "x.h5", "--format", "json").stdout)
+    values = {row["field"]: row["value"] for row in rows}
+    assert values["class names"] == names
+    assert values["1 x"] == {"values": list(range(100)), "tau": 0.123456789}
+    assert "(95 more)" in clipkit("info", inputs / "x.h5").stdout
 
 
 def test_long_work_writes_plain_lines_where_stderr_is_no_terminal(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,6 +11,8 @@ from clipkit.errors import UsageError, check_positive, unknown
 
 if TYPE_CHECKING:
     from clipkit.features import FeatureFile
+
+OUTPUT = ("--output", "-o")
 
 
 def check_output(ctx: typer.Context, output: str | None) -> str | None:
@@ -28,11 +29,6 @@ def option(metavar: str, help: str, *flags: str, **settings: Any) -> Any:
     return typer.Option(*flags, metavar=metavar, help=help, **settings)
 
 
-def output_option(help: str, check: Callable[..., Any] = check_output) -> Any:
-    """Return the option -o, whose value is checked when it is parsed."""
-    return option("FILE", help, "--output", "-o", callback=check)
-
-
 def _check_format(format: str | None) -> str | None:
     from clipkit.tables import FORMATS
 
@@ -44,8 +40,10 @@ def _check_format(format: str | None) -> str | None:
 FeatureInput = Annotated[
     str, typer.Argument(metavar="[FILE]", help="Feature file (default: standard input).")
 ]
-Output = Annotated[str, output_option("Output file, or - for standard output.")]
-ResultOutput = Annotated[str | None, output_option("Save the result in a file for clipkit plot.")]
+Output = Annotated[str, option("FILE", "Output file, or - for standard output.", *OUTPUT)]
+ResultOutput = Annotated[
+    str | None, option("FILE", "Save the result in a file for clipkit plot.", *OUTPUT)
+]
 Force = Annotated[
     bool,
     # eager, since check_output needs it
@@ -131,6 +129,14 @@ def parse_temperatures(values: list[str], logit_scale: float | None) -> list[flo
 def split_words(values: list[str]) -> list[str]:
     """Split comma-separated values into words."""
     return [word.strip() for value in values for word in value.split(",")]
+
+
+def check_result_output(output: str | None, force: bool, *inputs: str) -> None:
+    """Refuse an unusable output of a result before the command does any work."""
+    from clipkit import files
+
+    if output is not None:
+        files.check_feature_output(output, force=force, inputs=inputs)
 
 
 def report_result(result: FeatureFile, output: str | None, format: str | None, force: bool) -> None:

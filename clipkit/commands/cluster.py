@@ -12,6 +12,7 @@ from clipkit.commands._options import (
     Format,
     ResultOutput,
     Seed,
+    check_result_output,
     option,
     report_result,
 )
@@ -39,6 +40,7 @@ def cluster(
     """
     from clipkit import clustering, features
 
+    check_result_output(output, force, file)
     with features.open_file(file, kinds=["images", "logits"]) as source:
         result = clustering.cluster(source, split, k, seed)
     report_result(result, output, format, force)

@@ -9,10 +9,9 @@ from typing import Annotated
 import typer
 
 from clipkit import console
-from clipkit.commands._options import Force, check_output, option
+from clipkit.commands._options import Force, option
 from clipkit.errors import UsageError, unknown
-
-FEATURE_FILE = (".h5", ".hdf5")
+from clipkit.files import FEATURE_ENDINGS
 
 
 def convert(
@@ -28,7 +27,6 @@ def convert(
         typer.Argument(
             metavar="[OUTPUT]",
             help="As INPUT, or .csv for results (default: a feature file on standard output).",
-            callback=check_output,
         ),
     ] = "-",
     model: Annotated[
@@ -68,11 +66,12 @@ def convert(
 
     Example: clipkit convert img.h5 img.npz; clipkit convert theirs.npz img.h5 --model ViT-B/32
     """
-    from clipkit import features, models
+    from clipkit import features, files, models
     from clipkit.features import formats
 
-    is_export = _ending(source, formats.READABLE) in FEATURE_FILE
-    if is_export == (_ending(output, formats.WRITABLE) in FEATURE_FILE):
+    files.check_output(output, force=force, inputs=[source, labels, prompts])
+    is_export = _ending(source, formats.READABLE) in FEATURE_ENDINGS
+    if is_export == (_ending(output, formats.WRITABLE) in FEATURE_ENDINGS):
         raise UsageError(
             f"expected one feature file (.h5 or -), got {source} and {output}",
             "convert in two steps, through a feature file",
@@ -114,6 +113,6 @@ def _read_prompts(source: str | None) -> tuple[list[str] | None, str | None]:
 
 def _ending(name: str, known: tuple[str, ...]) -> str:
     ending = ".h5" if name == "-" else Path(name).suffix.lower()
-    if ending not in (*FEATURE_FILE, *known):
-        raise unknown("ending", ending or name, [*FEATURE_FILE, *known])
+    if ending not in (*FEATURE_ENDINGS, *known):
+        raise unknown("ending", ending or name, [*FEATURE_ENDINGS, *known])
     return ending

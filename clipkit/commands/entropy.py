@@ -12,6 +12,7 @@ from clipkit.commands._options import (
     Format,
     ResultOutput,
     Temperatures,
+    check_result_output,
     parse_temperatures,
     report_result,
     split_words,
@@ -48,6 +49,7 @@ def entropy(
     """
     from clipkit import features, softmax
 
+    check_result_output(output, force, file)
     with features.open_file(file, kinds=["logits"]) as logits:
         temperatures = parse_temperatures(temperature, logits.logit_scale)
         result = softmax.entropy_summary(

@@ -26,12 +26,14 @@ def info(
 
     Example: clipkit info img.h5
     """
-    from clipkit import features, tables
-    from clipkit.features.describe import describe, flatten
+    from clipkit import features, files, tables
+    from clipkit.features.describe import abridge, describe, flatten
 
-    if what == "-" or (Path(what).exists() and not Path(what).is_dir()):
+    if what == "-" or Path(what).is_file() or Path(what).suffix.lower() in files.KNOWN_ENDINGS:
         with features.open_file(what) as file:
             rows = describe(file)
+        if format != "json":
+            rows = abridge(rows)
     else:
         from clipkit import models
 

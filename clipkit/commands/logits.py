@@ -44,7 +44,7 @@ def logits(
 
     Example: clipkit logits img.h5 txt.h5 -o logits.h5
     """
-    from clipkit import features, similarity
+    from clipkit import features, files, similarity
 
     if random is not None and texts != "-":
         raise UsageError(f"expected TEXTS or --random, got both ({texts} and {random})")
@@ -52,6 +52,7 @@ def logits(
         raise UsageError("expected --random or --whiten, got both")
     if images == texts == "-" and random is None:
         raise UsageError("expected only one of IMAGES and TEXTS on standard input, got both")
+    files.check_feature_output(output, force=force, inputs=[images, texts])
     with features.open_file(images, kinds=["images"]) as image_file:
         text_file = features.read(texts, kinds=["texts"]) if random is None else image_file
         scale = similarity.common_logit_scale(image_file, text_file)

@@ -8,12 +8,12 @@ import typer
 from typer.core import TyperGroup
 
 from clipkit.commands._options import (
+    OUTPUT,
     FeatureInput,
     Force,
     Temperatures,
     check_output,
     option,
-    output_option,
     parse_temperatures,
 )
 from clipkit.errors import ImageError, unknown
@@ -43,7 +43,12 @@ FeatureInputs = Annotated[
 ]
 PictureOutput = Annotated[
     str,
-    output_option("A .png, .svg or .pdf file, or - for PNG on standard output.", _check_picture),
+    option(
+        "FILE",
+        "A .png, .svg or .pdf file, or - for PNG on standard output.",
+        *OUTPUT,
+        callback=_check_picture,
+    ),
 ]
 Split = Annotated[str | None, option("NAME", "Split to draw (default: test, else the first).")]
 Run = Annotated[

@@ -13,6 +13,7 @@ from clipkit.commands._options import (
     ResultOutput,
     Seed,
     Temperatures,
+    check_result_output,
     option,
     parse_numbers,
     parse_temperatures,
@@ -62,11 +63,14 @@ def probe(
     Example: clipkit probe logits.h5 -t 1,0.5,0.07,0.03 -o probe.h5
     """
     from clipkit import evaluation
-    from clipkit.features import read
+    from clipkit.features import open_file
 
+    check_result_output(output, force, file)
     spec = evaluation.ProbeSpec(classifier, features, standardize, seed, shots)
     Cs = parse_numbers(regularization, "C")
-    source = read(file, kinds=["images", "logits"])
-    temperatures = parse_temperatures(temperature, source.logit_scale)
-    result = evaluation.evaluate_grid(source, spec, temperatures, Cs, fit_split, eval_split, val)
+    with open_file(file, kinds=["images", "logits"]) as source:
+        temperatures = parse_temperatures(temperature, source.logit_scale)
+        result = evaluation.evaluate_grid(
+            source, spec, temperatures, Cs, fit_split, eval_split, val
+        )
     report_result(result, output, format, force)

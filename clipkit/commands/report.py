@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from clipkit.commands._options import Force, check_output, option, output_option
+from clipkit.commands._options import OUTPUT, Force, check_output, option
 
 
 def _check_page(ctx: typer.Context, output: str) -> str | None:
@@ -25,7 +25,8 @@ def report(
         option("FOLDER", "Results folder of the untrained control, shown in a separate column."),
     ] = None,
     output: Annotated[
-        str, output_option("Output page, or - for standard output.", _check_page)
+        str,
+        option("FILE", "Output page, or - for standard output.", *OUTPUT, callback=_check_page),
     ] = "-",
     force: Force = False,
 ) -> None:

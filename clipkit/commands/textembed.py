@@ -74,8 +74,10 @@ def textembed(
 
     Example: clipkit textembed --classes cifar100 --template "a photo of a {}" -o classes.h5
     """
-    from clipkit import embedding, features
+    from clipkit import embedding, features, files
 
+    inputs = [prompts, classes, *(template or [])]
+    files.check_feature_output(output, force=force, inputs=inputs)
     if prompts is not None and classes is not None:
         raise UsageError("expected PROMPTS or --classes, got both")
     if classes is None and (template or readable):

@@ -9,6 +9,7 @@ from clipkit.commands._options import (
     Force,
     Format,
     ResultOutput,
+    check_result_output,
     option,
     report_result,
 )
@@ -33,6 +34,7 @@ def zeroshot(
     from clipkit import features
     from clipkit.zeroshot import evaluate
 
+    check_result_output(output, force, file)
     with features.open_file(file, kinds=["logits"]) as logits:
         result = evaluate(logits, split)
     report_result(result, output, format, force)

@@ -139,6 +139,10 @@ class ImageDataset:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def __repr__(self) -> str:
+        labelled = "unlabelled" if self.labels is None else "labelled"
+        return f"ImageDataset({len(self)} {labelled} images)"
+
     def image(self, i: int) -> Image.Image:
         """Return row `i` as an RGB image. Threads may call this at the same time.
 
@@ -199,6 +203,10 @@ class Dataset:
     class_names: list[str]
     splits: dict[str, ImageDataset]
     details: dict[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        splits = ", ".join(f"{name}: {split!r}" for name, split in self.splits.items())
+        return f"Dataset({self.name}, {splits}, {len(self.class_names)} classes)"
 
     def select_splits(self, names: Sequence[str]) -> Dataset:
         """Return the data set with only the named splits."""

@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import tempfile
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from joblib import cpu_count  # type: ignore[import-untyped]
@@ -24,7 +21,8 @@ from clipkit import console, features, similarity
 from clipkit.embedding.checkpoint import Checkpoint, Shard, Skipped, open_checkpoint
 from clipkit.errors import ClipkitError, ImageError, UsageError
 from clipkit.features import FeatureFile, Split
-from clipkit.files import STREAM, check_output
+from clipkit.features.prefetch import prefetch_map
+from clipkit.files import STREAM, check_feature_output, temporary_folder
 
 if TYPE_CHECKING:
     from clipkit.datasets import Dataset, ImageDataset
@@ -87,7 +85,7 @@ def embed_images(  # noqa: PLR0913 (the options of `clipkit embed`)
     WriteError
         If the file system refuses the data. The finished shards stay.
     """
-    check_output(output, force=force)
+    check_feature_output(output, force=force)
     entry = features.history_entry(
         "embed",
         dataset=dataset.details,
@@ -124,8 +122,8 @@ def _checkpoint_folder(output: str) -> Iterator[Path]:
     """Yield the folder for shards: `OUTPUT.partial`, or a temporary folder for a stream."""
     path = Path(output)
     if output == STREAM or (path.exists() and not path.is_file()):
-        with tempfile.TemporaryDirectory(prefix="clipkit-") as temporary:
-            yield Path(temporary)
+        with temporary_folder() as folder:
+            yield folder
         return
     target = path.resolve()
     folder = target.with_name(f"{target.name}.partial")
@@ -162,7 +160,8 @@ def _encode_pending(
     if strict:
         _refuse_skipped(checkpoint.skipped())
     prepare = functools.partial(_prepare_batch, dataset.splits, encoder)
-    batches = _prefetch(prepare, _cut_into_batches(pending, batch_size), num_workers)
+    tasks = _cut_into_batches(pending, batch_size)
+    batches = prefetch_map(prepare, tasks, num_workers, ahead=num_workers + 1)
     progress = console.progress(f"embedding {dataset.name}", "images", done)
     with contextlib.closing(batches), progress as report_progress:
         for shard in pending:
@@ -209,27 +208,6 @@ def _prepare_batch(
             skipped.append({"split": shard.split, "id": split.ids[row], "reason": error.message})
     pixels = encoder.preprocess(images) if images else None
     return Batch(rows, pixels, skipped)
-
-
-Task = TypeVar("Task")
-Result = TypeVar("Result")
-
-
-def _prefetch(
-    function: Callable[[Task], Result], tasks: Iterable[Task], num_workers: int
-) -> Generator[Result]:
-    """Yield `function(task)` for each task in order; threads compute the next ones meanwhile."""
-    pending: deque[Future[Result]] = deque()
-    with ThreadPoolExecutor(num_workers) as pool:
-        try:
-            for task in tasks:
-                pending.append(pool.submit(function, task))
-                if len(pending) > num_workers + 1:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)
 
 
 def _join_rows(

@@ -6,11 +6,11 @@ Here are the rules of how a feature file is stored; `validation` has those of it
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import math
 import struct
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import h5py
@@ -23,6 +23,7 @@ from clipkit.features.validation import KINDS, TYPES, is_allowed, key_of
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 SUPERBLOCK_BYTES = 48
+CONSISTENCY_FLAGS = 11  # their place in the superblock
 NO_ADDRESS = 2**64 - 1
 MAX_CHUNK_BYTES = 1 << 26
 MAX_LINKS = 4096
@@ -36,11 +37,10 @@ REQUIRED = {
 }
 OPTIONAL = {"temperature": float, "logit_scale": float}
 HDF5_CLASS = {str: h5py.h5t.STRING, int: h5py.h5t.INTEGER, float: h5py.h5t.FLOAT}
-REMAKE = "make the file again"
 
 
 class CheckedFile:
-    """An open HDF5 file that gives out only what was checked; a context manager.
+    """An open HDF5 file that gives out only what was checked.
 
     Parameters
     ----------
@@ -55,26 +55,29 @@ class CheckedFile:
     """
 
     def __init__(self, path: Path, display_name: str) -> None:
+        self.path = path
         self.display_name = display_name
-        self.size = self._check_container(path)
+        self.size = self._check_container()
         with self._reading("the file"):
-            self.h5 = h5py.File(path, "r", locking=False)
+            self.h5 = _open(path)
 
-    def __enter__(self) -> CheckedFile:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        with contextlib.suppress(Exception):  # closing a damaged file may fail; it was only read
+    def close(self) -> None:
+        """Close the file. This may fail for a damaged one, which was only read."""
+        with contextlib.suppress(Exception):
             self.h5.close()
 
     def error(self, message: str, hint: str | None = None) -> ClipkitError:
         """Return an error that names the file."""
         return ClipkitError(f"{self.display_name}: {message}", hint)
+
+    def damage(self, message: str, hint: str = "make the file again") -> ClipkitError:
+        """Return an error about damage, unless the file is just being written."""
+        if _is_open_for_writing(self.path):
+            return ClipkitError(
+                f"{self.display_name} is open for writing elsewhere",
+                "close it there; make the file again if the program that wrote it was killed",
+            )
+        return self.error(message, hint)
 
     @contextlib.contextmanager
     def _reading(self, what: str) -> Iterator[None]:
@@ -84,25 +87,25 @@ class CheckedFile:
         except (ClipkitError, MemoryError):
             raise
         except Exception as error:
-            raise self.error(f"cannot read {what}: it is damaged", REMAKE) from error
+            raise self.damage(f"cannot read {what}: it is damaged") from error
 
-    def _check_container(self, path: Path) -> int:
+    def _check_container(self) -> int:
         """Check signature, superblock and length, before HDF5 sees the file; return its size."""
         try:
-            with path.open("rb") as file:
+            with self.path.open("rb") as file:
                 head = file.read(SUPERBLOCK_BYTES)
                 size = file.seek(0, 2)
         except OSError as error:
             raise ClipkitError(f"cannot read {self.display_name}: {error.strerror}") from error
         if size == 0:
-            raise self.error("empty input", "check whether the command before it failed")
+            raise self.damage("empty input", "check whether the command before it failed")
         if not head.startswith(SIGNATURE):
             raise self.error(
                 f"expected a feature file, got {_content(head)}",
                 "feature files are made by clipkit embed, textembed and logits",
             )
         if len(head) < SUPERBLOCK_BYTES:
-            raise self.error("expected a complete file, but it ends within its first bytes", REMAKE)
+            raise self.damage("expected a complete file, but it ends within its first bytes")
         version, offset_bytes, length_bytes = head[8:11]
         base, extension, end = struct.unpack_from("<QQQ", head, 12)
         is_ours = version in (2, 3) and (offset_bytes, length_bytes) == (8, 8)
@@ -110,7 +113,7 @@ class CheckedFile:
             raise self._foreign()
         if end != size:
             reason = "it was cut short" if size < end else "something was added to it"
-            raise self.error(f"expected {end} bytes, got {size}: {reason}", REMAKE)
+            raise self.damage(f"expected {end} bytes, got {size}: {reason}")
         return size
 
     def _foreign(self) -> ClipkitError:
@@ -230,8 +233,6 @@ class CheckedFile:
             raise self.error(f"{name}: expected type {' or '.join(sorted(types))}, got {stored}")
         if dataset.ndim != ndim:
             raise self.error(f"{name}: expected {ndim} dimensions, got {dataset.ndim}")
-        if 0 in dataset.shape:
-            raise self.error(f"{name}: expected at least one row, got the shape {dataset.shape}")
         return dataset
 
     def _check_storage(self, dataset: h5py.Dataset, name: str) -> None:
@@ -277,6 +278,36 @@ class CheckedFile:
             raise self.error(f"{name}: expected UTF-8, got {error.object[:80]!r}") from error
 
 
+def _open(path: Path) -> h5py.File:
+    """Open a file without a lock, or as this process has already opened it."""
+    for locking in (False, True, "best-effort"):
+        try:
+            return h5py.File(path, "r", locking=locking)
+        except OSError as error:
+            refused = error
+            if "locking" not in str(error):
+                break
+    raise refused
+
+
+def _is_open_for_writing(path: Path) -> bool:
+    """Whether a program has the file open for writing, or was killed while it had.
+
+    HDF5 marks such files in the superblock, and locks them unless it was told not to.
+    """
+    with path.open("rb") as file:
+        head = file.read(SUPERBLOCK_BYTES)
+        if head.startswith(SIGNATURE) and any(head[CONSISTENCY_FLAGS:][:1]):
+            return True
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:  # a file system without locks
+            pass
+    return False
+
+
 def _content(head: bytes) -> str:
     """Say what a file that does not begin like HDF5 seems to be."""
     if head.startswith(b"\x1f\x8b"):
@@ -291,9 +322,8 @@ def _content(head: bytes) -> str:
 def _is_scalar(attribute: h5py.h5a.AttrID, kind: type) -> bool:
     """Whether an attribute is one value of this kind, stored at a fixed size."""
     h5type = attribute.get_type()
-    if attribute.get_space().get_simple_extent_type() != h5py.h5s.SCALAR:
-        return False
-    if h5type.get_class() != HDF5_CLASS[kind]:
+    is_scalar = attribute.get_space().get_simple_extent_type() == h5py.h5s.SCALAR
+    if not is_scalar or h5type.get_class() != HDF5_CLASS[kind]:
         return False
     return kind is not str or not h5type.is_variable_str()
 

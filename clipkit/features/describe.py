@@ -11,28 +11,59 @@ MOST_NAMES = 5  # of a list, before the rest is counted
 
 
 def describe(file: FeatureFile) -> list[dict[str, Any]]:
-    """Describe the content and the history of a file.
+    """Describe the content and the history of a file in full.
 
     All features are read, so that they are checked against their digests.
 
     Returns
     -------
     list of dict
-        Rows of `field` and `value`.
+        Rows of `field` and `value`: a text, a number, a list of texts or, for an entry of the
+        history, its parameters.
     """
-    rows = [("kind", file.kind), ("digest", file.digest), *_arrays(file), *_lists(file)]
+    rows: list[tuple[str, Any]] = [("kind", file.kind), ("digest", file.digest), *_arrays(file)]
+    size = 0
+    for matrix in file.matrices().values():
+        size += sum(block.nbytes for block in matrix.iter_blocks())
+    if size:
+        rows.append(("memory", f"{size / 1e6:.1f} MB"))
+    rows += _lists(file)
     for name in ("temperature", "logit_scale"):
-        value = getattr(file, name)
-        if value is not None:
-            rows.append((name, value))
+        if getattr(file, name) is not None:
+            rows.append((name, getattr(file, name)))
     for number, entry in enumerate(file.history, 1):
         parameters = {key: value for key, value in entry.items() if key != "command"}
-        rows += _history_rows(f"{number} {entry['command']}", parameters)
+        rows.append((f"{number} {entry['command']}", parameters))
     return [{"field": field, "value": value} for field, value in rows]
 
 
-def _arrays(file: FeatureFile) -> list[tuple[str, Any]]:
+def abridge(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Shorten the rows of `describe` for people: one line a value, and the start of each list."""
+    short: list[tuple[str, Any]] = []
+    for row in rows:
+        field, value = row["field"], row["value"]
+        if isinstance(value, dict):
+            short += _history_rows(field, value)
+        elif isinstance(value, list):
+            short.append((field, _abridged(value)))
+        else:
+            short.append((field, value))
+    return [{"field": field, "value": value} for field, value in short]
+
+
+def _lists(file: FeatureFile) -> list[tuple[str, Any]]:
     rows: list[tuple[str, Any]] = []
+    if file.class_names:
+        rows += [("classes", len(file.class_names)), ("class names", file.class_names)]
+    if file.texts:
+        rows += [("texts", len(file.texts)), ("prompts", file.texts)]
+    if file.runs:
+        rows += [("runs", len(file.rows())), ("columns", ", ".join(file.runs))]
+    return rows
+
+
+def _arrays(file: FeatureFile) -> list[tuple[str, str]]:
+    rows: list[tuple[str, str]] = []
     if file.features is not None:
         rows.append(("features", _shape(file.features)))
     for name, split in file.splits.items():
@@ -42,25 +73,6 @@ def _arrays(file: FeatureFile) -> list[tuple[str, Any]]:
             rows.append((f"{name} predictions", _shape(split.predicted)))
         if split.labels is None:
             rows.append((f"{name} labels", "none"))
-    size = 0
-    for matrix in file.matrices().values():
-        size += sum(block.nbytes for block in matrix.iter_blocks())
-    if size:
-        rows.append(("memory", f"{size / 1e6:.1f} MB"))
-    return rows
-
-
-def _lists(file: FeatureFile) -> list[tuple[str, Any]]:
-    rows: list[tuple[str, Any]] = []
-    if file.class_names:
-        rows.append(("classes", len(file.class_names)))
-        rows.append(("class names", _abridged(file.class_names)))
-    if file.texts:
-        rows.append(("texts", len(file.texts)))
-        rows.append(("first texts", _abridged(file.texts)))
-    if file.runs:
-        rows.append(("runs", len(file.rows())))
-        rows.append(("columns", ", ".join(file.runs)))
     return rows
 
 

@@ -12,7 +12,6 @@ import csv
 import hashlib
 import json
 import math
-import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +29,7 @@ from clipkit.features.model import (
     Float32,
     Int64,
     Split,
+    as_float32,
     row_ids,
 )
 from clipkit.features.validation import allowed_names, validate
@@ -39,8 +39,6 @@ READABLE = (".npz", ".npy", ".parquet")
 WRITABLE = (*READABLE, ".csv")
 METADATA = "clipkit"  # the name of the JSON among the arrays
 UNNAMED = "all"  # the split of rows that name none, as for a folder of images
-BOMB_BYTES = 1 << 26  # a file may unpack to this many bytes, or to BOMB_RATIO times its size
-BOMB_RATIO = 100
 RUN_PARAMETERS = ("classifier", "C", "temperature", "standardize", "fit_split", "k")
 
 # Arrays named as in an .npz: StoredArray, array or list; None for what cannot be used.
@@ -90,8 +88,7 @@ def import_file(
             added["texts"] = list(texts)
         if texts_digest is not None:
             inputs["prompts"] = texts_digest
-        with _open_arrays(path, source) as arrays:
-            file = _assemble(arrays, source, split, added)
+        file = _assemble(_read_arrays(path, source), source, split, added)
     validate(file)
     known_model = file.model()
     if known_model and model:
@@ -109,7 +106,7 @@ def import_file(
 def _read_labels(source: str) -> tuple[list[Any], str]:
     """Return the labels in an .npy and the file's digest."""
     with spool_input(source) as path, _reading(source):
-        return npz.open_npy(path, source).items(), _digest(path)
+        return _as_list(npz.open_npy(path, source).read(), source), _digest(path)
 
 
 def export_file(
@@ -141,13 +138,15 @@ def export_file(
         ".parquet": _write_parquet,
         ".csv": _write_csv,
     }
-    write = writers[Path(output).suffix.lower()]
+    ending = Path(output).suffix.lower()
+    if file.kind == "result" and ending == ".npz":
+        console.note(f"{output}: convert does not import results; keep {file.display_name}")
     with (
         console.progress("converting", "rows") as report,
         atomic_write(str(output), force=force) as temporary,
     ):
         validate(file)
-        write(temporary, report_rows(_keep_split(file, split), report))
+        writers[ending](temporary, report_rows(_keep_split(file, split), report))
 
 
 def _keep_split(file: FeatureFile, split: str | None) -> FeatureFile:
@@ -191,41 +190,18 @@ def _digest(path: Path) -> str:
         return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
-def _check_size(unpacked: int, packed: int, name: str) -> None:
-    """Refuse data that would unpack to a hundred times their size, unless that is little.
-
-    >>> _check_size(10_000, 20, "labels")
-    """
-    if unpacked > max(BOMB_BYTES, BOMB_RATIO * packed):
-        raise ClipkitError(
-            f"{name}: expected at most {BOMB_RATIO} times its {packed} bytes, got {unpacked}",
-            "if the file is intended, save it without compression",
-        )
-
-
-@contextlib.contextmanager
-def _open_arrays(path: Path, source: str) -> Iterator[Arrays]:
+def _read_arrays(path: Path, source: str) -> Arrays:
     """Open a file of any readable format. The arrays of an .npz are read when they are used."""
     ending = Path(source).suffix.lower()
-    size = path.stat().st_size
-    if size == 0:
+    if path.stat().st_size == 0:
         raise ClipkitError(f"{source}: empty input", "check whether the command before it failed")
-    if ending == ".npy":
-        yield {"features": npz.open_npy(path, source)}
-    elif ending == ".npz":
-        with _reading(source):
-            archive = zipfile.ZipFile(path)
-        with archive:
-            for member in archive.infolist():
-                where = f"{source}: {member.filename}"
-                _check_size(member.file_size, member.compress_size, where)
-            yield npz.open_members(archive, source)
-    else:
-        parquet = _parquet()
-        with _reading(source), parquet.open_table(path, source) as table:
-            _check_size(4 * table.rows * table.width, size, source)
-            arrays = table.arrays()
-        yield arrays
+    with _reading(source):
+        if ending == ".npy":
+            return {"features": npz.open_npy(path, source)}
+        if ending == ".npz":
+            return npz.open_npz(path, source)
+        arrays: Arrays = _parquet().read_table(path, source)
+        return arrays
 
 
 def _parquet() -> ModuleType:
@@ -257,14 +233,16 @@ def _assemble(arrays: Arrays, source: str, split: str | None, added: Arrays) -> 
             "name them features, or train_features and test_features",
         )
     file = _keep_split(file, split)
+    owners: dict[str, Any] = {"": file, **file.splits}
     for (group, key), name in places.items():
-        if not group:
-            setattr(file, key, _value(key, arrays[name], f"{source}: {name}"))
-        elif group in file.splits:
-            setattr(file.splits[group], key, _value(key, arrays[name], f"{source}: {name}"))
+        if group in owners:
+            setattr(owners[group], key, _value(key, arrays[name], f"{source}: {name}"))
     _check_unused(set(arrays).difference(places.values()), added, source)
     _number_labels(file)
-    _fill_defaults(file)
+    if file.kind == "texts" and file.class_index is None and file.texts:
+        file.class_index = np.full(len(file.texts), -1)
+    for rows in file.splits.values():
+        rows.ids = rows.ids or row_ids(len(rows.features))
     return file
 
 
@@ -283,30 +261,30 @@ def _start_file(metadata: Any, kind: str, source: str) -> FeatureFile:
     """Return a file with the metadata that clipkit exported or, if there is none, of this kind."""
     if metadata is None:
         return FeatureFile(kind, display_name=source)
-    text = metadata
     if isinstance(metadata, npz.StoredArray):
         with _reading(source):
-            text = metadata.items(ndim=0)[0]
+            metadata = str(metadata.read())
     try:
-        content = json.loads(text)
-    except (ValueError, TypeError, RecursionError):
-        content = None
-    version = content.get("version") if isinstance(content, dict) else None
+        content = json.loads(metadata)
+        version = content.get("version")
+    except (ValueError, AttributeError, RecursionError):
+        version = None
     if not isinstance(version, int):
         message = f"{source}: {METADATA}: expected the JSON that clipkit convert writes"
         raise ClipkitError(message, "remove it")
     if version > VERSION:
         message = f"{source}: format version {version} was made by a newer clipkit"
         raise ClipkitError(message, "update clipkit")
-    if content.get("kind") not in ("images", "texts", "logits"):
-        kind = content.get("kind")
-        raise ClipkitError(f"{source}: expected images, texts or logits, got {kind}")
-    file = FeatureFile(content["kind"], content.get("history"), display_name=source)
+    kind = content.get("kind")
+    if kind not in ("images", "texts", "logits"):
+        hint = "use the feature file that it was made of" if kind == "result" else None
+        raise ClipkitError(f"{source}: expected images, texts or logits, got {kind}", hint)
+    file = FeatureFile(kind, content.get("history"), display_name=source)
     file.temperature = content.get("temperature")
     file.logit_scale = content.get("logit_scale")
     for name in ("class_names", "texts", "class_index"):
         if name in content:
-            file.set_dataset(name, _value(name, content[name], f"{source}: {name}"))
+            setattr(file, name, _value(name, content[name], f"{source}: {name}"))
     return file
 
 
@@ -345,15 +323,35 @@ def _value(key: str, array: Any, name: str) -> Any:
     """Return an array as a feature file holds it. Labels may still be names."""
     with _reading(name):
         if isinstance(array, npz.StoredArray):
-            array = array.matrix() if key == "features" else array.items()
+            array = array.read()
         if key == "features":
-            return array
-        if not isinstance(array, list) or None in array:
-            raise ClipkitError(f"{name}: expected a list with a value for every row")
-        are_names = bool(array) and isinstance(array[0], str | bytes)
+            return _as_matrix(array, name)
+        items = _as_list(array, name)
+        are_names = bool(items) and isinstance(items[0], str | bytes)
         if key == "class_index" or (key == "labels" and not are_names):
-            return _as_integers(array, name)
-        return [_as_text(item) for item in array]
+            return _as_integers(items, name)
+        return [_as_text(item) for item in items]
+
+
+def _as_matrix(array: Any, name: str) -> Float32:
+    if array.ndim != 2 or 0 in array.shape or array.dtype.kind not in "biuf":
+        raise ClipkitError(
+            f"{name}: expected numbers (N, D), got {array.dtype} of shape {array.shape}",
+            "flatten each row, or select a layer" if array.ndim > 2 else None,
+        )
+    return as_float32(array)
+
+
+def _as_list(array: Any, name: str) -> list[Any]:
+    if isinstance(array, np.ndarray):
+        if array.ndim != 1 or array.dtype.kind not in "biufUS":
+            raise ClipkitError(
+                f"{name}: expected numbers or texts (N), got {array.dtype} of shape {array.shape}"
+            )
+        array = array.tolist()
+    if not isinstance(array, list) or None in array:
+        raise ClipkitError(f"{name}: expected a list with a value for every row")
+    return array
 
 
 def _as_text(item: Any) -> Any:
@@ -381,33 +379,22 @@ def _number_labels(file: FeatureFile) -> None:
 
     Without class names, the names that occur are the classes, sorted.
     """
-    labels: Any = [split.labels for split in file.splits.values() if split.labels is not None]
-    named = [names for names in labels if isinstance(names, list)]
-    if not named:
+    labelled: list[Any] = [split for split in file.splits.values() if split.labels is not None]
+    are_names = {isinstance(split.labels, list) for split in labelled}
+    if True not in are_names:
         return
-    if len(named) < len(labels):
+    if False in are_names:
         message = f"{file.display_name}: expected labels as names in all splits"
         raise ClipkitError(f"{message}, got names and numbers")
     if file.class_names is None:
-        file.class_names = sorted({name for names in named for name in names})
+        file.class_names = sorted({name for split in labelled for name in split.labels})
     numbers = {name: number for number, name in enumerate(file.class_names)}
-    for split in file.splits.values():
-        names: Any = split.labels
-        if names is not None:
-            strange = sorted(set(names).difference(numbers))
-            if strange:
-                where = f"{file.display_name}: labels"
-                raise ClipkitError(f"{where}: expected class names, got {strange[0]!r}")
-            split.labels = np.array([numbers[name] for name in names], np.int64)
-
-
-def _fill_defaults(file: FeatureFile) -> None:
-    """Fill in what other tools leave out: ids, and that prompts belong to no class."""
-    if file.kind == "texts" and file.class_index is None and file.texts:
-        file.class_index = np.full(len(file.texts), -1)
-    for split in file.splits.values():
-        if not split.ids:
-            split.ids = row_ids(len(split.features))
+    for split in labelled:
+        unknown = sorted(set(split.labels).difference(numbers))
+        if unknown:
+            where = f"{file.display_name}: labels"
+            raise ClipkitError(f"{where}: expected class names, got {unknown[0]!r}")
+        split.labels = np.array([numbers[name] for name in split.labels], np.int64)
 
 
 def _write_npz(path: Path, file: FeatureFile) -> None:
@@ -447,8 +434,8 @@ def _write_csv(path: Path, file: FeatureFile) -> None:
     if file.kind != "result":
         hint = "choose .npz or .parquet for features, or make a result with zeroshot -o or probe -o"
         raise UsageError(f"expected a result for a .csv file, got {file.kind}", hint)
+    columns = _result_columns(file)
     with path.open("w", encoding="utf-8", newline="") as stream:
-        columns = _result_columns(file)
         out = csv.writer(stream, lineterminator="\n")
         out.writerow(columns)
         for frame in _result_frames(file):
@@ -477,25 +464,20 @@ def _result_frames(file: FeatureFile) -> Iterator[dict[str, list[Any]]]:
     """Yield the table run by run, a row per image; or all runs at once, if they predict nothing."""
     if not file.splits:
         yield {name: column.tolist() for name, column in file.runs.items()}
-        return
     for name, split in file.splits.items():
         runs = file.runs_on(name)
         predicted = np.asarray(split.predicted)
         if len(runs) != len(predicted):
             where = f"{file.display_name}: {name}/predicted"
             raise ClipkitError(f"{where}: expected {len(runs)} runs, got {len(predicted)}")
-        labels: list[Any] = [None] * len(split)
+        n = len(split)
+        rows: dict[str, list[Any]] = {"split": [name] * n, "id": split.ids, "label": [None] * n}
         if split.labels is not None:
-            labels = _classes(split.labels, file)
+            rows["label"] = _classes(split.labels, file)
         for run, classes in zip(runs, predicted, strict=True):
-            frame: dict[str, list[Any]] = {"split": [name] * len(split), "id": split.ids}
-            frame["label"] = labels
-            frame["predicted"] = classes.tolist()
-            if not file.holds_clusters:
-                frame["predicted"] = _classes(classes, file)
-            for parameter in RUN_PARAMETERS:
-                frame[parameter] = [run.get(parameter)] * len(split)
-            yield frame
+            parameters = {name: [run.get(name)] * n for name in RUN_PARAMETERS}
+            named = classes.tolist() if file.holds_clusters else _classes(classes, file)
+            yield {**rows, **parameters, "predicted": named}
 
 
 def _classes(labels: Int64, file: FeatureFile) -> list[Any]:

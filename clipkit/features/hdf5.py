@@ -19,19 +19,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipkit.errors import ClipkitError, WriteError
-from clipkit.features.checked_file import REMAKE, CheckedFile
+from clipkit.features.checked_file import CheckedFile
 from clipkit.features.isolation import check_in_subprocess
 from clipkit.features.model import (
     BlockMatrix,
     FeatureFile,
     Float32,
     block_rows,
-    canonical_json,
     chunk_rows,
+    digest_entry,
+    file_digest,
+    is_features,
+    sha256_of,
+    stored_array,
 )
 from clipkit.features.prefetch import prefetch
-from clipkit.features.validation import finite_blocks, is_features, validate
-from clipkit.files import DISK_FULL_HINT, atomic_write, display_name, spool_input
+from clipkit.features.validation import finite_blocks, validate
+from clipkit.files import (
+    DISK_FULL_HINT,
+    atomic_write,
+    check_ending,
+    display_name,
+    spool_input,
+)
 
 MAKERS = {
     "images": "embed",
@@ -79,7 +89,7 @@ def open_file(
     with spool_input(str(source)) as path:
         if not trusted:
             check_in_subprocess(path, name, lambda: _read_a_little(path, name))
-        with CheckedFile(path, name) as checked:
+        with contextlib.closing(CheckedFile(path, name)) as checked:
             file = _assemble(checked)
             if kinds and file.kind not in kinds:
                 raise ClipkitError(
@@ -91,7 +101,7 @@ def open_file(
 
 def _read_a_little(path: Path, name: str) -> None:
     """Read everything but features, and the last row of those: enough to meet what crashes HDF5."""
-    with CheckedFile(path, name) as checked:
+    with contextlib.closing(CheckedFile(path, name)) as checked:
         for key, value in _assemble(checked).datasets().items():
             if isinstance(value, BlockMatrix):
                 checked.h5[key].id.get_num_chunks()
@@ -104,7 +114,6 @@ def _assemble(checked: CheckedFile) -> FeatureFile:
         attributes["kind"],
         temperature=attributes.get("temperature"),
         logit_scale=attributes.get("logit_scale"),
-        digest=checked.attribute(checked.h5, "digest"),
         display_name=checked.display_name,
     )
     try:
@@ -114,11 +123,13 @@ def _assemble(checked: CheckedFile) -> FeatureFile:
     entries = {}
     for name, dataset in checked.datasets(file.kind).items():
         sha256 = checked.attribute(dataset, "sha256")
-        entries[name] = _digest_entry(dataset.dtype, dataset.shape, sha256)
+        entries[name] = digest_entry(dataset.dtype.str, dataset.shape, sha256)
         file.set_dataset(name, _value(checked, dataset, name, sha256))
     validate(file)
-    if _file_digest(attributes, entries) != file.digest:
-        raise checked.error("the metadata does not match the digest: it was changed", REMAKE)
+    digest = checked.attribute(checked.h5, "digest")
+    if file_digest(attributes, entries) != digest:
+        raise checked.damage("the metadata does not match the digest: it was changed")
+    file.read_as = (file.digest, digest)
     return file
 
 
@@ -129,9 +140,9 @@ def _value(checked: CheckedFile, dataset: h5py.Dataset, name: str, sha256: str) 
         def iter_blocks() -> Iterator[Float32]:
             return prefetch(finite_blocks(_blocks(checked, dataset, name, sha256), where))
 
-        return BlockMatrix(dataset.shape, iter_blocks)
+        return BlockMatrix(dataset.shape, iter_blocks, sha256)
     array = checked.read(dataset, name)
-    if hashlib.sha256(array.tobytes()).hexdigest() != sha256:
+    if sha256_of([array]) != sha256:
         raise _changed(checked, name)
     return checked.texts(array, name) if array.dtype.kind == "S" else array
 
@@ -146,14 +157,13 @@ def _blocks(
     for start in range(0, n, step):
         block = checked.read(dataset, name, slice(start, start + step))
         sha.update(block.data)
-        is_last = start + step >= n
-        if is_last and sha.hexdigest() != sha256:
+        if start + step >= n and sha.hexdigest() != sha256:
             raise _changed(checked, name)
         yield block
 
 
 def _changed(checked: CheckedFile, name: str) -> ClipkitError:
-    return checked.error(f"{name} does not match its SHA-256: it was changed", REMAKE)
+    return checked.damage(f"{name} does not match its SHA-256: it was changed")
 
 
 def write(output: str | Path, file: FeatureFile, *, force: bool = False) -> str:
@@ -164,7 +174,6 @@ def write(output: str | Path, file: FeatureFile, *, force: bool = False) -> str:
     output : str or Path
         A path, or ``-`` for standard output.
     file : FeatureFile
-        Its `digest` is set.
     force : bool
         Replace an existing file.
 
@@ -173,10 +182,11 @@ def write(output: str | Path, file: FeatureFile, *, force: bool = False) -> str:
     ClipkitError
         If the content breaks a rule of the format.
     UsageError
-        If the output exists and `force` is not given.
+        If the output exists and `force` is not given, or its name ends as that of another format.
     WriteError
         If the file system refuses the data. An earlier file stays.
     """
+    check_ending(str(output))
     with atomic_write(str(output), force=force) as temporary:
         validate(file)
         with _create(temporary) as h5:
@@ -184,19 +194,17 @@ def write(output: str | Path, file: FeatureFile, *, force: bool = False) -> str:
             for name, value in sorted(file.datasets().items()):
                 if is_features(name):
                     where = f"{file.display_name}: {name}"
-                    entry = _write_features(h5, name, BlockMatrix.from_array(value), where)
+                    matrix = BlockMatrix.from_array(value)
+                    entries[name] = _write_features(h5, name, matrix, where)
                 else:
-                    entry = _write_array(h5, name, _encode(value))
-                with _write_errors(temporary):
-                    _set_attribute(h5[name], "sha256", entry["sha256"])
-                entries[name] = entry
-            file.digest = _file_digest(file.attributes(), entries)
+                    entries[name] = _write_array(h5, name, stored_array(value))
+            attributes = file.attributes()
+            digest = file_digest(attributes, entries)
             with _write_errors(temporary):
-                for name, value in {**file.attributes(), "digest": file.digest}.items():
+                for name, value in {**attributes, "digest": digest, "complete": 1}.items():
                     _set_attribute(h5, name, value)
-                _set_attribute(h5, "complete", 1)
                 h5.flush()
-    return file.digest
+    return digest
 
 
 @contextlib.contextmanager
@@ -235,10 +243,14 @@ def _keep_open(h5: h5py.File) -> None:
 
 def _write_array(h5: h5py.File, name: str, array: NDArray[Any]) -> dict[str, Any]:
     """Write one array and return its part of the file's digest."""
+    sha256 = sha256_of([array])
+    if array.dtype.kind == "S":
+        array = array.astype(h5py.string_dtype("utf-8", array.dtype.itemsize))
     with _write_errors(h5.filename):
-        h5.create_dataset(name, data=array).flush()
-    sha256 = hashlib.sha256(array.tobytes()).hexdigest()
-    return _digest_entry(array.dtype, array.shape, sha256)
+        dataset = h5.create_dataset(name, data=array)
+        dataset.flush()
+        _set_attribute(dataset, "sha256", sha256)
+    return digest_entry(array.dtype.str, array.shape, sha256)
 
 
 def _write_features(h5: h5py.File, name: str, matrix: BlockMatrix, where: str) -> dict[str, Any]:
@@ -247,28 +259,22 @@ def _write_features(h5: h5py.File, name: str, matrix: BlockMatrix, where: str) -
     chunks = (min(n, chunk_rows(width)), width)
     with _write_errors(h5.filename):
         dataset = h5.create_dataset(name, (n, width), "<f4", chunks=chunks, fletcher32=True)
-    blocks = finite_blocks(_equal_blocks(matrix.iter_blocks(), block_rows(width)), where)
-    rows, sha256 = _fill(dataset, blocks)
-    if rows != n:
-        raise ClipkitError(f"{where}: expected {n} rows, got {rows}")
-    return _digest_entry(dataset.dtype, dataset.shape, sha256)
-
-
-def _fill(dataset: h5py.Dataset, blocks: Iterator[Float32]) -> tuple[int, str]:
-    """Write blocks of features; return how many rows came and the SHA-256 of their bytes."""
-    path = dataset.file.filename
     sha = hashlib.sha256()
-    start = 0
+    rows = 0
+    blocks = finite_blocks(_equal_blocks(matrix.iter_blocks(), block_rows(width)), where)
     with ThreadPoolExecutor(1) as hasher:
         for block in prefetch(blocks):
             hashed = hasher.submit(sha.update, block.data)
-            with _write_errors(path):
-                dataset[start : start + len(block)] = block
+            with _write_errors(h5.filename):
+                dataset[rows : rows + len(block)] = block
             hashed.result()
-            start += len(block)
-    with _write_errors(path):
+            rows += len(block)
+    if rows != n:
+        raise ClipkitError(f"{where}: expected {n} rows, got {rows}")
+    with _write_errors(h5.filename):
         dataset.flush()  # HDF5 reports no error for what it writes when an object is freed
-    return start, sha.hexdigest()
+        _set_attribute(dataset, "sha256", sha.hexdigest())
+    return digest_entry("<f4", matrix.shape, sha.hexdigest())
 
 
 def _equal_blocks(blocks: Iterable[Float32], rows: int) -> Iterator[Float32]:
@@ -287,23 +293,12 @@ def _equal_blocks(blocks: Iterable[Float32], rows: int) -> Iterator[Float32]:
         yield np.ascontiguousarray(np.concatenate(pending))
 
 
-def _encode(value: Any) -> NDArray[Any]:
-    """Return an array as it is stored: little-endian numbers, or UTF-8 padded to the longest."""
-    if isinstance(value, list) or value.dtype.kind == "U":
-        encoded = [str(text).encode() for text in value]
-        longest = max(1, *map(len, encoded))
-        return np.array(encoded, dtype=h5py.string_dtype("utf-8", longest))
-    return np.asarray(value.astype("<f8" if value.dtype.kind == "f" else "<i8"))
-
-
-def _set_attribute(owner: Any, name: str, value: Any) -> None:
+def _set_attribute(owner: Any, name: str, value: str | int | float) -> None:
     if isinstance(value, str):
         data = value.encode()
-        owner.attrs.create(
-            name, np.array(data, dtype=h5py.string_dtype("utf-8", max(1, len(data))))
-        )
+        owner.attrs.create(name, data, dtype=h5py.string_dtype("utf-8", max(1, len(data))))
     else:
-        owner.attrs.create(name, np.asarray(value, "<i8" if isinstance(value, int) else "<f8"))
+        owner.attrs.create(name, value, dtype="<i8" if isinstance(value, int) else "<f8")
 
 
 @contextlib.contextmanager
@@ -324,13 +319,3 @@ def _reason(error: Exception) -> str:
         if part.startswith("error message = "):
             return part.removeprefix("error message = ").strip("'")
     return str(error).partition("\n")[0]
-
-
-def _file_digest(attributes: dict[str, Any], entries: dict[str, dict[str, Any]]) -> str:
-    """Return SHA-256 over the attributes and over each data set's type, shape and SHA-256."""
-    text = canonical_json({"attributes": attributes, "datasets": entries})
-    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
-
-
-def _digest_entry(dtype: np.dtype[Any], shape: tuple[int, ...], sha256: str) -> dict[str, Any]:
-    return {"dtype": dtype.str, "shape": list(shape), "sha256": sha256}

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -36,10 +37,13 @@ class BlockMatrix:
     iter_blocks : callable
         Each call starts anew and yields blocks (B, D) in row order. The blocks of a file end with
         an error if the digest does not match.
+    sha256 : str or None
+        Digest of the bytes, if a file says it.
     """
 
     shape: tuple[int, int]
     iter_blocks: Callable[[], Iterator[Float32]]
+    sha256: str | None = None
 
     @classmethod
     def from_array(cls, array: ArrayLike | BlockMatrix) -> BlockMatrix:
@@ -73,23 +77,9 @@ class BlockMatrix:
             start += len(block)
         return out
 
-    def map(self, function: Callable[[Float32], Float32], width: int | None = None) -> BlockMatrix:
-        """Apply a row-wise function to every block when it is read.
-
-        Parameters
-        ----------
-        function : callable
-            Block (B, D) -> block (B, `width`).
-        width : int, optional
-            Columns of the result; D by default.
-        """
-
-        def iter_blocks() -> Iterator[Float32]:
-            for block in self.iter_blocks():
-                yield function(block)
-
-        columns = self.shape[1] if width is None else width
-        return BlockMatrix((self.shape[0], columns), iter_blocks)
+    def map(self, function: Callable[[Float32], Float32]) -> BlockMatrix:
+        """Apply a function to every block (B, D) when it is read; it keeps the shape."""
+        return BlockMatrix(self.shape, lambda: map(function, self.iter_blocks()))
 
 
 @dataclass
@@ -161,10 +151,11 @@ class FeatureFile:
         Of logits: what their cosines were divided by. See `cosines`.
     logit_scale : float or None
         Of logits: exp of the scale that the model learned.
-    digest : str
-        Digest of the content; set when the file is written or read.
     display_name : str
         What messages call the file: its path, or "standard input". Not stored.
+    read_as : (str, str) or None
+        The digest of the content when the file was read, and the one that the file states, which
+        another program or version may have computed from other bytes. Not stored.
     """
 
     kind: str
@@ -177,8 +168,31 @@ class FeatureFile:
     runs: dict[str, NDArray[Any]] = field(default_factory=dict)
     temperature: float | None = None
     logit_scale: float | None = None
-    digest: str = ""
     display_name: str = "the file"
+    read_as: tuple[str, str] | None = None
+
+    def __repr__(self) -> str:
+        parts = [self.kind, *(f"{name}: {split!r}" for name, split in self.splits.items())]
+        if self.features is not None:
+            parts.append(f"features {self.features.shape}")
+        for what, values in (("texts", self.texts), ("classes", self.class_names)):
+            if values:
+                parts.append(f"{len(values)} {what}")
+        if self.runs:
+            parts.append(f"{len(self.rows())} runs")
+        return f"FeatureFile({', '.join(parts)})"
+
+    @property
+    def digest(self) -> str:
+        """Digest of the content, computed anew: edits change it.
+
+        It is the one that a file states if nothing was changed since the file was read.
+        """
+        entries = {name: _content_entry(name, value) for name, value in self.datasets().items()}
+        digest = file_digest(self.attributes(), entries)
+        if self.read_as and self.read_as[0] == digest:
+            return self.read_as[1]
+        return digest
 
     def cosines(self, split: str) -> BlockMatrix:
         """Return the cosines (N, K) of a split of logits, whatever temperature they were stored at.
@@ -316,6 +330,50 @@ def canonical_json(value: Any) -> str:
     return json.dumps(
         value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
     )
+
+
+def is_features(name: str) -> bool:
+    """Whether the data set of this name is a matrix of features, which comes in blocks."""
+    group, _, key = name.rpartition("/")
+    return key == "features" and group != "runs"
+
+
+def stored_array(value: Any) -> NDArray[Any]:
+    """Return texts or numbers other than features as a file stores them.
+
+    Numbers are little-endian. Texts are UTF-8, padded to the longest.
+    """
+    if isinstance(value, list) or value.dtype.kind == "U":
+        encoded = [str(text).encode() for text in value]
+        return np.array(encoded, f"S{max(1, *map(len, encoded))}")
+    return np.asarray(value.astype("<f8" if value.dtype.kind == "f" else "<i8"))
+
+
+def digest_entry(dtype: str, shape: Sequence[int], sha256: str) -> dict[str, Any]:
+    """Return what the digest of a file covers of a data set."""
+    return {"dtype": dtype, "shape": list(shape), "sha256": sha256}
+
+
+def _content_entry(name: str, value: Any) -> dict[str, Any]:
+    if not is_features(name):
+        array = stored_array(value)
+        return digest_entry(array.dtype.str, array.shape, sha256_of([array]))
+    matrix = BlockMatrix.from_array(value)
+    return digest_entry("<f4", matrix.shape, matrix.sha256 or sha256_of(matrix.iter_blocks()))
+
+
+def sha256_of(blocks: Iterable[NDArray[Any]]) -> str:
+    """Return the SHA-256 of the bytes of arrays, in C order."""
+    sha = hashlib.sha256()
+    for block in blocks:
+        sha.update(np.ascontiguousarray(block).data)
+    return sha.hexdigest()
+
+
+def file_digest(attributes: dict[str, Any], entries: dict[str, dict[str, Any]]) -> str:
+    """Return the digest of a file with these root attributes and data sets."""
+    text = canonical_json({"attributes": attributes, "datasets": entries})
+    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
 
 def as_float32(numbers: NDArray[Any]) -> Float32:

@@ -14,7 +14,10 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from clipkit.errors import ClipkitError
-from clipkit.features.model import BlockMatrix, Float32, as_float32
+from clipkit.features.model import BlockMatrix
+
+BOMB_BYTES = 1 << 26  # a file may unpack to this many bytes, or to BOMB_RATIO times its size
+BOMB_RATIO = 100
 
 
 class StoredArray(NamedTuple):
@@ -44,42 +47,36 @@ class StoredArray(NamedTuple):
             data = file.read()  # to the end, where an archive compares its checksum
         return np.ndarray(shape, dtype, data, order="F" if is_column_major else "C")
 
-    def items(self, ndim: int = 1) -> list[Any]:
-        """Read an array of one dimension, or of none, as a list."""
-        array = self.read()
-        if array.ndim != ndim or array.dtype.kind not in "biufUS":
-            raise ClipkitError(
-                f"{self.name}: expected numbers or texts (N), "
-                f"got {array.dtype} of shape {array.shape}"
-            )
-        return list(array.ravel().tolist())
-
-    def matrix(self) -> Float32:
-        """Read a matrix of numbers."""
-        array = self.read()
-        if array.ndim != 2 or 0 in array.shape or array.dtype.kind not in "biuf":
-            raise ClipkitError(
-                f"{self.name}: expected numbers (N, D), got {array.dtype} of shape {array.shape}",
-                "flatten each row, or select a layer" if array.ndim > 2 else None,
-            )
-        return as_float32(array)
-
 
 def open_npy(path: Path, name: str) -> StoredArray:
     """Return the array of an .npy file."""
     return StoredArray(name, lambda: path.open("rb"), path.stat().st_size)
 
 
-def open_members(archive: zipfile.ZipFile, name: str) -> dict[str, Any]:
-    """Return the arrays of an open .npz."""
+def open_npz(path: Path, name: str) -> dict[str, Any]:
+    """Return the arrays of an .npz, which stays open as long as one of them is kept."""
+    archive = zipfile.ZipFile(path)
     arrays: dict[str, Any] = {}
     for member in archive.infolist():
+        check_size(member.file_size, member.compress_size, f"{name}: {member.filename}")
         key = member.filename.removesuffix(".npy")
         if key in arrays:
             raise ClipkitError(f"{name}: expected each array once, got {key} twice")
         open_member = functools.partial(archive.open, member)
         arrays[key] = StoredArray(f"{name}: {key}", open_member, member.file_size)
     return arrays
+
+
+def check_size(unpacked: int, packed: int, name: str) -> None:
+    """Refuse data that would unpack to a hundred times their size, unless that is little.
+
+    >>> check_size(10_000, 20, "labels")
+    """
+    if unpacked > max(BOMB_BYTES, BOMB_RATIO * packed):
+        raise ClipkitError(
+            f"{name}: expected at most {BOMB_RATIO} times its {packed} bytes, got {unpacked}",
+            "if the file is intended, save it without compression",
+        )
 
 
 def write_npz(path: Path, arrays: Mapping[str, Any]) -> None:

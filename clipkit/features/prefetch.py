@@ -1,19 +1,42 @@
-"""Prepare the next item of an iteration in a thread while the current one is used."""
+"""Prepare the next items of an iteration in threads while the current one is used."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+import itertools
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
 
-Item = TypeVar("Item")
+Task = TypeVar("Task")
+Result = TypeVar("Result")
 
 
-def prefetch(items: Iterable[Item]) -> Iterator[Item]:
+def prefetch_map(
+    function: Callable[[Task], Result], tasks: Iterable[Task], workers: int = 1, ahead: int = 1
+) -> Generator[Result]:
+    """Yield `function(task)` for each task in order; threads compute the next `ahead` meanwhile.
+
+    An error is raised when its turn comes.
+    """
+    pending: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            for task in tasks:
+                pending.append(pool.submit(function, task))
+                if len(pending) > ahead:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def prefetch(items: Iterable[Result]) -> Iterator[Result]:
     """Yield the same items in the same order, with the next one prepared in a thread.
 
-    An error of `items` is raised when its turn comes. Reading, hashing, matrix products and writing
-    release Python's lock, so stages that are chained with `prefetch` overlap.
+    Reading, hashing, matrix products and writing release Python's lock, so stages that are chained
+    with `prefetch` overlap.
 
     Examples
     --------
@@ -21,12 +44,6 @@ def prefetch(items: Iterable[Item]) -> Iterator[Item]:
     [0, 1, 2]
     """
     iterator = iter(items)
-    end = object()
-    with ThreadPoolExecutor(1) as thread:
-        pending = thread.submit(next, iterator, end)
-        while True:
-            item = pending.result()
-            if item is end:
-                return
-            pending = thread.submit(next, iterator, end)
-            yield item  # type: ignore[misc]
+    end: Any = object()
+    prepared = prefetch_map(lambda _: next(iterator, end), itertools.count())
+    return itertools.takewhile(lambda item: item is not end, prepared)

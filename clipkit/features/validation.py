@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipkit.errors import ClipkitError
-from clipkit.features.model import BlockMatrix, FeatureFile, Float32, canonical_json
+from clipkit.features.model import BlockMatrix, FeatureFile, Float32, canonical_json, is_features
 
 
 class Layout(NamedTuple):
@@ -61,11 +61,6 @@ def key_of(name: str) -> str:
     """
     group, _, key = name.rpartition("/")
     return "runs" if group == "runs" else key
-
-
-def is_features(name: str) -> bool:
-    """Whether a data set is a matrix of features, which comes in blocks."""
-    return key_of(name) == "features"
 
 
 def allowed_names(kind: str) -> tuple[set[str], set[str]]:
@@ -114,27 +109,20 @@ def _check_names(file: FeatureFile) -> None:
         raise ClipkitError(f"kind: expected one of {', '.join(KINDS)}, got {file.kind!r}")
     if file.kind in ("images", "logits") and not file.splits:
         raise ClipkitError("expected at least one split, got none")
-    for name in file.splits:
-        _check_name("split", name)
-        if name in RESERVED:
-            raise ClipkitError(f"name of a split: expected no reserved name, got {name!r}")
-    for name in file.runs:
-        _check_name("column", name)
-
-
-def _check_name(what: str, name: str) -> None:
-    if not NAME.fullmatch(name):
-        raise ClipkitError(
-            f"name of a {what}: expected up to 100 letters, digits, '.', '_' and '-', got {name!r}"
-        )
+    for name in file.splits.keys() & RESERVED:
+        raise ClipkitError(f"name of a split: expected no reserved name, got {name!r}")
+    for what, names in (("split", file.splits), ("column", file.runs)):
+        for name in names:
+            if not NAME.fullmatch(name):
+                characters = "letters, digits, '.', '_' and '-'"
+                message = f"name of a {what}: expected up to 100 {characters}, got {name!r}"
+                raise ClipkitError(message)
 
 
 def _check_layout(file: FeatureFile, datasets: dict[str, Any]) -> None:
     layout = KINDS[file.kind]
-    required = sorted(layout.root)
-    for name in file.splits:
-        required += [f"{name}/{key}" for key in sorted(layout.split)]
-    for name in required:
+    in_splits = [f"{name}/{key}" for name in file.splits for key in sorted(layout.split)]
+    for name in [*sorted(layout.root), *in_splits]:
         if name not in datasets:
             raise ClipkitError(f"expected {name} in a file of {file.kind}, got none")
     for name in datasets:
@@ -195,10 +183,9 @@ def _check_scales(file: FeatureFile) -> None:
     if file.kind != "logits" and file.temperature is not None:
         message = f"expected no temperature in a file of {file.kind}, got {file.temperature}"
         raise ClipkitError(message)
-    if file.temperature is not None:
-        _check_scale("temperature", file.temperature)
-    if file.logit_scale is not None:
-        _check_scale("logit_scale", file.logit_scale)
+    for name in ("temperature", "logit_scale"):
+        if getattr(file, name) is not None:
+            _check_scale(name, getattr(file, name))
 
 
 def _check_scale(name: str, value: Any) -> None:
