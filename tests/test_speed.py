@@ -242,7 +242,7 @@ def test_an_error_while_prefetching_is_raised_in_its_turn():
 def test_prefetched_blocks_may_be_abandoned():
     iterator = prefetch(iter(range(100)))
     assert next(iterator) == 0
-    iterator.close()
+    del iterator
 
 
 def test_means_over_blocks_are_those_of_each_images_entropy_and_confidence():
