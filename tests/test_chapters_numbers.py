@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,12 @@ from scipy.special import softmax
 from scipy.stats import binomtest, entropy
 from sklearn.cluster import KMeans
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import adjusted_rand_score, f1_score, normalized_mutual_info_score
+from sklearn.metrics import (
+    adjusted_mutual_info_score,
+    adjusted_rand_score,
+    f1_score,
+    normalized_mutual_info_score,
+)
 from sklearn.metrics.cluster import contingency_matrix
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler, normalize
@@ -23,7 +28,8 @@ from test_report import Table, numbers, tables
 
 from clipkit.features import read
 
-TAUS = (1, 0.5, 0.07, 0.05, 0.03, 0.02)
+TAUS = (1, 0.5, 0.07, 0.05, 0.03, 0.02, 0.01, 0.005)
+FEWSHOT_TAUS = (1, 0.3, 0.1, 0.03, 0.01)
 SEEDS = (42, 1)
 SETS = (16, 32, 415)
 Array = NDArray[Any]
@@ -55,6 +61,12 @@ class Reference:
         width = self.embeddings["train"].shape[1]
         return self.cosines(np.random.RandomState(seed).standard_normal((k, width)))
 
+    def whitened(self, prompts: Array) -> Splits:
+        """Undo the spectrum: cosines times U / S, where U S V' are the unit rows of prompts."""
+        U, S, _ = np.linalg.svd(normalize(prompts), full_matrices=False)
+        kept = S / S[0] > 1e-6
+        return {name: x @ (U[:, kept] / S[kept]) for name, x in self.cosines(prompts).items()}
+
     def accuracy(self, model: Any, features: Splits) -> float:
         predicted = model.fit(features["train"], self.labels["train"]).predict(features["test"])
         return float((predicted == self.labels["test"]).mean())
@@ -63,7 +75,11 @@ class Reference:
         return self.accuracy(SVC(kernel="linear", C=C), scaled(features, tau))
 
     def accuracy_at_chosen_tau(
-        self, make_model: Callable[[], Any], features: Splits, name: str
+        self,
+        make_model: Callable[[], Any],
+        features: Splits,
+        name: str,
+        taus: Sequence[float] = TAUS,
     ) -> Numbers:
         """Return test accuracy, its interval and tau; check that the validation rows choose tau."""
         result = read(str(self.folder / f"{name}.h5"))
@@ -73,7 +89,7 @@ class Reference:
         x, y = features["train"], self.labels["train"]
         (chosen,) = result.runs["temperature"][result.runs["eval_split"] == "test"].tolist()
         correct = {}
-        for tau in TAUS:
+        for tau in taus:
             model = make_model().fit(x[~is_val] / tau, y[~is_val])
             correct[tau] = (model.predict(x[is_val] / tau) == y[is_val]).sum()
         assert correct[chosen] >= max(correct.values()) - 1  # one row may lie on the margin
@@ -108,6 +124,8 @@ def entropy_of_set(reference: Reference, chapter: str, k: int) -> dict[str, Numb
 def chapters_2_and_3(reference: Reference) -> dict[str, Numbers]:
     scaler = StandardScaler().fit(reference.embeddings["train"])
     images = {name: scaler.transform(x) for name, x in reference.embeddings.items()}
+    tuned = read(str(reference.folder / "img.svm-c.h5"))
+    (chosen,) = tuned.runs["C"][tuned.runs["eval_split"] == "test"].tolist()
     order = np.argsort(-reference.cosines(reference.prompts("classes"))["test"], axis=1)
     is_correct = order == reference.labels["test"][:, None]
     generic16, generic32 = (
@@ -123,6 +141,8 @@ def chapters_2_and_3(reference: Reference) -> dict[str, Numbers]:
         "3.1 SVM, 16 targeted prompts (%)": reference.svm(generic16),
     }
     intervals = {label: reference.interval(value) for label, value in accuracies.items()}
+    label = "2.2 the same, C chosen on a validation split (%)"
+    intervals[label] = (*reference.interval(reference.svm(images, C=chosen)), chosen)
     return intervals | entropy_of_set(reference, "3.2", 32) | entropy_of_set(reference, "3.2", 16)
 
 
@@ -164,7 +184,12 @@ def chapter_5(reference: Reference) -> dict[str, Numbers]:
     sources = {"image embeddings": reference.embeddings["test"]}
     for k in (32, 415):
         sources[f"{k} prompts"] = reference.cosines(reference.prompts(f"generic{k}"))["test"]
-    metrics = {"purity": purity, "NMI": normalized_mutual_info_score, "ARI": adjusted_rand_score}
+    metrics = {
+        "purity": purity,
+        "NMI": normalized_mutual_info_score,
+        "AMI": adjusted_mutual_info_score,
+        "ARI": adjusted_rand_score,
+    }
     rows = {}
     for source, features in sources.items():
         clusters = [KMeans(10, random_state=s, n_init=10).fit_predict(features) for s in SEEDS]
@@ -172,6 +197,13 @@ def chapter_5(reference: Reference) -> dict[str, Numbers]:
             values = [metric(reference.labels["test"], assigned) for assigned in clusters]
             rows[f"5 {name}, {source}"] = (values[0], min(values), max(values))
     return rows
+
+
+def mean_over_permutations(metric: Callable[[Array, Array], float], labels: Array, k: int) -> float:
+    """Return the mean agreement of labels in random order with k clusters of equal size."""
+    rng = np.random.default_rng(0)
+    clusters = np.arange(len(labels)) % k
+    return float(np.mean([metric(rng.permutation(labels), clusters) for _ in range(200)]))
 
 
 @pytest.fixture(scope="module")
@@ -193,6 +225,10 @@ def assert_close(label: str, cell: str, expected: Numbers) -> None:
 def test_every_comparison(reference, page):
     expected = chapters_2_and_3(reference) | chapter_4(reference) | chapter_5(reference)
     compared = {label: cells["here"] for label, cells in page.items() if "here" in cells}
+    for label in [label for label in compared if "permuted labels" in label]:
+        metric = purity if "purity" in label else normalized_mutual_info_score
+        by_chance = mean_over_permutations(metric, reference.labels["test"], 10)
+        assert numbers(compared.pop(label))[0] == pytest.approx(by_chance, abs=0.05)
     assert set(compared) == set(expected)
     exact = []
     for label, cell in compared.items():
@@ -217,19 +253,64 @@ def test_the_rank_of_a_prompt_set(k, reference, page):
     ranks = np.exp([entropy(sigma), entropy(random_sigma)])
     row = page[f"{k}"]
     assert row["singular values"] == f"{sigma[0]:.3g} … {sigma[-1]:.2g}"
-    assert numbers(row["effective rank (random)"]) == pytest.approx(ranks, abs=0.051)
-
-    cosines, random_cosines = reference.cosines(prompts), reference.random_cosines(k, 42)
+    shown = [float(row[column]) for column in ("effective rank", "of random directions")]
+    assert shown == pytest.approx(ranks, abs=0.051)
     random = [100 * reference.svm(reference.random_cosines(k, seed)) for seed in SEEDS]
-    fewshot = reference.accuracy_at_chosen_tau
     expected = {
-        "SVM, τ 1 (%)": reference.interval(reference.svm(cosines)),
-        "random, SVM, τ 1 (%)": (float(np.mean(random)), min(random), max(random)),
-        "logistic regression (%)": fewshot(logreg, cosines, f"generic{k}.logits.fewshot"),
-        "random, logistic regression (%)": fewshot(logreg, random_cosines, f"random{k}-42.fewshot"),
+        "SVM, τ 1 (%)": (100 * reference.svm(reference.cosines(prompts)),),
+        "random: mean": (float(np.mean(random)),),
+        "random: lowest–highest": (min(random), max(random)),
     }
     for column, values in expected.items():
-        assert_close(column, row[column], values)
+        assert_close("(%)", row[column].replace("–", " "), values)
+
+
+@pytest.mark.parametrize("k", SETS)
+def test_prompts_whitened_and_random_are_compared_seed_by_seed(k, reference, page):
+    prompts = reference.prompts(f"generic{k}")
+
+    def accuracies(name: str, features: dict[int, Splits]) -> Array:
+        found = [
+            reference.accuracy_at_chosen_tau(
+                logreg, features[seed], name.format(seed), FEWSHOT_TAUS
+            )[0]
+            for seed in SEEDS
+        ]
+        return np.array(found)
+
+    plain = accuracies(
+        f"generic{k}.logits.fewshot-{{}}", dict.fromkeys(SEEDS, reference.cosines(prompts))
+    )
+    whitened = accuracies(
+        f"generic{k}.whitened.fewshot-{{}}", dict.fromkeys(SEEDS, reference.whitened(prompts))
+    )
+    random = accuracies(
+        f"random{k}-{{}}.fewshot", {seed: reference.random_cosines(k, seed) for seed in SEEDS}
+    )
+    expected = {
+        "as they are (%)": (plain.mean(),),
+        "whitened (%)": (whitened.mean(),),
+        "random (%)": (random.mean(),),
+    }
+    for column, other in (("random − as they are", plain), ("random − whitened", whitened)):
+        difference = random - other
+        expected[column] = (difference.mean(), difference.min(), difference.max())
+    for column, values in expected.items():
+        assert_close("(%)", page[f"{k} prompts"][column], values)
+
+
+def test_the_two_best_temperatures_are_compared_on_the_same_images(reference, thesis_results):
+    result = read(str(reference.folder / "generic32.logits.sweep.h5"))
+    order = np.argsort(-result.runs["acc1"], kind="stable")[:2]
+    first, second = np.asarray(result.splits["test"].predicted)[order] == reference.labels["test"]
+    only_first, only_second = (first & ~second).sum(), (second & ~first).sum()
+    p = binomtest(only_first, only_first + only_second).pvalue if only_first else 1.0
+    best, next_best = result.runs["temperature"][order]
+    text = " ".join((thesis_results / "report.md").read_text().split())
+    assert (
+        f"{only_first} images are right at τ {best:g} alone, {only_second} at τ {next_best:g} "
+        f"alone (McNemar's exact test: p = {p:.2g})"
+    ) in text
 
 
 def test_only_the_grid_of_cosines_is_constant_along_c_over_tau_squared(reference, page):

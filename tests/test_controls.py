@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from shell import fails, ok
+from sklearn.preprocessing import normalize
 
 from clipkit import similarity
 from clipkit.features import Split, read, row_ids, write
@@ -23,6 +26,25 @@ def test_random_directions_are_cosines_with_a_seeded_draw(img_h5, tmp_path):
     assert set(logits.class_index.tolist()) == {-1}
     assert logits.history[-1]["random"] == 20
     assert logits.logit_scale == read(img_h5).history[0]["model"]["logit_scale"]
+
+
+def test_whitened_cosines_hold_the_same_information_without_the_spectrum(img_h5, txt_h5, tmp_path):
+    ok("logits", img_h5, txt_h5, "--whiten", "-o", tmp_path / "x.h5")
+    images, texts, logits = read(img_h5), read(txt_h5), read(tmp_path / "x.h5")
+    unit = normalize(texts.features.astype(float))
+    U, S, _ = np.linalg.svd(unit, full_matrices=False)
+    expected = normalize(images.splits["test"].features) @ unit.T @ (U / S)
+    assert np.allclose(np.abs(logits.cosines("test")), np.abs(expected), atol=1e-5)
+    assert logits.texts[0] == "principal direction 0"
+    assert logits.history[-1]["whiten"] is True
+    doubled = replace(
+        texts, features=np.vstack([texts.features] * 2), texts=texts.texts * 2, class_index=None
+    )
+    assert np.allclose(
+        np.abs(similarity.compute_logits(images, doubled, whiten=True).cosines("test")),
+        np.abs(expected),
+        atol=1e-5,
+    )  # repeated prompts span nothing more
 
 
 def test_random_directions_take_no_texts(img_h5, txt_h5):

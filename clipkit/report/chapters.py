@@ -264,7 +264,7 @@ def _vocabularies(comparison: Comparison) -> list[str]:
         "random: lowest–highest",
     ]
     fewshot_header = [
-        "prompts",
+        "few-shot",
         "as they are (%)",
         "whitened (%)",
         "random (%)",
@@ -357,7 +357,7 @@ def _paired_fewshot(results: ResultsFolder, suffix: str) -> list[list[str]]:
             )
             cells = [f"{values.mean():.2f}" for values in (prompts, whitened, random)]
             cells += [_mean_and_range(random - other) for other in (prompts, whitened)]
-            rows.append([f"{k}{suffix}", *cells])
+            rows.append([f"{k} prompts{suffix}", *cells])
     return rows
 
 
