@@ -12,7 +12,9 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+from PIL import Image
 from shell import environment
 from test_report import numbers, tables
 
@@ -330,3 +332,25 @@ def test_the_page_shows_sections_of_reports_without_pictures_and_empty_columns(t
     page = "x\n<!-- results f: 4.1 -->\nold\n<!-- end -->\ny\n"
     expected = "x\n<!-- results f: 4.1 -->\n\ntwo\n\n<!-- end -->\ny\n"
     assert thesis_page.fill(page, tmp_path) == expected
+
+
+@pytest.mark.long
+def test_chapter_2_of_a_folder_with_one_split_scores_held_out_images(make, tmp_path):
+    rng = np.random.default_rng(0)
+    for name in ("dark", "light"):
+        folder = tmp_path / "photos" / name
+        folder.mkdir(parents=True)
+        for i in range(10):
+            pixels = rng.integers(0, 100, (8, 8, 3), dtype=np.uint8) + 155 * (name == "light")
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{i}.png")
+    photos = {"DATASET": f"{tmp_path}/photos/", "LIMIT": "", "out": tmp_path / "results"}
+    done = make("chapter2", **photos)
+    assert "img.h5 has one split, all: 20% of its rows are held out and scored" in done.stderr
+    text = (tmp_path / "results" / "tiny-clip-photos" / "report.md").read_text()
+    baseline = tables(text)["2.2 baseline: SVM on standardised image embeddings (%)"]
+    assert numbers(baseline["here"])[0] == 100
+    assert "img.svm-c.h5: expected a run on the split test, got none" in text
+
+    refused = make("chapter2", **photos, ROOT="/elsewhere", check=False)
+    assert refused.returncode == 2
+    assert "ROOT=/elsewhere LIMIT= PRECISION=fp32, got MODEL=" in refused.stderr
