@@ -1,5 +1,5 @@
-# `make help` lists the targets. The first part of this file is for developers. The second part is
-# the thesis's method, chapter by chapter. The third part says which files the chapters make.
+# `make help` lists the targets. The first part of this file is for developers. The second part
+# repeats the thesis, chapter by chapter. The third part selects the files that a run makes.
 .DELETE_ON_ERROR:
 .SUFFIXES:
 SHELL = /bin/bash
@@ -51,7 +51,7 @@ format: $(INSTALLED)  ## Fix style and formatting
 docs: $(INSTALLED)  ## Run the examples of README.md and docs/ again and record their output
 	$(BIN)/python docs/examples.py
 
-bench: $(INSTALLED)  ## Time clipkit and what it replaces, with options such as BENCH="--busy"
+bench: $(INSTALLED)  ## Time clipkit and the code that it replaces (BENCH="--only probes" ...)
 	$(BIN)/python tests/bench/bench.py $(BENCH)
 
 fuzz: $(INSTALLED)  ## Read 56,000 damaged files, and kill real runs at 50 random points
@@ -66,8 +66,8 @@ clean:  ## Remove the environment and all generated files
 
 # ---- The thesis, chapter by chapter --------------------------------------------------------------
 #
-# A chapter is the list of its results, followed by how each is made. A file's name says how:
-# generic32.logits.svm.h5 is the result of an SVM on the logits of the prompt set generic32.
+# Each chapter lists its results and then the rules that make them. A file's name says how it was
+# made: generic32.logits.svm.h5 is the result of an SVM on the logits of the prompt set generic32.
 # `make -n thesis` prints all commands.
 MODEL = openai/clip-vit-base-patch32
 DATASET =
@@ -97,10 +97,10 @@ last_word = $(subst .,,$(suffix $1))
 
 .PHONY: thesis chapter2 chapter3 chapter4 chapter5 resolution tour
 .SECONDEXPANSION:
-thesis: chapter2 chapter3 chapter4 chapter5  ## Run chapters 2 to 5, for example with MODEL=tiny DATASET=shapes
+thesis: chapter2 chapter3 chapter4 chapter5  ## Run chapters 2 to 5 (MODEL=tiny DATASET=shapes ...)
 
 # Chapter 2. A linear SVM on image embeddings is the supervised baseline. Zero-shot classification
-# takes the class whose prompt is nearest.
+# predicts the class of the most similar prompt.
 chapter2:  ## Run the supervised baseline and zero-shot classification
 chapter2 := \
   img.svm.h5 img.svm.confusion.png img.svm.classes.png img.svm-c.h5 img.logreg.h5 \
@@ -142,8 +142,8 @@ chapter3 := \
 %.entropy.h5: %.h5
 	clipkit entropy $< -t $(TEMPERATURES) -f -o $@
 
-# Chapter 4. What temperature, the classifier and the number of prompts change. The controls are a
-# grid of tau and C, and, with few shots, random directions and whitened prompts.
+# Chapter 4. The effect of temperature, classifier and number of prompts. The controls are a grid of
+# tau and C, random directions, and whitened prompts with few shots.
 chapter4:  ## Vary temperature, classifier, prompts and image resolution
 chapter4 := \
   $(addprefix generic32.logits.,sweep.h5 sweep.temperature.png) \
@@ -200,7 +200,7 @@ define cluster_with_seed
 endef
 $(foreach seed,$(SEEDS),$(eval $(call cluster_with_seed,$(seed))))
 
-# Pictures. The last word of a picture's name is that of the command.
+# Pictures. The last word of a picture's name is the subcommand of `clipkit plot`.
 %.entropy.png %.confidence.png: plot_options := -t 1,0.07,0.02
 %.png: $$(basename $$*).h5
 	clipkit plot $(strip $(call last_word,$*) $< $(plot_options)) -f -o $@
@@ -326,7 +326,7 @@ CIFAR10 =
 PAGE := build/thesis
 VIT_B32 := $(PAGE)/vit-b-32
 .PHONY: thesis-page
-thesis-page: $(INSTALLED)  ## Update docs/thesis.md in half an hour, with CIFAR10=FOLDER of images
+thesis-page: $(INSTALLED)  ## Update docs/thesis.md, in half an hour (CIFAR10=FOLDER of images)
 	test -d '$(CIFAR10)'
 	rm -rf $(PAGE)
 	$(MAKE) chapter3 MODEL=tiny DATASET=shapes LIMIT=500 PRECISION=fp32 UNTRAINED=7 \

@@ -36,8 +36,8 @@ COMMANDS = (
 )
 HELP = {"-h", "--help", "--version"}
 BROKEN_PIPE = 128 + signal.SIGPIPE
-MIN_ADDRESS_SPACE = 2 << 30  # with less, OpenBLAS may loop without end while it is loaded
-NO_MEMORY = ("failed to map segment", "can't start new thread")  # other words for MemoryError
+MIN_ADDRESS_SPACE = 2 << 30  # with less, OpenBLAS may loop indefinitely while it is loaded
+NO_MEMORY = ("failed to map segment", "can't start new thread")  # of other errors like MemoryError
 
 
 class ClipkitGroup(TyperGroup):

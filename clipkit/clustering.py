@@ -82,10 +82,10 @@ def purity(labels: Int64, assignments: Int64) -> float:
 def agreement(labels: Int64 | None, assignments: Int64) -> dict[str, float]:
     """Return how well clusters agree with classes, however both are numbered.
 
-    `purity`, `nmi` (normalised mutual information, 0..1, by the arithmetic mean of the entropies),
+    `purity`; `nmi` (normalised mutual information, 0..1, by the arithmetic mean of the entropies);
     `ari` and `ami` (the adjusted Rand index and the adjusted mutual information: 1 for equal
-    partitions, about 0 for a random one), `purity_chance` and `nmi_chance` (the mean over 20 fixed
-    permutations of the labels); NaN without labels.
+    partitions, about 0 for a random one); `purity_chance` and `nmi_chance` (the means of purity and
+    NMI over 20 fixed permutations of the labels). All are NaN without labels.
     """
     names = ("purity", "nmi", "ari", "ami", "purity_chance", "nmi_chance")
     if labels is None:
@@ -125,7 +125,7 @@ def cluster(
     -------
     FeatureFile
         A result with one run per split and k: `split`, `k` and the columns of `agreement`. Its
-        predictions are cluster numbers, and its class names those of the labels.
+        predictions are cluster numbers. Its class names are those of the labels.
     """
     if splits is None and "test" in file.splits:
         splits = ["test"]
@@ -144,8 +144,8 @@ def cluster(
                 assignments = kmeans(features, count, seed=seed)
             if count == len(features):
                 console.warn(
-                    f"{name}: each of the {count} rows is a cluster of its own, so purity, nmi and "
-                    "ari say nothing about the classes"
+                    f"{name}: each of the {count} rows is a cluster of its own, so the scores say "
+                    "nothing about the classes"
                 )
             runs.append(assignments)
             rows.append({"split": name, "k": count, **agreement(split.labels, assignments)})

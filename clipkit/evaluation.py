@@ -85,8 +85,8 @@ def evaluate_grid(
     every probe is scored on validation rows. The best of them (the first of equals) is then fitted
     again on all of `fit_split` and scored on `eval_split`, if there is such a split.
 
-    Of a file with a single split, that one is fitted by default, and a fifth of its rows is held
-    out and scored.
+    If a file has a single split, by default a fifth of its rows is held out and scored, and the
+    rest is fitted.
 
     Parameters
     ----------
@@ -116,12 +116,13 @@ def evaluate_grid(
         If temperatures or probabilities are asked of image embeddings, `val` is neither a fraction
         nor another split than `fit_split`, or, with `val`, `eval_split` is misspelt.
     ClipkitError
-        If a split or its labels are missing, or no class has two rows, one to hold out.
+        If a split or its labels are missing, or no class has two rows, of which one is held out.
 
     Warns
     -----
-    On standard error: if rows are scored that were fitted or chosen on, if classes have too few
-    rows for `shots` or none to fit, if temperatures change nothing, if a fit did not converge.
+    On standard error: if rows are scored that were also fitted or used to choose, if classes have
+    too few rows for `shots` or none to fit, if temperatures cannot change the result, or if a fit
+    did not converge.
     """
     spec = spec or ProbeSpec()
     if spec.standardize is None:
@@ -143,11 +144,11 @@ def evaluate_grid(
         _check_eval_split(file, eval_split)
     if scored.name == fit_split:
         console.warn(
-            f"{scored.name} is fitted and scored: the accuracy says nothing about other images"
+            f"{scored.name} is both fitted and scored: the accuracy says nothing about other images"
         )
     if val is not None and scored.name == eval_split:
         console.warn(
-            f"{scored.name} serves for choosing and for scoring: the accuracy of the best run is "
+            f"{scored.name} is used both to choose and to score: the accuracy of the best run is "
             "optimistic"
         )
     rows, predictions = _evaluate(file, spec, taus, Cs, train, scored)
@@ -306,8 +307,8 @@ def _draw_shots(fit: Subset, shots: int, seed: int) -> Subset:
     name = f"{fit.name}-{shots}-shot"
     if small:
         console.warn(
-            f"{small} of {len(counts)} classes of {fit.name} have fewer than {shots} rows: all of "
-            "theirs are used"
+            f"{small} of {len(counts)} classes of {fit.name} have fewer than {shots} rows: all "
+            "of their rows are used"
         )
         name = f"{fit.name}-up-to-{shots}-shot"
     return Subset(name, fit.rows.take(drawn))

@@ -76,13 +76,13 @@ def _file_kind(path: Path) -> str:
 def check_feature_output(
     output: str, *, force: bool = False, inputs: Iterable[str | None] = ()
 ) -> None:
-    """Refuse an output as `check_output` does, and one whose name is not that of a feature file."""
+    """Refuse an output as `check_output` and `check_ending` do."""
     check_ending(output)
     check_output(output, force=force, inputs=inputs)
 
 
 def check_ending(output: str) -> None:
-    """Refuse a name that says that the file is something else than a feature file."""
+    """Refuse the ending of another format as the name of a feature file."""
     path = Path(output)
     ending = path.suffix.lower()
     if ending in OTHER_ENDINGS:
@@ -108,8 +108,8 @@ def check_output(output: str, *, force: bool = False, inputs: Iterable[str | Non
     Raises
     ------
     UsageError
-        If the output exists and `force` is not given, is one of the inputs by whatever name, its
-        folder is missing, or it is a terminal.
+        If the output exists and `force` is not given, it is one of the inputs (also under another
+        name), its folder is missing, or it is a terminal.
     ClipkitError
         If its folder is not writable.
     """
@@ -203,7 +203,7 @@ def _temporary_file(folder: Path, name: str, mode: int) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _write_errors(where: str, only: Container[int | None] | None = None) -> Iterator[None]:
-    """Turn an error of the system into one line; `only` these, if given."""
+    """Turn a system error into one line; if `only` is given, only errors with these numbers."""
     try:
         yield
     except BrokenPipeError:

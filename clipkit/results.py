@@ -197,8 +197,8 @@ def temperature_sweeps(results: Sequence[FeatureFile], split: str | None = None)
     Returns
     -------
     list of Sweep
-        One per classifier, C and split of each result. If two would have the same label, the
-        labels begin with the model's name or, where that is the same, with the file's.
+        One per classifier, C and split of each result. If two would have the same label, the labels
+        begin with the model's name or, if the models are the same, with the file's.
     """
     curves: dict[tuple[int, str, str], list[Row]] = {}  # number of the result, label, C -> runs
     for number, result in enumerate(results):

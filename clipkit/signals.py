@@ -1,9 +1,10 @@
-"""End a command after a signal: through every `finally`, or soon where a library does not return.
+"""End a command soon after a signal, even during a library call that does not return.
 
-Python runs a signal's handler between two steps of the main thread, so that a call of a library
-that takes hours delays it by hours. A thread therefore watches for signals, too. It cannot run
-while a library holds Python's lock, which those that compute for long do not; SIGQUIT (from the
-keyboard, Ctrl and backslash) ends such a process.
+The first signal raises an exception, so that every `finally` runs. But Python runs a signal's
+handler only between two steps of the main thread, and a library call that takes hours delays it by
+hours. A thread therefore watches for signals too, and ends the process if that does not happen. It
+cannot run while a library holds Python's lock, which libraries release for long computations. If
+one does not, SIGQUIT (Ctrl and backslash) ends the process.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def _interrupt(number: int, frame: Any) -> None:
 
 
 def interrupted() -> Interrupted | None:
-    """Return the first signal, of which a library may have made another error."""
+    """Return the first signal, or None: a library may have turned it into another error."""
     return Interrupted(_received[0]) if _received else None
 
 

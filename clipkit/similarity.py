@@ -86,10 +86,10 @@ def compute_logits(
 def whitened(texts: FeatureFile) -> FeatureFile:
     """Replace prompts by their principal directions, an orthonormal basis of their span.
 
-    The cosines with them are the prompts' cosines times U / S, where U S V' is the singular value
-    decomposition of the normalised embeddings (K, D). They hold the same information about an
-    image, without the prompts' spectrum. Directions of a singular value below a millionth of the
-    largest are left out.
+    The cosines with these directions are the prompts' cosines times U / S, where U S V' is the
+    singular value decomposition of the normalised embeddings (K, D). They hold the same information
+    about an image, without the prompts' spectrum. A direction is left out if its singular value is
+    below a millionth of the largest.
     """
     unit = normalize(np.asarray(texts.features, np.float64), texts.display_name)
     _, values, directions = np.linalg.svd(unit, full_matrices=False)

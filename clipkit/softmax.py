@@ -3,9 +3,9 @@
 Functions take cosines and an absolute temperature tau: the logits are cosine / tau, as in Radford
 et al. 2021, where the learned tau of ViT-B/32 is 0.01.
 
-SigLIP (Zhai et al. 2023) means no softmax. It was trained to tell for each prompt alone whether it
-belongs to the image: the probability is sigmoid(cosine / tau + bias), and the model learned the
-bias as well.
+SigLIP (Zhai et al. 2023) was trained without a softmax. It decides for each prompt separately
+whether the prompt belongs to the image, with the probability sigmoid(cosine / tau + bias). The
+model learned the bias too.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def softmax(cosines: ArrayLike, temperature: float = 1.0) -> NDArray[np.float64]
 
 
 def sigmoid(cosines: ArrayLike, temperature: float, bias: float) -> NDArray[np.float64]:
-    """Return the probability of each prompt by itself (N, K): that of cosine / temperature + bias.
+    """Return the sigmoid (N, K) of cosine / temperature + bias: each prompt's own probability.
 
     >>> sigmoid([[0.1, 0.2]], 0.01, -15.0).round(4)
     array([[0.0067, 0.9933]])
@@ -97,8 +97,9 @@ def mean_entropy_and_confidence(
     cosines : array (N, K) or BlockMatrix
     temperatures : sequence of T float
     bias : float, optional
-        Of sigmoids in place of the softmax. The entropy of an image is then the mean of the binary
-        entropies of its K probabilities, at most ln 2, and the confidence the largest of these.
+        Use sigmoids with this bias instead of the softmax. The entropy of an image is then the mean
+        of the binary entropies of its K probabilities, at most ln 2. The confidence is the largest
+        of these probabilities.
 
     Returns
     -------

@@ -113,8 +113,8 @@ def test_as_many_clusters_as_rows_are_warned_of(tmp_path):
     write_feature_file(tmp_path / "img.h5")
     assert ok("cluster", tmp_path / "img.h5", "-k", 5).stderr == ""
     assert ok("cluster", tmp_path / "img.h5", "-k", 6).stderr == (
-        "clipkit: warning: test: each of the 6 rows is a cluster of its own, so purity, nmi and "
-        "ari say nothing about the classes\n"
+        "clipkit: warning: test: each of the 6 rows is a cluster of its own, so the scores say "
+        "nothing about the classes\n"
     )
 
 

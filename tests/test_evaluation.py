@@ -165,8 +165,8 @@ def test_more_shots_than_rows_are_all_rows_and_say_so(capsys):
     )
     assert few == {**every, "fit_split": "train-up-to-999-shot"}
     assert capsys.readouterr().err == (
-        "clipkit: warning: 4 of 4 classes of train have fewer than 999 rows: all of theirs are "
-        "used\n"
+        "clipkit: warning: 4 of 4 classes of train have fewer than 999 rows: all of their rows "
+        "are used\n"
     )
 
 
@@ -188,12 +188,12 @@ def test_a_fifth_of_a_single_split_is_held_out_and_scored(capsys, split):
         (
             feature_file(splits=["all"]),
             {"fit_split": "all", "eval_split": "all"},
-            "all is fitted and scored: the accuracy says nothing about other images",
+            "all is both fitted and scored: the accuracy says nothing about other images",
         ),
         (
             feature_file(),
             {"val": "test"},
-            "test serves for choosing and for scoring: the accuracy of the best run is optimistic",
+            "test is used both to choose and to score: the accuracy of the best run is optimistic",
         ),
         (
             feature_file(),

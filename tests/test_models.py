@@ -358,7 +358,7 @@ def test_a_warning_counts_the_prompts_that_have_other_tokens_than_in_openais_cod
     encoder.encode_texts([*NOT_CLEANED, *CLEANED])
     (line,) = capsys.readouterr().err.splitlines()
     assert line == (
-        "clipkit: warning: 8 of 17 prompts have other tokens than in OpenAI's code, which replaces "
+        "clipkit: warning: 8 of 17 prompts get other tokens than in OpenAI's code, which replaces "
         "curly quotes, HTML entities, ligatures and full-width characters; the first is 'a ‘cat’'"
     )
 

@@ -16,7 +16,7 @@ OUTPUT = ("--output", "-o")
 
 
 def check_output(ctx: typer.Context, output: str | None) -> str | None:
-    """Refuse an unusable output when it is parsed, before the command does any work."""
+    """Refuse an unusable output when the option is parsed, before the command does any work."""
     from clipkit import files
 
     if output is not None:
@@ -25,7 +25,7 @@ def check_output(ctx: typer.Context, output: str | None) -> str | None:
 
 
 def option(metavar: str, help: str, *flags: str, **settings: Any) -> Any:
-    """Return an option that takes a value; its flag is its parameter's name if none is given."""
+    """Return an option that takes a value. Without `flags`, the parameter's name is its flag."""
     return typer.Option(*flags, metavar=metavar, help=help, **settings)
 
 

@@ -42,8 +42,8 @@ def entropy(
     """Report mean Shannon entropy (nats) and mean top-1 confidence of softmax(cosine / tau).
 
     `max_entropy` is ln K, the entropy of K equally likely prompts. Without -t, the command
-    uses the file's temperature. With sigmoids, as SigLIP has them, the entropy is the mean of the
-    binary entropies of the prompts, at most ln 2, and the confidence the largest probability.
+    uses the file's temperature. With --link sigmoid, for SigLIP, the entropy is the mean of the
+    prompts' binary entropies, at most ln 2.
 
     Example: clipkit entropy logits.h5 -t 1,0.5,0.07,0.03
     """
@@ -61,7 +61,7 @@ def entropy(
 
 
 def _own_link(logits: FeatureFile, temperatures: list[str]) -> str:
-    """Return the model's own link where its own temperature is asked for, and else the softmax."""
+    """Return the model's own link if its own temperature is asked for, else softmax."""
     from clipkit import console, softmax
 
     if "model" not in temperatures or softmax.learned_bias(logits) is None:

@@ -40,7 +40,7 @@ def logits(
 
     Both sides are normalised and must come from the same model. Random directions are uniform on
     the sphere. Accuracy that a probe also reaches on K of them does not come from the prompts.
-    With --whiten, a probe reads the same information without the prompts' spectrum.
+    Logits of --whiten hold the same information, without the prompts' spectrum.
 
     Example: clipkit logits img.h5 txt.h5 -o logits.h5
     """

@@ -29,7 +29,7 @@ GREY = 204  # of the tile in place of an image that cannot be used
 
 
 def _check_picture(ctx: typer.Context, output: str) -> str | None:
-    """Refuse an output that cannot be a picture when it is parsed."""
+    """Refuse an output that cannot be a picture, before the command does any work."""
     from clipkit import plots
 
     if output != "-":

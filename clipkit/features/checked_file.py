@@ -71,7 +71,7 @@ class CheckedFile:
         return ClipkitError(f"{self.display_name}: {message}", hint)
 
     def damage(self, message: str, hint: str = "make the file again") -> ClipkitError:
-        """Return an error about damage, unless the file is just being written."""
+        """Return an error about damage, or, if the file is open for writing, one about that."""
         if _is_open_for_writing(self.path):
             return ClipkitError(
                 f"{self.display_name} is open for writing elsewhere",
@@ -291,7 +291,7 @@ def _open(path: Path) -> h5py.File:
 
 
 def _is_open_for_writing(path: Path) -> bool:
-    """Whether a program has the file open for writing, or was killed while it had.
+    """Whether a program has the file open for writing, or was killed while it was open.
 
     HDF5 marks such files in the superblock, and locks them unless it was told not to.
     """

@@ -38,7 +38,7 @@ def describe(file: FeatureFile) -> list[dict[str, Any]]:
 
 
 def abridge(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Shorten the rows of `describe` for people: one line a value, and the start of each list."""
+    """Shorten the rows of `describe` for reading: one line per value, the start of each list."""
     short: list[tuple[str, Any]] = []
     for row in rows:
         field, value = row["field"], row["value"]

@@ -38,7 +38,7 @@ class BlockMatrix:
         Each call starts anew and yields blocks (B, D) in row order. The blocks of a file end with
         an error if the digest does not match.
     sha256 : str or None
-        Digest of the bytes, if a file says it.
+        Digest of the bytes, if a file states it.
     """
 
     shape: tuple[int, int]
@@ -184,9 +184,9 @@ class FeatureFile:
 
     @property
     def digest(self) -> str:
-        """Digest of the content, computed anew: edits change it.
+        """Digest of the current content, computed at each access: edits change it.
 
-        It is the one that a file states if nothing was changed since the file was read.
+        Without edits, it is the digest that the file states.
         """
         entries = {name: _content_entry(name, value) for name, value in self.datasets().items()}
         digest = file_digest(self.attributes(), entries)
@@ -247,7 +247,7 @@ class FeatureFile:
         return bool(self.history) and self.history[-1]["command"] == "cluster"
 
     def extended_history(self, command: str, **parameters: Any) -> History:
-        """Return the history with an entry for a command that made something of this file."""
+        """Return the history with an entry for a command that made something from this file."""
         return [*self.history, history_entry(command, **parameters)]
 
     def datasets(self) -> dict[str, Any]:

@@ -68,7 +68,7 @@ def open_npz(path: Path, name: str) -> dict[str, Any]:
 
 
 def check_size(unpacked: int, packed: int, name: str) -> None:
-    """Refuse data that would unpack to a hundred times their size, unless that is little.
+    """Refuse data that would unpack to over BOMB_RATIO times their size and over BOMB_BYTES.
 
     >>> check_size(10_000, 20, "labels")
     """

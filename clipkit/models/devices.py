@@ -36,7 +36,7 @@ def find_device(name: str) -> torch.device:
 def choose_precision(name: str, device: torch.device, tower: str) -> str:
     """Return the precision with this name.
 
-    ``auto`` is float32 for texts: they are few, and the error of one prompt's direction is in every
+    ``auto`` is float32 for texts: they are few, and the rounding error of one prompt affects every
     image's entropy. For images it is the fastest precision that the device has natively.
     """
     if name in DTYPES:

@@ -61,7 +61,7 @@ class Encoder:
         return int(self.details["dim"])
 
     def preprocess(self, images: Image.Image | Sequence[Image.Image]) -> torch.Tensor:
-        """Resize and crop by the model's own processor, but crop where OpenAI's code does.
+        """Resize images as the model's own processor does, and crop them as OpenAI's code does.
 
         Safe to call from several threads.
 
@@ -193,9 +193,9 @@ def load(
     device : str
         ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
     precision : str
-        What to compute in: ``fp32``, ``bf16``, ``fp16``, or ``auto``. That is ``fp32`` for the text
-        tower, and for the image tower the fastest that the device has natively. Embeddings are
-        float32 in any case.
+        What to compute in: ``fp32``, ``bf16``, ``fp16`` or ``auto``. ``auto`` is ``fp32`` for the
+        text tower, and for the image tower the fastest that the device has natively. Embeddings
+        are float32 in any case.
     untrained : int, optional
         Seed of the untrained control: the same architecture at random initialisation. Both towers
         of a seed come from one model.

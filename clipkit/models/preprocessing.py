@@ -3,10 +3,10 @@
 Images are resized and cropped to bytes where they are decoded, in threads. They are rescaled and
 normalised, which makes floats of four times the size, where the model runs. The operations are
 those of the processor, so the result equals its result to the last bit, with two exceptions. A
-GPU's resizing may differ by one in a byte. And the centre crop is the one that CLIP was trained
-with: OpenAI's code and OpenCLIP round the crop's offset (half to even, by torchvision's
-`CenterCrop`), while transformers rounds it down. Where that differs, on a quarter of the lengths of
-the longer side, the crop of transformers lies one pixel off.
+GPU's resizing may differ by one in a byte. The centre crop is the one that CLIP was trained with:
+OpenAI's code and OpenCLIP round the crop's offset (half to even, by torchvision's `CenterCrop`),
+while transformers rounds it down. For a quarter of the lengths of the longer side, the two crops
+are one pixel apart.
 """
 
 from __future__ import annotations

@@ -68,13 +68,13 @@ class Tokenizer:
             )
 
     def warn_of_other_tokens(self, texts: Sequence[str]) -> None:
-        """Warn once if OpenAI's code would make other tokens of some of the texts."""
+        """Warn once if OpenAI's code would give some of the texts other tokens."""
         if not type(self.tokenizer).__name__.startswith("CLIPTokenizer"):
             return
         changed = [text for text in texts if is_cleaned_by_openai(text)]
         if changed:
             console.warn(
-                f"{len(changed)} of {len(texts)} prompts have other tokens than in OpenAI's code, "
+                f"{len(changed)} of {len(texts)} prompts get other tokens than in OpenAI's code, "
                 "which replaces curly quotes, HTML entities, ligatures and full-width characters; "
                 f"the first is {changed[0]!r}"
             )

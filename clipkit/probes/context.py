@@ -63,7 +63,7 @@ class Workers:
         """Return a function that counts finished steps, from any thread, out of `total`.
 
         It raises CancelledError once the sweep is cancelled, which ends the calling thread's work.
-        With no step, it checks only that.
+        With 0 steps, it only checks for cancellation.
         """
         done = 0
         lock = threading.Lock()

@@ -1,9 +1,9 @@
 """Multinomial logistic regression, fitted until its weights are close to the optimum.
 
-scikit-learn's tolerance bounds the gradient of the mean loss. With a large C, its solvers meet that
-far from the optimum, so that the stopping rule regularises in place of C. Here the error of the
-weights is bounded. The optimizer is scipy's Newton-CG. It gets the features along their principal
-axes, and each coordinate at the scale where its curvature is about 1.
+scikit-learn's tolerance bounds the gradient of the mean loss. With a large C, its solvers reach
+that bound far from the optimum, and the stopping rule regularises in place of C. This module bounds
+the error of the weights instead. The optimizer is scipy's Newton-CG. It gets the features along
+their principal axes, with each coordinate scaled so that its curvature is about 1.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ USUAL_STEPS = 20  # more do not advance the progress
 TOLERANCE = 0.003  # error of the weights, relative to their norm
 SMALL_GRADIENT = 1e-4  # of the first
 SMALL_STEP = 0.1  # of the tolerance
-UNIT = 1e6  # of the objective: Newton-CG takes a curvature below 1e-15 for none
+UNIT = 1e6  # of the objective: Newton-CG takes a curvature below 1e-15 for 0
 LOWEST_LOGIT = -60  # below the row's highest; exp of less gives float32 numbers that are slow
 
 Float64 = NDArray[np.float64]

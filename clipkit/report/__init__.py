@@ -22,16 +22,15 @@ __all__ = ["markdown"]
 LIBRARIES = ("numpy", "scikit-learn", "torch", "transformers")
 LEFT_OUT = "These results are left out:"
 NOTES = (
-    "Accuracies are those of the test split. Where all images are in one split, probes are fitted "
-    "on four fifths of them and scored on the rest, and zero-shot is scored on all. Brackets "
-    "after an accuracy hold Wilson's 95 % interval: it is about other test images, with the "
-    "fitted classifier as it is. Another draw of training images changes an accuracy as well. A "
-    "temperature or C that is chosen on a validation split is chosen on a tenth of the training "
-    "rows. The classifier is then fitted again, on all training rows or on a draw from all of "
-    "them, and scored once. The thesis's figures are shown only where model and data set are the "
-    "thesis's. The difference is here minus thesis, in percentage points for accuracies. Of the "
-    "prompts, only the 32 generic ones are the thesis's. All others are clipkit's own, which is a "
-    "further difference."
+    "Accuracies are those of the test split. If all images are in one split, probes are fitted on "
+    "four fifths of them and scored on the rest, and zero-shot is scored on all. Brackets after "
+    "an accuracy hold Wilson's 95 % interval. The interval covers another draw of test images, "
+    "but not another draw of training images. A temperature or C that is chosen on a validation "
+    "split is chosen on a tenth of the training rows. The classifier is then fitted again, on all "
+    "training rows or, with few shots, on a draw from all of them, and scored once. The thesis's "
+    "figures are shown only where model and data set are the thesis's. The difference is here "
+    "minus thesis, in percentage points for accuracies. Of the prompts, only the 32 generic ones "
+    "are the thesis's. All others are clipkit's own, which is a further difference."
 )
 
 

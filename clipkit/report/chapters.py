@@ -278,7 +278,7 @@ def _vocabularies(comparison: Comparison) -> list[str]:
         "**Control: spectrum.** The cosines of K prompts are a linear map of the embedding, of "
         "rank K at most. The next table has the largest and the smallest singular value of each "
         "set's normalised directions, and the effective rank, which sums up the shape of the "
-        "spectrum. As many random directions carry no meaning.",
+        "spectrum. Random directions of the same number carry no meaning.",
         *([table(rank_header, ranks)] if ranks else []),
         *_explain_fewshot(results),
         *([table(fewshot_header, fewshot)] if fewshot else []),
@@ -396,8 +396,8 @@ def chapter5(comparison: Comparison) -> list[str]:
     method = (
         "k-means on the test split, with as many clusters as classes and the best of ten starts. "
         "The number is that of the first seed (the thesis's is 42). The lowest and the highest of "
-        "all seeds follow. Purity and NMI also reward chance: the lines below them are their means "
-        "over permuted labels. Such labels have an AMI and an ARI of 0 on average."
+        "all seeds follow. Purity and NMI are above 0 by chance. The lines below them show their "
+        "means over permuted labels, for which AMI and ARI are 0 on average."
     )
     compared = comparison.compare(labels)
     heading = "## Chapter 5. Clustering"

@@ -14,7 +14,7 @@ from clipkit.features import History
 Run = dict[str, Any]
 TEMPLATES = ["a photo of a {}"]
 
-# The last part of a probe's name -> what its runs say
+# The last part of a probe's name -> the settings of its runs
 PROBES: dict[str, Run] = {
     "svm": {"classifier": "svm", "C": 1, "temperature": 1},
     "svm-c": {"classifier": "svm"},
@@ -39,12 +39,12 @@ def find_mismatch(
     Parameters
     ----------
     name : str
-        Of the result, such as `img.svm`.
+        The result's name, such as `img.svm`.
     history : list of dict
     digest_of : callable
         Returns the digest of a file by its name, or None if the folder does not hold it.
     fit_split : str
-        That probes are fitted on.
+        The split that probes are fitted on.
     """
     source, _, kind = name.rpartition(".")
     kind, seed = _split_seed(kind)
@@ -83,7 +83,7 @@ def _inputs(source: str, history: History) -> dict[str, Any]:
 
 
 def _split_seed(kind: str) -> tuple[str, str]:
-    """Split `cluster-42` into its command or probe and its seed, which other kinds do not have.
+    """Split `cluster-42` into its command or probe and its seed, or "" if there is none.
 
     >>> _split_seed("fewshot-42"), _split_seed("svm-val")
     (('fewshot', '42'), ('svm-val', ''))
@@ -93,7 +93,7 @@ def _split_seed(kind: str) -> tuple[str, str]:
 
 
 def _parameters(source: str, kind: str, fit_split: str) -> list[tuple[str, str, Any]]:
-    """Return (command, parameter, value) that the history must have; None if it has no value."""
+    """Return (command, parameter, value) that the history must have; None: without a value."""
     parameters: list[tuple[str, str, Any]] = []
     if kind in PROBES:
         parameters += [
@@ -119,7 +119,7 @@ def _parameters(source: str, kind: str, fit_split: str) -> list[tuple[str, str, 
 
 
 def select_runs(name: str, runs: Sequence[Run], n_classes: int) -> tuple[list[Run], str]:
-    """Return the runs that are what the name of their result says, and why there are none."""
+    """Return the runs that agree with their result's name and, if none does, the reason."""
     source, _, kind = name.rpartition(".")
     kind, _ = _split_seed(kind)
     expected: Run = {}

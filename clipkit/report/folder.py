@@ -106,8 +106,8 @@ class ResultsFolder:
     def runs(self, name: str) -> list[Run]:
         """Return the test runs of a result that are what its name says, with their numbers.
 
-        The list is empty without the file. If the file's history or all runs say otherwise, it is
-        empty too, and `left_out` has the reason.
+        The list is empty without the file. If the file's history or all of its runs contradict the
+        name, the list is empty too, and `left_out` has the reason.
         """
         if name not in self._runs and self.has(name):
             self._runs[name], reason = self._select_runs(name)
@@ -132,7 +132,7 @@ class ResultsFolder:
         return claims.select_runs(name, runs, len(self.class_names))
 
     def _scored_split(self, result: FeatureFile) -> str:
-        """Return the test split or, where all images are in one split, what stands for it."""
+        """Return the test split or, if all images are in one split, the one that replaces it."""
         if "test" in self.row_counts or len(self.row_counts) > 1:
             return "test"
         if result.history[-1]["command"] == "probe":
@@ -175,7 +175,7 @@ class ResultsFolder:
     def values_by_seed(self, pattern: str, column: str) -> dict[int, float]:
         """Return the value of each seed's result, the thesis's seed first.
 
-        Of a sweep that was chosen on a validation split, it is that of the chosen run.
+        If a setting was chosen on a validation split, it is the value of the chosen run.
 
         Parameters
         ----------

@@ -23,8 +23,8 @@ ROWS = {
 class Experiment(NamedTuple):
     """A column of the result that repeats an experiment, at one temperature.
 
-    The temperature None stands for the best of a sweep. In a file that chose it on a validation
-    split, the best is the one that was chosen.
+    The temperature None stands for the best of a sweep. If the sweep chose a setting on a
+    validation split, it stands for the chosen one.
     """
 
     name: str
