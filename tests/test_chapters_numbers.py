@@ -304,11 +304,11 @@ def test_the_two_best_temperatures_are_compared_on_the_same_images(reference, th
     order = np.argsort(-result.runs["acc1"], kind="stable")[:2]
     first, second = np.asarray(result.splits["test"].predicted)[order] == reference.labels["test"]
     only_first, only_second = (first & ~second).sum(), (second & ~first).sum()
-    p = binomtest(only_first, only_first + only_second).pvalue if only_first else 1.0
+    p = binomtest(only_first, only_first + only_second).pvalue if only_first + only_second else 1.0
     best, next_best = result.runs["temperature"][order]
     text = " ".join((thesis_results / "report.md").read_text().split())
     assert (
-        f"{only_first} images are right at τ {best:g} alone, {only_second} at τ {next_best:g} "
+        f"{only_first} are right with τ {best:g} alone and {only_second} with τ {next_best:g} "
         f"alone (McNemar's exact test: p = {p:.2g})"
     ) in text
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipkit import metrics, similarity
+from clipkit.report.claims import Run
 from clipkit.report.folder import AGREEMENT, Measurement, ResultsFolder
 from clipkit.report.formatting import format_difference, format_measurement, table
 from clipkit.report.thesis import ENTROPY, SEED, SWEEP, Experiment
@@ -95,6 +96,7 @@ def chapter2(comparison: Comparison) -> list[str]:
     return _section(
         "## Chapter 2. Baseline and zero-shot",
         comparison.compare(labels),
+        _baselines_on_the_same_images(comparison.results),
         _best_and_worst_classes(comparison.results),
         comparison.pictures(pictures),
     )
@@ -191,19 +193,38 @@ def _temperature(comparison: Comparison) -> list[str]:
 
 def _best_against_the_next(results: ResultsFolder) -> list[str]:
     """Return a sentence that compares the two best temperatures on the same images."""
-    runs = sorted(results.runs(SWEEP), key=lambda run: -run["acc1"])
+    runs = sorted(results.runs(SWEEP), key=lambda run: -run["acc1"])[:2]
+    return _compare_on_the_same_images(
+        results, {f"τ {run['temperature']:g}": (SWEEP, run) for run in runs}
+    )
+
+
+def _baselines_on_the_same_images(results: ResultsFolder) -> list[str]:
+    runs = results.runs("img.svm")[:1] + results.runs("img.svm-c")[:1]
+    names = ("img.svm", "img.svm-c")
+    return _compare_on_the_same_images(
+        results,
+        {f"C {run['C']:g}": (name, run) for name, run in zip(names, runs, strict=False)},
+    )
+
+
+def _compare_on_the_same_images(
+    results: ResultsFolder, runs: dict[str, tuple[str, Run]]
+) -> list[str]:
+    """Return a sentence with McNemar's test of two runs, or [] if there are not two."""
     if len(runs) < 2:
         return []
-    scored = results.read(SWEEP).splits[runs[0]["split"]]
-    predicted = np.asarray(scored.predicted)
-    correct = [predicted[run["number"]] == scored.labels for run in runs[:2]]
-    only_best = int((correct[0] & ~correct[1]).sum())
-    only_next = int((correct[1] & ~correct[0]).sum())
-    p = metrics.mcnemar(only_best, only_next)
-    best, next_best = (f"τ {run['temperature']:g}" for run in runs[:2])
+    correct = []
+    for name, run in runs.values():
+        scored = results.read(name).splits[run["split"]]
+        correct.append(np.asarray(scored.predicted)[run["number"]] == scored.labels)
+    only_first = int((correct[0] & ~correct[1]).sum())
+    only_second = int((correct[1] & ~correct[0]).sum())
+    p = metrics.mcnemar(only_first, only_second)
+    first, second = runs
     return [
-        f"The two best temperatures on the same images: {only_best} images are right at {best} "
-        f"alone, {only_next} at {next_best} alone (McNemar's exact test: p = {p:.2g})."
+        f"On the same images, {only_first} are right with {first} alone and {only_second} with "
+        f"{second} alone (McNemar's exact test: p = {p:.2g})."
     ]
 
 
