@@ -212,7 +212,7 @@ $(foreach seed,$(SEEDS),$(eval $(call cluster_with_seed,$(seed))))
 	clipkit plot images $(strip $(DATASET) $(call option,root,$(ROOT))) -f -o $@
 
 %/classifiers.png: $(foreach classifier,svm logreg mlp,%/generic32.logits.$(classifier)-val.h5)
-	clipkit plot temperature $^ --split val -f -o $@
+	clipkit plot temperature $^ -f -o $@
 
 %/spectrum.png: $(foreach set,$(SETS),%/$(set).h5)
 	clipkit plot spectrum $^ -f -o $@
@@ -263,7 +263,9 @@ OUT := $(RESULTS)/$(call slug,$(MODEL))-$(call slug,$(DATASET))
 # recorded settings that differ from the current ones, and outdated the folders where some do.
 SETTINGS := MODEL=$(MODEL:%/=%) DATASET=$(DATASET:%/=%) ROOT=$(ROOT:%/=%) LIMIT=$(LIMIT) \
   PRECISION=$(PRECISION)
-settings_differ = $(filter-out $(SETTINGS),$(shell cat $1/settings 2>/dev/null))
+recorded = $(shell cat $1/settings 2>/dev/null)
+settings_differ = $(if $(recorded),$(strip $(filter-out $(SETTINGS),$(recorded)) \
+  $(filter-out $(recorded) ROOT=,$(SETTINGS))))
 
 outdated = $(foreach folder,$1,$(if $(call settings_differ,$(folder)),$(folder)))
 

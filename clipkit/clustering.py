@@ -59,7 +59,7 @@ def kmeans(features: NDArray[np.floating[Any]], k: int, *, seed: int = 42) -> In
         )
     with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # too few distinct rows: an error below
-        model = KMeans(k, random_state=seed, n_init=N_INIT).fit(features)
+        model = KMeans(k, random_state=seed, n_init=N_INIT).fit(_in_range(features))
     assignments: Int64 = model.labels_.astype(np.int64)
     distinct = len(np.unique(assignments))
     if distinct < k:
@@ -67,6 +67,14 @@ def kmeans(features: NDArray[np.floating[Any]], k: int, *, seed: int = 42) -> In
             f"expected at least as many distinct rows as clusters, got {distinct} and {k}"
         )
     return assignments
+
+
+def _in_range(features: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
+    """Scale features by a power of two if their squares over- or underflow in float32."""
+    largest = float(np.abs(features).max())
+    if largest == 0 or 1e-12 < largest < 1e12:
+        return features
+    return np.asarray(np.ldexp(features, -int(np.frexp(largest)[1])), features.dtype)
 
 
 def purity(labels: Int64, assignments: Int64) -> float:

@@ -77,13 +77,13 @@ def check_positive(name: str, value: float | str) -> float:
     UsageError
         If it is not a number in this range.
     """
+    hint = None
     try:
         number = float(value)
     except ValueError:
         number = math.nan
+        hint = "separate several by commas: 1,0.5,0.07"
     if SMALLEST <= number <= LARGEST:
         return number
-    raise UsageError(
-        f"{name}: expected a number between {SMALLEST:g} and {LARGEST:g}, got {value!r}",
-        "separate several by commas: 1,0.5,0.07" if isinstance(value, str) else None,
-    )
+    expected = f"a number between {SMALLEST:g} and {LARGEST:g}"
+    raise UsageError(f"{name}: expected {expected}, got {value!r}", hint)

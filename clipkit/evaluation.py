@@ -130,7 +130,7 @@ def evaluate_grid(
     taus = _choose_temperatures(file, spec, temperatures)
     if fit_split == FIT_SPLIT and len(file.splits) == 1:
         (fit_split,) = file.splits
-        if val is None and eval_split == EVAL_SPLIT != fit_split:
+        if val is None and eval_split == EVAL_SPLIT:
             val = HELD_OUT
             console.warn(
                 f"{file.display_name} has one split, {fit_split}: {val:.0%} of its rows are held "
@@ -254,7 +254,9 @@ def _split_validation(
             "one, got none",
             "name a split to validate on: --val SPLIT",
         )
-    name = f"{fit.name}-held-out" if "val" in file.splits else "val"
+    name = "val" if "val" not in file.splits else f"{fit.name}-held-out"
+    while name in file.splits:
+        name += "-2"
     return Subset(f"{fit.name}-val", fit.rows.take(train)), Subset(name, fit.rows.take(held_out))
 
 

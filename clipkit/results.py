@@ -7,6 +7,7 @@ Functions raise `UsageError` for a split, run, image or class that does not exis
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -192,7 +193,8 @@ def temperature_sweeps(results: Sequence[FeatureFile], split: str | None = None)
     results : sequence of FeatureFile
         Of `probe` on logits.
     split : str, optional
-        Only the runs that were scored on this split.
+        Only the runs that were scored on this split. By default those of every split with several
+        runs, or all if none has: a sweep is drawn without the run that was chosen from it.
 
     Returns
     -------
@@ -203,7 +205,7 @@ def temperature_sweeps(results: Sequence[FeatureFile], split: str | None = None)
     curves: dict[tuple[int, str, str], list[Row]] = {}  # number of the result, label, C -> runs
     for number, result in enumerate(results):
         _check_sweep(result)
-        for row in result.rows() if split is None else _rows_on(result, split):
+        for row in _rows_of_sweeps(result) if split is None else _rows_on(result, split):
             key = (number, _sweep_label(result, row), str(row["C"]))  # as text, NaN equals NaN
             curves.setdefault(key, []).append(row)
     numbers = [number for number, _, _ in curves]
@@ -214,6 +216,12 @@ def temperature_sweeps(results: Sequence[FeatureFile], split: str | None = None)
         _sweep(results[number], label, rows)
         for number, label, rows in zip(numbers, labels, curves.values(), strict=True)
     ]
+
+
+def _rows_of_sweeps(result: FeatureFile) -> list[Row]:
+    rows = result.rows()
+    counts = Counter(row["eval_split"] for row in rows)
+    return [row for row in rows if counts[row["eval_split"]] > 1] or rows
 
 
 def _sweep_label(result: FeatureFile, row: Row) -> str:

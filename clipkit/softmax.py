@@ -134,7 +134,12 @@ def _cache_sized(matrix: BlockMatrix) -> Iterator[NDArray[np.float32]]:
 
 
 def learned_bias(logits: FeatureFile) -> float | None:
-    """Return the bias of a model whose probabilities are sigmoids; None for other models."""
+    """Return the bias of a model whose probabilities are sigmoids; None for other models.
+
+    It is learned for prompts, so there is none for random or whitened directions either.
+    """
+    if any(entry.get("random") or entry.get("whiten") for entry in logits.history):
+        return None
     bias = (logits.model() or {}).get("logit_bias")
     return bias if isinstance(bias, float) else None
 

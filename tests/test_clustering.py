@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from shell import ok
 from sklearn.cluster import KMeans
 from sklearn.datasets import load_digits
-from sklearn.metrics import adjusted_mutual_info_score
+from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score
 from sklearn.metrics.cluster import contingency_matrix
 from threadpoolctl import threadpool_limits
 
@@ -141,3 +141,10 @@ def test_without_labels_k_is_required_and_agreement_is_nan():
     (row,) = clustering.cluster(file, k=[2]).rows()
     assert all(np.isnan(value) for name, value in row.items() if name not in ("split", "k"))
     assert clustering.cluster(file, ["train"]).rows()[0]["k"] == 2
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e30])
+def test_the_size_of_features_does_not_change_the_clusters(size):
+    features = np.random.RandomState(0).standard_normal((40, 3)).astype(np.float32)
+    expected = clustering.kmeans(features, 4)
+    assert adjusted_rand_score(clustering.kmeans(features * np.float32(size), 4), expected) == 1

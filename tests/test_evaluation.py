@@ -137,6 +137,12 @@ def test_the_best_run_on_held_out_rows_is_fitted_again_and_scored_once():
             "val",
             [("train-val", "train-held-out"), ("train", "val")],
         ),
+        (
+            ("train", "val", "train-held-out"),
+            0.5,
+            "train-held-out",
+            [("train-val", "train-held-out-2"), ("train", "train-held-out")],
+        ),
     ],
 )
 def test_validation_on_a_split_or_without_another_split_to_score(splits, val, eval_split, expected):
@@ -170,7 +176,7 @@ def test_more_shots_than_rows_are_all_rows_and_say_so(capsys):
     )
 
 
-@pytest.mark.parametrize("split", ["all", "train"])
+@pytest.mark.parametrize("split", ["all", "train", "test"])
 def test_a_fifth_of_a_single_split_is_held_out_and_scored(capsys, split):
     (row,) = evaluate_grid(feature_file(splits=[split])).rows()
     assert (row["fit_split"], row["eval_split"]) == (f"{split}-val", "val")

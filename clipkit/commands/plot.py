@@ -169,7 +169,9 @@ def clusters(
 def temperature(
     file: FeatureInputs = None,
     output: PictureOutput = "-",
-    split: Annotated[str | None, option("NAME", "Split to draw (default: all).")] = None,
+    split: Annotated[
+        str | None, option("NAME", "Split to draw (default: all with several runs).")
+    ] = None,
     title: Title = None,
     force: Force = False,
 ) -> None:

@@ -20,10 +20,10 @@ from clipkit.models.loading import Architecture, single_line_errors
 
 # OpenAI's and OpenCLIP's code cleans a text by ftfy and html.unescape before it splits it into
 # tokens; transformers' CLIPTokenizer does not. What ftfy 6.3 replaces or removes: curly quotes,
-# ligatures, full-width and half-width forms, invisible controls. (It also repairs text that was
+# ligatures, full-width and half-width forms, control characters. (It also repairs text that was
 # decoded wrongly, such as "Ã©". That is not looked for.)
 REPLACED_BY_FTFY = re.compile(
-    "[\u02bc\u2018-\u201f\u0132\u0133\u0149\u01c4-\u01cc\u01f1-\u01f3\ufb00-\ufb06"
+    "[\x00-\x08\x0b\x0e-\x1f\x7f-\x9f\u02bc\u2018-\u201f\u0132\u0133\u0149\u01c4-\u01cc\u01f1-\u01f3\ufb00-\ufb06"
     "\uff01-\uffdc\uffe0-\uffee\u206a-\u206f\ufeff\ufff9-\ufffc]"
 )
 SENTENCEPIECE_PACKAGES = ("sentencepiece", "protobuf")

@@ -125,6 +125,7 @@ def sweep(  # noqa: PLR0913
         warnings.catch_warnings(),
     ):
         warnings.simplefilter("ignore", ConvergenceWarning)  # Run.converged reports it
+        warnings.filterwarnings("ignore", module=r"scipy\.optimize")  # likewise
         # scikit-learn doubts that labels are classes where most of them occur once
         warnings.filterwarnings("ignore", "The number of unique classes")
         context = SweepContext(X, numbers, X_eval, distinct, seed, workers)

@@ -104,6 +104,8 @@ def _data_rows(results: ResultsFolder) -> list[list[str]]:
     dataset: dict[str, Any] = results.embedding["dataset"]
     counts = sorted(results.row_counts.items(), reverse=True)  # train before test
     images = " + ".join(f"{count:,} {split}" for split, count in counts)
+    if len(counts) == 1:
+        images = f"{counts[0][1]:,}"
     classes = len(results.class_names)
     rows = [["data set", f"{dataset['name']}: {images} images, {classes} classes"]]
     if "draw" in dataset:

@@ -348,7 +348,8 @@ def _explain_fewshot(results: ResultsFolder) -> list[str]:
     for k in results.prompt_set_sizes():
         name = f"generic{k}.logits.fewshot-{SEED}"
         if results.runs(name):
-            validated = len(results.read(name).splits["val"])
+            splits = results.read(name).splits
+            (validated,) = [len(split) for name, split in splits.items() if name != "test"]
             return [
                 "The last table has logistic regression on 20 images per class, with τ chosen on "
                 f"{validated:,} further labelled images. *Whitened* features are the cosines with "

@@ -113,6 +113,8 @@ def _parameters(source: str, kind: str, fit_split: str) -> list[tuple[str, str, 
             parameters.append(("probe", "seed", random[2]))
     if source != "img":
         parameters.append(("logits", "whiten", True if source.endswith(".whitened") else None))
+    if kind == "entropy":
+        parameters.append(("entropy", "link", None))
     if kind == "zeroshot":
         parameters.append(("textembed", "templates", TEMPLATES))
     return parameters

@@ -123,6 +123,8 @@ class ResultsFolder:
             return [], mismatch
         split = self._scored_split(result)
         runs = result.runs_on(split)
+        if not runs and len(self.row_counts) == 1:
+            return [], "there is no test split to score the chosen C or temperature on"
         if not runs:
             return [], f"expected a run on the split {split}, got none"
         for number, run in enumerate(runs):
@@ -133,11 +135,12 @@ class ResultsFolder:
 
     def _scored_split(self, result: FeatureFile) -> str:
         """Return the test split or, if all images are in one split, the one that replaces it."""
-        if "test" in self.row_counts or len(self.row_counts) > 1:
+        entry = result.history[-1]
+        if len(self.row_counts) > 1:
             return "test"
-        if result.history[-1]["command"] == "probe":
-            return "val" if result.history[-1].get("val") == HELD_OUT else "test"
-        return next(iter(self.row_counts))
+        if entry["command"] != "probe":
+            return next(iter(self.row_counts))
+        return str(result.runs["eval_split"][0]) if entry.get("val") == HELD_OUT else ""
 
     def temperatures(self, name: str) -> list[float]:
         """Return the temperatures of a sweep, from the highest to the lowest."""
