@@ -152,7 +152,7 @@ def cluster(
                 assignments = kmeans(features, count, seed=seed)
             if count == len(features):
                 console.warn(
-                    f"{name}: each of the {count} rows is a cluster of its own, so the scores say "
+                    f"{name}: each of the {count} rows is a separate cluster, so the scores say "
                     "nothing about the classes"
                 )
             runs.append(assignments)

@@ -113,7 +113,7 @@ def test_as_many_clusters_as_rows_are_warned_of(tmp_path):
     write_feature_file(tmp_path / "img.h5")
     assert ok("cluster", tmp_path / "img.h5", "-k", 5).stderr == ""
     assert ok("cluster", tmp_path / "img.h5", "-k", 6).stderr == (
-        "clipkit: warning: test: each of the 6 rows is a cluster of its own, so the scores say "
+        "clipkit: warning: test: each of the 6 rows is a separate cluster, so the scores say "
         "nothing about the classes\n"
     )
 

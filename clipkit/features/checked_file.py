@@ -293,7 +293,7 @@ def _open(path: Path) -> h5py.File:
 def _is_open_for_writing(path: Path) -> bool:
     """Whether a program has the file open for writing, or was killed while it was open.
 
-    HDF5 marks such files in the superblock, and locks them unless it was told not to.
+    HDF5 marks such files in the superblock, and locks them unless locking is off.
     """
     with path.open("rb") as file:
         head = file.read(SUPERBLOCK_BYTES)

@@ -114,7 +114,7 @@ class ImagePreprocessor:
 def load_image_processor(files: ModelFiles) -> Any:
     """Load a model's own image processor.
 
-    transformers 5 stores it inside processor_config.json, earlier versions in a file of its own.
+    transformers 5 stores it inside processor_config.json, earlier versions in a separate file.
     """
     processor: dict[str, Any] = {}
     if (files.folder / "processor_config.json").exists():
