@@ -330,7 +330,7 @@ CIFAR10 =
 PAGE := build/thesis
 VIT_B32 := $(PAGE)/vit-b-32
 .PHONY: thesis-page
-thesis-page: $(INSTALLED)  ## Update docs/thesis.md, in half an hour (CIFAR10=FOLDER of images)
+thesis-page: $(INSTALLED)  ## Update docs/thesis.md, in about an hour (CIFAR10=FOLDER of images)
 	test -d '$(CIFAR10)'
 	rm -rf $(PAGE)
 	$(MAKE) chapter3 MODEL=tiny DATASET=shapes LIMIT=500 PRECISION=fp32 UNTRAINED=7 \
