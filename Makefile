@@ -321,9 +321,11 @@ endif
 # itself is made by the user's Python.
 $(RESULTS)/%: export PATH := $(abspath $(BIN)):$(PATH)
 $(INSTALLED): export PATH := $(PATH)
+ifneq ($(CONTROL),)
 $(CONTROL)/%: seed := $(UNTRAINED)
 # An SVM on features without information takes very long at lower temperatures.
 $(CONTROL)/%: TEMPERATURES := 1,0.5,0.07,0.05,0.03,0.02,0.01
+endif
 
 # ---- The numbers and pictures of docs/thesis.md --------------------------------------------------
 CIFAR10 =

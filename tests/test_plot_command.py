@@ -81,7 +81,7 @@ def test_a_picture_of_standard_input_goes_to_standard_output(picture: str, folde
         ["confusion zeroshot.h5", "confusion zeroshot.h5 --groups groups.tsv"],
         ["classes zeroshot.h5", "classes zeroshot.h5 --groups groups.tsv"],
         ["clusters clusters.h5", "clusters clusters.h5 --run 1", "clusters six-clusters.h5"],
-        ["temperature val.h5", "temperature val.h5 --split val", "temperature val.h5 --split test"],
+        ["temperature val.h5", "temperature val.h5 --split test"],
         ["temperature probe.h5", "temperature probe.h5 val.h5", "temperature probs.h5"],
         ["grid grid.h5", "grid probs.h5", "grid grid.h5 --title T"],
         ["entropy logits.h5", "entropy logits.h5 -t 1,0.5", "entropy logits.h5 -t model"],
@@ -104,6 +104,7 @@ def test_options_and_files_change_the_picture(
     [
         ("clusters clusters.h5", "clusters clusters.h5 --run 0"),
         ("grid grid.h5", "grid grid.h5 --split val"),  # the split with the most runs
+        ("temperature val.h5", "temperature val.h5 --split val"),  # the splits with several
         ("entropy logits.h5", "entropy logits.h5 -t 1 --split test"),
         ("logits logits.h5", "logits logits.h5 --class cat --class dog"),
         ("images digits", "images digits --root . --split test"),
