@@ -41,8 +41,11 @@ def sigmoid(cosines: ArrayLike, temperature: float, bias: float) -> NDArray[np.f
     >>> sigmoid([[0.1, 0.2]], 0.01, -15.0).round(4)
     array([[0.0067, 0.9933]])
     """
-    z = np.asarray(cosines, dtype=np.float64) / temperature + bias
-    return np.exp(-np.logaddexp(0, -z))
+    return _sigmoid(np.asarray(cosines, dtype=np.float64) / temperature + bias)
+
+
+def _sigmoid(z: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(np.exp(-np.logaddexp(0, -z)))  # no overflow at either end
 
 
 def entropy(cosines: ArrayLike, temperature: float = 1.0) -> NDArray[np.float64]:
@@ -81,7 +84,7 @@ def _sigmoid_entropy_and_confidence(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the mean binary entropy over the prompts and the largest probability of each row."""
     z = np.asarray(cosines, dtype=np.float64) / temperature + bias
-    probabilities = np.exp(-np.logaddexp(0, -z))
+    probabilities = _sigmoid(z)
     # H = log(1 + e^z) - z p
     entropies = np.logaddexp(0, z) - z * probabilities
     return entropies.mean(axis=-1), probabilities.max(axis=-1)
