@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -24,7 +26,7 @@ class StoredArray(NamedTuple):
     """An array in an .npy file or in a member of an .npz, still unread: `open` gives its bytes."""
 
     name: str
-    open: Callable[[], IO[bytes]]
+    open: Callable[[], AbstractContextManager[IO[bytes]]]
     size: int
 
     def read(self) -> NDArray[Any]:
@@ -54,17 +56,24 @@ def open_npy(path: Path, name: str) -> StoredArray:
 
 
 def open_npz(path: Path, name: str) -> dict[str, Any]:
-    """Return the arrays of an .npz, which stays open as long as one of them is kept."""
-    archive = zipfile.ZipFile(path)
+    """Return the arrays of an .npz. Each read opens the archive again, so that none stays open."""
     arrays: dict[str, Any] = {}
-    for member in archive.infolist():
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+    for member in members:
         check_size(member.file_size, member.compress_size, f"{name}: {member.filename}")
         key = member.filename.removesuffix(".npy")
         if key in arrays:
             raise ClipkitError(f"{name}: expected each array once, got {key} twice")
-        open_member = functools.partial(archive.open, member)
+        open_member = functools.partial(_open_member, path, member)
         arrays[key] = StoredArray(f"{name}: {key}", open_member, member.file_size)
     return arrays
+
+
+@contextlib.contextmanager
+def _open_member(path: Path, member: zipfile.ZipInfo) -> Iterator[IO[bytes]]:
+    with zipfile.ZipFile(path) as archive, archive.open(member) as file:
+        yield file
 
 
 def check_size(unpacked: int, packed: int, name: str) -> None:
