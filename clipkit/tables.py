@@ -7,6 +7,7 @@ import io
 import json
 import math
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,18 @@ FORMATS = ("table", "tsv", "csv", "json")
 PERCENT = {"acc1", "acc5", "mean_per_class_recall", "mean_confidence", "purity", "purity_chance"}
 
 Row = Mapping[str, Any]
+
+
+def distinct_names(names: Sequence[str]) -> list[str]:
+    """Put its number in front of each name that occurs more than once.
+
+    ImageNet has two classes called crane, and two called maillot.
+
+    >>> distinct_names(["crane", "cock", "crane"])
+    ['0: crane', 'cock', '2: crane']
+    """
+    counts = Counter(names)
+    return [f"{i}: {name}" if counts[name] > 1 else name for i, name in enumerate(names)]
 
 
 def emit(rows: Sequence[Row], format: str | None = None) -> None:

@@ -55,23 +55,24 @@ def test_cluster_counts_have_as_many_columns_as_clusters() -> None:
     assert clusters.label == "k-means, k 4, on test"
 
 
-def test_counts_are_limited_to_5000_classes() -> None:
+def test_counts_are_limited_to_1000_classes() -> None:
     result = probe_result(SWEEP)
     result.class_names = None
-    result.splits["test"].labels = LABELS + 5000
-    with pytest.raises(ClipkitError, match="expected at most 5,000 classes"):
+    result.splits["test"].labels = LABELS + 1000
+    with pytest.raises(ClipkitError, match="expected at most 1,000 classes"):
         results.confusion_counts(result)
 
 
 def test_counts_of_groups_are_sums_over_their_classes(tmp_path: Path) -> None:
     path = tmp_path / "groups.tsv"
     path.write_text("owl\tbird\ncat\tpet\ndog\tpet\n")
-    counts = results.confusion_counts(probe_result(SWEEP), run=0)
-    grouped = results.group_counts(counts, results.read_groups(str(path), NAMES))
+    scored = results.predictions(probe_result(SWEEP), run=0)
+    groups = results.read_groups(str(path), NAMES)
+    grouped = results.count(results.group_classes(scored, groups))
     assert grouped.class_names == ["bird", "pet"]
     np.testing.assert_array_equal(grouped.counts, [[1, 1], [0, 4]])
     assert grouped.class_accuracy == 0.5  # that of the groups is 5 of 6
-    assert counts.class_accuracy is None
+    assert results.count(scored).class_accuracy is None
     path.write_text("cat\tpet\n")
     with pytest.raises(ClipkitError, match="expected a group for every class, got none for 'dog'"):
         results.read_groups(str(path), NAMES)

@@ -19,6 +19,7 @@ from matplotlib.ticker import ScalarFormatter
 from numpy.typing import NDArray
 
 from clipkit.errors import UsageError
+from clipkit.tables import distinct_names
 
 Floats = NDArray[np.float64]
 
@@ -32,6 +33,7 @@ MARKERS = "osD^vPX"
 DASHES = ("-", "--", ":")
 BLUE, VERMILLION = PALETTE[:2]
 GREY = "#555555"
+MAX_LEGEND = 60
 
 _STYLE = {
     "axes.axisbelow": True,
@@ -95,6 +97,15 @@ def sanitize_label(text: str, width: int = 40) -> str:
     return line[: width - 1] + "…"
 
 
+def sanitize_names(names: Sequence[str], width: int) -> list[str]:
+    """Sanitize the names of different things; those that look alike get their numbers in front.
+
+    >>> sanitize_names(["crane", "cock", "crane"], 20)
+    ['0: crane', 'cock', '2: crane']
+    """
+    return distinct_names([sanitize_label(name, width) for name in names])
+
+
 def line_style(i: int) -> dict[str, Any]:
     """Return colour, marker and dashes of the i-th line; the first 21 differ."""
     n = len(PALETTE)
@@ -106,8 +117,14 @@ def line_style(i: int) -> dict[str, Any]:
 
 
 def add_legend(fig: Figure, handles: Sequence[Artist], labels: Sequence[str]) -> None:
-    """Add a legend below the axes; the figure grows to make room for it."""
-    labels = [sanitize_label(label, 76) for label in labels]
+    """Add a legend below the axes; the figure grows to make room for it.
+
+    Of more than 60 labels, it states how many are left out.
+    """
+    labels = [sanitize_label(label, 76) for label in labels[:MAX_LEGEND]]
+    if len(handles) > MAX_LEGEND:
+        labels[-1] = f"… and {len(handles) - MAX_LEGEND + 1:,} more"
+    handles = handles[:MAX_LEGEND]
     entry_inches = max(map(len, labels)) * 0.085 + 0.6
     columns = max(1, min(len(labels), int(fig.get_figwidth() / entry_inches)))
     fig.set_figheight(fig.get_figheight() + 0.22 * math.ceil(len(labels) / columns))
@@ -166,6 +183,8 @@ def save(fig: Figure, path: str | Path, format: str | None = None) -> None:
     format = format or format_of(path)
     buffer = io.BytesIO()
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # it is drawn as a box
+        # A glyph that the font lacks is drawn as a box. A script that matplotlib does not shape is
+        # drawn letter by letter.
+        warnings.simplefilter("ignore", UserWarning)
         fig.savefig(buffer, format=format, dpi=DPI, metadata=_METADATA[format])
     Path(path).write_bytes(buffer.getvalue())
