@@ -14,7 +14,10 @@ Update = Callable[[int, int], None]
 FIRST_LINE_SECONDS = 2.0  # shorter work is silent where standard error is no terminal
 NEXT_LINE_SECONDS = 30.0
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+# Controls, marks of direction, line separators, and surrogates (bytes of a name that is not UTF-8)
+_CONTROL = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
 _quiet = False
 
 

@@ -395,8 +395,8 @@ def stratified_split(labels: Int64, fraction: float, seed: int = 42) -> tuple[In
         raise UsageError(f"fraction: expected a number between 0 and 1, got {fraction}")
     rng = np.random.RandomState(seed)  # the same draws in every version of NumPy
     is_val = np.zeros(len(labels), dtype=bool)
-    for c in np.unique(labels):
-        rows = rng.permutation(np.flatnonzero(labels == c))
+    for rows_of_class in _rows_by_class(labels):
+        rows = rng.permutation(rows_of_class)
         count = min(max(1, round(fraction * len(rows))), len(rows) - 1)
         is_val[rows[:count]] = True
     return np.flatnonzero(~is_val), np.flatnonzero(is_val)
@@ -417,8 +417,15 @@ def few_shot(labels: Int64, shots: int, seed: int = 42) -> Int64:
     if shots < 1:
         raise UsageError(f"shots: expected at least 1, got {shots}")
     rng = np.random.RandomState(seed)  # the same draws in every version of NumPy
-    drawn = [rng.permutation(np.flatnonzero(labels == c))[:shots] for c in np.unique(labels)]
+    drawn = [rng.permutation(rows)[:shots] for rows in _rows_by_class(labels)]
     return np.sort(np.concatenate(drawn))
+
+
+def _rows_by_class(labels: Int64) -> list[Int64]:
+    """Return the rows of each class that occurs, both ascending."""
+    order = np.argsort(labels, kind="stable")
+    starts = np.unique(np.asarray(labels)[order], return_index=True)[1]
+    return np.split(order, starts[1:])
 
 
 def missing_classes(fit_labels: Int64, eval_labels: Int64) -> Int64:

@@ -54,10 +54,11 @@ class ScoredRuns:
 class Predictions:
     """The true and the predicted class of each image (N), of one run.
 
-    `label` says what sets the run apart, for a title. `display_name` is the result's. Predictions
-    of groups of classes keep the accuracy by class in `class_accuracy`.
+    `ids` name the images. `label` says what sets the run apart, for a title. `display_name` is the
+    result's. Predictions of groups of classes keep the accuracy by class in `class_accuracy`.
     """
 
+    ids: list[str]
     labels: Int64
     predicted: Int64
     class_names: list[str]
@@ -193,7 +194,7 @@ def predictions(
     predicted = scored.predicted[run]
     names = _class_names(result, max(scored.labels.max(), predicted.max()))
     label = ", ".join([command, *_settings(scored.rows[run]), f"on {split}"])
-    return Predictions(scored.labels, predicted, names, label, result.display_name)
+    return Predictions(scored.ids, scored.labels, predicted, names, label, result.display_name)
 
 
 def confusion_counts(
@@ -211,7 +212,8 @@ def count(predictions: Predictions) -> ClassCounts:
     C = len(predictions.class_names)
     if C > MAX_CLASSES:
         raise ClipkitError(
-            f"{predictions.display_name}: expected at most {MAX_CLASSES:,} classes to count, got {C:,}",
+            f"{predictions.display_name}: expected at most {MAX_CLASSES:,} classes to count, "
+            f"got {C:,}",
             "draw groups of classes with --groups FILE",
         )
     return ClassCounts(

@@ -189,7 +189,7 @@ def test_the_baseline_is_the_run_at_c_1_wherever_it_stands_in_a_sweep(tmp_path: 
 def test_classes_without_test_images_are_counted_and_not_among_the_worst(tmp_path: Path) -> None:
     folder = write_results(tmp_path / "r", [*NAMES, "fox", "gnu"])
     text = " ".join(ok("report", folder).stdout.split())
-    worst = "of the worst: eel 0.75, dog 0.75, cat 0.75, bee|hive 0.75, ant 0.75"
+    worst = "of the worst: eel 0.75, dog 0.75, cat 0.75, bee\\|hive 0.75, ant 0.75"
     assert f"{worst}; classes without test images, left out: 2." in text
 
 
