@@ -17,6 +17,8 @@ from clipkit.features import FeatureFile, Int64, Split
 FEATURES = ("logits", "probs")
 FIT_SPLIT, EVAL_SPLIT = "train", "test"  # by default, where a file has them
 HELD_OUT = 0.2  # of the rows of a file that has one split
+# An SVM has a hyperplane for each pair of classes, the others a score for each row and class.
+MAX_SVM_CLASSES, MAX_CLASSES = 2000, 5000
 
 
 @dataclass(frozen=True)
@@ -183,11 +185,12 @@ def _choose_temperatures(
     file: FeatureFile, spec: ProbeSpec, temperatures: Sequence[float] | None
 ) -> list[float | None]:
     if file.kind == "logits":
-        for tau in temperatures or []:
-            check_positive("temperature", tau)
         if temperatures:
             _warn_of_idle_temperatures(spec)
-        return list(temperatures or [file.temperature or 1.0])
+        chosen = temperatures or [file.temperature or 1.0]
+        for tau in chosen:
+            check_positive("temperature", tau)
+        return list(chosen)
     if temperatures or spec.features == "probs":
         raise UsageError(
             f"{file.display_name}: expected logits for temperatures or probabilities, "
@@ -279,6 +282,7 @@ def _evaluate(
     """
     if spec.shots is not None:
         fit = _draw_shots(fit, spec.shots, spec.seed)
+    _check_class_count(file, spec, fit)
     _warn_of_missing_classes(file, fit, scored)
     runs = _fit_and_predict(spec, taus, Cs, fit, scored)
     unfinished = sum(not run.converged for run in runs)
@@ -314,6 +318,17 @@ def _draw_shots(fit: Subset, shots: int, seed: int) -> Subset:
         )
         name = f"{fit.name}-up-to-{shots}-shot"
     return Subset(name, fit.rows.take(drawn))
+
+
+def _check_class_count(file: FeatureFile, spec: ProbeSpec, fit: Subset) -> None:
+    most = MAX_SVM_CLASSES if spec.classifier == "svm" else MAX_CLASSES
+    count = len(np.unique(fit.labels))
+    if count > most:
+        raise ClipkitError(
+            f"{file.display_name}: {fit.name}: expected at most {most:,} classes for "
+            f"{spec.classifier}, got {count:,}",
+            "check whether the labels are classes",
+        )
 
 
 def _warn_of_missing_classes(file: FeatureFile, fit: Subset, scored: Subset) -> None:

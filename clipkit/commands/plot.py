@@ -16,7 +16,7 @@ from clipkit.commands._options import (
     option,
     parse_temperatures,
 )
-from clipkit.errors import ImageError, unknown
+from clipkit.errors import ImageError, check_positive, unknown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -382,9 +382,9 @@ def _read_cosines(
     with features.open_file(file, kinds=["logits"]) as logits:
         name = results.choose_split(logits, split)
         temperatures = parse_temperatures(temperature, logits.logit_scale)
+        temperatures = temperatures or [check_positive("temperature", logits.temperature or 1.0)]
         cosines = np.asarray(logits.cosines(name))
-        title = f"{len(cosines)} images of {name}"
-        return cosines, temperatures or [logits.temperature or 1.0], title
+        return cosines, temperatures, f"{len(cosines)} images of {name}"
 
 
 def _save(figure: Figure, output: str, force: bool) -> None:

@@ -25,6 +25,7 @@ Floats = NDArray[np.float64]
 
 FORMATS = ("png", "svg", "pdf")
 DPI = 200  # a figure 7 inches wide has 1,400 pixels; shown 800 wide, 10 pt text is 16 pixels high
+MAX_PIXELS = 12_000_000  # of a larger figure, a PNG has fewer dots per inch: each takes 40 bytes
 
 # Okabe and Ito, Color Universal Design (2008): colours that colour-blind readers can tell apart.
 # Yellow is left out, since it is hard to see on white.
@@ -173,7 +174,8 @@ def save(fig: Figure, path: str | Path, format: str | None = None) -> None:
     path : path
         Opened only once the picture is complete.
     format : {"png", "svg", "pdf"}, optional
-        By default what the path ends in. A PNG has 200 dots per inch.
+        By default what the path ends in. A PNG has 200 dots per inch, or fewer if the figure is
+        larger than 17 x 17 inches.
 
     Raises
     ------
@@ -182,9 +184,11 @@ def save(fig: Figure, path: str | Path, format: str | None = None) -> None:
     """
     format = format or format_of(path)
     buffer = io.BytesIO()
+    width, height = fig.get_size_inches()
+    dpi = min(DPI, math.sqrt(MAX_PIXELS / (width * height)))
     with warnings.catch_warnings():
         # A glyph that the font lacks is drawn as a box. A script that matplotlib does not shape is
         # drawn letter by letter.
         warnings.simplefilter("ignore", UserWarning)
-        fig.savefig(buffer, format=format, dpi=DPI, metadata=_METADATA[format])
+        fig.savefig(buffer, format=format, dpi=dpi, metadata=_METADATA[format])
     Path(path).write_bytes(buffer.getvalue())
