@@ -6,6 +6,7 @@ Functions raise `UsageError` for a split, run, image or class that does not exis
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -444,24 +445,26 @@ def accuracy_grid(result: FeatureFile, split: str | None = None) -> AccuracyGrid
         counts = Counter(row["eval_split"] for row in all_runs(result))
         split = min(counts, key=lambda name: (-counts[name], name))
     rows = _rows_on(result, split)
+    classifiers = sorted({row["classifier"] for row in rows})
+    if len(classifiers) > 1:
+        raise ClipkitError(
+            f"{result.display_name}: expected a grid of one classifier, "
+            f"got {', '.join(classifiers)}"
+        )
     temperatures = sorted({row["temperature"] for row in rows})
     Cs = sorted({row["C"] for row in rows if not math.isnan(row["C"])})
-    cells = {(row["classifier"], row["C"], row["temperature"]): row["acc1"] for row in rows}
-    is_grid = len(temperatures) * len(Cs) == len(rows) == len(cells)
-    classifier = rows[0]["classifier"]
+    cells = {(row["C"], row["temperature"]): row["acc1"] for row in rows}
+    is_grid = len(rows) == len(cells) and set(cells) == set(itertools.product(Cs, temperatures))
     if not is_grid or min(len(temperatures), len(Cs)) < 2:
         raise ClipkitError(
             f"{result.display_name}: expected a grid of at least 2 temperatures x 2 C on {split}, "
             f"got {len(rows)} runs of {len(temperatures)} x {len(Cs)}",
             "make one with: clipkit probe logits.h5 -t 1,0.5,0.25 -C 1,4,16 -o grid.h5",
         )
-    accuracy = np.full((len(Cs), len(temperatures)), np.nan)
-    for s, C in enumerate(Cs):
-        for t, tau in enumerate(temperatures):
-            accuracy[s, t] = cells.get((classifier, C, tau), np.nan)
+    accuracy = np.array([[cells[C, tau] for tau in temperatures] for C in Cs])
     is_probs = last_entry(result).get("features") == "probs"
     features = "softmax(cosine / τ)" if is_probs else "cosine / τ"
-    label = f"{classifier} on {features}, scored on {split}"
+    label = f"{classifiers[0]} on {features}, scored on {split}"
     return AccuracyGrid(accuracy, Cs, temperatures, label)
 
 
