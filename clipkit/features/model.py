@@ -220,8 +220,8 @@ class FeatureFile:
 
     @property
     def run_count(self) -> int:
-        """Number R of runs of a result."""
-        return max(map(len, self.runs.values()), default=0)
+        """Number R of the runs of a result."""
+        return len(next(iter(self.runs.values()), ()))
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the runs of a result as one dict per run."""

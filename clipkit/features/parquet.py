@@ -14,7 +14,6 @@ import pyarrow.parquet as pq
 from clipkit.errors import ClipkitError
 from clipkit.features.model import FeatureFile, Float32, as_float32
 from clipkit.features.npz import check_size
-from clipkit.features.validation import MAX_CLASSES
 
 METADATA = "clipkit"  # the name of the JSON with what no column holds
 ARROW_TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64()}
@@ -115,7 +114,7 @@ def _class_names(labels: list[Any], names: list[Any], file: str) -> dict[str, li
         if known.setdefault(label, name) != name:
             both = f"{known[label]!r} and {name!r}"
             raise ClipkitError(f"{file}: label {label}: expected one class_name, got {both}")
-    if not known or max(known) >= MAX_CLASSES:  # `validate` refuses such a label
+    if not known:
         return {}
     return {"class_names": [known.get(label, str(label)) for label in range(max(known) + 1)]}
 
