@@ -19,8 +19,8 @@ PERCENT = {"acc1", "acc5", "mean_per_class_recall", "mean_confidence", "purity",
 Row = Mapping[str, Any]
 
 
-def distinct_names(names: Sequence[str]) -> list[str]:
-    """Put its number in front of each name that occurs more than once.
+def distinct_names(names: Sequence[str], numbers: Sequence[int] | None = None) -> list[str]:
+    """Put its number in front of each name that occurs more than once; by default its position.
 
     ImageNet has two classes called crane, and two called maillot.
 
@@ -28,7 +28,10 @@ def distinct_names(names: Sequence[str]) -> list[str]:
     ['0: crane', 'cock', '2: crane']
     """
     counts = Counter(names)
-    return [f"{i}: {name}" if counts[name] > 1 else name for i, name in enumerate(names)]
+    distinct = []
+    for number, name in zip(numbers or range(len(names)), names, strict=True):
+        distinct.append(f"{number}: {name}" if counts[name] > 1 else name)
+    return distinct
 
 
 def emit(rows: Sequence[Row], format: str | None = None) -> None:

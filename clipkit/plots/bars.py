@@ -209,8 +209,8 @@ def classes(
     half = MAX_BARS // 2
     rows = np.concatenate([order[:half], order[-half:]]) if omitted else order
     counts = np.asarray(support)
-    names = sanitize_names(class_names, 28)
-    labels = [f"{names[row]} ({counts[row]:,})" for row in rows]
+    names = sanitize_names([class_names[row] for row in rows], 28, rows.tolist())
+    labels = [f"{name} ({counts[row]:,})" for name, row in zip(names, rows, strict=True)]
     y = np.arange(len(rows), dtype=np.float64)
     colors = [BLUE] * len(rows)
     if omitted:

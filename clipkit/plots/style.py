@@ -98,13 +98,15 @@ def sanitize_label(text: str, width: int = 40) -> str:
     return line[: width - 1] + "…"
 
 
-def sanitize_names(names: Sequence[str], width: int) -> list[str]:
+def sanitize_names(
+    names: Sequence[str], width: int, numbers: Sequence[int] | None = None
+) -> list[str]:
     """Sanitize the names of different things; those that look alike get their numbers in front.
 
     >>> sanitize_names(["crane", "cock", "crane"], 20)
     ['0: crane', 'cock', '2: crane']
     """
-    return distinct_names([sanitize_label(name, width) for name in names])
+    return distinct_names([sanitize_label(name, width) for name in names], numbers)
 
 
 def line_style(i: int) -> dict[str, Any]:
