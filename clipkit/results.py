@@ -93,8 +93,10 @@ class AccuracyGrid:
 
 def choose_split(file: FeatureFile, split: str | None = None) -> str:
     """Return the given split, which must exist; by default `test`, else the first split."""
+    if not file.splits:
+        raise ClipkitError(f"{file.display_name}: expected a split, got none")
     if split is None:
-        split = "test" if "test" in file.splits else next(iter(file.splits), "")
+        split = "test" if "test" in file.splits else next(iter(file.splits))
     return file.choose_splits([split])[0]
 
 

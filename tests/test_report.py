@@ -230,6 +230,7 @@ def test_a_folder_without_embedded_images_is_refused(tmp_path: Path) -> None:
     )
     (tmp_path / "img.h5").write_text("no feature file")
     fails("report", tmp_path)
+    assert "expected the name of a folder, got ''" in fails("report", "", exit_code=2)
 
 
 # -- folders that somebody else filled -------------------------------------------------------------

@@ -185,6 +185,7 @@ def _with(**columns: list[Any]) -> FeatureFile:
         (results.confusion_counts, _with(eval_split=["test", "val"]), "each of 1 runs on test"),
         (results.confusion_counts, _with(eval_split=["a", "b"]), "each of 0 runs on test, got 2"),
         (results.temperature_sweeps, _with(eval_split=["a", "a"]), "expected predictions of a"),
+        (results.cluster_counts, replace(CLUSTERS, splits={}), "expected a split, got none"),
         (results.temperature_sweeps, _without("acc1"), "expected a sweep over temperatures"),
         (results.accuracy_grid, _without("eval_split"), "expected a sweep over temperatures"),
         (results.accuracy_grid, _with(C=[np.nan, np.nan]), "got 2 runs of 2 x 0"),
