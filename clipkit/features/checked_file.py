@@ -279,15 +279,12 @@ class CheckedFile:
 
 
 def _open(path: Path) -> h5py.File:
-    """Open a file without a lock, or as this process has already opened it."""
-    for locking in (False, True, "best-effort"):
-        try:
-            return h5py.File(path, "r", locking=locking)
-        except OSError as error:
-            refused = error
-            if "locking" not in str(error):
-                break
-    raise refused
+    """Open a file without a lock, whether or not this process has it open too.
+
+    HDF5's default driver resolves links to a name, which a file that was replaced has no more, and
+    it refuses a file that this process has opened with a lock.
+    """
+    return h5py.File(path, "r", driver="stdio", locking=False)
 
 
 def _is_open_for_writing(path: Path) -> bool:

@@ -81,7 +81,7 @@ def import_file(
     source = str(source)
     added: Arrays = {}
     with spool_input(source) as path:
-        inputs = {"features": _digest(path)}
+        inputs = {"features": _digest(path, source)}
         if labels is not None:
             added["labels"], inputs["labels"] = _read_labels(str(labels))
         if texts is not None:
@@ -106,7 +106,7 @@ def import_file(
 def _read_labels(source: str) -> tuple[list[Any], str]:
     """Return the labels in an .npy and the file's digest."""
     with spool_input(source) as path, _reading(source):
-        return _as_list(npz.open_npy(path, source).read(), source), _digest(path)
+        return _as_list(npz.open_npy(path, source).read(), source), _digest(path, source)
 
 
 def export_file(
@@ -185,8 +185,8 @@ def _reading(name: str) -> Iterator[None]:
         raise ClipkitError(f"cannot read {name}: {reason or type(error).__name__}") from error
 
 
-def _digest(path: Path) -> str:
-    with _reading(str(path)), path.open("rb") as file:
+def _digest(path: Path, source: str) -> str:
+    with _reading(source), path.open("rb") as file:
         return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
