@@ -224,6 +224,10 @@ EMPTY = "expected at least one row, got the shape"
 TUPLE = "a/ids: expected a list of texts, got tuple"
 WIDTH = "expected features of equal width, got train/features 4, test/features"
 SCALE = "logit_scale: expected a finite number above 0, got"
+BIAS = "logit_bias: expected a finite number, got"
+ROW = Split(np.ones((1, 1), "f4"), None, ["x"])
+MANY_SPLITS = {f"s{i}": ROW for i in range(4096)}  # and class_names
+MANY_COLUMNS = {f"c{i}": np.ones(1) for i in range(4097)}
 INVALID = [
     (FeatureFile("video"), "kind: expected one of images, texts, logits, result, got 'video'"),
     (FeatureFile("images"), "expected at least one split, got none"),
@@ -282,6 +286,14 @@ INVALID = [
     (history(model={"name": "m", "logit_scale": "high"}), f"history, entry 1: {SCALE} high"),
     (history(model={"name": "m", "logit_scale": True}), f"history, entry 1: {SCALE} True"),
     (history(model={"name": "m", "logit_scale": 10**400}), f"history, entry 1: {SCALE} 1000"),
+    (history(model={"name": "m", "logit_bias": True}), f"history, entry 1: {BIAS} True"),
+    (history(model={"name": "m", "logit_bias": 10**400}), f"history, entry 1: {BIAS} 1000"),
+    (history(model={"name": "m", "logit_bias": None}), f"history, entry 1: {BIAS} None"),
+    (history(C=[1, {"x": -(10**400)}]), "expected numbers in the range of a 64-bit float, got -10"),
+    (images(logit_scale=10**400), f"{SCALE} 1000"),
+    (changed("images", splits=MANY_SPLITS), "/: expected at most 4,096 names, got 4,097"),
+    (FeatureFile("result", runs=MANY_COLUMNS), "runs: expected at most 4,096 names, got 4,097"),
+    (FeatureFile("result", runs={"k": np.array([2**63], "u8")}), "whole numbers of 64 bits, got 9"),
 ]  # fmt: skip
 
 
@@ -299,7 +311,10 @@ def test_what_breaks_the_format_is_not_written(
     "file",
     [
         history(x=nested(14)),
-        history(model={"name": "m", "logit_scale": 100}),
+        history(model={"name": "m", "logit_scale": 100, "logit_bias": -15}),
+        history(C=10**300),
+        FeatureFile("images", splits={f"s{i}": ROW for i in range(4096)}),
+        FeatureFile("result", runs={"k": np.array([2**63 - 1], "u8")}),
         images(labels=np.array([255], "u1")),
         images(labels=np.array([True])),
         FeatureFile("result"),

@@ -50,6 +50,8 @@ TYPE_NAMES = {"S": "texts", "<i8": "whole numbers", "<f4": "numbers", "<f8": "nu
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 RESERVED = {"features", "texts", "class_index", "class_names", "runs"}
 MAX_CLASSES = 1 << 20  # without class names; a label must not make a command allocate without end
+MAX_NAMES = 4096  # of a group: splits, or columns
+MAX_INTEGER = 2**63 - 1
 MAX_DEPTH = 16  # of a history: what walks it is recursive
 
 
@@ -128,6 +130,10 @@ def _check_layout(file: FeatureFile, datasets: dict[str, Any]) -> None:
     for name in datasets:
         if not is_allowed(file.kind, name):
             raise ClipkitError(f"{name} is not part of a file of {file.kind}")
+    at_root = {name.partition("/")[0] for name in datasets}
+    for group, names in (("/", at_root), ("runs", file.runs)):
+        if len(names) > MAX_NAMES:
+            raise ClipkitError(f"{group}: expected at most {MAX_NAMES:,} names, got {len(names):,}")
 
 
 def _check_type(name: str, value: Any) -> None:
@@ -150,6 +156,8 @@ def _check_type(name: str, value: Any) -> None:
         raise ClipkitError(f"{name}: expected at least one row, got the shape {shape}")
     if stored == "S":
         _check_texts(name, value)
+    if stored == "<i8" and value.max() > MAX_INTEGER:
+        raise ClipkitError(f"{name}: expected whole numbers of 64 bits, got {value.max()}")
 
 
 def _stored_type(name: str, value: Any) -> str:
@@ -189,11 +197,16 @@ def _check_scales(file: FeatureFile) -> None:
 
 
 def _check_scale(name: str, value: Any) -> None:
+    if not _is_finite(value) or value <= 0:
+        raise ClipkitError(f"{name}: expected a finite number above 0, got {str(value)[:40]}")
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether a value is a number, and neither NaN nor beyond a 64-bit float, as 10^400 is."""
     if isinstance(value, np.floating):
         value = float(value)
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not 0 < value <= sys.float_info.max:
-        raise ClipkitError(f"{name}: expected a finite number above 0, got {str(value)[:40]}")
+    return is_number and abs(value) <= sys.float_info.max
 
 
 def _check_history(history: Any) -> None:
@@ -208,6 +221,10 @@ def _check_history(history: Any) -> None:
         raise ClipkitError(f"history: expected plain JSON, got {error}") from None
     for number, entry in enumerate(history, 1):
         _check_entry(f"history, entry {number}", entry)
+    for integer in _integers(history):
+        if not _is_finite(integer):
+            message = "history: expected numbers in the range of a 64-bit float, got"
+            raise ClipkitError(f"{message} {str(integer)[:40]}")
 
 
 def _is_deeper(value: Any, levels: int) -> bool:
@@ -225,6 +242,16 @@ def _is_deeper(value: Any, levels: int) -> bool:
     return False
 
 
+def _integers(value: Any) -> Iterator[int]:
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        for part in value:
+            yield from _integers(part)
+    elif isinstance(value, int) and not isinstance(value, bool):
+        yield value
+
+
 def _check_entry(where: str, entry: Any) -> None:
     if not isinstance(entry, dict) or not isinstance(entry.get("command"), str):
         raise ClipkitError(f"{where}: expected an object with the name of a command")
@@ -235,6 +262,9 @@ def _check_entry(where: str, entry: Any) -> None:
         raise ClipkitError(f"{where}: expected a model with a name")
     if "logit_scale" in model:
         _check_scale(f"{where}: logit_scale", model["logit_scale"])
+    if "logit_bias" in model and not _is_finite(model["logit_bias"]):
+        got = str(model["logit_bias"])[:40]
+        raise ClipkitError(f"{where}: logit_bias: expected a finite number, got {got}")
 
 
 def _check_lengths(file: FeatureFile, datasets: dict[str, Any]) -> None:
