@@ -339,6 +339,25 @@ def test_cosines_undo_the_temperature_that_a_file_was_written_with(tmp_path: Pat
     assert np.array_equal(file.cosines("all").read(), cosines)
 
 
+@pytest.mark.parametrize(
+    ("temperature", "logit"), [(1e-46, 1e38), (1e-39, 1e38), (1e39, 1e-39), (1e300, 0), (1e-320, 1)]
+)
+def test_a_temperature_that_float32_cannot_hold_is_undone_exactly(
+    temperature: float, logit: float
+) -> None:
+    file = changed("logits", temperature=temperature)
+    stored = np.full((6, 3), logit, np.float32)
+    file.splits["test"].features = stored
+    expected = stored.astype(np.float64) * temperature
+    np.testing.assert_allclose(file.cosines("test").read(), expected, rtol=1e-6, atol=1e-45)
+
+
+def test_logits_that_are_no_cosines_at_their_temperature_are_refused() -> None:
+    file = changed("logits", temperature=1e45)
+    with pytest.raises(ClipkitError, match="test/features: expected logits of cosines, got values"):
+        file.cosines("test").read()
+
+
 def test_take_selects_rows_of_everything_that_a_split_holds() -> None:
     split = Split(
         BlockMatrix.from_array(np.eye(3)), np.arange(3), list("abc"), np.array([[3, 4, 5]])

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from clipkit.errors import ClipkitError, unknown
+from clipkit.errors import LARGEST, SMALLEST, ClipkitError, unknown
 from clipkit.version import __version__
 
 FORMAT = "clipkit"
@@ -198,12 +198,30 @@ class FeatureFile:
         """Return the cosines (N, K) of a split of logits, whatever temperature they were stored at.
 
         `features` are cosine / `temperature`, so cosine = `features` x `temperature`.
+
+        Raises
+        ------
+        ClipkitError
+            When a block is read whose products are too large for float32, and so no cosines.
         """
         matrix = BlockMatrix.from_array(self.splits[split].features)
-        temperature = np.float32(self.temperature or 1)
+        temperature = self.temperature or 1
         if temperature == 1:
             return matrix
-        return matrix.map(lambda block: block * temperature)
+        # a factor of float32 where that can hold it: 1e39 would become Inf, and 1e-46 zero
+        factor = np.float32(temperature) if SMALLEST <= temperature <= LARGEST else temperature
+
+        def multiply(block: Float32) -> Float32:
+            with np.errstate(over="ignore"):
+                cosines = as_float32(block.astype(np.float64) * factor)
+            if np.isfinite(cosines).all():
+                return cosines
+            raise ClipkitError(
+                f"{self.display_name}: {split}/features: expected logits of cosines, got values "
+                f"that the temperature {temperature:g} takes beyond float32"
+            )
+
+        return matrix.map(multiply)
 
     def choose_splits(self, names: Sequence[str] | None) -> list[str]:
         """Return the given split names without repeats, all by default.
