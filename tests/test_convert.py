@@ -274,6 +274,17 @@ def test_predictions_become_a_table_with_class_names(tmp_path: Path) -> None:
     )
 
 
+def test_a_csv_quotes_whatever_ends_a_line(tmp_path: Path) -> None:
+    file = result()
+    ids = ["a\rb", "a\nb", "a\r\nb", 'a"b', "a,b", "a b"]
+    predicted = np.zeros((1, len(ids)), int)
+    file.splits = {"test": Split(labels=np.zeros(len(ids), int), ids=ids, predicted=predicted)}
+    ok("convert", saved(tmp_path / "r.h5", file), tmp_path / "r.csv")
+    text = (tmp_path / "r.csv").read_bytes().decode()
+    assert text.endswith("test,a b,cat,cat,svm,1.0,\n")
+    assert [row["id"] for row in csv.DictReader(io.StringIO(text, newline=""))] == ids
+
+
 def test_results_of_the_commands_become_tables(tmp_path: Path) -> None:
     """zeroshot and cluster name a run's split; clusters have no names; entropy predicts nothing."""
     source = saved(tmp_path / "l.h5", "logits")
@@ -426,6 +437,14 @@ def test_tables_that_make_no_valid_file(
 ) -> None:
     pq.write_table(pa.table(columns), tmp_path / "a.parquet")
     convert_refused(tmp_path / "a.parquet", tmp_path / "x.h5", 1, "a.parquet", message)
+
+
+def test_a_table_with_two_columns_of_one_name_is_refused(tmp_path: Path) -> None:
+    columns = [[[1.0], [2.0]], [0, 1], [1, 0]]
+    table = pa.table([pa.array(column) for column in columns], ["feature", "label", "label"])
+    pq.write_table(table, tmp_path / "a.parquet")
+    message = "a.parquet: expected each column once, got label 2 times"
+    convert_refused(tmp_path / "a.parquet", tmp_path / "x.h5", 1, message)
 
 
 @pytest.mark.parametrize("ending", ["npz", "npy", "parquet"])

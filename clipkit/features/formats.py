@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -38,6 +38,7 @@ from clipkit.files import atomic_write, spool_input
 READABLE = (".npz", ".npy", ".parquet")
 WRITABLE = (*READABLE, ".csv")
 METADATA = "clipkit"  # the name of the JSON among the arrays
+CSV_LINE_END = "\r\n"
 UNNAMED = "all"  # the split of rows that name none, as for a folder of images
 RUN_PARAMETERS = ("classifier", "C", "temperature", "standardize", "fit_split", "k")
 
@@ -436,11 +437,22 @@ def _write_csv(path: Path, file: FeatureFile) -> None:
         raise UsageError(f"expected a result for a .csv file, got {file.kind}", hint)
     columns = _result_columns(file)
     with path.open("w", encoding="utf-8", newline="") as stream:
-        out = csv.writer(stream, lineterminator="\n")
+        out = csv.writer(_CsvLines(stream), lineterminator=CSV_LINE_END)
         out.writerow(columns)
         for frame in _result_frames(file):
             for row in zip(*(frame[name] for name in columns), strict=True):
                 out.writerow("" if _is_nan(value) else value for value in row)
+
+
+class _CsvLines:
+    """End lines as usual on Unix. Before Python 3.13, csv quotes only what ends its own lines."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+
+    def write(self, line: str) -> None:
+        """Write a row, which csv passes as a whole."""
+        self._stream.write(line.removesuffix(CSV_LINE_END) + "\n")
 
 
 def _is_nan(value: Any) -> bool:

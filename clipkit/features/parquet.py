@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,9 @@ def read_table(path: Path, name: str) -> dict[str, Any]:
         if feature not in schema.names or not file.metadata.num_rows:
             content = ", ".join(schema.names) if file.metadata.num_rows else "no rows"
             raise ClipkitError(f"{name}: expected rows with a column 'feature', got {content}")
+        for column, count in Counter(schema.names).items():
+            if count > 1:
+                raise ClipkitError(f"{name}: expected each column once, got {column} {count} times")
         _check_lists(schema.field(feature).type, f"{name}: {feature}")
         check_size(4 * _count_numbers(file.metadata, feature), path.stat().st_size, name)
         known = COLUMNS_OF_TEXTS if "text" in schema.names else COLUMNS_OF_IMAGES
