@@ -498,6 +498,21 @@ def test_a_full_temporary_folder_while_spooling(
         refused(ended, 1, message, "set TMPDIR")
 
 
+@pytest.mark.parametrize(
+    "words", [("info", "img.h5"), ("embed", "shapes", "-o", "x.h5"), ("probe",)]
+)
+def test_a_folder_that_was_deleted_is_said_to_be_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    result = clipkit(*words)
+    monkeypatch.chdir(tmp_path)
+    refused(result, 1, "the current folder does not exist any more; hint: change to another one")
+
+
 def failing(code: int) -> Callable[..., None]:
     def call(*_: Any) -> None:
         raise OSError(code, os.strerror(code))
