@@ -22,7 +22,15 @@ from strategies import TEXT, feature_files
 import clipkit.features.hdf5 as hdf5
 from clipkit import results
 from clipkit.errors import ClipkitError, UsageError
-from clipkit.features import BlockMatrix, FeatureFile, Split, open_file, read, write
+from clipkit.features import (
+    BlockMatrix,
+    FeatureFile,
+    Split,
+    checked_file,
+    open_file,
+    read,
+    write,
+)
 from clipkit.features.model import BLOCK_BYTES, block_rows, chunk_rows
 
 DATA = Path(__file__).parent / "data"
@@ -170,6 +178,30 @@ def test_complete_is_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(hdf5, "_set_attribute", record)
     write(tmp_path / "x.h5", seeds.files()["images"])
     assert order[-2:] == ["digest", "complete"]
+
+
+def test_a_row_longer_than_a_chunk_may_be_is_written_and_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (hdf5, checked_file):
+        monkeypatch.setattr(module, "MAX_CHUNK_BYTES", 1 << 10)
+    features = np.arange(2000, dtype="f4").reshape(2, 1000)
+    split = Split(features, None, ["a", "b"])
+    monkeypatch.setattr(hdf5, "chunk_rows", lambda width: 1)
+    write(tmp_path / "x.h5", FeatureFile("images", splits={"all": split}))
+    np.testing.assert_array_equal(read(tmp_path / "x.h5").splits["all"].features, features)
+
+
+def test_a_file_that_a_reader_would_refuse_is_not_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Staged: the writer overlooks a rule that the reader knows."""
+    checks = [lambda file: None, hdf5.validate]
+    monkeypatch.setattr(hdf5, "validate", lambda file: checks.pop(0)(file))
+    file = changed("images", history=[{"command": "x", "model": "m"}])
+    with pytest.raises(ClipkitError, match="history, entry 1: expected a model with a name"):
+        write(tmp_path / "x.h5", file)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("width", [1, 512, 5000, 2_000_000])
