@@ -25,7 +25,7 @@ from numpy.lib import format as npy
 from shell import clipkit, ok, rows
 from strategies import feature_files
 
-from clipkit.features import FeatureFile, Split, formats, npz, read, write
+from clipkit.features import FeatureFile, Split, formats, npz, parquet, read, write
 
 RNG = np.random.default_rng(0)
 
@@ -414,6 +414,7 @@ def test_what_convert_writes_info_accepts(tmp_path: Path) -> None:
 
 
 NUMBERS = [[1.0], [2.0]]
+DATES = pa.array([0, 1], pa.date32())
 BAD_TABLES: list[tuple[dict[str, Any], str]] = [
     ({"x": [1]}, "expected rows with a column 'feature', got x"),
     ({"feature": pa.array([], pa.list_(pa.float32()))}, "with a column 'feature', got no rows"),
@@ -427,7 +428,7 @@ BAD_TABLES: list[tuple[dict[str, Any], str]] = [
     ({"feature": NUMBERS, "split": ["a", None]}, "split: expected a value in every row, got null"),
     ({"feature": NUMBERS, "label": [0, None]}, "labels: expected a list with a value for every"),
     ({"feature": NUMBERS, "label": [0, 0], "class_name": ["a", "b"]}, "one class_name, got 'a'"),
-    ({"feature": NUMBERS, "id": pa.array([0, 1], pa.date32())}, "all/ids: expected texts, got '19"),
+    ({"feature": NUMBERS, "id": DATES}, "id: expected texts or numbers, got date32"),
 ]  # fmt: skip
 
 
@@ -481,7 +482,8 @@ def header(shape: tuple[int, ...]) -> bytes:
 def test_sizes_that_are_not_true_and_files_that_unpack_to_too_much(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(npz, "BOMB_BYTES", 1 << 20)
+    monkeypatch.setattr(npz, "MATRICES", npz.Bound(1 << 20, 100))
+    monkeypatch.setattr(parquet, "MATRICES", npz.Bound(1 << 20, 100))
     (tmp_path / "short.npy").write_bytes(header((1 << 40, 1024)) + b"\0" * 64)
     (tmp_path / "long.npy").write_bytes(header((1, 1)) + b"\0" * 5)
     with zipfile.ZipFile(tmp_path / "short.npz", "w") as archive:
@@ -498,8 +500,8 @@ def test_sizes_that_are_not_true_and_files_that_unpack_to_too_much(
         ("long.npy", "something was added to it"),
         ("short.npz", "it was cut short"),
         ("twice.npz", "expected each array once, got features twice"),
-        ("bomb.npz", "expected at most 100 times its"),
-        ("bomb.parquet", "expected at most 100 times its"),
+        ("bomb.npz", "bomb.npz: features: expected to unpack to at most 1 MiB or 100 times the"),
+        ("bomb.parquet", "bomb.parquet: feature: expected to unpack to at most 1 MiB or 100"),
     ):
         convert_refused(tmp_path / name, tmp_path / "x.h5", 1, name, message)
 

@@ -25,12 +25,15 @@ from clipkit.errors import ClipkitError, UsageError
 from clipkit.features import npz
 from clipkit.features.model import (
     VERSION,
+    BlockMatrix,
     FeatureFile,
     Float32,
     Int64,
     Split,
     as_float32,
+    is_features,
     row_ids,
+    stored_array,
 )
 from clipkit.features.validation import allowed_names, validate
 from clipkit.files import atomic_write, spool_input
@@ -147,7 +150,36 @@ def export_file(
         atomic_write(str(output), force=force) as temporary,
     ):
         validate(file)
-        writers[ending](temporary, report_rows(_keep_split(file, split), report))
+        file = _keep_split(file, split)
+        writers[ending](temporary, report_rows(file, report))
+        if ending in (".npz", ".parquet") and file.kind != "result":
+            _check_written(temporary, file, str(output))
+
+
+def _check_written(path: Path, file: FeatureFile, output: str) -> None:
+    """Import an exported file, except for its features, before it is published.
+
+    Raises
+    ------
+    ClipkitError
+        If it could not be imported, or would not come back as it is.
+    """
+    arrays = _read_arrays(path, output, with_features=False)
+    arrays |= {name.replace("/", "_"): matrix for name, matrix in file.matrices().items()}
+    imported = _assemble(arrays, output, None, {})
+    validate(imported)
+    before, after = file.datasets(), imported.datasets()
+    altered = [name for name in before.keys() | after.keys() if not _equal(name, before, after)]
+    if altered or imported.attributes() != file.attributes():
+        what = ", ".join(sorted(altered)) or "the metadata"
+        raise ClipkitError(f"{output}: expected to hold {what} unchanged, but it cannot")
+
+
+def _equal(name: str, a: dict[str, Any], b: dict[str, Any]) -> bool:
+    """Whether two files hold the same under a name; features are not compared."""
+    if name not in a or name not in b:
+        return False
+    return is_features(name) or np.array_equal(stored_array(a[name]), stored_array(b[name]))
 
 
 def _keep_split(file: FeatureFile, split: str | None) -> FeatureFile:
@@ -191,7 +223,7 @@ def _digest(path: Path, source: str) -> str:
         return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
-def _read_arrays(path: Path, source: str) -> Arrays:
+def _read_arrays(path: Path, source: str, *, with_features: bool = True) -> Arrays:
     """Open a file of any readable format. The arrays of an .npz are read when they are used."""
     ending = Path(source).suffix.lower()
     if path.stat().st_size == 0:
@@ -201,7 +233,7 @@ def _read_arrays(path: Path, source: str) -> Arrays:
             return {"features": npz.open_npy(path, source)}
         if ending == ".npz":
             return npz.open_npz(path, source)
-        arrays: Arrays = _parquet().read_table(path, source)
+        arrays: Arrays = _parquet().read_table(path, source, with_features=with_features)
         return arrays
 
 
@@ -322,6 +354,8 @@ def _places(arrays: Arrays, kind: str, unnamed: str, source: str) -> dict[tuple[
 
 def _value(key: str, array: Any, name: str) -> Any:
     """Return an array as a feature file holds it. Labels may still be names."""
+    if isinstance(array, BlockMatrix):  # of a file that was just exported
+        return array
     with _reading(name):
         if isinstance(array, npz.StoredArray):
             array = array.read()

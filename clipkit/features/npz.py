@@ -18,8 +18,29 @@ from numpy.typing import NDArray
 from clipkit.errors import ClipkitError
 from clipkit.features.model import BlockMatrix
 
-BOMB_BYTES = 1 << 26  # a file may unpack to this many bytes, or to BOMB_RATIO times its size
-BOMB_RATIO = 100
+
+class Bound(NamedTuple):
+    """How much data may unpack to: some bytes, or a multiple of the file's size if that is more."""
+
+    bytes: int
+    ratio: int
+
+    def check(self, unpacked: int, packed: int, name: str) -> None:
+        """Refuse data of a file that would unpack to more.
+
+        >>> Bound(1 << 20, 100).check(10_000, 20, "labels")
+        """
+        if unpacked > max(self.bytes, self.ratio * packed):
+            raise ClipkitError(
+                f"{name}: expected to unpack to at most {self.bytes >> 20} MiB or {self.ratio} "
+                f"times the file's {packed} bytes, got {unpacked} bytes",
+                "if the file is intended, save it without compression",
+            )
+
+
+MATRICES = Bound(1 << 26, 100)
+# Python's texts and numbers take several times the bytes of an array's
+OTHERS = Bound(1 << 24, 10)
 
 
 class StoredArray(NamedTuple):
@@ -60,13 +81,17 @@ def open_npz(path: Path, name: str) -> dict[str, Any]:
     arrays: dict[str, Any] = {}
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
+    unpacked = {True: 0, False: 0}  # bytes of matrices and of others
     for member in members:
-        check_size(member.file_size, member.compress_size, f"{name}: {member.filename}")
         key = member.filename.removesuffix(".npy")
         if key in arrays:
             raise ClipkitError(f"{name}: expected each array once, got {key} twice")
+        unpacked[key.endswith("features")] += member.file_size
         open_member = functools.partial(_open_member, path, member)
         arrays[key] = StoredArray(f"{name}: {key}", open_member, member.file_size)
+    size = path.stat().st_size
+    MATRICES.check(unpacked[True], size, f"{name}: features")
+    OTHERS.check(unpacked[False], size, f"{name}: arrays other than features")
     return arrays
 
 
@@ -74,18 +99,6 @@ def open_npz(path: Path, name: str) -> dict[str, Any]:
 def _open_member(path: Path, member: zipfile.ZipInfo) -> Iterator[IO[bytes]]:
     with zipfile.ZipFile(path) as archive, archive.open(member) as file:
         yield file
-
-
-def check_size(unpacked: int, packed: int, name: str) -> None:
-    """Refuse data that would unpack to over BOMB_RATIO times their size and over BOMB_BYTES.
-
-    >>> check_size(10_000, 20, "labels")
-    """
-    if unpacked > max(BOMB_BYTES, BOMB_RATIO * packed):
-        raise ClipkitError(
-            f"{name}: expected at most {BOMB_RATIO} times its {packed} bytes, got {unpacked}",
-            "if the file is intended, save it without compression",
-        )
 
 
 def write_npz(path: Path, arrays: Mapping[str, Any]) -> None:
