@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipkit.errors import ClipkitError
-from clipkit.features.model import FORMAT, VERSION
+from clipkit.features.model import FORMAT, TEXTS_AT_ONCE, VERSION
 from clipkit.features.validation import KINDS, MAX_NAMES, TYPES, is_allowed, key_of
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -279,8 +279,11 @@ class CheckedFile:
 
     def texts(self, array: NDArray[np.bytes_], name: str) -> list[str]:
         """Return stored UTF-8 as strings."""
+        texts: list[str] = []
         try:
-            return [item.decode() for item in array.tolist()]
+            for start in range(0, len(array), TEXTS_AT_ONCE):
+                texts += [item.decode() for item in array[start : start + TEXTS_AT_ONCE].tolist()]
+            return texts
         except UnicodeDecodeError as error:
             raise self.error(f"{name}: expected UTF-8, got {error.object[:80]!r}") from error
 

@@ -58,7 +58,7 @@ def _lists(file: FeatureFile) -> list[tuple[str, Any]]:
     if file.texts:
         rows += [("texts", len(file.texts)), ("prompts", file.texts)]
     if file.runs:
-        rows += [("runs", len(file.rows())), ("columns", ", ".join(file.runs))]
+        rows += [("runs", file.run_count), ("columns", ", ".join(file.runs))]
     return rows
 
 

@@ -20,6 +20,7 @@ VERSION = 1
 BLOCK_BYTES = 1 << 24
 CHUNK_ROWS = 512
 CHUNK_BYTES = 1 << 22
+TEXTS_AT_ONCE = 1 << 14  # a text costs Python ten times its bytes, so few are converted at once
 
 Float32 = NDArray[np.float32]
 Int64 = NDArray[np.int64]
@@ -179,7 +180,7 @@ class FeatureFile:
             if values:
                 parts.append(f"{len(values)} {what}")
         if self.runs:
-            parts.append(f"{len(self.rows())} runs")
+            parts.append(f"{self.run_count} runs")
         return f"FeatureFile({', '.join(parts)})"
 
     @property
@@ -235,6 +236,11 @@ class FeatureFile:
             if name not in self.splits:
                 raise unknown(f"split of {self.display_name}", name, self.splits)
         return list(dict.fromkeys(names or self.splits))
+
+    @property
+    def run_count(self) -> int:
+        """Number R of the runs of a result."""
+        return len(next(iter(self.runs.values()), ()))
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the runs of a result as one dict per run."""
@@ -362,8 +368,12 @@ def stored_array(value: Any) -> NDArray[Any]:
     Numbers are little-endian. Texts are UTF-8, padded to the longest.
     """
     if isinstance(value, list) or value.dtype.kind == "U":
-        encoded = [str(text).encode() for text in value]
-        return np.array(encoded, f"S{max(1, *map(len, encoded))}")
+        longest = max((len(str(text).encode()) for text in value), default=0)
+        stored = np.empty(len(value), f"S{max(1, longest)}")
+        for start in range(0, len(value), TEXTS_AT_ONCE):
+            texts = value[start : start + TEXTS_AT_ONCE]
+            stored[start : start + TEXTS_AT_ONCE] = [str(text).encode() for text in texts]
+        return stored
     return np.asarray(value.astype("<f8" if value.dtype.kind == "f" else "<i8"))
 
 

@@ -49,7 +49,10 @@ def read_table(path: Path, name: str, *, with_features: bool = True) -> dict[str
     size = path.stat().st_size
     schema = pq.read_schema(path)
     known = COLUMNS_OF_TEXTS if "text" in schema.names else COLUMNS_OF_IMAGES
+    metadata = (schema.metadata or {}).get(METADATA.encode())
     present = [column for column in known if column in schema.names]
+    if metadata is not None and "label" in present and "class_name" in present:
+        present.remove("class_name")  # the metadata holds each name once
     # as dictionaries, so that a text that fills many rows is in memory once
     with pq.ParquetFile(path, page_checksum_verification=True, read_dictionary=present) as file:
         feature = _feature_column(schema, file.metadata.num_rows, name)
@@ -62,7 +65,6 @@ def read_table(path: Path, name: str, *, with_features: bool = True) -> dict[str
             lists = file.read(columns=[feature]).column(feature)
             features = _features(lists, f"{name}: {feature}")
     arrays: dict[str, Any] = dict.fromkeys(set(schema.names) - known.keys() - {feature})
-    metadata = (schema.metadata or {}).get(METADATA.encode())
     if metadata is not None:
         arrays[METADATA] = metadata.decode("utf-8", "replace")
     if "text" in columns:

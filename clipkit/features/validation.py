@@ -50,6 +50,9 @@ TYPE_NAMES = {"S": "texts", "<i8": "whole numbers", "<f4": "numbers", "<f8": "nu
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 RESERVED = {"features", "texts", "class_index", "class_names", "runs"}
 MAX_CLASSES = 1 << 20  # without class names; a label must not make a command allocate without end
+PADDED_BYTES = 1 << 26  # texts may be padded to this many bytes, or to a multiple of what they have
+PADDED_RATIO = 100
+MAX_RUNS = 1 << 20
 MAX_NAMES = 4096  # of a group: splits, or columns
 MAX_INTEGER = 2**63 - 1
 MAX_DEPTH = 16  # of a history: what walks it is recursive
@@ -154,6 +157,9 @@ def _check_type(name: str, value: Any) -> None:
         raise ClipkitError(f"{name}: expected {ndim} dimensions, got {len(shape)}")
     if 0 in shape:
         raise ClipkitError(f"{name}: expected at least one row, got the shape {shape}")
+    most = {"class_names": MAX_CLASSES, "runs": MAX_RUNS, "predicted": MAX_RUNS}.get(key_of(name))
+    if most is not None and shape[0] > most:
+        raise ClipkitError(f"{name}: expected at most {most:,} rows, got {shape[0]:,}")
     if stored == "S":
         _check_texts(name, value)
     if stored == "<i8" and value.max() > MAX_INTEGER:
@@ -174,15 +180,25 @@ def _stored_type(name: str, value: Any) -> str:
 
 
 def _check_texts(name: str, texts: list[Any] | NDArray[np.str_]) -> None:
+    longest = total = 0
     for text in texts:
         if not isinstance(text, str):
             raise ClipkitError(f"{name}: expected texts, got {str(text)[:40]!r}")
         if "\0" in text:
             raise ClipkitError(f"{name}: expected texts without NUL characters, got {text!r}")
         try:
-            text.encode()
+            length = len(text.encode())
         except UnicodeEncodeError:
             raise ClipkitError(f"{name}: expected UTF-8 text, got {text!r}") from None
+        longest = max(longest, length)
+        total += length
+    padded = longest * len(texts)
+    if padded > max(PADDED_BYTES, PADDED_RATIO * total):
+        raise ClipkitError(
+            f"{name}: expected texts of more equal lengths, since each takes the room of the "
+            f"longest: {len(texts):,} texts of {longest:,} bytes are {padded:,} bytes",
+            "shorten the longest text",
+        )
 
 
 def _check_scales(file: FeatureFile) -> None:
