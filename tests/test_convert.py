@@ -86,6 +86,20 @@ def test_any_file_comes_back_equal_and_the_same_content_gives_the_same_bytes(
     assert seeds.same(back, read(source))
 
 
+@pytest.mark.parametrize("ending", ["npz", "parquet"])
+def test_an_export_that_could_not_be_imported_is_not_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    """Staged: the export writes other metadata than the file's."""
+    source = saved(tmp_path / "a.h5", "images")
+    metadata: dict[str, Any] = {"kind": "images", "version": 1}
+    monkeypatch.setattr(formats, "_metadata", lambda file, **arrays: json.dumps(metadata))
+    message = f"a.{ending}: history: expected a list, got NoneType"
+    convert_refused(source, tmp_path / f"a.{ending}", 1, message)
+    metadata["history"] = []
+    convert_refused(source, tmp_path / f"a.{ending}", 1, f"a.{ending}: expected to hold ")
+
+
 def test_an_npz_is_what_numpy_reads(tmp_path: Path) -> None:
     file = images()
     ok("convert", saved(tmp_path / "a.h5", file), tmp_path / "a.npz")
