@@ -13,8 +13,10 @@ from factories import result_file, write_feature_file
 from scipy.stats import binomtest
 from shell import fails, ok
 
+from clipkit.errors import ClipkitError
 from clipkit.features import FeatureFile, Split, read, row_ids, write
 from clipkit.report import thesis
+from clipkit.report.folder import ResultsFolder
 
 Table = dict[str, dict[str, str]]  # first cell -> column -> cell
 MODEL = {"name": thesis.MODEL, "digest": "sha256:12", "precision": "fp32", "device": "cpu"}
@@ -230,3 +232,12 @@ def test_a_folder_without_embedded_images_is_refused(tmp_path: Path) -> None:
     )
     (tmp_path / "img.h5").write_text("no feature file")
     fails("report", tmp_path)
+
+
+def test_a_file_that_is_replaced_while_the_report_is_made_is_refused(tmp_path: Path) -> None:
+    results = ResultsFolder(write_results(tmp_path / "results"))
+    images = read(tmp_path / "results" / "img.h5")
+    images.history.append({"command": "another"})
+    write(tmp_path / "results" / "img.h5", images, force=True)
+    with pytest.raises(ClipkitError, match=r"img\.h5: it was replaced while the report was made"):
+        results.read("img")

@@ -73,6 +73,7 @@ class ResultsFolder:
                 "make one with: make chapter2",
             )
         with features.open_file(str(path / "img.h5"), kinds=["images"]) as images:
+            self._check_unchanged("img", images)
             history = images.history
             self.class_names = images.class_names or []
             self.row_counts = {name: len(split) for name, split in images.splits.items()}
@@ -91,8 +92,17 @@ class ResultsFolder:
     def read(self, name: str) -> FeatureFile:
         """Read a file, once."""
         if name not in self._files:
-            self._files[name] = features.read(str(self.path / f"{name}.h5"))
+            with features.open_file(str(self.path / f"{name}.h5")) as file:
+                self._check_unchanged(name, file)
+                self._files[name] = file.in_memory()
         return self._files[name]
+
+    def _check_unchanged(self, name: str, file: FeatureFile) -> None:
+        """Refuse a file that is not the one of this name that was opened before."""
+        digest = file.digest
+        if self._digests.setdefault(name, digest) != digest:
+            message = f"{file.display_name}: it was replaced while the report was made"
+            raise ClipkitError(message, "run the command again")
 
     def _digest(self, name: str) -> str | None:
         """Return the digest of a file, or None without the file."""
@@ -100,7 +110,7 @@ class ResultsFolder:
             return None
         if name not in self._digests:
             with features.open_file(str(self.path / f"{name}.h5")) as file:
-                self._digests[name] = file.digest
+                self._check_unchanged(name, file)
         return self._digests[name]
 
     def runs(self, name: str) -> list[Run]:
