@@ -219,6 +219,7 @@ def test_tables_of_other_tools(tmp_path: Path) -> None:
     table = {
         "features": pa.array([[1.0, 2], [3, 4], [5, 6]]),
         "id": pa.array([7, 8, 9]),
+        "split": pa.array(["all"] * 3, pa.large_string()),
         "label": pa.array([2, 0, 2], pa.uint8()),
         "class_name": pa.array(["emu", "cat", "emu"]).dictionary_encode(),
         "width": pa.array([1, 2, 3]),

@@ -20,12 +20,7 @@ from clipkit.features.validation import MAX_CLASSES, MAX_NAMES
 METADATA = "clipkit"  # the name of the JSON with what no column holds
 ARROW_TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64()}
 LISTS = (pa.ListType, pa.LargeListType, pa.FixedSizeListType)
-TEXT_TYPES = (
-    pa.types.is_string,
-    pa.types.is_large_string,
-    pa.types.is_binary,
-    pa.types.is_large_binary,
-)
+TEXT_TYPES = {"string", "large_string", "string_view", "binary", "large_binary", "binary_view"}
 COLUMNS_OF_IMAGES = {"split": str, "id": str, "label": int, "class_name": str}
 COLUMNS_OF_TEXTS = {"text": str, "class_index": int, "class_name": str}
 
@@ -105,7 +100,7 @@ def _check_sizes(
 
 
 def _is_text(arrow_type: pa.DataType) -> bool:
-    return any(is_type(arrow_type) for is_type in TEXT_TYPES)
+    return str(arrow_type) in TEXT_TYPES
 
 
 def _values(table: pa.Table, name: str, size: int) -> dict[str, list[Any]]:
