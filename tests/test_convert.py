@@ -319,6 +319,7 @@ def test_results_of_the_commands_become_tables(tmp_path: Path) -> None:
 def test_conversions_that_are_refused(tmp_path: Path) -> None:
     ok("convert", saved(tmp_path / "a.h5", images()), tmp_path / "out.npz")
     ok("convert", tmp_path / "a.h5", tmp_path / "out.parquet")
+    saved(tmp_path / "r.h5", FeatureFile("result", runs={"k": np.ones(1)}))
     np.save(tmp_path / "y.npy", np.zeros(6, int))
     np.save(tmp_path / "x.npy", np.eye(2))
     np.savez(tmp_path / "own.npz", features=np.ones((6, 1)), labels=np.zeros(6))
@@ -342,6 +343,7 @@ def test_conversions_that_are_refused(tmp_path: Path) -> None:
         ("out.parquet", "b.h5", with_labels, 2, unnamed),
         ("own.npz", "b.h5", with_labels, 2, own),
         ("x.npy", "b.h5", ["--split", "runs"], 1, reserved),
+        ("r.h5", "r.csv", ["--split", "a"], 2, " 'a'; hint: there is none"),
         ("none.npz", "b.h5", [], 1, "none.npz: there is no such file"),
     ):
         convert_refused(tmp_path / source, tmp_path / output, code, message, options=options)
@@ -506,6 +508,14 @@ def test_sizes_that_are_not_true_and_files_that_unpack_to_too_much(
     with zipfile.ZipFile(tmp_path / "twice.npz", "w") as archive:
         archive.writestr("features.npy", header((1, 0)))
         archive.writestr("features", header((1, 0)))
+    no_bytes = {"descr": "<U0", "fortran_order": False, "shape": (1 << 40,)}
+    out = io.BytesIO()
+    npy.write_array_header_1_0(out, no_bytes)
+    np.savez(tmp_path / "nothing.npz", features=ONE)
+    with zipfile.ZipFile(tmp_path / "nothing.npz", "a") as archive:
+        archive.writestr("ids.npy", out.getvalue())
+    with zipfile.ZipFile(tmp_path / "bzip2.npz", "w", zipfile.ZIP_BZIP2) as archive:
+        archive.writestr("features.npy", header((1, 1)) + b"\0" * 4)
     zeros = np.zeros((1 << 11, 1 << 10), "f4")
     np.savez_compressed(tmp_path / "bomb.npz", features=zeros)
     column = pa.FixedSizeListArray.from_arrays(pa.array(zeros.ravel()), 1 << 10)
@@ -515,6 +525,8 @@ def test_sizes_that_are_not_true_and_files_that_unpack_to_too_much(
         ("long.npy", "something was added to it"),
         ("short.npz", "it was cut short"),
         ("twice.npz", "expected each array once, got features twice"),
+        ("nothing.npz", "ids: expected numbers or texts, got <U0"),
+        ("bzip2.npz", "features: expected no compression but deflate, got another"),
         ("bomb.npz", "bomb.npz: features: expected to unpack to at most 1 MiB or 100 times the"),
         ("bomb.parquet", "bomb.parquet: feature: expected to unpack to at most 1 MiB or 100"),
     ):

@@ -12,6 +12,7 @@ import csv
 import hashlib
 import json
 import math
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -84,7 +85,7 @@ def import_file(
     """
     source = str(source)
     added: Arrays = {}
-    with spool_input(source) as path:
+    with spool_input(source) as path, contextlib.ExitStack() as opened:
         inputs = {"features": _digest(path, source)}
         if labels is not None:
             added["labels"], inputs["labels"] = _read_labels(str(labels))
@@ -92,7 +93,7 @@ def import_file(
             added["texts"] = list(texts)
         if texts_digest is not None:
             inputs["prompts"] = texts_digest
-        file = _assemble(_read_arrays(path, source), source, split, added)
+        file = _assemble(_read_arrays(path, source, opened), source, split, added)
     validate(file)
     known_model = file.model()
     if known_model and model:
@@ -164,9 +165,10 @@ def _check_written(path: Path, file: FeatureFile, output: str) -> None:
     ClipkitError
         If it could not be imported, or would not come back as it is.
     """
-    arrays = _read_arrays(path, output, with_features=False)
-    arrays |= {name.replace("/", "_"): matrix for name, matrix in file.matrices().items()}
-    imported = _assemble(arrays, output, None, {})
+    with contextlib.ExitStack() as opened:
+        arrays = _read_arrays(path, output, opened, with_features=False)
+        arrays |= {name.replace("/", "_"): matrix for name, matrix in file.matrices().items()}
+        imported = _assemble(arrays, output, None, {})
     validate(imported)
     before, after = file.datasets(), imported.datasets()
     altered = [name for name in before.keys() | after.keys() if not _equal(name, before, after)]
@@ -223,8 +225,13 @@ def _digest(path: Path, source: str) -> str:
         return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
-def _read_arrays(path: Path, source: str, *, with_features: bool = True) -> Arrays:
-    """Open a file of any readable format. The arrays of an .npz are read when they are used."""
+def _read_arrays(
+    path: Path, source: str, opened: contextlib.ExitStack, *, with_features: bool = True
+) -> Arrays:
+    """Open a file of any readable format.
+
+    The arrays of an .npz are read when they are used, from the archive that joins `opened`.
+    """
     ending = Path(source).suffix.lower()
     if path.stat().st_size == 0:
         raise ClipkitError(f"{source}: empty input", "check whether the command before it failed")
@@ -232,7 +239,8 @@ def _read_arrays(path: Path, source: str, *, with_features: bool = True) -> Arra
         if ending == ".npy":
             return {"features": npz.open_npy(path, source)}
         if ending == ".npz":
-            return npz.open_npz(path, source)
+            archive = opened.enter_context(zipfile.ZipFile(path))
+            return npz.open_npz(archive, path.stat().st_size, source)
         arrays: Arrays = _parquet().read_table(path, source, with_features=with_features)
         return arrays
 

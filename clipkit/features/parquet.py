@@ -56,8 +56,10 @@ def read_table(path: Path, name: str, *, with_features: bool = True) -> dict[str
         _check_sizes(file.metadata, feature, present, name, size)
         columns = _values(file.read(columns=present), name, size)
         features = None
+        n = file.metadata.num_rows
         if with_features:
             lists = file.read(columns=[feature]).column(feature)
+            n = len(lists)  # the metadata of an untrusted file may state more
             features = _features(lists, f"{name}: {feature}")
     arrays: dict[str, Any] = dict.fromkeys(set(schema.names) - known.keys() - {feature})
     if metadata is not None:
@@ -69,7 +71,7 @@ def read_table(path: Path, name: str, *, with_features: bool = True) -> dict[str
         if features is not None:
             arrays["features"] = features
         return arrays
-    arrays |= _splits(features, columns, file.metadata.num_rows, name)
+    arrays |= _splits(features, columns, n, name)
     if metadata is None and {"label", "class_name"} <= columns.keys():
         arrays |= _class_names(columns["label"], columns["class_name"], name)
     return arrays
