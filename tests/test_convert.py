@@ -397,6 +397,7 @@ BAD_ARRAYS: list[tuple[dict[str, Any], str]] = [
     ({"features": ONE, "labels": ["b"], "class_names": ["a"]}, "expected class names, got 'b'"),
     ({"a_features": ONE, "a_labels": [0], "b_features": ONE, "b_labels": ["x"]}, "got names and"),
     ({"X": TWO, "y": np.ones(2)}, "expected features, got X, y; hint: name them features"),
+    ({f"x{i}": ONE for i in range(9)}, "expected features, got x0, x1, x2, x3, x4, ... (4 more)"),
     ({"train_labels": np.ones(2, int)}, "expected features, got train_labels"),
     ({"features": ONE, "all_features": ONE}, "expected all/features once, got features and"),
     ({"features": ONE, "ids": [0.5]}, "all/ids: expected texts, got '0.5'"),

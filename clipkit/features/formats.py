@@ -24,6 +24,7 @@ import numpy as np
 from clipkit import console
 from clipkit.errors import ClipkitError, UsageError
 from clipkit.features import npz
+from clipkit.features.describe import abridged
 from clipkit.features.model import (
     VERSION,
     BlockMatrix,
@@ -270,7 +271,7 @@ def _assemble(arrays: Arrays, source: str, split: str | None, added: Arrays) -> 
     file.splits = {group: Split() for group, _ in places if group}
     if file.kind != "texts" and not file.splits:
         raise ClipkitError(
-            f"{source}: expected features, got {', '.join(sorted(arrays)) or 'nothing'}",
+            f"{source}: expected features, got {abridged(sorted(arrays)) or 'nothing'}",
             "name them features, or train_features and test_features",
         )
     file = _keep_split(file, split)
@@ -294,7 +295,7 @@ def _check_unused(unused: set[str], added: Arrays, source: str) -> None:
             f"{source}: expected one unnamed matrix of features for {name}, got others"
         )
     if unused:
-        names = ", ".join(sorted(unused))
+        names = abridged(sorted(unused))
         console.warn(f"{source}: ignored, because a feature file cannot hold them: {names}")
 
 

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from clipkit.errors import ClipkitError
+from clipkit.features.describe import abridged
 from clipkit.features.model import FeatureFile, Float32, as_float32
 from clipkit.features.npz import MATRICES, OTHERS
 from clipkit.features.validation import MAX_CLASSES, MAX_NAMES
@@ -124,7 +125,7 @@ def _feature_column(schema: pa.Schema, rows: int, name: str) -> str:
             raise ClipkitError(f"{name}: expected each column once, got {column} {count} times")
     feature = "feature" if "feature" in schema.names else "features"
     if feature not in schema.names or not rows:
-        content = ", ".join(schema.names) if rows else "no rows"
+        content = abridged(schema.names) if rows else "no rows"
         raise ClipkitError(f"{name}: expected rows with a column 'feature', got {content}")
     _check_lists(schema.field(feature).type, f"{name}: {feature}")
     return feature
