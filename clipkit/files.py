@@ -321,12 +321,20 @@ def _kept_open(source: str) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def spool_input(source: str) -> Iterator[Path]:
+def spool_input(source: str, signature: bytes = b"") -> Iterator[Path]:
     """Yield the path of a regular file with the input: the file itself, or a copy of a pipe.
 
     On Linux the path leads to the file that was opened, even if a writer replaces it meanwhile: all
     that is read through the path belongs together. It lasts as long as the block. Messages and
     endings need the name of the `source`.
+
+    Parameters
+    ----------
+    source : str
+        A path, or ``-`` for standard input.
+    signature : bytes
+        What a usable input begins with. Of another pipe only the start is copied, since it may be
+        endless; the caller refuses it.
 
     Raises
     ------
@@ -351,7 +359,10 @@ def spool_input(source: str) -> Iterator[Path]:
     with _temporary_file(Path(folder), "input.h5", 0o600) as copy:
         try:
             with _open_stream(source, "rb") as stream, copy.open("wb") as sink:
-                shutil.copyfileobj(stream, sink, COPY_BYTES)
+                head = stream.read(COPY_BYTES)
+                sink.write(head)
+                if head.startswith(signature):
+                    shutil.copyfileobj(stream, sink, COPY_BYTES)
         except OSError as error:
             name, reason = display_name(source), error.strerror or str(error)
             if error.errno not in DISK_FULL:

@@ -87,6 +87,10 @@ def test_every_truncation_and_every_flipped_byte_of_the_head(tmp_path: Path) -> 
         refused(clipkit("info", path), 1)
 
 
+def test_an_endless_input_is_refused_by_its_start() -> None:
+    refused(clipkit("entropy", "/dev/zero"), 1, "/dev/zero: expected a feature file, got other data")
+
+
 def test_missing_folder_and_unreadable(tmp_path: Path) -> None:
     loop = tmp_path / "loop.h5"
     loop.symlink_to(loop)

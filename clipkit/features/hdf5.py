@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipkit.errors import ClipkitError, WriteError
-from clipkit.features.checked_file import MAX_CHUNK_BYTES, CheckedFile
+from clipkit.features.checked_file import MAX_CHUNK_BYTES, SIGNATURE, CheckedFile
 from clipkit.features.isolation import check_in_subprocess
 from clipkit.features.model import (
     BlockMatrix,
@@ -86,7 +86,7 @@ def open_file(
     """
     name = display_name(source)
     kinds = list(kinds)
-    with spool_input(str(source)) as path:
+    with spool_input(str(source), SIGNATURE) as path:
         if not trusted:
             check_in_subprocess(path, name, lambda: _read_a_little(path, name))
         with contextlib.closing(CheckedFile(path, name)) as checked:
