@@ -12,6 +12,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -59,8 +60,8 @@ class ClipkitGroup(TyperGroup):
         command = _command_path(self, words)
         extra["standalone_mode"] = False
         try:
-            if "numpy" not in sys.modules and not HELP.intersection(words):
-                _check_address_space()
+            if not HELP.intersection(words):
+                _check_surroundings()
             code = super().main(words, **extra) or 0
             sys.stdout.flush()
         except signals.Interrupted as stop:
@@ -103,9 +104,16 @@ def _command_path(group: Any, words: list[str]) -> str:
     return path
 
 
-def _check_address_space() -> None:
+def _check_surroundings() -> None:
+    """Refuse to start where libraries would crash or loop."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        message = "the current folder does not exist any more"
+        raise ClipkitError(message, "change to another one: cd ..") from None
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if limit != resource.RLIM_INFINITY and limit < MIN_ADDRESS_SPACE:
+    is_too_small = limit != resource.RLIM_INFINITY and limit < MIN_ADDRESS_SPACE
+    if is_too_small and "numpy" not in sys.modules:
         raise ClipkitError(
             f"not enough memory: expected at least 2 GiB of address space, got {limit >> 20} MiB",
             "raise the limit: ulimit -v unlimited",

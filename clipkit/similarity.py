@@ -15,13 +15,11 @@ from clipkit import console
 from clipkit.errors import ClipkitError, check_positive
 from clipkit.features import BlockMatrix, FeatureFile, Float32, Int64, Split, history_entry
 
-SHORTEST, LONGEST = 1e-16, 1e19  # lengths whose squares float32 holds in full precision
-
 Float = NDArray[np.floating[Any]]
 
 
 def normalize(embeddings: ArrayLike, name: str = "embeddings", first_row: int = 0) -> Float:
-    """Scale each row (N, D) to length 1.
+    """Scale each row (N, D) to length 1. Lengths are computed in float64, for each row alone.
 
     Parameters
     ----------
@@ -37,16 +35,12 @@ def normalize(embeddings: ArrayLike, name: str = "embeddings", first_row: int = 
         If a row is zero, since it has no direction.
     """
     rows = np.asarray(embeddings)
-    with np.errstate(over="ignore"):
-        lengths = np.linalg.norm(rows, axis=-1, keepdims=True)
-    if not SHORTEST < lengths.min(initial=1) <= lengths.max(initial=1) < LONGEST:
-        # the squares over- or underflow in float32, not in float64
-        rows = rows.astype(np.float64)
-        lengths = np.linalg.norm(rows, axis=-1, keepdims=True)
+    # squares of float32 overflow from 1e19, and a row must not depend on the others of its block
+    lengths = np.linalg.norm(rows.astype(np.float64), axis=-1, keepdims=True)
     if not lengths.all():
         row = first_row + int(np.flatnonzero(lengths.ravel() == 0)[0])
         raise ClipkitError(f"{name}: expected rows that are not zero, got zeros in row {row}")
-    return np.asarray(rows / lengths)
+    return np.asarray(rows / lengths, np.result_type(rows, np.float32))
 
 
 def compute_logits(

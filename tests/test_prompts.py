@@ -321,3 +321,11 @@ def test_the_readme_lists_every_file_with_its_size():
 def test_the_length_of_embeddings_does_not_overflow(size):
     rows = np.array([[3, 4], [1, 0]], np.float32)
     assert np.allclose(similarity.normalize(rows * np.float32(size)), [[0.6, 0.8], [1, 0]])
+
+
+def test_a_normalised_row_depends_on_no_other_row_of_its_block() -> None:
+    rows = np.random.default_rng(0).standard_normal((200, 512)).astype(np.float32)
+    alone = similarity.normalize(rows)
+    with_a_long_one = similarity.normalize(np.concatenate([rows, rows[:1] * np.float32(1e20)]))
+    assert alone.dtype == np.float32
+    np.testing.assert_array_equal(with_a_long_one[:-1], alone)
