@@ -46,6 +46,7 @@ class Double:
 
     def __init__(self, name: str = "double", stop_at: int | None = None) -> None:
         self.details = {"name": name}
+        self.parts = {"config.json": f"sha256:{name}"}
         self.stop_at = stop_at
         self.batches: list[int] = []
         self.threads: set[int] = set()
@@ -187,13 +188,19 @@ def test_a_shard_without_usable_images_does_not_change_the_result(
     assert (tmp_path / "out.h5").read_bytes() == expected
 
 
+OTHER_RUN = (
+    r"batch_size was 4, is 8; model files\.config\.json was sha256:double, is sha256:b; "
+    r"model\.name was double, is b$"
+)
+
+
 def test_other_options_and_models_are_refused_with_every_change(
     tmp_path: Path, shards_of_ten: None
 ) -> None:
     splits = {"all": numbers(25)}
     interrupt(tmp_path, splits, stop_at=15)
     before = contents(tmp_path)
-    with pytest.raises(UsageError, match=r"batch_size was 4, is 8; model\.name was double, is b$"):
+    with pytest.raises(UsageError, match=OTHER_RUN):
         embed(tmp_path, splits, Double("b"), batch_size=8)
     assert contents(tmp_path) == before
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -38,6 +39,7 @@ from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel, SiglipMod
 from clipkit import embedding, features, models
 from clipkit.errors import ClipkitError, UsageError
 from clipkit.models.devices import DTYPES, choose_precision
+from clipkit.models.hub import combine_digests, find
 from clipkit.models.tokenizer import is_cleaned_by_openai
 
 TEXTS = [
@@ -198,7 +200,7 @@ def test_weights_may_be_split_over_files(copied: Path) -> None:
     (copied / "model.safetensors").unlink()
     encoder = load(copied, "text")
     np.testing.assert_array_equal(encoder.encode_texts(TEXTS), expected)
-    assert encoder.details["digest"] == sha256(
+    assert encoder.details["weights"] == sha256(
         b"".join((copied / file).read_bytes() for file in files)
     )
 
@@ -223,12 +225,22 @@ def test_a_tower_encodes_only_its_own_inputs(
             call()
 
 
+def reference_digest(folder: Path) -> str:
+    """Return a model's digest as docs/format.md defines it."""
+    names = {"weights": "model.safetensors"} | {
+        path.name: path.name for path in folder.iterdir() if path.suffix != ".safetensors"
+    }
+    parts = {part: sha256((folder / file).read_bytes()) for part, file in names.items()}
+    return sha256(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode())
+
+
 def test_details_are_what_a_history_needs(tiny_clip_dir: Path, siglip_dir: Path) -> None:
     image = load(tiny_clip_dir, "image")
     assert json.loads(json.dumps(image.details)) == image.details
     assert image.details == {
         "name": str(tiny_clip_dir),
-        "digest": sha256((tiny_clip_dir / "model.safetensors").read_bytes()),
+        "digest": reference_digest(tiny_clip_dir),
+        "weights": sha256((tiny_clip_dir / "model.safetensors").read_bytes()),
         "tower": "image",
         "dim": 16,
         "precision": "fp32",
@@ -256,6 +268,47 @@ def test_details_are_what_a_history_needs(tiny_clip_dir: Path, siglip_dir: Path)
     stored = load_file(siglip_dir / "model.safetensors")
     assert text.details["logit_scale"] == pytest.approx(stored["logit_scale"].exp().item())
     assert text.details["logit_bias"] == stored["logit_bias"].item()
+
+
+SETTINGS = (
+    "config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
+VOCABULARIES = ("tokenizer.json", "tokenizer.4.0.0.json", "vocab.json", "merges.txt", "vocab.txt")
+
+
+@pytest.mark.parametrize("untrained", [None, 1])
+def test_the_digest_covers_every_file_that_decides_an_embedding(
+    copied: Path, untrained: int | None
+) -> None:
+    digests = set()
+    names = [*SETTINGS, *VOCABULARIES, "spiece.model", "tokenizer.model"]
+    files = find(str(copied))
+    for name in names:
+        before = (copied / name).read_bytes() if (copied / name).exists() else None
+        (copied / name).write_bytes((before or b"") + b"\n")
+        digests.add(combine_digests(files.digest_side_files()))
+        (copied / name).unlink()
+        if before is not None:
+            (copied / name).write_bytes(before)
+    assert len(digests) == len(names)
+    parts = {tower: load(copied, tower, untrained=untrained).parts for tower in ("image", "text")}
+    assert parts["image"] == parts["text"]
+    for name in ("README.md", "training.json", "notes.txt", "model.fp16.safetensors"):
+        (copied / name).write_text("other files do not matter")
+    assert load(copied, "text", untrained=untrained).parts == parts["text"]
+
+
+def test_a_model_with_another_activation_is_another_model(copied: Path) -> None:
+    before = [load(copied, "image", untrained=seed).details for seed in (None, 1)]
+    edit_json(copied / "config.json", lambda c: c["text_config"].update(hidden_act="gelu"))
+    after = [load(copied, "image", untrained=seed).details for seed in (None, 1)]
+    assert len({details["digest"] for details in before + after}) == 4
+    assert before[0]["weights"] == after[0]["weights"]
 
 
 def test_pixels_equal_the_models_own_processor_in_any_thread(
@@ -512,7 +565,44 @@ def become_open_clip(folder: Path) -> None:
     (folder / "config.json").rename(folder / "open_clip_config.json")
 
 
+def scale(value: float, dtype: torch.dtype = torch.float32) -> Damage:
+    return tensors(lambda t: t.update(logit_scale=torch.tensor(value).to(dtype)))
+
+
+def drop_a_layer(folder: Path) -> None:
+    edit_json(folder / "config.json", lambda c: c["vision_config"].update(num_hidden_layers=1))
+
+
+def retype(dtype: torch.dtype) -> Damage:
+    return tensors(lambda t: t.update({BIAS: t[BIAS].to(dtype)}))
+
+
+def poison(value: float, dtype: torch.dtype = torch.float32) -> Damage:
+    """Set a bias before a ReLU, behind which NaN may be zero."""
+
+    def edit(t: dict[str, Any]) -> None:
+        t[BIAS] = t[BIAS].to(dtype)
+        t[BIAS][3] = value
+
+    return tensors(edit)
+
+
+def store_a_tensor_twice(folder: Path) -> None:
+    stored = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").rename(folder / "a.safetensors")
+    save_file({BIAS: stored[BIAS]}, folder / "b.safetensors")
+    weight_map = {"logit_scale": "a.safetensors", BIAS: "b.safetensors"}
+    write_json(folder / "model.safetensors.index.json", weight_map=weight_map)
+
+
 BIAS = "vision_model.encoder.layers.1.mlp.fc1.bias"
+NO_FLOATS = [
+    (torch.int8, "I8"),
+    (torch.uint8, "U8"),
+    (torch.bool, "BOOL"),
+    (torch.int64, "I64"),
+    (torch.complex64, "C64"),
+]
 BAD_SIZE = b'{"model_type": "clip", "vision_config": {"hidden_size": "x"}}'
 DAMAGED: list[tuple[Damage, str]] = [
     (remove("config.json"), "model: expected a model's config.json, got none"),
@@ -531,8 +621,23 @@ DAMAGED: list[tuple[Damage, str]] = [
     (cut(4000), "model.safetensors: expected a complete safetensors file"),
     (tensors(lambda t: t.pop(BIAS)), f"weights that fit config.json; missing: .*{BIAS[20:]}$"),
     (tensors(lambda t: t.pop("logit_scale")), "fit config.json; missing: logit_scale$"),
-    (tensors(lambda t: t.update(logit_scale=torch.zeros(2))), "cannot load the logit_scale of"),
-    (tensors(lambda t: t.update(logit_scale=torch.tensor(1e4))), "cannot load the logit_scale of"),
+    (tensors(lambda t: t.update(logit_scale=torch.zeros(2))), r"logit_scale, got the shape \(2,\)"),
+    (scale(1e4), r"expected exp\(logit_scale\) between 1e-12 and 1e\+12, got .* 10000$"),
+    (scale(math.inf), "logit_scale of inf$"),
+    (scale(-math.inf), "logit_scale of -inf$"),
+    (scale(math.nan), "logit_scale of nan$"),
+    (scale(3, torch.int64), "expected weights in floating point, got I64 for logit_scale$"),
+    (tensors(lambda t: t.update(logit_bias=torch.tensor(math.nan))), "finite logit_bias, got nan$"),
+    (drop_a_layer, r"fit config.json; unexpected: .*encoder\.layers\.1\..* and 15 more$"),
+    (tensors(lambda t: t.update({BIAS + "_scale": torch.ones(1)})), "unexpected: .*bias_scale$"),
+    *(
+        (retype(kind), f"in floating point, got {name} for vision_model")
+        for kind, name in NO_FLOATS
+    ),
+    (poison(math.nan), f"expected finite weights, got NaN or Inf in {BIAS}$"),
+    (poison(-math.inf), f"expected finite weights, got NaN or Inf in {BIAS}$"),
+    (poison(1e300, torch.float64), f"expected finite weights, got NaN or Inf in {BIAS}$"),
+    (store_a_tensor_twice, f"expected each tensor once, got two {BIAS}$"),
     (shrink_projection, r"fit config.json; mismatched: visual_projection\.weight$"),
     (point_elsewhere, r"safetensors files in its folder, got '\.\./elsewhere.safetensors'"),
     (remove("vocab.json"), "model: expected its tokenizer"),
@@ -549,6 +654,14 @@ def test_damaged_files_are_named_in_one_line(copied: Path, damage: Damage, messa
     assert "\n" not in error.value.message
 
 
+def test_weights_that_are_too_large_for_the_precision_are_refused(copied: Path) -> None:
+    poison(-1e5)(copied)
+    load(copied, "image", precision="bf16")
+    with pytest.raises(ClipkitError, match="expected weights of at most 65504 in fp16, got") as e:
+        load(copied, "image", precision="fp16")
+    assert e.value.hint == "try --precision fp32"
+
+
 def test_damage_to_one_tower_leaves_the_other(copied: Path) -> None:
     edit_tensors(copied, lambda tensors: tensors.pop(BIAS))
     assert load(copied, "text").encode_texts(TEXTS).shape == (6, 16)
@@ -559,9 +672,8 @@ def test_a_tokenizer_of_another_model(copied: Path) -> None:
         config["text_config"]["vocab_size"] = 400
 
     edit_json(copied / "config.json", forget_tokens)
-    encoder = load(copied, "text", untrained=0)
     with pytest.raises(ClipkitError, match="model: expected tokens below 400, got 49407"):
-        encoder.encode_texts(["a cat"])
+        load(copied, "text", untrained=0)
 
 
 # names, devices, precisions
