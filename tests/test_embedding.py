@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from factories import contents, write_feature_file
+from factories import contents, unchanged, write_feature_file
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -243,6 +245,61 @@ def test_a_lock_in_a_removed_folder_is_not_held(tmp_path: Path) -> None:
         (folder / "lock").rename(tmp_path / "removed")
         with checkpoint._locked(folder):  # a new lock, of a new run
             assert (folder / "lock").exists()
+
+
+def make_link(path: Path) -> None:
+    path.symlink_to(path.parent.parent / "nowhere" / "lock")
+
+
+@pytest.mark.parametrize(
+    ("name", "fill", "content"),
+    [
+        ("00000.h5", Path.touch, "00000.h5 and no manifest.json"),
+        ("00000.json", Path.touch, "00000.json and no manifest.json"),
+        (".mine.tmp", Path.touch, ".mine.tmp and no manifest.json"),
+        ("notes", Path.mkdir, "notes and no manifest.json"),
+        ("manifest.json", lambda path: path.write_text('{"mine": 1}'), "another manifest.json"),
+        ("manifest.json", lambda path: path.write_text("[1]"), "another manifest.json"),
+        ("manifest.json", Path.mkdir, "another manifest.json"),
+        ("manifest.json", os.mkfifo, "another manifest.json"),
+        ("manifest.json", make_link, "another manifest.json"),
+        ("lock", lambda path: path.write_text("mine"), "a lock that is not a file of clipkit's"),
+        ("lock", Path.mkdir, "a lock that is not a file of clipkit's"),
+        ("lock", os.mkfifo, "a lock that is not a file of clipkit's"),
+        ("lock", make_link, "a lock that is not a file of clipkit's"),
+    ],
+)
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_folder_of_somebody_else_is_refused_and_stays_as_it_is(
+    name: str, fill: Callable[[Path], Any], content: str, restart: bool, tmp_path: Path
+) -> None:
+    partial = tmp_path / "out.h5.partial"
+    partial.mkdir()
+    fill(partial / name)
+    with unchanged(tmp_path), pytest.raises(UsageError) as error:
+        embed(tmp_path, {"all": numbers(3)}, Double(), restart=restart)
+    message = f"{partial}: expected shards of an earlier run or an empty folder, got {content}"
+    assert error.value.message == message
+    assert [path.name for path in partial.iterdir()] == [name]
+
+
+def test_what_a_run_that_was_killed_at_once_leaves_is_used(tmp_path: Path) -> None:
+    partial = tmp_path / "out.h5.partial"
+    partial.mkdir()
+    for name in ("lock", ".manifest.json.12.0a1b2c3d.tmp", ".00000.h5.12.0a1b2c3d.tmp"):
+        (partial / name).touch()
+    embed(tmp_path, {"all": numbers(3)}, Double())
+
+
+def test_a_folder_that_is_removed_again_and_again_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: Path) -> Any:
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(checkpoint, "_open_lock", fail)
+    with pytest.raises(ClipkitError, match="other programs keep removing it"):
+        embed(tmp_path, {"all": numbers(3)}, Double())
 
 
 def test_an_error_in_a_thread_is_the_one_that_is_raised(tmp_path: Path) -> None:
