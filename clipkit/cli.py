@@ -6,11 +6,13 @@ import contextlib
 import gc
 import importlib
 import io
+import logging
 import os
 import resource
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 from typing import Annotated, Any, NoReturn
 
@@ -59,7 +61,8 @@ class ClipkitGroup(TyperGroup):
         command = _command_path(self, words)
         extra["standalone_mode"] = False
         try:
-            if "numpy" not in sys.modules and not HELP.intersection(words):
+            if not HELP.intersection(words):
+                _check_working_folder()
                 _check_address_space()
             code = super().main(words, **extra) or 0
             sys.stdout.flush()
@@ -103,7 +106,18 @@ def _command_path(group: Any, words: list[str]) -> str:
     return path
 
 
+def _check_working_folder() -> None:
+    """Refuse a removed folder, in which paths have no meaning and MKL ends the process."""
+    try:
+        os.getcwd()  # noqa: PTH109
+    except FileNotFoundError:
+        hint = "change to another folder"
+        raise ClipkitError("the working folder was removed", hint) from None
+
+
 def _check_address_space() -> None:
+    if "numpy" in sys.modules:
+        return
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     if limit != resource.RLIM_INFINITY and limit < MIN_ADDRESS_SPACE:
         raise ClipkitError(
@@ -189,6 +203,7 @@ for _name in COMMANDS:
 def main() -> None:
     """Run clipkit on the command line's arguments, and exit."""
     _open_streams()
+    _silence_libraries()
     signals.install()
     try:
         app()
@@ -199,6 +214,14 @@ def main() -> None:
     finally:
         files.remove_unfinished()
         gc.freeze()  # saves a second: the interpreter would look for garbage in all of torch
+
+
+def _silence_libraries() -> None:
+    """Leave standard error to clipkit: a library's warning says nothing that a user can act on."""
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "critical")
+    logging.lastResort = None  # which writes what Pillow logs
 
 
 def _open_streams() -> None:

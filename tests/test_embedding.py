@@ -338,6 +338,10 @@ def test_classes_are_embedded_with_their_wordings() -> None:
 
 def test_a_prompt_that_is_too_long_is_named() -> None:
     encoder = models.load("tiny", tower="text", device="cpu")
+    longest = "a " * 30_000_000  # it would make the tokenizer abort the process
+    for text in (longest, [longest]):
+        with pytest.raises(ClipkitError, match="expected at most 10,000 characters, got 60,000,00"):
+            embedding.embed_texts(text, encoder, truncate=True)
     texts = ["short", "a " * 76, "a " * 77]
     message = rf"^'{texts[1]}': expected at most 77 tokens, got 78 \(2 prompts are too long\)"
     with pytest.raises(ClipkitError, match=message):
@@ -356,6 +360,8 @@ def test_a_text_file_gives_class_names_and_wordings(tmp_path: Path) -> None:
     [
         ("nameless.h5", "nameless.h5: expected class names, got none"),
         ("twice.txt", "twice.txt: expected each class once, got 'cat' 2 times"),
+        ("missing.txt", "cannot read missing.txt: there is no such file or folder"),
+        ("flat/missing.h5", "cannot read flat/missing.h5: there is no such file or folder"),
         ("./flat", "./flat: expected class names, but its images are not labelled"),
     ],
 )

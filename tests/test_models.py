@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
+import os
 import re
 import shutil
 import subprocess
@@ -662,6 +664,218 @@ def test_weights_that_are_too_large_for_the_precision_are_refused(copied: Path) 
     assert e.value.hint == "try --precision fp32"
 
 
+def vision(**values: Any) -> Damage:
+    return lambda folder: edit_json(
+        folder / "config.json", lambda content: content["vision_config"].update(values)
+    )
+
+
+def text(**values: Any) -> Damage:
+    return lambda folder: edit_json(
+        folder / "config.json", lambda content: content["text_config"].update(values)
+    )
+
+
+def processor(**values: Any) -> Damage:
+    return lambda folder: edit_json(
+        folder / "preprocessor_config.json", lambda content: content.update(values)
+    )
+
+
+def tokenizer(**values: Any) -> Damage:
+    return lambda folder: edit_json(
+        folder / "tokenizer_config.json", lambda content: content.update(values)
+    )
+
+
+# What config.json asks for must not be allocated before it is compared with the weights.
+HUGE = 10**9
+MISFITS: list[tuple[str, Damage, str]] = [
+    ("image", vision(num_hidden_layers=HUGE), "1 to 1000 layers per tower, got num_hidden_layers"),
+    ("image", text(num_hidden_layers=HUGE), "1 to 1000 layers per tower, got num_hidden_layers"),
+    ("image", vision(num_hidden_layers=3), "fit config.json; missing: .*layers.2"),
+    ("image", vision(hidden_size=HUGE), "fit config.json; mismatched: vision_model"),
+    ("image", vision(image_size=10**6), "fit config.json; mismatched: .*position_embedding"),
+    ("image", vision(num_channels=1), "fit config.json; mismatched: .*patch_embedding"),
+    ("text", text(vocab_size=10**12), "fit config.json; mismatched: .*token_embedding"),
+    ("text", text(max_position_embeddings=HUGE), "fit config.json; mismatched: .*position_embed"),
+    ("text", text(intermediate_size=HUGE), "fit config.json; mismatched: .*fc1"),
+    ("image", vision(hidden_size=-1), "cannot load "),
+    ("image", vision(patch_size=0), "cannot load the architecture of .*: .*division"),
+    ("image", vision(num_attention_heads=0), "cannot load config.json of .*: .*zero"),
+    ("image", vision(hidden_act="swishy"), "cannot load the architecture of .*: 'swishy'"),
+    ("image", vision(hidden_size="x"), "Validation error for field 'hidden_size': TypeError"),
+    ("text", text(eos_token_id=49405), "expected the end token 49405 once, as a prompt's last"),
+    ("text", text(eos_token_id=49406), "expected the end token 49406 once, as a prompt's last"),
+    (
+        "text",
+        tokenizer(tokenizer_class="BertTokenizer"),
+        "expected the end token 49407 once|cannot",
+    ),
+    ("text", tokenizer(pad_token=None), "padding token|cannot"),
+    ("image", processor(crop_size={"height": 40, "width": 40}), "3 x 32 x 32 .*, got 3 x 40 x 40"),
+    ("image", processor(do_center_crop=False, size={"height": 8, "width": 8}), "got 3 x 8 x 8"),
+    ("image", processor(do_center_crop=False, do_rescale=None, size={"longest_edge": 9}), "image"),
+    ("image", processor(size={"shortest_edge": 10**6}), "shortest_edge of 1 to 4096 in size"),
+    (
+        "image",
+        processor(crop_size={"height": HUGE, "width": 9}),
+        "height of 1 to 4096 in crop_size",
+    ),
+    (
+        "image",
+        processor(size={"width": 0, "height": 32}, do_center_crop=False),
+        "1 to 4096 in size",
+    ),
+    ("image", processor(size={}), "cannot load the image processor of "),
+    ("image", processor(size="large"), "cannot load the image processor of "),
+    ("image", processor(image_mean=[1, 2]), "cannot preprocess an image for "),
+    ("image", processor(image_mean="grey"), "cannot load the image processor of "),
+    (
+        "image",
+        processor(image_mean=[math.nan] * 3),
+        "cannot load the image processor of .*compliant",
+    ),
+    ("image", processor(image_std=[0, 0, 0]), "expected a finite embedding of a first image, got"),
+    ("image", processor(rescale_factor=0), "cannot load the image processor of .*: .*division"),
+    ("image", processor(rescale_factor="x"), "cannot load the image processor of "),
+    ("image", processor(resample=7), "cannot .*: KeyError: 7|not a valid"),
+    ("image", processor(image_processor_type="ViTMAE"), "cannot load the image processor of "),
+]
+
+
+@pytest.mark.parametrize(("tower", "misfit", "message"), MISFITS)
+def test_files_that_do_not_fit_each_other_are_refused_when_the_model_is_loaded(
+    tower: str, misfit: Damage, message: str, copied: Path
+) -> None:
+    misfit(copied)
+    with pytest.raises(ClipkitError, match=message) as error:
+        load(copied, tower)
+    assert "\n" not in error.value.message
+    assert not error.value.message.endswith(":")
+    if message.startswith("fit config.json"):
+        with pytest.raises(ClipkitError, match=message):
+            models.describe_model(str(copied))
+
+
+@pytest.mark.parametrize(
+    ("misfit", "message"),
+    [
+        (text(vocab_size=10**12), "fits into .* GiB of memory, got one of 119,[0-9]* GiB"),
+        (vision(hidden_size=10**8), "fits into .* GiB of memory, got one of"),
+        (vision(num_hidden_layers=HUGE), "1 to 1000 layers per tower"),
+        (vision(initializer_range=math.nan), "cannot load|finite weights"),
+        (
+            lambda f: edit_json(
+                f / "config.json", lambda c: c.update(logit_scale_init_value=800.5)
+            ),
+            "exp",
+        ),
+    ],
+)
+def test_an_untrained_model_that_cannot_be_made_is_refused(
+    misfit: Damage, message: str, copied: Path
+) -> None:
+    misfit(copied)
+    with pytest.raises(ClipkitError, match=message):
+        load(copied, "image", untrained=0)
+
+
+def test_a_prompt_that_holds_the_end_token_is_refused(tiny_clip_dir: Path) -> None:
+    encoder = load(tiny_clip_dir, "text")
+    with pytest.raises(ClipkitError, match="expected the end token 49407 once") as error:
+        encoder.encode_texts(["a cat", "a dog <|endoftext|> of wood"])
+    assert str(error.value.hint).startswith("take <|endoftext|> out of the prompt")
+
+
+def test_an_image_that_the_processor_cannot_resize_is_named_in_one_line(copied: Path) -> None:
+    processor(do_resize=False, do_center_crop=False)(copied)
+    encoder = load(copied, "image")
+    with pytest.raises(ClipkitError, match=r"gives 3 x 32 x 32 numbers, .* got 3 x 24 x 40"):
+        encoder.encode_images(noise_image(40, 24))
+
+
+SIDE_FILES = ["config.json", "preprocessor_config.json", "tokenizer_config.json", "vocab.json"]
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+
+
+def replace_by_link(target: str) -> Callable[[Path], Any]:
+    def replace(path: Path) -> None:
+        path.unlink()
+        path.symlink_to(target)
+
+    return replace
+
+
+def replace_by_fifo(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def make_huge(path: Path) -> None:
+    os.truncate(path, 10**9)
+
+
+@pytest.mark.parametrize("file", [*SIDE_FILES, "chat_template.jinja"])
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (replace_by_link("/dev/zero"), "expected a regular file, got a folder, FIFO or device"),
+        (replace_by_fifo, "expected a regular file, got a folder, FIFO or device"),
+        (make_huge, "expected at most [0-9]+ MiB, got 1,000,000,000 bytes"),
+        (lambda path: path.write_bytes(POINTER), "expected the file, got a Git LFS pointer"),
+    ],
+)
+def test_a_side_file_is_a_small_regular_file(
+    file: str, damage: Callable[[Path], Any], message: str, copied: Path
+) -> None:
+    (copied / file).touch()
+    damage(copied / file)
+    for untrained in (None, 1):
+        with pytest.raises(ClipkitError, match=f"{file}: {message}"):
+            load(copied, "image", untrained=untrained)
+
+
+def test_weights_that_git_lfs_has_not_fetched(copied: Path) -> None:
+    (copied / "model.safetensors").write_bytes(POINTER)
+    message = r"model.safetensors: expected the file, got a Git LFS pointer"
+    with pytest.raises(ClipkitError, match=message) as error:
+        load(copied, "image")
+    assert error.value.hint == "fetch the file itself: git lfs pull"
+
+
+def test_weights_that_cannot_be_opened(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Path.open
+
+    def refuse(path: Path, *options: Any, **more: Any) -> Any:
+        if path.name == "model.safetensors":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return real(path, *options, **more)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(
+        ClipkitError, match=r"^cannot read .*model\.safetensors: Permission denied$"
+    ):
+        load(copied, "image")
+
+
+def test_weights_of_another_name_are_named(copied: Path) -> None:
+    (copied / "model.safetensors").rename(copied / "model.fp16.safetensors")
+    message = "expected model.safetensors, got model.fp16.safetensors$"
+    with pytest.raises(ClipkitError, match=message) as error:
+        load(copied, "image")
+    assert "ln -s model.fp16.safetensors model.safetensors" in str(error.value.hint)
+
+
+@pytest.mark.parametrize("file", SIDE_FILES)
+def test_json_that_is_nested_200_000_deep_is_one_line(file: str, copied: Path) -> None:
+    (copied / file).write_text('{"a":' * 200_000 + "1" + "}" * 200_000)
+    tower = "text" if file in SIDE_FILES[2:] else "image"
+    with pytest.raises(ClipkitError) as error:
+        load(copied, tower)
+    assert "\n" not in error.value.message
+
+
 def test_damage_to_one_tower_leaves_the_other(copied: Path) -> None:
     edit_tensors(copied, lambda tensors: tensors.pop(BIAS))
     assert load(copied, "text").encode_texts(TEXTS).shape == (6, 16)
@@ -681,6 +895,11 @@ def test_a_tokenizer_of_another_model(copied: Path) -> None:
 
 ABSENT = "cannot use the device .*: PyTorch .* finds 0 cuda devices"
 REFUSED: list[tuple[str, str, str]] = [
+    ("name", "ViT-B/33", "unknown model 'ViT-B/33'; did you mean ViT-B/32 or ViT-B/16"),
+    ("name", "dir/none.h5", "cannot read dir/none.h5: there is no such file"),
+    ("name", "dir/none.safetensors", "cannot read dir/none.safetensors: there is no such file"),
+    ("name", __file__, ".*test_models.py: expected a model's folder, got a file"),
+    ("name", "~nobody/models/mine", "cannot read ~nobody/models/mine: there is no such folder"),
     ("name", "ViT-B32", "unknown model 'ViT-B32'; did you mean .*ViT-B-32"),
     ("name", "./models/mine", r"cannot read \./models/mine: there is no such folder"),
     ("precision", "fp8", "unknown precision 'fp8'"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -28,6 +29,7 @@ from clipkit.models.preprocessing import (
     preprocessing_details,
 )
 from clipkit.models.tokenizer import Tokenizer
+from clipkit.prompts import check_length
 
 TEXT_BATCH = 256
 Part = TypeVar("Part")
@@ -148,13 +150,16 @@ class Encoder:
         Raises
         ------
         ClipkitError
-            If a text is too long and `truncate` is false.
+            If a text has more than 10,000 characters, or more tokens than the model takes and
+            `truncate` is false.
         """
         tokenizer = self._require("text", self._tokenizer)
         texts = [texts] if isinstance(texts, str) else list(texts)
+        if places is None:
+            places = [f"text {i} (counted from 0)" for i in range(len(texts))]
+        for text, place in zip(texts, places, strict=True):
+            check_length(len(text), place)
         if not truncate:
-            if places is None:
-                places = [f"text {i} (counted from 0)" for i in range(len(texts))]
             tokenizer.check_lengths(texts, places)
         tokenizer.warn_of_other_tokens(texts)
         embeddings = np.zeros((len(texts), self.dim), np.float32)
@@ -256,10 +261,12 @@ def load(
         image_size = architecture.config.vision_config.image_size
         with single_line_errors(f"the image processor of {architecture.files.name}"):
             preprocessor = ImagePreprocessor(processor, run_on, dtype, image_size)
+            details["preprocessing"] = preprocessing_details(preprocessor)
+            json.dumps(details, allow_nan=False)  # as the history must be
         model, acceleration = accelerate(
             loaded.model, architecture.config.vision_config, run_on, dtype, compile_for
         )
-        details |= {"preprocessing": preprocessing_details(preprocessor), **acceleration}
+        details |= acceleration
         compiled_batch = compile_for if acceleration["compile"] else 0
 
     encoder = Encoder(

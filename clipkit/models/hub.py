@@ -146,10 +146,11 @@ def find(name: str, *, weights: bool = True) -> ModelFiles:
 def brief(error: Exception) -> str:
     r"""Return the first line of an error's message, or the error's type if it has no message.
 
-    A line that ends in a colon announces the next one, which then belongs to it.
+    A line that ends in a colon announces the next one, which then belongs to it. A single word
+    says too little without the type.
 
-    >>> brief(ValueError("bad size:\n    expected 3\nsee the manual")), brief(KeyError())
-    ('bad size: expected 3', 'KeyError')
+    >>> brief(ValueError("bad size:\n    expected 3\nsee the manual")), brief(KeyError("size"))
+    ('bad size: expected 3', "KeyError: 'size'")
     """
     lines = str(error).split("\n")
     text = ""
@@ -157,7 +158,10 @@ def brief(error: Exception) -> str:
         text = f"{text} {line.strip()}".strip()
         if text and not text.endswith(":"):
             break
-    return text or type(error).__name__
+    kind = type(error).__name__
+    if not text:
+        return kind
+    return text if " " in text else f"{kind}: {text}"
 
 
 def _check_folder(name: str, folder: Path) -> None:
@@ -273,7 +277,7 @@ def _fetch_by_name(name: str, weights: bool) -> tuple[str, Path]:
         raise ClipkitError(f"{name}: expected a model's folder, got a file")
     if name.lower().endswith(FILE_ENDINGS):
         raise ClipkitError(f"cannot read {name}: there is no such file")
-    if OPENAI_NAME.fullmatch(repo):
+    if OPENAI_NAME.fullmatch(name):
         raise unknown("model", name, KNOWN)
     if REPOSITORY.fullmatch(repo):
         patterns = CONFIG_PATTERNS + WEIGHT_PATTERNS if weights else CONFIG_PATTERNS
