@@ -160,7 +160,8 @@ def fill(template: str, class_name: str) -> str:
     'fox in {0} braces'
     """
     placeholder = _placeholder(template)
-    length = len(template) + template.count(placeholder) * len(class_name)
+    added = len(class_name) - len(placeholder)
+    length = len(template) + template.count(placeholder) * added
     check_length(length, f"a prompt for the class {class_name[:40]!r}")
     return template.replace(placeholder, class_name)
 
