@@ -56,6 +56,7 @@ VOCABULARY_FILES = re.compile(
 OTHER_FILES = ("model.safetensors.index.json", "chat_template.jinja")
 MAX_SETTINGS_BYTES = 2**22
 MAX_VOCABULARY_BYTES = 2**26  # 256,000 tokens take 34 MB
+MAX_REASON = 300  # characters of a library's message
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 CONVERTER = "SFconvertbot"  # the Hub's own account, which offers safetensors as pull requests
 CONVERTED = "clipkit-converted"  # a reference in the local cache to the conversion used last
@@ -161,6 +162,8 @@ def brief(error: Exception) -> str:
     kind = type(error).__name__
     if not text:
         return kind
+    if len(text) > MAX_REASON:  # it may quote a whole file
+        text = f"{text[:MAX_REASON]} ..."
     return text if " " in text else f"{kind}: {text}"
 
 
