@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import struct
@@ -90,6 +91,17 @@ def test_an_error_names_the_file_and_the_reason_in_one_line(tmp_path, case, recw
     assert reason in caught.value.message
     assert caught.value.message.isprintable()
     assert not recwarn.list
+
+
+def test_a_damaged_tiff_writes_nothing_on_standard_error(tmp_path, capfd):
+    bilevel = encoded(IMAGE.convert("1"), "TIFF", compression="group4")
+    samples = encoded(IMAGE, "TIFF", compression="tiff_lzw").replace(
+        struct.pack("<HHIHH", 277, 3, 1, 3, 0), struct.pack("<HHIHH", 277, 3, 1, 2048, 0)
+    )
+    for data in (bilevel[:8] + b"\xff\x55" * 20 + bilevel[48:], samples):
+        with contextlib.suppress(ImageError):
+            images.read(written(tmp_path, "bad.tiff", data))
+    assert capfd.readouterr().err == ""
 
 
 def test_anything_but_a_regular_file_is_refused_without_waiting(tmp_path):

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import functools
+import logging
 import os
 import re
 import stat
@@ -119,3 +123,14 @@ def _silence_pillow() -> None:
     # Only a first call changes the filters: any change makes Python repeat earlier warnings.
     if warnings.filters[0] != _PILLOW_FILTER:
         warnings.filterwarnings("ignore", module=_PILLOW_MODULES.pattern)
+    _silence_decoders()
+
+
+@functools.cache
+def _silence_decoders() -> None:
+    """Keep what Pillow logs and libtiff prints about a damaged file off standard error."""
+    logging.getLogger("PIL").addHandler(logging.NullHandler())
+    with contextlib.suppress(AttributeError, OSError):  # a Pillow without libtiff
+        library = ctypes.CDLL(Image.core.__file__)  # finds the functions of what it is linked with
+        library.TIFFSetErrorHandler(None)
+        library.TIFFSetWarningHandler(None)
