@@ -14,7 +14,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError, _imaging
 
 from clipkit.errors import ImageError
 
@@ -131,6 +131,6 @@ def _silence_decoders() -> None:
     """Keep what Pillow logs and libtiff prints about a damaged file off standard error."""
     logging.getLogger("PIL").addHandler(logging.NullHandler())
     with contextlib.suppress(AttributeError, OSError):  # a Pillow without libtiff
-        library = ctypes.CDLL(Image.core.__file__)  # finds the functions of what it is linked with
+        library = ctypes.CDLL(_imaging.__file__)  # which is linked with libtiff
         library.TIFFSetErrorHandler(None)
         library.TIFFSetWarningHandler(None)

@@ -32,6 +32,7 @@ from clipkit.models.tokenizer import Tokenizer
 from clipkit.prompts import check_length
 
 TEXT_BATCH = 256
+PROCESSOR_HINT = "check the sizes and steps in preprocessor_config.json"
 Part = TypeVar("Part")
 
 
@@ -90,7 +91,7 @@ class Encoder:
         if isinstance(images, Image.Image):
             images = [images]
         preprocessor = self._require("image", self._preprocessor)
-        with one_line(f"preprocess an image for {self.details['name']}"):
+        with one_line(f"preprocess an image for {self.details['name']}", PROCESSOR_HINT):
             return preprocessor.resize_and_crop(images)
 
     def encode_images(
@@ -113,7 +114,7 @@ class Encoder:
         if pixels.ndim == 3:
             pixels = pixels[None]
         preprocessor = self._require("image", self._preprocessor)
-        with one_line(f"preprocess an image for {self.details['name']}"):
+        with one_line(f"preprocess an image for {self.details['name']}", PROCESSOR_HINT):
             normalized = preprocessor.normalize(pixels)
         if not self._compiled_batch:
             return self._to_array(self._run(pixel_values=normalized))

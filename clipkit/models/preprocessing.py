@@ -21,7 +21,6 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 
-from clipkit.errors import ClipkitError
 from clipkit.models.hub import ModelFiles
 from clipkit.models.loading import single_line_errors
 
@@ -110,10 +109,9 @@ class ImagePreprocessor:
             pixels = self._resize(pixels)  # on a GPU
         expected = (3, self.image_size, self.image_size)
         if tuple(pixels.shape[1:]) != expected:
-            raise ClipkitError(
-                f"expected an image processor that gives {_times(expected)} numbers, "
-                f"as config.json says, got {_times(pixels.shape[1:])}",
-                "check size, crop_size and the steps in preprocessor_config.json",
+            raise ValueError(
+                f"expected {_times(expected)} numbers, as config.json says, "
+                f"got {_times(pixels.shape[1:])}"
             )
         if not self.is_standard:
             return pixels.to(self.dtype)
