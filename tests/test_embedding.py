@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from factories import contents, unchanged, write_feature_file
+from factories import contents, refused, unchanged, write_feature_file
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from shell import clipkit
 
 from clipkit import embedding, features, models
 from clipkit.datasets import Dataset, ImageDataset
@@ -283,12 +284,33 @@ def test_a_folder_of_somebody_else_is_refused_and_stays_as_it_is(
     assert [path.name for path in partial.iterdir()] == [name]
 
 
+def test_a_fifo_in_place_of_a_shard_is_refused(tmp_path: Path, shards_of_ten: None) -> None:
+    splits = {"all": numbers(25)}
+    partial = interrupt(tmp_path, splits, stop_at=15)
+    os.mkfifo(partial / "00001.h5")
+    with pytest.raises(UsageError, match=r"got 00001\.h5 that is not a file$"):
+        embed(tmp_path, splits, Double())
+
+
 def test_what_a_run_that_was_killed_at_once_leaves_is_used(tmp_path: Path) -> None:
     partial = tmp_path / "out.h5.partial"
     partial.mkdir()
     for name in ("lock", ".manifest.json.12.0a1b2c3d.tmp", ".00000.h5.12.0a1b2c3d.tmp"):
         (partial / name).touch()
     embed(tmp_path, {"all": numbers(3)}, Double())
+
+
+def test_a_removed_working_folder_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    os.chdir(tmp_path / "folder")
+    (tmp_path / "folder").rmdir()
+    for words in (("embed", "digits", "-m", "tiny", "-o", "img.h5"), ("info", "img.h5")):
+        refused(
+            clipkit(*words), 1, "the working folder was removed; hint: change to another folder"
+        )
 
 
 def test_a_folder_that_is_removed_again_and_again_is_an_error(

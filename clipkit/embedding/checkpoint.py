@@ -188,8 +188,11 @@ def open_checkpoint(
         run = hashlib.sha256(text.encode()).hexdigest()
         checkpoint = Checkpoint(folder, run, _cut_into_shards(splits))
         for shard in checkpoint.shards:
-            if not checkpoint._path(shard).exists():
+            shard_path = checkpoint._path(shard)
+            if not shard_path.exists():
                 continue
+            if not shard_path.is_file():  # reading a FIFO would wait forever
+                raise _not_ours(folder, f"{shard_path.name} that is not a file")
             try:
                 checkpoint.load(shard)
             except ClipkitError as error:
