@@ -705,6 +705,7 @@ MISFITS: list[tuple[str, Damage, str]] = [
     ("image", vision(num_attention_heads=0), "cannot load config.json of .*: .*zero"),
     ("image", vision(hidden_act="swishy"), "cannot load the architecture of .*: 'swishy'"),
     ("image", vision(hidden_size="x"), "Validation error for field 'hidden_size': TypeError"),
+    ("text", text(eos_token_id=None), "expected a number as eos_token_id in config.json, got None"),
     ("text", text(eos_token_id=49405), "expected the end token 49405 once, as a prompt's last"),
     ("text", text(eos_token_id=49406), "expected the end token 49406 once, as a prompt's last"),
     (

@@ -51,6 +51,10 @@ class Tokenizer:
         self.padding = architecture.family.padding
         self.is_clip = architecture.config.model_type == "clip"
         self.end: int = config.eos_token_id
+        if self.is_clip and not isinstance(self.end, int):
+            raise ClipkitError(
+                f"{self.name}: expected a number as eos_token_id in config.json, got {self.end!r}"
+            )
         self.tokenizer = _load_tokenizer(architecture.files)
 
     def lengths(self, texts: Sequence[str]) -> NDArray[np.int64]:
