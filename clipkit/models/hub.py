@@ -280,7 +280,7 @@ def _fetch_by_name(name: str, weights: bool) -> tuple[str, Path]:
         raise ClipkitError(f"{name}: expected a model's folder, got a file")
     if name.lower().endswith(FILE_ENDINGS):
         raise ClipkitError(f"cannot read {name}: there is no such file")
-    if OPENAI_NAME.fullmatch(name):
+    if name not in ALIASES and OPENAI_NAME.fullmatch(name):
         raise unknown("model", name, KNOWN)
     if REPOSITORY.fullmatch(repo):
         patterns = CONFIG_PATTERNS + WEIGHT_PATTERNS if weights else CONFIG_PATTERNS
