@@ -6,11 +6,13 @@ import contextlib
 import gc
 import importlib
 import io
+import logging
 import os
 import resource
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -197,6 +199,7 @@ for _name in COMMANDS:
 def main() -> None:
     """Run clipkit on the command line's arguments, and exit."""
     _open_streams()
+    _silence_libraries()
     signals.install()
     try:
         app()
@@ -207,6 +210,14 @@ def main() -> None:
     finally:
         files.remove_unfinished()
         gc.freeze()  # saves a second: the interpreter would look for garbage in all of torch
+
+
+def _silence_libraries() -> None:
+    """Leave standard error to clipkit: a library's warning says nothing that a user can act on."""
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "critical")
+    logging.lastResort = None  # which writes what Pillow logs
 
 
 def _open_streams() -> None:

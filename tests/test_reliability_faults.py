@@ -354,7 +354,7 @@ def test_leftover_shards_of_a_published_file_do_no_harm(
 
 
 def test_other_files_in_the_folder_of_shards_stay(embedding: Embedding) -> None:
-    embedding.partial.mkdir()
+    embedding.kill_after_shards(1)
     (embedding.partial / "notes.txt").write_text("mine")
     assert embedding.run().exit_code == 0
     assert list(contents(embedding.folder)) == ["out.h5", "out.h5.partial/notes.txt"]
@@ -425,12 +425,12 @@ def test_a_disk_that_fills_up_at_any_byte(
 ) -> None:
     """RLIMIT_FSIZE fails every write beyond it, as a full disk does; HDF5 reports both alike."""
     (tmp_path / "img.h5").write_bytes(expected)
-    history = '[{"command":"textembed","model":{"name":"fake","digest":"sha256:0"}}]'
+    model = '{"name":"fake","digest":"sha256:0","weights":"sha256:0"}'
     write_feature_file(
         tmp_path / "txt.h5",
         "texts",
         datasets={"features": np.ones((3, 48), "<f4"), "class_names": None},
-        attributes={"history": history},
+        attributes={"history": f'[{{"command":"textembed","model":{model}}}]'},
     )
     words = ("logits", "img.h5", "txt.h5", "-o", "out.h5", "--force")
     finished = fork_server.run(tmp_path, *words, fake=True)
