@@ -57,7 +57,7 @@ class AccuracyGrid:
 def choose_split(file: FeatureFile, split: str | None = None) -> str:
     """Return the given split, which must exist; by default `test`, else the first split."""
     default = "test" if "test" in file.splits else next(iter(file.splits), "")
-    return file.choose_splits([split or default])[0]
+    return file.choose_splits([default if split is None else split])[0]
 
 
 def run_label(result: FeatureFile, split: str, run: int) -> str:
