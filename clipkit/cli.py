@@ -6,11 +6,13 @@ import atexit
 import contextlib
 import importlib
 import io
+import logging
 import os
 import resource
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 from typing import Annotated, Any, NoReturn
 
@@ -79,6 +81,7 @@ class ClipkitGroup(TyperGroup):
             if interrupt:
                 signals.report(command, interrupt.number)
                 raise interrupt from error
+            signals.disarm()
             if "--debug" in words:
                 traceback.print_exc()
             message, hint, code = _explain(error, command)
@@ -190,6 +193,7 @@ def main() -> NoReturn:
         try:
             _open_streams()
             signals.install()
+            _set_up_libraries(debug="--debug" in sys.argv)
             app()
         except SystemExit as stop:
             code = stop.code
@@ -230,5 +234,15 @@ def _open_streams() -> None:
     if isinstance(raw, io.RawIOBase):
         # under PYTHONUNBUFFERED, where a write may take a part and the rest would be lost
         buffer = io.BufferedWriter(raw)
-        encoding, errors = sys.stdout.encoding, sys.stdout.errors
-        sys.stdout = io.TextIOWrapper(buffer, encoding, errors, line_buffering=True)
+        sys.stdout = io.TextIOWrapper(buffer, sys.stdout.encoding, line_buffering=True)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # what an encoding such as Latin-1 lacks
+
+
+def _set_up_libraries(debug: bool) -> None:
+    """Drop what libraries warn about or log: clipkit checks their results, and warns by itself."""
+    os.environ.pop("MPLBACKEND", None)  # Jupyter sets one that matplotlib may refuse
+    if not debug:
+        warnings.simplefilter("ignore")
+        logging.disable()

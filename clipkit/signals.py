@@ -29,6 +29,7 @@ REPEAT_SECONDS = 0.2  # timeout(1) and batch systems send a signal to a process 
 _received: list[int] = []  # signals, in order
 _reported = threading.Lock()  # held once a signal was reported
 _deferred = False  # whether a signal raises no exception for now
+_disarmed = False  # whether the command has ended
 
 
 class Interrupted(SystemExit):
@@ -53,6 +54,8 @@ def install() -> None:
 
 
 def _interrupt(number: int, frame: Any) -> None:
+    if _disarmed:
+        return
     _received.append(number)
     if len(_received) == 1 and not _deferred:
         raise Interrupted(number)
@@ -82,9 +85,9 @@ def deferred() -> Iterator[None]:
 
 
 def disarm() -> None:
-    """Raise no exception from now on: the command has ended."""
-    global _deferred
-    _deferred = True
+    """Ignore signals: the command has ended, well or with an error that it now reports."""
+    global _disarmed
+    _disarmed = True
 
 
 def interrupted() -> Interrupted | None:
