@@ -307,6 +307,7 @@ def test_a_signal_ends_a_command_inside_a_call_that_does_not_return(
     with subprocess.Popen(line, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
         while not (tmp_path / "stuck").exists():
             time.sleep(0.01)
+        time.sleep(0.3)  # from the file to the call that does not return
         assert [name for name in contents(tmp_path) if name.endswith(".tmp")]
         begin = time.monotonic()
         for number in numbers:
@@ -334,6 +335,7 @@ def test_a_signal_ends_a_command_although_nobody_reads_its_messages(tmp_path: Pa
     with subprocess.Popen(line, cwd=tmp_path, stderr=write_end) as process:
         while not (tmp_path / "stuck").exists():
             time.sleep(0.01)
+        time.sleep(0.3)  # from the file to the call that does not return
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=10) == 128 + signal.SIGTERM
     os.close(read_end)
