@@ -125,6 +125,8 @@ def check_output(output: str, *, force: bool = False, inputs: Iterable[str | Non
         raise UsageError("cannot write binary data to a terminal", hint)
     if output == STREAM:
         return
+    if not output:
+        raise UsageError("expected the name of an output, got ''")
     path = Path(output)
     kind = _file_kind(path)
     if kind == "folder":
@@ -350,6 +352,8 @@ def spool_input(source: str, signature: bytes = b"") -> Iterator[Path]:
     ClipkitError
         If the input is missing, unreadable or a folder, or if the temporary folder is full.
     """
+    if not source:
+        raise UsageError("expected the name of an input, got ''")
     if source == STREAM and sys.stdin.isatty():
         raise UsageError("expected an input file, got a terminal", "name a file, or pipe one in")
     if source != STREAM:

@@ -219,3 +219,19 @@ def test_every_format_holds_the_same_number(format, logits_h5):
         assert json.loads(text)[0]["mean_confidence"] == pytest.approx(exact)
     else:
         assert (f"{100 * exact:.2f}" if format == "table" else f"{exact:.8g}") in text
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        (["info", ""], "an input"),
+        (["entropy", ""], "an input"),
+        (["logits", "IMAGES", "", "-o", "OUT"], "an input"),
+        (["logits", "IMAGES", "TEXTS", "-o", ""], "an output"),
+        (["embed", "digits", "--limit", "2", "-m", "", "-o", "OUT"], "a model"),
+    ],
+)
+def test_an_empty_name_is_named(words, what, img_h5, txt_h5, tmp_path):
+    paths = {"IMAGES": img_h5, "TEXTS": txt_h5, "OUT": tmp_path / "out.h5"}
+    line = [paths.get(word, word) for word in words]
+    assert f"expected the name of {what}, got ''" in fails(*line, exit_code=2)

@@ -8,6 +8,7 @@ import json
 import math
 import pickle
 import sys
+import tracemalloc
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -564,3 +565,16 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     source, output = saved(tmp_path / "a.h5", images()), tmp_path / "a.npz"
     output.write_bytes(b"earlier")
     convert_refused(source, output, 1, "No space left on device", options=["--force"])
+
+
+def test_a_header_that_asks_for_gigabytes_is_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.ones((3, 4)))
+    data = bytearray((tmp_path / "a.npy").read_bytes())
+    data[6:12] = b"\x02\x00\x00\x00\x00\xf0"  # version 2, whose header may have 4 GiB
+    (tmp_path / "a.npy").write_bytes(bytes(data))
+    tracemalloc.start()
+    try:
+        convert_refused(tmp_path / "a.npy", tmp_path / "x.h5", 1, "cannot read")
+        assert tracemalloc.get_traced_memory()[1] < 1 << 26
+    finally:
+        tracemalloc.stop()

@@ -31,7 +31,7 @@ def info(
 
     path = Path(what)
     is_file = path.exists() and not path.is_dir()
-    if what == "-" or is_file or path.suffix.lower() in files.KNOWN_ENDINGS:
+    if what in ("-", "") or is_file or path.suffix.lower() in files.KNOWN_ENDINGS:
         with features.open_file(what) as file:
             rows = describe(file)
         if format != "json":

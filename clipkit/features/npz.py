@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import math
 import zipfile
 from collections.abc import Callable, Mapping
@@ -42,6 +43,9 @@ MATRICES = Bound(1 << 26, 100)
 OTHERS = Bound(1 << 24, 10)
 
 
+HEADER_BYTES = 1 << 17  # NumPy's headers have less than 2^16
+
+
 class StoredArray(NamedTuple):
     """An array in an .npy file or in a member of an .npz, still unread: `open` gives its bytes."""
 
@@ -52,9 +56,11 @@ class StoredArray(NamedTuple):
     def read(self) -> NDArray[Any]:
         """Read the array, after a check that as many bytes follow as its header says."""
         with self.open() as file:
-            version = npy.read_magic(file)
+            head = io.BytesIO(file.read(HEADER_BYTES))  # a header may ask for 4 GiB of its own
+            version = npy.read_magic(head)
             read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-            shape, is_column_major, dtype = read(file)
+            shape, is_column_major, dtype = read(head)
+            file.seek(head.tell())
             if dtype.hasobject:
                 raise ClipkitError(
                     f"{self.name}: expected numbers or texts, got pickled objects",

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clipkit.errors import ClipkitError, unknown
+from clipkit.errors import ClipkitError, UsageError, unknown
 from clipkit.files import KNOWN_ENDINGS
 from clipkit.models import DEFAULT
 
@@ -129,6 +129,8 @@ def find(name: str, *, weights: bool = True) -> ModelFiles:
     ClipkitError
         If files are missing or cannot be fetched, or if the weights are not in safetensors form.
     """
+    if not name:
+        raise UsageError("expected the name of a model, got ''")
     folder = TINY if name == "tiny" else Path(os.path.expanduser(name))  # noqa: PTH111
     is_local = folder.is_dir()
     if not is_local:
