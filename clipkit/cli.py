@@ -29,6 +29,7 @@ COMMANDS = (
     "probe",
     "zeroshot",
     "cluster",
+    "relabel",
     "plot",
     "report",
     "info",

@@ -123,3 +123,13 @@ def class_logits_h5(work: Path, img_h5: Path, model_options: list[object]) -> Pa
     ok("textembed", "--classes", img_h5, *model_options, "-o", work / "classes.h5")
     ok("logits", img_h5, work / "classes.h5", "-o", work / "class-logits.h5")
     return work / "class-logits.h5"
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """2,000 + 2,000 embeddings of `shapes` by `tiny`, in img.h5, and by its control, control.h5."""
+    folder = tmp_path_factory.mktemp("world")
+    data = ("shapes", "--limit", 2000, "--model", "tiny", "--precision", "fp32")
+    ok("embed", *data, "-o", folder / "img.h5")
+    ok("embed", *data, "--untrained", 7, "-o", folder / "control.h5")
+    return folder
