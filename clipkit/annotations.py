@@ -10,7 +10,7 @@ import csv
 import hashlib
 import io
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -38,11 +38,14 @@ class Attribute:
         Those that occur, sorted; of labels, all class names.
     codes : dict of str to (N,) int64 array
         Of each split: the position of each row's value in `values`, or -1 if it has none.
+    parts : list of Attribute
+        Of an interaction: the attributes that it combines.
     """
 
     name: str
     values: list[str]
     codes: dict[str, Int64]
+    parts: list[Attribute] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,8 @@ def _choose(known: dict[str, Attribute], name: str, where: str) -> Attribute:
         split: [" ".join(words) if all(words) else "" for words in zip(*rows, strict=True)]
         for split, rows in _words_of(known, parts).items()
     }
-    return _number(name, columns)
+    combined = _number(name, columns)
+    return replace(combined, parts=[known[part] for part in parts])
 
 
 def _words_of(known: dict[str, Attribute], names: Sequence[str]) -> dict[str, list[list[str]]]:

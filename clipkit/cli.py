@@ -30,6 +30,7 @@ COMMANDS = (
     "zeroshot",
     "cluster",
     "relabel",
+    "variance",
     "plot",
     "report",
     "info",

@@ -378,6 +378,30 @@ def cosine_lines(
     return np.stack(lines), labels
 
 
+def variance_shares(result: FeatureFile) -> dict[str, NDArray[Any]]:
+    """Return the columns of a result of `variance`: shares are float, names str."""
+    needed = {"attribute", "share", "unique", "control_share", "control_low", "control_high"}
+    if "prompt" in result.runs:
+        needed = {"attribute", "share", "prompt", "above"}
+    if not needed <= set(result.runs):
+        raise ClipkitError(
+            f"{result.display_name}: expected a result of variance, got one of "
+            f"{_last_entry(result)['command']}",
+            "make one with: clipkit variance img.h5 -o variance.h5",
+        )
+    return {name: result.runs[name] for name in needed}
+
+
+def source_label(file: FeatureFile, split: str) -> str:
+    """Name what a file is about: `tiny on shapes, test`."""
+    names = [_short_model_name(file)]
+    for entry in file.history:
+        dataset = entry.get("dataset")
+        if isinstance(dataset, dict) and "name" in dataset:
+            names.append(Path(str(dataset["name"])).name)
+    return f"{' on '.join(names[:2])}, {split}"
+
+
 def prompt_spectra(texts: Sequence[FeatureFile]) -> dict[str, Floats]:
     """Compute the singular values of prompt sets, each named after its file, and its size.
 

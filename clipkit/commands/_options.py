@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -89,6 +90,17 @@ Precision = Annotated[
 ]
 # the range of numpy's RandomState
 Seed = Annotated[int, option("N", "Random seed.", min=0, max=2**32 - 1)]
+Attributes = Annotated[
+    str | None,
+    option("TABLE|DATASET", "Attributes of the images: a .csv or .tsv file, or shapes."),
+]
+Columns = Annotated[
+    list[str], option("NAME", "Use only this attribute; A*B is an interaction; repeatable.")
+]
+Controls = Annotated[
+    list[str],
+    option("IMAGES", "The same images, embedded by an untrained control; repeatable."),
+]
 DEFAULT_MODEL = models.DEFAULT
 
 
@@ -139,11 +151,20 @@ def check_result_output(output: str | None, force: bool, *inputs: str) -> None:
         files.check_feature_output(output, force=force, inputs=inputs)
 
 
-def report_result(result: FeatureFile, output: str | None, format: str | None, force: bool) -> None:
-    """Save a result if an output is given, and print its runs unless the result goes to stdout."""
+def report_result(
+    result: FeatureFile,
+    output: str | None,
+    format: str | None,
+    force: bool,
+    rows: Sequence[Mapping[str, Any]] | None = None,
+) -> None:
+    """Save a result if an output is given, and print its runs unless the result goes to stdout.
+
+    `rows` are printed in place of the runs.
+    """
     from clipkit import features, tables
 
     if output is not None:
         features.write(output, result, force=force)
     if output != "-":
-        tables.emit(result.rows(), format)
+        tables.emit(result.rows() if rows is None else rows, format)

@@ -318,6 +318,47 @@ def spectrum(
 
 
 @plot.command()
+def variance(
+    file: FeatureInput = "-",
+    output: PictureOutput = "-",
+    title: Title = None,
+    force: Force = False,
+) -> None:
+    """Draw how much of the variance of embeddings, or of prompts' cosines, attributes explain.
+
+    Example: clipkit plot variance variance.h5 -o variance.png
+    """
+    import numpy as np
+
+    from clipkit import features, plots, results
+
+    result = features.read(file, kinds=["result"])
+    columns = results.variance_shares(result)
+    source = results.source_label(result, str(result.runs["split"][0]))
+    if "prompt" in columns:
+        prompts = list(dict.fromkeys(columns["prompt"].tolist()))
+        attributes = list(dict.fromkeys(columns["attribute"].tolist()))
+        shape = (len(prompts), len(attributes))
+        figure = plots.prompt_variance(
+            columns["share"].reshape(shape),
+            columns["above"].reshape(shape),
+            prompts,
+            attributes,
+            title=title or f"What each prompt's cosines measure ({source})",
+        )
+    else:
+        mean, low, high = (columns[f"control_{name}"] for name in ("share", "low", "high"))
+        figure = plots.variance(
+            columns["attribute"].tolist(),
+            columns["share"],
+            unique=columns["unique"],
+            control=(mean, low, high) if np.isfinite(mean).any() else None,
+            title=title or f"What the embeddings' variance is about ({source})",
+        )
+    _save(figure, output, force)
+
+
+@plot.command()
 def images(
     dataset: Annotated[
         str, typer.Argument(metavar="DATASET", help="Name of a data set, or a folder.")

@@ -9,8 +9,8 @@ never read as mathtext.
 >>> plots.save(fig, "confusion.png")  # doctest: +SKIP
 """
 
-from clipkit.plots.bars import classes, confidence, entropy
-from clipkit.plots.heatmaps import clusters, confusion, grid, similarity
+from clipkit.plots.bars import classes, confidence, entropy, variance
+from clipkit.plots.heatmaps import clusters, confusion, grid, prompt_variance, similarity
 from clipkit.plots.lines import Sweep, logits, spectrum, temperature
 from clipkit.plots.sheets import contact_sheet
 from clipkit.plots.style import FORMATS, format_of, save
@@ -27,8 +27,10 @@ __all__ = [
     "format_of",
     "grid",
     "logits",
+    "prompt_variance",
     "save",
     "similarity",
     "spectrum",
     "temperature",
+    "variance",
 ]
