@@ -31,6 +31,7 @@ COMMANDS = (
     "cluster",
     "relabel",
     "variance",
+    "attributes",
     "plot",
     "report",
     "info",

@@ -38,6 +38,38 @@ def mean_per_class_recall(labels: Int64, predicted: Int64) -> float:
     return float(np.mean(correct / counts))
 
 
+def recall_interval(labels: Int64, predicted: Int64, count: int, seed: int) -> tuple[float, float]:
+    """Return a 95 % interval of `mean_per_class_recall` by a bootstrap of the rows.
+
+    Parameters
+    ----------
+    labels, predicted : arrays (N,)
+    count : int
+        Bootstrap samples.
+    seed : int
+
+    Returns
+    -------
+    low, high : float
+        The percentiles 2.5 and 97.5.
+
+    >>> recall_interval(np.array([0, 0, 1, 1]), np.array([0, 0, 1, 1]), 100, seed=0)
+    (1.0, 1.0)
+    """
+    _, index = np.unique(labels, return_inverse=True)
+    is_right = np.asarray(labels) == np.asarray(predicted)
+    # a sample of rows is a sample of the pairs of class and right or wrong
+    cells = np.bincount(2 * index + is_right, minlength=2 * (index.max() + 1))
+    n = len(index)
+    draws = np.random.RandomState(seed).multinomial(n, cells / n, count)
+    draws = draws.reshape(count, -1, 2).astype(np.float64)  # of each class: wrong, right
+    rows = draws.sum(axis=2)
+    rows[rows == 0] = np.nan  # the sample lacks the class
+    recalls = np.nanmean(draws[:, :, 1] / rows, axis=1)
+    low, high = np.quantile(recalls, [0.025, 0.975])
+    return float(low), float(high)
+
+
 def topk_accuracy(scores: Floats, labels: Int64, k: int) -> float:
     """Return the fraction of rows whose class is among the `k` highest scores.
 

@@ -21,7 +21,7 @@ from clipkit.errors import ClipkitError, UsageError, unknown
 from clipkit.features import FeatureFile, Int64
 
 if TYPE_CHECKING:
-    from clipkit.plots import Sweep
+    from clipkit.plots import ShotCurve, Sweep
 
 Floats = NDArray[np.float64]
 Row = dict[str, Any]
@@ -380,16 +380,99 @@ def cosine_lines(
 
 def variance_shares(result: FeatureFile) -> dict[str, NDArray[Any]]:
     """Return the columns of a result of `variance`: shares are float, names str."""
-    needed = {"attribute", "share", "unique", "control_share", "control_low", "control_high"}
     if "prompt" in result.runs:
-        needed = {"attribute", "share", "prompt", "above"}
-    if not needed <= set(result.runs):
+        return _columns(result, "variance", "attribute prompt share above")
+    of_controls = "control_share control_low control_high"
+    return _columns(result, "variance", f"attribute share unique {of_controls}")
+
+
+def attribute_recalls(result: FeatureFile) -> dict[str, NDArray[Any]]:
+    """Return the columns of a result of `attributes`: `attribute` is str, all others float."""
+    names = "attribute chance reach"
+    for name in ("zeroshot", "random", "probe", "control"):
+        names += f" {name} {name}_low {name}_high"
+    return _columns(result, "attributes", names)
+
+
+def _columns(result: FeatureFile, command: str, names: str) -> dict[str, NDArray[Any]]:
+    """Return the named columns of a result of a command."""
+    needed = names.split()
+    if not set(needed) <= set(result.runs):
         raise ClipkitError(
-            f"{result.display_name}: expected a result of variance, got one of "
+            f"{result.display_name}: expected a result of {command}, got one of "
             f"{_last_entry(result)['command']}",
-            "make one with: clipkit variance img.h5 -o variance.h5",
+            f"make one with: clipkit {command} -o FILE",
         )
     return {name: result.runs[name] for name in needed}
+
+
+def shot_curves(results: Sequence[FeatureFile]) -> list[ShotCurve]:
+    """Collect the accuracy of few-shot probes against the labelled images per class.
+
+    Returns
+    -------
+    list of ShotCurve
+        One for each result, classifier, C and temperature, scored on the last split that the result
+        has: the one that nothing was chosen on.
+    """
+    from clipkit.plots import ShotCurve  # loads matplotlib
+
+    found: dict[tuple[int, str], dict[int, list[float]]] = {}
+    for number, result in enumerate(results):
+        columns = _columns(
+            result, "probe --shots", "shots classifier C temperature eval_split acc1"
+        )
+        split = columns["eval_split"][-1]
+        for row in result.rows():
+            if row["eval_split"] == split:
+                label = ", ".join([*_settings(row), f"on {split}"])
+                of_label = found.setdefault((number, label), {})
+                of_label.setdefault(int(row["shots"]), []).append(row["acc1"])
+    labels = [label for _, label in found]
+    if len(set(labels)) < len(labels):
+        labels = _told_apart(results, [number for number, _ in found], labels)
+    curves = []
+    for label, of_label in zip(labels, found.values(), strict=True):
+        shots = sorted(of_label)
+        accuracies = [of_label[n] for n in shots]
+        means = [float(np.mean(draws)) for draws in accuracies]
+        curves.append(
+            ShotCurve(label, shots, means, [*map(min, accuracies)], [*map(max, accuracies)])
+        )
+    return curves
+
+
+def zeroshot_line(zeroshot: FeatureFile, probe: FeatureFile, curve: ShotCurve) -> tuple[float, str]:
+    """Return the accuracy of zero-shot classification, and what it is worth in labelled images.
+
+    That is where the curve crosses it, on a logarithmic scale of images.
+
+    Raises
+    ------
+    ClipkitError
+        If it is no result of `zeroshot`, or of other images than the probe's.
+    """
+    columns = _columns(zeroshot, "zeroshot", "split acc1")
+    split = str(probe.runs["eval_split"][-1])
+    scored = zeroshot.splits.get(split)
+    if scored is None or scored.ids != probe.splits[split].ids:
+        raise ClipkitError(
+            f"{zeroshot.display_name}: expected the {split} images of {probe.display_name}, "
+            "got others"
+        )
+    accuracy = float(columns["acc1"][columns["split"] == split][0])
+    shots, means = np.asarray(curve.shots, np.float64), np.asarray(curve.mean)
+    above = np.flatnonzero(means >= accuracy)
+    if not len(above):
+        worth = f"more than {shots[-1]:g} labelled images per class"
+    elif above[0] == 0:
+        worth = f"at most {shots[0]:g} labelled images per class"
+    else:
+        last = above[0]
+        part = (accuracy - means[last - 1]) / (means[last] - means[last - 1])
+        crossing = shots[last - 1] * (shots[last] / shots[last - 1]) ** part
+        worth = f"{crossing:.1f} labelled images per class"
+    return accuracy, f"zero-shot, {100 * accuracy:.1f} %: worth {worth}"
 
 
 def source_label(file: FeatureFile, split: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from clipkit.features import FeatureFile
 
 OUTPUT = ("--output", "-o")
+MAX_COUNT = 2**31 - 1
+WHOLE_NUMBER = re.compile("[0-9]{1,10}")
 
 
 def check_output(ctx: typer.Context, output: str | None) -> str | None:
@@ -118,6 +121,21 @@ def parse_numbers(values: list[str], name: str) -> list[float]:
     return numbers
 
 
+def parse_counts(values: list[str], name: str) -> list[int]:
+    """Parse comma-separated whole numbers, sorted, without repeats.
+
+    >>> parse_counts(["4,1", "4"], "shots")
+    [1, 4]
+    """
+    counts = set()
+    for word in split_words(values):
+        if not WHOLE_NUMBER.fullmatch(word) or not 0 < int(word) <= MAX_COUNT:
+            expected = f"whole numbers between 1 and {MAX_COUNT}"
+            raise UsageError(f"{name}: expected {expected}, got {word!r}")
+        counts.add(int(word))
+    return sorted(counts)
+
+
 def parse_temperatures(values: list[str], logit_scale: float | None) -> list[float]:
     """Parse temperatures; the word `model` stands for 1 / `logit_scale`.
 
@@ -149,6 +167,12 @@ def check_result_output(output: str | None, force: bool, *inputs: str) -> None:
 
     if output is not None:
         files.check_feature_output(output, force=force, inputs=inputs)
+
+
+def read_one_from_stdin(*inputs: str) -> None:
+    """Refuse standard input as more than one input."""
+    if inputs.count("-") > 1:
+        raise UsageError("expected only one file on standard input, got several")
 
 
 def report_result(

@@ -318,6 +318,69 @@ def spectrum(
 
 
 @plot.command()
+def attributes(
+    file: FeatureInput = "-",
+    output: PictureOutput = "-",
+    title: Title = None,
+    force: Force = False,
+) -> None:
+    """Draw for each attribute what is held, what words reach, and what neither needed.
+
+    Example: clipkit plot attributes attributes.h5 -o attributes.png
+    """
+    from clipkit import features, plots, results
+
+    result = features.read(file, kinds=["result"])
+    columns = results.attribute_recalls(result)
+    legend = {
+        "zeroshot": "zero-shot, by words",
+        "probe": "probe",
+        "random": "random directions",
+        "control": "untrained control",
+    }
+    series = {
+        label: plots.Dots(columns[name], columns[f"{name}_low"], columns[f"{name}_high"])
+        for name, label in legend.items()
+    }
+    source = results.source_label(result, str(result.history[-1].get("eval_split")))
+    figure = plots.attributes(
+        columns["attribute"].tolist(),
+        columns["chance"],
+        series,
+        columns["reach"],
+        title=title or f"What is held, and what words reach ({source})",
+    )
+    _save(figure, output, force)
+
+
+@plot.command()
+def shots(
+    file: FeatureInputs = None,
+    output: PictureOutput = "-",
+    zeroshot: Annotated[
+        str | None, option("FILE", "Result of zeroshot, to draw as a line.")
+    ] = None,
+    title: Title = None,
+    force: Force = False,
+) -> None:
+    """Draw the accuracy of few-shot probes against the labelled images per class.
+
+    Example: clipkit plot shots shots.h5 --zeroshot zeroshot.h5 -o shots.png
+    """
+    from clipkit import features, plots, results
+
+    probes = [features.read(source, kinds=["result"]) for source in file or ["-"]]
+    curves = results.shot_curves(probes)
+    line = None
+    if zeroshot is not None:
+        named = features.read(zeroshot, kinds=["result"])
+        line = results.zeroshot_line(named, probes[0], curves[0])
+    source = results.source_label(probes[0], str(probes[0].runs["eval_split"][-1]))
+    title = title or f"Labelled images per class ({source})"
+    _save(plots.shots(curves, line, title=title), output, force)
+
+
+@plot.command()
 def variance(
     file: FeatureInput = "-",
     output: PictureOutput = "-",

@@ -16,9 +16,9 @@ from clipkit.commands._options import (
     Seed,
     check_result_output,
     option,
+    read_one_from_stdin,
     report_result,
 )
-from clipkit.errors import UsageError
 
 SHOWN = 3  # attributes of each prompt in a table for people
 
@@ -55,8 +55,7 @@ def variance(
     from clipkit import features, tables, variance
 
     named = [file for file in (texts, *control) if file is not None]
-    if [images, *named].count("-") > 1:
-        raise UsageError("expected only one file on standard input, got several")
+    read_one_from_stdin(images, *named)
     check_result_output(output, force, images, *named)
     controls = [features.read(file, kinds=["images"]) for file in control]
     prompts = None if texts is None else features.read(texts, kinds=["texts"])

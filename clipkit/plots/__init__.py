@@ -10,14 +10,18 @@ never read as mathtext.
 """
 
 from clipkit.plots.bars import classes, confidence, entropy, variance
+from clipkit.plots.dots import Dots, attributes
 from clipkit.plots.heatmaps import clusters, confusion, grid, prompt_variance, similarity
-from clipkit.plots.lines import Sweep, logits, spectrum, temperature
+from clipkit.plots.lines import ShotCurve, Sweep, logits, shots, spectrum, temperature
 from clipkit.plots.sheets import contact_sheet
 from clipkit.plots.style import FORMATS, format_of, save
 
 __all__ = [
     "FORMATS",
+    "Dots",
+    "ShotCurve",
     "Sweep",
+    "attributes",
     "classes",
     "clusters",
     "confidence",
@@ -29,6 +33,7 @@ __all__ = [
     "logits",
     "prompt_variance",
     "save",
+    "shots",
     "similarity",
     "spectrum",
     "temperature",

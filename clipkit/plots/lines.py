@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.artist import Artist
@@ -241,6 +241,63 @@ def logits(
     ax.set_xlim(-0.6, K - 0.4)
     ax.set(xlabel=xlabel, ylabel="cosine similarity")
     add_legend(fig, handles, [sanitize_label(label, 32) for label in labels])
+    return fig
+
+
+class ShotCurve(NamedTuple):
+    """One curve of `shots`.
+
+    Attributes
+    ----------
+    label : str
+        As the legend shows it.
+    shots : array (S,) int
+        Labelled images per class, rising.
+    mean, low, high : arrays (S,)
+        Of the draws' accuracies, fractions.
+    """
+
+    label: str
+    shots: ArrayLike
+    mean: ArrayLike
+    low: ArrayLike
+    high: ArrayLike
+
+
+@clipkit_style
+def shots(
+    curves: Sequence[ShotCurve],
+    zeroshot: tuple[float, str] | None = None,
+    *,
+    title: str | None = None,
+) -> Figure:
+    """Draw accuracy against labelled images per class, with the range of the draws.
+
+    Parameters
+    ----------
+    curves : sequence of ShotCurve
+    zeroshot : (float, str), optional
+        Accuracy of the zero-shot classification, a fraction, and its legend text.
+    """
+    fig = new_figure(7.0, 3.8, title)
+    ax = fig.add_subplot()
+    handles: list[Artist] = []
+    for i, curve in enumerate(curves):
+        low, mean, high = (100 * np.asarray(part) for part in (curve.low, curve.mean, curve.high))
+        handles += ax.plot(curve.shots, mean, **line_style(i))
+        ax.fill_between(curve.shots, low, high, color=line_style(i)["color"], alpha=0.2, lw=0)
+    labels = [sanitize_label(curve.label, 64) for curve in curves]
+    if zeroshot is not None:
+        handles.append(ax.axhline(100 * zeroshot[0], color="black", linestyle="--"))
+        labels.append(zeroshot[1])
+    ax.set_xscale("log", base=2)
+    ticks = sorted({int(n) for curve in curves for n in np.asarray(curve.shots)})
+    ax.set_xticks(ticks, [str(n) for n in ticks])
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.set_ylim(0)
+    ax.set(xlabel="labelled images per class (log scale)", ylabel="accuracy (%)")
+    ax.set_title("bands: range of the draws", loc="left", color=GREY)
+    add_legend(fig, handles, labels)
     return fig
 
 

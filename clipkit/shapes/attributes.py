@@ -45,7 +45,7 @@ def attributes(indices: ArrayLike, *, split: str, seed: int) -> dict[str, NDArra
 
     Numbers are cut into named ranges: size at 0.62 and 0.8 of the width, x and y at 0.05 from the
     centre, and the angle at 8 degrees. Blur, noise, greyscale and contour are present or not. The
-    colour of a greyscale image is empty.
+    colour and the background of a greyscale image are empty: they differ in their colours alone.
 
     >>> table = attributes([0, 1], split="test", seed=0)
     >>> list(table)[:4], table["size"].tolist()
@@ -58,6 +58,7 @@ def attributes(indices: ArrayLike, *, split: str, seed: int) -> dict[str, NDArra
         table[name] = np.array(names)[np.searchsorted([low, high], scene[name])]
     for name, (absent, present) in _PRESENT.items():
         table[name] = np.where(scene[name] > 0, present, absent)
-    table["colour"][scene["grey"]] = ""  # a greyscale image shows none
+    for name in ("colour", "background"):
+        table[name][scene["grey"]] = ""  # a greyscale image does not show it
     table["class"] = np.array(CLASS_NAMES)[scene["label"]]
     return table
