@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -483,6 +483,59 @@ def source_label(file: FeatureFile, split: str) -> str:
         if isinstance(dataset, dict) and "name" in dataset:
             names.append(Path(str(dataset["name"])).name)
     return f"{' on '.join(names[:2])}, {split}"
+
+
+class Nearest(NamedTuple):
+    """The rows with the highest and with the lowest cosine with a prompt, and those cosines.
+
+    Both are (2, M): the highest M and the lowest M, each by falling cosine.
+    """
+
+    name: str
+    rows: Int64
+    cosines: Floats
+
+
+def nearest_images(
+    logits: FeatureFile,
+    split: str,
+    prompts: Sequence[str] = (),
+    classes: Sequence[str] = (),
+    count: int = 4,
+) -> list[Nearest]:
+    """Find the images with the highest and the lowest cosine with prompts.
+
+    Parameters
+    ----------
+    logits : FeatureFile
+        Of kind logits.
+    split : str
+    prompts, classes : sequence of str
+        Prompts by their text, and classes by their name (the highest cosine among their prompts);
+        by default the first four prompts.
+    count : int
+        M, at most as many as there are images.
+    """
+    texts = logits.texts or []
+    names = logits.class_names or []
+    cosines = np.asarray(logits.cosines(split))
+    columns: list[tuple[str, Any]] = []
+    for prompt in prompts or ([] if classes else texts[:4]):
+        if prompt not in texts:
+            raise unknown(f"prompt of {logits.display_name}", prompt, texts)
+        columns.append((prompt, cosines[:, texts.index(prompt)]))
+    for name in classes:
+        of_class = np.asarray(logits.class_index) == (names.index(name) if name in names else -2)
+        if not of_class.any():
+            raise unknown(f"class with prompts of {logits.display_name}", name, names)
+        columns.append((name, cosines[:, of_class].max(axis=1)))
+    found = []
+    for name, column in columns:
+        order = np.argsort(-column, kind="stable")
+        M = min(count, len(order))
+        rows = np.stack([order[:M], order[len(order) - M :]])
+        found.append(Nearest(name, rows, column[rows]))
+    return found
 
 
 def prompt_spectra(texts: Sequence[FeatureFile]) -> dict[str, Floats]:

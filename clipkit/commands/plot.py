@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -16,12 +17,14 @@ from clipkit.commands._options import (
     option,
     parse_temperatures,
 )
-from clipkit.errors import ImageError, unknown
+from clipkit.errors import ClipkitError, ImageError, unknown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from clipkit.results import ClassCounts
+    from clipkit.datasets import ImageDataset
+    from clipkit.features import FeatureFile
+    from clipkit.results import ClassCounts, Nearest
 
 SHEET_IMAGES = 40
 THUMBNAIL_PIXELS = 96
@@ -436,27 +439,102 @@ def images(
 
     Example: clipkit plot images shapes -o sheet.png
     """
-    import numpy as np
-
-    from clipkit import console, datasets, plots
+    from clipkit import datasets, plots
 
     splits = None if split is None else [split]
     data = datasets.load(dataset, root=root, splits=splits, limit=SHEET_IMAGES)
     name = "test" if "test" in data.splits else next(iter(data.splits))
     rows = data.splits[name]
-    thumbnails = np.full((len(rows), THUMBNAIL_PIXELS, THUMBNAIL_PIXELS, 3), GREY, np.uint8)
-    for i, thumbnail in enumerate(thumbnails):
-        try:
-            image = rows.image(i)
-        except ImageError as error:
-            console.warn(f"{name}/{rows.ids[i]} is a grey tile: {error.message}")
-        else:
-            thumbnail[:] = np.asarray(image.resize((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS)))
+    thumbnails = _thumbnails(rows, range(len(rows)), name)
     titles = None
     if rows.labels is not None:
         titles = [data.class_names[label] for label in rows.labels]
     title = title or f"{len(rows)} images of {data.name}, {name}"
     _save(plots.contact_sheet(thumbnails, titles, title=title), output, force)
+
+
+@plot.command()
+def nearest(
+    file: Annotated[str, typer.Argument(metavar="LOGITS", help="Feature file of logits.")],
+    dataset: Annotated[
+        str, typer.Argument(metavar="DATASET", help="Name of their data set, or a folder.")
+    ],
+    output: PictureOutput = "-",
+    prompt: Annotated[
+        list[str], option("TEXT", "Draw the images of this prompt; repeatable.")
+    ] = [],  # noqa: B006
+    class_: Annotated[
+        list[str], option("NAME", "Draw those of this class's prompts; repeatable.", "--class")
+    ] = [],  # noqa: B006
+    count: Annotated[
+        int, option("N", "Number of images on each side.", "--images", min=1, max=20)
+    ] = 4,
+    split: Split = None,
+    root: Annotated[str | None, option("FOLDER", "Folder that holds the data set.")] = None,
+    title: Title = None,
+    force: Force = False,
+) -> None:
+    """Draw the images that are most and least similar to prompts (default: the first four).
+
+    Example: clipkit plot nearest logits.h5 shapes --prompt "a noisy image" -o nearest.png
+    """
+    from clipkit import datasets, features, plots, results
+
+    logits_file = features.read(file, kinds=["logits"])
+    name = results.choose_split(logits_file, split)
+    found = results.nearest_images(logits_file, name, prompt, class_, count)
+    data = datasets.load(dataset, root=root, splits=[name]).splits[name]
+    place = {row_id: row for row, row_id in enumerate(data.ids)}
+    of_file = logits_file.splits[name]
+    sheets = []
+    for nearest_rows in found:
+        ids = [of_file.ids[row] for row in nearest_rows.rows.ravel()]
+        unknown_ids = [row_id for row_id in ids if row_id not in place]
+        if unknown_ids:
+            raise ClipkitError(
+                f"{dataset}: expected the {name} images of {file}, got no {unknown_ids[0]!r}"
+            )
+        pictures = _thumbnails(data, [place[row_id] for row_id in ids], name)
+        labels = _image_labels(logits_file, name, nearest_rows)
+        shape = (*nearest_rows.rows.shape, *pictures.shape[1:])
+        sheets.append(plots.NearestImages(nearest_rows.name, pictures.reshape(shape), labels))
+    source = results.source_label(logits_file, name)
+    _save(plots.nearest(sheets, title=title or f"Nearest images ({source})"), output, force)
+
+
+def _image_labels(logits: FeatureFile, split: str, found: Nearest) -> list[list[str]]:
+    """Return what stands below each image: its cosine, and its class if there is one."""
+    classes = logits.splits[split].labels
+    labels = []
+    for rows, cosines in zip(found.rows, found.cosines, strict=True):
+        texts = []
+        for row, cosine in zip(rows, cosines, strict=True):
+            text = f"{cosine:.2f}"
+            if classes is not None:
+                number = int(classes[row])
+                text += f" {logits.class_names[number] if logits.class_names else number}"
+            texts.append(text)
+        labels.append(texts)
+    return labels
+
+
+def _thumbnails(rows: ImageDataset, numbers: Iterable[int], split: str) -> Any:
+    """Return small pictures (N, H, W, 3) of some images; one that cannot be used is grey."""
+    import numpy as np
+
+    from clipkit import console
+
+    thumbnails = []
+    for number in numbers:
+        thumbnail = np.full((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS, 3), GREY, np.uint8)
+        try:
+            image = rows.image(number)
+        except ImageError as error:
+            console.warn(f"{split}/{rows.ids[number]} is a grey tile: {error.message}")
+        else:
+            thumbnail[:] = np.asarray(image.resize((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS)))
+        thumbnails.append(thumbnail)
+    return np.stack(thumbnails)
 
 
 def _read_confusion(

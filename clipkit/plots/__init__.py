@@ -13,12 +13,13 @@ from clipkit.plots.bars import classes, confidence, entropy, variance
 from clipkit.plots.dots import Dots, attributes
 from clipkit.plots.heatmaps import clusters, confusion, grid, prompt_variance, similarity
 from clipkit.plots.lines import ShotCurve, Sweep, logits, shots, spectrum, temperature
-from clipkit.plots.sheets import contact_sheet
+from clipkit.plots.sheets import NearestImages, contact_sheet, nearest
 from clipkit.plots.style import FORMATS, format_of, save
 
 __all__ = [
     "FORMATS",
     "Dots",
+    "NearestImages",
     "ShotCurve",
     "Sweep",
     "attributes",
@@ -31,6 +32,7 @@ __all__ = [
     "format_of",
     "grid",
     "logits",
+    "nearest",
     "prompt_variance",
     "save",
     "shots",
