@@ -30,6 +30,7 @@ COMMANDS = (
     "zeroshot",
     "cluster",
     "relabel",
+    "compare",
     "plot",
     "report",
     "info",

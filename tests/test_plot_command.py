@@ -18,6 +18,7 @@ PICTURES: dict[str, tuple[str, set[str]]] = {
     "confusion": ("zeroshot.h5", {"--split", "--run", "--groups"}),
     "classes": ("zeroshot.h5", {"--split", "--run", "--groups"}),
     "clusters": ("clusters.h5", {"--split", "--run"}),
+    "compare": ("compare.h5", set()),
     "temperature": ("probe.h5", {"--split"}),
     "grid": ("grid.h5", {"--split"}),
     "entropy": ("logits.h5", {"--split", "--temperature", "-t"}),
@@ -53,6 +54,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("probe", "logits", "-t", "1,0.1", "-C", "1,4", "--features", "probs", "probs"),
     ):
         ok(command, folder / f"{source}.h5", *options, "-o", folder / f"{name}.h5")
+    pair = (folder / "zeroshot.h5", folder / "probe.h5", "--run", 0)
+    ok("compare", *pair, "-o", folder / "compare.h5")
+    ok("compare", *pair, "--groups", folder / "groups.tsv", "-o", folder / "groups.h5")
+    ok("compare", folder / "zeroshot.h5", "-o", folder / "single.h5")
     return folder
 
 
@@ -81,6 +86,7 @@ def test_a_picture_of_standard_input_goes_to_standard_output(picture: str, folde
         ["confusion zeroshot.h5", "confusion zeroshot.h5 --groups groups.tsv"],
         ["classes zeroshot.h5", "classes zeroshot.h5 --groups groups.tsv"],
         ["clusters clusters.h5", "clusters clusters.h5 --run 1", "clusters six-clusters.h5"],
+        ["compare compare.h5", "compare groups.h5", "compare single.h5"],
         ["temperature val.h5", "temperature val.h5 --split test"],
         ["temperature probe.h5", "temperature probe.h5 val.h5", "temperature probs.h5"],
         ["grid grid.h5", "grid probs.h5", "grid grid.h5 --title T"],
@@ -180,6 +186,7 @@ def test_plot_without_a_picture_shows_the_help() -> None:
         ("confusion zeroshot.h5 --groups nosuch.tsv", 1, "nosuch.tsv"),
         ("clusters probe.h5", 1, "expected clusters, got a result of probe; hint: keep them with"),
         ("clusters clusters.h5 --run 2", 2, "run: expected 0 to 1 on test, got 2"),
+        ("compare zeroshot.h5", 1, "expected a comparison, got a result of zeroshot; hint: make"),
         ("temperature zeroshot.h5", 1, "expected a sweep over temperatures, got a result of"),
         ("temperature val.h5 --split vall", 2, "'vall'; hint: did you mean val?"),
         ("grid probe.h5", 1, "at least 2 temperatures x 2 C on test, got 2 runs of 2 x 1"),

@@ -10,6 +10,7 @@ never read as mathtext.
 """
 
 from clipkit.plots.bars import classes, confidence, entropy
+from clipkit.plots.comparison import compare
 from clipkit.plots.heatmaps import clusters, confusion, grid, similarity
 from clipkit.plots.lines import Sweep, logits, spectrum, temperature
 from clipkit.plots.sheets import contact_sheet
@@ -20,6 +21,7 @@ __all__ = [
     "Sweep",
     "classes",
     "clusters",
+    "compare",
     "confidence",
     "confusion",
     "contact_sheet",
