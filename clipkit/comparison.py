@@ -54,6 +54,8 @@ class PairedResults:
     models : list of F str
     inputs : dict of str to str
         The digests of the results.
+    common : bool
+        Whether images that a result lacks were left out.
     """
 
     names: list[str]
@@ -62,6 +64,7 @@ class PairedResults:
     runs: list[str]
     models: list[str]
     inputs: dict[str, str]
+    common: bool
 
     @property
     def split(self) -> str:
@@ -123,6 +126,7 @@ def pair(
         [_describe_run(result, split, run) for result, run in zip(results, numbers, strict=True)],
         [short_model_name(result) for result in results],
         {key: result.digest for key, result in zip(keys, results, strict=True)},
+        common,
     )
 
 
@@ -286,6 +290,7 @@ def compare(
         models=paired.models,
         runs=paired.runs,
         split=paired.split,
+        common=paired.common or None,
         by=source,
         column=attribute.name if attribute else None,
         seed=seed,

@@ -240,7 +240,8 @@ def test_common_rows_are_compared_and_counted(tmp_path: Path) -> None:
     paths = saved(tmp_path, a=result(RIGHT[0]), b=fewer)
     hint = "got 100 that another lacks, for example '000'; hint: compare the images that all have"
     assert hint in fails("compare", *paths)
-    run = ok("compare", *paths, "--common")
+    run = ok("compare", *paths, "--common", "-o", tmp_path / "c.h5")
+    assert read(tmp_path / "c.h5").history[-1]["common"]
     assert "200 images of test are in all results" in run.stderr
     (row,) = rows(run.stdout)
     assert int(row["only_a"]) == (RIGHT[0] & ~RIGHT[1])[100:].sum()
@@ -267,6 +268,13 @@ def test_a_run_of_a_sweep_is_chosen_by_number(tmp_path: Path) -> None:
     (row,) = rows(ok("compare", paths[0], paths[0], "--run", 0, "--run", 1).stdout)
     assert (row["a"], row["b"]) == ("sweep run 0", "sweep run 1")
     assert float(row["acc_b"]) == pytest.approx(RIGHT[1].mean())
+
+
+def test_a_result_of_another_program_may_lack_the_split_of_its_runs(tmp_path: Path) -> None:
+    path = write_feature_file(tmp_path / "other.h5", "result")
+    (row,) = rows(ok("compare", path, "--run", 1).stdout)
+    assert float(row["acc_a"]) == 0.5
+    ok("plot", "confusion", path, "-o", tmp_path / "confusion.png")
 
 
 def test_the_run_that_validation_chose_is_taken(tmp_path: Path) -> None:

@@ -38,14 +38,14 @@ def compare(
     ] = [],  # noqa: B006
     by: Annotated[
         str | None,
-        option("TABLE", "Compare within the groups of an attribute of TABLE, as in relabel."),
+        option("TABLE", "Compare by an attribute of TABLE: a .csv or .tsv file, or shapes."),
     ] = None,
     column: Annotated[
         str | None, option("NAME", "Attribute of TABLE to group by; A*B combines two.")
     ] = None,
     groups: Annotated[
         str | None,
-        option("FILE", "Compare within groups of classes; each line of FILE is: class TAB group."),
+        option("FILE", "Compare by groups of classes; each line of FILE is: class TAB group."),
     ] = None,
     common: Annotated[
         bool, typer.Option("--common", help="Use the images that all results have.")
