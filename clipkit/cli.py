@@ -32,6 +32,7 @@ COMMANDS = (
     "relabel",
     "variance",
     "attributes",
+    "compare",
     "plot",
     "report",
     "info",

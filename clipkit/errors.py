@@ -45,7 +45,7 @@ class WriteError(ClipkitError):
 
 
 MAX_COMPARED = 10_000  # more names take too long to compare
-MAX_LISTED = 12  # every registry fits
+MAX_LISTED = 20  # every registry fits
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> UsageError:

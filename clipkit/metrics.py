@@ -9,13 +9,15 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from clipkit.features import Int64
 
 Floats = NDArray[np.floating[Any]]
 
 QUANTILE = 1.959964  # of the normal distribution, for 95 % confidence
+N_DRAWS = 10_000  # of a bootstrap
+N_PERMUTATIONS = 1_000
 
 
 def accuracy(labels: Int64, predicted: Int64) -> float:
@@ -128,6 +130,96 @@ def mcnemar(only_first: int, only_second: int) -> float:
 
     trials = only_first + only_second
     return float(binomtest(only_first, trials).pvalue) if trials else 1.0
+
+
+def difference_interval(only_a: int, only_b: int, n: int, seed: int = 42) -> tuple[float, float]:
+    """Return the 95 % bootstrap interval of the difference of two accuracies on the same rows.
+
+    Drawing rows anew draws their four cells (both right, only a, only b, neither) from a
+    multinomial distribution (Efron and Tibshirani 1993, the percentile interval). Half of the draws
+    are of the exchanged results, so that exchanging them flips the interval exactly.
+
+    Parameters
+    ----------
+    only_a, only_b : int
+        Rows that one result gets right and the other wrong.
+    n : int
+        All rows.
+    seed : int
+    """
+    draws = _difference_draws(only_a, only_b, n, seed)
+    exchanged = -_difference_draws(only_b, only_a, n, seed)
+    low, high = np.percentile(np.concatenate([draws, exchanged]), [2.5, 97.5])
+    return float(low / n), float(high / n)
+
+
+def _difference_draws(only_a: int, only_b: int, n: int, seed: int) -> Int64:
+    cells = np.array([only_a, only_b, n - only_a - only_b]) / n
+    counts = np.random.RandomState(seed).multinomial(n, cells, N_DRAWS // 2)
+    return np.asarray(counts[:, 0] - counts[:, 1])
+
+
+def error_consistency(both: int, only_a: int, only_b: int, neither: int) -> float:
+    """Return how far two results agree on which rows they get right: Cohen's kappa.
+
+    It is the error consistency of Geirhos, Meding and Wichmann (2020): 0 if the errors of the two
+    are independent, 1 if they are the same, NaN if both results get all rows right or all wrong.
+
+    >>> error_consistency(25, 25, 25, 25), error_consistency(50, 0, 0, 50)
+    (0.0, 1.0)
+    """
+    n = both + only_a + only_b + neither
+    # in whole numbers: chance agreement times n^2
+    by_chance = (both + only_a) * (both + only_b) + (only_b + neither) * (only_a + neither)
+    if by_chance == n * n:
+        return float("nan")
+    return (n * (both + neither) - by_chance) / (n * n - by_chance)
+
+
+def holm(p: ArrayLike) -> Floats:
+    """Return p-values (m,) corrected for m tests by Holm's step-down method (Holm 1979).
+
+    >>> holm([0.01, 0.04, 0.03]).tolist()
+    [0.03, 0.06, 0.06]
+    """
+    p = np.asarray(p, np.float64)
+    order = np.argsort(p, kind="stable")
+    factors = np.arange(len(p), 0, -1)
+    corrected = np.empty(len(p))
+    corrected[order] = np.minimum(1, np.maximum.accumulate(factors * p[order]))
+    return corrected
+
+
+def worst_group_null(sizes: Int64, n_right: int, seed: int = 42) -> Floats:
+    """Return the lowest accuracy of G groups, with the right rows permuted over all rows.
+
+    The worst of several groups is below the mean even if the groups say nothing. The numbers of
+    right rows in the groups of a permutation have a multivariate hypergeometric distribution, from
+    which they are drawn.
+
+    Parameters
+    ----------
+    sizes : array (G,) int
+        Rows of each group, at least 1.
+    n_right : int
+        Right rows of all groups.
+    seed : int
+
+    Returns
+    -------
+    array (1000,)
+        Of each permutation.
+    """
+    rng = np.random.RandomState(seed)
+    right = np.full(N_PERMUTATIONS, n_right)
+    wrong = np.full(N_PERMUTATIONS, sizes.sum() - n_right)
+    lowest = np.ones(N_PERMUTATIONS)
+    for size in sizes:
+        drawn = rng.hypergeometric(right, wrong, size)
+        right -= drawn
+        wrong -= size - drawn
+        lowest = np.minimum(lowest, drawn / size)
+    return lowest
 
 
 def wilson(fraction: float, n: int) -> tuple[float, float]:

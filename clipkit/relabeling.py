@@ -78,7 +78,7 @@ def relabel(
     relabeled, source = file, None
     if table is not None:
         annotations = read_annotations(file, table, [column] if column else ())
-        attribute = _only(annotations.attributes, table)
+        attribute = only_attribute(annotations.attributes, table)
         relabeled = use_attribute(file, attribute)
         column, source = attribute.name, annotations.source
         inputs |= annotations.inputs
@@ -99,7 +99,7 @@ def relabel(
     return replace(relabeled, history=history)
 
 
-def _only(attributes: Sequence[Attribute], table: str) -> Attribute:
+def only_attribute(attributes: Sequence[Attribute], table: str) -> Attribute:
     """Return the only attribute of a table, the file's own labels aside."""
     others = [attribute for attribute in attributes if attribute.name != CLASS] or attributes
     if len(others) > 1:

@@ -54,6 +54,34 @@ class AccuracyGrid:
     label: str
 
 
+@dataclass(frozen=True)
+class ComparisonPanels:
+    """The rows of a comparison as arrays for a picture.
+
+    Attributes
+    ----------
+    names : list of F str
+        Of the results.
+    groups : list of G str
+        Empty without groups; then G is 1.
+    accuracy : (F, G, 3) array
+        Accuracy of each result in each group, with the ends of Wilson's 95 % interval.
+    difference : (F - 1, G, 3) array
+        Of the first result minus each other, with the ends of its 95 % interval.
+    null5 : (F,) array
+        The 5th percentile of the worst group's accuracy under permutation; NaN without groups.
+    label : str
+        Results, models, data, number of images, split and attribute, for a title.
+    """
+
+    names: list[str]
+    groups: list[str]
+    accuracy: Floats
+    difference: Floats
+    null5: Floats
+    label: str
+
+
 def choose_split(file: FeatureFile, split: str | None = None) -> str:
     """Return the given split, which must exist; by default `test`, else the first split."""
     default = "test" if "test" in file.splits else next(iter(file.splits), "")
@@ -62,7 +90,8 @@ def choose_split(file: FeatureFile, split: str | None = None) -> str:
 
 def run_label(result: FeatureFile, split: str, run: int) -> str:
     """Name a run by its settings: `probe, svm, C 1, temperature 0.07, on test`."""
-    settings = _settings(result.runs_on(split)[run])
+    rows = result.runs_on(split)[run:]
+    settings = _settings(rows[0]) if rows else []  # another program's result may lack the split
     return ", ".join([_last_entry(result)["command"], *settings, f"on {split}"])
 
 
@@ -95,20 +124,25 @@ def confusion_counts(
     run : int, optional
         From 0 among the runs on the split; the most accurate by default.
     """
-    command = _last_entry(result)["command"]
-    if not result.splits or command == "cluster":
+    check_predicted_classes(result)
+    split = choose_split(result, split)
+    labels, predicted = labels_and_runs(result, split, run)
+    if run is None:
+        run = int((predicted == labels).mean(axis=1).argmax())  # of equals, the first
+    names = class_names(result, max(labels.max(), predicted.max()))
+    _check_count(result, len(names))
+    counts = metrics.confusion(labels, predicted[run], len(names))
+    return ClassCounts(counts, names, run_label(result, split, run))
+
+
+def check_predicted_classes(result: FeatureFile) -> None:
+    """Refuse a result that does not hold predicted classes."""
+    if not result.splits or result.holds_clusters:
+        command = _last_entry(result)["command"]
         raise ClipkitError(
             f"{result.display_name}: expected predicted classes, got a result of {command}",
             "keep them with: clipkit probe -o, or clipkit zeroshot -o",
         )
-    split = choose_split(result, split)
-    labels, predicted = _labels_and_runs(result, split, run)
-    if run is None:
-        run = int((predicted == labels).mean(axis=1).argmax())  # of equals, the first
-    names = _class_names(result, max(labels.max(), predicted.max()))
-    _check_count(result, len(names))
-    counts = metrics.confusion(labels, predicted[run], len(names))
-    return ClassCounts(counts, names, run_label(result, split, run))
 
 
 def cluster_counts(result: FeatureFile, split: str | None = None, run: int = 0) -> ClassCounts:
@@ -120,17 +154,15 @@ def cluster_counts(result: FeatureFile, split: str | None = None, run: int = 0) 
             "keep them with: clipkit cluster img.h5 -o clusters.h5",
         )
     split = choose_split(result, split)
-    labels, runs = _labels_and_runs(result, split, run)
-    names = _class_names(result, labels.max())
+    labels, runs = labels_and_runs(result, split, run)
+    names = class_names(result, labels.max())
     C, K = len(names), int(runs[run].max()) + 1
     _check_count(result, max(C, K))
     counts = metrics.confusion(labels, runs[run], max(C, K))[:C, :K]
     return ClassCounts(counts, names, f"k-means, k {K}, on {split}")
 
 
-def _labels_and_runs(
-    result: FeatureFile, split: str, run: int | None = None
-) -> tuple[Int64, Int64]:
+def labels_and_runs(result: FeatureFile, split: str, run: int | None = None) -> tuple[Int64, Int64]:
     """Return labels (N) and the predictions or clusters of all runs (R, N); check the run."""
     labels, predicted = _labels(result, split), result.splits[split].predicted
     assert predicted is not None  # a result's split without predictions is invalid
@@ -148,7 +180,7 @@ def _labels(file: FeatureFile, split: str) -> Int64:
     return labels
 
 
-def _class_names(file: FeatureFile, largest: int) -> list[str]:
+def class_names(file: FeatureFile, largest: int) -> list[str]:
     """Return the classes' names; the numbers up to the largest where the file has no names."""
     return file.class_names or [str(c) for c in range(largest + 1)]
 
@@ -239,7 +271,7 @@ def _told_apart(
 
     paths = [Path(result.display_name).with_suffix("") for result in results]
     candidates = [
-        [_short_model_name(result) for result in results],
+        [short_model_name(result) for result in results],
         [path.name for path in paths],
         ["/".join(path.parts[-2:]) for path in paths],
     ]
@@ -251,7 +283,7 @@ def _told_apart(
     return [f"file {i + 1}: {label}" for i, label in zip(numbers, labels, strict=True)]
 
 
-def _short_model_name(result: FeatureFile) -> str:
+def short_model_name(result: FeatureFile) -> str:
     """Return `clip-vit-base-patch32`, or `untrained clip-vit-base-patch32`."""
     model = result.model() or {"name": "no model"}
     name = Path(model["name"]).name
@@ -290,6 +322,57 @@ def _sweep(result: FeatureFile, label: str, rows: list[Row]) -> Sweep:
         low=low,
         high=high,
     )
+
+
+def comparison_panels(result: FeatureFile) -> ComparisonPanels:
+    """Arrange a result of `compare` for a picture.
+
+    Raises
+    ------
+    ClipkitError
+        If it is a result of another command.
+    """
+    entry = _last_entry(result)
+    if entry["command"] != "compare":
+        raise ClipkitError(
+            f"{result.display_name}: expected a comparison, got a result of {entry['command']}",
+            "make one with: clipkit compare a.h5 b.h5 -o compare.h5",
+        )
+    rows = result.rows()
+    worst = [row for row in rows if not np.isnan(row.get("null", np.nan))]
+    rows = rows[: len(rows) - len(worst)]
+    pairs = max(1, len(entry["names"]) - 1)  # the rows of a group come one after the other
+    firsts = rows[::pairs]
+    accuracy = [[_with_wilson(row["acc_a"], row["rows"]) for row in firsts]]
+    difference = []
+    if len(entry["names"]) > 1:
+        for number in range(pairs):
+            of_pair = rows[number::pairs]
+            accuracy.append([_with_wilson(row["acc_b"], row["rows"]) for row in of_pair])
+            difference.append([(row["difference"], row["low"], row["high"]) for row in of_pair])
+    names: list[str] = entry["names"]
+    title = names[0]
+    if len(names) > 1:
+        title += f" against {', '.join(names[1:])}"
+    facts = [*dict.fromkeys(entry["models"])]
+    data = result.history[0].get("dataset")
+    if isinstance(data, dict):
+        facts.append(str(data.get("name")))
+    facts.append(f"{int(sum(row['rows'] for row in firsts)):,} images of {entry['split']}")
+    if worst:
+        facts.append(f"by {entry['column']}")
+    return ComparisonPanels(
+        names,
+        [row["group"] for row in firsts] if worst else [],
+        np.array(accuracy),
+        np.array(difference).reshape(-1, len(firsts), 3),
+        np.array([row["null5"] for row in worst] or [np.nan] * len(entry["names"])),
+        f"{title} ({', '.join(facts)})",
+    )
+
+
+def _with_wilson(accuracy: float, n: float) -> tuple[float, float, float]:
+    return accuracy, *metrics.wilson(accuracy, int(n))
 
 
 def common_prompt_count(results: Sequence[FeatureFile]) -> int | None:
@@ -337,7 +420,7 @@ def class_means(logits: FeatureFile, split: str | None = None) -> tuple[Floats, 
     """
     split = choose_split(logits, split)
     labels = _labels(logits, split)
-    names = _class_names(logits, labels.max())
+    names = class_names(logits, labels.max())
     return similarity.class_means(logits.cosines(split), labels, len(names)), names
 
 
@@ -477,7 +560,7 @@ def zeroshot_line(zeroshot: FeatureFile, probe: FeatureFile, curve: ShotCurve) -
 
 def source_label(file: FeatureFile, split: str) -> str:
     """Name what a file is about: `tiny on shapes, test`."""
-    names = [_short_model_name(file)]
+    names = [short_model_name(file)]
     for entry in file.history:
         dataset = entry.get("dataset")
         if isinstance(dataset, dict) and "name" in dataset:

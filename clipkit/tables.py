@@ -113,4 +113,6 @@ def _table_cell(name: str, value: Any) -> str:
         return f"{100 * value:.2f}"
     if isinstance(value, float) and name.endswith("_entropy"):
         return f"{value:.4f}"
+    if isinstance(value, float) and not value.is_integer():
+        return f"{value:.4g}"
     return _cell(value)

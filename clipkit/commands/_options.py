@@ -161,7 +161,7 @@ def split_words(values: list[str]) -> list[str]:
     return [word.strip() for value in values for word in value.split(",")]
 
 
-def check_result_output(output: str | None, force: bool, *inputs: str) -> None:
+def check_result_output(output: str | None, force: bool, *inputs: str | None) -> None:
     """Refuse an unusable output of a result before the command does any work."""
     from clipkit import files
 

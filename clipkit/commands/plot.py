@@ -169,6 +169,31 @@ def clusters(
 
 
 @plot.command()
+def compare(
+    file: FeatureInput = "-",
+    output: PictureOutput = "-",
+    title: Title = None,
+    force: Force = False,
+) -> None:
+    """Draw the accuracies of compared results, and their differences with paired intervals.
+
+    Example: clipkit plot compare compare.h5 -o compare.png
+    """
+    from clipkit import features, plots, results
+
+    panels = results.comparison_panels(features.read(file, kinds=["result"]))
+    figure = plots.compare(
+        panels.accuracy,
+        panels.difference,
+        panels.names,
+        groups=panels.groups,
+        null5=panels.null5,
+        title=title or panels.label,
+    )
+    _save(figure, output, force)
+
+
+@plot.command()
 def temperature(
     file: FeatureInputs = None,
     output: PictureOutput = "-",

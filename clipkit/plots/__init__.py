@@ -10,6 +10,7 @@ never read as mathtext.
 """
 
 from clipkit.plots.bars import classes, confidence, entropy, variance
+from clipkit.plots.comparison import compare
 from clipkit.plots.dots import Dots, attributes
 from clipkit.plots.heatmaps import clusters, confusion, grid, prompt_variance, similarity
 from clipkit.plots.lines import ShotCurve, Sweep, logits, shots, spectrum, temperature
@@ -25,6 +26,7 @@ __all__ = [
     "attributes",
     "classes",
     "clusters",
+    "compare",
     "confidence",
     "confusion",
     "contact_sheet",
