@@ -253,12 +253,14 @@ def _split_validation(
         raise UsageError(
             f"val: expected a fraction such as 0.1 or one of the splits {splits}, got {val!r}"
         ) from None
-    name, train, held_out = hold_out(file, fit.name, fraction, seed)
+    name, train, held_out = hold_out(file, fit.name, fit.labels, fraction, seed)
     return Subset(f"{fit.name}-val", fit.rows.take(train)), Subset(name, fit.rows.take(held_out))
 
 
-def hold_out(file: FeatureFile, split: str, fraction: float, seed: int) -> tuple[str, Int64, Int64]:
-    """Hold out a fraction of a labelled split's rows; see `stratified_split`.
+def hold_out(
+    file: FeatureFile, split: str, labels: Int64, fraction: float, seed: int
+) -> tuple[str, Int64, Int64]:
+    """Hold out a fraction of the rows of each label (N) of a split; see `stratified_split`.
 
     Returns
     -------
@@ -271,8 +273,6 @@ def hold_out(file: FeatureFile, split: str, fraction: float, seed: int) -> tuple
     ClipkitError
         If no class has two rows.
     """
-    labels = labelled_split(file, split).labels
-    assert labels is not None
     train, held_out = stratified_split(labels, fraction, seed)
     if len(held_out) == 0:
         raise ClipkitError(

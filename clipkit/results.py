@@ -258,6 +258,13 @@ def _short_model_name(result: FeatureFile) -> str:
     return f"untrained {name}" if "untrained" in model else name
 
 
+def source_label(file: FeatureFile, split: str) -> str:
+    """Say what rows a picture shows: `tiny, 2,000 images of shapes, test`."""
+    sources = [entry["dataset"] for entry in file.history if isinstance(entry.get("dataset"), dict)]
+    dataset = "".join(f"{source['name']}, " for source in sources[:1])
+    return f"{_short_model_name(file)}, {len(file.splits[split]):,} images of {dataset}{split}"
+
+
 def _check_sweep(result: FeatureFile) -> None:
     has_columns = SWEEP_COLUMNS.issubset(result.runs)
     if not has_columns or not np.isfinite(result.runs["temperature"]).all():

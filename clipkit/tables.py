@@ -13,7 +13,10 @@ from typing import Any
 from clipkit.console import escaped
 
 FORMATS = ("table", "tsv", "csv", "json")
-PERCENT = {"acc1", "acc5", "mean_per_class_recall", "mean_confidence", "purity", "purity_chance"}
+PERCENT = {
+    *("acc1", "acc5", "mean_per_class_recall", "mean_confidence", "purity", "purity_chance"),
+    *("ece", "ece_null", "ece_null95"),
+}
 
 Row = Mapping[str, Any]
 

@@ -22,6 +22,7 @@ PICTURES: dict[str, tuple[str, set[str]]] = {
     "grid": ("grid.h5", {"--split"}),
     "entropy": ("logits.h5", {"--split", "--temperature", "-t"}),
     "confidence": ("logits.h5", {"--split", "--temperature", "-t"}),
+    "reliability": ("logits.h5", {"--split", "--temperature", "-t", "--bins"}),
     "logits": ("logits.h5", {"--split", "--class", "--image"}),
     "similarity": ("logits.h5", {"--split", "--centred"}),
     "spectrum": ("texts.h5", set()),
@@ -86,6 +87,7 @@ def test_a_picture_of_standard_input_goes_to_standard_output(picture: str, folde
         ["grid grid.h5", "grid probs.h5", "grid grid.h5 --title T"],
         ["entropy logits.h5", "entropy logits.h5 -t 1,0.5", "entropy logits.h5 -t model"],
         ["confidence logits.h5", "confidence logits.h5 --split train"],
+        ["reliability logits.h5", "reliability logits.h5 --bins 3", "reliability logits.h5 -t 9"],
         ["logits logits.h5", "logits logits.h5 --image 3.png", "logits logits.h5 --class dog"],
         ["similarity logits.h5", "similarity logits.h5 --centred"],
         ["spectrum texts.h5", "spectrum texts.h5 more.h5"],
@@ -106,6 +108,7 @@ def test_options_and_files_change_the_picture(
         ("grid grid.h5", "grid grid.h5 --split val"),  # the split with the most runs
         ("temperature val.h5", "temperature val.h5 --split val"),  # the splits with several
         ("entropy logits.h5", "entropy logits.h5 -t 1 --split test"),
+        ("reliability logits.h5", "reliability logits.h5 -t 1 --split test --bins 15"),
         ("logits logits.h5", "logits logits.h5 --class cat --class dog"),
         ("images digits", "images digits --root . --split test"),
     ],
@@ -187,6 +190,8 @@ def test_plot_without_a_picture_shows_the_help() -> None:
         ("grid grid.h5 --split vall", 2, "'vall'; hint: did you mean val?"),
         ("entropy texts.h5", 1, "expected logits, got texts"),
         ("entropy logits.h5 -t 0", 2, "temperature: expected a number between 1e-12 and"),
+        ("reliability unlabelled.h5", 1, "test: expected labels, got none"),
+        ("reliability entropy.h5", 1, "expected logits, got result"),
         ("logits logits.h5 --image 33.png", 2, "'33.png'; hint: did you mean"),
         ("logits logits.h5 --image nosuch", 2, "hint: known: 0.png, 1.png, 10.png, 11.png, "),
         ("logits logits.h5 --image nosuch", 2, ", 18.png, 19.png and 8 more"),

@@ -11,7 +11,7 @@ never read as mathtext.
 
 from clipkit.plots.bars import classes, confidence, entropy
 from clipkit.plots.heatmaps import clusters, confusion, grid, similarity
-from clipkit.plots.lines import Sweep, logits, spectrum, temperature
+from clipkit.plots.lines import Sweep, logits, reliability, spectrum, temperature
 from clipkit.plots.sheets import contact_sheet
 from clipkit.plots.style import FORMATS, format_of, save
 
@@ -27,6 +27,7 @@ __all__ = [
     "format_of",
     "grid",
     "logits",
+    "reliability",
     "save",
     "similarity",
     "spectrum",
