@@ -133,6 +133,11 @@ def fit_temperature(scores: ClassScores) -> tuple[float, float, float]:
     def excess(log_tau: float) -> float:
         return 2 * len(scores.labels) * (nll(log_tau) - nll(best)) - CHI_SQUARED
 
+    def find_end(limit: float) -> float:
+        if excess(limit) <= 0:
+            return np.nan
+        return float(brentq(excess, limit, best, xtol=1e-6))
+
     with console.progress("fitting the temperature"):
         if is_right:
             best = first
@@ -140,10 +145,7 @@ def fit_temperature(scores: ClassScores) -> tuple[float, float, float]:
             best = last
         else:
             best = minimize_scalar(nll, bounds=(first, last), method="bounded").x
-        low, high = (
-            brentq(excess, limit, best, xtol=1e-6) if excess(limit) > 0 else np.nan
-            for limit in (first, last)
-        )
+        low, high = find_end(first), find_end(last)
     if is_right:
         console.note(f"{scores.name}: all rows are right, so the lower the temperature, the better")
     elif slope >= 0:
@@ -151,10 +153,14 @@ def fit_temperature(scores: ClassScores) -> tuple[float, float, float]:
             f"{scores.name}: the labels do not have higher scores than other classes, so the "
             "higher the temperature, the better"
         )
+    _note_missing_ends(scores.name, low, high)
+    return float(np.exp(best)), float(np.exp(low)), float(np.exp(high))
+
+
+def _note_missing_ends(name: str, low: float, high: float) -> None:
     for end, value in (("lower", low), ("upper", high)):
         if np.isnan(value):
-            console.note(f"{scores.name}: the interval of the fitted temperature has no {end} end")
-    return float(np.exp(best)), float(np.exp(low)), float(np.exp(high))
+            console.note(f"{name}: the interval of the fitted temperature has no {end} end")
 
 
 def _shape(scores: ClassScores) -> tuple[float, bool, float]:

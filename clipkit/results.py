@@ -260,9 +260,12 @@ def _short_model_name(result: FeatureFile) -> str:
 
 def source_label(file: FeatureFile, split: str) -> str:
     """Say what rows a picture shows: `tiny, 2,000 images of shapes, test`."""
-    sources = [entry["dataset"] for entry in file.history if isinstance(entry.get("dataset"), dict)]
-    dataset = "".join(f"{source['name']}, " for source in sources[:1])
-    return f"{_short_model_name(file)}, {len(file.splits[split]):,} images of {dataset}{split}"
+    rows = f"{_short_model_name(file)}, {len(file.splits[split]):,} images of"
+    for entry in file.history:
+        dataset = entry.get("dataset")
+        if isinstance(dataset, dict) and "name" in dataset:
+            return f"{rows} {dataset['name']}, {split}"
+    return f"{rows} {split}"
 
 
 def _check_sweep(result: FeatureFile) -> None:

@@ -21,6 +21,7 @@ from clipkit.calibration import ClassScores, calibrate, fit_temperature, mean_nl
 from clipkit.errors import ClipkitError
 from clipkit.evaluation import stratified_split
 from clipkit.features import BlockMatrix, FeatureFile, Split, read, row_ids, write
+from clipkit.results import source_label
 
 COLUMNS = [
     *("temperature", "fitted", "low", "high", "eval_split", "acc1", "mean_confidence"),
@@ -377,6 +378,14 @@ def test_the_picture_shows_bins_the_diagonal_and_both_errors() -> None:
         words = [text.get_text() for text in ax.texts]
         error, null = 100 * diagram.ece, 100 * diagram.ece_null
         assert f"ECE {error:.1f} %, a calibrated model's {null:.1f} %" in words
+
+
+def test_the_title_names_the_model_and_the_data() -> None:
+    file = logits_file()
+    assert source_label(file, "test") == "m, 300 images of test"
+    file.history[0]["dataset"] = {"name": "shapes"}
+    file.history[0]["model"] = {**MODEL, "untrained": 7}
+    assert source_label(file, "test") == "untrained m, 300 images of shapes, test"
 
 
 # -- trained and untrained -----------------------------------------------------------------------
