@@ -259,13 +259,13 @@ def _short_model_name(result: FeatureFile) -> str:
 
 
 def source_label(file: FeatureFile, split: str) -> str:
-    """Say what rows a picture shows: `tiny, 2,000 images of shapes, test`."""
-    rows = f"{_short_model_name(file)}, {len(file.splits[split]):,} images of"
+    """Name what a file is about: `tiny on shapes, test`."""
+    names = [_short_model_name(file)]
     for entry in file.history:
         dataset = entry.get("dataset")
         if isinstance(dataset, dict) and "name" in dataset:
-            return f"{rows} {dataset['name']}, {split}"
-    return f"{rows} {split}"
+            names.append(Path(str(dataset["name"])).name)
+    return f"{' on '.join(names[:2])}, {split}"
 
 
 def _check_sweep(result: FeatureFile) -> None:

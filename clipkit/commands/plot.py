@@ -273,8 +273,8 @@ def reliability(
         temperatures = parse_temperatures(temperature, logits.logit_scale)
         temperatures = temperatures or [logits.temperature or 1.0]
         diagrams = calibration.reliability(logits, name, temperatures, bins)
-        title = title or results.source_label(logits, name)
-    _save(plots.reliability(diagrams, title=title), output, force)
+        source = f"{results.source_label(logits, name)}, {len(logits.splits[name]):,} images"
+    _save(plots.reliability(diagrams, title=title or source), output, force)
 
 
 @plot.command()
