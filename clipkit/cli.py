@@ -28,6 +28,7 @@ COMMANDS = (
     "entropy",
     "probe",
     "zeroshot",
+    "calibrate",
     "cluster",
     "relabel",
     "variance",

@@ -254,7 +254,8 @@ def _check_eval_split(file: FeatureFile, name: str) -> None:
         raise unknown(f"split of {file.display_name}", name, file.splits)
 
 
-def _load_subset(file: FeatureFile, name: str) -> Subset:
+def labelled_split(file: FeatureFile, name: str) -> Split:
+    """Return a split that must exist and have labels."""
     if name not in file.splits:
         raise ClipkitError(
             f"{file.display_name}: expected a split {name!r}, got {', '.join(file.splits)}",
@@ -266,6 +267,11 @@ def _load_subset(file: FeatureFile, name: str) -> Subset:
             f"{file.display_name}: {name}: expected labels, got none",
             "embed a folder of class folders",
         )
+    return split
+
+
+def _load_subset(file: FeatureFile, name: str) -> Subset:
+    split = labelled_split(file, name)
     # image embeddings have no temperature to undo
     return Subset(name, replace(split, features=np.asarray(file.cosines(name))))
 
@@ -288,17 +294,37 @@ def _split_validation(
         raise UsageError(
             f"val: expected a fraction such as 0.1 or one of the splits {splits}, got {val!r}"
         ) from None
-    train, held_out = stratified_split(fit.labels, fraction, seed)
+    name, train, held_out = hold_out(file, fit.name, fit.labels, fraction, seed)
+    return Subset(f"{fit.name}-val", fit.rows.take(train)), Subset(name, fit.rows.take(held_out))
+
+
+def hold_out(
+    file: FeatureFile, split: str, labels: Int64, fraction: float, seed: int
+) -> tuple[str, Int64, Int64]:
+    """Hold out a fraction of the rows of each label (N) of a split; see `stratified_split`.
+
+    Returns
+    -------
+    name : str
+        Of the held-out rows in reports.
+    train_index, val_index : arrays of row numbers, ascending
+
+    Raises
+    ------
+    ClipkitError
+        If no class has two rows.
+    """
+    train, held_out = stratified_split(labels, fraction, seed)
     if len(held_out) == 0:
         raise ClipkitError(
-            f"{file.display_name}: {fit.name}: expected a class with two rows or more to hold out "
+            f"{file.display_name}: {split}: expected a class with two rows or more to hold out "
             "one, got none",
-            "name a split to validate on: --val SPLIT",
+            "name another split to score",
         )
-    name = "val" if "val" not in file.splits else f"{fit.name}-held-out"
+    name = "val" if "val" not in file.splits else f"{split}-held-out"
     while name in file.splits:
         name += "-2"
-    return Subset(f"{fit.name}-val", fit.rows.take(train)), Subset(name, fit.rows.take(held_out))
+    return name, train, held_out
 
 
 class Scored(NamedTuple):

@@ -6,6 +6,7 @@ They are plain numpy, because `zeroshot` and `plot` use them and importing `skle
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ Floats = NDArray[np.floating[Any]]
 QUANTILE = 1.959964  # of the normal distribution, for 95 % confidence
 N_DRAWS = 10_000  # of a bootstrap
 N_PERMUTATIONS = 1_000
+DRAWS = 1000  # of a calibrated model's outcomes
+DRAWN_AT_ONCE = 1 << 22  # numbers
 
 
 def accuracy(labels: Int64, predicted: Int64) -> float:
@@ -234,3 +237,84 @@ def wilson(fraction: float, n: int) -> tuple[float, float]:
     half = z * np.sqrt(fraction * (1 - fraction) / n + z**2 / (4 * n**2))
     divisor = 1 + z**2 / n
     return float((centre - half) / divisor), float((centre + half) / divisor)
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """Confidence and accuracy in B bins of as many rows, beside those of a calibrated model.
+
+    Attributes
+    ----------
+    confidence, accuracy : array (B,)
+        Means of the rows of each bin.
+    low, high : array (B,)
+        95 % of the accuracies that a calibrated model has in these bins.
+    ece : float
+        Expected calibration error: mean over the rows of |accuracy - confidence| of their bin.
+    ece_null, ece_null95 : float
+        Mean and 95 % quantile of the error of a calibrated model.
+    """
+
+    confidence: Floats
+    accuracy: Floats
+    low: Floats
+    high: Floats
+    ece: float
+    ece_null: float
+    ece_null95: float
+
+
+def reliability(
+    confidence: ArrayLike, right: ArrayLike, bins: int = 15, seed: int = 42
+) -> Reliability:
+    """Compare confidence with accuracy, bin by bin (Guo et al. 2017, with bins of equal mass).
+
+    Even a calibrated model has an error above 0, since the accuracy of a bin varies. Its error is
+    estimated by 1,000 draws of `right`, each row with the probability `confidence` (Broecker and
+    Smith 2007, Vaicenavicius et al. 2019).
+
+    Parameters
+    ----------
+    confidence : array (N,)
+        Probability of the predicted class.
+    right : array (N,) of bool
+        Whether the prediction is right.
+    bins : int
+        B, at most one per row.
+    seed : int
+        Random seed of the draws, and of the order of rows with equal confidence.
+
+    Examples
+    --------
+    >>> always_sure = reliability(np.ones(4), np.array([True, True, False, True]), bins=1)
+    >>> always_sure.ece, always_sure.ece_null
+    (0.25, 0.0)
+    """
+    values, hits = np.asarray(confidence, np.float64), np.asarray(right, np.float64)
+    rng = np.random.RandomState(seed)
+    n = len(values)
+    # rows often come sorted by class, which must not decide on the bins of equal confidences
+    order = rng.permutation(n)
+    order = order[np.argsort(values[order], kind="stable")]
+    values, hits = values[order], hits[order]
+    edges = np.linspace(0, n, min(bins, n) + 1).astype(np.int64)
+    sizes = np.diff(edges)
+
+    def bin_means(rows: NDArray[Any]) -> NDArray[np.float64]:
+        return np.asarray(np.add.reduceat(rows, edges[:-1], axis=-1, dtype=np.float64) / sizes)
+
+    expected, accuracies = bin_means(values), bin_means(hits)
+    step = max(1, DRAWN_AT_ONCE // n)
+    counts = [min(step, DRAWS - start) for start in range(0, DRAWS, step)]
+    drawn = np.concatenate([bin_means(rng.random_sample((c, n)) < values) for c in counts])
+    null = np.abs(drawn - expected) @ sizes / n
+    low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
+    return Reliability(
+        expected,
+        accuracies,
+        low,
+        high,
+        ece=float(np.abs(accuracies - expected) @ sizes / n),
+        ece_null=float(null.mean()),
+        ece_null95=float(np.quantile(null, 0.95)),
+    )

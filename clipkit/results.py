@@ -290,6 +290,16 @@ def short_model_name(result: FeatureFile) -> str:
     return f"untrained {name}" if "untrained" in model else name
 
 
+def source_label(file: FeatureFile, split: str) -> str:
+    """Name what a file is about: `tiny on shapes, test`."""
+    names = [short_model_name(file)]
+    for entry in file.history:
+        dataset = entry.get("dataset")
+        if isinstance(dataset, dict) and "name" in dataset:
+            names.append(Path(str(dataset["name"])).name)
+    return f"{' on '.join(names[:2])}, {split}"
+
+
 def _check_sweep(result: FeatureFile) -> None:
     has_columns = SWEEP_COLUMNS.issubset(result.runs)
     if not has_columns or not np.isfinite(result.runs["temperature"]).all():
@@ -556,16 +566,6 @@ def zeroshot_line(zeroshot: FeatureFile, probe: FeatureFile, curve: ShotCurve) -
         crossing = shots[last - 1] * (shots[last] / shots[last - 1]) ** part
         worth = f"{crossing:.1f} labelled images per class"
     return accuracy, f"zero-shot, {100 * accuracy:.1f} %: worth {worth}"
-
-
-def source_label(file: FeatureFile, split: str) -> str:
-    """Name what a file is about: `tiny on shapes, test`."""
-    names = [short_model_name(file)]
-    for entry in file.history:
-        dataset = entry.get("dataset")
-        if isinstance(dataset, dict) and "name" in dataset:
-            names.append(Path(str(dataset["name"])).name)
-    return f"{' on '.join(names[:2])}, {split}"
 
 
 class Nearest(NamedTuple):

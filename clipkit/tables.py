@@ -17,6 +17,7 @@ PERCENT = {
     *("acc1", "acc5", "mean_per_class_recall", "mean_confidence", "purity", "purity_chance"),
     *("share", "unique", "null95", "random99", "embedding"),
     *("control_share", "control_low", "control_high"),
+    *("ece", "ece_null", "ece_null95"),
 }
 
 Row = Mapping[str, Any]

@@ -18,6 +18,7 @@ from PIL import Image
 
 from clipkit import plots
 from clipkit.errors import UsageError
+from clipkit.metrics import reliability
 from clipkit.plots import Sweep
 
 ODD_NAMES = [
@@ -87,6 +88,7 @@ def examples() -> dict[str, Figure]:
         "temperature": plots.temperature([sweep(), sweep("_knn $k$")], 32),
         "entropy": plots.entropy({1.0: 3.4656 - flat, 0.02: sharp}, 32),
         "confidence": plots.confidence({1.0: 0.032 + flat, 0.02: sharp}, 32),
+        "reliability": plots.reliability({1.0: reliability(sharp, sharp < 0.5)}),
         "logits": plots.logits(rng.random((3, 10)), names[:3], names),
         "similarity": plots.similarity(rng.random((4, 10)), names[:4], names, centred=True),
         "classes": plots.classes(rng.random(40), odd_names(40), support=range(40)),

@@ -281,6 +281,31 @@ def confidence(
 
 
 @plot.command()
+def reliability(
+    file: FeatureInput = "-",
+    output: PictureOutput = "-",
+    split: Split = None,
+    temperature: Temperatures = [],  # noqa: B006
+    bins: Annotated[int, option("N", "Points, each of as many images.", min=1)] = 15,
+    title: Title = None,
+    force: Force = False,
+) -> None:
+    """Draw accuracy against confidence, with what a calibrated model would show.
+
+    Example: clipkit plot reliability class-logits.h5 -t model,0.0318 -o reliability.png
+    """
+    from clipkit import calibration, features, plots, results
+
+    with features.open_file(file, kinds=["logits"]) as logits:
+        name = results.choose_split(logits, split)
+        temperatures = parse_temperatures(temperature, logits.logit_scale)
+        temperatures = temperatures or [logits.temperature or 1.0]
+        diagrams = calibration.reliability(logits, name, temperatures, bins)
+        source = f"{results.source_label(logits, name)}, {len(logits.splits[name]):,} images"
+    _save(plots.reliability(diagrams, title=title or source), output, force)
+
+
+@plot.command()
 def logits(
     file: FeatureInput = "-",
     output: PictureOutput = "-",

@@ -13,7 +13,15 @@ from clipkit.plots.bars import classes, confidence, entropy, variance
 from clipkit.plots.comparison import compare
 from clipkit.plots.dots import Dots, attributes
 from clipkit.plots.heatmaps import clusters, confusion, grid, prompt_variance, similarity
-from clipkit.plots.lines import ShotCurve, Sweep, logits, shots, spectrum, temperature
+from clipkit.plots.lines import (
+    ShotCurve,
+    Sweep,
+    logits,
+    reliability,
+    shots,
+    spectrum,
+    temperature,
+)
 from clipkit.plots.sheets import NearestImages, contact_sheet, nearest
 from clipkit.plots.style import FORMATS, format_of, save
 
@@ -36,6 +44,7 @@ __all__ = [
     "logits",
     "nearest",
     "prompt_variance",
+    "reliability",
     "save",
     "shots",
     "similarity",

@@ -1,4 +1,4 @@
-"""Curves: accuracy and entropy against temperature, cosines along prompts, singular values."""
+"""Curves: accuracy against temperature or confidence, cosines along prompts, singular values."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 from numpy.typing import ArrayLike
 
+from clipkit.metrics import Reliability
 from clipkit.plots.style import (
+    BLUE,
     GREY,
     Floats,
     add_legend,
@@ -25,6 +27,8 @@ from clipkit.plots.style import (
 )
 
 MAX_TEXTS = 40  # more prompts than this are numbered
+BAND = "#cccccc"
+PANELS = 3  # side by side
 
 
 class Sweep:
@@ -338,3 +342,53 @@ def spectrum(
     ax.set(xlabel="index of the singular value", ylabel="singular value (log scale)")
     add_legend(fig, handles, labels)
     return fig
+
+
+@clipkit_style
+def reliability(diagrams: Mapping[float, Reliability], *, title: str | None = None) -> Figure:
+    """Draw accuracy against confidence, one panel per temperature.
+
+    Each point is a bin of as many images as the others. A calibrated model's points lie on the
+    dashed diagonal, and 95 % of them within the grey band. Below the diagonal, the model is
+    overconfident.
+
+    Parameters
+    ----------
+    diagrams : mapping of float to Reliability
+        Temperature -> see `metrics.reliability`. At least one.
+    """
+    columns = min(len(diagrams), PANELS)
+    rows = math.ceil(len(diagrams) / columns)
+    fig = new_figure(max(3.2 * columns, 4.6), 3.8 * rows, title)
+    axes = fig.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+    for ax in axes.flat[len(diagrams) :]:
+        ax.remove()
+    handles: list[Artist] = []
+    for ax, (tau, diagram) in zip(axes.flat, diagrams.items(), strict=False):
+        handles = _draw_reliability(ax, diagram)
+        ax.set_title(f"τ = {tau:g}", loc="left", fontweight="bold", pad=19)
+        error, null = 100 * diagram.ece, 100 * diagram.ece_null
+        facts = f"ECE {error:.1f} %, a calibrated model's {null:.1f} %"
+        ax.text(0, 1.03, facts, transform=ax.transAxes, fontsize=9, color=GREY)
+        ax.xaxis.set_tick_params(labelbottom=True)
+        ax.set_xlabel("confidence max p (%)")
+    for ax in axes[:, 0]:
+        ax.set_ylabel("accuracy (%)")
+    labels = ["images, in bins of equal size", "calibrated", "95 % of calibrated models"]
+    add_legend(fig, handles, labels)
+    return fig
+
+
+def _draw_reliability(ax: Axes, diagram: Reliability) -> list[Artist]:
+    confidence = 100 * diagram.confidence
+    band = ax.fill_between(
+        confidence, 100 * diagram.low, 100 * diagram.high, color=BAND, linewidth=3
+    )
+    (diagonal,) = ax.plot([0, 100], [0, 100], color="black", linestyle="--", linewidth=1.2)
+    (points,) = ax.plot(confidence, 100 * diagram.accuracy, color=BLUE, marker="o", markersize=5)
+    ax.set_aspect("equal")
+    ticks = np.linspace(0, 100, 5)
+    ax.set(xlim=(-3, 103), ylim=(-3, 103), xticks=ticks, yticks=ticks)
+    ax.text(5, 95, "underconfident", color=GREY, fontsize=8.5)
+    ax.text(98, 1, "overconfident", color=GREY, fontsize=8.5, ha="right")
+    return [points, diagonal, band]
