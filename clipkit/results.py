@@ -290,6 +290,17 @@ def short_model_name(result: FeatureFile) -> str:
     return f"untrained {name}" if "untrained" in model else name
 
 
+def _accuracy_on(result: FeatureFile, ids: Sequence[str]) -> float | None:
+    """Return the accuracy of the first run on some images; None if no split holds all of them."""
+    for split in result.splits.values():
+        row_of = {row_id: row for row, row_id in enumerate(split.ids)}
+        if split.labels is None or split.predicted is None or not row_of.keys() >= set(ids):
+            continue
+        rows = [row_of[row_id] for row_id in ids]
+        return metrics.accuracy(split.labels[rows], split.predicted[0, rows])
+    return None
+
+
 def source_label(file: FeatureFile, split: str) -> str:
     """Name what a file is about: `tiny on shapes, test`."""
     names = [short_model_name(file)]
@@ -545,15 +556,12 @@ def zeroshot_line(zeroshot: FeatureFile, probe: FeatureFile, curve: ShotCurve) -
     ClipkitError
         If it is no result of `zeroshot`, or of other images than the probe's.
     """
-    columns = _columns(zeroshot, "zeroshot", "split acc1")
-    split = str(probe.runs["eval_split"][-1])
-    scored = zeroshot.splits.get(split)
-    if scored is None or scored.ids != probe.splits[split].ids:
+    accuracy = _accuracy_on(zeroshot, probe.splits[str(probe.runs["eval_split"][-1])].ids)
+    if accuracy is None:
         raise ClipkitError(
-            f"{zeroshot.display_name}: expected the {split} images of {probe.display_name}, "
-            "got others"
+            f"{zeroshot.display_name}: expected zero-shot predictions of the images of "
+            f"{probe.display_name}, got others"
         )
-    accuracy = float(columns["acc1"][columns["split"] == split][0])
     shots, means = np.asarray(curve.shots, np.float64), np.asarray(curve.mean)
     above = np.flatnonzero(means >= accuracy)
     if not len(above):

@@ -83,7 +83,7 @@ def test_bad_numbers_are_refused(tmp_path: Path, words: list[object], message: s
     assert message in fails("probe", saved(tmp_path / "i.h5", images()), *words, exit_code=2)
 
 
-def curve_and_line(accuracy: float, *, ids: int = 4) -> str:
+def curve_and_line(accuracy: float, *, ids: int = 10) -> str:
     """Return the legend of zero-shot accuracy beside a curve of 50, 60 and 80 %."""
     history = [{"command": "probe", "classifier": "svm"}]
     runs = [
@@ -92,9 +92,10 @@ def curve_and_line(accuracy: float, *, ids: int = 4) -> str:
         for shots, of_draws in ((1, (0.4, 0.6)), (2, (0.6, 0.6)), (4, (0.7, 0.9)))
         for draw, acc1 in enumerate(of_draws)
     ]
-    probe = result_file(runs, [0, 1, 1, 0], np.zeros((6, 4), int), history)
+    probe = result_file(runs, [0] * 10, np.zeros((6, 10), int), history)
     row = {"split": "test", "acc1": accuracy}
-    zeroshot = result_file([row], [0] * ids, np.zeros((1, ids), int), [{"command": "zeroshot"}])
+    predicted = [(np.arange(ids) >= 10 * accuracy).astype(int)]
+    zeroshot = result_file([row], [0] * ids, predicted, [{"command": "zeroshot"}])
     (curve,) = results.shot_curves([probe])
     assert (curve.shots, curve.mean, curve.low, curve.high) == (
         [1, 2, 4],
@@ -121,7 +122,7 @@ def test_names_are_worth_as_many_images_as_reach_their_accuracy(
 
 
 def test_zeroshot_on_other_images_is_refused() -> None:
-    with pytest.raises(Exception, match="expected the test images of"):
+    with pytest.raises(Exception, match="expected zero-shot predictions of the images of"):
         curve_and_line(0.5, ids=3)
 
 
