@@ -83,7 +83,7 @@ def purity(labels: Int64, assignments: Int64) -> float:
     >>> purity(np.array([5, 5, 6, 6, 6]), np.array([0, 0, 0, 1, 1]))
     0.8
     """
-    counts = contingency_matrix(labels, assignments)  # (C, K)
+    counts = contingency_matrix(labels, assignments, sparse=True)  # (C, K)
     return float(counts.max(axis=0).sum() / len(labels))
 
 

@@ -22,11 +22,12 @@ from clipkit.features import FeatureFile, Int64
 from clipkit.relabeling import only_attribute
 from clipkit.results import (
     check_predicted_classes,
+    check_run,
     choose_split,
     class_names,
-    labels_and_runs,
     read_groups,
     run_label,
+    scored_runs,
     short_model_name,
 )
 
@@ -108,8 +109,9 @@ def pair(
     orders = _match_ids(results, split, common)
     right = []
     for result, run, order in zip(results, numbers, orders, strict=True):
-        labels, predicted = labels_and_runs(result, split, run)
-        right.append((predicted[run] == labels)[order])
+        scored = scored_runs(result, split)
+        check_run(scored, run)
+        right.append((scored.predicted[run] == scored.labels)[order])
         _check_labels(results[0], result, split, orders[0], order)
     first = FeatureFile(
         "result",
@@ -132,7 +134,7 @@ def pair(
 
 def _choose_runs(results: Sequence[FeatureFile], split: str, runs: Sequence[int]) -> list[int]:
     """Return the number of each result's run; several runs without a choice are refused."""
-    counts = [len(labels_and_runs(result, split)[1]) for result in results]
+    counts = [len(scored_runs(result, split).predicted) for result in results]
     if len(runs) not in (0, 1, len(results)):
         expected = f"one, or one for each of {len(results)} results"
         raise UsageError(f"run: expected {expected}, got {len(runs)}")
@@ -152,8 +154,9 @@ def _choose_runs(results: Sequence[FeatureFile], split: str, runs: Sequence[int]
 
 def _describe_run(result: FeatureFile, split: str, run: int) -> str:
     """Return the settings of a run; say which it is, and how it was chosen, if there were more."""
-    label = run_label(result, split, run)
-    on_split = len(labels_and_runs(result, split)[1])
+    scored = scored_runs(result, split)
+    label = run_label(result, scored, run)
+    on_split = len(scored.predicted)
     validated = [row for row in result.rows() if row.get("eval_split", split) != split]
     if on_split > 1:
         label += f" (run {run} of {on_split}, chosen by number)"
@@ -211,7 +214,7 @@ def _check_labels(
     """Check that an image has the same class in two results, whatever the order of the classes."""
     classes: list[NDArray[Any]] = []
     for result, rows in ((first, first_order), (other, order)):
-        labels = labels_and_runs(result, split)[0][rows]
+        labels = scored_runs(result, split).labels[rows]
         if first.class_names and other.class_names:
             labels = np.array(result.class_names)[labels]
         classes.append(labels)

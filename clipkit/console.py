@@ -13,8 +13,12 @@ Update = Callable[[int, int], None]
 
 FIRST_LINE_SECONDS = 2.0  # shorter work is silent where standard error is no terminal
 NEXT_LINE_SECONDS = 30.0
+LONGEST_LINE = 4000  # characters
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+# Controls, marks of direction, line separators, and surrogates (bytes of a name that is not UTF-8)
+_CONTROL = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
 _quiet = False
 
 
@@ -34,7 +38,13 @@ def escaped(text: str) -> str:
 
 
 def write_line(text: str) -> None:
-    """Write one line; a full disk or a closed pipe behind standard error stops no work."""
+    """Write one line; a full disk or a closed pipe behind standard error stops no work.
+
+    A line that quotes a very long text is cut in its middle.
+    """
+    if len(text) > LONGEST_LINE:
+        half = LONGEST_LINE // 2
+        text = f"{text[:half]} … {text[-half:]}"
     with contextlib.suppress(OSError):
         sys.stderr.write(escaped(text) + "\n")
 

@@ -17,6 +17,8 @@ from clipkit.features import FeatureFile, Int64, Split
 FEATURES = ("logits", "probs")
 FIT_SPLIT, EVAL_SPLIT = "train", "test"  # by default, where a file has them
 HELD_OUT = 0.2  # of the rows of a file that has one split
+# An SVM has a hyperplane for each pair of classes, the others a score for each row and class.
+MAX_SVM_CLASSES, MAX_CLASSES = 2000, 5000
 
 
 @dataclass(frozen=True)
@@ -211,11 +213,12 @@ def _choose_temperatures(
     file: FeatureFile, spec: ProbeSpec, temperatures: Sequence[float] | None
 ) -> list[float | None]:
     if file.kind == "logits":
-        for tau in temperatures or []:
-            check_positive("temperature", tau)
         if temperatures:
             _warn_of_idle_temperatures(spec)
-        return list(temperatures or [file.temperature or 1.0])
+        chosen = temperatures or [file.temperature or 1.0]
+        for tau in chosen:
+            check_positive("temperature", tau)
+        return list(chosen)
     if temperatures or spec.features == "probs":
         raise UsageError(
             f"{file.display_name}: expected logits for temperatures or probabilities, "
@@ -347,6 +350,7 @@ def _evaluate(
     """Fit on a subset, or a few-shot draw of it, and score another, at every temperature and C."""
     if draw.shots is not None:
         fit = _draw_shots(fit, draw, spec.seed)
+    _check_class_count(file, spec, fit)
     runs = _fit_and_predict(spec, taus, Cs, fit, scored)
     entropy_columns = _entropy_columns(file, taus, scored)
     results = []
@@ -388,6 +392,17 @@ def _draw_shots(fit: Subset, draw: Draw, seed: int) -> Subset:
             )
         name = f"{fit.name}-up-to-{shots}-shot"
     return Subset(name, fit.rows.take(drawn))
+
+
+def _check_class_count(file: FeatureFile, spec: ProbeSpec, fit: Subset) -> None:
+    most = MAX_SVM_CLASSES if spec.classifier == "svm" else MAX_CLASSES
+    count = len(np.unique(fit.labels))
+    if count > most:
+        raise ClipkitError(
+            f"{file.display_name}: {fit.name}: expected at most {most:,} classes for "
+            f"{spec.classifier}, got {count:,}",
+            "check whether the labels are classes",
+        )
 
 
 def _warn_of_missing_classes(file: FeatureFile, fit: Subset, scored: Subset) -> None:
@@ -469,8 +484,8 @@ def stratified_split(labels: Int64, fraction: float, seed: int = 42) -> tuple[In
         raise UsageError(f"fraction: expected a number between 0 and 1, got {fraction}")
     rng = np.random.RandomState(seed)  # the same draws in every version of NumPy
     is_val = np.zeros(len(labels), dtype=bool)
-    for c in np.unique(labels):
-        rows = rng.permutation(np.flatnonzero(labels == c))
+    for rows_of_class in _rows_by_class(labels):
+        rows = rng.permutation(rows_of_class)
         count = min(max(1, round(fraction * len(rows))), len(rows) - 1)
         is_val[rows[:count]] = True
     return np.flatnonzero(~is_val), np.flatnonzero(is_val)
@@ -491,8 +506,15 @@ def few_shot(labels: Int64, shots: int, seed: int = 42) -> Int64:
     if shots < 1:
         raise UsageError(f"shots: expected at least 1, got {shots}")
     rng = np.random.RandomState(seed)  # the same draws in every version of NumPy
-    drawn = [rng.permutation(np.flatnonzero(labels == c))[:shots] for c in np.unique(labels)]
+    drawn = [rng.permutation(rows)[:shots] for rows in _rows_by_class(labels)]
     return np.sort(np.concatenate(drawn))
+
+
+def _rows_by_class(labels: Int64) -> list[Int64]:
+    """Return the rows of each class that occurs, both ascending."""
+    order = np.argsort(labels, kind="stable")
+    starts = np.unique(np.asarray(labels)[order], return_index=True)[1]
+    return np.split(order, starts[1:])
 
 
 def missing_classes(fit_labels: Int64, eval_labels: Int64) -> Int64:

@@ -106,15 +106,18 @@ def confusion(labels: Int64, predicted: Int64, n_classes: int) -> Int64:
     return np.bincount(pairs, minlength=n_classes**2).reshape(n_classes, n_classes)
 
 
-def f1_per_class(matrix: Int64) -> Floats:
-    """Return the F1 (C,) of each class of a confusion matrix (C, C); NaN for one without rows.
+def f1_per_class(labels: Int64, predicted: Int64, n_classes: int) -> Floats:
+    """Return the F1 (C,) of each class; NaN for one without rows.
 
-    >>> f1_per_class(np.array([[1, 1], [0, 0]])).round(2)
+    >>> f1_per_class(np.array([0, 0]), np.array([0, 1]), 2).round(2)
     array([0.67,  nan])
     """
-    rows = matrix.sum(axis=1)
-    f1: Floats = np.full(len(rows), np.nan)
-    np.divide(2 * np.diag(matrix), rows + matrix.sum(axis=0), out=f1, where=rows > 0)
+    labels, predicted = np.asarray(labels), np.asarray(predicted)
+    rows = np.bincount(labels, minlength=n_classes)
+    correct = np.bincount(labels[labels == predicted], minlength=n_classes)
+    total = rows + np.bincount(predicted, minlength=n_classes)
+    f1: Floats = np.full(n_classes, np.nan)
+    np.divide(2 * correct, total, out=f1, where=rows > 0)
     return f1
 
 

@@ -6,6 +6,7 @@ Functions raise `UsageError` for a split, run, image or class that does not exis
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from clipkit import files, metrics, prompts, similarity
 from clipkit.errors import ClipkitError, UsageError, unknown
 from clipkit.features import FeatureFile, Int64
+from clipkit.tables import distinct_names
 
 if TYPE_CHECKING:
     from clipkit.plots import ShotCurve, Sweep
@@ -26,16 +28,51 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 Row = dict[str, Any]
 
-MAX_CLASSES = 5000  # counts are a matrix of classes x classes, in memory and on paper
-SWEEP_COLUMNS = {"classifier", "C", "temperature", "eval_split", "acc1", "mean_entropy"}
+MAX_CLASSES = 1000  # of a matrix of counts, in memory and on paper
+MAX_MEANS = 1 << 24  # of classes x prompts: 128 MiB
+MAX_RUNS = 10_000  # of a result that is drawn or reported
+MAX_CURVES = 100
+MAX_PROMPTS = 1 << 20
+SWEEP_COLUMNS = ("classifier", "C", "temperature", "eval_split", "acc1", "mean_entropy")
+
+
+@dataclass(frozen=True)
+class ScoredRuns:
+    """The runs of a result that were scored on one split, and what they predicted.
+
+    `rows` are the R runs, `labels` (N) the classes of the images, `predicted` (R, N) the classes or
+    clusters that each run gave them.
+    """
+
+    split: str
+    rows: list[Row]
+    ids: list[str]
+    labels: Int64
+    predicted: Int64
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """The true and the predicted class of each image (N), of one run.
+
+    `ids` name the images. `label` says what sets the run apart, for a title. `display_name` is the
+    result's. Predictions of groups of classes keep the accuracy by class in `class_accuracy`.
+    """
+
+    ids: list[str]
+    labels: Int64
+    predicted: Int64
+    class_names: list[str]
+    label: str
+    display_name: str
+    class_accuracy: float | None = None
 
 
 @dataclass(frozen=True)
 class ClassCounts:
     """Images of each class (row) in each predicted class or cluster (column) of a run.
 
-    `counts` is (C, K) int64, and `label` says what sets the run apart, for a title. Counts of
-    groups of classes keep the accuracy by class in `class_accuracy`.
+    `counts` is (C, K) int64; see `Predictions` for the others.
     """
 
     counts: Int64
@@ -84,19 +121,69 @@ class ComparisonPanels:
 
 def choose_split(file: FeatureFile, split: str | None = None) -> str:
     """Return the given split, which must exist; by default `test`, else the first split."""
-    default = "test" if "test" in file.splits else next(iter(file.splits), "")
-    return file.choose_splits([split or default])[0]
+    if not file.splits:
+        raise ClipkitError(f"{file.display_name}: expected a split, got none")
+    if split is None:
+        split = "test" if "test" in file.splits else next(iter(file.splits))
+    return file.choose_splits([split])[0]
 
 
-def run_label(result: FeatureFile, split: str, run: int) -> str:
-    """Name a run by its settings: `probe, svm, C 1, temperature 0.07, on test`."""
-    rows = result.runs_on(split)[run:]
-    settings = _settings(rows[0]) if rows else []  # another program's result may lack the split
-    return ", ".join([_last_entry(result)["command"], *settings, f"on {split}"])
-
-
-def _last_entry(result: FeatureFile) -> dict[str, Any]:
+def last_entry(result: FeatureFile) -> dict[str, Any]:
+    """Return the history's entry about the command that made a result."""
     return result.history[-1] if result.history else {"command": "an unknown command"}
+
+
+def scored_runs(result: FeatureFile, split: str) -> ScoredRuns:
+    """Return the runs that were scored on a split, with a row of predictions for each.
+
+    Raises
+    ------
+    ClipkitError
+        If the split has no predictions or labels, or not as many runs as rows of predictions.
+    """
+    if split not in result.splits:
+        raise ClipkitError(f"{result.display_name}: expected predictions of {split}, got none")
+    scored = result.splits[split]
+    labels = _labels(result, split)
+    assert scored.predicted is not None  # a result's split without predictions is invalid
+    names_splits = {"eval_split", "split"} & result.runs.keys()
+    rows = runs_on(result, split) if names_splits else all_runs(result)
+    if not result.runs:
+        rows = [{} for _ in scored.predicted]
+    if len(rows) != len(scored.predicted):
+        raise ClipkitError(
+            f"{result.display_name}: expected a row of predictions for each of {len(rows)} runs "
+            f"on {split}, got {len(scored.predicted)}"
+        )
+    return ScoredRuns(split, rows, scored.ids, labels, scored.predicted)
+
+
+def all_runs(result: FeatureFile) -> list[Row]:
+    """Return all runs of a result; refuse more than can be drawn."""
+    if result.run_count > MAX_RUNS:
+        raise ClipkitError(
+            f"{result.display_name}: expected at most {MAX_RUNS:,} runs, got {result.run_count:,}"
+        )
+    return result.rows()
+
+
+def runs_on(result: FeatureFile, split: str) -> list[Row]:
+    """Return the runs that were scored on a split; see `all_runs`."""
+    return [row for row in all_runs(result) if _split_of(row) == split]
+
+
+def _split_of(row: Row) -> str | None:
+    return row.get("eval_split", row.get("split"))
+
+
+def check_columns(result: FeatureFile, *columns: str) -> None:
+    """Check that a result has some columns; `validate` has checked their types."""
+    missing = [name for name in columns if name not in result.runs]
+    if missing:
+        raise ClipkitError(
+            f"{result.display_name}: expected the columns {', '.join(columns)}, "
+            f"got no {', '.join(missing)}"
+        )
 
 
 def _settings(row: Row, numbers: Sequence[str] = ("C", "temperature")) -> list[str]:
@@ -110,15 +197,15 @@ def _settings(row: Row, numbers: Sequence[str] = ("C", "temperature")) -> list[s
     return settings
 
 
-def confusion_counts(
+def predictions(
     result: FeatureFile, split: str | None = None, run: int | None = None
-) -> ClassCounts:
-    """Count true against predicted classes (C, C) of a run.
+) -> Predictions:
+    """Return the true and the predicted classes of a run.
 
     Parameters
     ----------
     result : FeatureFile
-        Of `probe` or `zeroshot`, with labels and at most 5,000 classes.
+        Of `probe` or `zeroshot`, with labels.
     split : str, optional
         See `choose_split`.
     run : int, optional
@@ -126,51 +213,87 @@ def confusion_counts(
     """
     check_predicted_classes(result)
     split = choose_split(result, split)
-    labels, predicted = labels_and_runs(result, split, run)
+    scored = scored_runs(result, split)
+    check_run(scored, run)
     if run is None:
-        run = int((predicted == labels).mean(axis=1).argmax())  # of equals, the first
-    names = class_names(result, max(labels.max(), predicted.max()))
-    _check_count(result, len(names))
-    counts = metrics.confusion(labels, predicted[run], len(names))
-    return ClassCounts(counts, names, run_label(result, split, run))
+        run = int((scored.predicted == scored.labels).mean(axis=1).argmax())  # of equals, the first
+    predicted = scored.predicted[run]
+    names = class_names(result, max(scored.labels.max(), predicted.max()))
+    label = run_label(result, scored, run)
+    return Predictions(scored.ids, scored.labels, predicted, names, label, result.display_name)
 
 
 def check_predicted_classes(result: FeatureFile) -> None:
     """Refuse a result that does not hold predicted classes."""
-    if not result.splits or result.holds_clusters:
-        command = _last_entry(result)["command"]
+    command = last_entry(result)["command"]
+    if not result.splits or command == "cluster":
         raise ClipkitError(
             f"{result.display_name}: expected predicted classes, got a result of {command}",
             "keep them with: clipkit probe -o, or clipkit zeroshot -o",
         )
 
 
+def run_label(result: FeatureFile, scored: ScoredRuns, run: int) -> str:
+    """Name a run by its settings: `probe, svm, C 1, temperature 0.07, on test`."""
+    command = last_entry(result)["command"]
+    return ", ".join([command, *_settings(scored.rows[run]), f"on {scored.split}"])
+
+
+def confusion_counts(
+    result: FeatureFile, split: str | None = None, run: int | None = None
+) -> ClassCounts:
+    """Count true against predicted classes (C, C) of a run; see `predictions`.
+
+    There may be at most 1,000 classes.
+    """
+    return count(predictions(result, split, run))
+
+
+def count(predictions: Predictions) -> ClassCounts:
+    """Count true against predicted classes (C, C) of at most 1,000 classes."""
+    C = len(predictions.class_names)
+    if C > MAX_CLASSES:
+        raise ClipkitError(
+            f"{predictions.display_name}: expected at most {MAX_CLASSES:,} classes to count, "
+            f"got {C:,}",
+            "draw groups of classes with --groups FILE",
+        )
+    return ClassCounts(
+        metrics.confusion(predictions.labels, predictions.predicted, C),
+        predictions.class_names,
+        predictions.label,
+        predictions.class_accuracy,
+    )
+
+
 def cluster_counts(result: FeatureFile, split: str | None = None, run: int = 0) -> ClassCounts:
-    """Count the images of each class in each cluster (C, K) of a run; see `confusion_counts`."""
-    command = _last_entry(result)["command"]
+    """Count the images of each class in each cluster (C, K) of a run; see `predictions`."""
+    command = last_entry(result)["command"]
     if command != "cluster":
         raise ClipkitError(
             f"{result.display_name}: expected clusters, got a result of {command}",
             "keep them with: clipkit cluster img.h5 -o clusters.h5",
         )
     split = choose_split(result, split)
-    labels, runs = labels_and_runs(result, split, run)
-    names = class_names(result, labels.max())
-    C, K = len(names), int(runs[run].max()) + 1
-    _check_count(result, max(C, K))
-    counts = metrics.confusion(labels, runs[run], max(C, K))[:C, :K]
-    return ClassCounts(counts, names, f"k-means, k {K}, on {split}")
+    scored = scored_runs(result, split)
+    check_run(scored, run)
+    clusters = scored.predicted[run]
+    C, K = _class_count(result, scored.labels.max()), int(clusters.max()) + 1
+    if max(C, K) > MAX_CLASSES:
+        raise ClipkitError(
+            f"{result.display_name}: expected at most {MAX_CLASSES:,} classes and clusters to "
+            f"count, got {C:,} and {K:,}"
+        )
+    counts = metrics.confusion(scored.labels, clusters, max(C, K))[:C, :K]
+    return ClassCounts(counts, class_names(result, C - 1), f"k-means, k {K}, on {split}")
 
 
-def labels_and_runs(result: FeatureFile, split: str, run: int | None = None) -> tuple[Int64, Int64]:
-    """Return labels (N) and the predictions or clusters of all runs (R, N); check the run."""
-    labels, predicted = _labels(result, split), result.splits[split].predicted
-    assert predicted is not None  # a result's split without predictions is invalid
-    if run is not None and not 0 <= run < len(predicted):
-        last = len(predicted) - 1
+def check_run(scored: ScoredRuns, run: int | None) -> None:
+    """Check the number of a run, from 0."""
+    last = len(scored.predicted) - 1
+    if run is not None and not 0 <= run <= last:
         expected = f"0 to {last}" if last else "0"
-        raise UsageError(f"run: expected {expected} on {split}, got {run}")
-    return labels, predicted
+        raise UsageError(f"run: expected {expected} on {scored.split}, got {run}")
 
 
 def _labels(file: FeatureFile, split: str) -> Int64:
@@ -180,25 +303,26 @@ def _labels(file: FeatureFile, split: str) -> Int64:
     return labels
 
 
+def _class_count(file: FeatureFile, largest: int) -> int:
+    """Return C; without class names, the classes are the numbers up to the largest."""
+    return len(file.class_names) if file.class_names else int(largest) + 1
+
+
 def class_names(file: FeatureFile, largest: int) -> list[str]:
     """Return the classes' names; the numbers up to the largest where the file has no names."""
-    return file.class_names or [str(c) for c in range(largest + 1)]
-
-
-def _check_count(result: FeatureFile, count: int) -> None:
-    if count > MAX_CLASSES:
-        raise ClipkitError(
-            f"{result.display_name}: expected at most {MAX_CLASSES:,} classes or clusters to "
-            f"count, got {count:,}"
-        )
+    return file.class_names or [str(c) for c in range(int(largest) + 1)]
 
 
 def read_groups(path: str, class_names: Sequence[str]) -> list[str]:
     """Read the group of each class (C) from lines of class TAB group; each must have one."""
-    group_of = {}
+    group_of: dict[str, str] = {}
     for line in prompts.parse(files.read_bytes(path), path).texts:
-        name, _, group = line.partition("\t")
-        group_of[name.strip()] = group.strip()
+        name, _, group = map(str.strip, line.partition("\t"))
+        if group_of.setdefault(name, group) != group:
+            raise ClipkitError(
+                f"{path}: expected one group for every class, got {group_of[name]!r} and "
+                f"{group!r} for {name!r}"
+            )
     for name in class_names:
         if not group_of.get(name):
             raise ClipkitError(
@@ -208,13 +332,18 @@ def read_groups(path: str, class_names: Sequence[str]) -> list[str]:
     return [group_of[name] for name in class_names]
 
 
-def group_counts(confusion: ClassCounts, groups: Sequence[str]) -> ClassCounts:
-    """Sum confusion counts (C, C) over the group of each class (C); groups are sorted by name."""
-    names, index = np.unique(groups, return_inverse=True)
-    member = np.eye(len(names), dtype=np.int64)[:, index]  # (G, C)
-    counts = member @ confusion.counts @ member.T
-    accuracy = float(np.trace(confusion.counts) / confusion.counts.sum())
-    return replace(confusion, counts=counts, class_names=names.tolist(), class_accuracy=accuracy)
+def group_classes(predictions: Predictions, groups: Sequence[str]) -> Predictions:
+    """Replace each class (C) by its group; groups are sorted by name."""
+    names = sorted(set(groups))
+    number = {name: i for i, name in enumerate(names)}
+    index = np.array([number[group] for group in groups])
+    return replace(
+        predictions,
+        labels=index[predictions.labels],
+        predicted=index[predictions.predicted],
+        class_names=names,
+        class_accuracy=metrics.accuracy(predictions.labels, predictions.predicted),
+    )
 
 
 def temperature_sweeps(results: Sequence[FeatureFile], split: str | None = None) -> list[Sweep]:
@@ -237,9 +366,15 @@ def temperature_sweeps(results: Sequence[FeatureFile], split: str | None = None)
     curves: dict[tuple[int, str, str], list[Row]] = {}  # number of the result, label, C -> runs
     for number, result in enumerate(results):
         _check_sweep(result)
-        for row in _rows_of_sweeps(result) if split is None else _rows_on(result, split):
+        rows = _rows_of_sweeps(result) if split is None else _rows_on(result, split)
+        for row in rows:
             key = (number, _sweep_label(result, row), str(row["C"]))  # as text, NaN equals NaN
             curves.setdefault(key, []).append(row)
+    if len(curves) > MAX_CURVES:
+        raise ClipkitError(
+            f"expected at most {MAX_CURVES} curves, got {len(curves):,}",
+            "choose a split with --split, or draw fewer files",
+        )
     numbers = [number for number, _, _ in curves]
     labels = [label for _, label, _ in curves]
     if len(set(labels)) < len(labels):
@@ -251,14 +386,14 @@ def temperature_sweeps(results: Sequence[FeatureFile], split: str | None = None)
 
 
 def _rows_of_sweeps(result: FeatureFile) -> list[Row]:
-    rows = result.rows()
+    rows = all_runs(result)
     counts = Counter(row["eval_split"] for row in rows)
     return [row for row in rows if counts[row["eval_split"]] > 1] or rows
 
 
 def _sweep_label(result: FeatureFile, row: Row) -> str:
     label = ", ".join([*_settings(row, numbers=["C"]), row["eval_split"]])
-    if _last_entry(result).get("features") == "probs":
+    if last_entry(result).get("features") == "probs":
         label += " (probs)"
     return label
 
@@ -312,17 +447,17 @@ def source_label(file: FeatureFile, split: str) -> str:
 
 
 def _check_sweep(result: FeatureFile) -> None:
-    has_columns = SWEEP_COLUMNS.issubset(result.runs)
+    has_columns = set(SWEEP_COLUMNS).issubset(result.runs)
     if not has_columns or not np.isfinite(result.runs["temperature"]).all():
         raise ClipkitError(
             f"{result.display_name}: expected a sweep over temperatures, got a result of "
-            f"{_last_entry(result)['command']}",
+            f"{last_entry(result)['command']}",
             "make one with: clipkit probe logits.h5 -t 1,0.5,0.07 -o probe.h5",
         )
 
 
 def _rows_on(result: FeatureFile, split: str) -> list[Row]:
-    rows = result.runs_on(split)
+    rows = runs_on(result, split)
     if not rows:
         splits = set(result.runs["eval_split"].tolist())
         raise unknown(f"split of {result.display_name}", split, splits)
@@ -333,7 +468,7 @@ def _sweep(result: FeatureFile, label: str, rows: list[Row]) -> Sweep:
     from clipkit.plots import Sweep  # loads matplotlib
 
     accuracies = [row["acc1"] for row in rows]
-    n = len(result.splits[rows[0]["eval_split"]])
+    n = len(scored_runs(result, rows[0]["eval_split"]).labels)
     low, high = np.transpose([metrics.wilson(accuracy, n) for accuracy in accuracies])
     return Sweep(
         label,
@@ -353,7 +488,7 @@ def comparison_panels(result: FeatureFile) -> ComparisonPanels:
     ClipkitError
         If it is a result of another command.
     """
-    entry = _last_entry(result)
+    entry = last_entry(result)
     if entry["command"] != "compare":
         raise ClipkitError(
             f"{result.display_name}: expected a comparison, got a result of {entry['command']}",
@@ -398,8 +533,15 @@ def _with_wilson(accuracy: float, n: float) -> tuple[float, float, float]:
 
 def common_prompt_count(results: Sequence[FeatureFile]) -> int | None:
     """Return K, the number of prompts that results of `probe` share; None if they differ."""
-    counts = {_last_entry(result).get("prompts") for result in results}
+    counts = {_prompt_count(last_entry(result).get("prompts")) for result in results}
     return counts.pop() if len(counts) == 1 else None
+
+
+def _prompt_count(value: Any) -> int | None:
+    """Return a count of a history, where a stranger may have written anything."""
+    if not isinstance(value, int) or not 1 <= value <= MAX_PROMPTS:
+        return None
+    return int(value)
 
 
 def accuracy_grid(result: FeatureFile, split: str | None = None) -> AccuracyGrid:
@@ -414,23 +556,29 @@ def accuracy_grid(result: FeatureFile, split: str | None = None) -> AccuracyGrid
     """
     _check_sweep(result)
     if split is None:
-        splits, counts = np.unique(result.runs["eval_split"], return_counts=True)
-        split = str(splits[counts.argmax()])
+        counts = Counter(row["eval_split"] for row in all_runs(result))
+        split = min(counts, key=lambda name: (-counts[name], name))
     rows = _rows_on(result, split)
+    classifiers = sorted({row["classifier"] for row in rows})
+    if len(classifiers) > 1:
+        raise ClipkitError(
+            f"{result.display_name}: expected a grid of one classifier, "
+            f"got {', '.join(classifiers)}"
+        )
     temperatures = sorted({row["temperature"] for row in rows})
-    Cs = sorted({row["C"] for row in rows})
-    if len(temperatures) * len(Cs) != len(rows) or min(len(temperatures), len(Cs)) < 2:
+    Cs = sorted({row["C"] for row in rows if not math.isnan(row["C"])})
+    cells = {(row["C"], row["temperature"]): row["acc1"] for row in rows}
+    is_grid = len(rows) == len(cells) and set(cells) == set(itertools.product(Cs, temperatures))
+    if not is_grid or min(len(temperatures), len(Cs)) < 2:
         raise ClipkitError(
             f"{result.display_name}: expected a grid of at least 2 temperatures x 2 C on {split}, "
             f"got {len(rows)} runs of {len(temperatures)} x {len(Cs)}",
             "make one with: clipkit probe logits.h5 -t 1,0.5,0.25 -C 1,4,16 -o grid.h5",
         )
-    accuracy = np.full((len(Cs), len(temperatures)), np.nan)
-    for row in rows:
-        accuracy[Cs.index(row["C"]), temperatures.index(row["temperature"])] = row["acc1"]
-    is_probs = _last_entry(result).get("features") == "probs"
+    accuracy = np.array([[cells[C, tau] for tau in temperatures] for C in Cs])
+    is_probs = last_entry(result).get("features") == "probs"
     features = "softmax(cosine / τ)" if is_probs else "cosine / τ"
-    label = f"{rows[0]['classifier']} on {features}, scored on {split}"
+    label = f"{classifiers[0]} on {features}, scored on {split}"
     return AccuracyGrid(accuracy, Cs, temperatures, label)
 
 
@@ -441,8 +589,13 @@ def class_means(logits: FeatureFile, split: str | None = None) -> tuple[Floats, 
     """
     split = choose_split(logits, split)
     labels = _labels(logits, split)
-    names = class_names(logits, labels.max())
-    return similarity.class_means(logits.cosines(split), labels, len(names)), names
+    C, K = _class_count(logits, labels.max()), len(logits.texts or [])
+    if C > MAX_CLASSES or C * K > MAX_MEANS:
+        raise ClipkitError(
+            f"{logits.display_name}: expected at most {MAX_CLASSES:,} classes and {MAX_MEANS:,} "
+            f"means, got {C:,} classes x {K:,} prompts"
+        )
+    return similarity.class_means(logits.cosines(split), labels, C), class_names(logits, C - 1)
 
 
 def cosine_lines(
@@ -456,7 +609,8 @@ def cosine_lines(
     Parameters
     ----------
     images, classes : sequence of str
-        Ids, and names; the first five classes if neither are given.
+        Ids, and names; the first five classes if neither are given. If several classes have a
+        name, all of them are selected.
 
     Returns
     -------
@@ -473,13 +627,30 @@ def cosine_lines(
         lines.append(cosines[ids.index(image)])
         labels.append(image)
     if classes or not images:
-        means, names = class_means(logits, split)
-        for name in classes or names[:5]:
-            if name not in names:
-                raise unknown("class", name, names)
-            lines.append(means[names.index(name)])
-            labels.append(f"mean of {name}")
+        number_of = _labels(logits, split)
+        names = class_names(logits, number_of.max())
+        distinct = distinct_names(names)
+        for c in _select_classes(names, classes):
+            is_in_class = number_of == c
+            mean = np.full(cosines.shape[1], np.nan)
+            if is_in_class.any():
+                mean = cosines[is_in_class].mean(axis=0, dtype=np.float64)
+            lines.append(mean)
+            labels.append(f"mean of {distinct[c]}")
     return np.stack(lines), labels
+
+
+def _select_classes(names: Sequence[str], selected: Sequence[str]) -> list[int]:
+    """Return the numbers of the classes of the selected names; by default the first five."""
+    if not selected:
+        return list(range(len(names)))[:5]
+    numbers = []
+    for name in selected:
+        found = [c for c, other in enumerate(names) if other == name]
+        if not found:
+            raise unknown("class", name, names)
+        numbers += found
+    return numbers
 
 
 def variance_shares(result: FeatureFile) -> dict[str, NDArray[Any]]:
@@ -504,7 +675,7 @@ def _columns(result: FeatureFile, command: str, names: str) -> dict[str, NDArray
     if not set(needed) <= set(result.runs):
         raise ClipkitError(
             f"{result.display_name}: expected a result of {command}, got one of "
-            f"{_last_entry(result)['command']}",
+            f"{last_entry(result)['command']}",
             f"make one with: clipkit {command} -o FILE",
         )
     return {name: result.runs[name] for name in needed}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -209,15 +210,23 @@ def _align_classes(images: FeatureFile, texts: FeatureFile) -> Int64 | None:
         return texts.class_index
     if texts.class_names == images.class_names:
         return texts.class_index
-    if sorted(texts.class_names) == sorted(images.class_names):
-        number = np.array([images.class_names.index(name) for name in texts.class_names])
+    names = f"{texts.display_name} and {images.display_name}"
+    counts, image_counts = Counter(texts.class_names), Counter(images.class_names)
+    if counts == image_counts:
+        repeated, count = counts.most_common(1)[0]
+        if count > 1:
+            raise ClipkitError(
+                f"{names} have the same classes in another order, but {count} of them are called "
+                f"{repeated!r}",
+                "embed the classes of the images: clipkit textembed --classes img.h5",
+            )
+        number_of = {name: number for number, name in enumerate(images.class_names)}
+        number = np.array([number_of[name] for name in texts.class_names])
         index = np.asarray(texts.class_index)
         return np.where(index < 0, -1, number[index])
-    different = set(texts.class_names) ^ set(images.class_names)
-    names = [*texts.class_names, *images.class_names]
-    example = next(name for name in names if name in different)
+    example = next(iter((counts - image_counts) or (image_counts - counts)))
     console.warn(
-        f"{texts.display_name} and {images.display_name} name different classes "
+        f"{names} name different classes "
         f"(for example {example!r}): the prompts serve as features, not for zeroshot"
     )
     return np.full(len(texts.texts or []), -1)

@@ -7,6 +7,7 @@ import io
 import json
 import math
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,21 @@ PERCENT = {
 }
 
 Row = Mapping[str, Any]
+
+
+def distinct_names(names: Sequence[str], numbers: Sequence[int] | None = None) -> list[str]:
+    """Put its number in front of each name that occurs more than once; by default its position.
+
+    ImageNet has two classes called crane, and two called maillot.
+
+    >>> distinct_names(["crane", "cock", "crane"])
+    ['0: crane', 'cock', '2: crane']
+    """
+    counts = Counter(names)
+    distinct = []
+    for number, name in zip(numbers or range(len(names)), names, strict=True):
+        distinct.append(f"{number}: {name}" if counts[name] > 1 else name)
+    return distinct
 
 
 def emit(rows: Sequence[Row], format: str | None = None) -> None:

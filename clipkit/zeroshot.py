@@ -37,8 +37,11 @@ def class_scores(
         where two are equal.
     """
     scores = np.full((len(cosines), n_classes), -np.inf, dtype=cosines.dtype)
-    for c in np.unique(class_index[class_index >= 0]):
-        scores[:, c] = cosines[:, class_index == c].max(axis=1)
+    prompts = np.flatnonzero(class_index >= 0)
+    order = prompts[np.argsort(class_index[prompts], kind="stable")]
+    classes, starts = np.unique(class_index[order], return_index=True)
+    if len(order):
+        scores[:, classes] = np.maximum.reduceat(cosines[:, order], starts, axis=1)
     return scores
 
 

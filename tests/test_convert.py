@@ -177,6 +177,28 @@ def test_labels_may_be_names(tmp_path: Path) -> None:
     assert labels == {"test": [2, 2, 2], "train": [1, 0, 1]}
 
 
+def test_a_name_of_two_classes_is_no_label(tmp_path: Path) -> None:
+    file = feature_file(datasets={"class_names": ["crane", "crane"]})
+    write(tmp_path / "a.h5", file)
+    ok("convert", tmp_path / "a.h5", tmp_path / "a.npz")
+    ok("convert", tmp_path / "a.npz", tmp_path / "again.h5")
+    assert read(tmp_path / "again.h5").class_names == ["crane", "crane"]
+    arrays = dict(np.load(tmp_path / "a.npz")) | {"test_labels": ["crane"] * 6}
+    arrays |= {"train_labels": ["crane"] * 6}
+    np.savez(tmp_path / "b.npz", **arrays)
+    refusal = clipkit("convert", tmp_path / "b.npz", tmp_path / "b.h5")
+    assert "labels: expected numbers, since several classes are called 'crane'" in refusal.stderr
+
+
+def test_predictions_of_two_classes_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    file = feature_file("result", datasets={"class_names": ["crane", "crane"]})
+    file.runs["split"] = np.array(["test", "test"])
+    write(tmp_path / "r.h5", file)
+    ok("convert", tmp_path / "r.h5", tmp_path / "r.csv")
+    assert "test,0.png,0: crane,0: crane" in (tmp_path / "r.csv").read_text()
+    assert "test,1.png,1: crane,0: crane" in (tmp_path / "r.csv").read_text()
+
+
 def test_labels_and_prompts_may_come_from_files_of_their_own(tmp_path: Path) -> None:
     np.save(tmp_path / "f.npy", np.eye(2))
     np.save(tmp_path / "y.npy", ["b", "a"])

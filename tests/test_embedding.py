@@ -287,11 +287,22 @@ def test_a_text_file_gives_class_names_and_wordings(tmp_path: Path) -> None:
     assert (classes.names, classes.wordings) == (["cat", "dog"], ["big cat", "dog"])
 
 
+def test_two_classes_of_one_name_stay_apart_and_equal_prompts_are_warned_about(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "names.txt").write_text("crane\tcrane bird\ncock\ncrane\tcrane machine\n")
+    classes = embedding.read_class_names(str(tmp_path / "names.txt"))
+    assert classes.names == ["crane", "cock", "crane"]
+    assert capsys.readouterr().err == ""
+    path = write_feature_file(tmp_path / "img.h5", datasets={"class_names": ["crane", "crane"]})
+    assert embedding.read_class_names(str(path)).names == ["crane", "crane"]
+    assert "2 classes are called 'crane': their prompts are the same" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
     [
         ("nameless.h5", "nameless.h5: expected class names, got none"),
-        ("twice.txt", "twice.txt: expected each class once, got 'cat' 2 times"),
         ("./flat", "./flat: expected class names, but its images are not labelled"),
     ],
 )
@@ -300,7 +311,6 @@ def test_a_source_without_class_names_is_refused(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write_feature_file(tmp_path / "nameless.h5", datasets={"class_names": None})
-    (tmp_path / "twice.txt").write_text("cat\ndog\ncat\tbig cat\n")
     (tmp_path / "flat").mkdir()
     (tmp_path / "flat" / "0.png").touch()
     with pytest.raises(ClipkitError) as error:

@@ -302,3 +302,26 @@ def test_few_shot_draws_the_same_number_of_rows_of_every_class():
     rows = few_shot(labels, 4, seed=0)
     assert np.unique(labels[rows], return_counts=True)[1].tolist() == [4, 2]
     assert np.array_equal(rows, np.unique(rows))
+
+
+def test_rows_are_drawn_class_by_class_in_one_pass():
+    labels = np.arange(200_000)  # a pass over all rows for each class would take minutes
+    assert len(few_shot(labels, 1)) == 200_000
+    assert len(stratified_split(labels, 0.5)[1]) == 0
+
+
+@pytest.mark.parametrize(("classifier", "most"), [("svm", "2,000"), ("logreg", "5,000")])
+def test_labels_that_are_no_classes_are_refused_before_they_are_fitted(classifier, most):
+    labels = np.arange(5001)
+    rows = Split(np.ones((5001, 1), np.float32), labels, row_ids(5001))
+    file = FeatureFile("images", splits={"train": rows, "test": rows}, display_name="x.h5")
+    message = f"x.h5: train: expected at most {most} classes for {classifier}, got 5,001"
+    with pytest.raises(ClipkitError, match=message):
+        evaluate_grid(file, ProbeSpec(classifier))
+
+
+@pytest.mark.parametrize("features", ["logits", "probs"])
+def test_the_temperature_of_a_file_is_checked_too(features):
+    file = feature_file(temperature=1e-30)
+    with pytest.raises(UsageError, match="temperature: expected a number between"):
+        evaluate_grid(file, ProbeSpec(features=features))

@@ -461,3 +461,47 @@ def test_a_contact_sheet_places_every_image_under_its_title() -> None:
     assert len(set(extents[:, 3])) == 3
     for text, top in zip(ax.texts, extents[:, 3], strict=True):
         assert text.get_position()[1] < top
+
+
+def test_names_that_look_alike_have_their_numbers_in_front() -> None:
+    names = ["crane", "cock", "crane", "x" * 30 + "1", "x" * 30 + "2"]
+    labels = tick_texts(plots.confusion(np.eye(5), names).axes[0].yaxis)
+    long = "x" * 23 + "…"
+    assert labels == ["0: crane", "cock", "2: crane", f"3: {long}", f"4: {long}"]
+
+
+@pytest.mark.parametrize("ending", ["png", "svg", "pdf"])
+@pytest.mark.usefixtures("low_resolution")
+def test_names_of_any_script_are_drawn_without_a_warning(ending: str, tmp_path: Path) -> None:
+    names = [
+        "عربي",
+        "עברית",
+        "हिन्दी",
+        "\u202eabc",
+        "😀",
+        "e" + "\u0301" * 30,
+        "\ud800",
+        "\ufeff",
+        "a\tb",
+    ]
+    fig = plots.confusion(np.eye(len(names)), names, title="\u2028".join(names))
+    plots.save(fig, tmp_path / f"p.{ending}")  # pytest makes a warning an error
+
+
+def test_a_figure_does_not_grow_without_end(tmp_path: Path) -> None:
+    many = plots.temperature([sweep(f"{i}", RNG.random(4)) for i in range(99)])
+    legend = [text.get_text() for text in many.legends[0].get_texts()]
+    assert len(legend) == 60
+    assert legend[-1] == "… and 40 more"
+    with pytest.raises(UsageError, match="expected at most 20 temperatures to draw, got 21"):
+        plots.entropy({0.1 + i: [0.5] for i in range(21)}, 32)
+    grid = plots.grid(RNG.random((60, 300)), np.arange(1, 61), np.arange(1, 301))
+    assert not grid.axes[0].texts
+    assert grid.get_size_inches().max() < 25
+
+
+def test_a_large_png_has_fewer_dots(tmp_path: Path) -> None:
+    fig = Figure(figsize=(40, 30))
+    plots.save(fig, tmp_path / "large.png")
+    with Image.open(tmp_path / "large.png") as image:
+        assert math.prod(image.size) == pytest.approx(12e6, rel=1e-3)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -189,7 +189,7 @@ def test_the_baseline_is_the_run_at_c_1_wherever_it_stands_in_a_sweep(tmp_path: 
 def test_classes_without_test_images_are_counted_and_not_among_the_worst(tmp_path: Path) -> None:
     folder = write_results(tmp_path / "r", [*NAMES, "fox", "gnu"])
     text = " ".join(ok("report", folder).stdout.split())
-    worst = "of the worst: eel 0.75, dog 0.75, cat 0.75, bee|hive 0.75, ant 0.75"
+    worst = "of the worst: eel 0.75, dog 0.75, cat 0.75, bee\\|hive 0.75, ant 0.75"
     assert f"{worst}; classes without test images, left out: 2." in text
 
 
@@ -230,3 +230,117 @@ def test_a_folder_without_embedded_images_is_refused(tmp_path: Path) -> None:
     )
     (tmp_path / "img.h5").write_text("no feature file")
     fails("report", tmp_path)
+    assert "expected the name of a folder, got ''" in fails("report", "", exit_code=2)
+
+
+# -- folders that somebody else filled -------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"model": {"digest": None}}, "expected model.digest, a text, got none"),
+        ({"model": {"device": 5}}, "expected model.device, a text, got a number"),
+        ({"dataset": {"name": ["cifar10"]}}, "expected dataset.name, a text, got a list"),
+        ({"dataset": {"splits": [1]}}, "expected dataset.splits, an object, got a list"),
+        ({"dataset": {"splits": {"a": 1}}}, "expected dataset.splits.a.rows, a text"),
+        ({"dataset": {"draw": "all"}}, "expected dataset.draw, an object, got a text"),
+        ({"skipped": 3}, "expected skipped, a list, got a number"),
+        ({"clipkit": 1}, "expected clipkit, a text, got a number"),
+    ],
+)
+def test_images_whose_history_does_not_say_how_they_were_made_are_refused(
+    entry: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    line = fails("report", write_results(tmp_path / "r", **entry))
+    assert f"img.h5: history, embed: {message}" in line
+
+
+def _drop_columns(result: FeatureFile) -> None:
+    del result.runs["acc1"], result.runs["C"]
+
+
+def _drop_labels(result: FeatureFile) -> None:
+    result.splits["test"].labels = None
+
+
+def _drop_predictions(result: FeatureFile) -> None:
+    result.splits = {"val": result.splits["test"]}
+
+
+def _add_predictions(result: FeatureFile) -> None:
+    split = result.splits["test"]
+    split.predicted = np.tile(split.predicted, (3, 1))
+
+
+def _not_a_number(result: FeatureFile) -> None:
+    result.runs["acc1"] = np.array([np.nan])
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (_drop_columns, "expected the columns classifier, C, standardize, eval_split, acc1, got"),
+        (_drop_labels, "expected labels in test, got none"),
+        (_drop_predictions, "expected predictions of test, got none"),
+        (_add_predictions, "expected a row of predictions for each of 1 runs on test, got 3"),
+        (_not_a_number, "expected numbers in the column acc1, got NaN"),
+    ],
+)
+def test_a_result_that_lacks_what_a_report_needs_is_left_out_with_the_reason(
+    change: Callable[[FeatureFile], None], reason: str, tmp_path: Path
+) -> None:
+    folder = write_results(tmp_path / "r")
+    result = read(folder / "img.svm.h5")
+    change(result)
+    write(folder / "img.svm.h5", result, force=True)
+    report = ok("report", folder)
+    assert f"- r/img.svm.h5: {reason}" in report.stdout
+    assert f"clipkit: warning: left out r/img.svm.h5: {reason}" in report.stderr
+
+
+@pytest.mark.parametrize("kind", ["images", "damaged"])
+def test_a_file_that_is_no_result_is_left_out_with_the_reason(kind: str, tmp_path: Path) -> None:
+    folder = write_results(tmp_path / "r")
+    if kind == "images":
+        write_feature_file(folder / "img.svm.h5")
+    else:
+        content = (folder / "img.svm.h5").read_bytes()
+        (folder / "img.svm.h5").write_bytes(content[:-9])
+    assert "- r/img.svm.h5: expected" in ok("report", folder).stdout
+
+
+HOSTILE = "<img src=x>\n# head\x1b[31m [l](http://a.b) |cell| $x$ `code` *b* _i_ \u202e"
+
+
+def test_names_make_no_markdown(tmp_path: Path) -> None:
+    names = [f"{HOSTILE}{i}" for i in range(3)] + ["---", "# 1"]
+    folder = write_results(
+        tmp_path / "r",
+        names,
+        model={"name": HOSTILE, "digest": HOSTILE, "device": HOSTILE, "untrained": HOSTILE},
+        dataset={
+            "name": HOSTILE,
+            "splits": {HOSTILE: {"rows": HOSTILE}},
+            "draw": {HOSTILE: HOSTILE},
+        },
+        clipkit=HOSTILE,
+    )
+    report = ok("report", folder)
+    page = report.stdout
+    assert not set("\x1b\u202e") & set(page)
+    unescaped = re.sub(r"\\[^\w\s]", "", page)
+    for character in "<>[]`*$":
+        assert character not in unescaped
+    assert "://" not in unescaped
+    heading, *rest = [line for line in page.splitlines() if re.match(" {0,3}#", line)]
+    assert heading.startswith("# \\<img src=x\\> \\# head")
+    assert all(line.startswith(("## Chapter", "### ")) for line in rest)
+    assert not re.search(r"^\s*(-+|=+)\s*$", page, re.MULTILINE)
+    assert len({line.count("|") - line.count(r"\|") for line in page.splitlines()[2:9]}) == 1
+
+
+def test_two_classes_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    names = ["crane", "bee", "crane", "dog", "eel"]
+    text = " ".join(ok("report", write_results(tmp_path / "r", names)).stdout.split())
+    assert "the best classes: 0: crane 0.75, bee 0.75, 2: crane 0.75" in text

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
+import tracemalloc
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from factories import result_file
+from factories import feature_file, result_file
 from sklearn.metrics import confusion_matrix
 
 from clipkit import metrics, results
-from clipkit.errors import ClipkitError
+from clipkit.errors import ClipkitError, UsageError
 from clipkit.features import FeatureFile
+from clipkit.features.validation import validate
 
 LABELS = np.array([0, 0, 1, 1, 2, 2])
 NAMES = ["cat", "dog", "owl"]
@@ -55,23 +60,24 @@ def test_cluster_counts_have_as_many_columns_as_clusters() -> None:
     assert clusters.label == "k-means, k 4, on test"
 
 
-def test_counts_are_limited_to_5000_classes() -> None:
+def test_counts_are_limited_to_1000_classes() -> None:
     result = probe_result(SWEEP)
     result.class_names = None
-    result.splits["test"].labels = LABELS + 5000
-    with pytest.raises(ClipkitError, match="expected at most 5,000 classes"):
+    result.splits["test"].labels = LABELS + 1000
+    with pytest.raises(ClipkitError, match="expected at most 1,000 classes"):
         results.confusion_counts(result)
 
 
 def test_counts_of_groups_are_sums_over_their_classes(tmp_path: Path) -> None:
     path = tmp_path / "groups.tsv"
     path.write_text("owl\tbird\ncat\tpet\ndog\tpet\n")
-    counts = results.confusion_counts(probe_result(SWEEP), run=0)
-    grouped = results.group_counts(counts, results.read_groups(str(path), NAMES))
+    scored = results.predictions(probe_result(SWEEP), run=0)
+    groups = results.read_groups(str(path), NAMES)
+    grouped = results.count(results.group_classes(scored, groups))
     assert grouped.class_names == ["bird", "pet"]
     np.testing.assert_array_equal(grouped.counts, [[1, 1], [0, 4]])
     assert grouped.class_accuracy == 0.5  # that of the groups is 5 of 6
-    assert counts.class_accuracy is None
+    assert results.count(scored).class_accuracy is None
     path.write_text("cat\tpet\n")
     with pytest.raises(ClipkitError, match="expected a group for every class, got none for 'dog'"):
         results.read_groups(str(path), NAMES)
@@ -132,3 +138,144 @@ def test_a_grid_is_arranged_by_c_and_temperature() -> None:
     assert (grid.Cs, grid.temperatures) == ([1, 4], [0.5, 1])
     np.testing.assert_array_equal(grid.values, [[0.1, 0.3], [0.0, 0.2]])
     assert grid.label == "svm on cosine / τ, scored on test"
+
+
+# -- files that keep to the format, but were made by somebody else ---------------------------------
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "message"),
+    [
+        ("classifier", [1, 2], "runs/classifier: expected texts, got whole numbers"),
+        ("eval_split", [0.5, 1], "runs/eval_split: expected texts, got numbers"),
+        ("C", ["1", "2"], "runs/C: expected numbers or whole numbers, got texts"),
+        ("temperature", [0.0, 1.0], "runs/temperature: expected numbers between 1e-12 and 1e+12"),
+        ("acc1", [75.0, 80.0], "runs/acc1: expected numbers between 0 and 1, got 75"),
+        ("mean_entropy", [np.inf, 1.0], "between -1e+12 and 1e+12, got inf"),
+    ],
+)
+def test_a_column_that_clipkit_knows_has_a_known_type(
+    column: str, values: list[Any], message: str
+) -> None:
+    result = probe_result(SWEEP)
+    result.runs[column] = np.array(values)
+    with pytest.raises(ClipkitError) as error:
+        validate(result)
+    assert message in error.value.message
+    result.runs = {"mine": np.array(values), "C": np.array([1, 2]), "acc1": np.full(2, np.nan)}
+    validate(result)
+
+
+def _without(*columns: str) -> FeatureFile:
+    result = probe_result(SWEEP)
+    for column in columns:
+        del result.runs[column]
+    return result
+
+
+def _with(**columns: list[Any]) -> FeatureFile:
+    result = probe_result(SWEEP)
+    result.runs |= {name: np.array(values) for name, values in columns.items()}
+    return result
+
+
+@pytest.mark.parametrize(
+    ("view", "result", "message"),
+    [
+        (results.confusion_counts, _with(eval_split=["test", "val"]), "each of 1 runs on test"),
+        (results.confusion_counts, _with(eval_split=["a", "b"]), "each of 0 runs on test, got 2"),
+        (results.temperature_sweeps, _with(eval_split=["a", "a"]), "expected predictions of a"),
+        (results.cluster_counts, replace(CLUSTERS, splits={}), "expected a split, got none"),
+        (results.temperature_sweeps, _without("acc1"), "expected a sweep over temperatures"),
+        (results.accuracy_grid, _without("eval_split"), "expected a sweep over temperatures"),
+        (results.accuracy_grid, _with(C=[np.nan, np.nan]), "got 2 runs of 2 x 0"),
+    ],
+)
+def test_a_result_without_the_columns_or_runs_of_a_picture_is_refused(
+    view: Callable[..., Any], result: FeatureFile, message: str
+) -> None:
+    with pytest.raises(ClipkitError) as error:
+        view([result] if view is results.temperature_sweeps else result)
+    assert message in error.value.message
+
+
+def test_predictions_without_columns_or_history_can_be_counted() -> None:
+    result = probe_result(SWEEP)
+    result.runs, result.history = {}, []
+    assert results.confusion_counts(result).label == "an unknown command, on test"
+
+
+@pytest.mark.parametrize("prompts", [None, "32", [32], {"n": 1}, 0, -3, 10**400, 3.5, True])
+def test_a_number_of_prompts_that_is_none_marks_no_maximum(prompts: Any) -> None:
+    assert results.common_prompt_count([probe_result(SWEEP, prompts=prompts)]) in (None, 1)
+
+
+def test_a_grid_has_one_classifier() -> None:
+    points = itertools.product(("svm", "knn"), (1.0,), (1.0, 0.5))
+    result = probe_result([(classifier, C, tau, 0.5) for classifier, C, tau in points])
+    result.runs["C"] = np.array([1.0, 1.0, 2.0, 2.0])
+    result.runs["classifier"] = np.array(["svm", "svm", "knn", "knn"])
+    with pytest.raises(ClipkitError, match="expected a grid of one classifier, got knn, svm"):
+        results.accuracy_grid(result)
+
+
+def test_many_curves_and_runs_are_refused() -> None:
+    result = probe_result([("svm", float(C), 1.0, 0.5) for C in range(1, 102)])
+    with pytest.raises(ClipkitError, match="expected at most 100 curves, got 101"):
+        results.temperature_sweeps([result])
+    result.runs = {name: np.resize(column, 10_001) for name, column in result.runs.items()}
+    with pytest.raises(ClipkitError, match="expected at most 10,000 runs, got 10,001"):
+        results.temperature_sweeps([result])
+
+
+# -- classes -----------------------------------------------------------------------------------
+
+
+def test_a_label_without_a_name_allocates_no_matrix_of_all_classes() -> None:
+    result = probe_result(SWEEP)
+    clusters = replace(CLUSTERS, splits=dict(CLUSTERS.splits))
+    logits = feature_file("logits", datasets={"class_names": None})
+    last = (1 << 20) - 1
+    for file, split in ((result, "test"), (clusters, "test"), (logits, "train")):
+        file.class_names = None
+        labels = np.array(file.splits[split].labels)
+        labels[0] = last
+        file.splits[split] = replace(file.splits[split], labels=labels)
+    tracemalloc.start()
+    for view in (
+        lambda: results.confusion_counts(result),
+        lambda: results.cluster_counts(clusters),
+        lambda: results.class_means(logits, "train"),
+    ):
+        with pytest.raises(ClipkitError, match="at most 1,000 classes"):
+            view()
+    results.cosine_lines(logits, "train")
+    scored = results.predictions(result)
+    f1 = metrics.f1_per_class(scored.labels, scored.predicted, len(scored.class_names))
+    assert np.flatnonzero(np.isfinite(f1)).tolist() == [0, 1, 2, last]
+    assert tracemalloc.get_traced_memory()[1] < 300e6
+    tracemalloc.stop()
+
+
+def test_a_class_has_one_group_however_often_it_is_listed(tmp_path: Path) -> None:
+    path = tmp_path / "groups.tsv"
+    path.write_text("cat\tpet\ndog\tpet\ncat\tpet\n")
+    assert results.read_groups(str(path), ["cat", "dog"]) == ["pet", "pet"]
+    path.write_text("cat\tpet\ndog\tpet\ncat\twild\n")
+    with pytest.raises(ClipkitError, match="one group for every class, got 'pet' and 'wild' for "):
+        results.read_groups(str(path), ["cat", "dog"])
+
+
+def test_two_classes_of_one_name_are_two_lines() -> None:
+    names = ["crane", "crane"]
+    logits = feature_file("logits", datasets={"class_names": names})
+    cosines, labels = results.cosine_lines(logits, classes=["crane"])
+    assert labels == ["mean of 0: crane", "mean of 1: crane"]
+    split = logits.splits["test"]
+    expected = [split.features[split.labels == c].mean(axis=0) for c in (0, 1)]
+    np.testing.assert_allclose(cosines, expected, rtol=1e-6)
+
+
+def test_an_empty_name_is_no_split() -> None:
+    with pytest.raises(UsageError, match="unknown split of the file ''"):
+        results.confusion_counts(probe_result(SWEEP), split="")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from factories import feature_file
 
-from clipkit import zeroshot
+from clipkit import similarity, zeroshot
 from clipkit.errors import ClipkitError
 
 
@@ -43,3 +43,45 @@ def test_every_class_needs_a_prompt(class_index, message):
     with pytest.raises(ClipkitError, match=message) as caught:
         zeroshot.evaluate(file)
     assert "textembed --classes" in caught.value.hint
+
+
+def test_the_score_of_a_class_among_many_prompts_is_that_of_its_best():
+    rng = np.random.default_rng(0)
+    cosines = rng.random((7, 500)).astype(np.float32)
+    index = rng.integers(-1, 60, 500)
+    scores = zeroshot.class_scores(cosines, index, 61)
+    for c in range(60):
+        assert np.array_equal(scores[:, c], cosines[:, index == c].max(axis=1))
+    assert np.isneginf(scores[:, 60]).all()
+
+
+def joined(image_names, text_names):
+    """Return the class indices of one prompt per class, joined with images of other names."""
+    K = len(text_names)
+    images = feature_file("images", datasets={"class_names": image_names})
+    texts = feature_file(
+        "texts",
+        datasets={
+            "class_names": text_names,
+            "texts": [f"a photo of a {name}" for name in text_names],
+            "class_index": np.arange(K),
+            "features": np.ones((K, 4), np.float32),
+        },
+    )
+    return similarity.compute_logits(images, texts).class_index.tolist()
+
+
+def test_prompts_are_matched_to_classes_by_name_in_any_order():
+    assert joined(["cat", "dog", "owl"], ["owl", "cat", "dog"]) == [2, 0, 1]
+    names = [str(i) for i in range(50_000)]
+    assert joined(names, names[::-1]) == list(range(50_000))[::-1]
+
+
+def test_two_classes_of_one_name_are_matched_by_their_order_or_not_at_all(capsys):
+    names = ["crane", "cock", "crane"]
+    assert joined(names, names) == [0, 1, 2]
+    with pytest.raises(ClipkitError, match="in another order, but 2 of them are called 'crane'"):
+        joined(names, ["cock", "crane", "crane"])
+    assert capsys.readouterr().err == ""
+    assert joined(names, ["crane", "cock", "cock"]) == [-1, -1, -1]
+    assert "name different classes (for example 'cock')" in capsys.readouterr().err

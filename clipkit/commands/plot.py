@@ -17,14 +17,14 @@ from clipkit.commands._options import (
     option,
     parse_temperatures,
 )
-from clipkit.errors import ClipkitError, ImageError, unknown
+from clipkit.errors import ClipkitError, ImageError, check_positive, unknown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from clipkit.datasets import ImageDataset
     from clipkit.features import FeatureFile
-    from clipkit.results import ClassCounts, Nearest
+    from clipkit.results import Nearest, Predictions
 
 SHEET_IMAGES = 40
 THUMBNAIL_PIXELS = 96
@@ -112,9 +112,9 @@ def confusion(
 
     Example: clipkit plot confusion zeroshot.h5 -o confusion.png
     """
-    from clipkit import plots
+    from clipkit import plots, results
 
-    matrix = _read_confusion(file, split, run, groups)
+    matrix = results.count(_read_predictions(file, split, run, groups))
     of = "" if groups is None else " of groups"
     title = title or f"Confusion{of} ({matrix.label})"
     figure = plots.confusion(
@@ -137,13 +137,17 @@ def classes(
 
     Example: clipkit plot classes zeroshot.h5 -o classes.png
     """
+    import numpy as np
+
     from clipkit import metrics, plots
 
-    matrix = _read_confusion(file, split, run, groups)
-    f1, support = metrics.f1_per_class(matrix.counts), matrix.counts.sum(axis=1)
+    scored = _read_predictions(file, split, run, groups)
+    C = len(scored.class_names)
+    f1 = metrics.f1_per_class(scored.labels, scored.predicted, C)
+    support = np.bincount(scored.labels, minlength=C)
     noun = "class" if groups is None else "group"
-    title = title or f"F1 of each {noun} ({matrix.label})"
-    figure = plots.classes(f1, matrix.class_names, support=support, noun=noun, title=title)
+    title = title or f"F1 of each {noun} ({scored.label})"
+    figure = plots.classes(f1, scored.class_names, support=support, noun=noun, title=title)
     _save(figure, output, force)
 
 
@@ -587,16 +591,16 @@ def _thumbnails(rows: ImageDataset, numbers: Iterable[int], split: str) -> Any:
     return np.stack(thumbnails)
 
 
-def _read_confusion(
+def _read_predictions(
     file: str, split: str | None, run: int | None, groups: str | None
-) -> ClassCounts:
-    """Read the confusion counts of a run, summed over groups of classes if a file names them."""
+) -> Predictions:
+    """Read the predictions of a run, of groups of classes if a file names them."""
     from clipkit import features, results
 
-    counts = results.confusion_counts(features.read(file, kinds=["result"]), split, run)
+    scored = results.predictions(features.read(file, kinds=["result"]), split, run)
     if groups is None:
-        return counts
-    return results.group_counts(counts, results.read_groups(groups, counts.class_names))
+        return scored
+    return results.group_classes(scored, results.read_groups(groups, scored.class_names))
 
 
 def _read_cosines(
@@ -610,9 +614,9 @@ def _read_cosines(
     with features.open_file(file, kinds=["logits"]) as logits:
         name = results.choose_split(logits, split)
         temperatures = parse_temperatures(temperature, logits.logit_scale)
+        temperatures = temperatures or [check_positive("temperature", logits.temperature or 1.0)]
         cosines = np.asarray(logits.cosines(name))
-        title = f"{len(cosines)} images of {name}"
-        return cosines, temperatures or [logits.temperature or 1.0], title
+        return cosines, temperatures, f"{len(cosines)} images of {name}"
 
 
 def _save(figure: Figure, output: str, force: bool) -> None:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from clipkit.commands._options import OUTPUT, Force, check_output, option
+from clipkit.errors import UsageError
 
 
 def _check_page(ctx: typer.Context, output: str) -> str | None:
@@ -16,13 +17,29 @@ def _check_page(ctx: typer.Context, output: str) -> str | None:
     return output if output == "-" else check_output(ctx, output)
 
 
+def _check_folder(folder: str | None) -> str | None:
+    """Refuse the empty name, which an unset variable of a shell gives: it is the current folder."""
+    if folder == "":
+        raise UsageError("expected the name of a folder, got ''")
+    return folder
+
+
 def report(
     folder: Annotated[
-        str, typer.Argument(metavar="FOLDER", help="Results folder of the Makefile's chapters.")
+        str,
+        typer.Argument(
+            metavar="FOLDER",
+            help="Results folder of the Makefile's chapters.",
+            callback=_check_folder,
+        ),
     ],
     untrained: Annotated[
         str | None,
-        option("FOLDER", "Results folder of the untrained control, shown in a separate column."),
+        option(
+            "FOLDER",
+            "Results folder of the untrained control, shown in a separate column.",
+            callback=_check_folder,
+        ),
     ] = None,
     output: Annotated[
         str,

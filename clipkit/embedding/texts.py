@@ -200,10 +200,25 @@ def read_class_names(source: str, root: str | None = None) -> ClassNames:
     Raises
     ------
     ClipkitError
-        If the source has no class names, or repeats one.
+        If the source has no class names.
     UsageError
         If there is no such file or data set.
+
+    Warns
+    -----
+    On standard error: if two classes have one wording, so that no prompt tells them apart.
     """
+    classes = _read_class_names(source, root)
+    wording, count = Counter(classes.wordings).most_common(1)[0]
+    if count > 1:
+        console.warn(
+            f"{source}: {count} classes are called {wording!r}: their prompts are the same; give "
+            "them other wordings in a text file (name, tab, wording)"
+        )
+    return classes
+
+
+def _read_class_names(source: str, root: str | None) -> ClassNames:
     path = Path(source)
     if not path.is_file():
         from clipkit import datasets
@@ -231,9 +246,4 @@ def _parse_class_names(source: str) -> ClassNames:
         name, _, wording = line.partition("\t")
         names.append(name.strip())
         wordings.append(wording.strip() or name.strip())
-    (most_frequent, count), *_ = Counter(names).most_common(1)
-    if count > 1:
-        raise ClipkitError(
-            f"{source}: expected each class once, got {most_frequent!r} {count} times"
-        )
     return ClassNames(names, wordings, {"classes": "file"})

@@ -8,6 +8,7 @@ from typing import Any
 from clipkit.features.model import FeatureFile
 
 MOST_NAMES = 5  # of a list, before the rest is counted
+LONGEST = 1000  # characters of a value
 
 
 def describe(file: FeatureFile) -> list[dict[str, Any]]:
@@ -48,7 +49,14 @@ def abridge(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
             short.append((field, _abridged(value)))
         else:
             short.append((field, value))
-    return [{"field": field, "value": value} for field, value in short]
+    return [{"field": _cut(field), "value": _cut(value)} for field, value in short]
+
+
+def _cut(value: Any) -> Any:
+    """Cut a text that would fill the terminal."""
+    if isinstance(value, str) and len(value) > LONGEST:
+        return value[: LONGEST - 1] + "…"
+    return value
 
 
 def _lists(file: FeatureFile) -> list[tuple[str, Any]]:
@@ -58,7 +66,7 @@ def _lists(file: FeatureFile) -> list[tuple[str, Any]]:
     if file.texts:
         rows += [("texts", len(file.texts)), ("prompts", file.texts)]
     if file.runs:
-        rows += [("runs", len(file.rows())), ("columns", ", ".join(file.runs))]
+        rows += [("runs", file.run_count), ("columns", ", ".join(file.runs))]
     return rows
 
 

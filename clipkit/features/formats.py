@@ -12,6 +12,7 @@ import csv
 import hashlib
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -34,6 +35,7 @@ from clipkit.features.model import (
 )
 from clipkit.features.validation import allowed_names, validate
 from clipkit.files import atomic_write, spool_input
+from clipkit.tables import distinct_names
 
 READABLE = (".npz", ".npy", ".parquet")
 WRITABLE = (*READABLE, ".csv")
@@ -389,11 +391,18 @@ def _number_labels(file: FeatureFile) -> None:
     if file.class_names is None:
         file.class_names = sorted({name for split in labelled for name in split.labels})
     numbers = {name: number for number, name in enumerate(file.class_names)}
+    repeated = {name for name, count in Counter(file.class_names).items() if count > 1}
     for split in labelled:
         unknown = sorted(set(split.labels).difference(numbers))
         if unknown:
             where = f"{file.display_name}: labels"
             raise ClipkitError(f"{where}: expected class names, got {unknown[0]!r}")
+        ambiguous = sorted(repeated.intersection(split.labels))
+        if ambiguous:
+            where = f"{file.display_name}: labels"
+            raise ClipkitError(
+                f"{where}: expected numbers, since several classes are called {ambiguous[0]!r}"
+            )
         split.labels = np.array([numbers[name] for name in split.labels], np.int64)
 
 
@@ -464,6 +473,7 @@ def _result_frames(file: FeatureFile) -> Iterator[dict[str, list[Any]]]:
     """Yield the table run by run, a row per image; or all runs at once, if they predict nothing."""
     if not file.splits:
         yield {name: column.tolist() for name, column in file.runs.items()}
+    class_names = distinct_names(file.class_names or [])
     for name, split in file.splits.items():
         runs = file.runs_on(name)
         predicted = np.asarray(split.predicted)
@@ -473,16 +483,16 @@ def _result_frames(file: FeatureFile) -> Iterator[dict[str, list[Any]]]:
         n = len(split)
         rows: dict[str, list[Any]] = {"split": [name] * n, "id": split.ids, "label": [None] * n}
         if split.labels is not None:
-            rows["label"] = _classes(split.labels, file)
+            rows["label"] = _classes(split.labels, class_names)
         for run, classes in zip(runs, predicted, strict=True):
             parameters = {name: [run.get(name)] * n for name in RUN_PARAMETERS}
-            named = classes.tolist() if file.holds_clusters else _classes(classes, file)
+            named = classes.tolist() if file.holds_clusters else _classes(classes, class_names)
             yield {**rows, **parameters, "predicted": named}
 
 
-def _classes(labels: Int64, file: FeatureFile) -> list[Any]:
+def _classes(labels: Int64, class_names: Sequence[str]) -> list[Any]:
     """Return labels by name, or as they are where classes have no names."""
     numbers: list[int] = labels.tolist()
-    if not file.class_names:
+    if not class_names:
         return numbers
-    return [file.class_names[number] for number in numbers]
+    return [class_names[number] for number in numbers]

@@ -179,7 +179,7 @@ class FeatureFile:
             if values:
                 parts.append(f"{len(values)} {what}")
         if self.runs:
-            parts.append(f"{len(self.rows())} runs")
+            parts.append(f"{self.run_count} runs")
         return f"FeatureFile({', '.join(parts)})"
 
     @property
@@ -217,6 +217,11 @@ class FeatureFile:
             if name not in self.splits:
                 raise unknown(f"split of {self.display_name}", name, self.splits)
         return list(dict.fromkeys(names or self.splits))
+
+    @property
+    def run_count(self) -> int:
+        """Number R of the runs of a result."""
+        return len(next(iter(self.runs.values()), ()))
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the runs of a result as one dict per run."""

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from clipkit.errors import ClipkitError
+from clipkit.errors import LARGEST, SMALLEST, ClipkitError
 from clipkit.features.model import BlockMatrix, FeatureFile, Float32, canonical_json, is_features
 
 
@@ -47,6 +47,27 @@ TYPES: dict[str, tuple[set[str], int]] = {
     "runs": ({"S", "<i8", "<f8"}, 1),
 }
 TYPE_NAMES = {"S": "texts", "<i8": "whole numbers", "<f4": "numbers", "<f8": "numbers"}
+
+
+class Column(NamedTuple):
+    """What a column of a result holds: texts, or numbers between `low` and `high`, or NaN."""
+
+    types: set[str]
+    low: float = -LARGEST
+    high: float = LARGEST
+
+
+SETTINGS = ("C", "temperature")
+FRACTIONS = ("acc1", "acc5", "mean_per_class_recall", "mean_confidence", "purity", "purity_chance")
+SCORES = ("mean_entropy", "max_entropy", "nmi", "nmi_chance", "ami", "ari")
+NUMBER = Column({"<i8", "<f8"})
+# The columns that clipkit writes, and reads without another check. Others may hold anything.
+COLUMNS: dict[str, Column] = {
+    **dict.fromkeys(("classifier", "split", "fit_split", "eval_split"), Column({"S"})),
+    **dict.fromkeys(("k", "standardize", *SCORES), NUMBER),
+    **dict.fromkeys(SETTINGS, NUMBER._replace(low=SMALLEST)),
+    **dict.fromkeys(FRACTIONS, NUMBER._replace(low=0, high=1)),
+}
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 RESERVED = {"features", "texts", "class_index", "class_names", "runs"}
 MAX_CLASSES = 1 << 20  # without class names; a label must not make a command allocate without end
@@ -132,6 +153,9 @@ def _check_layout(file: FeatureFile, datasets: dict[str, Any]) -> None:
 
 def _check_type(name: str, value: Any) -> None:
     types, ndim = TYPES[key_of(name)]
+    column = COLUMNS.get(name.removeprefix("runs/")) if key_of(name) == "runs" else None
+    if column:
+        types = column.types
     expected = "an array"
     accepted: Any = np.ndarray | BlockMatrix
     if types == {"S"}:
@@ -141,7 +165,7 @@ def _check_type(name: str, value: Any) -> None:
         raise ClipkitError(f"{name}: expected {expected}, got {type(value).__name__}")
     stored = _stored_type(name, value)
     if stored not in types:
-        expected = " or ".join(TYPE_NAMES[code] for code in sorted(types))
+        expected = " or ".join(dict.fromkeys(TYPE_NAMES[code] for code in sorted(types)))
         raise ClipkitError(f"{name}: expected {expected}, got {TYPE_NAMES.get(stored, stored)}")
     shape = (len(value),) if isinstance(value, list) else value.shape
     if len(shape) != ndim:
@@ -150,6 +174,16 @@ def _check_type(name: str, value: Any) -> None:
         raise ClipkitError(f"{name}: expected at least one row, got the shape {shape}")
     if stored == "S":
         _check_texts(name, value)
+    elif column:
+        _check_range(name, value, column)
+
+
+def _check_range(name: str, values: NDArray[Any], column: Column) -> None:
+    """Check the numbers of a known column; NaN stands for what does not apply."""
+    outside = values[(values < column.low) | (values > column.high)]
+    if len(outside):
+        expected = f"numbers between {column.low:g} and {column.high:g}"
+        raise ClipkitError(f"{name}: expected {expected}, got {outside[0]:g}")
 
 
 def _stored_type(name: str, value: Any) -> str:

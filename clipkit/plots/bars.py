@@ -14,6 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
+from clipkit.errors import UsageError
 from clipkit.plots.style import (
     BLUE,
     GREY,
@@ -22,11 +23,12 @@ from clipkit.plots.style import (
     add_legend,
     clipkit_style,
     new_figure,
-    sanitize_label,
+    sanitize_names,
     use_plain_numbers,
 )
 
 BINS = 60
+MAX_PANELS = 20
 MAX_BARS = 30  # of more classes, the best and the worst half as many are shown
 SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -113,6 +115,8 @@ def confidence(
 
 
 def _histograms(values: Mapping[float, Floats], quantity: _Quantity, title: str | None) -> Figure:
+    if len(values) > MAX_PANELS:
+        raise UsageError(f"expected at most {MAX_PANELS} temperatures to draw, got {len(values)}")
     panels = {tau: values[tau][np.isfinite(values[tau])] for tau in sorted(values, reverse=True)}
     wide = []
     for tau, panel in panels.items():
@@ -206,7 +210,8 @@ def classes(
     half = MAX_BARS // 2
     rows = np.concatenate([order[:half], order[-half:]]) if omitted else order
     counts = np.asarray(support)
-    labels = [f"{sanitize_label(class_names[row], 28)} ({counts[row]:,})" for row in rows]
+    names = sanitize_names([class_names[row] for row in rows], 28, rows.tolist())
+    labels = [f"{name} ({counts[row]:,})" for name, row in zip(names, rows, strict=True)]
     y = np.arange(len(rows), dtype=np.float64)
     colors = [BLUE] * len(rows)
     if omitted:
@@ -270,7 +275,7 @@ def variance(
         handles.append(ax.barh(y + offset, mean, height, color=VERMILLION))
         ax.hlines(y + offset, low, high, color="black", linewidth=1.2)
         labels.append("untrained control")
-    ax.set_yticks(y, [sanitize_label(attributes[row], 28) for row in order])
+    ax.set_yticks(y, sanitize_names([attributes[row] for row in order], 28))
     ax.tick_params(axis="y", length=0)
     ax.set_ylim(len(order) - 0.4, -0.6)
     ax.grid(False, axis="y")

@@ -21,6 +21,7 @@ from clipkit.plots.style import (
     clipkit_style,
     new_figure,
     sanitize_label,
+    sanitize_names,
     use_plain_numbers,
 )
 
@@ -122,7 +123,7 @@ def confusion(
         beside that by group.
     """
     counts = np.asarray(counts, np.float64)  # (C, C)
-    names = [sanitize_label(name, 24) for name in class_names]
+    names = sanitize_names(class_names, 24)
     fact = f"accuracy {100 * np.trace(counts) / max(counts.sum(), 1):.2f} %"
     if class_accuracy is None:
         return _row_percentages(counts, names, names, "predicted class", fact, title)
@@ -151,7 +152,7 @@ def clusters(counts: ArrayLike, class_names: Sequence[str], *, title: str | None
     rows, matched = linear_sum_assignment(-counts)
     remaining = np.setdiff1d(np.arange(counts.shape[1]), matched)
     order = np.concatenate([matched, remaining])
-    names = [sanitize_label(name, 24) for name in class_names]
+    names = sanitize_names(class_names, 24)
     labels = [str(j) for j in order]
     for position, (i, j) in enumerate(zip(rows, matched, strict=True)):
         if counts[i, j]:
@@ -235,7 +236,7 @@ def similarity(
     """
     cosines = np.asarray(means, np.float64).T  # (K, C)
     K, C = cosines.shape
-    names = [sanitize_label(name, 24) for name in class_names]
+    names = sanitize_names(class_names, 24)
     width = _axis_inches(C, 0.4, 2.5)
     if K <= MAX_TEXTS:
         prompts = [sanitize_label(text) for text in texts]
@@ -340,15 +341,21 @@ def grid(
     Cs = np.asarray(C, np.float64)[rows]
     taus = np.asarray(tau, np.float64)[columns]
     percent = 100 * np.asarray(accuracy, np.float64)[np.ix_(rows, columns)]
-    width, height = max(0.62 * len(taus), 3.0), max(0.42 * len(Cs), 1.6)
+    width = _axis_inches(len(taus), 0.62, 3.0)
+    height = _axis_inches(len(Cs), 0.42, 1.6)
     fig = new_figure(width + 1.8, height + 0.8, title)
     ax = fig.add_subplot()
     low, high = _limits(percent)
     image = _heatmap(fig, ax, percent, "accuracy (%)", cmap="cividis", vmin=low, vmax=high)
-    ax.set_xticks(range(len(taus)), [f"{value:g}" for value in taus])
-    ax.set_yticks(range(len(Cs)), [f"{value:g}" for value in Cs])
+    tau_labels, C_labels = [f"{value:g}" for value in taus], [f"{value:g}" for value in Cs]
+    if max(percent.shape) <= MAX_NUMBERS:
+        ax.set_xticks(range(len(taus)), tau_labels)
+        ax.set_yticks(range(len(Cs)), C_labels)
+        _write_numbers(ax, image, percent, decimals=1, size=9)
+    else:
+        _label_cells(ax, "x", tau_labels, width)
+        _label_cells(ax, "y", C_labels, height)
     ax.set(xlabel="temperature τ", ylabel="C")
-    _write_numbers(ax, image, percent, decimals=1, size=9)
     if len(taus) > 1 and len(Cs) > 1:
         _draw_isolines(ax, np.log10(Cs), np.log10(taus))
         ax.set_title("dashed: C / τ² is constant", loc="left", color=GREY)

@@ -26,6 +26,7 @@ from clipkit.plots.style import (
     use_plain_numbers,
 )
 
+MAX_TICKS = 200  # more temperatures than this have no minor ticks
 MAX_TEXTS = 40  # more prompts than this are numbered
 BAND = "#cccccc"
 PANELS = 3  # side by side
@@ -198,7 +199,8 @@ def _set_tau_axis(ax: Axes, tau: Floats) -> None:
         if not labelled or math.log(labelled[-1] / value) > 0.055 * span:
             labelled.append(float(value))
     ax.set_xticks(labelled, [f"{value:g}" for value in labelled])
-    ax.set_xticks(tau, minor=True)
+    if len(tau) <= MAX_TICKS:
+        ax.set_xticks(tau, minor=True)
     pad = math.exp(0.05 * span)
     ax.set_xlim(tau[0] * pad, tau[-1] / pad)
     ax.set_xlabel("temperature τ (log scale, falling)")

@@ -19,11 +19,13 @@ from matplotlib.ticker import ScalarFormatter
 from numpy.typing import NDArray
 
 from clipkit.errors import UsageError
+from clipkit.tables import distinct_names
 
 Floats = NDArray[np.float64]
 
 FORMATS = ("png", "svg", "pdf")
 DPI = 200  # a figure 7 inches wide has 1,400 pixels; shown 800 wide, 10 pt text is 16 pixels high
+MAX_PIXELS = 12_000_000  # of a larger figure, a PNG has fewer dots per inch: each takes 40 bytes
 
 # Okabe and Ito, Color Universal Design (2008): colours that colour-blind readers can tell apart.
 # Yellow is left out, since it is hard to see on white.
@@ -32,6 +34,7 @@ MARKERS = "osD^vPX"
 DASHES = ("-", "--", ":")
 BLUE, VERMILLION = PALETTE[:2]
 GREY = "#555555"
+MAX_LEGEND = 60
 
 _STYLE = {
     "axes.axisbelow": True,
@@ -95,6 +98,17 @@ def sanitize_label(text: str, width: int = 40) -> str:
     return line[: width - 1] + "…"
 
 
+def sanitize_names(
+    names: Sequence[str], width: int, numbers: Sequence[int] | None = None
+) -> list[str]:
+    """Sanitize the names of different things; those that look alike get their numbers in front.
+
+    >>> sanitize_names(["crane", "cock", "crane"], 20)
+    ['0: crane', 'cock', '2: crane']
+    """
+    return distinct_names([sanitize_label(name, width) for name in names], numbers)
+
+
 def line_style(i: int) -> dict[str, Any]:
     """Return colour, marker and dashes of the i-th line; the first 21 differ."""
     n = len(PALETTE)
@@ -106,8 +120,14 @@ def line_style(i: int) -> dict[str, Any]:
 
 
 def add_legend(fig: Figure, handles: Sequence[Artist], labels: Sequence[str]) -> None:
-    """Add a legend below the axes; the figure grows to make room for it."""
-    labels = [sanitize_label(label, 76) for label in labels]
+    """Add a legend below the axes; the figure grows to make room for it.
+
+    Of more than 60 labels, it states how many are left out.
+    """
+    labels = [sanitize_label(label, 76) for label in labels[:MAX_LEGEND]]
+    if len(handles) > MAX_LEGEND:
+        labels[-1] = f"… and {len(handles) - MAX_LEGEND + 1:,} more"
+    handles = handles[:MAX_LEGEND]
     entry_inches = max(map(len, labels)) * 0.085 + 0.6
     columns = max(1, min(len(labels), int(fig.get_figwidth() / entry_inches)))
     fig.set_figheight(fig.get_figheight() + 0.22 * math.ceil(len(labels) / columns))
@@ -156,7 +176,8 @@ def save(fig: Figure, path: str | Path, format: str | None = None) -> None:
     path : path
         Opened only once the picture is complete.
     format : {"png", "svg", "pdf"}, optional
-        By default what the path ends in. A PNG has 200 dots per inch.
+        By default what the path ends in. A PNG has 200 dots per inch, or fewer if the figure is
+        larger than 17 x 17 inches.
 
     Raises
     ------
@@ -165,7 +186,11 @@ def save(fig: Figure, path: str | Path, format: str | None = None) -> None:
     """
     format = format or format_of(path)
     buffer = io.BytesIO()
+    width, height = fig.get_size_inches()
+    dpi = min(DPI, math.sqrt(MAX_PIXELS / (width * height)))
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # it is drawn as a box
-        fig.savefig(buffer, format=format, dpi=DPI, metadata=_METADATA[format])
+        # A glyph that the font lacks is drawn as a box. A script that matplotlib does not shape is
+        # drawn letter by letter.
+        warnings.simplefilter("ignore", UserWarning)
+        fig.savefig(buffer, format=format, dpi=dpi, metadata=_METADATA[format])
     Path(path).write_bytes(buffer.getvalue())

@@ -1,9 +1,9 @@
 """A linear SVM, one against one, that predicts as scikit-learn's SVC does.
 
 libsvm solves every pair of classes from a Gram matrix that BLAS computes, and one hyperplane per
-pair replaces libsvm's prediction by kernels. If all rows fit into one Gram matrix, libsvm takes all
-pairs in one call, and settings run in parallel. Otherwise pairs run in parallel, and all settings
-share the products of a pair.
+pair replaces libsvm's prediction by kernels. If one Gram matrix holds all rows, and memory all
+hyperplanes, libsvm takes all pairs in one call, and settings run in parallel. Otherwise pairs run
+in parallel, and all settings share the products of a pair.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from clipkit.features import Int64
 from clipkit.probes.context import Floats, Predictions, Setting, SweepContext
 
 GRAM_ROWS = 4096  # of the largest Gram matrix: 128 MiB in float64
+NORMALS = 2**24  # numbers in the normals of all pairs that are in memory at once
 GRAM_CACHE = 2**26  # numbers in cached Gram matrices of classes: 256 MiB in float32
 FIRST_ROWS = 1024  # what is fitted on first if a pair has more than GRAM_ROWS
 PAIRS = 64  # pairs whose hyperplanes are in memory and vote together
@@ -41,7 +42,8 @@ class Fit(NamedTuple):
 
 def svm(context: SweepContext) -> list[Predictions]:
     """Let linear SVMs of all pairs of classes vote. The first class wins a tie, as in libsvm."""
-    if context.n_classes > 2 and len(context.y) <= GRAM_ROWS:
+    numbers = math.comb(context.n_classes, 2) * context.X.shape[1]
+    if context.n_classes > 2 and len(context.y) <= GRAM_ROWS and numbers <= NORMALS:
         return _fit_all_pairs_at_once(context)
     return _fit_pairwise(context)
 

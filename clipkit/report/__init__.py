@@ -14,7 +14,7 @@ from typing import Any
 from clipkit import console
 from clipkit.report import chapters, thesis
 from clipkit.report.folder import ResultsFolder
-from clipkit.report.formatting import table, wrap
+from clipkit.report.formatting import escape, table, wrap
 from clipkit.version import __version__
 
 __all__ = ["markdown"]
@@ -47,36 +47,35 @@ def markdown(folder: Path, untrained: Path | None = None) -> str:
     Raises
     ------
     ClipkitError
-        If a folder holds no img.h5, or if a file is not what its name says.
+        If a folder holds no img.h5, or its history does not say how it was made.
     """
     results = ResultsFolder(folder)
     control = None if untrained is None else ResultsFolder(untrained)
     comparison = chapters.Comparison(results, control, thesis.figures(results.embedding))
-    title = f"# {_model_name(results)} on {results.embedding['dataset']['name']}"
+    title = f"# {_model_name(results)} on {escape(results.embedding['dataset']['name'])}"
     blocks = [title, _provenance(results, control), NOTES]
     for chapter in chapters.CHAPTERS:
         blocks += chapter(comparison)
     left_out = _left_out(results) + (_left_out(control) if control else [])
     if left_out:
-        blocks.insert(3, "\n".join([LEFT_OUT, "", *(f"- {reason}" for reason in left_out)]))
+        blocks.insert(3, "\n".join([LEFT_OUT, "", *(f"- {escape(reason)}" for reason in left_out)]))
     return "\n\n".join(map(wrap, blocks)) + "\n"
 
 
 def _left_out(results: ResultsFolder) -> list[str]:
-    """Warn of each result that is left out, and return the reasons."""
+    """Warn of each file that is left out, and return the reasons."""
     folder = results.path.resolve().name
-    reasons = []
-    for name, reason in results.left_out.items():
-        reasons.append(f"{folder}/{name}.h5: {reason}")
-        console.warn(f"left out {reasons[-1]}")
+    reasons = [f"{folder}/{name}.h5: {reason}" for name, reason in results.left_out.items()]
+    for reason in reasons:
+        console.warn(f"left out {reason}")
     return reasons
 
 
 def _model_name(results: ResultsFolder) -> str:
     model = results.embedding["model"]
-    name = str(model["name"])
+    name = escape(model["name"])
     if "untrained" in model:
-        name += f", untrained (seed {model['untrained']})"
+        name += f", untrained (seed {escape(model['untrained'])})"
     return name
 
 
@@ -86,16 +85,16 @@ def _provenance(results: ResultsFolder, control: ResultsFolder | None) -> str:
     model = embedding["model"]
     rows = [
         ["model", _model_name(results)],
-        ["weights", str(model["digest"])],
-        ["precision", f"{model['precision']} on {model['device']}"],
+        ["weights", escape(model["digest"])],
+        ["precision", escape(f"{model['precision']} on {model['device']}")],
     ]
     if control is not None:
         rows.append(["untrained control", _model_name(control)])
-        rows.append(["the control's weights", str(control.embedding["model"]["digest"])])
+        rows.append(["the control's weights", escape(control.embedding["model"]["digest"])])
     rows += _data_rows(results)
     versions = [f"clipkit {__version__}", f"Python {platform.python_version()}"]
     versions += [f"{name} {metadata.version(name)}" for name in LIBRARIES]
-    rows.append(["embedded by", f"clipkit {embedding['clipkit']}"])
+    rows.append(["embedded by", f"clipkit {escape(embedding['clipkit'])}"])
     rows.append(["reported by", ", ".join(versions)])
     return table(["what ran", ""], rows, text_columns=2)
 
@@ -107,12 +106,13 @@ def _data_rows(results: ResultsFolder) -> list[list[str]]:
     if len(counts) == 1:
         images = f"{counts[0][1]:,}"
     classes = len(results.class_names)
-    rows = [["data set", f"{dataset['name']}: {images} images, {classes} classes"]]
+    rows = [["data set", f"{escape(dataset['name'])}: {images} images, {classes} classes"]]
     if "draw" in dataset:
-        rows.append(["draw", ", ".join(f"{key} {value}" for key, value in dataset["draw"].items())])
+        draw = ", ".join(f"{key} {value}" for key, value in dataset["draw"].items())
+        rows.append(["draw", escape(draw)])
     skipped = results.embedding.get("skipped")
     if skipped:
         rows.append(["skipped images", f"{len(skipped)}"])
     for name, split in sorted(dataset["splits"].items(), reverse=True):
-        rows.append([f"rows of {name}", f"sha256:{split['rows']}"])
+        rows.append([escape(f"rows of {name}"), escape(f"sha256:{split['rows']}")])
     return rows

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from urllib.parse import quote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,8 +14,9 @@ from numpy.typing import NDArray
 from clipkit import metrics, similarity
 from clipkit.report.claims import Run
 from clipkit.report.folder import AGREEMENT, Measurement, ResultsFolder
-from clipkit.report.formatting import format_difference, format_measurement, table
+from clipkit.report.formatting import escape, format_difference, format_measurement, table
 from clipkit.report.thesis import ENTROPY, SEED, SWEEP, Experiment
+from clipkit.tables import distinct_names
 
 Labels = dict[Experiment, str]  # the rows of a table
 
@@ -56,7 +59,7 @@ class Comparison:
             for path in sorted(self.results.path.glob(pattern)):
                 source = path.stem.rpartition(".")[0]
                 if source not in self.results.left_out:
-                    pictures.append(f"![{caption}]({path.name})")
+                    pictures.append(f"![{caption}]({quote(path.name)})")
         return pictures
 
 
@@ -69,7 +72,7 @@ def _entropies(number: str, sizes: Sequence[int]) -> Labels:
     """Return the rows of the mean entropy at a temperature of 1."""
     return {
         Experiment(f"generic{k}.logits.entropy", "mean_entropy"): (
-            f"{number} mean entropy, {k} prompts (nats; at most ln {k} = {np.log(k):.4f})"
+            f"{number} mean entropy, {k} prompts (nats; at most ln {k} = {math.log(k):.4f})"
         )
         for k in sizes
     }
@@ -104,14 +107,12 @@ def chapter2(comparison: Comparison) -> list[str]:
 
 def _best_and_worst_classes(results: ResultsFolder) -> list[str]:
     """Return a sentence on the classes that the baseline tells apart best and worst."""
-    names, runs = results.class_names, results.runs("img.svm")
-    if not names or not runs:
+    runs = results.runs("img.svm")
+    if not runs or not results.class_names:
         return []
-    scored = results.read("img.svm").splits[runs[0]["split"]]
-    if scored.labels is None or scored.predicted is None:
-        return []
-    predicted = scored.predicted[runs[0]["number"]]
-    f1 = metrics.f1_per_class(metrics.confusion(scored.labels, predicted, len(names)))
+    scored = results.predictions("img.svm", runs[0])
+    f1 = metrics.f1_per_class(scored.labels, scored.predicted, len(scored.class_names))
+    names = [escape(name) for name in distinct_names(scored.class_names)]
     present = np.isfinite(f1).sum()
     order = np.argsort(-f1, kind="stable")[:present].tolist()  # NaN sorts last
     phrases = [f"{names[c]} {f1[c]:.2f}" for c in order]
@@ -214,10 +215,10 @@ def _compare_on_the_same_images(
     """Return a sentence with McNemar's test of two runs, or [] if there are not two."""
     if len(runs) < 2:
         return []
-    correct = []
-    for name, run in runs.values():
-        scored = results.read(name).splits[run["split"]]
-        correct.append(np.asarray(scored.predicted)[run["number"]] == scored.labels)
+    scored = [results.predictions(name, run) for name, run in runs.values()]
+    if scored[0].ids != scored[1].ids:
+        return []
+    correct = [of_run.predicted == of_run.labels for of_run in scored]
     only_first = int((correct[0] & ~correct[1]).sum())
     only_second = int((correct[1] & ~correct[0]).sum())
     p = metrics.mcnemar(only_first, only_second)
@@ -324,9 +325,9 @@ def _ranks(results: ResultsFolder, suffix: str) -> list[list[str]]:
     for k in results.prompt_set_sizes():
         accuracy = results.measure(Experiment(f"generic{k}.logits.svm"))
         random_values = results.values_by_seed(f"random{k}-{{}}.svm", "acc1")
-        if accuracy is None or not random_values or not results.has(f"generic{k}"):
+        prompts = results.prompt_features(f"generic{k}")
+        if accuracy is None or not random_values or prompts is None:
             continue
-        prompts = results.read(f"generic{k}").features
         values = similarity.singular_values(prompts)
         random = similarity.random_directions(len(prompts), prompts.shape[1], SEED)
         spectra = (values, similarity.singular_values(random))
@@ -349,7 +350,7 @@ def _explain_fewshot(results: ResultsFolder) -> list[str]:
         name = f"generic{k}.logits.fewshot-{SEED}"
         if results.runs(name):
             splits = results.read(name).splits
-            (validated,) = [len(split) for name, split in splits.items() if name != "test"]
+            validated = sum(len(split) for name, split in splits.items() if name != "test")
             return [
                 "The last table has logistic regression on 20 images per class, with τ chosen on "
                 f"{validated:,} further labelled images. *Whitened* features are the cosines with "
@@ -396,7 +397,7 @@ def _resolution(comparison: Comparison) -> list[str]:
         entropy = Experiment(f"{key}.logits.entropy", "mean_entropy")
         labels[entropy] = f"4.4 entropy, {prompts} (nats)"
     dataset = comparison.results.embedding["dataset"]["name"]
-    return [f"### 4.4 Higher resolution: {dataset}", *comparison.compare(labels)]
+    return [f"### 4.4 Higher resolution: {escape(dataset)}", *comparison.compare(labels)]
 
 
 def chapter5(comparison: Comparison) -> list[str]:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from clipkit import features, metrics
+import numpy as np
+
+from clipkit import features, metrics, results
 from clipkit.errors import ClipkitError
 from clipkit.evaluation import HELD_OUT
-from clipkit.features import FeatureFile
+from clipkit.features import FeatureFile, Float32
 from clipkit.report import claims
 from clipkit.report.claims import Run
 from clipkit.report.thesis import SEED, Experiment
 
+NUMBER = re.compile(r"0|[1-9][0-9]{0,9}")  # of a file's name: K or a seed
 # Columns of a cluster result, measured on the clusters of every seed -> their names
 AGREEMENT = {
     "purity": "purity",
@@ -22,6 +27,27 @@ AGREEMENT = {
     "nmi_chance": "NMI of permuted labels",
     "ami": "AMI",
     "ari": "ARI",
+}
+
+# Members of the history's entry of `embed` that a report shows -> their types
+EMBEDDING: dict[str, type] = {
+    "clipkit": str,
+    "model.name": str,
+    "model.digest": str,
+    "model.precision": str,
+    "model.device": str,
+    "dataset.name": str,
+    "dataset.splits": dict,
+}
+OPTIONAL: dict[str, type] = {"dataset.draw": dict, "skipped": list}
+TYPE_NAMES: dict[type, str] = {str: "a text", dict: "an object", list: "a list"}
+
+# Columns without NaN that the results of a command must have
+COLUMNS = {
+    "probe": ("classifier", "C", "standardize", "eval_split", "acc1"),
+    "zeroshot": ("split",),
+    "entropy": ("split", "temperature"),
+    "cluster": ("split", "k"),
 }
 
 
@@ -53,12 +79,12 @@ class ResultsFolder:
     row_counts : dict of str to int
         Images per split.
     left_out : dict of str to str
-        Results that are not what their names say, with the reason; see `runs`.
+        Files that are damaged or not what their names say, with the reason; see `runs`.
 
     Raises
     ------
     ClipkitError
-        If there is no such `img.h5`.
+        If there is no such `img.h5`, or its history does not say how it was made.
     """
 
     def __init__(self, path: Path) -> None:
@@ -78,21 +104,40 @@ class ResultsFolder:
             self.row_counts = {name: len(split) for name, split in images.splits.items()}
         embed_entries = [entry for entry in history if entry["command"] == "embed"]
         if not embed_entries:
-            commands = ", ".join(entry["command"] for entry in history)
+            commands = ", ".join(entry["command"] for entry in history) or "an unknown command"
             raise ClipkitError(
                 f"{path}/img.h5: expected a file that clipkit embed made, got one of {commands}"
             )
         self.embedding = embed_entries[0]
+        try:
+            _check_embedding(self.embedding)
+        except ClipkitError as error:
+            raise ClipkitError(f"{path}/img.h5: history, embed: {error.message}") from None
 
     def has(self, name: str) -> bool:
         """Tell whether the folder holds a file."""
         return (self.path / f"{name}.h5").is_file()
 
     def read(self, name: str) -> FeatureFile:
-        """Read a file, once."""
+        """Read a result, once."""
         if name not in self._files:
-            self._files[name] = features.read(str(self.path / f"{name}.h5"))
+            path = str(self.path / f"{name}.h5")
+            self._files[name] = features.read(path, kinds=["result"])
         return self._files[name]
+
+    def prompt_features(self, name: str) -> Float32 | None:
+        """Return the embeddings (K, D) of prompts, or None without the file; see `runs`."""
+        if name in self.left_out or not self.has(name):
+            return None
+        try:
+            texts = features.read(str(self.path / f"{name}.h5"), kinds=["texts"])
+        except ClipkitError as error:
+            self._leave_out(name, error.message)
+            return None
+        return np.asarray(texts.features)
+
+    def _leave_out(self, name: str, reason: str) -> None:
+        self.left_out[name] = reason.removeprefix(f"{self.path / name}.h5: ")
 
     def _digest(self, name: str) -> str | None:
         """Return the digest of a file, or None without the file."""
@@ -106,32 +151,50 @@ class ResultsFolder:
     def runs(self, name: str) -> list[Run]:
         """Return the test runs of a result that are what its name says, with their numbers.
 
-        The list is empty without the file. If the file's history or all of its runs contradict the
-        name, the list is empty too, and `left_out` has the reason.
+        The list is empty without the file. If the file cannot be read, or its history, its columns
+        or all of its runs contradict the name, the list is empty too, and `left_out` has the
+        reason.
         """
         if name not in self._runs and self.has(name):
-            self._runs[name], reason = self._select_runs(name)
-            if reason:
-                self.left_out[name] = reason
+            try:
+                self._runs[name] = self._select_runs(name)
+            except ClipkitError as error:
+                self._runs[name] = []
+                self._leave_out(name, error.message)
         return self._runs.get(name, [])
 
-    def _select_runs(self, name: str) -> tuple[list[Run], str]:
+    def _select_runs(self, name: str) -> list[Run]:
         result = self.read(name)
         fit_split = "train" if len(self.row_counts) > 1 else next(iter(self.row_counts))
         mismatch = claims.find_mismatch(name, result.history, self._digest, fit_split)
         if mismatch:
-            return [], mismatch
+            raise ClipkitError(mismatch)
+        command = result.history[-1]["command"]
+        columns = COLUMNS[command]
+        results.check_columns(result, *columns)
         split = self._scored_split(result)
-        runs = result.runs_on(split)
+        runs = results.runs_on(result, split)
         if not runs and len(self.row_counts) == 1:
-            return [], "there is no test split to score the chosen C or temperature on"
+            raise ClipkitError("there is no test split to score the chosen C or temperature on")
         if not runs:
-            return [], f"expected a run on the split {split}, got none"
+            raise ClipkitError(f"expected a run on the split {split}, got none")
+        if command != "entropy":
+            results.scored_runs(result, split)  # checks that each run has its predictions
+        for column in columns:
+            if any(isinstance(run[column], float) and math.isnan(run[column]) for run in runs):
+                raise ClipkitError(f"expected numbers in the column {column}, got NaN")
         for number, run in enumerate(runs):
             run |= {"number": number, "split": split}
             if math.isnan(run.get("temperature", math.nan)):  # embeddings and zero-shot have none
                 run["temperature"] = 1.0
-        return claims.select_runs(name, runs, len(self.class_names))
+        selected, reason = claims.select_runs(name, runs, len(self.class_names))
+        if reason:
+            raise ClipkitError(reason)
+        return selected
+
+    def predictions(self, name: str, run: Run) -> results.Predictions:
+        """Return the true and the predicted classes of a run that `runs` returned."""
+        return results.predictions(self.read(name), run["split"], run["number"])
 
     def _scored_split(self, result: FeatureFile) -> str:
         """Return the test split or, if all images are in one split, the one that replaces it."""
@@ -148,7 +211,7 @@ class ResultsFolder:
 
     def prompt_set_sizes(self) -> list[int]:
         """Return each K for which there is an SVM on the logits of the K generic prompts."""
-        return self._numbers("generic", ".logits.svm")
+        return [k for k in self._numbers("generic", ".logits.svm") if k]
 
     def measure(self, experiment: Experiment) -> Measurement | None:
         """Return the number of an experiment on the test split, or None without its result.
@@ -163,15 +226,17 @@ class ResultsFolder:
         runs = self.runs(name)
         if temperature is not None:
             runs = [run for run in runs if run["temperature"] == temperature]
-        if not runs or math.isnan(runs[0][column]):  # fewer than five classes have no acc5
+        runs = [run for run in runs if not math.isnan(run.get(column, math.nan))]
+        if not runs:  # fewer than five classes have no acc5
             return None
         run = max(runs, key=lambda run: float(run[column]))  # of equals, the first
         if column.startswith("mean_"):
             return Measurement(run[column], "nats" if column == "mean_entropy" else "%")
-        low, high = metrics.wilson(run[column], len(self.read(name).splits[run["split"]]))
+        result = self.read(name)
+        low, high = metrics.wilson(run[column], len(result.splits[run["split"]]))
         note = ""
         if temperature is None:
-            several_Cs = len(self.read(name).history[-1]["C"]) > 1
+            several_Cs = len(set(result.runs["C"].tolist())) > 1
             note = f"C {run['C']:g}" if several_Cs else f"τ {run['temperature']:g}"
         return Measurement(run[column], "%", low, high, note)
 
@@ -190,11 +255,32 @@ class ResultsFolder:
         seeds = self._numbers(*pattern.split("{}"))
         for seed in sorted(seeds, key=lambda seed: (seed != SEED, seed)):
             for run in self.runs(pattern.format(seed))[:1]:
-                values[seed] = float(run[column])
+                value = float(run.get(column, math.nan))
+                if not math.isnan(value):
+                    values[seed] = value
         return values
 
     def _numbers(self, prefix: str, suffix: str) -> list[int]:
         """Return, in order, each number for which there is a file `<prefix><number><suffix>.h5`."""
         names = [path.stem for path in self.path.glob(f"{prefix}*{suffix}.h5")]
         words = [name.removeprefix(prefix).removesuffix(suffix) for name in names]
-        return sorted(int(word) for word in words if word.isdecimal())
+        return sorted(int(word) for word in words if NUMBER.fullmatch(word))
+
+
+def _check_embedding(entry: dict[str, Any]) -> None:
+    """Check what a report reads from the history's entry of `embed`."""
+    for path, kind in {**EMBEDDING, **OPTIONAL}.items():
+        value: Any = entry
+        for key in path.split("."):
+            value = value.get(key) if isinstance(value, dict) else None
+        if value is None and path in OPTIONAL:
+            continue
+        if not isinstance(value, kind):
+            raise ClipkitError(f"expected {path}, {TYPE_NAMES[kind]}, got {_type_name(value)}")
+    for name, split in entry["dataset"]["splits"].items():
+        if not isinstance(split, dict) or not isinstance(split.get("rows"), str):
+            raise ClipkitError(f"expected dataset.splits.{name}.rows, a text, got none")
+
+
+def _type_name(value: Any) -> str:
+    return "none" if value is None else TYPE_NAMES.get(type(value), "a number")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Sequence
 
@@ -11,6 +12,13 @@ from clipkit.report.folder import Measurement
 FACTORS = {"%": 100, "nats": 1, "": 1}
 DECIMALS = {"%": 2, "nats": 4, "": 4}
 WIDTH = 100
+LONGEST_NAME = 300
+# What Markdown, with GitHub's extensions, may read as more than a character: punctuation, an
+# underscore outside a word, the scheme of a link, and what begins a list or underlines a heading
+MARKDOWN = re.compile(
+    r"[\\`*\[\]<>|~$#&@]|(?<![^\W_])_|_(?![^\W_])|:(?=//)|(?<=www)\.|(?<!\S)[-+=]"
+    r"|(?<=(?<!\S)\d)[.)](?!\S)"
+)
 
 
 def format_measurement(measurement: Measurement | None) -> str:
@@ -47,17 +55,34 @@ def _format_number(value: float, unit: str) -> str:
     return f"{FACTORS[unit] * value:.{DECIMALS[unit]}f}"
 
 
+def escape(text: object) -> str:
+    r"""Return one line of Markdown that shows a name of a file literally, cut if it is long.
+
+    A name cannot make a heading, a link, a list, a cell of a table, HTML or a formula.
+
+    >>> print(escape("a|b <b>$x$</b> [link](http://a.b) snake_case"))
+    a\|b \<b\>\$x\$\</b\> \[link\](http\://a.b) snake_case
+    >>> print(escape("# 1"), escape("---"), escape("1. x"), escape("_x_"))
+    \# 1 \--- 1\. x \_x\_
+    """
+    line = escaped(" ".join(str(text).split()))
+    if len(line) > LONGEST_NAME:
+        line = line[: LONGEST_NAME - 1] + "…"
+    return MARKDOWN.sub(r"\\\g<0>", line)
+
+
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int = 1) -> str:
     r"""Format a table with padded columns, of which the first hold text and the others numbers.
 
-    >>> print(table(["x", "n"], [["a|b", "1"]]))
+    Cells are Markdown; see `escape`.
+
+    >>> print(table(["x", "n"], [[escape("a|b"), "1"]]))
     | x    |  n |
     |------|---:|
     | a\|b |  1 |
     """
-    cells = [[escaped(cell).replace("|", "\\|") for cell in row] for row in [header, *rows]]
     columns = []
-    for number, column in enumerate(zip(*cells, strict=True)):
+    for number, column in enumerate(zip(header, *rows, strict=True)):
         width = max(2, *map(len, column))
         if number < text_columns:
             rule = "-" * (width + 2)
@@ -73,4 +98,4 @@ def wrap(block: str) -> str:
     """Wrap a paragraph of prose; a heading, a table or a picture stays as it is."""
     if block[0] in "|!#" or "\n" in block:
         return block
-    return textwrap.fill(block, WIDTH, break_on_hyphens=False)
+    return textwrap.fill(block, WIDTH, break_on_hyphens=False, break_long_words=False)
