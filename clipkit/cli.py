@@ -6,12 +6,15 @@ import contextlib
 import gc
 import importlib
 import io
+import logging
 import os
 import resource
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -64,8 +67,8 @@ class ClipkitGroup(TyperGroup):
         command = _command_path(self, words)
         extra["standalone_mode"] = False
         try:
-            if "numpy" not in sys.modules and not HELP.intersection(words):
-                _check_address_space()
+            if not HELP.intersection(words):
+                _check_surroundings()
             code = super().main(words, **extra) or 0
             sys.stdout.flush()
         except signals.Interrupted as stop:
@@ -108,9 +111,16 @@ def _command_path(group: Any, words: list[str]) -> str:
     return path
 
 
-def _check_address_space() -> None:
+def _check_surroundings() -> None:
+    """Refuse to start where libraries would crash or loop."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        message = "the current folder does not exist any more"
+        raise ClipkitError(message, "change to another one: cd ..") from None
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if limit != resource.RLIM_INFINITY and limit < MIN_ADDRESS_SPACE:
+    is_too_small = limit != resource.RLIM_INFINITY and limit < MIN_ADDRESS_SPACE
+    if is_too_small and "numpy" not in sys.modules:
         raise ClipkitError(
             f"not enough memory: expected at least 2 GiB of address space, got {limit >> 20} MiB",
             "raise the limit: ulimit -v unlimited",
@@ -194,6 +204,7 @@ for _name in COMMANDS:
 def main() -> None:
     """Run clipkit on the command line's arguments, and exit."""
     _open_streams()
+    _silence_libraries()
     signals.install()
     try:
         app()
@@ -204,6 +215,14 @@ def main() -> None:
     finally:
         files.remove_unfinished()
         gc.freeze()  # saves a second: the interpreter would look for garbage in all of torch
+
+
+def _silence_libraries() -> None:
+    """Leave standard error to clipkit: a library's warning says nothing that a user can act on."""
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "critical")
+    logging.lastResort = None  # which writes what Pillow logs
 
 
 def _open_streams() -> None:

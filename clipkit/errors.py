@@ -62,6 +62,8 @@ def unknown(what: str, name: str, known: Iterable[str]) -> UsageError:
     nearest = difflib.get_close_matches(name, names[:MAX_COMPARED], n=3, cutoff=0.6)
     if nearest:
         return UsageError(f"unknown {what} {name!r}", f"did you mean {' or '.join(nearest)}?")
+    if not names:
+        return UsageError(f"unknown {what} {name!r}", "there is none")
     hint = f"known: {', '.join(sorted(names)[:MAX_LISTED])}"
     if len(names) > MAX_LISTED:
         hint += f" and {len(names) - MAX_LISTED:,} more"

@@ -113,10 +113,10 @@ def check_output(output: str, *, force: bool = False, inputs: Iterable[str | Non
     ClipkitError
         If its folder is not writable.
     """
+    if _is_terminal(output):
+        hint = "add -o FILE, or pipe it into the next command"
+        raise UsageError("cannot write binary data to a terminal", hint)
     if output == STREAM:
-        if sys.stdout.isatty():
-            hint = "add -o FILE, or pipe it into the next command"
-            raise UsageError("cannot write binary data to a terminal", hint)
         return
     path = Path(output)
     kind = _file_kind(path)
@@ -136,6 +136,22 @@ def check_output(output: str, *, force: bool = False, inputs: Iterable[str | Non
         raise ClipkitError(f"cannot write {output}: {folder} is not writable")
 
 
+def _is_terminal(output: str) -> bool:
+    """Whether an output is a terminal, also under a name such as /dev/stdout."""
+    if output == STREAM:
+        return sys.stdout.isatty()
+    try:
+        if not Path(output).is_char_device():
+            return False
+        terminal = os.open(output, os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK)
+    except OSError:  # writing to it will say why
+        return False
+    try:
+        return os.isatty(terminal)
+    finally:
+        os.close(terminal)
+
+
 def _is_same_file(source: str | None, output: Path) -> bool:
     """Whether an input is the file at `output`, also through a link or as standard input."""
     if source is None:
@@ -152,7 +168,8 @@ def atomic_write(output: str, *, force: bool = False) -> Iterator[Path]:
     """Yield a temporary path to write; publish it as `output` if the block succeeds.
 
     A regular file appears complete under its name, by a hard link (which never replaces a file) or,
-    with `force`, by a rename. Standard output, a FIFO or a device gets the finished bytes or none.
+    with `force`, by a rename. A file that replaces another keeps that file's permissions. Standard
+    output, a FIFO or a device gets the finished bytes or none.
 
     Parameters
     ----------
@@ -172,7 +189,10 @@ def atomic_write(output: str, *, force: bool = False) -> Iterator[Path]:
     is_stream = output == STREAM or _file_kind(Path(output)) == "stream"
     target = Path(output).resolve()
     folder = Path(tempfile.gettempdir()) if is_stream else target.parent
-    with _temporary_file(folder, target.name, 0o600 if is_stream else 0o666) as temporary:
+    replaced = None if is_stream else _permissions(target)
+    # nobody may read a private file's successor while it is written
+    mode = 0o600 if is_stream or replaced is not None else 0o666
+    with _temporary_file(folder, target.name, mode) as temporary:
         # of the block's errors, the others may be about what it reads
         with _write_errors(str(folder), only=DISK_FULL):
             yield temporary
@@ -182,7 +202,17 @@ def atomic_write(output: str, *, force: bool = False) -> Iterator[Path]:
                     shutil.copyfileobj(source, sink, COPY_BYTES)
                     sink.flush()
             else:
+                if replaced is not None:
+                    temporary.chmod(replaced)
                 _publish(temporary, target, force)
+
+
+def _permissions(path: Path) -> int | None:
+    """Return the permissions of a file, or None without one."""
+    try:
+        return path.stat().st_mode & 0o777
+    except FileNotFoundError:
+        return None
 
 
 @contextlib.contextmanager
@@ -276,8 +306,35 @@ def read_bytes(source: str) -> bytes:
 
 
 @contextlib.contextmanager
-def spool_input(source: str) -> Iterator[Path]:
+def _kept_open(source: str) -> Iterator[Path]:
+    """Yield a path that leads to one file as long as the block lasts, whatever its name becomes."""
+    try:
+        descriptor = os.open(source, os.O_RDONLY)
+    except OSError as error:
+        raise ClipkitError(f"cannot read {source}: {error.strerror}") from error
+    try:
+        path = Path(f"/proc/self/fd/{descriptor}")
+        # other systems, and containers without /proc, have only the name
+        yield path if path.exists() else Path(source)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def spool_input(source: str, signature: bytes = b"") -> Iterator[Path]:
     """Yield the path of a regular file with the input: the file itself, or a copy of a pipe.
+
+    On Linux the path leads to the file that was opened, even if a writer replaces it meanwhile: all
+    that is read through the path belongs together. It lasts as long as the block. Messages and
+    endings need the name of the `source`.
+
+    Parameters
+    ----------
+    source : str
+        A path, or ``-`` for standard input.
+    signature : bytes
+        What a usable input begins with. Of another pipe only the start is copied, since it may be
+        endless; the caller refuses it.
 
     Raises
     ------
@@ -295,13 +352,17 @@ def spool_input(source: str) -> Iterator[Path]:
         if kind == "folder":
             raise ClipkitError(f"expected a file as input, got the folder {source}")
         if kind == "file":
-            yield Path(source)
+            with _kept_open(source) as path:
+                yield path
             return
     folder = tempfile.gettempdir()
     with _temporary_file(Path(folder), "input.h5", 0o600) as copy:
         try:
             with _open_stream(source, "rb") as stream, copy.open("wb") as sink:
-                shutil.copyfileobj(stream, sink, COPY_BYTES)
+                head = stream.read(COPY_BYTES)
+                sink.write(head)
+                if head.startswith(signature):
+                    shutil.copyfileobj(stream, sink, COPY_BYTES)
         except OSError as error:
             name, reason = display_name(source), error.strerror or str(error)
             if error.errno not in DISK_FULL:

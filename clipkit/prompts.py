@@ -22,6 +22,9 @@ from clipkit.errors import ClipkitError, UsageError
 if TYPE_CHECKING:
     from clipkit.features import Int64
 
+# A line of 60 MB crashes the tokenizer. Texts are stored at the length of the longest.
+MAX_CHARACTERS = 10_000  # of a prompt; a model reads 77 tokens
+MAX_PROMPTS = 2**20
 LISTED_DUPLICATES = 5  # that a warning lists
 WHITESPACE = "".join(filter(str.isspace, map(chr, range(0x3001))))  # U+3000 is the last one
 STRIPPED = WHITESPACE + "\ufeff"
@@ -84,8 +87,9 @@ def parse(data: bytes, name: str) -> Prompts:
     Raises
     ------
     ClipkitError
-        If there is no prompt, a byte that is not UTF-8 or a control character. The message names
-        the line.
+        If there is no prompt, a byte that is not UTF-8 or a control character, or if a line is
+        longer than MAX_CHARACTERS. The message names the line. If there are more than MAX_PROMPTS
+        lines.
 
     Examples
     --------
@@ -94,12 +98,14 @@ def parse(data: bytes, name: str) -> Prompts:
     """
     if not data:
         raise ClipkitError(f"{name}: empty input", "check whether the command before it failed")
+    _check_count(data.count(b"\n"), f"{name}: ")
     texts: list[str] = []
     lines: list[int] = []
     duplicates: list[tuple[int, int]] = []
     first_line: dict[str, int] = {}
     rows = _decode(data, name).replace("\r\n", "\n").removesuffix("\n").split("\n")
     for line, row in enumerate(rows, start=1):
+        check_length(len(row), f"{name}, line {line}")
         _check_controls(row, f"{name}, line {line}")
         text = row.strip(STRIPPED)
         if not text:
@@ -143,6 +149,8 @@ def fill(template: str, class_name: str) -> str:
     ------
     UsageError
         If the template holds no placeholder or both.
+    ClipkitError
+        If the prompt would be longer than MAX_CHARACTERS.
 
     Examples
     --------
@@ -151,7 +159,11 @@ def fill(template: str, class_name: str) -> str:
     >>> fill("{c} in {0} braces", "fox")
     'fox in {0} braces'
     """
-    return template.replace(_placeholder(template), class_name)
+    placeholder = _placeholder(template)
+    added = len(class_name) - len(placeholder)
+    length = len(template) + template.count(placeholder) * added
+    check_length(length, f"a prompt for the class {class_name[:40]!r}")
+    return template.replace(placeholder, class_name)
 
 
 def readable(class_name: str) -> str:
@@ -183,6 +195,8 @@ def from_classes(class_names: Sequence[str], templates: Sequence[str]) -> tuple[
     ------
     UsageError
         If there is no class, no template, or a template that `fill` refuses.
+    ClipkitError
+        If there would be more than MAX_PROMPTS prompts, or a longer one than `fill` allows.
 
     Examples
     --------
@@ -196,9 +210,24 @@ def from_classes(class_names: Sequence[str], templates: Sequence[str]) -> tuple[
         raise UsageError("expected at least one class name, got none")
     if not templates:
         raise UsageError("expected at least one template, got none")
+    _check_count(len(class_names) * len(templates))
     texts = [fill(template, class_name) for class_name in class_names for template in templates]
     class_index = np.repeat(np.arange(len(class_names), dtype=np.int64), len(templates))
     return texts, class_index
+
+
+def check_length(characters: int, where: str) -> None:
+    """Refuse a text that is too long to be a prompt."""
+    if characters > MAX_CHARACTERS:
+        raise ClipkitError(
+            f"{where}: expected at most {MAX_CHARACTERS:,} characters, got {characters:,}",
+            "write one prompt per line",
+        )
+
+
+def _check_count(prompts: int, where: str = "") -> None:
+    if prompts > MAX_PROMPTS:
+        raise ClipkitError(f"{where}expected at most {MAX_PROMPTS:,} prompts, got {prompts:,}")
 
 
 def _decode(data: bytes, name: str) -> str:

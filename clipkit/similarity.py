@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -15,13 +15,11 @@ from clipkit import console
 from clipkit.errors import ClipkitError, check_positive
 from clipkit.features import BlockMatrix, FeatureFile, Float32, Int64, Split, history_entry
 
-SHORTEST, LONGEST = 1e-16, 1e19  # lengths whose squares float32 holds in full precision
-
 Float = NDArray[np.floating[Any]]
 
 
 def normalize(embeddings: ArrayLike, name: str = "embeddings", first_row: int = 0) -> Float:
-    """Scale each row (N, D) to length 1.
+    """Scale each row (N, D) to length 1. Lengths are computed in float64, for each row alone.
 
     Parameters
     ----------
@@ -37,16 +35,12 @@ def normalize(embeddings: ArrayLike, name: str = "embeddings", first_row: int = 
         If a row is zero, since it has no direction.
     """
     rows = np.asarray(embeddings)
-    with np.errstate(over="ignore"):
-        lengths = np.linalg.norm(rows, axis=-1, keepdims=True)
-    if not SHORTEST < lengths.min(initial=1) <= lengths.max(initial=1) < LONGEST:
-        # the squares over- or underflow in float32, not in float64
-        rows = rows.astype(np.float64)
-        lengths = np.linalg.norm(rows, axis=-1, keepdims=True)
+    # squares of float32 overflow from 1e19, and a row must not depend on the others of its block
+    lengths = np.linalg.norm(rows.astype(np.float64), axis=-1, keepdims=True)
     if not lengths.all():
         row = first_row + int(np.flatnonzero(lengths.ravel() == 0)[0])
         raise ClipkitError(f"{name}: expected rows that are not zero, got zeros in row {row}")
-    return np.asarray(rows / lengths)
+    return np.asarray(rows / lengths, np.result_type(rows, np.float32))
 
 
 def compute_logits(
@@ -78,6 +72,7 @@ def compute_logits(
     """
     logits = _combine(images, whitened(texts) if whiten else texts, temperature)
     logits.logit_scale = common_logit_scale(images, texts)
+    _note_earlier_files(images, texts)
     inputs = {"images": images.digest, "texts": texts.digest}
     entry = history_entry("logits", temperature=temperature, whiten=whiten or None, inputs=inputs)
     logits.history = [*images.history, *texts.history, entry]
@@ -167,7 +162,7 @@ def _combine(images: FeatureFile, texts: FeatureFile, temperature: float) -> Fea
 def common_logit_scale(images: FeatureFile, texts: FeatureFile) -> float | None:
     """Check that two files come from one model; return the scale that it learned, if known.
 
-    Models are compared by the digest of their weights or, where a file has none, by name.
+    Models are compared as `is_same_model` does.
 
     Raises
     ------
@@ -184,8 +179,7 @@ def common_logit_scale(images: FeatureFile, texts: FeatureFile) -> float | None:
             )
         models.append(model)
     a, b = models
-    key = "digest" if a.get("digest") and b.get("digest") else "name"
-    if a.get(key) != b.get(key) or a.get("untrained") != b.get("untrained"):
+    if not is_same_model(a, b):
         raise ClipkitError(
             f"{images.display_name} and {texts.display_name} come from different models "
             f"({_describe_model(a)}, {_describe_model(b)})",
@@ -193,6 +187,37 @@ def common_logit_scale(images: FeatureFile, texts: FeatureFile) -> float | None:
         )
     scale = a.get("logit_scale", b.get("logit_scale"))
     return None if scale is None else float(scale)
+
+
+def is_same_model(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+    """Tell whether two entries of histories about a model describe one model.
+
+    Models are compared by their digests. The digest of an earlier clipkit covers only the weights,
+    so weights are compared if one of the two is such a digest. If one has none, names are compared.
+
+    >>> a = {"name": "m", "digest": "sha256:1", "weights": "sha256:2"}
+    >>> is_same_model(a, {"name": "m", "digest": "sha256:2"}), is_same_model(a, {"name": "n"})
+    (True, False)
+    """
+    if a.get("untrained") != b.get("untrained"):
+        return False
+    if not (a.get("digest") and b.get("digest")):
+        return bool(a.get("name") == b.get("name"))
+    if "weights" in a and "weights" in b:
+        return bool(a["digest"] == b["digest"])
+    return bool(a.get("weights", a["digest"]) == b.get("weights", b["digest"]))
+
+
+def _note_earlier_files(*files: FeatureFile) -> None:
+    """Note the first file whose model is known by its weights alone."""
+    for file in files:
+        model = file.model() or {}
+        if model.get("digest") and "weights" not in model:
+            console.note(
+                f"{file.display_name} is from an earlier clipkit and records only the weights of "
+                "its model: another configuration or tokenizer would go unnoticed"
+            )
+            return
 
 
 def _describe_model(model: dict[str, Any]) -> str:

@@ -145,7 +145,7 @@ def learned_bias(logits: FeatureFile) -> float | None:
     if any(entry.get("random") or entry.get("whiten") for entry in logits.history):
         return None
     bias = (logits.model() or {}).get("logit_bias")
-    return bias if isinstance(bias, float) else None
+    return None if bias is None else float(bias)
 
 
 def entropy_summary(

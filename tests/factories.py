@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from clipkit.features import FeatureFile, History, Split, row_ids
 
-MODEL = {"name": "m", "digest": "sha256:1", "logit_scale": 100.0}
+MODEL = {"name": "m", "digest": "sha256:1", "weights": "sha256:2", "logit_scale": 100.0}
 ROWS = 6
 
 

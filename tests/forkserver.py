@@ -270,7 +270,13 @@ def _fake_models(seconds: float) -> None:
 
     class Encoder:
         def __init__(self) -> None:
-            self.details = {"name": "fake", "digest": "sha256:0", "logit_scale": 100.0}
+            self.parts = {"weights": "sha256:0"}
+            self.details = {
+                "name": "fake",
+                "digest": "sha256:0",
+                "logit_scale": 100.0,
+                **self.parts,
+            }
 
         def preprocess(self, images: list[Any]) -> Any:
             return np.stack([np.asarray(image.resize((4, 4)), np.float32) for image in images])

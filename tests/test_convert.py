@@ -25,7 +25,7 @@ from numpy.lib import format as npy
 from shell import clipkit, ok, rows
 from strategies import feature_files
 
-from clipkit.features import FeatureFile, Split, formats, npz, read, write
+from clipkit.features import FeatureFile, Split, formats, npz, parquet, read, write
 
 RNG = np.random.default_rng(0)
 
@@ -84,6 +84,20 @@ def test_any_file_comes_back_equal_and_the_same_content_gives_the_same_bytes(
     back = read(imported)
     assert back.history.pop()["command"] == "convert"
     assert seeds.same(back, read(source))
+
+
+@pytest.mark.parametrize("ending", ["npz", "parquet"])
+def test_an_export_that_could_not_be_imported_is_not_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    """Staged: the export writes other metadata than the file's."""
+    source = saved(tmp_path / "a.h5", "images")
+    metadata: dict[str, Any] = {"kind": "images", "version": 1}
+    monkeypatch.setattr(formats, "_metadata", lambda file, **arrays: json.dumps(metadata))
+    message = f"a.{ending}: history: expected a list, got NoneType"
+    convert_refused(source, tmp_path / f"a.{ending}", 1, message)
+    metadata["history"] = []
+    convert_refused(source, tmp_path / f"a.{ending}", 1, f"a.{ending}: expected to hold ")
 
 
 def test_an_npz_is_what_numpy_reads(tmp_path: Path) -> None:
@@ -227,6 +241,7 @@ def test_tables_of_other_tools(tmp_path: Path) -> None:
     table = {
         "features": pa.array([[1.0, 2], [3, 4], [5, 6]]),
         "id": pa.array([7, 8, 9]),
+        "split": pa.array(["all"] * 3, pa.large_string()),
         "label": pa.array([2, 0, 2], pa.uint8()),
         "class_name": pa.array(["emu", "cat", "emu"]).dictionary_encode(),
         "width": pa.array([1, 2, 3]),
@@ -296,6 +311,17 @@ def test_predictions_become_a_table_with_class_names(tmp_path: Path) -> None:
     )
 
 
+def test_a_csv_quotes_whatever_ends_a_line(tmp_path: Path) -> None:
+    file = result()
+    ids = ["a\rb", "a\nb", "a\r\nb", 'a"b', "a,b", "a b"]
+    predicted = np.zeros((1, len(ids)), int)
+    file.splits = {"test": Split(labels=np.zeros(len(ids), int), ids=ids, predicted=predicted)}
+    ok("convert", saved(tmp_path / "r.h5", file), tmp_path / "r.csv")
+    text = (tmp_path / "r.csv").read_bytes().decode()
+    assert text.endswith("test,a b,cat,cat,svm,1.0,\n")
+    assert [row["id"] for row in csv.DictReader(io.StringIO(text, newline=""))] == ids
+
+
 def test_results_of_the_commands_become_tables(tmp_path: Path) -> None:
     """zeroshot and cluster name a run's split; clusters have no names; entropy predicts nothing."""
     source = saved(tmp_path / "l.h5", "logits")
@@ -315,6 +341,7 @@ def test_results_of_the_commands_become_tables(tmp_path: Path) -> None:
 def test_conversions_that_are_refused(tmp_path: Path) -> None:
     ok("convert", saved(tmp_path / "a.h5", images()), tmp_path / "out.npz")
     ok("convert", tmp_path / "a.h5", tmp_path / "out.parquet")
+    saved(tmp_path / "r.h5", FeatureFile("result", runs={"k": np.ones(1)}))
     np.save(tmp_path / "y.npy", np.zeros(6, int))
     np.save(tmp_path / "x.npy", np.eye(2))
     np.savez(tmp_path / "own.npz", features=np.ones((6, 1)), labels=np.zeros(6))
@@ -338,6 +365,7 @@ def test_conversions_that_are_refused(tmp_path: Path) -> None:
         ("out.parquet", "b.h5", with_labels, 2, unnamed),
         ("own.npz", "b.h5", with_labels, 2, own),
         ("x.npy", "b.h5", ["--split", "runs"], 1, reserved),
+        ("r.h5", "r.csv", ["--split", "a"], 2, " 'a'; hint: there is none"),
         ("none.npz", "b.h5", [], 1, "none.npz: there is no such file"),
     ):
         convert_refused(tmp_path / source, tmp_path / output, code, message, options=options)
@@ -391,6 +419,7 @@ BAD_ARRAYS: list[tuple[dict[str, Any], str]] = [
     ({"features": ONE, "labels": ["b"], "class_names": ["a"]}, "expected class names, got 'b'"),
     ({"a_features": ONE, "a_labels": [0], "b_features": ONE, "b_labels": ["x"]}, "got names and"),
     ({"X": TWO, "y": np.ones(2)}, "expected features, got X, y; hint: name them features"),
+    ({f"x{i}": ONE for i in range(9)}, "expected features, got x0, x1, x2, x3, x4, ... (4 more)"),
     ({"train_labels": np.ones(2, int)}, "expected features, got train_labels"),
     ({"features": ONE, "all_features": ONE}, "expected all/features once, got features and"),
     ({"features": ONE, "ids": [0.5]}, "all/ids: expected texts, got '0.5'"),
@@ -425,6 +454,7 @@ def test_what_convert_writes_info_accepts(tmp_path: Path) -> None:
 
 
 NUMBERS = [[1.0], [2.0]]
+DATES = pa.array([0, 1], pa.date32())
 BAD_TABLES: list[tuple[dict[str, Any], str]] = [
     ({"x": [1]}, "expected rows with a column 'feature', got x"),
     ({"feature": pa.array([], pa.list_(pa.float32()))}, "with a column 'feature', got no rows"),
@@ -438,7 +468,7 @@ BAD_TABLES: list[tuple[dict[str, Any], str]] = [
     ({"feature": NUMBERS, "split": ["a", None]}, "split: expected a value in every row, got null"),
     ({"feature": NUMBERS, "label": [0, None]}, "labels: expected a list with a value for every"),
     ({"feature": NUMBERS, "label": [0, 0], "class_name": ["a", "b"]}, "one class_name, got 'a'"),
-    ({"feature": NUMBERS, "id": pa.array([0, 1], pa.date32())}, "all/ids: expected texts, got '19"),
+    ({"feature": NUMBERS, "id": DATES}, "id: expected texts or numbers, got date32"),
 ]  # fmt: skip
 
 
@@ -448,6 +478,14 @@ def test_tables_that_make_no_valid_file(
 ) -> None:
     pq.write_table(pa.table(columns), tmp_path / "a.parquet")
     convert_refused(tmp_path / "a.parquet", tmp_path / "x.h5", 1, "a.parquet", message)
+
+
+def test_a_table_with_two_columns_of_one_name_is_refused(tmp_path: Path) -> None:
+    columns = [[[1.0], [2.0]], [0, 1], [1, 0]]
+    table = pa.table([pa.array(column) for column in columns], ["feature", "label", "label"])
+    pq.write_table(table, tmp_path / "a.parquet")
+    message = "a.parquet: expected each column once, got label 2 times"
+    convert_refused(tmp_path / "a.parquet", tmp_path / "x.h5", 1, message)
 
 
 @pytest.mark.parametrize("ending", ["npz", "npy", "parquet"])
@@ -484,7 +522,8 @@ def header(shape: tuple[int, ...]) -> bytes:
 def test_sizes_that_are_not_true_and_files_that_unpack_to_too_much(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(npz, "BOMB_BYTES", 1 << 20)
+    monkeypatch.setattr(npz, "MATRICES", npz.Bound(1 << 20, 100))
+    monkeypatch.setattr(parquet, "MATRICES", npz.Bound(1 << 20, 100))
     (tmp_path / "short.npy").write_bytes(header((1 << 40, 1024)) + b"\0" * 64)
     (tmp_path / "long.npy").write_bytes(header((1, 1)) + b"\0" * 5)
     with zipfile.ZipFile(tmp_path / "short.npz", "w") as archive:
@@ -492,6 +531,14 @@ def test_sizes_that_are_not_true_and_files_that_unpack_to_too_much(
     with zipfile.ZipFile(tmp_path / "twice.npz", "w") as archive:
         archive.writestr("features.npy", header((1, 0)))
         archive.writestr("features", header((1, 0)))
+    no_bytes = {"descr": "<U0", "fortran_order": False, "shape": (1 << 40,)}
+    out = io.BytesIO()
+    npy.write_array_header_1_0(out, no_bytes)
+    np.savez(tmp_path / "nothing.npz", features=ONE)
+    with zipfile.ZipFile(tmp_path / "nothing.npz", "a") as archive:
+        archive.writestr("ids.npy", out.getvalue())
+    with zipfile.ZipFile(tmp_path / "bzip2.npz", "w", zipfile.ZIP_BZIP2) as archive:
+        archive.writestr("features.npy", header((1, 1)) + b"\0" * 4)
     zeros = np.zeros((1 << 11, 1 << 10), "f4")
     np.savez_compressed(tmp_path / "bomb.npz", features=zeros)
     column = pa.FixedSizeListArray.from_arrays(pa.array(zeros.ravel()), 1 << 10)
@@ -501,8 +548,10 @@ def test_sizes_that_are_not_true_and_files_that_unpack_to_too_much(
         ("long.npy", "something was added to it"),
         ("short.npz", "it was cut short"),
         ("twice.npz", "expected each array once, got features twice"),
-        ("bomb.npz", "expected at most 100 times its"),
-        ("bomb.parquet", "expected at most 100 times its"),
+        ("nothing.npz", "ids: expected numbers or texts, got <U0"),
+        ("bzip2.npz", "features: expected no compression but deflate, got another"),
+        ("bomb.npz", "bomb.npz: features: expected to unpack to at most 1 MiB or 100 times the"),
+        ("bomb.parquet", "bomb.parquet: feature: expected to unpack to at most 1 MiB or 100"),
     ):
         convert_refused(tmp_path / name, tmp_path / "x.h5", 1, name, message)
 

@@ -144,6 +144,8 @@ def test_a_name_of_the_registry_comes_before_a_folder(tmp_path, monkeypatch):
         ("cifar1", {}, UsageError, "unknown data set 'cifar1'", "did you mean cifar10 or"),
         ("", {}, UsageError, "unknown data set ''", "known: cifar10"),
         ("no/such", {}, ClipkitError, "cannot read no/such: there is no such folder", ""),
+        ("b.png", {}, ClipkitError, "cannot read b.png: there is no such file or folder", ""),
+        ("no/b.h5", {}, ClipkitError, "cannot read no/b.h5: there is no such file or folder", ""),
         ("a.png", {}, ClipkitError, "expected a folder of images, got the file a.png", ""),
         (".", {"root": "x"}, UsageError, "root: expected a named data set", "leave --root out"),
         (".", {"classes": 1}, UsageError, "expected labels in all, got none", ""),

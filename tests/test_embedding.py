@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from factories import contents, write_feature_file
+from factories import contents, unchanged, write_feature_file
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -46,6 +48,7 @@ class Double:
 
     def __init__(self, name: str = "double", stop_at: int | None = None) -> None:
         self.details = {"name": name}
+        self.parts = {"config.json": f"sha256:{name}"}
         self.stop_at = stop_at
         self.batches: list[int] = []
         self.threads: set[int] = set()
@@ -187,13 +190,19 @@ def test_a_shard_without_usable_images_does_not_change_the_result(
     assert (tmp_path / "out.h5").read_bytes() == expected
 
 
+OTHER_RUN = (
+    r"batch_size was 4, is 8; model files\.config\.json was sha256:double, is sha256:b; "
+    r"model\.name was double, is b$"
+)
+
+
 def test_other_options_and_models_are_refused_with_every_change(
     tmp_path: Path, shards_of_ten: None
 ) -> None:
     splits = {"all": numbers(25)}
     interrupt(tmp_path, splits, stop_at=15)
     before = contents(tmp_path)
-    with pytest.raises(UsageError, match=r"batch_size was 4, is 8; model\.name was double, is b$"):
+    with pytest.raises(UsageError, match=OTHER_RUN):
         embed(tmp_path, splits, Double("b"), batch_size=8)
     assert contents(tmp_path) == before
 
@@ -238,6 +247,69 @@ def test_a_lock_in_a_removed_folder_is_not_held(tmp_path: Path) -> None:
             assert (folder / "lock").exists()
 
 
+def make_link(path: Path) -> None:
+    path.symlink_to(path.parent.parent / "nowhere" / "lock")
+
+
+@pytest.mark.parametrize(
+    ("name", "fill", "content"),
+    [
+        ("00000.h5", Path.touch, "00000.h5 and no manifest.json"),
+        ("00000.json", Path.touch, "00000.json and no manifest.json"),
+        (".mine.tmp", Path.touch, ".mine.tmp and no manifest.json"),
+        ("notes", Path.mkdir, "notes and no manifest.json"),
+        ("manifest.json", lambda path: path.write_text('{"mine": 1}'), "another manifest.json"),
+        ("manifest.json", lambda path: path.write_text("[1]"), "another manifest.json"),
+        ("manifest.json", Path.mkdir, "another manifest.json"),
+        ("manifest.json", os.mkfifo, "another manifest.json"),
+        ("manifest.json", make_link, "another manifest.json"),
+        ("lock", lambda path: path.write_text("mine"), "a lock that is not a file of clipkit's"),
+        ("lock", Path.mkdir, "a lock that is not a file of clipkit's"),
+        ("lock", os.mkfifo, "a lock that is not a file of clipkit's"),
+        ("lock", make_link, "a lock that is not a file of clipkit's"),
+    ],
+)
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_folder_of_somebody_else_is_refused_and_stays_as_it_is(
+    name: str, fill: Callable[[Path], Any], content: str, restart: bool, tmp_path: Path
+) -> None:
+    partial = tmp_path / "out.h5.partial"
+    partial.mkdir()
+    fill(partial / name)
+    with unchanged(tmp_path), pytest.raises(UsageError) as error:
+        embed(tmp_path, {"all": numbers(3)}, Double(), restart=restart)
+    message = f"{partial}: expected shards of an earlier run or an empty folder, got {content}"
+    assert error.value.message == message
+    assert [path.name for path in partial.iterdir()] == [name]
+
+
+def test_a_fifo_in_place_of_a_shard_is_refused(tmp_path: Path, shards_of_ten: None) -> None:
+    splits = {"all": numbers(25)}
+    partial = interrupt(tmp_path, splits, stop_at=15)
+    os.mkfifo(partial / "00001.h5")
+    with pytest.raises(UsageError, match=r"got 00001\.h5 that is not a file$"):
+        embed(tmp_path, splits, Double())
+
+
+def test_what_a_run_that_was_killed_at_once_leaves_is_used(tmp_path: Path) -> None:
+    partial = tmp_path / "out.h5.partial"
+    partial.mkdir()
+    for name in ("lock", ".manifest.json.12.0a1b2c3d.tmp", ".00000.h5.12.0a1b2c3d.tmp"):
+        (partial / name).touch()
+    embed(tmp_path, {"all": numbers(3)}, Double())
+
+
+def test_a_folder_that_is_removed_again_and_again_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: Path) -> Any:
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(checkpoint, "_open_lock", fail)
+    with pytest.raises(ClipkitError, match="other programs keep removing it"):
+        embed(tmp_path, {"all": numbers(3)}, Double())
+
+
 def test_an_error_in_a_thread_is_the_one_that_is_raised(tmp_path: Path) -> None:
     class Breaks(Double):
         def preprocess(self, images: list[int]) -> Any:
@@ -274,6 +346,10 @@ def test_classes_are_embedded_with_their_wordings() -> None:
 
 def test_a_prompt_that_is_too_long_is_named() -> None:
     encoder = models.load("tiny", tower="text", device="cpu")
+    longest = "a " * 30_000_000  # it would make the tokenizer abort the process
+    for text in (longest, [longest]):
+        with pytest.raises(ClipkitError, match="expected at most 10,000 characters, got 60,000,00"):
+            embedding.embed_texts(text, encoder, truncate=True)
     texts = ["short", "a " * 76, "a " * 77]
     message = rf"^'{texts[1]}': expected at most 77 tokens, got 78 \(2 prompts are too long\)"
     with pytest.raises(ClipkitError, match=message):
@@ -303,6 +379,8 @@ def test_two_classes_of_one_name_stay_apart_and_equal_prompts_are_warned_about(
     ("source", "message"),
     [
         ("nameless.h5", "nameless.h5: expected class names, got none"),
+        ("missing.txt", "cannot read missing.txt: there is no such file or folder"),
+        ("flat/missing.h5", "cannot read flat/missing.h5: there is no such file or folder"),
         ("./flat", "./flat: expected class names, but its images are not labelled"),
     ],
 )

@@ -22,7 +22,15 @@ from strategies import TEXT, feature_files
 import clipkit.features.hdf5 as hdf5
 from clipkit import results
 from clipkit.errors import ClipkitError, UsageError
-from clipkit.features import BlockMatrix, FeatureFile, Split, open_file, read, write
+from clipkit.features import (
+    BlockMatrix,
+    FeatureFile,
+    Split,
+    checked_file,
+    open_file,
+    read,
+    write,
+)
 from clipkit.features.model import BLOCK_BYTES, block_rows, chunk_rows
 
 DATA = Path(__file__).parent / "data"
@@ -172,6 +180,30 @@ def test_complete_is_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert order[-2:] == ["digest", "complete"]
 
 
+def test_a_row_longer_than_a_chunk_may_be_is_written_and_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (hdf5, checked_file):
+        monkeypatch.setattr(module, "MAX_CHUNK_BYTES", 1 << 10)
+    features = np.arange(2000, dtype="f4").reshape(2, 1000)
+    split = Split(features, None, ["a", "b"])
+    monkeypatch.setattr(hdf5, "chunk_rows", lambda width: 1)
+    write(tmp_path / "x.h5", FeatureFile("images", splits={"all": split}))
+    np.testing.assert_array_equal(read(tmp_path / "x.h5").splits["all"].features, features)
+
+
+def test_a_file_that_a_reader_would_refuse_is_not_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Staged: the writer overlooks a rule that the reader knows."""
+    checks = [lambda file: None, hdf5.validate]
+    monkeypatch.setattr(hdf5, "validate", lambda file: checks.pop(0)(file))
+    file = changed("images", history=[{"command": "x", "model": "m"}])
+    with pytest.raises(ClipkitError, match="history, entry 1: expected a model with a name"):
+        write(tmp_path / "x.h5", file)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("width", [1, 512, 5000, 2_000_000])
 def test_blocks_are_whole_chunks_of_bounded_size(width: int) -> None:
     assert block_rows(width) % chunk_rows(width) == 0
@@ -224,6 +256,10 @@ EMPTY = "expected at least one row, got the shape"
 TUPLE = "a/ids: expected a list of texts, got tuple"
 WIDTH = "expected features of equal width, got train/features 4, test/features"
 SCALE = "logit_scale: expected a finite number above 0, got"
+BIAS = "logit_bias: expected a finite number, got"
+ROW = Split(np.ones((1, 1), "f4"), None, ["x"])
+MANY_SPLITS = {f"s{i}": ROW for i in range(4096)}  # and class_names
+MANY_COLUMNS = {f"c{i}": np.ones(1) for i in range(4097)}
 INVALID = [
     (FeatureFile("video"), "kind: expected one of images, texts, logits, result, got 'video'"),
     (FeatureFile("images"), "expected at least one split, got none"),
@@ -282,6 +318,14 @@ INVALID = [
     (history(model={"name": "m", "logit_scale": "high"}), f"history, entry 1: {SCALE} high"),
     (history(model={"name": "m", "logit_scale": True}), f"history, entry 1: {SCALE} True"),
     (history(model={"name": "m", "logit_scale": 10**400}), f"history, entry 1: {SCALE} 1000"),
+    (history(model={"name": "m", "logit_bias": True}), f"history, entry 1: {BIAS} True"),
+    (history(model={"name": "m", "logit_bias": 10**400}), f"history, entry 1: {BIAS} 1000"),
+    (history(model={"name": "m", "logit_bias": None}), f"history, entry 1: {BIAS} None"),
+    (history(C=[1, {"x": -(10**400)}]), "expected numbers in the range of a 64-bit float, got -10"),
+    (images(logit_scale=10**400), f"{SCALE} 1000"),
+    (changed("images", splits=MANY_SPLITS), "/: expected at most 4,096 names, got 4,097"),
+    (FeatureFile("result", runs=MANY_COLUMNS), "runs: expected at most 4,096 names, got 4,097"),
+    (FeatureFile("result", runs={"k": np.array([2**63], "u8")}), "whole numbers of 64 bits, got 9"),
 ]  # fmt: skip
 
 
@@ -299,7 +343,10 @@ def test_what_breaks_the_format_is_not_written(
     "file",
     [
         history(x=nested(14)),
-        history(model={"name": "m", "logit_scale": 100}),
+        history(model={"name": "m", "logit_scale": 100, "logit_bias": -15}),
+        history(C=10**300),
+        FeatureFile("images", splits={f"s{i}": ROW for i in range(4096)}),
+        FeatureFile("result", runs={"seen": np.array([2**63 - 1], "u8")}),
         images(labels=np.array([255], "u1")),
         images(labels=np.array([True])),
         FeatureFile("result"),
@@ -322,6 +369,25 @@ def test_cosines_undo_the_temperature_that_a_file_was_written_with(tmp_path: Pat
     file.temperature = 0.5
     file.splits["all"].features = cosines / 0.5
     assert np.array_equal(file.cosines("all").read(), cosines)
+
+
+@pytest.mark.parametrize(
+    ("temperature", "logit"), [(1e-46, 1e38), (1e-39, 1e38), (1e39, 1e-39), (1e300, 0), (1e-320, 1)]
+)
+def test_a_temperature_that_float32_cannot_hold_is_undone_exactly(
+    temperature: float, logit: float
+) -> None:
+    file = changed("logits", temperature=temperature)
+    stored = np.full((6, 3), logit, np.float32)
+    file.splits["test"].features = stored
+    expected = stored.astype(np.float64) * temperature
+    np.testing.assert_allclose(file.cosines("test").read(), expected, rtol=1e-6, atol=1e-45)
+
+
+def test_logits_that_are_no_cosines_at_their_temperature_are_refused() -> None:
+    file = changed("logits", temperature=1e45)
+    with pytest.raises(ClipkitError, match="test/features: expected logits of cosines, got values"):
+        file.cosines("test").read()
 
 
 def test_take_selects_rows_of_everything_that_a_split_holds() -> None:

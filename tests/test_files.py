@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 from factories import contents, unchanged
 
 from clipkit import files
-from clipkit.errors import ClipkitError, WriteError
+from clipkit.errors import ClipkitError, UsageError, WriteError
 
 
 @pytest.mark.parametrize(
@@ -78,7 +79,49 @@ def test_a_text_input_has_a_size_limit(tmp_path: Path, monkeypatch: pytest.Monke
         files.read_bytes(str(tmp_path / "nothing"))
 
 
+def test_an_input_that_a_writer_replaces_is_read_to_its_end(tmp_path: Path) -> None:
+    source = tmp_path / "x"
+    source.write_bytes(b"1234")
+    with files.spool_input(str(source)) as path:
+        with files.atomic_write(str(source), force=True) as temporary:
+            temporary.write_bytes(b"another")
+        if sys.platform == "linux":
+            assert path.read_bytes() == path.read_bytes() == b"1234"
+    assert source.read_bytes() == b"another"
+
+
 def test_a_regular_input_file_is_not_copied(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"1234")
     with files.spool_input(str(tmp_path / "x")) as path:
-        assert path == tmp_path / "x"
+        assert path.samefile(tmp_path / "x")
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o444, 0o666])
+def test_a_file_that_replaces_another_keeps_its_permissions(tmp_path: Path, mode: int) -> None:
+    output = tmp_path / "x"
+    output.write_bytes(b"earlier")
+    output.chmod(mode)
+    with files.atomic_write(str(output), force=True) as temporary:
+        assert temporary.stat().st_mode & 0o077 == 0  # also while it is written
+        temporary.write_bytes(b"new")
+    assert (output.read_bytes(), output.stat().st_mode & 0o777) == (b"new", mode)
+
+
+def test_a_new_file_has_the_permissions_that_the_umask_leaves(tmp_path: Path) -> None:
+    earlier = os.umask(0o027)
+    try:
+        with files.atomic_write(str(tmp_path / "x"), force=True) as temporary:
+            temporary.write_bytes(b"new")
+    finally:
+        os.umask(earlier)
+    assert (tmp_path / "x").stat().st_mode & 0o777 == 0o640
+
+
+def test_a_terminal_is_no_output_under_any_name() -> None:
+    controller, terminal = os.openpty()
+    try:
+        with pytest.raises(UsageError, match="cannot write binary data to a terminal"):
+            files.check_output(os.ttyname(terminal))
+    finally:
+        os.close(terminal)
+        os.close(controller)

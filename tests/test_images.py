@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import struct
@@ -90,6 +91,18 @@ def test_an_error_names_the_file_and_the_reason_in_one_line(tmp_path, case, recw
     assert reason in caught.value.message
     assert caught.value.message.isprintable()
     assert not recwarn.list
+
+
+@pytest.mark.parametrize("compression", ["group4", "jpeg"])
+def test_libtiff_prints_nothing_about_a_damaged_file(tmp_path, capfd, compression):
+    image = IMAGE.convert("1") if compression == "group4" else IMAGE
+    data = encoded(image, "TIFF", compression=compression)
+    tags = Image.open(io.BytesIO(data)).tag_v2
+    (start,), (length,) = tags[273], tags[279]  # the strip
+    with contextlib.suppress(ImageError):
+        damaged = data[:start] + b"\x01" * length + data[start + length :]
+        images.read(written(tmp_path, "bad.tiff", damaged))
+    assert capfd.readouterr().err == ""
 
 
 def test_anything_but_a_regular_file_is_refused_without_waiting(tmp_path):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import math
+import os
 import re
 import shutil
 import subprocess
@@ -38,6 +41,7 @@ from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel, SiglipMod
 from clipkit import embedding, features, models
 from clipkit.errors import ClipkitError, UsageError
 from clipkit.models.devices import DTYPES, choose_precision
+from clipkit.models.hub import combine_digests, find
 from clipkit.models.tokenizer import is_cleaned_by_openai
 
 TEXTS = [
@@ -198,7 +202,7 @@ def test_weights_may_be_split_over_files(copied: Path) -> None:
     (copied / "model.safetensors").unlink()
     encoder = load(copied, "text")
     np.testing.assert_array_equal(encoder.encode_texts(TEXTS), expected)
-    assert encoder.details["digest"] == sha256(
+    assert encoder.details["weights"] == sha256(
         b"".join((copied / file).read_bytes() for file in files)
     )
 
@@ -223,12 +227,22 @@ def test_a_tower_encodes_only_its_own_inputs(
             call()
 
 
+def reference_digest(folder: Path) -> str:
+    """Return a model's digest as docs/format.md defines it."""
+    names = {"weights": "model.safetensors"} | {
+        path.name: path.name for path in folder.iterdir() if path.suffix != ".safetensors"
+    }
+    parts = {part: sha256((folder / file).read_bytes()) for part, file in names.items()}
+    return sha256(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode())
+
+
 def test_details_are_what_a_history_needs(tiny_clip_dir: Path, siglip_dir: Path) -> None:
     image = load(tiny_clip_dir, "image")
     assert json.loads(json.dumps(image.details)) == image.details
     assert image.details == {
         "name": str(tiny_clip_dir),
-        "digest": sha256((tiny_clip_dir / "model.safetensors").read_bytes()),
+        "digest": reference_digest(tiny_clip_dir),
+        "weights": sha256((tiny_clip_dir / "model.safetensors").read_bytes()),
         "tower": "image",
         "dim": 16,
         "precision": "fp32",
@@ -256,6 +270,47 @@ def test_details_are_what_a_history_needs(tiny_clip_dir: Path, siglip_dir: Path)
     stored = load_file(siglip_dir / "model.safetensors")
     assert text.details["logit_scale"] == pytest.approx(stored["logit_scale"].exp().item())
     assert text.details["logit_bias"] == stored["logit_bias"].item()
+
+
+SETTINGS = (
+    "config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
+VOCABULARIES = ("tokenizer.json", "tokenizer.4.0.0.json", "vocab.json", "merges.txt", "vocab.txt")
+
+
+@pytest.mark.parametrize("untrained", [None, 1])
+def test_the_digest_covers_every_file_that_decides_an_embedding(
+    copied: Path, untrained: int | None
+) -> None:
+    digests = set()
+    names = [*SETTINGS, *VOCABULARIES, "spiece.model", "tokenizer.model"]
+    files = find(str(copied))
+    for name in names:
+        before = (copied / name).read_bytes() if (copied / name).exists() else None
+        (copied / name).write_bytes((before or b"") + b"\n")
+        digests.add(combine_digests(files.digest_side_files()))
+        (copied / name).unlink()
+        if before is not None:
+            (copied / name).write_bytes(before)
+    assert len(digests) == len(names)
+    parts = {tower: load(copied, tower, untrained=untrained).parts for tower in ("image", "text")}
+    assert parts["image"] == parts["text"]
+    for name in ("README.md", "training.json", "notes.txt", "model.fp16.safetensors"):
+        (copied / name).write_text("other files do not matter")
+    assert load(copied, "text", untrained=untrained).parts == parts["text"]
+
+
+def test_a_model_with_another_activation_is_another_model(copied: Path) -> None:
+    before = [load(copied, "image", untrained=seed).details for seed in (None, 1)]
+    edit_json(copied / "config.json", lambda c: c["text_config"].update(hidden_act="gelu"))
+    after = [load(copied, "image", untrained=seed).details for seed in (None, 1)]
+    assert len({details["digest"] for details in before + after}) == 4
+    assert before[0]["weights"] == after[0]["weights"]
 
 
 def test_pixels_equal_the_models_own_processor_in_any_thread(
@@ -512,7 +567,44 @@ def become_open_clip(folder: Path) -> None:
     (folder / "config.json").rename(folder / "open_clip_config.json")
 
 
+def scale(value: float, dtype: torch.dtype = torch.float32) -> Damage:
+    return tensors(lambda t: t.update(logit_scale=torch.tensor(value).to(dtype)))
+
+
+def drop_a_layer(folder: Path) -> None:
+    edit_json(folder / "config.json", lambda c: c["vision_config"].update(num_hidden_layers=1))
+
+
+def retype(dtype: torch.dtype) -> Damage:
+    return tensors(lambda t: t.update({BIAS: t[BIAS].to(dtype)}))
+
+
+def poison(value: float, dtype: torch.dtype = torch.float32) -> Damage:
+    """Set a bias before a ReLU, behind which NaN may be zero."""
+
+    def edit(t: dict[str, Any]) -> None:
+        t[BIAS] = t[BIAS].to(dtype)
+        t[BIAS][3] = value
+
+    return tensors(edit)
+
+
+def store_a_tensor_twice(folder: Path) -> None:
+    stored = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").rename(folder / "a.safetensors")
+    save_file({BIAS: stored[BIAS]}, folder / "b.safetensors")
+    weight_map = {"logit_scale": "a.safetensors", BIAS: "b.safetensors"}
+    write_json(folder / "model.safetensors.index.json", weight_map=weight_map)
+
+
 BIAS = "vision_model.encoder.layers.1.mlp.fc1.bias"
+NO_FLOATS = [
+    (torch.int8, "I8"),
+    (torch.uint8, "U8"),
+    (torch.bool, "BOOL"),
+    (torch.int64, "I64"),
+    (torch.complex64, "C64"),
+]
 BAD_SIZE = b'{"model_type": "clip", "vision_config": {"hidden_size": "x"}}'
 DAMAGED: list[tuple[Damage, str]] = [
     (remove("config.json"), "model: expected a model's config.json, got none"),
@@ -531,8 +623,23 @@ DAMAGED: list[tuple[Damage, str]] = [
     (cut(4000), "model.safetensors: expected a complete safetensors file"),
     (tensors(lambda t: t.pop(BIAS)), f"weights that fit config.json; missing: .*{BIAS[20:]}$"),
     (tensors(lambda t: t.pop("logit_scale")), "fit config.json; missing: logit_scale$"),
-    (tensors(lambda t: t.update(logit_scale=torch.zeros(2))), "cannot load the logit_scale of"),
-    (tensors(lambda t: t.update(logit_scale=torch.tensor(1e4))), "cannot load the logit_scale of"),
+    (tensors(lambda t: t.update(logit_scale=torch.zeros(2))), r"logit_scale, got the shape \(2,\)"),
+    (scale(1e4), r"expected exp\(logit_scale\) between 1e-12 and 1e\+12, got .* 10000$"),
+    (scale(math.inf), "logit_scale of inf$"),
+    (scale(-math.inf), "logit_scale of -inf$"),
+    (scale(math.nan), "logit_scale of nan$"),
+    (scale(3, torch.int64), "expected weights in floating point, got I64 for logit_scale$"),
+    (tensors(lambda t: t.update(logit_bias=torch.tensor(math.nan))), "finite logit_bias, got nan$"),
+    (drop_a_layer, r"fit config.json; unexpected: .*encoder\.layers\.1\..* and 15 more$"),
+    (tensors(lambda t: t.update({BIAS + "_scale": torch.ones(1)})), "unexpected: .*bias_scale$"),
+    *(
+        (retype(kind), f"in floating point, got {name} for vision_model")
+        for kind, name in NO_FLOATS
+    ),
+    (poison(math.nan), f"expected finite weights, got NaN or Inf in {BIAS}$"),
+    (poison(-math.inf), f"expected finite weights, got NaN or Inf in {BIAS}$"),
+    (poison(1e300, torch.float64), f"expected finite weights, got NaN or Inf in {BIAS}$"),
+    (store_a_tensor_twice, f"expected each tensor once, got two {BIAS}$"),
     (shrink_projection, r"fit config.json; mismatched: visual_projection\.weight$"),
     (point_elsewhere, r"safetensors files in its folder, got '\.\./elsewhere.safetensors'"),
     (remove("vocab.json"), "model: expected its tokenizer"),
@@ -549,6 +656,231 @@ def test_damaged_files_are_named_in_one_line(copied: Path, damage: Damage, messa
     assert "\n" not in error.value.message
 
 
+def test_weights_that_are_too_large_for_the_precision_are_refused(copied: Path) -> None:
+    poison(-1e5)(copied)
+    load(copied, "image", precision="bf16")
+    with pytest.raises(ClipkitError, match="expected weights of at most 65504 in fp16, got") as e:
+        load(copied, "image", precision="fp16")
+    assert e.value.hint == "try --precision fp32"
+
+
+def vision(**values: Any) -> Damage:
+    return lambda folder: edit_json(
+        folder / "config.json", lambda content: content["vision_config"].update(values)
+    )
+
+
+def text(**values: Any) -> Damage:
+    return lambda folder: edit_json(
+        folder / "config.json", lambda content: content["text_config"].update(values)
+    )
+
+
+def processor(**values: Any) -> Damage:
+    return lambda folder: edit_json(
+        folder / "preprocessor_config.json", lambda content: content.update(values)
+    )
+
+
+def tokenizer(**values: Any) -> Damage:
+    return lambda folder: edit_json(
+        folder / "tokenizer_config.json", lambda content: content.update(values)
+    )
+
+
+# What config.json asks for must not be allocated before it is compared with the weights.
+HUGE = 10**9
+MISFITS: list[tuple[str, Damage, str]] = [
+    ("image", vision(num_hidden_layers=HUGE), "1 to 1000 layers per tower, got num_hidden_layers"),
+    ("image", text(num_hidden_layers=HUGE), "1 to 1000 layers per tower, got num_hidden_layers"),
+    ("image", vision(num_hidden_layers=3), "fit config.json; missing: .*layers.2"),
+    ("image", vision(hidden_size=HUGE), "fit config.json; mismatched: vision_model"),
+    ("image", vision(image_size=10**6), "fit config.json; mismatched: .*position_embedding"),
+    ("image", vision(num_channels=1), "fit config.json; mismatched: .*patch_embedding"),
+    ("text", text(vocab_size=10**12), "fit config.json; mismatched: .*token_embedding"),
+    ("text", text(max_position_embeddings=HUGE), "fit config.json; mismatched: .*position_embed"),
+    ("text", text(intermediate_size=HUGE), "fit config.json; mismatched: .*fc1"),
+    ("image", vision(hidden_size=-1), "cannot load "),
+    ("image", vision(patch_size=0), "cannot load the architecture of .*: .*division"),
+    ("image", vision(num_attention_heads=0), "cannot load config.json of .*: .*zero"),
+    ("image", vision(hidden_act="swishy"), "cannot load the architecture of .*: 'swishy'"),
+    ("image", vision(hidden_size="x"), "Validation error for field 'hidden_size': TypeError"),
+    ("text", text(eos_token_id=None), "expected a number as eos_token_id in config.json, got None"),
+    ("text", text(eos_token_id=49405), "expected the end token 49405 once, as a prompt's last"),
+    ("text", text(eos_token_id=49406), "expected the end token 49406 once, as a prompt's last"),
+    (
+        "text",
+        tokenizer(tokenizer_class="BertTokenizer"),
+        "expected the end token 49407 once|cannot",
+    ),
+    ("text", tokenizer(pad_token=None), "padding token|cannot"),
+    (
+        "image",
+        processor(crop_size={"height": 40, "width": 40}),
+        "expected 3 x 32 x 32 numbers, .* got 3 x 40 x 40",
+    ),
+    ("image", processor(do_center_crop=False, size={"height": 8, "width": 8}), "got 3 x 8 x 8"),
+    ("image", processor(do_center_crop=False, do_rescale=None, size={"longest_edge": 9}), "image"),
+    ("image", processor(size={"shortest_edge": 10**6}), "shortest_edge of 1 to 4096 in size"),
+    (
+        "image",
+        processor(crop_size={"height": HUGE, "width": 9}),
+        "height of 1 to 4096 in crop_size",
+    ),
+    (
+        "image",
+        processor(size={"width": 0, "height": 32}, do_center_crop=False),
+        "1 to 4096 in size",
+    ),
+    ("image", processor(size={}), "cannot load the image processor of "),
+    ("image", processor(size="large"), "cannot load the image processor of "),
+    ("image", processor(image_mean=[1, 2]), "cannot preprocess an image for "),
+    ("image", processor(image_mean="grey"), "cannot load the image processor of "),
+    (
+        "image",
+        processor(image_mean=[math.nan] * 3),
+        "cannot load the image processor of .*compliant",
+    ),
+    ("image", processor(image_std=[0, 0, 0]), "expected a finite embedding of a first image, got"),
+    ("image", processor(rescale_factor=0), "cannot load the image processor of .*: .*division"),
+    ("image", processor(rescale_factor="x"), "cannot load the image processor of "),
+    ("image", processor(resample=7), "cannot .*: KeyError: 7|not a valid"),
+    ("image", processor(image_processor_type="ViTMAE"), "cannot load the image processor of "),
+]
+
+
+@pytest.mark.parametrize(("tower", "misfit", "message"), MISFITS)
+def test_files_that_do_not_fit_each_other_are_refused_when_the_model_is_loaded(
+    tower: str, misfit: Damage, message: str, copied: Path
+) -> None:
+    misfit(copied)
+    with pytest.raises(ClipkitError, match=message) as error:
+        load(copied, tower)
+    assert "\n" not in error.value.message
+    assert not error.value.message.endswith(":")
+    if message.startswith("fit config.json"):
+        with pytest.raises(ClipkitError, match=message):
+            models.describe_model(str(copied))
+
+
+@pytest.mark.parametrize(
+    ("misfit", "message"),
+    [
+        (text(vocab_size=10**12), "fits into .* GiB of memory, got one of 119,[0-9]* GiB"),
+        (vision(hidden_size=10**8), "fits into .* GiB of memory, got one of"),
+        (vision(num_hidden_layers=HUGE), "1 to 1000 layers per tower"),
+        (vision(initializer_range=math.nan), "cannot load|finite weights"),
+        (
+            lambda f: edit_json(
+                f / "config.json", lambda c: c.update(logit_scale_init_value=800.5)
+            ),
+            "exp",
+        ),
+    ],
+)
+def test_an_untrained_model_that_cannot_be_made_is_refused(
+    misfit: Damage, message: str, copied: Path
+) -> None:
+    misfit(copied)
+    with pytest.raises(ClipkitError, match=message):
+        load(copied, "image", untrained=0)
+
+
+def test_a_prompt_that_holds_the_end_token_is_refused(tiny_clip_dir: Path) -> None:
+    encoder = load(tiny_clip_dir, "text")
+    with pytest.raises(ClipkitError, match="expected the end token 49407 once") as error:
+        encoder.encode_texts(["a cat", "a dog <|endoftext|> of wood"])
+    assert str(error.value.hint).startswith("take <|endoftext|> out of the prompt")
+
+
+def test_an_image_that_the_processor_cannot_resize_is_named_in_one_line(copied: Path) -> None:
+    processor(do_resize=False, do_center_crop=False)(copied)
+    encoder = load(copied, "image")
+    with pytest.raises(ClipkitError, match=r"expected 3 x 32 x 32 numbers, .* got 3 x 24 x 40"):
+        encoder.encode_images(noise_image(40, 24))
+
+
+SIDE_FILES = ["config.json", "preprocessor_config.json", "tokenizer_config.json", "vocab.json"]
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+
+
+def replace_by_link(target: str) -> Callable[[Path], Any]:
+    def replace(path: Path) -> None:
+        path.unlink()
+        path.symlink_to(target)
+
+    return replace
+
+
+def replace_by_fifo(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def make_huge(path: Path) -> None:
+    os.truncate(path, 10**9)
+
+
+@pytest.mark.parametrize("file", [*SIDE_FILES, "chat_template.jinja"])
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (replace_by_link("/dev/zero"), "expected a regular file, got a folder, FIFO or device"),
+        (replace_by_fifo, "expected a regular file, got a folder, FIFO or device"),
+        (make_huge, "expected at most [0-9]+ MiB, got 1,000,000,000 bytes"),
+        (lambda path: path.write_bytes(POINTER), "expected the file, got a Git LFS pointer"),
+    ],
+)
+def test_a_side_file_is_a_small_regular_file(
+    file: str, damage: Callable[[Path], Any], message: str, copied: Path
+) -> None:
+    (copied / file).touch()
+    damage(copied / file)
+    for untrained in (None, 1):
+        with pytest.raises(ClipkitError, match=f"{file}: {message}"):
+            load(copied, "image", untrained=untrained)
+
+
+def test_weights_that_git_lfs_has_not_fetched(copied: Path) -> None:
+    (copied / "model.safetensors").write_bytes(POINTER)
+    message = r"model.safetensors: expected the file, got a Git LFS pointer"
+    with pytest.raises(ClipkitError, match=message) as error:
+        load(copied, "image")
+    assert error.value.hint == "fetch the file itself: git lfs pull"
+
+
+def test_weights_that_cannot_be_opened(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Path.open
+
+    def refuse(path: Path, *options: Any, **more: Any) -> Any:
+        if path.name == "model.safetensors":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return real(path, *options, **more)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(
+        ClipkitError, match=r"^cannot read .*model\.safetensors: Permission denied$"
+    ):
+        load(copied, "image")
+
+
+def test_weights_of_another_name_are_named(copied: Path) -> None:
+    (copied / "model.safetensors").rename(copied / "model.fp16.safetensors")
+    message = "expected model.safetensors, got model.fp16.safetensors$"
+    with pytest.raises(ClipkitError, match=message) as error:
+        load(copied, "image")
+    assert "ln -s model.fp16.safetensors model.safetensors" in str(error.value.hint)
+
+
+@pytest.mark.parametrize("file", SIDE_FILES)
+def test_json_that_is_nested_200_000_deep_is_one_line(file: str, copied: Path) -> None:
+    (copied / file).write_text('{"a":' * 200_000 + "1" + "}" * 200_000)
+    tower = "text" if file in SIDE_FILES[2:] else "image"
+    with pytest.raises(ClipkitError) as error:
+        load(copied, tower)
+    assert "\n" not in error.value.message
+
+
 def test_damage_to_one_tower_leaves_the_other(copied: Path) -> None:
     edit_tensors(copied, lambda tensors: tensors.pop(BIAS))
     assert load(copied, "text").encode_texts(TEXTS).shape == (6, 16)
@@ -559,9 +891,8 @@ def test_a_tokenizer_of_another_model(copied: Path) -> None:
         config["text_config"]["vocab_size"] = 400
 
     edit_json(copied / "config.json", forget_tokens)
-    encoder = load(copied, "text", untrained=0)
     with pytest.raises(ClipkitError, match="model: expected tokens below 400, got 49407"):
-        encoder.encode_texts(["a cat"])
+        load(copied, "text", untrained=0)
 
 
 # names, devices, precisions
@@ -569,6 +900,11 @@ def test_a_tokenizer_of_another_model(copied: Path) -> None:
 
 ABSENT = "cannot use the device .*: PyTorch .* finds 0 cuda devices"
 REFUSED: list[tuple[str, str, str]] = [
+    ("name", "ViT-B/33", "unknown model 'ViT-B/33'; did you mean ViT-B/32 or ViT-B/16"),
+    ("name", "dir/none.h5", "cannot read dir/none.h5: there is no such file"),
+    ("name", "dir/none.safetensors", "cannot read dir/none.safetensors: there is no such file"),
+    ("name", __file__, ".*test_models.py: expected a model's folder, got a file"),
+    ("name", "~nobody/models/mine", "cannot read ~nobody/models/mine: there is no such folder"),
     ("name", "ViT-B32", "unknown model 'ViT-B32'; did you mean .*ViT-B-32"),
     ("name", "./models/mine", r"cannot read \./models/mine: there is no such folder"),
     ("precision", "fp8", "unknown precision 'fp8'"),

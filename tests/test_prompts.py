@@ -110,6 +110,38 @@ def test_only_line_feeds_end_a_line(character):
     assert parsed.lines == [1, 2]
 
 
+LONG = "a" * (prompts.MAX_CHARACTERS + 1)
+MANY = b"a\n" * (prompts.MAX_PROMPTS + 1)
+TOO_LONG = "expected at most 10,000 characters, got 10,001"
+TOO_MANY = "expected at most 1,048,576 prompts, got "
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: parse(f"a\n{LONG}\n"), f"^mine.txt, line 2: {TOO_LONG}"),
+        (lambda: parse(MANY), f"^mine.txt: {TOO_MANY}1,048,577"),
+        (
+            lambda: prompts.parse_templates(f"{{}}{LONG[2:]}".encode(), "t"),
+            f"t, line 1: {TOO_LONG}",
+        ),
+        (lambda: prompts.fill("{}", LONG), f"a prompt for the class 'a{{40}}': {TOO_LONG}"),
+        (
+            lambda: prompts.fill("{}" * 5000, "abc"),
+            "expected at most 10,000 characters, got 15,000",
+        ),
+        (lambda: prompts.from_classes(["a"] * 10**4, ["{}"] * 10**4), f"{TOO_MANY}100,000,000"),
+    ],
+)
+def test_prompts_are_bounded_before_they_are_made(call, message):
+    with pytest.raises(ClipkitError, match=message):
+        call()
+
+
+def test_a_prompt_of_the_largest_length_is_read():
+    assert parse(LONG[1:]).texts == [LONG[1:]]
+
+
 BLANK = "mine.txt: 1 blank line dropped"
 PAIRS = "line 4 repeats line 1, line 5 repeats line 3, line 6 repeats line 1"
 
@@ -321,3 +353,11 @@ def test_the_readme_lists_every_file_with_its_size():
 def test_the_length_of_embeddings_does_not_overflow(size):
     rows = np.array([[3, 4], [1, 0]], np.float32)
     assert np.allclose(similarity.normalize(rows * np.float32(size)), [[0.6, 0.8], [1, 0]])
+
+
+def test_a_normalised_row_depends_on_no_other_row_of_its_block() -> None:
+    rows = np.random.default_rng(0).standard_normal((200, 512)).astype(np.float32)
+    alone = similarity.normalize(rows)
+    with_a_long_one = similarity.normalize(np.concatenate([rows, rows[:1] * np.float32(1e20)]))
+    assert alone.dtype == np.float32
+    np.testing.assert_array_equal(with_a_long_one[:-1], alone)

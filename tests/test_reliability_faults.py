@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -17,14 +18,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from factories import contents, refused, unchanged, write_feature_file
+from factories import contents, random_features, refused, unchanged, write_feature_file
 from forkserver import ForkServer, Outcome
 from PIL import Image
 from shell import clipkit, ok, shell
 
 from clipkit import files
 from clipkit.errors import UsageError, WriteError
-from clipkit.features import read, write
+from clipkit.features import FeatureFile, formats, hdf5, read, write
 
 pytestmark = pytest.mark.long
 
@@ -353,7 +354,7 @@ def test_leftover_shards_of_a_published_file_do_no_harm(
 
 
 def test_other_files_in_the_folder_of_shards_stay(embedding: Embedding) -> None:
-    embedding.partial.mkdir()
+    embedding.kill_after_shards(1)
     (embedding.partial / "notes.txt").write_text("mine")
     assert embedding.run().exit_code == 0
     assert list(contents(embedding.folder)) == ["out.h5", "out.h5.partial/notes.txt"]
@@ -389,17 +390,47 @@ def test_two_writers_that_meet_at_the_end(tmp_path: Path) -> None:
     assert contents(tmp_path) == {"out.h5": b"second"}
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems read by name")
+@pytest.mark.parametrize("ending", ["h5", "npz", "parquet"])
+def test_a_reader_does_not_mix_a_file_with_the_one_that_replaces_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    """A writer replaces the input once it is open; the input's digest and its rows are the old."""
+    for name, seed in (("old", 0), ("new", 1)):
+        rows = {"train/features": random_features(seed=seed)}
+        write_feature_file(tmp_path / f"{name}.h5", datasets=rows)
+        if ending != "h5":
+            ok("convert", tmp_path / f"{name}.h5", tmp_path / f"{name}.{ending}")
+    source = tmp_path / f"old.{ending}"
+    expected = read_any(source).digest
+    spool_input = files.spool_input
+
+    @contextlib.contextmanager
+    def replace_meanwhile(name: str, *signature: bytes) -> Iterator[Path]:
+        with spool_input(name, *signature) as path:
+            os.replace(tmp_path / f"new.{ending}", name)
+            yield path
+
+    for module in (formats, hdf5):
+        monkeypatch.setattr(module, "spool_input", replace_meanwhile)
+    assert read_any(source).digest == expected
+
+
+def read_any(path: Path) -> FeatureFile:
+    return read(path) if path.suffix == ".h5" else formats.import_file(path)
+
+
 def test_a_disk_that_fills_up_at_any_byte(
     fork_server: ForkServer, tmp_path: Path, expected: bytes
 ) -> None:
     """RLIMIT_FSIZE fails every write beyond it, as a full disk does; HDF5 reports both alike."""
     (tmp_path / "img.h5").write_bytes(expected)
-    history = '[{"command":"textembed","model":{"name":"fake","digest":"sha256:0"}}]'
+    model = '{"name":"fake","digest":"sha256:0","weights":"sha256:0"}'
     write_feature_file(
         tmp_path / "txt.h5",
         "texts",
         datasets={"features": np.ones((3, 48), "<f4"), "class_names": None},
-        attributes={"history": history},
+        attributes={"history": f'[{{"command":"textembed","model":{model}}}]'},
     )
     words = ("logits", "img.h5", "txt.h5", "-o", "out.h5", "--force")
     finished = fork_server.run(tmp_path, *words, fake=True)
@@ -465,6 +496,21 @@ def test_a_full_temporary_folder_while_spooling(
         )
         message = f"cannot copy standard input to {small_disk}: No space left on device"
         refused(ended, 1, message, "set TMPDIR")
+
+
+@pytest.mark.parametrize(
+    "words", [("info", "img.h5"), ("embed", "shapes", "-o", "x.h5"), ("probe",)]
+)
+def test_a_folder_that_was_deleted_is_said_to_be_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    result = clipkit(*words)
+    monkeypatch.chdir(tmp_path)
+    refused(result, 1, "the current folder does not exist any more; hint: change to another one")
 
 
 def failing(code: int) -> Callable[..., None]:

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import faulthandler
+import io
 import json
 import os
 import pickle
 import sys
+import tracemalloc
+import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from canary import Canary
 from clip_factory import edit_json, tiny_clip
-from factories import refused, unchanged, write_feature_file
+from factories import content, refused, unchanged, write_feature_file
+from forkserver import ForkServer
 from fuzz import mutate, seeds
 from fuzz.run import judge_feature_files, judge_prompt_files
 from PIL import Image
@@ -233,6 +240,104 @@ def test_a_file_that_keeps_hdf5_busy_is_an_error(
     path = write_feature_file(tmp_path / "img.h5")
     problem = "expected a valid HDF5 file, but it keeps HDF5 busy without end"
     refused(clipkit("info", path), 1, f"img.h5: {problem}")
+
+
+# files that unpack to much more than their size
+
+
+def write_npz(path: Path, count: int, member: bytes) -> None:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for i in range(count):
+            archive.writestr(f"s{i}_{path.stem}.npy", member)
+
+
+def npy_of(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
+
+
+def parquet_of(path: Path, **columns: Any) -> None:
+    pq.write_table(pa.table(columns), path)
+
+
+def repeated(text: str, rows: int) -> pa.Array:
+    """Return a column that stores a text once."""
+    return pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, "i4")), pa.array([text]))
+
+
+def test_what_unpacks_to_much_more_than_its_size_is_refused_in_little_memory(
+    fork_server: ForkServer, tmp_path: Path
+) -> None:
+    """The texts would take 400 MB in each of two copies; a run has that beyond what is loaded."""
+    rows = 4000
+    one_each = pa.array(np.ones((rows, 1)).tolist())
+    nulls = pa.nulls(3_000_000, pa.list_(pa.float32()))
+    write_npz(tmp_path / "features.npz", 3, npy_of(np.zeros((2500, 2500), "f4")))
+    write_npz(tmp_path / "ids.npz", 2, npy_of(np.zeros(200_000, "U20")))
+    parquet_of(tmp_path / "text.parquet", feature=one_each, id=repeated("x" * 10**5, rows))
+    parquet_of(tmp_path / "split.parquet", feature=one_each, split=repeated("x" * 10**5, rows))
+    parquet_of(tmp_path / "rows.parquet", feature=nulls, label=np.zeros(3_000_000, int))
+    two = {"feature": [[1.0], [2.0]], "class_name": ["a", "b"]}
+    parquet_of(tmp_path / "label.parquet", label=[0, 2**62], **two)
+    many = {"feature": np.ones((5000, 1)).tolist(), "split": [f"s{i}" for i in range(5000)]}
+    parquet_of(tmp_path / "splits.parquet", **many)
+    unpack = "expected to unpack to at most"
+    for name, message in {
+        "features.npz": f"features.npz: features: {unpack} 64 MiB or 100 times the file's",
+        "ids.npz": f"ids.npz: arrays other than features: {unpack} 16 MiB or 10 times the file's",
+        "text.parquet": f"text.parquet: texts: {unpack} 16 MiB or 10 times the file's",
+        "split.parquet": f"split.parquet: texts: {unpack} 16 MiB or 10 times the file's",
+        "rows.parquet": f"rows.parquet: columns other than feature: {unpack} 16 MiB",
+        "label.parquet": "label.parquet: expected labels below 1,048,576, got 4611686018427387904",
+        "splits.parquet": "splits.parquet: expected at most 4,096 splits, got 5,000",
+    }.items():
+        words = ("convert", name, "x.h5")
+        refused(fork_server.run(tmp_path, *words, memory=800 << 20), 1, message)
+
+
+def test_one_long_prompt_does_not_take_its_room_for_each_short_one(tmp_path: Path) -> None:
+    """A file pads each text to the longest: these would take 2 GB."""
+    (tmp_path / "prompts.txt").write_text("a dog\n" * 2000 + "x" * 1_000_000 + "\n")
+    np.save(tmp_path / "x.npy", np.ones((2001, 2)))
+    prompts = ("--prompts", tmp_path / "prompts.txt")
+    with unchanged(tmp_path):
+        message = "2,001 texts of 1,000,000 bytes are 2,001,000,000 bytes; hint: shorten"
+        result = clipkit("convert", tmp_path / "x.npy", tmp_path / "x.h5", *prompts)
+        assert message in result.stderr.splitlines()[-1]
+        assert result.exit_code == 1
+
+
+SHORT = np.array([b"%02d" % (row % 100) for row in range(30_000)])
+ONES = np.ones((len(SHORT), 1), "<f4")
+NESTED = '[{"command":"x","y":[' + "[]," * 30_000 + "0]}]"
+
+
+@pytest.mark.parametrize(
+    ("kind", "attributes", "datasets"),
+    [
+        ("images", {}, {"a/features": ONES, "a/ids": SHORT}),
+        ("images", {}, {"a/features": ONES[:1], "a/ids": SHORT[:1], "class_names": SHORT}),
+        ("result", {}, {"runs/x": SHORT}),
+        ("images", {"history": NESTED}, {"a/features": ONES[:1], "a/ids": SHORT[:1]}),
+    ],
+    ids=["rows", "class names", "runs", "history"],
+)
+def test_reading_a_feature_file_takes_at_most_forty_times_its_size(
+    tmp_path: Path, kind: str, attributes: dict[str, Any], datasets: dict[str, Any]
+) -> None:
+    """Short texts and nested lists cost Python the most per byte."""
+    nothing_else = dict.fromkeys(content(kind)[1])
+    path = write_feature_file(
+        tmp_path / "x.h5", kind, attributes=attributes, datasets={**nothing_else, **datasets}
+    )
+    tracemalloc.start()
+    try:
+        read(path, trusted=True)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 40 * path.stat().st_size + (2 << 20)
 
 
 # fuzzing: the quick part of `make fuzz`

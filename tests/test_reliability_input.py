@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import os
 import subprocess
 import sys
@@ -86,6 +87,12 @@ def test_every_truncation_and_every_flipped_byte_of_the_head(tmp_path: Path) -> 
         refused(clipkit("info", path), 1)
 
 
+def test_an_endless_input_is_refused_by_its_start() -> None:
+    refused(
+        clipkit("entropy", "/dev/zero"), 1, "/dev/zero: expected a feature file, got other data"
+    )
+
+
 def test_missing_folder_and_unreadable(tmp_path: Path) -> None:
     loop = tmp_path / "loop.h5"
     loop.symlink_to(loop)
@@ -152,6 +159,24 @@ def group(h5: h5py.File) -> None:
     h5.create_group(FEATURES)
 
 
+def text_behind_a_nul(h5: h5py.File) -> None:
+    """Store ids that HDF5 cuts at a NUL, with the digest of what HDF5 then returns."""
+    h5type = h5py.h5t.C_S1.copy()
+    h5type.set_size(5)
+    stored = np.array([b"a\0b"] * 6, "S5")
+    del h5["train/ids"]
+    space = h5py.h5s.create_simple((6,))
+    ids = h5py.h5d.create(h5["train"].id, b"ids", h5type, space)
+    ids.write(h5py.h5s.ALL, h5py.h5s.ALL, stored, h5type)
+    sha256 = hashlib.sha256(h5["train/ids"][:].tobytes()).hexdigest()
+    h5["train/ids"].attrs["sha256"] = np.bytes_(sha256)
+
+
+def many_groups(h5: h5py.File) -> None:
+    for i in range(4097):
+        h5.create_group(f"split{i}")
+
+
 FEATURES, LABELS = "train/features", "train/labels"
 VLEN = h5py.string_dtype()
 HUGE = {"shape": (2**40, 1024), "dtype": "<f4", "chunks": (512, 1024), "fletcher32": True}
@@ -172,6 +197,10 @@ STRANGE: dict[str, tuple[Callable[[h5py.File], Any], str]] = {
     "soft link to nowhere": (link("class_names", h5py.SoftLink("/nowhere")), NO_LINK),
     "external storage": (external_storage, NO_REFERENCE),
     "virtual": (virtual, NO_REFERENCE),
+    "text behind a NUL": (text_behind_a_nul, "train/ids does not match its SHA-256"),
+    "empty columns": (lambda h5: h5.create_group("runs"), "runs: expected data sets, got an empty"),
+    "empty split": (lambda h5: h5.create_group("val"), "val: expected data sets, got an empty"),
+    "many groups": (many_groups, "/: expected at most 4,096 names, got 4,100"),
     "group": (group, f"{FEATURES}: expected a data set, got a group"),
     "data set as split": (replace("train", data=np.zeros(3)), "train is not part of a file of"),
     "unknown data set": (lambda h5: h5.create_dataset("more", data=[1]), "more is not part of"),

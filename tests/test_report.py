@@ -13,8 +13,10 @@ from factories import result_file, write_feature_file
 from scipy.stats import binomtest
 from shell import fails, ok
 
+from clipkit.errors import ClipkitError
 from clipkit.features import FeatureFile, Split, read, row_ids, write
 from clipkit.report import thesis
+from clipkit.report.folder import ResultsFolder
 
 Table = dict[str, dict[str, str]]  # first cell -> column -> cell
 MODEL = {"name": thesis.MODEL, "digest": "sha256:12", "precision": "fp32", "device": "cpu"}
@@ -344,3 +346,13 @@ def test_two_classes_of_one_name_are_told_apart(tmp_path: Path) -> None:
     names = ["crane", "bee", "crane", "dog", "eel"]
     text = " ".join(ok("report", write_results(tmp_path / "r", names)).stdout.split())
     assert "the best classes: 0: crane 0.75, bee 0.75, 2: crane 0.75" in text
+
+
+def test_a_file_that_is_replaced_while_the_report_is_made_is_refused(tmp_path: Path) -> None:
+    results = ResultsFolder(write_results(tmp_path / "results"))
+    results._digest("img.svm")
+    result = read(tmp_path / "results" / "img.svm.h5")
+    result.history.append({"command": "another"})
+    write(tmp_path / "results" / "img.svm.h5", result, force=True)
+    with pytest.raises(ClipkitError, match=r"svm\.h5: it was replaced while the report was made"):
+        results.read("img.svm")

@@ -185,7 +185,7 @@ def test_pixels_equal_the_processors_own_to_the_last_bit(name, tiny_clip_dir, tm
     processor = AutoImageProcessor.from_pretrained(tmp_path)
     expected = processor(images=images, return_tensors="pt")["pixel_values"].float()
     for dtype in (torch.float32, torch.bfloat16):
-        preprocessor = ImagePreprocessor(processor, torch.device("cpu"), dtype)
+        preprocessor = ImagePreprocessor(processor, torch.device("cpu"), dtype, expected.shape[-1])
         assert preprocessor.is_standard == (name in STANDARD)
         for count in (1, len(images)):
             pixels = preprocessor.normalize(preprocessor.resize_and_crop(images[:count]))

@@ -29,7 +29,9 @@ def info(
     from clipkit import features, files, tables
     from clipkit.features.describe import abridge, describe, flatten
 
-    if what == "-" or Path(what).is_file() or Path(what).suffix.lower() in files.KNOWN_ENDINGS:
+    path = Path(what)
+    is_file = path.exists() and not path.is_dir()
+    if what == "-" or is_file or path.suffix.lower() in files.KNOWN_ENDINGS:
         with features.open_file(what) as file:
             rows = describe(file)
         if format != "json":

@@ -15,7 +15,7 @@ from clipkit.datasets.dataset import Dataset, ImageDataset
 from clipkit.datasets.folders import read_folder
 from clipkit.datasets.images import escape
 from clipkit.datasets.registry import REGISTRY
-from clipkit.errors import UsageError, unknown
+from clipkit.errors import ClipkitError, UsageError, unknown
 
 __all__ = ["REGISTRY", "Dataset", "ImageDataset", "load", "read_folder"]
 
@@ -92,8 +92,11 @@ def load(
 def _find(name: str | Path, root: str | Path | None) -> Dataset:
     if isinstance(name, str) and name in REGISTRY:
         return REGISTRY[name](None if root is None else Path(root).expanduser())
+    is_missing = not os.path.lexists(name)
+    if is_missing and Path(name).suffix:
+        raise ClipkitError(f"cannot read {escape(str(name))}: there is no such file or folder")
     is_bare = isinstance(name, str) and "/" not in name and os.sep not in name
-    if is_bare and not os.path.lexists(name):
+    if is_bare and is_missing:
         raise unknown("data set", str(name), REGISTRY)
     path = Path(name).expanduser()
     if root is not None:

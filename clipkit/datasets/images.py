@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import functools
+import logging
 import os
 import re
 import stat
@@ -10,7 +14,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError, _imaging
 
 from clipkit.errors import ImageError
 
@@ -119,3 +123,14 @@ def _silence_pillow() -> None:
     # Only a first call changes the filters: any change makes Python repeat earlier warnings.
     if warnings.filters[0] != _PILLOW_FILTER:
         warnings.filterwarnings("ignore", module=_PILLOW_MODULES.pattern)
+    _silence_decoders()
+
+
+@functools.cache
+def _silence_decoders() -> None:
+    """Keep what Pillow logs and libtiff prints about a damaged file off standard error."""
+    logging.getLogger("PIL").addHandler(logging.NullHandler())
+    with contextlib.suppress(AttributeError, OSError):  # a Pillow without libtiff
+        library = ctypes.CDLL(_imaging.__file__)  # which is linked with libtiff
+        library.TIFFSetErrorHandler(None)
+        library.TIFFSetWarningHandler(None)

@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 import re
+import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -38,8 +39,11 @@ VERSION = 2  # of the folder; version 1 had NNNNN.json beside each shard
 # The files of a folder, by regular expression.
 SHARDS = r"\d{5}\.(h5|json)"
 MANIFEST = r"manifest\.json"
-TEMPORARY = r"\..*\.tmp"
+TEMPORARY = r"\.(manifest\.json|\d{5}\.h5)\..*\.tmp"
 LOCK = "lock"
+MANIFEST_KEY = "images per shard"  # which every manifest of ours has
+MAX_MANIFEST_BYTES = 2**24
+RETRIES = 100  # of opening a lock: other processes may remove its folder meanwhile
 
 Skipped = dict[str, str]  # an image that cannot be used: its split, its id and the reason
 
@@ -165,23 +169,30 @@ def open_checkpoint(
     manifest = {
         **parameters,
         "image files": {name: split.source.fingerprint() for name, split in splits.items()},
-        "images per shard": SHARD_ROWS,
+        MANIFEST_KEY: SHARD_ROWS,
         "checkpoint version": VERSION,
     }
     text = features.canonical_json(manifest)
+    content = json.loads(text)
+    path = folder / "manifest.json"
+    _check_ours(folder, _read_manifest(path))  # before a lock is put there
     with _locked(folder):
-        path = folder / "manifest.json"
-        if restart or not path.exists():
+        earlier = _read_manifest(path)
+        if restart or earlier is None:
             _remove_files(folder, SHARDS)
             with atomic_write(str(path), force=True) as temporary:
                 temporary.write_text(text, encoding="utf-8")
-        _check_manifest(path, json.loads(text))
+            earlier = content
+        _check_manifest(path, earlier, content)
         _remove_files(folder, TEMPORARY)
         run = hashlib.sha256(text.encode()).hexdigest()
         checkpoint = Checkpoint(folder, run, _cut_into_shards(splits))
         for shard in checkpoint.shards:
-            if not checkpoint._path(shard).exists():
+            shard_path = checkpoint._path(shard)
+            if not shard_path.exists():
                 continue
+            if not shard_path.is_file():  # reading a FIFO would wait forever
+                raise _not_ours(folder, f"{shard_path.name} that is not a file")
             try:
                 checkpoint.load(shard)
             except ClipkitError as error:
@@ -202,10 +213,10 @@ def _cut_into_shards(splits: Mapping[str, ImageDataset]) -> list[Shard]:
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Make the folder and hold its lock."""
-    while True:
-        folder.mkdir(parents=True, exist_ok=True)
+    for _ in range(RETRIES):
         try:
-            lock = (folder / LOCK).open("a")
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = _open_lock(folder / LOCK)
         except FileNotFoundError:  # another process has just finished and removed the folder
             continue
         with lock:
@@ -221,9 +232,28 @@ def _locked(folder: Path) -> Iterator[None]:
             if _is_at(lock, folder / LOCK):
                 yield
                 return
+    raise ClipkitError(f"cannot lock {folder}: other programs keep removing it")
 
 
-def _is_at(file: IO[str], path: Path) -> bool:
+def _open_lock(path: Path) -> IO[bytes]:
+    """Open a lock file, which is made if there is none: neither a link nor a device or FIFO."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
+    try:
+        lock = os.fdopen(os.open(path, flags, 0o666), "r+b", buffering=0)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        if path.is_symlink() or path.exists():
+            raise _not_ours(path.parent, f"a {LOCK} that is not a file of clipkit's") from error
+        raise ClipkitError(f"cannot write {path}: {error.strerror}") from error
+    status = os.fstat(lock.fileno())
+    if not stat.S_ISREG(status.st_mode) or status.st_size:
+        lock.close()
+        raise _not_ours(path.parent, f"a {LOCK} that is not a file of clipkit's")
+    return lock
+
+
+def _is_at(file: IO[bytes], path: Path) -> bool:
     """Whether an open file is still the one at this path."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
@@ -237,14 +267,44 @@ def _remove_files(folder: Path, pattern: str) -> None:
             path.unlink()
 
 
-def _check_manifest(path: Path, manifest: dict[str, Any]) -> None:
+def _read_manifest(path: Path) -> Any:
+    """Return the content of a manifest, or None if there is no such file.
+
+    A file that holds no JSON gives an empty object.
+    """
+    if not os.path.lexists(path):
+        return None
+    if not path.is_file() or path.stat().st_size > MAX_MANIFEST_BYTES:
+        raise _not_ours(path.parent, "another manifest.json")
     try:
-        earlier = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        return json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        return {}
+
+
+def _check_ours(folder: Path, manifest: Any) -> None:
+    """Refuse a folder that somebody else filled: nothing in it must be replaced or removed."""
+    if manifest is None and folder.exists():
+        for path in sorted(folder.iterdir()):
+            # a run that was killed at once leaves its lock and temporary files
+            if path.name != LOCK and not re.fullmatch(TEMPORARY, path.name):
+                raise _not_ours(folder, f"{path.name} and no manifest.json")
+    elif manifest and (not isinstance(manifest, dict) or MANIFEST_KEY not in manifest):
+        raise _not_ours(folder, "another manifest.json")
+
+
+def _not_ours(folder: Path, content: str) -> UsageError:
+    return UsageError(
+        f"{folder}: expected shards of an earlier run or an empty folder, got {content}",
+        "move that folder away, or choose another output",
+    )
+
+
+def _check_manifest(path: Path, earlier: dict[str, Any], manifest: dict[str, Any]) -> None:
+    if not earlier:
         hint = "add --restart to start over"
-        raise ClipkitError(f"{path}: expected JSON, got a damaged file", hint) from error
-    # whatever JSON stands there, a run's own manifest is an object
-    before = flatten(earlier, ".") if isinstance(earlier, dict) else {"": earlier}
+        raise ClipkitError(f"{path}: expected JSON, got a damaged file", hint)
+    before = flatten(earlier, ".")
     now = flatten(manifest, ".")
     changes = []
     for name in sorted(before | now):

@@ -93,9 +93,11 @@ def embed_images(  # noqa: PLR0913 (the options of `clipkit embed`)
         normalize=normalize,
         batch_size=batch_size,
     )
+    # the model's digest covers these files; one by one, they tell what changed
+    manifest = {**entry, "model files": encoder.parts}
     with (
         _checkpoint_folder(output) as folder,
-        open_checkpoint(folder, dataset.splits, entry, restart=restart) as checkpoint,
+        open_checkpoint(folder, dataset.splits, manifest, restart=restart) as checkpoint,
     ):
         _encode_pending(
             checkpoint,

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from clipkit.models import Encoder
 
 DEFAULT_TEMPLATE = "a photo of a {}"
+SHOWN_CHARACTERS = 200  # of a text in a message
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def embed_texts(
         texts = texts.texts
     else:
         texts = [texts] if isinstance(texts, str) else list(texts)
-        places = [repr(text) for text in texts]
+        places = [repr(text[:SHOWN_CHARACTERS]) for text in texts]
     embeddings = _encode(texts, places, encoder, truncate)
     if normalize:
         embeddings = similarity.normalize(embeddings)
@@ -136,7 +137,9 @@ def embed_classes(
     if readable:
         wordings = [prompts.readable(wording) for wording in wordings]
     texts, class_index = prompts.from_classes(wordings, templates)
-    embeddings = _encode(texts, [repr(text) for text in texts], encoder, truncate)  # (C * T, D)
+    embeddings = _encode(
+        texts, [repr(text[:SHOWN_CHARACTERS]) for text in texts], encoder, truncate
+    )  # (C * T, D)
     if len(templates) > 1:
         embeddings = similarity.ensemble(embeddings, class_index, len(classes.names))  # (C, D)
         texts = [f"{wording} ({len(templates)} templates)" for wording in classes.wordings]

@@ -18,15 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipkit.errors import ClipkitError
-from clipkit.features.model import FORMAT, VERSION
-from clipkit.features.validation import KINDS, TYPES, is_allowed, key_of
+from clipkit.features.model import FORMAT, TEXTS_AT_ONCE, VERSION
+from clipkit.features.validation import KINDS, MAX_NAMES, TYPES, is_allowed, key_of
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 SUPERBLOCK_BYTES = 48
 CONSISTENCY_FLAGS = 11  # their place in the superblock
 NO_ADDRESS = 2**64 - 1
 MAX_CHUNK_BYTES = 1 << 26
-MAX_LINKS = 4096
 REQUIRED = {
     "format": str,
     "version": int,
@@ -168,7 +167,8 @@ class CheckedFile:
                 expected = f"expected a fixed-size scalar {kind.__name__}"
                 raise self.error(f"attribute {name} of {owner.name}: {expected}")
             value = np.empty((), attribute.dtype)
-            attribute.read(value)
+            # a text as it is stored: HDF5 would cut it at a NUL
+            attribute.read(value, attribute.get_type() if kind is str else None)
             return value.item().decode() if kind is str else kind(value)
 
     def datasets(self, kind: str) -> dict[str, h5py.Dataset]:
@@ -200,6 +200,8 @@ class CheckedFile:
                 if not is_allowed(kind, link) and self._type(link) == h5py.h5o.TYPE_GROUP:
                     group = h5py.Group(h5py.h5g.open(self.h5.id, link.encode()))
                     members = [f"{link}/{key}" for key in self._links(group)]
+                    if not members:
+                        raise self.error(f"{link}: expected data sets, got an empty group")
                 for name in members:
                     if not is_allowed(kind, name):
                         raise self.error(f"{name} is not part of a file of {kind}")
@@ -212,8 +214,8 @@ class CheckedFile:
     def _links(self, group: h5py.Group) -> list[str]:
         """Return the names in a group, all of them hard links."""
         count = len(group.id)
-        if count > MAX_LINKS:
-            raise self.error(f"{group.name}: expected at most {MAX_LINKS} names, got {count}")
+        if count > MAX_NAMES:
+            raise self.error(f"{group.name}: expected at most {MAX_NAMES:,} names, got {count:,}")
         names: list[str] = []
         for raw in group.id:
             name = raw.decode("utf-8", "backslashreplace")
@@ -268,26 +270,31 @@ class CheckedFile:
     def read(self, dataset: h5py.Dataset, name: str, rows: slice = slice(None)) -> NDArray[Any]:
         """Return rows of a checked data set, as stored."""
         with self._reading(name):
-            return np.ascontiguousarray(dataset[rows])
+            if dataset.dtype.kind != "S":
+                return np.ascontiguousarray(dataset[rows])
+            texts = np.empty(dataset.shape, dataset.dtype)
+            # as they are stored: HDF5 would cut each at a NUL
+            dataset.id.read(h5py.h5s.ALL, h5py.h5s.ALL, texts, dataset.id.get_type())
+            return texts
 
     def texts(self, array: NDArray[np.bytes_], name: str) -> list[str]:
         """Return stored UTF-8 as strings."""
+        texts: list[str] = []
         try:
-            return [item.decode() for item in array.tolist()]
+            for start in range(0, len(array), TEXTS_AT_ONCE):
+                texts += [item.decode() for item in array[start : start + TEXTS_AT_ONCE].tolist()]
+            return texts
         except UnicodeDecodeError as error:
             raise self.error(f"{name}: expected UTF-8, got {error.object[:80]!r}") from error
 
 
 def _open(path: Path) -> h5py.File:
-    """Open a file without a lock, or as this process has already opened it."""
-    for locking in (False, True, "best-effort"):
-        try:
-            return h5py.File(path, "r", locking=locking)
-        except OSError as error:
-            refused = error
-            if "locking" not in str(error):
-                break
-    raise refused
+    """Open a file without a lock, whether or not this process has it open too.
+
+    HDF5's default driver resolves links to a name, which a file that was replaced has no more, and
+    it refuses a file that this process has opened with a lock.
+    """
+    return h5py.File(path, "r", driver="stdio", locking=False)
 
 
 def _is_open_for_writing(path: Path) -> bool:

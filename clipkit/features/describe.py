@@ -46,7 +46,7 @@ def abridge(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if isinstance(value, dict):
             short += _history_rows(field, value)
         elif isinstance(value, list):
-            short.append((field, _abridged(value)))
+            short.append((field, abridged(value)))
         else:
             short.append((field, value))
     return [{"field": _cut(field), "value": _cut(value)} for field, value in short]
@@ -118,11 +118,12 @@ def _text(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list):
-        return f"[{_abridged([_text(item) for item in value])}]"
+        return f"[{abridged([_text(item) for item in value])}]"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _abridged(names: Sequence[str]) -> str:
+def abridged(names: Sequence[str]) -> str:
+    """Return the first names of a list, and how many more there are."""
     listed = ", ".join(names[:MOST_NAMES])
     rest = len(names) - MOST_NAMES
     return f"{listed}, ... ({rest} more)" if rest > 0 else listed

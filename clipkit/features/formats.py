@@ -12,26 +12,31 @@ import csv
 import hashlib
 import json
 import math
+import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from clipkit import console
 from clipkit.errors import ClipkitError, UsageError
 from clipkit.features import npz
+from clipkit.features.describe import abridged
 from clipkit.features.model import (
     VERSION,
+    BlockMatrix,
     FeatureFile,
     Float32,
     Int64,
     Split,
     as_float32,
+    is_features,
     row_ids,
+    stored_array,
 )
 from clipkit.features.validation import allowed_names, validate
 from clipkit.files import atomic_write, spool_input
@@ -40,6 +45,7 @@ from clipkit.tables import distinct_names
 READABLE = (".npz", ".npy", ".parquet")
 WRITABLE = (*READABLE, ".csv")
 METADATA = "clipkit"  # the name of the JSON among the arrays
+CSV_LINE_END = "\r\n"
 UNNAMED = "all"  # the split of rows that name none, as for a folder of images
 RUN_PARAMETERS = ("classifier", "C", "temperature", "standardize", "fit_split", "k")
 
@@ -82,15 +88,15 @@ def import_file(
     """
     source = str(source)
     added: Arrays = {}
-    with spool_input(source) as path:
-        inputs = {"features": _digest(path)}
+    with spool_input(source) as path, contextlib.ExitStack() as opened:
+        inputs = {"features": _digest(path, source)}
         if labels is not None:
             added["labels"], inputs["labels"] = _read_labels(str(labels))
         if texts is not None:
             added["texts"] = list(texts)
         if texts_digest is not None:
             inputs["prompts"] = texts_digest
-        file = _assemble(_read_arrays(path, source), source, split, added)
+        file = _assemble(_read_arrays(path, source, opened), source, split, added)
     validate(file)
     known_model = file.model()
     if known_model and model:
@@ -108,7 +114,7 @@ def import_file(
 def _read_labels(source: str) -> tuple[list[Any], str]:
     """Return the labels in an .npy and the file's digest."""
     with spool_input(source) as path, _reading(source):
-        return _as_list(npz.open_npy(path, source).read(), source), _digest(path)
+        return _as_list(npz.open_npy(path, source).read(), source), _digest(path, source)
 
 
 def export_file(
@@ -148,7 +154,37 @@ def export_file(
         atomic_write(str(output), force=force) as temporary,
     ):
         validate(file)
-        writers[ending](temporary, report_rows(_keep_split(file, split), report))
+        file = _keep_split(file, split)
+        writers[ending](temporary, report_rows(file, report))
+        if ending in (".npz", ".parquet") and file.kind != "result":
+            _check_written(temporary, file, str(output))
+
+
+def _check_written(path: Path, file: FeatureFile, output: str) -> None:
+    """Import an exported file, except for its features, before it is published.
+
+    Raises
+    ------
+    ClipkitError
+        If it could not be imported, or would not come back as it is.
+    """
+    with contextlib.ExitStack() as opened:
+        arrays = _read_arrays(path, output, opened, with_features=False)
+        arrays |= {name.replace("/", "_"): matrix for name, matrix in file.matrices().items()}
+        imported = _assemble(arrays, output, None, {})
+    validate(imported)
+    before, after = file.datasets(), imported.datasets()
+    altered = [name for name in before.keys() | after.keys() if not _equal(name, before, after)]
+    if altered or imported.attributes() != file.attributes():
+        what = ", ".join(sorted(altered)) or "the metadata"
+        raise ClipkitError(f"{output}: expected to hold {what} unchanged, but it cannot")
+
+
+def _equal(name: str, a: dict[str, Any], b: dict[str, Any]) -> bool:
+    """Whether two files hold the same under a name; features are not compared."""
+    if name not in a or name not in b:
+        return False
+    return is_features(name) or np.array_equal(stored_array(a[name]), stored_array(b[name]))
 
 
 def _keep_split(file: FeatureFile, split: str | None) -> FeatureFile:
@@ -187,13 +223,18 @@ def _reading(name: str) -> Iterator[None]:
         raise ClipkitError(f"cannot read {name}: {reason or type(error).__name__}") from error
 
 
-def _digest(path: Path) -> str:
-    with _reading(str(path)), path.open("rb") as file:
+def _digest(path: Path, source: str) -> str:
+    with _reading(source), path.open("rb") as file:
         return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
-def _read_arrays(path: Path, source: str) -> Arrays:
-    """Open a file of any readable format. The arrays of an .npz are read when they are used."""
+def _read_arrays(
+    path: Path, source: str, opened: contextlib.ExitStack, *, with_features: bool = True
+) -> Arrays:
+    """Open a file of any readable format.
+
+    The arrays of an .npz are read when they are used, from the archive that joins `opened`.
+    """
     ending = Path(source).suffix.lower()
     if path.stat().st_size == 0:
         raise ClipkitError(f"{source}: empty input", "check whether the command before it failed")
@@ -201,8 +242,9 @@ def _read_arrays(path: Path, source: str) -> Arrays:
         if ending == ".npy":
             return {"features": npz.open_npy(path, source)}
         if ending == ".npz":
-            return npz.open_npz(path, source)
-        arrays: Arrays = _parquet().read_table(path, source)
+            archive = opened.enter_context(zipfile.ZipFile(path))
+            return npz.open_npz(archive, path.stat().st_size, source)
+        arrays: Arrays = _parquet().read_table(path, source, with_features=with_features)
         return arrays
 
 
@@ -231,7 +273,7 @@ def _assemble(arrays: Arrays, source: str, split: str | None, added: Arrays) -> 
     file.splits = {group: Split() for group, _ in places if group}
     if file.kind != "texts" and not file.splits:
         raise ClipkitError(
-            f"{source}: expected features, got {', '.join(sorted(arrays)) or 'nothing'}",
+            f"{source}: expected features, got {abridged(sorted(arrays)) or 'nothing'}",
             "name them features, or train_features and test_features",
         )
     file = _keep_split(file, split)
@@ -255,7 +297,7 @@ def _check_unused(unused: set[str], added: Arrays, source: str) -> None:
             f"{source}: expected one unnamed matrix of features for {name}, got others"
         )
     if unused:
-        names = ", ".join(sorted(unused))
+        names = abridged(sorted(unused))
         console.warn(f"{source}: ignored, because a feature file cannot hold them: {names}")
 
 
@@ -323,6 +365,8 @@ def _places(arrays: Arrays, kind: str, unnamed: str, source: str) -> dict[tuple[
 
 def _value(key: str, array: Any, name: str) -> Any:
     """Return an array as a feature file holds it. Labels may still be names."""
+    if isinstance(array, BlockMatrix):  # of a file that was just exported
+        return array
     with _reading(name):
         if isinstance(array, npz.StoredArray):
             array = array.read()
@@ -445,11 +489,22 @@ def _write_csv(path: Path, file: FeatureFile) -> None:
         raise UsageError(f"expected a result for a .csv file, got {file.kind}", hint)
     columns = _result_columns(file)
     with path.open("w", encoding="utf-8", newline="") as stream:
-        out = csv.writer(stream, lineterminator="\n")
+        out = csv.writer(_CsvLines(stream), lineterminator=CSV_LINE_END)
         out.writerow(columns)
         for frame in _result_frames(file):
             for row in zip(*(frame[name] for name in columns), strict=True):
                 out.writerow("" if _is_nan(value) else value for value in row)
+
+
+class _CsvLines:
+    """End lines as usual on Unix. Before Python 3.13, csv quotes only what ends its own lines."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+
+    def write(self, line: str) -> None:
+        """Write a row, which csv passes as a whole."""
+        self._stream.write(line.removesuffix(CSV_LINE_END) + "\n")
 
 
 def _is_nan(value: Any) -> bool:

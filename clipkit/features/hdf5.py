@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipkit.errors import ClipkitError, WriteError
-from clipkit.features.checked_file import CheckedFile
+from clipkit.features.checked_file import MAX_CHUNK_BYTES, SIGNATURE, CheckedFile
 from clipkit.features.isolation import check_in_subprocess
 from clipkit.features.model import (
     BlockMatrix,
@@ -86,7 +86,7 @@ def open_file(
     """
     name = display_name(source)
     kinds = list(kinds)
-    with spool_input(str(source)) as path:
+    with spool_input(str(source), SIGNATURE) as path:
         if not trusted:
             check_in_subprocess(path, name, lambda: _read_a_little(path, name))
         with contextlib.closing(CheckedFile(path, name)) as checked:
@@ -204,7 +204,17 @@ def write(output: str | Path, file: FeatureFile, *, force: bool = False) -> str:
                 for name, value in {**attributes, "digest": digest, "complete": 1}.items():
                     _set_attribute(h5, name, value)
                 h5.flush()
+        _check_written(temporary, file.display_name)
     return digest
+
+
+def _check_written(path: Path, name: str) -> None:
+    """Read a file back as a reader will, before it is published: nobody could read it later.
+
+    Features are left out, since they were checked while they were written.
+    """
+    with contextlib.closing(CheckedFile(path, name)) as checked:
+        _assemble(checked)
 
 
 @contextlib.contextmanager
@@ -256,7 +266,7 @@ def _write_array(h5: h5py.File, name: str, array: NDArray[Any]) -> dict[str, Any
 def _write_features(h5: h5py.File, name: str, matrix: BlockMatrix, where: str) -> dict[str, Any]:
     """Write a matrix block by block and return its part of the file's digest."""
     n, width = matrix.shape
-    chunks = (min(n, chunk_rows(width)), width)
+    chunks = (min(n, chunk_rows(width)), min(width, MAX_CHUNK_BYTES // 4))
     with _write_errors(h5.filename):
         dataset = h5.create_dataset(name, (n, width), "<f4", chunks=chunks, fletcher32=True)
     sha = hashlib.sha256()

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from clipkit.errors import ClipkitError, unknown
+from clipkit.errors import LARGEST, SMALLEST, ClipkitError, unknown
 from clipkit.version import __version__
 
 FORMAT = "clipkit"
@@ -20,6 +20,7 @@ VERSION = 1
 BLOCK_BYTES = 1 << 24
 CHUNK_ROWS = 512
 CHUNK_BYTES = 1 << 22
+TEXTS_AT_ONCE = 1 << 14  # a text costs Python ten times its bytes, so few are converted at once
 
 Float32 = NDArray[np.float32]
 Int64 = NDArray[np.int64]
@@ -198,12 +199,30 @@ class FeatureFile:
         """Return the cosines (N, K) of a split of logits, whatever temperature they were stored at.
 
         `features` are cosine / `temperature`, so cosine = `features` x `temperature`.
+
+        Raises
+        ------
+        ClipkitError
+            When a block is read whose products are too large for float32, and so no cosines.
         """
         matrix = BlockMatrix.from_array(self.splits[split].features)
-        temperature = np.float32(self.temperature or 1)
+        temperature = self.temperature or 1
         if temperature == 1:
             return matrix
-        return matrix.map(lambda block: block * temperature)
+        # a factor of float32 where that can hold it: 1e39 would become Inf, and 1e-46 zero
+        factor = np.float32(temperature) if SMALLEST <= temperature <= LARGEST else temperature
+
+        def multiply(block: Float32) -> Float32:
+            with np.errstate(over="ignore"):
+                cosines = as_float32(block.astype(np.float64) * factor)
+            if np.isfinite(cosines).all():
+                return cosines
+            raise ClipkitError(
+                f"{self.display_name}: {split}/features: expected logits of cosines, got values "
+                f"that the temperature {temperature:g} takes beyond float32"
+            )
+
+        return matrix.map(multiply)
 
     def choose_splits(self, names: Sequence[str] | None) -> list[str]:
         """Return the given split names without repeats, all by default.
@@ -349,8 +368,12 @@ def stored_array(value: Any) -> NDArray[Any]:
     Numbers are little-endian. Texts are UTF-8, padded to the longest.
     """
     if isinstance(value, list) or value.dtype.kind == "U":
-        encoded = [str(text).encode() for text in value]
-        return np.array(encoded, f"S{max(1, *map(len, encoded))}")
+        longest = max((len(str(text).encode()) for text in value), default=0)
+        stored = np.empty(len(value), f"S{max(1, longest)}")
+        for start in range(0, len(value), TEXTS_AT_ONCE):
+            texts = value[start : start + TEXTS_AT_ONCE]
+            stored[start : start + TEXTS_AT_ONCE] = [str(text).encode() for text in texts]
+        return stored
     return np.asarray(value.astype("<f8" if value.dtype.kind == "f" else "<i8"))
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import math
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -18,8 +17,29 @@ from numpy.typing import NDArray
 from clipkit.errors import ClipkitError
 from clipkit.features.model import BlockMatrix
 
-BOMB_BYTES = 1 << 26  # a file may unpack to this many bytes, or to BOMB_RATIO times its size
-BOMB_RATIO = 100
+
+class Bound(NamedTuple):
+    """How much data may unpack to: some bytes, or a multiple of the file's size if that is more."""
+
+    bytes: int
+    ratio: int
+
+    def check(self, unpacked: int, packed: int, name: str) -> None:
+        """Refuse data of a file that would unpack to more.
+
+        >>> Bound(1 << 20, 100).check(10_000, 20, "labels")
+        """
+        if unpacked > max(self.bytes, self.ratio * packed):
+            raise ClipkitError(
+                f"{name}: expected to unpack to at most {self.bytes >> 20} MiB or {self.ratio} "
+                f"times the file's {packed} bytes, got {unpacked} bytes",
+                "if the file is intended, save it without compression",
+            )
+
+
+MATRICES = Bound(1 << 26, 100)
+# Python's texts and numbers take several times the bytes of an array's
+OTHERS = Bound(1 << 24, 10)
 
 
 class StoredArray(NamedTuple):
@@ -46,7 +66,10 @@ class StoredArray(NamedTuple):
                 raise ClipkitError(
                     f"{self.name}: expected {expected} bytes, got {self.size}: {reason}"
                 )
-            data = file.read()  # to the end, where an archive compares its checksum
+            if dtype.itemsize == 0 and 0 not in shape:
+                raise ClipkitError(f"{self.name}: expected numbers or texts, got {dtype}")
+            # to the end, where an archive compares its checksum, and no more than it states
+            data = file.read(self.size - file.tell())
         return np.ndarray(shape, dtype, data, order="F" if is_column_major else "C")
 
 
@@ -55,37 +78,23 @@ def open_npy(path: Path, name: str) -> StoredArray:
     return StoredArray(name, lambda: path.open("rb"), path.stat().st_size)
 
 
-def open_npz(path: Path, name: str) -> dict[str, Any]:
-    """Return the arrays of an .npz. Each read opens the archive again, so that none stays open."""
+def open_npz(archive: zipfile.ZipFile, packed: int, name: str) -> dict[str, Any]:
+    """Return the arrays of an .npz of `packed` bytes, which are read while it stays open."""
     arrays: dict[str, Any] = {}
-    with zipfile.ZipFile(path) as archive:
-        members = archive.infolist()
-    for member in members:
-        check_size(member.file_size, member.compress_size, f"{name}: {member.filename}")
+    unpacked = {True: 0, False: 0}  # bytes of matrices and of others
+    for member in archive.infolist():
         key = member.filename.removesuffix(".npy")
         if key in arrays:
             raise ClipkitError(f"{name}: expected each array once, got {key} twice")
-        open_member = functools.partial(_open_member, path, member)
+        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            # zipfile unpacks others without a limit; NumPy writes none
+            raise ClipkitError(f"{name}: {key}: expected no compression but deflate, got another")
+        unpacked[key.endswith("features")] += member.file_size
+        open_member = functools.partial(archive.open, member)
         arrays[key] = StoredArray(f"{name}: {key}", open_member, member.file_size)
+    MATRICES.check(unpacked[True], packed, f"{name}: features")
+    OTHERS.check(unpacked[False], packed, f"{name}: arrays other than features")
     return arrays
-
-
-@contextlib.contextmanager
-def _open_member(path: Path, member: zipfile.ZipInfo) -> Iterator[IO[bytes]]:
-    with zipfile.ZipFile(path) as archive, archive.open(member) as file:
-        yield file
-
-
-def check_size(unpacked: int, packed: int, name: str) -> None:
-    """Refuse data that would unpack to over BOMB_RATIO times their size and over BOMB_BYTES.
-
-    >>> check_size(10_000, 20, "labels")
-    """
-    if unpacked > max(BOMB_BYTES, BOMB_RATIO * packed):
-        raise ClipkitError(
-            f"{name}: expected at most {BOMB_RATIO} times its {packed} bytes, got {unpacked}",
-            "if the file is intended, save it without compression",
-        )
 
 
 def write_npz(path: Path, arrays: Mapping[str, Any]) -> None:

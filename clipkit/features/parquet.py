@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -12,49 +13,122 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from clipkit.errors import ClipkitError
+from clipkit.features.describe import abridged
 from clipkit.features.model import FeatureFile, Float32, as_float32
-from clipkit.features.npz import check_size
+from clipkit.features.npz import MATRICES, OTHERS
+from clipkit.features.validation import MAX_CLASSES, MAX_NAMES
 
 METADATA = "clipkit"  # the name of the JSON with what no column holds
 ARROW_TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64()}
 LISTS = (pa.ListType, pa.LargeListType, pa.FixedSizeListType)
+TEXT_TYPES = {"string", "large_string", "string_view", "binary", "large_binary", "binary_view"}
 COLUMNS_OF_IMAGES = {"split": str, "id": str, "label": int, "class_name": str}
 COLUMNS_OF_TEXTS = {"text": str, "class_index": int, "class_name": str}
 
 
-def read_table(path: Path, name: str) -> dict[str, Any]:
+def read_table(path: Path, name: str, *, with_features: bool = True) -> dict[str, Any]:
     """Read a table with a column ``feature`` (or ``features``) of lists of numbers.
+
+    Parameters
+    ----------
+    path : Path
+    name : str
+        What errors call the file.
+    with_features : bool
+        Whether to read the lists too, which may be large.
 
     Returns
     -------
     dict of str to array, list or None
         Named like the arrays of an .npz. A column that has no place in a feature file is None.
     """
-    with pq.ParquetFile(path, page_checksum_verification=True) as file:
-        schema = file.schema_arrow
-        feature = "feature" if "feature" in schema.names else "features"
-        if feature not in schema.names or not file.metadata.num_rows:
-            content = ", ".join(schema.names) if file.metadata.num_rows else "no rows"
-            raise ClipkitError(f"{name}: expected rows with a column 'feature', got {content}")
-        _check_lists(schema.field(feature).type, f"{name}: {feature}")
-        check_size(4 * _count_numbers(file.metadata, feature), path.stat().st_size, name)
-        known = COLUMNS_OF_TEXTS if "text" in schema.names else COLUMNS_OF_IMAGES
-        table = file.read(columns=[feature, *known])
-    arrays: dict[str, Any] = dict.fromkeys(set(schema.names) - known.keys() - {feature})
+    size = path.stat().st_size
+    schema = pq.read_schema(path)
+    known = COLUMNS_OF_TEXTS if "text" in schema.names else COLUMNS_OF_IMAGES
     metadata = (schema.metadata or {}).get(METADATA.encode())
+    present = [column for column in known if column in schema.names]
+    if metadata is not None and "label" in present and "class_name" in present:
+        present.remove("class_name")  # the metadata holds each name once
+    # as dictionaries, so that a text that fills many rows is in memory once
+    with pq.ParquetFile(path, page_checksum_verification=True, read_dictionary=present) as file:
+        feature = _feature_column(schema, file.metadata.num_rows, name)
+        for column in present:
+            _check_scalars(schema.field(column).type, f"{name}: {column}")
+        _check_sizes(file.metadata, feature, present, name, size)
+        columns = _values(file.read(columns=present), name, size)
+        features = None
+        n = file.metadata.num_rows
+        if with_features:
+            lists = file.read(columns=[feature]).column(feature)
+            n = len(lists)  # the metadata of an untrusted file may state more
+            features = _features(lists, f"{name}: {feature}")
+    arrays: dict[str, Any] = dict.fromkeys(set(schema.names) - known.keys() - {feature})
     if metadata is not None:
         arrays[METADATA] = metadata.decode("utf-8", "replace")
-    features = _features(table.column(feature), f"{name}: {feature}")
-    columns = table.drop_columns([feature]).to_pydict()
     if "text" in columns:
-        arrays |= {"features": features, "texts": columns["text"]}
+        arrays["texts"] = columns["text"]
         if "class_index" in columns:
             arrays["class_index"] = columns["class_index"]
+        if features is not None:
+            arrays["features"] = features
         return arrays
-    arrays |= _splits(features, columns, name)
+    arrays |= _splits(features, columns, n, name)
     if metadata is None and {"label", "class_name"} <= columns.keys():
         arrays |= _class_names(columns["label"], columns["class_name"], name)
     return arrays
+
+
+def _check_scalars(arrow_type: pa.DataType, name: str) -> None:
+    if pa.types.is_dictionary(arrow_type):
+        arrow_type = arrow_type.value_type
+    others = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_null)
+    if not _is_text(arrow_type) and not any(is_type(arrow_type) for is_type in others):
+        raise ClipkitError(f"{name}: expected texts or numbers, got {arrow_type}")
+
+
+def _check_sizes(
+    metadata: pq.FileMetaData, feature: str, known: Iterable[str], name: str, size: int
+) -> None:
+    """Refuse columns that would unpack to much more than the file."""
+    matrix = others = 0
+    for group in map(metadata.row_group, range(metadata.num_row_groups)):
+        for column in map(group.column, range(metadata.num_columns)):
+            owner = column.path_in_schema.partition(".")[0]
+            if owner == feature:
+                matrix += max(4 * column.num_values, column.total_uncompressed_size)
+            elif owner in known:
+                others += max(8 * column.num_values, column.total_uncompressed_size)
+    MATRICES.check(matrix, size, f"{name}: {feature}")
+    OTHERS.check(others, size, f"{name}: columns other than {feature}")
+
+
+def _is_text(arrow_type: pa.DataType) -> bool:
+    return str(arrow_type) in TEXT_TYPES
+
+
+def _values(table: pa.Table, name: str, size: int) -> dict[str, list[Any]]:
+    """Return columns as lists; a text that fills many rows may not unpack to much more."""
+    unpacked = 0
+    for column in table.column_names:
+        for chunk in table.column(column).chunks:
+            if pa.types.is_dictionary(chunk.type) and _is_text(chunk.type.value_type):
+                lengths = pc.binary_length(chunk.dictionary)
+                unpacked += pc.sum(lengths.take(chunk.indices)).as_py() or 0
+    OTHERS.check(unpacked, size, f"{name}: texts")
+    return dict(table.to_pydict())
+
+
+def _feature_column(schema: pa.Schema, rows: int, name: str) -> str:
+    """Return the name of the column of lists; check the names of all columns."""
+    for column, count in Counter(schema.names).items():
+        if count > 1:
+            raise ClipkitError(f"{name}: expected each column once, got {column} {count} times")
+    feature = "feature" if "feature" in schema.names else "features"
+    if feature not in schema.names or not rows:
+        content = abridged(schema.names) if rows else "no rows"
+        raise ClipkitError(f"{name}: expected rows with a column 'feature', got {content}")
+    _check_lists(schema.field(feature).type, f"{name}: {feature}")
+    return feature
 
 
 def _check_lists(arrow_type: pa.DataType, name: str) -> None:
@@ -62,15 +136,6 @@ def _check_lists(arrow_type: pa.DataType, name: str) -> None:
     is_number = pa.types.is_integer(number) or pa.types.is_floating(number)
     if not isinstance(arrow_type, LISTS) or not is_number:
         raise ClipkitError(f"{name}: expected lists of numbers, got {arrow_type}")
-
-
-def _count_numbers(metadata: pq.FileMetaData, feature: str) -> int:
-    """Return how many numbers the lists of a column hold."""
-    count = 0
-    for group in range(metadata.num_row_groups):
-        columns = map(metadata.row_group(group).column, range(metadata.num_columns))
-        count += sum(c.num_values for c in columns if c.path_in_schema.startswith(f"{feature}."))
-    return count
 
 
 def _features(lists: pa.ChunkedArray, name: str) -> Float32:
@@ -87,22 +152,33 @@ def _features(lists: pa.ChunkedArray, name: str) -> Float32:
     return as_float32(numbers.reshape(len(lists), widths[0]))
 
 
-def _splits(features: Float32, columns: dict[str, list[Any]], name: str) -> dict[str, Any]:
+def _splits(
+    features: Float32 | None, columns: dict[str, list[Any]], n: int, name: str
+) -> dict[str, Any]:
     """Return the arrays of every split; a column that is null in all of its rows is absent."""
-    split_names = columns.get("split", [""] * len(features))
-    if None in split_names:
-        raise ClipkitError(f"{name}: split: expected a value in every row, got null")
-    split_of_row = np.array(split_names)
     arrays: dict[str, Any] = {}
-    for split in dict.fromkeys(split_names):
-        prefix = f"{split}_" if "split" in columns else ""
-        rows = np.flatnonzero(split_of_row == split).tolist()
-        arrays[f"{prefix}features"] = features[rows]
+    for prefix, rows in _rows_of_splits(columns, n, name).items():
+        if features is not None:
+            arrays[f"{prefix}features"] = features[rows]
         for column, key in (("id", "ids"), ("class_name", "labels"), ("label", "labels")):
             values = [columns[column][row] for row in rows] if column in columns else []
             if values.count(None) < len(values):
                 arrays[f"{prefix}{key}"] = values
     return arrays
+
+
+def _rows_of_splits(columns: dict[str, list[Any]], n: int, name: str) -> dict[str, list[int]]:
+    """Return the rows of each split, by what its arrays' names begin with."""
+    if "split" not in columns:
+        return {"": list(range(n))}
+    rows: dict[str, list[int]] = {}
+    for row, split in enumerate(columns["split"]):
+        if split is None:
+            raise ClipkitError(f"{name}: split: expected a value in every row, got null")
+        rows.setdefault(f"{split}_", []).append(row)
+    if len(rows) > MAX_NAMES:
+        raise ClipkitError(f"{name}: expected at most {MAX_NAMES:,} splits, got {len(rows):,}")
+    return rows
 
 
 def _class_names(labels: list[Any], names: list[Any], file: str) -> dict[str, list[str]]:
@@ -111,6 +187,9 @@ def _class_names(labels: list[Any], names: list[Any], file: str) -> dict[str, li
     for label, name in zip(labels, names, strict=True):
         if name is None or not isinstance(label, int) or label < 0:
             continue
+        if label >= MAX_CLASSES:
+            expected = f"expected labels below {MAX_CLASSES:,}"
+            raise ClipkitError(f"{file}: {expected}, got {label}")
         if known.setdefault(label, name) != name:
             both = f"{known[label]!r} and {name!r}"
             raise ClipkitError(f"{file}: label {label}: expected one class_name, got {both}")

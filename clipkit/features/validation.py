@@ -71,6 +71,11 @@ COLUMNS: dict[str, Column] = {
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 RESERVED = {"features", "texts", "class_index", "class_names", "runs"}
 MAX_CLASSES = 1 << 20  # without class names; a label must not make a command allocate without end
+PADDED_BYTES = 1 << 26  # texts may be padded to this many bytes, or to a multiple of what they have
+PADDED_RATIO = 100
+MAX_RUNS = 1 << 20
+MAX_NAMES = 4096  # of a group: splits, or columns
+MAX_INTEGER = 2**63 - 1
 MAX_DEPTH = 16  # of a history: what walks it is recursive
 
 
@@ -149,6 +154,10 @@ def _check_layout(file: FeatureFile, datasets: dict[str, Any]) -> None:
     for name in datasets:
         if not is_allowed(file.kind, name):
             raise ClipkitError(f"{name} is not part of a file of {file.kind}")
+    at_root = {name.partition("/")[0] for name in datasets}
+    for group, names in (("/", at_root), ("runs", file.runs)):
+        if len(names) > MAX_NAMES:
+            raise ClipkitError(f"{group}: expected at most {MAX_NAMES:,} names, got {len(names):,}")
 
 
 def _check_type(name: str, value: Any) -> None:
@@ -167,15 +176,23 @@ def _check_type(name: str, value: Any) -> None:
     if stored not in types:
         expected = " or ".join(dict.fromkeys(TYPE_NAMES[code] for code in sorted(types)))
         raise ClipkitError(f"{name}: expected {expected}, got {TYPE_NAMES.get(stored, stored)}")
-    shape = (len(value),) if isinstance(value, list) else value.shape
+    _check_shape(name, (len(value),) if isinstance(value, list) else value.shape, ndim)
+    if stored == "S":
+        _check_texts(name, value)
+    if stored == "<i8" and value.max() > MAX_INTEGER:
+        raise ClipkitError(f"{name}: expected whole numbers of 64 bits, got {value.max()}")
+    if column and stored != "S":
+        _check_range(name, value, column)
+
+
+def _check_shape(name: str, shape: tuple[int, ...], ndim: int) -> None:
     if len(shape) != ndim:
         raise ClipkitError(f"{name}: expected {ndim} dimensions, got {len(shape)}")
     if 0 in shape:
         raise ClipkitError(f"{name}: expected at least one row, got the shape {shape}")
-    if stored == "S":
-        _check_texts(name, value)
-    elif column:
-        _check_range(name, value, column)
+    most = {"class_names": MAX_CLASSES, "runs": MAX_RUNS, "predicted": MAX_RUNS}.get(key_of(name))
+    if most is not None and shape[0] > most:
+        raise ClipkitError(f"{name}: expected at most {most:,} rows, got {shape[0]:,}")
 
 
 def _check_range(name: str, values: NDArray[Any], column: Column) -> None:
@@ -200,15 +217,25 @@ def _stored_type(name: str, value: Any) -> str:
 
 
 def _check_texts(name: str, texts: list[Any] | NDArray[np.str_]) -> None:
+    longest = total = 0
     for text in texts:
         if not isinstance(text, str):
             raise ClipkitError(f"{name}: expected texts, got {str(text)[:40]!r}")
         if "\0" in text:
             raise ClipkitError(f"{name}: expected texts without NUL characters, got {text!r}")
         try:
-            text.encode()
+            length = len(text.encode())
         except UnicodeEncodeError:
             raise ClipkitError(f"{name}: expected UTF-8 text, got {text!r}") from None
+        longest = max(longest, length)
+        total += length
+    padded = longest * len(texts)
+    if padded > max(PADDED_BYTES, PADDED_RATIO * total):
+        raise ClipkitError(
+            f"{name}: expected texts of more equal lengths, since each takes the room of the "
+            f"longest: {len(texts):,} texts of {longest:,} bytes are {padded:,} bytes",
+            "shorten the longest text",
+        )
 
 
 def _check_scales(file: FeatureFile) -> None:
@@ -223,11 +250,16 @@ def _check_scales(file: FeatureFile) -> None:
 
 
 def _check_scale(name: str, value: Any) -> None:
+    if not _is_finite(value) or value <= 0:
+        raise ClipkitError(f"{name}: expected a finite number above 0, got {str(value)[:40]}")
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether a value is a number, and neither NaN nor beyond a 64-bit float, as 10^400 is."""
     if isinstance(value, np.floating):
         value = float(value)
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not 0 < value <= sys.float_info.max:
-        raise ClipkitError(f"{name}: expected a finite number above 0, got {str(value)[:40]}")
+    return is_number and abs(value) <= sys.float_info.max
 
 
 def _check_history(history: Any) -> None:
@@ -242,6 +274,10 @@ def _check_history(history: Any) -> None:
         raise ClipkitError(f"history: expected plain JSON, got {error}") from None
     for number, entry in enumerate(history, 1):
         _check_entry(f"history, entry {number}", entry)
+    for integer in _integers(history):
+        if not _is_finite(integer):
+            message = "history: expected numbers in the range of a 64-bit float, got"
+            raise ClipkitError(f"{message} {str(integer)[:40]}")
 
 
 def _is_deeper(value: Any, levels: int) -> bool:
@@ -259,6 +295,16 @@ def _is_deeper(value: Any, levels: int) -> bool:
     return False
 
 
+def _integers(value: Any) -> Iterator[int]:
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        for part in value:
+            yield from _integers(part)
+    elif isinstance(value, int) and not isinstance(value, bool):
+        yield value
+
+
 def _check_entry(where: str, entry: Any) -> None:
     if not isinstance(entry, dict) or not isinstance(entry.get("command"), str):
         raise ClipkitError(f"{where}: expected an object with the name of a command")
@@ -269,6 +315,9 @@ def _check_entry(where: str, entry: Any) -> None:
         raise ClipkitError(f"{where}: expected a model with a name")
     if "logit_scale" in model:
         _check_scale(f"{where}: logit_scale", model["logit_scale"])
+    if "logit_bias" in model and not _is_finite(model["logit_bias"]):
+        got = str(model["logit_bias"])[:40]
+        raise ClipkitError(f"{where}: logit_bias: expected a finite number, got {got}")
 
 
 def _check_lengths(file: FeatureFile, datasets: dict[str, Any]) -> None:

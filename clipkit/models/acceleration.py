@@ -20,7 +20,7 @@ from torch.nn import functional
 from transformers.modeling_outputs import BaseModelOutput
 
 from clipkit import console
-from clipkit.models.hub import first_line
+from clipkit.models.hub import brief
 
 # By transformers' name: oneDNN's activation and algorithm, and a factor on the activation's input.
 # CLIP approximates GELU by x sigmoid(1.702 x), which is swish(1.702 x) / 1.702.
@@ -174,7 +174,7 @@ def compile_tower(model: torch.nn.Module, config: Any, batch_size: int) -> Any:
             compiled = torch.compile(model, dynamic=False)
             compiled(pixel_values=pixels)
     except Exception as error:  # of a compiler, of PyTorch, of the cache's file system
-        reason = first_line(error)
+        reason = brief(error)
         console.note(f"cannot compile the model, so it runs without compilation: {reason}")
         return None
     return compiled

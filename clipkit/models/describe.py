@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
-import torch
-
-from clipkit.models.hub import find
-from clipkit.models.loading import PREFIXES, SCALARS, load_tensors, logit_scale, read_architecture
+from clipkit.models.hub import combine_digests, find
+from clipkit.models.loading import (
+    PREFIXES,
+    SCALARS,
+    check_stored_tensors,
+    load_tensors,
+    logit_scale,
+    read_architecture,
+)
 
 
 def describe_model(name: str) -> dict[str, Any]:
@@ -21,16 +27,16 @@ def describe_model(name: str) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``name``, ``family``, ``digest``, ``dim``, ``parameters``, ``logit_scale`` (exp of the
-        learned one), ``temperature`` (its inverse), ``logit_bias`` if the model has one, and the
-        towers ``image`` and ``text`` with their ``layers``, ``width``, ``heads``, ``parameters``,
-        ``patch_size`` and ``image_size``, ``context_length`` and ``vocabulary``.
+        ``name``, ``family``, ``digest``, ``weights`` (the digest of the weights alone), ``dim``,
+        ``parameters``, ``logit_scale`` (exp of the learned one), ``temperature`` (its inverse),
+        ``logit_bias`` if the model has one, and the towers ``image`` and ``text`` with their
+        ``layers``, ``width``, ``heads``, ``parameters``, ``patch_size`` and ``image_size``,
+        ``context_length`` and ``vocabulary``.
     """
     files = find(name)
     architecture = read_architecture(files)
-    with torch.device("meta"):
-        model = architecture.new_model()
-    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    check_stored_tensors(architecture, "image", "text")
+    sizes = {name: math.prod(shape) for name, shape in architecture.sizes().items()}
     config = architecture.config
     image = _tower(config.vision_config, sizes, PREFIXES["image"])
     image["patch_size"] = config.vision_config.patch_size
@@ -39,10 +45,12 @@ def describe_model(name: str) -> dict[str, Any]:
     text["context_length"] = config.text_config.max_position_embeddings
     text["vocabulary"] = config.text_config.vocab_size
     scalars = logit_scale(files, load_tensors(files, SCALARS))
+    weights = files.digest_weights()
     return {
         "name": files.name,
         "family": config.model_type,
-        "digest": files.digest(),
+        "digest": combine_digests({**files.digest_side_files(), "weights": weights}),
+        "weights": weights,
         "dim": architecture.dim,
         "parameters": sum(sizes.values()),
         **scalars,

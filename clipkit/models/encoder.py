@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -11,19 +12,27 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from clipkit.errors import UsageError
+from clipkit.errors import ClipkitError, UsageError
 from clipkit.models.acceleration import AsyncEmbeddings, accelerate, fixed_batches
 from clipkit.models.devices import DTYPES, choose_precision, find_device
 from clipkit.models.hub import find
-from clipkit.models.loading import TowerName, load_tower, read_architecture
+from clipkit.models.loading import (
+    TowerName,
+    load_tower,
+    one_line,
+    read_architecture,
+    single_line_errors,
+)
 from clipkit.models.preprocessing import (
     ImagePreprocessor,
     load_image_processor,
     preprocessing_details,
 )
 from clipkit.models.tokenizer import Tokenizer
+from clipkit.prompts import check_length
 
 TEXT_BATCH = 256
+PROCESSOR_HINT = "check the sizes and steps in preprocessor_config.json"
 Part = TypeVar("Part")
 
 
@@ -35,13 +44,17 @@ class Encoder:
     ----------
     details : dict
         What a history records, in types that JSON has: ``name`` (the repository in place of an
-        alias), ``digest`` (``sha256:<hex>`` of the weights), ``untrained`` (the seed, if there is
-        one), ``tower``, ``dim``, ``precision``, ``device``, ``logit_scale`` and any
-        ``logit_bias``. Of images also ``preprocessing``, ``compile`` and ``packed`` (if the
-        layers were packed), since these change the last bits.
+        alias), ``digest`` (``sha256:<hex>`` of the weights, the configuration and the files of the
+        tokenizer and the image processor), ``weights`` (the digest of the weights alone),
+        ``untrained`` (the seed, if there is one), ``tower``, ``dim``, ``precision``, ``device``,
+        ``logit_scale`` and any ``logit_bias``. Of images also ``preprocessing``, ``compile`` and
+        ``packed`` (if the layers were packed), since these change the last bits.
+    parts : dict of str to str
+        The digest of each file that ``digest`` covers, and of the ``weights``.
     """
 
     details: dict[str, Any]
+    parts: dict[str, str] = field(repr=False)
     _model: Any = field(repr=False)
     _device: torch.device = field(repr=False)
     _output: str = field(repr=False)  # the name under which the model returns embeddings
@@ -77,7 +90,9 @@ class Encoder:
         """
         if isinstance(images, Image.Image):
             images = [images]
-        return self._require("image", self._preprocessor).resize_and_crop(images)
+        preprocessor = self._require("image", self._preprocessor)
+        with one_line(f"preprocess an image for {self.details['name']}", PROCESSOR_HINT):
+            return preprocessor.resize_and_crop(images)
 
     def encode_images(
         self, images: torch.Tensor | Image.Image | Sequence[Image.Image]
@@ -98,7 +113,9 @@ class Encoder:
         pixels = images if isinstance(images, torch.Tensor) else self.preprocess(images)
         if pixels.ndim == 3:
             pixels = pixels[None]
-        normalized = self._require("image", self._preprocessor).normalize(pixels)
+        preprocessor = self._require("image", self._preprocessor)
+        with one_line(f"preprocess an image for {self.details['name']}", PROCESSOR_HINT):
+            normalized = preprocessor.normalize(pixels)
         if not self._compiled_batch:
             return self._to_array(self._run(pixel_values=normalized))
         batches = fixed_batches(normalized, self._compiled_batch)
@@ -134,13 +151,16 @@ class Encoder:
         Raises
         ------
         ClipkitError
-            If a text is too long and `truncate` is false.
+            If a text has more than 10,000 characters, or more tokens than the model takes and
+            `truncate` is false.
         """
         tokenizer = self._require("text", self._tokenizer)
         texts = [texts] if isinstance(texts, str) else list(texts)
+        if places is None:
+            places = [f"text {i} (counted from 0)" for i in range(len(texts))]
+        for text, place in zip(texts, places, strict=True):
+            check_length(len(text), place)
         if not truncate:
-            if places is None:
-                places = [f"text {i} (counted from 0)" for i in range(len(texts))]
             tokenizer.check_lengths(texts, places)
         tokenizer.warn_of_other_tokens(texts)
         embeddings = np.zeros((len(texts), self.dim), np.float32)
@@ -154,7 +174,8 @@ class Encoder:
 
     @torch.inference_mode()
     def _run(self, **inputs: torch.Tensor) -> torch.Tensor:
-        embeddings: torch.Tensor = self._model(**inputs)[self._output]
+        with one_line(f"encode with {self.details['name']}"):
+            embeddings: torch.Tensor = self._model(**inputs)[self._output]
         return embeddings
 
     def _to_array(self, embeddings: torch.Tensor) -> NDArray[np.float32]:
@@ -210,16 +231,17 @@ def load(
     UsageError
         If the name, device or precision is not known.
     ClipkitError
-        If the model cannot be found or is damaged, or the device is absent.
+        If the model cannot be found or is damaged, its files do not fit each other, or the device
+        is absent. One image or prompt is encoded, so that this shows before the work.
     """
     run_on = find_device(device)
     precision = choose_precision(precision, run_on, tower)
     dtype = DTYPES[precision]
     architecture = read_architecture(find(name, weights=untrained is None))
-    loaded = load_tower(architecture, tower, untrained)
+    loaded = load_tower(architecture, tower, untrained, precision)
     details: dict[str, Any] = {
         "name": architecture.files.name,
-        "digest": loaded.digest,
+        **loaded.digests(),
         "tower": tower,
         "dim": architecture.dim,
         "precision": precision,
@@ -237,15 +259,20 @@ def load(
         model = loaded.model.to(run_on, dtype)
     else:
         processor = load_image_processor(architecture.files)
-        preprocessor = ImagePreprocessor(processor, run_on, dtype)
+        image_size = architecture.config.vision_config.image_size
+        with single_line_errors(f"the image processor of {architecture.files.name}"):
+            preprocessor = ImagePreprocessor(processor, run_on, dtype, image_size)
+            details["preprocessing"] = preprocessing_details(preprocessor)
+            json.dumps(details, allow_nan=False)  # as the history must be
         model, acceleration = accelerate(
             loaded.model, architecture.config.vision_config, run_on, dtype, compile_for
         )
-        details |= {"preprocessing": preprocessing_details(preprocessor), **acceleration}
+        details |= acceleration
         compiled_batch = compile_for if acceleration["compile"] else 0
 
-    return Encoder(
+    encoder = Encoder(
         details=details,
+        parts=loaded.parts,
         _model=model,
         _device=run_on,
         _output=architecture.family.outputs[tower],
@@ -254,3 +281,20 @@ def load(
         _compiled_batch=compiled_batch,
         _non_blocking=non_blocking,
     )
+    _try(encoder)
+    return encoder
+
+
+def _try(encoder: Encoder) -> None:
+    """Encode one image or prompt, as a check that the model's files fit each other."""
+    if encoder._preprocessor is None:
+        embedding = encoder.encode_texts("a photo")
+    else:
+        embedding = encoder.encode_images(encoder._preprocessor.example())
+    if not np.isfinite(np.asarray(embedding)).all():
+        kind = "prompt" if encoder.tower == "text" else "image"
+        raise ClipkitError(
+            f"{encoder.details['name']}: expected a finite embedding of a first {kind}, "
+            "got NaN or Inf",
+            "check the numbers in its JSON files, or try --precision fp32",
+        )

@@ -9,14 +9,16 @@ import contextlib
 import hashlib
 import json
 import logging
+import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from clipkit.errors import ClipkitError, unknown
+from clipkit.files import KNOWN_ENDINGS
 from clipkit.models import DEFAULT
 
 TINY = Path(__file__).parents[1] / "tiny"
@@ -36,10 +38,26 @@ ALIASES = {
 }
 KNOWN = ["tiny", DEFAULT, *(alias for alias in ALIASES if not alias.endswith("/openai"))]
 REPOSITORY = re.compile(r"(?!\.)[\w.-]+/[\w.-]+")
+OPENAI_NAME = re.compile(r"ViT-\w+/.*")  # an alias, or a misspelt one, but no repository
 SHARD = re.compile(r"[\w.-]+\.safetensors")
 CONFIG_PATTERNS = ["*.json", "*.txt", "*.model"]
 WEIGHT_PATTERNS = ["model.safetensors", "model-*.safetensors", "model.safetensors.index.json"]
 PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".ckpt"}
+FILE_ENDINGS = (*KNOWN_ENDINGS, *PICKLE_SUFFIXES, ".safetensors")  # no repository ends so
+# The files beside the weights that decide an embedding: settings and vocabularies.
+SETTINGS_FILES = re.compile(
+    r"config\.json|(pre)?processor_config\.json"
+    r"|tokenizer_config\.json|special_tokens_map\.json|added_tokens\.json"
+)
+VOCABULARY_FILES = re.compile(
+    r"tokenizer(\.[\w.-]+)?\.json|vocab\.(json|txt)|merges\.txt|[\w-]+\.model"
+)
+# transformers reads these, too, but they decide no embedding
+OTHER_FILES = ("model.safetensors.index.json", "chat_template.jinja")
+MAX_SETTINGS_BYTES = 2**22
+MAX_VOCABULARY_BYTES = 2**26  # 256,000 tokens take 34 MB
+MAX_REASON = 300  # characters of a library's message
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 CONVERTER = "SFconvertbot"  # the Hub's own account, which offers safetensors as pull requests
 CONVERTED = "clipkit-converted"  # a reference in the local cache to the conversion used last
 OFFLINE_HINT = (
@@ -69,7 +87,7 @@ class ModelFiles:
         """Read one of the folder's JSON files, which holds an object."""
         return _read_json(self.folder / file)
 
-    def digest(self) -> str:
+    def digest_weights(self) -> str:
         """Return ``sha256:<hex>`` over the bytes of the weight files in name order."""
         sha = hashlib.sha256()
         for path in self.weights:
@@ -77,6 +95,20 @@ class ModelFiles:
                 while block := stream.read(1 << 22):
                     sha.update(block)
         return f"sha256:{sha.hexdigest()}"
+
+    def digest_side_files(self) -> dict[str, str]:
+        """Return ``sha256:<hex>`` of each side file: each file of settings or of a vocabulary."""
+        digests = {}
+        for path in _side_files(self.folder):
+            content = _read_side_file(path)
+            digests[path.name] = f"sha256:{hashlib.sha256(content).hexdigest()}"
+        return digests
+
+
+def combine_digests(parts: Mapping[str, str]) -> str:
+    """Return a model's digest: that of a JSON object of the digests of its parts."""
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
+    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
 
 def find(name: str, *, weights: bool = True) -> ModelFiles:
@@ -97,11 +129,11 @@ def find(name: str, *, weights: bool = True) -> ModelFiles:
     ClipkitError
         If files are missing or cannot be fetched, or if the weights are not in safetensors form.
     """
-    folder = TINY if name == "tiny" else Path(name).expanduser()
+    folder = TINY if name == "tiny" else Path(os.path.expanduser(name))  # noqa: PTH111
     is_local = folder.is_dir()
     if not is_local:
         name, folder = _fetch_by_name(name, weights)
-    _check_config(name, folder)
+    _check_folder(name, folder)
     if not weights:
         return ModelFiles(name, folder, ())
     files = _weight_files(folder)
@@ -112,12 +144,33 @@ def find(name: str, *, weights: bool = True) -> ModelFiles:
     return ModelFiles(name, folder, files)
 
 
-def first_line(error: Exception) -> str:
-    """Return the first line of an error's message, or the error's type if it has no message."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+def brief(error: Exception) -> str:
+    r"""Return the first line of an error's message, or the error's type if it has no message.
+
+    A line that ends in a colon announces the next one, which then belongs to it. A single word
+    says too little without the type.
+
+    >>> brief(ValueError("bad size:\n    expected 3\nsee the manual")), brief(KeyError("size"))
+    ('bad size: expected 3', "KeyError: 'size'")
+    """
+    lines = str(error).split("\n")
+    text = ""
+    for line in lines:
+        text = f"{text} {line.strip()}".strip()
+        if text and not text.endswith(":"):
+            break
+    kind = type(error).__name__
+    if not text:
+        return kind
+    if len(text) > MAX_REASON:  # it may quote a whole file
+        text = f"{text[:MAX_REASON]} ..."
+    return text if " " in text else f"{kind}: {text}"
 
 
-def _check_config(name: str, folder: Path) -> None:
+def _check_folder(name: str, folder: Path) -> None:
+    """Check that there is a config.json, and that transformers can safely read what it finds."""
+    for path in (*_side_files(folder), *(folder / other for other in OTHER_FILES)):
+        _check_side_file(path)
     if (folder / "config.json").is_file():
         return
     if (folder / "open_clip_config.json").is_file():
@@ -127,6 +180,53 @@ def _check_config(name: str, folder: Path) -> None:
             "use the Hugging Face form of the same model; its repository has a config.json",
         )
     raise ClipkitError(f"{name}: expected a model's config.json, got none")
+
+
+def _side_files(folder: Path) -> list[Path]:
+    """Return the folder's files of settings and vocabularies, in name order."""
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError as error:
+        raise ClipkitError(f"cannot read {folder}: {error.strerror}") from None
+    return [
+        path
+        for path in entries
+        if SETTINGS_FILES.fullmatch(path.name) or VOCABULARY_FILES.fullmatch(path.name)
+    ]
+
+
+def _check_side_file(path: Path) -> None:
+    """Refuse what would be read forever, take much memory or only stand for a file."""
+    if not path.exists():
+        return
+    if not path.is_file():
+        raise ClipkitError(f"{path}: expected a regular file, got a folder, FIFO or device")
+    is_vocabulary = VOCABULARY_FILES.fullmatch(path.name) is not None
+    limit = MAX_VOCABULARY_BYTES if is_vocabulary else MAX_SETTINGS_BYTES
+    size = path.stat().st_size
+    if size > limit:
+        raise ClipkitError(f"{path}: expected at most {limit >> 20} MiB, got {size:,} bytes")
+    check_no_pointer(path)
+
+
+def check_no_pointer(path: Path) -> None:
+    """Refuse a file that cannot be opened, or that Git LFS has not fetched."""
+    try:
+        with path.open("rb") as stream:
+            start = stream.read(len(LFS_POINTER))
+    except OSError as error:
+        raise ClipkitError(f"cannot read {path}: {error.strerror}") from None
+    if start == LFS_POINTER:
+        hint = "fetch the file itself: git lfs pull"
+        raise ClipkitError(f"{path}: expected the file, got a Git LFS pointer", hint)
+
+
+def _read_side_file(path: Path) -> bytes:
+    _check_side_file(path)
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ClipkitError(f"cannot read {path}: {error.strerror}") from None
 
 
 def _weight_files(folder: Path) -> tuple[Path, ...]:
@@ -147,23 +247,25 @@ def _weight_files(folder: Path) -> tuple[Path, ...]:
 
 
 def _no_safetensors(name: str, folder: Path) -> ClipkitError:
-    pickles = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLE_SUFFIXES)
+    names = sorted(path.name for path in folder.iterdir())
+    others = [other for other in names if other.endswith(".safetensors")]
+    pickles = [other for other in names if Path(other).suffix in PICKLE_SUFFIXES]
     content = "no weights"
-    if pickles:
+    hint = "save the model again as safetensors, or use --untrained SEED, which needs no weights"
+    if others:
+        content = ", ".join(others)
+        hint = "if that file holds the whole model, rename it or link to it: ln -s " + others[0]
+        hint += " model.safetensors"
+    elif pickles:
         content = f"only {', '.join(pickles)}, a pickle, which can run code and is not read"
-    return ClipkitError(
-        f"{name}: expected model.safetensors, got {content}",
-        "save the model again as safetensors, or use --untrained SEED, which needs no weights",
-    )
+    return ClipkitError(f"{name}: expected model.safetensors, got {content}", hint)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        raise ClipkitError(f"cannot read {path}: there is no such file")
     try:
-        content = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise ClipkitError(f"cannot read {path}: there is no such file") from None
-    except OSError as error:
-        raise ClipkitError(f"cannot read {path}: {error.strerror}") from None
+        content = json.loads(_read_side_file(path))
     except (ValueError, RecursionError) as error:
         raise ClipkitError(f"{path}: expected valid JSON: {error}") from None
     if not isinstance(content, dict):
@@ -174,6 +276,12 @@ def _read_json(path: Path) -> dict[str, Any]:
 def _fetch_by_name(name: str, weights: bool) -> tuple[str, Path]:
     """Fetch the main branch of the repository that a name stands for; return both."""
     repo = ALIASES.get(name, name.removeprefix("hf-hub:"))
+    if os.path.exists(name):  # noqa: PTH110
+        raise ClipkitError(f"{name}: expected a model's folder, got a file")
+    if name.lower().endswith(FILE_ENDINGS):
+        raise ClipkitError(f"cannot read {name}: there is no such file")
+    if name not in ALIASES and OPENAI_NAME.fullmatch(name):
+        raise unknown("model", name, KNOWN)
     if REPOSITORY.fullmatch(repo):
         patterns = CONFIG_PATTERNS + WEIGHT_PATTERNS if weights else CONFIG_PATTERNS
         return repo, _fetch(repo, patterns)
@@ -271,5 +379,5 @@ def _fetch_error(repo: str, error: Exception) -> ClipkitError:
             f"cannot fetch {repo}: the local cache lacks files of it, and HF_HUB_OFFLINE is set",
             "unset HF_HUB_OFFLINE to fetch it, or give a local folder",
         )
-    reason = first_line(error).removeprefix("Got: ").rstrip(" .")
+    reason = brief(error).removeprefix("Got: ").rstrip(" .")
     return ClipkitError(f"cannot fetch {repo} from the Hugging Face Hub: {reason}", OFFLINE_HINT)

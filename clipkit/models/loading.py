@@ -6,26 +6,36 @@ import contextlib
 import hashlib
 import logging
 import math
+import os
+import re
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
 import transformers
 from safetensors import SafetensorError, safe_open
 
-from clipkit.errors import ClipkitError
-from clipkit.models.hub import ModelFiles, first_line
+from clipkit.errors import LARGEST, SMALLEST, ClipkitError
+from clipkit.models.devices import DTYPES
+from clipkit.models.hub import ModelFiles, brief, check_no_pointer, combine_digests
 
 TowerName = Literal["image", "text"]
 Tensors = Mapping[str, torch.Tensor]
+Shape = tuple[int, ...]
 
 PREFIXES = {
     "image": ("vision_model.", "visual_projection."),
     "text": ("text_model.", "text_projection."),
 }
 SCALARS = ("logit_scale", "logit_bias")
+FLOATS = ("F16", "BF16", "F32", "F64")  # by safetensors' names
+BUFFERS = re.compile(r".*\.position_ids")  # which the first published checkpoints hold
+OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory")  # of PyTorch's RuntimeErrors
+MAX_LAYERS = 1000  # per tower; the largest known models have 64, and building a billion never ends
 
 
 @dataclass(frozen=True)
@@ -77,13 +87,26 @@ class Architecture:
         with single_line_errors(f"the architecture of {self.files.name}"):
             return getattr(transformers, self.family.model)(self.config)
 
+    def sizes(self) -> dict[str, Shape]:
+        """Return the shape of each tensor of both towers; nothing of their size is allocated."""
+        with torch.device("meta"):
+            tensors = self.new_model().state_dict()
+        return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
 
 class LoadedTower(NamedTuple):
-    """A tower in float32 on the CPU, its weights' digest, and what `logit_scale` returns."""
+    """A tower in float32 on the CPU, the digests of its parts, and what `logit_scale` returns.
+
+    The parts are the weights of both towers, as ``weights``, and the side files by their names.
+    """
 
     model: torch.nn.Module
-    digest: str
+    parts: dict[str, str]
     logit_scale: dict[str, float]
+
+    def digests(self) -> dict[str, str]:
+        """Return what a history records: the digest of all parts, and of the weights alone."""
+        return {"digest": combine_digests(self.parts), "weights": self.parts["weights"]}
 
 
 def read_architecture(files: ModelFiles) -> Architecture:
@@ -98,45 +121,122 @@ def read_architecture(files: ModelFiles) -> Architecture:
         )
     with single_line_errors(f"config.json of {files.name}"):
         config = getattr(transformers, family.config).from_dict(content)
+        for tower in (config.vision_config, config.text_config):
+            if not 1 <= tower.num_hidden_layers <= MAX_LAYERS:
+                raise ValueError(
+                    f"expected 1 to {MAX_LAYERS} layers per tower, "
+                    f"got num_hidden_layers {tower.num_hidden_layers}"
+                )
     return Architecture(files, family, config)
 
 
-def load_tower(architecture: Architecture, tower: TowerName, seed: int | None) -> LoadedTower:
+def load_tower(
+    architecture: Architecture, tower: TowerName, seed: int | None, precision: str
+) -> LoadedTower:
     """Load one tower with its stored weights, or with random ones if there is a seed."""
     files = architecture.files
     with ThreadPoolExecutor(1) as thread:
         if seed is None:
+            check_stored_tensors(architecture, tower)
             # the digest reads all of the weights while transformers imports the model's classes
-            digest = thread.submit(files.digest)
+            digest = thread.submit(files.digest_weights)
             tensors = load_tensors(files, (*PREFIXES[tower], *SCALARS))
         else:
             tensors = random_weights(architecture, seed)
             digest = thread.submit(_tensors_digest, files, tensors)
         model = build_tower(architecture, tower, tensors)
-        return LoadedTower(model, digest.result(), logit_scale(files, tensors))
+        _check_range(files.name, model, precision)
+        parts = {**files.digest_side_files(), "weights": digest.result()}
+        return LoadedTower(model, parts, logit_scale(files, tensors))
+
+
+def check_stored_tensors(architecture: Architecture, *towers: TowerName) -> None:
+    """Compare names, shapes and types of the stored tensors with config.json.
+
+    Only the headers of the files are read.
+
+    Raises
+    ------
+    ClipkitError
+        If a tensor of the towers is missing, of another shape, unexpected, or not of floats.
+    """
+    name = architecture.files.name
+    prefixes = tuple(prefix for tower in towers for prefix in PREFIXES[tower])
+    headers = _read_headers(architecture.files, prefixes + SCALARS)
+    shapes = architecture.sizes()
+    expected = {key: shape for key, shape in shapes.items() if key.startswith(prefixes)}
+    stored = {key: shape for key, (_, shape) in headers.items() if key.startswith(prefixes)}
+    unexpected = [key for key in stored.keys() - expected.keys() if not BUFFERS.fullmatch(key)]
+    mismatched = [key for key in stored.keys() & expected.keys() if stored[key] != expected[key]]
+    for problem, keys in (
+        ("missing", expected.keys() - stored.keys()),
+        ("mismatched", mismatched),
+        ("unexpected", unexpected),
+    ):
+        if keys:
+            raise _misfit(name, problem, keys)
+    for key, (kind, _) in headers.items():
+        if kind not in FLOATS and not BUFFERS.fullmatch(key):
+            raise ClipkitError(f"{name}: expected weights in floating point, got {kind} for {key}")
+
+
+def _read_headers(files: ModelFiles, prefixes: tuple[str, ...]) -> dict[str, tuple[str, Shape]]:
+    """Return type and shape of the stored tensors whose names start with one of the prefixes."""
+    headers: dict[str, tuple[str, Shape]] = {}
+    for path in files.weights:
+        with _open_weights(path) as stored:
+            for name in stored.keys():  # noqa: SIM118  (it is no dict)
+                if not name.startswith(prefixes):
+                    continue
+                if name in headers:
+                    raise ClipkitError(f"{files.name}: expected each tensor once, got two {name}")
+                tensor = stored.get_slice(name)
+                headers[name] = (str(tensor.get_dtype()), tuple(tensor.get_shape()))
+    return headers
 
 
 def load_tensors(files: ModelFiles, prefixes: tuple[str, ...]) -> dict[str, torch.Tensor]:
     """Read the stored tensors whose names start with one of the prefixes."""
     tensors = {}
     for path in files.weights:
-        try:
-            with safe_open(path, framework="pt") as stored:
-                for name in stored.keys():  # noqa: SIM118  (it is no dict)
-                    if name.startswith(prefixes):
-                        tensors[name] = stored.get_tensor(name)
-        except (SafetensorError, OSError) as error:
-            raise ClipkitError(
-                f"{path}: expected a complete safetensors file: {first_line(error)}"
-            ) from error
+        with _open_weights(path) as stored:
+            for name in stored.keys():  # noqa: SIM118  (it is no dict)
+                if name.startswith(prefixes):
+                    tensors[name] = stored.get_tensor(name)
     return tensors
+
+
+@contextlib.contextmanager
+def _open_weights(path: Path) -> Iterator[Any]:
+    """Open a safetensors file, whose tensors are read when they are asked for."""
+    check_no_pointer(path)
+    try:
+        with safe_open(path, framework="pt") as stored:
+            yield stored
+    except (SafetensorError, OSError) as error:
+        raise ClipkitError(
+            f"{path}: expected a complete safetensors file: {brief(error)}"
+        ) from error
 
 
 def random_weights(architecture: Architecture, seed: int) -> dict[str, torch.Tensor]:
     """Return the weights of both towers, so that the towers of one seed belong together."""
+    _check_memory(architecture)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         return dict(architecture.new_model().state_dict())
+
+
+def _check_memory(architecture: Architecture) -> None:
+    """Refuse a model that is larger than this machine's memory, whatever config.json asks for."""
+    needed = sum(4 * math.prod(shape) for shape in architecture.sizes().values())
+    available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > available:
+        raise ClipkitError(
+            f"{architecture.files.name}: expected a model that fits into {available >> 30} GiB "
+            f"of memory, got one of {needed >> 30:,} GiB",
+            "check the sizes in config.json",
+        )
 
 
 def _tensors_digest(files: ModelFiles, tensors: Tensors) -> str:
@@ -173,6 +273,21 @@ def build_tower(architecture: Architecture, tower: TowerName, tensors: Tensors) 
     return model  # type: ignore[no-any-return]
 
 
+def _check_range(name: str, model: torch.nn.Module, precision: str) -> None:
+    """Refuse weights that are NaN or too large: behind a ReLU, they may give finite embeddings."""
+    largest = torch.finfo(DTYPES[precision]).max
+    for key, parameter in model.named_parameters():
+        low, high = torch.aminmax(parameter.detach())
+        if not (torch.isfinite(low) and torch.isfinite(high)):
+            raise ClipkitError(f"{name}: expected finite weights, got NaN or Inf in {key}")
+        if max(-low, high) > largest:
+            raise ClipkitError(
+                f"{name}: expected weights of at most {largest:g} in {precision}, "
+                f"got {max(-low, high):g} in {key}",
+                "try --precision fp32",
+            )
+
+
 def _misfit(name: str, problem: str, keys: Iterable[str]) -> ClipkitError:
     first, *others = sorted(keys)
     more = f" and {len(others)} more" if others else ""
@@ -186,11 +301,28 @@ def logit_scale(files: ModelFiles, tensors: Tensors) -> dict[str, float]:
     """
     if "logit_scale" not in tensors:
         raise _misfit(files.name, "missing", ["logit_scale"])
-    with single_line_errors(f"the logit_scale of {files.name}"):
-        scalars = {"logit_scale": math.exp(tensors["logit_scale"].item())}
-        if "logit_bias" in tensors:
-            scalars["logit_bias"] = tensors["logit_bias"].item()
-    return scalars
+    scalars = {}
+    for name in SCALARS:
+        if name not in tensors:
+            continue
+        if tensors[name].numel() != 1:
+            shape = tuple(tensors[name].shape)
+            raise ClipkitError(
+                f"{files.name}: expected one number as {name}, got the shape {shape}"
+            )
+        scalars[name] = tensors[name].item()
+    log_scale = scalars["logit_scale"]
+    # false for NaN, too
+    if not math.log(SMALLEST) <= log_scale <= math.log(LARGEST):
+        raise ClipkitError(
+            f"{files.name}: expected exp(logit_scale) between {SMALLEST:g} and {LARGEST:g}, "
+            f"got a logit_scale of {log_scale:g}"
+        )
+    if not math.isfinite(scalars.get("logit_bias", 0.0)):
+        raise ClipkitError(
+            f"{files.name}: expected a finite logit_bias, got {scalars['logit_bias']}"
+        )
+    return scalars | {"logit_scale": math.exp(log_scale)}
 
 
 @contextlib.contextmanager
@@ -202,10 +334,23 @@ def single_line_errors(what: str) -> Iterator[None]:
     log.set_verbosity(logging.CRITICAL)
     log.disable_progress_bar()
     try:
-        yield
-    except Exception as error:
-        raise ClipkitError(f"cannot load {what}: {first_line(error)}") from error
+        with warnings.catch_warnings(), one_line(f"load {what}"):
+            warnings.simplefilter("ignore")
+            yield
     finally:
         log.set_verbosity(level)
         if hide_bars:
             log.enable_progress_bar()
+
+
+@contextlib.contextmanager
+def one_line(what: str, hint: str | None = None) -> Iterator[None]:
+    """Turn whatever a library raises into one line, `cannot WHAT: REASON`."""
+    try:
+        yield
+    except (ClipkitError, MemoryError):
+        raise
+    except Exception as error:
+        if OUT_OF_MEMORY.search(str(error)):
+            raise MemoryError from error
+        raise ClipkitError(f"cannot {what}: {brief(error)}", hint) from error

@@ -28,6 +28,7 @@ STANDARD_PROCESSORS = {"CLIPImageProcessor", "SiglipImageProcessor"}  # both wor
 INTERPOLATION = {2: "bilinear", 3: "bicubic"}  # by Pillow's numbers
 NORMALIZED_AT_ONCE = 8  # images whose floats stay in the processor's cache between the operations
 STEPS = ("do_resize", "do_center_crop", "do_rescale", "do_normalize")
+MAX_EDGE = 4096  # pixels of an image's shorter side after resizing
 BOTH_EDGES = {"height", "width"}
 SETTINGS = ("size", "crop_size", "resample", "rescale_factor", "image_mean", "image_std")
 
@@ -39,8 +40,12 @@ class ImagePreprocessor:
     more, `resize_and_crop` leaves all of the work to the processor.
     """
 
-    def __init__(self, processor: Any, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self, processor: Any, device: torch.device, dtype: torch.dtype, image_size: int
+    ) -> None:
+        _check_edges(processor)
         self.processor = processor
+        self.image_size = image_size
         self.device = device
         self.dtype = dtype
         self.is_standard = _is_standard(processor)
@@ -68,7 +73,8 @@ class ImagePreprocessor:
         """
         if not self.is_standard:
             outputs = self.processor(images=list(images), return_tensors="pt")
-            return outputs["pixel_values"]  # type: ignore[no-any-return]
+            pixels: torch.Tensor = outputs["pixel_values"]
+            return pixels
         if len({image.size for image in images}) > 1:
             pixels = torch.cat([self._resize(_stack([image])) for image in images])
         else:
@@ -99,16 +105,26 @@ class ImagePreprocessor:
     def normalize(self, pixels: torch.Tensor) -> torch.Tensor:
         """Rescale and normalise pixels (B, 3, H, W) in the model's type, on its device."""
         pixels = pixels.to(self.device, non_blocking=True)
+        if self.is_standard and list(pixels.shape[-2:]) != self.output_size:
+            pixels = self._resize(pixels)  # on a GPU
+        expected = (3, self.image_size, self.image_size)
+        if tuple(pixels.shape[1:]) != expected:
+            raise ValueError(
+                f"expected {_times(expected)} numbers, as config.json says, "
+                f"got {_times(pixels.shape[1:])}"
+            )
         if not self.is_standard:
             return pixels.to(self.dtype)
-        if list(pixels.shape[-2:]) != self.output_size:  # what a GPU is to resize
-            pixels = self._resize(pixels)
         normalized = torch.empty(pixels.shape, dtype=self.dtype, device=self.device)
         step = NORMALIZED_AT_ONCE if self.device.type == "cpu" else len(pixels)
         for start in range(0, len(pixels), step):
             rows = slice(start, start + step)
             normalized[rows] = pixels[rows].float().sub_(self.mean).div_(self.std)
         return normalized
+
+    def example(self) -> Image.Image:
+        """Return an image of the size that the model takes."""
+        return Image.new("RGB", (self.image_size, self.image_size), "gray")
 
 
 def load_image_processor(files: ModelFiles) -> Any:
@@ -161,6 +177,19 @@ def _is_standard(processor: Any) -> bool:
         and not getattr(processor, "do_pad", None)
         and processor.resample in INTERPOLATION
     )
+
+
+def _check_edges(processor: Any) -> None:
+    """Refuse sizes that would fill the memory."""
+    for name in ("size", "crop_size", "pad_size"):
+        edges = dict(getattr(processor, name, None) or {})
+        for edge, pixels in edges.items():
+            if pixels is not None and not 1 <= pixels <= MAX_EDGE:
+                raise ValueError(f"expected a {edge} of 1 to {MAX_EDGE} in {name}, got {pixels}")
+
+
+def _times(shape: Sequence[int]) -> str:
+    return " x ".join(map(str, shape))
 
 
 def _edges(size: Any) -> set[str]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from clipkit import console
 from clipkit.errors import ClipkitError
 from clipkit.models.hub import ModelFiles
-from clipkit.models.loading import Architecture, single_line_errors
+from clipkit.models.loading import Architecture, one_line, single_line_errors
 
 # OpenAI's and OpenCLIP's code cleans a text by ftfy and html.unescape before it splits it into
 # tokens; transformers' CLIPTokenizer does not. What ftfy 6.3 replaces or removes: curly quotes,
@@ -26,6 +26,10 @@ REPLACED_BY_FTFY = re.compile(
     "[\x00-\x08\x0b\x0e-\x1f\x7f-\x9f\u02bc\u2018-\u201f\u0132\u0133\u0149\u01c4-\u01cc\u01f1-\u01f3\ufb00-\ufb06"
     "\uff01-\uffdc\uffe0-\uffee\u206a-\u206f\ufeff\ufff9-\ufffc]"
 )
+# With this eos_token_id, which the first published configurations hold, transformers takes the
+# largest token for the end.
+LEGACY_END = 2
+TOKENIZED_AT_ONCE = 256  # texts: tokens with their places take far more memory than the texts
 SENTENCEPIECE_PACKAGES = ("sentencepiece", "protobuf")
 SENTENCEPIECE_FILES = {"spiece.model", "tokenizer.model"}
 VOCABULARIES = (
@@ -45,14 +49,23 @@ class Tokenizer:
         self.context_length: int = config.max_position_embeddings
         self.vocabulary: int = config.vocab_size
         self.padding = architecture.family.padding
+        self.is_clip = architecture.config.model_type == "clip"
+        self.end: int = config.eos_token_id
+        if self.is_clip and not isinstance(self.end, int):
+            raise ClipkitError(
+                f"{self.name}: expected a number as eos_token_id in config.json, got {self.end!r}"
+            )
         self.tokenizer = _load_tokenizer(architecture.files)
 
     def lengths(self, texts: Sequence[str]) -> NDArray[np.int64]:
         """Count the tokens of each text, special ones included: K texts -> (K,)."""
-        if not texts:
-            return np.zeros(0, np.int64)
-        rows = self.tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]
-        return np.array([len(row) for row in rows], np.int64)
+        lengths: list[int] = []
+        for start in range(0, len(texts), TOKENIZED_AT_ONCE):
+            batch = list(texts[start : start + TOKENIZED_AT_ONCE])
+            with one_line(f"tokenize with {self.name}"):
+                rows = self.tokenizer(batch, truncation=False, verbose=False)["input_ids"]
+            lengths += map(len, rows)
+        return np.array(lengths, np.int64)
 
     def check_lengths(self, texts: Sequence[str], places: Sequence[str]) -> None:
         """Raise an error that names the place of the first text that is too long, if one is."""
@@ -84,20 +97,46 @@ class Tokenizer:
 
         There is no attention mask: CLIP's pooled token cannot see the padding, and SigLIP must.
         """
-        tokens: torch.Tensor = self.tokenizer(
-            list(texts),
-            padding=self.padding,
-            padding_side="right",
-            truncation=True,
-            max_length=self.context_length,
-            return_tensors="pt",
-        )["input_ids"]
+        with one_line(f"tokenize with {self.name}"):
+            encoded = self.tokenizer(
+                list(texts),
+                padding=self.padding,
+                padding_side="right",
+                truncation=True,
+                max_length=self.context_length,
+                return_attention_mask=True,
+                return_tensors="pt",
+            )
+        tokens: torch.Tensor = encoded["input_ids"]
         if int(tokens.max()) >= self.vocabulary:
             raise ClipkitError(
                 f"{self.name}: expected tokens below {self.vocabulary}, got {int(tokens.max())}",
                 "check its tokenizer files: they seem to belong to another model",
             )
+        if self.is_clip:
+            self._check_ends(texts, tokens, encoded["attention_mask"].sum(1))
         return tokens
+
+    def _check_ends(
+        self, texts: Sequence[str], tokens: torch.Tensor, lengths: torch.Tensor
+    ) -> None:
+        """Check that CLIP takes each embedding (B) from the last of a prompt's tokens (B, T).
+
+        It takes the first end token's, or the first token's if there is none: all prompts would
+        then have one embedding.
+        """
+        is_end = tokens == self.end
+        if self.end == LEGACY_END:
+            is_end = tokens == tokens.max(dim=1, keepdim=True).values
+        (wrong,) = torch.nonzero(is_end.int().argmax(1) != lengths - 1, as_tuple=True)
+        if len(wrong):
+            row = int(wrong[0])
+            last = tokens[row, : lengths[row]].tolist()[-8:]
+            raise ClipkitError(
+                f"{self.name}: expected the end token {self.end} once, as a prompt's last token, "
+                f"got tokens that end in {last} for {texts[row][:60]!r}",
+                "take <|endoftext|> out of the prompt, or correct eos_token_id in config.json",
+            )
 
 
 def is_installed(package: str) -> bool:

@@ -85,18 +85,23 @@ def _provenance(results: ResultsFolder, control: ResultsFolder | None) -> str:
     model = embedding["model"]
     rows = [
         ["model", _model_name(results)],
-        ["weights", escape(model["digest"])],
+        ["weights", escape(_weights(model))],
         ["precision", escape(f"{model['precision']} on {model['device']}")],
     ]
     if control is not None:
         rows.append(["untrained control", _model_name(control)])
-        rows.append(["the control's weights", escape(control.embedding["model"]["digest"])])
+        rows.append(["the control's weights", escape(_weights(control.embedding["model"]))])
     rows += _data_rows(results)
     versions = [f"clipkit {__version__}", f"Python {platform.python_version()}"]
     versions += [f"{name} {metadata.version(name)}" for name in LIBRARIES]
     rows.append(["embedded by", f"clipkit {escape(embedding['clipkit'])}"])
     rows.append(["reported by", ", ".join(versions)])
     return table(["what ran", ""], rows, text_columns=2)
+
+
+def _weights(model: dict[str, Any]) -> str:
+    """Return the digest of a model's weights alone, as those of earlier clipkits are."""
+    return str(model.get("weights", model["digest"]))
 
 
 def _data_rows(results: ResultsFolder) -> list[list[str]]:

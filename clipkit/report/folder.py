@@ -99,6 +99,7 @@ class ResultsFolder:
                 "make one with: make chapter2",
             )
         with features.open_file(str(path / "img.h5"), kinds=["images"]) as images:
+            self._check_unchanged("img", images)
             history = images.history
             self.class_names = images.class_names or []
             self.row_counts = {name: len(split) for name, split in images.splits.items()}
@@ -121,8 +122,9 @@ class ResultsFolder:
     def read(self, name: str) -> FeatureFile:
         """Read a result, once."""
         if name not in self._files:
-            path = str(self.path / f"{name}.h5")
-            self._files[name] = features.read(path, kinds=["result"])
+            with features.open_file(str(self.path / f"{name}.h5"), kinds=["result"]) as file:
+                self._check_unchanged(name, file)
+                self._files[name] = file.in_memory()
         return self._files[name]
 
     def prompt_features(self, name: str) -> Float32 | None:
@@ -130,11 +132,19 @@ class ResultsFolder:
         if name in self.left_out or not self.has(name):
             return None
         try:
-            texts = features.read(str(self.path / f"{name}.h5"), kinds=["texts"])
+            with features.open_file(str(self.path / f"{name}.h5"), kinds=["texts"]) as texts:
+                self._check_unchanged(name, texts)
+                return np.asarray(texts.features)
         except ClipkitError as error:
             self._leave_out(name, error.message)
             return None
-        return np.asarray(texts.features)
+
+    def _check_unchanged(self, name: str, file: FeatureFile) -> None:
+        """Refuse a file that is not the one of this name that was opened before."""
+        digest = file.digest
+        if self._digests.setdefault(name, digest) != digest:
+            message = f"{file.display_name}: it was replaced while the report was made"
+            raise ClipkitError(message, "run the command again")
 
     def _leave_out(self, name: str, reason: str) -> None:
         self.left_out[name] = reason.removeprefix(f"{self.path / name}.h5: ")
@@ -145,7 +155,7 @@ class ResultsFolder:
             return None
         if name not in self._digests:
             with features.open_file(str(self.path / f"{name}.h5")) as file:
-                self._digests[name] = file.digest
+                self._check_unchanged(name, file)
         return self._digests[name]
 
     def runs(self, name: str) -> list[Run]:
