@@ -162,9 +162,6 @@ def _describe_run(result: FeatureFile, split: str, run: int) -> str:
         label += f" (run {run} of {on_split}, chosen by number)"
     elif len(validated) > 1:
         label += f" (chosen on {validated[0]['eval_split']} among {len(validated)})"
-    else:
-        return label
-    console.note(f"{result.display_name}: {label}")
     return label
 
 

@@ -488,41 +488,48 @@ def comparison_panels(result: FeatureFile) -> ComparisonPanels:
     ClipkitError
         If it is a result of another command.
     """
-    entry = last_entry(result)
-    if entry["command"] != "compare":
-        raise ClipkitError(
-            f"{result.display_name}: expected a comparison, got a result of {entry['command']}",
-            "make one with: clipkit compare a.h5 b.h5 -o compare.h5",
-        )
+    columns = columns_of(result, "compare", "a split rows acc_a low high")
+    names = [str(columns["a"][0])]
+    if "b" in result.runs:
+        columns |= columns_of(result, "compare", "b acc_b difference")
+        names += dict.fromkeys(name for name in columns["b"].tolist() if name)
+    _check_finite(result, "rows")
     rows = result.rows()
     worst = [row for row in rows if not np.isnan(row.get("null", np.nan))]
+    if worst:
+        columns_of(result, "compare", "group null null5")
     rows = rows[: len(rows) - len(worst)]
-    pairs = max(1, len(entry["names"]) - 1)  # the rows of a group come one after the other
+    pairs = max(1, len(names) - 1)  # the rows of a group come one after the other
+    if not rows or len(rows) % pairs or len(worst) not in (0, len(names)):
+        raise ClipkitError(
+            f"{result.display_name}: expected {pairs} rows for each group, got others"
+        )
     firsts = rows[::pairs]
     accuracy = [[_with_wilson(row["acc_a"], row["rows"]) for row in firsts]]
     difference = []
-    if len(entry["names"]) > 1:
+    if len(names) > 1:
         for number in range(pairs):
             of_pair = rows[number::pairs]
             accuracy.append([_with_wilson(row["acc_b"], row["rows"]) for row in of_pair])
             difference.append([(row["difference"], row["low"], row["high"]) for row in of_pair])
-    names: list[str] = entry["names"]
     title = names[0]
     if len(names) > 1:
         title += f" against {', '.join(names[1:])}"
-    facts = [*dict.fromkeys(entry["models"])]
-    data = result.history[0].get("dataset")
+    entry = last_entry(result)
+    models = entry.get("models")
+    facts = [*dict.fromkeys(map(str, models))] if isinstance(models, list) else []
+    data = result.history[0].get("dataset") if result.history else None
     if isinstance(data, dict):
         facts.append(str(data.get("name")))
-    facts.append(f"{int(sum(row['rows'] for row in firsts)):,} images of {entry['split']}")
+    facts.append(f"{int(sum(row['rows'] for row in firsts)):,} images of {rows[0]['split']}")
     if worst:
-        facts.append(f"by {entry['column']}")
+        facts.append(f"by {entry.get('column', 'group')}")
     return ComparisonPanels(
         names,
         [row["group"] for row in firsts] if worst else [],
         np.array(accuracy),
         np.array(difference).reshape(-1, len(firsts), 3),
-        np.array([row["null5"] for row in worst] or [np.nan] * len(entry["names"])),
+        np.array([row["null5"] for row in worst] or [np.nan] * len(names)),
         f"{title} ({', '.join(facts)})",
     )
 
@@ -656,9 +663,21 @@ def _select_classes(names: Sequence[str], selected: Sequence[str]) -> list[int]:
 def variance_shares(result: FeatureFile) -> dict[str, NDArray[Any]]:
     """Return the columns of a result of `variance`: shares are float, names str."""
     if "prompt" in result.runs:
-        return _columns(result, "variance", "attribute prompt share above")
+        return columns_of(result, "variance", "attribute prompt share above")
     of_controls = "control_share control_low control_high"
-    return _columns(result, "variance", f"attribute share unique {of_controls}")
+    return columns_of(result, "variance", f"attribute share unique {of_controls}")
+
+
+def prompts_and_attributes(result: FeatureFile) -> tuple[list[str], list[str]]:
+    """Return the prompts and the attributes of a result of `variance`, a matrix row by row."""
+    columns = columns_of(result, "variance", "prompt attribute")
+    attributes = list(dict.fromkeys(columns["attribute"].tolist()))
+    prompts = columns["prompt"].tolist()[:: len(attributes)]
+    if columns["attribute"].tolist() != attributes * len(prompts):
+        raise ClipkitError(
+            f"{result.display_name}: expected a row for each prompt and attribute, got others"
+        )
+    return prompts, attributes
 
 
 def attribute_recalls(result: FeatureFile) -> dict[str, NDArray[Any]]:
@@ -666,18 +685,35 @@ def attribute_recalls(result: FeatureFile) -> dict[str, NDArray[Any]]:
     names = "attribute chance reach"
     for name in ("zeroshot", "random", "probe", "control"):
         names += f" {name} {name}_low {name}_high"
-    return _columns(result, "attributes", names)
+    return columns_of(result, "attributes", names)
 
 
-def _columns(result: FeatureFile, command: str, names: str) -> dict[str, NDArray[Any]]:
-    """Return the named columns of a result of a command."""
+def _check_finite(result: FeatureFile, *names: str) -> None:
+    for name in names:
+        if not np.isfinite(result.runs[name]).all():
+            raise ClipkitError(f"{result.display_name}: runs/{name}: expected numbers, got NaN")
+
+
+TEXT_COLUMNS = {"attribute", "prompt", "classifier", "split", "eval_split", "a", "b", "group"}
+
+
+def columns_of(result: FeatureFile, command: str, names: str) -> dict[str, NDArray[Any]]:
+    """Return the named columns of a result of a command; those of TEXT_COLUMNS are str."""
     needed = names.split()
-    if not set(needed) <= set(result.runs):
+    if not result.run_count or not set(needed) <= set(result.runs):
         raise ClipkitError(
             f"{result.display_name}: expected a result of {command}, got one of "
             f"{last_entry(result)['command']}",
             f"make one with: clipkit {command} -o FILE",
         )
+    for name in needed:
+        is_text = result.runs[name].dtype.kind == "U"
+        if is_text != (name in TEXT_COLUMNS):
+            expected = "texts" if name in TEXT_COLUMNS else "numbers"
+            raise ClipkitError(
+                f"{result.display_name}: runs/{name}: expected {expected}, got others"
+            )
+    all_runs(result)  # refuses more than can be drawn
     return {name: result.runs[name] for name in needed}
 
 
@@ -694,9 +730,10 @@ def shot_curves(results: Sequence[FeatureFile]) -> list[ShotCurve]:
 
     found: dict[tuple[int, str], dict[int, list[float]]] = {}
     for number, result in enumerate(results):
-        columns = _columns(
+        columns = columns_of(
             result, "probe --shots", "shots classifier C temperature eval_split acc1"
         )
+        _check_finite(result, "shots", "acc1")
         split = columns["eval_split"][-1]
         for row in result.rows():
             if row["eval_split"] == split:
@@ -727,7 +764,8 @@ def zeroshot_line(zeroshot: FeatureFile, probe: FeatureFile, curve: ShotCurve) -
     ClipkitError
         If it is no result of `zeroshot`, or of other images than the probe's.
     """
-    accuracy = _accuracy_on(zeroshot, probe.splits[str(probe.runs["eval_split"][-1])].ids)
+    scored = probe.splits.get(str(probe.runs["eval_split"][-1]))
+    accuracy = _accuracy_on(zeroshot, scored.ids) if scored else None
     if accuracy is None:
         raise ClipkitError(
             f"{zeroshot.display_name}: expected zero-shot predictions of the images of "

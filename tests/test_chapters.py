@@ -297,7 +297,7 @@ def test_every_figure_of_the_thesis_is_compared(results_copy, monkeypatch):
 
     monkeypatch.setattr(Comparison, "compare", compare)
     for chapter in chapters.CHAPTERS:
-        chapter(Comparison(ResultsFolder(results_copy), None, {}))
+        chapter(Comparison(ResultsFolder(results_copy), [], {}))
     for figures in thesis.FIGURES.values():
         assert set(figures) <= compared
 

@@ -206,7 +206,7 @@ def test_plot_without_a_picture_shows_the_help() -> None:
         ("confusion zeroshot.h5 --groups nosuch.tsv", 1, "nosuch.tsv"),
         ("clusters probe.h5", 1, "expected clusters, got a result of probe; hint: keep them with"),
         ("clusters clusters.h5 --run 2", 2, "run: expected 0 to 1 on test, got 2"),
-        ("compare zeroshot.h5", 1, "expected a comparison, got a result of zeroshot; hint: make"),
+        ("compare zeroshot.h5", 1, "expected a result of compare, got one of zeroshot; hint: make"),
         ("temperature zeroshot.h5", 1, "expected a sweep over temperatures, got a result of"),
         ("temperature val.h5 --split vall", 2, "'vall'; hint: did you mean val?"),
         ("grid probe.h5", 1, "at least 2 temperatures x 2 C on test, got 2 runs of 2 x 1"),

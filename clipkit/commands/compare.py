@@ -76,6 +76,9 @@ def compare(
     check_result_output(output, force, a, *(b or []), by, groups)
     results = [features.read(file, kinds=["result"]) for file in [a, *(b or [])]]
     paired = comparison.pair(results, split, run, common=common)
+    for result, label in zip(results, paired.runs, strict=True):
+        if "chosen" in label:
+            console.note(f"{result.display_name}: {label}")
     if ids is None:
         result = comparison.compare(paired, by=by, column=column, groups=groups, seed=seed)
         report_result(result, output, format, force)

@@ -456,8 +456,7 @@ def variance(
     columns = results.variance_shares(result)
     source = results.source_label(result, str(result.runs["split"][0]))
     if "prompt" in columns:
-        prompts = list(dict.fromkeys(columns["prompt"].tolist()))
-        attributes = list(dict.fromkeys(columns["attribute"].tolist()))
+        prompts, attributes = results.prompts_and_attributes(result)
         shape = (len(prompts), len(attributes))
         figure = plots.prompt_variance(
             columns["share"].reshape(shape),
