@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
-import gc
 import importlib
 import io
 import logging
@@ -21,7 +21,7 @@ import typer
 from typer.core import TyperGroup
 
 from clipkit import console, files, signals
-from clipkit.errors import ClipkitError, WriteError
+from clipkit.errors import ClipkitError
 from clipkit.version import __version__
 
 COMMANDS = (
@@ -87,6 +87,7 @@ class ClipkitGroup(TyperGroup):
             if interrupt:
                 signals.report(command, interrupt.number)
                 raise interrupt from error
+            signals.disarm()
             if "--debug" in words:
                 traceback.print_exc()
             message, hint, code = _explain(error, command)
@@ -148,12 +149,9 @@ def _explain(error: Exception, command: str) -> tuple[str, str | None, int]:
 
 
 def _flush_stdout() -> None:
-    """Flush standard output, or leave the interpreter nothing that it could fail to flush."""
-    try:
+    """Flush what was written before an error."""
+    with contextlib.suppress(OSError, ValueError):
         sys.stdout.flush()
-    except (OSError, ValueError):
-        with contextlib.suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 app = typer.Typer(
@@ -201,28 +199,36 @@ for _name in COMMANDS:
         app.command(_name)(_command)
 
 
-def main() -> None:
+def main() -> NoReturn:
     """Run clipkit on the command line's arguments, and exit."""
-    _open_streams()
-    _silence_libraries()
-    signals.install()
+    code: Any = 1
     try:
-        app()
-    except SystemExit as stop:
-        if isinstance(stop.__cause__, WriteError):
-            _exit_after_failed_write(stop.code)
-        raise
-    finally:
-        files.remove_unfinished()
-        gc.freeze()  # saves a second: the interpreter would look for garbage in all of torch
+        try:
+            _open_streams()
+            signals.install()
+            _set_up_libraries(debug="--debug" in sys.argv)
+            app()
+        except SystemExit as stop:
+            code = stop.code
+        signals.disarm()
+    except signals.Interrupted:  # between two of the lines above
+        pass
+    interrupt = signals.interrupted()
+    if interrupt:  # also if a library has lost the exception
+        signals.report("clipkit", interrupt.number)
+        code = interrupt.code
+    files.remove_unfinished()
+    _exit(code)
 
 
-def _silence_libraries() -> None:
-    """Leave standard error to clipkit: a library's warning says nothing that a user can act on."""
-    if not sys.warnoptions:
-        warnings.simplefilter("ignore")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "critical")
-    logging.lastResort = None  # which writes what Pillow logs
+def _exit(code: Any) -> NoReturn:
+    """End the process without the interpreter's shutdown.
+
+    The shutdown takes up to a second with torch. It may crash inside HDF5 after a failed write, and
+    it may hang if a signal comes: it waits for threads, and no longer runs the one that watches.
+    """
+    atexit._run_exitfuncs()  # remove temporary folders of libraries
+    os._exit(code or 0)
 
 
 def _open_streams() -> None:
@@ -241,13 +247,15 @@ def _open_streams() -> None:
     if isinstance(raw, io.RawIOBase):
         # under PYTHONUNBUFFERED, where a write may take a part and the rest would be lost
         buffer = io.BufferedWriter(raw)
-        encoding, errors = sys.stdout.encoding, sys.stdout.errors
-        sys.stdout = io.TextIOWrapper(buffer, encoding, errors, line_buffering=True)
+        sys.stdout = io.TextIOWrapper(buffer, sys.stdout.encoding, line_buffering=True)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # what an encoding such as Latin-1 lacks
 
 
-def _exit_after_failed_write(code: Any) -> NoReturn:
-    """Skip the interpreter's shutdown, which may crash inside HDF5 after a failed write."""
-    files.remove_unfinished()
-    with contextlib.suppress(OSError):
-        sys.stderr.flush()
-    os._exit(code if isinstance(code, int) else 1)
+def _set_up_libraries(debug: bool) -> None:
+    """Drop what libraries warn about or log: clipkit checks their results, and warns by itself."""
+    os.environ.pop("MPLBACKEND", None)  # Jupyter sets one that matplotlib may refuse
+    if not debug:
+        warnings.simplefilter("ignore")
+        logging.disable()

@@ -40,7 +40,8 @@ class ImageError(ClipkitError):
 class WriteError(ClipkitError):
     """Report a write that failed, on a full disk for example.
 
-    The command then ends by `os._exit`: a normal exit may crash inside HDF5 after a failed write.
+    The process must then end by `os._exit`, as every command does: the interpreter's shutdown may
+    crash inside HDF5 after a failed write.
     """
 
 

@@ -28,6 +28,7 @@ DISK_FULL_HINT = "free some space or write elsewhere; nothing was replaced"
 COPY_BYTES = 1 << 20
 MAX_TEXT_BYTES = 1 << 26
 MAX_NAME_BYTES = 180  # of an output's name in its temporary file's; file systems allow 255
+REMOVALS = 100  # of a folder, in which another thread may still write
 
 _unfinished: set[Path] = set()  # temporary files and folders of this process
 
@@ -44,20 +45,26 @@ def display_name(source: str | Path) -> str:
 def remove_unfinished() -> None:
     """Remove the temporary files of an interrupted process: a signal may come at any moment."""
     for path in list(_unfinished):
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
+        for _ in range(REMOVALS):
             with contextlib.suppress(OSError):
-                path.unlink(missing_ok=True)
+                if path.is_dir():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink(missing_ok=True)
+                break
 
 
 @contextlib.contextmanager
-def temporary_folder() -> Iterator[Path]:
+def temporary_folder(parent: Path | None = None) -> Iterator[Path]:
     """Yield a folder that is removed at the end, also of an interrupted process."""
-    with tempfile.TemporaryDirectory(prefix="clipkit-") as name:
-        _unfinished.add(Path(name))
-        yield Path(name)
-        _unfinished.discard(Path(name))
+    path = (parent or Path(tempfile.gettempdir())) / f".clipkit-{secrets.token_hex(8)}"
+    _unfinished.add(path)  # before it exists: a signal may come in between
+    try:
+        path.mkdir(0o700)
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+        _unfinished.discard(path)
 
 
 def _file_kind(path: Path) -> str:

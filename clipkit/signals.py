@@ -1,10 +1,11 @@
 """End a command soon after a signal, even during a library call that does not return.
 
-The first signal raises an exception, so that every `finally` runs. But Python runs a signal's
-handler only between two steps of the main thread, and a library call that takes hours delays it by
-hours. A thread therefore watches for signals too, and ends the process if that does not happen. It
-cannot run while a library holds Python's lock, which libraries release for long computations. If
-one does not, SIGQUIT (Ctrl and backslash) ends the process.
+The first signal raises an exception, so that every `finally` runs. Later ones raise nothing: they
+would interrupt the handling of the first. But Python runs a signal's handler only between two steps
+of the main thread, and a library call that takes hours delays it by hours. A library may also lose
+the exception. A thread therefore watches for signals too, and ends the process if that does not
+happen. It cannot run while a library holds Python's lock, which libraries release for long
+computations. If one does not, SIGQUIT (Ctrl and backslash) ends the process.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ import contextlib
 import os
 import select
 import signal
+import sys
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from clipkit import files
@@ -25,6 +28,8 @@ REPEAT_SECONDS = 0.2  # timeout(1) and batch systems send a signal to a process 
 
 _received: list[int] = []  # signals, in order
 _reported = threading.Lock()  # held once a signal was reported
+_deferred = False  # whether a signal raises no exception for now
+_disarmed = False  # whether the command has ended
 
 
 class Interrupted(SystemExit):
@@ -43,13 +48,46 @@ def install() -> None:
     for number in SIGNALS:
         if signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores SIGHUP
             signal.signal(number, _interrupt)
-    threading.Thread(target=_watch, args=(read_end,), daemon=True).start()
+    sys.unraisablehook = _show_unraisable
+    with contextlib.suppress(RuntimeError):  # no thread can be started: the exception has to do
+        threading.Thread(target=_watch, args=(read_end,), daemon=True).start()
 
 
 def _interrupt(number: int, frame: Any) -> None:
-    if not _received:
-        _received.append(number)
+    if _disarmed:
+        return
+    _received.append(number)
+    if len(_received) == 1 and not _deferred:
         raise Interrupted(number)
+
+
+def _show_unraisable(lost: Any) -> None:
+    """Show an exception that Python cannot raise, such as one in `__del__`, unless interrupted."""
+    if not _received:
+        sys.__unraisablehook__(lost)
+
+
+@contextlib.contextmanager
+def deferred() -> Iterator[None]:
+    """Raise the exception of a signal at the end of a block that would lose it, such as a fork."""
+    global _deferred
+    if threading.current_thread() is not threading.main_thread():  # signals do not raise in others
+        yield
+        return
+    before = len(_received)
+    _deferred = True
+    try:
+        yield
+    finally:
+        _deferred = False
+    if _received and not before:
+        raise Interrupted(_received[0])
+
+
+def disarm() -> None:
+    """Ignore signals: the command has ended, well or with an error that it now reports."""
+    global _disarmed
+    _disarmed = True
 
 
 def interrupted() -> Interrupted | None:
@@ -59,19 +97,24 @@ def interrupted() -> Interrupted | None:
 
 def report(command: str, number: int) -> None:
     """Write once which signal ended the command, without a lock that a stuck thread may hold."""
-    if _reported.acquire(blocking=False):
-        line = f"{command}: interrupted by {signal.Signals(number).name}\n"
-        with contextlib.suppress(OSError):
+    if not _reported.acquire(blocking=False):
+        return
+    line = f"{command}: interrupted by {signal.Signals(number).name}\n"
+    with contextlib.suppress(OSError, ValueError):
+        if select.select([], [2], [], 0)[1]:  # nobody may read a full pipe
             os.write(2, line.encode())
 
 
 def _watch(read_end: int) -> None:
     """Wait for a signal, and end the process at the second one or after GRACE_SECONDS."""
     number = os.read(read_end, 1)[0]
-    time.sleep(REPEAT_SECONDS)
-    if select.select([read_end], [], [], 0)[0]:
-        os.read(read_end, 64)
-    select.select([read_end], [], [], GRACE_SECONDS)
-    report("clipkit", number)
-    files.remove_unfinished()
-    os._exit(128 + number)
+    try:
+        time.sleep(REPEAT_SECONDS)
+        if select.select([read_end], [], [], 0)[0]:
+            os.read(read_end, 64)
+        select.select([read_end], [], [], GRACE_SECONDS)
+        number = _received[0] if _received else number
+        report("clipkit", number)
+        files.remove_unfinished()
+    finally:
+        os._exit(128 + number)

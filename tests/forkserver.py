@@ -63,7 +63,6 @@ class Request:
     fake: bool = False  # a model that costs nothing, and takes `slow` seconds per batch
     slow: float = 0
     shard: int | None = None  # rows of a shard
-    shutdown: bool = False  # run the interpreter to its very end, which takes a second
 
 
 @dataclass
@@ -225,15 +224,7 @@ def become_clipkit(request: Request, streams: list[int]) -> NoReturn:
     if events is not None:
         _watch(request, events)
     sys.argv = ["clipkit", *request.words]
-    try:
-        cli.main()
-        sys.exit(0)
-    except SystemExit as stop:
-        if request.shutdown:
-            raise
-        for stream in filter(None, (sys.stdout, sys.stderr)):
-            stream.flush()
-        os._exit(stop.code if isinstance(stop.code, int) else 1)
+    cli.main()
 
 
 def _set_streams(streams: list[int], closed: list[int]) -> None:

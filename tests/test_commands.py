@@ -7,7 +7,7 @@ import re
 
 import numpy as np
 import pytest
-from shell import ok, rows
+from shell import fails, ok, rows
 
 from clipkit import __version__
 from clipkit.cli import COMMANDS
@@ -52,6 +52,59 @@ def test_a_report_is_the_same_for_a_path_a_dash_and_a_pipe(command, class_logits
     assert ok(command, "-", stdin=data).stdout == report
     assert ok(command, stdin=data).stdout == report
     assert list(rows(report)[0]) == COLUMNS[command]
+
+
+HUGE = "1" + 23 * "0"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(
+            ["embed", "shapes", f"--{name}={n}"]
+            for name in ("limit", "batch-size")
+            for n in (0, -1)
+        ),
+        *(["embed", "shapes", f"--num-workers={n}"] for n in (0, -1, 2**31, HUGE)),
+        *(["embed", "shapes", f"--classes={n}"] for n in (-1, 1)),
+        *(["embed", "shapes", f"--untrained={n}"] for n in (-1, 2**63, HUGE)),
+        *(["textembed", "p.txt", f"--untrained={n}"] for n in (-1, 2**63, HUGE)),
+        *(["logits", "i.h5", f"--random={n}"] for n in (0, -1, 2**31, HUGE)),
+        *(["probe", "i.h5", f"--shots={n}"] for n in (0, -1)),
+        *(["cluster", "i.h5", f"-k={n}"] for n in (-1, 0, 1)),
+        *([word, "i.h5", f"--seed={n}"] for word in ("logits", "probe") for n in (-1, 2**32, HUGE)),
+        ["cluster", "i.h5", f"--seed={2**32}"],
+        ["plot", "confusion", "i.h5", "--run=-1"],
+    ],
+)
+@pytest.mark.parametrize("number", [None, "1e300", "nan", "inf", ""])
+def test_a_whole_number_out_of_range_is_refused_in_one_line(words, number):
+    if number is not None:  # no whole number at all
+        option, _, _ = words[-1].partition("=")
+        words = [*words[:-1], f"{option}={number}"]
+    assert "Invalid value for" in fails(*words, exit_code=2)
+
+
+@pytest.mark.parametrize(
+    "number", ["0", "-1", "1e-320", "1e300", HUGE, "nan", "inf", "", " ", "1,"]
+)
+def test_a_real_number_out_of_range_is_refused_in_one_line(number, logits_h5, img_h5, txt_h5):
+    lines = [
+        ["entropy", logits_h5, f"--temperature={number}"],
+        ["logits", img_h5, txt_h5, f"--temperature={number}"],
+        ["plot", "confidence", logits_h5, f"--temperature={number}"],
+        ["probe", logits_h5, f"--temperature={number}"],
+        ["probe", logits_h5, "-C", number],
+    ]
+    for words in lines:
+        message = fails(*words, exit_code=2)
+        assert "expected a number between 1e-12 and 1e+12, got " in message
+    if number != "1e-320":  # a small fraction holds out a row of each class
+        assert "expected a " in fails("probe", img_h5, f"--val={number}", exit_code=2)
+
+
+def test_an_empty_name_of_a_split_is_no_split(logits_h5):
+    assert "unknown split" in fails("plot", "confidence", logits_h5, "--split=", exit_code=2)
 
 
 # -- embeddings ------------------------------------------------------------------------------------

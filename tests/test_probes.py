@@ -378,3 +378,29 @@ def test_errors_name_what_is_expected(options, error, message):
     with pytest.raises(error) as caught:
         probes.sweep(**arguments | options)
     assert caught.value.message == message
+
+
+@pytest.mark.parametrize("classifier", ["svm", "logreg", "mlp"])
+@pytest.mark.parametrize("magnitude", [1e-44, 1e-20, 1e19, 3e38])
+def test_features_of_an_extreme_magnitude_must_be_standardised(classifier, magnitude):
+    X = np.array([[-1], [-0.8], [0.5], [1]], "f4")
+    extreme = X * np.float32(magnitude)
+    y = np.array([0, 0, 1, 1])
+    message = "expected features of magnitude 1e-12 to 1e\\+12, got "
+    for fitted, scored in ((extreme, X), (X, extreme)):
+        with pytest.raises(ClipkitError, match=message):
+            probes.sweep(fitted, y, scored, classifier=classifier)
+    (usual,) = probes.sweep(X, y, X, classifier=classifier, standardize=True)
+    (scaled,) = probes.sweep(extreme, y, extreme, classifier=classifier, standardize=True)
+    assert scaled.predicted.tolist() == usual.predicted.tolist()
+
+
+def test_an_svm_ends_where_rounding_errors_exceed_its_tolerance():
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(120, 4)).astype("f4"), np.arange(120) % 3
+    (run,) = probes.sweep(X * 1e8, y, X * 1e8)
+    assert not run.converged
+    separable = X + 20 * y[:, None]
+    (run,) = probes.sweep(separable * 1e8, y, separable * 1e8)
+    assert run.converged
+    assert run.predicted.tolist() == y.tolist()

@@ -7,6 +7,7 @@ import errno
 import fcntl
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -186,6 +187,92 @@ def test_a_second_signal_ends_at_once_and_tidily(embedding: Embedding) -> None:
     assert not embedding.temporary_files()
 
 
+def test_two_signals_leave_nothing_in_the_temporary_folder(
+    embedding: Embedding, tmp_path: Path
+) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    options = {**embedding.options, "slow": 0.5, "env": {"TMPDIR": str(temporary)}}
+    running = embedding.server.start(embedding.folder, "embed", embedding.pictures, **options)
+    while not list(temporary.rglob("manifest.json")):
+        time.sleep(0.01)
+    os.kill(running.pid, signal.SIGTERM)
+    with contextlib.suppress(ProcessLookupError):
+        time.sleep(0.01)
+        os.kill(running.pid, signal.SIGTERM)  # comes while the first one is being handled
+    ended = running.wait()
+    assert (ended.exit_code, ended.stdout) == (128 + signal.SIGTERM, b"")
+    assert ended.stderr == "clipkit embed: interrupted by SIGTERM\n"
+    assert list(temporary.iterdir()) == []
+
+
+# Run clipkit with a place where a signal comes at a bad moment: `here` sends it.
+BAD_MOMENT = """
+import atexit, contextlib, os, signal, subprocess, sys, threading
+from clipkit import cli, features, softmax
+
+def here(*_):
+    os.kill(os.getpid(), signal.SIGTERM)
+
+class Deleted:
+    __del__ = here
+
+def lose():
+    with contextlib.suppress(BaseException):
+        here()
+
+def before_summary(function, summary=softmax.entropy_summary):
+    softmax.entropy_summary = lambda *words: (function(), summary(*words))[1]
+
+{moment}
+cli.main()
+"""
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "os.register_at_fork(before=here)",
+        "os.register_at_fork(after_in_parent=here)",
+        "before_summary(Deleted)",
+        "before_summary(lose)",
+        "before_summary(lambda: [here(), os.kill(os.getpid(), signal.SIGINT)])",
+        "cli.app = here",
+    ],
+)
+def test_a_signal_is_reported_wherever_libraries_lose_its_exception(
+    tmp_path: Path, moment: str
+) -> None:
+    write_feature_file(tmp_path / "logits.h5", "logits")
+    line = [sys.executable, "-c", BAD_MOMENT.format(moment=moment), "entropy", "logits.h5"]
+    ended = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=30)
+    assert ended.returncode == 128 + signal.SIGTERM, ended.stderr
+    assert re.fullmatch("clipkit( entropy)?: interrupted by SIGTERM\n", ended.stderr)
+
+
+@pytest.mark.parametrize("function", ["here", "lambda: [here(), here()]"])
+def test_a_signal_after_the_end_of_a_command_changes_nothing(tmp_path: Path, function: str) -> None:
+    write_feature_file(tmp_path / "logits.h5", "logits")
+    script = BAD_MOMENT.format(moment=f"atexit.register({function})")
+    line = [sys.executable, "-c", script, "entropy", "logits.h5"]
+    ended = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=30)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout.startswith("split\t")
+
+
+def test_a_signal_ends_the_subprocess_that_checks_a_file(tmp_path: Path) -> None:
+    write_feature_file(tmp_path / "logits.h5", "logits")
+    check = "features.hdf5._read_a_little = lambda *_: [open('checking', 'w'), signal.pause()]"
+    line = [sys.executable, "-c", BAD_MOMENT.format(moment=check), "entropy", "logits.h5"]
+    with subprocess.Popen(line, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+        while not (tmp_path / "checking").exists():
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        _, stderr = process.communicate(timeout=10)  # the subprocess holds the pipe, too
+    assert process.returncode == 128 + signal.SIGTERM
+    assert stderr == "clipkit entropy: interrupted by SIGTERM\n"
+
+
 # Run clipkit with the writing of a file replaced by a call into C that never returns.
 STUCK = """
 import ctypes, pathlib, sys
@@ -220,6 +307,7 @@ def test_a_signal_ends_a_command_inside_a_call_that_does_not_return(
     with subprocess.Popen(line, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
         while not (tmp_path / "stuck").exists():
             time.sleep(0.01)
+        time.sleep(0.3)  # from the file to the call that does not return
         assert [name for name in contents(tmp_path) if name.endswith(".tmp")]
         begin = time.monotonic()
         for number in numbers:
@@ -233,6 +321,26 @@ def test_a_signal_ends_a_command_inside_a_call_that_does_not_return(
     assert stderr == f"clipkit: interrupted by {numbers[0].name}\n"
     assert (tmp_path / "out.h5").read_bytes() == b"earlier"
     assert sorted(contents(tmp_path)) == ["logits.h5", "out.h5", "stuck"]
+
+
+def test_a_signal_ends_a_command_although_nobody_reads_its_messages(tmp_path: Path) -> None:
+    write_feature_file(tmp_path / "logits.h5", "logits")
+    line = [sys.executable, "-c", STUCK, "entropy", "logits.h5", "-o", "out.h5"]
+    read_end, write_end = os.pipe()
+    os.set_blocking(write_end, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(write_end, bytes(4096))
+    os.set_blocking(write_end, True)
+    with subprocess.Popen(line, cwd=tmp_path, stderr=write_end) as process:
+        while not (tmp_path / "stuck").exists():
+            time.sleep(0.01)
+        time.sleep(0.3)  # from the file to the call that does not return
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=10) == 128 + signal.SIGTERM
+    os.close(read_end)
+    os.close(write_end)
+    assert sorted(contents(tmp_path)) == ["logits.h5", "stuck"]
 
 
 def test_too_small_an_address_space_is_refused_before_a_library_loops_in_it(

@@ -70,8 +70,7 @@ def test_a_full_disk_behind_standard_output(
     fork_server: ForkServer, inputs: Path, words: tuple[str, ...]
 ) -> None:
     with unchanged(inputs):
-        # to the very end of the interpreter, which flushes again
-        ended = fork_server.run(inputs, *words, stdout="/dev/full", shutdown=True)
+        ended = fork_server.run(inputs, *words, stdout="/dev/full")
         refused(ended, 1, "No space left on device")
 
 
@@ -206,6 +205,66 @@ def test_a_report_on_a_terminal_is_a_table_without_control_characters(inputs: Pa
     assert exit_code == 0
     assert "\x1b[31mred" not in output
     assert "\\x1b[31mred" in output
+
+
+@pytest.mark.parametrize(
+    ("setting", "shown"),
+    [
+        ({"PYTHONIOENCODING": "latin-1"}, b"caf\xe9, \\u732b"),
+        ({"PYTHONIOENCODING": "ascii"}, b"caf\\xe9, \\u732b"),
+        ({"PYTHONIOENCODING": "ascii", "PYTHONUNBUFFERED": "1"}, b"caf\\xe9, \\u732b"),
+        ({"LC_ALL": "C", "PYTHONUTF8": "0"}, b"caf\\xe9, \\u732b"),
+    ],
+)
+def test_what_the_encoding_of_a_stream_lacks_is_escaped(
+    inputs: Path, setting: dict[str, str], shown: bytes
+) -> None:
+    write_feature_file(inputs / "café.h5", datasets={"class_names": ["café", "猫"]})
+    env = {**os.environ, **setting}
+    for words, exit_code in [(["info", "café.h5"], 0), (["entropy", "café.h5"], 1)]:
+        line = [sys.executable, "-m", "clipkit", *words]
+        ended = subprocess.run(line, cwd=inputs, env=env, capture_output=True)
+        assert ended.returncode == exit_code, ended.stderr
+        assert (shown in ended.stdout) == (exit_code == 0)
+        assert ended.stderr.count(b"\n") == exit_code
+        assert b"bug" not in ended.stderr
+
+
+NOISY = """
+import logging, sys, warnings
+from clipkit import cli, console, softmax
+
+def noisy(*words, summary=softmax.entropy_summary):
+    warnings.warn("a library's warning")
+    logging.getLogger("matplotlib").warning("a library's message")
+    console.warn("our own")
+    return summary(*words)
+
+softmax.entropy_summary = noisy
+cli.main()
+"""
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_warnings_of_libraries_are_shown_for_debugging_only(inputs: Path, debug: bool) -> None:
+    words = ["--debug"] * debug + ["entropy", "logits.h5"]
+    line = [sys.executable, "-c", NOISY, *words]
+    ended = subprocess.run(line, cwd=inputs, capture_output=True, text=True)
+    assert ended.returncode == 0
+    assert "clipkit: warning: our own\n" in ended.stderr
+    assert ended.stderr.count("a library's") == 2 * debug
+
+
+def test_a_plot_does_not_use_the_backend_of_jupyter(inputs: Path) -> None:
+    runs = {"runs/temperature": [1.0, 0.5], "runs/split": ["test", "test"]}
+    write_feature_file(inputs / "result.h5", "result", datasets=runs)
+    run = shell(
+        "export MPLBACKEND=module://no_such_package.backend_inline; "
+        "clipkit plot confusion result.h5 > x.png",
+        inputs,
+    )
+    assert (run.returncode, run.stderr) == (0, "")
+    assert (inputs / "x.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_an_interrupt_at_the_start_leaves_no_traceback(inputs: Path) -> None:

@@ -81,7 +81,13 @@ Model = Annotated[
     ),
 ]
 Untrained = Annotated[
-    int | None, option("SEED", "Use the same architecture at random initialisation, as a control.")
+    int | None,
+    option(
+        "SEED",
+        "Use the same architecture at random initialisation, as a control.",
+        min=0,
+        max=2**63 - 1,  # what PyTorch takes
+    ),
 ]
 Device = Annotated[str, option("auto|cpu|cuda|cuda:N|mps", "Device to run the model on.")]
 Precision = Annotated[

@@ -18,6 +18,7 @@ from clipkit.commands._options import (
 )
 
 IMAGES_SKIPPED = 3  # exit code
+MAX_WORKERS = 256  # each holds a batch of images in memory
 
 
 def embed(
@@ -68,7 +69,10 @@ def embed(
     num_workers: Annotated[
         int | None,
         typer.Option(
-            "--num-workers", min=1, help="Number of threads that decode and resize images."
+            "--num-workers",
+            min=1,
+            max=MAX_WORKERS,
+            help="Number of threads that decode and resize images.",
         ),
     ] = None,
     strict: Annotated[

@@ -9,6 +9,8 @@ import typer
 from clipkit.commands._options import Force, Output, Seed, option, parse_temperatures
 from clipkit.errors import UsageError
 
+MAX_DIRECTIONS = 2**16  # 256 MiB of float64 numbers for embeddings of 512 columns
+
 
 def logits(
     images: Annotated[
@@ -24,7 +26,13 @@ def logits(
         str, option("TAU", "Divide the cosines by TAU.", "--temperature", "-t")
     ] = "1",
     random: Annotated[
-        int | None, option("K", "Use K random directions in place of TEXTS, as a control.", min=1)
+        int | None,
+        option(
+            "K",
+            "Use K random directions in place of TEXTS, as a control.",
+            min=1,
+            max=MAX_DIRECTIONS,
+        ),
     ] = None,
     seed: Seed = 42,
     whiten: Annotated[

@@ -14,7 +14,6 @@ import os
 import socket
 import sys
 import tarfile
-import tempfile
 import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -25,6 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from clipkit import files
 from clipkit.datasets import images
 from clipkit.datasets.dataset import Dataset, ImageDataset, RenderedImages
 from clipkit.datasets.folders import IdAndPath, find_images
@@ -284,12 +284,12 @@ def _download(name: str, kind: Any, home: Path, folder: str, hint: str) -> None:
     """
     try:
         home.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".download-", dir=home) as scratch:
+        with files.temporary_folder(home) as scratch:
             for archive in home.glob("*.t*gz"):
-                (Path(scratch) / archive.name).symlink_to(archive.resolve())
+                (scratch / archive.name).symlink_to(archive.resolve())
             with _quiet_download():
-                kind(scratch, download=True)
-            (Path(scratch) / folder).rename(home / folder)
+                kind(str(scratch), download=True)
+            (scratch / folder).rename(home / folder)
     except DOWNLOAD_ERRORS as error:
         if not (home / folder).exists():  # another process may have been faster
             message = f"cannot download {name} to {home}: {images.reason(error)}"

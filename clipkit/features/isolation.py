@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import signal
@@ -10,6 +11,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+from clipkit import signals
 from clipkit.errors import ClipkitError
 
 CRASHES = {
@@ -20,7 +22,6 @@ CRASHES = {
     signal.SIGABRT,
     signal.SIGXCPU,
 }
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 CPU_LIMIT_SECONDS = 10  # of processor time, and one more for each of BYTES_PER_SECOND
 BYTES_PER_SECOND = 2**27
 TIMEOUT_SECONDS = 60  # after which the subprocess ends itself, whatever it waits for
@@ -39,20 +40,15 @@ def check_in_subprocess(path: Path, display_name: str, check: Callable[[], None]
     """
     if sys.platform != "linux":
         return
-    # Python swallows the exception of a signal handler that runs while it forks
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    child = 0
     try:
-        child = _fork()
-        if child == 0:
-            try:
-                _set_limits(path.stat().st_size)
-                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-                check()
-            finally:
-                os._exit(0)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-    _, status = os.waitpid(child, 0)
+        # Python swallows the exception of a signal that comes while it forks
+        with signals.deferred():
+            child = _fork(lambda: _run_limited(path, check))
+        _, status = os.waitpid(child, 0)
+    except BaseException:
+        _end(child)
+        raise
     if not os.WIFSIGNALED(status) or os.WTERMSIG(status) not in CRASHES:
         return
     if os.WTERMSIG(status) == signal.SIGXCPU:
@@ -64,16 +60,46 @@ def check_in_subprocess(path: Path, display_name: str, check: Callable[[], None]
     )
 
 
-def _fork() -> int:
-    with warnings.catch_warnings():
-        # Python 3.12 warns about forking a process with threads; the child uses none of them
-        warnings.simplefilter("ignore", DeprecationWarning)
-        return os.fork()
+def _fork(run: Callable[[], None]) -> int:
+    """Fork a process that calls a function, and return its number."""
+    # the child takes no signal with our handlers, which would write to the pipe that we watch
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, signals.SIGNALS)
+    try:
+        with warnings.catch_warnings():
+            # Python 3.12 warns about forking a process with threads; the child uses none of them
+            warnings.simplefilter("ignore", DeprecationWarning)
+            child = os.fork()
+        if child == 0:
+            try:
+                run()
+            finally:
+                os._exit(0)
+        return child
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _run_limited(path: Path, check: Callable[[], None]) -> None:
+    # who reads our output must not wait for this process, nor see the last words of a crash
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.dup2(null, 2)
+    _set_limits(path.stat().st_size)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, signals.SIGNALS)
+    check()
+
+
+def _end(child: int) -> None:
+    """End a child process that was interrupted: it would outlive this one, with open pipes."""
+    if child:
+        with contextlib.suppress(ProcessLookupError, ChildProcessError):
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
 
 
 def _set_limits(size: int) -> None:
     """Set default signals, no core dump, and limits that grow with the file's size."""
-    for number in STOP_SIGNALS:
+    for number in signals.SIGNALS:
         signal.signal(number, signal.SIG_DFL)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _, hard = resource.getrlimit(resource.RLIMIT_CPU)

@@ -13,7 +13,14 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from clipkit.errors import ClipkitError, UsageError, check_positive, unknown
+from clipkit.errors import (
+    LARGEST,
+    SMALLEST,
+    ClipkitError,
+    UsageError,
+    check_positive,
+    unknown,
+)
 from clipkit.features import Int64
 from clipkit.probes.classifiers import knn, mlp
 from clipkit.probes.context import (
@@ -108,7 +115,8 @@ def sweep(  # noqa: PLR0913
         If the classifier is unknown, a C or scale is out of range, kNN gets a C, or another
         classifier than `logreg` is to be balanced.
     ClipkitError
-        If there are fewer than two classes, or the arrays' shapes do not agree.
+        If there are fewer than two classes, the arrays' shapes do not agree, or the features are so
+        large or small that fits would overflow or take forever.
 
     Examples
     --------
@@ -184,17 +192,41 @@ def _prepare(
     X, X_eval : float32 arrays
     rms : float
         What they were divided by; see `_reduce`.
+
+    Raises
+    ------
+    ClipkitError
+        If the scale of the features matters and is too small or too large.
     """
     rms = 1.0
     if standardize:
+        if not SMALLEST <= _largest(X) <= LARGEST:  # their squares overflow in float32
+            X = X.astype(np.float64)
         scaler = StandardScaler().fit(X)
-        X, X_eval = scaler.transform(X), scaler.transform(X_eval)
+        X, X_eval = scaler.transform(X), scaler.transform(X_eval.astype(X.dtype, copy=False))
     if classifier != "knn":
+        smallest = 0.0 if standardize else SMALLEST
+        for rows in (X, X_eval):
+            _check_magnitude(rows, smallest)
         centre = X.mean(axis=0, dtype=np.float64).astype(np.result_type(X, np.float32))
         X, X_eval = X - centre, X_eval - centre
     if classifier in LINEAR:
         rms = _root_mean_square(X) or 1.0
     return (X / rms).astype(np.float32), (X_eval / rms).astype(np.float32), rms
+
+
+def _check_magnitude(rows: Floats, smallest: float) -> None:
+    """Refuse features whose scale matters, and is so extreme that a fit overflows or never ends."""
+    largest = _largest(rows)
+    if largest != 0 and not smallest <= largest <= LARGEST:
+        raise ClipkitError(
+            f"expected features of magnitude {SMALLEST:g} to {LARGEST:g}, got {largest:.3g}",
+            "standardise them: --standardize",
+        )
+
+
+def _largest(rows: Floats) -> float:
+    return max(float(rows.max(initial=0)), -float(rows.min(initial=0)))
 
 
 def _root_mean_square(X: Floats) -> float:

@@ -29,6 +29,8 @@ FIRST_ROWS = 1024  # what is fitted on first if a pair has more than GRAM_ROWS
 PAIRS = 64  # pairs whose hyperplanes are in memory and vote together
 TOLERANCE = 1e-3  # of the margin, as in SVC
 MAX_ITER = 10_000_000  # of libsvm for one pair, its own default; scikit-learn's is no limit
+LARGE_C = 1e7  # of features of RMS 1; beyond it, rounding errors of libsvm exceed its tolerance
+LARGE_C_MAX_ITER = 100_000  # so that more iterations seldom help
 
 Pair = tuple[int, int]
 
@@ -180,5 +182,6 @@ def _fit_rows(rows: Floats, signs: Int64, C: float, gram: Floats | None = None) 
 
 
 def _fit_libsvm(kernel: str, matrix: Floats, y: Int64, C: float) -> SVC:
+    max_iter = MAX_ITER if C <= LARGE_C else LARGE_C_MAX_ITER
     with sklearn.config_context(assume_finite=True, skip_parameter_validation=True):
-        return SVC(kernel=kernel, C=C, max_iter=MAX_ITER).fit(matrix, y)
+        return SVC(kernel=kernel, C=C, max_iter=max_iter).fit(matrix, y)
