@@ -155,7 +155,8 @@ chapter4 := \
   $(SETS:%=%.h5) spectrum.png \
   $(SETS:%=%.logits.svm.h5) $(SETS:%=%.logits.entropy.h5) \
   $(foreach seed,$(SEEDS),$(RANDOM_SETS:%=%-$(seed).svm.h5) $(RANDOM_SETS:%=%-$(seed).fewshot.h5) \
-    $(SETS:%=%.logits.fewshot-$(seed).h5) $(SETS:%=%.whitened.fewshot-$(seed).h5))
+    $(SETS:%=%.logits.fewshot-$(seed).h5) $(SETS:%=%.whitened.fewshot-$(seed).h5) \
+    salad32-$(seed).logits.fewshot-$(seed).h5)
 resolution := $(foreach set,generic32 food32,$(set).logits.svm.h5 $(set).logits.entropy.h5)
 
 %.sweep.h5: %.h5
@@ -192,11 +193,14 @@ random%.fewshot.h5: $$(@D)/img.h5
 	$(random_logits) | clipkit probe $(FEWSHOT) --seed $(lastword $(subst -, ,$(*F))) -f -o $@
 
 # salad32-42.txt has the words of generic32.txt in a random order of seed 42.
-salad%.txt: prompts/generic$$(firstword $$(subst -, ,$$(*F))).txt prompts/word-salad.awk
-	awk -v seed=$(lastword $(subst -, ,$(*F))) -f prompts/word-salad.awk $< > $@
+define salad_with_seed
+%/salad32-$1.txt: prompts/generic32.txt prompts/word-salad.awk | %/settings
+	awk -v seed=$1 -f prompts/word-salad.awk $$< > $$@
 
-salad%.h5: salad%.txt
-	clipkit textembed $< $(MODEL_OPTIONS) -f -o $@
+%/salad32-$1.h5: %/salad32-$1.txt
+	clipkit textembed $$(strip $$< $$(MODEL_OPTIONS)) -f -o $$@
+endef
+$(foreach seed,$(SEEDS),$(eval $(call salad_with_seed,$(seed))))
 
 # Chapter 5. k-means on image embeddings and on logits, once per seed.
 chapter5:  ## Cluster image embeddings and logits
@@ -224,10 +228,10 @@ chapter6 := \
 words := %/$(if $(WORDS),words,classes).h5
 attribute_options = $(strip $(call option,attributes,$(TABLE)) $(CONTROLS:%=--control %/img.h5))
 %/img.attributes.h5: %/img.h5 $(words) %/table $$(CONTROL_IMAGES)
-	clipkit attributes $(wordlist 1,2,$^) $(attribute_options) -f -o $@
+	clipkit attributes $(strip $(wordlist 1,2,$^) $(attribute_options)) -f -o $@
 
 %/img.variance.h5: %/img.h5 %/table $$(CONTROL_IMAGES)
-	clipkit variance $< $(attribute_options) -f -o $@
+	clipkit variance $(strip $< $(attribute_options)) -f -o $@
 
 %.calibrate.h5: %.h5
 	clipkit calibrate $< -t 1,model -f -o $@
@@ -361,7 +365,8 @@ endif
 
 # Keep intermediate files, but do not rebuild them if only they are missing.
 INTERMEDIATE := settings table img.h5 classes.h5 classes.logits.h5 words.h5 \
-  $(foreach set,$(SETS) food32,$(set).h5 $(set).logits.h5 $(set).whitened.h5)
+  $(foreach set,$(SETS) food32,$(set).h5 $(set).logits.h5 $(set).whitened.h5) \
+  $(foreach seed,$(SEEDS),$(addprefix salad32-$(seed),.txt .h5 .logits.h5))
 .SECONDARY: $(foreach folder,$(OUT) $(CONTROLS),$(INTERMEDIATE:%=$(folder)/%))
 
 endif

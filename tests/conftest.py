@@ -56,6 +56,7 @@ def make(fork_server: ForkServer, tiny_clip_dir: Path) -> Make:
         "MODEL": tiny_clip_dir,
         "LIMIT": 60,
         "PRECISION": "fp32",
+        "UNTRAINED": "",
         "SEEDS": "42 1",
         "SETS": "generic16 generic32 generic415",
         "VENV": fork_server.venv,
@@ -66,6 +67,7 @@ def make(fork_server: ForkServer, tiny_clip_dir: Path) -> Make:
         *words: object, out: Path, check: bool = True, **variables: object
     ) -> subprocess.CompletedProcess[str]:
         settings = {**defaults, "RESULTS": out, **variables}
+        settings = {name: value for name, value in settings.items() if value is not None}
         line = ["make", *map(str, words), *(f"{name}={value}" for name, value in settings.items())]
         done = subprocess.run(line, cwd=ROOT, env=environment(), capture_output=True, text=True)
         assert not check or done.returncode == 0, done.stdout + done.stderr

@@ -47,7 +47,7 @@ def attributes(results: ResultsFolder) -> Blocks:
 def variance(results: ResultsFolder) -> Blocks:
     """Return the table of the shares of variance."""
     rows = results.table("img.variance", VARIANCE)
-    header = ["attribute", "share", "unique", "null", "control"]
+    header = ["attribute", "share", "unique", "null", "share in the control"]
     cells = []
     for row in rows:
         numbers = [_percent(row[name]) for name in ("share", "unique", "null95")]
