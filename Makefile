@@ -25,7 +25,7 @@ $(INSTALLED): pyproject.toml
 	@touch $@
 
 demo: $(INSTALLED)  ## Run the pipeline on the bundled data set and model, with an untrained control
-	@$(MAKE) --no-print-directory tour MODEL=tiny DATASET=shapes UNTRAINED=7 LIMIT=5000 \
+	@$(MAKE) --no-print-directory tour MODEL=tiny DATASET=shapes LIMIT=5000 \
 	  RESULTS=results/demo
 	@cat $(DEMO)/report.md
 	@echo
@@ -75,7 +75,9 @@ ROOT =
 LIMIT =
 PRECISION =
 DEVICE =
-UNTRAINED =
+UNTRAINED = 7
+TABLE = $(if $(filter shapes,$(DATASET)),shapes)
+WORDS = $(if $(filter shapes,$(DATASET)),prompts/attributes/shapes.tsv)
 RESULTS = results
 
 TEMPERATURES := 1,0.5,0.07,0.05,0.03,0.02,0.01,0.005
@@ -95,9 +97,9 @@ DATA_OPTIONS = $(strip $(call option,root,$(ROOT)) $(call option,limit,$(LIMIT))
 # The last word of a name such as img.svm.confusion.
 last_word = $(subst .,,$(suffix $1))
 
-.PHONY: thesis chapter2 chapter3 chapter4 chapter5 resolution tour
+.PHONY: thesis chapter2 chapter3 chapter4 chapter5 chapter6 resolution tour
 .SECONDEXPANSION:
-thesis: chapter2 chapter3 chapter4 chapter5  ## Run chapters 2 to 5 (MODEL=tiny DATASET=shapes ...)
+thesis: chapter2 chapter3 chapter4 chapter5 chapter6  ## Run all chapters (MODEL=... DATASET=...)
 
 # Chapter 2. A linear SVM on image embeddings is the supervised baseline. Zero-shot classification
 # predicts the class of the most similar prompt.
@@ -153,7 +155,8 @@ chapter4 := \
   $(SETS:%=%.h5) spectrum.png \
   $(SETS:%=%.logits.svm.h5) $(SETS:%=%.logits.entropy.h5) \
   $(foreach seed,$(SEEDS),$(RANDOM_SETS:%=%-$(seed).svm.h5) $(RANDOM_SETS:%=%-$(seed).fewshot.h5) \
-    $(SETS:%=%.logits.fewshot-$(seed).h5) $(SETS:%=%.whitened.fewshot-$(seed).h5))
+    $(SETS:%=%.logits.fewshot-$(seed).h5) $(SETS:%=%.whitened.fewshot-$(seed).h5) \
+    salad32-$(seed).logits.fewshot-$(seed).h5)
 resolution := $(foreach set,generic32 food32,$(set).logits.svm.h5 $(set).logits.entropy.h5)
 
 %.sweep.h5: %.h5
@@ -189,6 +192,16 @@ random%.svm.h5: $$(@D)/img.h5
 random%.fewshot.h5: $$(@D)/img.h5
 	$(random_logits) | clipkit probe $(FEWSHOT) --seed $(lastword $(subst -, ,$(*F))) -f -o $@
 
+# salad32-42.txt has the words of generic32.txt in a random order of seed 42.
+define salad_with_seed
+%/salad32-$1.txt: prompts/generic32.txt prompts/word-salad.awk | %/settings
+	awk -v seed=$1 -f prompts/word-salad.awk $$< > $$@
+
+%/salad32-$1.h5: %/salad32-$1.txt
+	clipkit textembed $$(strip $$< $$(MODEL_OPTIONS)) -f -o $$@
+endef
+$(foreach seed,$(SEEDS),$(eval $(call salad_with_seed,$(seed))))
+
 # Chapter 5. k-means on image embeddings and on logits, once per seed.
 chapter5:  ## Cluster image embeddings and logits
 chapter5 := $(foreach features,img generic32.logits generic415.logits,\
@@ -199,6 +212,44 @@ define cluster_with_seed
 	clipkit cluster $$< --seed $1 -f -o $$@
 endef
 $(foreach seed,$(SEEDS),$(eval $(call cluster_with_seed,$(seed))))
+
+# Chapter 6. What the embedding holds of each attribute, what words reach, and what neither needed.
+# TABLE has the attributes of the images and WORDS the words of their values. Without them, the only
+# attribute is the class.
+chapter6:  ## Measure attributes, calibration and few shots (TABLE=... WORDS=...)
+chapter6 := \
+  img.variance.h5 img.attributes.h5 $(if $(TABLE),variance.png attributes.png) \
+  classes.logits.zeroshot.h5 classes.logits.calibrate.h5 reliability.png \
+  img.shots.h5 shots.png
+
+%/words.h5: $(WORDS) | %/settings
+	clipkit textembed --classes $< --template "{}" $(MODEL_OPTIONS) -f -o $@
+
+words := %/$(if $(WORDS),words,classes).h5
+attribute_options = $(strip $(call option,attributes,$(TABLE)) $(CONTROLS:%=--control %/img.h5))
+%/img.attributes.h5: %/img.h5 $(words) %/table $$(CONTROL_IMAGES)
+	clipkit attributes $(strip $(wordlist 1,2,$^) $(attribute_options)) -f -o $@
+
+%/img.variance.h5: %/img.h5 %/table $$(CONTROL_IMAGES)
+	clipkit variance $(strip $< $(attribute_options)) -f -o $@
+
+%.calibrate.h5: %.h5
+	clipkit calibrate $< -t 1,model -f -o $@
+
+%.shots.h5: %.h5
+	clipkit probe $< --classifier logreg --shots 1,2,4,8,16 --repeat 5 -f -o $@
+
+%/attributes.png: %/img.attributes.h5
+	clipkit plot attributes $< -f -o $@
+
+%/variance.png: %/img.variance.h5
+	clipkit plot variance $< -f -o $@
+
+%/reliability.png: %/classes.logits.h5
+	clipkit plot reliability $< -t 1,model -f -o $@
+
+%/shots.png: %/img.shots.h5 %/classes.logits.zeroshot.h5 $$(CONTROL_SHOTS)
+	clipkit plot shots $(filter %.shots.h5,$^) --zeroshot $*/classes.logits.zeroshot.h5 -f -o $@
 
 # Pictures. The last word of a picture's name is the subcommand of `clipkit plot`.
 %.entropy.png %.confidence.png: plot_options := -t 1,0.07,0.02
@@ -219,19 +270,21 @@ $(foreach seed,$(SEEDS),$(eval $(call cluster_with_seed,$(seed))))
 
 # ---- Which files the chapters make ---------------------------------------------------------------
 #
-# The results of a data set are in the folder RESULTS/<model>-<data set>. UNTRAINED=SEED adds those
-# of the untrained control, in RESULTS/<model>-untrained<seed>-<data set>.
+# The results of a data set are in the folder RESULTS/<model>-<data set>, and those of the untrained
+# control in RESULTS/<model>-untrained<seed>-<data set>. UNTRAINED=7,8,9 makes three controls, and
+# UNTRAINED= none.
 tour := \
   images.png img.svm.h5 classes.logits.zeroshot.h5 classes.logits.zeroshot.outlines.png \
-  $(addprefix generic32.logits.,sweep.h5 sweep.temperature.png entropy.h5 similarity.png)
-CHAPTERS := chapter2 chapter3 chapter4 chapter5
+  $(addprefix generic32.logits.,sweep.h5 sweep.temperature.png entropy.h5 similarity.png) \
+  img.attributes.h5 attributes.png
+CHAPTERS := chapter2 chapter3 chapter4 chapter5 chapter6
 GOALS := $(filter $(CHAPTERS) resolution tour,$(patsubst thesis,$(CHAPTERS),$(MAKECMDGOALS)))
 
 # Refuse unknown variables, since a misspelt DATASET would run all data sets. Refuse spaces, since
 # make would take a path with a space for two targets.
-VARIABLES := MODEL DATASET ROOT LIMIT PRECISION DEVICE UNTRAINED RESULTS SEEDS SETS \
+VARIABLES := MODEL DATASET ROOT LIMIT PRECISION DEVICE UNTRAINED TABLE WORDS RESULTS SEEDS SETS \
   VENV PYTHON INSTALLED CIFAR10
-WITHOUT_SPACE := MODEL DATASET ROOT LIMIT UNTRAINED RESULTS
+WITHOUT_SPACE := MODEL DATASET ROOT LIMIT UNTRAINED TABLE WORDS RESULTS
 ifneq ($(GOALS),)
 set_by_user = $(findstring command line,$(origin $1))
 $(foreach name,$(filter-out $(VARIABLES),$(.VARIABLES)),$(if $(call set_by_user,$(name)),\
@@ -269,16 +322,14 @@ settings_differ = $(if $(recorded),$(strip $(filter-out $(SETTINGS),$(recorded))
 
 outdated = $(foreach folder,$1,$(if $(call settings_differ,$(folder)),$(folder)))
 
-# The control is the one that UNTRAINED names or, without it, any that was made with these settings.
-ifneq ($(UNTRAINED),)
-CONTROL := $(call control_folder,$(UNTRAINED))
-else
-CONTROLS := $(patsubst %/img.h5,%,$(wildcard $(call control_folder,*)/img.h5))
-CONTROL := $(firstword $(filter-out $(call outdated,$(CONTROLS)),$(CONTROLS)))
-endif
+comma := ,
+untrained_seeds := $(subst $(comma), ,$(UNTRAINED))
+CONTROLS := $(foreach seed,$(untrained_seeds),$(call control_folder,$(seed)))
+CONTROL_IMAGES := $(CONTROLS:%=%/img.h5)
+CONTROL_SHOTS := $(CONTROLS:%=%/img.shots.h5)
 
 # A folder of other settings gets the new ones if it has no embeddings. Else its results would mix.
-OUTDATED := $(call outdated,$(OUT) $(CONTROL))
+OUTDATED := $(call outdated,$(OUT) $(CONTROLS))
 .PHONY: $(OUTDATED:%=%/settings)
 MIXED := $(firstword $(patsubst %/,%,$(dir $(wildcard $(OUTDATED:%=%/img.h5*)))))
 ifneq ($(and $(GOALS),$(MIXED)),)
@@ -294,22 +345,29 @@ endif
 
 # Each chapter ends with a report on everything in the folder.
 FILES := img.h5 $(foreach goal,$(GOALS),$($(goal)))
-CONTROL_FILES := $(if $(UNTRAINED),$(addprefix $(CONTROL)/,$(filter %.h5,$(FILES))))
+# What is measured beside the controls has no result of its own in their folders.
+OF_CONTROLS := $(filter-out img.attributes.h5 img.variance.h5,$(filter %.h5,$(FILES)))
+CONTROL_FILES := $(foreach control,$(CONTROLS),$(addprefix $(control)/,$(OF_CONTROLS)))
 $(GOALS): $(OUT)/report.md
 $(OUT)/report.md: $(addprefix $(OUT)/,$(FILES)) $(CONTROL_FILES)
-	clipkit report $(strip $(OUT) $(call option,untrained,$(CONTROL))) -f -o $@
+	clipkit report $(strip $(OUT) $(CONTROLS:%=--untrained %)) -f -o $@
 
-# Make the report again if it lacks the control that UNTRAINED names.
-ifneq ($(UNTRAINED),)
-ifeq ($(shell grep -sF 'untrained (seed $(UNTRAINED))' $(OUT)/report.md),)
+# Make the report again if it lacks a control that UNTRAINED names.
+reported = $(shell grep -sF 'untrained (seed $1)' $(OUT)/report.md)
+ifneq ($(foreach seed,$(untrained_seeds),$(if $(call reported,$(seed)),,$(seed))),)
 .PHONY: $(OUT)/report.md
 endif
+
+# Measure the attributes again if TABLE or WORDS differ from the recorded ones.
+ifneq ($(shell cat $(OUT)/table 2>/dev/null),$(strip $(TABLE) $(WORDS)))
+.PHONY: $(OUT)/table
 endif
 
 # Keep intermediate files, but do not rebuild them if only they are missing.
-INTERMEDIATE := settings img.h5 classes.h5 classes.logits.h5 \
-  $(foreach set,$(SETS) food32,$(set).h5 $(set).logits.h5 $(set).whitened.h5)
-.SECONDARY: $(foreach folder,$(OUT) $(CONTROL),$(INTERMEDIATE:%=$(folder)/%))
+INTERMEDIATE := settings table img.h5 classes.h5 classes.logits.h5 words.h5 \
+  $(foreach set,$(SETS) food32,$(set).h5 $(set).logits.h5 $(set).whitened.h5) \
+  $(foreach seed,$(SEEDS),$(addprefix salad32-$(seed),.txt .h5 .logits.h5))
+.SECONDARY: $(foreach folder,$(OUT) $(CONTROLS),$(INTERMEDIATE:%=$(folder)/%))
 
 endif
 
@@ -317,15 +375,19 @@ endif
 	mkdir -p $(@D)
 	echo '$(SETTINGS)' > $@
 
+%/table: $(wildcard $(TABLE)) $(WORDS) | %/settings
+	echo '$(strip $(TABLE) $(WORDS))' > $@
+
 # Recipes find clipkit on the PATH, so that a dry run reads like a session. Only the environment
 # itself is made by the user's Python.
 $(RESULTS)/%: export PATH := $(abspath $(BIN)):$(PATH)
 $(INSTALLED): export PATH := $(PATH)
-ifneq ($(CONTROL),)
-$(CONTROL)/%: seed := $(UNTRAINED)
+define control_settings
+$(call control_folder,$1)/%: seed := $1
 # An SVM on features without information takes very long at lower temperatures.
-$(CONTROL)/%: TEMPERATURES := 1,0.5,0.07,0.05,0.03,0.02,0.01
-endif
+$(call control_folder,$1)/%: TEMPERATURES := 1,0.5,0.07,0.05,0.03,0.02,0.01
+endef
+$(foreach seed,$(untrained_seeds),$(eval $(call control_settings,$(seed))))
 
 # ---- The numbers and pictures of docs/thesis.md --------------------------------------------------
 CIFAR10 =
@@ -335,10 +397,10 @@ VIT_B32 := $(PAGE)/vit-b-32
 thesis-page: $(INSTALLED)  ## Update docs/thesis.md, in about an hour (CIFAR10=FOLDER of images)
 	test -d '$(CIFAR10)'
 	rm -rf $(PAGE)
-	$(MAKE) chapter3 MODEL=tiny DATASET=shapes LIMIT=500 PRECISION=fp32 UNTRAINED=7 \
+	$(MAKE) chapter3 MODEL=tiny DATASET=shapes LIMIT=500 PRECISION=fp32 \
 	  RESULTS=$(PAGE)/small
-	$(MAKE) thesis MODEL=tiny DATASET=shapes UNTRAINED=7 RESULTS=$(PAGE)
+	$(MAKE) thesis MODEL=tiny DATASET=shapes RESULTS=$(PAGE)
 	PYTHONPATH=tests $(BIN)/python -c \
 	  'import pathlib, clip_factory; clip_factory.vit_b32(pathlib.Path("$(VIT_B32)"))'
-	$(MAKE) thesis MODEL=$(VIT_B32) DATASET=$(CIFAR10) LIMIT=2000 RESULTS=$(PAGE)
+	$(MAKE) thesis MODEL=$(VIT_B32) DATASET=$(CIFAR10) LIMIT=2000 UNTRAINED= RESULTS=$(PAGE)
 	$(BIN)/python docs/thesis.py $(PAGE)

@@ -46,7 +46,7 @@ class WriteError(ClipkitError):
 
 
 MAX_COMPARED = 10_000  # more names take too long to compare
-MAX_LISTED = 12  # every registry fits
+MAX_LISTED = 20  # every registry fits
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> UsageError:
@@ -56,6 +56,8 @@ def unknown(what: str, name: str, known: Iterable[str]) -> UsageError:
     "unknown data set 'cifar1'"
     >>> unknown("data set", "cifar1", ["cifar10", "digits"]).hint
     'did you mean cifar10?'
+    >>> unknown("row", "none", map(str, range(25))).hint[-10:]
+    'and 5 more'
     """
     names = list(known)
     nearest = difflib.get_close_matches(name, names[:MAX_COMPARED], n=3, cutoff=0.6)

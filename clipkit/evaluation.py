@@ -6,7 +6,7 @@ import functools
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -34,25 +34,44 @@ class ProbeSpec:
     standardize : bool, optional
         Give each column mean 0 and variance 1. By default for image embeddings, except with kNN.
     seed : int
-        Random seed of the MLP, the validation split and the few-shot draw.
-    shots : int, optional
-        Rows of each class to fit on; all by default.
+        Random seed of the MLP and the validation split. Few-shot draw number d has the seed plus d.
+    shots : sequence of int
+        Rows of each class to fit on; without any, all. The rows of a smaller number are among
+        those of a larger one.
+    repeat : int
+        Draws for each number of shots.
 
     Raises
     ------
     UsageError
-        If the kind of features is unknown.
+        If the kind of features is unknown, or `repeat` is below 1 or given without `shots`.
     """
 
     classifier: str = "svm"
     features: str = "logits"
     standardize: bool | None = None
     seed: int = 42
-    shots: int | None = None
+    shots: Sequence[int] = ()
+    repeat: int = 1
 
     def __post_init__(self) -> None:
         if self.features not in FEATURES:
             raise unknown("kind of features", self.features, FEATURES)
+        if self.repeat < 1:
+            raise UsageError(f"repeat: expected at least 1, got {self.repeat}")
+        if self.repeat > 1 and not self.shots:
+            raise UsageError("expected --shots for --repeat, got none")
+
+    def draws(self) -> list[Draw]:
+        """Return the few-shot draws, or one of all rows."""
+        return [Draw(n, number) for n in self.shots for number in range(self.repeat)] or [Draw()]
+
+
+class Draw(NamedTuple):
+    """A draw of rows to fit on: how many of each class (None: all), and its number from 0."""
+
+    shots: int | None = None
+    number: int = 0
 
 
 @dataclass(frozen=True)
@@ -109,8 +128,8 @@ def evaluate_grid(
     FeatureFile
         A result with one run per temperature and C, temperature by temperature, and then the run of
         the best: `classifier`, `C`, `temperature`, `standardize`, `fit_split`, `eval_split`,
-        `acc1`, `mean_per_class_recall`, for logits also `mean_entropy` and `mean_confidence`; and
-        the predictions.
+        `acc1`, `mean_per_class_recall`, for logits also `mean_entropy` and `mean_confidence`, with
+        few shots also `shots` and `draw`; and the predictions. Few-shot draws come one by one.
 
     Raises
     ------
@@ -144,23 +163,24 @@ def evaluate_grid(
     else:
         train, scored = _split_validation(file, fit, val, spec.seed)
         _check_eval_split(file, eval_split)
-    if scored.name == fit_split:
-        console.warn(
-            f"{scored.name} is both fitted and scored: the accuracy says nothing about other images"
-        )
-    if val is not None and scored.name == eval_split:
-        console.warn(
-            f"{scored.name} is used both to choose and to score: the accuracy of the best run is "
-            "optimistic"
-        )
-    rows, predictions = _evaluate(file, spec, taus, Cs, train, scored)
-    splits = {scored.name: predictions}
+    _warn_of_optimism(scored.name, fit_split, eval_split, val)
+    final = None
     if eval_split in file.splits and eval_split not in (scored.name, fit_split):
-        points = list(itertools.product(taus, Cs))
-        tau, C = points[int(np.argmax([row["acc1"] for row in rows]))]
-        scored = _load_subset(file, eval_split)
-        best_rows, splits[eval_split] = _evaluate(file, spec, [tau], [C], fit, scored)
-        rows += best_rows
+        final = _load_subset(file, eval_split)
+        _warn_of_missing_classes(file, fit, final)
+    _warn_of_missing_classes(file, train, scored)
+    points = list(itertools.product(taus, Cs))
+    runs: list[Scored] = []
+    for draw in spec.draws():
+        in_grid = _evaluate(file, spec, taus, Cs, train, scored, draw)
+        runs += in_grid
+        if final:
+            tau, C = points[int(np.argmax([run.row["acc1"] for run in in_grid]))]
+            runs += _evaluate(file, spec, [tau], [C], fit, final, draw)
+    unfinished = sum(not run.converged for run in runs)
+    if unfinished:
+        console.warn(f"{spec.classifier} did not converge in {unfinished} of {len(runs)} runs")
+    splits = {subset.name: _predictions(runs, subset) for subset in (scored, final) if subset}
     history = file.extended_history(
         "probe",
         classifier=spec.classifier,
@@ -171,14 +191,22 @@ def evaluate_grid(
         fit_split=fit_split,
         eval_split=eval_split,
         val=val,
-        shots=spec.shots,
+        shots=_one_or_all(spec.shots),
+        repeat=spec.repeat if spec.repeat > 1 else None,
         seed=spec.seed,
         prompts=len(file.texts) if file.texts else None,
         inputs={"features": file.digest},
     )
     result = FeatureFile("result", history, splits, class_names=file.class_names)
-    result.set_rows(rows)
+    result.set_rows([run.row for run in runs])
     return result
+
+
+def _one_or_all(numbers: Sequence[int]) -> int | list[int] | None:
+    """Return the only number, a list of several, or None for none, as a history records them."""
+    if len(numbers) > 1:
+        return list(numbers)
+    return numbers[0] if numbers else None
 
 
 def _choose_temperatures(
@@ -210,13 +238,27 @@ def _warn_of_idle_temperatures(spec: ProbeSpec) -> None:
         console.warn("knn compares directions, which are the same at every temperature")
 
 
+def _warn_of_optimism(scored: str, fit_split: str, eval_split: str, val: object) -> None:
+    """Warn if the rows that are scored were also fitted or used to choose."""
+    if scored == fit_split:
+        console.warn(
+            f"{scored} is both fitted and scored: the accuracy says nothing about other images"
+        )
+    if val is not None and scored == eval_split:
+        console.warn(
+            f"{scored} is used both to choose and to score: the accuracy of the best run is "
+            "optimistic"
+        )
+
+
 def _check_eval_split(file: FeatureFile, name: str) -> None:
     """Check that a split exists that is scored after validation, unless it is the default."""
     if name not in file.splits and name != EVAL_SPLIT:
         raise unknown(f"split of {file.display_name}", name, file.splits)
 
 
-def _load_subset(file: FeatureFile, name: str) -> Subset:
+def labelled_split(file: FeatureFile, name: str) -> Split:
+    """Return a split that must exist and have labels."""
     if name not in file.splits:
         raise ClipkitError(
             f"{file.display_name}: expected a split {name!r}, got {', '.join(file.splits)}",
@@ -228,6 +270,11 @@ def _load_subset(file: FeatureFile, name: str) -> Subset:
             f"{file.display_name}: {name}: expected labels, got none",
             "embed a folder of class folders",
         )
+    return split
+
+
+def _load_subset(file: FeatureFile, name: str) -> Subset:
+    split = labelled_split(file, name)
     # image embeddings have no temperature to undo
     return Subset(name, replace(split, features=np.asarray(file.cosines(name))))
 
@@ -250,17 +297,45 @@ def _split_validation(
         raise UsageError(
             f"val: expected a fraction such as 0.1 or one of the splits {splits}, got {val!r}"
         ) from None
-    train, held_out = stratified_split(fit.labels, fraction, seed)
+    name, train, held_out = hold_out(file, fit.name, fit.labels, fraction, seed)
+    return Subset(f"{fit.name}-val", fit.rows.take(train)), Subset(name, fit.rows.take(held_out))
+
+
+def hold_out(
+    file: FeatureFile, split: str, labels: Int64, fraction: float, seed: int
+) -> tuple[str, Int64, Int64]:
+    """Hold out a fraction of the rows of each label (N) of a split; see `stratified_split`.
+
+    Returns
+    -------
+    name : str
+        Of the held-out rows in reports.
+    train_index, val_index : arrays of row numbers, ascending
+
+    Raises
+    ------
+    ClipkitError
+        If no class has two rows.
+    """
+    train, held_out = stratified_split(labels, fraction, seed)
     if len(held_out) == 0:
         raise ClipkitError(
-            f"{file.display_name}: {fit.name}: expected a class with two rows or more to hold out "
+            f"{file.display_name}: {split}: expected a class with two rows or more to hold out "
             "one, got none",
-            "name a split to validate on: --val SPLIT",
+            "name another split to score",
         )
-    name = "val" if "val" not in file.splits else f"{fit.name}-held-out"
+    name = "val" if "val" not in file.splits else f"{split}-held-out"
     while name in file.splits:
         name += "-2"
-    return Subset(f"{fit.name}-val", fit.rows.take(train)), Subset(name, fit.rows.take(held_out))
+    return name, train, held_out
+
+
+class Scored(NamedTuple):
+    """A run: its columns of the report, its predictions (M,), and whether its fit converged."""
+
+    row: dict[str, Any]
+    predicted: Int64
+    converged: bool
 
 
 def _evaluate(
@@ -270,26 +345,15 @@ def _evaluate(
     Cs: Sequence[float],
     fit: Subset,
     scored: Subset,
-) -> tuple[list[dict[str, Any]], Split]:
-    """Fit on one subset, or a few-shot draw of it, and score another, at every temperature and C.
-
-    Returns
-    -------
-    rows : list of dict
-        The report's columns of each run.
-    predictions : Split
-        The scored rows with the prediction of each run, without features.
-    """
-    if spec.shots is not None:
-        fit = _draw_shots(fit, spec.shots, spec.seed)
+    draw: Draw,
+) -> list[Scored]:
+    """Fit on a subset, or a few-shot draw of it, and score another, at every temperature and C."""
+    if draw.shots is not None:
+        fit = _draw_shots(fit, draw, spec.seed)
     _check_class_count(file, spec, fit)
-    _warn_of_missing_classes(file, fit, scored)
     runs = _fit_and_predict(spec, taus, Cs, fit, scored)
-    unfinished = sum(not run.converged for run in runs)
-    if unfinished:
-        console.warn(f"{spec.classifier} did not converge in {unfinished} of {len(runs)} runs")
     entropy_columns = _entropy_columns(file, taus, scored)
-    rows = []
+    results = []
     for (tau, _), run in zip(itertools.product(taus, Cs), runs, strict=True):
         row = {
             "classifier": spec.classifier,
@@ -301,21 +365,31 @@ def _evaluate(
             "acc1": metrics.accuracy(scored.labels, run.predicted),
             "mean_per_class_recall": metrics.mean_per_class_recall(scored.labels, run.predicted),
         }
-        rows.append(row | entropy_columns.get(tau, {}))
-    predictions = np.stack([run.predicted for run in runs])
-    return rows, replace(scored.rows, features=None, predicted=predictions)
+        row |= entropy_columns.get(tau, {})
+        if draw.shots is not None:
+            row |= {"shots": draw.shots, "draw": draw.number}
+        results.append(Scored(row, run.predicted, run.converged))
+    return results
 
 
-def _draw_shots(fit: Subset, shots: int, seed: int) -> Subset:
-    drawn = few_shot(fit.labels, shots, seed)
+def _predictions(runs: Sequence[Scored], subset: Subset) -> Split:
+    """Return the scored rows with the predictions of their runs, without features."""
+    predicted = [run.predicted for run in runs if run.row["eval_split"] == subset.name]
+    return replace(subset.rows, features=None, predicted=np.stack(predicted))
+
+
+def _draw_shots(fit: Subset, draw: Draw, seed: int) -> Subset:
+    shots = draw.shots or 0
+    drawn = few_shot(fit.labels, shots, seed + draw.number)
     counts = np.unique(fit.labels, return_counts=True)[1]
     small = int((counts < shots).sum())
     name = f"{fit.name}-{shots}-shot"
     if small:
-        console.warn(
-            f"{small} of {len(counts)} classes of {fit.name} have fewer than {shots} rows: all "
-            "of their rows are used"
-        )
+        if not draw.number:
+            console.warn(
+                f"{small} of {len(counts)} classes of {fit.name} have fewer than {shots} rows: "
+                "all of their rows are used"
+            )
         name = f"{fit.name}-up-to-{shots}-shot"
     return Subset(name, fit.rows.take(drawn))
 

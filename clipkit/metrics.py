@@ -6,16 +6,21 @@ They are plain numpy, because `zeroshot` and `plot` use them and importing `skle
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from clipkit.features import Int64
 
 Floats = NDArray[np.floating[Any]]
 
 QUANTILE = 1.959964  # of the normal distribution, for 95 % confidence
+N_DRAWS = 10_000  # of a bootstrap
+N_PERMUTATIONS = 1_000
+DRAWS = 1000  # of a calibrated model's outcomes
+DRAWN_AT_ONCE = 1 << 22  # numbers
 
 
 def accuracy(labels: Int64, predicted: Int64) -> float:
@@ -36,6 +41,38 @@ def mean_per_class_recall(labels: Int64, predicted: Int64) -> float:
     _, index, counts = np.unique(labels, return_inverse=True, return_counts=True)
     correct = np.bincount(index, weights=np.asarray(labels) == np.asarray(predicted))
     return float(np.mean(correct / counts))
+
+
+def recall_interval(labels: Int64, predicted: Int64, count: int, seed: int) -> tuple[float, float]:
+    """Return a 95 % interval of `mean_per_class_recall` by a bootstrap of the rows.
+
+    Parameters
+    ----------
+    labels, predicted : arrays (N,)
+    count : int
+        Bootstrap samples.
+    seed : int
+
+    Returns
+    -------
+    low, high : float
+        The percentiles 2.5 and 97.5.
+
+    >>> recall_interval(np.array([0, 0, 1, 1]), np.array([0, 0, 1, 1]), 100, seed=0)
+    (1.0, 1.0)
+    """
+    _, index = np.unique(labels, return_inverse=True)
+    is_right = np.asarray(labels) == np.asarray(predicted)
+    # a sample of rows is a sample of the pairs of class and right or wrong
+    cells = np.bincount(2 * index + is_right, minlength=2 * (index.max() + 1))
+    n = len(index)
+    draws = np.random.RandomState(seed).multinomial(n, cells / n, count)
+    draws = draws.reshape(count, -1, 2).astype(np.float64)  # of each class: wrong, right
+    rows = draws.sum(axis=2)
+    rows[rows == 0] = np.nan  # the sample lacks the class
+    recalls = np.nanmean(draws[:, :, 1] / rows, axis=1)
+    low, high = np.quantile(recalls, [0.025, 0.975])
+    return float(low), float(high)
 
 
 def topk_accuracy(scores: Floats, labels: Int64, k: int) -> float:
@@ -101,6 +138,96 @@ def mcnemar(only_first: int, only_second: int) -> float:
     return float(binomtest(only_first, trials).pvalue) if trials else 1.0
 
 
+def difference_interval(only_a: int, only_b: int, n: int, seed: int = 42) -> tuple[float, float]:
+    """Return the 95 % bootstrap interval of the difference of two accuracies on the same rows.
+
+    Drawing rows anew draws their four cells (both right, only a, only b, neither) from a
+    multinomial distribution (Efron and Tibshirani 1993, the percentile interval). Half of the draws
+    are of the exchanged results, so that exchanging them flips the interval exactly.
+
+    Parameters
+    ----------
+    only_a, only_b : int
+        Rows that one result gets right and the other wrong.
+    n : int
+        All rows.
+    seed : int
+    """
+    draws = _difference_draws(only_a, only_b, n, seed)
+    exchanged = -_difference_draws(only_b, only_a, n, seed)
+    low, high = np.percentile(np.concatenate([draws, exchanged]), [2.5, 97.5])
+    return float(low / n), float(high / n)
+
+
+def _difference_draws(only_a: int, only_b: int, n: int, seed: int) -> Int64:
+    cells = np.array([only_a, only_b, n - only_a - only_b]) / n
+    counts = np.random.RandomState(seed).multinomial(n, cells, N_DRAWS // 2)
+    return np.asarray(counts[:, 0] - counts[:, 1])
+
+
+def error_consistency(both: int, only_a: int, only_b: int, neither: int) -> float:
+    """Return how far two results agree on which rows they get right: Cohen's kappa.
+
+    It is the error consistency of Geirhos, Meding and Wichmann (2020): 0 if the errors of the two
+    are independent, 1 if they are the same, NaN if both results get all rows right or all wrong.
+
+    >>> error_consistency(25, 25, 25, 25), error_consistency(50, 0, 0, 50)
+    (0.0, 1.0)
+    """
+    n = both + only_a + only_b + neither
+    # in whole numbers: chance agreement times n^2
+    by_chance = (both + only_a) * (both + only_b) + (only_b + neither) * (only_a + neither)
+    if by_chance == n * n:
+        return float("nan")
+    return (n * (both + neither) - by_chance) / (n * n - by_chance)
+
+
+def holm(p: ArrayLike) -> Floats:
+    """Return p-values (m,) corrected for m tests by Holm's step-down method (Holm 1979).
+
+    >>> holm([0.01, 0.04, 0.03]).tolist()
+    [0.03, 0.06, 0.06]
+    """
+    p = np.asarray(p, np.float64)
+    order = np.argsort(p, kind="stable")
+    factors = np.arange(len(p), 0, -1)
+    corrected = np.empty(len(p))
+    corrected[order] = np.minimum(1, np.maximum.accumulate(factors * p[order]))
+    return corrected
+
+
+def worst_group_null(sizes: Int64, n_right: int, seed: int = 42) -> Floats:
+    """Return the lowest accuracy of G groups, with the right rows permuted over all rows.
+
+    The worst of several groups is below the mean even if the groups say nothing. The numbers of
+    right rows in the groups of a permutation have a multivariate hypergeometric distribution, from
+    which they are drawn.
+
+    Parameters
+    ----------
+    sizes : array (G,) int
+        Rows of each group, at least 1.
+    n_right : int
+        Right rows of all groups.
+    seed : int
+
+    Returns
+    -------
+    array (1000,)
+        Of each permutation.
+    """
+    rng = np.random.RandomState(seed)
+    right = np.full(N_PERMUTATIONS, n_right)
+    wrong = np.full(N_PERMUTATIONS, sizes.sum() - n_right)
+    lowest = np.ones(N_PERMUTATIONS)
+    for size in sizes:
+        drawn = rng.hypergeometric(right, wrong, size)
+        right -= drawn
+        wrong -= size - drawn
+        lowest = np.minimum(lowest, drawn / size)
+    return lowest
+
+
 def wilson(fraction: float, n: int) -> tuple[float, float]:
     """Return Wilson's score interval for a fraction of `n` rows at 95 % confidence (Wilson 1927).
 
@@ -113,3 +240,84 @@ def wilson(fraction: float, n: int) -> tuple[float, float]:
     half = z * np.sqrt(fraction * (1 - fraction) / n + z**2 / (4 * n**2))
     divisor = 1 + z**2 / n
     return float((centre - half) / divisor), float((centre + half) / divisor)
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """Confidence and accuracy in B bins of as many rows, beside those of a calibrated model.
+
+    Attributes
+    ----------
+    confidence, accuracy : array (B,)
+        Means of the rows of each bin.
+    low, high : array (B,)
+        95 % of the accuracies that a calibrated model has in these bins.
+    ece : float
+        Expected calibration error: mean over the rows of |accuracy - confidence| of their bin.
+    ece_null, ece_null95 : float
+        Mean and 95 % quantile of the error of a calibrated model.
+    """
+
+    confidence: Floats
+    accuracy: Floats
+    low: Floats
+    high: Floats
+    ece: float
+    ece_null: float
+    ece_null95: float
+
+
+def reliability(
+    confidence: ArrayLike, right: ArrayLike, bins: int = 15, seed: int = 42
+) -> Reliability:
+    """Compare confidence with accuracy, bin by bin (Guo et al. 2017, with bins of equal mass).
+
+    Even a calibrated model has an error above 0, since the accuracy of a bin varies. Its error is
+    estimated by 1,000 draws of `right`, each row with the probability `confidence` (Broecker and
+    Smith 2007, Vaicenavicius et al. 2019).
+
+    Parameters
+    ----------
+    confidence : array (N,)
+        Probability of the predicted class.
+    right : array (N,) of bool
+        Whether the prediction is right.
+    bins : int
+        B, at most one per row.
+    seed : int
+        Random seed of the draws, and of the order of rows with equal confidence.
+
+    Examples
+    --------
+    >>> always_sure = reliability(np.ones(4), np.array([True, True, False, True]), bins=1)
+    >>> always_sure.ece, always_sure.ece_null
+    (0.25, 0.0)
+    """
+    values, hits = np.asarray(confidence, np.float64), np.asarray(right, np.float64)
+    rng = np.random.RandomState(seed)
+    n = len(values)
+    # rows often come sorted by class, which must not decide on the bins of equal confidences
+    order = rng.permutation(n)
+    order = order[np.argsort(values[order], kind="stable")]
+    values, hits = values[order], hits[order]
+    edges = np.linspace(0, n, min(bins, n) + 1).astype(np.int64)
+    sizes = np.diff(edges)
+
+    def bin_means(rows: NDArray[Any]) -> NDArray[np.float64]:
+        return np.asarray(np.add.reduceat(rows, edges[:-1], axis=-1, dtype=np.float64) / sizes)
+
+    expected, accuracies = bin_means(values), bin_means(hits)
+    step = max(1, DRAWN_AT_ONCE // n)
+    counts = [min(step, DRAWS - start) for start in range(0, DRAWS, step)]
+    drawn = np.concatenate([bin_means(rng.random_sample((c, n)) < values) for c in counts])
+    null = np.abs(drawn - expected) @ sizes / n
+    low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
+    return Reliability(
+        expected,
+        accuracies,
+        low,
+        high,
+        ece=float(np.abs(accuracies - expected) @ sizes / n),
+        ece_null=float(null.mean()),
+        ece_null95=float(np.quantile(null, 0.95)),
+    )

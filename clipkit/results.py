@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,7 @@ from clipkit.features import FeatureFile, Int64
 from clipkit.tables import distinct_names
 
 if TYPE_CHECKING:
-    from clipkit.plots import Sweep
+    from clipkit.plots import ShotCurve, Sweep
 
 Floats = NDArray[np.float64]
 Row = dict[str, Any]
@@ -88,6 +88,34 @@ class AccuracyGrid:
     values: Floats
     Cs: list[float]
     temperatures: list[float]
+    label: str
+
+
+@dataclass(frozen=True)
+class ComparisonPanels:
+    """The rows of a comparison as arrays for a picture.
+
+    Attributes
+    ----------
+    names : list of F str
+        Of the results.
+    groups : list of G str
+        Empty without groups; then G is 1.
+    accuracy : (F, G, 3) array
+        Accuracy of each result in each group, with the ends of Wilson's 95 % interval.
+    difference : (F - 1, G, 3) array
+        Of the first result minus each other, with the ends of its 95 % interval.
+    null5 : (F,) array
+        The 5th percentile of the worst group's accuracy under permutation; NaN without groups.
+    label : str
+        Results, models, data, number of images, split and attribute, for a title.
+    """
+
+    names: list[str]
+    groups: list[str]
+    accuracy: Floats
+    difference: Floats
+    null5: Floats
     label: str
 
 
@@ -183,21 +211,32 @@ def predictions(
     run : int, optional
         From 0 among the runs on the split; the most accurate by default.
     """
+    check_predicted_classes(result)
+    split = choose_split(result, split)
+    scored = scored_runs(result, split)
+    check_run(scored, run)
+    if run is None:
+        run = int((scored.predicted == scored.labels).mean(axis=1).argmax())  # of equals, the first
+    predicted = scored.predicted[run]
+    names = class_names(result, max(scored.labels.max(), predicted.max()))
+    label = run_label(result, scored, run)
+    return Predictions(scored.ids, scored.labels, predicted, names, label, result.display_name)
+
+
+def check_predicted_classes(result: FeatureFile) -> None:
+    """Refuse a result that does not hold predicted classes."""
     command = last_entry(result)["command"]
     if not result.splits or command == "cluster":
         raise ClipkitError(
             f"{result.display_name}: expected predicted classes, got a result of {command}",
             "keep them with: clipkit probe -o, or clipkit zeroshot -o",
         )
-    split = choose_split(result, split)
-    scored = scored_runs(result, split)
-    _check_run(scored, run)
-    if run is None:
-        run = int((scored.predicted == scored.labels).mean(axis=1).argmax())  # of equals, the first
-    predicted = scored.predicted[run]
-    names = _class_names(result, max(scored.labels.max(), predicted.max()))
-    label = ", ".join([command, *_settings(scored.rows[run]), f"on {split}"])
-    return Predictions(scored.ids, scored.labels, predicted, names, label, result.display_name)
+
+
+def run_label(result: FeatureFile, scored: ScoredRuns, run: int) -> str:
+    """Name a run by its settings: `probe, svm, C 1, temperature 0.07, on test`."""
+    command = last_entry(result)["command"]
+    return ", ".join([command, *_settings(scored.rows[run]), f"on {scored.split}"])
 
 
 def confusion_counts(
@@ -237,7 +276,7 @@ def cluster_counts(result: FeatureFile, split: str | None = None, run: int = 0) 
         )
     split = choose_split(result, split)
     scored = scored_runs(result, split)
-    _check_run(scored, run)
+    check_run(scored, run)
     clusters = scored.predicted[run]
     C, K = _class_count(result, scored.labels.max()), int(clusters.max()) + 1
     if max(C, K) > MAX_CLASSES:
@@ -246,10 +285,11 @@ def cluster_counts(result: FeatureFile, split: str | None = None, run: int = 0) 
             f"count, got {C:,} and {K:,}"
         )
     counts = metrics.confusion(scored.labels, clusters, max(C, K))[:C, :K]
-    return ClassCounts(counts, _class_names(result, C - 1), f"k-means, k {K}, on {split}")
+    return ClassCounts(counts, class_names(result, C - 1), f"k-means, k {K}, on {split}")
 
 
-def _check_run(scored: ScoredRuns, run: int | None) -> None:
+def check_run(scored: ScoredRuns, run: int | None) -> None:
+    """Check the number of a run, from 0."""
     last = len(scored.predicted) - 1
     if run is not None and not 0 <= run <= last:
         expected = f"0 to {last}" if last else "0"
@@ -268,7 +308,7 @@ def _class_count(file: FeatureFile, largest: int) -> int:
     return len(file.class_names) if file.class_names else int(largest) + 1
 
 
-def _class_names(file: FeatureFile, largest: int) -> list[str]:
+def class_names(file: FeatureFile, largest: int) -> list[str]:
     """Return the classes' names; the numbers up to the largest where the file has no names."""
     return file.class_names or [str(c) for c in range(int(largest) + 1)]
 
@@ -366,7 +406,7 @@ def _told_apart(
 
     paths = [Path(result.display_name).with_suffix("") for result in results]
     candidates = [
-        [_short_model_name(result) for result in results],
+        [short_model_name(result) for result in results],
         [path.name for path in paths],
         ["/".join(path.parts[-2:]) for path in paths],
     ]
@@ -378,11 +418,32 @@ def _told_apart(
     return [f"file {i + 1}: {label}" for i, label in zip(numbers, labels, strict=True)]
 
 
-def _short_model_name(result: FeatureFile) -> str:
+def short_model_name(result: FeatureFile) -> str:
     """Return `clip-vit-base-patch32`, or `untrained clip-vit-base-patch32`."""
     model = result.model() or {"name": "no model"}
     name = Path(model["name"]).name
     return f"untrained {name}" if "untrained" in model else name
+
+
+def _accuracy_on(result: FeatureFile, ids: Sequence[str]) -> float | None:
+    """Return the accuracy of the first run on some images; None if no split holds all of them."""
+    for split in result.splits.values():
+        row_of = {row_id: row for row, row_id in enumerate(split.ids)}
+        if split.labels is None or split.predicted is None or not row_of.keys() >= set(ids):
+            continue
+        rows = [row_of[row_id] for row_id in ids]
+        return metrics.accuracy(split.labels[rows], split.predicted[0, rows])
+    return None
+
+
+def source_label(file: FeatureFile, split: str) -> str:
+    """Name what a file is about: `tiny on shapes, test`."""
+    names = [short_model_name(file)]
+    for entry in file.history:
+        dataset = entry.get("dataset")
+        if isinstance(dataset, dict) and "name" in dataset:
+            names.append(Path(str(dataset["name"])).name)
+    return f"{' on '.join(names[:2])}, {split}"
 
 
 def _check_sweep(result: FeatureFile) -> None:
@@ -417,6 +478,64 @@ def _sweep(result: FeatureFile, label: str, rows: list[Row]) -> Sweep:
         low=low,
         high=high,
     )
+
+
+def comparison_panels(result: FeatureFile) -> ComparisonPanels:
+    """Arrange a result of `compare` for a picture.
+
+    Raises
+    ------
+    ClipkitError
+        If it is a result of another command.
+    """
+    columns = columns_of(result, "compare", "a split rows acc_a low high")
+    names = [str(columns["a"][0])]
+    if "b" in result.runs:
+        columns |= columns_of(result, "compare", "b acc_b difference")
+        names += dict.fromkeys(name for name in columns["b"].tolist() if name)
+    _check_finite(result, "rows")
+    rows = result.rows()
+    worst = [row for row in rows if not np.isnan(row.get("null", np.nan))]
+    if worst:
+        columns_of(result, "compare", "group null null5")
+    rows = rows[: len(rows) - len(worst)]
+    pairs = max(1, len(names) - 1)  # the rows of a group come one after the other
+    if not rows or len(rows) % pairs or len(worst) not in (0, len(names)):
+        raise ClipkitError(
+            f"{result.display_name}: expected {pairs} rows for each group, got others"
+        )
+    firsts = rows[::pairs]
+    accuracy = [[_with_wilson(row["acc_a"], row["rows"]) for row in firsts]]
+    difference = []
+    if len(names) > 1:
+        for number in range(pairs):
+            of_pair = rows[number::pairs]
+            accuracy.append([_with_wilson(row["acc_b"], row["rows"]) for row in of_pair])
+            difference.append([(row["difference"], row["low"], row["high"]) for row in of_pair])
+    title = names[0]
+    if len(names) > 1:
+        title += f" against {', '.join(names[1:])}"
+    entry = last_entry(result)
+    models = entry.get("models")
+    facts = [*dict.fromkeys(map(str, models))] if isinstance(models, list) else []
+    data = result.history[0].get("dataset") if result.history else None
+    if isinstance(data, dict):
+        facts.append(str(data.get("name")))
+    facts.append(f"{int(sum(row['rows'] for row in firsts)):,} images of {rows[0]['split']}")
+    if worst:
+        facts.append(f"by {entry.get('column', 'group')}")
+    return ComparisonPanels(
+        names,
+        [row["group"] for row in firsts] if worst else [],
+        np.array(accuracy),
+        np.array(difference).reshape(-1, len(firsts), 3),
+        np.array([row["null5"] for row in worst] or [np.nan] * len(names)),
+        f"{title} ({', '.join(facts)})",
+    )
+
+
+def _with_wilson(accuracy: float, n: float) -> tuple[float, float, float]:
+    return accuracy, *metrics.wilson(accuracy, int(n))
 
 
 def common_prompt_count(results: Sequence[FeatureFile]) -> int | None:
@@ -483,7 +602,7 @@ def class_means(logits: FeatureFile, split: str | None = None) -> tuple[Floats, 
             f"{logits.display_name}: expected at most {MAX_CLASSES:,} classes and {MAX_MEANS:,} "
             f"means, got {C:,} classes x {K:,} prompts"
         )
-    return similarity.class_means(logits.cosines(split), labels, C), _class_names(logits, C - 1)
+    return similarity.class_means(logits.cosines(split), labels, C), class_names(logits, C - 1)
 
 
 def cosine_lines(
@@ -516,7 +635,7 @@ def cosine_lines(
         labels.append(image)
     if classes or not images:
         number_of = _labels(logits, split)
-        names = _class_names(logits, number_of.max())
+        names = class_names(logits, number_of.max())
         distinct = distinct_names(names)
         for c in _select_classes(names, classes):
             is_in_class = number_of == c
@@ -539,6 +658,184 @@ def _select_classes(names: Sequence[str], selected: Sequence[str]) -> list[int]:
             raise unknown("class", name, names)
         numbers += found
     return numbers
+
+
+def variance_shares(result: FeatureFile) -> dict[str, NDArray[Any]]:
+    """Return the columns of a result of `variance`: shares are float, names str."""
+    if "prompt" in result.runs:
+        return columns_of(result, "variance", "attribute prompt share above")
+    of_controls = "control_share control_low control_high"
+    return columns_of(result, "variance", f"attribute share unique {of_controls}")
+
+
+def prompts_and_attributes(result: FeatureFile) -> tuple[list[str], list[str]]:
+    """Return the prompts and the attributes of a result of `variance`, a matrix row by row."""
+    columns = columns_of(result, "variance", "prompt attribute")
+    attributes = list(dict.fromkeys(columns["attribute"].tolist()))
+    prompts = columns["prompt"].tolist()[:: len(attributes)]
+    if columns["attribute"].tolist() != attributes * len(prompts):
+        raise ClipkitError(
+            f"{result.display_name}: expected a row for each prompt and attribute, got others"
+        )
+    return prompts, attributes
+
+
+def attribute_recalls(result: FeatureFile) -> dict[str, NDArray[Any]]:
+    """Return the columns of a result of `attributes`: `attribute` is str, all others float."""
+    names = "attribute chance reach"
+    for name in ("zeroshot", "random", "probe", "control"):
+        names += f" {name} {name}_low {name}_high"
+    return columns_of(result, "attributes", names)
+
+
+def _check_finite(result: FeatureFile, *names: str) -> None:
+    for name in names:
+        if not np.isfinite(result.runs[name]).all():
+            raise ClipkitError(f"{result.display_name}: runs/{name}: expected numbers, got NaN")
+
+
+TEXT_COLUMNS = {"attribute", "prompt", "classifier", "split", "eval_split", "a", "b", "group"}
+
+
+def columns_of(result: FeatureFile, command: str, names: str) -> dict[str, NDArray[Any]]:
+    """Return the named columns of a result of a command; those of TEXT_COLUMNS are str."""
+    needed = names.split()
+    if not result.run_count or not set(needed) <= set(result.runs):
+        raise ClipkitError(
+            f"{result.display_name}: expected a result of {command}, got one of "
+            f"{last_entry(result)['command']}",
+            f"make one with: clipkit {command} -o FILE",
+        )
+    for name in needed:
+        is_text = result.runs[name].dtype.kind == "U"
+        if is_text != (name in TEXT_COLUMNS):
+            expected = "texts" if name in TEXT_COLUMNS else "numbers"
+            raise ClipkitError(
+                f"{result.display_name}: runs/{name}: expected {expected}, got others"
+            )
+    all_runs(result)  # refuses more than can be drawn
+    return {name: result.runs[name] for name in needed}
+
+
+def shot_curves(results: Sequence[FeatureFile]) -> list[ShotCurve]:
+    """Collect the accuracy of few-shot probes against the labelled images per class.
+
+    Returns
+    -------
+    list of ShotCurve
+        One for each result, classifier, C and temperature, scored on the last split that the result
+        has: the one that nothing was chosen on.
+    """
+    from clipkit.plots import ShotCurve  # loads matplotlib
+
+    found: dict[tuple[int, str], dict[int, list[float]]] = {}
+    for number, result in enumerate(results):
+        columns = columns_of(
+            result, "probe --shots", "shots classifier C temperature eval_split acc1"
+        )
+        _check_finite(result, "shots", "acc1")
+        split = columns["eval_split"][-1]
+        for row in result.rows():
+            if row["eval_split"] == split:
+                label = ", ".join([*_settings(row), f"on {split}"])
+                of_label = found.setdefault((number, label), {})
+                of_label.setdefault(int(row["shots"]), []).append(row["acc1"])
+    labels = [label for _, label in found]
+    if len(set(labels)) < len(labels):
+        labels = _told_apart(results, [number for number, _ in found], labels)
+    curves = []
+    for label, of_label in zip(labels, found.values(), strict=True):
+        shots = sorted(of_label)
+        accuracies = [of_label[n] for n in shots]
+        means = [float(np.mean(draws)) for draws in accuracies]
+        curves.append(
+            ShotCurve(label, shots, means, [*map(min, accuracies)], [*map(max, accuracies)])
+        )
+    return curves
+
+
+def zeroshot_line(zeroshot: FeatureFile, probe: FeatureFile, curve: ShotCurve) -> tuple[float, str]:
+    """Return the accuracy of zero-shot classification, and what it is worth in labelled images.
+
+    That is where the curve crosses it, on a logarithmic scale of images.
+
+    Raises
+    ------
+    ClipkitError
+        If it is no result of `zeroshot`, or of other images than the probe's.
+    """
+    scored = probe.splits.get(str(probe.runs["eval_split"][-1]))
+    accuracy = _accuracy_on(zeroshot, scored.ids) if scored else None
+    if accuracy is None:
+        raise ClipkitError(
+            f"{zeroshot.display_name}: expected zero-shot predictions of the images of "
+            f"{probe.display_name}, got others"
+        )
+    shots, means = np.asarray(curve.shots, np.float64), np.asarray(curve.mean)
+    above = np.flatnonzero(means >= accuracy)
+    if not len(above):
+        worth = f"more than {shots[-1]:g} labelled images per class"
+    elif above[0] == 0:
+        worth = f"at most {shots[0]:g} labelled images per class"
+    else:
+        last = above[0]
+        part = (accuracy - means[last - 1]) / (means[last] - means[last - 1])
+        crossing = shots[last - 1] * (shots[last] / shots[last - 1]) ** part
+        worth = f"{crossing:.1f} labelled images per class"
+    return accuracy, f"zero-shot, {100 * accuracy:.1f} %: worth {worth}"
+
+
+class Nearest(NamedTuple):
+    """The rows with the highest and with the lowest cosine with a prompt, and those cosines.
+
+    Both are (2, M): the highest M and the lowest M, each by falling cosine.
+    """
+
+    name: str
+    rows: Int64
+    cosines: Floats
+
+
+def nearest_images(
+    logits: FeatureFile,
+    split: str,
+    prompts: Sequence[str] = (),
+    classes: Sequence[str] = (),
+    count: int = 4,
+) -> list[Nearest]:
+    """Find the images with the highest and the lowest cosine with prompts.
+
+    Parameters
+    ----------
+    logits : FeatureFile
+        Of kind logits.
+    split : str
+    prompts, classes : sequence of str
+        Prompts by their text, and classes by their name (the highest cosine among their prompts);
+        by default the first four prompts.
+    count : int
+        M, at most as many as there are images.
+    """
+    texts = logits.texts or []
+    names = logits.class_names or []
+    cosines = np.asarray(logits.cosines(split))
+    columns: list[tuple[str, Any]] = []
+    for prompt in prompts or ([] if classes else texts[:4]):
+        if prompt not in texts:
+            raise unknown(f"prompt of {logits.display_name}", prompt, texts)
+        columns.append((prompt, cosines[:, texts.index(prompt)]))
+    for name in classes:
+        of_class = np.asarray(logits.class_index) == (names.index(name) if name in names else -2)
+        if not of_class.any():
+            raise unknown(f"class with prompts of {logits.display_name}", name, names)
+        columns.append((name, cosines[:, of_class].max(axis=1)))
+    found = []
+    for name, column in columns:
+        order = np.argsort(-column, kind="stable")
+        M = min(count, len(order))
+        rows = np.stack([order[:M], order[len(order) - M :]])
+        found.append(Nearest(name, rows, column[rows]))
+    return found
 
 
 def prompt_spectra(texts: Sequence[FeatureFile]) -> dict[str, Floats]:

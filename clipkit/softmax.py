@@ -54,15 +54,15 @@ def entropy(cosines: ArrayLike, temperature: float = 1.0) -> NDArray[np.float64]
     >>> float(entropy(np.zeros((1, 32)))[0].round(4)), float(np.log(32).round(4))
     (3.4657, 3.4657)
     """
-    return _entropy_and_confidence(_below_highest(cosines), temperature)[0]
+    return _entropy_and_confidence(below_highest(cosines), temperature)[0]
 
 
 def confidence(cosines: ArrayLike, temperature: float = 1.0) -> NDArray[np.float64]:
     """Return the largest softmax probability (N), between 1/K and 1."""
-    return _entropy_and_confidence(_below_highest(cosines), temperature)[1]
+    return _entropy_and_confidence(below_highest(cosines), temperature)[1]
 
 
-def _below_highest(cosines: ArrayLike) -> NDArray[np.float64]:
+def below_highest(cosines: ArrayLike) -> NDArray[np.float64]:
     """Shift each row so that its highest cosine is 0."""
     rows = np.asarray(cosines, dtype=np.float64)
     return np.asarray(rows - rows.max(axis=-1, keepdims=True))
@@ -117,8 +117,8 @@ def mean_entropy_and_confidence(
     matrix = BlockMatrix.from_array(cosines)
     entropies = np.zeros(len(temperatures))
     confidences = np.zeros(len(temperatures))
-    for rows in _cache_sized(matrix):
-        below = _below_highest(rows)
+    for rows in iter_cache_sized(matrix):
+        below = below_highest(rows)
         for i, tau in enumerate(temperatures):
             if bias is None:
                 row_entropies, row_confidences = _entropy_and_confidence(below, tau)
@@ -130,7 +130,8 @@ def mean_entropy_and_confidence(
     return list(zip((entropies / n).tolist(), (confidences / n).tolist(), strict=True))
 
 
-def _cache_sized(matrix: BlockMatrix) -> Iterator[NDArray[np.float32]]:
+def iter_cache_sized(matrix: BlockMatrix) -> Iterator[NDArray[np.float32]]:
+    """Yield the rows of a matrix (N, K) in blocks of at most CACHE_ROWS."""
     for block in matrix.iter_blocks():
         for start in range(0, len(block), CACHE_ROWS):
             yield block[start : start + CACHE_ROWS]

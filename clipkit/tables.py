@@ -14,7 +14,12 @@ from typing import Any
 from clipkit.console import escaped
 
 FORMATS = ("table", "tsv", "csv", "json")
-PERCENT = {"acc1", "acc5", "mean_per_class_recall", "mean_confidence", "purity", "purity_chance"}
+PERCENT = {
+    *("acc1", "acc5", "mean_per_class_recall", "mean_confidence", "purity", "purity_chance"),
+    *("share", "unique", "null95", "random99", "embedding"),
+    *("control_share", "control_low", "control_high"),
+    *("ece", "ece_null", "ece_null95"),
+}
 
 Row = Mapping[str, Any]
 
@@ -44,12 +49,15 @@ def emit(rows: Sequence[Row], format: str | None = None) -> None:
         By default a table on a terminal and TSV elsewhere. Machine formats hold fractions (0..1),
         and an empty cell (null in JSON) for what does not apply. The table shows percent.
     """
-    if format is None:
-        format = "table" if sys.stdout.isatty() else "tsv"
     renderers = {"table": _table, "tsv": _tsv, "csv": _csv, "json": _json}
     names = list(rows[0]) if rows else []
     values = [[_rounded(row[name]) for name in names] for row in rows]
-    sys.stdout.write(renderers[format](names, values))
+    sys.stdout.write(renderers[chosen_format(format)](names, values))
+
+
+def chosen_format(format: str | None) -> str:
+    """Return the format itself or, without one, a table on a terminal and TSV elsewhere."""
+    return format or ("table" if sys.stdout.isatty() else "tsv")
 
 
 def _rounded(value: Any) -> Any:
@@ -122,4 +130,6 @@ def _table_cell(name: str, value: Any) -> str:
         return f"{100 * value:.2f}"
     if isinstance(value, float) and name.endswith("_entropy"):
         return f"{value:.4f}"
+    if isinstance(value, float) and not value.is_integer():
+        return f"{value:.4g}"
     return _cell(value)

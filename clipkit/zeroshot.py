@@ -67,7 +67,7 @@ def evaluate(logits: FeatureFile, splits: Sequence[str] | None = None) -> Featur
         If a class has no prompt.
     """
     names = logits.choose_splits(splits)
-    _check_prompts(logits)
+    check_prompts(logits)
     history = logits.extended_history("zeroshot", splits=names, inputs={"logits": logits.digest})
     result = FeatureFile("result", history, class_names=logits.class_names)
     rows = []
@@ -78,7 +78,8 @@ def evaluate(logits: FeatureFile, splits: Sequence[str] | None = None) -> Featur
     return result
 
 
-def _check_prompts(logits: FeatureFile) -> None:
+def check_prompts(logits: FeatureFile) -> None:
+    """Raise `ClipkitError` if a class has no prompt."""
     index = logits.class_index
     if not logits.class_names or index is None or (index < 0).all():
         raise ClipkitError(

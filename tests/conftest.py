@@ -56,6 +56,7 @@ def make(fork_server: ForkServer, tiny_clip_dir: Path) -> Make:
         "MODEL": tiny_clip_dir,
         "LIMIT": 60,
         "PRECISION": "fp32",
+        "UNTRAINED": "",
         "SEEDS": "42 1",
         "SETS": "generic16 generic32 generic415",
         "VENV": fork_server.venv,
@@ -66,6 +67,7 @@ def make(fork_server: ForkServer, tiny_clip_dir: Path) -> Make:
         *words: object, out: Path, check: bool = True, **variables: object
     ) -> subprocess.CompletedProcess[str]:
         settings = {**defaults, "RESULTS": out, **variables}
+        settings = {name: value for name, value in settings.items() if value is not None}
         line = ["make", *map(str, words), *(f"{name}={value}" for name, value in settings.items())]
         done = subprocess.run(line, cwd=ROOT, env=environment(), capture_output=True, text=True)
         assert not check or done.returncode == 0, done.stdout + done.stderr
@@ -123,3 +125,13 @@ def class_logits_h5(work: Path, img_h5: Path, model_options: list[object]) -> Pa
     ok("textembed", "--classes", img_h5, *model_options, "-o", work / "classes.h5")
     ok("logits", img_h5, work / "classes.h5", "-o", work / "class-logits.h5")
     return work / "class-logits.h5"
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """2,000 + 2,000 embeddings of `shapes` by `tiny`, in img.h5, and by its control, control.h5."""
+    folder = tmp_path_factory.mktemp("world")
+    data = ("shapes", "--limit", 2000, "--model", "tiny", "--precision", "fp32")
+    ok("embed", *data, "-o", folder / "img.h5")
+    ok("embed", *data, "--untrained", 7, "-o", folder / "control.h5")
+    return folder

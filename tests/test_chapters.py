@@ -190,14 +190,29 @@ def test_a_report_of_another_control_is_made_again(thesis_results, results_copy,
     assert page.read_text() == report
 
 
-@pytest.mark.long
-def test_a_control_of_other_settings_or_without_embeddings_is_not_used(results_copy, make):
-    out = results_copy.parent
-    for name in ("tiny-clip-untrained7-my-digits", "tiny-clip-untrained8-digits"):
-        (out / name).mkdir()
-        (out / name / "settings").write_text("MODEL=tiny DATASET=my-digits LIMIT= PRECISION=\n")
-    (out / "tiny-clip-untrained7-my-digits" / "img.h5").touch()
-    assert commands(make("-n", "thesis", out=out).stdout) == []
+def test_every_chapter_has_a_control_unless_it_is_asked_for_none(make, tmp_path):
+    for untrained, seeds in ((None, ["7"]), ("", []), ("7,8,9", ["7", "8", "9"])):
+        text = make("-n", "chapter6", out=tmp_path, UNTRAINED=untrained).stdout
+        (report,) = [line for line in commands(text) if line.startswith("clipkit report")]
+        folders = [f"{tmp_path}/tiny-clip-untrained{seed}-digits" for seed in seeds]
+        assert re.findall(r"--untrained (\S+)", report) == folders
+        for verb in ("attributes", "variance"):
+            (line,) = [line for line in commands(text) if line.startswith(f"clipkit {verb}")]
+            assert re.findall(r"--control (\S+)", line) == [f"{path}/img.h5" for path in folders]
+
+
+def test_a_table_and_words_reach_chapter_6(make, tmp_path):
+    (tmp_path / "t.csv").touch()
+    (tmp_path / "w.tsv").touch()
+    variables = {"TABLE": tmp_path / "t.csv", "WORDS": tmp_path / "w.tsv"}
+    lines = commands(make("-n", "chapter6", out=tmp_path / "r", **variables).stdout)
+    (words,) = [line for line in lines if "w.tsv" in line]
+    assert words.startswith(f'clipkit textembed --classes {tmp_path}/w.tsv --template "{{}}" ')
+    with_table = [line for line in lines if f"--attributes {tmp_path}/t.csv" in line]
+    assert [line.split()[1] for line in with_table] == ["variance", "attributes"]
+    assert sum("--attributes" in line for line in lines) == 2
+    bundled = commands(make("-n", "chapter6", out=tmp_path, DATASET="shapes").stdout)
+    assert sum("--attributes shapes" in line for line in bundled) == 2
 
 
 @pytest.mark.long
@@ -297,7 +312,7 @@ def test_every_figure_of_the_thesis_is_compared(results_copy, monkeypatch):
 
     monkeypatch.setattr(Comparison, "compare", compare)
     for chapter in chapters.CHAPTERS:
-        chapter(Comparison(ResultsFolder(results_copy), None, {}))
+        chapter(Comparison(ResultsFolder(results_copy), [], {}))
     for figures in thesis.FIGURES.values():
         assert set(figures) <= compared
 

@@ -361,8 +361,56 @@ def test_the_classes_of_highest_and_lowest_f1(thesis_results, reference):
             assert float(value) == pytest.approx(f1[reference.names.index(name)], abs=0.0051)
 
 
+def test_chapter_6_shows_what_its_results_hold(thesis_results, page):
+    (held,) = read(thesis_results / "img.attributes.h5").rows()
+    assert numbers(page["class"]["probe"]) == pytest.approx(
+        [100 * held[name] for name in ("probe", "probe_low", "probe_high")], abs=0.051
+    )
+    (explained,) = read(thesis_results / "img.variance.h5").rows()
+    assert numbers(page["class"]["share"]) == pytest.approx([100 * explained["share"]], abs=0.0051)
+    shots = read(thesis_results / "img.shots.h5").runs
+    of_one = 100 * shots["acc1"][shots["shots"] == 1]
+    expected = [of_one.mean(), of_one.min(), of_one.max()]
+    shown = numbers(page["1"]["accuracy (%)"].replace("–", " "))
+    assert shown == pytest.approx(expected, abs=0.0051)
+    for row in read(thesis_results / "classes.logits.calibrate.h5").rows():
+        label = f"τ {row['temperature']:.4g}"
+        if row["fitted"]:
+            label += f", fitted ({row['low']:.4g}–{row['high']:.4g})"
+        shown = numbers(page[label]["information (nats)"])
+        assert shown == pytest.approx([row["information"]], abs=0.00051)
+
+
+def test_probes_are_compared_with_zeroshot_on_the_same_images(thesis_results, page):
+    right = {}
+    for name in ("img.svm", "img.logreg", "classes.logits.zeroshot"):
+        scored = read(thesis_results / f"{name}.h5").splits["test"]
+        right[name] = scored.predicted[0] == scored.labels
+    zeroshot = right.pop("classes.logits.zeroshot")
+    labels = ("SVM on embeddings", "logistic regression on embeddings")
+    for label, of_probe in zip(labels, right.values(), strict=True):
+        cells = page[label]
+        only = [int((of_probe & ~zeroshot).sum()), int((zeroshot & ~of_probe).sum())]
+        assert numbers(cells["only probe"] + " " + cells["only zero-shot"]) == only
+        difference, low, high = numbers(cells["probe − zero-shot (points)"].replace("+", ""))
+        assert difference == pytest.approx(100 * (only[0] - only[1]) / len(zeroshot), abs=0.0051)
+        assert low <= difference <= high
+        p = binomtest(only[0], sum(only)).pvalue
+        assert p * 0.99 <= float(cells["p"]) <= min(1, 8 * p) * 1.06  # by Holm's method
+
+
+def test_salads_are_shown_beside_random_directions(thesis_results, page):
+    accuracy = [
+        read(thesis_results / f"salad32-{seed}.logits.fewshot-{seed}.h5").rows()[-1]["acc1"]
+        for seed in SEEDS
+    ]
+    row = page["32 salads"]
+    assert float(row["as they are (%)"]) == pytest.approx(100 * np.mean(accuracy), abs=0.0051)
+    assert row["random (%)"] == page["32 prompts"]["random (%)"]
+
+
 def test_a_report_shows_every_picture(thesis_results):
     text = (thesis_results / "report.md").read_text()
     names = re.findall(r"!\[.+\]\((.+)\)", text)
     assert sorted(names) == sorted(path.name for path in thesis_results.glob("*.png"))
-    assert len(names) == 16
+    assert len(names) == 18

@@ -27,6 +27,10 @@ COLUMNS = {
     "entropy": ["split", "temperature", "mean_entropy", "max_entropy", "mean_confidence"],
     "probe": [*PROBE_COLUMNS, "mean_entropy", "mean_confidence"],
     "zeroshot": ["split", "acc1", "acc5", "mean_per_class_recall"],
+    "calibrate": [
+        *("temperature", "fitted", "low", "high", "eval_split", "acc1", "mean_confidence"),
+        *("nll", "information", "brier", "ece", "ece_null", "ece_null95"),
+    ],
     "cluster": ["split", "k", "purity", "nmi", "ari", "ami", "purity_chance", "nmi_chance"],
     "info": ["field", "value"],
 }

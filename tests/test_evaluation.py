@@ -153,23 +153,24 @@ def test_validation_on_a_split_or_without_another_split_to_score(splits, val, ev
 def test_shots_are_drawn_from_the_rows_that_are_fitted_on():
     file = feature_file()
     train, test = file.splits["train"], file.splits["test"]
-    result = evaluate_grid(file, ProbeSpec(shots=3, seed=7))
+    result = evaluate_grid(file, ProbeSpec(shots=[3], seed=7))
     assert result.runs["fit_split"].tolist() == ["train-3-shot"]
     assert result.history[-1]["shots"] == 3
     drawn = few_shot(train.labels, 3, seed=7)
     expected = svm_predictions(train.features[drawn], train.labels[drawn], test.features)
     assert np.array_equal(result.splits["test"].predicted[0], expected)
 
-    result = evaluate_grid(file, ProbeSpec(shots=2), val=0.25)
+    result = evaluate_grid(file, ProbeSpec(shots=[2]), val=0.25)
     assert result.runs["fit_split"].tolist() == ["train-val-2-shot", "train-2-shot"]
     assert len(result.splits["val"]) == 16
 
 
 def test_more_shots_than_rows_are_all_rows_and_say_so(capsys):
     (few,), (every,) = (
-        evaluate_grid(feature_file(), ProbeSpec(shots=shots)).rows() for shots in (999, None)
+        evaluate_grid(feature_file(), ProbeSpec(shots=shots)).rows() for shots in ([999], [])
     )
-    assert few == {**every, "fit_split": "train-up-to-999-shot"}
+    name = "train-up-to-999-shot"
+    assert few == {**every, "fit_split": name, "shots": 999, "draw": 0}
     assert capsys.readouterr().err == (
         "clipkit: warning: 4 of 4 classes of train have fewer than 999 rows: all of their rows "
         "are used\n"
@@ -262,7 +263,7 @@ def test_a_fit_that_did_not_converge_is_warned_about(capsys, monkeypatch):
             "temperature: expected a number between 1e-12 and 1e+12, got 1e-309",
         ),
         (feature_file(), {"val": 1.5}, UsageError, "expected a number between 0 and 1, got 1.5"),
-        (feature_file(), {"spec": ProbeSpec(shots=0)}, UsageError, "expected at least 1, got 0"),
+        (feature_file(), {"spec": ProbeSpec(shots=[0])}, UsageError, "expected at least 1, got 0"),
     ],
 )
 def test_errors_name_what_is_expected(file, arguments, error, message):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import typer.main
 from factories import random_features, split, write_feature_file
+from numpy.typing import NDArray
 from PIL import Image
 from shell import clipkit, fails, ok
 
@@ -18,13 +20,19 @@ PICTURES: dict[str, tuple[str, set[str]]] = {
     "confusion": ("zeroshot.h5", {"--split", "--run", "--groups"}),
     "classes": ("zeroshot.h5", {"--split", "--run", "--groups"}),
     "clusters": ("clusters.h5", {"--split", "--run"}),
+    "compare": ("compare.h5", set()),
     "temperature": ("probe.h5", {"--split"}),
     "grid": ("grid.h5", {"--split"}),
     "entropy": ("logits.h5", {"--split", "--temperature", "-t"}),
     "confidence": ("logits.h5", {"--split", "--temperature", "-t"}),
+    "reliability": ("logits.h5", {"--split", "--temperature", "-t", "--bins"}),
     "logits": ("logits.h5", {"--split", "--class", "--image"}),
     "similarity": ("logits.h5", {"--split", "--centred"}),
     "spectrum": ("texts.h5", set()),
+    "shots": ("shots.h5", {"--zeroshot"}),
+    "attributes": ("attributes.h5", set()),
+    "variance": ("variance.h5", set()),
+    "nearest": ("digits", {"--split", "--root", "--prompt", "--class", "--images"}),
     "images": ("digits", {"--split", "--root"}),
 }
 
@@ -37,6 +45,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_feature_file(folder / "logits.h5", "logits", datasets=rows)
     unlabelled = rows | {"test/labels": None}
     write_feature_file(folder / "unlabelled.h5", "logits", datasets=unlabelled)
+    write_feature_file(folder / "images.h5", datasets=split("test", 20) | images_of(20))
     for name in ("texts", "more"):
         write_feature_file(folder / f"{name}.h5", "texts")
     (folder / "old.png").touch()
@@ -51,9 +60,21 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("probe", "logits", "-t", "1,0.5", "--val", 0.25, "val"),
         ("probe", "logits", "-t", "1,0.5", "-C", "1,4", "--val", 0.25, "grid"),
         ("probe", "logits", "-t", "1,0.1", "-C", "1,4", "--features", "probs", "probs"),
+        ("probe", "logits", "--shots", "1,2", "--repeat", 2, "shots"),
+        ("attributes", "images", "attributes"),
+        ("variance", "images", "variance"),
+        ("variance", "images", folder / "texts.h5", "prompts"),
     ):
         ok(command, folder / f"{source}.h5", *options, "-o", folder / f"{name}.h5")
+    pair = (folder / "zeroshot.h5", folder / "probe.h5", "--run", 0)
+    ok("compare", *pair, "-o", folder / "compare.h5")
+    ok("compare", *pair, "--groups", folder / "groups.tsv", "-o", folder / "groups.h5")
+    ok("compare", folder / "zeroshot.h5", "-o", folder / "single.h5")
     return folder
+
+
+def images_of(n: int) -> dict[str, NDArray[np.float32]]:
+    return {"test/features": random_features(n, 4)}
 
 
 def draw(folder: Path, out: Path, picture: str, *words: str) -> bytes:
@@ -66,7 +87,7 @@ def draw(folder: Path, out: Path, picture: str, *words: str) -> bytes:
 # -- the pictures --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("picture", sorted(set(PICTURES) - {"images"}))
+@pytest.mark.parametrize("picture", sorted(set(PICTURES) - {"images", "nearest"}))
 def test_a_picture_of_standard_input_goes_to_standard_output(picture: str, folder: Path) -> None:
     result = ok("plot", picture, stdin=(folder / PICTURES[picture][0]).read_bytes())
     assert result.stdout_bytes.startswith(b"\x89PNG")
@@ -81,14 +102,18 @@ def test_a_picture_of_standard_input_goes_to_standard_output(picture: str, folde
         ["confusion zeroshot.h5", "confusion zeroshot.h5 --groups groups.tsv"],
         ["classes zeroshot.h5", "classes zeroshot.h5 --groups groups.tsv"],
         ["clusters clusters.h5", "clusters clusters.h5 --run 1", "clusters six-clusters.h5"],
+        ["compare compare.h5", "compare groups.h5", "compare single.h5"],
         ["temperature val.h5", "temperature val.h5 --split test"],
         ["temperature probe.h5", "temperature probe.h5 val.h5", "temperature probs.h5"],
         ["grid grid.h5", "grid probs.h5", "grid grid.h5 --title T"],
         ["entropy logits.h5", "entropy logits.h5 -t 1,0.5", "entropy logits.h5 -t model"],
         ["confidence logits.h5", "confidence logits.h5 --split train"],
+        ["reliability logits.h5", "reliability logits.h5 --bins 3", "reliability logits.h5 -t 9"],
         ["logits logits.h5", "logits logits.h5 --image 3.png", "logits logits.h5 --class dog"],
         ["similarity logits.h5", "similarity logits.h5 --centred"],
         ["spectrum texts.h5", "spectrum texts.h5 more.h5"],
+        ["shots shots.h5", "shots shots.h5 --zeroshot zeroshot.h5"],
+        ["variance variance.h5", "variance prompts.h5"],
         ["images digits", "images digits --split train"],
     ],
 )  # fmt: skip
@@ -106,6 +131,7 @@ def test_options_and_files_change_the_picture(
         ("grid grid.h5", "grid grid.h5 --split val"),  # the split with the most runs
         ("temperature val.h5", "temperature val.h5 --split val"),  # the splits with several
         ("entropy logits.h5", "entropy logits.h5 -t 1 --split test"),
+        ("reliability logits.h5", "reliability logits.h5 -t 1 --split test --bins 15"),
         ("logits logits.h5", "logits logits.h5 --class cat --class dog"),
         ("images digits", "images digits --root . --split test"),
     ],
@@ -180,6 +206,7 @@ def test_plot_without_a_picture_shows_the_help() -> None:
         ("confusion zeroshot.h5 --groups nosuch.tsv", 1, "nosuch.tsv"),
         ("clusters probe.h5", 1, "expected clusters, got a result of probe; hint: keep them with"),
         ("clusters clusters.h5 --run 2", 2, "run: expected 0 to 1 on test, got 2"),
+        ("compare zeroshot.h5", 1, "expected a result of compare, got one of zeroshot; hint: make"),
         ("temperature zeroshot.h5", 1, "expected a sweep over temperatures, got a result of"),
         ("temperature val.h5 --split vall", 2, "'vall'; hint: did you mean val?"),
         ("grid probe.h5", 1, "at least 2 temperatures x 2 C on test, got 2 runs of 2 x 1"),
@@ -187,9 +214,10 @@ def test_plot_without_a_picture_shows_the_help() -> None:
         ("grid grid.h5 --split vall", 2, "'vall'; hint: did you mean val?"),
         ("entropy texts.h5", 1, "expected logits, got texts"),
         ("entropy logits.h5 -t 0", 2, "temperature: expected a number between 1e-12 and"),
+        ("reliability unlabelled.h5", 1, "test: expected labels, got none"),
+        ("reliability entropy.h5", 1, "expected logits, got result"),
         ("logits logits.h5 --image 33.png", 2, "'33.png'; hint: did you mean"),
         ("logits logits.h5 --image nosuch", 2, "hint: known: 0.png, 1.png, 10.png, 11.png, "),
-        ("logits logits.h5 --image nosuch", 2, ", 18.png, 19.png and 8 more"),
         ("logits logits.h5 --class cta", 2, "unknown class 'cta'; hint: did you mean cat"),
         ("similarity unlabelled.h5", 1, "expected labels in test, got none"),
         ("spectrum texts.h5 texts.h5", 2, "expected files with different names, got texts, texts"),

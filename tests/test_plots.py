@@ -18,6 +18,7 @@ from PIL import Image
 
 from clipkit import plots
 from clipkit.errors import UsageError
+from clipkit.metrics import reliability
 from clipkit.plots import Sweep
 
 ODD_NAMES = [
@@ -87,9 +88,17 @@ def examples() -> dict[str, Figure]:
         "temperature": plots.temperature([sweep(), sweep("_knn $k$")], 32),
         "entropy": plots.entropy({1.0: 3.4656 - flat, 0.02: sharp}, 32),
         "confidence": plots.confidence({1.0: 0.032 + flat, 0.02: sharp}, 32),
+        "reliability": plots.reliability({1.0: reliability(sharp, sharp < 0.5)}),
         "logits": plots.logits(rng.random((3, 10)), names[:3], names),
         "similarity": plots.similarity(rng.random((4, 10)), names[:4], names, centred=True),
         "classes": plots.classes(rng.random(40), odd_names(40), support=range(40)),
+        "compare": plots.compare(
+            rng.random((3, 10, 3)),
+            rng.random((2, 10, 3)),
+            names[2:5],
+            groups=names,
+            null5=[0.1] * 3,
+        ),
         "grid": plots.grid(rng.random((3, 2)), [0.1, 1, 10], [1, 0.1]),
         "spectrum": plots.spectrum({"a": [3, 2, 1, 0], "$x$": [2, 1]}, {"a": 2.5, "$x$": 1.5}),
         "contact_sheet": plots.contact_sheet(np.zeros((10, 8, 8, 3), np.uint8), names),
@@ -192,6 +201,7 @@ def test_any_number_of_classes_and_prompts_can_be_drawn(C: int, K: int) -> None:
     png(plots.entropy({0.5: np.full(9, math.log(K)), 0.1: [], 0.01: [np.nan, 0.0]}, K))
     png(plots.confidence({0.5: np.full(9, 1 / K), 0.1: [], 0.01: [np.nan, 1.0]}, K))
     png(plots.spectrum({"prompts": RNG.random(K)}, {"prompts": (1 + K) / 2}))
+    png(plots.compare(RNG.random((2, C, 3)), RNG.random((1, C, 3)), "ab", groups=classes))
 
 
 @pytest.mark.usefixtures("low_resolution")
@@ -393,6 +403,27 @@ def test_of_many_classes_the_fifteen_best_and_worst_are_shown() -> None:
     assert "70 classes between" in texts(fig)
     thirty = plots.classes(np.arange(30) / 100, names[:30], support=[1] * 30)
     assert len(thirty.axes[0].patches) == 30
+
+
+def test_compared_results_share_the_lines_of_groups_the_worst_of_the_first_at_the_top() -> None:
+    accuracy = np.array([[[0.9, 0.8, 1.0], [0.5, 0.4, 0.6]], [[0.7, 0.6, 0.8], [0.6, 0.5, 0.7]]])
+    difference = np.array([[[0.2, 0.1, 0.3], [-0.1, -0.2, 0.0]]])
+    fig = plots.compare(accuracy, difference, ["a", "b"], groups=["x", "y"], null5=[0.55, np.nan])
+    left, right = fig.axes
+    assert tick_texts(left.yaxis) == ["y", "x"]
+    points = {
+        line.get_color(): line.get_xdata() for line in left.lines if line.get_marker() != "None"
+    }
+    np.testing.assert_allclose(list(points.values()), [[50, 90], [60, 70]])
+    np.testing.assert_allclose(right.lines[0].get_xdata(), [-10, 20])
+    assert right.get_xlabel() == "a minus b (% points)"
+    assert 55 in [pytest.approx(x) for x in first_x(left.lines)]
+
+
+def test_without_groups_each_compared_result_has_a_line() -> None:
+    fig = plots.compare(RNG.random((3, 1, 3)), RNG.random((2, 1, 3)), ["a", "b", "c"])
+    assert tick_texts(fig.axes[0].yaxis) == ["a", "b", "c"]
+    assert len(plots.compare([[[0.5, 0.4, 0.6]]], [], ["a"]).axes) == 1
 
 
 def test_grid_is_sorted_and_equal_accuracies_lie_along_its_lines() -> None:

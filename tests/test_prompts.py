@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -361,3 +362,22 @@ def test_a_normalised_row_depends_on_no_other_row_of_its_block() -> None:
     with_a_long_one = similarity.normalize(np.concatenate([rows, rows[:1] * np.float32(1e20)]))
     assert alone.dtype == np.float32
     np.testing.assert_array_equal(with_a_long_one[:-1], alone)
+
+
+def test_a_word_salad_has_the_words_and_lengths_of_its_prompts() -> None:
+    folder = Path(__file__).parents[1] / "prompts"
+
+    def words_of(lines: list[list[str]]) -> list[str]:
+        return sorted(word for words in lines for word in words)
+
+    def salad(seed: int) -> list[list[str]]:
+        line = ["awk", "-v", f"seed={seed}", "-f", "word-salad.awk", "generic32.txt"]
+        run = subprocess.run(line, cwd=folder, capture_output=True, text=True, check=True)
+        return [prompt.split() for prompt in run.stdout.splitlines()]
+
+    prompts = [prompt.split() for prompt in (folder / "generic32.txt").read_text().splitlines()]
+    assert salad(1) == salad(1) != salad(2)
+    for seed in (1, 2, 42):
+        assert [len(words) for words in salad(seed)] == [len(words) for words in prompts]
+        assert words_of(salad(seed)) == words_of(prompts)
+        assert salad(seed) != prompts

@@ -47,8 +47,9 @@ def tables(text: str) -> Table:
         elif not header:
             header = cells
         elif not set("".join(cells)) <= set("-:"):
-            assert cells[0] not in rows
-            rows[cells[0]] = dict(zip(header[1:], cells[1:], strict=True))
+            row = rows.setdefault(cells[0], {})
+            assert not row.keys() & set(header[1:])
+            row |= dict(zip(header[1:], cells[1:], strict=True))
     return rows
 
 

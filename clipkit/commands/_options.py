@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,6 +15,8 @@ if TYPE_CHECKING:
     from clipkit.features import FeatureFile
 
 OUTPUT = ("--output", "-o")
+MAX_COUNT = 2**31 - 1
+WHOLE_NUMBER = re.compile("[0-9]{1,10}")
 
 
 def check_output(ctx: typer.Context, output: str | None) -> str | None:
@@ -95,6 +99,17 @@ Precision = Annotated[
 ]
 # the range of numpy's RandomState
 Seed = Annotated[int, option("N", "Random seed.", min=0, max=2**32 - 1)]
+Attributes = Annotated[
+    str | None,
+    option("TABLE|DATASET", "Attributes of the images: a .csv or .tsv file, or shapes."),
+]
+Columns = Annotated[
+    list[str], option("NAME", "Use only this attribute; A*B is an interaction; repeatable.")
+]
+Controls = Annotated[
+    list[str],
+    option("IMAGES", "The same images, embedded by an untrained control; repeatable."),
+]
 DEFAULT_MODEL = models.DEFAULT
 
 
@@ -110,6 +125,21 @@ def parse_numbers(values: list[str], name: str) -> list[float]:
         if number not in numbers:
             numbers.append(number)
     return numbers
+
+
+def parse_counts(values: list[str], name: str) -> list[int]:
+    """Parse comma-separated whole numbers, sorted, without repeats.
+
+    >>> parse_counts(["4,1", "4"], "shots")
+    [1, 4]
+    """
+    counts = set()
+    for word in split_words(values):
+        if not WHOLE_NUMBER.fullmatch(word) or not 0 < int(word) <= MAX_COUNT:
+            expected = f"whole numbers between 1 and {MAX_COUNT}"
+            raise UsageError(f"{name}: expected {expected}, got {word!r}")
+        counts.add(int(word))
+    return sorted(counts)
 
 
 def parse_temperatures(values: list[str], logit_scale: float | None) -> list[float]:
@@ -137,7 +167,7 @@ def split_words(values: list[str]) -> list[str]:
     return [word.strip() for value in values for word in value.split(",")]
 
 
-def check_result_output(output: str | None, force: bool, *inputs: str) -> None:
+def check_result_output(output: str | None, force: bool, *inputs: str | None) -> None:
     """Refuse an unusable output of a result before the command does any work."""
     from clipkit import files
 
@@ -145,11 +175,26 @@ def check_result_output(output: str | None, force: bool, *inputs: str) -> None:
         files.check_feature_output(output, force=force, inputs=inputs)
 
 
-def report_result(result: FeatureFile, output: str | None, format: str | None, force: bool) -> None:
-    """Save a result if an output is given, and print its runs unless the result goes to stdout."""
+def read_one_from_stdin(*inputs: str) -> None:
+    """Refuse standard input as more than one input."""
+    if inputs.count("-") > 1:
+        raise UsageError("expected only one file on standard input, got several")
+
+
+def report_result(
+    result: FeatureFile,
+    output: str | None,
+    format: str | None,
+    force: bool,
+    rows: Sequence[Mapping[str, Any]] | None = None,
+) -> None:
+    """Save a result if an output is given, and print its runs unless the result goes to stdout.
+
+    `rows` are printed in place of the runs.
+    """
     from clipkit import features, tables
 
     if output is not None:
         features.write(output, result, force=force)
     if output != "-":
-        tables.emit(result.rows(), format)
+        tables.emit(result.rows() if rows is None else rows, format)

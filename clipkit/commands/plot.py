@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -16,12 +17,14 @@ from clipkit.commands._options import (
     option,
     parse_temperatures,
 )
-from clipkit.errors import ImageError, check_positive, unknown
+from clipkit.errors import ClipkitError, ImageError, check_positive, unknown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from clipkit.results import Predictions
+    from clipkit.datasets import ImageDataset
+    from clipkit.features import FeatureFile
+    from clipkit.results import Nearest, Predictions
 
 SHEET_IMAGES = 40
 THUMBNAIL_PIXELS = 96
@@ -170,6 +173,31 @@ def clusters(
 
 
 @plot.command()
+def compare(
+    file: FeatureInput = "-",
+    output: PictureOutput = "-",
+    title: Title = None,
+    force: Force = False,
+) -> None:
+    """Draw the accuracies of compared results, and their differences with paired intervals.
+
+    Example: clipkit plot compare compare.h5 -o compare.png
+    """
+    from clipkit import features, plots, results
+
+    panels = results.comparison_panels(features.read(file, kinds=["result"]))
+    figure = plots.compare(
+        panels.accuracy,
+        panels.difference,
+        panels.names,
+        groups=panels.groups,
+        null5=panels.null5,
+        title=title or panels.label,
+    )
+    _save(figure, output, force)
+
+
+@plot.command()
 def temperature(
     file: FeatureInputs = None,
     output: PictureOutput = "-",
@@ -257,6 +285,31 @@ def confidence(
 
 
 @plot.command()
+def reliability(
+    file: FeatureInput = "-",
+    output: PictureOutput = "-",
+    split: Split = None,
+    temperature: Temperatures = [],  # noqa: B006
+    bins: Annotated[int, option("N", "Points, each of as many images.", min=1)] = 15,
+    title: Title = None,
+    force: Force = False,
+) -> None:
+    """Draw accuracy against confidence, with what a calibrated model would show.
+
+    Example: clipkit plot reliability class-logits.h5 -t model,0.0318 -o reliability.png
+    """
+    from clipkit import calibration, features, plots, results
+
+    with features.open_file(file, kinds=["logits"]) as logits:
+        name = results.choose_split(logits, split)
+        temperatures = parse_temperatures(temperature, logits.logit_scale)
+        temperatures = temperatures or [logits.temperature or 1.0]
+        diagrams = calibration.reliability(logits, name, temperatures, bins)
+        source = f"{results.source_label(logits, name)}, {len(logits.splits[name]):,} images"
+    _save(plots.reliability(diagrams, title=title or source), output, force)
+
+
+@plot.command()
 def logits(
     file: FeatureInput = "-",
     output: PictureOutput = "-",
@@ -322,6 +375,109 @@ def spectrum(
 
 
 @plot.command()
+def attributes(
+    file: FeatureInput = "-",
+    output: PictureOutput = "-",
+    title: Title = None,
+    force: Force = False,
+) -> None:
+    """Draw for each attribute what is held, what words reach, and what neither needed.
+
+    Example: clipkit plot attributes attributes.h5 -o attributes.png
+    """
+    from clipkit import features, plots, results
+
+    result = features.read(file, kinds=["result"])
+    columns = results.attribute_recalls(result)
+    legend = {
+        "zeroshot": "zero-shot, by words",
+        "probe": "probe",
+        "random": "random directions",
+        "control": "untrained control",
+    }
+    series = {
+        label: plots.Dots(columns[name], columns[f"{name}_low"], columns[f"{name}_high"])
+        for name, label in legend.items()
+    }
+    source = results.source_label(result, str(result.history[-1].get("eval_split")))
+    figure = plots.attributes(
+        columns["attribute"].tolist(),
+        columns["chance"],
+        series,
+        columns["reach"],
+        title=title or f"What is held, and what words reach ({source})",
+    )
+    _save(figure, output, force)
+
+
+@plot.command()
+def shots(
+    file: FeatureInputs = None,
+    output: PictureOutput = "-",
+    zeroshot: Annotated[
+        str | None, option("FILE", "Result of zeroshot, to draw as a line.")
+    ] = None,
+    title: Title = None,
+    force: Force = False,
+) -> None:
+    """Draw the accuracy of few-shot probes against the labelled images per class.
+
+    Example: clipkit plot shots shots.h5 --zeroshot zeroshot.h5 -o shots.png
+    """
+    from clipkit import features, plots, results
+
+    probes = [features.read(source, kinds=["result"]) for source in file or ["-"]]
+    curves = results.shot_curves(probes)
+    line = None
+    if zeroshot is not None:
+        named = features.read(zeroshot, kinds=["result"])
+        line = results.zeroshot_line(named, probes[0], curves[0])
+    source = results.source_label(probes[0], str(probes[0].runs["eval_split"][-1]))
+    title = title or f"Labelled images per class ({source})"
+    _save(plots.shots(curves, line, title=title), output, force)
+
+
+@plot.command()
+def variance(
+    file: FeatureInput = "-",
+    output: PictureOutput = "-",
+    title: Title = None,
+    force: Force = False,
+) -> None:
+    """Draw how much of the variance of embeddings, or of prompts' cosines, attributes explain.
+
+    Example: clipkit plot variance variance.h5 -o variance.png
+    """
+    import numpy as np
+
+    from clipkit import features, plots, results
+
+    result = features.read(file, kinds=["result"])
+    columns = results.variance_shares(result)
+    source = results.source_label(result, str(result.runs["split"][0]))
+    if "prompt" in columns:
+        prompts, attributes = results.prompts_and_attributes(result)
+        shape = (len(prompts), len(attributes))
+        figure = plots.prompt_variance(
+            columns["share"].reshape(shape),
+            columns["above"].reshape(shape),
+            prompts,
+            attributes,
+            title=title or f"What each prompt's cosines measure ({source})",
+        )
+    else:
+        mean, low, high = (columns[f"control_{name}"] for name in ("share", "low", "high"))
+        figure = plots.variance(
+            columns["attribute"].tolist(),
+            columns["share"],
+            unique=columns["unique"],
+            control=(mean, low, high) if np.isfinite(mean).any() else None,
+            title=title or f"What the embeddings' variance is about ({source})",
+        )
+    _save(figure, output, force)
+
+
+@plot.command()
 def images(
     dataset: Annotated[
         str, typer.Argument(metavar="DATASET", help="Name of a data set, or a folder.")
@@ -336,27 +492,102 @@ def images(
 
     Example: clipkit plot images shapes -o sheet.png
     """
-    import numpy as np
-
-    from clipkit import console, datasets, plots
+    from clipkit import datasets, plots
 
     splits = None if split is None else [split]
     data = datasets.load(dataset, root=root, splits=splits, limit=SHEET_IMAGES)
     name = "test" if "test" in data.splits else next(iter(data.splits))
     rows = data.splits[name]
-    thumbnails = np.full((len(rows), THUMBNAIL_PIXELS, THUMBNAIL_PIXELS, 3), GREY, np.uint8)
-    for i, thumbnail in enumerate(thumbnails):
-        try:
-            image = rows.image(i)
-        except ImageError as error:
-            console.warn(f"{name}/{rows.ids[i]} is a grey tile: {error.message}")
-        else:
-            thumbnail[:] = np.asarray(image.resize((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS)))
+    thumbnails = _thumbnails(rows, range(len(rows)), name)
     titles = None
     if rows.labels is not None:
         titles = [data.class_names[label] for label in rows.labels]
     title = title or f"{len(rows)} images of {data.name}, {name}"
     _save(plots.contact_sheet(thumbnails, titles, title=title), output, force)
+
+
+@plot.command()
+def nearest(
+    file: Annotated[str, typer.Argument(metavar="LOGITS", help="Feature file of logits.")],
+    dataset: Annotated[
+        str, typer.Argument(metavar="DATASET", help="Name of their data set, or a folder.")
+    ],
+    output: PictureOutput = "-",
+    prompt: Annotated[
+        list[str], option("TEXT", "Draw the images of this prompt; repeatable.")
+    ] = [],  # noqa: B006
+    class_: Annotated[
+        list[str], option("NAME", "Draw those of this class's prompts; repeatable.", "--class")
+    ] = [],  # noqa: B006
+    count: Annotated[
+        int, option("N", "Number of images on each side.", "--images", min=1, max=20)
+    ] = 4,
+    split: Split = None,
+    root: Annotated[str | None, option("FOLDER", "Folder that holds the data set.")] = None,
+    title: Title = None,
+    force: Force = False,
+) -> None:
+    """Draw the images that are most and least similar to prompts (default: the first four).
+
+    Example: clipkit plot nearest logits.h5 shapes --prompt "a noisy image" -o nearest.png
+    """
+    from clipkit import datasets, features, plots, results
+
+    logits_file = features.read(file, kinds=["logits"])
+    name = results.choose_split(logits_file, split)
+    found = results.nearest_images(logits_file, name, prompt, class_, count)
+    data = datasets.load(dataset, root=root, splits=[name]).splits[name]
+    place = {row_id: row for row, row_id in enumerate(data.ids)}
+    of_file = logits_file.splits[name]
+    sheets = []
+    for nearest_rows in found:
+        ids = [of_file.ids[row] for row in nearest_rows.rows.ravel()]
+        unknown_ids = [row_id for row_id in ids if row_id not in place]
+        if unknown_ids:
+            raise ClipkitError(
+                f"{dataset}: expected the {name} images of {file}, got no {unknown_ids[0]!r}"
+            )
+        pictures = _thumbnails(data, [place[row_id] for row_id in ids], name)
+        labels = _image_labels(logits_file, name, nearest_rows)
+        shape = (*nearest_rows.rows.shape, *pictures.shape[1:])
+        sheets.append(plots.NearestImages(nearest_rows.name, pictures.reshape(shape), labels))
+    source = results.source_label(logits_file, name)
+    _save(plots.nearest(sheets, title=title or f"Nearest images ({source})"), output, force)
+
+
+def _image_labels(logits: FeatureFile, split: str, found: Nearest) -> list[list[str]]:
+    """Return what stands below each image: its cosine, and its class if there is one."""
+    classes = logits.splits[split].labels
+    labels = []
+    for rows, cosines in zip(found.rows, found.cosines, strict=True):
+        texts = []
+        for row, cosine in zip(rows, cosines, strict=True):
+            text = f"{cosine:.2f}"
+            if classes is not None:
+                number = int(classes[row])
+                text += f" {logits.class_names[number] if logits.class_names else number}"
+            texts.append(text)
+        labels.append(texts)
+    return labels
+
+
+def _thumbnails(rows: ImageDataset, numbers: Iterable[int], split: str) -> Any:
+    """Return small pictures (N, H, W, 3) of some images; one that cannot be used is grey."""
+    import numpy as np
+
+    from clipkit import console
+
+    thumbnails = []
+    for number in numbers:
+        thumbnail = np.full((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS, 3), GREY, np.uint8)
+        try:
+            image = rows.image(number)
+        except ImageError as error:
+            console.warn(f"{split}/{rows.ids[number]} is a grey tile: {error.message}")
+        else:
+            thumbnail[:] = np.asarray(image.resize((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS)))
+        thumbnails.append(thumbnail)
+    return np.stack(thumbnails)
 
 
 def _read_predictions(

@@ -15,6 +15,7 @@ from clipkit.commands._options import (
     Temperatures,
     check_result_output,
     option,
+    parse_counts,
     parse_numbers,
     parse_temperatures,
     report_result,
@@ -48,7 +49,12 @@ def probe(
             "Choose C and tau on this fraction of the fit split, or on this split.",
         ),
     ] = None,
-    shots: Annotated[int | None, option("N", "Fit on N rows per class.", min=1)] = None,
+    shots: Annotated[
+        list[str], option("N[,N...]", "Fit on N rows per class; several make a curve.")
+    ] = [],  # noqa: B006
+    repeat: Annotated[
+        int, option("N", "Draw the rows of --shots N times, with seeds that count up.", min=1)
+    ] = 1,
     seed: Seed = 42,
     output: ResultOutput = None,
     format: Format = None,
@@ -66,7 +72,8 @@ def probe(
     from clipkit.features import open_file
 
     check_result_output(output, force, file)
-    spec = evaluation.ProbeSpec(classifier, features, standardize, seed, shots)
+    counts = parse_counts(shots, "shots")
+    spec = evaluation.ProbeSpec(classifier, features, standardize, seed, counts, repeat)
     Cs = parse_numbers(regularization, "C")
     with open_file(file, kinds=["images", "logits"]) as source:
         temperatures = parse_temperatures(temperature, source.logit_scale)

@@ -17,7 +17,7 @@ def _check_page(ctx: typer.Context, output: str) -> str | None:
     return output if output == "-" else check_output(ctx, output)
 
 
-def _check_folder(folder: str | None) -> str | None:
+def _check_folder(folder: str) -> str:
     """Refuse the empty name, which an unset variable of a shell gives: it is the current folder."""
     if folder == "":
         raise UsageError("expected the name of a folder, got ''")
@@ -34,13 +34,9 @@ def report(
         ),
     ],
     untrained: Annotated[
-        str | None,
-        option(
-            "FOLDER",
-            "Results folder of the untrained control, shown in a separate column.",
-            callback=_check_folder,
-        ),
-    ] = None,
+        list[str],
+        option("FOLDER", "Results folder of an untrained control, for a column; repeatable."),
+    ] = [],  # noqa: B006
     output: Annotated[
         str,
         option("FILE", "Output page, or - for standard output.", *OUTPUT, callback=_check_page),
@@ -57,7 +53,7 @@ def report(
     from clipkit import files
     from clipkit.report import markdown
 
-    page = markdown(Path(folder), None if untrained is None else Path(untrained))
+    page = markdown(Path(folder), [Path(_check_folder(name)) for name in untrained])
     if output == "-":
         sys.stdout.write(page)
         return

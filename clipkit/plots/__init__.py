@@ -9,17 +9,32 @@ never read as mathtext.
 >>> plots.save(fig, "confusion.png")  # doctest: +SKIP
 """
 
-from clipkit.plots.bars import classes, confidence, entropy
-from clipkit.plots.heatmaps import clusters, confusion, grid, similarity
-from clipkit.plots.lines import Sweep, logits, spectrum, temperature
-from clipkit.plots.sheets import contact_sheet
+from clipkit.plots.bars import classes, confidence, entropy, variance
+from clipkit.plots.comparison import compare
+from clipkit.plots.dots import Dots, attributes
+from clipkit.plots.heatmaps import clusters, confusion, grid, prompt_variance, similarity
+from clipkit.plots.lines import (
+    ShotCurve,
+    Sweep,
+    logits,
+    reliability,
+    shots,
+    spectrum,
+    temperature,
+)
+from clipkit.plots.sheets import NearestImages, contact_sheet, nearest
 from clipkit.plots.style import FORMATS, format_of, save
 
 __all__ = [
     "FORMATS",
+    "Dots",
+    "NearestImages",
+    "ShotCurve",
     "Sweep",
+    "attributes",
     "classes",
     "clusters",
+    "compare",
     "confidence",
     "confusion",
     "contact_sheet",
@@ -27,8 +42,13 @@ __all__ = [
     "format_of",
     "grid",
     "logits",
+    "nearest",
+    "prompt_variance",
+    "reliability",
     "save",
+    "shots",
     "similarity",
     "spectrum",
     "temperature",
+    "variance",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -234,6 +235,52 @@ def classes(
     if omitted:
         _mark_omitted(ax, half + 0.1, f"{_counted(omitted, noun)} between")
     _mark_mean(ax, f1, noun)
+    return fig
+
+
+@clipkit_style
+def variance(
+    attributes: Sequence[str],
+    share: ArrayLike,
+    *,
+    unique: ArrayLike,
+    control: tuple[ArrayLike, ArrayLike, ArrayLike] | None = None,
+    title: str | None = None,
+) -> Figure:
+    """Draw how much of the embeddings' variance each attribute explains, the most first.
+
+    Parameters
+    ----------
+    attributes : sequence of A str
+    share, unique : arrays (A,)
+        Adjusted R squared alone, and what is lost without the attribute; fractions. NaN is not
+        drawn.
+    control : (mean, lowest, highest), each (A,), optional
+        Shares of the untrained controls.
+    """
+    shares = np.asarray(share, np.float64)
+    order = np.argsort(-np.nan_to_num(shares), kind="stable")
+    y = np.arange(len(order), dtype=np.float64)
+    fig = new_figure(7.0, (0.36 if control else 0.26) * len(order) + 0.9, title)
+    ax = fig.add_subplot()
+    height = 0.38 if control else 0.7
+    offset = height / 2 if control else 0.0
+    handles: list[Any] = [
+        ax.barh(y - offset, 100 * shares[order], height, color=BLUE),
+        ax.scatter(100 * np.asarray(unique)[order], y - offset, color="black", s=14, zorder=3),
+    ]
+    labels = ["alone", "lost without it (unique)"]
+    if control:
+        mean, low, high = (100 * np.asarray(values, np.float64)[order] for values in control)
+        handles.append(ax.barh(y + offset, mean, height, color=VERMILLION))
+        ax.hlines(y + offset, low, high, color="black", linewidth=1.2)
+        labels.append("untrained control")
+    ax.set_yticks(y, sanitize_names([attributes[row] for row in order], 28))
+    ax.tick_params(axis="y", length=0)
+    ax.set_ylim(len(order) - 0.4, -0.6)
+    ax.grid(False, axis="y")
+    ax.set_xlabel("share of the embeddings' variance (%, adjusted R²)")
+    add_legend(fig, handles, labels)
     return fig
 
 

@@ -267,6 +267,47 @@ def similarity(
     return fig
 
 
+@clipkit_style
+def prompt_variance(
+    share: ArrayLike,
+    above: ArrayLike,
+    prompts: Sequence[str],
+    attributes: Sequence[str],
+    *,
+    title: str | None = None,
+) -> Figure:
+    """Draw how much of the variance of each prompt's cosines each attribute explains.
+
+    Parameters
+    ----------
+    share : array (K, A)
+        Adjusted R squared, fractions. NaN is grey.
+    above : array (K, A) of bool
+        Cells with a number: above 99 % of random directions.
+    prompts : sequence of K str
+        Shown literally, cut after 40 characters.
+    attributes : sequence of A str
+    """
+    percent = 100 * np.asarray(share, np.float64)
+    K, A = percent.shape
+    texts = [sanitize_label(text) for text in prompts]
+    names = [sanitize_label(name, 24) for name in attributes]
+    width = _axis_inches(A, 0.42, 2.5)
+    height = _axis_inches(K, 0.22, 1.5)
+    fig = new_figure(width + _text_inches(texts) + 2.0, height + _text_inches(names) + 0.9, title)
+    ax = fig.add_subplot()
+    label = "share of the cosines' variance (%, adjusted R²)"
+    image = _heatmap(fig, ax, percent, label, cmap="Blues", vmin=0, vmax=100)
+    _label_cells(ax, "x", names, width, slanted=True)
+    _label_cells(ax, "y", texts, height)
+    if K <= MAX_TEXTS:
+        shown = np.where(np.asarray(above, bool), percent, np.nan)
+        _write_numbers(ax, image, shown, decimals=0, size=7.5)
+        ax.set_title("numbers: above 99 % of random directions", loc="left", color=GREY)
+    ax.set(xlabel="attribute", ylabel="prompt")
+    return fig
+
+
 def _limits(values: Floats) -> tuple[float, float]:
     """Return the least and largest finite value, moved apart if they are equal."""
     finite = values[np.isfinite(values)]

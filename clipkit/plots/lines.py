@@ -1,10 +1,10 @@
-"""Curves: accuracy and entropy against temperature, cosines along prompts, singular values."""
+"""Curves: accuracy against temperature or confidence, cosines along prompts, singular values."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.artist import Artist
@@ -13,7 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 from numpy.typing import ArrayLike
 
+from clipkit.metrics import Reliability
 from clipkit.plots.style import (
+    BLUE,
     GREY,
     Floats,
     add_legend,
@@ -26,6 +28,8 @@ from clipkit.plots.style import (
 
 MAX_TICKS = 200  # more temperatures than this have no minor ticks
 MAX_TEXTS = 40  # more prompts than this are numbered
+BAND = "#cccccc"
+PANELS = 3  # side by side
 
 
 class Sweep:
@@ -246,6 +250,63 @@ def logits(
     return fig
 
 
+class ShotCurve(NamedTuple):
+    """One curve of `shots`.
+
+    Attributes
+    ----------
+    label : str
+        As the legend shows it.
+    shots : array (S,) int
+        Labelled images per class, rising.
+    mean, low, high : arrays (S,)
+        Of the draws' accuracies, fractions.
+    """
+
+    label: str
+    shots: ArrayLike
+    mean: ArrayLike
+    low: ArrayLike
+    high: ArrayLike
+
+
+@clipkit_style
+def shots(
+    curves: Sequence[ShotCurve],
+    zeroshot: tuple[float, str] | None = None,
+    *,
+    title: str | None = None,
+) -> Figure:
+    """Draw accuracy against labelled images per class, with the range of the draws.
+
+    Parameters
+    ----------
+    curves : sequence of ShotCurve
+    zeroshot : (float, str), optional
+        Accuracy of the zero-shot classification, a fraction, and its legend text.
+    """
+    fig = new_figure(7.0, 3.8, title)
+    ax = fig.add_subplot()
+    handles: list[Artist] = []
+    for i, curve in enumerate(curves):
+        low, mean, high = (100 * np.asarray(part) for part in (curve.low, curve.mean, curve.high))
+        handles += ax.plot(curve.shots, mean, **line_style(i))
+        ax.fill_between(curve.shots, low, high, color=line_style(i)["color"], alpha=0.2, lw=0)
+    labels = [sanitize_label(curve.label, 64) for curve in curves]
+    if zeroshot is not None:
+        handles.append(ax.axhline(100 * zeroshot[0], color="black", linestyle="--"))
+        labels.append(zeroshot[1])
+    ax.set_xscale("log", base=2)
+    ticks = sorted({int(n) for curve in curves for n in np.asarray(curve.shots)})
+    ax.set_xticks(ticks, [str(n) for n in ticks])
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.set_ylim(0)
+    ax.set(xlabel="labelled images per class (log scale)", ylabel="accuracy (%)")
+    ax.set_title("bands: range of the draws", loc="left", color=GREY)
+    add_legend(fig, handles, labels)
+    return fig
+
+
 @clipkit_style
 def spectrum(
     values: Mapping[str, ArrayLike],
@@ -283,3 +344,53 @@ def spectrum(
     ax.set(xlabel="index of the singular value", ylabel="singular value (log scale)")
     add_legend(fig, handles, labels)
     return fig
+
+
+@clipkit_style
+def reliability(diagrams: Mapping[float, Reliability], *, title: str | None = None) -> Figure:
+    """Draw accuracy against confidence, one panel per temperature.
+
+    Each point is a bin of as many images as the others. A calibrated model's points lie on the
+    dashed diagonal, and 95 % of them within the grey band. Below the diagonal, the model is
+    overconfident.
+
+    Parameters
+    ----------
+    diagrams : mapping of float to Reliability
+        Temperature -> see `metrics.reliability`. At least one.
+    """
+    columns = min(len(diagrams), PANELS)
+    rows = math.ceil(len(diagrams) / columns)
+    fig = new_figure(max(3.2 * columns, 4.6), 3.8 * rows, title)
+    axes = fig.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+    for ax in axes.flat[len(diagrams) :]:
+        ax.remove()
+    handles: list[Artist] = []
+    for ax, (tau, diagram) in zip(axes.flat, diagrams.items(), strict=False):
+        handles = _draw_reliability(ax, diagram)
+        ax.set_title(f"τ = {tau:g}", loc="left", fontweight="bold", pad=19)
+        error, null = 100 * diagram.ece, 100 * diagram.ece_null
+        facts = f"ECE {error:.1f} %, a calibrated model's {null:.1f} %"
+        ax.text(0, 1.03, facts, transform=ax.transAxes, fontsize=9, color=GREY)
+        ax.xaxis.set_tick_params(labelbottom=True)
+        ax.set_xlabel("confidence max p (%)")
+    for ax in axes[:, 0]:
+        ax.set_ylabel("accuracy (%)")
+    labels = ["images, in bins of equal size", "calibrated", "95 % of calibrated models"]
+    add_legend(fig, handles, labels)
+    return fig
+
+
+def _draw_reliability(ax: Axes, diagram: Reliability) -> list[Artist]:
+    confidence = 100 * diagram.confidence
+    band = ax.fill_between(
+        confidence, 100 * diagram.low, 100 * diagram.high, color=BAND, linewidth=3
+    )
+    (diagonal,) = ax.plot([0, 100], [0, 100], color="black", linestyle="--", linewidth=1.2)
+    (points,) = ax.plot(confidence, 100 * diagram.accuracy, color=BLUE, marker="o", markersize=5)
+    ax.set_aspect("equal")
+    ticks = np.linspace(0, 100, 5)
+    ax.set(xlim=(-3, 103), ylim=(-3, 103), xticks=ticks, yticks=ticks)
+    ax.text(5, 95, "underconfident", color=GREY, fontsize=8.5)
+    ax.text(98, 1, "overconfident", color=GREY, fontsize=8.5, ha="right")
+    return [points, diagonal, band]

@@ -95,6 +95,8 @@ class SweepContext:
     settings : list of Setting
     seed : int
     workers : Workers
+    class_weights : array (n,), optional
+        Weights of the losses of each class's rows; without them, all are 1.
     """
 
     X: Floats
@@ -103,6 +105,7 @@ class SweepContext:
     settings: list[Setting]
     seed: int
     workers: Workers
+    class_weights: Floats | None = None
 
     @property
     def n_classes(self) -> int:

@@ -40,7 +40,7 @@ def logreg(context: SweepContext) -> list[Predictions]:
         # Of two classes, scikit-learn penalises the difference of their weights. Its square is
         # twice the sum of the two squares.
         C = setting.C / 2 if context.n_classes == 2 else setting.C
-        objective = Objective(X_float32, context.y, C, variances)
+        objective = Objective(X_float32, context.y, C, variances, context.class_weights)
         steps = 0
 
         def after_step(intermediate_result: OptimizeResult) -> None:
@@ -93,6 +93,8 @@ class Objective:
     C : float
     variances : array (D,)
         Sums of squares of the columns of X.
+    class_weights : array (n,), optional
+        Weights of the cross-entropies of each class's rows.
 
     Attributes
     ----------
@@ -100,8 +102,16 @@ class Objective:
         Whether the weights were within TOLERANCE of the optimum after the last step.
     """
 
-    def __init__(self, X: Floats, y: Int64, C: float, variances: Float64) -> None:
+    def __init__(
+        self,
+        X: Floats,
+        y: Int64,
+        C: float,
+        variances: Float64,
+        class_weights: Floats | None = None,
+    ) -> None:
         self.X, self.y, self.C = X, y, C
+        self.row_weights = None if class_weights is None else class_weights[y].astype(np.float32)
         self.n_classes = int(y.max()) + 1
         self.size = (X.shape[1] + 1) * self.n_classes
         # a softmax over n classes has a curvature of about 1 / n where it is flat
@@ -121,7 +131,8 @@ class Objective:
         np.maximum(scores, LOWEST_LOGIT, out=scores)
         exponentials = np.exp(scores, out=scores)
         sums = exponentials.sum(axis=1, keepdims=True)
-        loss = np.log(sums).sum(dtype=np.float64) - true_scores.sum(dtype=np.float64)
+        losses = self._weighted(np.log(sums) - true_scores[:, None])
+        loss = losses.sum(dtype=np.float64)
         self._probabilities = exponentials / sums
         errors = self._probabilities.copy()
         errors[rows, self.y] -= 1
@@ -167,7 +178,12 @@ class Objective:
     def _table(self, v: Float64) -> Float64:
         return v.reshape(-1, self.n_classes)
 
+    def _weighted(self, values: Floats) -> Floats:
+        """Multiply values (N, n) by the weights of their rows."""
+        return values if self.row_weights is None else values * self.row_weights[:, None]
+
     def _backward(self, errors: Floats) -> Float64:
         """Return the gradient (D + 1, n) of errors (N, n) in the scores."""
+        errors = self._weighted(errors)
         intercepts = errors.sum(axis=0, dtype=np.float64)
         return np.vstack([self.X.T @ errors, intercepts]).astype(np.float64)

@@ -75,6 +75,7 @@ def sweep(  # noqa: PLR0913
     C: Sequence[float] = (1.0,),
     scales: Sequence[float] = (1.0,),
     standardize: bool = False,
+    balanced: bool = False,
     seed: int = 42,
     progress: ProgressCallback | None = None,
 ) -> list[Run]:
@@ -100,6 +101,9 @@ def sweep(  # noqa: PLR0913
     standardize : bool
         Give each column mean 0 and variance 1, measured on `X`. Scales then have no
         effect.
+    balanced : bool
+        Of `logreg`: weight each row's loss by N / (n * rows of its class) for n classes, so that
+        all classes count alike, as ``class_weight="balanced"`` in scikit-learn.
     seed : int
         Only the MLP draws random numbers.
     progress : callable, optional
@@ -108,7 +112,8 @@ def sweep(  # noqa: PLR0913
     Raises
     ------
     UsageError
-        If the classifier is unknown, a C or scale is out of range, or kNN gets a C.
+        If the classifier is unknown, a C or scale is out of range, kNN gets a C, or another
+        classifier than `logreg` is to be balanced.
     ClipkitError
         If there are fewer than two classes, the arrays' shapes do not agree, or the features are so
         large or small that fits would overflow or take forever.
@@ -120,6 +125,8 @@ def sweep(  # noqa: PLR0913
     [array([7, 9]), array([7, 9])]
     """
     _check_settings(classifier, C, scales)
+    if balanced and classifier != "logreg":
+        raise UsageError(f"balanced: expected the classifier logreg, got {classifier}")
     _check_arrays(X, y, X_eval)
     classes, numbers = np.unique(y, return_inverse=True)
     X, X_eval, rms = _prepare(classifier, standardize, X, X_eval)
@@ -136,7 +143,8 @@ def sweep(  # noqa: PLR0913
         warnings.filterwarnings("ignore", module=r"scipy\.optimize")  # likewise
         # scikit-learn doubts that labels are classes where most of them occur once
         warnings.filterwarnings("ignore", "The number of unique classes")
-        context = SweepContext(X, numbers, X_eval, distinct, seed, workers)
+        weights = len(y) / (len(classes) * np.bincount(numbers)) if balanced else None
+        context = SweepContext(X, numbers, X_eval, distinct, seed, workers, weights)
         predictions = dict(zip(distinct, CLASSIFIERS[classifier](context), strict=True))
 
     runs = []

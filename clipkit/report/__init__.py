@@ -7,6 +7,7 @@ asks.
 from __future__ import annotations
 
 import platform
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -30,19 +31,21 @@ NOTES = (
     "training rows or, with few shots, on a draw from all of them, and scored once. The thesis's "
     "figures are shown only where model and data set are the thesis's. The difference is here "
     "minus thesis, in percentage points for accuracies. Of the prompts, only the 32 generic ones "
-    "are the thesis's. All others are clipkit's own, which is a further difference."
+    "are the thesis's. All others are clipkit's own, which is a further difference. An untrained "
+    "control is one draw of random weights. If there are several, their column holds the mean, and "
+    "the brackets the lowest and the highest."
 )
 
 
-def markdown(folder: Path, untrained: Path | None = None) -> str:
+def markdown(folder: Path, untrained: Sequence[Path] = ()) -> str:
     """Report a results folder as a Markdown page.
 
     Parameters
     ----------
     folder : Path
         A folder that the Makefile's chapters filled. Results that it lacks are left out.
-    untrained : Path, optional
-        The results folder of the untrained control, shown in a separate column.
+    untrained : sequence of Path
+        Results folders of untrained controls, shown in a separate column.
 
     Raises
     ------
@@ -50,13 +53,13 @@ def markdown(folder: Path, untrained: Path | None = None) -> str:
         If a folder holds no img.h5, or its history does not say how it was made.
     """
     results = ResultsFolder(folder)
-    control = None if untrained is None else ResultsFolder(untrained)
-    comparison = chapters.Comparison(results, control, thesis.figures(results.embedding))
+    controls = [ResultsFolder(path) for path in untrained]
+    comparison = chapters.Comparison(results, controls, thesis.figures(results.embedding))
     title = f"# {_model_name(results)} on {escape(results.embedding['dataset']['name'])}"
-    blocks = [title, _provenance(results, control), NOTES]
+    blocks = [title, _provenance(results, controls), NOTES]
     for chapter in chapters.CHAPTERS:
         blocks += chapter(comparison)
-    left_out = _left_out(results) + (_left_out(control) if control else [])
+    left_out = [reason for shown in (results, *controls) for reason in _left_out(shown)]
     if left_out:
         blocks.insert(3, "\n".join([LEFT_OUT, "", *(f"- {escape(reason)}" for reason in left_out)]))
     return "\n\n".join(map(wrap, blocks)) + "\n"
@@ -79,7 +82,7 @@ def _model_name(results: ResultsFolder) -> str:
     return name
 
 
-def _provenance(results: ResultsFolder, control: ResultsFolder | None) -> str:
+def _provenance(results: ResultsFolder, controls: Sequence[ResultsFolder]) -> str:
     """Return the table of what ran."""
     embedding = results.embedding
     model = embedding["model"]
@@ -88,7 +91,7 @@ def _provenance(results: ResultsFolder, control: ResultsFolder | None) -> str:
         ["weights", escape(_weights(model))],
         ["precision", escape(f"{model['precision']} on {model['device']}")],
     ]
-    if control is not None:
+    for control in controls:
         rows.append(["untrained control", _model_name(control)])
         rows.append(["the control's weights", escape(_weights(control.embedding["model"]))])
     rows += _data_rows(results)

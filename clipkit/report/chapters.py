@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipkit import metrics, similarity
+from clipkit.report import understanding
 from clipkit.report.claims import Run
 from clipkit.report.folder import AGREEMENT, Measurement, ResultsFolder
 from clipkit.report.formatting import escape, format_difference, format_measurement, table
@@ -23,16 +24,16 @@ Labels = dict[Experiment, str]  # the rows of a table
 
 @dataclass(frozen=True)
 class Comparison:
-    """What a report compares: results, the untrained control's, and the thesis's figures."""
+    """What a report compares: results, the untrained controls', and the thesis's figures."""
 
     results: ResultsFolder
-    control: ResultsFolder | None
+    controls: Sequence[ResultsFolder]
     figures: dict[Experiment, float]
 
     def compare(self, labels: Labels) -> list[str]:
         """Return the table of the experiments that the folder holds, or [] if there is none."""
         columns = ["experiment", "thesis", "here", "untrained", "difference"]
-        if self.control is None:
+        if not self.controls:
             columns.remove("untrained")
         rows = []
         for experiment, label in labels.items():
@@ -48,9 +49,25 @@ class Comparison:
             figure = self.figures[experiment]
             cells["thesis"] = format_measurement(Measurement(figure, measurement.unit))
             cells["difference"] = format_difference(measurement, figure)
-        if self.control is not None:
-            cells["untrained"] = format_measurement(self.control.measure(experiment))
+        cells["untrained"] = format_measurement(self._untrained(experiment))
         return cells
+
+    def _untrained(self, experiment: Experiment) -> Measurement | None:
+        """Return the control's number; of several controls, the mean with the range."""
+        found = [control.measure(experiment) for control in self.controls]
+        measured = [measurement for measurement in found if measurement is not None]
+        if len(measured) < 2:
+            return measured[0] if measured else None
+        values = [measurement.value for measurement in measured]
+        return Measurement(float(np.mean(values)), measured[0].unit, min(values), max(values))
+
+    def with_suffixes(self) -> dict[str, ResultsFolder]:
+        """Return the results and the controls by what follows the name of a row."""
+        folders = {"": self.results}
+        for control in self.controls:
+            seed = escape(control.embedding["model"].get("untrained", ""))
+            folders[f", untrained {seed}" if len(self.controls) > 1 else ", untrained"] = control
+        return folders
 
     def pictures(self, captions: dict[str, str]) -> list[str]:
         """Return the pictures in the folder, unless their result is left out; * is any seed."""
@@ -265,15 +282,14 @@ def _regularisation_control(comparison: Comparison) -> list[str]:
 
 
 def _vocabularies(comparison: Comparison) -> list[str]:
-    results, control = comparison.results, comparison.control
+    results = comparison.results
     if max(results.prompt_set_sizes(), default=0) <= 32:  # chapter 3 alone
         return []
     sizes = [k for k in results.prompt_set_sizes() if k >= 32]
     labels = {Experiment(f"generic{k}.logits.svm"): f"4.3 SVM, {k} prompts, τ 1 (%)" for k in sizes}
     labels |= _entropies("4.3", sizes)
-    folders = {"": results} if control is None else {"": results, ", untrained": control}
     ranks, fewshot = [], []
-    for suffix, folder in folders.items():
+    for suffix, folder in comparison.with_suffixes().items():
         ranks += _ranks(folder, suffix)
         fewshot += _paired_fewshot(folder, suffix)
     rank_header = [
@@ -358,7 +374,8 @@ def _explain_fewshot(results: ResultsFolder) -> list[str]:
                 "prompts' spectrum. Every number is a mean over the seeds. A seed draws the images "
                 "and the random directions, and the differences, in points, are taken seed by "
                 "seed. Brackets hold the lowest and the highest. K random directions span the "
-                "whole embedding once K reaches its width."
+                "whole embedding once K reaches its width. A *salad* has the words of all prompts "
+                "in a random order."
             ]
     return []
 
@@ -381,7 +398,25 @@ def _paired_fewshot(results: ResultsFolder, suffix: str) -> list[list[str]]:
             cells = [f"{values.mean():.2f}" for values in (prompts, whitened, random)]
             cells += [_mean_and_range(random - other) for other in (prompts, whitened)]
             rows.append([f"{k} prompts{suffix}", *cells])
+        rows += _salads(results, k, by_seed[-1], suffix)
     return rows
+
+
+def _salads(
+    results: ResultsFolder, k: int, random: dict[int, float], suffix: str
+) -> list[list[str]]:
+    """Return the row of prompts whose words are in a random order, one order per seed."""
+    accuracy = {}
+    for seed in random:
+        runs = results.runs(f"salad{k}-{seed}.logits.fewshot-{seed}")
+        if runs:
+            accuracy[seed] = float(runs[0]["acc1"])
+    if not accuracy:
+        return []
+    salads = 100 * np.array(list(accuracy.values()))
+    by_chance = 100 * np.array([random[seed] for seed in accuracy])
+    cells = [f"{salads.mean():.2f}", "", f"{by_chance.mean():.2f}"]
+    return [[f"{k} salads{suffix}", *cells, _mean_and_range(by_chance - salads), ""]]
 
 
 def _mean_and_range(values: NDArray[np.float64]) -> str:
@@ -398,6 +433,39 @@ def _resolution(comparison: Comparison) -> list[str]:
         labels[entropy] = f"4.4 entropy, {prompts} (nats)"
     dataset = comparison.results.embedding["dataset"]["name"]
     return [f"### 4.4 Higher resolution: {escape(dataset)}", *comparison.compare(labels)]
+
+
+def chapter6(comparison: Comparison) -> list[str]:
+    """Show what is held of each attribute, what words reach, and what neither needed."""
+    results = comparison.results
+    explained = (
+        "Mean recall per value of each attribute, in percent. *Zero-shot* is by words alone, "
+        "*names* a probe on the cosines with the words, *random* one on as many random directions, "
+        "*probe* one on the whole embedding, and *control* one on the untrained control. *Reach* "
+        "is (zero-shot − chance) / (probe − chance). Brackets hold a 95 % interval over test "
+        "images or, of random directions and controls, the range."
+    )
+    shares = (
+        "Share of the variance of the embeddings that each attribute explains, in percent "
+        "(adjusted R²). *Unique* is what the regression on all attributes loses without it. 95 % "
+        "of unrelated attributes have a share below *null*."
+    )
+    blocks = [
+        *_with_text(explained, understanding.attributes(results)),
+        *comparison.pictures({"attributes.png": "Recall of each attribute"}),
+        *_with_text(shares, understanding.variance(results)),
+        *comparison.pictures({"variance.png": "Share of the variance that attributes explain"}),
+        *understanding.against_zeroshot(results),
+        *understanding.calibration(comparison.with_suffixes()),
+        *comparison.pictures({"reliability.png": "Accuracy against confidence"}),
+        *understanding.shots(comparison.with_suffixes()),
+        *comparison.pictures({"shots.png": "Accuracy against labelled images per class"}),
+    ]
+    return _section("## Chapter 6. What it understands", blocks)
+
+
+def _with_text(text: str, blocks: list[str]) -> list[str]:
+    return [text, *blocks] if blocks else []
 
 
 def chapter5(comparison: Comparison) -> list[str]:
@@ -427,4 +495,4 @@ def chapter5(comparison: Comparison) -> list[str]:
     return _section(heading, compared and [method, *compared], comparison.pictures(pictures))
 
 
-CHAPTERS = (chapter2, chapter3, chapter4, chapter5)
+CHAPTERS = (chapter2, chapter3, chapter4, chapter5, chapter6)

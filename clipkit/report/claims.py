@@ -26,8 +26,10 @@ PROBES: dict[str, Run] = {
     "fewshot": {"classifier": "logreg", "C": 1},
     "c-tau-grid": {"classifier": "svm"},
     "c-tau-grid-probs": {"classifier": "svm"},
+    "shots": {"classifier": "logreg", "C": 1},
 }
 FEW_SHOT = ("fewshot", "c-tau-grid", "c-tau-grid-probs")  # probes of 20 images per class
+CURVE = [1, 2, 4, 8, 16]  # images per class of `shots`
 VALIDATED = ("svm-c", "svm-val", "logreg-val", "mlp-val", "fewshot")  # on a tenth of the rows
 
 
@@ -78,7 +80,8 @@ def _inputs(source: str, history: History) -> dict[str, Any]:
             inputs[source.partition(".")[0]] = digests.get("texts")
     digests = history[-1].get("inputs")
     if isinstance(digests, dict):
-        inputs[source] = digests.get("features", digests.get("logits"))
+        digest = (digests.get(key) for key in ("features", "logits", "images"))
+        inputs[source] = next(filter(None, digest), None)
     return inputs
 
 
@@ -98,7 +101,7 @@ def _parameters(source: str, kind: str, fit_split: str) -> list[tuple[str, str, 
     if kind in PROBES:
         parameters += [
             ("probe", "fit_split", fit_split),
-            ("probe", "shots", 20 if kind in FEW_SHOT else None),
+            ("probe", "shots", _shots(kind)),
             ("probe", "features", "probs" if kind.endswith("-probs") else "logits"),
         ]
         if kind in VALIDATED:
@@ -118,6 +121,12 @@ def _parameters(source: str, kind: str, fit_split: str) -> list[tuple[str, str, 
     if kind == "zeroshot":
         parameters.append(("textembed", "templates", TEMPLATES))
     return parameters
+
+
+def _shots(kind: str) -> int | list[int] | None:
+    if kind == "shots":
+        return CURVE
+    return 20 if kind in FEW_SHOT else None
 
 
 def select_runs(name: str, runs: Sequence[Run], n_classes: int) -> tuple[list[Run], str]:

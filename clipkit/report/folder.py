@@ -202,6 +202,25 @@ class ResultsFolder:
             raise ClipkitError(reason)
         return selected
 
+    def table(self, name: str, columns: str) -> list[Run]:
+        """Return the rows of a result that is no list of scored runs, or [] without the file.
+
+        The last part of the name is the command, and `columns` are those that the rows must have;
+        see `runs` for what is left out.
+        """
+        if name in self.left_out or not self.has(name):
+            return []
+        try:
+            result = self.read(name)
+            mismatch = claims.find_mismatch(name, result.history, self._digest)
+            if mismatch:
+                raise ClipkitError(mismatch)
+            results.columns_of(result, name.rpartition(".")[2], columns)
+            return results.all_runs(result)
+        except ClipkitError as error:
+            self._leave_out(name, error.message)
+            return []
+
     def predictions(self, name: str, run: Run) -> results.Predictions:
         """Return the true and the predicted classes of a run that `runs` returned."""
         return results.predictions(self.read(name), run["split"], run["number"])

@@ -1,0 +1,270 @@
+"""Attributes of the rows of a feature file: read from a table, a data set or the file's labels.
+
+A table is a .csv or .tsv file with a header: `id`, optionally `split`, and the attributes. An empty
+cell says nothing about its row. The data set `shapes` has a table of its own.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from clipkit import console, files
+from clipkit.errors import ClipkitError, unknown
+from clipkit.features import FeatureFile, Int64
+
+TABLES = (".csv", ".tsv")
+CLASS = "class"  # the attribute that the labels of a file are
+KEYS = ("id", "split")
+INTERACTION = "*"
+
+Columns = dict[str, dict[str, list[str]]]  # attribute -> split -> value of each row, or ""
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """What is known of an attribute of a file's rows.
+
+    Attributes
+    ----------
+    name : str
+    values : list of K str
+        Those that occur, sorted; of labels, all class names.
+    codes : dict of str to (N,) int64 array
+        Of each split: the position of each row's value in `values`, or -1 if it has none.
+    parts : list of Attribute
+        Of an interaction: the attributes that it combines.
+    """
+
+    name: str
+    values: list[str]
+    codes: dict[str, Int64]
+    parts: list[Attribute] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """The attributes of a file's rows, and where they come from.
+
+    Attributes
+    ----------
+    attributes : list of Attribute
+    source : str
+        What the history records: a data set, ``table`` or ``labels``.
+    inputs : dict of str to str
+        The digest of the table, if it is a file.
+    """
+
+    attributes: list[Attribute]
+    source: str
+    inputs: dict[str, str] = field(default_factory=dict)
+
+
+def read_annotations(
+    file: FeatureFile, table: str | None = None, columns: Sequence[str] = ()
+) -> Annotations:
+    """Read attributes for the rows of a file.
+
+    Parameters
+    ----------
+    file : FeatureFile
+        Of kind images, logits or result, with splits.
+    table : str, optional
+        A .csv or .tsv file, or ``shapes``. The labels of the file are the attribute `class`, alone
+        or, unless the table has one, after those of the table.
+    columns : sequence of str, optional
+        Attributes to use, all by default; ``a*b`` is the interaction of two.
+
+    Raises
+    ------
+    ClipkitError
+        If the table is malformed, lacks a row of the file or has it twice; if there is no table and
+        the file has no labels.
+    UsageError
+        If there is no such table or column.
+    """
+    inputs = {}
+    if table is None:
+        source, found = "labels", []
+    elif Path(table).suffix.lower() in TABLES:
+        data = files.read_bytes(table)
+        inputs["attributes"] = f"sha256:{hashlib.sha256(data).hexdigest()}"
+        source, found = "table", _number_all(_match(file, table, data))
+    else:
+        source, found = table, _number_all(_bundled(file, table))
+    if all(attribute.name != CLASS for attribute in found):
+        found += _labels(file)
+    if not found:
+        raise ClipkitError(
+            f"{file.display_name}: expected labels, got none",
+            "name a table of attributes with --attributes",
+        )
+    by_name = {attribute.name: attribute for attribute in found}
+    where = table or file.display_name
+    chosen = [_choose(by_name, name, where) for name in dict.fromkeys(columns)]
+    return Annotations(chosen or found, source, inputs)
+
+
+def _choose(known: dict[str, Attribute], name: str, where: str) -> Attribute:
+    """Return an attribute, or the interaction of two."""
+    if name in known:
+        return known[name]
+    parts = name.split(INTERACTION)
+    for part in parts:
+        if part not in known:
+            raise unknown(f"attribute of {where}", part, known)
+    columns = {
+        split: [" ".join(words) if all(words) else "" for words in zip(*rows, strict=True)]
+        for split, rows in _words_of(known, parts).items()
+    }
+    combined = _number(name, columns)
+    return replace(combined, parts=[known[part] for part in parts])
+
+
+def _words_of(known: dict[str, Attribute], names: Sequence[str]) -> dict[str, list[list[str]]]:
+    """Return, for each split, the columns of several attributes as words."""
+    splits: dict[str, list[list[str]]] = {}
+    for name in names:
+        values = [*known[name].values, ""]  # the last one is that of -1
+        for split, codes in known[name].codes.items():
+            splits.setdefault(split, []).append([values[code] for code in codes])
+    return splits
+
+
+def _labels(file: FeatureFile) -> list[Attribute]:
+    labelled = [split.labels for split in file.splits.values() if split.labels is not None]
+    if not labelled:
+        return []
+    largest = max(int(labels.max()) for labels in labelled)
+    names = file.class_names or [str(c) for c in range(largest + 1)]
+    codes = {
+        name: np.full(len(split), -1) if split.labels is None else split.labels
+        for name, split in file.splits.items()
+    }
+    return [Attribute(CLASS, names, codes)]
+
+
+def _number_all(columns: Columns) -> list[Attribute]:
+    return [_number(name, of_splits) for name, of_splits in columns.items()]
+
+
+def _number(name: str, columns: dict[str, list[str]]) -> Attribute:
+    """Give the values of a column numbers in their order, and -1 to an empty one."""
+    values = sorted({value for rows in columns.values() for value in rows} - {""})
+    code_of = {value: code for code, value in enumerate(values)} | {"": -1}
+    codes = {
+        split: np.array([code_of[value] for value in rows], np.int64)
+        for split, rows in columns.items()
+    }
+    return Attribute(name, values, codes)
+
+
+def _bundled(file: FeatureFile, name: str) -> Columns:
+    """Return the attributes that a data set knows itself."""
+    if name != "shapes":
+        raise unknown(
+            "table of attributes (.csv or .tsv) or data set with attributes", name, ["shapes"]
+        )
+    from clipkit import shapes
+    from clipkit.shapes.attributes import attributes
+
+    columns: Columns = {}
+    for split_name, split in file.splits.items():
+        count = shapes.DEFAULT_SPLITS.get(split_name, 0)
+        for row_id in split.ids:
+            if not row_id.isdecimal() or int(row_id) >= count:
+                raise _missing_row(name, split_name, row_id)
+        indices = [int(row_id) for row_id in split.ids]
+        for attribute, values in attributes(indices, split=split_name, seed=0).items():
+            columns.setdefault(attribute, {})[split_name] = values.tolist()
+    return columns
+
+
+def _missing_row(table: str, split: str, row_id: str) -> ClipkitError:
+    return ClipkitError(
+        f"{table}: expected a line for {row_id!r} of {split}, got none",
+        "write an empty cell for what is not known",
+    )
+
+
+def _match(file: FeatureFile, table: str, data: bytes) -> Columns:
+    """Return the columns of a table for the rows of a file, matched by split and id."""
+    names, lines = _parse(table, data)
+    has_splits = "split" in names
+    line_of = {}
+    for number, line in lines:
+        key = (line[names.index("split")] if has_splits else "", line[names.index("id")])
+        if key in line_of:
+            raise ClipkitError(
+                f"{table}, line {number}: expected each row once, got {key[1]!r} again"
+            )
+        line_of[key] = line
+    used = set()
+    rows: dict[str, list[list[str]]] = {}
+    for split_name, split in file.splits.items():
+        for row_id in split.ids:
+            key = (split_name if has_splits else "", row_id)
+            if key not in line_of:
+                raise _missing_row(table, split_name, row_id)
+            rows.setdefault(split_name, []).append(line_of[key])
+            used.add(key)
+    if len(line_of) > len(used):
+        extra = len(line_of) - len(used)
+        console.note(f"{table}: {extra:,} lines are about rows that {file.display_name} lacks")
+    return {
+        name: {split: [line[column] for line in lines] for split, lines in rows.items()}
+        for column, name in enumerate(names)
+        if name not in KEYS
+    }
+
+
+def _parse(table: str, data: bytes) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """Return the header, and each line with its number."""
+    lines = _cells(table, data)
+    _, names = next(lines, (0, []))
+    if "id" not in names or not set(names) - set(KEYS):
+        header = ", ".join(names) or "nothing"
+        raise ClipkitError(
+            f"{table}: expected a header with id and attributes, got {header}",
+            "for example: id,split,colour",
+        )
+    for name in names:
+        if not name or names.count(name) > 1:
+            problem = f"got {name!r} {names.count(name)} times" if name else "got an empty one"
+            raise ClipkitError(f"{table}: expected different names of columns, {problem}")
+    rows = []
+    for number, cells in lines:
+        if len(cells) != len(names):
+            raise ClipkitError(
+                f"{table}, line {number}: expected {len(names)} cells, got {len(cells)}"
+            )
+        rows.append((number, cells))
+    return names, rows
+
+
+def _cells(table: str, data: bytes) -> Iterator[tuple[int, list[str]]]:
+    """Yield the lines that are not empty as cells without spaces around them."""
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ClipkitError(f"{table}, line {line}: expected UTF-8 text") from None
+    ending = Path(table).suffix.lower()
+    lines = io.StringIO(text, newline="")
+    if ending == ".tsv":  # without quotes: a tab is never part of a cell
+        reader = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
+    else:
+        reader = csv.reader(lines, strict=True)
+    try:
+        for cells in reader:
+            if any(cells):
+                yield reader.line_num, [cell.strip() for cell in cells]
+    except csv.Error as error:
+        where = f"{table}, line {reader.line_num}"
+        raise ClipkitError(f"{where}: expected valid CSV ({error})") from None

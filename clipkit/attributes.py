@@ -1,0 +1,357 @@
+"""What an embedding holds of each attribute, what words reach, and what neither needed.
+
+For each attribute there are five numbers, all mean recalls per value, so that chance is 1 / K for K
+values whatever their frequencies:
+
+- `zeroshot`: the value whose words are most similar; nothing is fitted;
+- `names`: a probe on the cosines with those words;
+- `random`: the same probe on as many random directions;
+- `probe`: the probe on the whole embedding;
+- `control`: that probe on the embedding of an untrained network.
+
+The probe is a logistic regression on standardised columns, with all values weighted alike. It is a
+lower bound of what the embedding holds, which grows with the rows to fit on.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from clipkit import console, metrics, probes, similarity, zeroshot
+from clipkit.annotations import CLASS, Attribute, read_annotations
+from clipkit.errors import ClipkitError, UsageError, check_positive
+from clipkit.evaluation import EVAL_SPLIT, FIT_SPLIT, HELD_OUT, stratified_split
+from clipkit.features import FeatureFile, Float32, Int64
+
+BOOTSTRAPS = 2000
+ABOVE_CHANCE = 0.02  # by which the probe's interval must exceed chance for `reach`
+DOUBLED_ARTICLE = re.compile(r"\b(an?|the) (an?|the) ", re.IGNORECASE)
+
+Row = dict[str, Any]
+
+
+class Words(NamedTuple):
+    """Directions (P, D) of the words for an attribute's values, and the value of each (P,)."""
+
+    directions: Float32
+    values: Int64
+
+
+class Rows(NamedTuple):
+    """Some rows of a split, by their numbers."""
+
+    split: str
+    numbers: Int64
+
+
+def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
+    images: FeatureFile,
+    words: FeatureFile | None = None,
+    *,
+    table: str | None = None,
+    columns: Sequence[str] = (),
+    controls: Sequence[FeatureFile] = (),
+    random: int = 5,
+    C: float = 1.0,
+    fit_split: str = FIT_SPLIT,
+    eval_split: str = EVAL_SPLIT,
+    seed: int = 42,
+) -> FeatureFile:
+    """Measure what is held, named and random of each attribute: what `clipkit attributes` reports.
+
+    Parameters
+    ----------
+    images : FeatureFile
+        Of kind images.
+    words : FeatureFile, optional
+        Of kind texts, with classes that are called ``attribute: value``. The names of the images'
+        classes are those of the attribute `class`.
+    table : str, optional
+        A .csv or .tsv file of attributes, or ``shapes``. The images' labels are the attribute
+        `class`, the last or only one.
+    columns : sequence of str, optional
+        Attributes to use, all by default.
+    controls : sequence of FeatureFile
+        The same images, embedded by untrained controls.
+    random : int
+        How many sets of random directions to draw.
+    C : float
+        Inverse strength of the probe's regularisation.
+    fit_split, eval_split : str
+        If the file has one split, a fifth of its rows is held out and scored.
+    seed : int
+        Random seed of directions, bootstrap and held-out rows.
+
+    Returns
+    -------
+    FeatureFile
+        A result with one run per attribute: `attribute`, `values`, `rows` (scored), `chance`;
+        `zeroshot` and `probe` with the limits of their 95 % interval (`_low`, `_high`: a bootstrap
+        of the scored images); `names`; `random` and `control` with their range; and `reach`,
+        (zeroshot - chance) / (probe - chance). NaN marks what does not apply; `reach` is NaN if
+        the lower limit of `probe` is not 0.02 above chance.
+
+    Raises
+    ------
+    UsageError
+        If an attribute or a number is out of range.
+    ClipkitError
+        If the table does not fit, a split is missing, words come from another model or lack some
+        values of an attribute, or a control holds other images.
+    """
+    if random < 0:
+        raise UsageError(f"random: expected at least 0, got {random}")
+    check_positive("C", C)
+    if words is not None:
+        similarity.common_logit_scale(images, words)
+        _warn_of_doubled_articles(words)
+    annotations = read_annotations(images, table, columns)
+    fit, scored = _choose_rows(images, fit_split, eval_split, seed)
+    for control in controls:
+        _check_same_images(control, images, [fit, scored])
+    rows = []
+    without_words = []
+    with console.progress("probing attributes", "attributes") as report_progress:
+        for number, attribute in enumerate(annotations.attributes):
+            found = None if words is None else _find_words(words, attribute)
+            if found is None:
+                without_words.append(attribute.name)
+            measured = _Attribute(images, attribute, fit, scored, C, seed)
+            rows.append(measured.row(found, controls, random))
+            report_progress(number + 1, len(annotations.attributes))
+    if words is not None and without_words:
+        console.note(f"{words.display_name} has no words for {', '.join(without_words)}")
+    inputs = {"images": images.digest, **annotations.inputs}
+    if words is not None:
+        inputs["words"] = words.digest
+    for number, control in enumerate(controls, 1):
+        inputs[f"control {number}"] = control.digest
+    history = images.extended_history(
+        "attributes",
+        attributes=annotations.source,
+        column=list(columns) or None,
+        random=random,
+        classifier="logreg",
+        C=C,
+        fit_split=fit.split,
+        eval_split=scored.split,
+        seed=seed,
+        inputs=inputs,
+    )
+    result = FeatureFile("result", history)
+    result.set_rows(rows)
+    return result
+
+
+def _choose_rows(
+    images: FeatureFile, fit_split: str, eval_split: str, seed: int
+) -> tuple[Rows, Rows]:
+    """Return the rows to fit on and the rows to score."""
+    if len(images.splits) == 1 and (fit_split, eval_split) == (FIT_SPLIT, EVAL_SPLIT):
+        (name,) = images.splits
+        console.warn(
+            f"{images.display_name} has one split, {name}: {HELD_OUT:.0%} of its rows are held out "
+            "and scored"
+        )
+        of_one_kind = np.zeros(len(images.splits[name]), np.int64)
+        train, held_out = stratified_split(of_one_kind, HELD_OUT, seed)
+        return Rows(name, train), Rows(name, held_out)
+    names = images.choose_splits([fit_split, eval_split])
+    if len(names) == 1:
+        console.warn(
+            f"{names[0]} is both fitted and scored: the probes say nothing about other images"
+        )
+    fit, scored = (
+        Rows(name, np.arange(len(images.splits[name]))) for name in (fit_split, eval_split)
+    )
+    return fit, scored
+
+
+def _check_same_images(control: FeatureFile, images: FeatureFile, rows: Sequence[Rows]) -> None:
+    for split, _ in rows:
+        if split not in control.splits or control.splits[split].ids != images.splits[split].ids:
+            raise ClipkitError(
+                f"{control.display_name}: expected the {split} images of {images.display_name}, "
+                "got others"
+            )
+
+
+def _warn_of_doubled_articles(words: FeatureFile) -> None:
+    texts = words.texts or []
+    if all(DOUBLED_ARTICLE.search(text) for text in texts):
+        console.warn(
+            f"{words.display_name}: every text has two articles, as {texts[0]!r}: embed the words "
+            'with --template "{}"'
+        )
+
+
+def _find_words(words: FeatureFile, attribute: Attribute) -> Words | None:
+    """Return the words for the values of an attribute, or None if it has none.
+
+    Raises
+    ------
+    ClipkitError
+        If only some of its values have words.
+    """
+    number = {name: c for c, name in enumerate(words.class_names or [])}
+    classes = []
+    missing = []
+    for value in attribute.values:
+        names = [f"{attribute.name}: {value}"]
+        if attribute.name == CLASS:
+            names.append(value)
+        known = [number[name] for name in names if name in number]
+        classes += known[:1]
+        if not known:
+            missing.append(names[0])
+    if not classes:
+        return None
+    if missing:
+        raise ClipkitError(
+            f"{words.display_name}: expected words for every value, got none for "
+            f"{missing[0]!r} ({len(missing)} values of {attribute.name} have none)"
+        )
+    value_of_class = {c: value for value, c in enumerate(classes)}
+    index = np.asarray(words.class_index).tolist()
+    prompts = [prompt for prompt, c in enumerate(index) if c in value_of_class]
+    features = np.asarray(words.features)[prompts]
+    directions = similarity.normalize(features, words.display_name).astype(np.float32)
+    return Words(directions, np.array([value_of_class[index[prompt]] for prompt in prompts]))
+
+
+class _Attribute:
+    """One attribute of the rows to fit on and to score, and the probes of it."""
+
+    def __init__(
+        self,
+        images: FeatureFile,
+        attribute: Attribute,
+        fit: Rows,
+        scored: Rows,
+        C: float,
+        seed: int,
+    ) -> None:
+        self.attribute = attribute
+        self.C = C
+        self.seed = seed
+        # rows without a value are left out
+        self.fit = _with_value(attribute, fit)
+        self.scored = _with_value(attribute, scored)
+        self.y = attribute.codes[fit.split][self.fit.numbers]
+        self.labels = attribute.codes[scored.split][self.scored.numbers]
+        self.X, self.X_scored = self._embeddings(images)
+        self.values = len(np.union1d(self.y, self.labels))
+
+    def row(self, words: Words | None, controls: Sequence[FeatureFile], random: int) -> Row:
+        """Return the run of the attribute."""
+        nan = math.nan
+        row: Row = {
+            "attribute": self.attribute.name,
+            "values": self.values,
+            "rows": len(self.labels),
+            "chance": 1 / self.values if self.values else nan,
+        }
+        zero = None if words is None else self._zeroshot(words)
+        names = nan if words is None else self._recall(self._on_directions(words.directions))
+        draws = []
+        for number in range(random):
+            width = self.X.shape[1]
+            directions = similarity.random_directions(self.values, width, self.seed + number)
+            draws.append(self._recall(self._on_directions(directions.astype(np.float32))))
+        held = self._probe(self.X, self.X_scored)
+        of_controls = [self._recall(self._probe(*self._embeddings(file))) for file in controls]
+        row |= self._with_interval("zeroshot", zero)
+        row["names"] = names
+        row |= _with_range("random", draws)
+        row |= self._with_interval("probe", held)
+        row |= _with_range("control", of_controls)
+        row["reach"] = nan
+        if row["probe_low"] > row["chance"] + ABOVE_CHANCE:
+            row["reach"] = (row["zeroshot"] - row["chance"]) / (row["probe"] - row["chance"])
+        return row
+
+    def _embeddings(self, file: FeatureFile) -> tuple[Float32, Float32]:
+        fit, scored = (
+            np.asarray(file.splits[rows.split].features)[rows.numbers]
+            for rows in (self.fit, self.scored)
+        )
+        return fit, scored
+
+    def _zeroshot(self, words: Words) -> Int64:
+        cosines = _cosines(self.X_scored, words.directions)
+        scores = zeroshot.class_scores(cosines, words.values, len(self.attribute.values))
+        return np.asarray(scores.argmax(axis=1))
+
+    def _on_directions(self, directions: Float32) -> Int64 | None:
+        return self._probe(_cosines(self.X, directions), _cosines(self.X_scored, directions))
+
+    def _probe(self, X: Float32, X_scored: Float32) -> Int64 | None:
+        """Fit the probe, and return what it predicts; None where there is nothing to learn."""
+        if len(np.unique(self.y)) < 2 or not len(self.labels):
+            return None
+        (run,) = probes.sweep(
+            X,
+            self.y,
+            X_scored,
+            classifier="logreg",
+            C=[self.C],
+            standardize=True,
+            balanced=True,
+        )
+        if not run.converged:
+            console.warn(f"the probe of {self.attribute.name} did not converge")
+        return run.predicted
+
+    def _recall(self, predicted: Int64 | None) -> float:
+        if predicted is None or not len(self.labels):
+            return math.nan
+        return metrics.mean_per_class_recall(self.labels, predicted)
+
+    def _with_interval(self, name: str, predicted: Int64 | None) -> Row:
+        low = high = math.nan
+        if predicted is not None and len(self.labels):
+            low, high = metrics.recall_interval(self.labels, predicted, BOOTSTRAPS, self.seed)
+        return {name: self._recall(predicted), f"{name}_low": low, f"{name}_high": high}
+
+
+def _with_value(attribute: Attribute, rows: Rows) -> Rows:
+    known = attribute.codes[rows.split][rows.numbers] >= 0
+    return Rows(rows.split, rows.numbers[known])
+
+
+def _cosines(embeddings: Float32, directions: Float32) -> Float32:
+    return np.asarray(similarity.normalize(embeddings) @ directions.T, np.float32)
+
+
+def _with_range(name: str, values: Sequence[float]) -> Row:
+    """Return the mean, the lowest and the highest of some values; NaN without any."""
+    values = values or [math.nan]
+    return {name: float(np.mean(values)), f"{name}_low": min(values), f"{name}_high": max(values)}
+
+
+def for_people(rows: Sequence[Row]) -> list[Row]:
+    """Return the rows of a report in percent, with intervals and ranges beside their number."""
+    shown = []
+    for row in rows:
+        cells: Row = {"attribute": row["attribute"], "values": row["values"]}
+        for name in ("chance", "zeroshot", "names", "random", "probe", "control"):
+            cells[f"{name} %"] = _in_percent(row, name)
+        cells["reach"] = None if math.isnan(row["reach"]) else f"{row['reach']:.2f}"
+        shown.append(cells)
+    return shown
+
+
+def _in_percent(row: Row, name: str) -> str | None:
+    """Return `74.2`, or `74.2 [72.1, 76.2]` if the number has two limits that differ."""
+    if math.isnan(row[name]):
+        return None
+    text = f"{100 * row[name]:.1f}"
+    low, high = row.get(f"{name}_low", math.nan), row.get(f"{name}_high", math.nan)
+    if low < high:
+        text += f" [{100 * low:.1f}, {100 * high:.1f}]"
+    return text

@@ -1,0 +1,361 @@
+"""Find the temperature at which the softmax over classes is a probability, and score others.
+
+The logits of the classes are the scores of zero-shot classification, the highest cosine among the
+prompts of each class, divided by a temperature tau.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipkit import console, evaluation, metrics, softmax, zeroshot
+from clipkit.errors import ClipkitError, UsageError, check_positive
+from clipkit.features import BlockMatrix, FeatureFile, Float32, Int64
+
+Floats = NDArray[np.float64]
+
+BINS = 15
+SEED = 42
+SEARCHED = (1e-6, 1e6)  # temperatures, as multiples of the largest difference between scores
+CHI_SQUARED = 3.841459  # 95 % quantile, one degree of freedom
+MAX_BYTES = 1 << 29  # of scores in memory; more are computed anew in each pass
+
+
+@dataclass(frozen=True)
+class ClassScores:
+    """Scores of N labelled rows in C classes.
+
+    Attributes
+    ----------
+    name : str
+        What messages and reports call the rows.
+    matrix : BlockMatrix (N, C)
+    labels : array (N,)
+    """
+
+    name: str
+    matrix: BlockMatrix
+    labels: Int64
+
+    def iter_below(self) -> Iterator[tuple[Floats, Int64]]:
+        """Yield the scores of some rows, below the highest of each row, and their labels."""
+        start = 0
+        for rows in softmax.iter_cache_sized(self.matrix):
+            yield softmax.below_highest(rows), self.labels[start : start + len(rows)]
+            start += len(rows)
+
+
+def read_scores(
+    logits: FeatureFile, split: str, rows: Int64 | None = None, name: str | None = None
+) -> ClassScores:
+    """Return the class scores of a labelled split, or of some of its rows under another name.
+
+    Raises
+    ------
+    ClipkitError
+        If there is no such split, it has no labels, or a class has no prompt.
+    """
+    zeroshot.check_prompts(logits)
+    labels = evaluation.labelled_split(logits, split).labels
+    assert labels is not None
+    assert logits.class_names is not None
+    assert logits.class_index is not None
+    cosines, index, n_classes = logits.cosines(split), logits.class_index, len(logits.class_names)
+    is_used = np.full(len(labels), rows is None)
+    if rows is not None:
+        is_used[rows] = True
+
+    def iter_blocks() -> Iterator[Float32]:
+        start = 0
+        for block in cosines.iter_blocks():
+            used = block[is_used[start : start + len(block)]]
+            start += len(block)
+            yield np.asarray(zeroshot.class_scores(used, index, n_classes), np.float32)
+
+    matrix = BlockMatrix((int(is_used.sum()), n_classes), iter_blocks)
+    if matrix.shape[0] * n_classes * 4 <= MAX_BYTES:
+        matrix = BlockMatrix.from_array(matrix.read())
+    return ClassScores(name or split, matrix, labels[is_used])
+
+
+def mean_nll(scores: ClassScores, temperature: float) -> float:
+    """Return the mean negative log-likelihood (nats) of the labels, -ln softmax(score / tau)."""
+    total = 0.0
+    for below, labels in scores.iter_below():
+        z = below / temperature
+        true = z[np.arange(len(labels)), labels]
+        total += float((np.log(np.exp(z).sum(axis=1)) - true).sum())
+    return total / len(scores.labels)
+
+
+def fit_temperature(scores: ClassScores) -> tuple[float, float, float]:
+    """Fit the temperature by maximum likelihood (Guo et al. 2017), with a 95 % interval.
+
+    The interval holds every tau with 2 N (NLL(tau) - NLL(fitted)) <= 3.841, the likelihood-ratio
+    test's. NLL is convex in 1 / tau, so there is one minimum.
+
+    Returns
+    -------
+    fitted, low, high : float
+        NaN where the interval has no end. If no temperature is the best, the last one that was
+        tried: a millionth of the largest difference between two scores of a row if all rows are
+        right, a million times that difference if a uniform softmax is the best.
+
+    Raises
+    ------
+    ClipkitError
+        If the scores of each row are equal, as those of a single class are.
+
+    Notes
+    -----
+    On standard error: what has no end.
+    """
+    from scipy.optimize import brentq, minimize_scalar
+
+    spread, is_right, slope = _shape(scores)
+    if spread == 0:
+        raise ClipkitError(
+            f"{scores.name}: expected scores that differ between two classes or more, "
+            "got equal ones in every row"
+        )
+    first, last = np.log(spread) + np.log(SEARCHED)
+
+    @functools.cache  # the searches below try the same ends
+    def nll(log_tau: float) -> float:
+        return mean_nll(scores, float(np.exp(log_tau)))
+
+    def excess(log_tau: float) -> float:
+        return 2 * len(scores.labels) * (nll(log_tau) - nll(best)) - CHI_SQUARED
+
+    def find_end(limit: float) -> float:
+        if excess(limit) <= 0:
+            return np.nan
+        return float(brentq(excess, limit, best, xtol=1e-6))
+
+    with console.progress("fitting the temperature"):
+        if is_right:
+            best = first
+        elif slope >= 0:
+            best = last
+        else:
+            best = minimize_scalar(nll, bounds=(first, last), method="bounded").x
+        low, high = find_end(first), find_end(last)
+    if is_right:
+        console.note(f"{scores.name}: all rows are right, so the lower the temperature, the better")
+    elif slope >= 0:
+        console.note(
+            f"{scores.name}: the labels do not have higher scores than other classes, so the "
+            "higher the temperature, the better"
+        )
+    _note_missing_ends(scores.name, low, high)
+    return float(np.exp(best)), float(np.exp(low)), float(np.exp(high))
+
+
+def _note_missing_ends(name: str, low: float, high: float) -> None:
+    for end, value in (("lower", low), ("upper", high)):
+        if np.isnan(value):
+            console.note(f"{name}: the interval of the fitted temperature has no {end} end")
+
+
+def _shape(scores: ClassScores) -> tuple[float, bool, float]:
+    """Return what decides whether there is a best temperature.
+
+    Returns
+    -------
+    spread : float
+        Largest difference between two scores of a row.
+    is_right : bool
+        Whether no class has a higher score than the label, in any row.
+    slope : float
+        Of the mean NLL in 1 / tau, at 0: a uniform softmax.
+    """
+    spread, slope, is_right = 0.0, 0.0, True
+    for below, labels in scores.iter_below():
+        true = below[np.arange(len(labels)), labels]
+        spread = max(spread, float(-below.min()))
+        is_right = is_right and not true.any()
+        slope += float((below.mean(axis=1) - true).sum())
+    return spread, is_right, slope
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a softmax at one temperature says of N rows.
+
+    Attributes
+    ----------
+    confidence : array (N,)
+        Probability of the most probable class.
+    right : array (N,) of bool
+        Whether the most probable class is the label; of equals, the first counts.
+    nll : float
+        Mean negative log-likelihood in nats.
+    brier : float
+        Mean over rows of the sum over classes of (probability - outcome)^2 (Brier 1950), 0 to 2.
+    """
+
+    confidence: Floats
+    right: NDArray[np.bool_]
+    nll: float
+    brier: float
+
+
+def predict(scores: ClassScores, temperature: float) -> Predictions:
+    """Score the softmax at a temperature."""
+    confidence, right, brier = [], [], 0.0
+    for below, labels in scores.iter_below():
+        p = softmax.softmax(below, temperature)
+        p_true = p[np.arange(len(labels)), labels]
+        # sum over classes of (p - [class is the label])^2
+        brier += float((np.einsum("ij,ij->i", p, p) - 2 * p_true + 1).sum())
+        confidence.append(p.max(axis=1))
+        right.append(below.argmax(axis=1) == labels)
+    n = len(scores.labels)
+    nll = mean_nll(scores, temperature)
+    return Predictions(np.concatenate(confidence), np.concatenate(right), nll, brier / n)
+
+
+def reliability(
+    logits: FeatureFile, split: str, temperatures: Sequence[float], bins: int = BINS
+) -> dict[float, metrics.Reliability]:
+    """Return confidence and accuracy per bin at each temperature: what `plot reliability` draws."""
+    scores = read_scores(logits, split)
+    diagrams = {}
+    for tau in temperatures:
+        predictions = predict(scores, tau)
+        diagrams[tau] = metrics.reliability(predictions.confidence, predictions.right, bins, SEED)
+    return diagrams
+
+
+def calibrate(
+    logits: FeatureFile,
+    temperatures: Sequence[float] | None = None,
+    fit_split: str = evaluation.FIT_SPLIT,
+    eval_split: str = evaluation.EVAL_SPLIT,
+    val: float | None = None,
+    bins: int = BINS,
+    seed: int = SEED,
+) -> FeatureFile:
+    """Fit the temperature of the classes' softmax, and score it: what `clipkit calibrate` reports.
+
+    Parameters
+    ----------
+    logits : FeatureFile
+        Of kind logits, with labels and a prompt for every class.
+    temperatures : sequence of float, optional
+        Absolute temperatures to score beside the fitted one; the file's own by default.
+    fit_split, eval_split : str
+        If a file has a single split, by default a fifth of its rows is held out and scored.
+    val : float, optional
+        If the two splits are one, hold out this fraction of its rows, class by class, and score
+        them. If every row is of another class, such as pairs of an image and its text, rows are
+        held out of all.
+    bins : int
+        Bins of the calibration error, of equal mass.
+    seed : int
+        Random seed of the held-out rows and of the calibration error; see `metrics.reliability`.
+
+    Returns
+    -------
+    FeatureFile
+        A result with a run per temperature, and then the fitted one: `temperature`, `fitted`, `low`
+        and `high` (see `fit_temperature`), `eval_split`, `acc1`, `mean_confidence`, `nll` (nats),
+        `information` (ln C - NLL, the V-information of Xu et al. 2020 where the classes are equally
+        frequent; negative if the softmax is worse than a uniform one), `brier`, `ece`, `ece_null`
+        and `ece_null95`.
+
+    Raises
+    ------
+    UsageError
+        If a temperature is out of range, the two splits are one and `val` is not given, or they are
+        two and it is.
+    ClipkitError
+        If a split, its labels or a class's prompt is missing, or no temperature changes the
+        softmax.
+    """
+    taus = [check_positive("temperature", tau) for tau in temperatures or ()]
+    taus = taus or [logits.temperature or 1.0]
+    zeroshot.check_prompts(logits)
+    if softmax.learned_bias(logits) is not None:
+        console.note("the model's own probabilities are sigmoids; these are of a softmax")
+    fit_split, eval_split, val = _choose_splits(logits, fit_split, eval_split, val)
+    name, fit_rows, eval_rows = eval_split, None, None
+    if val is not None:
+        labels = evaluation.labelled_split(logits, fit_split).labels
+        assert labels is not None
+        if len(np.unique(labels)) == len(labels):  # pairs of an image and its text
+            labels = np.zeros_like(labels)
+        name, fit_rows, eval_rows = evaluation.hold_out(logits, fit_split, labels, val, seed)
+    evaluation.labelled_split(logits, eval_split)  # before the fit, which takes longer
+    fitted, low, high = fit_temperature(read_scores(logits, fit_split, fit_rows))
+    scores = read_scores(logits, eval_split, eval_rows, name)
+    rows = [_row(scores, tau, bins, seed) for tau in taus]
+    rows.append(_row(scores, fitted, bins, seed) | {"fitted": True, "low": low, "high": high})
+    history = logits.extended_history(
+        "calibrate",
+        temperature=taus,
+        fit_split=fit_split,
+        eval_split=eval_split,
+        val=val,
+        bins=bins,
+        seed=seed,
+        inputs={"logits": logits.digest},
+    )
+    result = FeatureFile("result", history)
+    result.set_rows(rows)
+    return result
+
+
+def _choose_splits(
+    logits: FeatureFile, fit_split: str, eval_split: str, val: float | None
+) -> tuple[str, str, float | None]:
+    """Return the splits to fit and to score, which are one if a fraction is held out."""
+    if fit_split == evaluation.FIT_SPLIT and len(logits.splits) == 1:
+        (fit_split,) = logits.splits
+        if eval_split == evaluation.EVAL_SPLIT:
+            eval_split = fit_split
+            if val is None:
+                val = evaluation.HELD_OUT
+                console.warn(
+                    f"{logits.display_name} has one split, {fit_split}: {val:.0%} of its rows are "
+                    "held out and scored"
+                )
+    if fit_split == eval_split and val is None:
+        raise UsageError(
+            f"{logits.display_name}: expected different splits to fit and to score, got "
+            f"{fit_split} twice",
+            "hold rows out with --val 0.2",
+        )
+    if fit_split != eval_split and val is not None:
+        raise UsageError(
+            f"{logits.display_name}: expected one split to hold rows out of, got {fit_split} to "
+            f"fit and {eval_split} to score",
+            f"leave out --val, or add --eval-split {fit_split}",
+        )
+    return fit_split, eval_split, val
+
+
+def _row(scores: ClassScores, tau: float, bins: int, seed: int) -> dict[str, Any]:
+    predictions = predict(scores, tau)
+    error = metrics.reliability(predictions.confidence, predictions.right, bins, seed)
+    return {
+        "temperature": tau,
+        "fitted": False,
+        "low": np.nan,
+        "high": np.nan,
+        "eval_split": scores.name,
+        "acc1": float(predictions.right.mean()),
+        "mean_confidence": float(predictions.confidence.mean()),
+        "nll": predictions.nll,
+        "information": float(np.log(scores.matrix.shape[1])) - predictions.nll,
+        "brier": predictions.brier,
+        "ece": error.ece,
+        "ece_null": error.ece_null,
+        "ece_null95": error.ece_null95,
+    }

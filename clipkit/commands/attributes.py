@@ -1,0 +1,77 @@
+"""`clipkit attributes`: what is held of each attribute, and what words reach."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from clipkit.commands._options import (
+    Attributes,
+    Columns,
+    Controls,
+    Force,
+    Format,
+    ResultOutput,
+    Seed,
+    check_result_output,
+    option,
+    read_one_from_stdin,
+    report_result,
+)
+
+
+def attributes(
+    images: Annotated[
+        str, typer.Argument(metavar="[IMAGES]", help="Feature file of images (default: stdin).")
+    ] = "-",
+    words: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[WORDS]", help="Feature file of texts with classes 'attribute: value'."
+        ),
+    ] = None,
+    attributes: Attributes = None,
+    column: Columns = [],  # noqa: B006
+    control: Controls = [],  # noqa: B006
+    random: Annotated[
+        int, option("N", "Number of sets of random directions.", min=0, max=1000)
+    ] = 5,
+    C: Annotated[float, option("C", "Inverse strength of the probe's regularisation.", "-C")] = 1.0,
+    fit_split: Annotated[str, option("NAME", "Split to fit the probes on.")] = "train",
+    eval_split: Annotated[str, option("NAME", "Split to score.")] = "test",
+    seed: Seed = 42,
+    output: ResultOutput = None,
+    format: Format = None,
+    force: Force = False,
+) -> None:
+    """Report for each attribute whether the embedding holds it, and whether words reach it.
+
+    Mean recall per value: `chance`; `zeroshot`, by WORDS alone; `names`, a probe on the cosines
+    with WORDS; `random`, one on as many random directions; `probe`, one on the whole embedding;
+    `control`, one on each --control. `reach` is (zeroshot - chance) / (probe - chance).
+
+    Example: clipkit attributes img.h5 words.h5 --attributes shapes --control control.h5
+    """
+    from clipkit import attributes as library
+    from clipkit import features, tables
+
+    named = [file for file in (words, *control) if file is not None]
+    read_one_from_stdin(images, *named)
+    check_result_output(output, force, images, *named)
+    result = library.measure(
+        features.read(images, kinds=["images"]),
+        None if words is None else features.read(words, kinds=["texts"]),
+        table=attributes,
+        columns=column,
+        controls=[features.read(file, kinds=["images"]) for file in control],
+        random=random,
+        C=C,
+        fit_split=fit_split,
+        eval_split=eval_split,
+        seed=seed,
+    )
+    rows = None
+    if tables.chosen_format(format) == "table":
+        rows = library.for_people(result.rows())
+    report_result(result, output, format, force, rows)

@@ -1,0 +1,54 @@
+"""`clipkit calibrate`: at which temperature the softmax over classes is a probability."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from clipkit.commands._options import (
+    FeatureInput,
+    Force,
+    Format,
+    ResultOutput,
+    Seed,
+    Temperatures,
+    check_result_output,
+    option,
+    parse_temperatures,
+    report_result,
+)
+
+
+def calibrate(
+    file: FeatureInput = "-",
+    temperature: Temperatures = [],  # noqa: B006
+    fit_split: Annotated[str, option("NAME", "Split to fit the temperature on.")] = "train",
+    eval_split: Annotated[str, option("NAME", "Split to score.")] = "test",
+    val: Annotated[
+        float | None,
+        option(
+            "FRACTION", "If both splits are the same, hold out this fraction of its rows to score."
+        ),
+    ] = None,
+    bins: Annotated[int, option("N", "Bins of the calibration error.", min=1)] = 15,
+    seed: Seed = 42,
+    output: ResultOutput = None,
+    format: Format = None,
+    force: Force = False,
+) -> None:
+    """Fit the temperature at which the softmax over the classes is a probability.
+
+    The last row is of the fitted temperature, with its 95 % interval. The others are of -t, by
+    default the file's temperature. `information` is ln C - NLL, in nats. `ece` is the expected
+    calibration error, and `ece_null` and `ece_null95` are the mean and the 95 % quantile that a
+    calibrated model of the same confidence has.
+
+    Example: clipkit calibrate class-logits.h5 -t 1,model
+    """
+    from clipkit import calibration
+    from clipkit.features import open_file
+
+    check_result_output(output, force, file)
+    with open_file(file, kinds=["logits"]) as logits:
+        temperatures = parse_temperatures(temperature, logits.logit_scale)
+        result = calibration.calibrate(logits, temperatures, fit_split, eval_split, val, bins, seed)
+    report_result(result, output, format, force)

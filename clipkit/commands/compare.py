@@ -1,0 +1,89 @@
+"""`clipkit compare`: which of several results is better on the same images, and where."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from clipkit.commands._options import (
+    Force,
+    Format,
+    ResultOutput,
+    Seed,
+    check_result_output,
+    option,
+    report_result,
+)
+from clipkit.errors import UsageError
+
+
+def compare(
+    a: Annotated[str, typer.Argument(metavar="A", help="Result of probe or zeroshot.")],
+    b: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[B]...", help="Results to compare with A, each separately."),
+    ] = None,
+    split: Annotated[
+        str | None, option("NAME", "Split to compare on (default: test, else the first).")
+    ] = None,
+    run: Annotated[
+        list[int],
+        option(
+            "N",
+            "Number of the run, from 0, of the results with several; or repeat it for each result.",
+            min=0,
+        ),
+    ] = [],  # noqa: B006
+    by: Annotated[
+        str | None,
+        option("TABLE", "Compare by an attribute of TABLE: a .csv or .tsv file, or shapes."),
+    ] = None,
+    column: Annotated[
+        str | None, option("NAME", "Attribute of TABLE to group by; A*B combines two.")
+    ] = None,
+    groups: Annotated[
+        str | None,
+        option("FILE", "Compare by groups of classes; each line of FILE is: class TAB group."),
+    ] = None,
+    common: Annotated[
+        bool, typer.Option("--common", help="Use the images that all results have.")
+    ] = False,
+    ids: Annotated[
+        str | None,
+        option(
+            "only-a|only-b|neither",
+            "Print the ids of the images that only A, only B or neither gets right.",
+            "--list",
+        ),
+    ] = None,
+    seed: Seed = 42,
+    output: ResultOutput = None,
+    format: Format = None,
+    force: Force = False,
+) -> None:
+    """Compare results on the same images: McNemar's test and a paired interval of the difference.
+
+    `difference` is the accuracy of A minus that of B. `kappa` is 0 if the two err independently and
+    1 if they err on the same images. With groups, the rows `worst` compare each result's worst
+    group with the worst that as many groups of these sizes have by chance.
+
+    Example: clipkit compare probe.h5 zeroshot.h5 --by shapes --column pattern
+    """
+    from clipkit import comparison, console, features
+
+    check_result_output(output, force, a, *(b or []), by, groups)
+    results = [features.read(file, kinds=["result"]) for file in [a, *(b or [])]]
+    paired = comparison.pair(results, split, run, common=common)
+    for result, label in zip(results, paired.runs, strict=True):
+        if "chosen" in label:
+            console.note(f"{result.display_name}: {label}")
+    if ids is None:
+        result = comparison.compare(paired, by=by, column=column, groups=groups, seed=seed)
+        report_result(result, output, format, force)
+    elif any((by, column, groups, output, format)):
+        raise UsageError("expected --list without --by, --column, --groups, --output and --format")
+    else:
+        for row_id in comparison.list_ids(paired, ids):
+            sys.stdout.write(f"{console.escaped(row_id)}\n")

@@ -1,0 +1,52 @@
+"""`clipkit relabel`: other labels for the same features."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from clipkit.commands._options import FeatureInput, Force, Output, Seed, option
+
+
+def relabel(
+    file: FeatureInput = "-",
+    table: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[TABLE]", help="Attributes of the rows: a .csv or .tsv file, or shapes."
+        ),
+    ] = None,
+    column: Annotated[
+        str | None, option("NAME", "Attribute of TABLE to use as labels; A*B combines two.")
+    ] = None,
+    groups: Annotated[
+        str | None,
+        option("FILE", "Use groups of classes as labels; each line of FILE is: class TAB group."),
+    ] = None,
+    shuffle: Annotated[
+        bool,
+        typer.Option(
+            "--shuffle",
+            help="As a control, permute the labels over the rows; with --groups, permute which "
+            "class has which group.",
+        ),
+    ] = False,
+    seed: Seed = 42,
+    output: Output = "-",
+    force: Force = False,
+) -> None:
+    """Replace the labels of images, logits or a result; the features stay the same.
+
+    Rows whose cell in TABLE is empty are left out. The result has the groups' accuracies.
+
+    Example: clipkit relabel img.h5 shapes --column colour | clipkit probe
+    """
+    from clipkit import features, files, relabeling
+
+    files.check_feature_output(output, force=force, inputs=[file, table, groups])
+    with features.open_file(file, kinds=["images", "logits", "result"]) as source:
+        relabeled = relabeling.relabel(
+            source, table, column=column, groups=groups, shuffle=shuffle, seed=seed
+        )
+        features.write(output, relabeled, force=force)

@@ -1,0 +1,75 @@
+"""`clipkit variance`: what embeddings spend their variance on, and what each prompt measures."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from clipkit.commands._options import (
+    Attributes,
+    Columns,
+    Controls,
+    Force,
+    Format,
+    ResultOutput,
+    Seed,
+    check_result_output,
+    option,
+    read_one_from_stdin,
+    report_result,
+)
+
+SHOWN = 3  # attributes of each prompt in a table for people
+
+
+def variance(
+    images: Annotated[
+        str, typer.Argument(metavar="[IMAGES]", help="Feature file of images (default: stdin).")
+    ] = "-",
+    texts: Annotated[
+        str | None,
+        typer.Argument(metavar="[TEXTS]", help="Tell what the cosines of these prompts measure."),
+    ] = None,
+    attributes: Attributes = None,
+    column: Columns = [],  # noqa: B006
+    control: Controls = [],  # noqa: B006
+    null: Annotated[
+        int, option("N", "Number of draws from each null distribution.", min=1, max=100_000)
+    ] = 1000,
+    split: Annotated[
+        str | None, option("NAME", "Split to look at (default: test, else the first).")
+    ] = None,
+    seed: Seed = 42,
+    output: ResultOutput = None,
+    format: Format = None,
+    force: Force = False,
+) -> None:
+    """Report how much of the embeddings' variance each attribute explains (adjusted R squared).
+
+    With TEXTS, report how much of the variance of each prompt's cosines it explains, beside random
+    directions. A table for people shows the three largest of each prompt.
+
+    Example: clipkit variance img.h5 --attributes shapes --control control.h5
+    """
+    from clipkit import features, tables, variance
+
+    named = [file for file in (texts, *control) if file is not None]
+    read_one_from_stdin(images, *named)
+    check_result_output(output, force, images, *named)
+    controls = [features.read(file, kinds=["images"]) for file in control]
+    prompts = None if texts is None else features.read(texts, kinds=["texts"])
+    result = variance.decompose(
+        features.read(images, kinds=["images"]),
+        prompts,
+        table=attributes,
+        columns=column,
+        controls=controls,
+        null=null,
+        split=split,
+        seed=seed,
+    )
+    rows = result.rows()
+    if prompts is not None and tables.chosen_format(format) == "table":
+        rows = variance.largest_of_prompts(rows, SHOWN)
+    report_result(result, output, format, force, rows)

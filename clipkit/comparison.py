@@ -1,0 +1,432 @@
+"""Compare results on the same images: paired differences, by group, and the images behind them.
+
+Two accuracies on the same images are not independent. Only the images that one of the two results
+gets right and the other wrong tell them apart, so all tests and intervals here are paired.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipkit import console, metrics
+from clipkit.annotations import Attribute, read_annotations
+from clipkit.errors import ClipkitError, UsageError, unknown
+from clipkit.features import FeatureFile, Int64
+from clipkit.relabeling import only_attribute
+from clipkit.results import (
+    check_predicted_classes,
+    check_run,
+    choose_split,
+    class_names,
+    read_groups,
+    run_label,
+    scored_runs,
+    short_model_name,
+)
+
+Bools = NDArray[np.bool_]
+Row = dict[str, Any]
+
+LISTS = ("only-a", "only-b", "neither")
+WORST = "worst"  # the group of the rows about the worst of the groups
+
+
+@dataclass(frozen=True)
+class PairedResults:
+    """Results whose rows are matched by id: every column of `right` is one image.
+
+    Attributes
+    ----------
+    names : list of F str
+        Of the results, from their files.
+    first : FeatureFile
+        The first result, with the matched rows of the compared split alone.
+    right : (F, N) bool array
+        Whether each result predicts the class of each image.
+    runs : list of F str
+        The run of each result: its settings, and how it was chosen among several.
+    models : list of F str
+    inputs : dict of str to str
+        The digests of the results.
+    common : bool
+        Whether images that a result lacks were left out.
+    """
+
+    names: list[str]
+    first: FeatureFile
+    right: Bools
+    runs: list[str]
+    models: list[str]
+    inputs: dict[str, str]
+    common: bool
+
+    @property
+    def split(self) -> str:
+        """The compared split."""
+        return next(iter(self.first.splits))
+
+
+def pair(
+    results: Sequence[FeatureFile],
+    split: str | None = None,
+    runs: Sequence[int] = (),
+    *,
+    common: bool = False,
+) -> PairedResults:
+    """Match the rows of results by their ids.
+
+    Parameters
+    ----------
+    results : sequence of F FeatureFile
+        Of `probe` or `zeroshot`, with labels.
+    split : str, optional
+        `test` by default, else the first split of the first result.
+    runs : sequence of int, optional
+        The run, from 0 among those on the split, of all results with several, or of each result.
+    common : bool
+        Use the images that all results have, and leave out the others.
+
+    Raises
+    ------
+    UsageError
+        If there is no such split or run, or a result has several runs and none is chosen.
+    ClipkitError
+        If a result has no predicted classes or no labels, if ids or labels differ.
+    """
+    for result in results:
+        check_predicted_classes(result)
+    split = choose_split(results[0], split)
+    for result in results:
+        result.choose_splits([split])
+    numbers = _choose_runs(results, split, runs)
+    orders = _match_ids(results, split, common)
+    right = []
+    for result, run, order in zip(results, numbers, orders, strict=True):
+        scored = scored_runs(result, split)
+        check_run(scored, run)
+        right.append((scored.predicted[run] == scored.labels)[order])
+        _check_labels(results[0], result, split, orders[0], order)
+    first = FeatureFile(
+        "result",
+        results[0].history,
+        {split: results[0].splits[split].take(orders[0])},
+        class_names=results[0].class_names,
+        display_name=results[0].display_name,
+    )
+    keys = ["a", *(f"b{number}" for number in range(1, len(results)))]
+    return PairedResults(
+        _name(results, numbers),
+        first,
+        np.stack(right),
+        [_describe_run(result, split, run) for result, run in zip(results, numbers, strict=True)],
+        [short_model_name(result) for result in results],
+        {key: result.digest for key, result in zip(keys, results, strict=True)},
+        common,
+    )
+
+
+def _choose_runs(results: Sequence[FeatureFile], split: str, runs: Sequence[int]) -> list[int]:
+    """Return the number of each result's run; several runs without a choice are refused."""
+    counts = [len(scored_runs(result, split).predicted) for result in results]
+    if len(runs) not in (0, 1, len(results)):
+        expected = f"one, or one for each of {len(results)} results"
+        raise UsageError(f"run: expected {expected}, got {len(runs)}")
+    chosen: list[int | None] = [None] * len(results)
+    if len(runs) == len(results):
+        chosen = [*runs]
+    elif runs:  # a result with one run needs no number
+        chosen = [runs[0] if count > 1 or max(counts) == 1 else None for count in counts]
+    for result, count, run in zip(results, counts, chosen, strict=True):
+        if run is None and count > 1:
+            raise UsageError(
+                f"{result.display_name}: expected one run on {split}, got {count}",
+                f"choose with --run 0 to {count - 1}, or let probe --val choose",
+            )
+    return [run or 0 for run in chosen]
+
+
+def _describe_run(result: FeatureFile, split: str, run: int) -> str:
+    """Return the settings of a run; say which it is, and how it was chosen, if there were more."""
+    scored = scored_runs(result, split)
+    label = run_label(result, scored, run)
+    on_split = len(scored.predicted)
+    validated = [row for row in result.rows() if row.get("eval_split", split) != split]
+    if on_split > 1:
+        label += f" (run {run} of {on_split}, chosen by number)"
+    elif len(validated) > 1:
+        label += f" (chosen on {validated[0]['eval_split']} among {len(validated)})"
+    return label
+
+
+def _name(results: Sequence[FeatureFile], runs: Sequence[int]) -> list[str]:
+    """Name the results after their files, with folders or runs if that tells them apart."""
+    texts = [result.display_name.encode("utf-8", "replace").decode() for result in results]
+    paths = [Path(text) for text in texts]
+    names = [path.stem for path in paths]
+    with_runs = [f"{name} run {run}" for name, run in zip(names, runs, strict=True)]
+    for candidates in (names, [str(path.with_suffix("")) for path in paths], with_runs):
+        if len(set(candidates)) == len(results):
+            return candidates
+    return names
+
+
+def _match_ids(results: Sequence[FeatureFile], split: str, common: bool) -> list[Int64]:
+    """Return the row numbers of each result that put the same images in the same order."""
+    ids = [result.splits[split].ids for result in results]
+    if len(results) == 1:
+        return [np.arange(len(ids[0]))]
+    row_of = [{row_id: row for row, row_id in enumerate(of_result)} for of_result in ids]
+    for result, rows in zip(results, row_of, strict=True):
+        count = len(result.splits[split])
+        if len(rows) < count:
+            raise ClipkitError(
+                f"{result.display_name}: {split}: expected different ids, got {len(rows):,} in "
+                f"{count:,} rows"
+            )
+    in_all = set(ids[0]).intersection(*ids[1:])
+    shared = [row_id for row_id in ids[0] if row_id in in_all]
+    for result, rows in zip(results, row_of, strict=True):
+        if len(rows) > len(shared) and not (common and shared):
+            example = next(row_id for row_id in rows if row_id not in in_all)
+            raise ClipkitError(
+                f"{result.display_name}: {split}: expected the same ids in all results, got "
+                f"{len(rows) - len(shared):,} that another lacks, for example {example!r}",
+                "compare the images that all have with --common" if shared else None,
+            )
+    if len(shared) < max(map(len, ids)):
+        console.note(f"{len(shared):,} images of {split} are in all results")
+    return [np.array([rows[row_id] for row_id in shared], np.int64) for rows in row_of]
+
+
+def _check_labels(
+    first: FeatureFile, other: FeatureFile, split: str, first_order: Int64, order: Int64
+) -> None:
+    """Check that an image has the same class in two results, whatever the order of the classes."""
+    classes: list[NDArray[Any]] = []
+    for result, rows in ((first, first_order), (other, order)):
+        labels = scored_runs(result, split).labels[rows]
+        if first.class_names and other.class_names:
+            labels = np.array(result.class_names)[labels]
+        classes.append(labels)
+    different = np.flatnonzero(classes[0] != classes[1])
+    if len(different):
+        row = different[0]
+        row_id = first.splits[split].ids[first_order[row]]
+        raise ClipkitError(
+            f"{first.display_name} and {other.display_name}: expected the same labels, got "
+            f"{len(different):,} that differ: {row_id!r} is {classes[0][row]} and "
+            f"{classes[1][row]}"
+        )
+
+
+def compare(
+    paired: PairedResults,
+    *,
+    by: str | None = None,
+    column: str | None = None,
+    groups: str | None = None,
+    seed: int = 42,
+) -> FeatureFile:
+    """Compare the first result with each of the others: what `clipkit compare` reports.
+
+    Parameters
+    ----------
+    paired : PairedResults
+        Of one result or more.
+    by : str, optional
+        A .csv or .tsv file of attributes, or ``shapes``: compare within each of its groups. Rows
+        without a value are left out.
+    column : str, optional
+        The attribute of `by`, which may be left out if there is one; ``a*b`` combines two.
+    groups : str, optional
+        A file with lines of class TAB group: compare within each group.
+    seed : int
+        Random seed of the bootstrap and of the permutations.
+
+    Returns
+    -------
+    FeatureFile
+        A result with a row per pair: `a`, `b`, `split`, `rows`, the accuracies `acc_a` and `acc_b`,
+        their `difference` with `low` and `high` (see `metrics.difference_interval`), the number of
+        images that `both`, `only_a`, `only_b` or `neither` gets right, `p` of McNemar's exact test
+        (see `metrics.mcnemar`), with several pairs `p_holm` (Holm's correction for all rows), and
+        `kappa` (see `metrics.error_consistency`). Of one result: `acc_a` with Wilson's interval.
+
+        With groups: a row per pair and `group`, and then, for each result, the row `worst` with
+        the accuracy of its worst group, and the median `null` and the 5th percentile `null5` of
+        `metrics.worst_group_null`. A group without images is left out. NaN marks what does not
+        apply.
+
+    Raises
+    ------
+    UsageError
+        If both `by` and `groups` are given, or there is no such attribute.
+    ClipkitError
+        If the table or the groups do not fit the results.
+    """
+    if by is not None and groups is not None:
+        raise UsageError("expected --by or --groups, got both")
+    if column is not None and by is None:
+        raise UsageError("expected --by for --column, got none")
+    inputs = dict(paired.inputs)
+    attribute, source = None, None
+    if by is not None:
+        annotations = read_annotations(paired.first, by, [column] if column else ())
+        attribute, source = only_attribute(annotations.attributes, by), annotations.source
+        inputs |= annotations.inputs
+    elif groups is not None:
+        attribute, of_class = _read_class_groups(paired, groups)
+        inputs["groups"] = f"sha256:{hashlib.sha256(repr(of_class).encode()).hexdigest()}"
+    history = paired.first.extended_history(
+        "compare",
+        names=paired.names,
+        models=paired.models,
+        runs=paired.runs,
+        split=paired.split,
+        common=paired.common or None,
+        by=source,
+        column=attribute.name if attribute else None,
+        seed=seed,
+        inputs=inputs,
+    )
+    result = FeatureFile("result", history)
+    rows = _group_rows(paired, attribute, seed) if attribute else _pair_rows(paired, seed)
+    if len(paired.right) > 2:
+        _add_holm(rows)
+    elif len(paired.right) == 2 and len(rows) > 1:
+        console.note(f"p is not corrected for the {len(rows)} comparisons")
+    if attribute:
+        rows = _add_worst(rows, paired, attribute.codes[paired.split], seed)
+    result.set_rows(rows)
+    return result
+
+
+def _read_class_groups(paired: PairedResults, path: str) -> tuple[Attribute, list[str]]:
+    """Return the groups of the images' classes, and the group of each class."""
+    labels = paired.first.splits[paired.split].labels
+    assert labels is not None  # checked by `pair`
+    of_class = read_groups(path, class_names(paired.first, labels.max()))
+    names, index = np.unique(of_class, return_inverse=True)
+    return Attribute("group", names.tolist(), {paired.split: index[labels]}), of_class
+
+
+def _pair_rows(paired: PairedResults, seed: int, **group: str) -> list[Row]:
+    """Return a row for each result after the first; of one result, the row of its accuracy."""
+    head: Row = {"a": paired.names[0]}
+    where = {"split": paired.split, **group}
+    first = paired.right[0]
+    if len(paired.right) == 1:
+        accuracy = float(first.mean())
+        low, high = metrics.wilson(accuracy, len(first))
+        counts = {"rows": len(first), "acc_a": accuracy, "low": low, "high": high}
+        return [head | where | counts]
+    rows = []
+    for name, second in zip(paired.names[1:], paired.right[1:], strict=True):
+        rows.append(head | {"b": name} | where | _compare(first, second, seed))
+    return rows
+
+
+def _compare(first: Bools, second: Bools, seed: int) -> Row:
+    n = len(first)
+    both = int((first & second).sum())
+    only_a = int((first & ~second).sum())
+    only_b = int((second & ~first).sum())
+    neither = n - both - only_a - only_b
+    low, high = metrics.difference_interval(only_a, only_b, n, seed)
+    return {
+        "rows": n,
+        "acc_a": (both + only_a) / n,
+        "acc_b": (both + only_b) / n,
+        "difference": (only_a - only_b) / n,
+        "low": low,
+        "high": high,
+        "both": both,
+        "only_a": only_a,
+        "only_b": only_b,
+        "neither": neither,
+        "p": metrics.mcnemar(only_a, only_b),
+        "kappa": metrics.error_consistency(both, only_a, only_b, neither),
+    }
+
+
+def _group_rows(paired: PairedResults, attribute: Attribute, seed: int) -> list[Row]:
+    """Return the rows of each group that has images."""
+    codes = attribute.codes[paired.split]
+    groups = np.unique(codes[codes >= 0])
+    if not len(groups):
+        raise ClipkitError(
+            f"{paired.first.display_name}: {paired.split}: expected rows with a value of "
+            f"{attribute.name}, got none"
+        )
+    rows = []
+    for group in groups:
+        members = replace(paired, right=paired.right[:, codes == group])
+        rows += _pair_rows(members, seed, group=attribute.values[group])
+    return rows
+
+
+def _add_worst(rows: Sequence[Row], paired: PairedResults, codes: Int64, seed: int) -> list[Row]:
+    """Return the rows of the groups, and after them that of each result's worst group."""
+    nulls = {"null": np.nan, "null5": np.nan}
+    nothing = dict.fromkeys([*rows[0], *nulls], np.nan)
+    no_names = {name: "" for name in ("a", "b") if name in rows[0]}
+    worst = []
+    for number, name in enumerate(paired.names):
+        key = "b" if number else "a"
+        where = {"split": paired.split, "group": WORST, key: name}
+        values = _worst(paired.right[number], codes, key, seed)
+        worst.append(nothing | no_names | where | values)
+    return [*(row | nulls for row in rows), *worst]
+
+
+def _worst(right: Bools, codes: Int64, key: str, seed: int) -> Row:
+    has_group = codes >= 0
+    sizes = np.bincount(codes[has_group])
+    counts = np.bincount(codes[has_group], weights=right[has_group])
+    present = np.flatnonzero(sizes)
+    sizes, counts = sizes[present], counts[present]
+    worst = int(np.argmin(counts / sizes))
+    null = metrics.worst_group_null(sizes, int(counts.sum()), seed)
+    return {
+        "rows": int(sizes[worst]),
+        f"acc_{key}": float(counts[worst] / sizes[worst]),
+        "null": float(np.median(null)),
+        "null5": float(np.percentile(null, 5)),
+    }
+
+
+def _add_holm(rows: Sequence[Row]) -> None:
+    for row, p in zip(rows, metrics.holm([row["p"] for row in rows]), strict=True):
+        row["p_holm"] = float(p)
+        row["kappa"] = row.pop("kappa")  # p_holm stands beside p
+
+
+def list_ids(paired: PairedResults, which: str) -> list[str]:
+    """Return the ids of images that only a, only b, or neither of two results gets right.
+
+    Parameters
+    ----------
+    paired : PairedResults
+        Of two results.
+    which : {"only-a", "only-b", "neither"}
+
+    Raises
+    ------
+    UsageError
+        If there is no such list, or not two results.
+    """
+    if which not in LISTS:
+        raise unknown("list", which, LISTS)
+    if len(paired.right) != 2:
+        raise UsageError(f"expected two results to list ids of, got {len(paired.right)}")
+    a, b = paired.right
+    listed = {"only-a": a & ~b, "only-b": b & ~a, "neither": ~a & ~b}[which]
+    ids = paired.first.splits[paired.split].ids
+    return [ids[row] for row in np.flatnonzero(listed)]

@@ -1,0 +1,130 @@
+"""Dots with intervals: what is held of each attribute, and what words reach."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike, NDArray
+
+from clipkit.plots.style import (
+    GREY,
+    PALETTE,
+    Floats,
+    add_legend,
+    clipkit_style,
+    new_figure,
+    sanitize_label,
+)
+
+ROW_INCHES = 0.36
+
+
+class Dots(NamedTuple):
+    """One kind of number of A rows, as fractions, with the ends of its lines; NaN is not drawn."""
+
+    values: ArrayLike
+    low: ArrayLike
+    high: ArrayLike
+
+
+class _Style(NamedTuple):
+    color: str
+    marker: str
+    size: float
+    offset: float  # in rows, so that equal numbers stay apart
+
+
+# By the order of the series; the first is drawn last, above the others.
+STYLES = (
+    _Style(PALETTE[0], "o", 7, -0.2),
+    _Style(PALETTE[6], "s", 6, 0.07),
+    _Style(PALETTE[2], "D", 5, 0.2),
+    _Style(PALETTE[1], "^", 7, 0.33),
+)
+
+
+@clipkit_style
+def attributes(
+    names: Sequence[str],
+    chance: ArrayLike,
+    series: Mapping[str, Dots],
+    reach: ArrayLike,
+    *,
+    title: str | None = None,
+) -> Figure:
+    """Draw a line per attribute, from chance to 100 %, with up to four kinds of numbers on it.
+
+    Attributes come by falling reach, which is written beside them; those without it come last.
+
+    Parameters
+    ----------
+    names : sequence of A str
+        Shown literally, cut after 28 characters.
+    chance : array (A,)
+        Fractions.
+    series : mapping of str to Dots
+        Legend text -> fractions. Those without a number are left out.
+    reach : array (A,)
+        NaN where it is not defined.
+    """
+    reached = np.asarray(reach, np.float64)
+    order = np.argsort(-np.nan_to_num(reached, nan=-np.inf), kind="stable")
+    y = np.arange(len(order), dtype=np.float64)
+    at_chance = 100 * np.asarray(chance, np.float64)[order]
+    fig = new_figure(7.0, ROW_INCHES * len(order) + 0.9, title)
+    ax = fig.add_subplot()
+    ax.grid(False, axis="y")
+    ax.hlines(y, at_chance, 100, color="#cccccc", linewidth=1.0, zorder=1)
+    handles: list[Artist] = [
+        ax.plot(at_chance, y, "|", color=GREY, markersize=13, markeredgewidth=1.8, zorder=2)[0]
+    ]
+    labels = ["chance"]
+    for number, (label, dots) in enumerate(series.items()):
+        if np.isfinite(np.asarray(dots.values)).any():
+            handles.append(_draw_dots(ax, y, dots, order, STYLES[number], zorder=9 - number))
+            labels.append(label)
+    ax.set_yticks(y, [sanitize_label(names[row], 28) for row in order], fontsize=9.5)
+    ax.tick_params(axis="y", length=0)
+    ax.set_ylim(len(order) - 0.4, -0.6)
+    ax.set_xlim(0, 101)
+    ax.set_xlabel("mean recall per value (%)")
+    fact = "lines: 95 % intervals over images; of random directions and controls, their range"
+    ax.set_title(fact, loc="left", color=GREY)
+    if np.isfinite(reached).any():
+        _write_reach(ax, y, reached[order])
+    add_legend(fig, handles, labels)
+    return fig
+
+
+def _draw_dots(
+    ax: Axes, y: Floats, dots: Dots, order: NDArray[np.int64], style: _Style, zorder: int
+) -> Artist:
+    values, low, high = (100 * np.asarray(part, np.float64)[order] for part in dots)
+    y = y + style.offset
+    ax.hlines(y, low, high, color=style.color, linewidth=1.6, zorder=zorder)
+    (line,) = ax.plot(
+        values,
+        y,
+        linestyle="none",
+        marker=style.marker,
+        markersize=style.size,
+        color=style.color,
+        markeredgecolor="white",
+        markeredgewidth=0.5,
+        zorder=zorder,
+    )
+    return line
+
+
+def _write_reach(ax: Axes, y: Floats, reach: Floats) -> None:
+    """Write the reach of each row at the right edge."""
+    place = ax.get_yaxis_transform()
+    ax.text(1.02, -0.75, "reach", transform=place, fontsize=9, color=GREY, va="bottom")
+    for position, value in zip(y, reach, strict=True):
+        text = "–" if np.isnan(value) else f"{value:.2f}"
+        ax.text(1.02, position, text, transform=place, fontsize=9, va="center")

@@ -1,0 +1,250 @@
+"""Give a feature file other labels: attributes from a table, groups of classes, or shuffled ones.
+
+Shuffled labels are controls. Labels that are permuted over the rows hold nothing to learn. Groups
+that are dealt to the classes at random are the control task of Hewitt and Liang (2019): what a
+probe still reaches comes from telling the classes apart, and not from the groups.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipkit import metrics
+from clipkit.annotations import CLASS, Attribute, read_annotations
+from clipkit.errors import ClipkitError, UsageError
+from clipkit.features import BlockMatrix, FeatureFile, Float32, Int64, Split
+from clipkit.results import read_groups
+
+# acc5 needs the scores of the classes, which a result does not hold.
+SCORES: dict[str, Callable[[Int64, Int64], float]] = {
+    "acc1": metrics.accuracy,
+    "mean_per_class_recall": metrics.mean_per_class_recall,
+    "acc5": lambda *_: np.nan,
+}
+
+
+def relabel(
+    file: FeatureFile,
+    table: str | None = None,
+    *,
+    column: str | None = None,
+    groups: str | None = None,
+    shuffle: bool = False,
+    seed: int = 42,
+) -> FeatureFile:
+    """Return a file with other labels and the same features: what `clipkit relabel` writes.
+
+    Parameters
+    ----------
+    file : FeatureFile
+        Of kind images or logits; with `groups`, also a result with predictions.
+    table : str, optional
+        A .csv or .tsv file of attributes, or ``shapes``.
+    column : str, optional
+        The attribute to use, which may be left out if the table has one; ``a*b`` combines two.
+    groups : str, optional
+        A file with lines of class TAB group.
+    shuffle : bool
+        Permute the labels over the rows of each split; with `groups`, permute which class has which
+        group.
+    seed : int
+        Random seed of `shuffle`.
+
+    Raises
+    ------
+    UsageError
+        If nothing, or both a table and groups, are asked for; if there is no such attribute; if the
+        file is a result, except with `groups`.
+    ClipkitError
+        If the table or the groups do not fit the file.
+    """
+    if table is not None and groups is not None:
+        raise UsageError("expected TABLE or --groups, got both", "pipe one relabel into another")
+    if table is None and groups is None and not shuffle:
+        raise UsageError("expected TABLE, --groups or --shuffle, got none")
+    if column is not None and table is None:
+        raise UsageError("expected TABLE for --column, got none")
+    if table is not None and file.kind == "result":
+        raise UsageError(
+            f"{file.display_name}: expected images or logits for a table, got a result",
+            "show a result by attribute with: clipkit compare --by",
+        )
+    inputs = {"features": file.digest}
+    relabeled, source = file, None
+    if table is not None:
+        annotations = read_annotations(file, table, [column] if column else ())
+        attribute = only_attribute(annotations.attributes, table)
+        relabeled = use_attribute(file, attribute)
+        column, source = attribute.name, annotations.source
+        inputs |= annotations.inputs
+    if groups is not None:
+        of_class = read_groups(groups, file.class_names or [])
+        inputs["groups"] = f"sha256:{hashlib.sha256(repr(of_class).encode()).hexdigest()}"
+        relabeled = use_groups(file, of_class, seed if shuffle else None)
+    elif shuffle:
+        relabeled = shuffle_rows(relabeled, seed)
+    history = file.extended_history(
+        "relabel",
+        attributes=source,
+        column=column,
+        shuffle=shuffle or None,
+        seed=seed if shuffle else None,
+        inputs=inputs,
+    )
+    return replace(relabeled, history=history)
+
+
+def only_attribute(attributes: Sequence[Attribute], table: str) -> Attribute:
+    """Return the only attribute of a table, the file's own labels aside."""
+    others = [attribute for attribute in attributes if attribute.name != CLASS] or attributes
+    if len(others) > 1:
+        names = ", ".join(attribute.name for attribute in others)
+        raise UsageError(f"{table}: expected one attribute, got {names}", "choose with --column")
+    return others[0]
+
+
+def use_attribute(file: FeatureFile, attribute: Attribute) -> FeatureFile:
+    """Return a file with the values of an attribute as its classes.
+
+    Parameters
+    ----------
+    file : FeatureFile
+        Of kind images or logits.
+    attribute : Attribute
+        Rows without a value are left out.
+
+    Returns
+    -------
+    FeatureFile
+        With the same features. The prompts of logits belong to no class any more.
+
+    Raises
+    ------
+    ClipkitError
+        If no row of a split has a value.
+    """
+    splits = {}
+    for name, split in file.splits.items():
+        codes = attribute.codes[name]
+        rows = np.flatnonzero(codes >= 0)
+        if not len(rows):
+            raise ClipkitError(
+                f"{file.display_name}: {name}: expected rows with a value of {attribute.name}, "
+                "got none"
+            )
+        splits[name] = replace(_take(split, rows), labels=codes[rows])
+    class_index = None if file.class_index is None else np.full(len(file.class_index), -1)
+    return replace(file, splits=splits, class_names=attribute.values, class_index=class_index)
+
+
+def _take(split: Split, rows: NDArray[np.int64]) -> Split:
+    """Return some rows of a split, whose features stay in blocks."""
+    if len(rows) == len(split):
+        return split
+    matrix = BlockMatrix.from_array(split.features)
+
+    def iter_blocks() -> Iterator[Float32]:
+        start = 0
+        for block in matrix.iter_blocks():
+            first, last = np.searchsorted(rows, [start, start + len(block)])
+            yield block[rows[first:last] - start]
+            start += len(block)
+
+    features = BlockMatrix((len(rows), matrix.shape[1]), iter_blocks)
+    return Split(features, ids=[split.ids[row] for row in rows])
+
+
+def use_groups(file: FeatureFile, groups: Sequence[str], seed: int | None = None) -> FeatureFile:
+    """Return a file whose classes are groups of its classes.
+
+    Parameters
+    ----------
+    file : FeatureFile
+        Of kind images or logits, or a result with predictions, with class names.
+    groups : sequence of C str
+        The group of each class.
+    seed : int, optional
+        Permute which class has which group with this random seed. The sizes of the groups stay.
+
+    Returns
+    -------
+    FeatureFile
+        Labels, the classes of prompts, and predictions are groups, sorted by name. Of a result,
+        `acc1` and `mean_per_class_recall` are those of the groups, and `acc5` is NaN.
+
+    Raises
+    ------
+    ClipkitError
+        If the result predicts no classes.
+    """
+    if file.kind == "result" and (not file.splits or file.holds_clusters):
+        raise ClipkitError(
+            f"{file.display_name}: expected a result with predicted classes, got none"
+        )
+    names, group_of_class = np.unique(groups, return_inverse=True)
+    if seed is not None:
+        group_of_class = np.random.RandomState(seed).permutation(group_of_class)
+    splits = {name: _group_split(split, group_of_class) for name, split in file.splits.items()}
+    class_index = file.class_index
+    if class_index is not None:
+        class_index = np.where(class_index < 0, -1, group_of_class[class_index])
+    grouped = replace(file, splits=splits, class_names=names.tolist(), class_index=class_index)
+    if file.kind == "result":
+        grouped.runs = dict(file.runs)
+        _score_again(grouped)
+    return grouped
+
+
+def _group_split(split: Split, group_of_class: Int64) -> Split:
+    grouped = replace(split)
+    if split.labels is not None:
+        grouped.labels = group_of_class[split.labels]
+    if split.predicted is not None:
+        grouped.predicted = group_of_class[split.predicted]
+    return grouped
+
+
+def _score_again(result: FeatureFile) -> None:
+    """Set the columns of accuracies from labels and predictions."""
+    column = "eval_split" if "eval_split" in result.runs else "split"
+    for name, score in SCORES.items():
+        if name not in result.runs:
+            continue
+        values = np.full(len(result.runs[name]), np.nan)
+        for split_name, split in result.splits.items():
+            rows = np.flatnonzero(result.runs[column] == split_name)
+            if split.labels is None or split.predicted is None:
+                continue
+            values[rows] = [score(split.labels, predicted) for predicted in split.predicted]
+        result.runs[name] = values
+
+
+def shuffle_rows(file: FeatureFile, seed: int) -> FeatureFile:
+    """Return a file whose labels are permuted over the rows of each split.
+
+    Raises
+    ------
+    UsageError
+        If the file is a result: its predictions were made from other labels.
+    ClipkitError
+        If no split has labels.
+    """
+    if file.kind == "result":
+        raise UsageError(
+            f"{file.display_name}: expected images or logits to shuffle, got a result",
+            "shuffle the groups of its classes: --groups FILE --shuffle",
+        )
+    rng = np.random.RandomState(seed)
+    splits = {}
+    for name, split in sorted(file.splits.items()):
+        splits[name] = split
+        if split.labels is not None:
+            splits[name] = replace(split, labels=rng.permutation(split.labels))
+    if all(split.labels is None for split in splits.values()):
+        raise ClipkitError(f"{file.display_name}: expected labels, got none")
+    return replace(file, splits=splits)

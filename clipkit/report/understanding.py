@@ -1,0 +1,152 @@
+"""The tables of chapter 6: what is held of each attribute, what words reach, and how sure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from clipkit import comparison
+from clipkit.attributes import for_people
+from clipkit.errors import ClipkitError
+from clipkit.report.claims import Run
+from clipkit.report.folder import ResultsFolder
+from clipkit.report.formatting import escape, table
+
+Blocks = list[str]
+
+ATTRIBUTES = "attribute values chance zeroshot names random probe control reach"
+VARIANCE = "attribute share unique null95 control_share control_low control_high"
+CALIBRATION = "temperature fitted low high nll information ece ece_null ece_null95"
+ZEROSHOT = "classes.logits.zeroshot"
+# Every probe of chapters 2 to 4 that is one classifier, with the setting that was chosen
+PROBES = {
+    "img.svm": "SVM on embeddings",
+    "img.svm-c": "SVM on embeddings, C chosen",
+    "img.logreg": "logistic regression on embeddings",
+    "generic32.logits.svm": "SVM on 32 prompts, τ 1",
+    "generic32.logits.logreg": "logistic regression on 32 prompts, τ 1",
+    "generic32.logits.svm-val": "SVM on 32 prompts, τ chosen",
+    "generic32.logits.logreg-val": "logistic regression on 32 prompts, τ chosen",
+    "generic32.logits.mlp-val": "MLP on 32 prompts, τ chosen",
+}
+
+
+def attributes(results: ResultsFolder) -> Blocks:
+    """Return the table of what is held of each attribute, and what words reach."""
+    rows = results.table("img.attributes", ATTRIBUTES)
+    if not rows:
+        return []
+    shown = for_people(rows)
+    header = [name.removesuffix(" %") for name in shown[0]]
+    cells = [[escape("" if cell is None else cell) for cell in row.values()] for row in shown]
+    return [table(header, cells)]
+
+
+def variance(results: ResultsFolder) -> Blocks:
+    """Return the table of the shares of variance."""
+    rows = results.table("img.variance", VARIANCE)
+    header = ["attribute", "share", "unique", "null", "share in the control"]
+    cells = []
+    for row in rows:
+        numbers = [_percent(row[name]) for name in ("share", "unique", "null95")]
+        cells.append([escape(row["attribute"]), *numbers, _with_range(row)])
+    return [table(header, cells)] if rows else []
+
+
+def _percent(value: float) -> str:
+    return "" if math.isnan(value) else f"{100 * value:.2f}"
+
+
+def _with_range(row: Run) -> str:
+    text = _percent(row["control_share"])
+    if row["control_low"] < row["control_high"]:
+        text += f" ({_percent(row['control_low'])}–{_percent(row['control_high'])})"
+    return text
+
+
+def against_zeroshot(results: ResultsFolder) -> Blocks:
+    """Return the table of probes against zero-shot on the same images, with paired intervals."""
+    zeroshot = results.runs(ZEROSHOT)
+    paired = []
+    for name, label in PROBES.items():
+        runs = results.runs(name)
+        if runs and zeroshot and runs[0]["split"] == zeroshot[0]["split"]:
+            paired.append((label, name, runs[0]["number"]))
+    if not paired:
+        return []
+    files = [results.read(ZEROSHOT), *(results.read(name) for _, name, _ in paired)]
+    numbers = [zeroshot[0]["number"], *(number for _, _, number in paired)]
+    try:
+        matched = comparison.pair(files, zeroshot[0]["split"], numbers)
+    except ClipkitError:  # other images: a folder that was made in several goes
+        return []
+    rows = comparison.compare(matched).rows()
+    header = ["probe", "probe − zero-shot (points)", "only probe", "only zero-shot", "p"]
+    cells = []
+    for (label, _, _), row in zip(paired, rows, strict=True):
+        low, high = -100 * row["high"], -100 * row["low"]
+        difference = f"{-100 * row['difference']:+.2f} ({low:+.2f} to {high:+.2f})"
+        p = row.get("p_holm", row["p"])
+        cells.append([label, difference, f"{row['only_b']}", f"{row['only_a']}", f"{p:.2g}"])
+    text = (
+        f"The probes against zero-shot classification ({100 * rows[0]['acc_a']:.2f} %) on the same "
+        "images: the paired difference with its 95 % interval, the images that only one of the two "
+        "gets right, and McNemar's exact p, corrected for all rows by Holm's method. The interval "
+        "covers another draw of test images, but not another draw of training images."
+    )
+    return [text, table(header, cells)]
+
+
+def calibration(folders: Mapping[str, ResultsFolder]) -> Blocks:
+    """Return the table of temperatures at which the softmax over the classes is a probability."""
+    cells = []
+    for suffix, results in folders.items():
+        for row in results.table("classes.logits.calibrate", CALIBRATION):
+            name = f"τ {row['temperature']:.4g}"
+            if row["fitted"]:
+                name += f", fitted ({row['low']:.4g}–{row['high']:.4g})"
+            numbers = [f"{row['information']:.3f}"]
+            numbers += [_percent(row[column]) for column in ("ece", "ece_null", "ece_null95")]
+            cells.append([name + suffix, *numbers])
+    if not cells:
+        return []
+    text = (
+        "How much the softmax over the classes says about an image, and whether its confidence is "
+        "right: *information* is ln C minus the negative log likelihood, in nats. A calibrated "
+        "model of this size has the calibration error (ECE) *calibrated* on average, and 95 % of "
+        "them less than the last column. The fitted temperature is that of the training images, "
+        "with its 95 % interval."
+    )
+    header = ["softmax", "information (nats)", "ECE (%)", "calibrated", "95 %"]
+    return [text, table(header, cells)]
+
+
+def shots(folders: Mapping[str, ResultsFolder]) -> Blocks:
+    """Return the table of few-shot accuracies."""
+    by_shots: dict[int, dict[str, list[float]]] = {}
+    for suffix, results in folders.items():
+        for run in results.runs("img.shots"):
+            of_folder = by_shots.setdefault(int(run["shots"]), {})
+            of_folder.setdefault(suffix, []).append(run["acc1"])
+    if not by_shots:
+        return []
+    suffixes = [suffix for suffix in folders if any(suffix in row for row in by_shots.values())]
+    header = ["images per class", *(f"accuracy{suffix} (%)" for suffix in suffixes)]
+    cells = [
+        [f"{n}", *(_mean_and_range(row.get(suffix, [])) for suffix in suffixes)]
+        for n, row in sorted(by_shots.items())
+    ]
+    text = (
+        "Logistic regression on the embeddings of a few images per class: the mean over the draws, "
+        "with the lowest and the highest."
+    )
+    return [text, table(header, cells)]
+
+
+def _mean_and_range(values: Sequence[float]) -> str:
+    if not values:
+        return ""
+    low, high = 100 * min(values), 100 * max(values)
+    return f"{100 * np.mean(values):.2f} ({low:.2f}–{high:.2f})"

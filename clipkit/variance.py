@@ -1,0 +1,390 @@
+"""How much of the variance of embeddings, and of each prompt's cosines, an attribute explains.
+
+The embeddings are normalised, as they are for cosines. X (N, D) are the centred rows, T = X'X their
+scatter, and B = X'PX what a regression on the indicators of an attribute's values explains of it.
+For the cosines with a direction u, that is u'Bu / u'Tu (eta squared); for the whole embedding
+tr B / tr T (the R squared of PERMANOVA, Anderson 2001).
+
+Both are above 0 by chance. Shares are therefore epsilon squared (Kelley 1935), the adjusted R
+squared: 1 - (SSE / (N - K)) / (SST / (N - 1)) for K values. For an attribute that has nothing to do
+with the embeddings it is 0 on average, and may be below 0.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipkit import similarity
+from clipkit.annotations import CLASS, Attribute, read_annotations
+from clipkit.errors import ClipkitError, UsageError
+from clipkit.features import FeatureFile
+from clipkit.results import choose_split
+
+Floats = NDArray[np.float64]
+Codes = NDArray[np.int64]
+
+MAX_VALUES = 5000  # of all attributes: a regression decomposes a matrix of this size
+
+
+class Rows(NamedTuple):
+    """Centred rows (N, D), their scatter T (D, D) and its eigenvalues (D,)."""
+
+    centred: Floats
+    total: Floats
+    eigenvalues: Floats
+
+
+def centre(embeddings: Floats) -> Rows:
+    """Centre rows (N, D) and compute their scatter."""
+    centred = embeddings - embeddings.mean(axis=0)
+    total = centred.T @ centred
+    return Rows(centred, total, np.linalg.eigvalsh(total).clip(0))
+
+
+class Explained(NamedTuple):
+    """What a regression explains of T: A'A. `rank` counts the constant."""
+
+    root: Floats  # A (P, D)
+    rank: int
+
+
+class Regressions:
+    """Regressions of rows on the indicators of columns of codes (N,)."""
+
+    def __init__(self, rows: Rows, columns: Mapping[str, Codes]) -> None:
+        from scipy import sparse
+
+        self.total = rows.total
+        self.eigenvalues = rows.eigenvalues
+        self.count = len(rows.centred)
+        self._places: dict[str, slice] = {}
+        blocks = []
+        start = 0
+        for name, codes in columns.items():
+            values, positions = np.unique(codes, return_inverse=True)
+            self._places[name] = slice(start, start + len(values))
+            start += len(values)
+            _check_count(start)
+            cells = (np.ones(self.count), (np.arange(self.count), positions))
+            blocks.append(sparse.csr_array(cells, shape=(self.count, len(values))))
+        indicators = sparse.hstack(blocks, format="csr")  # (N, P)
+        self._counts = (indicators.T @ indicators).toarray()  # (P, P)
+        self._sums = indicators.T @ rows.centred  # (P, D)
+
+    def explained(self, names: Sequence[str]) -> Explained:
+        """Return what a regression on some of the columns explains; on none, on the constant."""
+        if not names:
+            return Explained(np.zeros((0, len(self.total))), 1)
+        places = np.concatenate([np.r_[self._places[name]] for name in names])
+        counts = self._counts[np.ix_(places, places)]
+        sums = self._sums[places]
+        if len(names) == 1:  # the indicators of one attribute are orthogonal
+            return Explained(sums / np.sqrt(np.diag(counts))[:, None], len(places))
+        values, vectors = np.linalg.eigh(counts)
+        kept = values > 1e-9 * values[-1]  # those of several depend on one another
+        root = vectors[:, kept].T @ sums / np.sqrt(values[kept])[:, None]
+        return Explained(root, int(kept.sum()))
+
+    def count_values(self, name: str) -> int:
+        """Return how many values of a column occur."""
+        place = self._places[name]
+        return int(place.stop - place.start)
+
+    def share(self, smaller: Explained, larger: Explained) -> float:
+        """Return by how much the larger regression's adjusted R squared is greater."""
+        total = np.trace(self.total)
+        explained = [(part.root**2).sum() for part in (smaller, larger)]
+        return float(self._gain(total, explained, smaller.rank, larger.rank))
+
+    def shares(self, directions: Floats, smaller: Explained, larger: Explained) -> Floats:
+        """Return the same for the cosines with each of K directions (K, D): (K,)."""
+        total = ((directions @ self.total) * directions).sum(axis=1)
+        explained = [((directions @ part.root.T) ** 2).sum(axis=1) for part in (smaller, larger)]
+        return np.asarray(self._gain(total, explained, smaller.rank, larger.rank))
+
+    def null_shares(self, smaller: Explained, larger: Explained, count: int, seed: int) -> Floats:
+        """Draw shares (count,) of attributes with as many values that explain nothing.
+
+        Along each principal axis, eta squared is then Beta(k / 2, (N - K) / 2) with k degrees of
+        freedom, and each axis counts by its variance.
+        """
+        if not smaller.rank < larger.rank < self.count:
+            return np.full(count, np.nan)
+        freedom = larger.rank - smaller.rank
+        shape = (count, len(self.eigenvalues))
+        eta = _draw_beta(freedom / 2, (self.count - larger.rank) / 2, shape, seed)
+        total = self.eigenvalues.sum()
+        explained = (smaller.root**2).sum()
+        by_chance = (total - explained) * (eta @ self.eigenvalues) / total
+        both = [explained, explained + by_chance]
+        return np.asarray(self._gain(total, both, smaller.rank, larger.rank))
+
+    def _gain(
+        self, total: Any, explained: Sequence[Any], smaller_rank: int, larger_rank: int
+    ) -> Any:
+        if not smaller_rank < larger_rank < self.count:  # one value, or as many as rows
+            return np.full_like(total, np.nan)
+        smaller = (total - explained[0]) / (self.count - smaller_rank)
+        larger = (total - explained[1]) / (self.count - larger_rank)
+        with np.errstate(invalid="ignore", divide="ignore"):  # all rows are equal
+            return (smaller - larger) * (self.count - 1) / total
+
+
+@functools.lru_cache(maxsize=8)  # attributes often have equal numbers of values
+def _draw_beta(a: float, b: float, shape: tuple[int, int], seed: int) -> Floats:
+    return np.random.RandomState(seed).beta(a, b, shape)
+
+
+def largest_of_prompts(rows: Sequence[dict[str, Any]], count: int) -> list[dict[str, Any]]:
+    """Return, for each prompt, the rows of the `count` largest shares."""
+    of_prompt: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        of_prompt.setdefault(row["prompt"], []).append(row)
+    shown = []
+    for group in of_prompt.values():
+        shown += sorted(group, key=lambda row: -np.nan_to_num(row["share"]))[:count]
+    return shown
+
+
+def _check_count(values: int) -> None:
+    if values > MAX_VALUES:
+        raise ClipkitError(
+            f"attributes: expected at most {MAX_VALUES:,} values in all, got {values:,} or more",
+            "choose attributes with --column",
+        )
+
+
+class Term:
+    """An attribute, or what two attributes explain together beyond both, in one split."""
+
+    def __init__(self, attribute: Attribute, split: str, embeddings: Floats, rows: Rows) -> None:
+        self.name = attribute.name
+        self.parts = [part.name for part in attribute.parts]
+        self.codes = {part.name: part.codes[split] for part in [attribute, *attribute.parts]}
+        self.known = self.codes[self.name] >= 0
+        if not self.known.any():
+            raise ClipkitError(f"{split}: expected rows with a value of {self.name}, got none")
+        if not self.known.all():
+            rows = centre(embeddings[self.known])
+        columns = {name: codes[self.known] for name, codes in self.codes.items()}
+        self.regressions = Regressions(rows, columns)
+        self.values = self.regressions.count_values(self.name)
+        self.smaller = self.regressions.explained(self.parts)
+        self.larger = self.regressions.explained([self.name])
+
+    def share(self) -> float:
+        """Return the share of the whole embedding."""
+        return self.regressions.share(self.smaller, self.larger)
+
+    def shares(self, directions: Floats) -> Floats:
+        """Return the share of the cosines with each direction (K, D): (K,)."""
+        return self.regressions.shares(directions, self.smaller, self.larger)
+
+    def null95(self, count: int, seed: int) -> float:
+        """Return the share that 95 % of unrelated attributes with as many values do not reach."""
+        draws = self.regressions.null_shares(self.smaller, self.larger, count, seed)
+        return float(np.quantile(draws, 0.95))
+
+
+def decompose(  # noqa: PLR0913 (the options of `clipkit variance`)
+    images: FeatureFile,
+    texts: FeatureFile | None = None,
+    *,
+    table: str | None = None,
+    columns: Sequence[str] = (),
+    controls: Sequence[FeatureFile] = (),
+    null: int = 1000,
+    split: str | None = None,
+    seed: int = 42,
+) -> FeatureFile:
+    """Say how much of the variance each attribute explains: what `clipkit variance` reports.
+
+    Parameters
+    ----------
+    images : FeatureFile
+        Of kind images.
+    texts : FeatureFile, optional
+        Of kind texts and of the same model: tell for each prompt what its cosines measure.
+    table : str, optional
+        A .csv or .tsv file of attributes, or ``shapes``. Without it, the labels are the only
+        attribute, `class`.
+    columns : sequence of str, optional
+        Attributes to use; by default all of the table. ``a*b`` is what the combinations of two
+        attributes explain beyond both.
+    controls : sequence of FeatureFile
+        The same images, embedded by untrained controls.
+    null : int
+        Draws from each null distribution.
+    split : str, optional
+        By default test, else the first.
+    seed : int
+        Random seed of the draws.
+
+    Returns
+    -------
+    FeatureFile
+        A result with one run per attribute: `split`, `attribute`, `values`, `rows`, `share`,
+        `unique` (the adjusted R squared that is lost when the attribute leaves the regression on
+        all, on the rows that have all values), `null95` (the share that 95 % of unrelated
+        attributes do not reach), `control_share`, `control_low`, `control_high` (mean and range of
+        the controls). With texts one run per prompt and attribute: `split`, `prompt`, `attribute`,
+        `share`, `random99` (the share that 99 % of random directions do not reach), `embedding`
+        (the share of the whole embedding), `above` (whether share > random99). NaN marks what is
+        not defined: an attribute with one value, or with as many as rows.
+
+    Raises
+    ------
+    UsageError
+        If there is no such split or attribute, or controls are given with texts.
+    ClipkitError
+        If the table does not fit, attributes have more than 5,000 values in all, a control holds
+        other images, or texts come from another model.
+    """
+    if texts is not None and controls:
+        raise UsageError("expected TEXTS or --control, got both")
+    if null < 1:
+        raise UsageError(f"null: expected at least 1 draw, got {null}")
+    name = choose_split(images, split)
+    terms, source, inputs = _read_terms(images, name, table, columns)
+    inputs["images"] = images.digest
+    if texts is None:
+        rows = _attribute_rows(terms, images, name, null, seed)
+        shares = []
+        for number, control in enumerate(controls, 1):
+            _check_same_images(control, images, name)
+            terms = _read_terms(control, name, table, columns)[0]
+            shares.append([term.share() for term in terms])
+            inputs[f"control {number}"] = control.digest
+        _add_controls(rows, shares)
+    else:
+        rows = _prompt_rows(terms, images, texts, name, null, seed)
+        inputs["texts"] = texts.digest
+    history = images.extended_history(
+        "variance",
+        attributes=source,
+        column=list(columns) or None,
+        split=name,
+        null=null,
+        seed=seed,
+        inputs=inputs,
+    )
+    result = FeatureFile("result", history)
+    result.set_rows(rows)
+    return result
+
+
+def _read_terms(
+    images: FeatureFile, split: str, table: str | None, columns: Sequence[str]
+) -> tuple[list[Term], str, dict[str, str]]:
+    """Return the attributes of a split, their source and the digest of their table."""
+    annotations = read_annotations(images, table, columns)
+    attributes = annotations.attributes
+    if table is not None and not columns:
+        # it would leave nothing unique to the attributes of which the classes consist
+        attributes = [attribute for attribute in attributes if attribute.name != CLASS]
+    embeddings = _unit_rows(images, split)
+    rows = centre(embeddings)
+    terms = [Term(attribute, split, embeddings, rows) for attribute in attributes]
+    return terms, annotations.source, dict(annotations.inputs)
+
+
+def _unit_rows(images: FeatureFile, split: str) -> Floats:
+    stored = np.asarray(images.splits[split].features, np.float64)
+    unit = similarity.normalize(stored, f"{images.display_name}: {split}")
+    return np.asarray(unit, np.float64)
+
+
+def _check_same_images(control: FeatureFile, images: FeatureFile, split: str) -> None:
+    if split not in control.splits or control.splits[split].ids != images.splits[split].ids:
+        raise ClipkitError(
+            f"{control.display_name}: expected the {split} images of {images.display_name}, "
+            "got others"
+        )
+
+
+def _attribute_rows(
+    terms: Sequence[Term], images: FeatureFile, split: str, null: int, seed: int
+) -> list[dict[str, Any]]:
+    unique = _unique_shares(terms, images, split)
+    return [
+        {
+            "split": split,
+            "attribute": term.name,
+            "values": term.values,
+            "rows": int(term.known.sum()),
+            "share": term.share(),
+            "unique": unique[term.name],
+            "null95": term.null95(null, seed),
+        }
+        for term in terms
+    ]
+
+
+def _unique_shares(terms: Sequence[Term], images: FeatureFile, split: str) -> dict[str, float]:
+    """Return for each term the adjusted R squared that is lost without it, on complete rows."""
+    complete = np.logical_and.reduce([term.known for term in terms])
+    if not complete.any():
+        return {term.name: np.nan for term in terms}
+    codes = {name: codes[complete] for term in terms for name, codes in term.codes.items()}
+    regressions = Regressions(centre(_unit_rows(images, split)[complete]), codes)
+    unique = {}
+    for term in terms:
+        # an interaction holds its parts, so it must not stand in for them
+        others = [other for other in terms if other is not term and term.name not in other.parts]
+        without = dict.fromkeys([*[other.name for other in others], *term.parts])
+        smaller = regressions.explained(list(without))
+        larger = regressions.explained([*without, term.name])
+        unique[term.name] = regressions.share(smaller, larger)
+        if regressions.count_values(term.name) > 1 and smaller.rank == larger.rank:
+            unique[term.name] = 0.0  # the others determine it
+    return unique
+
+
+def _add_controls(rows: list[dict[str, Any]], shares: Sequence[Sequence[float]]) -> None:
+    for number, row in enumerate(rows):
+        of_controls = [share[number] for share in shares] or [np.nan]
+        row["control_share"] = float(np.mean(of_controls))
+        row["control_low"] = min(of_controls)
+        row["control_high"] = max(of_controls)
+
+
+def _prompt_rows(
+    terms: Sequence[Term],
+    images: FeatureFile,
+    texts: FeatureFile,
+    split: str,
+    null: int,
+    seed: int,
+) -> list[dict[str, Any]]:
+    similarity.common_logit_scale(images, texts)
+    stored = np.asarray(texts.features, np.float64)
+    prompts = np.asarray(similarity.normalize(stored, texts.display_name), np.float64)
+    width = images.splits[split].features.shape[1]
+    if prompts.shape[1] != width:
+        raise ClipkitError(
+            f"{images.display_name} and {texts.display_name}: "
+            f"expected one dimension, got {width} and {prompts.shape[1]}"
+        )
+    random = similarity.random_directions(null, width, seed)
+    columns = []
+    for term in terms:
+        random99 = float(np.quantile(term.shares(random), 0.99))
+        columns.append((term, term.shares(prompts), random99, term.share()))
+    return [
+        {
+            "split": split,
+            "prompt": prompt,
+            "attribute": term.name,
+            "share": float(shares[number]),
+            "random99": random99,
+            "embedding": embedding,
+            "above": bool(shares[number] > random99),
+        }
+        for number, prompt in enumerate(texts.texts or [])
+        for term, shares, random99, embedding in columns
+    ]

@@ -1,0 +1,248 @@
+"""`relabel`: attributes from tables, groups of classes, shuffled labels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from factories import feature_file, result_file, write_feature_file
+from shell import fails, ok, rows
+
+from clipkit.annotations import read_annotations
+from clipkit.features import FeatureFile, read, write
+from clipkit.relabeling import use_groups
+
+GROUPS = Path(__file__).parents[1] / "prompts" / "groups"
+TABLE = "id,split,colour,size\n" + "".join(
+    f"{row}.png,{split},{colour},{size}\n"
+    for split in ("train", "test")
+    for row, (colour, size) in enumerate(
+        zip(["red", "blue", "red", "", "blue", "red"], "aabbab", strict=True)
+    )
+)
+
+
+def saved(folder: Path, kind: str = "images") -> Path:
+    return write_feature_file(folder / f"{kind}.h5", kind)
+
+
+def table(folder: Path, text: str | bytes = TABLE, ending: str = "csv") -> Path:
+    path = folder / f"table.{ending}"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+def relabeled(source: Path, *words: object) -> FeatureFile:
+    output = source.with_name("out.h5")
+    ok("relabel", source, *words, "-o", output, "--force")
+    return read(output)
+
+
+def test_an_attribute_replaces_labels_and_keeps_features_bit_for_bit(tmp_path: Path) -> None:
+    source = saved(tmp_path)
+    before, after = read(source), relabeled(source, table(tmp_path), "--column", "colour")
+    assert after.class_names == ["blue", "red"]
+    for name, split in after.splits.items():
+        assert split.ids == [f"{row}.png" for row in (0, 1, 2, 4, 5)]  # row 3 has an empty cell
+        assert np.asarray(split.labels).tolist() == [1, 0, 1, 0, 1]
+        kept = before.splits[name].features[[0, 1, 2, 4, 5]]
+        np.testing.assert_array_equal(split.features, kept)
+    entry = after.history[-1]
+    assert (entry["command"], entry["column"], entry["attributes"]) == (
+        "relabel",
+        "colour",
+        "table",
+    )
+    assert set(entry["inputs"]) == {"features", "attributes"}
+
+
+def test_prompts_of_logits_belong_to_no_class_of_a_table(tmp_path: Path) -> None:
+    after = relabeled(saved(tmp_path, "logits"), table(tmp_path), "--column", "size")
+    assert after.kind == "logits"
+    assert np.asarray(after.class_index).tolist() == [-1, -1, -1]
+    assert "prompt" in fails("zeroshot", tmp_path / "out.h5")
+
+
+def test_two_attributes_combine(tmp_path: Path) -> None:
+    after = relabeled(saved(tmp_path), table(tmp_path), "--column", "colour*size")
+    assert after.class_names == ["blue a", "red a", "red b"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        TABLE.replace(",", "\t").encode(),
+        ("\ufeff" + TABLE).replace(",", "\t").replace("\n", "\r\n").encode(),
+        ("extra\tunknown\n" + TABLE.replace(",", "\t")).split("\n", 1)[1].encode() + b"\n\n",
+    ],
+    ids=["tabs", "a byte order mark and CRLF", "blank lines at the end"],
+)
+def test_tables_of_other_programs_say_the_same(tmp_path: Path, text: bytes) -> None:
+    source = saved(tmp_path)
+    expected = relabeled(source, table(tmp_path), "--column", "size")
+    after = relabeled(source, table(tmp_path, text, "tsv"), "--column", "size")
+    assert after.splits["test"].labels is not None
+    assert expected.class_names == after.class_names
+    np.testing.assert_array_equal(after.splits["test"].labels, expected.splits["test"].labels)
+
+
+def test_a_table_without_splits_speaks_of_the_ids_of_all_splits(tmp_path: Path) -> None:
+    text = "id,size\n" + "".join(f"{row}.png,{'ab'[row % 2]}\n" for row in range(9))
+    source = saved(tmp_path)
+    run = ok("relabel", source, table(tmp_path, text), "-o", tmp_path / "out.h5")
+    assert "3 lines are about rows that" in run.stderr
+    assert np.asarray(read(tmp_path / "out.h5").splits["test"].labels).tolist() == [0, 1] * 3
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "expected a header with id and attributes, got nothing"),
+        ("name,size\n", "expected a header with id and attributes, got name, size"),
+        ("id,split\n", "expected a header with id and attributes, got id, split"),
+        ("id,size,size\n", "expected different names of columns, got 'size' 2 times"),
+        ("id,,size\n", "expected different names of columns, got an empty one"),
+        ("id,size\n0.png\n", "table.csv, line 2: expected 2 cells, got 1"),
+        ("id,size\n0.png,a\n0.png,b\n", "line 3: expected each row once, got '0.png' again"),
+        ("id,size\n0.png,a\n", "expected a line for '1.png' of test, got none"),
+        (TABLE.replace("size", "id2").replace("a\n", "\n").replace("b\n", "\n"), "expected rows"),
+        (b"id,size\n0.png,\xff\n", "table.csv, line 2: expected UTF-8 text"),
+        ('id,size\n"0.png,a\n', "table.csv, line 2: expected valid CSV (unexpected end of data)"),
+    ],
+)
+def test_bad_tables_are_refused(tmp_path: Path, text: str | bytes, message: str) -> None:
+    source = saved(tmp_path)
+    column = ("--column", "id2") if "id2" in str(text) else ()
+    line = fails("relabel", source, table(tmp_path, text), *column, "-o", tmp_path / "out.h5")
+    assert message in line
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "expected TABLE, --groups or --shuffle, got none"),
+        (["shapes", "--groups", "g.tsv"], "expected TABLE or --groups, got both"),
+        (["--column", "a", "--shuffle"], "expected TABLE for --column, got none"),
+        (["TABLE"], "expected one attribute, got colour, size; hint: choose with --column"),
+        (["TABLE", "--column", "colr"], "'colr'; hint: did you mean colour?"),
+        (["shape"], "'shape'; hint: did you mean shapes?"),
+    ],
+)
+def test_what_cannot_be_asked_for(tmp_path: Path, words: list[str], message: str) -> None:
+    line = [str(table(tmp_path)) if word == "TABLE" else word for word in words]
+    refusal = fails("relabel", saved(tmp_path), *line, "-o", tmp_path / "out.h5", exit_code=2)
+    assert message in refusal
+
+
+def test_a_result_takes_groups_and_no_table_or_shuffled_rows(tmp_path: Path) -> None:
+    result = saved(tmp_path, "result")
+    for words in ([table(tmp_path), "--column", "size"], ["--shuffle"]):
+        line = fails("relabel", result, *words, "-o", tmp_path / "out.h5", exit_code=2)
+        assert "expected images or logits" in line
+
+
+def test_shuffled_rows_keep_the_count_of_every_class(tmp_path: Path) -> None:
+    source = write_feature_file(
+        tmp_path / "many.h5",
+        datasets={
+            "test/features": np.ones((200, 4), "f4"),
+            "test/labels": np.arange(200) % 2,
+            "test/ids": [str(row) for row in range(200)],
+        },
+    )
+    draws = [relabeled(source, "--shuffle", "--seed", seed).splits["test"] for seed in (1, 1, 2)]
+    labels = [np.asarray(split.labels) for split in draws]
+    assert all(np.bincount(row).tolist() == [100, 100] for row in labels)
+    assert (labels[0] == labels[1]).all()
+    assert (labels[0] != labels[2]).any()
+    assert 60 < (labels[0] != np.arange(200) % 2).sum() < 140
+
+
+def grouped_result() -> FeatureFile:
+    """Return three images of the classes cat, dog and car; the dog is taken for a cat."""
+    run = {"split": "test", "acc1": 2 / 3, "acc5": 1.0, "mean_per_class_recall": 2 / 3}
+    history: Any = [{"command": "zeroshot"}]
+    return result_file([run], [0, 1, 2], [[0, 0, 2]], history, ["cat", "dog", "car"])
+
+
+def test_a_result_of_groups_has_the_accuracy_of_groups(tmp_path: Path) -> None:
+    write(tmp_path / "r.h5", grouped_result())
+    (tmp_path / "g.tsv").write_text("cat\tanimal\ndog\tanimal\ncar\tvehicle\n")
+    after = relabeled(tmp_path / "r.h5", "--groups", tmp_path / "g.tsv")
+    assert after.class_names == ["animal", "vehicle"]
+    assert np.asarray(after.splits["test"].predicted).tolist() == [[0, 0, 1]]
+    (row,) = after.rows()
+    assert (row["acc1"], row["mean_per_class_recall"]) == (1, 1)
+    assert np.isnan(row["acc5"])
+
+
+def test_prompts_of_logits_take_the_groups_of_their_classes() -> None:
+    logits = feature_file("logits", datasets={"class_index": np.array([1, -1, 0])})
+    after = use_groups(logits, ["pet", "animal"])
+    assert np.asarray(after.class_index).tolist() == [0, -1, 1]
+    assert np.asarray(after.splits["test"].labels).tolist() == [1, 0] * 3
+
+
+def test_shuffled_groups_keep_their_sizes() -> None:
+    images = feature_file(datasets={"class_names": list("abcdefgh")})
+    images.splits["test"].labels = np.array([0, 1, 2, 3, 4, 7])
+    groups = list("xxxyyyyz")
+    draws = [use_groups(images, groups, seed) for seed in range(5)]
+    labels = {tuple(np.asarray(file.splits["test"].labels).tolist()) for file in draws}
+    assert len(labels) > 1
+    assert all(file.class_names == ["x", "y", "z"] for file in draws)
+
+
+def accuracy(*commands: list[object]) -> float:
+    """Return acc1 of the last of several piped commands."""
+    data = None
+    for command in commands[:-1]:
+        data = ok(*command, stdin=data).stdout_bytes
+    report = ok(*commands[-1], stdin=data).stdout
+    return float(rows(report)[-1]["acc1"])
+
+
+@pytest.mark.long
+def test_the_two_controls_of_shapes(world: Path) -> None:
+    """Groups that were dealt to classes are still learned from the classes; rows are not."""
+    groups = ["relabel", world / "img.h5", "--groups", GROUPS / "shapes-outlines.tsv"]
+    probe = ["probe", "--classifier", "logreg"]
+    assert accuracy(groups, probe) == pytest.approx(0.937, abs=0.015)
+    dealt = [accuracy([*groups, "--shuffle", "--seed", seed], probe) for seed in (1, 2)]
+    assert 0.38 < min(dealt) <= max(dealt) < 0.48
+    assert accuracy(["relabel", world / "img.h5", "--shuffle"], probe) < 0.025
+    control = ["relabel", world / "control.h5", *groups[2:]]
+    assert accuracy(control, probe) == pytest.approx(0.064, abs=0.015)
+
+
+@pytest.mark.long
+def test_zeroshot_by_class_by_outline_and_by_pattern(world: Path) -> None:
+    ok("textembed", "--classes", world / "img.h5", "--model", "tiny", "-o", world / "words.h5")
+    ok("logits", world / "img.h5", world / "words.h5", "-o", world / "by-class.h5")
+    logits = world / "by-class.h5"
+    zeroshot = ["zeroshot", "--split", "test"]
+    assert accuracy([*zeroshot, logits]) == pytest.approx(0.6485, abs=0.01)
+    for groups, expected in (("outlines", 0.943), ("patterns", 0.685)):
+        file = GROUPS / f"shapes-{groups}.tsv"
+        grouped = accuracy(["relabel", logits, "--groups", file], zeroshot)
+        assert grouped == pytest.approx(expected, abs=0.01)
+
+
+def test_the_table_of_shapes_agrees_with_its_classes() -> None:
+    images = feature_file(datasets={"test/ids": [f"{row:04}" for row in range(6)]})
+    del images.splits["train"]
+    found = {a.name: a for a in read_annotations(images, "shapes").attributes}
+    words = {
+        name: [attribute.values[code] for code in attribute.codes["test"]]
+        for name, attribute in found.items()
+        if name in ("pattern", "outline", "class")
+    }
+    pairs = zip(words["pattern"], words["outline"], strict=True)
+    assert words["class"] == [" ".join(pair) for pair in pairs]
+
+
+def test_rows_that_shapes_does_not_have_are_refused(tmp_path: Path) -> None:
+    words = ("shapes", "--column", "size", "-o", tmp_path / "out.h5")
+    assert "expected a line for '0.png' of test" in fails("relabel", saved(tmp_path), *words)

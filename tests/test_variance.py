@@ -1,0 +1,271 @@
+"""`variance`: analytic worlds, nulls, and what the bundled world is known to hold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from factories import feature_file, write_feature_file
+from numpy.typing import ArrayLike
+from scipy import stats
+from shell import fails, ok, rows
+
+from clipkit import variance
+from clipkit.features import FeatureFile, Split, read, row_ids, write
+
+RNG = np.random.default_rng(0)
+
+
+def images(features: ArrayLike, labels: ArrayLike | None = None) -> FeatureFile:
+    """Return a file of images with one split."""
+    features = np.asarray(features, np.float32)
+    file = feature_file(datasets={"class_names": None})
+    labels = None if labels is None else np.asarray(labels)
+    file.splits = {"test": Split(features, labels, row_ids(len(features)))}
+    return file
+
+
+def write_table(path: Path, **columns: ArrayLike) -> str:
+    names = ["id", *columns]
+    cells = zip(row_ids(len(next(iter(columns.values())))), *columns.values(), strict=True)
+    lines = [",".join(map(str, line)) for line in [names, *cells]]
+    path.write_text("\n".join(lines) + "\n")
+    return str(path)
+
+
+def shares(file: FeatureFile, table: str, *names: str, **options: Any) -> dict[str, dict[str, Any]]:
+    result = variance.decompose(file, table=table, columns=names, **options)
+    return {row["attribute"]: row for row in result.rows()}
+
+
+def one_hot(codes: ArrayLike, count: int) -> np.ndarray:
+    return np.eye(count)[np.asarray(codes)]
+
+
+def regression(X: np.ndarray, codes: ArrayLike) -> variance.Regressions:
+    return variance.Regressions(variance.centre(X), {"a": np.asarray(codes)})
+
+
+def test_a_world_of_two_independent_attributes_adds_up(tmp_path: Path) -> None:
+    """One-hot a, and twice one-hot b: their variances are as 1 to 4, and nothing is left over."""
+    a, b = np.divmod(np.tile(np.arange(4), 500), 2)
+    world = images(np.hstack([one_hot(a, 2), 2 * one_hot(b, 2)]))
+    table = write_table(tmp_path / "t.csv", a=a, b=b)
+    found = shares(world, table, "a", "b", "a*b")
+    assert found["a"]["share"] == pytest.approx(0.2, abs=1e-3)
+    assert found["b"]["share"] == pytest.approx(0.8, abs=1e-3)
+    assert found["a"]["unique"] == pytest.approx(0.2, abs=1e-3)
+    assert found["a*b"]["share"] == pytest.approx(0, abs=1e-9)
+
+
+def test_in_a_world_of_xor_only_the_combination_counts(tmp_path: Path) -> None:
+    a, b = np.divmod(np.tile(np.arange(4), 500), 2)
+    table = write_table(tmp_path / "t.csv", a=a, b=b)
+    found = shares(images(one_hot(a ^ b, 2)), table, "a", "b", "a*b")
+    assert found["a"]["share"] == pytest.approx(0, abs=1e-3)
+    assert found["b"]["share"] == pytest.approx(0, abs=1e-3)
+    assert found["a*b"]["share"] == pytest.approx(1, abs=2e-3)
+    assert found["a*b"]["unique"] == pytest.approx(1, abs=2e-3)
+
+
+def test_a_shift_of_one_standard_deviation_is_a_fifth_of_the_variance() -> None:
+    half = np.arange(200_000) % 2
+    column = RNG.standard_normal((len(half), 1)) + half[:, None]
+    model = regression(column, half)
+    share = model.share(model.explained([]), model.explained(["a"]))
+    assert share == pytest.approx(0.2, abs=0.005)
+
+
+def test_shares_are_those_of_an_analysis_of_variance() -> None:
+    codes = RNG.integers(0, 4, 120)
+    X = RNG.standard_normal((120, 3)) + codes[:, None] * [0.5, 0, -0.2]
+    model = regression(X, codes)
+    found = model.shares(np.eye(3), model.explained([]), model.explained(["a"]))
+    for column, share in zip(X.T, found, strict=True):
+        F = stats.f_oneway(*[column[codes == k] for k in range(4)]).statistic
+        eta = 3 * F / (3 * F + 116)  # SSB / SST by F = (SSB / 3) / (SSW / 116)
+        assert share == pytest.approx(1 - (1 - eta) * 119 / 116, abs=1e-12)
+
+
+def test_directions_of_any_orthonormal_basis_add_up_to_the_whole_embedding() -> None:
+    codes = RNG.integers(0, 5, 300)
+    X = RNG.standard_normal((300, 6)) * [5, 3, 1, 1, 0.5, 0.1] + one_hot(codes, 6)
+    model = regression(X, codes)
+    basis = np.linalg.qr(RNG.standard_normal((6, 6)))[0]
+    none, attribute = model.explained([]), model.explained(["a"])
+    spread = np.einsum("kd,de,ke->k", basis, model.total, basis)
+    of_directions = model.shares(basis, none, attribute)
+    weighted = (spread * of_directions).sum() / spread.sum()
+    assert weighted == pytest.approx(model.share(none, attribute), abs=1e-12)
+
+
+def test_a_rotation_changes_nothing(tmp_path: Path) -> None:
+    X, a = RNG.standard_normal((200, 8)), RNG.integers(0, 3, 200)
+    table = write_table(tmp_path / "t.csv", a=a)
+    rotation = np.linalg.qr(RNG.standard_normal((8, 8)))[0]
+    before, after = (shares(images(Z), table, "a")["a"] for Z in (X, X @ rotation))
+    assert after["share"] == pytest.approx(before["share"], abs=1e-6)
+    assert after["null95"] == pytest.approx(before["null95"], abs=1e-6)
+
+
+def test_the_share_of_a_random_attribute_is_0_on_average_and_beta_distributed() -> None:
+    """Of one column, eta squared is Beta(2, 997.5) for 5 values of 2,000 rows: mean 4 / 1,999."""
+    column = RNG.standard_normal((2000, 1))
+    draws = []
+    for _ in range(300):
+        model = regression(column, RNG.integers(0, 5, 2000))
+        none, attribute = model.explained([]), model.explained(["a"])
+        draws.append(model.share(none, attribute))
+    eta = 1 - (1 - np.array(draws)) * 1995 / 1999
+    assert eta.mean() == pytest.approx(4 / 1999, rel=0.15)
+    assert np.mean(draws) == pytest.approx(0, abs=3e-4)
+    null = model.null_shares(none, attribute, 20_000, seed=0)
+    expected = stats.beta(2, 997.5).ppf(0.95)
+    assert expected == pytest.approx(0.00474, abs=5e-6)
+    assert 1 - (1 - np.quantile(null, 0.95)) * 1995 / 1999 == pytest.approx(expected, rel=0.03)
+
+
+def test_the_null_of_whole_embeddings_is_that_of_shuffled_values() -> None:
+    X = RNG.standard_normal((400, 5)) * [6, 3, 2, 1, 1]
+    codes = np.arange(400) % 4
+    model = regression(X, codes)
+    null = model.null_shares(model.explained([]), model.explained(["a"]), 20_000, seed=0)
+    shuffled = []
+    for _ in range(1000):
+        model = regression(X, RNG.permutation(codes))
+        shuffled.append(model.share(model.explained([]), model.explained(["a"])))
+    assert np.quantile(null, 0.95) == pytest.approx(np.quantile(shuffled, 0.95), rel=0.15)
+
+
+def test_attributes_that_say_the_same_have_nothing_unique(tmp_path: Path) -> None:
+    a = RNG.integers(0, 3, 200)
+    X = one_hot(a, 4) + 0.1 * RNG.standard_normal((200, 4))
+    found = shares(images(X), write_table(tmp_path / "t.csv", a=a, again=a))
+    assert found["a"]["share"] == found["again"]["share"] > 0.8
+    assert found["a"]["unique"] == pytest.approx(0, abs=1e-9)
+
+
+def test_rows_without_a_value_are_left_out_of_that_attribute(tmp_path: Path) -> None:
+    X, a = RNG.standard_normal((60, 3)), np.arange(60) % 3
+    text = [str(value) if row < 40 else "" for row, value in enumerate(a)]
+    table = write_table(tmp_path / "t.csv", some=text, all=a)
+    found = shares(images(X), table)
+    assert (found["some"]["rows"], found["all"]["rows"]) == (40, 60)
+    alone = shares(images(X[:40]), write_table(tmp_path / "u.csv", some=a[:40]))
+    assert found["some"]["share"] == pytest.approx(alone["some"]["share"], abs=1e-12)
+
+
+@pytest.mark.parametrize("values", [["one"] * 40, [str(row) for row in range(40)]])
+def test_an_attribute_of_one_value_or_of_as_many_as_rows_has_no_share(
+    tmp_path: Path, values: list[str]
+) -> None:
+    table = write_table(tmp_path / "t.csv", a=values)
+    row = shares(images(RNG.standard_normal((40, 3))), table)["a"]
+    assert all(np.isnan(row[name]) for name in ("share", "unique", "null95"))
+
+
+def saved(path: Path, file: FeatureFile) -> Path:
+    write(path, file, force=True)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["--column", "b"], 2, "unknown attribute of"),
+        (["--attributes", "gone.csv"], 1, "cannot read gone.csv"),
+        (["--split", "val"], 2, "unknown split of"),
+        (["--null", "0"], 2, "null"),
+        (["TEXTS", "--control", "CONTROL"], 2, "expected TEXTS or --control, got both"),
+        (["--control", "OTHER"], 1, "expected the test images of"),
+        (["OTHER_TEXTS"], 1, "come from different models"),
+        (["--control", "-", "-"], 2, "expected only one file on standard input"),
+    ],
+)
+def test_bad_requests_are_refused(
+    tmp_path: Path, words: list[str], code: int, message: str
+) -> None:
+    source = saved(tmp_path / "img.h5", images(np.eye(4), [0, 0, 1, 1]))
+    other_model = [{"command": "embed", "model": {"name": "other"}}]
+    texts, features = "texts", np.eye(4, dtype="f4")[:3]
+    files = {
+        "TEXTS": write_feature_file(tmp_path / "t.h5", texts, datasets={"features": features}),
+        "OTHER_TEXTS": write_feature_file(
+            tmp_path / "o.h5", texts, attributes={"history": other_model}
+        ),
+        "CONTROL": source,
+        "OTHER": write_feature_file(tmp_path / "other.h5"),
+    }
+    line = [files.get(word, word) for word in words]
+    assert message in fails("variance", source, *line, exit_code=code)
+
+
+def test_too_many_values_are_refused_before_a_matrix_of_their_count_is_made() -> None:
+    codes = np.arange(6000)
+    with pytest.raises(Exception, match="expected at most 5,000 values in all"):
+        regression(np.zeros((6000, 1)), codes)
+
+
+def test_images_without_labels_ask_for_a_table(tmp_path: Path) -> None:
+    source = saved(tmp_path / "img.h5", images(np.eye(4)))
+    assert "expected labels, got none; hint: name a table" in fails("variance", source)
+
+
+@pytest.mark.long
+def test_what_the_bundled_world_spends_its_variance_on(world: Path, tmp_path: Path) -> None:
+    words = ["--attributes", "shapes", "--control", world / "control.h5"]
+    run = ok("variance", world / "img.h5", *words, "-o", tmp_path / "v.h5")
+    found = {row["attribute"]: row for row in rows(run.stdout)}
+    share = {name: float(row["share"]) for name, row in found.items()}
+    control = {name: float(row["control_share"]) for name, row in found.items()}
+    assert share["outline"] == pytest.approx(0.424, abs=0.02)
+    assert share["pattern"] == pytest.approx(0.145, abs=0.02)
+    assert share["background"] == pytest.approx(0.08, abs=0.02)
+    assert control["outline"] == pytest.approx(0, abs=0.005)
+    assert control["background"] > 0.7
+    assert float(found["backdrop"]["share"]) < float(found["backdrop"]["null95"])
+    ok("plot", "variance", tmp_path / "v.h5", "-o", tmp_path / "v.png")
+    few = read(world / "img.h5")
+    few.splits["test"] = few.splits["test"].take(range(300))
+    of_300 = shares(few, "shapes", "outline", "pattern")
+    assert of_300["outline"]["share"] == pytest.approx(share["outline"], abs=0.03)
+    columns = ["--column", "class", "--column", "outline*pattern"]
+    run = ok("variance", world / "img.h5", "--attributes", "shapes", *columns)
+    of_class, interaction = (float(row["share"]) for row in rows(run.stdout))
+    assert of_class == pytest.approx(0.581, abs=0.02)
+    assert interaction == pytest.approx(0.012, abs=0.01)
+
+
+@pytest.mark.long
+def test_what_prompts_measure_in_the_bundled_world(world: Path, tmp_path: Path) -> None:
+    """A low angle means a size here: an attribute's share tells what a prompt's name does not."""
+    prompts = Path(__file__).parents[1] / "prompts" / "generic32.txt"
+    ok("textembed", prompts, "--model", "tiny", "-o", tmp_path / "t.h5")
+    run = ok(
+        "variance",
+        world / "img.h5",
+        tmp_path / "t.h5",
+        "--attributes",
+        "shapes",
+        "-o",
+        tmp_path / "v.h5",
+    )
+    share: dict[tuple[str, str], float] = {}
+    above = set()
+    for row in rows(run.stdout):
+        key = (row["prompt"], row["attribute"])
+        share[key] = float(row["share"])
+        if row["above"] == "true":
+            above.add(key)
+    for prompt in ("a photo taken during the day", "a photo taken outdoors"):
+        assert share[prompt, "background"] > 0.7
+        assert (prompt, "background") in above
+    assert share["a noisy image", "noise"] > 0.6
+    low_angle = "a photo from a low angle"
+    assert share[low_angle, "size"] == pytest.approx(0.54, abs=0.04)
+    assert share[low_angle, "y"] == pytest.approx(0.10, abs=0.03)
+    ok("plot", "variance", tmp_path / "v.h5", "-o", tmp_path / "v.png")
+    shown = ok("variance", world / "img.h5", tmp_path / "t.h5", "--format", "table").stdout
+    assert shown.count("a noisy image") == 1  # with labels alone there is one attribute
