@@ -347,11 +347,11 @@ def for_people(rows: Sequence[Row]) -> list[Row]:
 
 
 def _in_percent(row: Row, name: str) -> str | None:
-    """Return `74.2`, or `74.2 [72.1, 76.2]` if the number has two limits that differ."""
+    """Return `74.2`, or `74.2 (72.1–76.2)` if the number has two limits that differ."""
     if math.isnan(row[name]):
         return None
     text = f"{100 * row[name]:.1f}"
     low, high = row.get(f"{name}_low", math.nan), row.get(f"{name}_high", math.nan)
     if low < high:
-        text += f" [{100 * low:.1f}, {100 * high:.1f}]"
+        text += f" ({100 * low:.1f}–{100 * high:.1f})"
     return text

@@ -229,7 +229,7 @@ def _baselines_on_the_same_images(results: ResultsFolder) -> list[str]:
 def _compare_on_the_same_images(
     results: ResultsFolder, runs: dict[str, tuple[str, Run]]
 ) -> list[str]:
-    """Return a sentence with McNemar's test of two runs, or [] if there are not two."""
+    """Return a sentence with the paired difference of two runs, or [] if there are not two."""
     if len(runs) < 2:
         return []
     scored = [results.predictions(name, run) for name, run in runs.values()]
@@ -239,10 +239,14 @@ def _compare_on_the_same_images(
     only_first = int((correct[0] & ~correct[1]).sum())
     only_second = int((correct[1] & ~correct[0]).sum())
     p = metrics.mcnemar(only_first, only_second)
+    n = len(scored[0].ids)
+    difference = 100 * (only_first - only_second) / n
+    low, high = (100 * end for end in metrics.difference_interval(only_first, only_second, n))
     first, second = runs
     return [
         f"On the same images, {only_first} are right with {first} alone and {only_second} with "
-        f"{second} alone (McNemar's exact test: p = {p:.2g})."
+        f"{second} alone: a difference of {difference:+.2f} points ({low:+.2f} to {high:+.2f}; "
+        f"McNemar's exact test: p = {p:.2g})."
     ]
 
 

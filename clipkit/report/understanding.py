@@ -106,7 +106,7 @@ def calibration(folders: Mapping[str, ResultsFolder]) -> Blocks:
         for row in results.table("classes.logits.calibrate", CALIBRATION):
             name = f"τ {row['temperature']:.4g}"
             if row["fitted"]:
-                name += f", fitted ({row['low']:.4g}–{row['high']:.4g})"
+                name += f", fitted ({_interval(row['low'], row['high'])})"
             numbers = [f"{row['information']:.3f}"]
             numbers += [_percent(row[column]) for column in ("ece", "ece_null", "ece_null95")]
             cells.append([name + suffix, *numbers])
@@ -121,6 +121,15 @@ def calibration(folders: Mapping[str, ResultsFolder]) -> Blocks:
     )
     header = ["softmax", "information (nats)", "ECE (%)", "calibrated", "95 %"]
     return [text, table(header, cells)]
+
+
+def _interval(low: float, high: float) -> str:
+    """Return `0.03–0.04`; an end that is NaN is open."""
+    if math.isnan(low):
+        return f"up to {high:.4g}"
+    if math.isnan(high):
+        return f"{low:.4g} or more"
+    return f"{low:.4g}–{high:.4g}"
 
 
 def shots(folders: Mapping[str, ResultsFolder]) -> Blocks:
