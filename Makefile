@@ -222,7 +222,7 @@ chapter6 := \
   classes.logits.zeroshot.h5 classes.logits.calibrate.h5 reliability.png \
   img.shots.h5 shots.png
 
-%/words.h5: $(WORDS) | %/settings
+%/words.h5: $(WORDS) %/table
 	clipkit textembed --classes $< --template "{}" $(MODEL_OPTIONS) -f -o $@
 
 words := %/$(if $(WORDS),words,classes).h5
@@ -330,7 +330,7 @@ CONTROL_SHOTS := $(CONTROLS:%=%/img.shots.h5)
 
 # A folder of other settings gets the new ones if it has no embeddings. Else its results would mix.
 OUTDATED := $(call outdated,$(OUT) $(CONTROLS))
-.PHONY: $(OUTDATED:%=%/settings)
+$(OUTDATED:%=%/settings): FORCE
 MIXED := $(firstword $(patsubst %/,%,$(dir $(wildcard $(OUTDATED:%=%/img.h5*)))))
 ifneq ($(and $(GOALS),$(MIXED)),)
 $(error $(MIXED)/settings: expected $(SETTINGS), got $(shell cat $(MIXED)/settings); \
@@ -358,9 +358,10 @@ ifneq ($(foreach seed,$(untrained_seeds),$(if $(call reported,$(seed)),,$(seed))
 .PHONY: $(OUT)/report.md
 endif
 
-# Measure the attributes again if TABLE or WORDS differ from the recorded ones.
-ifneq ($(shell cat $(OUT)/table 2>/dev/null),$(strip $(TABLE) $(WORDS)))
-.PHONY: $(OUT)/table
+# Measure the attributes again if TABLE, WORDS or UNTRAINED differ from the recorded ones.
+ATTRIBUTE_SETTINGS := TABLE=$(TABLE) WORDS=$(WORDS) UNTRAINED=$(UNTRAINED)
+ifneq ($(shell cat $(OUT)/table 2>/dev/null),$(ATTRIBUTE_SETTINGS))
+$(OUT)/table: FORCE
 endif
 
 # Keep intermediate files, but do not rebuild them if only they are missing.
@@ -376,7 +377,11 @@ endif
 	echo '$(SETTINGS)' > $@
 
 %/table: $(wildcard $(TABLE)) $(WORDS) | %/settings
-	echo '$(strip $(TABLE) $(WORDS))' > $@
+	echo '$(ATTRIBUTE_SETTINGS)' > $@
+
+# A pattern rule is not tried for a phony target, so that this is what a changed setting needs.
+.PHONY: FORCE
+FORCE:
 
 # Recipes find clipkit on the PATH, so that a dry run reads like a session. Only the environment
 # itself is made by the user's Python.

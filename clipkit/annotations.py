@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from clipkit import console, files
-from clipkit.errors import ClipkitError, unknown
+from clipkit.errors import ClipkitError, UsageError, unknown
 from clipkit.features import FeatureFile, Int64
 
 TABLES = (".csv", ".tsv")
@@ -40,12 +40,15 @@ class Attribute:
         Of each split: the position of each row's value in `values`, or -1 if it has none.
     parts : list of Attribute
         Of an interaction: the attributes that it combines.
+    is_class : bool
+        Whether it is the class of the images, as the labels or the data set have it.
     """
 
     name: str
     values: list[str]
     codes: dict[str, Int64]
     parts: list[Attribute] = field(default_factory=list)
+    is_class: bool = False
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,7 @@ def read_annotations(
         source, found = "table", _number_all(_match(file, table, data))
     else:
         source, found = table, _number_all(_bundled(file, table))
+        found[-1] = replace(found[-1], is_class=True)
     if all(attribute.name != CLASS for attribute in found):
         found += _labels(file)
     if not found:
@@ -119,22 +123,26 @@ def _choose(known: dict[str, Attribute], name: str, where: str) -> Attribute:
     for part in parts:
         if part not in known:
             raise unknown(f"attribute of {where}", part, known)
-    columns = {
-        split: [" ".join(words) if all(words) else "" for words in zip(*rows, strict=True)]
-        for split, rows in _words_of(known, parts).items()
+    if len(parts) > 2:
+        raise UsageError(f"expected an interaction of two attributes, got {name!r}")
+    return _interaction(name, *(known[part] for part in parts))
+
+
+def _interaction(name: str, first: Attribute, second: Attribute) -> Attribute:
+    """Return the combinations of two values that occur, in the order of the values."""
+    pairs = {split: (codes, second.codes[split]) for split, codes in first.codes.items()}
+    known = {split: (a >= 0) & (b >= 0) for split, (a, b) in pairs.items()}
+    numbers = {split: a * len(second.values) + b for split, (a, b) in pairs.items()}
+    occurring = np.unique(np.concatenate([numbers[split][known[split]] for split in numbers]))
+    codes = {
+        split: np.where(known[split], np.searchsorted(occurring, numbers[split]), -1)
+        for split in numbers
     }
-    combined = _number(name, columns)
-    return replace(combined, parts=[known[part] for part in parts])
-
-
-def _words_of(known: dict[str, Attribute], names: Sequence[str]) -> dict[str, list[list[str]]]:
-    """Return, for each split, the columns of several attributes as words."""
-    splits: dict[str, list[list[str]]] = {}
-    for name in names:
-        values = [*known[name].values, ""]  # the last one is that of -1
-        for split, codes in known[name].codes.items():
-            splits.setdefault(split, []).append([values[code] for code in codes])
-    return splits
+    values = []
+    for number in occurring.tolist():
+        a, b = divmod(number, len(second.values))
+        values.append(f"{first.values[a]} {INTERACTION} {second.values[b]}")
+    return Attribute(name, values, codes, [first, second])
 
 
 def _labels(file: FeatureFile) -> list[Attribute]:
@@ -147,7 +155,7 @@ def _labels(file: FeatureFile) -> list[Attribute]:
         name: np.full(len(split), -1) if split.labels is None else split.labels
         for name, split in file.splits.items()
     }
-    return [Attribute(CLASS, names, codes)]
+    return [Attribute(CLASS, names, codes, is_class=True)]
 
 
 def _number_all(columns: Columns) -> list[Attribute]:
@@ -174,6 +182,7 @@ def _bundled(file: FeatureFile, name: str) -> Columns:
     from clipkit import shapes
     from clipkit.shapes.attributes import attributes
 
+    _check_dataset(file, name)
     columns: Columns = {}
     for split_name, split in file.splits.items():
         count = shapes.DEFAULT_SPLITS.get(split_name, 0)
@@ -184,6 +193,19 @@ def _bundled(file: FeatureFile, name: str) -> Columns:
         for attribute, values in attributes(indices, split=split_name, seed=0).items():
             columns.setdefault(attribute, {})[split_name] = values.tolist()
     return columns
+
+
+def _check_dataset(file: FeatureFile, name: str) -> None:
+    """Refuse a file whose history names another data set."""
+    datasets = [entry.get("dataset") for entry in file.history]
+    names = [str(dataset.get("name")) for dataset in datasets if isinstance(dataset, dict)]
+    if not names:
+        console.note(f"{file.display_name} does not say that its images are those of {name}")
+    elif names[0] != name:
+        raise ClipkitError(
+            f"{file.display_name}: expected images of {name}, got those of {names[0][:100]}",
+            "name a table of their attributes: a .csv or .tsv file",
+        )
 
 
 def _missing_row(table: str, split: str, row_id: str) -> ClipkitError:
@@ -268,3 +290,19 @@ def _cells(table: str, data: bytes) -> Iterator[tuple[int, list[str]]]:
     except csv.Error as error:
         where = f"{table}, line {reader.line_num}"
         raise ClipkitError(f"{where}: expected valid CSV ({error})") from None
+
+
+def check_same_images(control: FeatureFile, images: FeatureFile, splits: Sequence[str]) -> None:
+    """Refuse a control that was not made from the same images.
+
+    Raises
+    ------
+    ClipkitError
+        If the ids of a split differ.
+    """
+    for split in splits:
+        if split not in control.splits or control.splits[split].ids != images.splits[split].ids:
+            raise ClipkitError(
+                f"{control.display_name}: expected the {split} images of {images.display_name}, "
+                "got others"
+            )

@@ -23,12 +23,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from clipkit import console, metrics, probes, similarity, zeroshot
-from clipkit.annotations import CLASS, Attribute, read_annotations
+from clipkit.annotations import CLASS, Attribute, check_same_images, read_annotations
 from clipkit.errors import ClipkitError, UsageError, check_positive
 from clipkit.evaluation import EVAL_SPLIT, FIT_SPLIT, HELD_OUT, stratified_split
 from clipkit.features import FeatureFile, Float32, Int64
 
-BOOTSTRAPS = 2000
+MAX_VALUES = 5000  # of an attribute
 ABOVE_CHANCE = 0.02  # by which the probe's interval must exceed chance for `reach`
 DOUBLED_ARTICLE = re.compile(r"\b(an?|the) (an?|the) ", re.IGNORECASE)
 
@@ -85,16 +85,17 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
     fit_split, eval_split : str
         If the file has one split, a fifth of its rows is held out and scored.
     seed : int
-        Random seed of directions, bootstrap and held-out rows.
+        Random seed of directions and held-out rows.
 
     Returns
     -------
     FeatureFile
         A result with one run per attribute: `attribute`, `values`, `rows` (scored), `chance`;
-        `zeroshot` and `probe` with the limits of their 95 % interval (`_low`, `_high`: a bootstrap
-        of the scored images); `names`; `random` and `control` with their range; and `reach`,
-        (zeroshot - chance) / (probe - chance). NaN marks what does not apply; `reach` is NaN if
-        the lower limit of `probe` is not 0.02 above chance.
+        `zeroshot` and `probe` with the limits of their 95 % interval (`_low`, `_high`, see
+        `metrics.recall_interval`); `names`; `random` and `control` with their range; and `reach`,
+        (zeroshot - chance) / (probe - chance), with its 95 % interval (delta method). NaN marks
+        what does not apply; `reach` is NaN if the lower limit of `probe` is not 0.02 above chance.
+        Values count if they occur in the fitted or the scored rows.
 
     Raises
     ------
@@ -109,11 +110,13 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
     check_positive("C", C)
     if words is not None:
         similarity.common_logit_scale(images, words)
+        similarity.check_widths(images, words)
         _warn_of_doubled_articles(words)
     annotations = read_annotations(images, table, columns)
+    _check_counts(annotations.attributes)
     fit, scored = _choose_rows(images, fit_split, eval_split, seed)
     for control in controls:
-        _check_same_images(control, images, [fit, scored])
+        check_same_images(control, images, [fit.split, scored.split])
     rows = []
     without_words = []
     with console.progress("probing attributes", "attributes") as report_progress:
@@ -172,12 +175,13 @@ def _choose_rows(
     return fit, scored
 
 
-def _check_same_images(control: FeatureFile, images: FeatureFile, rows: Sequence[Rows]) -> None:
-    for split, _ in rows:
-        if split not in control.splits or control.splits[split].ids != images.splits[split].ids:
+def _check_counts(attributes: Sequence[Attribute]) -> None:
+    for attribute in attributes:
+        if len(attribute.values) > MAX_VALUES:
             raise ClipkitError(
-                f"{control.display_name}: expected the {split} images of {images.display_name}, "
-                "got others"
+                f"{attribute.name}: expected at most {MAX_VALUES:,} values, got "
+                f"{len(attribute.values):,}",
+                "choose other attributes with --column",
             )
 
 
@@ -198,6 +202,8 @@ def _find_words(words: FeatureFile, attribute: Attribute) -> Words | None:
     ClipkitError
         If only some of its values have words.
     """
+    if attribute.is_class and words.class_names == attribute.values:
+        return _words_of(words, range(len(attribute.values)))  # two classes may have one name
     number = {name: c for c, name in enumerate(words.class_names or [])}
     classes = []
     missing = []
@@ -216,6 +222,11 @@ def _find_words(words: FeatureFile, attribute: Attribute) -> Words | None:
             f"{words.display_name}: expected words for every value, got none for "
             f"{missing[0]!r} ({len(missing)} values of {attribute.name} have none)"
         )
+    return _words_of(words, classes)
+
+
+def _words_of(words: FeatureFile, classes: Sequence[int]) -> Words:
+    """Return the prompts of the classes that are the words for the values, in their order."""
     value_of_class = {c: value for value, c in enumerate(classes)}
     index = np.asarray(words.class_index).tolist()
     prompts = [prompt for prompt, c in enumerate(index) if c in value_of_class]
@@ -245,7 +256,20 @@ class _Attribute:
         self.y = attribute.codes[fit.split][self.fit.numbers]
         self.labels = attribute.codes[scored.split][self.scored.numbers]
         self.X, self.X_scored = self._embeddings(images)
-        self.values = len(np.union1d(self.y, self.labels))
+        self.occurring = np.union1d(self.y, self.labels)
+        self.values = len(self.occurring)
+        self._warn_of_missing(fit.split, scored.split)
+
+    def _warn_of_missing(self, fit: str, scored: str) -> None:
+        for split, codes in ((fit, self.y), (scored, self.labels)):
+            if not len(codes):
+                console.warn(f"{self.attribute.name}: no image of {split} has a value")
+        lacking = np.setdiff1d(self.labels, self.y)
+        if len(self.y) and len(lacking):
+            console.warn(
+                f"{self.attribute.name}: {fit} lacks {len(lacking)} of the values of {scored} "
+                f"(for example {self.attribute.values[lacking[0]]}), so their recall is 0"
+            )
 
     def row(self, words: Words | None, controls: Sequence[FeatureFile], random: int) -> Row:
         """Return the run of the attribute."""
@@ -258,10 +282,11 @@ class _Attribute:
         }
         zero = None if words is None else self._zeroshot(words)
         names = nan if words is None else self._recall(self._on_directions(words.directions))
+        count = self.values if words is None else len(words.directions)
         draws = []
         for number in range(random):
-            width = self.X.shape[1]
-            directions = similarity.random_directions(self.values, width, self.seed + number)
+            draw_seed = (self.seed + number) % 2**32
+            directions = similarity.random_directions(count, self.X.shape[1], draw_seed)
             draws.append(self._recall(self._on_directions(directions.astype(np.float32))))
         held = self._probe(self.X, self.X_scored)
         of_controls = [self._recall(self._probe(*self._embeddings(file))) for file in controls]
@@ -270,10 +295,20 @@ class _Attribute:
         row |= _with_range("random", draws)
         row |= self._with_interval("probe", held)
         row |= _with_range("control", of_controls)
-        row["reach"] = nan
-        if row["probe_low"] > row["chance"] + ABOVE_CHANCE:
-            row["reach"] = (row["zeroshot"] - row["chance"]) / (row["probe"] - row["chance"])
-        return row
+        return row | self._reach(row, zero, held)
+
+    def _reach(self, row: Row, zeroshot: Int64 | None, probe: Int64 | None) -> Row:
+        """Return the reach with its interval, by the delta method for a ratio."""
+        nan = {"reach": math.nan, "reach_low": math.nan, "reach_high": math.nan}
+        is_held = row["probe_low"] > row["chance"] + ABOVE_CHANCE
+        if zeroshot is None or probe is None or not is_held:
+            return nan
+        above_chance = row["probe"] - row["chance"]
+        reach = (row["zeroshot"] - row["chance"]) / above_chance
+        gradient = np.array([1, -reach]) / above_chance
+        variance = gradient @ metrics.recall_covariance(self.labels, [zeroshot, probe]) @ gradient
+        half = metrics.QUANTILE * math.sqrt(variance)
+        return {"reach": reach, "reach_low": reach - half, "reach_high": reach + half}
 
     def _embeddings(self, file: FeatureFile) -> tuple[Float32, Float32]:
         fit, scored = (
@@ -285,7 +320,8 @@ class _Attribute:
     def _zeroshot(self, words: Words) -> Int64:
         cosines = _cosines(self.X_scored, words.directions)
         scores = zeroshot.class_scores(cosines, words.values, len(self.attribute.values))
-        return np.asarray(scores.argmax(axis=1))
+        # only values that occur count for chance and for the probe, too
+        return np.asarray(self.occurring[scores[:, self.occurring].argmax(axis=1)])
 
     def _on_directions(self, directions: Float32) -> Int64 | None:
         return self._probe(_cosines(self.X, directions), _cosines(self.X_scored, directions))
@@ -315,7 +351,7 @@ class _Attribute:
     def _with_interval(self, name: str, predicted: Int64 | None) -> Row:
         low = high = math.nan
         if predicted is not None and len(self.labels):
-            low, high = metrics.recall_interval(self.labels, predicted, BOOTSTRAPS, self.seed)
+            low, high = metrics.recall_interval(self.labels, predicted)
         return {name: self._recall(predicted), f"{name}_low": low, f"{name}_high": high}
 
 
@@ -338,10 +374,12 @@ def for_people(rows: Sequence[Row]) -> list[Row]:
     """Return the rows of a report in percent, with intervals and ranges beside their number."""
     shown = []
     for row in rows:
-        cells: Row = {"attribute": row["attribute"], "values": row["values"]}
+        cells: Row = {name: row[name] for name in ("attribute", "values", "rows")}
         for name in ("chance", "zeroshot", "names", "random", "probe", "control"):
             cells[f"{name} %"] = _in_percent(row, name)
-        cells["reach"] = None if math.isnan(row["reach"]) else f"{row['reach']:.2f}"
+        cells["reach"] = None
+        if not math.isnan(row["reach"]):
+            cells["reach"] = f"{row['reach']:.2f} ({row['reach_low']:.2f}–{row['reach_high']:.2f})"
         shown.append(cells)
     return shown
 

@@ -380,7 +380,7 @@ def _predictions(runs: Sequence[Scored], subset: Subset) -> Split:
 
 def _draw_shots(fit: Subset, draw: Draw, seed: int) -> Subset:
     shots = draw.shots or 0
-    drawn = few_shot(fit.labels, shots, seed + draw.number)
+    drawn = few_shot(fit.labels, shots, (seed + draw.number) % 2**32)
     counts = np.unique(fit.labels, return_counts=True)[1]
     small = int((counts < shots).sum())
     name = f"{fit.name}-{shots}-shot"

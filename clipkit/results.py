@@ -493,7 +493,7 @@ def comparison_panels(result: FeatureFile) -> ComparisonPanels:
     if "b" in result.runs:
         columns |= columns_of(result, "compare", "b acc_b difference")
         names += dict.fromkeys(name for name in columns["b"].tolist() if name)
-    _check_finite(result, "rows")
+    _check_finite(result, "rows", low=1)
     rows = result.rows()
     worst = [row for row in rows if not np.isnan(row.get("null", np.nan))]
     if worst:
@@ -688,10 +688,11 @@ def attribute_recalls(result: FeatureFile) -> dict[str, NDArray[Any]]:
     return columns_of(result, "attributes", names)
 
 
-def _check_finite(result: FeatureFile, *names: str) -> None:
-    for name in names:
-        if not np.isfinite(result.runs[name]).all():
-            raise ClipkitError(f"{result.display_name}: runs/{name}: expected numbers, got NaN")
+def _check_finite(result: FeatureFile, name: str, low: float = -math.inf) -> None:
+    column = result.runs[name]
+    if not (np.isfinite(column) & (column >= low)).all():
+        expected = "numbers" if low == -math.inf else f"numbers of at least {low:g}"
+        raise ClipkitError(f"{result.display_name}: runs/{name}: expected {expected} in every row")
 
 
 TEXT_COLUMNS = {"attribute", "prompt", "classifier", "split", "eval_split", "a", "b", "group"}
@@ -733,7 +734,8 @@ def shot_curves(results: Sequence[FeatureFile]) -> list[ShotCurve]:
         columns = columns_of(
             result, "probe --shots", "shots classifier C temperature eval_split acc1"
         )
-        _check_finite(result, "shots", "acc1")
+        _check_finite(result, "acc1")
+        _check_finite(result, "shots", low=1)
         split = columns["eval_split"][-1]
         for row in result.rows():
             if row["eval_split"] == split:

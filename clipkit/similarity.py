@@ -127,8 +127,9 @@ def compute_random_logits(
 
 def _combine(images: FeatureFile, texts: FeatureFile, temperature: float) -> FeatureFile:
     check_positive("temperature", temperature)
+    check_widths(images, texts)
     directions = normalize(texts.features, texts.display_name).astype(np.float32)  # (K, D)
-    count, width = directions.shape
+    count = len(directions)
     divisor = np.float32(temperature)
 
     def iter_logits(matrix: BlockMatrix, name: str) -> Iterator[Float32]:
@@ -141,11 +142,6 @@ def _combine(images: FeatureFile, texts: FeatureFile, temperature: float) -> Fea
     splits = {}
     for name, split in images.splits.items():
         matrix = BlockMatrix.from_array(split.features)
-        if matrix.shape[1] != width:
-            raise ClipkitError(
-                f"{images.display_name} and {texts.display_name}: "
-                f"expected one dimension, got {matrix.shape[1]} and {width}"
-            )
         iter_blocks = partial(iter_logits, matrix, f"{images.display_name}: {name}")
         logits = BlockMatrix((len(matrix), count), iter_blocks)
         splits[name] = Split(logits, split.labels, split.ids)
@@ -157,6 +153,23 @@ def _combine(images: FeatureFile, texts: FeatureFile, temperature: float) -> Fea
         class_names=images.class_names or texts.class_names,
         temperature=temperature,
     )
+
+
+def check_widths(images: FeatureFile, texts: FeatureFile) -> None:
+    """Refuse images and texts of different widths.
+
+    Raises
+    ------
+    ClipkitError
+        Naming both files and widths.
+    """
+    width = texts.features.shape[1]
+    for split in images.splits.values():
+        if split.features.shape[1] != width:
+            raise ClipkitError(
+                f"{images.display_name} and {texts.display_name}: "
+                f"expected one dimension, got {split.features.shape[1]} and {width}"
+            )
 
 
 def common_logit_scale(images: FeatureFile, texts: FeatureFile) -> float | None:

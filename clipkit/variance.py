@@ -12,7 +12,6 @@ with the embeddings it is 0 on average, and may be below 0.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -20,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipkit import similarity
-from clipkit.annotations import CLASS, Attribute, read_annotations
+from clipkit.annotations import Attribute, check_same_images, read_annotations
 from clipkit.errors import ClipkitError, UsageError
 from clipkit.features import FeatureFile
 from clipkit.results import choose_split
@@ -117,7 +116,8 @@ class Regressions:
             return np.full(count, np.nan)
         freedom = larger.rank - smaller.rank
         shape = (count, len(self.eigenvalues))
-        eta = _draw_beta(freedom / 2, (self.count - larger.rank) / 2, shape, seed)
+        rng = np.random.RandomState(seed)
+        eta = rng.beta(freedom / 2, (self.count - larger.rank) / 2, shape)
         total = self.eigenvalues.sum()
         explained = (smaller.root**2).sum()
         by_chance = (total - explained) * (eta @ self.eigenvalues) / total
@@ -133,11 +133,6 @@ class Regressions:
         larger = (total - explained[1]) / (self.count - larger_rank)
         with np.errstate(invalid="ignore", divide="ignore"):  # all rows are equal
             return (smaller - larger) * (self.count - 1) / total
-
-
-@functools.lru_cache(maxsize=8)  # attributes often have equal numbers of values
-def _draw_beta(a: float, b: float, shape: tuple[int, int], seed: int) -> Floats:
-    return np.random.RandomState(seed).beta(a, b, shape)
 
 
 def largest_of_prompts(rows: Sequence[dict[str, Any]], count: int) -> list[dict[str, Any]]:
@@ -256,7 +251,7 @@ def decompose(  # noqa: PLR0913 (the options of `clipkit variance`)
         rows = _attribute_rows(terms, images, name, null, seed)
         shares = []
         for number, control in enumerate(controls, 1):
-            _check_same_images(control, images, name)
+            check_same_images(control, images, [name])
             terms = _read_terms(control, name, table, columns)[0]
             shares.append([term.share() for term in terms])
             inputs[f"control {number}"] = control.digest
@@ -286,7 +281,8 @@ def _read_terms(
     attributes = annotations.attributes
     if table is not None and not columns:
         # it would leave nothing unique to the attributes of which the classes consist
-        attributes = [attribute for attribute in attributes if attribute.name != CLASS]
+        others = [attribute for attribute in attributes if not attribute.is_class]
+        attributes = others or attributes
     embeddings = _unit_rows(images, split)
     rows = centre(embeddings)
     terms = [Term(attribute, split, embeddings, rows) for attribute in attributes]
@@ -297,14 +293,6 @@ def _unit_rows(images: FeatureFile, split: str) -> Floats:
     stored = np.asarray(images.splits[split].features, np.float64)
     unit = similarity.normalize(stored, f"{images.display_name}: {split}")
     return np.asarray(unit, np.float64)
-
-
-def _check_same_images(control: FeatureFile, images: FeatureFile, split: str) -> None:
-    if split not in control.splits or control.splits[split].ids != images.splits[split].ids:
-        raise ClipkitError(
-            f"{control.display_name}: expected the {split} images of {images.display_name}, "
-            "got others"
-        )
 
 
 def _attribute_rows(
@@ -362,14 +350,10 @@ def _prompt_rows(
     seed: int,
 ) -> list[dict[str, Any]]:
     similarity.common_logit_scale(images, texts)
+    similarity.check_widths(images, texts)
     stored = np.asarray(texts.features, np.float64)
     prompts = np.asarray(similarity.normalize(stored, texts.display_name), np.float64)
     width = images.splits[split].features.shape[1]
-    if prompts.shape[1] != width:
-        raise ClipkitError(
-            f"{images.display_name} and {texts.display_name}: "
-            f"expected one dimension, got {width} and {prompts.shape[1]}"
-        )
     random = similarity.random_directions(null, width, seed)
     columns = []
     for term in terms:

@@ -95,15 +95,41 @@ def test_only_logistic_regression_is_balanced() -> None:
         probes.sweep(np.eye(4), np.array([0, 0, 1, 1]), np.eye(4), balanced=True)
 
 
-def test_the_interval_is_that_of_a_bootstrap_of_images() -> None:
+def test_the_interval_is_that_of_a_bootstrap_where_every_class_has_many_rows() -> None:
     labels = RNG.integers(0, 3, 300)
     predicted = np.where(RNG.random(300) < 0.7, labels, 0)
-    low, high = metrics.recall_interval(labels, predicted, 4000, seed=0)
     draws = []
     for _ in range(600):
         sample = RNG.integers(0, 300, 300)
         draws.append(recall_score(labels[sample], predicted[sample], average="macro"))
-    assert (low, high) == pytest.approx(np.quantile(draws, [0.025, 0.975]), abs=0.012)
+    interval = metrics.recall_interval(labels, predicted)
+    assert interval == pytest.approx(np.quantile(draws, [0.025, 0.975]), abs=0.012)
+
+
+@pytest.mark.parametrize("counts", [[20] * 100, [3] * 100, [1000, 5], [1000, 10], [200] * 3])
+def test_the_interval_covers_the_recall_with_few_rows_and_many_classes_too(
+    counts: list[int],
+) -> None:
+    labels = np.repeat(np.arange(len(counts)), counts)
+    covered = 0
+    for _ in range(200):
+        right = RNG.random(len(labels)) < 0.85
+        low, high = metrics.recall_interval(labels, np.where(right, labels, -1))
+        covered += low <= 0.85 <= high
+    assert covered / 200 > 0.9
+
+
+def test_the_covariance_of_two_recalls_is_that_of_draws() -> None:
+    labels = np.repeat([0, 1], [400, 100])
+    recalls = []
+    for _ in range(600):
+        luck = RNG.random(500)
+        first = np.where(luck < 0.7, labels, -1)
+        second = np.where((luck < 0.5) | (RNG.random(500) < 0.3), labels, -1)
+        recalls.append([metrics.mean_per_class_recall(labels, p) for p in (first, second)])
+    expected = np.cov(np.transpose(recalls))
+    found = metrics.recall_covariance(labels, [first, second])
+    np.testing.assert_allclose(found, expected, rtol=0.25)
 
 
 @pytest.mark.parametrize("value", [["a"] * 12, [""] * 12])

@@ -56,7 +56,7 @@ def test_a_dry_run_of_the_thesis_reads_like_its_method(make, tmp_path):
     text = make("-n", "thesis", out=tmp_path, **variables).stdout
     assert not list(tmp_path.iterdir())
     for line in text.splitlines():
-        assert line.startswith(("clipkit ", "mkdir -p ", "echo ", "make"))
+        assert line.startswith(("clipkit ", "mkdir -p ", "echo ", "awk ", "make"))
         assert "  " not in line
     lines = commands(text)
     embedded = [line.split()[2] for line in lines if line.startswith("clipkit embed")]

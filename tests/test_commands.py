@@ -70,7 +70,6 @@ HUGE = "1" + 23 * "0"
         *(["embed", "shapes", f"--untrained={n}"] for n in (-1, 2**63, HUGE)),
         *(["textembed", "p.txt", f"--untrained={n}"] for n in (-1, 2**63, HUGE)),
         *(["logits", "i.h5", f"--random={n}"] for n in (0, -1, 2**31, HUGE)),
-        *(["probe", "i.h5", f"--shots={n}"] for n in (0, -1)),
         *(["cluster", "i.h5", f"-k={n}"] for n in (-1, 0, 1)),
         *([word, "i.h5", f"--seed={n}"] for word in ("logits", "probe") for n in (-1, 2**32, HUGE)),
         ["cluster", "i.h5", f"--seed={2**32}"],

@@ -67,7 +67,7 @@ def test_prompts_of_logits_belong_to_no_class_of_a_table(tmp_path: Path) -> None
 
 def test_two_attributes_combine(tmp_path: Path) -> None:
     after = relabeled(saved(tmp_path), table(tmp_path), "--column", "colour*size")
-    assert after.class_names == ["blue a", "red a", "red b"]
+    assert after.class_names == ["blue * a", "red * a", "red * b"]
 
 
 @pytest.mark.parametrize(
@@ -245,4 +245,10 @@ def test_the_table_of_shapes_agrees_with_its_classes() -> None:
 
 def test_rows_that_shapes_does_not_have_are_refused(tmp_path: Path) -> None:
     words = ("shapes", "--column", "size", "-o", tmp_path / "out.h5")
-    assert "expected a line for '0.png' of test" in fails("relabel", saved(tmp_path), *words)
+    for name, message in (
+        ("shapes", "expected a line for '0.png' of test"),
+        ("cifar10", "expected images of shapes, got those of cifar10"),
+    ):
+        history = [{"command": "embed", "dataset": {"name": name}}]
+        source = write_feature_file(tmp_path / f"{name}.h5", attributes={"history": history})
+        assert message in fails("relabel", source, *words)

@@ -58,7 +58,7 @@ class Column(NamedTuple):
 
 
 SETTINGS = ("C", "temperature")
-COUNTS = ("rows", "shots")  # at least 1
+COUNTS = ("rows", "shots")
 FRACTIONS = (
     *("acc1", "acc5", "acc_a", "acc_b", "mean_per_class_recall", "mean_confidence"),
     *("purity", "purity_chance"),
@@ -70,7 +70,7 @@ COLUMNS: dict[str, Column] = {
     **dict.fromkeys(("classifier", "split", "fit_split", "eval_split"), Column({"S"})),
     **dict.fromkeys(("k", "standardize", *SCORES), NUMBER),
     **dict.fromkeys(SETTINGS, NUMBER._replace(low=SMALLEST)),
-    **dict.fromkeys(COUNTS, NUMBER._replace(low=1)),
+    **dict.fromkeys(COUNTS, NUMBER._replace(low=0)),
     **dict.fromkeys(FRACTIONS, NUMBER._replace(low=0, high=1)),
 }
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")

@@ -93,7 +93,7 @@ def attributes(
     ax.set_ylim(len(order) - 0.4, -0.6)
     ax.set_xlim(0, 101)
     ax.set_xlabel("mean recall per value (%)")
-    fact = "lines: 95 % intervals over images; of random directions and controls, their range"
+    fact = "lines: 95 % intervals; of random directions and controls, the range"
     ax.set_title(fact, loc="left", color=GREY)
     if np.isfinite(reached).any():
         _write_reach(ax, y, reached[order])

@@ -212,9 +212,10 @@ def _temperature(comparison: Comparison) -> list[str]:
 def _best_against_the_next(results: ResultsFolder) -> list[str]:
     """Return a sentence that compares the two best temperatures on the same images."""
     runs = sorted(results.runs(SWEEP), key=lambda run: -run["acc1"])[:2]
-    return _compare_on_the_same_images(
+    compared = _compare_on_the_same_images(
         results, {f"τ {run['temperature']:g}": (SWEEP, run) for run in runs}
     )
+    return [f"{sentence} Both were picked by test accuracy." for sentence in compared]
 
 
 def _baselines_on_the_same_images(results: ResultsFolder) -> list[str]:
@@ -324,6 +325,7 @@ def _vocabularies(comparison: Comparison) -> list[str]:
         *([table(rank_header, ranks)] if ranks else []),
         *_explain_fewshot(results),
         *([table(fewshot_header, fewshot)] if fewshot else []),
+        *_salad_sentence(results),
         *comparison.pictures({"spectrum.png": "Singular values of the prompt sets"}),
     ]
 
@@ -410,17 +412,35 @@ def _salads(
     results: ResultsFolder, k: int, random: dict[int, float], suffix: str
 ) -> list[list[str]]:
     """Return the row of prompts whose words are in a random order, one order per seed."""
-    accuracy = {}
-    for seed in random:
-        runs = results.runs(f"salad{k}-{seed}.logits.fewshot-{seed}")
-        if runs:
-            accuracy[seed] = float(runs[0]["acc1"])
-    if not accuracy:
+    accuracy = _salad_accuracies(results, k)
+    seeds = sorted(accuracy.keys() & random.keys())
+    if not seeds:
         return []
-    salads = 100 * np.array(list(accuracy.values()))
-    by_chance = 100 * np.array([random[seed] for seed in accuracy])
+    salads = 100 * np.array([accuracy[seed] for seed in seeds])
+    by_chance = 100 * np.array([random[seed] for seed in seeds])
     cells = [f"{salads.mean():.2f}", "", f"{by_chance.mean():.2f}"]
     return [[f"{k} salads{suffix}", *cells, _mean_and_range(by_chance - salads), ""]]
+
+
+def _salad_accuracies(results: ResultsFolder, k: int) -> dict[int, float]:
+    """Return the accuracy of each seed's salad."""
+    accuracy = {}
+    for seed in results.values_by_seed(f"generic{k}.logits.fewshot-{{}}", "acc1"):
+        for run in results.runs(f"salad{k}-{seed}.logits.fewshot-{seed}")[:1]:
+            accuracy[seed] = float(run["acc1"])
+    return accuracy
+
+
+def _salad_sentence(results: ResultsFolder) -> list[str]:
+    """Return what the sentences of the 32 prompts add to their words."""
+    prompts = results.values_by_seed("generic32.logits.fewshot-{}", "acc1")
+    salads = _salad_accuracies(results, 32)
+    if not salads:
+        return []
+    difference = 100 * np.array([prompts[seed] - salads[seed] for seed in salads])
+    return [
+        f"The 32 prompts minus their salads, seed by seed: {_mean_and_range(difference)} points."
+    ]
 
 
 def _mean_and_range(values: NDArray[np.float64]) -> str:

@@ -9,7 +9,6 @@ import numpy as np
 
 from clipkit import comparison
 from clipkit.attributes import for_people
-from clipkit.errors import ClipkitError
 from clipkit.report.claims import Run
 from clipkit.report.folder import ResultsFolder
 from clipkit.report.formatting import escape, table
@@ -69,19 +68,19 @@ def _with_range(row: Run) -> str:
 def against_zeroshot(results: ResultsFolder) -> Blocks:
     """Return the table of probes against zero-shot on the same images, with paired intervals."""
     zeroshot = results.runs(ZEROSHOT)
+    if not zeroshot:
+        return []
+    ids = results.predictions(ZEROSHOT, zeroshot[0]).ids
     paired = []
     for name, label in PROBES.items():
         runs = results.runs(name)
-        if runs and zeroshot and runs[0]["split"] == zeroshot[0]["split"]:
+        if runs and results.predictions(name, runs[0]).ids == ids:
             paired.append((label, name, runs[0]["number"]))
     if not paired:
         return []
     files = [results.read(ZEROSHOT), *(results.read(name) for _, name, _ in paired)]
     numbers = [zeroshot[0]["number"], *(number for _, _, number in paired)]
-    try:
-        matched = comparison.pair(files, zeroshot[0]["split"], numbers)
-    except ClipkitError:  # other images: a folder that was made in several goes
-        return []
+    matched = comparison.pair(files, zeroshot[0]["split"], numbers)
     rows = comparison.compare(matched).rows()
     header = ["probe", "probe − zero-shot (points)", "only probe", "only zero-shot", "p"]
     cells = []
