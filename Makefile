@@ -192,7 +192,7 @@ random%.svm.h5: $$(@D)/img.h5
 random%.fewshot.h5: $$(@D)/img.h5
 	$(random_logits) | clipkit probe $(FEWSHOT) --seed $(lastword $(subst -, ,$(*F))) -f -o $@
 
-# salad32-42.txt has the words of generic32.txt in a random order of seed 42.
+# salad32-42.txt has the words of generic32.txt in random order, with seed 42.
 define salad_with_seed
 %/salad32-$1.txt: prompts/generic32.txt prompts/word-salad.awk | %/settings
 	awk -v seed=$1 -f prompts/word-salad.awk $$< > $$@
@@ -213,8 +213,8 @@ define cluster_with_seed
 endef
 $(foreach seed,$(SEEDS),$(eval $(call cluster_with_seed,$(seed))))
 
-# Chapter 6. What the embedding holds of each attribute, what words reach, and what neither needed.
-# TABLE has the attributes of the images and WORDS the words of their values. Without them, the only
+# Chapter 6. Measure for each attribute what probes, words and controls recognise. TABLE has the
+# attributes of the images, and WORDS has the words for their values. Without them, the only
 # attribute is the class.
 chapter6:  ## Measure attributes, calibration and few shots (TABLE=... WORDS=...)
 chapter6 := \
@@ -272,7 +272,7 @@ attribute_options = $(strip $(call option,attributes,$(TABLE)) $(CONTROLS:%=--co
 #
 # The results of a data set are in the folder RESULTS/<model>-<data set>, and those of the untrained
 # control in RESULTS/<model>-untrained<seed>-<data set>. UNTRAINED=7,8,9 makes three controls, and
-# UNTRAINED= none.
+# UNTRAINED= makes none.
 tour := \
   images.png img.svm.h5 classes.logits.zeroshot.h5 classes.logits.zeroshot.outlines.png \
   $(addprefix generic32.logits.,sweep.h5 sweep.temperature.png entropy.h5 similarity.png) \
@@ -345,7 +345,7 @@ endif
 
 # Each chapter ends with a report on everything in the folder.
 FILES := img.h5 $(foreach goal,$(GOALS),$($(goal)))
-# What is measured beside the controls has no result of its own in their folders.
+# The results on attributes and variance include the controls, so the controls have none.
 OF_CONTROLS := $(filter-out img.attributes.h5 img.variance.h5,$(filter %.h5,$(FILES)))
 CONTROL_FILES := $(foreach control,$(CONTROLS),$(addprefix $(control)/,$(OF_CONTROLS)))
 $(GOALS): $(OUT)/report.md

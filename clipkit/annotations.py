@@ -1,7 +1,7 @@
-"""Attributes of the rows of a feature file: read from a table, a data set or the file's labels.
+"""Read the attributes of a feature file's rows from a table, a data set or the file's labels.
 
 A table is a .csv or .tsv file with a header: `id`, optionally `split`, and the attributes. An empty
-cell says nothing about its row. The data set `shapes` has a table of its own.
+cell means that the value is not known. The data set `shapes` has its own attributes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from clipkit.errors import ClipkitError, UsageError, unknown
 from clipkit.features import FeatureFile, Int64
 
 TABLES = (".csv", ".tsv")
-CLASS = "class"  # the attribute that the labels of a file are
+CLASS = "class"  # the attribute that consists of the labels of a file
 KEYS = ("id", "split")
 INTERACTION = "*"
 
@@ -29,15 +29,15 @@ Columns = dict[str, dict[str, list[str]]]  # attribute -> split -> value of each
 
 @dataclass(frozen=True)
 class Attribute:
-    """What is known of an attribute of a file's rows.
+    """An attribute of a file's rows.
 
     Attributes
     ----------
     name : str
     values : list of K str
-        Those that occur, sorted; of labels, all class names.
+        The values that occur, sorted. For the attribute `class`, all class names.
     codes : dict of str to (N,) int64 array
-        Of each split: the position of each row's value in `values`, or -1 if it has none.
+        Per split, the position of each row's value in `values`, or -1 if it has none.
     parts : list of Attribute
         Of an interaction: the attributes that it combines.
     is_class : bool
@@ -53,7 +53,7 @@ class Attribute:
 
 @dataclass(frozen=True)
 class Annotations:
-    """The attributes of a file's rows, and where they come from.
+    """The attributes of a file's rows, with their provenance.
 
     Attributes
     ----------
@@ -79,16 +79,16 @@ def read_annotations(
     file : FeatureFile
         Of kind images, logits or result, with splits.
     table : str, optional
-        A .csv or .tsv file, or ``shapes``. The labels of the file are the attribute `class`, alone
-        or, unless the table has one, after those of the table.
+        A .csv or .tsv file, or ``shapes``. Unless the table has an attribute `class`, the labels of
+        the file are added as `class`. Without a table, `class` is the only attribute.
     columns : sequence of str, optional
         Attributes to use, all by default; ``a*b`` is the interaction of two.
 
     Raises
     ------
     ClipkitError
-        If the table is malformed, lacks a row of the file or has it twice; if there is no table and
-        the file has no labels.
+        If the table is malformed, or lacks a row of the file or has it twice. If there is no table
+        and the file has no labels.
     UsageError
         If there is no such table or column.
     """
@@ -163,7 +163,7 @@ def _number_all(columns: Columns) -> list[Attribute]:
 
 
 def _number(name: str, columns: dict[str, list[str]]) -> Attribute:
-    """Give the values of a column numbers in their order, and -1 to an empty one."""
+    """Assign numbers from 0 to the sorted values of a column, and -1 to empty cells."""
     values = sorted({value for rows in columns.values() for value in rows} - {""})
     code_of = {value: code for code, value in enumerate(values)} | {"": -1}
     codes = {
@@ -174,7 +174,7 @@ def _number(name: str, columns: dict[str, list[str]]) -> Attribute:
 
 
 def _bundled(file: FeatureFile, name: str) -> Columns:
-    """Return the attributes that a data set knows itself."""
+    """Return the attributes of a bundled data set."""
     if name != "shapes":
         raise unknown(
             "table of attributes (.csv or .tsv) or data set with attributes", name, ["shapes"]
@@ -271,7 +271,7 @@ def _parse(table: str, data: bytes) -> tuple[list[str], list[tuple[int, list[str
 
 
 def _cells(table: str, data: bytes) -> Iterator[tuple[int, list[str]]]:
-    """Yield the lines that are not empty as cells without spaces around them."""
+    """Yield the number and the stripped cells of each line that is not empty."""
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -1,16 +1,17 @@
-"""What an embedding holds of each attribute, what words reach, and what neither needed.
+"""Measure the recall of each attribute by words, by probes and by controls.
 
-For each attribute there are five numbers, all mean recalls per value, so that chance is 1 / K for K
-values whatever their frequencies:
+All numbers are mean recalls per value. Chance is therefore 1 / K for K values, whatever their
+frequencies.
 
-- `zeroshot`: the value whose words are most similar; nothing is fitted;
-- `names`: a probe on the cosines with those words;
-- `random`: the same probe on as many random directions;
-- `probe`: the probe on the whole embedding;
-- `control`: that probe on the embedding of an untrained network.
+- `zeroshot` predicts the value whose words are most similar. Nothing is fitted.
+- `names` is a probe on the cosines with those words.
+- `random` is the same probe on as many random directions.
+- `probe` is the probe on the whole embedding.
+- `control` is that probe on the embedding of an untrained control.
 
-The probe is a logistic regression on standardised columns, with all values weighted alike. It is a
-lower bound of what the embedding holds, which grows with the rows to fit on.
+The probe is a logistic regression on standardised columns, with all values weighted equally. It
+gives a lower bound of what the embedding encodes. Its recall grows with the number of rows to fit
+on.
 """
 
 from __future__ import annotations
@@ -62,28 +63,29 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
     eval_split: str = EVAL_SPLIT,
     seed: int = 42,
 ) -> FeatureFile:
-    """Measure what is held, named and random of each attribute: what `clipkit attributes` reports.
+    """Measure the recall of each attribute: what `clipkit attributes` reports.
 
     Parameters
     ----------
     images : FeatureFile
         Of kind images.
     words : FeatureFile, optional
-        Of kind texts, with classes that are called ``attribute: value``. The names of the images'
-        classes are those of the attribute `class`.
+        Of kind texts, with classes that are called ``attribute: value``. The words for the
+        attribute `class` may also have the names of the images' classes.
     table : str, optional
-        A .csv or .tsv file of attributes, or ``shapes``. The images' labels are the attribute
-        `class`, the last or only one.
+        A .csv or .tsv file of attributes, or ``shapes``. The images' labels are the last
+        attribute, `class`, or the only one.
     columns : sequence of str, optional
         Attributes to use, all by default.
     controls : sequence of FeatureFile
         The same images, embedded by untrained controls.
     random : int
-        How many sets of random directions to draw.
+        Number of sets of random directions.
     C : float
         Inverse strength of the probe's regularisation.
     fit_split, eval_split : str
-        If the file has one split, a fifth of its rows is held out and scored.
+        The splits to fit and to score. If the file has a single split, a fifth of its rows is held
+        out and scored.
     seed : int
         Random seed of directions and held-out rows.
 
@@ -236,7 +238,7 @@ def _words_of(words: FeatureFile, classes: Sequence[int]) -> Words:
 
 
 class _Attribute:
-    """One attribute of the rows to fit on and to score, and the probes of it."""
+    """One attribute: the rows to fit and to score, and the probes."""
 
     def __init__(
         self,
@@ -327,7 +329,7 @@ class _Attribute:
         return self._probe(_cosines(self.X, directions), _cosines(self.X_scored, directions))
 
     def _probe(self, X: Float32, X_scored: Float32) -> Int64 | None:
-        """Fit the probe, and return what it predicts; None where there is nothing to learn."""
+        """Fit the probe and return its predictions, or None if there is nothing to learn."""
         if len(np.unique(self.y)) < 2 or not len(self.labels):
             return None
         (run,) = probes.sweep(
@@ -365,13 +367,13 @@ def _cosines(embeddings: Float32, directions: Float32) -> Float32:
 
 
 def _with_range(name: str, values: Sequence[float]) -> Row:
-    """Return the mean, the lowest and the highest of some values; NaN without any."""
+    """Return the mean, the lowest and the highest value, or NaN if there are none."""
     values = values or [math.nan]
     return {name: float(np.mean(values)), f"{name}_low": min(values), f"{name}_high": max(values)}
 
 
 def for_people(rows: Sequence[Row]) -> list[Row]:
-    """Return the rows of a report in percent, with intervals and ranges beside their number."""
+    """Format the rows of a report in percent, with intervals and ranges in brackets."""
     shown = []
     for row in rows:
         cells: Row = {name: row[name] for name in ("attribute", "values", "rows")}
@@ -385,7 +387,7 @@ def for_people(rows: Sequence[Row]) -> list[Row]:
 
 
 def _in_percent(row: Row, name: str) -> str | None:
-    """Return `74.2`, or `74.2 (72.1–76.2)` if the number has two limits that differ."""
+    """Format a number as `74.2`, or as `74.2 (72.1–76.2)` if its limits differ."""
     if math.isnan(row[name]):
         return None
     text = f"{100 * row[name]:.1f}"

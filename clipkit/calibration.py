@@ -1,7 +1,7 @@
-"""Find the temperature at which the softmax over classes is a probability, and score others.
+"""Fit the temperature of the softmax over classes, and score the probabilities.
 
-The logits of the classes are the scores of zero-shot classification, the highest cosine among the
-prompts of each class, divided by a temperature tau.
+The score of a class is the highest cosine among its prompts, as in zero-shot classification. The
+logits are the scores divided by a temperature tau.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ BINS = 15
 SEED = 42
 SEARCHED = (1e-6, 1e6)  # temperatures, as multiples of the largest difference between scores
 CHI_SQUARED = 3.841459  # 95 % quantile, one degree of freedom
-MAX_BYTES = 1 << 29  # of scores in memory; more are computed anew in each pass
+MAX_BYTES = 1 << 29  # of scores in memory; larger ones are computed again in each pass
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class ClassScores:
     Attributes
     ----------
     name : str
-        What messages and reports call the rows.
+        The name of the rows in messages and reports.
     matrix : BlockMatrix (N, C)
     labels : array (N,)
     """
@@ -44,7 +44,7 @@ class ClassScores:
     labels: Int64
 
     def iter_below(self) -> Iterator[tuple[Floats, Int64]]:
-        """Yield the scores of some rows, below the highest of each row, and their labels."""
+        """Yield blocks of scores, minus the highest of each row, and their labels."""
         start = 0
         for rows in softmax.iter_cache_sized(self.matrix):
             yield softmax.below_highest(rows), self.labels[start : start + len(rows)]
@@ -54,7 +54,7 @@ class ClassScores:
 def read_scores(
     logits: FeatureFile, split: str, rows: Int64 | None = None, name: str | None = None
 ) -> ClassScores:
-    """Return the class scores of a labelled split, or of some of its rows under another name.
+    """Return the class scores of a labelled split, or of some of its rows.
 
     Raises
     ------
@@ -97,15 +97,16 @@ def mean_nll(scores: ClassScores, temperature: float) -> float:
 def fit_temperature(scores: ClassScores) -> tuple[float, float, float]:
     """Fit the temperature by maximum likelihood (Guo et al. 2017), with a 95 % interval.
 
-    The interval holds every tau with 2 N (NLL(tau) - NLL(fitted)) <= 3.841, the likelihood-ratio
-    test's. NLL is convex in 1 / tau, so there is one minimum.
+    The interval is that of the likelihood-ratio test: every tau with
+    2 N (NLL(tau) - NLL(fitted)) <= 3.841. NLL is convex in 1 / tau, so there is one minimum.
 
     Returns
     -------
     fitted, low, high : float
-        NaN where the interval has no end. If no temperature is the best, the last one that was
-        tried: a millionth of the largest difference between two scores of a row if all rows are
-        right, a million times that difference if a uniform softmax is the best.
+        `low` or `high` is NaN if the interval has no such end. If there is no best temperature,
+        `fitted` is the last one that was tried. This is a millionth of the largest difference
+        between two scores of a row if all rows are right, and a million times that difference if
+        a uniform softmax is the best.
 
     Raises
     ------
@@ -114,7 +115,7 @@ def fit_temperature(scores: ClassScores) -> tuple[float, float, float]:
 
     Notes
     -----
-    On standard error: what has no end.
+    A note on standard error says which end is missing.
     """
     from scipy.optimize import brentq, minimize_scalar
 
@@ -164,7 +165,7 @@ def _note_missing_ends(name: str, low: float, high: float) -> None:
 
 
 def _shape(scores: ClassScores) -> tuple[float, bool, float]:
-    """Return what decides whether there is a best temperature.
+    """Compute what determines whether there is a best temperature.
 
     Returns
     -------
@@ -173,7 +174,7 @@ def _shape(scores: ClassScores) -> tuple[float, bool, float]:
     is_right : bool
         Whether no class has a higher score than the label, in any row.
     slope : float
-        Of the mean NLL in 1 / tau, at 0: a uniform softmax.
+        Slope of the mean NLL in 1 / tau, at 0, where the softmax is uniform.
     """
     spread, slope, is_right = 0.0, 0.0, True
     for below, labels in scores.iter_below():
@@ -186,14 +187,14 @@ def _shape(scores: ClassScores) -> tuple[float, bool, float]:
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a softmax at one temperature says of N rows.
+    """The predictions of a softmax at one temperature for N rows.
 
     Attributes
     ----------
     confidence : array (N,)
         Probability of the most probable class.
     right : array (N,) of bool
-        Whether the most probable class is the label; of equals, the first counts.
+        Whether the most probable class is the label. Of equally probable classes, the first counts.
     nll : float
         Mean negative log-likelihood in nats.
     brier : float
@@ -242,39 +243,40 @@ def calibrate(
     bins: int = BINS,
     seed: int = SEED,
 ) -> FeatureFile:
-    """Fit the temperature of the classes' softmax, and score it: what `clipkit calibrate` reports.
+    """Fit and score the temperature of the softmax: what `clipkit calibrate` reports.
 
     Parameters
     ----------
     logits : FeatureFile
         Of kind logits, with labels and a prompt for every class.
     temperatures : sequence of float, optional
-        Absolute temperatures to score beside the fitted one; the file's own by default.
+        Absolute temperatures to score besides the fitted one, by default the file's own.
     fit_split, eval_split : str
-        If a file has a single split, by default a fifth of its rows is held out and scored.
+        The splits to fit and to score. If a file has a single split, by default a fifth of its
+        rows is held out and scored.
     val : float, optional
-        If the two splits are one, hold out this fraction of its rows, class by class, and score
-        them. If every row is of another class, such as pairs of an image and its text, rows are
-        held out of all.
+        If the two splits are the same, hold out this fraction of its rows per class, and score
+        them. If every row has a class of its own, as in pairs of an image and its text, hold out
+        rows regardless of class.
     bins : int
-        Bins of the calibration error, of equal mass.
+        Number of bins of the calibration error. They have equal numbers of rows.
     seed : int
-        Random seed of the held-out rows and of the calibration error; see `metrics.reliability`.
+        Random seed of the held-out rows and of the calibration error (see `metrics.reliability`).
 
     Returns
     -------
     FeatureFile
-        A result with a run per temperature, and then the fitted one: `temperature`, `fitted`, `low`
+        A result with a run per temperature, the fitted one last: `temperature`, `fitted`, `low`
         and `high` (see `fit_temperature`), `eval_split`, `acc1`, `mean_confidence`, `nll` (nats),
-        `information` (ln C - NLL, the V-information of Xu et al. 2020 where the classes are equally
-        frequent; negative if the softmax is worse than a uniform one), `brier`, `ece`, `ece_null`
-        and `ece_null95`.
+        `information` (ln C - NLL, negative if the softmax is worse than a uniform one), `brier`,
+        `ece`, `ece_null` and `ece_null95`. If the classes are equally frequent, `information` is
+        the V-information of Xu et al. (2020).
 
     Raises
     ------
     UsageError
-        If a temperature is out of range, the two splits are one and `val` is not given, or they are
-        two and it is.
+        If a temperature is out of range, if the two splits are the same and `val` is not given, or
+        if they differ and it is given.
     ClipkitError
         If a split, its labels or a class's prompt is missing, or no temperature changes the
         softmax.
@@ -315,7 +317,7 @@ def calibrate(
 def _choose_splits(
     logits: FeatureFile, fit_split: str, eval_split: str, val: float | None
 ) -> tuple[str, str, float | None]:
-    """Return the splits to fit and to score, which are one if a fraction is held out."""
+    """Return the splits to fit and to score, the same one if a fraction is held out."""
     if fit_split == evaluation.FIT_SPLIT and len(logits.splits) == 1:
         (fit_split,) = logits.splits
         if eval_split == evaluation.EVAL_SPLIT:

@@ -1,7 +1,7 @@
-"""Compare results on the same images: paired differences, by group, and the images behind them.
+"""Compare results on the same images, as a whole or by group, and list the images that differ.
 
-Two accuracies on the same images are not independent. Only the images that one of the two results
-gets right and the other wrong tell them apart, so all tests and intervals here are paired.
+Two accuracies on the same images are not independent. All tests and intervals are therefore paired:
+they depend on the images that only one of the two results gets right.
 """
 
 from __future__ import annotations
@@ -40,18 +40,18 @@ WORST = "worst"  # the group of the rows about the worst of the groups
 
 @dataclass(frozen=True)
 class PairedResults:
-    """Results whose rows are matched by id: every column of `right` is one image.
+    """Results whose rows are matched by id. Every column of `right` is one image.
 
     Attributes
     ----------
     names : list of F str
-        Of the results, from their files.
+        The names of the results, from their files.
     first : FeatureFile
-        The first result, with the matched rows of the compared split alone.
+        The first result, with only the matched rows of the compared split.
     right : (F, N) bool array
         Whether each result predicts the class of each image.
     runs : list of F str
-        The run of each result: its settings, and how it was chosen among several.
+        The settings of each result's run, and how it was chosen among several.
     models : list of F str
     inputs : dict of str to str
         The digests of the results.
@@ -89,16 +89,17 @@ def pair(
     split : str, optional
         `test` by default, else the first split of the first result.
     runs : sequence of int, optional
-        The run, from 0 among those on the split, of all results with several, or of each result.
+        The number of the run, from 0 among those on the split: one number for all results with
+        several runs, or one for each result.
     common : bool
-        Use the images that all results have, and leave out the others.
+        Use only the images that all results have.
 
     Raises
     ------
     UsageError
         If there is no such split or run, or a result has several runs and none is chosen.
     ClipkitError
-        If a result has no predicted classes or no labels, if ids or labels differ.
+        If a result has no predicted classes or no labels, or if ids or labels differ.
     """
     for result in results:
         check_predicted_classes(result)
@@ -133,7 +134,7 @@ def pair(
 
 
 def _choose_runs(results: Sequence[FeatureFile], split: str, runs: Sequence[int]) -> list[int]:
-    """Return the number of each result's run; several runs without a choice are refused."""
+    """Return the number of each result's run. Refuse several runs without a choice."""
     counts = [len(scored_runs(result, split).predicted) for result in results]
     if len(runs) not in (0, 1, len(results)):
         expected = f"one, or one for each of {len(results)} results"
@@ -153,7 +154,7 @@ def _choose_runs(results: Sequence[FeatureFile], split: str, runs: Sequence[int]
 
 
 def _describe_run(result: FeatureFile, split: str, run: int) -> str:
-    """Return the settings of a run; say which it is, and how it was chosen, if there were more."""
+    """Return the settings of a run and, if there were several, how it was chosen."""
     scored = scored_runs(result, split)
     label = run_label(result, scored, run)
     on_split = len(scored.predicted)
@@ -166,7 +167,7 @@ def _describe_run(result: FeatureFile, split: str, run: int) -> str:
 
 
 def _name(results: Sequence[FeatureFile], runs: Sequence[int]) -> list[str]:
-    """Name the results after their files, with folders or runs if that tells them apart."""
+    """Name the results after their files, with folders or runs where names would be equal."""
     texts = [result.display_name.encode("utf-8", "replace").decode() for result in results]
     paths = [Path(text) for text in texts]
     names = [path.stem for path in paths]
@@ -178,7 +179,7 @@ def _name(results: Sequence[FeatureFile], runs: Sequence[int]) -> list[str]:
 
 
 def _match_ids(results: Sequence[FeatureFile], split: str, common: bool) -> list[Int64]:
-    """Return the row numbers of each result that put the same images in the same order."""
+    """Return, for each result, the row numbers that put the images in the same order."""
     ids = [result.splits[split].ids for result in results]
     if len(results) == 1:
         return [np.arange(len(ids[0]))]
@@ -241,12 +242,12 @@ def compare(
     paired : PairedResults
         Of one result or more.
     by : str, optional
-        A .csv or .tsv file of attributes, or ``shapes``: compare within each of its groups. Rows
+        A .csv or .tsv file of attributes, or ``shapes``, to compare within each value. Rows
         without a value are left out.
     column : str, optional
-        The attribute of `by`, which may be left out if there is one; ``a*b`` combines two.
+        The attribute of `by`; optional if there is only one. ``a*b`` combines two.
     groups : str, optional
-        A file with lines of class TAB group: compare within each group.
+        A file with lines of class TAB group, to compare within each group.
     seed : int
         Random seed of the bootstrap and of the permutations.
 
@@ -257,11 +258,11 @@ def compare(
         their `difference` with `low` and `high` (see `metrics.difference_interval`), the number of
         images that `both`, `only_a`, `only_b` or `neither` gets right, `p` of McNemar's exact test
         (see `metrics.mcnemar`), with several pairs `p_holm` (Holm's correction for all rows), and
-        `kappa` (see `metrics.error_consistency`). Of one result: `acc_a` with Wilson's interval.
+        `kappa` (see `metrics.error_consistency`). For one result: `acc_a` with Wilson's interval.
 
-        With groups: a row per pair and `group`, and then, for each result, the row `worst` with
-        the accuracy of its worst group, and the median `null` and the 5th percentile `null5` of
-        `metrics.worst_group_null`. A group without images is left out. NaN marks what does not
+        With groups, there is a row per pair and `group`. For each result, a row `worst` follows,
+        with the accuracy of its worst group and the median `null` and the 5th percentile `null5`
+        of `metrics.worst_group_null`. A group without images is left out. NaN marks what does not
         apply.
 
     Raises
@@ -318,7 +319,7 @@ def _read_class_groups(paired: PairedResults, path: str) -> tuple[Attribute, lis
 
 
 def _pair_rows(paired: PairedResults, seed: int, **group: str) -> list[Row]:
-    """Return a row for each result after the first; of one result, the row of its accuracy."""
+    """Return a row per result after the first or, for one result, the row of its accuracy."""
     head: Row = {"a": paired.names[0]}
     where = {"split": paired.split, **group}
     first = paired.right[0]
@@ -373,7 +374,7 @@ def _group_rows(paired: PairedResults, attribute: Attribute, seed: int) -> list[
 
 
 def _add_worst(rows: Sequence[Row], paired: PairedResults, codes: Int64, seed: int) -> list[Row]:
-    """Return the rows of the groups, and after them that of each result's worst group."""
+    """Return the rows of the groups, followed by the row of each result's worst group."""
     nulls = {"null": np.nan, "null5": np.nan}
     nothing = dict.fromkeys([*rows[0], *nulls], np.nan)
     no_names = {name: "" for name in ("a", "b") if name in rows[0]}
@@ -405,11 +406,11 @@ def _worst(right: Bools, codes: Int64, key: str, seed: int) -> Row:
 def _add_holm(rows: Sequence[Row]) -> None:
     for row, p in zip(rows, metrics.holm([row["p"] for row in rows]), strict=True):
         row["p_holm"] = float(p)
-        row["kappa"] = row.pop("kappa")  # p_holm stands beside p
+        row["kappa"] = row.pop("kappa")  # p_holm follows p
 
 
 def list_ids(paired: PairedResults, which: str) -> list[str]:
-    """Return the ids of images that only a, only b, or neither of two results gets right.
+    """Return the ids of the images that only the first, only the second, or neither gets right.
 
     Parameters
     ----------

@@ -1,8 +1,8 @@
-"""Give a feature file other labels: attributes from a table, groups of classes, or shuffled ones.
+"""Replace the labels of a feature file: by an attribute, by groups of classes, or shuffled.
 
-Shuffled labels are controls. Labels that are permuted over the rows hold nothing to learn. Groups
-that are dealt to the classes at random are the control task of Hewitt and Liang (2019): what a
-probe still reaches comes from telling the classes apart, and not from the groups.
+Shuffled labels are controls. If labels are permuted over the rows, there is nothing to learn. If
+groups are assigned to the classes at random (the control task of Hewitt and Liang, 2019), a probe
+can learn them only by telling the classes apart.
 """
 
 from __future__ import annotations
@@ -37,29 +37,29 @@ def relabel(
     shuffle: bool = False,
     seed: int = 42,
 ) -> FeatureFile:
-    """Return a file with other labels and the same features: what `clipkit relabel` writes.
+    """Replace the labels of a file and keep its features: what `clipkit relabel` writes.
 
     Parameters
     ----------
     file : FeatureFile
-        Of kind images or logits; with `groups`, also a result with predictions.
+        Of kind images or logits. With `groups`, also a result with predictions.
     table : str, optional
         A .csv or .tsv file of attributes, or ``shapes``.
     column : str, optional
-        The attribute to use, which may be left out if the table has one; ``a*b`` combines two.
+        The attribute to use; optional if the table has only one. ``a*b`` combines two.
     groups : str, optional
         A file with lines of class TAB group.
     shuffle : bool
-        Permute the labels over the rows of each split; with `groups`, permute which class has which
-        group.
+        Permute the labels over the rows of each split or, with `groups`, the groups over the
+        classes.
     seed : int
         Random seed of `shuffle`.
 
     Raises
     ------
     UsageError
-        If nothing, or both a table and groups, are asked for; if there is no such attribute; if the
-        file is a result, except with `groups`.
+        If neither or both of `table` and `groups` are given (neither is allowed with `shuffle`). If
+        there is no such attribute. If the file is a result and `groups` is not given.
     ClipkitError
         If the table or the groups do not fit the file.
     """
@@ -100,7 +100,7 @@ def relabel(
 
 
 def only_attribute(attributes: Sequence[Attribute], table: str) -> Attribute:
-    """Return the only attribute of a table, the file's own labels aside."""
+    """Return the only attribute of a table, without counting the file's own labels."""
     others = [attribute for attribute in attributes if attribute.name != CLASS] or attributes
     if len(others) > 1:
         names = ", ".join(attribute.name for attribute in others)
@@ -121,7 +121,7 @@ def use_attribute(file: FeatureFile, attribute: Attribute) -> FeatureFile:
     Returns
     -------
     FeatureFile
-        With the same features. The prompts of logits belong to no class any more.
+        With the same features. The prompts of logits belong to no class.
 
     Raises
     ------
@@ -143,7 +143,7 @@ def use_attribute(file: FeatureFile, attribute: Attribute) -> FeatureFile:
 
 
 def _take(split: Split, rows: NDArray[np.int64]) -> Split:
-    """Return some rows of a split, whose features stay in blocks."""
+    """Return some rows of a split. The features stay in blocks."""
     if len(rows) == len(split):
         return split
     matrix = BlockMatrix.from_array(split.features)
@@ -169,13 +169,13 @@ def use_groups(file: FeatureFile, groups: Sequence[str], seed: int | None = None
     groups : sequence of C str
         The group of each class.
     seed : int, optional
-        Permute which class has which group with this random seed. The sizes of the groups stay.
+        Random seed to permute the groups over the classes. The sizes of the groups stay the same.
 
     Returns
     -------
     FeatureFile
-        Labels, the classes of prompts, and predictions are groups, sorted by name. Of a result,
-        `acc1` and `mean_per_class_recall` are those of the groups, and `acc5` is NaN.
+        Labels, the classes of prompts, and predictions are groups, sorted by name. In a result,
+        `acc1` and `mean_per_class_recall` are computed again, and `acc5` is NaN.
 
     Raises
     ------
@@ -210,7 +210,7 @@ def _group_split(split: Split, group_of_class: Int64) -> Split:
 
 
 def _score_again(result: FeatureFile) -> None:
-    """Set the columns of accuracies from labels and predictions."""
+    """Compute the accuracies again from labels and predictions."""
     column = "eval_split" if "eval_split" in result.runs else "split"
     for name, score in SCORES.items():
         if name not in result.runs:
@@ -230,7 +230,7 @@ def shuffle_rows(file: FeatureFile, seed: int) -> FeatureFile:
     Raises
     ------
     UsageError
-        If the file is a result: its predictions were made from other labels.
+        If the file is a result. Its predictions were made from other labels.
     ClipkitError
         If no split has labels.
     """

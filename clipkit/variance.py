@@ -1,13 +1,13 @@
-"""How much of the variance of embeddings, and of each prompt's cosines, an attribute explains.
+"""Measure the variance of embeddings, and of each prompt's cosines, that attributes explain.
 
-The embeddings are normalised, as they are for cosines. X (N, D) are the centred rows, T = X'X their
-scatter, and B = X'PX what a regression on the indicators of an attribute's values explains of it.
-For the cosines with a direction u, that is u'Bu / u'Tu (eta squared); for the whole embedding
+The embeddings are normalised, as for cosines. X (N, D) are the centred rows, and T = X'X is their
+scatter. A regression on the indicators of an attribute's values explains B = X'PX of it. For the
+cosines with a direction u, R squared is u'Bu / u'Tu (eta squared). For the whole embedding, it is
 tr B / tr T (the R squared of PERMANOVA, Anderson 2001).
 
 Both are above 0 by chance. Shares are therefore epsilon squared (Kelley 1935), the adjusted R
-squared: 1 - (SSE / (N - K)) / (SST / (N - 1)) for K values. For an attribute that has nothing to do
-with the embeddings it is 0 on average, and may be below 0.
+squared: 1 - (SSE / (N - K)) / (SST / (N - 1)) for K values. For an attribute that is unrelated to
+the embeddings, it is 0 on average and may be negative.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def centre(embeddings: Floats) -> Rows:
 
 
 class Explained(NamedTuple):
-    """What a regression explains of T: A'A. `rank` counts the constant."""
+    """The part A'A of T that a regression explains. `rank` counts the constant."""
 
     root: Floats  # A (P, D)
     rank: int
@@ -76,7 +76,7 @@ class Regressions:
         self._sums = indicators.T @ rows.centred  # (P, D)
 
     def explained(self, names: Sequence[str]) -> Explained:
-        """Return what a regression on some of the columns explains; on none, on the constant."""
+        """Return what a regression on some columns explains. Without columns, it is a constant."""
         if not names:
             return Explained(np.zeros((0, len(self.total))), 1)
         places = np.concatenate([np.r_[self._places[name]] for name in names])
@@ -85,7 +85,7 @@ class Regressions:
         if len(names) == 1:  # the indicators of one attribute are orthogonal
             return Explained(sums / np.sqrt(np.diag(counts))[:, None], len(places))
         values, vectors = np.linalg.eigh(counts)
-        kept = values > 1e-9 * values[-1]  # those of several depend on one another
+        kept = values > 1e-9 * values[-1]  # the indicators of several attributes are dependent
         root = vectors[:, kept].T @ sums / np.sqrt(values[kept])[:, None]
         return Explained(root, int(kept.sum()))
 
@@ -95,13 +95,13 @@ class Regressions:
         return int(place.stop - place.start)
 
     def share(self, smaller: Explained, larger: Explained) -> float:
-        """Return by how much the larger regression's adjusted R squared is greater."""
+        """Return the gain in adjusted R squared from the smaller to the larger regression."""
         total = np.trace(self.total)
         explained = [(part.root**2).sum() for part in (smaller, larger)]
         return float(self._gain(total, explained, smaller.rank, larger.rank))
 
     def shares(self, directions: Floats, smaller: Explained, larger: Explained) -> Floats:
-        """Return the same for the cosines with each of K directions (K, D): (K,)."""
+        """Return the gain for the cosines with each of K directions (K, D), as (K,)."""
         total = ((directions @ self.total) * directions).sum(axis=1)
         explained = [((directions @ part.root.T) ** 2).sum(axis=1) for part in (smaller, larger)]
         return np.asarray(self._gain(total, explained, smaller.rank, larger.rank))
@@ -110,7 +110,7 @@ class Regressions:
         """Draw shares (count,) of attributes with as many values that explain nothing.
 
         Along each principal axis, eta squared is then Beta(k / 2, (N - K) / 2) with k degrees of
-        freedom, and each axis counts by its variance.
+        freedom. Each axis is weighted by its variance.
         """
         if not smaller.rank < larger.rank < self.count:
             return np.full(count, np.nan)
@@ -155,7 +155,7 @@ def _check_count(values: int) -> None:
 
 
 class Term:
-    """An attribute, or what two attributes explain together beyond both, in one split."""
+    """The regressions of an attribute, or of the interaction of two, in one split."""
 
     def __init__(self, attribute: Attribute, split: str, embeddings: Floats, rows: Rows) -> None:
         self.name = attribute.name
@@ -177,11 +177,11 @@ class Term:
         return self.regressions.share(self.smaller, self.larger)
 
     def shares(self, directions: Floats) -> Floats:
-        """Return the share of the cosines with each direction (K, D): (K,)."""
+        """Return the share of the cosines with each direction (K, D), as (K,)."""
         return self.regressions.shares(directions, self.smaller, self.larger)
 
     def null95(self, count: int, seed: int) -> float:
-        """Return the share that 95 % of unrelated attributes with as many values do not reach."""
+        """Return the 95 % quantile of the shares of unrelated attributes with as many values."""
         draws = self.regressions.null_shares(self.smaller, self.larger, count, seed)
         return float(np.quantile(draws, 0.95))
 
@@ -197,24 +197,24 @@ def decompose(  # noqa: PLR0913 (the options of `clipkit variance`)
     split: str | None = None,
     seed: int = 42,
 ) -> FeatureFile:
-    """Say how much of the variance each attribute explains: what `clipkit variance` reports.
+    """Measure the share of variance of each attribute: what `clipkit variance` reports.
 
     Parameters
     ----------
     images : FeatureFile
         Of kind images.
     texts : FeatureFile, optional
-        Of kind texts and of the same model: tell for each prompt what its cosines measure.
+        Of kind texts and of the same model. The shares are then those of each prompt's cosines.
     table : str, optional
         A .csv or .tsv file of attributes, or ``shapes``. Without it, the labels are the only
         attribute, `class`.
     columns : sequence of str, optional
-        Attributes to use; by default all of the table. ``a*b`` is what the combinations of two
-        attributes explain beyond both.
+        Attributes to use, by default all of the table. ``a*b`` is an interaction: what the
+        combinations of two attributes explain beyond both.
     controls : sequence of FeatureFile
         The same images, embedded by untrained controls.
     null : int
-        Draws from each null distribution.
+        Number of draws from each null distribution.
     split : str, optional
         By default test, else the first.
     seed : int
@@ -224,13 +224,13 @@ def decompose(  # noqa: PLR0913 (the options of `clipkit variance`)
     -------
     FeatureFile
         A result with one run per attribute: `split`, `attribute`, `values`, `rows`, `share`,
-        `unique` (the adjusted R squared that is lost when the attribute leaves the regression on
-        all, on the rows that have all values), `null95` (the share that 95 % of unrelated
-        attributes do not reach), `control_share`, `control_low`, `control_high` (mean and range of
-        the controls). With texts one run per prompt and attribute: `split`, `prompt`, `attribute`,
-        `share`, `random99` (the share that 99 % of random directions do not reach), `embedding`
-        (the share of the whole embedding), `above` (whether share > random99). NaN marks what is
-        not defined: an attribute with one value, or with as many as rows.
+        `unique` (the adjusted R squared that the regression on all attributes loses without this
+        one, on the rows that have all values), `null95` (the 95 % quantile of the shares of
+        unrelated attributes), `control_share`, `control_low`, `control_high` (mean and range of
+        the controls). With texts, one run per prompt and attribute: `split`, `prompt`,
+        `attribute`, `share`, `random99` (the 99 % quantile of the shares of random directions),
+        `embedding` (the share of the whole embedding), `above` (whether share > random99). NaN
+        marks undefined values: of an attribute with one value, or with as many as rows.
 
     Raises
     ------
@@ -314,7 +314,7 @@ def _attribute_rows(
 
 
 def _unique_shares(terms: Sequence[Term], images: FeatureFile, split: str) -> dict[str, float]:
-    """Return for each term the adjusted R squared that is lost without it, on complete rows."""
+    """Return the adjusted R squared that is lost without each term, on complete rows."""
     complete = np.logical_and.reduce([term.known for term in terms])
     if not complete.any():
         return {term.name: np.nan for term in terms}
@@ -322,7 +322,7 @@ def _unique_shares(terms: Sequence[Term], images: FeatureFile, split: str) -> di
     regressions = Regressions(centre(_unit_rows(images, split)[complete]), codes)
     unique = {}
     for term in terms:
-        # an interaction holds its parts, so it must not stand in for them
+        # an interaction contains its parts, so it would explain what they do
         others = [other for other in terms if other is not term and term.name not in other.parts]
         without = dict.fromkeys([*[other.name for other in others], *term.parts])
         smaller = regressions.explained(list(without))

@@ -1,4 +1,4 @@
-"""`clipkit attributes`: what is held of each attribute, and what words reach."""
+"""`clipkit attributes`: the recall of each attribute by probes and by words."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ def attributes(
     format: Format = None,
     force: Force = False,
 ) -> None:
-    """Report for each attribute whether the embedding holds it, and whether words reach it.
+    """Report for each attribute whether a probe recognises it, and whether words do.
 
-    Mean recall per value: `chance`; `zeroshot`, by WORDS alone; `names`, a probe on the cosines
-    with WORDS; `random`, one on as many random directions; `probe`, one on the whole embedding;
-    `control`, one on each --control. `reach` is (zeroshot - chance) / (probe - chance).
+    The columns are mean recalls per value. `zeroshot` is by WORDS alone. The others are of probes:
+    `names` on the cosines with WORDS, `random` on as many random directions, `probe` on the whole
+    embedding, `control` on each --control. `reach` is (zeroshot - chance) / (probe - chance).
 
     Example: clipkit attributes img.h5 words.h5 --attributes shapes --control control.h5
     """

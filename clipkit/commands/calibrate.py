@@ -1,4 +1,4 @@
-"""`clipkit calibrate`: at which temperature the softmax over classes is a probability."""
+"""`clipkit calibrate`: fit the temperature of the softmax over classes, and score it."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def calibrate(
     format: Format = None,
     force: Force = False,
 ) -> None:
-    """Fit the temperature at which the softmax over the classes is a probability.
+    """Fit the temperature of the softmax over the classes, and score the probabilities.
 
-    The last row is of the fitted temperature, with its 95 % interval. The others are of -t, by
-    default the file's temperature. `information` is ln C - NLL, in nats. `ece` is the expected
-    calibration error, and `ece_null` and `ece_null95` are the mean and the 95 % quantile that a
-    calibrated model of the same confidence has.
+    The last row shows the fitted temperature with its 95 % interval. The others show those of -t,
+    by default the file's temperature. `information` is ln C - NLL, in nats. `ece` is the expected
+    calibration error. `ece_null` and `ece_null95` are its mean and 95 % quantile for a calibrated
+    model with the same confidences.
 
     Example: clipkit calibrate class-logits.h5 -t 1,model
     """

@@ -32,7 +32,7 @@ def compare(
         list[int],
         option(
             "N",
-            "Number of the run, from 0, of the results with several; or repeat it for each result.",
+            "Number of the run, from 0, of all results with several runs; or repeat it for each.",
             min=0,
         ),
     ] = [],  # noqa: B006
@@ -66,8 +66,8 @@ def compare(
     """Compare results on the same images: McNemar's test and a paired interval of the difference.
 
     `difference` is the accuracy of A minus that of B. `kappa` is 0 if the two err independently and
-    1 if they err on the same images. With groups, the rows `worst` compare each result's worst
-    group with the worst that as many groups of these sizes have by chance.
+    1 if they err on the same images. With groups, the rows `worst` compare the accuracy of each
+    result's worst group with that of random groups of the same sizes.
 
     Example: clipkit compare probe.h5 zeroshot.h5 --by shapes --column pattern
     """

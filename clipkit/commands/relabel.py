@@ -1,4 +1,4 @@
-"""`clipkit relabel`: other labels for the same features."""
+"""`clipkit relabel`: replace the labels of a feature file."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def relabel(
         bool,
         typer.Option(
             "--shuffle",
-            help="As a control, permute the labels over the rows; with --groups, permute which "
-            "class has which group.",
+            help="As a control, permute the labels over the rows or, with --groups, the groups "
+            "over the classes.",
         ),
     ] = False,
     seed: Seed = 42,
@@ -38,7 +38,8 @@ def relabel(
 ) -> None:
     """Replace the labels of images, logits or a result; the features stay the same.
 
-    Rows whose cell in TABLE is empty are left out. The result has the groups' accuracies.
+    If a cell of TABLE is empty, its row is left out. With --groups, the accuracies of a result are
+    computed again.
 
     Example: clipkit relabel img.h5 shapes --column colour | clipkit probe
     """

@@ -1,4 +1,4 @@
-"""`clipkit variance`: what embeddings spend their variance on, and what each prompt measures."""
+"""`clipkit variance`: the variance that attributes explain, of embeddings and of cosines."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from clipkit.commands._options import (
     report_result,
 )
 
-SHOWN = 3  # attributes of each prompt in a table for people
+SHOWN = 3  # attributes of each prompt in the format `table`
 
 
 def variance(
@@ -29,7 +29,10 @@ def variance(
     ] = "-",
     texts: Annotated[
         str | None,
-        typer.Argument(metavar="[TEXTS]", help="Tell what the cosines of these prompts measure."),
+        typer.Argument(
+            metavar="[TEXTS]",
+            help="Feature file of texts: report what the cosines with each prompt measure.",
+        ),
     ] = None,
     attributes: Attributes = None,
     column: Columns = [],  # noqa: B006
@@ -38,7 +41,7 @@ def variance(
         int, option("N", "Number of draws from each null distribution.", min=1, max=100_000)
     ] = 1000,
     split: Annotated[
-        str | None, option("NAME", "Split to look at (default: test, else the first).")
+        str | None, option("NAME", "Split to use (default: test, else the first).")
     ] = None,
     seed: Seed = 42,
     output: ResultOutput = None,
@@ -47,8 +50,8 @@ def variance(
 ) -> None:
     """Report how much of the embeddings' variance each attribute explains (adjusted R squared).
 
-    With TEXTS, report how much of the variance of each prompt's cosines it explains, beside random
-    directions. A table for people shows the three largest of each prompt.
+    With TEXTS, report how much of the variance of each prompt's cosines it explains, compared with
+    random directions. The format `table` shows the three largest shares of each prompt.
 
     Example: clipkit variance img.h5 --attributes shapes --control control.h5
     """

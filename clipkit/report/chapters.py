@@ -460,19 +460,19 @@ def _resolution(comparison: Comparison) -> list[str]:
 
 
 def chapter6(comparison: Comparison) -> list[str]:
-    """Show what is held of each attribute, what words reach, and what neither needed."""
+    """Show the recall and variance of each attribute, paired comparisons, and calibration."""
     results = comparison.results
     explained = (
-        "Mean recall per value of each attribute, in percent. *Zero-shot* is by words alone, "
-        "*names* a probe on the cosines with the words, *random* one on as many random directions, "
-        "*probe* one on the whole embedding, and *control* one on the untrained control. *Reach* "
-        "is (zero-shot − chance) / (probe − chance). Brackets hold a 95 % interval over test "
-        "images or, of random directions and controls, the range."
+        "The table has the mean recall per value of each attribute, in percent. *Zeroshot* is by "
+        "words alone. The other columns are of probes: *names* on the cosines with the words, "
+        "*random* on as many random directions, *probe* on the whole embedding, and *control* on "
+        "the untrained control. *Reach* is (zeroshot − chance) / (probe − chance). Brackets have "
+        "a 95 % interval over test images or, for random directions and controls, the range."
     )
     shares = (
-        "Share of the variance of the embeddings that each attribute explains, in percent "
-        "(adjusted R²). *Unique* is what the regression on all attributes loses without it. 95 % "
-        "of unrelated attributes have a share below *null*."
+        "The share is the part of the variance of the embeddings that an attribute explains, in "
+        "percent (adjusted R²). *Unique* is what the regression on all attributes loses without "
+        "this one. 95 % of unrelated attributes have a share below *null*."
     )
     blocks = [
         *_with_text(explained, understanding.attributes(results)),

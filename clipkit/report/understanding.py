@@ -1,4 +1,4 @@
-"""The tables of chapter 6: what is held of each attribute, what words reach, and how sure."""
+"""The tables of chapter 6: attributes, variance, paired comparisons, calibration and few shots."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ATTRIBUTES = "attribute values chance zeroshot names random probe control reach"
 VARIANCE = "attribute share unique null95 control_share control_low control_high"
 CALIBRATION = "temperature fitted low high nll information ece ece_null ece_null95"
 ZEROSHOT = "classes.logits.zeroshot"
-# Every probe of chapters 2 to 4 that is one classifier, with the setting that was chosen
+# The probes of chapters 2 to 4 with one classifier and one setting
 PROBES = {
     "img.svm": "SVM on embeddings",
     "img.svm-c": "SVM on embeddings, C chosen",
@@ -33,7 +33,7 @@ PROBES = {
 
 
 def attributes(results: ResultsFolder) -> Blocks:
-    """Return the table of what is held of each attribute, and what words reach."""
+    """Return the table of the recall of each attribute."""
     rows = results.table("img.attributes", ATTRIBUTES)
     if not rows:
         return []
@@ -90,16 +90,17 @@ def against_zeroshot(results: ResultsFolder) -> Blocks:
         p = row.get("p_holm", row["p"])
         cells.append([label, difference, f"{row['only_b']}", f"{row['only_a']}", f"{p:.2g}"])
     text = (
-        f"The probes against zero-shot classification ({100 * rows[0]['acc_a']:.2f} %) on the same "
-        "images: the paired difference with its 95 % interval, the images that only one of the two "
-        "gets right, and McNemar's exact p, corrected for all rows by Holm's method. The interval "
-        "covers another draw of test images, but not another draw of training images."
+        f"The probes are compared with zero-shot classification ({100 * rows[0]['acc_a']:.2f} %) "
+        "on the same images. The table has the paired difference with its 95 % interval, the "
+        "number of images that only one of the two gets right, and McNemar's exact p, corrected "
+        "for all rows by Holm's method. The interval covers another draw of test images, but not "
+        "another draw of training images."
     )
     return [text, table(header, cells)]
 
 
 def calibration(folders: Mapping[str, ResultsFolder]) -> Blocks:
-    """Return the table of temperatures at which the softmax over the classes is a probability."""
+    """Return the table of temperatures of the softmax over the classes."""
     cells = []
     for suffix, results in folders.items():
         for row in results.table("classes.logits.calibrate", CALIBRATION):
@@ -112,11 +113,11 @@ def calibration(folders: Mapping[str, ResultsFolder]) -> Blocks:
     if not cells:
         return []
     text = (
-        "How much the softmax over the classes says about an image, and whether its confidence is "
-        "right: *information* is ln C minus the negative log likelihood, in nats. A calibrated "
-        "model of this size has the calibration error (ECE) *calibrated* on average, and 95 % of "
-        "them less than the last column. The fitted temperature is that of the training images, "
-        "with its 95 % interval."
+        "How informative and how well calibrated is the softmax over the classes? *Information* is "
+        "ln C minus the negative log-likelihood, in nats. *ECE* is the expected calibration error. "
+        "*Calibrated* is its mean for a calibrated model with the same confidences, and the last "
+        "column is the 95 % quantile. The temperature is fitted on the training images and has a "
+        "95 % interval."
     )
     header = ["softmax", "information (nats)", "ECE (%)", "calibrated", "95 %"]
     return [text, table(header, cells)]
@@ -147,8 +148,8 @@ def shots(folders: Mapping[str, ResultsFolder]) -> Blocks:
         for n, row in sorted(by_shots.items())
     ]
     text = (
-        "Logistic regression on the embeddings of a few images per class: the mean over the draws, "
-        "with the lowest and the highest."
+        "Logistic regression is fitted on the embeddings of a few images per class. The table has "
+        "the mean over the draws, with the lowest and the highest."
     )
     return [text, table(header, cells)]
 
