@@ -97,7 +97,8 @@ class Running:
         stdout, stderr, events = (_content(stream) for stream in self.streams[1:])
         for stream in (self.answers, self.connection, *self.streams):
             stream.close()
-        return Outcome(exit_code, stdout, stderr.decode(), seconds, len(events))
+        message = stderr.decode("utf-8", "backslashreplace")
+        return Outcome(exit_code, stdout, message, seconds, len(events))
 
 
 def _content(stream: IO[bytes]) -> bytes:
@@ -263,7 +264,9 @@ def _set_limits(request: Request) -> None:
 
 
 def _fake_models(seconds: float) -> None:
-    """Make every model one whose embeddings are the pixels of small images."""
+    """Make every model one whose embeddings are the pixels of small images, or a text's noise."""
+    import zlib
+
     import numpy as np
 
     from clipkit import models
@@ -278,6 +281,11 @@ def _fake_models(seconds: float) -> None:
         def encode_images(self, pixels: Any) -> Any:
             time.sleep(seconds)
             return pixels.reshape(len(pixels), -1) / 255
+
+        def encode_texts(self, texts: list[str], **_: Any) -> Any:
+            seeds = [zlib.crc32(text.encode()) for text in texts]
+            noise = [np.random.default_rng(seed).standard_normal(48) for seed in seeds]
+            return np.array(noise, np.float32)
 
     models.load = lambda *_, **__: Encoder()  # type: ignore[assignment, return-value]
 
