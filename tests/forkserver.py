@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gc
 import importlib
 import json
 import os
@@ -28,7 +29,10 @@ from typing import IO, Any, NoReturn
 
 LIBRARIES = (
     "h5py",
+    "matplotlib.backends.backend_agg",
+    "matplotlib.mathtext",
     "PIL.Image",
+    "rich.table",
     "sklearn.cluster",
     "sklearn.svm",
     "torch",
@@ -205,6 +209,20 @@ def _load() -> None:
     for module in pkgutil.walk_packages(clipkit.__path__, "clipkit."):
         if not module.name.endswith((".__main__", ".train")):
             importlib.import_module(module.name)
+    _warm_up()
+
+
+def _warm_up() -> None:
+    """Do once what every clipkit would do first: it takes longer than a short command."""
+    import typer.main
+    from typer.testing import CliRunner
+
+    from clipkit import cli
+
+    command = typer.main.get_command(cli.app)
+    typer.main.get_command = lambda _: command  # type: ignore[assignment]
+    CliRunner().invoke(cli.app, ["info", "no.h5"])  # loads what Typer imports late
+    gc.freeze()  # the children would copy the memory that collecting garbage touches
 
 
 def become_clipkit(request: Request, streams: list[int]) -> NoReturn:
@@ -273,7 +291,14 @@ def _fake_models(seconds: float) -> None:
 
     class Encoder:
         def __init__(self) -> None:
-            self.details = {"name": "fake", "digest": "sha256:0", "logit_scale": 100.0}
+            self.details = {
+                "name": "fake",
+                "digest": "sha256:0",
+                "logit_scale": 100.0,
+                "precision": "fp32",
+                "device": "cpu",
+                "preprocessing": {"size": {"height": 4, "width": 4}, "resample": "bicubic"},
+            }
 
         def preprocess(self, images: list[Any]) -> Any:
             return np.stack([np.asarray(image.resize((4, 4)), np.float32) for image in images])

@@ -1,0 +1,362 @@
+"""Convert changed .npz, .npy and .parquet files, and check what they become."""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import random
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from canary import Canary
+from forkserver import ForkServer
+from fuzz import content, mutate, seeds
+from fuzz.commands import Runner
+from fuzz.content import Content
+
+from clipkit.errors import ClipkitError
+from clipkit.features import FeatureFile, read
+
+Arrays = dict[str, Any]
+SOURCES = ("img.h5", "classes.h5", "generic16.logits.h5")
+OPTIONS = ["", "", "", "--split train", "--split x", "--model m", "--labels labels.npy",
+           "--prompts generic16.txt"]  # fmt: skip
+BOMB_ROWS = 3000
+FOREIGN_DTYPES = ["O", "M8[s]", "<U9", "<c16", ">f8", "<f2", "|b1", "|V4", [("a", "<f4"), ("b", "<i8")]]
+
+
+class ForeignFiles:
+    """Judges cases: each writes what a feature file may hold in another format, and imports it."""
+
+    def __init__(self, server: ForkServer, folder: Path) -> None:
+        self.runner = Runner(server, folder)
+        self.folder = folder
+        seeds.write_results(self.runner)
+        self.originals = [Content.read(folder / name) for name in SOURCES]
+        self.canary = folder / "tmp" / "canary"
+        np.save(folder / "labels.npy", np.arange(16) % 3)
+
+    def __call__(self, case: int) -> str:
+        rng = random.Random(case)
+        original = rng.choice(self.originals)
+        changed, mutations = content.mutate(original, rng) if rng.random() < 0.7 else (original, [])
+        ending = rng.choice((".npz", ".npz", ".parquet", ".parquet", ".npy"))
+        self.name = f"foreign{ending}"
+        writers: dict[str, Callable[..., list[str]]] = {
+            ".npz": self._write_npz,
+            ".parquet": self._write_parquet,
+            ".npy": self._write_npy,
+        }
+        path = self.folder / self.name
+        try:
+            mutations = mutations + writers[ending](path, changed, rng)
+        except (ValueError, TypeError, KeyError, OverflowError, pa.ArrowException, MemoryError):
+            return "impossible"
+        is_damaged = rng.random() < 0.2
+        if is_damaged:
+            path.write_bytes(mutate.damaged([path.read_bytes()], case))
+        self.mutations = mutations
+        problem = self._judge(rng.choice(OPTIONS).split(), None if is_damaged else changed, rng)
+        if not problem.isupper() and problem in ("used", "refused"):
+            return problem
+        return f"{problem}: {ending} {' '.join(mutations)}"
+
+    # writers; each returns the names of what it did
+
+    def _write_npz(self, path: Path, changed: Content, rng: random.Random) -> list[str]:
+        arrays = _arrays(changed, rng)
+        done = []
+        if rng.random() < 0.5:
+            mutation = rng.choice(NPZ_MUTATIONS)
+            done.append(mutation.__name__)
+            mutation(arrays, rng)
+        compression = rng.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED))
+        with zipfile.ZipFile(path, "w", compression) as archive:
+            for name, array in arrays.items():
+                archive.writestr(f"{name}.npy", self._npy(array))
+            if rng.random() < 0.1:
+                name = rng.choice(list(arrays))
+                archive.writestr(f"{name}{rng.choice(('', '.npy', '.txt', '/'))}", b"twice")
+        return done
+
+    def _npy(self, array: Any) -> bytes:
+        """Return the bytes of an .npy, or those given. An array of objects runs code when read."""
+        if isinstance(array, bytes):
+            return array
+        stream = io.BytesIO()
+        if array.dtype.hasobject:
+            np.lib.format.write_array_header_1_0(
+                stream, {"descr": "|O", "fortran_order": False, "shape": array.shape}
+            )
+            return stream.getvalue() + pickle.dumps(Canary(self.canary))
+        np.lib.format.write_array(stream, array, allow_pickle=False)
+        return stream.getvalue()
+
+    def _write_npy(self, path: Path, changed: Content, rng: random.Random) -> list[str]:
+        name = rng.choice(changed.named("features") or list(changed.datasets))
+        arrays = {"features": changed.datasets[name]}
+        mutation = rng.choice(NPZ_MUTATIONS)
+        mutation(arrays, rng)
+        path.write_bytes(self._npy(arrays["features"]))
+        return [mutation.__name__]
+
+    def _write_parquet(self, path: Path, changed: Content, rng: random.Random) -> list[str]:
+        table = _table(changed, rng)
+        done = []
+        if rng.random() < 0.6:
+            mutation = rng.choice(TABLE_MUTATIONS)
+            done.append(mutation.__name__)
+            table = mutation(table, rng)
+        if rng.random() < 0.5:
+            metadata = {"clipkit": _metadata(changed, rng, rooted=True)}
+            table = table.replace_schema_metadata(metadata)
+        pq.write_table(
+            table,
+            path,
+            compression=rng.choice(("none", "zstd", "gzip", "snappy")),
+            use_dictionary=rng.random() < 0.7,
+            row_group_size=rng.choice((1, 7, 10_000)),
+        )
+        return done
+
+    def _judge(self, options: list[str], changed: Content | None, rng: random.Random) -> str:
+        for name in ("out.h5", "back.h5", "back.npz", "back.parquet"):
+            (self.folder / name).unlink(missing_ok=True)
+        ended, problem = self.runner.judge("convert", self.name, "out.h5", *options)
+        if self.canary.exists():
+            self.canary.unlink()
+            return "RAN CODE"
+        if problem or ended.exit_code:
+            written = (self.folder / "out.h5").exists()
+            return problem or ("OUTPUT OF A FAILED COMMAND" if written else "refused")
+        try:
+            file = read(self.folder / "out.h5")
+        except ClipkitError as error:
+            return f"UNREADABLE {error.message[:150]}"
+        if changed and not self.name.endswith(".npy") and _has_other_features(file, changed):
+            return "OTHER DATA"
+        back = rng.choice(("back.npz", "back.parquet"))
+        for words in (("info", "out.h5"), ("convert", "out.h5", back), ("convert", back, "back.h5")):
+            ended, problem = self.runner.judge(*words)
+            if problem or ended.exit_code:
+                return f"{problem or 'UNREADABLE'} {words[0]} {back}: {ended.stderr[:150]}"
+        again = read(self.folder / "back.h5")
+        again.history = file.history
+        return "used" if seeds.same(file, again) else f"OTHER DATA after {back}"
+
+
+def _has_other_features(file: FeatureFile, changed: Content) -> bool:
+    """Whether a split that the import kept by its name has other numbers."""
+    pairs = [(name, split.features) for name, split in file.splits.items()]
+    for name, got in [*pairs, ("", file.features)]:
+        expected = changed.datasets.get(f"{name}/features".lstrip("/"))
+        if got is None or expected is None or expected.shape != got.shape:
+            continue
+        with np.errstate(all="ignore"):
+            if not np.array_equal(got, expected.astype(np.float32)):
+                return True
+    return False
+
+
+def _metadata(changed: Content, rng: random.Random, rooted: bool = False) -> str:
+    """Return the JSON that clipkit puts into such files, sometimes with odd values."""
+    values = {**changed.attributes, "history": changed.history}
+    if rooted:
+        for name in ("class_names", "texts", "class_index"):
+            if name in changed.datasets and changed.attributes.get("kind") != "texts":
+                array = changed.datasets[name]
+                values[name] = [
+                    item.decode("utf-8", "replace") if isinstance(item, bytes) else item
+                    for item in array.tolist()
+                ]
+    if rng.random() < 0.4:
+        values[rng.choice([*values, "x", "texts", "class_names"])] = rng.choice(content.JSON)
+    if rng.random() < 0.1:
+        return str(rng.choice(["", "[", "[" * 200_000, "null", "[]", '"x"', "{}", "\x00"]))
+    return json.dumps(values, ensure_ascii=True, default=str)
+
+
+def _arrays(changed: Content, rng: random.Random) -> Arrays:
+    """Return data sets under the names that an .npz has for them."""
+    arrays = {name.replace("/", "_"): array for name, array in changed.datasets.items()}
+    for name, array in arrays.items():
+        if array.dtype.kind == "S" and rng.random() < 0.7:
+            arrays[name] = np.char.decode(array, "utf-8", "replace")
+    if rng.random() < 0.5:
+        arrays["clipkit"] = np.array(_metadata(changed, rng))
+    return arrays
+
+
+# mutations of the arrays of an .npz
+
+
+def change_dtype(arrays: Arrays, rng: random.Random) -> None:
+    name = rng.choice(list(arrays))
+    arrays[name] = np.zeros(arrays[name].shape, rng.choice(FOREIGN_DTYPES))
+
+
+def order_columns(arrays: Arrays, rng: random.Random) -> None:
+    name = rng.choice(list(arrays))
+    arrays[name] = np.asfortranarray(arrays[name])
+
+
+def lie_in_header(arrays: Arrays, rng: random.Random) -> None:
+    """Write a header that does not fit the data."""
+    name = rng.choice(list(arrays))
+    stream = io.BytesIO()
+    shapes: list[Any] = [(10**12, 4), (2**63, 2**63), (0, 4), (-1, 4), (), (1,) * 40, (3.0, 4)]
+    header = {"descr": rng.choice(("<f4", "<U999999", "|S0", "<i8")), "fortran_order": False}
+    np.lib.format.write_array_header_1_0(stream, {**header, "shape": rng.choice(shapes)})
+    arrays[name] = stream.getvalue() + rng.randbytes(64)
+
+
+def inflate(arrays: Arrays, rng: random.Random) -> None:
+    """Replace an array by one of many bytes that compress well."""
+    name = rng.choice(list(arrays))
+    large: list[Any] = [
+        np.zeros((400_000, 100), "<f4"),
+        np.zeros(3, "<U9000000"),
+        np.zeros((50_000_000, 1), "|i1"),
+        np.full(2000, "x" * 20_000),
+        np.zeros(20_000_000, "<i8"),
+    ]
+    arrays[name] = rng.choice(large)
+
+
+def rename(arrays: Arrays, rng: random.Random) -> None:
+    name = rng.choice(list(arrays))
+    names = ["X", "../x", "train_", "_features", "a_b_features", "features", "labels", "ids", "clipkit"]
+    arrays[rng.choice(names)] = arrays.pop(name)
+
+
+def add_array(arrays: Arrays, rng: random.Random) -> None:
+    names = ["features", "labels", "ids", "texts", "class_index", "class_names", "clipkit", "x_labels"]
+    arrays[rng.choice(names)] = arrays[rng.choice(list(arrays))]
+
+
+def replace_by_numbers(arrays: Arrays, rng: random.Random) -> None:
+    """Replace an array by as many odd numbers or texts."""
+    name = rng.choice(list(arrays))
+    shape = arrays[name].shape
+    texts = [text.encode("utf-8", "replace").decode() for text in content.TEXTS]
+    arrays[name] = np.resize(np.array(rng.choice((content.NUMBERS, content.INTEGERS, texts))), shape)
+
+
+NPZ_MUTATIONS = [
+    change_dtype, order_columns, lie_in_header, inflate, rename, add_array, replace_by_numbers,
+]  # fmt: skip
+
+
+# mutations of a table
+
+
+def _table(changed: Content, rng: random.Random) -> pa.Table:
+    """Return the rows of all splits, or of the prompts, as a table."""
+    number = rng.choice((pa.float32(), pa.float32(), pa.float64(), pa.float16(), pa.int8()))
+    columns: dict[str, list[Any]] = {}
+    texts = {"text": "texts", "class_index": "class_index", "feature": "features"}
+    images = {"id": "ids", "label": "labels", "feature": "features"}
+    if "features" in changed.datasets:
+        columns = {name: changed.datasets[key].tolist() for name, key in texts.items()}
+    else:
+        for split in changed.splits():
+            rows = changed.datasets[f"{split}/features"].tolist()
+            columns.setdefault("split", []).extend([split] * len(rows))
+            for name, key in images.items():
+                array = changed.datasets.get(f"{split}/{key}")
+                values = [None] * len(rows) if array is None else array.tolist()
+                columns.setdefault(name, []).extend(values)
+    for name, values in columns.items():
+        columns[name] = [v.decode("utf-8", "replace") if isinstance(v, bytes) else v for v in values]
+    width = len(columns["feature"][0])
+    lists = rng.choice((pa.list_(number), pa.list_(number, width), pa.large_list(number)))
+    feature = columns.pop("feature")
+    if number == pa.int8():
+        feature = [[int(value) % 100 for value in row] for row in feature]
+    if number == pa.float16():
+        feature = np.array(feature, np.float16).tolist()
+    arrays = {name: pa.array(values) for name, values in columns.items()}
+    return pa.table({**arrays, "feature": pa.array(feature, lists)})
+
+
+def _set(table: pa.Table, name: str, values: Any) -> pa.Table:
+    column = values if isinstance(values, pa.Array) else pa.array(values)
+    if name in table.column_names:
+        return table.set_column(table.column_names.index(name), name, column)
+    return table.append_column(name, column)
+
+
+def put_nulls(table: pa.Table, rng: random.Random) -> pa.Table:
+    name = rng.choice(table.column_names)
+    values = table.column(name).to_pylist()
+    for row in rng.choice((range(len(values)), [0], [len(values) - 1])):
+        values[row] = None
+    return _set(table, name, pa.array(values, table.schema.field(name).type))
+
+
+def set_column(table: pa.Table, rng: random.Random) -> pa.Table:
+    """Fill a column, known or not, with odd values of one type."""
+    name = rng.choice([*table.column_names, "label", "class_name", "text", "split", "class_index", "x"])
+    texts = [text.encode("utf-8", "replace").decode() for text in content.TEXTS]
+    n = table.num_rows
+    values: list[Any] = rng.choice(
+        (
+            [rng.choice(texts)] * n,
+            [rng.choice(content.INTEGERS)] * n,
+            [rng.choice(content.NUMBERS)] * n,
+            [True] * n,
+            [b"\xff"] * n,
+            [["x"]] * n,
+            [{"a": 1}] * n,
+            [rng.choice(("a", "b")) for _ in range(n)],
+        )
+    )
+    return _set(table, name, values)
+
+
+def repeat_column(table: pa.Table, rng: random.Random) -> pa.Table:
+    name = rng.choice(table.column_names)
+    return table.append_column(name, table.column(rng.choice(table.column_names)))
+
+
+def drop_columns(table: pa.Table, rng: random.Random) -> pa.Table:
+    return table.drop_columns([rng.choice(table.column_names)])
+
+
+def inflate_text(table: pa.Table, rng: random.Random) -> pa.Table:
+    """Make a table of many rows with one long text, which takes few bytes in a dictionary."""
+    rows = np.zeros(BOMB_ROWS, int) + rng.randrange(table.num_rows)
+    table = table.take(pa.array(rows))
+    name = rng.choice(("id", "text", "split", "class_name"))
+    texts = ["x"] * BOMB_ROWS
+    if rng.random() < 0.5:
+        texts = ["x" * rng.choice((1000, 1_000_000))] * BOMB_ROWS
+    else:
+        texts[7] = "x" * 1_000_000
+    return _set(table, name, pa.array(texts).dictionary_encode())
+
+
+def inflate_features(table: pa.Table, rng: random.Random) -> pa.Table:
+    width = rng.choice((1000, 60_000))
+    zeros = pa.array(np.zeros(BOMB_ROWS * width, "<f4"))
+    rows = pa.array(np.zeros(BOMB_ROWS, int))
+    lists = pa.FixedSizeListArray.from_arrays(zeros, width)
+    return _set(table.take(rows).drop_columns(["feature"]), "feature", lists)
+
+
+def repeat_rows(table: pa.Table, rng: random.Random) -> pa.Table:
+    """Keep no row, one row, or many."""
+    rows = rng.choice(([], [0], list(range(table.num_rows)) * 200))
+    return table.take(pa.array(rows, pa.int64()))
+
+
+TABLE_MUTATIONS = [
+    put_nulls, put_nulls, set_column, set_column, set_column, repeat_column, drop_columns,
+    inflate_text, inflate_features, repeat_rows,
+]  # fmt: skip
