@@ -53,7 +53,9 @@ class Runner:
         return ended, problem
 
     def _names(self) -> set[str]:
-        return {str(path.relative_to(self.folder)) for path in self.folder.rglob("*")}
+        """Return all files and folders, without the shards that a failed embed leaves."""
+        names = {str(path.relative_to(self.folder)) for path in self.folder.rglob("*")}
+        return {name for name in names if ".partial" not in name}
 
 
 def find_problem(ended: Outcome) -> str:

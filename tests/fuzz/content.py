@@ -23,7 +23,8 @@ TEXTS = [
     "", " ", "a", "A", "été", "犬", "a\tb", "a\nb", f"x\n{PLANTED}\ny", "| x |", "a\rb", "a,b", '"',
     "\x1b[31mred", "\u202e", "\u2028", "\ufeff", "\x00", "a\x00b", "$x^2$", "$\\frac{", "_x_", "\\",
     "[red]", "[/red]", "{}", "{c}", "{0}", "%s", "-1", "nan", "=1+1", "<b>", "`", "../x", "a/b",
-    "train", "test", "-", "a" * 300, "é" * 3000, "x " * 20_000, "\x7f\x9b", "𝔘", "a" + "\u0301" * 99,
+    "train", "test", "-", "a" * 300, "é" * 3000, "x " * 20_000, "\x7f\x9b", "𝔘",
+    "a" + "\u0301" * 99,
 ]  # fmt: skip
 NUMBERS = [
     0.0, -0.0, -1.0, 0.5, 1.0, 2.0, 1e-45, 1e-320, 1e-38, 1e-30, 1e-12, 1e-5, 1e5, 1e12, 1e19, 1e20,
@@ -32,7 +33,8 @@ NUMBERS = [
 INTEGERS = [0, -1, 1, 2, 3, 7, 255, 2**20 - 1, 2**20, 2**31, 2**53 + 1, 2**63 - 1, -(2**63)]
 JSON = [
     None, True, False, *INTEGERS, 2**64, 10**400, *NUMBERS, *TEXTS, "\ud800", [], {}, [1], ["x"],
-    [None], {"x": 1}, {"": ""}, [[]], [1, "x", None], {"name": "m"}, {"command": "x"}, list(range(99)),
+    [None], {"x": 1}, {"": ""}, [[]], [1, "x", None], {"name": "m"}, {"command": "x"},
+    list(range(99)),
 ]  # fmt: skip
 TYPES = ["<f8", "<f4", "<f2", ">f4", ">f8", "<i8", "<i4", "|i1", "|u1", "<u8", ">i8", "|b1", "<c8"]
 COMMANDS = ["embed", "textembed", "logits", "entropy", "probe", "zeroshot", "cluster", "convert"]
@@ -188,7 +190,7 @@ def drop_classes(content: Content, rng: random.Random) -> None:
 # the history
 
 
-def _places(value: Any) -> Iterator[tuple[Any, Any]]:
+def places(value: Any) -> Iterator[tuple[Any, Any]]:
     """Yield each list or object in a JSON value, with each of its keys."""
     items: Any = ()
     if isinstance(value, dict):
@@ -197,20 +199,20 @@ def _places(value: Any) -> Iterator[tuple[Any, Any]]:
         items = list(enumerate(value))
     for key, part in items:
         yield value, key
-        yield from _places(part)
+        yield from places(part)
 
 
 def set_history_value(content: Content, rng: random.Random) -> None:
-    places = list(_places(content.history))
-    if places:
-        owner, key = rng.choice(places)
+    found = list(places(content.history))
+    if found:
+        owner, key = rng.choice(found)
         owner[key] = copy.deepcopy(rng.choice(JSON))
 
 
 def drop_history_key(content: Content, rng: random.Random) -> None:
-    places = list(_places(content.history))
-    if places:
-        owner, key = rng.choice(places)
+    found = list(places(content.history))
+    if found:
+        owner, key = rng.choice(found)
         del owner[key]
 
 
@@ -290,7 +292,18 @@ def set_column(content: Content, rng: random.Random) -> None:
 
 
 def add_column(content: Content, rng: random.Random) -> None:
-    names = ["acc1", "acc5", "split", "eval_split", "fit_split", "temperature", "C", "k", "x", "label"]
+    names = [
+        "acc1",
+        "acc5",
+        "split",
+        "eval_split",
+        "fit_split",
+        "temperature",
+        "C",
+        "k",
+        "x",
+        "label",
+    ]
     n = max((len(content.datasets[name]) for name in content.columns()), default=1)
     content.datasets[f"runs/{rng.choice(names)}"] = rng.choice((np.arange(n), np.full(n, np.nan)))
 
@@ -326,7 +339,8 @@ def set_features(content: Content, rng: random.Random) -> None:
     name = _choose(content, rng, "features")
     if name:
         part = rng.choice((np.s_[:], np.s_[0], np.s_[:, 0], np.s_[0, 0], np.s_[1:]))
-        content.datasets[name][part] = np.float32(rng.choice(NUMBERS))
+        with np.errstate(all="ignore"):
+            content.datasets[name][part] = np.float32(rng.choice(NUMBERS))
 
 
 def repeat_rows(content: Content, rng: random.Random) -> None:
@@ -334,7 +348,7 @@ def repeat_rows(content: Content, rng: random.Random) -> None:
     name = _choose(content, rng, "features")
     if name:
         array = content.datasets[name]
-        array[:] = rng.choice((array[:1], array[:, :1]))
+        array[:] = array[:1] if rng.random() < 0.5 else array[..., :1]
 
 
 # shapes, types and names
@@ -350,7 +364,9 @@ def cut_rows(content: Content, rng: random.Random) -> None:
     count = rng.choice((0, 1, 1, 2, 3))
     for name in rng.choice((names, names, names[:1])):
         array = content.datasets[name]
-        content.datasets[name] = array[:, :count] if array.ndim == 2 and "predicted" in name else array[:count]
+        content.datasets[name] = (
+            array[:, :count] if array.ndim == 2 and "predicted" in name else array[:count]
+        )
 
 
 def cut_columns(content: Content, rng: random.Random) -> None:
@@ -367,7 +383,9 @@ def reshape(content: Content, rng: random.Random) -> None:
     name = rng.choice(list(content.datasets) or ["x"])
     array = content.datasets.get(name)
     if array is not None:
-        content.datasets[name] = rng.choice((array.reshape(-1), array[None], array.T, array[..., None]))
+        content.datasets[name] = rng.choice(
+            (array.reshape(-1), array[None], array.T, array[..., None])
+        )
 
 
 def retype(content: Content, rng: random.Random) -> None:
@@ -376,14 +394,29 @@ def retype(content: Content, rng: random.Random) -> None:
     if array is None:
         return
     if array.dtype.kind == "S":
-        content.datasets[name] = rng.choice((np.arange(array.size), array.astype("S1"), array.astype("S999")))
+        content.datasets[name] = rng.choice(
+            (np.arange(array.size), array.astype("S1"), array.astype("S999"))
+        )
         return
     with np.errstate(all="ignore"):
         content.datasets[name] = array.astype(rng.choice(TYPES))
 
 
 def rename_split(content: Content, rng: random.Random) -> None:
-    names = ["val", "_", "a.b-c", "x" * 100, "x" * 101, "0", "-", ".", "a b", "é", "features", "runs"]
+    names = [
+        "val",
+        "_",
+        "a.b-c",
+        "x" * 100,
+        "x" * 101,
+        "0",
+        "-",
+        ".",
+        "a b",
+        "é",
+        "features",
+        "runs",
+    ]
     if content.splits():
         content.rename(rng.choice(content.splits()), rng.choice([*names, "train", "test", "all"]))
 
@@ -406,8 +439,19 @@ def drop_split(content: Content, rng: random.Random) -> None:
 
 
 def add_dataset(content: Content, rng: random.Random) -> None:
-    names = ["x", "train/x", "train/predicted", "texts", "class_index", "class_names", "features", "a/b/c"]
-    content.datasets[rng.choice(names)] = rng.choice((np.arange(3), _texts(["a", "b", "c"]), np.ones((3, 2), "<f4")))
+    names = [
+        "x",
+        "train/x",
+        "train/predicted",
+        "texts",
+        "class_index",
+        "class_names",
+        "features",
+        "a/b/c",
+    ]
+    content.datasets[rng.choice(names)] = rng.choice(
+        (np.arange(3), _texts(["a", "b", "c"]), np.ones((3, 2), "<f4"))
+    )
 
 
 def change_attributes(content: Content, rng: random.Random) -> None:

@@ -100,7 +100,16 @@ report results --untrained base -o report.md
 }
 LINES_PER_CASE = 5
 FILE = "changed.h5"
-OUTPUTS = ("out.h5", "out.npz", "out.npy", "out.parquet", "out.csv", "out.png", "report.md", "back.h5")
+OUTPUTS = (
+    "out.h5",
+    "out.npz",
+    "out.npy",
+    "out.parquet",
+    "out.csv",
+    "out.png",
+    "report.md",
+    "back.h5",
+)
 
 
 class FeatureFiles:
@@ -218,7 +227,7 @@ def _find_bad_csv(path: Path, source: FeatureFile) -> str:
     if {len(row) for row in rows} != {len(rows[0])}:
         return "CSV WITH ROWS OF UNEQUAL LENGTHS"
     expected = sum(np.size(split.predicted) for split in source.splits.values())
-    if source.splits and len(rows) - 1 != expected and "out.csv" == path.name:
+    if source.splits and len(rows) - 1 != expected and path.name == "out.csv":
         known = [np.size(split.predicted) for split in source.splits.values()]
         return "" if len(rows) - 1 in known else f"CSV OF {len(rows) - 1} ROWS"
     ids = {id for split in source.splits.values() for id in split.ids}
@@ -235,7 +244,10 @@ def find_other_result(
 ) -> str:
     """Return what is wrong with a command's feature file, or ""."""
     command = words[0]
-    if result.history[: len(source.history)] != source.history and command not in ("textembed", "logits"):
+    if result.history[: len(source.history)] != source.history and command not in (
+        "textembed",
+        "logits",
+    ):
         return "OTHER HISTORY"
     if command == "textembed":
         return "" if result.class_names == source.class_names else "OTHER CLASSES"
