@@ -131,7 +131,6 @@ class FeatureFiles:
         rng = random.Random(case)
         name = rng.choice(list(self.originals))
         changed, mutations = content.mutate(self.originals[name], rng)
-        self.mutations = mutations
         try:
             changed.write(self.folder / FILE)
         except (ValueError, TypeError, KeyError, OSError, RuntimeError, OverflowError):

@@ -69,12 +69,11 @@ class ForeignFiles:
         path = self.folder / self.name
         try:
             mutations = mutations + writers[ending](path, changed, rng)
-        except (ValueError, TypeError, KeyError, OverflowError, pa.ArrowException, MemoryError):
+        except (ValueError, TypeError, KeyError, IndexError, OverflowError, pa.ArrowException):
             return "impossible"
         is_damaged = rng.random() < 0.2
         if is_damaged:
             path.write_bytes(mutate.damaged([path.read_bytes()], case))
-        self.mutations = mutations
         problem = self._judge(rng.choice(OPTIONS).split(), None if is_damaged else changed, rng)
         if problem in ("used", "refused"):
             return problem
@@ -377,8 +376,7 @@ def drop_columns(table: pa.Table, rng: random.Random) -> pa.Table:
 
 def inflate_text(table: pa.Table, rng: random.Random) -> pa.Table:
     """Make a table of many rows with one long text, which takes few bytes in a dictionary."""
-    rows = np.zeros(BOMB_ROWS, int) + rng.randrange(table.num_rows)
-    table = table.take(pa.array(rows))
+    table = table.take(pa.array(np.zeros(BOMB_ROWS, int)))
     name = rng.choice(("id", "text", "split", "class_name"))
     texts = ["x"] * BOMB_ROWS
     if rng.random() < 0.5:

@@ -122,7 +122,6 @@ class ModelFolders:
         shutil.copytree(self.original, self.model)
         mutations = [rng.choice(MUTATIONS) for _ in range(rng.choice((1, 1, 1, 2)))]
         done = [str(mutation(self.model, rng)) for mutation in mutations]
-        self.mutations = done
         ends = []
         for command in rng.sample(list(LINES), 2):
             problem, file = self._embed(command, "model")
@@ -130,7 +129,7 @@ class ModelFolders:
             if problem:
                 return f"{problem}: {command}, {', '.join(done)}"[:400]
             ends.append("used" if file else "refused")
-        return " ".join(sorted(ends))
+        return max(ends)
 
     def _embed(self, command: str, model: str) -> tuple[str, FeatureFile | None]:
         """Run a command; return what is wrong with its end or "", and its file."""

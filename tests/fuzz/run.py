@@ -24,7 +24,6 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-os.environ["OMP_NUM_THREADS"] = "1"  # a pool of threads would not survive a fork
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from forkserver import ForkServer, Outcome
@@ -47,7 +46,7 @@ PROMPTS = [
     "\ufeffein Hund\r\n\r\nune \u00e9t\u00e9\r\n犬\u2028 a\n".encode(),
     b"# one\n" + "\n".join(f"a photo of {i}" for i in range(300)).encode(),
 ]
-PASSED = {"same", "refused", "used", "impossible", "refused used", "refused refused", "used used"}
+PASSED = {"same", "refused", "used", "impossible"}  # impossible: HDF5 cannot hold the change
 
 Judge = Callable[[int], str]
 
@@ -182,33 +181,29 @@ def judge_part(what: str, cases: range) -> Counter[str]:
 
 
 @contextlib.contextmanager
-def prepared(what: str) -> Iterator[Judge]:
-    """Yield the judge of an area, with a folder and a fork server of its own."""
-    with tempfile.TemporaryDirectory(prefix="clipkit-fuzz-") as folder:
-        server = ForkServer(Path(folder))
+def prepared(what: str, kept: Path | None = None) -> Iterator[Judge]:
+    """Yield the judge of an area, with a fork server of its own and a temporary or kept folder."""
+    with tempfile.TemporaryDirectory(prefix="clipkit-fuzz-") as temporary:
+        server = ForkServer(Path(temporary))
+        folder = kept or Path(temporary) / "work"
+        folder.mkdir(parents=True)
         try:
-            work = Path(folder) / "work"
-            work.mkdir()
-            yield AREAS[what].prepare(server, work)
+            yield AREAS[what].prepare(server, folder)
         finally:
             server.close()
 
 
-def show_case(what: str, case: int) -> str:
+def show_case(what: str, case: int, kept: Path | None) -> str:
     """Judge one case in this process, and print each command line and how it ended."""
 
     def show(words: tuple[object, ...], ended: Outcome) -> None:
-        print("$ clipkit", shlex.join(map(str, words)), f"  # {ended.exit_code}")
-        print(ended.stderr, end="")
+        print(f"$ clipkit {shlex.join(map(str, words))}\n{ended.stderr}exit code {ended.exit_code}")
 
-    with prepared(what) as judge:
+    with prepared(what, kept) as judge:
         if hasattr(judge, "runner"):
             judge.runner.log = show
         verdict = judge(case)
-        print(", ".join(getattr(judge, "mutations", [])))
         print(verdict)
-        if os.environ.get("KEEP"):
-            input(judge.folder)
         return verdict
 
 
@@ -219,9 +214,10 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help=f"times {CASES_PER_SEED:,}: first case")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes that judge")
     parser.add_argument("--case", type=int, help="run this case alone and show its commands")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="with --case: keep its files")
     options = parser.parse_args()
     if options.case is not None:
-        return int(show_case(options.what[0], options.case) not in PASSED)
+        return int(show_case(options.what[0], options.case, options.keep) not in PASSED)
     found = False
     first = options.seed * CASES_PER_SEED
     with ProcessPoolExecutor(options.jobs) as pool:
