@@ -90,6 +90,8 @@ def _find_problem_of_error(ended: Outcome, lines: list[str]) -> str:
     errors = [line for line in lines if line.startswith("clipkit ")]
     if len(errors) != 1 or lines[-1] != errors[0]:
         return f"{len(errors)} ERRORS {ended.stderr[:100]!r}"
+    if re.search(r":\s*($|; hint)", errors[0]):
+        return f"MESSAGE CUT OFF {errors[0][-60:]!r}"
     return "OUTPUT OF A FAILED COMMAND" if ended.stdout else ""
 
 

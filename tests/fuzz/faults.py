@@ -26,10 +26,10 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 END_SECONDS = 30  # within seconds, on a busy machine
 # The commands of each area; what they read is what `seeds.write_results` writes.
 WRITING = """\
-logits img.h5 generic16.h5 -o out.h5
+logits img.h5 generic32.h5 -o out.h5
 logits img.h5 --random 40 -o out.h5
-entropy generic16.logits.h5 -o out.h5
-probe generic16.logits.h5 -t 1,0.1 -o out.h5
+entropy generic32.logits.h5 -o out.h5
+probe generic32.logits.h5 -t 1,0.1 -o out.h5
 zeroshot classes.logits.h5 -o out.h5
 cluster img.h5 -o out.h5
 convert img.h5 out.npz
@@ -37,10 +37,10 @@ convert img.h5 out.parquet
 convert img.h5 out.npy --split train
 convert img.svm.h5 out.csv
 plot confusion img.svm.h5 -o out.png
-plot temperature generic16.logits.sweep.h5 -o out.svg
+plot temperature generic32.logits.sweep.h5 -o out.svg
 report . -o out.md
 embed pictures -o out.h5
-textembed generic16.txt -o out.h5
+textembed generic32.txt -o out.h5
 """.splitlines()
 READING = """\
 info {} --format json

@@ -41,10 +41,10 @@ report base --untrained results
 """
 COMMANDS = {
     "images": """\
-logits F generic16.h5 -o out.h5
+logits F generic32.h5 -o out.h5
 logits F classes.h5 -t 0.01 -o out.h5
 logits F classes.h5 -t model -o out.h5
-logits F generic16.h5 --whiten -o out.h5
+logits F generic32.h5 --whiten -o out.h5
 logits F --random 3 -o out.h5
 probe F -o out.h5
 probe F --no-standardize -C 0.01,1 --format json
@@ -61,7 +61,7 @@ logits img.h5 F -t model -o out.h5
 logits img.h5 F --whiten -t 0.07 -o out.h5
 logits F F -o out.h5
 plot spectrum F -o out.png
-plot spectrum generic16.h5 F -o out.png
+plot spectrum generic32.h5 F -o out.png
 """,
     "logits": """\
 entropy F -o out.h5
@@ -90,7 +90,7 @@ plot classes F -o out.png
 plot clusters F -o out.png
 plot clusters F --run 1 -o out.png
 plot temperature F -o out.png
-plot temperature generic16.logits.sweep.h5 F -o out.png
+plot temperature generic32.logits.sweep.h5 F -o out.png
 plot temperature F --split S -o out.png
 plot grid F -o out.png
 plot grid F --split S -o out.png
@@ -118,7 +118,7 @@ class FeatureFiles:
     def __init__(self, server: ForkServer, folder: Path) -> None:
         self.runner = Runner(server, folder)
         self.folder = folder
-        names = seeds.write_results(self.runner)
+        names = seeds.write_results(self.runner, seeds.RESULTS + seeds.MORE_RESULTS)
         self.originals = {name: Content.read(folder / name) for name in names}
         groups = "".join(f"{name}\tgroup {name > 'd'}\n" for name in seeds.CLASSES)
         (folder / "groups.tsv").write_text(groups)
@@ -151,12 +151,12 @@ class FeatureFiles:
         return "refused" if ended.exit_code else "used"
 
     def _fill_results(self, name: str) -> None:
-        """Put the changed file in the place of the original, among those it was made of."""
+        """Put the changed file in the place of the original, with the files of its prompt set."""
         for path in (self.folder / "results").iterdir():
             path.unlink()
         os.link(self.folder / FILE, self.folder / "results" / name)
         for other in self.originals:
-            if other != name and (other == "img.h5" or name.startswith(other.removesuffix("h5"))):
+            if other != name and (other == "img.h5" or _prompt_set(other) == _prompt_set(name)):
                 os.link(self.folder / other, self.folder / "results" / other)
 
     def _judge(self, line: str, changed: Content, rng: random.Random, is_valid: bool) -> str:
@@ -171,6 +171,8 @@ class FeatureFiles:
             return problem or ("OUTPUT OF A FAILED COMMAND" if written else "")
         if not is_valid and not line.startswith("report"):
             return "USED A FILE THAT INFO REFUSES"
+        if "json" in words:
+            return _find_bad_json(ended)
         if "report" in words or "info" in words:
             page = self.folder / "report.md"
             text = page.read_text() if page.exists() else ended.stdout.decode()
@@ -207,6 +209,12 @@ class FeatureFiles:
             source.splits = {split: source.splits[split]}
         back.history = source.history
         return "" if seeds.same(back, source) else "OTHER DATA"
+
+
+def _prompt_set(name: str) -> str:
+    """Return 99 of `generic99.logits.svm.h5` and of `random99-42.svm.h5`, img of `img.svm.h5`."""
+    first = re.split(r"[.-]", name)[0]
+    return first.removeprefix("generic").removeprefix("random")
 
 
 def _find_bad_json(ended: Outcome) -> str:

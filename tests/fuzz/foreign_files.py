@@ -25,9 +25,9 @@ from clipkit.errors import ClipkitError
 from clipkit.features import FeatureFile, read
 
 Arrays = dict[str, Any]
-SOURCES = ("img.h5", "classes.h5", "generic16.logits.h5")
+SOURCES = ("img.h5", "classes.h5", "generic32.logits.h5")
 OPTIONS = ["", "", "", "--split train", "--split x", "--model m", "--labels labels.npy",
-           "--prompts generic16.txt"]  # fmt: skip
+           "--prompts generic32.txt"]  # fmt: skip
 BOMB_ROWS = 3000
 FOREIGN_DTYPES = [
     "O",
@@ -51,7 +51,7 @@ class ForeignFiles:
         seeds.write_results(self.runner)
         self.originals = [Content.read(folder / name) for name in SOURCES]
         self.canary = folder / "tmp" / "canary"
-        np.save(folder / "labels.npy", np.arange(16) % 3)
+        np.save(folder / "labels.npy", np.arange(32) % 3)
 
     def __call__(self, case: int) -> str:
         rng = random.Random(case)
