@@ -248,7 +248,7 @@ def replace_file(model: Path, rng: random.Random) -> str:
         "/dev/null": lambda: path.symlink_to("/dev/null"),
         "dangling": lambda: path.symlink_to("nothing"),
         "a loop": lambda: path.symlink_to(path.name),
-        "6 GiB": lambda: _truncate(path, 6 << 30),
+        "large": lambda: _truncate(path, 1 << 28 if path.suffix == ".safetensors" else 6 << 30),
         "an LFS pointer": lambda: path.write_bytes(LFS_POINTER),
     }
     kind = rng.choice(list(makers))
