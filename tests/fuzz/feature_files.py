@@ -130,10 +130,10 @@ class FeatureFiles:
     def __call__(self, case: int) -> str:
         rng = random.Random(case)
         name = rng.choice(list(self.originals))
-        changed, mutations = content.mutate(self.originals[name], rng)
         try:
+            changed, mutations = content.mutate(self.originals[name], rng)
             changed.write(self.folder / FILE)
-        except (ValueError, TypeError, KeyError, OSError, RuntimeError, OverflowError):
+        except content.IMPOSSIBLE:
             return "impossible"
         kind = self.originals[name].attributes["kind"]
         ended, problem = self.runner.judge("info", FILE, "--format", "json")

@@ -56,10 +56,6 @@ class ForeignFiles:
 
     def __call__(self, case: int) -> str:
         rng = random.Random(case)
-        original = rng.choice(self.originals)
-        changed, mutations = copy.deepcopy(original), list[str]()
-        if rng.random() < 0.7:
-            changed, mutations = content.mutate(original, rng)
         ending = rng.choice((".npz", ".npz", ".parquet", ".parquet", ".npy"))
         self.name = f"foreign{ending}"
         writers: dict[str, Callable[..., list[str]]] = {
@@ -70,8 +66,11 @@ class ForeignFiles:
         path = self.folder / self.name
         self.expected: Arrays = {}  # features by split, where they are known
         try:
-            mutations = mutations + writers[ending](path, changed, rng)
-        except (ValueError, TypeError, KeyError, IndexError, OverflowError, pa.ArrowException):
+            changed, mutations = copy.deepcopy(rng.choice(self.originals)), list[str]()
+            if rng.random() < 0.7:
+                changed, mutations = content.mutate(changed, rng)
+            mutations += writers[ending](path, changed, rng)
+        except (*content.IMPOSSIBLE, pa.ArrowException):
             return "impossible"
         if rng.random() < 0.2:
             path.write_bytes(mutate.damaged([path.read_bytes()], case))
