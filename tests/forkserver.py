@@ -291,10 +291,12 @@ def _fake_models(seconds: float) -> None:
 
     class Encoder:
         def __init__(self) -> None:
+            self.parts = {"weights": "sha256:0"}
             self.details = {
                 "name": "fake",
                 "digest": "sha256:0",
                 "logit_scale": 100.0,
+                **self.parts,
                 "precision": "fp32",
                 "device": "cpu",
                 "preprocessing": {"size": {"height": 4, "width": 4}, "resample": "bicubic"},

@@ -122,6 +122,8 @@ class Signals:
     def _find_problem(
         self, code: int, stderr: str, sent: list[signal.Signals], output: Path
     ) -> str:
+        if "Traceback" in stderr and "/clipkit/" not in stderr:
+            return ""  # Python itself was still starting
         if "Traceback" in stderr:
             return "TRACEBACK"
         ends = {128 + number for number in sent} | {-number for number in sent} | {0}
