@@ -169,7 +169,7 @@ class FeatureFiles:
         written = [name for name in OUTPUTS if (self.folder / name).exists()]
         if problem or ended.exit_code:
             return problem or ("OUTPUT OF A FAILED COMMAND" if written else "")
-        if not is_valid and not line.startswith("report"):
+        if not is_valid and words[0] not in ("report", "textembed"):  # they read no features
             return "USED A FILE THAT INFO REFUSES"
         if "json" in words:
             return _find_bad_json(ended)

@@ -92,8 +92,11 @@ class ForeignFiles:
         for name, array in arrays.items():
             if name.endswith("features") and not isinstance(array, bytes):
                 self.expected[name.rpartition("_")[0]] = array
+        is_bomb = any(name.startswith("inflate") for name in done)
         compression = rng.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED))
-        with zipfile.ZipFile(path, "w", compression) as archive:
+        if is_bomb:
+            compression = zipfile.ZIP_DEFLATED
+        with zipfile.ZipFile(path, "w", compression, compresslevel=1) as archive:
             for name, array in arrays.items():
                 archive.writestr(f"{name}.npy", self._npy(array))
             if rng.random() < 0.1:
