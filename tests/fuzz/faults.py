@@ -21,7 +21,7 @@ import numpy as np
 from factories import contents
 from forkserver import ForkServer
 from fuzz import seeds
-from fuzz.commands import Runner, find_problem
+from fuzz.commands import FRAME, Runner, find_problem
 from fuzz.content import Content
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -122,7 +122,8 @@ class Signals:
     def _find_problem(
         self, code: int, stderr: str, sent: list[signal.Signals], output: Path
     ) -> str:
-        if "Traceback" in stderr and "/clipkit/" not in stderr:
+        modules = {module for module, _ in FRAME.findall(stderr)}
+        if "Traceback" in stderr and modules <= {"__init__", "__main__"}:
             return ""  # Python itself was still starting
         if "Traceback" in stderr:
             return "TRACEBACK"
