@@ -25,6 +25,7 @@ from fuzz.commands import FRAME, Runner, find_problem
 from fuzz.content import Content
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+SMALLEST_LIMIT = 600  # of a file's size: the message is in a file too
 END_SECONDS = 30  # within seconds, on a busy machine
 # The commands of each area; what they read is what `seeds.write_results` writes.
 WRITING = """\
@@ -167,7 +168,7 @@ class FullDisks:
             output.write_bytes(EARLIER)
         words = [*line.split(), *(["--force"] if is_replaced else [])]
         size = max(map(len, self.expected[line].values()))
-        limit = rng.randrange(size + 100)
+        limit = rng.randrange(SMALLEST_LIMIT, max(size, SMALLEST_LIMIT) + 100)
         ended, problem = self.runner.judge(
             *words, fake=True, shard=16, limits={"RLIMIT_FSIZE": limit}
         )

@@ -171,6 +171,8 @@ class FeatureFiles:
             return problem or ("OUTPUT OF A FAILED COMMAND" if written else "")
         if not is_valid and words[0] not in ("report", "textembed"):  # they read no features
             return "USED A FILE THAT INFO REFUSES"
+        if not is_valid and words[0] == "textembed":
+            return ""
         if "json" in words:
             return _find_bad_json(ended)
         if "report" in words or "info" in words:
