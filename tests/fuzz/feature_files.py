@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 import os
 import random
@@ -145,7 +144,7 @@ class FeatureFiles:
         self._fill_results(name)
         lines = (COMMANDS[kind] + EVERY_KIND).splitlines()
         for line in rng.sample(lines, 2 if ended.exit_code else LINES_PER_CASE):
-            problem = self._judge(line, changed, rng, is_valid=not ended.exit_code)
+            problem = self._judge(line, changed, rng, info=ended)
             if problem:
                 return f"{problem}: {line}, {name}, {' '.join(mutations)}"
         return "refused" if ended.exit_code else "used"
@@ -159,7 +158,7 @@ class FeatureFiles:
             if other != name and (other == "img.h5" or _prompt_set(other) == _prompt_set(name)):
                 os.link(self.folder / other, self.folder / "results" / other)
 
-    def _judge(self, line: str, changed: Content, rng: random.Random, is_valid: bool) -> str:
+    def _judge(self, line: str, changed: Content, rng: random.Random, info: Outcome) -> str:
         for output in OUTPUTS:
             (self.folder / output).unlink(missing_ok=True)
         split = rng.choice([*changed.splits(), "test"])
@@ -169,10 +168,10 @@ class FeatureFiles:
         written = [name for name in OUTPUTS if (self.folder / name).exists()]
         if problem or ended.exit_code:
             return problem or ("OUTPUT OF A FAILED COMMAND" if written else "")
-        if not is_valid and words[0] not in ("report", "textembed"):  # they read no features
-            return "USED A FILE THAT INFO REFUSES"
-        if not is_valid and words[0] == "textembed":
-            return ""
+        if info.exit_code:
+            # NaN in features is met only by a command that reads them, and a report reads others
+            is_read = "expected finite values" not in info.stderr and words[0] != "report"
+            return "USED A FILE THAT INFO REFUSES" if is_read else ""
         if "json" in words:
             return _find_bad_json(ended)
         if "report" in words or "info" in words:
@@ -232,7 +231,8 @@ def _find_bad_json(ended: Outcome) -> str:
 
 
 def _find_bad_csv(path: Path, source: FeatureFile) -> str:
-    rows = list(csv.reader(io.StringIO(path.read_text(encoding="utf-8"), newline="")))
+    with path.open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.reader(stream))
     if {len(row) for row in rows} != {len(rows[0])}:
         return "CSV WITH ROWS OF UNEQUAL LENGTHS"
     expected = sum(np.size(split.predicted) for split in source.splits.values())

@@ -17,9 +17,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from canary import Canary
-from forkserver import ForkServer
+from forkserver import ForkServer, Outcome
 from fuzz import content, mutate, seeds
-from fuzz.commands import Runner
+from fuzz.commands import MEMORY_BYTES, Runner
 from fuzz.content import Content
 
 from clipkit.errors import ClipkitError
@@ -30,6 +30,7 @@ SOURCES = ("img.h5", "classes.h5", "generic32.logits.h5")
 OPTIONS = ["", "", "", "--split train", "--split x", "--model m", "--labels labels.npy",
            "--prompts generic32.txt"]  # fmt: skip
 BOMB_ROWS = 3000
+MEMORY_RATIO = 40
 FOREIGN_DTYPES = [
     "O",
     "M8[s]",
@@ -90,8 +91,9 @@ class ForeignFiles:
             done.append(mutation.__name__)
             mutation(arrays, rng)
         for name, array in arrays.items():
-            if name.endswith("features") and not isinstance(array, bytes):
-                self.expected[name.rpartition("_")[0]] = array
+            group, _, key = name.rpartition("_")
+            if name == "features" or (group and key == "features"):
+                self.expected[group] = array
         is_bomb = any(name.startswith("inflate") for name in done)
         compression = rng.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED))
         if is_bomb:
@@ -151,7 +153,7 @@ class ForeignFiles:
     def _judge(self, options: list[str], rng: random.Random) -> str:
         for name in ("out.h5", "back.h5", "back.npz", "back.parquet"):
             (self.folder / name).unlink(missing_ok=True)
-        ended, problem = self.runner.judge("convert", self.name, "out.h5", *options)
+        ended, problem = self._convert("convert", self.name, "out.h5", *options)
         if self.canary.exists():
             self.canary.unlink()
             return "RAN CODE"
@@ -165,17 +167,19 @@ class ForeignFiles:
         if _has_other_features(file, self.expected):
             return "OTHER DATA"
         back = rng.choice(("back.npz", "back.parquet"))
-        for words in (
-            ("info", "out.h5"),
-            ("convert", "out.h5", back),
-            ("convert", back, "back.h5"),
-        ):
-            ended, problem = self.runner.judge(*words)
+        again = [("info", "out.h5"), ("convert", "out.h5", back), ("convert", back, "back.h5")]
+        for words in again:
+            ended, problem = self._convert(*words)
             if problem or ended.exit_code:
                 return f"{problem or 'UNREADABLE'} {words[0]} {back}: {ended.stderr[:150]}"
-        again = read(self.folder / "back.h5")
-        again.history = file.history
-        return "used" if seeds.same(file, again) else f"OTHER DATA after {back}"
+        imported = read(self.folder / "back.h5")
+        imported.history = file.history
+        return "used" if seeds.same(file, imported) else f"OTHER DATA after {back}"
+
+    def _convert(self, *words: str) -> tuple[Outcome, str]:
+        """Run a command with memory in proportion to its input, as docs/reliability.md says."""
+        size = (self.folder / words[1]).stat().st_size
+        return self.runner.judge(*words, memory=MEMORY_BYTES + MEMORY_RATIO * size)
 
 
 def _has_other_features(file: FeatureFile, expected: Arrays) -> bool:
@@ -183,7 +187,7 @@ def _has_other_features(file: FeatureFile, expected: Arrays) -> bool:
     pairs = [(name, split.features) for name, split in file.splits.items()]
     for name, got in [*pairs, ("", file.features)]:
         array = expected.get(name)
-        if got is None or array is None:
+        if got is None or not isinstance(array, np.ndarray):
             continue
         with np.errstate(all="ignore"):
             if not np.array_equal(got, array.astype(np.float32)):
