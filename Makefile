@@ -54,8 +54,8 @@ docs: $(INSTALLED)  ## Run the examples of README.md and docs/ again and record 
 bench: $(INSTALLED)  ## Time clipkit and the code that it replaces (BENCH="--only probes" ...)
 	$(BIN)/python tests/bench/bench.py $(BENCH)
 
-fuzz: $(INSTALLED)  ## Read 56,000 damaged files, and kill real runs at 50 random points
-	$(BIN)/python tests/fuzz/run.py --cases 24000
+fuzz: $(INSTALLED)  ## Run hostile inputs, signals and full disks, half an hour (FUZZ="--seed 1")
+	$(BIN)/python tests/fuzz/run.py $(FUZZ)
 	$(BIN)/python -m pytest -m slow
 
 tiny: $(INSTALLED)  ## Train the bundled model again, in ten minutes on one idle core

@@ -208,11 +208,11 @@ def _check_dataset(file: FeatureFile, name: str) -> None:
         )
 
 
-def _missing_row(table: str, split: str, row_id: str) -> ClipkitError:
-    return ClipkitError(
-        f"{table}: expected a line for {row_id!r} of {split}, got none",
-        "write an empty cell for what is not known",
-    )
+def _missing_row(table: str, split: str, row_id: str, example: str = "") -> ClipkitError:
+    hint = "if nothing is known of a row, write a line with empty cells"
+    if example:
+        hint += f"; an id of the table is {example!r}"
+    return ClipkitError(f"{table}: expected a line for {row_id!r} of {split}, got none", hint)
 
 
 def _match(file: FeatureFile, table: str, data: bytes) -> Columns:
@@ -233,7 +233,7 @@ def _match(file: FeatureFile, table: str, data: bytes) -> Columns:
         for row_id in split.ids:
             key = (split_name if has_splits else "", row_id)
             if key not in line_of:
-                raise _missing_row(table, split_name, row_id)
+                raise _missing_row(table, split_name, row_id, next(iter(line_of), ("", ""))[1])
             rows.setdefault(split_name, []).append(line_of[key])
             used.add(key)
     if len(line_of) > len(used):

@@ -130,7 +130,11 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
             rows.append(measured.row(found, controls, random))
             report_progress(number + 1, len(annotations.attributes))
     if words is not None and without_words:
-        console.note(f"{words.display_name} has no words for {', '.join(without_words)}")
+        example = (words.class_names or ["no classes"])[0]
+        console.note(
+            f"{words.display_name} has no words for {', '.join(without_words)}: expected classes "
+            f"called '{without_words[0]}: VALUE', got {example!r} and others"
+        )
     inputs = {"images": images.digest, **annotations.inputs}
     if words is not None:
         inputs["words"] = words.digest

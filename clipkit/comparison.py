@@ -431,3 +431,28 @@ def list_ids(paired: PairedResults, which: str) -> list[str]:
     listed = {"only-a": a & ~b, "only-b": b & ~a, "neither": ~a & ~b}[which]
     ids = paired.first.splits[paired.split].ids
     return [ids[row] for row in np.flatnonzero(listed)]
+
+
+def for_people(rows: Sequence[Row]) -> list[Row]:
+    """Format the rows of a report in percent and points, with intervals in brackets."""
+    shown = []
+    for row in rows:
+        cells: Row = {name: row[name] for name in ("a", "b", "group", "rows") if name in row}
+        for name in ("acc_a", "acc_b", "null", "null5"):
+            cells[f"{name} %"] = _in_units(row.get(name, np.nan), "{:.2f}")
+        low, high = (_in_units(row.get(name, np.nan), "{:+.2f}") for name in ("low", "high"))
+        difference = _in_units(row.get("difference", np.nan), "{:+.2f}")
+        if difference is not None:
+            difference += f" ({low} to {high})"
+        elif low is not None:  # of one result: Wilson's interval of its accuracy
+            cells["acc_a %"] += f" ({100 * row['low']:.2f}–{100 * row['high']:.2f})"
+        cells["difference (points)"] = difference
+        for name in ("only_a", "only_b", "p", "p_holm", "kappa"):
+            value = row.get(name, np.nan)
+            cells[name] = None if np.isnan(value) else value
+        shown.append(cells)
+    return shown
+
+
+def _in_units(fraction: float, form: str) -> str | None:
+    return None if np.isnan(fraction) else form.format(100 * fraction)

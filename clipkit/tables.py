@@ -105,6 +105,9 @@ def _table(names: list[str], rows: list[list[Any]]) -> str:
     from rich.table import Table
     from rich.text import Text
 
+    # what does not apply to any row only takes room
+    used = [c for c in range(len(names)) if any(row[c] is not None for row in rows)] if rows else []
+    names, rows = [names[c] for c in used], [[row[c] for c in used] for row in rows]
     table = Table(box=box.SIMPLE_HEAD)
     for column, name in enumerate(names):
         title = name

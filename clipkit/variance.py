@@ -163,7 +163,7 @@ class Term:
         self.codes = {part.name: part.codes[split] for part in [attribute, *attribute.parts]}
         self.known = self.codes[self.name] >= 0
         if not self.known.any():
-            raise ClipkitError(f"{split}: expected rows with a value of {self.name}, got none")
+            raise ClipkitError(f"{split}: expected rows with a value of {self.name!r}, got none")
         if not self.known.all():
             rows = centre(embeddings[self.known])
         columns = {name: codes[self.known] for name, codes in self.codes.items()}

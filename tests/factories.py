@@ -126,7 +126,14 @@ def write_feature_file(
     Attributes and data sets replace those of a small valid file or are added to them; None leaves
     one out. The digests are right, whatever the file holds. A history may be a list.
     """
-    root, arrays = _changed(kind, attributes, datasets)
+    return write_content(path, *_changed(kind, attributes, datasets))
+
+
+def write_content(path: Path, root: dict[str, Any], arrays: Mapping[str, Any]) -> Path:
+    """Write root attributes and data sets with h5py alone, whatever they are, with their digests.
+
+    The root attributes are those that the digest covers. They are changed.
+    """
     entries = {}
     with h5py.File(path, "w", libver="v110") as h5:
         for name, value in arrays.items():

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gc
 import importlib
 import json
 import os
@@ -28,7 +29,10 @@ from typing import IO, Any, NoReturn
 
 LIBRARIES = (
     "h5py",
+    "matplotlib.backends.backend_agg",
+    "matplotlib.mathtext",
     "PIL.Image",
+    "rich.table",
     "sklearn.cluster",
     "sklearn.svm",
     "torch",
@@ -96,7 +100,8 @@ class Running:
         stdout, stderr, events = (_content(stream) for stream in self.streams[1:])
         for stream in (self.answers, self.connection, *self.streams):
             stream.close()
-        return Outcome(exit_code, stdout, stderr.decode(), seconds, len(events))
+        message = stderr.decode("utf-8", "backslashreplace")
+        return Outcome(exit_code, stdout, message, seconds, len(events))
 
 
 def _content(stream: IO[bytes]) -> bytes:
@@ -203,6 +208,20 @@ def _load() -> None:
     for module in pkgutil.walk_packages(clipkit.__path__, "clipkit."):
         if not module.name.endswith((".__main__", ".train")):
             importlib.import_module(module.name)
+    _warm_up()
+
+
+def _warm_up() -> None:
+    """Do once what every clipkit would do first: it takes longer than a short command."""
+    import typer.main
+    from typer.testing import CliRunner
+
+    from clipkit import cli
+
+    command = typer.main.get_command(cli.app)
+    typer.main.get_command = lambda _: command  # type: ignore[assignment]
+    CliRunner().invoke(cli.app, ["info", "no.h5"])  # loads what Typer imports late
+    gc.freeze()  # the children would copy the memory that collecting garbage touches
 
 
 def become_clipkit(request: Request, streams: list[int]) -> NoReturn:
@@ -254,7 +273,9 @@ def _set_limits(request: Request) -> None:
 
 
 def _fake_models(seconds: float) -> None:
-    """Make every model one whose embeddings are the pixels of small images."""
+    """Make every model one whose embeddings are the pixels of small images, or a text's noise."""
+    import zlib
+
     import numpy as np
 
     from clipkit import models
@@ -267,6 +288,9 @@ def _fake_models(seconds: float) -> None:
                 "digest": "sha256:0",
                 "logit_scale": 100.0,
                 **self.parts,
+                "precision": "fp32",
+                "device": "cpu",
+                "preprocessing": {"size": {"height": 4, "width": 4}, "resample": "bicubic"},
             }
 
         def preprocess(self, images: list[Any]) -> Any:
@@ -275,6 +299,11 @@ def _fake_models(seconds: float) -> None:
         def encode_images(self, pixels: Any) -> Any:
             time.sleep(seconds)
             return pixels.reshape(len(pixels), -1) / 255
+
+        def encode_texts(self, texts: list[str], **_: Any) -> Any:
+            seeds = [zlib.crc32(text.encode()) for text in texts]
+            noise = [np.random.default_rng(seed).standard_normal(48) for seed in seeds]
+            return np.array(noise, np.float32)
 
     models.load = lambda *_, **__: Encoder()  # type: ignore[assignment, return-value]
 

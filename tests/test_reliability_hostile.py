@@ -22,7 +22,7 @@ from clip_factory import edit_json, tiny_clip
 from factories import content, refused, unchanged, write_feature_file
 from forkserver import ForkServer
 from fuzz import mutate, seeds
-from fuzz.run import judge_feature_files, judge_prompt_files
+from fuzz.run import AREAS, PASSED, judge_feature_files, judge_prompt_files
 from PIL import Image
 from shell import clipkit, ok
 
@@ -363,6 +363,15 @@ def test_damaged_prompt_files_give_the_same_texts_or_one_line(tmp_path: Path) ->
     judge = judge_prompt_files(tmp_path)
     for case in range(10**6, 10**6 + 2000):
         assert judge(case) in ("same", "refused"), case
+
+
+@pytest.mark.parametrize(("area", "count"), [("features", 8), ("foreign", 8), ("models", 6)])
+def test_changed_inputs_give_the_right_data_or_one_line(
+    fork_server: ForkServer, tmp_path: Path, area: str, count: int
+) -> None:
+    judge = AREAS[area].prepare(fork_server, tmp_path)
+    for case in range(10**6, 10**6 + count):
+        assert judge(case) in PASSED, case
 
 
 def test_the_fuzzer_would_notice_other_data(tmp_path: Path) -> None:

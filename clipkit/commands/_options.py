@@ -101,7 +101,10 @@ Precision = Annotated[
 Seed = Annotated[int, option("N", "Random seed.", min=0, max=2**32 - 1)]
 Attributes = Annotated[
     str | None,
-    option("TABLE|DATASET", "Attributes of the images: a .csv or .tsv file, or shapes."),
+    option(
+        "TABLE|DATASET",
+        "Attributes of the images: a .csv or .tsv file with a column id, or shapes.",
+    ),
 ]
 Columns = Annotated[
     list[str], option("NAME", "Use only this attribute; A*B is an interaction; repeatable.")

@@ -71,7 +71,7 @@ def compare(
 
     Example: clipkit compare probe.h5 zeroshot.h5 --by shapes --column pattern
     """
-    from clipkit import comparison, console, features
+    from clipkit import comparison, console, features, tables
 
     check_result_output(output, force, a, *(b or []), by, groups)
     results = [features.read(file, kinds=["result"]) for file in [a, *(b or [])]]
@@ -81,7 +81,10 @@ def compare(
             console.note(f"{result.display_name}: {label}")
     if ids is None:
         result = comparison.compare(paired, by=by, column=column, groups=groups, seed=seed)
-        report_result(result, output, format, force)
+        rows = None
+        if tables.chosen_format(format) == "table":
+            rows = comparison.for_people(result.rows())
+        report_result(result, output, format, force, rows)
     elif any((by, column, groups, output, format)):
         raise UsageError("expected --list without --by, --column, --groups, --output and --format")
     else:

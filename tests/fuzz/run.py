@@ -1,45 +1,59 @@
-"""The long fuzz run: read damaged feature files and prompt files in child processes.
+"""The long fuzz run: damaged and changed inputs, signals, full disks and replaced files.
 
-    python tests/fuzz/run.py --cases 24000
+    python tests/fuzz/run.py
 
-A reader must give the same data or a one-line error. A crash, a hang, another exception or other
-data is a finding. It is printed with its case number; `--case` with `--what` runs it again.
+Each area judges numbered cases. A case must give the right data or a one-line error. A crash, a
+hang, a traceback, too much memory, other data or an unreadable output is a finding. It is printed
+with its case number; `--case` with `--what` runs it again and shows every command line.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import itertools
 import os
 import resource
+import shlex
 import signal
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from forkserver import ForkServer, Outcome
 from fuzz import mutate, seeds
+from fuzz.faults import FullDisks, ReplacedFiles, Signals
+from fuzz.feature_files import FeatureFiles
+from fuzz.foreign_files import ForeignFiles
+from fuzz.model_folders import ModelFolders
 
 from clipkit import prompts
 from clipkit.console import escaped
 from clipkit.errors import ClipkitError
 from clipkit.features import read
 
-CASE_SECONDS = 20
 MEMORY_BYTES = 4 << 30  # of address space
+CASES_PER_SEED = 1_000_000
 CASES_PER_PROCESS = 400
 PROMPTS = [
     b"a dot\na line\n\na circle\na dot\n",
     "\ufeffein Hund\r\n\r\nune \u00e9t\u00e9\r\n犬\u2028 a\n".encode(),
     b"# one\n" + "\n".join(f"a photo of {i}" for i in range(300)).encode(),
 ]
+PASSED = {"same", "refused", "used", "impossible"}  # impossible: HDF5 cannot hold the change
+
+Judge = Callable[[int], str]
 
 
 def judge_feature_files(
     damage: Callable[[list[bytes], int], bytes], folder: Path, trusted: bool
-) -> Callable[[int], str]:
+) -> Judge:
     """Return a judge of damaged feature files; a crash on a trusted one is a finding."""
     originals = list(seeds.write_all(folder).values())
     valid = [read(folder / f"{name}.h5") for name in seeds.files()]
@@ -56,7 +70,7 @@ def judge_feature_files(
     return judge
 
 
-def judge_prompt_files(folder: Path) -> Callable[[int], str]:
+def judge_prompt_files(folder: Path) -> Judge:
     """Return a judge of damaged prompt files, which has the rules of the format written anew."""
 
     def judge(case: int) -> str:
@@ -80,84 +94,142 @@ def judge_error(error: ClipkitError) -> str:
     return "refused" if is_line else "LONG ERROR"
 
 
-JUDGES: dict[str, Callable[[Path], Callable[[int], str]]] = {
-    "damaged": lambda folder: judge_feature_files(mutate.damaged, folder, trusted=True),
-    "fixed-checksums": lambda folder: judge_feature_files(
-        mutate.damaged_with_fixed_checksums, folder, trusted=False
-    ),
-    "prompts": judge_prompt_files,
+@dataclass(frozen=True)
+class Area:
+    """A kind of cases: `prepare` makes a judge that works in a folder."""
+
+    prepare: Callable[[ForkServer, Path], Judge]
+    cases: int
+    seconds: int = 20  # for a case, after which the process that judges it ends
+    memory: int | None = MEMORY_BYTES
+
+
+def damaged(folder: Path) -> Judge:
+    return judge_feature_files(mutate.damaged, folder, trusted=True)
+
+
+def fixed_checksums(folder: Path) -> Judge:
+    return judge_feature_files(mutate.damaged_with_fixed_checksums, folder, trusted=False)
+
+
+AREAS = {
+    "damaged": Area(lambda _, folder: damaged(folder), 24_000),
+    "fixed-checksums": Area(lambda _, folder: fixed_checksums(folder), 8000),
+    "prompts": Area(lambda _, folder: judge_prompt_files(folder), 24_000),
+    "features": Area(FeatureFiles, 3000, 600, None),
+    "foreign": Area(ForeignFiles, 1000, 600, None),
+    "models": Area(ModelFolders, 500, 600, None),
+    "signals": Area(Signals, 300, 600, None),
+    "full-disks": Area(FullDisks, 500, 600, None),
+    "replaced": Area(ReplacedFiles, 300, 600, None),
 }
 
 
-def judge_in_child(judge: Callable[[int], str], cases: range, write: int) -> None:
+def judge_in_child(area: Area, judge: Judge, cases: range, write: int) -> None:
     """Judge cases and write a mark before each and a verdict after it.
 
     The alarm's default action ends a hang inside a library.
     """
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    if area.memory is not None:
+        resource.setrlimit(resource.RLIMIT_AS, (area.memory, area.memory))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     for case in cases:
         os.write(write, b"?")
-        signal.alarm(CASE_SECONDS)
+        signal.alarm(area.seconds)
         try:
             verdict = judge(case)
         except BaseException as error:
-            verdict = f"{type(error).__name__.upper()} {error}".replace("\n", " ")[:300]
-        os.write(write, f"{verdict}\n".encode())
+            verdict = f"{type(error).__name__.upper()} {error}"
+        os.write(write, f"{escaped(verdict)[:400]}\n".encode(errors="replace"))
     os._exit(0)
 
 
-def sweep(what: str, count: int, folder: Path) -> tuple[Counter[str], list[tuple[int, str]]]:
-    """Judge cases in child processes, with a new one after each crash.
-
-    Return the number of cases by verdict, and the cases that are findings with their verdicts.
-    """
-    judge = JUDGES[what](folder)
-    counts: Counter[str] = Counter()
-    findings = []
-    case = 0
-    while case < count:
+def sweep(area: Area, judge: Judge, cases: range) -> Iterator[tuple[int, str]]:
+    """Judge cases in child processes, with a new one after each crash; yield the verdicts."""
+    case = cases.start
+    while case < cases.stop:
         read, write = os.pipe()
         child = os.fork()
         if not child:
             os.close(read)
-            judge_in_child(judge, range(case, min(case + CASES_PER_PROCESS, count)), write)
+            judge_in_child(
+                area, judge, range(case, min(case + CASES_PER_PROCESS, cases.stop)), write
+            )
         os.close(write)
-        with os.fdopen(read, "rb") as pipe:
-            verdicts = pipe.read().decode(errors="replace").split("\n")
+        with os.fdopen(read, "r", errors="replace") as pipe:
+            for line in pipe:
+                line = line.removeprefix("?").rstrip("\n")
+                if line:
+                    yield case, line
+                    case += 1
         _, status = os.waitpid(child, 0)
         if os.WIFSIGNALED(status):
-            verdicts[-1] = f"?{signal.Signals(os.WTERMSIG(status)).name}"
-        for verdict in filter(None, verdicts):
-            verdict = verdict.removeprefix("?")
-            counts[verdict.partition(":")[0][:40]] += 1
-            if verdict not in ("same", "refused"):
-                findings.append((case, verdict))
+            yield case, signal.Signals(os.WTERMSIG(status)).name
             case += 1
-    return counts, findings
+
+
+def judge_part(what: str, cases: range) -> Counter[str]:
+    """Judge some cases of an area; print findings, each kind once, and count verdicts by kind."""
+    counts: Counter[str] = Counter()
+    with prepared(what) as judge:
+        for case, verdict in sweep(AREAS[what], judge, cases):
+            kind = verdict if verdict in PASSED else f"FINDING {verdict.partition(': ')[0]}"
+            if kind not in PASSED and not counts[kind]:
+                print(f"{what} case {case}: {verdict}", flush=True)
+            counts[kind] += 1
+    return counts
+
+
+@contextlib.contextmanager
+def prepared(what: str, kept: Path | None = None) -> Iterator[Judge]:
+    """Yield the judge of an area, with a fork server of its own and a temporary or kept folder."""
+    with tempfile.TemporaryDirectory(prefix="clipkit-fuzz-") as temporary:
+        server = ForkServer(Path(temporary))
+        folder = kept or Path(temporary) / "work"
+        folder.mkdir(parents=True)
+        try:
+            yield AREAS[what].prepare(server, folder)
+        finally:
+            server.close()
+
+
+def show_case(what: str, case: int, kept: Path | None) -> str:
+    """Judge one case in this process, and print each command line and how it ended."""
+
+    def show(words: tuple[object, ...], ended: Outcome) -> None:
+        print(f"$ clipkit {shlex.join(map(str, words))}\n{ended.stderr}exit code {ended.exit_code}")
+
+    with prepared(what, kept) as judge:
+        if hasattr(judge, "runner"):
+            judge.runner.log = show
+        verdict = judge(case)
+        print(verdict)
+        return verdict
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    cases_help = "of damaged files and of prompts, each; a third as many with fixed checksums"
-    parser.add_argument("--cases", type=int, default=24_000, help=cases_help)
-    parser.add_argument("--what", choices=JUDGES, action="append")
-    parser.add_argument("--case", type=int, help="run this case in this process")
+    parser.add_argument("--what", choices=AREAS, action="append", help="areas (default: all)")
+    parser.add_argument("--cases", type=int, help="of each area (default: its own number)")
+    parser.add_argument("--seed", type=int, default=0, help=f"times {CASES_PER_SEED:,}: first case")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes that judge")
+    parser.add_argument("--case", type=int, help="run this case alone and show its commands")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="with --case: keep its files")
     options = parser.parse_args()
-    number_of_findings = 0
-    with tempfile.TemporaryDirectory(prefix="clipkit-fuzz-") as folder:
-        for what in options.what or JUDGES:
-            if options.case is not None:
-                print(what, options.case, JUDGES[what](Path(folder))(options.case))
-                continue
-            count = options.cases // 3 if what == "fixed-checksums" else options.cases
-            counts, findings = sweep(what, count, Path(folder))
-            verdicts = ", ".join(f"{n} {verdict}" for verdict, n in counts.most_common())
-            print(f"{what}: {counts.total()} cases: {verdicts}", flush=True)
-            for case, verdict in findings[:20]:
-                print(f"  case {case}: {verdict}")
-            number_of_findings += len(findings)
-    return 1 if number_of_findings else 0
+    if options.case is not None:
+        return int(show_case(options.what[0], options.case, options.keep) not in PASSED)
+    found = False
+    first = options.seed * CASES_PER_SEED
+    with ProcessPoolExecutor(options.jobs) as pool:
+        for what in options.what or AREAS:
+            count = options.cases or AREAS[what].cases
+            starts = [first + count * job // options.jobs for job in range(options.jobs + 1)]
+            parts = [range(start, stop) for start, stop in itertools.pairwise(starts)]
+            counts = sum(pool.map(judge_part, [what] * len(parts), parts), Counter())
+            listed = ", ".join(f"{n} {kind}" for kind, n in counts.most_common())
+            print(f"{what}: {counts.total()} cases from {first}: {listed}", flush=True)
+            found = found or not PASSED.issuperset(counts)
+    return int(found)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,103 @@
+"""Run command lines of clipkit in forked processes, and judge how they end."""
+
+from __future__ import annotations
+
+import re
+import signal
+from pathlib import Path
+from typing import Any
+
+from forkserver import ForkServer, Outcome
+
+MEMORY_BYTES = 1 << 30  # of address space beyond what is loaded; an input has kilobytes
+CPU_SECONDS = 20
+WALL_SECONDS = 120  # the machine may be busy
+MAX_LINE = 4000  # characters of a message
+FRAME = re.compile(r'File ".*/clipkit/(\S+)\.py", line \d+, in (\S+)')
+EXCEPTION = re.compile(r"^([\w.]+)(?:: |$)", re.MULTILINE)
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+
+
+class Runner:
+    """Runs command lines in a folder, with limits of memory, processor time and time.
+
+    `log` is called with each command line and how it ended. The commands' temporary folder is
+    `tmp` below the folder.
+    """
+
+    def __init__(self, server: ForkServer, folder: Path) -> None:
+        self.server = server
+        self.folder = folder
+        self.log: Any = lambda words, ended: None
+        (folder / "tmp").mkdir(parents=True, exist_ok=True)
+
+    def run(self, *words: object, **options: Any) -> Outcome:
+        """Run a command to its end; the options are those of `Request`."""
+        options.setdefault("memory", MEMORY_BYTES)
+        options["env"] = {"TMPDIR": str(self.folder / "tmp"), **options.get("env", {})}
+        options["limits"] = {"RLIMIT_CPU": CPU_SECONDS, **options.get("limits", {})}
+        ended = self.server.run(self.folder, *words, seconds=WALL_SECONDS, **options)
+        self.log(words, ended)
+        return ended
+
+    def judge(self, *words: object, **options: Any) -> tuple[Outcome, str]:
+        """Run a command; return how it ended, and what is wrong with that or ""."""
+        before = self._names()
+        ended = self.run(*words, **options)
+        problem = find_problem(ended)
+        if not problem:
+            new = self._names() - before - {str(word) for word in words}
+            problem = f"LEFT BEHIND {sorted(new)[0]}" if new else ""
+        if problem.startswith("BUG"):
+            problem = f"BUG {_where(self.run('--debug', *words, **options).stderr)}"
+        return ended, problem
+
+    def _names(self) -> set[str]:
+        """Return all files and folders, without the shards that a failed embed leaves."""
+        names = {str(path.relative_to(self.folder)) for path in self.folder.rglob("*")}
+        return {name for name in names if ".partial" not in name}
+
+
+def find_problem(ended: Outcome) -> str:
+    """Return what is wrong with the end of a command, or ""."""
+    code, lines = ended.exit_code, ended.stderr.splitlines()
+    if code in (-signal.SIGALRM, -signal.SIGXCPU, -signal.SIGKILL):
+        return "HANG"
+    if code < 0:
+        return f"CRASH {signal.Signals(-code).name}"
+    if "Traceback" in ended.stderr:
+        return f"TRACEBACK {_where(ended.stderr)}"
+    if "bug in clipkit" in ended.stderr:
+        return "BUG"
+    if "not enough memory" in ended.stderr:
+        return "MEMORY"
+    if code not in (0, 1, 2, 3):
+        return f"EXIT CODE {code}"
+    wrong = [line for line in lines if not _is_message(line)]
+    if wrong:
+        return f"NO MESSAGE {wrong[0][:100]!r}"
+    if code in (1, 2):
+        return _find_problem_of_error(ended, lines)
+    return ""
+
+
+def _is_message(line: str) -> bool:
+    return line.startswith("clipkit") and len(line) < MAX_LINE and not CONTROL.search(line)
+
+
+def _find_problem_of_error(ended: Outcome, lines: list[str]) -> str:
+    """An error is one line, after any notes and warnings, and there is no output."""
+    errors = [line for line in lines if line.startswith("clipkit ")]
+    if len(errors) != 1 or lines[-1] != errors[0]:
+        return f"{len(errors)} ERRORS {ended.stderr[:100]!r}"
+    if re.search(r":\s*($|; hint)", errors[0]):
+        return f"MESSAGE CUT OFF {errors[0][-60:]!r}"
+    return "OUTPUT OF A FAILED COMMAND" if ended.stdout else ""
+
+
+def _where(stderr: str) -> str:
+    """Return the type of a traceback's last exception and its innermost function of clipkit."""
+    stderr = stderr[stderr.rfind("Traceback") :]
+    module, function = (FRAME.findall(stderr) or [("no module", "of clipkit")])[-1]
+    names = EXCEPTION.findall(stderr.partition("\n")[2])
+    return f"{names[0] if names else 'an exception'} in {module}.{function}"
