@@ -29,8 +29,9 @@ demo: $(INSTALLED)  ## Run the pipeline on the bundled data set and model, with 
 	  RESULTS=results/demo
 	@cat $(DEMO)/report.md
 	@echo
-	@echo "Pictures:"
-	@ls $(DEMO)/*.png
+	@echo "Pictures, the last of which shows what the model understands:"
+	@ls $(DEMO)/*.png | grep -v attributes.png
+	@ls $(DEMO)/attributes.png
 
 test: lint  ## Run the linters and the tests
 	$(BIN)/python -m pytest -m "not slow"

@@ -393,8 +393,8 @@ def test_probes_are_compared_with_zeroshot_on_the_same_images(thesis_results, pa
     for label, of_probe in zip(labels, right.values(), strict=True):
         cells = page[label]
         only = [int((of_probe & ~zeroshot).sum()), int((zeroshot & ~of_probe).sum())]
-        assert numbers(cells["only probe"] + " " + cells["only zero-shot"]) == only
-        difference, low, high = numbers(cells["probe − zero-shot (points)"].replace("+", ""))
+        assert numbers(cells["only this"] + " " + cells["only zero-shot"]) == only
+        difference, low, high = numbers(cells["difference (points)"].replace("+", ""))
         assert difference == pytest.approx(100 * (only[0] - only[1]) / len(zeroshot), abs=0.0051)
         assert low <= difference <= high
         p = binomtest(only[0], sum(only)).pvalue

@@ -176,6 +176,12 @@ def chapter4(comparison: Comparison) -> list[str]:
                 "### 4.2 Classifiers: 32 generic prompts, each with its τ chosen on a validation "
                 "split",
                 comparison.compare(labels),
+                understanding.paired_differences(
+                    comparison.results,
+                    "generic32.logits.svm-val",
+                    "the SVM",
+                    {f"generic32.logits.{key}-val": classifiers[key] for key in ("logreg", "mlp")},
+                ),
                 comparison.pictures({"classifiers.png": "Three classifiers against temperature"}),
             ),
             *_vocabularies(comparison),
@@ -317,6 +323,12 @@ def _vocabularies(comparison: Comparison) -> list[str]:
     return [
         "### 4.3 Prompt vocabularies",
         *comparison.compare(labels),
+        *understanding.paired_differences(
+            results,
+            "generic32.logits.svm",
+            "32 prompts",
+            {f"generic{k}.logits.svm": f"{k} prompts" for k in sizes if k > 32},
+        ),
         *_slip_of_the_thesis(comparison),
         "**Control: spectrum.** The cosines of K prompts are a linear map of the embedding, of "
         "rank K at most. The next table has the largest and the smallest singular value of each "

@@ -66,35 +66,51 @@ def _with_range(row: Run) -> str:
 
 
 def against_zeroshot(results: ResultsFolder) -> Blocks:
-    """Return the table of probes against zero-shot on the same images, with paired intervals."""
-    zeroshot = results.runs(ZEROSHOT)
-    if not zeroshot:
+    """Return the table of probes against zero-shot on the same images."""
+    return paired_differences(results, ZEROSHOT, "zero-shot", PROBES)
+
+
+def paired_differences(
+    results: ResultsFolder, base: str, base_label: str, labels: Mapping[str, str]
+) -> Blocks:
+    """Return the differences of results from one of them, on the same images, with intervals.
+
+    Results that the folder lacks, or that are of other images, are left out of the table.
+    """
+    base_runs = results.runs(base)
+    if not base_runs:
         return []
-    ids = results.predictions(ZEROSHOT, zeroshot[0]).ids
+    ids = results.predictions(base, base_runs[0]).ids
     paired = []
-    for name, label in PROBES.items():
+    for name, label in labels.items():
         runs = results.runs(name)
         if runs and results.predictions(name, runs[0]).ids == ids:
             paired.append((label, name, runs[0]["number"]))
     if not paired:
         return []
-    files = [results.read(ZEROSHOT), *(results.read(name) for _, name, _ in paired)]
-    numbers = [zeroshot[0]["number"], *(number for _, _, number in paired)]
-    matched = comparison.pair(files, zeroshot[0]["split"], numbers)
+    files = [results.read(base), *(results.read(name) for _, name, _ in paired)]
+    numbers = [base_runs[0]["number"], *(number for _, _, number in paired)]
+    matched = comparison.pair(files, base_runs[0]["split"], numbers)
     rows = comparison.compare(matched).rows()
-    header = ["probe", "probe − zero-shot (points)", "only probe", "only zero-shot", "p"]
+    header = [
+        f"against {base_label}",
+        "difference (points)",
+        "only this",
+        f"only {base_label}",
+        "p",
+    ]
     cells = []
     for (label, _, _), row in zip(paired, rows, strict=True):
         low, high = -100 * row["high"], -100 * row["low"]
         difference = f"{-100 * row['difference']:+.2f} ({low:+.2f} to {high:+.2f})"
         p = row.get("p_holm", row["p"])
         cells.append([label, difference, f"{row['only_b']}", f"{row['only_a']}", f"{p:.2g}"])
+    correction = ", corrected for all rows by Holm's method" if len(rows) > 1 else ""
     text = (
-        f"The probes are compared with zero-shot classification ({100 * rows[0]['acc_a']:.2f} %) "
-        "on the same images. The table has the paired difference with its 95 % interval, the "
-        "number of images that only one of the two gets right, and McNemar's exact p, corrected "
-        "for all rows by Holm's method. The interval covers another draw of test images, but not "
-        "another draw of training images."
+        f"Differences from {base_label} ({100 * rows[0]['acc_a']:.2f} %) on the same images: the "
+        "paired difference with its 95 % interval, the number of images that only one of the two "
+        f"gets right, and McNemar's exact p{correction}. The interval covers another draw of test "
+        "images, but not another draw of training images."
     )
     return [text, table(header, cells)]
 
