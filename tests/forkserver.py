@@ -216,11 +216,12 @@ def _warm_up() -> None:
     import typer.main
     from typer.testing import CliRunner
 
-    from clipkit import cli
+    from clipkit import cli, signals
 
     command = typer.main.get_command(cli.app)
     typer.main.get_command = lambda _: command  # type: ignore[assignment]
     CliRunner().invoke(cli.app, ["info", "no.h5"])  # loads what Typer imports late
+    signals._disarmed = False  # it has ended
     gc.freeze()  # the children would copy the memory that collecting garbage touches
 
 
