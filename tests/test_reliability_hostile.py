@@ -28,7 +28,7 @@ from shell import clipkit, ok
 
 from clipkit import console, models
 from clipkit.errors import ClipkitError
-from clipkit.features import hdf5, isolation, read
+from clipkit.features import FeatureFile, hdf5, isolation, read, write
 
 pytestmark = pytest.mark.long
 
@@ -298,14 +298,13 @@ def test_what_unpacks_to_much_more_than_its_size_is_refused_in_little_memory(
 
 def test_one_long_prompt_does_not_take_its_room_for_each_short_one(tmp_path: Path) -> None:
     """A file pads each text to the longest: these would take 2 GB."""
-    (tmp_path / "prompts.txt").write_text("a dog\n" * 2000 + "x" * 1_000_000 + "\n")
-    np.save(tmp_path / "x.npy", np.ones((2001, 2)))
-    prompts = ("--prompts", tmp_path / "prompts.txt")
-    with unchanged(tmp_path):
-        message = "2,001 texts of 1,000,000 bytes are 2,001,000,000 bytes; hint: shorten"
-        result = clipkit("convert", tmp_path / "x.npy", tmp_path / "x.h5", *prompts)
-        assert message in result.stderr.splitlines()[-1]
-        assert result.exit_code == 1
+    texts = ["a dog"] * 2000 + ["x" * 1_000_000]
+    file = FeatureFile("texts", features=np.ones((2001, 2), "f4"), texts=texts)
+    file.class_index = np.full(2001, -1)
+    message = "2,001 texts of 1,000,000 bytes are 2,001,000,000 bytes"
+    with unchanged(tmp_path), pytest.raises(ClipkitError, match=message) as caught:
+        write(tmp_path / "x.h5", file)
+    assert caught.value.hint == "shorten the longest text"
 
 
 SHORT = np.array([b"%02d" % (row % 100) for row in range(30_000)])
