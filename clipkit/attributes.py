@@ -262,6 +262,7 @@ class _Attribute:
         self.y = attribute.codes[fit.split][self.fit.numbers]
         self.labels = attribute.codes[scored.split][self.scored.numbers]
         self.X, self.X_scored = self._embeddings(images)
+        self.unit, self.unit_scored = map(similarity.normalize, (self.X, self.X_scored))
         self.occurring = np.union1d(self.y, self.labels)
         self.values = len(self.occurring)
         self._warn_of_missing(fit.split, scored.split)
@@ -324,13 +325,13 @@ class _Attribute:
         return fit, scored
 
     def _zeroshot(self, words: Words) -> Int64:
-        cosines = _cosines(self.X_scored, words.directions)
+        cosines = _cosines(self.unit_scored, words.directions)
         scores = zeroshot.class_scores(cosines, words.values, len(self.attribute.values))
         # only values that occur count for chance and for the probe, too
         return np.asarray(self.occurring[scores[:, self.occurring].argmax(axis=1)])
 
     def _on_directions(self, directions: Float32) -> Int64 | None:
-        return self._probe(_cosines(self.X, directions), _cosines(self.X_scored, directions))
+        return self._probe(_cosines(self.unit, directions), _cosines(self.unit_scored, directions))
 
     def _probe(self, X: Float32, X_scored: Float32) -> Int64 | None:
         """Fit the probe and return its predictions, or None if there is nothing to learn."""
@@ -366,8 +367,8 @@ def _with_value(attribute: Attribute, rows: Rows) -> Rows:
     return Rows(rows.split, rows.numbers[known])
 
 
-def _cosines(embeddings: Float32, directions: Float32) -> Float32:
-    return np.asarray(similarity.normalize(embeddings) @ directions.T, np.float32)
+def _cosines(unit: Any, directions: Float32) -> Float32:
+    return np.asarray(unit @ directions.T, np.float32)
 
 
 def _with_range(name: str, values: Sequence[float]) -> Row:

@@ -256,8 +256,8 @@ def calibrate(
         rows is held out and scored.
     val : float, optional
         If the two splits are the same, hold out this fraction of its rows per class, and score
-        them. If every row has a class of its own, as in pairs of an image and its text, hold out
-        rows regardless of class.
+        them. If every row has a class that no other row has, as in pairs of an image and its text,
+        hold out rows regardless of class.
     bins : int
         Number of bins of the calibration error. They have equal numbers of rows.
     seed : int

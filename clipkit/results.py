@@ -545,7 +545,7 @@ def common_prompt_count(results: Sequence[FeatureFile]) -> int | None:
 
 
 def _prompt_count(value: Any) -> int | None:
-    """Return a count of a history, where a stranger may have written anything."""
+    """Return a count of a history, where anything may be written."""
     if not isinstance(value, int) or not 1 <= value <= MAX_PROMPTS:
         return None
     return int(value)

@@ -56,7 +56,7 @@ class StoredArray(NamedTuple):
     def read(self) -> NDArray[Any]:
         """Read the array, after a check that as many bytes follow as its header says."""
         with self.open() as file:
-            head = io.BytesIO(file.read(HEADER_BYTES))  # a header may ask for 4 GiB of its own
+            head = io.BytesIO(file.read(HEADER_BYTES))  # a header may ask for 4 GiB
             version = npy.read_magic(head)
             read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
             shape, is_column_major, dtype = read(head)
