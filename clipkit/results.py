@@ -663,9 +663,9 @@ def _select_classes(names: Sequence[str], selected: Sequence[str]) -> list[int]:
 def variance_shares(result: FeatureFile) -> dict[str, NDArray[Any]]:
     """Return the columns of a result of `variance`: shares are float, names str."""
     if "prompt" in result.runs:
-        return columns_of(result, "variance", "attribute prompt share above")
+        return columns_of(result, "variance", "split attribute prompt share above")
     of_controls = "control_share control_low control_high"
-    return columns_of(result, "variance", f"attribute share unique {of_controls}")
+    return columns_of(result, "variance", f"split attribute share unique {of_controls}")
 
 
 def prompts_and_attributes(result: FeatureFile) -> tuple[list[str], list[str]]:

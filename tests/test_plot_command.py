@@ -13,6 +13,7 @@ from PIL import Image
 from shell import clipkit, fails, ok
 
 from clipkit.cli import app
+from clipkit.features import read, write
 
 COMMON = {"--output", "-o", "--title", "--force", "-f"}
 # picture -> an input, and the picture's own options
@@ -251,3 +252,16 @@ def test_a_broken_image_is_a_grey_tile_with_a_warning(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / f"{name}.png").unlink()
     assert "broken.png is a grey tile" in ok("plot", "images", tmp_path, "-o", "-").stderr
+
+
+@pytest.mark.parametrize("picture", ["attributes", "variance"])
+def test_a_result_without_history_or_split_is_drawn_or_refused_in_one_line(
+    picture: str, folder: Path, tmp_path: Path
+) -> None:
+    result = read(folder / f"{picture}.h5")
+    result.history = []
+    result.runs.pop("split", None)
+    write(tmp_path / "r.h5", result)
+    run = clipkit("plot", picture, tmp_path / "r.h5", "-o", tmp_path / "p.png")
+    assert run.exit_code == (0 if picture == "attributes" else 1)
+    assert "bug" not in run.stderr

@@ -399,7 +399,7 @@ def attributes(
         label: plots.Dots(columns[name], columns[f"{name}_low"], columns[f"{name}_high"])
         for name, label in legend.items()
     }
-    source = results.source_label(result, str(result.history[-1].get("eval_split")))
+    source = results.source_label(result, str(results.last_entry(result).get("eval_split")))
     figure = plots.attributes(
         columns["attribute"].tolist(),
         columns["chance"],
@@ -454,7 +454,7 @@ def variance(
 
     result = features.read(file, kinds=["result"])
     columns = results.variance_shares(result)
-    source = results.source_label(result, str(result.runs["split"][0]))
+    source = results.source_label(result, str(columns["split"][0]))
     if "prompt" in columns:
         prompts, attributes = results.prompts_and_attributes(result)
         shape = (len(prompts), len(attributes))

@@ -15,7 +15,9 @@ from clipkit.report.formatting import escape, table
 
 Blocks = list[str]
 
-ATTRIBUTES = "attribute values chance zeroshot names random probe control reach"
+ATTRIBUTES = (
+    "attribute values rows chance zeroshot names random probe control reach reach_low reach_high"
+)
 VARIANCE = "attribute share unique null95 control_share control_low control_high"
 CALIBRATION = "temperature fitted low high nll information ece ece_null ece_null95"
 ZEROSHOT = "classes.logits.zeroshot"
