@@ -26,7 +26,13 @@ import numpy as np
 from clipkit import console, metrics, probes, similarity, zeroshot
 from clipkit.annotations import CLASS, Attribute, check_same_images, read_annotations
 from clipkit.errors import ClipkitError, UsageError, check_positive
-from clipkit.evaluation import EVAL_SPLIT, FIT_SPLIT, HELD_OUT, stratified_split
+from clipkit.evaluation import (
+    EVAL_SPLIT,
+    FIT_SPLIT,
+    HELD_OUT,
+    stratified_split,
+    warn_of_held_out_rows,
+)
 from clipkit.features import FeatureFile, Float32, Int64
 
 MAX_VALUES = 5000  # of an attribute
@@ -163,10 +169,7 @@ def _choose_rows(
     """Return the rows to fit on and the rows to score."""
     if len(images.splits) == 1 and (fit_split, eval_split) == (FIT_SPLIT, EVAL_SPLIT):
         (name,) = images.splits
-        console.warn(
-            f"{images.display_name} has one split, {name}: {HELD_OUT:.0%} of its rows are held out "
-            "and scored"
-        )
+        warn_of_held_out_rows(images, name)
         of_one_kind = np.zeros(len(images.splits[name]), np.int64)
         train, held_out = stratified_split(of_one_kind, HELD_OUT, seed)
         return Rows(name, train), Rows(name, held_out)

@@ -324,10 +324,7 @@ def _choose_splits(
             eval_split = fit_split
             if val is None:
                 val = evaluation.HELD_OUT
-                console.warn(
-                    f"{logits.display_name} has one split, {fit_split}: {val:.0%} of its rows are "
-                    "held out and scored"
-                )
+                evaluation.warn_of_held_out_rows(logits, fit_split)
     if fit_split == eval_split and val is None:
         raise UsageError(
             f"{logits.display_name}: expected different splits to fit and to score, got "

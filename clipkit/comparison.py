@@ -6,7 +6,6 @@ they depend on the images that only one of the two results gets right.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from clipkit import console, metrics
 from clipkit.annotations import Attribute, read_annotations
 from clipkit.errors import ClipkitError, UsageError, unknown
 from clipkit.features import FeatureFile, Int64
-from clipkit.relabeling import only_attribute
+from clipkit.relabeling import groups_digest, only_attribute
 from clipkit.results import (
     check_predicted_classes,
     check_run,
@@ -284,7 +283,7 @@ def compare(
         inputs |= annotations.inputs
     elif groups is not None:
         attribute, of_class = _read_class_groups(paired, groups)
-        inputs["groups"] = f"sha256:{hashlib.sha256(repr(of_class).encode()).hexdigest()}"
+        inputs["groups"] = groups_digest(of_class)
     history = paired.first.extended_history(
         "compare",
         names=paired.names,

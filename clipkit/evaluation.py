@@ -153,10 +153,7 @@ def evaluate_grid(
         (fit_split,) = file.splits
         if val is None and eval_split == EVAL_SPLIT:
             val = HELD_OUT
-            console.warn(
-                f"{file.display_name} has one split, {fit_split}: {val:.0%} of its rows are held "
-                "out and scored"
-            )
+            warn_of_held_out_rows(file, fit_split)
     fit = _load_subset(file, fit_split)
     if val is None:
         train, scored = fit, _load_subset(file, eval_split)
@@ -200,6 +197,14 @@ def evaluate_grid(
     result = FeatureFile("result", history, splits, class_names=file.class_names)
     result.set_rows([run.row for run in runs])
     return result
+
+
+def warn_of_held_out_rows(file: FeatureFile, split: str) -> None:
+    """Warn that the only split of a file is divided by default."""
+    console.warn(
+        f"{file.display_name} has one split, {split}: {HELD_OUT:.0%} of its rows are held out and "
+        "scored"
+    )
 
 
 def _one_or_all(numbers: Sequence[int]) -> int | list[int] | None:

@@ -84,7 +84,7 @@ def relabel(
         inputs |= annotations.inputs
     if groups is not None:
         of_class = read_groups(groups, file.class_names or [])
-        inputs["groups"] = f"sha256:{hashlib.sha256(repr(of_class).encode()).hexdigest()}"
+        inputs["groups"] = groups_digest(of_class)
         relabeled = use_groups(file, of_class, seed if shuffle else None)
     elif shuffle:
         relabeled = shuffle_rows(relabeled, seed)
@@ -97,6 +97,11 @@ def relabel(
         inputs=inputs,
     )
     return replace(relabeled, history=history)
+
+
+def groups_digest(of_class: Sequence[str]) -> str:
+    """Return the digest of the group of each class, for a history."""
+    return f"sha256:{hashlib.sha256(repr(of_class).encode()).hexdigest()}"
 
 
 def only_attribute(attributes: Sequence[Attribute], table: str) -> Attribute:
