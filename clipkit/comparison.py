@@ -18,6 +18,7 @@ from clipkit import console, metrics
 from clipkit.annotations import Attribute, read_annotations
 from clipkit.errors import ClipkitError, UsageError, unknown
 from clipkit.features import FeatureFile, Int64
+from clipkit.features.provenance import provenance
 from clipkit.relabeling import groups_digest, only_attribute
 from clipkit.results import (
     check_predicted_classes,
@@ -27,7 +28,6 @@ from clipkit.results import (
     read_groups,
     run_label,
     scored_runs,
-    short_model_name,
 )
 
 Bools = NDArray[np.bool_]
@@ -126,7 +126,7 @@ def pair(
         first,
         np.stack(right),
         [_describe_run(result, split, run) for result, run in zip(results, numbers, strict=True)],
-        [short_model_name(result) for result in results],
+        [provenance(result).model or "no model" for result in results],
         {key: result.digest for key, result in zip(keys, results, strict=True)},
         common,
     )

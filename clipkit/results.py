@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from clipkit import files, metrics, prompts, similarity
 from clipkit.errors import ClipkitError, UsageError, unknown
 from clipkit.features import FeatureFile, Int64
+from clipkit.features.provenance import provenance
 from clipkit.tables import distinct_names
 
 if TYPE_CHECKING:
@@ -406,7 +407,7 @@ def _told_apart(
 
     paths = [Path(result.display_name).with_suffix("") for result in results]
     candidates = [
-        [short_model_name(result) for result in results],
+        [provenance(result).model or "no model" for result in results],
         [path.name for path in paths],
         ["/".join(path.parts[-2:]) for path in paths],
     ]
@@ -416,13 +417,6 @@ def _told_apart(
         if len(cut) == len(labels):
             return prefixed
     return [f"file {i + 1}: {label}" for i, label in zip(numbers, labels, strict=True)]
-
-
-def short_model_name(result: FeatureFile) -> str:
-    """Return `clip-vit-base-patch32`, or `untrained clip-vit-base-patch32`."""
-    model = result.model() or {"name": "no model"}
-    name = Path(model["name"]).name
-    return f"untrained {name}" if "untrained" in model else name
 
 
 def _accuracy_on(result: FeatureFile, ids: Sequence[str]) -> float | None:
@@ -438,12 +432,9 @@ def _accuracy_on(result: FeatureFile, ids: Sequence[str]) -> float | None:
 
 def source_label(file: FeatureFile, split: str) -> str:
     """Name what a file is about: `tiny on shapes, test`."""
-    names = [short_model_name(file)]
-    for entry in file.history:
-        dataset = entry.get("dataset")
-        if isinstance(dataset, dict) and "name" in dataset:
-            names.append(Path(str(dataset["name"])).name)
-    return f"{' on '.join(names[:2])}, {split}"
+    source = provenance(file)
+    names = [name for name in (source.model or "no model", source.dataset) if name]
+    return f"{' on '.join(names)}, {split}"
 
 
 def _check_sweep(result: FeatureFile) -> None:

@@ -1,0 +1,56 @@
+"""Say in a few words what the numbers of a file are of: model, data set, prompts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from clipkit.features.model import FeatureFile
+
+LONGEST = 60  # characters of a part: a history may hold any text
+
+
+class Provenance(NamedTuple):
+    """What a file is of. A part that the history does not name is empty."""
+
+    model: str  # `clip-vit-base-patch32`, or `untrained tiny` for a control
+    dataset: str
+    prompts: str  # the name of a prompt file, or the templates of the classes' prompts
+
+
+def provenance(file: FeatureFile) -> Provenance:
+    """Return the model, data set and prompts that the history of a file names.
+
+    >>> entry = {"command": "embed", "model": {"name": "org/m"}, "dataset": {"name": "shapes"}}
+    >>> provenance(FeatureFile("images", [entry]))
+    Provenance(model='m', dataset='shapes', prompts='')
+    """
+    dataset = prompts = ""
+    for entry in file.history:
+        data = entry.get("dataset")
+        if isinstance(data, dict) and "name" in data and not dataset:
+            dataset = Path(_text(data["name"])).name
+        if entry.get("command") == "textembed":
+            prompts = _prompts(entry)
+    return Provenance(_model(file), dataset, prompts)
+
+
+def _model(file: FeatureFile) -> str:
+    model = file.model()
+    if model is None or "name" not in model:
+        return ""
+    name = Path(_text(model["name"])).name
+    return f"untrained {name}" if "untrained" in model else name
+
+
+def _prompts(entry: dict[str, Any]) -> str:
+    """Return the name of a prompt file, the only template, or the number of templates."""
+    templates = entry.get("templates")
+    if isinstance(templates, list) and templates:
+        return _text(templates[0]) if len(templates) == 1 else f"{len(templates)} templates"
+    return _text(entry.get("prompts", ""))
+
+
+def _text(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
