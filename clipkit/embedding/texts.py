@@ -284,6 +284,8 @@ def _no_prompts(source: str) -> ClipkitError:
     pipe = f"echo {shlex.quote(source)} | clipkit textembed -"
     if any(map(str.isspace, source)):
         return UsageError(f"expected a prompt file, got {source[:SHOWN_CHARACTERS]!r}", pipe)
+    if not source:
+        return UsageError("expected the name of a prompt file, got ''")
     path = Path(source)
     if len(path.parts) != 1 or path.suffix:
         hint = None
