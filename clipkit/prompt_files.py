@@ -203,6 +203,7 @@ def _parse_list(content: list[Any], name: str) -> Prompts:
 def _parse_descriptions(content: dict[str, Any], name: str) -> ClassNames:
     if not content:
         raise ClipkitError(f"{name}: expected at least one class, got an empty object")
+    check_count(len(content), f"{name}: ")
     collected = _Collected(name)
     for key, value in content.items():
         where = f"{name}, {_shown(key)}"
