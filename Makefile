@@ -19,7 +19,7 @@ help:  ## List the targets
 
 install: $(INSTALLED)  ## Create .venv and install clipkit with its development tools
 
-$(INSTALLED): pyproject.toml
+$(INSTALLED): pyproject.toml setup.py
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --editable '.[dev]'
 	@touch $@

@@ -48,6 +48,10 @@ class Prompts:
         The number of blank lines that were dropped.
     duplicates : list of (int, int)
         For each prompt that repeats an earlier one: the line of the first and its own.
+    unit : str
+        What `lines` counts: lines, or the prompts of a JSON file.
+    label : str, optional
+        What the history calls the prompts.
     """
 
     name: str
@@ -55,6 +59,12 @@ class Prompts:
     lines: list[int]
     blank: int = 0
     duplicates: list[tuple[int, int]] = field(default_factory=list)
+    unit: str = field(default="line", repr=False)
+    label: str | None = field(default=None, repr=False)
+
+    def places(self) -> list[str]:
+        """Return what messages call each prompt (K)."""
+        return [f"{self.name}, {self.unit} {line}" for line in self.lines]
 
     def warnings(self) -> list[str]:
         r"""Return one-line warnings about blank lines and duplicates.
@@ -64,14 +74,15 @@ class Prompts:
         """
         warnings = []
         if self.blank:
-            warnings.append(f"{self.name}: {_count(self.blank, 'blank line')} dropped")
+            warnings.append(f"{self.name}: {count(self.blank, f'blank {self.unit}')} dropped")
         if self.duplicates:
             listed = self.duplicates[:LISTED_DUPLICATES]
-            pairs = [f"line {later} repeats line {first}" for first, later in listed]
+            unit = self.unit
+            pairs = [f"{unit} {later} repeats {unit} {first}" for first, later in listed]
             if len(self.duplicates) > len(listed):
                 pairs.append(f"and {len(self.duplicates) - len(listed)} more")
-            count = _count(len(self.duplicates), "duplicate")
-            warnings.append(f"{self.name}: {count} kept: {', '.join(pairs)}")
+            number = count(len(self.duplicates), "duplicate")
+            warnings.append(f"{self.name}: {number} kept: {', '.join(pairs)}")
         return warnings
 
 
@@ -98,27 +109,34 @@ def parse(data: bytes, name: str) -> Prompts:
     """
     if not data:
         raise ClipkitError(f"{name}: empty input", "check whether the command before it failed")
-    _check_count(data.count(b"\n"), f"{name}: ")
+    check_count(data.count(b"\n"), f"{name}: ")
     texts: list[str] = []
     lines: list[int] = []
-    duplicates: list[tuple[int, int]] = []
-    first_line: dict[str, int] = {}
-    rows = _decode(data, name).replace("\r\n", "\n").removesuffix("\n").split("\n")
+    rows = decode(data, name).replace("\r\n", "\n").removesuffix("\n").split("\n")
     for line, row in enumerate(rows, start=1):
         check_length(len(row), f"{name}, line {line}")
-        _check_controls(row, f"{name}, line {line}")
+        check_controls(row, f"{name}, line {line}")
         text = row.strip(STRIPPED)
-        if not text:
-            continue
-        texts.append(text)
-        lines.append(line)
+        if text:
+            texts.append(text)
+            lines.append(line)
+    return from_lines(name, texts, lines, len(rows) - len(texts))
+
+
+def from_lines(
+    name: str, texts: list[str], lines: list[int], blank: int, unit: str = "line"
+) -> Prompts:
+    """Return the prompts of a file and which of them are duplicates; see `Prompts`."""
+    if not texts:
+        raise ClipkitError(f"{name}: expected at least one prompt, got blank {unit}s")
+    duplicates: list[tuple[int, int]] = []
+    first_line: dict[str, int] = {}
+    for text, line in zip(texts, lines, strict=True):
         if text in first_line:
             duplicates.append((first_line[text], line))
         else:
             first_line[text] = line
-    if not texts:
-        raise ClipkitError(f"{name}: expected at least one prompt, got blank lines")
-    return Prompts(name, texts, lines, len(rows) - len(texts), duplicates)
+    return Prompts(name, texts, lines, blank, duplicates, unit)
 
 
 def parse_templates(data: bytes, name: str) -> Prompts:
@@ -210,7 +228,7 @@ def from_classes(class_names: Sequence[str], templates: Sequence[str]) -> tuple[
         raise UsageError("expected at least one class name, got none")
     if not templates:
         raise UsageError("expected at least one template, got none")
-    _check_count(len(class_names) * len(templates))
+    check_count(len(class_names) * len(templates))
     texts = [fill(template, class_name) for class_name in class_names for template in templates]
     class_index = np.repeat(np.arange(len(class_names), dtype=np.int64), len(templates))
     return texts, class_index
@@ -225,12 +243,14 @@ def check_length(characters: int, where: str) -> None:
         )
 
 
-def _check_count(prompts: int, where: str = "") -> None:
+def check_count(prompts: int, where: str = "") -> None:
+    """Refuse more prompts than MAX_PROMPTS."""
     if prompts > MAX_PROMPTS:
         raise ClipkitError(f"{where}expected at most {MAX_PROMPTS:,} prompts, got {prompts:,}")
 
 
-def _decode(data: bytes, name: str) -> str:
+def decode(data: bytes, name: str) -> str:
+    """Decode the UTF-8 text of a file; an error names the line of the first invalid byte."""
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -241,7 +261,8 @@ def _decode(data: bytes, name: str) -> str:
         ) from None
 
 
-def _check_controls(row: str, where: str) -> None:
+def check_controls(row: str, where: str) -> None:
+    """Refuse control characters that are not whitespace, and a lone carriage return."""
     match = CONTROLS.search(row)
     if match is None:
         return
@@ -262,5 +283,6 @@ def _placeholder(template: str, where: str = "") -> str:
     return str(placeholders.pop())
 
 
-def _count(number: int, noun: str) -> str:
+def count(number: int, noun: str) -> str:
+    """Return a number with its noun: `1 line`, `2 lines`."""
     return f"1 {noun}" if number == 1 else f"{number} {noun}s"

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from clipkit import files, metrics, prompts, similarity
+from clipkit import bundled, files, metrics, prompts, similarity
 from clipkit.errors import ClipkitError, UsageError, unknown
 from clipkit.features import FeatureFile, Int64
 from clipkit.features.provenance import provenance
@@ -315,9 +315,13 @@ def class_names(file: FeatureFile, largest: int) -> list[str]:
 
 
 def read_groups(path: str, class_names: Sequence[str]) -> list[str]:
-    """Read the group of each class (C) from lines of class TAB group; each must have one."""
+    """Read the group of each class (C) from lines of class TAB group; each must have one.
+
+    The path may be the name of bundled groups, such as ``shapes-outlines``.
+    """
     group_of: dict[str, str] = {}
-    for line in prompts.parse(files.read_bytes(path), path).texts:
+    data = files.read_bytes(bundled.locate(path, "groups"))
+    for line in prompts.parse(data, path).texts:
         name, _, group = map(str.strip, line.partition("\t"))
         if group_of.setdefault(name, group) != group:
             raise ClipkitError(

@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import itertools
+import json
 import re
+import shutil
 import subprocess
+import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
 import pytest
+from factories import MODEL, unchanged, write_feature_file
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from shell import clipkit, environment, fails, ok
 
-from clipkit import prompts, similarity
+from clipkit import bundled as bundled_files
+from clipkit import embedding, prompt_files, prompts, read, similarity, zeroshot
+from clipkit.datasets.class_names import CLASS_NAMES
 from clipkit.errors import ClipkitError, UsageError
+from clipkit.features import FeatureFile
+from clipkit.features.provenance import provenance
+from clipkit.models.hub import find
+from clipkit.version import __version__
 
 FOLDER = Path(__file__).parents[1] / "prompts"
 FILES = sorted(path.relative_to(FOLDER).as_posix() for path in FOLDER.rglob("*.txt"))
@@ -381,3 +395,562 @@ def test_a_word_salad_has_the_words_and_lengths_of_its_prompts() -> None:
         assert [len(words) for words in salad(seed)] == [len(words) for words in prompts]
         assert words_of(salad(seed)) == words_of(prompts)
         assert salad(seed) != prompts
+
+
+# Prompts as JSON, CSV and TSV
+
+TINY = ("--model", "tiny", "--precision", "fp32")
+CUPL = {"ball": ["a ball is round", "a ball rolls", "a toy"], "box": ["a box has corners"]}
+TEXT = st.text(st.characters(blacklist_categories=("Cc", "Cs")), min_size=1).filter(
+    lambda text: text == text.strip(prompts.STRIPPED)
+)
+
+
+def json_file(content: object) -> prompts.Prompts | prompt_files.ClassNames:
+    return prompt_files.parse_json(json.dumps(content).encode(), "mine.json")
+
+
+def table(text: str, column: str | None = None) -> prompts.Prompts | prompt_files.ClassNames:
+    return prompt_files.parse_table(text.encode(), "mine.csv", column)
+
+
+def unit(rows: np.ndarray) -> np.ndarray:
+    return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
+
+
+def embed(folder: Path, *words: object, stdin: bytes | None = None) -> FeatureFile:
+    """Return the file that textembed makes with tiny."""
+    ok("textembed", *words, *TINY, "-f", "-o", folder / "out.h5", stdin=stdin)
+    return read(folder / "out.h5")
+
+
+@settings(deadline=None)
+@given(st.dictionaries(TEXT, st.lists(TEXT, min_size=1, max_size=4), min_size=1, max_size=5))
+def test_descriptions_in_json_are_read_back_in_the_order_of_the_file(content):
+    keys = list(content)
+    assume(not all(map(prompt_files.NUMBER.fullmatch, keys)))
+    assume(not all(map(prompt_files.WNID.fullmatch, keys)))
+    classes = json_file(content)
+    assert classes.names == keys
+    pairs = [(keys.index(key), text) for key, texts in content.items() for text in texts]
+    assert list(zip(classes.class_index, classes.wordings, strict=True)) == pairs
+
+
+@settings(deadline=None)
+@given(st.lists(TEXT, min_size=1))
+def test_a_list_in_json_is_read_back_as_prompts(texts):
+    parsed = json_file(texts)
+    assert parsed.texts == texts
+    assert parsed.places() == [f"mine.json, prompt {i + 1}" for i in range(len(texts))]
+
+
+@settings(deadline=None)
+@given(st.lists(TEXT, min_size=1), st.lists(TEXT, min_size=1))
+def test_a_column_that_python_s_csv_writes_is_read_back(texts, others):
+    sink = io.StringIO(newline="")
+    writer = csv.writer(sink)
+    writer.writerow(["other", "text"])
+    writer.writerows(zip(itertools.cycle(others), texts, strict=False))
+    assert table(sink.getvalue()).texts == texts
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+
+
+@settings(deadline=None)
+@given(JSON_VALUES.map(json.dumps).map(str.encode) | st.binary())
+def test_any_json_or_bytes_give_prompts_or_an_error(data):
+    for parse_file in (prompt_files.parse_json, prompt_files.parse_table):
+        try:
+            parsed = parse_file(data, "mine.x")
+        except ClipkitError:
+            continue
+        texts = parsed.texts if isinstance(parsed, prompts.Prompts) else parsed.wordings
+        assert texts
+        assert all(texts)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ("", "mine.json: empty input"),
+        ("  ", "mine.json, line 1: expected JSON (Expecting value, column 3)"),
+        ('{"a": ["b",\n]}', "mine.json, line 2: expected JSON (Expecting value, column 1)"),
+        ("7", "mine.json: expected a list or an object, got a number"),
+        ("null", "mine.json: expected a list or an object, got null"),
+        ("[]", "mine.json: expected at least one prompt, got an empty list"),
+        ("{}", "mine.json: expected at least one class, got an empty object"),
+        ('["", " "]', "mine.json: expected at least one prompt, got blank prompts"),
+        ('["a", 7]', "mine.json, prompt 2: expected a text, got a number"),
+        ('["a", ["b"]]', "mine.json, prompt 2: expected a text, got a list"),
+        ('{"a": {"b": "c"}}', "mine.json, 'a': expected a list of prompts, got an object"),
+        ('{"a": [true]}', "mine.json, 'a', prompt 1: expected a text, got true or false"),
+        ('{"a": ["b"], "c": []}', "mine.json, 'c': expected at least one prompt, got none"),
+        ('{"a": ["b"], "c": [" "]}', "mine.json, 'c': expected at least one prompt, got none"),
+        ('{"": ["b"]}', "mine.json, '': expected the name of a class, got an empty one"),
+        ('{"a": ["b"], "a": ["c"]}', "mine.json: expected each class once, got 'a' again"),
+        ('{"a": ["b"], " a": ["c"]}', "mine.json: expected each class once, got 'a' again"),
+        (r'["a\u0007"]', "mine.json, prompt 1: expected no control character, got U+0007"),
+        (r'["a\ud800"]', "mine.json, prompt 1: expected text, got half a character, U+D800"),
+        (r'{"\udfff": ["a"]}', r"mine.json, '\udfff': expected text, got half a character, U+DFFF"),
+        ("[" * 100_000, "mine.json: expected lists of prompts, got deeper nesting"),
+        ("[" + "1" * 5000 + "]", "mine.json: expected texts, got a very long number"),
+        (json.dumps([LONG]), f"mine.json, prompt 1: {TOO_LONG}"),
+        (json.dumps(["a"] * (2**20 + 1)), f"mine.json: {TOO_MANY}1,048,577"),
+        ('{"0": "a", "1": ""}', "mine.json: expected a name for each class, got an empty one"),
+    ],
+)
+def test_a_refused_json_file_is_named_with_its_place_in_one_line(data, message):
+    with pytest.raises(ClipkitError) as caught:
+        prompt_files.parse_json(data.encode(), "mine.json")
+    assert caught.value.message == message
+
+
+@pytest.mark.parametrize(
+    ("data", "column", "message"),
+    [
+        ("", None, "mine.csv: empty input"),
+        ("a,b\n1,2\n", None, "mine.csv: expected a column prompt, text, class or name, got a, b"),
+        ("a,b\n1,2\n", "c", "unknown column of mine.csv 'c'"),
+        ("a,a\n1,2\n", "a", "mine.csv: expected different names of columns, got 'a' again"),
+        ("a,text\n1\n", None, "mine.csv, line 2: expected 2 cells, got 1"),
+        ('text\n"a\n', None, "mine.csv, line 2: expected a table (unexpected end of data)"),
+        ("text\n", None, "mine.csv: expected at least one prompt, got blank lines"),
+        ("class,prompt\n,b\n", None, "mine.csv, line 2: expected the name of a class, got an"),
+        ("text\na\x07\n", None, "mine.csv, line 2: expected no control character, got U+0007"),
+        ("text\n" + LONG, None, f"mine.csv, line 2: {TOO_LONG}"),
+    ],
+)
+def test_a_refused_table_is_named_with_its_line_in_one_line(data, column, message):
+    with pytest.raises(ClipkitError) as caught:
+        table(data, column)
+    assert caught.value.message.startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("header", "column", "chosen"),
+    [
+        ("class,text,prompt", None, "prompt"),
+        ("id,class,text", None, "text"),
+        ("id,name", None, "name"),
+        ("id,name,class", None, "class"),
+        ("caption", None, "caption"),
+        ("id,caption,text", "caption", "caption"),
+    ],
+)
+def test_the_column_of_a_table_is_the_named_one_or_the_first_known_one(header, column, chosen):
+    parsed = table(f"{header}\n{header}\n", column)
+    texts = parsed.texts if isinstance(parsed, prompts.Prompts) else parsed.wordings
+    assert texts == [chosen]
+
+
+def test_a_column_that_is_the_only_one_is_noted(tmp_path):
+    (tmp_path / "mine.csv").write_text("cat\ndog\n")
+    result = ok("textembed", tmp_path / "mine.csv", *TINY, "-o", tmp_path / "o.h5")
+    assert "mine.csv: the first line, 'cat', is taken as the header\n" in result.stderr
+    assert read(tmp_path / "o.h5").texts == ["dog"]
+
+
+INDEX = {"0": ["n01440764", "tench"], "10": ["n01443537", "goldfish"], "2": ["n01484850", "shark"]}
+
+
+@pytest.mark.parametrize(
+    ("content", "column", "names", "wordings"),
+    [
+        (INDEX, None, ["tench", "shark", "goldfish"], None),  # by number
+        (INDEX, "wnid", ["n01440764", "n01484850", "n01443537"], ["tench", "shark", "goldfish"]),
+        ({"n01440764": "tench", "n01443537": "goldfish"}, None, ["tench", "goldfish"], None),
+        ({"n01440764": "tench"}, "wnid", ["n01440764"], ["tench"]),
+        ({"1": "goldfish", "0": "tench"}, None, ["tench", "goldfish"], None),
+        ({"0": "crane", "1": "crane"}, None, ["crane", "crane"], None),  # two of ImageNet's
+    ],
+)
+def test_a_class_index_gives_names_in_the_order_of_its_numbers(content, column, names, wordings):
+    data = json.dumps(content).encode()
+    classes = prompt_files.parse_json(data, "class_index.json", column)
+    assert classes.names == names
+    assert classes.wordings == (wordings or names)
+    assert classes.template == embedding.DEFAULT_TEMPLATE
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"0": ["a zero", "an oval"], "1": ["a one", "a bar"]},  # the classes of digits
+        {"1": "tench", "2": "goldfish"},
+        {"tench": "a fish", "goldfish": "a golden fish"},
+    ],
+)
+def test_an_object_that_only_resembles_a_class_index_holds_descriptions(content):
+    classes = json_file(content)
+    assert classes.names == list(content)
+    assert classes.template == "{}"
+
+
+@pytest.mark.parametrize(
+    ("content", "column", "message"),
+    [
+        (INDEX, "nme", "unknown column of x.json 'nme'"),
+        ({"0": "tench"}, "wnid", "x.json: expected WordNet ids, got names alone"),
+        (CUPL, "wnid", "x.json: expected a class index with --column, got other JSON"),
+        (["a"], "text", "x.json: expected a class index with --column, got other JSON"),
+    ],
+)
+def test_a_column_of_json_is_a_part_of_a_class_index(content, column, message):
+    with pytest.raises(ClipkitError) as caught:
+        prompt_files.parse_json(json.dumps(content).encode(), "x.json", column)
+    assert caught.value.message == message
+
+
+def test_a_line_break_inside_a_prompt_becomes_a_space():
+    assert json_file([" \n\nA bird\r\n flies.\n"]).texts == ["A bird flies."]
+    assert table('text\n"A bird\n flies."\n').texts == ["A bird flies."]
+
+
+def test_rows_of_a_name_are_one_class_only_where_there_are_wordings():
+    classes, _ = prompt_files.parse_class_lines(b"crane\ncrane\n", "x.txt")
+    assert classes.names == ["crane", "crane"]
+    classes, _ = prompt_files.parse_class_lines(b"crane\ta bird\nfox\ncrane\ta neck\n", "x.tsv")
+    assert (classes.names, classes.class_index) == (["crane", "fox"], [0, 0, 1])
+    assert classes.wordings == ["a bird", "a neck", "fox"]
+
+
+CSV = "class,prompt\n" + "".join(f"{name},{text}\n" for name, ts in CUPL.items() for text in ts)
+TSV = "".join(f"{name}\t{text}\n" for name, texts in CUPL.items() for text in texts)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "options"),
+    [
+        ("cupl.json", json.dumps(CUPL), ()),
+        ("cupl.csv", CSV, ()),
+        ("cupl.tsv", TSV, ("--template", "{}")),
+        ("cupl.tsv", CSV.replace(",", "\t"), ("--column", "prompt")),
+        ("-", json.dumps(CUPL), ()),
+        ("-", CSV, ("--column", "prompt")),
+        ("-", TSV, ("--template", "{}")),
+    ],
+)
+def test_descriptions_of_a_class_are_normalised_averaged_and_normalised(
+    tmp_path, monkeypatch, name, content, options
+):
+    monkeypatch.chdir(tmp_path)
+    if name != "-":
+        Path(name).write_text(content)
+    file = embed(tmp_path, "--classes", name, *options, stdin=content.encode())
+    alone = embed(tmp_path, stdin="\n".join(itertools.chain(*CUPL.values())).encode())
+    expected = [unit(unit(alone.features[:3]).mean(0)), unit(alone.features[3])]
+    np.testing.assert_allclose(file.features, expected, atol=1e-6)
+    assert file.class_names == ["ball", "box"]
+    assert file.class_index.tolist() == [0, 1]
+    assert file.texts == ["ball (3 prompts)", "box (1 prompt)"]
+
+
+def test_several_descriptions_fill_several_templates(tmp_path):
+    (tmp_path / "cupl.json").write_text(json.dumps(CUPL))
+    options = ("--template", "photo: {}", "--template", "{}, drawn")
+    file = embed(tmp_path, "--classes", tmp_path / "cupl.json", *options)
+    texts = [f(text) for text in CUPL["ball"] for f in ("photo: {}".format, "{}, drawn".format)]
+    alone = embed(tmp_path, stdin="\n".join(texts).encode())
+    np.testing.assert_allclose(file.features[0], unit(unit(alone.features).mean(0)), atol=1e-6)
+    assert file.texts == ["ball (6 prompts)", "box (2 prompts)"]
+
+
+@pytest.mark.long
+def test_descriptions_line_up_with_the_classes_of_images_by_name(tmp_path):
+    ok("embed", "shapes", "--limit", 100, *TINY, "-o", tmp_path / "img.h5")
+    images = read(tmp_path / "img.h5")
+    reversed_names = images.class_names[::-1]
+    content = {name: [f"a photo of a {name}"] for name in reversed_names}
+    (tmp_path / "cupl.json").write_text(json.dumps(content))
+    texts = embed(tmp_path, "--classes", tmp_path / "cupl.json")
+    assert texts.class_names == reversed_names
+    plain = embed(tmp_path, "--classes", tmp_path / "img.h5")
+    runs = [zeroshot.evaluate(similarity.compute_logits(images, file)) for file in (texts, plain)]
+    assert runs[0].rows() == runs[1].rows()
+    assert runs[0].rows()[0]["acc1"] > 0.3
+
+
+def test_prompts_of_a_json_object_are_embedded_one_by_one_with_a_note(tmp_path):
+    (tmp_path / "cupl.json").write_text(json.dumps(CUPL))
+    result = ok("textembed", tmp_path / "cupl.json", *TINY, "-o", tmp_path / "o.h5")
+    assert "each of its 4 prompts is embedded by itself; --classes averages " in result.stderr
+    file = read(tmp_path / "o.h5")
+    assert file.texts == list(itertools.chain(*CUPL.values()))
+    assert not file.class_names
+
+
+def test_a_json_list_on_standard_input_is_prompts_and_other_lines_are_text(tmp_path):
+    assert embed(tmp_path, stdin=b'["a dot", "a line"]').texts == ["a dot", "a line"]
+    assert embed(tmp_path, stdin=b"[a dot]\n{}\n").texts == ["[a dot]", "{}"]
+
+
+# Several files, and prompts that are no file
+
+
+@pytest.mark.long
+def test_several_files_give_what_each_gives_alone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("a.txt").write_text("a dot\n")
+    Path("b.json").write_text('["a line", "a box"]')
+    ok("textembed", "a.txt", "b.json", "generic16", *TINY, "-o", "txt-{name}.h5")
+    for source, name in (("a.txt", "a"), ("b.json", "b"), ("generic16", "generic16")):
+        embed(tmp_path, source)
+        assert Path(f"txt-{name}.h5").read_bytes() == Path("out.h5").read_bytes()
+        assert provenance(read("out.h5")).prompts == name
+
+
+@pytest.mark.parametrize(
+    ("sources", "output", "message"),
+    [
+        ("a.txt b.txt", "x.h5", "expected an output with {name} for 2 prompt files, got x.h5"),
+        ("a.txt b.txt", "-", "cat a.txt b.txt | clipkit textembed -"),
+        ("a.txt s/a.txt", "{name}.h5", "different names, got a.h5 for a.txt and s/a.txt"),
+        ("a.txt -", "{name}.h5", "expected a file for {name} in {name}.h5, got standard input"),
+        ("a.txt b.txt", "{name}.json", "expected an output that ends in .h5, got a.json"),
+        ("a.txt b.txt", "s/{name}.h5", "the output s/b.h5 exists"),
+        ("a.txt s/b.h5", "s/{name}.h5", "the output s/b.h5 is an input"),
+        ("a photo of a dog", "x.h5", "hint: echo 'a photo of a dog' | clipkit textembed -"),
+    ],
+)
+def test_outputs_of_several_files_are_checked_before_any_work(
+    tmp_path, monkeypatch, sources, output, message
+):
+    monkeypatch.chdir(tmp_path)
+    Path("s").mkdir()
+    for name in ("a.txt", "b.txt", "s/a.txt", "s/b.h5"):
+        Path(name).write_text("a dot\n")
+    with unchanged(tmp_path):
+        options = ("--model", "no/model", "-o", output)
+        assert message in fails("textembed", *sources.split(), *options, exit_code=2)
+
+
+def test_nothing_is_written_if_one_of_the_files_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("a.txt").write_text("a dot\n")
+    Path("b.txt").write_text("a dot " * 80)
+    with unchanged(tmp_path):
+        assert "b.txt, line 1: " in fails("textembed", "a.txt", "b.txt", *TINY, "-o", "{name}.h5")
+
+
+@pytest.mark.parametrize(
+    ("source", "exit_code", "message"),
+    [
+        (
+            "a photo of a dog",
+            2,
+            "expected a prompt file, got 'a photo of a dog'; "
+            "hint: echo 'a photo of a dog' | clipkit textembed -\n",
+        ),
+        ("it's a dog", 2, "echo 'it'\"'\"'s a dog' | clipkit textembed -\n"),
+        ("a dog " * 1000, 2, "hint: echo 'a dog "),
+        (
+            "generic3",
+            2,
+            "unknown prompt file or bundled set 'generic3'; hint: did you mean generic",
+        ),
+        ("dog", 2, "generic99; to embed it as a prompt: echo dog | clipkit textembed -\n"),
+        ("dog.txt", 1, "cannot read dog.txt: there is no such file\n"),
+        ("a/dog", 1, "cannot read a/dog: there is no such file\n"),
+        ("prompts/generic32.txt", 1, "; hint: the bundled set is called generic32\n"),
+        ("", 2, "expected the name of a prompt file, got ''"),
+    ],
+)
+def test_prompts_that_are_no_file_are_refused_with_what_to_type(
+    tmp_path, monkeypatch, source, exit_code, message
+):
+    monkeypatch.chdir(tmp_path)
+    assert message in fails("textembed", source, "-o", "x.h5", exit_code=exit_code)
+
+
+# Bundled sets, words and groups in an installed package
+
+
+def test_bundled_files_are_found_by_name_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert embedding.read_prompts("generic32").texts == GENERIC32
+    words = bundled("attributes/shapes.tsv")
+    for name in ("attributes/shapes", "attributes/shapes.tsv"):
+        assert embedding.read_class_names(name).names == [line.split("\t")[0] for line in words]
+    templates = bundled("templates/small-images.txt")
+    for name in ("small-images", "templates/small-images", "templates/small-images.txt"):
+        assert embedding.read_templates([name, "{}"]) == [*templates, "{}"]
+    for name in ("shapes-outlines", "groups/shapes-outlines.tsv"):
+        assert bundled_files.locate(name, "groups") == str(FOLDER / "groups/shapes-outlines.tsv")
+
+
+def test_a_local_file_wins_over_a_bundled_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("generic32").write_text("a dot\n")
+    assert embedding.read_prompts("generic32").texts == ["a dot"]
+
+
+@pytest.mark.parametrize("name", ["../prompts/generic32", "templates/../generic32", "README", "/"])
+def test_nothing_else_is_taken_for_a_bundled_file(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    for kind in ("", "templates", "groups"):
+        assert bundled_files.locate(name, kind) == name
+
+
+@pytest.mark.long
+def test_bundled_groups_are_found_by_name(tmp_path):
+    ok("embed", "shapes", "--limit", 100, *TINY, "-o", tmp_path / "img.h5")
+    ok("relabel", tmp_path / "img.h5", "--groups", "shapes-outlines", "-o", tmp_path / "o.h5")
+    assert len(read(tmp_path / "o.h5").class_names) == 20
+
+
+ROOT = FOLDER.parent
+
+
+def test_each_file_of_the_folder_is_packaged():
+    setup = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    packaged = set()
+    for pattern in setup["package-data"]["clipkit.prompt_sets"]:
+        packaged |= set(FOLDER.glob(pattern))
+    assert packaged == {path for path in FOLDER.rglob("*") if path.is_file()}
+
+
+@pytest.mark.long
+def test_a_wheel_has_the_bundled_sets(tmp_path):
+    setuptools = pytest.importorskip("setuptools")
+    if int(setuptools.__version__.split(".")[0]) < 77:
+        pytest.skip("pyproject.toml needs setuptools 77")
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    for name in ("clipkit", "prompts"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    build = "from setuptools import build_meta; print(build_meta.build_wheel('.'))"
+    line = [sys.executable, "-c", build]
+    run = subprocess.run(line, cwd=source, capture_output=True, text=True, check=True)
+    site = tmp_path / "site"
+    shutil.unpack_archive(source / run.stdout.split()[-1], site, "zip")
+    assert {path.name for path in site.iterdir()} == {
+        "clipkit",
+        f"clipkit_vl-{__version__}.dist-info",
+    }
+    line = [sys.executable, "-m", "clipkit", "textembed", "generic32", *TINY, "-o", "txt.h5"]
+    variables = {**environment(), "PYTHONPATH": str(site)}
+    subprocess.run(line, cwd=tmp_path, env=variables, check=True)
+    file = read(tmp_path / "txt.h5")
+    assert file.texts == GENERIC32
+    assert provenance(file).prompts == "generic32"
+
+
+# Class names of data sets
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("cifar10", CIFAR10),
+        ("food101", sorted(FOOD101)),  # torchvision sorts the names
+        ("digits", [str(i) for i in range(10)]),
+    ],
+)
+def test_class_names_of_data_sets_need_no_data(name, expected):
+    classes = embedding.read_class_names(name)
+    assert classes.names == expected
+    assert classes.source == {"classes": name}
+
+
+def test_the_100_names_of_cifar100_are_in_the_order_of_the_alphabet():
+    names = CLASS_NAMES["cifar100"]()
+    assert len(names) == 100
+    assert names == sorted(set(names))
+    groups = bundled("groups/cifar100-superclasses.tsv")
+    assert names == sorted(line.split("\t")[0] for line in groups)
+
+
+def test_class_names_are_those_of_torchvision_and_of_the_bundled_data():
+    from torchvision.datasets import FashionMNIST, Imagenette
+
+    from clipkit import datasets
+
+    assert CLASS_NAMES["fashion-mnist"]() == FashionMNIST.classes
+    imagenette = sorted(Imagenette._WNID_TO_CLASS.items())
+    assert CLASS_NAMES["imagenette"]() == [names[0] for _, names in imagenette]
+    for name in ("digits", "shapes"):
+        assert CLASS_NAMES[name]() == datasets.load(name).class_names
+
+
+def test_with_a_root_class_names_are_those_of_the_data(tmp_path):
+    (tmp_path / "cifar-10-batches-py").mkdir()
+    line = fails("textembed", "--classes", "cifar10", "--root", tmp_path, "-o", tmp_path / "o.h5")
+    assert f"cannot read cifar10 in {tmp_path}" in line
+
+
+# The model of the images whose classes are named
+
+
+def history(name: object, **details: object) -> dict[str, str]:
+    entry = {"command": "embed", "model": {**MODEL, "name": name, **details}}
+    return {"history": json.dumps([entry])}
+
+
+@pytest.mark.parametrize(
+    ("details", "options", "model", "note"),
+    [
+        ({}, (), "tiny", "tiny, as in {}"),
+        ({"untrained": 7}, (), "untrained tiny", "tiny, untrained with seed 7, as in {}"),
+        (
+            {},
+            ("--untrained", 8),
+            "untrained tiny",
+            "tiny, untrained with seed 8, as in {}",
+        ),
+        ({"untrained": 7}, ("--model", "tiny"), "tiny", ""),
+    ],
+)
+def test_classes_of_images_are_embedded_by_the_model_of_the_images(
+    tmp_path, monkeypatch, details, options, model, note
+):
+    monkeypatch.delenv("CLIPKIT_MODEL", raising=False)
+    images = write_feature_file(tmp_path / "img.h5", attributes=history("tiny", **details))
+    output = tmp_path / "o.h5"
+    result = ok("textembed", "--classes", images, *options, "-o", output)
+    assert result.stderr == (f"clipkit: model: {note.format(images)}\n" if note else "")
+    assert provenance(read(output)).model == model
+
+
+def test_the_environment_s_model_wins_over_that_of_the_images(tmp_path, monkeypatch):
+    monkeypatch.setenv("CLIPKIT_MODEL", "tiny")
+    images = write_feature_file(tmp_path / "img.h5", attributes=history("org/other", untrained=7))
+    assert ok("textembed", "--classes", images, "-o", tmp_path / "o.h5").stderr == ""
+    assert provenance(read(tmp_path / "o.h5")).model == "tiny"
+
+
+def test_a_model_that_is_gone_is_refused_as_any_other(tmp_path, monkeypatch):
+    monkeypatch.delenv("CLIPKIT_MODEL", raising=False)
+    images = write_feature_file(tmp_path / "img.h5", attributes=history("/gone/model"))
+    with pytest.raises(ClipkitError) as caught:
+        find("/gone/model")
+    result = clipkit("textembed", "--classes", images, "-o", tmp_path / "o.h5")
+    note, line = result.stderr.splitlines()
+    assert note == f"clipkit: model: /gone/model, as in {images}"
+    assert caught.value.message in line
+
+
+@pytest.mark.parametrize("entry", [{}, {"model": {**MODEL, "name": ""}}])
+def test_a_file_that_names_no_model_leaves_the_default(tmp_path, entry):
+    attributes = {"history": json.dumps([{"command": "convert", **entry}])}
+    images = write_feature_file(tmp_path / "img.h5", attributes=attributes)
+    classes = embedding.read_class_names(str(images))
+    assert embedding.choose_model(classes, "img.h5", "default", None) == ("default", None)
+
+
+# The history names the prompts
+
+
+def test_the_history_names_a_prompt_file_and_not_a_pipe(tmp_path):
+    (tmp_path / "mine.txt").write_text("a dot\n")
+    assert embed(tmp_path, tmp_path / "mine.txt").history[0]["prompts"] == "mine"
+    assert "prompts" not in embed(tmp_path, stdin=b"a dot\n").history[0]
+    (tmp_path / "cupl.json").write_text(json.dumps(CUPL))
+    file = embed(tmp_path, "--classes", tmp_path / "cupl.json")
+    assert provenance(file).prompts == "cupl"
+    assert file.history[0]["inputs"]["classes"].startswith("sha256:")

@@ -8,10 +8,10 @@ import typer
 
 from clipkit.commands._options import (
     DEFAULT_MODEL,
+    OUTPUT,
     Device,
     Force,
     Model,
-    Output,
     Precision,
     Untrained,
     option,
@@ -19,25 +19,36 @@ from clipkit.commands._options import (
 from clipkit.errors import UsageError
 
 if TYPE_CHECKING:
+    from clipkit.features import FeatureFile
     from clipkit.models import Encoder
 
 
 def textembed(
+    ctx: typer.Context,
     prompts: Annotated[
-        str | None,
+        list[str] | None,
         typer.Argument(
-            metavar="[PROMPTS]", help="File with one prompt per line (default: standard input)."
+            metavar="[PROMPTS]...",
+            help="Files with one prompt per line, .json or .csv files, or bundled sets such as "
+            "generic32 (default: standard input).",
         ),
     ] = None,
-    output: Output = "-",
+    output: Annotated[
+        str,
+        option(
+            "FILE",
+            "Output file, or - for standard output; {name} is the name of the prompts.",
+            *OUTPUT,
+        ),
+    ] = "-",
     model: Model = DEFAULT_MODEL,
     untrained: Untrained = None,
     classes: Annotated[
         str | None,
         option(
             "DATASET|FILE",
-            "Make one prompt per class of a data set, a feature file, or a text file with one "
-            "name per line (or name, tab, wording).",
+            "Make one prompt per class of a data set, a feature file (and use its model), a .json "
+            "or .csv file, or a text file with one name per line (or name, tab, wording).",
         ),
     ] = None,
     template: Annotated[
@@ -46,6 +57,13 @@ def textembed(
             "TEXT|FILE",
             "With --classes: a template such as 'a photo of a {}', or a file of templates; "
             "repeatable, for an ensemble.",
+        ),
+    ] = None,
+    column: Annotated[
+        str | None,
+        option(
+            "NAME",
+            "Column of a .csv or .tsv file (default: prompt, text, class, name or the only one).",
         ),
     ] = None,
     root: Annotated[
@@ -67,28 +85,37 @@ def textembed(
     precision: Precision = "auto",
     force: Force = False,
 ) -> None:
-    """Embed prompts: the lines of a file, or one prompt per class.
+    """Embed prompts: those of files, or one prompt per class.
 
-    Several templates make an ensemble: each class's embeddings are normalised, averaged and
-    normalised again.
+    Several templates, or several descriptions of a class, make an ensemble: each class's
+    embeddings are normalised, averaged and normalised again.
 
     Example: clipkit textembed --classes cifar100 --template "a photo of a {}" -o classes.h5
     """
     from clipkit import embedding, features, files
 
-    inputs = [prompts, classes, *(template or [])]
-    files.check_feature_output(output, force=force, inputs=inputs)
-    if prompts is not None and classes is not None:
+    sources = prompts or []
+    if sources and classes is not None:
         raise UsageError("expected PROMPTS or --classes, got both")
     if classes is None and (template or readable):
         raise UsageError("expected --classes with --template or --readable, got none")
+    sources = sources or [classes or files.STREAM]
+    outputs = embedding.name_outputs(sources, output)
+    for name in outputs:
+        files.check_feature_output(name, force=force, inputs=[*sources, *(template or [])])
+    results: list[FeatureFile]
     if classes is None:
-        texts = embedding.read_prompts(prompts or "-")
+        texts = [embedding.read_prompts(source, column) for source in sources]
         encoder = _load(model, untrained, device, precision)
-        result = embedding.embed_texts(texts, encoder, normalize=normalize, truncate=truncate)
+        results = [
+            embedding.embed_texts(file, encoder, normalize=normalize, truncate=truncate)
+            for file in texts
+        ]
     else:
-        class_names = embedding.read_class_names(classes, root)
-        templates = embedding.read_templates(template or [embedding.DEFAULT_TEMPLATE])
+        class_names = embedding.read_class_names(classes, root, column)
+        templates = embedding.read_templates(template) if template else None
+        if _is_default(ctx, "model"):
+            model, untrained = embedding.choose_model(class_names, classes, model, untrained)
         encoder = _load(model, untrained, device, precision)
         result = embedding.embed_classes(
             class_names,
@@ -98,7 +125,15 @@ def textembed(
             normalize=normalize,
             truncate=truncate,
         )
-    features.write(output, result, force=force)
+        results = [result]
+    for name, result in zip(outputs, results, strict=True):
+        features.write(name, result, force=force)
+
+
+def _is_default(ctx: typer.Context, name: str) -> bool:
+    """Whether neither the command line nor the environment sets an option."""
+    source = ctx.get_parameter_source(name)
+    return source is not None and source.name == "DEFAULT"
 
 
 def _load(model: str, untrained: int | None, device: str, precision: str) -> Encoder:

@@ -6,21 +6,24 @@ interrupted run can continue. `texts` embeds prompts and class names.
 
 from clipkit.embedding.pipeline import embed_images
 from clipkit.embedding.texts import (
-    DEFAULT_TEMPLATE,
-    ClassNames,
+    choose_model,
     embed_classes,
     embed_texts,
+    name_outputs,
     read_class_names,
     read_prompts,
     read_templates,
 )
+from clipkit.prompt_files import DEFAULT_TEMPLATE, ClassNames
 
 __all__ = [
     "DEFAULT_TEMPLATE",
     "ClassNames",
+    "choose_model",
     "embed_classes",
     "embed_images",
     "embed_texts",
+    "name_outputs",
     "read_class_names",
     "read_prompts",
     "read_templates",

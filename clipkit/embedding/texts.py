@@ -2,47 +2,31 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import hashlib
+import os
+import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clipkit import console, features, files, prompts, similarity
-from clipkit.errors import ClipkitError
-from clipkit.features import FeatureFile, Float32
+from clipkit import bundled, console, features, files, prompt_files, prompts, similarity
+from clipkit.datasets.class_names import CLASS_NAMES
+from clipkit.datasets.images import escape
+from clipkit.errors import ClipkitError, UsageError, unknown
+from clipkit.features import FeatureFile, Float32, Int64
 from clipkit.features.checked_file import SIGNATURE
+from clipkit.prompt_files import COMPLETE, ClassNames
 from clipkit.prompts import Prompts
 
 if TYPE_CHECKING:
     from clipkit.models import Encoder
 
-DEFAULT_TEMPLATE = "a photo of a {}"
+NAME = "{name}"  # in the name of an output
+MAX_SEED = 2**63 - 1
 SHOWN_CHARACTERS = 200  # of a text in a message
-
-
-@dataclass(frozen=True)
-class ClassNames:
-    """Class names and what prompts call the classes.
-
-    Attributes
-    ----------
-    names : list of C str
-    wordings : list of C str
-        What a prompt says for each class; the names, unless a text file gives other wordings.
-    source : dict
-        Where the names come from, as the history records it.
-    """
-
-    names: list[str]
-    wordings: list[str] = field(default_factory=list)
-    source: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if not self.wordings:
-            self.wordings.extend(self.names)
 
 
 def embed_texts(
@@ -75,8 +59,9 @@ def embed_texts(
     ClipkitError
         If a prompt is too long and `truncate` is not given.
     """
+    label = None
     if isinstance(texts, Prompts):
-        places = [f"{texts.name}, line {line}" for line in texts.lines]
+        label, places = texts.label, texts.places()
         texts = texts.texts
     else:
         texts = [texts] if isinstance(texts, str) else list(texts)
@@ -85,7 +70,7 @@ def embed_texts(
     if normalize:
         embeddings = similarity.normalize(embeddings)
     entry = features.history_entry(
-        "textembed", model=encoder.details, normalize=normalize, truncate=truncate
+        "textembed", model=encoder.details, normalize=normalize, truncate=truncate, prompts=label
     )
     return FeatureFile(
         "texts",
@@ -100,22 +85,22 @@ def embed_classes(
     classes: ClassNames,
     encoder: Encoder,
     *,
-    templates: Sequence[str] = (DEFAULT_TEMPLATE,),
+    templates: Sequence[str] | None = None,
     readable: bool = False,
     normalize: bool = False,
     truncate: bool = False,
 ) -> FeatureFile:
     """Embed one prompt for each class: what `clipkit textembed --classes` runs.
 
-    Several templates make an ensemble: each class's embeddings are normalised, averaged and
-    normalised again.
+    Several templates, or several wordings of a class, make an ensemble: each class's embeddings are
+    normalised, averaged and normalised again.
 
     Parameters
     ----------
     encoder : Encoder
         A text tower.
-    templates : sequence of T str
-        Each holds ``{}`` or ``{c}`` in place of the class.
+    templates : sequence of T str, optional
+        Each holds ``{}`` or ``{c}`` in place of a wording. By default that of `classes`.
     readable : bool
         Turn underscores in the wordings into spaces.
     normalize, truncate : bool
@@ -136,22 +121,25 @@ def embed_classes(
     wordings = classes.wordings
     if readable:
         wordings = [prompts.readable(wording) for wording in wordings]
-    texts, class_index = prompts.from_classes(wordings, templates)
+    templates = [classes.template] if templates is None else list(templates)
+    texts, wording_index = prompts.from_classes(wordings, templates)
+    class_index = np.array(classes.class_index)[wording_index]
     embeddings = _encode(
         texts, [repr(text[:SHOWN_CHARACTERS]) for text in texts], encoder, truncate
-    )  # (C * T, D)
-    if len(templates) > 1:
+    )  # (P * T, D)
+    if len(texts) > len(classes.names):
         embeddings = similarity.ensemble(embeddings, class_index, len(classes.names))  # (C, D)
-        texts = [f"{wording} ({len(templates)} templates)" for wording in classes.wordings]
+        texts = _name_ensembles(classes, class_index, len(templates))
         class_index = np.arange(len(texts))
     elif normalize:
         embeddings = similarity.normalize(embeddings)
+    is_complete = templates == [COMPLETE] and classes.source.get("prompts") is not None
     entry = features.history_entry(
         "textembed",
         model=encoder.details,
         normalize=normalize,
         truncate=truncate,
-        templates=list(templates),
+        templates=None if is_complete else templates,
         readable=readable,
         **classes.source,
     )
@@ -165,88 +153,276 @@ def embed_classes(
     )
 
 
+def _name_ensembles(classes: ClassNames, class_index: Int64, templates: int) -> list[str]:
+    """Return what the result calls the prompts of each class (C)."""
+    if not classes.is_ensemble:
+        return [f"{wording} ({templates} templates)" for wording in classes.wordings]
+    counts = np.bincount(class_index).tolist()
+    pairs = zip(classes.names, counts, strict=True)
+    return [f"{name} ({prompts.count(number, 'prompt')})" for name, number in pairs]
+
+
 def _encode(texts: Sequence[str], places: list[str], encoder: Encoder, truncate: bool) -> Float32:
     with console.progress("embedding prompts", "prompts") as progress:
         return encoder.encode_texts(texts, truncate=truncate, places=places, progress=progress)
 
 
-def read_prompts(source: str) -> Prompts:
-    """Read a prompt file (``-`` is standard input) and warn about blank and repeated lines."""
-    file = prompts.parse(files.read_bytes(source), files.display_name(source))
-    for warning in file.warnings():
+# ---- Reading -------------------------------------------------------------------------------------
+
+
+def name_outputs(sources: Sequence[str], output: str) -> list[str]:
+    """Return the output of each source: ``{name}`` stands for the source's name.
+
+    Parameters
+    ----------
+    sources : sequence of str
+        Prompt files, bundled sets, ``-``, or the source of class names.
+    output : str
+
+    Raises
+    ------
+    UsageError
+        If there are several sources and one output, two outputs would have one name, or standard
+        input, which has no name, is to give one.
+
+    Examples
+    --------
+    >>> name_outputs(["sets/a.txt", "generic32"], "txt-{name}.h5")
+    ['txt-a.h5', 'txt-generic32.h5']
+    """
+    if NAME not in output:
+        if len(sources) > 1:
+            raise _one_output(sources, output)
+        return [output]
+    outputs: dict[str, str] = {}
+    for source in sources:
+        if source == files.STREAM:
+            raise UsageError(
+                f"expected a file for {NAME} in {output}, got standard input", "name the output"
+            )
+        name = output.replace(NAME, Path(source).stem)
+        if name in outputs:
+            raise UsageError(
+                f"expected outputs of different names, got {name} for {outputs[name]} and {source}",
+                "embed them one by one, or rename one",
+            )
+        outputs[name] = source
+    return list(outputs)
+
+
+def _one_output(sources: Sequence[str], output: str) -> ClipkitError:
+    """Return the error for one output of several sources."""
+    if not any(_is_file_or_stream(bundled.locate(source)) for source in sources):
+        return _no_prompts(" ".join(sources))  # the words of a prompt without quotes
+    pooled = " ".join(shlex.quote(bundled.locate(source)) for source in sources)
+    return UsageError(
+        f"expected an output with {NAME} for {len(sources)} prompt files, got {output}",
+        f"-o 'txt-{NAME}.h5' writes a file for each; to pool text files into one: "
+        f"cat {pooled} | clipkit textembed -",
+    )
+
+
+def read_prompts(source: str, column: str | None = None) -> Prompts:
+    """Read prompts, and warn about blank and repeated ones.
+
+    Parameters
+    ----------
+    source : str
+        A prompt file, a .json or .csv file (see `clipkit.prompt_files`), the name of a bundled set,
+        or ``-`` for standard input.
+    column : str, optional
+        The column of a table: a .csv or .tsv file, or standard input.
+
+    Raises
+    ------
+    ClipkitError
+        If there is no such file, or it is not valid.
+    UsageError
+        If there is no such bundled set or column.
+    """
+    path = bundled.locate(source)
+    if not _is_file_or_stream(path):
+        raise _no_prompts(source)
+    data, name = files.read_bytes(path), files.display_name(source)
+    parsed = _parse(data, path, name, column)
+    if parsed is None:
+        parsed = prompts.parse(data, name)
+    elif isinstance(parsed, ClassNames):
+        parsed = prompt_files.flatten(parsed, name)
+        console.note(
+            f"{name}: each of its {len(parsed.texts):,} prompts is embedded by itself; "
+            "--classes averages those of a class"
+        )
+    for warning in parsed.warnings():
         console.warn(warning)
-    return file
+    return replace(parsed, label=_label(path))
+
+
+def _parse(data: bytes, path: str, name: str, column: str | None) -> Prompts | ClassNames | None:
+    """Parse JSON or a table; return None for text. Only a stream's content says what it is."""
+    ending = Path(path).suffix.lower()
+    if ending == ".json" or (not Path(path).is_file() and prompt_files.is_json(data)):
+        return prompt_files.parse_json(data, name, column)
+    if ending == ".tsv" and column is not None:
+        return prompt_files.parse_table(data, name, column, delimiter="\t")
+    if ending == ".csv" or column is not None:
+        return prompt_files.parse_table(data, name, column)
+    return None
+
+
+def _is_file_or_stream(path: str) -> bool:
+    return path == files.STREAM or os.path.lexists(path)
+
+
+def _label(path: str) -> str | None:
+    """Return what the history calls a file; a stream has no name."""
+    return escape(Path(path).stem) if Path(path).is_file() else None
+
+
+def _no_prompts(source: str) -> ClipkitError:
+    """Return the error for prompts that are no file and no bundled set."""
+    pipe = f"echo {shlex.quote(source)} | clipkit textembed -"
+    if any(map(str.isspace, source)):
+        return UsageError(f"expected a prompt file, got {source[:SHOWN_CHARACTERS]!r}", pipe)
+    if not source:
+        return UsageError("expected the name of a prompt file, got ''")
+    path = Path(source)
+    if len(path.parts) != 1 or path.suffix:
+        hint = None
+        if path.stem in bundled.list_files():
+            hint = f"the bundled set is called {path.stem}"
+        return ClipkitError(f"cannot read {source}: there is no such file", hint)
+    error = unknown("prompt file or bundled set", source, bundled.list_files())
+    if error.hint is not None and error.hint.startswith("known"):
+        error.hint += f"; to embed it as a prompt: {pipe}"
+    return error
 
 
 def read_templates(values: Sequence[str]) -> list[str]:
-    """Return templates, with each name of a template file replaced by the file's templates."""
+    """Return templates; the name of a template file stands for its templates, also if bundled."""
     templates: list[str] = []
     for value in values:
-        if "{" not in value and Path(value).is_file():
-            templates += prompts.parse_templates(files.read_bytes(value), value).texts
+        path = bundled.locate(value, "templates")
+        if "{" not in value and Path(path).is_file():
+            templates += prompts.parse_templates(files.read_bytes(path), value).texts
         else:
             templates.append(value)
     return templates
 
 
-def read_class_names(source: str, root: str | None = None) -> ClassNames:
-    """Read class names from a feature file, a text file or a data set.
+def read_class_names(source: str, root: str | None = None, column: str | None = None) -> ClassNames:
+    """Read class names from a feature file, a file of classes, or a data set.
 
     Parameters
     ----------
     source : str
-        A feature file, a text file (in each line a name, or a name, a tab and a wording), or a
-        data set's name or folder.
+        A feature file; a text file (in each line a name, or a name, a tab and a wording); a .json
+        or .csv file (see `clipkit.prompt_files`); ``-`` for one of these on standard input; bundled
+        words such as ``attributes/shapes``; or a data set's name or folder.
     root : str, optional
-        The folder that holds a named data set.
+        The folder that holds a named data set. By default, its class names are those that clipkit
+        lists, without the data.
+    column : str, optional
+        The column of a table, or ``name`` or ``wnid`` of a class index.
 
     Raises
     ------
     ClipkitError
         If the source has no class names.
     UsageError
-        If there is no such file or data set.
+        If there is no such file, data set or column.
 
     Warns
     -----
     On standard error: if two classes have one wording, so that no prompt tells them apart.
     """
-    classes = _read_class_names(source, root)
-    wording, count = Counter(classes.wordings).most_common(1)[0]
-    if count > 1:
+    path = bundled.locate(source, "attributes") if "/" in source else source
+    if _is_file_or_stream(path) and not Path(path).is_dir():
+        classes = _read_class_file(source, path, column)
+    elif column is not None:
+        raise UsageError(f"expected a file with --column, got the data set {source}")
+    else:
+        classes = _read_dataset(source, root)
+    wording, number = classes.repeated_wording()
+    if number > 1:
         console.warn(
-            f"{source}: {count} classes are called {wording!r}: their prompts are the same; give "
+            f"{source}: {number} classes are called {wording!r}: their prompts are the same; give "
             "them other wordings in a text file (name, tab, wording)"
         )
     return classes
 
 
-def _read_class_names(source: str, root: str | None) -> ClassNames:
-    path = Path(source)
-    if not path.is_file():
-        from clipkit import datasets
+def _read_dataset(source: str, root: str | None) -> ClassNames:
+    if root is None and source in CLASS_NAMES:
+        return ClassNames(CLASS_NAMES[source](), source={"classes": source})
+    from clipkit import datasets
 
-        names = datasets.load(source, root=root).class_names
-        if not names:
-            raise ClipkitError(f"{source}: expected class names, but its images are not labelled")
-        return ClassNames(names, source={"classes": source})
-    with path.open("rb") as stream:
-        is_feature_file = stream.read(len(SIGNATURE)) == SIGNATURE
-    if not is_feature_file:
-        return _parse_class_names(source)
+    names = datasets.load(source, root=root).class_names
+    if not names:
+        raise ClipkitError(f"{source}: expected class names, but its images are not labelled")
+    return ClassNames(names, source={"classes": source})
+
+
+def _read_class_file(source: str, path: str, column: str | None) -> ClassNames:
+    name = files.display_name(source)
+    if Path(path).is_file() and _is_feature_file(path):
+        if column is not None:
+            raise UsageError(f"expected a table with --column, got the feature file {name}")
+        return _read_feature_file(source)
+    data = files.read_bytes(path)
+    if data.startswith(SIGNATURE):
+        raise ClipkitError(
+            f"{name}: expected class names, got a feature file", "name it: --classes FILE.h5"
+        )
+    parsed = _parse(data, path, name, column)
+    if parsed is None:
+        parsed, warnings = prompt_files.parse_class_lines(data, name)
+    elif isinstance(parsed, Prompts):
+        warnings = parsed.warnings()
+        parsed = ClassNames(parsed.texts)
+    else:
+        warnings = parsed.warnings(name)
+    for warning in warnings:
+        console.warn(warning)
+    history: dict[str, Any] = {"classes": "file"}
+    if parsed.wordings != parsed.names:
+        history["inputs"] = {"classes": f"sha256:{hashlib.sha256(data).hexdigest()}"}
+        history["prompts"] = _label(path)
+    return replace(parsed, source=history)
+
+
+def _is_feature_file(path: str) -> bool:
+    with Path(path).open("rb") as stream:
+        return stream.read(len(SIGNATURE)) == SIGNATURE
+
+
+def _read_feature_file(source: str) -> ClassNames:
     with features.open_file(source) as file:
         if not file.class_names:
             raise ClipkitError(f"{source}: expected class names, got none")
-        inputs = {"classes": file.digest}
-        return ClassNames(file.class_names, source={"classes": "feature file", "inputs": inputs})
+        history = {"classes": "feature file", "inputs": {"classes": file.digest}}
+        return ClassNames(file.class_names, source=history, model=file.model())
 
 
-def _parse_class_names(source: str) -> ClassNames:
-    """Read class names, and wordings after a tab, from a text file."""
-    names: list[str] = []
-    wordings: list[str] = []
-    for line in read_prompts(source).texts:
-        name, _, wording = line.partition("\t")
-        names.append(name.strip())
-        wordings.append(wording.strip() or name.strip())
-    return ClassNames(names, wordings, {"classes": "file"})
+def choose_model(
+    classes: ClassNames, source: str, model: str, untrained: int | None
+) -> tuple[str, int | None]:
+    """Return the model of the feature file that class names come from, and the seed of a control.
+
+    A note says which model that is. If the file names none, or the classes do not come from a
+    feature file, `model` and `untrained` are returned. A seed in `untrained` replaces the file's.
+
+    Parameters
+    ----------
+    source : str
+        What the note calls the file.
+    """
+    details = classes.model or {}
+    name, seed = details.get("name"), details.get("untrained")
+    if not isinstance(name, str) or not name:
+        return model, untrained
+    if untrained is None and isinstance(seed, int) and 0 <= seed <= MAX_SEED:
+        untrained = seed
+    control = "" if untrained is None else f", untrained with seed {untrained}"
+    console.note(f"model: {name}{control}, as in {source}")
+    return name, untrained

@@ -1,0 +1,58 @@
+"""Find the prompt sets, templates, words for attributes, and groups that come with clipkit.
+
+A bundled file has the name of its path in the repository's folder ``prompts/`` without the ending:
+``generic32``, ``templates/small-images``, ``attributes/shapes``, ``groups/shapes-outlines``.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from clipkit.files import STREAM
+
+PACKAGE = Path(__file__).parent
+FOLDERS = (PACKAGE / "prompt_sets", PACKAGE.parent / "prompts")  # of a wheel, and of a checkout
+ENDINGS = (".txt", ".tsv")
+
+
+def list_files(kind: str = "") -> dict[str, Path]:
+    """Return the bundled files of a kind by their names.
+
+    Parameters
+    ----------
+    kind : str
+        ``templates``, ``attributes``, ``groups``, or an empty string for the prompt sets.
+
+    Examples
+    --------
+    >>> sorted(list_files("templates"))
+    ['small-images', 'thesis']
+    """
+    for folder in FOLDERS:
+        if folder.is_dir():
+            paths = sorted((folder / kind).iterdir())
+            return {path.stem: path for path in paths if path.suffix in ENDINGS}
+    return {}
+
+
+def find(source: str, kind: str = "") -> Path | None:
+    """Return the bundled file that a source names, or None. A local file of that name wins.
+
+    The folder of a kind and, with it, the ending may be given: ``small-images``,
+    ``templates/small-images`` and ``templates/small-images.txt`` name one file.
+    """
+    if source == STREAM or os.path.lexists(source):
+        return None
+    folder, _, name = source.rpartition("/")
+    if folder not in ("", kind):
+        return None
+    bundled = list_files(kind)
+    if folder:
+        bundled |= {path.name: path for path in bundled.values()}
+    return bundled.get(name)
+
+
+def locate(source: str, kind: str = "") -> str:
+    """Return the path of the bundled file that a source names, or else the source."""
+    return str(find(source, kind) or source)

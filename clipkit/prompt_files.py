@@ -1,0 +1,454 @@
+r"""Parse prompts and class names from JSON, CSV and TSV.
+
+- A JSON list holds prompts or class names.
+- A JSON object holds the descriptions of each class, as CuPL writes them: ``{"bird": ["a bird has
+  wings", "a bird flies"]}``. A description is a complete prompt.
+- A class index is the JSON object that comes with ImageNet: ``{"0": ["n01440764", "tench"]}``,
+  ``{"n01440764": "tench"}``, or the same with names alone: ``{"0": "tench", "1": "goldfish"}``.
+- A .csv file begins with a header, and a column holds the prompts or class names.
+- A text file of classes holds in each line a name, or a name, a tab and a wording.
+
+Whatever the file, a prompt is one line: a line break inside becomes a space, as in the tokenizers.
+What `clipkit.prompts` refuses in a prompt file is refused here too.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from clipkit import console
+from clipkit.errors import ClipkitError, UsageError, unknown
+from clipkit.prompts import (
+    STRIPPED,
+    Prompts,
+    check_controls,
+    check_count,
+    check_length,
+    count,
+    decode,
+    from_lines,
+    parse,
+)
+
+DEFAULT_TEMPLATE = "a photo of a {}"
+COMPLETE = "{}"  # the template of wordings that are complete prompts
+PROMPT_COLUMNS = ("prompt", "text")
+CLASS_COLUMNS = ("class", "name")
+INDEX_COLUMNS = ("name", "wnid")  # of a class index
+WNID = re.compile("n[0-9]{8}")  # a WordNet id
+NUMBER = re.compile("0|[1-9][0-9]{0,6}")
+LINE_BREAK = re.compile(r"\s*[\r\n]\s*")
+SURROGATE = re.compile("[\ud800-\udfff]")  # JSON may hold half a pair, which is no text
+JSON_TYPES = {dict: "an object", list: "a list", str: "a text", bool: "true or false"}
+
+
+@dataclass(frozen=True)
+class ClassNames:
+    """Class names and what prompts call the classes.
+
+    Attributes
+    ----------
+    names : list of C str
+    wordings : list of P str
+        What prompts say for the classes, at least one for each; the names by default.
+    source : dict
+        Where the names come from, as the history records it.
+    class_index : list of P int
+        The class of each wording; 0, 1, ... by default.
+    template : str
+        What a wording fills if nothing else is asked for.
+    blank : int
+        The number of blank wordings that were dropped.
+    model : dict, optional
+        The model of the feature file that the names come from.
+    """
+
+    names: list[str]
+    wordings: list[str] = field(default_factory=list)
+    source: dict[str, Any] = field(default_factory=dict)
+    class_index: list[int] = field(default_factory=list)
+    template: str = DEFAULT_TEMPLATE
+    blank: int = 0
+    model: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.wordings:
+            self.wordings.extend(self.names)
+        if not self.class_index:
+            self.class_index.extend(range(len(self.wordings)))
+
+    @property
+    def is_ensemble(self) -> bool:
+        """Whether a class has several wordings."""
+        return len(self.wordings) > len(self.names)
+
+    def warnings(self, name: str) -> list[str]:
+        """Return a one-line warning about blank wordings; `name` is what it calls the file."""
+        return [f"{name}: {count(self.blank, 'blank prompt')} dropped"] if self.blank else []
+
+    def repeated_wording(self) -> tuple[str, int]:
+        """Return the wording that most classes share, and their number."""
+        pairs = set(zip(self.wordings, self.class_index, strict=True))
+        ((wording, number),) = Counter(wording for wording, _ in pairs).most_common(1)
+        return wording, number
+
+
+# ---- JSON ----------------------------------------------------------------------------------------
+
+
+def is_json(data: bytes) -> bool:
+    """Whether data is a JSON list or object: of standard input, no ending says so."""
+    if not data.lstrip(b"\xef\xbb\xbf \t\r\n").startswith((b"[", b"{")):
+        return False
+    try:
+        json.loads(data.decode("utf-8-sig"))
+    except RecursionError:  # parse_json refuses it
+        return True
+    except ValueError:
+        return False
+    return True
+
+
+def parse_json(data: bytes, name: str, column: str | None = None) -> Prompts | ClassNames:
+    r"""Parse a JSON list of prompts, descriptions of classes, or a class index.
+
+    Parameters
+    ----------
+    data : bytes
+    name : str
+        What messages call the file.
+    column : str, optional
+        Of a class index: which part names the classes, ``name`` (the default) or ``wnid``.
+
+    Returns
+    -------
+    Prompts or ClassNames
+        Prompts for a list. Classes are in the order of the file, and those of a class index with
+        numbers in that of the numbers.
+
+    Raises
+    ------
+    ClipkitError
+        If it is no JSON of this form, a class occurs twice, or a text is refused in prompt files.
+    UsageError
+        If a column is given for another file than a class index.
+
+    Examples
+    --------
+    >>> classes = parse_json(b'{"bird": ["it flies", "it sings"], "cat": ["it purrs"]}', "x.json")
+    >>> classes.names, classes.wordings, classes.class_index
+    (['bird', 'cat'], ['it flies', 'it sings', 'it purrs'], [0, 0, 1])
+    """
+    content = _load(data, name)
+    index = _class_index(content) if isinstance(content, dict) else None
+    if column is not None and index is None:
+        raise UsageError(
+            f"{name}: expected a class index with --column, got other JSON", "leave --column out"
+        )
+    if isinstance(content, list):
+        return _parse_list(content, name)
+    if not isinstance(content, dict):
+        raise ClipkitError(f"{name}: expected a list or an object, got {_type(content)}")
+    if index is not None:
+        return _name_classes(index, name, column or INDEX_COLUMNS[0])
+    return _parse_descriptions(content, name)
+
+
+def _load(data: bytes, name: str) -> Any:
+    if not data:
+        raise ClipkitError(f"{name}: empty input", "check whether the command before it failed")
+    text = decode(data, name).removeprefix("\ufeff")
+
+    def no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        content = dict(pairs)
+        if len(content) < len(pairs):
+            repeated = Counter(key for key, _ in pairs).most_common(1)[0][0]
+            raise ClipkitError(
+                f"{name}: expected each class once, got {_shown(repeated)} again",
+                "write all descriptions of a class in one list",
+            )
+        return content
+
+    try:
+        return json.loads(text, object_pairs_hook=no_repeats)
+    except json.JSONDecodeError as error:
+        reason = f"{error.msg}, column {error.colno}"
+        raise ClipkitError(f"{name}, line {error.lineno}: expected JSON ({reason})") from None
+    except RecursionError:
+        raise ClipkitError(f"{name}: expected lists of prompts, got deeper nesting") from None
+    except ValueError:  # Python converts no number of many thousand digits
+        raise ClipkitError(f"{name}: expected texts, got a very long number") from None
+
+
+def _parse_list(content: list[Any], name: str) -> Prompts:
+    check_count(len(content), f"{name}: ")
+    texts, numbers = [], []
+    for number, value in enumerate(content, start=1):
+        text = _clean(value, f"{name}, prompt {number}")
+        if text:
+            texts.append(text)
+            numbers.append(number)
+    if not content:
+        raise ClipkitError(f"{name}: expected at least one prompt, got an empty list")
+    return from_lines(name, texts, numbers, len(content) - len(texts), "prompt")
+
+
+def _parse_descriptions(content: dict[str, Any], name: str) -> ClassNames:
+    if not content:
+        raise ClipkitError(f"{name}: expected at least one class, got an empty object")
+    check_count(len(content), f"{name}: ")
+    collected = _Collected(name)
+    for key, value in content.items():
+        where = f"{name}, {_shown(key)}"
+        values = [value] if isinstance(value, str) else value
+        if not isinstance(values, list):
+            raise ClipkitError(f"{where}: expected a list of prompts, got {_type(value)}")
+        texts = [
+            _clean(text, f"{where}, prompt {number}") for number, text in enumerate(values, start=1)
+        ]
+        if not any(texts):
+            raise ClipkitError(f"{where}: expected at least one prompt, got none")
+        class_name = _clean(key, where)
+        if class_name in collected.number_of:
+            raise ClipkitError(f"{name}: expected each class once, got {_shown(class_name)} again")
+        for text in texts:
+            collected.add(class_name, text, where)
+    return collected.classes(COMPLETE)
+
+
+def _class_index(content: dict[str, Any]) -> list[tuple[str, Any]] | None:
+    """Return WordNet id and name of each class if this is a class index, else None."""
+    keys, values = list(content), list(content.values())
+    if not keys:
+        return None
+    if all(map(WNID.fullmatch, keys)) and _all_are(values, str):
+        return list(content.items())
+    if not all(map(NUMBER.fullmatch, keys)):
+        return None
+    numbers = sorted(keys, key=int)
+    if all(map(_is_wnid_and_name, values)):
+        return [tuple(content[number]) for number in numbers]
+    if _all_are(values, str) and numbers == [str(i) for i in range(len(keys))]:
+        return [("", content[number]) for number in numbers]
+    return None
+
+
+def _is_wnid_and_name(value: Any) -> bool:
+    is_pair = isinstance(value, list) and len(value) == 2 and _all_are(value, str)
+    return is_pair and WNID.fullmatch(value[0]) is not None
+
+
+def _name_classes(index: list[tuple[str, Any]], name: str, column: str) -> ClassNames:
+    if column not in INDEX_COLUMNS:
+        raise unknown(f"column of {name}", column, INDEX_COLUMNS)
+    check_count(len(index), f"{name}: ")
+    wordings = []
+    for number, (_, wording) in enumerate(index):
+        wordings.append(_clean(wording, f"{name}, class {number}"))
+    if not all(wordings):
+        raise ClipkitError(f"{name}: expected a name for each class, got an empty one")
+    if column == "name":
+        return ClassNames(wordings)
+    wnids = [wnid for wnid, _ in index]
+    if not all(wnids):
+        raise ClipkitError(f"{name}: expected WordNet ids, got names alone", "leave --column out")
+    if len(set(wnids)) < len(wnids):
+        raise ClipkitError(f"{name}: expected each WordNet id once, got one twice")
+    return ClassNames(wnids, wordings)
+
+
+# ---- CSV and TSV ---------------------------------------------------------------------------------
+
+
+def parse_table(
+    data: bytes,
+    name: str,
+    column: str | None = None,
+    *,
+    delimiter: str = ",",
+) -> Prompts | ClassNames:
+    r"""Parse prompts or class names from a column of a table with a header.
+
+    Parameters
+    ----------
+    column : str, optional
+        By default the first of ``prompt``, ``text``, ``class`` and ``name`` that the table has, or
+        else its only column.
+    delimiter : str
+        A comma, or a tab: then no cell is quoted.
+
+    Returns
+    -------
+    Prompts or ClassNames
+        If a column ``class`` or ``name`` stands beside the prompts, the descriptions of each class,
+        with classes in the order of their first rows. Else the cells of the column.
+
+    Raises
+    ------
+    ClipkitError
+        If the table is malformed or a text is refused in prompt files.
+    UsageError
+        If the column is unknown, or there is none to choose.
+
+    Examples
+    --------
+    >>> parse_table(b"id,text\n1,a dot\n2,a line\n", "mine.csv").texts
+    ['a dot', 'a line']
+    >>> parse_table(b"class,prompt\nbird,it flies\nbird,it sings\n", "mine.csv").names
+    ['bird']
+    """
+    rows = _rows(data, name, delimiter)
+    _, header = next(rows, (0, []))
+    chosen = _choose_column(header, column, name)
+    of_class = next((name for name in CLASS_COLUMNS if name in header), chosen)
+    at, class_at = header.index(chosen), header.index(of_class)
+    collected = _Collected(name)
+    texts, lines, blank = [], [], 0
+    for line, cells in rows:
+        where = f"{name}, line {line}"
+        if len(cells) != len(header):
+            raise ClipkitError(f"{where}: expected {len(header)} cells, got {len(cells)}")
+        text = _clean(cells[at], where)
+        if not text:
+            blank += 1
+            continue
+        texts.append(text)
+        lines.append(line)
+        check_count(len(texts), f"{name}: ")
+        if class_at != at:
+            collected.add(_clean(cells[class_at], where), text, where)
+    if class_at != at and texts:
+        collected.blank = blank
+        return collected.classes(COMPLETE)
+    return from_lines(name, texts, lines, blank)
+
+
+def _choose_column(header: list[str], column: str | None, name: str) -> str:
+    for cell in header:
+        if header.count(cell) > 1:
+            raise ClipkitError(f"{name}: expected different names of columns, got {cell!r} again")
+    if column is not None:
+        if column not in header:
+            raise unknown(f"column of {name}", column, header)
+        return column
+    for known in (*PROMPT_COLUMNS, *CLASS_COLUMNS):
+        if known in header:
+            return known
+    if len(header) == 1:
+        console.note(f"{name}: the first line, {_shown(header[0])}, is taken as the header")
+        return header[0]
+    columns = ", ".join(header) or "nothing"
+    raise UsageError(
+        f"{name}: expected a column prompt, text, class or name, got {columns}",
+        "choose a column with --column",
+    )
+
+
+def _rows(data: bytes, name: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield the number and the stripped cells of each line that is not empty."""
+    if not data:
+        raise ClipkitError(f"{name}: empty input", "check whether the command before it failed")
+    lines = io.StringIO(decode(data, name).removeprefix("\ufeff"), newline="")
+    if delimiter == "\t":
+        reader = csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE)
+    else:
+        reader = csv.reader(lines, strict=True)
+    try:
+        for cells in reader:
+            if any(cells):
+                yield reader.line_num, [cell.strip(STRIPPED) for cell in cells]
+    except csv.Error as error:
+        where = f"{name}, line {reader.line_num}"
+        raise ClipkitError(f"{where}: expected a table ({error})") from None
+
+
+def parse_class_lines(data: bytes, name: str) -> tuple[ClassNames, list[str]]:
+    r"""Parse class names, or names and wordings with a tab between them, and return warnings.
+
+    Rows of one name are descriptions of one class if a tab is in the file. Without one, each line
+    is a class: some of ImageNet's 1,000 classes share a name.
+
+    >>> classes, _ = parse_class_lines(b"crane\ta bird\ncrane\ta long neck\nfox\n", "mine.tsv")
+    >>> classes.names, classes.wordings, classes.class_index
+    (['crane', 'fox'], ['a bird', 'a long neck', 'fox'], [0, 0, 1])
+    """
+    lines = parse(data, name)
+    if not any("\t" in text for text in lines.texts):
+        return ClassNames(lines.texts), lines.warnings()
+    collected = _Collected(name)
+    for text, where in zip(lines.texts, lines.places(), strict=True):
+        class_name, _, wording = text.partition("\t")
+        class_name = class_name.strip(STRIPPED)
+        collected.add(class_name, wording.strip(STRIPPED) or class_name, where)
+    return collected.classes(DEFAULT_TEMPLATE), lines.warnings()
+
+
+# ---- Both ----------------------------------------------------------------------------------------
+
+
+class _Collected:
+    """Descriptions of classes, in the order in which the classes first occur."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.number_of: dict[str, int] = {}
+        self.wordings: list[list[str]] = []
+        self.blank = 0
+
+    def add(self, class_name: str, wording: str, where: str) -> None:
+        if not class_name:
+            raise ClipkitError(f"{where}: expected the name of a class, got an empty one")
+        if not wording:
+            self.blank += 1
+            return
+        number = self.number_of.setdefault(class_name, len(self.wordings))
+        if number == len(self.wordings):
+            self.wordings.append([])
+        self.wordings[number].append(wording)
+
+    def classes(self, template: str) -> ClassNames:
+        wordings = [text for texts in self.wordings for text in texts]
+        check_count(len(wordings), f"{self.name}: ")
+        index = [number for number, texts in enumerate(self.wordings) for _ in texts]
+        names = list(self.number_of)
+        return ClassNames(names, wordings, {}, index, template, self.blank)
+
+
+def flatten(classes: ClassNames, name: str) -> Prompts:
+    """Return the wordings of classes as prompts that belong to no class."""
+    numbers = list(range(1, len(classes.wordings) + 1))
+    return from_lines(name, classes.wordings, numbers, classes.blank, "prompt")
+
+
+def _clean(value: Any, where: str) -> str:
+    """Return a text without outer whitespace and line breaks, if it may be a prompt."""
+    if not isinstance(value, str):
+        raise ClipkitError(f"{where}: expected a text, got {_type(value)}")
+    check_length(len(value), where)
+    text = LINE_BREAK.sub(" ", value.strip(STRIPPED))
+    check_controls(text, where)
+    half = SURROGATE.search(text)
+    if half is not None:
+        raise ClipkitError(f"{where}: expected text, got half a character, U+{ord(half[0]):04X}")
+    return text
+
+
+def _all_are(values: list[Any], kind: type) -> bool:
+    return all(isinstance(value, kind) for value in values)
+
+
+def _shown(text: str) -> str:
+    return repr(text[:40])
+
+
+def _type(value: Any) -> str:
+    if value is None:
+        return "null"
+    return JSON_TYPES.get(type(value), "a number")
