@@ -30,10 +30,10 @@ from clipkit.evaluation import (
     EVAL_SPLIT,
     FIT_SPLIT,
     HELD_OUT,
-    stratified_split,
     warn_of_held_out_rows,
 )
 from clipkit.features import FeatureFile, Float32, Int64
+from clipkit.splitting import stratified_split
 
 MAX_VALUES = 5000  # of an attribute
 ABOVE_CHANCE = 0.02  # by which the probe's interval must exceed chance for `reach`
