@@ -13,7 +13,7 @@ import numpy as np
 from clipkit import console, metrics, probes, softmax
 from clipkit.errors import ClipkitError, UsageError, check_positive, unknown
 from clipkit.features import FeatureFile, Int64, Split
-from clipkit.splitting import rows_by_class, stratified_split
+from clipkit.splitting import rows_by_class, stratified_split, warn_of_shared_images
 
 FEATURES = ("logits", "probs")
 FIT_SPLIT, EVAL_SPLIT = "train", "test"  # by default, where a file has them
@@ -142,9 +142,9 @@ def evaluate_grid(
 
     Warns
     -----
-    On standard error: if rows are scored that were also fitted or used to choose, if classes have
-    too few rows for `shots` or none to fit, if temperatures cannot change the result, or if a fit
-    did not converge.
+    On standard error: if rows are scored that were also fitted or used to choose, if images occur
+    in both (see `splitting.count_shared_rows`), if classes have too few rows for `shots` or none to
+    fit, if temperatures cannot change the result, or if a fit did not converge.
     """
     spec = spec or ProbeSpec()
     if spec.standardize is None:
@@ -165,8 +165,8 @@ def evaluate_grid(
     final = None
     if eval_split in file.splits and eval_split not in (scored.name, fit_split):
         final = _load_subset(file, eval_split)
-        _warn_of_missing_classes(file, fit, final)
-    _warn_of_missing_classes(file, train, scored)
+        _warn_of_unfit_rows(file, fit, final)
+    _warn_of_unfit_rows(file, train, scored)
     points = list(itertools.product(taus, Cs))
     runs: list[Scored] = []
     for draw in spec.draws():
@@ -389,13 +389,12 @@ def _draw_shots(fit: Subset, draw: Draw, seed: int) -> Subset:
     drawn = few_shot(fit.labels, shots, (seed + draw.number) % 2**32)
     counts = np.unique(fit.labels, return_counts=True)[1]
     small = int((counts < shots).sum())
-    rows = "row" if counts.min() == 1 else "rows"
     name = f"{fit.name}-{shots}-shot"
     if small:
         if not draw.number:
             console.warn(
-                f"{small} of {len(counts)} classes of {fit.name} have fewer than {shots} rows, "
-                f"the smallest has {counts.min():,} {rows}: all of their rows are used"
+                f"{small} of {len(counts)} classes of {fit.name} have fewer than {shots} rows "
+                f"(the smallest: {counts.min():,}): all of their rows are used"
             )
         name = f"{fit.name}-up-to-{shots}-shot"
     return Subset(name, fit.rows.take(drawn))
@@ -409,6 +408,15 @@ def _check_class_count(file: FeatureFile, spec: ProbeSpec, fit: Subset) -> None:
             f"{file.display_name}: {fit.name}: expected at most {most:,} classes for "
             f"{spec.classifier}, got {count:,}",
             "check whether the labels are classes",
+        )
+
+
+def _warn_of_unfit_rows(file: FeatureFile, fit: Subset, scored: Subset) -> None:
+    """Warn of scored rows that no probe can get right, or that were fitted too."""
+    _warn_of_missing_classes(file, fit, scored)
+    if fit.name != scored.name:
+        warn_of_shared_images(
+            fit.name, fit.rows.features, fit.labels, scored.name, scored.rows.features
         )
 
 

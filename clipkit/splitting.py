@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -382,3 +382,50 @@ def rows_by_class(labels: Int64) -> list[Int64]:
     order = np.argsort(labels, kind="stable")
     starts = np.unique(np.asarray(labels)[order], return_index=True)[1]
     return np.split(order, starts[1:])
+
+
+def warn_of_shared_images(
+    fit: str, X: NDArray[Any], labels: Int64, scored: str, X_eval: NDArray[Any]
+) -> None:
+    """Warn if images are both fitted and scored: see `count_shared_rows`.
+
+    `fit` and `scored` name the rows (N, D) and (M, D).
+    """
+    count = count_shared_rows(X, labels, X_eval)
+    if count:
+        console.warn(
+            f"{count:,} of {len(X_eval):,} images of {scored} also occur in {fit} (their features "
+            "are equal to the bit): the accuracy on them says nothing about other images"
+        )
+
+
+def count_shared_rows(X: NDArray[Any], labels: Int64, X_eval: NDArray[Any]) -> int:
+    """Count the rows of `X_eval` that occur in `X`, equal to the bit.
+
+    Features of few values, such as the cosines with one prompt, coincide by chance. How often is
+    estimated from the rows of `X` that coincide across classes, which copies of an image do not. A
+    count of up to twice what chance explains is returned as 0.
+
+    Parameters
+    ----------
+    X : array (N, D)
+    labels : array (N,)
+    X_eval : array (M, D)
+    """
+    hashes, group = np.unique(_hash_rows(X), return_inverse=True)
+    shared = int(np.isin(_hash_rows(X_eval), hashes).sum())
+    _, y, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    lowest = np.full(len(hashes), len(counts))
+    highest = np.zeros(len(hashes), np.int64)
+    np.minimum.at(lowest, group, y)
+    np.maximum.at(highest, group, y)
+    across_classes = (lowest < highest)[group].mean()
+    pairs_across_classes = 1 - ((counts / len(X)) ** 2).sum()  # their share of all pairs
+    if across_classes and shared / len(X_eval) <= 2 * across_classes / pairs_across_classes:
+        return 0
+    return shared
+
+
+def _hash_rows(X: NDArray[Any]) -> Int64:
+    rows = np.ascontiguousarray(X)
+    return np.fromiter((hash(row.tobytes()) for row in rows), np.int64, len(rows))
