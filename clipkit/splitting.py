@@ -308,9 +308,9 @@ def assign_groups(
 ) -> Int64:
     """Assign whole groups to parts, so that each part comes close to its share of each class.
 
-    Groups come in random order. Each goes to the part where it adds least to the sum of
-    (rows - share)^2 / share over parts and classes. A part that then has no group gets the smallest
-    of the part with the most groups.
+    Groups come in random order, but the larger ones first, by powers of two. Each goes to the part
+    where it adds least to the sum of (rows - share)^2 / share over parts and classes. A part that
+    then has no group gets the smallest one of the part with the most groups.
 
     Parameters
     ----------
@@ -332,7 +332,9 @@ def assign_groups(
     members = rows_by_class(groups)
     part_of_group = np.zeros(len(members), np.int64)
     rng = np.random.RandomState(seed)  # the same draws in every version of NumPy
-    for group in rng.permutation(len(members)):
+    order = rng.permutation(len(members))
+    magnitude = np.log2(np.bincount(groups)).astype(int)
+    for group in order[np.argsort(-magnitude[order], kind="stable")]:
         classes, counts = np.unique(y[members[group]], return_counts=True)
         excess = rows[:, classes] - goal[:, classes]
         added = counts * (counts + 2 * excess) / goal[:, classes]
