@@ -85,7 +85,8 @@ def split(
     if by_folder:
         groups = _folders(file.splits[source])
     if column:
-        annotations = read_annotations(file, table, [column])
+        divided = replace(file, splits={source: file.splits[source]})
+        annotations = read_annotations(divided, table, [column])
         inputs |= annotations.inputs
         groups = annotations.attributes[0].codes[source]
     rows = split_rows(
