@@ -77,6 +77,9 @@ LIMIT =
 PRECISION =
 DEVICE =
 UNTRAINED = 7
+# All chapters score the split test. In a folder without one, it is a fifth of the images.
+SPLITS := test val valid validation
+SPLIT_OFF = $(if $(wildcard $(DATASET)/.),$(if $(wildcard $(SPLITS:%=$(DATASET)/%/.)),,test=0.2))
 TABLE = $(if $(filter shapes,$(DATASET)),shapes)
 WORDS = $(if $(filter shapes,$(DATASET)),prompts/attributes/shapes.tsv)
 RESULTS = results
@@ -93,7 +96,7 @@ option = $(if $2,--$1 $2)
 MODEL_OPTIONS = $(strip --model $(MODEL) $(call option,untrained,$(seed)) \
   $(call option,precision,$(PRECISION)) $(call option,device,$(DEVICE)))
 DATA_OPTIONS = $(strip $(call option,root,$(ROOT)) $(call option,limit,$(LIMIT)) \
-  $(if $(filter tiny-imagenet,$(DATASET)),--classes 100))
+  $(call option,split-off,$(SPLIT_OFF)) $(if $(filter tiny-imagenet,$(DATASET)),--classes 100))
 
 # The last word of a name such as img.svm.confusion.
 last_word = $(subst .,,$(suffix $1))
@@ -283,9 +286,9 @@ GOALS := $(filter $(CHAPTERS) resolution tour,$(patsubst thesis,$(CHAPTERS),$(MA
 
 # Refuse unknown variables, since a misspelt DATASET would run all data sets. Refuse spaces, since
 # make would take a path with a space for two targets.
-VARIABLES := MODEL DATASET ROOT LIMIT PRECISION DEVICE UNTRAINED TABLE WORDS RESULTS SEEDS SETS \
-  VENV PYTHON INSTALLED CIFAR10
-WITHOUT_SPACE := MODEL DATASET ROOT LIMIT UNTRAINED TABLE WORDS RESULTS
+VARIABLES := MODEL DATASET ROOT LIMIT SPLIT_OFF PRECISION DEVICE UNTRAINED TABLE WORDS RESULTS \
+  SEEDS SETS VENV PYTHON INSTALLED CIFAR10
+WITHOUT_SPACE := MODEL DATASET ROOT LIMIT SPLIT_OFF UNTRAINED TABLE WORDS RESULTS
 ifneq ($(GOALS),)
 set_by_user = $(findstring command line,$(origin $1))
 $(foreach name,$(filter-out $(VARIABLES),$(.VARIABLES)),$(if $(call set_by_user,$(name)),\
@@ -315,8 +318,8 @@ OUT := $(RESULTS)/$(call slug,$(MODEL))-$(call slug,$(DATASET))
 
 # The file `settings` of a folder records the settings of its results. settings_differ lists the
 # recorded settings that differ from the current ones, and outdated the folders where some do.
-SETTINGS := MODEL=$(MODEL:%/=%) DATASET=$(DATASET:%/=%) ROOT=$(ROOT:%/=%) LIMIT=$(LIMIT) \
-  PRECISION=$(PRECISION)
+SETTINGS := $(strip MODEL=$(MODEL:%/=%) DATASET=$(DATASET:%/=%) ROOT=$(ROOT:%/=%) \
+  LIMIT=$(LIMIT) PRECISION=$(PRECISION) $(addprefix SPLIT_OFF=,$(SPLIT_OFF)))
 recorded = $(shell cat $1/settings 2>/dev/null)
 settings_differ = $(if $(recorded),$(strip $(filter-out $(SETTINGS),$(recorded)) \
   $(filter-out $(recorded) ROOT=,$(SETTINGS))))

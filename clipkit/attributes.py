@@ -30,10 +30,10 @@ from clipkit.evaluation import (
     EVAL_SPLIT,
     FIT_SPLIT,
     HELD_OUT,
-    stratified_split,
     warn_of_held_out_rows,
 )
 from clipkit.features import FeatureFile, Float32, Int64
+from clipkit.splitting import stratified_split, warn_of_shared_images
 
 MAX_VALUES = 5000  # of an attribute
 ABOVE_CHANCE = 0.02  # by which the probe's interval must exceed chance for `reach`
@@ -123,6 +123,7 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
     annotations = read_annotations(images, table, columns)
     _check_counts(annotations.attributes)
     fit, scored = _choose_rows(images, fit_split, eval_split, seed)
+    _warn_of_shared_images(images, annotations.attributes[-1], fit, scored)
     for control in controls:
         check_same_images(control, images, [fit.split, scored.split])
     rows = []
@@ -182,6 +183,20 @@ def _choose_rows(
         Rows(name, np.arange(len(images.splits[name]))) for name in (fit_split, eval_split)
     )
     return fit, scored
+
+
+def _warn_of_shared_images(
+    images: FeatureFile, attribute: Attribute, fit: Rows, scored: Rows
+) -> None:
+    if np.array_equal(fit.numbers, scored.numbers) and fit.split == scored.split:
+        return
+    X, X_eval = (
+        np.asarray(images.splits[rows.split].features)[rows.numbers] for rows in (fit, scored)
+    )
+    labels = attribute.codes[fit.split][fit.numbers]
+    in_one_split = fit.split == scored.split
+    scored_name = "the held-out rows" if in_one_split else scored.split
+    warn_of_shared_images(fit.split, X, labels, scored_name, X_eval)
 
 
 def _check_counts(attributes: Sequence[Attribute]) -> None:

@@ -33,6 +33,8 @@ COMMANDS = (
     "zeroshot",
     "calibrate",
     "cluster",
+    "split",
+    "concat",
     "relabel",
     "variance",
     "attributes",

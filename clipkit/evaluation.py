@@ -13,6 +13,7 @@ import numpy as np
 from clipkit import console, metrics, probes, softmax
 from clipkit.errors import ClipkitError, UsageError, check_positive, unknown
 from clipkit.features import FeatureFile, Int64, Split
+from clipkit.splitting import rows_by_class, stratified_split, warn_of_shared_images
 
 FEATURES = ("logits", "probs")
 FIT_SPLIT, EVAL_SPLIT = "train", "test"  # by default, where a file has them
@@ -141,9 +142,9 @@ def evaluate_grid(
 
     Warns
     -----
-    On standard error: if rows are scored that were also fitted or used to choose, if classes have
-    too few rows for `shots` or none to fit, if temperatures cannot change the result, or if a fit
-    did not converge.
+    On standard error: if rows are scored that were also fitted or used to choose, if images occur
+    in both (see `splitting.count_shared_rows`), if classes have too few rows for `shots` or none to
+    fit, if temperatures cannot change the result, or if a fit did not converge.
     """
     spec = spec or ProbeSpec()
     if spec.standardize is None:
@@ -164,8 +165,8 @@ def evaluate_grid(
     final = None
     if eval_split in file.splits and eval_split not in (scored.name, fit_split):
         final = _load_subset(file, eval_split)
-        _warn_of_missing_classes(file, fit, final)
-    _warn_of_missing_classes(file, train, scored)
+        _warn_of_unfit_rows(file, fit, final)
+    _warn_of_unfit_rows(file, train, scored)
     points = list(itertools.product(taus, Cs))
     runs: list[Scored] = []
     for draw in spec.draws():
@@ -392,8 +393,8 @@ def _draw_shots(fit: Subset, draw: Draw, seed: int) -> Subset:
     if small:
         if not draw.number:
             console.warn(
-                f"{small} of {len(counts)} classes of {fit.name} have fewer than {shots} rows: "
-                "all of their rows are used"
+                f"{small} of {len(counts)} classes of {fit.name} have fewer than {shots} rows "
+                f"(the smallest: {counts.min():,}): all of their rows are used"
             )
         name = f"{fit.name}-up-to-{shots}-shot"
     return Subset(name, fit.rows.take(drawn))
@@ -407,6 +408,15 @@ def _check_class_count(file: FeatureFile, spec: ProbeSpec, fit: Subset) -> None:
             f"{file.display_name}: {fit.name}: expected at most {most:,} classes for "
             f"{spec.classifier}, got {count:,}",
             "check whether the labels are classes",
+        )
+
+
+def _warn_of_unfit_rows(file: FeatureFile, fit: Subset, scored: Subset) -> None:
+    """Warn of scored rows that no probe can get right, or that were fitted too."""
+    _warn_of_missing_classes(file, fit, scored)
+    if fit.name != scored.name:
+        warn_of_shared_images(
+            fit.name, fit.rows.features, fit.labels, scored.name, scored.rows.features
         )
 
 
@@ -463,39 +473,6 @@ def _entropy_columns(
     return columns
 
 
-def stratified_split(labels: Int64, fraction: float, seed: int = 42) -> tuple[Int64, Int64]:
-    """Hold out a fraction of the rows of every class.
-
-    Of each class, the nearest whole number of rows is held out, but at least one. A class of a
-    single row is not held out.
-
-    Parameters
-    ----------
-    labels : array (N,)
-    fraction : float
-        Between 0 and 1, both excluded.
-    seed : int
-
-    Returns
-    -------
-    train_index, val_index : arrays of row numbers, ascending
-
-    Raises
-    ------
-    UsageError
-        If the fraction is not between 0 and 1.
-    """
-    if not 0 < fraction < 1:
-        raise UsageError(f"fraction: expected a number between 0 and 1, got {fraction}")
-    rng = np.random.RandomState(seed)  # the same draws in every version of NumPy
-    is_val = np.zeros(len(labels), dtype=bool)
-    for rows_of_class in _rows_by_class(labels):
-        rows = rng.permutation(rows_of_class)
-        count = min(max(1, round(fraction * len(rows))), len(rows) - 1)
-        is_val[rows[:count]] = True
-    return np.flatnonzero(~is_val), np.flatnonzero(is_val)
-
-
 def few_shot(labels: Int64, shots: int, seed: int = 42) -> Int64:
     """Draw `shots` rows of every class, or all rows of a smaller class.
 
@@ -511,15 +488,8 @@ def few_shot(labels: Int64, shots: int, seed: int = 42) -> Int64:
     if shots < 1:
         raise UsageError(f"shots: expected at least 1, got {shots}")
     rng = np.random.RandomState(seed)  # the same draws in every version of NumPy
-    drawn = [rng.permutation(rows)[:shots] for rows in _rows_by_class(labels)]
+    drawn = [rng.permutation(rows)[:shots] for rows in rows_by_class(labels)]
     return np.sort(np.concatenate(drawn))
-
-
-def _rows_by_class(labels: Int64) -> list[Int64]:
-    """Return the rows of each class that occurs, both ascending."""
-    order = np.argsort(labels, kind="stable")
-    starts = np.unique(np.asarray(labels)[order], return_index=True)[1]
-    return np.split(order, starts[1:])
 
 
 def missing_classes(fit_labels: Int64, eval_labels: Int64) -> Int64:

@@ -8,7 +8,7 @@ can learn them only by telling the classes apart.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from clipkit import metrics
 from clipkit.annotations import CLASS, Attribute, read_annotations
 from clipkit.errors import ClipkitError, UsageError
-from clipkit.features import BlockMatrix, FeatureFile, Float32, Int64, Split
+from clipkit.features import BlockMatrix, FeatureFile, Int64, Split
 from clipkit.results import read_groups
 
 # acc5 needs the scores of the classes, which a result does not hold.
@@ -151,16 +151,7 @@ def _take(split: Split, rows: NDArray[np.int64]) -> Split:
     """Return some rows of a split. The features stay in blocks."""
     if len(rows) == len(split):
         return split
-    matrix = BlockMatrix.from_array(split.features)
-
-    def iter_blocks() -> Iterator[Float32]:
-        start = 0
-        for block in matrix.iter_blocks():
-            first, last = np.searchsorted(rows, [start, start + len(block)])
-            yield block[rows[first:last] - start]
-            start += len(block)
-
-    features = BlockMatrix((len(rows), matrix.shape[1]), iter_blocks)
+    features = BlockMatrix.from_array(split.features).take(rows)
     return Split(features, ids=[split.ids[row] for row in rows])
 
 

@@ -72,7 +72,7 @@ def compute_logits(
     """
     logits = _combine(images, whitened(texts) if whiten else texts, temperature)
     logits.logit_scale = common_logit_scale(images, texts)
-    _note_earlier_files(images, texts)
+    note_earlier_files(images, texts)
     inputs = {"images": images.digest, "texts": texts.digest}
     entry = history_entry("logits", temperature=temperature, whiten=whiten or None, inputs=inputs)
     logits.history = [*images.history, *texts.history, entry]
@@ -221,7 +221,7 @@ def is_same_model(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
     return bool(a.get("weights", a["digest"]) == b.get("weights", b["digest"]))
 
 
-def _note_earlier_files(*files: FeatureFile) -> None:
+def note_earlier_files(*files: FeatureFile) -> None:
     """Note the first file whose model is known by its weights alone."""
     for file in files:
         model = file.model() or {}

@@ -18,6 +18,7 @@ from PIL import Image
 from shell import environment
 from test_report import numbers, tables
 
+from clipkit.features import read
 from clipkit.report import chapters, thesis
 from clipkit.report.chapters import Comparison
 from clipkit.report.folder import ResultsFolder
@@ -350,7 +351,7 @@ def test_the_page_shows_sections_of_reports_without_pictures_and_empty_columns(t
 
 
 @pytest.mark.long
-def test_chapter_2_of_a_folder_with_one_split_scores_held_out_images(make, tmp_path):
+def test_chapters_of_a_folder_without_splits_score_the_same_fifth_of_its_images(make, tmp_path):
     rng = np.random.default_rng(0)
     for name in ("dark", "light"):
         folder = tmp_path / "photos" / name
@@ -360,12 +361,24 @@ def test_chapter_2_of_a_folder_with_one_split_scores_held_out_images(make, tmp_p
             Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{i}.png")
     photos = {"DATASET": f"{tmp_path}/photos/", "LIMIT": "", "out": tmp_path / "results"}
     done = make("chapter2", **photos)
-    assert "img.h5 has one split, all: 20% of its rows are held out and scored" in done.stderr
-    text = (tmp_path / "results" / "tiny-clip-photos" / "report.md").read_text()
+    assert "photos: all: 20 rows -> train 16, test 4" in done.stderr
+    assert "warning" not in done.stderr
+    out = tmp_path / "results" / "tiny-clip-photos"
+    svm, zeroshot = read(out / "img.svm.h5"), read(out / "classes.logits.zeroshot.h5")
+    assert svm.splits["test"].ids == zeroshot.splits["test"].ids
+    text = (out / "report.md").read_text()
     baseline = tables(text)["2.2 baseline: SVM on standardised image embeddings (%)"]
     assert numbers(baseline["here"])[0] == 100
-    assert "img.svm-c.h5: there is no test split to score the chosen C" in " ".join(text.split())
+    assert "left out" not in text
 
     refused = make("chapter2", **photos, ROOT="/elsewhere", check=False)
     assert refused.returncode == 2
-    assert "ROOT=/elsewhere LIMIT= PRECISION=fp32, got MODEL=" in refused.stderr
+    assert "ROOT=/elsewhere LIMIT= PRECISION=fp32 SPLIT_OFF=test=0.2, got" in refused.stderr
+
+
+def test_only_a_folder_without_a_test_split_is_split(make, tmp_path):
+    for name in ("photos/cat", "split/train", "split/test"):
+        (tmp_path / name).mkdir(parents=True)
+    for dataset, is_split in ((tmp_path / "photos", 1), (tmp_path / "split", 0), ("digits", 0)):
+        text = make("-n", "chapter2", out=tmp_path / "out", DATASET=dataset).stdout
+        assert text.count("--split-off test=0.2") == is_split

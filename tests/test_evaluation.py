@@ -172,8 +172,8 @@ def test_more_shots_than_rows_are_all_rows_and_say_so(capsys):
     name = "train-up-to-999-shot"
     assert few == {**every, "fit_split": name, "shots": 999, "draw": 0}
     assert capsys.readouterr().err == (
-        "clipkit: warning: 4 of 4 classes of train have fewer than 999 rows: all of their rows "
-        "are used\n"
+        "clipkit: warning: 4 of 4 classes of train have fewer than 999 rows (the smallest: "
+        "15): all of their rows are used\n"
     )
 
 

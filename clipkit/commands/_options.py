@@ -145,6 +145,26 @@ def parse_counts(values: list[str], name: str) -> list[int]:
     return sorted(counts)
 
 
+def parse_fractions(values: list[str]) -> dict[str, float]:
+    """Parse new splits with their fractions.
+
+    >>> parse_fractions(["test=0.2", "val=0.1"])
+    {'test': 0.2, 'val': 0.1}
+    """
+    fractions: dict[str, float] = {}
+    for word in split_words(values):
+        name, _, text = word.rpartition("=")
+        try:
+            fraction = float(text)
+        except ValueError:
+            name = ""
+        if not name or name in fractions:
+            expected = "different splits with their fractions, such as test=0.2"
+            raise UsageError(f"split-off: expected {expected}, got {', '.join(values)!r}")
+        fractions[name] = fraction
+    return fractions
+
+
 def parse_temperatures(values: list[str], logit_scale: float | None) -> list[float]:
     """Parse temperatures; the word `model` stands for 1 / `logit_scale`.
 

@@ -15,6 +15,7 @@ from clipkit.commands._options import (
     Precision,
     Untrained,
     option,
+    parse_fractions,
 )
 
 IMAGES_SKIPPED = 3  # exit code
@@ -51,6 +52,13 @@ def embed(
             "--classes", min=2, help="Select N of the data set's classes, deterministically."
         ),
     ] = None,
+    split_off: Annotated[
+        list[str],
+        option(
+            "NAME=FRACTION",
+            "Make a new split of a part of the images, stratified by label; repeatable.",
+        ),
+    ] = [],  # noqa: B006
     normalize: Annotated[
         bool, typer.Option("--normalize/--no-normalize", help="Scale each embedding to length 1.")
     ] = False,
@@ -95,6 +103,8 @@ def embed(
 
     files.check_feature_output(output, force=force)
     data = datasets.load(dataset, root=root, splits=split, limit=limit, classes=classes)
+    if split_off:
+        data = data.split_off(parse_fractions(split_off))
     # Count all images, also when a run continues: compiling a model changes the last bits.
     count = sum(map(len, data.splits.values()))
     if compile is None:

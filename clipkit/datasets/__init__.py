@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from clipkit.datasets.dataset import Dataset, ImageDataset
+from clipkit.datasets.dataset import Dataset, ImageDataset, describe_splits
 from clipkit.datasets.folders import read_folder
 from clipkit.datasets.images import escape
 from clipkit.datasets.registry import REGISTRY
@@ -83,9 +83,7 @@ def load(
     details = {"name": data.name, **data.details}
     if draw:
         details["draw"] = draw
-    details["splits"] = {}
-    for split, dataset in data.splits.items():
-        details["splits"][split] = {"images": len(dataset), "rows": dataset.digest()}
+    details["splits"] = describe_splits(data.splits)
     return replace(data, details=details)
 
 

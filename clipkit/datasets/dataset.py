@@ -6,7 +6,7 @@ import contextlib
 import functools
 import hashlib
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
+from clipkit import splitting
 from clipkit.datasets import images
 from clipkit.errors import UsageError, unknown
 from clipkit.features import Int64, row_ids
@@ -238,6 +239,44 @@ class Dataset:
         class_names = [self.class_names[label] for label in drawn]
         return replace(self, class_names=class_names, splits=splits)
 
+    def split_off(self, fractions: Mapping[str, float], seed: int = 42) -> Dataset:
+        """Divide the only split, or else `train`: what `clipkit embed --split-off` does.
+
+        The rows are those of `splitting.split` with the same fractions and seed.
+
+        Parameters
+        ----------
+        fractions : dict of str to float
+            New splits, each with its fraction of the rows.
+        seed : int
+
+        Raises
+        ------
+        UsageError, ClipkitError
+            If `splitting.split_rows` does.
+        """
+        source = splitting.choose_source(self.splits, None, self.name)
+        rows = splitting.split_rows(
+            self.splits,
+            fractions,
+            source=source,
+            seed=seed,
+            class_names=self.class_names,
+            display_name=self.name,
+        )
+        splits: dict[str, ImageDataset] = {}
+        for name, old in self.splits.items():
+            parts = {name: old}
+            if name == source:
+                parts = {new: old.take(numbers) for new, numbers in rows.items()}
+            splits |= parts
+        details = {
+            **self.details,
+            "split_off": {"fractions": dict(fractions), "from": source, "seed": seed},
+            "splits": describe_splits(splits),
+        }
+        return replace(self, splits=splits, details=details)
+
     def draw_rows(self, limit: int, seed: int) -> Dataset:
         """Draw at most `limit` rows per split, balanced by class, and keep their order.
 
@@ -249,3 +288,8 @@ class Dataset:
         for name, split in self.splits.items():
             splits[name] = split.take(np.sort(split.draw_order(seed)[:limit]))
         return replace(self, splits=splits)
+
+
+def describe_splits(splits: Mapping[str, ImageDataset]) -> dict[str, Any]:
+    """Return for each split the number of `images` and as `rows` the digest of ids and labels."""
+    return {name: {"images": len(split), "rows": split.digest()} for name, split in splits.items()}

@@ -82,6 +82,18 @@ class BlockMatrix:
         """Apply a function to every block (B, D) when it is read; it keeps the shape."""
         return BlockMatrix(self.shape, lambda: map(function, self.iter_blocks()))
 
+    def take(self, rows: Int64) -> BlockMatrix:
+        """Return the given rows (n,), in ascending order; they are selected when it is read."""
+
+        def iter_blocks() -> Iterator[Float32]:
+            start = 0
+            for block in self.iter_blocks():
+                first, last = np.searchsorted(rows, [start, start + len(block)])
+                yield block[rows[first:last] - start]
+                start += len(block)
+
+        return BlockMatrix((len(rows), self.shape[1]), iter_blocks)
+
 
 @dataclass
 class Split:

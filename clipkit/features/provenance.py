@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,18 +22,25 @@ class Provenance(NamedTuple):
 def provenance(file: FeatureFile) -> Provenance:
     """Return the model, data set and prompts that the history of a file names.
 
+    The different names of files that were joined are joined by " + ".
+
     >>> entry = {"command": "embed", "model": {"name": "org/m"}, "dataset": {"name": "shapes"}}
     >>> provenance(FeatureFile("images", [entry]))
     Provenance(model='m', dataset='shapes', prompts='')
     """
-    dataset = prompts = ""
+    datasets: dict[str, None] = {}  # in the order of the history
+    prompts: dict[str, None] = {}
     for entry in file.history:
         data = entry.get("dataset")
-        if isinstance(data, dict) and "name" in data and not dataset:
-            dataset = Path(_text(data["name"])).name
+        if isinstance(data, dict) and "name" in data:
+            datasets[Path(_text(data["name"])).name] = None
         if entry.get("command") == "textembed":
-            prompts = _prompts(entry)
-    return Provenance(_model(file), dataset, prompts)
+            prompts[_prompts(entry)] = None
+    return Provenance(_model(file), _join(datasets), _join(prompts))
+
+
+def _join(names: Iterable[str]) -> str:
+    return _text(" + ".join(name for name in names if name))
 
 
 def _model(file: FeatureFile) -> str:

@@ -1,0 +1,46 @@
+"""`clipkit concat`: join feature files."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Annotated
+
+import typer
+
+from clipkit.commands._options import Force, Output, read_one_from_stdin
+
+
+def concat(
+    inputs: Annotated[
+        list[str],
+        typer.Argument(metavar="FILE...", help="Feature files, of which one may be -."),
+    ],
+    prefix: Annotated[
+        bool, typer.Option("--prefix", help="Put the name of its file before each id.")
+    ] = False,
+    keep_apart: Annotated[
+        bool,
+        typer.Option(
+            "--keep-apart", help="Name each split after its file instead of joining splits."
+        ),
+    ] = False,
+    output: Output = "-",
+    force: Force = False,
+) -> None:
+    """Join images, texts or logits of one model.
+
+    Splits of the same name are joined, others are kept. Different classes are united by name.
+
+    Example: clipkit concat a.h5 b.h5 -o img.h5
+    """
+    from clipkit import concatenation, features, files
+
+    read_one_from_stdin(*inputs)
+    files.check_feature_output(output, force=force, inputs=inputs)
+    with contextlib.ExitStack() as stack:
+        opened = []
+        for source in inputs:
+            file = features.open_file(source, kinds=["images", "texts", "logits"])
+            opened.append(stack.enter_context(file))
+        joined = concatenation.concat(opened, prefix=prefix, keep_apart=keep_apart)
+        features.write(output, joined, force=force)

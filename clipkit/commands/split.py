@@ -1,0 +1,59 @@
+"""`clipkit split`: divide a split of a feature file into train, test and validation rows."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from clipkit.commands._options import Attributes, FeatureInput, Force, Output, Seed, option
+
+
+def split(
+    file: FeatureInput = "-",
+    test: Annotated[
+        float | None, option("FRACTION", "Fraction of the rows for the split test.")
+    ] = None,
+    val: Annotated[
+        float | None, option("FRACTION", "Fraction of the rows for the split val.")
+    ] = None,
+    source: Annotated[
+        str | None,
+        option("NAME", "Split to divide (default: the only one, or else train).", "--from"),
+    ] = None,
+    group_column: Annotated[
+        str | None,
+        option("NAME", "Keep rows together that have the same value of this attribute."),
+    ] = None,
+    attributes: Attributes = None,
+    group_folder: Annotated[
+        bool,
+        typer.Option("--group-folder", help="Keep rows together whose files share a folder."),
+    ] = False,
+    seed: Seed = 42,
+    output: Output = "-",
+    force: Force = False,
+) -> None:
+    """Divide a split of images or logits by a seeded draw, stratified by label.
+
+    The rest is called train. Rows keep their ids and their order. Other splits are kept. A class of
+    one row stays in train.
+
+    Example: clipkit split all.h5 --test 0.2 --val 0.1 -o img.h5
+    """
+    from clipkit import features, files, splitting
+
+    files.check_feature_output(output, force=force, inputs=[file, attributes])
+    given = {"test": test, "val": val}
+    fractions = {name: fraction for name, fraction in given.items() if fraction is not None}
+    with features.open_file(file, kinds=["images", "logits"]) as opened:
+        divided = splitting.split(
+            opened,
+            fractions,
+            source=source,
+            seed=seed,
+            column=group_column,
+            table=attributes,
+            by_folder=group_folder,
+        )
+        features.write(output, divided, force=force)

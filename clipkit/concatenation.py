@@ -1,0 +1,297 @@
+"""Join feature files of one model: their splits, prompts and classes."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clipkit import console, similarity
+from clipkit.errors import ClipkitError, UsageError
+from clipkit.features import BlockMatrix, FeatureFile, Float32, History, Int64, Split, history_entry
+from clipkit.tables import distinct_names
+
+NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.-]+")
+
+
+def concat(
+    files: Sequence[FeatureFile], *, prefix: bool = False, keep_apart: bool = False
+) -> FeatureFile:
+    """Join files: what `clipkit concat` writes.
+
+    Parameters
+    ----------
+    files : sequence of F FeatureFile
+        All of kind images, texts or logits, of one model and one width. Logits need the same
+        prompts and the same temperature.
+    prefix : bool
+        Put the name of its file before each id.
+    keep_apart : bool
+        Name each split after its file, instead of joining splits of the same name.
+
+    Returns
+    -------
+    FeatureFile
+        Rows come file by file. Features are read when they are used. Different class names are
+        united by name: those of the first file come first. The history holds the entries of all
+        files, and then one with the number of `entries` and the digest of each.
+
+    Raises
+    ------
+    UsageError
+        If there is only one file, or an option does not fit.
+    ClipkitError
+        If kinds, models, widths, prompts or temperatures differ, or a split would have an id twice
+        or labels for a part of its rows.
+    """
+    if len(files) < 2:
+        raise UsageError(f"expected two files or more, got {len(files)}")
+    _check_alike(files)
+    names = file_names(files)
+    class_names, numbers = _unite_classes(files)
+    numbered = [_renumber(*pair) for pair in zip(files, numbers, strict=True)]
+    if files[0].kind == "texts":
+        if prefix or keep_apart:
+            raise UsageError("expected images or logits for --prefix and --keep-apart, got texts")
+        joined = _join_texts(numbered)
+    else:
+        joined = _join_splits(numbered, names, prefix=prefix, keep_apart=keep_apart)
+    joined.class_names = class_names
+    joined.history = _join_histories(files, names, prefix=prefix, keep_apart=keep_apart)
+    return joined
+
+
+def file_names(files: Sequence[FeatureFile]) -> list[str]:
+    """Return a different name for each file: its stem, or its path where stems are equal."""
+    paths = [Path(file.display_name) for file in files]
+    stems = [path.stem for path in paths]
+    if len(set(stems)) == len(files):
+        return stems
+    return distinct_names([str(path.with_suffix("")) for path in paths])
+
+
+def _check_alike(files: Sequence[FeatureFile]) -> None:
+    """Refuse files that differ in kind, model, width or normalisation; note other precisions."""
+    first = files[0]
+    for file in files[1:]:
+        both = f"{first.display_name} and {file.display_name}"
+        if file.kind != first.kind:
+            raise ClipkitError(f"{both}: expected one kind, got {first.kind} and {file.kind}")
+        similarity.common_logit_scale(first, file)
+        widths = [_width(first), _width(file)]
+        if widths[0] != widths[1]:
+            raise ClipkitError(f"{both}: expected one dimension, got {widths[0]} and {widths[1]}")
+        if first.kind == "images" and _is_normalized(first) != _is_normalized(file):
+            raise ClipkitError(
+                f"{both}: expected embeddings that are all normalised or all not",
+                "embed one of them again",
+            )
+        if first.kind == "logits":
+            _check_prompts(first, file, both)
+    similarity.note_earlier_files(*files)
+    precisions = {str((file.model() or {}).get("precision")) for file in files} - {"None"}
+    if len(precisions) > 1:
+        console.note(
+            f"files were computed in different precisions: {', '.join(sorted(precisions))}"
+        )
+
+
+def _width(file: FeatureFile) -> int:
+    matrix = next(iter(file.matrices().values()))
+    return matrix.shape[1]
+
+
+def _is_normalized(file: FeatureFile) -> bool:
+    return any(entry.get("normalize") is True for entry in file.history)
+
+
+def _check_prompts(first: FeatureFile, file: FeatureFile, both: str) -> None:
+    """Refuse logits of different prompts: equal texts may stand for different directions."""
+    if first.temperature != file.temperature:
+        raise ClipkitError(
+            f"{both}: expected one temperature, got {first.temperature} and {file.temperature}",
+            "make logits of both at one temperature",
+        )
+    is_same = first.texts == file.texts
+    for key in ("texts", "whiten", "random", "seed"):
+        is_same = is_same and _logits_settings(first)[key] == _logits_settings(file)[key]
+    if not is_same:
+        raise ClipkitError(
+            f"{both}: expected logits of the same prompts, got others",
+            "make logits of both with one file of texts",
+        )
+
+
+def _logits_settings(file: FeatureFile) -> dict[str, Any]:
+    """Return what a history says of the directions whose cosines the logits are."""
+    settings: dict[str, Any] = dict.fromkeys(("texts", "whiten", "random", "seed"))
+    for entry in file.history:
+        if entry["command"] == "logits":
+            inputs = entry.get("inputs")
+            settings = {key: entry.get(key) for key in settings}
+            settings["texts"] = inputs.get("texts") if isinstance(inputs, dict) else None
+    return settings
+
+
+def _unite_classes(files: Sequence[FeatureFile]) -> tuple[list[str] | None, list[Int64 | None]]:
+    """Return the classes of all files, and per file the new number (C,) of each of its classes.
+
+    The numbers are None if they do not change.
+    """
+    named = [file for file in files if file.class_names]
+    unchanged: list[Int64 | None] = [None] * len(files)
+    if not named:
+        return None, unchanged
+    if all(file.class_names == named[0].class_names for file in named) and len(named) == len(files):
+        return named[0].class_names, unchanged
+    united: dict[str, int] = {}
+    numbers: list[Int64 | None] = []
+    for file in files:
+        names = file.class_names or []
+        if not names and _has_labels(file):
+            raise ClipkitError(
+                f"{file.display_name}: expected names of the classes, as {named[0].display_name} "
+                "has them, got none"
+            )
+        repeated, count = Counter(names).most_common(1)[0] if names else ("", 0)
+        if count > 1:
+            raise ClipkitError(
+                f"{file.display_name}: expected different names to unite the classes, got "
+                f"{repeated!r} {count} times"
+            )
+        numbers.append(np.array([united.setdefault(name, len(united)) for name in names], np.int64))
+    return list(united), numbers
+
+
+def _has_labels(file: FeatureFile) -> bool:
+    if file.class_index is not None and int(np.max(file.class_index)) >= 0:
+        return True
+    return any(split.labels is not None for split in file.splits.values())
+
+
+def _renumber(file: FeatureFile, number: Int64 | None) -> FeatureFile:
+    """Return a file whose labels and prompts have the new numbers of their classes."""
+    if number is None or not len(number):
+        return file
+    splits = {}
+    for name, split in file.splits.items():
+        splits[name] = split
+        if split.labels is not None:
+            splits[name] = replace(split, labels=number[split.labels])
+    index = file.class_index
+    if index is not None:
+        index = np.where(index < 0, -1, number[index])
+    return replace(file, splits=splits, class_index=index)
+
+
+def _join_texts(files: Sequence[FeatureFile]) -> FeatureFile:
+    joined = FeatureFile("texts", display_name=_display_name(files))
+    joined.features = _join_matrices([file.features for file in files])
+    joined.texts = [text for file in files for text in file.texts or []]
+    joined.class_index = np.concatenate([np.asarray(file.class_index) for file in files])
+    return joined
+
+
+def _join_splits(
+    files: Sequence[FeatureFile], names: Sequence[str], *, prefix: bool, keep_apart: bool
+) -> FeatureFile:
+    """Join the splits of images or logits."""
+    first = files[0]
+    for file in files[1:]:
+        if first.class_index is not None and not np.array_equal(
+            first.class_index, np.asarray(file.class_index)
+        ):
+            raise ClipkitError(
+                f"{first.display_name} and {file.display_name}: expected prompts of the same "
+                "classes, got others",
+                "join the images, and then make logits",
+            )
+    parts: dict[str, list[tuple[str, Split]]] = {}
+    for file, name in zip(files, names, strict=True):
+        for split_name, split in file.splits.items():
+            if prefix:
+                split = replace(split, ids=[f"{name}/{row_id}" for row_id in split.ids])
+            new_name = split_name
+            if keep_apart:
+                new_name = _name_after(name, split_name, len(file.splits))
+                if new_name in parts:
+                    raise ClipkitError(
+                        f"{file.display_name}: expected files whose names differ, got the split "
+                        f"{new_name} twice",
+                        "rename a file",
+                    )
+            parts.setdefault(new_name, []).append((file.display_name, split))
+    splits = {name: _join_rows(name, of_split) for name, of_split in parts.items()}
+    return replace(first, splits=splits, display_name=_display_name(files), read_as=None)
+
+
+def _name_after(file: str, split: str, count: int) -> str:
+    """Return the name of a split that is kept apart: that of its file, with its own if needed.
+
+    >>> _name_after("my photos", "all", 1), _name_after("a", "test", 2)
+    ('my-photos', 'a-test')
+    """
+    name = NOT_IN_NAMES.sub("-", file).strip("-.") or "file"
+    return name if count == 1 else f"{name}-{split}"
+
+
+def _join_rows(name: str, parts: Sequence[tuple[str, Split]]) -> Split:
+    """Join the splits of several files into one; each comes with the name of its file."""
+    labelled = [split.labels is not None for _, split in parts]
+    if len(set(labelled)) > 1:
+        with_labels, without = parts[labelled.index(True)][0], parts[labelled.index(False)][0]
+        raise ClipkitError(
+            f"{with_labels} and {without}: {name}: expected labels in both or in none",
+            "keep their splits apart with --keep-apart",
+        )
+    file_of: dict[str, str] = {}
+    for file, split in parts:
+        for row_id in split.ids:
+            if row_id in file_of:
+                raise ClipkitError(
+                    f"{file_of[row_id]} and {file}: {name}: expected different ids, got "
+                    f"{row_id!r} in both",
+                    "put the file's name before each id with --prefix",
+                )
+        file_of |= dict.fromkeys(split.ids, file)
+    labels = None
+    if all(labelled):
+        labels = np.concatenate([np.asarray(split.labels) for _, split in parts])
+    features = _join_matrices([split.features for _, split in parts])
+    return Split(features, labels, list(file_of))
+
+
+def _join_matrices(matrices: Sequence[Any]) -> BlockMatrix:
+    """Return the rows of all matrices (N, D), one after another."""
+    parts = [BlockMatrix.from_array(matrix) for matrix in matrices]
+
+    def iter_blocks() -> Iterator[Float32]:
+        for part in parts:
+            yield from part.iter_blocks()
+
+    return BlockMatrix((sum(map(len, parts)), parts[0].shape[1]), iter_blocks)
+
+
+def _display_name(files: Sequence[FeatureFile]) -> str:
+    return ", ".join(file.display_name for file in files)
+
+
+def _join_histories(
+    files: Sequence[FeatureFile], names: Sequence[str], *, prefix: bool, keep_apart: bool
+) -> History:
+    history = [entry for file in files for entry in file.history]
+    inputs = {f"file {number}": file.digest for number, file in enumerate(files, 1)}
+    entry = history_entry(
+        "concat",
+        files=list(names),
+        entries=[len(file.history) for file in files],
+        prefix=prefix or None,
+        keep_apart=keep_apart or None,
+        inputs=inputs,
+    )
+    return [*history, entry]

@@ -1,0 +1,434 @@
+"""Divide rows into splits by a seeded draw: stratified by label, with groups kept together.
+
+scikit-learn's `train_test_split` refuses classes of one row, and its `StratifiedGroupKFold` makes
+parts of equal size only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipkit import console
+from clipkit.annotations import read_annotations
+from clipkit.errors import ClipkitError, UsageError, unknown
+from clipkit.features import BlockMatrix, FeatureFile, Int64, Split
+from clipkit.features.validation import NAME, RESERVED
+
+TRAIN = "train"
+
+
+class Labelled(Protocol):
+    """Rows that may have labels: a split of a feature file or of a data set."""
+
+    @property
+    def labels(self) -> Int64 | None:
+        """Labels (N,), or None."""
+
+    def __len__(self) -> int: ...
+
+
+def split(
+    file: FeatureFile,
+    fractions: Mapping[str, float],
+    *,
+    source: str | None = None,
+    seed: int = 42,
+    column: str | None = None,
+    table: str | None = None,
+    by_folder: bool = False,
+) -> FeatureFile:
+    """Divide a split of a file: what `clipkit split` writes.
+
+    Parameters
+    ----------
+    file : FeatureFile
+        Of kind images or logits.
+    fractions : dict of str to float
+        New splits, each with its fraction of the rows: ``{"test": 0.2, "val": 0.1}``. See
+        `split_rows`.
+    source : str, optional
+        The split to divide: by default the only one, or else `train`. The others are kept.
+    seed : int
+        Random seed of the draw.
+    column : str, optional
+        An attribute of the rows. Rows with the same value are a group and stay together. A row
+        without a value is a group of its own.
+    table : str, optional
+        The .csv or .tsv file that holds the attribute, or ``shapes``; see `read_annotations`.
+    by_folder : bool
+        Keep the rows of a folder together: those whose ids are equal up to the last slash.
+
+    Returns
+    -------
+    FeatureFile
+        Rows keep their ids and their order. Features are selected when they are read.
+
+    Raises
+    ------
+    UsageError
+        If `split_rows` does, or there is no such attribute, or two kinds of groups are given.
+    ClipkitError
+        If a new split would have no rows, or the table does not fit.
+    """
+    source = choose_source(file.splits, source, file.display_name)
+    inputs = {"features": file.digest}
+    groups = None
+    if by_folder and (column or table):
+        raise UsageError("expected groups by folder or by an attribute, got both")
+    if table and not column:
+        raise UsageError("expected the column of the groups for a table, got none")
+    if by_folder:
+        groups = _folders(file.splits[source])
+    if column:
+        divided = replace(file, splits={source: file.splits[source]})
+        annotations = read_annotations(divided, table, [column])
+        inputs |= annotations.inputs
+        groups = annotations.attributes[0].codes[source]
+    rows = split_rows(
+        file.splits,
+        fractions,
+        source=source,
+        seed=seed,
+        groups=groups,
+        class_names=file.class_names,
+        display_name=file.display_name,
+    )
+    splits: dict[str, Split] = {}
+    for name, old in file.splits.items():
+        parts = {name: old}
+        if name == source:
+            parts = {new: _take(old, numbers) for new, numbers in rows.items()}
+        splits |= parts
+    history = file.extended_history(
+        "split",
+        source=source,
+        fractions=dict(fractions),
+        rows={name: len(numbers) for name, numbers in rows.items()},
+        groups="folder" if by_folder else column,
+        seed=seed,
+        inputs=inputs,
+    )
+    return replace(file, splits=splits, history=history)
+
+
+def _take(split: Split, rows: Int64) -> Split:
+    features = BlockMatrix.from_array(split.features).take(rows)
+    labels = None if split.labels is None else split.labels[rows]
+    return Split(features, labels, [split.ids[row] for row in rows])
+
+
+def _folders(split: Split) -> Int64:
+    """Return the number of each row's folder."""
+    folders = [row_id.rpartition("/")[0] for row_id in split.ids]
+    return np.asarray(np.unique(folders, return_inverse=True)[1], np.int64)
+
+
+def choose_source(splits: Mapping[str, Labelled], source: str | None, display_name: str) -> str:
+    """Return the split to divide: the named one, or the only one, or else `train`.
+
+    Raises
+    ------
+    UsageError
+        If there is no such split, or several and none is called `train`.
+    """
+    if source is None and len(splits) > 1 and TRAIN not in splits:
+        raise UsageError(
+            f"{display_name}: expected one split to divide, got {', '.join(splits)}",
+            "choose with --from",
+        )
+    if source is None:
+        source = TRAIN if TRAIN in splits else next(iter(splits))
+    if source not in splits:
+        raise unknown(f"split of {display_name}", source, splits)
+    return source
+
+
+def split_rows(
+    splits: Mapping[str, Labelled],
+    fractions: Mapping[str, float],
+    *,
+    source: str,
+    seed: int = 42,
+    groups: Int64 | None = None,
+    class_names: Sequence[str] | None = None,
+    display_name: str,
+) -> dict[str, Int64]:
+    """Draw the rows of new splits from one split, and say how many there are.
+
+    New splits are drawn in the order of their names: those of ``test`` are the same with and
+    without ``val``. Of each class, a split gets the nearest whole number of rows, but at least one,
+    as long as one is left for the rest. Unlabelled rows count as one class. Groups are assigned as
+    a whole: see `assign_groups`.
+
+    Parameters
+    ----------
+    splits : dict of str to rows with labels
+    fractions : dict of str to float
+        Each between 0 and 1, with a sum below 1.
+    source : str
+        The split to divide.
+    seed : int
+    groups : (N,) int64 array, optional
+        The group of each row; a row with -1 is a group of its own.
+    class_names : list of str, optional
+        For warnings.
+    display_name : str
+        For messages.
+
+    Returns
+    -------
+    dict of str to array of row numbers, ascending
+        First the rest. It is called `train`, or as before if another split is called `train`.
+
+    Raises
+    ------
+    UsageError
+        If a fraction is out of range, or the name of a new split is taken or not valid.
+    ClipkitError
+        If a new split would have no rows.
+
+    Warns
+    -----
+    On standard error: if a split lacks classes, or rows have no group.
+    """
+    rest = source if TRAIN in splits else TRAIN
+    kept = [name for name in splits if name != source]
+    _check_fractions(fractions, [rest, *kept])
+    names = sorted(fractions)
+    labels = splits[source].labels
+    if labels is None:
+        labels = np.zeros(len(splits[source]), np.int64)
+    sizes = [fractions[name] for name in names]
+    where = f"{display_name}: {source}"
+    if groups is None:
+        part = assign_rows(labels, sizes, seed)
+    else:
+        groups = _number_groups(groups, len(sizes) + 1, where)
+        part = assign_groups(labels, groups, sizes, seed)
+    rows = {name: np.flatnonzero(part == number) for number, name in enumerate([rest, *names])}
+    for name, numbers in rows.items():
+        if not len(numbers):
+            raise ClipkitError(
+                f"{where}: expected classes with enough rows for {name}, got at most "
+                f"{np.unique(labels, return_counts=True)[1].max()} rows in a class",
+                "leave a split out, or add images",
+            )
+    counts = ", ".join(f"{name} {len(numbers):,}" for name, numbers in rows.items())
+    grouped = "" if groups is None else f" in {groups.max() + 1:,} groups"
+    console.note(f"{where}: {len(labels):,} rows{grouped} -> {counts}")
+    _warn_of_missing_classes(labels, rows, class_names)
+    return rows
+
+
+def _check_fractions(fractions: Mapping[str, float], taken: Sequence[str]) -> None:
+    if not fractions:
+        raise UsageError("expected a fraction of the rows for a new split, got none", "--test 0.2")
+    for name, fraction in fractions.items():
+        _check_fraction(name, fraction)
+        if not NAME.fullmatch(name) or name in RESERVED:
+            characters = "up to 100 letters, digits, '.', '_' and '-', and no reserved name"
+            raise UsageError(f"name of a split: expected {characters}, got {name!r}")
+        if name in taken:
+            raise UsageError(f"expected a new name for a split, got {name}, which exists")
+    if sum(fractions.values()) >= 1:
+        got = " + ".join(f"{fraction:g}" for fraction in fractions.values())
+        raise UsageError(f"expected fractions with a sum below 1, got {got}")
+
+
+def _check_fraction(name: str, fraction: float) -> None:
+    if not 0 < fraction < 1:
+        raise UsageError(f"{name}: expected a number between 0 and 1, got {fraction}")
+
+
+def _warn_of_missing_classes(
+    labels: Int64, rows: Mapping[str, Int64], class_names: Sequence[str] | None
+) -> None:
+    """Warn if a split lacks classes, because they have too few rows or groups."""
+    classes = np.unique(labels)
+    for name, numbers in rows.items():
+        missing = np.setdiff1d(classes, labels[numbers])
+        if len(missing):
+            example = class_names[missing[0]] if class_names else missing[0]
+            console.warn(
+                f"{name} lacks {len(missing):,} of {len(classes):,} classes, which have too few "
+                f"rows or groups (for example {example})"
+            )
+
+
+def assign_rows(labels: Int64, fractions: Sequence[float], seed: int = 42) -> Int64:
+    """Assign rows to parts by a draw from each class.
+
+    Part n gets the nearest whole number to `fractions[n - 1]` of the rows of each class, but at
+    least one, as long as one is left for part 0, the rest.
+
+    Parameters
+    ----------
+    labels : array (N,)
+    fractions : sequence of P float
+    seed : int
+
+    Returns
+    -------
+    (N,) int64 array
+        The part of each row, from 0 to P.
+    """
+    rng = np.random.RandomState(seed)  # the same draws in every version of NumPy
+    part = np.zeros(len(labels), np.int64)
+    for rows_of_class in rows_by_class(labels):
+        rows = rng.permutation(rows_of_class)
+        start = 0
+        for number, fraction in enumerate(fractions, 1):
+            count = max(1, round(fraction * len(rows)))
+            count = min(count, len(rows) - 1 - start)
+            part[rows[start : start + count]] = number
+            start += count
+    return part
+
+
+def _number_groups(groups: Int64, parts: int, where: str) -> Int64:
+    """Assign new numbers to the groups, from 0; a row without a group gets one of its own."""
+    alone = np.flatnonzero(groups < 0)
+    if len(alone):
+        console.warn(f"{where}: {len(alone):,} rows have no group: each is a group of its own")
+    groups = groups.copy()
+    groups[alone] = groups.max() + 1 + np.arange(len(alone))
+    numbers = np.asarray(np.unique(groups, return_inverse=True)[1], np.int64)
+    count = int(numbers.max()) + 1
+    if count < parts:
+        raise ClipkitError(f"{where}: expected at least {parts} groups, got {count}")
+    return numbers
+
+
+def assign_groups(
+    labels: Int64, groups: Int64, fractions: Sequence[float], seed: int = 42
+) -> Int64:
+    """Assign whole groups to parts, so that each part comes close to its share of each class.
+
+    Groups come in random order, but the larger ones first, by powers of two. Each goes to the part
+    where it adds least to the sum of (rows - share)^2 / share over parts and classes. A part that
+    then has no group gets the smallest one of the part with the most groups.
+
+    Parameters
+    ----------
+    labels : array (N,)
+    groups : (N,) int64 array
+        From 0 to G - 1, each at least once; G > P.
+    fractions : sequence of P float
+    seed : int
+
+    Returns
+    -------
+    (N,) int64 array
+        The part of each row, from 0 (the rest) to P.
+    """
+    shares = np.array([1 - sum(fractions), *fractions])
+    _, y, rows_of_class = np.unique(labels, return_inverse=True, return_counts=True)
+    goal = shares[:, None] * rows_of_class  # (P + 1, C)
+    rows = np.zeros_like(goal)
+    members = rows_by_class(groups)
+    part_of_group = np.zeros(len(members), np.int64)
+    rng = np.random.RandomState(seed)  # the same draws in every version of NumPy
+    order = rng.permutation(len(members))
+    magnitude = np.log2(np.bincount(groups)).astype(int)
+    for group in order[np.argsort(-magnitude[order], kind="stable")]:
+        classes, counts = np.unique(y[members[group]], return_counts=True)
+        excess = rows[:, classes] - goal[:, classes]
+        added = counts * (counts + 2 * excess) / goal[:, classes]
+        chosen = np.argmin(added.sum(axis=1))
+        part_of_group[group] = chosen
+        rows[chosen, classes] += counts
+    _fill_empty_parts(part_of_group, np.bincount(groups), len(shares))
+    return part_of_group[groups]
+
+
+def _fill_empty_parts(part_of_group: Int64, sizes: NDArray[np.int64], parts: int) -> None:
+    for empty in np.setdiff1d(np.arange(parts), part_of_group):
+        richest = np.argmax(np.bincount(part_of_group, minlength=parts))
+        candidates = np.flatnonzero(part_of_group == richest)
+        part_of_group[candidates[np.argmin(sizes[candidates])]] = empty
+
+
+def stratified_split(labels: Int64, fraction: float, seed: int = 42) -> tuple[Int64, Int64]:
+    """Hold out a fraction of the rows of every class.
+
+    Of each class, the nearest whole number of rows is held out, but at least one. A class of a
+    single row is not held out.
+
+    Parameters
+    ----------
+    labels : array (N,)
+    fraction : float
+        Between 0 and 1, both excluded.
+    seed : int
+
+    Returns
+    -------
+    train_index, val_index : arrays of row numbers, ascending
+
+    Raises
+    ------
+    UsageError
+        If the fraction is not between 0 and 1.
+    """
+    _check_fraction("fraction", fraction)
+    part = assign_rows(labels, [fraction], seed)
+    return np.flatnonzero(part == 0), np.flatnonzero(part == 1)
+
+
+def rows_by_class(labels: Int64) -> list[Int64]:
+    """Return the rows of each class that occurs, both ascending."""
+    order = np.argsort(labels, kind="stable")
+    starts = np.unique(np.asarray(labels)[order], return_index=True)[1]
+    return np.split(order, starts[1:])
+
+
+def warn_of_shared_images(
+    fit: str, X: NDArray[Any], labels: Int64, scored: str, X_eval: NDArray[Any]
+) -> None:
+    """Warn if images are both fitted and scored: see `count_shared_rows`.
+
+    `fit` and `scored` name the rows (N, D) and (M, D).
+    """
+    count = count_shared_rows(X, labels, X_eval)
+    if count:
+        console.warn(
+            f"{count:,} of {len(X_eval):,} images of {scored} also occur in {fit} (their features "
+            "are equal to the bit): the accuracy on them says nothing about other images"
+        )
+
+
+def count_shared_rows(X: NDArray[Any], labels: Int64, X_eval: NDArray[Any]) -> int:
+    """Count the rows of `X_eval` that occur in `X`, equal to the bit.
+
+    Features of few values, such as the cosines with one prompt, coincide by chance. How often is
+    estimated from the rows of `X` that coincide across classes, which copies of an image do not. A
+    count of up to twice what chance explains is returned as 0.
+
+    Parameters
+    ----------
+    X : array (N, D)
+    labels : array (N,)
+    X_eval : array (M, D)
+    """
+    hashes, group = np.unique(_hash_rows(X), return_inverse=True)
+    shared = int(np.isin(_hash_rows(X_eval), hashes).sum())
+    _, y, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    lowest = np.full(len(hashes), len(counts))
+    highest = np.zeros(len(hashes), np.int64)
+    np.minimum.at(lowest, group, y)
+    np.maximum.at(highest, group, y)
+    across_classes = (lowest < highest)[group].mean()
+    pairs_across_classes = 1 - ((counts / len(X)) ** 2).sum()  # their share of all pairs
+    if across_classes and shared / len(X_eval) <= 2 * across_classes / pairs_across_classes:
+        return 0
+    return shared
+
+
+def _hash_rows(X: NDArray[Any]) -> Int64:
+    rows = np.ascontiguousarray(X)
+    return np.fromiter((hash(row.tobytes()) for row in rows), np.int64, len(rows))

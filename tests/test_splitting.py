@@ -1,0 +1,583 @@
+"""`split`, `concat`, `embed --split-off`, and images that are both fitted and scored."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from factories import MODEL, feature_file, random_features, write_feature_file
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from shell import clipkit, fails, ok, rows, shell
+from sklearn.model_selection import StratifiedGroupKFold
+
+from clipkit import concatenation, splitting
+from clipkit.datasets import read_folder
+from clipkit.errors import ClipkitError, UsageError
+from clipkit.evaluation import ProbeSpec, evaluate_grid
+from clipkit.features import BlockMatrix, FeatureFile, Split, read, row_ids, write
+from clipkit.features.provenance import provenance
+
+HISTORY = [{"command": "embed", "model": MODEL, "dataset": {"name": "photos"}}]
+
+
+def images(
+    labels: Sequence[int] | None, ids: Sequence[str] | None = None, split: str = "all"
+) -> FeatureFile:
+    """Return images of random features; class 0 is called a, class 1 b, and so on."""
+    count = len(labels if labels is not None else ids or [])
+    rows = Split(random_features(count, 8), None, list(ids or row_ids(count)))
+    file = FeatureFile("images", HISTORY, {split: rows}, display_name="img.h5")
+    if labels is not None:
+        rows.labels = np.array(labels)
+        file.class_names = [chr(ord("a") + c) for c in range(max(labels) + 1)]
+    return file
+
+
+def counts(split: Split, classes: int) -> list[int]:
+    assert split.labels is not None
+    return np.bincount(split.labels, minlength=classes).tolist()
+
+
+# ---- split ----
+
+
+@given(
+    st.lists(st.integers(0, 4), min_size=20, max_size=80).filter(
+        lambda labels: np.bincount(labels).max() > 2
+    ),
+    st.floats(0.05, 0.45),
+    st.floats(0.05, 0.45),
+    st.integers(0, 3),
+)
+def test_every_row_is_in_one_split_and_every_class_has_its_share(labels, test, val, seed):
+    labels = np.array(labels)
+    part = splitting.assign_rows(labels, [test, val], seed)
+    for c, n in zip(*np.unique(labels, return_counts=True), strict=True):
+        in_test = min(max(1, round(test * n)), n - 1)
+        in_val = min(max(1, round(val * n)), n - 1 - in_test)
+        got = np.bincount(part[labels == c], minlength=3).tolist()
+        assert got == [n - in_test - in_val, in_test, in_val]
+
+
+def test_rows_keep_features_labels_ids_and_order():
+    file = images(np.arange(40) % 3)
+    before = file.splits["all"]
+    after = splitting.split(file, {"test": 0.2, "val": 0.1}).in_memory()
+    assert list(after.splits) == ["train", "test", "val"]
+    number = {row_id: row for row, row_id in enumerate(before.ids)}
+    taken = []
+    for split in after.splits.values():
+        index = [number[row_id] for row_id in split.ids]
+        assert index == sorted(index)
+        np.testing.assert_array_equal(split.features, before.features[index])
+        np.testing.assert_array_equal(split.labels, before.labels[index])
+        taken += index
+    assert sorted(taken) == list(range(40))
+
+
+def test_the_test_rows_do_not_depend_on_a_validation_split():
+    file = images(np.arange(40) % 3)
+    alone, both, other = (
+        splitting.split(file, fractions, seed=seed).splits["test"].ids
+        for fractions, seed in (
+            ({"test": 0.2}, 1),
+            ({"val": 0.3, "test": 0.2}, 1),
+            ({"test": 0.2}, 2),
+        )
+    )
+    assert alone == both != other
+
+
+def test_a_class_of_one_row_stays_in_train_and_is_counted(capsys):
+    after = splitting.split(images([0] * 10 + [1] + [2] * 2), {"test": 0.2, "val": 0.2})
+    assert counts(after.splits["train"], 3) == [6, 1, 1]
+    assert counts(after.splits["test"], 3) == [2, 0, 1]
+    assert counts(after.splits["val"], 3) == [2, 0, 0]
+    assert capsys.readouterr().err == (
+        "clipkit: img.h5: all: 13 rows -> train 8, test 3, val 2\n"
+        "clipkit: warning: test lacks 1 of 3 classes, which have too few rows or groups (for "
+        "example b)\n"
+        "clipkit: warning: val lacks 2 of 3 classes, which have too few rows or groups (for "
+        "example b)\n"
+    )
+
+
+def test_rows_without_labels_are_divided_as_one_class():
+    after = splitting.split(images(None, row_ids(50)), {"test": 0.3})
+    assert [len(split) for split in after.splits.values()] == [35, 15]
+    assert all(split.labels is None for split in after.splits.values())
+
+
+@pytest.mark.parametrize(
+    ("splits", "source", "fractions", "expected"),
+    [
+        (["test"], None, {"test": 0.5}, {"train": 3, "test": 3}),
+        (["train", "test"], None, {"val": 0.5}, {"train": 3, "val": 3, "test": 6}),
+        (["train", "test"], "test", {"val": 0.5}, {"train": 6, "test": 3, "val": 3}),
+        (["extra", "all"], "all", {"test": 0.5}, {"extra": 6, "train": 3, "test": 3}),
+    ],
+)
+def test_the_other_splits_are_kept(splits, source, fractions, expected):
+    file = images([0] * 6)
+    file.splits = dict.fromkeys(splits, file.splits["all"])
+    after = splitting.split(file, fractions, source=source)
+    assert {name: len(split) for name, split in after.splits.items()} == expected
+
+
+@pytest.mark.parametrize(
+    ("splits", "arguments", "message"),
+    [
+        (["all"], {"fractions": {}}, "expected a fraction of the rows for a new split, got none"),
+        (["all"], {"fractions": {"test": 0}}, "test: expected a number between 0 and 1, got 0"),
+        (["all"], {"fractions": {"val": np.nan}}, "val: expected a number between 0 and 1"),
+        (["all"], {"fractions": {"test": 0.5, "val": 0.5}}, "sum below 1, got 0.5 + 0.5"),
+        (["all"], {"fractions": {"a\nb": 0.5}}, r"got 'a\nb'"),
+        (["all"], {"fractions": {"runs": 0.5}}, "no reserved name, got 'runs'"),
+        (["all"], {"fractions": {"train": 0.5}}, "got train, which exists"),
+        (["train", "test"], {"fractions": {"test": 0.5}}, "got test, which exists"),
+        (
+            ["a", "b"],
+            {"fractions": {"test": 0.5}},
+            "expected one split to divide, got a, b",
+        ),
+        (["all"], {"fractions": {"test": 0.5}, "source": "al"}, "unknown split of img.h5 'al'"),
+        (["all"], {"fractions": {"test": 0.5}, "table": "t.csv"}, "the column of the groups"),
+        (
+            ["all"],
+            {"fractions": {"test": 0.5}, "column": "x", "by_folder": True},
+            "groups by folder or by an attribute, got both",
+        ),
+    ],
+)
+def test_what_cannot_be_split_is_a_usage_error(splits, arguments, message):
+    file = images([0] * 6)
+    file.splits = dict.fromkeys(splits, file.splits["all"])
+    with pytest.raises(UsageError) as caught:
+        splitting.split(file, **arguments)
+    assert message in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("labels", "arguments", "message"),
+    [
+        (range(6), {}, "img.h5: all: expected classes with enough rows for test, got at most 1"),
+        ([0] * 6, {"by_folder": True}, "img.h5: all: expected at least 2 groups, got 1"),
+    ],
+)
+def test_a_split_without_rows_is_refused(labels, arguments, message):
+    with pytest.raises(ClipkitError) as caught:
+        splitting.split(images(labels), {"test": 0.2}, **arguments)
+    assert message in caught.value.message
+
+
+# ---- groups ----
+
+
+def grouped(seed: int, groups: int = 60, classes: int = 4) -> tuple[Any, Any]:
+    """Return labels and groups: groups of 1 to 20 rows, most of them of one class."""
+    rng = np.random.default_rng(seed)
+    sizes = rng.integers(1, 21, groups)
+    group = np.repeat(np.arange(groups), sizes)
+    labels = np.repeat(rng.integers(0, classes, groups), sizes)
+    other = rng.random(len(labels)) < 0.2
+    labels[other] = rng.integers(0, classes, other.sum())
+    order = rng.permutation(len(labels))
+    return labels[order], group[order]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_groups_stay_together_and_classes_are_shared_as_well_as_by_scikit_learn(seed):
+    labels, groups = grouped(seed)
+    part = splitting.assign_groups(labels, groups, [0.2], seed)
+    assert all(len(set(part[groups == group])) == 1 for group in set(groups))
+    folds = StratifiedGroupKFold(5, shuffle=True, random_state=seed).split(labels, labels, groups)
+    expected = 0.2 * np.bincount(labels)
+
+    def error(test: Any) -> float:
+        return float(np.abs(np.bincount(labels[test]) - expected).sum() / len(labels))
+
+    assert error(np.flatnonzero(part == 1)) <= max(error(test) for _, test in folds) + 0.01
+
+
+@given(st.integers(3, 12), st.integers(0, 5), st.floats(0.05, 0.4))
+def test_every_split_has_a_group(groups, seed, fraction):
+    labels, group = grouped(seed, groups, classes=2)
+    part = splitting.assign_groups(labels, group, [fraction, 0.1], seed)
+    assert sorted(set(part)) == [0, 1, 2]
+
+
+def test_groups_depend_on_the_seed():
+    labels, groups = grouped(0)
+    first, again, other = (
+        splitting.assign_groups(labels, groups, [0.2], seed).tolist() for seed in (1, 1, 2)
+    )
+    assert first == again != other
+
+
+def test_the_column_of_a_table_names_the_groups(tmp_path: Path) -> None:
+    file = images(np.arange(40) % 2)
+    write(tmp_path / "all.h5", file)
+    patient = {row_id: f"p{int(row_id) // 4}" for row_id in file.splits["all"].ids}
+    patient["00"] = ""
+    lines = [f"{row_id},{value},x" for row_id, value in patient.items()]
+    (tmp_path / "t.csv").write_text("\n".join(["id,patient,site", *lines]))
+    options = ("--group-column", "patient", "--attributes", tmp_path / "t.csv")
+    done = ok("split", tmp_path / "all.h5", "--test", 0.3, *options, "-o", tmp_path / "img.h5")
+    assert "all: 1 rows have no group: each is a group of its own" in done.stderr
+    assert "all: 40 rows in 11 groups -> train " in done.stderr
+    after = read(tmp_path / "img.h5")
+    in_train, in_test = (
+        {patient[row_id] for row_id in after.splits[name].ids} - {""} for name in ("train", "test")
+    )
+    assert in_train
+    assert in_test
+    assert not in_train & in_test
+    entry = after.history[-1]
+    assert entry["groups"] == "patient"
+    assert set(entry["inputs"]) == {"features", "attributes"}
+
+
+def test_the_images_of_a_folder_stay_together():
+    ids = [f"cat/video{row // 5}/{row}.png" for row in range(30)]
+    after = splitting.split(images([0] * 30, ids), {"test": 0.34}, by_folder=True)
+    folders = {
+        name: {row_id.rpartition("/")[0] for row_id in split.ids}
+        for name, split in after.splits.items()
+    }
+    assert (len(folders["train"]), len(folders["test"])) == (4, 2)
+    assert not folders["train"] & folders["test"]
+
+
+# ---- the command and embed --split-off ----
+
+
+def test_split_works_in_a_pipe_and_keeps_prompts(tmp_path: Path) -> None:
+    datasets = dict.fromkeys(("test/features", "test/labels", "test/ids"))
+    write_feature_file(tmp_path / "logits.h5", "logits", datasets=datasets)
+    line = "cat logits.h5 | clipkit -q split --test 0.34 > out.h5 && clipkit probe out.h5"
+    done = shell(line, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert rows(done.stdout)[0]["eval_split"] == "test"
+    before, after = read(tmp_path / "logits.h5"), read(tmp_path / "out.h5")
+    assert (after.texts, after.temperature) == (before.texts, before.temperature)
+    assert after.history[:-1] == before.history
+    assert after.history[-1]["inputs"]["features"] == before.digest
+
+
+def test_a_refused_split_writes_nothing(tmp_path: Path) -> None:
+    path = write_feature_file(tmp_path / "img.h5")
+    assert "test, which exists" in fails(
+        "split", path, "--test", 0.2, "-o", tmp_path / "x.h5", exit_code=2
+    )
+    assert "expected images or logits, got texts" in fails(
+        "split", write_feature_file(tmp_path / "txt.h5", "texts"), "--test", 0.2
+    )
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["img.h5", "txt.h5"]
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two class folders of seven images."""
+    folder = tmp_path_factory.mktemp("data") / "photos"
+    rng = np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        (folder / name).mkdir(parents=True)
+        for row in range(7):
+            pixels = rng.integers(0, 256, (48, 48, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{row}.png")
+    return folder
+
+
+@pytest.mark.long
+def test_embed_splits_off_the_rows_that_split_would(photos: Path, tmp_path: Path) -> None:
+    model = ("--model", "tiny", "--precision", "fp32", "--batch-size", 1)
+    ok("embed", photos, *model, "-o", tmp_path / "all.h5")
+    ok("split", tmp_path / "all.h5", "--test", 0.3, "--val", 0.2, "-o", tmp_path / "a.h5")
+    new = ("--split-off", "val=0.2", "--split-off", "test=0.3")
+    ok("embed", photos, *model, *new, "-o", tmp_path / "b.h5")
+    a, b = read(tmp_path / "a.h5"), read(tmp_path / "b.h5")
+    assert list(a.splits) == list(b.splits)
+    for name, split in a.splits.items():
+        assert split.ids == b.splits[name].ids
+        np.testing.assert_array_equal(split.labels, b.splits[name].labels)
+        np.testing.assert_array_equal(split.features, b.splits[name].features)
+    details = b.history[0]["dataset"]
+    assert details["split_off"] == {
+        "fractions": {"test": 0.3, "val": 0.2},
+        "from": "all",
+        "seed": 42,
+    }
+    assert details["splits"]["test"]["images"] == 4
+
+
+@pytest.mark.parametrize("value", ["test", "test=", "=0.2", "test=x", "test=0.1,test=0.2"])
+def test_a_split_needs_a_name_and_a_fraction(value, photos):
+    message = "expected different splits with their fractions, such as test=0.2"
+    words = ("embed", photos, "--model", "tiny", "--split-off", value)
+    assert message in fails(*words, exit_code=2)
+
+
+def test_a_data_set_is_divided_like_its_file(photos):
+    data = read_folder(photos)
+    divided = data.split_off({"test": 0.3}, seed=3)
+    rows = data.splits["all"]
+    file = images(rows.labels, rows.ids)
+    expected = splitting.split(file, {"test": 0.3}, seed=3)
+    for name, split in expected.splits.items():
+        assert divided.splits[name].ids == split.ids
+
+
+# ---- concat ----
+
+
+def pair(**b: Any) -> list[FeatureFile]:
+    """Return two files of different ids; `b` changes the second."""
+    first = images([0, 1, 1], ["1", "2", "3"])
+    second = images([0, 1, 2], ["4", "5", "6"])
+    second.class_names = ["a", "b", "c"]
+    first.display_name, second.display_name = "a.h5", "x/b.h5"
+    for name, value in b.items():
+        setattr(second, name, value)
+    return [first, second]
+
+
+def test_splits_of_one_name_are_joined_and_others_kept():
+    a, b = pair()
+    b.splits["test"] = b.splits["all"]
+    joined = concatenation.concat([a, b]).in_memory()
+    assert {name: split.ids for name, split in joined.splits.items()} == {
+        "all": ["1", "2", "3", "4", "5", "6"],
+        "test": ["4", "5", "6"],
+    }
+    expected = np.concatenate([a.splits["all"].features, b.splits["all"].features])
+    np.testing.assert_array_equal(joined.splits["all"].features, expected)
+
+
+def test_classes_are_united_by_name():
+    joined = concatenation.concat(pair(class_names=["b", "z", "a"]))
+    assert joined.class_names == ["a", "b", "z"]
+    assert np.asarray(joined.splits["all"].labels).tolist() == [0, 1, 1, 1, 2, 0]
+
+
+def test_an_id_in_two_files_is_refused_unless_prefixed():
+    a, b = pair()
+    b.splits["all"].ids = ["4", "2", "6"]
+    with pytest.raises(ClipkitError) as caught:
+        concatenation.concat([a, b])
+    assert caught.value.message == "a.h5 and x/b.h5: all: expected different ids, got '2' in both"
+    assert "--prefix" in str(caught.value.hint)
+    joined = concatenation.concat([a, b], prefix=True)
+    assert joined.splits["all"].ids == ["a/1", "a/2", "a/3", "b/4", "b/2", "b/6"]
+
+
+def test_splits_are_kept_apart_under_the_names_of_their_files():
+    a, b = pair()
+    b.splits["test"] = b.splits["all"]
+    joined = concatenation.concat([a, b], keep_apart=True)
+    assert list(joined.splits) == ["a", "b-all", "b-test"]
+
+
+def test_files_of_one_name_are_told_apart_by_their_folders():
+    a, b = pair(display_name="x/a.h5")
+    assert list(concatenation.concat([a, b], keep_apart=True).splits) == ["a", "x-a"]
+
+
+def test_the_history_holds_the_entries_of_all_inputs():
+    a, b = pair(history=[*HISTORY, {"command": "relabel"}])
+    b.history[0] = {**HISTORY[0], "dataset": {"name": "/data/more"}}
+    joined = concatenation.concat([a, b])
+    assert joined.history[:-1] == [*a.history, *b.history]
+    entry = joined.history[-1]
+    assert (entry["files"], entry["entries"]) == (["a", "b"], [1, 2])
+    assert entry["inputs"] == {"file 1": a.digest, "file 2": b.digest}
+    assert provenance(joined).dataset == "photos + more"
+
+
+OTHER = [{"command": "embed", "model": {**MODEL, "name": "other", "digest": "sha256:9"}}]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"kind": "texts"}, "a.h5 and x/b.h5: expected one kind, got images and texts"),
+        ({"history": OTHER}, "a.h5 and x/b.h5 come from different models (m sha256:1, other"),
+        ({"history": []}, "x/b.h5: expected the name of its model in the history, got none"),
+        (
+            {"history": [{**HISTORY[0], "normalize": True}]},
+            "expected embeddings that are all normalised or all not",
+        ),
+        (
+            {"splits": {"all": Split(random_features(3, 5), np.arange(3), list("456"))}},
+            "a.h5 and x/b.h5: expected one dimension, got 8 and 5",
+        ),
+        (
+            {"splits": {"all": Split(random_features(3, 8), None, list("456"))}},
+            "a.h5 and x/b.h5: all: expected labels in both or in none",
+        ),
+        ({"class_names": None}, "x/b.h5: expected names of the classes, as a.h5 has them"),
+        ({"class_names": ["b", "b", "a"]}, "to unite the classes, got 'b' 2 times"),
+    ],
+)
+def test_files_that_do_not_belong_together_are_refused(change, message):
+    with pytest.raises(ClipkitError) as caught:
+        concatenation.concat(pair(**change))
+    assert message in caught.value.message
+
+
+def test_one_file_cannot_be_joined():
+    with pytest.raises(UsageError, match="expected two files or more, got 1"):
+        concatenation.concat(pair()[:1])
+
+
+def logits(**entry: Any) -> FeatureFile:
+    """Return logits of three prompts; their history says how they were made."""
+    file = feature_file("logits")
+    made = {"command": "logits", "inputs": {"images": "sha256:1", "texts": "sha256:2"}, **entry}
+    file.history = [*file.history, made]
+    return file
+
+
+def test_logits_of_the_same_prompts_are_joined():
+    joined = concatenation.concat([logits(), logits()], prefix=True)
+    assert joined.texts == ["a", "b", "c"]
+    assert joined.splits["test"].features.shape == (12, 3)
+    assert joined.temperature == 1
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [{"inputs": {"texts": "sha256:3"}}, {"whiten": True}, {"random": 3, "seed": 1}],
+)
+def test_logits_of_equal_texts_but_other_directions_are_refused(entry):
+    with pytest.raises(ClipkitError, match="expected logits of the same prompts, got others"):
+        concatenation.concat([logits(), logits(**entry)], prefix=True)
+
+
+def test_logits_of_different_temperatures_are_refused():
+    other = logits()
+    other.temperature = 0.5
+    with pytest.raises(ClipkitError, match=r"expected one temperature, got 1\.0 and 0\.5"):
+        concatenation.concat([logits(), other], prefix=True)
+
+
+def test_prompt_files_are_joined(tmp_path: Path) -> None:
+    a = write_feature_file(tmp_path / "a.h5", "texts")
+    more = {"class_names": ["dog", "fox"], "texts": ["d", "e", "f"]}
+    b = write_feature_file(tmp_path / "b.h5", "texts", datasets=more)
+    ok("concat", a, b, "-o", tmp_path / "txt.h5")
+    joined = read(tmp_path / "txt.h5")
+    assert joined.texts == ["a", "b", "c", "d", "e", "f"]
+    assert joined.class_names == ["cat", "dog", "fox"]
+    assert np.asarray(joined.class_index).tolist() == [0, 1, -1, 1, 2, -1]
+    assert "expected images or logits for --prefix" in fails(
+        "concat", a, b, "--prefix", exit_code=2
+    )
+
+
+def test_concat_is_undone_by_split_in_a_pipe(tmp_path: Path) -> None:
+    a, b = (write_feature_file(tmp_path / name) for name in ("a.h5", "b.h5"))
+    done = shell("cat b.h5 | clipkit concat a.h5 - --prefix | clipkit info --format tsv", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "test features\t12 x 4" in done.stdout
+    assert "3 concat inputs\tfile 1 sha256:" in done.stdout
+    assert "only one file on standard input" in fails("concat", "-", "-", exit_code=2)
+    assert "is an input" in fails("concat", a, b, "-o", a, "--force", exit_code=2)
+
+
+def test_features_are_read_only_when_they_are_written():
+    def read_too_early() -> Any:
+        raise AssertionError("read before it is written")
+
+    a, b = images([0] * 1000), images([0] * 1000)
+    for file in (a, b):
+        file.splits["all"].features = BlockMatrix((1000, 8), read_too_early, sha256="0")
+    divided = splitting.split(a, {"test": 0.2})
+    assert divided.splits["test"].features.shape == (200, 8)
+    assert concatenation.concat([a, b], prefix=True).splits["all"].features.shape == (2000, 8)
+
+
+# ---- images that are both fitted and scored ----
+
+
+def both(shared: int, seed: int = 0) -> FeatureFile:
+    """Return images of which some rows of test are those of train."""
+    X, X_eval = random_features(200, 16, seed), random_features(100, 16, seed + 1)
+    X_eval[:shared] = X[:shared]
+    splits = {
+        "train": Split(X, np.arange(200) % 4, row_ids(200)),
+        "test": Split(X_eval, np.arange(100) % 4, row_ids(100)),
+    }
+    return FeatureFile("images", HISTORY, splits, class_names=list("abcd"))
+
+
+@pytest.mark.parametrize("shared", [0, 1, 7])
+def test_an_image_that_is_fitted_and_scored_is_a_warning(shared, capsys):
+    evaluate_grid(both(shared), ProbeSpec("knn"))
+    err = capsys.readouterr().err
+    message = f"warning: {shared} of 100 images of test also occur in train"
+    assert (message in err) == (shared > 0)
+
+
+def test_a_copy_within_the_only_split_is_found_between_fitted_and_held_out_rows(capsys):
+    file = both(0)
+    rows = file.splits["train"].take([*range(100), *range(100)])
+    rows.ids = row_ids(200)
+    file.splits = {"all": rows}
+    evaluate_grid(file, ProbeSpec("knn"))
+    assert "of 40 images of val also occur in all-val" in capsys.readouterr().err
+
+
+def test_attributes_warns_too(tmp_path: Path) -> None:
+    write(tmp_path / "img.h5", both(3))
+    done = ok("attributes", tmp_path / "img.h5", "--random", 0)
+    assert "3 of 100 images of test also occur in train" in done.stderr
+
+
+@pytest.mark.parametrize("classes", [2, 50])
+@pytest.mark.parametrize(("width", "bits"), [(1, 23), (1, 7), (2, 7), (4, 4)])
+def test_features_of_few_values_cause_no_false_alarm(width, bits, classes):
+    rng = np.random.default_rng(0)
+    cosines = (0.2 + 0.03 * rng.standard_normal((60_000, width))).astype("<f4")
+    mask = np.uint32(0xFFFFFFFF << (23 - bits) & 0xFFFFFFFF)  # as bfloat16 keeps 7 bits
+    cosines = (cosines.view("<u4") & mask).view("<f4")
+    X, X_eval = cosines[:50_000], cosines[50_000:]
+    assert set(map(bytes, X)) & set(map(bytes, X_eval))
+    labels = rng.integers(0, classes, len(X))
+    assert splitting.count_shared_rows(X, labels, X_eval) == 0
+
+
+def test_constant_rows_and_columns_without_variance_cause_no_false_alarm():
+    labels = np.arange(60) % 3
+    assert splitting.count_shared_rows(np.ones((60, 4)), labels, np.ones((20, 4))) == 0
+    X, X_eval = random_features(60), random_features(20, seed=1)
+    X[:, 1:] = X_eval[:, 1:] = 1
+    assert splitting.count_shared_rows(X, labels, X_eval) == 0
+    assert splitting.count_shared_rows(X, labels, X[:20]) == 20
+
+
+@pytest.mark.long
+def test_50_000_rows_are_compared_in_about_half_a_second():
+    X, labels = random_features(50_000, 512), np.arange(50_000) % 100
+    start = time.process_time()
+    assert splitting.count_shared_rows(X, labels, X[:10_000]) == 10_000
+    assert time.process_time() - start < 1.5
+
+
+def test_a_warning_says_how_many_rows_the_smallest_class_has(capsys):
+    file = both(0)
+    file.splits["train"] = file.splits["train"].take([0, 4, 8, 1, 5, 9, 13, 2, 3, 7])
+    evaluate_grid(file, ProbeSpec("knn", shots=[3]))
+    message = "2 of 4 classes of train have fewer than 3 rows (the smallest: 1): all of their rows"
+    assert message in capsys.readouterr().err
+
+
+def test_the_commands_are_listed():
+    text = clipkit("--help").stdout
+    assert "split" in text
+    assert "concat" in text
