@@ -17,6 +17,7 @@ from clipkit.features import read, write
 
 COMMON = {"--output", "-o", "--title", "--force", "-f"}
 # picture -> an input, and the picture's own options
+COLUMNS = ("--path-column", "--label-column", "--split-column")
 PICTURES: dict[str, tuple[str, set[str]]] = {
     "confusion": ("zeroshot.h5", {"--split", "--run", "--groups"}),
     "classes": ("zeroshot.h5", {"--split", "--run", "--groups"}),
@@ -33,8 +34,8 @@ PICTURES: dict[str, tuple[str, set[str]]] = {
     "shots": ("shots.h5", {"--zeroshot"}),
     "attributes": ("attributes.h5", set()),
     "variance": ("variance.h5", set()),
-    "nearest": ("digits", {"--split", "--root", "--prompt", "--class", "--images"}),
-    "images": ("digits", {"--split", "--root"}),
+    "nearest": ("digits", {"--split", "--root", "--prompt", "--class", "--images", *COLUMNS}),
+    "images": ("digits", {"--split", "--root", *COLUMNS}),
 }
 
 
