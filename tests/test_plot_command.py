@@ -16,8 +16,8 @@ from clipkit.cli import app
 from clipkit.features import read, write
 
 COMMON = {"--output", "-o", "--title", "--force", "-f"}
+COLUMNS = ("--path-column", "--label-column", "--split-column")  # of a manifest
 # picture -> an input, and the picture's own options
-COLUMNS = ("--path-column", "--label-column", "--split-column")
 PICTURES: dict[str, tuple[str, set[str]]] = {
     "confusion": ("zeroshot.h5", {"--split", "--run", "--groups"}),
     "classes": ("zeroshot.h5", {"--split", "--run", "--groups"}),
@@ -227,7 +227,7 @@ def test_plot_without_a_picture_shows_the_help() -> None:
         ("images digits --split=", 2, "unknown split"),
         ("temperature probe.h5 --split=", 2, "unknown split of probe.h5 ''"),
         ("images digitz", 2, "unknown data set 'digitz'; hint: did you mean digits?"),
-        ("images", 2, "Missing argument 'DATASET'; hint: see clipkit plot images --help"),
+        ("images", 2, "Missing argument 'DATASET...'; hint: see clipkit plot images --help"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_drawn_is_refused_in_one_line(
