@@ -227,7 +227,7 @@ def test_plot_without_a_picture_shows_the_help() -> None:
         ("images digits --split=", 2, "unknown split"),
         ("temperature probe.h5 --split=", 2, "unknown split of probe.h5 ''"),
         ("images digitz", 2, "unknown data set 'digitz'; hint: did you mean digits?"),
-        ("images", 2, "Missing argument 'DATASET...'; hint: see clipkit plot images --help"),
+        ("images", 2, "Missing argument 'DATASET'; hint: see clipkit plot images --help"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_drawn_is_refused_in_one_line(

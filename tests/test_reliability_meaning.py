@@ -156,7 +156,7 @@ def test_a_long_prompt_is_cut_on_request(embed_texts: EmbedTexts, tmp_path: Path
         ),
         ("zeroshot LOGITS --split tset", "'tset'; hint: did you mean test?"),
         ("entropy LOGITS --format cvs", "unknown format 'cvs'; hint: did you mean"),
-        ("embed", "Missing argument 'DATASET...'"),
+        ("embed", "Missing argument 'DATASET'"),
         ("logitz", "No such command 'logitz'"),
         ("entropy LOGITS --temprature 1", "No such option: --temprature"),
     ],

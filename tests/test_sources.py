@@ -377,10 +377,13 @@ def test_columns_may_have_other_names(photos, ending):
 def test_labels_that_are_all_whole_numbers_number_the_classes(photos, ending):
     rows = [{"path": f"{label}.png", "label": label} for label in (10, 2, 0)]
     data = datasets.load(write_manifest(photos / f"m{ending}", rows))
-    assert labels_of(data) == {"all": [10, 2, 0]}
+    labels = {"all": [10, 2, 0]}
+    assert labels_of(data) == labels
     assert data.class_names == [str(number) for number in range(11)]
-    rows[0]["label"] = "ten"
     if ending != ".parquet":
+        rows[0]["label"] = "10.0"
+        assert labels_of(datasets.load(write_manifest(photos / f"m{ending}", rows))) == labels
+        rows[0]["label"] = "ten"
         data = datasets.load(write_manifest(photos / f"m{ending}", rows))
         assert data.class_names == ["0", "2", "ten"]
 
