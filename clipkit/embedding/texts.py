@@ -318,7 +318,7 @@ def read_class_names(source: str, root: str | None = None, column: str | None = 
     source : str
         A feature file; a text file (in each line a name, or a name, a tab and a wording); a .json
         or .csv file (see `clipkit.prompt_files`); ``-`` for one of these on standard input; bundled
-        words such as ``attributes/shapes``; or a data set's name or folder.
+        words such as ``attributes/shapes``; or a data set: its name, folder or manifest.
     root : str, optional
         The folder that holds a named data set. By default, its class names are those that clipkit
         lists, without the data.
@@ -337,7 +337,7 @@ def read_class_names(source: str, root: str | None = None, column: str | None = 
     On standard error: if two classes have one wording, so that no prompt tells them apart.
     """
     path = bundled.locate(source, "attributes") if "/" in source else source
-    if _is_file_or_stream(path) and not Path(path).is_dir():
+    if _is_file_or_stream(path) and not _holds_images(path):
         classes = _read_class_file(source, path, column)
     elif column is not None:
         raise UsageError(f"expected a file with --column, got the data set {source}")
@@ -350,6 +350,12 @@ def read_class_names(source: str, root: str | None = None, column: str | None = 
             "them other wordings in a text file (name, tab, wording)"
         )
     return classes
+
+
+def _holds_images(path: str) -> bool:
+    from clipkit import datasets
+
+    return Path(path).is_dir() or datasets.names_images(path)
 
 
 def _read_dataset(source: str, root: str | None) -> ClassNames:
