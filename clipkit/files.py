@@ -295,21 +295,21 @@ def _open_stream(name: str, mode: Literal["rb", "wb"]) -> AbstractContextManager
     return contextlib.nullcontext(sys.stdin.buffer if mode == "rb" else sys.stdout.buffer)
 
 
-def read_bytes(source: str) -> bytes:
+def read_bytes(source: str, max_bytes: int = MAX_TEXT_BYTES) -> bytes:
     """Read a small text input: a file, or standard input for ``-``.
 
     Raises
     ------
     ClipkitError
-        If it cannot be read, or holds more than MAX_TEXT_BYTES.
+        If it cannot be read, or holds more than `max_bytes`.
     """
     try:
         with _open_stream(source, "rb") as stream:
-            data = stream.read(MAX_TEXT_BYTES + 1)
+            data = stream.read(max_bytes + 1)
     except OSError as error:
         raise ClipkitError(f"cannot read {display_name(source)}: {error.strerror}") from error
-    if len(data) > MAX_TEXT_BYTES:
-        most = f"{MAX_TEXT_BYTES >> 20} MiB"
+    if len(data) > max_bytes:
+        most = f"{max_bytes >> 20} MiB"
         raise ClipkitError(f"{display_name(source)}: expected at most {most} of text, got more")
     return data
 

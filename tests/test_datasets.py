@@ -146,7 +146,21 @@ def test_a_name_of_the_registry_comes_before_a_folder(tmp_path, monkeypatch):
         ("no/such", {}, ClipkitError, "cannot read no/such: there is no such folder", ""),
         ("b.png", {}, ClipkitError, "cannot read b.png: there is no such file or folder", ""),
         ("no/b.h5", {}, ClipkitError, "cannot read no/b.h5: there is no such file or folder", ""),
-        ("a.png", {}, ClipkitError, "expected a folder of images, got the file a.png", ""),
+        (
+            "n.txt",
+            {},
+            ClipkitError,
+            "or a folder of images, got the file n.txt",
+            "",
+        ),
+        (
+            ".",
+            {"label_column": "x"},
+            UsageError,
+            "label-column: expected a manifest",
+            "leave --lab",
+        ),
+        ("s://h/a.png", {}, UsageError, "expected a local path, got the URL s://h/a.png", ""),
         (".", {"root": "x"}, UsageError, "root: expected a named data set", "leave --root out"),
         (".", {"classes": 1}, UsageError, "expected labels in all, got none", ""),
         ("digits", {"splits": ["tset"]}, UsageError, "split of digits 'tset'", "mean test?"),
@@ -158,7 +172,7 @@ def test_a_name_of_the_registry_comes_before_a_folder(tmp_path, monkeypatch):
 def test_wrong_names_and_options_are_refused(
     tmp_path, monkeypatch, name, options, error, message, hint
 ):
-    monkeypatch.chdir(write_images(tmp_path, "a.png"))
+    monkeypatch.chdir(write_images(tmp_path, "a.png", "n.txt"))
     with pytest.raises(error, match=message) as caught:
         datasets.load(name, **options)
     assert hint in (caught.value.hint or "")

@@ -44,6 +44,15 @@ def _check_format(format: str | None) -> str | None:
 FeatureInput = Annotated[
     str, typer.Argument(metavar="[FILE]", help="Feature file (default: standard input).")
 ]
+PathColumn = Annotated[
+    str | None, option("NAME", "Column of a manifest that names the image files (default: path).")
+]
+LabelColumn = Annotated[
+    str | None, option("NAME", "Column of a manifest with the labels (default: label, if present).")
+]
+SplitColumn = Annotated[
+    str | None, option("NAME", "Column of a manifest with the splits (default: split, if present).")
+]
 Output = Annotated[str, option("FILE", "Output file, or - for standard output.", *OUTPUT)]
 ResultOutput = Annotated[
     str | None, option("FILE", "Save the result in a file for clipkit plot.", *OUTPUT)

@@ -10,9 +10,12 @@ from clipkit.commands._options import (
     DEFAULT_MODEL,
     Device,
     Force,
+    LabelColumn,
     Model,
     Output,
+    PathColumn,
     Precision,
+    SplitColumn,
     Untrained,
     option,
 )
@@ -23,11 +26,12 @@ MAX_WORKERS = 256  # each holds a batch of images in memory
 
 def embed(
     dataset: Annotated[
-        str,
+        list[str],
         typer.Argument(
-            metavar="DATASET",
+            metavar="DATASET...",
             help="Data set: cifar10, cifar100, food101, imagenette, tiny-imagenet, fashion-mnist, "
-            "digits, shapes, or a folder.",
+            "digits, shapes; images and folders; a manifest (.csv, .tsv, .parquet, .jsonl); or - "
+            "for a list of paths on standard input.",
         ),
     ],
     output: Output = "-",
@@ -37,6 +41,9 @@ def embed(
     root: Annotated[
         str | None, option("FOLDER", "Folder that holds the data set, or to download it to.")
     ] = None,
+    path_column: PathColumn = None,
+    label_column: LabelColumn = None,
+    split_column: SplitColumn = None,
     limit: Annotated[
         int | None,
         typer.Option(
@@ -93,8 +100,17 @@ def embed(
     """
     from clipkit import console, datasets, embedding, files, models
 
-    files.check_feature_output(output, force=force)
-    data = datasets.load(dataset, root=root, splits=split, limit=limit, classes=classes)
+    files.check_feature_output(output, force=force, inputs=dataset)
+    data = datasets.load(
+        dataset,
+        root=root,
+        path_column=path_column,
+        label_column=label_column,
+        split_column=split_column,
+        splits=split,
+        limit=limit,
+        classes=classes,
+    )
     # Count all images, also when a run continues: compiling a model changes the last bits.
     count = sum(map(len, data.splits.values()))
     if compile is None:

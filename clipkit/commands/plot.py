@@ -12,6 +12,9 @@ from clipkit.commands._options import (
     OUTPUT,
     FeatureInput,
     Force,
+    LabelColumn,
+    PathColumn,
+    SplitColumn,
     Temperatures,
     check_output,
     option,
@@ -480,11 +483,15 @@ def variance(
 @plot.command()
 def images(
     dataset: Annotated[
-        str, typer.Argument(metavar="DATASET", help="Name of a data set, or a folder.")
+        list[str],
+        typer.Argument(metavar="DATASET...", help="Data set, as clipkit embed takes it."),
     ],
     output: PictureOutput = "-",
     split: Split = None,
     root: Annotated[str | None, option("FOLDER", "Folder that holds the data set.")] = None,
+    path_column: PathColumn = None,
+    label_column: LabelColumn = None,
+    split_column: SplitColumn = None,
     title: Title = None,
     force: Force = False,
 ) -> None:
@@ -495,7 +502,15 @@ def images(
     from clipkit import datasets, plots
 
     splits = None if split is None else [split]
-    data = datasets.load(dataset, root=root, splits=splits, limit=SHEET_IMAGES)
+    data = datasets.load(
+        dataset,
+        root=root,
+        path_column=path_column,
+        label_column=label_column,
+        split_column=split_column,
+        splits=splits,
+        limit=SHEET_IMAGES,
+    )
     name = "test" if "test" in data.splits else next(iter(data.splits))
     rows = data.splits[name]
     thumbnails = _thumbnails(rows, range(len(rows)), name)
@@ -510,7 +525,8 @@ def images(
 def nearest(
     file: Annotated[str, typer.Argument(metavar="LOGITS", help="Feature file of logits.")],
     dataset: Annotated[
-        str, typer.Argument(metavar="DATASET", help="Name of their data set, or a folder.")
+        list[str],
+        typer.Argument(metavar="DATASET...", help="Their data set, as clipkit embed took it."),
     ],
     output: PictureOutput = "-",
     prompt: Annotated[
@@ -524,6 +540,9 @@ def nearest(
     ] = 4,
     split: Split = None,
     root: Annotated[str | None, option("FOLDER", "Folder that holds the data set.")] = None,
+    path_column: PathColumn = None,
+    label_column: LabelColumn = None,
+    split_column: SplitColumn = None,
     title: Title = None,
     force: Force = False,
 ) -> None:
@@ -536,7 +555,15 @@ def nearest(
     logits_file = features.read(file, kinds=["logits"])
     name = results.choose_split(logits_file, split)
     found = results.nearest_images(logits_file, name, prompt, class_, count)
-    data = datasets.load(dataset, root=root, splits=[name]).splits[name]
+    data_set = datasets.load(
+        dataset,
+        root=root,
+        path_column=path_column,
+        label_column=label_column,
+        split_column=split_column,
+        splits=[name],
+    )
+    data = data_set.splits[name]
     place = {row_id: row for row, row_id in enumerate(data.ids)}
     of_file = logits_file.splits[name]
     sheets = []
@@ -545,7 +572,7 @@ def nearest(
         unknown_ids = [row_id for row_id in ids if row_id not in place]
         if unknown_ids:
             raise ClipkitError(
-                f"{dataset}: expected the {name} images of {file}, got no {unknown_ids[0]!r}"
+                f"{data_set.name}: expected the {name} images of {file}, got no {unknown_ids[0]!r}"
             )
         pictures = _thumbnails(data, [place[row_id] for row_id in ids], name)
         labels = _image_labels(logits_file, name, nearest_rows)

@@ -1,43 +1,49 @@
-"""Load a data set by name or from a folder: images, labels and ids in a fixed order, per split.
+"""Load a data set by name or from files: images, labels and ids in a fixed order, per split.
 
 Ids are unique in a split. An image is decoded when it is asked for. To add a data set, write a
-function from a root (or None) to a `Dataset` in `registry.py` and name it in `REGISTRY`.
+function from a root (or None) to a `Dataset` in `registry.py` and name it in `REGISTRY`. To add a
+form of files, write a function from names to a `Dataset` and add it to `sources.SOURCES`.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from clipkit.datasets.dataset import Dataset, ImageDataset
 from clipkit.datasets.folders import read_folder
-from clipkit.datasets.images import escape
+from clipkit.datasets.manifests import read_manifest
 from clipkit.datasets.registry import REGISTRY
-from clipkit.errors import ClipkitError, UsageError, unknown
+from clipkit.datasets.sources import SourceOptions, read_source
 
-__all__ = ["REGISTRY", "Dataset", "ImageDataset", "load", "read_folder"]
+__all__ = ["REGISTRY", "Dataset", "ImageDataset", "load", "read_folder", "read_manifest"]
 
 
-def load(
-    name: str | Path,
+def load(  # noqa: PLR0913 (the options of `clipkit embed`)
+    name: str | Path | Sequence[str | Path],
     *,
     root: str | Path | None = None,
+    path_column: str | None = None,
+    label_column: str | None = None,
+    split_column: str | None = None,
     splits: Sequence[str] | None = None,
     limit: int | None = None,
     classes: int | None = None,
     seed: int = 42,
 ) -> Dataset:
-    """Load a data set by its name, or a folder of images by its path.
+    """Load a data set by its name, or from files.
 
     Parameters
     ----------
-    name : str or Path
-        A name of `REGISTRY`, or else a folder (see `read_folder`).
+    name : str, Path or sequence of them
+        A name of `REGISTRY`; ``-`` for a list of paths on standard input (`lists.read_list`); a
+        manifest (`read_manifest`); or images and folders (`read_folder`), also several.
     root : str or Path, optional
         The folder that holds a named data set or that it is downloaded to;
         `registry.cache_folder()` by default.
+    path_column, label_column, split_column : str, optional
+        The columns of a manifest; `path`, `label` and `split` by default.
     splits : sequence of str, optional
         Only these splits; all by default.
     limit : int, optional
@@ -59,8 +65,8 @@ def load(
     Raises
     ------
     UsageError
-        If the name or a split is unknown, `limit` or `classes` is out of range, or a `root` is
-        given with a folder.
+        If the name or a split is unknown, `limit` or `classes` is out of range, or a `root` or a
+        column is given with a form of data set that has none.
     ClipkitError
         If the files are missing and cannot be downloaded, or are not valid.
 
@@ -70,7 +76,8 @@ def load(
     >>> len(test), test.image(0).size
     (20, (8, 8))
     """
-    data = _find(name, root)
+    names = [name] if isinstance(name, str | Path) else list(name)
+    data = read_source(names, SourceOptions(root, path_column, label_column, split_column))
     draw: dict[str, int] = {}
     if splits is not None:
         data = data.select_splits(splits)
@@ -87,21 +94,3 @@ def load(
     for split, dataset in data.splits.items():
         details["splits"][split] = {"images": len(dataset), "rows": dataset.digest()}
     return replace(data, details=details)
-
-
-def _find(name: str | Path, root: str | Path | None) -> Dataset:
-    if isinstance(name, str) and name in REGISTRY:
-        return REGISTRY[name](None if root is None else Path(root).expanduser())
-    is_missing = not os.path.lexists(name)
-    if is_missing and Path(name).suffix:
-        raise ClipkitError(f"cannot read {escape(str(name))}: there is no such file or folder")
-    is_bare = isinstance(name, str) and "/" not in name and os.sep not in name
-    if is_bare and is_missing:
-        raise unknown("data set", str(name), REGISTRY)
-    path = Path(name).expanduser()
-    if root is not None:
-        raise UsageError(
-            f"root: expected a named data set, got the folder {escape(str(path))}",
-            "leave --root out",
-        )
-    return read_folder(path)

@@ -1,4 +1,4 @@
-"""Read a folder of images as a data set.
+"""Read images and folders of images as a data set.
 
 torchvision's `ImageFolder` knows one layout, has no ids and follows links that run in circles.
 """
@@ -6,81 +6,166 @@ torchvision's `ImageFolder` knows one layout, has no ids and follows links that 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from clipkit.datasets.dataset import Dataset, ImageDataset
-from clipkit.datasets.images import escape
-from clipkit.errors import ClipkitError
+import numpy as np
 
-SPLITS = ("train", "val", "valid", "validation", "test")
-SUFFIXES = (
-    ".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff",
-    ".ppm", ".pgm", ".pbm", ".pnm",
-)  # fmt: skip
+from clipkit import console
+from clipkit.datasets.class_index import FILE_NAMES, rename_classes
+from clipkit.datasets.dataset import SPLIT_NAMES, Dataset, ImageDataset, ImageFiles, split_name
+from clipkit.datasets.images import escape, installation_hint, readable_suffixes
+from clipkit.errors import ClipkitError, UsageError
+from clipkit.features import Int64
+
 UNLABELLED = ""  # the class of images that lie in no class folder
+NO_ENDING = "no ending"
+LISTED_ENDINGS = 8  # of files that are left out
 
 IdAndPath = tuple[str, str]
+FilesByClass = dict[str, list[IdAndPath]]
+
+
+@dataclass
+class _Tree:
+    """What the arguments hold: by split, the files of each class or of `UNLABELLED`.
+
+    Attributes
+    ----------
+    splits : dict of str to list of FilesByClass
+        One entry for each argument that holds images of the split.
+    left_out : Counter
+        The number of files by the ending that is none of an image.
+    index_folders : list of str
+        Where a class index may be.
+    """
+
+    splits: dict[str, list[FilesByClass]] = field(default_factory=dict)
+    left_out: Counter[str] = field(default_factory=Counter)
+    index_folders: list[str] = field(default_factory=list)
 
 
 def read_folder(path: Path) -> Dataset:
     """Read a folder of images in one of three layouts.
 
     Class folders: every folder is a class and holds an image, at any depth. The split is `all`.
-    Splits: folders named train, val (valid, validation) or test hold class folders or images. All
-    else next to them is ignored. Classes are the union over the splits.
+    Splits: folders named train, val (or valid, validation) or test hold class folders or images.
+    All else next to them is ignored. Classes are the union over the splits.
     Flat: images and no class folders, in the folder or in a split. There are no labels.
 
-    Classes, and the files of a class, are sorted by code point. Hidden files, files without the
-    suffix of an image and links to folders inside a class are ignored.
+    Classes, and the files of a class, are sorted by code point. Class folders that are called by
+    their WordNet ids get the names of a `class_index.json` in the folder, a split or the folder
+    above. Hidden files, files without the suffix of an image and links to folders inside a class
+    are ignored. Files that are left out because of their suffix are counted in one message.
 
     Raises
     ------
     ClipkitError
-        If there is no such folder, it or a class folder holds no image, or images are next to class
-        folders.
+        If there is no such folder, it or a class folder holds no image, images are next to class
+        folders, or the class index is damaged.
     """
     where = escape(str(path))
     if path.is_file():
         raise ClipkitError(f"expected a folder of images, got the file {where}")
     if not path.is_dir():
         raise ClipkitError(f"cannot read {where}: there is no such folder")
-    files: dict[str, dict[str, list[IdAndPath]]] = {}
-    class_names: set[str] = set()
-    for split, folder in _split_folders(str(path)).items():
-        files[split] = _files_by_class(folder)
-        class_names.update(files[split])
-    classes = sorted(class_names - {UNLABELLED})
-    number = {name: i for i, name in enumerate(classes)}
-    splits = {split: _to_dataset(by_class, number) for split, by_class in files.items()}
-    return Dataset(escape(path.resolve().name), classes, splits)
+    tree = _Tree()
+    _add_folder(tree, str(path), "")
+    return _to_dataset(tree, escape(path.resolve().name))
+
+
+def read_images(names: Sequence[str]) -> Dataset:
+    """Read images and folders of images as one data set.
+
+    A single folder is read by `read_folder`. Of several names, an image is in the split `all`, and
+    each folder has the splits and classes that it has alone. An id is the path as it is given,
+    without "./" at its start, and without the folder of the split. A split has no labels if images
+    in it have none.
+
+    Raises
+    ------
+    UsageError
+        If an image is there twice.
+    ClipkitError
+        If a file is no image by its suffix and there is no other image, or as in `read_folder`.
+
+    Warns
+    -----
+    On standard error: if labels are dropped.
+    """
+    paths = [Path(name).expanduser() for name in names]
+    if len(paths) == 1 and not paths[0].is_file():
+        return read_folder(paths[0])
+    tree = _Tree()
+    for name, path in zip(names, paths, strict=True):
+        row_id = escape(name.removeprefix("./"))
+        if path.is_dir():
+            prefix = "" if row_id in ("", ".") else f"{row_id.rstrip('/')}/"
+            _add_folder(tree, str(path), prefix)
+        elif name.lower().endswith(readable_suffixes()):
+            by_class = {UNLABELLED: [(row_id, str(path))]}
+            tree.splits.setdefault("all", []).append(by_class)
+        else:
+            tree.left_out[_ending(path.name)] += 1
+    if not tree.splits:
+        raise ClipkitError(
+            f"expected an image or a folder of images, got the file {escape(names[0])}",
+            _endings_hint(tree.left_out),
+        )
+    name = escape(paths[0].resolve().name)
+    if len(names) > 1:
+        name += f" and {len(names) - 1:,} more"
+    return _to_dataset(tree, name)
+
+
+def _add_folder(tree: _Tree, path: str, prefix: str) -> None:
+    split_folders = _split_folders(path)
+    for split, folder in split_folders.items():
+        by_class = _files_by_class(folder, prefix, tree.left_out)
+        tree.splits.setdefault(split, []).append(by_class)
+    folders = [path, *split_folders.values(), str(Path(path).resolve().parent)]
+    tree.index_folders += dict.fromkeys(folders)
 
 
 def _split_folders(path: str) -> dict[str, str]:
     """Return the folder of each split: the whole folder is `all` where none is named as a split."""
     folders = subfolders(path)
-    splits = {name: folders[name] for name in SPLITS if name in folders}
-    if splits and len(splits) == len(folders):
-        return splits
+    splits: dict[str, list[str]] = {}
+    for known in SPLIT_NAMES:
+        named = [name for name in folders if split_name(name) == known]
+        if named:
+            splits[known] = named
+    used = [name for named in splits.values() for name in named]
     # Beside other folders, "train" is a split only if it holds folders: a class may be called so.
-    if any(subfolders(folder) for folder in splits.values()):
-        return splits
-    return {"all": path}
+    if len(used) < len(folders) and not any(subfolders(folders[name]) for name in used):
+        return {"all": path}
+    for known, named in splits.items():
+        if len(named) > 1:
+            raise ClipkitError(
+                f"{escape(path)}: expected one folder for the split {known}, "
+                f"got {' and '.join(named)}",
+                "rename or move one of them",
+            )
+    if not splits:
+        return {"all": path}
+    return {known: folders[named[0]] for known, named in splits.items()}
 
 
-def _files_by_class(path: str) -> dict[str, list[IdAndPath]]:
+def _files_by_class(path: str, prefix: str, left_out: Counter[str]) -> FilesByClass:
     """Return the images of each class folder, or of `UNLABELLED` in a flat folder."""
     where = escape(path)
-    unlabelled = find_images(path, deep=False)
+    unlabelled = find_images(path, prefix=prefix, deep=False, left_out=left_out)
     by_class = {}
     for name, folder in subfolders(path).items():
-        by_class[name] = find_images(folder, prefix=f"{name}/")
+        by_class[name] = find_images(folder, prefix=f"{prefix}{name}/", left_out=left_out)
     filled = [name for name, files in by_class.items() if files]
     empty = [name for name, files in by_class.items() if not files]
     if unlabelled and filled:
         raise ClipkitError(
             f"{where}: expected images or class folders, got both: "
-            f"{unlabelled[0][0]} and {filled[0]}/",
+            f"{unlabelled[0][0].removeprefix(prefix)} and {filled[0]}/",
             "move the images that are next to the class folders",
         )
     if unlabelled:
@@ -88,7 +173,7 @@ def _files_by_class(path: str) -> dict[str, list[IdAndPath]]:
     if not filled:
         raise ClipkitError(
             f"{where}: expected images or class folders of images, got none",
-            f"image files end in {' '.join(SUFFIXES)}",
+            _endings_hint(left_out),
         )
     if empty:
         raise ClipkitError(
@@ -98,35 +183,114 @@ def _files_by_class(path: str) -> dict[str, list[IdAndPath]]:
     return by_class
 
 
-def _to_dataset(by_class: Mapping[str, list[IdAndPath]], number: Mapping[str, int]) -> ImageDataset:
-    if UNLABELLED in by_class:
-        return ImageDataset.from_files(by_class[UNLABELLED], None)
-    files: list[IdAndPath] = []
+def _to_dataset(tree: _Tree, name: str) -> Dataset:
+    """Make a data set: number the classes, and join the files of each split."""
+    folder_names: set[str] = set()
+    for parts in tree.splits.values():
+        if not any(UNLABELLED in by_class for by_class in parts):
+            folder_names.update(*parts)
+    classes = sorted(folder_names)
+    number = {class_name: i for i, class_name in enumerate(classes)}
+    splits = {split: _join(split, parts, number) for split, parts in tree.splits.items()}
+    class_names, details = rename_classes(classes, tree.index_folders)
+    _report_left_out(tree.left_out)
+    return Dataset(name, class_names, splits, details)
+
+
+def _join(split: str, parts: Sequence[FilesByClass], number: Mapping[str, int]) -> ImageDataset:
+    """Join the files of a split, class by class within each argument."""
+    unlabelled = [by_class for by_class in parts if UNLABELLED in by_class]
+    if unlabelled and len(unlabelled) < len(parts):
+        example = unlabelled[0][UNLABELLED][0][0]
+        console.warn(f"{split}: the labels of class folders are dropped, since {example} has none")
+    ids: list[str] = []
+    paths: list[str] = []
     labels: list[int] = []
-    for name in sorted(by_class):
-        files += by_class[name]
-        labels += [number[name]] * len(by_class[name])
-    return ImageDataset.from_files(files, labels)
+    for by_class in parts:
+        for name in sorted(by_class):
+            for row_id, path in by_class[name]:
+                ids.append(row_id)
+                paths.append(path)
+            if not unlabelled:
+                labels += [number[name]] * len(by_class[name])
+    _check_unique(ids)
+    numbers: Int64 | None = None if unlabelled else np.array(labels, np.int64)
+    return ImageDataset(ids, numbers, ImageFiles(paths))
 
 
-def find_images(folder: str, *, prefix: str = "", deep: bool = True) -> list[IdAndPath]:
+def _check_unique(ids: Sequence[str]) -> None:
+    if len(set(ids)) == len(ids):
+        return
+    row_id, count = Counter(ids).most_common(1)[0]
+    raise UsageError(
+        f"expected each image once, got {row_id} {count} times", "name each file and folder once"
+    )
+
+
+def _report_left_out(left_out: Mapping[str, int]) -> None:
+    """Count the files that were left out because of their ending, in one line."""
+    if not left_out:
+        return
+    total = sum(left_out.values())
+    files = "1 file" if total == 1 else f"{total:,} files"
+    text = f"left out {files}: {_list_endings(left_out)}"
+    hint = installation_hint(left_out)
+    if hint:
+        console.warn(f"{text}; hint: {hint}")
+    else:
+        console.note(text)
+
+
+def _list_endings(left_out: Mapping[str, int]) -> str:
+    """Return the endings with their counts, the most frequent first.
+
+    >>> _list_endings({".txt": 1, ".heic": 4})
+    '.heic 4, .txt 1'
+    """
+    ranked = sorted(left_out.items(), key=lambda item: (-item[1], item[0]))
+    listed = [f"{ending} {count:,}" for ending, count in ranked[:LISTED_ENDINGS]]
+    others = sum(count for _, count in ranked[LISTED_ENDINGS:])
+    if others:
+        listed.append(f"others {others:,}")
+    return ", ".join(listed)
+
+
+def _endings_hint(left_out: Mapping[str, int]) -> str:
+    """Return a hint for a folder without images."""
+    hint = installation_hint(left_out)
+    if hint:
+        return f"to read its {_list_endings(left_out)}: {hint}"
+    return f"image files end in {' '.join(readable_suffixes())}"
+
+
+def _ending(name: str) -> str:
+    return escape(Path(name).suffix.lower()) or NO_ENDING
+
+
+def find_images(
+    folder: str, *, prefix: str = "", deep: bool = True, left_out: Counter[str] | None = None
+) -> list[IdAndPath]:
     """Find the image files in a folder, sorted by id.
 
     Files are recognised by their suffix and not opened: a broken link or an empty file is reported
     when its image is read. If `deep`, the folders below are searched too, but links to folders are
     not followed, since they may run in circles. An id is `prefix` and the escaped path from
-    `folder`, with "/".
+    `folder`, with "/". Files that are left out because of their suffix are counted in `left_out`.
     """
+    suffixes = readable_suffixes()
     files = []
     pending = [(folder, prefix)]
     while pending:
         path, start = pending.pop()
         for entry in _entries(path):
             name = start + escape(entry.name)
-            if entry.name.lower().endswith(SUFFIXES) and not _is_folder(entry, links=True):
+            if _is_folder(entry, links=True):
+                if deep and _is_folder(entry, links=False):
+                    pending.append((entry.path, f"{name}/"))
+            elif entry.name.lower().endswith(suffixes):
                 files.append((name, entry.path))
-            elif deep and _is_folder(entry, links=False):
-                pending.append((entry.path, f"{name}/"))
+            elif left_out is not None and entry.name not in FILE_NAMES:
+                left_out[_ending(entry.name)] += 1
     return sorted(files)
 
 

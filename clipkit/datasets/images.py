@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import importlib.util
 import io
 import logging
 import os
@@ -12,16 +13,25 @@ import re
 import stat
 import urllib.parse
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError, _imaging
+from PIL import Image, UnidentifiedImageError, _imaging, features
 
 from clipkit.errors import ImageError
 
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
+SUFFIXES = (
+    ".png", ".jpg", ".jpeg", ".jfif", ".gif", ".bmp", ".webp", ".tif", ".tiff",
+    ".ppm", ".pgm", ".pbm", ".pnm",
+)  # fmt: skip
+# Formats that not every installation reads: their suffixes, and what reads them.
+AVIF_SUFFIXES = (".avif",)
+HEIF_SUFFIXES = (".heic", ".heif", ".hif")
+AVIF_HINT = "pip install 'pillow>=11.3'"
+HEIF_HINT = "pip install 'clipkit-vl[heic]'"
 MAX_PIXELS = 2**26  # 64 megapixels are 192 MiB as RGB; a 17.6 kB PNG can declare four times as many
 MAX_BYTES = 2**29  # some decoders read the whole file first
 MAX_ASPECT = 100  # resizing the short side of 65,000 x 1 pixels to 224 would make 3 billion pixels
@@ -50,6 +60,41 @@ def escape(name: str) -> str:
         lambda match: urllib.parse.quote(match[0], errors="surrogateescape"),
         text,
     )
+
+
+@functools.cache
+def readable_formats() -> tuple[str, ...]:
+    """Return the formats that this installation reads, by Pillow's names."""
+    formats = list(FORMATS)
+    if features.check("avif"):  # False in a Pillow before 11.3
+        formats.append("AVIF")
+    if importlib.util.find_spec("pillow_heif"):
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+        formats.append("HEIF")
+    return tuple(formats)
+
+
+def readable_suffixes() -> tuple[str, ...]:
+    """Return the suffixes of the formats that this installation reads, in lower case."""
+    suffixes: tuple[str, ...] = SUFFIXES
+    if "AVIF" in readable_formats():
+        suffixes += AVIF_SUFFIXES
+    if "HEIF" in readable_formats():
+        suffixes += HEIF_SUFFIXES
+    return suffixes
+
+
+def installation_hint(suffixes: Iterable[str]) -> str:
+    """Return what to install to read files with these suffixes, or "" where nothing helps."""
+    missing = set(suffixes).difference(readable_suffixes())
+    hints = []
+    if missing.intersection(HEIF_SUFFIXES):
+        hints.append(HEIF_HINT)
+    if missing.intersection(AVIF_SUFFIXES):
+        hints.append(AVIF_HINT)
+    return ", and ".join(hints)
 
 
 def read(path: str) -> Image.Image:
@@ -103,7 +148,7 @@ def _image_errors(name: str) -> Iterator[None]:
 
 def _decode(source: str | IO[bytes]) -> Image.Image:
     _silence_pillow()
-    with Image.open(source, formats=FORMATS) as image:
+    with Image.open(source, formats=readable_formats()) as image:
         _check_size(*image.size)
         return _to_rgb(image)
 

@@ -1,0 +1,59 @@
+"""Read a list of image paths from standard input, as `find` and `ls` print it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from collections.abc import Iterator
+
+from clipkit import files
+from clipkit.datasets.dataset import Dataset
+from clipkit.datasets.rows import Row, collect
+from clipkit.errors import ClipkitError, UsageError
+
+MAX_LIST_BYTES = 1 << 28  # a million paths of 256 bytes
+
+
+def read_list(source: str = files.STREAM) -> Dataset:
+    """Read a list of paths: one a line, or separated by NUL as `find -print0` does.
+
+    Relative paths start at the current folder. Blank lines are dropped. An id is the path without
+    "./" at its start. The split is `all`, and there are no labels.
+
+    Parameters
+    ----------
+    source : str
+        A file, or ``-`` for standard input.
+
+    Raises
+    ------
+    UsageError
+        If standard input is a terminal.
+    ClipkitError
+        If the list is empty or too long, or a path is a URL or is there twice.
+    """
+    name = files.display_name(source)
+    if source == files.STREAM and sys.stdin.isatty():
+        raise UsageError(
+            "expected a list of paths on standard input, got a terminal",
+            "pipe one in: find photos -name '*.jpg' | clipkit embed - -o img.h5",
+        )
+    data = files.read_bytes(source, MAX_LIST_BYTES)
+    if not data:
+        hint = "check whether the command before it found files"
+        raise ClipkitError(f"{name}: expected a list of paths, got an empty input", hint)
+    is_nul = b"\0" in data
+    details = {"source": "list", "list": f"sha256:{hashlib.sha256(data).hexdigest()}"}
+    class_names, splits = collect(
+        _rows(data, b"\0" if is_nul else b"\n"), name, unit="entry" if is_nul else "line"
+    )
+    return Dataset(name, class_names, splits, details)
+
+
+def _rows(data: bytes, separator: bytes) -> Iterator[Row]:
+    for place, entry in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(separator), start=1):
+        if separator == b"\n":
+            entry = entry.removesuffix(b"\r")
+        if entry:
+            yield Row(place, os.fsdecode(entry))

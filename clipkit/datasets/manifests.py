@@ -1,0 +1,237 @@
+"""Read a manifest: a table that names an image file in each row, with its label, split and id."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from clipkit import files
+from clipkit.datasets.class_index import rename_classes
+from clipkit.datasets.columns import Columns, as_text, check_columns
+from clipkit.datasets.dataset import Dataset
+from clipkit.datasets.images import escape
+from clipkit.datasets.rows import Row, Rows, collect
+from clipkit.errors import ClipkitError
+
+ENDINGS = (".csv", ".tsv", ".parquet", ".jsonl")
+DELIMITERS = {".csv": ",", ".tsv": "\t"}
+MAX_BYTES = 1 << 28  # a million rows of 256 bytes
+
+
+def is_manifest(name: str) -> bool:
+    """Whether a name is that of a manifest, by its ending.
+
+    A folder is none. Of Parquet files, those that hold images are none.
+    """
+    ending = os.path.splitext(name)[1].lower()  # noqa: PTH122
+    if ending not in ENDINGS or Path(name).is_dir():
+        return False
+    if ending != ".parquet" or not Path(name).is_file():
+        return True
+    return not _parquet().holds_images(Path(name), escape(name))
+
+
+def read_manifest(
+    path: str | Path,
+    *,
+    path_column: str | None = None,
+    label_column: str | None = None,
+    split_column: str | None = None,
+) -> Dataset:
+    """Read a manifest: a .csv, .tsv, .parquet or .jsonl file with a row for each image.
+
+    The column `path` names the files. Relative paths start at the folder of the manifest. The
+    columns `label`, `split` and `id` are optional. Without `split`, all rows are in the split
+    `all`. Without `id`, the id is the path as the manifest has it.
+
+    If all labels are whole numbers, they are the numbers of the classes, and class 3 is called "3".
+    Otherwise labels are the names of classes, which are sorted by code point. A split may be
+    without labels. If a file `class_index.json` is next to the manifest or in the folder above,
+    WordNet ids become its names.
+
+    Parameters
+    ----------
+    path : str or Path
+    path_column, label_column, split_column : str, optional
+        Read these columns instead. A column that is named must be there.
+
+    Raises
+    ------
+    ClipkitError
+        If the manifest cannot be read or is too large, a column is missing, a row has no path or
+        its id is there twice in the split, or some rows of a split have no label. The message names
+        the line.
+    """
+    source = str(path)
+    given = {"path": path_column, "label": label_column, "split": split_column}
+    named = {role: column for role, column in given.items() if column is not None}
+    columns = Columns()._replace(**named)
+    content, digest = _read_rows(source, columns, {columns.path, *named.values()})
+    folder = Path(source).resolve().parent
+    class_names, index = rename_classes(content.class_names, map(str, (folder, folder.parent)))
+    details: dict[str, Any] = {"source": "manifest", "manifest": f"sha256:{digest}", **index}
+    if named:
+        details["columns"] = named
+    return Dataset(escape(Path(source).stem), class_names, content.splits, details)
+
+
+def _read_rows(source: str, columns: Columns, required: set[str]) -> tuple[Rows, str]:
+    """Return the content of a manifest and the SHA-256 of the file."""
+    name = escape(source)
+    folder = os.path.dirname(source)  # noqa: PTH120 ("" for the current folder)
+    ending = Path(source).suffix.lower()
+    if ending == ".parquet":
+        with files.spool_input(source) as path:
+            digest = _digest(path)
+            has_splits, rows = _parquet().read_rows(path, name, columns, required, MAX_BYTES)
+            content = collect(rows, name, unit="row", folder=folder, has_splits=has_splits)
+        return content, digest
+    data = files.read_bytes(source, MAX_BYTES)
+    _check_text(data, name)
+    if ending == ".jsonl":
+        has_splits, rows = _read_jsonl(data, name, columns, required)
+    else:
+        has_splits, rows = _read_csv(data, name, columns, required, DELIMITERS[ending])
+    content = collect(rows, name, folder=folder, has_splits=has_splits)
+    return content, hashlib.sha256(data).hexdigest()
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _parquet() -> ModuleType:
+    try:
+        from clipkit.datasets import parquet_manifests
+    except ImportError as error:
+        raise ClipkitError(
+            "a .parquet file needs pyarrow, which is not installed",
+            "install it: pip install 'clipkit-vl[parquet]'",
+        ) from error
+    return parquet_manifests
+
+
+def _check_text(data: bytes, name: str) -> None:
+    """Refuse an empty file, bytes that are not UTF-8, and NUL."""
+    if not data.strip():
+        hint = "check whether the command before it failed"
+        raise ClipkitError(f"{name}: expected a table with a row for each image, got none", hint)
+    end = data.find(b"\0")
+    if end < 0:
+        try:
+            data.decode()
+        except UnicodeDecodeError as error:
+            end = error.start
+    if end >= 0:
+        line = data.count(b"\n", 0, end) + 1
+        raise ClipkitError(
+            f"{name}, line {line}: expected UTF-8 text, got the byte 0x{data[end]:02x}",
+            "save the file as plain text in UTF-8",
+        )
+
+
+def _read_csv(
+    data: bytes, name: str, columns: Columns, required: set[str], delimiter: str
+) -> tuple[bool, Iterator[Row]]:
+    """Return whether there is a column of splits, and the rows."""
+    text = io.TextIOWrapper(io.BytesIO(data), "utf-8-sig", newline="")
+    # as in a spreadsheet's .tsv, a quote begins a quoted field
+    reader = csv.reader(text, delimiter=delimiter, skipinitialspace=delimiter == ",", strict=True)
+    records = _records(reader, name)
+    line, header = next(records)
+    header = [column.strip() for column in header]
+    check_columns(header, required, f"{name}, line {line}")
+    place = {column: number for number, column in enumerate(header)}
+    indices = [place.get(column) for column in columns]
+    return columns.split in place, _csv_rows(records, name, len(header), indices)
+
+
+def _records(reader: Any, name: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield the records of a CSV file that are not blank, each with its first line."""
+    line = 1
+    try:
+        for record in reader:
+            if record:
+                yield line, record
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise ClipkitError(f"{name}, line {line}: expected a row of a table, got {error}") from None
+
+
+def _csv_rows(
+    records: Iterator[tuple[int, list[str]]], name: str, width: int, indices: Sequence[int | None]
+) -> Iterator[Row]:
+    path, label, split, row_id = indices
+    assert path is not None, "check_columns has found it"
+    for line, record in records:
+        if len(record) != width:
+            raise ClipkitError(
+                f"{name}, line {line}: expected {width} columns as in the header, "
+                f"got {len(record)}",
+                "quote values that hold a separator or a quote",
+            )
+        yield Row(
+            line,
+            record[path],
+            "" if label is None else record[label].strip(),
+            "" if split is None else record[split].strip(),
+            "" if row_id is None else _required_id(record[row_id], f"{name}, line {line}"),
+        )
+
+
+def _required_id(text: str, where: str) -> str:
+    if not text:
+        raise ClipkitError(f"{where}: expected an id, got none")
+    return text
+
+
+def _read_jsonl(
+    data: bytes, name: str, columns: Columns, required: set[str]
+) -> tuple[bool, Iterator[Row]]:
+    """Return whether there is a column of splits, as the first object has it, and the rows."""
+    objects = _objects(data, name)
+    line, first = next(objects)
+    check_columns(list(first), required, f"{name}, line {line}")
+    has_ids = columns.id in first
+    return columns.split in first, _json_rows(data, name, columns, has_ids)
+
+
+def _objects(data: bytes, name: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    for number, line in enumerate(io.BytesIO(data.removeprefix(b"\xef\xbb\xbf")), start=1):
+        if not line.strip():
+            continue
+        try:
+            content = json.loads(line)
+        except (ValueError, RecursionError):
+            content = None
+        if not isinstance(content, dict):
+            got = escape(line[:40].decode(errors="replace").strip())
+            raise ClipkitError(
+                f"{name}, line {number}: expected a JSON object, got {got}",
+                'write one object per line: {"path": "a.jpg", "label": "cat"}',
+            )
+        yield number, content
+
+
+def _json_rows(data: bytes, name: str, columns: Columns, has_ids: bool) -> Iterator[Row]:
+    for line, content in _objects(data, name):
+        where = f"{name}, line {line}"
+        path = content.get(columns.path)
+        if path is not None and not isinstance(path, str):
+            raise ClipkitError(f"{where}: expected a path, got {str(path)[:40]!r}")
+        row_id = as_text(content.get(columns.id), f"{where}: {columns.id}") if has_ids else ""
+        yield Row(
+            line,
+            as_text(path, f"{where}: {columns.path}"),
+            as_text(content.get(columns.label), f"{where}: {columns.label}").strip(),
+            as_text(content.get(columns.split), f"{where}: {columns.split}").strip(),
+            _required_id(row_id, where) if has_ids else "",
+        )

@@ -1,0 +1,118 @@
+"""Read the columns of a manifest in Parquet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from clipkit.datasets.columns import Columns, as_text, check_columns
+from clipkit.datasets.images import reason
+from clipkit.datasets.rows import MAX_PATH, Row
+from clipkit.errors import ClipkitError
+
+BATCH_ROWS = 1 << 14
+MAX_ROWS = 1 << 24
+
+
+def holds_images(path: Path, name: str) -> bool:
+    """Whether a Parquet file holds images in a column of structs, as Hugging Face writes them."""
+    return any(pa.types.is_struct(field.type) for field in _schema(path, name))
+
+
+def _schema(path: Path, name: str) -> pa.Schema:
+    try:
+        return pq.read_schema(path)
+    except (OSError, pa.ArrowException) as error:
+        raise _unreadable(name, error) from error
+
+
+def _unreadable(name: str, error: Exception) -> ClipkitError:
+    return ClipkitError(f"cannot read {name}: {reason(error)}")
+
+
+def read_rows(
+    path: Path, name: str, columns: Columns, required: set[str], max_bytes: int
+) -> tuple[bool, Iterator[Row]]:
+    """Return whether there is a column of splits, and the rows.
+
+    Raises
+    ------
+    ClipkitError
+        If the file is damaged, lacks a column or would unpack to more than `max_bytes`.
+    """
+    schema = _schema(path, name)
+    check_columns(schema.names, required, name)
+    present = [column for column in columns if column in schema.names]
+    for column in present:
+        _check_type(schema.field(column).type, f"{name}: {column}", is_path=column == columns.path)
+    return columns.split in present, _iter_rows(path, name, columns, present, max_bytes)
+
+
+def _check_type(arrow_type: pa.DataType, where: str, *, is_path: bool) -> None:
+    if pa.types.is_dictionary(arrow_type):
+        arrow_type = arrow_type.value_type
+    is_text = pa.types.is_string(arrow_type) or pa.types.is_large_string(arrow_type)
+    is_number = pa.types.is_integer(arrow_type) or pa.types.is_floating(arrow_type)
+    if not is_text and (is_path or not (is_number or pa.types.is_null(arrow_type))):
+        expected = "texts" if is_path else "texts or whole numbers"
+        raise ClipkitError(f"{where}: expected {expected}, got {arrow_type}")
+
+
+def _iter_rows(
+    path: Path, name: str, columns: Columns, present: list[str], max_bytes: int
+) -> Iterator[Row]:
+    # as dictionaries, so that a text that fills many rows is in memory once
+    try:
+        with pq.ParquetFile(path, read_dictionary=present) as file:
+            _check_size(file.metadata, present, name, max_bytes)
+            start = 0
+            for batch in file.iter_batches(BATCH_ROWS, columns=present):
+                yield from _batch_rows(batch, name, columns, start)
+                start += len(batch)
+                if start > MAX_ROWS:  # the metadata of an untrusted file may state fewer
+                    raise ClipkitError(f"{name}: expected at most {MAX_ROWS:,} rows, got more")
+    except (OSError, pa.ArrowException) as error:
+        raise _unreadable(name, error) from error
+
+
+def _check_size(metadata: pq.FileMetaData, present: list[str], name: str, max_bytes: int) -> None:
+    size = 0
+    for group in map(metadata.row_group, range(metadata.num_row_groups)):
+        for column in map(group.column, range(metadata.num_columns)):
+            if column.path_in_schema in present:
+                size += column.total_uncompressed_size
+    if size > max_bytes:
+        raise ClipkitError(
+            f"{name}: expected columns of at most {max_bytes >> 20} MiB, got {size >> 20} MiB"
+        )
+
+
+def _batch_rows(batch: pa.RecordBatch, name: str, columns: Columns, start: int) -> Iterator[Row]:
+    values = {}
+    for column in batch.schema.names:
+        values[column] = _texts(batch.column(column), f"{name}: {column}")
+    empty = [""] * len(batch)
+    path, label, split, row_id = (values.get(column, empty) for column in columns)
+    for i in range(len(batch)):
+        if columns.id in values and not row_id[i]:
+            raise ClipkitError(f"{name}, row {start + i}: expected an id, got none")
+        yield Row(start + i, path[i], label[i].strip(), split[i].strip(), row_id[i])
+
+
+def _texts(array: Any, where: str) -> list[str]:
+    """Return the values of a column as texts; null is ""."""
+    if not pa.types.is_dictionary(array.type):
+        return [as_text(value, where) for value in array.to_pylist()]
+    known = []
+    for value in array.dictionary.to_pylist():
+        text = as_text(value, where)
+        if len(text) > MAX_PATH:
+            raise ClipkitError(
+                f"{where}: expected at most {MAX_PATH:,} characters, got {len(text):,}"
+            )
+        known.append(text)
+    return ["" if index is None else known[index] for index in array.indices.to_pylist()]

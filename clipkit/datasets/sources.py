@@ -1,0 +1,168 @@
+"""Find out what the names on a command line stand for, and read them.
+
+`SOURCES` is the one table of all forms of data sets.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from clipkit.datasets import folders, lists, manifests
+from clipkit.datasets.dataset import Dataset
+from clipkit.datasets.images import escape
+from clipkit.datasets.registry import REGISTRY
+from clipkit.errors import ClipkitError, UsageError, unknown
+from clipkit.files import STREAM
+
+URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+
+
+@dataclass(frozen=True)
+class SourceOptions:
+    """What reading a data set may need besides its name; see `datasets.load`."""
+
+    root: str | Path | None = None
+    path_column: str | None = None
+    label_column: str | None = None
+    split_column: str | None = None
+
+    def columns(self) -> dict[str, str]:
+        """Return the columns that are named, by the name of their option."""
+        named = {
+            "path-column": self.path_column,
+            "label-column": self.label_column,
+            "split-column": self.split_column,
+        }
+        return {option: column for option, column in named.items() if column is not None}
+
+
+class Source(NamedTuple):
+    """A form of data set.
+
+    Attributes
+    ----------
+    what : str
+        What messages call it.
+    accepts : callable
+        Whether a name stands for this form. It may look at the file, but does not read it.
+    read : callable
+        Read the data set that one or more names stand for.
+    takes_several, takes_root, takes_columns : bool
+        Whether it may have several names, a root, and named columns.
+    """
+
+    what: str
+    accepts: Callable[[str], bool]
+    read: Callable[[Sequence[str], SourceOptions], Dataset]
+    takes_several: bool = False
+    takes_root: bool = False
+    takes_columns: bool = False
+
+
+def _read_named(names: Sequence[str], options: SourceOptions) -> Dataset:
+    root = options.root
+    return REGISTRY[names[0]](None if root is None else Path(root).expanduser())
+
+
+def _read_list(names: Sequence[str], options: SourceOptions) -> Dataset:
+    return lists.read_list(names[0])
+
+
+def _read_manifest(names: Sequence[str], options: SourceOptions) -> Dataset:
+    return manifests.read_manifest(
+        names[0],
+        path_column=options.path_column,
+        label_column=options.label_column,
+        split_column=options.split_column,
+    )
+
+
+def _accept_any(name: str) -> bool:
+    return True
+
+
+def _read_images(names: Sequence[str], options: SourceOptions) -> Dataset:
+    for name in names:
+        _check_exists(name)
+    return folders.read_images(names)
+
+
+# A name belongs to the first form that accepts it. The last one accepts any name.
+SOURCES = (
+    Source("the named data set", REGISTRY.__contains__, _read_named, takes_root=True),
+    Source("a list of paths", STREAM.__eq__, _read_list),
+    Source("the manifest", manifests.is_manifest, _read_manifest, takes_columns=True),
+    Source("images and folders", _accept_any, _read_images, takes_several=True),
+)
+
+
+def read_source(names: Sequence[str | Path], options: SourceOptions) -> Dataset:
+    """Read the data set that one or more names stand for.
+
+    Raises
+    ------
+    UsageError
+        If the names stand for different forms of data sets or for several of a form that allows
+        only one, or an option does not apply.
+    ClipkitError
+        If the files are missing or not valid.
+    """
+    texts = [_as_text(name) for name in names]
+    if not texts:
+        raise UsageError("expected the name of a data set, got none")
+    sources = [_source_of(text) for text in texts]
+    source = sources[0]
+    if len(texts) > 1:
+        _check_together(texts, sources)
+    shown = f"{source.what} {escape(texts[0])}"
+    if options.root is not None and not source.takes_root:
+        raise UsageError(f"root: expected a named data set, got {shown}", "leave --root out")
+    columns = options.columns()
+    if columns and not source.takes_columns:
+        option = next(iter(columns))
+        raise UsageError(
+            f"{option}: expected a manifest, got {shown}",
+            f"leave --{option} out, or name a file that ends in {' '.join(manifests.ENDINGS)}",
+        )
+    return source.read(texts, options)
+
+
+def _as_text(name: str | Path) -> str:
+    """Return a name as text. A `Path` is never the name of a named data set."""
+    if isinstance(name, str):
+        return name
+    text = str(name)
+    return f"./{text}" if text in REGISTRY or text == STREAM else text
+
+
+def _source_of(name: str) -> Source:
+    return next(source for source in SOURCES if source.accepts(name))
+
+
+def _check_together(names: Sequence[str], sources: Sequence[Source]) -> None:
+    """Refuse several names that do not make one data set."""
+    for name, source in zip(names, sources, strict=True):
+        if source is not sources[0] or not source.takes_several:
+            other = names[1] if name == names[0] else names[0]
+            raise UsageError(
+                f"expected {source.what} {escape(name)} alone, got {escape(other)} too",
+                "several arguments must be images and folders",
+            )
+
+
+def _check_exists(name: str) -> None:
+    """Refuse a name without a file or folder: it may be a misspelt data set."""
+    if URL.match(name):
+        raise UsageError(f"expected a local path, got the URL {escape(name)}", "download it first")
+    if name and os.path.lexists(Path(name).expanduser()):
+        return
+    if Path(name).suffix:
+        raise ClipkitError(f"cannot read {escape(name)}: there is no such file or folder")
+    if "/" not in name and os.sep not in name:
+        raise unknown("data set", name, REGISTRY)
+    raise ClipkitError(f"cannot read {escape(name)}: there is no such folder")
