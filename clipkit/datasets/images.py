@@ -110,7 +110,7 @@ def read(path: str) -> Image.Image:
         If the file is missing, empty, damaged, truncated or of another format, or exceeds
         `MAX_PIXELS`, `MAX_BYTES` or `MAX_ASPECT`. The size is checked before decoding.
     """
-    with _image_errors(path):
+    with image_errors(path):
         _check_file(path)
         return _decode(path)
 
@@ -130,14 +130,14 @@ def decode(data: bytes, name: str) -> Image.Image:
     ImageError
         As `read` does.
     """
-    with _image_errors(name):
+    with image_errors(name):
         check_bytes(len(data))
         return _decode(io.BytesIO(data))
 
 
 @contextlib.contextmanager
-def _image_errors(name: str) -> Iterator[None]:
-    """Turn what a decoder raises into one line."""
+def image_errors(name: str) -> Iterator[None]:
+    """Turn what a decoder raises about an image into an `ImageError` of one line."""
     try:
         yield
     except MemoryError:

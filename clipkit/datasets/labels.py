@@ -22,7 +22,7 @@ _INTEGER = re.compile(r"[0-9]{1,9}")
 
 
 def labels_from_texts(
-    codes: Mapping[str, NDArray[np.int32]],
+    codes: Mapping[str, NDArray[np.int32] | Int64],
     texts: Sequence[str],
     names_of_integers: Callable[[], list[str] | None],
     where: str,
@@ -31,7 +31,7 @@ def labels_from_texts(
 
     Parameters
     ----------
-    codes : dict of str to (N,) int32 array
+    codes : dict of str to (N,) array of integers
         Per split, the number in `texts` of each row's label, or `NO_LABEL`.
     texts : sequence of str
         The distinct labels.
@@ -52,13 +52,15 @@ def labels_from_texts(
     ClipkitError
         If both integers and names occur, or an integer has no name.
     """
+    if not texts:
+        return {split: numbers.astype(np.int64) for split, numbers in codes.items()}, []
     integers = [text for text in texts if _INTEGER.fullmatch(text)]
     if len(integers) == len(texts):
         values = np.array([int(text) for text in texts] + [NO_LABEL], np.int64)
         labels = {split: values[numbers] for split, numbers in codes.items()}
-        return labels, _names_up_to(values, names_of_integers(), where)
+        return labels, class_names_up_to(values, names_of_integers(), where)
     if integers:
-        name = next(text for text in texts if text not in integers)
+        name = next(text for text in texts if not _INTEGER.fullmatch(text))
         both = f"{integers[0]} and {name[:80]!r}"
         raise ClipkitError(f"{where}: expected integers or names as labels, got both: {both}")
     class_names = sorted(set(texts))
@@ -68,8 +70,14 @@ def labels_from_texts(
     return labels, [escape(name) for name in class_names]
 
 
-def _names_up_to(values: Int64, names: list[str] | None, where: str) -> list[str]:
-    """Return the class names that integers index: the integers themselves without names."""
+def class_names_up_to(values: Int64, names: list[str] | None, where: str) -> list[str]:
+    """Return the class names that integers index: the integers themselves without names.
+
+    Raises
+    ------
+    ClipkitError
+        If an integer has no name, or is too large.
+    """
     largest = int(values.max())
     if names is not None:
         if largest >= len(names):

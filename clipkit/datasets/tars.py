@@ -20,7 +20,6 @@ from clipkit import console
 from clipkit.datasets import images, remote, shards
 from clipkit.datasets.cache import SharedCache
 from clipkit.datasets.dataset import Dataset, ImageDataset
-from clipkit.datasets.folders import SUFFIXES
 from clipkit.datasets.images import escape
 from clipkit.datasets.labels import (
     NO_LABEL,
@@ -72,14 +71,16 @@ class TarImages:
         file = self.files[self.file_of[i]]
         offset, size = int(self.offsets[i]), int(self.sizes[i])
         name = f"{display_url(file.name)} at byte {offset}"
-        if size in UNUSABLE:
-            raise ImageError(f"cannot read {name}: expected a file, got {UNUSABLE[size]}")
-        images.check_bytes(size)
+        with images.image_errors(name):
+            if size in UNUSABLE:
+                raise ImageError(f"expected a file, got {UNUSABLE[size]}")
+            images.check_bytes(size)
         if self._spans is None or not file.is_remote:
             return images.decode(file.read(offset, size), name)
         span = int(self._spans[i])
         start = offset - int(self.offsets[self._rows_of(span)[0]])
-        return images.decode(self._cache.get(span)[start : start + size], name)
+        content = self._cache.get(span)
+        return images.decode(content[start : start + size], name)
 
     def _rows_of(self, span: int) -> range:
         assert self._spans is not None
@@ -101,18 +102,21 @@ class TarImages:
     def fingerprint(self) -> str:
         """Return the SHA-256 over the size and state of the tars, and the places of the images."""
         sha = hashlib.sha256()
-        for number in np.unique(self.file_of):
-            file = self.files[number]
-            sha.update(f"{number} {file.size} {file.state}\n".encode())
-        sha.update(self.file_of.astype("<i4").tobytes())
+        files, file_of = self._used_files()
+        for file in files:
+            sha.update(f"{file.size} {file.state}\n".encode())
+        sha.update(file_of.astype("<i4").tobytes())
         sha.update(self.offsets.astype("<i8").tobytes())
         sha.update(self.sizes.astype("<i8").tobytes())
         return sha.hexdigest()
 
-    def __reduce__(self) -> tuple[type[TarImages], tuple[object, ...]]:
+    def _used_files(self) -> tuple[list[StoredFile], NDArray[np.int32]]:
+        """Return the files that hold an image, and the number of each image's file among them."""
         used, file_of = np.unique(self.file_of, return_inverse=True)
-        files = tuple(self.files[number] for number in used)
-        return TarImages, (files, file_of.astype(np.int32), self.offsets, self.sizes)
+        return [self.files[number] for number in used], file_of.astype(np.int32)
+
+    def __reduce__(self) -> tuple[type[TarImages], tuple[object, ...]]:
+        return TarImages, (*self._used_files(), self.offsets, self.sizes)
 
 
 def _find_spans(file_of: NDArray[np.int32], offsets: Int64, sizes: Int64) -> Int64:
@@ -162,7 +166,7 @@ def read_tars(patterns: Sequence[str]) -> Dataset:
         seen = ", ".join(scan.example for scan in scans if scan.example) or "no files"
         raise ClipkitError(
             f"{display_url(names[0])}: expected images in the tar, got {seen[:200]}",
-            f"image files end in {' '.join(SUFFIXES)}",
+            f"image files end in {' '.join(images.readable_suffixes())}",
         )
     splits = {name: split for name, split in splits.items() if len(split)}
     class_names: list[str] = []
@@ -301,6 +305,7 @@ def _scan(file: StoredFile) -> _Scan:
     afterwards.
     """
     headers = HeaderReader(file)
+    suffixes = images.readable_suffixes()
     scan = _Scan()
     row = _Row("")
     for member in members(headers):
@@ -310,7 +315,7 @@ def _scan(file: StoredFile) -> _Scan:
         if key != row.key:
             scan.add(row)
             row = _Row(key)
-        if ending.endswith(SUFFIXES):
+        if ending.endswith(suffixes):
             row.add_image(member)
         elif member.kind in REGULAR:
             if ending == ".cls":
