@@ -32,6 +32,7 @@ from clipkit.datasets.labels import (
     has_duplicates,
     labels_from_texts,
 )
+from clipkit.datasets.parquet_manifests import is_image_type
 from clipkit.datasets.remote import LocalFile, RangeReader, StoredFile, display_url
 from clipkit.errors import ClipkitError, ImageError
 from clipkit.features import Int64
@@ -309,21 +310,9 @@ def _features(metadata: Mapping[bytes, bytes]) -> dict[str, dict[str, Any]]:
         return {}
 
 
-def is_image_column(arrow_type: pa.DataType) -> bool:
-    """Whether a column holds structs with `bytes`, or bytes."""
-    if pa.types.is_struct(arrow_type):
-        number = arrow_type.get_field_index("bytes")
-        return number >= 0 and _is_binary(arrow_type.field(number).type)
-    return _is_binary(arrow_type)
-
-
-def _is_binary(arrow_type: pa.DataType) -> bool:
-    return str(arrow_type) in ("binary", "large_binary")
-
-
 def _image_column(schema: pa.Schema, features: Mapping[str, Mapping[str, Any]], where: str) -> str:
     """Return the column of the images."""
-    columns = [field.name for field in schema if is_image_column(field.type)]
+    columns: list[str] = [field.name for field in schema if is_image_type(field.type)]
     for name in IMAGE_COLUMNS:
         if columns.count(name) == 1:
             return name
@@ -341,13 +330,13 @@ def _label_column(
     schema: pa.Schema, features: Mapping[str, Mapping[str, Any]], where: str
 ) -> str | None:
     """Return the column of the labels, or None."""
-    declared = [
+    declared: list[str] = [
         name for name in schema.names if features.get(name, {}).get("_type") == "ClassLabel"
     ]
-    columns = [name for name in LABEL_COLUMNS if name in schema.names] or declared
+    columns: list[str] = [name for name in LABEL_COLUMNS if name in schema.names] or declared
     if not columns:
         return None
-    if columns == declared and len(declared) > 1 and declared[0] not in LABEL_COLUMNS:
+    if len(columns) > 1 and columns[0] not in LABEL_COLUMNS:
         console.warn(f"{where}: several columns of labels and none is called label: none is read")
         return None
     arrow_type = schema.field(columns[0]).type
@@ -360,7 +349,7 @@ def _label_column(
 def _is_text(arrow_type: pa.DataType) -> bool:
     if pa.types.is_dictionary(arrow_type):
         arrow_type = arrow_type.value_type
-    return pa.types.is_string(arrow_type) or pa.types.is_large_string(arrow_type)
+    return str(arrow_type) in ("string", "large_string")
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from clipkit.datasets import remote
-from clipkit.datasets.images import escape
+from clipkit.datasets.dataset import SPLIT_ALIASES, SPLIT_NAMES, split_name
+from clipkit.datasets.images import escape, readable_suffixes
+from clipkit.datasets.manifests import is_manifest
 from clipkit.datasets.remote import display_url
 from clipkit.errors import ClipkitError, UsageError
+from clipkit.features.validation import NAME, RESERVED
 
 MAX_FILES = 100_000
 MAX_NAMES_BYTES = 2**24
@@ -19,7 +23,9 @@ NAMES_FILES = ("classnames.txt", "class_index.json")
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _NUMBERS = re.compile(r"(\d+)\.\.(\d+)")
 _WILDCARD = re.compile(r"[*?\[]")
-_SPLIT = re.compile(r"(?<![a-z])(train|validation|valid|val|test)(?![a-z])")
+_PATTERN = re.compile(r"[*?\[{]")
+_TAR = re.compile(r"\.(tar|tgz|tbz2?|txz|tar\.\w+)$")
+_SPLIT = re.compile(rf"(?<![a-z])({'|'.join([*SPLIT_ALIASES, *SPLIT_NAMES])})(?![a-z])")
 _NUMBERED = re.compile(r"(\w[\w.-]*?)-\d+-of-\d+")  # as `datasets` names files: test-00000-of-00002
 
 
@@ -52,6 +58,59 @@ def find_files(patterns: Sequence[str], suffix: str) -> list[str]:
             if len(names) > MAX_FILES:
                 raise ClipkitError(f"{escape(pattern)}: expected at most {MAX_FILES:,} files")
     return list(names)
+
+
+def are_tars(name: str) -> bool:
+    """Whether a name stands for tars: by its ending, or as a folder that holds tars, not images.
+
+    Compressed tars are among them: their error says what to do.
+    """
+    return _TAR.search(_path_of(name).lower()) is not None or _holds(name, ".tar")
+
+
+def are_parquet(name: str) -> bool:
+    """Whether a name stands for Parquet files that hold images, or for a folder of them.
+
+    A file on this machine is opened. Of a URL or a pattern, the ending decides.
+    """
+    if not _path_of(name).lower().endswith(".parquet"):
+        return _holds(name, ".parquet")
+    if Path(name).is_dir():
+        return True
+    if Path(name).is_file():
+        return not is_manifest(name)
+    return remote.protocol_of(name) is not None or _PATTERN.search(name) is not None
+
+
+def _path_of(name: str) -> str:
+    """Return a name, of a URL without its query."""
+    return re.split(r"[?#]", name, maxsplit=1)[0] if remote.protocol_of(name) else name
+
+
+def _holds(folder: str, suffix: str) -> bool:
+    """Whether a folder holds files with a suffix, at any depth, and no images.
+
+    The search ends at the first image.
+    """
+    if remote.protocol_of(folder) in ("hf", "s3", "gs"):
+        return _stored_holds(folder, suffix)
+    is_present = False
+    suffixes = readable_suffixes()
+    for _, _, files in os.walk(folder):
+        names = [file.lower() for file in files if not file.startswith(".")]
+        if any(file.endswith(suffixes) for file in names):
+            return False
+        is_present = is_present or any(file.endswith(suffix) for file in names)
+    return is_present
+
+
+def _stored_holds(url: str, suffix: str) -> bool:
+    """Whether a folder of a storage holds files with a suffix."""
+    try:
+        return bool(_find_stored(url, suffix))
+    except ClipkitError:
+        # a storage that does not answer is reported when it is read
+        return suffix == ".parquet"
 
 
 def expand_braces(pattern: str) -> Iterator[str]:
@@ -141,9 +200,9 @@ def _check_found(found: list[str], name: str, what: str) -> list[str]:
 def split_names(files: Sequence[str]) -> list[str]:
     """Return the split of each file, by its name or else by that of its folder.
 
-    The split is what comes before a number such as ``-00000-of-00002``; else train, val, valid,
-    validation or test if the file's name holds that as a word; else the name of its folder if it is
-    one of these words. If no file says so, all belong to the split `all`.
+    The split is train, val (also valid, validation) or test if the file's name holds that as a
+    word; else what comes before a number such as ``-00000-of-00002``; else the name of its folder
+    if it is one of these words. If no file says so, all belong to the split `all`.
 
     Raises
     ------
@@ -175,14 +234,20 @@ def _split_name(file: str) -> str:
     folder, name = _folder_and_name(file)
     stem = name.rpartition(".")[0]
     numbered = _NUMBERED.fullmatch(stem)
-    if numbered:
-        word = _SPLIT.search(numbered[1].lower())
-        return word[1] if word else escape(numbered[1])
     word = _SPLIT.search(stem.lower())
     if word:
-        return word[1]
+        return split_name(word[1])
+    if numbered:
+        return _checked_split(numbered[1], file)
     parent = _folder_and_name(folder)[1].lower()
-    return parent if _SPLIT.fullmatch(parent) else ""
+    return split_name(parent) if _SPLIT.fullmatch(parent) else ""
+
+
+def _checked_split(name: str, file: str) -> str:
+    """Refuse the name of a split that no feature file may hold."""
+    if not NAME.fullmatch(name) or name in RESERVED:
+        raise ClipkitError(f"{display_url(file)}: {name!r} cannot be the name of a split")
+    return name
 
 
 def _folder_and_name(file: str) -> tuple[str, str]:
@@ -230,7 +295,7 @@ def data_set_name(files: Sequence[str]) -> str:
         return stem(files[0])
     folder, _ = _folder_and_name(files[0])
     parent, name = _folder_and_name(folder)
-    if _SPLIT.fullmatch(name.lower()):
+    if name == "data" or _SPLIT.fullmatch(name.lower()):  # train/, or data/ as in repositories
         name = _folder_and_name(parent)[1] if remote.protocol_of(parent) else Path(parent).name
     return escape(name) or "files"
 

@@ -113,7 +113,7 @@ def _check_header(header: bytes, position: int, where: str) -> None:
     if len(header) < BLOCK:
         raise _truncated(where)
     stated = header[148:156]
-    # The checksum counts its own field as eight spaces. Without zeros, adding up is 4 times as fast.
+    # The checksum counts its own field as eight spaces. Without zeros, the sum is 4 times as fast.
     if _octal(stated) == sum(header.translate(None, b"\0")) - sum(stated) + 256:
         return
     if position == 0:

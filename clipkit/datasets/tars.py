@@ -79,13 +79,13 @@ class TarImages:
             return images.decode(file.read(offset, size), name)
         span = int(self._spans[i])
         start = offset - int(self.offsets[self._rows_of(span)[0]])
-        content = self._cache.get(span)
+        content: bytes = self._cache.get(span)
         return images.decode(content[start : start + size], name)
 
     def _rows_of(self, span: int) -> range:
         assert self._spans is not None
-        first, last = np.searchsorted(self._spans, [span, span + 1])
-        return range(int(first), int(last))
+        first, last = np.searchsorted(self._spans, [span, span + 1]).tolist()
+        return range(first, last)
 
     def _load_span(self, span: int) -> bytes:
         """Read the images of a span and what lies between them."""
@@ -93,7 +93,8 @@ class TarImages:
         first, last = rows[0], rows[-1]
         start = int(self.offsets[first])
         end = int(self.offsets[last] + self.sizes[last])
-        return self.files[self.file_of[first]].read(start, end - start)
+        file: StoredFile = self.files[self.file_of[first]]
+        return file.read(start, end - start)
 
     def take(self, rows: Int64) -> TarImages:
         """Return the given images."""
