@@ -93,7 +93,7 @@ def _holds(folder: str, suffix: str) -> bool:
     The search ends at the first image.
     """
     if remote.protocol_of(folder) in ("hf", "s3", "gs"):
-        return _stored_holds(folder, suffix)
+        return not _PATTERN.search(folder) and _stored_holds(folder, suffix)
     is_present = False
     suffixes = readable_suffixes()
     for _, _, files in os.walk(folder):

@@ -319,9 +319,9 @@ def _scan(file: StoredFile) -> _Scan:
         if ending.endswith(suffixes):
             row.add_image(member)
         elif member.kind in REGULAR:
-            if ending == ".cls":
+            if ending.endswith(".cls"):
                 row.label = _read_label(headers, member)
-            elif ending == ".json":
+            elif ending.endswith(".json"):
                 row.json_label = _read_json_label(headers, member)
             elif not scan.example:
                 scan.example = escape(member.name)
