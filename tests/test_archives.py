@@ -397,6 +397,7 @@ def test_hostile_pax_records_are_refused(tmp_path):
             datasets.load(path)
 
 
+@pytest.mark.long
 def test_a_hundred_thousand_members_are_scanned_in_seconds(tmp_path):
     info = tarfile.TarInfo("0")
     path = tmp_path / "a.tar"
@@ -629,6 +630,7 @@ def folder_data(tmp_path) -> tuple[Path, Path, Path]:
     return folder, archives, parquet
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("options", [[], ["--limit", 8], ["--classes", 2]])
 def test_features_and_labels_equal_those_of_class_folders(folder_data, tmp_path, options):
     files = []
