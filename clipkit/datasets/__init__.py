@@ -13,11 +13,19 @@ from pathlib import Path
 
 from clipkit.datasets.dataset import Dataset, ImageDataset
 from clipkit.datasets.folders import read_folder
-from clipkit.datasets.manifests import read_manifest
+from clipkit.datasets.manifests import names_images, read_manifest
 from clipkit.datasets.registry import REGISTRY
 from clipkit.datasets.sources import SourceOptions, read_source
 
-__all__ = ["REGISTRY", "Dataset", "ImageDataset", "load", "read_folder", "read_manifest"]
+__all__ = [
+    "REGISTRY",
+    "Dataset",
+    "ImageDataset",
+    "load",
+    "names_images",
+    "read_folder",
+    "read_manifest",
+]
 
 
 def load(  # noqa: PLR0913 (the options of `clipkit embed`)

@@ -23,6 +23,7 @@ from clipkit.errors import ClipkitError
 
 ENDINGS = (".csv", ".tsv", ".parquet", ".jsonl")
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
+MAX_HEADER = 1 << 16
 MAX_BYTES = 1 << 28  # a million rows of 256 bytes
 
 
@@ -37,6 +38,24 @@ def is_manifest(name: str) -> bool:
     if ending != ".parquet" or not Path(name).is_file():
         return True
     return not import_parquet("parquet_manifests").holds_images(Path(name), escape(name))
+
+
+def names_images(name: str) -> bool:
+    """Whether a file is a manifest, and not a table of something else: it has a column `path`.
+
+    Raises
+    ------
+    ClipkitError
+        If the file is a damaged Parquet file.
+    """
+    ending = Path(name).suffix.lower()
+    if not is_manifest(name) or not Path(name).is_file():
+        return False
+    if ending not in DELIMITERS:
+        return True
+    with Path(name).open(encoding="utf-8-sig", errors="replace") as file:
+        header = file.readline(MAX_HEADER).split(DELIMITERS[ending])
+    return Columns().path in [column.strip(' "\n') for column in header]
 
 
 def read_manifest(

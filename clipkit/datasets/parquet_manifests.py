@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from clipkit.datasets.columns import Columns, as_text, check_columns
@@ -14,8 +16,9 @@ from clipkit.datasets.images import reason
 from clipkit.datasets.rows import MAX_PATH, Row
 from clipkit.errors import ClipkitError
 
-BATCH_ROWS = 1 << 14
+BATCH_ROWS = 1 << 12
 MAX_ROWS = 1 << 24
+MAX_BYTES_OF_TEXT = 4 * MAX_PATH  # in UTF-8
 
 
 def holds_images(path: Path, name: str) -> bool:
@@ -36,14 +39,19 @@ def _is_binary(arrow_type: pa.DataType) -> bool:
 
 
 def _schema(path: Path, name: str) -> pa.Schema:
-    try:
+    with _read_errors(name):
         return pq.read_schema(path)
-    except (OSError, pa.ArrowException) as error:
-        raise _unreadable(name, error) from error
 
 
-def _unreadable(name: str, error: Exception) -> ClipkitError:
-    return ClipkitError(f"cannot read {name}: {reason(error)}")
+@contextlib.contextmanager
+def _read_errors(name: str) -> Iterator[None]:
+    """Turn the many exceptions of Arrow into one error that names the file."""
+    try:
+        yield
+    except (ClipkitError, MemoryError):
+        raise
+    except Exception as error:
+        raise ClipkitError(f"cannot read {name}: {reason(error)}") from error
 
 
 def read_rows(
@@ -78,17 +86,14 @@ def _iter_rows(
     path: Path, name: str, columns: Columns, present: list[str], max_bytes: int
 ) -> Iterator[Row]:
     # as dictionaries, so that a text that fills many rows is in memory once
-    try:
-        with pq.ParquetFile(path, read_dictionary=present) as file:
-            _check_size(file.metadata, present, name, max_bytes)
-            start = 0
-            for batch in file.iter_batches(BATCH_ROWS, columns=present):
-                yield from _batch_rows(batch, name, columns, start)
-                start += len(batch)
-                if start > MAX_ROWS:  # the metadata of an untrusted file may state fewer
-                    raise ClipkitError(f"{name}: expected at most {MAX_ROWS:,} rows, got more")
-    except (OSError, pa.ArrowException) as error:
-        raise _unreadable(name, error) from error
+    with _read_errors(name), pq.ParquetFile(path, read_dictionary=present) as file:
+        _check_size(file.metadata, present, name, max_bytes)
+        start = 0
+        for batch in file.iter_batches(BATCH_ROWS, columns=present):
+            yield from _batch_rows(batch, name, columns, start)
+            start += len(batch)
+            if start > MAX_ROWS:  # the metadata of an untrusted file may state fewer
+                raise ClipkitError(f"{name}: expected at most {MAX_ROWS:,} rows, got more")
 
 
 def _check_size(metadata: pq.FileMetaData, present: list[str], name: str, max_bytes: int) -> None:
@@ -119,12 +124,12 @@ def _texts(array: Any, where: str) -> list[str]:
     """Return the values of a column as texts; null is ""."""
     if not pa.types.is_dictionary(array.type):
         return [as_text(value, where) for value in array.to_pylist()]
-    known = []
-    for value in array.dictionary.to_pylist():
-        text = as_text(value, where)
-        if len(text) > MAX_PATH:
-            raise ClipkitError(
-                f"{where}: expected at most {MAX_PATH:,} characters, got {len(text):,}"
-            )
-        known.append(text)
+    longest = pc.max(pc.binary_length(array.dictionary)).as_py() or 0
+    if longest > MAX_BYTES_OF_TEXT:
+        raise ClipkitError(
+            f"{where}: expected at most {MAX_BYTES_OF_TEXT:,} bytes, got {longest:,}"
+        )
+    if len(array.dictionary) > len(array):  # that of many batches
+        return [as_text(value, where) for value in array.dictionary.take(array.indices).to_pylist()]
+    known = [as_text(value, where) for value in array.dictionary.to_pylist()]
     return ["" if index is None else known[index] for index in array.indices.to_pylist()]

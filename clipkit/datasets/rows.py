@@ -89,7 +89,9 @@ def collect(
         where = f"{name}, {unit} {row.place}"
         _check_path(row.path, where)
         split = _split_of(row, splits, where) if has_splits else UNNAMED
-        _add(splits.setdefault(split, _Split()), row, where, unit)
+        if split not in splits:
+            splits[split] = _Split()
+        _add(splits[split], row, where, unit)
     if not splits:
         raise ClipkitError(f"{name}: expected paths of images, got none")
     class_names, numbers = _number_labels(splits, name, unit)

@@ -196,7 +196,7 @@ def read_class_names(source: str, root: str | None = None) -> ClassNames:
     ----------
     source : str
         A feature file, a text file (in each line a name, or a name, a tab and a wording), or a
-        data set's name or folder.
+        data set: its name, folder or manifest.
     root : str, optional
         The folder that holds a named data set.
 
@@ -222,10 +222,10 @@ def read_class_names(source: str, root: str | None = None) -> ClassNames:
 
 
 def _read_class_names(source: str, root: str | None) -> ClassNames:
-    path = Path(source)
-    if not path.is_file():
-        from clipkit import datasets
+    from clipkit import datasets
 
+    path = Path(source)
+    if not path.is_file() or datasets.names_images(source):
         names = datasets.load(source, root=root).class_names
         if not names:
             raise ClipkitError(f"{source}: expected class names, but its images are not labelled")

@@ -1,0 +1,642 @@
+"""What `clipkit embed` takes: images, folders, lists of paths and manifests."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import io
+import json
+import os
+import pickle
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from PIL import Image
+from shell import clipkit, fails, ok, shell
+from test_datasets import labels_of, red_values, sizes_of, write_images
+
+from clipkit import datasets, features
+from clipkit.datasets import class_index, images, lists, manifests
+from clipkit.datasets.class_index import read_class_index
+from clipkit.errors import ClipkitError, UsageError
+
+NAMES = ["photos/cat/1.png", "photos/cat/2.png", "photos/dog/1.png", "photos/dog/3.png"]
+
+
+@pytest.fixture
+def photos(tmp_path, monkeypatch) -> Path:
+    """Make two class folders, and change to the folder above."""
+    monkeypatch.chdir(write_images(tmp_path, *NAMES))
+    return tmp_path
+
+
+def list_paths(data: bytes, monkeypatch: pytest.MonkeyPatch) -> datasets.Dataset:
+    """Load a list of paths from standard input."""
+    stdin = SimpleNamespace(buffer=io.BytesIO(data), isatty=lambda: False)
+    monkeypatch.setattr(sys, "stdin", stdin)
+    return datasets.load("-")
+
+
+# Images and folders
+
+
+def test_an_image_is_a_data_set_of_one_unlabelled_row(photos):
+    for name in ("photos/cat/2.png", "./photos/cat/2.png"):
+        data = datasets.load(name)
+        assert data.name == "2.png"
+        assert data.class_names == []
+        assert data.splits["all"].labels is None
+        assert data.splits["all"].ids == ["photos/cat/2.png"]
+        assert red_values(data.splits["all"]) == [1]
+
+
+def test_images_and_folders_are_one_data_set_in_the_given_order(photos):
+    write_images(photos, "a.png", "flat/z.png", "flat/y.png")
+    data = datasets.load(["flat/", Path("a.png"), "photos/dog"])
+    split = data.splits["all"]
+    assert data.name == "flat and 2 more"
+    assert split.ids == [
+        "flat/y.png",
+        "flat/z.png",
+        "a.png",
+        "photos/dog/1.png",
+        "photos/dog/3.png",
+    ]
+    assert split.labels is None
+    assert red_values(split) == [2, 1, 0, 2, 3]
+
+
+def test_labelled_folders_share_the_union_of_their_classes_and_splits(photos):
+    write_images(photos, "more/train/cat/a.png", "more/train/bird/b.png", "more/test/dog/c.png")
+    data = datasets.load(["photos", "more"])
+    assert data.class_names == ["bird", "cat", "dog"]
+    assert labels_of(data) == {"all": [1, 1, 2, 2], "train": [0, 1], "test": [2]}
+    assert data.splits["train"].ids == ["more/bird/b.png", "more/cat/a.png"]
+
+
+def test_labels_are_dropped_with_a_warning_if_an_image_has_none(photos, capsys):
+    data = datasets.load(["photos", "photos/../photos/cat/1.png"])
+    assert data.splits["all"].labels is None
+    assert data.class_names == []
+    warning = "all: the labels of class folders are dropped, since photos/../photos/cat/1.png has"
+    assert warning in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["photos", "photos/cat/1.png"], "each image once, got photos/cat/1.png 2 times"),
+        (["photos", "digits"], "the named data set digits alone, got photos too"),
+        (["digits", "photos"], "the named data set digits alone, got photos too"),
+        (["-", "photos"], "a list of paths - alone, got photos too"),
+        (["m.csv", "m.csv"], "the manifest m.csv alone, got m.csv too"),
+        (["photos", "s://x/a.png"], "expected a local path, got the URL s://x/a.png"),
+        (["photos", "cats"], "unknown data set 'cats'"),
+        ([], "expected the name of a data set, got none"),
+    ],
+)
+def test_names_that_make_no_data_set_are_refused(photos, names, message):
+    with pytest.raises(UsageError, match=message):
+        datasets.load(names)
+
+
+# Endings
+
+
+def test_files_that_are_left_out_because_of_their_ending_are_counted_once(photos, capsys):
+    for name in ("a.txt", "cat/b.TXT", "dog/deep/c", "dog/.hidden.txt", "class_index.json"):
+        (photos / "photos" / name).parent.mkdir(exist_ok=True)
+        (photos / "photos" / name).touch()
+    data = datasets.load("photos")
+    assert capsys.readouterr().err == "clipkit: left out 3 files: .txt 2, no ending 1\n"
+    assert len(data.splits["all"]) == 4
+    paths = [f"photos/cat/{name}" for name in ("1.png", "b.TXT", "2.png")]
+    assert datasets.load(paths).splits["all"].ids == ["photos/cat/1.png", "photos/cat/2.png"]
+    assert capsys.readouterr().err == "clipkit: left out 1 file: .txt 1\n"
+
+
+def test_many_endings_are_summed_up(tmp_path, capsys):
+    write_images(tmp_path, "a.png", *(f"b.{i}" for i in range(12)))
+    datasets.load(tmp_path)
+    assert capsys.readouterr().err.endswith(", .4 1, .5 1, others 4\n")
+
+
+def test_jfif_is_read(tmp_path):
+    Image.new("RGB", (4, 4), (9, 9, 9)).save(tmp_path / "a.JFIF", "JPEG")
+    assert red_values(datasets.load(tmp_path).splits["all"]) == [9]
+
+
+@pytest.mark.skipif("AVIF" not in images.readable_formats(), reason="this Pillow reads no AVIF")
+def test_avif_is_read_where_pillow_can(tmp_path):
+    Image.new("RGB", (16, 16), (200, 10, 10)).save(tmp_path / "a.avif", quality=100)
+    (value,) = red_values(datasets.load(tmp_path).splits["all"])
+    assert abs(value - 200) < 4
+
+
+@pytest.fixture
+def without_extras(monkeypatch):
+    """Take away what reads AVIF and HEIC."""
+    monkeypatch.setattr(images.features, "check", lambda name: False)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    images.readable_formats.cache_clear()
+    yield
+    images.readable_formats.cache_clear()
+
+
+def test_what_an_extra_would_read_is_a_warning_that_names_it(without_extras, tmp_path, capsys):
+    write_images(tmp_path, "a.png")
+    for name in ("1.heic", "2.HEIC", "3.txt"):
+        (tmp_path / name).touch()
+    datasets.load(tmp_path)
+    hint = "pip install 'clipkit-vl[heic]'"
+    warning = f"clipkit: warning: left out 3 files: .heic 2, .txt 1; hint: {hint}\n"
+    assert capsys.readouterr().err == warning
+    (tmp_path / "4.avif").touch()
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(ClipkitError) as caught:
+        datasets.load(tmp_path)
+    assert caught.value.hint == (
+        f"to read its .heic 2, .avif 1, .txt 1: {hint}, and pip install 'pillow>=11.3'"
+    )
+
+
+def test_heic_is_read_with_the_extra(tmp_path):
+    pillow_heif = pytest.importorskip("pillow_heif", reason="the extra heic is not installed")
+    pillow_heif.register_heif_opener()
+    Image.new("RGB", (64, 64), (200, 10, 10)).save(tmp_path / "a.heic", quality=100)
+    (value,) = red_values(datasets.load(tmp_path).splits["all"])
+    assert abs(value - 200) < 6
+
+
+# Folders of splits and of WordNet ids
+
+
+@pytest.mark.parametrize(
+    ("folders", "splits"),
+    [
+        (["train", "val"], ["train", "val"]),
+        (["train", "valid", "test"], ["train", "val", "test"]),
+        (["Train", "Validation"], ["train", "val"]),
+        (["training", "testing", "extra"], ["train", "test"]),
+        (["val"], ["val"]),
+    ],
+)
+def test_split_folders_have_the_usual_names(tmp_path, folders, splits):
+    write_images(tmp_path, *(f"{folder}/cat/1.png" for folder in folders))
+    data = datasets.load(tmp_path)
+    assert list(data.splits) == splits
+    assert data.class_names == ["cat"]
+    if "val" in splits:
+        for name in ("val", "valid", "validation"):
+            assert list(datasets.load(tmp_path, splits=[name]).splits) == ["val"]
+
+
+def test_two_folders_of_one_split_are_refused(tmp_path):
+    write_images(tmp_path, "val/cat/1.png", "valid/cat/1.png")
+    with pytest.raises(ClipkitError, match="one folder for the split val, got val and valid"):
+        datasets.load(tmp_path)
+
+
+INDICES: list[dict[str, Any]] = [
+    {"0": ["n01440764", "tench"], "1": ["n01443537", "goldfish"]},
+    {"n01443537": "goldfish", "n01440764": "tench"},
+]
+
+
+@pytest.mark.parametrize("index", INDICES)
+@pytest.mark.parametrize("place", ["in/class_index.json", "imagenet_class_index.json"])
+def test_wordnet_ids_get_the_names_of_a_class_index(tmp_path, index, place):
+    names = ["n01440764/1.png", "n01443537/1.png", "n09999999/1.png"]
+    write_images(tmp_path / "in" / "train", *names)
+    write_images(tmp_path / "in" / "val", names[0])
+    (tmp_path / place).write_text(json.dumps(index))
+    data = datasets.load(tmp_path / "in")
+    assert data.class_names == ["tench", "goldfish", "n09999999"]
+    assert labels_of(data) == {"train": [0, 1, 2], "val": [0]}
+    assert data.details["class_index"].startswith("sha256:")
+    if place.startswith("in/"):
+        assert datasets.load(tmp_path / "in" / "val").class_names == ["tench"]
+    (tmp_path / place).unlink()
+    data = datasets.load(tmp_path / "in")
+    assert data.class_names == ["n01440764", "n01443537", "n09999999"]
+    assert "class_index" not in data.details
+
+
+def test_a_class_index_is_read_for_wordnet_ids_only(photos):
+    (photos / "photos" / "class_index.json").write_text("no JSON")
+    assert datasets.load("photos").class_names == ["cat", "dog"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "[1]", "{}", '{"0": 1}', '{"0": ["n1"]}', '{"0": [1, "x"]}', '{"n1": " "}', "[" * 99_999],
+)
+def test_other_class_indices_are_refused(tmp_path, content):
+    path = tmp_path / "class_index.json"
+    path.write_text(content)
+    with pytest.raises(ClipkitError, match=r"class_index\.json: expected") as caught:
+        read_class_index(path)
+    assert caught.value.hint == class_index.HINT
+
+
+# Lists
+
+
+def test_a_list_of_paths_is_read_from_standard_input(photos, monkeypatch):
+    data = list_paths(b"\xef\xbb\xbf./photos/dog/3.png\r\n\nphotos/cat/1.png\n", monkeypatch)
+    split = data.splits["all"]
+    assert split.ids == ["photos/dog/3.png", "photos/cat/1.png"]
+    assert split.labels is None
+    assert red_values(split) == [3, 0]
+    assert data.details["source"] == "list"
+    assert str(photos) not in json.dumps(data.details)
+
+
+def test_a_list_may_be_separated_by_nul(photos, monkeypatch):
+    name = "photos/a\nb.png"
+    write_images(photos, name)
+    data = list_paths(f"{name}\0photos/cat/2.png\0".encode(), monkeypatch)
+    assert data.splits["all"].ids == ["photos/a%0Ab.png", "photos/cat/2.png"]
+    assert red_values(data.splits["all"]) == [0, 1]
+
+
+def test_names_in_a_list_that_are_not_utf8_are_files_too(photos, monkeypatch):
+    name = b"photos/\xff.png"
+    Path("photos/cat/2.png").rename(os.fsdecode(name))
+    split = list_paths(name, monkeypatch).splits["all"]
+    assert split.ids == ["photos/%FF.png"]
+    assert red_values(split) == [1]
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "standard input: expected a list of paths, got an empty input"),
+        (b"\n\n", "standard input: expected paths of images, got none"),
+        (b"a.png\n\n./a.png\n", "line 3: expected a new path, got a.png as in line 1"),
+        (b"a.png\0b\0a.png", "entry 3: expected a new path, got a.png as in entry 1"),
+        (b"a.png\nfile:///etc/passwd", "line 2: expected a local path, got the URL file:///etc"),
+        (b"https://h/a.png", "line 1: expected a local path, got the URL https://h/a.png"),
+        (b"a\n" + b"x" * 5000, "line 2: expected a path of at most 4,096 characters, got 5,000"),
+    ],
+)
+def test_other_lists_are_refused_with_the_line(monkeypatch, data, message):
+    with pytest.raises(ClipkitError) as caught:
+        list_paths(data, monkeypatch)
+    assert message in caught.value.message
+
+
+def test_a_list_is_not_awaited_from_a_terminal(monkeypatch):
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: True))
+    with pytest.raises(UsageError, match="expected a list of paths on standard input, got a term"):
+        datasets.load("-")
+
+
+def test_lists_have_a_bounded_size(monkeypatch):
+    monkeypatch.setattr(lists, "MAX_LIST_BYTES", 1 << 20)
+    with pytest.raises(ClipkitError, match="standard input: expected at most 1 MiB of text"):
+        list_paths(b"a" * (1 << 20) + b"b", monkeypatch)
+
+
+def test_many_paths_open_fast(monkeypatch):
+    data = b"".join(b"photos/%d/%d.jpg\n" % (i % 100, i) for i in range(50_000))
+    start = time.process_time()
+    assert len(list_paths(data, monkeypatch).splits["all"]) == 50_000
+    assert time.process_time() - start < 2
+
+
+# Manifests
+
+
+ROWS = [
+    {"path": "photos/dog/3.png", "label": "dog", "split": "train", "id": "c"},
+    {"path": "photos/cat/1.png", "label": "cat", "split": "train", "id": "a"},
+    {"path": "photos/dog/1.png", "label": "dog", "split": "valid", "id": "a"},
+]
+
+
+def write_csv(path: Path, rows: list[dict[str, Any]], separator: str = ",") -> None:
+    lines = [separator.join(map(str, row.values())) for row in rows]
+    path.write_text("\n".join([separator.join(rows[0]), *lines]) + "\n")
+
+
+def write_manifest(path: Path, rows: list[dict[str, Any]]) -> str:
+    """Write a manifest in the form that its ending names, and return its path."""
+    if path.suffix == ".jsonl":
+        path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    elif path.suffix == ".parquet":
+        pa = pytest.importorskip("pyarrow")
+        pq = pytest.importorskip("pyarrow.parquet")
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    else:
+        write_csv(path, rows, "\t" if path.suffix == ".tsv" else ",")
+    return str(path)
+
+
+@pytest.mark.parametrize("ending", manifests.ENDINGS)
+def test_every_form_of_manifest_gives_the_same_data_set(photos, monkeypatch, ending):
+    manifest = write_manifest(photos / f"pets{ending}", ROWS)
+    monkeypatch.chdir("/")
+    data = datasets.load(manifest)
+    assert data.name == "pets"
+    assert data.class_names == ["cat", "dog"]
+    assert labels_of(data) == {"train": [1, 0], "val": [1]}
+    assert data.splits["train"].ids == ["c", "a"]
+    assert red_values(data.splits["train"]) == [3, 0]
+    assert red_values(data.splits["val"]) == [2]
+    assert data.details["manifest"].startswith("sha256:")
+    assert str(photos) not in json.dumps(data.details)
+    assert pickle.loads(pickle.dumps(data.splits["val"])).image(0).getpixel((0, 0))[0] == 2
+
+
+@pytest.mark.parametrize("ending", manifests.ENDINGS)
+def test_columns_may_have_other_names(photos, ending):
+    rows = [{"file": row["path"], "kind": row["label"], "fold": row["split"]} for row in ROWS]
+    manifest = write_manifest(photos / f"pets{ending}", rows)
+    columns = {"path_column": "file", "label_column": "kind", "split_column": "fold"}
+    data = datasets.load(manifest, **columns)
+    assert labels_of(data) == {"train": [1, 0], "val": [1]}
+    assert data.details["columns"] == {"path": "file", "label": "kind", "split": "fold"}
+    assert sizes_of(datasets.load(manifest, path_column="file")) == {"all": 3}
+    with pytest.raises(ClipkitError, match="expected a column 'path', got 'file', 'kind', 'fold'"):
+        datasets.load(manifest)
+    with pytest.raises(ClipkitError, match="expected a column 'x', got 'file', 'kind', 'fold'"):
+        datasets.load(manifest, **{**columns, "label_column": "x"})
+
+
+@pytest.mark.parametrize("ending", manifests.ENDINGS)
+def test_labels_that_are_all_whole_numbers_number_the_classes(photos, ending):
+    rows = [{"path": f"{label}.png", "label": label} for label in (10, 2, 0)]
+    data = datasets.load(write_manifest(photos / f"m{ending}", rows))
+    assert labels_of(data) == {"all": [10, 2, 0]}
+    assert data.class_names == [str(number) for number in range(11)]
+    rows[0]["label"] = "ten"
+    if ending != ".parquet":
+        data = datasets.load(write_manifest(photos / f"m{ending}", rows))
+        assert data.class_names == ["0", "2", "ten"]
+
+
+@pytest.mark.parametrize("ending", manifests.ENDINGS)
+def test_a_split_of_a_manifest_may_be_unlabelled(photos, ending):
+    rows = [*ROWS[:2], {**ROWS[2], "label": "", "split": "test"}]
+    data = datasets.load(write_manifest(photos / f"m{ending}", rows))
+    assert data.splits["train"].labels.tolist() == [1, 0]
+    assert data.splits["test"].labels is None
+    assert data.class_names == ["cat", "dog"]
+
+
+def test_wordnet_ids_of_a_manifest_get_their_names(photos):
+    rows = [{"path": "a.png", "label": "n01443537"}, {"path": "b.png", "label": "n01440764"}]
+    (photos / "class_index.json").write_text(json.dumps(INDICES[0]))
+    data = datasets.load(write_manifest(photos / "m.csv", rows))
+    assert data.class_names == ["tench", "goldfish"]
+    assert labels_of(data) == {"all": [1, 0]}
+
+
+def test_spreadsheets_write_csv_in_many_ways(photos):
+    text = '\ufeffpath, label ,note\r\n"a, b.png", cat ,"two\nlines"\r\n\r\n/tmp/c.png,dog,""\r\n'
+    (photos / "m.csv").write_bytes(text.encode())
+    write_images(photos, "a, b.png")
+    data = datasets.load("m.csv")
+    assert data.splits["all"].ids == ["a, b.png", "/tmp/c.png"]
+    assert data.class_names == ["cat", "dog"]
+    assert data.splits["all"].image(0).size == (4, 4)
+    with pytest.raises(ClipkitError, match=r"cannot read /tmp/c\.png"):
+        data.splits["all"].image(1)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("m.csv", "", "m.csv: expected a table with a row for each image, got none"),
+        ("m.csv", "path,label\n", "m.csv: expected paths of images, got none"),
+        ("m.csv", "a.png,cat\n", "m.csv, line 1: expected a column 'path', got 'a.png', 'cat'"),
+        ("m.csv", "path,path\na,b\n", "line 1: expected the column 'path' once, got it twice"),
+        ("m.csv", "path,label\na,x\nb\n", "line 3: expected 2 columns as in the header, got 1"),
+        ("m.csv", "path,label\n,x\n", "line 2: expected a path, got none"),
+        ("m.csv", "path,label\na,x\n\nb,\n", "line 4: expected a label, got none"),
+        (
+            "m.csv",
+            "path,label\na,0\nb,-1\n",
+            "line 3: expected a label from 0 to 1,048,575, got -1",
+        ),
+        ("m.csv", "path,label\na,0\nb,1048576\n", "line 3: expected a label from 0 to 1,048,575"),
+        ("m.csv", "path,id\na,1\nb,2\nc,1\n", "line 4: expected a new id, got 1 as in line 2"),
+        ("m.csv", "path,id\na,1\nb,\n", "line 3: expected an id, got none"),
+        ("m.csv", "path\na\nb\na\n", "line 4: expected a new path, got a as in line 2"),
+        ("m.csv", "path,split\na,train\nb,\n", "line 3: expected a split, named by letters"),
+        ("m.csv", "path,split\na,../x\n", "line 2: expected a split, named by letters"),
+        ("m.csv", "path,split\na,runs\n", "line 2: expected a split, named by letters"),
+        ("m.csv", "path\nhttp://h/a.png\n", "line 2: expected a local path, got the URL http://h"),
+        ("m.csv", "path\nfile:///etc/shadow\n", "line 2: expected a local path, got the URL file:"),
+        ("m.csv", 'path\na\n"b\n', "line 3: expected a row of a table, got unexpected end of data"),
+        ("m.csv", "path\na\nb\0\n", "line 3: expected UTF-8 text, got the byte 0x00"),
+        ("m.csv", b"path\na\n\xff\n", "line 3: expected UTF-8 text, got the byte 0xff"),
+        ("m.csv", "path,label\na," + "x" * 2000, "expected a label of at most 1,000 characters"),
+        ("m.csv", "path\n" + "x" * 200_000, "line 2: expected a row of a table, got field larger"),
+        ("m.tsv", "path,label\n", "m.tsv, line 1: expected a column 'path', got 'path,label'"),
+        ("m.jsonl", '{"path": "a"}\n[1]\n', "line 2: expected a JSON object, got [1]"),
+        ("m.jsonl", "path\n", "line 1: expected a JSON object, got path"),
+        ("m.jsonl", "[" * 99_999, "line 1: expected a JSON object, got [[["),
+        ("m.jsonl", '{"label": "a"}\n', "line 1: expected a column 'path', got 'label'"),
+        ("m.jsonl", '{"path": "a"}\n\n{"x": 1}\n', "line 3: expected a path, got none"),
+        ("m.jsonl", '{"path": 1}\n', "line 1: expected a path, got '1'"),
+        ("m.jsonl", '{"path": "a\\u0000b"}', "line 1: expected a path without NUL characters"),
+        ("m.jsonl", '{"path": "\\ud800"}', "line 1: path: expected UTF-8 text"),
+        ("m.jsonl", '{"path": "a", "label": NaN}', "line 1: label: expected a text or a whole"),
+        ("m.jsonl", '{"path": "a", "label": 1e999}', "line 1: label: expected a text or a whole"),
+        ("m.jsonl", '{"path": "a", "label": true}', "line 1: label: expected a text or a whole"),
+        ("m.jsonl", '{"path": "a", "label": ["x"]}', "line 1: label: expected a text or a whole"),
+        ("m.parquet", "no Parquet", "cannot read m.parquet: "),
+        ("m.parquet", "", "cannot read m.parquet: "),
+    ],
+)
+def test_other_manifests_are_refused_with_the_line(tmp_path, monkeypatch, name, content, message):
+    monkeypatch.chdir(tmp_path)
+    Path(name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ClipkitError) as caught:
+        datasets.load(name)
+    assert message in caught.value.message
+    assert "\n" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"path": ["a", None]}, "m.parquet, row 1: expected a path, got none"),
+        ({"path": [1]}, "m.parquet: path: expected texts, got int64"),
+        ({"path": ["a"], "label": [0.5]}, "label: expected a text or a whole number, got '0.5'"),
+        ({"path": ["a"], "label": [True]}, "label: expected texts or whole numbers, got bool"),
+        ({"path": ["a"], "id": [None]}, "row 0: expected an id, got none"),
+        ({"path": ["x" * 20_000] * 9}, "path: expected at most 16,384 bytes, got 20,000"),
+        ({"path": ["a", "a"]}, "row 1: expected a new path, got a as in row 0"),
+        ({"file": ["a"]}, "m.parquet: expected a column 'path', got 'file'"),
+    ],
+)
+def test_other_columns_of_parquet_are_refused(tmp_path, monkeypatch, columns, message):
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    monkeypatch.chdir(tmp_path)
+    pq.write_table(pa.table(columns), "m.parquet")
+    with pytest.raises(ClipkitError) as caught:
+        datasets.load("m.parquet")
+    assert message in caught.value.message
+
+
+def test_a_parquet_of_images_is_no_manifest(tmp_path):
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    image = [{"bytes": b"", "path": "a.png"}]
+    pq.write_table(pa.table({"image": image}), tmp_path / "images.parquet")
+    pq.write_table(pa.table({"path": ["a.png"]}), tmp_path / "paths.parquet")
+    assert not manifests.is_manifest(str(tmp_path / "images.parquet"))
+    assert manifests.is_manifest(str(tmp_path / "paths.parquet"))
+
+
+def test_categories_and_nulls_of_parquet_are_texts(tmp_path):
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    n = 10_000  # more than a batch
+    labels = [None if i % 2 else f"class {i % 10}" for i in range(n)]
+    table = pa.table(
+        {
+            "path": [f"{i}.png" for i in range(n)],
+            "label": pa.array(labels).dictionary_encode(),
+            "split": ["test" if i % 2 else "train" for i in range(n)],
+        }
+    )
+    pq.write_table(table, tmp_path / "m.parquet")
+    data = datasets.load(tmp_path / "m.parquet")
+    assert data.class_names == [f"class {i}" for i in range(0, 10, 2)]
+    assert data.splits["train"].labels.tolist() == [i % 10 // 2 for i in range(0, n, 2)]
+    assert data.splits["test"].labels is None
+    assert data.splits["test"].ids == [f"{i}.png" for i in range(1, n, 2)]
+
+
+def test_a_manifest_that_is_missing_or_a_folder_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for ending in manifests.ENDINGS:
+        with pytest.raises(ClipkitError, match=f"cannot read m{ending}: "):
+            datasets.load(f"m{ending}")
+    write_images(tmp_path, "m.csv/cat/1.png")
+    assert datasets.load("m.csv").class_names == ["cat"]
+
+
+@given(
+    st.lists(st.tuples(st.text("ab,\"'\t \n;é", min_size=1), st.sampled_from("xyz")), max_size=9)
+)
+def test_any_path_survives_csv_and_jsonl(rows):
+    rows = list({path.strip(): label for path, label in rows if path.strip()}.items())
+    assume(rows)
+    with tempfile.TemporaryDirectory() as folder:
+        with (Path(folder) / "m.csv").open("w", newline="") as file:
+            csv.writer(file).writerows([("path", "label"), *rows])
+        dicts = [{"path": path, "label": label} for path, label in rows]
+        write_manifest(Path(folder) / "m.jsonl", dicts)
+        for name in ("m.csv", "m.jsonl"):
+            split = datasets.load(Path(folder) / name).splits["all"]
+            assert split.source.paths == [path for path, _ in rows]
+            classes = sorted({label for _, label in rows})
+            assert split.labels.tolist() == [classes.index(label) for _, label in rows]
+
+
+# Commands
+
+
+def features_of(file: Path) -> dict[str, features.Split]:
+    return features.read(file).splits
+
+
+@pytest.mark.long
+def test_every_source_gives_the_features_of_class_folders_bit_for_bit(photos):
+    for i, name in enumerate(NAMES):  # pictures that differ
+        pixels = np.random.default_rng(i).integers(0, 255, (40, 52, 3), np.uint8)
+        Image.fromarray(pixels).save(photos / name)
+    ok("embed", "photos", "-m", "tiny", "-o", "folder.h5")
+    rows = [{"path": name, "label": Path(name).parent.name} for name in NAMES]
+    for ending in manifests.ENDINGS:
+        manifest = write_manifest(photos / f"m{ending}", rows)
+        ok("embed", manifest, "-m", "tiny", "-o", f"manifest{ending}.h5")
+    ok("embed", "-", "-m", "tiny", "-o", "list.h5", stdin="\n".join(NAMES).encode())
+    ok("embed", *NAMES, "-m", "tiny", "-o", "images.h5")
+    expected = features_of(photos / "folder.h5")["all"]
+    for path in photos.glob("*.h5"):
+        split = features_of(path)["all"]
+        assert np.asarray(split.features).tobytes() == np.asarray(expected.features).tobytes()
+        if path.name.startswith("manifest"):
+            assert split.labels.tolist() == expected.labels.tolist()
+        elif path.name != "folder.h5":
+            assert split.labels is None
+            assert split.ids == NAMES
+
+
+def test_rows_of_a_list_that_cannot_be_used_are_named_and_skipped(photos):
+    (photos / "n.txt").write_text("no image")
+    paths = b"photos/cat/1.png\nphotos\nn.txt\nmissing.png\n"
+    result = clipkit("embed", "-", "-m", "tiny", "-o", "img.h5", stdin=paths)
+    assert result.exit_code == 3
+    for reason in (
+        "skipped all/photos: cannot read photos: not a regular file",
+        "skipped all/n.txt: cannot read n.txt: expected one of PNG",
+        "skipped all/missing.png: cannot read missing.png: No such file or directory",
+        "3 images skipped, 1 embedded",
+    ):
+        assert reason in result.stderr
+    assert features_of(photos / "img.h5")["all"].ids == ["photos/cat/1.png"]
+
+
+def test_lists_and_manifests_are_drawn_from_like_folders(photos):
+    names = [f"x/{c}/{i}.png" for c in "abc" for i in range(4)]
+    write_images(photos, *names)
+    rows = [{"path": name, "label": Path(name).parent.name} for name in names]
+    manifest = write_manifest(photos / "m.jsonl", rows)
+    for draw in ({"limit": 5}, {"classes": 2}, {"limit": 3, "classes": 2}):
+        folder, listed = datasets.load("x", **draw), datasets.load(manifest, **draw)
+        assert listed.class_names == folder.class_names
+        assert labels_of(listed) == labels_of(folder)
+        assert red_values(listed.splits["all"]) == red_values(folder.splits["all"])
+        assert listed.details["draw"] == folder.details["draw"]
+
+
+def test_a_changed_manifest_does_not_continue_an_interrupted_run(photos):
+    rows = [{"path": name} for name in NAMES]
+    manifest = write_manifest(photos / "m.csv", rows)
+    (photos / "img.h5.partial").mkdir()
+    write = ["embed", manifest, "-m", "tiny", "-o", "img.h5"]
+    for name in NAMES:
+        (photos / name).write_bytes(b"damaged")
+    assert "expected at least one usable image" in fails(*write)
+    write_manifest(photos / "m.csv", rows[1:])
+    assert "dataset.manifest was sha256:" in fails(*write, exit_code=2)
+
+
+def test_pictures_and_class_names_come_from_the_same_sources(photos):
+    rows = [{"file": name, "label": Path(name).parent.name} for name in NAMES]
+    manifest = write_manifest(photos / "m.csv", rows)
+    ok("plot", "images", *NAMES, "-o", "images.png")
+    ok("plot", "images", manifest, "--path-column", "file", "-o", "manifest.png")
+    assert (photos / "manifest.png").stat().st_size > 1000
+    write_manifest(photos / "m.csv", [{"path": row["file"], **row} for row in rows])
+    assert datasets.names_images("m.csv")
+    ok("textembed", "--classes", "m.csv", "-m", "tiny", "-o", "txt.h5")
+    assert features.read("txt.h5").class_names == ["cat", "dog"]
+    (photos / "names.tsv").write_text("cat\ta cat\n")
+    assert not datasets.names_images("names.tsv")
+
+
+@pytest.mark.long
+def test_a_pipe_of_find_is_embedded(photos):
+    line = "find photos -name '*.png' -print0 | sort -z | clipkit embed - -m tiny | clipkit info"
+    done = shell(line, photos)
+    assert done.returncode == 0, done.stderr
+    assert "all features\t4 x 64" in done.stdout
+
+
+def test_options_of_manifests_are_refused_for_other_sources(photos):
+    line = fails("embed", "photos", "--label-column", "x", "-o", "img.h5", exit_code=2)
+    assert "label-column: expected a manifest, got images and folders photos" in line
