@@ -16,6 +16,7 @@ from clipkit.cli import app
 from clipkit.features import read, write
 
 COMMON = {"--output", "-o", "--title", "--force", "-f"}
+COLUMNS = ("--path-column", "--label-column", "--split-column")  # of a manifest
 # picture -> an input, and the picture's own options
 PICTURES: dict[str, tuple[str, set[str]]] = {
     "confusion": ("zeroshot.h5", {"--split", "--run", "--groups"}),
@@ -33,8 +34,8 @@ PICTURES: dict[str, tuple[str, set[str]]] = {
     "shots": ("shots.h5", {"--zeroshot"}),
     "attributes": ("attributes.h5", set()),
     "variance": ("variance.h5", set()),
-    "nearest": ("digits", {"--split", "--root", "--prompt", "--class", "--images"}),
-    "images": ("digits", {"--split", "--root"}),
+    "nearest": ("digits", {"--split", "--root", "--prompt", "--class", "--images", *COLUMNS}),
+    "images": ("digits", {"--split", "--root", *COLUMNS}),
 }
 
 

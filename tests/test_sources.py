@@ -26,6 +26,7 @@ from test_datasets import labels_of, red_values, sizes_of, write_images
 from clipkit import datasets, features
 from clipkit.datasets import class_index, images, lists, manifests
 from clipkit.datasets.class_index import read_class_index
+from clipkit.embedding import checkpoint
 from clipkit.errors import ClipkitError, UsageError
 
 NAMES = ["photos/cat/1.png", "photos/cat/2.png", "photos/dog/1.png", "photos/dog/3.png"]
@@ -376,10 +377,13 @@ def test_columns_may_have_other_names(photos, ending):
 def test_labels_that_are_all_whole_numbers_number_the_classes(photos, ending):
     rows = [{"path": f"{label}.png", "label": label} for label in (10, 2, 0)]
     data = datasets.load(write_manifest(photos / f"m{ending}", rows))
-    assert labels_of(data) == {"all": [10, 2, 0]}
+    labels = {"all": [10, 2, 0]}
+    assert labels_of(data) == labels
     assert data.class_names == [str(number) for number in range(11)]
-    rows[0]["label"] = "ten"
     if ending != ".parquet":
+        rows[0]["label"] = "10.0"
+        assert labels_of(datasets.load(write_manifest(photos / f"m{ending}", rows))) == labels
+        rows[0]["label"] = "ten"
         data = datasets.load(write_manifest(photos / f"m{ending}", rows))
         assert data.class_names == ["0", "2", "ten"]
 
@@ -601,6 +605,27 @@ def test_lists_and_manifests_are_drawn_from_like_folders(photos):
         assert labels_of(listed) == labels_of(folder)
         assert red_values(listed.splits["all"]) == red_values(folder.splits["all"])
         assert listed.details["draw"] == folder.details["draw"]
+
+
+@pytest.mark.parametrize("form", ["list", "manifest"])
+def test_an_interrupted_run_over_a_list_or_manifest_is_continued(photos, monkeypatch, form):
+    manifest = write_manifest(photos / "m.tsv", [{"path": name} for name in NAMES])
+    words = ["embed", manifest if form == "manifest" else "-", "-m", "tiny", "-o"]
+    paths = "\n".join(NAMES).encode()
+    monkeypatch.setattr(checkpoint, "SHARD_ROWS", 2)
+    ok(*words, "whole.h5", stdin=paths)
+    save = checkpoint.Checkpoint.save
+
+    def save_first(self: Any, shard: Any, *content: Any) -> None:
+        if shard.number:
+            raise ClipkitError("stopped")
+        save(self, shard, *content)
+
+    monkeypatch.setattr(checkpoint.Checkpoint, "save", save_first)
+    assert "stopped" in fails(*words, "img.h5", stdin=paths)
+    monkeypatch.setattr(checkpoint.Checkpoint, "save", save)
+    assert "resuming at 2 of 4" in ok(*words, "img.h5", stdin=paths).stderr
+    assert (photos / "img.h5").read_bytes() == (photos / "whole.h5").read_bytes()
 
 
 def test_a_changed_manifest_does_not_continue_an_interrupted_run(photos):

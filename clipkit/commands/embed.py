@@ -28,7 +28,7 @@ def embed(
     dataset: Annotated[
         list[str],
         typer.Argument(
-            metavar="DATASET...",
+            metavar="DATASET",
             help="Data set: cifar10, cifar100, food101, imagenette, tiny-imagenet, fashion-mnist, "
             "digits, shapes; images and folders; a manifest (.csv, .tsv, .parquet, .jsonl); or - "
             "for a list of paths on standard input.",

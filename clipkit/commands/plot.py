@@ -484,7 +484,7 @@ def variance(
 def images(
     dataset: Annotated[
         list[str],
-        typer.Argument(metavar="DATASET...", help="Data set, as clipkit embed takes it."),
+        typer.Argument(metavar="DATASET", help="Data set, as clipkit embed takes it."),
     ],
     output: PictureOutput = "-",
     split: Split = None,
@@ -526,7 +526,7 @@ def nearest(
     file: Annotated[str, typer.Argument(metavar="LOGITS", help="Feature file of logits.")],
     dataset: Annotated[
         list[str],
-        typer.Argument(metavar="DATASET...", help="Their data set, as clipkit embed took it."),
+        typer.Argument(metavar="DATASET", help="Their data set, as clipkit embed took it."),
     ],
     output: PictureOutput = "-",
     prompt: Annotated[

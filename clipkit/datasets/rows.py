@@ -20,7 +20,7 @@ from clipkit.features.validation import MAX_CLASSES, MAX_NAMES, NAME, RESERVED
 MAX_PATH = 4096  # characters; Linux opens no longer path
 MAX_TEXT = 1000  # characters of a label or an id
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-INTEGER = re.compile(r"-?(?:0|[1-9][0-9]{0,18})")
+INTEGER = re.compile(r"(-?(?:0|[1-9][0-9]{0,18}))(?:\.0)?")  # a table of floats has 3.0
 UNNAMED = "all"  # the split of rows that name none
 
 
@@ -159,8 +159,9 @@ def _number_labels(
         raise ClipkitError(f"{name}: expected at most {MAX_CLASSES:,} classes, got {len(labels):,}")
     if not labels:
         return [], {}
-    if all(map(INTEGER.fullmatch, labels)):
-        numbers = {label: int(label) for label in labels}
+    matches = {label: INTEGER.fullmatch(label) for label in labels}
+    if all(matches.values()):
+        numbers = {label: int(match[1]) for label, match in matches.items() if match}
         for label, number in numbers.items():
             if not 0 <= number < MAX_CLASSES:
                 where = f"{name}, {unit} {_first_place(splits, label)}"
