@@ -295,19 +295,26 @@ def data_set_name(files: Sequence[str]) -> str:
         return stem(files[0])
     folder, _ = _folder_and_name(files[0])
     parent, name = _folder_and_name(folder)
-    if name == "data" or _SPLIT.fullmatch(name.lower()):  # train/, or data/ as in repositories
+    if _is_part(name):
         name = _folder_and_name(parent)[1] if remote.protocol_of(parent) else Path(parent).name
     return escape(name) or "files"
+
+
+def _is_part(folder: str) -> bool:
+    """Whether a folder's name is that of a split, or `data` as in repositories."""
+    return folder == "data" or _SPLIT.fullmatch(folder.lower()) is not None
 
 
 def read_class_names(file: str) -> list[str] | None:
     """Read the class names in ``classnames.txt`` or ``class_index.json`` beside a file.
 
-    They are also looked for one folder above, as train/ and test/ share them. None if there are
-    none.
+    If the folder is that of a split, or `data`, they are also looked for in the one above. None if
+    there are none.
     """
     folder = _folder_and_name(file)[0]
-    for place in (folder, folder.rpartition("/")[0]):
+    above, name = _folder_and_name(folder)
+    places = [folder, above] if _is_part(name) else [folder]
+    for place in places:
         for name in NAMES_FILES:
             path = f"{place}/{name}"
             is_remote = remote.is_url(path)
