@@ -984,6 +984,18 @@ def test_a_missing_package_is_one_line(monkeypatch, tmp_path):
     assert "the package s3fs is not installed; hint: pip install s3fs" in line
 
 
+def test_a_manifest_may_name_images_at_urls(server, tmp_path):
+    url, handler = server
+    handler.mode = "whole"  # whole files need no ranges
+    (handler.root / "a.png").write_bytes(png(7))
+    manifest = tmp_path / "m.csv"
+    manifest.write_text(f"path,label\n{url}/a.png,cat\n{url}/none.png,dog\n")
+    split = datasets.load(manifest).splits["all"]
+    assert red_of(split, 0) == 7
+    with pytest.raises(ImageError, match=r"none.png: the server answers 404"):
+        split.image(1)
+
+
 class RecordingFileSystem(DirFileSystem):
     """A folder in place of the Hugging Face Hub."""
 
