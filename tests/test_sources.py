@@ -284,8 +284,11 @@ def test_names_in_a_list_that_are_not_utf8_are_files_too(photos, monkeypatch):
         (b"\n\n", "standard input: expected paths of images, got none"),
         (b"a.png\n\n./a.png\n", "line 3: expected a new path, got a.png as in line 1"),
         (b"a.png\0b\0a.png", "entry 3: expected a new path, got a.png as in entry 1"),
-        (b"a.png\nfile:///etc/passwd", "line 2: expected a local path, got the URL file:///etc"),
-        (b"https://h/a.png", "line 1: expected a local path, got the URL https://h/a.png"),
+        (
+            b"a.png\nfile:///etc/passwd",
+            "line 2: expected a local path or an http(s) URL, got file:///etc",
+        ),
+        (b"s3://h/a.png", "line 1: expected a local path or an http(s) URL, got s3://h/a.png"),
         (b"a\n" + b"x" * 5000, "line 2: expected a path of at most 4,096 characters, got 5,000"),
     ],
 )
@@ -439,8 +442,16 @@ def test_spreadsheets_write_csv_in_many_ways(photos):
         ("m.csv", "path,split\na,train\nb,\n", "line 3: expected a split, named by letters"),
         ("m.csv", "path,split\na,../x\n", "line 2: expected a split, named by letters"),
         ("m.csv", "path,split\na,runs\n", "line 2: expected a split, named by letters"),
-        ("m.csv", "path\nhttp://h/a.png\n", "line 2: expected a local path, got the URL http://h"),
-        ("m.csv", "path\nfile:///etc/shadow\n", "line 2: expected a local path, got the URL file:"),
+        (
+            "m.csv",
+            "path\nhf://h/a.png\n",
+            "line 2: expected a local path or an http(s) URL",
+        ),
+        (
+            "m.csv",
+            "path\nfile:///etc/shadow\n",
+            "or an http(s) URL, got file:",
+        ),
         ("m.csv", 'path\na\n"b\n', "line 3: expected a row of a table, got unexpected end of data"),
         ("m.csv", "path\na\nb\0\n", "line 3: expected UTF-8 text, got the byte 0x00"),
         ("m.csv", b"path\na\n\xff\n", "line 3: expected UTF-8 text, got the byte 0xff"),

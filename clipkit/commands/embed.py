@@ -31,8 +31,9 @@ def embed(
         typer.Argument(
             metavar="DATASET",
             help="Data set: cifar10, cifar100, food101, imagenette, tiny-imagenet, fashion-mnist, "
-            "digits, shapes; images and folders; a manifest (.csv, .tsv, .parquet, .jsonl); or - "
-            "for a list of paths on standard input.",
+            "digits, shapes; images and folders; a manifest (.csv, .tsv, .parquet, .jsonl); tars "
+            "or Parquet files with images, also at a URL; or - for a list of paths on standard "
+            "input.",
         ),
     ],
     output: Output = "-",

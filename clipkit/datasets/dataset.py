@@ -16,8 +16,8 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from clipkit import splitting
-from clipkit.datasets import images
-from clipkit.errors import UsageError, unknown
+from clipkit.datasets import images, remote
+from clipkit.errors import ClipkitError, ImageError, UsageError, unknown
 from clipkit.features import Int64, row_ids
 
 BLOCK_ROWS = 64  # images that `RenderedImages` renders together
@@ -61,25 +61,38 @@ class ImageSource(Protocol):
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """Images in files. Relative `paths` start at `folder`; "" is the current folder."""
+    """Images in files. Relative `paths` start at `folder`; "" is the current folder.
+
+    A path may be an http(s) URL.
+    """
 
     paths: list[str]
     folder: str = ""
 
     def path(self, i: int) -> str:
         """Return the path of file `i`."""
-        return os.path.join(self.folder, self.paths[i])  # noqa: PTH118 (Path takes 10 times as long)
+        path = self.paths[i]
+        if remote.protocol_of(path) is not None:
+            return path
+        return os.path.join(self.folder, path)  # noqa: PTH118 (Path takes 10 times as long)
 
     def image(self, i: int) -> Image.Image:
         """Decode file `i`."""
-        return images.read(self.path(i))
+        path = self.path(i)
+        if remote.protocol_of(path) is None:
+            return images.read(path)
+        try:
+            data = remote.read_whole(path, images.MAX_BYTES)
+        except ClipkitError as error:  # of many servers, some do not answer
+            raise ImageError(error.message) from error
+        return images.decode(data, remote.display_url(path))
 
     def take(self, rows: Int64) -> ImageFiles:
         """Return the given files."""
         return ImageFiles([self.paths[row] for row in rows], self.folder)
 
     def fingerprint(self) -> str:
-        """Return the SHA-256 over the size and modification time of each file."""
+        """Return the SHA-256 over the size and modification time of each file on this machine."""
         sha = hashlib.sha256()
         for i in range(len(self.paths)):
             state = "none"

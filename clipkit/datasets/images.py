@@ -6,14 +6,16 @@ import contextlib
 import ctypes
 import functools
 import importlib.util
+import io
 import logging
 import os
 import re
 import stat
 import urllib.parse
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError, _imaging, features
@@ -108,26 +110,68 @@ def read(path: str) -> Image.Image:
         If the file is missing, empty, damaged, truncated or of another format, or exceeds
         `MAX_PIXELS`, `MAX_BYTES` or `MAX_ASPECT`. The size is checked before decoding.
     """
-    _silence_pillow()
-    try:
+    with image_errors(path):
         _check_file(path)
-        with Image.open(path, formats=readable_formats()) as image:
-            _check_size(*image.size)
-            return _to_rgb(image)
+        return _decode(path)
+
+
+def decode(data: bytes, name: str) -> Image.Image:
+    """Read the first frame of an image in memory as RGB, as `read` does.
+
+    Parameters
+    ----------
+    data : bytes
+        The content of an image file.
+    name : str
+        What errors call the image.
+
+    Raises
+    ------
+    ImageError
+        As `read` does.
+    """
+    with image_errors(name):
+        check_bytes(len(data))
+        return _decode(io.BytesIO(data))
+
+
+@contextlib.contextmanager
+def image_errors(name: str) -> Iterator[None]:
+    """Turn what a decoder raises about an image into an `ImageError` of one line."""
+    try:
+        yield
     except MemoryError:
         raise
     except Exception as error:  # decoders raise SyntaxError, struct.error, KeyError and more
-        raise ImageError(f"cannot read {escape(path)}: {reason(error)}") from error
+        raise ImageError(f"cannot read {escape(name)}: {reason(error)}") from error
+
+
+def _decode(source: str | IO[bytes]) -> Image.Image:
+    _silence_pillow()
+    with Image.open(source, formats=readable_formats()) as image:
+        _check_size(*image.size)
+        return _to_rgb(image)
 
 
 def _check_file(path: str) -> None:
     info = Path(path).stat()
     if not stat.S_ISREG(info.st_mode):
         raise ImageError("not a regular file")
-    if info.st_size == 0:
+    check_bytes(info.st_size)
+
+
+def check_bytes(size: int) -> None:
+    """Refuse an image file of this size in bytes before it is read.
+
+    Raises
+    ------
+    ImageError
+        If it is empty or exceeds `MAX_BYTES`.
+    """
+    if size == 0:
         raise ImageError("the file is empty")
-    if info.st_size > MAX_BYTES:
-        raise ImageError(f"expected at most {MAX_BYTES:,} bytes, got {info.st_size:,}")
+    if size > MAX_BYTES:
+        raise ImageError(f"expected at most {MAX_BYTES:,} bytes, got {size:,}")
 
 
 def _check_size(width: int, height: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import importlib
 import io
 import json
 import os
@@ -36,7 +37,7 @@ def is_manifest(name: str) -> bool:
         return False
     if ending != ".parquet" or not Path(name).is_file():
         return True
-    return not _parquet().holds_images(Path(name), escape(name))
+    return not import_parquet("parquet_manifests").holds_images(Path(name), escape(name))
 
 
 def names_images(name: str) -> bool:
@@ -109,7 +110,9 @@ def _read_rows(source: str, columns: Columns, required: set[str]) -> tuple[Rows,
     if ending == ".parquet":
         with files.spool_input(source) as path:
             digest = _digest(path)
-            has_splits, rows = _parquet().read_rows(path, name, columns, required, MAX_BYTES)
+            has_splits, rows = import_parquet("parquet_manifests").read_rows(
+                path, name, columns, required, MAX_BYTES
+            )
             content = collect(rows, name, unit="row", folder=folder, has_splits=has_splits)
         return content, digest
     data = files.read_bytes(source, MAX_BYTES)
@@ -127,15 +130,21 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _parquet() -> ModuleType:
+def import_parquet(module: str) -> ModuleType:
+    """Import a module of this package that needs pyarrow.
+
+    Raises
+    ------
+    ClipkitError
+        If pyarrow is not installed.
+    """
     try:
-        from clipkit.datasets import parquet_manifests
+        return importlib.import_module(f"clipkit.datasets.{module}")
     except ImportError as error:
         raise ClipkitError(
             "a .parquet file needs pyarrow, which is not installed",
             "install it: pip install 'clipkit-vl[parquet]'",
         ) from error
-    return parquet_manifests
 
 
 def _check_text(data: bytes, name: str) -> None:

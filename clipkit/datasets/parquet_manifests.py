@@ -22,8 +22,20 @@ MAX_BYTES_OF_TEXT = 4 * MAX_PATH  # in UTF-8
 
 
 def holds_images(path: Path, name: str) -> bool:
-    """Whether a Parquet file holds images in a column of structs, as Hugging Face writes them."""
-    return any(pa.types.is_struct(field.type) for field in _schema(path, name))
+    """Whether a Parquet file holds images: structs with bytes, as in Hugging Face's, or bytes."""
+    return any(is_image_type(field.type) for field in _schema(path, name))
+
+
+def is_image_type(arrow_type: pa.DataType) -> bool:
+    """Whether a column of this type may hold images: structs with `bytes`, or bytes."""
+    if pa.types.is_struct(arrow_type):
+        number = arrow_type.get_field_index("bytes")
+        return number >= 0 and _is_binary(arrow_type.field(number).type)
+    return _is_binary(arrow_type)
+
+
+def _is_binary(arrow_type: pa.DataType) -> bool:
+    return str(arrow_type) in ("binary", "large_binary")
 
 
 def _schema(path: Path, name: str) -> pa.Schema:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from clipkit.datasets import remote
 from clipkit.datasets.class_index import escape_text
 from clipkit.datasets.dataset import ImageDataset, ImageFiles, split_name
 from clipkit.datasets.images import escape
@@ -19,7 +20,6 @@ from clipkit.features.validation import MAX_CLASSES, MAX_NAMES, NAME, RESERVED
 
 MAX_PATH = 4096  # characters; Linux opens no longer path
 MAX_TEXT = 1000  # characters of a label or an id
-URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 INTEGER = re.compile(r"(-?(?:0|[1-9][0-9]{0,18}))(?:\.0)?")  # a table of floats has 3.0
 UNNAMED = "all"  # the split of rows that name none
 
@@ -81,8 +81,9 @@ def collect(
     Raises
     ------
     ClipkitError
-        If there is no row, a path is missing or is a URL, an id is there twice in a split, or a
-        label or the name of a split is not valid. The message names the line.
+        If there is no row, a path is missing or is a URL of another protocol than http(s), an id is
+        there twice in a split, or a label or the name of a split is not valid. The message names
+        the line.
     """
     splits: dict[str, _Split] = {}
     for row in rows:
@@ -111,9 +112,9 @@ def _check_path(path: str, where: str) -> None:
         )
     if "\0" in path:
         raise ClipkitError(f"{where}: expected a path without NUL characters, got {path[:40]!r}")
-    if URL.match(path):
+    if remote.protocol_of(path) not in (None, "http", "https"):
         raise ClipkitError(
-            f"{where}: expected a local path, got the URL {escape(path[:100])}",
+            f"{where}: expected a local path or an http(s) URL, got {escape(path[:100])}",
             "download the images first, and name their files",
         )
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from clipkit.datasets import folders, lists, manifests
+from clipkit.datasets import folders, lists, manifests, shards, tars
 from clipkit.datasets.dataset import Dataset
 from clipkit.datasets.images import escape
 from clipkit.datasets.registry import REGISTRY
@@ -82,6 +82,15 @@ def _read_manifest(names: Sequence[str], options: SourceOptions) -> Dataset:
     )
 
 
+def _read_parquet_images(names: Sequence[str], options: SourceOptions) -> Dataset:
+    data: Dataset = manifests.import_parquet("hf_parquet").read_parquet(names)
+    return data
+
+
+def _read_tars(names: Sequence[str], options: SourceOptions) -> Dataset:
+    return tars.read_tars(names)
+
+
 def _accept_any(name: str) -> bool:
     return True
 
@@ -96,6 +105,8 @@ def _read_images(names: Sequence[str], options: SourceOptions) -> Dataset:
 SOURCES = (
     Source("the named data set", REGISTRY.__contains__, _read_named, takes_root=True),
     Source("a list of paths", STREAM.__eq__, _read_list),
+    Source("tars", shards.are_tars, _read_tars, takes_several=True),
+    Source("Parquet files", shards.are_parquet, _read_parquet_images, takes_several=True),
     Source("the manifest", manifests.is_manifest, _read_manifest, takes_columns=True),
     Source("images and folders", _accept_any, _read_images, takes_several=True),
 )
@@ -151,7 +162,7 @@ def _check_together(names: Sequence[str], sources: Sequence[Source]) -> None:
             other = names[1] if name == names[0] else names[0]
             raise UsageError(
                 f"expected {source.what} {escape(name)} alone, got {escape(other)} too",
-                "several arguments must be images and folders",
+                "several arguments must be images and folders, or all tars, or all Parquet files",
             )
 
 

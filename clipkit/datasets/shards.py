@@ -1,0 +1,359 @@
+"""Find the files of a data set in several parts, and say which split each of them belongs to."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from clipkit.datasets import remote
+from clipkit.datasets.dataset import SPLIT_ALIASES, SPLIT_NAMES, split_name
+from clipkit.datasets.images import escape, readable_suffixes
+from clipkit.datasets.manifests import is_manifest
+from clipkit.datasets.remote import display_url
+from clipkit.errors import ClipkitError, UsageError
+from clipkit.features.validation import NAME, RESERVED
+
+MAX_FILES = 100_000
+MAX_NAMES_BYTES = 2**24
+NAMES_FILES = ("classnames.txt", "class_index.json")
+
+_BRACES = re.compile(r"\{([^{}]*)\}")
+_NUMBERS = re.compile(r"(\d+)\.\.(\d+)")
+_WILDCARD = re.compile(r"[*?\[]")
+_PATTERN = re.compile(r"[*?\[{]")
+_TAR = re.compile(r"\.(tar|tgz|tbz2?|txz|tar\.\w+)$")
+_SPLIT = re.compile(rf"(?<![a-z])({'|'.join([*SPLIT_ALIASES, *SPLIT_NAMES])})(?![a-z])")
+_NUMBERED = re.compile(r"(\w[\w.-]*?)-\d+-of-\d+")  # as `datasets` names files: test-00000-of-00002
+
+
+def find_files(patterns: Sequence[str], suffix: str) -> list[str]:
+    """Return the files that patterns stand for, each once, in the order of the patterns.
+
+    Parameters
+    ----------
+    patterns : sequence of str
+        Paths or URLs of files, with brace ranges (``{0000..0099}``), brace lists (``{a,b}``) and
+        globs, or folders, which are searched at any depth. What a glob or a folder holds is sorted.
+        A path that exists is taken as it is written.
+    suffix : str
+        What the files in a folder end in.
+
+    Raises
+    ------
+    UsageError
+        If an http(s) URL has a wildcard or a brace range is not valid.
+    ClipkitError
+        If a pattern finds nothing.
+    """
+    names: dict[str, None] = {}
+    for pattern in patterns:
+        written = [pattern]
+        if remote.is_url(pattern) or not Path(pattern).exists():
+            written = list(expand_braces(pattern))
+        for name in written:
+            names.update(dict.fromkeys(_find(name, suffix)))
+            if len(names) > MAX_FILES:
+                raise ClipkitError(f"{escape(pattern)}: expected at most {MAX_FILES:,} files")
+    return list(names)
+
+
+def are_tars(name: str) -> bool:
+    """Whether a name stands for tars: by its ending, or as a folder that holds tars, not images.
+
+    Compressed tars are among them: their error says what to do.
+    """
+    return _TAR.search(_path_of(name).lower()) is not None or _holds(name, ".tar")
+
+
+def are_parquet(name: str) -> bool:
+    """Whether a name stands for Parquet files that hold images, or for a folder of them.
+
+    A file on this machine is opened. Of a URL or a pattern, the ending decides.
+    """
+    if not _path_of(name).lower().endswith(".parquet"):
+        return _holds(name, ".parquet")
+    if Path(name).is_dir():
+        return True
+    if Path(name).is_file():
+        return not is_manifest(name)
+    return remote.protocol_of(name) is not None or _PATTERN.search(name) is not None
+
+
+def _path_of(name: str) -> str:
+    """Return a name, of a URL without its query."""
+    return re.split(r"[?#]", name, maxsplit=1)[0] if remote.protocol_of(name) else name
+
+
+def _holds(folder: str, suffix: str) -> bool:
+    """Whether a folder holds files with a suffix, at any depth, and no images.
+
+    The search ends at the first image.
+    """
+    if remote.protocol_of(folder) in ("hf", "s3", "gs"):
+        return not _PATTERN.search(folder) and _stored_holds(folder, suffix)
+    is_present = False
+    suffixes = readable_suffixes()
+    for _, _, files in os.walk(folder):
+        names = [file.lower() for file in files if not file.startswith(".")]
+        if any(file.endswith(suffixes) for file in names):
+            return False
+        is_present = is_present or any(file.endswith(suffix) for file in names)
+    return is_present
+
+
+def _stored_holds(url: str, suffix: str) -> bool:
+    """Whether a folder of a storage holds files with a suffix."""
+    try:
+        return bool(_find_stored(url, suffix))
+    except ClipkitError:
+        # a storage that does not answer is reported when it is read
+        return suffix == ".parquet"
+
+
+def expand_braces(pattern: str) -> Iterator[str]:
+    """Yield the names that brace ranges and lists stand for, as bash does.
+
+    >>> list(expand_braces("{a,b}-{08..10}.tar"))[:4]
+    ['a-08.tar', 'a-09.tar', 'a-10.tar', 'b-08.tar']
+    """
+    match = _BRACES.search(pattern)
+    if match is None:
+        yield pattern
+        return
+    for option in _options(match[1], pattern):
+        yield from expand_braces(pattern[: match.start()] + option + pattern[match.end() :])
+
+
+def _options(text: str, pattern: str) -> list[str]:
+    numbers = _NUMBERS.fullmatch(text)
+    if numbers is None:
+        if "," in text:
+            return text.split(",")
+        hint = "write {0000..0099} or {a,b}"
+        raise UsageError(f"{escape(pattern)}: expected a range in braces, got {text!r}", hint)
+    first, last = int(numbers[1]), int(numbers[2])
+    if not first <= last < first + MAX_FILES:
+        expected = f"expected a rising range of at most {MAX_FILES:,} numbers"
+        raise UsageError(f"{escape(pattern)}: {expected}, got {text}")
+    width = len(numbers[1])
+    return [f"{number:0{width}}" for number in range(first, last + 1)]
+
+
+def _find(name: str, suffix: str) -> list[str]:
+    if not remote.is_url(name):
+        return _find_local(name, suffix)
+    if remote.protocol_of(name) in ("http", "https"):
+        if "*" in name or "[" in name:
+            hint = "write a range instead: {0000..0099}"
+            message = f"{display_url(name)}: a web server cannot be searched for a wildcard"
+            raise UsageError(message, hint)
+        return [name]
+    return _find_stored(name, suffix)
+
+
+def _find_local(name: str, suffix: str) -> list[str]:
+    path = Path(name)
+    try:
+        if path.is_dir():
+            found = [str(file) for file in path.rglob(f"*{suffix}") if _is_visible(file, path)]
+            return _check_found(sorted(found), name, f"files that end in {suffix}")
+        if _WILDCARD.search(name) and not path.exists():
+            anchor = Path(path.anchor)
+            found = [str(file) for file in anchor.glob(str(path.relative_to(anchor)))]
+            return _check_found(sorted(found), name, "matching files")
+    except (OSError, ValueError) as error:
+        raise ClipkitError(f"cannot read {escape(name)}: {error}") from error
+    return [name]
+
+
+def _is_visible(file: Path, folder: Path) -> bool:
+    return not any(part.startswith(".") for part in file.relative_to(folder).parts)
+
+
+def _find_stored(url: str, suffix: str) -> list[str]:
+    """Return the files that a glob or a folder in a storage of fsspec stands for."""
+    system, path = remote.filesystem(url)
+    protocol = remote.protocol_of(url)
+    try:
+        if _WILDCARD.search(path):
+            found = sorted(system.glob(path))
+            what = "matching files"
+        elif path.lower().endswith(suffix):
+            return [url]
+        else:
+            found = [file for file in sorted(system.find(path)) if file.endswith(suffix)]
+            what = f"files that end in {suffix}"
+    except Exception as error:  # the errors of storage clients have no common base
+        raise remote.read_error(url, error) from error
+    return _check_found([f"{protocol}://{file}" for file in found], url, what)
+
+
+def _check_found(found: list[str], name: str, what: str) -> list[str]:
+    if not found:
+        raise ClipkitError(f"{display_url(name)}: expected {what}, got none")
+    return found
+
+
+def split_names(files: Sequence[str]) -> list[str]:
+    """Return the split of each file, by its name or else by that of its folder.
+
+    The split is train, val (also valid, validation) or test if the file's name holds that as a
+    word; else what comes before a number such as ``-00000-of-00002``; else the name of its folder
+    if it is one of these words. If no file says so, all belong to the split `all`.
+
+    Raises
+    ------
+    ClipkitError
+        If only some of the files say so.
+
+    Examples
+    --------
+    >>> split_names(["data/test-00000-of-00001.parquet", "train/0.tar", "pets-val-01.tar"])
+    ['test', 'train', 'val']
+    >>> split_names(["contest/0.tar"])
+    ['all']
+    """
+    splits = [_split_name(file) for file in files]
+    if not any(splits):
+        return ["all"] * len(files)
+    for file, split in zip(files, splits, strict=True):
+        if not split:
+            named = next(other for other, its in zip(files, splits, strict=True) if its)
+            raise ClipkitError(
+                f"{display_url(file)}: expected train, val or test in its name, "
+                f"as in {display_url(named)}",
+                "rename it, or embed the two apart",
+            )
+    return splits
+
+
+def _split_name(file: str) -> str:
+    folder, name = _folder_and_name(file)
+    stem = name.rpartition(".")[0]
+    numbered = _NUMBERED.fullmatch(stem)
+    word = _SPLIT.search(stem.lower())
+    if word:
+        return split_name(word[1])
+    if numbered:
+        return _checked_split(numbered[1], file)
+    parent = _folder_and_name(folder)[1].lower()
+    return split_name(parent) if _SPLIT.fullmatch(parent) else ""
+
+
+def _checked_split(name: str, file: str) -> str:
+    """Refuse the name of a split that no feature file may hold."""
+    if not NAME.fullmatch(name) or name in RESERVED:
+        raise ClipkitError(f"{display_url(file)}: {name!r} cannot be the name of a split")
+    return name
+
+
+def _folder_and_name(file: str) -> tuple[str, str]:
+    """Return the folder and the name of a path, or of a URL without its query."""
+    if remote.protocol_of(file) is not None:
+        file = re.split(r"[?#]", file, maxsplit=1)[0]
+    else:
+        file = str(Path(file).absolute())
+    folder, _, name = file.rpartition("/")
+    return folder, name
+
+
+def stem(file: str) -> str:
+    """Return the name of a file without its folder and ending.
+
+    >>> stem("https://host/pets-0001.tar?key=1")
+    'pets-0001'
+    """
+    name = _folder_and_name(file)[1]
+    return escape(name.rpartition(".")[0] or name)
+
+
+def distinct_stems(files: Sequence[str]) -> list[str]:
+    """Return the stem of each file, with the name of its folder if two stems are the same.
+
+    >>> distinct_stems(["a/0.tar", "b/0.tar"])
+    ['a/0', 'b/0']
+    """
+    stems = [stem(file) for file in files]
+    if len(set(stems)) == len(stems):
+        return stems
+    return [f"{escape(Path(_folder_and_name(file)[0]).name)}/{stem(file)}" for file in files]
+
+
+def data_set_name(files: Sequence[str]) -> str:
+    """Return a name for files: that of the only one, the repository, or the folder of the first.
+
+    >>> data_set_name(["hf://datasets/org/pets/data/train-00000-of-00001.parquet"])
+    'pets'
+    """
+    repository = re.match(r"hf://datasets/[^/]+/([^/@]+)", files[0])
+    if repository:
+        return escape(repository[1])
+    if len(files) == 1:
+        return stem(files[0])
+    folder, _ = _folder_and_name(files[0])
+    parent, name = _folder_and_name(folder)
+    if _is_part(name):
+        name = _folder_and_name(parent)[1] if remote.protocol_of(parent) else Path(parent).name
+    return escape(name) or "files"
+
+
+def _is_part(folder: str) -> bool:
+    """Whether a folder's name is that of a split, or `data` as in repositories."""
+    return folder == "data" or _SPLIT.fullmatch(folder.lower()) is not None
+
+
+def read_class_names(file: str) -> list[str] | None:
+    """Read the class names in ``classnames.txt`` or ``class_index.json`` beside a file.
+
+    If the folder is that of a split, or `data`, they are also looked for in the one above. None if
+    there are none.
+    """
+    folder = _folder_and_name(file)[0]
+    above, name = _folder_and_name(folder)
+    places = [folder, above] if _is_part(name) else [folder]
+    for place in places:
+        for name in NAMES_FILES:
+            path = f"{place}/{name}"
+            is_remote = remote.is_url(path)
+            if not is_remote and not Path(path).exists():
+                continue
+            try:
+                data = remote.read_whole(path, MAX_NAMES_BYTES)
+            except ClipkitError:
+                if not is_remote:
+                    raise
+                continue  # a server may answer anything where there is no file
+            return parse_class_names(data, path)
+    return None
+
+
+def parse_class_names(data: bytes, name: str) -> list[str]:
+    """Return class names, a line each, or from JSON that maps each label to a name.
+
+    JSON may be a list, or an object from label to name or to ``[wnid, name]``.
+    """
+    try:
+        text = data.decode("utf-8-sig")
+        if not name.endswith(".json"):
+            names = [line.strip() for line in text.split("\n")]
+            while names and not names[-1]:
+                names.pop()
+        else:
+            names = _names_of_json(json.loads(text))
+        if not names or not all(isinstance(entry, str) and entry for entry in names):
+            raise ValueError("a name is missing")
+    except (ValueError, KeyError, IndexError, TypeError, RecursionError) as error:
+        message = f"{display_url(name)}: expected a class name for each label 0, 1, 2, ..."
+        raise ClipkitError(message) from error
+    return names
+
+
+def _names_of_json(content: object) -> list[str]:
+    if isinstance(content, dict):
+        content = [content[str(label)] for label in range(len(content))]
+    if not isinstance(content, list):
+        raise TypeError
+    return [entry[-1] if isinstance(entry, list) else entry for entry in content]

@@ -1,0 +1,392 @@
+"""Read tar files in the form of WebDataset: an image and its label have the same name but ending.
+
+Nothing is unpacked. One pass over the headers notes where each image lies, and its bytes are read
+when it is asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from clipkit import console
+from clipkit.datasets import images, remote, shards
+from clipkit.datasets.cache import SharedCache
+from clipkit.datasets.dataset import Dataset, ImageDataset
+from clipkit.datasets.images import escape
+from clipkit.datasets.labels import (
+    NO_LABEL,
+    attach_labels,
+    has_duplicates,
+    labels_from_texts,
+    unique_ids,
+)
+from clipkit.datasets.remote import StoredFile, display_url
+from clipkit.datasets.tar_headers import LINKS, REGULAR, SPARSE, HeaderReader, Member, members
+from clipkit.errors import ClipkitError, ImageError
+from clipkit.features import Int64
+from clipkit.features.prefetch import prefetch_map
+
+SPAN = 2**20  # images that start in one of these parts of a remote tar are fetched together
+GAP = 2**16  # unless so many bytes lie between them
+KEPT_SPANS = 3
+KEPT_BYTES = 2**26
+REMOTE_SCANS = 8  # tars whose headers are read at the same time
+MAX_LABEL_BYTES = 2**10
+MAX_JSON_BYTES = 2**20
+MAX_LABELS = 2**20
+NO_IMAGE, LINK, SPARSE_FILE = -1, -2, -3  # in place of a size
+UNUSABLE = {LINK: "a link", SPARSE_FILE: "a sparse file"}
+
+
+class TarImages:
+    """Images in tars: image `i` is `sizes[i]` bytes at `offsets[i]` of `files[file_of[i]]`.
+
+    A negative size stands for a link or a sparse file.
+    """
+
+    def __init__(
+        self, files: Sequence[StoredFile], file_of: NDArray[np.int32], offsets: Int64, sizes: Int64
+    ) -> None:
+        self.files = tuple(files)
+        self.file_of = file_of
+        self.offsets = offsets
+        self.sizes = sizes
+        self._spans: Int64 | None = None
+        if any(file.is_remote for file in files):
+            self._spans = _find_spans(file_of, offsets, sizes)
+            self._cache: SharedCache[bytes] = SharedCache(
+                self._load_span, len, count=KEPT_SPANS, budget=KEPT_BYTES
+            )
+
+    def image(self, i: int) -> Image.Image:
+        """Decode image `i`."""
+        file = self.files[self.file_of[i]]
+        offset, size = int(self.offsets[i]), int(self.sizes[i])
+        name = f"{display_url(file.name)} at byte {offset}"
+        with images.image_errors(name):
+            if size in UNUSABLE:
+                raise ImageError(f"expected a file, got {UNUSABLE[size]}")
+            images.check_bytes(size)
+        if self._spans is None or not file.is_remote:
+            return images.decode(file.read(offset, size), name)
+        span = int(self._spans[i])
+        start = offset - int(self.offsets[self._rows_of(span)[0]])
+        content: bytes = self._cache.get(span)
+        return images.decode(content[start : start + size], name)
+
+    def _rows_of(self, span: int) -> range:
+        assert self._spans is not None
+        first, last = np.searchsorted(self._spans, [span, span + 1]).tolist()
+        return range(first, last)
+
+    def _load_span(self, span: int) -> bytes:
+        """Read the images of a span and what lies between them."""
+        rows = self._rows_of(span)
+        first, last = rows[0], rows[-1]
+        start = int(self.offsets[first])
+        end = int(self.offsets[last] + self.sizes[last])
+        file: StoredFile = self.files[self.file_of[first]]
+        return file.read(start, end - start)
+
+    def take(self, rows: Int64) -> TarImages:
+        """Return the given images."""
+        return TarImages(self.files, self.file_of[rows], self.offsets[rows], self.sizes[rows])
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 over the size and state of the tars, and the places of the images."""
+        sha = hashlib.sha256()
+        files, file_of = self._used_files()
+        for file in files:
+            sha.update(f"{file.size} {file.state}\n".encode())
+        sha.update(file_of.astype("<i4").tobytes())
+        sha.update(self.offsets.astype("<i8").tobytes())
+        sha.update(self.sizes.astype("<i8").tobytes())
+        return sha.hexdigest()
+
+    def _used_files(self) -> tuple[list[StoredFile], NDArray[np.int32]]:
+        """Return the files that hold an image, and the number of each image's file among them."""
+        used, file_of = np.unique(self.file_of, return_inverse=True)
+        return [self.files[number] for number in used], file_of.astype(np.int32)
+
+    def __reduce__(self) -> tuple[type[TarImages], tuple[object, ...]]:
+        return TarImages, (*self._used_files(), self.offsets, self.sizes)
+
+
+def _find_spans(file_of: NDArray[np.int32], offsets: Int64, sizes: Int64) -> Int64:
+    """Return the number of each row's span (N,): rows of one span are read in one request."""
+    if not len(offsets):
+        return np.zeros(0, np.int64)
+    gaps = offsets[1:] - offsets[:-1] - np.maximum(sizes[:-1], 0)
+    is_new = np.diff(file_of) != 0
+    is_new |= (gaps < 0) | (gaps > GAP)
+    is_new |= np.diff(offsets // SPAN) != 0
+    # what cannot be read would give a span no end
+    usable = (sizes > 0) & (sizes <= images.MAX_BYTES)
+    is_new |= ~usable[1:] | ~usable[:-1]
+    return np.concatenate([[0], np.cumsum(is_new)]).astype(np.int64)
+
+
+def read_tars(patterns: Sequence[str]) -> Dataset:
+    """Read tar files in the form of WebDataset, on this machine or at URLs.
+
+    Members with the same path up to the first dot of their name are one row. That path is the row's
+    id; if it occurs in several tars, the tar's name is put before it. The image is the member with
+    the suffix of an image. The label is the content of ``.cls``, an integer or a name, or else
+    "label" in ``.json``. Class names are the names, or for integers those of ``classnames.txt`` or
+    ``class_index.json`` beside the tars, or the integers. Splits are named as
+    `shards.split_names` says. Rows keep the order of the tars.
+
+    Parameters
+    ----------
+    patterns : sequence of str
+        See `shards.find_files`.
+
+    Raises
+    ------
+    ClipkitError
+        If a tar cannot be read, is compressed, truncated or damaged, or there is no image.
+    """
+    names = shards.find_files(patterns, ".tar")
+    split_of = shards.split_names(names)
+    files, scans = _scan_all(names)
+    texts: dict[str, int] = {}
+    splits: dict[str, ImageDataset] = {}
+    codes: dict[str, NDArray[np.int32]] = {}
+    for split in dict.fromkeys(split_of):
+        numbers = [number for number, its in enumerate(split_of) if its == split]
+        splits[split], codes[split] = _join(split, numbers, files, scans, texts)
+    if not any(map(len, splits.values())):
+        seen = ", ".join(scan.example for scan in scans if scan.example) or "no files"
+        raise ClipkitError(
+            f"{display_url(names[0])}: expected images in the tar, got {seen[:200]}",
+            f"image files end in {' '.join(images.readable_suffixes())}",
+        )
+    splits = {name: split for name, split in splits.items() if len(split)}
+    class_names: list[str] = []
+    if texts:
+        labels, class_names = labels_from_texts(
+            codes,
+            list(texts),
+            lambda: shards.read_class_names(names[0]),
+            f"labels of {display_url(names[0])}",
+        )
+        splits = attach_labels(splits, labels)
+    details = {"format": "webdataset", "files": len(names)}
+    return Dataset(shards.data_set_name(names), class_names, splits, details)
+
+
+def _scan_all(names: Sequence[str]) -> tuple[list[StoredFile], list[_Scan]]:
+    """Open the tars and read their headers; those of remote tars at the same time."""
+    workers = REMOTE_SCANS if any(map(remote.is_url, names)) else 1
+    files: list[StoredFile] = []
+    scans: list[_Scan] = []
+    progress = console.progress("reading the headers of tars", "tars")
+    with progress as report_progress:
+        for file, scan in prefetch_map(_open_and_scan, names, workers, ahead=workers):
+            files.append(file)
+            scans.append(scan)
+            report_progress(len(files), len(names))
+    return files, scans
+
+
+def _open_and_scan(name: str) -> tuple[StoredFile, _Scan]:
+    file = remote.open_file(name)
+    return file, _scan(file)
+
+
+def _join(
+    split: str,
+    numbers: list[int],
+    files: Sequence[StoredFile],
+    scans: Sequence[_Scan],
+    texts: dict[str, int],
+) -> tuple[ImageDataset, NDArray[np.int32]]:
+    """Return the rows of one split without labels, and their labels' numbers (N,) in `texts`.
+
+    New labels are added to `texts`.
+    """
+    parts = [scans[number] for number in numbers]
+    prefixes = shards.distinct_stems([files[number].name for number in numbers])
+    ids: list[str] = []
+    for part in parts:
+        ids += part.keys
+        part.keys = []  # the strings stay, but not this list of them
+    lengths = [len(part.offsets) for part in parts]
+    file_of = np.repeat(np.arange(len(parts), dtype=np.int32), lengths)
+    offsets = np.concatenate([np.frombuffer(part.offsets, np.int64) for part in parts])
+    sizes = np.concatenate([np.frombuffer(part.sizes, np.int64) for part in parts])
+    codes = np.concatenate([_renumber(part, texts) for part in parts])
+    ids, rows = unique_ids(ids, file_of, prefixes)
+    repeated = len(offsets) - len(rows) + sum(part.repeated for part in parts)
+    if repeated:
+        console.warn(f"{split}: left out {repeated:,} images whose key has another image before")
+    source = TarImages([files[number] for number in numbers], file_of, offsets, sizes)
+    if len(rows) < len(offsets):
+        source = source.take(rows)
+    return ImageDataset(ids, None, source), codes[rows]
+
+
+def _renumber(scan: _Scan, texts: dict[str, int]) -> NDArray[np.int32]:
+    """Return the numbers of a tar's labels in the texts of all tars."""
+    numbers = [texts.setdefault(text, len(texts)) for text in scan.texts]
+    table = np.array([*numbers, NO_LABEL], np.int32)
+    codes: NDArray[np.int32] = table[np.frombuffer(scan.codes, np.int32)]
+    return codes
+
+
+class _Row:
+    """The members of one key."""
+
+    __slots__ = ("images", "json_label", "key", "label", "offset", "size")
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+        self.images = 0
+        self.offset, self.size = 0, NO_IMAGE
+        self.label: str | None = None
+        self.json_label: str | None = None
+
+    def add_image(self, member: Member) -> None:
+        """Add an image: the first one counts."""
+        self.images += 1
+        if self.images > 1:
+            return
+        self.offset, self.size = member.offset, member.size
+        if member.kind in LINKS:
+            self.size = LINK
+        elif member.kind in SPARSE:
+            self.size = SPARSE_FILE
+
+
+@dataclass
+class _Scan:
+    """What the headers of one tar say: a row for each key."""
+
+    keys: list[str] = field(default_factory=list)
+    offsets: array[int] = field(default_factory=lambda: array("q"))
+    sizes: array[int] = field(default_factory=lambda: array("q"))
+    codes: array[int] = field(default_factory=lambda: array("i"))  # of the labels, in `texts`
+    texts: dict[str, int] = field(default_factory=dict)
+    repeated: int = 0  # images whose key has another one
+    example: str = ""  # a member that is no image
+
+    def add(self, row: _Row) -> None:
+        """Add the members of a key."""
+        if not row.key:
+            return
+        code = NO_LABEL
+        text = row.label or row.json_label
+        if text is not None:
+            code = self.texts.setdefault(text, len(self.texts))
+        if len(self.texts) > MAX_LABELS:
+            raise ClipkitError(f"expected at most {MAX_LABELS:,} different labels in a tar")
+        self.append(row.key, row.offset, row.size, code)
+        self.repeated += max(0, row.images - 1)
+
+    def append(self, key: str, offset: int, size: int, code: int) -> None:
+        """Append a row."""
+        self.keys.append(key)
+        self.offsets.append(offset)
+        self.sizes.append(size)
+        self.codes.append(code)
+
+
+def _scan(file: StoredFile) -> _Scan:
+    """Read the headers of a tar.
+
+    The members of a key follow each other, as WebDataset asks; otherwise they are brought together
+    afterwards.
+    """
+    headers = HeaderReader(file)
+    suffixes = images.readable_suffixes()
+    scan = _Scan()
+    row = _Row("")
+    for member in members(headers):
+        key, ending = _split_key(member.name)
+        if not key:
+            continue
+        if key != row.key:
+            scan.add(row)
+            row = _Row(key)
+        if ending.endswith(suffixes):
+            row.add_image(member)
+        elif member.kind in REGULAR:
+            if ending.endswith(".cls"):
+                row.label = _read_label(headers, member)
+            elif ending.endswith(".json"):
+                row.json_label = _read_json_label(headers, member)
+            elif not scan.example:
+                scan.example = escape(member.name)
+    scan.add(row)
+    return _bring_together(scan)
+
+
+def _bring_together(scan: _Scan) -> _Scan:
+    """Return a row for each key: its image, and its label from wherever it lies in the tar."""
+    has_image = np.frombuffer(scan.sizes, np.int64) != NO_IMAGE
+    if has_image.all() and not has_duplicates(scan.keys):
+        return scan
+    joined = _Scan(texts=scan.texts, repeated=scan.repeated, example=scan.example)
+    first: dict[str, int] = {}  # the row of each key in `scan`
+    for row, key in enumerate(scan.keys):
+        known = first.setdefault(key, row)
+        if known == row:
+            continue
+        if scan.codes[known] == NO_LABEL:
+            scan.codes[known] = scan.codes[row]
+        if scan.sizes[row] != NO_IMAGE and scan.sizes[known] == NO_IMAGE:
+            scan.offsets[known], scan.sizes[known] = scan.offsets[row], scan.sizes[row]
+        elif scan.sizes[row] != NO_IMAGE:
+            joined.repeated += 1
+    for key, row in first.items():
+        if scan.sizes[row] != NO_IMAGE:
+            joined.append(key, scan.offsets[row], scan.sizes[row], scan.codes[row])
+    return joined
+
+
+def _split_key(name: str) -> tuple[str, str]:
+    """Return the key of a member and its ending, or "" for a hidden file.
+
+    >>> _split_key("./train/0001.seg.png"), _split_key("a.b/1.cls"), _split_key("._1.jpg")
+    (('train/0001', '.seg.png'), ('a.b/1', '.cls'), ('', ''))
+    """
+    while name.startswith("./"):
+        name = name[2:]
+    start = name.rfind("/") + 1
+    dot = name.find(".", start)
+    if dot <= start:  # no ending, or hidden
+        return "", ""
+    return escape(name[:dot]), name[dot:].lower()
+
+
+def _read_label(headers: HeaderReader, member: Member) -> str | None:
+    """Return the text of a .cls, or None if it is no label."""
+    if member.size > MAX_LABEL_BYTES:
+        return None
+    try:
+        return headers.read(member.offset, member.size).decode("utf-8").strip() or None
+    except UnicodeDecodeError:
+        return None
+
+
+def _read_json_label(headers: HeaderReader, member: Member) -> str | None:
+    """Return "label" of a .json, or None if it has none that is an integer or a text."""
+    if member.size > MAX_JSON_BYTES:
+        return None
+    try:
+        content = json.loads(headers.read(member.offset, member.size))
+    except (ValueError, RecursionError):
+        return None
+    label = content.get("label") if isinstance(content, dict) else None
+    if isinstance(label, bool) or not isinstance(label, int | str):
+        return None
+    text = str(label).strip()
+    return text if text and len(text) <= MAX_LABEL_BYTES else None

@@ -1,0 +1,1042 @@
+"""Tars in the form of WebDataset and Parquet files of images, on this machine and at URLs."""
+
+from __future__ import annotations
+
+import contextlib
+import http.server
+import io
+import json
+import os
+import pickle
+import re
+import socket
+import sys
+import tarfile
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, ClassVar
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from fsspec.implementations.dirfs import DirFileSystem
+from PIL import Image
+from shell import fails, ok
+
+from clipkit import datasets, features
+from clipkit.datasets import hf_parquet, images, remote, shards, tars
+from clipkit.datasets.cache import SharedCache
+from clipkit.datasets.dataset import Dataset, ImageDataset
+from clipkit.errors import ClipkitError, ImageError, UsageError
+
+CLASSES = ["bird", "cat", "dog"]
+Member = tuple[str, bytes]
+
+
+def png(red: int, side: int = 8) -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", (side, side), (red, 3 * red % 256, 0)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def red_of(split: ImageDataset, row: int) -> int:
+    return split.image(row).getpixel((0, 0))[0]
+
+
+def reds(split: ImageDataset) -> list[int]:
+    return [red_of(split, row) for row in range(len(split))]
+
+
+def write_tar(
+    path: Path, *members: Member | tarfile.TarInfo, form: int = tarfile.PAX_FORMAT
+) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w", format=form) as tar:
+        for member in members:
+            if isinstance(member, tarfile.TarInfo):
+                tar.addfile(member)
+                continue
+            name, data = member
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+def sample(key: str, red: int, label: object | None = None) -> list[Member]:
+    members = [(f"{key}.png", png(red))]
+    if label is not None:
+        members.append((f"{key}.cls", str(label).encode()))
+    return members
+
+
+def write_tars(folder: Path) -> Path:
+    """Write three tars of two labelled images each: train-0, train-1 and test-0."""
+    red = 0
+    for name in ("train-0", "train-1", "test-0"):
+        members = []
+        for _ in range(2):
+            members += sample(f"{red:03}", red, red % 3)
+            red += 1
+        write_tar(folder / f"{name}.tar", *members)
+    return folder
+
+
+def class_label(names: list[str] = CLASSES) -> dict[str, Any]:
+    return {"names": names, "_type": "ClassLabel"}
+
+
+def write_parquet(
+    path: Path,
+    pictures: list[Any],
+    paths: list[Any] | None = None,
+    *,
+    group: int = 2,
+    described: dict[str, Any] | None = None,
+    image: str = "image",
+    **columns: Any,
+) -> Path:
+    """Write a file as `datasets` does: a struct of bytes and path, and features in the metadata."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    paths = paths or [None] * len(pictures)
+    structs = [{"bytes": data, "path": name} for data, name in zip(pictures, paths, strict=True)]
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    table = pa.table({image: pa.array(structs, kind), **columns})
+    if described is not None:
+        content = {"info": {"features": {image: {"_type": "Image"}, **described}}}
+        table = table.replace_schema_metadata({"huggingface": json.dumps(content)})
+    pq.write_table(table, path, row_group_size=group)
+    return path
+
+
+def write_hf(folder: Path) -> Path:
+    """Write the files of a repository: two of train and one of test, with labels."""
+    data = folder / "data"
+    for name, numbers in (
+        ("train-00000-of-00002", (0, 1, 2)),
+        ("train-00001-of-00002", (3, 4)),
+        ("test-00000-of-00001", (5,)),
+    ):
+        write_parquet(
+            data / f"{name}.parquet",
+            [png(n) for n in numbers],
+            [f"{n}.png" for n in numbers],
+            label=pa.array([n % 3 for n in numbers]),
+            described={"label": class_label()},
+        )
+    return folder
+
+
+# Tars
+
+
+def test_a_tar_gives_ids_labels_and_images_in_its_order(tmp_path):
+    write_tar(
+        tmp_path / "pets.tar",
+        *sample("b/x", 5, "dog"),
+        ("b/x.txt", b"a caption"),
+        *sample("./a/y.1", 6, "cat"),
+    )
+    data = datasets.load(tmp_path / "pets.tar")
+    assert data.name == "pets"
+    assert data.class_names == ["cat", "dog"]
+    split = data.splits["all"]
+    assert split.ids == ["b/x", "a/y"]
+    assert split.labels.tolist() == [1, 0]
+    assert split.labels.dtype == np.int64
+    assert reds(split) == [5, 6]
+    assert str(tmp_path) not in json.dumps(data.details)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train-{0..1}.tar", "test-0.tar"],
+        ["*.tar"],
+        ["."],
+        ["{train-0,train-1,test-0}.tar"],
+        ["train-0.tar", "train-1.tar", "train-*.tar", "test-0.tar"],
+    ],
+    ids=str,
+)
+def test_ranges_globs_folders_and_lists_name_the_same_tars(tmp_path, monkeypatch, arguments):
+    monkeypatch.chdir(write_tars(tmp_path))
+    data = datasets.load(arguments)
+    assert {name: split.ids for name, split in data.splits.items()} == {
+        "train": ["000", "001", "002", "003"],
+        "test": ["004", "005"],
+    }
+    assert data.class_names == ["0", "1", "2"]
+    assert reds(data.splits["train"]) == [0, 1, 2, 3]
+    assert data.splits["test"].labels.tolist() == [1, 2]
+
+
+def test_a_path_that_exists_is_taken_as_it_is_written(tmp_path):
+    path = write_tar(tmp_path / "odd[1]{a,b}.tar", *sample("x", 9))
+    assert reds(datasets.load(path).splits["all"]) == [9]
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        (["a/train/0.tar", "a/val/0.tar"], ["train", "val"]),
+        (["pets-TRAIN-0.tar", "pets_test_0.tar"], ["train", "test"]),
+        (["train2017.tar", "validation.tar"], ["train", "val"]),
+        (["data/extra-00000-of-00003.parquet"], ["extra"]),
+        (["contest.tar", "latest/0.tar"], ["all", "all"]),
+        (["https://test/pets.tar?split=train"], ["test"]),
+        (["train/test-00000-of-00001.parquet"], ["test"]),
+    ],
+)
+def test_the_split_is_named_by_the_file_or_its_folder(files, expected):
+    assert shards.split_names(files) == expected
+
+
+def test_files_of_which_only_some_name_a_split_are_refused():
+    with pytest.raises(ClipkitError, match=r"extra.tar: expected train, val or test in its name"):
+        shards.split_names(["train.tar", "extra.tar"])
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("classnames.txt", "bird\ncat\ndog\n"),
+        ("class_index.json", json.dumps({str(i): ["n0", c] for i, c in enumerate(CLASSES)})),
+        ("class_index.json", json.dumps(CLASSES)),
+    ],
+)
+def test_integers_are_named_by_a_file_beside_the_tars_or_above(tmp_path, name, content):
+    write_tar(tmp_path / "train" / "0.tar", *sample("a", 1, 2), *sample("b", 2, 0))
+    (tmp_path / name).write_text(content)
+    data = datasets.load(tmp_path / "train" / "0.tar")
+    assert data.class_names == CLASSES
+    assert data.splits["train"].labels.tolist() == [2, 0]
+    write_tar(tmp_path / "train" / "0.tar", *sample("a", 1, 3))
+    with pytest.raises(ClipkitError, match=r"labels below 3, the number of class names, got 3"):
+        datasets.load(tmp_path / "train" / "0.tar")
+
+
+def test_a_label_in_json_counts_where_there_is_no_cls(tmp_path):
+    write_tar(
+        tmp_path / "a.tar",
+        ("0.json", b'{"label": 1}'),
+        *sample("0", 1),
+        *sample("1", 2, 0),
+        ("1.json", b'{"label": 1}'),
+    )
+    assert datasets.load(tmp_path / "a.tar").splits["all"].labels.tolist() == [1, 0]
+
+
+def test_members_of_a_key_may_lie_apart(tmp_path):
+    members = [(f"{n}.png", png(n)) for n in range(3)]
+    labels = [(f"{n}.cls", str(n % 2).encode()) for n in (2, 0, 1)]
+    write_tar(tmp_path / "a.tar", *labels[:1], *members, *labels[1:])
+    split = datasets.load(tmp_path / "a.tar").splits["all"]
+    assert dict(zip(split.ids, split.labels.tolist(), strict=True)) == {"0": 0, "1": 1, "2": 0}
+    assert {name: red_of(split, row) for row, name in enumerate(split.ids)} == {
+        "0": 0,
+        "1": 1,
+        "2": 2,
+    }
+
+
+def test_rows_without_a_label_are_left_out_where_others_have_one(tmp_path, capsys):
+    write_tar(
+        tmp_path / "a.tar",
+        *sample("0", 1, "cat"),
+        *sample("1", 2),
+        *sample("2", 3, "dog"),
+        ("3.png", png(4)),
+        ("3.cls", b"\xff"),
+    )
+    split = datasets.load(tmp_path / "a.tar").splits["all"]
+    assert split.ids == ["0", "2"]
+    assert reds(split) == [1, 3]
+    assert "all: left out 2 images without a label, first 1" in capsys.readouterr().err
+
+
+def test_a_split_without_labels_is_unlabelled(tmp_path):
+    write_tar(tmp_path / "train.tar", *sample("0", 1, "cat"))
+    write_tar(tmp_path / "test.tar", *sample("0", 1), *sample("1", 2))
+    data = datasets.load(tmp_path)
+    assert data.splits["train"].labels.tolist() == [0]
+    assert data.splits["test"].labels is None
+    assert len(data.splits["test"]) == 2
+
+
+def test_equal_keys_in_two_tars_get_the_names_of_their_tars(tmp_path, capsys):
+    for number in range(2):
+        write_tar(tmp_path / f"{number}.tar", *sample("a", number), *sample("b", number + 10))
+    assert datasets.load(tmp_path).splits["all"].ids == ["0/a", "0/b", "1/a", "1/b"]
+    for folder in ("x", "y"):
+        write_tar(tmp_path / "deep" / folder / "0.tar", *sample("a", 1))
+    assert datasets.load(tmp_path / "deep").splits["all"].ids == ["x/0/a", "y/0/a"]
+    assert not capsys.readouterr().err
+
+
+def test_of_several_images_of_a_key_the_first_is_read(tmp_path, capsys):
+    write_tar(
+        tmp_path / "a.tar",
+        ("0.left.png", png(1)),
+        ("0.right.png", png(2)),
+        *sample("1", 3),
+        *sample("0", 4),
+    )
+    split = datasets.load(tmp_path / "a.tar").splits["all"]
+    assert split.ids == ["0", "1"]
+    assert reds(split) == [1, 3]
+    assert "left out 2 images whose key has another image before" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("form", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT, tarfile.USTAR_FORMAT])
+def test_every_form_of_tar_is_read(tmp_path, form):
+    long_name = "/".join(["folder" * 4] * 6) + "/picture"
+    members = sample(long_name, 7, 1)
+    if form != tarfile.USTAR_FORMAT:
+        members += sample("é" * 120, 8, 0)
+    split = datasets.load(write_tar(tmp_path / "a.tar", *members, form=form)).splits["all"]
+    assert split.ids == [long_name, "é" * 120][: len(members) // 2]
+    assert reds(split) == [7, 8][: len(members) // 2]
+    assert split.labels.tolist() == [1, 0][: len(members) // 2]
+
+
+def test_hidden_files_and_folders_are_ignored(tmp_path):
+    folder = tarfile.TarInfo("a.png")
+    folder.type = tarfile.DIRTYPE
+    path = write_tar(tmp_path / "a.tar", folder, ("._0.png", b"x"), *sample("0", 1))
+    assert datasets.load(path).splits["all"].ids == ["0"]
+
+
+def member_of(kind: bytes, name: str = "0.png", **fields: Any) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type = kind
+    for field, value in fields.items():
+        setattr(info, field, value)
+    return info
+
+
+def test_links_sparse_empty_and_huge_members_are_rows_that_cannot_be_read(tmp_path, monkeypatch):
+    path = write_tar(
+        tmp_path / "a.tar",
+        member_of(tarfile.SYMTYPE, "0.png", linkname="/etc/passwd"),
+        member_of(tarfile.LNKTYPE, "1.png", linkname="0.png"),
+        member_of(tarfile.GNUTYPE_SPARSE, "2.png"),
+        ("3.png", b""),
+        ("4.png", png(1) + bytes(5000)),
+        ("5.png", b"no image"),
+        *sample("6", 6),
+    )
+    monkeypatch.setattr(images, "MAX_BYTES", 4000)
+    split = datasets.load(path).splits["all"]
+    reasons = [
+        "expected a file, got a link",
+        "expected a file, got a link",
+        "expected a file, got a sparse file",
+        "the file is empty",
+        "expected at most 4,000 bytes, got 5,",
+        "expected one of PNG",
+    ]
+    for row, reason in enumerate(reasons):
+        with pytest.raises(ImageError, match=rf"cannot read .*a.tar at byte \d+: {reason}"):
+            split.image(row)
+    assert red_of(split, 6) == 6
+
+
+def patched(data: bytes, start: int, new: bytes) -> bytes:
+    """Return a tar with other bytes in its first header, and the right checksum."""
+    header = bytearray(data[:512])
+    header[start : start + len(new)] = new
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    return bytes(header) + data[512:]
+
+
+SIZE, KIND = 124, 156  # where a header holds them
+HOSTILE = {
+    "empty": (lambda tar: b"", "expected images in the tar, got no files"),
+    "text": (lambda tar: b"hello " * 200, "expected a tar file, got other content"),
+    "cut in a member": (lambda tar: tar[:550], "truncated: its last member is not complete"),
+    "cut in a header": (lambda tar: tar[:1200], "truncated"),
+    "damaged": (lambda tar: tar[:1100] + b"!" + tar[1101:], "damaged at byte 1,024"),
+    "gzip": (lambda tar: b"\x1f\x8b" + tar, "uncompressed tar, .* got gzip"),
+    "zstd": (lambda tar: b"\x28\xb5\x2f\xfd" + tar, "got zstd"),
+    "negative": (lambda tar: patched(tar, SIZE, b"\xff" * 12), "size of the member at byte 0"),
+    "minus": (lambda tar: patched(tar, SIZE, b"-0000000001\0"), "size of the member at byte 0"),
+    "nines": (lambda tar: patched(tar, SIZE, b"99999999999\0"), "size of the member at byte 0"),
+    "exabytes": (lambda tar: patched(tar, SIZE, b"\x80" + b"\1" * 11), "size of the member"),
+    "terabytes": (lambda tar: patched(tar, SIZE, b"77777777777\0"), "truncated"),
+    "a pax header": (lambda tar: patched(tar, KIND, b"x"), "a pax header is not valid"),
+    "a sparse map": (
+        lambda tar: patched(patched(tar, KIND, b"S"), 482, b"\1"),
+        "truncated|damaged",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_damaged_and_hostile_tars_are_refused_in_one_line(tmp_path, name):
+    change, message = HOSTILE[name]
+    good = write_tar(tmp_path / "good.tar", ("0.png", png(1)), ("1.png", png(2))).read_bytes()
+    (tmp_path / "bad.tar").write_bytes(change(good))
+    with pytest.raises(ClipkitError, match=message) as caught:
+        datasets.load(tmp_path / "bad.tar").splits["all"].image(0)
+    assert "\n" not in caught.value.message
+
+
+def test_hostile_pax_records_are_refused(tmp_path):
+    for records in ({"size": "-5"}, {"size": "1" * 30}, {"size": str(2**40)}):
+        info = tarfile.TarInfo("0.png")
+        info.pax_headers = records
+        path = write_tar(tmp_path / "a.tar", info, *sample("1", 1))
+        with pytest.raises(ClipkitError, match=r"a\.tar: "):
+            datasets.load(path)
+
+
+@pytest.mark.long
+def test_a_hundred_thousand_members_are_scanned_in_seconds(tmp_path):
+    info = tarfile.TarInfo("0")
+    path = tmp_path / "a.tar"
+    with path.open("wb") as file:
+        for number in range(100_000):
+            info.name = f"{number}.png"
+            file.write(info.tobuf(tarfile.USTAR_FORMAT))
+    start = time.process_time()
+    split = datasets.load(path).splits["all"]
+    assert len(split) == 100_000
+    assert time.process_time() - start < 15
+    source = split.source
+    assert isinstance(source, tars.TarImages)
+    arrays = (source.file_of, source.offsets, source.sizes)
+    assert sum(array.nbytes for array in arrays) == 20 * len(split)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["none.tar"], "cannot read none.tar: there is no such file"),
+        (["none-{0..2}.tar"], "cannot read none-0.tar"),
+        (["none-*.tar"], "expected matching files, got none"),
+        (["{2..1}.tar"], "expected a rising range"),
+        (["{0..9999999}.tar"], "at most 100,000 numbers"),
+        (["{a..c}.tar"], "expected a range in braces, got 'a..c'"),
+        (["a.tar.gz"], r"expected an uncompressed tar.*got gzip"),
+        (["notes.tar"], r"expected images in the tar, got a.txt"),
+        (["https://host/*.tar"], "cannot be searched for a wildcard"),
+        (["file:///etc/a.tar"], "expected a URL with https://"),
+        (["ftp://host/a.tar"], "expected a URL with https://"),
+    ],
+)
+def test_wrong_names_of_tars_are_refused(tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    write_tar(tmp_path / "notes.tar", ("a.txt", b"x"))
+    with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as tar:
+        tar.addfile(tarfile.TarInfo("0.png"))
+    with pytest.raises(ClipkitError, match=message):
+        datasets.load(arguments)
+
+
+def test_integers_and_names_do_not_mix(tmp_path):
+    path = write_tar(tmp_path / "a.tar", *sample("0", 1, 0), *sample("1", 1, "cat"))
+    with pytest.raises(ClipkitError, match="expected integers or names as labels, got both: 0 and"):
+        datasets.load(path)
+    path = write_tar(tmp_path / "a.tar", *sample("0", 1, 999_999_999))
+    with pytest.raises(ClipkitError, match="expected labels below 1,048,576, got 999999999"):
+        datasets.load(path)
+
+
+# Parquet
+
+
+def test_parquet_gives_paths_labels_and_class_names(tmp_path):
+    data = datasets.load(write_hf(tmp_path / "pets"))
+    assert data.name == "pets"
+    assert data.class_names == CLASSES
+    assert {name: split.ids for name, split in data.splits.items()} == {
+        "test": ["5.png"],
+        "train": ["0.png", "1.png", "2.png", "3.png", "4.png"],
+    }
+    train = data.splits["train"]
+    assert reds(train) == [0, 1, 2, 3, 4]
+    assert train.labels.tolist() == [0, 1, 2, 0, 1]
+    assert str(tmp_path) not in json.dumps(data.details)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["data/*.parquet"],
+        ["data"],
+        ["data/train-0000{0,1}-of-00002.parquet", "data/test-00000-of-00001.parquet"],
+    ],
+    ids=str,
+)
+def test_patterns_name_the_same_parquet_files(tmp_path, monkeypatch, arguments):
+    monkeypatch.chdir(write_hf(tmp_path))
+    sizes = {name: len(split) for name, split in datasets.load(arguments).splits.items()}
+    assert sizes == {"train": 5, "test": 1}
+
+
+def test_ids_are_rows_where_a_path_is_missing_or_there_twice(tmp_path):
+    for paths in ([None, "a"], ["a", "a"], ["", "a"]):
+        path = write_parquet(tmp_path / "x.parquet", [png(1), png(2)], paths)
+        assert datasets.load(path).splits["all"].ids == ["x/0", "x/1"]
+
+
+def test_bytes_alone_are_images_too(tmp_path):
+    table = pa.table({"image": pa.array([png(1), png(2)]), "label": ["cat", "bird"]})
+    pq.write_table(table, tmp_path / "a.parquet")
+    data = datasets.load(tmp_path / "a.parquet")
+    assert data.class_names == ["bird", "cat"]
+    assert data.splits["all"].labels.tolist() == [1, 0]
+    assert reds(data.splits["all"]) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("columns", "described", "expected"),
+    [
+        ({"fine_label": [2, 1], "coarse_label": [0, 0]}, None, [2, 1]),
+        (
+            {"species": [2, 1]},
+            {"species": class_label()},
+            [2, 1],
+        ),
+        ({"label": [None, 1]}, None, [1]),
+        ({"label": [-1, -1]}, {"label": class_label()}, None),
+        ({"label": ["cat", "cat"]}, None, [0, 0]),
+        ({"text": ["a", "b"]}, None, None),
+        ({"label": [[1], [2]]}, None, None),
+        (
+            {"a": [0, 1], "b": [1, 1]},
+            {"a": class_label(), "b": class_label()},
+            None,
+        ),
+    ],
+)
+def test_the_column_of_labels(tmp_path, columns, described, expected):
+    path = write_parquet(tmp_path / "a.parquet", [png(1), png(2)], described=described, **columns)
+    labels = datasets.load(path).splits["all"].labels
+    assert (None if labels is None else labels.tolist()) == expected
+
+
+def test_the_column_of_images_is_the_only_one_or_called_image(tmp_path):
+    path = write_parquet(tmp_path / "a.parquet", [png(1)], image="img")
+    assert reds(datasets.load(path).splits["all"]) == [1]
+    path = write_parquet(tmp_path / "b.parquet", [png(2)], image="photo", mask=[b"x"])
+    assert reds(datasets.load(path).splits["all"]) == [2]
+    table = pa.table({"left": [b"x"], "right": [b"y"]})
+    pq.write_table(table, tmp_path / "c.parquet")
+    with pytest.raises(ClipkitError, match=r"expected one column of images, got left, right"):
+        datasets.load(tmp_path / "c.parquet")
+
+
+def test_rows_without_bytes_cannot_be_read(tmp_path):
+    path = write_parquet(tmp_path / "a.parquet", [png(1), None, b"", png(4)], list("abcd"))
+    split = datasets.load(path).splits["all"]
+    for row, reason in ((1, "expected the bytes of an image, got none"), (2, "the file is empty")):
+        with pytest.raises(ImageError, match=rf"a.parquet, row {row}: {reason}"):
+            split.image(row)
+    assert red_of(split, 3) == 4
+
+
+def test_files_with_other_class_names_or_labels_are_refused(tmp_path):
+    write_parquet(tmp_path / "a.parquet", [png(1)], label=[0], described={"label": class_label()})
+    others = {"label": class_label(["x", "y"])}
+    write_parquet(tmp_path / "b.parquet", [png(1)], label=[0], described=others)
+    with pytest.raises(ClipkitError, match="expected the same class names, got two"):
+        datasets.load(tmp_path)
+    write_parquet(tmp_path / "b.parquet", [png(1)])
+    with pytest.raises(ClipkitError, match="expected the labels in one column, got two"):
+        datasets.load(tmp_path)
+    with pytest.raises(ClipkitError, match=r"expected labels below 3, .* got 3"):
+        datasets.load(
+            write_parquet(
+                tmp_path / "c.parquet", [png(1)], label=[3], described={"label": class_label()}
+            )
+        )
+
+
+@pytest.mark.parametrize("keep", [0, 3, 100, -1, -9])
+def test_damaged_parquet_files_are_refused_in_one_line(tmp_path, keep):
+    data = write_parquet(tmp_path / "train.parquet", [png(1), png(2)]).read_bytes()
+    (tmp_path / "train.parquet").write_bytes(data[:keep])
+    for name in (tmp_path, tmp_path / "train.parquet", str(tmp_path / "tr*.parquet")):
+        with pytest.raises(ClipkitError, match=r"cannot read .*train.parquet: ") as caught:
+            datasets.load(name)
+        assert "\n" not in caught.value.message
+
+
+def test_a_row_group_that_takes_too_much_memory_is_refused(tmp_path, monkeypatch):
+    noise = np.random.default_rng(0).bytes(300_000)
+    path = write_parquet(tmp_path / "a.parquet", [noise] * 4, group=4)
+    monkeypatch.setattr(hf_parquet, "MAX_GROUP_BYTES", 1_000_000)
+    # a dictionary holds the image once, so that only reading it shows the size
+    split = datasets.load(path).splits["all"]
+    with pytest.raises(ClipkitError, match=r"row group 0: expected at most 0 MiB of images"):
+        split.image(0)
+    different = [noise, noise[1:], noise[2:], noise[3:]]
+    path = write_parquet(tmp_path / "a.parquet", different, group=4)
+    with pytest.raises(ClipkitError, match=r"hint|smaller|row group 0: expected at most"):
+        datasets.load(path)
+
+
+def test_without_pyarrow_the_error_says_what_to_install(tmp_path, monkeypatch):
+    write_hf(tmp_path)
+    for module in [name for name in sys.modules if name.startswith("clipkit.datasets.hf_par")]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    line = fails("embed", tmp_path, "-m", "tiny", "-o", tmp_path / "o.h5")
+    assert "needs pyarrow, which is not installed; hint: install it: pip install" in line
+
+
+# Both
+
+
+@pytest.fixture
+def folder_data(tmp_path) -> tuple[Path, Path, Path]:
+    """The same images in class folders, tars and Parquet files."""
+    rng = np.random.default_rng(1)
+    folder, archives, parquet = (tmp_path / name for name in ("folder", "tars", "parquet"))
+    for split, n in (("train", 30), ("test", 9)):
+        members: list[Member] = []
+        pictures, paths, labels = [], [], []
+        for label, name in enumerate(CLASSES):
+            (folder / split / name).mkdir(parents=True)
+            for i in range(n // 3):
+                stream = io.BytesIO()
+                pixels = rng.integers(0, 256, (20 + i, 30, 3), np.uint8)
+                Image.fromarray(pixels).save(stream, "JPEG")
+                data = stream.getvalue()
+                (folder / split / name / f"{i:02}.jpg").write_bytes(data)
+                members += [(f"{name}/{i:02}.jpg", data), (f"{name}/{i:02}.cls", name.encode())]
+                pictures.append(data)
+                paths.append(f"{name}/{i:02}.jpg")
+                labels.append(label)
+        half = len(members) // 4 * 2
+        write_tar(archives / f"{split}-0.tar", *members[:half])
+        write_tar(archives / f"{split}-1.tar", *members[half:])
+        write_parquet(
+            parquet / f"{split}-00000-of-00001.parquet",
+            pictures,
+            paths,
+            group=7,
+            label=labels,
+            described={"label": class_label()},
+        )
+    return folder, archives, parquet
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("options", [[], ["--limit", 8], ["--classes", 2]])
+def test_features_and_labels_equal_those_of_class_folders(folder_data, tmp_path, options):
+    files = []
+    for source in folder_data:
+        output = tmp_path / f"{source.name}.h5"
+        model = ["-m", "tiny", "--precision", "fp32", "--num-workers", 4]
+        ok("embed", source, *model, *options, "-o", output)
+        files.append(features.read(output))
+    expected = files[0]
+    for file in files[1:]:
+        assert file.class_names == expected.class_names
+        for name, split in expected.splits.items():
+            other = file.splits[name]
+            assert (
+                np.asarray(other.features[:]).tobytes() == np.asarray(split.features[:]).tobytes()
+            )
+            assert np.array_equal(other.labels, split.labels)
+            keys = [entry.removesuffix(".jpg") for entry in split.ids]
+            assert [entry.removesuffix(".jpg") for entry in other.ids] == keys
+
+
+def test_real_images_equal_those_of_class_folders(cifar10_root, tmp_path):
+    members, pictures, paths = [], [], []
+    for name in ("airplane", "cat"):
+        for path in sorted((cifar10_root / "test" / name).iterdir())[:50]:
+            members.append((f"{name}/{path.name}", path.read_bytes()))
+            pictures.append(path.read_bytes())
+            paths.append(f"{name}/{path.name}")
+    tar = datasets.load(write_tar(tmp_path / "a.tar", *members)).splits["all"]
+    parquet = datasets.load(write_parquet(tmp_path / "a.parquet", pictures, paths)).splits["all"]
+    folder = datasets.load(cifar10_root, splits=["test"]).splits["test"]
+    for row, name in enumerate(paths):
+        expected = folder.image(folder.ids.index(name)).tobytes()
+        assert tar.image(row).tobytes() == parquet.image(row).tobytes() == expected
+
+
+def test_sources_are_drawn_from_pickled_and_shared_by_threads(folder_data):
+    folder, *archives = (datasets.load(path, limit=9) for path in folder_data)
+    for data in archives:
+        for name, split in data.splits.items():
+            expected = [folder.splits[name].image(row).tobytes() for row in range(9)]
+            rows = np.array([8, 3, 5])
+            part = pickle.loads(pickle.dumps(split.take(rows)))
+            assert [part.image(i).tobytes() for i in range(3)] == [expected[row] for row in rows]
+            assert part.source.fingerprint() == split.take(rows).source.fingerprint()
+            with ThreadPoolExecutor(8) as pool:
+                pictures = list(pool.map(split.image, [*range(9)] * 5))
+            assert [picture.tobytes() for picture in pictures] == expected * 5
+
+
+def test_the_fingerprint_changes_with_the_file_and_the_rows(folder_data):
+    for folder, name in (
+        (folder_data[1], "test-0.tar"),
+        (folder_data[2], "test-00000-of-00001.parquet"),
+    ):
+        split = datasets.load(folder).splits["test"]
+        before = split.source.fingerprint()
+        assert datasets.load(folder).splits["test"].source.fingerprint() == before
+        assert split.take(np.array([0, 1])).source.fingerprint() != before
+        os.utime(folder / name, ns=(1, 1))
+        assert datasets.load(folder).splits["test"].source.fingerprint() != before
+
+
+def test_an_interrupted_run_on_changed_tars_is_refused(tmp_path, monkeypatch):
+    from clipkit.embedding import pipeline
+
+    folder = write_tars(tmp_path / "tars")
+    options = ("-m", "tiny", "-o", tmp_path / "o.h5")
+
+    def fail(*arguments: Any) -> None:
+        raise ClipkitError("interrupted")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "_join_rows", fail)
+        fails("embed", folder, *options)
+    os.utime(folder / "train-0.tar", ns=(1, 1))
+    assert "image files" in fails("embed", folder, *options, exit_code=2)
+
+
+def test_bad_images_are_skipped_and_named(tmp_path):
+    from shell import clipkit
+
+    write_tar(tmp_path / "a.tar", *sample("0", 1, 0), ("1.png", b"x"), ("1.cls", b"1"))
+    result = clipkit("embed", tmp_path / "a.tar", "-m", "tiny", "-o", tmp_path / "o.h5")
+    assert result.exit_code == 3
+    assert "skipped all/1: cannot read" in result.stderr
+
+
+def test_archives_and_folders_do_not_mix(tmp_path):
+    write_tars(tmp_path / "tars")
+    write_hf(tmp_path / "pq")
+    with pytest.raises(UsageError, match="alone"):
+        datasets.load([tmp_path / "tars" / "train-0.tar", tmp_path / "pq"])
+    with pytest.raises(UsageError, match=r"root: expected a named data set, got tars"):
+        datasets.load(tmp_path / "tars", root="x")
+
+
+def test_a_folder_of_images_with_an_archive_in_it_is_a_folder(tmp_path):
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1.png").write_bytes(png(1))
+    write_tar(tmp_path / "all.tar", *sample("0", 1))
+    assert datasets.load(tmp_path).class_names == ["cat", "dog"]
+
+
+def test_what_threads_ask_for_is_loaded_once_and_the_last_is_kept():
+    loads: list[int] = []
+
+    def load(key: int) -> bytes:
+        loads.append(key)
+        time.sleep(0.02)
+        if key == 99:
+            raise ClipkitError("no such group")
+        return bytes(10)
+
+    cache = SharedCache(load, len, count=3, budget=35)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(cache.get, [1] * 8 + [2] * 8 + [3] * 8))
+    assert sorted(loads) == [1, 2, 3]
+    cache.get(1)
+    cache.get(4)  # 2 was used longest ago
+    cache.get(1)
+    assert len(loads) == 4
+    cache.get(2)
+    assert len(loads) == 5
+    for _ in range(2):  # an error is not kept
+        with pytest.raises(ClipkitError, match="no such group"):
+            cache.get(99)
+    assert loads.count(99) == 2
+
+
+# At a URL
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """Serve the files of a folder, with or without ranges."""
+
+    root: ClassVar[Path]
+    mode: ClassVar[str] = "ranges"
+    served: ClassVar[list[tuple[str, int]]] = []
+    failures: ClassVar[int] = 0
+    etag: ClassVar[str] = "1"
+
+    def do_GET(self) -> None:
+        if self.mode == "silent":
+            time.sleep(2)
+            return
+        if type(self).failures > 0:
+            type(self).failures -= 1
+            self.send_error(503)
+            return
+        path = self.root / self.path.split("?")[0].lstrip("/")
+        if self.mode == "redirect" and not self.path.endswith("?again"):
+            self.send_response(302)
+            self.send_header("Location", f"{self.path}?again")
+            self.end_headers()
+            return
+        if self.mode == "to a file":
+            self.send_response(302)
+            self.send_header("Location", f"file://{path}")
+            self.end_headers()
+            return
+        if not path.is_file():
+            self.send_error(404)
+            return
+        data = path.read_bytes()
+        total = len(data)
+        match = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range") or "")
+        if match and self.mode != "whole":
+            first, last = int(match[1]), min(int(match[2]), total - 1)
+            if first >= total:
+                self.send_error(416)
+                return
+            data = data[first : last + 1]
+            self.send_response(206)
+            self.send_header("Content-Range", f"bytes {first}-{last}/{total}")
+        else:
+            self.send_response(200)
+        self.send_header("Content-Length", str(len(data)))
+        self.send_header("ETag", self.etag)
+        self.end_headers()
+        if self.mode == "cut":
+            data = data[: len(data) // 2]
+        type(self).served.append((self.path, len(data)))
+        with contextlib.suppress(OSError):
+            self.wfile.write(data)
+
+    def log_message(self, *arguments: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch) -> Iterator[tuple[str, type[Handler]]]:
+    """The URL of a folder `served`, and the settings of its server."""
+    monkeypatch.setattr(remote, "PAUSE_SECONDS", 0.01)
+    root = tmp_path / "served"
+    root.mkdir()
+    handler = type("OwnHandler", (Handler,), {"root": root, "served": [], "failures": 0})
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
+        thread = threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{running.server_port}", handler
+        running.shutdown()
+        thread.join()
+
+
+def same(a: Dataset, b: Dataset) -> bool:
+    assert a.class_names == b.class_names
+    assert list(a.splits) == list(b.splits)
+    for name, split in a.splits.items():
+        other = b.splits[name]
+        assert split.digest() == other.digest()
+        for row in range(len(split)):
+            assert split.image(row).tobytes() == other.image(row).tobytes()
+    return True
+
+
+def test_tars_at_a_url_give_the_same_as_local_ones(server):
+    url, handler = server
+    write_tars(handler.root)
+    (handler.root / "classnames.txt").write_text("\n".join(CLASSES))
+    patterns = ["train-{0..1}.tar", "test-0.tar"]
+    data = datasets.load([f"{url}/{pattern}" for pattern in patterns])
+    assert same(data, datasets.load([handler.root / pattern for pattern in patterns]))
+    assert data.class_names == CLASSES
+    assert url not in json.dumps(data.details)
+
+
+def test_parquet_at_a_url_gives_the_same_as_local_files(server):
+    url, handler = server
+    write_hf(handler.root)
+    names = ["train-0000{0..1}-of-00002.parquet", "test-00000-of-00001.parquet"]
+    data = datasets.load([f"{url}/data/{name}" for name in names])
+    assert same(data, datasets.load([handler.root / "data" / name for name in names]))
+    split = pickle.loads(pickle.dumps(data.splits["train"].take(np.array([4, 1]))))
+    assert reds(split) == [4, 1]
+
+
+def test_remote_tars_are_not_read_whole_and_neighbours_come_together(server):
+    url, handler = server
+    noise = np.random.default_rng(0).bytes(400_000)
+    members = []
+    for red in range(6):
+        members += [(f"{red}.cls", b"0"), (f"{red}.png", png(red)), (f"{red}.bin", noise)]
+    for red in range(6, 300):
+        members += [(f"{red}.png", png(red % 256)), (f"{red}.cls", b"0")]
+    size = write_tar(handler.root / "a.tar", *members).stat().st_size
+    data = datasets.load(f"{url}/a.tar")
+    assert sum(count for _, count in handler.served) < size / 3
+    handler.served.clear()
+    split = data.splits["all"]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(split.image, range(300)))
+    assert sum(count for _, count in handler.served) < size / 3
+    assert len(handler.served) < 12
+    handler.served.clear()
+    assert red_of(split.take(np.array([100])), 0) == 100
+    assert sum(count for _, count in handler.served) < 1000
+
+
+def test_the_fingerprint_of_a_remote_file_is_its_size_and_etag(server):
+    url, handler = server
+    write_tars(handler.root)
+    before = datasets.load(f"{url}/train-0.tar").splits["train"].source.fingerprint()
+    again = datasets.load(f"{url}/train-0.tar").splits["train"].source.fingerprint()
+    assert again == before
+    handler.etag = "2"
+    assert datasets.load(f"{url}/train-0.tar").splits["train"].source.fingerprint() != before
+
+
+def test_a_redirect_is_followed_but_not_to_a_file(server):
+    url, handler = server
+    write_tars(handler.root)
+    handler.mode = "redirect"
+    assert reds(datasets.load(f"{url}/train-0.tar").splits["train"]) == [0, 1]
+    handler.mode = "to a file"
+    with pytest.raises(ClipkitError, match="cannot read http"):
+        datasets.load(f"{url}/train-0.tar")
+
+
+def test_errors_that_pass_are_tried_again(server):
+    url, handler = server
+    write_tars(handler.root)
+    handler.failures = 2
+    assert reds(datasets.load(f"{url}/train-0.tar").splits["train"]) == [0, 1]
+    handler.failures = 3
+    with pytest.raises(ClipkitError, match="the server answers 503"):
+        datasets.load(f"{url}/train-0.tar")
+
+
+@pytest.mark.parametrize(
+    ("mode", "name", "message"),
+    [
+        ("ranges", "none.tar", "none.tar: the server answers 404 Not Found"),
+        ("whole", "train-0.tar", "expected a server that sends parts of files"),
+        ("cut", "train-0.tar", "cannot read|expected .* bytes, got"),
+        ("silent", "train-0.tar", "the server sent nothing for 0.3 s"),
+        ("silent", "train-0.parquet", "the server sent nothing for 0.3 s"),
+        ("ranges", "empty.tar", "empty or has become shorter"),
+        ("ranges", "text.tar", "expected a tar file, got other content"),
+        ("ranges", "text.parquet", "cannot read http"),
+    ],
+)
+def test_servers_that_fail_give_one_line_in_time(
+    server, tmp_path, monkeypatch, mode, name, message
+):
+    url, handler = server
+    monkeypatch.setattr(remote, "TIMEOUT_SECONDS", 0.3)
+    write_tars(handler.root)
+    (handler.root / "empty.tar").touch()
+    (handler.root / "text.tar").write_text("hello " * 200)
+    (handler.root / "text.parquet").write_text("hello " * 200)
+    handler.mode = mode
+    start = time.monotonic()
+    line = fails("embed", f"{url}/{name}", "-m", "tiny", "-o", tmp_path / "o.h5")
+    assert re.search(message, line)
+    assert time.monotonic() - start < 5
+
+
+def test_a_server_that_trickles_is_given_up(monkeypatch):
+    monkeypatch.setattr(remote, "TIMEOUT_SECONDS", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def trickle() -> None:
+            connection, _ = listener.accept()
+            with connection, contextlib.suppress(OSError):
+                connection.recv(4096)
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+                for _ in range(200):
+                    connection.sendall(b"x")
+                    time.sleep(0.05)
+
+        thread = threading.Thread(target=trickle, daemon=True)
+        thread.start()
+        start = time.monotonic()
+        with pytest.raises(ClipkitError, match=r"the server sent nothing for|too slow"):
+            remote.read_whole(f"http://127.0.0.1:{listener.getsockname()[1]}/a.txt", 1000)
+        assert time.monotonic() - start < 5
+        thread.join(5)
+
+
+def test_passwords_and_signatures_are_not_shown():
+    with pytest.raises(ClipkitError) as caught:
+        remote.open_file("http://me:secret@127.0.0.1:1/a.tar?signature=secret")
+    assert "secret" not in caught.value.message
+
+
+def test_a_missing_package_is_one_line(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    line = fails("embed", "s3://bucket/a.tar", "-m", "tiny", "-o", tmp_path / "o.h5")
+    assert "the package s3fs is not installed; hint: pip install s3fs" in line
+
+
+def test_a_manifest_may_name_images_at_urls(server, tmp_path):
+    url, handler = server
+    handler.mode = "whole"  # whole files need no ranges
+    (handler.root / "a.png").write_bytes(png(7))
+    manifest = tmp_path / "m.csv"
+    manifest.write_text(f"path,label\n{url}/a.png,cat\n{url}/none.png,dog\n")
+    split = datasets.load(manifest).splits["all"]
+    assert red_of(split, 0) == 7
+    with pytest.raises(ImageError, match=r"none.png: the server answers 404"):
+        split.image(1)
+
+
+class RecordingFileSystem(DirFileSystem):
+    """A folder in place of the Hugging Face Hub."""
+
+    def info(self, path: str, **options: Any) -> dict[str, Any]:
+        return {**super().info(path, **options), "blob_id": "abc"}
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch) -> Path:
+    """The folder that stands for hf://."""
+    root = tmp_path / "hub"
+    system = RecordingFileSystem(str(root), fsspec.filesystem("file"))
+    monkeypatch.setattr(fsspec, "filesystem", lambda protocol: system)
+    return root / "datasets" / "org" / "pets"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "hf://datasets/org/pets",
+        "hf://datasets/org/pets/data/*.parquet",
+        "hf://datasets/org/pets/data/{train-0000{0,1}-of-00002,test-00000-of-00001}.parquet",
+    ],
+)
+def test_a_repository_of_the_hub_gives_the_same_as_local_files(hub, name):
+    write_hf(hub)
+    data = datasets.load(name)
+    assert data.name == "pets"
+    assert data.class_names == CLASSES
+    local = datasets.load(hub)
+    for split in ("train", "test"):
+        assert data.splits[split].ids == local.splits[split].ids
+        assert reds(data.splits[split]) == reds(local.splits[split])
+
+
+def test_tars_in_a_repository_are_read(hub):
+    write_tars(hub)
+    (hub / "classnames.txt").write_text("\n".join(CLASSES))
+    data = datasets.load("hf://datasets/org/pets")
+    assert same(data, datasets.load(hub))
+    with pytest.raises(ClipkitError, match=r"hf://datasets/org/none"):
+        datasets.load("hf://datasets/org/none/*.tar")
+    with pytest.raises(ClipkitError, match=r"none.tar: there is no such file"):
+        datasets.load("hf://datasets/org/pets/none.tar")
