@@ -248,7 +248,13 @@ def wilson(fraction: float, n: int) -> tuple[float, float]:
     centre = fraction + z**2 / (2 * n)
     half = z * np.sqrt(fraction * (1 - fraction) / n + z**2 / (4 * n**2))
     divisor = 1 + z**2 / n
-    return float((centre - half) / divisor), float((centre + half) / divisor)
+    low, high = (centre - half) / divisor, (centre + half) / divisor
+    return max(0.0, float(low)), min(1.0, float(high))  # rounding may exceed the limits
+
+
+def accuracy_interval(labels: Int64, predicted: Int64) -> tuple[float, float]:
+    """Return Wilson's 95 % interval of `accuracy` over another draw of the rows."""
+    return wilson(accuracy(labels, predicted), len(labels))
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,8 @@ from clipkit.commands._options import (
     FeatureInput,
     Force,
     Format,
+    NoHeader,
+    ReportColumns,
     ResultOutput,
     Temperatures,
     check_result_output,
@@ -37,6 +39,8 @@ def entropy(
     ] = None,
     output: ResultOutput = None,
     format: Format = None,
+    columns: ReportColumns = None,
+    no_header: NoHeader = False,
     force: Force = False,
 ) -> None:
     """Report mean Shannon entropy (nats) and mean top-1 confidence of softmax(cosine / tau).
@@ -48,6 +52,7 @@ def entropy(
     Example: clipkit entropy logits.h5 -t 1,0.5,0.07,0.03
     """
     from clipkit import features, softmax
+    from clipkit.tables import View
 
     check_result_output(output, force, file)
     with features.open_file(file, kinds=["logits"]) as logits:
@@ -57,7 +62,7 @@ def entropy(
             temperatures or [logits.temperature or 1.0],
             link or _own_link(logits, split_words(temperature)),
         )
-    report_result(result, output, format, force)
+    report_result(result, output, View(format, columns, no_header), force)
 
 
 def _own_link(logits: FeatureFile, temperatures: list[str]) -> str:

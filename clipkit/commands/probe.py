@@ -10,6 +10,8 @@ from clipkit.commands._options import (
     FeatureInput,
     Force,
     Format,
+    NoHeader,
+    ReportColumns,
     ResultOutput,
     Seed,
     Temperatures,
@@ -58,6 +60,8 @@ def probe(
     seed: Seed = 42,
     output: ResultOutput = None,
     format: Format = None,
+    columns: ReportColumns = None,
+    no_header: NoHeader = False,
     force: Force = False,
 ) -> None:
     """Fit a classifier on one split and score it on another, for every temperature and C.
@@ -70,6 +74,7 @@ def probe(
     """
     from clipkit import evaluation
     from clipkit.features import open_file
+    from clipkit.tables import View
 
     check_result_output(output, force, file)
     counts = parse_counts(shots, "shots")
@@ -80,4 +85,4 @@ def probe(
         result = evaluation.evaluate_grid(
             source, spec, temperatures, Cs, fit_split, eval_split, val
         )
-    report_result(result, output, format, force)
+    report_result(result, output, View(format, columns, no_header), force)

@@ -8,6 +8,8 @@ from clipkit.commands._options import (
     FeatureInput,
     Force,
     Format,
+    NoHeader,
+    ReportColumns,
     ResultOutput,
     check_result_output,
     option,
@@ -22,6 +24,8 @@ def zeroshot(
     ] = None,
     output: ResultOutput = None,
     format: Format = None,
+    columns: ReportColumns = None,
+    no_header: NoHeader = False,
     force: Force = False,
 ) -> None:
     """Report zero-shot accuracy: each image gets the class of its most similar prompt.
@@ -32,9 +36,10 @@ def zeroshot(
     Example: clipkit textembed --classes img.h5 | clipkit logits img.h5 - | clipkit zeroshot
     """
     from clipkit import features
+    from clipkit.tables import View
     from clipkit.zeroshot import evaluate
 
     check_result_output(output, force, file)
     with features.open_file(file, kinds=["logits"]) as logits:
         result = evaluate(logits, split)
-    report_result(result, output, format, force)
+    report_result(result, output, View(format, columns, no_header), force)
