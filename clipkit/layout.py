@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 GAP = 3  # spaces between columns
 MARGIN = 2  # spaces at the left
+LONG_TEXT = 30  # a column that is not wider keeps each cell on one line: `71.0 (68.1–73.7)`
 
 
 class Column(NamedTuple):
@@ -34,10 +35,11 @@ class Column(NamedTuple):
 
     @property
     def least_width(self) -> int:
-        """Width of the longest word, or of the longest number."""
+        """Width of the longest word of a header, and of a cell or the words of a long one."""
         words = self.title.split()
+        is_short = self.is_numeric or max(map(text_width, self.cells)) <= LONG_TEXT
         for cell in self.cells:
-            words += [cell] if self.is_numeric else cell.split()
+            words += [cell] if is_short else cell.split()
         return max(map(text_width, words), default=0)
 
 

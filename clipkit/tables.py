@@ -110,6 +110,8 @@ def emit(rows: Sequence[Row], view: View | str | None = None) -> None:
     format = chosen_format(view.format)
     if format == "json":
         sys.stdout.write(_json(names, values))
+    elif view.is_for_people:
+        sys.stdout.write(_table(*_join_intervals(names, values), not view.no_header))
     else:
         sys.stdout.write(renderers[format](names, values, not view.no_header))
 
@@ -171,12 +173,31 @@ def _table(names: list[str], rows: list[list[Any]], header: bool) -> str:
     columns = []
     for name, values in zip(names, zip(*rows, strict=True), strict=False):
         if any(value is not None for value in values):  # else it only takes room
-            is_numeric = all(isinstance(value, int | float | None) for value in values)
+            is_numeric = all(isinstance(value, int | float | tuple | None) for value in values)
             cells = [_table_cell(name, value) for value in values]
             columns.append(Column(name, _unit(name), cells, is_numeric))
     if not columns:
         return "\n"
     return render(columns, _width(), header)
+
+
+def _join_intervals(names: list[str], rows: list[list[Any]]) -> tuple[list[str], list[list[Any]]]:
+    """Put the columns `acc1_low` and `acc1_high` in brackets behind `acc1`, and others alike.
+
+    >>> _join_intervals(["acc1", "acc1_low", "acc1_high"], [[0.71, 0.68, 0.74]])
+    (['acc1'], [[(0.71, 0.68, 0.74)]])
+    """
+    joined = {name for name in names if {f"{name}_low", f"{name}_high"} <= set(names)}
+    limits = {f"{name}_{end}" for name in joined for end in ("low", "high")}
+    shown = [name for name in names if name not in limits]
+    rows_shown = []
+    for row in rows:
+        cells = dict(zip(names, row, strict=True))
+        for name in joined:
+            if cells[name] is not None:
+                cells[name] = (cells[name], cells[f"{name}_low"], cells[f"{name}_high"])
+        rows_shown.append([cells[name] for name in shown])
+    return shown, rows_shown
 
 
 def _width() -> int:
@@ -200,6 +221,9 @@ def _is_entropy(name: str) -> bool:
 def _table_cell(name: str, value: Any) -> str:
     if value is None:
         return "-"
+    if isinstance(value, tuple):
+        estimate, low, high = (_table_cell(name, number) for number in value)
+        return f"{estimate} ({low}–{high})"
     if isinstance(value, float) and name in PERCENT:
         return f"{100 * value:.2f}"
     if isinstance(value, float) and _is_entropy(name):
