@@ -148,19 +148,27 @@ def _caption(columns: Sequence[Column], width: int) -> str:
 
 
 def _identifying(columns: Sequence[Column]) -> list[Column]:
-    """Return the first columns that tell all rows apart; only the first if there are none."""
-    for count in range(1, len(columns)):
-        rows = list(zip(*(column.cells for column in columns[:count]), strict=True))
-        if len(set(rows)) == len(rows):
-            return list(columns[:count])
-    return [columns[0]]
+    """Return the columns that tell the rows apart, settings before numbers with a unit.
+
+    A column is among them if it tells rows apart that those before it do not.
+    """
+    chosen: list[Column] = []
+    rows: list[tuple[str, ...]] = [()] * len(columns[0].cells)
+    for column in sorted(columns, key=lambda column: column.unit != ""):
+        more = [(*row, cell) for row, cell in zip(rows, column.cells, strict=True)]
+        if len(set(more)) > len(set(rows)):
+            rows = more
+            chosen.append(column)
+    return chosen or [columns[0]]
 
 
 def _parts(columns: Sequence[Column], width: int) -> list[list[Column]]:
     """Divide columns into tables that fit, each with those that tell rows apart; else none."""
     identifying = _identifying(columns)
     parts = [identifying]
-    for column in columns[len(identifying) :]:
+    for column in columns:
+        if column in identifying:
+            continue
         wider = [*parts[-1], column]
         if _total([part.least_width for part in wider]) > width:
             wider = [*identifying, column]

@@ -80,6 +80,10 @@ ReportColumns = Annotated[
 NoHeader = Annotated[
     bool, typer.Option("--no-header", help="Print no names of columns, as for cut or sort.")
 ]
+PerClass = Annotated[
+    bool,
+    typer.Option("--per-class", help="Print precision, recall and F1 of each class of each run."),
+]
 Temperatures = Annotated[
     list[str],
     option(

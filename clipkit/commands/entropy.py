@@ -15,6 +15,7 @@ from clipkit.commands._options import (
     ResultOutput,
     Temperatures,
     check_result_output,
+    option,
     parse_temperatures,
     report_result,
     split_words,
@@ -37,6 +38,13 @@ def entropy(
             "prompt (default: softmax; with -t model, the model's own).",
         ),
     ] = None,
+    split: Annotated[
+        list[str] | None, option("NAME", "Report only this split; repeatable.")
+    ] = None,
+    per_image: Annotated[
+        bool,
+        typer.Option("--per-image", help="Print a row for each image, with its likeliest prompt."),
+    ] = False,
     output: ResultOutput = None,
     format: Format = None,
     columns: ReportColumns = None,
@@ -47,7 +55,7 @@ def entropy(
 
     `max_entropy` is ln K, the entropy of K equally likely prompts. Without -t, the command
     uses the file's temperature. With --link sigmoid, for SigLIP, the entropy is the mean of the
-    prompts' binary entropies, at most ln 2.
+    prompts' binary entropies, at most ln 2. A saved result holds the means, also with --per-image.
 
     Example: clipkit entropy logits.h5 -t 1,0.5,0.07,0.03
     """
@@ -57,12 +65,11 @@ def entropy(
     check_result_output(output, force, file)
     with features.open_file(file, kinds=["logits"]) as logits:
         temperatures = parse_temperatures(temperature, logits.logit_scale)
-        result = softmax.entropy_summary(
-            logits,
-            temperatures or [logits.temperature or 1.0],
-            link or _own_link(logits, split_words(temperature)),
-        )
-    report_result(result, output, View(format, columns, no_header), force)
+        taus = temperatures or [logits.temperature or 1.0]
+        link = link or _own_link(logits, split_words(temperature))
+        result = softmax.entropy_summary(logits, taus, link, split)
+        rows = softmax.entropy_per_image(logits, taus, link, split) if per_image else None
+    report_result(result, output, View(format, columns, no_header), force, rows)
 
 
 def _own_link(logits: FeatureFile, temperatures: list[str]) -> str:

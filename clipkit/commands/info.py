@@ -11,6 +11,7 @@ from clipkit import console
 from clipkit.commands._options import (
     Format,
     NoHeader,
+    PerClass,
     ReportColumns,
     read_one_from_stdin,
     report_rows,
@@ -31,6 +32,7 @@ def info(
         bool,
         typer.Option("--runs", help="Print the runs of results again, as their commands did."),
     ] = False,
+    per_class: PerClass = False,
     format: Format = None,
     columns: ReportColumns = None,
     no_header: NoHeader = False,
@@ -38,7 +40,7 @@ def info(
     """Describe the content and the history of a feature file, or the sizes of a model.
 
     The command reads the whole file and checks it against its digests. With --runs, it prints the
-    report of a result again. The runs of several results have columns for model, dataset, prompts
+    report of a result again. The rows of several results have columns for model, dataset, prompts
     and file where these differ.
 
     Example: clipkit info img.h5; clipkit info --runs probe.h5 zeroshot.h5
@@ -48,8 +50,8 @@ def info(
     names = what or ["-"]
     read_one_from_stdin(*names)
     view = tables.View(format, columns, no_header)
-    if runs:
-        reports = _reports(names, view)
+    if runs or per_class:
+        reports = _reports(names, view, per_class)
     else:
         is_json = tables.chosen_format(format) == "json"
         reports = [_describe(name, is_json) for name in names]
@@ -60,17 +62,19 @@ def info(
     tables.emit(tables.join(reports), view)
 
 
-def _reports(names: list[str], view: View) -> list[list[Row]]:
+def _reports(names: list[str], view: View, per_class: bool) -> list[list[Row]]:
     """Return the rows of each result's report, with columns that tell the results apart."""
     from clipkit import features
     from clipkit.features.provenance import identities
+    from clipkit.per_class import per_class_rows
 
     results = [features.read(name, kinds=["result"]) for name in names]
     reports: list[list[Row]] = []
     for result, identity in zip(results, identities(results), strict=True):
         if view.columns is not None:
             identity = {"file": result.display_name, **identity}
-        reports.append([{**identity, **row} for row in report_rows(result, view)])
+        rows = per_class_rows(result) if per_class else None
+        reports.append([{**identity, **row} for row in report_rows(result, view, rows)])
     return reports
 
 
