@@ -91,7 +91,7 @@ def wrap(text: str, width: int) -> list[str]:
 
 
 def _total(widths: Sequence[int]) -> int:
-    return sum(widths) + GAP * len(widths) - GAP + MARGIN
+    return MARGIN + sum(widths) + GAP * (len(widths) - 1) + 1  # the line overhangs by 1
 
 
 def _widths(columns: Sequence[Column], width: int) -> list[int]:
@@ -114,7 +114,7 @@ def _table(columns: Sequence[Column], width: int, header: bool) -> str:
     lines: list[str] = []
     if header:
         lines += _lines([column.title for column in columns], columns, widths)
-        lines.append(" " + "─" * (_total(widths) - MARGIN + 2))
+        lines.append(" " + "─" * (_total(widths) - 1))
     for row in zip(*(column.cells for column in columns), strict=True):
         lines += _lines(row, columns, widths)
     return "".join(f"{line}\n" for line in lines)
