@@ -130,7 +130,9 @@ def evaluate_grid(
         A result with one run per temperature and C, temperature by temperature, and then the run of
         the best: `classifier`, `C`, `temperature`, `standardize`, `fit_split`, `eval_split`,
         `acc1`, `mean_per_class_recall`, for logits also `mean_entropy` and `mean_confidence`, with
-        few shots also `shots` and `draw`; and the predictions. Few-shot draws come one by one.
+        few shots also `shots` and `draw`; `acc1_low` and `acc1_high`, Wilson's 95 % interval of
+        `acc1` over another draw of the scored rows; and the predictions. Few-shot draws come one
+        by one.
 
     Raises
     ------
@@ -374,6 +376,7 @@ def _evaluate(
         row |= entropy_columns.get(tau, {})
         if draw.shots is not None:
             row |= {"shots": draw.shots, "draw": draw.number}
+        row["acc1_low"], row["acc1_high"] = metrics.accuracy_interval(scored.labels, run.predicted)
         results.append(Scored(row, run.predicted, run.converged))
     return results
 

@@ -130,6 +130,30 @@ def f1_per_class(labels: Int64, predicted: Int64, n_classes: int) -> Floats:
     return f1
 
 
+def class_scores(
+    labels: Int64, predicted: Int64, n_classes: int
+) -> dict[str, NDArray[np.float64] | Int64]:
+    """Return `precision`, `recall`, `f1` and `support` (C,) of each class.
+
+    A ratio is 0 if it has no rows, as in scikit-learn with `zero_division=0`. `support` is the
+    number of rows of the class.
+
+    >>> scores = class_scores(np.array([0, 0]), np.array([0, 1]), 3)
+    >>> scores["precision"].tolist(), scores["recall"].tolist(), scores["support"].tolist()
+    ([1.0, 0.0, 0.0], [0.5, 0.0, 0.0], [2, 0, 0])
+    """
+    labels, predicted = np.asarray(labels), np.asarray(predicted)
+    support = np.bincount(labels, minlength=n_classes)
+    claimed = np.bincount(predicted, minlength=n_classes)
+    correct = np.bincount(labels[labels == predicted], minlength=n_classes)
+    return {
+        "precision": correct / np.maximum(claimed, 1),
+        "recall": correct / np.maximum(support, 1),
+        "f1": 2 * correct / np.maximum(claimed + support, 1),
+        "support": support,
+    }
+
+
 def mcnemar(only_first: int, only_second: int) -> float:
     """Return the p-value of McNemar's exact test that two classifiers are equally accurate.
 
@@ -248,7 +272,13 @@ def wilson(fraction: float, n: int) -> tuple[float, float]:
     centre = fraction + z**2 / (2 * n)
     half = z * np.sqrt(fraction * (1 - fraction) / n + z**2 / (4 * n**2))
     divisor = 1 + z**2 / n
-    return float((centre - half) / divisor), float((centre + half) / divisor)
+    low, high = (centre - half) / divisor, (centre + half) / divisor
+    return max(0.0, float(low)), min(1.0, float(high))  # rounding may exceed the limits
+
+
+def accuracy_interval(labels: Int64, predicted: Int64) -> tuple[float, float]:
+    """Return Wilson's 95 % interval of `accuracy` over another draw of the rows."""
+    return wilson(accuracy(labels, predicted), len(labels))
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,8 @@ from clipkit.results import read_groups
 SCORES: dict[str, Callable[[Int64, Int64], float]] = {
     "acc1": metrics.accuracy,
     "mean_per_class_recall": metrics.mean_per_class_recall,
+    "acc1_low": lambda labels, predicted: metrics.accuracy_interval(labels, predicted)[0],
+    "acc1_high": lambda labels, predicted: metrics.accuracy_interval(labels, predicted)[1],
     "acc5": lambda *_: np.nan,
 }
 
@@ -171,7 +173,7 @@ def use_groups(file: FeatureFile, groups: Sequence[str], seed: int | None = None
     -------
     FeatureFile
         Labels, the classes of prompts, and predictions are groups, sorted by name. In a result,
-        `acc1` and `mean_per_class_recall` are computed again, and `acc5` is NaN.
+        `acc1` with its interval and `mean_per_class_recall` are computed again, and `acc5` is NaN.
 
     Raises
     ------

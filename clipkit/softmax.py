@@ -11,6 +11,7 @@ model learned the bias too.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -120,10 +121,7 @@ def mean_entropy_and_confidence(
     for rows in iter_cache_sized(matrix):
         below = below_highest(rows)
         for i, tau in enumerate(temperatures):
-            if bias is None:
-                row_entropies, row_confidences = _entropy_and_confidence(below, tau)
-            else:
-                row_entropies, row_confidences = _sigmoid_entropy_and_confidence(rows, tau, bias)
+            row_entropies, row_confidences = _of_rows(rows, below, tau, bias)
             entropies[i] += row_entropies.sum()
             confidences[i] += row_confidences.sum()
     n = len(matrix)
@@ -149,7 +147,10 @@ def learned_bias(logits: FeatureFile) -> float | None:
 
 
 def entropy_summary(
-    logits: FeatureFile, temperatures: Sequence[float], link: str = "softmax"
+    logits: FeatureFile,
+    temperatures: Sequence[float],
+    link: str = "softmax",
+    splits: Sequence[str] | None = None,
 ) -> FeatureFile:
     """Summarise how flat the softmax over the prompts is: what `clipkit entropy` reports.
 
@@ -162,6 +163,8 @@ def entropy_summary(
     link : {"softmax", "sigmoid"}
         What turns logits into probabilities. `sigmoid` adds the bias that the model learned. See
         `mean_entropy_and_confidence`.
+    splits : sequence of str, optional
+        All by default.
 
     Returns
     -------
@@ -172,22 +175,12 @@ def entropy_summary(
     Raises
     ------
     UsageError
-        If a temperature is out of range, the link is not known, or it is `sigmoid` and the model
-        learned no bias.
+        If a temperature is out of range, there is no such split, the link is not known, or it is
+        `sigmoid` and the model learned no bias.
     """
-    for tau in temperatures:
-        check_positive("temperature", tau)
-    if link not in LINKS:
-        raise unknown("link", link, LINKS)
-    bias = learned_bias(logits) if link == "sigmoid" else None
-    if link == "sigmoid" and bias is None:
-        raise UsageError(
-            f"{logits.display_name}: expected a model with a logit_bias for the link sigmoid, "
-            "got none",
-            "use --link softmax, or embed with a SigLIP model",
-        )
+    bias = _check_settings(logits, temperatures, link)
     rows = []
-    for name in logits.splits:
+    for name in logits.choose_splits(splits):
         cosines = logits.cosines(name)
         pairs = mean_entropy_and_confidence(cosines, temperatures, bias)
         outcomes = cosines.shape[1] if bias is None else 2
@@ -205,8 +198,68 @@ def entropy_summary(
         "entropy",
         temperature=list(temperatures),
         link=None if bias is None else link,
+        splits=logits.choose_splits(splits) if splits else None,
         inputs={"logits": logits.digest},
     )
     result = FeatureFile("result", history)
     result.set_rows(rows)
     return result
+
+
+def entropy_per_image(
+    logits: FeatureFile,
+    temperatures: Sequence[float],
+    link: str = "softmax",
+    splits: Sequence[str] | None = None,
+) -> list[dict[str, Any]]:
+    """Return the entropy of each image: what `clipkit entropy --per-image` prints.
+
+    `entropy_summary` describes parameters and errors.
+
+    Returns
+    -------
+    list of dict
+        One per split, temperature and image: `split`, `id`, `temperature`, `entropy` (nats),
+        `confidence`, the largest probability, and `prompt`, which has it.
+    """
+    bias = _check_settings(logits, temperatures, link)
+    texts = logits.texts or []
+    rows = []
+    for name in logits.choose_splits(splits):
+        values: list[list[NDArray[Any]]] = [[] for _ in temperatures]
+        prompts: list[str] = []
+        for block in iter_cache_sized(logits.cosines(name)):
+            prompts += [texts[number] for number in block.argmax(axis=1)]
+            for of_tau, tau in zip(values, temperatures, strict=True):
+                of_tau.append(np.stack(_of_rows(block, below_highest(block), tau, bias)))
+        for of_tau, tau in zip(values, temperatures, strict=True):
+            pairs = np.concatenate(of_tau, axis=1).T.tolist()
+            for row_id, prompt, (H, p) in zip(logits.splits[name].ids, prompts, pairs, strict=True):
+                row = {"split": name, "id": row_id, "temperature": tau}
+                rows.append(row | {"entropy": H, "confidence": p, "prompt": prompt})
+    return rows
+
+
+def _of_rows(
+    rows: NDArray[np.float32], below: NDArray[np.float64], temperature: float, bias: float | None
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return entropy and confidence of each row, by a softmax or, with a bias, by sigmoids."""
+    if bias is None:
+        return _entropy_and_confidence(below, temperature)
+    return _sigmoid_entropy_and_confidence(rows, temperature, bias)
+
+
+def _check_settings(logits: FeatureFile, temperatures: Sequence[float], link: str) -> float | None:
+    """Check temperatures and link; return the bias that the model learned, for sigmoids."""
+    for tau in temperatures:
+        check_positive("temperature", tau)
+    if link not in LINKS:
+        raise unknown("link", link, LINKS)
+    bias = learned_bias(logits) if link == "sigmoid" else None
+    if link == "sigmoid" and bias is None:
+        raise UsageError(
+            f"{logits.display_name}: expected a model with a logit_bias for the link sigmoid, "
+            "got none",
+            "use --link softmax, or embed with a SigLIP model",
+        )
+    return bias

@@ -6,12 +6,17 @@ import csv
 import io
 import json
 import math
+import os
+import re
+import shutil
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from clipkit.console import escaped
+from clipkit.errors import UsageError
+from clipkit.layout import Column, render
 
 FORMATS = ("table", "tsv", "csv", "json")
 PERCENT = {
@@ -19,9 +24,41 @@ PERCENT = {
     *("share", "unique", "null95", "random99", "embedding"),
     *("control_share", "control_low", "control_high"),
     *("ece", "ece_null", "ece_null95"),
+    *("acc1_low", "acc1_high", "precision", "recall", "f1", "confidence"),
 }
+WIDTH = 200  # of a table that goes to a file or a pipe
 
 Row = Mapping[str, Any]
+
+
+class View(NamedTuple):
+    """What of a report is printed, and how.
+
+    Attributes
+    ----------
+    format : {"table", "tsv", "csv", "json"}, optional
+        By default a table on a terminal and TSV elsewhere.
+    columns : str, optional
+        Comma-separated names of the columns to print, in this order; all by default.
+    no_header : bool
+        Leave out the names of the columns.
+    """
+
+    format: str | None = None
+    columns: str | None = None
+    no_header: bool = False
+
+    @property
+    def chosen_columns(self) -> list[str]:
+        """Names of the columns to print, without repeats."""
+        if self.columns is None:
+            return []
+        return list(dict.fromkeys(name.strip() for name in self.columns.split(",")))
+
+    @property
+    def is_for_people(self) -> bool:
+        """Whether the cells may be formatted for reading: in a table, if no columns are named."""
+        return chosen_format(self.format) == "table" and self.columns is None
 
 
 def distinct_names(names: Sequence[str], numbers: Sequence[int] | None = None) -> list[str]:
@@ -39,20 +76,51 @@ def distinct_names(names: Sequence[str], numbers: Sequence[int] | None = None) -
     return distinct
 
 
-def emit(rows: Sequence[Row], format: str | None = None) -> None:
+def join(reports: Sequence[Sequence[Row]]) -> list[Row]:
+    """Return the rows of several reports with the columns of all; None where a report has none.
+
+    >>> join([[{"a": 1}], [{"b": 2}]])
+    [{'a': 1, 'b': None}, {'a': None, 'b': 2}]
+    """
+    rows = [row for report in reports for row in report]
+    names = dict.fromkeys(name for row in rows for name in row)
+    return [{name: row.get(name) for name in names} for row in rows]
+
+
+def emit(rows: Sequence[Row], view: View | str | None = None) -> None:
     """Print rows on standard output. Every row has the same columns.
 
     Parameters
     ----------
     rows : sequence of mappings
-    format : {"table", "tsv", "csv", "json"}, optional
-        By default a table on a terminal and TSV elsewhere. Machine formats hold fractions (0..1),
+    view : View or str, optional
+        What to print; a format alone stands for all columns. Machine formats hold fractions (0..1),
         and an empty cell (null in JSON) for what does not apply. The table shows percent.
+
+    Raises
+    ------
+    UsageError
+        If there is no column of a name.
     """
-    renderers = {"table": _table, "tsv": _tsv, "csv": _csv, "json": _json}
-    names = list(rows[0]) if rows else []
+    if not isinstance(view, View):
+        view = View(view)
+    names = _choose(list(rows[0]), view.chosen_columns) if rows else view.chosen_columns
     values = [[_rounded(row[name]) for name in names] for row in rows]
-    sys.stdout.write(renderers[chosen_format(format)](names, values))
+    renderers = {"table": _table, "tsv": _tsv, "csv": _csv}
+    format = chosen_format(view.format)
+    if format == "json":
+        sys.stdout.write(_json(names, values))
+    elif view.is_for_people:
+        sys.stdout.write(_table(*_join_intervals(names, values), not view.no_header))
+    else:
+        sys.stdout.write(renderers[format](names, values, not view.no_header))
+
+
+def _choose(known: list[str], chosen: list[str]) -> list[str]:
+    for name in chosen:
+        if name not in known:
+            raise UsageError(f"unknown column {name!r}", f"known: {', '.join(known)}")
+    return chosen or known
 
 
 def chosen_format(format: str | None) -> str:
@@ -77,13 +145,15 @@ def _json(names: list[str], rows: list[list[Any]]) -> str:
     return json.dumps([dict(zip(names, row, strict=True)) for row in rows], indent=2) + "\n"
 
 
-def _tsv(names: list[str], rows: list[list[Any]]) -> str:
-    return "".join("\t".join(line) + "\n" for line in [names, *map(_cells, rows)])
+def _tsv(names: list[str], rows: list[list[Any]], header: bool) -> str:
+    lines = [names] if header else []
+    return "".join("\t".join(line) + "\n" for line in [*lines, *map(_cells, rows)])
 
 
-def _csv(names: list[str], rows: list[list[Any]]) -> str:
+def _csv(names: list[str], rows: list[list[Any]], header: bool) -> str:
     out = io.StringIO()
-    csv.writer(out, lineterminator="\n").writerows([names, *map(_cells, rows)])
+    lines = [names] if header else []
+    csv.writer(out, lineterminator="\n").writerows([*lines, *map(_cells, rows)])
     return out.getvalue()
 
 
@@ -99,39 +169,64 @@ def _cell(value: Any) -> str:
     return escaped(str(value))
 
 
-def _table(names: list[str], rows: list[list[Any]]) -> str:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+def _table(names: list[str], rows: list[list[Any]], header: bool) -> str:
+    columns = []
+    for name, values in zip(names, zip(*rows, strict=True), strict=False):
+        if any(value is not None for value in values):  # else it only takes room
+            is_numeric = all(isinstance(value, int | float | tuple | None) for value in values)
+            cells = [_table_cell(name, value) for value in values]
+            columns.append(Column(name, _unit(name), cells, is_numeric))
+    if not columns:
+        return "\n"
+    return render(columns, _width(), header)
 
-    # what does not apply to any row only takes room
-    used = [c for c in range(len(names)) if any(row[c] is not None for row in rows)] if rows else []
-    names, rows = [names[c] for c in used], [[row[c] for c in used] for row in rows]
-    table = Table(box=box.SIMPLE_HEAD)
-    for column, name in enumerate(names):
-        title = name
-        if name in PERCENT:
-            title += " %"
-        elif name.endswith("_entropy"):
-            title += " (nats)"
-        is_numeric = all(isinstance(row[column], int | float | None) for row in rows)
-        table.add_column(title, justify="right" if is_numeric else "left", overflow="fold")
+
+def _join_intervals(names: list[str], rows: list[list[Any]]) -> tuple[list[str], list[list[Any]]]:
+    """Put the columns `acc1_low` and `acc1_high` in brackets behind `acc1`, and others alike.
+
+    >>> _join_intervals(["acc1", "acc1_low", "acc1_high"], [[0.71, 0.68, 0.74]])
+    (['acc1'], [[(0.71, 0.68, 0.74)]])
+    """
+    joined = {name for name in names if {f"{name}_low", f"{name}_high"} <= set(names)}
+    limits = {f"{name}_{end}" for name in joined for end in ("low", "high")}
+    shown = [name for name in names if name not in limits]
+    rows_shown = []
     for row in rows:
-        table.add_row(*map(Text, map(_table_cell, names, row)))
-    console = Console(width=None if sys.stdout.isatty() else 200)
-    with console.capture() as captured:
-        console.print(table)
-    lines = [line.rstrip() for line in captured.get().splitlines()]
-    return "\n".join(line for line in lines if line) + "\n"
+        cells = dict(zip(names, row, strict=True))
+        for name in joined:
+            if cells[name] is not None:
+                cells[name] = (cells[name], cells[f"{name}_low"], cells[f"{name}_high"])
+        rows_shown.append([cells[name] for name in shown])
+    return shown, rows_shown
+
+
+def _width() -> int:
+    """Return the width of the terminal; elsewhere COLUMNS, if it is set, else 200."""
+    if sys.stdout.isatty():
+        return shutil.get_terminal_size().columns
+    columns = os.environ.get("COLUMNS", "")
+    return int(columns) if re.fullmatch("[1-9][0-9]{0,4}", columns) else WIDTH
+
+
+def _unit(name: str) -> str:
+    if name in PERCENT:
+        return "%"
+    return "nats" if _is_entropy(name) else ""
+
+
+def _is_entropy(name: str) -> bool:
+    return name == "entropy" or name.endswith("_entropy")
 
 
 def _table_cell(name: str, value: Any) -> str:
     if value is None:
         return "-"
+    if isinstance(value, tuple):
+        estimate, low, high = (_table_cell(name, number) for number in value)
+        return f"{estimate} ({low}–{high})"
     if isinstance(value, float) and name in PERCENT:
         return f"{100 * value:.2f}"
-    if isinstance(value, float) and name.endswith("_entropy"):
+    if isinstance(value, float) and _is_entropy(name):
         return f"{value:.4f}"
     if isinstance(value, float) and not value.is_integer():
         return f"{value:.4g}"

@@ -27,6 +27,7 @@ from clipkit.results import choose_split
 Floats = NDArray[np.float64]
 Codes = NDArray[np.int64]
 
+SHOWN = 3  # attributes of each prompt in the format `table`
 MAX_VALUES = 5000  # of all attributes: a regression decomposes a matrix of this size
 
 
@@ -133,6 +134,14 @@ class Regressions:
         larger = (total - explained[1]) / (self.count - larger_rank)
         with np.errstate(invalid="ignore", divide="ignore"):  # all rows are equal
             return (smaller - larger) * (self.count - 1) / total
+
+
+def for_people(rows: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
+    """Return the rows of a report for reading: of prompts, only the SHOWN largest shares of each.
+
+    Rows about embeddings stay as they are.
+    """
+    return largest_of_prompts(rows, SHOWN) if "prompt" in rows[0] else rows
 
 
 def largest_of_prompts(rows: Sequence[dict[str, Any]], count: int) -> list[dict[str, Any]]:

@@ -58,8 +58,9 @@ def evaluate(logits: FeatureFile, splits: Sequence[str] | None = None) -> Featur
     Returns
     -------
     FeatureFile
-        A result with one run per split: `split`, `acc1`, `acc5`, `mean_per_class_recall` (NaN
-        without labels), and the predictions.
+        A result with one run per split: `split`, `acc1`, `acc5`, `mean_per_class_recall`,
+        `acc1_low` and `acc1_high`, Wilson's 95 % interval of `acc1` (all NaN without labels), and
+        the predictions.
 
     Raises
     ------
@@ -109,10 +110,12 @@ def _evaluate_split(logits: FeatureFile, name: str) -> tuple[dict[str, Any], Spl
         if split.labels is not None:
             in_top += metrics.topk_accuracy(scores, split.labels[rows], TOP) * len(block)
         start += len(block)
-    row = {"split": name, "acc1": np.nan, "acc5": np.nan, "mean_per_class_recall": np.nan}
+    columns = ("acc1", "acc5", "mean_per_class_recall", "acc1_low", "acc1_high")
+    row: dict[str, Any] = {"split": name, **dict.fromkeys(columns, np.nan)}
     if split.labels is not None:
         row["acc1"] = metrics.accuracy(split.labels, predicted)
         row["mean_per_class_recall"] = metrics.mean_per_class_recall(split.labels, predicted)
+        row["acc1_low"], row["acc1_high"] = metrics.accuracy_interval(split.labels, predicted)
         if n_classes >= TOP:
             row["acc5"] = in_top / len(split)
     return row, Split(labels=split.labels, ids=split.ids, predicted=predicted[None])

@@ -7,6 +7,9 @@ import re
 
 import numpy as np
 import pytest
+import scipy.special
+import scipy.stats
+from scipy.stats import binomtest
 from shell import fails, ok, rows
 
 from clipkit import __version__
@@ -23,10 +26,11 @@ PROBE_COLUMNS = [
     "acc1",
     "mean_per_class_recall",
 ]
+INTERVAL = ["acc1_low", "acc1_high"]
 COLUMNS = {
     "entropy": ["split", "temperature", "mean_entropy", "max_entropy", "mean_confidence"],
-    "probe": [*PROBE_COLUMNS, "mean_entropy", "mean_confidence"],
-    "zeroshot": ["split", "acc1", "acc5", "mean_per_class_recall"],
+    "probe": [*PROBE_COLUMNS, "mean_entropy", "mean_confidence", *INTERVAL],
+    "zeroshot": ["split", "acc1", "acc5", "mean_per_class_recall", *INTERVAL],
     "calibrate": [
         *("temperature", "fitted", "low", "high", "eval_split", "acc1", "mean_confidence"),
         *("nll", "information", "brier", "ece", "ece_null", "ece_null95"),
@@ -238,3 +242,120 @@ def test_an_empty_name_is_named(words, what, img_h5, txt_h5, tmp_path):
     paths = {"IMAGES": img_h5, "TEXTS": txt_h5, "OUT": tmp_path / "out.h5"}
     line = [paths.get(word, word) for word in words]
     assert f"expected the name of {what}, got ''" in fails(*line, exit_code=2)
+
+
+# -- reports ---------------------------------------------------------------------------------------
+
+REPORTS = {
+    "entropy": ["-t", "1,0.07"],
+    "probe": ["-t", "1,0.05", "--shots", "2,3"],
+    "zeroshot": [],
+    "calibrate": ["-t", "1"],
+    "cluster": [],
+    "compare": [],
+}
+
+
+@pytest.mark.parametrize("format", ["table", "tsv", "csv", "json"])
+@pytest.mark.parametrize("command", REPORTS)
+def test_a_saved_result_is_printed_again_byte_for_byte(
+    command, format, class_logits_h5, zeroshot_h5, tmp_path
+):
+    source = zeroshot_h5 if command == "compare" else class_logits_h5
+    saved = tmp_path / "r.h5"
+    printed = ok(command, source, *REPORTS[command], "--format", format, "-o", saved).stdout
+    assert ok("info", "--runs", saved, "--format", format).stdout == printed
+
+
+@pytest.fixture(scope="module")
+def zeroshot_h5(class_logits_h5, work):
+    ok("zeroshot", class_logits_h5, "-o", work / "zeroshot.h5")
+    return work / "zeroshot.h5"
+
+
+@pytest.mark.parametrize("command", REPORTS)
+def test_columns_are_chosen_and_ordered_by_name(command, class_logits_h5, zeroshot_h5):
+    source = zeroshot_h5 if command == "compare" else class_logits_h5
+    every = ok(command, source, *REPORTS[command]).stdout.splitlines()
+    names = every[0].split("\t")
+    chosen = f"model,{names[-1]},{names[0]},shots,{names[0]}"
+    (header, first, *_) = ok(
+        command, source, *REPORTS[command], "--columns", chosen
+    ).stdout.splitlines()
+    assert header == f"model\t{names[-1]}\t{names[0]}\tshots"
+    values = dict(zip(names, every[1].split("\t"), strict=True))
+    shots = "2" if command == "probe" else ""
+    assert first.split("\t")[1:] == [values[names[-1]], values[names[0]], shots]
+    assert first.split("\t")[0]  # the name of the model
+    bare = ok(command, source, *REPORTS[command], "--no-header").stdout
+    assert bare.splitlines() == every[1:]
+    if command == "calibrate":
+        return  # writes notes about the fit as well
+    message = fails(command, source, "--columns", "acc2", exit_code=2)
+    assert f"unknown column 'acc2'; hint: known: {names[0]}, " in message
+    assert message.endswith("model, dataset, prompts\n")
+
+
+def test_rows_of_several_results_say_what_they_are_of(class_logits_h5, zeroshot_h5, img_h5, work):
+    probe_h5 = work / "of-images.h5"
+    ok("probe", img_h5, "-o", probe_h5)
+    first, second, third = rows(ok("info", "--runs", probe_h5, zeroshot_h5).stdout)
+    assert (first["prompts"], second["prompts"]) == ("", third["prompts"])
+    assert second["prompts"]
+    assert (first["acc5"], second["classifier"]) == ("", "")
+    assert not {"file", "model", "dataset"} & first.keys()
+    same = rows(ok("info", "--runs", zeroshot_h5, zeroshot_h5).stdout)
+    assert [row["file"] for row in same] == [str(zeroshot_h5)] * 4
+    named = ok("info", "--runs", probe_h5, "--columns", "file,dataset").stdout
+    assert named == f"file\tdataset\n{probe_h5}\tdigits\n"
+    assert "expected result, got images" in fails("info", "--runs", img_h5)
+
+
+def test_info_describes_several_files_and_models(img_h5, txt_h5, tiny_clip_dir):
+    report = rows(ok("info", img_h5, txt_h5, tiny_clip_dir).stdout)
+    files = [row["value"] for row in report if row["field"] == "file"]
+    assert files == [str(img_h5), str(txt_h5), str(tiny_clip_dir)]
+    images, texts, model = json.loads(ok("info", *files, "--format", "json").stdout)
+    assert images["splits"]["test"] == {
+        **{"rows": 120, "features": [120, 16]},
+        **{"predicted": None, "labels": True},
+    }
+    assert images["history"] == read(img_h5).history
+    assert texts["texts"] == read(txt_h5).texts
+    assert (texts["features"], model["dim"], model["kind"]) == ([12, 16], 16, None)
+
+
+@pytest.mark.parametrize("command", ["probe", "zeroshot"])
+def test_an_accuracy_has_wilsons_interval(command, class_logits_h5):
+    for row in rows(ok(command, class_logits_h5).stdout):
+        acc1, low, high = (float(row[name]) for name in ("acc1", "acc1_low", "acc1_high"))
+        expected = binomtest(round(120 * acc1), 120).proportion_ci(method="wilson")
+        assert (low, high) == pytest.approx((expected.low, expected.high), abs=1e-6)
+
+
+def test_entropy_per_image_is_that_of_scipy(logits_h5):
+    words = ("entropy", logits_h5, "-t", "1,0.07", "--split", "train")
+    report = rows(ok(*words, "--per-image").stdout)
+    logits = read(logits_h5)
+    cosines = logits.splits["train"].features.astype(np.float64)
+    assert [row["id"] for row in report] == 2 * logits.splits["train"].ids
+    for number, tau in enumerate((1, 0.07)):
+        of_tau = report[120 * number : 120 * (number + 1)]
+        p = scipy.special.softmax(cosines / tau, axis=1)
+        values = [[float(row[name]) for name in ("entropy", "confidence")] for row in of_tau]
+        expected = np.stack([scipy.stats.entropy(p, axis=1), p.max(axis=1)], axis=1)
+        np.testing.assert_allclose(values, expected, rtol=1e-6)
+        assert [row["prompt"] for row in of_tau] == [logits.texts[k] for k in cosines.argmax(1)]
+    means = rows(ok(*words).stdout)
+    assert {row["split"] for row in means} == {"train"}
+    mean = np.mean([float(row["entropy"]) for row in report[:120]])
+    assert float(means[0]["mean_entropy"]) == pytest.approx(mean, abs=1e-6)
+    assert "unknown split" in fails("entropy", logits_h5, "--split", "tset", exit_code=2)
+
+
+def test_classes_are_reported_by_probe_zeroshot_and_info(class_logits_h5, zeroshot_h5):
+    of_probe = rows(ok("probe", class_logits_h5, "-t", "1,0.05", "--per-class").stdout)
+    assert [row["temperature"] for row in of_probe] == ["1"] * 10 + ["0.05"] * 10
+    of_zeroshot = ok("zeroshot", class_logits_h5, "--per-class").stdout
+    assert list(rows(of_zeroshot)[0]) == ["split", "class", "precision", "recall", "f1", "support"]
+    assert ok("info", zeroshot_h5, "--per-class").stdout == of_zeroshot

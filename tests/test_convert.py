@@ -290,12 +290,12 @@ def test_predictions_become_a_table_with_class_names(tmp_path: Path) -> None:
     ok("convert", source, tmp_path / "r.csv")
     with (tmp_path / "r.csv").open(newline="") as file:
         assert list(csv.reader(file)) == [
-            ["split", "id", "label", "predicted", "classifier", "C", "temperature"],
-            ["test", "w,\n", "dog", "dog", "svm", "1.0", ""],
-            ["val", "u", "cat", "cat", "svm", "1.0", ""],
-            ["val", "v", "dog", "cat", "svm", "1.0", ""],
-            ["val", "u", "cat", "cat", "svm", "10.0", ""],
-            ["val", "v", "dog", "dog", "svm", "10.0", ""],
+            ["split", "id", "label", "predicted", "classifier", "C", "temperature", "run"],
+            ["test", "w,\n", "dog", "dog", "svm", "1.0", "", "0"],
+            ["val", "u", "cat", "cat", "svm", "1.0", "", "0"],
+            ["val", "v", "dog", "cat", "svm", "1.0", "", "0"],
+            ["val", "u", "cat", "cat", "svm", "10.0", "", "1"],
+            ["val", "v", "dog", "dog", "svm", "10.0", "", "1"],
         ]
     ok("convert", source, tmp_path / "r.parquet", "--split", "val")
     table = pq.read_table(tmp_path / "r.parquet").to_pydict()
@@ -319,7 +319,7 @@ def test_a_csv_quotes_whatever_ends_a_line(tmp_path: Path) -> None:
     file.splits = {"test": Split(labels=np.zeros(len(ids), int), ids=ids, predicted=predicted)}
     ok("convert", saved(tmp_path / "r.h5", file), tmp_path / "r.csv")
     text = (tmp_path / "r.csv").read_bytes().decode()
-    assert text.endswith("test,a b,cat,cat,svm,1.0,\n")
+    assert text.endswith("test,a b,cat,cat,svm,1.0,,0\n")
     assert [row["id"] for row in csv.DictReader(io.StringIO(text, newline=""))] == ids
 
 
@@ -331,12 +331,38 @@ def test_results_of_the_commands_become_tables(tmp_path: Path) -> None:
         ok(name, source, *options, "-o", tmp_path / f"{name}.h5")
         ok("convert", tmp_path / f"{name}.h5", tmp_path / f"{name}.csv")
         lines[name] = (tmp_path / f"{name}.csv").read_text().splitlines()
-    assert lines["zeroshot"][0] == "split,id,label,predicted"
+    assert lines["zeroshot"][0] == "split,id,label,predicted,run"
     assert lines["zeroshot"][1].startswith("test,0.png,cat,")
-    assert lines["cluster"][0] == "split,id,label,predicted,k"
+    assert lines["cluster"][0] == "split,id,label,predicted,k,run"
     assert {line.split(",")[3] for line in lines["cluster"][1:]} == {"0", "1", "2"}
     assert set(lines["entropy"][0].split(",")) >= {"split", "temperature", "mean_entropy"}
     assert [len(table) for table in lines.values()] == [13, 7, 3]
+
+
+def test_the_runs_of_a_result_are_a_table_in_the_order_of_its_report(tmp_path: Path) -> None:
+    file = result()
+    file.runs["standardize"] = np.array([True, False, True])
+    source = saved(tmp_path / "r.h5", file)
+    ok("convert", source, tmp_path / "r.csv", "--table")
+    with (tmp_path / "r.csv").open(newline="") as stream:
+        assert list(csv.reader(stream)) == [
+            ["classifier", "C", "temperature", "eval_split", "acc1", "standardize"],
+            ["svm", "1.0", "", "val", "0.5", "true"],
+            ["svm", "10.0", "", "val", "1.0", "false"],
+            ["svm", "1.0", "", "test", "1.0", "true"],
+        ]
+    ok("convert", source, tmp_path / "r.parquet", "--table", "--split", "test")
+    table = pq.read_table(tmp_path / "r.parquet").to_pydict()
+    assert (table["acc1"], table["temperature"], table["standardize"]) == ([1.0], [None], [True])
+    for name, output, options, message in (
+        ("r.h5", "x.csv", ["--split", "tset"], "unknown split of"),
+        ("i.h5", "x.csv", [], "--table: expected a result, got images"),
+        ("r.parquet", "x.h5", [], "--table is for exports, but"),
+    ):
+        saved(tmp_path / "i.h5", "images")
+        convert_refused(
+            tmp_path / name, tmp_path / output, 2, message, options=["--table", *options]
+        )
 
 
 def test_conversions_that_are_refused(tmp_path: Path) -> None:

@@ -308,10 +308,11 @@ def test_info_as_json_leaves_nothing_out(inputs: Path) -> None:
     write_feature_file(
         inputs / "x.h5", attributes={"history": history}, datasets={"class_names": names}
     )
-    rows = json.loads(clipkit("info", inputs / "x.h5", "--format", "json").stdout)
-    values = {row["field"]: row["value"] for row in rows}
-    assert values["class names"] == names
-    assert values["1 x"] == {"values": list(range(100)), "tau": 0.123456789}
+    (description,) = json.loads(clipkit("info", inputs / "x.h5", "--format", "json").stdout)
+    assert description["class_names"] == names
+    assert description["history"] == history
+    expected = {"rows": 6, "features": [6, 4], "predicted": None, "labels": True}
+    assert description["splits"] == {"train": expected, "test": expected}
     assert "(95 more)" in clipkit("info", inputs / "x.h5").stdout
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,9 +14,16 @@ from clipkit.errors import UsageError, check_positive, unknown
 
 if TYPE_CHECKING:
     from clipkit.features import FeatureFile
+    from clipkit.tables import View
 
 OUTPUT = ("--output", "-o")
 MAX_COUNT = 2**31 - 1
+# The modules whose results have a function `for_people`, by their command
+FOR_PEOPLE = {
+    "attributes": "clipkit.attributes",
+    "compare": "clipkit.comparison",
+    "variance": "clipkit.variance",
+}
 WHOLE_NUMBER = re.compile("[0-9]{1,10}")
 
 
@@ -69,6 +77,21 @@ Format = Annotated[
         "Format of the report (default: a table on a terminal, else TSV).",
         callback=_check_format,
     ),
+]
+ReportColumns = Annotated[
+    str | None,
+    option(
+        "NAME[,NAME...]",
+        "Columns to print, in this order; also model, dataset, prompts and shots.",
+        "--columns",
+    ),
+]
+NoHeader = Annotated[
+    bool, typer.Option("--no-header", help="Print no names of columns, as for cut or sort.")
+]
+PerClass = Annotated[
+    bool,
+    typer.Option("--per-class", help="Print precision, recall and F1 of each class of each run."),
 ]
 Temperatures = Annotated[
     list[str],
@@ -216,17 +239,56 @@ def read_one_from_stdin(*inputs: str) -> None:
 def report_result(
     result: FeatureFile,
     output: str | None,
-    format: str | None,
+    view: View | str | None,
     force: bool,
     rows: Sequence[Mapping[str, Any]] | None = None,
 ) -> None:
     """Save a result if an output is given, and print its runs unless the result goes to stdout.
 
-    `rows` are printed in place of the runs.
+    Parameters
+    ----------
+    view : View or str, optional
+        What to print; a format alone stands for all columns.
+    rows : sequence of mappings, optional
+        Printed in place of the runs.
     """
     from clipkit import features, tables
 
+    if not isinstance(view, tables.View):
+        view = tables.View(view)
     if output is not None:
         features.write(output, result, force=force)
     if output != "-":
-        tables.emit(result.rows() if rows is None else rows, format)
+        tables.emit(report_rows(result, view, rows), view)
+
+
+def report_rows(
+    result: FeatureFile, view: View, rows: Sequence[Mapping[str, Any]] | None = None
+) -> Sequence[Mapping[str, Any]]:
+    """Return the rows of a result's report: its runs or, if given, other rows about it.
+
+    If columns are named, the rows also have the columns of `provenance`.
+    """
+    from clipkit.features.provenance import add_provenance
+
+    if rows is not None:
+        shown = rows
+    elif view.is_for_people:
+        shown = _rows_for_people(result)
+    else:
+        shown = result.rows()
+    return shown if view.columns is None else add_provenance(shown, result)
+
+
+def _rows_for_people(result: FeatureFile) -> Sequence[Mapping[str, Any]]:
+    """Return the runs, formatted for reading if the command that made them does so."""
+    rows = result.rows()
+    command = result.history[-1]["command"] if result.history else ""
+    if command not in FOR_PEOPLE or not rows:
+        return rows
+    library = importlib.import_module(FOR_PEOPLE[command])
+    try:
+        formatted: Sequence[Mapping[str, Any]] = library.for_people(rows)
+    except (KeyError, TypeError, ValueError):  # another program's columns are printed as they are
+        return rows
+    return formatted

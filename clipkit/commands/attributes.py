@@ -12,6 +12,8 @@ from clipkit.commands._options import (
     Controls,
     Force,
     Format,
+    NoHeader,
+    ReportColumns,
     ResultOutput,
     Seed,
     check_result_output,
@@ -43,6 +45,8 @@ def attributes(
     seed: Seed = 42,
     output: ResultOutput = None,
     format: Format = None,
+    columns: ReportColumns = None,
+    no_header: NoHeader = False,
     force: Force = False,
 ) -> None:
     """Report for each attribute whether a probe recognises it, and whether words do.
@@ -54,7 +58,8 @@ def attributes(
     Example: clipkit attributes img.h5 words.h5 --attributes shapes --control control.h5
     """
     from clipkit import attributes as library
-    from clipkit import features, tables
+    from clipkit import features
+    from clipkit.tables import View
 
     named = [file for file in (words, *control) if file is not None]
     read_one_from_stdin(images, *named)
@@ -71,7 +76,4 @@ def attributes(
         eval_split=eval_split,
         seed=seed,
     )
-    rows = None
-    if tables.chosen_format(format) == "table":
-        rows = library.for_people(result.rows())
-    report_result(result, output, format, force, rows)
+    report_result(result, output, View(format, columns, no_header), force)

@@ -8,6 +8,8 @@ from clipkit.commands._options import (
     FeatureInput,
     Force,
     Format,
+    NoHeader,
+    ReportColumns,
     ResultOutput,
     Seed,
     Temperatures,
@@ -33,6 +35,8 @@ def calibrate(
     seed: Seed = 42,
     output: ResultOutput = None,
     format: Format = None,
+    columns: ReportColumns = None,
+    no_header: NoHeader = False,
     force: Force = False,
 ) -> None:
     """Fit the temperature of the softmax over the classes, and score the probabilities.
@@ -46,9 +50,10 @@ def calibrate(
     """
     from clipkit import calibration
     from clipkit.features import open_file
+    from clipkit.tables import View
 
     check_result_output(output, force, file)
     with open_file(file, kinds=["logits"]) as logits:
         temperatures = parse_temperatures(temperature, logits.logit_scale)
         result = calibration.calibrate(logits, temperatures, fit_split, eval_split, val, bins, seed)
-    report_result(result, output, format, force)
+    report_result(result, output, View(format, columns, no_header), force)

@@ -10,6 +10,8 @@ from clipkit.commands._options import (
     FeatureInput,
     Force,
     Format,
+    NoHeader,
+    ReportColumns,
     ResultOutput,
     Seed,
     check_result_output,
@@ -32,6 +34,8 @@ def cluster(
     seed: Seed = 42,
     output: ResultOutput = None,
     format: Format = None,
+    columns: ReportColumns = None,
+    no_header: NoHeader = False,
     force: Force = False,
 ) -> None:
     """Cluster embeddings or logits by k-means, and report purity, NMI and ARI.
@@ -39,8 +43,9 @@ def cluster(
     Example: clipkit cluster img.h5
     """
     from clipkit import clustering, features
+    from clipkit.tables import View
 
     check_result_output(output, force, file)
     with features.open_file(file, kinds=["images", "logits"]) as source:
         result = clustering.cluster(source, split, k, seed)
-    report_result(result, output, format, force)
+    report_result(result, output, View(format, columns, no_header), force)

@@ -10,6 +10,8 @@ import typer
 from clipkit.commands._options import (
     Force,
     Format,
+    NoHeader,
+    ReportColumns,
     ResultOutput,
     Seed,
     check_result_output,
@@ -61,6 +63,8 @@ def compare(
     seed: Seed = 42,
     output: ResultOutput = None,
     format: Format = None,
+    columns: ReportColumns = None,
+    no_header: NoHeader = False,
     force: Force = False,
 ) -> None:
     """Compare results on the same images: McNemar's test and a paired interval of the difference.
@@ -71,7 +75,8 @@ def compare(
 
     Example: clipkit compare probe.h5 zeroshot.h5 --by shapes --column pattern
     """
-    from clipkit import comparison, console, features, tables
+    from clipkit import comparison, console, features
+    from clipkit.tables import View
 
     check_result_output(output, force, a, *(b or []), by, groups)
     results = [features.read(file, kinds=["result"]) for file in [a, *(b or [])]]
@@ -81,12 +86,11 @@ def compare(
             console.note(f"{result.display_name}: {label}")
     if ids is None:
         result = comparison.compare(paired, by=by, column=column, groups=groups, seed=seed)
-        rows = None
-        if tables.chosen_format(format) == "table":
-            rows = comparison.for_people(result.rows())
-        report_result(result, output, format, force, rows)
-    elif any((by, column, groups, output, format)):
-        raise UsageError("expected --list without --by, --column, --groups, --output and --format")
+        report_result(result, output, View(format, columns, no_header), force)
+    elif any((by, column, groups, output, format, columns, no_header)):
+        raise UsageError(
+            "expected --list without --by, --column, --groups, --output and options of the report"
+        )
     else:
         for row_id in comparison.list_ids(paired, ids):
             sys.stdout.write(f"{console.escaped(row_id)}\n")

@@ -53,6 +53,10 @@ def convert(
         str | None,
         option("FILE", "Import: file with the prompts that the rows embed, one per line."),
     ] = None,
+    table: Annotated[
+        bool,
+        typer.Option("--table", help="Export the runs of a result instead of its predictions."),
+    ] = False,
     force: Force = False,
 ) -> None:
     """Import features from other tools, or export features and predictions.
@@ -62,7 +66,8 @@ def convert(
     prompts holds features, texts and class_index. A .parquet of images has the columns split, id,
     label, class_name and feature. A .parquet of prompts has text, class_index and feature. An .npy
     is one matrix. Labels, ids and class_index may be missing. Predictions that zeroshot, probe or
-    cluster saved with -o become a .csv or .parquet with one row per image and run.
+    cluster saved with -o become a .csv or .parquet with one row per image and run. With --table,
+    the runs themselves do, with the columns of their report.
 
     Example: clipkit convert img.h5 img.npz; clipkit convert theirs.npz img.h5 --model ViT-B/32
     """
@@ -81,8 +86,12 @@ def convert(
             if value is not None:
                 raise UsageError(f"--{name} is for imports, but {source} is a feature file")
         with features.open_file(source) as file:
+            if table:
+                file, split = formats.only_runs(file, split), None
             formats.export_file(output, file, split=split, force=force)
         return
+    if table:
+        raise UsageError(f"--table is for exports, but {source} is no feature file")
     if model is not None:
         model = models.ALIASES.get(model, model.removeprefix("hf-hub:"))
     texts, texts_digest = _read_prompts(prompts)

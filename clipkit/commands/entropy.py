@@ -10,9 +10,12 @@ from clipkit.commands._options import (
     FeatureInput,
     Force,
     Format,
+    NoHeader,
+    ReportColumns,
     ResultOutput,
     Temperatures,
     check_result_output,
+    option,
     parse_temperatures,
     report_result,
     split_words,
@@ -35,29 +38,38 @@ def entropy(
             "prompt (default: softmax; with -t model, the model's own).",
         ),
     ] = None,
+    split: Annotated[
+        list[str] | None, option("NAME", "Report only this split; repeatable.")
+    ] = None,
+    per_image: Annotated[
+        bool,
+        typer.Option("--per-image", help="Print a row for each image, with its likeliest prompt."),
+    ] = False,
     output: ResultOutput = None,
     format: Format = None,
+    columns: ReportColumns = None,
+    no_header: NoHeader = False,
     force: Force = False,
 ) -> None:
     """Report mean Shannon entropy (nats) and mean top-1 confidence of softmax(cosine / tau).
 
     `max_entropy` is ln K, the entropy of K equally likely prompts. Without -t, the command
     uses the file's temperature. With --link sigmoid, for SigLIP, the entropy is the mean of the
-    prompts' binary entropies, at most ln 2.
+    prompts' binary entropies, at most ln 2. A saved result holds the means, also with --per-image.
 
     Example: clipkit entropy logits.h5 -t 1,0.5,0.07,0.03
     """
     from clipkit import features, softmax
+    from clipkit.tables import View
 
     check_result_output(output, force, file)
     with features.open_file(file, kinds=["logits"]) as logits:
         temperatures = parse_temperatures(temperature, logits.logit_scale)
-        result = softmax.entropy_summary(
-            logits,
-            temperatures or [logits.temperature or 1.0],
-            link or _own_link(logits, split_words(temperature)),
-        )
-    report_result(result, output, format, force)
+        taus = temperatures or [logits.temperature or 1.0]
+        link = link or _own_link(logits, split_words(temperature))
+        result = softmax.entropy_summary(logits, taus, link, split)
+        rows = softmax.entropy_per_image(logits, taus, link, split) if per_image else None
+    report_result(result, output, View(format, columns, no_header), force, rows)
 
 
 def _own_link(logits: FeatureFile, temperatures: list[str]) -> str:

@@ -10,6 +10,9 @@ from clipkit.commands._options import (
     FeatureInput,
     Force,
     Format,
+    NoHeader,
+    PerClass,
+    ReportColumns,
     ResultOutput,
     Seed,
     Temperatures,
@@ -56,8 +59,11 @@ def probe(
         int, option("N", "Draw the rows of --shots N times, with seeds that count up.", min=1)
     ] = 1,
     seed: Seed = 42,
+    per_class: PerClass = False,
     output: ResultOutput = None,
     format: Format = None,
+    columns: ReportColumns = None,
+    no_header: NoHeader = False,
     force: Force = False,
 ) -> None:
     """Fit a classifier on one split and score it on another, for every temperature and C.
@@ -70,6 +76,8 @@ def probe(
     """
     from clipkit import evaluation
     from clipkit.features import open_file
+    from clipkit.per_class import per_class_rows
+    from clipkit.tables import View
 
     check_result_output(output, force, file)
     counts = parse_counts(shots, "shots")
@@ -80,4 +88,5 @@ def probe(
         result = evaluation.evaluate_grid(
             source, spec, temperatures, Cs, fit_split, eval_split, val
         )
-    report_result(result, output, format, force)
+    rows = per_class_rows(result) if per_class else None
+    report_result(result, output, View(format, columns, no_header), force, rows)

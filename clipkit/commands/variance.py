@@ -12,6 +12,8 @@ from clipkit.commands._options import (
     Controls,
     Force,
     Format,
+    NoHeader,
+    ReportColumns,
     ResultOutput,
     Seed,
     check_result_output,
@@ -19,8 +21,6 @@ from clipkit.commands._options import (
     read_one_from_stdin,
     report_result,
 )
-
-SHOWN = 3  # attributes of each prompt in the format `table`
 
 
 def variance(
@@ -46,6 +46,8 @@ def variance(
     seed: Seed = 42,
     output: ResultOutput = None,
     format: Format = None,
+    columns: ReportColumns = None,
+    no_header: NoHeader = False,
     force: Force = False,
 ) -> None:
     """Report how much of the embeddings' variance each attribute explains (adjusted R squared).
@@ -55,7 +57,8 @@ def variance(
 
     Example: clipkit variance img.h5 --attributes shapes --control control.h5
     """
-    from clipkit import features, tables, variance
+    from clipkit import features, variance
+    from clipkit.tables import View
 
     named = [file for file in (texts, *control) if file is not None]
     read_one_from_stdin(images, *named)
@@ -72,7 +75,4 @@ def variance(
         split=split,
         seed=seed,
     )
-    rows = result.rows()
-    if prompts is not None and tables.chosen_format(format) == "table":
-        rows = variance.largest_of_prompts(rows, SHOWN)
-    report_result(result, output, format, force, rows)
+    report_result(result, output, View(format, columns, no_header), force)

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipkit.errors import ClipkitError
-from clipkit.features.model import FORMAT, TEXTS_AT_ONCE, VERSION
+from clipkit.features.model import FORMAT, TEXTS_AT_ONCE, VERSION, place_of
 from clipkit.features.validation import KINDS, MAX_NAMES, TYPES, is_allowed, key_of
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -174,7 +174,8 @@ class CheckedFile:
     def datasets(self, kind: str) -> dict[str, h5py.Dataset]:
         """Return the data sets of a file of this kind, still unread, sorted by name.
 
-        Their names, types, dimensions and storage are those that the format allows.
+        The columns of a result keep the order in which they were written. Names, types, dimensions
+        and storage are those that the format allows.
         """
         datasets: dict[str, h5py.Dataset] = {}
         declared = 0
@@ -206,7 +207,7 @@ class CheckedFile:
                     if not is_allowed(kind, name):
                         raise self.error(f"{name} is not part of a file of {kind}")
                 names += members
-        return sorted(names)
+        return sorted(names, key=place_of)
 
     def _type(self, name: str) -> int:
         return int(h5py.h5o.get_info(self.h5.id, name.encode()).type)

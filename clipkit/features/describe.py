@@ -5,51 +5,72 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from clipkit.features.model import FeatureFile
+from clipkit.features.model import FeatureFile, Split
 
 MOST_NAMES = 5  # of a list, before the rest is counted
 LONGEST = 1000  # characters of a value
 
 
-def describe(file: FeatureFile) -> list[dict[str, Any]]:
+def describe(file: FeatureFile) -> dict[str, Any]:
     """Describe the content and the history of a file in full.
 
     All features are read, so that they are checked against their digests.
 
     Returns
     -------
-    list of dict
-        Rows of `field` and `value`: a text, a number, a list of texts or, for an entry of the
-        history, its parameters.
+    dict
+        The same keys for every file; None for what a file of its kind does not hold. `features` is
+        the shape (K, D) of prompts. `splits` holds for each split the number of `rows`, the shapes
+        of `features` and `predicted`, and whether there are `labels`. `feature_bytes` is the size
+        of all features in memory, and `runs` the number of runs.
     """
-    rows: list[tuple[str, Any]] = [("kind", file.kind), ("digest", file.digest), *_arrays(file)]
     size = 0
     for matrix in file.matrices().values():
         size += sum(block.nbytes for block in matrix.iter_blocks())
-    if size:
-        rows.append(("memory", f"{size / 1e6:.1f} MB"))
-    rows += _lists(file)
+    return {
+        "kind": file.kind,
+        "digest": file.digest,
+        "features": _shape(file.features),
+        "splits": {name: _describe_split(split) for name, split in file.splits.items()},
+        "feature_bytes": size,
+        "class_names": file.class_names,
+        "texts": None if file.texts is None else list(file.texts),
+        "runs": file.run_count if file.runs else None,
+        "columns": list(file.runs) or None,
+        "temperature": file.temperature,
+        "logit_scale": file.logit_scale,
+        "history": file.history,
+    }
+
+
+def _describe_split(split: Split) -> dict[str, Any]:
+    return {
+        "rows": len(split),
+        "features": _shape(split.features),
+        "predicted": _shape(split.predicted),
+        "labels": split.labels is not None,
+    }
+
+
+def _shape(array: Any) -> list[int] | None:
+    return None if array is None else list(array.shape)
+
+
+def abridge(description: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return a description as rows of `field` and `value` for reading: the start of each list."""
+    rows: list[tuple[str, Any]] = [
+        ("kind", description["kind"]),
+        ("digest", description["digest"]),
+        *_array_rows(description),
+        *_list_rows(description),
+    ]
     for name in ("temperature", "logit_scale"):
-        if getattr(file, name) is not None:
-            rows.append((name, getattr(file, name)))
-    for number, entry in enumerate(file.history, 1):
+        if description[name] is not None:
+            rows.append((name, description[name]))
+    for number, entry in enumerate(description["history"], 1):
         parameters = {key: value for key, value in entry.items() if key != "command"}
-        rows.append((f"{number} {entry['command']}", parameters))
-    return [{"field": field, "value": value} for field, value in rows]
-
-
-def abridge(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Shorten the rows of `describe` for reading: one line per value, the start of each list."""
-    short: list[tuple[str, Any]] = []
-    for row in rows:
-        field, value = row["field"], row["value"]
-        if isinstance(value, dict):
-            short += _history_rows(field, value)
-        elif isinstance(value, list):
-            short.append((field, abridged(value)))
-        else:
-            short.append((field, value))
-    return [{"field": _cut(field), "value": _cut(value)} for field, value in short]
+        rows += _history_rows(f"{number} {entry['command']}", parameters)
+    return [{"field": _cut(field), "value": _cut(value)} for field, value in rows]
 
 
 def _cut(value: Any) -> Any:
@@ -59,28 +80,31 @@ def _cut(value: Any) -> Any:
     return value
 
 
-def _lists(file: FeatureFile) -> list[tuple[str, Any]]:
-    rows: list[tuple[str, Any]] = []
-    if file.class_names:
-        rows += [("classes", len(file.class_names)), ("class names", file.class_names)]
-    if file.texts:
-        rows += [("texts", len(file.texts)), ("prompts", file.texts)]
-    if file.runs:
-        rows += [("runs", file.run_count), ("columns", ", ".join(file.runs))]
+def _array_rows(description: dict[str, Any]) -> list[tuple[str, str]]:
+    rows: list[tuple[str, str]] = []
+    if description["features"]:
+        rows.append(("features", _size(description["features"])))
+    for name, split in description["splits"].items():
+        if split["features"]:
+            rows.append((f"{name} features", _size(split["features"])))
+        if split["predicted"]:
+            rows.append((f"{name} predictions", _size(split["predicted"])))
+        if not split["labels"]:
+            rows.append((f"{name} labels", "none"))
+    if description["feature_bytes"]:
+        rows.append(("memory", f"{description['feature_bytes'] / 1e6:.1f} MB"))
     return rows
 
 
-def _arrays(file: FeatureFile) -> list[tuple[str, str]]:
-    rows: list[tuple[str, str]] = []
-    if file.features is not None:
-        rows.append(("features", _shape(file.features)))
-    for name, split in file.splits.items():
-        if split.features is not None:
-            rows.append((f"{name} features", _shape(split.features)))
-        if split.predicted is not None:
-            rows.append((f"{name} predictions", _shape(split.predicted)))
-        if split.labels is None:
-            rows.append((f"{name} labels", "none"))
+def _list_rows(description: dict[str, Any]) -> list[tuple[str, Any]]:
+    rows: list[tuple[str, Any]] = []
+    names, texts = description["class_names"], description["texts"]
+    if names:
+        rows += [("classes", len(names)), ("class names", abridged(names))]
+    if texts:
+        rows += [("texts", len(texts)), ("prompts", abridged(texts))]
+    if description["columns"]:
+        rows += [("runs", description["runs"]), ("columns", ", ".join(description["columns"]))]
     return rows
 
 
@@ -129,5 +153,5 @@ def abridged(names: Sequence[str]) -> str:
     return f"{listed}, ... ({rest} more)" if rest > 0 else listed
 
 
-def _shape(array: Any) -> str:
-    return " x ".join(map(str, array.shape))
+def _size(shape: Sequence[int]) -> str:
+    return " x ".join(map(str, shape))

@@ -23,7 +23,7 @@ from typing import IO, Any
 import numpy as np
 
 from clipkit import console
-from clipkit.errors import ClipkitError, UsageError
+from clipkit.errors import ClipkitError, UsageError, unknown
 from clipkit.features import npz
 from clipkit.features.describe import abridged
 from clipkit.features.model import (
@@ -47,7 +47,9 @@ WRITABLE = (*READABLE, ".csv")
 METADATA = "clipkit"  # the name of the JSON among the arrays
 CSV_LINE_END = "\r\n"
 UNNAMED = "all"  # the split of rows that name none, as for a folder of images
-RUN_PARAMETERS = ("classifier", "C", "temperature", "standardize", "fit_split", "k")
+RUN_PARAMETERS = (
+    *("classifier", "C", "temperature", "standardize", "fit_split", "k", "shots", "draw"),
+)
 
 # Arrays named as in an .npz: StoredArray, array or list; None for what cannot be used.
 Arrays = dict[str, Any]
@@ -437,10 +439,10 @@ def _number_labels(file: FeatureFile) -> None:
     numbers = {name: number for number, name in enumerate(file.class_names)}
     repeated = {name for name, count in Counter(file.class_names).items() if count > 1}
     for split in labelled:
-        unknown = sorted(set(split.labels).difference(numbers))
-        if unknown:
+        foreign = sorted(set(split.labels).difference(numbers))
+        if foreign:
             where = f"{file.display_name}: labels"
-            raise ClipkitError(f"{where}: expected class names, got {unknown[0]!r}")
+            raise ClipkitError(f"{where}: expected class names, got {foreign[0]!r}")
         ambiguous = sorted(repeated.intersection(split.labels))
         if ambiguous:
             where = f"{file.display_name}: labels"
@@ -493,7 +495,7 @@ def _write_csv(path: Path, file: FeatureFile) -> None:
         out.writerow(columns)
         for frame in _result_frames(file):
             for row in zip(*(frame[name] for name in columns), strict=True):
-                out.writerow("" if _is_nan(value) else value for value in row)
+                out.writerow(map(_csv_cell, row))
 
 
 class _CsvLines:
@@ -507,27 +509,56 @@ class _CsvLines:
         self._stream.write(line.removesuffix(CSV_LINE_END) + "\n")
 
 
-def _is_nan(value: Any) -> bool:
-    return isinstance(value, float) and math.isnan(value)
+def _csv_cell(value: Any) -> Any:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "" if isinstance(value, float) and math.isnan(value) else value
+
+
+def only_runs(file: FeatureFile, split: str | None = None) -> FeatureFile:
+    """Return the runs of a result without its predictions, all or those scored on a split.
+
+    Raises
+    ------
+    UsageError
+        If the file is no result, or has no runs on the split.
+    """
+    if file.kind != "result":
+        raise UsageError(f"--table: expected a result, got {file.kind}")
+    if split is None:
+        return replace(file, splits={})
+    column = file.runs.get("eval_split", file.runs.get("split", np.array([], str)))
+    scored = np.flatnonzero(column == split)
+    if not len(scored):
+        raise unknown(f"split of {file.display_name}", split, sorted(set(column.tolist())))
+    runs = {name: values[scored] for name, values in file.runs.items()}
+    return replace(file, splits={}, runs=runs)
+
+
+def _run_columns(file: FeatureFile) -> dict[str, type]:
+    """Return the columns of a result's runs, and whether they hold str, bool, int or float."""
+    return {name: type(value) for name, value in file.rows()[0].items()} if file.runs else {}
 
 
 def _result_columns(file: FeatureFile) -> dict[str, type]:
-    """Return the columns of a result's table, and whether they hold str, int or float."""
-    kinds = {"U": str, "f": float}
-    runs = {name: kinds.get(column.dtype.kind, int) for name, column in file.runs.items()}
+    """Return the columns of a result's table, and what they hold: str, bool, int or float."""
+    runs = _run_columns(file)
     if not file.splits:
         return runs
     of_class = str if file.class_names else int
     columns = {"split": str, "id": str, "label": of_class, "predicted": of_class}
     if file.holds_clusters:
         columns["predicted"] = int
-    return columns | {name: runs[name] for name in RUN_PARAMETERS if name in runs}
+    parameters = {name: runs[name] for name in RUN_PARAMETERS if name in runs}
+    parameters = {name: int if kind is bool else kind for name, kind in parameters.items()}
+    return {**columns, **parameters, "run": int}
 
 
 def _result_frames(file: FeatureFile) -> Iterator[dict[str, list[Any]]]:
     """Yield the table run by run, a row per image; or all runs at once, if they predict nothing."""
     if not file.splits:
-        yield {name: column.tolist() for name, column in file.runs.items()}
+        reported = file.rows()
+        yield {name: [run[name] for run in reported] for name in file.runs}
     class_names = distinct_names(file.class_names or [])
     for name, split in file.splits.items():
         runs = file.runs_on(name)
@@ -539,10 +570,16 @@ def _result_frames(file: FeatureFile) -> Iterator[dict[str, list[Any]]]:
         rows: dict[str, list[Any]] = {"split": [name] * n, "id": split.ids, "label": [None] * n}
         if split.labels is not None:
             rows["label"] = _classes(split.labels, class_names)
-        for run, classes in zip(runs, predicted, strict=True):
-            parameters = {name: [run.get(name)] * n for name in RUN_PARAMETERS}
+        for number, (run, classes) in enumerate(zip(runs, predicted, strict=True)):
+            parameters = {name: [_stored(run.get(name))] * n for name in RUN_PARAMETERS}
+            parameters["run"] = [number] * n
             named = classes.tolist() if file.holds_clusters else _classes(classes, class_names)
             yield {**rows, **parameters, "predicted": named}
+
+
+def _stored(value: Any) -> Any:
+    """Return true and false as 1 and 0, as a file stores them."""
+    return int(value) if isinstance(value, bool) else value
 
 
 def _classes(labels: Int64, class_names: Sequence[str]) -> list[Any]:

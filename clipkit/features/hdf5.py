@@ -30,6 +30,7 @@ from clipkit.features.model import (
     digest_entry,
     file_digest,
     is_features,
+    place_of,
     sha256_of,
     stored_array,
 )
@@ -191,7 +192,12 @@ def write(output: str | Path, file: FeatureFile, *, force: bool = False) -> str:
         validate(file)
         with _create(temporary) as h5:
             entries = {}
-            for name, value in sorted(file.datasets().items()):
+            if file.runs:
+                with _write_errors(temporary):  # HDF5 would sort the columns of a report by name
+                    h5.create_group("runs", track_order=True)
+            datasets = file.datasets()
+            for name in sorted(datasets, key=place_of):
+                value = datasets[name]
                 if is_features(name):
                     where = f"{file.display_name}: {name}"
                     matrix = BlockMatrix.from_array(value)

@@ -18,6 +18,7 @@ from clipkit.version import __version__
 FORMAT = "clipkit"
 VERSION = 1
 BLOCK_BYTES = 1 << 24
+FLAGS = {"standardize", "fitted", "above"}  # columns of a result that hold true or false
 CHUNK_ROWS = 512
 CHUNK_BYTES = 1 << 22
 TEXTS_AT_ONCE = 1 << 14  # a text costs Python ten times its bytes, so few are converted at once
@@ -256,7 +257,7 @@ class FeatureFile:
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the runs of a result as one dict per run."""
-        columns = {name: column.tolist() for name, column in self.runs.items()}
+        columns = {name: _restored(name, column).tolist() for name, column in self.runs.items()}
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
     def runs_on(self, split: str) -> list[dict[str, Any]]:
@@ -366,6 +367,22 @@ def canonical_json(value: Any) -> str:
     return json.dumps(
         value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
     )
+
+
+def place_of(name: str) -> str:
+    """Return the key by which data sets are sorted: by name, but columns stay in their order.
+
+    >>> sorted(["test/ids", "runs/split", "runs/acc1"], key=place_of)
+    ['runs/split', 'runs/acc1', 'test/ids']
+    """
+    return "runs/" if name.startswith("runs/") else name
+
+
+def _restored(name: str, column: NDArray[Any]) -> NDArray[Any]:
+    """Return a column as the command reported it: a file stores true and false as 1 and 0."""
+    if name in FLAGS and column.dtype.kind == "i" and np.isin(column, (0, 1)).all():
+        return column.astype(bool)
+    return column
 
 
 def is_features(name: str) -> bool:

@@ -19,7 +19,7 @@ from clipkit.features.npz import MATRICES, OTHERS
 from clipkit.features.validation import MAX_CLASSES, MAX_NAMES
 
 METADATA = "clipkit"  # the name of the JSON with what no column holds
-ARROW_TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64()}
+ARROW_TYPES = {str: pa.string(), bool: pa.bool_(), int: pa.int64(), float: pa.float64()}
 LISTS = (pa.ListType, pa.LargeListType, pa.FixedSizeListType)
 TEXT_TYPES = {"string", "large_string", "string_view", "binary", "large_binary", "binary_view"}
 COLUMNS_OF_IMAGES = {"split": str, "id": str, "label": int, "class_name": str}
@@ -240,7 +240,7 @@ def _schema(columns: dict[str, type]) -> pa.Schema:
 def write_table(
     path: Path, columns: dict[str, type], frames: Iterable[dict[str, list[Any]]]
 ) -> None:
-    """Write columns of str, int or float that come some rows at a time; NaN becomes null."""
+    """Write columns of str, bool, int or float that come some rows at a time; NaN becomes null."""
     schema = _schema(columns)
     with pq.ParquetWriter(path, schema, write_page_checksum=True) as writer:
         for frame in frames:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,6 +41,38 @@ def provenance(file: FeatureFile) -> Provenance:
 
 def _join(names: Iterable[str]) -> str:
     return _text(" + ".join(name for name in names if name))
+
+
+def add_provenance(rows: Sequence[Mapping[str, Any]], file: FeatureFile) -> list[dict[str, Any]]:
+    """Return rows about a file with `model`, `dataset`, `prompts` and `shots` as further columns.
+
+    None stands for what the history does not name, and for the shots of a probe on all rows.
+    """
+    parts: dict[str, Any] = {"shots": None}
+    parts |= {name: part or None for name, part in provenance(file)._asdict().items()}
+    return [{**row, **{name: parts[name] for name in parts if name not in row}} for row in rows]
+
+
+def identities(files: Sequence[FeatureFile]) -> list[dict[str, str | None]]:
+    """Return for each of M files the columns that tell its rows from those of the others.
+
+    Those are `model`, `dataset` and `prompts`, if they differ, and `file`, if they do not suffice.
+
+    >>> first, second = FeatureFile("result"), FeatureFile("result", display_name="b.h5")
+    >>> identities([first]), identities([first, second])
+    ([{}], [{'file': 'the file'}, {'file': 'b.h5'}])
+    """
+    parts = [provenance(file) for file in files]
+    names = [
+        name for name in Provenance._fields if len({getattr(part, name) for part in parts}) > 1
+    ]
+    columns = []
+    for file, part in zip(files, parts, strict=True):
+        of_file: dict[str, str | None] = {name: getattr(part, name) or None for name in names}
+        if len(set(parts)) < len(files):
+            of_file = {"file": file.display_name, **of_file}
+        columns.append(of_file)
+    return columns
 
 
 def _model(file: FeatureFile) -> str:

@@ -61,7 +61,7 @@ SETTINGS = ("C", "temperature")
 COUNTS = ("rows", "shots")
 FRACTIONS = (
     *("acc1", "acc5", "acc_a", "acc_b", "mean_per_class_recall", "mean_confidence"),
-    *("purity", "purity_chance"),
+    *("purity", "purity_chance", "acc1_low", "acc1_high"),
 )
 SCORES = ("mean_entropy", "max_entropy", "nmi", "nmi_chance", "ami", "ari")
 NUMBER = Column({"<i8", "<f8"})

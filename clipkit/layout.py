@@ -1,0 +1,199 @@
+"""Lay out a table as text that fits into the width of a terminal without breaking a word.
+
+Rich breaks words where a table is too wide, and takes seconds for ten thousand rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+GAP = 3  # spaces between columns
+MARGIN = 2  # spaces at the left
+LONG_TEXT = 30  # a column that is not wider keeps each cell on one line: `71.0 (68.1–73.7)`
+
+
+class Column(NamedTuple):
+    """A column: its name, the unit of its numbers, if any, and the texts of its cells."""
+
+    name: str
+    unit: str
+    cells: list[str]
+    is_numeric: bool
+
+    @property
+    def title(self) -> str:
+        """Name and unit, as the header shows them."""
+        if self.unit == "%":
+            return f"{self.name} %"
+        return f"{self.name} ({self.unit})" if self.unit else self.name
+
+    @property
+    def natural_width(self) -> int:
+        """Width of the longest text, in cells of a terminal."""
+        return max(map(text_width, [self.title, *self.cells]))
+
+    @property
+    def least_width(self) -> int:
+        """Width of the longest word of a header, and of a cell or the words of a long one."""
+        words = self.title.split()
+        is_short = self.is_numeric or max(map(text_width, self.cells)) <= LONG_TEXT
+        for cell in self.cells:
+            words += [cell] if is_short else cell.split()
+        return max(map(text_width, words), default=0)
+
+
+def render(columns: Sequence[Column], width: int, header: bool = True) -> str:
+    """Return a table that is at most `width` wide, unless a single word is longer.
+
+    A table that is too wide loses the columns that hold one value in all rows; a line below the
+    table names them. If it is still too wide, texts are wrapped between words. If that does not
+    suffice, the columns are divided into several tables, each with the columns that tell the rows
+    apart. As the last resort, and if there is only one row, a line shows each cell.
+    """
+    if _total([column.natural_width for column in columns]) <= width:
+        return _table(columns, width, header)
+    if len(columns[0].cells) == 1:
+        return _records(columns, [], width)
+    caption = ""
+    varying = [column for column in columns if len(set(column.cells)) > 1]
+    if varying and len(varying) < len(columns):
+        caption = _caption([column for column in columns if column not in varying], width)
+        columns = varying
+    parts = _parts(columns, width)
+    if parts:
+        return "\n".join(_table(part, width, header) for part in parts) + caption
+    return _records(columns, _identifying(columns), width) + caption
+
+
+def text_width(text: str) -> int:
+    """Return the cells of a terminal that a text takes: two for a Chinese character."""
+    if text.isascii():
+        return len(text)
+    from rich.cells import cell_len
+
+    return cell_len(text)
+
+
+def wrap(text: str, width: int) -> list[str]:
+    """Break a text between words into lines; a word that is longer than `width` stays whole.
+
+    >>> wrap("a photo of a dog", 8)
+    ['a photo', 'of a dog']
+    """
+    lines: list[str] = []
+    for word in text.split(" "):
+        if lines and text_width(lines[-1]) + 1 + text_width(word) <= width:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    return lines
+
+
+def _total(widths: Sequence[int]) -> int:
+    return MARGIN + sum(widths) + GAP * (len(widths) - 1) + 1  # the line overhangs by 1
+
+
+def _widths(columns: Sequence[Column], width: int) -> list[int]:
+    """Return the columns' widths: the natural ones or, if they are too wide, smaller ones."""
+    natural = [column.natural_width for column in columns]
+    if _total(natural) <= width:
+        return natural
+    widths = [column.least_width for column in columns]
+    room = width - _total(widths)
+    while room > 0:
+        for number in range(len(widths)):
+            if room > 0 and widths[number] < natural[number]:
+                widths[number] += 1
+                room -= 1
+    return widths
+
+
+def _table(columns: Sequence[Column], width: int, header: bool) -> str:
+    widths = _widths(columns, width)
+    lines: list[str] = []
+    if header:
+        lines += _lines([column.title for column in columns], columns, widths)
+        lines.append(" " + "─" * (_total(widths) - 1))
+    for row in zip(*(column.cells for column in columns), strict=True):
+        lines += _lines(row, columns, widths)
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _lines(row: Sequence[str], columns: Sequence[Column], widths: Sequence[int]) -> list[str]:
+    """Return the lines of a row, of which there are several if texts are wrapped."""
+    wrapped = []
+    for cell, cell_width in zip(row, widths, strict=True):
+        fits = text_width(cell) <= cell_width
+        wrapped.append([cell] if fits else wrap(cell, cell_width))
+    lines = []
+    for number in range(max(map(len, wrapped))):
+        cells = []
+        for parts, column, cell_width in zip(wrapped, columns, widths, strict=True):
+            cell = parts[number] if number < len(parts) else ""
+            space = " " * (cell_width - text_width(cell))
+            cells.append(space + cell if column.is_numeric else cell + space)
+        lines.append((" " * MARGIN + (" " * GAP).join(cells)).rstrip())
+    return lines
+
+
+def _caption(columns: Sequence[Column], width: int) -> str:
+    """Name the columns that hold one value in all rows."""
+    facts = []
+    for column in columns:
+        words = (column.name, column.cells[0], column.unit)
+        facts.append(" ".join(word for word in words if word))
+    lines = wrap(f"In all rows: {', '.join(facts)}", width - MARGIN)
+    return "".join(f"{' ' * MARGIN}{line}\n" for line in lines)
+
+
+def _identifying(columns: Sequence[Column]) -> list[Column]:
+    """Return the columns that tell the rows apart, settings before numbers with a unit.
+
+    A column is among them if it tells rows apart that those before it do not.
+    """
+    chosen: list[Column] = []
+    rows: list[tuple[str, ...]] = [()] * len(columns[0].cells)
+    for column in sorted(columns, key=lambda column: column.unit != ""):
+        more = [(*row, cell) for row, cell in zip(rows, column.cells, strict=True)]
+        if len(set(more)) > len(set(rows)):
+            rows = more
+            chosen.append(column)
+    return chosen or [columns[0]]
+
+
+def _parts(columns: Sequence[Column], width: int) -> list[list[Column]]:
+    """Divide columns into tables that fit, each with those that tell rows apart; else none."""
+    identifying = _identifying(columns)
+    parts = [identifying]
+    for column in columns:
+        if column in identifying:
+            continue
+        wider = [*parts[-1], column]
+        if _total([part.least_width for part in wider]) > width:
+            wider = [*identifying, column]
+            parts.append(wider)
+        if _total([part.least_width for part in wider]) > width:
+            return []
+        parts[-1] = wider
+    return parts
+
+
+def _records(columns: Sequence[Column], identifying: Sequence[Column], width: int) -> str:
+    """Show each row as a heading, if anything tells it apart, with a line for each other cell."""
+    others = [column for column in columns if column not in identifying]
+    titles = [column.title for column in others]
+    title_width = max(map(text_width, titles))
+    indent = " " * (MARGIN if not identifying else 2 * MARGIN)
+    lines = []
+    for row in range(len(columns[0].cells)):
+        if identifying:
+            heading = ", ".join(column.cells[row] for column in identifying)
+            lines += [" " * MARGIN + line for line in wrap(heading, width - MARGIN)]
+        for column, title in zip(others, titles, strict=True):
+            first = "" if len(others) == 1 else title + " " * (title_width - text_width(title) + 2)
+            room = width - len(indent) - text_width(first)
+            texts = wrap(column.cells[row], room)
+            lines.append(f"{indent}{first}{texts[0]}")
+            lines += [f"{indent}{' ' * text_width(first)}{text}" for text in texts[1:]]
+    return "".join(f"{line}\n" for line in lines)

@@ -1,0 +1,113 @@
+"""Reports as text: a table fits the terminal, and says what it leaves out."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from clipkit import tables
+from clipkit.layout import text_width
+
+SETTINGS = {"classifier": "svm", "C": 1.0, "fit_split": "train", "eval_split": "test"}
+SWEEP = [
+    {**SETTINGS, "temperature": tau, "acc1": tau / 3, "mean_entropy": tau, "mean_confidence": 0.25}
+    for tau in (1.0, 0.5, 0.07)
+]
+LONG = "a photo of a very small banded hourglass on a wooden table beside an open window"
+DIGEST = "sha256:" + 64 * "a"
+TABLES: dict[str, list[dict[str, Any]]] = {
+    "sweep": SWEEP,
+    "one run": SWEEP[:1],
+    "equal rows": SWEEP[:1] * 2,
+    "many columns": [
+        {"split": s, **{f"column_{i}": i + n for i in range(40)}}
+        for n, s in enumerate(("train", "test"))
+    ],
+    "long texts": [{"prompt": f"{LONG} {n}", "share": n / 3} for n in range(3)],
+    "digests": [{"field": "digest", "value": DIGEST}, {"field": "kind", "value": LONG}],
+    "wide characters": [{"class": "\u732b" * n, "recall": 0.5} for n in (1, 20, 30)],
+    "nothing": [],
+}
+
+
+def words_of(text: str) -> list[str]:
+    return re.findall(r"[^\s─,]+", text)
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100, 200])
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table_fits_and_breaks_no_word(
+    name: str, width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "5000")
+    tables.emit(TABLES[name], tables.View("table", no_header=True))
+    cells = words_of(capsys.readouterr().out)
+    monkeypatch.setenv("COLUMNS", str(width))
+    tables.emit(TABLES[name], "table")
+    shown = capsys.readouterr().out
+    assert set(cells) <= set(words_of(shown))
+    longest = max(map(text_width, words_of(shown)), default=0)
+    assert max(map(text_width, shown.splitlines())) <= max(width, longest + 4)
+
+
+def test_columns_that_are_the_same_in_all_rows_move_below_a_table_that_is_too_wide(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    tables.emit(SWEEP, "table")
+    header, _, *rows, facts, more = capsys.readouterr().out.splitlines()
+    assert header.split() == ["temperature", "acc1", "%", "mean_entropy", "(nats)"]
+    assert [row.split()[0] for row in rows] == ["1", "0.5", "0.07"]
+    assert facts == "  In all rows: classifier svm, C 1, fit_split train, eval_split test,"
+    assert more == "  mean_confidence 25.00 %"
+
+
+def test_a_table_that_is_still_too_wide_is_divided_and_each_part_names_its_rows(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    tables.emit(TABLES["many columns"], "table")
+    parts = capsys.readouterr().out.split("\n\n")
+    assert len(parts) > 3
+    for part in parts:
+        header, _, train, test = part.rstrip("\n").split("\n")
+        assert [line.split()[0] for line in (header, train, test)] == ["split", "train", "test"]
+
+
+def test_one_row_that_is_too_wide_is_a_list(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    tables.emit(SWEEP[:1], "table")
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list(SWEEP[0])
+
+
+def test_a_table_shows_an_interval_behind_its_number(capsys: pytest.CaptureFixture[str]) -> None:
+    row = {"acc1": 0.71, "mean_per_class_recall": 0.5, "acc1_low": 0.68, "acc1_high": 0.74}
+    tables.emit([row, dict.fromkeys(row, None) | {"mean_per_class_recall": 0.25}], "table")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["acc1", "%", "mean_per_class_recall", "%"]
+    assert lines[2].split() == ["71.00", "(68.00–74.00)", "50.00"]
+    assert lines[3].split() == ["-", "25.00"]
+    tables.emit([row], tables.View("table", columns="acc1,acc1_low,acc1_high"))
+    assert capsys.readouterr().out.splitlines()[2].split() == ["71.00", "68.00", "74.00"]
+
+
+@pytest.mark.parametrize("columns", ["", "x", "-5", "0", "1e3", "9" * 5000])
+def test_an_unusable_width_is_ignored(
+    columns: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    tables.emit(SWEEP, "table")
+    assert len(capsys.readouterr().out.splitlines()) == 5
+
+
+def test_control_characters_neither_break_nor_steer_a_table(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    tables.emit([{"class": "a\n\x1b[31m", "f1": 1.0}], "table")
+    assert "\x1b" not in (shown := capsys.readouterr().out)
+    assert len(shown.splitlines()) == 3
