@@ -144,8 +144,7 @@ def _check_prompts(both: str, probe: FeatureFile, file: FeatureFile) -> None:
         _check_settings(both, probe, file, command, names)
     if _last_entry(probe, "logits").get("whiten"):
         # all whitened prompts have the same names
-        a, b = (_last_entry(source, "logits").get("inputs", {}) for source in (probe, file))
-        if a.get("texts") != b.get("texts"):
+        if _texts_digest(probe) != _texts_digest(file):
             raise ClipkitError(f"{both} have the directions of different prompts", hint)
 
 
@@ -163,6 +162,11 @@ def _check_settings(
                 f"{both}: expected {name} of {command} to be {values}",
                 f"run clipkit {command} again as for the probe",
             )
+
+
+def _texts_digest(logits: FeatureFile) -> Any:
+    inputs = _last_entry(logits, "logits").get("inputs")
+    return inputs.get("texts") if isinstance(inputs, dict) else None
 
 
 def _last_entry(file: FeatureFile, command: str) -> dict[str, Any]:
@@ -218,15 +222,12 @@ def _rank(
     keep_scores: bool,
 ) -> Ranking:
     cosines = np.asarray(file.cosines(name))  # image embeddings have no temperature to undo
-    with np.errstate(over="ignore", invalid="ignore"):
+    try:
         scores = fitted.scores(cosines)
-        printed = fitted.confidences(scores)
-    if not np.isfinite(scores).all():
-        raise ClipkitError(
-            f"{file.display_name}: {name}: expected finite scores, got NaN or Inf: features or "
-            "the probe's numbers are too large"
-        )
-    return rank(scores, numbers, top, printed, keep_scores)
+    except ClipkitError as error:
+        message = f"{file.display_name}: {name}: {error.message}"
+        raise ClipkitError(message, error.hint) from None
+    return rank(scores, numbers, top, fitted.confidences(scores), keep_scores)
 
 
 def _warn_of_unknown_classes(
