@@ -142,10 +142,10 @@ def _check_prompts(both: str, probe: FeatureFile, file: FeatureFile) -> None:
             raise ClipkitError(f"{both} have different prompts: {message}", hint)
     for command, names in PROMPT_SETTINGS.items():
         _check_settings(both, probe, file, command, names)
-    if _last_entry(probe, "logits").get("whiten"):
-        # all whitened prompts have the same names
-        if _texts_digest(probe) != _texts_digest(file):
-            raise ClipkitError(f"{both} have the directions of different prompts", hint)
+    # all whitened prompts have the same names
+    is_whitened = _last_entry(probe, "logits").get("whiten")
+    if is_whitened and _texts_digest(probe) != _texts_digest(file):
+        raise ClipkitError(f"{both} have the directions of different prompts", hint)
 
 
 def _check_settings(
