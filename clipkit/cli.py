@@ -30,6 +30,7 @@ COMMANDS = (
     "logits",
     "entropy",
     "probe",
+    "predict",
     "zeroshot",
     "calibrate",
     "cluster",

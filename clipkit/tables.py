@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import math
 import os
@@ -11,13 +12,14 @@ import re
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from clipkit.console import escaped
+from clipkit.console import escaped, note
 from clipkit.errors import UsageError
 from clipkit.layout import Column, render
 
+CHUNK_ROWS = 2000  # of a long report that are in memory at once
 FORMATS = ("table", "tsv", "csv", "json")
 PERCENT = {
     *("acc1", "acc5", "mean_per_class_recall", "mean_confidence", "purity", "purity_chance"),
@@ -121,6 +123,40 @@ def _choose(known: list[str], chosen: list[str]) -> list[str]:
         if name not in known:
             raise UsageError(f"unknown column {name!r}", f"known: {', '.join(known)}")
     return chosen or known
+
+
+def emit_many(rows: Iterable[Row], view: View) -> None:
+    """Print any number of rows on standard output, a chunk at a time.
+
+    Few rows are printed as `emit` prints them. A terminal gets many rows as TSV, since a table has
+    to know all of them before its first line.
+    """
+    pending = iter(rows)
+    chunk = list(itertools.islice(pending, CHUNK_ROWS))
+    if len(chunk) < CHUNK_ROWS:
+        emit(chunk, view)
+        return
+    format = chosen_format(view.format)
+    if format == "table":
+        note(f"more than {CHUNK_ROWS:,} rows: printed as TSV")
+        format = "tsv"
+    names = _choose(list(chunk[0]), view.chosen_columns)
+    is_first = True
+    while chunk:
+        values = [[_rounded(row[name]) for name in names] for row in chunk]
+        chunk = list(itertools.islice(pending, CHUNK_ROWS))
+        if format == "json":
+            sys.stdout.write(_json_chunk(names, values, is_first, is_last=not chunk))
+        else:
+            write = _tsv if format == "tsv" else _csv
+            sys.stdout.write(write(names, values, is_first and not view.no_header))
+        is_first = False
+
+
+def _json_chunk(names: list[str], rows: list[list[Any]], is_first: bool, is_last: bool) -> str:
+    """Return the text of consecutive rows. All chunks make what `emit` writes."""
+    text = _json(names, rows).removeprefix("[\n").removesuffix("\n]\n")
+    return ("[\n" if is_first else "") + text + ("\n]\n" if is_last else ",\n")
 
 
 def chosen_format(format: str | None) -> str:

@@ -232,7 +232,7 @@ STRANGE: dict[str, tuple[Callable[[h5py.File], Any], str]] = {
     "unknown attribute": (attribute("more", 1), "expected no root attributes but format, version"),
     "interrupted": (without("complete"), "interrupted; hint: run the command that made it again"),
     "complete = 0": (attribute("complete", 0), "expected a complete file"),
-    "from the future": (attribute("version", 2), "version 2 was made by a newer clipkit; hint: "),
+    "from the future": (attribute("version", 3), "version 3 was made by a newer clipkit; hint: "),
     "not ours": (without("format"), "HDF5 file that clipkit did not make; hint: clipkit convert"),
     "class names": (replace("class_names", data=CLASSES), "class_names does not match its SHA-256"),
     "history": (attribute("history", HISTORY), "the metadata does not match the digest: it was"),
@@ -325,9 +325,9 @@ INVALID: list[tuple[str, dict[str, Any], str]] = [
     ("images", {"train/ids": None}, "train/ids: expected at least one row"),
     ("images", {"a b/ids": ["x"], "a b/features": random_features(1)}, "name of a split: expected"),
     ("images", {"train/ids": np.array([b"\xff"] * 6)}, "train/ids: expected UTF-8, got b'\\xff'"),
-    ("images", {"kind": "video"}, "kind: expected one of images, texts, logits, result, got 'v"),
+    ("images", {"kind": "video"}, "kind: expected one of images, texts, logits, result, probe, "),
     ("images", {"version": 7}, "format version 7 was made by a newer clipkit"),
-    ("images", {"version": 0}, "expected a format version from 1 to 1, got 0"),
+    ("images", {"version": 0}, "expected a format version from 1 to 2, got 0"),
     ("logits", {"temperature": np.nan}, f"temperature: {NUMBER} nan"),
     ("images", {"history": "hello"}, "history: expected valid JSON"),
     ("images", {"history": START + "NaN}]"}, "history: expected plain JSON"),
@@ -351,7 +351,7 @@ def test_content_that_breaks_the_format(
     refused(clipkit("info", path), 1, f"clipkit info: {path}: ", message)
 
 
-@pytest.mark.parametrize("kind", ["images", "texts", "logits", "result"])
+@pytest.mark.parametrize("kind", ["images", "texts", "logits", "result", "probe"])
 def test_a_file_made_by_hand_is_read(tmp_path: Path, kind: str) -> None:
     result = clipkit("info", write_feature_file(tmp_path / "x.h5", kind))
     assert (result.exit_code, result.stderr) == (0, "")

@@ -10,10 +10,15 @@ from clipkit.commands._options import (
     Format,
     NoHeader,
     PerClass,
+    PerImage,
     ReportColumns,
     ResultOutput,
+    Scores,
+    Top,
     check_result_output,
+    has_labels,
     option,
+    report_images,
     report_result,
 )
 
@@ -24,6 +29,9 @@ def zeroshot(
         list[str] | None, option("NAME", "Evaluate only this split; repeatable.")
     ] = None,
     per_class: PerClass = False,
+    per_image: PerImage = False,
+    top: Top = 1,
+    scores: Scores = False,
     output: ResultOutput = None,
     format: Format = None,
     columns: ReportColumns = None,
@@ -33,17 +41,23 @@ def zeroshot(
     """Report zero-shot accuracy: each image gets the class of its most similar prompt.
 
     Make the prompts with `textembed --classes`, which also averages templates. Images without
-    labels get predictions (saved with -o) but no accuracy.
+    labels give a row per image: the prediction, its cosine and the runner-up.
 
     Example: clipkit textembed --classes img.h5 | clipkit logits img.h5 - | clipkit zeroshot
     """
     from clipkit import features
     from clipkit.per_class import per_class_rows
     from clipkit.tables import View
-    from clipkit.zeroshot import evaluate
+    from clipkit.zeroshot import evaluate, rank_images
 
     check_result_output(output, force, file)
+    view = View(format, columns, no_header)
     with features.open_file(file, kinds=["logits"]) as logits:
         result = evaluate(logits, split)
+        is_labelled = has_labels(logits, list(result.splits))
+        if per_image or top > 1 or scores or not is_labelled:
+            rankings = rank_images(logits, split, top, scores)
+            report_images(result, rankings, top, output, view, force)
+            return
     rows = per_class_rows(result) if per_class else None
-    report_result(result, output, View(format, columns, no_header), force, rows)
+    report_result(result, output, view, force, rows)
