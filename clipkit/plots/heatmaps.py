@@ -22,6 +22,7 @@ from clipkit.plots.style import (
     new_figure,
     sanitize_label,
     sanitize_names,
+    text_width,
     use_plain_numbers,
 )
 
@@ -41,7 +42,7 @@ def _axis_inches(n: int, cell: float, least: float) -> float:
 
 def _text_inches(labels: Sequence[str]) -> float:
     """Return the width of the longest label."""
-    return max(map(len, labels), default=0) * CHARACTER_INCHES
+    return max(map(text_width, labels), default=0) * CHARACTER_INCHES
 
 
 def _label_cells(
@@ -124,10 +125,11 @@ def confusion(
     """
     counts = np.asarray(counts, np.float64)  # (C, C)
     names = sanitize_names(class_names, 24)
-    fact = f"accuracy {100 * np.trace(counts) / max(counts.sum(), 1):.2f} %"
+    accuracy = f"{100 * np.trace(counts) / max(counts.sum(), 1):.2f} %"
     if class_accuracy is None:
+        fact = f"accuracy {accuracy}"
         return _row_percentages(counts, names, names, "predicted class", fact, title)
-    fact = f"group {fact}, class accuracy {100 * class_accuracy:.2f} %"
+    fact = f"accuracy by group {accuracy}, accuracy by class {100 * class_accuracy:.2f} %"
     return _row_percentages(counts, names, names, "predicted group", fact, title, noun="group")
 
 
