@@ -16,6 +16,7 @@ from clipkit.commands._options import (
     check_output,
     option,
     parse_temperatures,
+    split_words,
 )
 from clipkit.errors import ClipkitError, ImageError, UsageError, check_positive, unknown
 
@@ -350,7 +351,16 @@ def reliability(
     file: FeatureInput = "-",
     output: PictureOutput = "-",
     split: Split = None,
-    temperature: Temperatures = [],  # noqa: B006
+    temperature: Annotated[
+        list[str],
+        option(
+            "TAU[,TAU...]",
+            "Divide the cosines by TAU; 'model' is the temperature that the model learned, "
+            "'fitted' the one that is fitted on train.",
+            "--temperature",
+            "-t",
+        ),
+    ] = [],  # noqa: B006
     bins: Annotated[int, option("N", "Points, each of as many images.", min=1)] = 15,
     title: Title = None,
     size: Size = None,
@@ -365,12 +375,17 @@ def reliability(
 
     with features.open_file(file, kinds=["logits"]) as logits:
         name = results.choose_split(logits, split)
-        temperatures = parse_temperatures(temperature, logits.logit_scale)
+        words, notes = split_words(temperature), {}
+        if "fitted" in words:
+            fitted = calibration.fitted_on_train(logits, name)
+            words = [repr(fitted) if word == "fitted" else word for word in words]
+            notes[fitted] = "fitted on train"
+        temperatures = parse_temperatures(words, logits.logit_scale)
         temperatures = temperatures or [logits.temperature or 1.0]
         diagrams = calibration.reliability(logits, name, temperatures, bins)
         source = _with_count(results.source_label(logits, name), len(logits.splits[name]))
     title = title or "Accuracy against confidence"
-    _save(plots.reliability(diagrams, title=title), source, output, force, size, dpi)
+    _save(plots.reliability(diagrams, notes=notes, title=title), source, output, force, size, dpi)
 
 
 @plot.command()

@@ -157,11 +157,12 @@ def _span(panels: Sequence[Floats], bound: float) -> tuple[float, float]:
 
 
 def _is_narrow(values: Floats, span: tuple[float, float]) -> bool:
-    """Return whether 90 % of the values would fill less than two bins of the span."""
+    """Return whether 90 % of the values would fill less than two bins, and all less than 15."""
     if not len(values):
         return False
+    bin_width = (span[1] - span[0]) / BINS
     low, high = np.quantile(values, [0.05, 0.95])
-    return bool(high - low < 2 * (span[1] - span[0]) / BINS)
+    return bool(high - low < 2 * bin_width and np.ptp(values) < 15 * bin_width)
 
 
 def _panel_titles(ax: Axes, tau: float, values: Floats, quantity: _Quantity) -> None:
@@ -204,8 +205,9 @@ def _distance_histogram(ax: Axes, values: Floats, quantity: _Quantity) -> None:
 def _narrow_histogram(ax: Axes, values: Floats, quantity: _Quantity) -> None:
     """Draw a histogram on an axis of its own, which shows the bound only if it is close."""
     low, high = float(values.min()), float(values.max())
-    if high - low < 1e-6:  # bins need a width, and labels a few digits
-        low, high = low - 5e-7, high + 5e-7
+    least = 1e-3 * max(quantity.bound, high)  # bins need a width, and labels few digits
+    if high - low < least:
+        low, high = low - least, high + least
     distance = max(low - quantity.bound, quantity.bound - high)
     if distance < 5 * (high - low):
         low, high = min(low, quantity.bound), max(high, quantity.bound)

@@ -20,7 +20,6 @@ from clipkit.plots.style import (
     dodge,
     line_style,
     new_figure,
-    sanitize_label,
     sanitize_names,
     use_plain_numbers,
 )
@@ -93,7 +92,7 @@ def attributes(
         if np.isfinite(np.asarray(dots.values)).any():
             handles.append(_draw_dots(ax, y, dots, order, STYLES[number], zorder=9 - number))
             labels.append(label)
-    ax.set_yticks(y, [sanitize_label(names[row], 28) for row in order], fontsize=9.5)
+    ax.set_yticks(y, sanitize_names([names[row] for row in order], 28), fontsize=9.5)
     ax.tick_params(axis="y", length=0)
     ax.set_ylim(len(order) - 0.4, -0.6)
     ax.set_xlim(0, 101)

@@ -20,7 +20,6 @@ from clipkit.plots.style import (
     Floats,
     clipkit_style,
     new_figure,
-    sanitize_label,
     sanitize_names,
     text_width,
     use_plain_numbers,
@@ -241,7 +240,7 @@ def similarity(
     names = sanitize_names(class_names, 24)
     width = _axis_inches(C, 0.4, 2.5)
     if K <= MAX_TEXTS:
-        prompts = [sanitize_label(text) for text in texts]
+        prompts = sanitize_names(texts, 40)
         height = _axis_inches(K, 0.2, 2.4)
     else:
         prompts = []
@@ -292,8 +291,8 @@ def prompt_variance(
     """
     percent = 100 * np.asarray(share, np.float64)
     K, A = percent.shape
-    texts = [sanitize_label(text) for text in prompts]
-    names = [sanitize_label(name, 24) for name in attributes]
+    texts = sanitize_names(prompts, 40)
+    names = sanitize_names(attributes, 24)
     width = _axis_inches(A, 0.42, 2.5)
     height = _axis_inches(K, 0.22, 1.5)
     fig = new_figure(width + _text_inches(texts) + 2.0, height + _text_inches(names) + 0.9, title)

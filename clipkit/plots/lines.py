@@ -128,9 +128,10 @@ def _moves(sweeps: Sequence[Sweep]) -> list[float]:
     """Return the factor by which the temperatures of each curve are drawn too large or small."""
     logs = np.log(np.unique(np.concatenate([sweep.tau for sweep in sweeps])))
     gap = float(np.diff(logs).min(initial=np.ptp(logs) or 1.0))
-    step = 0.012 * (float(np.ptp(logs)) or 1.0)
+    span = float(np.ptp(logs)) or 1.0
+    room = min(0.5 * gap, 0.08 * span)  # the axis ends 0.05 spans beyond the last temperature
     n = len(sweeps)
-    return [math.exp(-dodge(i, n, step, 0.5 * gap)) for i in range(n)]  # τ falls to the right
+    return [math.exp(-dodge(i, n, 0.012 * span, room)) for i in range(n)]  # τ falls to the right
 
 
 def _draw_accuracy(ax: Axes, sweep: Sweep, i: int, move: float) -> Artist:
@@ -334,7 +335,12 @@ def spectrum(
 
 
 @clipkit_style
-def reliability(diagrams: Mapping[float, Reliability], *, title: str | None = None) -> Figure:
+def reliability(
+    diagrams: Mapping[float, Reliability],
+    *,
+    notes: Mapping[float, str] | None = None,
+    title: str | None = None,
+) -> Figure:
     """Draw accuracy against confidence, one panel per temperature.
 
     Each point is a bin of as many images as the others. A calibrated model's points lie on the
@@ -345,6 +351,8 @@ def reliability(diagrams: Mapping[float, Reliability], *, title: str | None = No
     ----------
     diagrams : mapping of float to Reliability
         Temperature -> see `metrics.reliability`. At least one.
+    notes : mapping of float to str, optional
+        Temperature -> what to write after it, `fitted on train` for example.
     """
     columns = min(len(diagrams), PANELS)
     rows = math.ceil(len(diagrams) / columns)
@@ -355,7 +363,9 @@ def reliability(diagrams: Mapping[float, Reliability], *, title: str | None = No
     handles: list[Artist] = []
     for ax, (tau, diagram) in zip(axes.flat, diagrams.items(), strict=False):
         handles = _draw_reliability(ax, diagram)
-        ax.set_title(f"τ = {tau:g}", loc="left", fontweight="bold", pad=19)
+        note = (notes or {}).get(tau)
+        name = f"τ = {tau:g}, {note}" if note else f"τ = {tau:g}"
+        ax.set_title(name, loc="left", fontweight="bold", pad=19)
         error, null = 100 * diagram.ece, 100 * diagram.ece_null
         facts = f"ECE {error:.1f} %, a calibrated model's {null:.1f} %"
         ax.text(0, 1.03, facts, transform=ax.transAxes, fontsize=9, color=GREY)

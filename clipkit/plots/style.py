@@ -268,12 +268,13 @@ def _labels_outside(ax: Axes) -> list[Text]:
 
 
 def text_width(text: str) -> int:
-    """Return how many Latin characters are as wide as a text: a Chinese character counts twice.
+    """Return how many small letters are as wide as a text: M, W and Chinese letters count twice.
 
     >>> text_width("ab猫")
     4
     """
-    return len(text) + sum(unicodedata.east_asian_width(letter) in "WF" for letter in text)
+    wide = sum(letter in "MW" for letter in text)
+    return len(text) + wide + sum(unicodedata.east_asian_width(letter) in "WF" for letter in text)
 
 
 def sanitize_label(text: str, width: int = 40) -> str:
