@@ -158,6 +158,24 @@ def fit_temperature(scores: ClassScores) -> tuple[float, float, float]:
     return float(np.exp(best)), float(np.exp(low)), float(np.exp(high))
 
 
+def fitted_on_train(logits: FeatureFile, eval_split: str) -> float:
+    """Return the temperature that is fitted on the split `train`, to draw another one.
+
+    Raises
+    ------
+    UsageError
+        If there is no such split, or it is `eval_split` itself.
+    """
+    fit_split = evaluation.FIT_SPLIT
+    if fit_split not in logits.splits or fit_split == eval_split:
+        raise UsageError(
+            f"temperature 'fitted': expected a split {fit_split} to fit on besides the drawn one, "
+            f"got {', '.join(logits.splits)} and drew {eval_split}",
+            "give a number, as clipkit calibrate reports it",
+        )
+    return fit_temperature(read_scores(logits, fit_split))[0]
+
+
 def _note_missing_ends(name: str, low: float, high: float) -> None:
     for end, value in (("lower", low), ("upper", high)):
         if np.isnan(value):

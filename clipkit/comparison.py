@@ -52,6 +52,8 @@ class PairedResults:
     runs : list of F str
         The settings of each result's run, and how it was chosen among several.
     models : list of F str
+    prompts : list of F str
+        Empty for a result without prompts.
     inputs : dict of str to str
         The digests of the results.
     common : bool
@@ -63,6 +65,7 @@ class PairedResults:
     right: Bools
     runs: list[str]
     models: list[str]
+    prompts: list[str]
     inputs: dict[str, str]
     common: bool
 
@@ -127,6 +130,7 @@ def pair(
         np.stack(right),
         [_describe_run(result, split, run) for result, run in zip(results, numbers, strict=True)],
         [provenance(result).model or "no model" for result in results],
+        [provenance(result).prompts for result in results],
         {key: result.digest for key, result in zip(keys, results, strict=True)},
         common,
     )
@@ -288,6 +292,7 @@ def compare(
         "compare",
         names=paired.names,
         models=paired.models,
+        prompts=paired.prompts if any(paired.prompts) else None,
         runs=paired.runs,
         split=paired.split,
         common=paired.common or None,

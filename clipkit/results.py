@@ -34,6 +34,8 @@ MAX_MEANS = 1 << 24  # of classes x prompts: 128 MiB
 MAX_RUNS = 10_000  # of a result that is drawn or reported
 MAX_CURVES = 100
 MAX_PROMPTS = 1 << 20
+MAX_NAME = 60  # characters of a name from a history, where anything may be written
+NAMED_PROMPTS = "prompts: "
 SWEEP_COLUMNS = ("classifier", "C", "temperature", "eval_split", "acc1", "mean_entropy")
 
 
@@ -90,6 +92,7 @@ class AccuracyGrid:
     Cs: list[float]
     temperatures: list[float]
     label: str
+    split: str
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,7 @@ class ComparisonPanels:
     Attributes
     ----------
     names : list of F str
-        Of the results.
+        Of the results, with their models if these differ.
     groups : list of G str
         Empty without groups; then G is 1.
     accuracy : (F, G, 3) array
@@ -109,7 +112,9 @@ class ComparisonPanels:
     null5 : (F,) array
         The 5th percentile of the worst group's accuracy under permutation; NaN without groups.
     label : str
-        Results, models, data, number of images, split and attribute, for a title.
+        Results and attribute, for a title.
+    source : str
+        Models, data set, split, number of images and prompts, for a subtitle.
     """
 
     names: list[str]
@@ -118,6 +123,7 @@ class ComparisonPanels:
     difference: Floats
     null5: Floats
     label: str
+    source: str
 
 
 def choose_split(file: FeatureFile, split: str | None = None) -> str:
@@ -365,8 +371,8 @@ def temperature_sweeps(results: Sequence[FeatureFile], split: str | None = None)
     Returns
     -------
     list of Sweep
-        One per classifier, C and split of each result. If two would have the same label, the labels
-        begin with the model's name or, if the models are the same, with the file's.
+        One per classifier, C and split of each result. Where results differ in model, data set or
+        prompts, the labels begin with these. Otherwise equal labels begin with the file's name.
     """
     curves: dict[tuple[int, str, str], list[Row]] = {}  # number of the result, label, C -> runs
     for number, result in enumerate(results):
@@ -381,13 +387,19 @@ def temperature_sweeps(results: Sequence[FeatureFile], split: str | None = None)
             "choose a split with --split, or draw fewer files",
         )
     numbers = [number for number, _, _ in curves]
-    labels = [label for _, label, _ in curves]
-    if len(set(labels)) < len(labels):
-        labels = _told_apart(results, numbers, labels)
+    labels = _tell_apart(results, numbers, [label for _, label, _ in curves])
     return [
         _sweep(results[number], label, rows)
         for number, label, rows in zip(numbers, labels, curves.values(), strict=True)
     ]
+
+
+def sweep_splits(results: Sequence[FeatureFile], split: str | None = None) -> list[str]:
+    """Return the splits that `temperature_sweeps` draws."""
+    if split is not None:
+        return [split]
+    rows = itertools.chain.from_iterable(map(_rows_of_sweeps, results))
+    return [*dict.fromkeys(row["eval_split"] for row in rows)]
 
 
 def _rows_of_sweeps(result: FeatureFile) -> list[Row]:
@@ -403,24 +415,41 @@ def _sweep_label(result: FeatureFile, row: Row) -> str:
     return label
 
 
-def _told_apart(
+def _tell_apart(
     results: Sequence[FeatureFile], numbers: Sequence[int], labels: Sequence[str]
 ) -> list[str]:
-    """Prefix the label of each curve by its result's model or, where they are equal, its file."""
+    """Prefix labels by what sets their results apart, so that no two labels are equal.
+
+    That is the model, data set and prompts as far as they differ, else the file. Labels that
+    differ, of results that do not, stay as they are. `numbers` are the results of the labels.
+    """
     from clipkit.plots import Sweep  # loads matplotlib
 
+    sources = _differing_sources(results)
+    if not any(sources) and len(set(labels)) == len(labels):
+        return list(labels)
     paths = [Path(result.display_name).with_suffix("") for result in results]
     candidates = [
-        [provenance(result).model or "no model" for result in results],
+        sources,
         [path.name for path in paths],
         ["/".join(path.parts[-2:]) for path in paths],
     ]
     for names in candidates:
         prefixed = [f"{names[i]}: {label}" for i, label in zip(numbers, labels, strict=True)]
         cut = {label[: Sweep.MAX_LABEL - 1] for label in prefixed}
-        if len(cut) == len(labels):
+        if any(names) and len(cut) == len(labels):
             return prefixed
     return [f"file {i + 1}: {label}" for i, label in zip(numbers, labels, strict=True)]
+
+
+def _differing_sources(results: Sequence[FeatureFile]) -> list[str]:
+    """Name the model, data set and prompts of each result, as far as the results differ in them."""
+    names = []
+    for file in results:
+        source = provenance(file)
+        names.append((source.model or "no model", source.dataset, source.prompts))
+    differs = [len(set(column)) > 1 for column in zip(*names, strict=True)]
+    return [", ".join(filter(None, itertools.compress(row, differs))) for row in names]
 
 
 def _accuracy_on(result: FeatureFile, ids: Sequence[str]) -> float | None:
@@ -434,11 +463,52 @@ def _accuracy_on(result: FeatureFile, ids: Sequence[str]) -> float | None:
     return None
 
 
-def source_label(file: FeatureFile, split: str) -> str:
-    """Name what a file is about: `tiny on shapes, test`."""
-    source = provenance(file)
-    names = [name for name in (source.model or "no model", source.dataset) if name]
-    return f"{' on '.join(names)}, {split}"
+def source_label(file: FeatureFile, split: str = "") -> str:
+    """Name what a file is about: `tiny on shapes, test, prompts: generic32.txt`."""
+    return sources_label([file], [split])
+
+
+def sources_label(files: Sequence[FeatureFile], splits: Sequence[str] = ()) -> str:
+    """Name what files are about: `tiny and untrained tiny on shapes, test, 32 prompts`.
+
+    Each model, data set and set of prompts is named once, a missing model is `no model`, and what
+    else is missing is left out.
+    """
+    sources = [provenance(file) for file in files]
+    on_data = [_join([source.model or "no model" for source in sources])]
+    datasets = _join([source.dataset for source in sources])
+    if datasets:
+        on_data.append(datasets)
+    labels = [prompts_label(file) for file in files]
+    prompts = _join([label.removeprefix(NAMED_PROMPTS) for label in labels])
+    if any(label.startswith(NAMED_PROMPTS) for label in labels):
+        prompts = NAMED_PROMPTS + prompts
+    parts = [" on ".join(on_data), _join(splits), prompts]
+    return ", ".join(part for part in parts if part)
+
+
+def prompts_label(file: FeatureFile) -> str:
+    """Name a file's prompts: `prompts: generic32.txt`, or `32 prompts` if it does not name them."""
+    entry = last_entry(file).get("prompts")
+    name = provenance(file).prompts
+    if not name and isinstance(entry, str):
+        name = entry[:MAX_NAME]
+    if name:
+        return NAMED_PROMPTS + name
+    count = len(file.texts or []) or _prompt_count(entry)
+    if not count:
+        return ""
+    return "1 prompt" if count == 1 else f"{count:,} prompts"
+
+
+def _join(names: Sequence[str]) -> str:
+    """Join different names: `a`, `a and b`, `a, b and c`, `a, b, c and 2 more`."""
+    distinct = [name for name in dict.fromkeys(names) if name]
+    if len(distinct) > 3:
+        distinct[3:] = [f"{len(distinct) - 3} more"]
+    if len(distinct) < 2:
+        return "".join(distinct)
+    return f"{', '.join(distinct[:-1])} and {distinct[-1]}"
 
 
 def _check_sweep(result: FeatureFile) -> None:
@@ -511,22 +581,37 @@ def comparison_panels(result: FeatureFile) -> ComparisonPanels:
     if len(names) > 1:
         title += f" against {', '.join(names[1:])}"
     entry = last_entry(result)
-    models = entry.get("models")
-    facts = [*dict.fromkeys(map(str, models))] if isinstance(models, list) else []
-    data = result.history[0].get("dataset") if result.history else None
-    if isinstance(data, dict):
-        facts.append(str(data.get("name")))
-    facts.append(f"{int(sum(row['rows'] for row in firsts)):,} images of {rows[0]['split']}")
     if worst:
-        facts.append(f"by {entry.get('column', 'group')}")
+        title += f", by {entry.get('column', 'group')}"
+    on_data = [_join(_texts_of(entry, "models")) or "no model"]
+    on_data.append(provenance(result).dataset)
+    facts = [" on ".join(filter(None, on_data)), rows[0]["split"]]
+    facts.append(f"{int(sum(row['rows'] for row in firsts)):,} images")
+    prompts = _join(_texts_of(entry, "prompts"))
+    if prompts:
+        facts.append(NAMED_PROMPTS + prompts)
     return ComparisonPanels(
-        names,
+        _with_models(names, _texts_of(entry, "models")),
         [row["group"] for row in firsts] if worst else [],
         np.array(accuracy),
         np.array(difference).reshape(-1, len(firsts), 3),
         np.array([row["null5"] for row in worst] or [np.nan] * len(names)),
-        f"{title} ({', '.join(facts)})",
+        title,
+        ", ".join(facts),
     )
+
+
+def _texts_of(entry: Row, name: str) -> list[str]:
+    """Return a list of texts of a history, where anything may be written."""
+    value = entry.get(name)
+    return [str(text)[:MAX_NAME] for text in value] if isinstance(value, list) else []
+
+
+def _with_models(names: Sequence[str], models: Sequence[str]) -> list[str]:
+    """Add the models of results to their names, if the models differ."""
+    if len(models) != len(names) or len(set(models)) == 1:
+        return list(names)
+    return [f"{name} ({model})" for name, model in zip(names, models, strict=True)]
 
 
 def _with_wilson(accuracy: float, n: float) -> tuple[float, float, float]:
@@ -581,7 +666,7 @@ def accuracy_grid(result: FeatureFile, split: str | None = None) -> AccuracyGrid
     is_probs = last_entry(result).get("features") == "probs"
     features = "softmax(cosine / τ)" if is_probs else "cosine / τ"
     label = f"{classifiers[0]} on {features}, scored on {split}"
-    return AccuracyGrid(accuracy, Cs, temperatures, label)
+    return AccuracyGrid(accuracy, Cs, temperatures, label, split)
 
 
 def class_means(logits: FeatureFile, split: str | None = None) -> tuple[Floats, list[str]]:
@@ -640,6 +725,17 @@ def cosine_lines(
             lines.append(mean)
             labels.append(f"mean of {distinct[c]}")
     return np.stack(lines), labels
+
+
+def choose_prompts(logits: FeatureFile, prompts: Sequence[str] = ()) -> list[int]:
+    """Return the columns of prompts, given by their texts; by default all."""
+    texts = logits.texts or []
+    for prompt in prompts:
+        if prompt not in texts:
+            raise unknown(f"prompt of {logits.display_name}", prompt, texts)
+    if not prompts:
+        return list(range(len(texts)))
+    return [texts.index(prompt) for prompt in prompts]
 
 
 def _select_classes(names: Sequence[str], selected: Sequence[str]) -> list[int]:
@@ -737,9 +833,8 @@ def shot_curves(results: Sequence[FeatureFile]) -> list[ShotCurve]:
                 label = ", ".join([*_settings(row), f"on {split}"])
                 of_label = found.setdefault((number, label), {})
                 of_label.setdefault(int(row["shots"]), []).append(row["acc1"])
-    labels = [label for _, label in found]
-    if len(set(labels)) < len(labels):
-        labels = _told_apart(results, [number for number, _ in found], labels)
+    numbers = [number for number, _ in found]
+    labels = _tell_apart(results, numbers, [label for _, label in found])
     curves = []
     for label, of_label in zip(labels, found.values(), strict=True):
         shots = sorted(of_label)
@@ -817,10 +912,9 @@ def nearest_images(
     names = logits.class_names or []
     cosines = np.asarray(logits.cosines(split))
     columns: list[tuple[str, Any]] = []
-    for prompt in prompts or ([] if classes else texts[:4]):
-        if prompt not in texts:
-            raise unknown(f"prompt of {logits.display_name}", prompt, texts)
-        columns.append((prompt, cosines[:, texts.index(prompt)]))
+    if prompts or not classes:
+        chosen = choose_prompts(logits, prompts or texts[:4])
+        columns += [(texts[column], cosines[:, column]) for column in chosen]
     for name in classes:
         of_class = np.asarray(logits.class_index) == (names.index(name) if name in names else -2)
         if not of_class.any():
@@ -838,12 +932,17 @@ def nearest_images(
 def prompt_spectra(texts: Sequence[FeatureFile]) -> dict[str, Floats]:
     """Compute the singular values of prompt sets, each named after its file, and its size.
 
-    The files must have different names.
+    If the models differ, they stand in front. No file may be given twice.
     """
-    names = [Path(file.display_name).stem for file in texts]
-    if len(set(names)) < len(names):
+    paths = [file.display_name for file in texts]
+    if len(set(paths)) < len(paths):
+        names = [Path(path).stem for path in paths]
         raise UsageError(f"expected files with different names, got {', '.join(names)}")
-    return {
-        f"{name} ({len(file.features)})": similarity.singular_values(file.features)
-        for name, file in zip(names, texts, strict=True)
-    }
+    labels = [f"{Path(file.display_name).stem} ({len(file.features)})" for file in texts]
+    models = [provenance(file).model or "no model" for file in texts]
+    if len(set(models)) > 1:
+        labels = [f"{model}: {label}" for model, label in zip(models, labels, strict=True)]
+    if len(set(labels)) < len(labels):
+        labels = _tell_apart(texts, range(len(texts)), labels)
+    values = [similarity.singular_values(file.features) for file in texts]
+    return dict(zip(labels, values, strict=True))

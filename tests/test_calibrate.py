@@ -382,10 +382,10 @@ def test_the_picture_shows_bins_the_diagonal_and_both_errors() -> None:
 
 def test_the_title_names_the_model_and_the_data() -> None:
     file = logits_file()
-    assert source_label(file, "test") == "m, test"
+    assert source_label(file, "test") == "m, test, 5 prompts"
     file.history[0]["dataset"] = {"name": "shapes"}
     file.history[0]["model"] = {**MODEL, "untrained": 7}
-    assert source_label(file, "test") == "untrained m on shapes, test"
+    assert source_label(file, "test") == "untrained m on shapes, test, 5 prompts"
 
 
 # -- trained and untrained -----------------------------------------------------------------------

@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 import typer.main
 from factories import random_features, split, write_feature_file
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 from shell import clipkit, fails, ok
 
+from clipkit import plots, results
 from clipkit.cli import app
-from clipkit.features import read, write
+from clipkit.features import FeatureFile, read, write
 
-COMMON = {"--output", "-o", "--title", "--force", "-f"}
+COMMON = {"--output", "-o", "--title", "--size", "--dpi", "--force", "-f"}
 COLUMNS = ("--path-column", "--label-column", "--split-column")  # of a manifest
 # picture -> an input, and the picture's own options
 PICTURES: dict[str, tuple[str, set[str]]] = {
@@ -28,7 +30,7 @@ PICTURES: dict[str, tuple[str, set[str]]] = {
     "entropy": ("logits.h5", {"--split", "--temperature", "-t"}),
     "confidence": ("logits.h5", {"--split", "--temperature", "-t"}),
     "reliability": ("logits.h5", {"--split", "--temperature", "-t", "--bins"}),
-    "logits": ("logits.h5", {"--split", "--class", "--image"}),
+    "logits": ("logits.h5", {"--split", "--class", "--image", "--prompt"}),
     "similarity": ("logits.h5", {"--split", "--centred"}),
     "spectrum": ("texts.h5", set()),
     "shots": ("shots.h5", {"--zeroshot"}),
@@ -111,6 +113,8 @@ def test_a_picture_of_standard_input_goes_to_standard_output(picture: str, folde
         ["entropy logits.h5", "entropy logits.h5 -t 1,0.5", "entropy logits.h5 -t model"],
         ["confidence logits.h5", "confidence logits.h5 --split train"],
         ["reliability logits.h5", "reliability logits.h5 --bins 3", "reliability logits.h5 -t 9"],
+        ["grid grid.h5", "grid grid.h5 --size 6x4", "grid grid.h5 --dpi 90"],
+        ["reliability logits.h5", "reliability logits.h5 -t fitted"],
         ["logits logits.h5", "logits logits.h5 --image 3.png", "logits logits.h5 --class dog"],
         ["similarity logits.h5", "similarity logits.h5 --centred"],
         ["spectrum texts.h5", "spectrum texts.h5 more.h5"],
@@ -197,7 +201,15 @@ def test_plot_without_a_picture_shows_the_help() -> None:
         ("wordcloud", 2, f"hint: known: {', '.join(sorted(PICTURES))}\n"),
         ("confusion zeroshot.h5 zeroshot.h5", 2, "Got unexpected extra argument(s) (zeroshot.h5)"),
         ("grid grid.h5 -o old.png", 2, "the output old.png exists; hint: choose another name, or"),
-        ("confusion nosuch.h5 -o p.jpg", 2, "name to end in .png, .svg or .pdf, got 'p.jpg'"),
+        ("confusion nosuch.h5 -o p.gif", 2, "end in .png, .jpg, .webp, .svg or .pdf, got 'p.gif"),
+        ("confusion zeroshot.h5 --size 7", 2, "size: expected WxH in inches, got '7'; hint: --si"),
+        ("confusion zeroshot.h5 --size nanx5", 2, "size: expected sides of 2 to 40 inches, got na"),
+        ("confusion zeroshot.h5 --size 1x50", 2, "size: expected sides of 2 to 40 inches, got 1x5"),
+        ("confusion zeroshot.h5 --dpi 5", 2, "Invalid value for '--dpi'"),
+        ("confusion zeroshot.h5 --dpi nan", 2, "Invalid value for '--dpi'"),
+        ("grid grid.h5 --size 40x40 --dpi 600", 2, "at most 50 million pixels, got 40.0 x 40.0"),
+        ("logits logits.h5 --prompt nosuch", 2, "unknown prompt of logits.h5 'nosuch'"),
+        ("reliability logits.h5 -t fitted --split train", 2, "temperature 'fitted': expected a"),
         ("confusion logits.h5", 1, "expected result, got logits"),
         ("confusion entropy.h5", 1, "expected predicted classes, got a result of entropy"),
         ("classes clusters.h5", 1, "expected predicted classes, got a result of cluster"),
@@ -266,3 +278,72 @@ def test_a_result_without_history_or_split_is_drawn_or_refused_in_one_line(
     run = clipkit("plot", picture, tmp_path / "r.h5", "-o", tmp_path / "p.png")
     assert run.exit_code == (0 if picture == "attributes" else 1)
     assert "bug" not in run.stderr
+
+
+# -- what a picture says ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ending", ["jpg", "webp"])
+def test_size_and_resolution_are_those_of_the_options(
+    ending: str, folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / f"p.{ending}"
+    assert draw(folder, out, "grid", "grid.h5", "--size", "6x4.5", "--dpi", "50")
+    with Image.open(out) as image:
+        assert image.size == (300, 225)
+
+
+def test_a_size_at_which_texts_overlap_is_a_warning(folder: Path, tmp_path: Path) -> None:
+    words = ("plot", "temperature", folder / "probe.h5", "-o", tmp_path / "p.png", "--size", "3x3")
+    warning = "clipkit: warning: texts overlap at a size of 3x3; hint: choose a larger --size"
+    assert warning in ok(*words).stderr
+
+
+@pytest.mark.parametrize("picture", sorted(set(PICTURES) - {"images", "nearest"}))
+def test_every_picture_names_its_model_its_split_and_its_prompts(
+    picture: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subtitles = []
+    finish = plots.finish
+
+    def record(figure: Figure, subtitle: str, size: tuple[float, float] | None) -> None:
+        subtitles.append(subtitle)
+        finish(figure, subtitle, size)
+        assert plots.overlapping_texts(figure) == []
+
+    monkeypatch.setattr(plots, "finish", record)
+    draw(folder, tmp_path / "p.png", picture, PICTURES[picture][0])
+    (subtitle,) = subtitles
+    assert subtitle.startswith(f"{read(folder / PICTURES[picture][0]).model()['name']}")
+    if picture != "spectrum":
+        assert ", test" in subtitle or ", val" in subtitle
+    if picture in ("temperature", "grid", "entropy", "reliability", "logits", "shots", "spectrum"):
+        assert subtitle.split(", ")[-1].endswith("images") or subtitle.endswith(" prompts")
+        assert " prompts" in subtitle
+
+
+def test_a_trained_model_and_its_control_never_share_a_legend_text() -> None:
+    trained = {"name": "org/m"}
+    untrained = {"name": "org/m", "untrained": 7}
+    texts = []
+    for model, folder in ((trained, "a"), (untrained, "b")):
+        history = [{"command": "textembed", "model": model}]
+        text = FeatureFile("texts", history, texts=["p", "q"], display_name=f"{folder}/txt.h5")
+        text.features = random_features(2, 5)
+        texts.append(text)
+    assert list(results.prompt_spectra(texts)) == ["m: txt (2)", "untrained m: txt (2)"]
+    assert results.sources_label(texts) == "m and untrained m, 2 prompts"
+
+
+def test_a_source_names_each_part_once_and_shortens_long_lists() -> None:
+    files = []
+    for model in "aabcde":
+        entry = {"command": "embed", "model": {"name": model}, "dataset": {"name": "shapes"}}
+        files.append(FeatureFile("images", [entry]))
+    assert results.source_label(files[0], "test") == "a on shapes, test"
+    label = results.sources_label(files, ["test", "test", "val"])
+    assert label == "a, b, c and 2 more on shapes, test and val"
+    assert results.source_label(FeatureFile("images", []), "all") == "no model, all"
+    prompts = {"command": "textembed", "prompts": "generic32.txt"}
+    files[0].history.append(prompts)
+    assert results.source_label(files[0]) == "a on shapes, prompts: generic32.txt"

@@ -110,7 +110,14 @@ def examples() -> dict[str, Figure]:
 
 @pytest.mark.long
 @pytest.mark.parametrize(
-    ("ending", "magic"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")]
+    ("ending", "magic"),
+    [
+        ("png", b"\x89PNG"),
+        ("svg", b"<?xml"),
+        ("pdf", b"%PDF"),
+        ("jpg", b"\xff\xd8"),
+        ("webp", b"RIFF"),
+    ],
 )
 @pytest.mark.usefixtures("low_resolution")
 def test_the_same_figure_gives_the_same_bytes(ending: str, magic: bytes, tmp_path: Path) -> None:
@@ -123,6 +130,7 @@ def test_the_same_figure_gives_the_same_bytes(ending: str, magic: bytes, tmp_pat
         assert path.read_bytes() == same.read_bytes(), name
         assert path.read_bytes().startswith(magic)
         assert b"Date" not in path.read_bytes()
+        assert str(tmp_path).encode() not in path.read_bytes()
 
 
 def test_a_png_has_200_dots_per_inch(tmp_path: Path) -> None:
@@ -133,9 +141,10 @@ def test_a_png_has_200_dots_per_inch(tmp_path: Path) -> None:
         assert image.info["dpi"] == pytest.approx((200, 200), abs=0.1)
 
 
-@pytest.mark.parametrize("name", ["tau.jpg", "tau", "png", "archive.png.gz"])
-def test_another_ending_is_a_usage_error_that_names_the_three(name: str, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"\.png, \.svg or \.pdf, got '.*" + name):
+@pytest.mark.parametrize("name", ["tau.gif", "tau", "png", "archive.png.gz"])
+def test_another_ending_is_a_usage_error_that_names_the_five(name: str, tmp_path: Path) -> None:
+    expected = r"\.png, \.jpg, \.webp, \.svg or \.pdf, got '.*"
+    with pytest.raises(UsageError, match=expected + name):
         plots.save(Figure(), tmp_path / name)
     assert not list(tmp_path.iterdir())
 
@@ -173,7 +182,7 @@ def test_names_and_prompts_are_shown_literally() -> None:
             assert "$" not in text.get_text() or not text.get_parse_math(), name
         for text in texts(fig):
             assert not set("\n\x1b") & set(text), name
-            assert len(text) < 80, name
+            assert len(text) < 100, name
     labels = tick_texts(figures["confusion"].axes[0].yaxis)
     assert labels[:6] == ["pickup_truck", "_hidden", "$x^2$", "$unclosed", r"\frac{1}", "a b [31m"]
     assert labels[7] == "x" * 23 + "…"
@@ -233,7 +242,8 @@ def test_confusion_rows_are_percentages_of_the_true_class() -> None:
 def test_the_accuracy_of_groups_is_named_beside_that_of_classes() -> None:
     fig = plots.confusion([[8, 2], [1, 3]], ["pet", "bird"], class_accuracy=0.5)
     ax, bar = fig.axes
-    assert ax.get_title(loc="left") == "group accuracy 78.57 %, class accuracy 50.00 %, N = 14"
+    facts = "accuracy by group 78.57 %, accuracy by class 50.00 %, N = 14"
+    assert ax.get_title(loc="left") == facts
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("predicted group", "true group")
     assert bar.get_ylabel() == "% of the true group"
     ax = plots.classes([0.5, 0.7], ["pet", "bird"], support=[1, 1], noun="group").axes[0]
@@ -313,6 +323,37 @@ def test_sweeps_differ_in_colour_and_marker() -> None:
     assert len({line.get_marker() for line in curves}) == 7
 
 
+def test_points_of_several_curves_at_one_x_are_set_apart_in_order() -> None:
+    sweeps = [sweep(f"{i}") for i in range(20)]
+    ax = plots.temperature(sweeps).axes[0]
+    assert ax.get_title("left") == (
+        "bars: 95 % intervals over images; stars: best of each curve; points at one τ are set apart"
+    )
+    curves = np.array([line.get_xdata() for line in ax.lines[::2]])
+    assert (np.diff(curves, axis=0) < 0).all()  # τ falls to the right
+    logs = np.log(curves)
+    assert (logs[0, :-1] < logs[-1, 1:]).all()  # no curve reaches the next temperature
+    np.testing.assert_allclose(logs.mean(axis=0), np.log(sorted(TAU)), atol=1e-12)
+    low, high = sorted(ax.get_xlim())
+    assert low < curves.min()
+    assert curves.max() < high
+    for bars, x in zip(ax.collections, curves, strict=True):
+        np.testing.assert_allclose(np.array(bars.get_segments())[:, 0, 0], x)
+
+    draws = [plots.ShotCurve(f"{i}", [1, 2], [0.1, 0.2], [0, 0.1], [0.2, 0.3]) for i in range(2)]
+    ax = plots.shots(draws).axes[0]
+    left, right = (line.get_xdata() for line in ax.lines)
+    assert (left < [1, 2]).all()
+    assert (right > [1, 2]).all()
+    assert ax.get_title("left").startswith("points: mean of the draws; bars: their range")
+
+
+def test_a_single_curve_is_not_moved() -> None:
+    fig = plots.temperature([sweep()])
+    assert fig.axes[0].lines[0].get_xdata().tolist() == sorted(TAU)
+    assert fig.axes[0].get_title("left") == "bars: 95 % intervals over images; star: best"
+
+
 def test_intervals_are_drawn_around_the_accuracies() -> None:
     segments = np.array(plots.temperature([sweep()]).axes[0].collections[0].get_segments())
     np.testing.assert_allclose(segments[:, 0], [[0.02, 62], [0.07, 61], [0.5, 47], [1, 27]])
@@ -344,7 +385,7 @@ def test_entropy_panels_fall_in_temperature_and_share_an_axis() -> None:
 
 
 def test_panels_that_share_an_axis_share_the_edges_of_their_bins() -> None:
-    values = {0.5: 3 + RNG.random(500) / 9, 0.07: 2 + RNG.random(500), 0.02: RNG.random(500)}
+    values = {0.5: 3 + RNG.random(500) / 4, 0.07: 2 + RNG.random(500), 0.02: RNG.random(500)}
     stairs = [ax.patches[0].get_data() for ax in plots.entropy(values, 32).axes]
     widths = np.concatenate([np.diff(data.edges) for data in stairs])
     np.testing.assert_allclose(widths, widths[0])
@@ -352,6 +393,29 @@ def test_panels_that_share_an_axis_share_the_edges_of_their_bins() -> None:
         np.testing.assert_array_equal(data.edges, stairs[0].edges)
         expected = np.histogram(array, data.edges)[0] / 5  # percent of 500
         np.testing.assert_allclose(data.values, expected)
+
+
+def test_a_panel_whose_values_lie_in_one_bin_has_an_axis_of_its_own() -> None:
+    flat = 3.45 + RNG.random(500) / 100
+    top, bottom = plots.entropy({1.0: flat, 0.02: 3 * RNG.random(500)}, 32).axes
+    assert top.get_xlabel() == "entropy H (nats), on an axis of its own"
+    assert bottom.get_xlabel() == "entropy H (nats)"
+    assert np.count_nonzero(top.patches[0].get_data().values) > 20
+    low, high = top.get_xlim()
+    assert high - low < 0.02
+    assert low < flat.min()
+    assert math.log(32) < high  # the bound is close, so it is shown
+    sharp = 0.99 + RNG.random(500) / 200
+    top, bottom = plots.confidence({0.1: RNG.random(500), 0.01: sharp}, 32).axes
+    assert bottom.get_xlabel() == "confidence max p (%), on an axis of its own"
+    assert bottom.get_xlim()[0] > 90  # the bound is far away
+
+
+def test_equal_values_have_an_axis_with_short_labels() -> None:
+    values = {1.0: RNG.random(500), 1e-6: np.ones(500)}
+    ax = plots.confidence(values, 32).axes[1]
+    png(ax.figure)
+    assert max(map(len, tick_texts(ax.xaxis))) <= 6
 
 
 def test_confidence_marks_one_over_k() -> None:
@@ -363,13 +427,27 @@ def test_confidence_marks_one_over_k() -> None:
     assert first_x(sharp.lines) == pytest.approx([100 * values[0.02].mean(), 3.125])
 
 
-def test_logits_name_up_to_forty_prompts() -> None:
-    prompts = [f"a photo of thing {i}" for i in range(41)]
-    few = plots.logits(np.zeros((2, 40)), ["cat", "dog"], prompts[:40])
-    assert tick_texts(few.axes[0].xaxis) == prompts[:40]
-    many = plots.logits(np.zeros((2, 41)), ["cat", "dog"], prompts)
-    assert many.axes[0].get_xlabel() == "number of the prompt, from 0"
-    assert "a photo of thing 1" not in texts(many)
+def test_logits_are_dots_in_a_row_per_prompt() -> None:
+    cosines = [[0.1, 0.3], [0.2, np.nan]]
+    ax = plots.logits(cosines, ["cat", "dog"], ["a pet", "a wing"]).axes[0]
+    assert tick_texts(ax.yaxis) == ["a pet", "a wing"]
+    assert ax.yaxis_inverted()
+    assert [line.get_linestyle() for line in ax.lines] == ["None", "None"]
+    np.testing.assert_array_equal([line.get_xdata() for line in ax.lines], cosines)
+    rows = np.array([line.get_ydata() for line in ax.lines])
+    assert (rows[0] < rows[1]).all()  # apart, but nearest to their row
+    assert (np.abs(rows - [0, 1]) < 0.5).all()
+
+
+def test_of_many_prompts_the_forty_that_differ_the_most_are_drawn_in_their_order() -> None:
+    prompts = [f"a photo of thing {i}" for i in range(60)]
+    rising = np.arange(60) / 100
+    fig = plots.logits([rising, -rising], ["cat", "dog"], prompts)
+    assert tick_texts(fig.axes[0].yaxis) == prompts[20:]
+    assert fig.axes[0].get_title("left") == "40 of 60 prompts: the largest differences"
+    alone = plots.logits([-rising], ["cat"], prompts)
+    assert tick_texts(alone.axes[0].yaxis) == prompts[:40]
+    assert alone.axes[0].get_title("left") == "40 of 60 prompts: the highest cosines"
 
 
 def test_similarity_has_one_row_per_prompt_and_can_be_centred_on_its_mean() -> None:
@@ -505,3 +583,117 @@ def test_a_large_png_has_fewer_dots(tmp_path: Path) -> None:
     plots.save(fig, tmp_path / "large.png")
     with Image.open(tmp_path / "large.png") as image:
         assert math.prod(image.size) == pytest.approx(12e6, rel=1e-3)
+
+
+# -- subtitle, size and resolution ---------------------------------------------------------------
+
+SOURCE = "untrained clip-vit-base-patch32 on shapes, test, prompts: a photo of a {}, 2,000 images"
+
+
+@pytest.mark.filterwarnings("ignore:Glyph")
+@pytest.mark.long
+@pytest.mark.usefixtures("low_resolution")
+def test_a_subtitle_stands_between_title_and_axes_and_nothing_overlaps() -> None:
+    for name, fig in examples().items():
+        width, height = fig.get_size_inches()
+        plots.finish(fig, SOURCE)
+        assert SOURCE in " ".join(texts(fig)).replace("\n", " "), name
+        assert fig.get_figwidth() == width
+        assert fig.get_figheight() > height
+        assert plots.overlapping_texts(fig) == [], name
+        subtitle = fig.texts[-1].get_window_extent()
+        assert subtitle.x1 <= fig.bbox.x1, name
+        for ax in fig.axes:
+            assert ax.get_tightbbox().y1 < subtitle.y0, name
+
+
+@pytest.mark.filterwarnings("ignore:Glyph")
+@pytest.mark.parametrize("text", ["M" * 300, "猫科动物" * 60, "a name " * 60, "", "\x1b[31m\n"])
+def test_a_subtitle_of_any_text_stays_inside_the_picture(text: str) -> None:
+    fig = plots.confusion(np.eye(1), ["cat"], title="A title")
+    plots.finish(fig, text)
+    fig.draw_without_rendering()
+    for artist in fig.texts:
+        assert artist.get_window_extent().x1 <= fig.bbox.x1
+        assert not set("\x1b") & set(artist.get_text())
+    assert plots.overlapping_texts(fig) == []
+
+
+def test_a_long_fact_is_wrapped_to_the_width_of_the_picture() -> None:
+    fig = plots.confusion(np.eye(2) * 123456789, ["a", "b"], class_accuracy=0.5)
+    plots.finish(fig)
+    fig.draw_without_rendering()
+    title = fig.axes[0].get_title("left")
+    assert "\n" in title
+    (artist,) = (text for text in fig.findobj(matplotlib.text.Text) if text.get_text() == title)
+    assert artist.get_window_extent().x1 <= fig.bbox.x1
+
+
+def test_a_chosen_size_is_the_size_of_the_picture_and_everything_is_wrapped_to_it(
+    tmp_path: Path,
+) -> None:
+    fig = plots.temperature([sweep("s" * 60), sweep("_t")], 32, title="a long title " * 9)
+    plots.finish(fig, SOURCE, (5, 6.5))
+    plots.save(fig, tmp_path / "p.webp", dpi=40)
+    with Image.open(tmp_path / "p.webp") as image:
+        assert image.size == (200, 260)
+    assert plots.overlapping_texts(fig) == []
+    for artist in (*fig.texts, *fig.legends[0].get_texts()):
+        assert artist.get_window_extent().x1 <= fig.bbox.x1
+
+
+def test_texts_that_overlap_are_found() -> None:
+    fig = plots.temperature([sweep()], 32)
+    assert plots.overlapping_texts(fig) == []
+    plots.finish(fig, SOURCE, (3, 3))
+    assert ("accuracy (%)", "mean entropy (nats)") in plots.overlapping_texts(fig)
+
+
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [
+        ((1, 5), "size: expected sides of 2 to 40 inches, got 1x5"),
+        ((5, 41), "got 5x41"),
+        ((np.nan, 5), "got nanx5"),
+        ((2, 2), "expected a size with room for labels and axes, got 2 x 2 inches"),
+    ],
+)
+def test_a_size_that_cannot_be_drawn_is_a_usage_error(
+    size: tuple[float, float], message: str
+) -> None:
+    fig = plots.confusion(np.eye(12), ["a name of a class"] * 12, title="A title " * 5)
+    with pytest.raises(UsageError, match=message):
+        plots.finish(fig, SOURCE, size)
+
+
+@pytest.mark.parametrize(
+    ("size", "dpi", "ending", "message"),
+    [
+        ((3, 2), 19, "png", "dpi: expected 20 to 1,200, got 19"),
+        ((3, 2), np.nan, "jpg", "dpi: expected 20 to 1,200, got nan"),
+        ((9, 9), 1200, "png", "at most 50 million pixels, got 9.0 x 9.0 inches at 1200 dots per"),
+        ((30, 2), 600, "webp", "at most 16,383 pixels in a .webp, got 18,000"),
+    ],
+)
+def test_a_resolution_that_cannot_be_saved_is_a_usage_error(
+    size: tuple[float, float], dpi: float, ending: str, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        plots.save(Figure(figsize=size), tmp_path / f"p.{ending}", dpi=dpi)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("ending", ["png", "jpg", "jpeg", "webp"])
+def test_a_resolution_multiplies_the_size(ending: str, tmp_path: Path) -> None:
+    fig = plots.classes([0.5, 0.75], ["cat", "dog"], support=[1, 1])
+    plots.save(fig, tmp_path / f"p.{ending}", dpi=50)
+    with Image.open(tmp_path / f"p.{ending}") as image:
+        assert image.size == tuple((fig.get_size_inches() * 50).astype(int))
+
+
+def test_legend_texts_that_look_alike_have_their_numbers_in_front() -> None:
+    labels = ["x" * 90 + "1", "x" * 90 + "2", "cat", "cat"]
+    fig = plots.logits(np.zeros((4, 2)), labels, ["p", "q"])
+    legend = [text.get_text() for text in fig.legends[0].get_texts()]
+    assert len(set(legend)) == 4
+    assert legend[2:] == ["2: cat", "3: cat"]

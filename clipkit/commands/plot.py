@@ -19,8 +19,9 @@ from clipkit.commands._options import (
     check_output,
     option,
     parse_temperatures,
+    split_words,
 )
-from clipkit.errors import ClipkitError, ImageError, check_positive, unknown
+from clipkit.errors import ClipkitError, ImageError, UsageError, check_positive, unknown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -43,6 +44,25 @@ def _check_picture(ctx: typer.Context, output: str) -> str | None:
     return check_output(ctx, output)
 
 
+def _check_size(size: str | None) -> str | None:
+    """Refuse a size that is not two numbers, before the command does any work."""
+    if size is not None:
+        _parse_size(size)
+    return size
+
+
+def _parse_size(size: str) -> tuple[float, float]:
+    """Parse `7x5`, a width and a height in inches."""
+    from clipkit import plots
+
+    width, _, height = size.lower().replace("×", "x").partition("x")
+    try:
+        inches = float(width), float(height)
+    except ValueError:
+        raise UsageError(f"size: expected WxH in inches, got {size!r}", "--size 7x5") from None
+    return plots.check_size(inches)
+
+
 FeatureInputs = Annotated[
     list[str] | None,
     typer.Argument(metavar="FILE", help="Feature files (default: standard input)."),
@@ -51,7 +71,7 @@ PictureOutput = Annotated[
     str,
     option(
         "FILE",
-        "A .png, .svg or .pdf file, or - for PNG on standard output.",
+        "A .png, .jpg, .webp, .svg or .pdf file, or - for PNG on standard output.",
         *OUTPUT,
         callback=_check_picture,
     ),
@@ -64,6 +84,23 @@ Groups = Annotated[
     str | None, option("FILE", "Draw groups of classes; each line of FILE is: class TAB group.")
 ]
 Title = Annotated[str | None, option("TEXT", "Title of the picture.")]
+Dpi = Annotated[
+    float | None,
+    option(
+        "N",
+        "Dots per inch of a .png, .jpg or .webp, 20 to 1200 (default: 200, less if large).",
+        min=20,
+        max=1200,
+    ),
+]
+Size = Annotated[
+    str | None,
+    option(
+        "WxH",
+        "Width and height in inches, 2x2 to 40x40 (default: what the picture needs).",
+        callback=_check_size,
+    ),
+]
 
 
 class PlotGroup(TyperGroup):
@@ -109,6 +146,8 @@ def confusion(
     run: Run = None,
     groups: Groups = None,
     title: Title = None,
+    size: Size = None,
+    dpi: Dpi = None,
     force: Force = False,
 ) -> None:
     """Draw the confusion matrix of a probe or of zero-shot classification.
@@ -117,13 +156,14 @@ def confusion(
     """
     from clipkit import plots, results
 
-    matrix = results.count(_read_predictions(file, split, run, groups))
+    scored, source = _read_predictions(file, split, run, groups)
+    matrix = results.count(scored)
     of = "" if groups is None else " of groups"
     title = title or f"Confusion{of} ({matrix.label})"
     figure = plots.confusion(
         matrix.counts, matrix.class_names, class_accuracy=matrix.class_accuracy, title=title
     )
-    _save(figure, output, force)
+    _save(figure, source, output, force, size, dpi)
 
 
 @plot.command()
@@ -134,6 +174,8 @@ def classes(
     run: Run = None,
     groups: Groups = None,
     title: Title = None,
+    size: Size = None,
+    dpi: Dpi = None,
     force: Force = False,
 ) -> None:
     """Draw the best and the worst F1 per class of a probe or of zero-shot classification.
@@ -144,14 +186,14 @@ def classes(
 
     from clipkit import metrics, plots
 
-    scored = _read_predictions(file, split, run, groups)
+    scored, source = _read_predictions(file, split, run, groups)
     C = len(scored.class_names)
     f1 = metrics.f1_per_class(scored.labels, scored.predicted, C)
     support = np.bincount(scored.labels, minlength=C)
     noun = "class" if groups is None else "group"
     title = title or f"F1 of each {noun} ({scored.label})"
     figure = plots.classes(f1, scored.class_names, support=support, noun=noun, title=title)
-    _save(figure, output, force)
+    _save(figure, source, output, force, size, dpi)
 
 
 @plot.command()
@@ -161,6 +203,8 @@ def clusters(
     split: Split = None,
     run: Annotated[int, option("N", "Number of the run, from 0.", min=0)] = 0,
     title: Title = None,
+    size: Size = None,
+    dpi: Dpi = None,
     force: Force = False,
 ) -> None:
     """Draw the percentage of each class in each cluster, with clusters matched to classes.
@@ -172,7 +216,9 @@ def clusters(
     result = features.read(file, kinds=["result"])
     matrix = results.cluster_counts(result, split, run)
     title = title or f"Clusters ({matrix.label})"
-    _save(plots.clusters(matrix.counts, matrix.class_names, title=title), output, force)
+    figure = plots.clusters(matrix.counts, matrix.class_names, title=title)
+    source = results.source_label(result, results.choose_split(result, split))
+    _save(figure, source, output, force, size, dpi)
 
 
 @plot.command()
@@ -180,6 +226,8 @@ def compare(
     file: FeatureInput = "-",
     output: PictureOutput = "-",
     title: Title = None,
+    size: Size = None,
+    dpi: Dpi = None,
     force: Force = False,
 ) -> None:
     """Draw the accuracies of compared results, and their differences with paired intervals.
@@ -197,7 +245,7 @@ def compare(
         null5=panels.null5,
         title=title or panels.label,
     )
-    _save(figure, output, force)
+    _save(figure, panels.source, output, force, size, dpi)
 
 
 @plot.command()
@@ -208,6 +256,8 @@ def temperature(
         str | None, option("NAME", "Split to draw (default: all with several runs).")
     ] = None,
     title: Title = None,
+    size: Size = None,
+    dpi: Dpi = None,
     force: Force = False,
 ) -> None:
     """Draw accuracy and mean entropy against temperature, for one or several sweeps.
@@ -218,8 +268,10 @@ def temperature(
 
     sweeps = [features.read(source, kinds=["result"]) for source in file or ["-"]]
     curves = results.temperature_sweeps(sweeps, split)
+    title = title or "Accuracy and entropy against temperature"
     figure = plots.temperature(curves, results.common_prompt_count(sweeps), title=title)
-    _save(figure, output, force)
+    source = results.sources_label(sweeps, results.sweep_splits(sweeps, split))
+    _save(figure, source, output, force, size, dpi)
 
 
 @plot.command()
@@ -230,6 +282,8 @@ def grid(
         str | None, option("NAME", "Split to draw (default: the one with the most runs).")
     ] = None,
     title: Title = None,
+    size: Size = None,
+    dpi: Dpi = None,
     force: Force = False,
 ) -> None:
     """Draw accuracy over temperature and C, with lines along which C / tau^2 is constant.
@@ -238,11 +292,13 @@ def grid(
     """
     from clipkit import features, plots, results
 
-    accuracies = results.accuracy_grid(features.read(file, kinds=["result"]), split)
+    result = features.read(file, kinds=["result"])
+    accuracies = results.accuracy_grid(result, split)
     figure = plots.grid(
         accuracies.values, accuracies.Cs, accuracies.temperatures, title=title or accuracies.label
     )
-    _save(figure, output, force)
+    source = results.source_label(result, accuracies.split)
+    _save(figure, source, output, force, size, dpi)
 
 
 @plot.command()
@@ -252,6 +308,8 @@ def entropy(
     split: Split = None,
     temperature: Temperatures = [],  # noqa: B006
     title: Title = None,
+    size: Size = None,
+    dpi: Dpi = None,
     force: Force = False,
 ) -> None:
     """Draw the distribution, over images, of the entropy of the softmax over prompts.
@@ -260,10 +318,11 @@ def entropy(
     """
     from clipkit import plots, softmax
 
-    cosines, temperatures, default_title = _read_cosines(file, split, temperature)
+    cosines, temperatures, source = _read_cosines(file, split, temperature)
     values = {tau: softmax.entropy(cosines, tau) for tau in temperatures}
-    figure = plots.entropy(values, cosines.shape[1], title=title or default_title)
-    _save(figure, output, force)
+    title = title or "Entropy of the softmax over prompts, per image"
+    figure = plots.entropy(values, cosines.shape[1], title=title)
+    _save(figure, source, output, force, size, dpi)
 
 
 @plot.command()
@@ -273,6 +332,8 @@ def confidence(
     split: Split = None,
     temperature: Temperatures = [],  # noqa: B006
     title: Title = None,
+    size: Size = None,
+    dpi: Dpi = None,
     force: Force = False,
 ) -> None:
     """Draw the distribution, over images, of the largest softmax probability.
@@ -281,10 +342,11 @@ def confidence(
     """
     from clipkit import plots, softmax
 
-    cosines, temperatures, default_title = _read_cosines(file, split, temperature)
+    cosines, temperatures, source = _read_cosines(file, split, temperature)
     values = {tau: softmax.confidence(cosines, tau) for tau in temperatures}
-    figure = plots.confidence(values, cosines.shape[1], title=title or default_title)
-    _save(figure, output, force)
+    title = title or "Confidence of the softmax over prompts, per image"
+    figure = plots.confidence(values, cosines.shape[1], title=title)
+    _save(figure, source, output, force, size, dpi)
 
 
 @plot.command()
@@ -292,9 +354,20 @@ def reliability(
     file: FeatureInput = "-",
     output: PictureOutput = "-",
     split: Split = None,
-    temperature: Temperatures = [],  # noqa: B006
+    temperature: Annotated[
+        list[str],
+        option(
+            "TAU[,TAU...]",
+            "Divide the cosines by TAU; 'model' is the temperature that the model learned, "
+            "'fitted' the one that is fitted on train.",
+            "--temperature",
+            "-t",
+        ),
+    ] = [],  # noqa: B006
     bins: Annotated[int, option("N", "Points, each of as many images.", min=1)] = 15,
     title: Title = None,
+    size: Size = None,
+    dpi: Dpi = None,
     force: Force = False,
 ) -> None:
     """Draw accuracy against confidence, with what a calibrated model would show.
@@ -305,11 +378,17 @@ def reliability(
 
     with features.open_file(file, kinds=["logits"]) as logits:
         name = results.choose_split(logits, split)
-        temperatures = parse_temperatures(temperature, logits.logit_scale)
+        words, notes = split_words(temperature), {}
+        if "fitted" in words:
+            fitted = calibration.fitted_on_train(logits, name)
+            words = [repr(fitted) if word == "fitted" else word for word in words]
+            notes[fitted] = "fitted on train"
+        temperatures = parse_temperatures(words, logits.logit_scale)
         temperatures = temperatures or [logits.temperature or 1.0]
         diagrams = calibration.reliability(logits, name, temperatures, bins)
-        source = f"{results.source_label(logits, name)}, {len(logits.splits[name]):,} images"
-    _save(plots.reliability(diagrams, title=title or source), output, force)
+        source = _with_count(results.source_label(logits, name), len(logits.splits[name]))
+    title = title or "Accuracy against confidence"
+    _save(plots.reliability(diagrams, notes=notes, title=title), source, output, force, size, dpi)
 
 
 @plot.command()
@@ -321,10 +400,15 @@ def logits(
         list[str], option("NAME", "Draw the mean of this class; repeatable.", "--class")
     ] = [],  # noqa: B006
     image: Annotated[list[str], option("ID", "Draw this image; repeatable.")] = [],  # noqa: B006
+    prompt: Annotated[
+        list[str], option("TEXT", "Draw this prompt (default: all, at most 40); repeatable.")
+    ] = [],  # noqa: B006
     title: Title = None,
+    size: Size = None,
+    dpi: Dpi = None,
     force: Force = False,
 ) -> None:
-    """Draw the cosine of images or class means with each prompt (default: five classes).
+    """Draw the cosine of images or class means with prompts, as dots (default: five classes).
 
     Example: clipkit plot logits logits.h5 --class cat --class dog -o cosines.png
     """
@@ -332,7 +416,12 @@ def logits(
 
     logits_file = features.read(file, kinds=["logits"])
     cosines, labels = results.cosine_lines(logits_file, split, image, class_)
-    _save(plots.logits(cosines, labels, logits_file.texts or [], title=title), output, force)
+    columns = results.choose_prompts(logits_file, prompt)
+    texts = [(logits_file.texts or [])[column] for column in columns]
+    title = title or "Cosine with prompts"
+    figure = plots.logits(cosines[:, columns], labels, texts, title=title)
+    source = results.source_label(logits_file, results.choose_split(logits_file, split))
+    _save(figure, source, output, force, size, dpi)
 
 
 @plot.command()
@@ -344,6 +433,8 @@ def similarity(
         bool, typer.Option("--centred", help="Subtract each prompt's mean.")
     ] = False,
     title: Title = None,
+    size: Size = None,
+    dpi: Dpi = None,
     force: Force = False,
 ) -> None:
     """Draw the mean cosine of each class with each prompt.
@@ -354,8 +445,10 @@ def similarity(
 
     logits_file = features.read(file, kinds=["logits"])
     means, names = results.class_means(logits_file, split)
+    title = title or "Mean cosine of each class with each prompt"
     figure = plots.similarity(means, names, logits_file.texts or [], centred=centred, title=title)
-    _save(figure, output, force)
+    source = results.source_label(logits_file, results.choose_split(logits_file, split))
+    _save(figure, source, output, force, size, dpi)
 
 
 @plot.command()
@@ -363,6 +456,8 @@ def spectrum(
     file: FeatureInputs = None,
     output: PictureOutput = "-",
     title: Title = "Singular values of the prompts' directions",
+    size: Size = None,
+    dpi: Dpi = None,
     force: Force = False,
 ) -> None:
     """Draw the singular values of prompt sets with their effective ranks.
@@ -374,7 +469,8 @@ def spectrum(
     texts = [features.read(source, kinds=["texts"]) for source in file or ["-"]]
     values = results.prompt_spectra(texts)
     ranks = {name: similarity.effective_rank(sigma) for name, sigma in values.items()}
-    _save(plots.spectrum(values, ranks, title=title), output, force)
+    figure = plots.spectrum(values, ranks, title=title)
+    _save(figure, results.sources_label(texts), output, force, size, dpi)
 
 
 @plot.command()
@@ -382,6 +478,8 @@ def attributes(
     file: FeatureInput = "-",
     output: PictureOutput = "-",
     title: Title = None,
+    size: Size = None,
+    dpi: Dpi = None,
     force: Force = False,
 ) -> None:
     """Draw for each attribute what is held, what words reach, and what neither needed.
@@ -408,9 +506,9 @@ def attributes(
         columns["chance"],
         series,
         columns["reach"],
-        title=title or f"What is held, and what words reach ({source})",
+        title=title or "What is held, and what words reach",
     )
-    _save(figure, output, force)
+    _save(figure, source, output, force, size, dpi)
 
 
 @plot.command()
@@ -421,6 +519,8 @@ def shots(
         str | None, option("FILE", "Result of zeroshot, to draw as a line.")
     ] = None,
     title: Title = None,
+    size: Size = None,
+    dpi: Dpi = None,
     force: Force = False,
 ) -> None:
     """Draw the accuracy of few-shot probes against the labelled images per class.
@@ -431,13 +531,14 @@ def shots(
 
     probes = [features.read(source, kinds=["result"]) for source in file or ["-"]]
     curves = results.shot_curves(probes)
+    splits = [str(probe.runs["eval_split"][-1]) for probe in probes]
+    source = results.sources_label(probes, splits)
     line = None
     if zeroshot is not None:
         named = features.read(zeroshot, kinds=["result"])
         line = results.zeroshot_line(named, probes[0], curves[0])
-    source = results.source_label(probes[0], str(probes[0].runs["eval_split"][-1]))
-    title = title or f"Labelled images per class ({source})"
-    _save(plots.shots(curves, line, title=title), output, force)
+    title = title or "Labelled images per class"
+    _save(plots.shots(curves, line, title=title), source, output, force, size, dpi)
 
 
 @plot.command()
@@ -445,6 +546,8 @@ def variance(
     file: FeatureInput = "-",
     output: PictureOutput = "-",
     title: Title = None,
+    size: Size = None,
+    dpi: Dpi = None,
     force: Force = False,
 ) -> None:
     """Draw how much of the variance of embeddings, or of prompts' cosines, attributes explain.
@@ -466,7 +569,7 @@ def variance(
             columns["above"].reshape(shape),
             prompts,
             attributes,
-            title=title or f"What each prompt's cosines measure ({source})",
+            title=title or "What each prompt's cosines measure",
         )
     else:
         mean, low, high = (columns[f"control_{name}"] for name in ("share", "low", "high"))
@@ -475,9 +578,9 @@ def variance(
             columns["share"],
             unique=columns["unique"],
             control=(mean, low, high) if np.isfinite(mean).any() else None,
-            title=title or f"What the embeddings' variance is about ({source})",
+            title=title or "What the embeddings' variance is about",
         )
-    _save(figure, output, force)
+    _save(figure, source, output, force, size, dpi)
 
 
 @plot.command()
@@ -493,6 +596,8 @@ def images(
     label_column: LabelColumn = None,
     split_column: SplitColumn = None,
     title: Title = None,
+    size: Size = None,
+    dpi: Dpi = None,
     force: Force = False,
 ) -> None:
     """Draw a contact sheet of 40 images of a data set, balanced by class.
@@ -517,8 +622,10 @@ def images(
     titles = None
     if rows.labels is not None:
         titles = [data.class_names[label] for label in rows.labels]
-    title = title or f"{len(rows)} images of {data.name}, {name}"
-    _save(plots.contact_sheet(thumbnails, titles, title=title), output, force)
+    title = title or f"{len(rows)} images of {data.name}"
+    figure = plots.contact_sheet(thumbnails, titles, title=title)
+    classes = f", {len(data.class_names):,} classes" if titles else ""
+    _save(figure, f"{data.name}, {name}{classes}", output, force, size, dpi)
 
 
 @plot.command()
@@ -544,6 +651,8 @@ def nearest(
     label_column: LabelColumn = None,
     split_column: SplitColumn = None,
     title: Title = None,
+    size: Size = None,
+    dpi: Dpi = None,
     force: Force = False,
 ) -> None:
     """Draw the images that are most and least similar to prompts (default: the first four).
@@ -578,8 +687,8 @@ def nearest(
         labels = _image_labels(logits_file, name, nearest_rows)
         shape = (*nearest_rows.rows.shape, *pictures.shape[1:])
         sheets.append(plots.NearestImages(nearest_rows.name, pictures.reshape(shape), labels))
-    source = results.source_label(logits_file, name)
-    _save(plots.nearest(sheets, title=title or f"Nearest images ({source})"), output, force)
+    figure = plots.nearest(sheets, title=title or "Nearest images")
+    _save(figure, results.source_label(logits_file, name), output, force, size, dpi)
 
 
 def _image_labels(logits: FeatureFile, split: str, found: Nearest) -> list[list[str]]:
@@ -619,20 +728,22 @@ def _thumbnails(rows: ImageDataset, numbers: Iterable[int], split: str) -> Any:
 
 def _read_predictions(
     file: str, split: str | None, run: int | None, groups: str | None
-) -> Predictions:
-    """Read the predictions of a run, of groups of classes if a file names them."""
+) -> tuple[Predictions, str]:
+    """Read the predictions of a run, by groups if a file names them, and their source."""
     from clipkit import features, results
 
-    scored = results.predictions(features.read(file, kinds=["result"]), split, run)
-    if groups is None:
-        return scored
-    return results.group_classes(scored, results.read_groups(groups, scored.class_names))
+    result = features.read(file, kinds=["result"])
+    scored = results.predictions(result, split, run)
+    source = results.source_label(result, results.choose_split(result, split))
+    if groups is not None:
+        scored = results.group_classes(scored, results.read_groups(groups, scored.class_names))
+    return scored, source
 
 
 def _read_cosines(
     file: str, split: str | None, temperature: list[str]
 ) -> tuple[Any, list[float], str]:
-    """Read the cosines (N, K) of a split, the temperatures to draw, and a title."""
+    """Read the cosines (N, K) of a split, the temperatures to draw, and the cosines' source."""
     import numpy as np
 
     from clipkit import features, results
@@ -642,12 +753,23 @@ def _read_cosines(
         temperatures = parse_temperatures(temperature, logits.logit_scale)
         temperatures = temperatures or [check_positive("temperature", logits.temperature or 1.0)]
         cosines = np.asarray(logits.cosines(name))
-        return cosines, temperatures, f"{len(cosines)} images of {name}"
+        source = _with_count(results.source_label(logits, name), len(cosines))
+        return cosines, temperatures, source
 
 
-def _save(figure: Figure, output: str, force: bool) -> None:
-    from clipkit import files, plots
+def _with_count(source: str, images: int) -> str:
+    return f"{source}, {images:,} image{'s' if images != 1 else ''}"
 
+
+def _save(
+    figure: Figure, source: str, output: str, force: bool, size: str | None, dpi: float | None
+) -> None:
+    """Write a figure with the source of its data, in the size and resolution of the options."""
+    from clipkit import console, files, plots
+
+    plots.finish(figure, source, None if size is None else _parse_size(size))
+    if size is not None and plots.overlapping_texts(figure):
+        console.warn(f"texts overlap at a size of {size}; hint: choose a larger --size")
     format = "png" if output == "-" else plots.format_of(output)
     with files.atomic_write(output, force=force) as path:
-        plots.save(figure, path, format)
+        plots.save(figure, path, format, dpi=dpi)

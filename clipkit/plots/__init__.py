@@ -11,19 +11,18 @@ never read as mathtext.
 
 from clipkit.plots.bars import classes, confidence, entropy, variance
 from clipkit.plots.comparison import compare
-from clipkit.plots.dots import Dots, attributes
+from clipkit.plots.dots import Dots, attributes, logits
 from clipkit.plots.heatmaps import clusters, confusion, grid, prompt_variance, similarity
 from clipkit.plots.lines import (
     ShotCurve,
     Sweep,
-    logits,
     reliability,
     shots,
     spectrum,
     temperature,
 )
 from clipkit.plots.sheets import NearestImages, contact_sheet, nearest
-from clipkit.plots.style import FORMATS, format_of, save
+from clipkit.plots.style import FORMATS, check_size, finish, format_of, overlapping_texts, save
 
 __all__ = [
     "FORMATS",
@@ -32,6 +31,7 @@ __all__ = [
     "ShotCurve",
     "Sweep",
     "attributes",
+    "check_size",
     "classes",
     "clusters",
     "compare",
@@ -39,10 +39,12 @@ __all__ = [
     "confusion",
     "contact_sheet",
     "entropy",
+    "finish",
     "format_of",
     "grid",
     "logits",
     "nearest",
+    "overlapping_texts",
     "prompt_variance",
     "reliability",
     "save",

@@ -57,8 +57,9 @@ def entropy(
     """Draw histograms over images of the entropy of softmax(cosine / tau), one per temperature.
 
     Each panel marks the maximum ln K and the mean. Where all entropies are within 0.01 nats of
-    ln K, it shows ln K - H on a separate scale, with the maximum still on the right. The other
-    panels share one axis and the edges of its bins.
+    ln K, it shows ln K - H on a separate scale, with the maximum still on the right. A panel whose
+    entropies would fill less than two bins has an axis of its own. The other panels share one
+    axis and the edges of its bins.
 
     Parameters
     ----------
@@ -89,8 +90,9 @@ def confidence(
     """Draw histograms over images of the top-1 confidence, one per temperature.
 
     Each panel marks the minimum 1/K and the mean. Where all confidences are within one percentage
-    point of 1/K, it shows the distance from it on a separate scale. The other panels share one
-    axis and the edges of its bins.
+    point of 1/K, it shows the distance from it on a separate scale. A panel whose confidences
+    would fill less than two bins has an axis of its own. The other panels share one axis and the
+    edges of its bins.
 
     Parameters
     ----------
@@ -118,12 +120,11 @@ def _histograms(values: Mapping[float, Floats], quantity: _Quantity, title: str 
     if len(values) > MAX_PANELS:
         raise UsageError(f"expected at most {MAX_PANELS} temperatures to draw, got {len(values)}")
     panels = {tau: values[tau][np.isfinite(values[tau])] for tau in sorted(values, reverse=True)}
-    wide = []
-    for tau, panel in panels.items():
-        if np.any(np.abs(panel - quantity.bound) >= quantity.near):
-            wide.append(tau)
-    pooled = np.concatenate([[quantity.bound], *[panels[tau] for tau in wide]])
-    span = float(pooled.min()), float(pooled.max())
+    near = {tau for tau, panel in panels.items() if _is_near(panel, quantity)}
+    span = _span([panels[tau] for tau in panels if tau not in near], quantity.bound)
+    narrow = {tau for tau in panels if tau not in near and _is_narrow(panels[tau], span)}
+    wide = [tau for tau in panels if tau not in near | narrow]
+    span = _span([panels[tau] for tau in wide], quantity.bound)
 
     height = 1.75 * len(panels) - 0.25 * max(len(wide) - 1, 0) + 0.3
     fig = new_figure(7.0, height, title)
@@ -132,15 +133,36 @@ def _histograms(values: Mapping[float, Floats], quantity: _Quantity, title: str 
         _panel_titles(ax, tau, panel, quantity)
         ax.set_ylabel("images (%)")
         ax.yaxis.set_major_locator(MaxNLocator(4))
-        if tau in wide:
-            _histogram(ax, panel, quantity.bound, span)
-        else:
+        if tau in near:
             _distance_histogram(ax, panel, quantity)
+        elif tau in narrow:
+            _narrow_histogram(ax, panel, quantity)
+        else:
+            _histogram(ax, panel, quantity.bound, span)
         if wide and tau == wide[-1]:
             ax.set_xlabel(quantity.axis_label)
     marks = [Line2D([], [], color="black", linestyle="--"), Line2D([], [], color=VERMILLION)]
     add_legend(fig, marks, [quantity.bound_label, "mean"])
     return fig
+
+
+def _is_near(values: Floats, quantity: _Quantity) -> bool:
+    return bool(np.all(np.abs(values - quantity.bound) < quantity.near))
+
+
+def _span(panels: Sequence[Floats], bound: float) -> tuple[float, float]:
+    """Return the least and the largest value of some panels and of the bound."""
+    pooled = np.concatenate([[bound], *panels])
+    return float(pooled.min()), float(pooled.max())
+
+
+def _is_narrow(values: Floats, span: tuple[float, float]) -> bool:
+    """Return whether 90 % of the values would fill less than two bins, and all less than 15."""
+    if not len(values):
+        return False
+    bin_width = (span[1] - span[0]) / BINS
+    low, high = np.quantile(values, [0.05, 0.95])
+    return bool(high - low < 2 * bin_width and np.ptp(values) < 15 * bin_width)
 
 
 def _panel_titles(ax: Axes, tau: float, values: Floats, quantity: _Quantity) -> None:
@@ -178,6 +200,20 @@ def _distance_histogram(ax: Axes, values: Floats, quantity: _Quantity) -> None:
     if quantity.bound_is_maximum:
         ax.invert_xaxis()
     ax.set_xlabel(f"{quantity.distance_label} ({unit})")
+
+
+def _narrow_histogram(ax: Axes, values: Floats, quantity: _Quantity) -> None:
+    """Draw a histogram on an axis of its own, which shows the bound only if it is close."""
+    low, high = float(values.min()), float(values.max())
+    least = 1e-3 * max(quantity.bound, high)  # bins need a width, and labels few digits
+    if high - low < least:
+        low, high = low - least, high + least
+    distance = max(low - quantity.bound, quantity.bound - high)
+    if distance < 5 * (high - low):
+        low, high = min(low, quantity.bound), max(high, quantity.bound)
+    _histogram(ax, values, quantity.bound, (low, high))
+    ax.xaxis.set_major_locator(MaxNLocator(6))
+    ax.set_xlabel(f"{quantity.axis_label}, on an axis of its own")
 
 
 @clipkit_style
@@ -275,6 +311,9 @@ def variance(
         handles.append(ax.barh(y + offset, mean, height, color=VERMILLION))
         ax.hlines(y + offset, low, high, color="black", linewidth=1.2)
         labels.append("untrained control")
+        if np.any(high > low):
+            fact = "lines: range of the untrained controls; their bars: the mean"
+            ax.set_title(fact, loc="left", color=GREY)
     ax.set_yticks(y, sanitize_names([attributes[row] for row in order], 28))
     ax.tick_params(axis="y", length=0)
     ax.set_ylim(len(order) - 0.4, -0.6)

@@ -20,6 +20,7 @@ from clipkit.plots.style import (
     line_style,
     new_figure,
     sanitize_label,
+    sanitize_names,
 )
 
 MAX_GROUPS = 30  # of more, those with the lowest accuracies are shown
@@ -48,7 +49,7 @@ def compare(
     difference : array (F - 1, G, 3)
         Of the first result minus each other. The panel is left out if F is 1.
     names : sequence of F str
-        Of the results, cut after 28 characters.
+        Of the results, cut after 32 characters.
     groups : sequence of G str
         Without groups, G is 1.
     null5 : array (F,), optional
@@ -58,9 +59,11 @@ def compare(
     accuracy = 100 * np.asarray(accuracy, np.float64)
     difference = 100 * np.asarray(difference, np.float64)
     marks = np.full(len(names), np.nan) if null5 is None else 100 * np.asarray(null5, np.float64)
-    short = [sanitize_label(name, 28) for name in names]
+    short = sanitize_names(names, 32)
     order = np.argsort(accuracy[0, :, 0], kind="stable")[:MAX_GROUPS]
-    labels = [sanitize_label(groups[i], 28) for i in order] if groups else short
+    labels = short
+    if groups:
+        labels = sanitize_names([groups[i] for i in order], 28, order.tolist())
     per_line = len(names) if groups else 1
     fig = new_figure(7.5, len(labels) * (0.16 + 0.13 * per_line) + 1.0, title)
     n_panels = 2 if len(difference) else 1
@@ -97,12 +100,12 @@ def _draw_points(ax: Axes, values: Floats, series: Sequence[int], grouped: bool)
 
 
 def _title_panels(axes: Sequence[Axes], n_groups: int) -> None:
-    facts = "95 % intervals over images"
+    facts = "bars: 95 % intervals over images"
     if n_groups > MAX_GROUPS:
         facts += f", {MAX_GROUPS} of {n_groups} groups"
     axes[0].set_title(facts, loc="left", color=GREY)
     if len(axes) > 1:
-        axes[1].set_title("paired 95 % intervals over images", loc="left", color=GREY)
+        axes[1].set_title("bars: paired 95 % intervals over images", loc="left", color=GREY)
 
 
 def _add_legend(fig: Figure, names: Sequence[str], has_null: bool, n_groups: int) -> None:

@@ -1,4 +1,4 @@
-"""Dots with intervals: what is held of each attribute, and what words reach."""
+"""Dots in rows: what is held of each attribute and what words reach, and cosines with prompts."""
 
 from __future__ import annotations
 
@@ -17,11 +17,15 @@ from clipkit.plots.style import (
     Floats,
     add_legend,
     clipkit_style,
+    dodge,
+    line_style,
     new_figure,
-    sanitize_label,
+    sanitize_names,
+    use_plain_numbers,
 )
 
-ROW_INCHES = 0.36
+ROW_INCHES = 0.42
+MAX_ROWS = 40  # of more prompts, those that differ the most are drawn
 
 
 class Dots(NamedTuple):
@@ -41,10 +45,10 @@ class _Style(NamedTuple):
 
 # By the order of the series; the first is drawn last, above the others.
 STYLES = (
-    _Style(PALETTE[0], "o", 7, -0.2),
-    _Style(PALETTE[6], "s", 6, 0.07),
-    _Style(PALETTE[2], "D", 5, 0.2),
-    _Style(PALETTE[1], "^", 7, 0.33),
+    _Style(PALETTE[0], "o", 7, -0.3),
+    _Style(PALETTE[6], "s", 6, -0.1),
+    _Style(PALETTE[2], "D", 5, 0.1),
+    _Style(PALETTE[1], "^", 6, 0.3),
 )
 
 
@@ -88,7 +92,7 @@ def attributes(
         if np.isfinite(np.asarray(dots.values)).any():
             handles.append(_draw_dots(ax, y, dots, order, STYLES[number], zorder=9 - number))
             labels.append(label)
-    ax.set_yticks(y, [sanitize_label(names[row], 28) for row in order], fontsize=9.5)
+    ax.set_yticks(y, sanitize_names([names[row] for row in order], 28), fontsize=9.5)
     ax.tick_params(axis="y", length=0)
     ax.set_ylim(len(order) - 0.4, -0.6)
     ax.set_xlim(0, 101)
@@ -128,3 +132,61 @@ def _write_reach(ax: Axes, y: Floats, reach: Floats) -> None:
     for position, value in zip(y, reach, strict=True):
         text = "–" if np.isnan(value) else f"{value:.2f}"
         ax.text(1.02, position, text, transform=place, fontsize=9, va="center")
+
+
+@clipkit_style
+def logits(
+    cosines: ArrayLike, labels: Sequence[str], texts: Sequence[str], *, title: str | None = None
+) -> Figure:
+    """Draw a row per prompt, with a dot at the cosine of each image or class mean.
+
+    Of more than 40 prompts, those are drawn in which the images or classes differ the most; for a
+    single image or class, those with the highest cosines.
+
+    Parameters
+    ----------
+    cosines : array (M, K)
+        Cosine similarities; NaN is not drawn.
+    labels : sequence of M str
+        What each series of dots is: an image's id, a class's name.
+    texts : sequence of K str
+        Prompts, shown literally, cut after 48 characters.
+    """
+    values = np.asarray(cosines, np.float64)
+    M, K = values.shape
+    rows = _most_different(values)
+    prompts = sanitize_names([texts[row] for row in rows], 48, rows.tolist())
+    row_inches = min(0.15 + 0.022 * M, 0.5)
+    fig = new_figure(7.5, row_inches * len(rows) + 0.8, title)
+    ax = fig.add_subplot()
+    y = np.arange(len(rows), dtype=np.float64)
+    ax.hlines(y + 0.5, 0, 1, transform=ax.get_yaxis_transform(), color="#eeeeee", linewidth=0.6)
+    handles: list[Artist] = []
+    for i, series in enumerate(values[:, rows]):
+        style = {**line_style(i), "linestyle": "none", "markersize": 5.5}
+        offset = dodge(i, M, 0.14, 0.66)
+        handles += ax.plot(series, y + offset, markeredgecolor="white", mew=0.4, **style)
+    ax.set_yticks(y, prompts, fontsize=9)
+    ax.tick_params(axis="y", length=0)
+    ax.set_ylim(len(rows) - 0.5, -0.5)
+    ax.grid(False, axis="y")
+    use_plain_numbers(ax.xaxis)
+    ax.set_xlabel("cosine similarity")
+    if len(rows) < K:
+        choice = "largest differences" if M > 1 else "highest cosines"
+        ax.set_title(f"{len(rows)} of {K:,} prompts: the {choice}", loc="left", color=GREY)
+    add_legend(fig, handles, sanitize_names(labels, 32))
+    return fig
+
+
+def _most_different(values: Floats) -> NDArray[np.int64]:
+    """Return the columns to draw of (M, K) values, at most 40, in their order."""
+    M, K = values.shape
+    if K <= MAX_ROWS:
+        return np.arange(K)
+    size = values[0]
+    if M > 1:
+        filled = np.ma.masked_invalid(values)
+        size = np.ma.filled(filled.max(axis=0) - filled.min(axis=0), -np.inf)
+    largest = np.argsort(-np.nan_to_num(size, nan=-np.inf), kind="stable")[:MAX_ROWS]
+    return np.sort(largest)

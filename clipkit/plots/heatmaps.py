@@ -20,8 +20,8 @@ from clipkit.plots.style import (
     Floats,
     clipkit_style,
     new_figure,
-    sanitize_label,
     sanitize_names,
+    text_width,
     use_plain_numbers,
 )
 
@@ -41,7 +41,7 @@ def _axis_inches(n: int, cell: float, least: float) -> float:
 
 def _text_inches(labels: Sequence[str]) -> float:
     """Return the width of the longest label."""
-    return max(map(len, labels), default=0) * CHARACTER_INCHES
+    return max(map(text_width, labels), default=0) * CHARACTER_INCHES
 
 
 def _label_cells(
@@ -124,10 +124,11 @@ def confusion(
     """
     counts = np.asarray(counts, np.float64)  # (C, C)
     names = sanitize_names(class_names, 24)
-    fact = f"accuracy {100 * np.trace(counts) / max(counts.sum(), 1):.2f} %"
+    accuracy = f"{100 * np.trace(counts) / max(counts.sum(), 1):.2f} %"
     if class_accuracy is None:
+        fact = f"accuracy {accuracy}"
         return _row_percentages(counts, names, names, "predicted class", fact, title)
-    fact = f"group {fact}, class accuracy {100 * class_accuracy:.2f} %"
+    fact = f"accuracy by group {accuracy}, accuracy by class {100 * class_accuracy:.2f} %"
     return _row_percentages(counts, names, names, "predicted group", fact, title, noun="group")
 
 
@@ -239,7 +240,7 @@ def similarity(
     names = sanitize_names(class_names, 24)
     width = _axis_inches(C, 0.4, 2.5)
     if K <= MAX_TEXTS:
-        prompts = [sanitize_label(text) for text in texts]
+        prompts = sanitize_names(texts, 40)
         height = _axis_inches(K, 0.2, 2.4)
     else:
         prompts = []
@@ -290,8 +291,8 @@ def prompt_variance(
     """
     percent = 100 * np.asarray(share, np.float64)
     K, A = percent.shape
-    texts = [sanitize_label(text) for text in prompts]
-    names = [sanitize_label(name, 24) for name in attributes]
+    texts = sanitize_names(prompts, 40)
+    names = sanitize_names(attributes, 24)
     width = _axis_inches(A, 0.42, 2.5)
     height = _axis_inches(K, 0.22, 1.5)
     fig = new_figure(width + _text_inches(texts) + 2.0, height + _text_inches(names) + 0.9, title)

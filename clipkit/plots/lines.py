@@ -1,4 +1,4 @@
-"""Curves: accuracy against temperature or confidence, cosines along prompts, singular values."""
+"""Curves: accuracy against temperature, images or confidence, and singular values."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from clipkit.plots.style import (
     Floats,
     add_legend,
     clipkit_style,
+    dodge,
     line_style,
     new_figure,
     sanitize_label,
@@ -27,7 +28,6 @@ from clipkit.plots.style import (
 )
 
 MAX_TICKS = 200  # more temperatures than this have no minor ticks
-MAX_TEXTS = 40  # more prompts than this are numbered
 BAND = "#cccccc"
 PANELS = 3  # side by side
 
@@ -91,8 +91,8 @@ def temperature(
     """Draw accuracy against temperature, and below it mean entropy with its maximum ln K.
 
     A star marks each curve's best accuracy, which the legend states; the best of all is written
-    next to its star. Temperature is on a log axis and falls to the right. Entropies that all sweeps
-    share are drawn once.
+    next to its star. Temperature is on a log axis and falls to the right; the points of several
+    curves at one temperature are moved apart. Entropies that all sweeps share are drawn once.
 
     Parameters
     ----------
@@ -103,8 +103,16 @@ def temperature(
     """
     fig = new_figure(7.0, 5.0, title)
     top, bottom = fig.subplots(2, 1, sharex=True, height_ratios=[3, 2])
-    handles = [_draw_accuracy(top, sweep, i) for i, sweep in enumerate(sweeps)]
-    _name_best(top, sweeps)
+    moves = _moves(sweeps)
+    handles = [
+        _draw_accuracy(top, sweep, i, move)
+        for i, (sweep, move) in enumerate(zip(sweeps, moves, strict=True))
+    ]
+    _name_best(top, sweeps, moves)
+    facts = "bars: 95 % intervals over images; star: best"
+    if len(sweeps) > 1:
+        facts = f"{facts.replace('star', 'stars')} of each curve; points at one τ are set apart"
+    top.set_title(facts, loc="left", color=GREY)
     top.set_ylabel("accuracy (%)")
     top.margins(y=0.16)
     use_plain_numbers(top.yaxis)
@@ -116,26 +124,43 @@ def temperature(
     return fig
 
 
-def _draw_accuracy(ax: Axes, sweep: Sweep, i: int) -> Artist:
+def _moves(sweeps: Sequence[Sweep]) -> list[float]:
+    """Return the factor by which the temperatures of each curve are drawn too large or small."""
+    logs = np.log(np.unique(np.concatenate([sweep.tau for sweep in sweeps])))
+    gap = float(np.diff(logs).min(initial=np.ptp(logs) or 1.0))
+    span = float(np.ptp(logs)) or 1.0
+    room = min(0.5 * gap, 0.08 * span)  # the axis ends 0.05 spans beyond the last temperature
+    n = len(sweeps)
+    return [math.exp(-dodge(i, n, 0.012 * span, room)) for i in range(n)]  # τ falls to the right
+
+
+def _draw_accuracy(ax: Axes, sweep: Sweep, i: int, move: float) -> Artist:
     style = line_style(i)
-    (line,) = ax.plot(sweep.tau, sweep.percent, **style)
-    ax.vlines(sweep.tau, sweep.low, sweep.high, color=style["color"], linewidth=1.2, alpha=0.7)
+    tau = sweep.tau * move
+    (line,) = ax.plot(tau, sweep.percent, **style)
+    ax.vlines(tau, sweep.low, sweep.high, color=style["color"], linewidth=1.2, alpha=0.7)
     if sweep.best is not None:
         star: dict[str, Any] = {"marker": "*", "markersize": 15, "markeredgecolor": "white"}
-        ax.plot(*sweep.best, color=style["color"], zorder=5, **star)
+        best_tau, accuracy = sweep.best
+        ax.plot(best_tau * move, accuracy, color=style["color"], zorder=5, **star)
     return line
 
 
-def _name_best(ax: Axes, sweeps: Sequence[Sweep]) -> None:
-    """Write the best accuracy of all sweeps next to its star."""
-    bests = [sweep.best for sweep in sweeps if sweep.best is not None]
+def _name_best(ax: Axes, sweeps: Sequence[Sweep], moves: Sequence[float]) -> None:
+    """Write the best accuracy of all sweeps above its star and its interval."""
+    bests = []
+    for sweep, move in zip(sweeps, moves, strict=True):
+        if sweep.best is not None:
+            tau, accuracy = sweep.best
+            high = np.nanmax(np.append(sweep.high[sweep.tau == tau], accuracy))
+            bests.append((accuracy, tau * move, float(high)))
     if not bests:
         return
-    tau, accuracy = max(bests, key=lambda best: best[1])
+    accuracy, tau, high = max(bests, key=lambda best: best[0])
     ax.annotate(
         f"{accuracy:.2f} %",
-        (tau, accuracy),
-        xytext=(0, 9),
+        (tau, high),
+        xytext=(0, 9 if high == accuracy else 4),
         textcoords="offset points",
         ha="center",
         va="bottom",
@@ -206,50 +231,6 @@ def _set_tau_axis(ax: Axes, tau: Floats) -> None:
     ax.set_xlabel("temperature τ (log scale, falling)")
 
 
-@clipkit_style
-def logits(
-    cosines: ArrayLike, labels: Sequence[str], texts: Sequence[str], *, title: str | None = None
-) -> Figure:
-    """Draw the cosine with each prompt, one line per image or class.
-
-    Parameters
-    ----------
-    cosines : array (M, K)
-        Cosine similarities; NaN leaves a gap.
-    labels : sequence of M str
-        What each line is: an image's id, a class's name.
-    texts : sequence of K str
-        Prompts; above 40 they are numbered from 0 instead.
-    """
-    cosines = np.asarray(cosines, np.float64)
-    K = cosines.shape[1]
-    if K <= MAX_TEXTS:
-        prompts = [sanitize_label(text) for text in texts]
-        width = max(7.0, 0.26 * K + 1.2)
-        line: dict[str, Any] = {"linewidth": 1.4}
-        xlabel = "prompt"
-    else:
-        prompts = []
-        width = 9.0
-        line = {"linewidth": 0.9, "marker": ""}
-        xlabel = "number of the prompt, from 0"
-    prompt_inches = 0.8 * 0.07 * max(map(len, prompts), default=0)  # height of the slanted text
-    fig = new_figure(width, 3.0 + max(prompt_inches, 0.3), title)
-    ax = fig.add_subplot()
-    handles: list[Artist] = []
-    for i, row in enumerate(cosines):
-        handles += ax.plot(np.arange(K), row, markersize=4, **{**line_style(i), **line})
-    use_plain_numbers(ax.yaxis)
-    if prompts:
-        ax.set_xticks(
-            range(K), prompts, rotation=60, ha="right", rotation_mode="anchor", fontsize=8.5
-        )
-    ax.set_xlim(-0.6, K - 0.4)
-    ax.set(xlabel=xlabel, ylabel="cosine similarity")
-    add_legend(fig, handles, [sanitize_label(label, 32) for label in labels])
-    return fig
-
-
 class ShotCurve(NamedTuple):
     """One curve of `shots`.
 
@@ -279,6 +260,8 @@ def shots(
 ) -> Figure:
     """Draw accuracy against labelled images per class, with the range of the draws.
 
+    The points of several curves at one number of images are moved apart.
+
     Parameters
     ----------
     curves : sequence of ShotCurve
@@ -290,9 +273,10 @@ def shots(
     handles: list[Artist] = []
     for i, curve in enumerate(curves):
         low, mean, high = (100 * np.asarray(part) for part in (curve.low, curve.mean, curve.high))
-        handles += ax.plot(curve.shots, mean, **line_style(i))
-        ax.fill_between(curve.shots, low, high, color=line_style(i)["color"], alpha=0.2, lw=0)
-    labels = [sanitize_label(curve.label, 64) for curve in curves]
+        x = np.asarray(curve.shots) * 2 ** dodge(i, len(curves), 0.05, 0.5)
+        handles += ax.plot(x, mean, **line_style(i))
+        ax.vlines(x, low, high, color=line_style(i)["color"], linewidth=1.6)
+    labels = [sanitize_label(curve.label, 76) for curve in curves]
     if zeroshot is not None:
         handles.append(ax.axhline(100 * zeroshot[0], color="black", linestyle="--"))
         labels.append(zeroshot[1])
@@ -302,7 +286,10 @@ def shots(
     ax.xaxis.set_minor_formatter(NullFormatter())
     ax.set_ylim(0)
     ax.set(xlabel="labelled images per class (log scale)", ylabel="accuracy (%)")
-    ax.set_title("bands: range of the draws", loc="left", color=GREY)
+    facts = "points: mean of the draws; bars: their range"
+    if len(curves) > 1:
+        facts += "; points at one number are set apart"
+    ax.set_title(facts, loc="left", color=GREY)
     add_legend(fig, handles, labels)
     return fig
 
@@ -333,7 +320,7 @@ def spectrum(
         index = np.arange(1, len(falling) + 1)
         handles += ax.plot(index, falling, **{**line_style(i), "marker": ""})
         rank = effective_rank[name]
-        labels.append(f"{sanitize_label(name, 32)}: effective rank {rank:.1f}")
+        labels.append(f"{sanitize_label(name, 52)}: effective rank {rank:.1f}")
         height = float(np.exp(np.interp(rank, index, np.log(falling))))
         ax.plot(rank, height, markersize=9, markeredgecolor="white", **line_style(i))
         color = line_style(i)["color"]
@@ -342,12 +329,18 @@ def spectrum(
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     ax.yaxis.set_minor_formatter(NullFormatter())
     ax.set(xlabel="index of the singular value", ylabel="singular value (log scale)")
+    ax.set_title("marks: effective rank", loc="left", color=GREY)
     add_legend(fig, handles, labels)
     return fig
 
 
 @clipkit_style
-def reliability(diagrams: Mapping[float, Reliability], *, title: str | None = None) -> Figure:
+def reliability(
+    diagrams: Mapping[float, Reliability],
+    *,
+    notes: Mapping[float, str] | None = None,
+    title: str | None = None,
+) -> Figure:
     """Draw accuracy against confidence, one panel per temperature.
 
     Each point is a bin of as many images as the others. A calibrated model's points lie on the
@@ -358,6 +351,8 @@ def reliability(diagrams: Mapping[float, Reliability], *, title: str | None = No
     ----------
     diagrams : mapping of float to Reliability
         Temperature -> see `metrics.reliability`. At least one.
+    notes : mapping of float to str, optional
+        Temperature -> what to write after it, `fitted on train` for example.
     """
     columns = min(len(diagrams), PANELS)
     rows = math.ceil(len(diagrams) / columns)
@@ -368,7 +363,9 @@ def reliability(diagrams: Mapping[float, Reliability], *, title: str | None = No
     handles: list[Artist] = []
     for ax, (tau, diagram) in zip(axes.flat, diagrams.items(), strict=False):
         handles = _draw_reliability(ax, diagram)
-        ax.set_title(f"τ = {tau:g}", loc="left", fontweight="bold", pad=19)
+        note = (notes or {}).get(tau)
+        name = f"τ = {tau:g}, {note}" if note else f"τ = {tau:g}"
+        ax.set_title(name, loc="left", fontweight="bold", pad=19)
         error, null = 100 * diagram.ece, 100 * diagram.ece_null
         facts = f"ECE {error:.1f} %, a calibrated model's {null:.1f} %"
         ax.text(0, 1.03, facts, transform=ax.transAxes, fontsize=9, color=GREY)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import textwrap
+import unicodedata
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,8 +14,10 @@ from typing import Any
 import matplotlib.style
 import numpy as np
 from matplotlib.artist import Artist
+from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import ScalarFormatter
 from numpy.typing import NDArray
 
@@ -23,9 +26,15 @@ from clipkit.tables import distinct_names
 
 Floats = NDArray[np.float64]
 
-FORMATS = ("png", "svg", "pdf")
+FORMATS = ("png", "svg", "pdf", "jpg", "webp")
+ENDINGS = ".png, .jpg, .webp, .svg or .pdf"
+PIXEL_FORMATS = ("png", "jpg", "webp")
 DPI = 200  # a figure 7 inches wide has 1,400 pixels; shown 800 wide, 10 pt text is 16 pixels high
-MAX_PIXELS = 12_000_000  # of a larger figure, a PNG has fewer dots per inch: each takes 40 bytes
+DPI_LIMITS = (20, 1200)
+SIZE_LIMITS = (2.0, 40.0)  # inches, of the width and of the height
+MAX_PIXELS = 12_000_000  # of a larger figure, pictures have fewer dots: each takes 40 bytes
+MAX_ASKED_PIXELS = 50_000_000  # with a resolution that the user chose: 2 GB
+MAX_WEBP_SIDE = 16_383  # pixels; the format stores 14 bits
 
 # Okabe and Ito, Color Universal Design (2008): colours that colour-blind readers can tell apart.
 # Yellow is left out, since it is hard to see on white.
@@ -35,6 +44,10 @@ DASHES = ("-", "--", ":")
 BLUE, VERMILLION = PALETTE[:2]
 GREY = "#555555"
 MAX_LEGEND = 60
+LEGEND_CHARACTER = 0.085  # inches
+PAD = 0.08  # inches around everything
+TITLE_SIZE, SUBTITLE_SIZE = 12, 9.5  # points
+FULL_SIZE = 8.0  # inches; pages show wider figures smaller, so titles and labels grow with them
 
 _STYLE = {
     "axes.axisbelow": True,
@@ -42,7 +55,7 @@ _STYLE = {
     "axes.spines.right": False,
     "axes.spines.top": False,
     "axes.titlesize": 10,
-    "figure.titlesize": 12,
+    "figure.titlesize": TITLE_SIZE,
     "figure.titleweight": "bold",
     "font.size": 10,
     "grid.color": "#dddddd",
@@ -55,10 +68,12 @@ _STYLE = {
     "text.parse_math": False,  # a dollar sign in a prompt is a dollar sign
 }
 # Without time stamps and version numbers, the same figure gives the same bytes.
-_METADATA: dict[str, dict[str, None]] = {
-    "png": {"Software": None},
-    "svg": {"Date": None, "Creator": None},
-    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+_SAVE_OPTIONS: dict[str, dict[str, Any]] = {
+    "png": {"metadata": {"Software": None}},
+    "svg": {"metadata": {"Date": None, "Creator": None}},
+    "pdf": {"metadata": {"CreationDate": None, "Creator": None, "Producer": None}},
+    "jpg": {"pil_kwargs": {"quality": 92, "subsampling": 0}},  # sharp edges of coloured text
+    "webp": {"pil_kwargs": {"lossless": True}},
 }
 
 
@@ -72,19 +87,198 @@ def new_figure(width: float, height: float, title: str | None) -> Figure:
 
     A title is wrapped to the width, and each of its lines adds to the height.
     """
-    title_lines = []
-    if title:
-        text = sanitize_label(title, 300)
-        title_lines = textwrap.wrap(text, int(width * 9.5), break_on_hyphens=False)
-    fig = Figure(figsize=(width, height + 0.25 * len(title_lines)), layout="constrained")
-    fig.get_layout_engine().set(w_pad=0.08, h_pad=0.08)  # type: ignore[union-attr, call-arg]
-    if title_lines:
-        fig.suptitle("\n".join(title_lines), x=0.08 / width, ha="left")
+    lines = _wrap_title(title or "", width)
+    fig = Figure(figsize=(width, height + 0.25 * len(lines)), layout="constrained")
+    fig.get_layout_engine().set(w_pad=PAD, h_pad=PAD)  # type: ignore[union-attr, call-arg]
+    if lines:
+        fig.suptitle("\n".join(lines), x=PAD / width, ha="left")
     return fig
 
 
+def _wrap_title(title: str, width: float) -> list[str]:
+    """Return the lines of a title that is `width` inches wide."""
+    return _wrap(sanitize_label(title, 300), int(width * 9.5))
+
+
+def _wrap(text: str, width: int) -> list[str]:
+    """Wrap a text to lines of `width` characters, or of half as many wide ones."""
+    lines = textwrap.wrap(text, width, break_on_hyphens=False)
+    if all(text_width(line) <= width for line in lines):
+        return lines
+    return textwrap.wrap(text, max(width // 2, 1), break_on_hyphens=False)
+
+
+@clipkit_style
+def finish(
+    fig: Figure, subtitle: str | None = None, size: tuple[float, float] | None = None
+) -> None:
+    """Write below a figure's title what it is of, and give it a size.
+
+    Titles, facts and legend are wrapped to the figure's width.
+
+    Parameters
+    ----------
+    fig : Figure
+        Of one of this package's functions. It is changed.
+    subtitle : str, optional
+        Model, data set, split and prompts, for example.
+    size : (width, height), optional
+        Inches. By default the figure keeps its width, and grows by the lines of the subtitle.
+
+    Raises
+    ------
+    UsageError
+        If a side is not between 2 and 40 inches, or its labels leave no room for the axes.
+    """
+    if size is not None:
+        fig.set_size_inches(check_size(size))
+        _fit_legends(fig)
+    width = fig.get_figwidth()
+    scale = max(1.0, width / FULL_SIZE)
+    lines = _wrap(sanitize_label(subtitle or "", 400), int(width / scale * 12.5))
+    title_inches, added = _fit_title(fig, scale)
+    subtitle_inches = scale * (0.17 * len(lines) + 0.04) if lines else 0.0
+    if size is None:
+        fig.set_figheight(fig.get_figheight() + added + subtitle_inches)
+    _leave_room(fig, subtitle_inches)
+    added = _fit_facts(fig, scale)
+    if size is None and added:
+        fig.set_figheight(fig.get_figheight() + added)
+        _leave_room(fig, subtitle_inches)
+    if lines:
+        top = 1 - (PAD + title_inches) / fig.get_figheight()
+        text = "\n".join(lines)
+        fig.text(PAD / width, top, text, va="top", fontsize=SUBTITLE_SIZE * scale, color=GREY)
+    if _is_collapsed(fig):
+        width, height = fig.get_size_inches()
+        raise UsageError(
+            f"expected a size with room for labels and axes, got {width:g} x {height:g} inches",
+            "choose a larger --size, or leave it out",
+        )
+
+
+def check_size(size: tuple[float, float]) -> tuple[float, float]:
+    """Return a width and a height in inches, if both are between 2 and 40."""
+    smallest, largest = SIZE_LIMITS
+    width, height = size
+    if not (smallest <= width <= largest and smallest <= height <= largest):
+        raise UsageError(
+            f"size: expected sides of {smallest:g} to {largest:g} inches, got {width:g}x{height:g}"
+        )
+    return size
+
+
+def _fit_legends(fig: Figure) -> None:
+    """Arrange and cut the labels of legends by the figure's width."""
+    width = fig.get_figwidth()
+    for legend in fig.legends:
+        labels = [text.get_text() for text in legend.get_texts()]
+        labels = sanitize_names(labels, max(int((width - 0.6) / LEGEND_CHARACTER), 8))
+        for text, label in zip(legend.get_texts(), labels, strict=True):
+            text.set_text(label)
+        legend.set_ncols(_legend_columns(labels, width))
+
+
+def _fit_title(fig: Figure, scale: float) -> tuple[float, float]:
+    """Wrap and scale the title; return its height, and by how much that grew, in inches."""
+    title = fig.get_suptitle()
+    if not title:
+        return 0.0, 0.0
+    width = fig.get_figwidth()
+    lines = _wrap_title(title.replace("\n", " "), width / scale)
+    fig.suptitle("\n".join(lines), x=PAD / width, ha="left", fontsize=TITLE_SIZE * scale)
+    added = 0.25 * (scale * len(lines) - len(title.splitlines()))
+    return 0.2 * scale * len(lines) + 0.05, added
+
+
+def _leave_room(fig: Figure, inches: float) -> None:
+    """Leave room between the title, which constrained layout knows, and the axes."""
+    rect = (0, 0, 1, 1 - inches / fig.get_figheight())
+    fig.get_layout_engine().set(rect=rect)  # type: ignore[union-attr, call-arg]
+
+
+def _fit_facts(fig: Figure, scale: float) -> float:
+    """Scale the axes' labels, and wrap left titles that reach beyond the figure or into another.
+
+    Return the height of the added lines in inches.
+    """
+    for ax in fig.axes:
+        for artist in (ax.xaxis.label, ax.yaxis.label, *_left_titles(ax)):
+            artist.set_fontsize(float(artist.get_fontsize()) * scale)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # see save
+        fig.draw_without_rendering()
+    artists = [artist for ax in fig.axes for artist in _left_titles(ax)]
+    boxes = [artist.get_window_extent() for artist in artists]
+    added = 0.0
+    for artist, box in zip(artists, boxes, strict=True):
+        right = min([other.x0 for other in boxes if other.x0 > box.x0 + 1], default=fig.bbox.width)
+        room = right - box.x0 - PAD * fig.dpi
+        if 0 < room < box.width:
+            title = artist.get_text()
+            lines = _wrap(title, max(int(len(title) * room / box.width), 10))
+            artist.set_text("\n".join(lines))
+            added = max(added, 0.17 * scale * (len(lines) - 1))
+    return added
+
+
+def _left_titles(ax: Axes) -> list[Text]:
+    """Return the left title of axes, if there is one."""
+    title = ax.get_title("left")
+    texts = [artist for artist in ax.get_children() if isinstance(artist, Text)]
+    return [text for text in texts if title and text.get_text() == title]
+
+
+def _is_collapsed(fig: Figure) -> bool:
+    """Return whether labels leave no room for the axes."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fig.draw_without_rendering()
+    return any("collapsed to zero" in str(warning.message) for warning in caught)
+
+
+def overlapping_texts(fig: Figure) -> list[tuple[str, str]]:
+    """Return the pairs of texts of a figure that overlap. Slanted texts are left out."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # see save
+        fig.draw_without_rendering()
+    outside = {label for ax in fig.axes for label in _labels_outside(ax)}
+    artists = [
+        text
+        for text in fig.findobj(Text)
+        if text.get_text() and text.get_rotation() % 90 == 0 and text not in outside
+    ]
+    boxes = np.array([text.get_window_extent().extents for text in artists]).reshape(-1, 4)
+    x0, y0, x1, y1 = boxes.T
+    slack = 0.02 * fig.dpi  # a text's box is a little larger than its letters
+    in_x = np.minimum.outer(x1, x1) - np.maximum.outer(x0, x0) > slack
+    in_y = np.minimum.outer(y1, y1) - np.maximum.outer(y0, y0) > slack
+    pairs = np.argwhere(np.triu(in_x & in_y, k=1))
+    return [(artists[i].get_text(), artists[j].get_text()) for i, j in pairs]
+
+
+def _labels_outside(ax: Axes) -> list[Text]:
+    """Return the labels of ticks beyond an axis's limits, which matplotlib never draws."""
+    outside = []
+    for i, axis, limits in ((0, ax.xaxis, ax.get_xlim()), (1, ax.yaxis, ax.get_ylim())):
+        low, high = sorted(limits)
+        labels = axis.get_ticklabels(which="both")
+        outside += [label for label in labels if not low <= label.get_position()[i] <= high]
+    return outside
+
+
+def text_width(text: str) -> int:
+    """Return how many small letters are as wide as a text: M, W and Chinese letters count twice.
+
+    >>> text_width("ab猫")
+    4
+    """
+    wide = sum(letter in "MW" for letter in text)
+    return len(text) + wide + sum(unicodedata.east_asian_width(letter) in "WF" for letter in text)
+
+
 def sanitize_label(text: str, width: int = 40) -> str:
-    r"""Make one printable line of at most `width` characters, cut with an ellipsis.
+    r"""Make one printable line, as wide as at most `width` characters, cut with an ellipsis.
 
     >>> sanitize_label("a photo of a very, very long prompt", 20)
     'a photo of a very, …'
@@ -93,9 +287,12 @@ def sanitize_label(text: str, width: int = 40) -> str:
     """
     printable = [character if character.isprintable() else " " for character in text]
     line = " ".join("".join(printable).split())
-    if len(line) <= width:
+    if text_width(line) <= width:
         return line
-    return line[: width - 1] + "…"
+    line = line[: width - 1]
+    while text_width(line) > width - 1:
+        line = line[:-1]
+    return line + "…"
 
 
 def sanitize_names(
@@ -122,14 +319,14 @@ def line_style(i: int) -> dict[str, Any]:
 def add_legend(fig: Figure, handles: Sequence[Artist], labels: Sequence[str]) -> None:
     """Add a legend below the axes; the figure grows to make room for it.
 
-    Of more than 60 labels, it states how many are left out.
+    Labels that look alike get their numbers in front. Of more than 60 labels, it states how many
+    are left out.
     """
-    labels = [sanitize_label(label, 76) for label in labels[:MAX_LEGEND]]
+    labels = sanitize_names(labels[:MAX_LEGEND], 76)
     if len(handles) > MAX_LEGEND:
         labels[-1] = f"… and {len(handles) - MAX_LEGEND + 1:,} more"
     handles = handles[:MAX_LEGEND]
-    entry_inches = max(map(len, labels)) * 0.085 + 0.6
-    columns = max(1, min(len(labels), int(fig.get_figwidth() / entry_inches)))
+    columns = _legend_columns(labels, fig.get_figwidth())
     fig.set_figheight(fig.get_figheight() + 0.22 * math.ceil(len(labels) / columns))
     # Matplotlib leaves out labels that begin with "_", so the texts are set afterwards.
     legend = fig.legend(
@@ -137,6 +334,29 @@ def add_legend(fig: Figure, handles: Sequence[Artist], labels: Sequence[str]) ->
     )
     for text, label in zip(legend.get_texts(), labels, strict=True):
         text.set_text(label)
+
+
+def _legend_columns(labels: Sequence[str], width: float) -> int:
+    """Return how many columns of a legend fit into `width` inches."""
+    entry_inches = max(map(text_width, labels)) * LEGEND_CHARACTER + 0.6
+    return max(1, min(len(labels), int(width / entry_inches)))
+
+
+def dodge(number: int, count: int, step: float, room: float) -> float:
+    """Return how far to move the points of a series aside, so that its bars are apart from others.
+
+    Parameters
+    ----------
+    number, count : int
+        Of the series: `number` is from 0.
+    step : float
+        Distance between series.
+    room : float
+        The most that all series may take; then the step is smaller.
+    """
+    if count > 1:
+        step = min(step, room / (count - 1))
+    return (number - (count - 1) / 2) * step
 
 
 def use_plain_numbers(axis: Axis) -> None:
@@ -152,45 +372,73 @@ def format_of(path: str | Path) -> str:
     Raises
     ------
     UsageError
-        If the name does not end in .png, .svg or .pdf.
+        If the name ends in none of the formats.
 
     >>> format_of("tau.PNG")
     'png'
     """
     ending = Path(path).suffix.lower().removeprefix(".")
+    if ending == "jpeg":
+        ending = "jpg"
     if ending not in FORMATS:
         raise UsageError(
-            f"expected a picture's name to end in .png, .svg or .pdf, got {str(path)!r}",
+            f"expected a picture's name to end in {ENDINGS}, got {str(path)!r}",
             "name it picture.png, for example",
         )
     return ending
 
 
 @clipkit_style
-def save(fig: Figure, path: str | Path, format: str | None = None) -> None:
-    """Write a figure. The same figure gives the same bytes.
+def save(
+    fig: Figure, path: str | Path, format: str | None = None, *, dpi: float | None = None
+) -> None:
+    """Write a figure. The same figure gives the same bytes, without times or names of files.
 
     Parameters
     ----------
     fig : Figure
     path : path
         Opened only once the picture is complete.
-    format : {"png", "svg", "pdf"}, optional
-        By default what the path ends in. A PNG has 200 dots per inch, or fewer if the figure is
-        larger than 17 x 17 inches.
+    format : {"png", "jpg", "webp", "svg", "pdf"}, optional
+        By default what the path ends in.
+    dpi : float, optional
+        Dots per inch of a .png, .jpg or .webp, 20 to 1,200. By default 200, or fewer if the figure
+        is larger than 17 x 17 inches.
 
     Raises
     ------
     UsageError
-        If the path ends in none of the three.
+        If the path ends in none of the formats, or the picture would have too many pixels.
     """
     format = format or format_of(path)
-    buffer = io.BytesIO()
     width, height = fig.get_size_inches()
-    dpi = min(DPI, math.sqrt(MAX_PIXELS / (width * height)))
+    if dpi is None:
+        dpi = min(DPI, math.sqrt(MAX_PIXELS / (width * height)))
+    elif format in PIXEL_FORMATS:
+        _check_dpi(dpi, width, height, format)
+    buffer = io.BytesIO()
     with warnings.catch_warnings():
         # A glyph that the font lacks is drawn as a box. A script that matplotlib does not shape is
         # drawn letter by letter.
         warnings.simplefilter("ignore", UserWarning)
-        fig.savefig(buffer, format=format, dpi=dpi, metadata=_METADATA[format])
+        fig.savefig(buffer, format=format, dpi=dpi, **_SAVE_OPTIONS[format])
     Path(path).write_bytes(buffer.getvalue())
+
+
+def _check_dpi(dpi: float, width: float, height: float, format: str) -> None:
+    lowest, highest = DPI_LIMITS
+    if not lowest <= dpi <= highest:
+        raise UsageError(f"dpi: expected {lowest} to {highest:,}, got {dpi:g}")
+    pixels = width * height * dpi**2
+    if pixels > MAX_ASKED_PIXELS:
+        raise UsageError(
+            f"expected at most {MAX_ASKED_PIXELS // 1_000_000} million pixels, got {width:.1f} x "
+            f"{height:.1f} inches at {dpi:g} dots per inch: {pixels / 1e6:.0f} million",
+            "choose a smaller --dpi or --size, or draw a .pdf",
+        )
+    side = max(width, height) * dpi
+    if format == "webp" and side > MAX_WEBP_SIDE:
+        raise UsageError(
+            f"expected sides of at most {MAX_WEBP_SIDE:,} pixels in a .webp, got {side:,.0f}",
+            "choose a smaller --dpi, or draw a .png",
+        )
