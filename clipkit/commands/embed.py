@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from clipkit.commands import _completion as completion
 from clipkit.commands._options import (
     DEFAULT_MODEL,
     Device,
@@ -15,6 +16,7 @@ from clipkit.commands._options import (
     Precision,
     Untrained,
     option,
+    split_option,
 )
 
 IMAGES_SKIPPED = 3  # exit code
@@ -28,12 +30,13 @@ def embed(
             metavar="DATASET",
             help="Data set: cifar10, cifar100, food101, imagenette, tiny-imagenet, fashion-mnist, "
             "digits, shapes, or a folder.",
+            autocompletion=completion.datasets,
         ),
     ],
     output: Output = "-",
     model: Model = DEFAULT_MODEL,
     untrained: Untrained = None,
-    split: Annotated[list[str] | None, option("NAME", "Embed only this split; repeatable.")] = None,
+    split: Annotated[list[str] | None, split_option("Embed only this split; repeatable.")] = None,
     root: Annotated[
         str | None, option("FOLDER", "Folder that holds the data set, or to download it to.")
     ] = None,
@@ -94,7 +97,8 @@ def embed(
     from clipkit import console, datasets, embedding, files, models
 
     files.check_feature_output(output, force=force)
-    data = datasets.load(dataset, root=root, splits=split, limit=limit, classes=classes)
+    with console.stage("reading the data set"):
+        data = datasets.load(dataset, root=root, splits=split, limit=limit, classes=classes)
     # Count all images, also when a run continues: compiling a model changes the last bits.
     count = sum(map(len, data.splits.values()))
     if compile is None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from clipkit.commands import _completion as completion
 from clipkit.commands._options import (
     OUTPUT,
     FeatureInput,
@@ -16,6 +17,7 @@ from clipkit.commands._options import (
     check_output,
     option,
     parse_temperatures,
+    split_option,
 )
 from clipkit.errors import ClipkitError, ImageError, check_positive, unknown
 
@@ -53,7 +55,7 @@ PictureOutput = Annotated[
         callback=_check_picture,
     ),
 ]
-Split = Annotated[str | None, option("NAME", "Split to draw (default: test, else the first).")]
+Split = Annotated[str | None, split_option("Split to draw (default: test, else the first).")]
 Run = Annotated[
     int | None, option("N", "Number of the run, from 0 (default: the most accurate).", min=0)
 ]
@@ -202,7 +204,7 @@ def temperature(
     file: FeatureInputs = None,
     output: PictureOutput = "-",
     split: Annotated[
-        str | None, option("NAME", "Split to draw (default: all with several runs).")
+        str | None, split_option("Split to draw (default: all with several runs).")
     ] = None,
     title: Title = None,
     force: Force = False,
@@ -224,7 +226,7 @@ def grid(
     file: FeatureInput = "-",
     output: PictureOutput = "-",
     split: Annotated[
-        str | None, option("NAME", "Split to draw (default: the one with the most runs).")
+        str | None, split_option("Split to draw (default: the one with the most runs).")
     ] = None,
     title: Title = None,
     force: Force = False,
@@ -480,7 +482,12 @@ def variance(
 @plot.command()
 def images(
     dataset: Annotated[
-        str, typer.Argument(metavar="DATASET", help="Name of a data set, or a folder.")
+        str,
+        typer.Argument(
+            metavar="DATASET",
+            help="Name of a data set, or a folder.",
+            autocompletion=completion.datasets,
+        ),
     ],
     output: PictureOutput = "-",
     split: Split = None,
@@ -510,7 +517,12 @@ def images(
 def nearest(
     file: Annotated[str, typer.Argument(metavar="LOGITS", help="Feature file of logits.")],
     dataset: Annotated[
-        str, typer.Argument(metavar="DATASET", help="Name of their data set, or a folder.")
+        str,
+        typer.Argument(
+            metavar="DATASET",
+            help="Name of their data set, or a folder.",
+            autocompletion=completion.datasets,
+        ),
     ],
     output: PictureOutput = "-",
     prompt: Annotated[

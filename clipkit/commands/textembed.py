@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from clipkit.commands import _completion as completion
 from clipkit.commands._options import (
     DEFAULT_MODEL,
     Device,
@@ -38,6 +39,7 @@ def textembed(
             "DATASET|FILE",
             "Make one prompt per class of a data set, a feature file, or a text file with one "
             "name per line (or name, tab, wording).",
+            autocompletion=completion.datasets,
         ),
     ] = None,
     template: Annotated[

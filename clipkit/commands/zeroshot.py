@@ -10,15 +10,15 @@ from clipkit.commands._options import (
     Format,
     ResultOutput,
     check_result_output,
-    option,
     report_result,
+    split_option,
 )
 
 
 def zeroshot(
     file: FeatureInput = "-",
     split: Annotated[
-        list[str] | None, option("NAME", "Evaluate only this split; repeatable.")
+        list[str] | None, split_option("Evaluate only this split; repeatable.")
     ] = None,
     output: ResultOutput = None,
     format: Format = None,
