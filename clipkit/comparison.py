@@ -226,6 +226,7 @@ def _check_labels(
         )
 
 
+@console.progress("comparing results")
 def compare(
     paired: PairedResults,
     *,
