@@ -27,7 +27,10 @@ from clipkit.version import __version__
 
 GROUPS = {
     "Encode": ("embed", "textembed"),
-    "Measure": ("logits", "entropy", "probe", "zeroshot", "calibrate", "cluster", "compare"),
+    "Measure": (
+        *("logits", "entropy", "probe", "predict", "zeroshot"),
+        *("calibrate", "cluster", "compare"),
+    ),
     "Understand": ("variance", "attributes", "plot", "report"),
     "Files": ("info", "convert", "relabel"),
 }

@@ -13,12 +13,14 @@ import numpy as np
 from clipkit import console, metrics, probes, softmax
 from clipkit.errors import ClipkitError, UsageError, check_positive, unknown
 from clipkit.features import FeatureFile, Int64, Split
+from clipkit.features.validation import MAX_PROBE_CLASSES
 
 FEATURES = ("logits", "probs")
 FIT_SPLIT, EVAL_SPLIT = "train", "test"  # by default, where a file has them
 HELD_OUT = 0.2  # of the rows of a file that has one split
 # An SVM has a hyperplane for each pair of classes, the others a score for each row and class.
-MAX_SVM_CLASSES, MAX_CLASSES = 2000, 5000
+MAX_SVM_CLASSES, MAX_CLASSES = 2000, MAX_PROBE_CLASSES
+MAX_KEPT = 2**28  # numbers of the hyperplanes of a kept SVM: 1 GiB
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ class Draw(NamedTuple):
 
 @dataclass(frozen=True)
 class Subset:
-    """Labelled rows under the name that reports use: `train`, or `train-val-4-shot` for a draw.
+    """Rows under the name that reports use: `train`, or `train-val-4-shot` for a draw.
 
     Features are cosines (N, K) of a logits file, embeddings (N, D) of an images file.
     """
@@ -86,12 +88,12 @@ class Subset:
 
     @property
     def labels(self) -> Int64:
-        """Labels (N,) of the rows."""
+        """Labels (N,) of the rows, which only those of an evaluation split may lack."""
         assert self.rows.labels is not None
         return self.rows.labels
 
 
-def evaluate_grid(
+def evaluate_grid(  # noqa: PLR0913
     file: FeatureFile,
     spec: ProbeSpec | None = None,
     temperatures: Sequence[float] | None = None,
@@ -99,12 +101,14 @@ def evaluate_grid(
     fit_split: str = FIT_SPLIT,
     eval_split: str = EVAL_SPLIT,
     val: float | str | None = None,
+    keep: bool = False,
 ) -> FeatureFile:
     """Fit a probe at every temperature and C, and score it: what `clipkit probe` reports.
 
     Without `val`, every probe is fitted on `fit_split` and scored on `eval_split`. With `val`,
     every probe is scored on validation rows. The best of them (the first of equals) is then fitted
-    again on all of `fit_split` and scored on `eval_split`, if there is such a split.
+    again on all of `fit_split` and scored on `eval_split`, if there is such a split. Without labels
+    of `eval_split`, its runs have predictions but no accuracy.
 
     If a file has a single split, by default a fifth of its rows is held out and scored, and the
     rest is fitted.
@@ -122,6 +126,9 @@ def evaluate_grid(
     fit_split, eval_split : str
     val : float or str, optional
         A fraction of `fit_split` to hold out for validation, or the name of a split.
+    keep : bool
+        Keep what was fitted, for `prediction.predict`. It is the only run or, if rows were held
+        out, the best run, fitted again on all of `fit_split`.
 
     Returns
     -------
@@ -129,13 +136,15 @@ def evaluate_grid(
         A result with one run per temperature and C, temperature by temperature, and then the run of
         the best: `classifier`, `C`, `temperature`, `standardize`, `fit_split`, `eval_split`,
         `acc1`, `mean_per_class_recall`, for logits also `mean_entropy` and `mean_confidence`, with
-        few shots also `shots` and `draw`; and the predictions. Few-shot draws come one by one.
+        few shots also `shots` and `draw`; and the predictions. Few-shot draws come one by one. Of
+        kind probe if it is kept.
 
     Raises
     ------
     UsageError
-        If temperatures or probabilities are asked of image embeddings, `val` is neither a fraction
-        nor another split than `fit_split`, or, with `val`, `eval_split` is misspelt.
+        If several runs are to be kept and none is chosen by `val`, temperatures or probabilities
+        are asked of image embeddings, `val` is neither a fraction nor another split than
+        `fit_split`, or, with `val`, `eval_split` is misspelt.
     ClipkitError
         If a split or its labels are missing, or no class has two rows, of which one is held out.
 
@@ -149,6 +158,7 @@ def evaluate_grid(
     if spec.standardize is None:
         spec = replace(spec, standardize=file.kind == "images" and spec.classifier != "knn")
     taus = _choose_temperatures(file, spec, temperatures)
+    _check_one_run(spec, len(taus) * len(Cs), val, keep)
     if fit_split == FIT_SPLIT and len(file.splits) == 1:
         (fit_split,) = file.splits
         if val is None and eval_split == EVAL_SPLIT:
@@ -156,24 +166,26 @@ def evaluate_grid(
             warn_of_held_out_rows(file, fit_split)
     fit = _load_subset(file, fit_split)
     if val is None:
-        train, scored = fit, _load_subset(file, eval_split)
+        train, scored = fit, _load_subset(file, eval_split, needs_labels=False)
     else:
         train, scored = _split_validation(file, fit, val, spec.seed)
         _check_eval_split(file, eval_split)
     _warn_of_optimism(scored.name, fit_split, eval_split, val)
-    final = None
-    if eval_split in file.splits and eval_split not in (scored.name, fit_split):
-        final = _load_subset(file, eval_split)
-        _warn_of_missing_classes(file, fit, final)
+    final = _load_final(file, fit, scored, eval_split)
     _warn_of_missing_classes(file, train, scored)
-    points = list(itertools.product(taus, Cs))
     runs: list[Scored] = []
     for draw in spec.draws():
-        in_grid = _evaluate(file, spec, taus, Cs, train, scored, draw)
+        in_grid = _evaluate(file, spec, taus, Cs, train, scored, draw, keep and val is None)
         runs += in_grid
+        kept = in_grid[0]
+        if final or (keep and val is not None):
+            best = int(np.argmax([run.row["acc1"] for run in in_grid]))
+            tau, C = list(itertools.product(taus, Cs))[best]
+            # without a split to score, the best is only fitted again
+            target = final or Subset(fit.name, fit.rows.take([0]))
+            (kept,) = _evaluate(file, spec, [tau], [C], fit, target, draw, keep)
         if final:
-            tau, C = points[int(np.argmax([run.row["acc1"] for run in in_grid]))]
-            runs += _evaluate(file, spec, [tau], [C], fit, final, draw)
+            runs.append(kept)
     unfinished = sum(not run.converged for run in runs)
     if unfinished:
         console.warn(f"{spec.classifier} did not converge in {unfinished} of {len(runs)} runs")
@@ -192,11 +204,82 @@ def evaluate_grid(
         repeat=spec.repeat if spec.repeat > 1 else None,
         seed=spec.seed,
         prompts=len(file.texts) if file.texts else None,
+        kept=_describe_kept(kept),
         inputs={"features": file.digest},
     )
     result = FeatureFile("result", history, splits, class_names=file.class_names)
     result.set_rows([run.row for run in runs])
+    if kept.fitted:
+        result.kind, result.texts = "probe", file.texts
+        result.fitted = kept.fitted.to_arrays()
     return result
+
+
+def _load_final(file: FeatureFile, fit: Subset, scored: Subset, eval_split: str) -> Subset | None:
+    """Return the rows that the best run is scored on, unless the grid is scored on them."""
+    if eval_split not in file.splits or eval_split in (scored.name, fit.name):
+        return None
+    final = _load_subset(file, eval_split, needs_labels=False)
+    _warn_of_missing_classes(file, fit, final)
+    return final
+
+
+def _check_one_run(spec: ProbeSpec, settings: int, val: object, keep: bool) -> None:
+    """Check that one run remains if it is to be kept."""
+    if not keep:
+        return
+    draws = len(spec.draws())
+    if draws > 1:
+        raise UsageError(
+            f"expected one few-shot draw to keep, got {draws}",
+            "give one number of --shots and no --repeat",
+        )
+    if settings > 1 and val is None:
+        raise UsageError(
+            f"expected one run to keep, got {settings}",
+            "choose the best on validation rows: --val 0.2",
+        )
+
+
+def _describe_kept(kept: Scored) -> dict[str, Any] | None:
+    """Return the settings of the kept run, as a history records them; None if nothing is kept."""
+    if not kept.fitted:
+        return None
+    names = ("C", "temperature", "fit_split")
+    settings = {name: kept.row[name] for name in names if kept.row[name] is not None}
+    if kept.row["classifier"] == "knn":
+        del settings["C"]
+    return settings
+
+
+def only_predicts(
+    file: FeatureFile,
+    spec: ProbeSpec,
+    temperatures: Sequence[float],
+    Cs: Sequence[float],
+    eval_split: str,
+    val: float | str | None,
+) -> bool:
+    """Whether `evaluate_grid` would give one run without an accuracy: its split has no labels.
+
+    Of several such runs, or after validation, it only notes that there are no labels.
+    """
+    split = file.splits.get(eval_split)
+    if split is None or split.labels is not None:
+        return False
+    if val is None and (len(temperatures) or 1) * len(Cs) * len(spec.draws()) == 1:
+        return True
+    console.note(
+        f"{eval_split} has no labels: --per-image prints its predictions, and -o saves them"
+    )
+    return False
+
+
+def as_result(probe: FeatureFile) -> FeatureFile:
+    """Return the runs and predictions of a probe without what was fitted."""
+    history = [*probe.history]
+    history[-1] = {name: value for name, value in history[-1].items() if name != "kept"}
+    return replace(probe, kind="result", history=history, fitted={}, texts=None)
 
 
 def warn_of_held_out_rows(file: FeatureFile, split: str) -> None:
@@ -278,8 +361,10 @@ def labelled_split(file: FeatureFile, name: str) -> Split:
     return split
 
 
-def _load_subset(file: FeatureFile, name: str) -> Subset:
-    split = labelled_split(file, name)
+def _load_subset(file: FeatureFile, name: str, *, needs_labels: bool = True) -> Subset:
+    split = file.splits.get(name)
+    if split is None or needs_labels:
+        split = labelled_split(file, name)
     # image embeddings have no temperature to undo
     return Subset(name, replace(split, features=np.asarray(file.cosines(name))))
 
@@ -336,14 +421,15 @@ def hold_out(
 
 
 class Scored(NamedTuple):
-    """A run: its columns of the report, its predictions (M,), and whether its fit converged."""
+    """A run: its columns of the report, predictions (M,), whether it converged, what is kept."""
 
     row: dict[str, Any]
     predicted: Int64
     converged: bool
+    fitted: probes.FittedProbe | None
 
 
-def _evaluate(
+def _evaluate(  # noqa: PLR0913
     file: FeatureFile,
     spec: ProbeSpec,
     taus: Sequence[float | None],
@@ -351,12 +437,15 @@ def _evaluate(
     fit: Subset,
     scored: Subset,
     draw: Draw,
+    keep: bool,
 ) -> list[Scored]:
     """Fit on a subset, or a few-shot draw of it, and score another, at every temperature and C."""
     if draw.shots is not None:
         fit = _draw_shots(fit, draw, spec.seed)
     _check_class_count(file, spec, fit)
-    runs = _fit_and_predict(spec, taus, Cs, fit, scored)
+    if keep:
+        _check_kept_size(file, spec, fit)
+    runs = _fit_and_predict(spec, taus, Cs, fit, scored, keep)
     entropy_columns = _entropy_columns(file, taus, scored)
     results = []
     for (tau, _), run in zip(itertools.product(taus, Cs), runs, strict=True):
@@ -367,14 +456,34 @@ def _evaluate(
             "standardize": spec.standardize,
             "fit_split": fit.name,
             "eval_split": scored.name,
-            "acc1": metrics.accuracy(scored.labels, run.predicted),
-            "mean_per_class_recall": metrics.mean_per_class_recall(scored.labels, run.predicted),
+            **metrics.accuracies(scored.rows.labels, run.predicted),
         }
         row |= entropy_columns.get(tau, {})
         if draw.shots is not None:
             row |= {"shots": draw.shots, "draw": draw.number}
-        results.append(Scored(row, run.predicted, run.converged))
+        fitted = run.fitted and _with_input(run.fitted, file, spec, tau)
+        results.append(Scored(row, run.predicted, run.converged, fitted))
     return results
+
+
+def _with_input(
+    fitted: probes.FittedProbe, file: FeatureFile, spec: ProbeSpec, tau: float | None
+) -> probes.FittedProbe:
+    """Return the fitted probe with what it reads and the temperature."""
+    source = "embeddings" if file.kind == "images" else spec.features
+    return replace(fitted, input=source, temperature=tau)
+
+
+def _check_kept_size(file: FeatureFile, spec: ProbeSpec, fit: Subset) -> None:
+    """Refuse to keep an SVM whose hyperplanes take more than a gigabyte."""
+    n = len(np.unique(fit.labels))
+    size = n * (n - 1) // 2 * (fit.rows.features.shape[1] + 1)
+    if spec.classifier == "svm" and size > MAX_KEPT:
+        raise ClipkitError(
+            f"{file.display_name}: expected at most {MAX_KEPT:,} numbers to keep, got {size:,} "
+            f"in the hyperplanes of an svm of {n:,} classes",
+            "keep logreg, which has one row per class",
+        )
 
 
 def _predictions(runs: Sequence[Scored], subset: Subset) -> Split:
@@ -411,6 +520,8 @@ def _check_class_count(file: FeatureFile, spec: ProbeSpec, fit: Subset) -> None:
 
 
 def _warn_of_missing_classes(file: FeatureFile, fit: Subset, scored: Subset) -> None:
+    if scored.rows.labels is None:
+        return
     missing = missing_classes(fit.labels, scored.labels)
     if len(missing):
         example = file.class_names[missing[0]] if file.class_names else missing[0]
@@ -426,6 +537,7 @@ def _fit_and_predict(
     Cs: Sequence[float],
     fit: Subset,
     scored: Subset,
+    keep: bool,
 ) -> list[probes.Run]:
     """Return the runs temperature by temperature, C by C."""
     X, X_eval = fit.rows.features, scored.rows.features
@@ -436,6 +548,7 @@ def _fit_and_predict(
             C=Cs,
             standardize=bool(spec.standardize),
             seed=spec.seed,
+            keep=keep,
             progress=progress,
         )
         divisors = [tau or 1.0 for tau in taus]  # embeddings have no temperature

@@ -44,6 +44,16 @@ def mean_per_class_recall(labels: Int64, predicted: Int64) -> float:
     return float(np.mean(correct / counts))
 
 
+def accuracies(labels: Int64 | None, predicted: Int64) -> dict[str, float]:
+    """Return the columns `acc1` and `mean_per_class_recall` of a report, NaN without labels."""
+    if labels is None:
+        return {"acc1": np.nan, "mean_per_class_recall": np.nan}
+    return {
+        "acc1": accuracy(labels, predicted),
+        "mean_per_class_recall": mean_per_class_recall(labels, predicted),
+    }
+
+
 def recall_interval(labels: Int64, predicted: Int64) -> tuple[float, float]:
     """Return a 95 % interval of `mean_per_class_recall` over another draw of the rows.
 

@@ -69,7 +69,7 @@ def relabel(
         raise UsageError("expected TABLE, --groups or --shuffle, got none")
     if column is not None and table is None:
         raise UsageError("expected TABLE for --column, got none")
-    if table is not None and file.kind == "result":
+    if table is not None and file.is_result:
         raise UsageError(
             f"{file.display_name}: expected images or logits for a table, got a result",
             "show a result by attribute with: clipkit compare --by",
@@ -187,7 +187,7 @@ def use_groups(file: FeatureFile, groups: Sequence[str], seed: int | None = None
     ClipkitError
         If the result predicts no classes.
     """
-    if file.kind == "result" and (not file.splits or file.holds_clusters):
+    if file.is_result and (not file.splits or file.holds_clusters):
         raise ClipkitError(
             f"{file.display_name}: expected a result with predicted classes, got none"
         )
@@ -199,7 +199,9 @@ def use_groups(file: FeatureFile, groups: Sequence[str], seed: int | None = None
     if class_index is not None:
         class_index = np.where(class_index < 0, -1, group_of_class[class_index])
     grouped = replace(file, splits=splits, class_names=names.tolist(), class_index=class_index)
-    if file.kind == "result":
+    if file.is_result:
+        # what a probe fitted are the earlier classes
+        grouped.kind, grouped.fitted, grouped.texts = "result", {}, None
         grouped.runs = dict(file.runs)
         _score_again(grouped)
     return grouped
@@ -239,7 +241,7 @@ def shuffle_rows(file: FeatureFile, seed: int) -> FeatureFile:
     ClipkitError
         If no split has labels.
     """
-    if file.kind == "result":
+    if file.is_result:
         raise UsageError(
             f"{file.display_name}: expected images or logits to shuffle, got a result",
             "shuffle the groups of its classes: --groups FILE --shuffle",

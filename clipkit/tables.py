@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import math
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from clipkit.console import escaped
+from clipkit.console import escaped, note
 
+CHUNK_ROWS = 2000  # of a long report that are in memory at once
 FORMATS = ("table", "tsv", "csv", "json")
 PERCENT = {
     *("acc1", "acc5", "mean_per_class_recall", "mean_confidence", "purity", "purity_chance"),
@@ -53,6 +55,41 @@ def emit(rows: Sequence[Row], format: str | None = None) -> None:
     names = list(rows[0]) if rows else []
     values = [[_rounded(row[name]) for name in names] for row in rows]
     sys.stdout.write(renderers[chosen_format(format)](names, values))
+
+
+def emit_many(rows: Iterable[Row], format: str | None = None) -> None:
+    """Print any number of rows on standard output, a chunk at a time.
+
+    Few rows are printed as `emit` prints them. A terminal gets many rows as TSV, since a table has
+    to know all of them before its first line.
+    """
+    pending = iter(rows)
+    first = list(itertools.islice(pending, CHUNK_ROWS))
+    if len(first) < CHUNK_ROWS:
+        emit(first, format)
+        return
+    chosen = chosen_format(format)
+    if chosen == "table":
+        note(f"more than {CHUNK_ROWS:,} rows: printed as TSV")
+        chosen = "tsv"
+    names = list(first[0])
+    is_first = True
+    while first:
+        values = [[_rounded(row[name]) for name in names] for row in first]
+        first = list(itertools.islice(pending, CHUNK_ROWS))
+        sys.stdout.write(_chunk(chosen, names, values, is_first, is_last=not first))
+        is_first = False
+
+
+def _chunk(
+    format: str, names: list[str], rows: list[list[Any]], is_first: bool, is_last: bool
+) -> str:
+    """Return the text of consecutive rows. All chunks make what `emit` writes."""
+    if format == "json":
+        text = _json(names, rows).removeprefix("[\n").removesuffix("\n]\n")
+        return ("[\n" if is_first else "") + text + ("\n]\n" if is_last else ",\n")
+    text = _tsv(names, rows) if format == "tsv" else _csv(names, rows)
+    return text if is_first else text.partition("\n")[2]
 
 
 def chosen_format(format: str | None) -> str:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from clipkit import metrics
 from clipkit.errors import ClipkitError
 from clipkit.features import BlockMatrix, FeatureFile, Int64, Split
+from clipkit.ranking import Ranking, join, rank
 
 TOP = 5  # of the second accuracy that is reported
 HINT = "make them with: clipkit textembed --classes"
@@ -76,6 +77,46 @@ def evaluate(logits: FeatureFile, splits: Sequence[str] | None = None) -> Featur
         rows.append(row)
     result.set_rows(rows)
     return result
+
+
+def rank_images(
+    logits: FeatureFile,
+    splits: Sequence[str] | None = None,
+    top: int = 2,
+    keep_scores: bool = False,
+) -> dict[str, Ranking]:
+    """Rank the classes of every image by their highest cosine.
+
+    Parameters
+    ----------
+    logits : FeatureFile
+        Of kind logits, with a prompt for every class.
+    splits : sequence of str, optional
+        All by default.
+    top : int
+        Number of classes that are ranked for each image, at least 2.
+    keep_scores : bool
+        Keep the cosines of all classes.
+
+    Returns
+    -------
+    dict of str to Ranking
+        By split. The scores are cosines, whatever the temperature of the logits.
+    """
+    check_prompts(logits)
+    assert logits.class_names is not None
+    assert logits.class_index is not None
+    classes = np.arange(len(logits.class_names))
+    temperature = logits.temperature or 1.0
+    rankings = {}
+    for name in logits.choose_splits(splits):
+        blocks = []
+        for block in BlockMatrix.from_array(logits.splits[name].features).iter_blocks():
+            scores = class_scores(block, logits.class_index, len(classes))
+            cosines = scores.astype(np.float64) * temperature
+            blocks.append(rank(scores, classes, max(2, top), cosines, keep_scores))
+        rankings[name] = join(blocks)
+    return rankings
 
 
 def check_prompts(logits: FeatureFile) -> None:

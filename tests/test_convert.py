@@ -431,7 +431,7 @@ BAD_ARRAYS: list[tuple[dict[str, Any], str]] = [
     ({"features": ONE, "clipkit": "[" * 100_000}, JSON_HINT),
     (exported([], version=math.inf), JSON_HINT),
     (exported([], version="1"), JSON_HINT),
-    (exported([], version=2), "version 2 was made by a newer clipkit"),
+    (exported([], version=3), "version 3 was made by a newer clipkit"),
     (exported({}), "history: expected a list, got dict"),
     (exported([], class_names="ab"), "class_names: expected a list with a value for every row"),
     (exported([], class_names=[["a"]]), "class_names: expected texts, got \"['a']\""),

@@ -261,7 +261,7 @@ ROW = Split(np.ones((1, 1), "f4"), None, ["x"])
 MANY_SPLITS = {f"s{i}": ROW for i in range(4096)}  # and class_names
 MANY_COLUMNS = {f"c{i}": np.ones(1) for i in range(4097)}
 INVALID = [
-    (FeatureFile("video"), "kind: expected one of images, texts, logits, result, got 'video'"),
+    (FeatureFile("video"), "kind: expected one of images, texts, logits, result, probe, got 'video'"),
     (FeatureFile("images"), "expected at least one split, got none"),
     (FeatureFile("images", splits={"a": Split(ids=["x"])}), "expected a/features in a file of"),
     (images(texts=["x"]), "texts is not part of a file of images"),

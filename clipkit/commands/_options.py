@@ -14,6 +14,7 @@ from clipkit.errors import UsageError, check_positive, unknown
 
 if TYPE_CHECKING:
     from clipkit.features import FeatureFile
+    from clipkit.ranking import Ranking
 
 OUTPUT = ("--output", "-o")
 MAX_COUNT = 2**31 - 1
@@ -125,6 +126,13 @@ Controls = Annotated[
     list[str],
     option("IMAGES", "The same images, embedded by an untrained control; repeatable."),
 ]
+PerImage = Annotated[
+    bool, typer.Option("--per-image", help="Print a row per image: prediction, score, runner-up.")
+]
+Top = Annotated[int, option("K", "Print the K best classes of each image, a row for each.", min=1)]
+Scores = Annotated[
+    bool, typer.Option("--scores", help="Print a row per image with the scores of all classes.")
+]
 DEFAULT_MODEL = models.DEFAULT
 
 
@@ -213,3 +221,31 @@ def report_result(
         features.write(output, result, force=force)
     if output != "-":
         tables.emit(result.rows() if rows is None else rows, format)
+
+
+def report_images(
+    result: FeatureFile,
+    rankings: Mapping[str, Ranking],
+    top: int,
+    output: str | None,
+    format: str | None,
+    force: bool,
+) -> None:
+    """Save a result if an output is given, and print its images unless it goes to stdout."""
+    from clipkit import features, ranking, tables
+
+    if output is not None:
+        features.write(output, result, force=force)
+    if output != "-":
+        tables.emit_many(ranking.image_rows(result, rankings, top), format)
+
+
+def has_labels(file: FeatureFile, splits: Sequence[str]) -> bool:
+    """Whether a split has labels. Of the others, note how to get their predictions."""
+    from clipkit import console
+
+    without = [name for name in splits if file.splits[name].labels is None]
+    if without and len(without) < len(splits):
+        names = ", ".join(without)
+        console.note(f"{names} has no labels: print its predictions with --per-image")
+    return len(without) < len(splits)

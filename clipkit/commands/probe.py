@@ -11,6 +11,7 @@ from clipkit.commands._options import (
     FeatureInput,
     Force,
     Format,
+    PerImage,
     ResultOutput,
     Seed,
     Temperatures,
@@ -19,9 +20,11 @@ from clipkit.commands._options import (
     parse_counts,
     parse_numbers,
     parse_temperatures,
+    report_images,
     report_result,
     split_option,
 )
+from clipkit.errors import UsageError
 
 
 def probe(
@@ -59,6 +62,13 @@ def probe(
         int, option("N", "Draw the rows of --shots N times, with seeds that count up.", min=1)
     ] = 1,
     seed: Seed = 42,
+    keep: Annotated[
+        bool,
+        typer.Option(
+            "--keep", help="Store what was fitted in the output, for clipkit predict (needs -o)."
+        ),
+    ] = False,
+    per_image: PerImage = False,
     output: ResultOutput = None,
     format: Format = None,
     force: Force = False,
@@ -67,20 +77,35 @@ def probe(
 
     Without --val, every run is scored on the evaluation split, so the accuracy of the best run is
     optimistic. With --val, every run is scored on validation rows. Only the best is then fitted
-    again and scored on the evaluation split.
+    again and scored on the evaluation split. If that has no labels, a single run gives a row per
+    image: the prediction, its score and the runner-up.
 
     Example: clipkit probe logits.h5 -t 1,0.5,0.07,0.03 -o probe.h5
     """
-    from clipkit import evaluation
+    from clipkit import evaluation, prediction
     from clipkit.features import open_file
 
     check_result_output(output, force, file)
+    if keep and output is None:
+        raise UsageError("expected -o FILE for --keep, got none", "name the probe: -o probe.h5")
     counts = parse_counts(shots, "shots")
     spec = evaluation.ProbeSpec(classifier, features, standardize, seed, counts, repeat)
     Cs = parse_numbers(regularization, "C")
     with open_file(file, kinds=["images", "logits"]) as source:
         temperatures = parse_temperatures(temperature, source.logit_scale)
-        result = evaluation.evaluate_grid(
-            source, spec, temperatures, Cs, fit_split, eval_split, val
+        # without labels, there is no accuracy to print
+        lists_images = per_image or evaluation.only_predicts(
+            source, spec, temperatures, Cs, eval_split, val
         )
-    report_result(result, output, format, force)
+        result = evaluation.evaluate_grid(
+            source, spec, temperatures, Cs, fit_split, eval_split, val, keep or lists_images
+        )
+        rankings = {}
+        if lists_images:
+            rankings = prediction.predict(result, source, [eval_split]).rankings
+    if not keep:
+        result = evaluation.as_result(result)
+    if lists_images:
+        report_images(result, rankings, 1, output, format, force)
+    else:
+        report_result(result, output, format, force)

@@ -8,8 +8,13 @@ from clipkit.commands._options import (
     FeatureInput,
     Force,
     Format,
+    PerImage,
     ResultOutput,
+    Scores,
+    Top,
     check_result_output,
+    has_labels,
+    report_images,
     report_result,
     split_option,
 )
@@ -20,6 +25,9 @@ def zeroshot(
     split: Annotated[
         list[str] | None, split_option("Evaluate only this split; repeatable.")
     ] = None,
+    per_image: PerImage = False,
+    top: Top = 1,
+    scores: Scores = False,
     output: ResultOutput = None,
     format: Format = None,
     force: Force = False,
@@ -27,14 +35,19 @@ def zeroshot(
     """Report zero-shot accuracy: each image gets the class of its most similar prompt.
 
     Make the prompts with `textembed --classes`, which also averages templates. Images without
-    labels get predictions (saved with -o) but no accuracy.
+    labels give a row per image: the prediction, its cosine and the runner-up.
 
     Example: clipkit textembed --classes img.h5 | clipkit logits img.h5 - | clipkit zeroshot
     """
     from clipkit import features
-    from clipkit.zeroshot import evaluate
+    from clipkit.zeroshot import evaluate, rank_images
 
     check_result_output(output, force, file)
     with features.open_file(file, kinds=["logits"]) as logits:
         result = evaluate(logits, split)
+        is_labelled = has_labels(logits, list(result.splits))
+        if per_image or top > 1 or scores or not is_labelled:
+            rankings = rank_images(logits, split, top, scores)
+            report_images(result, rankings, top, output, format, force)
+            return
     report_result(result, output, format, force)

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipkit.errors import ClipkitError
-from clipkit.features.model import FORMAT, TEXTS_AT_ONCE, VERSION
+from clipkit.features.model import FORMAT, TEXTS_AT_ONCE, VERSION, VERSIONS
 from clipkit.features.validation import KINDS, MAX_NAMES, TYPES, is_allowed, key_of
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -148,6 +148,12 @@ class CheckedFile:
             raise self.error(f"expected no root attributes but {allowed}, got another one")
         if values["kind"] not in KINDS:
             raise self.error(f"kind: expected one of {', '.join(KINDS)}, got {values['kind']!r}")
+        expected = VERSIONS.get(values["kind"], 1)
+        if version != expected:
+            raise self.error(
+                f"expected the format version {expected} of a file of {values['kind']}, "
+                f"got {version}"
+            )
         del values["digest"], values["complete"]
         return values
 

@@ -27,7 +27,9 @@ from clipkit.errors import ClipkitError, UsageError
 from clipkit.features import npz
 from clipkit.features.describe import abridged
 from clipkit.features.model import (
+    RESULTS,
     VERSION,
+    VERSIONS,
     BlockMatrix,
     FeatureFile,
     Float32,
@@ -147,7 +149,7 @@ def export_file(
         ".csv": _write_csv,
     }
     ending = Path(output).suffix.lower()
-    if file.kind == "result" and ending == ".npz":
+    if file.is_result and ending == ".npz":
         console.note(f"{output}: convert does not import results; keep {file.display_name}")
     with (
         console.progress("converting", "rows") as report,
@@ -156,7 +158,7 @@ def export_file(
         validate(file)
         file = _keep_split(file, split)
         writers[ending](temporary, report_rows(file, report))
-        if ending in (".npz", ".parquet") and file.kind != "result":
+        if ending in (".npz", ".parquet") and not file.is_result:
             _check_written(temporary, file, str(output))
 
 
@@ -321,8 +323,10 @@ def _start_file(metadata: Any, kind: str, source: str) -> FeatureFile:
         raise ClipkitError(message, "update clipkit")
     kind = content.get("kind")
     if kind not in ("images", "texts", "logits"):
-        hint = "use the feature file that it was made of" if kind == "result" else None
+        hint = "use the feature file that it was made of" if kind in RESULTS else None
         raise ClipkitError(f"{source}: expected images, texts or logits, got {kind}", hint)
+    if version != VERSIONS.get(kind, 1):
+        raise ClipkitError(f"{source}: expected the format version 1 of {kind}, got {version}")
     file = FeatureFile(kind, content.get("history"), display_name=source)
     file.temperature = content.get("temperature")
     file.logit_scale = content.get("logit_scale")
@@ -466,7 +470,7 @@ def _write_npy(path: Path, file: FeatureFile) -> None:
 
 
 def _write_parquet(path: Path, file: FeatureFile) -> None:
-    if file.kind == "result":
+    if file.is_result:
         _parquet().write_table(path, _result_columns(file), _result_frames(file))
         return
     arrays: dict[str, Any] = {"class_names": file.class_names}  # those that have no rows
@@ -484,7 +488,7 @@ def _metadata(file: FeatureFile, **arrays: Any) -> str:
 
 
 def _write_csv(path: Path, file: FeatureFile) -> None:
-    if file.kind != "result":
+    if not file.is_result:
         hint = "choose .npz or .parquet for features, or make a result with zeroshot -o or probe -o"
         raise UsageError(f"expected a result for a .csv file, got {file.kind}", hint)
     columns = _result_columns(file)

@@ -49,6 +49,7 @@ MAKERS = {
     "texts": "textembed",
     "logits": "logits",
     "result": "entropy, probe, zeroshot or cluster with -o",
+    "probe": "probe --keep -o",
 }
 
 
@@ -76,7 +77,7 @@ def open_file(
     source : str or Path
         A path, or ``-`` for standard input.
     kinds : iterable of str
-        The kinds that the caller accepts; all, if empty.
+        The kinds that the caller accepts; all, if empty. Who accepts a result also gets probes.
     trusted : bool
         Skip the check in a subprocess, for a file that the caller wrote itself.
 
@@ -93,7 +94,8 @@ def open_file(
             check_in_subprocess(path, name, lambda: _read_a_little(path, name))
         with contextlib.closing(CheckedFile(path, name)) as checked:
             file = _assemble(checked)
-            if kinds and file.kind not in kinds:
+            is_accepted = file.kind in kinds or ("result" in kinds and file.is_result)
+            if kinds and not is_accepted:
                 raise ClipkitError(
                     f"{name}: expected {' or '.join(kinds)}, got {file.kind}",
                     f"make one with: clipkit {MAKERS[kinds[0]]}",
@@ -201,7 +203,7 @@ def write(output: str | Path, file: FeatureFile, *, force: bool = False) -> str:
                     matrix = BlockMatrix.from_array(value)
                     entries[name] = _write_features(h5, name, matrix, where)
                 else:
-                    entries[name] = _write_array(h5, name, stored_array(value))
+                    entries[name] = _write_array(h5, name, stored_array(value, name))
             attributes = file.attributes()
             digest = file_digest(attributes, entries)
             with _write_errors(temporary):

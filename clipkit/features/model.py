@@ -16,7 +16,10 @@ from clipkit.errors import LARGEST, SMALLEST, ClipkitError, unknown
 from clipkit.version import __version__
 
 FORMAT = "clipkit"
-VERSION = 1
+VERSION = 2  # the newest that is read
+# Files of other kinds stay at version 1, so that earlier versions of clipkit read them.
+VERSIONS = {"probe": 2}
+RESULTS = ("result", "probe")  # a probe is a result that holds what was fitted, too
 BLOCK_BYTES = 1 << 24
 CHUNK_ROWS = 512
 CHUNK_BYTES = 1 << 22
@@ -138,16 +141,19 @@ class FeatureFile:
 
     Attributes
     ----------
-    kind : {"images", "texts", "logits", "result"}
+    kind : {"images", "texts", "logits", "result", "probe"}
     history : list of dict
         One entry for each command that made the file, oldest first.
     splits : dict of str to Split
-        Of images and logits, and of results with predictions.
+        Of images and logits, and of results and probes with predictions.
     features, texts, class_index : (K, D) float32, list of K str, (K,) int64
-        Of texts. Logits have `texts` and `class_index` too. -1 marks a prompt of no class.
+        Of texts. Logits have `texts` and `class_index` too. -1 marks a prompt of no class. A probe
+        has the `texts` of the logits that it was fitted on.
     class_names : list of C str, or None
     runs : dict of str to array (R,)
-        The columns of a result. NaN marks what does not apply.
+        The columns of a result or probe. NaN marks what does not apply.
+    fitted : dict of str to array or list of str
+        Of a probe: what was fitted, as `probes.FittedProbe.from_arrays` takes it.
     temperature : float or None
         Of logits: what their cosines were divided by. See `cosines`.
     logit_scale : float or None
@@ -167,6 +173,7 @@ class FeatureFile:
     class_index: Int64 | None = None
     class_names: list[str] | None = None
     runs: dict[str, NDArray[Any]] = field(default_factory=dict)
+    fitted: dict[str, Any] = field(default_factory=dict)
     temperature: float | None = None
     logit_scale: float | None = None
     display_name: str = "the file"
@@ -238,6 +245,11 @@ class FeatureFile:
         return list(dict.fromkeys(names or self.splits))
 
     @property
+    def is_result(self) -> bool:
+        """Whether the file has runs and predictions: a result, or a probe."""
+        return self.kind in RESULTS
+
+    @property
     def run_count(self) -> int:
         """Number R of the runs of a result."""
         return len(next(iter(self.runs.values()), ()))
@@ -280,6 +292,8 @@ class FeatureFile:
         arrays = {name: getattr(self, name) for name in names}
         for name, column in self.runs.items():
             arrays[f"runs/{name}"] = column
+        for name, array in self.fitted.items():
+            arrays[f"fitted/{name}"] = array
         for name, split in self.splits.items():
             for key in ("features", "labels", "ids", "predicted"):
                 arrays[f"{name}/{key}"] = getattr(split, key)
@@ -290,6 +304,8 @@ class FeatureFile:
         group, _, key = name.rpartition("/")
         if group == "runs":
             self.runs[key] = np.asarray(value)
+        elif group == "fitted" and self.kind == "probe":
+            self.fitted[key] = value
         elif group:
             setattr(self.splits.setdefault(group, Split()), key, value)
         else:
@@ -299,7 +315,7 @@ class FeatureFile:
         """Return the root attributes that the digest covers."""
         attributes: dict[str, Any] = {
             "format": FORMAT,
-            "version": VERSION,
+            "version": VERSIONS.get(self.kind, 1),
             "kind": self.kind,
             "history": canonical_json(self.history),
         }
@@ -362,10 +378,11 @@ def is_features(name: str) -> bool:
     return key == "features" and group != "runs"
 
 
-def stored_array(value: Any) -> NDArray[Any]:
-    """Return texts or numbers other than features as a file stores them.
+def stored_array(value: Any, name: str = "") -> NDArray[Any]:
+    """Return texts or numbers other than features as a file stores them under a name.
 
-    Numbers are little-endian. Texts are UTF-8, padded to the longest.
+    Numbers are little-endian, of 64 bits; only what was fitted may have float32. Texts are UTF-8,
+    padded to the longest.
     """
     if isinstance(value, list) or value.dtype.kind == "U":
         longest = max((len(str(text).encode()) for text in value), default=0)
@@ -374,7 +391,14 @@ def stored_array(value: Any) -> NDArray[Any]:
             texts = value[start : start + TEXTS_AT_ONCE]
             stored[start : start + TEXTS_AT_ONCE] = [str(text).encode() for text in texts]
         return stored
-    return np.asarray(value.astype("<f8" if value.dtype.kind == "f" else "<i8"))
+    return np.asarray(value.astype(number_code(value, name)))
+
+
+def number_code(value: NDArray[Any], name: str) -> str:
+    """Return the type that numbers other than features are stored in under a name."""
+    if value.dtype.kind != "f":
+        return "<i8"
+    return "<f4" if name.startswith("fitted/") and value.dtype == np.float32 else "<f8"
 
 
 def digest_entry(dtype: str, shape: Sequence[int], sha256: str) -> dict[str, Any]:
@@ -384,7 +408,7 @@ def digest_entry(dtype: str, shape: Sequence[int], sha256: str) -> dict[str, Any
 
 def _content_entry(name: str, value: Any) -> dict[str, Any]:
     if not is_features(name):
-        array = stored_array(value)
+        array = stored_array(value, name)
         return digest_entry(array.dtype.str, array.shape, sha256_of([array]))
     matrix = BlockMatrix.from_array(value)
     return digest_entry("<f4", matrix.shape, matrix.sha256 or sha256_of(matrix.iter_blocks()))

@@ -16,7 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipkit.errors import LARGEST, SMALLEST, ClipkitError
-from clipkit.features.model import BlockMatrix, FeatureFile, Float32, canonical_json, is_features
+from clipkit.features.model import (
+    RESULTS,
+    BlockMatrix,
+    FeatureFile,
+    Float32,
+    canonical_json,
+    is_features,
+    number_code,
+)
 
 
 class Layout(NamedTuple):
@@ -34,7 +42,36 @@ KINDS = {
     "texts": Layout({"features", *PROMPTS}, {"class_names"}, set(), set()),
     "logits": Layout(PROMPTS, {"class_names"}, {"features", "ids"}, {"labels"}),
     "result": Layout(set(), {"class_names"}, {"predicted", "ids"}, {"labels"}),
+    "probe": Layout(set(), {"class_names", "texts"}, {"predicted", "ids"}, {"labels"}),
 }
+# The arrays of a fitted probe, by their dimensions: n classes, D columns, P pairs of classes, H
+# units, M rows, or 1; `+` marks a row or column of intercepts.
+PROBE_ARRAYS: dict[str, tuple[set[str], str]] = {
+    "classifier": ({"S"}, "1"),
+    "input": ({"S"}, "1"),
+    "classes": ({"<i8"}, "n"),
+    "balanced": ({"<i8"}, "1"),
+    "temperature": ({"<f8"}, "1"),
+    "mean": ({"<f4", "<f8"}, "D"),
+    "deviation": ({"<f4", "<f8"}, "D"),
+    "centre": ({"<f4", "<f8"}, "D"),
+    "rms": ({"<f8"}, "1"),
+    "factor": ({"<f8"}, "1"),
+    "hyperplanes": ({"<f4"}, "P D+"),
+    "coefficients": ({"<f8"}, "D+ n"),
+    "hidden": ({"<f4"}, "D+ H"),
+    "output": ({"<f4"}, "H+ n"),
+    "rows": ({"<f4"}, "M D"),
+    "row_classes": ({"<i8"}, "M"),
+}
+MODEL_ARRAYS = {
+    "svm": {"hyperplanes", "centre"},
+    "logreg": {"coefficients", "centre"},
+    "mlp": {"hidden", "output", "centre"},
+    "knn": {"rows", "row_classes"},
+}
+PROBE_INPUTS = ("embeddings", "logits", "probs")
+POSITIVE = ("temperature", "deviation", "rms", "factor")
 # The stored types that a data set may have (S: fixed-length UTF-8) and its number of dimensions.
 TYPES: dict[str, tuple[set[str], int]] = {
     "features": ({"<f4"}, 2),
@@ -45,6 +82,7 @@ TYPES: dict[str, tuple[set[str], int]] = {
     "class_index": ({"<i8"}, 1),
     "class_names": ({"S"}, 1),
     "runs": ({"S", "<i8", "<f8"}, 1),
+    **{name: (types, len(axes.split())) for name, (types, axes) in PROBE_ARRAYS.items()},
 }
 TYPE_NAMES = {"S": "texts", "<i8": "whole numbers", "<f4": "numbers", "<f8": "numbers"}
 
@@ -79,6 +117,8 @@ MAX_CLASSES = 1 << 20  # without class names; a label must not make a command al
 PADDED_BYTES = 1 << 26  # texts may be padded to this many bytes, or to a multiple of what they have
 PADDED_RATIO = 100
 MAX_RUNS = 1 << 20
+MAX_PROBE_CLASSES = 5000  # prediction makes a score for each row and class
+MAX_UNITS = 1 << 16  # and a number for each row and unit
 MAX_NAMES = 4096  # of a group: splits, or columns
 MAX_INTEGER = 2**63 - 1
 MAX_DEPTH = 16  # of a history: what walks it is recursive
@@ -108,7 +148,9 @@ def is_allowed(kind: str, name: str) -> bool:
     """
     group, _, key = name.rpartition("/")
     if group == "runs":
-        return kind == "result"
+        return kind in RESULTS
+    if group == "fitted" and kind == "probe":
+        return key in PROBE_ARRAYS
     root, split = allowed_names(kind)
     return key in (split if group else root)
 
@@ -131,6 +173,8 @@ def validate(file: FeatureFile) -> None:
         _check_history(file.history)
         _check_lengths(file, datasets)
         _check_classes(file, datasets)
+        if file.kind == "probe":
+            _check_probe(file)
     except ClipkitError as error:
         raise ClipkitError(f"{file.display_name}: {error.message}", error.hint) from None
 
@@ -140,7 +184,8 @@ def _check_names(file: FeatureFile) -> None:
         raise ClipkitError(f"kind: expected one of {', '.join(KINDS)}, got {file.kind!r}")
     if file.kind in ("images", "logits") and not file.splits:
         raise ClipkitError("expected at least one split, got none")
-    for name in file.splits.keys() & RESERVED:
+    reserved = RESERVED | {"fitted"} if file.kind == "probe" else RESERVED
+    for name in file.splits.keys() & reserved:
         raise ClipkitError(f"name of a split: expected no reserved name, got {name!r}")
     for what, names in (("split", file.splits), ("column", file.runs)):
         for name in names:
@@ -217,8 +262,9 @@ def _stored_type(name: str, value: Any) -> str:
     kind = value.dtype.kind
     if is_features(name) and kind in "biuf":
         return "<f4"
-    codes = {"U": "S", "b": "<i8", "i": "<i8", "u": "<i8", "f": "<f8"}
-    return codes.get(kind, f"type {value.dtype}")
+    if kind in "biuf":
+        return number_code(value, name)
+    return "S" if kind == "U" else f"type {value.dtype}"
 
 
 def _check_texts(name: str, texts: list[Any] | NDArray[np.str_]) -> None:
@@ -332,7 +378,7 @@ def _check_lengths(file: FeatureFile, datasets: dict[str, Any]) -> None:
     for name, value in datasets.items():
         group = name.rpartition("/")[0]
         key = key_of(name)
-        if key == "class_names":
+        if key == "class_names" or (group == "fitted" and file.kind == "probe"):
             continue
         rows = value.shape[1] if key == "predicted" else len(value)
         lengths.setdefault(group, {})[name] = rows
@@ -366,6 +412,103 @@ def _check_classes(file: FeatureFile, datasets: dict[str, Any]) -> None:
             raise ClipkitError(
                 f"{name}: expected values in {lowest}..{classes - 1}{known}, got {low}..{high}"
             )
+
+
+def _check_probe(file: FeatureFile) -> None:
+    """Check what was fitted: the arrays that a classifier has, their shapes and their values."""
+    fitted = file.fitted
+    for name in ("classifier", "input"):
+        if len(fitted.get(name, ())) != 1:
+            raise ClipkitError(f"fitted/{name}: expected one text")
+    classifier, source = fitted["classifier"][0], fitted["input"][0]
+    for name, value, known in (
+        ("classifier", classifier, tuple(MODEL_ARRAYS)),
+        ("input", source, PROBE_INPUTS),
+    ):
+        if value not in known:
+            raise ClipkitError(f"fitted/{name}: expected {', '.join(known)}, got {value[:40]!r}")
+    _check_probe_names(file, classifier, source)
+    sizes = _probe_sizes(file)
+    for name in fitted.keys() - {"classifier", "input"}:
+        axes = PROBE_ARRAYS[name][1].split()
+        expected = tuple(sizes[axis] for axis in axes)
+        if fitted[name].shape != expected:
+            got = fitted[name].shape
+            raise ClipkitError(f"fitted/{name}: expected the shape {expected}, got {got}")
+    for name in sorted(fitted.keys() - {"classifier", "input"}):
+        _check_probe_values(name, fitted[name])
+    _check_probe_classes(file, sizes["n"])
+
+
+def _check_probe_names(file: FeatureFile, classifier: str, source: str) -> None:
+    expected = {"classifier", "input", "classes", "balanced", "rms", "factor"}
+    expected |= MODEL_ARRAYS[classifier]
+    if source != "embeddings":
+        expected.add("temperature")
+    if "mean" in file.fitted:
+        expected |= {"mean", "deviation"}
+    for name in sorted(expected - file.fitted.keys()):
+        raise ClipkitError(f"expected fitted/{name} of {classifier} on {source}, got none")
+    for name in sorted(file.fitted.keys() - expected):
+        raise ClipkitError(f"fitted/{name} is not part of {classifier} on {source}")
+    if (source == "embeddings") != (file.texts is None):
+        raise ClipkitError(f"expected texts for logits and probs only, got a probe on {source}")
+
+
+def _probe_sizes(file: FeatureFile) -> dict[str, int]:
+    """Return the sizes of a probe's axes, as `PROBE_ARRAYS` names them.
+
+    The number of columns is that of the prompts or, of embeddings, what the model's array has.
+    """
+    fitted = file.fitted
+    n = len(fitted["classes"])
+    if not 2 <= n <= MAX_PROBE_CLASSES:
+        raise ClipkitError(f"fitted/classes: expected 2 to {MAX_PROBE_CLASSES:,} classes, got {n}")
+    width, units, rows = 0, 0, 0
+    if "hyperplanes" in fitted:
+        width = fitted["hyperplanes"].shape[1] - 1
+    elif "coefficients" in fitted:
+        width = len(fitted["coefficients"]) - 1
+    elif "hidden" in fitted:
+        width, units = len(fitted["hidden"]) - 1, fitted["hidden"].shape[1]
+    else:
+        rows, width = fitted["rows"].shape
+    if file.texts is not None:
+        width = len(file.texts)
+    if width < 1:
+        raise ClipkitError("expected a probe of at least one column, got none")
+    if units > MAX_UNITS:
+        raise ClipkitError(f"fitted/hidden: expected at most {MAX_UNITS:,} units, got {units:,}")
+    sizes = {"1": 1, "n": n, "P": n * (n - 1) // 2, "M": rows, "D": width, "H": units}
+    return sizes | {"D+": width + 1, "H+": units + 1}
+
+
+def _check_probe_values(name: str, values: NDArray[Any]) -> None:
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        raise ClipkitError(f"fitted/{name}: expected finite numbers, got NaN or Inf")
+    if name in POSITIVE and values.min() <= 0:
+        raise ClipkitError(f"fitted/{name}: expected numbers above 0, got {values.min():g}")
+    if name == "temperature" and not SMALLEST <= values[0] <= LARGEST:
+        expected = f"a number between {SMALLEST:g} and {LARGEST:g}"
+        raise ClipkitError(f"fitted/temperature: expected {expected}, got {values[0]:g}")
+    if name == "balanced" and values[0] not in (0, 1):
+        raise ClipkitError(f"fitted/balanced: expected 0 or 1, got {values[0]}")
+
+
+def _check_probe_classes(file: FeatureFile, count: int) -> None:
+    classes = file.fitted["classes"]
+    if (classes[1:] <= classes[:-1]).any():
+        raise ClipkitError("fitted/classes: expected ascending numbers without repeats")
+    most = len(file.class_names) if file.class_names else MAX_CLASSES
+    _check_class_range("fitted/classes", classes, most)
+    if "row_classes" in file.fitted:
+        _check_class_range("fitted/row_classes", file.fitted["row_classes"], count)
+
+
+def _check_class_range(name: str, numbers: NDArray[Any], count: int) -> None:
+    low, high = int(numbers.min()), int(numbers.max())
+    if low < 0 or high >= count:
+        raise ClipkitError(f"{name}: expected values in 0..{count - 1}, got {low}..{high}")
 
 
 def finite_blocks(blocks: Iterator[Float32], name: str) -> Iterator[Float32]:

@@ -7,21 +7,19 @@ that threads share the work and it can be cancelled.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 from sklearn.neural_network import MLPClassifier
 
 from clipkit.features import Int64
 from clipkit.probes.context import Floats, Predictions, Setting, SweepContext
+from clipkit.probes.fitted import Layers, Neighbours, unit_rows
 
 HIDDEN = 256  # units of the MLP
 BATCH = 200  # rows in a step of Adam
 EPOCHS = 40
 STEPS = 1000  # the MLP trains for EPOCHS, or for this many steps where that is longer
-NEIGHBOURS = 20  # as in DINOv2's kNN protocol
-TEMPERATURE = 0.07  # likewise
-TINY = np.float32(1e-30)
-KNN_BLOCK = 2**23  # cosines in memory at a time, 32 MiB
 
 
 def mlp(context: SweepContext) -> list[Predictions]:
@@ -40,38 +38,36 @@ def mlp(context: SweepContext) -> list[Predictions]:
         alpha = batch / (setting.C * rows)  # scikit-learn divides it by the rows of a batch
         # partial_fit would start a generator anew from a number, and shuffle all epochs alike
         rng = np.random.RandomState(context.seed)
-        model = MLPClassifier(HIDDEN, alpha=alpha, batch_size=batch, random_state=rng)
+        network = MLPClassifier(HIDDEN, alpha=alpha, batch_size=batch, random_state=rng)
         for _ in range(epochs):
-            model.partial_fit(context.X * scale, context.y, classes=classes)
+            network.partial_fit(context.X * scale, context.y, classes=classes)
             report_progress(1)
-        return Predictions(model.predict(context.X_eval * scale))
+        model = Layers(*map(_with_intercepts, network.coefs_, network.intercepts_))
+        if context.n_classes == 2:
+            # scikit-learn has one output: the score of the second class above that of the first
+            output = np.column_stack([np.zeros_like(model.output), model.output])
+            model = replace(model, output=output)
+        predicted = model.predict(context.X_eval * scale)
+        return Predictions(predicted, model=context.kept(model))
 
     return context.workers.map(solve, context.settings)
 
 
+def _with_intercepts(weights: Floats, intercepts: Floats) -> Floats:
+    return np.vstack([weights, intercepts]).astype(np.float32)
+
+
 def knn(context: SweepContext) -> list[Predictions]:
     """Predict by the nearest rows, weighted by exp(cosine / temperature), as DINOv2 does."""
-    X = _unit_rows(context.X)
-    X_eval = _unit_rows(context.X_eval)
-    k = min(NEIGHBOURS, len(X))
-    step = max(1, KNN_BLOCK // len(X))
-    blocks = [X_eval[start : start + step] for start in range(0, len(X_eval), step)]
+    model = Neighbours(unit_rows(context.X), context.y, context.n_classes)
+    blocks = list(model.blocks(context.X_eval))
     report_progress = context.workers.progress(len(blocks))
 
     def vote(block: Floats) -> Int64:
-        cosines = block @ X.T  # (B, N)
-        nearest = np.argpartition(cosines, -k, axis=1)[:, -k:]  # (B, k)
-        weights = np.exp((np.take_along_axis(cosines, nearest, axis=1) - 1) / TEMPERATURE)
-        scores = np.zeros((len(block), context.n_classes))
-        np.add.at(scores, (np.arange(len(block))[:, None], context.y[nearest]), weights)
+        predicted = model.vote(block).argmax(axis=1)
         report_progress(1)
-        return np.asarray(scores.argmax(axis=1))
+        return np.asarray(predicted)
 
     predicted = np.concatenate(context.workers.map(vote, blocks))
-    return [Predictions(predicted)] * len(context.settings)  # neither scale nor C matters
-
-
-def _unit_rows(rows: Floats) -> Floats:
-    rows = rows / (np.abs(rows).max(axis=1, keepdims=True) + TINY)  # so that no square overflows
-    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    return np.asarray(rows / (lengths + TINY))  # a row of zeros stays
+    # neither scale nor C matters
+    return [Predictions(predicted, model=context.kept(model))] * len(context.settings)

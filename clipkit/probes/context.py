@@ -27,10 +27,14 @@ class Setting(NamedTuple):
 
 
 class Predictions(NamedTuple):
-    """What a classifier predicts at one setting: class numbers (M,), and whether it converged."""
+    """What a classifier predicts at one setting.
+
+    It has class numbers (M,), whether the fit converged, and the fitted model, if it is kept.
+    """
 
     classes: Int64
     converged: bool = True
+    model: Any = None
 
 
 class Workers:
@@ -97,6 +101,8 @@ class SweepContext:
     workers : Workers
     class_weights : array (n,), optional
         Weights of the losses of each class's rows; without them, all are 1.
+    keep : bool
+        Whether the predictions hold the fitted models.
     """
 
     X: Floats
@@ -106,8 +112,13 @@ class SweepContext:
     seed: int
     workers: Workers
     class_weights: Floats | None = None
+    keep: bool = False
 
     @property
     def n_classes(self) -> int:
         """Number of classes, n."""
         return int(self.y.max()) + 1
+
+    def kept(self, model: Any) -> Any:
+        """Return the model if the sweep keeps its models."""
+        return model if self.keep else None

@@ -14,6 +14,7 @@ from scipy.optimize import OptimizeResult, minimize
 
 from clipkit.features import Int64
 from clipkit.probes.context import Floats, Predictions, Setting, SweepContext
+from clipkit.probes.fitted import Coefficients
 
 MAX_ITER = 200  # Newton steps
 USUAL_STEPS = 20  # more do not advance the progress
@@ -32,7 +33,8 @@ def logreg(context: SweepContext) -> list[Predictions]:
     variances, axes = np.linalg.eigh(X.T @ X)
     resolved = variances > 1e-12 * variances.max()  # float32 features resolve no smaller ones
     variances, axes = variances[resolved], axes[:, resolved]
-    X, X_eval = X @ axes, context.X_eval @ axes
+    X = X @ axes
+    X_eval = context.X_eval.astype(np.float64)
     X_float32 = X.astype(np.float32)
     report_progress = context.workers.progress(len(context.settings) * USUAL_STEPS)
 
@@ -72,8 +74,9 @@ def logreg(context: SweepContext) -> list[Predictions]:
             objective.X = X  # float32 is twice as fast, but its rounding can stop the line search
             v = improve(v)
         report_progress(USUAL_STEPS - min(steps, USUAL_STEPS - 1))
-        scores = objective.scores(X_eval, v)
-        return Predictions(scores.argmax(axis=1), objective.converged)
+        table = objective.coefficients(v)
+        model = Coefficients(np.vstack([axes @ table[:-1], table[-1:]]))
+        return Predictions(model.predict(X_eval), objective.converged, context.kept(model))
 
     return context.workers.map(solve, context.settings)
 
@@ -156,8 +159,12 @@ class Objective:
 
     def scores(self, X: Floats, v: Float64) -> Floats:
         """Return the scores (N, n) of all classes."""
-        weights = (self._table(v) * self.step_sizes).astype(X.dtype)
+        weights = self.coefficients(v).astype(X.dtype)
         return np.asarray(X @ weights[:-1] + weights[-1])
+
+    def coefficients(self, v: Float64) -> Float64:
+        """Return the weights of the features and the intercepts (D + 1, n)."""
+        return np.asarray(self._table(v) * self.step_sizes)
 
     def finish_step(self) -> None:
         """Check whether the weights are within TOLERANCE of the optimum.

@@ -7,6 +7,7 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
@@ -30,6 +31,12 @@ from clipkit.probes.context import (
     Setting,
     SweepContext,
     Workers,
+)
+from clipkit.probes.fitted import (
+    FittedProbe,
+    Preparation,
+    check_magnitude,
+    largest_magnitude,
 )
 from clipkit.probes.logistic import logreg
 from clipkit.probes.svm import svm
@@ -57,6 +64,8 @@ class Run:
         Class ids.
     converged : bool
         False if the SVM or logistic regression stopped at its iteration limit.
+    fitted : FittedProbe, optional
+        What was fitted, if the sweep keeps it.
     """
 
     classifier: str
@@ -64,6 +73,7 @@ class Run:
     scale: float
     predicted: Int64
     converged: bool = True
+    fitted: FittedProbe | None = None
 
 
 def sweep(  # noqa: PLR0913
@@ -77,6 +87,7 @@ def sweep(  # noqa: PLR0913
     standardize: bool = False,
     balanced: bool = False,
     seed: int = 42,
+    keep: bool = False,
     progress: ProgressCallback | None = None,
 ) -> list[Run]:
     """Fit a classifier at every scale and C, and predict the evaluation rows.
@@ -106,6 +117,9 @@ def sweep(  # noqa: PLR0913
         all classes count alike, as ``class_weight="balanced"`` in scikit-learn.
     seed : int
         Only the MLP draws random numbers.
+    keep : bool
+        Return the fitted probes too, which may take much memory: an SVM has a hyperplane for each
+        pair of classes.
     progress : callable, optional
         Called as `progress(done, total)` in units of work, from any thread, one call at a time.
 
@@ -129,10 +143,11 @@ def sweep(  # noqa: PLR0913
         raise UsageError(f"balanced: expected the classifier logreg, got {classifier}")
     _check_arrays(X, y, X_eval)
     classes, numbers = np.unique(y, return_inverse=True)
-    X, X_eval, rms = _prepare(classifier, standardize, X, X_eval)
+    X, preparation = _prepare(classifier, standardize, X)
+    X_eval = preparation.apply(X_eval)
 
     grid = [Setting(float(scale), float(c)) for scale, c in itertools.product(scales, C)]
-    reduced = [_reduce(setting, classifier, standardize, rms) for setting in grid]
+    reduced = [_reduce(setting, classifier, standardize, preparation.rms) for setting in grid]
     distinct = sorted(set(reduced))
     with (
         threadpool_limits(1),
@@ -144,7 +159,7 @@ def sweep(  # noqa: PLR0913
         # scikit-learn doubts that labels are classes where most of them occur once
         warnings.filterwarnings("ignore", "The number of unique classes")
         weights = len(y) / (len(classes) * np.bincount(numbers)) if balanced else None
-        context = SweepContext(X, numbers, X_eval, distinct, seed, workers, weights)
+        context = SweepContext(X, numbers, X_eval, distinct, seed, workers, weights, keep)
         predictions = dict(zip(distinct, CLASSIFIERS[classifier](context), strict=True))
 
     runs = []
@@ -152,7 +167,13 @@ def sweep(  # noqa: PLR0913
         solution = predictions[reduced_setting]
         predicted = classes[solution.classes]
         c = math.nan if classifier == "knn" else setting.C
-        runs.append(Run(classifier, c, setting.scale, predicted, solution.converged))
+        fitted = None
+        if keep:
+            factor = reduced_setting.scale if classifier == "mlp" else 1.0
+            fitted = FittedProbe(
+                classifier, classes, solution.model, preparation, factor, balanced=balanced
+            )
+        runs.append(Run(classifier, c, setting.scale, predicted, solution.converged, fitted))
     return runs
 
 
@@ -178,9 +199,7 @@ def _check_arrays(X: Floats, y: Int64, X_eval: Floats) -> None:
         raise ClipkitError(f"X_eval: expected {X.shape[1]} columns, got {X_eval.shape[1]}")
 
 
-def _prepare(
-    classifier: str, standardize: bool, X: Floats, X_eval: Floats
-) -> tuple[Floats, Floats, float]:
+def _prepare(classifier: str, standardize: bool, X: Floats) -> tuple[Floats, Preparation]:
     """Standardise if asked to, centre except for kNN, and divide by the RMS for linear classifiers.
 
     Intercepts are not penalised, so a shift changes no solution. But products of centred rows keep
@@ -189,44 +208,35 @@ def _prepare(
 
     Returns
     -------
-    X, X_eval : float32 arrays
-    rms : float
-        What they were divided by; see `_reduce`.
+    X : float32 array
+    preparation : Preparation
+        What was done; `rms` is what they were divided by, see `_reduce`.
 
     Raises
     ------
     ClipkitError
         If the scale of the features matters and is too small or too large.
     """
-    rms = 1.0
+    columns: dict[str, Any] = {}
     if standardize:
-        if not SMALLEST <= _largest(X) <= LARGEST:  # their squares overflow in float32
+        if not SMALLEST <= largest_magnitude(X) <= LARGEST:  # their squares overflow in float32
             X = X.astype(np.float64)
         scaler = StandardScaler().fit(X)
-        X, X_eval = scaler.transform(X), scaler.transform(X_eval.astype(X.dtype, copy=False))
-    if classifier != "knn":
-        smallest = 0.0 if standardize else SMALLEST
-        for rows in (X, X_eval):
-            _check_magnitude(rows, smallest)
-        centre = X.mean(axis=0, dtype=np.float64).astype(np.result_type(X, np.float32))
-        X, X_eval = X - centre, X_eval - centre
+        dtype = np.result_type(X, np.float32)
+        columns = {"mean": scaler.mean_.astype(dtype), "deviation": scaler.scale_.astype(dtype)}
+    standardized = Preparation(**columns).standardize(X)
+    if classifier == "knn":
+        preparation = Preparation(**columns)
+        return standardized.astype(np.float32), preparation
+    check_magnitude(standardized, 0.0 if standardize else SMALLEST)
+    dtype = np.result_type(standardized, np.float32)
+    centre = standardized.mean(axis=0, dtype=np.float64).astype(dtype)
+    centred = standardized - centre
+    rms = 1.0
     if classifier in LINEAR:
-        rms = _root_mean_square(X) or 1.0
-    return (X / rms).astype(np.float32), (X_eval / rms).astype(np.float32), rms
-
-
-def _check_magnitude(rows: Floats, smallest: float) -> None:
-    """Refuse features whose scale matters, and is so extreme that a fit overflows or never ends."""
-    largest = _largest(rows)
-    if largest != 0 and not smallest <= largest <= LARGEST:
-        raise ClipkitError(
-            f"expected features of magnitude {SMALLEST:g} to {LARGEST:g}, got {largest:.3g}",
-            "standardise them: --standardize",
-        )
-
-
-def _largest(rows: Floats) -> float:
-    return max(float(rows.max(initial=0)), -float(rows.min(initial=0)))
+        rms = _root_mean_square(centred) or 1.0
+    preparation = Preparation(**columns, centre=centre, rms=rms)
+    return (centred / rms).astype(np.float32), preparation
 
 
 def _root_mean_square(X: Floats) -> float:

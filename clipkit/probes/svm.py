@@ -9,30 +9,26 @@ in parallel, and all settings share the products of a pair.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from functools import lru_cache
 from itertools import combinations, pairwise
 from typing import NamedTuple
 
 import numpy as np
 import sklearn
-from numpy.typing import NDArray
 from sklearn.svm import SVC
 
 from clipkit.features import Int64
 from clipkit.probes.context import Floats, Predictions, Setting, SweepContext
+from clipkit.probes.fitted import PAIRS, Hyperplanes, Pair, count_votes
 
 GRAM_ROWS = 4096  # of the largest Gram matrix: 128 MiB in float64
 NORMALS = 2**24  # numbers in the normals of all pairs that are in memory at once
 GRAM_CACHE = 2**26  # numbers in cached Gram matrices of classes: 256 MiB in float32
 FIRST_ROWS = 1024  # what is fitted on first if a pair has more than GRAM_ROWS
-PAIRS = 64  # pairs whose hyperplanes are in memory and vote together
 TOLERANCE = 1e-3  # of the margin, as in SVC
 MAX_ITER = 10_000_000  # of libsvm for one pair, its own default; scikit-learn's is no limit
 LARGE_C = 1e7  # of features of RMS 1; beyond it, rounding errors of libsvm exceed its tolerance
 LARGE_C_MAX_ITER = 100_000  # so that more iterations seldom help
-
-Pair = tuple[int, int]
 
 
 class Fit(NamedTuple):
@@ -54,17 +50,14 @@ def _fit_all_pairs_at_once(context: SweepContext) -> list[Predictions]:
     order = np.argsort(context.y, kind="stable")
     X, y = context.X[order], context.y[order]
     gram = (X @ X.T).astype(np.float64)
-    pairs = list(combinations(range(context.n_classes), 2))
     report_progress = context.workers.progress(len(context.settings))
 
     def solve(setting: Setting) -> Predictions:
         hyperplanes, converged = _hyperplanes_of_all_pairs(X, y, setting.C, gram)
-        votes = np.zeros((context.n_classes, len(context.X_eval)), dtype=np.int32)
-        for start in range(0, len(pairs), PAIRS):
-            batch = slice(start, start + PAIRS)
-            _count_votes(votes, pairs[batch], hyperplanes[batch], context.X_eval)
+        model = Hyperplanes(hyperplanes, context.n_classes)
+        predicted = model.predict(context.X_eval)
         report_progress(1)
-        return Predictions(votes.argmax(axis=0), converged)
+        return Predictions(predicted, converged, context.kept(model))
 
     return context.workers.map(solve, context.settings)
 
@@ -76,6 +69,7 @@ def _fit_pairwise(context: SweepContext) -> list[Predictions]:
     largest = int(np.bincount(context.y).max())
     votes = np.zeros((len(context.settings), n, len(context.X_eval)), dtype=np.int32)
     converged = np.ones(len(context.settings), dtype=bool)
+    kept: list[list[Floats]] = [[] for _ in context.settings]
     report_progress = context.workers.progress(len(pairs))
 
     @lru_cache(maxsize=GRAM_CACHE // largest**2 + 1)
@@ -97,25 +91,12 @@ def _fit_pairwise(context: SweepContext) -> list[Predictions]:
         fits = context.workers.map(fit_at_all_settings, batch)
         for k, fits_of_setting in enumerate(zip(*fits, strict=True)):
             hyperplanes = np.stack([fit.hyperplane for fit in fits_of_setting])
-            _count_votes(votes[k], batch, hyperplanes, context.X_eval)
+            count_votes(votes[k], batch, hyperplanes, context.X_eval)
             converged[k] &= all(fit.converged for fit in fits_of_setting)
-    return list(map(Predictions, votes.argmax(axis=1), converged.tolist()))
-
-
-def _count_votes(
-    votes: NDArray[np.int32], pairs: Sequence[Pair], hyperplanes: Floats, X_eval: Floats
-) -> None:
-    """Add the votes of some pairs' hyperplanes (pairs, D + 1) for each row of `X_eval` (M, D).
-
-    Parameters
-    ----------
-    votes : array (n, M)
-        Changed in place.
-    """
-    scores = hyperplanes[:, :-1] @ X_eval.T + hyperplanes[:, -1:]  # (pairs, M)
-    for (i, j), is_first in zip(pairs, scores < 0, strict=True):
-        votes[i] += is_first
-        votes[j] += ~is_first
+            if context.keep:
+                kept[k].append(hyperplanes)
+    models = [Hyperplanes(np.concatenate(batches), n) if batches else None for batches in kept]
+    return list(map(Predictions, votes.argmax(axis=1), converged.tolist(), models))
 
 
 def _hyperplanes_of_all_pairs(X: Floats, y: Int64, C: float, gram: Floats) -> tuple[Floats, bool]:

@@ -1,0 +1,58 @@
+"""`clipkit predict`: apply a kept probe to other images."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from clipkit.commands._options import (
+    FeatureInput,
+    Force,
+    Format,
+    PerImage,
+    ResultOutput,
+    Scores,
+    Top,
+    check_result_output,
+    has_labels,
+    read_one_from_stdin,
+    report_images,
+    report_result,
+    split_option,
+)
+
+
+def predict(
+    probe: Annotated[str, typer.Argument(metavar="PROBE", help="Probe of: clipkit probe --keep.")],
+    file: FeatureInput = "-",
+    split: Annotated[
+        list[str] | None, split_option("Predict only this split; repeatable.")
+    ] = None,
+    per_image: PerImage = False,
+    top: Top = 1,
+    scores: Scores = False,
+    output: ResultOutput = None,
+    format: Format = None,
+    force: Force = False,
+) -> None:
+    """Predict the classes of images with a probe that was kept.
+
+    The images need the probe's model, and logits its prompts. Labelled images give a row per split
+    with the accuracy, and unlabelled ones a row per image. Labels are matched to the probe's
+    classes by name.
+
+    Example: clipkit probe img.h5 --keep -o p.h5; clipkit embed photos/ | clipkit predict p.h5
+    """
+    from clipkit import features, prediction
+
+    read_one_from_stdin(probe, file)
+    check_result_output(output, force, probe, file)
+    kept = features.read(probe, kinds=["probe"])
+    with features.open_file(file, kinds=["images", "logits"]) as source:
+        predicted = prediction.predict(kept, source, split, top, scores)
+        is_labelled = has_labels(source, list(predicted.rankings))
+    if per_image or top > 1 or scores or not is_labelled:
+        report_images(predicted.result, predicted.rankings, top, output, format, force)
+    else:
+        report_result(predicted.result, output, format, force)

@@ -1,0 +1,141 @@
+"""The best classes of each image with their scores: what `predict` and `zeroshot` print."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipkit.features import FeatureFile, Int64, Split
+from clipkit.tables import distinct_names
+
+Floats = NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The best k of n classes for each of N images.
+
+    Attributes
+    ----------
+    classes : array (N, k) int64
+        Class ids, the best first. Of equal scores, the first class is first.
+    scores : array (N, k)
+        Their scores.
+    all_scores : array (N, n), optional
+        The scores of all classes.
+    columns : array (n,) int64
+        The class ids of `all_scores`.
+    """
+
+    classes: Int64
+    scores: Floats
+    all_scores: Floats | None
+    columns: Int64
+
+
+def rank(
+    scores: Floats, classes: Int64, top: int, printed: Floats | None = None, keep: bool = False
+) -> Ranking:
+    """Rank the classes of each row by its scores (N, n), and keep the best `top`.
+
+    Parameters
+    ----------
+    scores : array (N, n)
+        What decides.
+    classes : array (n,)
+        Class ids, ascending.
+    top : int
+    printed : array (N, n), optional
+        The scores that the ranking holds in their place, such as probabilities.
+    keep : bool
+        Keep all scores.
+    """
+    printed = scores if printed is None else printed
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :top]
+    best = np.take_along_axis(printed, order, axis=1)
+    return Ranking(classes[order], best, printed if keep else None, classes)
+
+
+def join(blocks: Sequence[Ranking]) -> Ranking:
+    """Join the rankings of consecutive blocks of images."""
+    kept = [block.all_scores for block in blocks if block.all_scores is not None]
+    return Ranking(
+        np.concatenate([block.classes for block in blocks]),
+        np.concatenate([block.scores for block in blocks]),
+        np.concatenate(kept) if kept else None,
+        blocks[0].columns,
+    )
+
+
+def image_rows(
+    result: FeatureFile, rankings: Mapping[str, Ranking], top: int = 1
+) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a report: one per image or, with `top` above 1, one per image and rank.
+
+    Parameters
+    ----------
+    result : FeatureFile
+        Its splits have the ids and labels, and its class names name the classes.
+    rankings : dict of str to Ranking
+        By split, with two classes or more, and at least `top` if there are as many classes.
+    top : int
+
+    Yields
+    ------
+    dict
+        `split`, `id`, `label` (if a split has labels), `prediction`, `score`, `runner_up` and
+        `runner_up_score`; with `top` above 1, `rank` from 1 comes before `prediction`, and there
+        are no runners-up. Then come the scores of all classes, if they were kept, as
+        `score_<class>`.
+    """
+    names = _ClassNames(result.class_names)
+    with_labels = any(result.splits[name].labels is not None for name in rankings)
+    for name, ranking in rankings.items():
+        split = result.splits[name]
+        labels = _labels(split, names) if with_labels else None
+        score_names = [f"score_{names[number]}" for number in ranking.columns.tolist()]
+        for row, row_id in enumerate(split.ids):
+            start: dict[str, Any] = {"split": name, "id": row_id}
+            if labels is not None:
+                start["label"] = labels[row]
+            rest: dict[str, float] = {}
+            if ranking.all_scores is not None:
+                rest = dict(zip(score_names, ranking.all_scores[row].tolist(), strict=True))
+            for columns in _ranks(ranking, row, names, top):
+                yield {**start, **columns, **rest}
+
+
+class _ClassNames:
+    """The name of each class by its id, or the id where classes have no names."""
+
+    def __init__(self, class_names: list[str] | None) -> None:
+        self._names = distinct_names(class_names) if class_names else None
+
+    def __getitem__(self, number: int) -> str | int:
+        return self._names[number] if self._names else number
+
+
+def _labels(split: Split, names: _ClassNames) -> list[Any]:
+    if split.labels is None:
+        return [None] * len(split)
+    return [names[number] for number in split.labels.tolist()]
+
+
+def _ranks(ranking: Ranking, row: int, names: _ClassNames, top: int) -> Iterator[dict[str, Any]]:
+    """Yield the columns of each rank of an image."""
+    classes, scores = ranking.classes[row].tolist(), ranking.scores[row].tolist()
+    if top == 1:
+        yield {
+            "prediction": names[classes[0]],
+            "score": scores[0],
+            "runner_up": names[classes[1]] if len(classes) > 1 else None,
+            "runner_up_score": scores[1] if len(classes) > 1 else None,
+        }
+        return
+    pairs = zip(classes[:top], scores[:top], strict=True)
+    for number, (best, score) in enumerate(pairs, 1):
+        yield {"rank": number, "prediction": names[best], "score": score}
