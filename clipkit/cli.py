@@ -31,7 +31,7 @@ GROUPS = {
         *("logits", "entropy", "probe", "predict", "zeroshot"),
         *("calibrate", "cluster", "compare"),
     ),
-    "Understand": ("variance", "attributes", "plot", "report"),
+    "Understand": ("importance", "variance", "attributes", "plot", "report"),
     "Files": ("info", "convert", "relabel"),
 }
 COMMANDS = tuple(name for names in GROUPS.values() for name in names)

@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from clipkit import console, files, metrics, prediction, probes, prompts
+from clipkit import console, metrics, prediction, probes
 from clipkit.errors import ClipkitError, UsageError
 from clipkit.features import FeatureFile, Int64
 from clipkit.probes.context import Workers
 from clipkit.probes.permuted import permuted_predictor
 from clipkit.relabeling import groups_digest
-from clipkit.results import choose_split, last_entry
+from clipkit.results import choose_split, last_entry, read_group_lines
 
 MAX_REPEAT = 1000
 UNITS = {"logits": "cosine", "probs": "probability"}
@@ -182,16 +182,10 @@ def read_groups(path: str, logits: FeatureFile) -> dict[str, list[int]]:
     ClipkitError
         If a line has no group, or names neither a prompt nor a class, or one name has two groups.
     """
-    group_of: dict[str, str] = {}
-    for line in prompts.parse(files.read_bytes(path), path).texts:
-        name, _, group = map(str.strip, line.partition("\t"))
+    group_of = read_group_lines(path, "prompt")
+    for name, group in group_of.items():
         if not group:
-            raise ClipkitError(f"{path}: expected lines of prompt TAB group, got {line[:60]!r}")
-        if group_of.setdefault(name, group) != group:
-            raise ClipkitError(
-                f"{path}: expected one group for every prompt, got {group_of[name]!r} and "
-                f"{group!r} for {name!r}"
-            )
+            raise ClipkitError(f"{path}: expected lines of prompt TAB group, got {name[:60]!r}")
     names = [text.strip() for text in logits.texts or []]
     if not set(names) & set(group_of):
         names = _classes_of_prompts(logits) or names
@@ -199,7 +193,7 @@ def read_groups(path: str, logits: FeatureFile) -> dict[str, list[int]]:
     if others:
         raise ClipkitError(
             f"{path}: expected prompts of {logits.display_name}, got {others[0][:60]!r}",
-            "write the prompts as clipkit info shows them",
+            "write each prompt as in the prompt file",
         )
     members: dict[str, list[int]] = {}
     for number, name in enumerate(names):

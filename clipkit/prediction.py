@@ -70,7 +70,7 @@ def predict(
     check_fit(probe, file)
     names = file.choose_splits(splits)
     fitted = probes.FittedProbe.from_arrays(probe.fitted)
-    class_names, number_of_class = _match_classes(probe, file, names, fitted.classes)
+    class_names, number_of_class = match_classes(probe, file, names, fitted.classes)
     history = file.extended_history(
         "predict",
         splits=names,
@@ -142,11 +142,10 @@ def _check_prompts(both: str, probe: FeatureFile, file: FeatureFile) -> None:
             raise ClipkitError(f"{both} have different prompts: {message}", hint)
     for command, names in PROMPT_SETTINGS.items():
         _check_settings(both, probe, file, command, names)
-    if _last_entry(probe, "logits").get("whiten"):
-        # all whitened prompts have the same names
-        a, b = (_last_entry(source, "logits").get("inputs", {}) for source in (probe, file))
-        if a.get("texts") != b.get("texts"):
-            raise ClipkitError(f"{both} have the directions of different prompts", hint)
+    # all whitened prompts have the same names
+    is_whitened = _last_entry(probe, "logits").get("whiten")
+    if is_whitened and _texts_digest(probe) != _texts_digest(file):
+        raise ClipkitError(f"{both} have the directions of different prompts", hint)
 
 
 def _check_settings(
@@ -165,6 +164,11 @@ def _check_settings(
             )
 
 
+def _texts_digest(logits: FeatureFile) -> Any:
+    inputs = _last_entry(logits, "logits").get("inputs")
+    return inputs.get("texts") if isinstance(inputs, dict) else None
+
+
 def _last_entry(file: FeatureFile, command: str) -> dict[str, Any]:
     """Return the history's last entry of a command, or an empty one."""
     for entry in reversed(file.history):
@@ -173,7 +177,7 @@ def _last_entry(file: FeatureFile, command: str) -> dict[str, Any]:
     return {}
 
 
-def _match_classes(
+def match_classes(
     probe: FeatureFile, file: FeatureFile, splits: Sequence[str], classes: Int64
 ) -> tuple[list[str] | None, Int64]:
     """Match the classes of a probe to those of a file by their names.
@@ -218,15 +222,12 @@ def _rank(
     keep_scores: bool,
 ) -> Ranking:
     cosines = np.asarray(file.cosines(name))  # image embeddings have no temperature to undo
-    with np.errstate(over="ignore", invalid="ignore"):
+    try:
         scores = fitted.scores(cosines)
-        printed = fitted.confidences(scores)
-    if not np.isfinite(scores).all():
-        raise ClipkitError(
-            f"{file.display_name}: {name}: expected finite scores, got NaN or Inf: features or "
-            "the probe's numbers are too large"
-        )
-    return rank(scores, numbers, top, printed, keep_scores)
+    except ClipkitError as error:
+        message = f"{file.display_name}: {name}: {error.message}"
+        raise ClipkitError(message, error.hint) from None
+    return rank(scores, numbers, top, fitted.confidences(scores), keep_scores)
 
 
 def _warn_of_unknown_classes(

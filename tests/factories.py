@@ -61,10 +61,11 @@ def content(kind: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return attributes and data sets of a small valid file, by their HDF5 names.
 
     Images and logits have the splits train and test of 6 rows in 2 classes, texts and logits have 3
-    prompts, results have 2 runs with predictions for test.
+    prompts, results and probes have 2 runs with predictions for test. The probe reads images.
     """
     history = json.dumps([{"command": "embed", "model": MODEL}])
-    attributes = {"format": "clipkit", "version": 1, "kind": kind, "history": history}
+    version = 2 if kind == "probe" else 1
+    attributes = {"format": "clipkit", "version": version, "kind": kind, "history": history}
     if kind == "logits":
         attributes |= {"temperature": 1.0, "logit_scale": 100.0}
     datasets: dict[str, Any] = {"class_names": ["cat", "dog"]}
@@ -72,7 +73,9 @@ def content(kind: str) -> tuple[dict[str, Any], dict[str, Any]]:
         datasets |= {"texts": ["a", "b", "c"], "class_index": np.array([0, 1, -1])}
     if kind == "texts":
         datasets["features"] = random_features(3)
-    if kind == "result":
+    if kind == "probe":
+        datasets |= {f"fitted/{name}": array for name, array in fitted().items()}
+    if kind in ("result", "probe"):
         datasets |= {"runs/acc1": np.array([0.5, 0.25]), **split("test")}
         datasets["test/predicted"] = np.zeros((2, ROWS), int)
     if kind in ("images", "logits"):
@@ -81,6 +84,30 @@ def content(kind: str) -> tuple[dict[str, Any], dict[str, Any]]:
             features = random_features(seed=seed)
             datasets[f"{name}/features"] = features if kind == "images" else features[:, :3] / 10
     return attributes, datasets
+
+
+def fitted(classifier: str = "logreg") -> dict[str, Any]:
+    """Return the arrays of a probe of 2 classes that reads 4 columns of embeddings."""
+    models: dict[str, dict[str, Any]] = {
+        "svm": {"hyperplanes": random_features(1, 5)},
+        "logreg": {"coefficients": random_features(5, 2).astype("<f8")},
+        "mlp": {"hidden": random_features(5, 3), "output": random_features(4, 2)},
+        "knn": {"rows": random_features(3, 4), "row_classes": np.array([0, 1, 1])},
+    }
+    arrays = {
+        "classifier": [classifier],
+        "input": ["embeddings"],
+        "classes": np.array([0, 1]),
+        "balanced": np.array([0]),
+        "mean": np.ones(4, "<f4"),
+        "deviation": np.ones(4, "<f4"),
+        "rms": np.array([1.5]),
+        "factor": np.array([1.0]),
+        **models[classifier],
+    }
+    if classifier != "knn":
+        arrays["centre"] = np.zeros(4, "<f4")
+    return arrays
 
 
 def split(name: str, n: int = ROWS) -> dict[str, Any]:

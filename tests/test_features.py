@@ -12,7 +12,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from factories import content, feature_file, write_feature_file
+from factories import content, feature_file, fitted, write_feature_file
 from fuzz import seeds
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -39,14 +39,16 @@ DIGESTS = {
     "texts": "sha256:8096df71075dee3deb2c6fc0e4bf1f113ececa548969310aa2f0f31987b436de",
     "logits": "sha256:3069631ebc3d1405aaa4071d420694204311012ed0bc594782bb94f1cd5dcaf2",
     "result": "sha256:4def534d511473e76fa0a4f7ca8d4b8f99ce4e207b9513ba0e205628ac05a97b",
+    "probe": "sha256:cdfda7b787f786135097863cb1a884611bebb332590cf18743207d6dcdb92464",
 }
+VERSIONS = dict.fromkeys(DIGESTS, 1) | {"probe": 2}
 FEW = settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=25
 )
 
 
 @pytest.fixture(scope="module")
-def version_1() -> dict[str, FeatureFile]:
+def kept_files() -> dict[str, FeatureFile]:
     """The content of the files in tests/data."""
     spec = importlib.util.spec_from_file_location("make", DATA / "make.py")
     assert spec is not None
@@ -58,13 +60,15 @@ def version_1() -> dict[str, FeatureFile]:
 
 
 @pytest.mark.parametrize("kind", DIGESTS)
-def test_files_of_version_1_are_read_and_written_with_the_same_digest(
-    kind: str, version_1: dict[str, FeatureFile], tmp_path: Path
+def test_files_of_every_version_are_read_and_written_with_the_same_bytes(
+    kind: str, kept_files: dict[str, FeatureFile], tmp_path: Path
 ) -> None:
-    file = read(DATA / f"v1-{kind}.h5")
-    assert seeds.same(file, version_1[kind])
+    path = DATA / f"v{VERSIONS[kind]}-{kind}.h5"
+    file = read(path)
+    assert seeds.same(file, kept_files[kind])
     assert file.digest == DIGESTS[kind]
-    assert write(tmp_path / "x.h5", version_1[kind]) == DIGESTS[kind]
+    assert write(tmp_path / "x.h5", kept_files[kind]) == DIGESTS[kind]
+    assert (tmp_path / "x.h5").read_bytes() == path.read_bytes()
 
 
 @FEW
@@ -261,7 +265,7 @@ ROW = Split(np.ones((1, 1), "f4"), None, ["x"])
 MANY_SPLITS = {f"s{i}": ROW for i in range(4096)}  # and class_names
 MANY_COLUMNS = {f"c{i}": np.ones(1) for i in range(4097)}
 INVALID = [
-    (FeatureFile("video"), "kind: expected one of images, texts, logits, result, probe, got 'video'"),
+    (FeatureFile("video"), "kind: expected one of images, texts, logits, result, probe, got"),
     (FeatureFile("images"), "expected at least one split, got none"),
     (FeatureFile("images", splits={"a": Split(ids=["x"])}), "expected a/features in a file of"),
     (images(texts=["x"]), "texts is not part of a file of images"),
@@ -339,6 +343,112 @@ def test_what_breaks_the_format_is_not_written(
     assert not list(tmp_path.iterdir())
 
 
+MANY_CLASSES = {
+    "classes": np.arange(5001),
+    "coefficients": np.zeros((5, 5001)),
+}
+KNN = fitted("knn")
+INVALID_PROBES: list[tuple[str, dict[str, Any], str]] = [
+    ("svm", {"classifier": None}, "fitted/classifier: expected one text"),
+    ("svm", {"classifier": ["svm", "svm"]}, "fitted/classifier: expected one text"),
+    ("svm", {"classifier": ["forest"]}, "expected svm, logreg, mlp, knn, got 'forest'"),
+    ("svm", {"input": ["pixels"]}, "fitted/input: expected embeddings, logits, probs, got 'pix"),
+    ("svm", {"input": ["probs"]}, "expected fitted/temperature of svm on probs, got none"),
+    ("svm", {"temperature": np.ones(1)}, "fitted/temperature is not part of svm on embeddings"),
+    ("svm", {"classifier": ["knn"]}, "expected fitted/row_classes of knn on embeddings, got none"),
+    ("svm", {"rows": KNN["rows"]}, "fitted/rows is not part of svm on embeddings"),
+    ("svm", {"more": np.ones(1)}, "fitted/more is not part of a file of probe"),
+    ("svm", {"classes": None}, "expected fitted/classes of svm on embeddings, got none"),
+    ("svm", {"classes": np.array([0])}, "fitted/classes: expected 2 to 5,000 classes, got 1"),
+    ("logreg", MANY_CLASSES, "fitted/classes: expected 2 to 5,000 classes, got 5001"),
+    ("svm", {"classes": np.array([1, 0])}, "fitted/classes: expected ascending numbers without"),
+    ("svm", {"classes": np.array([1, 1])}, "fitted/classes: expected ascending numbers without"),
+    ("svm", {"classes": np.array([0, 2])}, "fitted/classes: expected values in 0..1, got 0..2"),
+    ("svm", {"classes": np.array([-1, 0])}, "fitted/classes: expected values in 0..1, got -1..0"),
+    ("svm", {"classes": np.arange(3)}, "fitted/hyperplanes: expected the shape (3, 5), got (1, 5)"),
+    ("svm", {"hyperplanes": np.ones(5, "f4")}, "fitted/hyperplanes: expected 2 dimensions, got 1"),
+    ("svm", {"hyperplanes": np.ones((1, 5))}, "fitted/hyperplanes: expected "),
+    ("svm", {"hyperplanes": np.ones((1, 1), "f4")}, "expected a probe of at least one column"),
+    ("svm", {"hyperplanes": np.full((1, 5), np.nan, "f4")}, "hyperplanes: expected finite numbers"),
+    ("svm", {"hyperplanes": np.ones((1, 6), "f4")}, "expected the shape (5,), got (4,)"),
+    ("svm", {"centre": np.zeros(3, "f4")}, "fitted/centre: expected the shape (4,), got (3,)"),
+    ("svm", {"centre": None}, "expected fitted/centre of svm on embeddings, got none"),
+    ("svm", {"deviation": None}, "expected fitted/deviation of svm on embeddings, got none"),
+    ("svm", {"mean": None}, "fitted/deviation is not part of svm on embeddings"),
+    ("svm", {"deviation": np.zeros(4, "f4")}, "fitted/deviation: expected numbers above 0, got 0"),
+    ("svm", {"mean": np.full(4, np.inf)}, "fitted/mean: expected finite numbers, got NaN or Inf"),
+    ("svm", {"rms": np.zeros(1)}, "fitted/rms: expected numbers above 0, got 0"),
+    ("svm", {"rms": np.ones(2)}, "fitted/rms: expected the shape (1,), got (2,)"),
+    ("svm", {"rms": np.array([1])}, "fitted/rms: expected "),
+    ("svm", {"factor": np.array([-1.0])}, "fitted/factor: expected numbers above 0, got -1"),
+    ("svm", {"balanced": np.array([2])}, "fitted/balanced: expected 0 or 1, got 2"),
+    ("logreg", {"coefficients": np.ones((5, 3))}, "expected the shape (5, 2), got (5, 3)"),
+    ("logreg", {"coefficients": np.full((5, 2), np.inf)}, "coefficients: expected finite numbers"),
+    ("mlp", {"output": np.ones((3, 2), "f4")}, "fitted/output: expected the shape (4, 2), got (3"),
+    ("mlp", {"hidden": np.ones((5, 65_537), "f4")}, "hidden: expected at most 65,536 units, got"),
+    ("knn", {"row_classes": np.array([0, 1, 2])}, "row_classes: expected values in 0..1, got 0..2"),
+    ("knn", {"row_classes": np.array([0, 1])}, "row_classes: expected the shape (3,), got (2,)"),
+    ("knn", {"centre": np.zeros(4, "f4")}, "fitted/centre is not part of knn on embeddings"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("classifier", "changes", "message"),
+    INVALID_PROBES,
+    ids=[text for _, _, text in INVALID_PROBES],
+)
+def test_what_was_fitted_must_fit_together_when_it_is_written_and_read(
+    classifier: str, changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    arrays = {"coefficients": None, "centre": None, **fitted(classifier), **changes}
+    named = {f"fitted/{name}": array for name, array in arrays.items()}
+    with pytest.raises(ClipkitError) as caught:
+        read(write_feature_file(tmp_path / "x.h5", "probe", datasets=named))
+    assert message in caught.value.message
+    file = feature_file("probe")
+    file.fitted = {name: array for name, array in arrays.items() if array is not None}
+    with pytest.raises(ClipkitError) as caught:
+        write(tmp_path / "y.h5", file)
+    assert message in caught.value.message
+
+
+@pytest.mark.parametrize("classifier", ["svm", "logreg", "mlp", "knn"])
+def test_what_was_fitted_is_read_back_in_its_types(classifier: str, tmp_path: Path) -> None:
+    file = feature_file("probe")
+    file.fitted = fitted(classifier)
+    write(tmp_path / "x.h5", file)
+    back = read(tmp_path / "x.h5")
+    assert seeds.same(back, file)
+    types = {name: np.asarray(array).dtype for name, array in file.fitted.items()}
+    assert {name: np.asarray(array).dtype for name, array in back.fitted.items()} == types
+
+
+@pytest.mark.parametrize(
+    ("kind", "version", "message"),
+    [
+        ("probe", 1, "expected the format version 2 of a file of probe, got 1"),
+        ("images", 2, "expected the format version 1 of a file of images, got 2"),
+        ("probe", 3, "format version 3 was made by a newer clipkit"),
+    ],
+)
+def test_a_file_states_the_version_that_its_kind_needs(
+    kind: str, version: int, message: str, tmp_path: Path
+) -> None:
+    path = write_feature_file(tmp_path / "x.h5", kind, attributes={"version": version})
+    with pytest.raises(ClipkitError, match=message):
+        read(path)
+
+
+def test_a_split_called_fitted_is_reserved_in_probes_alone(tmp_path: Path) -> None:
+    images = feature_file(datasets={"fitted/features": np.ones((1, 4)), "fitted/ids": ["x"]})
+    write(tmp_path / "x.h5", images)
+    assert "fitted" in read(tmp_path / "x.h5").splits
+    probe = feature_file("probe")
+    probe.splits["fitted"] = probe.splits["test"]
+    with pytest.raises(ClipkitError, match="expected no reserved name, got 'fitted'"):
+        write(tmp_path / "y.h5", probe)
+
+
 @pytest.mark.parametrize(
     "file",
     [
@@ -403,7 +513,7 @@ def test_take_selects_rows_of_everything_that_a_split_holds() -> None:
     assert Split(ids=["a", "b"]).take([1]).features is None
 
 
-@pytest.mark.parametrize("kind", ["images", "texts", "logits", "result"])
+@pytest.mark.parametrize("kind", DIGESTS)
 def test_a_file_is_shown_in_one_short_line(kind: str) -> None:
     file = replace(feature_file(kind), class_names=["x" * 1000] * 1000)
     assert repr(file).startswith(f"FeatureFile({kind}, ")

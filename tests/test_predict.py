@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from factories import MODEL, unchanged
 from numpy.typing import NDArray
+from shell import fails, ok, rows, shell
 from sklearn.linear_model import LogisticRegression
 from sklearn.svm import SVC
 
-from clipkit import probes
+from clipkit import evaluation, prediction, probes
+from clipkit.errors import ClipkitError
+from clipkit.features import FeatureFile, Split, read, write
 from clipkit.probes import FittedProbe
 from clipkit.probes import svm as svm_module
 
@@ -101,3 +108,375 @@ def test_margins_of_two_classes_are_those_of_an_svm() -> None:
     np.testing.assert_allclose(margins[:, 1], reference.decision_function(X), atol=5e-3)
     np.testing.assert_allclose(margins[:, 0], -margins[:, 1])
     np.testing.assert_allclose(run.fitted.weights()[1], reference.coef_[0], atol=5e-3)
+
+
+# files
+
+CLASSES = ["ant", "bee", "cat", "dog"]
+
+
+def images(seed: int = 0, **fields: Any) -> FeatureFile:
+    """Return embeddings (D = 12) of four classes, with the splits train and test."""
+    file = FeatureFile("images", [{"command": "embed", "model": MODEL}], class_names=CLASSES)
+    for number, name in enumerate(("train", "test")):
+        X, y = world(4, 120, seed=2 * seed + number)
+        ids = [f"{name}/{row}.png" for row in range(len(X))]
+        file.splits[name] = Split(X, (y - 3) // 2, ids)
+    return replace(file, **fields)
+
+
+def logits(temperature: float = 1.0, **fields: Any) -> FeatureFile:
+    """Return logits of twelve prompts, whose cosines are the columns of `images`."""
+    file = images(kind="logits", temperature=temperature, logit_scale=100.0)
+    file.texts = [f"prompt {number}" for number in range(12)]
+    file.class_index = np.full(12, -1)
+    for split in file.splits.values():
+        split.features = split.features / np.float32(temperature)
+    return replace(file, **fields)
+
+
+def without_labels(file: FeatureFile, *names: str) -> FeatureFile:
+    splits = {
+        name: replace(split, labels=None) if name in names else split
+        for name, split in file.splits.items()
+    }
+    return replace(file, splits=splits)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with img.h5, logits.h5 and the probes p.h5 and pl.h5 that were fitted on them."""
+    write(tmp_path / "img.h5", images())
+    write(tmp_path / "logits.h5", logits())
+    ok("probe", tmp_path / "img.h5", "--keep", "-o", tmp_path / "p.h5")
+    ok("probe", tmp_path / "logits.h5", "-t", 0.07, "--keep", "-o", tmp_path / "pl.h5")
+    return tmp_path
+
+
+KINDS = {
+    "embeddings": (images(), []),
+    "logits": (logits(), ["-t", "0.07"]),
+    "logits at another tau": (logits(), ["-t", "0.5"]),
+    "probs": (logits(), ["-t", "0.02", "--features", "probs"]),
+}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("source", KINDS)
+@pytest.mark.parametrize("standardize", ["--standardize", "--no-standardize"])
+@pytest.mark.parametrize("classifier", SETTINGS)
+def test_predict_gives_each_image_the_class_that_probe_gave_it(
+    classifier: str, standardize: str, source: str, tmp_path: Path
+) -> None:
+    file, words = KINDS[source]
+    write(tmp_path / "x.h5", file)
+    strengths = ("1",) if classifier in ("knn", "mlp") else ("0.01", "1", "100")
+    for strength in strengths:
+        options = ["--classifier", classifier, "-C", strength, standardize, *words, "--force"]
+        report = ok("probe", tmp_path / "x.h5", *options, "--keep", "-o", tmp_path / "p.h5")
+        kept = read(tmp_path / "p.h5")
+        expected = kept.splits["test"].predicted
+        assert expected is not None
+        options = ["--split", "test", "-f", "-o", tmp_path / "out.h5"]
+        predicted = ok("predict", tmp_path / "p.h5", tmp_path / "x.h5", *options)
+        again = read(tmp_path / "out.h5").splits["test"].predicted
+        np.testing.assert_array_equal(again, expected)
+        assert rows(predicted.stdout)[0]["acc1"] == rows(report.stdout)[0]["acc1"]
+
+
+@pytest.mark.parametrize("temperature", [0.01, 0.07, 4.0])
+def test_the_temperature_of_the_logits_does_not_matter(folder: Path, temperature: float) -> None:
+    write(folder / "other.h5", logits(temperature))
+    a = ok("predict", folder / "pl.h5", folder / "logits.h5").stdout
+    assert ok("predict", folder / "pl.h5", folder / "other.h5").stdout == a
+
+
+def test_keeping_changes_neither_the_report_nor_what_is_stored_without_it(folder: Path) -> None:
+    plain = ok("probe", folder / "img.h5", "-o", folder / "r.h5")
+    kept = ok("probe", folder / "img.h5", "--keep", "-o", folder / "again.h5")
+    assert plain.stdout == kept.stdout
+    assert (folder / "again.h5").read_bytes() == (folder / "p.h5").read_bytes()
+    result, probe = read(folder / "r.h5"), read(folder / "p.h5")
+    assert (result.kind, result.attributes()["version"]) == ("result", 1)
+    assert (probe.kind, probe.attributes()["version"]) == ("probe", 2)
+    assert evaluation.as_result(probe).digest == result.digest
+
+
+def test_after_validation_the_best_run_is_kept_as_it_was_fitted_again(folder: Path) -> None:
+    options = ("-C", "0.001,1", "--classifier", "logreg", "--val", "0.2")
+    report = ok("probe", folder / "img.h5", *options, "--keep", "-o", folder / "best.h5")
+    *_, final = rows(report.stdout)
+    kept = read(folder / "best.h5")
+    assert kept.history[-1]["kept"] == {"C": float(final["C"]), "fit_split": "train"}
+    predicted = ok("predict", folder / "best.h5", folder / "img.h5", "--split", "test")
+    assert rows(predicted.stdout)[0]["acc1"] == final["acc1"]
+
+
+def test_without_an_evaluation_split_the_best_run_is_fitted_again_on_all_rows(
+    folder: Path,
+) -> None:
+    file = images()
+    del file.splits["test"]
+    kept = evaluation.evaluate_grid(file, Cs=[0.01, 1], val=0.2, keep=True)
+    assert [row["eval_split"] for row in kept.rows()] == ["val", "val"]
+    assert kept.history[-1]["kept"]["fit_split"] == "train"
+    C = kept.history[-1]["kept"]["C"]
+    expected = evaluation.evaluate_grid(images(), Cs=[C]).splits["test"].predicted
+    result = prediction.predict(kept, images(), ["test"]).result
+    np.testing.assert_array_equal(result.splits["test"].predicted, expected)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["-C", "1,10"], "expected one run to keep, got 2; hint: choose the best on validation"),
+        (["--shots", "1,2"], "expected one few-shot draw to keep, got 2"),
+        (["--shots", "1", "--repeat", "3"], "expected one few-shot draw to keep, got 3"),
+    ],
+)
+def test_only_one_run_is_kept(folder: Path, words: list[str], message: str) -> None:
+    with unchanged(folder):
+        out = ("--keep", "-o", folder / "new.h5")
+        assert message in fails("probe", folder / "img.h5", *words, *out, exit_code=2)
+
+
+def test_keep_needs_an_output(folder: Path) -> None:
+    assert "expected -o FILE for --keep" in fails("probe", folder / "img.h5", "--keep", exit_code=2)
+
+
+def test_an_svm_whose_hyperplanes_fill_the_memory_is_not_kept(monkeypatch: Any) -> None:
+    monkeypatch.setattr(evaluation, "MAX_KEPT", 77)
+    with pytest.raises(ClipkitError, match="expected at most 77 numbers to keep, got 78 in the"):
+        evaluation.evaluate_grid(images(), keep=True)
+
+
+def other_model(**changes: Any) -> list[dict[str, Any]]:
+    return [{"command": "embed", "model": {**MODEL, **changes}}]
+
+
+def entry(command: str, **parameters: Any) -> list[dict[str, Any]]:
+    """Return a history with settings of the prompts."""
+    first = {"command": "embed", "model": MODEL}
+    return [first, {"command": command, **parameters}]
+
+
+def narrow() -> FeatureFile:
+    file = images()
+    for split in file.splits.values():
+        split.features = split.features[:, :8]
+    return file
+
+
+PROMPTS = [f"prompt {number}" for number in range(12)]
+REFUSED = [
+    ("p.h5", images(history=other_model(digest="sha256:9")), "come from different models (m sha2"),
+    ("p.h5", images(history=[]), "expected the name of its model in the history, got none"),
+    ("p.h5", images(history=other_model(untrained=1)), "come from different models"),
+    ("p.h5", narrow(), "expected 12 columns, got 8"),
+    ("p.h5", logits(), "expected images, as the probe was fitted on, got logits"),
+    ("pl.h5", images(), "expected logits, as the probe was fitted on, got images"),
+    ("pl.h5", logits(texts=PROMPTS[::-1]), "prompt 1: expected 'prompt 0', got 'prompt 11'"),
+    ("p.h5", images(class_names=None), "expected class names to match the labels by, got none in"),
+    ("p.h5", images(class_names=["x", "x", "y", "z"]), "different class names to match, got 2 cal"),
+    ("img.h5", images(), "img.h5: expected probe, got images; hint: make one with: clipkit probe"),
+]
+
+
+@pytest.mark.parametrize(("probe", "file", "message"), REFUSED, ids=[row[2] for row in REFUSED])
+def test_a_file_that_the_probe_cannot_read_is_refused(
+    folder: Path, probe: str, file: FeatureFile, message: str
+) -> None:
+    write(folder / "new.h5", file)
+    with unchanged(folder):
+        words = ("predict", folder / probe, folder / "new.h5", "-o", folder / "out.h5")
+        assert message in fails(*words)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "message"),
+    [
+        (
+            entry("textembed", templates=["a {}"]),
+            entry("textembed", templates=["b {}"]),
+            "['a {}']",
+        ),
+        (entry("logits", random=12, seed=1), entry("logits", random=12, seed=2), "seed of logits"),
+        (entry("logits", whiten=True), entry("logits"), "expected whiten of logits to be True"),
+        (
+            entry("logits", whiten=True, inputs={"texts": "sha256:1"}),
+            entry("logits", whiten=True, inputs={"texts": "sha256:2"}),
+            "have the directions of different prompts",
+        ),
+    ],
+)
+def test_prompts_of_equal_texts_but_other_embeddings_are_refused(
+    ours: list[dict[str, Any]], theirs: list[dict[str, Any]], message: str
+) -> None:
+    probe = evaluation.evaluate_grid(logits(history=ours), keep=True)
+    with pytest.raises(ClipkitError) as caught:
+        prediction.predict(probe, logits(history=theirs))
+    assert message in caught.value.message
+
+
+def test_embeddings_of_another_length_are_refused() -> None:
+    raw = [{"command": "embed", "model": MODEL, "normalize": False}]
+    unit = [{"command": "embed", "model": MODEL, "normalize": True}]
+    probe = evaluation.evaluate_grid(images(history=raw), keep=True)
+    with pytest.raises(ClipkitError, match="expected normalize of embed to be False, got True"):
+        prediction.predict(probe, images(history=unit))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("rms", np.array([1e-300])), ("hyperplanes", np.full((6, 13), 1e38, "f4"))]
+)
+def test_scores_that_overflow_are_refused(name: str, value: Any) -> None:
+    probe = evaluation.evaluate_grid(images(), keep=True)
+    probe.fitted[name] = value
+    with pytest.raises(ClipkitError, match="test: expected finite scores, got NaN or Inf"):
+        prediction.predict(probe, images(), ["test"])
+
+
+def test_classes_are_matched_by_name(folder: Path) -> None:
+    file = images()
+    order = [2, 0, 3, 1]  # the old number of each class
+    names = [CLASSES[number] for number in order]
+    for split in file.splits.values():
+        split.labels = np.argsort(order)[split.labels]
+    write(folder / "new.h5", replace(file, class_names=names))
+    expected = ok("predict", folder / "p.h5", folder / "img.h5").stdout
+    assert ok("predict", folder / "p.h5", folder / "new.h5").stdout == expected
+    words = ("predict", folder / "p.h5", "--per-image")
+    assert ok(*words, folder / "new.h5").stdout == ok(*words, folder / "img.h5").stdout
+
+
+def test_images_of_unknown_classes_are_warned_about_and_count_as_wrong(folder: Path) -> None:
+    write(folder / "new.h5", images(class_names=["ant", "bee", "cow", "dog"]))
+    run = ok("predict", folder / "p.h5", folder / "new.h5", "--split", "test", "--per-image")
+    assert (
+        "p.h5 does not know 1 of the classes of test (for example cow), so their 30" in run.stderr
+    )
+    images_of_cows = [row for row in rows(run.stdout) if row["label"] == "cow"]
+    assert len(images_of_cows) == 30
+    assert {row["prediction"] for row in rows(run.stdout)} == set(CLASSES)
+    report = rows(ok("predict", folder / "p.h5", folder / "new.h5").stdout)
+    assert 0.5 < float(report[0]["acc1"]) < 0.75
+
+
+def test_unlabelled_images_give_a_row_per_image(folder: Path) -> None:
+    file = without_labels(images(class_names=None), "train", "test")
+    write(folder / "new.h5", file)
+    report = rows(ok("predict", folder / "p.h5", folder / "new.h5").stdout)
+    assert list(report[0]) == ["split", "id", "prediction", "score", "runner_up", "runner_up_score"]
+    assert [row["id"] for row in report] == [*file.splits["test"].ids, *file.splits["train"].ids]
+    assert all(row["prediction"] in CLASSES for row in report)
+    assert all(float(row["score"]) >= float(row["runner_up_score"]) for row in report)
+
+
+@pytest.mark.parametrize("classifier", ["logreg", "mlp", "knn"])
+def test_scores_are_probabilities_of_all_classes(folder: Path, classifier: str) -> None:
+    options = ("--classifier", classifier, "--keep", "-o", folder / "q.h5")
+    ok("probe", folder / "img.h5", *options)
+    report = rows(ok("predict", folder / "q.h5", folder / "img.h5", "--scores").stdout)
+    for row in report:
+        scores = {name: float(row[f"score_{name}"]) for name in CLASSES}
+        assert sum(scores.values()) == pytest.approx(1)
+        assert max(scores, key=lambda name: scores[name]) == row["prediction"]
+        assert row["score"] == row[f"score_{row['prediction']}"]
+
+
+def test_top_gives_a_row_for_each_of_the_best_classes(folder: Path) -> None:
+    words = ("predict", folder / "p.h5", folder / "img.h5", "--split", "test")
+    plain = rows(ok(*words, "--per-image").stdout)
+    ranked = rows(ok(*words, "--top", "3").stdout)
+    assert len(ranked) == 3 * len(plain)
+    assert [row["rank"] for row in ranked[:4]] == ["1", "2", "3", "1"]
+    assert [row["prediction"] for row in ranked[::3]] == [row["prediction"] for row in plain]
+    assert [row["prediction"] for row in ranked[1::3]] == [row["runner_up"] for row in plain]
+    assert len(rows(ok(*words, "--top", "99").stdout)) == 4 * len(plain)
+
+
+def test_zeroshot_prints_unlabelled_images_with_their_cosines(tmp_path: Path) -> None:
+    index = np.arange(12) % 4
+    file = without_labels(logits(0.5, class_index=index), "train", "test")
+    write(tmp_path / "x.h5", file)
+    report = rows(ok("zeroshot", tmp_path / "x.h5", "--split", "test").stdout)
+    cosines = file.cosines("test").read()
+    best = cosines.argmax(axis=1)
+    assert [row["prediction"] for row in report] == [CLASSES[k] for k in index[best]]
+    np.testing.assert_allclose([float(row["score"]) for row in report], cosines.max(axis=1), 1e-6)
+    write(tmp_path / "y.h5", logits(class_index=index))
+    assert "acc1" in rows(ok("zeroshot", tmp_path / "y.h5").stdout)[0]
+    assert "label" in rows(ok("zeroshot", tmp_path / "y.h5", "--per-image").stdout)[0]
+
+
+def test_probe_predicts_an_unlabelled_split(folder: Path) -> None:
+    write(folder / "semi.h5", without_labels(images(), "test"))
+    labelled = ok("predict", folder / "p.h5", folder / "img.h5", "--split", "test", "--per-image")
+    run = ok("probe", folder / "semi.h5", "-o", folder / "r.h5")
+    expected = [row["prediction"] for row in rows(labelled.stdout)]
+    assert [row["prediction"] for row in rows(run.stdout)] == expected
+    result = read(folder / "r.h5")
+    assert result.kind == "result"
+    assert np.isnan(result.runs["acc1"]).all()
+    assert [CLASSES[number] for number in result.splits["test"].predicted[0]] == expected
+
+
+def test_several_runs_on_an_unlabelled_split_give_their_report(folder: Path) -> None:
+    write(folder / "semi.h5", without_labels(images(), "test"))
+    several = ok("probe", folder / "semi.h5", "-C", "0.1,1")
+    assert [row["acc1"] for row in rows(several.stdout)] == ["", ""]
+    assert "test has no labels: --per-image prints its predictions" in several.stderr
+    chosen = ok("probe", folder / "semi.h5", "-C", "0.1,1", "--val", "0.2")
+    assert [bool(row["acc1"]) for row in rows(chosen.stdout)] == [True, True, False]
+    listed = ok("probe", folder / "semi.h5", "-C", "0.1,1", "--val", "0.2", "--per-image")
+    assert len(rows(listed.stdout)) == 120
+
+
+def test_a_probe_is_read_like_a_result(folder: Path) -> None:
+    probe = folder / "p.h5"
+    ok("predict", probe, folder / "img.h5", "-o", folder / "out.h5")
+    for number, name in enumerate(("p.h5", "out.h5")):
+        ok("info", folder / name)
+        ok("convert", folder / name, folder / f"{number}.csv")
+        ok("convert", folder / name, folder / f"{number}.parquet")
+        ok("plot", "confusion", folder / name, "-o", folder / f"{number}.png")
+    assert rows(ok("compare", probe, folder / "out.h5").stdout)[0]["difference"] == "0"
+    (folder / "groups.tsv").write_text("".join(f"{name}\tanimal\n" for name in CLASSES))
+    ok("relabel", probe, "--groups", folder / "groups.tsv", "-o", folder / "grouped.h5")
+    assert read(folder / "grouped.h5").kind == "result"
+
+
+@pytest.mark.long
+def test_probe_and_predict_work_in_pipes(folder: Path) -> None:
+    expected = ok("predict", folder / "p.h5", folder / "img.h5").stdout
+    lines = (
+        "cat img.h5 | clipkit predict p.h5",
+        "clipkit predict <(clipkit probe img.h5 --keep -o -) img.h5",
+        "clipkit probe img.h5 --keep -o - | clipkit predict - img.h5",
+    )
+    for line in lines:
+        run = shell(line, folder)
+        assert (run.returncode, run.stdout, run.stderr) == (0, expected, "")
+    run = shell("clipkit predict p.h5 img.h5 --per-image | head -n 1", folder)
+    assert (run.returncode, run.stderr) == (0, "")
+    assert "only one file on standard input" in fails("predict", "-", "-", exit_code=2)
+
+
+def test_a_long_list_of_images_is_printed_in_chunks(folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    file = without_labels(images(), "train", "test")
+    X = rng.standard_normal((4001, 12)).astype("<f4")
+    file.splits = {"all": Split(X, None, [f"{row}.png" for row in range(4001)])}
+    write(folder / "new.h5", file)
+    words = ("predict", folder / "p.h5", folder / "new.h5")
+    lines = ok(*words).stdout.splitlines()
+    assert len(lines) == 4002
+    assert len(set(lines)) == 4002
+    csv = ok(*words, "--format", "csv").stdout.replace(",", "\t")
+    assert csv.splitlines() == lines
+    assert [row["id"] for row in json.loads(ok(*words, "--format", "json").stdout)] == (
+        file.splits["all"].ids
+    )
+    table = ok(*words, "--format", "table")
+    assert table.stdout.splitlines() == lines
+    assert "more than 2,000 rows: printed as TSV" in table.stderr

@@ -325,9 +325,9 @@ INVALID: list[tuple[str, dict[str, Any], str]] = [
     ("images", {"train/ids": None}, "train/ids: expected at least one row"),
     ("images", {"a b/ids": ["x"], "a b/features": random_features(1)}, "name of a split: expected"),
     ("images", {"train/ids": np.array([b"\xff"] * 6)}, "train/ids: expected UTF-8, got b'\\xff'"),
-    ("images", {"kind": "video"}, "kind: expected one of images, texts, logits, result, probe, got 'v"),
+    ("images", {"kind": "video"}, "kind: expected one of images, texts, logits, result, probe, "),
     ("images", {"version": 7}, "format version 7 was made by a newer clipkit"),
-    ("images", {"version": 0}, "expected a format version from 1 to 1, got 0"),
+    ("images", {"version": 0}, "expected a format version from 1 to 2, got 0"),
     ("logits", {"temperature": np.nan}, f"temperature: {NUMBER} nan"),
     ("images", {"history": "hello"}, "history: expected valid JSON"),
     ("images", {"history": START + "NaN}]"}, "history: expected plain JSON"),
@@ -351,7 +351,7 @@ def test_content_that_breaks_the_format(
     refused(clipkit("info", path), 1, f"clipkit info: {path}: ", message)
 
 
-@pytest.mark.parametrize("kind", ["images", "texts", "logits", "result"])
+@pytest.mark.parametrize("kind", ["images", "texts", "logits", "result", "probe"])
 def test_a_file_made_by_hand_is_read(tmp_path: Path, kind: str) -> None:
     result = clipkit("info", write_feature_file(tmp_path / "x.h5", kind))
     assert (result.exit_code, result.stderr) == (0, "")

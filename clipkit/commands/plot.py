@@ -413,6 +413,31 @@ def attributes(
 
 
 @plot.command()
+def importance(
+    file: FeatureInput = "-",
+    output: PictureOutput = "-",
+    title: Title = None,
+    force: Force = False,
+) -> None:
+    """Draw the accuracy that a probe loses without each prompt, for the 30 largest losses.
+
+    Example: clipkit plot importance importance.h5 -o importance.png
+    """
+    from clipkit import features, plots, results
+
+    result = features.read(file, kinds=["result"])
+    columns = results.prompt_costs(result)
+    source = results.source_label(result, str(columns["split"][0]))
+    figure = plots.importance(
+        columns["name"].tolist(),
+        plots.Dots(columns["cost"], columns["low"], columns["high"]),
+        noun="group" if "group" in result.runs else "prompt",
+        title=title or f"What the probe relies on ({source}, {100 * columns['acc1'][0]:.1f} %)",
+    )
+    _save(figure, output, force)
+
+
+@plot.command()
 def shots(
     file: FeatureInputs = None,
     output: PictureOutput = "-",

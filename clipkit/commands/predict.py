@@ -26,9 +26,7 @@ from clipkit.commands._options import (
 def predict(
     probe: Annotated[str, typer.Argument(metavar="PROBE", help="Probe of: clipkit probe --keep.")],
     file: FeatureInput = "-",
-    split: Annotated[
-        list[str] | None, split_option("Predict only this split; repeatable.")
-    ] = None,
+    split: Annotated[list[str] | None, split_option("Predict only this split; repeatable.")] = None,
     per_image: PerImage = False,
     top: Top = 1,
     scores: Scores = False,

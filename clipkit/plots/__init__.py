@@ -11,7 +11,7 @@ never read as mathtext.
 
 from clipkit.plots.bars import classes, confidence, entropy, variance
 from clipkit.plots.comparison import compare
-from clipkit.plots.dots import Dots, attributes
+from clipkit.plots.dots import Dots, attributes, importance
 from clipkit.plots.heatmaps import clusters, confusion, grid, prompt_variance, similarity
 from clipkit.plots.lines import (
     ShotCurve,
@@ -41,6 +41,7 @@ __all__ = [
     "entropy",
     "format_of",
     "grid",
+    "importance",
     "logits",
     "nearest",
     "prompt_variance",

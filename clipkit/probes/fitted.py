@@ -57,6 +57,9 @@ class Hyperplanes:
     def scores(self, X: Floats) -> Floats:
         """Return the votes (M, n) of each class or, of two classes, the margins -s and s."""
         if self.n_classes > 2:
+            bound = largest_magnitude(self.hyperplanes) * largest_magnitude(X) * (X.shape[1] + 1)
+            if bound > np.finfo(np.float32).max:  # margins may be NaN, which votes would hide
+                return np.full((len(X), self.n_classes), np.nan, np.float32)
             return np.asarray(self._votes(X).T, np.float32)
         margins = X @ self.hyperplanes[0, :-1] + self.hyperplanes[0, -1]
         # as in libsvm, a row on the hyperplane belongs to the second class
@@ -259,7 +262,7 @@ def check_magnitude(rows: Floats, smallest: float) -> None:
     if largest != 0 and not smallest <= largest <= LARGEST:
         raise ClipkitError(
             f"expected features of magnitude {SMALLEST:g} to {LARGEST:g}, got {largest:.3g}",
-            "standardise them: --standardize",
+            "standardise them: fit with --standardize",
         )
 
 
@@ -344,10 +347,19 @@ class FittedProbe:
         ----------
         X : array (M, D)
             See `prepare`.
+
+        Raises
+        ------
+        ClipkitError
+            If scores are not finite, or `prepare` refuses the rows.
         """
-        prepared = self.prepare(X)
-        with threadpool_limits(1):  # as in the sweep: more threads may round otherwise
-            return self.model.scores(prepared)
+        with np.errstate(all="ignore"):
+            prepared = self.prepare(X)
+            with threadpool_limits(1):  # as in the sweep: more threads may round otherwise
+                scores = self.model.scores(prepared)
+        if not (np.isfinite(prepared).all() and np.isfinite(scores).all()):
+            raise ClipkitError("expected finite scores, got NaN or Inf: the numbers are too large")
+        return scores
 
     def predict(self, X: Floats) -> Int64:
         """Return the class ids (M,) that the probe predicts for rows (M, D); see `prepare`."""

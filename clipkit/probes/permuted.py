@@ -128,7 +128,7 @@ class PermutedVotes:
     def predict(self, columns: Int64, order: Int64) -> Int64:
         """Return class numbers (N,), the first of equals."""
         added = _differences(self.X, columns, order)
-        winners = self.winners.copy()
+        winners: Int64 = self.winners.copy()
         margins = self.margins + self._changes(columns, added, winners)
         rows = np.flatnonzero(margins.min(axis=1) <= 0)
         for block in self._blocks(rows):

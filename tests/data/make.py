@@ -1,8 +1,8 @@
-"""Make the four files of format version 1 in this folder.
+"""Make the files in this folder: four of format version 1, and a probe of version 2.
 
     python tests/data/make.py FOLDER
 
-The files stay as they are. The next version of the format gets new files, `v2-*.h5`, and
+The files stay as they are. The next version of the format gets new files, `v3-*.h5`, and
 clipkit will still read these.
 """
 
@@ -48,9 +48,32 @@ def files() -> dict[str, FeatureFile]:
         "C": np.array([0.1, 1.0, np.nan]),
         "k": np.array([1, 2, -3]),
     }
-    return {"images": images, "texts": texts, "logits": logits, "result": result}
+    return {"images": images, "texts": texts, "logits": logits, "result": result, "probe": probe()}
+
+
+def probe() -> FeatureFile:
+    """Return a linear SVM of two classes that reads standardised logits of three prompts."""
+    history = [IMAGES, PROMPTS, {"command": "logits"}, {"command": "probe", "classifier": "svm"}]
+    probe = FeatureFile("probe", history, class_names=["cat", "unseen", "été"], texts=TEXTS)
+    predicted = np.array([[2, 0]])
+    probe.splits = {"test": Split(None, np.array([2, 2]), ["a", "b"], predicted)}
+    probe.runs = {"eval_split": np.array(["test"]), "acc1": np.array([0.5])}
+    probe.fitted = {
+        "classifier": ["svm"],
+        "input": ["logits"],
+        "classes": np.array([0, 2]),
+        "balanced": np.array([0]),
+        "temperature": np.array([0.07]),
+        "mean": np.array([0.25, 0.5, -0.125], np.float32),
+        "deviation": np.array([0.5, 0.25, 1], np.float32),
+        "centre": np.array([0, 0, 0.5], np.float32),
+        "rms": np.array([1.25]),
+        "factor": np.array([1.0]),
+        "hyperplanes": np.array([[1, -2, 0.5, 0.25]], np.float32),
+    }
+    return probe
 
 
 if __name__ == "__main__":
     for kind, file in files().items():
-        write(Path(sys.argv[1]) / f"v1-{kind}.h5", file)
+        write(Path(sys.argv[1]) / f"v{file.attributes()['version']}-{kind}.h5", file)

@@ -38,7 +38,7 @@ JSON = [
 ]  # fmt: skip
 TYPES = ["<f8", "<f4", "<f2", ">f4", ">f8", "<i8", "<i4", "|i1", "|u1", "<u8", ">i8", "|b1", "<c8"]
 COMMANDS = ["embed", "textembed", "logits", "entropy", "probe", "zeroshot", "cluster", "convert"]
-KINDS = ["images", "texts", "logits", "result"]
+KINDS = ["images", "texts", "logits", "result", "probe"]
 COLUMNS = [
     "acc1",
     "acc5",
@@ -76,7 +76,7 @@ class Content:
             datasets = {name: file[name][()] for name in names if hasattr(file[name], "dtype")}
             attributes = {name: file.attrs[name] for name in ("format", "kind", "history")}
             attributes = {name: value.decode() for name, value in attributes.items()}
-            attributes["version"] = 1
+            attributes["version"] = 2 if attributes["kind"] == "probe" else 1
             for name in ("temperature", "logit_scale"):
                 if name in file.attrs:
                     attributes[name] = float(file.attrs[name])
@@ -321,6 +321,37 @@ def resize_column(content: Content, rng: random.Random) -> None:
         content.datasets[name] = np.resize(content.datasets[name], count)
 
 
+# what a probe fitted
+
+
+def fitted_arrays(content: Content) -> list[str]:
+    return [name for name in content.datasets if name.startswith("fitted/")]
+
+
+def set_fitted_value(content: Content, rng: random.Random) -> None:
+    if fitted_arrays(content):
+        array = content.datasets[rng.choice(fitted_arrays(content))]
+        odd = {"f": NUMBERS, "i": INTEGERS, "S": [b"knn", b"logits", b"x"]}[array.dtype.kind]
+        value = rng.choice(odd)
+        rows = rng.choice((slice(None), rng.randrange(array.size)))
+        with np.errstate(over="ignore"):
+            array.reshape(-1)[rows] = value
+
+
+def resize_fitted(content: Content, rng: random.Random) -> None:
+    if fitted_arrays(content):
+        name = rng.choice(fitted_arrays(content))
+        shape = list(content.datasets[name].shape)
+        axis = rng.randrange(len(shape))
+        shape[axis] = max(0, shape[axis] + rng.choice((-1, 1, 100)))
+        content.datasets[name] = np.resize(content.datasets[name], shape)
+
+
+def drop_fitted(content: Content, rng: random.Random) -> None:
+    if fitted_arrays(content):
+        del content.datasets[rng.choice(fitted_arrays(content))]
+
+
 # features and scales
 
 
@@ -444,5 +475,6 @@ MUTATIONS: list[Mutation] = [
     set_history_value, set_history_value, drop_history_key, change_entries, set_model,
     replace_history, drop_column, retype_column, set_column, set_column, add_column, resize_column,
     set_scale, scale_features, set_features, repeat_rows, cut_rows, cut_columns, reshape, retype,
-    rename_split, copy_split, drop_split, add_dataset, change_attributes,
+    rename_split, copy_split, drop_split, add_dataset, change_attributes, set_fitted_value,
+    set_fitted_value, resize_fitted, drop_fitted,
 ]  # fmt: skip

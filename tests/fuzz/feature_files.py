@@ -45,6 +45,9 @@ logits F classes.h5 -t 0.01 -o out.h5
 logits F classes.h5 -t model -o out.h5
 logits F generic32.h5 --whiten -o out.h5
 logits F --random 3 -o out.h5
+predict img.kept.h5 F
+predict img.kept-knn.h5 F --per-image
+probe F --keep -o out.h5
 probe F -o out.h5
 probe F --no-standardize -C 0.01,1 --format json
 probe F --classifier logreg --val 0.2 -o out.h5
@@ -70,6 +73,8 @@ entropy F --link sigmoid -o out.h5
 zeroshot F -o out.h5
 zeroshot F --split S --format table
 probe F -t 1,0.05 -o out.h5
+predict generic32.logits.kept.h5 F
+zeroshot F --per-image
 probe F -t model --features probs -o out.h5
 probe F --classifier logreg -C 0.1,1 --val 0.2 -o out.h5
 cluster F -o out.h5
@@ -96,6 +101,16 @@ plot grid F --split S -o out.png
 report results
 report results --untrained base -o report.md
 """,
+    "probe": """\
+predict F img.h5
+predict F img.h5 -o out.h5
+predict F generic32.logits.h5
+predict F generic32.logits.h5 --scores
+predict F img.h5 --split test --top 2 --format json
+convert F out.csv --split S
+plot confusion F -o out.png
+info F
+""",
 }
 LINES_PER_CASE = 5
 FILE = "changed.h5"
@@ -117,7 +132,7 @@ class FeatureFiles:
     def __init__(self, server: ForkServer, folder: Path) -> None:
         self.runner = Runner(server, folder)
         self.folder = folder
-        names = seeds.write_results(self.runner, seeds.RESULTS + seeds.MORE_RESULTS)
+        names = seeds.write_results(self.runner, seeds.RESULTS + seeds.MORE_RESULTS + seeds.KEPT)
         self.originals = {name: Content.read(folder / name) for name in names}
         groups = "".join(f"{name}\tgroup {name > 'd'}\n" for name in seeds.CLASSES)
         (folder / "groups.tsv").write_text(groups)
@@ -199,7 +214,7 @@ class FeatureFiles:
                 return find_other_result(words, source, read(path), self.folder)
             except ClipkitError as error:
                 return f"UNREADABLE {error.message[:100]}"
-        if source.kind == "result" or name == "out.npy":
+        if source.is_result or name == "out.npy":
             return ""
         ended, problem = self.runner.judge("convert", name, "back.h5")
         if problem or ended.exit_code:

@@ -16,7 +16,7 @@ NAMES = ["cat", "été"]
 
 def files() -> dict[str, FeatureFile]:
     """Return one file of every kind, one of two chunks, one whose history exceeds 64 KiB."""
-    kinds = ("images", "texts", "logits", "result")
+    kinds = ("images", "texts", "logits", "result", "probe")
     named = {kind: feature_file(kind, datasets={"class_names": NAMES}) for kind in kinds}
     named["texts"].texts = ["a", "ein ü", "犬"]
     named["result"].runs = {
@@ -73,6 +73,11 @@ probe random99.h5 -o random99-42.svm.h5
 probe generic99.logits.h5 {FEWSHOT} -o generic99.logits.fewshot-42.h5
 probe generic99.whitened.h5 {FEWSHOT} -o generic99.whitened.fewshot-42.h5
 probe random99.h5 {FEWSHOT} -o random99-42.fewshot.h5
+"""
+KEPT = """\
+probe img.h5 --keep -o img.kept.h5
+probe img.h5 --classifier knn --keep -o img.kept-knn.h5
+probe generic32.logits.h5 --classifier mlp --features probs --keep -o generic32.logits.kept.h5
 """
 
 
