@@ -21,30 +21,21 @@ import typer
 from typer.core import TyperGroup
 
 from clipkit import console, files, signals
-from clipkit.errors import ClipkitError
+from clipkit.commands import _completion as completion
+from clipkit.errors import ClipkitError, UsageError
 from clipkit.version import __version__
 
-COMMANDS = (
-    "embed",
-    "textembed",
-    "logits",
-    "entropy",
-    "probe",
-    "predict",
-    "zeroshot",
-    "calibrate",
-    "cluster",
-    "split",
-    "concat",
-    "relabel",
-    "variance",
-    "attributes",
-    "compare",
-    "plot",
-    "report",
-    "info",
-    "convert",
-)
+GROUPS = {
+    "Encode": ("embed", "textembed"),
+    "Measure": (
+        *("logits", "entropy", "probe", "predict", "zeroshot"),
+        *("calibrate", "cluster", "compare"),
+    ),
+    "Understand": ("importance", "variance", "attributes", "plot", "report"),
+    "Files": ("info", "convert", "split", "concat", "relabel"),
+}
+COMMANDS = tuple(name for names in GROUPS.values() for name in names)
+EVERYWHERE = {"-q", "--quiet", "-v", "--verbose", "--debug"}  # accepted after a command, too
 HELP = {"-h", "--help", "--version"}
 BROKEN_PIPE = 128 + signal.SIGPIPE
 MIN_ADDRESS_SPACE = 2 << 30  # with less, OpenBLAS may loop indefinitely while it is loaded
@@ -59,8 +50,14 @@ class ClipkitGroup(TyperGroup):
     """
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """Return the commands in the order of the pipeline."""
+        """Return the commands in the order of the help."""
         return [name for name in COMMANDS if name in self.commands]
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Move the options that every command accepts to the front."""
+        ctx.meta[completion.WORDS] = list(args)
+        common, others = _take_common_options(self, args)
+        return super().parse_args(ctx, [*common, *others])
 
     def main(  # type: ignore[override]  # the other parameters are passed on
         self, args: Sequence[str] | None = None, **extra: Any
@@ -73,6 +70,7 @@ class ClipkitGroup(TyperGroup):
             if not HELP.intersection(words):
                 _check_surroundings()
             code = super().main(words, **extra) or 0
+            console.report_stages()
             sys.stdout.flush()
         except signals.Interrupted as stop:
             signals.report(command, stop.number)
@@ -113,6 +111,70 @@ def _command_path(group: Any, words: list[str]) -> str:
         elif not word.startswith("-"):
             break
     return path
+
+
+def _take_common_options(group: Any, words: list[str]) -> tuple[list[str], list[str]]:
+    """Split a command line into the options of `EVERYWHERE` and all other words.
+
+    A word is left where it is the value of another option, or follows `--`.
+    """
+    common: list[str] = []
+    others: list[str] = []
+    value_follows = False
+    for number, word in enumerate(words):
+        if value_follows:
+            others.append(word)
+            value_follows = False
+            continue
+        if word == "--":
+            others += words[number:]
+            break
+        with_value = _options_with_value(group)
+        taken, rest, value_follows = _take_from_word(word, with_value)
+        common += taken
+        if rest is not None:
+            others.append(rest)
+            group = getattr(group, "commands", {}).get(rest, group)
+    return common, others
+
+
+def _take_from_word(word: str, with_value: set[str]) -> tuple[list[str], str | None, bool]:
+    """Take the options of `EVERYWHERE` out of a word, such as -q out of -fq.
+
+    Returns
+    -------
+    taken : list of str
+    rest : str or None
+        The word without them; None if nothing else is in it.
+    value_follows : bool
+        Whether the next word is the value of an option in the rest.
+    """
+    if word in EVERYWHERE:
+        return [word], None, False
+    if word.startswith("--") or not word.startswith("-"):
+        return [], word, word in with_value
+    taken: list[str] = []
+    rest = "-"
+    letters = word[1:]
+    for place, letter in enumerate(letters):
+        flag = f"-{letter}"
+        if flag in with_value:  # the letters behind it are its value
+            return taken, rest + letters[place:], place == len(letters) - 1
+        if flag in EVERYWHERE:
+            taken.append(flag)
+        else:
+            rest += letter
+    return taken, None if taken and rest == "-" else rest, False
+
+
+def _options_with_value(command: Any) -> set[str]:
+    """Return the options of a command, or of all commands of a sub-app, that take a value."""
+    names: set[str] = set()
+    for one in [command, *getattr(command, "commands", {}).values()]:
+        for parameter in one.params:
+            if parameter.param_type_name == "option" and not parameter.is_flag:
+                names.update(parameter.opts)
+    return names
 
 
 def _check_surroundings() -> None:
@@ -183,23 +245,34 @@ def set_options(
         bool,
         typer.Option("--quiet", "-q", help="Show only warnings and errors, no notes or progress."),
     ] = False,
+    verbose: Annotated[
+        bool,
+        typer.Option(
+            "--verbose", "-v", help="Show details: model files, device, threads and time per stage."
+        ),
+    ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Measure what a vision-language model understands, with small commands over feature files.
 
-    `embed` and `textembed` run a model once. All other commands work on their files.
+    `embed` and `textembed` run a model once. All other commands work on their files. The options
+    `-q`, `-v` and `--debug` may also follow the command.
 
     Example: clipkit textembed prompts/generic32.txt | clipkit logits img.h5 - | clipkit probe
     """
+    if quiet and verbose:
+        raise UsageError("expected -q or -v, got both")
     console.set_quiet(quiet)
+    console.set_verbose(verbose)
 
 
-for _name in COMMANDS:
-    _command = getattr(importlib.import_module(f"clipkit.commands.{_name}"), _name)
-    if isinstance(_command, typer.Typer):
-        app.add_typer(_command, name=_name)
-    else:
-        app.command(_name)(_command)
+for _group, _names in GROUPS.items():
+    for _name in _names:
+        _command = getattr(importlib.import_module(f"clipkit.commands.{_name}"), _name)
+        if isinstance(_command, typer.Typer):
+            app.add_typer(_command, name=_name, rich_help_panel=_group)
+        else:
+            app.command(_name, rich_help_panel=_group)(_command)
 
 
 def main() -> NoReturn:

@@ -230,6 +230,7 @@ def _check_labels(
         )
 
 
+@console.progress("comparing results")
 def compare(
     paired: PairedResults,
     *,

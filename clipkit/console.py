@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import resource
 import sys
 import threading
 import time
@@ -20,12 +21,24 @@ _CONTROL = re.compile(
     r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )
 _quiet = False
+_verbose = False
+_began = time.monotonic()
+_seconds: dict[str, float] = {}  # that each stage took
+_running_stages: list[str] = []
 
 
 def set_quiet(quiet: bool) -> None:
     """Show no notes and no progress; warnings and errors stay."""
     global _quiet
     _quiet = quiet
+
+
+def set_verbose(verbose: bool) -> None:
+    """Show details, and measure the stages of the work from now on."""
+    global _verbose, _began
+    _verbose = verbose
+    _began = time.monotonic()
+    _seconds.clear()
 
 
 def escaped(text: str) -> str:
@@ -55,13 +68,47 @@ def note(text: str) -> None:
         write_line(f"clipkit: {text}")
 
 
+def detail(text: str) -> None:
+    """Write a note that only a user who asked for details reads."""
+    if _verbose:
+        write_line(f"clipkit: {text}")
+
+
 def warn(text: str) -> None:
     """Write a warning about something that may affect a result."""
     write_line(f"clipkit: warning: {text}")
 
 
 @contextlib.contextmanager
-def progress(what: str, unit: str = "rows", start: int = 0) -> Iterator[Update]:
+def stage(name: str) -> Iterator[None]:
+    """Measure how long a stage of the work takes, for `report_stages`.
+
+    A stage inside another one counts as the outer one.
+    """
+    began = time.monotonic()
+    _running_stages.append(name)
+    try:
+        yield
+    finally:
+        _running_stages.pop()
+        if not _running_stages:
+            _seconds[name] = _seconds.get(name, 0) + time.monotonic() - began
+
+
+def report_stages() -> None:
+    """Write, as a detail, how long the command and its stages took, and the memory they needed."""
+    elapsed = time.monotonic() - _began
+    stages = {**_seconds, "all else": max(0.0, elapsed - sum(_seconds.values()))}
+    times = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in stages.items())
+    usage = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    kilobytes = usage // 1024 if sys.platform == "darwin" else usage
+    detail(f"took {elapsed:.1f} s: {times}; peak memory {kilobytes / 1024:,.0f} MiB")
+
+
+@contextlib.contextmanager
+def progress(
+    what: str, unit: str = "rows", start: int = 0, opening: str | None = None
+) -> Iterator[Update]:
     """Show the progress of work that may take long; yield `update(done, total)`.
 
     On a terminal, show a bar with rate and time left. Elsewhere, for a log, write a plain line once
@@ -75,13 +122,18 @@ def progress(what: str, unit: str = "rows", start: int = 0) -> Iterator[Update]:
         Plural noun of what `update` counts.
     start : int
         The count at which a resumed run begins.
+    opening : str, optional
+        What will be done. A log then gets this line at once, and the line at the end in any case.
     """
-    if _quiet:
-        yield lambda *_: None
-        return
-    show = _bar if sys.stderr.isatty() else _log_lines
-    with show(what, unit, start) as update:
-        yield update
+    with stage(what):
+        if _quiet:
+            yield lambda *_: None
+        elif sys.stderr.isatty():
+            with _bar(what, unit, start) as update:
+                yield update
+        else:
+            with _log_lines(what, unit, start, opening) as update:
+                yield update
 
 
 @contextlib.contextmanager
@@ -109,33 +161,43 @@ def _bar(what: str, unit: str, start: int) -> Iterator[Update]:
 
 
 @contextlib.contextmanager
-def _log_lines(what: str, unit: str, start: int) -> Iterator[Update]:
+def _log_lines(what: str, unit: str, start: int, opening: str | None) -> Iterator[Update]:
     """Write lines from a thread, so that a step that takes minutes is seen too."""
     began = time.monotonic()
     finished = threading.Event()
     done, total = start, 0
+    if opening:
+        note(f"{what}: {opening}")
 
     def update(new_done: int, new_total: int) -> None:
         nonlocal done, total
         done, total = new_done, new_total
 
     def write_lines() -> None:
-        seconds = FIRST_LINE_SECONDS
+        seconds = NEXT_LINE_SECONDS if opening else FIRST_LINE_SECONDS
         while not finished.wait(seconds):
             note(f"{what}: {_state(done, total, unit, start, time.monotonic() - began)}")
             seconds = NEXT_LINE_SECONDS
 
     thread = threading.Thread(target=write_lines, daemon=True)
     thread.start()
+    completed = False
     try:
         yield update
+        completed = True
     finally:
         finished.set()
         thread.join()
-    elapsed = time.monotonic() - began
-    if elapsed > FIRST_LINE_SECONDS:
-        result = f"{done:,} {unit}" if total else "done"
-        note(f"{what}: {result} in {elapsed:.0f} s")
+        elapsed = time.monotonic() - began
+        if elapsed > FIRST_LINE_SECONDS or (opening and completed):
+            note(f"{what}: {_outcome(done, total, unit, completed)} {elapsed:.0f} s")
+
+
+def _outcome(done: int, total: int, unit: str, completed: bool) -> str:
+    """Return what the last line says before the time."""
+    if not completed:
+        return f"stopped at {done:,} of {total:,} {unit} after" if total else "stopped after"
+    return f"{done:,} {unit} in" if total else "done in"
 
 
 def _state(done: int, total: int, unit: str, start: int, elapsed: float) -> str:

@@ -208,6 +208,22 @@ def _difference_draws(only_a: int, only_b: int, n: int, seed: int) -> Int64:
     return np.asarray(counts[:, 0] - counts[:, 1])
 
 
+def mean_interval(sums: Int64, terms: int, seed: int = 42) -> tuple[float, float]:
+    """Return the 95 % bootstrap interval of the mean of numbers (N,) that are `sums` / `terms`.
+
+    Drawing rows anew draws the number of rows with each sum from a multinomial distribution (Efron
+    and Tibshirani 1993, the percentile interval).
+
+    >>> mean_interval(np.zeros(10, np.int64), 5)
+    (0.0, 0.0)
+    """
+    n = len(sums)
+    values, counts = np.unique(sums, return_counts=True)
+    drawn = np.random.RandomState(seed).multinomial(n, counts / n, N_DRAWS)  # (N_DRAWS, values)
+    low, high = np.percentile(drawn @ values / (n * terms), [2.5, 97.5])
+    return float(low), float(high)
+
+
 def error_consistency(both: int, only_a: int, only_b: int, neither: int) -> float:
     """Return how far two results agree on which rows they get right: Cohen's kappa.
 

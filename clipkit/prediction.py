@@ -70,7 +70,7 @@ def predict(
     check_fit(probe, file)
     names = file.choose_splits(splits)
     fitted = probes.FittedProbe.from_arrays(probe.fitted)
-    class_names, number_of_class = _match_classes(probe, file, names, fitted.classes)
+    class_names, number_of_class = match_classes(probe, file, names, fitted.classes)
     history = file.extended_history(
         "predict",
         splits=names,
@@ -179,7 +179,7 @@ def _last_entry(file: FeatureFile, command: str) -> dict[str, Any]:
     return {}
 
 
-def _match_classes(
+def match_classes(
     probe: FeatureFile, file: FeatureFile, splits: Sequence[str], classes: Int64
 ) -> tuple[list[str] | None, Int64]:
     """Match the classes of a probe to those of a file by their names.

@@ -325,15 +325,7 @@ def read_groups(path: str, class_names: Sequence[str]) -> list[str]:
 
     The path may be the name of bundled groups, such as ``shapes-outlines``.
     """
-    group_of: dict[str, str] = {}
-    data = files.read_bytes(bundled.locate(path, "groups"))
-    for line in prompts.parse(data, path).texts:
-        name, _, group = map(str.strip, line.partition("\t"))
-        if group_of.setdefault(name, group) != group:
-            raise ClipkitError(
-                f"{path}: expected one group for every class, got {group_of[name]!r} and "
-                f"{group!r} for {name!r}"
-            )
+    group_of = read_group_lines(path)
     for name in class_names:
         if not group_of.get(name):
             raise ClipkitError(
@@ -341,6 +333,20 @@ def read_groups(path: str, class_names: Sequence[str]) -> list[str]:
                 "write a line: class TAB group",
             )
     return [group_of[name] for name in class_names]
+
+
+def read_group_lines(path: str, noun: str = "class") -> dict[str, str]:
+    """Read lines of name TAB group, for names of classes or of what `noun` says."""
+    group_of: dict[str, str] = {}
+    data = files.read_bytes(bundled.locate(path, "groups"))
+    for line in prompts.parse(data, path).texts:
+        name, _, group = map(str.strip, line.partition("\t"))
+        if group_of.setdefault(name, group) != group:
+            raise ClipkitError(
+                f"{path}: expected one group for every {noun}, got {group_of[name]!r} and "
+                f"{group!r} for {name!r}"
+            )
+    return group_of
 
 
 def group_classes(predictions: Predictions, groups: Sequence[str]) -> Predictions:
@@ -777,6 +783,19 @@ def attribute_recalls(result: FeatureFile) -> dict[str, NDArray[Any]]:
     for name in ("zeroshot", "random", "probe", "control"):
         names += f" {name} {name}_low {name}_high"
     return columns_of(result, "attributes", names)
+
+
+def prompt_costs(result: FeatureFile) -> dict[str, NDArray[Any]]:
+    """Return the columns of a result of `importance`: `name` and `split` are str, others float.
+
+    The name is that of a prompt or of a group.
+    """
+    noun = "group" if "group" in result.runs else "prompt"
+    columns = columns_of(result, "importance", f"{noun} split acc1 cost low high changed")
+    for name in ("acc1", "cost", "low", "high"):
+        _check_finite(result, name)
+    columns["name"] = columns.pop(noun)
+    return columns
 
 
 def _check_finite(result: FeatureFile, name: str, low: float = -math.inf) -> None:

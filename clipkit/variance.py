@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from clipkit import similarity
+from clipkit import console, similarity
 from clipkit.annotations import Attribute, check_same_images, read_annotations
 from clipkit.errors import ClipkitError, UsageError
 from clipkit.features import FeatureFile
@@ -195,6 +195,7 @@ class Term:
         return float(np.quantile(draws, 0.95))
 
 
+@console.progress("measuring variance")
 def decompose(  # noqa: PLR0913 (the options of `clipkit variance`)
     images: FeatureFile,
     texts: FeatureFile | None = None,

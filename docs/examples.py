@@ -26,7 +26,9 @@ BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # A command, which a backslash continues on the next line, and the lines that it prints.
 COMMAND = re.compile(r"^\$ ((?:.*\\\n)*.*)\n((?:(?!\$ ).*\n)*)", re.MULTILINE)
 # Long work writes its progress into a log; how often depends on the machine.
-PROGRESS = re.compile(r"^clipkit: .*(?: left| in \d+ s|running for \d+ s|/s)\n", re.MULTILINE)
+PROGRESS = re.compile(
+    r"^clipkit: .*(?: left| in \d+ s|running for \d+ s|/s|images with .* to .*)\n", re.MULTILINE
+)
 PICTURE = re.compile(r"\]\((?:docs/)?images/([\w.-]+)\)")
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from factories import contents, random_features, refused, unchanged, write_feature_file
+from factories import contents, messages, random_features, refused, unchanged, write_feature_file
 from forkserver import ForkServer, Outcome
 from PIL import Image
 from shell import clipkit, ok, shell
@@ -143,7 +143,7 @@ def test_a_real_run_killed_at_random_points_is_continued(
 def test_a_resumed_run_says_where_it_continues(embedding: Embedding, expected: bytes) -> None:
     embedding.kill_after_shards(1)
     ended = embedding.run()
-    assert (ended.exit_code, ended.stderr) == (
+    assert (ended.exit_code, messages(ended.stderr)) == (
         0,
         f"clipkit: resuming at {SHARD_ROWS} of {PICTURES}\n",
     )
@@ -202,7 +202,7 @@ def test_two_signals_leave_nothing_in_the_temporary_folder(
         os.kill(running.pid, signal.SIGTERM)  # comes while the first one is being handled
     ended = running.wait()
     assert (ended.exit_code, ended.stdout) == (128 + signal.SIGTERM, b"")
-    assert ended.stderr == "clipkit embed: interrupted by SIGTERM\n"
+    assert messages(ended.stderr) == "clipkit embed: interrupted by SIGTERM\n"
     assert list(temporary.iterdir()) == []
 
 
@@ -385,7 +385,7 @@ def test_a_changed_run_is_refused_with_what_changed(
             f"out.h5.partial belongs to another run: {message}",
             "hint: run the old command to continue, or add --restart to start over",
         )
-    assert embedding.run(*words, "--restart").stderr == ""
+    assert messages(embedding.run(*words, "--restart").stderr) == ""
     assert list(contents(embedding.folder)) == ["out.h5"]
 
 
@@ -431,7 +431,7 @@ def test_a_damaged_shard_or_one_of_another_run_is_made_again(
     damage(embedding.partial / "00000.h5")
     ended = embedding.run()
     assert ended.exit_code == 0
-    warning, resuming = ended.stderr.splitlines()
+    warning, resuming = messages(ended.stderr).splitlines()
     assert "warning: embedding the images of a damaged shard again: " in warning
     assert reason in warning
     assert resuming == f"clipkit: resuming at {SHARD_ROWS} of {PICTURES}"

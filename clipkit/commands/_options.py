@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clipkit import models
+from clipkit.commands import _completion as completion
 from clipkit.errors import UsageError, check_positive, unknown
 
 if TYPE_CHECKING:
@@ -38,8 +39,17 @@ def check_output(ctx: typer.Context, output: str | None) -> str | None:
 
 
 def option(metavar: str, help: str, *flags: str, **settings: Any) -> Any:
-    """Return an option that takes a value. Without `flags`, the parameter's name is its flag."""
+    """Return an option that takes a value. Without `flags`, the parameter's name is its flag.
+
+    A shell completes the values that the metavar lists, such as `table|tsv`.
+    """
+    settings.setdefault("autocompletion", completion.of_metavar(metavar))
     return typer.Option(*flags, metavar=metavar, help=help, **settings)
+
+
+def split_option(help: str) -> Any:
+    """Return an option that names a split."""
+    return option("NAME", help, autocompletion=completion.splits)
 
 
 def _check_format(format: str | None) -> str | None:
@@ -111,6 +121,7 @@ Model = Annotated[
         "--model",
         "-m",
         envvar="CLIPKIT_MODEL",
+        autocompletion=completion.models,
     ),
 ]
 Untrained = Annotated[
@@ -137,6 +148,7 @@ Attributes = Annotated[
     option(
         "TABLE|DATASET",
         "Attributes of the images: a .csv or .tsv file with a column id, or shapes.",
+        autocompletion=completion.of_metavar("TABLE|shapes"),
     ),
 ]
 Columns = Annotated[

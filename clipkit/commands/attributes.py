@@ -20,6 +20,7 @@ from clipkit.commands._options import (
     option,
     read_one_from_stdin,
     report_result,
+    split_option,
 )
 
 
@@ -40,8 +41,8 @@ def attributes(
         int, option("N", "Number of sets of random directions.", min=0, max=1000)
     ] = 5,
     C: Annotated[float, option("C", "Inverse strength of the probe's regularisation.", "-C")] = 1.0,
-    fit_split: Annotated[str, option("NAME", "Split to fit the probes on.")] = "train",
-    eval_split: Annotated[str, option("NAME", "Split to score.")] = "test",
+    fit_split: Annotated[str, split_option("Split to fit the probes on.")] = "train",
+    eval_split: Annotated[str, split_option("Split to score.")] = "test",
     seed: Seed = 42,
     output: ResultOutput = None,
     format: Format = None,

@@ -17,14 +17,15 @@ from clipkit.commands._options import (
     option,
     parse_temperatures,
     report_result,
+    split_option,
 )
 
 
 def calibrate(
     file: FeatureInput = "-",
     temperature: Temperatures = [],  # noqa: B006
-    fit_split: Annotated[str, option("NAME", "Split to fit the temperature on.")] = "train",
-    eval_split: Annotated[str, option("NAME", "Split to score.")] = "test",
+    fit_split: Annotated[str, split_option("Split to fit the temperature on.")] = "train",
+    eval_split: Annotated[str, split_option("Split to score.")] = "test",
     val: Annotated[
         float | None,
         option(

@@ -15,15 +15,15 @@ from clipkit.commands._options import (
     ResultOutput,
     Seed,
     check_result_output,
-    option,
     report_result,
+    split_option,
 )
 
 
 def cluster(
     file: FeatureInput = "-",
     split: Annotated[
-        list[str] | None, option("NAME", "Split to cluster (default: test); repeatable.")
+        list[str] | None, split_option("Split to cluster (default: test); repeatable.")
     ] = None,
     k: Annotated[
         list[int] | None,

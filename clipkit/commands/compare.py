@@ -17,6 +17,7 @@ from clipkit.commands._options import (
     check_result_output,
     option,
     report_result,
+    split_option,
 )
 from clipkit.errors import UsageError
 
@@ -28,7 +29,7 @@ def compare(
         typer.Argument(metavar="[B]...", help="Results to compare with A, each separately."),
     ] = None,
     split: Annotated[
-        str | None, option("NAME", "Split to compare on (default: test, else the first).")
+        str | None, split_option("Split to compare on (default: test, else the first).")
     ] = None,
     run: Annotated[
         list[int],

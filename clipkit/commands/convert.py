@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from clipkit import console
+from clipkit.commands import _completion as completion
 from clipkit.commands._options import Force, option
 from clipkit.errors import UsageError, unknown
 from clipkit.files import FEATURE_ENDINGS
@@ -36,6 +37,7 @@ def convert(
             "Import: name of the model that made the features; clipkit logits needs it.",
             "--model",
             "-m",
+            autocompletion=completion.models,
         ),
     ] = None,
     split: Annotated[
@@ -43,6 +45,7 @@ def convert(
         option(
             "NAME",
             "Convert only this split. Imported rows without a split get this name, or 'all'.",
+            autocompletion=completion.splits,
         ),
     ] = None,
     labels: Annotated[

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from clipkit.commands import _completion as completion
 from clipkit.commands._options import (
     DEFAULT_MODEL,
     Device,
@@ -19,6 +20,7 @@ from clipkit.commands._options import (
     Untrained,
     option,
     parse_fractions,
+    split_option,
 )
 
 IMAGES_SKIPPED = 3  # exit code
@@ -34,12 +36,13 @@ def embed(
             "digits, shapes; images and folders; a manifest (.csv, .tsv, .parquet, .jsonl); tars "
             "or Parquet files with images, also at a URL; or - for a list of paths on standard "
             "input.",
+            autocompletion=completion.datasets,
         ),
     ],
     output: Output = "-",
     model: Model = DEFAULT_MODEL,
     untrained: Untrained = None,
-    split: Annotated[list[str] | None, option("NAME", "Embed only this split; repeatable.")] = None,
+    split: Annotated[list[str] | None, split_option("Embed only this split; repeatable.")] = None,
     root: Annotated[
         str | None, option("FOLDER", "Folder that holds the data set, or to download it to.")
     ] = None,
@@ -110,18 +113,19 @@ def embed(
     from clipkit import console, datasets, embedding, files, models
 
     files.check_feature_output(output, force=force, inputs=dataset)
-    data = datasets.load(
-        dataset,
-        root=root,
-        path_column=path_column,
-        label_column=label_column,
-        split_column=split_column,
-        splits=split,
-        limit=limit,
-        classes=classes,
-    )
-    if split_off:
-        data = data.split_off(parse_fractions(split_off))
+    with console.stage("reading the data set"):
+        data = datasets.load(
+            dataset,
+            root=root,
+            path_column=path_column,
+            label_column=label_column,
+            split_column=split_column,
+            splits=split,
+            limit=limit,
+            classes=classes,
+        )
+        if split_off:
+            data = data.split_off(parse_fractions(split_off))
     # Count all images, also when a run continues: compiling a model changes the last bits.
     count = sum(map(len, data.splits.values()))
     if compile is None:

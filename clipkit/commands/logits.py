@@ -52,7 +52,7 @@ def logits(
 
     Example: clipkit logits img.h5 txt.h5 -o logits.h5
     """
-    from clipkit import features, files, similarity
+    from clipkit import console, features, files, similarity
 
     if random is not None and texts != "-":
         raise UsageError(f"expected TEXTS or --random, got both ({texts} and {random})")
@@ -75,4 +75,5 @@ def logits(
             result = similarity.compute_logits(image_file, text_file, tau, whiten)
         else:
             result = similarity.compute_random_logits(image_file, random, seed, tau)
-        features.write(output, result, force=force)
+        with console.progress("computing logits"):
+            features.write(output, result, force=force)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from clipkit.commands import _completion as completion
 from clipkit.commands._options import (
     OUTPUT,
     FeatureInput,
@@ -19,6 +20,7 @@ from clipkit.commands._options import (
     check_output,
     option,
     parse_temperatures,
+    split_option,
     split_words,
 )
 from clipkit.errors import ClipkitError, ImageError, UsageError, check_positive, unknown
@@ -76,7 +78,7 @@ PictureOutput = Annotated[
         callback=_check_picture,
     ),
 ]
-Split = Annotated[str | None, option("NAME", "Split to draw (default: test, else the first).")]
+Split = Annotated[str | None, split_option("Split to draw (default: test, else the first).")]
 Run = Annotated[
     int | None, option("N", "Number of the run, from 0 (default: the most accurate).", min=0)
 ]
@@ -253,7 +255,7 @@ def temperature(
     file: FeatureInputs = None,
     output: PictureOutput = "-",
     split: Annotated[
-        str | None, option("NAME", "Split to draw (default: all with several runs).")
+        str | None, split_option("Split to draw (default: all with several runs).")
     ] = None,
     title: Title = None,
     size: Size = None,
@@ -279,7 +281,7 @@ def grid(
     file: FeatureInput = "-",
     output: PictureOutput = "-",
     split: Annotated[
-        str | None, option("NAME", "Split to draw (default: the one with the most runs).")
+        str | None, split_option("Split to draw (default: the one with the most runs).")
     ] = None,
     title: Title = None,
     size: Size = None,
@@ -512,6 +514,33 @@ def attributes(
 
 
 @plot.command()
+def importance(
+    file: FeatureInput = "-",
+    output: PictureOutput = "-",
+    title: Title = None,
+    size: Size = None,
+    dpi: Dpi = None,
+    force: Force = False,
+) -> None:
+    """Draw the accuracy that a probe loses without each prompt, for the 30 largest losses.
+
+    Example: clipkit plot importance importance.h5 -o importance.png
+    """
+    from clipkit import features, plots, results
+
+    result = features.read(file, kinds=["result"])
+    columns = results.prompt_costs(result)
+    source = results.source_label(result, str(columns["split"][0]))
+    figure = plots.importance(
+        columns["name"].tolist(),
+        plots.Dots(columns["cost"], columns["low"], columns["high"]),
+        noun="group" if "group" in result.runs else "prompt",
+        title=title or f"What the probe relies on (accuracy {100 * columns['acc1'][0]:.1f} %)",
+    )
+    _save(figure, source, output, force, size, dpi)
+
+
+@plot.command()
 def shots(
     file: FeatureInputs = None,
     output: PictureOutput = "-",
@@ -587,7 +616,11 @@ def variance(
 def images(
     dataset: Annotated[
         list[str],
-        typer.Argument(metavar="DATASET", help="Data set, as clipkit embed takes it."),
+        typer.Argument(
+            metavar="DATASET",
+            help="Data set, as clipkit embed takes it.",
+            autocompletion=completion.datasets,
+        ),
     ],
     output: PictureOutput = "-",
     split: Split = None,
@@ -633,7 +666,11 @@ def nearest(
     file: Annotated[str, typer.Argument(metavar="LOGITS", help="Feature file of logits.")],
     dataset: Annotated[
         list[str],
-        typer.Argument(metavar="DATASET", help="Their data set, as clipkit embed took it."),
+        typer.Argument(
+            metavar="DATASET",
+            help="Their data set, as clipkit embed took it.",
+            autocompletion=completion.datasets,
+        ),
     ],
     output: PictureOutput = "-",
     prompt: Annotated[

@@ -19,19 +19,17 @@ from clipkit.commands._options import (
     Top,
     check_result_output,
     has_labels,
-    option,
     read_one_from_stdin,
     report_images,
     report_result,
+    split_option,
 )
 
 
 def predict(
     probe: Annotated[str, typer.Argument(metavar="PROBE", help="Probe of: clipkit probe --keep.")],
     file: FeatureInput = "-",
-    split: Annotated[
-        list[str] | None, option("NAME", "Predict only this split; repeatable.")
-    ] = None,
+    split: Annotated[list[str] | None, split_option("Predict only this split; repeatable.")] = None,
     per_class: PerClass = False,
     per_image: PerImage = False,
     top: Top = 1,

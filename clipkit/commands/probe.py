@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from clipkit.commands import _completion as completion
 from clipkit.commands._options import (
     FeatureInput,
     Force,
@@ -24,6 +25,7 @@ from clipkit.commands._options import (
     parse_temperatures,
     report_images,
     report_result,
+    split_option,
 )
 from clipkit.errors import UsageError
 
@@ -46,13 +48,14 @@ def probe(
             "with knn).",
         ),
     ] = None,
-    fit_split: Annotated[str, option("NAME", "Split to fit on.")] = "train",
-    eval_split: Annotated[str, option("NAME", "Split to score.")] = "test",
+    fit_split: Annotated[str, split_option("Split to fit on.")] = "train",
+    eval_split: Annotated[str, split_option("Split to score.")] = "test",
     val: Annotated[
         str | None,
         option(
             "FRACTION|SPLIT",
             "Choose C and tau on this fraction of the fit split, or on this split.",
+            autocompletion=completion.splits,
         ),
     ] = None,
     shots: Annotated[

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from clipkit.commands import _completion as completion
 from clipkit.commands._options import (
     DEFAULT_MODEL,
     OUTPUT,
@@ -49,6 +50,7 @@ def textembed(
             "DATASET|FILE",
             "Make one prompt per class of a data set, a feature file (and use its model), a .json "
             "or .csv file, or a text file with one name per line (or name, tab, wording).",
+            autocompletion=completion.datasets,
         ),
     ] = None,
     template: Annotated[

@@ -20,6 +20,7 @@ from clipkit.commands._options import (
     option,
     read_one_from_stdin,
     report_result,
+    split_option,
 )
 
 
@@ -41,7 +42,7 @@ def variance(
         int, option("N", "Number of draws from each null distribution.", min=1, max=100_000)
     ] = 1000,
     split: Annotated[
-        str | None, option("NAME", "Split to use (default: test, else the first).")
+        str | None, split_option("Split to use (default: test, else the first).")
     ] = None,
     seed: Seed = 42,
     output: ResultOutput = None,

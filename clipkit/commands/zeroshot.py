@@ -17,16 +17,16 @@ from clipkit.commands._options import (
     Top,
     check_result_output,
     has_labels,
-    option,
     report_images,
     report_result,
+    split_option,
 )
 
 
 def zeroshot(
     file: FeatureInput = "-",
     split: Annotated[
-        list[str] | None, option("NAME", "Evaluate only this split; repeatable.")
+        list[str] | None, split_option("Evaluate only this split; repeatable.")
     ] = None,
     per_class: PerClass = False,
     per_image: PerImage = False,

@@ -103,6 +103,7 @@ def embed_images(  # noqa: PLR0913 (the options of `clipkit embed`)
             checkpoint,
             dataset,
             encoder,
+            output,
             batch_size=batch_size,
             num_workers=num_workers or min(MOST_WORKERS, cpu_count()),
             normalize=normalize,
@@ -143,10 +144,11 @@ class Batch:
     skipped: list[Skipped]
 
 
-def _encode_pending(
+def _encode_pending(  # noqa: PLR0913 (the options of `clipkit embed`)
     checkpoint: Checkpoint,
     dataset: Dataset,
     encoder: Encoder,
+    output: str,
     *,
     batch_size: int,
     num_workers: int,
@@ -164,7 +166,11 @@ def _encode_pending(
     prepare = functools.partial(_prepare_batch, dataset.splits, encoder)
     tasks = _cut_into_batches(pending, batch_size)
     batches = prefetch_map(prepare, tasks, num_workers, ahead=num_workers + 1)
-    progress = console.progress(f"embedding {dataset.name}", "images", done)
+    console.detail(f"{num_workers} threads decode images, {batch_size} images in a batch")
+    opening = None
+    if pending:
+        opening = f"{total - done:,} images with {_describe(encoder)} to {_display_output(output)}"
+    progress = console.progress(f"embedding {dataset.name}", "images", done, opening)
     with contextlib.closing(batches), progress as report_progress:
         for shard in pending:
             rows: list[int] = []
@@ -184,6 +190,19 @@ def _encode_pending(
             if rows:
                 embedded = _join_rows(dataset.splits[shard.split], rows, embeddings, normalize)
             checkpoint.save(shard, embedded, skipped)
+
+
+def _describe(encoder: Encoder) -> str:
+    """Return the model, the device and the precision of an encoder."""
+    details = encoder.details
+    name = details["name"]
+    if "untrained" in details:
+        name += f" (untrained, seed {details['untrained']})"
+    return f"{name} on {details['device']} in {details['precision']}"
+
+
+def _display_output(output: str) -> str:
+    return "standard output" if output == STREAM else output
 
 
 def _cut_into_batches(shards: list[Shard], batch_size: int) -> Iterator[tuple[Shard, range]]:

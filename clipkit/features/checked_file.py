@@ -295,6 +295,20 @@ class CheckedFile:
             raise self.error(f"{name}: expected UTF-8, got {error.object[:80]!r}") from error
 
 
+def split_names(path: Path) -> list[str]:
+    """Return the names of a feature file's splits, without reading its data.
+
+    Raises
+    ------
+    ClipkitError
+        If the file is not a complete feature file.
+    """
+    with contextlib.closing(CheckedFile(path, path.name)) as checked:
+        kind = checked.attributes()["kind"]
+        groups = {name.rpartition("/")[0] for name in checked._names(kind)}
+    return sorted(groups - {"", "runs"})
+
+
 def _open(path: Path) -> h5py.File:
     """Open a file without a lock, whether or not this process has it open too.
 

@@ -18,6 +18,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from clipkit import console
 from clipkit.errors import ClipkitError, WriteError
 from clipkit.features.checked_file import MAX_CHUNK_BYTES, SIGNATURE, CheckedFile
 from clipkit.features.isolation import check_in_subprocess
@@ -53,6 +54,7 @@ MAKERS = {
 }
 
 
+@console.stage("reading files")
 def read(source: str | Path, *, kinds: Iterable[str] = (), trusted: bool = False) -> FeatureFile:
     """Read a feature file into memory. `open_file` describes parameters and errors.
 
@@ -111,6 +113,7 @@ def _read_a_little(path: Path, name: str) -> None:
                 checked.read(checked.h5[key], key, slice(-1, None))
 
 
+@console.stage("reading files")
 def _assemble(checked: CheckedFile) -> FeatureFile:
     attributes = checked.attributes()
     file = FeatureFile(
@@ -169,6 +172,7 @@ def _changed(checked: CheckedFile, name: str) -> ClipkitError:
     return checked.damage(f"{name} does not match its SHA-256: it was changed")
 
 
+@console.stage("writing files")
 def write(output: str | Path, file: FeatureFile, *, force: bool = False) -> str:
     """Write a feature file and return its digest.
 

@@ -12,10 +12,11 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from clipkit import console
 from clipkit.errors import ClipkitError, UsageError
 from clipkit.models.acceleration import AsyncEmbeddings, accelerate, fixed_batches
 from clipkit.models.devices import DTYPES, choose_precision, find_device
-from clipkit.models.hub import find
+from clipkit.models.hub import ModelFiles, find
 from clipkit.models.loading import (
     TowerName,
     load_tower,
@@ -234,6 +235,21 @@ def load(
         If the model cannot be found or is damaged, its files do not fit each other, or the device
         is absent. One image or prompt is encoded, so that this shows before the work.
     """
+    with console.stage("loading the model"):
+        encoder = _load(name, tower, device, precision, untrained, compile_for, non_blocking)
+        _try(encoder)
+    return encoder
+
+
+def _load(
+    name: str,
+    tower: TowerName,
+    device: str,
+    precision: str,
+    untrained: int | None,
+    compile_for: int,
+    non_blocking: bool,
+) -> Encoder:
     run_on = find_device(device)
     precision = choose_precision(precision, run_on, tower)
     dtype = DTYPES[precision]
@@ -270,7 +286,8 @@ def load(
         details |= acceleration
         compiled_batch = compile_for if acceleration["compile"] else 0
 
-    encoder = Encoder(
+    _note_details(architecture.files, details)
+    return Encoder(
         details=details,
         parts=loaded.parts,
         _model=model,
@@ -281,8 +298,17 @@ def load(
         _compiled_batch=compiled_batch,
         _non_blocking=non_blocking,
     )
-    _try(encoder)
-    return encoder
+
+
+def _note_details(files: ModelFiles, details: dict[str, Any]) -> None:
+    """Tell a user who asked for details which files were loaded, and how the tower runs."""
+    weights = ", ".join(str(path) for path in files.weights) or "random initialisation"
+    console.detail(f"model {details['name']}: {weights}, {details['digest']}")
+    how = f"{details['tower']} tower on {details['device']} in {details['precision']}"
+    for name in ("compile", "packed"):
+        if details.get(name):
+            how += f", {name}" if name == "packed" else ", compiled"
+    console.detail(f"{how}, {torch.get_num_threads()} threads of PyTorch")
 
 
 def _try(encoder: Encoder) -> None:

@@ -11,7 +11,7 @@ never read as mathtext.
 
 from clipkit.plots.bars import classes, confidence, entropy, variance
 from clipkit.plots.comparison import compare
-from clipkit.plots.dots import Dots, attributes, logits
+from clipkit.plots.dots import Dots, attributes, importance, logits
 from clipkit.plots.heatmaps import clusters, confusion, grid, prompt_variance, similarity
 from clipkit.plots.lines import (
     ShotCurve,
@@ -42,6 +42,7 @@ __all__ = [
     "finish",
     "format_of",
     "grid",
+    "importance",
     "logits",
     "nearest",
     "overlapping_texts",

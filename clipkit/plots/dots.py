@@ -1,4 +1,4 @@
-"""Dots in rows: what is held of each attribute and what words reach, and cosines with prompts."""
+"""Dots in rows: what words reach of each attribute, what prompts bring, and cosines with prompts."""
 
 from __future__ import annotations
 
@@ -26,6 +26,8 @@ from clipkit.plots.style import (
 
 ROW_INCHES = 0.42
 MAX_ROWS = 40  # of more prompts, those that differ the most are drawn
+PROMPT_INCHES = 0.24
+MOST_PROMPTS = 30
 
 
 class Dots(NamedTuple):
@@ -102,6 +104,43 @@ def attributes(
     if np.isfinite(reached).any():
         _write_reach(ax, y, reached[order])
     add_legend(fig, handles, labels)
+    return fig
+
+
+@clipkit_style
+def importance(
+    names: Sequence[str],
+    costs: Dots,
+    *,
+    noun: str = "prompt",
+    title: str | None = None,
+) -> Figure:
+    """Draw the accuracy that permuting each of K prompts costs, for the 30 largest costs.
+
+    Parameters
+    ----------
+    names : sequence of K str
+        Shown literally, cut after 44 characters.
+    costs : Dots
+        Fractions with the ends of their 95 % intervals.
+    noun : str
+        What a name stands for: a prompt or a group.
+    """
+    order = np.argsort(-np.asarray(costs.values, np.float64), kind="stable")[:MOST_PROMPTS]
+    y = np.arange(len(order), dtype=np.float64)
+    fig = new_figure(7.5, PROMPT_INCHES * len(order) + 1.1, title)
+    ax = fig.add_subplot()
+    ax.grid(False, axis="y")
+    ax.axvline(0, color=GREY, linewidth=1.0, zorder=1)
+    _draw_dots(ax, y, costs, order, STYLES[0]._replace(offset=0.0, size=5), zorder=3)
+    ax.set_yticks(y, sanitize_names([names[row] for row in order], 44), fontsize=9)
+    ax.tick_params(axis="y", length=0)
+    ax.set_ylim(len(order) - 0.4, -0.6)
+    ax.set_xlabel(f"accuracy lost if the {noun} is permuted (points)")
+    fact = "lines: 95 % intervals over images"
+    if len(names) > len(order):
+        fact += f"; {len(names) - len(order):,} more {noun}s cost less"
+    ax.set_title(fact, loc="left", color=GREY)
     return fig
 
 

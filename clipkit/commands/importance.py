@@ -1,0 +1,81 @@
+"""`clipkit importance`: which prompts a kept probe relies on."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from clipkit.commands._options import (
+    Force,
+    Format,
+    NoHeader,
+    ReportColumns,
+    ResultOutput,
+    Seed,
+    check_result_output,
+    option,
+    read_one_from_stdin,
+    report_result,
+    split_option,
+)
+
+
+def importance(
+    probe: Annotated[
+        str, typer.Argument(metavar="PROBE", help="Probe of: clipkit probe logits.h5 --keep.")
+    ],
+    file: Annotated[
+        str,
+        typer.Argument(metavar="[LOGITS]", help="Feature file of logits (default: stdin)."),
+    ] = "-",
+    split: Annotated[
+        str | None, split_option("Split to score (default: test, else the first).")
+    ] = None,
+    repeat: Annotated[
+        int, option("N", "Permutations of the images for each prompt.", min=1, max=1000)
+    ] = 5,
+    groups: Annotated[
+        str | None,
+        option("FILE", "Permute groups of prompts; each line of FILE is: prompt TAB group."),
+    ] = None,
+    weights: Annotated[
+        int | None,
+        option("N", "List each class's N largest weights instead; needs no LOGITS.", min=1),
+    ] = None,
+    seed: Seed = 42,
+    output: ResultOutput = None,
+    format: Format = None,
+    columns: ReportColumns = None,
+    no_header: NoHeader = False,
+    force: Force = False,
+) -> None:
+    """Report for each prompt the accuracy that a probe loses if the prompt's cosines are permuted.
+
+    Prompts come by falling cost. Similar prompts can replace each other, so that each of them costs
+    little. With --groups, prompts are permuted together.
+
+    Example: clipkit probe logits.h5 --keep -o p.h5; clipkit importance p.h5 logits.h5
+    """
+    from clipkit import features, importance
+    from clipkit.errors import UsageError
+    from clipkit.tables import View
+
+    if weights is None:
+        read_one_from_stdin(probe, file)
+    elif file != "-" or groups is not None:
+        raise UsageError("expected no LOGITS and no --groups for --weights, got some")
+    check_result_output(output, force, probe, file, groups)
+    kept = features.read(probe, kinds=["probe"])
+    if weights is not None:
+        result = importance.largest_weights(kept, weights)
+    else:
+        result = importance.prompt_importance(
+            kept,
+            features.read(file, kinds=["logits"]),
+            split=split,
+            repeat=repeat,
+            seed=seed,
+            groups=groups,
+        )
+    report_result(result, output, View(format, columns, no_header), force)

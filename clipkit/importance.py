@@ -1,0 +1,251 @@
+"""Which prompts a kept probe relies on: what permuting a prompt's cosines costs, and its weights.
+
+Permutation importance (Breiman 2001) gives each image another image's cosine with one prompt, and
+measures the accuracy that is lost. It says what this probe uses, not what a prompt could do: two
+prompts of equal cosines replace each other, so permuting one of them may cost nothing. Groups of
+prompts, which are permuted together, show what they bring together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from clipkit import console, metrics, prediction, probes
+from clipkit.errors import ClipkitError, UsageError
+from clipkit.features import FeatureFile, Int64
+from clipkit.probes.context import Workers
+from clipkit.probes.permuted import permuted_predictor
+from clipkit.relabeling import groups_digest
+from clipkit.results import choose_split, last_entry, read_group_lines
+
+MAX_REPEAT = 1000
+UNITS = {"logits": "cosine", "probs": "probability"}
+Row = dict[str, Any]
+
+
+def prompt_importance(
+    probe: FeatureFile,
+    logits: FeatureFile,
+    *,
+    split: str | None = None,
+    repeat: int = 5,
+    seed: int = 42,
+    groups: str | None = None,
+) -> FeatureFile:
+    """Measure the accuracy that permuting each prompt costs: what `clipkit importance` reports.
+
+    Parameters
+    ----------
+    probe : FeatureFile
+        Of kind probe, fitted on logits.
+    logits : FeatureFile
+        Of kind logits, with labels, of the same model and prompts.
+    split : str, optional
+        Split to score; by default `test`, else the first.
+    repeat : int
+        Permutations of the images, the same for all prompts. The cost is a mean over them.
+    seed : int
+    groups : str, optional
+        A file of lines prompt TAB group, whose prompts are permuted together; see `read_groups`.
+
+    Returns
+    -------
+    FeatureFile
+        A result with a run per prompt (or group), by falling cost: `split`, `acc1` without
+        permutation, `prompt` (or `group`, and its number of `prompts`), the `cost` in accuracy with
+        its 95 % interval `low` to `high`, and the fraction `changed` of predictions that a
+        permutation changes. The interval is for other images: rows are drawn anew, each with its
+        differences averaged over the permutations.
+
+    Raises
+    ------
+    UsageError
+        If the split is unknown or `repeat` is out of range.
+    ClipkitError
+        If the probe was not fitted on logits, the files do not belong together, there are no
+        labels, or the file of groups is not valid.
+    """
+    if not 1 <= repeat <= MAX_REPEAT:
+        raise UsageError(f"repeat: expected 1 to {MAX_REPEAT}, got {repeat}")
+    _check_reads_prompts(probe)
+    prediction.check_fit(probe, logits)
+    name = choose_split(logits, split)
+    rows = logits.splits[name]
+    if rows.labels is None:
+        raise ClipkitError(f"{logits.display_name}: {name}: expected labels, got none")
+    _warn_of_fitted_rows(probe, logits, name)
+    texts = logits.texts or []
+    members = {str(number): [number] for number in range(len(texts))}
+    if groups is not None:
+        members = read_groups(groups, logits)
+    fitted = probes.FittedProbe.from_arrays(probe.fitted)
+    _, numbers = prediction.match_classes(probe, logits, [name], fitted.classes)
+    X = np.asarray(logits.cosines(name))
+    columns = [np.array(member) for member in members.values()]
+    costs = _permute(fitted, X, numbers, rows.labels, columns, repeat, seed)
+    runs = []
+    for (group, member), cost in zip(members.items(), costs, strict=True):
+        what: Row = {"prompt": texts[member[0]]}
+        if groups is not None:
+            what = {"group": group, "prompts": len(member)}
+        runs.append({"split": name, "acc1": cost.pop("acc1"), **what, **cost})
+    runs.sort(key=lambda row: -row["cost"])
+    inputs = {"probe": probe.digest, "features": logits.digest}
+    if groups is not None:
+        of_prompt = {number: group for group, member in members.items() for number in member}
+        inputs["groups"] = groups_digest([of_prompt[number] for number in range(len(texts))])
+    history = logits.extended_history(
+        "importance",
+        classifier=fitted.classifier,
+        split=name,
+        repeat=repeat,
+        seed=seed,
+        inputs=inputs,
+    )
+    result = FeatureFile("result", history)
+    result.set_rows(runs)
+    return result
+
+
+def _check_reads_prompts(probe: FeatureFile) -> None:
+    if probe.fitted["input"][0] == "embeddings":
+        raise ClipkitError(
+            f"{probe.display_name}: expected a probe of logits, got one of image embeddings, which "
+            "has no prompts",
+            "fit one with: clipkit probe logits.h5 --keep -o p.h5",
+        )
+
+
+def _warn_of_fitted_rows(probe: FeatureFile, logits: FeatureFile, split: str) -> None:
+    entry = last_entry(probe)
+    inputs = entry.get("inputs")
+    is_same = isinstance(inputs, dict) and logits.digest in inputs.values()
+    if is_same and entry.get("fit_split") == split:
+        console.warn(f"{split} was fitted, so the costs are those of images that the probe knows")
+
+
+def _permute(
+    fitted: probes.FittedProbe,
+    X: Any,
+    numbers: Int64,
+    labels: Int64,
+    columns: Sequence[Int64],
+    repeat: int,
+    seed: int,
+) -> list[Row]:
+    """Return accuracy, cost, interval and changed predictions for each group of columns."""
+    rng = np.random.RandomState(seed)  # the same draws in every version of NumPy
+    orders = [rng.permutation(len(X)) for _ in range(repeat)]
+    with console.progress("permuting prompts", "permutations") as progress:
+        predict = permuted_predictor(fitted, X)
+        before = predict(columns[0], np.arange(len(X)))
+        was_right = numbers[before] == labels
+        with Workers(progress) as workers:
+            report_progress = workers.progress(len(columns) * repeat)
+
+            def measure(group: Int64) -> Row:
+                lost = np.zeros(len(X), np.int64)  # permutations that make a right row wrong
+                changed = 0
+                for order in orders:
+                    predicted = predict(group, order)
+                    lost += was_right.astype(np.int64) - (numbers[predicted] == labels)
+                    changed += int((predicted != before).sum())
+                    report_progress(1)
+                low, high = metrics.mean_interval(lost, repeat, seed)
+                return {
+                    "acc1": float(was_right.mean()),
+                    "cost": float(lost.mean() / repeat),
+                    "low": low,
+                    "high": high,
+                    "changed": changed / (repeat * len(X)),
+                }
+
+            return workers.map(measure, columns)
+
+
+def read_groups(path: str, logits: FeatureFile) -> dict[str, list[int]]:
+    """Read groups of prompts from lines of prompt TAB group.
+
+    Prompts that no line names stay alone, under their own text. If no line names a prompt, the
+    lines may be class TAB group, and a prompt belongs to the group of its class.
+
+    Returns
+    -------
+    dict of str to list of int
+        The columns of each group, in the order of the prompts.
+
+    Raises
+    ------
+    ClipkitError
+        If a line has no group, or names neither a prompt nor a class, or one name has two groups.
+    """
+    group_of = read_group_lines(path, "prompt")
+    for name, group in group_of.items():
+        if not group:
+            raise ClipkitError(f"{path}: expected lines of prompt TAB group, got {name[:60]!r}")
+    names = [text.strip() for text in logits.texts or []]
+    if not set(names) & set(group_of):
+        names = _classes_of_prompts(logits) or names
+    others = sorted(set(group_of) - set(names) - set(logits.class_names or []))
+    if others:
+        raise ClipkitError(
+            f"{path}: expected prompts of {logits.display_name}, got {others[0][:60]!r}",
+            "write each prompt as in the prompt file",
+        )
+    members: dict[str, list[int]] = {}
+    for number, name in enumerate(names):
+        members.setdefault(group_of.get(name, name), []).append(number)
+    return members
+
+
+def _classes_of_prompts(logits: FeatureFile) -> list[str] | None:
+    """Return the class of each prompt, or None unless every prompt has one."""
+    index, names = logits.class_index, logits.class_names
+    if index is None or names is None or (np.asarray(index) < 0).any():
+        return None
+    return [names[number] for number in index]
+
+
+def largest_weights(probe: FeatureFile, count: int = 5) -> FeatureFile:
+    """List the prompts with the largest weights for each class, of either sign.
+
+    Parameters
+    ----------
+    probe : FeatureFile
+        Of kind probe, fitted on logits by svm or logreg.
+    count : int
+        Prompts for each class.
+
+    Returns
+    -------
+    FeatureFile
+        A result with runs `class`, `prompt`, `weight` and `unit`. The weight is what a unit of the
+        prompt's cosine (or probability) adds to the class's score: of logreg its logit, of svm the
+        mean of its margins against all other classes. The unit is a standard deviation of the
+        images that were fitted, if the probe standardises.
+
+    Raises
+    ------
+    UsageError
+        If the probe is not linear.
+    ClipkitError
+        If the probe was not fitted on logits.
+    """
+    _check_reads_prompts(probe)
+    fitted = probes.FittedProbe.from_arrays(probe.fitted)
+    weights = np.asarray(fitted.weights(), np.float64)  # (n, K)
+    texts = probe.texts or []
+    unit = "deviation" if fitted.standardized else UNITS[fitted.input]
+    runs: list[Row] = []
+    for number, of_class in zip(fitted.classes.tolist(), weights, strict=True):
+        name = probe.class_names[number] if probe.class_names else str(number)
+        for column in np.argsort(-np.abs(of_class), kind="stable")[:count].tolist():
+            weight = float(of_class[column])
+            runs.append({"class": name, "prompt": texts[column], "weight": weight, "unit": unit})
+    history = probe.extended_history("importance", weights=count, inputs={"probe": probe.digest})
+    result = FeatureFile("result", history)
+    result.set_rows(runs)
+    return result

@@ -1,0 +1,246 @@
+"""What all commands share: options after the command, a batch job's log, details, completion."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from factories import write_feature_file
+from shell import clipkit, fails, ok
+from typer.main import get_command
+
+from clipkit import cli, console, datasets, probes, tables
+from clipkit.commands import _completion as completion
+from clipkit.models import hub
+
+
+def commands() -> Iterator[tuple[str, Any]]:
+    """Yield every command, also those of sub-apps, by its words."""
+    for name, command in get_command(cli.app).commands.items():  # type: ignore[attr-defined]
+        yield name, command
+        for picture, sub_command in getattr(command, "commands", {}).items():
+            yield f"{name} {picture}", sub_command
+
+
+@pytest.fixture
+def embed_words(tiny_clip_dir: Path, tmp_path: Path) -> list[object]:
+    """A short run of embed."""
+    options = ("--limit", 5, "--precision", "fp32", "-o", tmp_path / "img.h5")
+    return ["embed", "digits", "-m", tiny_clip_dir, *options]
+
+
+# -- options after the command ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("place", [0, 1, 2, 100])
+@pytest.mark.parametrize("flag", ["-q", "--quiet"])
+def test_quiet_may_stand_anywhere(embed_words: list[object], place: int, flag: str) -> None:
+    embed_words.insert(place, flag)
+    assert ok(*embed_words).stderr == ""
+
+
+def test_quiet_may_be_one_of_several_letters(embed_words: list[object]) -> None:
+    *words, flag, output = embed_words
+    assert flag == "-o"
+    for number, letters in enumerate(["-qo", "-fqo", "-qfo"]):
+        assert ok(*words, letters, output).stderr == "", number
+
+
+@pytest.mark.parametrize(
+    ("words", "common", "others"),
+    [
+        ("entropy -q x.h5", "-q", "entropy x.h5"),
+        ("plot confusion x.h5 --title -q", "", "plot confusion x.h5 --title -q"),
+        ("plot --title confusion -v grid x.h5", "-v", "plot --title confusion grid x.h5"),
+        ("entropy -t -q", "", "entropy -t -q"),
+        ("entropy --temperature=1 -q", "-q", "entropy --temperature=1"),
+        ("entropy -tq x.h5", "", "entropy -tq x.h5"),
+        ("entropy -ftv x.h5", "", "entropy -ftv x.h5"),
+        ("entropy -fvt 1 --debug", "-v --debug", "entropy -ft 1"),
+        ("textembed -- -q", "", "textembed -- -q"),
+        ("textembed -o -- -q", "-q", "textembed -o --"),
+        ("logits - - -q", "-q", "logits - -"),
+    ],
+)
+def test_a_common_option_is_taken_where_it_is_no_value(
+    words: str, common: str, others: str
+) -> None:
+    taken = cli._take_common_options(get_command(cli.app), words.split())
+    assert taken == (common.split(), others.split())
+
+
+def test_no_command_has_a_common_option_of_its_own() -> None:
+    for name, command in commands():
+        for parameter in command.params:
+            assert not cli.EVERYWHERE.intersection(parameter.opts), name
+
+
+def test_quiet_and_verbose_exclude_each_other(logits_h5: Path) -> None:
+    assert "expected -q or -v, got both" in fails("entropy", logits_h5, "-qv", exit_code=2)
+
+
+def test_debug_after_the_command_shows_the_traceback() -> None:
+    assert "Traceback" in clipkit("entropy", "no.h5", "--debug").stderr
+
+
+# -- a batch job's log and details -----------------------------------------------------------------
+
+
+def test_embed_logs_what_it_will_do_and_its_end(
+    embed_words: list[object], tiny_clip_dir: Path, tmp_path: Path
+) -> None:
+    first, last = ok(*embed_words).stderr.splitlines()
+    model = f"{tiny_clip_dir} on cpu in fp32"
+    assert first == f"clipkit: embedding digits: 10 images with {model} to {tmp_path / 'img.h5'}"
+    assert re.fullmatch(r"clipkit: embedding digits: 10 images in \d s", last)
+
+
+def test_an_announced_log_has_its_next_line_only_when_it_is_due(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def work() -> None:
+        with console.progress("work", "rows", 2, "9 rows") as update:
+            update(5, 11)
+            raise ValueError("stop")
+
+    monkeypatch.setattr(console, "FIRST_LINE_SECONDS", 0.0)
+    with pytest.raises(ValueError, match="stop"):
+        work()
+    first, last = capsys.readouterr().err.splitlines()
+    assert first == "clipkit: work: 9 rows"
+    assert last == "clipkit: work: stopped at 5 of 11 rows after 0 s"
+
+
+def test_verbose_names_the_model_and_times_the_stages(
+    embed_words: list[object], tiny_clip_dir: Path
+) -> None:
+    model, tower, threads, *_, end = ok(*embed_words, "-v").stderr.splitlines()
+    weights = tiny_clip_dir / "model.safetensors"
+    assert re.fullmatch(rf"clipkit: model \S+: {weights}, sha256:[0-9a-f]{{64}}", model)
+    assert re.match(r"clipkit: image tower on cpu in fp32, (\w+, )?\d+ threads", tower)
+    assert re.search(r"\d+ threads decode images, 64 images in a batch", threads)
+    stages = ["reading the data set", "loading the model", "embedding digits", "writing files"]
+    pattern = "".join(rf"{stage} [\d.]+ s, " for stage in stages)
+    assert re.fullmatch(
+        rf"clipkit: took [\d.]+ s: {pattern}all else [\d.]+ s; peak memory [\d,]+ MiB", end
+    )
+
+
+def test_every_command_reports_its_stages_if_asked(logits_h5: Path) -> None:
+    report = ok("entropy", logits_h5, "-v")
+    assert report.stdout == ok("entropy", logits_h5).stdout
+    assert "reading files" in report.stderr.splitlines()[-1]
+
+
+# -- help and completion ---------------------------------------------------------------------------
+
+
+def test_the_help_groups_the_commands() -> None:
+    text = ok("--help").stdout
+    places = [text.index(f"─ {group} ─") for group in cli.GROUPS]
+    assert places == sorted(places)
+    assert list(cli.GROUPS) == ["Encode", "Measure", "Understand", "Files"]
+
+
+def complete(line: str, folder: Path, shell: str = "bash", **variables: str) -> list[str]:
+    """Return what a shell would offer at the end of a line, with nothing on standard error."""
+    env = {
+        **os.environ,
+        "_CLIPKIT_COMPLETE": f"complete_{shell}",
+        "COMP_WORDS": line,
+        "COMP_CWORD": str(len(line.split(" ")) - 1),
+        "_TYPER_COMPLETE_ARGS": line,
+        **variables,
+    }
+    run = [Path(sys.executable).parent / "clipkit"]
+    ended = subprocess.run(run, cwd=folder, env=env, capture_output=True, text=True, timeout=20)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    return ended.stdout.split()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("clipkit plot conf", ["confusion", "confidence"]),
+        ("clipkit probe --classifier ", list(probes.CLASSIFIERS)),
+        ("clipkit entropy --format ", list(tables.FORMATS)),
+        ("clipkit embed -q tiny", ["tiny-imagenet"]),
+        ("clipkit embed digits -v -m tiny", ["tiny"]),
+        ("clipkit embed digits --device c", ["cpu", "cuda"]),
+        ("clipkit embed shapes --split ", ["train", "test"]),
+        ("clipkit embed photos --split ", ["train", "val"]),
+        ("clipkit entropy x.h5 -o img.h5 -t ", []),
+        ("clipkit zeroshot img.h5 --split ", ["test", "train"]),
+        ("clipkit plot confusion --title test result.h5 --split ", ["test"]),
+        ("clipkit probe img.h5 --eval-split te", ["test"]),
+        ("clipkit probe img.h5 --val ", ["test", "train"]),
+        ("clipkit zeroshot bad.h5 --split ", []),
+        ("clipkit zeroshot no.h5 --split ", []),
+        ("clipkit zeroshot fifo --split ", []),
+        ("clipkit zeroshot bad.h5 -o img.h5 --split ", []),
+        ("clipkit no-such-command --split ", list(cli.COMMANDS)),
+        ('clipkit zeroshot "img.h5 --split ', []),
+    ],
+)
+def test_completion_offers_values_and_never_complains(
+    tmp_path: Path, line: str, expected: list[str]
+) -> None:
+    write_feature_file(tmp_path / "img.h5")
+    write_feature_file(tmp_path / "result.h5", "result")
+    (tmp_path / "bad.h5").write_bytes((tmp_path / "img.h5").read_bytes()[:-1])
+    os.mkfifo(tmp_path / "fifo")
+    for name in ("train", "val", "cats"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+    assert complete(line, tmp_path) == expected
+
+
+@pytest.mark.long
+def test_completion_offers_models_that_were_fetched_before(tmp_path: Path) -> None:
+    (tmp_path / "models--org--clip-x").mkdir()
+    line = "clipkit embed digits --model org"
+    assert complete(line, tmp_path, HF_HUB_CACHE=str(tmp_path)) == ["org/clip-x"]
+
+
+@pytest.mark.long
+def test_completion_works_in_zsh(tmp_path: Path) -> None:
+    offered = complete("clipkit probe --classifier k", tmp_path, "zsh")
+    assert '"knn"' in " ".join(offered)
+
+
+def test_completion_knows_the_data_sets_and_imports_nothing_heavy() -> None:
+    assert list(datasets.REGISTRY) == list(completion.DATASETS)
+    assert "tiny" in hub.KNOWN
+    script = (
+        "import sys; from clipkit import cli; from clipkit.commands import _completion as c; "
+        "c.models(None, ''), c.datasets(None, ''); "
+        "print([m for m in ('numpy', 'torch', 'h5py', 'PIL', 'sklearn') if m in sys.modules])"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert run.stdout == "[]\n", run.stderr
+
+
+def test_completion_reads_splits_within_a_time_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_forever(path: Path) -> list[str]:
+        while True:
+            pass
+
+    path = write_feature_file(tmp_path / "img.h5")
+    monkeypatch.setattr("clipkit.features.checked_file.split_names", read_forever)
+    assert completion._splits_of_files([path]) == []
+
+
+def test_every_option_that_names_a_split_completes_it() -> None:
+    names = ("split", "fit_split", "eval_split")
+    for command, entry in commands():
+        for parameter in entry.params:
+            if parameter.name in names:
+                assert parameter._custom_shell_complete is not None, f"{command}: {parameter.name}"
