@@ -20,7 +20,7 @@ import examples  # noqa: E402
 PAGES = [*examples.PAGES, ROOT / "prompts" / "README.md"]
 NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:e-?\d+)?")
 DIGEST = re.compile(r"sha256:[0-9a-f]+|\b[0-9a-f]{64}\b")
-MACHINE = re.compile(r"\b(precision|packed|compile|device) \w+")  # what this processor chose
+MACHINE = re.compile(r"\b(precision|compile|device) \w+|\bpacked yes, ")  # this processor's choice
 TOLERANCE = (
     0.05  # another processor rounds bfloat16 elsewhere, and a row or two of a split falls otherwise
 )
