@@ -211,10 +211,10 @@ class FeatureFiles:
             return _find_bad_csv(path, source)
         if name == "out.h5":
             try:
-                result = read(path)
+                written = read(path)
                 if words[0] == "predict":  # its result is of the other file's rows
                     return ""
-                return find_other_result(words, source, result, self.folder)
+                return find_other_result(words, source, written, self.folder)
             except ClipkitError as error:
                 return f"UNREADABLE {error.message[:100]}"
         if source.is_result or name == "out.npy":
