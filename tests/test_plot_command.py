@@ -36,6 +36,7 @@ PICTURES: dict[str, tuple[str, set[str]]] = {
     "shots": ("shots.h5", {"--zeroshot"}),
     "attributes": ("attributes.h5", set()),
     "variance": ("variance.h5", set()),
+    "importance": ("importance.h5", set()),
     "nearest": ("digits", {"--split", "--root", "--prompt", "--class", "--images", *COLUMNS}),
     "images": ("digits", {"--split", "--root", *COLUMNS}),
 }
@@ -74,6 +75,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ok("compare", *pair, "-o", folder / "compare.h5")
     ok("compare", *pair, "--groups", folder / "groups.tsv", "-o", folder / "groups.h5")
     ok("compare", folder / "zeroshot.h5", "-o", folder / "single.h5")
+    ok("probe", folder / "logits.h5", "--keep", "-o", folder / "kept.h5")
+    costs = ("importance", folder / "kept.h5", folder / "logits.h5")
+    ok(*costs, "-o", folder / "importance.h5")
+    (folder / "prompt-groups.tsv").write_text("a\tfirst\nb\tfirst\n")
+    groups = folder / "prompt-groups.tsv"
+    ok(*costs, "--groups", groups, "-o", folder / "prompt-groups.h5")
     return folder
 
 
@@ -120,6 +127,7 @@ def test_a_picture_of_standard_input_goes_to_standard_output(picture: str, folde
         ["spectrum texts.h5", "spectrum texts.h5 more.h5"],
         ["shots shots.h5", "shots shots.h5 --zeroshot zeroshot.h5"],
         ["variance variance.h5", "variance prompts.h5"],
+        ["importance importance.h5", "importance prompt-groups.h5"],
         ["images digits", "images digits --split train"],
     ],
 )  # fmt: skip

@@ -47,9 +47,9 @@ def option(metavar: str, help: str, *flags: str, **settings: Any) -> Any:
     return typer.Option(*flags, metavar=metavar, help=help, **settings)
 
 
-def split_option(help: str) -> Any:
+def split_option(help: str, *flags: str) -> Any:
     """Return an option that names a split."""
-    return option("NAME", help, autocompletion=completion.splits)
+    return option("NAME", help, *flags, autocompletion=completion.splits)
 
 
 def _check_format(format: str | None) -> str | None:

@@ -15,9 +15,9 @@ from clipkit.commands._options import (
     ResultOutput,
     Temperatures,
     check_result_output,
-    option,
     parse_temperatures,
     report_result,
+    split_option,
     split_words,
 )
 from clipkit.errors import UsageError
@@ -38,9 +38,7 @@ def entropy(
             "prompt (default: softmax; with -t model, the model's own).",
         ),
     ] = None,
-    split: Annotated[
-        list[str] | None, option("NAME", "Report only this split; repeatable.")
-    ] = None,
+    split: Annotated[list[str] | None, split_option("Report only this split; repeatable.")] = None,
     per_image: Annotated[
         bool,
         typer.Option("--per-image", help="Print a row for each image, with its likeliest prompt."),

@@ -19,7 +19,7 @@ def split(
     ] = None,
     source: Annotated[
         str | None,
-        option("NAME", "Split to divide (default: the only one, or else train).", "--from"),
+        split_option("Split to divide (default: the only one, or else train).", "--from"),
     ] = None,
     group_column: Annotated[
         str | None,

@@ -198,7 +198,10 @@ def _describe(encoder: Encoder) -> str:
     name = details["name"]
     if "untrained" in details:
         name += f" (untrained, seed {details['untrained']})"
-    return f"{name} on {details['device']} in {details['precision']}"
+    for key, word in (("device", "on"), ("precision", "in")):
+        if key in details:
+            name += f" {word} {details[key]}"
+    return str(name)
 
 
 def _display_output(output: str) -> str:
