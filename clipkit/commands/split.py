@@ -6,7 +6,15 @@ from typing import Annotated
 
 import typer
 
-from clipkit.commands._options import Attributes, FeatureInput, Force, Output, Seed, option
+from clipkit.commands._options import (
+    Attributes,
+    FeatureInput,
+    Force,
+    Output,
+    Seed,
+    option,
+    split_option,
+)
 
 
 def split(
