@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import importlib.util
 import json
+import string
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -167,6 +168,22 @@ def published_siglip(folder: Path, seed: int = 0) -> Path:
         minloglevel=2,
     )
     SiglipTokenizer(str(folder / "spiece.model")).save_pretrained(folder)
+    return folder
+
+
+def tiny_siglip2(folder: Path, seed: int = 0) -> Path:
+    """Write a small SigLIP 2 of fixed resolution, with a small tokenizer of Gemma's kind."""
+    from transformers import GemmaTokenizer
+
+    tiny_siglip(folder, seed)
+    for name in ("vocab.json", "merges.txt", "tokenizer_config.json"):
+        (folder / name).unlink()
+    pieces = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "\u2581"]
+    pieces += [f"<0x{byte:02X}>" for byte in range(256)]
+    pieces += list(string.ascii_letters + string.digits + string.punctuation)
+    vocabulary = {piece: number for number, piece in enumerate(pieces)}
+    tokenizer = GemmaTokenizer(vocab=vocabulary, add_bos_token=False, add_eos_token=True)
+    tokenizer.save_pretrained(folder)
     return folder
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from clip_factory import edit_tensors, published_siglip, tiny_siglip, write_json
+from clip_factory import edit_tensors, published_siglip, tiny_siglip, tiny_siglip2, write_json
 from factories import refused, write_feature_file
 from shell import clipkit, ok
 from transformers import AutoImageProcessor, AutoTokenizer, SiglipModel
@@ -134,3 +134,52 @@ def test_missing_packages_of_the_tokenizer_are_named(
     with pytest.raises(ClipkitError, match=message) as error:
         models.load(str(folder), tower="text")
     assert error.value.hint == "install them: pip install 'clipkit-vl[siglip]'"
+
+
+# SigLIP 2, which was trained on lower-cased texts without punctuation
+
+
+@pytest.fixture(scope="module")
+def siglip2_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small SigLIP 2 of fixed resolution."""
+    return tiny_siglip2(tmp_path_factory.mktemp("models") / "siglip2")
+
+
+def transformers_embeddings(folder: Path, texts: list[str]) -> np.ndarray:
+    """Return the embeddings of texts by plain transformers, which keeps case and punctuation."""
+    tokenize = AutoTokenizer.from_pretrained(folder)
+    tokens = tokenize(
+        texts, padding="max_length", padding_side="right", max_length=64, return_tensors="pt"
+    )["input_ids"]
+    with torch.no_grad():
+        model = SiglipModel.from_pretrained(folder).eval()
+        return model.get_text_features(input_ids=tokens).pooler_output.numpy()
+
+
+def test_texts_for_siglip_2_are_cleaned_as_open_clip_cleans_them(siglip2_dir: Path) -> None:
+    open_clip = pytest.importorskip("open_clip")
+    cleaned = [open_clip.tokenizer.canonicalize_text(text) for text in PROMPTS]
+    assert cleaned != PROMPTS
+    encoder = models.load(str(siglip2_dir), tower="text")
+    assert encoder.details["cleaning"] == "canonicalize"
+    expected = transformers_embeddings(siglip2_dir, cleaned)
+    np.testing.assert_allclose(encoder.encode_texts(PROMPTS), expected, atol=1e-6)
+
+
+def test_texts_for_siglip_2_are_kept_as_they_are_if_asked(siglip2_dir: Path) -> None:
+    encoder = models.load(str(siglip2_dir), tower="text", clean=False)
+    assert "cleaning" not in encoder.details
+    expected = transformers_embeddings(siglip2_dir, PROMPTS)
+    np.testing.assert_allclose(encoder.encode_texts(PROMPTS), expected, atol=1e-6)
+
+
+def test_a_prompt_of_punctuation_alone_is_refused_by_siglip_2(siglip2_dir: Path) -> None:
+    command = ("textembed", "-m", siglip2_dir, "-o", siglip2_dir / "none.h5")
+    done = clipkit(*command, stdin=b"a dot\n?!\n")
+    refused(done, 1, "line 2: expected letters or digits", "--no-clean")
+    ok(*command, "--no-clean", stdin=b"a dot\n?!\n")
+
+
+def test_siglip_1_and_clip_take_texts_as_they_are(tmp_path: Path) -> None:
+    for name in ("tiny", str(published_siglip(tmp_path / "siglip"))):
+        assert "cleaning" not in models.load(name, tower="text").details

@@ -80,6 +80,13 @@ def textembed(
     truncate: Annotated[
         bool, typer.Option("--truncate", help="Truncate prompts that are too long for the model.")
     ] = False,
+    clean: Annotated[
+        bool,
+        typer.Option(
+            "--clean/--no-clean",
+            help="For SigLIP 2: put prompts in lower case and drop punctuation, as in training.",
+        ),
+    ] = True,
     normalize: Annotated[
         bool, typer.Option("--normalize/--no-normalize", help="Scale each embedding to length 1.")
     ] = False,
@@ -108,7 +115,7 @@ def textembed(
     results: list[FeatureFile]
     if classes is None:
         texts = [embedding.read_prompts(source, column) for source in sources]
-        encoder = _load(model, untrained, device, precision)
+        encoder = _load(model, untrained, device, precision, clean)
         results = [
             embedding.embed_texts(file, encoder, normalize=normalize, truncate=truncate)
             for file in texts
@@ -118,7 +125,7 @@ def textembed(
         templates = embedding.read_templates(template) if template else None
         if _is_default(ctx, "model"):
             model, untrained = embedding.choose_model(class_names, classes, model, untrained)
-        encoder = _load(model, untrained, device, precision)
+        encoder = _load(model, untrained, device, precision, clean)
         result = embedding.embed_classes(
             class_names,
             encoder,
@@ -138,8 +145,15 @@ def _is_default(ctx: typer.Context, name: str) -> bool:
     return source is not None and source.name == "DEFAULT"
 
 
-def _load(model: str, untrained: int | None, device: str, precision: str) -> Encoder:
+def _load(model: str, untrained: int | None, device: str, precision: str, clean: bool) -> Encoder:
     """Load the text tower after the prompts, so that errors in prompts appear at once."""
     from clipkit import models
 
-    return models.load(model, tower="text", device=device, precision=precision, untrained=untrained)
+    return models.load(
+        model,
+        tower="text",
+        device=device,
+        precision=precision,
+        untrained=untrained,
+        clean=clean,
+    )

@@ -48,8 +48,9 @@ class Encoder:
         alias), ``digest`` (``sha256:<hex>`` of the weights, the configuration and the files of the
         tokenizer and the image processor), ``weights`` (the digest of the weights alone),
         ``untrained`` (the seed, if there is one), ``tower``, ``dim``, ``precision``, ``device``,
-        ``logit_scale`` and any ``logit_bias``. Of images also ``preprocessing``, ``compile`` and
-        ``packed`` (if the layers were packed), since these change the last bits.
+        ``logit_scale`` and any ``logit_bias``. Of texts also ``cleaning``, if they are cleaned. Of
+        images also ``preprocessing``, ``compile`` and ``packed`` (if the layers were packed), since
+        these change the last bits.
     parts : dict of str to str
         The digest of each file that ``digest`` covers, and of the ``weights``.
     """
@@ -153,7 +154,7 @@ class Encoder:
         ------
         ClipkitError
             If a text has more than 10,000 characters, or more tokens than the model takes and
-            `truncate` is false.
+            `truncate` is false, or if nothing is left of it after cleaning.
         """
         tokenizer = self._require("text", self._tokenizer)
         texts = [texts] if isinstance(texts, str) else list(texts)
@@ -161,6 +162,7 @@ class Encoder:
             places = [f"text {i} (counted from 0)" for i in range(len(texts))]
         for text, place in zip(texts, places, strict=True):
             check_length(len(text), place)
+        texts = tokenizer.clean(texts, places)
         if not truncate:
             tokenizer.check_lengths(texts, places)
         tokenizer.warn_of_other_tokens(texts)
@@ -194,13 +196,14 @@ class Encoder:
         return part
 
 
-def load(
+def load(  # noqa: PLR0913
     name: str,
     *,
     tower: TowerName,
     device: str = "auto",
     precision: str = "auto",
     untrained: int | None = None,
+    clean: bool = True,
     compile_for: int = 0,
     non_blocking: bool = False,
 ) -> Encoder:
@@ -221,6 +224,9 @@ def load(
     untrained : int, optional
         Seed of the untrained control: the same architecture at random initialisation. Both towers
         of a seed come from one model.
+    clean : bool
+        Clean texts as SigLIP 2's training data were cleaned, if the tokenizer is that of SigLIP 2:
+        in lower case, without punctuation. Other models take texts as they are.
     compile_for : int
         Compile an image tower for batches of this many images; 0 does not compile. If compiling
         fails, a note says so and the tower runs without.
@@ -271,7 +277,9 @@ def _load(
     preprocessor: ImagePreprocessor | None = None
     compiled_batch = 0
     if tower == "text":
-        tokenizer = Tokenizer(architecture)
+        tokenizer = Tokenizer(architecture, clean=clean)
+        if tokenizer.cleaning:
+            details["cleaning"] = tokenizer.cleaning
         model = loaded.model.to(run_on, dtype)
     else:
         processor = load_image_processor(architecture.files)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import importlib.metadata
 import re
+import string
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,6 +30,10 @@ REPLACED_BY_FTFY = re.compile(
 # With this eos_token_id, which the first published configurations hold, transformers takes the
 # largest token for the end.
 LEGACY_END = 2
+# SigLIP 2 was trained on texts that big_vision had cleaned: in lower case, without punctuation.
+# transformers' tokenizer of its models with a fixed resolution, Gemma's, keeps both.
+CANONICALIZING_TOKENIZERS = ("Gemma", "Siglip2")
+NO_PUNCTUATION = str.maketrans("_", " ", string.punctuation.replace("_", ""))
 TOKENIZED_AT_ONCE = 256  # texts: tokens with their places take far more memory than the texts
 SENTENCEPIECE_PACKAGES = ("sentencepiece", "protobuf")
 SENTENCEPIECE_FILES = {"spiece.model", "tokenizer.model"}
@@ -41,9 +46,12 @@ VOCABULARIES = (
 
 
 class Tokenizer:
-    """A model's tokenizer with the limits of its text tower."""
+    """A model's tokenizer with the limits of its text tower.
 
-    def __init__(self, architecture: Architecture) -> None:
+    `cleaning` names what `clean` does to texts; it is None if it does nothing.
+    """
+
+    def __init__(self, architecture: Architecture, *, clean: bool = True) -> None:
         config = architecture.config.text_config
         self.name = architecture.files.name
         self.context_length: int = config.max_position_embeddings
@@ -56,6 +64,30 @@ class Tokenizer:
                 f"{self.name}: expected a number as eos_token_id in config.json, got {self.end!r}"
             )
         self.tokenizer = _load_tokenizer(architecture.files)
+        is_trained_on_clean_texts = type(self.tokenizer).__name__.startswith(
+            CANONICALIZING_TOKENIZERS
+        )
+        self.cleaning = "canonicalize" if clean and is_trained_on_clean_texts else None
+
+    def clean(self, texts: Sequence[str], places: Sequence[str]) -> list[str]:
+        """Clean texts as the model's training data were cleaned; see `canonicalize`.
+
+        Raises
+        ------
+        ClipkitError
+            If nothing is left of a text. The message names its place.
+        """
+        if self.cleaning is None:
+            return list(texts)
+        cleaned = [canonicalize(text) for text in texts]
+        for text, before, place in zip(cleaned, texts, places, strict=True):
+            if not text:
+                raise ClipkitError(
+                    f"{place}: expected letters or digits, since {self.name} reads no "
+                    f"punctuation, got {before[:40]!r}",
+                    "keep the punctuation with --no-clean",
+                )
+        return cleaned
 
     def lengths(self, texts: Sequence[str]) -> NDArray[np.int64]:
         """Count the tokens of each text, special ones included: K texts -> (K,)."""
@@ -137,6 +169,17 @@ class Tokenizer:
                 f"got tokens that end in {last} for {texts[row][:60]!r}",
                 "take <|endoftext|> out of the prompt, or correct eos_token_id in config.json",
             )
+
+
+def canonicalize(text: str) -> str:
+    """Return a text in lower case without ASCII punctuation, as big_vision cleans SigLIP 2's.
+
+    Underscores become spaces, and each run of spaces becomes one.
+
+    >>> canonicalize("A photo of  a T-shirt, in the lawn_mower's style.")
+    'a photo of a tshirt in the lawn mowers style'
+    """
+    return " ".join(text.translate(NO_PUNCTUATION).lower().split())
 
 
 def is_installed(package: str) -> bool:
