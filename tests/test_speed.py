@@ -89,6 +89,57 @@ def test_an_activation_that_cannot_be_packed_is_left_to_pytorch(tmp_path, images
     assert_bfloat16_is_close(folder, images, packed=False)
 
 
+class PlainLinear:
+    """What a packed linear layer computes, by PyTorch's plain operations, on any processor."""
+
+    def __init__(self, weight, bias, activation="none", algorithm=""):
+        self.weight, self.bias = weight.to(torch.bfloat16), bias.to(torch.bfloat16)
+        self.activation, self.algorithm = activation, algorithm
+
+    def __call__(self, x):
+        product = torch.nn.functional.linear(x, self.weight, self.bias)
+        if self.activation == "swish":
+            return torch.nn.functional.silu(product)
+        if self.activation == "gelu":
+            return torch.nn.functional.gelu(product, approximate=self.algorithm)
+        return torch.relu(product) if self.activation == "relu" else product
+
+    def add_to(self, residual, x):
+        return residual + self(x)
+
+
+@pytest.mark.parametrize("write_model", [tiny_clip, tiny_siglip])
+def test_packed_layers_are_used_where_they_keep_the_embeddings(
+    write_model, tmp_path, images, monkeypatch, capsys
+):
+    monkeypatch.setattr(acceleration, "PackedLinear", PlainLinear)
+    assert_bfloat16_is_close(write_model(tmp_path / "model"), images, packed=True)
+    assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize("write_model", [tiny_clip, tiny_siglip])
+def test_packed_layers_that_would_change_the_embeddings_are_not_used(
+    write_model, tmp_path, images, monkeypatch, capsys
+):
+    class WithoutAttention(acceleration.PackedLayer):
+        """As a layer that does not know of an argument that the tower passes."""
+
+        def __call__(self, x):
+            return self.mlp_out.add_to(x, self.mlp_in(self.mlp_norm(x)))
+
+    monkeypatch.setattr(acceleration, "PackedLinear", PlainLinear)
+    monkeypatch.setattr(acceleration, "PackedLayer", WithoutAttention)
+    assert_bfloat16_is_close(write_model(tmp_path / "model"), images, packed=False)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("clipkit: the layers are not packed")
+
+
+def test_the_layers_of_an_unknown_tower_are_not_packed(tmp_path, images, monkeypatch):
+    monkeypatch.setattr(acceleration, "PackedLinear", PlainLinear)
+    monkeypatch.setattr(acceleration, "PACKABLE", ())
+    assert_bfloat16_is_close(tiny_clip(tmp_path / "model"), images, packed=False)
+
+
 @onednn
 def test_a_row_does_not_depend_on_its_batch(tiny_clip_dir, images):
     encoder = load(tiny_clip_dir, "bf16")

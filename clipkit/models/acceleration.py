@@ -30,6 +30,10 @@ ACTIVATIONS = {
     "gelu_pytorch_tanh": ("gelu", "tanh", 1.0),
     "relu": ("relu", "", 1.0),
 }
+# The towers whose layers `PackedLayer` repeats. Others name their layers alike, but pass them more.
+PACKABLE = ("clip_vision_model", "siglip_vision_model")
+MIN_COSINE = 0.999  # of an embedding by packed layers with that in float32
+CHECKED_IMAGES = 2
 CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 # Number of images from which compiling on a GPU pays: a guess, since no GPU was there to measure.
 COMPILE_FROM = 100_000
@@ -42,20 +46,51 @@ def accelerate(
     device: torch.device,
     dtype: torch.dtype,
     compile_for: int,
+    output: str,
 ) -> tuple[Any, dict[str, bool]]:
     """Move an image tower (float32, on the CPU) to its device and type, compiled or packed.
 
-    It is compiled for batches of exactly `compile_for` images unless that is 0 or fails. Return the
-    tower, and for the history ``compile``, and ``packed`` if layers were packed.
+    It is compiled for batches of exactly `compile_for` images unless that is 0 or fails. `output`
+    is the name under which it returns embeddings. Return the tower, and for the history
+    ``compile``, and ``packed`` if layers were packed.
     """
     if compile_for:
         compiled = compile_tower(model.to(device, dtype), config, compile_for)
         if compiled is not None:
             return compiled, {"compile": True}
     details = {"compile": False}
-    if device.type == "cpu" and dtype == torch.bfloat16 and pack_layers(model, config):
-        details["packed"] = True
+    if device.type == "cpu" and dtype == torch.bfloat16:
+        details |= pack_if_equal(model, config, output)
     return model.to(device, dtype), details
+
+
+@torch.inference_mode()
+def pack_if_equal(model: torch.nn.Module, config: Any, output: str) -> dict[str, bool]:
+    """Pack an image tower's layers in place if that keeps its embeddings.
+
+    Images of noise are embedded by the tower (float32) and by its packed layers. If a cosine is
+    below MIN_COSINE, the tower is left as it was, with a note. Return what a history records.
+    """
+    size = (CHECKED_IMAGES, config.num_channels, config.image_size, config.image_size)
+    pixels = torch.randn(size, generator=torch.Generator().manual_seed(0))
+    vision: Any = getattr(model, "vision_model", model)
+    layers = vision.encoder
+    if config.model_type not in PACKABLE:
+        return {}
+    expected = model(pixel_values=pixels)[output]
+    if not pack_layers(model, config):
+        return {}
+    model.to(torch.bfloat16)
+    embeddings = model(pixel_values=pixels.to(torch.bfloat16))[output].float()
+    cosine = functional.cosine_similarity(embeddings, expected).min().item()
+    if cosine >= MIN_COSINE:
+        return {"packed": True}
+    vision.encoder = layers
+    console.note(
+        f"the layers are not packed, since their embeddings would have a cosine of {cosine:.4f} "
+        "with those in float32"
+    )
+    return {}
 
 
 class PackedLinear:

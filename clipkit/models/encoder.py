@@ -289,7 +289,12 @@ def _load(
             details["preprocessing"] = preprocessing_details(preprocessor)
             json.dumps(details, allow_nan=False)  # as the history must be
         model, acceleration = accelerate(
-            loaded.model, architecture.config.vision_config, run_on, dtype, compile_for
+            loaded.model,
+            architecture.config.vision_config,
+            run_on,
+            dtype,
+            compile_for,
+            architecture.family.outputs[tower],
         )
         details |= acceleration
         compiled_batch = compile_for if acceleration["compile"] else 0
