@@ -196,6 +196,7 @@ class Encoder:
         return part
 
 
+@console.stage("loading the model")
 def load(  # noqa: PLR0913
     name: str,
     *,
@@ -241,21 +242,6 @@ def load(  # noqa: PLR0913
         If the model cannot be found or is damaged, its files do not fit each other, or the device
         is absent. One image or prompt is encoded, so that this shows before the work.
     """
-    with console.stage("loading the model"):
-        encoder = _load(name, tower, device, precision, untrained, compile_for, non_blocking)
-        _try(encoder)
-    return encoder
-
-
-def _load(
-    name: str,
-    tower: TowerName,
-    device: str,
-    precision: str,
-    untrained: int | None,
-    compile_for: int,
-    non_blocking: bool,
-) -> Encoder:
     run_on = find_device(device)
     precision = choose_precision(precision, run_on, tower)
     dtype = DTYPES[precision]
@@ -300,7 +286,7 @@ def _load(
         compiled_batch = compile_for if acceleration["compile"] else 0
 
     _note_details(architecture.files, details)
-    return Encoder(
+    encoder = Encoder(
         details=details,
         parts=loaded.parts,
         _model=model,
@@ -311,6 +297,8 @@ def _load(
         _compiled_batch=compiled_batch,
         _non_blocking=non_blocking,
     )
+    _try(encoder)
+    return encoder
 
 
 def _note_details(files: ModelFiles, details: dict[str, Any]) -> None:
