@@ -143,7 +143,7 @@ def _add(split: _Split, row: Row, where: str, unit: str) -> None:
     if row_id in split.known:
         first = split.places[split.ids.index(row_id)]
         what = "id" if row.id else "path"
-        raise ClipkitError(f"{where}: expected a new {what}, got {row_id} as in {unit} {first}")
+        raise ClipkitError(f"{where}: expected each {what} once, got {row_id} as in {unit} {first}")
     split.known.add(row_id)
     split.ids.append(row_id)
     split.paths.append(row.path)
