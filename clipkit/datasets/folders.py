@@ -87,7 +87,7 @@ def read_images(names: Sequence[str]) -> Dataset:
     Raises
     ------
     UsageError
-        If an image is there twice.
+        If an image occurs twice.
     ClipkitError
         If a file is no image by its suffix and there is no other image, or as in `read_folder`.
 

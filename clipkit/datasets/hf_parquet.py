@@ -219,7 +219,7 @@ def read_parquet(patterns: Sequence[str]) -> Dataset:
     the only `ClassLabel`: integers, or names. The class names are those that `datasets` has written
     into the file, or those of ``classnames.txt`` or ``class_index.json`` beside it, or the
     integers; names are sorted. A null or negative label is none. The ids are the paths, or the name
-    of the file and the number of the row if a path is missing or there twice. Splits are named as
+    of the file and the number of the row if a path is missing or occurs twice. Splits are named as
     `shards.split_names` says.
 
     Parameters

@@ -81,8 +81,8 @@ def collect(
     Raises
     ------
     ClipkitError
-        If there is no row, a path is missing or is a URL of another protocol than http(s), an id is
-        there twice in a split, or a label or the name of a split is not valid. The message names
+        If there is no row, a path is missing or is a URL of another protocol than http(s), an id
+        occurs twice in a split, or a label or the name of a split is not valid. The message names
         the line.
     """
     splits: dict[str, _Split] = {}
