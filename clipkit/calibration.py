@@ -169,8 +169,8 @@ def fitted_on_train(logits: FeatureFile, eval_split: str) -> float:
     fit_split = evaluation.FIT_SPLIT
     if fit_split not in logits.splits or fit_split == eval_split:
         raise UsageError(
-            f"temperature 'fitted': expected a split {fit_split} to fit on besides the drawn one, "
-            f"got {', '.join(logits.splits)} and drew {eval_split}",
+            f"temperature 'fitted': expected a split {fit_split} to fit on, apart from the drawn "
+            f"split {eval_split}, got {', '.join(logits.splits)}",
             "give a number, as clipkit calibrate reports it",
         )
     return fit_temperature(read_scores(logits, fit_split))[0]

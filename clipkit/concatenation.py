@@ -88,7 +88,7 @@ def _check_alike(files: Sequence[FeatureFile]) -> None:
             raise ClipkitError(f"{both}: expected one dimension, got {widths[0]} and {widths[1]}")
         if first.kind == "images" and _is_normalized(first) != _is_normalized(file):
             raise ClipkitError(
-                f"{both}: expected embeddings that are all normalised or all not",
+                f"{both}: expected normalised embeddings in all files or in none",
                 "embed one of them again",
             )
         if first.kind == "logits":
@@ -155,14 +155,14 @@ def _unite_classes(files: Sequence[FeatureFile]) -> tuple[list[str] | None, list
         names = file.class_names or []
         if not names and _has_labels(file):
             raise ClipkitError(
-                f"{file.display_name}: expected names of the classes, as {named[0].display_name} "
-                "has them, got none"
+                f"{file.display_name}: expected class names, as in {named[0].display_name}, "
+                "got none"
             )
         repeated, count = Counter(names).most_common(1)[0] if names else ("", 0)
         if count > 1:
             raise ClipkitError(
-                f"{file.display_name}: expected different names to unite the classes, got "
-                f"{repeated!r} {count} times"
+                f"{file.display_name}: expected each class name once, got {repeated!r} "
+                f"{count} times"
             )
         numbers.append(np.array([united.setdefault(name, len(united)) for name in names], np.int64))
     return list(united), numbers
@@ -246,7 +246,7 @@ def _join_rows(name: str, parts: Sequence[tuple[str, Split]]) -> Split:
     if len(set(labelled)) > 1:
         with_labels, without = parts[labelled.index(True)][0], parts[labelled.index(False)][0]
         raise ClipkitError(
-            f"{with_labels} and {without}: {name}: expected labels in both or in none",
+            f"{with_labels} and {without}: {name}: expected labels in both or in neither",
             "keep their splits apart with --keep-apart",
         )
     file_of: dict[str, str] = {}

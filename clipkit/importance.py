@@ -1,9 +1,9 @@
-"""Which prompts a kept probe relies on: what permuting a prompt's cosines costs, and its weights.
+"""Measure which prompts a kept probe relies on: the cost of permuting a prompt, and its weights.
 
 Permutation importance (Breiman 2001) gives each image another image's cosine with one prompt, and
 measures the accuracy that is lost. It says what this probe uses, not what a prompt could do: two
 prompts of equal cosines replace each other, so permuting one of them may cost nothing. Groups of
-prompts, which are permuted together, show what they bring together.
+prompts are permuted together, which shows what they contribute together.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def _warn_of_fitted_rows(probe: FeatureFile, logits: FeatureFile, split: str) ->
     inputs = entry.get("inputs")
     is_same = isinstance(inputs, dict) and logits.digest in inputs.values()
     if is_same and entry.get("fit_split") == split:
-        console.warn(f"{split} was fitted, so the costs are those of images that the probe knows")
+        console.warn(f"the probe was fitted on {split}: its costs on other images may differ")
 
 
 def _permute(

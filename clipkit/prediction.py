@@ -199,15 +199,14 @@ def match_classes(
     if not ours or not theirs:
         without = file if ours else probe
         raise ClipkitError(
-            f"{both}: expected class names to match the labels by, got none in "
-            f"{without.display_name}",
+            f"{both}: expected class names in both, got none in {without.display_name}",
         )
     used = [ours[number] for number in classes.tolist()]
     for names in (used, theirs):
         repeated, count = Counter(names).most_common(1)[0]
         if count > 1:
             raise ClipkitError(
-                f"{both}: expected different class names to match, got {count} called {repeated!r}"
+                f"{both}: expected each class name once, got {repeated!r} {count} times"
             )
     numbers = {name: number for number, name in enumerate(theirs)}
     for name in used:

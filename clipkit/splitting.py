@@ -294,7 +294,8 @@ def _number_groups(groups: Int64, parts: int, where: str) -> Int64:
     """Assign new numbers to the groups, from 0; a row without a group gets one of its own."""
     alone = np.flatnonzero(groups < 0)
     if len(alone):
-        console.warn(f"{where}: {len(alone):,} rows have no group: each is a group of its own")
+        number = f"{len(alone):,} of {len(groups):,}"
+        console.warn(f"{where}: {number} rows have no group: each is a group of its own")
     groups = groups.copy()
     groups[alone] = groups.max() + 1 + np.arange(len(alone))
     numbers = np.asarray(np.unique(groups, return_inverse=True)[1], np.int64)

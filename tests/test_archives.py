@@ -290,7 +290,7 @@ def test_of_several_images_of_a_key_the_first_is_read(tmp_path, capsys):
     split = datasets.load(tmp_path / "a.tar").splits["all"]
     assert split.ids == ["0", "1"]
     assert reds(split) == [1, 3]
-    assert "left out 2 images whose key has another image before" in capsys.readouterr().err
+    assert "left out 2 images: their keys have an image already" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("form", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT, tarfile.USTAR_FORMAT])
@@ -547,10 +547,10 @@ def test_files_with_other_class_names_or_labels_are_refused(tmp_path):
     write_parquet(tmp_path / "a.parquet", [png(1)], label=[0], described={"label": class_label()})
     others = {"label": class_label(["x", "y"])}
     write_parquet(tmp_path / "b.parquet", [png(1)], label=[0], described=others)
-    with pytest.raises(ClipkitError, match="expected the same class names, got two"):
+    with pytest.raises(ClipkitError, match="expected the same class names, got different"):
         datasets.load(tmp_path)
     write_parquet(tmp_path / "b.parquet", [png(1)])
-    with pytest.raises(ClipkitError, match="expected the labels in one column, got two"):
+    with pytest.raises(ClipkitError, match="expected the same column of labels, got different"):
         datasets.load(tmp_path)
     with pytest.raises(ClipkitError, match=r"expected labels below 3, .* got 3"):
         datasets.load(

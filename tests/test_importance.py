@@ -249,7 +249,7 @@ def test_the_command_reports_saves_and_draws(folder: Path) -> None:
     weights = rows(ok("importance", folder / "p.h5", "--weights", 1).stdout)
     assert [row["prompt"] for row in weights] == ["prompt 2", "prompt 2"]
     warning = ok(*words, "--split", "train").stderr
-    assert "train was fitted, so the costs are those of images that the probe knows" in warning
+    assert "the probe was fitted on train: its costs on other images may differ" in warning
 
 
 def test_bad_inputs_are_refused_in_one_line(folder: Path, img_h5: Path, logits_h5: Path) -> None:
@@ -263,7 +263,7 @@ def test_bad_inputs_are_refused_in_one_line(folder: Path, img_h5: Path, logits_h
     refuse("come from different models", p, logits_h5)
     refuse("unknown split", p, logits, "--split", "tset", exit_code=2)
     refuse("expected only one file on standard input", "-", "-", exit_code=2)
-    refuse("expected no LOGITS and no --groups", p, logits, "--weights", 3, exit_code=2)
+    refuse("expected --weights without LOGITS and --groups", p, logits, "--weights", 3, exit_code=2)
     refuse("Invalid value for", p, logits, "--repeat", 0, exit_code=2)
     ok("probe", img_h5, "--keep", "-o", folder / "i.h5")
     refuse("expected a probe of logits, got one of image embeddings", folder / "i.h5", logits)

@@ -276,8 +276,8 @@ REFUSED = [
     ("p.h5", logits(), "expected images, as the probe was fitted on, got logits"),
     ("pl.h5", images(), "expected logits, as the probe was fitted on, got images"),
     ("pl.h5", logits(texts=PROMPTS[::-1]), "prompt 1: expected 'prompt 0', got 'prompt 11'"),
-    ("p.h5", images(class_names=None), "expected class names to match the labels by, got none in"),
-    ("p.h5", images(class_names=["x", "x", "y", "z"]), "different class names to match, got 2 cal"),
+    ("p.h5", images(class_names=None), "expected class names in both, got none in"),
+    ("p.h5", images(class_names=["x", "x", "y", "z"]), "expected each class name once, got 'x' 2"),
     ("img.h5", images(), "img.h5: expected probe, got images; hint: make one with: clipkit probe"),
 ]
 

@@ -87,7 +87,7 @@ def test_labels_are_dropped_with_a_warning_if_an_image_has_none(photos, capsys):
     data = datasets.load(["photos", "photos/../photos/cat/1.png"])
     assert data.splits["all"].labels is None
     assert data.class_names == []
-    warning = "all: the labels of class folders are dropped, since photos/../photos/cat/1.png has"
+    warning = "all: labels are dropped, because photos/../photos/cat/1.png has"
     assert warning in capsys.readouterr().err
 
 
@@ -282,8 +282,8 @@ def test_names_in_a_list_that_are_not_utf8_are_files_too(photos, monkeypatch):
     [
         (b"", "standard input: expected a list of paths, got an empty input"),
         (b"\n\n", "standard input: expected paths of images, got none"),
-        (b"a.png\n\n./a.png\n", "line 3: expected a new path, got a.png as in line 1"),
-        (b"a.png\0b\0a.png", "entry 3: expected a new path, got a.png as in entry 1"),
+        (b"a.png\n\n./a.png\n", "line 3: expected each path once, got a.png as in line 1"),
+        (b"a.png\0b\0a.png", "entry 3: expected each path once, got a.png as in entry 1"),
         (
             b"a.png\nfile:///etc/passwd",
             "line 2: expected a local path or an http(s) URL, got file:///etc",
@@ -436,9 +436,9 @@ def test_spreadsheets_write_csv_in_many_ways(photos):
             "line 3: expected a label from 0 to 1,048,575, got -1",
         ),
         ("m.csv", "path,label\na,0\nb,1048576\n", "line 3: expected a label from 0 to 1,048,575"),
-        ("m.csv", "path,id\na,1\nb,2\nc,1\n", "line 4: expected a new id, got 1 as in line 2"),
+        ("m.csv", "path,id\na,1\nb,2\nc,1\n", "line 4: expected each id once, got 1 as in line 2"),
         ("m.csv", "path,id\na,1\nb,\n", "line 3: expected an id, got none"),
-        ("m.csv", "path\na\nb\na\n", "line 4: expected a new path, got a as in line 2"),
+        ("m.csv", "path\na\nb\na\n", "line 4: expected each path once, got a as in line 2"),
         ("m.csv", "path,split\na,train\nb,\n", "line 3: expected a split, named by letters"),
         ("m.csv", "path,split\na,../x\n", "line 2: expected a split, named by letters"),
         ("m.csv", "path,split\na,runs\n", "line 2: expected a split, named by letters"),
@@ -492,7 +492,7 @@ def test_other_manifests_are_refused_with_the_line(tmp_path, monkeypatch, name, 
         ({"path": ["a"], "label": [True]}, "label: expected texts or whole numbers, got bool"),
         ({"path": ["a"], "id": [None]}, "row 0: expected an id, got none"),
         ({"path": ["x" * 20_000] * 9}, "path: expected at most 16,384 bytes, got 20,000"),
-        ({"path": ["a", "a"]}, "row 1: expected a new path, got a as in row 0"),
+        ({"path": ["a", "a"]}, "row 1: expected each path once, got a as in row 0"),
         ({"file": ["a"]}, "m.parquet: expected a column 'path', got 'file'"),
     ],
 )

@@ -229,7 +229,7 @@ def test_the_column_of_a_table_names_the_groups(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("\n".join(["id,patient,site", *lines]))
     options = ("--group-column", "patient", "--attributes", tmp_path / "t.csv")
     done = ok("split", tmp_path / "all.h5", "--test", 0.3, *options, "-o", tmp_path / "img.h5")
-    assert "all: 1 rows have no group: each is a group of its own" in done.stderr
+    assert "rows have no group: each is a group of its own" in done.stderr
     assert "all: 40 rows in 11 groups -> train " in done.stderr
     after = read(tmp_path / "img.h5")
     in_train, in_test = (
@@ -410,7 +410,7 @@ OTHER = [{"command": "embed", "model": {**MODEL, "name": "other", "digest": "sha
         ({"history": []}, "x/b.h5: expected the name of its model in the history, got none"),
         (
             {"history": [{**HISTORY[0], "normalize": True}]},
-            "expected embeddings that are all normalised or all not",
+            "expected normalised embeddings in all files or in none",
         ),
         (
             {"splits": {"all": Split(random_features(3, 5), np.arange(3), list("456"))}},
@@ -418,10 +418,10 @@ OTHER = [{"command": "embed", "model": {**MODEL, "name": "other", "digest": "sha
         ),
         (
             {"splits": {"all": Split(random_features(3, 8), None, list("456"))}},
-            "a.h5 and x/b.h5: all: expected labels in both or in none",
+            "a.h5 and x/b.h5: all: expected labels in both or in neither",
         ),
-        ({"class_names": None}, "x/b.h5: expected names of the classes, as a.h5 has them"),
-        ({"class_names": ["b", "b", "a"]}, "to unite the classes, got 'b' 2 times"),
+        ({"class_names": None}, "x/b.h5: expected class names, as in a.h5, got none"),
+        ({"class_names": ["b", "b", "a"]}, "expected each class name once, got 'b' 2 times"),
     ],
 )
 def test_files_that_do_not_belong_together_are_refused(change, message):

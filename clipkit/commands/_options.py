@@ -93,16 +93,16 @@ ReportColumns = Annotated[
     str | None,
     option(
         "NAME[,NAME...]",
-        "Columns to print, in this order; also model, dataset, prompts and shots.",
+        "Columns to print, in this order; also model, dataset, prompts, shots.",
         "--columns",
     ),
 ]
 NoHeader = Annotated[
-    bool, typer.Option("--no-header", help="Print no names of columns, as for cut or sort.")
+    bool, typer.Option("--no-header", help="Leave out the line with the names of the columns.")
 ]
 PerClass = Annotated[
     bool,
-    typer.Option("--per-class", help="Print precision, recall and F1 of each class of each run."),
+    typer.Option("--per-class", help="Print precision, recall and F1 per class of each run."),
 ]
 Temperatures = Annotated[
     list[str],
@@ -161,9 +161,9 @@ Controls = Annotated[
 PerImage = Annotated[
     bool, typer.Option("--per-image", help="Print a row per image: prediction, score, runner-up.")
 ]
-Top = Annotated[int, option("K", "Print the K best classes of each image, a row for each.", min=1)]
+Top = Annotated[int, option("K", "Print K rows per image: its best classes.", min=1)]
 Scores = Annotated[
-    bool, typer.Option("--scores", help="Print a row per image with the scores of all classes.")
+    bool, typer.Option("--scores", help="Print a row per image, with the scores of all classes.")
 ]
 DEFAULT_MODEL = models.DEFAULT
 

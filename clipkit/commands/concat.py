@@ -13,7 +13,7 @@ from clipkit.commands._options import Force, Output, read_one_from_stdin
 def concat(
     inputs: Annotated[
         list[str],
-        typer.Argument(metavar="FILE...", help="Feature files, of which one may be -."),
+        typer.Argument(metavar="FILE...", help="Feature files; one may be - for standard input."),
     ],
     prefix: Annotated[
         bool, typer.Option("--prefix", help="Put the name of its file before each id.")
@@ -29,7 +29,7 @@ def concat(
 ) -> None:
     """Join images, texts or logits of one model.
 
-    Splits of the same name are joined, others are kept. Different classes are united by name.
+    Splits of the same name are joined, and others are kept. Classes are matched by name.
 
     Example: clipkit concat a.h5 b.h5 -o img.h5
     """

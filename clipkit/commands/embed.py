@@ -32,10 +32,10 @@ def embed(
         list[str],
         typer.Argument(
             metavar="DATASET",
-            help="Data set: cifar10, cifar100, food101, imagenette, tiny-imagenet, fashion-mnist, "
-            "digits, shapes; images and folders; a manifest (.csv, .tsv, .parquet, .jsonl); tars "
-            "or Parquet files with images, also at a URL; or - for a list of paths on standard "
-            "input.",
+            help="Images and folders; a manifest (.csv, .tsv, .parquet, .jsonl); tars or Parquet "
+            "files with images, also at a URL; - for a list of paths on standard input; or a data "
+            "set: cifar10, cifar100, food101, imagenette, tiny-imagenet, fashion-mnist, digits, "
+            "shapes.",
             autocompletion=completion.datasets,
         ),
     ],
@@ -67,7 +67,7 @@ def embed(
         list[str],
         option(
             "NAME=FRACTION",
-            "Make a new split of a part of the images, stratified by label; repeatable.",
+            "Split off this fraction of the images, stratified by label; repeatable.",
         ),
     ] = [],  # noqa: B006
     normalize: Annotated[

@@ -41,7 +41,7 @@ def entropy(
     split: Annotated[list[str] | None, split_option("Report only this split; repeatable.")] = None,
     per_image: Annotated[
         bool,
-        typer.Option("--per-image", help="Print a row for each image, with its likeliest prompt."),
+        typer.Option("--per-image", help="Print a row per image, with its likeliest prompt."),
     ] = False,
     output: ResultOutput = None,
     format: Format = None,

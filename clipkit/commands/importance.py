@@ -1,4 +1,4 @@
-"""`clipkit importance`: which prompts a kept probe relies on."""
+"""`clipkit importance`: measure which prompts a kept probe relies on."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from clipkit.commands._options import (
 
 def importance(
     probe: Annotated[
-        str, typer.Argument(metavar="PROBE", help="Probe of: clipkit probe logits.h5 --keep.")
+        str, typer.Argument(metavar="PROBE", help="Probe on logits, from clipkit probe --keep.")
     ],
     file: Annotated[
         str,
@@ -41,7 +41,7 @@ def importance(
     ] = None,
     weights: Annotated[
         int | None,
-        option("N", "List each class's N largest weights instead; needs no LOGITS.", min=1),
+        option("N", "List the N largest weights of each class instead, without LOGITS.", min=1),
     ] = None,
     seed: Seed = 42,
     output: ResultOutput = None,
@@ -52,8 +52,8 @@ def importance(
 ) -> None:
     """Report for each prompt the accuracy that a probe loses if the prompt's cosines are permuted.
 
-    Prompts come by falling cost. Similar prompts can replace each other, so that each of them costs
-    little. With --groups, prompts are permuted together.
+    Prompts are sorted by falling cost. If similar prompts can replace each other, each of them
+    costs little. With --groups, prompts are permuted together.
 
     Example: clipkit probe logits.h5 --keep -o p.h5; clipkit importance p.h5 logits.h5
     """
@@ -64,7 +64,7 @@ def importance(
     if weights is None:
         read_one_from_stdin(probe, file)
     elif file != "-" or groups is not None:
-        raise UsageError("expected no LOGITS and no --groups for --weights, got some")
+        raise UsageError("expected --weights without LOGITS and --groups")
     check_result_output(output, force, probe, file, groups)
     kept = features.read(probe, kinds=["probe"])
     if weights is not None:

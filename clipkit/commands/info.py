@@ -30,7 +30,7 @@ def info(
     ] = None,
     runs: Annotated[
         bool,
-        typer.Option("--runs", help="Print the runs of results again, as their commands did."),
+        typer.Option("--runs", help="Print the reports of saved results again."),
     ] = False,
     per_class: PerClass = False,
     format: Format = None,

@@ -484,7 +484,7 @@ def attributes(
     dpi: Dpi = None,
     force: Force = False,
 ) -> None:
-    """Draw for each attribute what is held, what words reach, and what neither needed.
+    """Draw the recall of each attribute by words, probes, random directions and controls.
 
     Example: clipkit plot attributes attributes.h5 -o attributes.png
     """
@@ -522,7 +522,7 @@ def importance(
     dpi: Dpi = None,
     force: Force = False,
 ) -> None:
-    """Draw the accuracy that a probe loses without each prompt, for the 30 largest losses.
+    """Draw the accuracy that permuting each prompt costs a probe, for the 30 largest costs.
 
     Example: clipkit plot importance importance.h5 -o importance.png
     """
@@ -618,7 +618,7 @@ def images(
         list[str],
         typer.Argument(
             metavar="DATASET",
-            help="Data set, as clipkit embed takes it.",
+            help="Data set, as for clipkit embed.",
             autocompletion=completion.datasets,
         ),
     ],
@@ -668,7 +668,7 @@ def nearest(
         list[str],
         typer.Argument(
             metavar="DATASET",
-            help="Their data set, as clipkit embed took it.",
+            help="Data set of the images, as given to clipkit embed.",
             autocompletion=completion.datasets,
         ),
     ],

@@ -27,7 +27,7 @@ from clipkit.commands._options import (
 
 
 def predict(
-    probe: Annotated[str, typer.Argument(metavar="PROBE", help="Probe of: clipkit probe --keep.")],
+    probe: Annotated[str, typer.Argument(metavar="PROBE", help="Probe from clipkit probe --keep.")],
     file: FeatureInput = "-",
     split: Annotated[list[str] | None, split_option("Predict only this split; repeatable.")] = None,
     per_class: PerClass = False,
@@ -40,7 +40,7 @@ def predict(
     no_header: NoHeader = False,
     force: Force = False,
 ) -> None:
-    """Predict the classes of images with a probe that was kept.
+    """Predict the classes of images with a probe that `probe --keep` stored.
 
     The images need the probe's model, and logits its prompts. Labelled images give a row per split
     with the accuracy, and unlabelled ones a row per image. Labels are matched to the probe's

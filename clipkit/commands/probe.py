@@ -69,7 +69,7 @@ def probe(
     keep: Annotated[
         bool,
         typer.Option(
-            "--keep", help="Store what was fitted in the output, for clipkit predict (needs -o)."
+            "--keep", help="Store the fitted probe in the output, for clipkit predict (needs -o)."
         ),
     ] = False,
     per_image: PerImage = False,

@@ -31,12 +31,12 @@ def split(
     ] = None,
     group_column: Annotated[
         str | None,
-        option("NAME", "Keep rows together that have the same value of this attribute."),
+        option("NAME", "Keep rows with the same value of this attribute together."),
     ] = None,
     attributes: Attributes = None,
     group_folder: Annotated[
         bool,
-        typer.Option("--group-folder", help="Keep rows together whose files share a folder."),
+        typer.Option("--group-folder", help="Keep rows whose files share a folder together."),
     ] = False,
     seed: Seed = 42,
     output: Output = "-",

@@ -1,4 +1,4 @@
-"""List the class names of data sets, so that prompts for their classes need no download.
+"""List the class names of named data sets. Prompts for their classes then need no download.
 
 The names and their order are those of the data: of the archive for CIFAR, and of torchvision for
 Food-101, Imagenette and Fashion-MNIST.

@@ -30,8 +30,7 @@ def check_columns(present: Sequence[str], required: set[str], where: str) -> Non
             shown.append(f"and {len(present) - LISTED_COLUMNS} more")
         raise ClipkitError(
             f"{where}: expected a column {escape(column)!r}, got {', '.join(shown) or 'none'}",
-            "name the column of the images' files with --path-column, and others with "
-            "--label-column and --split-column",
+            "choose columns with --path-column, --label-column and --split-column",
         )
     for column in present:
         if column in (*Columns(), *required) and present.count(column) > 1:

@@ -87,7 +87,7 @@ def read_images(names: Sequence[str]) -> Dataset:
     Raises
     ------
     UsageError
-        If an image is there twice.
+        If an image occurs twice.
     ClipkitError
         If a file is no image by its suffix and there is no other image, or as in `read_folder`.
 
@@ -202,7 +202,7 @@ def _join(split: str, parts: Sequence[FilesByClass], number: Mapping[str, int]) 
     unlabelled = [by_class for by_class in parts if UNLABELLED in by_class]
     if unlabelled and len(unlabelled) < len(parts):
         example = unlabelled[0][UNLABELLED][0][0]
-        console.warn(f"{split}: the labels of class folders are dropped, since {example} has none")
+        console.warn(f"{split}: labels are dropped, because {example} has none")
     ids: list[str] = []
     paths: list[str] = []
     labels: list[int] = []

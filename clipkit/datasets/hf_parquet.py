@@ -219,7 +219,7 @@ def read_parquet(patterns: Sequence[str]) -> Dataset:
     the only `ClassLabel`: integers, or names. The class names are those that `datasets` has written
     into the file, or those of ``classnames.txt`` or ``class_index.json`` beside it, or the
     integers; names are sorted. A null or negative label is none. The ids are the paths, or the name
-    of the file and the number of the row if a path is missing or there twice. Splits are named as
+    of the file and the number of the row if a path is missing or occurs twice. Splits are named as
     `shards.split_names` says.
 
     Parameters
@@ -337,7 +337,7 @@ def _label_column(
     if not columns:
         return None
     if len(columns) > 1 and columns[0] not in LABEL_COLUMNS:
-        console.warn(f"{where}: several columns of labels and none is called label: none is read")
+        console.warn(f"{where}: no labels are read: several columns hold them, none called label")
         return None
     arrow_type = schema.field(columns[0]).type
     if pa.types.is_integer(arrow_type) or _is_text(arrow_type):
@@ -439,13 +439,14 @@ def _check_same(tables: Sequence[_Table]) -> None:
     first = tables[0]
     for table in tables[1:]:
         for what, ours, theirs in (
-            ("the labels in one column", first.label, table.label),
+            ("the same column of labels", first.label, table.label),
             ("the same class names", first.class_names, table.class_names),
-            ("labels of one type", first.texts is None, table.texts is None),
+            ("the same type of labels", first.texts is None, table.texts is None),
         ):
             if ours != theirs:
                 names = [display_url(its.part.file.name) for its in (first, table)]
-                raise ClipkitError(f"{names[0]} and {names[1]}: expected {what}, got two")
+                both = f"{names[0]} and {names[1]}"
+                raise ClipkitError(f"{both}: expected {what}, got different ones")
 
 
 def _join(tables: Sequence[_Table]) -> ImageDataset:

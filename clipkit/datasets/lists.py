@@ -31,7 +31,7 @@ def read_list(source: str = files.STREAM) -> Dataset:
     UsageError
         If standard input is a terminal.
     ClipkitError
-        If the list is empty or too long, or a path is a URL or is there twice.
+        If the list is empty or too long, or a path is invalid or occurs twice.
     """
     name = files.display_name(source)
     if source == files.STREAM and sys.stdin.isatty():

@@ -86,7 +86,7 @@ def read_manifest(
     ------
     ClipkitError
         If the manifest cannot be read or is too large, a column is missing, a row has no path or
-        its id is there twice in the split, or some rows of a split have no label. The message names
+        its id occurs twice in the split, or some rows of a split have no label. The message names
         the line.
     """
     source = str(path)

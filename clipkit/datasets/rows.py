@@ -81,8 +81,8 @@ def collect(
     Raises
     ------
     ClipkitError
-        If there is no row, a path is missing or is a URL of another protocol than http(s), an id is
-        there twice in a split, or a label or the name of a split is not valid. The message names
+        If there is no row, a path is missing or is a URL of another protocol than http(s), an id
+        occurs twice in a split, or a label or the name of a split is not valid. The message names
         the line.
     """
     splits: dict[str, _Split] = {}
@@ -143,7 +143,7 @@ def _add(split: _Split, row: Row, where: str, unit: str) -> None:
     if row_id in split.known:
         first = split.places[split.ids.index(row_id)]
         what = "id" if row.id else "path"
-        raise ClipkitError(f"{where}: expected a new {what}, got {row_id} as in {unit} {first}")
+        raise ClipkitError(f"{where}: expected each {what} once, got {row_id} as in {unit} {first}")
     split.known.add(row_id)
     split.ids.append(row_id)
     split.paths.append(row.path)

@@ -225,7 +225,7 @@ def split_names(files: Sequence[str]) -> list[str]:
             raise ClipkitError(
                 f"{display_url(file)}: expected train, val or test in its name, "
                 f"as in {display_url(named)}",
-                "rename it, or embed the two apart",
+                "rename it, or embed the files separately",
             )
     return splits
 

@@ -227,7 +227,7 @@ def _join(
     ids, rows = unique_ids(ids, file_of, prefixes)
     repeated = len(offsets) - len(rows) + sum(part.repeated for part in parts)
     if repeated:
-        console.warn(f"{split}: left out {repeated:,} images whose key has another image before")
+        console.warn(f"{split}: left out {repeated:,} images: their keys have an image already")
     source = TarImages([files[number] for number in numbers], file_of, offsets, sizes)
     if len(rows) < len(offsets):
         source = source.take(rows)

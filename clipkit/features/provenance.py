@@ -1,4 +1,4 @@
-"""Say in a few words what the numbers of a file are of: model, data set, prompts."""
+"""Name the model, data set and prompts that the numbers of a file come from."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LONGEST = 60  # characters of a part: a history may hold any text
 
 
 class Provenance(NamedTuple):
-    """What a file is of. A part that the history does not name is empty."""
+    """The provenance of a file. A part that the history does not name is empty."""
 
     model: str  # `clip-vit-base-patch32`, or `untrained tiny` for a control
     dataset: str

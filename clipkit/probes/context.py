@@ -93,9 +93,9 @@ class SweepContext:
     Attributes
     ----------
     X, y : arrays (N, D) and (N,)
-        What is fitted on; classes are 0..n-1, each of which occurs.
+        The rows to fit on; classes are 0..n-1, each of which occurs.
     X_eval : array (M, D)
-        What is predicted.
+        The rows to predict.
     settings : list of Setting
     seed : int
     workers : Workers

@@ -97,9 +97,9 @@ def sweep(  # noqa: PLR0913
     Parameters
     ----------
     X, y : arrays (N, D) and (N,)
-        What is fitted on, and its class ids.
+        The rows to fit on, and their class ids.
     X_eval : array (M, D)
-        What is predicted.
+        The rows to predict.
     classifier : {"svm", "logreg", "mlp", "knn"}
         `svm` predicts as `SVC(kernel="linear")`: one classifier per pair of classes votes.
         `logreg` is multinomial. `mlp` has one hidden layer of 256 units, trained by Adam for 40
