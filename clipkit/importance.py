@@ -16,12 +16,13 @@ import numpy as np
 from clipkit import console, metrics, prediction, probes
 from clipkit.errors import ClipkitError, UsageError
 from clipkit.features import FeatureFile, Int64
+from clipkit.features.provenance import shots
 from clipkit.probes.context import Workers
 from clipkit.probes.permuted import permuted_predictor
 from clipkit.relabeling import groups_digest
 from clipkit.results import choose_split, last_entry, read_group_lines
 
-MAX_REPEAT = 1000
+REPEAT, MAX_REPEAT = 5, 1000
 UNITS = {"logits": "cosine", "probs": "probability"}
 Row = dict[str, Any]
 
@@ -31,7 +32,7 @@ def prompt_importance(
     logits: FeatureFile,
     *,
     split: str | None = None,
-    repeat: int = 5,
+    repeat: int = REPEAT,
     seed: int = 42,
     groups: str | None = None,
 ) -> FeatureFile:
@@ -100,6 +101,7 @@ def prompt_importance(
     history = logits.extended_history(
         "importance",
         classifier=fitted.classifier,
+        shots=shots(probe),
         split=name,
         repeat=repeat,
         seed=seed,
@@ -245,7 +247,9 @@ def largest_weights(probe: FeatureFile, count: int = 5) -> FeatureFile:
         for column in np.argsort(-np.abs(of_class), kind="stable")[:count].tolist():
             weight = float(of_class[column])
             runs.append({"class": name, "prompt": texts[column], "weight": weight, "unit": unit})
-    history = probe.extended_history("importance", weights=count, inputs={"probe": probe.digest})
+    history = probe.extended_history(
+        "importance", shots=shots(probe), weights=count, inputs={"probe": probe.digest}
+    )
     result = FeatureFile("result", history)
     result.set_rows(runs)
     return result

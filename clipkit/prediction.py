@@ -11,6 +11,7 @@ import numpy as np
 from clipkit import console, metrics, probes, similarity
 from clipkit.errors import ClipkitError
 from clipkit.features import FeatureFile, Int64, Split
+from clipkit.features.provenance import shots
 from clipkit.ranking import Ranking, rank
 
 # What decides an embedding besides the model, by the command that records it.
@@ -78,6 +79,7 @@ def predict(
         features=fitted.input,
         temperature=fitted.temperature,
         standardize=fitted.standardized,
+        shots=shots(probe),
         inputs={"probe": probe.digest, "features": file.digest},
     )
     result = FeatureFile("result", history, class_names=class_names)

@@ -19,6 +19,7 @@ from sklearn.svm import SVC
 from clipkit import evaluation, prediction, probes
 from clipkit.errors import ClipkitError
 from clipkit.features import FeatureFile, Split, read, write
+from clipkit.features.checked_file import split_names
 from clipkit.probes import FittedProbe
 from clipkit.probes import svm as svm_module
 
@@ -229,9 +230,9 @@ def test_without_an_evaluation_split_the_best_run_is_fitted_again_on_all_rows(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["-C", "1,10"], "expected one run to keep, got 2; hint: choose the best on validation"),
-        (["--shots", "1,2"], "expected one few-shot draw to keep, got 2"),
-        (["--shots", "1", "--repeat", "3"], "expected one few-shot draw to keep, got 3"),
+        (["-C", "1,10"], "expected one run to keep or to print by image, got 2; hint: choose the"),
+        (["--shots", "1,2"], "expected one few-shot draw to keep or to print by image, got 2"),
+        (["--shots", "1", "--repeat", "3"], "expected one few-shot draw to keep or to print by im"),
     ],
 )
 def test_only_one_run_is_kept(folder: Path, words: list[str], message: str) -> None:
@@ -432,6 +433,40 @@ def test_several_runs_on_an_unlabelled_split_give_their_report(folder: Path) -> 
     assert len(rows(listed.stdout)) == 120
 
 
+def test_rows_of_images_have_the_columns_that_are_asked_for(folder: Path) -> None:
+    ok("probe", folder / "img.h5", "--shots", 4, "--keep", "-o", folder / "few.h5")
+    columns = ("--columns", "id,prediction,model,shots")
+    for command in ("predict", folder / "few.h5"), ("probe", "--shots", 4):
+        run = ok(*command, folder / "img.h5", "--per-image", *columns)
+        row = rows(run.stdout)[0]
+        assert list(row) == ["id", "prediction", "model", "shots"]
+        assert (row["model"], row["shots"]) == (MODEL["name"], "4")
+    report = ok("predict", folder / "few.h5", folder / "img.h5", "--columns", "acc1,shots")
+    assert {row["shots"] for row in rows(report.stdout)} == {"4"}
+
+
+def test_rows_are_of_classes_or_of_images(folder: Path) -> None:
+    write(folder / "zs.h5", logits(class_index=np.arange(12) % 4))
+    write(folder / "new.h5", without_labels(images(), "test"))
+    write(folder / "zs-new.h5", without_labels(logits(class_index=np.arange(12) % 4), "test"))
+    for command, labelled, unlabelled in (
+        (("probe",), "img.h5", "new.h5"),
+        (("predict", folder / "p.h5"), "img.h5", "new.h5"),
+        (("zeroshot",), "zs.h5", "zs-new.h5"),
+    ):
+        words = (*command, folder / labelled, "--per-class", "--per-image")
+        assert "expected rows of classes or of images" in fails(*words, exit_code=2)
+        splits = () if command == ("probe",) else ("--split", "test")
+        message = fails(*command, folder / unlabelled, "--per-class", *splits, exit_code=1)
+        assert f"{unlabelled}: expected labels in test, got none" in message
+
+
+def test_rows_that_are_held_out_are_not_listed(folder: Path) -> None:
+    options = ("--val", "0.2", "--eval-split", "train", "--per-image")
+    message = fails("probe", folder / "img.h5", *options, exit_code=2)
+    assert "expected a split whose predictions to print, got rows that are held out" in message
+
+
 def test_a_probe_is_read_like_a_result(folder: Path) -> None:
     probe = folder / "p.h5"
     ok("predict", probe, folder / "img.h5", "-o", folder / "out.h5")
@@ -439,11 +474,13 @@ def test_a_probe_is_read_like_a_result(folder: Path) -> None:
         ok("info", folder / name)
         ok("convert", folder / name, folder / f"{number}.csv")
         ok("convert", folder / name, folder / f"{number}.parquet")
+        ok("convert", folder / name, folder / f"runs-{number}.csv", "--table")
         ok("plot", "confusion", folder / name, "-o", folder / f"{number}.png")
     assert rows(ok("compare", probe, folder / "out.h5").stdout)[0]["difference"] == "0"
     (folder / "groups.tsv").write_text("".join(f"{name}\tanimal\n" for name in CLASSES))
     ok("relabel", probe, "--groups", folder / "groups.tsv", "-o", folder / "grouped.h5")
     assert read(folder / "grouped.h5").kind == "result"
+    assert split_names(probe) == ["test"]
 
 
 @pytest.mark.long

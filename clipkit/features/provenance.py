@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,14 +43,23 @@ def _join(names: Iterable[str]) -> str:
     return _text(" + ".join(name for name in names if name))
 
 
-def add_provenance(rows: Sequence[Mapping[str, Any]], file: FeatureFile) -> list[dict[str, Any]]:
-    """Return rows about a file with `model`, `dataset`, `prompts` and `shots` as further columns.
+def add_provenance(
+    rows: Iterable[Mapping[str, Any]], file: FeatureFile
+) -> Iterator[dict[str, Any]]:
+    """Yield rows about a file with `model`, `dataset`, `prompts` and `shots` as further columns.
 
     None stands for what the history does not name, and for the shots of a probe on all rows.
     """
-    parts: dict[str, Any] = {"shots": None}
+    parts: dict[str, Any] = {"shots": shots(file)}
     parts |= {name: part or None for name, part in provenance(file)._asdict().items()}
-    return [{**row, **{name: parts[name] for name in parts if name not in row}} for row in rows]
+    for row in rows:
+        yield {**row, **{name: parts[name] for name in parts if name not in row}}
+
+
+def shots(file: FeatureFile) -> int | None:
+    """Return the rows per class of the probe that made a file; None for all, or several numbers."""
+    number = file.history[-1].get("shots") if file.history else None
+    return number if isinstance(number, int) else None
 
 
 def identities(files: Sequence[FeatureFile]) -> list[dict[str, str | None]]:
