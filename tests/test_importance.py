@@ -263,7 +263,8 @@ def test_bad_inputs_are_refused_in_one_line(folder: Path, img_h5: Path, logits_h
     refuse("come from different models", p, logits_h5)
     refuse("unknown split", p, logits, "--split", "tset", exit_code=2)
     refuse("expected only one file on standard input", "-", "-", exit_code=2)
-    refuse("expected no LOGITS and no --groups", p, logits, "--weights", 3, exit_code=2)
+    for words in ([logits], ["--split", "test"], ["--repeat", 3], ["--groups", groups]):
+        refuse("expected no LOGITS, --split, --repeat and", p, *words, "--weights", 3, exit_code=2)
     refuse("Invalid value for", p, logits, "--repeat", 0, exit_code=2)
     ok("probe", img_h5, "--keep", "-o", folder / "i.h5")
     refuse("expected a probe of logits, got one of image embeddings", folder / "i.h5", logits)
