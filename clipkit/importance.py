@@ -20,7 +20,7 @@ from clipkit.features.provenance import shots
 from clipkit.probes.context import Workers
 from clipkit.probes.permuted import permuted_predictor
 from clipkit.relabeling import groups_digest
-from clipkit.results import choose_split, last_entry, read_group_lines
+from clipkit.results import choose_split, read_group_lines
 
 REPEAT, MAX_REPEAT = 5, 1000
 UNITS = {"logits": "cosine", "probs": "probability"}
@@ -77,7 +77,8 @@ def prompt_importance(
     rows = logits.splits[name]
     if rows.labels is None:
         raise ClipkitError(f"{logits.display_name}: {name}: expected labels, got none")
-    _warn_of_fitted_rows(probe, logits, name)
+    if name == prediction.fitted_split(probe, logits):
+        console.warn(f"{name} was fitted, so the costs are those of images that the probe knows")
     texts = logits.texts or []
     members = {str(number): [number] for number in range(len(texts))}
     if groups is not None:
@@ -119,14 +120,6 @@ def _check_reads_prompts(probe: FeatureFile) -> None:
             "has no prompts",
             "fit one with: clipkit probe logits.h5 --keep -o p.h5",
         )
-
-
-def _warn_of_fitted_rows(probe: FeatureFile, logits: FeatureFile, split: str) -> None:
-    entry = last_entry(probe)
-    inputs = entry.get("inputs")
-    is_same = isinstance(inputs, dict) and logits.digest in inputs.values()
-    if is_same and entry.get("fit_split") == split:
-        console.warn(f"{split} was fitted, so the costs are those of images that the probe knows")
 
 
 def _permute(
@@ -192,6 +185,8 @@ def read_groups(path: str, logits: FeatureFile) -> dict[str, list[int]]:
     if not set(names) & set(group_of):
         names = _classes_of_prompts(logits) or names
     others = sorted(set(group_of) - set(names) - set(logits.class_names or []))
+    if not set(names) & set(group_of):
+        others = [*group_of]
     if others:
         raise ClipkitError(
             f"{path}: expected prompts of {logits.display_name}, got {others[0][:60]!r}",

@@ -66,7 +66,8 @@ def predict(
 
     Warns
     -----
-    On standard error: if images have labels that the probe does not know. They count as wrong.
+    On standard error: if the probe was fitted on a split, or if images have labels that the probe
+    does not know. They count as wrong.
     """
     check_fit(probe, file)
     names = file.choose_splits(splits)
@@ -84,6 +85,9 @@ def predict(
     )
     result = FeatureFile("result", history, class_names=class_names)
     result.display_name = file.display_name
+    known = fitted_split(probe, file)
+    if known in names:
+        console.warn(f"{known} was fitted: the accuracy on it says nothing about other images")
     rankings = {}
     rows = []
     for name in names:
@@ -98,6 +102,15 @@ def predict(
         _warn_of_unknown_classes(probe, result, name, number_of_class)
     result.set_rows(rows)
     return Predicted(result, rankings)
+
+
+def fitted_split(probe: FeatureFile, file: FeatureFile) -> str | None:
+    """Return the split of a file that a probe was fitted on, or None if it was another file."""
+    entry = _last_entry(probe, "probe")
+    inputs = entry.get("inputs")
+    if not isinstance(inputs, dict) or file.digest not in inputs.values():
+        return None
+    return str(entry.get("fit_split"))
 
 
 def check_fit(probe: FeatureFile, file: FeatureFile) -> None:

@@ -275,6 +275,7 @@ def test_bad_inputs_are_refused_in_one_line(folder: Path, img_h5: Path, logits_h
             "prompt 9\ta\n",
             "logits.h5, got 'prompt 9'; hint: write each prompt as in the prompt file",
         ),
+        ("cat\ta\n", "expected prompts of"),
         ("prompt 1\n", "g.tsv: expected lines of prompt TAB group, got 'prompt 1'"),
         ("prompt 1\ta\nprompt 1\tb\n", "expected one group for every prompt, got 'a' and 'b'"),
     ):

@@ -363,6 +363,15 @@ def test_images_of_unknown_classes_are_warned_about_and_count_as_wrong(folder: P
     assert 0.5 < float(report[0]["acc1"]) < 0.75
 
 
+def test_the_split_that_was_fitted_is_warned_about(folder: Path) -> None:
+    warning = "train was fitted: the accuracy on it says nothing about other images"
+    assert warning in ok("predict", folder / "p.h5", folder / "img.h5").stderr
+    assert warning in ok("predict", folder / "pl.h5", folder / "logits.h5").stderr
+    assert not ok("predict", folder / "p.h5", folder / "img.h5", "--split", "test").stderr
+    write(folder / "new.h5", images(seed=1))
+    assert not ok("predict", folder / "p.h5", folder / "new.h5").stderr
+
+
 def test_unlabelled_images_give_a_row_per_image(folder: Path) -> None:
     file = without_labels(images(class_names=None), "train", "test")
     write(folder / "new.h5", file)
@@ -441,7 +450,13 @@ def test_rows_of_images_have_the_columns_that_are_asked_for(folder: Path) -> Non
         row = rows(run.stdout)[0]
         assert list(row) == ["id", "prediction", "model", "shots"]
         assert (row["model"], row["shots"]) == (MODEL["name"], "4")
-    report = ok("predict", folder / "few.h5", folder / "img.h5", "--columns", "acc1,shots")
+    predicted = folder / "predicted.h5"
+    words = ("predict", folder / "few.h5", folder / "img.h5", "-o", predicted)
+    report = ok(*words, "--columns", "acc1,shots")
+    (folder / "groups.tsv").write_text("".join(f"{name}\tanimal\n" for name in CLASSES))
+    ok("relabel", predicted, "--groups", folder / "groups.tsv", "-o", folder / "grouped.h5")
+    grouped = ok("info", "--runs", folder / "grouped.h5", "--columns", "acc1,shots")
+    assert {row["shots"] for row in rows(grouped.stdout)} == {"4"}
     assert {row["shots"] for row in rows(report.stdout)} == {"4"}
 
 
@@ -485,16 +500,16 @@ def test_a_probe_is_read_like_a_result(folder: Path) -> None:
 
 @pytest.mark.long
 def test_probe_and_predict_work_in_pipes(folder: Path) -> None:
-    expected = ok("predict", folder / "p.h5", folder / "img.h5").stdout
+    expected = ok("predict", folder / "p.h5", folder / "img.h5", "--split", "test").stdout
     lines = (
-        "cat img.h5 | clipkit predict p.h5",
-        "clipkit predict <(clipkit probe img.h5 --keep -o -) img.h5",
-        "clipkit probe img.h5 --keep -o - | clipkit predict - img.h5",
+        "cat img.h5 | clipkit predict p.h5 --split test",
+        "clipkit predict <(clipkit probe img.h5 --keep -o -) img.h5 --split test",
+        "clipkit probe img.h5 --keep -o - | clipkit predict - img.h5 --split test",
     )
     for line in lines:
         run = shell(line, folder)
         assert (run.returncode, run.stdout, run.stderr) == (0, expected, "")
-    run = shell("clipkit predict p.h5 img.h5 --per-image | head -n 1", folder)
+    run = shell("clipkit predict p.h5 img.h5 --split test --per-image | head -n 1", folder)
     assert (run.returncode, run.stderr) == (0, "")
     assert "only one file on standard input" in fails("predict", "-", "-", exit_code=2)
 

@@ -59,8 +59,8 @@ def add_provenance(
 
 def shots(file: FeatureFile) -> int | None:
     """Return the rows per class of the probe that made a file; None for all, or several numbers."""
-    number = file.history[-1].get("shots") if file.history else None
-    return number if isinstance(number, int) else None
+    numbers = [entry["shots"] for entry in file.history if "shots" in entry]
+    return numbers[-1] if numbers and isinstance(numbers[-1], int) else None
 
 
 def identities(files: Sequence[FeatureFile]) -> list[dict[str, str | None]]:
