@@ -411,7 +411,9 @@ def _read_labels(part: ParquetPart, column: str) -> tuple[Int64, list[str] | Non
             numbers = [_number(text, texts) for text in array.to_pylist()]
             values.append(np.array(numbers, np.int64))
         else:
-            integers = array.cast(pa.int64()).fill_null(NO_LABEL).to_numpy(zero_copy_only=False)
+            with _read_errors(part.file):  # a label beyond 64 bits
+                array = array.cast(pa.int64())
+            integers = array.fill_null(NO_LABEL).to_numpy(zero_copy_only=False)
             values.append(np.maximum(integers, NO_LABEL))
         if len(texts) > MAX_LABELS:
             where = f"{display_url(part.file.name)}: {column}"
@@ -458,6 +460,8 @@ def _join(tables: Sequence[_Table]) -> ImageDataset:
         table.paths = None
     if len(ids) != len(source.rows) or has_duplicates(ids):
         prefixes = shards.distinct_stems([part.file.name for part in parts])
+        if len(set(prefixes)) < len(prefixes):
+            raise ClipkitError(f"{display_url(parts[0].file.name)}: expected each file once")
         ids = []
         for prefix, part in zip(prefixes, parts, strict=True):
             ids += [f"{prefix}/{row}" for row in range(len(part))]
