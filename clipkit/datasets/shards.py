@@ -14,7 +14,7 @@ from clipkit.datasets.images import escape, readable_suffixes
 from clipkit.datasets.manifests import is_manifest
 from clipkit.datasets.remote import display_url
 from clipkit.errors import ClipkitError, UsageError
-from clipkit.features.validation import NAME, RESERVED
+from clipkit.features.validation import is_split_name
 
 MAX_FILES = 100_000
 MAX_NAMES_BYTES = 2**24
@@ -247,7 +247,7 @@ def _split_name(file: str) -> str:
 
 def _checked_split(name: str, file: str) -> str:
     """Refuse the name of a split that no feature file may hold."""
-    if not NAME.fullmatch(name) or name in RESERVED:
+    if not is_split_name(name):
         raise ClipkitError(f"{display_url(file)}: {name!r} cannot be the name of a split")
     return name
 
