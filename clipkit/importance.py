@@ -84,7 +84,8 @@ def prompt_importance(
     if groups is not None:
         members = read_groups(groups, logits)
     fitted = probes.FittedProbe.from_arrays(probe.fitted)
-    _, numbers = prediction.match_classes(probe, logits, [name], fitted.classes)
+    class_names, numbers = prediction.match_classes(probe, logits, [name], fitted.classes)
+    prediction.warn_of_unknown_classes(probe, rows, name, class_names, numbers)
     X = np.asarray(logits.cosines(name))
     columns = [np.array(member) for member in members.values()]
     costs = _permute(fitted, X, numbers, rows.labels, columns, repeat, seed)

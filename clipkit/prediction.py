@@ -99,7 +99,7 @@ def predict(
         row = {"split": name, **metrics.accuracies(split.labels, predicted)}
         row["acc1_low"], row["acc1_high"] = metrics.accuracy_interval(split.labels, predicted)
         rows.append(row)
-        _warn_of_unknown_classes(probe, result, name, number_of_class)
+        warn_of_unknown_classes(probe, result.splits[name], name, class_names, number_of_class)
     result.set_rows(rows)
     return Predicted(result, rankings)
 
@@ -247,16 +247,17 @@ def _rank(
     return rank(scores, numbers, top, fitted.confidences(scores), keep_scores)
 
 
-def _warn_of_unknown_classes(
-    probe: FeatureFile, result: FeatureFile, name: str, numbers: Int64
+def warn_of_unknown_classes(
+    probe: FeatureFile, split: Split, name: str, class_names: list[str] | None, numbers: Int64
 ) -> None:
-    labels = result.splits[name].labels
+    """Warn if the images of a split have labels that are not among the probe's (n,) `numbers`."""
+    labels = split.labels
     if labels is None:
         return
     unknown = ~np.isin(labels, numbers)
     if unknown.any():
         first = int(labels[unknown][0])
-        example = result.class_names[first] if result.class_names else first
+        example = class_names[first] if class_names else first
         classes = len(np.unique(labels[unknown]))
         console.warn(
             f"{probe.display_name} does not know {classes} of the classes of {name} (for example "

@@ -252,6 +252,17 @@ def test_the_command_reports_saves_and_draws(folder: Path) -> None:
     assert "train was fitted, so the costs are those of images that the probe knows" in warning
 
 
+def test_images_of_unknown_classes_are_warned_about(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    probe, logits = read(folder / "p.h5"), read(folder / "logits.h5")
+    assert logits.class_names
+    logits.class_names = ["another class", *logits.class_names[1:]]
+    prompt_importance(probe, logits, split="test", repeat=1)
+    warning = "does not know 1 of the classes of test (for example another class)"
+    assert warning in capsys.readouterr().err
+
+
 def test_bad_inputs_are_refused_in_one_line(folder: Path, img_h5: Path, logits_h5: Path) -> None:
     p, logits, groups = folder / "p.h5", folder / "logits.h5", folder / "g.tsv"
 
