@@ -18,6 +18,7 @@ import numpy as np
 from clipkit import console, files
 from clipkit.errors import ClipkitError, UsageError, unknown
 from clipkit.features import FeatureFile, Int64
+from clipkit.features.provenance import original_split
 
 TABLES = (".csv", ".tsv")
 CLASS = "class"  # the attribute that consists of the labels of a file
@@ -185,12 +186,13 @@ def _bundled(file: FeatureFile, name: str) -> Columns:
     _check_dataset(file, name)
     columns: Columns = {}
     for split_name, split in file.splits.items():
-        count = shapes.DEFAULT_SPLITS.get(split_name, 0)
+        original = original_split(file, split_name)
+        count = shapes.DEFAULT_SPLITS.get(original, 0)
         for row_id in split.ids:
             if not row_id.isdecimal() or int(row_id) >= count:
                 raise _missing_row(name, split_name, row_id)
         indices = [int(row_id) for row_id in split.ids]
-        for attribute, values in attributes(indices, split=split_name, seed=0).items():
+        for attribute, values in attributes(indices, split=original, seed=0).items():
             columns.setdefault(attribute, {})[split_name] = values.tolist()
     return columns
 

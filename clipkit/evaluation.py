@@ -210,6 +210,7 @@ def evaluate_grid(  # noqa: PLR0913
         inputs={"features": file.digest},
     )
     result = FeatureFile("result", history, splits, class_names=file.class_names)
+    result.display_name = file.display_name
     result.set_rows([run.row for run in runs])
     if kept.fitted:
         result.kind, result.texts = "probe", file.texts
@@ -233,12 +234,12 @@ def _check_one_run(spec: ProbeSpec, settings: int, val: object, keep: bool) -> N
     draws = len(spec.draws())
     if draws > 1:
         raise UsageError(
-            f"expected one few-shot draw to keep, got {draws}",
+            f"expected one few-shot draw to keep or to print by image, got {draws}",
             "give one number of --shots and no --repeat",
         )
     if settings > 1 and val is None:
         raise UsageError(
-            f"expected one run to keep, got {settings}",
+            f"expected one run to keep or to print by image, got {settings}",
             "choose the best on validation rows: --val 0.2",
         )
 

@@ -16,12 +16,13 @@ import numpy as np
 from clipkit import console, metrics, prediction, probes
 from clipkit.errors import ClipkitError, UsageError
 from clipkit.features import FeatureFile, Int64
+from clipkit.features.provenance import shots
 from clipkit.probes.context import Workers
 from clipkit.probes.permuted import permuted_predictor
 from clipkit.relabeling import groups_digest
-from clipkit.results import choose_split, last_entry, read_group_lines
+from clipkit.results import choose_split, read_group_lines
 
-MAX_REPEAT = 1000
+REPEAT, MAX_REPEAT = 5, 1000
 UNITS = {"logits": "cosine", "probs": "probability"}
 Row = dict[str, Any]
 
@@ -31,7 +32,7 @@ def prompt_importance(
     logits: FeatureFile,
     *,
     split: str | None = None,
-    repeat: int = 5,
+    repeat: int = REPEAT,
     seed: int = 42,
     groups: str | None = None,
 ) -> FeatureFile:
@@ -76,13 +77,15 @@ def prompt_importance(
     rows = logits.splits[name]
     if rows.labels is None:
         raise ClipkitError(f"{logits.display_name}: {name}: expected labels, got none")
-    _warn_of_fitted_rows(probe, logits, name)
+    if name == prediction.fitted_split(probe, logits):
+        console.warn(f"{name} was fitted, so the costs are those of images that the probe knows")
     texts = logits.texts or []
     members = {str(number): [number] for number in range(len(texts))}
     if groups is not None:
         members = read_groups(groups, logits)
     fitted = probes.FittedProbe.from_arrays(probe.fitted)
-    _, numbers = prediction.match_classes(probe, logits, [name], fitted.classes)
+    class_names, numbers = prediction.match_classes(probe, logits, [name], fitted.classes)
+    prediction.warn_of_unknown_classes(probe, rows, name, class_names, numbers)
     X = np.asarray(logits.cosines(name))
     columns = [np.array(member) for member in members.values()]
     costs = _permute(fitted, X, numbers, rows.labels, columns, repeat, seed)
@@ -100,6 +103,7 @@ def prompt_importance(
     history = logits.extended_history(
         "importance",
         classifier=fitted.classifier,
+        shots=shots(probe),
         split=name,
         repeat=repeat,
         seed=seed,
@@ -117,14 +121,6 @@ def _check_reads_prompts(probe: FeatureFile) -> None:
             "has no prompts",
             "fit one with: clipkit probe logits.h5 --keep -o p.h5",
         )
-
-
-def _warn_of_fitted_rows(probe: FeatureFile, logits: FeatureFile, split: str) -> None:
-    entry = last_entry(probe)
-    inputs = entry.get("inputs")
-    is_same = isinstance(inputs, dict) and logits.digest in inputs.values()
-    if is_same and entry.get("fit_split") == split:
-        console.warn(f"the probe was fitted on {split}: its costs on other images may differ")
 
 
 def _permute(
@@ -190,6 +186,8 @@ def read_groups(path: str, logits: FeatureFile) -> dict[str, list[int]]:
     if not set(names) & set(group_of):
         names = _classes_of_prompts(logits) or names
     others = sorted(set(group_of) - set(names) - set(logits.class_names or []))
+    if not set(names) & set(group_of):
+        others = [*group_of]
     if others:
         raise ClipkitError(
             f"{path}: expected prompts of {logits.display_name}, got {others[0][:60]!r}",
@@ -245,7 +243,9 @@ def largest_weights(probe: FeatureFile, count: int = 5) -> FeatureFile:
         for column in np.argsort(-np.abs(of_class), kind="stable")[:count].tolist():
             weight = float(of_class[column])
             runs.append({"class": name, "prompt": texts[column], "weight": weight, "unit": unit})
-    history = probe.extended_history("importance", weights=count, inputs={"probe": probe.digest})
+    history = probe.extended_history(
+        "importance", shots=shots(probe), weights=count, inputs={"probe": probe.digest}
+    )
     result = FeatureFile("result", history)
     result.set_rows(runs)
     return result

@@ -11,6 +11,7 @@ import numpy as np
 from clipkit import console, metrics, probes, similarity
 from clipkit.errors import ClipkitError
 from clipkit.features import FeatureFile, Int64, Split
+from clipkit.features.provenance import shots
 from clipkit.ranking import Ranking, rank
 
 # What decides an embedding besides the model, by the command that records it.
@@ -65,7 +66,8 @@ def predict(
 
     Warns
     -----
-    On standard error: if images have labels that the probe does not know. They count as wrong.
+    On standard error: if the probe was fitted on a split, or if images have labels that the probe
+    does not know. They count as wrong.
     """
     check_fit(probe, file)
     names = file.choose_splits(splits)
@@ -78,10 +80,14 @@ def predict(
         features=fitted.input,
         temperature=fitted.temperature,
         standardize=fitted.standardized,
+        shots=shots(probe),
         inputs={"probe": probe.digest, "features": file.digest},
     )
     result = FeatureFile("result", history, class_names=class_names)
     result.display_name = file.display_name
+    known = fitted_split(probe, file)
+    if known in names:
+        console.warn(f"{known} was fitted: the accuracy on it says nothing about other images")
     rankings = {}
     rows = []
     for name in names:
@@ -93,9 +99,18 @@ def predict(
         row = {"split": name, **metrics.accuracies(split.labels, predicted)}
         row["acc1_low"], row["acc1_high"] = metrics.accuracy_interval(split.labels, predicted)
         rows.append(row)
-        _warn_of_unknown_classes(probe, result, name, number_of_class)
+        warn_of_unknown_classes(probe, result.splits[name], name, class_names, number_of_class)
     result.set_rows(rows)
     return Predicted(result, rankings)
+
+
+def fitted_split(probe: FeatureFile, file: FeatureFile) -> str | None:
+    """Return the split of a file that a probe was fitted on, or None if it was another file."""
+    entry = _last_entry(probe, "probe")
+    inputs = entry.get("inputs")
+    if not isinstance(inputs, dict) or file.digest not in inputs.values():
+        return None
+    return str(entry.get("fit_split"))
 
 
 def check_fit(probe: FeatureFile, file: FeatureFile) -> None:
@@ -231,16 +246,17 @@ def _rank(
     return rank(scores, numbers, top, fitted.confidences(scores), keep_scores)
 
 
-def _warn_of_unknown_classes(
-    probe: FeatureFile, result: FeatureFile, name: str, numbers: Int64
+def warn_of_unknown_classes(
+    probe: FeatureFile, split: Split, name: str, class_names: list[str] | None, numbers: Int64
 ) -> None:
-    labels = result.splits[name].labels
+    """Warn if the images of a split have labels that are not among the probe's (n,) `numbers`."""
+    labels = split.labels
     if labels is None:
         return
     unknown = ~np.isin(labels, numbers)
     if unknown.any():
         first = int(labels[unknown][0])
-        example = result.class_names[first] if result.class_names else first
+        example = class_names[first] if class_names else first
         classes = len(np.unique(labels[unknown]))
         console.warn(
             f"{probe.display_name} does not know {classes} of the classes of {name} (for example "

@@ -17,7 +17,7 @@ from clipkit import console
 from clipkit.annotations import read_annotations
 from clipkit.errors import ClipkitError, UsageError, unknown
 from clipkit.features import BlockMatrix, FeatureFile, Int64, Split
-from clipkit.features.validation import NAME, RESERVED
+from clipkit.features.validation import is_split_name
 
 TRAIN = "train"
 
@@ -230,7 +230,7 @@ def _check_fractions(fractions: Mapping[str, float], taken: Sequence[str]) -> No
         raise UsageError("expected a fraction of the rows for a new split, got none", "--test 0.2")
     for name, fraction in fractions.items():
         _check_fraction(name, fraction)
-        if not NAME.fullmatch(name) or name in RESERVED:
+        if not is_split_name(name):
             characters = "up to 100 letters, digits, '.', '_' and '-', and no reserved name"
             raise UsageError(f"name of a split: expected {characters}, got {name!r}")
         if name in taken:

@@ -72,6 +72,7 @@ def evaluate(logits: FeatureFile, splits: Sequence[str] | None = None) -> Featur
     check_prompts(logits)
     history = logits.extended_history("zeroshot", splits=names, inputs={"logits": logits.digest})
     result = FeatureFile("result", history, class_names=logits.class_names)
+    result.display_name = logits.display_name
     rows = []
     for name in names:
         row, result.splits[name] = _evaluate_split(logits, name)

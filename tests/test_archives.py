@@ -176,6 +176,14 @@ def test_ranges_globs_folders_and_lists_name_the_same_tars(tmp_path, monkeypatch
     assert data.splits["test"].labels.tolist() == [1, 2]
 
 
+def test_a_file_that_is_named_twice_is_read_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_tar(tmp_path / "a.tar", *sample("x", 9))
+    assert shards.find_files(["a.tar", "./a.tar", str(tmp_path / "a.tar"), "*.tar"], ".tar") == [
+        "a.tar"
+    ]
+
+
 def test_a_path_that_exists_is_taken_as_it_is_written(tmp_path):
     path = write_tar(tmp_path / "odd[1]{a,b}.tar", *sample("x", 9))
     assert reds(datasets.load(path).splits["all"]) == [9]

@@ -252,6 +252,17 @@ def test_the_command_reports_saves_and_draws(folder: Path) -> None:
     assert "the probe was fitted on train: its costs on other images may differ" in warning
 
 
+def test_images_of_unknown_classes_are_warned_about(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    probe, logits = read(folder / "p.h5"), read(folder / "logits.h5")
+    assert logits.class_names
+    logits.class_names = ["another class", *logits.class_names[1:]]
+    prompt_importance(probe, logits, split="test", repeat=1)
+    warning = "does not know 1 of the classes of test (for example another class)"
+    assert warning in capsys.readouterr().err
+
+
 def test_bad_inputs_are_refused_in_one_line(folder: Path, img_h5: Path, logits_h5: Path) -> None:
     p, logits, groups = folder / "p.h5", folder / "logits.h5", folder / "g.tsv"
 
@@ -263,7 +274,8 @@ def test_bad_inputs_are_refused_in_one_line(folder: Path, img_h5: Path, logits_h
     refuse("come from different models", p, logits_h5)
     refuse("unknown split", p, logits, "--split", "tset", exit_code=2)
     refuse("expected only one file on standard input", "-", "-", exit_code=2)
-    refuse("expected --weights without LOGITS and --groups", p, logits, "--weights", 3, exit_code=2)
+    for words in ([logits], ["--split", "test"], ["--repeat", 3], ["--groups", groups]):
+        refuse("expected --weights without LOGITS", p, *words, "--weights", 3, exit_code=2)
     refuse("Invalid value for", p, logits, "--repeat", 0, exit_code=2)
     ok("probe", img_h5, "--keep", "-o", folder / "i.h5")
     refuse("expected a probe of logits, got one of image embeddings", folder / "i.h5", logits)
@@ -274,6 +286,7 @@ def test_bad_inputs_are_refused_in_one_line(folder: Path, img_h5: Path, logits_h
             "prompt 9\ta\n",
             "logits.h5, got 'prompt 9'; hint: write each prompt as in the prompt file",
         ),
+        ("cat\ta\n", "expected prompts of"),
         ("prompt 1\n", "g.tsv: expected lines of prompt TAB group, got 'prompt 1'"),
         ("prompt 1\ta\nprompt 1\tb\n", "expected one group for every prompt, got 'a' and 'b'"),
     ):

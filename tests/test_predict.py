@@ -19,6 +19,7 @@ from sklearn.svm import SVC
 from clipkit import evaluation, prediction, probes
 from clipkit.errors import ClipkitError
 from clipkit.features import FeatureFile, Split, read, write
+from clipkit.features.checked_file import split_names
 from clipkit.probes import FittedProbe
 from clipkit.probes import svm as svm_module
 
@@ -229,9 +230,9 @@ def test_without_an_evaluation_split_the_best_run_is_fitted_again_on_all_rows(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["-C", "1,10"], "expected one run to keep, got 2; hint: choose the best on validation"),
-        (["--shots", "1,2"], "expected one few-shot draw to keep, got 2"),
-        (["--shots", "1", "--repeat", "3"], "expected one few-shot draw to keep, got 3"),
+        (["-C", "1,10"], "expected one run to keep or to print by image, got 2; hint: choose the"),
+        (["--shots", "1,2"], "expected one few-shot draw to keep or to print by image, got 2"),
+        (["--shots", "1", "--repeat", "3"], "expected one few-shot draw to keep or to print by im"),
     ],
 )
 def test_only_one_run_is_kept(folder: Path, words: list[str], message: str) -> None:
@@ -362,6 +363,15 @@ def test_images_of_unknown_classes_are_warned_about_and_count_as_wrong(folder: P
     assert 0.5 < float(report[0]["acc1"]) < 0.75
 
 
+def test_the_split_that_was_fitted_is_warned_about(folder: Path) -> None:
+    warning = "train was fitted: the accuracy on it says nothing about other images"
+    assert warning in ok("predict", folder / "p.h5", folder / "img.h5").stderr
+    assert warning in ok("predict", folder / "pl.h5", folder / "logits.h5").stderr
+    assert not ok("predict", folder / "p.h5", folder / "img.h5", "--split", "test").stderr
+    write(folder / "new.h5", images(seed=1))
+    assert not ok("predict", folder / "p.h5", folder / "new.h5").stderr
+
+
 def test_unlabelled_images_give_a_row_per_image(folder: Path) -> None:
     file = without_labels(images(class_names=None), "train", "test")
     write(folder / "new.h5", file)
@@ -432,6 +442,46 @@ def test_several_runs_on_an_unlabelled_split_give_their_report(folder: Path) -> 
     assert len(rows(listed.stdout)) == 120
 
 
+def test_rows_of_images_have_the_columns_that_are_asked_for(folder: Path) -> None:
+    ok("probe", folder / "img.h5", "--shots", 4, "--keep", "-o", folder / "few.h5")
+    columns = ("--columns", "id,prediction,model,shots")
+    for command in ("predict", folder / "few.h5"), ("probe", "--shots", 4):
+        run = ok(*command, folder / "img.h5", "--per-image", *columns)
+        row = rows(run.stdout)[0]
+        assert list(row) == ["id", "prediction", "model", "shots"]
+        assert (row["model"], row["shots"]) == (MODEL["name"], "4")
+    predicted = folder / "predicted.h5"
+    words = ("predict", folder / "few.h5", folder / "img.h5", "-o", predicted)
+    report = ok(*words, "--columns", "acc1,shots")
+    (folder / "groups.tsv").write_text("".join(f"{name}\tanimal\n" for name in CLASSES))
+    ok("relabel", predicted, "--groups", folder / "groups.tsv", "-o", folder / "grouped.h5")
+    grouped = ok("info", "--runs", folder / "grouped.h5", "--columns", "acc1,shots")
+    assert {row["shots"] for row in rows(grouped.stdout)} == {"4"}
+    assert {row["shots"] for row in rows(report.stdout)} == {"4"}
+
+
+def test_rows_are_of_classes_or_of_images(folder: Path) -> None:
+    write(folder / "zs.h5", logits(class_index=np.arange(12) % 4))
+    write(folder / "new.h5", without_labels(images(), "test"))
+    write(folder / "zs-new.h5", without_labels(logits(class_index=np.arange(12) % 4), "test"))
+    for command, labelled, unlabelled in (
+        (("probe",), "img.h5", "new.h5"),
+        (("predict", folder / "p.h5"), "img.h5", "new.h5"),
+        (("zeroshot",), "zs.h5", "zs-new.h5"),
+    ):
+        words = (*command, folder / labelled, "--per-class", "--per-image")
+        assert "expected rows of classes or of images" in fails(*words, exit_code=2)
+        splits = () if command == ("probe",) else ("--split", "test")
+        message = fails(*command, folder / unlabelled, "--per-class", *splits, exit_code=1)
+        assert f"{unlabelled}: expected labels in test, got none" in message
+
+
+def test_rows_that_are_held_out_are_not_listed(folder: Path) -> None:
+    options = ("--val", "0.2", "--eval-split", "train", "--per-image")
+    message = fails("probe", folder / "img.h5", *options, exit_code=2)
+    assert "expected a split whose predictions to print, got rows that are held out" in message
+
+
 def test_a_probe_is_read_like_a_result(folder: Path) -> None:
     probe = folder / "p.h5"
     ok("predict", probe, folder / "img.h5", "-o", folder / "out.h5")
@@ -439,25 +489,27 @@ def test_a_probe_is_read_like_a_result(folder: Path) -> None:
         ok("info", folder / name)
         ok("convert", folder / name, folder / f"{number}.csv")
         ok("convert", folder / name, folder / f"{number}.parquet")
+        ok("convert", folder / name, folder / f"runs-{number}.csv", "--table")
         ok("plot", "confusion", folder / name, "-o", folder / f"{number}.png")
     assert rows(ok("compare", probe, folder / "out.h5").stdout)[0]["difference"] == "0"
     (folder / "groups.tsv").write_text("".join(f"{name}\tanimal\n" for name in CLASSES))
     ok("relabel", probe, "--groups", folder / "groups.tsv", "-o", folder / "grouped.h5")
     assert read(folder / "grouped.h5").kind == "result"
+    assert split_names(probe) == ["test"]
 
 
 @pytest.mark.long
 def test_probe_and_predict_work_in_pipes(folder: Path) -> None:
-    expected = ok("predict", folder / "p.h5", folder / "img.h5").stdout
+    expected = ok("predict", folder / "p.h5", folder / "img.h5", "--split", "test").stdout
     lines = (
-        "cat img.h5 | clipkit predict p.h5",
-        "clipkit predict <(clipkit probe img.h5 --keep -o -) img.h5",
-        "clipkit probe img.h5 --keep -o - | clipkit predict - img.h5",
+        "cat img.h5 | clipkit predict p.h5 --split test",
+        "clipkit predict <(clipkit probe img.h5 --keep -o -) img.h5 --split test",
+        "clipkit probe img.h5 --keep -o - | clipkit predict - img.h5 --split test",
     )
     for line in lines:
         run = shell(line, folder)
         assert (run.returncode, run.stdout, run.stderr) == (0, expected, "")
-    run = shell("clipkit predict p.h5 img.h5 --per-image | head -n 1", folder)
+    run = shell("clipkit predict p.h5 img.h5 --split test --per-image | head -n 1", folder)
     assert (run.returncode, run.stderr) == (0, "")
     assert "only one file on standard input" in fails("predict", "-", "-", exit_code=2)
 

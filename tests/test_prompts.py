@@ -884,6 +884,15 @@ def test_with_a_root_class_names_are_those_of_the_data(tmp_path):
     assert f"cannot read cifar10 in {tmp_path}" in line
 
 
+def test_a_root_without_a_named_data_set_is_refused(tmp_path):
+    (tmp_path / "names.txt").write_text("fox\n")
+    words = ("--root", tmp_path, "-o", tmp_path / "o.h5")
+    line = fails("textembed", tmp_path / "names.txt", *words, exit_code=2)
+    assert "expected --classes with --template, --readable or --root, got none" in line
+    line = fails("textembed", "--classes", tmp_path / "names.txt", *words, exit_code=2)
+    assert "root: expected a named data set, got" in line
+
+
 # The model of the images whose classes are named
 
 

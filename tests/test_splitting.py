@@ -17,11 +17,12 @@ from shell import clipkit, fails, ok, rows, shell
 from sklearn.model_selection import StratifiedGroupKFold
 
 from clipkit import concatenation, splitting
+from clipkit.annotations import read_annotations
 from clipkit.datasets import read_folder
 from clipkit.errors import ClipkitError, UsageError
 from clipkit.evaluation import ProbeSpec, evaluate_grid
 from clipkit.features import BlockMatrix, FeatureFile, Split, read, row_ids, write
-from clipkit.features.provenance import provenance
+from clipkit.features.provenance import original_split, provenance
 
 HISTORY = [{"command": "embed", "model": MODEL, "dataset": {"name": "photos"}}]
 
@@ -321,6 +322,39 @@ def test_a_split_needs_a_name_and_a_fraction(value, photos):
     message = "expected different splits with their fractions, such as test=0.2"
     words = ("embed", photos, "--model", "tiny", "--split-off", value)
     assert message in fails(*words, exit_code=2)
+
+
+@pytest.mark.parametrize("source", ["train", "test"])
+def test_divided_rows_keep_the_attributes_and_images_of_their_data_set(
+    source: str, tmp_path: Path
+) -> None:
+    words = ("shapes", "-m", "tiny", "--split", source, "--limit", 300)
+    ok("embed", *words, "-o", tmp_path / "all.h5")
+    ok("split", tmp_path / "all.h5", "--test", 0.3, "--val", 0.2, "-o", tmp_path / "a.h5")
+    options = ("--split-off", "test=0.3,val=0.2")
+    ok("embed", *words, *options, "-o", tmp_path / "b.h5")
+    for name in ("a.h5", "b.h5"):
+        file = read(tmp_path / name)
+        attribute = read_annotations(file, "shapes", ["class"]).attributes[0]
+        assert sorted(file.splits) == ["test", "train", "val"]
+        for split_name, rows_of_split in file.splits.items():
+            codes = attribute.codes[split_name]
+            names = [attribute.values[code] for code in codes]
+            assert names == [file.class_names[label] for label in rows_of_split.labels]
+    ok("textembed", "generic32", "-m", "tiny", "-o", tmp_path / "txt.h5")
+    ok("logits", tmp_path / "b.h5", tmp_path / "txt.h5", "-o", tmp_path / "logits.h5")
+    picture = ("plot", "nearest", tmp_path / "logits.h5", "shapes", "-o", tmp_path / "n.png")
+    ok(*picture, "--split", "val")
+
+
+def test_splits_that_were_divided_and_then_joined_have_no_original() -> None:
+    history = [{"command": "split", "source": "all", "rows": {"train": 4, "test": 1}}]
+    file = FeatureFile("images", history)
+    assert original_split(file, "test") == "all"
+    assert original_split(file, "other") == "other"
+    file.history = [*history, {"command": "concat"}]
+    with pytest.raises(ClipkitError, match="got splits that were divided and then joined"):
+        original_split(file, "test")
 
 
 def test_a_data_set_is_divided_like_its_file(photos):

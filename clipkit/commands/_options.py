@@ -297,7 +297,7 @@ def report_rows(
         shown = _rows_for_people(result)
     else:
         shown = result.rows()
-    return shown if view.columns is None else add_provenance(shown, result)
+    return shown if view.columns is None else [*add_provenance(shown, result)]
 
 
 def _rows_for_people(result: FeatureFile) -> Sequence[Mapping[str, Any]]:
@@ -314,6 +314,15 @@ def _rows_for_people(result: FeatureFile) -> Sequence[Mapping[str, Any]]:
     return formatted
 
 
+def check_row_options(per_class: bool, *per_image: bool) -> None:
+    """Refuse rows of classes together with an option that prints rows of images."""
+    if per_class and any(per_image):
+        raise UsageError(
+            "expected rows of classes or of images, got --per-class and an option for images",
+            "leave out --per-class, or --per-image, --top and --scores",
+        )
+
+
 def report_images(
     result: FeatureFile,
     rankings: Mapping[str, Ranking],
@@ -322,13 +331,18 @@ def report_images(
     view: View,
     force: bool,
 ) -> None:
-    """Save a result if an output is given, and print its images unless it goes to stdout."""
+    """Save a result if an output is given, and print its images unless it goes to stdout.
+
+    If columns are named, the rows also have the columns of `provenance`.
+    """
     from clipkit import features, ranking, tables
+    from clipkit.features.provenance import add_provenance
 
     if output is not None:
         features.write(output, result, force=force)
     if output != "-":
-        tables.emit_many(ranking.image_rows(result, rankings, top), view)
+        rows = ranking.image_rows(result, rankings, top)
+        tables.emit_many(rows if view.columns is None else add_provenance(rows, result), view)
 
 
 def has_labels(file: FeatureFile, splits: Sequence[str]) -> bool:

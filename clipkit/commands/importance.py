@@ -33,8 +33,9 @@ def importance(
         str | None, split_option("Split to score (default: test, else the first).")
     ] = None,
     repeat: Annotated[
-        int, option("N", "Permutations of the images for each prompt.", min=1, max=1000)
-    ] = 5,
+        int | None,
+        option("N", "Permutations of the images for each prompt (default: 5).", min=1, max=1000),
+    ] = None,
     groups: Annotated[
         str | None,
         option("FILE", "Permute groups of prompts; each line of FILE is: prompt TAB group."),
@@ -63,8 +64,8 @@ def importance(
 
     if weights is None:
         read_one_from_stdin(probe, file)
-    elif file != "-" or groups is not None:
-        raise UsageError("expected --weights without LOGITS and --groups")
+    elif file != "-" or any(given is not None for given in (split, repeat, groups)):
+        raise UsageError("expected --weights without LOGITS, --split, --repeat and --groups")
     check_result_output(output, force, probe, file, groups)
     kept = features.read(probe, kinds=["probe"])
     if weights is not None:
@@ -74,7 +75,7 @@ def importance(
             kept,
             features.read(file, kinds=["logits"]),
             split=split,
-            repeat=repeat,
+            repeat=repeat or importance.REPEAT,
             seed=seed,
             groups=groups,
         )

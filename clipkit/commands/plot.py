@@ -697,6 +697,7 @@ def nearest(
     Example: clipkit plot nearest logits.h5 shapes --prompt "a noisy image" -o nearest.png
     """
     from clipkit import datasets, features, plots, results
+    from clipkit.features.provenance import original_split
 
     logits_file = features.read(file, kinds=["logits"])
     name = results.choose_split(logits_file, split)
@@ -707,9 +708,9 @@ def nearest(
         path_column=path_column,
         label_column=label_column,
         split_column=split_column,
-        splits=[name],
+        splits=[original_split(logits_file, name)],
     )
-    data = data_set.splits[name]
+    (data,) = data_set.splits.values()
     place = {row_id: row for row, row_id in enumerate(data.ids)}
     of_file = logits_file.splits[name]
     sheets = []

@@ -18,6 +18,7 @@ from clipkit.commands._options import (
     Scores,
     Top,
     check_result_output,
+    check_row_options,
     has_labels,
     read_one_from_stdin,
     report_images,
@@ -52,6 +53,7 @@ def predict(
     from clipkit.per_class import per_class_rows
     from clipkit.tables import View
 
+    check_row_options(per_class, per_image, top > 1, scores)
     view = View(format, columns, no_header)
     read_one_from_stdin(probe, file)
     check_result_output(output, force, probe, file)
@@ -59,7 +61,7 @@ def predict(
     with features.open_file(file, kinds=["images", "logits"]) as source:
         predicted = prediction.predict(kept, source, split, top, scores)
         is_labelled = has_labels(source, list(predicted.rankings))
-    if per_image or top > 1 or scores or not is_labelled:
+    if per_image or top > 1 or scores or not (is_labelled or per_class):
         report_images(predicted.result, predicted.rankings, top, output, view, force)
     else:
         rows = per_class_rows(predicted.result) if per_class else None

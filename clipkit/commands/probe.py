@@ -19,6 +19,7 @@ from clipkit.commands._options import (
     Seed,
     Temperatures,
     check_result_output,
+    check_row_options,
     option,
     parse_counts,
     parse_numbers,
@@ -94,6 +95,7 @@ def probe(
     from clipkit.tables import View
 
     check_result_output(output, force, file)
+    check_row_options(per_class, per_image)
     if keep and output is None:
         raise UsageError("expected -o FILE for --keep, got none", "name the probe: -o probe.h5")
     counts = parse_counts(shots, "shots")
@@ -103,14 +105,21 @@ def probe(
     with open_file(file, kinds=["images", "logits"]) as source:
         temperatures = parse_temperatures(temperature, source.logit_scale)
         # without labels, there is no accuracy to print
-        lists_images = per_image or evaluation.only_predicts(
-            source, spec, temperatures, Cs, eval_split, val
+        lists_images = per_image or (
+            not per_class
+            and evaluation.only_predicts(source, spec, temperatures, Cs, eval_split, val)
         )
         result = evaluation.evaluate_grid(
             source, spec, temperatures, Cs, fit_split, eval_split, val, keep or lists_images
         )
         rankings = {}
         if lists_images:
+            if eval_split not in result.splits:
+                raise UsageError(
+                    f"{source.display_name}: expected a split whose predictions to print, got "
+                    "rows that are held out of the fitted split",
+                    "divide the file first: clipkit split FILE --test 0.2",
+                )
             rankings = prediction.predict(result, source, [eval_split]).rankings
     if not keep:
         result = evaluation.as_result(result)

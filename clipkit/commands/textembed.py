@@ -106,8 +106,8 @@ def textembed(
     sources = prompts or []
     if sources and classes is not None:
         raise UsageError("expected PROMPTS or --classes, got both")
-    if classes is None and (template or readable):
-        raise UsageError("expected --classes with --template or --readable, got none")
+    if classes is None and (template or readable or root is not None):
+        raise UsageError("expected --classes with --template, --readable or --root, got none")
     sources = sources or [classes or files.STREAM]
     outputs = embedding.name_outputs(sources, output)
     for name in outputs:

@@ -16,6 +16,7 @@ from clipkit.commands._options import (
     Scores,
     Top,
     check_result_output,
+    check_row_options,
     has_labels,
     report_images,
     report_result,
@@ -51,11 +52,12 @@ def zeroshot(
     from clipkit.zeroshot import evaluate, rank_images
 
     check_result_output(output, force, file)
+    check_row_options(per_class, per_image, top > 1, scores)
     view = View(format, columns, no_header)
     with features.open_file(file, kinds=["logits"]) as logits:
         result = evaluate(logits, split)
         is_labelled = has_labels(logits, list(result.splits))
-        if per_image or top > 1 or scores or not is_labelled:
+        if per_image or top > 1 or scores or not (is_labelled or per_class):
             rankings = rank_images(logits, split, top, scores)
             report_images(result, rankings, top, output, view, force)
             return

@@ -37,6 +37,7 @@ from clipkit.datasets.remote import LocalFile, RangeReader, StoredFile, display_
 from clipkit.errors import ClipkitError, ImageError
 from clipkit.features import Int64
 from clipkit.features.prefetch import prefetch_map
+from clipkit.features.validation import MAX_CLASSES
 
 ENDING = ".parquet"
 IMAGE_COLUMNS = ("image", "img")
@@ -49,7 +50,6 @@ MAX_GROUP_BYTES = 2**30
 MAX_OTHER_BYTES = 2**28  # the paths or labels of a file
 REMOTE_FILES = 8  # whose columns are read at the same time
 MAX_LISTED = 10
-MAX_LABELS = 2**20
 
 
 class ParquetImages:
@@ -411,11 +411,13 @@ def _read_labels(part: ParquetPart, column: str) -> tuple[Int64, list[str] | Non
             numbers = [_number(text, texts) for text in array.to_pylist()]
             values.append(np.array(numbers, np.int64))
         else:
-            integers = array.cast(pa.int64()).fill_null(NO_LABEL).to_numpy(zero_copy_only=False)
+            with _read_errors(part.file):  # a label beyond 64 bits
+                array = array.cast(pa.int64())
+            integers = array.fill_null(NO_LABEL).to_numpy(zero_copy_only=False)
             values.append(np.maximum(integers, NO_LABEL))
-        if len(texts) > MAX_LABELS:
+        if len(texts) > MAX_CLASSES:
             where = f"{display_url(part.file.name)}: {column}"
-            raise ClipkitError(f"{where}: expected at most {MAX_LABELS:,} different labels")
+            raise ClipkitError(f"{where}: expected at most {MAX_CLASSES:,} different labels")
     return np.concatenate(values), list(texts) if is_text else None
 
 
@@ -459,6 +461,8 @@ def _join(tables: Sequence[_Table]) -> ImageDataset:
         table.paths = None
     if len(ids) != len(source.rows) or has_duplicates(ids):
         prefixes = shards.distinct_stems([part.file.name for part in parts])
+        if len(set(prefixes)) < len(prefixes):
+            raise ClipkitError(f"{display_url(parts[0].file.name)}: expected each file once")
         ids = []
         for prefix, part in zip(prefixes, parts, strict=True):
             ids += [f"{prefix}/{row}" for row in range(len(part))]

@@ -14,8 +14,8 @@ from clipkit.datasets.dataset import ImageDataset
 from clipkit.datasets.images import escape
 from clipkit.errors import ClipkitError
 from clipkit.features import Int64
+from clipkit.features.validation import MAX_CLASSES
 
-MAX_CLASSES = 1 << 20  # a label must not make a command allocate without end
 NO_LABEL = -1
 
 _INTEGER = re.compile(r"[0-9]{1,9}")

@@ -16,7 +16,7 @@ from clipkit.datasets.dataset import ImageDataset, ImageFiles, split_name
 from clipkit.datasets.images import escape
 from clipkit.errors import ClipkitError
 from clipkit.features import Int64
-from clipkit.features.validation import MAX_CLASSES, MAX_NAMES, NAME, RESERVED
+from clipkit.features.validation import MAX_CLASSES, MAX_NAMES, is_split_name
 
 MAX_PATH = 4096  # characters; Linux opens no longer path
 MAX_TEXT = 1000  # characters of a label or an id
@@ -123,7 +123,7 @@ def _split_of(row: Row, splits: dict[str, _Split], where: str) -> str:
     if row.split in splits:
         return row.split
     split = split_name(row.split)
-    if not NAME.fullmatch(split) or split in RESERVED:
+    if not is_split_name(split):
         characters = "letters, digits, '.', '_' and '-'"
         got = repr(row.split[:40]) if row.split else "none"
         raise ClipkitError(f"{where}: expected a split, named by {characters}, got {got}")

@@ -14,7 +14,7 @@ from clipkit.datasets.images import escape, readable_suffixes
 from clipkit.datasets.manifests import is_manifest
 from clipkit.datasets.remote import display_url
 from clipkit.errors import ClipkitError, UsageError
-from clipkit.features.validation import NAME, RESERVED
+from clipkit.features.validation import is_split_name
 
 MAX_FILES = 100_000
 MAX_NAMES_BYTES = 2**24
@@ -48,16 +48,18 @@ def find_files(patterns: Sequence[str], suffix: str) -> list[str]:
     ClipkitError
         If a pattern finds nothing.
     """
-    names: dict[str, None] = {}
+    names: dict[str, str] = {}  # by the URL or the whole path
     for pattern in patterns:
         written = [pattern]
         if remote.is_url(pattern) or not Path(pattern).exists():
             written = list(expand_braces(pattern))
         for name in written:
-            names.update(dict.fromkeys(_find(name, suffix)))
+            for file in _find(name, suffix):
+                whole = file if remote.is_url(file) else str(Path(file).absolute())
+                names.setdefault(whole, file)
             if len(names) > MAX_FILES:
                 raise ClipkitError(f"{escape(pattern)}: expected at most {MAX_FILES:,} files")
-    return list(names)
+    return list(names.values())
 
 
 def are_tars(name: str) -> bool:
@@ -245,7 +247,7 @@ def _split_name(file: str) -> str:
 
 def _checked_split(name: str, file: str) -> str:
     """Refuse the name of a split that no feature file may hold."""
-    if not NAME.fullmatch(name) or name in RESERVED:
+    if not is_split_name(name):
         raise ClipkitError(f"{display_url(file)}: {name!r} cannot be the name of a split")
     return name
 
@@ -271,15 +273,19 @@ def stem(file: str) -> str:
 
 
 def distinct_stems(files: Sequence[str]) -> list[str]:
-    """Return the stem of each file, with the name of its folder if two stems are the same.
+    """Return the stem of each file, with as many of its folders as tell the files apart.
 
-    >>> distinct_stems(["a/0.tar", "b/0.tar"])
-    ['a/0', 'b/0']
+    >>> distinct_stems(["a/0.tar", "b/0.tar"]), distinct_stems(["a/x/0.tar", "b/x/0.tar"])
+    (['a/0', 'b/0'], ['a/x/0', 'b/x/0'])
     """
-    stems = [stem(file) for file in files]
-    if len(set(stems)) == len(stems):
-        return stems
-    return [f"{escape(Path(_folder_and_name(file)[0]).name)}/{stem(file)}" for file in files]
+    names = stems = [stem(file) for file in files]
+    folders = [escape(_folder_and_name(file)[0]).split("/") for file in files]
+    for depth in range(1, max(map(len, folders), default=0) + 1):
+        if len(set(names)) == len(names):
+            break
+        pairs = zip(folders, stems, strict=True)
+        names = ["/".join([*folder[-depth:], name]) for folder, name in pairs]
+    return names
 
 
 def data_set_name(files: Sequence[str]) -> str:

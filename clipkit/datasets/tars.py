@@ -33,6 +33,7 @@ from clipkit.datasets.tar_headers import LINKS, REGULAR, SPARSE, HeaderReader, M
 from clipkit.errors import ClipkitError, ImageError
 from clipkit.features import Int64
 from clipkit.features.prefetch import prefetch_map
+from clipkit.features.validation import MAX_CLASSES
 
 SPAN = 2**20  # images that start in one of these parts of a remote tar are fetched together
 GAP = 2**16  # unless so many bytes lie between them
@@ -41,7 +42,6 @@ KEPT_BYTES = 2**26
 REMOTE_SCANS = 8  # tars whose headers are read at the same time
 MAX_LABEL_BYTES = 2**10
 MAX_JSON_BYTES = 2**20
-MAX_LABELS = 2**20
 NO_IMAGE, LINK, SPARSE_FILE = -1, -2, -3  # in place of a size
 UNUSABLE = {LINK: "a link", SPARSE_FILE: "a sparse file"}
 
@@ -286,8 +286,8 @@ class _Scan:
         text = row.label or row.json_label
         if text is not None:
             code = self.texts.setdefault(text, len(self.texts))
-        if len(self.texts) > MAX_LABELS:
-            raise ClipkitError(f"expected at most {MAX_LABELS:,} different labels in a tar")
+        if len(self.texts) > MAX_CLASSES:
+            raise ClipkitError(f"expected at most {MAX_CLASSES:,} different labels in a tar")
         self.append(row.key, row.offset, row.size, code)
         self.repeated += max(0, row.images - 1)
 

@@ -338,6 +338,8 @@ def read_class_names(source: str, root: str | None = None, column: str | None = 
     """
     path = bundled.locate(source, "attributes") if "/" in source else source
     if _is_file_or_stream(path) and not _holds_images(path):
+        if root is not None:
+            raise UsageError(f"root: expected a named data set, got {source}", "leave --root out")
         classes = _read_class_file(source, path, column)
     elif column is not None:
         raise UsageError(f"expected a file with --column, got the data set {source}")

@@ -306,7 +306,8 @@ def split_names(path: Path) -> list[str]:
     with contextlib.closing(CheckedFile(path, path.name)) as checked:
         kind = checked.attributes()["kind"]
         groups = {name.rpartition("/")[0] for name in checked._names(kind)}
-    return sorted(groups - {"", "runs"})
+    others = {"", "runs", "fitted"} if kind == "probe" else {"", "runs"}
+    return sorted(groups - others)
 
 
 def _open(path: Path) -> h5py.File:

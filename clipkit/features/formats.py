@@ -520,23 +520,24 @@ def _csv_cell(value: Any) -> Any:
 
 
 def only_runs(file: FeatureFile, split: str | None = None) -> FeatureFile:
-    """Return the runs of a result without its predictions, all or those scored on a split.
+    """Return the runs of a result or probe without predictions, all or those scored on a split.
 
     Raises
     ------
     UsageError
         If the file is no result, or has no runs on the split.
     """
-    if file.kind != "result":
+    if not file.is_result:
         raise UsageError(f"--table: expected a result, got {file.kind}")
+    file = replace(file, kind="result", splits={}, texts=None, fitted={})
     if split is None:
-        return replace(file, splits={})
+        return file
     column = file.runs.get("eval_split", file.runs.get("split", np.array([], str)))
     scored = np.flatnonzero(column == split)
     if not len(scored):
         raise unknown(f"split of {file.display_name}", split, sorted(set(column.tolist())))
     runs = {name: values[scored] for name, values in file.runs.items()}
-    return replace(file, splits={}, runs=runs)
+    return replace(file, runs=runs)
 
 
 def _run_columns(file: FeatureFile) -> dict[str, type]:

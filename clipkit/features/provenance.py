@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from clipkit.errors import ClipkitError
 from clipkit.features.model import FeatureFile
 
 LONGEST = 60  # characters of a part: a history may hold any text
@@ -43,14 +44,23 @@ def _join(names: Iterable[str]) -> str:
     return _text(" + ".join(name for name in names if name))
 
 
-def add_provenance(rows: Sequence[Mapping[str, Any]], file: FeatureFile) -> list[dict[str, Any]]:
-    """Return rows about a file with `model`, `dataset`, `prompts` and `shots` as further columns.
+def add_provenance(
+    rows: Iterable[Mapping[str, Any]], file: FeatureFile
+) -> Iterator[dict[str, Any]]:
+    """Yield rows about a file with `model`, `dataset`, `prompts` and `shots` as further columns.
 
     None stands for what the history does not name, and for the shots of a probe on all rows.
     """
-    parts: dict[str, Any] = {"shots": None}
+    parts: dict[str, Any] = {"shots": shots(file)}
     parts |= {name: part or None for name, part in provenance(file)._asdict().items()}
-    return [{**row, **{name: parts[name] for name in parts if name not in row}} for row in rows]
+    for row in rows:
+        yield {**row, **{name: parts[name] for name in parts if name not in row}}
+
+
+def shots(file: FeatureFile) -> int | None:
+    """Return the rows per class of the probe that made a file; None for all, or several numbers."""
+    numbers = [entry["shots"] for entry in file.history if "shots" in entry]
+    return numbers[-1] if numbers and isinstance(numbers[-1], int) else None
 
 
 def identities(files: Sequence[FeatureFile]) -> list[dict[str, str | None]]:
@@ -73,6 +83,42 @@ def identities(files: Sequence[FeatureFile]) -> list[dict[str, str | None]]:
             of_file = {"file": file.display_name, **of_file}
         columns.append(of_file)
     return columns
+
+
+def original_split(file: FeatureFile, split: str) -> str:
+    """Return the split of the data set from which `embed --split-off` or `split` made a split.
+
+    Raises
+    ------
+    ClipkitError
+        If files were joined after splits were divided: then a name may stand for several splits.
+    """
+    original: dict[str, str] = {}
+    for entry in file.history:
+        if entry["command"] == "concat" and original:
+            raise ClipkitError(
+                f"{file.display_name}: expected splits of the data set, got splits that were "
+                "divided and then joined"
+            )
+        source, made = _division(entry)
+        original |= dict.fromkeys(made, original.get(source, source))
+    return original.get(split, split)
+
+
+def _division(entry: Mapping[str, Any]) -> tuple[str, list[str]]:
+    """Return the split that a command divided, and the splits that it made, if it did so."""
+    if entry["command"] == "split" and isinstance(entry.get("rows"), dict):
+        return str(entry.get("source")), [*entry["rows"]]
+    data = entry.get("dataset")
+    if not isinstance(data, dict) or not isinstance(data.get("split_off"), dict):
+        return "", []
+    source, fractions = str(data["split_off"].get("from")), data["split_off"].get("fractions")
+    if not isinstance(fractions, dict) or not isinstance(data.get("splits"), dict):
+        return "", []
+    made = [*fractions]
+    if source in fractions or source not in data["splits"]:
+        made.append("train")  # what is left of a split of another name
+    return source, made
 
 
 def _model(file: FeatureFile) -> str:

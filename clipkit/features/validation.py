@@ -134,6 +134,15 @@ def key_of(name: str) -> str:
     return "runs" if group == "runs" else key
 
 
+def is_split_name(name: str) -> bool:
+    """Whether a split of any feature file may have a name.
+
+    >>> is_split_name("test-2019"), is_split_name("a b"), is_split_name("runs")
+    (True, False, False)
+    """
+    return NAME.fullmatch(name) is not None and name not in RESERVED
+
+
 def allowed_names(kind: str) -> tuple[set[str], set[str]]:
     """Return the names that may stand at the root and in a split of a file of this kind."""
     layout = KINDS[kind]
