@@ -640,15 +640,37 @@ def test_an_interrupted_run_over_a_list_or_manifest_is_continued(photos, monkeyp
 
 
 def test_a_changed_manifest_does_not_continue_an_interrupted_run(photos):
-    rows = [{"path": name} for name in NAMES]
+    rows = [{"path": name, "split": "train"} for name in NAMES]
+    rows[0]["split"] = "bad"
     manifest = write_manifest(photos / "m.csv", rows)
-    (photos / "img.h5.partial").mkdir()
     write = ["embed", manifest, "-m", "tiny", "-o", "img.h5"]
-    for name in NAMES:
-        (photos / name).write_bytes(b"damaged")
-    assert "expected at least one usable image" in fails(*write)
+    content = (photos / NAMES[0]).read_bytes()
+    (photos / NAMES[0]).write_bytes(b"damaged")
+    assert "hint: fix the images, and add --restart" in fails(*write)
+    (photos / NAMES[0]).write_bytes(content)
     write_manifest(photos / "m.csv", rows[1:])
     assert "dataset.manifest was sha256:" in fails(*write, exit_code=2)
+
+
+def test_a_run_without_a_usable_image_leaves_nothing_that_stops_the_corrected_one(photos):
+    write = ["embed", "-", "-m", "tiny", "-o", "img.h5"]
+    message = fails(*write, stdin="missing.png\n")
+    assert "all: expected at least one usable image, got none" in message
+    assert not (photos / "img.h5.partial").exists()
+    ok(*write, stdin=f"{NAMES[0]}\n")
+
+
+def test_a_run_that_ended_before_its_first_shard_is_replaced_by_another(photos, monkeypatch):
+    write = ["embed", NAMES[0], "-m", "tiny", "-o", "img.h5"]
+
+    def stop(self: Any, shard: Any, *content: Any) -> None:
+        raise ClipkitError("stopped")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.Checkpoint, "save", stop)
+        assert "stopped" in fails(*write)
+    assert (photos / "img.h5.partial" / "manifest.json").exists()
+    ok(*write, "--normalize")
 
 
 def test_pictures_and_class_names_come_from_the_same_sources(photos):
