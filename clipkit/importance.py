@@ -83,6 +83,7 @@ def prompt_importance(
         members = read_groups(groups, logits)
     fitted = probes.FittedProbe.from_arrays(probe.fitted)
     _, numbers = prediction.match_classes(probe, logits, [name], fitted.classes)
+    _check_labels(probe, logits, name, numbers)
     X = np.asarray(logits.cosines(name))
     columns = [np.array(member) for member in members.values()]
     costs = _permute(fitted, X, numbers, rows.labels, columns, repeat, seed)
@@ -117,6 +118,16 @@ def _check_reads_prompts(probe: FeatureFile) -> None:
             "has no prompts",
             "fit one with: clipkit probe logits.h5 --keep -o p.h5",
         )
+
+
+def _check_labels(probe: FeatureFile, logits: FeatureFile, split: str, numbers: Int64) -> None:
+    """Refuse labels of which the probe knows none: no prompt could cost any accuracy."""
+    if not np.isin(logits.splits[split].labels, numbers).any():
+        raise ClipkitError(
+            f"{probe.display_name} knows none of the classes of {logits.display_name}, {split}",
+            "fit the probe on the same classes, or rename them: clipkit relabel --groups",
+        )
+    prediction.warn_of_unknown_classes(probe, logits, split, numbers)
 
 
 def _warn_of_fitted_rows(probe: FeatureFile, logits: FeatureFile, split: str) -> None:

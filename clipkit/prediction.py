@@ -93,7 +93,7 @@ def predict(
         row = {"split": name, **metrics.accuracies(split.labels, predicted)}
         row["acc1_low"], row["acc1_high"] = metrics.accuracy_interval(split.labels, predicted)
         rows.append(row)
-        _warn_of_unknown_classes(probe, result, name, number_of_class)
+        warn_of_unknown_classes(probe, result, name, number_of_class)
     result.set_rows(rows)
     return Predicted(result, rankings)
 
@@ -232,16 +232,17 @@ def _rank(
     return rank(scores, numbers, top, fitted.confidences(scores), keep_scores)
 
 
-def _warn_of_unknown_classes(
-    probe: FeatureFile, result: FeatureFile, name: str, numbers: Int64
+def warn_of_unknown_classes(
+    probe: FeatureFile, file: FeatureFile, name: str, numbers: Int64
 ) -> None:
-    labels = result.splits[name].labels
+    """Warn if images of a split have labels other than `numbers`, the classes of the probe."""
+    labels = file.splits[name].labels
     if labels is None:
         return
     unknown = ~np.isin(labels, numbers)
     if unknown.any():
         first = int(labels[unknown][0])
-        example = result.class_names[first] if result.class_names else first
+        example = file.class_names[first] if file.class_names else first
         classes = len(np.unique(labels[unknown]))
         console.warn(
             f"{probe.display_name} does not know {classes} of the classes of {name} (for example "
