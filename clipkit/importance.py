@@ -122,7 +122,8 @@ def _check_reads_prompts(probe: FeatureFile) -> None:
 
 def _check_labels(probe: FeatureFile, logits: FeatureFile, split: str, numbers: Int64) -> None:
     """Refuse labels of which the probe knows none: no prompt could cost any accuracy."""
-    if not np.isin(logits.splits[split].labels, numbers).any():
+    labels = logits.splits[split].labels
+    if labels is not None and not np.isin(labels, numbers).any():
         raise ClipkitError(
             f"{probe.display_name} knows none of the classes of {logits.display_name}, {split}",
             "fit the probe on the same classes, or rename them: clipkit relabel --groups",
