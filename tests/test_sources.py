@@ -101,12 +101,28 @@ def test_labels_are_dropped_with_a_warning_if_an_image_has_none(photos, capsys):
         (["m.csv", "m.csv"], "the manifest m.csv alone, got m.csv too"),
         (["photos", "s://x/a.png"], "expected a local path, got the URL s://x/a.png"),
         (["photos", "cats"], "unknown data set 'cats'"),
+        (["photoz"], "unknown data set 'photoz'"),
         ([], "expected the name of a data set, got none"),
     ],
 )
 def test_names_that_make_no_data_set_are_refused(photos, names, message):
     with pytest.raises(UsageError, match=message):
         datasets.load(names)
+
+
+def test_a_hint_says_what_to_type_for_a_name_that_is_no_data_set(photos):
+    Path("list.txt").write_text("photos/cat/1.png\n")
+    Path("img.h5").touch()
+    for name, exit_code, hint in (
+        ("photoz", 2, "there is no such file or folder either; known: cifar10"),
+        ("list.txt", 1, "if it lists paths: clipkit embed - < list.txt"),
+        ("img.h5", 1, "a feature file holds embeddings"),
+    ):
+        message = fails("embed", name, "-m", "tiny", "-o", "x.h5", exit_code=exit_code)
+        assert f"hint: {hint}" in message
+    Path("m.csv").write_text("path;label\nphotos/cat/1.png;cat\n")
+    message = fails("embed", "m.csv", "-m", "tiny", "-o", "x.h5")
+    assert "got 'path;label'; hint: separate the columns by commas in a .csv file" in message
 
 
 # Endings
@@ -281,6 +297,7 @@ def test_names_in_a_list_that_are_not_utf8_are_files_too(photos, monkeypatch):
     ("data", "message"),
     [
         (b"", "standard input: expected a list of paths, got an empty input"),
+        (b"\x89HDF\r\n", "standard input: expected a list of paths, got the content of a file"),
         (b"\n\n", "standard input: expected paths of images, got none"),
         (b"a.png\n\n./a.png\n", "line 3: expected a new path, got a.png as in line 1"),
         (b"a.png\0b\0a.png", "entry 3: expected a new path, got a.png as in entry 1"),
