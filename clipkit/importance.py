@@ -85,6 +85,7 @@ def prompt_importance(
         members = read_groups(groups, logits)
     fitted = probes.FittedProbe.from_arrays(probe.fitted)
     class_names, numbers = prediction.match_classes(probe, logits, [name], fitted.classes)
+    _check_labels(probe, logits, name, numbers)
     prediction.warn_of_unknown_classes(probe, rows, name, class_names, numbers)
     X = np.asarray(logits.cosines(name))
     columns = [np.array(member) for member in members.values()]
@@ -120,6 +121,16 @@ def _check_reads_prompts(probe: FeatureFile) -> None:
             f"{probe.display_name}: expected a probe of logits, got one of image embeddings, which "
             "has no prompts",
             "fit one with: clipkit probe logits.h5 --keep -o p.h5",
+        )
+
+
+def _check_labels(probe: FeatureFile, logits: FeatureFile, split: str, numbers: Int64) -> None:
+    """Refuse labels of which the probe knows none: no prompt could cost any accuracy."""
+    labels = logits.splits[split].labels
+    if labels is not None and not np.isin(labels, numbers).any():
+        raise ClipkitError(
+            f"{probe.display_name} knows none of the classes of {logits.display_name}, {split}",
+            "fit the probe on the same classes, or rename them: clipkit relabel --groups",
         )
 
 

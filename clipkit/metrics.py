@@ -299,7 +299,10 @@ def wilson(fraction: float, n: int) -> tuple[float, float]:
     half = z * np.sqrt(fraction * (1 - fraction) / n + z**2 / (4 * n**2))
     divisor = 1 + z**2 / n
     low, high = (centre - half) / divisor, (centre + half) / divisor
-    return max(0.0, float(low)), min(1.0, float(high))  # rounding may exceed the limits
+    # rounding misses the limits by about 1e-19
+    low = 0.0 if fraction == 0 else low
+    high = 1.0 if fraction == 1 else high
+    return float(low), float(high)
 
 
 def accuracy_interval(labels: Int64 | None, predicted: Int64) -> tuple[float, float]:

@@ -366,10 +366,10 @@ def test_a_text_file_gives_class_names_and_wordings(tmp_path: Path) -> None:
 def test_two_classes_of_one_name_stay_apart_and_equal_prompts_are_warned_about(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "names.txt").write_text("crane\tcrane bird\ncock\ncrane\tcrane machine\n")
+    (tmp_path / "names.txt").write_text("crane\ncock\ncrane\n")
     classes = embedding.read_class_names(str(tmp_path / "names.txt"))
     assert classes.names == ["crane", "cock", "crane"]
-    assert capsys.readouterr().err == ""
+    assert "2 classes are called 'crane'" in capsys.readouterr().err
     path = write_feature_file(tmp_path / "img.h5", datasets={"class_names": ["crane", "crane"]})
     assert embedding.read_class_names(str(path)).names == ["crane", "crane"]
     assert "2 classes are called 'crane': their prompts are the same" in capsys.readouterr().err

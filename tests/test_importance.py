@@ -293,6 +293,10 @@ def test_bad_inputs_are_refused_in_one_line(folder: Path, img_h5: Path, logits_h
         groups.write_text(text)
         refuse(message, p, logits, "--groups", groups)
     file = read(logits)
+    file.class_names = ["other 0", "other 1"]
+    write(folder / "others.h5", file)
+    refuse("others.h5, test; hint: fit the probe on the same classes", p, folder / "others.h5")
+    file = read(logits)
     file.splits = {"test": Split(file.splits["test"].features, None, file.splits["test"].ids)}
     write(folder / "unlabelled.h5", file)
     refuse("test: expected labels, got none", p, folder / "unlabelled.h5")

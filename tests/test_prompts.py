@@ -683,6 +683,20 @@ def test_prompts_of_a_json_object_are_embedded_one_by_one_with_a_note(tmp_path):
     assert not file.class_names
 
 
+def test_lines_of_a_table_among_prompts_and_prompts_among_wordings_are_warned_about(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "two.tsv").write_text("cat\ta kitty\ncat\ta tabby cat\ndog\tpuppy\n")
+    out = ["-m", "tiny", "-f", "-o", "x.h5"]
+    message = ok("textembed", "two.tsv", *out).stderr
+    assert "two.tsv, line 1: the prompt holds a tab (3 of 3 do); hint: --classes reads" in message
+    message = ok("textembed", "--classes", "two.tsv", *out).stderr
+    assert "as in 'a photo of a a kitty'; hint: if they are complete prompts" in message
+    complete = ["textembed", "--classes", "two.tsv", "--template", "{}"]
+    assert "wordings" not in ok(*complete, *out).stderr
+
+
 def test_a_json_list_on_standard_input_is_prompts_and_other_lines_are_text(tmp_path):
     assert embed(tmp_path, stdin=b'["a dot", "a line"]').texts == ["a dot", "a line"]
     assert embed(tmp_path, stdin=b"[a dot]\n{}\n").texts == ["[a dot]", "{}"]

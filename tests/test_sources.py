@@ -101,12 +101,28 @@ def test_labels_are_dropped_with_a_warning_if_an_image_has_none(photos, capsys):
         (["m.csv", "m.csv"], "the manifest m.csv alone, got m.csv too"),
         (["photos", "s://x/a.png"], "expected a local path, got the URL s://x/a.png"),
         (["photos", "cats"], "unknown data set 'cats'"),
+        (["photoz"], "unknown data set 'photoz'"),
         ([], "expected the name of a data set, got none"),
     ],
 )
 def test_names_that_make_no_data_set_are_refused(photos, names, message):
     with pytest.raises(UsageError, match=message):
         datasets.load(names)
+
+
+def test_a_hint_says_what_to_type_for_a_name_that_is_no_data_set(photos):
+    Path("list.txt").write_text("photos/cat/1.png\n")
+    Path("img.h5").touch()
+    for name, exit_code, hint in (
+        ("photoz", 2, "there is no such file or folder either; known: cifar10"),
+        ("list.txt", 1, "if it lists paths: clipkit embed - < list.txt"),
+        ("img.h5", 1, "a feature file holds embeddings"),
+    ):
+        message = fails("embed", name, "-m", "tiny", "-o", "x.h5", exit_code=exit_code)
+        assert f"hint: {hint}" in message
+    Path("m.csv").write_text("path;label\nphotos/cat/1.png;cat\n")
+    message = fails("embed", "m.csv", "-m", "tiny", "-o", "x.h5")
+    assert "got 'path;label'; hint: separate the columns by commas in a .csv file" in message
 
 
 # Endings
@@ -281,6 +297,7 @@ def test_names_in_a_list_that_are_not_utf8_are_files_too(photos, monkeypatch):
     ("data", "message"),
     [
         (b"", "standard input: expected a list of paths, got an empty input"),
+        (b"\x89HDF\r\n", "standard input: expected a list of paths, got the content of a file"),
         (b"\n\n", "standard input: expected paths of images, got none"),
         (b"a.png\n\n./a.png\n", "line 3: expected each path once, got a.png as in line 1"),
         (b"a.png\0b\0a.png", "entry 3: expected each path once, got a.png as in entry 1"),
@@ -640,15 +657,37 @@ def test_an_interrupted_run_over_a_list_or_manifest_is_continued(photos, monkeyp
 
 
 def test_a_changed_manifest_does_not_continue_an_interrupted_run(photos):
-    rows = [{"path": name} for name in NAMES]
+    rows = [{"path": name, "split": "train"} for name in NAMES]
+    rows[0]["split"] = "bad"
     manifest = write_manifest(photos / "m.csv", rows)
-    (photos / "img.h5.partial").mkdir()
     write = ["embed", manifest, "-m", "tiny", "-o", "img.h5"]
-    for name in NAMES:
-        (photos / name).write_bytes(b"damaged")
-    assert "expected at least one usable image" in fails(*write)
+    content = (photos / NAMES[0]).read_bytes()
+    (photos / NAMES[0]).write_bytes(b"damaged")
+    assert "hint: fix the images, and add --restart" in fails(*write)
+    (photos / NAMES[0]).write_bytes(content)
     write_manifest(photos / "m.csv", rows[1:])
     assert "dataset.manifest was sha256:" in fails(*write, exit_code=2)
+
+
+def test_a_run_without_a_usable_image_leaves_nothing_that_stops_the_corrected_one(photos):
+    write = ["embed", "-", "-m", "tiny", "-o", "img.h5"]
+    message = fails(*write, stdin="missing.png\n")
+    assert "all: expected at least one usable image, got none" in message
+    assert not (photos / "img.h5.partial").exists()
+    ok(*write, stdin=f"{NAMES[0]}\n")
+
+
+def test_a_run_that_ended_before_its_first_shard_is_replaced_by_another(photos, monkeypatch):
+    write = ["embed", NAMES[0], "-m", "tiny", "-o", "img.h5"]
+
+    def stop(self: Any, shard: Any, *content: Any) -> None:
+        raise ClipkitError("stopped")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.Checkpoint, "save", stop)
+        assert "stopped" in fails(*write)
+    assert (photos / "img.h5.partial" / "manifest.json").exists()
+    ok(*write, "--normalize")
 
 
 def test_pictures_and_class_names_come_from_the_same_sources(photos):

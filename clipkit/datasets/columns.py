@@ -28,9 +28,14 @@ def check_columns(present: Sequence[str], required: set[str], where: str) -> Non
         shown = [repr(escape(name[:40])) for name in present[:LISTED_COLUMNS]]
         if len(present) > LISTED_COLUMNS:
             shown.append(f"and {len(present) - LISTED_COLUMNS} more")
+        hint = (
+            "name the column of the images' files with --path-column, and others with "
+            "--label-column and --split-column"
+        )
+        if len(present) == 1 and any(mark in present[0] for mark in "\t;,"):
+            hint = "separate the columns by commas in a .csv file, and by tabs in a .tsv file"
         raise ClipkitError(
-            f"{where}: expected a column {escape(column)!r}, got {', '.join(shown) or 'none'}",
-            "choose columns with --path-column, --label-column and --split-column",
+            f"{where}: expected a column {escape(column)!r}, got {', '.join(shown) or 'none'}", hint
         )
     for column in present:
         if column in (*Columns(), *required) and present.count(column) > 1:

@@ -110,9 +110,13 @@ def read_images(names: Sequence[str]) -> Dataset:
         else:
             tree.left_out[_ending(path.name)] += 1
     if not tree.splits:
+        hint = _endings_hint(tree.left_out)
+        if names[0].endswith(".txt"):
+            hint = f"if it lists paths: clipkit embed - < {escape(names[0])}"
+        elif names[0].endswith(".h5"):
+            hint = "a feature file holds embeddings; describe it by: clipkit info FILE"
         raise ClipkitError(
-            f"expected an image or a folder of images, got the file {escape(names[0])}",
-            _endings_hint(tree.left_out),
+            f"expected an image or a folder of images, got the file {escape(names[0])}", hint
         )
     name = escape(paths[0].resolve().name)
     if len(names) > 1:

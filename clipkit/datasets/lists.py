@@ -14,6 +14,9 @@ from clipkit.errors import ClipkitError, UsageError
 
 MAX_LIST_BYTES = 1 << 28  # a million paths of 256 bytes
 
+# How feature files, PNG, JPEG, GIF, Parquet and gzip begin.
+CONTENTS = (b"\x89HDF", b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"PAR1", b"\x1f\x8b")
+
 
 def read_list(source: str = files.STREAM) -> Dataset:
     """Read a list of paths: one a line, or separated by NUL as `find -print0` does.
@@ -31,7 +34,8 @@ def read_list(source: str = files.STREAM) -> Dataset:
     UsageError
         If standard input is a terminal.
     ClipkitError
-        If the list is empty or too long, or a path is invalid or occurs twice.
+        If the list is empty, too long or the content of another file, or a path is a URL or is
+        there twice.
     """
     name = files.display_name(source)
     if source == files.STREAM and sys.stdin.isatty():
@@ -43,6 +47,9 @@ def read_list(source: str = files.STREAM) -> Dataset:
     if not data:
         hint = "check whether the command before it found files"
         raise ClipkitError(f"{name}: expected a list of paths, got an empty input", hint)
+    if data.startswith(CONTENTS):
+        hint = "name the file itself: clipkit embed FILE"
+        raise ClipkitError(f"{name}: expected a list of paths, got the content of a file", hint)
     is_nul = b"\0" in data
     details = {"source": "list", "list": f"sha256:{hashlib.sha256(data).hexdigest()}"}
     class_names, splits = collect(

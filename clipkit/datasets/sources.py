@@ -175,5 +175,8 @@ def _check_exists(name: str) -> None:
     if Path(name).suffix:
         raise ClipkitError(f"cannot read {escape(name)}: there is no such file or folder")
     if "/" not in name and os.sep not in name:
-        raise unknown("data set", name, REGISTRY)
+        error = unknown("data set", name, REGISTRY)
+        if error.hint and error.hint.startswith("known"):
+            error.hint = f"there is no such file or folder either; {error.hint}"
+        raise error
     raise ClipkitError(f"cannot read {escape(name)}: there is no such folder")

@@ -107,6 +107,10 @@ class Checkpoint:
         shard.embedded = embedded
         shard.skipped = skipped
 
+    def is_empty(self) -> bool:
+        """Whether no image was embedded, so that there is nothing to continue."""
+        return not any(shard.embedded for shard in self.shards)
+
     def join(self) -> dict[str, Split]:
         """Join all shards into splits, whose features are read shard by shard."""
         assert not self.pending(), "expected every shard to be finished"
@@ -116,9 +120,11 @@ class Checkpoint:
             parts = [shard.embedded for shard in shards if shard.embedded]
             if not parts:
                 reason = shards[0].skipped[0]["reason"]
+                hint = "check the paths and the images"
+                if not self.is_empty():
+                    hint = "fix the images, and add --restart"
                 raise ClipkitError(
-                    f"{name}: expected at least one usable image, got none: {reason}",
-                    "fix the images, and add --restart",
+                    f"{name}: expected at least one usable image, got none: {reason}", hint
                 )
             splits[name] = _concatenate(parts)
         return splits
@@ -164,7 +170,8 @@ def open_checkpoint(
     """Open the checkpoint of a run, or begin one, and hold its lock.
 
     `parameters` are everything but the images that determines the result, as JSON can hold it. A
-    run with other parameters or images is refused, unless `restart` drops its shards.
+    run with other parameters or images is refused, unless `restart` drops its shards or it has
+    none.
     """
     manifest = {
         **parameters,
@@ -178,7 +185,7 @@ def open_checkpoint(
     _check_ours(folder, _read_manifest(path))  # before a lock is put there
     with _locked(folder):
         earlier = _read_manifest(path)
-        if restart or earlier is None:
+        if restart or earlier is None or not _has_files(folder, SHARDS):
             _remove_files(folder, SHARDS)
             with atomic_write(str(path), force=True) as temporary:
                 temporary.write_text(text, encoding="utf-8")
@@ -265,6 +272,10 @@ def _remove_files(folder: Path, pattern: str) -> None:
     for path in sorted(folder.iterdir()):
         if re.fullmatch(pattern, path.name):
             path.unlink()
+
+
+def _has_files(folder: Path, pattern: str) -> bool:
+    return any(re.fullmatch(pattern, path.name) for path in folder.iterdir())
 
 
 def _read_manifest(path: Path) -> Any:

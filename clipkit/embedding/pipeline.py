@@ -109,6 +109,8 @@ def embed_images(  # noqa: PLR0913 (the options of `clipkit embed`)
             normalize=normalize,
             strict=strict,
         )
+        if checkpoint.is_empty():
+            checkpoint.remove()  # so that the corrected command is not taken for another run
         splits = checkpoint.join()
         skipped = checkpoint.skipped()
         if skipped:

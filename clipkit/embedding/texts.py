@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,7 +19,7 @@ from clipkit.datasets.images import escape
 from clipkit.errors import ClipkitError, UsageError, unknown
 from clipkit.features import FeatureFile, Float32, Int64
 from clipkit.features.checked_file import SIGNATURE
-from clipkit.prompt_files import COMPLETE, ClassNames
+from clipkit.prompt_files import COMPLETE, DEFAULT_TEMPLATE, ClassNames
 from clipkit.prompts import Prompts
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 NAME = "{name}"  # in the name of an output
 MAX_SEED = 2**63 - 1
+BEGINS_WITH_ARTICLE = re.compile(r"(a|an|the|this|these) ", re.IGNORECASE)
 SHOWN_CHARACTERS = 200  # of a text in a message
 
 
@@ -117,10 +119,16 @@ def embed_classes(
         If a prompt is too long and `truncate` is not given.
     UsageError
         If a template has no placeholder.
+
+    Warns
+    -----
+    On standard error: if wordings that begin with an article fill the default template.
     """
     wordings = classes.wordings
     if readable:
         wordings = [prompts.readable(wording) for wording in wordings]
+    if templates is None:
+        _warn_of_complete_wordings(classes)
     templates = [classes.template] if templates is None else list(templates)
     texts, wording_index = prompts.from_classes(wordings, templates)
     class_index = np.array(classes.class_index)[wording_index]
@@ -151,6 +159,19 @@ def embed_classes(
         class_index=class_index,
         class_names=classes.names,
     )
+
+
+def _warn_of_complete_wordings(classes: ClassNames) -> None:
+    """Warn if wordings look like prompts, but fill the default template."""
+    if classes.template != DEFAULT_TEMPLATE or classes.wordings == classes.names:
+        return
+    complete = [wording for wording in classes.wordings if BEGINS_WITH_ARTICLE.match(wording)]
+    if complete:
+        example = classes.template.replace(COMPLETE, complete[0][:60])
+        console.warn(
+            f"wordings fill the template {classes.template!r}, as in {example!r}; "
+            f"hint: if they are complete prompts, add --template {COMPLETE!r}"
+        )
 
 
 def _name_ensembles(classes: ClassNames, class_index: Int64, templates: int) -> list[str]:
@@ -223,7 +244,7 @@ def _one_output(sources: Sequence[str], output: str) -> ClipkitError:
 
 
 def read_prompts(source: str, column: str | None = None) -> Prompts:
-    """Read prompts, and warn about blank and repeated ones.
+    """Read prompts, and warn about blank and repeated ones and those with a tab.
 
     Parameters
     ----------
@@ -247,6 +268,7 @@ def read_prompts(source: str, column: str | None = None) -> Prompts:
     parsed = _parse(data, path, name, column)
     if parsed is None:
         parsed = prompts.parse(data, name)
+        _warn_of_tabs(parsed)
     elif isinstance(parsed, ClassNames):
         parsed = prompt_files.flatten(parsed, name)
         console.note(
@@ -256,6 +278,18 @@ def read_prompts(source: str, column: str | None = None) -> Prompts:
     for warning in parsed.warnings():
         console.warn(warning)
     return replace(parsed, label=_label(path))
+
+
+def _warn_of_tabs(lines: Prompts) -> None:
+    """Warn if prompts hold a tab: they are probably lines of a table."""
+    places = [
+        place for place, text in zip(lines.places(), lines.texts, strict=True) if "\t" in text
+    ]
+    if places:
+        console.warn(
+            f"{places[0]}: the prompt holds a tab ({len(places):,} of {len(lines.texts):,} do); "
+            "hint: --classes reads lines of class TAB wording, and --column reads a .tsv table"
+        )
 
 
 def _parse(data: bytes, path: str, name: str, column: str | None) -> Prompts | ClassNames | None:
