@@ -295,14 +295,15 @@ def _open_stream(name: str, mode: Literal["rb", "wb"]) -> AbstractContextManager
     return contextlib.nullcontext(sys.stdin.buffer if mode == "rb" else sys.stdout.buffer)
 
 
-def read_bytes(source: str, max_bytes: int = MAX_TEXT_BYTES) -> bytes:
+def read_bytes(source: str, max_bytes: int | None = None) -> bytes:
     """Read a small text input: a file, or standard input for ``-``.
 
     Raises
     ------
     ClipkitError
-        If it cannot be read, or holds more than `max_bytes`.
+        If it cannot be read, or holds more than `max_bytes`, by default MAX_TEXT_BYTES.
     """
+    max_bytes = MAX_TEXT_BYTES if max_bytes is None else max_bytes
     try:
         with _open_stream(source, "rb") as stream:
             data = stream.read(max_bytes + 1)

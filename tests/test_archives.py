@@ -703,7 +703,7 @@ def test_the_fingerprint_changes_with_the_file_and_the_rows(folder_data):
 
 
 def test_an_interrupted_run_on_changed_tars_is_refused(tmp_path, monkeypatch):
-    from clipkit.embedding import pipeline
+    from clipkit.embedding.checkpoint import Checkpoint
 
     folder = write_tars(tmp_path / "tars")
     options = ("-m", "tiny", "-o", tmp_path / "o.h5")
@@ -712,7 +712,7 @@ def test_an_interrupted_run_on_changed_tars_is_refused(tmp_path, monkeypatch):
         raise ClipkitError("interrupted")
 
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "_join_rows", fail)
+        patch.setattr(Checkpoint, "join", fail)  # after the shards were written
         fails("embed", folder, *options)
     os.utime(folder / "train-0.tar", ns=(1, 1))
     assert "image files" in fails("embed", folder, *options, exit_code=2)

@@ -52,6 +52,7 @@ def results_copy(thesis_results: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(thesis_results, tmp_path / "copy" / thesis_results.name))
 
 
+@pytest.mark.long
 def test_a_dry_run_of_the_thesis_reads_like_its_method(make, tmp_path):
     variables = {"DATASET": "", "MODEL": thesis.MODEL, "LIMIT": "", "PRECISION": "", "SEEDS": "42"}
     text = make("-n", "thesis", out=tmp_path, **variables).stdout

@@ -50,6 +50,7 @@ def test_the_version_is_printed():
 
 
 @pytest.mark.parametrize("command", COLUMNS)
+@pytest.mark.long
 def test_a_report_is_the_same_for_a_path_a_dash_and_a_pipe(command, class_logits_h5):
     report = ok(command, class_logits_h5).stdout
     data = class_logits_h5.read_bytes()
@@ -91,6 +92,7 @@ def test_a_whole_number_out_of_range_is_refused_in_one_line(words, number):
 @pytest.mark.parametrize(
     "number", ["0", "-1", "1e-320", "1e300", HUGE, "nan", "inf", "", " ", "1,"]
 )
+@pytest.mark.long
 def test_a_real_number_out_of_range_is_refused_in_one_line(number, logits_h5, img_h5, txt_h5):
     lines = [
         ["entropy", logits_h5, f"--temperature={number}"],
@@ -258,6 +260,7 @@ REPORTS = {
 
 @pytest.mark.parametrize("format", ["table", "tsv", "csv", "json"])
 @pytest.mark.parametrize("command", REPORTS)
+@pytest.mark.long
 def test_a_saved_result_is_printed_again_byte_for_byte(
     command, format, class_logits_h5, zeroshot_h5, tmp_path
 ):
@@ -274,6 +277,7 @@ def zeroshot_h5(class_logits_h5, work):
 
 
 @pytest.mark.parametrize("command", REPORTS)
+@pytest.mark.long
 def test_columns_are_chosen_and_ordered_by_name(command, class_logits_h5, zeroshot_h5):
     source = zeroshot_h5 if command == "compare" else class_logits_h5
     every = ok(command, source, *REPORTS[command]).stdout.splitlines()

@@ -321,6 +321,7 @@ def test_the_run_that_validation_chose_is_taken(tmp_path: Path) -> None:
         ("", 2, "Missing argument 'A'"),
     ],
 )  # fmt: skip
+@pytest.mark.long
 def test_what_cannot_be_compared_is_refused_in_one_line(
     words: str, code: int, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -136,6 +136,7 @@ def test_an_npy_is_one_matrix(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ending", ["npz", "parquet"])
+@pytest.mark.long
 def test_split_restricts_both_ways(tmp_path: Path, ending: str) -> None:
     source, exported = saved(tmp_path / "a.h5", images()), tmp_path / f"a.{ending}"
     ok("convert", source, exported, "--split", "test")
@@ -157,6 +158,7 @@ def test_split_restricts_both_ways(tmp_path: Path, ending: str) -> None:
 
 @pytest.mark.parametrize("dtype", ["<f2", ">f4", "<f8", "<i4", "|u1"])
 @pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.long
 def test_number_types_and_orders_become_float32_and_int64(
     tmp_path: Path, dtype: str, order: Any
 ) -> None:

@@ -47,7 +47,7 @@ class Double:
     """Encodes a number as itself and its double."""
 
     def __init__(self, name: str = "double", stop_at: int | None = None) -> None:
-        self.details = {"name": name}
+        self.details = {"name": name, "device": "cpu", "precision": "fp32"}
         self.parts = {"config.json": f"sha256:{name}"}
         self.stop_at = stop_at
         self.batches: list[int] = []

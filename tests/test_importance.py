@@ -61,6 +61,7 @@ def world(n: int = 800, seed: int = 0) -> tuple[NDArray[np.float64], NDArray[np.
 
 @pytest.mark.parametrize("classifier", ["svm", "logreg", "mlp"])
 @pytest.mark.parametrize("features", ["logits", "probs"])
+@pytest.mark.long
 def test_the_only_prompt_that_decides_costs_all_and_the_others_nothing(
     classifier: str, features: str
 ) -> None:
@@ -249,7 +250,7 @@ def test_the_command_reports_saves_and_draws(folder: Path) -> None:
     weights = rows(ok("importance", folder / "p.h5", "--weights", 1).stdout)
     assert [row["prompt"] for row in weights] == ["prompt 2", "prompt 2"]
     warning = ok(*words, "--split", "train").stderr
-    assert "the probe was fitted on train: its costs on other images may differ" in warning
+    assert "train was fitted, so the costs are those of images that the probe knows" in warning
 
 
 def test_images_of_unknown_classes_are_warned_about(
@@ -263,6 +264,7 @@ def test_images_of_unknown_classes_are_warned_about(
     assert warning in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_bad_inputs_are_refused_in_one_line(folder: Path, img_h5: Path, logits_h5: Path) -> None:
     p, logits, groups = folder / "p.h5", folder / "logits.h5", folder / "g.tsv"
 

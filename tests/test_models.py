@@ -151,6 +151,7 @@ def assert_features_equal(folder: Path, images: list[Image.Image], texts: list[s
         np.testing.assert_allclose(rows, expected, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.long
 def test_features_equal_plain_transformers(form: Path, images: list[Image.Image]) -> None:
     assert_features_equal(form, images, TEXTS)
 

@@ -52,6 +52,7 @@ def write(path: Path, kind: str, model: dict[str, Any]) -> Path:
         (NEW, {"name": "n"}, "come from different models"),
     ],
 )
+@pytest.mark.long
 def test_models_are_compared_by_all_that_both_files_record(
     images: dict[str, Any], texts: dict[str, Any], problem: str, tmp_path: Path
 ) -> None:

@@ -99,6 +99,7 @@ def draw(folder: Path, out: Path, picture: str, *words: str) -> bytes:
 
 
 @pytest.mark.parametrize("picture", sorted(set(PICTURES) - {"images", "nearest"}))
+@pytest.mark.long
 def test_a_picture_of_standard_input_goes_to_standard_output(picture: str, folder: Path) -> None:
     result = ok("plot", picture, stdin=(folder / PICTURES[picture][0]).read_bytes())
     assert result.stdout_bytes.startswith(b"\x89PNG")
@@ -150,6 +151,7 @@ def test_options_and_files_change_the_picture(
         ("images digits", "images digits --root . --split test"),
     ],
 )
+@pytest.mark.long
 def test_defaults_are_what_the_help_says(
     line: str, same: str, folder: Path, tmp_path: Path
 ) -> None:
@@ -165,6 +167,7 @@ def test_defaults_are_what_the_help_says(
         ("--split=val -f -oOUT temperature val.h5", "temperature val.h5 -f -o OUT --split val"),
     ],
 )
+@pytest.mark.long
 def test_options_may_come_before_the_picture(
     line: str, same: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -250,6 +253,7 @@ def test_plot_without_a_picture_shows_the_help() -> None:
         ("images", 2, "Missing argument 'DATASET'; hint: see clipkit plot images --help"),
     ],
 )  # fmt: skip
+@pytest.mark.long
 def test_what_cannot_be_drawn_is_refused_in_one_line(
     line: str, code: int, message: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -308,6 +312,7 @@ def test_a_size_at_which_texts_overlap_is_a_warning(folder: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize("picture", sorted(set(PICTURES) - {"images", "nearest"}))
+@pytest.mark.long
 def test_every_picture_names_its_model_its_split_and_its_prompts(
     picture: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

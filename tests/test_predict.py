@@ -54,6 +54,7 @@ def reread(fitted: FittedProbe) -> FittedProbe:
 @pytest.mark.parametrize("classes", [2, 7])
 @pytest.mark.parametrize("standardize", [False, True])
 @pytest.mark.parametrize("classifier", SETTINGS)
+@pytest.mark.long
 def test_a_kept_probe_predicts_what_its_sweep_predicted(
     classifier: str, standardize: bool, classes: int
 ) -> None:
@@ -186,12 +187,14 @@ def test_predict_gives_each_image_the_class_that_probe_gave_it(
 
 
 @pytest.mark.parametrize("temperature", [0.01, 0.07, 4.0])
+@pytest.mark.long
 def test_the_temperature_of_the_logits_does_not_matter(folder: Path, temperature: float) -> None:
     write(folder / "other.h5", logits(temperature))
     a = ok("predict", folder / "pl.h5", folder / "logits.h5").stdout
     assert ok("predict", folder / "pl.h5", folder / "other.h5").stdout == a
 
 
+@pytest.mark.long
 def test_keeping_changes_neither_the_report_nor_what_is_stored_without_it(folder: Path) -> None:
     plain = ok("probe", folder / "img.h5", "-o", folder / "r.h5")
     kept = ok("probe", folder / "img.h5", "--keep", "-o", folder / "again.h5")
@@ -203,6 +206,7 @@ def test_keeping_changes_neither_the_report_nor_what_is_stored_without_it(folder
     assert evaluation.as_result(probe).digest == result.digest
 
 
+@pytest.mark.long
 def test_after_validation_the_best_run_is_kept_as_it_was_fitted_again(folder: Path) -> None:
     options = ("-C", "0.001,1", "--classifier", "logreg", "--val", "0.2")
     report = ok("probe", folder / "img.h5", *options, "--keep", "-o", folder / "best.h5")
@@ -284,6 +288,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("probe", "file", "message"), REFUSED, ids=[row[2] for row in REFUSED])
+@pytest.mark.long
 def test_a_file_that_the_probe_cannot_read_is_refused(
     folder: Path, probe: str, file: FeatureFile, message: str
 ) -> None:
@@ -337,6 +342,7 @@ def test_scores_that_overflow_are_refused(name: str, value: Any) -> None:
         prediction.predict(probe, images(), ["test"])
 
 
+@pytest.mark.long
 def test_classes_are_matched_by_name(folder: Path) -> None:
     file = images()
     order = [2, 0, 3, 1]  # the old number of each class
@@ -350,6 +356,7 @@ def test_classes_are_matched_by_name(folder: Path) -> None:
     assert ok(*words, folder / "new.h5").stdout == ok(*words, folder / "img.h5").stdout
 
 
+@pytest.mark.long
 def test_images_of_unknown_classes_are_warned_about_and_count_as_wrong(folder: Path) -> None:
     write(folder / "new.h5", images(class_names=["ant", "bee", "cow", "dog"]))
     run = ok("predict", folder / "p.h5", folder / "new.h5", "--split", "test", "--per-image")
@@ -372,6 +379,7 @@ def test_the_split_that_was_fitted_is_warned_about(folder: Path) -> None:
     assert not ok("predict", folder / "p.h5", folder / "new.h5").stderr
 
 
+@pytest.mark.long
 def test_unlabelled_images_give_a_row_per_image(folder: Path) -> None:
     file = without_labels(images(class_names=None), "train", "test")
     write(folder / "new.h5", file)
@@ -383,6 +391,7 @@ def test_unlabelled_images_give_a_row_per_image(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("classifier", ["logreg", "mlp", "knn"])
+@pytest.mark.long
 def test_scores_are_probabilities_of_all_classes(folder: Path, classifier: str) -> None:
     options = ("--classifier", classifier, "--keep", "-o", folder / "q.h5")
     ok("probe", folder / "img.h5", *options)
@@ -394,6 +403,7 @@ def test_scores_are_probabilities_of_all_classes(folder: Path, classifier: str) 
         assert row["score"] == row[f"score_{row['prediction']}"]
 
 
+@pytest.mark.long
 def test_top_gives_a_row_for_each_of_the_best_classes(folder: Path) -> None:
     words = ("predict", folder / "p.h5", folder / "img.h5", "--split", "test")
     plain = rows(ok(*words, "--per-image").stdout)
@@ -405,6 +415,7 @@ def test_top_gives_a_row_for_each_of_the_best_classes(folder: Path) -> None:
     assert len(rows(ok(*words, "--top", "99").stdout)) == 4 * len(plain)
 
 
+@pytest.mark.long
 def test_zeroshot_prints_unlabelled_images_with_their_cosines(tmp_path: Path) -> None:
     index = np.arange(12) % 4
     file = without_labels(logits(0.5, class_index=index), "train", "test")
@@ -419,6 +430,7 @@ def test_zeroshot_prints_unlabelled_images_with_their_cosines(tmp_path: Path) ->
     assert "label" in rows(ok("zeroshot", tmp_path / "y.h5", "--per-image").stdout)[0]
 
 
+@pytest.mark.long
 def test_probe_predicts_an_unlabelled_split(folder: Path) -> None:
     write(folder / "semi.h5", without_labels(images(), "test"))
     labelled = ok("predict", folder / "p.h5", folder / "img.h5", "--split", "test", "--per-image")
@@ -431,6 +443,7 @@ def test_probe_predicts_an_unlabelled_split(folder: Path) -> None:
     assert [CLASSES[number] for number in result.splits["test"].predicted[0]] == expected
 
 
+@pytest.mark.long
 def test_several_runs_on_an_unlabelled_split_give_their_report(folder: Path) -> None:
     write(folder / "semi.h5", without_labels(images(), "test"))
     several = ok("probe", folder / "semi.h5", "-C", "0.1,1")
@@ -482,6 +495,7 @@ def test_rows_that_are_held_out_are_not_listed(folder: Path) -> None:
     assert "expected a split whose predictions to print, got rows that are held out" in message
 
 
+@pytest.mark.long
 def test_a_probe_is_read_like_a_result(folder: Path) -> None:
     probe = folder / "p.h5"
     ok("predict", probe, folder / "img.h5", "-o", folder / "out.h5")
@@ -514,6 +528,7 @@ def test_probe_and_predict_work_in_pipes(folder: Path) -> None:
     assert "only one file on standard input" in fails("predict", "-", "-", exit_code=2)
 
 
+@pytest.mark.long
 def test_a_long_list_of_images_is_printed_in_chunks(folder: Path) -> None:
     rng = np.random.default_rng(0)
     file = without_labels(images(), "train", "test")

@@ -96,6 +96,7 @@ def test_svm_predicts_as_svc_does(monkeypatch, problem, C, pairs):
 
 @pytest.mark.parametrize("gram_rows", [700, 300, 16])
 @pytest.mark.parametrize(("spread", "C"), [(0.5, 1), (0.1, 1e-3), (0.1, 1)])
+@pytest.mark.long
 def test_fitting_by_chunks_gives_the_same_hyperplane(monkeypatch, gram_rows, spread, C):
     X, y, X_eval, _ = split(*blobs(3000, 2, 12, spread), 1500)
     reference = SVC(kernel="linear", C=C).fit(X.astype(float), y).predict(X_eval.astype(float))
@@ -147,6 +148,7 @@ def test_standardising_equals_standard_scaler_at_every_scale(classifier, model):
 @problems(overlapping, two_classes, cosines)
 @pytest.mark.parametrize("C", [1e-3, 1, 1e3, 1e6])
 @pytest.mark.parametrize("tau", [1, 0.07, 0.001])
+@pytest.mark.long
 def test_logreg_finds_the_optimum_in_any_order_of_rows(monkeypatch, problem, C, tau):
     objectives = []
 
@@ -198,6 +200,7 @@ def test_an_svm_reports_that_it_did_not_converge(monkeypatch, problem):
 
 
 @pytest.mark.parametrize("classifier", ["logreg", "mlp"])
+@pytest.mark.long
 def test_one_row_per_class_is_no_reason_for_a_warning(classifier):
     assert predict(np.eye(4), np.arange(4), np.eye(4), classifier).tolist() == [0, 1, 2, 3]
 
@@ -218,6 +221,7 @@ def test_the_mlp_shuffles_its_rows_anew_in_every_epoch(monkeypatch):
 
 @pytest.mark.parametrize("classifier", ALL)
 @pytest.mark.parametrize("size", [1e-20, 1e20])
+@pytest.mark.long
 def test_the_size_of_features_does_not_overflow(classifier, size):
     X, y, X_eval, y_eval = overlapping()
     predicted = predict(X * size, y, X_eval * size, classifier, standardize=classifier != "knn")
@@ -268,6 +272,7 @@ def test_accuracy_is_decent(shared, predicted):
     assert metrics.accuracy(shared[3], predicted) > 0.8
 
 
+@pytest.mark.long
 def test_renaming_classes_renames_predictions(shared, classifier, predicted):
     X, y, X_eval, _ = shared
     renamed = predict(X, y * 7 - 20, X_eval, classifier)
@@ -294,6 +299,7 @@ def test_a_run_does_not_depend_on_its_company(monkeypatch, shared, classifier, p
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float16])
+@pytest.mark.long
 def test_other_types_of_numbers_are_read_and_not_changed(shared, classifier, predicted, dtype):
     X, y, X_eval = shared[0].astype(dtype), shared[1], shared[2].astype(dtype)
     before = X.copy(), X_eval.copy()
@@ -382,6 +388,7 @@ def test_errors_name_what_is_expected(options, error, message):
 
 @pytest.mark.parametrize("classifier", ["svm", "logreg", "mlp"])
 @pytest.mark.parametrize("magnitude", [1e-44, 1e-20, 1e19, 3e38])
+@pytest.mark.long
 def test_features_of_an_extreme_magnitude_must_be_standardised(classifier, magnitude):
     X = np.array([[-1], [-0.8], [0.5], [1]], "f4")
     extreme = X * np.float32(magnitude)

@@ -547,6 +547,7 @@ def test_the_column_of_a_table_is_the_named_one_or_the_first_known_one(header, c
     assert texts == [chosen]
 
 
+@pytest.mark.long
 def test_a_column_that_is_the_only_one_is_noted(tmp_path):
     (tmp_path / "mine.csv").write_text("cat\ndog\n")
     result = ok("textembed", tmp_path / "mine.csv", *TINY, "-o", tmp_path / "o.h5")
@@ -634,6 +635,7 @@ TSV = "".join(f"{name}\t{text}\n" for name, texts in CUPL.items() for text in te
         ("-", TSV, ("--template", "{}")),
     ],
 )
+@pytest.mark.long
 def test_descriptions_of_a_class_are_normalised_averaged_and_normalised(
     tmp_path, monkeypatch, name, content, options
 ):
@@ -649,6 +651,7 @@ def test_descriptions_of_a_class_are_normalised_averaged_and_normalised(
     assert file.texts == ["ball (3 prompts)", "box (1 prompt)"]
 
 
+@pytest.mark.long
 def test_several_descriptions_fill_several_templates(tmp_path):
     (tmp_path / "cupl.json").write_text(json.dumps(CUPL))
     options = ("--template", "photo: {}", "--template", "{}, drawn")
@@ -697,6 +700,7 @@ def test_lines_of_a_table_among_prompts_and_prompts_among_wordings_are_warned_ab
     assert "wordings" not in ok(*complete, *out).stderr
 
 
+@pytest.mark.long
 def test_a_json_list_on_standard_input_is_prompts_and_other_lines_are_text(tmp_path):
     assert embed(tmp_path, stdin=b'["a dot", "a line"]').texts == ["a dot", "a line"]
     assert embed(tmp_path, stdin=b"[a dot]\n{}\n").texts == ["[a dot]", "{}"]
@@ -892,6 +896,7 @@ def test_class_names_are_those_of_torchvision_and_of_the_bundled_data():
         assert CLASS_NAMES[name]() == datasets.load(name).class_names
 
 
+@pytest.mark.long
 def test_with_a_root_class_names_are_those_of_the_data(tmp_path):
     (tmp_path / "cifar-10-batches-py").mkdir()
     line = fails("textembed", "--classes", "cifar10", "--root", tmp_path, "-o", tmp_path / "o.h5")
@@ -929,6 +934,7 @@ def history(name: object, **details: object) -> dict[str, str]:
         ({"untrained": 7}, ("--model", "tiny"), "tiny", ""),
     ],
 )
+@pytest.mark.long
 def test_classes_of_images_are_embedded_by_the_model_of_the_images(
     tmp_path, monkeypatch, details, options, model, note
 ):
@@ -940,6 +946,7 @@ def test_classes_of_images_are_embedded_by_the_model_of_the_images(
     assert provenance(read(output)).model == model
 
 
+@pytest.mark.long
 def test_the_environment_s_model_wins_over_that_of_the_images(tmp_path, monkeypatch):
     monkeypatch.setenv("CLIPKIT_MODEL", "tiny")
     images = write_feature_file(tmp_path / "img.h5", attributes=history("org/other", untrained=7))
@@ -969,6 +976,7 @@ def test_a_file_that_names_no_model_leaves_the_default(tmp_path, entry):
 # The history names the prompts
 
 
+@pytest.mark.long
 def test_the_history_names_a_prompt_file_and_not_a_pipe(tmp_path):
     (tmp_path / "mine.txt").write_text("a dot\n")
     assert embed(tmp_path, tmp_path / "mine.txt").history[0]["prompts"] == "mine"

@@ -37,6 +37,7 @@ def test_images_are_nearest_to_the_mean_of_their_own_concept(real_features: Path
     assert (row["acc1"], row["acc5"]) == (0.98, 1.0)
 
 
+@pytest.mark.long
 def test_more_prompts_than_dimensions_read_the_whole_embedding(real_features: Path) -> None:
     """1,203 real prompts in 512 dimensions: a linear fit on their cosines is one on the embedding.
 

@@ -40,6 +40,7 @@ def relabeled(source: Path, *words: object) -> FeatureFile:
     return read(output)
 
 
+@pytest.mark.long
 def test_an_attribute_replaces_labels_and_keeps_features_bit_for_bit(tmp_path: Path) -> None:
     source = saved(tmp_path)
     before, after = read(source), relabeled(source, table(tmp_path), "--column", "colour")
@@ -58,6 +59,7 @@ def test_an_attribute_replaces_labels_and_keeps_features_bit_for_bit(tmp_path: P
     assert set(entry["inputs"]) == {"features", "attributes"}
 
 
+@pytest.mark.long
 def test_prompts_of_logits_belong_to_no_class_of_a_table(tmp_path: Path) -> None:
     after = relabeled(saved(tmp_path, "logits"), table(tmp_path), "--column", "size")
     assert after.kind == "logits"
@@ -79,6 +81,7 @@ def test_two_attributes_combine(tmp_path: Path) -> None:
     ],
     ids=["tabs", "a byte order mark and CRLF", "blank lines at the end"],
 )
+@pytest.mark.long
 def test_tables_of_other_programs_say_the_same(tmp_path: Path, text: bytes) -> None:
     source = saved(tmp_path)
     expected = relabeled(source, table(tmp_path), "--column", "size")
@@ -112,6 +115,7 @@ def test_a_table_without_splits_speaks_of_the_ids_of_all_splits(tmp_path: Path) 
         ('id,size\n"0.png,a\n', "table.csv, line 2: expected valid CSV (unexpected end of data)"),
     ],
 )
+@pytest.mark.long
 def test_bad_tables_are_refused(tmp_path: Path, text: str | bytes, message: str) -> None:
     source = saved(tmp_path)
     column = ("--column", "id2") if "id2" in str(text) else ()
@@ -130,6 +134,7 @@ def test_bad_tables_are_refused(tmp_path: Path, text: str | bytes, message: str)
         (["shape"], "'shape'; hint: did you mean shapes?"),
     ],
 )
+@pytest.mark.long
 def test_what_cannot_be_asked_for(tmp_path: Path, words: list[str], message: str) -> None:
     line = [str(table(tmp_path)) if word == "TABLE" else word for word in words]
     refusal = fails("relabel", saved(tmp_path), *line, "-o", tmp_path / "out.h5", exit_code=2)
@@ -143,6 +148,7 @@ def test_a_result_takes_groups_and_no_table_or_shuffled_rows(tmp_path: Path) -> 
         assert "expected images or logits" in line
 
 
+@pytest.mark.long
 def test_shuffled_rows_keep_the_count_of_every_class(tmp_path: Path) -> None:
     source = write_feature_file(
         tmp_path / "many.h5",

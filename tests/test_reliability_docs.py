@@ -25,6 +25,7 @@ def test_the_examples_of_the_format_page_run(
     assert examples > 10
 
 
+@pytest.mark.long
 def test_every_promise_names_a_test_that_exists() -> None:
     text = (DOCS / "reliability.md").read_text(encoding="utf-8")
     promises = re.findall(r"^- \*\*([^*]+?)\.?\*\*", text.replace("\n  ", " "), re.MULTILINE)

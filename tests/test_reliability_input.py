@@ -270,6 +270,7 @@ sys.stdin.read()
 """
 
 
+@pytest.mark.long
 def test_a_file_that_another_process_has_open_is_read_or_said_to_be_open(tmp_path: Path) -> None:
     readable = ("read", "read-swmr")
     writable = ("append", "append-unlocked", "append-swmr", "new", "locked")
@@ -341,6 +342,7 @@ INVALID: list[tuple[str, dict[str, Any], str]] = [
 @pytest.mark.parametrize(
     ("kind", "changes", "message"), INVALID, ids=[message for _, _, message in INVALID]
 )
+@pytest.mark.long
 def test_content_that_breaks_the_format(
     tmp_path: Path, kind: str, changes: dict[str, Any], message: str
 ) -> None:
@@ -352,6 +354,7 @@ def test_content_that_breaks_the_format(
 
 
 @pytest.mark.parametrize("kind", ["images", "texts", "logits", "result", "probe"])
+@pytest.mark.long
 def test_a_file_made_by_hand_is_read(tmp_path: Path, kind: str) -> None:
     result = clipkit("info", write_feature_file(tmp_path / "x.h5", kind))
     assert (result.exit_code, result.stderr) == (0, "")

@@ -56,6 +56,7 @@ def made_by(**model: Any) -> dict[str, str]:
         ),
     ],
 )
+@pytest.mark.long
 def test_texts_that_do_not_belong_to_the_images_are_refused(
     images: Path, tmp_path: Path, changes: dict[str, Any], parts: list[str]
 ) -> None:
@@ -79,6 +80,7 @@ def test_a_class_without_rows_to_fit_on_is_warned_about_and_counts_as_wrong(tmp_
 
 @pytest.mark.parametrize("tau", ["0", "-1", "nan", "inf", "1e-309", "-inf", "", "hot", "1,,2"])
 @pytest.mark.parametrize("command", ["logits", "entropy", "probe"])
+@pytest.mark.long
 def test_a_temperature_is_a_number_in_a_sensible_range(
     tau: str, command: str, images: Path, texts: Path, logits: Path, tmp_path: Path
 ) -> None:
@@ -161,6 +163,7 @@ def test_a_long_prompt_is_cut_on_request(embed_texts: EmbedTexts, tmp_path: Path
         ("entropy LOGITS --temprature 1", "No such option: --temprature"),
     ],
 )
+@pytest.mark.long
 def test_an_unknown_name_is_refused_with_the_nearest(line: str, message: str, logits: Path) -> None:
     words = line.replace("LOGITS", str(logits)).split()
     assert message in fails(*words, exit_code=2)

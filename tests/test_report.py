@@ -107,6 +107,7 @@ def test_the_thesis_figure_is_shown_for_its_own_model_and_data(tmp_path: Path) -
         {"skipped": ["1.jpg"]},
     ],
 )
+@pytest.mark.long
 def test_no_figure_is_shown_for_another_model_or_other_rows(
     entry: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -136,6 +137,7 @@ def test_a_report_begins_with_what_ran(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.long
 def test_the_untrained_control_has_a_column(tmp_path: Path) -> None:
     folder = write_results(tmp_path / "a")
     control = write_results(tmp_path / "b", model={"untrained": 3, "digest": "sha256:34"})
@@ -168,6 +170,7 @@ def test_the_untrained_control_has_a_column(tmp_path: Path) -> None:
         ({}, {"inputs": None}, "expected a result made from img.h5, got one made"),
     ],
 )
+@pytest.mark.long
 def test_a_result_that_is_not_what_its_name_says_is_left_out_with_the_reason(
     run: dict[str, Any], entry: dict[str, Any], reason: str, tmp_path: Path
 ) -> None:
@@ -214,6 +217,7 @@ def test_the_columns_of_a_table_line_up_and_prose_is_wrapped(tmp_path: Path) -> 
             assert max(widths) <= 100
 
 
+@pytest.mark.long
 def test_an_existing_page_is_replaced_only_by_force(tmp_path: Path) -> None:
     folder = write_results(tmp_path / "r")
     page = folder / "report.md"
@@ -252,6 +256,7 @@ def test_a_folder_without_embedded_images_is_refused(tmp_path: Path) -> None:
         ({"clipkit": 1}, "expected clipkit, a text, got a number"),
     ],
 )
+@pytest.mark.long
 def test_images_whose_history_does_not_say_how_they_were_made_are_refused(
     entry: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
@@ -290,6 +295,7 @@ def _not_a_number(result: FeatureFile) -> None:
         (_not_a_number, "expected numbers in the column acc1, got NaN"),
     ],
 )
+@pytest.mark.long
 def test_a_result_that_lacks_what_a_report_needs_is_left_out_with_the_reason(
     change: Callable[[FeatureFile], None], reason: str, tmp_path: Path
 ) -> None:

@@ -233,6 +233,7 @@ def test_many_curves_and_runs_are_refused() -> None:
 # -- classes -----------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_label_without_a_name_allocates_no_matrix_of_all_classes() -> None:
     result = probe_result(SWEEP)
     clusters = replace(CLUSTERS, splits=dict(CLUSTERS.splits))

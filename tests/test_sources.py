@@ -636,6 +636,7 @@ def test_lists_and_manifests_are_drawn_from_like_folders(photos):
 
 
 @pytest.mark.parametrize("form", ["list", "manifest"])
+@pytest.mark.long
 def test_an_interrupted_run_over_a_list_or_manifest_is_continued(photos, monkeypatch, form):
     manifest = write_manifest(photos / "m.tsv", [{"path": name} for name in NAMES])
     words = ["embed", manifest if form == "manifest" else "-", "-m", "tiny", "-o"]

@@ -258,6 +258,7 @@ def test_the_images_of_a_folder_stay_together():
 # ---- the command and embed --split-off ----
 
 
+@pytest.mark.long
 def test_split_works_in_a_pipe_and_keeps_prompts(tmp_path: Path) -> None:
     datasets = dict.fromkeys(("test/features", "test/labels", "test/ids"))
     write_feature_file(tmp_path / "logits.h5", "logits", datasets=datasets)
