@@ -209,7 +209,7 @@ def test_weights_may_be_split_over_files(copied: Path) -> None:
 
 def test_a_tower_is_loaded_alone(tiny_clip_dir: Path) -> None:
     for tower, other in (("image", "text"), ("text", "visi")):
-        names = [name for name, _ in load(tiny_clip_dir, tower)._model.named_parameters()]
+        names = [name for name, _ in load(tiny_clip_dir, tower)._tower.model.named_parameters()]
         assert names
         assert not [name for name in names if name.startswith(other) or name == "logit_scale"]
 
@@ -939,7 +939,7 @@ def test_automatic_precision_on_the_cpu(
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has_bfloat16, raising=False)
     encoder = load(tiny_clip_dir, tower, precision="auto")
     assert (encoder.details["precision"], encoder.details["device"]) == (expected, "cpu")
-    assert next(encoder._model.parameters()).dtype == DTYPES[expected]
+    assert next(encoder._tower.model.parameters()).dtype == DTYPES[expected]
 
 
 def test_textembed_computes_in_float32_unless_told_otherwise(
