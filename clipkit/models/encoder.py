@@ -50,6 +50,7 @@ class Encoder:
         tokenizer and the image processor), ``weights`` (the digest of the weights alone),
         ``untrained`` (the seed, if there is one), ``tower``, ``dim``, ``precision``, ``device``,
         ``logit_scale`` and any ``logit_bias``. Of texts also ``cleaning``, if they are cleaned. Of
+        a model for images alone ``embedding``: the pooler, the CLS token or the mean. Of
         images also ``preprocessing``, ``compile`` and ``packed`` (if the layers were packed), since
         these change the last bits.
     parts : dict of str to str
@@ -278,6 +279,8 @@ def load(  # noqa: PLR0913
             size = preprocessor.example_size()
             run, acceleration = accelerate(loaded.tower, config, run_on, dtype, size, compile_for)
         details |= acceleration
+        if not architecture.family.is_dual:
+            details["embedding"] = loaded.tower.output
         compiled_batch = compile_for if acceleration["compile"] else 0
 
     _note_details(architecture.files, details)

@@ -39,20 +39,6 @@ class Family:
         return "text" in self.towers
 
 
-def _dual(name: str, padding: str) -> Family:
-    """Return a dual encoder whose embeddings are projected."""
-    return Family(
-        config=f"{name}Config",
-        model=f"{name}Model",
-        towers={
-            "image": f"{name}VisionModelWithProjection",
-            "text": f"{name}TextModelWithProjection",
-        },
-        outputs={"image": "image_embeds", "text": "text_embeds"},
-        padding=padding,
-    )
-
-
 def _vision(name: str, output: str = "pooler_output") -> Family:
     """Return a model for images alone."""
     model = f"{name}Model"
@@ -60,9 +46,13 @@ def _vision(name: str, output: str = "pooler_output") -> Family:
 
 
 DUAL_ENCODERS = {
-    # attention is causal: an embedding does not depend on what follows
-    "clip": _dual("CLIP", padding="longest"),
-    "metaclip_2": _dual("MetaClip2", padding="longest"),
+    "clip": Family(
+        config="CLIPConfig",
+        model="CLIPModel",
+        towers={"image": "CLIPVisionModelWithProjection", "text": "CLIPTextModelWithProjection"},
+        outputs={"image": "image_embeds", "text": "text_embeds"},
+        padding="longest",  # attention is causal: an embedding does not depend on what follows
+    ),
     "siglip": Family(
         config="SiglipConfig",
         model="SiglipModel",
@@ -98,8 +88,5 @@ PROJECTED = {
 }
 # A checkpoint of a classifier lacks the pooler, which transformers would draw at random.
 OPTIONAL_POOLERS = {"vit": "pooler."}
-# The first token is the CLS token.
-WITH_CLS = {
-    "clip_vision_model", "metaclip_2_vision_model", "dinov2", "dinov2_with_registers",
-    "dinov3_vit", "vit", "vit_mae",
-}  # fmt: skip
+# The setting that says whether there is a pooler. Without it, the embedding is the mean of patches.
+POOLER_SETTINGS = {"aimv2_vision_model": "use_head", "siglip_vision_model": "vision_use_head"}

@@ -24,9 +24,10 @@ from clipkit.models.devices import DTYPES
 from clipkit.models.families import (
     CLS,
     FAMILIES,
+    MEAN,
     OPTIONAL_POOLERS,
+    POOLER_SETTINGS,
     PROJECTED,
-    WITH_CLS,
     Family,
     TowerName,
 )
@@ -42,7 +43,9 @@ PREFIXES = {
 }
 SCALARS = ("logit_scale", "logit_bias")
 FLOATS = ("F16", "BF16", "F32", "F64")  # by safetensors' names
-BUFFERS = re.compile(r".*\.position_ids|summary_idxs")  # which the first published checkpoints hold
+BUFFERS = re.compile(
+    r".*\.(position_ids|summary_idxs)"
+)  # which the first published checkpoints hold
 OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory")  # of PyTorch's RuntimeErrors
 MOST_MISSING = 2  # times the stored numbers: a model's pooler may be missing
 MAX_LAYERS = 1000  # per tower; the largest known models have 64, and building a billion never ends
@@ -154,7 +157,7 @@ def load_tower(
             if is_dual:
                 check_stored_tensors(architecture, tower)
             else:
-                _check_stored_size(architecture)
+                check_stored_size(architecture)
             # the digest reads all of the weights while transformers imports the model's classes
             digest = thread.submit(files.digest_weights)
             prefixes = (*PREFIXES[tower], *SCALARS) if is_dual else ("",)
@@ -169,7 +172,7 @@ def load_tower(
         return LoadedTower(built, parts, scale)
 
 
-def _check_stored_size(architecture: Architecture) -> None:
+def check_stored_size(architecture: Architecture) -> None:
     """Refuse a config.json that asks for far more numbers than the files hold."""
     headers = _read_headers(architecture.files, ("",))
     stored = sum(math.prod(shape) for _, shape in headers.values())
@@ -307,6 +310,9 @@ def build_tower(architecture: Architecture, tower: TowerName, tensors: Tensors) 
         )
     model.eval()
     output = family.outputs[tower]
+    setting = POOLER_SETTINGS.get(config.model_type)
+    if setting and not family.is_dual and not getattr(config, setting):
+        output = MEAN
     missing = set(report["missing_keys"])
     pooler = OPTIONAL_POOLERS.get(config.model_type)
     if pooler and missing and all(key.startswith(pooler) for key in missing):
@@ -323,7 +329,7 @@ def build_tower(architecture: Architecture, tower: TowerName, tensors: Tensors) 
             raise _misfit(name, problem, keys)
     if config.model_type == "vit_mae":
         model = UnmaskedPatches(model)
-    return Tower(model, output, prefix_tokens(config))
+    return Tower(model, output)
 
 
 def _inside(model: Any, keys: Iterable[str]) -> list[str]:
@@ -335,16 +341,6 @@ def _inside(model: Any, keys: Iterable[str]) -> list[str]:
         if within.partition(".")[0] in children:
             inner.append(key)
     return inner
-
-
-def prefix_tokens(config: Any) -> int:
-    """Return the number of tokens before the patches: CLS, registers and summaries."""
-    kind = config.model_type
-    if kind == "radio":
-        return int(config.num_cls_tokens + config.num_registers)
-    registers = getattr(config, "num_register_tokens", 0)
-    has_cls = kind in WITH_CLS
-    return int(has_cls) + int(registers)
 
 
 def _check_range(name: str, model: torch.nn.Module, precision: str) -> None:

@@ -14,13 +14,12 @@ from clipkit.models.families import CLS, MEAN
 class Tower:
     """A tower of transformers: inputs -> embeddings (B, D).
 
-    `output` is the name under which the model returns embeddings, or `CLS` or `MEAN`.
-    `prefix_tokens` are the tokens before the patches: the CLS token, registers and summaries.
+    `output` is the name under which the model returns embeddings, or `CLS` or `MEAN`. A model whose
+    embedding is the mean of its patches has no other tokens.
     """
 
     model: Any
     output: str
-    prefix_tokens: int = 0
 
     @torch.inference_mode()
     def __call__(self, **inputs: torch.Tensor) -> torch.Tensor:
@@ -32,7 +31,7 @@ class Tower:
         tokens: torch.Tensor = outputs["last_hidden_state"]  # (B, T, width)
         if self.output == CLS:
             return tokens[:, 0]
-        return tokens[:, self.prefix_tokens :].mean(dim=1)
+        return tokens.mean(dim=1)
 
 
 class UnmaskedPatches(torch.nn.Module):
