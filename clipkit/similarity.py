@@ -68,15 +68,28 @@ def compute_logits(
     Raises
     ------
     ClipkitError
-        If the two come from different models, or one does not say which model made it.
+        If the two come from different models, one does not say which model made it, or the images'
+        model has no text tower.
     """
+    scale = common_logit_scale(images, texts)
     logits = _combine(images, whitened(texts) if whiten else texts, temperature)
-    logits.logit_scale = common_logit_scale(images, texts)
+    logits.logit_scale = scale
     note_earlier_files(images, texts)
     inputs = {"images": images.digest, "texts": texts.digest}
     entry = history_entry("logits", temperature=temperature, whiten=whiten or None, inputs=inputs)
     logits.history = [*images.history, *texts.history, entry]
     return logits
+
+
+def _check_has_text_tower(images: FeatureFile) -> None:
+    """Refuse embeddings of a model that has learned no scale of cosines with texts."""
+    model = images.model() or {}
+    if model.get("tower") == "image" and "logit_scale" not in model:
+        raise ClipkitError(
+            f"{images.display_name}: expected images of a model with a text tower, got those of "
+            f"{model.get('name')}, which is for images alone",
+            "use them with: clipkit probe, cluster, variance",
+        )
 
 
 def whitened(texts: FeatureFile) -> FeatureFile:
@@ -193,6 +206,7 @@ def common_logit_scale(images: FeatureFile, texts: FeatureFile) -> float | None:
         models.append(model)
     a, b = models
     if not is_same_model(a, b):
+        _check_has_text_tower(images)
         raise ClipkitError(
             f"{images.display_name} and {texts.display_name} come from different models "
             f"({_describe_model(a)}, {_describe_model(b)})",

@@ -210,7 +210,7 @@ def test_weights_may_be_split_over_files(copied: Path) -> None:
 
 def test_a_tower_is_loaded_alone(tiny_clip_dir: Path) -> None:
     for tower, other in (("image", "text"), ("text", "visi")):
-        names = [name for name, _ in load(tiny_clip_dir, tower)._model.named_parameters()]
+        names = [name for name, _ in load(tiny_clip_dir, tower)._tower.model.named_parameters()]
         assert names
         assert not [name for name in names if name.startswith(other) or name == "logit_scale"]
 
@@ -612,8 +612,8 @@ DAMAGED: list[tuple[Damage, str]] = [
     (write("config.json", b"{"), "config.json: expected valid JSON: Expecting property name"),
     (write("config.json", b"[" * 100_000), "config.json: expected valid JSON: maximum recursion"),
     (write("config.json", b"[]"), "config.json: expected a JSON object, got list"),
-    (write("config.json", b"{}"), r"dual encoder \(clip or siglip\), got the model type None"),
-    (write("config.json", b'{"model_type": "bert"}'), "got the model type 'bert'"),
+    (write("config.json", b"{}"), "expected a model of one of the types clip, .*, got None"),
+    (write("config.json", b'{"model_type": "bert"}'), "vit_mae, got 'bert'"),
     (write("config.json", BAD_SIZE), "cannot load config.json of .*model: "),
     (become_open_clip, "got OpenCLIP weights, which are not supported yet"),
     (remove("preprocessor_config.json"), "cannot read .*preprocessor_config.json: there is no"),
@@ -940,7 +940,7 @@ def test_automatic_precision_on_the_cpu(
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has_bfloat16, raising=False)
     encoder = load(tiny_clip_dir, tower, precision="auto")
     assert (encoder.details["precision"], encoder.details["device"]) == (expected, "cpu")
-    assert next(encoder._model.parameters()).dtype == DTYPES[expected]
+    assert next(encoder._tower.model.parameters()).dtype == DTYPES[expected]
 
 
 def test_textembed_computes_in_float32_unless_told_otherwise(

@@ -10,7 +10,8 @@ from __future__ import annotations
 import importlib.util
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from clipkit import console
 from clipkit.models.hub import brief
+from clipkit.models.towers import Tower
 
 # By transformers' name: oneDNN's activation and algorithm, and a factor on the activation's input.
 # CLIP approximates GELU by x sigmoid(1.702 x), which is swish(1.702 x) / 1.702.
@@ -41,47 +43,46 @@ PACKED_FOR_ROWS = 64 * 50  # oneDNN chooses a layout for a row count: 64 images 
 
 
 def accelerate(
-    model: torch.nn.Module,
+    tower: Tower,
     config: Any,
     device: torch.device,
     dtype: torch.dtype,
+    size: Sequence[int],
     compile_for: int,
-    output: str,
-) -> tuple[Any, dict[str, bool]]:
+) -> tuple[Tower, dict[str, bool]]:
     """Move an image tower (float32, on the CPU) to its device and type, compiled or packed.
 
-    It is compiled for batches of exactly `compile_for` images unless that is 0 or fails. `output`
-    is the name under which it returns embeddings. Return the tower, and for the history
-    ``compile``, and ``packed`` if layers were packed.
+    It takes images of `size` (3, H, W), and is compiled for batches of exactly `compile_for` images
+    unless that is 0 or fails. Return the tower, and for the history ``compile``, and ``packed`` if
+    layers were packed.
     """
     if compile_for:
-        compiled = compile_tower(model.to(device, dtype), config, compile_for)
+        compiled = compile_tower(tower.model.to(device, dtype), (compile_for, *size))
         if compiled is not None:
-            return compiled, {"compile": True}
+            return replace(tower, model=compiled), {"compile": True}
     details = {"compile": False}
-    if device.type == "cpu" and dtype == torch.bfloat16:
-        details |= pack_if_equal(model, config, output)
-    return model.to(device, dtype), details
+    if device.type == "cpu" and dtype == torch.bfloat16 and config.model_type in PACKABLE:
+        details |= pack_if_equal(tower, config, size)
+    tower.model.to(device, dtype)
+    return tower, details
 
 
 @torch.inference_mode()
-def pack_if_equal(model: torch.nn.Module, config: Any, output: str) -> dict[str, bool]:
+def pack_if_equal(tower: Tower, config: Any, size: Sequence[int]) -> dict[str, bool]:
     """Pack an image tower's layers in place if that keeps its embeddings.
 
     Images of noise are embedded by the tower (float32) and by its packed layers. If a cosine is
     below MIN_COSINE, the tower is left as it was, with a note. Return what a history records.
     """
-    size = (CHECKED_IMAGES, config.num_channels, config.image_size, config.image_size)
-    pixels = torch.randn(size, generator=torch.Generator().manual_seed(0))
-    vision: Any = getattr(model, "vision_model", model)
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randn(CHECKED_IMAGES, *size, generator=generator)
+    vision: Any = getattr(tower.model, "vision_model", tower.model)
     layers = vision.encoder
-    if config.model_type not in PACKABLE:
+    expected = tower(pixel_values=pixels)
+    if not pack_layers(tower.model, config):
         return {}
-    expected = model(pixel_values=pixels)[output]
-    if not pack_layers(model, config):
-        return {}
-    model.to(torch.bfloat16)
-    embeddings = model(pixel_values=pixels.to(torch.bfloat16))[output].float()
+    tower.model.to(torch.bfloat16)
+    embeddings = tower(pixel_values=pixels.to(torch.bfloat16)).float()
     cosine = functional.cosine_similarity(embeddings, expected).min().item()
     if cosine >= MIN_COSINE:
         return {"packed": True}
@@ -186,14 +187,14 @@ def pack_layers(model: torch.nn.Module, config: Any) -> bool:
     return True
 
 
-def compile_tower(model: torch.nn.Module, config: Any, batch_size: int) -> Any:
-    """Compile an image tower for one batch size and run it once; None, with a note, if that fails.
+def compile_tower(model: torch.nn.Module, shape: Sequence[int]) -> Any:
+    """Compile a tower for batches of one shape and run it once; None, with a note, if that fails.
 
     The compiled code is cached in the folder that TORCHINDUCTOR_CACHE_DIR names, by default
     ``$XDG_CACHE_HOME/clipkit/inductor`` (``~/.cache/clipkit/inductor``).
     """
     weight = next(model.parameters())
-    pixels = weight.new_zeros(batch_size, config.num_channels, config.image_size, config.image_size)
+    pixels = weight.new_zeros(*shape)
     # Known weights can be packed for oneDNN; PyTorch then caches the code, but not the graph.
     options = {
         "fx_graph_cache": True,

@@ -9,9 +9,12 @@ from clipkit.models.hub import combine_digests, find
 from clipkit.models.loading import (
     PREFIXES,
     SCALARS,
+    Architecture,
+    check_stored_size,
     check_stored_tensors,
     load_tensors,
     logit_scale,
+    number_of_layers,
     read_architecture,
 )
 
@@ -31,10 +34,13 @@ def describe_model(name: str) -> dict[str, Any]:
         ``parameters``, ``logit_scale`` (exp of the learned one), ``temperature`` (its inverse),
         ``logit_bias`` if the model has one, and the towers ``image`` and ``text`` with their
         ``layers``, ``width``, ``heads``, ``parameters``, ``patch_size`` and ``image_size``,
-        ``context_length`` and ``vocabulary``.
+        ``context_length`` and ``vocabulary``. A model for images alone has no ``dim``, scale,
+        temperature and ``text``.
     """
     files = find(name)
     architecture = read_architecture(files)
+    if not architecture.family.is_dual:
+        return _describe_vision_model(architecture)
     check_stored_tensors(architecture, "image", "text")
     sizes = {name: math.prod(shape) for name, shape in architecture.sizes().items()}
     config = architecture.config
@@ -57,6 +63,26 @@ def describe_model(name: str) -> dict[str, Any]:
         "temperature": 1 / scalars["logit_scale"],
         "image": image,
         "text": text,
+    }
+
+
+def _describe_vision_model(architecture: Architecture) -> dict[str, Any]:
+    files = architecture.files
+    check_stored_size(architecture)
+    weights = files.digest_weights()
+    config = architecture.config
+    widths = getattr(config, "hidden_sizes", None) or [config.hidden_size]
+    image = {"layers": number_of_layers(config), "width": widths[-1]}
+    for name in ("num_attention_heads", "patch_size", "image_size"):
+        if isinstance(getattr(config, name, None), int):
+            image[name.removeprefix("num_attention_")] = getattr(config, name)
+    return {
+        "name": files.name,
+        "family": config.model_type,
+        "digest": combine_digests({**files.digest_side_files(), "weights": weights}),
+        "weights": weights,
+        "parameters": sum(math.prod(shape) for shape in architecture.sizes().values()),
+        "image": image,
     }
 
 

@@ -16,9 +16,9 @@ from clipkit import console
 from clipkit.errors import ClipkitError, UsageError
 from clipkit.models.acceleration import AsyncEmbeddings, accelerate, fixed_batches
 from clipkit.models.devices import DTYPES, choose_precision, find_device
+from clipkit.models.families import TowerName
 from clipkit.models.hub import ModelFiles, find
 from clipkit.models.loading import (
-    TowerName,
     load_tower,
     one_line,
     read_architecture,
@@ -30,6 +30,7 @@ from clipkit.models.preprocessing import (
     preprocessing_details,
 )
 from clipkit.models.tokenizer import Tokenizer
+from clipkit.models.towers import Tower
 from clipkit.prompts import check_length
 
 TEXT_BATCH = 256
@@ -49,6 +50,7 @@ class Encoder:
         tokenizer and the image processor), ``weights`` (the digest of the weights alone),
         ``untrained`` (the seed, if there is one), ``tower``, ``dim``, ``precision``, ``device``,
         ``logit_scale`` and any ``logit_bias``. Of texts also ``cleaning``, if they are cleaned. Of
+        a model for images alone ``embedding``: the pooler, the CLS token or the mean. Of
         images also ``preprocessing``, ``compile`` and ``packed`` (if the layers were packed), since
         these change the last bits.
     parts : dict of str to str
@@ -57,9 +59,8 @@ class Encoder:
 
     details: dict[str, Any]
     parts: dict[str, str] = field(repr=False)
-    _model: Any = field(repr=False)
+    _tower: Tower = field(repr=False)
     _device: torch.device = field(repr=False)
-    _output: str = field(repr=False)  # the name under which the model returns embeddings
     _preprocessor: ImagePreprocessor | None = field(default=None, repr=False)
     _tokenizer: Tokenizer | None = field(default=None, repr=False)
     _compiled_batch: int = field(default=0, repr=False)  # the batch size of a compiled tower
@@ -175,11 +176,9 @@ class Encoder:
                 progress(start + len(batch), len(texts))
         return embeddings
 
-    @torch.inference_mode()
     def _run(self, **inputs: torch.Tensor) -> torch.Tensor:
         with one_line(f"encode with {self.details['name']}"):
-            embeddings: torch.Tensor = self._model(**inputs)[self._output]
-        return embeddings
+            return self._tower(**inputs)
 
     def _to_array(self, embeddings: torch.Tensor) -> NDArray[np.float32]:
         if self._non_blocking and embeddings.is_cuda:
@@ -251,7 +250,7 @@ def load(  # noqa: PLR0913
         "name": architecture.files.name,
         **loaded.digests(),
         "tower": tower,
-        "dim": architecture.dim,
+        "dim": architecture.dim,  # of a model of images alone, an embedding tells
         "precision": precision,
         "device": run_on.type,
         **loaded.logit_scale,
@@ -262,42 +261,40 @@ def load(  # noqa: PLR0913
     tokenizer: Tokenizer | None = None
     preprocessor: ImagePreprocessor | None = None
     compiled_batch = 0
+    config = architecture.tower_config(tower)
     if tower == "text":
         tokenizer = Tokenizer(architecture, clean=clean)
         if tokenizer.cleaning:
             details["cleaning"] = tokenizer.cleaning
-        model = loaded.model.to(run_on, dtype)
+        loaded.tower.model.to(run_on, dtype)
+        run = loaded.tower
     else:
         processor = load_image_processor(architecture.files)
-        image_size = architecture.config.vision_config.image_size
+        image_size = config.image_size if architecture.family.is_dual else None
         with single_line_errors(f"the image processor of {architecture.files.name}"):
             preprocessor = ImagePreprocessor(processor, run_on, dtype, image_size)
             details["preprocessing"] = preprocessing_details(preprocessor)
             json.dumps(details, allow_nan=False)  # as the history must be
-        model, acceleration = accelerate(
-            loaded.model,
-            architecture.config.vision_config,
-            run_on,
-            dtype,
-            compile_for,
-            architecture.family.outputs[tower],
-        )
+        with one_line(f"encode with {architecture.files.name}"):
+            size = preprocessor.example_size()
+            run, acceleration = accelerate(loaded.tower, config, run_on, dtype, size, compile_for)
         details |= acceleration
+        if not architecture.family.is_dual:
+            details["embedding"] = loaded.tower.output
         compiled_batch = compile_for if acceleration["compile"] else 0
 
     _note_details(architecture.files, details)
     encoder = Encoder(
         details=details,
         parts=loaded.parts,
-        _model=model,
+        _tower=run,
         _device=run_on,
-        _output=architecture.family.outputs[tower],
         _preprocessor=preprocessor,
         _tokenizer=tokenizer,
         _compiled_batch=compiled_batch,
         _non_blocking=non_blocking,
     )
-    _try(encoder)
+    details["dim"] = _try(encoder)
     return encoder
 
 
@@ -312,8 +309,8 @@ def _note_details(files: ModelFiles, details: dict[str, Any]) -> None:
     console.detail(f"{how}, {torch.get_num_threads()} threads of PyTorch")
 
 
-def _try(encoder: Encoder) -> None:
-    """Encode one image or prompt, as a check that the model's files fit each other."""
+def _try(encoder: Encoder) -> int:
+    """Encode one image or prompt, as a check that the model's files fit each other; return D."""
     if encoder._preprocessor is None:
         embedding = encoder.encode_texts("a photo")
     else:
@@ -325,3 +322,4 @@ def _try(encoder: Encoder) -> None:
             "got NaN or Inf",
             "check the numbers in its JSON files, or try --precision fp32",
         )
+    return int(embedding.shape[1])

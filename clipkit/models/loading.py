@@ -13,17 +13,27 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import transformers
 from safetensors import SafetensorError, safe_open
 
-from clipkit.errors import LARGEST, SMALLEST, ClipkitError
+from clipkit.errors import LARGEST, SMALLEST, ClipkitError, UsageError
 from clipkit.models.devices import DTYPES
+from clipkit.models.families import (
+    CLS,
+    FAMILIES,
+    MEAN,
+    OPTIONAL_POOLERS,
+    POOLER_SETTINGS,
+    PROJECTED,
+    Family,
+    TowerName,
+)
 from clipkit.models.hub import ModelFiles, brief, check_no_pointer, combine_digests
+from clipkit.models.towers import Tower, UnmaskedPatches
 
-TowerName = Literal["image", "text"]
 Tensors = Mapping[str, torch.Tensor]
 Shape = tuple[int, ...]
 
@@ -33,38 +43,12 @@ PREFIXES = {
 }
 SCALARS = ("logit_scale", "logit_bias")
 FLOATS = ("F16", "BF16", "F32", "F64")  # by safetensors' names
-BUFFERS = re.compile(r".*\.position_ids")  # which the first published checkpoints hold
+BUFFERS = re.compile(
+    r".*\.(position_ids|summary_idxs)"
+)  # which the first published checkpoints hold
 OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory")  # of PyTorch's RuntimeErrors
+MOST_MISSING = 2  # times the stored numbers: a model's pooler may be missing
 MAX_LAYERS = 1000  # per tower; the largest known models have 64, and building a billion never ends
-
-
-@dataclass(frozen=True)
-class Family:
-    """One kind of dual encoder: the names of its classes in transformers, and how it is used."""
-
-    config: str
-    model: str
-    towers: dict[TowerName, str]
-    outputs: dict[TowerName, str]  # the name under which a tower returns its embedding
-    padding: str  # of texts
-
-
-FAMILIES = {
-    "clip": Family(
-        config="CLIPConfig",
-        model="CLIPModel",
-        towers={"image": "CLIPVisionModelWithProjection", "text": "CLIPTextModelWithProjection"},
-        outputs={"image": "image_embeds", "text": "text_embeds"},
-        padding="longest",  # attention is causal: an embedding does not depend on what follows
-    ),
-    "siglip": Family(
-        config="SiglipConfig",
-        model="SiglipModel",
-        towers={"image": "SiglipVisionModel", "text": "SiglipTextModel"},
-        outputs={"image": "pooler_output", "text": "pooler_output"},
-        padding="max_length",  # it attends to the padding, and was trained with all of it
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -76,19 +60,27 @@ class Architecture:
     config: Any
 
     @property
-    def dim(self) -> int:
-        """The embedding size D, which both towers share."""
-        if self.config.model_type == "clip":
-            return int(self.config.projection_dim)
-        return int(self.config.vision_config.hidden_size)
+    def dim(self) -> int | None:
+        """The embedding size D, which both towers share; None for a model of images alone."""
+        if not self.family.is_dual:
+            return None
+        if self.config.model_type == "siglip":
+            return int(self.config.vision_config.hidden_size)
+        return int(self.config.projection_dim)
+
+    def tower_config(self, tower: TowerName) -> Any:
+        """Return the configuration of one tower."""
+        if not self.family.is_dual:
+            return self.config
+        return self.config.vision_config if tower == "image" else self.config.text_config
 
     def new_model(self) -> Any:
-        """Return both towers as transformers initialises them."""
+        """Return all towers as transformers initialises them."""
         with single_line_errors(f"the architecture of {self.files.name}"):
             return getattr(transformers, self.family.model)(self.config)
 
     def sizes(self) -> dict[str, Shape]:
-        """Return the shape of each tensor of both towers; nothing of their size is allocated."""
+        """Return the shape of each tensor of all towers; nothing of their size is allocated."""
         with torch.device("meta"):
             tensors = self.new_model().state_dict()
         return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
@@ -97,10 +89,11 @@ class Architecture:
 class LoadedTower(NamedTuple):
     """A tower in float32 on the CPU, the digests of its parts, and what `logit_scale` returns.
 
-    The parts are the weights of both towers, as ``weights``, and the side files by their names.
+    The parts are the weights of all towers, as ``weights``, and the side files by their names. A
+    model of images alone has no scale.
     """
 
-    model: torch.nn.Module
+    tower: Tower
     parts: dict[str, str]
     logit_scale: dict[str, float]
 
@@ -116,38 +109,82 @@ def read_architecture(files: ModelFiles) -> Architecture:
     family = FAMILIES.get(str(model_type))
     if family is None:
         raise ClipkitError(
-            f"{files.name}: expected a dual encoder ({' or '.join(FAMILIES)}), "
-            f"got the model type {model_type!r}"
+            f"{files.name}: expected a model of one of the types {', '.join(FAMILIES)}, "
+            f"got {model_type!r}"
         )
+    projected = PROJECTED.get(str(model_type))
+    if projected and content.get("architectures") == [projected.model]:
+        family = projected
     with single_line_errors(f"config.json of {files.name}"):
         config = getattr(transformers, family.config).from_dict(content)
-        for tower in (config.vision_config, config.text_config):
-            if not 1 <= tower.num_hidden_layers <= MAX_LAYERS:
+        architecture = Architecture(files, family, config)
+        for tower in family.towers:
+            layers = number_of_layers(architecture.tower_config(tower))
+            if not 1 <= layers <= MAX_LAYERS:
                 raise ValueError(
-                    f"expected 1 to {MAX_LAYERS} layers per tower, "
-                    f"got num_hidden_layers {tower.num_hidden_layers}"
+                    f"expected 1 to {MAX_LAYERS} layers per tower, got num_hidden_layers {layers}"
                 )
-    return Architecture(files, family, config)
+    return architecture
+
+
+def number_of_layers(config: Any) -> int:
+    """Return the number of layers of a tower: of a ConvNeXt, those of all stages."""
+    depths = getattr(config, "depths", None)
+    return int(config.num_hidden_layers) if depths is None else sum(depths)
 
 
 def load_tower(
     architecture: Architecture, tower: TowerName, seed: int | None, precision: str
 ) -> LoadedTower:
-    """Load one tower with its stored weights, or with random ones if there is a seed."""
+    """Load one tower with its stored weights, or with random ones if there is a seed.
+
+    Raises
+    ------
+    UsageError
+        If the model has no such tower.
+    ClipkitError
+        If the weights do not fit config.json.
+    """
     files = architecture.files
+    if tower not in architecture.family.towers:
+        raise UsageError(
+            f"{files.name}: expected a model with a {tower} tower, got "
+            f"{architecture.config.model_type}, which is for images alone",
+        )
+    is_dual = architecture.family.is_dual
     with ThreadPoolExecutor(1) as thread:
         if seed is None:
-            check_stored_tensors(architecture, tower)
+            if is_dual:
+                check_stored_tensors(architecture, tower)
+            else:
+                check_stored_size(architecture)
             # the digest reads all of the weights while transformers imports the model's classes
             digest = thread.submit(files.digest_weights)
-            tensors = load_tensors(files, (*PREFIXES[tower], *SCALARS))
+            prefixes = (*PREFIXES[tower], *SCALARS) if is_dual else ("",)
+            tensors = load_tensors(files, prefixes)
         else:
             tensors = random_weights(architecture, seed)
             digest = thread.submit(_tensors_digest, files, tensors)
-        model = build_tower(architecture, tower, tensors)
-        _check_range(files.name, model, precision)
+        built = build_tower(architecture, tower, tensors)
+        _check_range(files.name, built.model, precision)
         parts = {**files.digest_side_files(), "weights": digest.result()}
-        return LoadedTower(model, parts, logit_scale(files, tensors))
+        scale = logit_scale(files, tensors) if is_dual else {}
+        return LoadedTower(built, parts, scale)
+
+
+def check_stored_size(architecture: Architecture) -> None:
+    """Refuse a config.json that asks for far more numbers than the files hold."""
+    headers = _read_headers(architecture.files, ("",))
+    stored = sum(math.prod(shape) for _, shape in headers.values())
+    expected = sum(math.prod(shape) for shape in architecture.sizes().values())
+    if expected > MOST_MISSING * stored:
+        raise ClipkitError(
+            f"{architecture.files.name}: expected weights that fit config.json, which has "
+            f"{expected:,} numbers, got {stored:,}"
+        )
+    for key, (kind, _) in headers.items():
+        if kind not in FLOATS and not BUFFERS.fullmatch(key):
+            raise _not_floats(architecture.files.name, kind, key)
 
 
 def check_stored_tensors(architecture: Architecture, *towers: TowerName) -> None:
@@ -177,7 +214,11 @@ def check_stored_tensors(architecture: Architecture, *towers: TowerName) -> None
             raise _misfit(name, problem, keys)
     for key, (kind, _) in headers.items():
         if kind not in FLOATS and not BUFFERS.fullmatch(key):
-            raise ClipkitError(f"{name}: expected weights in floating point, got {kind} for {key}")
+            raise _not_floats(name, kind, key)
+
+
+def _not_floats(name: str, kind: str, key: str) -> ClipkitError:
+    return ClipkitError(f"{name}: expected weights in floating point, got {kind} for {key}")
 
 
 def _read_headers(files: ModelFiles, prefixes: tuple[str, ...]) -> dict[str, tuple[str, Shape]]:
@@ -248,29 +289,58 @@ def _tensors_digest(files: ModelFiles, tensors: Tensors) -> str:
     return f"sha256:{sha.hexdigest()}"
 
 
-def build_tower(architecture: Architecture, tower: TowerName, tensors: Tensors) -> torch.nn.Module:
+def build_tower(architecture: Architecture, tower: TowerName, tensors: Tensors) -> Tower:
     """Build one tower with the given weights, in float32 and evaluation mode."""
     name = architecture.files.name
-    config = architecture.config
-    config = config.vision_config if tower == "image" else config.text_config
-    config.projection_dim = architecture.dim  # the tower's own value may be a mere default
-    weights = {key: value for key, value in tensors.items() if key.startswith(PREFIXES[tower])}
-    tower_class = getattr(transformers, architecture.family.towers[tower])
+    family = architecture.family
+    config = architecture.tower_config(tower)
+    weights = tensors
+    if family.is_dual:
+        config.projection_dim = architecture.dim  # the tower's own value may be a mere default
+        weights = {key: value for key, value in tensors.items() if key.startswith(PREFIXES[tower])}
+    tower_class = getattr(transformers, family.towers[tower])
     with torch.random.fork_rng(devices=[]), single_line_errors(f"the weights of {name}"):
         model, report = tower_class.from_pretrained(
             None,
             config=config,
-            state_dict=weights,
+            state_dict=dict(weights),
             output_loading_info=True,
             ignore_mismatched_sizes=True,
             dtype=torch.float32,
         )
+    model.eval()
+    output = family.outputs[tower]
+    setting = POOLER_SETTINGS.get(config.model_type)
+    if setting and not family.is_dual and not getattr(config, setting):
+        output = MEAN
+    missing = set(report["missing_keys"])
+    pooler = OPTIONAL_POOLERS.get(config.model_type)
+    if pooler and missing and all(key.startswith(pooler) for key in missing):
+        output = CLS
+        missing = set()
     mismatched = [key for key, *_shapes in report["mismatched_keys"]]
-    for problem, keys in (("missing", report["missing_keys"]), ("mismatched", mismatched)):
+    unexpected = [] if family.is_dual else _inside(model, report["unexpected_keys"])
+    for problem, keys in (
+        ("missing", missing),
+        ("mismatched", mismatched),
+        ("unexpected", unexpected),
+    ):
         if keys:
             raise _misfit(name, problem, keys)
-    model.eval()
-    return model  # type: ignore[no-any-return]
+    if config.model_type == "vit_mae":
+        model = UnmaskedPatches(model)
+    return Tower(model, output)
+
+
+def _inside(model: Any, keys: Iterable[str]) -> list[str]:
+    """Return those of the unknown tensors that do not belong to a head outside of the model."""
+    children = {name for name, _ in model.named_children()}
+    inner = []
+    for key in keys:
+        within = key.removeprefix(f"{model.base_model_prefix}.")
+        if within.partition(".")[0] in children:
+            inner.append(key)
+    return inner
 
 
 def _check_range(name: str, model: torch.nn.Module, precision: str) -> None:

@@ -27,6 +27,7 @@ from clipkit.models.loading import single_line_errors
 STANDARD_PROCESSORS = {"CLIPImageProcessor", "SiglipImageProcessor"}  # both work in torchvision
 INTERPOLATION = {2: "bilinear", 3: "bicubic"}  # by Pillow's numbers
 NORMALIZED_AT_ONCE = 8  # images whose floats stay in the processor's cache between the operations
+USUAL_SIZE = 224  # pixels
 STEPS = ("do_resize", "do_center_crop", "do_rescale", "do_normalize")
 MAX_EDGE = 4096  # pixels of an image's shorter side after resizing
 BOTH_EDGES = {"height", "width"}
@@ -37,11 +38,12 @@ class ImagePreprocessor:
     """Prepares images for an image tower that runs on a device and computes in a type.
 
     `is_standard` tells whether the processor only does what CLIP's and SigLIP's do. If it does
-    more, `resize_and_crop` leaves all of the work to the processor.
+    more, `resize_and_crop` leaves all of the work to the processor. `image_size` is None if the
+    model takes images of any size.
     """
 
     def __init__(
-        self, processor: Any, device: torch.device, dtype: torch.dtype, image_size: int
+        self, processor: Any, device: torch.device, dtype: torch.dtype, image_size: int | None
     ) -> None:
         _check_edges(processor)
         self.processor = processor
@@ -107,10 +109,9 @@ class ImagePreprocessor:
         pixels = pixels.to(self.device, non_blocking=True)
         if self.is_standard and list(pixels.shape[-2:]) != self.output_size:
             pixels = self._resize(pixels)  # on a GPU
-        expected = (3, self.image_size, self.image_size)
-        if tuple(pixels.shape[1:]) != expected:
+        if self.image_size and tuple(pixels.shape[1:]) != self.example_size():
             raise ValueError(
-                f"expected {_times(expected)} numbers, as config.json says, "
+                f"expected {_times(self.example_size())} numbers, as config.json says, "
                 f"got {_times(pixels.shape[1:])}"
             )
         if not self.is_standard:
@@ -124,7 +125,14 @@ class ImagePreprocessor:
 
     def example(self) -> Image.Image:
         """Return an image of the size that the model takes."""
-        return Image.new("RGB", (self.image_size, self.image_size), "gray")
+        edge = self.image_size or USUAL_SIZE
+        return Image.new("RGB", (edge, edge), "gray")
+
+    def example_size(self) -> tuple[int, ...]:
+        """Return the size (3, H, W) of what the model gets of `example`."""
+        if self.image_size:
+            return (3, self.image_size, self.image_size)
+        return tuple(self.resize_and_crop([self.example()]).shape[1:])
 
 
 def load_image_processor(files: ModelFiles) -> Any:

@@ -1,0 +1,194 @@
+"""Vision models without a text tower: each gives what plain transformers gives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from clip_factory import edit_json, edit_tensors, noise_images, write_json, write_processor
+from factories import refused
+from shell import clipkit, ok
+from transformers import AutoImageProcessor
+
+from clipkit import features, models
+from clipkit.errors import ClipkitError, UsageError
+
+VIT = {
+    **{"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2},
+    **{"intermediate_size": 64, "image_size": 32, "patch_size": 8},
+}
+STAGES = {"hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 2, 1]}
+RADIO = {**VIT, "max_img_size": 64, "num_cls_tokens": 3, "num_registers": 2, "summary_idxs": [0, 2]}
+DECODER = {
+    **{"decoder_hidden_size": 16, "decoder_num_hidden_layers": 1},
+    **{"decoder_num_attention_heads": 2, "decoder_intermediate_size": 16},
+}
+# folder -> the class that saved it, its settings, the class that reads it, and its embedding
+ZOO: dict[str, tuple[str, dict[str, Any], str, str]] = {
+    "aimv2": ("Aimv2VisionModel", VIT, "Aimv2VisionModel", "pooler_output"),
+    "aimv2-headless": (
+        *("Aimv2VisionModel", {**VIT, "use_head": False}),
+        *("Aimv2VisionModel", "mean"),
+    ),
+    "clip-vision": ("CLIPVisionModel", VIT, "CLIPVisionModel", "pooler_output"),
+    "clip-projected": (
+        *("CLIPVisionModelWithProjection", {**VIT, "projection_dim": 16}),
+        *("CLIPVisionModelWithProjection", "image_embeds"),
+    ),
+    "convnext": ("ConvNextModel", STAGES, "ConvNextModel", "pooler_output"),
+    "convnextv2": ("ConvNextV2Model", STAGES, "ConvNextV2Model", "pooler_output"),
+    "dinov2": ("Dinov2Model", VIT, "Dinov2Model", "pooler_output"),
+    "dinov2-classifier": ("Dinov2ForImageClassification", VIT, "Dinov2Model", "pooler_output"),
+    "dinov2-registers": (
+        *("Dinov2WithRegistersModel", {**VIT, "num_register_tokens": 4}),
+        *("Dinov2WithRegistersModel", "pooler_output"),
+    ),
+    "dinov3": (
+        *("DINOv3ViTModel", {**VIT, "num_register_tokens": 4}),
+        *("DINOv3ViTModel", "pooler_output"),
+    ),
+    "dinov3-convnext": ("DINOv3ConvNextModel", STAGES, "DINOv3ConvNextModel", "pooler_output"),
+    "ijepa": ("IJepaModel", VIT, "IJepaModel", "mean"),
+    "radio": ("RadioModel", RADIO, "RadioModel", "summary"),
+    "siglip-vision": ("SiglipVisionModel", VIT, "SiglipVisionModel", "pooler_output"),
+    "siglip-headless": (
+        *("SiglipVisionModel", {**VIT, "vision_use_head": False}),
+        *("SiglipVisionModel", "mean"),
+    ),
+    "vit": ("ViTModel", VIT, "ViTModel", "pooler_output"),
+    "vit-classifier": ("ViTForImageClassification", VIT, "ViTModel", "cls"),
+    "vit-mae": ("ViTMAEForPreTraining", {**VIT, **DECODER}, "ViTMAEModel", "cls"),
+}
+
+
+def write_model(folder: Path, name: str, seed: int = 0) -> Path:
+    """Write a small model of the zoo with random weights and an image processor."""
+    saved_by, settings, _, _ = ZOO[name]
+    kind = getattr(transformers, saved_by)
+    torch.manual_seed(seed)
+    model = kind(kind.config_class(**settings)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.02 * torch.randn_like(parameter))  # layer scales may start at zero
+    model.save_pretrained(folder)
+    write_processor(folder, 32)
+    return folder
+
+
+@pytest.fixture(scope="module", params=ZOO)
+def zoo(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("zoo") / request.param, request.param)
+
+
+def by_transformers(folder: Path) -> np.ndarray:
+    """Return the embeddings of the noise images by plain transformers."""
+    _, _, read_by, embedding = ZOO[folder.name]
+    processor = AutoImageProcessor.from_pretrained(folder)
+    model = getattr(transformers, read_by).from_pretrained(folder).eval()
+    rows = []
+    for image in noise_images():
+        pixels = processor(images=image, return_tensors="pt")["pixel_values"]
+        options = {}
+        if read_by == "ViTMAEModel":
+            model.config.mask_ratio = 0.0
+            options = {"noise": torch.arange(16)[None]}
+        with torch.no_grad():
+            outputs = model(pixel_values=pixels, **options)
+        if embedding == "cls":
+            rows.append(outputs.last_hidden_state[:, 0])
+        elif embedding == "mean":
+            rows.append(outputs.last_hidden_state.mean(dim=1))
+        else:
+            rows.append(outputs[embedding])
+    return torch.cat(rows).numpy()
+
+
+def test_embeddings_are_those_of_plain_transformers(zoo: Path) -> None:
+    encoder = models.load(str(zoo), tower="image", device="cpu", precision="fp32")
+    expected = by_transformers(zoo)
+    rows = np.concatenate([encoder.encode_images(image) for image in noise_images()])
+    np.testing.assert_array_equal(rows, expected)
+    together = encoder.encode_images(noise_images())
+    np.testing.assert_allclose(together, expected, atol=1e-5 * np.abs(expected).max())
+    assert encoder.dim == expected.shape[1]
+    assert "logit_scale" not in encoder.details
+
+
+def test_half_precision_is_close(zoo: Path) -> None:
+    encoder = models.load(str(zoo), tower="image", device="cpu", precision="bf16")
+    rows, expected = encoder.encode_images(noise_images()), by_transformers(zoo)
+    norms = np.linalg.norm(rows, axis=1) * np.linalg.norm(expected, axis=1)
+    assert ((rows * expected).sum(axis=1) / norms).min() >= 0.999
+
+
+def test_the_untrained_control_has_the_architecture_and_no_weights(zoo: Path) -> None:
+    first, again, other = (
+        models.load(str(zoo), tower="image", precision="fp32", untrained=seed) for seed in (7, 7, 8)
+    )
+    rows = first.encode_images(noise_images())
+    np.testing.assert_array_equal(rows, again.encode_images(noise_images()))
+    assert not np.allclose(rows, other.encode_images(noise_images()))
+
+
+def test_a_model_is_described_without_a_text_tower(zoo: Path) -> None:
+    described = models.describe_model(str(zoo))
+    assert described["image"]["layers"] in (2, 5)
+    assert described["parameters"] > 1000
+    assert not {"text", "temperature"} & described.keys()
+
+
+@pytest.fixture(scope="module")
+def dino(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("models") / "dinov2", "dinov2")
+
+
+def test_a_text_tower_that_a_model_lacks_is_refused_in_one_line(dino: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="expected a model with a text tower, got dinov2"):
+        models.load(str(dino), tower="text")
+    refused(clipkit("textembed", "-m", dino, "-o", tmp_path / "t.h5", stdin=b"a dot\n"), 2)
+
+
+def test_probe_and_cluster_take_the_embeddings_and_logits_do_not(
+    dino: Path, tmp_path: Path
+) -> None:
+    images, texts = tmp_path / "img.h5", tmp_path / "txt.h5"
+    ok("embed", "digits", "--limit", 40, "-m", dino, "-o", images)
+    ok("textembed", "-m", "tiny", "-o", texts, stdin=b"a dot\na line\n")
+    assert features.read(str(images)).splits["test"].features.shape == (40, 32)
+    ok("probe", images)
+    ok("cluster", images)
+    ok("logits", images, "--random", 4, "-o", tmp_path / "random.h5")
+    done = clipkit("logits", images, texts, "-o", tmp_path / "logits.h5")
+    refused(done, 1, "expected images of a model with a text tower", "for images alone")
+
+
+def test_weights_that_do_not_fit_are_refused_in_one_line(dino: Path, tmp_path: Path) -> None:
+    import shutil
+
+    def copy(name: str) -> Path:
+        return Path(shutil.copytree(dino, tmp_path / name))
+
+    missing = copy("missing")
+    edit_tensors(missing, lambda tensors: tensors.pop("layernorm.weight"))
+    more = copy("more")
+    extra = {"embeddings.extra": torch.zeros(3)}
+    edit_tensors(more, lambda tensors: tensors.update(extra))
+    larger = copy("larger")
+    edit_json(larger / "config.json", lambda config: config.update(num_hidden_layers=500))
+    whole = copy("whole")
+    edit_tensors(whole, lambda tensors: tensors.update({"classifier.weight": torch.zeros(3)}))
+    unknown = copy("unknown")
+    write_json(unknown / "config.json", model_type="bert")
+    for folder, message in (
+        (missing, "missing: layernorm.weight"),
+        (more, "unexpected: embeddings.extra"),
+        (larger, "expected weights that fit config.json"),
+        (unknown, "got 'bert'"),
+    ):
+        with pytest.raises(ClipkitError, match=message):
+            models.load(str(folder), tower="image")
+    models.load(str(whole), tower="image")  # a head is left out
