@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from clip_factory import (
     cosines,
     edit_json,
@@ -242,6 +243,7 @@ def test_details_are_what_a_history_needs(tiny_clip_dir: Path, siglip_dir: Path)
     assert json.loads(json.dumps(image.details)) == image.details
     assert image.details == {
         "name": str(tiny_clip_dir),
+        "library": f"transformers {transformers.__version__}",
         "digest": reference_digest(tiny_clip_dir),
         "weights": sha256((tiny_clip_dir / "model.safetensors").read_bytes()),
         "tower": "image",
@@ -608,14 +610,17 @@ NO_FLOATS = [
 ]
 BAD_SIZE = b'{"model_type": "clip", "vision_config": {"hidden_size": "x"}}'
 DAMAGED: list[tuple[Damage, str]] = [
-    (remove("config.json"), "model: expected a model's config.json, got none"),
+    (
+        remove("config.json"),
+        "model: expected a model's config.json or open_clip_config.json, got none",
+    ),
     (write("config.json", b"{"), "config.json: expected valid JSON: Expecting property name"),
     (write("config.json", b"[" * 100_000), "config.json: expected valid JSON: maximum recursion"),
     (write("config.json", b"[]"), "config.json: expected a JSON object, got list"),
     (write("config.json", b"{}"), "expected a model of one of the types clip, .*, got None"),
     (write("config.json", b'{"model_type": "bert"}'), "vit_mae, got 'bert'"),
     (write("config.json", BAD_SIZE), "cannot load config.json of .*model: "),
-    (become_open_clip, "got OpenCLIP weights, which are not supported yet"),
+    (become_open_clip, "expected open_clip_model.safetensors, got model.safetensors"),
     (remove("preprocessor_config.json"), "cannot read .*preprocessor_config.json: there is no"),
     (write("processor_config.json", b"[]"), "processor_config.json: expected a JSON object, got"),
     (write("preprocessor_config.json", b"\xff"), "preprocessor_config.json: expected valid JSON"),

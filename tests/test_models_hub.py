@@ -254,13 +254,20 @@ def test_an_empty_conversion(pickles_only: Hub) -> None:
     )
 
 
-def test_open_clip_repositories_are_not_supported_yet(hub: Hub) -> None:
-    tree = {"open_clip_config.json": b'{"model_cfg": {}}', "open_clip_model.safetensors": b"w"}
-    hub.trees["org/open", "main"] = tree
-    assert find("hf-hub:org/open")["message"] == (
-        "org/open: expected a model in Hugging Face form, "
-        "got OpenCLIP weights, which are not supported yet"
-    )
+def test_only_the_weights_of_the_form_that_is_read_are_fetched(hub: Hub) -> None:
+    openclip = {"open_clip_config.json": b"{}", "open_clip_model.safetensors": b"w"}
+    hub.trees["org/open", "main"] = openclip
+    hub.trees["org/both", "main"] = {**openclip, "config.json": CONFIG, "model.safetensors": b"v"}
+    for name, weights, other in (
+        ("hf-hub:org/open", b"w", "model.safetensors"),
+        ("org/both", b"v", "open_clip_model.safetensors"),
+        ("open_clip:org/both", b"w", "model.safetensors"),
+    ):
+        hub.fetched.clear()
+        found = find(name)
+        assert found["digest"] == f"sha256:{hashlib.sha256(weights).hexdigest()}"
+        assert found["name"] == name.removeprefix("hf-hub:")
+        assert other not in hub.fetched
 
 
 def test_repositories_that_do_not_exist(hub: Hub) -> None:

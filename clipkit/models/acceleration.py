@@ -44,7 +44,6 @@ PACKED_FOR_ROWS = 64 * 50  # oneDNN chooses a layout for a row count: 64 images 
 
 def accelerate(
     tower: Tower,
-    config: Any,
     device: torch.device,
     dtype: torch.dtype,
     size: Sequence[int],
@@ -61,7 +60,9 @@ def accelerate(
         if compiled is not None:
             return replace(tower, model=compiled), {"compile": True}
     details = {"compile": False}
-    if device.type == "cpu" and dtype == torch.bfloat16 and config.model_type in PACKABLE:
+    config = getattr(tower.model, "config", None)
+    is_known = getattr(config, "model_type", None) in PACKABLE
+    if device.type == "cpu" and dtype == torch.bfloat16 and is_known:
         details |= pack_if_equal(tower, config, size)
     tower.model.to(device, dtype)
     return tower, details

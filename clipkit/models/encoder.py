@@ -15,22 +15,13 @@ from PIL import Image
 from clipkit import console
 from clipkit.errors import ClipkitError, UsageError
 from clipkit.models.acceleration import AsyncEmbeddings, accelerate, fixed_batches
+from clipkit.models.architecture import library_version, read_architecture
 from clipkit.models.devices import DTYPES, choose_precision, find_device
-from clipkit.models.families import TowerName
+from clipkit.models.guards import one_line, single_line_errors
 from clipkit.models.hub import ModelFiles, find
-from clipkit.models.loading import (
-    load_tower,
-    one_line,
-    read_architecture,
-    single_line_errors,
-)
-from clipkit.models.preprocessing import (
-    ImagePreprocessor,
-    load_image_processor,
-    preprocessing_details,
-)
+from clipkit.models.preprocessing import Preprocessor
 from clipkit.models.tokenizer import Tokenizer
-from clipkit.models.towers import Tower
+from clipkit.models.towers import Tower, TowerName
 from clipkit.prompts import check_length
 
 TEXT_BATCH = 256
@@ -46,13 +37,13 @@ class Encoder:
     ----------
     details : dict
         What a history records, in types that JSON has: ``name`` (the repository in place of an
-        alias), ``digest`` (``sha256:<hex>`` of the weights, the configuration and the files of the
-        tokenizer and the image processor), ``weights`` (the digest of the weights alone),
-        ``untrained`` (the seed, if there is one), ``tower``, ``dim``, ``precision``, ``device``,
-        ``logit_scale`` and any ``logit_bias``. Of texts also ``cleaning``, if they are cleaned. Of
-        a model for images alone ``embedding``: the pooler, the CLS token or the mean. Of
-        images also ``preprocessing``, ``compile`` and ``packed`` (if the layers were packed), since
-        these change the last bits.
+        alias), ``library`` (with its version), ``digest`` (``sha256:<hex>`` of the weights, the
+        configuration and the files of the tokenizer and the image processor), ``weights`` (the
+        digest of the weights alone), ``untrained`` (the seed, if there is one), ``tower``,
+        ``dim``, ``precision``, ``device``, ``logit_scale`` and any ``logit_bias``. Of texts also
+        ``cleaning``, if they are cleaned. Of a model for images alone ``embedding``: the pooler,
+        the CLS token or the mean. Of images also ``preprocessing``, ``compile`` and ``packed`` (if
+        the layers were packed), since these change the last bits.
     parts : dict of str to str
         The digest of each file that ``digest`` covers, and of the ``weights``.
     """
@@ -61,7 +52,7 @@ class Encoder:
     parts: dict[str, str] = field(repr=False)
     _tower: Tower = field(repr=False)
     _device: torch.device = field(repr=False)
-    _preprocessor: ImagePreprocessor | None = field(default=None, repr=False)
+    _preprocessor: Preprocessor | None = field(default=None, repr=False)
     _tokenizer: Tokenizer | None = field(default=None, repr=False)
     _compiled_batch: int = field(default=0, repr=False)  # the batch size of a compiled tower
     _non_blocking: bool = field(default=False, repr=False)
@@ -245,12 +236,13 @@ def load(  # noqa: PLR0913
     precision = choose_precision(precision, run_on, tower)
     dtype = DTYPES[precision]
     architecture = read_architecture(find(name, weights=untrained is None))
-    loaded = load_tower(architecture, tower, untrained, precision)
+    loaded = architecture.load_tower(tower, untrained, precision)
     details: dict[str, Any] = {
         "name": architecture.files.name,
+        "library": library_version(architecture.library),
         **loaded.digests(),
         "tower": tower,
-        "dim": architecture.dim,  # of a model of images alone, an embedding tells
+        "dim": architecture.dim,  # if it is not known, an embedding tells
         "precision": precision,
         "device": run_on.type,
         **loaded.logit_scale,
@@ -259,27 +251,24 @@ def load(  # noqa: PLR0913
         details["untrained"] = untrained
 
     tokenizer: Tokenizer | None = None
-    preprocessor: ImagePreprocessor | None = None
+    preprocessor: Preprocessor | None = None
     compiled_batch = 0
-    config = architecture.tower_config(tower)
     if tower == "text":
-        tokenizer = Tokenizer(architecture, clean=clean)
+        tokenizer = architecture.tokenizer(clean=clean)
         if tokenizer.cleaning:
             details["cleaning"] = tokenizer.cleaning
         loaded.tower.model.to(run_on, dtype)
         run = loaded.tower
     else:
-        processor = load_image_processor(architecture.files)
-        image_size = config.image_size if architecture.family.is_dual else None
+        preprocessor = architecture.preprocessor(run_on, dtype)
         with single_line_errors(f"the image processor of {architecture.files.name}"):
-            preprocessor = ImagePreprocessor(processor, run_on, dtype, image_size)
-            details["preprocessing"] = preprocessing_details(preprocessor)
+            details["preprocessing"] = preprocessor.details()
             json.dumps(details, allow_nan=False)  # as the history must be
         with one_line(f"encode with {architecture.files.name}"):
             size = preprocessor.example_size()
-            run, acceleration = accelerate(loaded.tower, config, run_on, dtype, size, compile_for)
+            run, acceleration = accelerate(loaded.tower, run_on, dtype, size, compile_for)
         details |= acceleration
-        if not architecture.family.is_dual:
+        if not architecture.is_dual:
             details["embedding"] = loaded.tower.output
         compiled_batch = compile_for if acceleration["compile"] else 0
 

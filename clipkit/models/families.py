@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
-TowerName = Literal["image", "text"]
-
-CLS = "CLS token"  # of the last layer
-MEAN = "mean of patches"
+from clipkit.models.towers import CLS, MEAN, TowerName
 
 
 @dataclass(frozen=True)

@@ -41,17 +41,24 @@ REPOSITORY = re.compile(r"(?!\.)[\w.-]+/[\w.-]+")
 OPENAI_NAME = re.compile(r"ViT-\w+/.*")  # an alias, or a misspelt one, but no repository
 SHARD = re.compile(r"[\w.-]+\.safetensors")
 CONFIG_PATTERNS = ["*.json", "*.txt", "*.model"]
-WEIGHT_PATTERNS = ["model.safetensors", "model-*.safetensors", "model.safetensors.index.json"]
+OPEN_CLIP_CONFIG = "open_clip_config.json"
+# The name of the weights of each library, in safetensors form.
+WEIGHTS = {"transformers": "model", "open_clip": "open_clip_model", "timm": "model"}
 PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".ckpt"}
 FILE_ENDINGS = (*KNOWN_ENDINGS, *PICKLE_SUFFIXES, ".safetensors")  # no repository ends so
 # The files beside the weights that decide an embedding: settings and vocabularies.
 SETTINGS_FILES = re.compile(
-    r"config\.json|(pre)?processor_config\.json"
+    r"(open_clip_)?config\.json|(pre)?processor_config\.json"
     r"|tokenizer_config\.json|special_tokens_map\.json|added_tokens\.json"
 )
 VOCABULARY_FILES = re.compile(
     r"tokenizer(\.[\w.-]+)?\.json|vocab\.(json|txt)|merges\.txt|[\w-]+\.model"
 )
+# Settings that only another library reads.
+UNUSED_FILES = {
+    "transformers": (OPEN_CLIP_CONFIG,),
+    "open_clip": ("config.json", "preprocessor_config.json", "processor_config.json"),
+}
 # transformers reads these, too, but they decide no embedding
 OTHER_FILES = ("model.safetensors.index.json", "chat_template.jinja")
 MAX_SETTINGS_BYTES = 2**22
@@ -77,11 +84,19 @@ class ModelFiles:
         Holds config.json and the files of the tokenizer and the image processor.
     weights : tuple of Path
         The safetensors files in name order; empty if only the architecture was asked for.
+    library : str
+        The library that the files are for: ``transformers``, ``open_clip`` or ``timm``.
     """
 
     name: str
     folder: Path
     weights: tuple[Path, ...]
+    library: str = "transformers"
+
+    @property
+    def config(self) -> str:
+        """The name of the file that describes the architecture."""
+        return OPEN_CLIP_CONFIG if self.library == "open_clip" else "config.json"
 
     def read_json(self, file: str) -> dict[str, Any]:
         """Read one of the folder's JSON files, which holds an object."""
@@ -99,7 +114,7 @@ class ModelFiles:
     def digest_side_files(self) -> dict[str, str]:
         """Return ``sha256:<hex>`` of each side file: each file of settings or of a vocabulary."""
         digests = {}
-        for path in _side_files(self.folder):
+        for path in _side_files(self.folder, self.library):
             content = _read_side_file(path)
             digests[path.name] = f"sha256:{hashlib.sha256(content).hexdigest()}"
         return digests
@@ -129,21 +144,29 @@ def find(name: str, *, weights: bool = True) -> ModelFiles:
     ClipkitError
         If files are missing or cannot be fetched, or if the weights are not in safetensors form.
     """
+    form, separator, rest = name.partition(":")
+    if form == "timm" and separator:
+        name = f"timm/{rest}"
+    prefix = "open_clip:" if name.startswith("open_clip:") else ""
+    name = name.removeprefix(prefix)
     if not name:
         raise UsageError("expected the name of a model, got ''")
     folder = TINY if name == "tiny" else Path(os.path.expanduser(name))  # noqa: PTH111
     is_local = folder.is_dir()
     if not is_local:
-        name, folder = _fetch_by_name(name, weights)
-    _check_folder(name, folder)
+        name, folder = _fetch_by_name(name)
+    library = _find_library(name, folder, prefix)
     if not weights:
-        return ModelFiles(name, folder, ())
-    files = _weight_files(folder)
+        return ModelFiles(prefix + name, folder, (), library)
+    stem = WEIGHTS[library]
+    if not is_local:
+        _fetch(name, weight_patterns(stem), revision=folder.name)
+    files = _weight_files(folder, stem)
     if not files:
         if is_local:
-            raise _no_safetensors(name, folder)
-        files = _weight_files(_fetch_conversion(name))
-    return ModelFiles(name, folder, files)
+            raise _no_safetensors(name, folder, stem)
+        files = _weight_files(_fetch_conversion(name, stem), stem)
+    return ModelFiles(prefix + name, folder, files, library)
 
 
 def brief(error: Exception) -> str:
@@ -169,31 +192,41 @@ def brief(error: Exception) -> str:
     return text if " " in text else f"{kind}: {text}"
 
 
-def _check_folder(name: str, folder: Path) -> None:
-    """Check that there is a config.json, and that transformers can safely read what it finds."""
-    for path in (*_side_files(folder), *(folder / other for other in OTHER_FILES)):
+def _find_library(name: str, folder: Path, prefix: str) -> str:
+    """Return the library that a folder's files are for; what config.json says wins.
+
+    Check that the library can safely read what it finds.
+    """
+    library = ""
+    if prefix:
+        library = "open_clip" if (folder / OPEN_CLIP_CONFIG).is_file() else ""
+    elif (folder / "config.json").is_file():
+        content = _read_json(folder / "config.json")
+        is_timm = "architecture" in content and "model_type" not in content
+        library = "timm" if is_timm else "transformers"
+    elif (folder / OPEN_CLIP_CONFIG).is_file():
+        library = "open_clip"
+    others = (folder / other for other in OTHER_FILES)
+    for path in (*_side_files(folder, library), *others):
         _check_side_file(path)
-    if (folder / "config.json").is_file():
-        return
-    if (folder / "open_clip_config.json").is_file():
-        raise ClipkitError(
-            f"{name}: expected a model in Hugging Face form, got OpenCLIP weights, "
-            "which are not supported yet",
-            "use the Hugging Face form of the same model; its repository has a config.json",
-        )
-    raise ClipkitError(f"{name}: expected a model's config.json, got none")
+    if not library:
+        expected = OPEN_CLIP_CONFIG if prefix else f"config.json or {OPEN_CLIP_CONFIG}"
+        raise ClipkitError(f"{name}: expected a model's {expected}, got none")
+    return library
 
 
-def _side_files(folder: Path) -> list[Path]:
+def _side_files(folder: Path, library: str) -> list[Path]:
     """Return the folder's files of settings and vocabularies, in name order."""
     try:
         entries = sorted(folder.iterdir())
     except OSError as error:
         raise ClipkitError(f"cannot read {folder}: {error.strerror}") from None
+    unused = UNUSED_FILES.get(library, ())
     return [
         path
         for path in entries
-        if SETTINGS_FILES.fullmatch(path.name) or VOCABULARY_FILES.fullmatch(path.name)
+        if (SETTINGS_FILES.fullmatch(path.name) or VOCABULARY_FILES.fullmatch(path.name))
+        and path.name not in unused
     ]
 
 
@@ -231,11 +264,18 @@ def _read_side_file(path: Path) -> bytes:
         raise ClipkitError(f"cannot read {path}: {error.strerror}") from None
 
 
-def _weight_files(folder: Path) -> tuple[Path, ...]:
-    """Return the safetensors files that transformers would read, in name order."""
-    if (folder / "model.safetensors").is_file():
-        return (folder / "model.safetensors",)
-    index = folder / "model.safetensors.index.json"
+def weight_patterns(stem: str) -> list[str]:
+    """Return the patterns of the weight files of this name: in one file, or in several."""
+    file = f"{stem}.safetensors"
+    return [file, f"{stem}-*.safetensors", f"{file}.index.json"]
+
+
+def _weight_files(folder: Path, stem: str) -> tuple[Path, ...]:
+    """Return the safetensors files that the library would read, in name order."""
+    file = f"{stem}.safetensors"
+    if (folder / file).is_file():
+        return (folder / file,)
+    index = folder / f"{file}.index.json"
     if not index.is_file():
         return ()
     weight_map = _read_json(index).get("weight_map")
@@ -248,7 +288,7 @@ def _weight_files(folder: Path) -> tuple[Path, ...]:
     return tuple(folder / shard for shard in shards)
 
 
-def _no_safetensors(name: str, folder: Path) -> ClipkitError:
+def _no_safetensors(name: str, folder: Path, stem: str) -> ClipkitError:
     names = sorted(path.name for path in folder.iterdir())
     others = [other for other in names if other.endswith(".safetensors")]
     pickles = [other for other in names if Path(other).suffix in PICKLE_SUFFIXES]
@@ -257,10 +297,10 @@ def _no_safetensors(name: str, folder: Path) -> ClipkitError:
     if others:
         content = ", ".join(others)
         hint = "if that file holds the whole model, rename it or link to it: ln -s " + others[0]
-        hint += " model.safetensors"
+        hint += f" {stem}.safetensors"
     elif pickles:
         content = f"only {', '.join(pickles)}, a pickle, which can run code and is not read"
-    return ClipkitError(f"{name}: expected model.safetensors, got {content}", hint)
+    return ClipkitError(f"{name}: expected {stem}.safetensors, got {content}", hint)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -275,8 +315,8 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _fetch_by_name(name: str, weights: bool) -> tuple[str, Path]:
-    """Fetch the main branch of the repository that a name stands for; return both."""
+def _fetch_by_name(name: str) -> tuple[str, Path]:
+    """Fetch the settings of the repository that a name stands for; return both."""
     repo = ALIASES.get(name, name.removeprefix("hf-hub:"))
     if os.path.exists(name):  # noqa: PTH110
         raise ClipkitError(f"{name}: expected a model's folder, got a file")
@@ -285,14 +325,13 @@ def _fetch_by_name(name: str, weights: bool) -> tuple[str, Path]:
     if name not in ALIASES and OPENAI_NAME.fullmatch(name):
         raise unknown("model", name, KNOWN)
     if REPOSITORY.fullmatch(repo):
-        patterns = CONFIG_PATTERNS + WEIGHT_PATTERNS if weights else CONFIG_PATTERNS
-        return repo, _fetch(repo, patterns)
+        return repo, _fetch(repo, CONFIG_PATTERNS)
     if "/" in name:
         raise ClipkitError(f"cannot read {name}: there is no such folder")
     raise unknown("model", name, KNOWN)
 
 
-def _fetch_conversion(repo: str) -> Path:
+def _fetch_conversion(repo: str, stem: str) -> Path:
     """Fetch the newest conversion to safetensors that the Hub's own bot offers as a pull request.
 
     Anyone can open a pull request, so those of other accounts are ignored. The local cache keeps
@@ -300,6 +339,7 @@ def _fetch_conversion(repo: str) -> Path:
     """
     from huggingface_hub import HfApi
 
+    patterns = weight_patterns(stem)
     try:
         with _quiet_client():
             requests = HfApi().get_repo_discussions(
@@ -312,19 +352,19 @@ def _fetch_conversion(repo: str) -> Path:
             ]
     except Exception as error:  # the client's errors have no common base over its versions
         with contextlib.suppress(ClipkitError):
-            return _fetch(repo, WEIGHT_PATTERNS, revision=CONVERTED, local_files_only=True)
+            return _fetch(repo, patterns, revision=CONVERTED, local_files_only=True)
         raise _fetch_error(repo, error) from error
     if not offers:
         raise ClipkitError(
-            f"{repo}: expected model.safetensors, but the Hub has neither that nor a conversion",
+            f"{repo}: expected {stem}.safetensors, but the Hub has neither that nor a conversion",
             "request one (the Hub's space safetensors/convert), or give a folder that holds "
-            "model.safetensors",
+            f"{stem}.safetensors",
         )
     newest = max(offers)
-    folder = _fetch(repo, WEIGHT_PATTERNS, revision=f"refs/pr/{newest}")
-    if not _weight_files(folder):
+    folder = _fetch(repo, patterns, revision=f"refs/pr/{newest}")
+    if not _weight_files(folder, stem):
         raise ClipkitError(
-            f"{repo}: expected model.safetensors in pull request {newest} of {CONVERTER}, got none"
+            f"{repo}: expected {stem}.safetensors in pull request {newest} of {CONVERTER}, got none"
         )
     with contextlib.suppress(OSError):  # a cache may be read-only
         (folder.parents[1] / "refs" / CONVERTED).write_text(folder.name)

@@ -11,8 +11,8 @@ are one pixel apart.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -21,8 +21,8 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 
+from clipkit.models.guards import single_line_errors
 from clipkit.models.hub import ModelFiles
-from clipkit.models.loading import single_line_errors
 
 STANDARD_PROCESSORS = {"CLIPImageProcessor", "SiglipImageProcessor"}  # both work in torchvision
 INTERPOLATION = {2: "bilinear", 3: "bicubic"}  # by Pillow's numbers
@@ -32,6 +32,67 @@ STEPS = ("do_resize", "do_center_crop", "do_rescale", "do_normalize")
 MAX_EDGE = 4096  # pixels of an image's shorter side after resizing
 BOTH_EDGES = {"height", "width"}
 SETTINGS = ("size", "crop_size", "resample", "rescale_factor", "image_mean", "image_std")
+
+
+class Preprocessor(Protocol):
+    """Prepares images for an image tower, in two steps, and says how for a history."""
+
+    def resize_and_crop(self, images: Sequence[Image.Image]) -> torch.Tensor:
+        """Prepare B images of any sizes in a thread: (B, 3, H, W)."""
+
+    def normalize(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Finish B images where the model runs: (B, 3, H, W)."""
+
+    def example(self) -> Image.Image:
+        """Return an image of the size that the model takes."""
+
+    def example_size(self) -> tuple[int, ...]:
+        """Return the size (3, H, W) of what the model gets of `example`."""
+
+    def details(self) -> dict[str, Any]:
+        """Return the settings that decide the result, in types that JSON has."""
+
+
+class TransformPreprocessor:
+    """Prepares images by a library's own transform: an image -> pixels (3, H, W) in float32.
+
+    `settings` is what a history records of the transform.
+    """
+
+    def __init__(
+        self,
+        transform: Callable[[Image.Image], torch.Tensor],
+        settings: dict[str, Any],
+        image_size: int,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        self.transform = transform
+        self.settings = settings
+        self.image_size = image_size
+        self.device = device
+        self.dtype = dtype
+
+    def resize_and_crop(self, images: Sequence[Image.Image]) -> torch.Tensor:
+        """Transform B images of any sizes: (B, 3, H, W). Safe to call from several threads."""
+        pixels = torch.stack([self.transform(image.convert("RGB")) for image in images])
+        return pixels.pin_memory() if self.device.type == "cuda" else pixels
+
+    def normalize(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Move pixels (B, 3, H, W) to the model; the transform has normalised them."""
+        return pixels.to(self.device, self.dtype, non_blocking=True)
+
+    def example(self) -> Image.Image:
+        """Return an image of the size that the model takes."""
+        return Image.new("RGB", (self.image_size, self.image_size), "gray")
+
+    def example_size(self) -> tuple[int, ...]:
+        """Return the size (3, H, W) of what the model gets of `example`."""
+        return tuple(self.resize_and_crop([self.example()]).shape[1:])
+
+    def details(self) -> dict[str, Any]:
+        """Return the settings of the transform."""
+        return self.settings
 
 
 class ImagePreprocessor:
@@ -134,6 +195,24 @@ class ImagePreprocessor:
             return (3, self.image_size, self.image_size)
         return tuple(self.resize_and_crop([self.example()]).shape[1:])
 
+    def details(self) -> dict[str, Any]:
+        """Return the settings that decide the result, in types that JSON has."""
+        processor = self.processor
+        details: dict[str, Any] = {"processor": type(processor).__name__}
+        details["backend"] = getattr(processor, "backend", "pil")
+        if getattr(processor, "do_center_crop", None):
+            details["crop_offset"] = "rounded" if self.is_standard else "rounded down"
+        for name in STEPS + SETTINGS:
+            value = getattr(processor, name, None)
+            if name in ("size", "crop_size") and value is not None:
+                value = {edge: pixels for edge, pixels in dict(value).items() if pixels is not None}
+            elif name == "resample" and value is not None:
+                value = Image.Resampling(value).name.lower()
+            elif isinstance(value, tuple):
+                value = list(value)
+            details[name] = value
+        return details
+
 
 def load_image_processor(files: ModelFiles) -> Any:
     """Load a model's own image processor.
@@ -148,25 +227,6 @@ def load_image_processor(files: ModelFiles) -> Any:
     with single_line_errors(f"the image processor of {files.name}"):
         auto: Any = transformers.AutoImageProcessor
         return auto.from_pretrained(files.folder, trust_remote_code=False)
-
-
-def preprocessing_details(preprocessor: ImagePreprocessor) -> dict[str, Any]:
-    """Return the settings that decide the preprocessor's result, in types that JSON has."""
-    processor = preprocessor.processor
-    details: dict[str, Any] = {"processor": type(processor).__name__}
-    details["backend"] = getattr(processor, "backend", "pil")
-    if getattr(processor, "do_center_crop", None):
-        details["crop_offset"] = "rounded" if preprocessor.is_standard else "rounded down"
-    for name in STEPS + SETTINGS:
-        value = getattr(processor, name, None)
-        if name in ("size", "crop_size") and value is not None:
-            value = {edge: pixels for edge, pixels in dict(value).items() if pixels is not None}
-        elif name == "resample" and value is not None:
-            value = Image.Resampling(value).name.lower()
-        elif isinstance(value, tuple):
-            value = list(value)
-        details[name] = value
-    return details
 
 
 def _is_standard(processor: Any) -> bool:

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from clipkit import console
 from clipkit.errors import ClipkitError
+from clipkit.models.guards import one_line, single_line_errors
 from clipkit.models.hub import ModelFiles
-from clipkit.models.loading import Architecture, one_line, single_line_errors
 
 # OpenAI's and OpenCLIP's code cleans a text by ftfy and html.unescape before it splits it into
 # tokens; transformers' CLIPTokenizer does not. What ftfy 6.3 replaces or removes: curly quotes,
@@ -51,19 +51,21 @@ class Tokenizer:
     `cleaning` names what `clean` does to texts; it is None if it does nothing.
     """
 
-    def __init__(self, architecture: Architecture, *, clean: bool = True) -> None:
-        config = architecture.config.text_config
-        self.name = architecture.files.name
+    def __init__(
+        self, files: ModelFiles, model_config: Any, padding: str, *, clean: bool = True
+    ) -> None:
+        config = model_config.text_config
+        self.name = files.name
         self.context_length: int = config.max_position_embeddings
         self.vocabulary: int = config.vocab_size
-        self.padding = architecture.family.padding
-        self.is_clip = architecture.config.model_type == "clip"
+        self.padding = padding
+        self.is_clip = model_config.model_type == "clip"
         self.end: int = config.eos_token_id
         if self.is_clip and not isinstance(self.end, int):
             raise ClipkitError(
                 f"{self.name}: expected a number as eos_token_id in config.json, got {self.end!r}"
             )
-        self.tokenizer = _load_tokenizer(architecture.files)
+        self.tokenizer = _load_tokenizer(files)
         is_trained_on_clean_texts = type(self.tokenizer).__name__.startswith(
             CANONICALIZING_TOKENIZERS
         )

@@ -1,21 +1,25 @@
-"""Run one tower of transformers, and take the embedding from what it returns."""
+"""Run one tower of a model, and take the embedding from what it returns."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
-from clipkit.models.families import CLS, MEAN
+TowerName = Literal["image", "text"]
+
+CLS = "CLS token"  # of the last layer
+MEAN = "mean of patches"
 
 
 @dataclass(frozen=True)
 class Tower:
-    """A tower of transformers: inputs -> embeddings (B, D).
+    """A tower of a library: inputs -> embeddings (B, D).
 
-    `output` is the name under which the model returns embeddings, or `CLS` or `MEAN`. A model whose
-    embedding is the mean of its patches has no other tokens.
+    `model` returns embeddings, or outputs by name. `output` is then the name of the embeddings, or
+    `CLS` or `MEAN`. A model whose embedding is the mean of its patches has no other tokens.
     """
 
     model: Any
@@ -25,6 +29,8 @@ class Tower:
     def __call__(self, **inputs: torch.Tensor) -> torch.Tensor:
         """Embed pixels or tokens."""
         outputs = self.model(**inputs)
+        if isinstance(outputs, torch.Tensor):
+            return outputs
         if self.output not in (CLS, MEAN):
             embeddings: torch.Tensor = outputs[self.output]
             return embeddings
@@ -32,6 +38,34 @@ class Tower:
         if self.output == CLS:
             return tokens[:, 0]
         return tokens.mean(dim=1)
+
+
+@dataclass(frozen=True)
+class Stack:
+    """The layers of a tower, in order. What passes from one to the next are the hidden states.
+
+    Hidden state 0 is the input of the first layer, hidden state n the output of layer n, before
+    `norm`.
+
+    Attributes
+    ----------
+    layers : sequence of torch.nn.Module
+        Each returns (B, T, width), or (B, width, H, W) if `is_map`; or a tuple that starts so.
+    norm : torch.nn.Module or None
+        What the model applies to the last hidden state.
+    prefix : int
+        The number of tokens before the patches: CLS, registers, summaries.
+    has_cls : bool
+        Whether the first of them is a CLS token.
+    is_map : bool
+        Whether hidden states are maps of patches, as in a ConvNeXt.
+    """
+
+    layers: Sequence[torch.nn.Module]
+    norm: Any
+    prefix: int = 0
+    has_cls: bool = False
+    is_map: bool = False
 
 
 class UnmaskedPatches(torch.nn.Module):

@@ -1,0 +1,48 @@
+"""Turn whatever a library raises for damaged files into one line."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import transformers
+
+from clipkit.errors import ClipkitError
+from clipkit.models.hub import brief
+
+OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory")  # of PyTorch's RuntimeErrors
+
+
+@contextlib.contextmanager
+def single_line_errors(what: str) -> Iterator[None]:
+    """Silence transformers, and turn whatever it raises into `cannot load WHAT: REASON`."""
+    log: Any = transformers.utils.logging
+    level = log.get_verbosity()
+    hide_bars = log.is_progress_bar_enabled()
+    log.set_verbosity(logging.CRITICAL)
+    log.disable_progress_bar()
+    try:
+        with warnings.catch_warnings(), one_line(f"load {what}"):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.set_verbosity(level)
+        if hide_bars:
+            log.enable_progress_bar()
+
+
+@contextlib.contextmanager
+def one_line(what: str, hint: str | None = None) -> Iterator[None]:
+    """Turn whatever a library raises into one line, `cannot WHAT: REASON`."""
+    try:
+        yield
+    except (ClipkitError, MemoryError):
+        raise
+    except Exception as error:
+        if OUT_OF_MEMORY.search(str(error)):
+            raise MemoryError from error
+        raise ClipkitError(f"cannot {what}: {brief(error)}", hint) from error
