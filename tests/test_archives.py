@@ -225,7 +225,7 @@ def test_integers_are_named_by_a_file_beside_the_tars_or_above(tmp_path, name, c
     assert data.class_names == CLASSES
     assert data.splits["train"].labels.tolist() == [2, 0]
     write_tar(tmp_path / "train" / "0.tar", *sample("a", 1, 3))
-    with pytest.raises(ClipkitError, match=r"labels below 3, the number of class names, got 3"):
+    with pytest.raises(ClipkitError, match="a label from 0 to 2, since there are 3 class names"):
         datasets.load(tmp_path / "train" / "0.tar")
 
 
@@ -448,13 +448,51 @@ def test_wrong_names_of_tars_are_refused(tmp_path, monkeypatch, arguments, messa
         datasets.load(arguments)
 
 
-def test_integers_and_names_do_not_mix(tmp_path):
-    path = write_tar(tmp_path / "a.tar", *sample("0", 1, 0), *sample("1", 1, "cat"))
-    with pytest.raises(ClipkitError, match="expected integers or names as labels, got both: 0 and"):
-        datasets.load(path)
-    path = write_tar(tmp_path / "a.tar", *sample("0", 1, 999_999_999))
-    with pytest.raises(ClipkitError, match="expected labels below 1,048,576, got 999999999"):
-        datasets.load(path)
+@pytest.fixture(params=["csv", "tar", "parquet"])
+def labelled(request: pytest.FixtureRequest, tmp_path: Path):
+    """Return a function that reads two images with these labels from one of the sources."""
+
+    def read(*labels: str) -> Dataset:
+        path = tmp_path / f"a.{request.param}"
+        if request.param == "csv":
+            (tmp_path / "0.png").write_bytes(png(0))
+            (tmp_path / "1.png").write_bytes(png(1))
+            path.write_text(
+                "path,label\n" + "".join(f"{i}.png,{x}\n" for i, x in enumerate(labels))
+            )
+        elif request.param == "tar":
+            write_tar(
+                path, *[member for i, x in enumerate(labels) for member in sample(str(i), i, x)]
+            )
+        else:
+            write_parquet(path, [png(i) for i in range(len(labels))], label=list(labels))
+        return datasets.load(path)
+
+    return read
+
+
+@pytest.mark.parametrize(
+    ("labels", "numbers", "class_names"),
+    [
+        (["2", "0"], [2, 0], ["0", "1", "2"]),
+        (["2.0", "0"], [2, 0], ["0", "1", "2"]),
+        (["dog", "cat"], [1, 0], ["cat", "dog"]),
+        (["A", "7"], [1, 0], ["7", "A"]),
+        (["7", "007"], [1, 0], ["007", "7"]),
+    ],
+)
+def test_labels_are_numbers_if_all_are_whole_numbers_and_else_names(
+    labelled, labels, numbers, class_names
+):
+    data = labelled(*labels)
+    assert data.splits["all"].labels.tolist() == numbers
+    assert data.class_names == class_names
+
+
+@pytest.mark.parametrize("label", ["-1", "1048576"])
+def test_a_number_that_is_no_class_is_refused(labelled, label):
+    with pytest.raises(ClipkitError, match=rf"expected a label from 0 to 1,048,575, got {label}$"):
+        labelled("0", label)
 
 
 # Parquet
@@ -560,7 +598,7 @@ def test_files_with_other_class_names_or_labels_are_refused(tmp_path):
     write_parquet(tmp_path / "b.parquet", [png(1)])
     with pytest.raises(ClipkitError, match="expected the same column of labels, got different"):
         datasets.load(tmp_path)
-    with pytest.raises(ClipkitError, match=r"expected labels below 3, .* got 3"):
+    with pytest.raises(ClipkitError, match=r"expected a label from 0 to 2, .* got 3"):
         datasets.load(
             write_parquet(
                 tmp_path / "c.parquet", [png(1)], label=[3], described={"label": class_label()}

@@ -71,10 +71,9 @@ def read_manifest(
     columns `label`, `split` and `id` are optional. Without `split`, all rows are in the split
     `all`. Without `id`, the id is the path as the manifest has it.
 
-    If all labels are whole numbers, they are the numbers of the classes, and class 3 is called "3".
-    Otherwise labels are the names of classes, which are sorted by code point. A split may be
-    without labels. If a file `class_index.json` is next to the manifest or in the folder above,
-    WordNet ids become its names.
+    `clipkit.datasets.labels.number_labels` says what labels mean. A split may be without labels. If
+    a file `class_index.json` is next to the manifest or in the folder above, WordNet ids become its
+    names.
 
     Parameters
     ----------
