@@ -6,9 +6,7 @@ cell means that the value is not known. The data set `shapes` has its own attrib
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from clipkit import console, files
+from clipkit.csv_rows import read_rows
 from clipkit.errors import ClipkitError, UsageError, unknown
 from clipkit.features import FeatureFile, Int64
 from clipkit.features.provenance import original_split
@@ -274,24 +273,9 @@ def _parse(table: str, data: bytes) -> tuple[list[str], list[tuple[int, list[str
 
 def _cells(table: str, data: bytes) -> Iterator[tuple[int, list[str]]]:
     """Yield the number and the stripped cells of each line that is not empty."""
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise ClipkitError(f"{table}, line {line}: expected UTF-8 text") from None
-    ending = Path(table).suffix.lower()
-    lines = io.StringIO(text, newline="")
-    if ending == ".tsv":  # without quotes: a tab is never part of a cell
-        reader = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
-    else:
-        reader = csv.reader(lines, strict=True)
-    try:
-        for cells in reader:
-            if any(cells):
-                yield reader.line_num, [cell.strip() for cell in cells]
-    except csv.Error as error:
-        where = f"{table}, line {reader.line_num}"
-        raise ClipkitError(f"{where}: expected valid CSV ({error})") from None
+    delimiter = "\t" if Path(table).suffix.lower() == ".tsv" else ","
+    for line, cells in read_rows(data, table, delimiter, quotes=delimiter != "\t"):
+        yield line, [cell.strip() for cell in cells]
 
 
 def check_same_images(control: FeatureFile, images: FeatureFile, splits: Sequence[str]) -> None:

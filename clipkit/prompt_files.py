@@ -14,8 +14,6 @@ What `clipkit.prompts` refuses in a prompt file is refused here too.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import re
 from collections import Counter
@@ -24,6 +22,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from clipkit import console
+from clipkit.csv_rows import read_rows
 from clipkit.errors import ClipkitError, UsageError, unknown
 from clipkit.prompts import (
     STRIPPED,
@@ -355,18 +354,8 @@ def _rows(data: bytes, name: str, delimiter: str) -> Iterator[tuple[int, list[st
     """Yield the number and the stripped cells of each line that is not empty."""
     if not data:
         raise ClipkitError(f"{name}: empty input", "check whether the command before it failed")
-    lines = io.StringIO(decode(data, name).removeprefix("\ufeff"), newline="")
-    if delimiter == "\t":
-        reader = csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE)
-    else:
-        reader = csv.reader(lines, strict=True)
-    try:
-        for cells in reader:
-            if any(cells):
-                yield reader.line_num, [cell.strip(STRIPPED) for cell in cells]
-    except csv.Error as error:
-        where = f"{name}, line {reader.line_num}"
-        raise ClipkitError(f"{where}: expected a table ({error})") from None
+    for line, cells in read_rows(data, name, delimiter, quotes=delimiter != "\t"):
+        yield line, [cell.strip(STRIPPED) for cell in cells]
 
 
 def parse_class_lines(data: bytes, name: str) -> tuple[ClassNames, list[str]]:

@@ -517,7 +517,7 @@ def test_a_refused_json_file_is_named_with_its_place_in_one_line(data, message):
         ("a,b\n1,2\n", "c", "unknown column of mine.csv 'c'"),
         ("a,a\n1,2\n", "a", "mine.csv: expected different names of columns, got 'a' again"),
         ("a,text\n1\n", None, "mine.csv, line 2: expected 2 cells, got 1"),
-        ('text\n"a\n', None, "mine.csv, line 2: expected a table (unexpected end of data)"),
+        ('text\n"a\n', None, "mine.csv, line 2: expected a row of a table, got unexpected end"),
         ("text\n", None, "mine.csv: expected at least one prompt, got blank lines"),
         ("class,prompt\n,b\n", None, "mine.csv, line 2: expected the name of a class, got an"),
         ("text\na\x07\n", None, "mine.csv, line 2: expected no control character, got U+0007"),
