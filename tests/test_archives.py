@@ -214,7 +214,7 @@ def test_files_of_which_only_some_name_a_split_are_refused():
     ("name", "content"),
     [
         ("classnames.txt", "bird\ncat\ndog\n"),
-        ("class_index.json", json.dumps({str(i): ["n0", c] for i, c in enumerate(CLASSES)})),
+        ("class_index.json", json.dumps({str(i): ["n01440764", c] for i, c in enumerate(CLASSES)})),
         ("class_index.json", json.dumps(CLASSES)),
     ],
 )
@@ -227,6 +227,24 @@ def test_integers_are_named_by_a_file_beside_the_tars_or_above(tmp_path, name, c
     write_tar(tmp_path / "train" / "0.tar", *sample("a", 1, 3))
     with pytest.raises(ClipkitError, match="a label from 0 to 2, since there are 3 class names"):
         datasets.load(tmp_path / "train" / "0.tar")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("classnames.txt", b"bird\n\ncat\n", "expected a class name for each label 0, 1, 2"),
+        ("classnames.txt", b"bird\n\xff\n", "line 2: expected UTF-8 text, got the byte 0xff"),
+        ("class_index.json", b'{"n01440764": "tench"}', "expected a class name for each label 0"),
+        ("class_index.json", b'{"1": ["n01440764", "tench"]}', "expected a class name for each"),
+        ("class_index.json", b'{"0": ["tench"]}', "expected a class index, got other content"),
+        ("class_index.json", b"tench", "expected a class index, got other content"),
+    ],
+)
+def test_files_that_do_not_name_each_number_are_refused(tmp_path, name, content, message):
+    path = write_tar(tmp_path / "0.tar", *sample("a", 1, 0))
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ClipkitError, match=f"{name}.*{message}"):
+        datasets.load(path)
 
 
 def test_a_label_in_json_counts_where_there_is_no_cls(tmp_path):

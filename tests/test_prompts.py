@@ -22,6 +22,7 @@ from shell import clipkit, environment, fails, ok
 
 from clipkit import bundled as bundled_files
 from clipkit import embedding, prompt_files, prompts, read, similarity, zeroshot
+from clipkit.datasets import class_index
 from clipkit.datasets.class_names import CLASS_NAMES
 from clipkit.errors import ClipkitError, UsageError
 from clipkit.features import FeatureFile
@@ -428,8 +429,8 @@ def embed(folder: Path, *words: object, stdin: bytes | None = None) -> FeatureFi
 @given(st.dictionaries(TEXT, st.lists(TEXT, min_size=1, max_size=4), min_size=1, max_size=5))
 def test_descriptions_in_json_are_read_back_in_the_order_of_the_file(content):
     keys = list(content)
-    assume(not all(map(prompt_files.NUMBER.fullmatch, keys)))
-    assume(not all(map(prompt_files.WNID.fullmatch, keys)))
+    assume(not all(map(class_index.NUMBER.fullmatch, keys)))
+    assume(not all(map(class_index.WNID.fullmatch, keys)))
     classes = json_file(content)
     assert classes.names == keys
     pairs = [(keys.index(key), text) for key, texts in content.items() for text in texts]
