@@ -154,7 +154,8 @@ def scored_runs(result: FeatureFile, split: str) -> ScoredRuns:
     labels = _labels(result, split)
     assert scored.predicted is not None  # a result's split without predictions is invalid
     names_splits = {"eval_split", "split"} & result.runs.keys()
-    rows = runs_on(result, split) if names_splits else all_runs(result)
+    check_run_count(result)
+    rows = result.runs_on(split) if names_splits else result.rows()
     if not result.runs:
         rows = [{} for _ in scored.predicted]
     if len(rows) != len(scored.predicted):
@@ -165,22 +166,12 @@ def scored_runs(result: FeatureFile, split: str) -> ScoredRuns:
     return ScoredRuns(split, rows, scored.ids, labels, scored.predicted)
 
 
-def all_runs(result: FeatureFile) -> list[Row]:
-    """Return all runs of a result; refuse more than can be drawn."""
+def check_run_count(result: FeatureFile) -> None:
+    """Refuse a result with more runs than can be drawn."""
     if result.run_count > MAX_RUNS:
         raise ClipkitError(
             f"{result.display_name}: expected at most {MAX_RUNS:,} runs, got {result.run_count:,}"
         )
-    return result.rows()
-
-
-def runs_on(result: FeatureFile, split: str) -> list[Row]:
-    """Return the runs that were scored on a split; see `all_runs`."""
-    return [row for row in all_runs(result) if _split_of(row) == split]
-
-
-def _split_of(row: Row) -> str | None:
-    return row.get("eval_split", row.get("split"))
 
 
 def check_columns(result: FeatureFile, *columns: str) -> None:
@@ -409,7 +400,7 @@ def sweep_splits(results: Sequence[FeatureFile], split: str | None = None) -> li
 
 
 def _rows_of_sweeps(result: FeatureFile) -> list[Row]:
-    rows = all_runs(result)
+    rows = result.rows()
     counts = Counter(row["eval_split"] for row in rows)
     return [row for row in rows if counts[row["eval_split"]] > 1] or rows
 
@@ -518,6 +509,7 @@ def _join(names: Sequence[str]) -> str:
 
 
 def _check_sweep(result: FeatureFile) -> None:
+    check_run_count(result)
     has_columns = set(SWEEP_COLUMNS).issubset(result.runs)
     if not has_columns or not np.isfinite(result.runs["temperature"]).all():
         raise ClipkitError(
@@ -528,7 +520,7 @@ def _check_sweep(result: FeatureFile) -> None:
 
 
 def _rows_on(result: FeatureFile, split: str) -> list[Row]:
-    rows = runs_on(result, split)
+    rows = result.runs_on(split)
     if not rows:
         splits = set(result.runs["eval_split"].tolist())
         raise unknown(f"split of {result.display_name}", split, splits)
@@ -649,7 +641,7 @@ def accuracy_grid(result: FeatureFile, split: str | None = None) -> AccuracyGrid
     """
     _check_sweep(result)
     if split is None:
-        counts = Counter(row["eval_split"] for row in all_runs(result))
+        counts = Counter(row["eval_split"] for row in result.rows())
         split = min(counts, key=lambda name: (-counts[name], name))
     rows = _rows_on(result, split)
     classifiers = sorted({row["classifier"] for row in rows})
@@ -824,7 +816,7 @@ def columns_of(result: FeatureFile, command: str, names: str) -> dict[str, NDArr
             raise ClipkitError(
                 f"{result.display_name}: runs/{name}: expected {expected}, got others"
             )
-    all_runs(result)  # refuses more than can be drawn
+    check_run_count(result)
     return {name: result.runs[name] for name in needed}
 
 
