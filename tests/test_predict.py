@@ -321,6 +321,11 @@ def test_a_file_that_the_probe_cannot_read_is_refused(
             entry("logits", whiten=True, inputs={"texts": "sha256:2"}),
             "have the directions of different prompts",
         ),
+        (
+            entry("textembed", classes="file", inputs={"classes": "sha256:1"}),
+            entry("textembed", classes="file", inputs={"classes": "sha256:2"}),
+            "have prompts of different files of classes",
+        ),
     ],
 )
 def test_prompts_of_equal_texts_but_other_embeddings_are_refused(

@@ -486,12 +486,22 @@ def test_logits_of_the_same_prompts_are_joined():
 
 
 @pytest.mark.parametrize(
-    "entry",
-    [{"inputs": {"texts": "sha256:3"}}, {"whiten": True}, {"random": 3, "seed": 1}],
+    ("entry", "message"),
+    [
+        ({"whiten": True}, "expected whiten of logits to be None, got True"),
+        ({"random": 3, "seed": 1}, "expected random of logits to be None, got 3"),
+    ],
 )
-def test_logits_of_equal_texts_but_other_directions_are_refused(entry):
-    with pytest.raises(ClipkitError, match="expected logits of the same prompts, got others"):
+def test_logits_of_equal_texts_but_other_directions_are_refused(entry, message):
+    with pytest.raises(ClipkitError, match=message):
         concatenation.concat([logits(), logits(**entry)], prefix=True)
+
+
+def test_logits_of_other_prompts_are_refused():
+    other = logits()
+    other.texts = ["a", "x", "c"]
+    with pytest.raises(ClipkitError, match="different prompts: prompt 2: expected 'b', got 'x'"):
+        concatenation.concat([logits(), other], prefix=True)
 
 
 def test_logits_of_different_temperatures_are_refused():
