@@ -218,11 +218,15 @@ def test_files_of_which_only_some_name_a_split_are_refused():
         ("class_index.json", json.dumps(CLASSES)),
     ],
 )
-def test_integers_are_named_by_a_file_beside_the_tars_or_above(tmp_path, name, content):
+def test_integers_are_named_by_a_file_beside_the_tars_or_above(tmp_path, name, content, capsys):
     write_tar(tmp_path / "train" / "0.tar", *sample("a", 1, 2), *sample("b", 2, 0))
+    assert datasets.load(tmp_path / "train" / "0.tar").class_names == ["0", "1", "2"]
+    note = "0.tar: the labels are numbers; a file classnames.txt beside it"
+    assert note in capsys.readouterr().err
     (tmp_path / name).write_text(content)
     data = datasets.load(tmp_path / "train" / "0.tar")
     assert data.class_names == CLASSES
+    assert capsys.readouterr().err == ""
     assert data.splits["train"].labels.tolist() == [2, 0]
     write_tar(tmp_path / "train" / "0.tar", *sample("a", 1, 3))
     with pytest.raises(ClipkitError, match="a label from 0 to 2, since there are 3 class names"):

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from clipkit import console
 from clipkit.csv_rows import check_text
 from clipkit.datasets import remote
 from clipkit.datasets.class_index import load_class_index
@@ -315,8 +316,8 @@ def _is_part(folder: str) -> bool:
 def read_class_names(file: str) -> list[str] | None:
     """Read the class names in ``classnames.txt`` or ``class_index.json`` beside a file.
 
-    If the folder is that of a split, or `data`, they are also looked for in the one above. None if
-    there are none.
+    If the folder is that of a split, or `data`, they are also looked for in the one above. If there
+    are none, a note says so, and None is returned.
     """
     folder = _folder_and_name(file)[0]
     above, name = _folder_and_name(folder)
@@ -334,6 +335,10 @@ def read_class_names(file: str) -> list[str] | None:
                     raise
                 continue  # a server may answer anything where there is no file
             return parse_class_names(data, path)
+    console.note(
+        f"{display_url(file)}: the labels are numbers; a file classnames.txt beside it with a name "
+        "per line names the classes"
+    )
     return None
 
 
