@@ -291,7 +291,11 @@ REFUSED = [
     ("pl.h5", logits(texts=PROMPTS[::-1]), "prompt 1: expected 'prompt 0', got 'prompt 11'"),
     ("p.h5", images(class_names=None), "expected class names in both, got none in"),
     ("p.h5", images(class_names=["x", "x", "y", "z"]), "expected each class name once, got 'x' 2"),
-    ("img.h5", images(), "img.h5: expected probe, got images; hint: name the probe first, and then"),
+    (
+        "img.h5",
+        images(),
+        "img.h5: expected probe, got images; hint: name the probe first, and then",
+    ),
 ]
 
 
