@@ -398,7 +398,7 @@ def test_panels_that_share_an_axis_share_the_edges_of_their_bins() -> None:
 def test_a_panel_whose_values_lie_in_one_bin_has_an_axis_of_its_own() -> None:
     flat = 3.45 + RNG.random(500) / 100
     top, bottom = plots.entropy({1.0: flat, 0.02: 3 * RNG.random(500)}, 32).axes
-    assert top.get_xlabel() == "entropy H (nats), on an axis of its own"
+    assert top.get_xlabel() == "entropy H (nats), on a separate axis"
     assert bottom.get_xlabel() == "entropy H (nats)"
     assert np.count_nonzero(top.patches[0].get_data().values) > 20
     low, high = top.get_xlim()
@@ -407,7 +407,7 @@ def test_a_panel_whose_values_lie_in_one_bin_has_an_axis_of_its_own() -> None:
     assert math.log(32) < high  # the bound is close, so it is shown
     sharp = 0.99 + RNG.random(500) / 200
     top, bottom = plots.confidence({0.1: RNG.random(500), 0.01: sharp}, 32).axes
-    assert bottom.get_xlabel() == "confidence max p (%), on an axis of its own"
+    assert bottom.get_xlabel() == "confidence max p (%), on a separate axis"
     assert bottom.get_xlim()[0] > 90  # the bound is far away
 
 

@@ -230,7 +230,7 @@ def test_the_column_of_a_table_names_the_groups(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("\n".join(["id,patient,site", *lines]))
     options = ("--group-column", "patient", "--attributes", tmp_path / "t.csv")
     done = ok("split", tmp_path / "all.h5", "--test", 0.3, *options, "-o", tmp_path / "img.h5")
-    assert "rows have no group: each is a group of its own" in done.stderr
+    assert "rows have no group: each is a separate group" in done.stderr
     assert "all: 40 rows in 11 groups -> train " in done.stderr
     after = read(tmp_path / "img.h5")
     in_train, in_test = (

@@ -508,7 +508,7 @@ def attributes(
         columns["chance"],
         series,
         columns["reach"],
-        title=title or "What is held, and what words reach",
+        title=title or "Recall of each attribute",
     )
     _save(figure, source, output, force, size, dpi)
 
