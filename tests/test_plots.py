@@ -619,6 +619,18 @@ def test_a_subtitle_of_any_text_stays_inside_the_picture(text: str) -> None:
     assert plots.overlapping_texts(fig) == []
 
 
+@pytest.mark.parametrize("count", [1, 3, 40])
+def test_the_label_of_a_colour_bar_stays_inside_the_picture(count: int) -> None:
+    share = np.zeros((count, 2))
+    names = [f"prompt {number}" for number in range(count)]
+    fig = plots.prompt_variance(share, share > 0, names, ["size", "x"], title="A title")
+    plots.finish(fig, SOURCE)
+    fig.draw_without_rendering()
+    label = fig.axes[1].yaxis.label.get_window_extent()
+    assert fig.bbox.y0 <= label.y0
+    assert label.y1 <= fig.bbox.y1
+
+
 def test_a_long_fact_is_wrapped_to_the_width_of_the_picture() -> None:
     fig = plots.confusion(np.eye(2) * 123456789, ["a", "b"], class_accuracy=0.5)
     plots.finish(fig)
