@@ -7,7 +7,7 @@ cell means that the value is not known. The data set `shapes` has its own attrib
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -94,25 +94,25 @@ def read_annotations(
     """
     inputs = {}
     if table is None:
-        source, found = "labels", []
+        source, attributes = "labels", []
     elif Path(table).suffix.lower() in TABLES:
         data = files.read_bytes(table)
         inputs["attributes"] = f"sha256:{hashlib.sha256(data).hexdigest()}"
-        source, found = "table", _number_all(_match(file, table, data))
+        source, attributes = "table", _number_all(_match(file, table, data))
     else:
-        source, found = table, _number_all(_bundled(file, table))
-        found[-1] = replace(found[-1], is_class=True)
-    if all(attribute.name != CLASS for attribute in found):
-        found += _labels(file)
-    if not found:
+        source, attributes = table, _number_all(_bundled(file, table))
+        attributes[-1] = replace(attributes[-1], is_class=True)
+    if all(attribute.name != CLASS for attribute in attributes):
+        attributes += _labels(file)
+    if not attributes:
         raise ClipkitError(
             f"{file.display_name}: expected labels, got none",
             "name a table of attributes with --attributes",
         )
-    by_name = {attribute.name: attribute for attribute in found}
+    by_name = {attribute.name: attribute for attribute in attributes}
     where = table or file.display_name
     chosen = [_choose(by_name, name, where) for name in dict.fromkeys(columns)]
-    return Annotations(chosen or found, source, inputs)
+    return Annotations(chosen or attributes, source, inputs)
 
 
 def _choose(known: dict[str, Attribute], name: str, where: str) -> Attribute:
@@ -249,12 +249,14 @@ def _match(file: FeatureFile, table: str, data: bytes) -> Columns:
 
 def _parse(table: str, data: bytes) -> tuple[list[str], list[tuple[int, list[str]]]]:
     """Return the header, and each line with its number."""
-    lines = _cells(table, data)
-    _, names = next(lines, (0, []))
+    delimiter = "\t" if Path(table).suffix.lower() == ".tsv" else ","
+    lines = read_rows(data, table, delimiter, quotes=delimiter == ",")
+    _, header = next(lines, (0, []))
+    names = [cell.strip() for cell in header]
     if "id" not in names or not set(names) - set(KEYS):
-        header = ", ".join(names) or "nothing"
+        got = ", ".join(names) or "nothing"
         raise ClipkitError(
-            f"{table}: expected a header with id and attributes, got {header}",
+            f"{table}: expected a header with id and attributes, got {got}",
             "for example: id,split,colour",
         )
     for name in names:
@@ -267,15 +269,8 @@ def _parse(table: str, data: bytes) -> tuple[list[str], list[tuple[int, list[str
             raise ClipkitError(
                 f"{table}, line {number}: expected {len(names)} cells, got {len(cells)}"
             )
-        rows.append((number, cells))
+        rows.append((number, [cell.strip() for cell in cells]))
     return names, rows
-
-
-def _cells(table: str, data: bytes) -> Iterator[tuple[int, list[str]]]:
-    """Yield the number and the stripped cells of each line that is not empty."""
-    delimiter = "\t" if Path(table).suffix.lower() == ".tsv" else ","
-    for line, cells in read_rows(data, table, delimiter, quotes=delimiter != "\t"):
-        yield line, [cell.strip() for cell in cells]
 
 
 def check_same_images(control: FeatureFile, images: FeatureFile, splits: Sequence[str]) -> None:

@@ -92,18 +92,21 @@ def _check_alike(files: Sequence[FeatureFile]) -> None:
                 "embed one of them again",
             )
         if first.kind == "logits":
-            if first.temperature != file.temperature:
-                raise ClipkitError(
-                    f"{both}: expected one temperature, got {first.temperature} and "
-                    f"{file.temperature}",
-                    "make logits of both at one temperature",
-                )
+            _check_temperature(first, file, both)
             similarity.check_same_prompts(first, file)
     similarity.note_earlier_files(*files)
     precisions = {str((file.model() or {}).get("precision")) for file in files} - {"None"}
     if len(precisions) > 1:
         console.note(
             f"files were computed in different precisions: {', '.join(sorted(precisions))}"
+        )
+
+
+def _check_temperature(first: FeatureFile, file: FeatureFile, both: str) -> None:
+    if first.temperature != file.temperature:
+        raise ClipkitError(
+            f"{both}: expected one temperature, got {first.temperature} and {file.temperature}",
+            "make logits of both at one temperature",
         )
 
 
