@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from shell import clipkit, fails, ok
 
-from clipkit import plots, results
+from clipkit import panels, plots, results
 from clipkit.cli import app
 from clipkit.features import FeatureFile, read, write
 
@@ -344,7 +344,7 @@ def test_a_trained_model_and_its_control_never_share_a_legend_text() -> None:
         text = FeatureFile("texts", history, texts=["p", "q"], display_name=f"{folder}/txt.h5")
         text.features = random_features(2, 5)
         texts.append(text)
-    assert list(results.prompt_spectra(texts)) == ["m: txt (2)", "untrained m: txt (2)"]
+    assert list(panels.prompt_spectra(texts)) == ["m: txt (2)", "untrained m: txt (2)"]
     assert results.sources_label(texts) == "m and untrained m, 2 prompts"
 
 

@@ -398,7 +398,7 @@ def test_panels_that_share_an_axis_share_the_edges_of_their_bins() -> None:
 def test_a_panel_whose_values_lie_in_one_bin_has_an_axis_of_its_own() -> None:
     flat = 3.45 + RNG.random(500) / 100
     top, bottom = plots.entropy({1.0: flat, 0.02: 3 * RNG.random(500)}, 32).axes
-    assert top.get_xlabel() == "entropy H (nats), on an axis of its own"
+    assert top.get_xlabel() == "entropy H (nats), on a separate axis"
     assert bottom.get_xlabel() == "entropy H (nats)"
     assert np.count_nonzero(top.patches[0].get_data().values) > 20
     low, high = top.get_xlim()
@@ -407,7 +407,7 @@ def test_a_panel_whose_values_lie_in_one_bin_has_an_axis_of_its_own() -> None:
     assert math.log(32) < high  # the bound is close, so it is shown
     sharp = 0.99 + RNG.random(500) / 200
     top, bottom = plots.confidence({0.1: RNG.random(500), 0.01: sharp}, 32).axes
-    assert bottom.get_xlabel() == "confidence max p (%), on an axis of its own"
+    assert bottom.get_xlabel() == "confidence max p (%), on a separate axis"
     assert bottom.get_xlim()[0] > 90  # the bound is far away
 
 
@@ -617,6 +617,18 @@ def test_a_subtitle_of_any_text_stays_inside_the_picture(text: str) -> None:
         assert artist.get_window_extent().x1 <= fig.bbox.x1
         assert not set("\x1b") & set(artist.get_text())
     assert plots.overlapping_texts(fig) == []
+
+
+@pytest.mark.parametrize("count", [1, 3, 40])
+def test_the_label_of_a_colour_bar_stays_inside_the_picture(count: int) -> None:
+    share = np.zeros((count, 2))
+    names = [f"prompt {number}" for number in range(count)]
+    fig = plots.prompt_variance(share, share > 0, names, ["size", "x"], title="A title")
+    plots.finish(fig, SOURCE)
+    fig.draw_without_rendering()
+    label = fig.axes[1].yaxis.label.get_window_extent()
+    assert fig.bbox.y0 <= label.y0
+    assert label.y1 <= fig.bbox.y1
 
 
 def test_a_long_fact_is_wrapped_to_the_width_of_the_picture() -> None:

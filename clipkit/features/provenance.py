@@ -40,6 +40,11 @@ def provenance(file: FeatureFile) -> Provenance:
     return Provenance(_model(file), _join(datasets), _join(prompts))
 
 
+def prompts_entry(texts: FeatureFile) -> str | int:
+    """Return what a history says of prompts that were used: their name, or else their number."""
+    return provenance(texts).prompts or len(texts.texts or [])
+
+
 def _join(names: Iterable[str]) -> str:
     return _text(" + ".join(name for name in names if name))
 

@@ -183,7 +183,8 @@ class ResultsFolder:
         columns = COLUMNS[command]
         results.check_columns(result, *columns)
         split = self._scored_split(result)
-        runs = results.runs_on(result, split)
+        results.check_run_count(result)
+        runs = result.runs_on(split)
         if not runs and len(self.row_counts) == 1:
             raise ClipkitError("there is no test split to score the chosen C or temperature on")
         if not runs:
@@ -216,7 +217,7 @@ class ResultsFolder:
             if mismatch:
                 raise ClipkitError(mismatch)
             results.columns_of(result, name.rpartition(".")[2], columns)
-            return results.all_runs(result)
+            return result.rows()
         except ClipkitError as error:
             self._leave_out(name, error.message)
             return []
