@@ -52,7 +52,7 @@ SETTINGS_FILES = re.compile(
     r"|tokenizer_config\.json|special_tokens_map\.json|added_tokens\.json"
 )
 VOCABULARY_FILES = re.compile(
-    r"tokenizer(\.[\w.-]+)?\.json|vocab\.(json|txt)|merges\.txt|[\w-]+\.model"
+    r"tokenizer(\.[\w.-]+)?\.json|vocab\.(json|txt)|merges\.txt|[\w.-]+\.model"
 )
 # Settings that only another library reads.
 UNUSED_FILES = {
@@ -62,7 +62,7 @@ UNUSED_FILES = {
 # transformers reads these, too, but they decide no embedding
 OTHER_FILES = ("model.safetensors.index.json", "chat_template.jinja")
 MAX_SETTINGS_BYTES = 2**22
-MAX_VOCABULARY_BYTES = 2**26  # 256,000 tokens take 34 MB
+MAX_VOCABULARY_BYTES = 2**27  # 256,000 tokens take 34 MB; MetaCLIP 2 has 900,000
 MAX_REASON = 300  # characters of a library's message
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 CONVERTER = "SFconvertbot"  # the Hub's own account, which offers safetensors as pull requests
