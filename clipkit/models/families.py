@@ -145,9 +145,8 @@ NAFLEX = "siglip2_vision_model"
 
 
 def describe_kinds() -> str:
-    """Return what clipkit reads, in one sentence."""
+    """Return what clipkit reads, for a hint."""
     return (
-        f"of transformers the dual encoders {', '.join(DUAL_ENCODERS)}, and for images alone "
-        f"{', '.join(VISION_MODELS)}; of OpenCLIP folders with open_clip_config.json; "
-        "of timm folders whose config.json names an architecture"
+        f"transformers' dual encoders ({', '.join(DUAL_ENCODERS)}) and its models for images alone "
+        f"({', '.join(VISION_MODELS)}), and models of OpenCLIP (open_clip_config.json) and timm"
     )

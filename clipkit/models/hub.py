@@ -323,12 +323,22 @@ def _fetch_by_name(name: str) -> tuple[str, Path]:
     if name.lower().endswith(FILE_ENDINGS):
         raise ClipkitError(f"cannot read {name}: there is no such file")
     if name not in ALIASES and OPENAI_NAME.fullmatch(name):
-        raise unknown("model", name, KNOWN)
+        raise _unknown_model(name)
     if REPOSITORY.fullmatch(repo):
         return repo, _fetch(repo, CONFIG_PATTERNS)
     if "/" in name:
         raise ClipkitError(f"cannot read {name}: there is no such folder")
-    raise unknown("model", name, KNOWN)
+    raise _unknown_model(name)
+
+
+def _unknown_model(name: str) -> UsageError:
+    """Return an error with similar names, or with the kinds of models that clipkit reads."""
+    from clipkit.models.families import describe_kinds
+
+    error = unknown("model", name, KNOWN)
+    if error.hint and error.hint.startswith("known: "):
+        error.hint += f"; or a folder or Hub repository: clipkit reads {describe_kinds()}"
+    return error
 
 
 def _fetch_conversion(repo: str, stem: str) -> Path:
