@@ -33,7 +33,7 @@ ACTIVATIONS = {
     "relu": ("relu", "", 1.0),
 }
 # The towers whose layers `PackedLayer` repeats. Others name their layers alike, but pass them more.
-PACKABLE = ("clip_vision_model", "siglip_vision_model")
+PACKABLE = ("clip_vision_model", "metaclip_2_vision_model", "siglip_vision_model")
 MIN_COSINE = 0.999  # of an embedding by packed layers with that in float32
 CHECKED_IMAGES = 2
 CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
@@ -46,15 +46,21 @@ def accelerate(
     tower: Tower,
     device: torch.device,
     dtype: torch.dtype,
-    size: Sequence[int],
+    size: Sequence[int] | None,
     compile_for: int,
 ) -> tuple[Tower, dict[str, bool]]:
     """Move an image tower (float32, on the CPU) to its device and type, compiled or packed.
 
     It takes images of `size` (3, H, W), and is compiled for batches of exactly `compile_for` images
-    unless that is 0 or fails. Return the tower, and for the history ``compile``, and ``packed`` if
-    layers were packed.
+    unless that is 0 or fails. Without a `size`, as inputs have several shapes, it is neither
+    compiled nor packed. Return the tower, and for the history ``compile``, and ``packed`` if layers
+    were packed.
     """
+    if size is None:
+        if compile_for:
+            console.note("the model runs without compilation, since its inputs have no single size")
+        tower.model.to(device, dtype)
+        return tower, {"compile": False}
     if compile_for:
         compiled = compile_tower(tower.model.to(device, dtype), (compile_for, *size))
         if compiled is not None:

@@ -65,12 +65,15 @@ class Architecture(ABC):
         What the library calls this kind of model.
     towers : tuple of {"image", "text"}
         The towers that clipkit reads. A model for images alone has no ``text``.
+    no_text : str
+        Why it has none.
     """
 
     library: ClassVar[str]
     files: ModelFiles
     kind: str
     towers: tuple[TowerName, ...]
+    no_text: str = "which is for images alone"
 
     @classmethod
     @abstractmethod
@@ -144,7 +147,7 @@ class Architecture(ABC):
         if tower not in self.towers:
             raise UsageError(
                 f"{files.name}: expected a model with a {tower} tower, got {self.kind}, "
-                "which is for images alone",
+                f"{self.no_text}",
             )
         with ThreadPoolExecutor(1) as thread:
             if seed is None:

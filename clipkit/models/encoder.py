@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -19,7 +19,7 @@ from clipkit.models.architecture import library_version, read_architecture
 from clipkit.models.devices import DTYPES, choose_precision, find_device
 from clipkit.models.guards import one_line, single_line_errors
 from clipkit.models.hub import ModelFiles, find
-from clipkit.models.preprocessing import Preprocessor
+from clipkit.models.preprocessing import Inputs, Preprocessor
 from clipkit.models.tokenizer import Tokenizer
 from clipkit.models.towers import Tower, TowerName
 from clipkit.prompts import check_length
@@ -67,7 +67,7 @@ class Encoder:
         """The embedding size D."""
         return int(self.details["dim"])
 
-    def preprocess(self, images: Image.Image | Sequence[Image.Image]) -> torch.Tensor:
+    def preprocess(self, images: Image.Image | Sequence[Image.Image]) -> Inputs:
         """Resize images as the model's own processor does, and crop them as OpenAI's code does.
 
         Safe to call from several threads.
@@ -79,8 +79,9 @@ class Encoder:
 
         Returns
         -------
-        pixels : Tensor of shape (B, 3, H, W)
-            For `encode_images`, which rescales and normalises them.
+        pixels : Tensor of shape (B, 3, H, W), or dict of str to Tensor
+            For `encode_images`, which rescales and normalises them. SigLIP 2 NaFlex takes images in
+            their aspect ratios, as a dict of patches, their mask and their rows and columns.
         """
         if isinstance(images, Image.Image):
             images = [images]
@@ -89,13 +90,13 @@ class Encoder:
             return preprocessor.resize_and_crop(images)
 
     def encode_images(
-        self, images: torch.Tensor | Image.Image | Sequence[Image.Image]
+        self, images: Inputs | Image.Image | Sequence[Image.Image]
     ) -> NDArray[np.float32]:
         """Embed images.
 
         Parameters
         ----------
-        images : Tensor of shape (B, 3, H, W) or (3, H, W), or what `preprocess` takes
+        images : what `preprocess` returns or takes, or Tensor of shape (3, H, W)
             Pixels from `preprocess`, or images to be preprocessed first. One image gives one row.
 
         Returns
@@ -104,12 +105,15 @@ class Encoder:
             Projected, not normalised. On a GPU, a `non_blocking` encoder returns an array-like
             that waits for the embeddings when numpy reads it.
         """
-        pixels = images if isinstance(images, torch.Tensor) else self.preprocess(images)
-        if pixels.ndim == 3:
+        is_prepared = isinstance(images, torch.Tensor | Mapping)
+        pixels: Any = images if is_prepared else self.preprocess(images)  # type: ignore[arg-type]
+        if isinstance(pixels, torch.Tensor) and pixels.ndim == 3:
             pixels = pixels[None]
         preprocessor = self._require("image", self._preprocessor)
         with one_line(f"preprocess an image for {self.details['name']}", PROCESSOR_HINT):
             normalized = preprocessor.normalize(pixels)
+        if isinstance(normalized, Mapping):
+            return self._to_array(self._run(**normalized))
         if not self._compiled_batch:
             return self._to_array(self._run(pixel_values=normalized))
         batches = fixed_batches(normalized, self._compiled_batch)

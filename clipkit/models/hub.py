@@ -52,7 +52,7 @@ SETTINGS_FILES = re.compile(
     r"|tokenizer_config\.json|special_tokens_map\.json|added_tokens\.json"
 )
 VOCABULARY_FILES = re.compile(
-    r"tokenizer(\.[\w.-]+)?\.json|vocab\.(json|txt)|merges\.txt|[\w-]+\.model"
+    r"tokenizer(\.[\w.-]+)?\.json|vocab\.(json|txt)|merges\.txt|[\w.-]+\.model"
 )
 # Settings that only another library reads.
 UNUSED_FILES = {
@@ -62,7 +62,7 @@ UNUSED_FILES = {
 # transformers reads these, too, but they decide no embedding
 OTHER_FILES = ("model.safetensors.index.json", "chat_template.jinja")
 MAX_SETTINGS_BYTES = 2**22
-MAX_VOCABULARY_BYTES = 2**26  # 256,000 tokens take 34 MB
+MAX_VOCABULARY_BYTES = 2**27  # 256,000 tokens take 34 MB; MetaCLIP 2 has 900,000
 MAX_REASON = 300  # characters of a library's message
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 CONVERTER = "SFconvertbot"  # the Hub's own account, which offers safetensors as pull requests
@@ -323,12 +323,22 @@ def _fetch_by_name(name: str) -> tuple[str, Path]:
     if name.lower().endswith(FILE_ENDINGS):
         raise ClipkitError(f"cannot read {name}: there is no such file")
     if name not in ALIASES and OPENAI_NAME.fullmatch(name):
-        raise unknown("model", name, KNOWN)
+        raise _unknown_model(name)
     if REPOSITORY.fullmatch(repo):
         return repo, _fetch(repo, CONFIG_PATTERNS)
     if "/" in name:
         raise ClipkitError(f"cannot read {name}: there is no such folder")
-    raise unknown("model", name, KNOWN)
+    raise _unknown_model(name)
+
+
+def _unknown_model(name: str) -> UsageError:
+    """Return an error with similar names, or with the kinds of models that clipkit reads."""
+    from clipkit.models.families import describe_kinds
+
+    error = unknown("model", name, KNOWN)
+    if error.hint and error.hint.startswith("known: "):
+        error.hint += f"; or a folder or Hub repository: clipkit reads {describe_kinds()}"
+    return error
 
 
 def _fetch_conversion(repo: str, stem: str) -> Path:

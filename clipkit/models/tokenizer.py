@@ -27,8 +27,10 @@ REPLACED_BY_FTFY = re.compile(
     "[\x00-\x08\x0b\x0e-\x1f\x7f-\x9f\u02bc\u2018-\u201f\u0132\u0133\u0149\u01c4-\u01cc\u01f1-\u01f3\ufb00-\ufb06"
     "\uff01-\uffdc\uffe0-\uffee\u206a-\u206f\ufeff\ufff9-\ufffc]"
 )
-# With this eos_token_id, which the first published configurations hold, transformers takes the
-# largest token for the end.
+# They take a text's embedding from its first end token.
+POOLED_AT_END = ("clip", "metaclip_2")
+# With this eos_token_id, which the first published configurations of CLIP hold, transformers takes
+# the largest token for the end.
 LEGACY_END = 2
 # SigLIP 2 was trained on texts that big_vision had cleaned: in lower case, without punctuation.
 # transformers' tokenizer of its models with a fixed resolution, Gemma's, keeps both.
@@ -36,12 +38,13 @@ CANONICALIZING_TOKENIZERS = ("Gemma", "Siglip2")
 NO_PUNCTUATION = str.maketrans("_", " ", string.punctuation.replace("_", ""))
 TOKENIZED_AT_ONCE = 256  # texts: tokens with their places take far more memory than the texts
 SENTENCEPIECE_PACKAGES = ("sentencepiece", "protobuf")
-SENTENCEPIECE_FILES = {"spiece.model", "tokenizer.model"}
+SENTENCEPIECE_FILES = {"spiece.model", "tokenizer.model", "sentencepiece.bpe.model"}
 VOCABULARIES = (
     ("tokenizer.json",),
     ("vocab.json", "merges.txt"),
     ("spiece.model",),
     ("tokenizer.model",),
+    ("sentencepiece.bpe.model",),
 )
 
 
@@ -59,16 +62,17 @@ class Tokenizer:
         self.context_length: int = config.max_position_embeddings
         self.vocabulary: int = config.vocab_size
         self.padding = padding
-        self.is_clip = model_config.model_type == "clip"
+        self.is_pooled_at_end = model_config.model_type in POOLED_AT_END
         self.end: int = config.eos_token_id
-        if self.is_clip and not isinstance(self.end, int):
+        self.is_end_largest = model_config.model_type == "clip" and self.end == LEGACY_END
+        if self.is_pooled_at_end and not isinstance(self.end, int):
             raise ClipkitError(
                 f"{self.name}: expected a number as eos_token_id in config.json, got {self.end!r}"
             )
         self.tokenizer = _load_tokenizer(files)
-        is_trained_on_clean_texts = type(self.tokenizer).__name__.startswith(
-            CANONICALIZING_TOKENIZERS
-        )
+        # transformers 5.4 reads Gemma's tokenizer by a class of another name
+        names = (type(self.tokenizer).__name__, _stored_class(files))
+        is_trained_on_clean_texts = any(map(_is_canonicalizing, names))
         self.cleaning = "canonicalize" if clean and is_trained_on_clean_texts else None
 
     def clean(self, texts: Sequence[str], places: Sequence[str]) -> list[str]:
@@ -147,20 +151,20 @@ class Tokenizer:
                 f"{self.name}: expected tokens below {self.vocabulary}, got {int(tokens.max())}",
                 "check its tokenizer files: they seem to belong to another model",
             )
-        if self.is_clip:
+        if self.is_pooled_at_end:
             self._check_ends(texts, tokens, encoded["attention_mask"].sum(1))
         return tokens
 
     def _check_ends(
         self, texts: Sequence[str], tokens: torch.Tensor, lengths: torch.Tensor
     ) -> None:
-        """Check that CLIP takes each embedding (B) from the last of a prompt's tokens (B, T).
+        """Check that the model takes each embedding (B) from a prompt's last token: (B, T).
 
         It takes the first end token's, or the first token's if there is none: all prompts would
         then have one embedding.
         """
         is_end = tokens == self.end
-        if self.end == LEGACY_END:
+        if self.is_end_largest:
             is_end = tokens == tokens.max(dim=1, keepdim=True).values
         (wrong,) = torch.nonzero(is_end.int().argmax(1) != lengths - 1, as_tuple=True)
         if len(wrong):
@@ -169,7 +173,8 @@ class Tokenizer:
             raise ClipkitError(
                 f"{self.name}: expected the end token {self.end} once, as a prompt's last token, "
                 f"got tokens that end in {last} for {texts[row][:60]!r}",
-                "take <|endoftext|> out of the prompt, or correct eos_token_id in config.json",
+                f"take {self.tokenizer.eos_token} out of the prompt, or correct eos_token_id in "
+                "config.json",
             )
 
 
@@ -196,6 +201,17 @@ def is_cleaned_by_openai(text: str) -> bool:
     [False, True, True, True, False]
     """
     return html.unescape(text) != text or REPLACED_BY_FTFY.search(text) is not None
+
+
+def _is_canonicalizing(name: str) -> bool:
+    return name.startswith(CANONICALIZING_TOKENIZERS)
+
+
+def _stored_class(files: ModelFiles) -> str:
+    """Return the class of the tokenizer that a model's files name; "" if they name none."""
+    if not (files.folder / "tokenizer_config.json").is_file():
+        return ""
+    return str(files.read_json("tokenizer_config.json").get("tokenizer_class", ""))
 
 
 def _load_tokenizer(files: ModelFiles) -> Any:

@@ -37,7 +37,11 @@ class Tower:
         tokens: torch.Tensor = outputs["last_hidden_state"]  # (B, T, width)
         if self.output == CLS:
             return tokens[:, 0]
-        return tokens.mean(dim=1)
+        mask = inputs.get("pixel_attention_mask")
+        if mask is None:
+            return tokens.mean(dim=1)
+        mask = mask[..., None]
+        return (tokens * mask).sum(dim=1) / mask.sum(dim=1)  # of the patches without padding
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,21 @@ class Stack:
     prefix: int = 0
     has_cls: bool = False
     is_map: bool = False
+
+
+class ProjectedTower(torch.nn.Module):
+    """An image tower and the projection of its pooler: pixels -> embeddings (B, D)."""
+
+    def __init__(self, model: Any, projection: torch.Tensor) -> None:
+        super().__init__()
+        self.model = model
+        width, dim = projection.shape[::-1]
+        self.projection = torch.nn.Linear(width, dim, bias=False)
+        self.projection.weight = torch.nn.Parameter(projection.float(), requires_grad=False)
+
+    def forward(self, pixel_values: torch.Tensor) -> Any:
+        """Project what the pooler returns."""
+        return self.projection(self.model(pixel_values=pixel_values).pooler_output)
 
 
 class UnmaskedPatches(torch.nn.Module):
