@@ -134,7 +134,7 @@ class TowerLayers:
 
 def read_layers(model: Any) -> TowerLayers | None:
     """Describe an image tower's layers; return None if `PackedLayer` does not repeat them."""
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
     if getattr(config, "model_type", None) in PACKABLE and config.hidden_act in ACTIVATIONS:
         return _read_transformers(getattr(model, "vision_model", model), config.hidden_act)
     transformer = getattr(getattr(model, "visual", None), "transformer", None)

@@ -40,6 +40,7 @@ ALIASES = {
 }
 KNOWN = ["tiny", DEFAULT, *(alias for alias in ALIASES if not alias.endswith("/openai"))]
 REPOSITORY = re.compile(r"(?!\.)[\w.-]+/[\w.-]+")
+OTHER_REPOSITORY = re.compile(r"(?!\.)[\w.-]+(/(?!\.)[\w.-]+)?")  # old ones have no owner
 SHORT_NAME = re.compile(r"ViT-[\w-]+/.*")  # an alias, or a misspelt one, but no repository
 SHARD = re.compile(r"[\w.-]+\.safetensors")
 CONFIG_PATTERNS = ["*.json", "*.txt", "*.model"]
@@ -190,6 +191,27 @@ def _resolve(name: str) -> str:
     if listed is None and short in ALIASES:
         listed = PREFIX + ALIASES[short].removeprefix(PREFIX)
     return listed or name
+
+
+def fetch_config(files: ModelFiles, name: str) -> Path:
+    """Return the folder of another model's config.json: inside a model's folder, or fetched.
+
+    Parameters
+    ----------
+    files : ModelFiles
+        The model whose settings name the other one.
+    name : str
+        A folder within the model's, or a Hub id.
+
+    Raises
+    ------
+    ClipkitError
+        If it is neither, or the Hub cannot be reached and the local cache lacks the file.
+    """
+    if not OTHER_REPOSITORY.fullmatch(name):
+        raise ClipkitError(f"{files.name}: expected the name of a repository, got {name!r}")
+    folder = files.folder / name
+    return folder if folder.is_dir() else _fetch(name, ["config.json"])
 
 
 def brief(error: Exception) -> str:

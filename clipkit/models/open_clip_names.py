@@ -52,7 +52,7 @@ def look_up(name: str) -> str | None:
     entry = _open_clip().get_pretrained_cfg(architecture, tag)
     if not entry:
         raise unknown("model", name, names())
-    file = entry.get("hf_hub", "")  # REPOSITORY/FILE, where FILE may be empty
+    file = str(entry.get("hf_hub", ""))  # REPOSITORY/FILE, where FILE may be empty
     repository = file.rpartition("/")[0]
     if not repository:
         raise ClipkitError(
