@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from open_clip import HFTokenizer, SimpleTokenizer, image_transform_v2
 from open_clip.coca_model import CoCa
 from open_clip.hf_configs import arch_dict
 from open_clip.model import CLIP, CustomTextCLIP
-from open_clip.transform import PreprocessCfg, merge_preprocess_dict
+from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
+from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preprocess_dict
 
 from clipkit.errors import ClipkitError
 from clipkit.models.architecture import Architecture
