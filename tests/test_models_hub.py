@@ -270,6 +270,22 @@ def test_only_the_weights_of_the_form_that_is_read_are_fetched(hub: Hub) -> None
         assert other not in hub.fetched
 
 
+def test_short_names_of_openclip_lead_to_repositories(hub: Hub) -> None:
+    openclip = {"open_clip_config.json": b"{}", "open_clip_model.safetensors": b"w"}
+    both = {**openclip, "config.json": CONFIG, "model.safetensors": b"v"}
+    laion, coca = "laion/CLIP-ViT-B-32-laion2B-s34B-b79K", "laion/CoCa-ViT-B-32-laion2B-s13B-b90k"
+    openai = "timm/vit_base_patch32_clip_224.openai"
+    hub.trees.update({(repo, "main"): both for repo in (laion, coca, openai)})
+    for name, found, weights in (
+        ("ViT-B-32/laion2b_s34b_b79k", laion, b"v"),
+        ("open_clip:ViT-B-32/laion2b_s34b_b79k", f"open_clip:{laion}", b"w"),
+        ("coca_ViT-B-32/laion2b_s13b_b90k", f"open_clip:{coca}", b"w"),
+        ("open_clip:ViT-B-32/openai", f"open_clip:{openai}", b"w"),
+    ):
+        answer = find(name)
+        assert (answer["name"], answer["digest"]) == (found, digest(weights))
+
+
 def test_repositories_that_do_not_exist(hub: Hub) -> None:
     name = "openai/clip-vit-base-patch23"
     assert find(name) == {

@@ -27,7 +27,7 @@ from clipkit.models.weights import (
 
 if TYPE_CHECKING:
     from clipkit.models.preprocessing import Preprocessor
-    from clipkit.models.tokenizer import Tokenizer
+    from clipkit.models.tokenizer import TextTokenizer
 
 # By the library that a model's files belong to: the module of its adapter, and the extra of clipkit
 # that installs the library.
@@ -105,7 +105,7 @@ class Architecture(ABC):
         """Return the preprocessor of the image tower."""
 
     @abstractmethod
-    def tokenizer(self, *, clean: bool) -> Tokenizer:
+    def tokenizer(self, *, clean: bool) -> TextTokenizer:
         """Return the tokenizer of the text tower."""
 
     @abstractmethod

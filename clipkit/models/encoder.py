@@ -20,7 +20,7 @@ from clipkit.models.devices import DTYPES, choose_precision, find_device
 from clipkit.models.guards import one_line, single_line_errors
 from clipkit.models.hub import ModelFiles, find
 from clipkit.models.preprocessing import Inputs, Preprocessor
-from clipkit.models.tokenizer import Tokenizer
+from clipkit.models.tokenizer import TextTokenizer
 from clipkit.models.towers import Tower, TowerName
 from clipkit.prompts import check_length
 
@@ -53,7 +53,7 @@ class Encoder:
     _tower: Tower = field(repr=False)
     _device: torch.device = field(repr=False)
     _preprocessor: Preprocessor | None = field(default=None, repr=False)
-    _tokenizer: Tokenizer | None = field(default=None, repr=False)
+    _tokenizer: TextTokenizer | None = field(default=None, repr=False)
     _compiled_batch: int = field(default=0, repr=False)  # the batch size of a compiled tower
     _non_blocking: bool = field(default=False, repr=False)
 
@@ -254,7 +254,7 @@ def load(  # noqa: PLR0913
     if untrained is not None:
         details["untrained"] = untrained
 
-    tokenizer: Tokenizer | None = None
+    tokenizer: TextTokenizer | None = None
     preprocessor: Preprocessor | None = None
     compiled_batch = 0
     if tower == "text":

@@ -20,6 +20,7 @@ from typing import Any
 from clipkit.errors import ClipkitError, UsageError, unknown
 from clipkit.files import KNOWN_ENDINGS
 from clipkit.models import DEFAULT
+from clipkit.models.open_clip_names import OPEN_CLIP_ALIASES, PREFIX, look_up, unknown_name
 
 TINY = Path(__file__).parents[1] / "tiny"
 ALIASES = {
@@ -35,10 +36,12 @@ ALIASES = {
     "ViT-L/14@336px": "openai/clip-vit-large-patch14-336",
     "ViT-L-14-336": "openai/clip-vit-large-patch14-336",
     "ViT-L-14-336/openai": "openai/clip-vit-large-patch14-336",
+    **OPEN_CLIP_ALIASES,
 }
 KNOWN = ["tiny", DEFAULT, *(alias for alias in ALIASES if not alias.endswith("/openai"))]
 REPOSITORY = re.compile(r"(?!\.)[\w.-]+/[\w.-]+")
-OPENAI_NAME = re.compile(r"ViT-\w+/.*")  # an alias, or a misspelt one, but no repository
+OTHER_REPOSITORY = re.compile(r"(?!\.)[\w.-]+(/(?!\.)[\w.-]+)?")  # old ones have no owner
+SHORT_NAME = re.compile(r"ViT-[\w-]+/.*")  # an alias, or a misspelt one, but no repository
 SHARD = re.compile(r"[\w.-]+\.safetensors")
 CONFIG_PATTERNS = ["*.json", "*.txt", "*.model"]
 OPEN_CLIP_CONFIG = "open_clip_config.json"
@@ -132,8 +135,9 @@ def find(name: str, *, weights: bool = True) -> ModelFiles:
     Parameters
     ----------
     name : str
-        ``tiny`` (the bundled model), an alias such as ``ViT-B/32``, a local folder, a Hub id
-        (``org/name``), or ``hf-hub:org/name`` for a repository in Hugging Face form.
+        ``tiny`` (the bundled model), an alias such as ``ViT-B/32``, a pair ``ARCH/TAG`` that
+        open_clip lists, a local folder, or a Hub id (``org/name`` or ``hf-hub:org/name``).
+        ``open_clip:`` before it asks for OpenCLIP's form of a model that has several.
     weights : bool
         False if the architecture is enough.
 
@@ -147,12 +151,12 @@ def find(name: str, *, weights: bool = True) -> ModelFiles:
     form, separator, rest = name.partition(":")
     if form == "timm" and separator:
         name = f"timm/{rest}"
-    prefix = "open_clip:" if name.startswith("open_clip:") else ""
-    name = name.removeprefix(prefix)
-    if not name:
-        raise UsageError("expected the name of a model, got ''")
-    folder = TINY if name == "tiny" else Path(os.path.expanduser(name))  # noqa: PTH111
+    folder = _local_folder(name.removeprefix(PREFIX))
     is_local = folder.is_dir()
+    if not is_local:
+        name = _resolve(name)
+    prefix = PREFIX if name.startswith(PREFIX) else ""
+    name = name.removeprefix(prefix)
     if not is_local:
         name, folder = _fetch_by_name(name)
     library = _find_library(name, folder, prefix)
@@ -167,6 +171,47 @@ def find(name: str, *, weights: bool = True) -> ModelFiles:
             raise _no_safetensors(name, folder, stem)
         files = _weight_files(_fetch_conversion(name, stem), stem)
     return ModelFiles(prefix + name, folder, files, library)
+
+
+def _local_folder(name: str) -> Path:
+    if not name:
+        raise UsageError("expected the name of a model, got ''")
+    return TINY if name == "tiny" else Path(os.path.expanduser(name))  # noqa: PTH111
+
+
+def _resolve(name: str) -> str:
+    """Return the repository that a short name stands for, with `PREFIX` if it needs that.
+
+    Any other name is returned as it is.
+    """
+    if name in ALIASES:
+        return ALIASES[name]
+    short = name.removeprefix(PREFIX)
+    listed = look_up(short)
+    if listed is None and short in ALIASES:
+        listed = PREFIX + ALIASES[short].removeprefix(PREFIX)
+    return listed or name
+
+
+def fetch_config(files: ModelFiles, name: str) -> Path:
+    """Return the folder of another model's config.json: inside a model's folder, or fetched.
+
+    Parameters
+    ----------
+    files : ModelFiles
+        The model whose settings name the other one.
+    name : str
+        A folder within the model's, or a Hub id.
+
+    Raises
+    ------
+    ClipkitError
+        If it is neither, or the Hub cannot be reached and the local cache lacks the file.
+    """
+    if not OTHER_REPOSITORY.fullmatch(name):
+        raise ClipkitError(f"{files.name}: expected the name of a repository, got {name!r}")
+    folder = files.folder / name
+    return folder if folder.is_dir() else _fetch(name, ["config.json"])
 
 
 def brief(error: Exception) -> str:
@@ -317,13 +362,13 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _fetch_by_name(name: str) -> tuple[str, Path]:
     """Fetch the settings of the repository that a name stands for; return both."""
-    repo = ALIASES.get(name, name.removeprefix("hf-hub:"))
+    repo = name.removeprefix("hf-hub:")
     if os.path.exists(name):  # noqa: PTH110
         raise ClipkitError(f"{name}: expected a model's folder, got a file")
     if name.lower().endswith(FILE_ENDINGS):
         raise ClipkitError(f"cannot read {name}: there is no such file")
-    if name not in ALIASES and OPENAI_NAME.fullmatch(name):
-        raise _unknown_model(name)
+    if SHORT_NAME.fullmatch(name):
+        raise unknown_name(name, KNOWN)
     if REPOSITORY.fullmatch(repo):
         return repo, _fetch(repo, CONFIG_PATTERNS)
     if "/" in name:

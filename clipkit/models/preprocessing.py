@@ -11,6 +11,7 @@ are one pixel apart.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -18,6 +19,7 @@ import numpy as np
 import torch
 import transformers
 from PIL import Image
+from threadpoolctl import threadpool_limits
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 
@@ -32,6 +34,7 @@ STEPS = ("do_resize", "do_center_crop", "do_rescale", "do_normalize")
 MAX_EDGE = 4096  # pixels of an image's shorter side after resizing
 BOTH_EDGES = {"height", "width"}
 Inputs = torch.Tensor | Mapping[str, torch.Tensor]  # of a tower, for B images
+_of_thread = threading.local()
 SETTINGS = ("size", "crop_size", "resample", "rescale_factor", "image_mean", "image_std")
 
 
@@ -76,6 +79,7 @@ class TransformPreprocessor:
 
     def resize_and_crop(self, images: Sequence[Image.Image]) -> torch.Tensor:
         """Transform B images of any sizes: (B, 3, H, W). Safe to call from several threads."""
+        _use_one_core()
         pixels = torch.stack([self.transform(image.convert("RGB")) for image in images])
         return pixels.pin_memory() if self.device.type == "cuda" else pixels
 
@@ -219,6 +223,18 @@ def describe_processor(processor: Any, **more: Any) -> dict[str, Any]:
             value = list(value)
         details[name] = value
     return details
+
+
+def _use_one_core() -> None:
+    """Let PyTorch use one core in this thread, unless it is the main one.
+
+    Several threads transform images while the model runs. If each spread its small operations over
+    all cores, they would mostly wait for each other. OpenMP's limit is that of the calling thread.
+    """
+    if threading.current_thread() is threading.main_thread() or hasattr(_of_thread, "limits"):
+        return
+    torch.get_num_threads()  # PyTorch sets OpenMP's limit itself when a thread first asks
+    _of_thread.limits = threadpool_limits(limits=1, user_api="openmp")
 
 
 def load_image_processor(files: ModelFiles) -> Any:

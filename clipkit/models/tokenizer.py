@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import html
 import importlib.metadata
 import re
 import string
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -48,8 +50,81 @@ VOCABULARIES = (
 )
 
 
-class Tokenizer:
-    """A model's tokenizer with the limits of its text tower.
+class TextTokenizer(ABC):
+    """What clipkit needs of a model's tokenizer, whichever library it belongs to.
+
+    Attributes
+    ----------
+    name : str
+        The model's name, for messages.
+    context_length : int
+        The number of tokens that the text tower takes, special ones included.
+    cleaning : str or None
+        How texts are cleaned before they are split into tokens, for the history.
+    """
+
+    name: str
+    context_length: int
+    cleaning: str | None
+
+    @abstractmethod
+    def clean(self, texts: Sequence[str], places: Sequence[str]) -> list[str]:
+        """Return the texts that the other methods take.
+
+        Raises
+        ------
+        ClipkitError
+            If cleaning leaves nothing of a text. The message names its place.
+        """
+
+    @abstractmethod
+    def lengths(self, texts: Sequence[str]) -> NDArray[np.int64]:
+        """Count the tokens of each text, special ones included: K texts -> (K,)."""
+
+    @abstractmethod
+    def tokens(self, texts: Sequence[str]) -> torch.Tensor:
+        """Return the padded tokens (B, T) of B texts, cut to `context_length`."""
+
+    def check_lengths(self, texts: Sequence[str], places: Sequence[str]) -> None:
+        """Raise an error that names the place of the first text that is too long, if one is."""
+        lengths = self.lengths(texts)
+        too_long = np.flatnonzero(lengths > self.context_length)
+        if len(too_long):
+            first = too_long[0]
+            more = f" ({len(too_long)} prompts are too long)" if len(too_long) > 1 else ""
+            raise ClipkitError(
+                f"{places[first]}: expected at most {self.context_length} tokens, "
+                f"got {lengths[first]}{more}",
+                "shorten the prompt, or cut it with --truncate",
+            )
+
+    def warn_of_other_tokens(self, texts: Sequence[str]) -> None:
+        """Warn once of texts that get other tokens than in the code the model was trained with."""
+        return
+
+    def check_left(
+        self, cleaned: Sequence[str], texts: Sequence[str], places: Sequence[str]
+    ) -> None:
+        """Raise an error that names the place of the first text of which nothing is left."""
+        for text, before, place in zip(cleaned, texts, places, strict=True):
+            if not text:
+                raise ClipkitError(
+                    f"{place}: expected letters or digits, since {self.name} reads no "
+                    f"punctuation, got {before[:40]!r}",
+                    "keep the punctuation with --no-clean",
+                )
+
+    def check_vocabulary(self, tokens: torch.Tensor, vocabulary: int) -> None:
+        """Refuse tokens that the text tower does not know."""
+        if int(tokens.max()) >= vocabulary:
+            raise ClipkitError(
+                f"{self.name}: expected tokens below {vocabulary}, got {int(tokens.max())}",
+                "check its tokenizer files: they seem to belong to another model",
+            )
+
+
+class Tokenizer(TextTokenizer):
+    """A model's tokenizer of transformers with the limits of its text tower.
 
     `cleaning` names what `clean` does to texts; it is None if it does nothing.
     """
@@ -59,7 +134,7 @@ class Tokenizer:
     ) -> None:
         config = model_config.text_config
         self.name = files.name
-        self.context_length: int = config.max_position_embeddings
+        self.context_length = config.max_position_embeddings
         self.vocabulary: int = config.vocab_size
         self.padding = padding
         self.is_pooled_at_end = model_config.model_type in POOLED_AT_END
@@ -86,13 +161,7 @@ class Tokenizer:
         if self.cleaning is None:
             return list(texts)
         cleaned = [canonicalize(text) for text in texts]
-        for text, before, place in zip(cleaned, texts, places, strict=True):
-            if not text:
-                raise ClipkitError(
-                    f"{place}: expected letters or digits, since {self.name} reads no "
-                    f"punctuation, got {before[:40]!r}",
-                    "keep the punctuation with --no-clean",
-                )
+        self.check_left(cleaned, texts, places)
         return cleaned
 
     def lengths(self, texts: Sequence[str]) -> NDArray[np.int64]:
@@ -104,19 +173,6 @@ class Tokenizer:
                 rows = self.tokenizer(batch, truncation=False, verbose=False)["input_ids"]
             lengths += map(len, rows)
         return np.array(lengths, np.int64)
-
-    def check_lengths(self, texts: Sequence[str], places: Sequence[str]) -> None:
-        """Raise an error that names the place of the first text that is too long, if one is."""
-        lengths = self.lengths(texts)
-        too_long = np.flatnonzero(lengths > self.context_length)
-        if len(too_long):
-            first = too_long[0]
-            more = f" ({len(too_long)} prompts are too long)" if len(too_long) > 1 else ""
-            raise ClipkitError(
-                f"{places[first]}: expected at most {self.context_length} tokens, "
-                f"got {lengths[first]}{more}",
-                "shorten the prompt, or cut it with --truncate",
-            )
 
     def warn_of_other_tokens(self, texts: Sequence[str]) -> None:
         """Warn once if OpenAI's code would give some of the texts other tokens."""
@@ -146,11 +202,7 @@ class Tokenizer:
                 return_tensors="pt",
             )
         tokens: torch.Tensor = encoded["input_ids"]
-        if int(tokens.max()) >= self.vocabulary:
-            raise ClipkitError(
-                f"{self.name}: expected tokens below {self.vocabulary}, got {int(tokens.max())}",
-                "check its tokenizer files: they seem to belong to another model",
-            )
+        self.check_vocabulary(tokens, self.vocabulary)
         if self.is_pooled_at_end:
             self._check_ends(texts, tokens, encoded["attention_mask"].sum(1))
         return tokens
@@ -215,6 +267,13 @@ def _stored_class(files: ModelFiles) -> str:
 
 
 def _load_tokenizer(files: ModelFiles) -> Any:
+    with tokenizer_errors(files):
+        return transformers.AutoTokenizer.from_pretrained(files.folder, trust_remote_code=False)
+
+
+@contextlib.contextmanager
+def tokenizer_errors(files: ModelFiles) -> Iterator[None]:
+    """Check that a folder holds a vocabulary, and turn what loading it raises into one line."""
     # without its vocabulary transformers 5 silently returns a tokenizer that knows no words
     present = {path.name for path in files.folder.iterdir() if path.is_file()}
     if not any(present.issuperset(vocabulary) for vocabulary in VOCABULARIES):
@@ -224,7 +283,7 @@ def _load_tokenizer(files: ModelFiles) -> Any:
         )
     try:
         with single_line_errors(f"the tokenizer of {files.name}"):
-            return transformers.AutoTokenizer.from_pretrained(files.folder, trust_remote_code=False)
+            yield
     except ClipkitError as error:
         missing = [name for name in SENTENCEPIECE_PACKAGES if not is_installed(name)]
         if missing and present & SENTENCEPIECE_FILES:

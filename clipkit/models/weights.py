@@ -22,9 +22,9 @@ Tensors = Mapping[str, torch.Tensor]
 
 SCALARS = ("logit_scale", "logit_bias")
 FLOATS = ("F16", "BF16", "F32", "F64")  # by safetensors' names
-BUFFERS = re.compile(
-    r".*\.(position_ids|summary_idxs)"
-)  # which the first published checkpoints hold
+# Whole numbers among the weights: the first published checkpoints hold places, and a batch norm
+# counts its batches.
+BUFFERS = re.compile(r".*\.(position_ids|summary_idxs|num_batches_tracked)")
 MOST_MISSING = 2  # times the stored numbers: a model's pooler may be missing
 
 
