@@ -22,6 +22,7 @@ from clipkit.models.families import (
 )
 from clipkit.models.guards import single_line_errors
 from clipkit.models.hub import ModelFiles
+from clipkit.models.layouts import find_stack, inner_model
 from clipkit.models.naflex import NaflexPreprocessor
 from clipkit.models.preprocessing import ImagePreprocessor, Preprocessor, load_image_processor
 from clipkit.models.tokenizer import Tokenizer
@@ -172,7 +173,13 @@ class TransformersModel(Architecture):
 
     def stack(self, tower: Tower) -> Stack:
         """Return the layers of a tower."""
-        raise NotImplementedError
+        return find_stack(tower.model)
+
+    def without_projection(self, tower: Tower) -> Tower:
+        """Return an image tower that ends with its pooler."""
+        if tower.output != "image_embeds":
+            return super().without_projection(tower)
+        return Tower(inner_model(tower.model), "pooler_output")
 
     def preprocessor(self, device: torch.device, dtype: torch.dtype) -> Preprocessor:
         """Return the model's own image processor."""
@@ -234,7 +241,9 @@ def number_of_layers(config: Any) -> int:
 
 def _describe_vision(config: Any) -> dict[str, int]:
     widths = getattr(config, "hidden_sizes", None) or [config.hidden_size]
-    image = {"layers": number_of_layers(config), "width": widths[-1]}
+    stages = getattr(config, "depths", None)
+    layers = len(stages) if stages else config.num_hidden_layers
+    image = {"layers": int(layers), "width": widths[-1]}
     for name in ("num_attention_heads", "patch_size", "image_size"):
         if isinstance(getattr(config, name, None), int):
             image[name.removeprefix("num_attention_")] = getattr(config, name)
