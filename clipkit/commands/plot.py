@@ -571,6 +571,29 @@ def shots(
 
 
 @plot.command()
+def layers(
+    file: FeatureInputs = None,
+    output: PictureOutput = "-",
+    split: Split = None,
+    title: Title = None,
+    size: Size = None,
+    dpi: Dpi = None,
+    force: Force = False,
+) -> None:
+    """Draw the accuracy of probes by layer, with untrained controls and the models' embeddings.
+
+    Example: clipkit plot layers img.l*.svm.h5 img.svm.h5 -o layers.png
+    """
+    from clipkit import features, layer_curves, plots
+
+    probes = [features.read(source, kinds=["result"]) for source in file or ["-"]]
+    curves, source = layer_curves.layer_curves(probes, split)
+    _save(
+        plots.layers(curves, title=title or "Accuracy by layer"), source, output, force, size, dpi
+    )
+
+
+@plot.command()
 def variance(
     file: FeatureInput = "-",
     output: PictureOutput = "-",

@@ -1,0 +1,290 @@
+"""Collect accuracy by layer from results of probes on the hidden states of models.
+
+A line holds the results of one model, pooling, set of labels and probe. What differs between lines
+is in their labels, and what all share is in the subtitle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from clipkit import metrics, results
+from clipkit.errors import ClipkitError
+from clipkit.features import FeatureFile
+from clipkit.features.provenance import provenance
+
+if TYPE_CHECKING:
+    from clipkit.plots import LayerCurve, LayerPoints
+
+Facts = dict[str, str]
+
+MAX_CURVES = 49  # whose colours and markers differ
+MAX_DEPTH = 1000
+POOLS = {"cls": "CLS token", "mean": "mean of patches"}
+# Members of the history's entry of `probe` that do not tell lines apart
+NO_OPTIONS = {
+    "command", "clipkit", "inputs", "kept", "temperature", "prompts", "features", "fit_split",
+    "eval_split",
+}  # fmt: skip
+HINT = "make one with: clipkit embed DATASET --layers 0,2,4 -o 'img.l{layer}.h5'"
+
+
+@dataclass(frozen=True)
+class _Score:
+    """The accuracy that one result has on a split.
+
+    `layer` is None for a model's embedding, and `depth` the number of layers. `seed` is that of an
+    untrained control, and None for a trained model.
+    """
+
+    result: FeatureFile
+    facts: Facts
+    layer: int | None
+    depth: int
+    seed: Any
+    value: float
+    interval: tuple[float, float]
+    chance: float
+
+
+def layer_curves(
+    files: Sequence[FeatureFile], split: str | None = None
+) -> tuple[list[LayerCurve], str]:
+    """Collect the accuracies of results by layer.
+
+    Parameters
+    ----------
+    files : sequence of FeatureFile
+        Results of `probe`, each with one run on the split, on layers of models or on their
+        embeddings. Those of untrained controls belong to the curves of their models.
+    split : str, optional
+        See `results.choose_split`.
+
+    Returns
+    -------
+    curves : list of LayerCurve
+        One per model, pooling, labels and probe. Intervals are Wilson's 95 % ones, but of several
+        controls, whose mean is drawn, the range. Chance is the accuracy of always predicting the
+        most frequent class of the split.
+    source : str
+        Models, data set, split, and what all curves share, for a subtitle.
+
+    Raises
+    ------
+    ClipkitError
+        If a result is neither of a layer nor of the embedding of a model with layers, or has
+        several runs. If there are several results of one layer. If results differ in data set,
+        split, images or weights.
+    """
+    name = results.choose_split(files[0], split)
+    scores = [_score(file, name) for file in files]
+    _check_same_data(scores, name)
+    _check_same_weights(scores)
+    of_layers = [score for score in scores if score.layer is not None]
+    groups: dict[tuple[tuple[str, str], ...], list[_Score]] = {}
+    for score in of_layers:
+        groups.setdefault(tuple(score.facts.items()), []).append(score)
+    if len(groups) > MAX_CURVES:
+        raise ClipkitError(f"expected at most {MAX_CURVES} curves, got {len(groups):,}")
+    for score in scores:
+        if score.layer is None:
+            owners = [group for key, group in groups.items() if score.facts.items() <= set(key)]
+            if not owners:
+                raise _no_layer(score.result)
+            for group in owners:
+                group.append(score)
+    facts = [dict(key) for key in groups]
+    labels = [_label(of_curve, facts) for of_curve in facts]
+    curves = [_curve(label, group) for label, group in zip(labels, groups.values(), strict=True)]
+    shared = _describe({k: v for k, v in facts[0].items() if _is_shared(k, facts) and k in SHOWN})
+    source = results.sources_label(files, [name])
+    return curves, ", ".join([source, *shared])
+
+
+SHOWN = ("pool", "norm", "labels", "classifier")  # of what all curves share; see `_facts`
+
+
+def _score(result: FeatureFile, split: str) -> _Score:
+    """Read the accuracy of a result on a split, and what its history says about it."""
+    results.columns_of(result, "probe", "classifier eval_split acc1")
+    results.choose_split(result, split)
+    rows = results.runs_on(result, split)
+    if len(rows) != 1:
+        raise ClipkitError(
+            f"{result.display_name}: expected one run on {split}, got {len(rows):,}",
+            "probe with one C, or choose it on a validation split with --val 0.1",
+        )
+    value = float(rows[0]["acc1"])
+    if not np.isfinite(value):
+        raise ClipkitError(f"{result.display_name}: expected an accuracy, got none")
+    labels = results.scored_runs(result, split).labels
+    _, counts = np.unique(labels, return_counts=True)
+    model = result.model() or {}
+    layer, depth = _layer_of(model, result)
+    return _Score(
+        result,
+        _facts(result, model, str(rows[0]["classifier"])),
+        layer,
+        depth,
+        model.get("untrained"),
+        value,
+        metrics.wilson(value, len(labels)),
+        float(counts.max() / len(labels)),
+    )
+
+
+def _layer_of(model: dict[str, Any], result: FeatureFile) -> tuple[int | None, int]:
+    """Return layer and depth of a model's entry in a history, where anything may be written."""
+    if "layer" not in model:
+        if "name" not in model or "projection" in model:
+            raise _no_layer(result)
+        return None, 0
+    layer, depth = model["layer"], model.get("layers")
+    if not (type(layer) is type(depth) is int and 0 <= layer <= depth and 0 < depth <= MAX_DEPTH):
+        raise ClipkitError(
+            f"{result.display_name}: expected a layer of a model, got "
+            f"layer {str(layer)[:20]} of {str(depth)[:20]}"
+        )
+    return layer, depth
+
+
+def _no_layer(result: FeatureFile) -> ClipkitError:
+    message = f"{result.display_name}: expected a result of a model's layer, got one without"
+    return ClipkitError(message, HINT)
+
+
+def _facts(result: FeatureFile, model: dict[str, Any], classifier: str) -> Facts:
+    """Return what tells the lines of results apart. Those of embeddings have no pooling."""
+    facts = {"model": str(model.get("name"))}
+    if "layer" in model:
+        pool = str(model.get("pool"))
+        facts["pool"] = POOLS.get(pool, pool)
+        facts["norm"] = "normed" if model.get("norm") else ""
+    facts["labels"] = _labels_name(result)
+    facts["classifier"] = classifier
+    probes = [entry for entry in result.history if entry["command"] == "probe"]
+    for name, value in sorted(probes[-1].items()) if probes else ():
+        if name not in NO_OPTIONS:
+            facts.setdefault(name, str(value).strip("[]"))
+    return facts
+
+
+def _labels_name(result: FeatureFile) -> str:
+    """Name the labels of a result: `class`, or what `relabel` made of them."""
+    name = "class"
+    for entry in result.history:
+        if entry["command"] != "relabel":
+            continue
+        name = str(entry.get("column", name))
+        inputs = entry.get("inputs")
+        if isinstance(inputs, dict) and "groups" in inputs:
+            name = f"groups of {name}"
+        if entry.get("shuffle"):
+            name += ", shuffled"
+    return name
+
+
+def _check_same_data(scores: Sequence[_Score], split: str) -> None:
+    """Check that results are of one data set, and those of the same labels of the same images."""
+    first = scores[0]
+    of_labels: dict[str, _Score] = {}
+    for score in scores:
+        got, expected = (provenance(each.result).dataset for each in (score, first))
+        if got != expected:
+            raise ClipkitError(
+                f"{score.result.display_name}: expected results on {expected or 'no data set'}, "
+                f"got one on {got or 'no data set'}",
+                "draw each data set in a picture of its own",
+            )
+        other = of_labels.setdefault(score.facts["labels"], score).result
+        a, b = score.result.splits[split], other.splits[split]
+        if a.ids != b.ids or not np.array_equal(a.labels, b.labels):  # type: ignore[arg-type]
+            raise ClipkitError(
+                f"{score.result.display_name}: expected the {split} images and labels of "
+                f"{other.display_name}, got others"
+            )
+
+
+def _check_same_weights(scores: Sequence[_Score]) -> None:
+    """Check that results that name one model are of the same weights and depth."""
+    of_model: dict[tuple[str, str], tuple[_Score, Any]] = {}
+    depth_of: dict[str, int] = {}
+    for score in scores:
+        model = score.result.model() or {}
+        name = score.facts["model"]
+        weights = model.get("weights", model.get("digest"))
+        other, expected = of_model.setdefault((name, str(score.seed)), (score, weights))
+        depth = score.depth and depth_of.setdefault(name, score.depth)
+        if weights != expected or score.depth != depth:
+            raise ClipkitError(
+                f"{score.result.display_name}: expected the model of "
+                f"{other.result.display_name}, got another one of the same name"
+            )
+
+
+def _label(facts: Facts, of_all: Sequence[Facts]) -> str:
+    """Return what tells a curve from the others; the model's name if there is nothing."""
+    differing = {name: text for name, text in facts.items() if not _is_shared(name, of_all)}
+    words = _describe(differing or {"model": facts["model"]})
+    return ", ".join(words)
+
+
+def _is_shared(name: str, of_all: Sequence[Facts]) -> bool:
+    return len({facts.get(name) for facts in of_all}) == 1
+
+
+def _describe(facts: Facts) -> list[str]:
+    words = []
+    for name, text in facts.items():
+        if name == "model":
+            words.append(Path(text).name)
+        elif name in SHOWN:
+            words.append(text)
+        else:
+            words.append(f"{name} {text}")
+    return [word for word in words if word]
+
+
+def _curve(label: str, scores: Sequence[_Score]) -> LayerCurve:
+    from clipkit.plots import LayerCurve  # loads matplotlib
+
+    trained = [score for score in scores if score.seed is None]
+    controls = [score for score in scores if score.seed is not None]
+    depth = max(score.depth for score in scores)
+    return LayerCurve(label, depth, scores[0].chance, _points(trained), _points(controls))
+
+
+def _points(scores: Sequence[_Score]) -> LayerPoints | None:
+    """Return the points of a line, or None without a layer; see `layer_curves` for controls."""
+    from clipkit.plots import LayerPoints  # loads matplotlib
+
+    of_layer: dict[int | None, dict[str, _Score]] = {}
+    for score in scores:
+        of_seed = of_layer.setdefault(score.layer, {})
+        other = of_seed.setdefault(str(score.seed), score)
+        if other is not score:
+            place = "the embedding" if score.layer is None else f"layer {score.layer}"
+            raise ClipkitError(
+                f"{score.result.display_name}: expected one result of {place} for a line, "
+                f"got also {other.result.display_name}"
+            )
+    numbers = {layer: _mean([*of_seed.values()]) for layer, of_seed in of_layer.items()}
+    embedding = numbers.pop(None, None)
+    if not numbers:
+        return None
+    layers = sorted(layer for layer in numbers if layer is not None)
+    values, low, high = zip(*(numbers[layer] for layer in layers), strict=True)
+    seeds = len({str(score.seed) for score in scores})
+    return LayerPoints(layers, values, low, high, embedding, seeds)
+
+
+def _mean(scores: Sequence[_Score]) -> tuple[float, float, float]:
+    if len(scores) == 1:
+        return scores[0].value, *scores[0].interval
+    values = [score.value for score in scores]
+    return float(np.mean(values)), min(values), max(values)
