@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from clipkit import console
 from clipkit.errors import ClipkitError, check_positive
 from clipkit.features import BlockMatrix, FeatureFile, Float32, Int64, Split, history_entry
+from clipkit.features.provenance import feature_name
 
 Float = NDArray[np.floating[Any]]
 
@@ -89,6 +90,17 @@ def _check_has_text_tower(images: FeatureFile) -> None:
             f"{images.display_name}: expected images of a model with a text tower, got those of "
             f"{model.get('name')}, which is for images alone",
             "use them with: clipkit probe, cluster, variance",
+        )
+
+
+def _check_has_embeddings(file: FeatureFile) -> None:
+    """Refuse what is not in the space that images and texts share."""
+    model = file.model() or {}
+    if feature_name(model):
+        raise ClipkitError(
+            f"{file.display_name}: expected embeddings in the space of images and texts, got "
+            f"{_describe_model(model)}",
+            "embed again without the options --layer, --norm and --projection",
         )
 
 
@@ -188,7 +200,8 @@ def check_widths(images: FeatureFile, texts: FeatureFile) -> None:
 def common_logit_scale(images: FeatureFile, texts: FeatureFile) -> float | None:
     """Check that two files come from one model; return the scale that it learned, if known.
 
-    Models are compared as `is_same_model` does.
+    Models are compared as `is_same_model` does. Both files must hold the same features of it:
+    embeddings, or one layer's hidden states. With texts, images must have embeddings.
 
     Raises
     ------
@@ -205,10 +218,19 @@ def common_logit_scale(images: FeatureFile, texts: FeatureFile) -> float | None:
             )
         models.append(model)
     a, b = models
+    if images.kind != texts.kind == "texts":
+        _check_has_embeddings(images)
+        _check_has_embeddings(texts)
     if not is_same_model(a, b):
         _check_has_text_tower(images)
         raise ClipkitError(
             f"{images.display_name} and {texts.display_name} come from different models "
+            f"({_describe_model(a)}, {_describe_model(b)})",
+            "embed one of them again",
+        )
+    if feature_name(a) != feature_name(b):
+        raise ClipkitError(
+            f"{images.display_name} and {texts.display_name} hold different features of one model "
             f"({_describe_model(a)}, {_describe_model(b)})",
             "embed one of them again",
         )
@@ -251,6 +273,8 @@ def _describe_model(model: dict[str, Any]) -> str:
     name = str(model["name"])
     if model.get("untrained") is not None:
         name += f" untrained {model['untrained']}"
+    if feature_name(model):
+        name += f" {feature_name(model)}"
     if model.get("digest"):
         name += f" {str(model['digest'])[:15]}"
     return name

@@ -49,6 +49,7 @@ class Double:
     def __init__(self, name: str = "double", stop_at: int | None = None) -> None:
         self.details = {"name": name, "device": "cpu", "precision": "fp32"}
         self.parts = {"config.json": f"sha256:{name}"}
+        self.columns: dict[int, slice] = {}
         self.stop_at = stop_at
         self.batches: list[int] = []
         self.threads: set[int] = set()

@@ -4,7 +4,7 @@
 interrupted run can continue. `texts` embeds prompts and class names.
 """
 
-from clipkit.embedding.pipeline import embed_images
+from clipkit.embedding.pipeline import check_outputs, embed_images, name_layer_outputs
 from clipkit.embedding.texts import (
     choose_model,
     embed_classes,
@@ -19,10 +19,12 @@ from clipkit.prompt_files import DEFAULT_TEMPLATE, ClassNames
 __all__ = [
     "DEFAULT_TEMPLATE",
     "ClassNames",
+    "check_outputs",
     "choose_model",
     "embed_classes",
     "embed_images",
     "embed_texts",
+    "name_layer_outputs",
     "name_outputs",
     "read_class_names",
     "read_prompts",

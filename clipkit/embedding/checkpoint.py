@@ -43,6 +43,7 @@ TEMPORARY = r"\.(manifest\.json|\d{5}\.h5)\..*\.tmp"
 LOCK = "lock"
 MANIFEST_KEY = "images per shard"  # which every manifest of ours has
 MAX_MANIFEST_BYTES = 2**24
+ALL_COLUMNS = slice(None)
 RETRIES = 100  # of opening a lock: other processes may remove its folder meanwhile
 
 Skipped = dict[str, str]  # an image that cannot be used: its split, its id and the reason
@@ -111,8 +112,11 @@ class Checkpoint:
         """Whether no image was embedded, so that there is nothing to continue."""
         return not any(shard.embedded for shard in self.shards)
 
-    def join(self) -> dict[str, Split]:
-        """Join all shards into splits, whose features are read shard by shard."""
+    def join(self, columns: slice = ALL_COLUMNS) -> dict[str, Split]:
+        """Join all shards into splits, whose features are read shard by shard.
+
+        `columns` are those of the features: each layer's, if there are several.
+        """
         assert not self.pending(), "expected every shard to be finished"
         splits = {}
         for name in dict.fromkeys(shard.split for shard in self.shards):
@@ -126,7 +130,7 @@ class Checkpoint:
                 raise ClipkitError(
                     f"{name}: expected at least one usable image, got none: {reason}", hint
                 )
-            splits[name] = _concatenate(parts)
+            splits[name] = _concatenate(parts, columns)
         return splits
 
     def remove(self) -> None:
@@ -144,17 +148,18 @@ class Checkpoint:
         return [{"command": "embed", "run": self.run, "shard": shard.number, "skipped": skipped}]
 
 
-def _concatenate(parts: list[Split]) -> Split:
-    """Join the rows of several splits."""
+def _concatenate(parts: list[Split], columns: slice) -> Split:
+    """Join the rows of several splits, and take columns of their features."""
     ids = [row_id for part in parts for row_id in part.ids]
     labels = None
     if parts[0].labels is not None:
         labels = np.concatenate([part.labels for part in parts])
-    width = parts[0].features.shape[1]
+    width = len(range(*columns.indices(parts[0].features.shape[1])))
 
     def iter_blocks() -> Iterator[Float32]:
         for part in parts:
-            yield from part.features.iter_blocks()
+            for block in part.features.iter_blocks():
+                yield np.ascontiguousarray(block[:, columns])
 
     return Split(BlockMatrix((len(ids), width), iter_blocks), labels, ids)
 

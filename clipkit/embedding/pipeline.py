@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,10 +18,17 @@ from joblib import cpu_count  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from clipkit import console, features, similarity
-from clipkit.embedding.checkpoint import Checkpoint, Shard, Skipped, open_checkpoint
+from clipkit.embedding.checkpoint import (
+    ALL_COLUMNS,
+    Checkpoint,
+    Shard,
+    Skipped,
+    open_checkpoint,
+)
 from clipkit.errors import ClipkitError, ImageError, UsageError
 from clipkit.features import FeatureFile, Split
 from clipkit.features.prefetch import prefetch_map
+from clipkit.features.provenance import feature_name
 from clipkit.files import STREAM, check_feature_output, temporary_folder
 
 if TYPE_CHECKING:
@@ -29,6 +36,7 @@ if TYPE_CHECKING:
     from clipkit.models import Encoder
 
 MOST_WORKERS = 8  # by default
+LAYER = "{layer}"  # in the name of an output
 
 
 def embed_images(  # noqa: PLR0913 (the options of `clipkit embed`)
@@ -46,7 +54,8 @@ def embed_images(  # noqa: PLR0913 (the options of `clipkit embed`)
     """Embed the images of a data set into a feature file: what `clipkit embed` runs.
 
     Finished shards of the embeddings lie in the folder `OUTPUT.partial` until the file is
-    published. The same call continues an interrupted run and gives the same bytes.
+    published. The same call continues an interrupted run and gives the same bytes. Several layers
+    give a file each.
 
     Parameters
     ----------
@@ -54,6 +63,8 @@ def embed_images(  # noqa: PLR0913 (the options of `clipkit embed`)
         An image tower.
     output : str
         A path, or ``-`` for standard output. An interrupted run into a stream cannot be continued.
+        For hidden states, ``{layer}`` stands for the number of the layer, and the path of several
+        layers must hold it.
     batch_size : int
         Images that are encoded at once.
     num_workers : int, optional
@@ -75,8 +86,8 @@ def embed_images(  # noqa: PLR0913 (the options of `clipkit embed`)
     Raises
     ------
     UsageError
-        If the output exists and `force` is not given, or an interrupted run had other parameters,
-        weights or images.
+        If an output exists and `force` is not given, several layers would have one output, or an
+        interrupted run had other parameters, weights or images.
     ImageError
         If `strict` and an image cannot be used.
     ClipkitError
@@ -85,7 +96,8 @@ def embed_images(  # noqa: PLR0913 (the options of `clipkit embed`)
     WriteError
         If the file system refuses the data. The finished shards stay.
     """
-    check_feature_output(output, force=force)
+    outputs = name_layer_outputs(output, encoder.columns)
+    check_outputs(output, outputs.values(), force=force)
     entry = features.history_entry(
         "embed",
         dataset=dataset.details,
@@ -99,6 +111,9 @@ def embed_images(  # noqa: PLR0913 (the options of `clipkit embed`)
         _checkpoint_folder(output) as folder,
         open_checkpoint(folder, dataset.splits, manifest, restart=restart) as checkpoint,
     ):
+        if checkpoint.pending():
+            for name in outputs.values():
+                check_feature_output(name, force=force)
         _encode_pending(
             checkpoint,
             dataset,
@@ -111,15 +126,73 @@ def embed_images(  # noqa: PLR0913 (the options of `clipkit embed`)
         )
         if checkpoint.is_empty():
             checkpoint.remove()  # so that the corrected command is not taken for another run
-        splits = checkpoint.join()
         skipped = checkpoint.skipped()
         if skipped:
             entry["skipped"] = skipped
         class_names = dataset.class_names or None
-        file = FeatureFile("images", [entry], splits, class_names=class_names)
-        features.write(output, file, force=force)
+        for layer, name in outputs.items():
+            splits = checkpoint.join(_columns(encoder, layer))
+            if layer is not None:
+                entry["model"] = encoder.layer_details(layer)
+            file = FeatureFile("images", [entry], splits, class_names=class_names)
+            if force or not _is_published(name, file):
+                features.write(name, file, force=force)
         checkpoint.remove()
     return skipped
+
+
+def name_layer_outputs(output: str, layers: Iterable[int]) -> dict[int | None, str]:
+    """Return the output of each layer: ``{layer}`` stands for its number.
+
+    Without layers, the output is that of None.
+
+    Raises
+    ------
+    UsageError
+        If several layers would have one output.
+
+    >>> name_layer_outputs("img.l{layer}.h5", [0, 12])
+    {0: 'img.l0.h5', 12: 'img.l12.h5'}
+    """
+    numbers = list(layers)
+    if not numbers:
+        return {None: output}
+    if len(numbers) > 1 and LAYER not in output:
+        raise UsageError(
+            f"expected an output with {LAYER} for several layers, got {_display_output(output)}",
+            f"name it: -o 'img.l{LAYER}.h5'",
+        )
+    if LAYER in str(Path(output).parent):
+        raise UsageError(f"expected {LAYER} in the name of the file, got the folder of {output}")
+    return {number: output.replace(LAYER, str(number)) for number in numbers}
+
+
+def check_outputs(
+    output: str, names: Iterable[str], *, force: bool = False, inputs: Sequence[str] = ()
+) -> None:
+    """Refuse outputs that cannot be published before any work is done.
+
+    A run for several layers that was interrupted has perhaps published some of them. If its
+    checkpoint is there, existing outputs are compared later.
+    """
+    may_continue = LAYER in output and _partial(Path(output)).is_dir()
+    for name in names:
+        check_feature_output(name, force=force or may_continue, inputs=inputs)
+
+
+def _is_published(output: str, file: FeatureFile) -> bool:
+    """Whether an interrupted run has published this file, one of several."""
+    if output == STREAM or not Path(output).is_file():
+        return False
+    try:
+        with features.open_file(output) as published:
+            return published.digest == file.digest
+    except ClipkitError:  # not a feature file: writing says that the output exists
+        return False
+
+
+def _columns(encoder: Encoder, layer: int | None) -> slice:
+    return ALL_COLUMNS if layer is None else encoder.columns[layer]
 
 
 @contextlib.contextmanager
@@ -130,11 +203,15 @@ def _checkpoint_folder(output: str) -> Iterator[Path]:
         with temporary_folder() as folder:
             yield folder
         return
-    target = path.resolve()
-    folder = target.with_name(f"{target.name}.partial")
+    folder = _partial(path)
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder}: expected a folder of shards, got a file")
     yield folder
+
+
+def _partial(output: Path) -> Path:
+    target = output.resolve()
+    return target.with_name(f"{target.name}.partial")
 
 
 @dataclass(frozen=True)
@@ -172,6 +249,7 @@ def _encode_pending(  # noqa: PLR0913 (the options of `clipkit embed`)
     opening = None
     if pending:
         opening = f"{total - done:,} images with {_describe(encoder)} to {_display_output(output)}"
+    scaled = list(encoder.columns.values()) or [ALL_COLUMNS] if normalize else []
     progress = console.progress(f"embedding {dataset.name}", "images", done, opening)
     with contextlib.closing(batches), progress as report_progress:
         for shard in pending:
@@ -190,7 +268,8 @@ def _encode_pending(  # noqa: PLR0913 (the options of `clipkit embed`)
             done += len(shard.rows)
             embedded = Split()
             if rows:
-                embedded = _join_rows(dataset.splits[shard.split], rows, embeddings, normalize)
+                split = dataset.splits[shard.split]
+                embedded = _join_rows(split, rows, embeddings, scaled)
             checkpoint.save(shard, embedded, skipped)
 
 
@@ -200,6 +279,8 @@ def _describe(encoder: Encoder) -> str:
     name = details["name"]
     if "untrained" in details:
         name += f" (untrained, seed {details['untrained']})"
+    if feature_name(details):
+        name += f" {feature_name(details)}"
     for key, word in (("device", "on"), ("precision", "in")):
         if key in details:
             name += f" {word} {details[key]}"
@@ -237,9 +318,15 @@ def _prepare_batch(
 
 
 def _join_rows(
-    split: ImageDataset, rows: list[int], embeddings: list[NDArray[np.float32]], normalize: bool
+    split: ImageDataset,
+    rows: list[int],
+    embeddings: list[NDArray[np.float32]],
+    scaled: Sequence[slice],
 ) -> Split:
-    """Return the embeddings of the given rows with their labels and ids."""
+    """Return the embeddings of the given rows with their labels and ids.
+
+    The rows of the columns in `scaled` are scaled to length 1.
+    """
     joined = np.concatenate(embeddings)  # (B, D) each -> (N, D); waits for the device
     ids = [split.ids[row] for row in rows]
     bad = np.flatnonzero(~np.isfinite(joined).all(axis=1))
@@ -248,8 +335,8 @@ def _join_rows(
             f"{ids[bad[0]]}: expected a finite embedding, got NaN or Inf ({len(bad)} such images)",
             "try --precision fp32",
         )
-    if normalize:
-        joined = similarity.normalize(joined)
+    for columns in scaled:
+        joined[:, columns] = similarity.normalize(joined[:, columns])
     labels = None if split.labels is None else split.labels[rows]
     return Split(joined, labels, ids)
 

@@ -125,10 +125,11 @@ class PackedLinear:
         return product(x, residual, self.weight, self.bias, "add")
 
 
-class PackedLayer:
+class PackedLayer(torch.nn.Module):
     """One transformer layer in bfloat16: attention and MLP, each with LayerNorm and residual."""
 
     def __init__(self, layer: Any, activation: str) -> None:
+        super().__init__()
         attention = layer.self_attn
         projections = [attention.q_proj, attention.k_proj, attention.v_proj]
         self.qkv = PackedLinear(
@@ -145,7 +146,7 @@ class PackedLayer:
         self.mlp_in = PackedLinear(fc1.weight * factor, fc1.bias * factor, name, algorithm)
         self.mlp_out = PackedLinear(fc2.weight / factor, fc2.bias)
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Apply the layer: (B, T, width) -> (B, T, width)."""
         batch, tokens, width = x.shape
         qkv = self.qkv(self.attention_norm(x))  # (B, T, 3 * width)
@@ -162,7 +163,7 @@ class PackedEncoder(torch.nn.Module):
 
     def __init__(self, layers: list[PackedLayer]) -> None:
         super().__init__()
-        self.layers = layers
+        self.layers = torch.nn.ModuleList(layers)
 
     def forward(self, inputs_embeds: torch.Tensor, **_: Any) -> BaseModelOutput:
         """Apply the layers: (B, T, width) -> (B, T, width) as `last_hidden_state`."""

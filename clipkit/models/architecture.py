@@ -97,6 +97,20 @@ class Architecture(ABC):
     def stack(self, tower: Tower) -> Stack:
         """Return the layers of a tower that `build` returned."""
 
+    def without_projection(self, tower: Tower) -> Tower:
+        """Return an image tower that `build` returned, without its projection, the last step.
+
+        Raises
+        ------
+        UsageError
+            If it has none.
+        """
+        raise UsageError(
+            f"{self.files.name}: expected a model with a projection, got {self.kind}, which has "
+            "none",
+            "leave --projection out",
+        )
+
     @abstractmethod
     def preprocessor(self, device: torch.device, dtype: torch.dtype) -> Preprocessor:
         """Return the preprocessor of the image tower."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -52,13 +52,16 @@ class Stack:
     layers : sequence of torch.nn.Module
         Each returns (B, T, width), or (B, width, H, W) if `is_map`; or a tuple that starts so.
     norm : torch.nn.Module or None
-        What the model applies to the last hidden state.
+        What the model applies to the last hidden state: to the tokens (B, T, width), or to the mean
+        (B, width) of a map.
     prefix : int
         The number of tokens before the patches: CLS, registers, summaries.
     has_cls : bool
         Whether the first of them is a CLS token.
     is_map : bool
         Whether hidden states are maps of patches, as in a ConvNeXt.
+    pooled_token : callable or None
+        Of a text tower: token ids (B, T) -> the position (B) of the token that the model pools.
     """
 
     layers: Sequence[torch.nn.Module]
@@ -66,6 +69,7 @@ class Stack:
     prefix: int = 0
     has_cls: bool = False
     is_map: bool = False
+    pooled_token: Callable[[torch.Tensor], torch.Tensor] | None = None
 
 
 class UnmaskedPatches(torch.nn.Module):
