@@ -26,6 +26,7 @@ Facts = dict[str, str]
 MAX_CURVES = 49  # whose colours and markers differ
 MAX_DEPTH = 1000
 POOLS = {"cls": "CLS token", "mean": "mean of patches"}
+SHOWN = ("pool", "norm", "labels", "classifier")  # facts that need no name
 # Members of the history's entry of `probe` that do not tell lines apart
 NO_OPTIONS = {
     "command", "clipkit", "inputs", "kept", "temperature", "prompts", "features", "fit_split",
@@ -101,12 +102,7 @@ def layer_curves(
     facts = [dict(key) for key in groups]
     labels = [_label(of_curve, facts) for of_curve in facts]
     curves = [_curve(label, group) for label, group in zip(labels, groups.values(), strict=True)]
-    shared = _describe({k: v for k, v in facts[0].items() if _is_shared(k, facts) and k in SHOWN})
-    source = results.sources_label(files, [name])
-    return curves, ", ".join([source, *shared])
-
-
-SHOWN = ("pool", "norm", "labels", "classifier")  # of what all curves share; see `_facts`
+    return curves, _source(files, name, facts)
 
 
 def _score(result: FeatureFile, split: str) -> _Score:
@@ -227,11 +223,31 @@ def _check_same_weights(scores: Sequence[_Score]) -> None:
             )
 
 
+def _source(files: Sequence[FeatureFile], split: str, of_all: Sequence[Facts]) -> str:
+    """Name models without their layers, data set and split, and what all curves share."""
+    named = results.sources_label([_without_layer(file) for file in files], [split])
+    shared = {name: of_all[0][name] for name in SHOWN if _is_shared(name, of_all)}
+    if "labels" in shared:
+        shared["labels"] = f"labels: {shared['labels']}"
+    return ", ".join([named, *_describe(shared)])
+
+
+def _without_layer(file: FeatureFile) -> FeatureFile:
+    """Return the history of a file with no more of its models than their names."""
+    history = []
+    for entry in file.history:
+        model = entry.get("model")
+        if isinstance(model, dict):
+            named = {name: model[name] for name in ("name", "untrained") if name in model}
+            entry = {**entry, "model": named}
+        history.append(entry)
+    return FeatureFile(file.kind, history)
+
+
 def _label(facts: Facts, of_all: Sequence[Facts]) -> str:
     """Return what tells a curve from the others; the model's name if there is nothing."""
     differing = {name: text for name, text in facts.items() if not _is_shared(name, of_all)}
-    words = _describe(differing or {"model": facts["model"]})
-    return ", ".join(words)
+    return ", ".join(_describe(differing) or _describe({"model": facts["model"]}))
 
 
 def _is_shared(name: str, of_all: Sequence[Facts]) -> bool:

@@ -84,8 +84,8 @@ def layers(
     """Draw accuracy by layer: a solid line per curve, and its control dashed in the same colour.
 
     Short marks on the right are the accuracies of the embeddings, and dotted lines those of chance.
-    What several curves share is grey. Models of different depth are drawn by the share of their
-    depth. The points of several lines at one layer are moved apart.
+    A chance that several curves share is grey. Models of different depth are drawn by the share of
+    their depth. The points of several lines at one layer are moved apart.
 
     Parameters
     ----------
@@ -114,7 +114,7 @@ def layers(
     _draw_embeddings(ax, curves, unit)
     is_share = len({curve.depth for curve in curves}) > 1
     _set_layer_axis(ax, unit, is_share, any(points.embedding for _, points, _ in lines))
-    ax.set_ylim(0)
+    ax.set_ylim(-0.02 * ax.get_ylim()[1])  # so that marks near 0 are whole
     ax.set_ylabel(ylabel)
     ax.set_title(_facts(lines), loc="left", color=GREY)
     labels = [_legend_label(curve, is_share) for curve in curves]
@@ -149,19 +149,24 @@ def _draw_chances(ax: Axes, curves: Sequence[LayerCurve]) -> None:
 
 
 def _draw_embeddings(ax: Axes, curves: Sequence[LayerCurve], unit: float) -> None:
-    """Draw a short horizontal mark at the accuracy of each embedding, with its interval."""
+    """Draw a short horizontal mark at the accuracy of each embedding, with its interval.
+
+    A mark that several curves share has a part in the colour of each.
+    """
     for name, dashes in (("trained", "-"), ("control", "--")):
         of_curves = [getattr(curve, name) for curve in curves]
         embeddings = [points.embedding if points else None for points in of_curves]
         for i, embedding in enumerate(embeddings):
             if embedding is None or embeddings.index(embedding) != i:
                 continue
+            owners = [j for j, other in enumerate(embeddings) if other == embedding]
             value, low, high = (100 * number for number in embedding)
-            color = _color(i, embeddings.count(embedding))
-            x = unit * EMBEDDING
-            ends = (x - MARK * unit, x + MARK * unit)
-            ax.hlines(value, *ends, color=color, linestyle=dashes, linewidth=2.6)
-            ax.vlines(x, low, high, color=color, linewidth=1.2, alpha=0.7)
+            ends = unit * np.linspace(EMBEDDING - MARK, EMBEDDING + MARK, len(owners) + 1)
+            for j, left, right in zip(owners, ends[:-1], ends[1:], strict=True):
+                color = _style(j)["color"]
+                ax.hlines(value, left, right, color=color, linestyle=dashes, linewidth=2.6)
+            color = _color(i, len(owners))
+            ax.vlines(unit * EMBEDDING, low, high, color=color, linewidth=1.2, alpha=0.7)
 
 
 def _color(i: int, count: int) -> str:
