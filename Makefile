@@ -273,12 +273,12 @@ define probe_attribute
 endef
 $(foreach attribute,$(ATTRIBUTES),$(eval $(call probe_attribute,$(attribute))))
 
-layer_results = img.svm.h5 img.l*[0-9].svm.h5 \
+drawn_layers = img.svm.h5 img.l*[0-9].svm.h5 \
   $(foreach attribute,$(ATTRIBUTES),img.$(attribute).svm.h5 img.l*.$(attribute).svm.h5)
-%/layers.png: $$(LAYER_STAMPS) $$(LAYER_RESULTS)
+%/layers.png: $$(EMBEDDING_RESULTS) $$(LAYER_STAMPS) $$(LAYER_RESULTS)
 	$(MAKE) --no-print-directory layer-results
 	clipkit plot layers $(strip $(foreach folder,$(@D) $(CONTROLS),\
-	  $(addprefix $(folder)/,$(layer_results)))) -f -o $@
+	  $(addprefix $(folder)/,$(drawn_layers)))) -f -o $@
 
 # Pictures. The last word of a picture's name is the subcommand of `clipkit plot`.
 %.entropy.png %.confidence.png: plot_options := -t 1,0.07,0.02
@@ -357,12 +357,12 @@ CONTROLS := $(foreach seed,$(untrained_seeds),$(call control_folder,$(seed)))
 CONTROL_IMAGES := $(CONTROLS:%=%/img.h5)
 CONTROL_SHOTS := $(CONTROLS:%=%/img.shots.h5)
 
-# The embeddings and the layers so far, and their probes
+# The probes of embeddings, and of the layers that are embedded so far
+probes = $(1:.h5=.svm.h5) $(foreach attribute,$(ATTRIBUTES),$(1:.h5=.$(attribute).svm.h5))
+EMBEDDING_RESULTS := $(call probes,$(OUT)/img.h5 $(CONTROL_IMAGES))
 LAYER_STAMPS := $(addsuffix /layers.stamp,$(OUT) $(CONTROLS))
-LAYERS := $(foreach folder,$(OUT) $(CONTROLS),\
-  $(folder)/img.h5 $(wildcard $(folder)/img.l[0-9].h5 $(folder)/img.l[0-9][0-9].h5))
-LAYER_RESULTS := $(LAYERS:.h5=.svm.h5) \
-  $(foreach attribute,$(ATTRIBUTES),$(LAYERS:.h5=.$(attribute).svm.h5))
+LAYER_RESULTS := $(call probes,$(foreach folder,$(OUT) $(CONTROLS),\
+  $(wildcard $(folder)/img.l[0-9].h5 $(folder)/img.l[0-9][0-9].h5)))
 .PHONY: layer-results
 layer-results: $(LAYER_RESULTS)
 

@@ -103,7 +103,7 @@ def layers(
         for points in (curve.trained, curve.control)
         if points is not None
     ]
-    room = 0.4 * unit / max(curve.depth for curve in curves)
+    room = 0.3 * unit / max(curve.depth for curve in curves)
     handles: dict[int, Artist] = {}
     for number, (i, points, depth) in enumerate(lines):
         style = _style(i) | (CONTROL if points is curves[i].control else {})
