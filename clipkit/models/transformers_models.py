@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -21,6 +19,7 @@ from clipkit.models.families import (
 )
 from clipkit.models.guards import single_line_errors
 from clipkit.models.hub import ModelFiles
+from clipkit.models.layouts import find_stack, inner_model
 from clipkit.models.preprocessing import ImagePreprocessor, load_image_processor
 from clipkit.models.tokenizer import Tokenizer
 from clipkit.models.towers import CLS, MEAN, Stack, Tower, TowerName, UnmaskedPatches
@@ -150,25 +149,13 @@ class TransformersModel(Architecture):
 
     def stack(self, tower: Tower) -> Stack:
         """Return the layers of a tower."""
-        is_text = type(tower.model).__name__ == self.family.towers.get("text")
-        name: TowerName = "text" if is_text else "image"
-        layout = self.family.layouts[name]
-        config = self.tower_config(name)
-        model = _inner_model(tower.model)
-        return Stack(
-            layers=_first_of(model, layout.layers),
-            norm=operator.attrgetter(layout.norm)(model) if layout.norm else None,
-            prefix=sum(_number_of_tokens(config, count) for count in layout.tokens),
-            has_cls=bool(layout.tokens),
-            is_map=layout.is_map,
-            pooled_token=_pooled_token(config, layout.text_token),
-        )
+        return find_stack(tower.model)
 
     def without_projection(self, tower: Tower) -> Tower:
         """Return an image tower that ends with its pooler."""
         if tower.output != "image_embeds":
             return super().without_projection(tower)
-        return Tower(tower.model.vision_model, "pooler_output")
+        return Tower(inner_model(tower.model), "pooler_output")
 
     def preprocessor(self, device: torch.device, dtype: torch.dtype) -> ImagePreprocessor:
         """Return the model's own image processor."""
@@ -210,37 +197,6 @@ class TransformersModel(Architecture):
 
 
 ADAPTER = TransformersModel
-
-
-def _inner_model(model: Any) -> Any:
-    """Return the model whose parts a `Layout` names."""
-    if isinstance(model, UnmaskedPatches):
-        return model.model
-    return getattr(model, "vision_model", getattr(model, "text_model", model))
-
-
-def _first_of(model: Any, paths: Iterable[str]) -> Any:
-    """Return what is at the first of some dotted paths that the model has."""
-    for path in paths:
-        with contextlib.suppress(AttributeError):
-            return operator.attrgetter(path)(model)
-    raise ClipkitError(f"expected layers at {' or '.join(paths)} of {type(model).__name__}")
-
-
-def _number_of_tokens(config: Any, count: int | str) -> int:
-    return count if isinstance(count, int) else int(getattr(config, count))
-
-
-def _pooled_token(config: Any, which: str) -> Callable[[torch.Tensor], torch.Tensor] | None:
-    """Return a function from token ids (B, T) to the position (B) of the token that is pooled."""
-    if which == "last":
-        return lambda ids: ids.new_full(ids.shape[:1], ids.shape[1] - 1)
-    if which != "end":
-        return None
-    # configurations of 2021 to 2023 name token 2, and transformers takes the largest for them
-    if config.model_type == "clip_text_model" and config.eos_token_id == 2:
-        return lambda ids: ids.argmax(dim=1)
-    return lambda ids: (ids == config.eos_token_id).int().argmax(dim=1)
 
 
 def number_of_layers(config: Any) -> int:
