@@ -1,4 +1,4 @@
-"""Collect accuracy by layer from results of probes on the hidden states of models.
+"""Collect accuracy by layer from results of `probe` or `attributes` on hidden states of models.
 
 A line holds the results of one model, pooling, set of labels and probe. What differs between lines
 is in their labels, and what all share is in the subtitle.
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from clipkit import metrics, results
-from clipkit.errors import ClipkitError
+from clipkit.errors import ClipkitError, UsageError
 from clipkit.features import FeatureFile
 from clipkit.features.provenance import provenance
 
@@ -37,7 +37,7 @@ HINT = "make one with: clipkit embed DATASET --layers 0,2,4 -o 'img.l{layer}.h5'
 
 @dataclass(frozen=True)
 class _Score:
-    """The accuracy that one result has on a split.
+    """The accuracy that one result has on a split, or its recall of an attribute.
 
     `layer` is None for a model's embedding, and `depth` the number of layers. `seed` is that of an
     untrained control, and None for a trained model.
@@ -61,10 +61,11 @@ def layer_curves(
     Parameters
     ----------
     files : sequence of FeatureFile
-        Results of `probe`, each with one run on the split, on layers of models or on their
-        embeddings. Those of untrained controls belong to the curves of their models.
+        Results of `probe`, each with one run on the split, or of `attributes`, on layers of models
+        or on their embeddings. Those of untrained controls belong to the curves of their models.
     split : str, optional
-        See `results.choose_split`.
+        By default `test`, else the first split of the first result. A result of `attributes` has
+        only the split that was scored.
 
     Returns
     -------
@@ -82,8 +83,15 @@ def layer_curves(
         several runs. If there are several results of one layer. If results differ in data set,
         split, images or weights.
     """
-    name = results.choose_split(files[0], split)
-    scores = [_score(file, name) for file in files]
+    of_attributes = {holds_attributes(file) for file in files}
+    if len(of_attributes) > 1:
+        raise UsageError("expected results of probe or of attributes, got both")
+    if True in of_attributes:
+        name = str(results.last_entry(files[0]).get("eval_split"))
+        scores = [score for file in files for score in _attribute_scores(file, split or name)]
+    else:
+        name = results.choose_split(files[0], split)
+        scores = [_score(file, name) for file in files]
     _check_same_data(scores, name)
     _check_same_weights(scores)
     of_layers = [score for score in scores if score.layer is not None]
@@ -134,6 +142,32 @@ def _score(result: FeatureFile, split: str) -> _Score:
     )
 
 
+def holds_attributes(result: FeatureFile) -> bool:
+    """Whether a result is one of `attributes`, whose curves are of recall."""
+    return "attribute" in result.runs
+
+
+def _attribute_scores(result: FeatureFile, split: str) -> list[_Score]:
+    """Read the recall of each attribute by the probe and, if there is one, by the control's."""
+    results.attribute_recalls(result)  # checks the columns
+    scored = str(results.last_entry(result).get("eval_split"))
+    if scored != split:
+        raise ClipkitError(f"{result.display_name}: expected recalls on {split}, got {scored}")
+    model = result.model() or {}
+    layer, depth = _layer_of(model, result)
+    scores = []
+    for row in results.all_runs(result):
+        facts = _facts(result, model, "") | {"labels": row["attribute"]}
+        for name, seed in (("probe", model.get("untrained")), ("control", "control")):
+            interval = (row[f"{name}_low"], row[f"{name}_high"])
+            if np.isfinite([row[name], *interval]).all():
+                chance = row["chance"]
+                scores.append(
+                    _Score(result, facts, layer, depth, seed, row[name], interval, chance)
+                )
+    return scores
+
+
 def _layer_of(model: dict[str, Any], result: FeatureFile) -> tuple[int | None, int]:
     """Return layer and depth of a model's entry in a history, where anything may be written."""
     if "layer" not in model:
@@ -162,7 +196,8 @@ def _facts(result: FeatureFile, model: dict[str, Any], classifier: str) -> Facts
         facts["pool"] = POOLS.get(pool, pool)
         facts["norm"] = "normed" if model.get("norm") else ""
     facts["labels"] = _labels_name(result)
-    facts["classifier"] = classifier
+    if classifier:
+        facts["classifier"] = classifier
     probes = [entry for entry in result.history if entry["command"] == "probe"]
     for name, value in sorted(probes[-1].items()) if probes else ():
         if name not in NO_OPTIONS:
@@ -186,7 +221,10 @@ def _labels_name(result: FeatureFile) -> str:
 
 
 def _check_same_data(scores: Sequence[_Score], split: str) -> None:
-    """Check that results are of one data set, and those of the same labels of the same images."""
+    """Check that results are of one data set, and those of the same labels of the same images.
+
+    Results of `attributes` do not keep the images. The rows that were embedded stand for them.
+    """
     first = scores[0]
     of_labels: dict[str, _Score] = {}
     for score in scores:
@@ -198,12 +236,20 @@ def _check_same_data(scores: Sequence[_Score], split: str) -> None:
                 "draw each data set in a picture of its own",
             )
         other = of_labels.setdefault(score.facts["labels"], score).result
-        a, b = score.result.splits[split], other.splits[split]
-        if a.ids != b.ids or not np.array_equal(a.labels, b.labels):  # type: ignore[arg-type]
+        if _images(score.result, split) != _images(other, split):
             raise ClipkitError(
                 f"{score.result.display_name}: expected the {split} images and labels of "
                 f"{other.display_name}, got others"
             )
+
+
+def _images(result: FeatureFile, split: str) -> tuple[Any, ...]:
+    """Return what two results on the same images have in common."""
+    if split in result.splits:
+        labels = result.splits[split].labels
+        return result.splits[split].ids, None if labels is None else labels.tolist()
+    datasets = [entry["dataset"] for entry in result.history if "dataset" in entry]
+    return tuple(data.get("splits") for data in datasets if isinstance(data, dict))
 
 
 def _check_same_weights(scores: Sequence[_Score]) -> None:
@@ -226,7 +272,8 @@ def _check_same_weights(scores: Sequence[_Score]) -> None:
 def _source(files: Sequence[FeatureFile], split: str, of_all: Sequence[Facts]) -> str:
     """Name models without their layers, data set and split, and what all curves share."""
     named = results.sources_label([_without_layer(file) for file in files], [split])
-    shared = {name: of_all[0][name] for name in SHOWN if _is_shared(name, of_all)}
+    shared = {name: of_all[0][name] for name in SHOWN if name in of_all[0]}
+    shared = {name: text for name, text in shared.items() if _is_shared(name, of_all)}
     if "labels" in shared:
         shared["labels"] = f"labels: {shared['labels']}"
     return ", ".join([named, *_describe(shared)])

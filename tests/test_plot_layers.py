@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from shell import fails, ok
 
 from clipkit import plots
-from clipkit.errors import ClipkitError
+from clipkit.errors import ClipkitError, UsageError
 from clipkit.features import FeatureFile, write
 from clipkit.layer_curves import layer_curves
 from clipkit.metrics import wilson
@@ -210,6 +210,69 @@ def test_another_split_is_refused() -> None:
     other.runs["eval_split"] = np.array(["val"])
     with pytest.raises(ClipkitError, match=r"unknown split of l1.h5 'test'"):
         layer_curves([result(5, 0), other])
+
+
+# -- results of attributes -------------------------------------------------------------------------
+
+
+def recalls(layer: int | None, eval_split: str = "test", **recall: float) -> FeatureFile:
+    """Return a result of `attributes` with a recall of each. That of the control is half of it."""
+    file = result(5, layer)
+    rows = []
+    for name, value in recall.items():
+        row = {"attribute": name, "chance": 0.1, "reach": np.nan}
+        for column, number in (("probe", value), ("control", value / 2)):
+            row |= {column: number, f"{column}_low": number - 0.05, f"{column}_high": number}
+        for column in ("zeroshot", "random"):
+            row |= {column: np.nan, f"{column}_low": np.nan, f"{column}_high": np.nan}
+        rows.append(row)
+    file.splits = {}
+    file.history[-1] = {"command": "attributes", "eval_split": eval_split}
+    file.set_rows(rows)
+    return file
+
+
+def test_recalls_of_attributes_have_a_line_each_with_the_control_beside_it() -> None:
+    files = [recalls(0, hue=0.2, size=0.4), recalls(2, hue=0.6, size=0.8), recalls(None, hue=0.5)]
+    curves, source = layer_curves(files)
+    assert [curve.label for curve in curves] == ["hue", "size"]
+    first, second = curves
+    assert first.trained is not None
+    assert first.trained.layers == [0, 2]
+    assert first.trained.values == first.trained.high == (0.2, 0.6)
+    assert first.trained.low == pytest.approx((0.15, 0.55))
+    assert first.trained.embedding == (0.5, 0.45, 0.5)
+    assert first.control is not None
+    assert first.control.values == (0.1, 0.3)
+    assert second.trained is not None
+    assert second.trained.embedding is None
+    assert first.chance == second.chance == 0.1
+    assert source == "m on shapes, test, CLS token"
+
+
+def test_the_picture_of_attributes_says_recall(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = []
+    finish = plots.finish
+    monkeypatch.setattr(plots, "finish", lambda *words: (drawn.append(words[0]), finish(*words)))
+    for file, name in ((recalls(1, hue=0.2), "recalls"), (result(5, 1), "accuracy")):
+        write(str(tmp_path / f"{name}.h5"), file)
+        ok("plot", "layers", tmp_path / f"{name}.h5", "-o", tmp_path / f"{name}.png")
+    labels = [figure.axes[0].get_ylabel() for figure in drawn]
+    assert labels == ["mean recall per value (%)", "accuracy (%)"]
+    assert [figure.get_suptitle() for figure in drawn] == ["Recall by layer", "Accuracy by layer"]
+
+
+def test_recalls_are_not_mixed_with_accuracies_or_other_splits_or_rows() -> None:
+    with pytest.raises(UsageError, match="expected results of probe or of attributes, got both"):
+        layer_curves([recalls(0, hue=0.2), result(5, 1)])
+    with pytest.raises(ClipkitError, match=r"l1.h5: expected recalls on test, got val"):
+        layer_curves([recalls(0, hue=0.2), recalls(1, "val", hue=0.2)])
+    other = recalls(1, hue=0.2)
+    other.history[0]["dataset"]["splits"] = {"test": {"rows": "cd"}}
+    with pytest.raises(ClipkitError, match=r"l1.h5: expected the test images and labels of l0.h5"):
+        layer_curves([recalls(0, hue=0.2), other])
 
 
 # -- what is drawn ---------------------------------------------------------------------------------

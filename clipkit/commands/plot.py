@@ -582,15 +582,18 @@ def layers(
 ) -> None:
     """Draw the accuracy of probes by layer, with untrained controls and the models' embeddings.
 
+    From results of attributes, draw their recall by layer.
+
     Example: clipkit plot layers img.l*.svm.h5 img.svm.h5 -o layers.png
     """
     from clipkit import features, layer_curves, plots
 
     probes = [features.read(source, kinds=["result"]) for source in file or ["-"]]
     curves, source = layer_curves.layer_curves(probes, split)
-    _save(
-        plots.layers(curves, title=title or "Accuracy by layer"), source, output, force, size, dpi
-    )
+    of_attributes = layer_curves.holds_attributes(probes[0])
+    ylabel = "mean recall per value (%)" if of_attributes else "accuracy (%)"
+    title = title or ("Recall by layer" if of_attributes else "Accuracy by layer")
+    _save(plots.layers(curves, ylabel=ylabel, title=title), source, output, force, size, dpi)
 
 
 @plot.command()
