@@ -170,9 +170,9 @@ def _attribute_scores(result: FeatureFile, split: str) -> list[_Score]:
 
 def _layer_of(model: dict[str, Any], result: FeatureFile) -> tuple[int | None, int]:
     """Return layer and depth of a model's entry in a history, where anything may be written."""
+    if "name" not in model or "projection" in model:
+        raise _no_layer(result)
     if "layer" not in model:
-        if "name" not in model or "projection" in model:
-            raise _no_layer(result)
         return None, 0
     layer, depth = model["layer"], model.get("layers")
     if not (type(layer) is type(depth) is int and 0 <= layer <= depth and 0 < depth <= MAX_DEPTH):
