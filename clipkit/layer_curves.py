@@ -94,10 +94,19 @@ def layer_curves(
         scores = [_score(file, name) for file in files]
     _check_same_data(scores, name)
     _check_same_weights(scores)
-    of_layers = [score for score in scores if score.layer is not None]
+    groups = _group(scores)
+    facts = [dict(key) for key in groups]
+    labels = [_label(of_curve, facts) for of_curve in facts]
+    curves = [_curve(label, group) for label, group in zip(labels, groups.values(), strict=True)]
+    return curves, _source(files, name, facts)
+
+
+def _group(scores: Sequence[_Score]) -> dict[tuple[tuple[str, str], ...], list[_Score]]:
+    """Group scores by the facts of their curves. An embedding's is in all groups that it fits."""
     groups: dict[tuple[tuple[str, str], ...], list[_Score]] = {}
-    for score in of_layers:
-        groups.setdefault(tuple(score.facts.items()), []).append(score)
+    for score in scores:
+        if score.layer is not None:
+            groups.setdefault(tuple(score.facts.items()), []).append(score)
     if len(groups) > MAX_CURVES:
         raise ClipkitError(f"expected at most {MAX_CURVES} curves, got {len(groups):,}")
     for score in scores:
@@ -107,10 +116,7 @@ def layer_curves(
                 raise _no_layer(score.result)
             for group in owners:
                 group.append(score)
-    facts = [dict(key) for key in groups]
-    labels = [_label(of_curve, facts) for of_curve in facts]
-    curves = [_curve(label, group) for label, group in zip(labels, groups.values(), strict=True)]
-    return curves, _source(files, name, facts)
+    return groups
 
 
 def _score(result: FeatureFile, split: str) -> _Score:

@@ -195,7 +195,7 @@ def _facts(lines: Sequence[tuple[int, LayerPoints, int]]) -> str:
     if any(points.seeds > 1 for _, points, _ in lines):
         facts += "; of several controls, their range"
     if len(lines) > 1:
-        facts += "; points at one layer are set apart"
+        facts += "; points are set apart"
     return facts
 
 
