@@ -19,7 +19,7 @@ from PIL import Image
 from clipkit import plots
 from clipkit.errors import UsageError
 from clipkit.metrics import reliability
-from clipkit.plots import Sweep
+from clipkit.plots import LayerCurve, LayerPoints, Sweep
 
 ODD_NAMES = [
     "pickup_truck",
@@ -75,6 +75,13 @@ def sweep(
     return Sweep(label, TAU, accuracy, entropy, accuracy - width, accuracy + width)
 
 
+def layer_curve(label: str, depth: int = 4) -> LayerCurve:
+    shares = np.linspace(0, 1, depth + 1)
+    trained = LayerPoints(range(depth + 1), shares, shares - 0.1, shares + 0.1, (0.9, 0.8, 1.0))
+    control = LayerPoints([0, depth], [0.1, 0.2], [0.1, 0.1], [0.1, 0.3], seeds=2)
+    return LayerCurve(label, depth, 0.1, trained, control)
+
+
 def examples() -> dict[str, Figure]:
     """Draw one of each, always the same."""
     rng = np.random.default_rng(0)
@@ -89,6 +96,7 @@ def examples() -> dict[str, Figure]:
         "entropy": plots.entropy({1.0: 3.4656 - flat, 0.02: sharp}, 32),
         "confidence": plots.confidence({1.0: 0.032 + flat, 0.02: sharp}, 32),
         "reliability": plots.reliability({1.0: reliability(sharp, sharp < 0.5)}),
+        "layers": plots.layers([layer_curve("_a $x$"), layer_curve(names[7], depth=12)]),
         "logits": plots.logits(rng.random((3, 10)), names[:3], names),
         "similarity": plots.similarity(rng.random((4, 10)), names[:4], names, centred=True),
         "classes": plots.classes(rng.random(40), odd_names(40), support=range(40)),

@@ -572,6 +572,32 @@ def shots(
 
 
 @plot.command()
+def layers(
+    file: FeatureInputs = None,
+    output: PictureOutput = "-",
+    split: Split = None,
+    title: Title = None,
+    size: Size = None,
+    dpi: Dpi = None,
+    force: Force = False,
+) -> None:
+    """Draw the accuracy of probes by layer, with untrained controls and the models' embeddings.
+
+    From results of attributes, draw their recall by layer.
+
+    Example: clipkit plot layers img.l*.svm.h5 img.svm.h5 -o layers.png
+    """
+    from clipkit import features, layer_curves, plots
+
+    probes = [features.read(source, kinds=["result"]) for source in file or ["-"]]
+    curves, source = layer_curves.layer_curves(probes, split)
+    of_attributes = layer_curves.holds_attributes(probes[0])
+    ylabel = "mean recall per value (%)" if of_attributes else "accuracy (%)"
+    title = title or ("Recall by layer" if of_attributes else "Accuracy by layer")
+    _save(plots.layers(curves, ylabel=ylabel, title=title), source, output, force, size, dpi)
+
+
+@plot.command()
 def variance(
     file: FeatureInput = "-",
     output: PictureOutput = "-",

@@ -222,6 +222,23 @@ class ResultsFolder:
             self._leave_out(name, error.message)
             return []
 
+    def layer_results(self) -> list[FeatureFile]:
+        """Return the SVMs on the layers of the model, and those on its embeddings; see `runs`."""
+        of_layers = sorted(path.stem for path in self.path.glob("img.l*.svm.h5"))
+        of_layers.sort(key=lambda name: name.count("."))  # img.l0.svm before img.l0.colour.svm
+        of_embeddings = [re.sub(r"^img\.l\d+", "img", name) for name in of_layers]
+        found = []
+        for name in dict.fromkeys(of_layers + of_embeddings):
+            try:
+                found += [self.read(name)] if self.has(name) else []
+            except ClipkitError as error:
+                self._leave_out(name, error.message)
+        return found
+
+    def leave_out_layers(self, reason: str) -> None:
+        """Note why `layer_results` are not shown."""
+        self._leave_out("img.l*.svm", reason)
+
     def predictions(self, name: str, run: Run) -> results.Predictions:
         """Return the true and the predicted classes of a run that `runs` returned."""
         return results.predictions(self.read(name), run["split"], run["number"])
