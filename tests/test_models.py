@@ -618,7 +618,7 @@ DAMAGED: list[tuple[Damage, str]] = [
     (write("config.json", b"[" * 100_000), "config.json: expected valid JSON: maximum recursion"),
     (write("config.json", b"[]"), "config.json: expected a JSON object, got list"),
     (write("config.json", b"{}"), "expected a model that clipkit reads, got model_type None"),
-    (write("config.json", b'{"model_type": "bert"}'), "vit_mae, got 'bert'"),
+    (write("config.json", b'{"model_type": "bert"}'), "got model_type 'bert'"),
     (write("config.json", BAD_SIZE), "cannot load config.json of .*model: "),
     (become_open_clip, "expected open_clip_model.safetensors, got model.safetensors"),
     (remove("preprocessor_config.json"), "cannot read .*preprocessor_config.json: there is no"),
