@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib.util
 import json
 import logging
 import os
@@ -146,6 +147,7 @@ def find(name: str, *, weights: bool = True) -> ModelFiles:
     """
     form, separator, rest = name.partition(":")
     if form == "timm" and separator:
+        _check_timm_name(rest)
         name = f"timm/{rest}"
     prefix = "open_clip:" if name.startswith("open_clip:") else ""
     name = name.removeprefix(prefix)
@@ -167,6 +169,20 @@ def find(name: str, *, weights: bool = True) -> ModelFiles:
             raise _no_safetensors(name, folder, stem)
         files = _weight_files(_fetch_conversion(name, stem), stem)
     return ModelFiles(prefix + name, folder, files, library)
+
+
+def _check_timm_name(name: str) -> None:
+    """Refuse a name of weights that timm does not know, with the nearest names that it knows.
+
+    If timm is not installed, reading the architecture says so.
+    """
+    if importlib.util.find_spec("timm") is None:
+        return
+    import timm
+
+    known = timm.list_pretrained()
+    if name not in known:
+        raise unknown("model of timm", name, known)
 
 
 def brief(error: Exception) -> str:
