@@ -30,10 +30,10 @@ MAX_MODULES = 20_000  # the largest model of timm 1.0.31 has 2,541; building a b
 MAX_SETTING = 2**16  # of a number in config.json; the widest layers have 10,000 units
 # Arguments of timm's factories that say more than the architecture: what is read, and to where.
 REFUSED_ARGUMENTS = {
-    *("cache_dir", "checkpoint_path", "device", "dtype", "feature_cfg", "features_only"),
-    *("in_chans", "kwargs_filter", "num_classes", "pretrained", "pretrained_cfg"),
+    *("cache_dir", "checkpoint_path", "device", "dtype", "exportable", "feature_cfg"),
+    *("features_only", "kwargs_filter", "model_cfg", "no_jit", "pretrained", "pretrained_cfg"),
     *("pretrained_cfg_overlay", "pretrained_filter_fn", "pretrained_model_args"),
-    *("exportable", "model_cfg", "no_jit", "pretrained_strict", "scriptable"),
+    *("pretrained_strict", "scriptable"),
 }
 # Settings of the transform, as timm.data.resolve_data_config returns them.
 SETTINGS = ("input_size", "interpolation", "mean", "std", "crop_pct", "crop_mode")
@@ -79,7 +79,7 @@ class TimmModel(Architecture):
         with single_line_errors(f"config.json of {files.name}"):
             _check_config(content)
         model = cls(files, kind)
-        sizes = {}
+        sizes: dict[str, tuple[int, ...]] = {}
         for tensors in (model.skeleton.named_parameters(), model.skeleton.named_buffers()):
             sizes |= {name: tuple(tensor.shape) for name, tensor in tensors}
         check_memory(files, sizes)
