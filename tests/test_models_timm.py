@@ -55,7 +55,6 @@ ZOO: dict[str, tuple[str, dict[str, Any], dict[str, Any], str]] = {
     ),
     "resnet": ("resnet18.a1_in1k", {"layers": [1, 1, 1, 1]}, {**INPUT, "crop_pct": 1.0}, "avg"),
     "resnetv2": ("resnetv2_50.a1h_in1k", {"layers": [1, 1, 1, 1]}, INPUT, "avg"),
-    "poolformer": ("poolformerv2_s12.sail_in1k", {}, INPUT, "avg"),
     "fastvit": ("fastvit_t8.apple_in1k", {"layers": [1, 1, 1, 1]}, INPUT, "avg"),
     "efficientnet": ("test_efficientnet.r160_in1k", {}, INPUT, "avg"),
     "mobilenet": ("mobilenetv3_small_050.lamb_in1k", {}, INPUT, "avg"),
@@ -76,7 +75,7 @@ TOKENS = (
     "eva02",
     "beit",
 )
-MAPS = ("convnext", "resnet", "resnetv2", "poolformer", "fastvit", "efficientnet", "mobilenet")
+MAPS = ("convnext", "resnet", "resnetv2", "fastvit", "efficientnet", "mobilenet")
 
 
 def write_model(folder: Path, name: str, seed: int = 0) -> Path:

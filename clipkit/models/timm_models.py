@@ -48,7 +48,6 @@ MAP_MODELS = {
     "ConvNeXt": ("stages",),
     "EfficientNet": ("blocks",),
     "FastVit": ("stages",),
-    "MetaFormer": ("stages",),
     "MobileNetV3": ("blocks",),
     "ResNet": ("layer1", "layer2", "layer3", "layer4"),
     "ResNetV2": ("stages",),
