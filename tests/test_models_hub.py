@@ -206,6 +206,41 @@ def test_a_model_as_transformers_5_saves_it_is_loaded(hub: Hub, tmp_path: Path) 
     assert "processor_config.json" in hub.fetched
 
 
+LOAD_TIMM = """
+import sys
+from clipkit import models
+encoder = models.load(sys.argv[1], tower="image", untrained=7 if len(sys.argv) > 2 else None)
+sys.stdout.write(f"{encoder.details['name']} {encoder.dim}")
+"""
+
+
+def test_a_model_of_timm_is_loaded_by_its_short_name(hub: Hub, tmp_path: Path) -> None:
+    from test_models_timm import write_model
+
+    folder = write_model(tmp_path / "model", "vit")
+    tree = {path.name: path.read_bytes() for path in folder.iterdir()}
+    name = "vit_tiny_patch16_224.augreg_in21k"
+    hub.trees[f"timm/{name}", "main"] = {**tree, "pytorch_model.bin": PICKLE}
+    for command in (
+        [f"timm:{name}", "untrained"],  # which needs no weights
+        [f"timm:{name}"],
+        [f"hf-hub:timm/{name}"],
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", LOAD_TIMM, *command], capture_output=True, text=True
+        )
+        assert (done.returncode, done.stdout, done.stderr) == (0, f"timm/{name} 32", "")
+        assert ("model.safetensors" in hub.fetched) == (len(command) == 1)
+    assert set(hub.fetched) == set(tree)
+
+
+def test_a_name_that_timm_does_not_know_is_not_fetched(hub: Hub) -> None:
+    answer = find("timm:vit_tiny_patch16_224.augreg_in21")
+    assert answer["message"] == "unknown model of timm 'vit_tiny_patch16_224.augreg_in21'"
+    assert "vit_tiny_patch16_224.augreg_in21k" in answer["hint"]
+    assert hub.fetched == []
+
+
 def test_aliases_lead_to_repositories(hub: Hub) -> None:
     hub.trees[models_hub.DEFAULT, "main"] = {"config.json": CONFIG, "model.safetensors": b"weights"}
     for alias in ("ViT-B/32", "ViT-B-32", "ViT-B-32/openai", models_hub.DEFAULT):

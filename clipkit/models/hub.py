@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib.util
 import json
 import logging
 import os
@@ -150,7 +151,7 @@ def find(name: str, *, weights: bool = True) -> ModelFiles:
     """
     form, separator, rest = name.partition(":")
     if form == "timm" and separator:
-        name = f"timm/{rest}"
+        name = _timm_repository(rest)
     folder = _local_folder(name.removeprefix(PREFIX))
     is_local = folder.is_dir()
     if not is_local:
@@ -212,6 +213,27 @@ def fetch_config(files: ModelFiles, name: str) -> Path:
         raise ClipkitError(f"{files.name}: expected the name of a repository, got {name!r}")
     folder = files.folder / name
     return folder if folder.is_dir() else _fetch(name, ["config.json"])
+
+
+def _timm_repository(name: str) -> str:
+    """Return the repository of a model of timm: of its default weights if a name has no tag.
+
+    If timm is not installed, reading the architecture says so.
+
+    Raises
+    ------
+    UsageError
+        If timm knows no such weights. The hint has the nearest names.
+    """
+    if importlib.util.find_spec("timm") is not None:
+        import timm
+
+        known = timm.list_pretrained()
+        if name not in known and timm.is_model(name):
+            name = f"{name}.{timm.get_pretrained_cfg(name).tag}"
+        if name not in known:
+            raise unknown("model of timm", name, known)
+    return f"timm/{name}"
 
 
 def brief(error: Exception) -> str:
