@@ -10,6 +10,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DEMO := results/demo/tiny-shapes
+# Two processes share the tests. Each begins with one half and helps the other at the end.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 
 .PHONY: help install demo test test-quick lint format docs bench fuzz tiny clean
 .DEFAULT_GOAL := help
@@ -34,10 +36,10 @@ demo: $(INSTALLED)  ## Run the pipeline on the bundled data set and model, with 
 	@ls $(DEMO)/attributes.png
 
 test: lint  ## Run the linters and the tests
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-quick: $(INSTALLED)  ## Run the quick tests, in about a minute on two cores
-	$(BIN)/python -m pytest -m "not slow and not long"
+	$(PYTEST) -m "not slow and not long"
 
 lint: $(INSTALLED)  ## Check style, formatting, types and the layers of imports
 	$(BIN)/ruff check
