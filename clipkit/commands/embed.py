@@ -57,7 +57,10 @@ def embed(
     layers: Layers = None,
     pool: Annotated[
         str | None,
-        option("cls|mean", "With --layer: the CLS token or the mean of patches (default: cls)."),
+        option(
+            "cls|mean",
+            "With --layer: CLS token or mean of patches (default: cls where there is one).",
+        ),
     ] = None,
     norm: Norm = False,
     projection: Annotated[
