@@ -42,7 +42,7 @@ FILE_SYSTEM_CHANGES = {"os.rename", "os.link", "os.remove", "os.mkdir", "os.rmdi
 STAND_IN = """\
 #!{python} -SE
 import json, os, socket, sys
-request = {{"folder": os.getcwd(), "words": sys.argv[1:]}}
+request = {{"folder": os.getcwd(), "words": sys.argv[1:], "brief": True}}
 with socket.socket(socket.AF_UNIX) as server:
     server.connect({address!r})
     socket.send_fds(server, [json.dumps(request).encode()], [0, 1, 2])
@@ -67,6 +67,7 @@ class Request:
     fake: bool = False  # a model that costs nothing, and takes `slow` seconds per batch
     slow: float = 0
     shard: int | None = None  # rows of a shard
+    brief: bool = False  # train an MLP for fewer steps, and draw fewer dots
 
 
 @dataclass
@@ -229,6 +230,8 @@ def become_clipkit(request: Request, streams: list[int]) -> NoReturn:
     """Run `clipkit.cli.main`, as the entry point does, with the request's streams and limits."""
     from clipkit import cli
     from clipkit.embedding import checkpoint
+    from clipkit.plots import style
+    from clipkit.probes import classifiers
 
     os.chdir(request.folder)
     os.environ.update(request.env)
@@ -239,6 +242,9 @@ def become_clipkit(request: Request, streams: list[int]) -> NoReturn:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if request.shard:
         checkpoint.SHARD_ROWS = request.shard
+    if request.brief:
+        classifiers.STEPS = 100
+        style.DPI = 40
     if request.fake:
         _fake_models(request.slow)
     if events is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from clipkit import evaluation, prediction, probes
 from clipkit.errors import ClipkitError
 from clipkit.features import FeatureFile, Split, read, write
 from clipkit.features.checked_file import split_names
-from clipkit.probes import FittedProbe
+from clipkit.probes import FittedProbe, classifiers
 from clipkit.probes import svm as svm_module
 
 SETTINGS = {
@@ -30,6 +30,13 @@ SETTINGS = {
     "mlp": {"C": (1,), "scales": (1, 14.3)},
     "knn": {"C": (1,), "scales": (1, 14.3)},
 }
+
+
+@pytest.fixture(autouse=True, scope="module")
+def short_training() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(classifiers, "STEPS", 100)
+        yield
 
 
 def world(
