@@ -130,6 +130,8 @@ def embed(
     count = sum(map(len, data.splits.values()))
     if compile is None:
         compile = models.should_compile(device, count)
+    if not restart:
+        embedding.use_earlier_threads(output)
     encoder = models.load(
         model,
         tower="image",

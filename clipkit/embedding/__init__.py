@@ -4,7 +4,7 @@
 interrupted run can continue. `texts` embeds prompts and class names.
 """
 
-from clipkit.embedding.pipeline import embed_images
+from clipkit.embedding.pipeline import embed_images, use_earlier_threads
 from clipkit.embedding.texts import (
     choose_model,
     embed_classes,
@@ -27,4 +27,5 @@ __all__ = [
     "read_class_names",
     "read_prompts",
     "read_templates",
+    "use_earlier_threads",
 ]

@@ -43,6 +43,7 @@ TEMPORARY = r"\.(manifest\.json|\d{5}\.h5)\..*\.tmp"
 LOCK = "lock"
 MANIFEST_KEY = "images per shard"  # which every manifest of ours has
 MAX_MANIFEST_BYTES = 2**24
+MAX_THREADS = 1024  # of PyTorch, that a manifest may ask for
 RETRIES = 100  # of opening a lock: other processes may remove its folder meanwhile
 
 Skipped = dict[str, str]  # an image that cannot be used: its split, its id and the reason
@@ -205,6 +206,15 @@ def open_checkpoint(
             except ClipkitError as error:
                 console.warn(f"embedding the images of a damaged shard again: {error.message}")
         yield checkpoint
+
+
+def earlier_threads(folder: Path) -> int | None:
+    """Return the number of PyTorch's threads in an interrupted run, or None if it is not known."""
+    manifest = _read_manifest(folder / "manifest.json")
+    _check_ours(folder, manifest)
+    number = (manifest or {}).get("threads")
+    is_usable = isinstance(number, int) and 1 <= number <= MAX_THREADS
+    return number if is_usable and _has_files(folder, SHARDS) else None
 
 
 def _cut_into_shards(splits: Mapping[str, ImageDataset]) -> list[Shard]:

@@ -17,8 +17,14 @@ import numpy as np
 from joblib import cpu_count  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
-from clipkit import console, features, similarity
-from clipkit.embedding.checkpoint import Checkpoint, Shard, Skipped, open_checkpoint
+from clipkit import console, features, models, similarity
+from clipkit.embedding.checkpoint import (
+    Checkpoint,
+    Shard,
+    Skipped,
+    earlier_threads,
+    open_checkpoint,
+)
 from clipkit.errors import ClipkitError, ImageError, UsageError
 from clipkit.features import FeatureFile, Split
 from clipkit.features.prefetch import prefetch_map
@@ -76,7 +82,7 @@ def embed_images(  # noqa: PLR0913 (the options of `clipkit embed`)
     ------
     UsageError
         If the output exists and `force` is not given, or an interrupted run had other parameters,
-        weights or images.
+        weights or images, or another number of PyTorch's threads on a CPU.
     ImageError
         If `strict` and an image cannot be used.
     ClipkitError
@@ -95,6 +101,8 @@ def embed_images(  # noqa: PLR0913 (the options of `clipkit embed`)
     )
     # the model's digest covers these files; one by one, they tell what changed
     manifest = {**entry, "model files": encoder.parts}
+    if encoder.details["device"] == "cpu":
+        manifest["threads"] = models.num_threads()  # the last bits depend on it in bfloat16
     with (
         _checkpoint_folder(output) as folder,
         open_checkpoint(folder, dataset.splits, manifest, restart=restart) as checkpoint,
@@ -120,6 +128,19 @@ def embed_images(  # noqa: PLR0913 (the options of `clipkit embed`)
         features.write(output, file, force=force)
         checkpoint.remove()
     return skipped
+
+
+def use_earlier_threads(output: str) -> None:
+    """Let PyTorch use as many threads as the interrupted run that will be continued, if any.
+
+    This comes before the model is loaded: packing and compiling it may depend on the number.
+    """
+    with _checkpoint_folder(output) as folder:
+        number = earlier_threads(folder)
+    if number is not None and number != models.num_threads():
+        current = models.num_threads()
+        console.note(f"computing with {number} threads in place of {current}, as the run began")
+        models.set_num_threads(number)
 
 
 @contextlib.contextmanager
