@@ -101,6 +101,10 @@ def embed(
         bool, typer.Option("--restart", help="Start over instead of continuing an interrupted run.")
     ] = False,
     force: Force = False,
+    part: Annotated[
+        str | None,
+        option("I/N", "Encode only this part of a run that N processes share; the last publishes."),
+    ] = None,
 ) -> int:
     """Embed the images of a data set.
 
@@ -110,9 +114,10 @@ def embed(
 
     Example: clipkit embed cifar100 -o img.h5
     """
-    from clipkit import console, datasets, embedding, files, models
+    from clipkit import console, datasets, embedding, models
 
-    files.check_feature_output(output, force=force, inputs=dataset)
+    share = None if part is None else embedding.Part.parse(part)
+    embedding.check_part_output(output, share, force=force, inputs=dataset)
     with console.stage("reading the data set"):
         data = datasets.load(
             dataset,
@@ -151,11 +156,15 @@ def embed(
         strict=strict,
         restart=restart,
         force=force,
+        part=share,
     )
     if not skipped:
         return 0
     for image in skipped:
         console.warn(f"skipped {image['split']}/{image['id']}: {image['reason']}")
-    embedded = count - len(skipped)
-    console.warn(f"{len(skipped)} images skipped, {embedded} embedded; the file lists them")
+    if share is None:
+        embedded = count - len(skipped)
+        console.warn(f"{len(skipped)} images skipped, {embedded} embedded; the file lists them")
+    else:
+        console.warn(f"{len(skipped)} images skipped")
     return IMAGES_SKIPPED

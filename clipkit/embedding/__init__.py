@@ -4,7 +4,8 @@
 interrupted run can continue. `texts` embeds prompts and class names.
 """
 
-from clipkit.embedding.pipeline import embed_images, use_earlier_threads
+from clipkit.embedding.checkpoint import Part
+from clipkit.embedding.pipeline import check_part_output, embed_images, use_earlier_threads
 from clipkit.embedding.texts import (
     choose_model,
     embed_classes,
@@ -19,6 +20,8 @@ from clipkit.prompt_files import DEFAULT_TEMPLATE, ClassNames
 __all__ = [
     "DEFAULT_TEMPLATE",
     "ClassNames",
+    "Part",
+    "check_part_output",
     "choose_model",
     "embed_classes",
     "embed_images",
