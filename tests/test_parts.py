@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import errno
+import functools
 import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from signal import SIGKILL
 from typing import Any
 
 import pytest
 from factories import contents, messages, unchanged
+from forkserver import ForkServer
 from PIL import Image
 from shell import clipkit, fails, ok
 
@@ -19,6 +22,7 @@ from clipkit.datasets import load
 from clipkit.embedding import checkpoint
 from clipkit.errors import UsageError
 
+real_load = models.load
 RUN = ("embed", "digits", "--split", "test", "--limit", 20, "-m", "tiny", "-b", 4)
 
 
@@ -27,10 +31,22 @@ def shards_of_four(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoint, "SHARD_ROWS", 4)
 
 
+@functools.cache
+def load_once(*arguments: Any, **options: Any) -> Any:
+    return real_load(*arguments, **options)
+
+
+@pytest.fixture(autouse=True)
+def models_loaded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep models: the processes of a run would load them each."""
+    monkeypatch.setattr(models, "load", load_once)
+
+
 @pytest.fixture(autouse=True)
 def own_threads() -> Iterator[None]:
-    """Set the number of threads back at the end."""
+    """Compute in one thread, and set the number back at the end."""
     number = models.num_threads()
+    models.set_num_threads(1)
     yield
     models.set_num_threads(number)
 
@@ -378,3 +394,57 @@ def test_parts_of_a_data_set_that_is_split_off(tmp_path: Path) -> None:
     for number in (1, 2):
         ok(*words, tmp_path / "out.h5", "--part", f"{number}/2")
     assert (tmp_path / "out.h5").read_bytes() == (tmp_path / "once.h5").read_bytes()
+
+
+def run_part(server: ForkServer, pictures: Path, folder: Path, number: int, **options: Any) -> Any:
+    """Start a part of three in a process of its own, with a model that costs nothing."""
+    words = ("embed", pictures, "-o", "out.h5", "-b", 2, "--part", f"{number}/3")
+    return server.start(folder, *words, shard=4, fake=True, **options)
+
+
+@pytest.fixture
+def all_good(pictures: Path) -> Path:
+    """Twelve images that can be used."""
+    for number in range(12):
+        path = pictures / f"{number:02}.png"
+        Image.new("RGB", (20, 20), (20 * number, 0, 0)).save(path)
+    return pictures
+
+
+def test_parts_that_run_at_once_publish_one_file(
+    fork_server: ForkServer, all_good: Path, tmp_path: Path
+) -> None:
+    files = set()
+    for attempt in range(5):
+        folder = tmp_path / str(attempt)
+        folder.mkdir()
+        running = [run_part(fork_server, all_good, folder, number) for number in (1, 2, 3)]
+        ended = [one.wait() for one in running]
+        said = [one.stderr for one in ended]
+        assert [one.exit_code for one in ended] == [0, 0, 0], said
+        assert sum("it published out.h5" in text for text in said) == 1, said
+        assert list(contents(folder)) == ["out.h5"]
+        files.add((folder / "out.h5").read_bytes())
+    assert len(files) == 1
+
+
+@pytest.mark.long
+def test_a_part_killed_between_any_two_changes_to_the_disk_is_continued(
+    fork_server: ForkServer, all_good: Path, tmp_path: Path
+) -> None:
+    files = set()
+    event = 0
+    while True:
+        event += 1
+        folder = tmp_path / str(event)
+        folder.mkdir()
+        for number in (1, 2):
+            assert run_part(fork_server, all_good, folder, number).wait().exit_code == 0
+        ended = run_part(fork_server, all_good, folder, 3, event=event, kill=SIGKILL).wait()
+        if ended.exit_code == 0:
+            break
+        again = run_part(fork_server, all_good, folder, 3).wait()
+        assert again.exit_code == 0, again.stderr
+        files.add((folder / "out.h5").read_bytes())
+    assert event > 10
+    assert len(files) == 1
