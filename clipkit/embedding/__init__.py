@@ -1,7 +1,7 @@
 """Embed data sets and prompts: what `clipkit embed` and `clipkit textembed` run.
 
-`pipeline` decodes, preprocesses and encodes images. `checkpoint` stores them in shards, so that an
-interrupted run can continue. `texts` embeds prompts and class names.
+`engines` decode, preprocess and encode images. `checkpoint` stores them in shards, so that an
+interrupted run can continue. `pipeline` joins both. `texts` embeds prompts and class names.
 """
 
 from clipkit.embedding.checkpoint import Part

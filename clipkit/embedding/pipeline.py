@@ -1,37 +1,35 @@
-"""The pipeline from a data set to a feature file: decode, preprocess, encode, store, publish.
+"""The pipeline from a data set to a feature file: encode, store, publish.
 
-Threads decode and preprocess batches while earlier ones are encoded. A batch never crosses the edge
-of a shard, so that the embeddings do not depend on where a run was interrupted.
+An engine encodes shards. A batch never crosses the edge of a shard, so that the embeddings depend
+neither on where a run was interrupted nor on which process encoded which shard.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from joblib import cpu_count  # type: ignore[import-untyped]
-from numpy.typing import NDArray
 
 from clipkit import console, features, models, similarity
 from clipkit.embedding.checkpoint import (
     Checkpoint,
     LockedError,
     Part,
-    Shard,
     Skipped,
     earlier_threads,
     finished_shards,
     open_checkpoint,
     open_to_publish,
 )
+from clipkit.embedding.engines import Engine, LocalEngine, ShardImages
 from clipkit.errors import ClipkitError, ImageError, UsageError
-from clipkit.features import FeatureFile, Split
-from clipkit.features.prefetch import prefetch_map
+from clipkit.features import FeatureFile, Float32, Split
 from clipkit.files import STREAM, check_feature_output, temporary_folder
 
 if TYPE_CHECKING:
@@ -118,10 +116,8 @@ def embed_images(  # noqa: PLR0913 (the options of `clipkit embed`)
     encode = functools.partial(
         _encode_pending,
         dataset=dataset,
-        encoder=encoder,
-        output=output,
-        batch_size=batch_size,
-        num_workers=num_workers or min(MOST_WORKERS, cpu_count()),
+        engine=LocalEngine(encoder, batch_size, num_workers or min(MOST_WORKERS, cpu_count())),
+        opening=f"images with {_describe(encoder)} to {_display_output(output)}",
         normalize=normalize,
         strict=strict,
     )
@@ -287,27 +283,16 @@ def _checkpoint_folder(output: str) -> Iterator[Path]:
     yield folder
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Images of one shard that were decoded and preprocessed together."""
-
-    rows: list[int]  # of the split: the B images that can be used
-    pixels: Any  # Tensor (B, 3, H, W), or None if B is 0
-    skipped: list[Skipped]
-
-
-def _encode_pending(  # noqa: PLR0913 (the options of `clipkit embed`)
+def _encode_pending(
     checkpoint: Checkpoint,
     dataset: Dataset,
-    encoder: Encoder,
-    output: str,
+    engine: Engine,
+    opening: str,
     *,
-    batch_size: int,
-    num_workers: int,
     normalize: bool,
     strict: bool,
 ) -> None:
-    """Encode and save the shards that are not finished, while threads prepare more batches."""
+    """Let an engine encode the shards that are not finished, and save each."""
     pending = checkpoint.pending()
     total = sum(len(shard.rows) for shard in checkpoint.own())
     done = total - sum(len(shard.rows) for shard in pending)
@@ -315,35 +300,31 @@ def _encode_pending(  # noqa: PLR0913 (the options of `clipkit embed`)
         console.note(f"resuming at {done:,} of {total:,}")
     if strict:
         _refuse_skipped(checkpoint.skipped())
-    prepare = functools.partial(_prepare_batch, dataset.splits, encoder)
-    tasks = _cut_into_batches(pending, batch_size)
-    batches = prefetch_map(prepare, tasks, num_workers, ahead=num_workers + 1)
-    console.detail(f"{num_workers} threads decode images, {batch_size} images in a batch")
-    opening = None
-    if pending:
-        opening = f"{total - done:,} images with {_describe(encoder)} to {_display_output(output)}"
-        if checkpoint.part is not None:
-            opening += f", {checkpoint.part}"
-    progress = console.progress(f"embedding {dataset.name}", "images", done, opening)
-    with contextlib.closing(batches), progress as report_progress:
-        for shard in pending:
-            rows: list[int] = []
-            skipped: list[Skipped] = []
-            embeddings: list[NDArray[np.float32]] = []
-            while len(rows) + len(skipped) < len(shard.rows):  # no batch crosses its edge
-                batch = next(batches)
-                if strict:
-                    _refuse_skipped(batch.skipped)
-                if batch.rows:
-                    embeddings.append(encoder.encode_images(batch.pixels))
-                rows += batch.rows
-                skipped += batch.skipped
-                report_progress(done + len(rows) + len(skipped), total)
-            done += len(shard.rows)
-            embedded = Split()
-            if rows:
-                embedded = _join_rows(dataset.splits[shard.split], rows, embeddings, normalize)
-            checkpoint.save(shard, embedded, skipped)
+    opening = f"{total - done:,} {opening}"
+    if checkpoint.part is not None:
+        opening += f", {checkpoint.part}"
+    progress = console.progress(
+        f"embedding {dataset.name}", "images", done, opening if pending else None
+    )
+    with progress as report_progress:
+
+        def report(images: int, skipped: list[Skipped]) -> None:
+            nonlocal done
+            if strict:
+                _refuse_skipped(skipped)
+            done += images
+            report_progress(done, total)
+
+        shards = [
+            ShardImages(shard.split, dataset.splits[shard.split], shard.rows) for shard in pending
+        ]
+        with contextlib.closing(engine.encode(shards, report)) as results:
+            for shard, encoded in zip(pending, results, strict=True):
+                embedded = Split()
+                if encoded.embeddings is not None:
+                    split = dataset.splits[shard.split]
+                    embedded = _label_rows(split, encoded.rows, encoded.embeddings, normalize)
+                checkpoint.save(shard, embedded, encoded.skipped)
 
 
 def _describe(encoder: Encoder) -> str:
@@ -362,48 +343,21 @@ def _display_output(output: str) -> str:
     return "standard output" if output == STREAM else output
 
 
-def _cut_into_batches(shards: list[Shard], batch_size: int) -> Iterator[tuple[Shard, range]]:
-    """Yield the rows of each batch; none crosses the edge of a shard."""
-    for shard in shards:
-        for start in range(0, len(shard.rows), batch_size):
-            yield shard, shard.rows[start : start + batch_size]
-
-
-def _prepare_batch(
-    splits: Mapping[str, ImageDataset], encoder: Encoder, task: tuple[Shard, range]
-) -> Batch:
-    """Decode and preprocess the images of a batch."""
-    shard, batch_rows = task
-    split = splits[shard.split]
-    images: list[Any] = []
-    rows: list[int] = []
-    skipped: list[Skipped] = []
-    for row in batch_rows:
-        try:
-            images.append(split.image(row))
-            rows.append(row)
-        except ImageError as error:
-            skipped.append({"split": shard.split, "id": split.ids[row], "reason": error.message})
-    pixels = encoder.preprocess(images) if images else None
-    return Batch(rows, pixels, skipped)
-
-
-def _join_rows(
-    split: ImageDataset, rows: list[int], embeddings: list[NDArray[np.float32]], normalize: bool
+def _label_rows(
+    split: ImageDataset, rows: list[int], embeddings: Float32, normalize: bool
 ) -> Split:
-    """Return the embeddings of the given rows with their labels and ids."""
-    joined = np.concatenate(embeddings)  # (B, D) each -> (N, D); waits for the device
+    """Return embeddings (n, D) of the given rows with their labels and ids."""
     ids = [split.ids[row] for row in rows]
-    bad = np.flatnonzero(~np.isfinite(joined).all(axis=1))
+    bad = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
     if len(bad):
         raise ClipkitError(
             f"{ids[bad[0]]}: expected a finite embedding, got NaN or Inf ({len(bad)} such images)",
             "try --precision fp32",
         )
     if normalize:
-        joined = similarity.normalize(joined)
+        embeddings = similarity.normalize(embeddings)
     labels = None if split.labels is None else split.labels[rows]
-    return Split(joined, labels, ids)
+    return Split(embeddings, labels, ids)
 
 
 def _refuse_skipped(skipped: list[Skipped]) -> None:
