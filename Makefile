@@ -10,6 +10,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DEMO := results/demo/tiny-shapes
+# Two processes share the tests. Each begins with one half and helps the other at the end.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 
 .PHONY: help install demo test test-quick lint format docs bench fuzz tiny clean
 .DEFAULT_GOAL := help
@@ -34,10 +36,10 @@ demo: $(INSTALLED)  ## Run the pipeline on the bundled data set and model, with 
 	@ls $(DEMO)/attributes.png
 
 test: lint  ## Run the linters and the tests
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-quick: $(INSTALLED)  ## Run the quick tests, in about a minute on two cores
-	$(BIN)/python -m pytest -m "not slow and not long"
+	$(PYTEST) -m "not slow and not long"
 
 lint: $(INSTALLED)  ## Check style, formatting, types and the layers of imports
 	$(BIN)/ruff check
@@ -82,6 +84,7 @@ SPLITS := test val valid validation
 SPLIT_OFF = $(if $(wildcard $(DATASET)/.),$(if $(wildcard $(SPLITS:%=$(DATASET)/%/.)),,test=0.2))
 TABLE = $(if $(filter shapes,$(DATASET)),shapes)
 WORDS = $(if $(filter shapes,$(DATASET)),prompts/attributes/shapes.tsv)
+ATTRIBUTES = $(if $(filter shapes,$(DATASET)),outline pattern colour)
 RESULTS = results
 
 TEMPERATURES := 1,0.5,0.07,0.05,0.03,0.02,0.01,0.005
@@ -101,7 +104,7 @@ DATA_OPTIONS = $(strip $(call option,root,$(ROOT)) $(call option,limit,$(LIMIT))
 # The last word of a name such as img.svm.confusion.
 last_word = $(subst .,,$(suffix $1))
 
-.PHONY: thesis chapter2 chapter3 chapter4 chapter5 chapter6 resolution tour
+.PHONY: thesis chapter2 chapter3 chapter4 chapter5 chapter6 layers resolution tour
 .SECONDEXPANSION:
 thesis: chapter2 chapter3 chapter4 chapter5 chapter6  ## Run all chapters (MODEL=... DATASET=...)
 
@@ -255,6 +258,30 @@ attribute_options = $(strip $(call option,attributes,$(TABLE)) $(CONTROLS:%=--co
 %/shots.png: %/img.shots.h5 %/classes.logits.zeroshot.h5 $$(CONTROL_SHOTS)
 	clipkit plot shots $(filter %.shots.h5,$^) --zeroshot $*/classes.logits.zeroshot.h5 -f -o $@
 
+# Layers. The same SVM on the hidden states of each layer, for the class and for each of ATTRIBUTES,
+# which TABLE must have. One pass embeds all layers. Only then it is known how many there are, so
+# that a second make probes them.
+layers:  ## Probe every layer of a model (TABLE=... ATTRIBUTES="... ...")
+layers := img.svm.h5 $(ATTRIBUTES:%=img.%.svm.h5) layers.png
+
+%/layers.stamp: | %/settings
+	clipkit embed $(strip $(DATASET) $(DATA_OPTIONS) $(MODEL_OPTIONS)) --layers all \
+	  -f -o '$(@D)/img.l{layer}.h5' || test $$? = 3
+	touch $@
+
+define probe_attribute
+%.$1.svm.h5: %.h5 $$$$(OUT)/table
+	clipkit relabel $$< $(TABLE) --column $1 | clipkit probe -f -o $$@
+endef
+$(foreach attribute,$(ATTRIBUTES),$(eval $(call probe_attribute,$(attribute))))
+
+drawn_layers = img.svm.h5 img.l*[0-9].svm.h5 \
+  $(foreach attribute,$(ATTRIBUTES),img.$(attribute).svm.h5 img.l*.$(attribute).svm.h5)
+%/layers.png: $$(EMBEDDING_RESULTS) $$(LAYER_STAMPS) $$(LAYER_RESULTS)
+	$(MAKE) --no-print-directory layer-results
+	clipkit plot layers $(strip $(foreach folder,$(@D) $(CONTROLS),\
+	  $(addprefix $(folder)/,$(drawn_layers)))) -f -o $@
+
 # Pictures. The last word of a picture's name is the subcommand of `clipkit plot`.
 %.entropy.png %.confidence.png: plot_options := -t 1,0.07,0.02
 %.png: $$(basename $$*).h5
@@ -282,12 +309,12 @@ tour := \
   $(addprefix generic32.logits.,sweep.h5 sweep.temperature.png entropy.h5 similarity.png) \
   img.attributes.h5 attributes.png
 CHAPTERS := chapter2 chapter3 chapter4 chapter5 chapter6
-GOALS := $(filter $(CHAPTERS) resolution tour,$(patsubst thesis,$(CHAPTERS),$(MAKECMDGOALS)))
+GOALS := $(filter $(CHAPTERS) layers resolution tour,$(patsubst thesis,$(CHAPTERS),$(MAKECMDGOALS)))
 
 # Refuse unknown variables, since a misspelt DATASET would run all data sets. Refuse spaces, since
 # make would take a path with a space for two targets.
-VARIABLES := MODEL DATASET ROOT LIMIT SPLIT_OFF PRECISION DEVICE UNTRAINED TABLE WORDS RESULTS \
-  SEEDS SETS VENV PYTHON INSTALLED CIFAR10
+VARIABLES := MODEL DATASET ROOT LIMIT SPLIT_OFF PRECISION DEVICE UNTRAINED TABLE WORDS \
+  ATTRIBUTES RESULTS SEEDS SETS VENV PYTHON INSTALLED CIFAR10
 WITHOUT_SPACE := MODEL DATASET ROOT LIMIT SPLIT_OFF UNTRAINED TABLE WORDS RESULTS
 ifneq ($(GOALS),)
 set_by_user = $(findstring command line,$(origin $1))
@@ -332,10 +359,19 @@ CONTROLS := $(foreach seed,$(untrained_seeds),$(call control_folder,$(seed)))
 CONTROL_IMAGES := $(CONTROLS:%=%/img.h5)
 CONTROL_SHOTS := $(CONTROLS:%=%/img.shots.h5)
 
+# The probes of embeddings, and of the layers that are embedded so far
+probes = $(1:.h5=.svm.h5) $(foreach attribute,$(ATTRIBUTES),$(1:.h5=.$(attribute).svm.h5))
+EMBEDDING_RESULTS := $(call probes,$(OUT)/img.h5 $(CONTROL_IMAGES))
+LAYER_STAMPS := $(addsuffix /layers.stamp,$(OUT) $(CONTROLS))
+LAYER_RESULTS := $(call probes,$(foreach folder,$(OUT) $(CONTROLS),\
+  $(wildcard $(folder)/img.l[0-9].h5 $(folder)/img.l[0-9][0-9].h5)))
+.PHONY: layer-results
+layer-results: $(LAYER_RESULTS)
+
 # A folder of other settings gets the new ones if it has no embeddings. Else its results would mix.
 OUTDATED := $(call outdated,$(OUT) $(CONTROLS))
 $(OUTDATED:%=%/settings): FORCE
-MIXED := $(firstword $(patsubst %/,%,$(dir $(wildcard $(OUTDATED:%=%/img.h5*)))))
+MIXED := $(firstword $(patsubst %/,%,$(dir $(wildcard $(OUTDATED:%=%/img.*h5*)))))
 ifneq ($(and $(GOALS),$(MIXED)),)
 $(error $(MIXED)/settings: expected $(SETTINGS), got $(shell cat $(MIXED)/settings); \
   hint: remove the folder, or choose another one with RESULTS=)
@@ -369,7 +405,7 @@ $(OUT)/table: FORCE
 endif
 
 # Keep intermediate files, but do not rebuild them if only they are missing.
-INTERMEDIATE := settings table img.h5 classes.h5 classes.logits.h5 words.h5 \
+INTERMEDIATE := settings table layers.stamp img.h5 classes.h5 classes.logits.h5 words.h5 \
   $(foreach set,$(SETS) food32,$(set).h5 $(set).logits.h5 $(set).whitened.h5) \
   $(foreach seed,$(SEEDS),$(addprefix salad32-$(seed),.txt .h5 .logits.h5))
 .SECONDARY: $(foreach folder,$(OUT) $(CONTROLS),$(INTERMEDIATE:%=$(folder)/%))

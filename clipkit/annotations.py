@@ -6,16 +6,15 @@ cell means that the value is not known. The data set `shapes` has its own attrib
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from clipkit import console, files
+from clipkit.csv_rows import read_rows
 from clipkit.errors import ClipkitError, UsageError, unknown
 from clipkit.features import FeatureFile, Int64
 from clipkit.features.provenance import original_split
@@ -95,25 +94,25 @@ def read_annotations(
     """
     inputs = {}
     if table is None:
-        source, found = "labels", []
+        source, attributes = "labels", []
     elif Path(table).suffix.lower() in TABLES:
         data = files.read_bytes(table)
         inputs["attributes"] = f"sha256:{hashlib.sha256(data).hexdigest()}"
-        source, found = "table", _number_all(_match(file, table, data))
+        source, attributes = "table", _number_all(_match(file, table, data))
     else:
-        source, found = table, _number_all(_bundled(file, table))
-        found[-1] = replace(found[-1], is_class=True)
-    if all(attribute.name != CLASS for attribute in found):
-        found += _labels(file)
-    if not found:
+        source, attributes = table, _number_all(_bundled(file, table))
+        attributes[-1] = replace(attributes[-1], is_class=True)
+    if all(attribute.name != CLASS for attribute in attributes):
+        attributes += _labels(file)
+    if not attributes:
         raise ClipkitError(
             f"{file.display_name}: expected labels, got none",
             "name a table of attributes with --attributes",
         )
-    by_name = {attribute.name: attribute for attribute in found}
+    by_name = {attribute.name: attribute for attribute in attributes}
     where = table or file.display_name
     chosen = [_choose(by_name, name, where) for name in dict.fromkeys(columns)]
-    return Annotations(chosen or found, source, inputs)
+    return Annotations(chosen or attributes, source, inputs)
 
 
 def _choose(known: dict[str, Attribute], name: str, where: str) -> Attribute:
@@ -250,12 +249,14 @@ def _match(file: FeatureFile, table: str, data: bytes) -> Columns:
 
 def _parse(table: str, data: bytes) -> tuple[list[str], list[tuple[int, list[str]]]]:
     """Return the header, and each line with its number."""
-    lines = _cells(table, data)
-    _, names = next(lines, (0, []))
+    delimiter = "\t" if Path(table).suffix.lower() == ".tsv" else ","
+    lines = read_rows(data, table, delimiter, quotes=delimiter == ",")
+    _, header = next(lines, (0, []))
+    names = [cell.strip() for cell in header]
     if "id" not in names or not set(names) - set(KEYS):
-        header = ", ".join(names) or "nothing"
+        got = ", ".join(names) or "nothing"
         raise ClipkitError(
-            f"{table}: expected a header with id and attributes, got {header}",
+            f"{table}: expected a header with id and attributes, got {got}",
             "for example: id,split,colour",
         )
     for name in names:
@@ -268,30 +269,8 @@ def _parse(table: str, data: bytes) -> tuple[list[str], list[tuple[int, list[str
             raise ClipkitError(
                 f"{table}, line {number}: expected {len(names)} cells, got {len(cells)}"
             )
-        rows.append((number, cells))
+        rows.append((number, [cell.strip() for cell in cells]))
     return names, rows
-
-
-def _cells(table: str, data: bytes) -> Iterator[tuple[int, list[str]]]:
-    """Yield the number and the stripped cells of each line that is not empty."""
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise ClipkitError(f"{table}, line {line}: expected UTF-8 text") from None
-    ending = Path(table).suffix.lower()
-    lines = io.StringIO(text, newline="")
-    if ending == ".tsv":  # without quotes: a tab is never part of a cell
-        reader = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
-    else:
-        reader = csv.reader(lines, strict=True)
-    try:
-        for cells in reader:
-            if any(cells):
-                yield reader.line_num, [cell.strip() for cell in cells]
-    except csv.Error as error:
-        where = f"{table}, line {reader.line_num}"
-        raise ClipkitError(f"{where}: expected valid CSV ({error})") from None
 
 
 def check_same_images(control: FeatureFile, images: FeatureFile, splits: Sequence[str]) -> None:

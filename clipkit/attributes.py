@@ -33,6 +33,7 @@ from clipkit.evaluation import (
     warn_of_held_out_rows,
 )
 from clipkit.features import FeatureFile, Float32, Int64
+from clipkit.features.provenance import prompts_entry
 from clipkit.splitting import stratified_split, warn_of_shared_images
 
 MAX_VALUES = 5000  # of an attribute
@@ -157,6 +158,7 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
         fit_split=fit.split,
         eval_split=scored.split,
         seed=seed,
+        prompts=None if words is None else prompts_entry(words),
         inputs=inputs,
     )
     result = FeatureFile("result", history)

@@ -92,12 +92,21 @@ def _check_alike(files: Sequence[FeatureFile]) -> None:
                 "embed one of them again",
             )
         if first.kind == "logits":
-            _check_prompts(first, file, both)
+            _check_temperature(first, file, both)
+            similarity.check_same_prompts(first, file)
     similarity.note_earlier_files(*files)
     precisions = {str((file.model() or {}).get("precision")) for file in files} - {"None"}
     if len(precisions) > 1:
         console.note(
             f"files were computed in different precisions: {', '.join(sorted(precisions))}"
+        )
+
+
+def _check_temperature(first: FeatureFile, file: FeatureFile, both: str) -> None:
+    if first.temperature != file.temperature:
+        raise ClipkitError(
+            f"{both}: expected one temperature, got {first.temperature} and {file.temperature}",
+            "make logits of both at one temperature",
         )
 
 
@@ -108,34 +117,6 @@ def _width(file: FeatureFile) -> int:
 
 def _is_normalized(file: FeatureFile) -> bool:
     return any(entry.get("normalize") is True for entry in file.history)
-
-
-def _check_prompts(first: FeatureFile, file: FeatureFile, both: str) -> None:
-    """Refuse logits of different prompts: equal texts may stand for different directions."""
-    if first.temperature != file.temperature:
-        raise ClipkitError(
-            f"{both}: expected one temperature, got {first.temperature} and {file.temperature}",
-            "make logits of both at one temperature",
-        )
-    is_same = first.texts == file.texts
-    for key in ("texts", "whiten", "random", "seed"):
-        is_same = is_same and _logits_settings(first)[key] == _logits_settings(file)[key]
-    if not is_same:
-        raise ClipkitError(
-            f"{both}: expected logits of the same prompts, got others",
-            "make logits of both with one file of texts",
-        )
-
-
-def _logits_settings(file: FeatureFile) -> dict[str, Any]:
-    """Return what a history says of the directions whose cosines the logits are."""
-    settings: dict[str, Any] = dict.fromkeys(("texts", "whiten", "random", "seed"))
-    for entry in file.history:
-        if entry["command"] == "logits":
-            inputs = entry.get("inputs")
-            settings = {key: entry.get(key) for key in settings}
-            settings["texts"] = inputs.get("texts") if isinstance(inputs, dict) else None
-    return settings
 
 
 def _unite_classes(files: Sequence[FeatureFile]) -> tuple[list[str] | None, list[Int64 | None]]:

@@ -23,6 +23,7 @@ from clipkit.relabeling import groups_digest
 from clipkit.results import choose_split, read_group_lines
 
 REPEAT, MAX_REPEAT = 5, 1000
+SEED = 42
 UNITS = {"logits": "cosine", "probs": "probability"}
 Row = dict[str, Any]
 
@@ -33,7 +34,7 @@ def prompt_importance(
     *,
     split: str | None = None,
     repeat: int = REPEAT,
-    seed: int = 42,
+    seed: int = SEED,
     groups: str | None = None,
 ) -> FeatureFile:
     """Measure the accuracy that permuting each prompt costs: what `clipkit importance` reports.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,12 +14,7 @@ from clipkit.features import FeatureFile, Int64, Split
 from clipkit.features.provenance import shots
 from clipkit.ranking import Ranking, rank
 
-# What decides an embedding besides the model, by the command that records it.
-EMBEDDING_SETTINGS = ("normalize",)
-PROMPT_SETTINGS = {
-    "textembed": ("templates", "readable"),
-    "logits": ("whiten", "random", "seed"),
-}
+EMBEDDING_SETTINGS = ("normalize",)  # what decides an embedding besides the model
 
 
 class Predicted(NamedTuple):
@@ -106,7 +101,7 @@ def predict(
 
 def fitted_split(probe: FeatureFile, file: FeatureFile) -> str | None:
     """Return the split of a file that a probe was fitted on, or None if it was another file."""
-    entry = _last_entry(probe, "probe")
+    entry = probe.last_entry("probe")
     inputs = entry.get("inputs")
     if not isinstance(inputs, dict) or file.digest not in inputs.values():
         return None
@@ -134,10 +129,10 @@ def check_fit(probe: FeatureFile, file: FeatureFile) -> None:
     else:
         similarity.common_logit_scale(probe, file)
     if kind == "images":
-        _check_settings(both, probe, file, "embed", EMBEDDING_SETTINGS)
+        similarity.check_same_settings(probe, file, "embed", EMBEDDING_SETTINGS)
         _check_width(both, probe, file)
     else:
-        _check_prompts(both, probe, file)
+        similarity.check_same_prompts(probe, file)
 
 
 def _check_width(both: str, probe: FeatureFile, file: FeatureFile) -> None:
@@ -146,52 +141,6 @@ def _check_width(both: str, probe: FeatureFile, file: FeatureFile) -> None:
         if split.features.shape[1] != width:
             got = split.features.shape[1]
             raise ClipkitError(f"{both}: expected {width} columns, got {got}")
-
-
-def _check_prompts(both: str, probe: FeatureFile, file: FeatureFile) -> None:
-    ours, theirs = probe.texts or [], file.texts or []
-    hint = "make the logits with the prompts of the probe, in their order"
-    if len(ours) != len(theirs):
-        raise ClipkitError(f"{both}: expected {len(ours)} prompts, got {len(theirs)}", hint)
-    for number, (a, b) in enumerate(zip(ours, theirs, strict=True), 1):
-        if a != b:
-            message = f"prompt {number}: expected {a[:60]!r}, got {b[:60]!r}"
-            raise ClipkitError(f"{both} have different prompts: {message}", hint)
-    for command, names in PROMPT_SETTINGS.items():
-        _check_settings(both, probe, file, command, names)
-    # all whitened prompts have the same names
-    is_whitened = _last_entry(probe, "logits").get("whiten")
-    if is_whitened and _texts_digest(probe) != _texts_digest(file):
-        raise ClipkitError(f"{both} have the directions of different prompts", hint)
-
-
-def _check_settings(
-    both: str, probe: FeatureFile, file: FeatureFile, command: str, names: Sequence[str]
-) -> None:
-    """Check that a command was run with the same settings, if both files record it."""
-    a, b = _last_entry(probe, command), _last_entry(file, command)
-    if not a or not b:
-        return
-    for name in names:
-        if a.get(name) != b.get(name):
-            values = f"{str(a.get(name))[:60]}, got {str(b.get(name))[:60]}"
-            raise ClipkitError(
-                f"{both}: expected {name} of {command} to be {values}",
-                f"run clipkit {command} again as for the probe",
-            )
-
-
-def _texts_digest(logits: FeatureFile) -> Any:
-    inputs = _last_entry(logits, "logits").get("inputs")
-    return inputs.get("texts") if isinstance(inputs, dict) else None
-
-
-def _last_entry(file: FeatureFile, command: str) -> dict[str, Any]:
-    """Return the history's last entry of a command, or an empty one."""
-    for entry in reversed(file.history):
-        if entry["command"] == command:
-            return entry
-    return {}
 
 
 def match_classes(

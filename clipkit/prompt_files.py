@@ -3,8 +3,7 @@ r"""Parse prompts and class names from JSON, CSV and TSV.
 - A JSON list holds prompts or class names.
 - A JSON object holds the descriptions of each class, as CuPL writes them: ``{"bird": ["a bird has
   wings", "a bird flies"]}``. A description is a complete prompt.
-- A class index is the JSON object that comes with ImageNet: ``{"0": ["n01440764", "tench"]}``,
-  ``{"n01440764": "tench"}``, or the same with names alone: ``{"0": "tench", "1": "goldfish"}``.
+- A class index (see `clipkit.datasets.class_index`) names classes by numbers or WordNet ids.
 - A .csv file begins with a header, and a column holds the prompts or class names.
 - A text file of classes holds in each line a name, or a name, a tab and a wording.
 
@@ -14,8 +13,6 @@ What `clipkit.prompts` refuses in a prompt file is refused here too.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import re
 from collections import Counter
@@ -24,6 +21,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from clipkit import console
+from clipkit.csv_rows import read_rows
+from clipkit.datasets.class_index import Entry, parse_class_index
 from clipkit.errors import ClipkitError, UsageError, unknown
 from clipkit.prompts import (
     STRIPPED,
@@ -42,8 +41,6 @@ COMPLETE = "{}"  # the template of wordings that are complete prompts
 PROMPT_COLUMNS = ("prompt", "text")
 CLASS_COLUMNS = ("class", "name")
 INDEX_COLUMNS = ("name", "wnid")  # of a class index
-WNID = re.compile("n[0-9]{8}")  # a WordNet id
-NUMBER = re.compile("0|[1-9][0-9]{0,6}")
 LINE_BREAK = re.compile(r"\s*[\r\n]\s*")
 SURROGATE = re.compile("[\ud800-\udfff]")  # JSON may hold half a pair, which is no text
 JSON_TYPES = {dict: "an object", list: "a list", str: "a text", bool: "true or false"}
@@ -147,7 +144,7 @@ def parse_json(data: bytes, name: str, column: str | None = None) -> Prompts | C
     (['bird', 'cat'], ['it flies', 'it sings', 'it purrs'], [0, 0, 1])
     """
     content = _load(data, name)
-    index = _class_index(content) if isinstance(content, dict) else None
+    index = parse_class_index(content)
     if column is not None and index is None:
         raise UsageError(
             f"{name}: expected a class index with --column, got other JSON", "leave --column out"
@@ -223,40 +220,16 @@ def _parse_descriptions(content: dict[str, Any], name: str) -> ClassNames:
     return collected.classes(COMPLETE)
 
 
-def _class_index(content: dict[str, Any]) -> list[tuple[str, Any]] | None:
-    """Return WordNet id and name of each class if this is a class index, else None."""
-    keys, values = list(content), list(content.values())
-    if not keys:
-        return None
-    if all(map(WNID.fullmatch, keys)) and _all_are(values, str):
-        return list(content.items())
-    if not all(map(NUMBER.fullmatch, keys)):
-        return None
-    numbers = sorted(keys, key=int)
-    if all(map(_is_wnid_and_name, values)):
-        return [tuple(content[number]) for number in numbers]
-    if _all_are(values, str) and numbers == [str(i) for i in range(len(keys))]:
-        return [("", content[number]) for number in numbers]
-    return None
-
-
-def _is_wnid_and_name(value: Any) -> bool:
-    is_pair = isinstance(value, list) and len(value) == 2 and _all_are(value, str)
-    return is_pair and WNID.fullmatch(value[0]) is not None
-
-
-def _name_classes(index: list[tuple[str, Any]], name: str, column: str) -> ClassNames:
+def _name_classes(index: list[Entry], name: str, column: str) -> ClassNames:
     if column not in INDEX_COLUMNS:
         raise unknown(f"column of {name}", column, INDEX_COLUMNS)
     check_count(len(index), f"{name}: ")
-    wordings = []
-    for number, (_, wording) in enumerate(index):
-        wordings.append(_clean(wording, f"{name}, class {number}"))
+    wordings = [_clean(entry.name, f"{name}, class {number}") for number, entry in enumerate(index)]
     if not all(wordings):
         raise ClipkitError(f"{name}: expected a name for each class, got an empty one")
     if column == "name":
         return ClassNames(wordings)
-    wnids = [wnid for wnid, _ in index]
+    wnids = [entry.wnid for entry in index]
     if not all(wnids):
         raise ClipkitError(f"{name}: expected WordNet ids, got names alone", "leave --column out")
     if len(set(wnids)) < len(wnids):
@@ -355,18 +328,8 @@ def _rows(data: bytes, name: str, delimiter: str) -> Iterator[tuple[int, list[st
     """Yield the number and the stripped cells of each line that is not empty."""
     if not data:
         raise ClipkitError(f"{name}: empty input", "check whether the command before it failed")
-    lines = io.StringIO(decode(data, name).removeprefix("\ufeff"), newline="")
-    if delimiter == "\t":
-        reader = csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE)
-    else:
-        reader = csv.reader(lines, strict=True)
-    try:
-        for cells in reader:
-            if any(cells):
-                yield reader.line_num, [cell.strip(STRIPPED) for cell in cells]
-    except csv.Error as error:
-        where = f"{name}, line {reader.line_num}"
-        raise ClipkitError(f"{where}: expected a table ({error})") from None
+    for line, cells in read_rows(data, name, delimiter, quotes=delimiter != "\t"):
+        yield line, [cell.strip(STRIPPED) for cell in cells]
 
 
 def parse_class_lines(data: bytes, name: str) -> tuple[ClassNames, list[str]]:
@@ -438,10 +401,6 @@ def _clean(value: Any, where: str) -> str:
     if half is not None:
         raise ClipkitError(f"{where}: expected text, got half a character, U+{ord(half[0]):04X}")
     return text
-
-
-def _all_are(values: list[Any], kind: type) -> bool:
-    return all(isinstance(value, kind) for value in values)
 
 
 def _shown(text: str) -> str:

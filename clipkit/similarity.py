@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -14,8 +14,15 @@ from numpy.typing import ArrayLike, NDArray
 from clipkit import console
 from clipkit.errors import ClipkitError, check_positive
 from clipkit.features import BlockMatrix, FeatureFile, Float32, Int64, Split, history_entry
+from clipkit.features.provenance import feature_name
 
 Float = NDArray[np.floating[Any]]
+
+# What decides the direction of a prompt besides its text, by the command that records it.
+PROMPT_SETTINGS = {
+    "textembed": ("templates", "readable"),
+    "logits": ("whiten", "random", "seed"),
+}
 
 
 def normalize(embeddings: ArrayLike, name: str = "embeddings", first_row: int = 0) -> Float:
@@ -89,6 +96,17 @@ def _check_has_text_tower(images: FeatureFile) -> None:
             f"{images.display_name}: expected images of a model with a text tower, got those of "
             f"{model.get('name')}, which is for images alone",
             "use them with: clipkit probe, cluster, variance",
+        )
+
+
+def _check_has_embeddings(file: FeatureFile) -> None:
+    """Refuse what is not in the space that images and texts share."""
+    model = file.model() or {}
+    if feature_name(model):
+        raise ClipkitError(
+            f"{file.display_name}: expected embeddings in the space of images and texts, got "
+            f"{_describe_model(model)}",
+            "embed again without the options --layer, --norm and --projection",
         )
 
 
@@ -188,7 +206,8 @@ def check_widths(images: FeatureFile, texts: FeatureFile) -> None:
 def common_logit_scale(images: FeatureFile, texts: FeatureFile) -> float | None:
     """Check that two files come from one model; return the scale that it learned, if known.
 
-    Models are compared as `is_same_model` does.
+    Models are compared as `is_same_model` does. Both files must hold the same features of it:
+    embeddings, or one layer's hidden states. With texts, images must have embeddings.
 
     Raises
     ------
@@ -205,10 +224,19 @@ def common_logit_scale(images: FeatureFile, texts: FeatureFile) -> float | None:
             )
         models.append(model)
     a, b = models
+    if images.kind != texts.kind == "texts":
+        _check_has_embeddings(images)
+        _check_has_embeddings(texts)
     if not is_same_model(a, b):
         _check_has_text_tower(images)
         raise ClipkitError(
             f"{images.display_name} and {texts.display_name} come from different models "
+            f"({_describe_model(a)}, {_describe_model(b)})",
+            "embed one of them again",
+        )
+    if feature_name(a) != feature_name(b):
+        raise ClipkitError(
+            f"{images.display_name} and {texts.display_name} hold different features of one model "
             f"({_describe_model(a)}, {_describe_model(b)})",
             "embed one of them again",
         )
@@ -235,6 +263,63 @@ def is_same_model(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
     return bool(a.get("weights", a["digest"]) == b.get("weights", b["digest"]))
 
 
+def check_same_prompts(first: FeatureFile, other: FeatureFile) -> None:
+    """Check that the columns of two files of logits are those of the same prompts.
+
+    Equal texts may stand for different directions: templates and descriptions make other ensembles
+    of one class, and all whitened or random directions have the same names.
+
+    Raises
+    ------
+    ClipkitError
+        Naming both files and what differs.
+    """
+    both = f"{first.display_name} and {other.display_name}"
+    hint = "make logits of both with the same prompts in the same order"
+    texts, others = first.texts or [], other.texts or []
+    if len(texts) != len(others):
+        raise ClipkitError(f"{both}: expected {len(texts)} prompts, got {len(others)}", hint)
+    for number, (a, b) in enumerate(zip(texts, others, strict=True), 1):
+        if a != b:
+            message = f"prompt {number}: expected {a[:60]!r}, got {b[:60]!r}"
+            raise ClipkitError(f"{both} have different prompts: {message}", hint)
+    for command, names in PROMPT_SETTINGS.items():
+        check_same_settings(first, other, command, names)
+    if first.last_entry("logits").get("whiten") and _differ(first, other, "logits", "texts"):
+        raise ClipkitError(f"{both} have the directions of different prompts", hint)
+    describe = [file.last_entry("textembed").get("classes") == "file" for file in (first, other)]
+    if all(describe) and _differ(first, other, "textembed", "classes"):
+        raise ClipkitError(f"{both} have prompts of different files of classes", hint)
+
+
+def _differ(first: FeatureFile, other: FeatureFile, command: str, name: str) -> bool:
+    """Whether a command had another input, as the histories have it."""
+    return bool(_input(first, command, name) != _input(other, command, name))
+
+
+def check_same_settings(
+    first: FeatureFile, other: FeatureFile, command: str, names: Sequence[str]
+) -> None:
+    """Check that a command was run with the same settings, if both files record it."""
+    a, b = first.last_entry(command), other.last_entry(command)
+    if not a or not b:
+        return
+    for name in names:
+        if a.get(name) != b.get(name):
+            values = f"{str(a.get(name))[:60]}, got {str(b.get(name))[:60]}"
+            raise ClipkitError(
+                f"{first.display_name} and {other.display_name}: expected {name} of {command} to "
+                f"be {values}",
+                f"run clipkit {command} again with the same settings",
+            )
+
+
+def _input(file: FeatureFile, command: str, name: str) -> Any:
+    """Return the digest of an input of a command, as the history has it."""
+    inputs = file.last_entry(command).get("inputs")
+    return inputs.get(name) if isinstance(inputs, dict) else None
+
+
 def note_earlier_files(*files: FeatureFile) -> None:
     """Note the first file whose model is known by its weights alone."""
     for file in files:
@@ -251,6 +336,8 @@ def _describe_model(model: dict[str, Any]) -> str:
     name = str(model["name"])
     if model.get("untrained") is not None:
         name += f" untrained {model['untrained']}"
+    if feature_name(model):
+        name += f" {feature_name(model)}"
     if model.get("digest"):
         name += f" {str(model['digest'])[:15]}"
     return name

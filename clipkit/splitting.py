@@ -57,7 +57,7 @@ def split(
         Random seed of the draw.
     column : str, optional
         An attribute of the rows. Rows with the same value are a group and stay together. A row
-        without a value is a group of its own.
+        without a value is a separate group.
     table : str, optional
         The .csv or .tsv file that holds the attribute, or ``shapes``; see `read_annotations`.
     by_folder : bool
@@ -174,7 +174,7 @@ def split_rows(
         The split to divide.
     seed : int
     groups : (N,) int64 array, optional
-        The group of each row; a row with -1 is a group of its own.
+        The group of each row; a row with -1 is a separate group.
     class_names : list of str, optional
         For warnings.
     display_name : str
@@ -291,11 +291,11 @@ def assign_rows(labels: Int64, fractions: Sequence[float], seed: int = 42) -> In
 
 
 def _number_groups(groups: Int64, parts: int, where: str) -> Int64:
-    """Assign new numbers to the groups, from 0; a row without a group gets one of its own."""
+    """Assign new numbers to the groups, from 0; a row without a group gets a separate one."""
     alone = np.flatnonzero(groups < 0)
     if len(alone):
         number = f"{len(alone):,} of {len(groups):,}"
-        console.warn(f"{where}: {number} rows have no group: each is a group of its own")
+        console.warn(f"{where}: {number} rows have no group: each is a separate group")
     groups = groups.copy()
     groups[alone] = groups.max() + 1 + np.arange(len(alone))
     numbers = np.asarray(np.unique(groups, return_inverse=True)[1], np.int64)

@@ -108,14 +108,14 @@ def emit(rows: Sequence[Row], view: View | str | None = None) -> None:
         view = View(view)
     names = _choose(list(rows[0]), view.chosen_columns) if rows else view.chosen_columns
     values = [[_rounded(row[name]) for name in names] for row in rows]
-    renderers = {"table": _table, "tsv": _tsv, "csv": _csv}
     format = chosen_format(view.format)
     if format == "json":
         sys.stdout.write(_json(names, values))
     elif view.is_for_people:
         sys.stdout.write(_table(*_join_intervals(names, values), not view.no_header))
     else:
-        sys.stdout.write(renderers[format](names, values, not view.no_header))
+        write = {"table": _table, "tsv": _tsv, "csv": _csv}[format]
+        sys.stdout.write(write(names, values, not view.no_header))
 
 
 def _choose(known: list[str], chosen: list[str]) -> list[str]:
@@ -155,13 +155,19 @@ def emit_many(rows: Iterable[Row], view: View) -> None:
 
 def _json_chunk(names: list[str], rows: list[list[Any]], is_first: bool, is_last: bool) -> str:
     """Return the text of consecutive rows. All chunks make what `emit` writes."""
-    text = _json(names, rows).removeprefix("[\n").removesuffix("\n]\n")
-    return ("[\n" if is_first else "") + text + ("\n]\n" if is_last else ",\n")
+    text = _json(names, rows)
+    if not is_first:
+        text = text.removeprefix("[\n")
+    if not is_last:
+        text = text.removesuffix("\n]\n") + ",\n"
+    return text
 
 
 def chosen_format(format: str | None) -> str:
     """Return the format itself or, without one, a table on a terminal and TSV elsewhere."""
-    return format or ("table" if sys.stdout.isatty() else "tsv")
+    if format:
+        return format
+    return "table" if sys.stdout.isatty() else "tsv"
 
 
 def _rounded(value: Any) -> Any:

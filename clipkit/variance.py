@@ -22,6 +22,7 @@ from clipkit import console, similarity
 from clipkit.annotations import Attribute, check_same_images, read_annotations
 from clipkit.errors import ClipkitError, UsageError
 from clipkit.features import FeatureFile
+from clipkit.features.provenance import prompts_entry
 from clipkit.results import choose_split
 
 Floats = NDArray[np.float64]
@@ -275,6 +276,7 @@ def decompose(  # noqa: PLR0913 (the options of `clipkit variance`)
         column=list(columns) or None,
         split=name,
         null=null,
+        prompts=None if texts is None else prompts_entry(texts),
         seed=seed,
         inputs=inputs,
     )

@@ -2,7 +2,7 @@
 
 A block marked `console` holds commands after `$ ` and, below each, its output. The commands of a
 page run in one new folder that sees `prompts/`. A picture that the page shows (docs/images/NAME) is
-what its commands make under that name.
+what its commands make under that name. The tables of options and of models are written, too.
 
     python docs/examples.py            # run every page, write the outputs into it
     python docs/examples.py README.md  # one page
@@ -22,6 +22,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 OPTIONS = re.compile(r"^<!-- options (\w+(?: \w+)?) -->\n(?:.+\n)*", re.MULTILINE)
+MODELS = re.compile(r"^<!-- models -->\n(?:.+\n)*", re.MULTILINE)
 BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # A command, which a backslash continues on the next line, and the lines that it prints.
 COMMAND = re.compile(r"^\$ ((?:.*\\\n)*.*)\n((?:(?!\$ ).*\n)*)", re.MULTILINE)
@@ -98,9 +99,38 @@ def _default(value: Any) -> str:
     return f"`{value}`"
 
 
+def models() -> str:
+    """Return the table of the kinds of models that clipkit reads."""
+    from clipkit.models.architecture import ADAPTERS
+    from clipkit.models.families import DUAL_ENCODERS, FAMILIES
+
+    embeddings = {"image_embeds": "projection", "text_embeds": "projection"}
+    embeddings["pooler_output"] = "pooler"
+    rows = ["| kind | for | for example | embedding | library |", "|---|---|---|---|---|"]
+    for kind, family in FAMILIES.items():
+        inputs = "images, texts" if kind in DUAL_ENCODERS else "images"
+        example = f"`{family.example}`" if family.example else ""
+        output = family.outputs["image"]
+        library = "transformers"
+        if family.since:
+            library += f" {family.since} or newer"
+        cells = [f"`{kind}`", inputs, example, embeddings.get(output, output), library]
+        rows.append(f"| {' | '.join(cells)} |")
+    others = [
+        ("`open_clip_config.json`", "images, texts", "`laion/CLIP-ViT-B-16-laion2B-s34B-b88K`"),
+        ("`architecture` in config.json", "images", "`timm/vit_base_patch16_224.augreg_in21k`"),
+    ]
+    for library, cells in zip(("open_clip", "timm"), others, strict=True):
+        _, extra = ADAPTERS[library]
+        extra = f"{library}, by `pip install 'clipkit-vl[{extra}]'`"
+        rows.append(f"| {' | '.join([*cells, 'that of the library', extra])} |")
+    return "<!-- models -->\n" + "\n".join(rows) + "\n"
+
+
 def refresh(page: Path) -> str:
     """Return the page with its commands' current output, and copy its pictures to docs/images."""
     text = OPTIONS.sub(lambda match: options(match[1]), page.read_text())
+    text = MODELS.sub(lambda _: models(), text)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "prompts").symlink_to(ROOT / "prompts")

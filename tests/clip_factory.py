@@ -89,8 +89,8 @@ def write_processor(folder: Path, size: int) -> None:
     )
 
 
-def write_model(folder: Path, kind: Any, config: Any, seed: int) -> Path:
-    """Write a model with random weights, its tokenizer and its processor."""
+def write_weights(folder: Path, kind: Any, config: Any, seed: int) -> None:
+    """Write a model with random weights."""
     import torch
     from safetensors.torch import save_file
 
@@ -101,6 +101,11 @@ def write_model(folder: Path, kind: Any, config: Any, seed: int) -> Path:
     config.architectures = [kind.__name__]
     config.save_pretrained(folder)
     save_file(model.state_dict(), folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def write_model(folder: Path, kind: Any, config: Any, seed: int) -> Path:
+    """Write a model with random weights, its tokenizer and its processor."""
+    write_weights(folder, kind, config, seed)
     write_tokenizer(folder, config.text_config.max_position_embeddings)
     write_processor(folder, config.vision_config.image_size)
     return folder
@@ -185,6 +190,65 @@ def tiny_siglip2(folder: Path, seed: int = 0) -> Path:
     tokenizer = GemmaTokenizer(vocab=vocabulary, add_bos_token=False, add_eos_token=True)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def tiny_naflex(folder: Path, seed: int = 0) -> Path:
+    """Write a small SigLIP 2 NaFlex with a small tokenizer of Gemma's kind."""
+    from transformers import Siglip2Config, Siglip2Model
+
+    tiny_siglip2(folder.with_name(f"{folder.name}-tokenizer"), seed)
+    special = {"bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 0}
+    text = {**SMALL_TOWER, "hidden_size": 32, "vocab_size": 400, **special}
+    vision = {**SMALL_TOWER, "hidden_size": 32, "num_patches": 16, "patch_size": 8}
+    write_weights(folder, Siglip2Model, Siglip2Config(text_config=text, vision_config=vision), seed)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder.with_name(f"{folder.name}-tokenizer") / name).rename(folder / name)
+    write_naflex_processor(folder)
+    return folder
+
+
+def write_naflex_processor(folder: Path) -> None:
+    write_json(
+        folder / "preprocessor_config.json",
+        image_processor_type="Siglip2ImageProcessor",
+        do_convert_rgb=True,
+        do_resize=True,
+        resample=2,
+        do_rescale=True,
+        rescale_factor=1 / 255,
+        do_normalize=True,
+        image_mean=[0.5, 0.5, 0.5],
+        image_std=[0.5, 0.5, 0.5],
+        patch_size=8,
+        max_num_patches=24,
+    )
+
+
+def tiny_metaclip2(folder: Path, seed: int = 0) -> Path:
+    """Write a small MetaCLIP 2 with a small tokenizer of XLM-R's kind."""
+    from transformers import MetaClip2Config, MetaClip2Model, XLMRobertaTokenizer
+
+    pieces = ["<s>", "<pad>", "</s>", "<unk>", "\u2581"]
+    pieces += list(string.ascii_letters + string.digits + string.punctuation + "éü東京")
+    tokenizer = XLMRobertaTokenizer(vocab=[(piece, -1.0) for piece in pieces])
+    special = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2}
+    text = {**SMALL_TOWER, "hidden_size": 32, "vocab_size": len(tokenizer), **special}
+    vision = {**SMALL_TOWER, "hidden_size": 32, "image_size": 32, "patch_size": 8}
+    config = MetaClip2Config(text_config=text, vision_config=vision, projection_dim=16)
+    write_weights(folder, MetaClip2Model, config, seed)
+    tokenizer.save_pretrained(folder)
+    write_processor(folder, 32)
+    return folder
+
+
+def tiny_aimv2_lit(folder: Path, seed: int = 0) -> Path:
+    """Write a small AIMv2-LiT, whose text tower is of CLIP's kind."""
+    from transformers import Aimv2Config, Aimv2Model
+
+    text = {**SMALL_TOWER, "hidden_size": 32}
+    vision = {**SMALL_TOWER, "hidden_size": 32, "image_size": 32, "patch_size": 8}
+    config = Aimv2Config(text_config=text, vision_config=vision, projection_dim=16)
+    return write_model(folder, Aimv2Model, config, seed)
 
 
 def openai_form(folder: Path, seed: int = 0) -> Path:

@@ -16,7 +16,14 @@ from shell import Make, environment, ok
 __all__ = ["tiny_clip_dir", "vit_b32_dir"]  # fixtures
 
 ROOT = Path(__file__).parents[1]
+ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
 ADJECTIVES = "round straight thin dark bright open closed tall slanted curved small wide"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes() -> None:
+    """Give each worker and its processes one thread: more would take turns on the same cores."""
+    os.environ.update(ONE_THREAD)
 
 
 def folder_of(variable: str, content: str) -> Path:

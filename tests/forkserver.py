@@ -284,6 +284,7 @@ def _fake_models(seconds: float) -> None:
     class Encoder:
         def __init__(self) -> None:
             self.parts = {"weights": "sha256:0"}
+            self.columns: dict[int, slice] = {}
             self.details = {
                 "name": "fake",
                 "digest": "sha256:0",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import os
 import subprocess
@@ -10,12 +11,18 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import typer.main
+import typer.testing
 from factories import refused
 from typer.testing import CliRunner, Result
 
 from clipkit.cli import app
 
 Make = Callable[..., subprocess.CompletedProcess[str]]
+
+# Typer builds all commands anew for each command line, which takes longer than most of them.
+typer.main.get_command = functools.cache(typer.main.get_command)
+typer.testing._get_command = typer.main.get_command
 
 
 def clipkit(*words: object, stdin: bytes | None = None) -> Result:

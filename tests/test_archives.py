@@ -214,19 +214,41 @@ def test_files_of_which_only_some_name_a_split_are_refused():
     ("name", "content"),
     [
         ("classnames.txt", "bird\ncat\ndog\n"),
-        ("class_index.json", json.dumps({str(i): ["n0", c] for i, c in enumerate(CLASSES)})),
+        ("class_index.json", json.dumps({str(i): ["n01440764", c] for i, c in enumerate(CLASSES)})),
         ("class_index.json", json.dumps(CLASSES)),
     ],
 )
-def test_integers_are_named_by_a_file_beside_the_tars_or_above(tmp_path, name, content):
+def test_integers_are_named_by_a_file_beside_the_tars_or_above(tmp_path, name, content, capsys):
     write_tar(tmp_path / "train" / "0.tar", *sample("a", 1, 2), *sample("b", 2, 0))
+    assert datasets.load(tmp_path / "train" / "0.tar").class_names == ["0", "1", "2"]
+    note = "0.tar: the labels are numbers; a file classnames.txt beside it"
+    assert note in capsys.readouterr().err
     (tmp_path / name).write_text(content)
     data = datasets.load(tmp_path / "train" / "0.tar")
     assert data.class_names == CLASSES
+    assert capsys.readouterr().err == ""
     assert data.splits["train"].labels.tolist() == [2, 0]
     write_tar(tmp_path / "train" / "0.tar", *sample("a", 1, 3))
-    with pytest.raises(ClipkitError, match=r"labels below 3, the number of class names, got 3"):
+    with pytest.raises(ClipkitError, match="a label from 0 to 2, since there are 3 class names"):
         datasets.load(tmp_path / "train" / "0.tar")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("classnames.txt", b"bird\n\ncat\n", "expected a class name for each label 0, 1, 2"),
+        ("classnames.txt", b"bird\n\xff\n", "line 2: expected UTF-8 text, got the byte 0xff"),
+        ("class_index.json", b'{"n01440764": "tench"}', "expected a class name for each label 0"),
+        ("class_index.json", b'{"1": ["n01440764", "tench"]}', "expected a class name for each"),
+        ("class_index.json", b'{"0": ["tench"]}', "expected a class index, got other content"),
+        ("class_index.json", b"tench", "expected a class index, got other content"),
+    ],
+)
+def test_files_that_do_not_name_each_number_are_refused(tmp_path, name, content, message):
+    path = write_tar(tmp_path / "0.tar", *sample("a", 1, 0))
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ClipkitError, match=f"{name}.*{message}"):
+        datasets.load(path)
 
 
 def test_a_label_in_json_counts_where_there_is_no_cls(tmp_path):
@@ -448,13 +470,51 @@ def test_wrong_names_of_tars_are_refused(tmp_path, monkeypatch, arguments, messa
         datasets.load(arguments)
 
 
-def test_integers_and_names_do_not_mix(tmp_path):
-    path = write_tar(tmp_path / "a.tar", *sample("0", 1, 0), *sample("1", 1, "cat"))
-    with pytest.raises(ClipkitError, match="expected integers or names as labels, got both: 0 and"):
-        datasets.load(path)
-    path = write_tar(tmp_path / "a.tar", *sample("0", 1, 999_999_999))
-    with pytest.raises(ClipkitError, match="expected labels below 1,048,576, got 999999999"):
-        datasets.load(path)
+@pytest.fixture(params=["csv", "tar", "parquet"])
+def labelled(request: pytest.FixtureRequest, tmp_path: Path):
+    """Return a function that reads two images with these labels from one of the sources."""
+
+    def read(*labels: str) -> Dataset:
+        path = tmp_path / f"a.{request.param}"
+        if request.param == "csv":
+            (tmp_path / "0.png").write_bytes(png(0))
+            (tmp_path / "1.png").write_bytes(png(1))
+            path.write_text(
+                "path,label\n" + "".join(f"{i}.png,{x}\n" for i, x in enumerate(labels))
+            )
+        elif request.param == "tar":
+            write_tar(
+                path, *[member for i, x in enumerate(labels) for member in sample(str(i), i, x)]
+            )
+        else:
+            write_parquet(path, [png(i) for i in range(len(labels))], label=list(labels))
+        return datasets.load(path)
+
+    return read
+
+
+@pytest.mark.parametrize(
+    ("labels", "numbers", "class_names"),
+    [
+        (["2", "0"], [2, 0], ["0", "1", "2"]),
+        (["2.0", "0"], [2, 0], ["0", "1", "2"]),
+        (["dog", "cat"], [1, 0], ["cat", "dog"]),
+        (["A", "7"], [1, 0], ["7", "A"]),
+        (["7", "007"], [1, 0], ["007", "7"]),
+    ],
+)
+def test_labels_are_numbers_if_all_are_whole_numbers_and_else_names(
+    labelled, labels, numbers, class_names
+):
+    data = labelled(*labels)
+    assert data.splits["all"].labels.tolist() == numbers
+    assert data.class_names == class_names
+
+
+@pytest.mark.parametrize("label", ["-1", "1048576"])
+def test_a_number_that_is_no_class_is_refused(labelled, label):
+    with pytest.raises(ClipkitError, match=rf"expected a label from 0 to 1,048,575, got {label}$"):
+        labelled("0", label)
 
 
 # Parquet
@@ -560,7 +620,7 @@ def test_files_with_other_class_names_or_labels_are_refused(tmp_path):
     write_parquet(tmp_path / "b.parquet", [png(1)])
     with pytest.raises(ClipkitError, match="expected the same column of labels, got different"):
         datasets.load(tmp_path)
-    with pytest.raises(ClipkitError, match=r"expected labels below 3, .* got 3"):
+    with pytest.raises(ClipkitError, match=r"expected a label from 0 to 2, .* got 3"):
         datasets.load(
             write_parquet(
                 tmp_path / "c.parquet", [png(1)], label=[3], described={"label": class_label()}

@@ -12,7 +12,7 @@ from shell import fails, ok, rows
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import recall_score
 
-from clipkit import attributes, metrics, probes
+from clipkit import attributes, metrics, probes, results
 from clipkit.features import FeatureFile, Split, row_ids, write
 
 RNG = np.random.default_rng(0)
@@ -55,6 +55,15 @@ def test_a_world_that_words_name_has_a_reach_of_one() -> None:
     assert row["reach"] == pytest.approx(1, abs=0.05)
     assert row["zeroshot_low"] < row["zeroshot"] < row["zeroshot_high"]
     assert row["control"] == pytest.approx(1 / 3, abs=0.08)
+
+
+def test_a_picture_of_attributes_names_the_words() -> None:
+    words = words_for(3)
+    result = attributes.measure(world_of(np.arange(60) % 3), words)
+    assert results.source_label(result, "test") == "m, test, 3 prompts"
+    words.history = [{**words.history[0], "prompts": "shapes"}]
+    result = attributes.measure(world_of(np.arange(60) % 3), words)
+    assert results.source_label(result, "test") == "m, test, prompts: shapes"
 
 
 def test_labels_that_are_not_held_are_at_chance_and_have_no_reach() -> None:

@@ -175,9 +175,12 @@ def test_unknown_variables_and_spaces_are_refused(variables, message, make, tmp_
     assert done.stdout == ""
 
 
-def test_settings_may_be_corrected_until_there_are_embeddings(make, tmp_path):
+def test_settings_may_be_corrected_until_there_are_embeddings_or_layers(make, tmp_path):
     assert make("chapter5", out=tmp_path, LIMIT="many", check=False).returncode == 2
     assert "clipkit embed digits --limit 60" in make("-n", "chapter5", out=tmp_path).stdout
+    (tmp_path / "tiny-clip-digits" / "img.l0.h5").touch()
+    done = make("-n", "chapter5", out=tmp_path, check=False)
+    assert "tiny-clip-digits/settings: expected MODEL=" in done.stderr
 
 
 @pytest.mark.long
@@ -215,6 +218,53 @@ def test_a_table_and_words_reach_chapter_6(make, tmp_path):
     assert sum("--attributes" in line for line in lines) == 2
     bundled = commands(make("-n", "chapter6", out=tmp_path, DATASET="shapes").stdout)
     assert sum("--attributes shapes" in line for line in bundled) == 2
+
+
+def test_layers_are_probed_for_the_class_and_for_attributes_of_the_table(make, tmp_path):
+    (tmp_path / "t.csv").touch()
+    variables = {"TABLE": tmp_path / "t.csv", "ATTRIBUTES": "sex age"}
+    for dataset, attributes in (("digits", []), ("shapes", ["outline", "pattern", "colour"])):
+        lines = commands(make("-n", "layers", out=tmp_path / "r", DATASET=dataset).stdout)
+        assert [line.split()[5] for line in lines if " relabel " in line] == attributes
+    lines = commands(make("-n", "layers", out=tmp_path / "r", UNTRAINED=7, **variables).stdout)
+    relabel = [line for line in lines if " relabel " in line]
+    assert len(relabel) == 4
+    assert all(f"img.h5 {tmp_path}/t.csv --column " in line for line in relabel)
+    embed = [line for line in lines if line.startswith("clipkit embed")]
+    assert len(embed) == 4
+    assert sum("--layers all" in line for line in embed) == 2
+    assert sum("--untrained 7" in line for line in embed) == 2
+    (plot,) = [line for line in lines if line.startswith("clipkit plot layers")]
+    folders = [tmp_path / "r" / name for name in ("tiny-clip-digits", CONTROL)]
+    for folder in folders:
+        for name in ("img.svm", "img.l*[0-9].svm", "img.age.svm", "img.l*.age.svm"):
+            assert f" {folder}/{name}.h5 " in plot
+
+
+@pytest.mark.long
+def test_layers_are_embedded_in_one_pass_and_probed(make, tmp_path):
+    text = make("layers", "-j2", out=tmp_path, UNTRAINED=7).stdout
+    folder, control = tmp_path / "tiny-clip-digits", tmp_path / CONTROL
+    history = read(folder / "img.l0.h5").history
+    names = [f"img.l{layer}" for layer in range(history[0]["model"]["layers"] + 1)]
+    assert len(names) > 1
+    assert verbs(text).count("embed") == 4  # embeddings and layers, with and without training
+    for path in (folder, control):
+        assert {file.stem for file in path.glob("img.l*[0-9].h5")} == set(names)
+        assert {file.stem for file in path.glob("img.l*.svm.h5")} == {f"{n}.svm" for n in names}
+    report = (folder / "report.md").read_text()
+    assert "![Accuracy by layer](layers.png)" in report
+    rows = tables(report[report.index("## Layers") :])
+    assert list(rows) == [*map(str, range(len(names))), "embedding"]
+    for path, column in ((folder, "accuracy (%)"), (control, "accuracy, untrained (%)")):
+        for row, name in zip(rows.values(), [*names, "img"], strict=True):
+            (run,) = read(path / f"{name}.svm.h5").rows()
+            assert row[column] == f"{100 * run['acc1']:.2f}"
+
+    assert commands(make("layers", out=tmp_path, UNTRAINED=7).stdout) == []
+    (control / "img.l1.svm.h5").unlink()
+    done = make("layers", out=tmp_path, UNTRAINED=7)
+    assert verbs(done.stdout) == ["probe", "plot", "report"]
 
 
 @pytest.mark.long

@@ -21,6 +21,7 @@ PAGES = [*examples.PAGES, ROOT / "prompts" / "README.md"]
 NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:e-?\d+)?")
 DIGEST = re.compile(r"sha256:[0-9a-f]+|\b[0-9a-f]{64}\b")
 MACHINE = re.compile(r"\b(precision|compile|device) \w+|\bpacked yes, ")  # this processor's choice
+LIBRARY = re.compile(r"\b(transformers|open_clip|timm) \d[\w.+]*")  # as installed
 TOLERANCE = (
     0.05  # another processor rounds bfloat16 elsewhere, and a row or two of a split falls otherwise
 )
@@ -47,13 +48,27 @@ def test_console_examples_print_what_the_page_shows(page, tmp_path):
 
 
 def same(command: str, shown: str, printed: str) -> None:
-    """Equal but for digests, and numbers within a tolerance."""
-    shown, printed = (MACHINE.sub(r"\1", DIGEST.sub("DIGEST", text)) for text in (shown, printed))
+    """Equal but for digests and versions of libraries, and numbers within a tolerance."""
+    shown, printed = (mask(text) for text in (shown, printed))
     words = [NUMBER.sub("N", " ".join(text.replace("─", " ").split())) for text in (shown, printed)]
     assert words[0] == words[1], f"{command}: make docs brings the page up to date"
     for a, b in zip(NUMBER.findall(shown), NUMBER.findall(printed), strict=True):
         scale = 100 if "--format table" in command else 1
         assert float(a) == pytest.approx(float(b), rel=TOLERANCE, abs=TOLERANCE * scale), command
+
+
+def mask(text: str) -> str:
+    """Hide what depends on the machine: digests, its choices, and the versions of libraries."""
+    text = MACHINE.sub(r"\1", DIGEST.sub("DIGEST", text))
+    return LIBRARY.sub(r"\1 VERSION", text)
+
+
+@pytest.mark.parametrize("shape", ["library\t{}", "tiny, library {}, dim 64", '"library": "{}",'])
+def test_outputs_do_not_depend_on_the_versions_of_libraries(shape):
+    here, there = (shape.format(f"transformers {version}") for version in ("5.24.0", "6.1.0.dev0"))
+    same("clipkit info", here, there)
+    with pytest.raises(AssertionError):
+        same("clipkit info", here, there.replace("transformers", "keras"))
 
 
 @pytest.mark.long
@@ -97,6 +112,11 @@ def test_every_picture_has_its_section_with_options():
     pictures = get_command(app).commands["plot"].commands  # type: ignore[attr-defined]
     for picture in pictures:
         assert examples.options(f"plot {picture}") in text, "make docs brings the page up to date"
+
+
+def test_the_models_that_are_read_are_listed():
+    text = (ROOT / "docs" / "commands.md").read_text()
+    assert examples.models() in text, "make docs brings the page up to date"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 import time
@@ -49,6 +50,7 @@ class Double:
     def __init__(self, name: str = "double", stop_at: int | None = None) -> None:
         self.details = {"name": name, "device": "cpu", "precision": "fp32"}
         self.parts = {"config.json": f"sha256:{name}"}
+        self.columns: dict[int, slice] = {}
         self.stop_at = stop_at
         self.batches: list[int] = []
         self.threads: set[int] = set()
@@ -372,7 +374,23 @@ def test_two_classes_of_one_name_stay_apart_and_equal_prompts_are_warned_about(
     assert "2 classes are called 'crane'" in capsys.readouterr().err
     path = write_feature_file(tmp_path / "img.h5", datasets={"class_names": ["crane", "crane"]})
     assert embedding.read_class_names(str(path)).names == ["crane", "crane"]
-    assert "2 classes are called 'crane': their prompts are the same" in capsys.readouterr().err
+    warning = "2 classes are called 'crane': their prompts are the same; hint: give them different"
+    assert warning in capsys.readouterr().err
+
+
+def test_classes_of_different_names_that_share_a_wording_can_get_others_in_a_text_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    index = {"0": ["n02012849", "crane"], "1": ["n03126707", "crane"]}
+    (tmp_path / "class_index.json").write_text(json.dumps(index))
+    embedding.read_class_names(str(tmp_path / "class_index.json"), column="wnid")
+    warning = "2 classes are called 'crane': their prompts are the same; hint: give them other"
+    assert warning in capsys.readouterr().err
+    (tmp_path / "names.txt").write_text("n02012849\tcrane bird\nn03126707\tcrane machine\n")
+    classes = embedding.read_class_names(str(tmp_path / "names.txt"))
+    assert classes.names == ["n02012849", "n03126707"]
+    assert classes.wordings == ["crane bird", "crane machine"]
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(

@@ -276,7 +276,8 @@ def test_bad_inputs_are_refused_in_one_line(folder: Path, img_h5: Path, logits_h
     refuse("come from different models", p, logits_h5)
     refuse("unknown split", p, logits, "--split", "tset", exit_code=2)
     refuse("expected only one file on standard input", "-", "-", exit_code=2)
-    for words in ([logits], ["--split", "test"], ["--repeat", 3], ["--groups", groups]):
+    ignored = [["--split", "test"], ["--repeat", 3], ["--groups", groups], ["--seed", 1]]
+    for words in ([logits], *ignored):
         refuse("expected --weights without LOGITS", p, *words, "--weights", 3, exit_code=2)
     refuse("Invalid value for", p, logits, "--repeat", 0, exit_code=2)
     ok("probe", img_h5, "--keep", "-o", folder / "i.h5")

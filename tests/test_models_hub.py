@@ -206,6 +206,41 @@ def test_a_model_as_transformers_5_saves_it_is_loaded(hub: Hub, tmp_path: Path) 
     assert "processor_config.json" in hub.fetched
 
 
+LOAD_TIMM = """
+import sys
+from clipkit import models
+encoder = models.load(sys.argv[1], tower="image", untrained=7 if len(sys.argv) > 2 else None)
+sys.stdout.write(f"{encoder.details['name']} {encoder.dim}")
+"""
+
+
+def test_a_model_of_timm_is_loaded_by_its_short_name(hub: Hub, tmp_path: Path) -> None:
+    from test_models_timm import write_model
+
+    folder = write_model(tmp_path / "model", "vit")
+    tree = {path.name: path.read_bytes() for path in folder.iterdir()}
+    name = "vit_tiny_patch16_224.augreg_in21k"
+    hub.trees[f"timm/{name}", "main"] = {**tree, "pytorch_model.bin": PICKLE}
+    for command in (
+        [f"timm:{name}", "untrained"],  # which needs no weights
+        [f"timm:{name}"],
+        [f"hf-hub:timm/{name}"],
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", LOAD_TIMM, *command], capture_output=True, text=True
+        )
+        assert (done.returncode, done.stdout, done.stderr) == (0, f"timm/{name} 32", "")
+        assert ("model.safetensors" in hub.fetched) == (len(command) == 1)
+    assert set(hub.fetched) == set(tree)
+
+
+def test_a_name_that_timm_does_not_know_is_not_fetched(hub: Hub) -> None:
+    answer = find("timm:vit_tiny_patch16_224.augreg_in21")
+    assert answer["message"] == "unknown model of timm 'vit_tiny_patch16_224.augreg_in21'"
+    assert "vit_tiny_patch16_224.augreg_in21k" in answer["hint"]
+    assert hub.fetched == []
+
+
 def test_aliases_lead_to_repositories(hub: Hub) -> None:
     hub.trees[models_hub.DEFAULT, "main"] = {"config.json": CONFIG, "model.safetensors": b"weights"}
     for alias in ("ViT-B/32", "ViT-B-32", "ViT-B-32/openai", models_hub.DEFAULT):
@@ -268,6 +303,22 @@ def test_only_the_weights_of_the_form_that_is_read_are_fetched(hub: Hub) -> None
         assert found["digest"] == f"sha256:{hashlib.sha256(weights).hexdigest()}"
         assert found["name"] == name.removeprefix("hf-hub:")
         assert other not in hub.fetched
+
+
+def test_short_names_of_openclip_lead_to_repositories(hub: Hub) -> None:
+    openclip = {"open_clip_config.json": b"{}", "open_clip_model.safetensors": b"w"}
+    both = {**openclip, "config.json": CONFIG, "model.safetensors": b"v"}
+    laion, coca = "laion/CLIP-ViT-B-32-laion2B-s34B-b79K", "laion/CoCa-ViT-B-32-laion2B-s13B-b90k"
+    openai = "timm/vit_base_patch32_clip_224.openai"
+    hub.trees.update({(repo, "main"): both for repo in (laion, coca, openai)})
+    for name, found, weights in (
+        ("ViT-B-32/laion2b_s34b_b79k", laion, b"v"),
+        ("open_clip:ViT-B-32/laion2b_s34b_b79k", f"open_clip:{laion}", b"w"),
+        ("coca_ViT-B-32/laion2b_s13b_b90k", f"open_clip:{coca}", b"w"),
+        ("open_clip:ViT-B-32/openai", f"open_clip:{openai}", b"w"),
+    ):
+        answer = find(name)
+        assert (answer["name"], answer["digest"]) == (found, digest(weights))
 
 
 def test_repositories_that_do_not_exist(hub: Hub) -> None:

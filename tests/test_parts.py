@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from shell import clipkit, fails, ok
 
 from clipkit import embedding, features, models
 from clipkit.datasets import load
-from clipkit.embedding import checkpoint
+from clipkit.embedding import checkpoint, pipeline
 from clipkit.errors import UsageError
 
 real_load = models.load
@@ -39,7 +40,11 @@ def load_once(*arguments: Any, **options: Any) -> Any:
 @pytest.fixture(autouse=True)
 def models_loaded_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep models: the processes of a run would load them each."""
-    monkeypatch.setattr(models, "load", load_once)
+
+    def load(*arguments: Any, layers: list[int] | None = None, **options: Any) -> Any:
+        return load_once(*arguments, layers=layers and tuple(layers), **options)
+
+    monkeypatch.setattr(models, "load", load)
 
 
 @pytest.fixture(autouse=True)
@@ -177,6 +182,92 @@ def test_one_process_continues_what_parts_began(tmp_path: Path, expected: bytes)
     assert output.read_bytes() == expected
 
 
+def test_the_number_of_parts_may_change(tmp_path: Path, expected: bytes) -> None:
+    output = tmp_path / "out.h5"
+    part(2, output)
+    for share, message in (("1/2", "4 of 5 shards"), ("2/2", "resuming at 4 of 8")):
+        assert message in ok(*RUN, "-o", output, "--part", share).stderr
+    assert output.read_bytes() == expected
+
+
+def test_a_shard_that_is_listed_late_is_published_by_any_part_that_runs_again(
+    tmp_path: Path, expected: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "out.h5"
+    for number in range(1, 5):
+        part(number, output)
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "finished_shards", lambda _: {0, 1, 2, 4})
+        assert "missing are those of part 4\n" in part(5, output)[1]
+    assert f"it published {output}\n" in part(1, output)[1]
+    assert output.read_bytes() == expected
+
+
+LAYERS = (*RUN, "--normalize", "--layers", "0,2,-1", "-o")
+
+
+@pytest.fixture
+def layer_files(tmp_path: Path) -> dict[str, str]:
+    """The SHA-256 of the files of one process, by name."""
+    (tmp_path / "once").mkdir()
+    ok(*LAYERS, tmp_path / "once" / "l{layer}.h5")
+    files = digests(tmp_path / "once")
+    assert list(files) == ["l0.h5", "l2.h5", "l4.h5"]
+    return files
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {name: hashlib.sha256(data).hexdigest() for name, data in contents(folder).items()}
+
+
+@pytest.mark.long
+def test_parts_publish_the_files_of_all_layers(
+    layer_files: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    words = (*LAYERS, folder / "l{layer}.h5", "--part")
+    assert "1 of 5 shards are finished" in ok(*words, "3/3").stderr
+    stop_at(3, monkeypatch, *words, "1/3")
+    ok(*words, "2/3")
+    assert not list(folder.glob("*.h5"))
+    assert "it published" in ok(*words, "1/3").stderr
+    assert digests(folder) == layer_files
+    assert "nothing to do for part 2 of 3" in ok(*words, "2/3").stderr
+    (folder / "l2.h5").unlink()
+    assert "2 of 5 shards are finished" in ok(*words, "1/3").stderr  # the other files stay
+    for share in ("2/3", "3/3"):
+        ok(*words, share)
+    assert digests(folder) == layer_files
+
+
+@pytest.mark.long
+def test_any_part_continues_one_that_published_only_some_layers(
+    layer_files: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    words = (*LAYERS, folder / "l{layer}.h5", "--part")
+    ok(*words, "1/2")
+    write = features.write
+
+    def stop_at_second(output: Any, *arguments: Any, **options: Any) -> Any:
+        if str(output).endswith("l2.h5"):
+            raise KeyboardInterrupt
+        return write(output, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(features, "write", stop_at_second)
+        assert clipkit(*words, "2/2").exit_code == 130
+    assert [path.name for path in folder.glob("*.h5")] == ["l0.h5"]
+    (folder / "l2.h5").write_bytes(b"mine")
+    with unchanged(folder):
+        assert "l2.h5 exists" in fails(*words, "1/2", exit_code=2)
+    (folder / "l2.h5").unlink()
+    assert "it published" in ok(*words, "1/2").stderr
+    assert digests(folder) == layer_files
+
+
 @pytest.mark.parametrize(
     ("words", "change"),
     [
@@ -203,6 +294,19 @@ def test_a_part_computes_with_the_threads_of_the_first(tmp_path: Path, expected:
     code, said = part(2, tmp_path / "out.h5")
     assert code == 0
     assert said.startswith("clipkit: computing with 3 threads in place of 2, as the run began\n")
+
+
+def test_parts_that_begin_at_once_with_different_numbers_of_threads_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models.set_num_threads(3)
+    part(1, tmp_path / "out.h5")
+    models.set_num_threads(2)
+    # the part looks for an earlier run before the first part has begun one
+    monkeypatch.setattr(embedding, "use_earlier_threads", lambda _: None)
+    code, said = part(2, tmp_path / "out.h5")
+    assert code == 2
+    assert "threads was 3, is 2" in said
 
 
 @pytest.mark.parametrize("text", ["0/7", "8/7", "1", "a/b", "1/0", "-1/7", "1/7/9", "", "1/1e9"])
@@ -411,6 +515,7 @@ def all_good(pictures: Path) -> Path:
     return pictures
 
 
+@pytest.mark.long
 def test_parts_that_run_at_once_publish_one_file(
     fork_server: ForkServer, all_good: Path, tmp_path: Path
 ) -> None:

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import typer.main
-from factories import random_features, split, write_feature_file
+from factories import MODEL, random_features, split, write_feature_file
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 from shell import clipkit, fails, ok
 
-from clipkit import plots, results
+from clipkit import panels, plots, results
 from clipkit.cli import app
 from clipkit.features import FeatureFile, read, write
 
@@ -34,6 +34,7 @@ PICTURES: dict[str, tuple[str, set[str]]] = {
     "similarity": ("logits.h5", {"--split", "--centred"}),
     "spectrum": ("texts.h5", set()),
     "shots": ("shots.h5", {"--zeroshot"}),
+    "layers": ("layer.h5", {"--split"}),
     "attributes": ("attributes.h5", set()),
     "variance": ("variance.h5", set()),
     "importance": ("importance.h5", set()),
@@ -71,6 +72,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("variance", "images", folder / "texts.h5", "prompts"),
     ):
         ok(command, folder / f"{source}.h5", *options, "-o", folder / f"{name}.h5")
+    of_layer = [{"command": "embed", "model": {**MODEL, "layer": 1, "layers": 2, "pool": "cls"}}]
+    layer = {"attributes": {"history": of_layer}, "datasets": split("test", 20) | images_of(20)}
+    write_feature_file(folder / "images-of-layer.h5", **layer)
+    ok("probe", folder / "images-of-layer.h5", "-o", folder / "layer.h5")
     pair = (folder / "zeroshot.h5", folder / "probe.h5", "--run", 0)
     ok("compare", *pair, "-o", folder / "compare.h5")
     ok("compare", *pair, "--groups", folder / "groups.tsv", "-o", folder / "groups.h5")
@@ -245,6 +250,9 @@ def test_plot_without_a_picture_shows_the_help() -> None:
         ("logits logits.h5 --image nosuch", 2, "hint: known: 0.png, 1.png, 10.png, 11.png, "),
         ("logits logits.h5 --class cta", 2, "unknown class 'cta'; hint: did you mean cat"),
         ("similarity unlabelled.h5", 1, "expected labels in test, got none"),
+        ("layers shots.h5", 1, "shots.h5: expected one run on test, got 4; hint: probe with one C"),
+        ("layers zeroshot.h5", 1, "expected a result of probe, got one of zeroshot; hint: make"),
+        ("layers layer.h5 --split=", 2, "unknown split of layer.h5 ''"),
         ("spectrum texts.h5 texts.h5", 2, "expected files with different names, got texts, texts"),
         ("confusion zeroshot.h5 --split=", 2, "unknown split of zeroshot.h5 ''"),
         ("images digits --split=", 2, "unknown split"),
@@ -344,7 +352,7 @@ def test_a_trained_model_and_its_control_never_share_a_legend_text() -> None:
         text = FeatureFile("texts", history, texts=["p", "q"], display_name=f"{folder}/txt.h5")
         text.features = random_features(2, 5)
         texts.append(text)
-    assert list(results.prompt_spectra(texts)) == ["m: txt (2)", "untrained m: txt (2)"]
+    assert list(panels.prompt_spectra(texts)) == ["m: txt (2)", "untrained m: txt (2)"]
     assert results.sources_label(texts) == "m and untrained m, 2 prompts"
 
 

@@ -19,7 +19,7 @@ from PIL import Image
 from clipkit import plots
 from clipkit.errors import UsageError
 from clipkit.metrics import reliability
-from clipkit.plots import Sweep
+from clipkit.plots import LayerCurve, LayerPoints, Sweep
 
 ODD_NAMES = [
     "pickup_truck",
@@ -75,6 +75,13 @@ def sweep(
     return Sweep(label, TAU, accuracy, entropy, accuracy - width, accuracy + width)
 
 
+def layer_curve(label: str, depth: int = 4) -> LayerCurve:
+    shares = np.linspace(0, 1, depth + 1)
+    trained = LayerPoints(range(depth + 1), shares, shares - 0.1, shares + 0.1, (0.9, 0.8, 1.0))
+    control = LayerPoints([0, depth], [0.1, 0.2], [0.1, 0.1], [0.1, 0.3], seeds=2)
+    return LayerCurve(label, depth, 0.1, trained, control)
+
+
 def examples() -> dict[str, Figure]:
     """Draw one of each, always the same."""
     rng = np.random.default_rng(0)
@@ -89,6 +96,7 @@ def examples() -> dict[str, Figure]:
         "entropy": plots.entropy({1.0: 3.4656 - flat, 0.02: sharp}, 32),
         "confidence": plots.confidence({1.0: 0.032 + flat, 0.02: sharp}, 32),
         "reliability": plots.reliability({1.0: reliability(sharp, sharp < 0.5)}),
+        "layers": plots.layers([layer_curve("_a $x$"), layer_curve(names[7], depth=12)]),
         "logits": plots.logits(rng.random((3, 10)), names[:3], names),
         "similarity": plots.similarity(rng.random((4, 10)), names[:4], names, centred=True),
         "classes": plots.classes(rng.random(40), odd_names(40), support=range(40)),
@@ -398,7 +406,7 @@ def test_panels_that_share_an_axis_share_the_edges_of_their_bins() -> None:
 def test_a_panel_whose_values_lie_in_one_bin_has_an_axis_of_its_own() -> None:
     flat = 3.45 + RNG.random(500) / 100
     top, bottom = plots.entropy({1.0: flat, 0.02: 3 * RNG.random(500)}, 32).axes
-    assert top.get_xlabel() == "entropy H (nats), on an axis of its own"
+    assert top.get_xlabel() == "entropy H (nats), on a separate axis"
     assert bottom.get_xlabel() == "entropy H (nats)"
     assert np.count_nonzero(top.patches[0].get_data().values) > 20
     low, high = top.get_xlim()
@@ -407,7 +415,7 @@ def test_a_panel_whose_values_lie_in_one_bin_has_an_axis_of_its_own() -> None:
     assert math.log(32) < high  # the bound is close, so it is shown
     sharp = 0.99 + RNG.random(500) / 200
     top, bottom = plots.confidence({0.1: RNG.random(500), 0.01: sharp}, 32).axes
-    assert bottom.get_xlabel() == "confidence max p (%), on an axis of its own"
+    assert bottom.get_xlabel() == "confidence max p (%), on a separate axis"
     assert bottom.get_xlim()[0] > 90  # the bound is far away
 
 
@@ -617,6 +625,18 @@ def test_a_subtitle_of_any_text_stays_inside_the_picture(text: str) -> None:
         assert artist.get_window_extent().x1 <= fig.bbox.x1
         assert not set("\x1b") & set(artist.get_text())
     assert plots.overlapping_texts(fig) == []
+
+
+@pytest.mark.parametrize("count", [1, 3, 40])
+def test_the_label_of_a_colour_bar_stays_inside_the_picture(count: int) -> None:
+    share = np.zeros((count, 2))
+    names = [f"prompt {number}" for number in range(count)]
+    fig = plots.prompt_variance(share, share > 0, names, ["size", "x"], title="A title")
+    plots.finish(fig, SOURCE)
+    fig.draw_without_rendering()
+    label = fig.axes[1].yaxis.label.get_window_extent()
+    assert fig.bbox.y0 <= label.y0
+    assert label.y1 <= fig.bbox.y1
 
 
 def test_a_long_fact_is_wrapped_to_the_width_of_the_picture() -> None:

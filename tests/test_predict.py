@@ -291,7 +291,11 @@ REFUSED = [
     ("pl.h5", logits(texts=PROMPTS[::-1]), "prompt 1: expected 'prompt 0', got 'prompt 11'"),
     ("p.h5", images(class_names=None), "expected class names in both, got none in"),
     ("p.h5", images(class_names=["x", "x", "y", "z"]), "expected each class name once, got 'x' 2"),
-    ("img.h5", images(), "img.h5: expected probe, got images; hint: make one with: clipkit probe"),
+    (
+        "img.h5",
+        images(),
+        "img.h5: expected probe, got images; hint: name the probe first, and then",
+    ),
 ]
 
 
@@ -320,6 +324,11 @@ def test_a_file_that_the_probe_cannot_read_is_refused(
             entry("logits", whiten=True, inputs={"texts": "sha256:1"}),
             entry("logits", whiten=True, inputs={"texts": "sha256:2"}),
             "have the directions of different prompts",
+        ),
+        (
+            entry("textembed", classes="file", inputs={"classes": "sha256:1"}),
+            entry("textembed", classes="file", inputs={"classes": "sha256:2"}),
+            "have prompts of different files of classes",
         ),
     ],
 )

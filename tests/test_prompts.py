@@ -22,6 +22,7 @@ from shell import clipkit, environment, fails, ok
 
 from clipkit import bundled as bundled_files
 from clipkit import embedding, prompt_files, prompts, read, similarity, zeroshot
+from clipkit.datasets import class_index
 from clipkit.datasets.class_names import CLASS_NAMES
 from clipkit.errors import ClipkitError, UsageError
 from clipkit.features import FeatureFile
@@ -428,8 +429,8 @@ def embed(folder: Path, *words: object, stdin: bytes | None = None) -> FeatureFi
 @given(st.dictionaries(TEXT, st.lists(TEXT, min_size=1, max_size=4), min_size=1, max_size=5))
 def test_descriptions_in_json_are_read_back_in_the_order_of_the_file(content):
     keys = list(content)
-    assume(not all(map(prompt_files.NUMBER.fullmatch, keys)))
-    assume(not all(map(prompt_files.WNID.fullmatch, keys)))
+    assume(not all(map(class_index.NUMBER.fullmatch, keys)))
+    assume(not all(map(class_index.WNID.fullmatch, keys)))
     classes = json_file(content)
     assert classes.names == keys
     pairs = [(keys.index(key), text) for key, texts in content.items() for text in texts]
@@ -517,7 +518,7 @@ def test_a_refused_json_file_is_named_with_its_place_in_one_line(data, message):
         ("a,b\n1,2\n", "c", "unknown column of mine.csv 'c'"),
         ("a,a\n1,2\n", "a", "mine.csv: expected different names of columns, got 'a' again"),
         ("a,text\n1\n", None, "mine.csv, line 2: expected 2 cells, got 1"),
-        ('text\n"a\n', None, "mine.csv, line 2: expected a table (unexpected end of data)"),
+        ('text\n"a\n', None, "mine.csv, line 2: expected a row of a table, got unexpected end"),
         ("text\n", None, "mine.csv: expected at least one prompt, got blank lines"),
         ("class,prompt\n,b\n", None, "mine.csv, line 2: expected the name of a class, got an"),
         ("text\na\x07\n", None, "mine.csv, line 2: expected no control character, got U+0007"),

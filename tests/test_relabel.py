@@ -111,8 +111,9 @@ def test_a_table_without_splits_speaks_of_the_ids_of_all_splits(tmp_path: Path) 
         ("id,size\n0.png,a\n0.png,b\n", "line 3: expected each row once, got '0.png' again"),
         ("id,size\n0.png,a\n", "expected a line for '1.png' of test, got none"),
         (TABLE.replace("size", "id2").replace("a\n", "\n").replace("b\n", "\n"), "expected rows"),
-        (b"id,size\n0.png,\xff\n", "table.csv, line 2: expected UTF-8 text"),
-        ('id,size\n"0.png,a\n', "table.csv, line 2: expected valid CSV (unexpected end of data)"),
+        (b"id,size\n0.png,\xff\n", "table.csv, line 2: expected UTF-8 text, got the byte 0xff"),
+        (b"id,size\n0.png,\0\n", "table.csv, line 2: expected UTF-8 text, got the byte 0x00"),
+        ('id,size\n"0.png,a\n', "table.csv, line 2: expected a row of a table, got unexpected end"),
     ],
 )
 @pytest.mark.long

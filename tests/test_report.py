@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -363,3 +364,26 @@ def test_a_file_that_is_replaced_while_the_report_is_made_is_refused(tmp_path: P
     write(tmp_path / "results" / "img.svm.h5", result, force=True)
     with pytest.raises(ClipkitError, match=r"svm\.h5: it was replaced while the report was made"):
         results.read("img.svm")
+
+
+def test_layers_of_other_data_are_left_out_with_the_reason(tmp_path: Path) -> None:
+    folder = write_results(tmp_path / "r")
+    baseline = read(folder / "img.svm.h5")
+    for layer, dataset in enumerate(("cifar100", "cifar100", "cifar10")):
+        history = [dict(entry) for entry in baseline.history]
+        history[0]["model"] = MODEL | {"layer": layer, "layers": 2, "pool": "cls", "norm": False}
+        history[0]["dataset"] = DATASET | {"name": dataset}
+        result = replace(baseline, history=history)
+        write(folder / f"img.l{layer}.svm.h5", result)
+    (folder / "layers.png").touch()
+    (folder / "img.l1.colour.svm.h5").write_bytes(b"no feature file")
+    done = ok("report", folder)
+    assert "left out r/img.l1.colour.svm.h5: " in done.stderr
+    assert "left out r/img.l*.svm.h5: " in done.stderr
+    assert "img.l2.svm.h5: expected results on cifar100, got one on cifar10" in done.stderr
+    assert "## Layers" not in done.stdout
+    assert "layers.png" not in done.stdout
+
+    (folder / "img.l2.svm.h5").unlink()
+    rows = tables(ok("report", folder).stdout)
+    assert rows["0"]["accuracy (%)"] == rows["embedding"]["accuracy (%)"] == "75.00"

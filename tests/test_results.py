@@ -14,7 +14,7 @@ import pytest
 from factories import feature_file, result_file
 from sklearn.metrics import confusion_matrix
 
-from clipkit import metrics, results
+from clipkit import metrics, panels, results
 from clipkit.errors import ClipkitError, UsageError
 from clipkit.features import FeatureFile
 from clipkit.features.validation import validate
@@ -85,7 +85,7 @@ def test_counts_of_groups_are_sums_over_their_classes(tmp_path: Path) -> None:
 
 def test_sweeps_are_split_by_classifier_and_c_and_have_wilsons_interval() -> None:
     rows = [*SWEEP, ("svm", 4.0, 1.0, 0.5), ("knn", np.nan, 1.0, 0.5), ("knn", np.nan, 0.5, 0.5)]
-    sweeps = results.temperature_sweeps([probe_result(rows, features="probs")])
+    sweeps = panels.temperature_sweeps([probe_result(rows, features="probs")])
     labels = ["svm, C 1, test (probs)", "svm, C 4, test (probs)", "knn, test (probs)"]
     assert [sweep.label for sweep in sweeps] == labels
     assert [sweep.tau.tolist() for sweep in sweeps] == [[0.07, 1], [1], [0.5, 1]]
@@ -118,10 +118,10 @@ def test_sweeps_of_the_same_settings_are_told_apart_by_model_or_file(
             file.history = [embedded, *file.history]
         file.display_name = name
         files.append(file)
-    labels = [sweep.label for sweep in results.temperature_sweeps(files)]
+    labels = [sweep.label for sweep in panels.temperature_sweeps(files)]
     assert labels == [f"{prefix}svm, C 1, test" for prefix in prefixes]
     files[0].runs["classifier"] = np.array(["knn", "knn"])
-    labels = [sweep.label for sweep in results.temperature_sweeps(files)]
+    labels = [sweep.label for sweep in panels.temperature_sweeps(files)]
     if models[0] == models[1]:  # the labels say enough
         prefixes = ["", ""]
     assert labels == [f"{prefixes[0]}knn, C 1, test", f"{prefixes[1]}svm, C 1, test"]
@@ -129,14 +129,14 @@ def test_sweeps_of_the_same_settings_are_told_apart_by_model_or_file(
 
 def test_prompts_are_counted_only_if_results_agree() -> None:
     a, b = probe_result(SWEEP), probe_result(SWEEP, prompts=16)
-    assert results.common_prompt_count([a, a]) == 32
-    assert results.common_prompt_count([a, b]) is None
+    assert panels.common_prompt_count([a, a]) == 32
+    assert panels.common_prompt_count([a, b]) is None
 
 
 def test_a_grid_is_arranged_by_c_and_temperature() -> None:
     settings = [(4.0, 0.5), (1.0, 0.5), (4.0, 1.0), (1.0, 1.0)]
     runs = [("svm", C, tau, i / 10) for i, (C, tau) in enumerate(settings)]
-    grid = results.accuracy_grid(probe_result(runs))
+    grid = panels.accuracy_grid(probe_result(runs))
     assert (grid.Cs, grid.temperatures) == ([1, 4], [0.5, 1])
     np.testing.assert_array_equal(grid.values, [[0.1, 0.3], [0.0, 0.2]])
     assert grid.label == "svm on cosine / τ, scored on test"
@@ -186,18 +186,18 @@ def _with(**columns: list[Any]) -> FeatureFile:
     [
         (results.confusion_counts, _with(eval_split=["test", "val"]), "each of 1 runs on test"),
         (results.confusion_counts, _with(eval_split=["a", "b"]), "each of 0 runs on test, got 2"),
-        (results.temperature_sweeps, _with(eval_split=["a", "a"]), "expected predictions of a"),
+        (panels.temperature_sweeps, _with(eval_split=["a", "a"]), "expected predictions of a"),
         (results.cluster_counts, replace(CLUSTERS, splits={}), "expected a split, got none"),
-        (results.temperature_sweeps, _without("acc1"), "expected a sweep over temperatures"),
-        (results.accuracy_grid, _without("eval_split"), "expected a sweep over temperatures"),
-        (results.accuracy_grid, _with(C=[np.nan, np.nan]), "got 2 runs of 2 x 0"),
+        (panels.temperature_sweeps, _without("acc1"), "expected a sweep over temperatures"),
+        (panels.accuracy_grid, _without("eval_split"), "expected a sweep over temperatures"),
+        (panels.accuracy_grid, _with(C=[np.nan, np.nan]), "got 2 runs of 2 x 0"),
     ],
 )
 def test_a_result_without_the_columns_or_runs_of_a_picture_is_refused(
     view: Callable[..., Any], result: FeatureFile, message: str
 ) -> None:
     with pytest.raises(ClipkitError) as error:
-        view([result] if view is results.temperature_sweeps else result)
+        view([result] if view is panels.temperature_sweeps else result)
     assert message in error.value.message
 
 
@@ -209,7 +209,7 @@ def test_predictions_without_columns_or_history_can_be_counted() -> None:
 
 @pytest.mark.parametrize("prompts", [None, "32", [32], {"n": 1}, 0, -3, 10**400, 3.5, True])
 def test_a_number_of_prompts_that_is_none_marks_no_maximum(prompts: Any) -> None:
-    assert results.common_prompt_count([probe_result(SWEEP, prompts=prompts)]) in (None, 1)
+    assert panels.common_prompt_count([probe_result(SWEEP, prompts=prompts)]) in (None, 1)
 
 
 def test_a_grid_has_one_classifier() -> None:
@@ -218,16 +218,16 @@ def test_a_grid_has_one_classifier() -> None:
     result.runs["C"] = np.array([1.0, 1.0, 2.0, 2.0])
     result.runs["classifier"] = np.array(["svm", "svm", "knn", "knn"])
     with pytest.raises(ClipkitError, match="expected a grid of one classifier, got knn, svm"):
-        results.accuracy_grid(result)
+        panels.accuracy_grid(result)
 
 
 def test_many_curves_and_runs_are_refused() -> None:
     result = probe_result([("svm", float(C), 1.0, 0.5) for C in range(1, 102)])
     with pytest.raises(ClipkitError, match="expected at most 100 curves, got 101"):
-        results.temperature_sweeps([result])
+        panels.temperature_sweeps([result])
     result.runs = {name: np.resize(column, 10_001) for name, column in result.runs.items()}
     with pytest.raises(ClipkitError, match="expected at most 10,000 runs, got 10,001"):
-        results.temperature_sweeps([result])
+        panels.temperature_sweeps([result])
 
 
 # -- classes -----------------------------------------------------------------------------------
@@ -248,11 +248,11 @@ def test_a_label_without_a_name_allocates_no_matrix_of_all_classes() -> None:
     for view in (
         lambda: results.confusion_counts(result),
         lambda: results.cluster_counts(clusters),
-        lambda: results.class_means(logits, "train"),
+        lambda: panels.class_means(logits, "train"),
     ):
         with pytest.raises(ClipkitError, match="at most 1,000 classes"):
             view()
-    results.cosine_lines(logits, "train")
+    panels.cosine_lines(logits, "train")
     scored = results.predictions(result)
     f1 = metrics.f1_per_class(scored.labels, scored.predicted, len(scored.class_names))
     assert np.flatnonzero(np.isfinite(f1)).tolist() == [0, 1, 2, last]
@@ -272,7 +272,7 @@ def test_a_class_has_one_group_however_often_it_is_listed(tmp_path: Path) -> Non
 def test_two_classes_of_one_name_are_two_lines() -> None:
     names = ["crane", "crane"]
     logits = feature_file("logits", datasets={"class_names": names})
-    cosines, labels = results.cosine_lines(logits, classes=["crane"])
+    cosines, labels = panels.cosine_lines(logits, classes=["crane"])
     assert labels == ["mean of 0: crane", "mean of 1: crane"]
     split = logits.splits["test"]
     expected = [split.features[split.labels == c].mean(axis=0) for c in (0, 1)]

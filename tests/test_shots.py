@@ -9,7 +9,7 @@ import pytest
 from factories import feature_file, result_file
 from shell import fails, ok, rows
 
-from clipkit import results
+from clipkit import panels
 from clipkit.evaluation import ProbeSpec, evaluate_grid, few_shot
 from clipkit.features import FeatureFile, Split, read, row_ids, write
 
@@ -96,14 +96,14 @@ def curve_and_line(accuracy: float, *, ids: int = 10) -> str:
     row = {"split": "test", "acc1": accuracy}
     predicted = [(np.arange(ids) >= 10 * accuracy).astype(int)]
     zeroshot = result_file([row], [0] * ids, predicted, [{"command": "zeroshot"}])
-    (curve,) = results.shot_curves([probe])
+    (curve,) = panels.shot_curves([probe])
     assert (curve.shots, curve.mean, curve.low, curve.high) == (
         [1, 2, 4],
         pytest.approx([0.5, 0.6, 0.8]),
         [0.4, 0.6, 0.7],
         [0.6, 0.6, 0.9],
     )
-    return results.zeroshot_line(zeroshot, probe, curve)[1]
+    return panels.zeroshot_line(zeroshot, probe, curve)[1]
 
 
 @pytest.mark.parametrize(

@@ -427,6 +427,7 @@ def test_wordnet_ids_of_a_manifest_get_their_names(photos):
 
 def test_spreadsheets_write_csv_in_many_ways(photos):
     text = '\ufeffpath, label ,note\r\n"a, b.png", cat ,"two\nlines"\r\n\r\n/tmp/c.png,dog,""\r\n'
+    text += ",,\r\n"  # an empty row
     (photos / "m.csv").write_bytes(text.encode())
     write_images(photos, "a, b.png")
     data = datasets.load("m.csv")

@@ -230,7 +230,7 @@ def test_the_column_of_a_table_names_the_groups(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("\n".join(["id,patient,site", *lines]))
     options = ("--group-column", "patient", "--attributes", tmp_path / "t.csv")
     done = ok("split", tmp_path / "all.h5", "--test", 0.3, *options, "-o", tmp_path / "img.h5")
-    assert "rows have no group: each is a group of its own" in done.stderr
+    assert "rows have no group: each is a separate group" in done.stderr
     assert "all: 40 rows in 11 groups -> train " in done.stderr
     after = read(tmp_path / "img.h5")
     in_train, in_test = (
@@ -486,12 +486,22 @@ def test_logits_of_the_same_prompts_are_joined():
 
 
 @pytest.mark.parametrize(
-    "entry",
-    [{"inputs": {"texts": "sha256:3"}}, {"whiten": True}, {"random": 3, "seed": 1}],
+    ("entry", "message"),
+    [
+        ({"whiten": True}, "expected whiten of logits to be None, got True"),
+        ({"random": 3, "seed": 1}, "expected random of logits to be None, got 3"),
+    ],
 )
-def test_logits_of_equal_texts_but_other_directions_are_refused(entry):
-    with pytest.raises(ClipkitError, match="expected logits of the same prompts, got others"):
+def test_logits_of_equal_texts_but_other_directions_are_refused(entry, message):
+    with pytest.raises(ClipkitError, match=message):
         concatenation.concat([logits(), logits(**entry)], prefix=True)
+
+
+def test_logits_of_other_prompts_are_refused():
+    other = logits()
+    other.texts = ["a", "x", "c"]
+    with pytest.raises(ClipkitError, match="different prompts: prompt 2: expected 'b', got 'x'"):
+        concatenation.concat([logits(), other], prefix=True)
 
 
 def test_logits_of_different_temperatures_are_refused():

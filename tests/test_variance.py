@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from scipy import stats
 from shell import fails, ok, rows
 
-from clipkit import variance
+from clipkit import results, variance
 from clipkit.features import FeatureFile, Split, read, row_ids, write
 
 RNG = np.random.default_rng(0)
@@ -99,6 +99,12 @@ def test_directions_of_any_orthonormal_basis_add_up_to_the_whole_embedding() -> 
     of_directions = model.shares(basis, none, attribute)
     weighted = (spread * of_directions).sum() / spread.sum()
     assert weighted == pytest.approx(model.share(none, attribute), abs=1e-12)
+
+
+def test_a_picture_of_what_prompts_measure_names_the_prompts() -> None:
+    file = feature_file(datasets={"class_names": None})
+    result = variance.decompose(file, feature_file("texts"), split="test")
+    assert results.source_label(result, "test").endswith(", test, 3 prompts")
 
 
 def test_a_rotation_changes_nothing(tmp_path: Path) -> None:

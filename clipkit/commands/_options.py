@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -26,6 +26,8 @@ FOR_PEOPLE = {
     "compare": "clipkit.comparison",
     "variance": "clipkit.variance",
 }
+LAYER_RANGE = re.compile(r"([0-9]{1,4})-([0-9]{1,4})")
+LAYER = re.compile("-?[0-9]{1,4}")
 WHOLE_NUMBER = re.compile("[0-9]{1,10}")
 
 
@@ -50,6 +52,30 @@ def option(metavar: str, help: str, *flags: str, **settings: Any) -> Any:
 def split_option(help: str, *flags: str) -> Any:
     """Return an option that names a split."""
     return option("NAME", help, *flags, autocompletion=completion.splits)
+
+
+def parse_layers(text: str | None) -> list[int] | Literal["all"] | None:
+    """Return the numbers of a list of layers such as `0,4-6,-1`, or "all".
+
+    Raises
+    ------
+    UsageError
+        If a part is no number and no range.
+    """
+    if text is None:
+        return None
+    if text == "all":
+        return "all"
+    numbers: list[int] = []
+    for part in text.split(","):
+        bounds = LAYER_RANGE.fullmatch(part.strip())
+        if bounds and int(bounds[1]) < int(bounds[2]):
+            numbers += range(int(bounds[1]), int(bounds[2]) + 1)
+        elif LAYER.fullmatch(part.strip()):
+            numbers.append(int(part))
+        else:
+            raise UsageError(f"layer: expected numbers such as 4 or 0,4-6,-1, got {part!r}")
+    return numbers
 
 
 def _check_format(format: str | None) -> str | None:
@@ -133,6 +159,17 @@ Untrained = Annotated[
         max=2**63 - 1,  # what PyTorch takes
     ),
 ]
+Layers = Annotated[
+    str | None,
+    option(
+        "L[,L...]",
+        "Return hidden states: 0 is the input of the first layer, -1 the output of the last; also "
+        "0-12 or all.",
+        "--layers",
+        "--layer",
+    ),
+]
+Norm = Annotated[bool, typer.Option("--norm", help="With --layer: apply the model's final norm.")]
 Device = Annotated[str, option("auto|cpu|cuda|cuda:N|mps", "Device to run the model on.")]
 Precision = Annotated[
     str,

@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from clipkit.commands import _completion as completion
 from clipkit.commands._options import (
     DEFAULT_MODEL,
+    OUTPUT,
     Device,
     Force,
     LabelColumn,
+    Layers,
     Model,
-    Output,
+    Norm,
     PathColumn,
     Precision,
     SplitColumn,
     Untrained,
     option,
     parse_fractions,
+    parse_layers,
     split_option,
 )
+from clipkit.errors import UsageError
+
+if TYPE_CHECKING:
+    from clipkit.embedding import Part
 
 IMAGES_SKIPPED = 3  # exit code
 MAX_WORKERS = 256  # each holds a batch of images in memory
@@ -39,9 +47,29 @@ def embed(
             autocompletion=completion.datasets,
         ),
     ],
-    output: Output = "-",
+    output: Annotated[
+        str,
+        option(
+            "FILE",
+            "Output file, or - for standard output; {layer} is the number of the layer.",
+            *OUTPUT,
+        ),
+    ] = "-",
     model: Model = DEFAULT_MODEL,
     untrained: Untrained = None,
+    layers: Layers = None,
+    pool: Annotated[
+        str | None,
+        option(
+            "cls|mean",
+            "With --layer: CLS token or mean of patches (default: cls where there is one).",
+        ),
+    ] = None,
+    norm: Norm = False,
+    projection: Annotated[
+        str | None,
+        option("none", "Leave out the projection into the space of texts, as of CLIP."),
+    ] = None,
     split: Annotated[list[str] | None, split_option("Embed only this split; repeatable.")] = None,
     root: Annotated[
         str | None, option("FOLDER", "Folder that holds the data set, or to download it to.")
@@ -106,7 +134,7 @@ def embed(
         option("I/N", "Encode only this part of a run that N processes share; the last publishes."),
     ] = None,
 ) -> int:
-    """Embed the images of a data set.
+    """Embed the images of a data set, or return the hidden states of layers.
 
     If a run is interrupted, the same command continues it. Features are the model's projected image
     embeddings, not normalised by default. Images that cannot be used are skipped and listed, and
@@ -117,7 +145,9 @@ def embed(
     from clipkit import console, datasets, embedding, models
 
     share = None if part is None else embedding.Part.parse(part)
-    embedding.check_part_output(output, share, force=force, inputs=dataset)
+    numbers = parse_layers(layers)
+    _check_options(numbers, pool, norm, projection, compile)
+    _check_outputs(output, numbers, force, dataset, share)
     with console.stage("reading the data set"):
         data = datasets.load(
             dataset,
@@ -133,7 +163,7 @@ def embed(
             data = data.split_off(parse_fractions(split_off))
     # Count all images, also when a run continues: compiling a model changes the last bits.
     count = sum(map(len, data.splits.values()))
-    if compile is None:
+    if compile is None and numbers is None:
         compile = models.should_compile(device, count)
     if not restart:
         embedding.use_earlier_threads(output)
@@ -145,6 +175,10 @@ def embed(
         untrained=untrained,
         compile_for=batch_size if compile else 0,
         non_blocking=True,
+        layers=numbers,
+        pool=pool,
+        norm=norm,
+        projection=projection is None,
     )
     skipped = embedding.embed_images(
         data,
@@ -168,3 +202,43 @@ def embed(
     else:
         console.warn(f"{len(skipped)} images skipped")
     return IMAGES_SKIPPED
+
+
+def _check_options(
+    layers: Sequence[int] | str | None,
+    pool: str | None,
+    norm: bool,
+    projection: str | None,
+    compile: bool | None,
+) -> None:
+    """Refuse options that exclude or need each other, before any work is done."""
+    if projection not in (None, "none"):
+        raise UsageError(f"projection: expected none, got {projection!r}")
+    if layers is None and (pool is not None or norm):
+        raise UsageError("expected --layer with --pool or --norm, got none")
+    if layers is not None and projection is not None:
+        raise UsageError(
+            "expected --layer or --projection, got both",
+            "hidden states are not projected: leave --projection out",
+        )
+    if layers is not None and compile:
+        raise UsageError(
+            "expected --layer or --compile, got both", "a compiled model gives no hidden states"
+        )
+
+
+def _check_outputs(
+    output: str,
+    layers: Sequence[int] | str | None,
+    force: bool,
+    inputs: list[str],
+    part: Part | None,
+) -> None:
+    """Refuse the outputs whose names are known before the model tells its number of layers."""
+    from clipkit import embedding
+
+    numbers = [0, 1] if isinstance(layers, str) else layers or []  # "all" has at least these
+    names = embedding.name_layer_outputs(output, numbers)
+    # the model has to tell which layer a negative number is
+    known = [name for layer, name in names.items() if name == output or (layer or 0) >= 0]
+    embedding.check_outputs(output, known, force=force, inputs=inputs, part=part)

@@ -12,7 +12,6 @@ from clipkit.commands._options import (
     NoHeader,
     ReportColumns,
     ResultOutput,
-    Seed,
     check_result_output,
     option,
     read_one_from_stdin,
@@ -44,7 +43,9 @@ def importance(
         int | None,
         option("N", "List the N largest weights of each class instead, without LOGITS.", min=1),
     ] = None,
-    seed: Seed = 42,
+    seed: Annotated[
+        int | None, option("N", "Random seed (default: 42).", min=0, max=2**32 - 1)
+    ] = None,
     output: ResultOutput = None,
     format: Format = None,
     columns: ReportColumns = None,
@@ -64,8 +65,10 @@ def importance(
 
     if weights is None:
         read_one_from_stdin(probe, file)
-    elif file != "-" or any(given is not None for given in (split, repeat, groups)):
-        raise UsageError("expected --weights without LOGITS, --split, --repeat and --groups")
+    elif file != "-" or any(given is not None for given in (split, repeat, groups, seed)):
+        raise UsageError(
+            "expected --weights without LOGITS, --split, --repeat, --groups and --seed"
+        )
     check_result_output(output, force, probe, file, groups)
     kept = features.read(probe, kinds=["probe"])
     if weights is not None:
@@ -76,7 +79,7 @@ def importance(
             features.read(file, kinds=["logits"]),
             split=split,
             repeat=repeat or importance.REPEAT,
-            seed=seed,
+            seed=importance.SEED if seed is None else seed,
             groups=groups,
         )
     report_result(result, output, View(format, columns, no_header), force)

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
     from clipkit.datasets import ImageDataset
     from clipkit.features import FeatureFile
-    from clipkit.results import Nearest, Predictions
+    from clipkit.panels import Nearest
+    from clipkit.results import Predictions
 
 SHEET_IMAGES = 40
 THUMBNAIL_PIXELS = 96
@@ -236,18 +237,18 @@ def compare(
 
     Example: clipkit plot compare compare.h5 -o compare.png
     """
-    from clipkit import features, plots, results
+    from clipkit import features, panels, plots
 
-    panels = results.comparison_panels(features.read(file, kinds=["result"]))
+    arranged = panels.comparison_panels(features.read(file, kinds=["result"]))
     figure = plots.compare(
-        panels.accuracy,
-        panels.difference,
-        panels.names,
-        groups=panels.groups,
-        null5=panels.null5,
-        title=title or panels.label,
+        arranged.accuracy,
+        arranged.difference,
+        arranged.names,
+        groups=arranged.groups,
+        null5=arranged.null5,
+        title=title or arranged.label,
     )
-    _save(figure, panels.source, output, force, size, dpi)
+    _save(figure, arranged.source, output, force, size, dpi)
 
 
 @plot.command()
@@ -266,13 +267,13 @@ def temperature(
 
     Example: clipkit plot temperature probe.h5 -o tau.png
     """
-    from clipkit import features, plots, results
+    from clipkit import features, panels, plots, results
 
     sweeps = [features.read(source, kinds=["result"]) for source in file or ["-"]]
-    curves = results.temperature_sweeps(sweeps, split)
+    curves = panels.temperature_sweeps(sweeps, split)
     title = title or "Accuracy and entropy against temperature"
-    figure = plots.temperature(curves, results.common_prompt_count(sweeps), title=title)
-    source = results.sources_label(sweeps, results.sweep_splits(sweeps, split))
+    figure = plots.temperature(curves, panels.common_prompt_count(sweeps), title=title)
+    source = results.sources_label(sweeps, panels.sweep_splits(sweeps, split))
     _save(figure, source, output, force, size, dpi)
 
 
@@ -292,10 +293,10 @@ def grid(
 
     Example: clipkit plot grid grid.h5 -o grid.png
     """
-    from clipkit import features, plots, results
+    from clipkit import features, panels, plots, results
 
     result = features.read(file, kinds=["result"])
-    accuracies = results.accuracy_grid(result, split)
+    accuracies = panels.accuracy_grid(result, split)
     figure = plots.grid(
         accuracies.values, accuracies.Cs, accuracies.temperatures, title=title or accuracies.label
     )
@@ -414,11 +415,11 @@ def logits(
 
     Example: clipkit plot logits logits.h5 --class cat --class dog -o cosines.png
     """
-    from clipkit import features, plots, results
+    from clipkit import features, panels, plots, results
 
     logits_file = features.read(file, kinds=["logits"])
-    cosines, labels = results.cosine_lines(logits_file, split, image, class_)
-    columns = results.choose_prompts(logits_file, prompt)
+    cosines, labels = panels.cosine_lines(logits_file, split, image, class_)
+    columns = panels.choose_prompts(logits_file, prompt)
     texts = [(logits_file.texts or [])[column] for column in columns]
     title = title or "Cosine with prompts"
     figure = plots.logits(cosines[:, columns], labels, texts, title=title)
@@ -443,10 +444,10 @@ def similarity(
 
     Example: clipkit plot similarity logits.h5 --centred -o similarity.png
     """
-    from clipkit import features, plots, results
+    from clipkit import features, panels, plots, results
 
     logits_file = features.read(file, kinds=["logits"])
-    means, names = results.class_means(logits_file, split)
+    means, names = panels.class_means(logits_file, split)
     title = title or "Mean cosine of each class with each prompt"
     figure = plots.similarity(means, names, logits_file.texts or [], centred=centred, title=title)
     source = results.source_label(logits_file, results.choose_split(logits_file, split))
@@ -466,10 +467,10 @@ def spectrum(
 
     Example: clipkit plot spectrum txt.h5 -o spectrum.png
     """
-    from clipkit import features, plots, results, similarity
+    from clipkit import features, panels, plots, results, similarity
 
     texts = [features.read(source, kinds=["texts"]) for source in file or ["-"]]
-    values = results.prompt_spectra(texts)
+    values = panels.prompt_spectra(texts)
     ranks = {name: similarity.effective_rank(sigma) for name, sigma in values.items()}
     figure = plots.spectrum(values, ranks, title=title)
     _save(figure, results.sources_label(texts), output, force, size, dpi)
@@ -488,10 +489,10 @@ def attributes(
 
     Example: clipkit plot attributes attributes.h5 -o attributes.png
     """
-    from clipkit import features, plots, results
+    from clipkit import features, panels, plots, results
 
     result = features.read(file, kinds=["result"])
-    columns = results.attribute_recalls(result)
+    columns = panels.attribute_recalls(result)
     legend = {
         "zeroshot": "zero-shot, by words",
         "probe": "probe",
@@ -508,7 +509,7 @@ def attributes(
         columns["chance"],
         series,
         columns["reach"],
-        title=title or "What is held, and what words reach",
+        title=title or "Recall of each attribute",
     )
     _save(figure, source, output, force, size, dpi)
 
@@ -526,10 +527,10 @@ def importance(
 
     Example: clipkit plot importance importance.h5 -o importance.png
     """
-    from clipkit import features, plots, results
+    from clipkit import features, panels, plots, results
 
     result = features.read(file, kinds=["result"])
-    columns = results.prompt_costs(result)
+    columns = panels.prompt_costs(result)
     source = results.source_label(result, str(columns["split"][0]))
     figure = plots.importance(
         columns["name"].tolist(),
@@ -556,18 +557,44 @@ def shots(
 
     Example: clipkit plot shots shots.h5 --zeroshot zeroshot.h5 -o shots.png
     """
-    from clipkit import features, plots, results
+    from clipkit import features, panels, plots, results
 
     probes = [features.read(source, kinds=["result"]) for source in file or ["-"]]
-    curves = results.shot_curves(probes)
+    curves = panels.shot_curves(probes)
     splits = [str(probe.runs["eval_split"][-1]) for probe in probes]
     source = results.sources_label(probes, splits)
     line = None
     if zeroshot is not None:
         named = features.read(zeroshot, kinds=["result"])
-        line = results.zeroshot_line(named, probes[0], curves[0])
+        line = panels.zeroshot_line(named, probes[0], curves[0])
     title = title or "Labelled images per class"
     _save(plots.shots(curves, line, title=title), source, output, force, size, dpi)
+
+
+@plot.command()
+def layers(
+    file: FeatureInputs = None,
+    output: PictureOutput = "-",
+    split: Split = None,
+    title: Title = None,
+    size: Size = None,
+    dpi: Dpi = None,
+    force: Force = False,
+) -> None:
+    """Draw the accuracy of probes by layer, with untrained controls and the models' embeddings.
+
+    From results of attributes, draw their recall by layer.
+
+    Example: clipkit plot layers img.l*.svm.h5 img.svm.h5 -o layers.png
+    """
+    from clipkit import features, layer_curves, plots
+
+    probes = [features.read(source, kinds=["result"]) for source in file or ["-"]]
+    curves, source = layer_curves.layer_curves(probes, split)
+    of_attributes = layer_curves.holds_attributes(probes[0])
+    ylabel = "mean recall per value (%)" if of_attributes else "accuracy (%)"
+    title = title or ("Recall by layer" if of_attributes else "Accuracy by layer")
+    _save(plots.layers(curves, ylabel=ylabel, title=title), source, output, force, size, dpi)
 
 
 @plot.command()
@@ -585,13 +612,13 @@ def variance(
     """
     import numpy as np
 
-    from clipkit import features, plots, results
+    from clipkit import features, panels, plots, results
 
     result = features.read(file, kinds=["result"])
-    columns = results.variance_shares(result)
+    columns = panels.variance_shares(result)
     source = results.source_label(result, str(columns["split"][0]))
     if "prompt" in columns:
-        prompts, attributes = results.prompts_and_attributes(result)
+        prompts, attributes = panels.prompts_and_attributes(result)
         shape = (len(prompts), len(attributes))
         figure = plots.prompt_variance(
             columns["share"].reshape(shape),
@@ -696,12 +723,12 @@ def nearest(
 
     Example: clipkit plot nearest logits.h5 shapes --prompt "a noisy image" -o nearest.png
     """
-    from clipkit import datasets, features, plots, results
+    from clipkit import datasets, features, panels, plots, results
     from clipkit.features.provenance import original_split
 
     logits_file = features.read(file, kinds=["logits"])
     name = results.choose_split(logits_file, split)
-    found = results.nearest_images(logits_file, name, prompt, class_, count)
+    found = panels.nearest_images(logits_file, name, prompt, class_, count)
     data_set = datasets.load(
         dataset,
         root=root,

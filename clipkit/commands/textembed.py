@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,6 +14,7 @@ from clipkit.commands._options import (
     Device,
     Force,
     Model,
+    Norm,
     Precision,
     Untrained,
     option,
@@ -44,6 +46,15 @@ def textembed(
     ] = "-",
     model: Model = DEFAULT_MODEL,
     untrained: Untrained = None,
+    layer: Annotated[
+        int | None,
+        option(
+            "L",
+            "Return a hidden state of the token that the model pools: 0 is the input of the first "
+            "layer, -1 the output of the last.",
+        ),
+    ] = None,
+    norm: Norm = False,
     classes: Annotated[
         str | None,
         option(
@@ -106,16 +117,19 @@ def textembed(
     sources = prompts or []
     if sources and classes is not None:
         raise UsageError("expected PROMPTS or --classes, got both")
+    if layer is None and norm:
+        raise UsageError("expected --layer with --norm, got none")
     if classes is None and (template or readable or root is not None):
         raise UsageError("expected --classes with --template, --readable or --root, got none")
     sources = sources or [classes or files.STREAM]
     outputs = embedding.name_outputs(sources, output)
     for name in outputs:
         files.check_feature_output(name, force=force, inputs=[*sources, *(template or [])])
+    load = partial(_load, device=device, precision=precision, clean=clean, layer=layer, norm=norm)
     results: list[FeatureFile]
     if classes is None:
         texts = [embedding.read_prompts(source, column) for source in sources]
-        encoder = _load(model, untrained, device, precision, clean)
+        encoder = load(model, untrained)
         results = [
             embedding.embed_texts(file, encoder, normalize=normalize, truncate=truncate)
             for file in texts
@@ -125,7 +139,7 @@ def textembed(
         templates = embedding.read_templates(template) if template else None
         if _is_default(ctx, "model"):
             model, untrained = embedding.choose_model(class_names, classes, model, untrained)
-        encoder = _load(model, untrained, device, precision, clean)
+        encoder = load(model, untrained)
         result = embedding.embed_classes(
             class_names,
             encoder,
@@ -145,7 +159,16 @@ def _is_default(ctx: typer.Context, name: str) -> bool:
     return source is not None and source.name == "DEFAULT"
 
 
-def _load(model: str, untrained: int | None, device: str, precision: str, clean: bool) -> Encoder:
+def _load(
+    model: str,
+    untrained: int | None,
+    *,
+    device: str,
+    precision: str,
+    clean: bool,
+    layer: int | None,
+    norm: bool,
+) -> Encoder:
     """Load the text tower after the prompts, so that errors in prompts appear at once."""
     from clipkit import models
 
@@ -156,4 +179,6 @@ def _load(model: str, untrained: int | None, device: str, precision: str, clean:
         precision=precision,
         untrained=untrained,
         clean=clean,
+        layers=None if layer is None else [layer],
+        norm=norm,
     )

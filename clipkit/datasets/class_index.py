@@ -1,7 +1,7 @@
-"""Names for class folders and labels that are called by their WordNet ids, as in ImageNet.
+"""Read class indices, which name classes by their numbers or WordNet ids.
 
-The file `class_index.json` holds `{"0": ["n01440764", "tench"]}`, as Keras and torchvision have it,
-or `{"n01440764": "tench"}`.
+A class index is the JSON object that comes with ImageNet: `{"0": ["n01440764", "tench"]}`, as Keras
+and torchvision have it, `{"n01440764": "tench"}`, or the same with names alone: `{"0": "tench"}`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,10 +18,19 @@ from clipkit.datasets.images import escape
 from clipkit.errors import ClipkitError
 
 FILE_NAMES = ("class_index.json", "imagenet_class_index.json")
-WNID = re.compile("n[0-9]{8}")
+WNID = re.compile("n[0-9]{8}")  # a WordNet id
+NUMBER = re.compile("0|[1-9][0-9]{0,6}")
 MAX_BYTES = 1 << 24
 MAX_NAME = 1000  # characters
 HINT = 'expected forms: {"0": ["n01440764", "tench"]} or {"n01440764": "tench"}'
+
+
+class Entry(NamedTuple):
+    """A class of a class index."""
+
+    number: int | None
+    wnid: str  # "" if the index has names alone
+    name: str
 
 
 class ClassIndex(NamedTuple):
@@ -29,6 +38,63 @@ class ClassIndex(NamedTuple):
 
     names: dict[str, str]
     digest: str
+
+
+def parse_class_index(content: Any) -> list[Entry] | None:
+    """Return the classes of a class index, or None if this is none.
+
+    Classes are in the order of their numbers, or else in that of the file. Names alone must have
+    the numbers 0, 1, 2, ...
+
+    >>> parse_class_index({"1": "goldfish", "0": "tench"})
+    [Entry(number=0, wnid='', name='tench'), Entry(number=1, wnid='', name='goldfish')]
+    >>> parse_class_index({"n01440764": "tench"})
+    [Entry(number=None, wnid='n01440764', name='tench')]
+    """
+    if not isinstance(content, dict) or not content:
+        return None
+    if all(map(WNID.fullmatch, content)):
+        entries = [Entry(None, wnid, name) for wnid, name in content.items()]
+    elif all(map(NUMBER.fullmatch, content)):
+        numbers = sorted(map(int, content))
+        pairs = [content[str(number)] for number in numbers]
+        if not all(map(_is_wnid_and_name, pairs)):
+            if numbers != list(range(len(content))):
+                return None
+            pairs = [("", name) for name in pairs]
+        entries = [Entry(number, *pair) for number, pair in zip(numbers, pairs, strict=True)]
+    else:
+        return None
+    return entries if all(isinstance(entry.name, str) for entry in entries) else None
+
+
+def _is_wnid_and_name(value: Any) -> bool:
+    is_pair = isinstance(value, list) and len(value) == 2 and isinstance(value[0], str)
+    return is_pair and WNID.fullmatch(value[0]) is not None
+
+
+def load_class_index(data: bytes, where: str) -> list[Entry]:
+    """Return the classes of a class index or a JSON list of names, as printable text.
+
+    Raises
+    ------
+    ClipkitError
+        If it has another form, or a name is blank or too long.
+    """
+    try:
+        content = json.loads(data)
+    except (ValueError, RecursionError):
+        content = None
+    if isinstance(content, list):
+        content = {str(number): name for number, name in enumerate(content)}
+    entries = parse_class_index(content)
+    if entries is None:
+        raise ClipkitError(f"{where}: expected a class index, got other content", HINT)
+    for entry in entries:
+        if not 0 < len(entry.name.strip()) <= MAX_NAME:
+            got = escape_text(entry.name[:60])
+            raise ClipkitError(f"{where}: expected the name of a class, got {got!r}", HINT)
+    return [entry._replace(name=escape_text(entry.name)) for entry in entries]
 
 
 def find_class_index(folders: Iterable[str]) -> ClassIndex | None:
@@ -72,30 +138,11 @@ def read_class_index(path: Path) -> ClassIndex:
         If the file cannot be read or has another form.
     """
     data = files.read_bytes(str(path), MAX_BYTES)
-    try:
-        content = json.loads(data)
-    except (ValueError, RecursionError):
-        content = None
     where = escape(str(path))
-    if not isinstance(content, dict) or not content:
-        raise ClipkitError(f"{where}: expected a JSON object of classes, got other content", HINT)
-    return ClassIndex(_parse(content, where), f"sha256:{hashlib.sha256(data).hexdigest()}")
-
-
-def _parse(content: Mapping[str, Any], where: str) -> dict[str, str]:
-    names = {}
-    for key, value in content.items():
-        entry = value if isinstance(value, list) else [key, value]
-        wnid, name = (*entry, None, None)[:2]
-        if not _is_name(wnid) or not _is_name(name):
-            got = escape_text(f"{key!r}: {str(value)[:60]!r}")
-            raise ClipkitError(f"{where}: expected the name of a class, got {got}", HINT)
-        names[wnid] = escape_text(name)
-    return names
-
-
-def _is_name(value: Any) -> bool:
-    return isinstance(value, str) and 0 < len(value.strip()) <= MAX_NAME
+    names = {entry.wnid: entry.name for entry in load_class_index(data, where)}
+    if "" in names:
+        raise ClipkitError(f"{where}: expected WordNet ids, got names alone", HINT)
+    return ClassIndex(names, f"sha256:{hashlib.sha256(data).hexdigest()}")
 
 
 def escape_text(text: str) -> str:

@@ -28,9 +28,9 @@ from clipkit.datasets.images import escape, reason
 from clipkit.datasets.labels import (
     NO_LABEL,
     attach_labels,
-    class_names_up_to,
     has_duplicates,
     labels_from_texts,
+    number_labels,
 )
 from clipkit.datasets.parquet_manifests import is_image_type
 from clipkit.datasets.remote import LocalFile, RangeReader, StoredFile, display_url
@@ -216,11 +216,11 @@ def read_parquet(patterns: Sequence[str]) -> Dataset:
 
     The images are in the column `image` or `img`, or in the only column of images: structs of
     `bytes` and `path`, or bytes. The labels are in the column `label` or `fine_label`, or else in
-    the only `ClassLabel`: integers, or names. The class names are those that `datasets` has written
-    into the file, or those of ``classnames.txt`` or ``class_index.json`` beside it, or the
-    integers; names are sorted. A null or negative label is none. The ids are the paths, or the name
-    of the file and the number of the row if a path is missing or occurs twice. Splits are named as
-    `shards.split_names` says.
+    the only `ClassLabel`; `clipkit.datasets.labels.number_labels` says what they mean. Numbers have
+    the class names that `datasets` has written into the file, or those of ``classnames.txt`` or
+    ``class_index.json`` beside it. A null is no label, nor is a negative integer. The ids are the
+    paths, or the name of the file and the number of the row if a path is missing or occurs twice.
+    Splits are named as `shards.split_names` says.
 
     Parameters
     ----------
@@ -483,14 +483,13 @@ def _labels(
             values = np.array([*numbers, NO_LABEL], np.int64)[values]
         joined.setdefault(split, []).append(values)
     labels = {split: np.concatenate(values) for split, values in joined.items()}
+
+    def names_of_numbers() -> list[str] | None:
+        return tables[0].class_names or shards.read_class_names(name)
+
     if tables[0].texts is not None:
-        return labels_from_texts(labels, list(texts), _no_names, where)
-    largest = np.concatenate(list(labels.values()))
-    if largest.max(initial=NO_LABEL) == NO_LABEL:
-        return labels, []
-    names = tables[0].class_names
-    return labels, class_names_up_to(largest, names or shards.read_class_names(name), where)
-
-
-def _no_names() -> None:
-    return None
+        return labels_from_texts(labels, list(texts), where, names_of_numbers)
+    largest = max(int(values.max(initial=NO_LABEL)) for values in labels.values())
+    shown = [] if largest == NO_LABEL else [str(largest)]
+    class_names, _ = number_labels(shown, lambda _: where, names_of_numbers)
+    return labels, class_names

@@ -3,31 +3,87 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clipkit import console
+from clipkit.datasets.class_index import escape_text
 from clipkit.datasets.dataset import ImageDataset
-from clipkit.datasets.images import escape
 from clipkit.errors import ClipkitError
 from clipkit.features import Int64
 from clipkit.features.validation import MAX_CLASSES
 
 NO_LABEL = -1
 
-_INTEGER = re.compile(r"[0-9]{1,9}")
+WHOLE_NUMBER = re.compile(r"(-?(?:0|[1-9][0-9]{0,18}))(?:\.0)?")  # a table of floats has 3.0
+
+
+def no_names() -> list[str] | None:
+    """Return no class names."""
+    return None
+
+
+def number_labels(
+    labels: Collection[str],
+    place_of: Callable[[str], str],
+    names_of_numbers: Callable[[], list[str] | None] = no_names,
+) -> tuple[list[str], dict[str, int]]:
+    """Return the class names, and the class of each label: the rule for every source.
+
+    If all labels are whole numbers, they are the numbers of the classes. Otherwise all are names,
+    also those that look like numbers: letters and digits are classes of one data set.
+
+    Parameters
+    ----------
+    labels : collection of str
+        The distinct labels.
+    place_of : callable
+        Returns what an error calls the place of a label.
+    names_of_numbers : callable
+        Returns the class names if the labels are numbers, or None: then class 3 is called "3".
+
+    Returns
+    -------
+    class_names : list of str
+        Names are sorted by code point, as class folders are.
+    number_of : dict of str to int
+
+    Raises
+    ------
+    ClipkitError
+        If a number is negative, has no name or is too large.
+    """
+    matches = [WHOLE_NUMBER.fullmatch(label) for label in labels]
+    numbers = [int(match[1]) for match in matches if match]
+    if len(numbers) < len(labels):
+        name_of = {label: escape_text(label) for label in labels}
+        class_names = sorted(set(name_of.values()))
+        number_of = {name: number for number, name in enumerate(class_names)}
+        return class_names, {label: number_of[name] for label, name in name_of.items()}
+    if not numbers:
+        return [], {}
+    names = names_of_numbers()
+    limit = MAX_CLASSES if names is None else len(names)
+    for label, number in zip(labels, numbers, strict=True):
+        if not 0 <= number < limit:
+            why = "" if names is None else f", since there are {limit:,} class names"
+            expected = f"expected a label from 0 to {limit - 1:,}{why}"
+            raise ClipkitError(f"{place_of(label)}: {expected}, got {label}")
+    if names is None:
+        names = [str(number) for number in range(max(numbers) + 1)]
+    return names, dict(zip(labels, numbers, strict=True))
 
 
 def labels_from_texts(
     codes: Mapping[str, NDArray[np.int32] | Int64],
     texts: Sequence[str],
-    names_of_integers: Callable[[], list[str] | None],
     where: str,
+    names_of_numbers: Callable[[], list[str] | None],
 ) -> tuple[dict[str, Int64], list[str]]:
-    """Return labels and class names where a label is written as an integer or as a name.
+    """Return labels and class names where each row has the number of a text.
 
     Parameters
     ----------
@@ -35,60 +91,20 @@ def labels_from_texts(
         Per split, the number in `texts` of each row's label, or `NO_LABEL`.
     texts : sequence of str
         The distinct labels.
-    names_of_integers : callable
-        Returns the class names of integers, or None if there are none.
     where : str
         What errors call the data.
+    names_of_numbers : callable
+        See `number_labels`.
 
     Returns
     -------
     labels : dict of str to (N,) int64 array
         Indices into the class names, or `NO_LABEL`.
     class_names : list of str
-        Sorted where the labels are names.
-
-    Raises
-    ------
-    ClipkitError
-        If both integers and names occur, or an integer has no name.
     """
-    if not texts:
-        return {split: numbers.astype(np.int64) for split, numbers in codes.items()}, []
-    integers = [text for text in texts if _INTEGER.fullmatch(text)]
-    if len(integers) == len(texts):
-        values = np.array([int(text) for text in texts] + [NO_LABEL], np.int64)
-        labels = {split: values[numbers] for split, numbers in codes.items()}
-        return labels, class_names_up_to(values, names_of_integers(), where)
-    if integers:
-        name = next(text for text in texts if not _INTEGER.fullmatch(text))
-        both = f"{integers[0]} and {name[:80]!r}"
-        raise ClipkitError(f"{where}: expected integers or names as labels, got both: {both}")
-    class_names = sorted(set(texts))
-    number = {name: label for label, name in enumerate(class_names)}
-    values = np.array([number[text] for text in texts] + [NO_LABEL], np.int64)
-    labels = {split: values[numbers] for split, numbers in codes.items()}
-    return labels, [escape(name) for name in class_names]
-
-
-def class_names_up_to(values: Int64, names: list[str] | None, where: str) -> list[str]:
-    """Return the class names that integers index: the integers themselves without names.
-
-    Raises
-    ------
-    ClipkitError
-        If an integer has no name, or is too large.
-    """
-    largest = int(values.max())
-    if names is not None:
-        if largest >= len(names):
-            raise ClipkitError(
-                f"{where}: expected labels below {len(names)}, the number of class names, "
-                f"got {largest}"
-            )
-        return names
-    if largest >= MAX_CLASSES:
-        raise ClipkitError(f"{where}: expected labels below {MAX_CLASSES:,}, got {largest}")
-    return [str(label) for label in range(largest + 1)]
+    class_names, number_of = number_labels(texts, lambda _: where, names_of_numbers)
+    values = np.array([number_of[text] for text in texts] + [NO_LABEL], np.int64)
+    return {split: values[numbers] for split, numbers in codes.items()}, class_names
 
 
 def attach_labels(

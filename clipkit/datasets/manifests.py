@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import importlib
 import io
@@ -14,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from clipkit import files
+from clipkit.csv_rows import check_text, read_rows
 from clipkit.datasets.class_index import rename_classes
 from clipkit.datasets.columns import Columns, as_text, check_columns
 from clipkit.datasets.dataset import Dataset
@@ -71,10 +71,9 @@ def read_manifest(
     columns `label`, `split` and `id` are optional. Without `split`, all rows are in the split
     `all`. Without `id`, the id is the path as the manifest has it.
 
-    If all labels are whole numbers, they are the numbers of the classes, and class 3 is called "3".
-    Otherwise labels are the names of classes, which are sorted by code point. A split may be
-    without labels. If a file `class_index.json` is next to the manifest or in the folder above,
-    WordNet ids become its names.
+    `clipkit.datasets.labels.number_labels` says what labels mean. A split may be without labels. If
+    a file `class_index.json` is next to the manifest or in the folder above, WordNet ids become its
+    names.
 
     Parameters
     ----------
@@ -148,50 +147,24 @@ def import_parquet(module: str) -> ModuleType:
 
 
 def _check_text(data: bytes, name: str) -> None:
-    """Refuse an empty file, bytes that are not UTF-8, and NUL."""
+    """Refuse an empty file, and what is no text."""
     if not data.strip():
         hint = "check whether the command before it failed"
         raise ClipkitError(f"{name}: expected a table with a row for each image, got none", hint)
-    end = data.find(b"\0")
-    if end < 0:
-        try:
-            data.decode()
-        except UnicodeDecodeError as error:
-            end = error.start
-    if end >= 0:
-        line = data.count(b"\n", 0, end) + 1
-        raise ClipkitError(
-            f"{name}, line {line}: expected UTF-8 text, got the byte 0x{data[end]:02x}",
-            "save the file as plain text in UTF-8",
-        )
+    check_text(data, name)
 
 
 def _read_csv(
     data: bytes, name: str, columns: Columns, required: set[str], delimiter: str
 ) -> tuple[bool, Iterator[Row]]:
     """Return whether there is a column of splits, and the rows."""
-    text = io.TextIOWrapper(io.BytesIO(data), "utf-8-sig", newline="")
-    # as in a spreadsheet's .tsv, a quote begins a quoted field
-    reader = csv.reader(text, delimiter=delimiter, skipinitialspace=delimiter == ",", strict=True)
-    records = _records(reader, name)
+    records = read_rows(data, name, delimiter)
     line, header = next(records)
     header = [column.strip() for column in header]
     check_columns(header, required, f"{name}, line {line}")
     place = {column: number for number, column in enumerate(header)}
     indices = [place.get(column) for column in columns]
     return columns.split in place, _csv_rows(records, name, len(header), indices)
-
-
-def _records(reader: Any, name: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield the records of a CSV file that are not blank, each with its first line."""
-    line = 1
-    try:
-        for record in reader:
-            if record:
-                yield line, record
-            line = reader.line_num + 1
-    except csv.Error as error:
-        raise ClipkitError(f"{name}, line {line}: expected a row of a table, got {error}") from None
 
 
 def _csv_rows(

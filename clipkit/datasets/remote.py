@@ -1,8 +1,8 @@
 """Read bytes at an offset of a file, on this machine or at a URL.
 
 Python's own client reads http(s): fsspec's would need aiohttp, which nothing else needs. A request
-of that client opens a connection of its own, so callers ask for many bytes at once. fsspec reads
-the other protocols. Only the protocols that are listed here are opened.
+of that client opens a new connection, so callers ask for many bytes at once. fsspec reads the other
+protocols. Only the protocols that are listed here are opened.
 """
 
 from __future__ import annotations

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -11,16 +10,15 @@ from typing import NamedTuple
 import numpy as np
 
 from clipkit.datasets import remote
-from clipkit.datasets.class_index import escape_text
 from clipkit.datasets.dataset import ImageDataset, ImageFiles, split_name
 from clipkit.datasets.images import escape
+from clipkit.datasets.labels import number_labels
 from clipkit.errors import ClipkitError
 from clipkit.features import Int64
 from clipkit.features.validation import MAX_CLASSES, MAX_NAMES, is_split_name
 
 MAX_PATH = 4096  # characters; Linux opens no longer path
 MAX_TEXT = 1000  # characters of a label or an id
-INTEGER = re.compile(r"(-?(?:0|[1-9][0-9]{0,18}))(?:\.0)?")  # a table of floats has 3.0
 UNNAMED = "all"  # the split of rows that name none
 
 
@@ -62,9 +60,8 @@ def collect(
 ) -> Rows:
     """Make the splits of a data set.
 
-    If all labels are whole numbers, they are the numbers of the classes: class k is called "k".
-    Otherwise labels are names, and the classes are the names that occur, sorted by code point, as
-    for class folders. A split has labels in all of its rows or in none.
+    `clipkit.datasets.labels.number_labels` says what labels mean. A split has labels in all of its
+    rows or in none.
 
     Parameters
     ----------
@@ -158,20 +155,7 @@ def _number_labels(
     labels = {label for split in splits.values() for label in split.labels} - {""}
     if len(labels) > MAX_CLASSES:
         raise ClipkitError(f"{name}: expected at most {MAX_CLASSES:,} classes, got {len(labels):,}")
-    if not labels:
-        return [], {}
-    matches = {label: INTEGER.fullmatch(label) for label in labels}
-    if all(matches.values()):
-        numbers = {label: int(match[1]) for label, match in matches.items() if match}
-        for label, number in numbers.items():
-            if not 0 <= number < MAX_CLASSES:
-                where = f"{name}, {unit} {_first_place(splits, label)}"
-                expected = f"expected a label from 0 to {MAX_CLASSES - 1:,}"
-                raise ClipkitError(f"{where}: {expected}, got {label}")
-        return [str(number) for number in range(max(numbers.values()) + 1)], numbers
-    class_names = sorted({escape_text(label) for label in labels})
-    number_of = {class_name: number for number, class_name in enumerate(class_names)}
-    return class_names, {label: number_of[escape_text(label)] for label in labels}
+    return number_labels(labels, lambda label: f"{name}, {unit} {_first_place(splits, label)}")
 
 
 def _first_place(splits: dict[str, _Split], label: str) -> int:

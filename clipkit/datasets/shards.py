@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from clipkit import console
+from clipkit.csv_rows import check_text
 from clipkit.datasets import remote
+from clipkit.datasets.class_index import load_class_index
 from clipkit.datasets.dataset import SPLIT_ALIASES, SPLIT_NAMES, split_name
 from clipkit.datasets.images import escape, readable_suffixes
 from clipkit.datasets.manifests import is_manifest
@@ -314,8 +316,8 @@ def _is_part(folder: str) -> bool:
 def read_class_names(file: str) -> list[str] | None:
     """Read the class names in ``classnames.txt`` or ``class_index.json`` beside a file.
 
-    If the folder is that of a split, or `data`, they are also looked for in the one above. None if
-    there are none.
+    If the folder is that of a split, or `data`, they are also looked for in the one above. If there
+    are none, a note says so, and None is returned.
     """
     folder = _folder_and_name(file)[0]
     above, name = _folder_and_name(folder)
@@ -333,33 +335,32 @@ def read_class_names(file: str) -> list[str] | None:
                     raise
                 continue  # a server may answer anything where there is no file
             return parse_class_names(data, path)
+    console.note(
+        f"{display_url(file)}: the labels are numbers; a file classnames.txt beside it with a name "
+        "per line names the classes"
+    )
     return None
 
 
 def parse_class_names(data: bytes, name: str) -> list[str]:
-    """Return class names, a line each, or from JSON that maps each label to a name.
+    """Return class names, a line each, or from a class index or a list in JSON.
 
-    JSON may be a list, or an object from label to name or to ``[wnid, name]``.
+    Raises
+    ------
+    ClipkitError
+        If a name is missing, or the content has another form.
     """
-    try:
-        text = data.decode("utf-8-sig")
-        if not name.endswith(".json"):
-            names = [line.strip() for line in text.split("\n")]
-            while names and not names[-1]:
-                names.pop()
-        else:
-            names = _names_of_json(json.loads(text))
-        if not names or not all(isinstance(entry, str) and entry for entry in names):
-            raise ValueError("a name is missing")
-    except (ValueError, KeyError, IndexError, TypeError, RecursionError) as error:
-        message = f"{display_url(name)}: expected a class name for each label 0, 1, 2, ..."
-        raise ClipkitError(message) from error
+    where = display_url(name)
+    if name.endswith(".json"):
+        entries = load_class_index(data, where)
+        names = [entry.name for entry in entries]
+        has_all = [entry.number for entry in entries] == list(range(len(entries)))
+    else:
+        check_text(data, where)
+        names = [line.strip() for line in data.decode("utf-8-sig").split("\n")]
+        while names and not names[-1]:
+            names.pop()
+        has_all = bool(names) and all(names)
+    if not has_all:
+        raise ClipkitError(f"{where}: expected a class name for each label 0, 1, 2, ...")
     return names
-
-
-def _names_of_json(content: object) -> list[str]:
-    if isinstance(content, dict):
-        content = [content[str(label)] for label in range(len(content))]
-    if not isinstance(content, list):
-        raise TypeError
-    return [entry[-1] if isinstance(entry, list) else entry for entry in content]

@@ -139,9 +139,9 @@ def read_tars(patterns: Sequence[str]) -> Dataset:
 
     Members with the same path up to the first dot of their name are one row. That path is the row's
     id; if it occurs in several tars, the tar's name is put before it. The image is the member with
-    the suffix of an image. The label is the content of ``.cls``, an integer or a name, or else
-    "label" in ``.json``. Class names are the names, or for integers those of ``classnames.txt`` or
-    ``class_index.json`` beside the tars, or the integers. Splits are named as
+    the suffix of an image. The label is the content of ``.cls``, or else "label" in ``.json``;
+    `clipkit.datasets.labels.number_labels` says what labels mean. ``classnames.txt`` or
+    ``class_index.json`` beside the tars names those that are numbers. Splits are named as
     `shards.split_names` says. Rows keep the order of the tars.
 
     Parameters
@@ -175,8 +175,8 @@ def read_tars(patterns: Sequence[str]) -> Dataset:
         labels, class_names = labels_from_texts(
             codes,
             list(texts),
-            lambda: shards.read_class_names(names[0]),
             f"labels of {display_url(names[0])}",
+            lambda: shards.read_class_names(names[0]),
         )
         splits = attach_labels(splits, labels)
     details = {"format": "webdataset", "files": len(names)}

@@ -5,7 +5,12 @@ interrupted run can continue. `pipeline` joins both. `texts` embeds prompts and 
 """
 
 from clipkit.embedding.checkpoint import Part
-from clipkit.embedding.pipeline import check_part_output, embed_images, use_earlier_threads
+from clipkit.embedding.pipeline import (
+    check_outputs,
+    embed_images,
+    name_layer_outputs,
+    use_earlier_threads,
+)
 from clipkit.embedding.texts import (
     choose_model,
     embed_classes,
@@ -21,11 +26,12 @@ __all__ = [
     "DEFAULT_TEMPLATE",
     "ClassNames",
     "Part",
-    "check_part_output",
+    "check_outputs",
     "choose_model",
     "embed_classes",
     "embed_images",
     "embed_texts",
+    "name_layer_outputs",
     "name_outputs",
     "read_class_names",
     "read_prompts",

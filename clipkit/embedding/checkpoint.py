@@ -47,6 +47,7 @@ LOCK = "lock"
 MANIFEST_KEY = "images per shard"  # which every manifest of ours has
 MAX_MANIFEST_BYTES = 2**24
 MAX_THREADS = 1024  # of PyTorch, that a manifest may ask for
+ALL_COLUMNS = slice(None)
 RETRIES = 100  # of opening a lock: other processes may remove its folder meanwhile
 LOCK_SECONDS = 10.0  # that a part waits for one that begins a run or publishes the file
 POLL_SECONDS = 0.1
@@ -189,8 +190,11 @@ class Checkpoint:
         """Whether no image was embedded, so that there is nothing to continue."""
         return not any(shard.embedded for shard in self.shards)
 
-    def join(self) -> dict[str, Split]:
-        """Join all shards into splits, whose features are read shard by shard."""
+    def join(self, columns: slice = ALL_COLUMNS) -> dict[str, Split]:
+        """Join all shards into splits, whose features are read shard by shard.
+
+        `columns` are those of the features: each layer's, if there are several.
+        """
         assert not self.pending(), "expected every shard to be finished"
         splits = {}
         for name in dict.fromkeys(shard.split for shard in self.shards):
@@ -204,7 +208,7 @@ class Checkpoint:
                 raise ClipkitError(
                     f"{name}: expected at least one usable image, got none: {reason}", hint
                 )
-            splits[name] = _concatenate(parts)
+            splits[name] = _concatenate(parts, columns)
         return splits
 
     def remove(self) -> None:
@@ -225,17 +229,18 @@ class Checkpoint:
         return [{"command": "embed", "run": self.run, "shard": shard.number, "skipped": skipped}]
 
 
-def _concatenate(parts: list[Split]) -> Split:
-    """Join the rows of several splits."""
+def _concatenate(parts: list[Split], columns: slice) -> Split:
+    """Join the rows of several splits, and take columns of their features."""
     ids = [row_id for part in parts for row_id in part.ids]
     labels = None
     if parts[0].labels is not None:
         labels = np.concatenate([part.labels for part in parts])
-    width = parts[0].features.shape[1]
+    width = len(range(*columns.indices(parts[0].features.shape[1])))
 
     def iter_blocks() -> Iterator[Float32]:
         for part in parts:
-            yield from part.features.iter_blocks()
+            for block in part.features.iter_blocks():
+                yield np.ascontiguousarray(block[:, columns])
 
     return Split(BlockMatrix((len(ids), width), iter_blocks), labels, ids)
 
@@ -460,13 +465,22 @@ def _read_json(path: Path) -> Any:
 
 def _check_ours(folder: Path, manifest: Any) -> None:
     """Refuse a folder that somebody else filled: nothing in it must be replaced or removed."""
-    if manifest is None and folder.exists():
-        for path in sorted(folder.iterdir()):
-            # a run that was killed at once leaves its lock and temporary files
-            if path.name != LOCK and not re.fullmatch(TEMPORARY, path.name):
-                raise _not_ours(folder, f"{path.name} and no manifest.json")
+    if manifest is None:
+        for name in _foreign_names(folder):
+            # another part may have begun the run after the manifest was read
+            if not (folder / "manifest.json").exists():
+                raise _not_ours(folder, f"{name} and no manifest.json")
     elif manifest and (not isinstance(manifest, dict) or MANIFEST_KEY not in manifest):
         raise _not_ours(folder, "another manifest.json")
+
+
+def _foreign_names(folder: Path) -> list[str]:
+    """Return the names in a folder, except what a run leaves that was killed at once."""
+    try:
+        names = sorted(path.name for path in folder.iterdir())
+    except FileNotFoundError:
+        return []
+    return [name for name in names if name != LOCK and not re.fullmatch(TEMPORARY, name)]
 
 
 def _not_ours(folder: Path, content: str) -> UsageError:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from joblib import cpu_count  # type: ignore[import-untyped]
 
 from clipkit import console, features, models, similarity
 from clipkit.embedding.checkpoint import (
+    ALL_COLUMNS,
     Checkpoint,
     LockedError,
     Part,
@@ -30,6 +31,7 @@ from clipkit.embedding.checkpoint import (
 from clipkit.embedding.engines import Engine, LocalEngine, ShardImages
 from clipkit.errors import ClipkitError, ImageError, UsageError
 from clipkit.features import FeatureFile, Float32, Split
+from clipkit.features.provenance import feature_name
 from clipkit.files import STREAM, check_feature_output, temporary_folder
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 
 MOST_WORKERS = 8  # by default
 SHOWN_PARTS = 10  # in a message
+LAYER = "{layer}"  # in the name of an output
 
 
 def embed_images(  # noqa: PLR0913 (the options of `clipkit embed`)
@@ -56,7 +59,8 @@ def embed_images(  # noqa: PLR0913 (the options of `clipkit embed`)
     """Embed the images of a data set into a feature file: what `clipkit embed` runs.
 
     Finished shards of the embeddings lie in the folder `OUTPUT.partial` until the file is
-    published. The same call continues an interrupted run and gives the same bytes.
+    published. The same call continues an interrupted run and gives the same bytes. Several layers
+    give a file each.
 
     Parameters
     ----------
@@ -64,6 +68,8 @@ def embed_images(  # noqa: PLR0913 (the options of `clipkit embed`)
         An image tower.
     output : str
         A path, or ``-`` for standard output. An interrupted run into a stream cannot be continued.
+        For hidden states, ``{layer}`` stands for the number of the layer, and the path of several
+        layers must hold it.
     batch_size : int
         Images that are encoded at once.
     num_workers : int, optional
@@ -78,8 +84,8 @@ def embed_images(  # noqa: PLR0913 (the options of `clipkit embed`)
         Replace an existing output.
     part : Part, optional
         Encode only the shards of this part, while other processes encode the others. The part that
-        finds all shards finished publishes the file. A part of a run whose file is published does
-        nothing.
+        finds all shards finished publishes the files. A part of a run whose files are published
+        does nothing.
 
     Returns
     -------
@@ -90,9 +96,9 @@ def embed_images(  # noqa: PLR0913 (the options of `clipkit embed`)
     Raises
     ------
     UsageError
-        If the output exists and `force` is not given, or an interrupted run had other parameters,
-        weights or images, or another number of PyTorch's threads on a CPU, or the output of a part
-        is a stream.
+        If an output exists and `force` is not given, several layers would have one output, an
+        interrupted run had other parameters, weights or images, or another number of PyTorch's
+        threads on a CPU, or the output of a part is a stream.
     ImageError
         If `strict` and an image cannot be used.
     ClipkitError
@@ -101,7 +107,8 @@ def embed_images(  # noqa: PLR0913 (the options of `clipkit embed`)
     WriteError
         If the file system refuses the data. The finished shards stay.
     """
-    check_part_output(output, part, force=force)
+    outputs = name_layer_outputs(output, encoder.columns)
+    check_outputs(output, outputs.values(), force=force, part=part)
     entry = features.history_entry(
         "embed",
         dataset=dataset.details,
@@ -118,32 +125,67 @@ def embed_images(  # noqa: PLR0913 (the options of `clipkit embed`)
         dataset=dataset,
         engine=LocalEngine(encoder, batch_size, num_workers or min(MOST_WORKERS, cpu_count())),
         opening=f"images with {_describe(encoder)} to {_display_output(output)}",
-        normalize=normalize,
+        scaled=_layer_columns(encoder) if normalize else [],
         strict=strict,
     )
     with _checkpoint_folder(output) as folder:
-        run = _Run(dataset, output, entry, manifest, folder, strict, force)
+        run = _Run(dataset, encoder, output, entry, manifest, folder, strict, force)
         if part is not None:
             return run.embed_part(part, encode, restart=restart)
         with open_checkpoint(folder, dataset.splits, manifest, restart=restart) as checkpoint:
+            if checkpoint.pending():
+                run.check_existing()
             encode(checkpoint)
             return run.publish(checkpoint)
 
 
-def check_part_output(
-    output: str, part: Part | None, *, force: bool = False, inputs: Iterable[str | None] = ()
-) -> None:
-    """Refuse an output as `check_feature_output` does, and a stream as the output of a part.
+def name_layer_outputs(output: str, layers: Iterable[int]) -> dict[int | None, str]:
+    """Return the output of each layer: ``{layer}`` stands for its number.
 
-    A part may find that its file is published: `embed_images` then compares the runs.
+    Without layers, the output is that of None.
+
+    Raises
+    ------
+    UsageError
+        If several layers would have one output.
+
+    >>> name_layer_outputs("img.l{layer}.h5", [0, 12])
+    {0: 'img.l0.h5', 12: 'img.l12.h5'}
     """
-    if part is None:
-        check_feature_output(output, force=force, inputs=inputs)
-        return
+    numbers = list(layers)
+    if not numbers:
+        return {None: output}
+    if len(numbers) > 1 and LAYER not in output:
+        raise UsageError(
+            f"expected an output with {LAYER} for several layers, got {_display_output(output)}",
+            f"name it: -o 'img.l{LAYER}.h5'",
+        )
+    if LAYER in str(Path(output).parent):
+        raise UsageError(f"expected {LAYER} in the name of the file, got the folder of {output}")
+    return {number: output.replace(LAYER, str(number)) for number in numbers}
+
+
+def check_outputs(
+    output: str,
+    names: Iterable[str],
+    *,
+    force: bool = False,
+    inputs: Sequence[str] = (),
+    part: Part | None = None,
+) -> None:
+    """Refuse outputs that cannot be published before any work is done.
+
+    A run for several layers that was interrupted has perhaps published some of them, and other
+    parts perhaps all. So if its checkpoint is there, or for a part, existing outputs are compared
+    later.
+    """
     path = Path(output)
-    if output == STREAM or (path.exists() and not path.is_file() and not path.is_dir()):
+    is_stream = output == STREAM or (path.exists() and not path.is_file() and not path.is_dir())
+    if part is not None and is_stream:
         raise UsageError(f"expected -o FILE with --part, got {_display_output(output)}")
-    check_feature_output(output, force=True, inputs=inputs)
+    may_continue = part is not None or (LAYER in output and _partial(path).is_dir())
+    for name in names:
+        check_feature_output(name, force=force or may_continue, inputs=inputs)
 
 
 @dataclass(frozen=True)
@@ -151,36 +193,57 @@ class _Run:
     """What the processes of a run have in common."""
 
     dataset: Dataset
+    encoder: Encoder
     output: str
-    entry: dict[str, Any]  # of the file's history, without what was skipped
+    entry: dict[str, Any]  # of the files' history, without the layer and what was skipped
     manifest: dict[str, Any]
     folder: Path  # of the shards
     strict: bool
     force: bool
 
+    @property
+    def outputs(self) -> dict[int | None, str]:
+        """The output of each layer, or that of None."""
+        return name_layer_outputs(self.output, self.encoder.columns)
+
     def publish(self, checkpoint: Checkpoint) -> list[Skipped]:
-        """Write the file from finished shards, and remove those."""
+        """Write the files from finished shards, and remove those."""
         if checkpoint.is_empty():
             checkpoint.remove()  # so that the corrected command is not taken for another run
-        splits = checkpoint.join()
         skipped = checkpoint.skipped()
-        entry = {**self.entry, "skipped": skipped} if skipped else self.entry
         class_names = self.dataset.class_names or None
-        file = FeatureFile("images", [entry], splits, class_names=class_names)
-        features.write(self.output, file, force=self.force)
+        for layer, name in self.outputs.items():
+            splits = checkpoint.join(_columns(self.encoder, layer))
+            entry = self._layer_entry(layer)
+            if skipped:
+                entry["skipped"] = skipped
+            file = FeatureFile("images", [entry], splits, class_names=class_names)
+            try:
+                features.write(name, file, force=self.force)
+            except UsageError:
+                if not _is_published(name, file):
+                    raise
         checkpoint.remove()
         return skipped
+
+    def check_existing(self) -> None:
+        """Refuse existing files, except those of this run if it has published some, but not all."""
+        if self.force:
+            return
+        missing = [name for layer, name in self.outputs.items() if self._skipped_in(layer) is None]
+        for name in missing or self.outputs.values():
+            check_feature_output(name)
 
     def embed_part(
         self, part: Part, encode: Callable[[Checkpoint], None], *, restart: bool
     ) -> list[Skipped]:
-        """Encode the shards of a part, and publish the file if those of all parts are finished."""
+        """Encode the shards of a part, and publish the files if those of all are finished."""
         if not self.force:
             skipped = self._published()
             if skipped is not None:
                 console.note(f"nothing to do for {part}: {self.output} is published")
                 return skipped
-            check_feature_output(self.output)
+            self.check_existing()
         try:
             splits, manifest = self.dataset.splits, self.manifest
             with open_checkpoint(
@@ -199,11 +262,13 @@ class _Run:
             return skipped
 
     def _check_unpublished(self, checkpoint: Checkpoint) -> None:
-        """Refuse to go on if the file was published while this part waited for the lock."""
-        if not self.force and Path(self.output).exists():
+        """Refuse to go on if the files were published while this part waited for the lock."""
+        try:
+            self.check_existing()
+        except UsageError:
             if not finished_shards(self.folder):
                 checkpoint.remove()
-            check_feature_output(self.output)
+            raise
 
     def _publish_last(self, part: Part, checkpoint: Checkpoint) -> list[Skipped]:
         """Publish the file unless shards are missing.
@@ -233,17 +298,54 @@ class _Run:
         return checkpoint.skipped()
 
     def _published(self) -> list[Skipped] | None:
-        """Return the images that the published file of this run skipped; None without the file."""
-        if not Path(self.output).is_file():
+        """Return the images that published files of this run skipped; None if one is missing."""
+        skipped = None
+        for layer in self.outputs:
+            skipped = self._skipped_in(layer)
+            if skipped is None:
+                return None
+        return skipped
+
+    def _skipped_in(self, layer: int | None) -> list[Skipped] | None:
+        """Return the images that the published file of a layer skipped; None without the file."""
+        name = self.outputs[layer]
+        if not Path(name).is_file():
             return None
         try:
-            with features.open_file(self.output) as file:
+            with features.open_file(name) as file:
                 history = file.history
         except ClipkitError:
             return None
         skipped: list[Skipped] = history[0].pop("skipped", []) if history else []
-        is_same = features.canonical_json(history) == features.canonical_json([self.entry])
+        entry = self._layer_entry(layer)
+        is_same = features.canonical_json(history) == features.canonical_json([entry])
         return skipped if is_same else None
+
+    def _layer_entry(self, layer: int | None) -> dict[str, Any]:
+        """Return the entry of the history of a layer's file, without what was skipped."""
+        if layer is None:
+            return dict(self.entry)
+        return {**self.entry, "model": self.encoder.layer_details(layer)}
+
+
+def _is_published(output: str, file: FeatureFile) -> bool:
+    """Whether this file is there: an interrupted run or another part has published it."""
+    if output == STREAM or not Path(output).is_file():
+        return False
+    try:
+        with features.open_file(output) as published:
+            return published.digest == file.digest
+    except ClipkitError:  # not a feature file
+        return False
+
+
+def _columns(encoder: Encoder, layer: int | None) -> slice:
+    return ALL_COLUMNS if layer is None else encoder.columns[layer]
+
+
+def _layer_columns(encoder: Encoder) -> list[slice]:
+    """Return the columns of each layer, or all columns of embeddings."""
+    return list(encoder.columns.values()) or [ALL_COLUMNS]
 
 
 def _name_parts(missing: set[int], part: Part) -> str:
@@ -276,11 +378,15 @@ def _checkpoint_folder(output: str) -> Iterator[Path]:
         with temporary_folder() as folder:
             yield folder
         return
-    target = path.resolve()
-    folder = target.with_name(f"{target.name}.partial")
+    folder = _partial(path)
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder}: expected a folder of shards, got a file")
     yield folder
+
+
+def _partial(output: Path) -> Path:
+    target = output.resolve()
+    return target.with_name(f"{target.name}.partial")
 
 
 def _encode_pending(
@@ -289,7 +395,7 @@ def _encode_pending(
     engine: Engine,
     opening: str,
     *,
-    normalize: bool,
+    scaled: Sequence[slice],
     strict: bool,
 ) -> None:
     """Let an engine encode the shards that are not finished, and save each."""
@@ -323,7 +429,7 @@ def _encode_pending(
                 embedded = Split()
                 if encoded.embeddings is not None:
                     split = dataset.splits[shard.split]
-                    embedded = _label_rows(split, encoded.rows, encoded.embeddings, normalize)
+                    embedded = _label_rows(split, encoded.rows, encoded.embeddings, scaled)
                 checkpoint.save(shard, embedded, encoded.skipped)
 
 
@@ -333,6 +439,8 @@ def _describe(encoder: Encoder) -> str:
     name = details["name"]
     if "untrained" in details:
         name += f" (untrained, seed {details['untrained']})"
+    if feature_name(details):
+        name += f" {feature_name(details)}"
     for key, word in (("device", "on"), ("precision", "in")):
         if key in details:
             name += f" {word} {details[key]}"
@@ -344,9 +452,12 @@ def _display_output(output: str) -> str:
 
 
 def _label_rows(
-    split: ImageDataset, rows: list[int], embeddings: Float32, normalize: bool
+    split: ImageDataset, rows: list[int], embeddings: Float32, scaled: Sequence[slice]
 ) -> Split:
-    """Return embeddings (n, D) of the given rows with their labels and ids."""
+    """Return embeddings (n, D) of the given rows with their labels and ids.
+
+    The rows of the columns in `scaled` are scaled to length 1.
+    """
     ids = [split.ids[row] for row in rows]
     bad = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
     if len(bad):
@@ -354,8 +465,8 @@ def _label_rows(
             f"{ids[bad[0]]}: expected a finite embedding, got NaN or Inf ({len(bad)} such images)",
             "try --precision fp32",
         )
-    if normalize:
-        embeddings = similarity.normalize(embeddings)
+    for columns in scaled:
+        embeddings[:, columns] = similarity.normalize(embeddings[:, columns])
     labels = None if split.labels is None else split.labels[rows]
     return Split(embeddings, labels, ids)
 

@@ -379,13 +379,23 @@ def read_class_names(source: str, root: str | None = None, column: str | None = 
         raise UsageError(f"expected a file with --column, got the data set {source}")
     else:
         classes = _read_dataset(source, root)
-    wording, number = classes.repeated_wording()
-    if number > 1:
-        console.warn(
-            f"{source}: {number} classes are called {wording!r}: their prompts are the same; give "
-            "them other wordings in a text file (name, tab, wording)"
-        )
+    _warn_of_equal_prompts(classes, source)
     return classes
+
+
+def _warn_of_equal_prompts(classes: ClassNames, source: str) -> None:
+    """Warn if two classes have one wording."""
+    wording, number = classes.repeated_wording()
+    if number == 1:
+        return
+    hint = "give them other wordings in a text file (name, tab, wording)"
+    if len(set(classes.names)) < len(classes.names):
+        # a file of wordings would take the rows of both classes as descriptions of one
+        hint = "give them different names, for example in the class_index.json of the images"
+    console.warn(
+        f"{source}: {number} classes are called {wording!r}: their prompts are the same; hint: "
+        f"{hint}"
+    )
 
 
 def _holds_images(path: str) -> bool:

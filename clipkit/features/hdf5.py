@@ -97,9 +97,12 @@ def open_file(
             file = _assemble(checked)
             is_accepted = file.kind in kinds or ("result" in kinds and file.is_result)
             if kinds and not is_accepted:
+                hint = f"make one with: clipkit {MAKERS[kinds[0]]}"
+                if kinds == ["probe"]:
+                    hint = f"name the probe first, and then the other file; {hint}"
                 raise ClipkitError(
                     f"{name}: expected {' or '.join(kinds)}, got {file.kind}",
-                    f"make one with: clipkit {MAKERS[kinds[0]]}",
+                    hint,
                 )
             yield file
 

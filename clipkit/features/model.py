@@ -290,6 +290,13 @@ class FeatureFile:
                 return dict(entry["model"])
         return None
 
+    def last_entry(self, command: str) -> dict[str, Any]:
+        """Return the history's last entry of a command, or an empty one."""
+        for entry in reversed(self.history):
+            if entry["command"] == command:
+                return entry
+        return {}
+
     @property
     def holds_clusters(self) -> bool:
         """Whether the predictions are cluster numbers, and not classes."""

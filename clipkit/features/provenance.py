@@ -15,7 +15,7 @@ LONGEST = 60  # characters of a part: a history may hold any text
 class Provenance(NamedTuple):
     """The provenance of a file. A part that the history does not name is empty."""
 
-    model: str  # `clip-vit-base-patch32`, or `untrained tiny` for a control
+    model: str  # `clip-vit-base-patch32`, `untrained tiny` for a control, or `tiny layer 4 cls`
     dataset: str
     prompts: str  # the name of a prompt file, or the templates of the classes' prompts
 
@@ -38,6 +38,11 @@ def provenance(file: FeatureFile) -> Provenance:
         if entry.get("command") == "textembed":
             prompts[_prompts(entry)] = None
     return Provenance(_model(file), _join(datasets), _join(prompts))
+
+
+def prompts_entry(texts: FeatureFile) -> str | int:
+    """Return what a history says of prompts that were used: their name, or else their number."""
+    return provenance(texts).prompts or len(texts.texts or [])
 
 
 def _join(names: Iterable[str]) -> str:
@@ -126,7 +131,27 @@ def _model(file: FeatureFile) -> str:
     if model is None or "name" not in model:
         return ""
     name = Path(_text(model["name"])).name
-    return f"untrained {name}" if "untrained" in model else name
+    if "untrained" in model:
+        name = f"untrained {name}"
+    return " ".join(filter(None, [name, feature_name(model)]))
+
+
+def feature_name(model: Mapping[str, Any]) -> str:
+    """Return which features of a model an entry of a history names: "" for its embeddings.
+
+    >>> feature_name({"name": "m", "layer": 4, "layers": 12, "pool": "mean", "norm": True})
+    'layer 4 mean normed'
+    >>> feature_name({"name": "m", "projection": "none"}), feature_name({"name": "m"})
+    ('without projection', '')
+    """
+    if "layer" not in model:
+        return "without projection" if model.get("projection") == "none" else ""
+    layer = model["layer"]
+    number = f"layer {layer}"
+    if isinstance(layer, list):  # of an encoder of several layers
+        number = f"layers {', '.join(map(str, layer))}"
+    parts = [number, str(model.get("pool", "")), "normed" if model.get("norm") else ""]
+    return _text(" ".join(filter(None, parts)))
 
 
 def _prompts(entry: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ import importlib.util
 import os
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +32,11 @@ ACTIVATIONS = {
     "gelu_pytorch_tanh": ("gelu", "tanh", 1.0),
     "relu": ("relu", "", 1.0),
 }
-# The towers whose layers `PackedLayer` repeats. Others name their layers alike, but pass them more.
-PACKABLE = ("clip_vision_model", "siglip_vision_model")
+# The towers of transformers whose layers `PackedLayer` repeats. Others name their layers alike, but
+# pass them more.
+PACKABLE = ("clip_vision_model", "metaclip_2_vision_model", "siglip_vision_model")
+# By the name of the module that open_clip puts into a layer: transformers' name of the activation.
+OPEN_CLIP_ACTIVATIONS = {"QuickGELU": "quick_gelu", "GELU": "gelu"}
 MIN_COSINE = 0.999  # of an embedding by packed layers with that in float32
 CHECKED_IMAGES = 2
 CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
@@ -46,53 +49,153 @@ def accelerate(
     tower: Tower,
     device: torch.device,
     dtype: torch.dtype,
-    size: Sequence[int],
+    size: Sequence[int] | None,
     compile_for: int,
 ) -> tuple[Tower, dict[str, bool]]:
     """Move an image tower (float32, on the CPU) to its device and type, compiled or packed.
 
     It takes images of `size` (3, H, W), and is compiled for batches of exactly `compile_for` images
-    unless that is 0 or fails. Return the tower, and for the history ``compile``, and ``packed`` if
-    layers were packed.
+    unless that is 0 or fails. Without a `size`, as inputs have several shapes, it is neither
+    compiled nor packed. Return the tower, and for the history ``compile``, and ``packed`` if layers
+    were packed.
     """
+    if size is None:
+        if compile_for:
+            console.note("the model runs without compilation, since its inputs have no single size")
+        tower.model.to(device, dtype)
+        return tower, {"compile": False}
     if compile_for:
         compiled = compile_tower(tower.model.to(device, dtype), (compile_for, *size))
         if compiled is not None:
             return replace(tower, model=compiled), {"compile": True}
     details = {"compile": False}
-    config = getattr(tower.model, "config", None)
-    is_known = getattr(config, "model_type", None) in PACKABLE
-    if device.type == "cpu" and dtype == torch.bfloat16 and is_known:
-        details |= pack_if_equal(tower, config, size)
+    if device.type == "cpu" and dtype == torch.bfloat16:
+        details |= pack_if_equal(tower, size)
     tower.model.to(device, dtype)
     return tower, details
 
 
 @torch.inference_mode()
-def pack_if_equal(tower: Tower, config: Any, size: Sequence[int]) -> dict[str, bool]:
+def pack_if_equal(tower: Tower, size: Sequence[int]) -> dict[str, bool]:
     """Pack an image tower's layers in place if that keeps its embeddings.
 
     Images of noise are embedded by the tower (float32) and by its packed layers. If a cosine is
     below MIN_COSINE, the tower is left as it was, with a note. Return what a history records.
     """
+    layers = read_layers(tower.model)
+    if layers is None:
+        return {}
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randn(CHECKED_IMAGES, *size, generator=generator)
-    vision: Any = getattr(tower.model, "vision_model", tower.model)
-    layers = vision.encoder
     expected = tower(pixel_values=pixels)
-    if not pack_layers(tower.model, config):
+    packed = pack_layers(layers)
+    if packed is None:
         return {}
+    plain = getattr(layers.owner, layers.name)
+    setattr(layers.owner, layers.name, packed)
     tower.model.to(torch.bfloat16)
     embeddings = tower(pixel_values=pixels.to(torch.bfloat16)).float()
     cosine = functional.cosine_similarity(embeddings, expected).min().item()
     if cosine >= MIN_COSINE:
         return {"packed": True}
-    vision.encoder = layers
+    setattr(layers.owner, layers.name, plain)
     console.note(
         f"the layers are not packed, since their embeddings would have a cosine of {cosine:.4f} "
         "with those in float32"
     )
     return {}
+
+
+@dataclass(frozen=True)
+class LayerWeights:
+    """One transformer layer, whichever library it belongs to: attention, then a MLP.
+
+    Each has a LayerNorm before it and a residual around it. `qkv_weights` and `qkv_biases`, put
+    together, project to queries, keys and values. `activation` is one of ACTIVATIONS.
+    """
+
+    attention_norm: torch.nn.Module
+    qkv_weights: list[torch.Tensor]
+    qkv_biases: list[torch.Tensor]
+    heads: int
+    attention_out: torch.nn.Linear
+    mlp_norm: torch.nn.Module
+    mlp_in: torch.nn.Linear
+    activation: str
+    mlp_out: torch.nn.Linear
+
+
+@dataclass(frozen=True)
+class TowerLayers:
+    """All layers of an image tower, and the attribute `owner.name` that holds and runs them.
+
+    `encoder` is the class that runs packed ones in its place.
+    """
+
+    owner: Any
+    name: str
+    layers: list[LayerWeights]
+    encoder: Callable[[list[PackedLayer]], torch.nn.Module]
+
+
+def read_layers(model: Any) -> TowerLayers | None:
+    """Describe an image tower's layers; return None if `PackedLayer` does not repeat them."""
+    config: Any = getattr(model, "config", None)
+    if getattr(config, "model_type", None) in PACKABLE and config.hidden_act in ACTIVATIONS:
+        return _read_transformers(getattr(model, "vision_model", model), config.hidden_act)
+    transformer = getattr(getattr(model, "visual", None), "transformer", None)
+    if transformer is not None and all(map(_is_open_clip_layer, transformer.resblocks)):
+        return _read_open_clip(model.visual)
+    return None
+
+
+def _read_transformers(vision: Any, activation: str) -> TowerLayers:
+    layers = []
+    for layer in vision.encoder.layers:
+        attention = layer.self_attn
+        projections = [attention.q_proj, attention.k_proj, attention.v_proj]
+        weights = LayerWeights(
+            attention_norm=layer.layer_norm1,
+            qkv_weights=[projection.weight for projection in projections],
+            qkv_biases=[projection.bias for projection in projections],
+            heads=attention.num_heads,
+            attention_out=attention.out_proj,
+            mlp_norm=layer.layer_norm2,
+            mlp_in=layer.mlp.fc1,
+            activation=activation,
+            mlp_out=layer.mlp.fc2,
+        )
+        layers.append(weights)
+    return TowerLayers(vision, "encoder", layers, PackedEncoder)
+
+
+def _is_open_clip_layer(block: Any) -> bool:
+    """Tell whether a layer is open_clip's plain one, without scales, of a known activation."""
+    return (
+        type(block).__name__ == "ResidualAttentionBlock"
+        and isinstance(block.ls_1, torch.nn.Identity)
+        and isinstance(block.ls_2, torch.nn.Identity)
+        and type(block.mlp.gelu).__name__ in OPEN_CLIP_ACTIVATIONS
+        and getattr(block.mlp.gelu, "approximate", "none") == "none"
+    )
+
+
+def _read_open_clip(visual: Any) -> TowerLayers:
+    layers = []
+    for block in visual.transformer.resblocks:
+        weights = LayerWeights(
+            attention_norm=block.ln_1,
+            qkv_weights=[block.attn.in_proj_weight],
+            qkv_biases=[block.attn.in_proj_bias],
+            heads=block.attn.num_heads,
+            attention_out=block.attn.out_proj,
+            mlp_norm=block.ln_2,
+            mlp_in=block.mlp.c_fc,
+            activation=OPEN_CLIP_ACTIVATIONS[type(block.mlp.gelu).__name__],
+            mlp_out=block.mlp.c_proj,
+        )
+        layers.append(weights)
+    return TowerLayers(visual, "transformer", layers, PackedTransformer)
 
 
 class PackedLinear:
@@ -125,27 +228,23 @@ class PackedLinear:
         return product(x, residual, self.weight, self.bias, "add")
 
 
-class PackedLayer:
+class PackedLayer(torch.nn.Module):
     """One transformer layer in bfloat16: attention and MLP, each with LayerNorm and residual."""
 
-    def __init__(self, layer: Any, activation: str) -> None:
-        attention = layer.self_attn
-        projections = [attention.q_proj, attention.k_proj, attention.v_proj]
-        self.qkv = PackedLinear(
-            torch.cat([projection.weight for projection in projections]),
-            torch.cat([projection.bias for projection in projections]),
-        )
-        self.heads = attention.num_heads
-        self.attention_out = PackedLinear(attention.out_proj.weight, attention.out_proj.bias)
-        self.attention_norm = layer.layer_norm1.to(torch.bfloat16)
-        self.mlp_norm = layer.layer_norm2.to(torch.bfloat16)
-        name, algorithm, factor = ACTIVATIONS[activation]
-        fc1 = layer.mlp.fc1
-        fc2 = layer.mlp.fc2
+    def __init__(self, layer: LayerWeights) -> None:
+        super().__init__()
+        self.qkv = PackedLinear(torch.cat(layer.qkv_weights), torch.cat(layer.qkv_biases))
+        self.heads = layer.heads
+        self.attention_out = PackedLinear(layer.attention_out.weight, layer.attention_out.bias)
+        self.attention_norm = layer.attention_norm.to(torch.bfloat16)
+        self.mlp_norm = layer.mlp_norm.to(torch.bfloat16)
+        name, algorithm, factor = ACTIVATIONS[layer.activation]
+        fc1 = layer.mlp_in
+        fc2 = layer.mlp_out
         self.mlp_in = PackedLinear(fc1.weight * factor, fc1.bias * factor, name, algorithm)
         self.mlp_out = PackedLinear(fc2.weight / factor, fc2.bias)
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Apply the layer: (B, T, width) -> (B, T, width)."""
         batch, tokens, width = x.shape
         qkv = self.qkv(self.attention_norm(x))  # (B, T, 3 * width)
@@ -158,11 +257,11 @@ class PackedLayer:
 
 
 class PackedEncoder(torch.nn.Module):
-    """Packed layers in the place of a tower's `encoder`."""
+    """Packed layers in the place of the `encoder` of a tower of transformers."""
 
     def __init__(self, layers: list[PackedLayer]) -> None:
         super().__init__()
-        self.layers = layers
+        self.layers = torch.nn.ModuleList(layers)
 
     def forward(self, inputs_embeds: torch.Tensor, **_: Any) -> BaseModelOutput:
         """Apply the layers: (B, T, width) -> (B, T, width) as `last_hidden_state`."""
@@ -171,21 +270,26 @@ class PackedEncoder(torch.nn.Module):
         return BaseModelOutput(last_hidden_state=inputs_embeds)
 
 
-def pack_layers(model: torch.nn.Module, config: Any) -> bool:
-    """Pack an image tower's layers in place; return False if PyTorch or oneDNN cannot."""
-    vision: Any = getattr(model, "vision_model", model)
+class PackedTransformer(PackedEncoder):
+    """Packed layers in the place of the `transformer` of an image tower of open_clip."""
+
+    def forward(self, inputs_embeds: torch.Tensor, **_: Any) -> Any:
+        """Apply the layers: (B, T, width) -> (B, T, width)."""
+        return super().forward(inputs_embeds).last_hidden_state
+
+
+def pack_layers(layers: TowerLayers) -> torch.nn.Module | None:
+    """Pack an image tower's layers; return None if PyTorch or oneDNN cannot."""
     onednn: Any = torch.backends.mkldnn
-    if not onednn.is_available() or config.hidden_act not in ACTIVATIONS:
-        return False
+    if not onednn.is_available():
+        return None
     try:
-        with torch.inference_mode():
-            layers = [PackedLayer(layer, config.hidden_act) for layer in vision.encoder.layers]
-            encoder = PackedEncoder(layers)
-            encoder(torch.zeros(1, 1, config.hidden_size, dtype=torch.bfloat16))
+        encoder = layers.encoder([PackedLayer(layer) for layer in layers.layers])
+        width = layers.layers[0].attention_out.in_features
+        encoder(torch.zeros(1, 1, width, dtype=torch.bfloat16))
     except (AttributeError, RuntimeError):  # another PyTorch, or a oneDNN without these products
-        return False
-    vision.encoder = encoder
-    return True
+        return None
+    return encoder
 
 
 def compile_tower(model: torch.nn.Module, shape: Sequence[int]) -> Any:

@@ -27,7 +27,7 @@ from clipkit.models.weights import (
 
 if TYPE_CHECKING:
     from clipkit.models.preprocessing import Preprocessor
-    from clipkit.models.tokenizer import Tokenizer
+    from clipkit.models.tokenizer import TextTokenizer
 
 # By the library that a model's files belong to: the module of its adapter, and the extra of clipkit
 # that installs the library.
@@ -65,12 +65,15 @@ class Architecture(ABC):
         What the library calls this kind of model.
     towers : tuple of {"image", "text"}
         The towers that clipkit reads. A model for images alone has no ``text``.
+    no_text : str
+        Why it has none.
     """
 
     library: ClassVar[str]
     files: ModelFiles
     kind: str
     towers: tuple[TowerName, ...]
+    no_text: str = "which is for images alone"
 
     @classmethod
     @abstractmethod
@@ -97,12 +100,26 @@ class Architecture(ABC):
     def stack(self, tower: Tower) -> Stack:
         """Return the layers of a tower that `build` returned."""
 
+    def without_projection(self, tower: Tower) -> Tower:
+        """Return an image tower that `build` returned, without its projection, the last step.
+
+        Raises
+        ------
+        UsageError
+            If it has none.
+        """
+        raise UsageError(
+            f"{self.files.name}: expected a model with a projection, got {self.kind}, which has "
+            "none",
+            "leave --projection out",
+        )
+
     @abstractmethod
     def preprocessor(self, device: torch.device, dtype: torch.dtype) -> Preprocessor:
         """Return the preprocessor of the image tower."""
 
     @abstractmethod
-    def tokenizer(self, *, clean: bool) -> Tokenizer:
+    def tokenizer(self, *, clean: bool) -> TextTokenizer:
         """Return the tokenizer of the text tower."""
 
     @abstractmethod
@@ -144,7 +161,7 @@ class Architecture(ABC):
         if tower not in self.towers:
             raise UsageError(
                 f"{files.name}: expected a model with a {tower} tower, got {self.kind}, "
-                "which is for images alone",
+                f"{self.no_text}",
             )
         with ThreadPoolExecutor(1) as thread:
             if seed is None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -19,9 +20,10 @@ from clipkit.models.architecture import library_version, read_architecture
 from clipkit.models.devices import DTYPES, choose_precision, find_device
 from clipkit.models.guards import one_line, single_line_errors
 from clipkit.models.hub import ModelFiles, find
-from clipkit.models.preprocessing import Preprocessor
-from clipkit.models.tokenizer import Tokenizer
-from clipkit.models.towers import Tower, TowerName
+from clipkit.models.layers import LayerTower, choose_layers
+from clipkit.models.preprocessing import Inputs, Preprocessor
+from clipkit.models.tokenizer import TextTokenizer
+from clipkit.models.towers import TowerName
 from clipkit.prompts import check_length
 
 TEXT_BATCH = 256
@@ -44,18 +46,24 @@ class Encoder:
         ``cleaning``, if they are cleaned. Of a model for images alone ``embedding``: the pooler,
         the CLS token or the mean. Of images also ``preprocessing``, ``compile`` and ``packed`` (if
         the layers were packed), since these change the last bits.
+        Of hidden states ``layer`` (a list for several), ``layers`` (the number n of all),
+        ``norm``, and of images ``pool``, in place of ``embedding`` and the logits' scale. Without
+        the projection: ``projection``, which is ``none``.
+    columns : dict of int to slice
+        The columns of each layer in what the encoder returns; empty for embeddings.
     parts : dict of str to str
         The digest of each file that ``digest`` covers, and of the ``weights``.
     """
 
     details: dict[str, Any]
     parts: dict[str, str] = field(repr=False)
-    _tower: Tower = field(repr=False)
+    _tower: Callable[..., torch.Tensor] = field(repr=False)
     _device: torch.device = field(repr=False)
     _preprocessor: Preprocessor | None = field(default=None, repr=False)
-    _tokenizer: Tokenizer | None = field(default=None, repr=False)
+    _tokenizer: TextTokenizer | None = field(default=None, repr=False)
     _compiled_batch: int = field(default=0, repr=False)  # the batch size of a compiled tower
     _non_blocking: bool = field(default=False, repr=False)
+    columns: dict[int, slice] = field(default_factory=dict)
 
     @property
     def tower(self) -> str:
@@ -64,10 +72,15 @@ class Encoder:
 
     @property
     def dim(self) -> int:
-        """The embedding size D."""
+        """The number D of columns: the embedding size, or the sum of the layers' widths."""
         return int(self.details["dim"])
 
-    def preprocess(self, images: Image.Image | Sequence[Image.Image]) -> torch.Tensor:
+    def layer_details(self, layer: int) -> dict[str, Any]:
+        """Return what a history records of one of the layers in `columns`."""
+        columns = self.columns[layer]
+        return {**self.details, "layer": layer, "dim": columns.stop - columns.start}
+
+    def preprocess(self, images: Image.Image | Sequence[Image.Image]) -> Inputs:
         """Resize images as the model's own processor does, and crop them as OpenAI's code does.
 
         Safe to call from several threads.
@@ -79,8 +92,9 @@ class Encoder:
 
         Returns
         -------
-        pixels : Tensor of shape (B, 3, H, W)
-            For `encode_images`, which rescales and normalises them.
+        pixels : Tensor of shape (B, 3, H, W), or dict of str to Tensor
+            For `encode_images`, which rescales and normalises them. SigLIP 2 NaFlex takes images in
+            their aspect ratios, as a dict of patches, their mask and their rows and columns.
         """
         if isinstance(images, Image.Image):
             images = [images]
@@ -89,27 +103,31 @@ class Encoder:
             return preprocessor.resize_and_crop(images)
 
     def encode_images(
-        self, images: torch.Tensor | Image.Image | Sequence[Image.Image]
+        self, images: Inputs | Image.Image | Sequence[Image.Image]
     ) -> NDArray[np.float32]:
         """Embed images.
 
         Parameters
         ----------
-        images : Tensor of shape (B, 3, H, W) or (3, H, W), or what `preprocess` takes
+        images : what `preprocess` returns or takes, or Tensor of shape (3, H, W)
             Pixels from `preprocess`, or images to be preprocessed first. One image gives one row.
 
         Returns
         -------
         embeddings : ndarray of shape (B, D), float32
-            Projected, not normalised. On a GPU, a `non_blocking` encoder returns an array-like
-            that waits for the embeddings when numpy reads it.
+            Projected, not normalised; or hidden states, whose layers stand side by side. On a GPU,
+            a `non_blocking` encoder returns an array-like that waits for the embeddings when numpy
+            reads it.
         """
-        pixels = images if isinstance(images, torch.Tensor) else self.preprocess(images)
-        if pixels.ndim == 3:
+        is_prepared = isinstance(images, torch.Tensor | Mapping)
+        pixels: Any = images if is_prepared else self.preprocess(images)  # type: ignore[arg-type]
+        if isinstance(pixels, torch.Tensor) and pixels.ndim == 3:
             pixels = pixels[None]
         preprocessor = self._require("image", self._preprocessor)
         with one_line(f"preprocess an image for {self.details['name']}", PROCESSOR_HINT):
             normalized = preprocessor.normalize(pixels)
+        if isinstance(normalized, Mapping):
+            return self._to_array(self._run(**normalized))
         if not self._compiled_batch:
             return self._to_array(self._run(pixel_values=normalized))
         batches = fixed_batches(normalized, self._compiled_batch)
@@ -158,11 +176,14 @@ class Encoder:
         if not truncate:
             tokenizer.check_lengths(texts, places)
         tokenizer.warn_of_other_tokens(texts)
-        embeddings = np.zeros((len(texts), self.dim), np.float32)
+        embeddings = np.zeros((len(texts), self.details["dim"] or 0), np.float32)
         for start in range(0, len(texts), TEXT_BATCH):
             batch = texts[start : start + TEXT_BATCH]
             tokens = tokenizer.tokens(batch).to(self._device)
-            embeddings[start : start + len(batch)] = self._to_array(self._run(input_ids=tokens))
+            rows = self._to_array(self._run(input_ids=tokens))
+            if rows.shape[1] != embeddings.shape[1]:  # the first text tells the width of a layer
+                embeddings = np.zeros((len(texts), rows.shape[1]), np.float32)
+            embeddings[start : start + len(batch)] = rows
             if progress is not None:
                 progress(start + len(batch), len(texts))
         return embeddings
@@ -197,6 +218,10 @@ def load(  # noqa: PLR0913
     clean: bool = True,
     compile_for: int = 0,
     non_blocking: bool = False,
+    layers: Sequence[int] | Literal["all"] | None = None,
+    pool: str | None = None,
+    norm: bool = False,
+    projection: bool = True,
 ) -> Encoder:
     """Load one tower of a model.
 
@@ -223,15 +248,28 @@ def load(  # noqa: PLR0913
         fails, a note says so and the tower runs without.
     non_blocking : bool
         Let `encode_images` return before a GPU has finished. The result waits when numpy reads it.
+    layers : sequence of int or "all", optional
+        Return hidden states in place of embeddings: 0 is the input of the first layer, n the
+        output of the last. Negative numbers count from the end: -1 is n. `columns` of the encoder
+        tells those of each layer. A compiled tower has none.
+    pool : {"cls", "mean"}, optional
+        With `layers`: take the CLS token, or the mean of the patches. By default ``cls`` if the
+        model has one. A text tower takes the token that the model pools.
+    norm : bool
+        With `layers`: apply the model's final norm.
+    projection : bool
+        Apply the projection into the space of texts, with which a CLIP's image tower ends.
 
     Raises
     ------
     UsageError
-        If the name, device or precision is not known.
+        If the name, device or precision is not known, or the model has no such layer, CLS token,
+        norm or projection.
     ClipkitError
         If the model cannot be found or is damaged, its files do not fit each other, or the device
         is absent. One image or prompt is encoded, so that this shows before the work.
     """
+    _check_layer_options(tower, compile_for, layers, pool, norm, projection)
     run_on = find_device(device)
     precision = choose_precision(precision, run_on, tower)
     dtype = DTYPES[precision]
@@ -250,15 +288,18 @@ def load(  # noqa: PLR0913
     if untrained is not None:
         details["untrained"] = untrained
 
-    tokenizer: Tokenizer | None = None
+    run: Callable[..., torch.Tensor]
+    tokenizer: TextTokenizer | None = None
     preprocessor: Preprocessor | None = None
     compiled_batch = 0
+    built = loaded.tower
+    if not projection:
+        built = architecture.without_projection(built)
     if tower == "text":
         tokenizer = architecture.tokenizer(clean=clean)
         if tokenizer.cleaning:
             details["cleaning"] = tokenizer.cleaning
-        loaded.tower.model.to(run_on, dtype)
-        run = loaded.tower
+        built.model.to(run_on, dtype)
     else:
         preprocessor = architecture.preprocessor(run_on, dtype)
         with single_line_errors(f"the image processor of {architecture.files.name}"):
@@ -266,11 +307,19 @@ def load(  # noqa: PLR0913
             json.dumps(details, allow_nan=False)  # as the history must be
         with one_line(f"encode with {architecture.files.name}"):
             size = preprocessor.example_size()
-            run, acceleration = accelerate(loaded.tower, run_on, dtype, size, compile_for)
+            built, acceleration = accelerate(built, run_on, dtype, size, compile_for)
         details |= acceleration
         if not architecture.is_dual:
-            details["embedding"] = loaded.tower.output
+            details["embedding"] = built.output
         compiled_batch = compile_for if acceleration["compile"] else 0
+
+    run = built
+    if layers is not None:
+        with _named(architecture.files.name):
+            run = choose_layers(built.model, architecture.stack(built), tower, layers, pool, norm)
+        details = _hidden_state_details(details, run)
+    elif not projection:
+        details = {**_without_scale(details), "projection": "none"}
 
     _note_details(architecture.files, details)
     encoder = Encoder(
@@ -283,8 +332,76 @@ def load(  # noqa: PLR0913
         _compiled_batch=compiled_batch,
         _non_blocking=non_blocking,
     )
+    if isinstance(run, LayerTower):
+        with _named(architecture.files.name):
+            return _with_columns(encoder, run)
     details["dim"] = _try(encoder)
     return encoder
+
+
+def _check_layer_options(
+    tower: TowerName,
+    compile_for: int,
+    layers: object,
+    pool: str | None,
+    norm: bool,
+    projection: bool,
+) -> None:
+    """Refuse options that exclude or need each other."""
+    if layers is None and (pool is not None or norm):
+        raise UsageError("expected layers with pool and norm, got none")
+    if layers is not None and compile_for:
+        raise UsageError("expected layers or a compiled model, got both", "leave --compile out")
+    if not projection and layers is not None:
+        raise UsageError(
+            "expected layers or embeddings without projection, got both",
+            "hidden states are not projected: leave --projection out",
+        )
+    if not projection and tower == "text":
+        raise UsageError("expected the image tower without projection, got the text tower")
+
+
+@contextlib.contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Put the name of the model before a refusal."""
+    try:
+        yield
+    except UsageError as error:
+        raise UsageError(f"{name}: {error.message}", error.hint) from error
+
+
+def _without_scale(details: dict[str, Any]) -> dict[str, Any]:
+    """Leave out the scale and bias of cosines with texts, and what an embedding is."""
+    left_out = ("logit_scale", "logit_bias", "embedding")
+    return {key: value for key, value in details.items() if key not in left_out}
+
+
+def _hidden_state_details(details: dict[str, Any], tower: LayerTower) -> dict[str, Any]:
+    """Return what a history records of hidden states; a list in place of one layer's number."""
+    several: list[int] = list(tower.layers)
+    return {
+        **_without_scale(details),
+        "dim": None,
+        "layer": several if len(several) > 1 else several[0],
+        "layers": len(tower.stack.layers),
+        **({} if tower.pool is None else {"pool": tower.pool}),
+        "norm": tower.norm,
+    }
+
+
+def _with_columns(encoder: Encoder, tower: LayerTower) -> Encoder:
+    """Try each layer of an encoder by itself, for its width, and return the encoder with columns.
+
+    The layers of one model may differ in width.
+    """
+    columns = {}
+    start = 0
+    for number in tower.layers:
+        one = replace(encoder, _tower=replace(tower, layers=(number,)))
+        stop = start + _try(one)
+        columns[number] = slice(start, stop)
+        start = stop
+    return replace(encoder, columns=columns, details={**encoder.details, "dim": start})
 
 
 def _note_details(files: ModelFiles, details: dict[str, Any]) -> None:

@@ -16,11 +16,19 @@ class Family:
     config, model : str
         The classes of the configuration and of the whole model.
     towers : dict of str to str
-        The class of each tower. A model without a text tower has one for images alone.
+        The class of each tower that clipkit reads.
     outputs : dict of str to str
         The name under which a tower returns its embedding, or `CLS` or `MEAN`.
     padding : str
         How texts are padded.
+    projection : str
+        The linear layer behind an image tower whose class has none.
+    example : str
+        A published repository; empty if only users save such models.
+    since : str
+        The first version of transformers that has the classes, if clipkit's oldest one lacks them.
+    no_text : str
+        Why there is no text tower.
     """
 
     config: str
@@ -28,61 +36,117 @@ class Family:
     towers: dict[TowerName, str]
     outputs: dict[TowerName, str]
     padding: str = ""
+    projection: str = ""
+    example: str = ""
+    since: str = ""
+    no_text: str = "which is for images alone"
 
     @property
     def is_dual(self) -> bool:
         """Whether there is a text tower."""
         return "text" in self.towers
 
+    @property
+    def is_one_tower(self) -> bool:
+        """Whether the image tower is the whole model, without a part for texts."""
+        return self.towers["image"] == self.model
 
-def _vision(name: str, output: str = "pooler_output") -> Family:
+
+def _dual(name: str, padding: str, example: str) -> Family:
+    """Return a dual encoder whose towers have projections, as CLIP has it."""
+    return Family(
+        f"{name}Config",
+        f"{name}Model",
+        {"image": f"{name}VisionModelWithProjection", "text": f"{name}TextModelWithProjection"},
+        {"image": "image_embeds", "text": "text_embeds"},
+        padding,
+        example=example,
+    )
+
+
+def _pooled(name: str, padding: str, example: str) -> Family:
+    """Return a dual encoder whose towers end with their poolers, as SigLIP has it."""
+    return Family(
+        f"{name}Config",
+        f"{name}Model",
+        {"image": f"{name}VisionModel", "text": f"{name}TextModel"},
+        {"image": "pooler_output", "text": "pooler_output"},
+        padding,
+        example=example,
+    )
+
+
+def _vision(
+    name: str, example: str = "", *, output: str = "pooler_output", since: str = ""
+) -> Family:
     """Return a model for images alone."""
     model = f"{name}Model"
-    return Family(f"{name}Config", model, {"image": model}, {"image": output})
+    config = f"{name}Config"
+    return Family(config, model, {"image": model}, {"image": output}, example=example, since=since)
 
 
+def _projected(name: str) -> Family:
+    """Return an image tower that kept its projection."""
+    model = f"{name}VisionModelWithProjection"
+    return Family(f"{name}VisionConfig", model, {"image": model}, {"image": "image_embeds"})
+
+
+# Attention of texts is causal in CLIP: an embedding does not depend on the padding that follows.
+# SigLIP attends to the padding, and was trained with all of it.
 DUAL_ENCODERS = {
-    "clip": Family(
-        config="CLIPConfig",
-        model="CLIPModel",
-        towers={"image": "CLIPVisionModelWithProjection", "text": "CLIPTextModelWithProjection"},
-        outputs={"image": "image_embeds", "text": "text_embeds"},
-        padding="longest",  # attention is causal: an embedding does not depend on what follows
-    ),
-    "siglip": Family(
-        config="SiglipConfig",
-        model="SiglipModel",
-        towers={"image": "SiglipVisionModel", "text": "SiglipTextModel"},
-        outputs={"image": "pooler_output", "text": "pooler_output"},
-        padding="max_length",  # it attends to the padding, and was trained with all of it
-    ),
+    "clip": _dual("CLIP", "longest", "openai/clip-vit-base-patch32"),
+    "metaclip_2": _dual("MetaClip2", "longest", "facebook/metaclip-2-worldwide-huge-quickgelu"),
+    "siglip": _pooled("Siglip", "max_length", "google/siglip2-base-patch16-224"),
+    "siglip2": _pooled("Siglip2", "max_length", "google/siglip2-base-patch16-naflex"),
 }
 VISION_MODELS = {
-    "aimv2_vision_model": _vision("Aimv2Vision"),
+    "aimv2": Family(
+        "Aimv2Config",
+        "Aimv2Model",
+        {"image": "Aimv2VisionModel"},
+        {"image": "image_embeds"},
+        projection="visual_projection",
+        example="apple/aimv2-large-patch14-224-lit",
+        # without an attention mask it attends to the padding, with one only to earlier tokens
+        no_text="whose text embeddings depend on their padding, so that only images are read",
+    ),
+    "aimv2_vision_model": _vision("Aimv2Vision", "apple/aimv2-large-patch14-224"),
     "clip_vision_model": _vision("CLIPVision"),
-    "convnext": _vision("ConvNext"),
-    "convnextv2": _vision("ConvNextV2"),
-    "dinov2": _vision("Dinov2"),
-    "dinov2_with_registers": _vision("Dinov2WithRegisters"),
-    "dinov3_convnext": _vision("DINOv3ConvNext"),
-    "dinov3_vit": _vision("DINOv3ViT"),
-    "ijepa": _vision("IJepa", MEAN),
-    "radio": _vision("Radio", "summary"),
+    "convnext": _vision("ConvNext", "facebook/convnext-tiny-224"),
+    "convnextv2": _vision("ConvNextV2", "facebook/convnextv2-tiny-1k-224"),
+    "dinov2": _vision("Dinov2", "facebook/dinov2-base"),
+    "dinov2_with_registers": _vision("Dinov2WithRegisters", "facebook/dinov2-with-registers-base"),
+    "dinov3_convnext": _vision("DINOv3ConvNext", "facebook/dinov3-convnext-tiny-pretrain-lvd1689m"),
+    "dinov3_vit": _vision("DINOv3ViT", "facebook/dinov3-vits16-pretrain-lvd1689m"),
+    "ijepa": _vision("IJepa", "facebook/ijepa_vith14_1k", output=MEAN),
+    "metaclip_2_vision_model": _vision("MetaClip2Vision"),
+    "radio": _vision("Radio", "nvidia/C-RADIOv4-H", output="summary", since="5.13"),
     "siglip_vision_model": _vision("SiglipVision"),
-    "vit": _vision("ViT"),
-    "vit_mae": _vision("ViTMAE", CLS),
+    "siglip2_vision_model": _vision("Siglip2Vision"),
+    "vit": _vision("ViT", "google/vit-base-patch16-224-in21k"),
+    "vit_mae": _vision("ViTMAE", "facebook/vit-mae-base", output=CLS),
 }
 FAMILIES = DUAL_ENCODERS | VISION_MODELS
-# A CLIP saved without its text tower may have kept the projection.
+# A model saved without its text tower may have kept the projection.
 PROJECTED = {
-    "clip_vision_model": Family(
-        "CLIPVisionConfig",
-        "CLIPVisionModelWithProjection",
-        {"image": "CLIPVisionModelWithProjection"},
-        {"image": "image_embeds"},
-    ),
+    "clip_vision_model": _projected("CLIP"),
+    "metaclip_2_vision_model": _projected("MetaClip2"),
 }
 # A checkpoint of a classifier lacks the pooler, which transformers would draw at random.
 OPTIONAL_POOLERS = {"vit": "pooler."}
 # The setting that says whether there is a pooler. Without it, the embedding is the mean of patches.
-POOLER_SETTINGS = {"aimv2_vision_model": "use_head", "siglip_vision_model": "vision_use_head"}
+POOLER_SETTINGS = {
+    "aimv2_vision_model": "use_head",
+    "siglip_vision_model": "vision_use_head",
+    "siglip2_vision_model": "vision_use_head",
+}
+# The image tower that takes images in their aspect ratios, as patches with a mask.
+NAFLEX = "siglip2_vision_model"
+
+
+def describe_kinds() -> str:
+    """Return what clipkit reads, for a hint."""
+    return (
+        f"transformers' dual encoders ({', '.join(DUAL_ENCODERS)}) and its models for images alone "
+        f"({', '.join(VISION_MODELS)}), and models of OpenCLIP (open_clip_config.json) and timm"
+    )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib.util
 import json
 import logging
 import os
@@ -20,6 +21,7 @@ from typing import Any
 from clipkit.errors import ClipkitError, UsageError, unknown
 from clipkit.files import KNOWN_ENDINGS
 from clipkit.models import DEFAULT
+from clipkit.models.open_clip_names import OPEN_CLIP_ALIASES, PREFIX, look_up, unknown_name
 
 TINY = Path(__file__).parents[1] / "tiny"
 ALIASES = {
@@ -35,10 +37,12 @@ ALIASES = {
     "ViT-L/14@336px": "openai/clip-vit-large-patch14-336",
     "ViT-L-14-336": "openai/clip-vit-large-patch14-336",
     "ViT-L-14-336/openai": "openai/clip-vit-large-patch14-336",
+    **OPEN_CLIP_ALIASES,
 }
 KNOWN = ["tiny", DEFAULT, *(alias for alias in ALIASES if not alias.endswith("/openai"))]
 REPOSITORY = re.compile(r"(?!\.)[\w.-]+/[\w.-]+")
-OPENAI_NAME = re.compile(r"ViT-\w+/.*")  # an alias, or a misspelt one, but no repository
+OTHER_REPOSITORY = re.compile(r"(?!\.)[\w.-]+(/(?!\.)[\w.-]+)?")  # old ones have no owner
+SHORT_NAME = re.compile(r"ViT-[\w-]+/.*")  # an alias, or a misspelt one, but no repository
 SHARD = re.compile(r"[\w.-]+\.safetensors")
 CONFIG_PATTERNS = ["*.json", "*.txt", "*.model"]
 OPEN_CLIP_CONFIG = "open_clip_config.json"
@@ -52,7 +56,7 @@ SETTINGS_FILES = re.compile(
     r"|tokenizer_config\.json|special_tokens_map\.json|added_tokens\.json"
 )
 VOCABULARY_FILES = re.compile(
-    r"tokenizer(\.[\w.-]+)?\.json|vocab\.(json|txt)|merges\.txt|[\w-]+\.model"
+    r"tokenizer(\.[\w.-]+)?\.json|vocab\.(json|txt)|merges\.txt|[\w.-]+\.model"
 )
 # Settings that only another library reads.
 UNUSED_FILES = {
@@ -62,7 +66,7 @@ UNUSED_FILES = {
 # transformers reads these, too, but they decide no embedding
 OTHER_FILES = ("model.safetensors.index.json", "chat_template.jinja")
 MAX_SETTINGS_BYTES = 2**22
-MAX_VOCABULARY_BYTES = 2**26  # 256,000 tokens take 34 MB
+MAX_VOCABULARY_BYTES = 2**27  # 256,000 tokens take 34 MB; MetaCLIP 2 has 900,000
 MAX_REASON = 300  # characters of a library's message
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 CONVERTER = "SFconvertbot"  # the Hub's own account, which offers safetensors as pull requests
@@ -132,8 +136,9 @@ def find(name: str, *, weights: bool = True) -> ModelFiles:
     Parameters
     ----------
     name : str
-        ``tiny`` (the bundled model), an alias such as ``ViT-B/32``, a local folder, a Hub id
-        (``org/name``), or ``hf-hub:org/name`` for a repository in Hugging Face form.
+        ``tiny`` (the bundled model), an alias such as ``ViT-B/32``, a pair ``ARCH/TAG`` that
+        open_clip lists, a local folder, or a Hub id (``org/name`` or ``hf-hub:org/name``).
+        ``open_clip:`` before it asks for OpenCLIP's form of a model that has several.
     weights : bool
         False if the architecture is enough.
 
@@ -146,13 +151,13 @@ def find(name: str, *, weights: bool = True) -> ModelFiles:
     """
     form, separator, rest = name.partition(":")
     if form == "timm" and separator:
-        name = f"timm/{rest}"
-    prefix = "open_clip:" if name.startswith("open_clip:") else ""
-    name = name.removeprefix(prefix)
-    if not name:
-        raise UsageError("expected the name of a model, got ''")
-    folder = TINY if name == "tiny" else Path(os.path.expanduser(name))  # noqa: PTH111
+        name = _timm_repository(rest)
+    folder = _local_folder(name.removeprefix(PREFIX))
     is_local = folder.is_dir()
+    if not is_local:
+        name = _resolve(name)
+    prefix = PREFIX if name.startswith(PREFIX) else ""
+    name = name.removeprefix(prefix)
     if not is_local:
         name, folder = _fetch_by_name(name)
     library = _find_library(name, folder, prefix)
@@ -167,6 +172,68 @@ def find(name: str, *, weights: bool = True) -> ModelFiles:
             raise _no_safetensors(name, folder, stem)
         files = _weight_files(_fetch_conversion(name, stem), stem)
     return ModelFiles(prefix + name, folder, files, library)
+
+
+def _local_folder(name: str) -> Path:
+    if not name:
+        raise UsageError("expected the name of a model, got ''")
+    return TINY if name == "tiny" else Path(os.path.expanduser(name))  # noqa: PTH111
+
+
+def _resolve(name: str) -> str:
+    """Return the repository that a short name stands for, with `PREFIX` if it needs that.
+
+    Any other name is returned as it is.
+    """
+    if name in ALIASES:
+        return ALIASES[name]
+    short = name.removeprefix(PREFIX)
+    listed = look_up(short)
+    if listed is None and short in ALIASES:
+        listed = PREFIX + ALIASES[short].removeprefix(PREFIX)
+    return listed or name
+
+
+def fetch_config(files: ModelFiles, name: str) -> Path:
+    """Return the folder of another model's config.json: inside a model's folder, or fetched.
+
+    Parameters
+    ----------
+    files : ModelFiles
+        The model whose settings name the other one.
+    name : str
+        A folder within the model's, or a Hub id.
+
+    Raises
+    ------
+    ClipkitError
+        If it is neither, or the Hub cannot be reached and the local cache lacks the file.
+    """
+    if not OTHER_REPOSITORY.fullmatch(name):
+        raise ClipkitError(f"{files.name}: expected the name of a repository, got {name!r}")
+    folder = files.folder / name
+    return folder if folder.is_dir() else _fetch(name, ["config.json"])
+
+
+def _timm_repository(name: str) -> str:
+    """Return the repository of a model of timm: of its default weights if a name has no tag.
+
+    If timm is not installed, reading the architecture says so.
+
+    Raises
+    ------
+    UsageError
+        If timm knows no such weights. The hint has the nearest names.
+    """
+    if importlib.util.find_spec("timm") is not None:
+        import timm
+
+        known = timm.list_pretrained()
+        if name not in known and timm.is_model(name):
+            name = f"{name}.{timm.get_pretrained_cfg(name).tag}"
+        if name not in known:
+            raise unknown("model of timm", name, known)
+    return f"timm/{name}"
 
 
 def brief(error: Exception) -> str:
@@ -317,18 +384,28 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _fetch_by_name(name: str) -> tuple[str, Path]:
     """Fetch the settings of the repository that a name stands for; return both."""
-    repo = ALIASES.get(name, name.removeprefix("hf-hub:"))
+    repo = name.removeprefix("hf-hub:")
     if os.path.exists(name):  # noqa: PTH110
         raise ClipkitError(f"{name}: expected a model's folder, got a file")
     if name.lower().endswith(FILE_ENDINGS):
         raise ClipkitError(f"cannot read {name}: there is no such file")
-    if name not in ALIASES and OPENAI_NAME.fullmatch(name):
-        raise unknown("model", name, KNOWN)
+    if SHORT_NAME.fullmatch(name):
+        raise unknown_name(name, KNOWN)
     if REPOSITORY.fullmatch(repo):
         return repo, _fetch(repo, CONFIG_PATTERNS)
     if "/" in name:
         raise ClipkitError(f"cannot read {name}: there is no such folder")
-    raise unknown("model", name, KNOWN)
+    raise _unknown_model(name)
+
+
+def _unknown_model(name: str) -> UsageError:
+    """Return an error with similar names, or with the kinds of models that clipkit reads."""
+    from clipkit.models.families import describe_kinds
+
+    error = unknown("model", name, KNOWN)
+    if error.hint and error.hint.startswith("known: "):
+        error.hint += f"; or a folder or Hub repository: clipkit reads {describe_kinds()}"
+    return error
 
 
 def _fetch_conversion(repo: str, stem: str) -> Path:

@@ -11,13 +11,15 @@ are one pixel apart.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 import transformers
 from PIL import Image
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 
@@ -31,23 +33,25 @@ USUAL_SIZE = 224  # pixels
 STEPS = ("do_resize", "do_center_crop", "do_rescale", "do_normalize")
 MAX_EDGE = 4096  # pixels of an image's shorter side after resizing
 BOTH_EDGES = {"height", "width"}
+Inputs = torch.Tensor | Mapping[str, torch.Tensor]  # of a tower, for B images
+_of_thread = threading.local()
 SETTINGS = ("size", "crop_size", "resample", "rescale_factor", "image_mean", "image_std")
 
 
 class Preprocessor(Protocol):
     """Prepares images for an image tower, in two steps, and says how for a history."""
 
-    def resize_and_crop(self, images: Sequence[Image.Image]) -> torch.Tensor:
-        """Prepare B images of any sizes in a thread: (B, 3, H, W)."""
+    def resize_and_crop(self, images: Sequence[Image.Image]) -> Inputs:
+        """Prepare B images of any sizes in a thread: (B, 3, H, W), or the inputs by name."""
 
-    def normalize(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Finish B images where the model runs: (B, 3, H, W)."""
+    def normalize(self, pixels: Any) -> Inputs:
+        """Finish B images where the model runs, in the form that `resize_and_crop` returned."""
 
     def example(self) -> Image.Image:
         """Return an image of the size that the model takes."""
 
-    def example_size(self) -> tuple[int, ...]:
-        """Return the size (3, H, W) of what the model gets of `example`."""
+    def example_size(self) -> tuple[int, ...] | None:
+        """Return the size (3, H, W) of what the model gets of `example`; None of inputs by name."""
 
     def details(self) -> dict[str, Any]:
         """Return the settings that decide the result, in types that JSON has."""
@@ -75,6 +79,7 @@ class TransformPreprocessor:
 
     def resize_and_crop(self, images: Sequence[Image.Image]) -> torch.Tensor:
         """Transform B images of any sizes: (B, 3, H, W). Safe to call from several threads."""
+        _use_one_core()
         pixels = torch.stack([self.transform(image.convert("RGB")) for image in images])
         return pixels.pin_memory() if self.device.type == "cuda" else pixels
 
@@ -197,21 +202,39 @@ class ImagePreprocessor:
 
     def details(self) -> dict[str, Any]:
         """Return the settings that decide the result, in types that JSON has."""
-        processor = self.processor
-        details: dict[str, Any] = {"processor": type(processor).__name__}
-        details["backend"] = getattr(processor, "backend", "pil")
-        if getattr(processor, "do_center_crop", None):
-            details["crop_offset"] = "rounded" if self.is_standard else "rounded down"
-        for name in STEPS + SETTINGS:
-            value = getattr(processor, name, None)
-            if name in ("size", "crop_size") and value is not None:
-                value = {edge: pixels for edge, pixels in dict(value).items() if pixels is not None}
-            elif name == "resample" and value is not None:
-                value = Image.Resampling(value).name.lower()
-            elif isinstance(value, tuple):
-                value = list(value)
-            details[name] = value
-        return details
+        if not getattr(self.processor, "do_center_crop", None):
+            return describe_processor(self.processor)
+        offset = "rounded" if self.is_standard else "rounded down"
+        return describe_processor(self.processor, crop_offset=offset)
+
+
+def describe_processor(processor: Any, **more: Any) -> dict[str, Any]:
+    """Return the settings of an image processor that decide the result, in types that JSON has."""
+    details: dict[str, Any] = {"processor": type(processor).__name__}
+    details["backend"] = getattr(processor, "backend", "pil")
+    details |= more
+    for name in STEPS + SETTINGS:
+        value = getattr(processor, name, None)
+        if name in ("size", "crop_size") and value is not None:
+            value = {edge: pixels for edge, pixels in dict(value).items() if pixels is not None}
+        elif name == "resample" and value is not None:
+            value = Image.Resampling(value).name.lower()
+        elif isinstance(value, tuple):
+            value = list(value)
+        details[name] = value
+    return details
+
+
+def _use_one_core() -> None:
+    """Let PyTorch use one core in this thread, unless it is the main one.
+
+    Several threads transform images while the model runs. If each spread its small operations over
+    all cores, they would mostly wait for each other. OpenMP's limit is that of the calling thread.
+    """
+    if threading.current_thread() is threading.main_thread() or hasattr(_of_thread, "limits"):
+        return
+    torch.get_num_threads()  # PyTorch sets OpenMP's limit itself when a thread first asks
+    _of_thread.limits = threadpool_limits(limits=1, user_api="openmp")
 
 
 def load_image_processor(files: ModelFiles) -> Any:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import html
 import importlib.metadata
 import re
 import string
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,8 +29,10 @@ REPLACED_BY_FTFY = re.compile(
     "[\x00-\x08\x0b\x0e-\x1f\x7f-\x9f\u02bc\u2018-\u201f\u0132\u0133\u0149\u01c4-\u01cc\u01f1-\u01f3\ufb00-\ufb06"
     "\uff01-\uffdc\uffe0-\uffee\u206a-\u206f\ufeff\ufff9-\ufffc]"
 )
-# With this eos_token_id, which the first published configurations hold, transformers takes the
-# largest token for the end.
+# They take a text's embedding from its first end token.
+POOLED_AT_END = ("clip", "metaclip_2")
+# With this eos_token_id, which the first published configurations of CLIP hold, transformers takes
+# the largest token for the end.
 LEGACY_END = 2
 # SigLIP 2 was trained on texts that big_vision had cleaned: in lower case, without punctuation.
 # transformers' tokenizer of its models with a fixed resolution, Gemma's, keeps both.
@@ -36,70 +40,50 @@ CANONICALIZING_TOKENIZERS = ("Gemma", "Siglip2")
 NO_PUNCTUATION = str.maketrans("_", " ", string.punctuation.replace("_", ""))
 TOKENIZED_AT_ONCE = 256  # texts: tokens with their places take far more memory than the texts
 SENTENCEPIECE_PACKAGES = ("sentencepiece", "protobuf")
-SENTENCEPIECE_FILES = {"spiece.model", "tokenizer.model"}
+SENTENCEPIECE_FILES = {"spiece.model", "tokenizer.model", "sentencepiece.bpe.model"}
 VOCABULARIES = (
     ("tokenizer.json",),
     ("vocab.json", "merges.txt"),
     ("spiece.model",),
     ("tokenizer.model",),
+    ("sentencepiece.bpe.model",),
 )
 
 
-class Tokenizer:
-    """A model's tokenizer with the limits of its text tower.
+class TextTokenizer(ABC):
+    """What clipkit needs of a model's tokenizer, whichever library it belongs to.
 
-    `cleaning` names what `clean` does to texts; it is None if it does nothing.
+    Attributes
+    ----------
+    name : str
+        The model's name, for messages.
+    context_length : int
+        The number of tokens that the text tower takes, special ones included.
+    cleaning : str or None
+        How texts are cleaned before they are split into tokens, for the history.
     """
 
-    def __init__(
-        self, files: ModelFiles, model_config: Any, padding: str, *, clean: bool = True
-    ) -> None:
-        config = model_config.text_config
-        self.name = files.name
-        self.context_length: int = config.max_position_embeddings
-        self.vocabulary: int = config.vocab_size
-        self.padding = padding
-        self.is_clip = model_config.model_type == "clip"
-        self.end: int = config.eos_token_id
-        if self.is_clip and not isinstance(self.end, int):
-            raise ClipkitError(
-                f"{self.name}: expected a number as eos_token_id in config.json, got {self.end!r}"
-            )
-        self.tokenizer = _load_tokenizer(files)
-        is_trained_on_clean_texts = type(self.tokenizer).__name__.startswith(
-            CANONICALIZING_TOKENIZERS
-        )
-        self.cleaning = "canonicalize" if clean and is_trained_on_clean_texts else None
+    name: str
+    context_length: int
+    cleaning: str | None
 
+    @abstractmethod
     def clean(self, texts: Sequence[str], places: Sequence[str]) -> list[str]:
-        """Clean texts as the model's training data were cleaned; see `canonicalize`.
+        """Return the texts that the other methods take.
 
         Raises
         ------
         ClipkitError
-            If nothing is left of a text. The message names its place.
+            If cleaning leaves nothing of a text. The message names its place.
         """
-        if self.cleaning is None:
-            return list(texts)
-        cleaned = [canonicalize(text) for text in texts]
-        for text, before, place in zip(cleaned, texts, places, strict=True):
-            if not text:
-                raise ClipkitError(
-                    f"{place}: expected letters or digits, since {self.name} reads no "
-                    f"punctuation, got {before[:40]!r}",
-                    "keep the punctuation with --no-clean",
-                )
-        return cleaned
 
+    @abstractmethod
     def lengths(self, texts: Sequence[str]) -> NDArray[np.int64]:
         """Count the tokens of each text, special ones included: K texts -> (K,)."""
-        lengths: list[int] = []
-        for start in range(0, len(texts), TOKENIZED_AT_ONCE):
-            batch = list(texts[start : start + TOKENIZED_AT_ONCE])
-            with one_line(f"tokenize with {self.name}"):
-                rows = self.tokenizer(batch, truncation=False, verbose=False)["input_ids"]
-            lengths += map(len, rows)
-        return np.array(lengths, np.int64)
+
+    @abstractmethod
+    def tokens(self, texts: Sequence[str]) -> torch.Tensor:
+        """Return the padded tokens (B, T) of B texts, cut to `context_length`."""
 
     def check_lengths(self, texts: Sequence[str], places: Sequence[str]) -> None:
         """Raise an error that names the place of the first text that is too long, if one is."""
@@ -113,6 +97,82 @@ class Tokenizer:
                 f"got {lengths[first]}{more}",
                 "shorten the prompt, or cut it with --truncate",
             )
+
+    def warn_of_other_tokens(self, texts: Sequence[str]) -> None:
+        """Warn once of texts that get other tokens than in the code the model was trained with."""
+        return
+
+    def check_left(
+        self, cleaned: Sequence[str], texts: Sequence[str], places: Sequence[str]
+    ) -> None:
+        """Raise an error that names the place of the first text of which nothing is left."""
+        for text, before, place in zip(cleaned, texts, places, strict=True):
+            if not text:
+                raise ClipkitError(
+                    f"{place}: expected letters or digits, since {self.name} reads no "
+                    f"punctuation, got {before[:40]!r}",
+                    "keep the punctuation with --no-clean",
+                )
+
+    def check_vocabulary(self, tokens: torch.Tensor, vocabulary: int) -> None:
+        """Refuse tokens that the text tower does not know."""
+        if int(tokens.max()) >= vocabulary:
+            raise ClipkitError(
+                f"{self.name}: expected tokens below {vocabulary}, got {int(tokens.max())}",
+                "check its tokenizer files: they seem to belong to another model",
+            )
+
+
+class Tokenizer(TextTokenizer):
+    """A model's tokenizer of transformers with the limits of its text tower.
+
+    `cleaning` names what `clean` does to texts; it is None if it does nothing.
+    """
+
+    def __init__(
+        self, files: ModelFiles, model_config: Any, padding: str, *, clean: bool = True
+    ) -> None:
+        config = model_config.text_config
+        self.name = files.name
+        self.context_length = config.max_position_embeddings
+        self.vocabulary: int = config.vocab_size
+        self.padding = padding
+        self.is_pooled_at_end = model_config.model_type in POOLED_AT_END
+        self.end: int = config.eos_token_id
+        self.is_end_largest = model_config.model_type == "clip" and self.end == LEGACY_END
+        if self.is_pooled_at_end and not isinstance(self.end, int):
+            raise ClipkitError(
+                f"{self.name}: expected a number as eos_token_id in config.json, got {self.end!r}"
+            )
+        self.tokenizer = _load_tokenizer(files)
+        # transformers 5.4 reads Gemma's tokenizer by a class of another name
+        names = (type(self.tokenizer).__name__, _stored_class(files))
+        is_trained_on_clean_texts = any(map(_is_canonicalizing, names))
+        self.cleaning = "canonicalize" if clean and is_trained_on_clean_texts else None
+
+    def clean(self, texts: Sequence[str], places: Sequence[str]) -> list[str]:
+        """Clean texts as the model's training data were cleaned; see `canonicalize`.
+
+        Raises
+        ------
+        ClipkitError
+            If nothing is left of a text. The message names its place.
+        """
+        if self.cleaning is None:
+            return list(texts)
+        cleaned = [canonicalize(text) for text in texts]
+        self.check_left(cleaned, texts, places)
+        return cleaned
+
+    def lengths(self, texts: Sequence[str]) -> NDArray[np.int64]:
+        """Count the tokens of each text, special ones included: K texts -> (K,)."""
+        lengths: list[int] = []
+        for start in range(0, len(texts), TOKENIZED_AT_ONCE):
+            batch = list(texts[start : start + TOKENIZED_AT_ONCE])
+            with one_line(f"tokenize with {self.name}"):
+                rows = self.tokenizer(batch, truncation=False, verbose=False)["input_ids"]
+            lengths += map(len, rows)
+        return np.array(lengths, np.int64)
 
     def warn_of_other_tokens(self, texts: Sequence[str]) -> None:
         """Warn once if OpenAI's code would give some of the texts other tokens."""
@@ -142,25 +202,21 @@ class Tokenizer:
                 return_tensors="pt",
             )
         tokens: torch.Tensor = encoded["input_ids"]
-        if int(tokens.max()) >= self.vocabulary:
-            raise ClipkitError(
-                f"{self.name}: expected tokens below {self.vocabulary}, got {int(tokens.max())}",
-                "check its tokenizer files: they seem to belong to another model",
-            )
-        if self.is_clip:
+        self.check_vocabulary(tokens, self.vocabulary)
+        if self.is_pooled_at_end:
             self._check_ends(texts, tokens, encoded["attention_mask"].sum(1))
         return tokens
 
     def _check_ends(
         self, texts: Sequence[str], tokens: torch.Tensor, lengths: torch.Tensor
     ) -> None:
-        """Check that CLIP takes each embedding (B) from the last of a prompt's tokens (B, T).
+        """Check that the model takes each embedding (B) from a prompt's last token: (B, T).
 
         It takes the first end token's, or the first token's if there is none: all prompts would
         then have one embedding.
         """
         is_end = tokens == self.end
-        if self.end == LEGACY_END:
+        if self.is_end_largest:
             is_end = tokens == tokens.max(dim=1, keepdim=True).values
         (wrong,) = torch.nonzero(is_end.int().argmax(1) != lengths - 1, as_tuple=True)
         if len(wrong):
@@ -169,7 +225,8 @@ class Tokenizer:
             raise ClipkitError(
                 f"{self.name}: expected the end token {self.end} once, as a prompt's last token, "
                 f"got tokens that end in {last} for {texts[row][:60]!r}",
-                "take <|endoftext|> out of the prompt, or correct eos_token_id in config.json",
+                f"take {self.tokenizer.eos_token} out of the prompt, or correct eos_token_id in "
+                "config.json",
             )
 
 
@@ -198,7 +255,25 @@ def is_cleaned_by_openai(text: str) -> bool:
     return html.unescape(text) != text or REPLACED_BY_FTFY.search(text) is not None
 
 
+def _is_canonicalizing(name: str) -> bool:
+    return name.startswith(CANONICALIZING_TOKENIZERS)
+
+
+def _stored_class(files: ModelFiles) -> str:
+    """Return the class of the tokenizer that a model's files name; "" if they name none."""
+    if not (files.folder / "tokenizer_config.json").is_file():
+        return ""
+    return str(files.read_json("tokenizer_config.json").get("tokenizer_class", ""))
+
+
 def _load_tokenizer(files: ModelFiles) -> Any:
+    with tokenizer_errors(files):
+        return transformers.AutoTokenizer.from_pretrained(files.folder, trust_remote_code=False)
+
+
+@contextlib.contextmanager
+def tokenizer_errors(files: ModelFiles) -> Iterator[None]:
+    """Check that a folder holds a vocabulary, and turn what loading it raises into one line."""
     # without its vocabulary transformers 5 silently returns a tokenizer that knows no words
     present = {path.name for path in files.folder.iterdir() if path.is_file()}
     if not any(present.issuperset(vocabulary) for vocabulary in VOCABULARIES):
@@ -208,7 +283,7 @@ def _load_tokenizer(files: ModelFiles) -> Any:
         )
     try:
         with single_line_errors(f"the tokenizer of {files.name}"):
-            return transformers.AutoTokenizer.from_pretrained(files.folder, trust_remote_code=False)
+            yield
     except ClipkitError as error:
         missing = [name for name in SENTENCEPIECE_PACKAGES if not is_installed(name)]
         if missing and present & SENTENCEPIECE_FILES:

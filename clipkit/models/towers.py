@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -37,7 +37,11 @@ class Tower:
         tokens: torch.Tensor = outputs["last_hidden_state"]  # (B, T, width)
         if self.output == CLS:
             return tokens[:, 0]
-        return tokens.mean(dim=1)
+        mask = inputs.get("pixel_attention_mask")
+        if mask is None:
+            return tokens.mean(dim=1)
+        mask = mask[..., None]
+        return (tokens * mask).sum(dim=1) / mask.sum(dim=1)  # of the patches without padding
 
 
 @dataclass(frozen=True)
@@ -52,13 +56,16 @@ class Stack:
     layers : sequence of torch.nn.Module
         Each returns (B, T, width), or (B, width, H, W) if `is_map`; or a tuple that starts so.
     norm : torch.nn.Module or None
-        What the model applies to the last hidden state.
+        What the model applies to the last hidden state: to the tokens (B, T, width), or to the mean
+        (B, width) of a map.
     prefix : int
         The number of tokens before the patches: CLS, registers, summaries.
     has_cls : bool
         Whether the first of them is a CLS token.
     is_map : bool
         Whether hidden states are maps of patches, as in a ConvNeXt.
+    pooled_token : callable or None
+        Of a text tower: token ids (B, T) -> the position (B) of the token that the model pools.
     """
 
     layers: Sequence[torch.nn.Module]
@@ -66,6 +73,22 @@ class Stack:
     prefix: int = 0
     has_cls: bool = False
     is_map: bool = False
+    pooled_token: Callable[[torch.Tensor], torch.Tensor] | None = None
+
+
+class ProjectedTower(torch.nn.Module):
+    """An image tower and the projection of its pooler: pixels -> embeddings (B, D)."""
+
+    def __init__(self, model: Any, projection: torch.Tensor) -> None:
+        super().__init__()
+        self.model = model
+        width, dim = projection.shape[::-1]
+        self.projection = torch.nn.Linear(width, dim, bias=False)
+        self.projection.weight = torch.nn.Parameter(projection.float(), requires_grad=False)
+
+    def forward(self, pixel_values: torch.Tensor) -> Any:
+        """Project what the pooler returns."""
+        return self.projection(self.model(pixel_values=pixel_values).pooler_output)
 
 
 class UnmaskedPatches(torch.nn.Module):

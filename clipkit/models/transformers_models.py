@@ -8,20 +8,33 @@ from typing import Any
 import torch
 import transformers
 
+from clipkit import console
 from clipkit.errors import ClipkitError
 from clipkit.models.architecture import Architecture
 from clipkit.models.families import (
     FAMILIES,
+    NAFLEX,
     OPTIONAL_POOLERS,
     POOLER_SETTINGS,
     PROJECTED,
     Family,
+    describe_kinds,
 )
 from clipkit.models.guards import single_line_errors
 from clipkit.models.hub import ModelFiles
-from clipkit.models.preprocessing import ImagePreprocessor, load_image_processor
+from clipkit.models.layouts import find_stack, inner_model
+from clipkit.models.naflex import NaflexPreprocessor
+from clipkit.models.preprocessing import ImagePreprocessor, Preprocessor, load_image_processor
 from clipkit.models.tokenizer import Tokenizer
-from clipkit.models.towers import CLS, MEAN, Stack, Tower, TowerName, UnmaskedPatches
+from clipkit.models.towers import (
+    CLS,
+    MEAN,
+    ProjectedTower,
+    Stack,
+    Tower,
+    TowerName,
+    UnmaskedPatches,
+)
 from clipkit.models.weights import (
     SCALARS,
     Tensors,
@@ -48,6 +61,7 @@ class TransformersModel(Architecture):
         self.config = config
         self.kind = config.model_type
         self.towers = tuple(family.towers)
+        self.no_text = family.no_text
 
     @classmethod
     def read(cls, files: ModelFiles) -> TransformersModel:
@@ -57,13 +71,14 @@ class TransformersModel(Architecture):
         family = FAMILIES.get(str(model_type))
         if family is None:
             raise ClipkitError(
-                f"{files.name}: expected a model of one of the types {', '.join(FAMILIES)}, "
-                f"got {model_type!r}"
+                f"{files.name}: expected a model that clipkit reads, got model_type {model_type!r}",
+                f"clipkit reads {describe_kinds()}",
             )
         projected = PROJECTED.get(str(model_type))
         if projected and content.get("architectures") == [projected.model]:
             family = projected
         with single_line_errors(f"config.json of {files.name}"):
+            _check_version(files, str(model_type), family)
             config = getattr(transformers, family.config).from_dict(content)
             model = cls(files, family, config)
             for tower in family.towers:
@@ -77,16 +92,16 @@ class TransformersModel(Architecture):
 
     @property
     def dim(self) -> int | None:
-        """The embedding size D of a dual encoder."""
-        if not self.is_dual:
+        """The embedding size D of a model with a part for images and one for texts."""
+        if self.family.is_one_tower:
             return None
-        if self.kind == "siglip":
+        if self.family.outputs["image"] == "pooler_output":
             return int(self.config.vision_config.hidden_size)
         return int(self.config.projection_dim)
 
     def tower_config(self, tower: TowerName) -> Any:
         """Return the configuration of one tower."""
-        if not self.is_dual:
+        if self.family.is_one_tower:
             return self.config
         return self.config.vision_config if tower == "image" else self.config.text_config
 
@@ -97,31 +112,28 @@ class TransformersModel(Architecture):
 
     def prefixes(self, tower: TowerName) -> tuple[str, ...]:
         """Return how the names of a tower's tensors start."""
-        return (*PREFIXES[tower], *SCALARS) if self.is_dual else ("",)
+        return ("",) if self.family.is_one_tower else (*PREFIXES[tower], *SCALARS)
 
     def check_stored(self, *towers: TowerName) -> None:
-        """Compare names, shapes and types of a dual encoder's tensors, and the size of others."""
-        if self.is_dual:
+        """Compare names, shapes and types of the tensors; of one tower alone, only their size."""
+        if self.family.is_one_tower:
+            check_stored_size(self.files, self.sizes())
+        else:
             prefixes = tuple(prefix for tower in towers for prefix in PREFIXES[tower])
             check_stored_tensors(self.files, self.sizes(), prefixes)
-        else:
-            check_stored_size(self.files, self.sizes())
 
     def build(self, tower: TowerName, tensors: Tensors) -> Tower:
         """Build one tower with the given weights, in float32 and evaluation mode."""
         family = self.family
         config = self.tower_config(tower)
-        weights = tensors
-        if self.is_dual:
+        if not family.is_one_tower:
             config.projection_dim = self.dim  # the tower's own value may be a mere default
-            prefixes = PREFIXES[tower]
-            weights = {key: value for key, value in tensors.items() if key.startswith(prefixes)}
         tower_class = getattr(transformers, family.towers[tower])
         with single_line_errors(f"the weights of {self.files.name}"):
             model, report = tower_class.from_pretrained(
                 None,
                 config=config,
-                state_dict=dict(weights),
+                state_dict=self._tower_weights(tower, tensors),
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,
                 dtype=torch.float32,
@@ -129,32 +141,59 @@ class TransformersModel(Architecture):
         model.eval()
         output = family.outputs[tower]
         setting = POOLER_SETTINGS.get(config.model_type)
-        if setting and not self.is_dual and not getattr(config, setting):
+        if setting and family.is_one_tower and not getattr(config, setting, True):
             output = MEAN
         missing = set(report["missing_keys"])
-        pooler = OPTIONAL_POOLERS.get(config.model_type)
-        if pooler and missing and all(key.startswith(pooler) for key in missing):
+        if missing and missing == _pooler_keys(model):
             output = CLS
             missing = set()
         refuse_misfits(
             self.files,
             missing=missing,
             mismatched=[key for key, *_shapes in report["mismatched_keys"]],
-            unexpected=[] if self.is_dual else _inside(model, report["unexpected_keys"]),
+            unexpected=_inside(model, report["unexpected_keys"]) if family.is_one_tower else [],
         )
         if config.model_type == "vit_mae":
             model = UnmaskedPatches(model)
+        if family.projection:
+            model = ProjectedTower(model, tensors[f"{family.projection}.weight"])
         return Tower(model, output)
+
+    def _tower_weights(self, tower: TowerName, tensors: Tensors) -> Tensors:
+        """Return the weights of one tower by the names that its class has for them."""
+        if self.family.is_one_tower:
+            return dict(tensors)
+        prefixes = PREFIXES[tower]
+        if not self.family.projection:
+            return {key: value for key, value in tensors.items() if key.startswith(prefixes)}
+        # a tower whose class has no projection knows nothing of a larger model either
+        prefix = prefixes[0]
+        inner = [key for key in tensors if key.startswith(prefix)]
+        return {key.removeprefix(prefix): tensors[key] for key in inner}
 
     def stack(self, tower: Tower) -> Stack:
         """Return the layers of a tower."""
-        raise NotImplementedError
+        return find_stack(tower.model)
 
-    def preprocessor(self, device: torch.device, dtype: torch.dtype) -> ImagePreprocessor:
+    def without_projection(self, tower: Tower) -> Tower:
+        """Return an image tower that ends with its pooler."""
+        if tower.output != "image_embeds":
+            return super().without_projection(tower)
+        return Tower(inner_model(tower.model), "pooler_output")
+
+    def preprocessor(self, device: torch.device, dtype: torch.dtype) -> Preprocessor:
         """Return the model's own image processor."""
         processor = load_image_processor(self.files)
-        image_size = self.config.vision_config.image_size if self.is_dual else None
+        if self.kind == "radio" and getattr(processor, "do_normalize", False):
+            console.warn(
+                f"{self.files.name}: its image processor normalises images, and the model does so "
+                "again; expected do_normalize false in preprocessor_config.json"
+            )
+        config = self.tower_config("image")
         with single_line_errors(f"the image processor of {self.files.name}"):
+            if config.model_type == NAFLEX:
+                return NaflexPreprocessor(processor, device, dtype)
+            image_size = None if self.family.is_one_tower else config.image_size
             return ImagePreprocessor(processor, device, dtype, image_size)
 
     def tokenizer(self, *, clean: bool) -> Tokenizer:
@@ -163,16 +202,18 @@ class TransformersModel(Architecture):
 
     def describe_towers(self) -> dict[str, dict[str, Any]]:
         """Return the layers, widths, heads and parameters of each tower, and what it takes."""
+        vision = self.tower_config("image")
+        if self.family.is_one_tower:
+            return {"image": _describe_vision(vision)}
+        image = self._describe_tower(vision, "image")
+        image["patch_size"] = vision.patch_size
+        if vision.model_type != NAFLEX:  # which takes images of any size
+            image["image_size"] = vision.image_size
         if not self.is_dual:
-            return {"image": _describe_vision(self.config)}
-        vision = self.config.vision_config
+            return {"image": image}
         text = self.config.text_config
         return {
-            "image": {
-                **self._describe_tower(vision, "image"),
-                "patch_size": vision.patch_size,
-                "image_size": vision.image_size,
-            },
+            "image": image,
             "text": {
                 **self._describe_tower(text, "text"),
                 "context_length": text.max_position_embeddings,
@@ -200,11 +241,30 @@ def number_of_layers(config: Any) -> int:
 
 def _describe_vision(config: Any) -> dict[str, int]:
     widths = getattr(config, "hidden_sizes", None) or [config.hidden_size]
-    image = {"layers": number_of_layers(config), "width": widths[-1]}
+    stages = getattr(config, "depths", None)
+    layers = len(stages) if stages else config.num_hidden_layers
+    image = {"layers": int(layers), "width": widths[-1]}
     for name in ("num_attention_heads", "patch_size", "image_size"):
         if isinstance(getattr(config, name, None), int):
             image[name.removeprefix("num_attention_")] = getattr(config, name)
     return image
+
+
+def _check_version(files: ModelFiles, kind: str, family: Family) -> None:
+    """Refuse a kind of model that the installed transformers lacks."""
+    if hasattr(transformers, family.config) and hasattr(transformers, family.model):
+        return
+    since = f"transformers {family.since} or newer" if family.since else "a newer transformers"
+    raise ClipkitError(
+        f"{files.name}: expected {since}, which has {kind}, got {transformers.__version__}",
+        "upgrade it: pip install --upgrade transformers",
+    )
+
+
+def _pooler_keys(model: Any) -> set[str]:
+    """Return the names of the tensors of a pooler that a checkpoint may lack."""
+    pooler = OPTIONAL_POOLERS.get(model.config.model_type)
+    return {key for key in model.state_dict() if pooler and key.startswith(pooler)}
 
 
 def _inside(model: Any, keys: Iterable[str]) -> list[str]:

@@ -6,7 +6,7 @@ import contextlib
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,9 @@ Tensors = Mapping[str, torch.Tensor]
 
 SCALARS = ("logit_scale", "logit_bias")
 FLOATS = ("F16", "BF16", "F32", "F64")  # by safetensors' names
-BUFFERS = re.compile(
-    r".*\.(position_ids|summary_idxs)"
-)  # which the first published checkpoints hold
+# Whole numbers among the weights: the first published checkpoints hold places, and a batch norm
+# counts its batches.
+BUFFERS = re.compile(r"(.*\.)?(position_ids|summary_idxs|num_batches_tracked)")
 MOST_MISSING = 2  # times the stored numbers: a model's pooler may be missing
 
 
@@ -42,12 +42,16 @@ def check_stored_size(files: ModelFiles, sizes: Mapping[str, Shape]) -> None:
 
 
 def check_stored_tensors(
-    files: ModelFiles, sizes: Mapping[str, Shape], prefixes: tuple[str, ...]
+    files: ModelFiles,
+    sizes: Mapping[str, Shape],
+    prefixes: tuple[str, ...],
+    *,
+    ignored: Collection[str] = (),
 ) -> None:
     """Compare names, shapes and types of the stored tensors with the configuration.
 
     Only the headers of the files are read, and of those only the tensors whose names start with
-    one of the prefixes.
+    one of the prefixes and are not ignored.
 
     Raises
     ------
@@ -55,12 +59,13 @@ def check_stored_tensors(
         If a tensor is missing, of another shape, unexpected, or not of floats.
     """
     headers = _read_headers(files, prefixes + SCALARS)
+    headers = {key: header for key, header in headers.items() if key not in ignored}
     expected = {key: shape for key, shape in sizes.items() if key.startswith(prefixes)}
     stored = {key: shape for key, (_, shape) in headers.items() if key.startswith(prefixes)}
     shared = stored.keys() & expected.keys()
     refuse_misfits(
         files,
-        missing=expected.keys() - stored.keys(),
+        missing=[key for key in expected.keys() - stored.keys() if not BUFFERS.fullmatch(key)],
         mismatched=[key for key in shared if stored[key] != expected[key]],
         unexpected=[key for key in stored.keys() - expected.keys() if not BUFFERS.fullmatch(key)],
     )

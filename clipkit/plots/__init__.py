@@ -13,6 +13,7 @@ from clipkit.plots.bars import classes, confidence, entropy, variance
 from clipkit.plots.comparison import compare
 from clipkit.plots.dots import Dots, attributes, importance, logits
 from clipkit.plots.heatmaps import clusters, confusion, grid, prompt_variance, similarity
+from clipkit.plots.layers import LayerCurve, LayerPoints, layers
 from clipkit.plots.lines import (
     ShotCurve,
     Sweep,
@@ -27,6 +28,8 @@ from clipkit.plots.style import FORMATS, check_size, finish, format_of, overlapp
 __all__ = [
     "FORMATS",
     "Dots",
+    "LayerCurve",
+    "LayerPoints",
     "NearestImages",
     "ShotCurve",
     "Sweep",
@@ -43,6 +46,7 @@ __all__ = [
     "format_of",
     "grid",
     "importance",
+    "layers",
     "logits",
     "nearest",
     "overlapping_texts",

@@ -58,7 +58,7 @@ def entropy(
 
     Each panel marks the maximum ln K and the mean. Where all entropies are within 0.01 nats of
     ln K, it shows ln K - H on a separate scale, with the maximum still on the right. A panel whose
-    entropies would fill less than two bins has an axis of its own. The other panels share one
+    entropies would fill less than two bins has a separate axis. The other panels share one
     axis and the edges of its bins.
 
     Parameters
@@ -91,7 +91,7 @@ def confidence(
 
     Each panel marks the minimum 1/K and the mean. Where all confidences are within one percentage
     point of 1/K, it shows the distance from it on a separate scale. A panel whose confidences
-    would fill less than two bins has an axis of its own. The other panels share one axis and the
+    would fill less than two bins has a separate axis. The other panels share one axis and the
     edges of its bins.
 
     Parameters
@@ -203,7 +203,7 @@ def _distance_histogram(ax: Axes, values: Floats, quantity: _Quantity) -> None:
 
 
 def _narrow_histogram(ax: Axes, values: Floats, quantity: _Quantity) -> None:
-    """Draw a histogram on an axis of its own, which shows the bound only if it is close."""
+    """Draw a histogram on a separate axis, which shows the bound only if it is close."""
     low, high = float(values.min()), float(values.max())
     least = 1e-3 * max(quantity.bound, high)  # bins need a width, and labels few digits
     if high - low < least:
@@ -213,7 +213,7 @@ def _narrow_histogram(ax: Axes, values: Floats, quantity: _Quantity) -> None:
         low, high = min(low, quantity.bound), max(high, quantity.bound)
     _histogram(ax, values, quantity.bound, (low, high))
     ax.xaxis.set_major_locator(MaxNLocator(6))
-    ax.set_xlabel(f"{quantity.axis_label}, on an axis of its own")
+    ax.set_xlabel(f"{quantity.axis_label}, on a separate axis")
 
 
 @clipkit_style

@@ -1,4 +1,4 @@
-"""Dots in rows: what words reach of attributes, what prompts bring, and cosines with prompts."""
+"""Dots in rows: recall of attributes, importance of prompts, and cosines with prompts."""
 
 from __future__ import annotations
 

@@ -297,7 +297,7 @@ def prompt_variance(
     height = _axis_inches(K, 0.22, 1.5)
     fig = new_figure(width + _text_inches(texts) + 2.0, height + _text_inches(names) + 0.9, title)
     ax = fig.add_subplot()
-    label = "share of the cosines' variance (%, adjusted R²)"
+    label = "share of variance (%)"
     image = _heatmap(fig, ax, percent, label, cmap="Blues", vmin=0, vmax=100)
     _label_cells(ax, "x", names, width, slanted=True)
     _label_cells(ax, "y", texts, height)

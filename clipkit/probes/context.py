@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from joblib import cpu_count  # type: ignore[import-untyped]
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+from threadpoolctl import threadpool_limits
 
 from clipkit.features import Int64
 

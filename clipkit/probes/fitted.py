@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+from threadpoolctl import threadpool_limits
 
 from clipkit.errors import LARGEST, SMALLEST, ClipkitError, UsageError
 from clipkit.features import Int64

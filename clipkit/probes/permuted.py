@@ -23,7 +23,7 @@ Float32 = NDArray[np.float32]
 PredictPermuted = Callable[[Int64, Int64], Int64]
 
 STORED_SCORES = 2**26  # of all rows and hyperplanes: 256 MiB
-SCORES_AT_ONCE = 2**18  # that a processor keeps at hand
+SCORES_AT_ONCE = 2**18  # that fit into a processor's cache
 
 
 def permuted_predictor(probe: FittedProbe, X: Floats) -> PredictPermuted:

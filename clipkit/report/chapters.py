@@ -531,4 +531,17 @@ def chapter5(comparison: Comparison) -> list[str]:
     return _section(heading, compared and [method, *compared], comparison.pictures(pictures))
 
 
-CHAPTERS = (chapter2, chapter3, chapter4, chapter5, chapter6)
+def layers(comparison: Comparison) -> list[str]:
+    """Show the accuracy of probes by layer."""
+    explained = (
+        "Where in the network does the class arise, and where an attribute? The table has the "
+        "accuracy of an SVM on the hidden states after each layer. Layer 0 is the input of the "
+        "first layer, and the last row is the embedding. Of several controls, it has the mean. The "
+        "picture has the intervals, and chance: the share of the most frequent class."
+    )
+    blocks = _with_text(explained, understanding.layers(comparison.results, comparison.controls))
+    pictures = comparison.pictures({"layers.png": "Accuracy by layer"})
+    return _section("## Layers", blocks, pictures)
+
+
+CHAPTERS = (chapter2, chapter3, chapter4, chapter5, chapter6, layers)

@@ -183,7 +183,8 @@ class ResultsFolder:
         columns = COLUMNS[command]
         results.check_columns(result, *columns)
         split = self._scored_split(result)
-        runs = results.runs_on(result, split)
+        results.check_run_count(result)
+        runs = result.runs_on(split)
         if not runs and len(self.row_counts) == 1:
             raise ClipkitError("there is no test split to score the chosen C or temperature on")
         if not runs:
@@ -216,10 +217,27 @@ class ResultsFolder:
             if mismatch:
                 raise ClipkitError(mismatch)
             results.columns_of(result, name.rpartition(".")[2], columns)
-            return results.all_runs(result)
+            return result.rows()
         except ClipkitError as error:
             self._leave_out(name, error.message)
             return []
+
+    def layer_results(self) -> list[FeatureFile]:
+        """Return the SVMs on the layers of the model, and those on its embeddings; see `runs`."""
+        of_layers = sorted(path.stem for path in self.path.glob("img.l*.svm.h5"))
+        of_layers.sort(key=lambda name: name.count("."))  # img.l0.svm before img.l0.colour.svm
+        of_embeddings = [re.sub(r"^img\.l\d+", "img", name) for name in of_layers]
+        found = []
+        for name in dict.fromkeys(of_layers + of_embeddings):
+            try:
+                found += [self.read(name)] if self.has(name) else []
+            except ClipkitError as error:
+                self._leave_out(name, error.message)
+        return found
+
+    def leave_out_layers(self, reason: str) -> None:
+        """Note why `layer_results` are not shown."""
+        self._leave_out("img.l*.svm", reason)
 
     def predictions(self, name: str, run: Run) -> results.Predictions:
         """Return the true and the predicted classes of a run that `runs` returned."""

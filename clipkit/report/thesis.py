@@ -94,6 +94,7 @@ def figures(embedding: dict[str, Any]) -> dict[Experiment, float]:
     model, dataset = embedding["model"], embedding["dataset"]
     splits = dataset["splits"]
     rows = tuple(splits.get(split, {}).get("images") for split in ("train", "test"))
-    is_same_model = model["name"] == MODEL and "untrained" not in model
+    is_other = {"untrained", "layer", "projection"} & model.keys()
+    is_same_model = model["name"] == MODEL and not is_other
     is_same_data = rows == ROWS.get(dataset["name"]) and not embedding.get("skipped")
     return FIGURES[dataset["name"]] if is_same_model and is_same_data else {}

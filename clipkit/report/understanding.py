@@ -1,4 +1,4 @@
-"""The tables of chapter 6: attributes, variance, paired comparisons, calibration and few shots."""
+"""The tables of chapter 6 and of layers: attributes, variance, comparisons, calibration, shots."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import numpy as np
 
 from clipkit import comparison
 from clipkit.attributes import for_people
+from clipkit.errors import ClipkitError
+from clipkit.layer_curves import layer_curves
 from clipkit.report.claims import Run
 from clipkit.report.folder import ResultsFolder
 from clipkit.report.formatting import escape, table
@@ -177,3 +179,33 @@ def _mean_and_range(values: Sequence[float]) -> str:
         return ""
     low, high = 100 * min(values), 100 * max(values)
     return f"{100 * np.mean(values):.2f} ({low:.2f}–{high:.2f})"
+
+
+def layers(results: ResultsFolder, controls: Sequence[ResultsFolder]) -> Blocks:
+    """Return the table of accuracy by layer, with a column per set of labels and its control."""
+    if not results.layer_results():
+        return []
+    files = [file for folder in (results, *controls) for file in folder.layer_results()]
+    try:
+        curves, _ = layer_curves(files)
+    except ClipkitError as error:
+        results.leave_out_layers(error.message)
+        return []
+    columns = {}
+    for curve in curves:
+        for points, suffix in ((curve.trained, ""), (curve.control, ", untrained")):
+            if points is not None:
+                label = curve.label if len(curves) > 1 else "accuracy"
+                column: dict[int | str, float] = dict(
+                    zip(points.layers, points.values, strict=True)
+                )
+                if points.embedding is not None:
+                    column["embedding"] = points.embedding[0]
+                columns[f"{escape(label)}{suffix} (%)"] = column
+    present = {row for column in columns.values() for row in column}
+    rows = sorted(present - {"embedding"}) + ["embedding"] * ("embedding" in present)
+    cells = [
+        [f"{row}", *(_percent(column.get(row, math.nan)) for column in columns.values())]
+        for row in rows
+    ]
+    return [table(["layer", *columns], cells)]

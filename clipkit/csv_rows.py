@@ -1,0 +1,78 @@
+"""Read the rows of .csv and .tsv files."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+
+from clipkit.errors import ClipkitError
+
+
+def check_text(data: bytes, name: str) -> None:
+    """Refuse bytes that are not UTF-8, and NUL.
+
+    Raises
+    ------
+    ClipkitError
+        The message names the line.
+    """
+    end = data.find(b"\0")
+    if end < 0:
+        try:
+            data.decode()
+        except UnicodeDecodeError as error:
+            end = error.start
+    if end >= 0:
+        line = data.count(b"\n", 0, end) + 1
+        raise ClipkitError(
+            f"{name}, line {line}: expected UTF-8 text, got the byte 0x{data[end]:02x}",
+            "save the file as plain text in UTF-8",
+        )
+
+
+def read_rows(
+    data: bytes, name: str, delimiter: str = ",", *, quotes: bool = True
+) -> Iterator[tuple[int, list[str]]]:
+    r"""Yield the line and the cells of each row that is not empty.
+
+    Parameters
+    ----------
+    data : bytes
+    name : str
+        What messages call the file.
+    delimiter : str
+        After a comma, spaces are skipped.
+    quotes : bool
+        Whether a quote begins a quoted cell, as spreadsheets write it in .tsv files too. In a table
+        of prompts or words, a quote may belong to a text.
+
+    Raises
+    ------
+    ClipkitError
+        If the file is not UTF-8 text, or a quote is not closed. The message names the line where
+        the row begins.
+
+    Examples
+    --------
+    >>> list(read_rows(b'a,b\n\n"1,5", x\n', "x.csv"))
+    [(1, ['a', 'b']), (3, ['1,5', 'x'])]
+    >>> list(read_rows(b'"a" dog\tx\n', "x.tsv", "\t", quotes=False))
+    [(1, ['"a" dog', 'x'])]
+    """
+    check_text(data, name)
+    reader = csv.reader(
+        io.TextIOWrapper(io.BytesIO(data), "utf-8-sig", newline=""),
+        delimiter=delimiter,
+        quoting=csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE,
+        skipinitialspace=delimiter == ",",
+        strict=True,
+    )
+    line = 1
+    try:
+        for cells in reader:
+            if any(cells):
+                yield line, cells
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise ClipkitError(f"{name}, line {line}: expected a row of a table, got {error}") from None

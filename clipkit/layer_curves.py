@@ -1,0 +1,359 @@
+"""Collect accuracy by layer from results of `probe` or `attributes` on hidden states of models.
+
+A line holds the results of one model, pooling, set of labels and probe. What differs between lines
+is in their labels, and what all share is in the subtitle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from clipkit import metrics, panels, results
+from clipkit.errors import ClipkitError, UsageError
+from clipkit.features import FeatureFile
+from clipkit.features.provenance import provenance
+
+if TYPE_CHECKING:
+    from clipkit.plots import LayerCurve, LayerPoints
+
+Facts = dict[str, str]
+
+MAX_CURVES = 49  # whose colours and markers differ
+MAX_DEPTH = 1000
+POOLS = {"cls": "CLS token", "mean": "mean of patches"}
+SHOWN = ("pool", "norm", "labels", "classifier")  # facts that need no name
+# Members of the history's entry of `probe` that do not tell lines apart
+NO_OPTIONS = {
+    "command", "clipkit", "inputs", "kept", "temperature", "prompts", "features", "fit_split",
+    "eval_split",
+}  # fmt: skip
+HINT = "make one with: clipkit embed DATASET --layers 0,2,4 -o 'img.l{layer}.h5'"
+
+
+@dataclass(frozen=True)
+class _Score:
+    """The accuracy that one result has on a split, or its recall of an attribute.
+
+    `layer` is None for a model's embedding, and `depth` the number of layers. `seed` is that of an
+    untrained control, and None for a trained model.
+    """
+
+    result: FeatureFile
+    facts: Facts
+    layer: int | None
+    depth: int
+    seed: Any
+    value: float
+    interval: tuple[float, float]
+    chance: float
+
+
+def layer_curves(
+    files: Sequence[FeatureFile], split: str | None = None
+) -> tuple[list[LayerCurve], str]:
+    """Collect the accuracies of results by layer.
+
+    Parameters
+    ----------
+    files : sequence of FeatureFile
+        Results of `probe`, each with one run on the split, or of `attributes`, on layers of models
+        or on their embeddings. Those of untrained controls belong to the curves of their models.
+    split : str, optional
+        By default `test`, else the first split of the first result. A result of `attributes` has
+        only the split that was scored.
+
+    Returns
+    -------
+    curves : list of LayerCurve
+        One per model, pooling, labels and probe. Intervals are Wilson's 95 % ones, but of several
+        controls, whose mean is drawn, the range. Chance is the accuracy of always predicting the
+        most frequent class of the split.
+    source : str
+        Models, data set, split, and what all curves share, for a subtitle.
+
+    Raises
+    ------
+    ClipkitError
+        If a result is neither of a layer nor of the embedding of a model with layers, or has
+        several runs. If there are several results of one layer. If results differ in data set,
+        split, images or weights.
+    """
+    of_attributes = {holds_attributes(file) for file in files}
+    if len(of_attributes) > 1:
+        raise UsageError("expected results of probe or of attributes, got both")
+    if True in of_attributes:
+        name = str(results.last_entry(files[0]).get("eval_split"))
+        scores = [score for file in files for score in _attribute_scores(file, split or name)]
+    else:
+        name = results.choose_split(files[0], split)
+        scores = [_score(file, name) for file in files]
+    _check_same_data(scores, name)
+    _check_same_weights(scores)
+    groups = _group(scores)
+    facts = [dict(key) for key in groups]
+    labels = [_label(of_curve, facts) for of_curve in facts]
+    curves = [_curve(label, group) for label, group in zip(labels, groups.values(), strict=True)]
+    return curves, _source(files, name, facts)
+
+
+def _group(scores: Sequence[_Score]) -> dict[tuple[tuple[str, str], ...], list[_Score]]:
+    """Group scores by the facts of their curves. An embedding's is in all groups that it fits."""
+    groups: dict[tuple[tuple[str, str], ...], list[_Score]] = {}
+    for score in scores:
+        if score.layer is not None:
+            groups.setdefault(tuple(score.facts.items()), []).append(score)
+    if len(groups) > MAX_CURVES:
+        raise ClipkitError(f"expected at most {MAX_CURVES} curves, got {len(groups):,}")
+    for score in scores:
+        if score.layer is None:
+            owners = [group for key, group in groups.items() if score.facts.items() <= set(key)]
+            if not owners:
+                raise _no_layer(score.result)
+            for group in owners:
+                group.append(score)
+    return groups
+
+
+def _score(result: FeatureFile, split: str) -> _Score:
+    """Read the accuracy of a result on a split, and what its history says about it."""
+    results.columns_of(result, "probe", "classifier eval_split acc1")
+    results.choose_split(result, split)
+    rows = result.runs_on(split)
+    if len(rows) != 1:
+        raise ClipkitError(
+            f"{result.display_name}: expected one run on {split}, got {len(rows):,}",
+            "probe with one C, or choose it on a validation split with --val 0.1",
+        )
+    value = float(rows[0]["acc1"])
+    if not np.isfinite(value):
+        raise ClipkitError(f"{result.display_name}: expected an accuracy, got none")
+    labels = results.scored_runs(result, split).labels
+    _, counts = np.unique(labels, return_counts=True)
+    model = result.model() or {}
+    layer, depth = _layer_of(model, result)
+    return _Score(
+        result,
+        _facts(result, model, str(rows[0]["classifier"])),
+        layer,
+        depth,
+        model.get("untrained"),
+        value,
+        metrics.wilson(value, len(labels)),
+        float(counts.max() / len(labels)),
+    )
+
+
+def holds_attributes(result: FeatureFile) -> bool:
+    """Whether a result is one of `attributes`, whose curves are of recall."""
+    return "attribute" in result.runs
+
+
+def _attribute_scores(result: FeatureFile, split: str) -> list[_Score]:
+    """Read the recall of each attribute by the probe and, if there is one, by the control's."""
+    panels.attribute_recalls(result)  # checks the columns
+    scored = str(results.last_entry(result).get("eval_split"))
+    if scored != split:
+        raise ClipkitError(f"{result.display_name}: expected recalls on {split}, got {scored}")
+    model = result.model() or {}
+    layer, depth = _layer_of(model, result)
+    scores = []
+    for row in result.rows():
+        facts = _facts(result, model, "") | {"labels": row["attribute"]}
+        for name, seed in (("probe", model.get("untrained")), ("control", "control")):
+            interval = (row[f"{name}_low"], row[f"{name}_high"])
+            if np.isfinite([row[name], *interval]).all():
+                chance = row["chance"]
+                scores.append(
+                    _Score(result, facts, layer, depth, seed, row[name], interval, chance)
+                )
+    return scores
+
+
+def _layer_of(model: dict[str, Any], result: FeatureFile) -> tuple[int | None, int]:
+    """Return layer and depth of a model's entry in a history, where anything may be written."""
+    if "name" not in model or "projection" in model:
+        raise _no_layer(result)
+    if "layer" not in model:
+        return None, 0
+    layer, depth = model["layer"], model.get("layers")
+    if not (type(layer) is type(depth) is int and 0 <= layer <= depth and 0 < depth <= MAX_DEPTH):
+        raise ClipkitError(
+            f"{result.display_name}: expected a layer of a model, got "
+            f"layer {str(layer)[:20]} of {str(depth)[:20]}"
+        )
+    return layer, depth
+
+
+def _no_layer(result: FeatureFile) -> ClipkitError:
+    message = f"{result.display_name}: expected a result of a model's layer, got one without"
+    return ClipkitError(message, HINT)
+
+
+def _facts(result: FeatureFile, model: dict[str, Any], classifier: str) -> Facts:
+    """Return what tells the lines of results apart. Those of embeddings have no pooling."""
+    facts = {"model": str(model.get("name"))}
+    if "layer" in model:
+        pool = str(model.get("pool"))
+        facts["pool"] = POOLS.get(pool, pool)
+        facts["norm"] = "normed" if model.get("norm") else ""
+    facts["labels"] = _labels_name(result)
+    if classifier:
+        facts["classifier"] = classifier
+    probes = [entry for entry in result.history if entry["command"] == "probe"]
+    for name, value in sorted(probes[-1].items()) if probes else ():
+        if name not in NO_OPTIONS:
+            facts.setdefault(name, str(value).strip("[]"))
+    return facts
+
+
+def _labels_name(result: FeatureFile) -> str:
+    """Name the labels of a result: `class`, or what `relabel` made of them."""
+    name = "class"
+    for entry in result.history:
+        if entry["command"] != "relabel":
+            continue
+        name = str(entry.get("column", name))
+        inputs = entry.get("inputs")
+        if isinstance(inputs, dict) and "groups" in inputs:
+            name = f"groups of {name}"
+        if entry.get("shuffle"):
+            name += ", shuffled"
+    return name
+
+
+def _check_same_data(scores: Sequence[_Score], split: str) -> None:
+    """Check that results are of one data set, and those of the same labels of the same images.
+
+    Results of `attributes` do not keep the images. The rows that were embedded stand for them.
+    """
+    first = scores[0]
+    of_labels: dict[str, _Score] = {}
+    for score in scores:
+        got, expected = (provenance(each.result).dataset for each in (score, first))
+        if got != expected:
+            raise ClipkitError(
+                f"{score.result.display_name}: expected results on {expected or 'no data set'}, "
+                f"got one on {got or 'no data set'}",
+                "draw each data set in a picture of its own",
+            )
+        other = of_labels.setdefault(score.facts["labels"], score).result
+        if _images(score.result, split) != _images(other, split):
+            raise ClipkitError(
+                f"{score.result.display_name}: expected the {split} images and labels of "
+                f"{other.display_name}, got others"
+            )
+
+
+def _images(result: FeatureFile, split: str) -> tuple[Any, ...]:
+    """Return what two results on the same images have in common."""
+    if split in result.splits:
+        labels = result.splits[split].labels
+        return result.splits[split].ids, None if labels is None else labels.tolist()
+    datasets = [entry["dataset"] for entry in result.history if "dataset" in entry]
+    return tuple(data.get("splits") for data in datasets if isinstance(data, dict))
+
+
+def _check_same_weights(scores: Sequence[_Score]) -> None:
+    """Check that results that name one model are of the same weights and depth."""
+    of_model: dict[tuple[str, str], tuple[_Score, Any]] = {}
+    depth_of: dict[str, int] = {}
+    for score in scores:
+        model = score.result.model() or {}
+        name = score.facts["model"]
+        weights = model.get("weights", model.get("digest"))
+        other, expected = of_model.setdefault((name, str(score.seed)), (score, weights))
+        depth = score.depth and depth_of.setdefault(name, score.depth)
+        if weights != expected or score.depth != depth:
+            raise ClipkitError(
+                f"{score.result.display_name}: expected the model of "
+                f"{other.result.display_name}, got another one of the same name"
+            )
+
+
+def _source(files: Sequence[FeatureFile], split: str, of_all: Sequence[Facts]) -> str:
+    """Name models without their layers, data set and split, and what all curves share."""
+    named = results.sources_label([_without_layer(file) for file in files], [split])
+    shared = {name: of_all[0][name] for name in SHOWN if name in of_all[0]}
+    shared = {name: text for name, text in shared.items() if _is_shared(name, of_all)}
+    if "labels" in shared:
+        shared["labels"] = f"labels: {shared['labels']}"
+    return ", ".join([named, *_describe(shared)])
+
+
+def _without_layer(file: FeatureFile) -> FeatureFile:
+    """Return the history of a file with no more of its models than their names."""
+    history = []
+    for entry in file.history:
+        model = entry.get("model")
+        if isinstance(model, dict):
+            named = {name: model[name] for name in ("name", "untrained") if name in model}
+            entry = {**entry, "model": named}
+        history.append(entry)
+    return FeatureFile(file.kind, history)
+
+
+def _label(facts: Facts, of_all: Sequence[Facts]) -> str:
+    """Return what tells a curve from the others; the model's name if there is nothing."""
+    differing = {name: text for name, text in facts.items() if not _is_shared(name, of_all)}
+    return ", ".join(_describe(differing) or _describe({"model": facts["model"]}))
+
+
+def _is_shared(name: str, of_all: Sequence[Facts]) -> bool:
+    return len({facts.get(name) for facts in of_all}) == 1
+
+
+def _describe(facts: Facts) -> list[str]:
+    words = []
+    for name, text in facts.items():
+        if name == "model":
+            words.append(Path(text).name)
+        elif name in SHOWN:
+            words.append(text)
+        else:
+            words.append(f"{name} {text}")
+    return [word for word in words if word]
+
+
+def _curve(label: str, scores: Sequence[_Score]) -> LayerCurve:
+    from clipkit.plots import LayerCurve  # loads matplotlib
+
+    trained = [score for score in scores if score.seed is None]
+    controls = [score for score in scores if score.seed is not None]
+    depth = max(score.depth for score in scores)
+    return LayerCurve(label, depth, scores[0].chance, _points(trained), _points(controls))
+
+
+def _points(scores: Sequence[_Score]) -> LayerPoints | None:
+    """Return the points of a line, or None without a layer; see `layer_curves` for controls."""
+    from clipkit.plots import LayerPoints  # loads matplotlib
+
+    of_layer: dict[int | None, dict[str, _Score]] = {}
+    for score in scores:
+        of_seed = of_layer.setdefault(score.layer, {})
+        other = of_seed.setdefault(str(score.seed), score)
+        if other is not score:
+            place = "the embedding" if score.layer is None else f"layer {score.layer}"
+            raise ClipkitError(
+                f"{score.result.display_name}: expected one result of {place} for a line, "
+                f"got also {other.result.display_name}"
+            )
+    numbers = {layer: _mean([*of_seed.values()]) for layer, of_seed in of_layer.items()}
+    embedding = numbers.pop(None, None)
+    if not numbers:
+        return None
+    layers = sorted(layer for layer in numbers if layer is not None)
+    values, low, high = zip(*(numbers[layer] for layer in layers), strict=True)
+    seeds = len({str(score.seed) for score in scores})
+    return LayerPoints(layers, values, low, high, embedding, seeds)
+
+
+def _mean(scores: Sequence[_Score]) -> tuple[float, float, float]:
+    if len(scores) == 1:
+        return scores[0].value, *scores[0].interval
+    values = [score.value for score in scores]
+    return float(np.mean(values)), min(values), max(values)

@@ -1,0 +1,297 @@
+"""Models of timm: an image tower, with weights as stored or at random."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Any
+
+import timm
+import torch
+from torch.nn.modules.module import register_module_module_registration_hook
+
+from clipkit.errors import ClipkitError, UsageError, unknown
+from clipkit.models.architecture import Architecture
+from clipkit.models.guards import single_line_errors
+from clipkit.models.hub import ModelFiles
+from clipkit.models.preprocessing import MAX_EDGE, TransformPreprocessor
+from clipkit.models.tokenizer import Tokenizer
+from clipkit.models.towers import Stack, Tower, TowerName
+from clipkit.models.weights import (
+    BUFFERS,
+    Tensors,
+    check_memory,
+    check_stored_tensors,
+    refuse_misfits,
+)
+
+MAX_MODULES = 20_000  # the largest model of timm 1.0.31 has 2,541; building a billion never ends
+MAX_SETTING = 2**16  # of a number in config.json; the widest layers have 10,000 units
+# Arguments of timm's factories that say more than the architecture: what is read, and to where.
+REFUSED_ARGUMENTS = {
+    *("cache_dir", "checkpoint_path", "device", "dtype", "exportable", "feature_cfg"),
+    *("features_only", "kwargs_filter", "model_cfg", "no_jit", "pretrained", "pretrained_cfg"),
+    *("pretrained_cfg_overlay", "pretrained_filter_fn", "pretrained_model_args"),
+    *("pretrained_strict", "scriptable"),
+}
+# Settings of the transform, as timm.data.resolve_data_config returns them.
+SETTINGS = ("input_size", "interpolation", "mean", "std", "crop_pct", "crop_mode")
+# Classes whose `blocks` pass on tokens: the prefix, with any CLS token first, then the patches.
+# Others, such as Cait and XCiT, add the CLS token after the first layers.
+TOKEN_MODELS = {
+    *("Beit", "Eva", "VisionTransformer", "VisionTransformerDistilled"),
+    "VisionTransformerRelPos",
+}
+# Classes whose stages pass on maps (B, width, H, W): where the stages are.
+MAP_MODELS = {
+    "ConvNeXt": ("stages",),
+    "EfficientNet": ("blocks",),
+    "FastVit": ("stages",),
+    "MobileNetV3": ("blocks",),
+    "ResNet": ("layer1", "layer2", "layer3", "layer4"),
+    "ResNetV2": ("stages",),
+}
+
+
+class TimmModel(Architecture):
+    """A model of timm, as config.json describes it."""
+
+    library = "timm"
+    towers = ("image",)
+
+    def __init__(self, files: ModelFiles, kind: str) -> None:
+        self.files = files
+        self.kind = kind
+
+    @classmethod
+    def read(cls, files: ModelFiles) -> TimmModel:
+        """Read config.json."""
+        content = files.read_json("config.json")
+        kind = str(content["architecture"])
+        if not timm.is_model(kind):
+            raise ClipkitError(
+                f"{files.name}: expected an architecture that timm {timm.__version__} knows, "
+                f"got {kind!r}",
+                unknown("architecture", kind, timm.list_models()).hint,
+            )
+        with single_line_errors(f"config.json of {files.name}"):
+            _check_config(content)
+        model = cls(files, kind)
+        sizes: dict[str, tuple[int, ...]] = {}
+        for tensors in (model.skeleton.named_parameters(), model.skeleton.named_buffers()):
+            sizes |= {name: tuple(tensor.shape) for name, tensor in tensors}
+        check_memory(files, sizes)
+        return model
+
+    @cached_property
+    def skeleton(self) -> Any:
+        """The model without weights: its tensors have shapes, but no numbers."""
+        with torch.device("meta"):
+            return self.new_model()
+
+    @property
+    def dim(self) -> int:
+        """The embedding size D."""
+        return int(getattr(self.skeleton, "head_hidden_size", self.skeleton.num_features))
+
+    def new_model(self) -> Any:
+        """Return the model without its classifier, as timm initialises it."""
+        return self._create(num_classes=0)
+
+    def _create(self, **options: int) -> Any:
+        # timm reads config.json itself, since it completes pretrained_cfg by model_args.
+        # Without `pretrained`, it reads nothing else.
+        with single_line_errors(f"the architecture of {self.files.name}"), _few_modules():
+            return timm.create_model(f"local-dir:{self.files.folder}", pretrained=False, **options)
+
+    def sizes(self) -> dict[str, tuple[int, ...]]:
+        """Return the shape of each tensor of the model without its classifier."""
+        tensors = self.skeleton.state_dict()
+        return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+    def prefixes(self, tower: TowerName) -> tuple[str, ...]:
+        """Return how the names of the tensors start."""
+        return ("",)
+
+    def check_stored(self, *towers: TowerName) -> None:
+        """Compare names, shapes and types of the stored tensors, except those that are not used.
+
+        These are the classifier's tensors, and buffers that the model computes itself. Files of
+        earlier versions of timm hold such buffers, for example those of Swin.
+        """
+        sizes = self.sizes()
+        with torch.device("meta"):
+            whole = self._create()
+        unused = {name for name, _ in self.skeleton.named_buffers()}
+        unused |= whole.state_dict().keys()
+        check_stored_tensors(self.files, sizes, ("",), ignored=unused - sizes.keys())
+
+    def build(self, tower: TowerName, tensors: Tensors) -> Tower:
+        """Build the image tower with the given weights, in float32 and evaluation mode."""
+        model = self.new_model()
+        names = self.sizes().keys()
+        weights = {name: tensor for name, tensor in tensors.items() if name in names}
+        with single_line_errors(f"the weights of {self.files.name}"):
+            missing = model.load_state_dict(weights, strict=False).missing_keys
+        # BatchNorm counts its batches in training only, and the count may be missing
+        refuse_misfits(self.files, missing=[key for key in missing if not BUFFERS.fullmatch(key)])
+        return Tower(PooledModel(model.eval()), pooling(model))
+
+    def stack(self, tower: Tower) -> Stack:
+        """Return the blocks of a vision transformer, or the stages of a convolutional network.
+
+        Raises
+        ------
+        UsageError
+            If hidden states of this class of timm are neither tokens nor maps (B, width, H, W).
+        """
+        return self._stack(tower.model.model)
+
+    def _stack(self, model: Any) -> Stack:
+        name = type(model).__name__
+        if name in TOKEN_MODELS:
+            has_cls = model.cls_token is not None
+            return Stack(list(model.blocks), _norm(model), model.num_prefix_tokens, has_cls)
+        if name not in MAP_MODELS:
+            raise UsageError(
+                f"{self.files.name}: expected a model of timm whose layers are known, got {name}",
+                f"layers are known of {', '.join(sorted(TOKEN_MODELS | MAP_MODELS.keys()))}",
+            )
+        stages: list[torch.nn.Module] = []
+        for attribute in MAP_MODELS[name]:
+            module = getattr(model, attribute)
+            stages += [module] if attribute.startswith("layer") else list(module)
+        return Stack(stages, _norm(model), is_map=True)
+
+    def preprocessor(self, device: torch.device, dtype: torch.dtype) -> TransformPreprocessor:
+        """Return timm's own transform for evaluation."""
+        with single_line_errors(f"the transform of {self.files.name}"):
+            settings = self._transform_settings()
+            transform = timm.data.create_transform(**settings, is_training=False)
+        # a history holds lists
+        details = {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in settings.items()
+        }
+        edge = max(settings["input_size"][1:])
+        return TransformPreprocessor(transform, details, edge, device, dtype)
+
+    def _transform_settings(self) -> dict[str, Any]:
+        """Return the transform's settings; refuse those that are random or fill the memory."""
+        resolved = timm.data.resolve_data_config(model=self.skeleton)
+        settings = {name: resolved[name] for name in SETTINGS}
+        channels, *edges = settings["input_size"]
+        if channels != 3:
+            raise ValueError(f"expected 3 channels in input_size, got {channels}")
+        resized = max(edges) / settings["crop_pct"]
+        if not (min(edges) >= 1 and 1 <= resized <= MAX_EDGE):
+            raise ValueError(
+                f"expected edges of 1 to {MAX_EDGE} pixels before the crop, got input_size "
+                f"{list(edges)} and crop_pct {settings['crop_pct']:g}"
+            )
+        if settings["interpolation"] == "random":
+            raise ValueError("expected one kind of interpolation, got 'random'")
+        return settings
+
+    def tokenizer(self, *, clean: bool) -> Tokenizer:
+        """Raise a UsageError: there is no text tower."""
+        raise UsageError(f"{self.files.name}: expected a model with a text tower, got {self.kind}")
+
+    def describe_towers(self) -> dict[str, dict[str, Any]]:
+        """Return what is known of layers and patches, and width, pooling and image size."""
+        model = self.skeleton
+        image: dict[str, Any] = {}
+        with contextlib.suppress(UsageError):
+            image["layers"] = len(self._stack(model).layers)
+        image["width"] = model.num_features
+        patch_size = getattr(getattr(model, "patch_embed", None), "patch_size", None)
+        if patch_size:
+            image["patch_size"] = max(patch_size) if isinstance(patch_size, tuple) else patch_size
+        with single_line_errors(f"the transform of {self.files.name}"):
+            image["image_size"] = max(self._transform_settings()["input_size"][1:])
+        image["embedding"] = pooling(model)
+        return {"image": image}
+
+
+ADAPTER = TimmModel
+
+
+class PooledModel(torch.nn.Module):
+    """A model of timm that returns the embeddings (B, D) which its classifier would get."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Embed pixels (B, 3, H, W)."""
+        features = self.model.forward_features(pixel_values)
+        embeddings: torch.Tensor = self.model.forward_head(features, pre_logits=True)
+        if embeddings.ndim != 2:
+            raise ValueError(
+                "expected a model with pooling (global_pool), got features of the shape "
+                f"{tuple(embeddings.shape)}"
+            )
+        return embeddings
+
+
+def pooling(model: Any) -> str:
+    """Return timm's name of the pooling that makes the embedding, such as ``token`` or ``avg``."""
+    for owner in (model, getattr(model, "head", None)):
+        pool = getattr(owner, "global_pool", None)
+        name = getattr(pool, "pool_type", pool)
+        if isinstance(name, str) and name:
+            return name
+    return "pooled"
+
+
+def _norm(model: Any) -> Any:
+    """Return the norm of the last hidden state; None if timm normalises only what it pooled."""
+    for name in ("norm", "norm_pre"):
+        # a vision transformer's `norm_pre` comes before its blocks, a ConvNeXt's after its stages
+        if hasattr(model, name):
+            norm = getattr(model, name)
+            return None if isinstance(norm, torch.nn.Identity) else norm
+    return None
+
+
+def _check_config(content: dict[str, Any]) -> None:
+    """Refuse arguments that do not belong to an architecture, and numbers without bound."""
+    arguments = content.get("model_args") or {}
+    refused = sorted(REFUSED_ARGUMENTS & arguments.keys())
+    if refused:
+        raise ValueError(f"expected settings of an architecture in model_args, got {refused[0]}")
+    _check_numbers("model_args", arguments)
+    settings = content.get("pretrained_cfg", content)
+    for name in SETTINGS:
+        _check_numbers(name, settings.get(name))
+
+
+def _check_numbers(name: str, value: Any) -> None:
+    """Refuse numbers that are too large, in lists and objects, too."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        for entry in value:
+            _check_numbers(name, entry)
+    elif isinstance(value, int | float) and not abs(value) <= MAX_SETTING:
+        raise ValueError(f"expected numbers of at most {MAX_SETTING:,} in {name}, got {value:g}")
+
+
+@contextlib.contextmanager
+def _few_modules() -> Iterator[None]:
+    """Stop the construction of a model that has more modules than any known one."""
+    count = 0
+
+    def check(*_: object) -> None:
+        nonlocal count
+        count += 1
+        if count > MAX_MODULES:
+            raise ValueError(f"expected at most {MAX_MODULES:,} modules")
+
+    hook = register_module_module_registration_hook(check)
+    try:
+        yield
+    finally:
+        hook.remove()

@@ -1,0 +1,209 @@
+"""Curves of accuracy by layer, each with its untrained control and the model's embedding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from clipkit.plots.style import (
+    GREY,
+    MARKERS,
+    PALETTE,
+    Floats,
+    add_legend,
+    clipkit_style,
+    dodge,
+    new_figure,
+    sanitize_label,
+)
+
+MAX_LABEL = 48
+MOST_TICKS = 16
+STEPS = (1, 2, 4, 5, 10, 20, 50, 100)  # layers between ticks
+EMBEDDING = 1.12  # where its column is, in depths
+MARK = 0.035  # half the width of its mark, in depths
+CONTROL: dict[str, Any] = {"linestyle": "--", "markerfacecolor": "white"}
+CHANCE: dict[str, Any] = {"linestyle": ":", "linewidth": 1.4, "zorder": 1}
+
+
+class LayerPoints(NamedTuple):
+    """Numbers by layer, as fractions.
+
+    Attributes
+    ----------
+    layers : array (S,) int
+        Rising; 0 is the input of the first layer.
+    values, low, high : arrays (S,)
+        With the ends of their intervals.
+    embedding : (float, float, float) or None
+        Value, low and high of the model's embedding itself.
+    seeds : int
+        Of how many controls the values are the mean; low and high are the range if it is over 1.
+    """
+
+    layers: Sequence[int]
+    values: Sequence[float]
+    low: Sequence[float]
+    high: Sequence[float]
+    embedding: tuple[float, float, float] | None = None
+    seeds: int = 1
+
+
+class LayerCurve(NamedTuple):
+    """One curve of `layers`: a model, or its control, or both.
+
+    Attributes
+    ----------
+    label : str
+        As the legend shows it.
+    depth : int
+        The number of layers of the model.
+    chance : float
+        A fraction.
+    trained, control : LayerPoints or None
+        At least one of them.
+    """
+
+    label: str
+    depth: int
+    chance: float
+    trained: LayerPoints | None = None
+    control: LayerPoints | None = None
+
+
+@clipkit_style
+def layers(
+    curves: Sequence[LayerCurve], *, ylabel: str = "accuracy (%)", title: str | None = None
+) -> Figure:
+    """Draw accuracy by layer: a solid line per curve, and its control dashed in the same colour.
+
+    Short marks on the right are the accuracies of the embeddings, and dotted lines those of chance.
+    A chance that several curves share is grey. Models of different depth are drawn by the share of
+    their depth. The points of several lines at one layer are moved apart.
+
+    Parameters
+    ----------
+    curves : sequence of LayerCurve
+        At least one; the styles of the first 49 differ.
+    ylabel : str
+    """
+    fig = new_figure(7.0, 4.0, title)
+    ax = fig.add_subplot()
+    depths = {curve.depth for curve in curves}
+    unit = depths.pop() if len(depths) == 1 else 100
+    lines = [
+        (i, points, curve.depth)
+        for i, curve in enumerate(curves)
+        for points in (curve.trained, curve.control)
+        if points is not None
+    ]
+    room = 0.3 * unit / max(curve.depth for curve in curves)
+    handles: dict[int, Artist] = {}
+    for number, (i, points, depth) in enumerate(lines):
+        style = _style(i) | (CONTROL if points is curves[i].control else {})
+        x = np.asarray(points.layers, np.float64) * unit / depth
+        x += dodge(number, len(lines), 0.012 * unit, room)
+        handles.setdefault(i, _draw_points(ax, x, points, style))
+    _draw_chances(ax, curves)
+    _draw_embeddings(ax, curves, unit)
+    is_share = len({curve.depth for curve in curves}) > 1
+    _set_layer_axis(ax, unit, is_share, any(points.embedding for _, points, _ in lines))
+    ax.set_ylim(-0.02 * ax.get_ylim()[1])  # so that marks near 0 are whole
+    ax.set_ylabel(ylabel)
+    ax.set_title(_facts(lines), loc="left", color=GREY)
+    labels = [_legend_label(curve, is_share) for curve in curves]
+    if any(curve.trained and curve.control for curve in curves):
+        labels.append("untrained control")
+        handles[-1] = Line2D([], [], color=GREY, marker="o", **CONTROL)
+    labels.append("chance")
+    add_legend(fig, [*handles.values(), Line2D([], [], color=GREY, **CHANCE)], labels)
+    return fig
+
+
+def _style(i: int) -> dict[str, Any]:
+    """Return colour and marker of the i-th curve: dashes tell models from controls."""
+    n = len(PALETTE)
+    return {"color": PALETTE[i % n], "marker": MARKERS[(i + i // n) % n]}
+
+
+def _draw_points(ax: Axes, x: Floats, points: LayerPoints, style: dict[str, Any]) -> Artist:
+    low, values, high = (
+        100 * np.asarray(part, np.float64) for part in (points.low, points.values, points.high)
+    )
+    (line,) = ax.plot(x, values, **style)
+    ax.vlines(x, low, high, color=style["color"], linewidth=1.2, alpha=0.7)
+    return line
+
+
+def _draw_chances(ax: Axes, curves: Sequence[LayerCurve]) -> None:
+    chances = [curve.chance for curve in curves]
+    for i, chance in enumerate(chances):
+        if chances.index(chance) == i:
+            ax.axhline(100 * chance, color=_color(i, chances.count(chance)), **CHANCE)
+
+
+def _draw_embeddings(ax: Axes, curves: Sequence[LayerCurve], unit: float) -> None:
+    """Draw a short horizontal mark at the accuracy of each embedding, with its interval.
+
+    A mark that several curves share has a part in the colour of each.
+    """
+    for name, dashes in (("trained", "-"), ("control", "--")):
+        of_curves = [getattr(curve, name) for curve in curves]
+        embeddings = [points.embedding if points else None for points in of_curves]
+        for i, embedding in enumerate(embeddings):
+            if embedding is None or embeddings.index(embedding) != i:
+                continue
+            owners = [j for j, other in enumerate(embeddings) if other == embedding]
+            value, low, high = (100 * number for number in embedding)
+            ends = unit * np.linspace(EMBEDDING - MARK, EMBEDDING + MARK, len(owners) + 1)
+            for j, left, right in zip(owners, ends[:-1], ends[1:], strict=True):
+                color = _style(j)["color"]
+                ax.hlines(value, left, right, color=color, linestyle=dashes, linewidth=2.6)
+            color = _color(i, len(owners))
+            ax.vlines(unit * EMBEDDING, low, high, color=color, linewidth=1.2, alpha=0.7)
+
+
+def _color(i: int, count: int) -> str:
+    """Return the colour of what the i-th curve has alone, or shares with others."""
+    return str(_style(i)["color"]) if count == 1 else GREY
+
+
+def _set_layer_axis(ax: Axes, unit: float, is_share: bool, has_embedding: bool) -> None:
+    if is_share:
+        ticks = [0.0, 25.0, 50.0, 75.0, 100.0]
+        ax.set_xlabel("layer, as a share of the model's depth (%)")
+    else:
+        step = next((step for step in STEPS if unit / step <= MOST_TICKS), STEPS[-1])
+        ticks = [float(layer) for layer in range(0, int(unit) + 1, step)]
+        ax.set_xlabel("layer (0: the input of the first)")
+    labels = [f"{tick:g}" for tick in ticks]
+    if has_embedding:
+        ticks.append(unit * EMBEDDING)
+        labels.append("embedding")
+    ax.set_xticks(ticks, labels)
+    ax.set_xlim(-0.05 * unit, ticks[-1] + 0.07 * unit if has_embedding else 1.05 * unit)
+
+
+def _facts(lines: Sequence[tuple[int, LayerPoints, int]]) -> str:
+    facts = "bars: 95 % intervals over images"
+    if any(points.seeds > 1 for _, points, _ in lines):
+        facts += "; of several controls, their range"
+    if len(lines) > 1:
+        facts += "; points are set apart"
+    return facts
+
+
+def _legend_label(curve: LayerCurve, is_share: bool) -> str:
+    """Return the label of a curve with its highest value; of equals, that of the first layer."""
+    label = sanitize_label(curve.label, MAX_LABEL)
+    points = curve.trained or curve.control
+    assert points is not None
+    best = int(np.argmax(points.values))
+    of = f" of {curve.depth}" if is_share else ""
+    return f"{label}: best {100 * points.values[best]:.1f} % at layer {points.layers[best]}{of}"
