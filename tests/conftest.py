@@ -16,7 +16,7 @@ from shell import Make, environment, ok
 __all__ = ["tiny_clip_dir", "vit_b32_dir"]  # fixtures
 
 ROOT = Path(__file__).parents[1]
-ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 ADJECTIVES = "round straight thin dark bright open closed tall slanted curved small wide"
 
 

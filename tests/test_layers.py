@@ -38,6 +38,7 @@ from clipkit.models.towers import Stack
 PREFIX = {
     **dict.fromkeys(("clip", "clip-vision", "clip-projected", "dinov2", "dinov2-classifier"), 1),
     **dict.fromkeys(("vit", "vit-classifier", "vit-mae"), 1),
+    **dict.fromkeys(("metaclip2-vision", "metaclip2-projected"), 1),
     **dict.fromkeys(("dinov2-registers", "dinov3", "radio"), 5),
 }
 LAYER_CLASSES = re.compile(r"(Encoder|ViT|MAE|Dinov2|WithRegisters|IJepa|Radio)Layer$|Stage$")
@@ -131,7 +132,7 @@ def test_the_final_norm_is_that_of_the_library(zoo: Path) -> None:
         expected = outputs.pooler_output
         with pytest.raises(UsageError, match="expected a layer of the width of the final norm"):
             models.load(str(zoo), layers=[1], norm=True, **options)
-    elif zoo.name.startswith("clip"):  # whose last_hidden_state is not normed
+    elif zoo.name.startswith(("clip", "metaclip2")):  # whose last_hidden_state is not normed
         inner = getattr(model, "vision_model", model)
         with torch.no_grad():
             expected = inner.post_layernorm(outputs.last_hidden_state)[:, 0]

@@ -282,6 +282,25 @@ def test_the_vision_tower_of_naflex_alone(has_head: bool, tmp_path: Path) -> Non
     assert encoder.details["embedding"] == ("pooler_output" if has_head else "mean of patches")
 
 
+def test_hidden_states_are_those_of_plain_transformers(zoo: Path) -> None:
+    prefix = 1 if zoo.name == "metaclip-2" else 0
+    model = getattr(transformers, WRITERS[zoo.name][1]).from_pretrained(zoo).eval()
+    processor = AutoImageProcessor.from_pretrained(zoo)
+    for image in noise_images()[3:6]:
+        inputs = processor(images=image, return_tensors="pt")
+        with torch.no_grad():
+            outputs = model.vision_model(**inputs, output_hidden_states=True)
+        states = outputs.hidden_states[:-1]  # the last may be normed
+        mask = inputs.get("pixel_attention_mask", torch.ones(states[0].shape[:2])).bool()
+        expected = [state[mask][prefix:].mean(dim=0) for state in states]
+        layers = range(len(states))
+        encoder = models.load(
+            str(zoo), tower="image", device="cpu", precision="fp32", layers=layers, pool="mean"
+        )
+        (row,) = encoder.encode_images(image)
+        np.testing.assert_allclose(row, torch.cat(expected), atol=1e-6)
+
+
 # AIMv2-LiT, of which only images are read
 
 

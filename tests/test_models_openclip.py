@@ -237,6 +237,39 @@ def test_norm_and_projection_of_the_last_hidden_state_are_the_embedding(
     torch.testing.assert_close(embeddings, expected)
 
 
+def test_text_layers_and_features_without_projection(plain: Path) -> None:
+    model, preprocess, tokenizer = reference(plain)
+    options: dict[str, Any] = {"device": "cpu", "precision": "fp32"}
+    last = models.load(str(plain), tower="text", layers=[-1], norm=True, **options)
+    projected = last.encode_texts(TEXTS) @ model.text_projection.detach().numpy()
+    unprojected = models.load(str(plain), tower="image", projection=False, **options)
+    normed = models.load(str(plain), tower="image", layers=[-1], norm=True, **options)
+    image = pictures()[0]
+    rows = unprojected.encode_images(image)
+    with torch.inference_mode():
+        texts = model.encode_text(tokenizer(TEXTS)).numpy()
+        images = model.encode_image(preprocess(image)[None]).numpy()
+    np.testing.assert_allclose(projected, texts, atol=1e-5)
+    np.testing.assert_allclose(rows @ model.visual.proj.detach().numpy(), images, atol=1e-5)
+    np.testing.assert_allclose(rows, normed.encode_images(image), atol=1e-6)
+    assert unprojected.details["projection"] == "none"
+
+
+def test_text_layers_end_with_the_pooled_token(zoo: Path) -> None:
+    options: dict[str, Any] = {"tower": "text", "device": "cpu", "precision": "fp32"}
+    rows = models.load(str(zoo), layers=[-1], norm=True, **options).encode_texts(TEXTS)
+    stack, states = run_layers(zoo, "text", reference(zoo)[2](TEXTS))
+    with torch.inference_mode():
+        normed = stack.norm(states[-1]).numpy()
+    ends = {"clipa": -1, "siglip": -1, "coca": -1}.get(zoo.name)
+    if ends is None:
+        places = reference(zoo)[2](TEXTS).argmax(dim=1).numpy()
+        expected = normed[np.arange(len(TEXTS)), places]
+    else:
+        expected = normed[:, ends]
+    np.testing.assert_allclose(rows, expected, atol=1e-5)
+
+
 def test_half_precision_is_close(zoo: Path) -> None:
     images, texts = by_open_clip(zoo)
     assert cosines(load(zoo, "image", "bf16").encode_images(pictures()), images).min() >= 0.999

@@ -153,6 +153,11 @@ def choose_layers(
                 f"expected no pool of a text tower, got {pool!r}: it is the token that the model "
                 "pools"
             )
+        if stack.pooled_token is None:
+            raise UsageError(
+                "expected a text tower that pools one token, got one that pools several",
+                "leave --layer out",
+            )
         return LayerTower(model, stack, numbers, None, norm)
     if pool is None:
         pool = "cls" if stack.has_cls else "mean"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -156,9 +156,21 @@ class OpenClipModel(Architecture):
         model: Any = tower.model.clip
         if isinstance(tower.model, TextTower):
             return _text_stack(getattr(model, "text", model))
-        if hasattr(model.visual, "trunk"):
-            return _trunk_stack(model.visual.trunk)
-        return _image_stack(model.visual)
+        return _find_image_stack(model.visual)
+
+    def without_projection(self, tower: Tower) -> Tower:
+        """Return a ViT that ends with its final norm, or a tower of timm that ends with its pool.
+
+        The projection is taken out in place.
+        """
+        visual = tower.model.visual
+        if getattr(visual, "proj", None) is not None:
+            visual.proj = None
+        elif len(getattr(visual, "head", ())):
+            visual.head = torch.nn.Identity()
+        else:  # a ResNet's attention pool is one with its projection
+            return super().without_projection(tower)
+        return tower
 
     def preprocessor(self, device: torch.device, dtype: torch.dtype) -> TransformPreprocessor:
         """Return the model's own transform for inference.
@@ -189,9 +201,12 @@ class OpenClipModel(Architecture):
         visual = self.outline.visual
         text = getattr(self.outline, "text", self.outline)
         settings = self.settings["text_cfg"]
+        image = _describe_image(visual)
+        with contextlib.suppress(ClipkitError):
+            image["layers"] = len(_find_image_stack(visual).layers)
         return {
             "image": {
-                **_describe_image(visual, self.settings["vision_cfg"]),
+                **image,
                 "parameters": self.parameters(*IMAGE_PREFIXES),
                 "image_size": _one_edge(visual.image_size),
                 "activation": _activation(visual),
@@ -417,8 +432,10 @@ def _find_hf_config(files: ModelFiles, name: str) -> Path:
     return folder
 
 
-def _image_stack(visual: Any) -> Stack:
-    """Return the layers of a ViT, or the stages of a ResNet."""
+def _find_image_stack(visual: Any) -> Stack:
+    """Return the layers of a ViT or of a model of timm, or the stages of a ResNet."""
+    if hasattr(visual, "trunk"):
+        return _trunk_stack(visual.trunk)
     if hasattr(visual, "attnpool"):
         stages = [visual.layer1, visual.layer2, visual.layer3, visual.layer4]
         return Stack(stages, None, is_map=True)
@@ -444,11 +461,29 @@ def _text_stack(text: Any) -> Stack:
     """Return the layers of a text tower: open_clip's own, or one of transformers."""
     transformer = text.transformer
     if hasattr(transformer, "resblocks"):
-        return Stack(_blocks(transformer), text.ln_final)
+        return Stack(_blocks(transformer), text.ln_final, pooled_token=_pooled_token(text))
     norm = None
     for name in ("final_layer_norm", "layer_norm"):
         norm = getattr(transformer, name, norm)
     return Stack(_hf_layers(transformer), norm)
+
+
+def _pooled_token(text: Any) -> Callable[[torch.Tensor], torch.Tensor] | None:
+    """Return a function from token ids (B, T) to the position (B) of the token that is pooled."""
+    if getattr(text, "cls_emb", None) is not None:  # a token behind all others, as in CoCa
+        return lambda ids: ids.new_full(ids.shape[:1], ids.shape[1])
+    # of a text tower within a CLIP, or of one alone
+    kind = getattr(text, "text_pool_type", None) or text.pool_type
+    if kind == "first":
+        return lambda ids: ids.new_zeros(ids.shape[:1])
+    if kind == "last":
+        return lambda ids: ids.new_full(ids.shape[:1], ids.shape[1] - 1)
+    if kind == "argmax":
+        return lambda ids: ids.argmax(dim=1)
+    if kind == "eos":
+        end = getattr(text, "text_eos_id", None) or text.eos_id
+        return lambda ids: (ids == end).int().argmax(dim=1)
+    return None
 
 
 def _blocks(transformer: Any) -> list[Any]:
@@ -469,15 +504,13 @@ def _hf_layers(transformer: Any) -> list[Any]:
     raise ClipkitError(f"expected a text tower with layers, got {type(transformer).__name__}")
 
 
-def _describe_image(visual: Any, settings: dict[str, Any]) -> dict[str, Any]:
+def _describe_image(visual: Any) -> dict[str, Any]:
     """Return what is known of an image tower."""
     if hasattr(visual, "trunk"):
         return _describe_trunk(visual.trunk)
     if hasattr(visual, "attnpool"):
-        layers = sum(settings["layers"])
-        return {"layers": layers, "width": visual.attnpool.c_proj.in_features}
+        return {"width": visual.attnpool.c_proj.in_features}
     return {
-        "layers": visual.transformer.layers,
         "width": visual.transformer.width,
         "heads": visual.transformer.resblocks[0].attn.num_heads,
         "patch_size": _one_edge(visual.patch_size),
@@ -490,8 +523,6 @@ def _describe_trunk(trunk: Any) -> dict[str, Any]:
     if blocks is None:
         stages = getattr(trunk, "stages", [])
         blocks = [block for stage in stages for block in getattr(stage, "blocks", [])]
-    if len(blocks):
-        described["layers"] = len(blocks)
     described["width"] = trunk.num_features
     heads = getattr(getattr(blocks[0], "attn", None), "num_heads", None) if len(blocks) else None
     if heads:

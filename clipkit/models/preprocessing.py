@@ -19,7 +19,7 @@ import numpy as np
 import torch
 import transformers
 from PIL import Image
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+from threadpoolctl import threadpool_limits
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 
