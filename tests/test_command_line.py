@@ -120,10 +120,11 @@ def test_an_announced_log_has_its_next_line_only_when_it_is_due(
 def test_verbose_names_the_model_and_times_the_stages(
     embed_words: list[object], tiny_clip_dir: Path
 ) -> None:
-    model, tower, threads, *_, end = ok(*embed_words, "-v").stderr.splitlines()
+    model, tower, opening, threads, *_, end = ok(*embed_words, "-v").stderr.splitlines()
     weights = tiny_clip_dir / "model.safetensors"
     assert re.fullmatch(rf"clipkit: model \S+: {weights}, sha256:[0-9a-f]{{64}}", model)
     assert re.match(r"clipkit: image tower on cpu in fp32, (\w+, )?\d+ threads", tower)
+    assert opening.startswith("clipkit: embedding digits: 10 images with ")
     assert re.search(r"\d+ threads decode images, 64 images in a batch", threads)
     stages = ["reading the data set", "loading the model", "embedding digits", "writing files"]
     pattern = "".join(rf"{stage} [\d.]+ s, " for stage in stages)

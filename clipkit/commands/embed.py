@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -27,6 +27,9 @@ from clipkit.commands._options import (
     split_option,
 )
 from clipkit.errors import UsageError
+
+if TYPE_CHECKING:
+    from clipkit.embedding import Part
 
 IMAGES_SKIPPED = 3  # exit code
 MAX_WORKERS = 256  # each holds a batch of images in memory
@@ -126,6 +129,10 @@ def embed(
         bool, typer.Option("--restart", help="Start over instead of continuing an interrupted run.")
     ] = False,
     force: Force = False,
+    part: Annotated[
+        str | None,
+        option("I/N", "Encode only this part of a run that N processes share; the last publishes."),
+    ] = None,
 ) -> int:
     """Embed the images of a data set, or return the hidden states of layers.
 
@@ -137,9 +144,10 @@ def embed(
     """
     from clipkit import console, datasets, embedding, models
 
+    share = None if part is None else embedding.Part.parse(part)
     numbers = parse_layers(layers)
     _check_options(numbers, pool, norm, projection, compile)
-    _check_outputs(output, numbers, force, dataset)
+    _check_outputs(output, numbers, force, dataset, share)
     with console.stage("reading the data set"):
         data = datasets.load(
             dataset,
@@ -157,6 +165,8 @@ def embed(
     count = sum(map(len, data.splits.values()))
     if compile is None and numbers is None:
         compile = models.should_compile(device, count)
+    if not restart:
+        embedding.use_earlier_threads(output)
     encoder = models.load(
         model,
         tower="image",
@@ -180,13 +190,17 @@ def embed(
         strict=strict,
         restart=restart,
         force=force,
+        part=share,
     )
     if not skipped:
         return 0
     for image in skipped:
         console.warn(f"skipped {image['split']}/{image['id']}: {image['reason']}")
-    embedded = count - len(skipped)
-    console.warn(f"{len(skipped)} images skipped, {embedded} embedded; the file lists them")
+    if share is None:
+        embedded = count - len(skipped)
+        console.warn(f"{len(skipped)} images skipped, {embedded} embedded; the file lists them")
+    else:
+        console.warn(f"{len(skipped)} images skipped")
     return IMAGES_SKIPPED
 
 
@@ -214,7 +228,11 @@ def _check_options(
 
 
 def _check_outputs(
-    output: str, layers: Sequence[int] | str | None, force: bool, inputs: list[str]
+    output: str,
+    layers: Sequence[int] | str | None,
+    force: bool,
+    inputs: list[str],
+    part: Part | None,
 ) -> None:
     """Refuse the outputs whose names are known before the model tells its number of layers."""
     from clipkit import embedding
@@ -223,4 +241,4 @@ def _check_outputs(
     names = embedding.name_layer_outputs(output, numbers)
     # the model has to tell which layer a negative number is
     known = [name for layer, name in names.items() if name == output or (layer or 0) >= 0]
-    embedding.check_outputs(output, known, force=force, inputs=inputs)
+    embedding.check_outputs(output, known, force=force, inputs=inputs, part=part)

@@ -1,10 +1,16 @@
 """Embed data sets and prompts: what `clipkit embed` and `clipkit textembed` run.
 
-`pipeline` decodes, preprocesses and encodes images. `checkpoint` stores them in shards, so that an
-interrupted run can continue. `texts` embeds prompts and class names.
+`engines` decode, preprocess and encode images. `checkpoint` stores them in shards, so that an
+interrupted run can continue. `pipeline` joins both. `texts` embeds prompts and class names.
 """
 
-from clipkit.embedding.pipeline import check_outputs, embed_images, name_layer_outputs
+from clipkit.embedding.checkpoint import Part
+from clipkit.embedding.pipeline import (
+    check_outputs,
+    embed_images,
+    name_layer_outputs,
+    use_earlier_threads,
+)
 from clipkit.embedding.texts import (
     choose_model,
     embed_classes,
@@ -19,6 +25,7 @@ from clipkit.prompt_files import DEFAULT_TEMPLATE, ClassNames
 __all__ = [
     "DEFAULT_TEMPLATE",
     "ClassNames",
+    "Part",
     "check_outputs",
     "choose_model",
     "embed_classes",
@@ -29,4 +36,5 @@ __all__ = [
     "read_class_names",
     "read_prompts",
     "read_templates",
+    "use_earlier_threads",
 ]

@@ -2,10 +2,12 @@
 
 - `NNNNN.h5` is a shard: a feature file with the embeddings of at most 1,024 images of one split.
   Its history names the run, the shard's number and the images that were skipped.
+- `NNNNN.json` is that history alone, of a shard without usable images that a part has finished.
 - `manifest.json` holds everything that determines the result. A run with another manifest is
   refused.
 - `lock` is locked (flock) while a process writes here. The system frees it when that process ends,
-  in whatever way.
+  in whatever way. The parts of a run share it. A whole run, and the part that publishes, have it
+  alone. Where a file system has no locks, several may publish: they write the same bytes.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import json
 import os
 import re
 import stat
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -37,16 +40,54 @@ SHARD_ROWS = 1024
 VERSION = 2  # of the folder; version 1 had NNNNN.json beside each shard
 
 # The files of a folder, by regular expression.
-SHARDS = r"\d{5}\.(h5|json)"
+SHARDS = r"\d{5,}\.(h5|json)"
 MANIFEST = r"manifest\.json"
-TEMPORARY = r"\.(manifest\.json|\d{5}\.h5)\..*\.tmp"
+TEMPORARY = r"\.(manifest\.json|\d{5,}\.(h5|json))\..*\.tmp"
 LOCK = "lock"
 MANIFEST_KEY = "images per shard"  # which every manifest of ours has
 MAX_MANIFEST_BYTES = 2**24
+MAX_THREADS = 1024  # of PyTorch, that a manifest may ask for
 ALL_COLUMNS = slice(None)
 RETRIES = 100  # of opening a lock: other processes may remove its folder meanwhile
+LOCK_SECONDS = 10.0  # that a part waits for one that begins a run or publishes the file
+POLL_SECONDS = 0.1
 
 Skipped = dict[str, str]  # an image that cannot be used: its split, its id and the reason
+
+
+class LockedError(ClipkitError):
+    """Report that another process writes to the folder."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """The share of a run that one of several processes encodes: part `number` of `count`."""
+
+    number: int  # from 1
+    count: int
+
+    @classmethod
+    def parse(cls, text: str) -> Part:
+        """Read a part as the command line writes it.
+
+        >>> Part.parse("2/7")
+        Part(number=2, count=7)
+        """
+        match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
+        number, count = (int(match[1]), int(match[2])) if match else (0, 0)
+        if not 1 <= number <= count:
+            raise UsageError(
+                f"expected --part I/N with I from 1 to N, got {text[:40]!r}",
+                "the second of seven processes has --part 2/7",
+            )
+        return cls(number, count)
+
+    def __str__(self) -> str:
+        return f"part {self.number} of {self.count}"
+
+    def has(self, shard: int) -> bool:
+        """Whether the shard with this number belongs to the part."""
+        return shard % self.count == self.number - 1
 
 
 @dataclass
@@ -67,10 +108,16 @@ class Checkpoint:
     folder: Path
     run: str  # SHA-256 of the manifest; each shard names the run that it belongs to
     shards: list[Shard]
+    part: Part | None = None  # None is the whole run
+
+    def own(self) -> list[Shard]:
+        """Return the shards that this process encodes, in order: all, or those of its part."""
+        part = self.part
+        return [shard for shard in self.shards if part is None or part.has(shard.number)]
 
     def pending(self) -> list[Shard]:
-        """Return the shards that are not finished, in order."""
-        return [shard for shard in self.shards if shard.embedded is None]
+        """Return the shards that this process has to encode, in order."""
+        return [shard for shard in self.own() if shard.embedded is None]
 
     def skipped(self) -> list[Skipped]:
         """Return the images that finished shards skipped, in the order of the data set."""
@@ -79,22 +126,53 @@ class Checkpoint:
     def save(self, shard: Shard, embedded: Split, skipped: list[Skipped]) -> None:
         """Write a finished shard.
 
-        A shard that skipped all its images has no file; a run that continues tries them again.
+        A shard that skipped all its images has no embeddings; a run that continues tries them
+        again. A part writes down its history, so that the other parts see that it is finished.
         """
+        history = self._history(shard, skipped)
         if len(embedded):
-            history = self._history(shard, skipped)
             file = FeatureFile("images", history, {shard.split: embedded})
             features.write(self._path(shard), file, force=True)
+        elif self.part is not None:
+            with atomic_write(str(self._empty_path(shard)), force=True) as temporary:
+                temporary.write_text(features.canonical_json(history), encoding="utf-8")
         self._finish(shard, embedded, skipped)
+
+    def load_finished(self, *, with_empty: bool) -> None:
+        """Take over the own shards that are finished; a damaged one is not.
+
+        Parameters
+        ----------
+        with_empty : bool
+            Take over shards without usable images, too.
+        """
+        for shard in self.own():
+            path = self._path(shard)
+            is_empty = with_empty and not path.exists() and self._empty_path(shard).is_file()
+            if not path.exists() and not is_empty:
+                continue
+            if path.exists() and not path.is_file():  # reading a FIFO would wait forever
+                raise _not_ours(self.folder, f"{path.name} that is not a file")
+            try:
+                self._load_empty(shard) if is_empty else self.load(shard)
+            except ClipkitError as error:
+                console.warn(f"embedding the images of a damaged shard again: {error.message}")
 
     def load(self, shard: Shard) -> None:
         """Take over a shard that an earlier process wrote. It must belong to this run."""
         path = self._path(shard)
         file = features.read(path, kinds=["images"], trusted=True)
-        entry = file.history[0] if file.history else {}
-        skipped = entry.get("skipped", [])
-        embedded = file.splits.get(shard.split, Split())
-        is_ours = file.history == self._history(shard, skipped)
+        self._take(path, shard, file.history, file.splits.get(shard.split, Split()))
+
+    def _load_empty(self, shard: Shard) -> None:
+        path = self._empty_path(shard)
+        content = _read_json(path)
+        is_history = isinstance(content, list) and all(isinstance(one, dict) for one in content)
+        self._take(path, shard, content if is_history else [], Split())
+
+    def _take(self, path: Path, shard: Shard, history: History, embedded: Split) -> None:
+        skipped = history[0].get("skipped", []) if history else []
+        is_ours = history == self._history(shard, skipped)
         if not is_ours or len(embedded) + len(skipped) != len(shard.rows):
             raise ClipkitError(f"{path}: expected shard {shard.number} of this run, got another")
         self._finish(shard, embedded, skipped)
@@ -144,6 +222,9 @@ class Checkpoint:
     def _path(self, shard: Shard) -> Path:
         return self.folder / f"{shard.number:05d}.h5"
 
+    def _empty_path(self, shard: Shard) -> Path:
+        return self._path(shard).with_suffix(".json")
+
     def _history(self, shard: Shard, skipped: list[Skipped]) -> History:
         return [{"command": "embed", "run": self.run, "shard": shard.number, "skipped": skipped}]
 
@@ -171,45 +252,107 @@ def open_checkpoint(
     parameters: dict[str, Any],
     *,
     restart: bool = False,
+    part: Part | None = None,
 ) -> Iterator[Checkpoint]:
     """Open the checkpoint of a run, or begin one, and hold its lock.
 
     `parameters` are everything but the images that determines the result, as JSON can hold it. A
     run with other parameters or images is refused, unless `restart` drops its shards or it has
-    none.
+    none. `restart` of a part drops all shards of another run, but of the same run only its own.
     """
+    text = _manifest(splits, parameters)
+    path = folder / "manifest.json"
+    _check_ours(folder, _read_manifest(path))  # before a lock is put there
+    if part is not None:
+        # other parts may be at work: then there is a manifest, which stays
+        with contextlib.suppress(LockedError), _locked(folder):
+            _begin(folder, text, restart=restart and _read_manifest(path) != json.loads(text))
+    seconds = LOCK_SECONDS if part else 0
+    with _locked(folder, shared=part is not None, seconds=seconds):
+        if part is None:
+            _begin(folder, text, restart=restart)
+        else:
+            _join(folder, text)
+        _check_manifest(path, _read_manifest(path) or {}, json.loads(text), restart=restart)
+        checkpoint = _checkpoint(folder, splits, text, part)
+        if part is None:
+            _remove_files(folder, TEMPORARY)
+        elif restart:
+            for shard in checkpoint.own():
+                checkpoint._path(shard).unlink(missing_ok=True)
+                checkpoint._empty_path(shard).unlink(missing_ok=True)
+        checkpoint.load_finished(with_empty=False)
+        yield checkpoint
+
+
+@contextlib.contextmanager
+def open_to_publish(
+    folder: Path, splits: Mapping[str, ImageDataset], parameters: dict[str, Any]
+) -> Iterator[Checkpoint]:
+    """Open a checkpoint whose shards other parts have finished, and hold its lock alone.
+
+    Raises
+    ------
+    LockedError
+        If other parts are at work.
+    """
+    text = _manifest(splits, parameters)
+    with _locked(folder, seconds=LOCK_SECONDS, create=False):
+        path = folder / "manifest.json"
+        _check_manifest(path, _read_manifest(path) or {}, json.loads(text))
+        checkpoint = _checkpoint(folder, splits, text, None)
+        checkpoint.load_finished(with_empty=True)
+        yield checkpoint
+
+
+def finished_shards(folder: Path) -> set[int]:
+    """Return the numbers of the shards in a folder."""
+    # a network file system may remember that a single file was absent, but lists a folder anew
+    names = [path.name for path in folder.iterdir()]
+    return {int(Path(name).stem) for name in names if re.fullmatch(SHARDS, name)}
+
+
+def _manifest(splits: Mapping[str, ImageDataset], parameters: dict[str, Any]) -> str:
     manifest = {
         **parameters,
         "image files": {name: split.source.fingerprint() for name, split in splits.items()},
         MANIFEST_KEY: SHARD_ROWS,
         "checkpoint version": VERSION,
     }
-    text = features.canonical_json(manifest)
-    content = json.loads(text)
+    return features.canonical_json(manifest)
+
+
+def _begin(folder: Path, text: str, *, restart: bool) -> None:
+    """Write the manifest of a run that has no shards or starts over. The folder is locked."""
     path = folder / "manifest.json"
-    _check_ours(folder, _read_manifest(path))  # before a lock is put there
-    with _locked(folder):
-        earlier = _read_manifest(path)
-        if restart or earlier is None or not _has_files(folder, SHARDS):
-            _remove_files(folder, SHARDS)
-            with atomic_write(str(path), force=True) as temporary:
-                temporary.write_text(text, encoding="utf-8")
-            earlier = content
-        _check_manifest(path, earlier, content)
-        _remove_files(folder, TEMPORARY)
-        run = hashlib.sha256(text.encode()).hexdigest()
-        checkpoint = Checkpoint(folder, run, _cut_into_shards(splits))
-        for shard in checkpoint.shards:
-            shard_path = checkpoint._path(shard)
-            if not shard_path.exists():
-                continue
-            if not shard_path.is_file():  # reading a FIFO would wait forever
-                raise _not_ours(folder, f"{shard_path.name} that is not a file")
-            try:
-                checkpoint.load(shard)
-            except ClipkitError as error:
-                console.warn(f"embedding the images of a damaged shard again: {error.message}")
-        yield checkpoint
+    if restart or not path.exists() or not _has_files(folder, SHARDS):
+        _remove_files(folder, SHARDS)
+        with atomic_write(str(path), force=True) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+
+def _join(folder: Path, text: str) -> None:
+    """Write the manifest if there is none, while other parts may do the same."""
+    path = folder / "manifest.json"
+    if not path.exists():
+        with contextlib.suppress(UsageError), atomic_write(str(path)) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+
+def _checkpoint(
+    folder: Path, splits: Mapping[str, ImageDataset], text: str, part: Part | None
+) -> Checkpoint:
+    run = hashlib.sha256(text.encode()).hexdigest()
+    return Checkpoint(folder, run, _cut_into_shards(splits), part)
+
+
+def earlier_threads(folder: Path) -> int | None:
+    """Return the number of PyTorch's threads in an interrupted run, or None if it is not known."""
+    manifest = _read_manifest(folder / "manifest.json")
+    _check_ours(folder, manifest)
+    number = (manifest or {}).get("threads")
+    is_usable = isinstance(number, int) and 1 <= number <= MAX_THREADS
+    return number if is_usable else None
 
 
 def _cut_into_shards(splits: Mapping[str, ImageDataset]) -> list[Shard]:
@@ -223,28 +366,45 @@ def _cut_into_shards(splits: Mapping[str, ImageDataset]) -> list[Shard]:
 
 
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Make the folder and hold its lock."""
+def _locked(
+    folder: Path, *, shared: bool = False, seconds: float = 0, create: bool = True
+) -> Iterator[None]:
+    """Make the folder and hold its lock, shared or alone; wait for it at most so many seconds."""
     for _ in range(RETRIES):
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            if create:
+                folder.mkdir(parents=True, exist_ok=True)
             lock = _open_lock(folder / LOCK)
         except FileNotFoundError:  # another process has just finished and removed the folder
+            if not create:
+                raise
             continue
         with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise ClipkitError(
+            if not _lock(lock, fcntl.LOCK_SH if shared else fcntl.LOCK_EX, seconds):
+                raise LockedError(
                     f"{folder}: another clipkit is writing there",
                     "wait for it, or choose another output",
-                ) from error
-            except OSError:  # a file system without locks
-                pass
+                )
             if _is_at(lock, folder / LOCK):
                 yield
                 return
     raise ClipkitError(f"cannot lock {folder}: other programs keep removing it")
+
+
+def _lock(lock: IO[bytes], operation: int, seconds: float) -> bool:
+    """Lock a file, for which other processes have so many seconds to leave it."""
+    last = time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.flock(lock, operation | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= last:
+                return False
+            time.sleep(POLL_SECONDS)
+        except OSError:  # a file system without locks
+            return True
+        else:
+            return True
 
 
 def _open_lock(path: Path) -> IO[bytes]:
@@ -276,7 +436,7 @@ def _is_at(file: IO[bytes], path: Path) -> bool:
 def _remove_files(folder: Path, pattern: str) -> None:
     for path in sorted(folder.iterdir()):
         if re.fullmatch(pattern, path.name):
-            path.unlink()
+            path.unlink(missing_ok=True)  # another part may remove it where there are no locks
 
 
 def _has_files(folder: Path, pattern: str) -> bool:
@@ -292,6 +452,11 @@ def _read_manifest(path: Path) -> Any:
         return None
     if not path.is_file() or path.stat().st_size > MAX_MANIFEST_BYTES:
         raise _not_ours(path.parent, "another manifest.json")
+    return _read_json(path)
+
+
+def _read_json(path: Path) -> Any:
+    """Return the content of a JSON file; one that holds no JSON gives an empty object."""
     try:
         return json.loads(path.read_bytes())
     except (ValueError, RecursionError):
@@ -300,13 +465,22 @@ def _read_manifest(path: Path) -> Any:
 
 def _check_ours(folder: Path, manifest: Any) -> None:
     """Refuse a folder that somebody else filled: nothing in it must be replaced or removed."""
-    if manifest is None and folder.exists():
-        for path in sorted(folder.iterdir()):
-            # a run that was killed at once leaves its lock and temporary files
-            if path.name != LOCK and not re.fullmatch(TEMPORARY, path.name):
-                raise _not_ours(folder, f"{path.name} and no manifest.json")
+    if manifest is None:
+        for name in _foreign_names(folder):
+            # another part may have begun the run after the manifest was read
+            if not (folder / "manifest.json").exists():
+                raise _not_ours(folder, f"{name} and no manifest.json")
     elif manifest and (not isinstance(manifest, dict) or MANIFEST_KEY not in manifest):
         raise _not_ours(folder, "another manifest.json")
+
+
+def _foreign_names(folder: Path) -> list[str]:
+    """Return the names in a folder, except what a run leaves that was killed at once."""
+    try:
+        names = sorted(path.name for path in folder.iterdir())
+    except FileNotFoundError:
+        return []
+    return [name for name in names if name != LOCK and not re.fullmatch(TEMPORARY, name)]
 
 
 def _not_ours(folder: Path, content: str) -> UsageError:
@@ -316,7 +490,9 @@ def _not_ours(folder: Path, content: str) -> UsageError:
     )
 
 
-def _check_manifest(path: Path, earlier: dict[str, Any], manifest: dict[str, Any]) -> None:
+def _check_manifest(
+    path: Path, earlier: dict[str, Any], manifest: dict[str, Any], *, restart: bool = False
+) -> None:
     if not earlier:
         hint = "add --restart to start over"
         raise ClipkitError(f"{path}: expected JSON, got a damaged file", hint)
@@ -329,7 +505,7 @@ def _check_manifest(path: Path, earlier: dict[str, Any], manifest: dict[str, Any
         if old != new:
             changes.append(f"{name} was {str(old)[:60]}, is {str(new)[:60]}")
     if changes:
-        raise UsageError(
-            f"{path.parent} belongs to another run: {'; '.join(changes)}",
-            "run the old command to continue, or add --restart to start over",
-        )
+        hint = "run the old command to continue, or add --restart to start over"
+        if restart:
+            hint = "other parts of that run are at work: stop them first"
+        raise UsageError(f"{path.parent} belongs to another run: {'; '.join(changes)}", hint)

@@ -1,33 +1,36 @@
-"""The pipeline from a data set to a feature file: decode, preprocess, encode, store, publish.
+"""The pipeline from a data set to a feature file: encode, store, publish.
 
-Threads decode and preprocess batches while earlier ones are encoded. A batch never crosses the edge
-of a shard, so that the embeddings do not depend on where a run was interrupted.
+An engine encodes shards. A batch never crosses the edge of a shard, so that the embeddings depend
+neither on where a run was interrupted nor on which process encoded which shard.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from joblib import cpu_count  # type: ignore[import-untyped]
-from numpy.typing import NDArray
 
-from clipkit import console, features, similarity
+from clipkit import console, features, models, similarity
 from clipkit.embedding.checkpoint import (
     ALL_COLUMNS,
     Checkpoint,
-    Shard,
+    LockedError,
+    Part,
     Skipped,
+    earlier_threads,
+    finished_shards,
     open_checkpoint,
+    open_to_publish,
 )
+from clipkit.embedding.engines import Engine, LocalEngine, ShardImages
 from clipkit.errors import ClipkitError, ImageError, UsageError
-from clipkit.features import FeatureFile, Split
-from clipkit.features.prefetch import prefetch_map
+from clipkit.features import FeatureFile, Float32, Split
 from clipkit.features.provenance import feature_name
 from clipkit.files import STREAM, check_feature_output, temporary_folder
 
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
     from clipkit.models import Encoder
 
 MOST_WORKERS = 8  # by default
+SHOWN_PARTS = 10  # in a message
 LAYER = "{layer}"  # in the name of an output
 
 
@@ -50,6 +54,7 @@ def embed_images(  # noqa: PLR0913 (the options of `clipkit embed`)
     strict: bool = False,
     restart: bool = False,
     force: bool = False,
+    part: Part | None = None,
 ) -> list[Skipped]:
     """Embed the images of a data set into a feature file: what `clipkit embed` runs.
 
@@ -77,17 +82,23 @@ def embed_images(  # noqa: PLR0913 (the options of `clipkit embed`)
         Start over instead of continuing an interrupted run.
     force : bool
         Replace an existing output.
+    part : Part, optional
+        Encode only the shards of this part, while other processes encode the others. The part that
+        finds all shards finished publishes the files. A part of a run whose files are published
+        does nothing.
 
     Returns
     -------
     skipped : list of dict
         The images that cannot be used: their `split`, `id` and `reason`, as in the file's history.
+        If other parts are missing, those of this part.
 
     Raises
     ------
     UsageError
-        If an output exists and `force` is not given, several layers would have one output, or an
-        interrupted run had other parameters, weights or images.
+        If an output exists and `force` is not given, several layers would have one output, an
+        interrupted run had other parameters, weights or images, or another number of PyTorch's
+        threads on a CPU, or the output of a part is a stream.
     ImageError
         If `strict` and an image cannot be used.
     ClipkitError
@@ -97,7 +108,7 @@ def embed_images(  # noqa: PLR0913 (the options of `clipkit embed`)
         If the file system refuses the data. The finished shards stay.
     """
     outputs = name_layer_outputs(output, encoder.columns)
-    check_outputs(output, outputs.values(), force=force)
+    check_outputs(output, outputs.values(), force=force, part=part)
     entry = features.history_entry(
         "embed",
         dataset=dataset.details,
@@ -107,38 +118,25 @@ def embed_images(  # noqa: PLR0913 (the options of `clipkit embed`)
     )
     # the model's digest covers these files; one by one, they tell what changed
     manifest = {**entry, "model files": encoder.parts}
-    with (
-        _checkpoint_folder(output) as folder,
-        open_checkpoint(folder, dataset.splits, manifest, restart=restart) as checkpoint,
-    ):
-        if checkpoint.pending():
-            for name in outputs.values():
-                check_feature_output(name, force=force)
-        _encode_pending(
-            checkpoint,
-            dataset,
-            encoder,
-            output,
-            batch_size=batch_size,
-            num_workers=num_workers or min(MOST_WORKERS, cpu_count()),
-            normalize=normalize,
-            strict=strict,
-        )
-        if checkpoint.is_empty():
-            checkpoint.remove()  # so that the corrected command is not taken for another run
-        skipped = checkpoint.skipped()
-        if skipped:
-            entry["skipped"] = skipped
-        class_names = dataset.class_names or None
-        for layer, name in outputs.items():
-            splits = checkpoint.join(_columns(encoder, layer))
-            if layer is not None:
-                entry["model"] = encoder.layer_details(layer)
-            file = FeatureFile("images", [entry], splits, class_names=class_names)
-            if force or not _is_published(name, file):
-                features.write(name, file, force=force)
-        checkpoint.remove()
-    return skipped
+    if encoder.details["device"] == "cpu":
+        manifest["threads"] = models.num_threads()  # the last bits depend on it in bfloat16
+    encode = functools.partial(
+        _encode_pending,
+        dataset=dataset,
+        engine=LocalEngine(encoder, batch_size, num_workers or min(MOST_WORKERS, cpu_count())),
+        opening=f"images with {_describe(encoder)} to {_display_output(output)}",
+        scaled=_layer_columns(encoder) if normalize else [],
+        strict=strict,
+    )
+    with _checkpoint_folder(output) as folder:
+        run = _Run(dataset, encoder, output, entry, manifest, folder, strict, force)
+        if part is not None:
+            return run.embed_part(part, encode, restart=restart)
+        with open_checkpoint(folder, dataset.splits, manifest, restart=restart) as checkpoint:
+            if checkpoint.pending():
+                run.check_existing()
+            encode(checkpoint)
+            return run.publish(checkpoint)
 
 
 def name_layer_outputs(output: str, layers: Iterable[int]) -> dict[int | None, str]:
@@ -168,31 +166,208 @@ def name_layer_outputs(output: str, layers: Iterable[int]) -> dict[int | None, s
 
 
 def check_outputs(
-    output: str, names: Iterable[str], *, force: bool = False, inputs: Sequence[str] = ()
+    output: str,
+    names: Iterable[str],
+    *,
+    force: bool = False,
+    inputs: Sequence[str] = (),
+    part: Part | None = None,
 ) -> None:
     """Refuse outputs that cannot be published before any work is done.
 
-    A run for several layers that was interrupted has perhaps published some of them. If its
-    checkpoint is there, existing outputs are compared later.
+    A run for several layers that was interrupted has perhaps published some of them, and other
+    parts perhaps all. So if its checkpoint is there, or for a part, existing outputs are compared
+    later.
     """
-    may_continue = LAYER in output and _partial(Path(output)).is_dir()
+    path = Path(output)
+    is_stream = output == STREAM or (path.exists() and not path.is_file() and not path.is_dir())
+    if part is not None and is_stream:
+        raise UsageError(f"expected -o FILE with --part, got {_display_output(output)}")
+    may_continue = part is not None or (LAYER in output and _partial(path).is_dir())
     for name in names:
         check_feature_output(name, force=force or may_continue, inputs=inputs)
 
 
+@dataclass(frozen=True)
+class _Run:
+    """What the processes of a run have in common."""
+
+    dataset: Dataset
+    encoder: Encoder
+    output: str
+    entry: dict[str, Any]  # of the files' history, without the layer and what was skipped
+    manifest: dict[str, Any]
+    folder: Path  # of the shards
+    strict: bool
+    force: bool
+
+    @property
+    def outputs(self) -> dict[int | None, str]:
+        """The output of each layer, or that of None."""
+        return name_layer_outputs(self.output, self.encoder.columns)
+
+    def publish(self, checkpoint: Checkpoint) -> list[Skipped]:
+        """Write the files from finished shards, and remove those."""
+        if checkpoint.is_empty():
+            checkpoint.remove()  # so that the corrected command is not taken for another run
+        skipped = checkpoint.skipped()
+        class_names = self.dataset.class_names or None
+        for layer, name in self.outputs.items():
+            splits = checkpoint.join(_columns(self.encoder, layer))
+            entry = self._layer_entry(layer)
+            if skipped:
+                entry["skipped"] = skipped
+            file = FeatureFile("images", [entry], splits, class_names=class_names)
+            try:
+                features.write(name, file, force=self.force)
+            except UsageError:
+                if not _is_published(name, file):
+                    raise
+        checkpoint.remove()
+        return skipped
+
+    def check_existing(self) -> None:
+        """Refuse existing files, except those of this run if it has published some, but not all."""
+        if self.force:
+            return
+        missing = [name for layer, name in self.outputs.items() if self._skipped_in(layer) is None]
+        for name in missing or self.outputs.values():
+            check_feature_output(name)
+
+    def embed_part(
+        self, part: Part, encode: Callable[[Checkpoint], None], *, restart: bool
+    ) -> list[Skipped]:
+        """Encode the shards of a part, and publish the files if those of all are finished."""
+        if not self.force:
+            skipped = self._published()
+            if skipped is not None:
+                console.note(f"nothing to do for {part}: {self.output} is published")
+                return skipped
+            self.check_existing()
+        try:
+            splits, manifest = self.dataset.splits, self.manifest
+            with open_checkpoint(
+                self.folder, splits, manifest, restart=restart, part=part
+            ) as checkpoint:
+                self._check_unpublished(checkpoint)
+                encode(checkpoint)
+            return self._publish_last(part, checkpoint)
+        except (ClipkitError, FileNotFoundError):
+            # without locks, another part may have published the file and removed the shards
+            is_gone = not (self.folder / "manifest.json").exists()
+            skipped = self._published() if is_gone or not self.force else None
+            if skipped is None:
+                raise
+            console.note(f"{part} is done; another part published {self.output}")
+            return skipped
+
+    def _check_unpublished(self, checkpoint: Checkpoint) -> None:
+        """Refuse to go on if the files were published while this part waited for the lock."""
+        try:
+            self.check_existing()
+        except UsageError:
+            if not finished_shards(self.folder):
+                checkpoint.remove()
+            raise
+
+    def _publish_last(self, part: Part, checkpoint: Checkpoint) -> list[Skipped]:
+        """Publish the file unless shards are missing.
+
+        The lock of the part is free by now. So the last part to get here sees all shards, and finds
+        the lock free.
+        """
+        numbers = {shard.number for shard in checkpoint.shards}
+        missing = numbers - finished_shards(self.folder)
+        try:
+            if not missing:
+                opened = open_to_publish(self.folder, self.dataset.splits, self.manifest)
+                with opened as whole:
+                    if self.strict:
+                        _refuse_skipped(whole.skipped())
+                    missing = {shard.number for shard in whole.pending()}  # they are damaged
+                    if not missing:
+                        skipped = self.publish(whole)
+                        console.note(f"{part} is done; it published {self.output}")
+                        return skipped
+        except LockedError:
+            all_shards = f"all {len(numbers):,} shards are finished"
+            console.note(f"{part} is done; {all_shards}, and another part publishes {self.output}")
+            return checkpoint.skipped()
+        finished = f"{len(numbers) - len(missing):,} of {len(numbers):,} shards are finished"
+        console.note(f"{part} is done; {finished}{_name_parts(missing, part)}")
+        return checkpoint.skipped()
+
+    def _published(self) -> list[Skipped] | None:
+        """Return the images that published files of this run skipped; None if one is missing."""
+        skipped = None
+        for layer in self.outputs:
+            skipped = self._skipped_in(layer)
+            if skipped is None:
+                return None
+        return skipped
+
+    def _skipped_in(self, layer: int | None) -> list[Skipped] | None:
+        """Return the images that the published file of a layer skipped; None without the file."""
+        name = self.outputs[layer]
+        if not Path(name).is_file():
+            return None
+        try:
+            with features.open_file(name) as file:
+                history = file.history
+        except ClipkitError:
+            return None
+        skipped: list[Skipped] = history[0].pop("skipped", []) if history else []
+        entry = self._layer_entry(layer)
+        is_same = features.canonical_json(history) == features.canonical_json([entry])
+        return skipped if is_same else None
+
+    def _layer_entry(self, layer: int | None) -> dict[str, Any]:
+        """Return the entry of the history of a layer's file, without what was skipped."""
+        if layer is None:
+            return dict(self.entry)
+        return {**self.entry, "model": self.encoder.layer_details(layer)}
+
+
 def _is_published(output: str, file: FeatureFile) -> bool:
-    """Whether an interrupted run has published this file, one of several."""
+    """Whether this file is there: an interrupted run or another part has published it."""
     if output == STREAM or not Path(output).is_file():
         return False
     try:
         with features.open_file(output) as published:
             return published.digest == file.digest
-    except ClipkitError:  # not a feature file: writing says that the output exists
+    except ClipkitError:  # not a feature file
         return False
 
 
 def _columns(encoder: Encoder, layer: int | None) -> slice:
     return ALL_COLUMNS if layer is None else encoder.columns[layer]
+
+
+def _layer_columns(encoder: Encoder) -> list[slice]:
+    """Return the columns of each layer, or all columns of embeddings."""
+    return list(encoder.columns.values()) or [ALL_COLUMNS]
+
+
+def _name_parts(missing: set[int], part: Part) -> str:
+    """Return which parts have shards that are missing."""
+    numbers = sorted({shard % part.count + 1 for shard in missing})
+    names = [str(number) for number in numbers[:SHOWN_PARTS]]
+    if len(numbers) > SHOWN_PARTS:
+        names.append("...")
+    return f", missing are those of part{'s' if len(numbers) > 1 else ''} {', '.join(names)}"
+
+
+def use_earlier_threads(output: str) -> None:
+    """Let PyTorch use as many threads as the interrupted run that will be continued, if any.
+
+    This comes before the model is loaded: packing and compiling it may depend on the number.
+    """
+    with _checkpoint_folder(output) as folder:
+        number = earlier_threads(folder)
+    if number is not None and number != models.num_threads():
+        current = models.num_threads()
+        console.note(f"computing with {number} threads in place of {current}, as the run began")
+        models.set_num_threads(number)
 
 
 @contextlib.contextmanager
@@ -214,63 +389,48 @@ def _partial(output: Path) -> Path:
     return target.with_name(f"{target.name}.partial")
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Images of one shard that were decoded and preprocessed together."""
-
-    rows: list[int]  # of the split: the B images that can be used
-    pixels: Any  # Tensor (B, 3, H, W), or None if B is 0
-    skipped: list[Skipped]
-
-
-def _encode_pending(  # noqa: PLR0913 (the options of `clipkit embed`)
+def _encode_pending(
     checkpoint: Checkpoint,
     dataset: Dataset,
-    encoder: Encoder,
-    output: str,
+    engine: Engine,
+    opening: str,
     *,
-    batch_size: int,
-    num_workers: int,
-    normalize: bool,
+    scaled: Sequence[slice],
     strict: bool,
 ) -> None:
-    """Encode and save the shards that are not finished, while threads prepare more batches."""
+    """Let an engine encode the shards that are not finished, and save each."""
     pending = checkpoint.pending()
-    total = sum(len(shard.rows) for shard in checkpoint.shards)
+    total = sum(len(shard.rows) for shard in checkpoint.own())
     done = total - sum(len(shard.rows) for shard in pending)
     if done:
         console.note(f"resuming at {done:,} of {total:,}")
     if strict:
         _refuse_skipped(checkpoint.skipped())
-    prepare = functools.partial(_prepare_batch, dataset.splits, encoder)
-    tasks = _cut_into_batches(pending, batch_size)
-    batches = prefetch_map(prepare, tasks, num_workers, ahead=num_workers + 1)
-    console.detail(f"{num_workers} threads decode images, {batch_size} images in a batch")
-    opening = None
-    if pending:
-        opening = f"{total - done:,} images with {_describe(encoder)} to {_display_output(output)}"
-    scaled = list(encoder.columns.values()) or [ALL_COLUMNS] if normalize else []
-    progress = console.progress(f"embedding {dataset.name}", "images", done, opening)
-    with contextlib.closing(batches), progress as report_progress:
-        for shard in pending:
-            rows: list[int] = []
-            skipped: list[Skipped] = []
-            embeddings: list[NDArray[np.float32]] = []
-            while len(rows) + len(skipped) < len(shard.rows):  # no batch crosses its edge
-                batch = next(batches)
-                if strict:
-                    _refuse_skipped(batch.skipped)
-                if batch.rows:
-                    embeddings.append(encoder.encode_images(batch.pixels))
-                rows += batch.rows
-                skipped += batch.skipped
-                report_progress(done + len(rows) + len(skipped), total)
-            done += len(shard.rows)
-            embedded = Split()
-            if rows:
-                split = dataset.splits[shard.split]
-                embedded = _join_rows(split, rows, embeddings, scaled)
-            checkpoint.save(shard, embedded, skipped)
+    opening = f"{total - done:,} {opening}"
+    if checkpoint.part is not None:
+        opening += f", {checkpoint.part}"
+    progress = console.progress(
+        f"embedding {dataset.name}", "images", done, opening if pending else None
+    )
+    with progress as report_progress:
+
+        def report(images: int, skipped: list[Skipped]) -> None:
+            nonlocal done
+            if strict:
+                _refuse_skipped(skipped)
+            done += images
+            report_progress(done, total)
+
+        shards = [
+            ShardImages(shard.split, dataset.splits[shard.split], shard.rows) for shard in pending
+        ]
+        with contextlib.closing(engine.encode(shards, report)) as results:
+            for shard, encoded in zip(pending, results, strict=True):
+                embedded = Split()
+                if encoded.embeddings is not None:
+                    split = dataset.splits[shard.split]
+                    embedded = _label_rows(split, encoded.rows, encoded.embeddings, scaled)
+                checkpoint.save(shard, embedded, encoded.skipped)
 
 
 def _describe(encoder: Encoder) -> str:
@@ -291,54 +451,24 @@ def _display_output(output: str) -> str:
     return "standard output" if output == STREAM else output
 
 
-def _cut_into_batches(shards: list[Shard], batch_size: int) -> Iterator[tuple[Shard, range]]:
-    """Yield the rows of each batch; none crosses the edge of a shard."""
-    for shard in shards:
-        for start in range(0, len(shard.rows), batch_size):
-            yield shard, shard.rows[start : start + batch_size]
-
-
-def _prepare_batch(
-    splits: Mapping[str, ImageDataset], encoder: Encoder, task: tuple[Shard, range]
-) -> Batch:
-    """Decode and preprocess the images of a batch."""
-    shard, batch_rows = task
-    split = splits[shard.split]
-    images: list[Any] = []
-    rows: list[int] = []
-    skipped: list[Skipped] = []
-    for row in batch_rows:
-        try:
-            images.append(split.image(row))
-            rows.append(row)
-        except ImageError as error:
-            skipped.append({"split": shard.split, "id": split.ids[row], "reason": error.message})
-    pixels = encoder.preprocess(images) if images else None
-    return Batch(rows, pixels, skipped)
-
-
-def _join_rows(
-    split: ImageDataset,
-    rows: list[int],
-    embeddings: list[NDArray[np.float32]],
-    scaled: Sequence[slice],
+def _label_rows(
+    split: ImageDataset, rows: list[int], embeddings: Float32, scaled: Sequence[slice]
 ) -> Split:
-    """Return the embeddings of the given rows with their labels and ids.
+    """Return embeddings (n, D) of the given rows with their labels and ids.
 
     The rows of the columns in `scaled` are scaled to length 1.
     """
-    joined = np.concatenate(embeddings)  # (B, D) each -> (N, D); waits for the device
     ids = [split.ids[row] for row in rows]
-    bad = np.flatnonzero(~np.isfinite(joined).all(axis=1))
+    bad = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
     if len(bad):
         raise ClipkitError(
             f"{ids[bad[0]]}: expected a finite embedding, got NaN or Inf ({len(bad)} such images)",
             "try --precision fp32",
         )
     for columns in scaled:
-        joined[:, columns] = similarity.normalize(joined[:, columns])
+        embeddings[:, columns] = similarity.normalize(embeddings[:, columns])
     labels = None if split.labels is None else split.labels[rows]
-    return Split(joined, labels, ids)
+    return Split(embeddings, labels, ids)
 
 
 def _refuse_skipped(skipped: list[Skipped]) -> None:

@@ -11,18 +11,30 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from clipkit.models.acceleration import should_compile
     from clipkit.models.describe import describe_model
+    from clipkit.models.devices import num_threads, set_num_threads
     from clipkit.models.encoder import Encoder, load
     from clipkit.models.hub import ALIASES
 
 DEFAULT = "openai/clip-vit-base-patch32"
 
-__all__ = ["ALIASES", "DEFAULT", "Encoder", "describe_model", "load", "should_compile"]
+__all__ = [
+    "ALIASES",
+    "DEFAULT",
+    "Encoder",
+    "describe_model",
+    "load",
+    "num_threads",
+    "set_num_threads",
+    "should_compile",
+]
 
 _MODULES = {
     "ALIASES": "hub",
     "Encoder": "encoder",
     "describe_model": "describe",
     "load": "encoder",
+    "num_threads": "devices",
+    "set_num_threads": "devices",
     "should_compile": "acceleration",
 }
 

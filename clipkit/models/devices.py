@@ -1,4 +1,4 @@
-"""Choose the device a model runs on and the precision it computes in."""
+"""Choose the device a model runs on, the precision it computes in and its number of threads."""
 
 from __future__ import annotations
 
@@ -52,3 +52,16 @@ def choose_precision(name: str, device: torch.device, tower: str) -> str:
         return "bf16" if has_bfloat16 else "fp16"
     has_bfloat16 = getattr(torch.cpu, "_is_avx512_bf16_supported", bool)()
     return "bf16" if has_bfloat16 else "fp32"
+
+
+def num_threads() -> int:
+    """Return the number of threads that PyTorch computes with on a CPU.
+
+    It decides how sums are divided. In bfloat16 the last bits of a large model depend on it.
+    """
+    return torch.get_num_threads()
+
+
+def set_num_threads(number: int) -> None:
+    """Let PyTorch compute with this many threads, before a model is loaded."""
+    torch.set_num_threads(number)

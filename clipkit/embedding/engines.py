@@ -1,0 +1,136 @@
+"""Engines encode the shards of a run: `LocalEngine` in this process.
+
+The embeddings of a shard are a function of its images, the model and the batch size. They depend
+neither on other shards nor on the order, the process or the machine. So an engine only turns shards
+into embeddings; the caller reads the data set, writes files and decides what continues.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipkit import console
+from clipkit.embedding.checkpoint import Skipped
+from clipkit.errors import ImageError
+from clipkit.features import Float32
+from clipkit.features.prefetch import prefetch_map
+
+if TYPE_CHECKING:
+    from clipkit.datasets import ImageDataset
+    from clipkit.models import Encoder
+
+Report = Callable[[int, list[Skipped]], None]  # so many more images, and which of them were skipped
+
+
+@dataclass(frozen=True, eq=False)
+class ShardImages:
+    """The images of a shard."""
+
+    split: str
+    images: ImageDataset  # of the whole split
+    rows: range  # of the split: the N images of the shard
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """The embeddings of a shard."""
+
+    rows: list[int]  # of the split: the n images that can be used
+    embeddings: Float32 | None  # (n, D), None if n is 0
+    skipped: list[Skipped]
+
+
+class Engine(Protocol):
+    """Encodes shards."""
+
+    def encode(self, shards: Sequence[ShardImages], report: Report) -> Generator[Encoded]:
+        """Yield the embeddings of each shard, in order.
+
+        Parameters
+        ----------
+        shards : sequence of ShardImages
+        report : callable
+            Called after each batch with its number of images and those that were skipped. What it
+            raises stops the engine.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class LocalEngine:
+    """Encode in this process, while threads decode and preprocess the next batches."""
+
+    encoder: Encoder
+    batch_size: int
+    num_workers: int
+
+    def encode(self, shards: Sequence[ShardImages], report: Report) -> Generator[Encoded]:
+        """Yield the embeddings of each shard. Threads prepare batches of later shards, too."""
+        prepare = functools.partial(_prepare_batch, self.encoder)
+        tasks = _cut_into_batches(shards, self.batch_size)
+        batches = prefetch_map(prepare, tasks, self.num_workers, ahead=self.num_workers + 1)
+        console.detail(
+            f"{self.num_workers} threads decode images, {self.batch_size} images in a batch"
+        )
+        with contextlib.closing(batches):
+            for shard in shards:
+                yield self._encode_shard(shard, batches, report)
+
+    def _encode_shard(
+        self, shard: ShardImages, batches: Iterator[Batch], report: Report
+    ) -> Encoded:
+        rows: list[int] = []
+        skipped: list[Skipped] = []
+        embeddings: list[NDArray[np.float32]] = []
+        while len(rows) + len(skipped) < len(shard.rows):  # no batch crosses its edge
+            batch = next(batches)
+            if batch.rows:
+                embeddings.append(self.encoder.encode_images(batch.pixels))
+            rows += batch.rows
+            skipped += batch.skipped
+            report(len(batch.rows) + len(batch.skipped), batch.skipped)
+        # (B, D) each -> (n, D); waits for the device
+        joined = np.concatenate(embeddings) if embeddings else None
+        return Encoded(rows, joined, skipped)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images of one shard that were decoded and preprocessed together."""
+
+    rows: list[int]  # of the split: the B images that can be used
+    pixels: Any  # Tensor (B, 3, H, W), or None if B is 0
+    skipped: list[Skipped]
+
+
+def _cut_into_batches(
+    shards: Sequence[ShardImages], batch_size: int
+) -> Iterator[tuple[ShardImages, range]]:
+    """Yield the rows of each batch; none crosses the edge of a shard."""
+    for shard in shards:
+        for start in range(0, len(shard.rows), batch_size):
+            yield shard, shard.rows[start : start + batch_size]
+
+
+def _prepare_batch(encoder: Encoder, task: tuple[ShardImages, range]) -> Batch:
+    """Decode and preprocess the images of a batch."""
+    shard, batch_rows = task
+    images: list[Any] = []
+    rows: list[int] = []
+    skipped: list[Skipped] = []
+    for row in batch_rows:
+        try:
+            images.append(shard.images.image(row))
+            rows.append(row)
+        except ImageError as error:
+            image = {"split": shard.split, "id": shard.images.ids[row], "reason": error.message}
+            skipped.append(image)
+    pixels = encoder.preprocess(images) if images else None
+    return Batch(rows, pixels, skipped)

@@ -1,0 +1,555 @@
+"""Long runs: the number of threads is part of a run, and several processes share one."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from signal import SIGKILL
+from typing import Any
+
+import pytest
+from factories import contents, messages, unchanged
+from forkserver import ForkServer
+from PIL import Image
+from shell import clipkit, fails, ok
+
+from clipkit import embedding, features, models
+from clipkit.datasets import load
+from clipkit.embedding import checkpoint, pipeline
+from clipkit.errors import UsageError
+
+real_load = models.load
+RUN = ("embed", "digits", "--split", "test", "--limit", 20, "-m", "tiny", "-b", 4)
+
+
+@pytest.fixture(autouse=True)
+def shards_of_four(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint, "SHARD_ROWS", 4)
+
+
+@functools.cache
+def load_once(*arguments: Any, **options: Any) -> Any:
+    return real_load(*arguments, **options)
+
+
+@pytest.fixture(autouse=True)
+def models_loaded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep models: the processes of a run would load them each."""
+
+    def load(*arguments: Any, layers: list[int] | None = None, **options: Any) -> Any:
+        return load_once(*arguments, layers=layers and tuple(layers), **options)
+
+    monkeypatch.setattr(models, "load", load)
+
+
+@pytest.fixture(autouse=True)
+def own_threads() -> Iterator[None]:
+    """Compute in one thread, and set the number back at the end."""
+    number = models.num_threads()
+    models.set_num_threads(1)
+    yield
+    models.set_num_threads(number)
+
+
+def stop_at(shard: int, monkeypatch: pytest.MonkeyPatch, *words: object) -> None:
+    """Run a command that is interrupted before it saves a shard."""
+    save = checkpoint.Checkpoint.save
+
+    def save_some(self: Any, which: Any, *arguments: Any) -> None:
+        if which.number >= shard:
+            raise KeyboardInterrupt
+        save(self, which, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.Checkpoint, "save", save_some)
+        assert clipkit(*words).exit_code == 130
+
+
+def test_a_run_continues_with_the_number_of_threads_that_it_began_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "out.h5"
+    models.set_num_threads(3)
+    stop_at(2, monkeypatch, *RUN, "-o", output)
+    models.set_num_threads(1)
+    note = "clipkit: computing with 3 threads in place of 1, as the run began\n"
+    assert note in messages(ok(*RUN, "-o", output).stderr)
+    assert models.num_threads() == 3
+    ok(*RUN, "-o", tmp_path / "once.h5")
+    assert output.read_bytes() == (tmp_path / "once.h5").read_bytes()
+
+
+def test_a_run_that_starts_over_uses_its_own_number_of_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models.set_num_threads(3)
+    stop_at(2, monkeypatch, *RUN, "-o", tmp_path / "out.h5")
+    models.set_num_threads(1)
+    ok(*RUN, "-o", tmp_path / "out.h5", "--restart")
+    assert models.num_threads() == 1
+    assert list(contents(tmp_path)) == ["out.h5"]
+
+
+def test_the_library_refuses_another_number_of_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "out.h5"
+    models.set_num_threads(3)
+    stop_at(2, monkeypatch, *RUN, "-o", output)
+    models.set_num_threads(1)
+    data = load("digits", splits=["test"], limit=20)
+    encoder = models.load("tiny", tower="image")
+    with unchanged(tmp_path), pytest.raises(UsageError, match=r"threads was 3, is 1$"):
+        embedding.embed_images(data, encoder, str(output), batch_size=4)
+
+
+@pytest.mark.parametrize("number", [0, -1, 100_000, "2", None])
+def test_a_number_of_threads_that_cannot_be_used_is_refused(
+    number: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop_at(2, monkeypatch, *RUN, "-o", tmp_path / "out.h5")
+    manifest = tmp_path / "out.h5.partial" / "manifest.json"
+    content = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({**content, "threads": number}))
+    with unchanged(tmp_path):
+        line = fails(*RUN, "-o", tmp_path / "out.h5", exit_code=2)
+    assert f"belongs to another run: threads was {number}, is " in line
+
+
+def part(number: int, output: Path, *words: object) -> tuple[int, str]:
+    """Run a part of seven; return its exit code and what it says."""
+    result = clipkit(*RUN, "-o", output, "--part", f"{number}/7", *words)
+    assert not result.stdout
+    return result.exit_code, messages(result.stderr)
+
+
+@pytest.fixture
+def expected(tmp_path_factory: pytest.TempPathFactory, shards_of_four: None) -> bytes:
+    """The file of one process: 20 images in 5 shards."""
+    output = tmp_path_factory.mktemp("once") / "out.h5"
+    ok(*RUN, "-o", output)
+    return output.read_bytes()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("killed", range(1, 8))
+def test_parts_give_the_file_of_one_process_whichever_is_killed(
+    killed: int, tmp_path: Path, expected: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "out.h5"
+    for number in range(1, 8):
+        words = (*RUN, "-o", output, "--part", f"{number}/7")
+        if number == killed and number <= 5:
+            stop_at(0, monkeypatch, *words)
+        else:
+            ok(*words)
+    if killed <= 5:
+        assert not output.exists()
+        code, said = part(killed, output)
+        assert (code, said) == (0, f"clipkit: part {killed} of 7 is done; it published {output}\n")
+    assert output.read_bytes() == expected
+    assert list(contents(tmp_path)) == ["out.h5"]
+
+
+def test_a_part_says_what_is_missing(tmp_path: Path, expected: bytes) -> None:
+    output = tmp_path / "out.h5"
+    for number in (2, 4):
+        assert part(number, output)[0] == 0
+    assert part(6, output) == (
+        0,
+        "clipkit: part 6 of 7 is done; 2 of 5 shards are finished, "
+        "missing are those of parts 1, 3, 5\n",
+    )
+    for number in (1, 3):
+        part(number, output)
+    assert "missing are those of part 5\n" in part(3, output)[1]
+    assert part(5, output)[0] == 0
+    assert output.read_bytes() == expected
+    said = f"clipkit: nothing to do for part 2 of 7: {output} is published\n"
+    assert part(2, output) == (0, said)
+    assert list(contents(tmp_path)) == ["out.h5"]
+
+
+def test_one_process_continues_what_parts_began(tmp_path: Path, expected: bytes) -> None:
+    output = tmp_path / "out.h5"
+    part(2, output)
+    assert "clipkit: resuming at 4 of 20" in ok(*RUN, "-o", output).stderr
+    assert output.read_bytes() == expected
+
+
+def test_the_number_of_parts_may_change(tmp_path: Path, expected: bytes) -> None:
+    output = tmp_path / "out.h5"
+    part(2, output)
+    for share, message in (("1/2", "4 of 5 shards"), ("2/2", "resuming at 4 of 8")):
+        assert message in ok(*RUN, "-o", output, "--part", share).stderr
+    assert output.read_bytes() == expected
+
+
+def test_a_shard_that_is_listed_late_is_published_by_any_part_that_runs_again(
+    tmp_path: Path, expected: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "out.h5"
+    for number in range(1, 5):
+        part(number, output)
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "finished_shards", lambda _: {0, 1, 2, 4})
+        assert "missing are those of part 4\n" in part(5, output)[1]
+    assert f"it published {output}\n" in part(1, output)[1]
+    assert output.read_bytes() == expected
+
+
+LAYERS = (*RUN, "--normalize", "--layers", "0,2,-1", "-o")
+
+
+@pytest.fixture
+def layer_files(tmp_path: Path) -> dict[str, str]:
+    """The SHA-256 of the files of one process, by name."""
+    (tmp_path / "once").mkdir()
+    ok(*LAYERS, tmp_path / "once" / "l{layer}.h5")
+    files = digests(tmp_path / "once")
+    assert list(files) == ["l0.h5", "l2.h5", "l4.h5"]
+    return files
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {name: hashlib.sha256(data).hexdigest() for name, data in contents(folder).items()}
+
+
+@pytest.mark.long
+def test_parts_publish_the_files_of_all_layers(
+    layer_files: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    words = (*LAYERS, folder / "l{layer}.h5", "--part")
+    assert "1 of 5 shards are finished" in ok(*words, "3/3").stderr
+    stop_at(3, monkeypatch, *words, "1/3")
+    ok(*words, "2/3")
+    assert not list(folder.glob("*.h5"))
+    assert "it published" in ok(*words, "1/3").stderr
+    assert digests(folder) == layer_files
+    assert "nothing to do for part 2 of 3" in ok(*words, "2/3").stderr
+    (folder / "l2.h5").unlink()
+    assert "2 of 5 shards are finished" in ok(*words, "1/3").stderr  # the other files stay
+    for share in ("2/3", "3/3"):
+        ok(*words, share)
+    assert digests(folder) == layer_files
+
+
+@pytest.mark.long
+def test_any_part_continues_one_that_published_only_some_layers(
+    layer_files: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    words = (*LAYERS, folder / "l{layer}.h5", "--part")
+    ok(*words, "1/2")
+    write = features.write
+
+    def stop_at_second(output: Any, *arguments: Any, **options: Any) -> Any:
+        if str(output).endswith("l2.h5"):
+            raise KeyboardInterrupt
+        return write(output, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(features, "write", stop_at_second)
+        assert clipkit(*words, "2/2").exit_code == 130
+    assert [path.name for path in folder.glob("*.h5")] == ["l0.h5"]
+    (folder / "l2.h5").write_bytes(b"mine")
+    with unchanged(folder):
+        assert "l2.h5 exists" in fails(*words, "1/2", exit_code=2)
+    (folder / "l2.h5").unlink()
+    assert "it published" in ok(*words, "1/2").stderr
+    assert digests(folder) == layer_files
+
+
+@pytest.mark.parametrize(
+    ("words", "change"),
+    [
+        (("-b", 2), "batch_size was 4, is 2"),
+        (("--normalize",), "normalize was False, is True"),
+        (("--limit", 16), "dataset.splits.test.images was 20, is 16"),
+        (("--untrained", 1), "model.untrained was absent, is 1"),
+    ],
+)
+def test_parts_of_different_runs_are_refused(
+    words: tuple[object, ...], change: str, tmp_path: Path
+) -> None:
+    part(2, tmp_path / "out.h5")
+    with unchanged(tmp_path):
+        code, said = part(3, tmp_path / "out.h5", *words)
+    assert code == 2
+    assert change in said
+
+
+def test_a_part_computes_with_the_threads_of_the_first(tmp_path: Path, expected: bytes) -> None:
+    models.set_num_threads(3)
+    part(1, tmp_path / "out.h5")
+    models.set_num_threads(2)
+    code, said = part(2, tmp_path / "out.h5")
+    assert code == 0
+    assert said.startswith("clipkit: computing with 3 threads in place of 2, as the run began\n")
+
+
+def test_parts_that_begin_at_once_with_different_numbers_of_threads_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models.set_num_threads(3)
+    part(1, tmp_path / "out.h5")
+    models.set_num_threads(2)
+    # the part looks for an earlier run before the first part has begun one
+    monkeypatch.setattr(embedding, "use_earlier_threads", lambda _: None)
+    code, said = part(2, tmp_path / "out.h5")
+    assert code == 2
+    assert "threads was 3, is 2" in said
+
+
+@pytest.mark.parametrize("text", ["0/7", "8/7", "1", "a/b", "1/0", "-1/7", "1/7/9", "", "1/1e9"])
+def test_a_part_that_is_none_is_refused(text: str, tmp_path: Path) -> None:
+    line = fails(*RUN, "-o", tmp_path / "out.h5", f"--part={text}", exit_code=2)
+    assert f"expected --part I/N with I from 1 to N, got {text!r}" in line
+    assert not contents(tmp_path)
+
+
+def test_a_part_needs_a_file_as_output(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    for output, name in (("-", "standard output"), (tmp_path / "fifo", tmp_path / "fifo")):
+        line = fails(*RUN, "-o", output, "--part", "1/7", exit_code=2)
+        assert f"expected -o FILE with --part, got {name}" in line
+
+
+def test_an_existing_output_of_another_run_is_refused_or_replaced(
+    tmp_path: Path, expected: bytes
+) -> None:
+    output = tmp_path / "out.h5"
+    ok(*RUN, "-o", output, "--normalize")
+    with unchanged(tmp_path):
+        code, said = part(1, output)
+    assert (code, said.count("exists")) == (2, 1)
+    for number in range(1, 6):
+        assert part(number, output, "--force")[0] == 0
+    assert output.read_bytes() == expected
+
+
+def test_restart_of_a_part_drops_another_run_and_of_its_own_run_only_its_shards(
+    tmp_path: Path, expected: bytes
+) -> None:
+    output, partial = tmp_path / "out.h5", tmp_path / "out.h5.partial"
+    for number in (1, 2):
+        part(number, output, "--normalize")
+    for number, names in ((3, ["00002"]), (4, ["00002", "00003"]), (3, ["00002", "00003"])):
+        assert part(number, output, "--restart")[0] == 0
+        assert [path.stem for path in sorted(partial.glob("*.h5"))] == names
+    for number in (1, 2, 5):
+        part(number, output, "--restart")
+    assert output.read_bytes() == expected
+
+
+def test_restart_is_refused_while_parts_of_another_run_are_at_work(tmp_path: Path) -> None:
+    output = tmp_path / "out.h5"
+    part(1, output)
+    with checkpoint._locked(tmp_path / "out.h5.partial", shared=True), unchanged(tmp_path):
+        code, said = part(2, output, "--normalize", "--restart")
+    assert code == 2
+    assert "normalize was False, is True; hint: other parts of that run are at work" in said
+
+
+def test_whole_runs_and_parts_do_not_run_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint, "LOCK_SECONDS", 0.3)
+    output, partial = tmp_path / "out.h5", tmp_path / "out.h5.partial"
+    with checkpoint._locked(partial, shared=True):
+        assert "another clipkit is writing there" in fails(*RUN, "-o", output)
+    with checkpoint._locked(partial):
+        assert "another clipkit is writing there" in part(1, output)[1]
+
+
+def test_the_part_that_cannot_have_the_lock_leaves_publishing_to_the_other(
+    tmp_path: Path, expected: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint, "LOCK_SECONDS", 0.3)
+    output = tmp_path / "out.h5"
+    for number in range(1, 5):
+        part(number, output)
+    with checkpoint._locked(tmp_path / "out.h5.partial", shared=True):  # the other part
+        code, said = part(5, output)
+    assert code == 0
+    assert f"all 5 shards are finished, and another part publishes {output}\n" in said
+    assert part(6, output)[0] == 0
+    assert output.read_bytes() == expected
+
+
+@pytest.mark.parametrize("step", ["before it reads", "before it publishes", "before it removes"])
+@pytest.mark.parametrize("words", [(), ("--force",)])
+def test_two_finishers_where_there_are_no_locks_both_succeed(
+    step: str,
+    words: tuple[object, ...],
+    tmp_path: Path,
+    expected: bytes,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The second finisher does all its work in the middle of the first."""
+
+    def no_locks(*_: Any) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(checkpoint.fcntl, "flock", no_locks)
+    output = tmp_path / "out.h5"
+    for number in range(1, 5):
+        part(number, output, *words)
+    owner, name = {
+        "before it reads": (checkpoint.Checkpoint, "load_finished"),
+        "before it publishes": (features, "write"),
+        "before it removes": (checkpoint.Checkpoint, "remove"),
+    }[step]
+    real = getattr(owner, name)
+    others: list[tuple[int, str]] = []
+
+    def wait_for_the_other(*arguments: Any, **options: Any) -> Any:
+        is_end = step != "before it publishes" or str(arguments[0]) == str(output)
+        if is_end and len(list(tmp_path.glob("*/*.h5"))) == 5 and not others:
+            others.append((0, ""))
+            others[0] = part(6, output, *words)
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(owner, name, wait_for_the_other)
+    code, said = part(5, output, *words)
+    assert (code, others[0][0]) == (0, 0), said
+    assert output.read_bytes() == expected
+    assert list(contents(tmp_path)) == ["out.h5"]
+
+
+def test_a_damaged_shard_is_said_to_be_missing_and_made_again(
+    tmp_path: Path, expected: bytes
+) -> None:
+    output = tmp_path / "out.h5"
+    for number in range(1, 5):
+        part(number, output)
+    (tmp_path / "out.h5.partial" / "00001.h5").write_bytes(b"")
+    said = part(5, output)[1]
+    assert "4 of 5 shards are finished, missing are those of part 2\n" in said
+    part(2, output)
+    assert output.read_bytes() == expected
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Twelve images in three shards; those of the second and one of the third are damaged."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number in range(12):
+        path = folder / f"{number:02}.png"
+        Image.new("RGB", (20, 20), (20 * number, 0, 0)).save(path)
+        if number in (4, 5, 6, 7, 9):
+            path.write_bytes(b"no image")
+    return folder
+
+
+def test_parts_list_skipped_images_and_exit_with_3(pictures: Path, tmp_path: Path) -> None:
+    words = ("embed", pictures, "-m", "tiny", "-b", 4)
+    once = clipkit(*words, "-o", tmp_path / "once.h5")
+    assert once.exit_code == 3
+    codes = []
+    for number in (2, 1, 3):
+        result = clipkit(*words, "-o", tmp_path / "out.h5", "--part", f"{number}/3")
+        codes.append((result.exit_code, result.stderr.count("skipped all/")))
+    assert codes == [(3, 4), (0, 0), (3, 5)]
+    assert (tmp_path / "out.h5").read_bytes() == (tmp_path / "once.h5").read_bytes()
+    assert not (tmp_path / "out.h5.partial").exists()
+
+
+def test_a_part_tries_images_again_if_it_could_use_none(pictures: Path, tmp_path: Path) -> None:
+    words = ("embed", pictures, "-m", "tiny", "-b", 4, "-o", tmp_path / "out.h5", "--part")
+    for _ in range(2):
+        result = clipkit(*words, "2/3")
+        assert result.exit_code == 3
+        assert "1 of 3 shards are finished, missing are those of parts 1, 3" in result.stderr
+        assert "resuming" not in result.stderr
+
+
+def test_strict_parts_stop_at_what_any_part_skipped(pictures: Path, tmp_path: Path) -> None:
+    words = ("embed", pictures, "-m", "tiny", "-b", 4, "-o", tmp_path / "out.h5", "--part")
+    assert "04.png: cannot read" in fails(*words, "2/3", "--strict")
+    assert [clipkit(*words, f"{number}/3").exit_code for number in (2, 3)] == [3, 3]
+    assert "04.png: cannot read" in fails(*words, "1/3", "--strict").splitlines()[-1]
+    assert not (tmp_path / "out.h5").exists()
+
+
+def test_a_run_without_usable_images_ends_with_the_reason(tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number in range(8):
+        (folder / f"{number}.png").write_bytes(b"no image")
+    words = ("embed", folder, "-m", "tiny", "-o", tmp_path / "out.h5", "--part")
+    assert clipkit(*words, "1/2").exit_code == 3
+    assert "all: expected at least one usable image, got none" in fails(*words, "2/2")
+    assert not (tmp_path / "out.h5.partial").exists()
+
+
+def test_parts_of_a_data_set_that_is_split_off(tmp_path: Path) -> None:
+    words = (*RUN, "--split-off", "val=0.4", "-o")
+    ok(*words, tmp_path / "once.h5")
+    for number in (1, 2):
+        ok(*words, tmp_path / "out.h5", "--part", f"{number}/2")
+    assert (tmp_path / "out.h5").read_bytes() == (tmp_path / "once.h5").read_bytes()
+
+
+def run_part(server: ForkServer, pictures: Path, folder: Path, number: int, **options: Any) -> Any:
+    """Start a part of three in a process of its own, with a model that costs nothing."""
+    words = ("embed", pictures, "-o", "out.h5", "-b", 2, "--part", f"{number}/3")
+    return server.start(folder, *words, shard=4, fake=True, **options)
+
+
+@pytest.fixture
+def all_good(pictures: Path) -> Path:
+    """Twelve images that can be used."""
+    for number in range(12):
+        path = pictures / f"{number:02}.png"
+        Image.new("RGB", (20, 20), (20 * number, 0, 0)).save(path)
+    return pictures
+
+
+@pytest.mark.long
+def test_parts_that_run_at_once_publish_one_file(
+    fork_server: ForkServer, all_good: Path, tmp_path: Path
+) -> None:
+    files = set()
+    for attempt in range(5):
+        folder = tmp_path / str(attempt)
+        folder.mkdir()
+        running = [run_part(fork_server, all_good, folder, number) for number in (1, 2, 3)]
+        ended = [one.wait() for one in running]
+        said = [one.stderr for one in ended]
+        assert [one.exit_code for one in ended] == [0, 0, 0], said
+        assert sum("it published out.h5" in text for text in said) == 1, said
+        assert list(contents(folder)) == ["out.h5"]
+        files.add((folder / "out.h5").read_bytes())
+    assert len(files) == 1
+
+
+@pytest.mark.long
+def test_a_part_killed_between_any_two_changes_to_the_disk_is_continued(
+    fork_server: ForkServer, all_good: Path, tmp_path: Path
+) -> None:
+    files = set()
+    event = 0
+    while True:
+        event += 1
+        folder = tmp_path / str(event)
+        folder.mkdir()
+        for number in (1, 2):
+            assert run_part(fork_server, all_good, folder, number).wait().exit_code == 0
+        ended = run_part(fork_server, all_good, folder, 3, event=event, kill=SIGKILL).wait()
+        if ended.exit_code == 0:
+            break
+        again = run_part(fork_server, all_good, folder, 3).wait()
+        assert again.exit_code == 0, again.stderr
+        files.add((folder / "out.h5").read_bytes())
+    assert event > 10
+    assert len(files) == 1
