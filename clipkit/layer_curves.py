@@ -329,7 +329,7 @@ def _curve(label: str, scores: Sequence[_Score]) -> LayerCurve:
 
 
 def _points(scores: Sequence[_Score]) -> LayerPoints | None:
-    """Return the points of a line, or None without a layer; see `layer_curves` for controls."""
+    """Return the points of a line, or None without a result; see `layer_curves` for controls."""
     from clipkit.plots import LayerPoints  # loads matplotlib
 
     of_layer: dict[int | None, dict[str, _Score]] = {}
@@ -344,6 +344,8 @@ def _points(scores: Sequence[_Score]) -> LayerPoints | None:
             )
     numbers = {layer: _mean([*of_seed.values()]) for layer, of_seed in of_layer.items()}
     embedding = numbers.pop(None, None)
+    if not numbers and scores:
+        raise _no_layer(scores[0].result)
     if not numbers:
         return None
     layers = sorted(layer for layer in numbers if layer is not None)

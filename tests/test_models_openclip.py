@@ -584,3 +584,10 @@ def test_help_does_not_import_open_clip() -> None:
     script = "import sys; from clipkit.models import hub; print('open_clip' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.stdout == "False\n"
+
+
+def test_hidden_states_in_half_precision_are_close(plain: Path) -> None:
+    options: dict[str, Any] = {"tower": "image", "device": "cpu", "layers": "all"}
+    half = models.load(str(plain), precision="bf16", **options).encode_images(pictures())
+    whole = models.load(str(plain), precision="fp32", **options).encode_images(pictures())
+    assert cosines(half, whole).min() >= 0.999

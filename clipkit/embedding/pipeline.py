@@ -147,12 +147,14 @@ def name_layer_outputs(output: str, layers: Iterable[int]) -> dict[int | None, s
     Raises
     ------
     UsageError
-        If several layers would have one output.
+        If several layers would have one output, or there is no layer for ``{layer}``.
 
     >>> name_layer_outputs("img.l{layer}.h5", [0, 12])
     {0: 'img.l0.h5', 12: 'img.l12.h5'}
     """
     numbers = list(layers)
+    if not numbers and LAYER in output:
+        raise UsageError(f"expected --layers with {LAYER} in the output, got none")
     if not numbers:
         return {None: output}
     if len(numbers) > 1 and LAYER not in output:

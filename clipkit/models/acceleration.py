@@ -273,6 +273,13 @@ class PackedEncoder(torch.nn.Module):
 class PackedTransformer(PackedEncoder):
     """Packed layers in the place of the `transformer` of an image tower of open_clip."""
 
+    batch_first = True  # which the search for layers asks of open_clip's own
+
+    @property
+    def resblocks(self) -> torch.nn.ModuleList:
+        """The layers, by open_clip's name."""
+        return self.layers
+
     def forward(self, inputs_embeds: torch.Tensor, **_: Any) -> Any:
         """Apply the layers: (B, T, width) -> (B, T, width)."""
         return super().forward(inputs_embeds).last_hidden_state

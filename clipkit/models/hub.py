@@ -233,6 +233,12 @@ def _timm_repository(name: str) -> str:
             name = f"{name}.{timm.get_pretrained_cfg(name).tag}"
         if name not in known:
             raise unknown("model of timm", name, known)
+        repository = timm.get_pretrained_cfg(name).hf_hub_id
+        if repository not in ("timm/", f"timm/{name}"):
+            raise ClipkitError(
+                f"timm:{name}: expected weights in timm/{name}, got {repository or 'none'}",
+                "name their repository itself, if there is one",
+            )
     return f"timm/{name}"
 
 

@@ -155,7 +155,7 @@ def choose_layers(
             )
         if stack.pooled_token is None:
             raise UsageError(
-                "expected a text tower that pools one token, got one that pools several",
+                "expected a text tower whose pooled token is known, got another",
                 "leave --layer out",
             )
         return LayerTower(model, stack, numbers, None, norm)

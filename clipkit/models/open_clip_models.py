@@ -29,6 +29,7 @@ from clipkit.models.architecture import Architecture
 from clipkit.models.guards import one_line, single_line_errors
 from clipkit.models.hub import ModelFiles, fetch_config
 from clipkit.models.preprocessing import MAX_EDGE, TransformPreprocessor
+from clipkit.models.timm_models import find_stack
 from clipkit.models.tokenizer import TextTokenizer, tokenizer_errors
 from clipkit.models.towers import Stack, Tower, TowerName
 from clipkit.models.weights import SCALARS, Shape, Tensors, check_stored_tensors
@@ -166,9 +167,12 @@ class OpenClipModel(Architecture):
         visual = tower.model.visual
         if getattr(visual, "proj", None) is not None:
             visual.proj = None
-        elif len(getattr(visual, "head", ())):
+        elif hasattr(visual, "trunk") and not hasattr(visual.head, "pool"):
+            if not len(visual.head) and not visual.trunk.num_classes:
+                return super().without_projection(tower)
+            visual.trunk.reset_classifier(0)  # the projection, where open_clip adds no head
             visual.head = torch.nn.Identity()
-        else:  # a ResNet's attention pool is one with its projection
+        else:  # an attention pool is one with its projection
             return super().without_projection(tower)
         return tower
 
@@ -435,26 +439,13 @@ def _find_hf_config(files: ModelFiles, name: str) -> Path:
 def _find_image_stack(visual: Any) -> Stack:
     """Return the layers of a ViT or of a model of timm, or the stages of a ResNet."""
     if hasattr(visual, "trunk"):
-        return _trunk_stack(visual.trunk)
+        return find_stack(visual.trunk)
     if hasattr(visual, "attnpool"):
         stages = [visual.layer1, visual.layer2, visual.layer3, visual.layer4]
         return Stack(stages, None, is_map=True)
     # an attentional pooler goes before ln_post, which is then of another width
     norm = visual.ln_post if visual.attn_pool is None else None
     return Stack(_blocks(visual.transformer), norm, prefix=1, has_cls=True)
-
-
-def _trunk_stack(trunk: Any) -> Stack:
-    """Return the layers of an image tower of timm."""
-    if hasattr(trunk, "blocks"):
-        norm = trunk.norm
-        if isinstance(norm, torch.nn.Identity):
-            norm = getattr(trunk, "fc_norm", None)  # of the mean
-        has_cls = getattr(trunk, "cls_token", None) is not None
-        return Stack(list(trunk.blocks), norm, trunk.num_prefix_tokens, has_cls)
-    if hasattr(trunk, "stages"):
-        return Stack(list(trunk.stages), None, is_map=True)
-    raise ClipkitError(f"expected an image tower with layers, got {type(trunk).__name__}")
 
 
 def _text_stack(text: Any) -> Stack:

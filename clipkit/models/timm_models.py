@@ -146,23 +146,7 @@ class TimmModel(Architecture):
         UsageError
             If hidden states of this class of timm are neither tokens nor maps (B, width, H, W).
         """
-        return self._stack(tower.model.model)
-
-    def _stack(self, model: Any) -> Stack:
-        name = type(model).__name__
-        if name in TOKEN_MODELS:
-            has_cls = model.cls_token is not None
-            return Stack(list(model.blocks), _norm(model), model.num_prefix_tokens, has_cls)
-        if name not in MAP_MODELS:
-            raise UsageError(
-                f"{self.files.name}: expected a model of timm whose layers are known, got {name}",
-                f"layers are known of {', '.join(sorted(TOKEN_MODELS | MAP_MODELS.keys()))}",
-            )
-        stages: list[torch.nn.Module] = []
-        for attribute in MAP_MODELS[name]:
-            module = getattr(model, attribute)
-            stages += [module] if attribute.startswith("layer") else list(module)
-        return Stack(stages, _norm(model), is_map=True)
+        return find_stack(tower.model.model)
 
     def preprocessor(self, device: torch.device, dtype: torch.dtype) -> TransformPreprocessor:
         """Return timm's own transform for evaluation."""
@@ -203,7 +187,7 @@ class TimmModel(Architecture):
         model = self.skeleton
         image: dict[str, Any] = {}
         with contextlib.suppress(UsageError):
-            image["layers"] = len(self._stack(model).layers)
+            image["layers"] = len(find_stack(model).layers)
         image["width"] = model.num_features
         patch_size = getattr(getattr(model, "patch_embed", None), "patch_size", None)
         if patch_size:
@@ -246,14 +230,30 @@ def pooling(model: Any) -> str:
     return "pooled"
 
 
-def _norm(model: Any) -> Any:
-    """Return the norm of the last hidden state; None if timm normalises only what it pooled."""
-    for name in ("norm", "norm_pre"):
-        # a vision transformer's `norm_pre` comes before its blocks, a ConvNeXt's after its stages
-        if hasattr(model, name):
-            norm = getattr(model, name)
-            return None if isinstance(norm, torch.nn.Identity) else norm
-    return None
+def find_stack(model: Any) -> Stack:
+    """Return the blocks of a vision transformer, or the stages of a convolutional network.
+
+    Raises
+    ------
+    UsageError
+        If hidden states of this class of timm are neither tokens nor maps (B, width, H, W).
+    """
+    name = type(model).__name__
+    if name in TOKEN_MODELS:
+        # timm may normalise only what it pooled
+        norm = None if isinstance(model.norm, torch.nn.Identity) else model.norm
+        has_cls = model.cls_token is not None
+        return Stack(list(model.blocks), norm, model.num_prefix_tokens, has_cls)
+    if name not in MAP_MODELS:
+        raise UsageError(
+            f"expected a model of timm whose layers are known, got {name}",
+            f"layers are known of {', '.join(sorted(TOKEN_MODELS | MAP_MODELS.keys()))}",
+        )
+    stages: list[torch.nn.Module] = []
+    for attribute in MAP_MODELS[name]:
+        module = getattr(model, attribute)
+        stages += [module] if attribute.startswith("layer") else list(module)
+    return Stack(stages, None, is_map=True)  # timm normalises a map before it pools
 
 
 def _check_config(content: dict[str, Any]) -> None:
