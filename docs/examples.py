@@ -38,9 +38,12 @@ def examples(block: str) -> list[tuple[str, str]]:
     return COMMAND.findall(block)
 
 
-def run(command: str, folder: Path) -> str:
-    """Run a command that must succeed; return what it prints, standard error included."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+def run(command: str, folder: Path, programs: Path = Path(sys.executable).parent) -> str:
+    """Run a command that must succeed; return what it prints, standard error included.
+
+    `clipkit` is that of the folder `programs`.
+    """
+    path = f"{programs}{os.pathsep}{os.environ['PATH']}"
     env = {**os.environ, "PATH": path, "COLUMNS": "100"}
     done = subprocess.run(
         ["bash", "-o", "pipefail", "-c", command],

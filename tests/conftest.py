@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from clip_factory import tiny_clip_dir, vit_b32_dir
-from forkserver import ForkServer
+from forkserver import BRIEF, ForkServer
 from shell import Make, environment, ok
 
 __all__ = ["tiny_clip_dir", "vit_b32_dir"]  # fixtures
@@ -76,7 +76,8 @@ def make(fork_server: ForkServer, tiny_clip_dir: Path) -> Make:
         settings = {**defaults, "RESULTS": out, **variables}
         settings = {name: value for name, value in settings.items() if value is not None}
         line = ["make", *map(str, words), *(f"{name}={value}" for name, value in settings.items())]
-        done = subprocess.run(line, cwd=ROOT, env=environment(), capture_output=True, text=True)
+        env = {**environment(), BRIEF: "yes"}
+        done = subprocess.run(line, cwd=ROOT, env=env, capture_output=True, text=True)
         assert not check or done.returncode == 0, done.stdout + done.stderr
         return done
 

@@ -3,7 +3,7 @@
 A client connects to the server's socket, sends a `Request` as JSON and the descriptors of its
 standard streams, and receives two lines: the process id of the new clipkit and, at its end, its
 exit code. A client that leaves early ends its clipkit. There are two clients: `ForkServer` for
-tests, and a script that stands for `clipkit` under make.
+tests, and a script that stands for `clipkit` under make and in the commands of docs/.
 """
 
 from __future__ import annotations
@@ -39,10 +39,13 @@ LIBRARIES = (
     "transformers.models.clip.modeling_clip",
 )
 FILE_SYSTEM_CHANGES = {"os.rename", "os.link", "os.remove", "os.mkdir", "os.rmdir"}
+BRIEF = "TEST_BRIEF"  # where it is set, an MLP trains for fewer steps, and pictures have fewer dots
+VARIABLES = (BRIEF, "COLUMNS", "CLIPKIT_MODEL")  # that the stand-in passes on
 STAND_IN = """\
 #!{python} -SE
 import json, os, socket, sys
-request = {{"folder": os.getcwd(), "words": sys.argv[1:], "brief": True}}
+env = {{k: v for k, v in os.environ.items() if k in {variables!r}}}
+request = {{"folder": os.getcwd(), "words": sys.argv[1:], "env": env}}
 with socket.socket(socket.AF_UNIX) as server:
     server.connect({address!r})
     socket.send_fds(server, [json.dumps(request).encode()], [0, 1, 2])
@@ -67,7 +70,6 @@ class Request:
     fake: bool = False  # a model that costs nothing, and takes `slow` seconds per batch
     slow: float = 0
     shard: int | None = None  # rows of a shard
-    brief: bool = False  # train an MLP for fewer steps, and draw fewer dots
 
 
 @dataclass
@@ -120,7 +122,8 @@ class ForkServer:
         self.venv = folder / "venv"
         stand_in = self.venv / "bin" / "clipkit"
         stand_in.parent.mkdir(parents=True)
-        stand_in.write_text(STAND_IN.format(python=sys.executable, address=self.address))
+        content = {"python": sys.executable, "address": self.address, "variables": VARIABLES}
+        stand_in.write_text(STAND_IN.format(**content))
         stand_in.chmod(0o755)
         (self.venv / ".installed").touch()
         # a pool of threads would not survive a fork
@@ -164,6 +167,7 @@ class ForkServer:
 def serve(address: str) -> NoReturn:
     """Load everything, then fork for each connection until standard input is closed."""
     _load()
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
     clients: dict[int, socket.socket] = {}
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(address + ".new")
@@ -240,9 +244,10 @@ def become_clipkit(request: Request, streams: list[int]) -> NoReturn:
     _set_streams(streams, request.close)
     _set_limits(request)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    _hold_signals()
     if request.shard:
         checkpoint.SHARD_ROWS = request.shard
-    if request.brief:
+    if BRIEF in os.environ:
         classifiers.STEPS = 100
         style.DPI = 40
     if request.fake:
@@ -251,6 +256,19 @@ def become_clipkit(request: Request, streams: list[int]) -> NoReturn:
         _watch(request, events)
     sys.argv = ["clipkit", *request.words]
     cli.main()
+
+
+def _hold_signals() -> None:
+    """Deliver early signals once clipkit handles them: on a busy machine, it begins late."""
+    from clipkit import signals
+
+    install = signals.install
+
+    def install_and_release() -> None:
+        install()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, signals.SIGNALS)
+
+    signals.install = install_and_release
 
 
 def _set_streams(streams: list[int], closed: list[int]) -> None:

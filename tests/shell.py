@@ -47,9 +47,11 @@ def rows(text: str) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(text), delimiter="\t"))
 
 
-def shell(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run a line in bash with pipefail; `clipkit` is that of this environment."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+def shell(
+    line: str, folder: Path, programs: Path = Path(sys.executable).parent
+) -> subprocess.CompletedProcess[str]:
+    """Run a line in bash with pipefail; `clipkit` is that of the folder `programs`."""
+    path = f"{programs}{os.pathsep}{os.environ['PATH']}"
     return subprocess.run(
         ["bash", "-c", f"set -o pipefail; {line}"],
         cwd=folder,

@@ -62,6 +62,7 @@ def test_more_clusters_than_distinct_rows_are_refused(features, k, error, messag
     st.lists(st.tuples(st.integers(-2, 3), st.integers(0, 4)), min_size=1, max_size=40),
     st.permutations(range(5)),
 )
+@pytest.mark.long
 def test_agreement_ignores_how_clusters_are_numbered(pairs, numbers):
     labels, assignments = np.array(pairs).T
     counts = contingency_matrix(labels, assignments)

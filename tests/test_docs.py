@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from forkserver import ForkServer
 from shell import shell
 from typer.main import get_command
 
@@ -17,6 +18,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "docs"))
 import examples  # noqa: E402
 
+README = ROOT / "README.md"
 PAGES = [*examples.PAGES, ROOT / "prompts" / "README.md"]
 NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:e-?\d+)?")
 DIGEST = re.compile(r"sha256:[0-9a-f]+|\b[0-9a-f]{64}\b")
@@ -35,13 +37,19 @@ def fenced(page: Path, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
 
 
+@pytest.fixture
+def programs(page: Path, fork_server: ForkServer) -> Path:
+    """The folder of `clipkit`: the installed one for README.md, the fast one for longer pages."""
+    return Path(sys.executable).parent if page == README else fork_server.venv / "bin"
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("page", [page for page in PAGES if fenced(page, "console")], ids=name)
-def test_console_examples_print_what_the_page_shows(page, tmp_path):
+def test_console_examples_print_what_the_page_shows(page, programs, tmp_path):
     (tmp_path / "prompts").symlink_to(ROOT / "prompts")
     for block in fenced(page, "console"):
         for command, output in examples.examples(block):
-            same(command, output, examples.run(command, tmp_path))
+            same(command, output, examples.run(command, tmp_path, programs))
     for block in fenced(page, "python"):  # in the folder that the commands above have filled
         run = shell(f"python - <<'END'\n{block}\nEND", tmp_path)
         assert run.returncode == 0, f"{block}\n{run.stderr}"
@@ -73,14 +81,14 @@ def test_outputs_do_not_depend_on_the_versions_of_libraries(shape):
 
 @pytest.mark.long
 @pytest.mark.parametrize("page", [page for page in PAGES if fenced(page, "sh")], ids=name)
-def test_other_commands_run_on_what_is_at_hand(page, tmp_path):
+def test_other_commands_run_on_what_is_at_hand(page, programs, tmp_path):
     (tmp_path / "prompts").symlink_to(ROOT / "prompts")
     for block in fenced(page, "sh"):
         lines = re.sub(r"\\\n\s*", " ", block).splitlines()
         for line in (line for line in lines if "clipkit" in line or line.startswith("printf")):
             here = re.sub(r"\bcifar100\b|\bcifar10\b|\bfood101\b", "digits --limit 200", line)
             here = here.replace("--classes digits --limit 200", "--classes digits")
-            run = shell(f"export CLIPKIT_MODEL=tiny; {here}", tmp_path)
+            run = shell(f"export CLIPKIT_MODEL=tiny; {here}", tmp_path, programs)
             assert run.returncode == 0, f"{line}\n{run.stderr}"
 
 

@@ -75,6 +75,7 @@ def test_the_only_prompt_that_decides_costs_all_and_the_others_nothing(
 
 
 @pytest.mark.parametrize("standardize", [False, True])
+@pytest.mark.long
 def test_costs_agree_with_scikit_learn_within_the_intervals(standardize: bool) -> None:
     rng = np.random.default_rng(1)
     labels = np.arange(3000) % 4
@@ -174,6 +175,7 @@ def test_an_interval_is_the_paired_one_for_one_permutation() -> None:
     assert mean_interval(5 * lost, 5) == (low, high)
 
 
+@pytest.mark.long
 def test_an_interval_holds_the_cost_on_other_images_95_percent_of_the_time() -> None:
     p = 0.1
     held = []
@@ -321,6 +323,7 @@ def test_415_prompts_10000_images_and_100_classes_take_under_a_minute() -> None:
     assert time.monotonic() - began < 60
 
 
+@pytest.mark.long
 def test_every_classifier_has_an_importance() -> None:
     assert set(probes.CLASSIFIERS) == set(CLASSIFIERS)
     file = logits_of(*world(100))

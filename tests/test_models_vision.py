@@ -195,6 +195,7 @@ def test_probe_and_cluster_take_the_embeddings_and_logits_do_not(
     refused(done, 1, "expected images of a model with a text tower", "for images alone")
 
 
+@pytest.mark.long
 def test_weights_that_do_not_fit_are_refused_in_one_line(dino: Path, tmp_path: Path) -> None:
     import shutil
 

@@ -326,6 +326,7 @@ def test_a_split_needs_a_name_and_a_fraction(value, photos):
 
 
 @pytest.mark.parametrize("source", ["train", "test"])
+@pytest.mark.long
 def test_divided_rows_keep_the_attributes_and_images_of_their_data_set(
     source: str, tmp_path: Path
 ) -> None:
