@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 import pytest
 from fsspec.implementations.dirfs import DirFileSystem
 from PIL import Image
-from shell import fails, ok
+from shell import clipkit, fails, ok
 
 from clipkit import datasets, features
 from clipkit.datasets import hf_parquet, images, remote, shards, tars
@@ -773,14 +773,16 @@ def test_an_interrupted_run_on_changed_tars_is_refused(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(Checkpoint, "join", fail)  # after the shards were written
-        fails("embed", folder, *options)
+        done = clipkit("embed", folder, *options)
+    assert done.exit_code == 1
+    assert done.stderr.endswith("clipkit embed: interrupted\n")
     os.utime(folder / "train-0.tar", ns=(1, 1))
-    assert "image files" in fails("embed", folder, *options, exit_code=2)
+    done = clipkit("embed", folder, *options)
+    assert done.exit_code == 2
+    assert "image files" in done.stderr
 
 
 def test_bad_images_are_skipped_and_named(tmp_path):
-    from shell import clipkit
-
     write_tar(tmp_path / "a.tar", *sample("0", 1, 0), ("1.png", b"x"), ("1.cls", b"1"))
     result = clipkit("embed", tmp_path / "a.tar", "-m", "tiny", "-o", tmp_path / "o.h5")
     assert result.exit_code == 3

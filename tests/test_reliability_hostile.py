@@ -147,7 +147,7 @@ def test_a_model_that_brings_code(tmp_path: Path, model: Path) -> None:
         edit_json(model / file, lambda content, key=key: content.update({key: "Evil"}))
         clipkit("embed", "digits", "--limit", 1, "--model", model, "-o", tmp_path / "i.h5")
         clipkit("textembed", "--classes", "digits", "--model", model, "-o", tmp_path / "t.h5")
-    refused(clipkit("info", model), 1, "vit_mae, got 'Evil'")
+    refused(clipkit("info", model), 1, "got model_type 'Evil'")
     assert not canary.exists()
 
 

@@ -229,7 +229,7 @@ def _timm_repository(name: str) -> str:
         import timm
 
         known = timm.list_pretrained()
-        if name not in known and timm.is_model(name):
+        if "." not in name and timm.is_model(name):
             name = f"{name}.{timm.get_pretrained_cfg(name).tag}"
         if name not in known:
             raise unknown("model of timm", name, known)
