@@ -239,7 +239,7 @@ def _check_same_data(scores: Sequence[_Score], split: str) -> None:
             raise ClipkitError(
                 f"{score.result.display_name}: expected results on {expected or 'no data set'}, "
                 f"got one on {got or 'no data set'}",
-                "draw each data set in a picture of its own",
+                "draw one picture per data set",
             )
         other = of_labels.setdefault(score.facts["labels"], score).result
         if _images(score.result, split) != _images(other, split):
@@ -332,6 +332,8 @@ def _points(scores: Sequence[_Score]) -> LayerPoints | None:
     """Return the points of a line, or None without a result; see `layer_curves` for controls."""
     from clipkit.plots import LayerPoints  # loads matplotlib
 
+    if not scores:
+        return None
     of_layer: dict[int | None, dict[str, _Score]] = {}
     for score in scores:
         of_seed = of_layer.setdefault(score.layer, {})
@@ -344,10 +346,8 @@ def _points(scores: Sequence[_Score]) -> LayerPoints | None:
             )
     numbers = {layer: _mean([*of_seed.values()]) for layer, of_seed in of_layer.items()}
     embedding = numbers.pop(None, None)
-    if not numbers and scores:
-        raise _no_layer(scores[0].result)
     if not numbers:
-        return None
+        raise _no_layer(scores[0].result)
     layers = sorted(layer for layer in numbers if layer is not None)
     values, low, high = zip(*(numbers[layer] for layer in layers), strict=True)
     seeds = len({str(score.seed) for score in scores})

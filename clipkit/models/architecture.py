@@ -8,6 +8,7 @@ import importlib.util
 import math
 from abc import ABC, abstractmethod
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
@@ -136,10 +137,15 @@ class Architecture(ABC):
         """Whether there is a text tower."""
         return "text" in self.towers
 
+    @cached_property
+    def outline(self) -> Any:
+        """The whole model without numbers: its tensors have shapes alone."""
+        with torch.device("meta"):
+            return self.new_model()
+
     def sizes(self) -> dict[str, Shape]:
         """Return the shape of each tensor of the model; nothing of their size is allocated."""
-        with torch.device("meta"):
-            tensors = self.new_model().state_dict()
+        tensors = self.outline.state_dict()
         return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
     def parameters(self, *prefixes: str) -> int:

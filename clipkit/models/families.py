@@ -42,11 +42,6 @@ class Family:
     no_text: str = "which is for images alone"
 
     @property
-    def is_dual(self) -> bool:
-        """Whether there is a text tower."""
-        return "text" in self.towers
-
-    @property
     def is_one_tower(self) -> bool:
         """Whether the image tower is the whole model, without a part for texts."""
         return self.towers["image"] == self.model

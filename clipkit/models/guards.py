@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import re
 import warnings
@@ -33,6 +34,12 @@ def single_line_errors(what: str) -> Iterator[None]:
         log.set_verbosity(level)
         if hide_bars:
             log.enable_progress_bar()
+
+
+def import_library(name: str) -> Any:
+    """Import a library that is installed, or say in one line why that fails."""
+    with single_line_errors(f"the library {name}"):
+        return importlib.import_module(name)
 
 
 @contextlib.contextmanager

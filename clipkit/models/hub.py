@@ -226,8 +226,9 @@ def _timm_repository(name: str) -> str:
         If timm knows no such weights. The hint has the nearest names.
     """
     if importlib.util.find_spec("timm") is not None:
-        import timm
+        from clipkit.models.guards import import_library
 
+        timm = import_library("timm")
         known = timm.list_pretrained()
         if "." not in name and timm.is_model(name):
             name = f"{name}.{timm.get_pretrained_cfg(name).tag}"

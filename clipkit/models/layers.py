@@ -15,12 +15,11 @@ from typing import Any, Literal
 import torch
 
 from clipkit.errors import UsageError
-from clipkit.models.towers import Stack, TowerName
+from clipkit.models.towers import PADDING_MASK, Stack, TowerName, mean_of_patches
 
 Pool = Literal["cls", "mean"]
 POOLS = ("cls", "mean")
 ALL = "all"  # in place of the numbers of layers
-PADDING_MASK = "pixel_attention_mask"  # (B, T) among the inputs: 1 for a patch, 0 for padding
 
 
 class _Enough(Exception):  # noqa: N818 (no error)
@@ -85,11 +84,7 @@ class LayerTower:
         if self.pool == "cls":
             return self._normed(state[:, :1])[:, 0].float()
         patches = self._normed(state[:, stack.prefix :]).float()
-        mask = inputs.get(PADDING_MASK)
-        if mask is None:
-            return patches.mean(dim=1)
-        weights = mask[..., None].to(patches)  # (B, T, 1)
-        return (patches * weights).sum(dim=1) / weights.sum(dim=1)
+        return mean_of_patches(patches, inputs.get(PADDING_MASK))
 
     def _normed(self, state: torch.Tensor) -> torch.Tensor:
         """Apply the final norm, if that was asked for, to (..., width)."""

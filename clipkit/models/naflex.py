@@ -13,8 +13,9 @@ import torch
 from PIL import Image
 
 from clipkit.models.preprocessing import describe_processor
+from clipkit.models.towers import PADDING_MASK
 
-INPUTS = ("pixel_values", "pixel_attention_mask", "spatial_shapes")
+INPUTS = ("pixel_values", PADDING_MASK, "spatial_shapes")
 MAX_PATCHES = 2**16  # of an image
 
 

@@ -11,7 +11,6 @@ import copy
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preprocess_dict
 
 from clipkit.errors import ClipkitError
+from clipkit.models.acceleration import OPEN_CLIP_ACTIVATIONS
 from clipkit.models.architecture import Architecture
 from clipkit.models.guards import one_line, single_line_errors
 from clipkit.models.hub import ModelFiles, fetch_config
@@ -32,7 +32,7 @@ from clipkit.models.preprocessing import MAX_EDGE, TransformPreprocessor
 from clipkit.models.timm_models import find_stack
 from clipkit.models.tokenizer import TextTokenizer, tokenizer_errors
 from clipkit.models.towers import Stack, Tower, TowerName
-from clipkit.models.weights import SCALARS, Shape, Tensors, check_stored_tensors
+from clipkit.models.weights import SCALARS, Tensors, check_stored_tensors
 
 IMAGE_PREFIXES = ("visual.",)
 TEXT_PREFIXES = ("text.",)
@@ -50,8 +50,7 @@ HF_SETTINGS = ("clean", "strip_sep_token", "language")
 DEFAULT_CONTEXT = 77
 # By the name of the module in a layer: the activation, as transformers calls it.
 ACTIVATIONS = {
-    "QuickGELU": "quick_gelu",
-    "GELU": "gelu",
+    **OPEN_CLIP_ACTIVATIONS,
     "GELUTanh": "gelu_pytorch_tanh",
     "GELUActivation": "gelu",
     "NewGELUActivation": "gelu_new",
@@ -102,16 +101,6 @@ class OpenClipModel(Architecture):
         """Return all towers as open_clip initialises them; nothing is downloaded."""
         with single_line_errors(f"the architecture of {self.files.name}"):
             return self.model_class(**copy.deepcopy(self.settings))
-
-    @cached_property
-    def outline(self) -> Any:
-        """The whole model without numbers."""
-        with torch.device("meta"):
-            return self.new_model()
-
-    def sizes(self) -> dict[str, Shape]:
-        """Return the shape of each tensor of the model."""
-        return {name: tuple(tensor.shape) for name, tensor in self.outline.state_dict().items()}
 
     @property
     def dim(self) -> int:

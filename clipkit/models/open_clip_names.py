@@ -6,7 +6,6 @@ own table, which is imported only for a name whose ARCH is one of open_clip's ar
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 from pathlib import Path
 from typing import Any
@@ -92,7 +91,6 @@ def _is_architecture(name: str) -> bool:
 
 
 def _open_clip() -> Any:
-    from clipkit.models.guards import single_line_errors
+    from clipkit.models.guards import import_library
 
-    with single_line_errors("the library open_clip"):
-        return importlib.import_module("open_clip")
+    return import_library("open_clip")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from functools import cached_property
 from typing import Any
 
 import timm
@@ -79,21 +78,15 @@ class TimmModel(Architecture):
             _check_config(content)
         model = cls(files, kind)
         sizes: dict[str, tuple[int, ...]] = {}
-        for tensors in (model.skeleton.named_parameters(), model.skeleton.named_buffers()):
+        for tensors in (model.outline.named_parameters(), model.outline.named_buffers()):
             sizes |= {name: tuple(tensor.shape) for name, tensor in tensors}
         check_memory(files, sizes)
         return model
 
-    @cached_property
-    def skeleton(self) -> Any:
-        """The model without weights: its tensors have shapes, but no numbers."""
-        with torch.device("meta"):
-            return self.new_model()
-
     @property
     def dim(self) -> int:
         """The embedding size D."""
-        return int(getattr(self.skeleton, "head_hidden_size", self.skeleton.num_features))
+        return int(getattr(self.outline, "head_hidden_size", self.outline.num_features))
 
     def new_model(self) -> Any:
         """Return the model without its classifier, as timm initialises it."""
@@ -104,11 +97,6 @@ class TimmModel(Architecture):
         # Without `pretrained`, it reads nothing else.
         with single_line_errors(f"the architecture of {self.files.name}"), _few_modules():
             return timm.create_model(f"local-dir:{self.files.folder}", pretrained=False, **options)
-
-    def sizes(self) -> dict[str, tuple[int, ...]]:
-        """Return the shape of each tensor of the model without its classifier."""
-        tensors = self.skeleton.state_dict()
-        return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
     def prefixes(self, tower: TowerName) -> tuple[str, ...]:
         """Return how the names of the tensors start."""
@@ -123,7 +111,7 @@ class TimmModel(Architecture):
         sizes = self.sizes()
         with torch.device("meta"):
             whole = self._create()
-        unused = {name for name, _ in self.skeleton.named_buffers()}
+        unused = {name for name, _ in self.outline.named_buffers()}
         unused |= whole.state_dict().keys()
         check_stored_tensors(self.files, sizes, ("",), ignored=unused - sizes.keys())
 
@@ -163,7 +151,7 @@ class TimmModel(Architecture):
 
     def _transform_settings(self) -> dict[str, Any]:
         """Return the transform's settings; refuse those that are random or fill the memory."""
-        resolved = timm.data.resolve_data_config(model=self.skeleton)
+        resolved = timm.data.resolve_data_config(model=self.outline)
         settings = {name: resolved[name] for name in SETTINGS}
         channels, *edges = settings["input_size"]
         if channels != 3:
@@ -184,7 +172,7 @@ class TimmModel(Architecture):
 
     def describe_towers(self) -> dict[str, dict[str, Any]]:
         """Return what is known of layers and patches, and width, pooling and image size."""
-        model = self.skeleton
+        model = self.outline
         image: dict[str, Any] = {}
         with contextlib.suppress(UsageError):
             image["layers"] = len(find_stack(model).layers)

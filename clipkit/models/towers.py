@@ -12,6 +12,7 @@ TowerName = Literal["image", "text"]
 
 CLS = "CLS token"  # of the last layer
 MEAN = "mean of patches"
+PADDING_MASK = "pixel_attention_mask"  # (B, T) among the inputs: 1 for a patch, 0 for padding
 
 
 @dataclass(frozen=True)
@@ -37,11 +38,15 @@ class Tower:
         tokens: torch.Tensor = outputs["last_hidden_state"]  # (B, T, width)
         if self.output == CLS:
             return tokens[:, 0]
-        mask = inputs.get("pixel_attention_mask")
-        if mask is None:
-            return tokens.mean(dim=1)
-        mask = mask[..., None]
-        return (tokens * mask).sum(dim=1) / mask.sum(dim=1)  # of the patches without padding
+        return mean_of_patches(tokens, inputs.get(PADDING_MASK))
+
+
+def mean_of_patches(patches: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """Return the mean (B, width) of patches (B, T, width), without padding if there is a mask."""
+    if mask is None:
+        return patches.mean(dim=1)
+    mask = mask[..., None]  # (B, T, 1)
+    return (patches * mask).sum(dim=1) / mask.sum(dim=1)
 
 
 @dataclass(frozen=True)
