@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+PROGRAMS = Path(sys.executable).parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 OPTIONS = re.compile(r"^<!-- options (\w+(?: \w+)?) -->\n(?:.+\n)*", re.MULTILINE)
 MODELS = re.compile(r"^<!-- models -->\n(?:.+\n)*", re.MULTILINE)
@@ -38,12 +39,12 @@ def examples(block: str) -> list[tuple[str, str]]:
     return COMMAND.findall(block)
 
 
-def run(command: str, folder: Path, programs: Path = Path(sys.executable).parent) -> str:
+def run(command: str, folder: Path, programs: Path = PROGRAMS) -> str:
     """Run a command that must succeed; return what it prints, standard error included.
 
-    `clipkit` is that of the folder `programs`.
+    `clipkit` is that of the folder `programs`, `python` that of this process.
     """
-    path = f"{programs}{os.pathsep}{os.environ['PATH']}"
+    path = os.pathsep.join((str(programs), str(PROGRAMS), os.environ["PATH"]))
     env = {**os.environ, "PATH": path, "COLUMNS": "100"}
     done = subprocess.run(
         ["bash", "-o", "pipefail", "-c", command],

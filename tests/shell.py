@@ -18,6 +18,7 @@ from typer.testing import CliRunner, Result
 
 from clipkit.cli import app
 
+PROGRAMS = Path(sys.executable).parent
 Make = Callable[..., subprocess.CompletedProcess[str]]
 
 # Typer builds all commands anew for each command line, which takes longer than most of them.
@@ -47,11 +48,12 @@ def rows(text: str) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(text), delimiter="\t"))
 
 
-def shell(
-    line: str, folder: Path, programs: Path = Path(sys.executable).parent
-) -> subprocess.CompletedProcess[str]:
-    """Run a line in bash with pipefail; `clipkit` is that of the folder `programs`."""
-    path = f"{programs}{os.pathsep}{os.environ['PATH']}"
+def shell(line: str, folder: Path, programs: Path = PROGRAMS) -> subprocess.CompletedProcess[str]:
+    """Run a line in bash with pipefail.
+
+    `clipkit` is that of the folder `programs`, `python` that of this process.
+    """
+    path = os.pathsep.join((str(programs), str(PROGRAMS), os.environ["PATH"]))
     return subprocess.run(
         ["bash", "-c", f"set -o pipefail; {line}"],
         cwd=folder,
