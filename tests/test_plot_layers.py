@@ -304,8 +304,8 @@ def test_a_control_is_dashed_in_the_colour_of_its_model() -> None:
     np.testing.assert_allclose(first.get_ydata(), [10, 30, 90])
     assert [each.get_ydata()[0] for each in chances] == [10, 20]
     assert legend(fig) == [
-        "class: best 90.0 % at layer 2",
-        "colour: best 70.0 % at layer 1",
+        "class: highest 90.0 % at layer 2",
+        "colour: highest 70.0 % at layer 1",
         "untrained control",
         "chance",
     ]
@@ -357,7 +357,7 @@ def test_models_of_different_depth_are_drawn_by_the_share_of_their_depth() -> No
     np.testing.assert_allclose(ax.lines[0].get_xdata(), [0, 50, 100], atol=1)
     np.testing.assert_allclose(ax.lines[1].get_xdata(), [0, 25, 50, 75, 100], atol=1)
     assert ax.get_xlabel() == "layer, as a share of the model's depth (%)"
-    assert legend(fig)[0] == "small: best 30.0 % at layer 2 of 2"
+    assert legend(fig)[0] == "small: highest 30.0 % at layer 2 of 2"
 
 
 @pytest.mark.parametrize(("depth", "last", "count"), [(4, 4, 5), (12, 12, 13), (27, 26, 14)])

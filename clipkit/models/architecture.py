@@ -16,7 +16,7 @@ import torch
 from clipkit.errors import ClipkitError, UsageError
 from clipkit.models.guards import single_line_errors
 from clipkit.models.hub import ModelFiles, combine_digests
-from clipkit.models.towers import Stack, Tower, TowerName
+from clipkit.models.towers import NO_TEXT, Stack, Tower, TowerName
 from clipkit.models.weights import (
     Shape,
     Tensors,
@@ -74,7 +74,7 @@ class Architecture(ABC):
     files: ModelFiles
     kind: str
     towers: tuple[TowerName, ...]
-    no_text: str = "which is for images alone"
+    no_text: str = NO_TEXT
 
     @classmethod
     @abstractmethod
@@ -181,8 +181,12 @@ class Architecture(ABC):
             with torch.random.fork_rng(devices=[]):
                 built = self.build(tower, tensors)
             check_range(files, built.model, precision)
-            parts = {**files.digest_side_files(), "weights": digest.result()}
+            parts = {**self.digest_side_files(), "weights": digest.result()}
             return LoadedTower(built, parts, self.logit_scale(tensors))
+
+    def digest_side_files(self) -> dict[str, str]:
+        """Return ``sha256:<hex>`` of each file of settings or of a vocabulary."""
+        return self.files.digest_side_files()
 
     def logit_scale(self, tensors: Tensors) -> dict[str, float]:
         """Return the scale and any bias of a dual encoder's logits; {} of other models."""

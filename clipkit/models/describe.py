@@ -38,7 +38,7 @@ def describe_model(name: str) -> dict[str, Any]:
         "name": files.name,
         "library": library_version(files.library),
         "family": architecture.kind,
-        "digest": combine_digests({**files.digest_side_files(), "weights": weights}),
+        "digest": combine_digests({**architecture.digest_side_files(), "weights": weights}),
         "weights": weights,
         **({"dim": architecture.dim} if architecture.dim else {}),
         "parameters": architecture.parameters(),

@@ -366,8 +366,8 @@ def _named(name: str) -> Iterator[None]:
     """Put the name of the model before a refusal."""
     try:
         yield
-    except UsageError as error:
-        raise UsageError(f"{name}: {error.message}", error.hint) from error
+    except ClipkitError as error:
+        raise type(error)(f"{name}: {error.message}", error.hint) from error
 
 
 def _without_scale(details: dict[str, Any]) -> dict[str, Any]:

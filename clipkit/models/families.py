@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from clipkit.models.towers import CLS, MEAN, TowerName
+from clipkit.models.towers import CLS, MEAN, NO_TEXT, TowerName
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Family:
     projection: str = ""
     example: str = ""
     since: str = ""
-    no_text: str = "which is for images alone"
+    no_text: str = NO_TEXT
 
     @property
     def is_one_tower(self) -> bool:

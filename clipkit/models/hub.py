@@ -117,11 +117,12 @@ class ModelFiles:
 
     def digest_side_files(self) -> dict[str, str]:
         """Return ``sha256:<hex>`` of each side file: each file of settings or of a vocabulary."""
-        digests = {}
-        for path in _side_files(self.folder, self.library):
-            content = _read_side_file(path)
-            digests[path.name] = f"sha256:{hashlib.sha256(content).hexdigest()}"
-        return digests
+        return {path.name: digest_file(path) for path in _side_files(self.folder, self.library)}
+
+
+def digest_file(path: Path) -> str:
+    """Return ``sha256:<hex>`` of a side file."""
+    return f"sha256:{hashlib.sha256(_read_side_file(path)).hexdigest()}"
 
 
 def combine_digests(parts: Mapping[str, str]) -> str:

@@ -23,16 +23,22 @@ from open_clip.model import CLIP, CustomTextCLIP
 from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preprocess_dict
 
-from clipkit.errors import ClipkitError
+from clipkit.errors import ClipkitError, UsageError
 from clipkit.models.acceleration import OPEN_CLIP_ACTIVATIONS
 from clipkit.models.architecture import Architecture
 from clipkit.models.guards import one_line, single_line_errors
-from clipkit.models.hub import ModelFiles, fetch_config
+from clipkit.models.hub import ModelFiles, digest_file, fetch_config
 from clipkit.models.preprocessing import MAX_EDGE, TransformPreprocessor
 from clipkit.models.timm_models import find_stack
 from clipkit.models.tokenizer import TextTokenizer, tokenizer_errors
 from clipkit.models.towers import Stack, Tower, TowerName
-from clipkit.models.weights import SCALARS, Tensors, check_stored_tensors
+from clipkit.models.weights import (
+    BUFFERS,
+    MAX_LAYERS,
+    SCALARS,
+    Tensors,
+    check_stored_tensors,
+)
 
 IMAGE_PREFIXES = ("visual.",)
 TEXT_PREFIXES = ("text.",)
@@ -41,7 +47,6 @@ PLAIN_TEXT_PREFIXES = (
     *("transformer.", "token_embedding.", "positional_embedding", "ln_final.", "text_projection"),
 )
 TIMM_NAME = re.compile(r"[\w.-]+")  # not hf-hub:NAME, which timm would fetch
-MAX_LAYERS = 1000  # per tower; building a billion never ends
 MAX_CONTEXT = 10_000  # tokens; the causal mask is of the square of this
 # The settings of a tokenizer that a folder may choose. Others could fetch files, run code or draw
 # tokens at random.
@@ -133,9 +138,12 @@ class OpenClipModel(Architecture):
             model = self.new_model()
         prefixes = self.tower_prefixes(tower)
         keep_tower(model, prefixes)
-        names = model.state_dict().keys()
         with single_line_errors(f"the weights of {self.files.name}"):
-            weights = {name: _as_float32(tensors[name]) for name in names}
+            weights = {
+                name: _in_memory(tensors.get(name, own))
+                for name, own in model.state_dict().items()
+                if name in tensors or BUFFERS.fullmatch(name)
+            }
             model.load_state_dict(weights, assign=True)
         model.requires_grad_(False).eval()
         encoder = ImageTower(model) if tower == "image" else TextTower(model)
@@ -164,6 +172,14 @@ class OpenClipModel(Architecture):
         else:  # an attention pool is one with its projection
             return super().without_projection(tower)
         return tower
+
+    def digest_side_files(self) -> dict[str, str]:
+        """Return the digests of the side files, and of a text tower's config.json from the Hub."""
+        digests = self.files.digest_side_files()
+        folder = self.settings["text_cfg"].get("hf_model_name")
+        if folder:
+            digests["text_cfg/config.json"] = digest_file(Path(folder) / "config.json")
+        return digests
 
     def preprocessor(self, device: torch.device, dtype: torch.dtype) -> TransformPreprocessor:
         """Return the model's own transform for inference.
@@ -281,8 +297,13 @@ def keep_tower(model: Any, prefixes: Sequence[str]) -> None:
             delattr(model, name)
 
 
-def _as_float32(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.float() if tensor.is_floating_point() else tensor
+def _in_memory(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a copy in memory that PyTorch allocates, in float32 if it is of floats.
+
+    In a file, a tensor may begin at any address, and on some processors the last bits of a product
+    depend on that.
+    """
+    return tensor.to(torch.float32 if tensor.is_floating_point() else tensor.dtype, copy=True)
 
 
 class OpenClipTokenizer(TextTokenizer):
@@ -438,14 +459,14 @@ def _find_image_stack(visual: Any) -> Stack:
 
 
 def _text_stack(text: Any) -> Stack:
-    """Return the layers of a text tower: open_clip's own, or one of transformers."""
-    transformer = text.transformer
-    if hasattr(transformer, "resblocks"):
-        return Stack(_blocks(transformer), text.ln_final, pooled_token=_pooled_token(text))
-    norm = None
-    for name in ("final_layer_norm", "layer_norm"):
-        norm = getattr(transformer, name, norm)
-    return Stack(_hf_layers(transformer), norm)
+    """Return the layers of a text tower of open_clip's own."""
+    if not hasattr(text.transformer, "resblocks"):
+        raise UsageError(
+            "expected a text tower of open_clip's own, got one of transformers, whose pooled token "
+            "is not known",
+            "leave --layer out",
+        )
+    return Stack(_blocks(text.transformer), text.ln_final, pooled_token=_pooled_token(text))
 
 
 def _pooled_token(text: Any) -> Callable[[torch.Tensor], torch.Tensor] | None:
@@ -474,14 +495,6 @@ def _blocks(transformer: Any) -> list[Any]:
             "update it: pip install -U open-clip-torch",
         )
     return list(transformer.resblocks)
-
-
-def _hf_layers(transformer: Any) -> list[Any]:
-    encoder = getattr(transformer, "encoder", transformer)
-    for name in ("layer", "layers", "block"):
-        if hasattr(encoder, name):
-            return list(getattr(encoder, name))
-    raise ClipkitError(f"expected a text tower with layers, got {type(transformer).__name__}")
 
 
 def _describe_image(visual: Any) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import torch
 
 TowerName = Literal["image", "text"]
 
+NO_TEXT = "which is for images alone"  # why a model has no text tower
 CLS = "CLS token"  # of the last layer
 MEAN = "mean of patches"
 PADDING_MASK = "pixel_attention_mask"  # (B, T) among the inputs: 1 for a patch, 0 for padding

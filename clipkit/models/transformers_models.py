@@ -36,6 +36,7 @@ from clipkit.models.towers import (
     UnmaskedPatches,
 )
 from clipkit.models.weights import (
+    MAX_LAYERS,
     SCALARS,
     Tensors,
     check_stored_size,
@@ -47,7 +48,6 @@ PREFIXES = {
     "image": ("vision_model.", "visual_projection."),
     "text": ("text_model.", "text_projection."),
 }
-MAX_LAYERS = 1000  # per tower; the largest known models have 64, and building a billion never ends
 
 
 class TransformersModel(Architecture):

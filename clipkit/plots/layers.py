@@ -206,4 +206,4 @@ def _legend_label(curve: LayerCurve, is_share: bool) -> str:
     assert points is not None
     best = int(np.argmax(points.values))
     of = f" of {curve.depth}" if is_share else ""
-    return f"{label}: best {100 * points.values[best]:.1f} % at layer {points.layers[best]}{of}"
+    return f"{label}: highest {100 * points.values[best]:.1f} % at layer {points.layers[best]}{of}"
