@@ -198,6 +198,13 @@ def test_only_what_is_needed_is_fetched(hub: Hub) -> None:
     assert_answers_without_a_network(answer)
 
 
+def test_no_weights_of_an_unknown_kind_are_fetched(hub: Hub) -> None:
+    config = b'{"model_type": "bert"}'
+    hub.trees["org/clip", "main"] = {"config.json": config, "model.safetensors": b"weights"}
+    assert "got model_type 'bert'" in find("org/clip")["message"]
+    assert set(hub.fetched) == {"config.json"}
+
+
 def test_a_model_as_transformers_5_saves_it_is_loaded(hub: Hub, tmp_path: Path) -> None:
     folder = transformers_5_form(tmp_path / "model")
     hub.trees["org/clip", "main"] = {path.name: path.read_bytes() for path in folder.iterdir()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from clipkit.errors import ClipkitError
 from clipkit.models.towers import CLS, MEAN, NO_TEXT, TowerName
 
 
@@ -137,6 +138,15 @@ POOLER_SETTINGS = {
 }
 # The image tower that takes images in their aspect ratios, as patches with a mask.
 NAFLEX = "siglip2_vision_model"
+
+
+def check_kind(name: str, model_type: object) -> None:
+    """Refuse a model of a kind that is not in the table."""
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
+        raise ClipkitError(
+            f"{name}: expected a model that clipkit reads, got model_type {model_type!r}",
+            f"clipkit reads {describe_kinds()}",
+        )
 
 
 def describe_kinds() -> str:

@@ -270,7 +270,8 @@ def brief(error: Exception) -> str:
 def _find_library(name: str, folder: Path, prefix: str) -> str:
     """Return the library that a folder's files are for; what config.json says wins.
 
-    Check that the library can safely read what it finds.
+    Check that the library can safely read what it finds, and that clipkit knows the kind of model
+    before its weights are fetched.
     """
     library = ""
     if prefix:
@@ -287,6 +288,10 @@ def _find_library(name: str, folder: Path, prefix: str) -> str:
     if not library:
         expected = OPEN_CLIP_CONFIG if prefix else f"config.json or {OPEN_CLIP_CONFIG}"
         raise ClipkitError(f"{name}: expected a model's {expected}, got none")
+    if library == "transformers":
+        from clipkit.models.families import check_kind
+
+        check_kind(name, _read_json(folder / "config.json").get("model_type"))
     return library
 
 

@@ -18,7 +18,6 @@ from clipkit.models.families import (
     POOLER_SETTINGS,
     PROJECTED,
     Family,
-    describe_kinds,
 )
 from clipkit.models.guards import single_line_errors
 from clipkit.models.hub import ModelFiles
@@ -67,18 +66,13 @@ class TransformersModel(Architecture):
     def read(cls, files: ModelFiles) -> TransformersModel:
         """Read config.json."""
         content = files.read_json("config.json")
-        model_type = content.get("model_type")
-        family = FAMILIES.get(str(model_type))
-        if family is None:
-            raise ClipkitError(
-                f"{files.name}: expected a model that clipkit reads, got model_type {model_type!r}",
-                f"clipkit reads {describe_kinds()}",
-            )
-        projected = PROJECTED.get(str(model_type))
+        model_type = content["model_type"]
+        family = FAMILIES[model_type]
+        projected = PROJECTED.get(model_type)
         if projected and content.get("architectures") == [projected.model]:
             family = projected
         with single_line_errors(f"config.json of {files.name}"):
-            _check_version(files, str(model_type), family)
+            _check_version(files, model_type, family)
             config = getattr(transformers, family.config).from_dict(content)
             model = cls(files, family, config)
             for tower in family.towers:
