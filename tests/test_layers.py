@@ -120,7 +120,9 @@ def test_the_final_norm_is_that_of_the_library(zoo: Path) -> None:
     prefix = PREFIX.get(zoo.name, 0)
     options: dict[str, Any] = {"tower": "image", "device": "cpu", "precision": "fp32"}
     if zoo.name == "radio":
-        with pytest.raises(UsageError, match="expected a model with a final norm, got none"):
+        with pytest.raises(
+            UsageError, match="expected a model that normalises all tokens at its end"
+        ):
             models.load(str(zoo), layers=[-1], norm=True, **options)
         return
     image = noise_images()[3]

@@ -508,6 +508,16 @@ def test_a_folder_of_two_forms_is_read_by_config_json_unless_asked(tmp_path: Pat
     np.testing.assert_array_equal(encoder.encode_images(pictures()[0]), images[:1])
 
 
+@pytest.mark.long
+def test_a_hybrid_whose_stem_is_run_once_is_built(tmp_path: Path) -> None:
+    config = trunk("vitamin_small_224", 224, "avg", "linear")
+    folder = tmp_path / "model"
+    folder.mkdir()
+    write_json(folder / "open_clip_config.json", model_cfg=config)
+    encoder = models.load(str(folder), tower="image", untrained=3, precision="fp32")
+    assert encoder.encode_images(pictures()[0]).shape == (1, config["embed_dim"])
+
+
 def test_counts_of_batches_may_be_missing(tmp_path: Path) -> None:
     folder = write_model(tmp_path / "mobileclip2", ZOO["mobileclip2"])
     image = pictures()[0]

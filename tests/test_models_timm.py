@@ -375,11 +375,12 @@ except ClipkitError as error:
 def test_a_missing_extra_is_one_line_with_the_command(tmp_path: Path) -> None:
     write_json(tmp_path / "config.json", architecture="resnet18")
     save_file({"a": torch.zeros(1)}, tmp_path / "model.safetensors")
-    done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_TIMM, tmp_path], capture_output=True, text=True, check=True
-    )
-    assert done.stderr == ""
-    assert done.stdout == (
-        f"{tmp_path}: expected the package timm, which its model needs, got none; "
-        "install it: pip install 'clipkit-vl[timm]'\n"
-    )
+    for name in (str(tmp_path), "timm:resnet18"):
+        done = subprocess.run(
+            [sys.executable, "-c", WITHOUT_TIMM, name], capture_output=True, text=True, check=True
+        )
+        assert done.stderr == ""
+        assert done.stdout == (
+            f"{name}: expected the package timm, which its model needs, got none; "
+            "install it: pip install 'clipkit-vl[timm]'\n"
+        )

@@ -91,7 +91,7 @@ def _describe(name: str, is_json: bool) -> list[Row]:
         return [description] if is_json else [*abridge(description)]
     from clipkit import models
 
-    with console.progress("reading the weights"):
+    with console.progress("reading the model"):
         sizes = models.describe_model(name)
     if is_json:
         return [sizes]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import importlib.util
 import math
 from abc import ABC, abstractmethod
 from concurrent.futures import ThreadPoolExecutor
@@ -13,9 +12,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 
-from clipkit.errors import ClipkitError, UsageError
+from clipkit.errors import UsageError
 from clipkit.models.guards import single_line_errors
-from clipkit.models.hub import ModelFiles, combine_digests
+from clipkit.models.hub import ModelFiles, check_installed, combine_digests
 from clipkit.models.towers import NO_TEXT, Stack, Tower, TowerName
 from clipkit.models.weights import (
     Shape,
@@ -30,12 +29,11 @@ if TYPE_CHECKING:
     from clipkit.models.preprocessing import Preprocessor
     from clipkit.models.tokenizer import TextTokenizer
 
-# By the library that a model's files belong to: the module of its adapter, and the extra of clipkit
-# that installs the library.
+# The module of the adapter of each library that a model's files may belong to.
 ADAPTERS = {
-    "transformers": ("transformers_models", ""),
-    "open_clip": ("open_clip_models", "openclip"),
-    "timm": ("timm_models", "timm"),
+    "transformers": "transformers_models",
+    "open_clip": "open_clip_models",
+    "timm": "timm_models",
 }
 
 
@@ -208,14 +206,9 @@ def read_architecture(files: ModelFiles) -> Architecture:
     ClipkitError
         If the library is not installed, or the configuration is not one that it can use.
     """
-    module, extra = ADAPTERS[files.library]
-    if importlib.util.find_spec(files.library) is None:
-        raise ClipkitError(
-            f"{files.name}: expected the package {files.library}, which its model needs, got none",
-            f"install it: pip install 'clipkit-vl[{extra}]'",
-        )
+    check_installed(files.name, files.library)
     with single_line_errors(f"the library {files.library}"):
-        adapter: Any = importlib.import_module(f"clipkit.models.{module}")
+        adapter: Any = importlib.import_module(f"clipkit.models.{ADAPTERS[files.library]}")
     architecture: Architecture = adapter.ADAPTER.read(files)
     return architecture
 

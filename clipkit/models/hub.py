@@ -48,6 +48,7 @@ CONFIG_PATTERNS = ["*.json", "*.txt", "*.model"]
 OPEN_CLIP_CONFIG = "open_clip_config.json"
 # The name of the weights of each library, in safetensors form.
 WEIGHTS = {"transformers": "model", "open_clip": "open_clip_model", "timm": "model"}
+EXTRAS = {"open_clip": "openclip", "timm": "timm"}  # of clipkit, which install a library
 PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".ckpt"}
 FILE_ENDINGS = (*KNOWN_ENDINGS, *PICKLE_SUFFIXES, ".safetensors")  # no repository ends so
 # The files beside the weights that decide an embedding: settings and vocabularies.
@@ -219,29 +220,38 @@ def fetch_config(files: ModelFiles, name: str) -> Path:
 def _timm_repository(name: str) -> str:
     """Return the repository of a model of timm: of its default weights if a name has no tag.
 
-    If timm is not installed, reading the architecture says so.
-
     Raises
     ------
     UsageError
         If timm knows no such weights. The hint has the nearest names.
+    ClipkitError
+        If timm is not installed, or the weights are in another repository.
     """
-    if importlib.util.find_spec("timm") is not None:
-        from clipkit.models.guards import import_library
+    check_installed(f"timm:{name}", "timm")
+    from clipkit.models.guards import import_library
 
-        timm = import_library("timm")
-        known = timm.list_pretrained()
-        if "." not in name and timm.is_model(name):
-            name = f"{name}.{timm.get_pretrained_cfg(name).tag}"
-        if name not in known:
-            raise unknown("model of timm", name, known)
-        repository = timm.get_pretrained_cfg(name).hf_hub_id
-        if repository not in ("timm/", f"timm/{name}"):
-            raise ClipkitError(
-                f"timm:{name}: expected weights in timm/{name}, got {repository or 'none'}",
-                "name their repository itself, if there is one",
-            )
+    timm = import_library("timm")
+    known = timm.list_pretrained()
+    if "." not in name and timm.is_model(name):
+        name = f"{name}.{timm.get_pretrained_cfg(name).tag}"
+    if name not in known:
+        raise unknown("model of timm", name, known)
+    repository = timm.get_pretrained_cfg(name).hf_hub_id
+    if repository not in ("timm/", f"timm/{name}"):
+        raise ClipkitError(
+            f"timm:{name}: expected weights in timm/{name}, got {repository or 'none'}",
+            "name their repository itself, if there is one",
+        )
     return f"timm/{name}"
+
+
+def check_installed(name: str, library: str) -> None:
+    """Say how to install the library of a model, unless it is there."""
+    if importlib.util.find_spec(library) is None:
+        raise ClipkitError(
+            f"{name}: expected the package {library}, which its model needs, got none",
+            f"install it: pip install 'clipkit-vl[{EXTRAS[library]}]'",
+        )
 
 
 def brief(error: Exception) -> str:

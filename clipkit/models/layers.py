@@ -141,7 +141,10 @@ def choose_layers(
     """
     numbers = resolve(layers, len(stack.layers))
     if norm and stack.norm is None:
-        raise UsageError("expected a model with a final norm, got none", "leave --norm out")
+        raise UsageError(
+            "expected a model that normalises all tokens at its end, got another",
+            "leave --norm out",
+        )
     if tower == "text":
         if pool is not None:
             raise UsageError(
