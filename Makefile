@@ -55,8 +55,6 @@ docs: $(INSTALLED)  ## Run the examples of README.md and docs/ again and record 
 	$(BIN)/python docs/examples.py
 
 site: $(INSTALLED)  ## Build README.md and docs/ as a site in build/site/html
-	$(BIN)/python -c 'import zensical' 2>/dev/null || \
-	  $(BIN)/pip install --quiet --editable '.[site]'
 	$(BIN)/python docs/website.py
 
 bench: $(INSTALLED)  ## Time clipkit and the code that it replaces (BENCH="--only probes" ...)
