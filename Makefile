@@ -13,7 +13,7 @@ DEMO := results/demo/tiny-shapes
 # Two processes share the tests. Each begins with one half and helps the other at the end.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 
-.PHONY: help install demo test test-quick lint format docs bench fuzz tiny clean
+.PHONY: help install demo test test-quick lint format docs site bench fuzz tiny clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets
@@ -53,6 +53,9 @@ format: $(INSTALLED)  ## Fix style and formatting
 
 docs: $(INSTALLED)  ## Run the examples of README.md and docs/ again and record their output
 	$(BIN)/python docs/examples.py
+
+site: $(INSTALLED)  ## Build README.md and docs/ as a site in build/site/html
+	$(BIN)/python docs/website.py
 
 bench: $(INSTALLED)  ## Time clipkit and the code that it replaces (BENCH="--only probes" ...)
 	$(BIN)/python tests/bench/bench.py $(BENCH)

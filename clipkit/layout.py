@@ -5,6 +5,7 @@ Rich breaks words where a table is too wide, and takes seconds for ten thousand 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -37,9 +38,11 @@ class Column(NamedTuple):
     def least_width(self) -> int:
         """Width of the longest word of a header, and of a cell or the words of a long one."""
         words = self.title.split()
-        is_short = self.is_numeric or max(map(text_width, self.cells)) <= LONG_TEXT
-        for cell in self.cells:
-            words += [cell] if is_short else cell.split()
+        if self.is_numeric or max(map(text_width, self.cells)) <= LONG_TEXT:
+            words += self.cells
+        else:
+            for cell in self.cells:
+                words += cell.split()
         return max(map(text_width, words), default=0)
 
 
@@ -127,14 +130,19 @@ def _lines(row: Sequence[str], columns: Sequence[Column], widths: Sequence[int])
         fits = text_width(cell) <= cell_width
         wrapped.append([cell] if fits else wrap(cell, cell_width))
     lines = []
-    for number in range(max(map(len, wrapped))):
+    for texts in itertools.zip_longest(*wrapped, fillvalue=""):
         cells = []
-        for parts, column, cell_width in zip(wrapped, columns, widths, strict=True):
-            cell = parts[number] if number < len(parts) else ""
-            space = " " * (cell_width - text_width(cell))
-            cells.append(space + cell if column.is_numeric else cell + space)
-        lines.append((" " * MARGIN + (" " * GAP).join(cells)).rstrip())
+        for text, column, cell_width in zip(texts, columns, widths, strict=True):
+            cells.append(_padded(text, cell_width, to_the_right=column.is_numeric))
+        line = " " * MARGIN + (" " * GAP).join(cells)
+        lines.append(line.rstrip())
     return lines
+
+
+def _padded(text: str, width: int, to_the_right: bool = False) -> str:
+    """Fill a text with spaces to a width, in cells of a terminal."""
+    space = " " * (width - text_width(text))
+    return space + text if to_the_right else text + space
 
 
 def _caption(columns: Sequence[Column], width: int) -> str:
@@ -182,18 +190,18 @@ def _parts(columns: Sequence[Column], width: int) -> list[list[Column]]:
 def _records(columns: Sequence[Column], identifying: Sequence[Column], width: int) -> str:
     """Show each row as a heading, if anything tells it apart, with a line for each other cell."""
     others = [column for column in columns if column not in identifying]
-    titles = [column.title for column in others]
-    title_width = max(map(text_width, titles))
-    indent = " " * (MARGIN if not identifying else 2 * MARGIN)
+    title_width = max(text_width(column.title) for column in others)
+    indent = " " * (2 * MARGIN if identifying else MARGIN)
     lines = []
     for row in range(len(columns[0].cells)):
         if identifying:
             heading = ", ".join(column.cells[row] for column in identifying)
             lines += [" " * MARGIN + line for line in wrap(heading, width - MARGIN)]
-        for column, title in zip(others, titles, strict=True):
-            first = "" if len(others) == 1 else title + " " * (title_width - text_width(title) + 2)
-            room = width - len(indent) - text_width(first)
-            texts = wrap(column.cells[row], room)
-            lines.append(f"{indent}{first}{texts[0]}")
-            lines += [f"{indent}{' ' * text_width(first)}{text}" for text in texts[1:]]
+        for column in others:
+            start = indent
+            if len(others) > 1:
+                start += _padded(column.title, title_width + 2)
+            for text in wrap(column.cells[row], width - text_width(start)):
+                lines.append(start + text)
+                start = " " * text_width(start)
     return "".join(f"{line}\n" for line in lines)

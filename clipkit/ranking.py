@@ -127,15 +127,14 @@ def _labels(split: Split, names: _ClassNames) -> list[Any]:
 
 def _ranks(ranking: Ranking, row: int, names: _ClassNames, top: int) -> Iterator[dict[str, Any]]:
     """Yield the columns of each rank of an image."""
-    classes, scores = ranking.classes[row].tolist(), ranking.scores[row].tolist()
-    if top == 1:
-        yield {
-            "prediction": names[classes[0]],
-            "score": scores[0],
-            "runner_up": names[classes[1]] if len(classes) > 1 else None,
-            "runner_up_score": scores[1] if len(classes) > 1 else None,
-        }
+    classes = [names[number] for number in ranking.classes[row].tolist()]
+    scores = ranking.scores[row].tolist()
+    if top > 1:
+        for place, (name, score) in enumerate(zip(classes[:top], scores[:top], strict=True), 1):
+            yield {"rank": place, "prediction": name, "score": score}
         return
-    pairs = zip(classes[:top], scores[:top], strict=True)
-    for number, (best, score) in enumerate(pairs, 1):
-        yield {"rank": number, "prediction": names[best], "score": score}
+    columns = {"prediction": classes[0], "score": scores[0]}
+    columns |= {"runner_up": None, "runner_up_score": None}
+    if len(classes) > 1:
+        columns |= {"runner_up": classes[1], "runner_up_score": scores[1]}
+    yield columns

@@ -200,10 +200,12 @@ def _csv(names: list[str], rows: list[list[Any]], header: bool) -> str:
 
 
 def _cells(row: list[Any]) -> list[str]:
-    return ["" if value is None else _cell(value) for value in row]
+    return [_cell(value) for value in row]
 
 
 def _cell(value: Any) -> str:
+    if value is None:
+        return ""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):
@@ -213,14 +215,14 @@ def _cell(value: Any) -> str:
 
 def _table(names: list[str], rows: list[list[Any]], header: bool) -> str:
     columns = []
-    for name, values in zip(names, zip(*rows, strict=True), strict=False):
-        if any(value is not None for value in values):  # else it only takes room
-            is_numeric = all(isinstance(value, int | float | tuple | None) for value in values)
-            cells = [_table_cell(name, value) for value in values]
-            columns.append(Column(name, _unit(name), cells, is_numeric))
-    if not columns:
-        return "\n"
-    return render(columns, _width(), header)
+    for number, name in enumerate(names):
+        values = [row[number] for row in rows]
+        if all(value is None for value in values):
+            continue  # it would only take room
+        is_numeric = all(isinstance(value, int | float | tuple | None) for value in values)
+        cells = [_table_cell(name, value) for value in values]
+        columns.append(Column(name, _unit(name), cells, is_numeric))
+    return render(columns, _width(), header) if columns else "\n"
 
 
 def _join_intervals(names: list[str], rows: list[list[Any]]) -> tuple[list[str], list[list[Any]]]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +14,9 @@ from clipkit.commands import _completion as completion
 from clipkit.commands._options import Force, option
 from clipkit.errors import UsageError, unknown
 from clipkit.files import FEATURE_ENDINGS
+
+if TYPE_CHECKING:
+    from clipkit.features import FeatureFile
 
 
 def convert(
@@ -60,6 +64,17 @@ def convert(
         bool,
         typer.Option("--table", help="Export the runs of a result instead of its predictions."),
     ] = False,
+    thumbnails: Annotated[
+        list[str],
+        option(
+            "DATASET",
+            "Export to .parquet: add small copies of the images of this data set; repeatable.",
+            autocompletion=completion.datasets,
+        ),
+    ] = [],  # noqa: B006
+    root: Annotated[
+        str | None, option("FOLDER", "Folder that holds the data set of --thumbnails.")
+    ] = None,
     force: Force = False,
 ) -> None:
     """Import features from other tools, or export features and predictions.
@@ -70,7 +85,8 @@ def convert(
     label, class_name and feature. A .parquet of prompts has text, class_index and feature. An .npy
     is one matrix. Labels, ids and class_index may be missing. Predictions that zeroshot, probe or
     cluster saved with -o become a .csv or .parquet with one row per image and run. With --table,
-    the runs themselves do, with the columns of their report.
+    the runs themselves do, with the columns of their report. With --thumbnails, a .parquet of
+    images has a column image too, as Embedding Atlas and Hugging Face have it.
 
     Example: clipkit convert img.h5 img.npz; clipkit convert theirs.npz img.h5 --model ViT-B/32
     """
@@ -78,6 +94,8 @@ def convert(
     from clipkit.features import formats
 
     files.check_output(output, force=force, inputs=[source, labels, prompts])
+    if root is not None and not thumbnails:
+        raise UsageError("--root is for --thumbnails, which is not given")
     is_export = _ending(source, formats.READABLE) in FEATURE_ENDINGS
     if is_export == (_ending(output, formats.WRITABLE) in FEATURE_ENDINGS):
         raise UsageError(
@@ -85,16 +103,18 @@ def convert(
             "convert in two steps, through a feature file",
         )
     if is_export:
-        for name, value in {"model": model, "labels": labels, "prompts": prompts}.items():
-            if value is not None:
-                raise UsageError(f"--{name} is for imports, but {source} is a feature file")
+        of_imports = {"model": model, "labels": labels, "prompts": prompts}
+        _refuse(of_imports, f"is for imports, but {source} is a feature file")
         with features.open_file(source) as file:
             if table:
                 file, split = formats.only_runs(file, split), None
-            formats.export_file(output, file, split=split, force=force)
+            images = _read_thumbnails(file, thumbnails, root, split)
+            formats.export_file(output, file, split=split, thumbnails=images, force=force)
+        if thumbnails:
+            console.note(f"{output} has {Path(output).stat().st_size / 1e6:,.1f} MB")
         return
-    if table:
-        raise UsageError(f"--table is for exports, but {source} is no feature file")
+    of_exports = {"table": table, "thumbnails": thumbnails}
+    _refuse(of_exports, f"is for exports, but {source} is no feature file")
     if model is not None:
         model = models.ALIASES.get(model, model.removeprefix("hf-hub:"))
     texts, texts_digest = _read_prompts(prompts)
@@ -108,6 +128,24 @@ def convert(
             texts_digest=texts_digest,
         )
         features.write(output, formats.report_rows(file, report), force=force)
+
+
+def _refuse(options: Mapping[str, object], reason: str) -> None:
+    """Refuse options that are given."""
+    for name, value in options.items():
+        if value not in (None, False, []):
+            raise UsageError(f"--{name} {reason}")
+
+
+def _read_thumbnails(
+    file: FeatureFile, dataset: list[str], root: str | None, split: str | None
+) -> dict[str, Iterator[bytes]] | None:
+    """Return the thumbnails of each split, or None if no data set is given."""
+    if not dataset:
+        return None
+    from clipkit import thumbnails
+
+    return thumbnails.read_thumbnails(file, dataset, root=root, split=split)
 
 
 def _read_prompts(source: str | None) -> tuple[list[str] | None, str | None]:

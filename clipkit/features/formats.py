@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import functools
 import hashlib
 import json
 import math
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -122,7 +123,12 @@ def _read_labels(source: str) -> tuple[list[Any], str]:
 
 
 def export_file(
-    output: str | Path, file: FeatureFile, *, split: str | None = None, force: bool = False
+    output: str | Path,
+    file: FeatureFile,
+    *,
+    split: str | None = None,
+    thumbnails: Mapping[str, Iterator[bytes]] | None = None,
+    force: bool = False,
 ) -> None:
     """Write a feature file for other tools.
 
@@ -133,6 +139,8 @@ def export_file(
     file : FeatureFile
     split : str, optional
         Export this split only.
+    thumbnails : mapping of str to iterator of bytes, optional
+        For each split, an encoded image for each row: the column `image` of a .parquet.
     force : bool
         Replace an existing file.
 
@@ -144,13 +152,15 @@ def export_file(
     WriteError
         If the file system refuses the data.
     """
-    writers = {
+    writers: dict[str, Callable[[Path, FeatureFile], None]] = {
         ".npz": _write_npz,
         ".npy": _write_npy,
-        ".parquet": _write_parquet,
+        ".parquet": functools.partial(_write_parquet, thumbnails=thumbnails),
         ".csv": _write_csv,
     }
     ending = Path(output).suffix.lower()
+    if thumbnails is not None and ending != ".parquet":
+        raise UsageError(f"thumbnails: expected a .parquet file, got {output}")
     if file.is_result and ending == ".npz":
         console.note(f"{output}: convert does not import results; keep {file.display_name}")
     with (
@@ -471,7 +481,9 @@ def _write_npy(path: Path, file: FeatureFile) -> None:
         npz.write_array(stream, *matrices.values())
 
 
-def _write_parquet(path: Path, file: FeatureFile) -> None:
+def _write_parquet(
+    path: Path, file: FeatureFile, thumbnails: Mapping[str, Iterator[bytes]] | None = None
+) -> None:
     if file.is_result:
         _parquet().write_table(path, _result_columns(file), _result_frames(file))
         return
@@ -479,7 +491,7 @@ def _write_parquet(path: Path, file: FeatureFile) -> None:
     if file.kind == "logits":
         arrays["texts"] = file.texts
         arrays["class_index"] = np.asarray(file.class_index).tolist()
-    _parquet().write_features(path, file, _metadata(file, **arrays))
+    _parquet().write_features(path, file, _metadata(file, **arrays), thumbnails)
 
 
 def _metadata(file: FeatureFile, **arrays: Any) -> str:

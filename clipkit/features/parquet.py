@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pyarrow.parquet as pq
 
 from clipkit.errors import ClipkitError
 from clipkit.features.describe import abridged
-from clipkit.features.model import FeatureFile, Float32, as_float32
+from clipkit.features.model import BlockMatrix, FeatureFile, Float32, as_float32
 from clipkit.features.npz import MATRICES, OTHERS
 from clipkit.features.validation import MAX_CLASSES, MAX_NAMES
 
@@ -23,6 +24,9 @@ ARROW_TYPES = {str: pa.string(), bool: pa.bool_(), int: pa.int64(), float: pa.fl
 LISTS = (pa.ListType, pa.LargeListType, pa.FixedSizeListType)
 TEXT_TYPES = {"string", "large_string", "string_view", "binary", "large_binary", "binary_view"}
 COLUMNS_OF_IMAGES = {"split": str, "id": str, "label": int, "class_name": str}
+IMAGE = "image"  # the column of thumbnails, in the form of Hugging Face `datasets`
+IMAGE_TYPE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+IMAGE_ROWS = 1024  # whose thumbnails are in memory together
 COLUMNS_OF_TEXTS = {"text": str, "class_index": int, "class_name": str}
 
 
@@ -64,6 +68,7 @@ def read_table(path: Path, name: str, *, with_features: bool = True) -> dict[str
             features = _features(lists, f"{name}: {feature}")
     arrays: dict[str, Any] = dict.fromkeys(set(schema.names) - known.keys() - {feature})
     if metadata is not None:
+        arrays.pop(IMAGE, None)  # the thumbnails of an export, which no feature file holds
         arrays[METADATA] = metadata.decode("utf-8", "replace")
     if "text" in columns:
         arrays["texts"] = columns["text"]
@@ -198,25 +203,54 @@ def _class_names(labels: list[Any], names: list[Any], file: str) -> dict[str, li
     return {"class_names": [known.get(label, str(label)) for label in range(max(known) + 1)]}
 
 
-def write_features(path: Path, file: FeatureFile, metadata: str) -> None:
-    """Write the features of a file with the other columns, and the metadata as text."""
+def write_features(
+    path: Path,
+    file: FeatureFile,
+    metadata: str,
+    thumbnails: Mapping[str, Iterator[bytes]] | None = None,
+) -> None:
+    """Write the features of a file with the other columns, and the metadata as text.
+
+    Thumbnails, for each split one per row, become structs of `bytes` and `path`, which is the id.
+    """
     columns = _schema(COLUMNS_OF_TEXTS if file.kind == "texts" else COLUMNS_OF_IMAGES)
     matrices = file.matrices()
     width = next(iter(matrices.values())).shape[1]
     feature = pa.field("feature", pa.list_(pa.float32(), width))
-    schema = columns.append(feature).with_metadata({METADATA: metadata})
+    schema = columns.append(feature)
+    if thumbnails is not None:
+        schema = schema.append(pa.field(IMAGE, IMAGE_TYPE))
+    schema = schema.with_metadata({METADATA: metadata})
     with pq.ParquetWriter(
         path, schema, use_dictionary=["split", "class_name"], write_page_checksum=True
     ) as writer:
         for name, matrix in matrices.items():
-            others = pa.table(_row_columns(file, name.rpartition("/")[0]), columns)
+            split = name.rpartition("/")[0]
+            others = pa.table(_row_columns(file, split), columns)
             start = 0
-            for block in matrix.iter_blocks():
+            for block in _blocks(matrix, None if thumbnails is None else IMAGE_ROWS):
                 numbers = pa.array(np.ascontiguousarray(block).reshape(-1))
                 lists = pa.FixedSizeListArray.from_arrays(numbers, width)
                 rows = others.slice(start, len(block)).append_column(feature, lists)
+                if thumbnails is not None:
+                    encoded = itertools.islice(thumbnails[split], len(block))
+                    rows = rows.append_column(IMAGE, _image_column(encoded, rows["id"]))
                 writer.write_table(rows.replace_schema_metadata(schema.metadata))
                 start += len(block)
+
+
+def _blocks(matrix: BlockMatrix, most: int | None) -> Iterator[Float32]:
+    """Yield the blocks (B, D) of a matrix, cut into pieces of at most so many rows."""
+    for block in matrix.iter_blocks():
+        step = most or len(block)
+        for start in range(0, len(block), step):
+            yield block[start : start + step]
+
+
+def _image_column(encoded: Iterable[bytes], ids: pa.ChunkedArray) -> pa.Array:
+    return pa.StructArray.from_arrays(
+        [pa.array(encoded, pa.binary()), ids.combine_chunks()], fields=list(IMAGE_TYPE)
+    )
 
 
 def _row_columns(file: FeatureFile, split_name: str) -> dict[str, list[Any]]:

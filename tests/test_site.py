@@ -1,0 +1,93 @@
+"""make site: all pages are in it, every link leads somewhere, and nothing comes from elsewhere."""
+
+from __future__ import annotations
+
+import re
+import sys
+import tomllib
+import urllib.parse
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "docs"))
+import website  # noqa: E402
+
+LOADED = {"script", "img", "link", "iframe", "source", "video", "audio", "object", "embed"}
+
+
+class Page(HTMLParser):
+    """The ids of a page, the addresses that it links to, and those that it loads."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.ids: set[str] = {""}
+        self.linked: list[str] = []
+        self.loaded: list[str] = []
+        self.feed(path.read_text())
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        values: dict[str, Any] = dict(attributes)
+        self.ids.add(values.get("id") or "")
+        addresses = self.loaded if tag in LOADED else self.linked
+        addresses += [values[name] for name in ("href", "src", "data") if values.get(name)]
+
+
+def test_the_navigation_names_every_page() -> None:
+    config = tomllib.loads((ROOT / "docs" / "zensical.toml").read_text())
+    named = [ROOT / page for entry in config["project"]["nav"] for page in entry.values()]
+    assert sorted(named) == sorted(website.PAGES)
+
+
+def test_only_links_to_pages_stay_links() -> None:
+    readme = website.page_text(ROOT / "README.md")
+    assert "[docs/api.md](docs/api.md)" in readme
+    assert "](tests/test_thesis.py)" not in readme
+    assert "tests/test_thesis.py" in readme
+    for page in website.PAGES:
+        assert not re.search(r"^<!--.*-->\n\S", website.page_text(page), re.MULTILINE)
+
+
+@pytest.mark.long
+def test_the_site_is_whole_and_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
+    pytest.importorskip("zensical", reason="zensical is not installed: pip install '.[site]'")
+    first = website.build(tmp_path)
+    pages = {path: Page(path) for path in first.parent.rglob("*.html") if path.name != "404.html"}
+    assert len(pages) == len(website.PAGES)
+    for path, page in pages.items():
+        for address in page.loaded:
+            assert not urllib.parse.urlsplit(address).netloc, f"{path}: {address}"
+        for address in page.linked + page.loaded:
+            url = urllib.parse.urlsplit(address)
+            if url.scheme or url.netloc:
+                continue
+            target = (path.parent / urllib.parse.unquote(url.path)).resolve() if url.path else path
+            assert target.exists(), f"{path}: {address}"
+            if target in pages:
+                assert url.fragment in pages[target].ids, f"{path}: {address}"
+    commands = (first.parent / "docs" / "commands.html").read_text()
+    source = (ROOT / "docs" / "commands.md").read_text()
+    assert commands.count("<table>") == len(
+        re.findall(r"^\|[-:| ]*-[-:| ]*\|$", source, re.MULTILINE)
+    )
+    for style in first.parent.rglob("*.css"):
+        assert not re.search(r"url\([\"']?(https?:)?//|@import", style.read_text()), style
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("link", ["[a](nowhere.md)", "[a](commands.md#nowhere)"])
+def test_a_broken_link_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, link: str
+) -> None:
+    pytest.importorskip("zensical", reason="zensical is not installed: pip install '.[site]'")
+    text_of = website.page_text
+
+    def spoiled(page: Path) -> str:
+        return text_of(page) + f"\n{link}\n" * (page.name == "scale.md")
+
+    monkeypatch.setattr(website, "page_text", spoiled)
+    with pytest.raises(website.subprocess.CalledProcessError):
+        website.build(tmp_path)
