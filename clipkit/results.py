@@ -253,6 +253,13 @@ def labels_of(file: FeatureFile, split: str) -> Int64:
     return labels
 
 
+def chance(labels: Int64 | None) -> float:
+    """Return the share of the most frequent class among labels (N,); NaN without labels."""
+    if labels is None or not len(labels):
+        return math.nan
+    return float(np.bincount(labels).max() / len(labels))
+
+
 def class_count(file: FeatureFile, largest: int) -> int:
     """Return C; without class names, the classes are the numbers up to the largest."""
     return len(file.class_names) if file.class_names else int(largest) + 1

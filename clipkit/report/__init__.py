@@ -13,14 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from clipkit import console
-from clipkit.report import chapters, thesis
+from clipkit.report import chapters, summary, thesis
+from clipkit.report.blocks import Block, Page, Picture, Table
 from clipkit.report.folder import ResultsFolder
-from clipkit.report.formatting import escape, table, wrap
+from clipkit.report.formatting import as_markdown, escape
 from clipkit.version import __version__
 
-__all__ = ["markdown"]
+__all__ = ["Page", "as_markdown", "markdown", "of_folder"]
 
 LIBRARIES = ("numpy", "scikit-learn", "torch", "transformers")
+LEAD = "attributes.png"
 LEFT_OUT = "These results are left out:"
 NOTES = (
     "Accuracies are those of the test split. If all images are in one split, probes are fitted on "
@@ -38,7 +40,12 @@ NOTES = (
 
 
 def markdown(folder: Path, untrained: Sequence[Path] = ()) -> str:
-    """Report a results folder as a Markdown page.
+    """Report a results folder as a Markdown page; see `of_folder`."""
+    return as_markdown(of_folder(folder, untrained))
+
+
+def of_folder(folder: Path, untrained: Sequence[Path] = ()) -> Page:
+    """Report a results folder.
 
     Parameters
     ----------
@@ -55,14 +62,21 @@ def markdown(folder: Path, untrained: Sequence[Path] = ()) -> str:
     results = ResultsFolder(folder)
     controls = [ResultsFolder(path) for path in untrained]
     comparison = chapters.Comparison(results, controls, thesis.figures(results.embedding))
-    title = f"# {_model_name(results)} on {escape(results.embedding['dataset']['name'])}"
-    blocks = [title, _provenance(results, controls), NOTES]
+    title = f"{_model_name(results)} on {escape(results.embedding['dataset']['name'])}"
+    blocks: list[Block] = [_provenance(results, controls), NOTES]
     for chapter in chapters.CHAPTERS:
         blocks += chapter(comparison)
     left_out = [reason for shown in (results, *controls) for reason in _left_out(shown)]
     if left_out:
-        blocks.insert(3, "\n".join([LEFT_OUT, "", *(f"- {escape(reason)}" for reason in left_out)]))
-    return "\n\n".join(map(wrap, blocks)) + "\n"
+        blocks.insert(2, "\n".join([LEFT_OUT, "", *(f"- {escape(reason)}" for reason in left_out)]))
+    sources = (source for block in blocks if isinstance(block, Table) for source in block.sources)
+    return Page(
+        title,
+        blocks,
+        summary=summary.of_folder(comparison, title),
+        lead=next((p for p in blocks if isinstance(p, Picture) and p.path.name == LEAD), None),
+        origins={name: results.origin(name, controls) for name in dict.fromkeys(sources) if name},
+    )
 
 
 def _left_out(results: ResultsFolder) -> list[str]:
@@ -82,7 +96,7 @@ def _model_name(results: ResultsFolder) -> str:
     return name
 
 
-def _provenance(results: ResultsFolder, controls: Sequence[ResultsFolder]) -> str:
+def _provenance(results: ResultsFolder, controls: Sequence[ResultsFolder]) -> Table:
     """Return the table of what ran."""
     embedding = results.embedding
     model = embedding["model"]
@@ -99,7 +113,7 @@ def _provenance(results: ResultsFolder, controls: Sequence[ResultsFolder]) -> st
     versions += [f"{name} {metadata.version(name)}" for name in LIBRARIES]
     rows.append(["embedded by", f"clipkit {escape(embedding['clipkit'])}"])
     rows.append(["reported by", ", ".join(versions)])
-    return table(["what ran", ""], rows, text_columns=2)
+    return Table(["what ran", ""], rows, text_columns=2)
 
 
 def _weights(model: dict[str, Any]) -> str:

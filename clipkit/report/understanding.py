@@ -11,11 +11,12 @@ from clipkit import comparison
 from clipkit.attributes import for_people
 from clipkit.errors import ClipkitError
 from clipkit.layer_curves import layer_curves
+from clipkit.report.blocks import Bar, Block, Cell, Number, Table
 from clipkit.report.claims import Run
 from clipkit.report.folder import ResultsFolder
-from clipkit.report.formatting import escape, table
+from clipkit.report.formatting import escape
 
-Blocks = list[str]
+Blocks = list[Block]
 
 ATTRIBUTES = (
     "attribute values rows chance zeroshot names random probe control reach reach_low reach_high"
@@ -43,19 +44,33 @@ def attributes(results: ResultsFolder) -> Blocks:
         return []
     shown = for_people(rows)
     header = [name.removesuffix(" %") for name in shown[0]]
-    cells = [[escape("" if cell is None else cell) for cell in row.values()] for row in shown]
-    return [table(header, cells)]
+    cells = [
+        [_attribute_cell(row, name, "" if cell is None else cell) for name, cell in of_row.items()]
+        for row, of_row in zip(rows, shown, strict=True)
+    ]
+    return [Table(header, cells, sources=["img.attributes"] * len(cells))]
+
+
+def _attribute_cell(row: Run, title: str, cell: object) -> Cell:
+    """Return a cell with the bar of its recall, if the column holds a recall."""
+    text, name = escape(cell), title.removesuffix(" %")
+    if name == title or name in ("chance", "control") or not text:
+        return text
+    low, high = (row.get(f"{name}_{end}", math.nan) for end in ("low", "high"))
+    return Number(text, Bar(row[name], low, high, row["chance"], row["control"]))
 
 
 def variance(results: ResultsFolder) -> Blocks:
     """Return the table of the shares of variance."""
     rows = results.table("img.variance", VARIANCE)
     header = ["attribute", "share", "unique", "null", "share in the control"]
-    cells = []
+    cells: list[list[Cell]] = []
     for row in rows:
-        numbers = [_percent(row[name]) for name in ("share", "unique", "null95")]
-        cells.append([escape(row["attribute"]), *numbers, _with_range(row)])
-    return [table(header, cells)] if rows else []
+        unique, null = (_percent(row[name]) for name in ("unique", "null95"))
+        bar = Bar(row["share"], chance=row["null95"], control=row["control_share"])
+        share = Number(_percent(row["share"]), bar)
+        cells.append([escape(row["attribute"]), share, unique, null, _with_range(row)])
+    return [Table(header, cells, sources=["img.variance"] * len(cells))] if rows else []
 
 
 def _percent(value: float) -> str:
@@ -103,10 +118,13 @@ def paired_differences(
         f"only {base_label}",
         "p",
     ]
-    cells = []
+    cells: list[list[Cell]] = []
+    furthest = max(abs(row[end]) for row in rows for end in ("low", "high"))
     for (label, _, _), row in zip(paired, rows, strict=True):
-        low, high = -100 * row["high"], -100 * row["low"]
-        difference = f"{-100 * row['difference']:+.2f} ({low:+.2f} to {high:+.2f})"
+        low, high = -row["high"], -row["low"]
+        text = f"{-100 * row['difference']:+.2f} ({100 * low:+.2f} to {100 * high:+.2f})"
+        span = (-furthest, furthest)
+        difference = Number(text, Bar(-row["difference"], low, high, 0.0, span=span))
         p = row.get("p_holm", row["p"])
         cells.append([label, difference, f"{row['only_b']}", f"{row['only_a']}", f"{p:.2g}"])
     correction = ", corrected for all rows by Holm's method" if len(rows) > 1 else ""
@@ -116,12 +134,12 @@ def paired_differences(
         f"gets right, and McNemar's exact p{correction}. The interval covers another draw of test "
         "images, but not another draw of training images."
     )
-    return [text, table(header, cells)]
+    return [text, Table(header, cells, sources=[name for _, name, _ in paired])]
 
 
 def calibration(folders: Mapping[str, ResultsFolder]) -> Blocks:
     """Return the table of temperatures of the softmax over the classes."""
-    cells = []
+    cells, sources = [], []
     for suffix, results in folders.items():
         for row in results.table("classes.logits.calibrate", CALIBRATION):
             name = f"τ {row['temperature']:.4g}"
@@ -130,6 +148,7 @@ def calibration(folders: Mapping[str, ResultsFolder]) -> Blocks:
             numbers = [f"{row['information']:.3f}"]
             numbers += [_percent(row[column]) for column in ("ece", "ece_null", "ece_null95")]
             cells.append([name + suffix, *numbers])
+            sources.append("" if suffix else "classes.logits.calibrate")
     if not cells:
         return []
     text = (
@@ -140,7 +159,7 @@ def calibration(folders: Mapping[str, ResultsFolder]) -> Blocks:
         "95 % interval."
     )
     header = ["softmax", "information (nats)", "ECE (%)", "calibrated", "95 %"]
-    return [text, table(header, cells)]
+    return [text, Table(header, cells, sources=sources)]
 
 
 def _interval(low: float, high: float) -> str:
@@ -171,7 +190,7 @@ def shots(folders: Mapping[str, ResultsFolder]) -> Blocks:
         "Logistic regression is fitted on the embeddings of a few images per class. The table has "
         "the mean over the draws, with the lowest and the highest."
     )
-    return [text, table(header, cells)]
+    return [text, Table(header, cells, sources=["img.shots"] * len(cells))]
 
 
 def _mean_and_range(values: Sequence[float]) -> str:
@@ -208,4 +227,4 @@ def layers(results: ResultsFolder, controls: Sequence[ResultsFolder]) -> Blocks:
         [f"{row}", *(_percent(column.get(row, math.nan)) for column in columns.values())]
         for row in rows
     ]
-    return [table(["layer", *columns], cells)]
+    return [Table(["layer", *columns], cells)]
