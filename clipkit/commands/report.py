@@ -51,11 +51,17 @@ def report(
     Example: clipkit report results/tiny-shapes -o results/tiny-shapes/report.md
     """
     from clipkit import files
-    from clipkit.report import markdown
+    from clipkit.report import as_markdown, of_folder
 
-    page = markdown(Path(folder), [Path(_check_folder(name)) for name in untrained])
+    page = of_folder(Path(folder), [Path(_check_folder(name)) for name in untrained])
+    if Path(output).suffix.lower() in (".html", ".htm"):
+        from clipkit.report.html import as_html
+
+        text = as_html(page)
+    else:
+        text = as_markdown(page)
     if output == "-":
-        sys.stdout.write(page)
+        sys.stdout.write(text)
         return
     with files.atomic_write(output, force=force) as path:
-        path.write_text(page, encoding="utf-8")
+        path.write_text(text, encoding="utf-8")

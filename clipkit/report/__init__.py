@@ -23,7 +23,6 @@ __all__ = ["Page", "as_markdown", "markdown", "of_folder"]
 
 LIBRARIES = ("numpy", "scikit-learn", "torch", "transformers")
 LEAD = "attributes.png"
-LEFT_OUT = "These results are left out:"
 NOTES = (
     "Accuracies are those of the test split. If all images are in one split, probes are fitted on "
     "four fifths of them and scored on the rest, and zero-shot is scored on all. Brackets after "
@@ -63,16 +62,16 @@ def of_folder(folder: Path, untrained: Sequence[Path] = ()) -> Page:
     controls = [ResultsFolder(path) for path in untrained]
     comparison = chapters.Comparison(results, controls, thesis.figures(results.embedding))
     title = f"{_model_name(results)} on {escape(results.embedding['dataset']['name'])}"
-    blocks: list[Block] = [_provenance(results, controls), NOTES]
+    blocks: list[Block] = []
     for chapter in chapters.CHAPTERS:
         blocks += chapter(comparison)
     left_out = [reason for shown in (results, *controls) for reason in _left_out(shown)]
-    if left_out:
-        blocks.insert(2, "\n".join([LEFT_OUT, "", *(f"- {escape(reason)}" for reason in left_out)]))
     sources = (source for block in blocks if isinstance(block, Table) for source in block.sources)
     return Page(
         title,
+        [_provenance(results, controls), NOTES],
         blocks,
+        [escape(reason) for reason in left_out],
         summary=summary.of_folder(comparison, title),
         lead=next((p for p in blocks if isinstance(p, Picture) and p.path.name == LEAD), None),
         origins={name: results.origin(name, controls) for name in dict.fromkeys(sources) if name},

@@ -13,17 +13,19 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Bar:
-    """What a page draws beside a number: the number and its interval on a scale, with references.
+    """What a page draws beside a number: the number and its interval on a scale.
 
-    NaN marks what is not known. `low` and `high` end the interval, and `span` ends the scale.
+    NaN marks what is not known. `low` and `high` end the interval, and `span` ends the scale. The
+    reference is what `reference_name` says, and `control` an untrained control's number.
     """
 
     value: float
     low: float = math.nan
     high: float = math.nan
-    chance: float = math.nan
+    reference: float = math.nan
     control: float = math.nan
     span: tuple[float, float] = (0.0, 1.0)
+    reference_name: str = "chance"
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,10 @@ class Page:
     Attributes
     ----------
     title : str
-    blocks : list of Block
+    preamble, blocks : list of Block
+        What comes before the chapters, and the chapters.
+    left_out : list of str
+        What is not shown, with the reasons.
     summary : list of Fact
     lead : Picture, optional
         The picture that comes first.
@@ -114,7 +119,9 @@ class Page:
     """
 
     title: str
+    preamble: Sequence[Block]
     blocks: Sequence[Block]
+    left_out: Sequence[str] = ()
     summary: Sequence[Fact] = ()
     lead: Picture | None = None
     origins: Mapping[str, Origin] = field(default_factory=dict)

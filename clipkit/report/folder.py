@@ -302,7 +302,7 @@ class ResultsFolder:
 
     def origin(self, name: str, controls: Sequence[ResultsFolder] = ()) -> Origin:
         """Return how a result of the folder was made, which may use images of the controls."""
-        result = self.read(name)
+        result = self.read(name)  # also what the table shows
         names = {digest: f"{name}.h5" for name, digest in self._digests.items()}
         for control in controls:
             folder = control.path.resolve().name

@@ -14,6 +14,7 @@ FACTORS = {"%": 100, "nats": 1, "": 1}
 DECIMALS = {"%": 2, "nats": 4, "": 4}
 WIDTH = 100
 LONGEST_NAME = 300
+LEFT_OUT = "These results are left out:"
 # What Markdown, with GitHub's extensions, may read as more than a character: punctuation, an
 # underscore outside a word, the scheme of a link, and what begins a list or underlines a heading
 MARKDOWN = re.compile(
@@ -74,8 +75,10 @@ def escape(text: object) -> str:
 
 def as_markdown(page: Page) -> str:
     """Render a report as Markdown."""
-    heading = Heading(1, page.title)
-    return "\n\n".join(map(block_as_markdown, [heading, *page.blocks])) + "\n"
+    blocks: list[Block] = [Heading(1, page.title), *page.preamble]
+    if page.left_out:
+        blocks.append("\n".join([LEFT_OUT, "", *(f"- {reason}" for reason in page.left_out)]))
+    return "\n\n".join(map(block_as_markdown, [*blocks, *page.blocks])) + "\n"
 
 
 def block_as_markdown(block: Block) -> str:

@@ -55,7 +55,7 @@ def against_references(
     low, high = metrics.wilson(accuracy, n)
     chance = results.chance(scored.labels)
     text = (
-        f"**{_percent(accuracy)}** of {n:,} images get their class from {means} (95 % interval "
+        f"**{_percent(accuracy)}** of {n:,} images are classified correctly by {means} (95 % interval "
         f"{_percent(low)} to {_percent(high)}). "
     )
     verdict = "This is above chance" if low > chance else "This is not shown to be above chance"
@@ -94,4 +94,4 @@ def worst_class(scored: Predictions) -> str:
 
 
 def _percent(fraction: float) -> str:
-    return f"{100 * fraction:.2f} %"
+    return f"{100 * fraction:.2f}\N{NO-BREAK SPACE}%"

@@ -67,7 +67,12 @@ def variance(results: ResultsFolder) -> Blocks:
     cells: list[list[Cell]] = []
     for row in rows:
         unique, null = (_percent(row[name]) for name in ("unique", "null95"))
-        bar = Bar(row["share"], chance=row["null95"], control=row["control_share"])
+        bar = Bar(
+            row["share"],
+            reference=row["null95"],
+            control=row["control_share"],
+            reference_name="95 % of unrelated attributes",
+        )
         share = Number(_percent(row["share"]), bar)
         cells.append([escape(row["attribute"]), share, unique, null, _with_range(row)])
     return [Table(header, cells, sources=["img.variance"] * len(cells))] if rows else []
@@ -124,7 +129,9 @@ def paired_differences(
         low, high = -row["high"], -row["low"]
         text = f"{-100 * row['difference']:+.2f} ({100 * low:+.2f} to {100 * high:+.2f})"
         span = (-furthest, furthest)
-        difference = Number(text, Bar(-row["difference"], low, high, 0.0, span=span))
+        difference = Number(
+            text, Bar(-row["difference"], low, high, 0.0, span=span, reference_name="no difference")
+        )
         p = row.get("p_holm", row["p"])
         cells.append([label, difference, f"{row['only_b']}", f"{row['only_a']}", f"{p:.2g}"])
     correction = ", corrected for all rows by Holm's method" if len(rows) > 1 else ""
