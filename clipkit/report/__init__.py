@@ -1,7 +1,7 @@
-"""Report a results folder as one Markdown page: what ran, and the results next to the thesis's.
+"""Report results as one page, Markdown or HTML: what ran, and the results next to the thesis's.
 
-Every number of a page comes from the files of the folder. docs/thesis.md says what each chapter
-asks.
+Every number of a page comes from the files. docs/thesis.md says what each chapter of a results
+folder asks.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ from typing import Any
 from clipkit import console
 from clipkit.report import chapters, summary, thesis
 from clipkit.report.blocks import Block, Page, Picture, Table
+from clipkit.report.collection import of_files
 from clipkit.report.folder import ResultsFolder
 from clipkit.report.formatting import as_markdown, escape
+from clipkit.report.html import as_html
 from clipkit.version import __version__
 
-__all__ = ["Page", "as_markdown", "markdown", "of_folder"]
+__all__ = ["Page", "as_html", "as_markdown", "markdown", "of_files", "of_folder"]
 
 LIBRARIES = ("numpy", "scikit-learn", "torch", "transformers")
 LEAD = "attributes.png"

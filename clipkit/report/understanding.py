@@ -39,7 +39,11 @@ PROBES = {
 
 def attributes(results: ResultsFolder) -> Blocks:
     """Return the table of the recall of each attribute."""
-    rows = results.table("img.attributes", ATTRIBUTES)
+    return attribute_table(results.table("img.attributes", ATTRIBUTES), "img.attributes")
+
+
+def attribute_table(rows: Sequence[Run], source: str) -> Blocks:
+    """Return the table of the rows of a result of `clipkit attributes`."""
     if not rows:
         return []
     shown = for_people(rows)
@@ -48,7 +52,7 @@ def attributes(results: ResultsFolder) -> Blocks:
         [_attribute_cell(row, name, "" if cell is None else cell) for name, cell in of_row.items()]
         for row, of_row in zip(rows, shown, strict=True)
     ]
-    return [Table(header, cells, sources=["img.attributes"] * len(cells))]
+    return [Table(header, cells, sources=[source] * len(cells))]
 
 
 def _attribute_cell(row: Run, title: str, cell: object) -> Cell:
@@ -62,7 +66,11 @@ def _attribute_cell(row: Run, title: str, cell: object) -> Cell:
 
 def variance(results: ResultsFolder) -> Blocks:
     """Return the table of the shares of variance."""
-    rows = results.table("img.variance", VARIANCE)
+    return variance_table(results.table("img.variance", VARIANCE), "img.variance")
+
+
+def variance_table(rows: Sequence[Run], source: str) -> Blocks:
+    """Return the table of the rows of a result of `clipkit variance` on images."""
     header = ["attribute", "share", "unique", "null", "share in the control"]
     cells: list[list[Cell]] = []
     for row in rows:
@@ -75,7 +83,7 @@ def variance(results: ResultsFolder) -> Blocks:
         )
         share = Number(_percent(row["share"]), bar)
         cells.append([escape(row["attribute"]), share, unique, null, _with_range(row)])
-    return [Table(header, cells, sources=["img.variance"] * len(cells))] if rows else []
+    return [Table(header, cells, sources=[source] * len(cells))] if rows else []
 
 
 def _percent(value: float) -> str:
@@ -115,7 +123,18 @@ def paired_differences(
     files = [results.read(base), *(results.read(name) for _, name, _ in paired)]
     numbers = [base_runs[0]["number"], *(number for _, _, number in paired)]
     matched = comparison.pair(files, base_runs[0]["split"], numbers)
-    rows = comparison.compare(matched).rows()
+    labels_of_rows = [label for label, _, _ in paired]
+    return difference_table(matched, base_label, labels_of_rows, [name for _, name, _ in paired])
+
+
+def difference_table(
+    paired: comparison.PairedResults,
+    base_label: str,
+    labels: Sequence[str],
+    sources: Sequence[str],
+) -> Blocks:
+    """Return the table of the differences of results from the first of them, with its text."""
+    rows = comparison.compare(paired).rows()
     header = [
         f"against {base_label}",
         "difference (points)",
@@ -125,7 +144,7 @@ def paired_differences(
     ]
     cells: list[list[Cell]] = []
     furthest = max(abs(row[end]) for row in rows for end in ("low", "high"))
-    for (label, _, _), row in zip(paired, rows, strict=True):
+    for label, row in zip(labels, rows, strict=True):
         low, high = -row["high"], -row["low"]
         text = f"{-100 * row['difference']:+.2f} ({100 * low:+.2f} to {100 * high:+.2f})"
         span = (-furthest, furthest)
@@ -141,7 +160,7 @@ def paired_differences(
         f"gets right, and McNemar's exact p{correction}. The interval covers another draw of test "
         "images, but not another draw of training images."
     )
-    return [text, Table(header, cells, sources=[name for _, name, _ in paired])]
+    return [text, Table(header, cells, sources=sources)]
 
 
 def calibration(folders: Mapping[str, ResultsFolder]) -> Blocks:
