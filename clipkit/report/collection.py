@@ -249,7 +249,7 @@ def _accuracies(group: Sequence[Scored]) -> Table:
                 "result of": escape(results.last_entry(scored.file)["command"]),
                 "classifier": escape(row.get("classifier", "")),
             }
-            cells |= {key: _setting(row, key) for key in ("C", "temperature", "shots")}
+            cells |= {key: _setting(row, key) for key in ("C", "temperature", "shots", "draw")}
             cells["accuracy (%)"] = _accuracy(scored, run, group)
             for key, title in (("acc5", "top 5 (%)"), ("mean_per_class_recall", "mean recall (%)")):
                 value = row.get(key, np.nan)

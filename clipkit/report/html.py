@@ -238,9 +238,11 @@ def _data_uri(mime_type: str, content: bytes) -> str:
 def _embed(path: Path) -> tuple[str, int, int]:
     """Return a PNG as a data URI with its width and height.
 
-    It is compressed again as WebP, without loss, if that is smaller. If there is an SVG of the same
-    name that is smaller still, that is embedded.
+    It is compressed again as WebP, without loss, if that is smaller: of matplotlib's pictures, that
+    is a third of the PNG and half of the SVG.
     """
+    if not path.is_file():  # a FIFO would never end
+        raise OSError("it is no file")
     content = {"image/png": path.read_bytes()}
     warnings.simplefilter("error", Image.DecompressionBombWarning)
     with Image.open(io.BytesIO(content["image/png"]), formats=["PNG"]) as image:
@@ -252,8 +254,5 @@ def _embed(path: Path) -> tuple[str, int, int]:
         if max(width, height) < 1 << 14:  # what the format can hold
             image.save(webp, "WEBP", lossless=True)
             content["image/webp"] = webp.getvalue()
-    svg = path.with_suffix(".svg")
-    if svg.is_file():
-        content["image/svg+xml"] = svg.read_bytes()
     mime_type = min(content, key=lambda name: len(content[name]))
     return _data_uri(mime_type, content[mime_type]), width, height
