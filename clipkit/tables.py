@@ -213,7 +213,16 @@ def _cell(value: Any) -> str:
     return escaped(str(value))
 
 
-def _table(names: list[str], rows: list[list[Any]], header: bool) -> str:
+def columns_for_people(rows: Sequence[Row]) -> list[Column]:
+    """Return the columns of a report's table, without those that are empty in all rows."""
+    if not rows:
+        return []
+    names = list(rows[0])
+    values = [[_rounded(row[name]) for name in names] for row in rows]
+    return _columns(*_join_intervals(names, values))
+
+
+def _columns(names: list[str], rows: list[list[Any]]) -> list[Column]:
     columns = []
     for number, name in enumerate(names):
         values = [row[number] for row in rows]
@@ -222,7 +231,14 @@ def _table(names: list[str], rows: list[list[Any]], header: bool) -> str:
         is_numeric = all(isinstance(value, int | float | tuple | None) for value in values)
         cells = [_table_cell(name, value) for value in values]
         columns.append(Column(name, _unit(name), cells, is_numeric))
-    return render(columns, _width(), header) if columns else "\n"
+    return columns
+
+
+def _table(names: list[str], rows: list[list[Any]], header: bool) -> str:
+    columns = _columns(names, rows)
+    if not columns:
+        return "\n"
+    return render(columns, _width(), header)
 
 
 def _join_intervals(names: list[str], rows: list[list[Any]]) -> tuple[list[str], list[list[Any]]]:
