@@ -1,6 +1,7 @@
 """Choose images for a page: what a model gets wrong, and what prompts find.
 
-The album is about one result, compared with one control. Each image has one thumbnail.
+The album is about one result, compared with one control. Each image has one thumbnail. All texts
+are printable, but they are not HTML.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 
 from clipkit import console, similarity
 from clipkit.annotations import read_annotations
+from clipkit.console import escaped
 from clipkit.datasets import Dataset, ImageDataset
 from clipkit.errors import ClipkitError
 from clipkit.features import FeatureFile, Int64, Split
@@ -216,7 +218,7 @@ def collect(
     images = {
         row: AlbumImage(
             row,
-            main.ids[row],
+            escaped(main.ids[row]),
             picture,
             None if main.true is None else str(main.true[row]),
             str(main.predicted[row]),
@@ -227,19 +229,21 @@ def collect(
         )
         for row, picture, of_row in zip(used.tolist(), pictures, values, strict=True)
     }
+    name, control_name = distinguish(main, control)
     return Album(
         [images[row] for row in rows.tolist()],
         total,
-        *distinguish(main, control),
-        main.label,
+        escaped(name),
+        escaped(control_name),
+        escaped(main.label),
         main.score_name,
-        main.split,
-        dataset.name,
+        escaped(main.split),
+        escaped(dataset.name),
         _class_accuracies(main),
         attributes,
         _tiles(found, images, rows.tolist()),
         prompt_count,
-        missing,
+        escaped(missing),
     )
 
 
@@ -468,7 +472,7 @@ def _tiles(
         return of_side
 
     return [
-        PromptImages(prompt, tiles(rows[0], cosines[0]), tiles(rows[1], cosines[1]))
+        PromptImages(escaped(prompt), tiles(rows[0], cosines[0]), tiles(rows[1], cosines[1]))
         for prompt, rows, cosines in found
     ]
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from clipkit import prediction, zeroshot
+from clipkit import console, prediction, zeroshot
 from clipkit import results as result_files
 from clipkit.errors import ClipkitError
 from clipkit.features import FeatureFile, Int64
@@ -44,7 +45,7 @@ class ImagePredictions:
         What sets the run apart.
     ids : list of N str
     true : array (N,) of str, or None
-        Names of classes; None without labels.
+        Names of classes, printable and distinct; None without labels.
     predicted : array (N,) of str
     scores : array (N,)
         How sure each prediction is; NaN if the files do not say.
@@ -134,7 +135,8 @@ def read_predictions(
         run = result_files.predictions(result, split)
         predicted, label = run.predicted, run.label
         largest = max(predicted.max(), labels.max())
-    names = np.array(distinct_names(result_files.class_names(result, largest)))
+    class_names = map(console.escaped, result_files.class_names(result, largest))
+    names = np.array(distinct_names(list(class_names)))
     true = None if labels is None else names[labels]
     scores, score_name = _scores(result, split, predicted, sources)
     return ImagePredictions(
@@ -239,7 +241,8 @@ def distinguish(main: ImagePredictions, control: ImagePredictions | None) -> tup
     if control is None:
         return provenance(main.file).model or main.label, ""
     models = provenance(main.file).model, provenance(control.file).model
-    for names in (models, (main.label, control.label)):
+    paths = main.file.display_name, control.file.display_name
+    for names in (models, (main.label, control.label), (Path(paths[0]).name, Path(paths[1]).name)):
         if all(names) and names[0] != names[1]:
             return names
-    return main.file.display_name, control.file.display_name
+    return paths
