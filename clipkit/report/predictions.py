@@ -201,7 +201,7 @@ def choose_control(
     a probe on the embeddings of the same model if possible, else the first.
     """
     settings = _settings(main.file)
-    model = provenance(main.file).model
+    model = _model(main)
 
     def count_differences(file: FeatureFile) -> int:
         return sum(a != b for a, b in zip(_settings(file), settings, strict=True))
@@ -237,12 +237,28 @@ def _has_same_classes(main: ImagePredictions, other: ImagePredictions) -> bool:
 
 
 def distinguish(main: ImagePredictions, control: ImagePredictions | None) -> tuple[str, str]:
-    """Name a result and its control by what tells them apart: models, settings or files."""
+    """Name a result and its control by what tells them apart: models, kinds, settings or files."""
     if control is None:
-        return provenance(main.file).model or main.label, ""
-    models = provenance(main.file).model, provenance(control.file).model
-    paths = main.file.display_name, control.file.display_name
-    for names in (models, (main.label, control.label), (Path(paths[0]).name, Path(paths[1]).name)):
+        return _model(main) or main.label, ""
+    for name in (_model, _kind, _label, _file_name):
+        names = name(main), name(control)
         if all(names) and names[0] != names[1]:
             return names
-    return paths
+    return main.file.display_name, control.file.display_name
+
+
+def _model(predictions: ImagePredictions) -> str:
+    return provenance(predictions.file).model
+
+
+def _kind(predictions: ImagePredictions) -> str:
+    command, _, classifier = _settings(predictions.file)
+    return classifier or command
+
+
+def _label(predictions: ImagePredictions) -> str:
+    return predictions.label
+
+
+def _file_name(predictions: ImagePredictions) -> str:
+    return Path(predictions.file.display_name).name
