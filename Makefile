@@ -31,9 +31,8 @@ demo: $(INSTALLED)  ## Run the pipeline on the bundled data set and model, with 
 	  RESULTS=results/demo
 	@cat $(DEMO)/report.md
 	@echo
-	@echo "Pictures, the last of which shows what the model understands:"
-	@ls $(DEMO)/*.png | grep -v attributes.png
-	@ls $(DEMO)/attributes.png
+	@echo "The same with its pictures, for a browser:"
+	@ls $(DEMO)/report.html
 
 test: lint  ## Run the linters and the tests
 	$(PYTEST) -m "not slow"
@@ -383,14 +382,19 @@ else ifneq ($(and $(filter chapter4,$(GOALS)),$(filter 0,$(MAKELEVEL))),)
 $(info # chapter 4, higher resolution: skipped, since $(DATASET) is none of $(HIGH_RESOLUTION))
 endif
 
-# Each chapter ends with a report on everything in the folder.
+# Each chapter ends with a report on everything in the folder, as Markdown and for a browser.
 FILES := img.h5 $(foreach goal,$(GOALS),$($(goal)))
 # The results on attributes and variance include the controls, so the controls have none.
 OF_CONTROLS := $(filter-out img.attributes.h5 img.variance.h5,$(filter %.h5,$(FILES)))
 CONTROL_FILES := $(foreach control,$(CONTROLS),$(addprefix $(control)/,$(OF_CONTROLS)))
-$(GOALS): $(OUT)/report.md
+$(GOALS): $(OUT)/report.html
+report_folder = clipkit report $(strip $(OUT) $(CONTROLS:%=--untrained %)) -f -o $@
 $(OUT)/report.md: $(addprefix $(OUT)/,$(FILES)) $(CONTROL_FILES)
-	clipkit report $(strip $(OUT) $(CONTROLS:%=--untrained %)) -f -o $@
+	$(report_folder)
+
+$(OUT)/report.html: $(OUT)/report.md
+	$(report_folder)
+	@echo 'Open the report in a browser: $@'
 
 # Make the report again if it lacks a control that UNTRAINED names.
 reported = $(shell grep -sF 'untrained (seed $1)' $(OUT)/report.md)

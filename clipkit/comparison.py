@@ -335,11 +335,12 @@ def _pair_rows(paired: PairedResults, seed: int, **group: str) -> list[Row]:
         return [head | where | counts]
     rows = []
     for name, second in zip(paired.names[1:], paired.right[1:], strict=True):
-        rows.append(head | {"b": name} | where | _compare(first, second, seed))
+        rows.append(head | {"b": name} | where | compare_right(first, second, seed))
     return rows
 
 
-def _compare(first: Bools, second: Bools, seed: int) -> Row:
+def compare_right(first: Bools, second: Bools, seed: int = 42) -> Row:
+    """Compare which of N images two results get right; see `compare` for the columns."""
     n = len(first)
     both = int((first & second).sum())
     only_a = int((first & ~second).sum())

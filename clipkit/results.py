@@ -6,8 +6,9 @@ Functions raise `UsageError` for a split or run that does not exist, and
 
 from __future__ import annotations
 
+import importlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,12 @@ MAX_RUNS = 10_000  # of a result that is drawn or reported
 MAX_PROMPTS = 1 << 20
 MAX_NAME = 60  # characters of a name from a history, where anything may be written
 NAMED_PROMPTS = "prompts: "
+# The modules whose results have a function `for_people`, by their command
+FOR_PEOPLE = {
+    "attributes": "clipkit.attributes",
+    "compare": "clipkit.comparison",
+    "variance": "clipkit.variance",
+}
 
 
 @dataclass(frozen=True)
@@ -89,6 +96,20 @@ def choose_split(file: FeatureFile, split: str | None = None) -> str:
 def last_entry(result: FeatureFile) -> dict[str, Any]:
     """Return the history's entry about the command that made a result."""
     return result.history[-1] if result.history else {"command": "an unknown command"}
+
+
+def rows_for_people(result: FeatureFile) -> Sequence[Mapping[str, Any]]:
+    """Return the runs, formatted for reading if the command that made them does so."""
+    rows = result.rows()
+    command = last_entry(result)["command"]
+    if command not in FOR_PEOPLE or not rows:
+        return rows
+    library = importlib.import_module(FOR_PEOPLE[command])
+    try:
+        formatted: Sequence[Mapping[str, Any]] = library.for_people(rows)
+    except (KeyError, TypeError, ValueError):  # another program's columns are shown as they are
+        return rows
+    return formatted
 
 
 def scored_runs(result: FeatureFile, split: str) -> ScoredRuns:
@@ -251,6 +272,13 @@ def labels_of(file: FeatureFile, split: str) -> Int64:
     if labels is None:
         raise ClipkitError(f"{file.display_name}: expected labels in {split}, got none")
     return labels
+
+
+def chance(labels: Int64 | None) -> float:
+    """Return the share of the most frequent class among labels (N,); NaN without labels."""
+    if labels is None or not len(labels):
+        return math.nan
+    return float(np.bincount(labels).max() / len(labels))
 
 
 def class_count(file: FeatureFile, largest: int) -> int:

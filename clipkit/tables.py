@@ -211,13 +211,27 @@ def _cell(value: Any) -> str:
     return escaped(str(value))
 
 
-def _table(names: list[str], rows: list[list[Any]], header: bool) -> str:
+def columns_for_people(rows: Sequence[Row]) -> list[Column]:
+    """Return the columns of a report's table, without those that are empty in all rows."""
+    if not rows:
+        return []
+    names = list(rows[0])
+    values = [[_rounded(row[name]) for name in names] for row in rows]
+    return _columns(*_join_intervals(names, values))
+
+
+def _columns(names: list[str], rows: list[list[Any]]) -> list[Column]:
     columns = []
     for name, values in zip(names, zip(*rows, strict=True), strict=False):
         if any(value is not None for value in values):  # else it only takes room
             is_numeric = all(isinstance(value, int | float | tuple | None) for value in values)
             cells = [_table_cell(name, value) for value in values]
             columns.append(Column(name, _unit(name), cells, is_numeric))
+    return columns
+
+
+def _table(names: list[str], rows: list[list[Any]], header: bool) -> str:
+    columns = _columns(names, rows)
     if not columns:
         return "\n"
     return render(columns, _width(), header)

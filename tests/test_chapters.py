@@ -67,7 +67,7 @@ def test_a_dry_run_of_the_thesis_reads_like_its_method(make, tmp_path):
     assert with_classes == [line for line in lines if "embed tiny-imagenet" in line]
     outputs = [line.split(" -o ")[1].split()[0] for line in lines]
     assert len(set(outputs)) == len(outputs)
-    assert verbs(text).count("report") == 5
+    assert verbs(text).count("report") == 2 * 5  # as Markdown and as HTML
     baseline = f"clipkit probe {tmp_path}/clip-vit-base-patch32-cifar100/img.h5 -f -o"
     assert sum(line.startswith(baseline) for line in lines) == 1
 
@@ -131,7 +131,7 @@ def test_neither_jobs_nor_order_change_a_file(thesis_results, make, tmp_path):
 def test_a_missing_result_is_made_again_and_nothing_else(thesis_results, results_copy, make):
     out = results_copy.parent
     (results_copy / "generic16.logits.svm.h5").unlink()
-    assert verbs(make("thesis", out=out).stdout) == ["probe", "report"]
+    assert verbs(make("thesis", out=out).stdout) == ["probe", "report", "report"]
     assert_same_files(results_copy, thesis_results)
     for name in ("img.h5", "generic16.h5", "generic32.logits.h5"):  # only results need them
         (results_copy / name).unlink()
@@ -198,9 +198,11 @@ def test_a_report_of_another_control_is_made_again(thesis_results, results_copy,
 def test_every_chapter_has_a_control_unless_it_is_asked_for_none(make, tmp_path):
     for untrained, seeds in ((None, ["7"]), ("", []), ("7,8,9", ["7", "8", "9"])):
         text = make("-n", "chapter6", out=tmp_path, UNTRAINED=untrained).stdout
-        (report,) = [line for line in commands(text) if line.startswith("clipkit report")]
+        reports = [line for line in commands(text) if line.startswith("clipkit report")]
+        assert [line[line.rindex(".") :] for line in reports] == [".md", ".html"]
         folders = [f"{tmp_path}/tiny-clip-untrained{seed}-digits" for seed in seeds]
-        assert re.findall(r"--untrained (\S+)", report) == folders
+        for report in reports:
+            assert re.findall(r"--untrained (\S+)", report) == folders
         for verb in ("attributes", "variance"):
             (line,) = [line for line in commands(text) if line.startswith(f"clipkit {verb}")]
             assert re.findall(r"--control (\S+)", line) == [f"{path}/img.h5" for path in folders]
@@ -264,7 +266,7 @@ def test_layers_are_embedded_in_one_pass_and_probed(make, tmp_path):
     assert commands(make("layers", out=tmp_path, UNTRAINED=7).stdout) == []
     (control / "img.l1.svm.h5").unlink()
     done = make("layers", out=tmp_path, UNTRAINED=7)
-    assert verbs(done.stdout) == ["probe", "plot", "report"]
+    assert verbs(done.stdout) == ["probe", "plot", "report", "report"]
 
 
 @pytest.mark.long

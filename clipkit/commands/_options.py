@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -20,12 +19,6 @@ if TYPE_CHECKING:
 
 OUTPUT = ("--output", "-o")
 MAX_COUNT = 2**31 - 1
-# The modules whose results have a function `for_people`, by their command
-FOR_PEOPLE = {
-    "attributes": "clipkit.attributes",
-    "compare": "clipkit.comparison",
-    "variance": "clipkit.variance",
-}
 LAYER_RANGE = re.compile(r"([0-9]{1,4})-([0-9]{1,4})")
 LAYER = re.compile("-?[0-9]{1,4}")
 WHOLE_NUMBER = re.compile("[0-9]{1,10}")
@@ -327,28 +320,15 @@ def report_rows(
     If columns are named, the rows also have the columns of `provenance`.
     """
     from clipkit.features.provenance import add_provenance
+    from clipkit.results import rows_for_people
 
     if rows is not None:
         shown = rows
     elif view.is_for_people:
-        shown = _rows_for_people(result)
+        shown = rows_for_people(result)
     else:
         shown = result.rows()
     return shown if view.columns is None else [*add_provenance(shown, result)]
-
-
-def _rows_for_people(result: FeatureFile) -> Sequence[Mapping[str, Any]]:
-    """Return the runs, formatted for reading if the command that made them does so."""
-    rows = result.rows()
-    command = result.history[-1]["command"] if result.history else ""
-    if command not in FOR_PEOPLE or not rows:
-        return rows
-    library = importlib.import_module(FOR_PEOPLE[command])
-    try:
-        formatted: Sequence[Mapping[str, Any]] = library.for_people(rows)
-    except (KeyError, TypeError, ValueError):  # another program's columns are printed as they are
-        return rows
-    return formatted
 
 
 def check_row_options(per_class: bool, *per_image: bool) -> None:

@@ -1,4 +1,4 @@
-"""`clipkit report`: report a results folder as one page."""
+"""`clipkit report`: report a results folder, or results, as one page."""
 
 from __future__ import annotations
 
@@ -11,51 +11,84 @@ import typer
 from clipkit.commands._options import OUTPUT, Force, check_output, option
 from clipkit.errors import UsageError
 
+HTML_ENDINGS = (".html", ".htm")
+
 
 def _check_page(ctx: typer.Context, output: str) -> str | None:
     """Refuse an unusable output; a page may go to a terminal."""
     return output if output == "-" else check_output(ctx, output)
 
 
-def _check_folder(folder: str) -> str:
+def _check_names(names: list[str]) -> list[str]:
     """Refuse the empty name, which an unset variable of a shell gives: it is the current folder."""
-    if folder == "":
+    if "" in names:
         raise UsageError("expected the name of a folder, got ''")
-    return folder
+    return names
 
 
 def report(
-    folder: Annotated[
-        str,
+    what: Annotated[
+        list[str],
         typer.Argument(
-            metavar="FOLDER",
-            help="Results folder of the Makefile's chapters.",
-            callback=_check_folder,
+            metavar="FOLDER|RESULT...",
+            help="Results folder of the Makefile's chapters, or result files.",
+            callback=_check_names,
         ),
     ],
     untrained: Annotated[
         list[str],
-        option("FOLDER", "Results folder of an untrained control, for a column; repeatable."),
+        option(
+            "FOLDER",
+            "Results folder of an untrained control, for a column; repeatable.",
+            callback=_check_names,
+        ),
     ] = [],  # noqa: B006
     output: Annotated[
         str,
-        option("FILE", "Output page, or - for standard output.", *OUTPUT, callback=_check_page),
+        option(
+            "FILE",
+            "Output page, .html or .md, or - for Markdown on standard output.",
+            *OUTPUT,
+            callback=_check_page,
+        ),
     ] = "-",
     force: Force = False,
 ) -> None:
-    """Report a folder's results as a Markdown page, next to the figures of the thesis.
+    """Report results as one page: Markdown, or HTML that holds the pictures and needs no server.
 
-    The page says what ran, compares each experiment with the thesis, adds the controls that the
-    thesis lacks, and shows the pictures.
+    Of a folder, the page says what ran, compares each experiment with the thesis, adds the controls
+    that the thesis lacks, and shows the pictures. Of files, it says what they are, and compares
+    those on the same images with each other.
 
-    Example: clipkit report results/tiny-shapes -o results/tiny-shapes/report.md
+    Example: clipkit report results/tiny-shapes -o results/tiny-shapes/report.html
     """
     from clipkit import files
-    from clipkit.report import markdown
+    from clipkit.report import as_html, as_markdown, of_files, of_folder
 
-    page = markdown(Path(folder), [Path(_check_folder(name)) for name in untrained])
+    paths = [Path(name) for name in what]
+    if _are_files(paths):
+        if untrained:
+            raise UsageError("expected --untrained with a folder, got it with files")
+        if output != "-":
+            files.check_output(output, force=force, inputs=what)
+        page = of_files(paths)
+    else:
+        page = of_folder(paths[0], [Path(name) for name in untrained])
+    is_html = Path(output).suffix.lower() in HTML_ENDINGS
+    text = as_html(page) if is_html else as_markdown(page)
     if output == "-":
-        sys.stdout.write(page)
+        sys.stdout.write(text)
         return
     with files.atomic_write(output, force=force) as path:
-        path.write_text(page, encoding="utf-8")
+        path.write_text(text, encoding="utf-8")
+
+
+def _are_files(paths: list[Path]) -> bool:
+    """Whether the arguments are files. A single name without an ending is that of a folder."""
+    folders = [path for path in paths if path.is_dir()]
+    if len(paths) > 1 and folders:
+        raise UsageError(
+            f"expected one results folder, or files, got {len(paths)} names and among them the "
+            f"folder {folders[0]}"
+        )
+    return len(paths) > 1 or paths[0].is_file() or (paths[0].suffix != "" and not folders)

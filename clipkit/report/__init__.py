@@ -1,7 +1,7 @@
-"""Report a results folder as one Markdown page: what ran, and the results next to the thesis's.
+"""Report results as one page, Markdown or HTML: what ran, and the results next to the thesis's.
 
-Every number of a page comes from the files of the folder. docs/thesis.md says what each chapter
-asks.
+Every number of a page comes from the files. docs/thesis.md says what each chapter of a results
+folder asks.
 """
 
 from __future__ import annotations
@@ -13,15 +13,18 @@ from pathlib import Path
 from typing import Any
 
 from clipkit import console
-from clipkit.report import chapters, thesis
+from clipkit.report import chapters, summary, thesis
+from clipkit.report.blocks import Block, Page, Picture, Table
+from clipkit.report.collection import of_files
 from clipkit.report.folder import ResultsFolder
-from clipkit.report.formatting import escape, table, wrap
+from clipkit.report.formatting import as_markdown, escape
+from clipkit.report.html import as_html
 from clipkit.version import __version__
 
-__all__ = ["markdown"]
+__all__ = ["Page", "as_html", "as_markdown", "markdown", "of_files", "of_folder"]
 
 LIBRARIES = ("numpy", "scikit-learn", "torch", "transformers")
-LEFT_OUT = "These results are left out:"
+LEAD = "attributes.png"
 NOTES = (
     "Accuracies are those of the test split. If all images are in one split, probes are fitted on "
     "four fifths of them and scored on the rest, and zero-shot is scored on all. Brackets after "
@@ -38,7 +41,12 @@ NOTES = (
 
 
 def markdown(folder: Path, untrained: Sequence[Path] = ()) -> str:
-    """Report a results folder as a Markdown page.
+    """Report a results folder as a Markdown page; see `of_folder`."""
+    return as_markdown(of_folder(folder, untrained))
+
+
+def of_folder(folder: Path, untrained: Sequence[Path] = ()) -> Page:
+    """Report a results folder.
 
     Parameters
     ----------
@@ -55,14 +63,21 @@ def markdown(folder: Path, untrained: Sequence[Path] = ()) -> str:
     results = ResultsFolder(folder)
     controls = [ResultsFolder(path) for path in untrained]
     comparison = chapters.Comparison(results, controls, thesis.figures(results.embedding))
-    title = f"# {_model_name(results)} on {escape(results.embedding['dataset']['name'])}"
-    blocks = [title, _provenance(results, controls), NOTES]
+    title = f"{_model_name(results)} on {escape(results.embedding['dataset']['name'])}"
+    blocks: list[Block] = []
     for chapter in chapters.CHAPTERS:
         blocks += chapter(comparison)
     left_out = [reason for shown in (results, *controls) for reason in _left_out(shown)]
-    if left_out:
-        blocks.insert(3, "\n".join([LEFT_OUT, "", *(f"- {escape(reason)}" for reason in left_out)]))
-    return "\n\n".join(map(wrap, blocks)) + "\n"
+    sources = (source for block in blocks if isinstance(block, Table) for source in block.sources)
+    return Page(
+        title,
+        [_provenance(results, controls), NOTES],
+        blocks,
+        [escape(reason) for reason in left_out],
+        summary=summary.of_folder(comparison, title),
+        lead=next((p for p in blocks if isinstance(p, Picture) and p.path.name == LEAD), None),
+        origins={name: results.origin(name, controls) for name in dict.fromkeys(sources) if name},
+    )
 
 
 def _left_out(results: ResultsFolder) -> list[str]:
@@ -82,7 +97,7 @@ def _model_name(results: ResultsFolder) -> str:
     return name
 
 
-def _provenance(results: ResultsFolder, controls: Sequence[ResultsFolder]) -> str:
+def _provenance(results: ResultsFolder, controls: Sequence[ResultsFolder]) -> Table:
     """Return the table of what ran."""
     embedding = results.embedding
     model = embedding["model"]
@@ -99,7 +114,7 @@ def _provenance(results: ResultsFolder, controls: Sequence[ResultsFolder]) -> st
     versions += [f"{name} {metadata.version(name)}" for name in LIBRARIES]
     rows.append(["embedded by", f"clipkit {escape(embedding['clipkit'])}"])
     rows.append(["reported by", ", ".join(versions)])
-    return table(["what ran", ""], rows, text_columns=2)
+    return Table(["what ran", ""], rows, text_columns=2)
 
 
 def _weights(model: dict[str, Any]) -> str:

@@ -6,20 +6,22 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from urllib.parse import quote
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clipkit import metrics, similarity
+from clipkit.comparison import compare_right
 from clipkit.report import understanding
+from clipkit.report.blocks import Bar, Block, Cell, Heading, Number, Picture, Table
 from clipkit.report.claims import Run
 from clipkit.report.folder import AGREEMENT, Measurement, ResultsFolder
-from clipkit.report.formatting import escape, format_difference, format_measurement, table
+from clipkit.report.formatting import escape, format_difference, format_measurement
 from clipkit.report.thesis import ENTROPY, SEED, SWEEP, Experiment
 from clipkit.tables import distinct_names
 
 Labels = dict[Experiment, str]  # the rows of a table
+Sourced = tuple[str, list[str]]  # a row behind the name of its result, "" if that is a control's
 
 
 @dataclass(frozen=True)
@@ -30,29 +32,42 @@ class Comparison:
     controls: Sequence[ResultsFolder]
     figures: dict[Experiment, float]
 
-    def compare(self, labels: Labels) -> list[str]:
+    def compare(self, labels: Labels) -> list[Block]:
         """Return the table of the experiments that the folder holds, or [] if there is none."""
         columns = ["experiment", "thesis", "here", "untrained", "difference"]
         if not self.controls:
             columns.remove("untrained")
-        rows = []
+        rows, sources = [], []
         for experiment, label in labels.items():
             measurement = self.results.measure(experiment)
             if measurement is not None:
                 cells = self._cells(experiment, measurement) | {"experiment": label}
                 rows.append([cells.get(column, "") for column in columns])
-        return [table(columns, rows)] if rows else []
+                sources.append(self.results.source(experiment))
+        return [Table(columns, rows, sources=sources)] if rows else []
 
-    def _cells(self, experiment: Experiment, measurement: Measurement) -> dict[str, str]:
-        cells = {"here": format_measurement(measurement)}
+    def _cells(self, experiment: Experiment, measurement: Measurement) -> dict[str, Cell]:
+        untrained = self.untrained(experiment)
+        text = format_measurement(measurement)
+        cells: dict[str, Cell] = {"here": text, "untrained": format_measurement(untrained)}
+        if measurement.unit != "nats":
+            cells["here"] = Number(text, self._bar(experiment, measurement, untrained))
         if experiment in self.figures:
             figure = self.figures[experiment]
             cells["thesis"] = format_measurement(Measurement(figure, measurement.unit))
             cells["difference"] = format_difference(measurement, figure)
-        cells["untrained"] = format_measurement(self._untrained(experiment))
         return cells
 
-    def _untrained(self, experiment: Experiment) -> Measurement | None:
+    def _bar(
+        self, experiment: Experiment, measurement: Measurement, untrained: Measurement | None
+    ) -> Bar:
+        limits = (measurement.low, measurement.high)
+        low, high = (math.nan if end is None else end for end in limits)
+        chance = self.results.chance if experiment.column == "acc1" else math.nan
+        control = untrained.value if untrained else math.nan
+        return Bar(measurement.value, low, high, chance, control)
+
+    def untrained(self, experiment: Experiment) -> Measurement | None:
         """Return the control's number; of several controls, the mean with the range."""
         found = [control.measure(experiment) for control in self.controls]
         measured = [measurement for measurement in found if measurement is not None]
@@ -69,20 +84,22 @@ class Comparison:
             folders[f", untrained {seed}" if len(self.controls) > 1 else ", untrained"] = control
         return folders
 
-    def pictures(self, captions: dict[str, str]) -> list[str]:
+    def pictures(self, captions: dict[str, str]) -> list[Block]:
         """Return the pictures in the folder, unless their result is left out; * is any seed."""
-        pictures = []
+        pictures: list[Block] = []
         for pattern, caption in captions.items():
             for path in sorted(self.results.path.glob(pattern)):
                 source = path.stem.rpartition(".")[0]
                 if source not in self.results.left_out:
-                    pictures.append(f"![{caption}]({quote(path.name)})")
+                    pictures.append(Picture(path, caption))
         return pictures
 
 
-def _section(heading: str, tables: list[str], *blocks: list[str]) -> list[str]:
+def _section(
+    level: int, heading: str, tables: Sequence[Block], *blocks: Sequence[Block]
+) -> list[Block]:
     """Return a heading and the blocks below it, or [] if there is no table."""
-    return [heading, *itertools.chain(tables, *blocks)] if tables else []
+    return [Heading(level, heading), *itertools.chain(tables, *blocks)] if tables else []
 
 
 def _entropies(number: str, sizes: Sequence[int]) -> Labels:
@@ -95,7 +112,7 @@ def _entropies(number: str, sizes: Sequence[int]) -> Labels:
     }
 
 
-def chapter2(comparison: Comparison) -> list[str]:
+def chapter2(comparison: Comparison) -> list[Block]:
     """Compare the baseline and zero-shot."""
     zeroshot = "classes.logits.zeroshot"
     labels = {
@@ -114,7 +131,8 @@ def chapter2(comparison: Comparison) -> list[str]:
         f"{zeroshot}.classes.png": "F1 of each class, zero-shot",
     }
     return _section(
-        "## Chapter 2. Baseline and zero-shot",
+        2,
+        "Chapter 2. Baseline and zero-shot",
         comparison.compare(labels),
         _baselines_on_the_same_images(comparison.results),
         _best_and_worst_classes(comparison.results),
@@ -141,7 +159,7 @@ def _best_and_worst_classes(results: ResultsFolder) -> list[str]:
     return [f"{sentence}."]
 
 
-def chapter3(comparison: Comparison) -> list[str]:
+def chapter3(comparison: Comparison) -> list[Block]:
     """Compare class-agnostic prompts and the entropy of their logits."""
     labels = {
         Experiment("generic32.logits.svm"): "3.1 SVM on the cosines of 32 generic prompts (%)",
@@ -155,13 +173,14 @@ def chapter3(comparison: Comparison) -> list[str]:
         "generic32.logits.logits.png": "Mean cosines of the first five classes",
     }
     return _section(
-        "## Chapter 3. Class-agnostic prompts, and the entropy of their logits",
+        2,
+        "Chapter 3. Class-agnostic prompts, and the entropy of their logits",
         comparison.compare(labels) + comparison.compare(_entropies("3.2", [32, 16])),
         comparison.pictures(pictures),
     )
 
 
-def chapter4(comparison: Comparison) -> list[str]:
+def chapter4(comparison: Comparison) -> list[Block]:
     """Compare temperature, classifiers, prompt vocabularies and data sets of higher resolution."""
     classifiers = {"svm": "SVM", "logreg": "logistic regression", "mlp": "MLP, 256 hidden units"}
     labels = {
@@ -169,12 +188,13 @@ def chapter4(comparison: Comparison) -> list[str]:
         for key, name in classifiers.items()
     }
     return _section(
-        "## Chapter 4. Temperature, classifiers, prompt vocabularies, higher resolution",
+        2,
+        "Chapter 4. Temperature, classifiers, prompt vocabularies, higher resolution",
         [
             *_temperature(comparison),
             *_section(
-                "### 4.2 Classifiers: 32 generic prompts, each with its τ chosen on a validation "
-                "split",
+                3,
+                "4.2 Classifiers: 32 generic prompts, each with its τ chosen on a validation split",
                 comparison.compare(labels),
                 understanding.paired_differences(
                     comparison.results,
@@ -190,7 +210,7 @@ def chapter4(comparison: Comparison) -> list[str]:
     )
 
 
-def _temperature(comparison: Comparison) -> list[str]:
+def _temperature(comparison: Comparison) -> list[Block]:
     best = "4.1 the best of these by test accuracy (%; the thesis's way, optimistic)"
     chosen = "4.1 τ chosen on a validation split (%)"
     accuracies = {
@@ -206,7 +226,8 @@ def _temperature(comparison: Comparison) -> list[str]:
     }
     picture = {f"{SWEEP}.temperature.png": "Accuracy and mean entropy against temperature"}
     return _section(
-        "### 4.1 Temperature: 32 generic prompts, an SVM on cosine / τ",
+        3,
+        "4.1 Temperature: 32 generic prompts, an SVM on cosine / τ",
         comparison.compare(accuracies),
         _best_against_the_next(comparison.results),
         comparison.compare(softness),
@@ -242,25 +263,20 @@ def _compare_on_the_same_images(
     scored = [results.predictions(name, run) for name, run in runs.values()]
     if scored[0].ids != scored[1].ids:
         return []
-    correct = [of_run.predicted == of_run.labels for of_run in scored]
-    only_first = int((correct[0] & ~correct[1]).sum())
-    only_second = int((correct[1] & ~correct[0]).sum())
-    p = metrics.mcnemar(only_first, only_second)
-    n = len(scored[0].ids)
-    difference = 100 * (only_first - only_second) / n
-    low, high = (100 * end for end in metrics.difference_interval(only_first, only_second, n))
+    row = compare_right(*(of_run.predicted == of_run.labels for of_run in scored))
+    difference, low, high = (100 * row[name] for name in ("difference", "low", "high"))
     first, second = runs
     return [
-        f"On the same images, {only_first} are right with {first} alone and {only_second} with "
-        f"{second} alone: a difference of {difference:+.2f} points ({low:+.2f} to {high:+.2f}; "
-        f"McNemar's exact test: p = {p:.2g})."
+        f"On the same images, {row['only_a']} are right with {first} alone and {row['only_b']} "
+        f"with {second} alone: a difference of {difference:+.2f} points ({low:+.2f} to "
+        f"{high:+.2f}; McNemar's exact test: p = {row['p']:.2g})."
     ]
 
 
-def _regularisation_control(comparison: Comparison) -> list[str]:
+def _regularisation_control(comparison: Comparison) -> list[Block]:
     """Return the control that shows a temperature of cosines to be the regularisation of C."""
     grid = "generic32.logits.c-tau-grid"
-    rows = []
+    rows, sources = [], []
     for features, name in (("cosine / τ", grid), ("softmax(cosine / τ)", f"{grid}-probs")):
         runs = comparison.results.runs(name)
         if not runs:
@@ -273,6 +289,7 @@ def _regularisation_control(comparison: Comparison) -> list[str]:
         difference = max(max(group) - min(group) for group in by_ratio.values())
         span = f"{100 * min(accuracies):.2f}–{100 * max(accuracies):.2f}"
         rows.append([features, span, f"{100 * difference:.2f}"])
+        sources.append(name)
     if not rows:
         return []
     difference_at = "largest difference at one C / τ² (points)"
@@ -287,12 +304,12 @@ def _regularisation_control(comparison: Comparison) -> list[str]:
         "C / τ². clipkit fits each value of C / τ² only once, so the first difference is 0 by "
         "construction. τ does more than scale the probabilities of the softmax, so no such law "
         "holds with them as features. Both grids are fitted on at most 20 images per class.",
-        table(header, rows),
+        Table(header, rows, sources=sources),
         *comparison.pictures(pictures),
     ]
 
 
-def _vocabularies(comparison: Comparison) -> list[str]:
+def _vocabularies(comparison: Comparison) -> list[Block]:
     results = comparison.results
     if max(results.prompt_set_sizes(), default=0) <= 32:  # chapter 3 alone
         return []
@@ -321,7 +338,7 @@ def _vocabularies(comparison: Comparison) -> list[str]:
         "random − whitened",
     ]
     return [
-        "### 4.3 Prompt vocabularies",
+        Heading(3, "4.3 Prompt vocabularies"),
         *comparison.compare(labels),
         *understanding.paired_differences(
             results,
@@ -334,12 +351,19 @@ def _vocabularies(comparison: Comparison) -> list[str]:
         "rank K at most. The next table has the largest and the smallest singular value of each "
         "set's normalised directions, and the effective rank, which sums up the shape of the "
         "spectrum. Random directions of the same number carry no meaning.",
-        *([table(rank_header, ranks)] if ranks else []),
+        *_sourced_table(rank_header, ranks),
         *_explain_fewshot(results),
-        *([table(fewshot_header, fewshot)] if fewshot else []),
+        *_sourced_table(fewshot_header, fewshot),
         *_salad_sentence(results),
         *comparison.pictures({"spectrum.png": "Singular values of the prompt sets"}),
     ]
+
+
+def _sourced_table(header: Sequence[str], rows: Sequence[Sourced]) -> list[Block]:
+    if not rows:
+        return []
+    sources, cells = zip(*rows, strict=True)
+    return [Table(header, cells, sources=sources)]
 
 
 def _slip_of_the_thesis(comparison: Comparison) -> list[str]:
@@ -353,7 +377,7 @@ def _slip_of_the_thesis(comparison: Comparison) -> list[str]:
     ]
 
 
-def _ranks(results: ResultsFolder, suffix: str) -> list[list[str]]:
+def _ranks(results: ResultsFolder, suffix: str) -> list[Sourced]:
     """Return the spectrum of each prompt set, and the accuracy of an SVM on it at τ 1."""
     rows = []
     for k in results.prompt_set_sizes():
@@ -366,16 +390,15 @@ def _ranks(results: ResultsFolder, suffix: str) -> list[list[str]]:
         random = similarity.random_directions(len(prompts), prompts.shape[1], SEED)
         spectra = (values, similarity.singular_values(random))
         percent = 100 * np.array(list(random_values.values()))
-        rows.append(
-            [
-                f"{k}{suffix}",
-                f"{values[0]:.3g} … {values[-1]:.2g}",
-                *(f"{similarity.effective_rank(spectrum):.1f}" for spectrum in spectra),
-                f"{100 * accuracy.value:.2f}",
-                f"{percent.mean():.2f}",
-                f"{percent.min():.2f}–{percent.max():.2f}",
-            ]
-        )
+        cells = [
+            f"{k}{suffix}",
+            f"{values[0]:.3g} … {values[-1]:.2g}",
+            *(f"{similarity.effective_rank(spectrum):.1f}" for spectrum in spectra),
+            f"{100 * accuracy.value:.2f}",
+            f"{percent.mean():.2f}",
+            f"{percent.min():.2f}–{percent.max():.2f}",
+        ]
+        rows.append(("" if suffix else f"generic{k}.logits.svm", cells))
     return rows
 
 
@@ -398,7 +421,7 @@ def _explain_fewshot(results: ResultsFolder) -> list[str]:
     return []
 
 
-def _paired_fewshot(results: ResultsFolder, suffix: str) -> list[list[str]]:
+def _paired_fewshot(results: ResultsFolder, suffix: str) -> list[Sourced]:
     """Return few-shot accuracies of prompts, whitened and random, and their paired differences."""
     rows = []
     for k in results.prompt_set_sizes():
@@ -415,14 +438,13 @@ def _paired_fewshot(results: ResultsFolder, suffix: str) -> list[list[str]]:
             )
             cells = [f"{values.mean():.2f}" for values in (prompts, whitened, random)]
             cells += [_mean_and_range(random - other) for other in (prompts, whitened)]
-            rows.append([f"{k} prompts{suffix}", *cells])
+            source = "" if suffix else patterns[0].format(seeds[0])
+            rows.append((source, [f"{k} prompts{suffix}", *cells]))
         rows += _salads(results, k, by_seed[-1], suffix)
     return rows
 
 
-def _salads(
-    results: ResultsFolder, k: int, random: dict[int, float], suffix: str
-) -> list[list[str]]:
+def _salads(results: ResultsFolder, k: int, random: dict[int, float], suffix: str) -> list[Sourced]:
     """Return the row of prompts whose words are in a random order, one order per seed."""
     accuracy = _salad_accuracies(results, k)
     seeds = sorted(accuracy.keys() & random.keys())
@@ -431,7 +453,8 @@ def _salads(
     salads = 100 * np.array([accuracy[seed] for seed in seeds])
     by_chance = 100 * np.array([random[seed] for seed in seeds])
     cells = [f"{salads.mean():.2f}", "", f"{by_chance.mean():.2f}"]
-    return [[f"{k} salads{suffix}", *cells, _mean_and_range(by_chance - salads), ""]]
+    source = "" if suffix else f"salad{k}-{seeds[0]}.logits.fewshot-{seeds[0]}"
+    return [(source, [f"{k} salads{suffix}", *cells, _mean_and_range(by_chance - salads), ""])]
 
 
 def _salad_accuracies(results: ResultsFolder, k: int) -> dict[int, float]:
@@ -459,7 +482,7 @@ def _mean_and_range(values: NDArray[np.float64]) -> str:
     return f"{values.mean():+.2f} ({values.min():+.2f} to {values.max():+.2f})"
 
 
-def _resolution(comparison: Comparison) -> list[str]:
+def _resolution(comparison: Comparison) -> list[Block]:
     if not comparison.results.has("food32.logits.svm"):
         return []
     labels = {}
@@ -468,10 +491,10 @@ def _resolution(comparison: Comparison) -> list[str]:
         entropy = Experiment(f"{key}.logits.entropy", "mean_entropy")
         labels[entropy] = f"4.4 entropy, {prompts} (nats)"
     dataset = comparison.results.embedding["dataset"]["name"]
-    return [f"### 4.4 Higher resolution: {escape(dataset)}", *comparison.compare(labels)]
+    return [Heading(3, f"4.4 Higher resolution: {escape(dataset)}"), *comparison.compare(labels)]
 
 
-def chapter6(comparison: Comparison) -> list[str]:
+def chapter6(comparison: Comparison) -> list[Block]:
     """Show the recall and variance of each attribute, paired comparisons, and calibration."""
     results = comparison.results
     explained = (
@@ -497,14 +520,14 @@ def chapter6(comparison: Comparison) -> list[str]:
         *understanding.shots(comparison.with_suffixes()),
         *comparison.pictures({"shots.png": "Accuracy against labelled images per class"}),
     ]
-    return _section("## Chapter 6. What it understands", blocks)
+    return _section(2, "Chapter 6. What it understands", blocks)
 
 
-def _with_text(text: str, blocks: list[str]) -> list[str]:
+def _with_text(text: str, blocks: Sequence[Block]) -> list[Block]:
     return [text, *blocks] if blocks else []
 
 
-def chapter5(comparison: Comparison) -> list[str]:
+def chapter5(comparison: Comparison) -> list[Block]:
     """Compare clusters with classes."""
     clustered = {
         "img": "image embeddings",
@@ -527,11 +550,12 @@ def chapter5(comparison: Comparison) -> list[str]:
         "means over permuted labels, for which AMI and ARI are 0 on average."
     )
     compared = comparison.compare(labels)
-    heading = "## Chapter 5. Clustering"
-    return _section(heading, compared and [method, *compared], comparison.pictures(pictures))
+    return _section(
+        2, "Chapter 5. Clustering", compared and [method, *compared], comparison.pictures(pictures)
+    )
 
 
-def layers(comparison: Comparison) -> list[str]:
+def layers(comparison: Comparison) -> list[Block]:
     """Show the accuracy of probes by layer."""
     explained = (
         "Where in the network does the class arise, and where an attribute? The table has the "
@@ -541,7 +565,7 @@ def layers(comparison: Comparison) -> list[str]:
     )
     blocks = _with_text(explained, understanding.layers(comparison.results, comparison.controls))
     pictures = comparison.pictures({"layers.png": "Accuracy by layer"})
-    return _section("## Layers", blocks, pictures)
+    return _section(2, "Layers", blocks, pictures)
 
 
 CHAPTERS = (chapter2, chapter3, chapter4, chapter5, chapter6, layers)

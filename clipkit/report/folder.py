@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ from clipkit.errors import ClipkitError
 from clipkit.evaluation import HELD_OUT
 from clipkit.features import FeatureFile, Float32
 from clipkit.report import claims
+from clipkit.report.blocks import Origin
 from clipkit.report.claims import Run
+from clipkit.report.command_lines import make_origin
 from clipkit.report.thesis import SEED, Experiment
 
 NUMBER = re.compile(r"0|[1-9][0-9]{0,9}")  # of a file's name: K or a seed
@@ -78,6 +81,8 @@ class ResultsFolder:
         Empty if the images have no class names.
     row_counts : dict of str to int
         Images per split.
+    chance : float
+        Share of the most frequent class in the test split; NaN without labels.
     left_out : dict of str to str
         Files that are damaged or not what their names say, with the reason; see `runs`.
 
@@ -103,6 +108,7 @@ class ResultsFolder:
             history = images.history
             self.class_names = images.class_names or []
             self.row_counts = {name: len(split) for name, split in images.splits.items()}
+            self.chance = results.chance(images.splits[results.choose_split(images)].labels)
         embed_entries = [entry for entry in history if entry["command"] == "embed"]
         if not embed_entries:
             commands = ", ".join(entry["command"] for entry in history) or "an unknown command"
@@ -286,6 +292,23 @@ class ResultsFolder:
             several_Cs = len(set(result.runs["C"].tolist())) > 1
             note = f"C {run['C']:g}" if several_Cs else f"τ {run['temperature']:g}"
         return Measurement(run[column], "%", low, high, note)
+
+    def source(self, experiment: Experiment) -> str:
+        """Return the name of the result that `measure` takes a number from."""
+        if experiment.column not in AGREEMENT:
+            return experiment.name
+        seeds = self.values_by_seed(f"{experiment.name}.cluster-{{}}", experiment.column)
+        return f"{experiment.name}.cluster-{next(iter(seeds))}"
+
+    def origin(self, name: str, controls: Sequence[ResultsFolder] = ()) -> Origin:
+        """Return how a result of the folder was made, which may use images of the controls."""
+        result = self.read(name)  # also what the table shows
+        names = {digest: f"{name}.h5" for name, digest in self._digests.items()}
+        for control in controls:
+            folder = control.path.resolve().name
+            for file, digest in control._digests.items():
+                names.setdefault(digest, f"../{folder}/{file}.h5")
+        return make_origin(result, f"{name}.h5", names.get)
 
     def values_by_seed(self, pattern: str, column: str) -> dict[int, float]:
         """Return the value of each seed's result, the thesis's seed first.

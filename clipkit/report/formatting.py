@@ -1,18 +1,20 @@
-"""Format Markdown that reads well as text: padded tables, numbers with their intervals."""
+"""Render a report as Markdown that reads well as text, and format numbers with intervals."""
 
 from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Sequence
+from urllib.parse import quote
 
 from clipkit.console import escaped
+from clipkit.report.blocks import Block, Heading, Page, Picture, Table, text_of
 from clipkit.report.folder import Measurement
 
 FACTORS = {"%": 100, "nats": 1, "": 1}
 DECIMALS = {"%": 2, "nats": 4, "": 4}
 WIDTH = 100
 LONGEST_NAME = 300
+LEFT_OUT = "These results are left out:"
 # What Markdown, with GitHub's extensions, may read as more than a character: punctuation, an
 # underscore outside a word, the scheme of a link, and what begins a list or underlines a heading
 MARKDOWN = re.compile(
@@ -71,20 +73,38 @@ def escape(text: object) -> str:
     return MARKDOWN.sub(r"\\\g<0>", line)
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int = 1) -> str:
-    r"""Format a table with padded columns, of which the first hold text and the others numbers.
+def as_markdown(page: Page) -> str:
+    """Render a report as Markdown."""
+    blocks: list[Block] = [Heading(1, page.title), *page.preamble]
+    if page.left_out:
+        blocks.append("\n".join([LEFT_OUT, "", *(f"- {reason}" for reason in page.left_out)]))
+    return "\n\n".join(map(block_as_markdown, [*blocks, *page.blocks])) + "\n"
 
-    Cells are Markdown; see `escape`.
 
-    >>> print(table(["x", "n"], [[escape("a|b"), "1"]]))
+def block_as_markdown(block: Block) -> str:
+    r"""Render a block as Markdown.
+
+    >>> print(block_as_markdown(Table(["x", "n"], [[escape("a|b"), "1"]])))
     | x    |  n |
     |------|---:|
     | a\|b |  1 |
     """
+    if isinstance(block, Heading):
+        return f"{'#' * block.level} {block.text}"
+    if isinstance(block, Table):
+        return _table(block)
+    if isinstance(block, Picture):
+        return f"![{block.caption}]({quote(block.path.name)})"
+    return block if "\n" in block else _wrap(block)
+
+
+def _table(table: Table) -> str:
+    """Format a table with padded columns."""
     columns = []
-    for number, column in enumerate(zip(header, *rows, strict=True)):
+    rows = [map(text_of, row) for row in table.rows]
+    for number, column in enumerate(zip(table.header, *rows, strict=True)):
         width = max(2, *map(len, column))
-        if number < text_columns:
+        if number < table.text_columns:
             rule = "-" * (width + 2)
             padded = [f" {cell:<{width}} " for cell in column]
         else:
@@ -94,8 +114,5 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], text_columns: in
     return "\n".join(f"|{'|'.join(line)}|" for line in zip(*columns, strict=True))
 
 
-def wrap(block: str) -> str:
-    """Wrap a paragraph of prose; a heading, a table or a picture stays as it is."""
-    if block[0] in "|!#" or "\n" in block:
-        return block
-    return textwrap.fill(block, WIDTH, break_on_hyphens=False, break_long_words=False)
+def _wrap(paragraph: str) -> str:
+    return textwrap.fill(paragraph, WIDTH, break_on_hyphens=False, break_long_words=False)

@@ -11,11 +11,12 @@ from clipkit import comparison
 from clipkit.attributes import for_people
 from clipkit.errors import ClipkitError
 from clipkit.layer_curves import layer_curves
+from clipkit.report.blocks import Bar, Block, Cell, Number, Table
 from clipkit.report.claims import Run
 from clipkit.report.folder import ResultsFolder
-from clipkit.report.formatting import escape, table
+from clipkit.report.formatting import escape
 
-Blocks = list[str]
+Blocks = list[Block]
 
 ATTRIBUTES = (
     "attribute values rows chance zeroshot names random probe control reach reach_low reach_high"
@@ -38,24 +39,51 @@ PROBES = {
 
 def attributes(results: ResultsFolder) -> Blocks:
     """Return the table of the recall of each attribute."""
-    rows = results.table("img.attributes", ATTRIBUTES)
+    return attribute_table(results.table("img.attributes", ATTRIBUTES), "img.attributes")
+
+
+def attribute_table(rows: Sequence[Run], source: str) -> Blocks:
+    """Return the table of the rows of a result of `clipkit attributes`."""
     if not rows:
         return []
     shown = for_people(rows)
     header = [name.removesuffix(" %") for name in shown[0]]
-    cells = [[escape("" if cell is None else cell) for cell in row.values()] for row in shown]
-    return [table(header, cells)]
+    cells = [
+        [_attribute_cell(row, name, "" if cell is None else cell) for name, cell in of_row.items()]
+        for row, of_row in zip(rows, shown, strict=True)
+    ]
+    return [Table(header, cells, sources=[source] * len(cells))]
+
+
+def _attribute_cell(row: Run, title: str, cell: object) -> Cell:
+    """Return a cell with the bar of its recall, if the column holds a recall."""
+    text, name = escape(cell), title.removesuffix(" %")
+    if name == title or name in ("chance", "control") or not text:
+        return text
+    low, high = (row.get(f"{name}_{end}", math.nan) for end in ("low", "high"))
+    return Number(text, Bar(row[name], low, high, row["chance"], row["control"]))
 
 
 def variance(results: ResultsFolder) -> Blocks:
     """Return the table of the shares of variance."""
-    rows = results.table("img.variance", VARIANCE)
+    return variance_table(results.table("img.variance", VARIANCE), "img.variance")
+
+
+def variance_table(rows: Sequence[Run], source: str) -> Blocks:
+    """Return the table of the rows of a result of `clipkit variance` on images."""
     header = ["attribute", "share", "unique", "null", "share in the control"]
-    cells = []
+    cells: list[list[Cell]] = []
     for row in rows:
-        numbers = [_percent(row[name]) for name in ("share", "unique", "null95")]
-        cells.append([escape(row["attribute"]), *numbers, _with_range(row)])
-    return [table(header, cells)] if rows else []
+        unique, null = (_percent(row[name]) for name in ("unique", "null95"))
+        bar = Bar(
+            row["share"],
+            reference=row["null95"],
+            control=row["control_share"],
+            reference_name="95 % of unrelated attributes",
+        )
+        share = Number(_percent(row["share"]), bar)
+        cells.append([escape(row["attribute"]), share, unique, null, _with_range(row)])
+    return [Table(header, cells, sources=[source] * len(cells))] if rows else []
 
 
 def _percent(value: float) -> str:
@@ -95,7 +123,18 @@ def paired_differences(
     files = [results.read(base), *(results.read(name) for _, name, _ in paired)]
     numbers = [base_runs[0]["number"], *(number for _, _, number in paired)]
     matched = comparison.pair(files, base_runs[0]["split"], numbers)
-    rows = comparison.compare(matched).rows()
+    labels_of_rows = [label for label, _, _ in paired]
+    return difference_table(matched, base_label, labels_of_rows, [name for _, name, _ in paired])
+
+
+def difference_table(
+    paired: comparison.PairedResults,
+    base_label: str,
+    labels: Sequence[str],
+    sources: Sequence[str],
+) -> Blocks:
+    """Return the table of the differences of results from the first of them, with its text."""
+    rows = comparison.compare(paired).rows()
     header = [
         f"against {base_label}",
         "difference (points)",
@@ -103,10 +142,15 @@ def paired_differences(
         f"only {base_label}",
         "p",
     ]
-    cells = []
-    for (label, _, _), row in zip(paired, rows, strict=True):
-        low, high = -100 * row["high"], -100 * row["low"]
-        difference = f"{-100 * row['difference']:+.2f} ({low:+.2f} to {high:+.2f})"
+    cells: list[list[Cell]] = []
+    furthest = max(abs(row[end]) for row in rows for end in ("low", "high"))
+    for label, row in zip(labels, rows, strict=True):
+        low, high = -row["high"], -row["low"]
+        text = f"{-100 * row['difference']:+.2f} ({100 * low:+.2f} to {100 * high:+.2f})"
+        span = (-furthest, furthest)
+        difference = Number(
+            text, Bar(-row["difference"], low, high, 0.0, span=span, reference_name="no difference")
+        )
         p = row.get("p_holm", row["p"])
         cells.append([label, difference, f"{row['only_b']}", f"{row['only_a']}", f"{p:.2g}"])
     correction = ", corrected for all rows by Holm's method" if len(rows) > 1 else ""
@@ -116,12 +160,12 @@ def paired_differences(
         f"gets right, and McNemar's exact p{correction}. The interval covers another draw of test "
         "images, but not another draw of training images."
     )
-    return [text, table(header, cells)]
+    return [text, Table(header, cells, sources=sources)]
 
 
 def calibration(folders: Mapping[str, ResultsFolder]) -> Blocks:
     """Return the table of temperatures of the softmax over the classes."""
-    cells = []
+    cells, sources = [], []
     for suffix, results in folders.items():
         for row in results.table("classes.logits.calibrate", CALIBRATION):
             name = f"τ {row['temperature']:.4g}"
@@ -130,6 +174,7 @@ def calibration(folders: Mapping[str, ResultsFolder]) -> Blocks:
             numbers = [f"{row['information']:.3f}"]
             numbers += [_percent(row[column]) for column in ("ece", "ece_null", "ece_null95")]
             cells.append([name + suffix, *numbers])
+            sources.append("" if suffix else "classes.logits.calibrate")
     if not cells:
         return []
     text = (
@@ -140,7 +185,7 @@ def calibration(folders: Mapping[str, ResultsFolder]) -> Blocks:
         "95 % interval."
     )
     header = ["softmax", "information (nats)", "ECE (%)", "calibrated", "95 %"]
-    return [text, table(header, cells)]
+    return [text, Table(header, cells, sources=sources)]
 
 
 def _interval(low: float, high: float) -> str:
@@ -171,7 +216,7 @@ def shots(folders: Mapping[str, ResultsFolder]) -> Blocks:
         "Logistic regression is fitted on the embeddings of a few images per class. The table has "
         "the mean over the draws, with the lowest and the highest."
     )
-    return [text, table(header, cells)]
+    return [text, Table(header, cells, sources=["img.shots"] * len(cells))]
 
 
 def _mean_and_range(values: Sequence[float]) -> str:
@@ -208,4 +253,4 @@ def layers(results: ResultsFolder, controls: Sequence[ResultsFolder]) -> Blocks:
         [f"{row}", *(_percent(column.get(row, math.nan)) for column in columns.values())]
         for row in rows
     ]
-    return [table(["layer", *columns], cells)]
+    return [Table(["layer", *columns], cells)]

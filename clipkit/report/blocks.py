@@ -1,0 +1,132 @@
+"""What a report is made of: headings, prose, tables with typed cells, pictures.
+
+Prose, headings and cells are Markdown. `formatting` renders a page as Markdown, `page` as HTML.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Bar:
+    """What a page draws beside a number: the number and its interval on a scale.
+
+    NaN marks what is not known. `low` and `high` end the interval, and `span` ends the scale. The
+    reference is what `reference_name` says, and `control` an untrained control's number.
+    """
+
+    value: float
+    low: float = math.nan
+    high: float = math.nan
+    reference: float = math.nan
+    control: float = math.nan
+    span: tuple[float, float] = (0.0, 1.0)
+    reference_name: str = "chance"
+
+
+@dataclass(frozen=True)
+class Number:
+    """A cell with a number: its text, and the bar beside it."""
+
+    text: str
+    bar: Bar
+
+
+Cell = str | Number
+
+
+@dataclass(frozen=True)
+class Heading:
+    """A heading of level 1 to 3."""
+
+    level: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table whose first columns hold text, and whose other columns hold numbers.
+
+    `sources` names, for each row, the result that it comes from; it is empty if rows have none.
+    """
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    text_columns: int = 1
+    sources: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture in a file."""
+
+    path: Path
+    caption: str
+
+
+Block = str | Heading | Table | Picture
+
+
+@dataclass(frozen=True)
+class Origin:
+    """How a result was made.
+
+    Attributes
+    ----------
+    file : str
+        Name of the result.
+    commands : list of str
+        Command lines, in the order in which they run.
+    facts : dict of str to str
+        Model, its digest, and rows.
+    """
+
+    file: str
+    commands: Sequence[str]
+    facts: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Fact:
+    """What a reader looks for first: a name, a sentence, its bar, and the result it comes from."""
+
+    name: str
+    text: str
+    source: str = ""
+    bar: Bar | None = None
+
+
+@dataclass(frozen=True)
+class Page:
+    """A report.
+
+    Attributes
+    ----------
+    title : str
+    preamble, blocks : list of Block
+        What comes before the chapters, and the chapters.
+    left_out : list of str
+        What is not shown, with the reasons.
+    summary : list of Fact
+    lead : Picture, optional
+        The picture that comes first.
+    origins : dict of str to Origin
+        How the sources of tables were made.
+    """
+
+    title: str
+    preamble: Sequence[Block]
+    blocks: Sequence[Block]
+    left_out: Sequence[str] = ()
+    summary: Sequence[Fact] = ()
+    lead: Picture | None = None
+    origins: Mapping[str, Origin] = field(default_factory=dict)
+
+
+def text_of(cell: Cell) -> str:
+    """Return the Markdown of a cell."""
+    return cell.text if isinstance(cell, Number) else cell

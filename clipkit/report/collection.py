@@ -1,0 +1,369 @@
+"""Report any set of result files: what they are comes from their histories, not their names."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clipkit import comparison, console, features, metrics, results, tables
+from clipkit.errors import ClipkitError
+from clipkit.features import FeatureFile
+from clipkit.features.model import RESULTS
+from clipkit.features.provenance import identities, original_split, provenance
+from clipkit.report import summary, understanding
+from clipkit.report.blocks import Bar, Block, Cell, Fact, Heading, Number, Page, Table
+from clipkit.report.claims import Run
+from clipkit.report.command_lines import make_origin
+from clipkit.report.formatting import escape
+from clipkit.results import Predictions
+
+MOST_RUNS = 100  # of a file in a table
+NUMERIC = re.compile(r"-|[-+]?\d.*|")  # a cell of a column of numbers
+SETTINGS = ("classifier", "C", "temperature", "standardize", "shots", "draw")
+ABOUT = (
+    "What each file holds comes from its history. Results on the same images stand in one table. "
+    "Brackets after an accuracy hold Wilson's 95 % interval. The intervals of two results on the "
+    "same images say little about their difference, so that differences are paired. Chance is the "
+    "share of the most frequent class."
+)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What the runs of a result predicted on its evaluated split, under the result's name."""
+
+    name: str
+    file: FeatureFile
+    split: str
+    rows: list[Run]
+    ids: list[str]
+    labels: np.ndarray[Any, np.dtype[np.int64]]
+    right: np.ndarray[Any, np.dtype[np.bool_]]  # (R, N)
+
+    @property
+    def is_control(self) -> bool:
+        """Whether the model is an untrained control."""
+        return "untrained" in (self.file.model() or {})
+
+    def settings(self, run: int) -> tuple[str, ...]:
+        """Return what a result and its control share."""
+        made = provenance(self.file)
+        chosen = [str(self.rows[run].get(name)) for name in SETTINGS]
+        command = str(results.last_entry(self.file)["command"])
+        return (command, made.model.removeprefix("untrained "), made.prompts, *chosen)
+
+
+def of_files(paths: Sequence[Path]) -> Page:
+    """Report feature files, most of them results.
+
+    A file that is damaged or missing is left out, with the reason.
+
+    Raises
+    ------
+    ClipkitError
+        If no file can be reported.
+    """
+    left_out: dict[str, str] = {}
+    files: dict[str, FeatureFile] = {}
+    for name, path in zip(_names(paths), paths, strict=True):
+        try:
+            files[name] = _read(path)
+        except ClipkitError as error:
+            left_out[name] = error.message.removeprefix(f"{path}: ")
+    blocks, facts = _sections(files, left_out)
+    for name, reason in left_out.items():
+        console.warn(f"left out {name}: {reason}")
+    if not blocks:
+        raise ClipkitError(
+            f"expected a feature file that can be reported, got none in {len(paths)}",
+            "the warnings say why",
+        )
+    digests = {file.digest: name for name, file in files.items()}
+    shown = [file for name, file in files.items() if name not in left_out]
+    title = escape(results.sources_label(shown))
+    return Page(
+        title,
+        [ABOUT],
+        blocks,
+        [f"{escape(name)}: {escape(reason)}" for name, reason in left_out.items()],
+        summary=[Fact("What was run", title), *facts],
+        origins={name: make_origin(file, name, digests.get) for name, file in files.items()},
+    )
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """Return the files' names, or their paths if names are equal."""
+    names = [path.name for path in paths]
+    return names if len(set(names)) == len(names) else list(map(str, paths))
+
+
+def _read(path: Path) -> FeatureFile:
+    """Read a result into memory; of another file, all but the features."""
+    with features.open_file(str(path)) as file:
+        if file.kind in RESULTS:
+            results.check_run_count(file)
+            return file.in_memory()
+        return file
+
+
+def _sections(
+    files: dict[str, FeatureFile], left_out: dict[str, str]
+) -> tuple[list[Block], list[Fact]]:
+    """Return all blocks and facts. Results that cannot be shown are added to `left_out`."""
+    groups: dict[str, list[Scored]] = {}
+    others: dict[tuple[str, str], list[str]] = {}
+    context = []
+    for name, file in files.items():
+        command = str(results.last_entry(file)["command"])
+        try:
+            if file.kind not in RESULTS:
+                context.append(name)
+            elif file.splits and not file.holds_clusters:
+                scored = _score(name, file)
+                groups.setdefault(_rows_key(scored), []).append(scored)
+            elif file.runs:
+                others.setdefault((command, _source(file)), []).append(name)
+            else:
+                raise ClipkitError("expected runs, got none")
+        except ClipkitError as error:
+            left_out[name] = error.message.removeprefix(f"{file.display_name}: ")
+    blocks: list[Block] = []
+    for group in groups.values():
+        blocks += _scored_section(group)
+    for (command, source), names in others.items():
+        blocks += _other_section(command, source, {name: files[name] for name in names}, left_out)
+    if context:
+        blocks += _context_section({name: files[name] for name in context})
+    return blocks, _facts(groups.values())
+
+
+def _score(name: str, file: FeatureFile) -> Scored:
+    split = results.choose_split(file)
+    scored = results.scored_runs(file, split)
+    right = scored.predicted == scored.labels
+    return Scored(name, file, split, scored.rows, scored.ids, scored.labels, right)
+
+
+def _rows_key(scored: Scored) -> str:
+    """Return a digest of the images that a result was evaluated on, and of their classes.
+
+    Images of different data sets may have the same ids.
+    """
+    names = scored.file.class_names
+    classes = [names[label] for label in scored.labels] if names else scored.labels.tolist()
+    rows = sorted(zip(scored.ids, map(str, classes), strict=True))
+    parts = [_rows_digest(scored.file, scored.split), repr(rows)]
+    return hashlib.sha256("\n".join(parts).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _rows_digest(file: FeatureFile, split: str) -> str:
+    """Return the digest of the data set's rows that a split is from; "" if it is not known."""
+    try:
+        split = original_split(file, split)
+    except ClipkitError:
+        return ""
+    for entry in file.history:
+        dataset = entry.get("dataset")
+        splits = dataset.get("splits") if isinstance(dataset, dict) else None
+        described = splits.get(split) if isinstance(splits, dict) else None
+        if isinstance(described, dict):
+            return str(described.get("rows"))
+    return ""
+
+
+def _source(file: FeatureFile) -> str:
+    """Return what the results of one table have in common."""
+    digests = [_rows_digest(file, split) for split in ("test", "train", "all")]
+    return f"{provenance(file).dataset} {digests}"
+
+
+def _scored_section(group: Sequence[Scored]) -> list[Block]:
+    """Return the accuracies of results on the same images, and their paired differences."""
+    first = group[0]
+    dataset = provenance(first.file).dataset or "images"
+    classes = results.class_count(first.file, int(first.labels.max()))
+    heading = f"{dataset}, {first.split}: {len(first.ids):,} images, {classes} classes"
+    blocks: list[Block] = [Heading(2, escape(heading)), _accuracies(group)]
+    blocks += [
+        f"{escape(scored.name)} has {len(scored.rows):,} runs on {escape(scored.split)}. The table "
+        f"has the first {MOST_RUNS}."
+        for scored in group
+        if len(scored.rows) > MOST_RUNS
+    ]
+    single = [scored for scored in group if len(scored.rows) == 1]
+    several = [escape(scored.name) for scored in group if len(scored.rows) > 1]
+    single.sort(key=lambda scored: scored.is_control)  # the others keep their order
+    if len(single) > 1:
+        blocks += _differences(single)
+    if several and len(group) > 1:
+        blocks.append(
+            "Not among the paired differences, since there are several runs to choose from: "
+            f"{', '.join(several)}. Choose with clipkit compare --run or clipkit probe --val."
+        )
+    return blocks
+
+
+def _accuracies(group: Sequence[Scored]) -> Table:
+    rows: list[dict[str, Cell]] = []
+    sources = []
+    for scored in group:
+        made = provenance(scored.file)
+        for run, row in enumerate(scored.rows[:MOST_RUNS]):
+            cells: dict[str, Cell] = {
+                "file": escape(scored.name),
+                "model": escape(made.model or "-"),
+                "prompts": escape(made.prompts),
+                "result of": escape(results.last_entry(scored.file)["command"]),
+                "classifier": escape(row.get("classifier", "")),
+            }
+            cells |= {key: _setting(row, key) for key in ("C", "temperature", "shots")}
+            cells["accuracy (%)"] = _accuracy(scored, run, group)
+            for key, title in (("acc5", "top 5 (%)"), ("mean_per_class_recall", "mean recall (%)")):
+                value = row.get(key, np.nan)
+                is_known = isinstance(value, float) and np.isfinite(value)
+                cells[title] = f"{100 * value:.2f}" if is_known else ""
+            rows.append(cells)
+            sources.append(scored.name)
+    header = [name for name in rows[0] if any(row[name] for row in rows)]
+    text_columns = sum(
+        name in ("file", "model", "prompts", "result of", "classifier") for name in header
+    )
+    return Table(header, [[row[name] for name in header] for row in rows], text_columns, sources)
+
+
+def _setting(row: Run, name: str) -> str:
+    value = row.get(name)
+    is_number = isinstance(value, int | float) and np.isfinite(value)
+    return f"{value:g}" if is_number else ""
+
+
+def _accuracy(scored: Scored, run: int, group: Sequence[Scored]) -> Number:
+    value, n = float(scored.right[run].mean()), len(scored.ids)
+    low, high = metrics.wilson(value, n)
+    controls = [] if scored.is_control else _controls(scored, run, group)
+    control = float(np.mean([right.mean() for _, right in controls])) if controls else np.nan
+    bar = Bar(value, low, high, results.chance(scored.labels), control)
+    return Number(f"{100 * value:.2f} ({100 * low:.2f}–{100 * high:.2f})", bar)
+
+
+def _controls(
+    scored: Scored, run: int, group: Iterable[Scored]
+) -> list[tuple[Scored, np.ndarray[Any, np.dtype[np.bool_]]]]:
+    """Return the untrained controls of a run, with which images (N) they get right."""
+    settings = scored.settings(run)
+    return [
+        (other, right)
+        for other in group
+        if other.is_control
+        for number, right in enumerate(other.right)
+        if other.settings(number) == settings
+    ]
+
+
+def _differences(single: Sequence[Scored]) -> list[Block]:
+    try:
+        paired = comparison.pair([scored.file for scored in single], single[0].split)
+    except ClipkitError as error:
+        return [f"The results are not compared: {escape(error.message)}"]
+    names = [scored.name for scored in single]
+    labels = [escape(name) for name in names]
+    return understanding.difference_table(paired, labels[0], labels[1:], names[1:])
+
+
+def _facts(groups: Iterable[Sequence[Scored]]) -> list[Fact]:
+    """Sum up the first result of one run that has a control, or else the first one."""
+    candidates = [
+        (scored, group)
+        for group in groups
+        for scored in group
+        if len(scored.rows) == 1 and not scored.is_control
+    ]
+    if not candidates:
+        return []
+    candidates.sort(key=lambda candidate: not _controls(candidate[0], 0, candidate[1]))
+    scored, group = candidates[0]
+    controls = [_predictions(control) for control, _ in _controls(scored, 0, group)]
+    predictions = _predictions(scored)
+    command = results.last_entry(scored.file)["command"]
+    means = escape(f"{command} ({scored.name})")
+    return [
+        summary.against_references("Main result", means, predictions, controls, scored.name),
+        Fact("Worst class", summary.worst_class(predictions), scored.name),
+    ]
+
+
+def _predictions(scored: Scored) -> Predictions:
+    return results.predictions(scored.file, scored.split, 0)
+
+
+def _other_section(
+    command: str, source: str, files: dict[str, FeatureFile], left_out: dict[str, str]
+) -> list[Block]:
+    """Return the tables of results of a command on the same images."""
+    dataset = source.partition(" [")[0]
+    heading = Heading(2, escape(" on ".join(filter(None, [command, dataset]))))
+    if command in ("attributes", "variance"):
+        blocks: list[Block] = []
+        for name, file in files.items():
+            try:
+                table = _recognised_table(command, name, file)
+            except ClipkitError as error:
+                left_out[name] = error.message.removeprefix(f"{file.display_name}: ")
+                continue
+            blocks += [Heading(3, escape(name)), *table]
+        return [heading, *blocks] if blocks else []
+    return [heading, _joined_table(files)]
+
+
+def _recognised_table(command: str, name: str, file: FeatureFile) -> list[Block]:
+    """Return the table of `attributes` or `variance`, with bars."""
+    if command == "variance" and "prompt" in file.runs:
+        return [_joined_table({name: file})]
+    columns = understanding.ATTRIBUTES if command == "attributes" else understanding.VARIANCE
+    results.columns_of(file, command, columns)
+    rows = file.rows()
+    if command == "attributes":
+        return understanding.attribute_table(rows, name)
+    return understanding.variance_table(rows, name)
+
+
+def _joined_table(files: dict[str, FeatureFile]) -> Table:
+    """Return the rows of results with columns that tell the results apart."""
+    reports = []
+    sources = []
+    for (name, file), identity in zip(files.items(), identities([*files.values()]), strict=True):
+        rows = [*itertools.islice(results.rows_for_people(file), MOST_RUNS)]
+        reports.append([{"file": name, **identity, **row} for row in rows])
+        sources += [name] * len(rows)
+        if file.run_count > MOST_RUNS:
+            console.note(f"{name}: the table has the first {MOST_RUNS} of {file.run_count:,} rows")
+    columns = tables.columns_for_people(tables.join(reports))
+    columns.sort(key=lambda column: all(map(NUMERIC.fullmatch, column.cells)))  # texts first
+    text_columns = sum(not all(map(NUMERIC.fullmatch, column.cells)) for column in columns)
+    header = [escape(column.title) for column in columns]
+    cells = [
+        ["" if cell == "-" else escape(cell) for cell in row]
+        for row in zip(*(column.cells for column in columns), strict=True)
+    ]
+    return Table(header, cells, text_columns, sources)
+
+
+def _context_section(files: dict[str, FeatureFile]) -> list[Block]:
+    """Return a table of the files that are no results."""
+    rows = []
+    for name, file in files.items():
+        made = provenance(file)
+        counts = ", ".join(f"{split} {len(part):,}" for split, part in file.splits.items())
+        if file.texts:
+            counts = ", ".join(filter(None, [counts, f"{len(file.texts):,} prompts"]))
+        cells = [name, file.kind, made.model, made.dataset, made.prompts, counts]
+        rows.append([escape(cell) for cell in cells])
+    header = ["file", "kind", "model", "data set", "prompts", "holds"]
+    return [Heading(2, "Feature files"), Table(header, rows, len(header), [*files])]

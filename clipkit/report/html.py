@@ -1,0 +1,221 @@
+"""Render a report as one HTML file that needs no other file and no server."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markdown_it import MarkdownIt
+from markupsafe import Markup
+from PIL import Image
+
+from clipkit import console
+from clipkit.report.blocks import Bar, Block, Cell, Heading, Number, Page, Picture, Table, text_of
+from clipkit.report.formatting import escape
+
+MAX_PIXELS = 50_000_000  # of a picture, as `clipkit plot` draws them
+UNREADABLE = (  # what Pillow raises
+    OSError,
+    ValueError,
+    SyntaxError,
+    Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
+)
+BAR_WIDTH, BAR_HEIGHT = 96, 14
+PAD = 3  # pixels at the ends of a bar, for its marks
+
+_markdown = MarkdownIt("commonmark", {"html": False}).disable(
+    ["autolink", "code", "entity", "fence", "heading", "html_block", "html_inline", "image", "link"]
+)
+_templates = Environment(
+    loader=PackageLoader("clipkit.report", "page"),
+    autoescape=True,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    undefined=StrictUndefined,
+)
+_templates.filters["escaped"] = console.escaped
+
+
+def as_html(page: Page, album: Any = None) -> str:
+    """Render a report as HTML.
+
+    Parameters
+    ----------
+    page : Page
+    album : optional
+        What the template `album.html` shows after the summary.
+    """
+    left_out = [*page.left_out]
+    pictures = _Pictures(left_out)
+    nodes = [*_nodes(page, pictures)]
+    scripts = [_source(name) for name in ("page.js", *(["album.js"] if album else []))]
+    lead = pictures.node(page.lead) if page.lead else None
+    return _templates.get_template("page.html").render(
+        page=page,
+        title=_inline(page.title),
+        lead=lead,
+        preamble=[_node(block, pictures, f"p{i}") for i, block in enumerate(page.preamble)],
+        nodes=nodes,
+        left_out=left_out,
+        album=album,
+        style=_source("page.css"),
+        scripts=scripts,
+        script_hashes=[_hash(script) for script in scripts],
+        inline=_inline,
+        bar=_bar,
+        marks=_legend,
+    )
+
+
+def _source(name: str) -> Markup:
+    """Return a style sheet or a script of this package."""
+    assert _templates.loader is not None
+    return Markup(_templates.loader.get_source(_templates, name)[0])
+
+
+def _hash(script: str) -> str:
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+
+
+def _inline(markdown: str) -> Markup:
+    return Markup(_markdown.renderInline(markdown))
+
+
+def _nodes(page: Page, pictures: _Pictures) -> Iterator[dict[str, Any]]:
+    """Yield what the template shows for each block; the picture that comes first is left out."""
+    heading = ""
+    for number, block in enumerate(page.blocks):
+        if isinstance(block, Heading):
+            heading = block.text
+        if block != page.lead:
+            node = _node(block, pictures, f"b{number}", heading)
+            if node:
+                yield node
+
+
+def _node(block: Block, pictures: _Pictures, key: str, heading: str = "") -> Any:
+    """Return the kind of a block and what the template needs of it; None if it is not shown."""
+    if isinstance(block, Heading):
+        return {"kind": f"h{block.level}", "key": key, "html": _inline(block.text)}
+    if isinstance(block, Picture):
+        return pictures.node(block)
+    if isinstance(block, str):
+        return {"kind": "prose", "html": Markup(_markdown.render(block))}
+    return {"kind": "table", "key": key, "label": _inline(heading).striptags(), **_table(block)}
+
+
+def _table(table: Table) -> dict[str, Any]:
+    """Return the columns and rows of a table, without the columns that are empty."""
+    columns = [*zip(*table.rows, strict=True)]
+    shown = [
+        number
+        for number, column in enumerate(columns)
+        if number < table.text_columns or any(map(text_of, column))
+    ]
+    sources = table.sources or [""] * len(table.rows)
+    bars = [cell.bar for row in table.rows for cell in row if isinstance(cell, Number)]
+    return {
+        "header": [table.header[number] for number in shown],
+        "rows": [
+            (source, [row[number] for number in shown])
+            for source, row in zip(sources, table.rows, strict=True)
+        ],
+        "text_columns": table.text_columns,
+        "sources": [source for source in dict.fromkeys(sources) if source],
+        "is_sortable": all(table.header) and len(table.rows) > 1,
+        "legend": _legend(bars),
+        "has_bars_below": sum(any(_is_number(cell) for cell in column) for column in columns) > 1,
+    }
+
+
+def _is_number(cell: Cell) -> bool:
+    return isinstance(cell, Number)
+
+
+def _legend(bars: Sequence[Bar]) -> list[tuple[str, str]]:
+    """Return the marks of the bars, and what they mean."""
+    marks = [("interval", "95 % interval, or range", [bar.low for bar in bars])]
+    for name in dict.fromkeys(bar.reference_name for bar in bars):
+        of_name = [bar.reference for bar in bars if bar.reference_name == name]
+        marks.append(("reference", name, of_name))
+    marks.append(("control", "untrained control", [bar.control for bar in bars]))
+    return [(mark, meaning) for mark, meaning, values in marks if any(map(math.isfinite, values))]
+
+
+def _bar(bar: Bar, width: int = BAR_WIDTH) -> Markup:
+    """Draw a bar as inline SVG; the number beside it says the same to those who cannot see it."""
+    low, high = bar.span
+
+    def x(value: float) -> float:
+        share = (min(max(value, low), high) - low) / ((high - low) or 1)
+        return round(PAD + share * (width - 2 * PAD), 1)
+
+    middle = BAR_HEIGHT / 2
+    start, end = sorted((x(0), x(bar.value)))
+    parts = [
+        f'<line class="track" x1="{PAD}" x2="{width - PAD}" y1="{middle}" y2="{middle}"/>',
+        f'<rect class="value" x="{start}" y="4" width="{end - start:.1f}" height="6"/>',
+    ]
+    if math.isfinite(bar.low) and math.isfinite(bar.high):
+        ends = f'x1="{x(bar.low)}" x2="{x(bar.high)}"'
+        parts.append(f'<line class="interval" {ends} y1="{middle}" y2="{middle}"/>')
+    if math.isfinite(bar.reference):
+        at = x(bar.reference)
+        parts.append(f'<line class="reference" x1="{at}" x2="{at}" y1="0" y2="{BAR_HEIGHT}"/>')
+    if math.isfinite(bar.control):
+        at = x(bar.control)
+        parts.append(f'<path class="control" d="M{at} 3l3.5 4-3.5 4-3.5-4z"/>')
+    size = f'width="{width}" height="{BAR_HEIGHT}" viewBox="0 0 {width} {BAR_HEIGHT}"'
+    return Markup(f'<svg class="bar" aria-hidden="true" {size}>{"".join(parts)}</svg>')
+
+
+class _Pictures:
+    """Pictures as data URIs. Those that cannot be read are added to what is left out."""
+
+    def __init__(self, left_out: list[str]) -> None:
+        self.left_out = left_out
+
+    def node(self, picture: Picture) -> dict[str, Any] | None:
+        """Return what the template shows of a picture, or None if it cannot be read."""
+        try:
+            uri, width, height = _embed(picture.path)
+        except UNREADABLE as error:
+            reason = f"{picture.path.name}: expected a PNG picture, got one that cannot be read"
+            console.warn(f"left out {reason} ({error})")
+            self.left_out.append(escape(reason))
+            return None
+        caption = _inline(picture.caption)
+        return {"kind": "picture", "uri": uri, "size": (width, height), "caption": caption}
+
+
+def _embed(path: Path) -> tuple[str, int, int]:
+    """Return a PNG as a data URI with its width and height.
+
+    It is compressed again as WebP, without loss, if that is smaller. If there is an SVG of the same
+    name that is smaller still, that is embedded.
+    """
+    content = {"image/png": path.read_bytes()}
+    warnings.simplefilter("error", Image.DecompressionBombWarning)
+    with Image.open(io.BytesIO(content["image/png"]), formats=["PNG"]) as image:
+        width, height = image.size
+        if width * height > MAX_PIXELS:
+            raise ValueError(f"{width} x {height} pixels")
+        image.load()
+        webp = io.BytesIO()
+        if max(width, height) < 1 << 14:  # what the format can hold
+            image.save(webp, "WEBP", lossless=True)
+            content["image/webp"] = webp.getvalue()
+    svg = path.with_suffix(".svg")
+    if svg.is_file():
+        content["image/svg+xml"] = svg.read_bytes()
+    mime_type = min(content, key=lambda name: len(content[name]))
+    encoded = base64.b64encode(content[mime_type]).decode()
+    return f"data:{mime_type};base64,{encoded}", width, height

@@ -1,0 +1,97 @@
+"""Sum up results: what was run, the main result against chance and controls, the worst class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from clipkit import metrics, results
+from clipkit.comparison import compare_right
+from clipkit.report.blocks import Bar, Fact
+from clipkit.report.chapters import Comparison
+from clipkit.report.formatting import escape
+from clipkit.results import Predictions
+from clipkit.tables import distinct_names
+
+# Results that a summary names, the main one first: name -> title, and what gives the accuracy
+RESULTS = {
+    "img.svm": ("Baseline", "an SVM on the image embeddings"),
+    "classes.logits.zeroshot": ("Zero-shot", "the prompts of the classes, without training"),
+    "generic32.logits.svm": ("Generic prompts", "an SVM on the cosines with 32 generic prompts"),
+}
+
+
+def of_folder(comparison: Comparison, what: str) -> list[Fact]:
+    """Sum up a results folder of the model and data set that `what` names."""
+    counts = sorted(comparison.results.row_counts.items(), reverse=True)  # train before test
+    images = " and ".join(f"{count:,} {split}" for split, count in counts)
+    classes = len(comparison.results.class_names)
+    facts = [Fact("What was run", f"{what}: {images} images, {classes} classes")]
+    worst: list[Fact] = []
+    for name, (title, means) in RESULTS.items():
+        runs = comparison.results.runs(name)
+        if not runs:
+            continue
+        scored = comparison.results.predictions(name, runs[0])
+        controls = [
+            control.predictions(name, control.runs(name)[0])
+            for control in comparison.controls
+            if control.runs(name)
+        ]
+        facts.append(
+            against_references(title if worst else "Main result", means, scored, controls, name)
+        )
+        worst = worst or [Fact("Worst class", worst_class(scored), name)]
+    return facts + worst
+
+
+def against_references(
+    title: str, means: str, scored: Predictions, controls: Sequence[Predictions], source: str
+) -> Fact:
+    """Compare an accuracy with chance and, on the same images, with untrained controls."""
+    right = scored.predicted == scored.labels
+    accuracy, n = float(right.mean()), len(right)
+    low, high = metrics.wilson(accuracy, n)
+    chance = results.chance(scored.labels)
+    text = (
+        f"**{_percent(accuracy)}** of {n:,} images are classified correctly by {means} "
+        f"(95 % interval {_percent(low)} to {_percent(high)}). "
+    )
+    verdict = "This is above chance" if low > chance else "This is not shown to be above chance"
+    text += f"{verdict} ({_percent(chance)}, the most frequent class). "
+    paired = [control for control in controls if control.ids == scored.ids]
+    rows = [compare_right(right, control.predicted == control.labels) for control in paired]
+    control = float("nan")
+    if rows:
+        row = min(rows, key=lambda row: row["difference"])  # against the best of the controls
+        control = row["acc_b"]
+        verdict = "above" if row["low"] > 0 else "not shown to be above"
+        which = "the untrained control" if len(rows) == 1 else "the best untrained control"
+        text += (
+            f"It is {verdict} {which} ({_percent(control)}): on the same images, the difference "
+            f"is {100 * row['difference']:+.2f} points ({100 * row['low']:+.2f} to "
+            f"{100 * row['high']:+.2f})."
+        )
+    else:
+        text += "There is no untrained control of it."
+    return Fact(title, text, source, Bar(accuracy, low, high, chance, control))
+
+
+def worst_class(scored: Predictions) -> str:
+    """Name the class with the lowest F1, and what its images are taken for most often."""
+    C = len(scored.class_names)
+    f1 = metrics.f1_per_class(scored.labels, scored.predicted, C)
+    worst = int(np.nanargmin(f1))
+    names = [escape(name) for name in distinct_names(scored.class_names)]
+    predicted = scored.predicted[scored.labels == worst]
+    wrong = np.bincount(predicted[predicted != worst], minlength=C)
+    right = int((predicted == worst).sum())
+    text = f"**{names[worst]}**: F1 {f1[worst]:.2f}, {right} of {len(predicted)} images right"
+    if wrong.any():
+        text += f"; most often taken for {names[int(wrong.argmax())]} ({wrong.max()})"
+    return f"{text}."
+
+
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.2f}\N{NO-BREAK SPACE}%"
