@@ -10,6 +10,7 @@ import contextlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,7 +20,7 @@ from clipkit.annotations import read_annotations
 from clipkit.console import escaped
 from clipkit.datasets import Dataset, ImageDataset
 from clipkit.errors import ClipkitError
-from clipkit.features import FeatureFile, Int64, Split
+from clipkit.features import FeatureFile, Int64, Split, open_file
 from clipkit.features.provenance import original_split
 from clipkit.report.predictions import (
     Bools,
@@ -34,7 +35,6 @@ from clipkit.report.predictions import (
 from clipkit.report.thumbnails import Thumbnail, thumbnails
 
 LIMIT = 200  # images, unless the caller says otherwise
-MAX_IMAGES = 1000
 MAX_PROMPTS = 32
 IMAGES_PER_PROMPT = 3  # on each side
 WITH_ATTRIBUTES = ("shapes",)  # data sets whose attributes are bundled
@@ -166,6 +166,26 @@ class Album:
         return sorted({image.predicted for image in self.images})
 
 
+def read_album(
+    results: Iterable[Path], controls: Iterable[Path], dataset: Dataset, limit: int = LIMIT
+) -> Album:
+    """Read files, and those in folders, and collect an album of their images; see `collect`.
+
+    Files that cannot be read are not used. The report names them.
+    """
+    with contextlib.ExitStack() as stack:
+        return collect(_open(results, stack), _open(controls, stack), dataset, limit)
+
+
+def _open(paths: Iterable[Path], stack: contextlib.ExitStack) -> list[FeatureFile]:
+    files = []
+    for path in paths:
+        for name in sorted(path.glob("*.h5")) if path.is_dir() else [path]:
+            with contextlib.suppress(ClipkitError):
+                files.append(stack.enter_context(open_file(name)))
+    return files
+
+
 def collect(
     results: Sequence[FeatureFile],
     controls: Sequence[FeatureFile],
@@ -188,7 +208,7 @@ def collect(
     dataset : Dataset
         The images. Rows are matched by their ids.
     limit : int
-        At most MAX_IMAGES.
+        At most 1,000: then the thumbnails are still in `thumbnails.MAX_BYTES`.
 
     Raises
     ------
@@ -203,9 +223,12 @@ def collect(
     data = _images_of(dataset, main)
     place = {row_id: row for row, row_id in enumerate(data.ids)}
     known = np.flatnonzero([row_id in place for row_id in main.ids])
-    missing = _describe_missing(main, dataset, known)
+    if not len(known):
+        wanted = f"the {main.split} images of {main.file.display_name}"
+        raise ClipkitError(f"{dataset.name}: expected {wanted}, got none of them", HINT)
     places = np.array([place[main.ids[row]] for row in known])
     _check_labels(main, known, dataset, data.take(places))
+    missing = _describe_missing(main, dataset, known)
     total, main = len(main.ids), main.take(known)
     control = choose_control(main, results, controls)
     control_of = {} if control is None else dict(zip(control.ids, control.predicted, strict=True))
@@ -264,10 +287,7 @@ def _images_of(dataset: Dataset, main: ImagePredictions) -> ImageDataset:
 
 
 def _describe_missing(main: ImagePredictions, dataset: Dataset, known: Int64) -> str:
-    """Name the images that the data set lacks; refuse a data set without any of them."""
-    expected = f"the {main.split} images of {main.file.display_name}"
-    if not len(known):
-        raise ClipkitError(f"{dataset.name}: expected {expected}, got none of them", HINT)
+    """Say how many images the data set lacks, and warn of them; "" if it has all."""
     count = len(main.ids) - len(known)
     if not count:
         return ""
