@@ -78,13 +78,11 @@ def of_files(paths: Sequence[Path]) -> Page:
         except ClipkitError as error:
             left_out[name] = error.message.removeprefix(f"{path}: ")
     blocks, facts = _sections(files, left_out)
-    for name, reason in left_out.items():
-        console.warn(f"left out {name}: {reason}")
+    reasons = [f"{name}: {reason}" for name, reason in left_out.items()]
     if not blocks:
-        raise ClipkitError(
-            f"expected a feature file that can be reported, got none in {len(paths)}",
-            "the warnings say why",
-        )
+        raise ClipkitError(f"expected files that can be reported, got none: {'; '.join(reasons)}")
+    for reason in reasons:
+        console.warn(f"left out {reason}")
     digests = {file.digest: name for name, file in files.items()}
     shown = [file for name, file in files.items() if name not in left_out]
     title = escape(results.sources_label(shown))
@@ -92,7 +90,7 @@ def of_files(paths: Sequence[Path]) -> Page:
         title,
         [ABOUT],
         blocks,
-        [f"{escape(name)}: {escape(reason)}" for name, reason in left_out.items()],
+        list(map(escape, reasons)),
         summary=[Fact("What was run", title), *facts],
         origins={name: make_origin(file, name, digests.get) for name, file in files.items()},
     )

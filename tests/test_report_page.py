@@ -1,0 +1,247 @@
+"""Pages of `clipkit report` in a real browser: Debian's Chromium, without a window."""
+
+from __future__ import annotations
+
+import base64
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from factories import result_file
+from PIL import Image
+from shell import ok
+from test_report import LABELS, RUN, write_baseline, write_results
+
+from clipkit.features import read, write
+from clipkit.report import html
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed"),
+    pytest.mark.long,
+]
+NAMES = ('<script>alert("1")</script>', "a'b\"c&amp;<b>", "שלום עולם", "猫と犬", "*e* _f_ [g](h:i)")
+A4_PIXELS = round((210 - 2 * 12) / 25.4 * 96)  # between the margins
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of a folder with hostile names, two classifiers, a control and two pictures."""
+    folder = write_results(tmp_path_factory.mktemp("page") / "results", NAMES)
+    control = write_results(folder.parent / "control", NAMES, model={"untrained": 7})
+    write_logreg(folder)
+    write_baseline(control, {"acc1": 0.75})
+    for name in ("img.svm.confusion.png", "attributes.png"):
+        Image.new("RGB", (300, 200), "white").save(folder / name)
+    (folder / "img.svm.classes.png").write_bytes(b"no picture")
+    page = folder.parent / "report.html"
+    ok("report", folder, "--untrained", control, "-o", page)
+    return page
+
+
+@pytest.fixture(scope="module")
+def collection(report: Path) -> Path:
+    """The page of the same results without the folder's names."""
+    folder, page = report.parent / "results", report.parent / "files.html"
+    files = [folder / "img.h5", folder / "img.svm.h5", folder / "img.logreg.h5", folder / "no.h5"]
+    ok("report", *files, "-o", page)
+    return page
+
+
+def write_logreg(folder: Path) -> None:
+    """Write img.logreg.h5: 110 of 200 test rows are right."""
+    images, svm = read(folder / "img.h5"), read(folder / "img.svm.h5")
+    history = [*images.history, svm.history[-1] | {"classifier": "logreg"}]
+    predicted = np.where(np.arange(200) < 110, LABELS, (LABELS + 2) % 5)
+    rows = [RUN | {"classifier": "logreg", "acc1": 0.55}]
+    result = result_file(rows, LABELS, [predicted], history, images.class_names)
+    write(folder / "img.logreg.h5", result)
+
+
+@pytest.fixture
+def open_page(browser: Any) -> Iterator[Any]:
+    """Open a page from disk; it must write nothing to the console and request nothing."""
+    contexts, complaints = [], []
+
+    def open_file(path: Path, width: int = 1600, **settings: Any) -> Any:
+        context = browser.new_context(viewport={"width": width, "height": 900}, **settings)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("dialog", lambda dialog: complaints.append(dialog.message))
+        page.on("request", lambda request: complaints.append(request.url[:99]) or None)
+        page.goto(path.as_uri())
+        return page
+
+    yield open_file
+    for context in contexts:
+        context.close()
+    strange = [text for text in complaints if not text.startswith(("file:", "data:"))]
+    assert not strange
+
+
+def column(page: Any, number: int, table: int = 0) -> list[str]:
+    rows = page.locator("table.sortable").nth(table).locator("tbody tr")
+    return [row.locator(".text").nth(number).inner_text() for row in rows.all()]
+
+
+def axe_faults(page: Any) -> list[tuple[str, str]]:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    violations = axe.run(page).response["violations"]
+    return [
+        (fault["id"], fault["nodes"][0]["html"])
+        for fault in violations
+        if fault["impact"] in ("serious", "critical")
+    ]
+
+
+def test_a_table_is_sorted_by_a_click_and_by_a_key(report, open_page):
+    page = open_page(report)
+    original = column(page, 2)
+    header = page.locator("table.sortable th", has_text="here").first
+    header.get_by_role("button").click()
+    assert header.get_attribute("aria-sort") == "descending"
+    assert column(page, 2) == sorted(original, key=float_of, reverse=True)
+    page.keyboard.press("Enter")
+    assert header.get_attribute("aria-sort") == "ascending"
+    assert column(page, 2) == sorted(original, key=float_of)
+    page.keyboard.press("Space")
+    assert header.get_attribute("aria-sort") == "none"
+    assert column(page, 2) == original
+
+
+def float_of(cell: str) -> float:
+    return float(cell.split()[0])
+
+
+def test_a_table_and_its_commands_are_copied(report, open_page):
+    page = open_page(report, permissions=["clipboard-read", "clipboard-write"])
+    page.locator("figure", has=page.locator("table.sortable")).first.get_by_text("Copy as").click()
+    page.get_by_text("Copied").first.wait_for()
+    header, first, *_ = page.evaluate("navigator.clipboard.readText()").splitlines()
+    assert header.split("\t") == ["experiment", "thesis", "here", "untrained", "difference"]
+    assert first.split("\t")[1:3] == ["78.01", "75.00 (68.57–80.49)"]
+
+    page.locator("tbody a", has_text="2.2 baseline").click()  # unfolds how it was made
+    commands = page.locator(".origin:target")
+    assert "sha256:12" in commands.inner_text()
+    commands.get_by_role("button").click()
+    commands.get_by_text("Copied").wait_for()
+    copied = page.evaluate("navigator.clipboard.readText()")
+    assert copied.splitlines()[-1].startswith("clipkit probe img.h5 --classifier svm -C 1 ") or (
+        copied.splitlines()[-1].startswith("clipkit probe img.h5 --fit-split train ")
+    )
+
+
+def test_keys_reach_everything_and_a_picture_is_enlarged_and_closed(report, open_page):
+    page = open_page(report)
+    reached = []
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        reached.append(
+            page.evaluate("document.activeElement.className || document.activeElement.localName")
+        )
+        if reached[-1] == "zoom":
+            break
+    assert reached[:2] == ["skip", "summary"]
+    assert reached[-1] == "zoom"  # the first picture is that of the attributes
+    page.keyboard.press("Enter")
+    dialog = page.locator("dialog")
+    assert dialog.is_visible()
+    assert dialog.locator("img").get_attribute("alt") == "Recall of each attribute"
+    page.keyboard.press("Escape")
+    assert not dialog.is_visible()
+    assert page.evaluate("document.activeElement.className") == "zoom"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_no_serious_fault(report, collection, open_page, scheme):
+    for path, width in ((report, 1600), (collection, 390)):
+        page = open_page(path, width, color_scheme=scheme)
+        page.evaluate("for (const fold of document.querySelectorAll('details')) fold.open = true")
+        assert axe_faults(page) == []
+    background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    brightness = sum(map(int, re.findall(r"\d+", background)))
+    assert (brightness < 200) == (scheme == "dark")
+
+
+def test_a_page_fits_a_telephone_and_its_contents_stay_in_view(report, open_page):
+    page = open_page(report, 390)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.evaluate("scrollTo(0, 2000)")
+    contents = page.locator(".toc summary")
+    assert 0 <= contents.bounding_box()["y"] < 30
+    assert not page.locator(".toc a").first.is_visible()
+    contents.click()
+    page.locator(".toc a", has_text="Chapter 2").click()
+    assert not page.locator(".toc a").first.is_visible()
+    assert 0 < page.locator("h2", has_text="Chapter 2").bounding_box()["y"] < 200
+
+
+def test_a_page_prints_on_a4_without_cut_tables(report, open_page):
+    page = open_page(report)
+    assert page.pdf(prefer_css_page_size=True).startswith(b"%PDF")
+    page.set_viewport_size({"width": A4_PIXELS, "height": 1000})
+    page.emulate_media(media="print")
+    assert not page.locator("nav").is_visible()
+    for table in page.locator("table").all():
+        box = table.bounding_box()
+        assert box["x"] + box["width"] <= A4_PIXELS + 1
+    rows, heads = page.locator("tbody tr").first, page.locator("thead").first
+    assert rows.evaluate("row => getComputedStyle(row).breakInside") == "avoid"
+    assert heads.evaluate("head => getComputedStyle(head).display") == "table-header-group"
+
+
+def test_names_are_text(report, collection, open_page):
+    page = open_page(report)
+    assert page.locator("script").count() == 1
+    text = page.locator("main").inner_text()
+    worst_classes = re.search(r"F1 of the best classes: (.*)\.", text)[1]
+    for name in NAMES:
+        assert name in worst_classes
+    page = open_page(collection)
+    assert page.locator("main b, main em, main a[href^=h]").count() == 0
+
+
+def test_the_summary_names_result_control_worst_class_and_what_is_left_out(report, open_page):
+    page = open_page(report)
+    facts = page.locator(".summary").inner_text()
+    assert "75.00 % of 200 images are classified correctly" in facts.replace("\xa0", " ")
+    assert "above chance (20.00 %" in facts.replace("\xa0", " ")
+    assert "It is not shown to be above the untrained control" in facts
+    assert "Worst class" in facts
+    assert "img.svm.classes.png: expected a PNG picture" in page.locator(".left-out").inner_text()
+
+
+def test_files_are_shown_by_what_they_are(collection, open_page):
+    page = open_page(collection)
+    assert column(page, 0) == ["img.svm.h5", "img.logreg.h5"]
+    assert "no.h5" in page.locator(".left-out").inner_text()
+    assert "McNemar" in page.locator("main").inner_text()
+
+
+def test_pictures_lose_no_pixel_and_the_script_is_small(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 255, (20, 30, 3), np.uint8).repeat(9, axis=1)
+    Image.fromarray(pixels).save(tmp_path / "a.png", compress_level=0)
+    uri, *size = html._embed(tmp_path / "a.png")
+    assert size == [270, 20]
+    content = base64.b64decode(uri.partition(",")[2])
+    assert len(content) < (tmp_path / "a.png").stat().st_size
+    (tmp_path / "b").write_bytes(content)
+    with Image.open(tmp_path / "b") as image:
+        assert (np.asarray(image.convert("RGB")) == pixels).all()
+    assert len(html._source("page.js").encode()) < 20_000
