@@ -4,42 +4,32 @@ from __future__ import annotations
 
 import base64
 import io
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 import pytest
 from factories import MODEL
 from PIL import Image, PngImagePlugin
-from shell import ok
+from shell import fails, ok
 
 from clipkit import datasets, prediction
 from clipkit.errors import ClipkitError
-from clipkit.features import FeatureFile, Split
+from clipkit.features import FeatureFile, Split, read
 from clipkit.report import album, thumbnails
 from clipkit.report.album import Album
+from clipkit.report.blocks import Page
+from clipkit.report.html import as_html
 
-CHROMIUM = Path("/usr/bin/chromium")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 NAMES = ["<script>alert(1)</script>", 'it\'s "quoted" & more', "חתול", "犬"]
-FRAGMENTS = Path(album.__file__).parent / "page"
-PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Report</title>
-<style>:root { color-scheme: light dark }</style></head>
-<body><main><h1>Report</h1>{% if album %}{% include "album.html" %}{% endif %}</main>
-<script>{% include "album.js" %}</script></body></html>"""
+SCRIPT = Path(album.__file__).parent / "page" / "album.js"
 
 
 def render(shown: Album) -> str:
-    loader = jinja2.FileSystemLoader(FRAGMENTS)
-    environment = jinja2.Environment(
-        loader=loader,
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    return environment.from_string(PAGE).render(album=shown)
+    return as_html(Page("Report", [], []), shown)
 
 
 def history(command: str, **parameters: Any) -> list[dict[str, Any]]:
@@ -320,39 +310,41 @@ def test_an_unlabelled_result_is_shown(photos: datasets.Dataset) -> None:
     assert "least confident first" in render(shown)
 
 
-@pytest.fixture(scope="session")
-def shapes_files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, FeatureFile]]:
-    """A kept probe on `shapes` with its embeddings, and a control."""
-    from clipkit import evaluation, features
-
-    folder = tmp_path_factory.mktemp("shapes")
-    data = ("shapes", "--limit", 300, "--model", "tiny", "--precision", "fp32")
-    ok("embed", *data, "-o", folder / "img.h5")
-    ok("embed", *data, "--untrained", 7, "-o", folder / "control.h5")
-    files = {}
-    with (
-        features.open_file(folder / "img.h5") as images,
-        features.open_file(folder / "control.h5") as untrained,
-    ):
-        for name, source in (("img", images), ("control", untrained)):
-            spec = evaluation.ProbeSpec("logreg")
-            files[name] = source
-            files[f"{name}.probe"] = evaluation.evaluate_grid(source, spec, [], [1.0], keep=True)
-        yield files
+@pytest.fixture(scope="module")
+def shapes_folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A folder with embeddings of `shapes` and a kept probe on them, and that of a control."""
+    folders = tmp_path_factory.mktemp("shapes"), tmp_path_factory.mktemp("control")
+    for folder, options in zip(folders, ([], ["--untrained", 7]), strict=True):
+        data = ("shapes", "--limit", 300, "--model", "tiny", "--precision", "fp32", *options)
+        ok("embed", *data, "-o", folder / "img.h5")
+        probe = ("probe", folder / "img.h5", "--classifier", "logreg", "--keep")
+        ok(*probe, "-o", folder / "img.logreg.h5")
+    return folders
 
 
-@pytest.fixture(scope="session")
-def shapes_album(shapes_files: dict[str, FeatureFile]) -> Album:
+@pytest.fixture(scope="module")
+def shapes_album(shapes_folders: tuple[Path, Path]) -> Album:
     """An album of 60 images of `shapes`, with a control and attributes."""
-    results = [shapes_files["img"], shapes_files["img.probe"]]
-    return album.collect(results, [shapes_files["control.probe"]], datasets.load("shapes"), 60)
+    results, control = shapes_folders
+    return album.read_album([results], [control], datasets.load("shapes"), 60)
 
 
+@pytest.fixture(scope="module")
+def shapes_page(shapes_folders: tuple[Path, Path]) -> Path:
+    """The report of the same folders with the same album."""
+    results, control = shapes_folders
+    page = results / "report.html"
+    ok("report", results, "--untrained", control, "--images", "shapes", "--album", 60, "-o", page)
+    return page
+
+
+@pytest.mark.long
 def test_scores_of_a_kept_probe_are_its_probabilities(
-    shapes_album: Album, shapes_files: dict[str, FeatureFile]
+    shapes_album: Album, shapes_folders: tuple[Path, Path]
 ) -> None:
-    found = prediction.predict(shapes_files["img.probe"], shapes_files["img"], ["test"])
-    ids = shapes_files["img"].splits["test"].ids
+    probe, images = (read(shapes_folders[0] / name) for name in ("img.logreg.h5", "img.h5"))
+    found = prediction.predict(probe, images, ["test"])
+    ids = images.splits["test"].ids
     score_of = dict(zip(ids, found.rankings["test"].scores[:, 0], strict=True))
     assert [image.score for image in shapes_album.images] == [
         pytest.approx(score_of[image.id]) for image in shapes_album.images
@@ -360,6 +352,7 @@ def test_scores_of_a_kept_probe_are_its_probabilities(
     assert shapes_album.control_name == "untrained tiny"
 
 
+@pytest.mark.long
 def test_images_of_shapes_have_their_attributes(shapes_album: Album) -> None:
     from clipkit.shapes.attributes import attributes
 
@@ -370,14 +363,43 @@ def test_images_of_shapes_have_their_attributes(shapes_album: Album) -> None:
 
 
 def test_the_script_is_small() -> None:
-    assert len((FRAGMENTS / "album.js").read_bytes()) < 8_000
+    assert len(SCRIPT.read_bytes()) < 8_000
 
 
-@pytest.fixture(scope="session")
+@pytest.mark.long
+def test_files_and_folders_get_the_same_album(
+    shapes_folders: tuple[Path, Path], shapes_page: Path, tmp_path: Path
+) -> None:
+    assert shapes_page.read_text("utf-8").count("data-outcome") == 60
+    (shapes_folders[0] / "damaged.h5").write_bytes(b"no feature file")
+    files = sorted(shapes_folders[0].glob("*.h5"))
+    ok("report", *files, "--images", "shapes", "--album", 60, "-o", tmp_path / "files.html")
+    assert (tmp_path / "files.html").read_text("utf-8").count("data-outcome") == 60
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("words", "exit_code", "message"),
+    [
+        (["--images", "digits", "-o", "no.html"], 1, "digits: expected the classes of"),
+        (["--images", "shape", "-o", "no.html"], 2, "unknown data set 'shape'; hint: did you mean"),
+        (["--images", "shapes", "-o", "no.md"], 2, "expected an output that ends in .html"),
+        (["--images", "shapes"], 2, "expected an output that ends in .html"),
+        (["--images", "shapes", "--album", "0", "-o", "no.html"], 2, "--album"),
+        (["--images", "shapes", "--album", "1001", "-o", "no.html"], 2, "--album"),
+    ],
+)
+def test_unusable_options_are_refused(
+    shapes_folders: tuple[Path, Path], words: list[str], exit_code: int, message: str
+) -> None:
+    assert message in fails("report", shapes_folders[0], *words, exit_code=exit_code)
+
+
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if not CHROMIUM.exists():
-        pytest.skip(f"there is no {CHROMIUM}")
+    if CHROMIUM is None:
+        pytest.skip("chromium is not installed")
     with playwright.sync_playwright() as started:
         launched = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield launched
@@ -385,15 +407,14 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture
-def page(browser: Any, shapes_album: Album, tmp_path: Path) -> Iterator[Any]:
-    """The page of the album in Chromium, which must not log errors or make requests."""
-    (tmp_path / "report.html").write_text(render(shapes_album), encoding="utf-8")
+def page(browser: Any, shapes_page: Path) -> Iterator[Any]:
+    """The report in Chromium, which must not log errors or make requests."""
     tab = browser.new_page(viewport={"width": 390, "height": 800})
     problems: list[str] = []
     tab.on("pageerror", lambda error: problems.append(str(error)))
     tab.on("console", lambda message: problems.append(message.text))
     tab.on("request", lambda request: problems.append(request.url[:80]))
-    tab.goto(f"file://{tmp_path}/report.html")
+    tab.goto(shapes_page.as_uri())
     yield tab
     assert [text for text in problems if not text.startswith(("file:", "data:"))] == []
     tab.close()
@@ -416,9 +437,7 @@ def test_a_page_filters_and_counts(page: Any, shapes_album: Album) -> None:
         assert visible(page) == sum(expected) > 0
         assert count.inner_text() == f"{sum(expected)} of 60 images shown"
         page.get_by_role("button", name="Show all").click()
-        page.wait_for_function(
-            "document.querySelectorAll('.album-images > li[hidden]').length == 0"
-        )
+        page.locator(".album-count", has_text="60 of 60").wait_for()
     worst = shapes_album.classes[0].name
     page.get_by_label("True class, worst first").select_option(worst)
     assert visible(page) == sum(image.true == worst for image in shapes_album.images) > 0
@@ -438,14 +457,25 @@ def test_a_page_sorts_by_score(page: Any, shapes_album: Album) -> None:
 
 @pytest.mark.long
 def test_a_page_is_used_by_keyboard_and_fits_a_phone(page: Any) -> None:
-    page.keyboard.press("Tab")
+    page.locator("#album-true").focus()
     for name in ("true", "predicted", "outcome", "value", "order"):
         assert page.evaluate("document.activeElement.name") == name
         page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.type") == "reset"
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "album-scroll"
     for width in (390, 1600):
         page.set_viewport_size({"width": width, "height": 800})
         assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_album_has_no_accessibility_fault(page: Any, scheme: str) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is missing")
+    page.emulate_media(color_scheme=scheme)
+    found = axe.Axe().run(page, context="#album").response["violations"]
+    assert [(violation["id"], violation["impact"]) for violation in found] == []
 
 
 @pytest.mark.long
@@ -462,6 +492,6 @@ def test_names_are_text_in_a_browser(
         tab.get_by_label("True class, worst first").select_option(name)
         assert tab.locator(".album-count").inner_text() == "2 of 8 images shown"
     loaded = "images => images.every(image => image.complete && image.naturalWidth > 1)"
-    assert tab.eval_on_selector_all("img", loaded)
+    assert tab.eval_on_selector_all(".album img", loaded)
     assert not dialogs
     tab.close()
