@@ -178,11 +178,16 @@ def read_album(
 
 
 def _open(paths: Iterable[Path], stack: contextlib.ExitStack) -> list[FeatureFile]:
-    files = []
+    """Open files, and those in folders, until the stack is closed."""
+    names: list[Path] = []
     for path in paths:
-        for name in sorted(path.glob("*.h5")) if path.is_dir() else [path]:
+        names += sorted(path.glob("*.h5")) if path.is_dir() else [path]
+    files = []
+    with console.progress("opening files for the album", "files") as update:
+        for number, name in enumerate(names, start=1):
             with contextlib.suppress(ClipkitError):
                 files.append(stack.enter_context(open_file(name)))
+            update(number, len(names))
     return files
 
 
