@@ -91,9 +91,18 @@ def of_files(paths: Sequence[Path]) -> Page:
         [ABOUT],
         blocks,
         list(map(escape, reasons)),
-        summary=[Fact("What was run", title), *facts],
+        summary=[Fact("What was run", f"{title}: {_count(shown)}"), *facts],
         origins={name: make_origin(file, name, digests.get) for name, file in files.items()},
     )
+
+
+def _count(files: Sequence[FeatureFile]) -> str:
+    n = sum(file.kind in RESULTS for file in files)
+    others = len(files) - n
+    parts = ["1 result" if n == 1 else f"{n} results"]
+    if others:
+        parts.append("1 feature file" if others == 1 else f"{others} feature files")
+    return " and ".join(parts)
 
 
 def _names(paths: Sequence[Path]) -> list[str]:

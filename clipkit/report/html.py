@@ -130,7 +130,7 @@ def _table(table: Table) -> dict[str, Any]:
         ],
         "text_columns": table.text_columns,
         "sources": [source for source in dict.fromkeys(sources) if source],
-        "is_sortable": all(table.header) and len(table.rows) > 1,
+        "class": "sortable" if all(table.header) and len(table.rows) > 1 else "facts",
         "legend": _legend(bars),
         "has_bars_below": sum(any(_is_number(cell) for cell in column) for column in columns) > 1,
     }

@@ -55,8 +55,8 @@ def against_references(
     low, high = metrics.wilson(accuracy, n)
     chance = results.chance(scored.labels)
     text = (
-        f"**{_percent(accuracy)}** of {n:,} images are classified correctly by {means} "
-        f"(95 % interval {_percent(low)} to {_percent(high)}). "
+        f"**{_percent(accuracy)}** of {n:,} images are classified correctly by {means}. "
+        f"The 95 % interval is {_percent(low)} to {_percent(high)}. "
     )
     verdict = "This is above chance" if low > chance else "This is not shown to be above chance"
     text += f"{verdict} ({_percent(chance)}, the most frequent class). "
