@@ -6,6 +6,7 @@ import base64
 import io
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -205,6 +206,23 @@ def test_of_a_pair_the_second_result_stands_beside_the_first(photos: datasets.Da
 def test_a_control_of_other_images_is_not_used(photos: datasets.Dataset) -> None:
     control = result(CONTROL, [f"other {row_id}" for row_id in IDS])
     assert album.collect([result(WRONG, IDS)], [control], photos).control_name == ""
+
+
+def test_a_control_that_contradicts_itself_is_not_used(photos: datasets.Dataset) -> None:
+    control = result(CONTROL, IDS)
+    control.set_rows([{"split": "test"}, {"split": "test"}])  # of one row of predictions
+    assert album.collect([result(WRONG, IDS)], [control], photos).control_name == ""
+
+
+def test_the_same_result_twice_is_no_pair(photos: datasets.Dataset) -> None:
+    files = [result(WRONG, IDS), result(WRONG, IDS)]
+    assert album.collect(files, [], photos).control_name == ""
+
+
+def test_a_folder_called_shapes_has_no_attributes(photos: datasets.Dataset) -> None:
+    file = result(WRONG, IDS)
+    file.history[0]["dataset"] = {"name": "shapes"}
+    assert album.collect([file], [], replace(photos, name="shapes")).attributes == {}
 
 
 def test_images_that_the_data_set_lacks_are_named(

@@ -413,10 +413,14 @@ def _attributes(
     of_rows = {main.split: Split(ids=[main.ids[row] for row in rows])}
     file = FeatureFile("result", main.file.history, of_rows)
     file.display_name = main.file.display_name
+    try:
+        annotated = read_annotations(file, dataset.name).attributes
+    except ClipkitError:  # a folder of other images may have the same name
+        return {}, [()] * len(rows)
     texts: dict[str, dict[int, str]] = {}
     columns = []
     start = 0
-    for attribute in read_annotations(file, dataset.name).attributes:
+    for attribute in annotated:
         if attribute.is_class:
             continue
         texts[attribute.name] = dict(enumerate(attribute.values, start))

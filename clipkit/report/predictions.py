@@ -213,17 +213,21 @@ def choose_control(
     candidates = sorted(filter(_has_predictions, controls), key=count_differences)
     candidates += sorted(filter(_has_predictions, results), key=rank)
     for file in candidates:
-        if file is not main.file and main.split in file.splits:
+        if main.split not in file.splits or file.digest == main.file.digest:
+            continue
+        try:
             control = read_predictions(file, main.split)
-            if _has_same_classes(main, control):
-                return control
+        except ClipkitError:  # its runs and predictions contradict each other
+            continue
+        if _has_same_classes(main, control):
+            return control
     return None
 
 
 def _settings(file: FeatureFile) -> tuple[str, ...]:
     """Return what a result and its control share."""
-    classifier = str(file.runs["classifier"][0]) if "classifier" in file.runs else ""
-    return _command(file), provenance(file).prompts, classifier
+    classifiers = file.runs.get("classifier", ())
+    return _command(file), provenance(file).prompts, str(next(iter(classifiers), ""))
 
 
 def _has_same_classes(main: ImagePredictions, other: ImagePredictions) -> bool:
