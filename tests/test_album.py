@@ -171,6 +171,14 @@ def test_every_class_has_some_images() -> None:
     assert {997, 998, 999} <= set(rows)
 
 
+def test_the_worst_classes_have_three_images() -> None:
+    true = np.array([f"class {row % 100}" for row in range(1000)])
+    rows = select(1000, 100, true=true, predicted=np.roll(true, 1), worst=["class 7", "class 8"])
+    assert sum(row % 100 == 7 for row in rows) >= 3
+    assert sum(row % 100 == 8 for row in rows) >= 3
+    assert len(set(rows)) == 100
+
+
 def test_images_that_only_the_result_gets_right_are_among_them() -> None:
     control_is_right = np.ones(1000, bool)
     control_is_right[[501, 503, 505]] = False

@@ -30,6 +30,7 @@ from clipkit.report.predictions import (
     choose_control,
     choose_result,
     distinguish,
+    read_others,
     read_predictions,
 )
 from clipkit.report.thumbnails import Thumbnail, thumbnails
@@ -37,6 +38,7 @@ from clipkit.report.thumbnails import Thumbnail, thumbnails
 LIMIT = 200  # images, unless the caller says otherwise
 MAX_PROMPTS = 32
 IMAGES_PER_PROMPT = 3  # on each side
+IMAGES_PER_CLASS = 3  # of the worst classes
 WITH_ATTRIBUTES = ("shapes",)  # data sets whose attributes are bundled
 HINT = "name the data set that was embedded"
 
@@ -238,7 +240,9 @@ def collect(
     control = choose_control(main, results, controls)
     control_of = {} if control is None else dict(zip(control.ids, control.predicted, strict=True))
     control_is_right = _control_is_right(main, control_of)
-    rows = select_rows(main.true, main.predicted, main.scores, control_is_right, limit)
+    others = read_others(main, results)
+    worst = list(dict.fromkeys([main.worst_class, *(other.worst_class for other in others)]))
+    rows = select_rows(main.true, main.predicted, main.scores, control_is_right, limit, worst)
     found, prompt_count = _nearest(main, results)
     used = np.unique(np.concatenate([rows, *(of_prompt.rows.ravel() for of_prompt in found)]))
     attributes, values = _attributes(main, dataset, used)
@@ -342,12 +346,14 @@ def select_rows(
     scores: Floats,
     control_is_right: Bools | None,
     limit: int,
+    worst: Sequence[str] = (),
 ) -> Int64:
     """Choose rows for an album, in its order.
 
-    All rows are chosen if there are at most `limit`. Otherwise, half of the album are the most
-    confident errors, and up to a quarter the most confident of the images that only the result gets
-    right. The rest are taken in turns from all classes, those first that have the fewest yet.
+    All rows are chosen if there are at most `limit`. Otherwise, up to an eighth are three images of
+    each of the `worst` classes. Half are the most confident other errors, and up to a quarter the
+    most confident of the images that only the result gets right. The rest are taken in turns from
+    all classes, those first that have the fewest yet.
 
     Parameters
     ----------
@@ -358,6 +364,8 @@ def select_rows(
         NaN where they are not known.
     control_is_right : array (N,) of bool, or None
     limit : int
+    worst : sequence of str
+        Classes; those that come first count most.
 
     Returns
     -------
@@ -371,11 +379,16 @@ def select_rows(
     wrong = np.zeros(N, bool) if true is None else true != predicted
     chosen = np.full(N, limit >= N)
     if not chosen.all():
-        chosen[falling[wrong[falling]][: limit // 2]] = True
+        classes = predicted if true is None else true
+        errors_first = np.concatenate([falling[wrong[falling]], falling[~wrong[falling]]])
+        for name in worst[: limit // (8 * IMAGES_PER_CLASS)]:
+            chosen[errors_first[classes[errors_first] == name][:IMAGES_PER_CLASS]] = True
+        errors = falling[(wrong & ~chosen)[falling]]
+        chosen[errors[: limit // 2]] = True
         if control_is_right is not None:
             only_result = ~wrong & ~control_is_right
             chosen[falling[only_result[falling]][: limit // 4]] = True
-        turns = _in_turns(predicted if true is None else true, chosen)
+        turns = _in_turns(classes, chosen)
         chosen[turns[: limit - chosen.sum()]] = True
     order = np.argsort(confidence, kind="stable") if true is None else falling
     order = order[chosen[order]]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from clipkit import console, prediction, zeroshot
+from clipkit import console, metrics, prediction, zeroshot
 from clipkit import results as result_files
 from clipkit.errors import ClipkitError
 from clipkit.features import FeatureFile, Int64
@@ -51,6 +51,8 @@ class ImagePredictions:
         How sure each prediction is; NaN if the files do not say.
     score_name : str
         What the scores are, or "".
+    worst_class : str
+        The class with the lowest F1, as the summary of a report names it, or "" without labels.
     """
 
     file: FeatureFile
@@ -61,18 +63,16 @@ class ImagePredictions:
     predicted: Names
     scores: Floats
     score_name: str = ""
+    worst_class: str = ""
 
     def take(self, rows: Int64) -> ImagePredictions:
         """Return the predictions for the given rows (n,)."""
-        return ImagePredictions(
-            self.file,
-            self.split,
-            self.label,
-            [self.ids[row] for row in rows],
-            None if self.true is None else self.true[rows],
-            self.predicted[rows],
-            self.scores[rows],
-            self.score_name,
+        return replace(
+            self,
+            ids=[self.ids[row] for row in rows],
+            true=None if self.true is None else self.true[rows],
+            predicted=self.predicted[rows],
+            scores=self.scores[rows],
         )
 
     def score_text(self, row: int) -> str:
@@ -137,10 +137,13 @@ def read_predictions(
         largest = max(predicted.max(), labels.max())
     class_names = map(console.escaped, result_files.class_names(result, largest))
     names = np.array(distinct_names(list(class_names)))
-    true = None if labels is None else names[labels]
+    true, worst = None, ""
+    if labels is not None:
+        true = names[labels]
+        worst = str(names[np.nanargmin(metrics.f1_per_class(labels, predicted, len(names)))])
     scores, score_name = _scores(result, split, predicted, sources)
     return ImagePredictions(
-        result, split, label, of_split.ids, true, names[predicted], scores, score_name
+        result, split, label, of_split.ids, true, names[predicted], scores, score_name, worst
     )
 
 
@@ -212,16 +215,20 @@ def choose_control(
 
     candidates = sorted(filter(_has_predictions, controls), key=count_differences)
     candidates += sorted(filter(_has_predictions, results), key=rank)
-    for file in candidates:
+    return next(read_others(main, candidates), None)
+
+
+def read_others(main: ImagePredictions, files: Iterable[FeatureFile]) -> Iterator[ImagePredictions]:
+    """Yield the predictions of other results for the same images with the same classes."""
+    for file in filter(_has_predictions, files):
         if main.split not in file.splits or file.digest == main.file.digest:
             continue
         try:
-            control = read_predictions(file, main.split)
+            other = read_predictions(file, main.split)
         except ClipkitError:  # its runs and predictions contradict each other
             continue
-        if _has_same_classes(main, control):
-            return control
-    return None
+        if _has_same_classes(main, other):
+            yield other
 
 
 def _settings(file: FeatureFile) -> tuple[str, ...]:
