@@ -249,33 +249,33 @@ def collect(
     pictures = _thumbnails(data.take(places[used]))
     images = {
         row: AlbumImage(
-            row,
-            escaped(main.ids[row]),
-            picture,
-            None if main.true is None else str(main.true[row]),
-            str(main.predicted[row]),
-            None if math.isnan(main.scores[row]) else float(main.scores[row]),
-            main.score_text(row),
-            _as_text(control_of.get(main.ids[row])),
-            of_row,
+            number=row,
+            id=escaped(main.ids[row]),
+            thumbnail=picture,
+            true=None if main.true is None else str(main.true[row]),
+            predicted=str(main.predicted[row]),
+            score=None if math.isnan(main.scores[row]) else float(main.scores[row]),
+            score_text=main.score_text(row),
+            control=_as_text(control_of.get(main.ids[row])),
+            values=of_row,
         )
         for row, picture, of_row in zip(used.tolist(), pictures, values, strict=True)
     }
     name, control_name = distinguish(main, control)
     return Album(
-        [images[row] for row in rows.tolist()],
-        total,
-        escaped(name),
-        escaped(control_name),
-        escaped(main.label),
-        main.score_name,
-        escaped(main.split),
-        escaped(dataset.name),
-        _class_accuracies(main),
-        attributes,
-        _tiles(found, images, rows.tolist()),
-        prompt_count,
-        escaped(missing),
+        images=[images[row] for row in rows.tolist()],
+        total=total,
+        name=escaped(name),
+        control_name=escaped(control_name),
+        label=escaped(main.label),
+        score_name=main.score_name,
+        split=escaped(main.split),
+        dataset=escaped(dataset.name),
+        classes=_class_accuracies(main),
+        attributes=attributes,
+        prompts=_tiles(found, images, rows.tolist()),
+        prompt_count=prompt_count,
+        missing=escaped(missing),
     )
 
 
