@@ -38,10 +38,13 @@ from clipkit.results import (
     prompt_count,
     run_settings,
     scored_runs,
+    source_label,
 )
 from clipkit.tables import distinct_names
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from clipkit.plots import ShotCurve, Sweep
 
 Floats = NDArray[np.float64]
@@ -459,6 +462,31 @@ def attribute_recalls(result: FeatureFile) -> dict[str, NDArray[Any]]:
     for name in ("zeroshot", "random", "probe", "control"):
         names += f" {name} {name}_low {name}_high"
     return columns_of(result, "attributes", names)
+
+
+def draw_attributes(result: FeatureFile, title: str | None = None) -> tuple[Figure, str]:
+    """Draw a result of `attributes`; return the figure and what it is of, for a subtitle."""
+    from clipkit import plots  # loads matplotlib
+
+    columns = attribute_recalls(result)
+    legend = {
+        "zeroshot": "zero-shot, by words",
+        "probe": "probe",
+        "random": "random directions",
+        "control": "untrained control",
+    }
+    series = {
+        label: plots.Dots(columns[name], columns[f"{name}_low"], columns[f"{name}_high"])
+        for name, label in legend.items()
+    }
+    figure = plots.attributes(
+        columns["attribute"].tolist(),
+        columns["chance"],
+        series,
+        columns["reach"],
+        title=title or "Recall of each attribute",
+    )
+    return figure, source_label(result, str(last_entry(result).get("eval_split")))
 
 
 def prompt_costs(result: FeatureFile) -> dict[str, NDArray[Any]]:

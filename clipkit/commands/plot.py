@@ -489,28 +489,9 @@ def attributes(
 
     Example: clipkit plot attributes attributes.h5 -o attributes.png
     """
-    from clipkit import features, panels, plots, results
+    from clipkit import features, panels
 
-    result = features.read(file, kinds=["result"])
-    columns = panels.attribute_recalls(result)
-    legend = {
-        "zeroshot": "zero-shot, by words",
-        "probe": "probe",
-        "random": "random directions",
-        "control": "untrained control",
-    }
-    series = {
-        label: plots.Dots(columns[name], columns[f"{name}_low"], columns[f"{name}_high"])
-        for name, label in legend.items()
-    }
-    source = results.source_label(result, str(results.last_entry(result).get("eval_split")))
-    figure = plots.attributes(
-        columns["attribute"].tolist(),
-        columns["chance"],
-        series,
-        columns["reach"],
-        title=title or "Recall of each attribute",
-    )
+    figure, source = panels.draw_attributes(features.read(file, kinds=["result"]), title)
     _save(figure, source, output, force, size, dpi)
 
 

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from clipkit import console
-from clipkit.report import chapters, summary, thesis
-from clipkit.report.blocks import Block, Page, Picture, Table
+from clipkit.report import chapters, summary, thesis, understanding
+from clipkit.report.blocks import Block, Drawing, Page, Picture, Table
+from clipkit.report.chapters import ATTRIBUTES_CAPTION
 from clipkit.report.collection import of_files
 from clipkit.report.folder import ResultsFolder
 from clipkit.report.formatting import as_markdown, escape
@@ -24,7 +25,6 @@ from clipkit.version import __version__
 __all__ = ["Page", "as_html", "as_markdown", "markdown", "of_files", "of_folder"]
 
 LIBRARIES = ("numpy", "scikit-learn", "torch", "transformers")
-LEAD = "attributes.png"
 NOTES = (
     "Accuracies are those of the test split. If all images are in one split, probes are fitted on "
     "four fifths of them and scored on the rest, and zero-shot is scored on all. Brackets after "
@@ -75,9 +75,19 @@ def of_folder(folder: Path, untrained: Sequence[Path] = ()) -> Page:
         blocks,
         [escape(reason) for reason in left_out],
         summary=summary.of_folder(comparison, title),
-        lead=next((p for p in blocks if isinstance(p, Picture) and p.path.name == LEAD), None),
+        lead=_lead(results, blocks),
         origins={name: results.origin(name, controls) for name in dict.fromkeys(sources) if name},
     )
+
+
+def _lead(results: ResultsFolder, blocks: Sequence[Block]) -> Picture | Drawing | None:
+    """Return the picture of the attributes, drawn if the folder has the result alone."""
+    for block in blocks:
+        if isinstance(block, Picture) and block.path.name == "attributes.png":
+            return block
+    if results.table("img.attributes", understanding.ATTRIBUTES):
+        return Drawing(results.read("img.attributes"), ATTRIBUTES_CAPTION)
+    return None
 
 
 def _left_out(results: ResultsFolder) -> list[str]:

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from clipkit.features import FeatureFile
+
 
 @dataclass(frozen=True)
 class Bar:
@@ -68,6 +70,14 @@ class Picture:
     caption: str
 
 
+@dataclass(frozen=True)
+class Drawing:
+    """A picture that is drawn from a result of `attributes`."""
+
+    result: FeatureFile
+    caption: str
+
+
 Block = str | Heading | Table | Picture
 
 
@@ -112,7 +122,7 @@ class Page:
     left_out : list of str
         What is not shown, with the reasons.
     summary : list of Fact
-    lead : Picture, optional
+    lead : Picture or Drawing, optional
         The picture that comes first.
     origins : dict of str to Origin
         How the sources of tables were made.
@@ -123,7 +133,7 @@ class Page:
     blocks: Sequence[Block]
     left_out: Sequence[str] = ()
     summary: Sequence[Fact] = ()
-    lead: Picture | None = None
+    lead: Picture | Drawing | None = None
     origins: Mapping[str, Origin] = field(default_factory=dict)
 
 

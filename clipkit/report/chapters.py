@@ -20,6 +20,7 @@ from clipkit.report.formatting import escape, format_difference, format_measurem
 from clipkit.report.thesis import ENTROPY, SEED, SWEEP, Experiment
 from clipkit.tables import distinct_names
 
+ATTRIBUTES_CAPTION = "Recall of each attribute"
 Labels = dict[Experiment, str]  # the rows of a table
 Sourced = tuple[str, list[str]]  # a row behind the name of its result, "" if that is a control's
 
@@ -511,7 +512,7 @@ def chapter6(comparison: Comparison) -> list[Block]:
     )
     blocks = [
         *_with_text(explained, understanding.attributes(results)),
-        *comparison.pictures({"attributes.png": "Recall of each attribute"}),
+        *comparison.pictures({"attributes.png": ATTRIBUTES_CAPTION}),
         *_with_text(shares, understanding.variance(results)),
         *comparison.pictures({"variance.png": "Share of the variance that attributes explain"}),
         *understanding.against_zeroshot(results),

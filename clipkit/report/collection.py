@@ -18,7 +18,8 @@ from clipkit.features import FeatureFile
 from clipkit.features.model import RESULTS
 from clipkit.features.provenance import identities, original_split, provenance
 from clipkit.report import summary, understanding
-from clipkit.report.blocks import Bar, Block, Cell, Fact, Heading, Number, Page, Table
+from clipkit.report.blocks import Bar, Block, Cell, Drawing, Fact, Heading, Number, Page, Table
+from clipkit.report.chapters import ATTRIBUTES_CAPTION
 from clipkit.report.claims import Run
 from clipkit.report.command_lines import make_origin
 from clipkit.report.formatting import escape
@@ -91,9 +92,19 @@ def of_files(paths: Sequence[Path]) -> Page:
         [ABOUT],
         blocks,
         list(map(escape, reasons)),
+        lead=_lead([*files.values()]),
         summary=[Fact("What was run", f"{title}: {_count(shown)}"), *facts],
         origins={name: make_origin(file, name, digests.get) for name, file in files.items()},
     )
+
+
+def _lead(files: Sequence[FeatureFile]) -> Drawing | None:
+    """Return the picture of the first result of `attributes`."""
+    for file in files:
+        is_complete = set(understanding.ATTRIBUTES.split()) <= set(file.runs)
+        if results.last_entry(file)["command"] == "attributes" and is_complete:
+            return Drawing(file, ATTRIBUTES_CAPTION)
+    return None
 
 
 def _count(files: Sequence[FeatureFile]) -> str:

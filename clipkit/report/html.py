@@ -16,10 +16,24 @@ from markdown_it import MarkdownIt
 from markupsafe import Markup
 from PIL import Image
 
-from clipkit import console
-from clipkit.report.blocks import Bar, Block, Cell, Heading, Number, Page, Picture, Table, text_of
+from clipkit import console, files, panels
+from clipkit.errors import ClipkitError
+from clipkit.features import FeatureFile
+from clipkit.report.blocks import (
+    Bar,
+    Block,
+    Cell,
+    Drawing,
+    Heading,
+    Number,
+    Page,
+    Picture,
+    Table,
+    text_of,
+)
 from clipkit.report.formatting import escape
 
+SVG_DPI = 96  # CSS pixels of an inch
 MAX_PIXELS = 50_000_000  # of a picture, as `clipkit plot` draws them
 UNREADABLE = (  # what Pillow raises
     OSError,
@@ -183,17 +197,42 @@ class _Pictures:
     def __init__(self, left_out: list[str]) -> None:
         self.left_out = left_out
 
-    def node(self, picture: Picture) -> dict[str, Any] | None:
-        """Return what the template shows of a picture, or None if it cannot be read."""
+    def node(self, picture: Picture | Drawing) -> dict[str, Any] | None:
+        """Return what the template shows of a picture, or None if it cannot be read or drawn."""
+        if isinstance(picture, Drawing):
+            try:
+                return _picture_node(*_draw(picture.result), picture.caption)
+            except ClipkitError:  # another program's columns, which are in no table either
+                return None
         try:
-            uri, width, height = _embed(picture.path)
+            return _picture_node(*_embed(picture.path), picture.caption)
         except UNREADABLE as error:
             reason = f"{picture.path.name}: expected a PNG picture, got one that cannot be read"
             console.warn(f"left out {reason} ({error})")
             self.left_out.append(escape(reason))
             return None
-        caption = _inline(picture.caption)
-        return {"kind": "picture", "uri": uri, "size": (width, height), "caption": caption}
+
+
+def _picture_node(uri: str, width: int, height: int, caption: str) -> dict[str, Any]:
+    size = (width, height)
+    return {"kind": "picture", "uri": uri, "size": size, "caption": _inline(caption)}
+
+
+def _draw(result: FeatureFile) -> tuple[str, int, int]:
+    """Draw a result of `attributes` as SVG; return a data URI, and width and height in pixels."""
+    from clipkit import plots  # loads matplotlib
+
+    figure, source = panels.draw_attributes(result)
+    plots.finish(figure, source)
+    with files.temporary_folder() as folder:
+        plots.save(figure, folder / "picture.svg")
+        content = (folder / "picture.svg").read_bytes()
+    width, height = (round(SVG_DPI * inches) for inches in figure.get_size_inches())
+    return _data_uri("image/svg+xml", content), width, height
+
+
+def _data_uri(mime_type: str, content: bytes) -> str:
+    return f"data:{mime_type};base64,{base64.b64encode(content).decode()}"
 
 
 def _embed(path: Path) -> tuple[str, int, int]:
@@ -217,5 +256,4 @@ def _embed(path: Path) -> tuple[str, int, int]:
     if svg.is_file():
         content["image/svg+xml"] = svg.read_bytes()
     mime_type = min(content, key=lambda name: len(content[name]))
-    encoded = base64.b64encode(content[mime_type]).decode()
-    return f"data:{mime_type};base64,{encoded}", width, height
+    return _data_uri(mime_type, content[mime_type]), width, height
