@@ -203,6 +203,14 @@ def test_the_control_stands_beside_the_result(photos: datasets.Dataset) -> None:
     assert outcomes == dict(zip(IDS, ["10", "01", "11", "10", "10", "10", "01", "10"], strict=True))
 
 
+def test_a_control_among_the_results_is_recognised(photos: datasets.Dataset) -> None:
+    control = result(CONTROL, IDS)
+    control.history[0] |= {"model": {**MODEL, "untrained": 1}}
+    shown = album.collect([control, result(WRONG, IDS)], [], photos)
+    assert (shown.name, shown.control_name) == ("m", "untrained m")
+    assert album.collect([control], [], photos).name == "untrained m"
+
+
 def test_of_a_pair_the_second_result_stands_beside_the_first(photos: datasets.Dataset) -> None:
     second = result(CONTROL, IDS)
     second.history[1]["command"] = "probe"

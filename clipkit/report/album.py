@@ -32,6 +32,7 @@ from clipkit.report.predictions import (
     distinguish,
     read_others,
     read_predictions,
+    set_apart_controls,
 )
 from clipkit.report.thumbnails import Thumbnail, thumbnails
 
@@ -210,8 +211,9 @@ def collect(
         of the first logits whose prompts belong to no class, else of the first logits. Without
         logits, they come from the embeddings of images and prompts. What else is here is not used.
     controls : sequence of FeatureFile
-        Files of untrained controls. The result that was made most alike is the control. Without
-        one, it is another of `results`, a probe on embeddings if possible.
+        Files of untrained controls; those among `results` are added. The result that was made most
+        alike is the control. Without one, it is another of `results`, a probe on embeddings if
+        possible.
     dataset : Dataset
         The images. Rows are matched by their ids.
     limit : int
@@ -226,6 +228,7 @@ def collect(
     -----
     On standard error: if the data set lacks images.
     """
+    results, controls = set_apart_controls(results, controls)
     main = read_predictions(choose_result(results), sources=results)
     data = _images_of(dataset, main)
     place = {row_id: row for row, row_id in enumerate(data.ids)}

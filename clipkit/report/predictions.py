@@ -102,6 +102,23 @@ def choose_result(files: Sequence[FeatureFile]) -> FeatureFile:
     return min(candidates, key=lambda file: _command(file) != "zeroshot")  # of equals, the first
 
 
+def set_apart_controls(
+    results: Sequence[FeatureFile], controls: Sequence[FeatureFile]
+) -> tuple[list[FeatureFile], list[FeatureFile]]:
+    """Return results and controls, where results of untrained models count as controls.
+
+    If there are no others, they are the results.
+    """
+    trained = [file for file in results if not _is_untrained(file)]
+    if not any(map(_has_predictions, trained)):
+        return list(results), list(controls)
+    return trained, [*controls, *filter(_is_untrained, results)]
+
+
+def _is_untrained(file: FeatureFile) -> bool:
+    return "untrained" in (file.model() or {})
+
+
 def _has_predictions(file: FeatureFile) -> bool:
     has_classes = file.is_result and not file.holds_clusters
     return has_classes and any(len(split) for split in file.splits.values())
