@@ -301,6 +301,7 @@ def test_scores_of_zero_shot_are_probabilities_at_the_models_temperature(
     assert scores["7.jpg"] == pytest.approx(np.exp(2) / (np.exp(2) + 3))
     assert [image.id for image in shown.images][:3] == ["6.jpg", "1.jpg", "7.jpg"]
     assert shown.images[2].score_text == "71 %"
+    assert "most confident errors first" in render(shown)
     assert "softmax over the classes at temperature 0.5" in shown.score_name
 
 
@@ -341,7 +342,7 @@ def test_an_unlabelled_result_is_shown(photos: datasets.Dataset) -> None:
     shown = album.collect([file], [], photos)
     assert shown.classes == []
     assert shown.images[0].alt == f"predicted: {NAMES[0]}"
-    assert "least confident first" in render(shown)
+    assert "by row" in render(shown)
 
 
 @pytest.fixture(scope="module")
