@@ -142,9 +142,7 @@ def test_a_table_and_its_commands_are_copied(report, open_page):
     commands.get_by_role("button").click()
     commands.get_by_text("Copied").wait_for()
     copied = page.evaluate("navigator.clipboard.readText()")
-    assert copied.splitlines()[-1].startswith("clipkit probe img.h5 --classifier svm -C 1 ") or (
-        copied.splitlines()[-1].startswith("clipkit probe img.h5 --fit-split train ")
-    )
+    assert copied.splitlines()[-1].startswith("clipkit probe img.h5 --fit-split train ")
 
 
 def test_keys_reach_everything_and_a_picture_is_enlarged_and_closed(report, open_page):

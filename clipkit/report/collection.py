@@ -27,6 +27,10 @@ from clipkit.results import Predictions
 
 MOST_RUNS = 100  # of a file in a table
 NUMERIC = re.compile(r"-|[-+]?\d.*|")  # a cell of a column of numbers
+# Members of an entry of a history that a result and its control need not share, and members of its
+# model that they do
+NOT_SHARED = ("clipkit", "inputs", "model", "batch_size", "kept")
+FEATURES = ("name", "layer", "pool", "norm", "projection")
 SETTINGS = ("classifier", "C", "temperature", "standardize", "shots", "draw")
 ABOUT = (
     "What each file holds comes from its history. Results on the same images stand in one table. "
@@ -53,12 +57,16 @@ class Scored:
         """Whether the model is an untrained control."""
         return "untrained" in (self.file.model() or {})
 
-    def settings(self, run: int) -> tuple[str, ...]:
-        """Return what a result and its control share."""
-        made = provenance(self.file)
-        chosen = [str(self.rows[run].get(name)) for name in SETTINGS]
-        command = str(results.last_entry(self.file)["command"])
-        return (command, made.model.removeprefix("untrained "), made.prompts, *chosen)
+    def settings(self, run: int) -> str:
+        """Return what a run and its control share: all parameters but the model's weights."""
+        entries = []
+        for entry in self.file.history:
+            shared = {key: value for key, value in entry.items() if key not in NOT_SHARED}
+            model = entry.get("model")
+            if isinstance(model, dict):
+                shared["model"] = [model.get(key) for key in FEATURES]
+            entries.append(shared)
+        return repr((entries, [str(self.rows[run].get(name)) for name in SETTINGS]))
 
 
 def of_files(paths: Sequence[Path]) -> Page:
