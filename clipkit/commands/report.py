@@ -8,10 +8,12 @@ from typing import Annotated
 
 import typer
 
+from clipkit.commands import _completion as completion
 from clipkit.commands._options import OUTPUT, Force, check_output, option
 from clipkit.errors import UsageError
 
 HTML_ENDINGS = (".html", ".htm")
+MAX_IMAGES = 1000
 
 
 def _check_page(ctx: typer.Context, output: str) -> str | None:
@@ -52,6 +54,19 @@ def report(
             callback=_check_page,
         ),
     ] = "-",
+    images: Annotated[
+        list[str],
+        option(
+            "DATASET",
+            "Show images of this data set, as given to clipkit embed; repeat to name several "
+            "files or folders. For an .html page.",
+            autocompletion=completion.datasets,
+        ),
+    ] = [],  # noqa: B006
+    album: Annotated[
+        int,
+        option("N", "Most images to show with --images, up to 1000.", min=1, max=MAX_IMAGES),
+    ] = 200,
     force: Force = False,
 ) -> None:
     """Report results as one page: Markdown, or HTML that holds the pictures and needs no server.
@@ -66,6 +81,11 @@ def report(
     from clipkit.report import as_html, as_markdown, of_files, of_folder
 
     paths = [Path(name) for name in what]
+    is_html = Path(output).suffix.lower() in HTML_ENDINGS
+    if images and not is_html:
+        raise UsageError(
+            "images: expected an output that ends in .html", "write a page: -o report.html"
+        )
     if _are_files(paths):
         if untrained:
             raise UsageError("expected --untrained with a folder, got it with files")
@@ -74,8 +94,13 @@ def report(
         page = of_files(paths)
     else:
         page = of_folder(paths[0], [Path(name) for name in untrained])
-    is_html = Path(output).suffix.lower() in HTML_ENDINGS
-    text = as_html(page) if is_html else as_markdown(page)
+    shown = None
+    if images:
+        from clipkit.datasets import load
+        from clipkit.report.album import read_album
+
+        shown = read_album(paths, [Path(name) for name in untrained], load(images), album)
+    text = as_html(page, shown) if is_html else as_markdown(page)
     if output == "-":
         sys.stdout.write(text)
         return

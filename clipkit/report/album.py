@@ -1,0 +1,531 @@
+"""Choose images for a page: what a model gets wrong, and what prompts find.
+
+The album is about one result, compared with one control. Each image has one thumbnail. All texts
+are printable, but they are not HTML.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from clipkit import console, similarity
+from clipkit.annotations import read_annotations
+from clipkit.console import escaped
+from clipkit.datasets import Dataset, ImageDataset
+from clipkit.errors import ClipkitError
+from clipkit.features import FeatureFile, Int64, Split, open_file
+from clipkit.features.provenance import original_split
+from clipkit.report.predictions import (
+    Bools,
+    Floats,
+    ImagePredictions,
+    Names,
+    choose_control,
+    choose_result,
+    distinguish,
+    read_others,
+    read_predictions,
+    set_apart_controls,
+)
+from clipkit.report.thumbnails import Thumbnail, thumbnails
+
+LIMIT = 200  # images, unless the caller says otherwise
+MAX_PROMPTS = 32
+IMAGES_PER_PROMPT = 3  # on each side
+IMAGES_PER_CLASS = 3  # of the worst classes
+WITH_ATTRIBUTES = ("shapes",)  # data sets whose attributes are bundled
+HINT = "name the data set that was embedded"
+
+
+@dataclass(frozen=True)
+class AlbumImage:
+    """An image of an album.
+
+    Attributes
+    ----------
+    number : int
+        Its own number, for references in a page.
+    id : str
+    thumbnail : Thumbnail
+    true : str or None
+        Its class; None without labels.
+    predicted : str
+    score : float or None
+        How sure the prediction is; None if the files do not say.
+    score_text : str
+        For people, such as "93 %", or "".
+    control : str or None
+        What the control predicts; None if it does not have the image.
+    values : tuple of int
+        The numbers of its values in `Album.attributes`.
+    """
+
+    number: int
+    id: str
+    thumbnail: Thumbnail
+    true: str | None
+    predicted: str
+    score: float | None = None
+    score_text: str = ""
+    control: str | None = None
+    values: tuple[int, ...] = ()
+
+    @property
+    def outcome(self) -> str:
+        """Whether the result and the control are right: "1" or "0" each, such as "10".
+
+        What is not known is left out.
+        """
+        if self.true is None:
+            return ""
+        predictions = [self.predicted] + ([] if self.control is None else [self.control])
+        return "".join(str(int(predicted == self.true)) for predicted in predictions)
+
+    @property
+    def alt(self) -> str:
+        """The text in place of the picture."""
+        if self.true is None:
+            return f"predicted: {self.predicted}"
+        return f"true: {self.true}, predicted: {self.predicted}"
+
+
+class Tile(NamedTuple):
+    """An image beside a prompt. `is_first` is whether the page has not shown its picture before."""
+
+    image: AlbumImage
+    cosine: float
+    is_first: bool
+
+
+class PromptImages(NamedTuple):
+    """The images with the highest and with the lowest cosines with a prompt, by falling cosine."""
+
+    prompt: str
+    nearest: list[Tile]
+    farthest: list[Tile]
+
+
+class ClassAccuracy(NamedTuple):
+    """A class, the number of its images in the split, and how many the result gets right."""
+
+    name: str
+    images: int
+    right: int
+
+
+@dataclass(frozen=True)
+class Album:
+    """Images with their predictions, and the images nearest to prompts.
+
+    Attributes
+    ----------
+    images : list of AlbumImage
+        The most confident errors first, then the right predictions. Without labels, the least
+        confident predictions first.
+    total : int
+        Images of the split from which `images` were chosen.
+    name, control_name : str
+        The result, and the control or "".
+    label : str
+        The settings of the result.
+    score_name : str
+        What the scores are, or "".
+    split, dataset : str
+    classes : list of ClassAccuracy
+        Of all images of the split, the least accurate first; empty without labels.
+    attributes : dict of str to dict of int to str
+        The values of each attribute that the images have, by their numbers.
+    prompts : list of PromptImages
+    prompt_count : int
+        Of the set of prompts from which `prompts` are the first.
+    missing : str
+        Which images the data set lacks, or "".
+    """
+
+    images: list[AlbumImage]
+    total: int
+    name: str
+    control_name: str
+    label: str
+    score_name: str
+    split: str
+    dataset: str
+    classes: list[ClassAccuracy]
+    attributes: dict[str, dict[int, str]]
+    prompts: list[PromptImages]
+    prompt_count: int
+    missing: str
+
+    @property
+    def predicted_classes(self) -> list[str]:
+        """The classes that are predicted for the images, sorted."""
+        return sorted({image.predicted for image in self.images})
+
+
+def read_album(
+    results: Iterable[Path], controls: Iterable[Path], dataset: Dataset, limit: int = LIMIT
+) -> Album:
+    """Read files, and those in folders, and collect an album of their images; see `collect`.
+
+    Files that cannot be read are not used. The report names them.
+    """
+    with contextlib.ExitStack() as stack:
+        return collect(_open(results, stack), _open(controls, stack), dataset, limit)
+
+
+def _open(paths: Iterable[Path], stack: contextlib.ExitStack) -> list[FeatureFile]:
+    """Open files, and those in folders, until the stack is closed."""
+    names: list[Path] = []
+    for path in paths:
+        names += sorted(path.glob("*.h5")) if path.is_dir() else [path]
+    files = []
+    with console.progress("opening files for the album", "files") as update:
+        for number, name in enumerate(names, start=1):
+            with contextlib.suppress(ClipkitError):
+                files.append(stack.enter_context(open_file(name)))
+            update(number, len(names))
+    return files
+
+
+def collect(
+    results: Sequence[FeatureFile],
+    controls: Sequence[FeatureFile],
+    dataset: Dataset,
+    limit: int = LIMIT,
+) -> Album:
+    """Choose at most `limit` images of a data set, and those nearest to prompts.
+
+    Parameters
+    ----------
+    results : sequence of FeatureFile
+        The album is about the first result of `zeroshot` or, without one, the first result with
+        predicted classes: on its split `test`, else its first split, and of several runs the most
+        accurate. Scores come from the logits or embeddings that it was made from. Prompts are those
+        of the first logits whose prompts belong to no class, else of the first logits. Without
+        logits, they come from the embeddings of images and prompts. What else is here is not used.
+    controls : sequence of FeatureFile
+        Files of untrained controls; those among `results` are added. The result that was made most
+        alike is the control. Without one, it is another of `results`, a probe on embeddings if
+        possible.
+    dataset : Dataset
+        The images. Rows are matched by their ids.
+    limit : int
+        At most 1,000: then the thumbnails are still in `thumbnails.MAX_BYTES`.
+
+    Raises
+    ------
+    ClipkitError
+        If no result has predicted classes, or the data set is not that of the result.
+
+    Warns
+    -----
+    On standard error: if the data set lacks images.
+    """
+    results, controls = set_apart_controls(results, controls)
+    main = read_predictions(choose_result(results), sources=results)
+    data = _images_of(dataset, main)
+    place = {row_id: row for row, row_id in enumerate(data.ids)}
+    known = np.flatnonzero([row_id in place for row_id in main.ids])
+    if not len(known):
+        wanted = f"the {main.split} images of {main.file.display_name}"
+        raise ClipkitError(f"{dataset.name}: expected {wanted}, got none of them", HINT)
+    places = np.array([place[main.ids[row]] for row in known])
+    _check_labels(main, known, dataset, data.take(places))
+    missing = _describe_missing(main, dataset, known)
+    total, main = len(main.ids), main.take(known)
+    control = choose_control(main, results, controls)
+    control_of = {} if control is None else dict(zip(control.ids, control.predicted, strict=True))
+    control_is_right = _control_is_right(main, control_of)
+    others = read_others(main, results)
+    worst = list(dict.fromkeys([main.worst_class, *(other.worst_class for other in others)]))
+    rows = select_rows(main.true, main.predicted, main.scores, control_is_right, limit, worst)
+    found, prompt_count = _nearest(main, results)
+    used = np.unique(np.concatenate([rows, *(of_prompt.rows.ravel() for of_prompt in found)]))
+    attributes, values = _attributes(main, dataset, used)
+    pictures = _thumbnails(data.take(places[used]))
+    images = {
+        row: AlbumImage(
+            number=row,
+            id=escaped(main.ids[row]),
+            thumbnail=picture,
+            true=None if main.true is None else str(main.true[row]),
+            predicted=str(main.predicted[row]),
+            score=None if math.isnan(main.scores[row]) else float(main.scores[row]),
+            score_text=main.score_text(row),
+            control=_as_text(control_of.get(main.ids[row])),
+            values=of_row,
+        )
+        for row, picture, of_row in zip(used.tolist(), pictures, values, strict=True)
+    }
+    name, control_name = distinguish(main, control)
+    return Album(
+        images=[images[row] for row in rows.tolist()],
+        total=total,
+        name=escaped(name),
+        control_name=escaped(control_name),
+        label=escaped(main.label),
+        score_name=main.score_name,
+        split=escaped(main.split),
+        dataset=escaped(dataset.name),
+        classes=_class_accuracies(main),
+        attributes=attributes,
+        prompts=_tiles(found, images, rows.tolist()),
+        prompt_count=prompt_count,
+        missing=escaped(missing),
+    )
+
+
+def _as_text(name: Any) -> str | None:
+    return None if name is None else str(name)
+
+
+def _images_of(dataset: Dataset, main: ImagePredictions) -> ImageDataset:
+    """Return the split of the data set that a result's rows come from."""
+    name = original_split(main.file, main.split)
+    if name not in dataset.splits:
+        raise ClipkitError(
+            f"{dataset.name}: expected the split {name} of {main.file.display_name}, got "
+            f"{', '.join(dataset.splits)}",
+            HINT,
+        )
+    return dataset.splits[name]
+
+
+def _describe_missing(main: ImagePredictions, dataset: Dataset, known: Int64) -> str:
+    """Say how many images the data set lacks, and warn of them; "" if it has all."""
+    count = len(main.ids) - len(known)
+    if not count:
+        return ""
+    is_known = np.zeros(len(main.ids), bool)
+    is_known[known] = True
+    example = main.ids[int(is_known.argmin())]
+    text = f"{dataset.name} lacks {count:,} of {len(main.ids):,} images, for example {example}"
+    console.warn(text)
+    return text
+
+
+def _check_labels(
+    main: ImagePredictions, rows: Int64, dataset: Dataset, data: ImageDataset
+) -> None:
+    """Refuse a data set (n) whose images do not have the classes of the result's rows (n).
+
+    Row numbers are the ids of many data sets.
+    """
+    labels, class_names = main.file.splits[main.split].labels, main.file.class_names
+    is_relabelled = any(entry["command"] == "relabel" for entry in main.file.history)
+    if labels is None or data.labels is None or not class_names or is_relabelled:
+        return
+    expected = np.array(class_names)[labels[rows]]
+    got = np.array(dataset.class_names)[data.labels]
+    different = np.flatnonzero(expected != got)
+    if len(different):
+        first = different[0]
+        raise ClipkitError(
+            f"{dataset.name}: expected the classes of {main.file.display_name}, got "
+            f"{len(different):,} that differ: {data.ids[first]!r} is {got[first]}, not "
+            f"{expected[first]}",
+            HINT,
+        )
+
+
+def _control_is_right(main: ImagePredictions, control_of: Mapping[str, Any]) -> Bools | None:
+    """Return whether the control is right about each image (N); None without control or labels."""
+    if main.true is None or not control_of:
+        return None
+    pairs = zip(main.ids, main.true, strict=True)
+    return np.array([control_of.get(row_id) == name for row_id, name in pairs])
+
+
+def select_rows(
+    true: Names | None,
+    predicted: Names,
+    scores: Floats,
+    control_is_right: Bools | None,
+    limit: int,
+    worst: Sequence[str] = (),
+) -> Int64:
+    """Choose rows for an album, in its order.
+
+    All rows are chosen if there are at most `limit`. Otherwise, up to an eighth are three images of
+    each of the `worst` classes. Half are the most confident other errors, and up to a quarter the
+    most confident of the images that only the result gets right. The rest are taken in turns from
+    all classes, those first that have the fewest yet.
+
+    Parameters
+    ----------
+    true : array (N,) of str, or None
+        Classes; without them, there are no errors, and turns go by `predicted`.
+    predicted : array (N,) of str
+    scores : array (N,)
+        NaN where they are not known.
+    control_is_right : array (N,) of bool, or None
+    limit : int
+    worst : sequence of str
+        Classes; those that come first count most.
+
+    Returns
+    -------
+    array (n,)
+        The most confident errors first, then the most confident right predictions. Without labels,
+        the least confident predictions come first. Rows with equal scores keep their order.
+    """
+    confidence = np.nan_to_num(scores, nan=0.0)
+    falling = np.argsort(-confidence, kind="stable")
+    N = len(predicted)
+    wrong = np.zeros(N, bool) if true is None else true != predicted
+    chosen = np.full(N, limit >= N)
+    if not chosen.all():
+        classes = predicted if true is None else true
+        errors_first = np.concatenate([falling[wrong[falling]], falling[~wrong[falling]]])
+        for name in worst[: limit // (8 * IMAGES_PER_CLASS)]:
+            chosen[errors_first[classes[errors_first] == name][:IMAGES_PER_CLASS]] = True
+        errors = falling[(wrong & ~chosen)[falling]]
+        chosen[errors[: limit // 2]] = True
+        if control_is_right is not None:
+            only_result = ~wrong & ~control_is_right
+            chosen[falling[only_result[falling]][: limit // 4]] = True
+        turns = _in_turns(classes, chosen)
+        chosen[turns[: limit - chosen.sum()]] = True
+    order = np.argsort(confidence, kind="stable") if true is None else falling
+    order = order[chosen[order]]
+    return np.concatenate([order[wrong[order]], order[~wrong[order]]])
+
+
+def _in_turns(classes: Names, chosen: Bools) -> Int64:
+    """Return the rows that are not chosen: each turn takes one of every class that has few."""
+    numbers = np.unique(classes, return_inverse=True)[1]
+    turn = np.zeros(len(classes), np.int64)
+    for number in range(numbers.max() + 1):
+        rest = np.flatnonzero((numbers == number) & ~chosen)
+        already = ((numbers == number) & chosen).sum()
+        turn[rest] = already + np.arange(len(rest))
+    rest = np.flatnonzero(~chosen)
+    return rest[np.argsort(turn[rest], kind="stable")]
+
+
+def _class_accuracies(main: ImagePredictions) -> list[ClassAccuracy]:
+    if main.true is None:
+        return []
+    names, numbers = np.unique(main.true, return_inverse=True)
+    counts = np.bincount(numbers)
+    right = np.bincount(numbers, weights=main.true == main.predicted).astype(int)
+    order = np.argsort(right / counts, kind="stable")
+    return [ClassAccuracy(str(names[i]), int(counts[i]), int(right[i])) for i in order]
+
+
+def _attributes(
+    main: ImagePredictions, dataset: Dataset, rows: Int64
+) -> tuple[dict[str, dict[int, str]], list[tuple[int, ...]]]:
+    """Return the attributes of images with a number for each value, and those of each row (n)."""
+    if dataset.name not in WITH_ATTRIBUTES:
+        return {}, [()] * len(rows)
+    of_rows = {main.split: Split(ids=[main.ids[row] for row in rows])}
+    file = FeatureFile("result", main.file.history, of_rows)
+    file.display_name = main.file.display_name
+    try:
+        annotated = read_annotations(file, dataset.name).attributes
+    except ClipkitError:  # a folder of other images may have the same name
+        return {}, [()] * len(rows)
+    texts: dict[str, dict[int, str]] = {}
+    columns = []
+    start = 0
+    for attribute in annotated:
+        if attribute.is_class:
+            continue
+        texts[attribute.name] = dict(enumerate(attribute.values, start))
+        codes = attribute.codes[main.split]
+        columns.append(np.where(codes < 0, -1, codes + start))
+        start += len(attribute.values)
+    values = np.stack(columns, axis=1).tolist()
+    return texts, [tuple(number for number in of_row if number >= 0) for of_row in values]
+
+
+class _Found(NamedTuple):
+    """The rows (2, M) with the highest and the lowest cosines (2, M) with a prompt."""
+
+    prompt: str
+    rows: Int64
+    cosines: Floats
+
+
+def _nearest(main: ImagePredictions, files: Sequence[FeatureFile]) -> tuple[list[_Found], int]:
+    """Return the images nearest to and farthest from prompts, and the number of all prompts."""
+    logits = _choose_logits(main, files)
+    if logits is None:
+        return [], 0
+    texts = logits.texts or []
+    row_of = {row_id: row for row, row_id in enumerate(main.ids)}
+    rows = np.array([row_of.get(row_id, -1) for row_id in logits.splits[main.split].ids], np.int64)
+    blocks = [block[:, :MAX_PROMPTS] for block in logits.cosines(main.split).iter_blocks()]
+    cosines = np.concatenate(blocks)[rows >= 0].astype(np.float64)
+    rows = rows[rows >= 0]
+    if not len(rows):
+        return [], 0
+    found = []
+    for text, column in zip(texts, cosines.T, strict=False):
+        order = np.argsort(-column, kind="stable")
+        M = min(IMAGES_PER_PROMPT, len(order))
+        ends = np.stack([order[:M], order[len(order) - M :]])
+        found.append(_Found(text, rows[ends], column[ends]))
+    return found, len(texts)
+
+
+def _choose_logits(main: ImagePredictions, files: Iterable[FeatureFile]) -> FeatureFile | None:
+    """Return the logits whose prompts are shown, or None without any of the result's model."""
+    of_model = [file for file in files if file.model() == main.file.model()]
+    of_kind = {
+        kind: [file for file in of_model if file.kind == kind and main.split in file.splits]
+        for kind in ("logits", "images")
+    }
+    prompts = [file for file in files if file.kind == "texts"]
+    for logits in sorted(filter(_has_prompts, of_kind["logits"]), key=_has_class_prompts):
+        return logits
+    for texts in sorted(filter(_has_prompts, prompts), key=_has_class_prompts):
+        for images in of_kind["images"]:
+            with contextlib.suppress(ClipkitError):  # the prompts may be of another model
+                return similarity.compute_logits(images, texts)
+    return None
+
+
+def _has_prompts(file: FeatureFile) -> bool:
+    """Whether texts stand for what was embedded, and not for directions that replace it."""
+    return not any(entry.get("random") or entry.get("whiten") for entry in file.history)
+
+
+def _has_class_prompts(file: FeatureFile) -> bool:
+    return file.class_index is not None and bool((file.class_index >= 0).any())
+
+
+def _tiles(
+    found: Sequence[_Found], images: Mapping[int, AlbumImage], shown: Iterable[int]
+) -> list[PromptImages]:
+    """Arrange the images of prompts; the pictures of `shown` rows are on the page before them."""
+    before = set(shown)
+
+    def tiles(rows: Int64, cosines: Floats) -> list[Tile]:
+        of_side = []
+        for row, cosine in zip(rows.tolist(), cosines.tolist(), strict=True):
+            of_side.append(Tile(images[row], cosine, row not in before))
+            before.add(row)
+        return of_side
+
+    return [
+        PromptImages(escaped(prompt), tiles(rows[0], cosines[0]), tiles(rows[1], cosines[1]))
+        for prompt, rows, cosines in found
+    ]
+
+
+def _thumbnails(data: ImageDataset) -> list[Thumbnail]:
+    pictures = []
+    with console.progress("reading images for the album", "images") as update:
+        for picture in thumbnails(data):
+            pictures.append(picture)
+            update(len(pictures), len(data))
+    return pictures

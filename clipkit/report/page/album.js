@@ -1,0 +1,51 @@
+// Filters and sorts the images of the album. Without it, the page shows all of them.
+(() => {
+  const album = document.querySelector(".album");
+  if (!album) return;
+  const form = album.querySelector("form");
+  const list = album.querySelector(".album-images");
+  const count = album.querySelector(".album-count");
+  const images = [...list.children]; // in the order of the page
+
+  const matches = {
+    true: (data, value) => data.true === value,
+    predicted: (data, value) => data.predicted === value,
+    outcome: (data, value) => data.outcome.startsWith(value),
+    value: (data, value) => data.values.split(" ").includes(value),
+  };
+  const score = (image) => (image.dataset.score === "" ? NaN : Number(image.dataset.score));
+  // A missing score stands last in both orders.
+  const byScore = (sign) => (a, b) =>
+    Number.isNaN(score(a)) - Number.isNaN(score(b)) || sign * (score(a) - score(b)) || 0;
+  const byName = (key) => (a, b) => a.dataset[key].localeCompare(b.dataset[key]);
+  const orders = {
+    falling: byScore(-1),
+    rising: byScore(1),
+    true: byName("true"),
+    predicted: byName("predicted"),
+  };
+
+  const update = () => {
+    const chosen = [...new FormData(form)].filter(([, value]) => value !== "");
+    const filters = chosen.filter(([name]) => name in matches);
+    let shown = 0;
+    for (const image of images) {
+      image.hidden = !filters.every(([name, value]) => matches[name](image.dataset, value));
+      shown += !image.hidden;
+    }
+    const order = orders[form.elements.order.value];
+    list.append(...(order ? [...images].sort(order) : images));
+    count.value = `${shown} of ${images.length} images shown`;
+  };
+
+  // A picture is stored once; later places show the same one.
+  for (const later of document.querySelectorAll("img[data-of]")) {
+    const first = document.getElementById(later.dataset.of);
+    if (first) later.src = first.src;
+  }
+  form.hidden = false;
+  form.addEventListener("change", update);
+  form.addEventListener("submit", (event) => event.preventDefault());
+  form.addEventListener("reset", () => setTimeout(update));
+  update(); // a browser may keep the choices of a page that is opened again
+})();

@@ -1,0 +1,292 @@
+"""Read what results predict for each image, how sure they are, and which result is a control."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipkit import console, metrics, prediction, zeroshot
+from clipkit import results as result_files
+from clipkit.errors import ClipkitError
+from clipkit.features import FeatureFile, Int64
+from clipkit.features.provenance import provenance
+from clipkit.softmax import softmax
+from clipkit.tables import distinct_names
+
+Bools = NDArray[np.bool_]
+Floats = NDArray[np.float64]
+Names = NDArray[np.str_]
+
+PROBABILITY = "probability"
+SOFTMAX = f"{PROBABILITY}, the softmax over the classes"
+SCORE_NAMES = {
+    "svm": "votes of the pairs of classes",
+    "logreg": SOFTMAX,
+    "mlp": SOFTMAX,
+    "knn": f"{PROBABILITY}, the share of the neighbours' weights",
+}
+
+
+@dataclass(frozen=True)
+class ImagePredictions:
+    """What one run of a result predicts for N images of a split.
+
+    Attributes
+    ----------
+    file : FeatureFile
+        The result.
+    split : str
+    label : str
+        What sets the run apart.
+    ids : list of N str
+    true : array (N,) of str, or None
+        Names of classes, printable and distinct; None without labels.
+    predicted : array (N,) of str
+    scores : array (N,)
+        How sure each prediction is; NaN if the files do not say.
+    score_name : str
+        What the scores are, or "".
+    worst_class : str
+        The class with the lowest F1, as the summary of a report names it, or "" without labels.
+    """
+
+    file: FeatureFile
+    split: str
+    label: str
+    ids: list[str]
+    true: Names | None
+    predicted: Names
+    scores: Floats
+    score_name: str = ""
+    worst_class: str = ""
+
+    def take(self, rows: Int64) -> ImagePredictions:
+        """Return the predictions for the given rows (n,)."""
+        return replace(
+            self,
+            ids=[self.ids[row] for row in rows],
+            true=None if self.true is None else self.true[rows],
+            predicted=self.predicted[rows],
+            scores=self.scores[rows],
+        )
+
+    def score_text(self, row: int) -> str:
+        """Return a score for people, such as `93 %` or `97 votes`, or ""."""
+        score = self.scores[row]
+        if math.isnan(score):
+            return ""
+        if self.score_name.startswith(PROBABILITY):
+            return f"{100 * score:.0f} %"
+        return f"{score:.3g} {self.score_name.partition(' ')[0]}"
+
+
+def choose_result(files: Sequence[FeatureFile]) -> FeatureFile:
+    """Return the first result of `zeroshot` or, without one, the first with predicted classes.
+
+    Raises
+    ------
+    ClipkitError
+        If there is none.
+    """
+    candidates = [file for file in files if _has_predictions(file)]
+    if not candidates:
+        raise ClipkitError(
+            "expected a result with predicted classes for an album of images, got none",
+            "make one with: clipkit zeroshot -o, or clipkit probe -o",
+        )
+    return min(candidates, key=lambda file: _command(file) != "zeroshot")  # of equals, the first
+
+
+def set_apart_controls(
+    results: Sequence[FeatureFile], controls: Sequence[FeatureFile]
+) -> tuple[list[FeatureFile], list[FeatureFile]]:
+    """Return results and controls, where results of untrained models count as controls.
+
+    If there are no others, they are the results.
+    """
+    trained = [file for file in results if not _is_untrained(file)]
+    if not any(map(_has_predictions, trained)):
+        return list(results), list(controls)
+    return trained, [*controls, *filter(_is_untrained, results)]
+
+
+def _is_untrained(file: FeatureFile) -> bool:
+    return "untrained" in (file.model() or {})
+
+
+def _has_predictions(file: FeatureFile) -> bool:
+    has_classes = file.is_result and not file.holds_clusters
+    return has_classes and any(len(split) for split in file.splits.values())
+
+
+def _command(file: FeatureFile) -> str:
+    return str(result_files.last_entry(file)["command"])
+
+
+def read_predictions(
+    result: FeatureFile, split: str | None = None, sources: Iterable[FeatureFile] = ()
+) -> ImagePredictions:
+    """Read the predictions of a result: of several runs, those of the most accurate.
+
+    Parameters
+    ----------
+    result : FeatureFile
+    split : str, optional
+        `test` by default, else the first split.
+    sources : iterable of FeatureFile
+        There are scores if the files from which the result was made are among these.
+    """
+    split = result_files.choose_split(result, split)
+    of_split = result.splits[split]
+    labels = of_split.labels
+    if labels is None:
+        assert of_split.predicted is not None  # a result's split without predictions is invalid
+        predicted, label = of_split.predicted[0], f"{_command(result)}, on {split}"
+        largest = predicted.max()
+    else:
+        run = result_files.predictions(result, split)
+        predicted, label = run.predicted, run.label
+        largest = max(predicted.max(), labels.max())
+    class_names = map(console.escaped, result_files.class_names(result, largest))
+    names = np.array(distinct_names(list(class_names)))
+    true, worst = None, ""
+    if labels is not None:
+        true = names[labels]
+        worst = str(names[np.nanargmin(metrics.f1_per_class(labels, predicted, len(names)))])
+    scores, score_name = _scores(result, split, predicted, sources)
+    return ImagePredictions(
+        result, split, label, of_split.ids, true, names[predicted], scores, score_name, worst
+    )
+
+
+def _scores(
+    result: FeatureFile, split: str, predicted: Int64, files: Iterable[FeatureFile]
+) -> tuple[Floats, str]:
+    """Return the score (N) of each predicted class, and what it is; NaN and "" without any."""
+    unknown = np.full(len(predicted), np.nan), ""
+    inputs = result_files.last_entry(result).get("inputs")
+    digests = list(inputs.values()) if isinstance(inputs, dict) else []
+    kinds = ("images", "logits", "probe")
+    sources = {file.kind: file for file in files if file.kind in kinds and file.digest in digests}
+    probe = result if result.kind == "probe" else sources.get("probe")
+    features = sources.get("logits") or sources.get("images")
+    if features is None or split not in features.splits:
+        return unknown
+    if _command(result) == "zeroshot":
+        classes, scores, name = _softmax_scores(features, split)
+    elif probe is not None:
+        ranking = prediction.predict(probe, features, [split]).rankings[split]
+        classes, scores = ranking.classes[:, 0], np.asarray(ranking.scores[:, 0], np.float64)
+        name = _score_name(probe)
+    else:
+        return unknown
+    # of several runs, a probe keeps one, which may not be the most accurate
+    return (scores, name) if np.array_equal(classes, predicted) else unknown
+
+
+def _softmax_scores(logits: FeatureFile, split: str) -> tuple[Int64, Floats, str]:
+    """Return the classes of zero-shot classification (N), their probabilities, and their name."""
+    zeroshot.check_prompts(logits)
+    assert logits.class_names is not None
+    assert logits.class_index is not None
+    tau = 1 / logits.logit_scale if logits.logit_scale else logits.temperature or 1.0
+    classes = []
+    probabilities = []
+    for block in logits.cosines(split).iter_blocks():
+        scores = zeroshot.class_scores(block, logits.class_index, len(logits.class_names))
+        classes.append(scores.argmax(axis=1))
+        probabilities.append(softmax(scores, tau).max(axis=1))
+    name = f"{SOFTMAX} at temperature {tau:.3g}"
+    return np.concatenate(classes), np.concatenate(probabilities), name
+
+
+def _score_name(probe: FeatureFile) -> str:
+    classifier = probe.fitted["classifier"][0]
+    if classifier == "svm" and len(probe.fitted["classes"]) == 2:
+        return "margin"
+    return SCORE_NAMES[classifier]
+
+
+def choose_control(
+    main: ImagePredictions, results: Iterable[FeatureFile], controls: Iterable[FeatureFile]
+) -> ImagePredictions | None:
+    """Return the predictions that stand beside those of a result, or None if there are none.
+
+    Of `controls`, it is the one that was made most alike. Without one, it is another of `results`:
+    a probe on the embeddings of the same model if possible, else the first.
+    """
+    settings = _settings(main.file)
+    model = _model(main)
+
+    def count_differences(file: FeatureFile) -> int:
+        return sum(a != b for a, b in zip(_settings(file), settings, strict=True))
+
+    def rank(file: FeatureFile) -> tuple[bool, bool]:
+        source = provenance(file)
+        return source.model != model, bool(source.prompts)
+
+    candidates = sorted(filter(_has_predictions, controls), key=count_differences)
+    candidates += sorted(filter(_has_predictions, results), key=rank)
+    return next(read_others(main, candidates), None)
+
+
+def read_others(main: ImagePredictions, files: Iterable[FeatureFile]) -> Iterator[ImagePredictions]:
+    """Yield the predictions of other results for the same images with the same classes."""
+    for file in filter(_has_predictions, files):
+        if main.split not in file.splits or file.digest == main.file.digest:
+            continue
+        try:
+            other = read_predictions(file, main.split)
+        except ClipkitError:  # its runs and predictions contradict each other
+            continue
+        if _has_same_classes(main, other):
+            yield other
+
+
+def _settings(file: FeatureFile) -> tuple[str, ...]:
+    """Return what a result and its control share."""
+    classifiers = file.runs.get("classifier", ())
+    return _command(file), provenance(file).prompts, str(next(iter(classifiers), ""))
+
+
+def _has_same_classes(main: ImagePredictions, other: ImagePredictions) -> bool:
+    """Whether two results share images, which have the same classes in both."""
+    if main.true is None or other.true is None:
+        return main.true is other.true and not set(main.ids).isdisjoint(other.ids)
+    class_of = dict(zip(other.ids, other.true, strict=True))
+    pairs = zip(main.ids, main.true, strict=True)
+    shared = [class_of[row_id] == name for row_id, name in pairs if row_id in class_of]
+    return bool(shared) and all(shared)
+
+
+def distinguish(main: ImagePredictions, control: ImagePredictions | None) -> tuple[str, str]:
+    """Name a result and its control by what tells them apart: models, kinds, settings or files."""
+    if control is None:
+        return _model(main) or main.label, ""
+    for name in (_model, _kind, _label, _file_name):
+        names = name(main), name(control)
+        if all(names) and names[0] != names[1]:
+            return names
+    return main.file.display_name, control.file.display_name
+
+
+def _model(predictions: ImagePredictions) -> str:
+    return provenance(predictions.file).model
+
+
+def _kind(predictions: ImagePredictions) -> str:
+    command, _, classifier = _settings(predictions.file)
+    return classifier or command
+
+
+def _label(predictions: ImagePredictions) -> str:
+    return predictions.label
+
+
+def _file_name(predictions: ImagePredictions) -> str:
+    return Path(predictions.file.display_name).name

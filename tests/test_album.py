@@ -1,0 +1,532 @@
+"""The album of a report: which images it shows, what their thumbnails hold, how a page filters."""
+
+from __future__ import annotations
+
+import base64
+import io
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from factories import MODEL
+from PIL import Image, PngImagePlugin
+from shell import fails, ok
+
+from clipkit import datasets, prediction
+from clipkit.errors import ClipkitError
+from clipkit.features import FeatureFile, Split, read
+from clipkit.report import album, thumbnails
+from clipkit.report.album import Album
+from clipkit.report.blocks import Page
+from clipkit.report.html import as_html
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+NAMES = ["<script>alert(1)</script>", 'it\'s "quoted" & more', "חתול", "犬"]
+SCRIPT = Path(album.__file__).parent / "page" / "album.js"
+
+
+def render(shown: Album) -> str:
+    return as_html(Page("Report", [], []), shown)
+
+
+def history(command: str, **parameters: Any) -> list[dict[str, Any]]:
+    return [
+        {"command": "embed", "model": MODEL, "dataset": {"name": "photos"}},
+        {"command": command, **parameters},
+    ]
+
+
+def result(predicted: list[int], ids: list[str], **parameters: Any) -> FeatureFile:
+    """Return a result of zero-shot classification, where the classes of images take turns."""
+    labels = np.arange(len(ids)) % len(NAMES)
+    file = FeatureFile("result", history("zeroshot", **parameters), class_names=list(NAMES))
+    file.splits["test"] = Split(labels=labels, ids=ids, predicted=np.array([predicted]))
+    return file
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> datasets.Dataset:
+    """Eight JPEGs of four classes with EXIF, GPS, a comment and an ICC profile, one damaged."""
+    lines = ["path,label,split,id"]
+    for number in range(8):
+        exif = Image.Exif()
+        exif[0x010F] = "SECRET CAMERA"
+        exif.get_ifd(0x8825)[1] = "N"
+        exif.get_ifd(0x8825)[2] = (52.0, 31.0, 12.0)
+        path = tmp_path / f"{number}.jpg"
+        size = (400, 100) if number == 1 else (32, 32)
+        Image.new("RGB", size, (30 * number, 99, 0)).save(
+            path, exif=exif, comment=b"SECRET COMMENT", icc_profile=b"SECRET PROFILE" * 20
+        )
+        name = NAMES[number % 4].replace('"', '""')
+        lines.append(f'{path.name},"{name}",test,{number}.jpg')
+    (tmp_path / "3.jpg").write_bytes((tmp_path / "3.jpg").read_bytes()[:400])
+    (tmp_path / "photos.csv").write_text("\n".join(lines), encoding="utf-8")
+    data = datasets.load(tmp_path / "photos.csv")
+    number = {name: label for label, name in enumerate(data.class_names)}
+    assert number.keys() == set(NAMES)
+    return data
+
+
+IDS = [f"{number}.jpg" for number in range(8)]
+WRONG = [0, 0, 2, 3, 0, 1, 3, 3]  # of the labels 0, 1, 2, 3, 0, 1, 2, 3
+CONTROL = [1, 1, 2, 0, 1, 0, 2, 0]
+
+
+def pictures(shown: Album) -> list[bytes]:
+    uris = [image.thumbnail.uri for image in shown.images if image.thumbnail.uri]
+    return [base64.b64decode(uri.partition(",")[2]) for uri in uris]
+
+
+def test_all_images_of_a_small_split_are_shown_errors_first(photos: datasets.Dataset) -> None:
+    shown = album.collect([result(WRONG, IDS)], [], photos)
+    assert [image.id for image in shown.images] == [
+        *("1.jpg", "6.jpg"),
+        *("0.jpg", "2.jpg", "3.jpg", "4.jpg", "5.jpg", "7.jpg"),
+    ]
+    first = shown.images[0]
+    assert first.alt == f"true: {NAMES[1]}, predicted: {NAMES[0]}"
+    assert (first.outcome, first.score, first.control) == ("0", None, None)
+    assert shown.classes[0] == (NAMES[1], 2, 1)
+    assert shown.total == 8
+
+
+def test_thumbnails_hold_pixels_and_no_metadata(photos: datasets.Dataset) -> None:
+    shown = album.collect([result(WRONG, IDS)], [], photos)
+    found = pictures(shown)
+    assert len(found) == 7
+    for picture in found:
+        assert b"SECRET" not in picture
+        with Image.open(io.BytesIO(picture)) as image:
+            assert not image.getexif()
+            assert not set(image.info) & {"exif", "icc_profile", "comment", "xmp", "dpi"}
+
+
+def test_large_images_are_made_smaller_and_small_ones_stay(photos: datasets.Dataset) -> None:
+    sizes = {
+        image.id: (image.thumbnail.width, image.thumbnail.height)
+        for image in album.collect([result(WRONG, IDS)], [], photos).images
+    }
+    assert sizes["1.jpg"] == (128, 32)
+    assert sizes["0.jpg"] == (32, 32)
+
+
+def test_texts_of_a_png_are_left_out(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    texts = PngImagePlugin.PngInfo()
+    texts.add_text("Author", "SECRET")
+    Image.new("L", (20, 20)).save(tmp_path / "a" / "1.png", pnginfo=texts, dpi=(300, 300))
+    data = datasets.load(tmp_path)
+    (thumbnail,) = thumbnails.thumbnails(next(iter(data.splits.values())))
+    assert b"SECRET" not in base64.b64decode(thumbnail.uri.partition(",")[2])
+
+
+def test_a_damaged_image_is_a_placeholder_with_its_reason(photos: datasets.Dataset) -> None:
+    shown = album.collect([result(WRONG, IDS)], [], photos)
+    (damaged,) = [image for image in shown.images if image.thumbnail.problem]
+    assert damaged.id == "3.jpg"
+    assert damaged.thumbnail.uri == ""
+    page = render(shown)
+    assert damaged.thumbnail.problem in page
+    assert "/tmp" not in page  # no path of this machine
+
+
+def test_noise_stays_within_the_budget() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (1200, 200, 200, 3), np.uint8)
+    data = datasets.ImageDataset.from_array(noise, np.zeros(1200))
+    total = sum(len(thumbnail.uri) for thumbnail in thumbnails.thumbnails(data.take(np.arange(99))))
+    assert total < thumbnails.MAX_BYTES
+    budget = thumbnails.MAX_BYTES * 3 // 4 // 1200
+    assert len(thumbnails.encode(data.image(0), budget).uri) * 1200 < 3_000_000
+
+
+def select(n: int, limit: int, **changes: Any) -> list[int]:
+    true = np.array([f"class {row % 10}" for row in range(n)])
+    predicted = true.copy()
+    predicted[::2] = "class 3"
+    arguments = {
+        "true": true,
+        "predicted": predicted,
+        "scores": np.linspace(0, 1, n),
+        "control_is_right": None,
+        **changes,
+    }
+    return album.select_rows(**arguments, limit=limit).tolist()
+
+
+def test_the_most_confident_errors_come_first() -> None:
+    rows = select(1000, 40)
+    assert rows[:5] == [998, 996, 994, 992, 990]
+    assert len(set(rows)) == 40
+
+
+def test_every_class_has_some_images() -> None:
+    assert {row % 10 for row in select(1000, 40)} == set(range(10))
+    few = np.array(["often"] * 997 + ["rare", "seldom", "scarce"])
+    rows = select(1000, 20, true=few, predicted=few)
+    assert {997, 998, 999} <= set(rows)
+
+
+def test_the_worst_classes_have_three_images() -> None:
+    true = np.array([f"class {row % 100}" for row in range(1000)])
+    rows = select(1000, 100, true=true, predicted=np.roll(true, 1), worst=["class 7", "class 8"])
+    assert sum(row % 100 == 7 for row in rows) >= 3
+    assert sum(row % 100 == 8 for row in rows) >= 3
+    assert len(set(rows)) == 100
+
+
+def test_images_that_only_the_result_gets_right_are_among_them() -> None:
+    control_is_right = np.ones(1000, bool)
+    control_is_right[[501, 503, 505]] = False
+    assert {501, 503, 505} <= set(select(1000, 40, control_is_right=control_is_right))
+
+
+def test_without_scores_rows_keep_their_order() -> None:
+    assert select(1000, 40, scores=np.full(1000, np.nan))[:3] == [0, 2, 4]
+
+
+def test_without_labels_the_least_confident_predictions_come_first() -> None:
+    rows = select(30, 30, true=None)
+    assert rows == list(range(30))
+
+
+def test_the_control_stands_beside_the_result(photos: datasets.Dataset) -> None:
+    control = result(CONTROL, IDS)
+    control.history[0] |= {"model": {**MODEL, "untrained": 1}}
+    shown = album.collect([result(WRONG, IDS)], [control], photos)
+    assert (shown.name, shown.control_name) == ("m", "untrained m")
+    outcomes = {image.id: image.outcome for image in shown.images}
+    assert outcomes == dict(zip(IDS, ["10", "01", "11", "10", "10", "10", "01", "10"], strict=True))
+
+
+def test_a_control_among_the_results_is_recognised(photos: datasets.Dataset) -> None:
+    control = result(CONTROL, IDS)
+    control.history[0] |= {"model": {**MODEL, "untrained": 1}}
+    shown = album.collect([control, result(WRONG, IDS)], [], photos)
+    assert (shown.name, shown.control_name) == ("m", "untrained m")
+    assert album.collect([control], [], photos).name == "untrained m"
+
+
+def test_of_a_pair_the_second_result_stands_beside_the_first(photos: datasets.Dataset) -> None:
+    second = result(CONTROL, IDS)
+    second.history[1]["command"] = "probe"
+    shown = album.collect([second, result(WRONG, IDS)], [], photos)
+    assert shown.images[0].predicted == NAMES[0]  # of zero-shot
+    assert (shown.name, shown.control_name) == ("zeroshot", "probe")
+
+
+def test_a_control_of_other_images_is_not_used(photos: datasets.Dataset) -> None:
+    control = result(CONTROL, [f"other {row_id}" for row_id in IDS])
+    assert album.collect([result(WRONG, IDS)], [control], photos).control_name == ""
+
+
+def test_a_control_that_contradicts_itself_is_not_used(photos: datasets.Dataset) -> None:
+    control = result(CONTROL, IDS)
+    control.set_rows([{"split": "test"}, {"split": "test"}])  # of one row of predictions
+    assert album.collect([result(WRONG, IDS)], [control], photos).control_name == ""
+
+
+def test_the_same_result_twice_is_no_pair(photos: datasets.Dataset) -> None:
+    files = [result(WRONG, IDS), result(WRONG, IDS)]
+    assert album.collect(files, [], photos).control_name == ""
+
+
+def test_a_folder_called_shapes_has_no_attributes(photos: datasets.Dataset) -> None:
+    file = result(WRONG, IDS)
+    file.history[0]["dataset"] = {"name": "shapes"}
+    assert album.collect([file], [], replace(photos, name="shapes")).attributes == {}
+
+
+def test_images_that_the_data_set_lacks_are_named(
+    photos: datasets.Dataset, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ids = [*IDS[:6], "gone.jpg", "lost.jpg"]
+    shown = album.collect([result(WRONG, ids)], [], photos)
+    assert len(shown.images) == 6
+    assert shown.missing == "photos lacks 2 of 8 images, for example gone.jpg"
+    assert capsys.readouterr().err.count("gone.jpg") == 1
+    assert shown.missing in render(shown)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"ids": [f"{number}.png" for number in range(8)]}, "expected the test images of the file"),
+        ({"labels": np.arange(8)[::-1] % 4}, "expected the classes of the file, got 8 that differ"),
+    ],
+)
+def test_another_data_set_is_refused(
+    photos: datasets.Dataset, change: dict[str, Any], message: str
+) -> None:
+    file = result(WRONG, IDS)
+    for name, value in change.items():
+        setattr(file.splits["test"], name, value)
+    with pytest.raises(ClipkitError, match=message):
+        album.collect([file], [], photos)
+
+
+def test_a_data_set_without_the_split_is_refused(photos: datasets.Dataset) -> None:
+    file = result(WRONG, IDS)
+    file.splits = {"val": file.splits["test"]}
+    with pytest.raises(ClipkitError, match="expected the split val of the file, got test"):
+        album.collect([file], [], photos)
+
+
+def test_files_without_predictions_are_refused(photos: datasets.Dataset) -> None:
+    with pytest.raises(ClipkitError, match="expected a result with predicted classes"):
+        album.collect([FeatureFile("images", history("embed"))], [], photos)
+
+
+def logits(ids: list[str]) -> FeatureFile:
+    """Return logits with a prompt for each class: the cosine is 1 for the predicted class."""
+    file = FeatureFile("logits", history("logits"), class_names=list(NAMES))
+    file.texts, file.class_index = [f"a {name}" for name in NAMES], np.arange(4)
+    file.temperature, file.logit_scale = 1.0, 2.0
+    cosines = np.eye(4, dtype="f4")[WRONG] * np.linspace(0.5, 1, 8, dtype="f4")[:, None]
+    file.splits["test"] = Split(cosines, np.arange(8) % 4, ids)
+    return file
+
+
+def test_scores_of_zero_shot_are_probabilities_at_the_models_temperature(
+    photos: datasets.Dataset,
+) -> None:
+    source = logits(IDS)
+    file = result(WRONG, IDS, inputs={"logits": source.digest})
+    shown = album.collect([source, file], [], photos)
+    scores = {image.id: image.score for image in shown.images}
+    assert scores["7.jpg"] == pytest.approx(np.exp(2) / (np.exp(2) + 3))
+    assert [image.id for image in shown.images][:3] == ["6.jpg", "1.jpg", "7.jpg"]
+    assert shown.images[2].score_text == "71 %"
+    assert "most confident errors first" in render(shown)
+    assert "softmax over the classes at temperature 0.5" in shown.score_name
+
+
+def test_prompts_show_their_nearest_and_farthest_images(photos: datasets.Dataset) -> None:
+    shown = album.collect([logits(IDS), result(WRONG, IDS)], [], photos, limit=2)
+    assert len(shown.images) == 2
+    assert [found.prompt for found in shown.prompts] == [f"a {name}" for name in NAMES]
+    third = shown.prompts[3]
+    assert [tile.image.id for tile in third.nearest] == ["7.jpg", "6.jpg", "3.jpg"]
+    assert third.nearest[0].cosine == pytest.approx(1)
+    page = render(shown)
+    used = {image.number for image in shown.images}
+    for found in shown.prompts:
+        used |= {tile.image.number for tile in found.nearest + found.farthest}
+    assert page.count('src="data:image/webp') + page.count('src="data:image/jpeg') == len(
+        [number for number in used if number != 3]  # which is damaged
+    )
+
+
+def test_prompts_of_another_model_are_not_shown(photos: datasets.Dataset) -> None:
+    other = logits(IDS)
+    other.history[0] = {**other.history[0], "model": {**MODEL, "digest": "sha256:9"}}
+    assert album.collect([other, result(WRONG, IDS)], [], photos).prompts == []
+
+
+def test_names_of_classes_and_prompts_are_text(photos: datasets.Dataset) -> None:
+    page = render(album.collect([logits(IDS), result(WRONG, IDS)], [], photos))
+    assert "<script>alert" not in page
+    assert "&lt;script&gt;alert(1)" in page
+    assert 'quoted" &' not in page
+    assert "חתול" in page
+    assert "犬" in page
+
+
+def test_an_unlabelled_result_is_shown(photos: datasets.Dataset) -> None:
+    file = result(WRONG, IDS)
+    file.splits["test"].labels = None
+    shown = album.collect([file], [], photos)
+    assert shown.classes == []
+    assert shown.images[0].alt == f"predicted: {NAMES[0]}"
+    assert "by row" in render(shown)
+
+
+@pytest.fixture(scope="module")
+def shapes_folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A folder with embeddings of `shapes` and a kept probe on them, and that of a control."""
+    folders = tmp_path_factory.mktemp("shapes"), tmp_path_factory.mktemp("control")
+    for folder, options in zip(folders, ([], ["--untrained", 7]), strict=True):
+        data = ("shapes", "--limit", 300, "--model", "tiny", "--precision", "fp32", *options)
+        ok("embed", *data, "-o", folder / "img.h5")
+        probe = ("probe", folder / "img.h5", "--classifier", "logreg", "--keep")
+        ok(*probe, "-o", folder / "img.logreg.h5")
+    return folders
+
+
+@pytest.fixture(scope="module")
+def shapes_album(shapes_folders: tuple[Path, Path]) -> Album:
+    """An album of 60 images of `shapes`, with a control and attributes."""
+    results, control = shapes_folders
+    return album.read_album([results], [control], datasets.load("shapes"), 60)
+
+
+@pytest.fixture(scope="module")
+def shapes_page(shapes_folders: tuple[Path, Path]) -> Path:
+    """The report of the same folders with the same album."""
+    results, control = shapes_folders
+    page = results / "report.html"
+    ok("report", results, "--untrained", control, "--images", "shapes", "--album", 60, "-o", page)
+    return page
+
+
+@pytest.mark.long
+def test_scores_of_a_kept_probe_are_its_probabilities(
+    shapes_album: Album, shapes_folders: tuple[Path, Path]
+) -> None:
+    probe, images = (read(shapes_folders[0] / name) for name in ("img.logreg.h5", "img.h5"))
+    found = prediction.predict(probe, images, ["test"])
+    ids = images.splits["test"].ids
+    score_of = dict(zip(ids, found.rankings["test"].scores[:, 0], strict=True))
+    assert [image.score for image in shapes_album.images] == [
+        pytest.approx(score_of[image.id]) for image in shapes_album.images
+    ]
+    assert shapes_album.control_name == "untrained tiny"
+
+
+@pytest.mark.long
+def test_images_of_shapes_have_their_attributes(shapes_album: Album) -> None:
+    from clipkit.shapes.attributes import attributes
+
+    names = {number: text for of in shapes_album.attributes.values() for number, text in of.items()}
+    table = attributes([int(shapes_album.images[0].id)], split="test", seed=0)
+    shown = {names[number] for number in shapes_album.images[0].values}
+    assert shown == {str(table[name][0]) for name in shapes_album.attributes} - {""}
+
+
+def test_the_script_is_small() -> None:
+    assert len(SCRIPT.read_bytes()) < 8_000
+
+
+@pytest.mark.long
+def test_files_and_folders_get_the_same_album(
+    shapes_folders: tuple[Path, Path], shapes_page: Path, tmp_path: Path
+) -> None:
+    assert shapes_page.read_text("utf-8").count("data-outcome") == 60
+    (shapes_folders[0] / "damaged.h5").write_bytes(b"no feature file")
+    files = sorted(shapes_folders[0].glob("*.h5"))
+    ok("report", *files, "--images", "shapes", "--album", 60, "-o", tmp_path / "files.html")
+    assert (tmp_path / "files.html").read_text("utf-8").count("data-outcome") == 60
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("words", "exit_code", "message"),
+    [
+        (["--images", "digits", "-o", "no.html"], 1, "digits: expected the classes of"),
+        (["--images", "shape", "-o", "no.html"], 2, "unknown data set 'shape'; hint: did you mean"),
+        (["--images", "shapes", "-o", "no.md"], 2, "expected an output that ends in .html"),
+        (["--images", "shapes"], 2, "expected an output that ends in .html"),
+        (["--images", "shapes", "--album", "0", "-o", "no.html"], 2, "--album"),
+        (["--images", "shapes", "--album", "1001", "-o", "no.html"], 2, "--album"),
+    ],
+)
+def test_unusable_options_are_refused(
+    shapes_folders: tuple[Path, Path], words: list[str], exit_code: int, message: str
+) -> None:
+    assert message in fails("report", shapes_folders[0], *words, exit_code=exit_code)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if CHROMIUM is None:
+        pytest.skip("chromium is not installed")
+    with playwright.sync_playwright() as started:
+        launched = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield launched
+        launched.close()
+
+
+@pytest.fixture
+def page(browser: Any, shapes_page: Path) -> Iterator[Any]:
+    """The report in Chromium, which must not log errors or make requests."""
+    tab = browser.new_page(viewport={"width": 390, "height": 800})
+    problems: list[str] = []
+    tab.on("pageerror", lambda error: problems.append(str(error)))
+    tab.on("console", lambda message: problems.append(message.text))
+    tab.on("request", lambda request: problems.append(request.url[:80]))
+    tab.goto(shapes_page.as_uri())
+    yield tab
+    assert [text for text in problems if not text.startswith(("file:", "data:"))] == []
+    tab.close()
+
+
+def visible(page: Any) -> int:
+    return int(page.locator(".album-images > li:visible").count())
+
+
+@pytest.mark.long
+def test_a_page_filters_and_counts(page: Any, shapes_album: Album) -> None:
+    count = page.locator(".album-count")
+    assert count.inner_text() == "60 of 60 images shown"
+    for label, option, expected in (
+        ("Result", "0", [image.outcome[0] == "0" for image in shapes_album.images]),
+        ("Result", "10", [image.outcome == "10" for image in shapes_album.images]),
+        ("Attribute", "3", [3 in image.values for image in shapes_album.images]),
+    ):
+        page.get_by_label(label, exact=True).select_option(option)
+        assert visible(page) == sum(expected) > 0
+        assert count.inner_text() == f"{sum(expected)} of 60 images shown"
+        page.get_by_role("button", name="Show all").click()
+        page.locator(".album-count", has_text="60 of 60").wait_for()
+    worst = shapes_album.classes[0].name
+    page.get_by_label("True class, worst first").select_option(worst)
+    assert visible(page) == sum(image.true == worst for image in shapes_album.images) > 0
+
+
+@pytest.mark.long
+def test_a_page_sorts_by_score(page: Any, shapes_album: Album) -> None:
+    page.get_by_label("Order").select_option("rising")
+    scores = page.eval_on_selector_all(
+        ".album-images > li", "items => items.map(item => +item.dataset.score)"
+    )
+    assert scores == sorted(scores)
+    page.get_by_label("Order").select_option("")
+    ids = page.eval_on_selector_all(".album-id", "items => items.map(item => item.innerText)")
+    assert ids == [image.id for image in shapes_album.images]
+
+
+@pytest.mark.long
+def test_a_page_is_used_by_keyboard_and_fits_a_phone(page: Any) -> None:
+    page.locator("#album-true").focus()
+    for name in ("true", "predicted", "outcome", "value", "order"):
+        assert page.evaluate("document.activeElement.name") == name
+        page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.type") == "reset"
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "album-scroll"
+    for width in (390, 1600):
+        page.set_viewport_size({"width": width, "height": 800})
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_album_has_no_accessibility_fault(page: Any, scheme: str) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is missing")
+    page.emulate_media(color_scheme=scheme)
+    found = axe.Axe().run(page, context="#album").response["violations"]
+    assert [(violation["id"], violation["impact"]) for violation in found] == []
+
+
+@pytest.mark.long
+def test_names_are_text_in_a_browser(
+    browser: Any, photos: datasets.Dataset, tmp_path: Path
+) -> None:
+    shown = album.collect([logits(IDS), result(WRONG, IDS)], [], photos)
+    (tmp_path / "report.html").write_text(render(shown), encoding="utf-8")
+    tab = browser.new_page()
+    dialogs: list[Any] = []
+    tab.on("dialog", lambda dialog: dialogs.append(dialog))
+    tab.goto(f"file://{tmp_path}/report.html")
+    for name in NAMES:
+        tab.get_by_label("True class, worst first").select_option(name)
+        assert tab.locator(".album-count").inner_text() == "2 of 8 images shown"
+    loaded = "images => images.every(image => image.complete && image.naturalWidth > 1)"
+    assert tab.eval_on_selector_all(".album img", loaded)
+    assert not dialogs
+    tab.close()
