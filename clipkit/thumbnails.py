@@ -21,7 +21,7 @@ QUALITY = 80
 WORKERS, AHEAD = 4, 64
 
 
-def thumbnail(image: Image.Image, size: int = SIZE) -> bytes:
+def thumbnail(image: Image.Image, size: int = SIZE, quality: int = QUALITY) -> bytes:
     """Encode a small copy of an image as WebP, without EXIF, ICC profile or comments.
 
     WebP takes a third to two thirds of the bytes of JPEG for images of 8 to 64 pixels.
@@ -31,12 +31,14 @@ def thumbnail(image: Image.Image, size: int = SIZE) -> bytes:
     image : PIL.Image
     size : int
         Pixels of the longer side, at most. A smaller image keeps its size.
+    quality : int
+        0..100.
     """
     small = image.convert("RGB")  # also a copy
     small.thumbnail((size, size))
     small.info = {}  # where Pillow keeps metadata, some of which it would write
     out = io.BytesIO()
-    small.save(out, "WEBP", quality=QUALITY)
+    small.save(out, "WEBP", quality=quality)
     return out.getvalue()
 
 

@@ -1,4 +1,4 @@
-"""Encode images as small pictures for a page, without what their files say about them."""
+"""Encode the images of a page as small pictures, within a budget of bytes."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
 from PIL import Image
 
 from clipkit.datasets import ImageDataset, images
 from clipkit.errors import ImageError
+from clipkit.thumbnails import thumbnail
 
 MAX_BYTES = 2_900_000  # of all pictures of a page, as base64
 # Longest side in pixels and quality: the first whose picture is small enough is taken.
@@ -26,7 +26,7 @@ class Thumbnail:
     Attributes
     ----------
     uri : str
-        A `data:` URI of a JPEG or WebP, or "".
+        A `data:` URI of a WebP, or "".
     width, height : int
         Of the picture; 0 without one.
     problem : str
@@ -60,23 +60,13 @@ def thumbnails(data: ImageDataset) -> Iterator[Thumbnail]:
 
 
 def encode(image: Image.Image, budget: int) -> Thumbnail:
-    """Encode an RGB image as the better of JPEG and WebP, in `budget` bytes if that is possible."""
-    pixels = Image.fromarray(np.asarray(image))  # a new image has no EXIF, comment or ICC profile
+    """Encode an image in `budget` bytes, or in as few as possible."""
     for side, quality in STEPS:
-        picture = pixels.copy()
-        picture.thumbnail((side, side), Image.Resampling.LANCZOS)
-        format, data = min(_encodings(picture, quality), key=lambda encoding: len(encoding[1]))
+        data = thumbnail(image, side, quality)
         if len(data) <= budget:
             break
     text = base64.b64encode(data).decode()
-    return Thumbnail(f"data:image/{format};base64,{text}", *picture.size)
-
-
-def _encodings(picture: Image.Image, quality: int) -> Iterator[tuple[str, bytes]]:
-    for format, settings in (("webp", {"method": 4}), ("jpeg", {"optimize": True})):
-        buffer = io.BytesIO()
-        picture.save(buffer, format, quality=quality, **settings)
-        yield format, buffer.getvalue()
+    return Thumbnail(f"data:image/webp;base64,{text}", *Image.open(io.BytesIO(data)).size)
 
 
 def _reason(error: ImageError) -> str:
