@@ -396,7 +396,7 @@ $(OUT)/report.md: $(addprefix $(OUT)/,$(FILES)) $(CONTROL_FILES)
 	$(report_folder)
 
 $(OUT)/report.html: $(OUT)/report.md
-	$(report_folder)
+	$(report_folder) --images $(DATASET) $(call option,root,$(ROOT))
 	@echo 'Open the report in a browser: $@'
 
 # Make the report again if it lacks a control that UNTRAINED names.

@@ -67,6 +67,9 @@ def report(
         int,
         option("N", "Most images to show with --images, up to 1000.", min=1, max=MAX_IMAGES),
     ] = 200,
+    root: Annotated[
+        str | None, option("FOLDER", "Folder that holds the data set of --images.")
+    ] = None,
     force: Force = False,
 ) -> None:
     """Report results as one page: Markdown, or HTML that holds the pictures and needs no server.
@@ -86,6 +89,8 @@ def report(
         raise UsageError(
             "images: expected an output that ends in .html", "write a page: -o report.html"
         )
+    if root is not None and not images:
+        raise UsageError("--root is for --images, which is not given")
     if _are_files(paths):
         if untrained:
             raise UsageError("expected --untrained with a folder, got it with files")
@@ -99,7 +104,9 @@ def report(
         from clipkit.datasets import load
         from clipkit.report.album import read_album
 
-        shown = read_album(paths, [Path(name) for name in untrained], load(images), album)
+        shown = read_album(
+            paths, [Path(name) for name in untrained], load(images, root=root), album
+        )
     text = as_html(page, shown) if is_html else as_markdown(page)
     if output == "-":
         sys.stdout.write(text)

@@ -163,6 +163,10 @@ class Album:
     prompt_count: int
     missing: str
 
+    def of_class(self, name: str) -> list[AlbumImage]:
+        """Return a few images of a class, in the order of the album."""
+        return [image for image in self.images if image.true == name][:IMAGES_PER_CLASS]
+
     @property
     def predicted_classes(self) -> list[str]:
         """The classes that are predicted for the images, sorted."""

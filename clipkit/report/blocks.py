@@ -102,12 +102,16 @@ class Origin:
 
 @dataclass(frozen=True)
 class Fact:
-    """What a reader looks for first: a name, a sentence, its bar, and the result it comes from."""
+    """What a reader looks for first: a name, a sentence, its bar, and the result it comes from.
+
+    An album shows images of the class `class_name` beside it.
+    """
 
     name: str
     text: str
     source: str = ""
     bar: Bar | None = None
+    class_name: str = ""
 
 
 @dataclass(frozen=True)

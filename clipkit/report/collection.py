@@ -321,7 +321,7 @@ def _facts(groups: Iterable[Sequence[Scored]]) -> list[Fact]:
     means = escape(f"{command} ({scored.name})")
     return [
         summary.against_references("Main result", means, predictions, controls, scored.name),
-        Fact("Worst class", summary.worst_class(predictions), scored.name),
+        summary.worst_class(predictions, scored.name),
     ]
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from clipkit import metrics, results
+from clipkit import console, metrics, results
 from clipkit.comparison import compare_right
 from clipkit.report.blocks import Bar, Fact
 from clipkit.report.chapters import Comparison
@@ -42,7 +42,7 @@ def of_folder(comparison: Comparison, what: str) -> list[Fact]:
         facts.append(
             against_references(title if worst else "Main result", means, scored, controls, name)
         )
-        worst = worst or [Fact("Worst class", worst_class(scored), name)]
+        worst = worst or [worst_class(scored, name)]
     return facts + worst
 
 
@@ -78,7 +78,7 @@ def against_references(
     return Fact(title, text, source, Bar(accuracy, low, high, chance, control))
 
 
-def worst_class(scored: Predictions) -> str:
+def worst_class(scored: Predictions, source: str) -> Fact:
     """Name the class with the lowest F1, and what its images are taken for most often."""
     C = len(scored.class_names)
     f1 = metrics.f1_per_class(scored.labels, scored.predicted, C)
@@ -90,7 +90,8 @@ def worst_class(scored: Predictions) -> str:
     text = f"**{names[worst]}**: F1 {f1[worst]:.2f}, {right} of {len(predicted)} images right"
     if wrong.any():
         text += f"; most often taken for {names[int(wrong.argmax())]} ({wrong.max()})"
-    return f"{text}."
+    shown = distinct_names([console.escaped(name) for name in scored.class_names])
+    return Fact("Worst class", f"{text}.", source, class_name=shown[worst])
 
 
 def _percent(fraction: float) -> str:
