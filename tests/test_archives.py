@@ -472,13 +472,13 @@ def test_wrong_names_of_tars_are_refused(tmp_path, monkeypatch, arguments, messa
 
 @pytest.fixture(params=["csv", "tar", "parquet"])
 def labelled(request: pytest.FixtureRequest, tmp_path: Path):
-    """Return a function that reads two images with these labels from one of the sources."""
+    """Return a function that reads images with these labels from one of the sources."""
 
     def read(*labels: str) -> Dataset:
         path = tmp_path / f"a.{request.param}"
         if request.param == "csv":
-            (tmp_path / "0.png").write_bytes(png(0))
-            (tmp_path / "1.png").write_bytes(png(1))
+            for i in range(len(labels)):
+                (tmp_path / f"{i}.png").write_bytes(png(i))
             path.write_text(
                 "path,label\n" + "".join(f"{i}.png,{x}\n" for i, x in enumerate(labels))
             )
@@ -515,6 +515,23 @@ def test_labels_are_numbers_if_all_are_whole_numbers_and_else_names(
 def test_a_number_that_is_no_class_is_refused(labelled, label):
     with pytest.raises(ClipkitError, match=rf"expected a label from 0 to 1,048,575, got {label}$"):
         labelled("0", label)
+
+
+def test_rows_without_a_label_are_left_out_of_every_source_where_others_have_one(labelled, capsys):
+    data = labelled("dog", "", "cat")
+    assert data.splits["all"].labels.tolist() == [1, 0]
+    assert reds(data.splits["all"]) == [0, 2]
+    assert "all: left out 1 images without a label, first " in capsys.readouterr().err
+    assert labelled("", "").splits["all"].labels is None
+
+
+def test_wordnet_ids_of_every_source_get_the_names_of_a_class_index(labelled, tmp_path):
+    index = {"n01440764": "tench", "n01443537": "goldfish"}
+    (tmp_path / "class_index.json").write_text(json.dumps(index))
+    data = labelled("n01443537", "n01440764", "n09999999")
+    assert data.class_names == ["tench", "goldfish", "n09999999"]
+    assert data.splits["all"].labels.tolist() == [1, 0, 2]
+    assert data.details["class_index"].startswith("sha256:")
 
 
 # Parquet
@@ -927,6 +944,13 @@ def test_tars_at_a_url_give_the_same_as_local_ones(server):
     assert same(data, datasets.load([handler.root / pattern for pattern in patterns]))
     assert data.class_names == CLASSES
     assert url not in json.dumps(data.details)
+
+
+def test_wordnet_ids_at_a_url_get_the_names_of_a_class_index(server):
+    url, handler = server
+    write_tar(handler.root / "train" / "0.tar", *sample("0", 1, "n01440764"))
+    (handler.root / "class_index.json").write_text(json.dumps({"n01440764": "tench"}))
+    assert datasets.load(f"{url}/train/0.tar").class_names == ["tench"]
 
 
 def test_parquet_at_a_url_gives_the_same_as_local_files(server):

@@ -218,8 +218,9 @@ def read_parquet(patterns: Sequence[str]) -> Dataset:
     `bytes` and `path`, or bytes. The labels are in the column `label` or `fine_label`, or else in
     the only `ClassLabel`; `clipkit.datasets.labels.number_labels` says what they mean. Numbers have
     the class names that `datasets` has written into the file, or those of ``classnames.txt`` or
-    ``class_index.json`` beside it. A null is no label, nor is a negative integer. The ids are the
-    paths, or the name of the file and the number of the row if a path is missing or occurs twice.
+    ``class_index.json`` beside it; the latter also names WordNet ids. A null is no label, nor is a
+    negative integer. The ids are the paths, or the name of the file and the number of the row if a
+    path is missing or occurs twice.
     Splits are named as `shards.split_names` says.
 
     Parameters
@@ -252,6 +253,8 @@ def read_parquet(patterns: Sequence[str]) -> Dataset:
         details["columns"]["label"] = first.label
         labels, class_names = _labels(tables, split_of, names[0])
         splits = attach_labels(splits, {split: labels[split] for split in splits})
+        class_names, index = shards.rename_classes_beside(class_names, names[0])
+        details |= index
     return Dataset(shards.data_set_name(names), class_names, splits, details)
 
 
@@ -404,21 +407,22 @@ def _read_labels(part: ParquetPart, column: str) -> tuple[Int64, list[str] | Non
     """Return the labels (N,), or indices into the distinct texts of labels."""
     texts: dict[str, int] = {}
     is_text = False
-    values = [np.zeros(0, np.int64)]
+    values = np.full(len(part), NO_LABEL, np.int64)
+    start = 0
     for array in _iter_column(part, column):
         is_text = _is_text(array.type)
         if is_text:
-            numbers = [_number(text, texts) for text in array.to_pylist()]
-            values.append(np.array(numbers, np.int64))
+            numbers = np.array([_number(text, texts) for text in array.to_pylist()], np.int64)
         else:
             with _read_errors(part.file):  # a label beyond 64 bits
                 array = array.cast(pa.int64())
-            integers = array.fill_null(NO_LABEL).to_numpy(zero_copy_only=False)
-            values.append(np.maximum(integers, NO_LABEL))
+            numbers = array.fill_null(NO_LABEL).to_numpy(zero_copy_only=False)
+        values[start : start + len(numbers)] = np.maximum(numbers, NO_LABEL)
+        start += len(numbers)
         if len(texts) > MAX_CLASSES:
             where = f"{display_url(part.file.name)}: {column}"
             raise ClipkitError(f"{where}: expected at most {MAX_CLASSES:,} different labels")
-    return np.concatenate(values), list(texts) if is_text else None
+    return values, list(texts) if is_text else None
 
 
 def _number(text: str | None, texts: dict[str, int]) -> int:
@@ -488,7 +492,7 @@ def _labels(
         return tables[0].class_names or shards.read_class_names(name)
 
     if tables[0].texts is not None:
-        return labels_from_texts(labels, list(texts), where, names_of_numbers)
+        return labels_from_texts(labels, list(texts), lambda _: where, names_of_numbers)
     largest = max(int(values.max(initial=NO_LABEL)) for values in labels.values())
     shown = [] if largest == NO_LABEL else [str(largest)]
     class_names, _ = number_labels(shown, lambda _: where, names_of_numbers)

@@ -11,6 +11,7 @@ import json
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -141,8 +142,8 @@ def read_tars(patterns: Sequence[str]) -> Dataset:
     id; if it occurs in several tars, the tar's name is put before it. The image is the member with
     the suffix of an image. The label is the content of ``.cls``, or else "label" in ``.json``;
     `clipkit.datasets.labels.number_labels` says what labels mean. ``classnames.txt`` or
-    ``class_index.json`` beside the tars names those that are numbers. Splits are named as
-    `shards.split_names` says. Rows keep the order of the tars.
+    ``class_index.json`` beside the tars names those that are numbers, and the latter those that are
+    WordNet ids. Splits are named as `shards.split_names` says. Rows keep the order of the tars.
 
     Parameters
     ----------
@@ -171,15 +172,17 @@ def read_tars(patterns: Sequence[str]) -> Dataset:
         )
     splits = {name: split for name, split in splits.items() if len(split)}
     class_names: list[str] = []
+    details: dict[str, Any] = {"format": "webdataset", "files": len(names)}
     if texts:
         labels, class_names = labels_from_texts(
             codes,
             list(texts),
-            f"labels of {display_url(names[0])}",
+            lambda _: f"labels of {display_url(names[0])}",
             lambda: shards.read_class_names(names[0]),
         )
         splits = attach_labels(splits, labels)
-    details = {"format": "webdataset", "files": len(names)}
+        class_names, index = shards.rename_classes_beside(class_names, names[0])
+        details |= index
     return Dataset(shards.data_set_name(names), class_names, splits, details)
 
 
