@@ -11,6 +11,7 @@ import pickle
 import sys
 import tempfile
 import time
+import tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -334,6 +335,15 @@ def test_many_paths_open_fast(monkeypatch):
     assert time.process_time() - start < 2
 
 
+def test_a_row_of_a_list_takes_few_bytes(monkeypatch):
+    data = b"".join(b"photos/%02d/%06d.jpg\n" % (i % 100, i) for i in range(50_000))
+    tracemalloc.start()
+    split = list_paths(data, monkeypatch).splits["all"]
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most / len(split) < 170  # of which a text takes 70, and the list itself up to 46
+
+
 # Manifests
 
 
@@ -447,7 +457,6 @@ def test_spreadsheets_write_csv_in_many_ways(photos):
         ("m.csv", "path,path\na,b\n", "line 1: expected the column 'path' once, got it twice"),
         ("m.csv", "path,label\na,x\nb\n", "line 3: expected 2 columns as in the header, got 1"),
         ("m.csv", "path,label\n,x\n", "line 2: expected a path, got none"),
-        ("m.csv", "path,label\na,x\n\nb,\n", "line 4: expected a label, got none"),
         (
             "m.csv",
             "path,label\na,0\nb,-1\n",
