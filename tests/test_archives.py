@@ -859,7 +859,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     mode: ClassVar[str] = "ranges"
     served: ClassVar[list[tuple[str, int]]] = []
     failures: ClassVar[int] = 0
-    etag: ClassVar[str] = "1"
+    etag: ClassVar[str] = '"1"'
 
     def do_GET(self) -> None:
         if self.mode == "silent":
@@ -897,7 +897,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         else:
             self.send_response(200)
         self.send_header("Content-Length", str(len(data)))
-        self.send_header("ETag", self.etag)
+        if self.etag:
+            self.send_header("ETag", self.etag)
         self.end_headers()
         if self.mode == "cut":
             data = data[: len(data) // 2]
@@ -913,6 +914,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 def server(tmp_path, monkeypatch) -> Iterator[tuple[str, type[Handler]]]:
     """The URL of a folder `served`, and the settings of its server."""
     monkeypatch.setattr(remote, "PAUSE_SECONDS", 0.01)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     root = tmp_path / "served"
     root.mkdir()
     handler = type("OwnHandler", (Handler,), {"root": root, "served": [], "failures": 0})
@@ -991,8 +993,60 @@ def test_the_fingerprint_of_a_remote_file_is_its_size_and_etag(server):
     before = datasets.load(f"{url}/train-0.tar").splits["train"].source.fingerprint()
     again = datasets.load(f"{url}/train-0.tar").splits["train"].source.fingerprint()
     assert again == before
-    handler.etag = "2"
+    handler.etag = '"2"'
     assert datasets.load(f"{url}/train-0.tar").splits["train"].source.fingerprint() != before
+
+
+def test_the_headers_of_a_remote_tar_are_read_once(server, tmp_path, capsys):
+    url, handler = server
+    members = [*sample("0", 1, "cat\nor dog"), *sample("1", 2), ("2.png", b""), ("x.txt", b"x")]
+    write_tar(handler.root / "a.tar", *members, member_of(tarfile.SYMTYPE, "3.png"))
+    first = datasets.load(f"{url}/a.tar")
+    requests = len(handler.served)
+    handler.served.clear()
+    again = datasets.load(f"{url}/a.tar")
+    assert len(handler.served) == 1 < requests
+    assert again.class_names == first.class_names
+    assert again.splits["all"].digest() == first.splits["all"].digest()
+    assert reds(again.splits["all"]) == [1]
+    assert again.splits["all"].source.fingerprint() == first.splits["all"].source.fingerprint()
+    (cached,) = (tmp_path / "cache/clipkit/tars").iterdir()
+    assert "damaged" not in capsys.readouterr().err
+    content = cached.read_bytes()
+    for damaged in (b"", content[:-30], content[:99] + b"\xff\xff" + content[101:]):
+        cached.write_bytes(damaged)
+        handler.served.clear()
+        assert datasets.load(f"{url}/a.tar").class_names == first.class_names
+        assert len(handler.served) == requests
+        assert "a.tar: its headers are read again" in capsys.readouterr().err
+        assert cached.read_bytes() == content
+
+
+@pytest.mark.parametrize("etag", ["", 'W/"1"'])
+def test_a_tar_without_a_strong_etag_is_read_again(server, tmp_path, etag):
+    url, handler = server
+    handler.etag = etag
+    write_tar(handler.root / "a.tar", *sample("0", 1))
+    datasets.load(f"{url}/a.tar")
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_changed_etag_or_size_has_the_headers_read_again(server):
+    url, handler = server
+    for etag, names in (('"1"', "a"), ('"2"', "b"), ('"2"', "cd")):
+        handler.etag = etag
+        write_tar(handler.root / "a.tar", *[(f"{name}.png", png(1)) for name in names])
+        if len(names) > 1:
+            with (handler.root / "a.tar").open("ab") as file:
+                file.write(bytes(10_240))
+        assert datasets.load(f"{url}/a.tar").splits["all"].ids == list(names)
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(server, tmp_path):
+    url, handler = server
+    write_tar(handler.root / "a.tar", *sample("0", 1))
+    (tmp_path / "cache").write_text("a file")
+    assert len(datasets.load(f"{url}/a.tar").splits["all"]) == 1
 
 
 def test_a_redirect_is_followed_but_not_to_a_file(server):
