@@ -655,6 +655,15 @@ def test_damaged_parquet_files_are_refused_in_one_line(tmp_path, keep):
         assert "\n" not in caught.value.message
 
 
+@pytest.mark.parametrize("text", [b"paths", b"names"])
+def test_texts_of_parquet_that_are_not_utf8_are_refused(tmp_path, text):
+    paths, labels = ["paths/0", "paths/1"], ["names/0", "names/1"]
+    path = write_parquet(tmp_path / "a.parquet", [png(1), png(2)], paths, label=labels)
+    path.write_bytes(path.read_bytes().replace(text, b"\xff" + text[1:]))
+    with pytest.raises(ClipkitError, match=r"cannot read .*a.parquet: .*UTF8"):
+        datasets.load(path)
+
+
 def test_a_row_group_that_takes_too_much_memory_is_refused(tmp_path, monkeypatch):
     noise = np.random.default_rng(0).bytes(300_000)
     path = write_parquet(tmp_path / "a.parquet", [noise] * 4, group=4)
@@ -667,6 +676,33 @@ def test_a_row_group_that_takes_too_much_memory_is_refused(tmp_path, monkeypatch
     path = write_parquet(tmp_path / "a.parquet", different, group=4)
     with pytest.raises(ClipkitError, match=r"hint|smaller|row group 0: expected at most"):
         datasets.load(path)
+
+
+def test_a_dictionary_that_repeats_a_huge_value_takes_little_memory(tmp_path, monkeypatch):
+    """A file of a kilobyte may hold a value of a megabyte in each of 4,096 rows."""
+    monkeypatch.setattr(hf_parquet, "BATCH_BYTES", 2**21)
+    monkeypatch.setattr(hf_parquet, "MAX_OTHER_BYTES", 2**23)
+    monkeypatch.setattr(hf_parquet, "MAX_GROUP_BYTES", 2**23)
+    huge = b"x" * 2**20
+    options = {"compression": "zstd", "dictionary_pagesize_limit": 2**30, "store_schema": False}
+
+    def repeat(value: str | bytes) -> pa.DictionaryArray:
+        return pa.DictionaryArray.from_arrays(pa.array([0] * 4096, pa.int32()), pa.array([value]))
+
+    for table, message in (
+        (
+            {"image": [b"x"] * 4096, "label": repeat(huge.decode())},
+            "4,096 values in at most 8 MiB",
+        ),
+        ({"image": repeat(huge)}, "at most 8 MiB of images"),
+    ):
+        pq.write_table(pa.table(table), tmp_path / "a.parquet", **options)
+        assert (tmp_path / "a.parquet").stat().st_size < 2000
+        before = pa.default_memory_pool().max_memory()
+        with pytest.raises(ClipkitError, match=message):
+            datasets.load(tmp_path / "a.parquet").splits["all"].image(0)
+        most = pa.default_memory_pool().max_memory()
+        assert most == before or most < 2**26
 
 
 def test_without_pyarrow_the_error_says_what_to_install(tmp_path, monkeypatch):
