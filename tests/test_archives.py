@@ -620,8 +620,10 @@ def test_the_column_of_images_is_the_only_one_or_called_image(tmp_path):
 
 
 def test_rows_without_bytes_cannot_be_read(tmp_path):
-    path = write_parquet(tmp_path / "a.parquet", [png(1), None, b"", png(4)], list("abcd"))
-    split = datasets.load(path).splits["all"]
+    (tmp_path / "image.png").write_bytes(png(2))
+    paths = ["a", str(tmp_path / "image.png"), f"file://{tmp_path}/image.png", "d"]
+    path = write_parquet(tmp_path / "a.parquet", [png(1), None, b"", png(4)], paths)
+    split = datasets.load(path).splits["all"]  # a path is an id: nothing is opened there
     for row, reason in ((1, "expected the bytes of an image, got none"), (2, "the file is empty")):
         with pytest.raises(ImageError, match=rf"a.parquet, row {row}: {reason}"):
             split.image(row)

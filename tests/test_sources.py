@@ -723,6 +723,19 @@ def test_a_pipe_of_find_is_embedded(photos):
     assert "all features\t4 x 64" in done.stdout
 
 
+@pytest.mark.parametrize("protocol", ["file", "ftp", "github", "memory", "sftp", "data", "zip"])
+def test_urls_of_other_protocols_are_opened_nowhere(tmp_path, monkeypatch, protocol):
+    monkeypatch.chdir(tmp_path)
+    url = f"{protocol}://{tmp_path}/a"
+    for ending in (".png", ".tar", ".parquet", ".csv", ""):
+        with pytest.raises(UsageError, match=r"expected a (local path, got the )?URL "):
+            datasets.load(url + ending)
+    for name in ("m.csv", "m.jsonl", "m.parquet"):
+        write_manifest(Path(name), [{"path": url}])
+        with pytest.raises(ClipkitError, match="expected a local path or an http"):
+            datasets.load(name)
+
+
 def test_options_of_manifests_are_refused_for_other_sources(photos):
     line = fails("embed", "photos", "--label-column", "x", "-o", "img.h5", exit_code=2)
     assert "label-column: expected a manifest, got images and folders photos" in line
