@@ -1025,6 +1025,15 @@ def test_remote_tars_are_not_read_whole_and_neighbours_come_together(server):
     assert sum(count for _, count in handler.served) < 1000
 
 
+def test_headers_between_small_images_take_few_requests(server):
+    url, handler = server
+    noise = np.random.default_rng(0).bytes(10_000)
+    members = [(f"{number}.png", png(1) + noise) for number in range(300)]
+    write_tar(handler.root / "a.tar", *members)
+    assert len(datasets.load(f"{url}/a.tar").splits["all"]) == 300
+    assert len(handler.served) < 20
+
+
 def test_the_fingerprint_of_a_remote_file_is_its_size_and_etag(server):
     url, handler = server
     write_tars(handler.root)
