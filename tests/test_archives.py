@@ -1034,6 +1034,24 @@ def test_headers_between_small_images_take_few_requests(server):
     assert len(handler.served) < 20
 
 
+def test_rows_that_are_read_in_order_are_requested_ahead(server, monkeypatch):
+    url, handler = server
+    monkeypatch.setattr(tars, "SPAN", 2**10)  # an image each
+    write_tar(handler.root / "a.tar", *[(f"{i:02}.png", png(i) + bytes(2**12)) for i in range(20)])
+    split = datasets.load(f"{url}/a.tar").splits["all"]
+    handler.served.clear()
+    assert [red_of(split, row) for row in (15, 0, 9)] == [15, 0, 9]
+    assert len(handler.served) == 3
+    assert red_of(split, 1) == 1
+    deadline = time.monotonic() + 60
+    while len(handler.served) < 4 + tars.SPANS_AHEAD and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert len(handler.served) == 4 + tars.SPANS_AHEAD
+    assert reds(split) == list(range(20))
+    assert len(handler.served) == 20  # each once
+    assert reds(pickle.loads(pickle.dumps(split.take(np.array([3, 18]))))) == [3, 18]
+
+
 def test_the_fingerprint_of_a_remote_file_is_its_size_and_etag(server):
     url, handler = server
     write_tars(handler.root)

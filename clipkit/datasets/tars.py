@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,7 @@ from clipkit.features.prefetch import prefetch_map
 
 SPAN = 2**20  # images that start in one of these parts of a remote tar are fetched together
 GAP = 2**16  # unless so many bytes lie between them
+SPANS_AHEAD = 4
 KEPT_SPANS = 3
 KEPT_BYTES = 2**26
 REMOTE_SCANS = 8  # tars whose headers are read at the same time
@@ -58,6 +60,7 @@ class TarImages:
             self._cache: SharedCache[bytes] = SharedCache(
                 self._load_span, len, count=KEPT_SPANS, budget=KEPT_BYTES
             )
+            self._pool = ThreadPoolExecutor(2 * SPANS_AHEAD)  # starts threads when it is used
 
     def image(self, i: int) -> Image.Image:
         """Decode image `i`."""
@@ -72,6 +75,7 @@ class TarImages:
             return images.decode(file.read(offset, size), name)
         span = int(self._spans[i])
         start = offset - int(self.offsets[self._rows_of(span)[0]])
+        self._read_ahead(span)
         content: bytes = self._cache.get(span)
         return images.decode(content[start : start + size], name)
 
@@ -79,6 +83,16 @@ class TarImages:
         assert self._spans is not None
         first, last = np.searchsorted(self._spans, [span, span + 1]).tolist()
         return range(first, last)
+
+    def _read_ahead(self, span: int) -> None:
+        """Request the spans after a missing one at the same time, if the rows are read in order."""
+        assert self._spans is not None
+        if self._cache.has(span) or not self._cache.has(span - 1):
+            return
+        last = int(self._spans[-1])
+        for following in range(span + 1, min(span + SPANS_AHEAD, last) + 1):
+            if not self._cache.has(following):
+                self._pool.submit(self._cache.get, following)
 
     def _load_span(self, span: int) -> bytes:
         """Read the images of a span and what lies between them."""
