@@ -54,6 +54,11 @@ def remove_unfinished() -> None:
                 break
 
 
+def user_cache() -> Path:
+    """Return the folder of caches: ``$XDG_CACHE_HOME``, else ``~/.cache``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+
+
 @contextlib.contextmanager
 def temporary_folder(parent: Path | None = None) -> Iterator[Path]:
     """Yield a folder that is removed at the end, also of an interrupted process."""

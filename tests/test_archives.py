@@ -472,13 +472,13 @@ def test_wrong_names_of_tars_are_refused(tmp_path, monkeypatch, arguments, messa
 
 @pytest.fixture(params=["csv", "tar", "parquet"])
 def labelled(request: pytest.FixtureRequest, tmp_path: Path):
-    """Return a function that reads two images with these labels from one of the sources."""
+    """Return a function that reads images with these labels from one of the sources."""
 
     def read(*labels: str) -> Dataset:
         path = tmp_path / f"a.{request.param}"
         if request.param == "csv":
-            (tmp_path / "0.png").write_bytes(png(0))
-            (tmp_path / "1.png").write_bytes(png(1))
+            for i in range(len(labels)):
+                (tmp_path / f"{i}.png").write_bytes(png(i))
             path.write_text(
                 "path,label\n" + "".join(f"{i}.png,{x}\n" for i, x in enumerate(labels))
             )
@@ -515,6 +515,23 @@ def test_labels_are_numbers_if_all_are_whole_numbers_and_else_names(
 def test_a_number_that_is_no_class_is_refused(labelled, label):
     with pytest.raises(ClipkitError, match=rf"expected a label from 0 to 1,048,575, got {label}$"):
         labelled("0", label)
+
+
+def test_rows_without_a_label_are_left_out_of_every_source_where_others_have_one(labelled, capsys):
+    data = labelled("dog", "", "cat")
+    assert data.splits["all"].labels.tolist() == [1, 0]
+    assert reds(data.splits["all"]) == [0, 2]
+    assert "all: left out 1 images without a label, first " in capsys.readouterr().err
+    assert labelled("", "").splits["all"].labels is None
+
+
+def test_wordnet_ids_of_every_source_get_the_names_of_a_class_index(labelled, tmp_path):
+    index = {"n01440764": "tench", "n01443537": "goldfish"}
+    (tmp_path / "class_index.json").write_text(json.dumps(index))
+    data = labelled("n01443537", "n01440764", "n09999999")
+    assert data.class_names == ["tench", "goldfish", "n09999999"]
+    assert data.splits["all"].labels.tolist() == [1, 0, 2]
+    assert data.details["class_index"].startswith("sha256:")
 
 
 # Parquet
@@ -603,8 +620,10 @@ def test_the_column_of_images_is_the_only_one_or_called_image(tmp_path):
 
 
 def test_rows_without_bytes_cannot_be_read(tmp_path):
-    path = write_parquet(tmp_path / "a.parquet", [png(1), None, b"", png(4)], list("abcd"))
-    split = datasets.load(path).splits["all"]
+    (tmp_path / "image.png").write_bytes(png(2))
+    paths = ["a", str(tmp_path / "image.png"), f"file://{tmp_path}/image.png", "d"]
+    path = write_parquet(tmp_path / "a.parquet", [png(1), None, b"", png(4)], paths)
+    split = datasets.load(path).splits["all"]  # a path is an id: nothing is opened there
     for row, reason in ((1, "expected the bytes of an image, got none"), (2, "the file is empty")):
         with pytest.raises(ImageError, match=rf"a.parquet, row {row}: {reason}"):
             split.image(row)
@@ -638,6 +657,15 @@ def test_damaged_parquet_files_are_refused_in_one_line(tmp_path, keep):
         assert "\n" not in caught.value.message
 
 
+@pytest.mark.parametrize("text", [b"paths", b"names"])
+def test_texts_of_parquet_that_are_not_utf8_are_refused(tmp_path, text):
+    paths, labels = ["paths/0", "paths/1"], ["names/0", "names/1"]
+    path = write_parquet(tmp_path / "a.parquet", [png(1), png(2)], paths, label=labels)
+    path.write_bytes(path.read_bytes().replace(text, b"\xff" + text[1:]))
+    with pytest.raises(ClipkitError, match=r"cannot read .*a.parquet: .*UTF8"):
+        datasets.load(path)
+
+
 def test_a_row_group_that_takes_too_much_memory_is_refused(tmp_path, monkeypatch):
     noise = np.random.default_rng(0).bytes(300_000)
     path = write_parquet(tmp_path / "a.parquet", [noise] * 4, group=4)
@@ -650,6 +678,33 @@ def test_a_row_group_that_takes_too_much_memory_is_refused(tmp_path, monkeypatch
     path = write_parquet(tmp_path / "a.parquet", different, group=4)
     with pytest.raises(ClipkitError, match=r"hint|smaller|row group 0: expected at most"):
         datasets.load(path)
+
+
+def test_a_dictionary_that_repeats_a_huge_value_takes_little_memory(tmp_path, monkeypatch):
+    """A file of a kilobyte may hold a value of a megabyte in each of 4,096 rows."""
+    monkeypatch.setattr(hf_parquet, "BATCH_BYTES", 2**21)
+    monkeypatch.setattr(hf_parquet, "MAX_OTHER_BYTES", 2**23)
+    monkeypatch.setattr(hf_parquet, "MAX_GROUP_BYTES", 2**23)
+    huge = b"x" * 2**20
+    options = {"compression": "zstd", "dictionary_pagesize_limit": 2**30, "store_schema": False}
+
+    def repeat(value: str | bytes) -> pa.DictionaryArray:
+        return pa.DictionaryArray.from_arrays(pa.array([0] * 4096, pa.int32()), pa.array([value]))
+
+    for table, message in (
+        (
+            {"image": [b"x"] * 4096, "label": repeat(huge.decode())},
+            "4,096 values in at most 8 MiB",
+        ),
+        ({"image": repeat(huge)}, "at most 8 MiB of images"),
+    ):
+        pq.write_table(pa.table(table), tmp_path / "a.parquet", **options)
+        assert (tmp_path / "a.parquet").stat().st_size < 2000
+        before = pa.default_memory_pool().max_memory()
+        with pytest.raises(ClipkitError, match=message):
+            datasets.load(tmp_path / "a.parquet").splits["all"].image(0)
+        most = pa.default_memory_pool().max_memory()
+        assert most == before or most < 2**26
 
 
 def test_without_pyarrow_the_error_says_what_to_install(tmp_path, monkeypatch):
@@ -842,7 +897,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     mode: ClassVar[str] = "ranges"
     served: ClassVar[list[tuple[str, int]]] = []
     failures: ClassVar[int] = 0
-    etag: ClassVar[str] = "1"
+    etag: ClassVar[str] = '"1"'
 
     def do_GET(self) -> None:
         if self.mode == "silent":
@@ -880,7 +935,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         else:
             self.send_response(200)
         self.send_header("Content-Length", str(len(data)))
-        self.send_header("ETag", self.etag)
+        if self.etag:
+            self.send_header("ETag", self.etag)
         self.end_headers()
         if self.mode == "cut":
             data = data[: len(data) // 2]
@@ -896,6 +952,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 def server(tmp_path, monkeypatch) -> Iterator[tuple[str, type[Handler]]]:
     """The URL of a folder `served`, and the settings of its server."""
     monkeypatch.setattr(remote, "PAUSE_SECONDS", 0.01)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     root = tmp_path / "served"
     root.mkdir()
     handler = type("OwnHandler", (Handler,), {"root": root, "served": [], "failures": 0})
@@ -927,6 +984,13 @@ def test_tars_at_a_url_give_the_same_as_local_ones(server):
     assert same(data, datasets.load([handler.root / pattern for pattern in patterns]))
     assert data.class_names == CLASSES
     assert url not in json.dumps(data.details)
+
+
+def test_wordnet_ids_at_a_url_get_the_names_of_a_class_index(server):
+    url, handler = server
+    write_tar(handler.root / "train" / "0.tar", *sample("0", 1, "n01440764"))
+    (handler.root / "class_index.json").write_text(json.dumps({"n01440764": "tench"}))
+    assert datasets.load(f"{url}/train/0.tar").class_names == ["tench"]
 
 
 def test_parquet_at_a_url_gives_the_same_as_local_files(server):
@@ -961,14 +1025,93 @@ def test_remote_tars_are_not_read_whole_and_neighbours_come_together(server):
     assert sum(count for _, count in handler.served) < 1000
 
 
+def test_headers_between_small_images_take_few_requests(server):
+    url, handler = server
+    noise = np.random.default_rng(0).bytes(10_000)
+    members = [(f"{number}.png", png(1) + noise) for number in range(300)]
+    write_tar(handler.root / "a.tar", *members)
+    assert len(datasets.load(f"{url}/a.tar").splits["all"]) == 300
+    assert len(handler.served) < 20
+
+
+def test_rows_that_are_read_in_order_are_requested_ahead(server, monkeypatch):
+    url, handler = server
+    monkeypatch.setattr(tars, "SPAN", 2**10)  # an image each
+    write_tar(handler.root / "a.tar", *[(f"{i:02}.png", png(i) + bytes(2**12)) for i in range(20)])
+    split = datasets.load(f"{url}/a.tar").splits["all"]
+    handler.served.clear()
+    assert [red_of(split, row) for row in (15, 0, 9)] == [15, 0, 9]
+    assert len(handler.served) == 3
+    assert red_of(split, 1) == 1
+    deadline = time.monotonic() + 60
+    while len(handler.served) < 4 + tars.SPANS_AHEAD and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert len(handler.served) == 4 + tars.SPANS_AHEAD
+    assert reds(split) == list(range(20))
+    assert len(handler.served) == 20  # each once
+    assert reds(pickle.loads(pickle.dumps(split.take(np.array([3, 18]))))) == [3, 18]
+
+
 def test_the_fingerprint_of_a_remote_file_is_its_size_and_etag(server):
     url, handler = server
     write_tars(handler.root)
     before = datasets.load(f"{url}/train-0.tar").splits["train"].source.fingerprint()
     again = datasets.load(f"{url}/train-0.tar").splits["train"].source.fingerprint()
     assert again == before
-    handler.etag = "2"
+    handler.etag = '"2"'
     assert datasets.load(f"{url}/train-0.tar").splits["train"].source.fingerprint() != before
+
+
+def test_the_headers_of_a_remote_tar_are_read_once(server, tmp_path, capsys):
+    url, handler = server
+    members = [*sample("0", 1, "cat\nor dog"), *sample("1", 2), ("2.png", b""), ("x.txt", b"x")]
+    write_tar(handler.root / "a.tar", *members, member_of(tarfile.SYMTYPE, "3.png"))
+    first = datasets.load(f"{url}/a.tar")
+    requests = len(handler.served)
+    handler.served.clear()
+    again = datasets.load(f"{url}/a.tar")
+    assert len(handler.served) == 1 < requests
+    assert again.class_names == first.class_names
+    assert again.splits["all"].digest() == first.splits["all"].digest()
+    assert reds(again.splits["all"]) == [1]
+    assert again.splits["all"].source.fingerprint() == first.splits["all"].source.fingerprint()
+    (cached,) = (tmp_path / "cache/clipkit/tars").iterdir()
+    assert "damaged" not in capsys.readouterr().err
+    content = cached.read_bytes()
+    for damaged in (b"", content[:-30], content[:99] + b"\xff\xff" + content[101:]):
+        cached.write_bytes(damaged)
+        handler.served.clear()
+        assert datasets.load(f"{url}/a.tar").class_names == first.class_names
+        assert len(handler.served) == requests
+        assert "a.tar: its headers are read again" in capsys.readouterr().err
+        assert cached.read_bytes() == content
+
+
+@pytest.mark.parametrize("etag", ["", 'W/"1"'])
+def test_a_tar_without_a_strong_etag_is_read_again(server, tmp_path, etag):
+    url, handler = server
+    handler.etag = etag
+    write_tar(handler.root / "a.tar", *sample("0", 1))
+    datasets.load(f"{url}/a.tar")
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_changed_etag_or_size_has_the_headers_read_again(server):
+    url, handler = server
+    for etag, names in (('"1"', "a"), ('"2"', "b"), ('"2"', "cd")):
+        handler.etag = etag
+        write_tar(handler.root / "a.tar", *[(f"{name}.png", png(1)) for name in names])
+        if len(names) > 1:
+            with (handler.root / "a.tar").open("ab") as file:
+                file.write(bytes(10_240))
+        assert datasets.load(f"{url}/a.tar").splits["all"].ids == list(names)
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(server, tmp_path):
+    url, handler = server
+    write_tar(handler.root / "a.tar", *sample("0", 1))
+    (tmp_path / "cache").write_text("a file")
+    assert len(datasets.load(f"{url}/a.tar").splits["all"]) == 1
 
 
 def test_a_redirect_is_followed_but_not_to_a_file(server):

@@ -21,7 +21,7 @@ from clipkit import embedding, features, models
 from clipkit.datasets import Dataset, ImageDataset
 from clipkit.embedding import checkpoint
 from clipkit.errors import ClipkitError, ImageError, UsageError
-from clipkit.features import FeatureFile
+from clipkit.features import FeatureFile, Split
 
 
 @dataclass
@@ -238,6 +238,26 @@ def test_a_shard_names_its_run_and_what_it_skipped(tmp_path: Path, shards_of_ten
     assert len(entry.pop("run")) == 64
     skipped = [{"split": "all", "id": "3.png", "reason": "3 is bad"}]
     assert entry == {"command": "embed", "shard": 0, "skipped": skipped}
+
+
+def test_a_run_may_have_more_than_99_999_shards(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(checkpoint, "SHARD_ROWS", 1)
+    split = numbers(100_002, labelled=False)
+    folder = tmp_path / "partial"
+    with checkpoint.open_checkpoint(folder, {"all": split}, {}) as opened:
+        for shard in opened.shards[99_998:]:
+            row_id = split.ids[shard.rows[0]]
+            opened.save(shard, Split(np.ones((1, 2), np.float32), ids=[row_id]), [])
+    names = ["100000.h5", "100001.h5", "99998.h5", "99999.h5"]
+    assert sorted(contents(folder)) == [*names, "lock", "manifest.json"]
+    assert checkpoint.finished_shards(folder) == {99_998, 99_999, 100_000, 100_001}
+    with checkpoint.open_checkpoint(folder, {"all": split}, {}) as opened:
+        assert [shard.number for shard in opened.pending()] == list(range(99_998))
+        opened.shards = opened.shards[99_998:]
+        ids = opened.join()["all"].ids
+        assert ids == ["99998.png", "99999.png", "100000.png", "100001.png"]
+        opened.remove()
+    assert not folder.exists()
 
 
 def test_a_lock_in_a_removed_folder_is_not_held(tmp_path: Path) -> None:

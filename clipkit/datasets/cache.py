@@ -67,6 +67,11 @@ class SharedCache(Generic[Value]):
             self._shrink()
         return value
 
+    def has(self, key: int) -> bool:
+        """Whether the value of a key is there or is being loaded."""
+        with self._lock:
+            return key in self._values
+
     def _shrink(self) -> None:
         while len(self._values) > self._count and sum(self._sizes.values()) > self._budget:
             oldest = next((key for key in self._values if key in self._sizes), None)

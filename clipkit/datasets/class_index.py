@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -114,15 +114,15 @@ def find_class_index(folders: Iterable[str]) -> ClassIndex | None:
 
 
 def rename_classes(
-    class_names: Sequence[str], folders: Iterable[str]
+    class_names: Sequence[str], find_index: Callable[[], ClassIndex | None]
 ) -> tuple[list[str], dict[str, str]]:
     """Return class names with WordNet ids replaced by their names, and the details for a history.
 
-    If no name is a WordNet id, `folders` are not searched. An id that the class index lacks stays.
+    If no name is a WordNet id, no index is searched. An id that the class index lacks stays.
     """
     if not any(WNID.fullmatch(name) for name in class_names):
         return list(class_names), {}
-    index = find_class_index(folders)
+    index = find_index()
     if index is None:
         return list(class_names), {}
     named = [index.names.get(name, name) for name in class_names]
@@ -137,8 +137,17 @@ def read_class_index(path: Path) -> ClassIndex:
     ClipkitError
         If the file cannot be read or has another form.
     """
-    data = files.read_bytes(str(path), MAX_BYTES)
-    where = escape(str(path))
+    return wordnet_names(files.read_bytes(str(path), MAX_BYTES), escape(str(path)))
+
+
+def wordnet_names(data: bytes, where: str) -> ClassIndex:
+    """Return the names that the content of a class index gives WordNet ids.
+
+    Raises
+    ------
+    ClipkitError
+        If it has another form.
+    """
     names = {entry.wnid: entry.name for entry in load_class_index(data, where)}
     if "" in names:
         raise ClipkitError(f"{where}: expected WordNet ids, got names alone", HINT)

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from clipkit import console
-from clipkit.datasets.class_index import FILE_NAMES, rename_classes
+from clipkit.datasets.class_index import FILE_NAMES, find_class_index, rename_classes
 from clipkit.datasets.dataset import SPLIT_NAMES, Dataset, ImageDataset, ImageFiles, split_name
 from clipkit.datasets.images import escape, installation_hint, readable_suffixes
 from clipkit.errors import ClipkitError, UsageError
@@ -196,7 +196,7 @@ def _to_dataset(tree: _Tree, name: str) -> Dataset:
     classes = sorted(folder_names)
     number = {class_name: i for i, class_name in enumerate(classes)}
     splits = {split: _join(split, parts, number) for split, parts in tree.splits.items()}
-    class_names, details = rename_classes(classes, tree.index_folders)
+    class_names, details = rename_classes(classes, lambda: find_class_index(tree.index_folders))
     _report_left_out(tree.left_out)
     return Dataset(name, class_names, splits, details)
 

@@ -42,8 +42,10 @@ from clipkit.features.validation import MAX_CLASSES
 ENDING = ".parquet"
 IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMNS = ("label", "fine_label", "labels")  # fine_label: CIFAR-100
-# A dictionary may repeat a huge value in every row, so a few rows are read at once.
-IMAGE_ROWS, OTHER_ROWS = 64, 4096
+# A dictionary may repeat a huge value in every row, so few rows are read at once: at most so many,
+# and fewer where a column is large. (A batch of one row takes 0.01 ms.)
+IMAGE_ROWS, OTHER_ROWS = 4, 4096
+BATCH_BYTES = 2**28
 KEPT_GROUPS = 3  # at least
 KEPT_BYTES = 2**29
 MAX_GROUP_BYTES = 2**30
@@ -185,8 +187,9 @@ def _read_group(part: ParquetPart, number: int) -> _Group:
     chunks = []
     size = 0
     with _read_errors(part.file), _open(part.file) as file:
+        rows = _rows_at_once(_column_size(file.metadata, number, column), IMAGE_ROWS)
         for batch in file.iter_batches(
-            IMAGE_ROWS, row_groups=[number], columns=[column], use_threads=False
+            rows, row_groups=[number], columns=[column], use_threads=False
         ):
             array = batch.column(0)
             if part.is_struct:
@@ -200,6 +203,23 @@ def _read_group(part: ParquetPart, number: int) -> _Group:
             f"{where}: expected {part.lengths[number]:,} rows, got {group.starts[-1]:,}"
         )
     return group
+
+
+def _rows_at_once(size: int, most: int) -> int:
+    """Return how many rows are read at once from a column of so many bytes in a row group.
+
+    A row takes at most as much as all of them, a dictionary included.
+    """
+    return max(1, min(most, BATCH_BYTES // max(1, size)))
+
+
+def _column_size(metadata: pq.FileMetaData, group: int, column: str) -> int:
+    """Return the uncompressed bytes of a column in a row group; 0 without the column."""
+    row_group = metadata.row_group(group)
+    for leaf in map(row_group.column, range(row_group.num_columns)):
+        if leaf.path_in_schema == column:
+            return int(leaf.total_uncompressed_size)
+    return 0
 
 
 def _check_group_size(size: int, where: str) -> None:
@@ -218,8 +238,9 @@ def read_parquet(patterns: Sequence[str]) -> Dataset:
     `bytes` and `path`, or bytes. The labels are in the column `label` or `fine_label`, or else in
     the only `ClassLabel`; `clipkit.datasets.labels.number_labels` says what they mean. Numbers have
     the class names that `datasets` has written into the file, or those of ``classnames.txt`` or
-    ``class_index.json`` beside it. A null is no label, nor is a negative integer. The ids are the
-    paths, or the name of the file and the number of the row if a path is missing or occurs twice.
+    ``class_index.json`` beside it; the latter also names WordNet ids. A null is no label, nor is a
+    negative integer. The ids are the paths, or the name of the file and the number of the row if a
+    path is missing or occurs twice.
     Splits are named as `shards.split_names` says.
 
     Parameters
@@ -252,6 +273,8 @@ def read_parquet(patterns: Sequence[str]) -> Dataset:
         details["columns"]["label"] = first.label
         labels, class_names = _labels(tables, split_of, names[0])
         splits = attach_labels(splits, {split: labels[split] for split in splits})
+        class_names, index = shards.rename_classes_beside(class_names, names[0])
+        details |= index
     return Dataset(shards.data_set_name(names), class_names, splits, details)
 
 
@@ -284,10 +307,12 @@ def _read_table(name: str) -> _Table:
     metadata = _metadata(file)
     with _read_errors(file):
         schema = metadata.schema.to_arrow_schema()
-    features = _features(metadata.metadata or {})
-    column = _image_column(schema, features, where)
-    is_struct = pa.types.is_struct(schema.field(column).type)
-    part = ParquetPart(file, column, is_struct, _check_groups(metadata, column, where))
+        features = _features(metadata.metadata or {})
+        column = _image_column(schema, features, where)
+        is_struct = pa.types.is_struct(schema.field(column).type)
+        content = f"{column}.bytes" if is_struct else column
+        groups = _check_groups(metadata, content, where)
+    part = ParquetPart(file, column, is_struct, groups)
     paths = None
     if is_struct and schema.field(column).type.get_field_index("path") >= 0:
         paths = _read_paths(part)
@@ -358,16 +383,11 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _check_groups(metadata: pq.FileMetaData, column: str, where: str) -> tuple[int, ...]:
-    """Return the rows of each row group, and refuse one with too many bytes."""
+    """Return the rows of each row group, and refuse one with too many bytes in a column."""
     lengths = []
     for number in range(metadata.num_row_groups):
-        group = metadata.row_group(number)
-        size = 0
-        for leaf in map(group.column, range(group.num_columns)):
-            if leaf.path_in_schema in (column, f"{column}.bytes"):
-                size = leaf.total_uncompressed_size
-        _check_group_size(size, f"{where}, row group {number}")
-        lengths.append(group.num_rows)
+        _check_group_size(_column_size(metadata, number, column), f"{where}, row group {number}")
+        lengths.append(metadata.row_group(number).num_rows)
     return tuple(lengths)
 
 
@@ -376,7 +396,11 @@ def _iter_column(part: ParquetPart, column: str) -> Iterator[pa.Array]:
     where = f"{display_url(part.file.name)}: {column}"
     size = rows = 0
     with _read_errors(part.file), _open(part.file) as file:
-        for batch in file.iter_batches(OTHER_ROWS, columns=[column], use_threads=False):
+        groups = range(file.metadata.num_row_groups)
+        largest = max((_column_size(file.metadata, group, column) for group in groups), default=0)
+        at_once = _rows_at_once(largest, OTHER_ROWS)
+        for batch in file.iter_batches(at_once, columns=[column], use_threads=False):
+            batch.validate(full=True)  # texts are UTF-8
             rows += len(batch)
             size += batch.nbytes
             if size > MAX_OTHER_BYTES or rows > len(part):
@@ -404,21 +428,22 @@ def _read_labels(part: ParquetPart, column: str) -> tuple[Int64, list[str] | Non
     """Return the labels (N,), or indices into the distinct texts of labels."""
     texts: dict[str, int] = {}
     is_text = False
-    values = [np.zeros(0, np.int64)]
+    values = np.full(len(part), NO_LABEL, np.int64)
+    start = 0
     for array in _iter_column(part, column):
         is_text = _is_text(array.type)
         if is_text:
-            numbers = [_number(text, texts) for text in array.to_pylist()]
-            values.append(np.array(numbers, np.int64))
+            numbers = np.array([_number(text, texts) for text in array.to_pylist()], np.int64)
         else:
             with _read_errors(part.file):  # a label beyond 64 bits
                 array = array.cast(pa.int64())
-            integers = array.fill_null(NO_LABEL).to_numpy(zero_copy_only=False)
-            values.append(np.maximum(integers, NO_LABEL))
+            numbers = array.fill_null(NO_LABEL).to_numpy(zero_copy_only=False)
+        values[start : start + len(numbers)] = np.maximum(numbers, NO_LABEL)
+        start += len(numbers)
         if len(texts) > MAX_CLASSES:
             where = f"{display_url(part.file.name)}: {column}"
             raise ClipkitError(f"{where}: expected at most {MAX_CLASSES:,} different labels")
-    return np.concatenate(values), list(texts) if is_text else None
+    return values, list(texts) if is_text else None
 
 
 def _number(text: str | None, texts: dict[str, int]) -> int:
@@ -488,7 +513,7 @@ def _labels(
         return tables[0].class_names or shards.read_class_names(name)
 
     if tables[0].texts is not None:
-        return labels_from_texts(labels, list(texts), where, names_of_numbers)
+        return labels_from_texts(labels, list(texts), lambda _: where, names_of_numbers)
     largest = max(int(values.max(initial=NO_LABEL)) for values in labels.values())
     shown = [] if largest == NO_LABEL else [str(largest)]
     class_names, _ = number_labels(shown, lambda _: where, names_of_numbers)

@@ -80,8 +80,8 @@ def number_labels(
 def labels_from_texts(
     codes: Mapping[str, NDArray[np.int32] | Int64],
     texts: Sequence[str],
-    where: str,
-    names_of_numbers: Callable[[], list[str] | None],
+    place_of: Callable[[str], str],
+    names_of_numbers: Callable[[], list[str] | None] = no_names,
 ) -> tuple[dict[str, Int64], list[str]]:
     """Return labels and class names where each row has the number of a text.
 
@@ -91,9 +91,7 @@ def labels_from_texts(
         Per split, the number in `texts` of each row's label, or `NO_LABEL`.
     texts : sequence of str
         The distinct labels.
-    where : str
-        What errors call the data.
-    names_of_numbers : callable
+    place_of, names_of_numbers : callable
         See `number_labels`.
 
     Returns
@@ -102,7 +100,7 @@ def labels_from_texts(
         Indices into the class names, or `NO_LABEL`.
     class_names : list of str
     """
-    class_names, number_of = number_labels(texts, lambda _: where, names_of_numbers)
+    class_names, number_of = number_labels(texts, place_of, names_of_numbers)
     values = np.array([number_of[text] for text in texts] + [NO_LABEL], np.int64)
     return {split: values[numbers] for split, numbers in codes.items()}, class_names
 
@@ -116,16 +114,18 @@ def attach_labels(
     """
     labelled = {}
     for name, split in splits.items():
-        rows = np.flatnonzero(labels[name] != NO_LABEL)
-        if not len(rows):
+        its = labels[name]
+        missing = np.flatnonzero(its == NO_LABEL)
+        if len(missing) == len(split):
             labelled[name] = replace(split, labels=None)
             continue
-        missing = len(split) - len(rows)
-        if missing:
-            first = split.ids[int(np.flatnonzero(labels[name] == NO_LABEL)[0])]
-            console.warn(f"{name}: left out {missing:,} images without a label, first {first}")
+        if len(missing):
+            first = split.ids[int(missing[0])]
+            console.warn(f"{name}: left out {len(missing):,} images without a label, first {first}")
+            rows = np.flatnonzero(its != NO_LABEL)
             split = split.take(rows)
-        labelled[name] = replace(split, labels=labels[name][rows])
+            its = its[rows]
+        labelled[name] = replace(split, labels=its)
     return labelled
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from clipkit import files
 from clipkit.csv_rows import check_text, read_rows
-from clipkit.datasets.class_index import rename_classes
+from clipkit.datasets.class_index import find_class_index, rename_classes
 from clipkit.datasets.columns import Columns, as_text, check_columns
 from clipkit.datasets.dataset import Dataset
 from clipkit.datasets.images import escape
@@ -71,9 +71,9 @@ def read_manifest(
     columns `label`, `split` and `id` are optional. Without `split`, all rows are in the split
     `all`. Without `id`, the id is the path as the manifest has it.
 
-    `clipkit.datasets.labels.number_labels` says what labels mean. A split may be without labels. If
-    a file `class_index.json` is next to the manifest or in the folder above, WordNet ids become its
-    names.
+    `clipkit.datasets.labels.number_labels` says what labels mean. A split may be without labels. In
+    a split that has labels, rows without one are left out, with a warning. If a file
+    `class_index.json` is next to the manifest or in the folder above, WordNet ids become its names.
 
     Parameters
     ----------
@@ -85,8 +85,7 @@ def read_manifest(
     ------
     ClipkitError
         If the manifest cannot be read or is too large, a column is missing, a row has no path or
-        its id occurs twice in the split, or some rows of a split have no label. The message names
-        the line.
+        its id occurs twice in the split. The message names the line.
     """
     source = str(path)
     given = {"path": path_column, "label": label_column, "split": split_column}
@@ -94,7 +93,9 @@ def read_manifest(
     columns = Columns()._replace(**named)
     content, digest = _read_rows(source, columns, {columns.path, *named.values()})
     folder = Path(source).resolve().parent
-    class_names, index = rename_classes(content.class_names, map(str, (folder, folder.parent)))
+    class_names, index = rename_classes(
+        content.class_names, lambda: find_class_index(map(str, (folder, folder.parent)))
+    )
     details: dict[str, Any] = {"source": "manifest", "manifest": f"sha256:{digest}", **index}
     if named:
         details["columns"] = named
@@ -120,8 +121,9 @@ def _read_rows(source: str, columns: Columns, required: set[str]) -> tuple[Rows,
         has_splits, rows = _read_jsonl(data, name, columns, required)
     else:
         has_splits, rows = _read_csv(data, name, columns, required, DELIMITERS[ending])
-    content = collect(rows, name, folder=folder, has_splits=has_splits)
-    return content, hashlib.sha256(data).hexdigest()
+    digest = hashlib.sha256(data).hexdigest()
+    del data  # so that it is freed with the last row
+    return collect(rows, name, folder=folder, has_splits=has_splits), digest
 
 
 def _digest(path: Path) -> str:

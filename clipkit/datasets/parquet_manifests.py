@@ -94,6 +94,7 @@ def _iter_rows(
             start += len(batch)
             if start > MAX_ROWS:  # the metadata of an untrusted file may state fewer
                 raise ClipkitError(f"{name}: expected at most {MAX_ROWS:,} rows, got more")
+    pa.default_memory_pool().release_unused()  # or Arrow keeps more than the rows take
 
 
 def _check_size(metadata: pq.FileMetaData, present: list[str], name: str, max_bytes: int) -> None:

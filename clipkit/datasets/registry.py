@@ -44,8 +44,7 @@ def cache_folder() -> Path:
     That is ``$TORCH_HOME/datasets``, else ``$XDG_CACHE_HOME/torch/datasets``, else
     ``~/.cache/torch/datasets``. torch has a function for this, but importing torch takes seconds.
     """
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
-    home = Path(os.environ.get("TORCH_HOME") or cache / "torch")
+    home = Path(os.environ.get("TORCH_HOME") or files.user_cache() / "torch")
     return home.expanduser() / "datasets"
 
 

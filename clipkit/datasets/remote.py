@@ -16,7 +16,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
@@ -53,6 +53,7 @@ class LocalFile:
     name: str
     size: int
     state: str
+    etag = ""
     is_remote = False
 
     def read(self, offset: int, size: int) -> bytes:
@@ -82,11 +83,15 @@ class LocalFile:
 
 @dataclass(frozen=True)
 class HttpFile:
-    """A file at an http(s) URL; `state` is its ETag or else its time of modification."""
+    """A file at an http(s) URL; `state` is its ETag or else its time of modification.
+
+    `etag` is "" without an ETag that stands for the exact bytes.
+    """
 
     name: str
     size: int
     state: str
+    etag: str
     is_remote = True
 
     def read(self, offset: int, size: int) -> bytes:
@@ -101,11 +106,15 @@ class HttpFile:
 
 @dataclass(frozen=True)
 class FilesystemFile:
-    """A file that fsspec reads; `state` is its ETag, its hash or its time of modification."""
+    """A file that fsspec reads; `state` is its ETag, its hash or its time of modification.
+
+    `etag` is "" if its storage states neither an ETag nor a hash.
+    """
 
     name: str
     size: int
     state: str
+    etag: str
     is_remote = True
 
     def read(self, offset: int, size: int) -> bytes:
@@ -196,14 +205,15 @@ def open_file(name: str) -> StoredFile:
         info = system.info(path)
         if info["type"] != "file":
             raise ClipkitError(f"expected a file, got the folder {display_url(name)}")
-        state = ""
-        for key in ("ETag", "etag", "blob_id", "mtime", "LastModified", "updated", "created"):
-            if info.get(key):
-                state = str(info[key])
-                break
-        return FilesystemFile(name, int(info["size"]), state)
+        etag = _first_of(info, ("ETag", "etag", "blob_id"))
+        state = etag or _first_of(info, ("mtime", "LastModified", "updated", "created"))
+        return FilesystemFile(name, int(info["size"]), state, etag)
     except Exception as error:  # the errors of storage clients have no common base
         raise read_error(name, error) from error
+
+
+def _first_of(info: Mapping[str, Any], keys: Sequence[str]) -> str:
+    return next((str(info[key]) for key in keys if info.get(key)), "")
 
 
 def read_whole(name: str, limit: int) -> bytes:
@@ -309,11 +319,12 @@ def _open_local(name: str) -> LocalFile:
 
 @dataclass(frozen=True)
 class _Reply:
-    """What a server sent: bytes, the size of the file, and its state."""
+    """What a server sent: bytes, the size of the file, its ETag and its time of modification."""
 
     data: bytes
     total: int
-    state: str
+    etag: str
+    modified: str
 
 
 class _UnsupportedRangeError(Exception):
@@ -323,7 +334,8 @@ class _UnsupportedRangeError(Exception):
 def _open_http(url: str) -> HttpFile:
     # A HEAD request would not say whether ranges work, and signed URLs often allow GET alone.
     reply = _retry(url, lambda: _request(url, 0, 1))
-    return HttpFile(url, reply.total, reply.state)
+    etag = "" if reply.etag.startswith("W/") else reply.etag  # a weak one may stand for other bytes
+    return HttpFile(url, reply.total, reply.etag or reply.modified, etag)
 
 
 @functools.cache
@@ -354,8 +366,8 @@ def _request(url: str, offset: int | None, size: int) -> _Reply:
         if offset is not None:
             total = _check_range(response, offset)
         data = _read_body(response, size)
-        state = response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
-    return _Reply(data, total, state)
+        etag, modified = (response.headers.get(name, "") for name in ("ETag", "Last-Modified"))
+    return _Reply(data, total, etag, modified)
 
 
 def _check_range(response: Any, offset: int) -> int:

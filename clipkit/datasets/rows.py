@@ -12,9 +12,13 @@ import numpy as np
 from clipkit.datasets import remote
 from clipkit.datasets.dataset import ImageDataset, ImageFiles, split_name
 from clipkit.datasets.images import escape
-from clipkit.datasets.labels import number_labels
+from clipkit.datasets.labels import (
+    NO_LABEL,
+    attach_labels,
+    has_duplicates,
+    labels_from_texts,
+)
 from clipkit.errors import ClipkitError
-from clipkit.features import Int64
 from clipkit.features.validation import MAX_CLASSES, MAX_NAMES, is_split_name
 
 MAX_PATH = 4096  # characters; Linux opens no longer path
@@ -37,10 +41,10 @@ class _Split:
     """The rows of a split, while they are read."""
 
     ids: list[str] = field(default_factory=list)
-    known: set[str] = field(default_factory=set)
     paths: list[str] = field(default_factory=list)
-    labels: list[str] = field(default_factory=list)  # "" for none
+    codes: array[int] = field(default_factory=lambda: array("i"))  # of the labels, or NO_LABEL
     places: array[int] = field(default_factory=lambda: array("q"))
+    has_ids: bool = False  # or the paths are the ids
 
 
 class Rows(NamedTuple):
@@ -60,8 +64,8 @@ def collect(
 ) -> Rows:
     """Make the splits of a data set.
 
-    `clipkit.datasets.labels.number_labels` says what labels mean. A split has labels in all of its
-    rows or in none.
+    `clipkit.datasets.labels.number_labels` says what labels mean, and `attach_labels` what becomes
+    of rows without one.
 
     Parameters
     ----------
@@ -83,21 +87,32 @@ def collect(
         the line.
     """
     splits: dict[str, _Split] = {}
+    texts: dict[str, int] = {}  # the number of each label
     for row in rows:
         where = f"{name}, {unit} {row.place}"
         _check_path(row.path, where)
         split = _split_of(row, splits, where) if has_splits else UNNAMED
         if split not in splits:
             splits[split] = _Split()
-        _add(splits[split], row, where, unit)
+        _add(splits[split], row, where, texts)
     if not splits:
         raise ClipkitError(f"{name}: expected paths of images, got none")
-    class_names, numbers = _number_labels(splits, name, unit)
+    for content in splits.values():
+        _check_unique(content, name, unit)
+    if len(texts) > MAX_CLASSES:
+        raise ClipkitError(f"{name}: expected at most {MAX_CLASSES:,} classes, got {len(texts):,}")
     datasets = {}
     for split, content in splits.items():
-        labels = _labels(content, numbers, name, unit)
-        datasets[split] = ImageDataset(content.ids, labels, ImageFiles(content.paths, folder))
-    return Rows(class_names, datasets)
+        datasets[split] = ImageDataset(content.ids, None, ImageFiles(content.paths, folder))
+    if not texts:
+        return Rows([], datasets)
+    codes = {split: np.frombuffer(content.codes, np.int32) for split, content in splits.items()}
+
+    def place_of(label: str) -> str:
+        return f"{name}, {unit} {_first_place(splits, texts[label])}"
+
+    labels, class_names = labels_from_texts(codes, list(texts), place_of)
+    return Rows(class_names, attach_labels(datasets, labels))
 
 
 def _check_path(path: str, where: str) -> None:
@@ -129,53 +144,40 @@ def _split_of(row: Row, splits: dict[str, _Split], where: str) -> str:
     return split
 
 
-def _add(split: _Split, row: Row, where: str, unit: str) -> None:
+def _add(split: _Split, row: Row, where: str, texts: dict[str, int]) -> None:
     for what, text in (("id", row.id), ("label", row.label)):
         if len(text) > MAX_TEXT:
             expected = f"expected an {what}" if what == "id" else f"expected a {what}"
             raise ClipkitError(
                 f"{where}: {expected} of at most {MAX_TEXT:,} characters, got {len(text):,}"
             )
-    row_id = escape(row.id or row.path.removeprefix("./"))
-    if row_id in split.known:
-        first = split.places[split.ids.index(row_id)]
-        what = "id" if row.id else "path"
-        raise ClipkitError(f"{where}: expected each {what} once, got {row_id} as in {unit} {first}")
-    split.known.add(row_id)
-    split.ids.append(row_id)
+    code = NO_LABEL
+    if row.label:
+        code = texts.setdefault(row.label, len(texts))
+    split.ids.append(escape(row.id or row.path.removeprefix("./")))
     split.paths.append(row.path)
-    split.labels.append(row.label)
+    split.codes.append(code)
     split.places.append(row.place)
+    split.has_ids = bool(row.id)
 
 
-def _number_labels(
-    splits: dict[str, _Split], name: str, unit: str
-) -> tuple[list[str], dict[str, int]]:
-    """Return the names of the classes, and the number of each label."""
-    labels = {label for split in splits.values() for label in split.labels} - {""}
-    if len(labels) > MAX_CLASSES:
-        raise ClipkitError(f"{name}: expected at most {MAX_CLASSES:,} classes, got {len(labels):,}")
-    return number_labels(labels, lambda label: f"{name}, {unit} {_first_place(splits, label)}")
+def _check_unique(split: _Split, name: str, unit: str) -> None:
+    """Refuse an id that occurs twice. It is checked afterwards, since a set takes much memory."""
+    if not has_duplicates(split.ids):
+        return
+    known: dict[str, int] = {}
+    for row_id, place in zip(split.ids, split.places, strict=True):
+        first = known.setdefault(row_id, place)
+        if first != place:
+            what = "id" if split.has_ids else "path"
+            raise ClipkitError(
+                f"{name}, {unit} {place}: expected each {what} once, "
+                f"got {row_id} as in {unit} {first}"
+            )
 
 
-def _first_place(splits: dict[str, _Split], label: str) -> int:
+def _first_place(splits: dict[str, _Split], code: int) -> int:
     places: Iterator[int] = (
-        split.places[split.labels.index(label)]
-        for split in splits.values()
-        if label in split.labels
+        split.places[split.codes.index(code)] for split in splits.values() if code in split.codes
     )
     return min(places)
-
-
-def _labels(split: _Split, numbers: dict[str, int], name: str, unit: str) -> Int64 | None:
-    """Return the labels (N,) of a split, or None if no row has one."""
-    missing = split.labels.count("")
-    if missing == len(split.labels):
-        return None
-    if missing:
-        place = split.places[split.labels.index("")]
-        raise ClipkitError(
-            f"{name}, {unit} {place}: expected a label, got none",
-            "label all rows of a split, or none",
-        )
-    return np.array([numbers[label] for label in split.labels], np.int64)

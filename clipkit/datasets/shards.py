@@ -10,7 +10,13 @@ from pathlib import Path
 from clipkit import console
 from clipkit.csv_rows import check_text
 from clipkit.datasets import remote
-from clipkit.datasets.class_index import load_class_index
+from clipkit.datasets.class_index import (
+    FILE_NAMES,
+    ClassIndex,
+    load_class_index,
+    rename_classes,
+    wordnet_names,
+)
 from clipkit.datasets.dataset import SPLIT_ALIASES, SPLIT_NAMES, split_name
 from clipkit.datasets.images import escape, readable_suffixes
 from clipkit.datasets.manifests import is_manifest
@@ -319,22 +325,9 @@ def read_class_names(file: str) -> list[str] | None:
     If the folder is that of a split, or `data`, they are also looked for in the one above. If there
     are none, a note says so, and None is returned.
     """
-    folder = _folder_and_name(file)[0]
-    above, name = _folder_and_name(folder)
-    places = [folder, above] if _is_part(name) else [folder]
-    for place in places:
-        for name in NAMES_FILES:
-            path = f"{place}/{name}"
-            is_remote = remote.is_url(path)
-            if not is_remote and not Path(path).exists():
-                continue
-            try:
-                data = remote.read_whole(path, MAX_NAMES_BYTES)
-            except ClipkitError:
-                if not is_remote:
-                    raise
-                continue  # a server may answer anything where there is no file
-            return parse_class_names(data, path)
+    found = _read_beside(file, NAMES_FILES)
+    if found is not None:
+        return parse_class_names(*found)
     console.note(
         f"{display_url(file)}: the labels are numbers; a file classnames.txt beside it with a name "
         "per line names the classes"
@@ -342,7 +335,44 @@ def read_class_names(file: str) -> list[str] | None:
     return None
 
 
-def parse_class_names(data: bytes, name: str) -> list[str]:
+def rename_classes_beside(
+    class_names: Sequence[str], file: str
+) -> tuple[list[str], dict[str, str]]:
+    """Replace WordNet ids by the names of a class index beside a file, or in the folder above.
+
+    See `class_index.rename_classes`.
+    """
+
+    def find_index() -> ClassIndex | None:
+        found = _read_beside(file, FILE_NAMES)
+        return None if found is None else wordnet_names(*found)
+
+    return rename_classes(class_names, find_index)
+
+
+def _read_beside(file: str, names: Sequence[str]) -> tuple[bytes, str] | None:
+    """Return the content and the path of the first file of these names beside another one.
+
+    If the folder is that of a split, or `data`, they are also looked for in the one above.
+    """
+    folder = _folder_and_name(file)[0]
+    above, name = _folder_and_name(folder)
+    places = [folder, above] if _is_part(name) else [folder]
+    for place in places:
+        for name in names:
+            path = f"{place}/{name}"
+            is_remote = remote.is_url(path)
+            if not is_remote and not Path(path).exists():
+                continue
+            try:
+                return remote.read_whole(path, MAX_NAMES_BYTES), display_url(path)
+            except ClipkitError:
+                if not is_remote:
+                    raise  # a server may answer anything where there is no file
+    return None
+
+
+def parse_class_names(data: bytes, where: str) -> list[str]:
     """Return class names, a line each, or from a class index or a list in JSON.
 
     Raises
@@ -350,8 +380,7 @@ def parse_class_names(data: bytes, name: str) -> list[str]:
     ClipkitError
         If a name is missing, or the content has another form.
     """
-    where = display_url(name)
-    if name.endswith(".json"):
+    if where.endswith(".json"):
         entries = load_class_index(data, where)
         names = [entry.name for entry in entries]
         has_all = [entry.number for entry in entries] == list(range(len(entries)))

@@ -6,20 +6,17 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from clipkit.datasets import folders, lists, manifests, shards, tars
+from clipkit.datasets import folders, lists, manifests, remote, shards, tars
 from clipkit.datasets.dataset import Dataset
 from clipkit.datasets.images import escape
 from clipkit.datasets.registry import REGISTRY
 from clipkit.errors import ClipkitError, UsageError, unknown
 from clipkit.files import STREAM
-
-URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 @dataclass(frozen=True)
@@ -74,6 +71,7 @@ def _read_list(names: Sequence[str], options: SourceOptions) -> Dataset:
 
 
 def _read_manifest(names: Sequence[str], options: SourceOptions) -> Dataset:
+    _check_local(names[0])
     return manifests.read_manifest(
         names[0],
         path_column=options.path_column,
@@ -166,10 +164,15 @@ def _check_together(names: Sequence[str], sources: Sequence[Source]) -> None:
             )
 
 
+def _check_local(name: str) -> None:
+    if remote.protocol_of(name) is not None:
+        message = f"expected a local path, got the URL {remote.display_url(name)}"
+        raise UsageError(message, "download it first")
+
+
 def _check_exists(name: str) -> None:
     """Refuse a name without a file or folder: it may be a misspelt data set."""
-    if URL.match(name):
-        raise UsageError(f"expected a local path, got the URL {escape(name)}", "download it first")
+    _check_local(name)
     if name and os.path.lexists(Path(name).expanduser()):
         return
     if Path(name).suffix:

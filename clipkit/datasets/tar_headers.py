@@ -14,7 +14,9 @@ from clipkit.errors import ClipkitError
 
 BLOCK = 512
 ZEROS = bytes(BLOCK)
-SMALLEST_READ, LARGEST_READ = 2**12, 2**18  # bytes of a read of headers
+SMALLEST_READ = 2**12  # bytes of a read of headers
+LARGEST_READ, LARGEST_REMOTE_READ = 2**18, 2**20
+REMOTE_GAP = 2**16  # a request takes longer than reading on over so many bytes
 MAX_NAME_BYTES = 2**16
 MAX_PAX_BYTES = 2**20
 COMPRESSED = {
@@ -36,6 +38,8 @@ class HeaderReader:
 
     def __init__(self, file: StoredFile) -> None:
         self.file = file
+        self._gap = REMOTE_GAP if file.is_remote else 0
+        self._largest = LARGEST_REMOTE_READ if file.is_remote else LARGEST_READ
         self._start = 0
         self._data = b""
         self._amount = SMALLEST_READ
@@ -45,8 +49,8 @@ class HeaderReader:
         start = offset - self._start
         if start >= 0 and start + size <= len(self._data):
             return self._data[start : start + size]
-        if 0 <= start <= len(self._data):
-            self._amount = min(2 * self._amount, LARGEST_READ)
+        if 0 <= start <= len(self._data) + self._gap:
+            self._amount = min(2 * self._amount, self._largest)
         else:
             self._amount = SMALLEST_READ
         amount = max(size, self._amount)

@@ -7,10 +7,9 @@ when it is asked for.
 from __future__ import annotations
 
 import hashlib
-import json
-from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,29 +19,25 @@ from clipkit import console
 from clipkit.datasets import images, remote, shards
 from clipkit.datasets.cache import SharedCache
 from clipkit.datasets.dataset import Dataset, ImageDataset
-from clipkit.datasets.images import escape
 from clipkit.datasets.labels import (
     NO_LABEL,
     attach_labels,
-    has_duplicates,
     labels_from_texts,
     unique_ids,
 )
 from clipkit.datasets.remote import StoredFile, display_url
-from clipkit.datasets.tar_headers import LINKS, REGULAR, SPARSE, HeaderReader, Member, members
+from clipkit.datasets.tar_cache import cached_scan
+from clipkit.datasets.tar_scan import LINK, SPARSE_FILE, Scan
 from clipkit.errors import ClipkitError, ImageError
 from clipkit.features import Int64
 from clipkit.features.prefetch import prefetch_map
-from clipkit.features.validation import MAX_CLASSES
 
 SPAN = 2**20  # images that start in one of these parts of a remote tar are fetched together
 GAP = 2**16  # unless so many bytes lie between them
+SPANS_AHEAD = 4
 KEPT_SPANS = 3
 KEPT_BYTES = 2**26
 REMOTE_SCANS = 8  # tars whose headers are read at the same time
-MAX_LABEL_BYTES = 2**10
-MAX_JSON_BYTES = 2**20
-NO_IMAGE, LINK, SPARSE_FILE = -1, -2, -3  # in place of a size
 UNUSABLE = {LINK: "a link", SPARSE_FILE: "a sparse file"}
 
 
@@ -65,6 +60,7 @@ class TarImages:
             self._cache: SharedCache[bytes] = SharedCache(
                 self._load_span, len, count=KEPT_SPANS, budget=KEPT_BYTES
             )
+            self._pool = ThreadPoolExecutor(2 * SPANS_AHEAD)  # starts threads when it is used
 
     def image(self, i: int) -> Image.Image:
         """Decode image `i`."""
@@ -79,6 +75,7 @@ class TarImages:
             return images.decode(file.read(offset, size), name)
         span = int(self._spans[i])
         start = offset - int(self.offsets[self._rows_of(span)[0]])
+        self._read_ahead(span)
         content: bytes = self._cache.get(span)
         return images.decode(content[start : start + size], name)
 
@@ -86,6 +83,16 @@ class TarImages:
         assert self._spans is not None
         first, last = np.searchsorted(self._spans, [span, span + 1]).tolist()
         return range(first, last)
+
+    def _read_ahead(self, span: int) -> None:
+        """Request the spans after a missing one at the same time, if the rows are read in order."""
+        assert self._spans is not None
+        if self._cache.has(span) or not self._cache.has(span - 1):
+            return
+        last = int(self._spans[-1])
+        for following in range(span + 1, min(span + SPANS_AHEAD, last) + 1):
+            if not self._cache.has(following):
+                self._pool.submit(self._cache.get, following)
 
     def _load_span(self, span: int) -> bytes:
         """Read the images of a span and what lies between them."""
@@ -141,8 +148,8 @@ def read_tars(patterns: Sequence[str]) -> Dataset:
     id; if it occurs in several tars, the tar's name is put before it. The image is the member with
     the suffix of an image. The label is the content of ``.cls``, or else "label" in ``.json``;
     `clipkit.datasets.labels.number_labels` says what labels mean. ``classnames.txt`` or
-    ``class_index.json`` beside the tars names those that are numbers. Splits are named as
-    `shards.split_names` says. Rows keep the order of the tars.
+    ``class_index.json`` beside the tars names those that are numbers, and the latter those that are
+    WordNet ids. Splits are named as `shards.split_names` says. Rows keep the order of the tars.
 
     Parameters
     ----------
@@ -171,23 +178,25 @@ def read_tars(patterns: Sequence[str]) -> Dataset:
         )
     splits = {name: split for name, split in splits.items() if len(split)}
     class_names: list[str] = []
+    details: dict[str, Any] = {"format": "webdataset", "files": len(names)}
     if texts:
         labels, class_names = labels_from_texts(
             codes,
             list(texts),
-            f"labels of {display_url(names[0])}",
+            lambda _: f"labels of {display_url(names[0])}",
             lambda: shards.read_class_names(names[0]),
         )
         splits = attach_labels(splits, labels)
-    details = {"format": "webdataset", "files": len(names)}
+        class_names, index = shards.rename_classes_beside(class_names, names[0])
+        details |= index
     return Dataset(shards.data_set_name(names), class_names, splits, details)
 
 
-def _scan_all(names: Sequence[str]) -> tuple[list[StoredFile], list[_Scan]]:
+def _scan_all(names: Sequence[str]) -> tuple[list[StoredFile], list[Scan]]:
     """Open the tars and read their headers; those of remote tars at the same time."""
     workers = REMOTE_SCANS if any(map(remote.is_url, names)) else 1
     files: list[StoredFile] = []
-    scans: list[_Scan] = []
+    scans: list[Scan] = []
     progress = console.progress("reading the headers of tars", "tars")
     with progress as report_progress:
         for file, scan in prefetch_map(_open_and_scan, names, workers, ahead=workers):
@@ -197,16 +206,16 @@ def _scan_all(names: Sequence[str]) -> tuple[list[StoredFile], list[_Scan]]:
     return files, scans
 
 
-def _open_and_scan(name: str) -> tuple[StoredFile, _Scan]:
+def _open_and_scan(name: str) -> tuple[StoredFile, Scan]:
     file = remote.open_file(name)
-    return file, _scan(file)
+    return file, cached_scan(file)
 
 
 def _join(
     split: str,
     numbers: list[int],
     files: Sequence[StoredFile],
-    scans: Sequence[_Scan],
+    scans: Sequence[Scan],
     texts: dict[str, int],
 ) -> tuple[ImageDataset, NDArray[np.int32]]:
     """Return the rows of one split without labels, and their labels' numbers (N,) in `texts`.
@@ -234,159 +243,9 @@ def _join(
     return ImageDataset(ids, None, source), codes[rows]
 
 
-def _renumber(scan: _Scan, texts: dict[str, int]) -> NDArray[np.int32]:
+def _renumber(scan: Scan, texts: dict[str, int]) -> NDArray[np.int32]:
     """Return the numbers of a tar's labels in the texts of all tars."""
     numbers = [texts.setdefault(text, len(texts)) for text in scan.texts]
     table = np.array([*numbers, NO_LABEL], np.int32)
     codes: NDArray[np.int32] = table[np.frombuffer(scan.codes, np.int32)]
     return codes
-
-
-class _Row:
-    """The members of one key."""
-
-    __slots__ = ("images", "json_label", "key", "label", "offset", "size")
-
-    def __init__(self, key: str) -> None:
-        self.key = key
-        self.images = 0
-        self.offset, self.size = 0, NO_IMAGE
-        self.label: str | None = None
-        self.json_label: str | None = None
-
-    def add_image(self, member: Member) -> None:
-        """Add an image: the first one counts."""
-        self.images += 1
-        if self.images > 1:
-            return
-        self.offset, self.size = member.offset, member.size
-        if member.kind in LINKS:
-            self.size = LINK
-        elif member.kind in SPARSE:
-            self.size = SPARSE_FILE
-
-
-@dataclass
-class _Scan:
-    """What the headers of one tar say: a row for each key."""
-
-    keys: list[str] = field(default_factory=list)
-    offsets: array[int] = field(default_factory=lambda: array("q"))
-    sizes: array[int] = field(default_factory=lambda: array("q"))
-    codes: array[int] = field(default_factory=lambda: array("i"))  # of the labels, in `texts`
-    texts: dict[str, int] = field(default_factory=dict)
-    repeated: int = 0  # images whose key has another one
-    example: str = ""  # a member that is no image
-
-    def add(self, row: _Row) -> None:
-        """Add the members of a key."""
-        if not row.key:
-            return
-        code = NO_LABEL
-        text = row.label or row.json_label
-        if text is not None:
-            code = self.texts.setdefault(text, len(self.texts))
-        if len(self.texts) > MAX_CLASSES:
-            raise ClipkitError(f"expected at most {MAX_CLASSES:,} different labels in a tar")
-        self.append(row.key, row.offset, row.size, code)
-        self.repeated += max(0, row.images - 1)
-
-    def append(self, key: str, offset: int, size: int, code: int) -> None:
-        """Append a row."""
-        self.keys.append(key)
-        self.offsets.append(offset)
-        self.sizes.append(size)
-        self.codes.append(code)
-
-
-def _scan(file: StoredFile) -> _Scan:
-    """Read the headers of a tar.
-
-    The members of a key follow each other, as WebDataset asks; otherwise they are brought together
-    afterwards.
-    """
-    headers = HeaderReader(file)
-    suffixes = images.readable_suffixes()
-    scan = _Scan()
-    row = _Row("")
-    for member in members(headers):
-        key, ending = _split_key(member.name)
-        if not key:
-            continue
-        if key != row.key:
-            scan.add(row)
-            row = _Row(key)
-        if ending.endswith(suffixes):
-            row.add_image(member)
-        elif member.kind in REGULAR:
-            if ending.endswith(".cls"):
-                row.label = _read_label(headers, member)
-            elif ending.endswith(".json"):
-                row.json_label = _read_json_label(headers, member)
-            elif not scan.example:
-                scan.example = escape(member.name)
-    scan.add(row)
-    return _bring_together(scan)
-
-
-def _bring_together(scan: _Scan) -> _Scan:
-    """Return a row for each key: its image, and its label from wherever it lies in the tar."""
-    has_image = np.frombuffer(scan.sizes, np.int64) != NO_IMAGE
-    if has_image.all() and not has_duplicates(scan.keys):
-        return scan
-    joined = _Scan(texts=scan.texts, repeated=scan.repeated, example=scan.example)
-    first: dict[str, int] = {}  # the row of each key in `scan`
-    for row, key in enumerate(scan.keys):
-        known = first.setdefault(key, row)
-        if known == row:
-            continue
-        if scan.codes[known] == NO_LABEL:
-            scan.codes[known] = scan.codes[row]
-        if scan.sizes[row] != NO_IMAGE and scan.sizes[known] == NO_IMAGE:
-            scan.offsets[known], scan.sizes[known] = scan.offsets[row], scan.sizes[row]
-        elif scan.sizes[row] != NO_IMAGE:
-            joined.repeated += 1
-    for key, row in first.items():
-        if scan.sizes[row] != NO_IMAGE:
-            joined.append(key, scan.offsets[row], scan.sizes[row], scan.codes[row])
-    return joined
-
-
-def _split_key(name: str) -> tuple[str, str]:
-    """Return the key of a member and its ending, or "" for a hidden file.
-
-    >>> _split_key("./train/0001.seg.png"), _split_key("a.b/1.cls"), _split_key("._1.jpg")
-    (('train/0001', '.seg.png'), ('a.b/1', '.cls'), ('', ''))
-    """
-    while name.startswith("./"):
-        name = name[2:]
-    start = name.rfind("/") + 1
-    dot = name.find(".", start)
-    if dot <= start:  # no ending, or hidden
-        return "", ""
-    return escape(name[:dot]), name[dot:].lower()
-
-
-def _read_label(headers: HeaderReader, member: Member) -> str | None:
-    """Return the text of a .cls, or None if it is no label."""
-    if member.size > MAX_LABEL_BYTES:
-        return None
-    try:
-        return headers.read(member.offset, member.size).decode("utf-8").strip() or None
-    except UnicodeDecodeError:
-        return None
-
-
-def _read_json_label(headers: HeaderReader, member: Member) -> str | None:
-    """Return "label" of a .json, or None if it has none that is an integer or a text."""
-    if member.size > MAX_JSON_BYTES:
-        return None
-    try:
-        content = json.loads(headers.read(member.offset, member.size))
-    except (ValueError, RecursionError):
-        return None
-    label = content.get("label") if isinstance(content, dict) else None
-    if isinstance(label, bool) or not isinstance(label, int | str):
-        return None
-    text = str(label).strip()
-    return text if text and len(text) <= MAX_LABEL_BYTES else None

@@ -1,0 +1,105 @@
+"""Keep what the headers of remote tars say, so that the next run need not read them again.
+
+The folder ``clipkit/tars`` in the user's cache holds a file for each tar, which is called by the
+digest of the tar's URL, size and ETag. It may be removed at any time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from array import array
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clipkit import console
+from clipkit.datasets.images import readable_suffixes
+from clipkit.datasets.labels import NO_LABEL
+from clipkit.datasets.remote import StoredFile, display_url
+from clipkit.datasets.tar_scan import SPARSE_FILE, Scan, scan_headers
+from clipkit.errors import ClipkitError
+from clipkit.files import atomic_write, user_cache
+
+VERSION = 1  # of the files
+
+
+def cached_scan(file: StoredFile) -> Scan:
+    """Return what the headers of a tar say: from the cache, or else by reading them.
+
+    Tars on this machine are not cached, nor is a remote one without an ETag.
+    """
+    path = _path(file)
+    if path is None:
+        return scan_headers(file)
+    try:
+        return _load(path, file.size)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except Exception:  # zipfile, zlib, NumPy and json have no common error
+        name = display_url(file.name)
+        console.note(f"{name}: its headers are read again: the index in {path} is damaged")
+    scan = scan_headers(file)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _save(path, scan)
+    except (ClipkitError, OSError) as error:
+        console.detail(f"the headers of {display_url(file.name)} are not kept: {error}")
+    return scan
+
+
+def _path(file: StoredFile) -> Path | None:
+    """Return the file of the cache for a tar, or None if its bytes may change unnoticed."""
+    if not file.etag:
+        return None
+    # the endings of images say which member of a key is the image
+    key = [VERSION, file.name, file.size, file.etag, readable_suffixes()]
+    digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()
+    try:
+        return user_cache() / "clipkit" / "tars" / f"{digest}.npz"
+    except RuntimeError:  # a user without a home, as in some containers
+        return None
+
+
+def _save(path: Path, scan: Scan) -> None:
+    details = {"texts": list(scan.texts), "repeated": scan.repeated, "example": scan.example}
+    with atomic_write(str(path), force=True) as temporary, temporary.open("wb") as stream:
+        np.savez_compressed(
+            stream,
+            keys=_as_bytes("\n".join(scan.keys)),  # a key has no line end
+            offsets=np.frombuffer(scan.offsets, np.int64),
+            sizes=np.frombuffer(scan.sizes, np.int64),
+            codes=np.frombuffer(scan.codes, np.int32),
+            details=_as_bytes(json.dumps(details)),
+        )
+
+
+def _as_bytes(text: str) -> Any:
+    return np.frombuffer(text.encode(), np.uint8)
+
+
+def _load(path: Path, total: int) -> Scan:
+    """Read a file of the cache. The checksums of its zip find damage; a `ValueError` is raised."""
+    with path.open("rb") as stream, np.load(stream) as content:
+        keys, details = (content[name].tobytes().decode() for name in ("keys", "details"))
+        offsets, sizes, codes = (content[name] for name in ("offsets", "sizes", "codes"))
+    described = json.loads(details)
+    texts = {text: number for number, text in enumerate(described["texts"])}
+    scan = Scan(
+        keys.split("\n") if keys else [],
+        array("q", offsets.tobytes()),
+        array("q", sizes.tobytes()),
+        array("i", codes.tobytes()),
+        texts,
+        described["repeated"],
+        described["example"],
+    )
+    is_valid = len(scan.keys) == len(scan.offsets) == len(scan.sizes) == len(scan.codes)
+    if is_valid and scan.keys:
+        is_valid = offsets.min() > 0 and (offsets + np.maximum(sizes, 0)).max() <= total
+        is_valid &= sizes.min() >= SPARSE_FILE
+        is_valid &= codes.min() >= NO_LABEL and codes.max() < len(texts)
+    if not is_valid:
+        raise ValueError
+    return scan
