@@ -657,6 +657,21 @@ def test_damaged_parquet_files_are_refused_in_one_line(tmp_path, keep):
         assert "\n" not in caught.value.message
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="forking is not safe elsewhere")
+def test_a_footer_that_crashes_its_reader_is_refused_in_one_line(tmp_path, monkeypatch):
+    images = write_parquet(tmp_path / "images.parquet", [png(1)])
+    pq.write_table(pa.table({"path": ["a.png"]}), tmp_path / "list.parquet")
+    pq.write_table(pa.table({"feature": [[1.0, 2.0]]}), tmp_path / "features.parquet")
+    monkeypatch.setattr(pq, "read_metadata", lambda path: os.abort())
+    for command in (
+        ["embed", images, "-m", "tiny"],
+        ["embed", tmp_path / "list.parquet", "-m", "tiny"],
+        ["convert", tmp_path / "features.parquet"],
+    ):
+        line = fails(*command, *([] if command[0] == "convert" else ["-o"]), tmp_path / "out.h5")
+        assert "expected a valid Parquet file, but its reader crashes (SIGABRT)" in line
+
+
 @pytest.mark.parametrize("text", [b"paths", b"names"])
 def test_texts_of_parquet_that_are_not_utf8_are_refused(tmp_path, text):
     paths, labels = ["paths/0", "paths/1"], ["names/0", "names/1"]

@@ -223,7 +223,7 @@ def test_a_file_that_crashes_hdf5_is_an_error(
 
     monkeypatch.setattr(hdf5, "_assemble", crash)
     path = write_feature_file(tmp_path / "img.h5")
-    problem = "expected a valid HDF5 file, but it makes HDF5 crash (SIGABRT)"
+    problem = "expected a valid HDF5 file, but its reader crashes (SIGABRT)"
     refused(clipkit("info", path), 1, f"img.h5: {problem}")
 
 
@@ -238,7 +238,7 @@ def test_a_file_that_keeps_hdf5_busy_is_an_error(
     monkeypatch.setattr(hdf5, "_assemble", spin)
     monkeypatch.setattr(isolation, "CPU_LIMIT_SECONDS", 1)
     path = write_feature_file(tmp_path / "img.h5")
-    problem = "expected a valid HDF5 file, but it keeps HDF5 busy without end"
+    problem = "expected a valid HDF5 file, but reading it does not end"
     refused(clipkit("info", path), 1, f"img.h5: {problem}")
 
 

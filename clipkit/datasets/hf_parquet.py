@@ -13,6 +13,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,7 @@ from clipkit.datasets.parquet_manifests import is_image_type
 from clipkit.datasets.remote import LocalFile, RangeReader, StoredFile, display_url
 from clipkit.errors import ClipkitError, ImageError
 from clipkit.features import Int64
+from clipkit.features.parquet import check_footer
 from clipkit.features.prefetch import prefetch_map
 from clipkit.features.validation import MAX_CLASSES
 
@@ -159,6 +161,8 @@ class _Group:
 @functools.lru_cache(maxsize=64)
 def _metadata(file: StoredFile) -> pq.FileMetaData:
     """Return the footer of a file, which takes several requests of a remote one."""
+    if isinstance(file, LocalFile):
+        check_footer(Path(file.name), file.name)
     with _read_errors(file):
         return pq.read_metadata(_source(file))
 

@@ -15,6 +15,7 @@ from clipkit.datasets.columns import Columns, as_text, check_columns
 from clipkit.datasets.images import reason
 from clipkit.datasets.rows import MAX_PATH, Row
 from clipkit.errors import ClipkitError
+from clipkit.features.parquet import check_footer
 
 BATCH_ROWS = 1 << 12
 MAX_ROWS = 1 << 24
@@ -39,6 +40,7 @@ def _is_binary(arrow_type: pa.DataType) -> bool:
 
 
 def _schema(path: Path, name: str) -> pa.Schema:
+    check_footer(path, name)
     with _read_errors(name):
         return pq.read_schema(path)
 

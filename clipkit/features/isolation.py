@@ -1,4 +1,4 @@
-"""Open an untrusted file in a subprocess first: a crafted file can crash HDF5 or keep it busy."""
+"""Open an untrusted file in a subprocess first: a crafted one can crash its reader."""
 
 from __future__ import annotations
 
@@ -27,8 +27,10 @@ BYTES_PER_SECOND = 2**27
 TIMEOUT_SECONDS = 60  # after which the subprocess ends itself, whatever it waits for
 
 
-def check_in_subprocess(path: Path, display_name: str, check: Callable[[], None]) -> None:
-    """Run `check` on a file in a forked process, and raise if HDF5 crashes or does not end there.
+def check_in_subprocess(
+    path: Path, display_name: str, check: Callable[[], None], format: str = "HDF5"
+) -> None:
+    """Run `check` on a file in a forked process, and raise if it crashes or does not end there.
 
     Whatever else `check` finds is ignored: the caller opens the file again and reports it. This is
     no sandbox. On systems other than Linux nothing is done, since forking is not safe there.
@@ -52,11 +54,11 @@ def check_in_subprocess(path: Path, display_name: str, check: Callable[[], None]
     if not os.WIFSIGNALED(status) or os.WTERMSIG(status) not in CRASHES:
         return
     if os.WTERMSIG(status) == signal.SIGXCPU:
-        problem = "it keeps HDF5 busy without end"
+        problem = "reading it does not end"
     else:
-        problem = f"it makes HDF5 crash ({signal.Signals(os.WTERMSIG(status)).name})"
+        problem = f"its reader crashes ({signal.Signals(os.WTERMSIG(status)).name})"
     raise ClipkitError(
-        f"{display_name}: expected a valid HDF5 file, but {problem}", "do not open it elsewhere"
+        f"{display_name}: expected a valid {format} file, but {problem}", "do not open it elsewhere"
     )
 
 

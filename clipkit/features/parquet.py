@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from clipkit.errors import ClipkitError
 from clipkit.features.describe import abridged
+from clipkit.features.isolation import check_in_subprocess
 from clipkit.features.model import BlockMatrix, FeatureFile, Float32, as_float32
 from clipkit.features.npz import MATRICES, OTHERS
 from clipkit.features.validation import MAX_CLASSES, MAX_NAMES
@@ -28,6 +29,25 @@ IMAGE = "image"  # the column of thumbnails, in the form of Hugging Face `datase
 IMAGE_TYPE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 IMAGE_ROWS = 1024  # whose thumbnails are in memory together
 COLUMNS_OF_TEXTS = {"text": str, "class_index": int, "class_name": str}
+
+
+def check_footer(path: Path, name: str) -> None:
+    """Refuse a file whose footer crashes Arrow, which would end this process without a word.
+
+    Raises
+    ------
+    ClipkitError
+        If a subprocess that reads the footer crashes, or never ends.
+    """
+
+    def read() -> None:
+        metadata = pq.read_metadata(path)
+        for number in range(metadata.num_row_groups):
+            group = metadata.row_group(number)
+            for column in range(group.num_columns):
+                group.column(column)
+
+    check_in_subprocess(path, name, read, "Parquet")
 
 
 def read_table(path: Path, name: str, *, with_features: bool = True) -> dict[str, Any]:
@@ -47,6 +67,7 @@ def read_table(path: Path, name: str, *, with_features: bool = True) -> dict[str
         Named like the arrays of an .npz. A column that has no place in a feature file is None.
     """
     size = path.stat().st_size
+    check_footer(path, name)
     schema = pq.read_schema(path)
     known = COLUMNS_OF_TEXTS if "text" in schema.names else COLUMNS_OF_IMAGES
     metadata = (schema.metadata or {}).get(METADATA.encode())
