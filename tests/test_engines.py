@@ -24,7 +24,7 @@ def encoder() -> Any:
 
 
 def encode(engine: LocalEngine, images: ImageDataset, *shards: range) -> list[Encoded]:
-    tasks = [ShardImages("test", images, rows) for rows in shards]
+    tasks = [ShardImages(n, "test", images, rows) for n, rows in enumerate(shards)]
     return list(engine.encode(tasks, lambda *_: None))
 
 
@@ -67,7 +67,10 @@ def test_batches_are_reported_and_images_that_cannot_be_used_are_listed(
 ) -> None:
     images = ImageDataset(digits.ids, None, Damaged(digits))
     reports: list[tuple[int, int]] = []
-    shards = [ShardImages("test", images, range(0, 4)), ShardImages("test", images, range(4, 10))]
+    shards = [
+        ShardImages(0, "test", images, range(0, 4)),
+        ShardImages(1, "test", images, range(4, 10)),
+    ]
     engine = LocalEngine(encoder, 3, 2)
     empty, full = engine.encode(shards, lambda n, skipped: reports.append((n, len(skipped))))
     assert reports == [(3, 3), (1, 1), (3, 0), (3, 0)]
@@ -82,6 +85,6 @@ def test_an_error_of_the_report_stops_the_engine(encoder: Any, digits: ImageData
     def stop(*_: Any) -> None:
         raise ImageError("strict")
 
-    shards = [ShardImages("test", digits, range(40))]
+    shards = [ShardImages(0, "test", digits, range(40))]
     with pytest.raises(ImageError, match="strict"):
         list(LocalEngine(encoder, 4, 2).encode(shards, stop))
