@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
+import logging
 import os
 import socket
 import sys
@@ -47,7 +48,7 @@ POLL_SECONDS = 0.2  # how soon a signal is noticed
 ADDRESS_SECONDS = 5.0  # for an address to accept a connection
 CONNECT_SECONDS = 60.0  # for Ray to answer or to start
 CLOSE_SECONDS = 20.0  # for Ray to end
-PATIENCE_SECONDS = 10.0  # after which a note says what is waited for
+PATIENCE_SECONDS = 30.0  # after which a note says what is waited for
 LOGS = "Ray's logs are in /tmp/ray/session_latest/logs on each machine"
 
 
@@ -258,11 +259,7 @@ class RayEngine:
                     self._admit(worker, reply)
             if not is_noted and time.monotonic() > began + PATIENCE_SECONDS:
                 is_noted = True
-                free = self._ray.available_resources()
-                console.note(
-                    "waiting for Ray to start a worker and load the model; free are "
-                    f"{free.get('CPU', 0):g} CPUs and {free.get('GPU', 0):g} GPUs"
-                )
+                console.note("waiting for a worker of Ray; ray status shows what is free")
 
     def _running(self) -> bool:
         """Whether shards are being encoded."""
@@ -471,17 +468,22 @@ def _import_ray() -> Any:
             "install it: pip install 'clipkit-vl[ray]'",
         )
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    logging.getLogger("ray").setLevel(logging.CRITICAL)
     return import_library("ray")
 
 
 @contextlib.contextmanager
 def _stdout_for_data() -> Iterator[None]:
-    """Send what Ray prints to standard error: standard output may be the file."""
+    """Keep what Ray prints, such as the death of a worker, from standard output: it may be a file.
+
+    Nothing else writes there meanwhile, since the output is published after the connection ends.
+    """
     sys.stdout.flush()
     saved = os.dup(1)
-    os.dup2(2, 1)
+    os.dup2(2, 1)  # what is printed by code that is not Python's
     try:
-        yield
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
     finally:
         os.dup2(saved, 1)
         os.close(saved)
