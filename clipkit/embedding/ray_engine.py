@@ -8,13 +8,7 @@ list of images, writes shards and decides what is tried again.
 from __future__ import annotations
 
 import contextlib
-import importlib.util
-import io
-import logging
-import os
 import socket
-import sys
-import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -25,18 +19,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from clipkit import console, models, signals
-from clipkit.datasets.images import readable_formats
-from clipkit.embedding.engines import (
-    Encoded,
-    LocalEngine,
-    Report,
-    ShardImages,
-    default_workers,
-)
+from clipkit.embedding.engines import Encoded, Report, ShardImages
+from clipkit.embedding.ray_cluster import LOGS, connected, import_ray, last_line, stdout_for_data
+from clipkit.embedding.ray_worker import Reply, ShardReply, Started, Worker, facts_of
 from clipkit.errors import ClipkitError, UsageError
-from clipkit.features.describe import flatten
-from clipkit.models.guards import import_library
-from clipkit.version import __version__
 
 if TYPE_CHECKING:
     from clipkit.models import Description, Encoder
@@ -45,130 +31,7 @@ ATTEMPTS = 3  # at a shard whose worker dies
 STARTS = 3  # of workers that die while they load the model, one after the other
 AHEAD = 2  # shards of a replica: it decodes images of one while it encodes the other
 POLL_SECONDS = 0.2  # how soon a signal is noticed
-ADDRESS_SECONDS = 5.0  # for an address to accept a connection
-CONNECT_SECONDS = 60.0  # for Ray to answer or to start
-CLOSE_SECONDS = 20.0  # for Ray to end
 PATIENCE_SECONDS = 30.0  # after which a note says what is waited for
-LOGS = "Ray's logs are in /tmp/ray/session_latest/logs on each machine"
-
-
-@dataclass(frozen=True)
-class Started:
-    """What a worker tells when it has loaded the model."""
-
-    model: Description
-    facts: dict[str, Any]  # which must be those of all workers
-    warnings: str
-
-
-@dataclass(frozen=True)
-class Reply:
-    """An answer of a worker. An error of the user is an answer, too."""
-
-    host: str
-    value: Any  # Started, ShardReply or ClipkitError
-
-
-@dataclass(frozen=True, eq=False)
-class ShardReply:
-    """An encoded shard; `fingerprint` is that of its images if some were skipped."""
-
-    encoded: Encoded
-    fingerprint: str | None
-
-
-class Worker:
-    """A copy of the model, in a process of its own.
-
-    Parameters
-    ----------
-    load : callable
-        Loads the image tower; it holds the model's name and options.
-    folder : str
-        The driver's working folder, so that relative paths mean the same here.
-    threads : int
-        The number of PyTorch's threads, on which the last bits depend.
-    batch_size : int
-    num_workers : int, optional
-        Threads that decode images.
-    """
-
-    def __init__(
-        self,
-        load: Callable[[], Encoder],
-        folder: str,
-        threads: int,
-        batch_size: int,
-        num_workers: int | None,
-    ) -> None:
-        self.load = load
-        self.folder = folder
-        self.threads = threads
-        self.batch_size = batch_size
-        self.num_workers = num_workers
-        self.engine: LocalEngine | None = None
-
-    def start(self) -> Reply:
-        """Load the model and describe it."""
-        return self._answer(self._start)
-
-    def encode(self, shard: ShardImages) -> Reply:
-        """Encode a shard that holds its rows and no others."""
-        return self._answer(lambda: self._encode(shard))
-
-    def _start(self) -> Started:
-        try:
-            os.chdir(self.folder)
-        except OSError as error:
-            raise ClipkitError(
-                f"{socket.gethostname()}: cannot enter the folder {self.folder}: {error.strerror}",
-                "run the command in a folder that all machines have",
-            ) from error
-        self._set_threads()
-        said = io.StringIO()
-        console.set_quiet(True)  # warnings stay
-        with contextlib.redirect_stderr(said):
-            encoder = self.load()
-        self.engine = LocalEngine(encoder, self.batch_size, self.num_workers or default_workers())
-        model = models.Description(encoder.details, encoder.parts, columns=encoder.columns)
-        return Started(model, _facts(model), said.getvalue())
-
-    def _encode(self, shard: ShardImages) -> ShardReply:
-        assert self.engine is not None, "expected a worker that has started"
-        self._set_threads()  # OpenMP keeps the number for each thread that calls it
-        (encoded,) = self.engine.encode([shard], lambda *_: None)
-        if not encoded.skipped:
-            return ShardReply(encoded, None)
-        return ShardReply(encoded, shard.images.source.fingerprint())
-
-    def _set_threads(self) -> None:
-        models.set_num_threads(self.threads)
-        number = models.num_threads()
-        if number != self.threads:
-            raise ClipkitError(
-                f"{socket.gethostname()}: expected PyTorch to use {self.threads} threads, "
-                f"got {number}",
-                "set OMP_NUM_THREADS of the command to a number that all machines can give",
-            )
-
-    def _answer(self, work: Callable[[], Any]) -> Reply:
-        host = socket.gethostname()
-        try:
-            return Reply(host, work())
-        except ClipkitError as error:
-            return Reply(host, error)
-        except MemoryError:
-            hint = "use a smaller --batch-size, or fewer --replicas"
-            return Reply(host, ClipkitError(f"not enough memory on {host}", hint))
-
-
-def _facts(model: Description) -> dict[str, Any]:
-    """Return what must be equal on all machines, by name."""
-    return {
-        "clipkit": __version__,
-        "image formats": " ".join(readable_formats()),
-        **flatten({"model": model.details, "model files": model.parts}, "."),
-    }
 
 
 @dataclass(eq=False)
@@ -298,9 +161,9 @@ class RayEngine:
         try:
             reply: Reply = self._ray.get(call)
         except self._ray.exceptions.RayTaskError as error:
-            raise ClipkitError(f"a worker failed: {_last_line(error)}", LOGS) from error
+            raise ClipkitError(f"a worker failed: {last_line(error)}", LOGS) from error
         except self._ray.exceptions.RayError as error:
-            console.detail(f"a worker was lost: {_last_line(error)}")
+            console.detail(f"a worker was lost: {last_line(error)}")
             return None
         return reply
 
@@ -333,7 +196,7 @@ class RayEngine:
         if self._first is None:
             for line in started.warnings.splitlines():
                 console.write_line(line)
-            here = _facts(started.model)
+            here = facts_of(started.model)
             _check_same(reply.host, started.facts, socket.gethostname(), here)
             self._first = reply.host, started
         host, first = self._first
@@ -399,11 +262,6 @@ def _lost_shards(shards: Sequence[ShardImages]) -> ClipkitError:
     )
 
 
-def _last_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
-
-
 @contextlib.contextmanager
 def connect(
     load: Callable[[], Encoder],
@@ -439,11 +297,11 @@ def connect(
             f"expected --device auto, cpu or cuda with --engine ray, got {device}",
             "Ray chooses the GPU of each replica",
         )
-    ray = _import_ray()
+    ray = import_ray()
     with contextlib.ExitStack() as connection:
         with console.stage("starting the replicas"):
-            connection.enter_context(_stdout_for_data())
-            connection.enter_context(_connected(ray, replicas or 0))
+            connection.enter_context(stdout_for_data())
+            connection.enter_context(connected(ray, replicas or 0))
             gpus = int(ray.cluster_resources().get("GPU", 0)) if device != "cpu" else 0
             if device == "cuda" and not gpus:
                 raise ClipkitError("expected a GPU in Ray's cluster, got none", "use --device cpu")
@@ -459,95 +317,3 @@ def connect(
 
             engine = RayEngine(ray, new_actor, replicas or gpus or nodes, batch_size, connection)
         yield engine
-
-
-def _import_ray() -> Any:
-    if importlib.util.find_spec("ray") is None:
-        raise ClipkitError(
-            "--engine ray needs Ray, which is not installed",
-            "install it: pip install 'clipkit-vl[ray]'",
-        )
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    logging.getLogger("ray").setLevel(logging.CRITICAL)
-    return import_library("ray")
-
-
-@contextlib.contextmanager
-def _stdout_for_data() -> Iterator[None]:
-    """Keep what Ray prints, such as the death of a worker, from standard output: it may be a file.
-
-    Nothing else writes there meanwhile, since the output is published after the connection ends.
-    """
-    sys.stdout.flush()
-    saved = os.dup(1)
-    os.dup2(2, 1)  # what is printed by code that is not Python's
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        os.dup2(saved, 1)
-        os.close(saved)
-
-
-@contextlib.contextmanager
-def _connected(ray: Any, cpus: int) -> Iterator[None]:
-    """Connect to Ray, and disconnect at the end. A cluster that this starts ends with it.
-
-    A thread does both. Outside of the main thread, Ray installs no handlers of signals, and a
-    cluster that does not answer can be given up. The thread lives as long as the connection, since
-    the system ends the processes of a cluster with the thread that started them.
-    """
-    if ray.is_initialized():  # the caller's own
-        yield
-        return
-    address = os.environ.get("RAY_ADDRESS") or "local"
-    options: dict[str, Any] = {}
-    if address == "local":
-        options = {"include_dashboard": False, "num_cpus": max(cpus, os.cpu_count() or 1)}
-    else:
-        _check_address(address)
-    began, ended = threading.Event(), threading.Event()
-    errors: list[BaseException] = []
-
-    def hold() -> None:
-        try:
-            ray.init(address, log_to_driver=False, configure_logging=False, **options)
-        except BaseException as error:
-            errors.append(error)
-        began.set()
-        ended.wait()
-        ray.shutdown()
-
-    thread = threading.Thread(target=hold, daemon=True)
-    thread.start()
-    where = "start Ray" if address == "local" else f"connect to Ray at {address}"
-    try:
-        if not began.wait(CONNECT_SECONDS):
-            raise ClipkitError(f"cannot {where}: no answer within {CONNECT_SECONDS:g} s", LOGS)
-        if errors:
-            raise ClipkitError(f"cannot {where}: {_last_line(errors[0])}") from errors[0]
-        yield
-    finally:
-        ended.set()
-        if began.is_set():
-            thread.join(CLOSE_SECONDS)
-
-
-def _check_address(address: str) -> None:
-    """Refuse an address where nothing answers: Ray would wait for minutes."""
-    host, _, port = address.rpartition(":")
-    if address == "auto":
-        return
-    if not host or not port.isdecimal() or "/" in host:
-        raise UsageError(
-            f"RAY_ADDRESS: expected HOST:PORT, got {address!r}",
-            "it is what ray start --head prints; run the command on a machine of the cluster",
-        )
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), ADDRESS_SECONDS).close()
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise ClipkitError(
-            f"cannot connect to Ray at {address}: {reason}",
-            "start the cluster, or unset RAY_ADDRESS to use this machine",
-        ) from error
