@@ -7,17 +7,21 @@ import importlib.util
 import io
 import logging
 import os
+import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
+from clipkit import signals
 from clipkit.errors import ClipkitError, UsageError
 from clipkit.models.guards import import_library
 
 ADDRESS_SECONDS = 5.0  # for an address to accept a connection
 CONNECT_SECONDS = 60.0  # for Ray to answer or to start
+POLL_SECONDS = 0.05
 CLOSE_SECONDS = 20.0  # for Ray to end
 LOGS = "Ray's logs are in /tmp/ray/session_latest/logs on each machine"
 
@@ -97,17 +101,33 @@ def connected(ray: Any, cpus: int) -> Iterator[None]:
 
     thread = threading.Thread(target=hold, daemon=True)
     thread.start()
-    where = "start Ray" if address == "local" else f"connect to Ray at {address}"
+    where, hint = "start Ray", LOGS
+    if address != "local":
+        where = f"connect to Ray at {address}"
+        hint = "does Ray run there? If it was started with a token, set RAY_AUTH_MODE=token"
     try:
-        if not began.wait(CONNECT_SECONDS):
-            raise ClipkitError(f"cannot {where}: no answer within {CONNECT_SECONDS:g} s", LOGS)
+        if not _wait(began, CONNECT_SECONDS):
+            raise ClipkitError(f"cannot {where}: no answer within {CONNECT_SECONDS:g} s", hint)
         if errors:
-            raise ClipkitError(f"cannot {where}: {last_line(errors[0])}") from errors[0]
+            raise ClipkitError(f"cannot {where}: {last_line(errors[0])}", hint) from errors[0]
         yield
     finally:
         ended.set()
         if began.is_set():
             thread.join(CLOSE_SECONDS)
+
+
+def _wait(event: threading.Event, seconds: float) -> bool:
+    """Wait for Ray, and take back the signals for which its library installs own handlers."""
+    last = time.monotonic() + seconds
+    while True:
+        is_set = event.wait(POLL_SECONDS)
+        if threading.current_thread() is threading.main_thread():
+            for number in signals.SIGNALS:
+                # Python does not know of the library's handler, and puts its own one back
+                signal.signal(number, signal.getsignal(number))
+        if is_set or time.monotonic() > last:
+            return is_set
 
 
 def _check_address(address: str) -> None:
