@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from factories import contents, messages
 from forkserver import ForkServer
@@ -21,6 +22,7 @@ from shell import clipkit, fails, ok
 
 from clipkit import datasets, models
 from clipkit.embedding import checkpoint, ray_engine, ray_worker
+from clipkit.embedding.engines import Encoded, ShardImages
 from clipkit.errors import ClipkitError
 
 TESTS = Path(__file__).parent
@@ -129,6 +131,22 @@ def test_a_worker_that_describes_another_model_is_refused_by_its_host() -> None:
         ray_engine._check_same("node2", other, "node1", facts)
     expected = "expected the model.library of node1, transformers 5.4, got transformers 5.5"
     assert caught.value.message == f"node2: {expected}"
+
+
+def test_a_worker_that_does_not_see_an_image_of_the_driver_names_its_host(tmp_path: Path) -> None:
+    for name in "abc":
+        Image.new("RGB", (20, 20)).save(tmp_path / f"{name}.png")
+    images = datasets.load(str(tmp_path)).splits["all"]
+    shard = ShardImages(7, "all", images, range(1, 3))
+    skipped = [{"split": "all", "id": "c.png", "reason": "there is no such file"}]
+    for fingerprint in (images.take(np.array([1, 2])).source.fingerprint(), "another"):
+        answer = ray_worker.ShardReply(Encoded(7, [0], np.zeros((1, 4)), skipped), fingerprint)
+        reply = ray_worker.Reply("node2", answer)
+        if fingerprint != "another":
+            assert ray_engine._encoded(shard, reply).rows == [1]
+            continue
+        with pytest.raises(ClipkitError, match="^node2: expected the images that .*: c.png: there"):
+            ray_engine._encoded(shard, reply)
 
 
 @cluster_test

@@ -43,7 +43,14 @@ class _Replica:
 
 
 class RayEngine:
-    """Encode on workers of Ray. `connect` makes it."""
+    """Encode on workers of Ray. `connect` makes it.
+
+    Attributes
+    ----------
+    batch_size : int
+    replicas : int
+        The number of workers, of which some may still wait for their places.
+    """
 
     def __init__(
         self,
@@ -98,7 +105,7 @@ class RayEngine:
                     elif number is None:
                         self._admit(worker, reply)
                     else:
-                        encoded = self._check(shards[number], reply)
+                        encoded = _encoded(shards[number], reply)
                         report(len(shards[number].rows), encoded.skipped)
                         yield encoded
         failed = sorted(number for number, count in deaths.items() if count >= ATTEMPTS)
@@ -148,9 +155,12 @@ class RayEngine:
 
     def _replies(self) -> Iterator[tuple[_Replica, int | None, Reply | None]]:
         """Yield the replies that come within POLL_SECONDS; None is that of a worker that died."""
-        # Ray turns the exception of a signal into another one
-        with signals.deferred():
-            ready, _ = self._ray.wait(list(self._calls), timeout=POLL_SECONDS)
+        try:
+            with signals.deferred():  # Ray turns the exception of a signal into another one
+                ready, _ = self._ray.wait(list(self._calls), timeout=POLL_SECONDS)
+        except self._ray.exceptions.RayError as error:
+            message = f"lost the connection to Ray: {last_line(error)}"
+            raise ClipkitError(message, "finished shards are kept; run it again") from error
         for call in ready:
             worker, number = self._calls.pop(call)
             with signals.deferred():
@@ -202,27 +212,31 @@ class RayEngine:
         host, first = self._first
         _check_same(reply.host, started.facts, host, first.facts)
 
-    def _check(self, shard: ShardImages, reply: Reply) -> Encoded:
-        """Return a shard with the numbers of its rows in the split."""
-        answer: ShardReply = _value(reply)
-        encoded = answer.encoded
-        if answer.fingerprint is not None:
-            rows = np.arange(shard.rows.start, shard.rows.stop)
-            if shard.images.source.take(rows).fingerprint() != answer.fingerprint:
-                image = encoded.skipped[0]
-                raise ClipkitError(
-                    f"{reply.host}: expected the images that {socket.gethostname()} has, got "
-                    f"others or none: {image['id']}: {image['reason']}",
-                    "all machines must see the same files",
-                )
-        return replace(encoded, rows=[shard.rows[row] for row in encoded.rows])
-
 
 def _cut(shard: ShardImages) -> ShardImages:
     """Return a shard that holds its own rows alone."""
     images = shard.images.take(np.arange(shard.rows.start, shard.rows.stop))
     rows = range(len(images))
     return ShardImages(shard.number, shard.split, replace(images, labels=None), rows)
+
+
+def _encoded(shard: ShardImages, reply: Reply) -> Encoded:
+    """Return what a worker made of a shard, with the numbers of the rows in the split.
+
+    A worker that skips images must see the files that this machine sees.
+    """
+    answer: ShardReply = _value(reply)
+    encoded = answer.encoded
+    if answer.fingerprint is not None:
+        rows = np.arange(shard.rows.start, shard.rows.stop)
+        if shard.images.source.take(rows).fingerprint() != answer.fingerprint:
+            image = encoded.skipped[0]
+            raise ClipkitError(
+                f"{reply.host}: expected the images that {socket.gethostname()} has, got "
+                f"others or none: {image['id']}: {image['reason']}",
+                "all machines must see the same files",
+            )
+    return replace(encoded, rows=[shard.rows[row] for row in encoded.rows])
 
 
 def _value(reply: Reply) -> Any:
