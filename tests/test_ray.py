@@ -145,7 +145,9 @@ def test_a_worker_that_does_not_see_an_image_of_the_driver_names_its_host(tmp_pa
         if fingerprint != "another":
             assert ray_engine._encoded(shard, reply).rows == [1]
             continue
-        with pytest.raises(ClipkitError, match="^node2: expected the images that .*: c.png: there"):
+        with pytest.raises(
+            ClipkitError, match=r"^node2: expected the images that .*: c\.png: there"
+        ):
             ray_engine._encoded(shard, reply)
 
 
