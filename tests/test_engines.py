@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import io
+import pickle
+import tarfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from clipkit import models
 from clipkit.datasets import ImageDataset, load
@@ -24,7 +29,7 @@ def encoder() -> Any:
 
 
 def encode(engine: LocalEngine, images: ImageDataset, *shards: range) -> list[Encoded]:
-    tasks = [ShardImages("test", images, rows) for rows in shards]
+    tasks = [ShardImages(n, "test", images, rows) for n, rows in enumerate(shards)]
     return list(engine.encode(tasks, lambda *_: None))
 
 
@@ -67,7 +72,10 @@ def test_batches_are_reported_and_images_that_cannot_be_used_are_listed(
 ) -> None:
     images = ImageDataset(digits.ids, None, Damaged(digits))
     reports: list[tuple[int, int]] = []
-    shards = [ShardImages("test", images, range(0, 4)), ShardImages("test", images, range(4, 10))]
+    shards = [
+        ShardImages(0, "test", images, range(0, 4)),
+        ShardImages(1, "test", images, range(4, 10)),
+    ]
     engine = LocalEngine(encoder, 3, 2)
     empty, full = engine.encode(shards, lambda n, skipped: reports.append((n, len(skipped))))
     assert reports == [(3, 3), (1, 1), (3, 0), (3, 0)]
@@ -82,6 +90,51 @@ def test_an_error_of_the_report_stops_the_engine(encoder: Any, digits: ImageData
     def stop(*_: Any) -> None:
         raise ImageError("strict")
 
-    shards = [ShardImages("test", digits, range(40))]
+    shards = [ShardImages(0, "test", digits, range(40))]
     with pytest.raises(ImageError, match="strict"):
         list(LocalEngine(encoder, 4, 2).encode(shards, stop))
+
+
+def written(images: list[Image.Image], folder: Path, form: str) -> ImageDataset:
+    """Write images as files, a tar or a Parquet file, and read them."""
+    contents = []
+    for image in images:
+        stream = io.BytesIO()
+        image.save(stream, "PNG")
+        contents.append(stream.getvalue())
+    if form == "files":
+        for number, content in enumerate(contents):
+            (folder / f"{number:04}.png").write_bytes(content)
+        return load(str(folder)).splits["all"]
+    if form == "tar":
+        with tarfile.open(folder / "images.tar", "w") as archive:
+            for number, content in enumerate(contents):
+                member = tarfile.TarInfo(f"{number:04}.png")
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+        return load(str(folder / "images.tar")).splits["all"]
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    column = pa.array([{"bytes": content, "path": None} for content in contents])
+    pq.write_table(pa.table({"image": column}), folder / "images.parquet", row_group_size=100)
+    return load(str(folder / "images.parquet")).splits["all"]
+
+
+@pytest.mark.parametrize("form", ["rendered", "array", "files", "tar", "parquet"])
+def test_rows_travel_to_another_process_and_no_others_do(form: str, tmp_path: Path) -> None:
+    rendered = load("shapes", splits=["test"], limit=300).splits["test"]
+    images = rendered
+    if form == "array":
+        pixels = np.stack([np.asarray(rendered.image(row)) for row in range(300)])
+        images = ImageDataset.from_array(pixels, np.zeros(300))
+    elif form != "rendered":
+        images = written([rendered.image(row) for row in range(300)], tmp_path, form)
+    images.image(0)  # what was read must not travel
+    rows = np.arange(150, 160)
+    message = pickle.dumps(images.take(rows))
+    most = 10 * 200 + 4000  # bytes: an id, a path or offsets for each row
+    if form == "array":
+        most += images.source.take(rows).pixels.nbytes
+    assert len(message) < most
+    taken = pickle.loads(message)
+    assert taken.source.fingerprint() == images.source.take(rows).fingerprint()
+    assert np.array_equal(taken.image(3), images.image(153))

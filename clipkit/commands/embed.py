@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,13 +27,15 @@ from clipkit.commands._options import (
     parse_layers,
     split_option,
 )
-from clipkit.errors import UsageError
+from clipkit.errors import UsageError, unknown
 
 if TYPE_CHECKING:
     from clipkit.embedding import Part
 
 IMAGES_SKIPPED = 3  # exit code
 MAX_WORKERS = 256  # each holds a batch of images in memory
+ENGINES = ("local", "ray")
+MAX_REPLICAS = 10_000
 
 
 def embed(
@@ -133,6 +136,18 @@ def embed(
         str | None,
         option("I/N", "Encode only this part of a run that N processes share; the last publishes."),
     ] = None,
+    engine: Annotated[
+        str, option("local|ray", "Encode in this process, or on the machines of a Ray cluster.")
+    ] = "local",
+    replicas: Annotated[
+        int | None,
+        typer.Option(
+            "--replicas",
+            min=1,
+            max=MAX_REPLICAS,
+            help="With --engine ray: copies of the model (default: one per GPU, or per machine).",
+        ),
+    ] = None,
 ) -> int:
     """Embed the images of a data set, or return the hidden states of layers.
 
@@ -142,11 +157,12 @@ def embed(
 
     Example: clipkit embed cifar100 -o img.h5
     """
-    from clipkit import console, datasets, embedding, models
+    from clipkit import console, datasets, embedding
 
     share = None if part is None else embedding.Part.parse(part)
     numbers = parse_layers(layers)
     _check_options(numbers, pool, norm, projection, compile)
+    _check_engine(engine, replicas, part)
     _check_outputs(output, numbers, force, dataset, share)
     with console.stage("reading the data set"):
         data = datasets.load(
@@ -163,35 +179,45 @@ def embed(
             data = data.split_off(parse_fractions(split_off))
     # Count all images, also when a run continues: compiling a model changes the last bits.
     count = sum(map(len, data.splits.values()))
-    if compile is None and numbers is None:
-        compile = models.should_compile(device, count)
     if not restart:
         embedding.use_earlier_threads(output)
-    encoder = models.load(
+    load = functools.partial(
+        embedding.load_encoder,
         model,
-        tower="image",
+        images=count,
+        batch_size=batch_size,
+        compile=compile,
         device=device,
         precision=precision,
         untrained=untrained,
-        compile_for=batch_size if compile else 0,
-        non_blocking=True,
         layers=numbers,
         pool=pool,
         norm=norm,
         projection=projection is None,
     )
-    skipped = embedding.embed_images(
+    embed_with = functools.partial(
+        embedding.embed_images,
         data,
-        encoder,
-        output,
-        batch_size=batch_size,
-        num_workers=num_workers,
+        output=output,
         normalize=normalize,
         strict=strict,
         restart=restart,
         force=force,
         part=share,
     )
+    if engine == "local":
+        skipped = embed_with(load(), batch_size=batch_size, num_workers=num_workers)
+    else:
+        from clipkit.embedding import ray_engine
+
+        with ray_engine.connect(
+            load,
+            device=device,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            replicas=replicas,
+        ) as workers:
+            skipped = embed_with(workers)
     if not skipped:
         return 0
     for image in skipped:
@@ -224,6 +250,19 @@ def _check_options(
     if layers is not None and compile:
         raise UsageError(
             "expected --layer or --compile, got both", "a compiled model gives no hidden states"
+        )
+
+
+def _check_engine(engine: str, replicas: int | None, part: str | None) -> None:
+    """Refuse an engine that is not known, and options that need the other one."""
+    if engine not in ENGINES:
+        raise unknown("engine", engine, ENGINES)
+    if engine == "local" and replicas is not None:
+        raise UsageError("expected --engine ray with --replicas, got --engine local")
+    if engine == "ray" and part is not None:
+        raise UsageError(
+            "expected --part or --engine ray, got both",
+            "Ray shares the shards among its replicas: leave --part out",
         )
 
 

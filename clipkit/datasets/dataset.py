@@ -149,6 +149,9 @@ class RenderedImages:
         """Return the given images."""
         return RenderedImages(self.render, self.indices[rows])
 
+    def __reduce__(self) -> tuple[type[RenderedImages], tuple[object, ...]]:
+        return RenderedImages, (self.render, self.indices)
+
     def fingerprint(self) -> str:
         """Return the SHA-256 over the indices: clipkit's version stands for the renderer."""
         return hashlib.sha256(self.indices.astype("<i8").tobytes()).hexdigest()

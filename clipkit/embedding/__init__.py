@@ -1,10 +1,12 @@
 """Embed data sets and prompts: what `clipkit embed` and `clipkit textembed` run.
 
-`engines` decode, preprocess and encode images. `checkpoint` stores them in shards, so that an
-interrupted run can continue. `pipeline` joins both. `texts` embeds prompts and class names.
+`engines` decode, preprocess and encode images. `ray_engine` does so on several machines, by
+`ray_worker` and `ray_cluster`. `checkpoint` stores embeddings in shards, so that an interrupted run
+can continue. `pipeline` joins both. `texts` embeds prompts and class names.
 """
 
 from clipkit.embedding.checkpoint import Part
+from clipkit.embedding.engines import load_encoder
 from clipkit.embedding.pipeline import (
     check_outputs,
     embed_images,
@@ -31,6 +33,7 @@ __all__ = [
     "embed_classes",
     "embed_images",
     "embed_texts",
+    "load_encoder",
     "name_layer_outputs",
     "name_outputs",
     "read_class_names",

@@ -1,4 +1,4 @@
-"""Engines encode the shards of a run: `LocalEngine` in this process.
+"""Engines encode the shards of a run: `LocalEngine` in this process, `RayEngine` on a cluster.
 
 The embeddings of a shard are a function of its images, the model and the batch size. They depend
 neither on other shards nor on the order, the process or the machine. So an engine only turns shards
@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
+from joblib import cpu_count  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
-from clipkit import console
+from clipkit import console, models
 from clipkit.embedding.checkpoint import Skipped
 from clipkit.errors import ImageError
 from clipkit.features import Float32
@@ -24,7 +26,9 @@ from clipkit.features.prefetch import prefetch_map
 
 if TYPE_CHECKING:
     from clipkit.datasets import ImageDataset
-    from clipkit.models import Encoder
+    from clipkit.models import Description, Encoder
+
+MOST_WORKERS = 8  # threads by default
 
 Report = Callable[[int, list[Skipped]], None]  # so many more images, and which of them were skipped
 
@@ -33,6 +37,7 @@ Report = Callable[[int, list[Skipped]], None]  # so many more images, and which 
 class ShardImages:
     """The images of a shard."""
 
+    number: int  # in the run
     split: str
     images: ImageDataset  # of the whole split
     rows: range  # of the split: the N images of the shard
@@ -42,37 +47,89 @@ class ShardImages:
 class Encoded:
     """The embeddings of a shard."""
 
+    shard: int  # its number
     rows: list[int]  # of the split: the n images that can be used
     embeddings: Float32 | None  # (n, D), None if n is 0
     skipped: list[Skipped]
 
 
+@runtime_checkable
 class Engine(Protocol):
     """Encodes shards."""
 
+    @property
+    def model(self) -> Description:
+        """The image tower that encodes."""
+        ...
+
+    @property
+    def batch_size(self) -> int:
+        """Images that are encoded at once."""
+        ...
+
+    @property
+    def replicas(self) -> int:
+        """Copies of the model that work at the same time."""
+        ...
+
     def encode(self, shards: Sequence[ShardImages], report: Report) -> Generator[Encoded]:
-        """Yield the embeddings of each shard, in order.
+        """Yield the embeddings of each shard once, in any order.
 
         Parameters
         ----------
         shards : sequence of ShardImages
         report : callable
-            Called after each batch with its number of images and those that were skipped. What it
-            raises stops the engine.
+            Called after each batch or shard with its number of images and those that were skipped.
+            What it raises stops the engine.
         """
         ...
 
 
+def default_workers() -> int:
+    """Return the number of threads that decode: as many as there are cores, at most 8."""
+    return min(MOST_WORKERS, int(cpu_count()))
+
+
+def load_encoder(
+    name: str, *, images: int, batch_size: int, compile: bool | None = None, **options: Any
+) -> Encoder:
+    """Load the image tower of a run in the process that encodes with it.
+
+    Parameters
+    ----------
+    images : int
+        The number N of all images of the run: compiling pays only for many.
+    compile : bool, optional
+        Whether to compile it for batches of `batch_size`; by default `models.should_compile` says.
+    options
+        Those of `models.load`.
+    """
+    if compile is None and options.get("layers") is None:
+        compile = models.should_compile(options.get("device", "auto"), images)
+    compile_for = batch_size if compile else 0
+    return models.load(name, tower="image", compile_for=compile_for, non_blocking=True, **options)
+
+
 @dataclass(frozen=True)
 class LocalEngine:
-    """Encode in this process, while threads decode and preprocess the next batches."""
+    """Encode in this process, while threads decode and preprocess the next batches.
+
+    Several threads may call `encode`: one decodes images while the model encodes for another.
+    """
 
     encoder: Encoder
     batch_size: int
     num_workers: int
+    replicas = 1
+    _turn: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    @property
+    def model(self) -> Description:
+        """The encoder."""
+        return self.encoder
 
     def encode(self, shards: Sequence[ShardImages], report: Report) -> Generator[Encoded]:
-        """Yield the embeddings of each shard. Threads prepare batches of later shards, too."""
+        """Yield the embeddings of each shard, in order. Threads prepare later batches, too."""
         prepare = functools.partial(_prepare_batch, self.encoder)
         tasks = _cut_into_batches(shards, self.batch_size)
         batches = prefetch_map(prepare, tasks, self.num_workers, ahead=self.num_workers + 1)
@@ -92,13 +149,14 @@ class LocalEngine:
         while len(rows) + len(skipped) < len(shard.rows):  # no batch crosses its edge
             batch = next(batches)
             if batch.rows:
-                embeddings.append(self.encoder.encode_images(batch.pixels))
+                with self._turn:
+                    embeddings.append(self.encoder.encode_images(batch.pixels))
             rows += batch.rows
             skipped += batch.skipped
             report(len(batch.rows) + len(batch.skipped), batch.skipped)
         # (B, D) each -> (n, D); waits for the device
         joined = np.concatenate(embeddings) if embeddings else None
-        return Encoded(rows, joined, skipped)
+        return Encoded(shard.number, rows, joined, skipped)
 
 
 @dataclass(frozen=True)

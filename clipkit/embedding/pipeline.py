@@ -11,10 +11,9 @@ import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-from joblib import cpu_count  # type: ignore[import-untyped]
 
 from clipkit import console, features, models, similarity
 from clipkit.embedding.checkpoint import (
@@ -28,7 +27,7 @@ from clipkit.embedding.checkpoint import (
     open_checkpoint,
     open_to_publish,
 )
-from clipkit.embedding.engines import Engine, LocalEngine, ShardImages
+from clipkit.embedding.engines import Engine, LocalEngine, ShardImages, default_workers
 from clipkit.errors import ClipkitError, ImageError, UsageError
 from clipkit.features import FeatureFile, Float32, Split
 from clipkit.features.provenance import feature_name
@@ -36,16 +35,15 @@ from clipkit.files import STREAM, check_feature_output, temporary_folder
 
 if TYPE_CHECKING:
     from clipkit.datasets import Dataset, ImageDataset
-    from clipkit.models import Encoder
+    from clipkit.models import Description, Encoder
 
-MOST_WORKERS = 8  # by default
 SHOWN_PARTS = 10  # in a message
 LAYER = "{layer}"  # in the name of an output
 
 
 def embed_images(  # noqa: PLR0913 (the options of `clipkit embed`)
     dataset: Dataset,
-    encoder: Encoder,
+    encoder: Encoder | Engine,
     output: str,
     *,
     batch_size: int = 64,
@@ -64,8 +62,9 @@ def embed_images(  # noqa: PLR0913 (the options of `clipkit embed`)
 
     Parameters
     ----------
-    encoder : Encoder
-        An image tower.
+    encoder : Encoder or Engine
+        An image tower, or an engine that has one. An engine has its own `batch_size` and
+        `num_workers`.
     output : str
         A path, or ``-`` for standard output. An interrupted run into a stream cannot be continued.
         For hidden states, ``{layer}`` stands for the number of the layer, and the path of several
@@ -107,29 +106,37 @@ def embed_images(  # noqa: PLR0913 (the options of `clipkit embed`)
     WriteError
         If the file system refuses the data. The finished shards stay.
     """
-    outputs = name_layer_outputs(output, encoder.columns)
+    engine = encoder if isinstance(encoder, Engine) else None
+    if engine is None:
+        num_workers = num_workers or default_workers()
+        engine = LocalEngine(cast("Encoder", encoder), batch_size, num_workers)
+    model = engine.model
+    outputs = name_layer_outputs(output, model.columns)
     check_outputs(output, outputs.values(), force=force, part=part)
     entry = features.history_entry(
         "embed",
         dataset=dataset.details,
-        model=encoder.details,
+        model=model.details,
         normalize=normalize,
-        batch_size=batch_size,
+        batch_size=engine.batch_size,
     )
     # the model's digest covers these files; one by one, they tell what changed
-    manifest = {**entry, "model files": encoder.parts}
-    if encoder.details["device"] == "cpu":
+    manifest = {**entry, "model files": model.parts}
+    if model.details["device"] == "cpu":
         manifest["threads"] = models.num_threads()  # the last bits depend on it in bfloat16
+    opening = f"images with {_describe(model)} to {_display_output(output)}"
+    if engine.replicas > 1:
+        opening += f", {engine.replicas} replicas"
     encode = functools.partial(
         _encode_pending,
         dataset=dataset,
-        engine=LocalEngine(encoder, batch_size, num_workers or min(MOST_WORKERS, cpu_count())),
-        opening=f"images with {_describe(encoder)} to {_display_output(output)}",
-        scaled=_layer_columns(encoder) if normalize else [],
+        engine=engine,
+        opening=opening,
+        scaled=_layer_columns(model) if normalize else [],
         strict=strict,
     )
     with _checkpoint_folder(output) as folder:
-        run = _Run(dataset, encoder, output, entry, manifest, folder, strict, force)
+        run = _Run(dataset, model, output, entry, manifest, folder, strict, force)
         if part is not None:
             return run.embed_part(part, encode, restart=restart)
         with open_checkpoint(folder, dataset.splits, manifest, restart=restart) as checkpoint:
@@ -195,7 +202,7 @@ class _Run:
     """What the processes of a run have in common."""
 
     dataset: Dataset
-    encoder: Encoder
+    model: Description
     output: str
     entry: dict[str, Any]  # of the files' history, without the layer and what was skipped
     manifest: dict[str, Any]
@@ -206,7 +213,7 @@ class _Run:
     @property
     def outputs(self) -> dict[int | None, str]:
         """The output of each layer, or that of None."""
-        return name_layer_outputs(self.output, self.encoder.columns)
+        return name_layer_outputs(self.output, self.model.columns)
 
     def publish(self, checkpoint: Checkpoint) -> list[Skipped]:
         """Write the files from finished shards, and remove those."""
@@ -215,7 +222,7 @@ class _Run:
         skipped = checkpoint.skipped()
         class_names = self.dataset.class_names or None
         for layer, name in self.outputs.items():
-            splits = checkpoint.join(_columns(self.encoder, layer))
+            splits = checkpoint.join(_columns(self.model, layer))
             entry = self._layer_entry(layer)
             if skipped:
                 entry["skipped"] = skipped
@@ -327,7 +334,7 @@ class _Run:
         """Return the entry of the history of a layer's file, without what was skipped."""
         if layer is None:
             return dict(self.entry)
-        return {**self.entry, "model": self.encoder.layer_details(layer)}
+        return {**self.entry, "model": self.model.layer_details(layer)}
 
 
 def _is_published(output: str, file: FeatureFile) -> bool:
@@ -341,13 +348,13 @@ def _is_published(output: str, file: FeatureFile) -> bool:
         return False
 
 
-def _columns(encoder: Encoder, layer: int | None) -> slice:
-    return ALL_COLUMNS if layer is None else encoder.columns[layer]
+def _columns(model: Description, layer: int | None) -> slice:
+    return ALL_COLUMNS if layer is None else model.columns[layer]
 
 
-def _layer_columns(encoder: Encoder) -> list[slice]:
+def _layer_columns(model: Description) -> list[slice]:
     """Return the columns of each layer, or all columns of embeddings."""
-    return list(encoder.columns.values()) or [ALL_COLUMNS]
+    return list(model.columns.values()) or [ALL_COLUMNS]
 
 
 def _name_parts(missing: set[int], part: Part) -> str:
@@ -424,20 +431,23 @@ def _encode_pending(
             report_progress(done, total)
 
         shards = [
-            ShardImages(shard.split, dataset.splits[shard.split], shard.rows) for shard in pending
+            ShardImages(shard.number, shard.split, dataset.splits[shard.split], shard.rows)
+            for shard in pending
         ]
         with contextlib.closing(engine.encode(shards, report)) as results:
-            for shard, encoded in zip(pending, results, strict=True):
+            for encoded in results:
+                shard = checkpoint.shards[encoded.shard]
                 embedded = Split()
                 if encoded.embeddings is not None:
                     split = dataset.splits[shard.split]
                     embedded = _label_rows(split, encoded.rows, encoded.embeddings, scaled)
                 checkpoint.save(shard, embedded, encoded.skipped)
+    assert not checkpoint.pending(), "expected the engine to encode every shard"
 
 
-def _describe(encoder: Encoder) -> str:
+def _describe(model: Description) -> str:
     """Return the model, the device and the precision of an encoder."""
-    details = encoder.details
+    details = model.details
     name = details["name"]
     if "untrained" in details:
         name += f" (untrained, seed {details['untrained']})"

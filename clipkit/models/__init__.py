@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from clipkit.models.acceleration import should_compile
     from clipkit.models.describe import describe_model
+    from clipkit.models.description import Description
     from clipkit.models.devices import num_threads, set_num_threads
     from clipkit.models.encoder import Encoder, load
     from clipkit.models.hub import ALIASES
@@ -20,6 +21,7 @@ DEFAULT = "openai/clip-vit-base-patch32"
 __all__ = [
     "ALIASES",
     "DEFAULT",
+    "Description",
     "Encoder",
     "describe_model",
     "load",
@@ -30,6 +32,7 @@ __all__ = [
 
 _MODULES = {
     "ALIASES": "hub",
+    "Description": "description",
     "Encoder": "encoder",
     "describe_model": "describe",
     "load": "encoder",

@@ -17,6 +17,7 @@ from clipkit import console
 from clipkit.errors import ClipkitError, UsageError
 from clipkit.models.acceleration import AsyncEmbeddings, accelerate, fixed_batches
 from clipkit.models.architecture import library_version, read_architecture
+from clipkit.models.description import Description
 from clipkit.models.devices import DTYPES, choose_precision, find_device
 from clipkit.models.guards import one_line, single_line_errors
 from clipkit.models.hub import ModelFiles, find
@@ -32,7 +33,7 @@ Part = TypeVar("Part")
 
 
 @dataclass(frozen=True, eq=False)
-class Encoder:
+class Encoder(Description):
     """One tower of a frozen dual encoder. `load` makes it.
 
     Attributes
@@ -55,15 +56,12 @@ class Encoder:
         The digest of each file that ``digest`` covers, and of the ``weights``.
     """
 
-    details: dict[str, Any]
-    parts: dict[str, str] = field(repr=False)
     _tower: Callable[..., torch.Tensor] = field(repr=False)
     _device: torch.device = field(repr=False)
     _preprocessor: Preprocessor | None = field(default=None, repr=False)
     _tokenizer: TextTokenizer | None = field(default=None, repr=False)
     _compiled_batch: int = field(default=0, repr=False)  # the batch size of a compiled tower
     _non_blocking: bool = field(default=False, repr=False)
-    columns: dict[int, slice] = field(default_factory=dict)
 
     @property
     def tower(self) -> str:
@@ -74,11 +72,6 @@ class Encoder:
     def dim(self) -> int:
         """The number D of columns: the embedding size, or the sum of the layers' widths."""
         return int(self.details["dim"])
-
-    def layer_details(self, layer: int) -> dict[str, Any]:
-        """Return what a history records of one of the layers in `columns`."""
-        columns = self.columns[layer]
-        return {**self.details, "layer": layer, "dim": columns.stop - columns.start}
 
     def preprocess(self, images: Image.Image | Sequence[Image.Image]) -> Inputs:
         """Resize images as the model's own processor does, and crop them as OpenAI's code does.

@@ -1,0 +1,144 @@
+"""A worker of the Ray engine: a process on some machine that holds a copy of the model.
+
+This module knows nothing of Ray. Whatever a user can act on is an answer, not an exception, so that
+the driver can show it as one line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from clipkit import console, models
+from clipkit.datasets.images import readable_formats
+from clipkit.embedding.engines import Encoded, LocalEngine, ShardImages, default_workers
+from clipkit.errors import ClipkitError
+from clipkit.features.describe import flatten
+from clipkit.version import __version__
+
+if TYPE_CHECKING:
+    from clipkit.models import Description, Encoder
+
+
+@dataclass(frozen=True)
+class Started:
+    """What a worker tells when it has loaded the model."""
+
+    model: Description
+    facts: dict[str, Any]  # which must be those of all workers
+    warnings: str
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer of a worker. An error of the user is an answer, too."""
+
+    host: str
+    value: Any  # Started, ShardReply or ClipkitError
+
+
+@dataclass(frozen=True, eq=False)
+class ShardReply:
+    """An encoded shard; `fingerprint` is that of its images if some were skipped."""
+
+    encoded: Encoded
+    fingerprint: str | None
+
+
+class Worker:
+    """A copy of the model, in a process of its own.
+
+    Parameters
+    ----------
+    load : callable
+        Loads the image tower; it holds the model's name and options.
+    folder : str
+        The driver's working folder, so that relative paths mean the same here.
+    threads : int
+        The number of PyTorch's threads, on which the last bits depend.
+    batch_size : int
+    num_workers : int, optional
+        Threads that decode images.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[], Encoder],
+        folder: str,
+        threads: int,
+        batch_size: int,
+        num_workers: int | None,
+    ) -> None:
+        self.load = load
+        self.folder = folder
+        self.threads = threads
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.engine: LocalEngine | None = None
+
+    def start(self) -> Reply:
+        """Load the model and describe it."""
+        return self._answer(self._start)
+
+    def encode(self, shard: ShardImages) -> Reply:
+        """Encode a shard that holds its rows and no others."""
+        return self._answer(lambda: self._encode(shard))
+
+    def _start(self) -> Started:
+        try:
+            os.chdir(self.folder)
+        except OSError as error:
+            raise ClipkitError(
+                f"{socket.gethostname()}: cannot enter the folder {self.folder}: {error.strerror}",
+                "run the command in a folder that all machines have",
+            ) from error
+        self._set_threads()
+        said = io.StringIO()
+        console.set_quiet(True)  # warnings stay
+        with contextlib.redirect_stderr(said):
+            encoder = self.load()
+        self.engine = LocalEngine(encoder, self.batch_size, self.num_workers or default_workers())
+        model = models.Description(encoder.details, encoder.parts, columns=encoder.columns)
+        return Started(model, facts_of(model), said.getvalue())
+
+    def _encode(self, shard: ShardImages) -> ShardReply:
+        assert self.engine is not None, "expected a worker that has started"
+        self._set_threads()  # OpenMP keeps the number for each thread that calls it
+        (encoded,) = self.engine.encode([shard], lambda *_: None)
+        if not encoded.skipped:
+            return ShardReply(encoded, None)
+        return ShardReply(encoded, shard.images.source.fingerprint())
+
+    def _set_threads(self) -> None:
+        models.set_num_threads(self.threads)
+        number = models.num_threads()
+        if number != self.threads:
+            raise ClipkitError(
+                f"{socket.gethostname()}: expected PyTorch to use {self.threads} threads, "
+                f"got {number}",
+                "set OMP_NUM_THREADS of the command to a number that all machines can give",
+            )
+
+    def _answer(self, work: Callable[[], Any]) -> Reply:
+        host = socket.gethostname()
+        try:
+            return Reply(host, work())
+        except ClipkitError as error:
+            return Reply(host, error)
+        except MemoryError:
+            hint = "use a smaller --batch-size, or fewer --replicas"
+            return Reply(host, ClipkitError(f"not enough memory on {host}", hint))
+
+
+def facts_of(model: Description) -> dict[str, Any]:
+    """Return what must be equal on all machines, by name."""
+    return {
+        "clipkit": __version__,
+        "image formats": " ".join(readable_formats()),
+        **flatten({"model": model.details, "model files": model.parts}, "."),
+    }

@@ -1,0 +1,280 @@
+"""The Ray engine gives the bytes of one process, whatever happens to its workers."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from factories import contents, messages
+from forkserver import ForkServer
+from PIL import Image
+from ray_fakes import make_deadly
+from shell import clipkit, fails, ok
+
+from clipkit import datasets, models
+from clipkit.embedding import checkpoint, ray_engine, ray_worker
+from clipkit.embedding.engines import Encoded, ShardImages
+from clipkit.errors import ClipkitError
+
+TESTS = Path(__file__).parent
+HAS_RAY = importlib.util.find_spec("ray") is not None
+RUN = ("embed", "digits", "--split", "test", "--limit", 20, "-m", "tiny", "-b", 4)
+ON_RAY = (*RUN, "--engine", "ray")
+on_cluster = [
+    pytest.mark.cluster,
+    pytest.mark.long,
+    pytest.mark.skipif(not HAS_RAY, reason="ray is not installed: pip install 'clipkit-vl[ray]'"),
+]
+
+
+def cluster_test(function: Any) -> Any:
+    for mark in on_cluster:
+        function = mark(function)
+    return function
+
+
+@pytest.fixture(autouse=True)
+def shards_of_four(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint, "SHARD_ROWS", 4)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """A cluster of one node, whose workers can import the fakes."""
+    from ray.cluster_utils import Cluster
+
+    with pytest.MonkeyPatch.context() as patch:
+        paths = (str(TESTS), os.environ.get("PYTHONPATH", ""))
+        patch.setenv("PYTHONPATH", os.pathsep.join(path for path in paths if path))
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
+        patch.setenv("RAY_ADDRESS", cluster.address)
+        yield cluster
+        cluster.shutdown()
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The file of one process: 20 images in 5 shards."""
+    output = tmp_path_factory.mktemp("once") / "out.h5"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint, "SHARD_ROWS", 4)
+        ok(*RUN, "-o", output)
+    return output.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--engine", "rya"), "unknown engine 'rya'; hint: did you mean ray?"),
+        (("--replicas", 2), "expected --engine ray with --replicas, got --engine local"),
+        (("--engine", "ray", "--part", "1/2"), "expected --part or --engine ray, got both"),
+        (("--engine", "ray", "--device", "cuda:1"), "expected --device auto, cpu or cuda"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(
+    words: tuple[object, ...], message: str, tmp_path: Path
+) -> None:
+    assert message in fails(*RUN, "-o", tmp_path / "out.h5", *words, exit_code=2)
+    assert not contents(tmp_path)
+
+
+def test_without_ray_the_command_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    line = fails(*ON_RAY, "-o", tmp_path / "out.h5")
+    assert line.rstrip().endswith(
+        "Ray, which is not installed; hint: install it: pip install 'clipkit-vl[ray]'"
+    )
+
+
+def worker(folder: Path, **options: Any) -> ray_worker.Worker:
+    def load() -> Any:
+        return models.load(options.get("model", "tiny"), tower="image")
+
+    return ray_worker.Worker(load, str(folder), models.num_threads(), 4, 1)
+
+
+def test_a_worker_that_cannot_give_the_number_of_threads_names_its_host(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(models, "num_threads", lambda: 1)
+    one = worker(tmp_path)
+    monkeypatch.setattr(models, "num_threads", lambda: 3)
+    error = one.start().value
+    assert isinstance(error, ClipkitError)
+    expected = "expected PyTorch to use 1 threads, got 3"
+    assert error.message == f"{socket.gethostname()}: {expected}"
+
+
+def test_a_worker_without_the_folder_of_the_command_names_its_host(tmp_path: Path) -> None:
+    error = worker(tmp_path / "none").start().value
+    assert error.message.startswith(f"{socket.gethostname()}: cannot enter the folder {tmp_path}")
+
+
+def test_a_worker_that_describes_another_model_is_refused_by_its_host() -> None:
+    facts = {"clipkit": "1", "model.library": "transformers 5.4"}
+    other = {**facts, "model.library": "transformers 5.5"}
+    ray_engine._check_same("node2", facts, "node1", facts)
+    with pytest.raises(ClipkitError) as caught:
+        ray_engine._check_same("node2", other, "node1", facts)
+    expected = "expected the model.library of node1, transformers 5.4, got transformers 5.5"
+    assert caught.value.message == f"node2: {expected}"
+
+
+def test_a_worker_that_does_not_see_an_image_of_the_driver_names_its_host(tmp_path: Path) -> None:
+    for name in "abc":
+        Image.new("RGB", (20, 20)).save(tmp_path / f"{name}.png")
+    images = datasets.load(str(tmp_path)).splits["all"]
+    shard = ShardImages(7, "all", images, range(1, 3))
+    skipped = [{"split": "all", "id": "c.png", "reason": "there is no such file"}]
+    for fingerprint in (images.take(np.array([1, 2])).source.fingerprint(), "another"):
+        answer = ray_worker.ShardReply(Encoded(7, [0], np.zeros((1, 4)), skipped), fingerprint)
+        reply = ray_worker.Reply("node2", answer)
+        if fingerprint != "another":
+            assert ray_engine._encoded(shard, reply).rows == [1]
+            continue
+        with pytest.raises(
+            ClipkitError, match=r"^node2: expected the images that .*: c\.png: there"
+        ):
+            ray_engine._encoded(shard, reply)
+
+
+@cluster_test
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "nowhere.invalid:6379", "ray://127.0.0.1:1"])
+def test_an_address_without_ray_is_said_in_one_line(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    is_usage = address.startswith("ray:")
+    line = fails(*ON_RAY, "-o", tmp_path / "out.h5", exit_code=2 if is_usage else 1)
+    assert address in line
+    assert not contents(tmp_path)
+
+
+@cluster_test
+def test_replicas_give_the_file_of_one_process(
+    cluster: Any, expected: bytes, tmp_path: Path
+) -> None:
+    result = ok(*ON_RAY, "-o", tmp_path / "out.h5", "--replicas", 2)
+    assert (tmp_path / "out.h5").read_bytes() == expected
+    assert list(contents(tmp_path)) == ["out.h5"]
+    assert ", 2 replicas\n" in result.stderr
+
+
+@cluster_test
+def test_skipped_images_and_errors_are_those_of_one_process(
+    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("pictures").mkdir()
+    for number in range(9):
+        Image.new("RGB", (20, 20), (20 * number, 0, 0)).save(f"pictures/{number}.png")
+    for number in (5, 6):
+        Path(f"pictures/{number}.png").write_bytes(b"no image")
+    words = ("embed", "pictures", "-m", "tiny")
+    once = clipkit(*words, "-o", "once.h5")
+    result = clipkit(*words, "-o", "out.h5", "--engine", "ray")
+    assert (once.exit_code, result.exit_code) == (3, 3)
+    assert Path("out.h5").read_bytes() == Path("once.h5").read_bytes()
+    for options in (("--strict",), ("-m", "tinny")):
+        once = clipkit(*words, "-o", "none.h5", *options)
+        result = clipkit(*words, "-o", "none.h5", *options, "--engine", "ray")
+        assert once.exit_code == result.exit_code > 0
+        assert once.stderr.splitlines()[-1] == result.stderr.splitlines()[-1]
+
+
+@cluster_test
+def test_a_file_on_standard_output_is_alone_there_although_a_worker_was_killed(
+    cluster: Any, expected: bytes, tmp_path: Path
+) -> None:
+    lines = [
+        "from ray_fakes import make_deadly",
+        "from pathlib import Path",
+        f"make_deadly(9, Path({str(tmp_path / 'log')!r}), most=1)",
+        "from clipkit.embedding import checkpoint",
+        "checkpoint.SHARD_ROWS = 4",
+        "from clipkit.__main__ import main",
+        "main()",
+    ]
+    words = [str(word) for word in (*ON_RAY, "-o", "-", "--replicas", 2)]
+    # the number of threads that the expected file was made with
+    env = {**os.environ, "OMP_NUM_THREADS": str(models.num_threads())}
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(lines), *words], env=env, capture_output=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == expected
+    assert (tmp_path / "log").read_text() == "x"
+    assert all(line.startswith(b"clipkit: ") for line in done.stderr.splitlines()), done.stderr
+
+
+@cluster_test
+def test_a_shard_whose_workers_die_is_named_after_all_others_are_kept(
+    cluster: Any, expected: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output, log = tmp_path / "out.h5", tmp_path / "log"
+    with monkeypatch.context() as patch:
+        patch.setattr(datasets, "load", datasets.load)
+        make_deadly(9, log)
+        result = clipkit(*ON_RAY, "-o", output, "--replicas", 1)
+    assert result.exit_code == 1
+    line = messages(result.stderr).splitlines()[-1]
+    assert "test: 3 workers died while they encoded shard 2, 4 images from 0540 on; hint: " in line
+    assert log.read_text() == "xxx"
+    shards = [path.stem for path in sorted((tmp_path / "out.h5.partial").glob("*.h5"))]
+    assert shards == ["00000", "00001", "00003", "00004"]
+    assert "resuming at 16 of 20" in ok(*RUN, "-o", output).stderr
+    assert output.read_bytes() == expected
+
+
+@cluster_test
+def test_a_node_that_is_lost_changes_nothing(
+    cluster: Any, expected: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = cluster.add_node(num_cpus=1)
+    save, started = checkpoint.Checkpoint.save, []
+    add_worker = ray_engine.RayEngine._add_worker
+
+    def save_and_remove(self: Any, shard: Any, *arguments: Any) -> None:
+        save(self, shard, *arguments)
+        if node in cluster.worker_nodes:
+            cluster.remove_node(node, allow_graceful=False)
+
+    def add_and_count(self: Any) -> None:
+        started.append(self)
+        add_worker(self)
+
+    monkeypatch.setattr(checkpoint.Checkpoint, "save", save_and_remove)
+    monkeypatch.setattr(ray_engine.RayEngine, "_add_worker", add_and_count)
+    ok(*ON_RAY, "-o", tmp_path / "out.h5")
+    assert (tmp_path / "out.h5").read_bytes() == expected
+    assert len(started) >= 2  # one per node
+
+
+@cluster_test
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 143)])
+def test_a_driver_that_was_stopped_is_continued(
+    number: int, code: int, cluster: Any, fork_server: ForkServer, tmp_path: Path
+) -> None:
+    options = {"shard": 4, "env": {"RAY_ADDRESS": os.environ["RAY_ADDRESS"]}}
+    words = (*ON_RAY, "-o", "out.h5")
+    ended = fork_server.run(tmp_path, *words, event=9, kill=number, **options)
+    assert ended.exit_code == code, ended.stderr
+    assert (tmp_path / "out.h5.partial" / "manifest.json").exists()
+    again = fork_server.run(tmp_path, *words, **options)
+    assert again.exit_code == 0, again.stderr
+    once = fork_server.run(tmp_path, *RUN, "-o", "once.h5", shard=4)
+    assert once.exit_code == 0, once.stderr
+    assert (tmp_path / "out.h5").read_bytes() == (tmp_path / "once.h5").read_bytes()
