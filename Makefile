@@ -31,7 +31,7 @@ demo: $(INSTALLED)  ## Run the pipeline on the bundled data set and model, with 
 	  RESULTS=results/demo
 	@cat $(DEMO)/report.md
 	@echo
-	@echo "The same with its pictures, for a browser:"
+	@echo "The same report with pictures, for a browser:"
 	@ls $(DEMO)/report.html
 
 test: lint  ## Run the linters and the tests

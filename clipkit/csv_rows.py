@@ -18,7 +18,7 @@ def check_text(data: bytes, name: str) -> None:
         The message names the line.
     """
     end = data.find(b"\0")
-    if end < 0 and not data.isascii():  # decoding takes as much memory again
+    if end < 0 and not data.isascii():  # decoding doubles the memory
         try:
             data.decode()
         except UnicodeDecodeError as error:

@@ -1,4 +1,4 @@
-"""Small copies of images, without what the originals say about their makers and places."""
+"""Make small copies of images, without the metadata of the originals."""
 
 from __future__ import annotations
 

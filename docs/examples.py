@@ -105,8 +105,8 @@ def _default(value: Any) -> str:
 
 def models() -> str:
     """Return the table of the kinds of models that clipkit reads."""
-    from clipkit.models.architecture import ADAPTERS
     from clipkit.models.families import DUAL_ENCODERS, FAMILIES
+    from clipkit.models.hub import EXTRAS
 
     embeddings = {"image_embeds": "projection", "text_embeds": "projection"}
     embeddings["pooler_output"] = "pooler"
@@ -125,8 +125,7 @@ def models() -> str:
         ("`architecture` in config.json", "images", "`timm/vit_base_patch16_224.augreg_in21k`"),
     ]
     for library, cells in zip(("open_clip", "timm"), others, strict=True):
-        _, extra = ADAPTERS[library]
-        extra = f"{library}, by `pip install 'clipkit-vl[{extra}]'`"
+        extra = f"{library}, by `pip install 'clipkit-vl[{EXTRAS[library]}]'`"
         rows.append(f"| {' | '.join([*cells, 'that of the library', extra])} |")
     return "<!-- models -->\n" + "\n".join(rows) + "\n"
 

@@ -1,7 +1,7 @@
 """Build README.md, docs/ and the other pages as a site in build/site/html, by zensical.
 
 The pages are copied to where they are in the repository, so that their links stay as they are. A
-link to a file that is no page becomes its text. A broken link is an error.
+link to a file that is not a page is replaced by its text. A broken link is an error.
 
     python docs/website.py
 """
@@ -47,12 +47,12 @@ def copy_pages(folder: Path) -> None:
 
 
 def build(folder: Path) -> Path:
-    """Build the site in a folder, which is made anew, and return its first page.
+    """Build the site in a folder, which is deleted first, and return its first page.
 
     Raises
     ------
     subprocess.CalledProcessError
-        If a link leads nowhere.
+        If a link is broken.
     """
     shutil.rmtree(folder, ignore_errors=True)
     copy_pages(folder / "pages")

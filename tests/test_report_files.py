@@ -85,7 +85,7 @@ def test_a_result_of_several_runs_is_shown_and_not_compared(tmp_path):
     files = [write_result(tmp_path / "a.h5", 150), write_result(tmp_path / "b.h5", 99, runs=3)]
     text = ok("report", *files).stdout
     assert text.count("| b.h5 ") == 3
-    assert "several runs to choose from: b.h5" in " ".join(text.split())
+    assert "several runs are not among the paired differences: b.h5" in " ".join(text.split())
     assert "McNemar" not in text
 
 
@@ -122,8 +122,8 @@ def test_other_results_and_feature_files_are_shown_by_their_history(tmp_path):
 
 def test_arguments_that_make_no_sense_are_refused(tmp_path):
     a = write_result(tmp_path / "a.h5", 150)
-    assert "among them the folder" in fails("report", a, tmp_path, exit_code=2)
-    assert "expected --untrained with a folder" in fails(
+    assert "including the folder" in fails("report", a, tmp_path, exit_code=2)
+    assert "expected a results folder with --untrained, got files" in fails(
         "report", a, "--untrained", tmp_path, exit_code=2
     )
     assert "is an input" in fails("report", a, "-f", "-o", a, exit_code=2)

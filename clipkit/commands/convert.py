@@ -85,8 +85,9 @@ def convert(
     label, class_name and feature. A .parquet of prompts has text, class_index and feature. An .npy
     is one matrix. Labels, ids and class_index may be missing. Predictions that zeroshot, probe or
     cluster saved with -o become a .csv or .parquet with one row per image and run. With --table,
-    the runs themselves do, with the columns of their report. With --thumbnails, a .parquet of
-    images has a column image too, as Embedding Atlas and Hugging Face have it.
+    the runs themselves are exported, with the columns of their report. With --thumbnails, a
+    .parquet of images also has a column image, in the form that Embedding Atlas and Hugging Face
+    datasets read.
 
     Example: clipkit convert img.h5 img.npz; clipkit convert theirs.npz img.h5 --model ViT-B/32
     """

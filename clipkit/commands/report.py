@@ -41,7 +41,7 @@ def report(
         list[str],
         option(
             "FOLDER",
-            "Results folder of an untrained control, for a column; repeatable.",
+            "Results folder of an untrained control, shown in a column; repeatable.",
             callback=_check_names,
         ),
     ] = [],  # noqa: B006
@@ -65,7 +65,12 @@ def report(
     ] = [],  # noqa: B006
     album: Annotated[
         int,
-        option("N", "Most images to show with --images, up to 1000.", min=1, max=MAX_IMAGES),
+        option(
+            "N",
+            "Maximum number of images to show with --images, up to 1000.",
+            min=1,
+            max=MAX_IMAGES,
+        ),
     ] = 200,
     root: Annotated[
         str | None, option("FOLDER", "Folder that holds the data set of --images.")
@@ -74,9 +79,9 @@ def report(
 ) -> None:
     """Report results as one page: Markdown, or HTML that holds the pictures and needs no server.
 
-    Of a folder, the page says what ran, compares each experiment with the thesis, adds the controls
-    that the thesis lacks, and shows the pictures. Of files, it says what they are, and compares
-    those on the same images with each other.
+    For a folder, the page says what ran, compares each experiment with the thesis, adds the
+    controls that the thesis lacks, and shows the pictures. For files, it says what they hold, and
+    compares results on the same images with each other.
 
     Example: clipkit report results/tiny-shapes -o results/tiny-shapes/report.html
     """
@@ -87,13 +92,14 @@ def report(
     is_html = Path(output).suffix.lower() in HTML_ENDINGS
     if images and not is_html:
         raise UsageError(
-            "images: expected an output that ends in .html", "write a page: -o report.html"
+            f"--images: expected an output that ends in .html, got {output}",
+            "write a page: -o report.html",
         )
     if root is not None and not images:
         raise UsageError("--root is for --images, which is not given")
     if _are_files(paths):
         if untrained:
-            raise UsageError("expected --untrained with a folder, got it with files")
+            raise UsageError("expected a results folder with --untrained, got files")
         if output != "-":
             files.check_output(output, force=force, inputs=what)
         page = of_files(paths)
@@ -120,7 +126,7 @@ def _are_files(paths: list[Path]) -> bool:
     folders = [path for path in paths if path.is_dir()]
     if len(paths) > 1 and folders:
         raise UsageError(
-            f"expected one results folder, or files, got {len(paths)} names and among them the "
-            f"folder {folders[0]}"
+            f"expected one results folder, or files, got {len(paths)} names, including the folder "
+            f"{folders[0]}"
         )
     return len(paths) > 1 or paths[0].is_file() or (paths[0].suffix != "" and not folders)

@@ -118,7 +118,7 @@ def rename_classes(
 ) -> tuple[list[str], dict[str, str]]:
     """Return class names with WordNet ids replaced by their names, and the details for a history.
 
-    If no name is a WordNet id, no index is searched. An id that the class index lacks stays.
+    If no name is a WordNet id, `find_index` is not called. An id that the class index lacks stays.
     """
     if not any(WNID.fullmatch(name) for name in class_names):
         return list(class_names), {}

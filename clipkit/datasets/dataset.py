@@ -214,7 +214,7 @@ class ImageDataset:
     def digest(self) -> str:
         """Return the SHA-256 over the ids and labels, in order."""
         sha = hashlib.sha256()
-        for start in range(0, len(self), DIGEST_ROWS):  # one text of all takes twice its memory
+        for start in range(0, len(self), DIGEST_ROWS):  # joining all takes twice the memory
             text = "\n".join(self.ids[start : start + DIGEST_ROWS])
             sha.update(text.encode() if start == 0 else f"\n{text}".encode())
         if self.labels is not None:

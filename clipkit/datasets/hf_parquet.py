@@ -44,8 +44,8 @@ from clipkit.features.validation import MAX_CLASSES
 ENDING = ".parquet"
 IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMNS = ("label", "fine_label", "labels")  # fine_label: CIFAR-100
-# A dictionary may repeat a huge value in every row, so few rows are read at once: at most so many,
-# and fewer where a column is large. (A batch of one row takes 0.01 ms.)
+# A dictionary may repeat a huge value in every row, so few rows are read at once: at most these
+# numbers, and fewer if a column is large. (A batch of one row takes 0.01 ms.)
 IMAGE_ROWS, OTHER_ROWS = 4, 4096
 BATCH_BYTES = 2**28
 KEPT_GROUPS = 3  # at least

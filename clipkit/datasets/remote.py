@@ -85,7 +85,7 @@ class LocalFile:
 class HttpFile:
     """A file at an http(s) URL; `state` is its ETag or else its time of modification.
 
-    `etag` is "" without an ETag that stands for the exact bytes.
+    `etag` is a strong ETag, or "": a weak one may stand for several contents.
     """
 
     name: str

@@ -64,8 +64,8 @@ def collect(
 ) -> Rows:
     """Make the splits of a data set.
 
-    `clipkit.datasets.labels.number_labels` says what labels mean, and `attach_labels` what becomes
-    of rows without one.
+    `clipkit.datasets.labels.number_labels` says what labels mean, and `attach_labels` what happens
+    to rows without one.
 
     Parameters
     ----------
@@ -162,7 +162,7 @@ def _add(split: _Split, row: Row, where: str, texts: dict[str, int]) -> None:
 
 
 def _check_unique(split: _Split, name: str, unit: str) -> None:
-    """Refuse an id that occurs twice. It is checked afterwards, since a set takes much memory."""
+    """Refuse an id that occurs twice. Checked after reading, since a set takes much memory."""
     if not has_duplicates(split.ids):
         return
     known: dict[str, int] = {}

@@ -1,7 +1,7 @@
-"""Keep what the headers of remote tars say, so that the next run need not read them again.
+"""Cache the index of remote tars, so that a later run does not read their headers again.
 
-The folder ``clipkit/tars`` in the user's cache holds a file for each tar, which is called by the
-digest of the tar's URL, size and ETag. It may be removed at any time.
+The folder ``clipkit/tars`` in the user's cache holds a file for each tar, named by the digest of
+the tar's URL, size and ETag. The folder may be removed at any time.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def cached_scan(file: StoredFile) -> Scan:
         pass
     except Exception:  # zipfile, zlib, NumPy and json have no common error
         name = display_url(file.name)
-        console.note(f"{name}: its headers are read again: the index in {path} is damaged")
+        console.note(f"{name}: the index in {path} is damaged, so the headers are read again")
     scan = scan_headers(file)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,7 @@ BLOCK = 512
 ZEROS = bytes(BLOCK)
 SMALLEST_READ = 2**12  # bytes of a read of headers
 LARGEST_READ, LARGEST_REMOTE_READ = 2**18, 2**20
-REMOTE_GAP = 2**16  # a request takes longer than reading on over so many bytes
+REMOTE_GAP = 2**16  # a request takes longer than reading this many bytes
 MAX_NAME_BYTES = 2**16
 MAX_PAX_BYTES = 2**20
 COMPRESSED = {
@@ -34,7 +34,7 @@ DESCRIPTIONS = b"xgLK"  # of the next member, or of all
 
 
 class HeaderReader:
-    """Read small parts of a file in rising order: the fewer bytes, the further they lie apart."""
+    """Read small parts of a file in ascending order; read ahead if they are close together."""
 
     def __init__(self, file: StoredFile) -> None:
         self.file = file

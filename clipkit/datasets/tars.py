@@ -85,7 +85,7 @@ class TarImages:
         return range(first, last)
 
     def _read_ahead(self, span: int) -> None:
-        """Request the spans after a missing one at the same time, if the rows are read in order."""
+        """If rows are read in order, request the spans after a missing one at the same time."""
         assert self._spans is not None
         if self._cache.has(span) or not self._cache.has(span - 1):
             return

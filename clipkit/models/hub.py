@@ -48,7 +48,7 @@ CONFIG_PATTERNS = ["*.json", "*.txt", "*.model"]
 OPEN_CLIP_CONFIG = "open_clip_config.json"
 # The name of the weights of each library, in safetensors form.
 WEIGHTS = {"transformers": "model", "open_clip": "open_clip_model", "timm": "model"}
-EXTRAS = {"open_clip": "openclip", "timm": "timm"}  # of clipkit, which install a library
+EXTRAS = {"open_clip": "openclip", "timm": "timm"}  # library -> the extra that installs it
 PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".ckpt"}
 FILE_ENDINGS = (*KNOWN_ENDINGS, *PICKLE_SUFFIXES, ".safetensors")  # no repository ends so
 # The files beside the weights that decide an embedding: settings and vocabularies.
@@ -240,7 +240,7 @@ def _timm_repository(name: str) -> str:
     if repository not in ("timm/", f"timm/{name}"):
         raise ClipkitError(
             f"timm:{name}: expected weights in timm/{name}, got {repository or 'none'}",
-            "name their repository itself, if there is one",
+            "give the repository that has the weights, if there is one: hf-hub:ORG/NAME",
         )
     return f"timm/{name}"
 

@@ -25,7 +25,7 @@ FLOATS = ("F16", "BF16", "F32", "F64")  # by safetensors' names
 # Whole numbers among the weights: the first published checkpoints hold places, and a batch norm
 # counts its batches.
 BUFFERS = re.compile(r"(.*\.)?(position_ids|summary_idxs|num_batches_tracked)")
-MAX_LAYERS = 1000  # per tower; the largest known models have 64, and building a billion never ends
+MAX_LAYERS = 1000  # per tower; the largest known models have 64; a billion could not be built
 MOST_MISSING = 2  # times the stored numbers: a model's pooler may be missing
 
 

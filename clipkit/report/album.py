@@ -51,7 +51,7 @@ class AlbumImage:
     Attributes
     ----------
     number : int
-        Its own number, for references in a page.
+        Unique in the album, for references in a page.
     id : str
     thumbnail : Thumbnail
     true : str or None
@@ -97,7 +97,7 @@ class AlbumImage:
 
 
 class Tile(NamedTuple):
-    """An image beside a prompt. `is_first` is whether the page has not shown its picture before."""
+    """An image beside a prompt. `is_first` says whether no earlier place has its picture."""
 
     image: AlbumImage
     cosine: float
@@ -144,7 +144,7 @@ class Album:
         The values of each attribute that the images have, by their numbers.
     prompts : list of PromptImages
     prompt_count : int
-        Of the set of prompts from which `prompts` are the first.
+        Number of prompts in the file from which `prompts` are the first.
     missing : str
         Which images the data set lacks, or "".
     """
@@ -213,15 +213,15 @@ def collect(
         predicted classes: on its split `test`, else its first split, and of several runs the most
         accurate. Scores come from the logits or embeddings that it was made from. Prompts are those
         of the first logits whose prompts belong to no class, else of the first logits. Without
-        logits, they come from the embeddings of images and prompts. What else is here is not used.
+        logits, they come from the embeddings of images and prompts. Other files are not used.
     controls : sequence of FeatureFile
-        Files of untrained controls; those among `results` are added. The result that was made most
-        alike is the control. Without one, it is another of `results`, a probe on embeddings if
-        possible.
+        Files of untrained controls; those among `results` are added. The control is the one whose
+        settings differ least from the result's. Without one, it is another of `results`, a probe on
+        embeddings if possible.
     dataset : Dataset
         The images. Rows are matched by their ids.
     limit : int
-        At most 1,000: then the thumbnails are still in `thumbnails.MAX_BYTES`.
+        At most 1,000, so that the thumbnails have at most `thumbnails.MAX_BYTES`.
 
     Raises
     ------
@@ -403,7 +403,7 @@ def select_rows(
 
 
 def _in_turns(classes: Names, chosen: Bools) -> Int64:
-    """Return the rows that are not chosen: each turn takes one of every class that has few."""
+    """Return the rows that are not chosen, in turns; classes with few chosen rows come first."""
     numbers = np.unique(classes, return_inverse=True)[1]
     turn = np.zeros(len(classes), np.int64)
     for number in range(numbers.max() + 1):

@@ -1,6 +1,6 @@
 """What a report is made of: headings, prose, tables with typed cells, pictures.
 
-Prose, headings and cells are Markdown. `formatting` renders a page as Markdown, `page` as HTML.
+Prose, headings and cells are Markdown. `formatting` renders a page as Markdown, `html` as HTML.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from clipkit.features import FeatureFile
 class Bar:
     """What a page draws beside a number: the number and its interval on a scale.
 
-    NaN marks what is not known. `low` and `high` end the interval, and `span` ends the scale. The
-    reference is what `reference_name` says, and `control` an untrained control's number.
+    NaN marks what is not known. `low` and `high` are the ends of the interval, and `span` those of
+    the scale. `reference_name` says what the reference is. `control` is the number of an untrained
+    control.
     """
 
     value: float

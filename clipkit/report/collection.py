@@ -1,4 +1,4 @@
-"""Report any set of result files: what they are comes from their histories, not their names."""
+"""Report any set of result files. Their histories say what they hold; their names do not matter."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ from clipkit.results import Predictions
 
 MOST_RUNS = 100  # of a file in a table
 NUMERIC = re.compile(r"-|[-+]?\d.*|")  # a cell of a column of numbers
-# Members of an entry of a history that a result and its control need not share, and members of its
-# model that they do
+# A result and its control may differ in these members of a history's entries, but in the model they
+# must share the members FEATURES.
 NOT_SHARED = ("clipkit", "inputs", "model", "batch_size", "kept")
 FEATURES = ("name", "layer", "pool", "norm", "projection")
 SETTINGS = ("classifier", "C", "temperature", "standardize", "shots", "draw")
 ABOUT = (
-    "What each file holds comes from its history. Results on the same images stand in one table. "
+    "The history of a file says what it holds. Results on the same images are in one table. "
     "Brackets after an accuracy hold Wilson's 95 % interval. The intervals of two results on the "
-    "same images say little about their difference, so that differences are paired. Chance is the "
-    "share of the most frequent class."
+    "same images say little about their difference, so differences are paired. Chance is the share "
+    "of the most frequent class."
 )
 
 
@@ -230,8 +230,8 @@ def _scored_section(group: Sequence[Scored]) -> list[Block]:
         blocks += _differences(single)
     if several and len(group) > 1:
         blocks.append(
-            "Not among the paired differences, since there are several runs to choose from: "
-            f"{', '.join(several)}. Choose with clipkit compare --run or clipkit probe --val."
+            "Results with several runs are not among the paired differences: "
+            f"{', '.join(several)}. Choose a run with clipkit compare --run or clipkit probe --val."
         )
     return blocks
 
@@ -304,7 +304,7 @@ def _differences(single: Sequence[Scored]) -> list[Block]:
 
 
 def _facts(groups: Iterable[Sequence[Scored]]) -> list[Fact]:
-    """Sum up the first result of one run that has a control, or else the first one."""
+    """Sum up the first result with a single run and a control, or else with a single run."""
     candidates = [
         (scored, group)
         for group in groups

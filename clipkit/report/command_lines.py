@@ -1,7 +1,7 @@
 """Rebuild the command lines that made a file from its history.
 
 A history names every parameter that matters, and its inputs by their digests. The lines state each
-parameter, also where it is the default, so that they make the same file with a later clipkit.
+parameter, even if it is the default, so that they make the same file with a later clipkit.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ OPTIONS: dict[str, dict[str, str]] = {
 }
 REPEATED = {"--split", "--template", "--column"}  # options of one value each
 NEGATED = {"standardize"}  # members whose false is an option, too
-DEFAULTS = {("features", "logits"), ("link", "softmax")}  # they are no option of embeddings
+DEFAULTS = {("features", "logits"), ("link", "softmax")}  # not options for embeddings
 MAIN_INPUTS = ("probe", "images", "features", "logits", "texts", "words", "file 1", "a")
 NO_INPUTS = ("attributes", "groups", "classes", "labels", "prompts")  # digests of other files
 
@@ -134,7 +134,7 @@ def command_lines(history: History, output: str, name_of: Callable[[str], str | 
 def _output(history: History, number: int, name_of: Callable[[str], str | None]) -> str:
     """Return the name of what the entry of a number made: an input of a later one."""
     follower = history[number + 1]
-    if follower["command"] == "textembed":  # here begins what the prompts of logits went through
+    if follower["command"] == "textembed":  # the entries of the prompts of logits begin here
         later = (entry for entry in history[number:] if entry["command"] == "logits")
         return dict(_inputs(next(later, {}), name_of)).get("images", "images.h5")
     named = dict(_inputs(follower, name_of))

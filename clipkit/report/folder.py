@@ -301,7 +301,7 @@ class ResultsFolder:
         return f"{experiment.name}.cluster-{next(iter(seeds))}"
 
     def origin(self, name: str, controls: Sequence[ResultsFolder] = ()) -> Origin:
-        """Return how a result of the folder was made, which may use images of the controls."""
+        """Return how a result of the folder was made. Its inputs may be files of the controls."""
         result = self.read(name)  # also what the table shows
         names = {digest: f"{name}.h5" for name, digest in self._digests.items()}
         for control in controls:

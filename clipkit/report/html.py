@@ -165,7 +165,7 @@ def _legend(bars: Sequence[Bar]) -> list[tuple[str, str]]:
 
 
 def _bar(bar: Bar, width: int = BAR_WIDTH) -> Markup:
-    """Draw a bar as inline SVG; the number beside it says the same to those who cannot see it."""
+    """Draw a bar as inline SVG; screen readers read the number beside it."""
     low, high = bar.span
 
     def x(value: float) -> float:
@@ -238,8 +238,8 @@ def _data_uri(mime_type: str, content: bytes) -> str:
 def _embed(path: Path) -> tuple[str, int, int]:
     """Return a PNG as a data URI with its width and height.
 
-    It is compressed again as WebP, without loss, if that is smaller: of matplotlib's pictures, that
-    is a third of the PNG and half of the SVG.
+    It is compressed again as WebP, without loss, if that is smaller. For matplotlib's pictures,
+    WebP has a third of the bytes of PNG and half of those of SVG.
     """
     if not path.is_file():  # a FIFO would never end
         raise OSError("it is no file")

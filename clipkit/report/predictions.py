@@ -42,7 +42,7 @@ class ImagePredictions:
         The result.
     split : str
     label : str
-        What sets the run apart.
+        The settings of the run.
     ids : list of N str
     true : array (N,) of str, or None
         Names of classes, printable and distinct; None without labels.
@@ -107,7 +107,7 @@ def set_apart_controls(
 ) -> tuple[list[FeatureFile], list[FeatureFile]]:
     """Return results and controls, where results of untrained models count as controls.
 
-    If there are no others, they are the results.
+    If no other result has predictions, all stay results.
     """
     trained = [file for file in results if not _is_untrained(file)]
     if not any(map(_has_predictions, trained)):
@@ -217,8 +217,8 @@ def choose_control(
 ) -> ImagePredictions | None:
     """Return the predictions that stand beside those of a result, or None if there are none.
 
-    Of `controls`, it is the one that was made most alike. Without one, it is another of `results`:
-    a probe on the embeddings of the same model if possible, else the first.
+    It is the one of `controls` whose settings differ least from the result's. Without one, it is
+    another of `results`: a probe on the embeddings of the same model if possible, else the first.
     """
     settings = _settings(main.file)
     model = _model(main)

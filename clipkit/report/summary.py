@@ -59,7 +59,7 @@ def against_references(
         f"The 95 % interval is {_percent(low)} to {_percent(high)}. "
     )
     verdict = "This is above chance" if low > chance else "This is not shown to be above chance"
-    text += f"{verdict} ({_percent(chance)}, the most frequent class). "
+    text += f"{verdict} ({_percent(chance)}, the share of the most frequent class). "
     paired = [control for control in controls if control.ids == scored.ids]
     rows = [compare_right(right, control.predicted == control.labels) for control in paired]
     control = float("nan")
@@ -74,12 +74,12 @@ def against_references(
             f"{100 * row['high']:+.2f})."
         )
     else:
-        text += "There is no untrained control of it."
+        text += "There is no untrained control."
     return Fact(title, text, source, Bar(accuracy, low, high, chance, control))
 
 
 def worst_class(scored: Predictions, source: str) -> Fact:
-    """Name the class with the lowest F1, and what its images are taken for most often."""
+    """Name the class with the lowest F1, and the wrong class predicted most often for it."""
     C = len(scored.class_names)
     f1 = metrics.f1_per_class(scored.labels, scored.predicted, C)
     worst = int(np.nanargmin(f1))
@@ -89,7 +89,7 @@ def worst_class(scored: Predictions, source: str) -> Fact:
     right = int((predicted == worst).sum())
     text = f"**{names[worst]}**: F1 {f1[worst]:.2f}, {right} of {len(predicted)} images right"
     if wrong.any():
-        text += f"; most often taken for {names[int(wrong.argmax())]} ({wrong.max()})"
+        text += f"; most often predicted as {names[int(wrong.argmax())]} ({wrong.max()})"
     shown = distinct_names([console.escaped(name) for name in scored.class_names])
     return Fact("Worst class", f"{text}.", source, class_name=shown[worst])
 

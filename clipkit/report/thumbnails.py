@@ -45,7 +45,7 @@ class Thumbnail:
 
 
 def thumbnails(data: ImageDataset) -> Iterator[Thumbnail]:
-    """Yield a thumbnail of each image. Together they have at most MAX_BYTES, if there are 2,000.
+    """Yield a thumbnail of each image. Together, up to 2,000 have at most MAX_BYTES.
 
     Images are never enlarged.
     """
