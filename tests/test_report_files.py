@@ -11,8 +11,7 @@ from factories import result_file, write_feature_file
 from shell import fails, ok, rows
 from test_report import DATASET, LABELS, MODEL, RUN, tables
 
-from clipkit.features import FeatureFile, Split, history_entry, read, write
-from clipkit.report.command_lines import command_lines
+from clipkit.features import FeatureFile, Split, history_entry, write
 
 HOSTILE = "<b>|x|`$*_[a](b)\x1b\n"
 
@@ -127,30 +126,3 @@ def test_arguments_that_make_no_sense_are_refused(tmp_path):
         "report", a, "--untrained", tmp_path, exit_code=2
     )
     assert "is an input" in fails("report", a, "-f", "-o", a, exit_code=2)
-
-
-def test_rebuilt_commands_make_the_same_file(logits_h5, tmp_path):
-    result = tmp_path / "probe.h5"
-    ok("probe", logits_h5, "-t", "1,0.07", "-C", "0.5,2", "--val", "0.1", "-o", result)
-    file, logits = read(result), read(logits_h5)
-    names = {logits.digest: str(logits_h5)}
-    embed, textembed, combine, probe = command_lines(
-        file.history, str(tmp_path / "again.h5"), names.get
-    )
-    assert embed.startswith("clipkit embed digits --limit 120 --model ")
-    assert textembed.startswith("clipkit textembed ")
-    assert combine.startswith("clipkit logits images.h5 texts.h5 --temperature 1 -o ")
-    ok(*probe.split()[1:])
-    assert read(tmp_path / "again.h5").digest == file.digest
-
-
-def test_commands_of_a_strange_history_are_quoted_and_cut():
-    history = [
-        {"command": "embed", "model": "x", "dataset": {"name": "a b; rm -rf $HOME"}},
-        {"command": "probe", "inputs": {"features": 3}, "C": {"a": [1]}, "seed": "x" * 999},
-        {"command": HOSTILE, "inputs": "?"},
-    ]
-    embed, probe, strange = command_lines(history, "out.h5", {}.get)
-    assert embed == "clipkit embed 'a b; rm -rf $HOME' -o features.h5"
-    assert len(probe) < 300
-    assert strange.startswith("# clipkit ")
