@@ -54,7 +54,7 @@ RESULTS = {
     "random": "logits img.h5 --random 5 --seed 3",
     "whiten": "logits img.h5 set.h5 --whiten",
     "concat": "concat img.h5 img-2.h5 --prefix",
-    "split off": "embed shapes --classes 5 --limit 40 --precision fp32 --split train --split-off val=0.25",
+    "split off": "embed shapes --classes 5 --limit 40 --split train --split-off val=0.25",
     "layer": "embed shapes --classes 5 --limit 20 --layer 1 --pool mean --norm --split test",
 }
 NOT_IN_HISTORY = {  # inputs whose making the history of a result does not say

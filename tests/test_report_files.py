@@ -126,3 +126,30 @@ def test_arguments_that_make_no_sense_are_refused(tmp_path):
         "report", a, "--untrained", tmp_path, exit_code=2
     )
     assert "is an input" in fails("report", a, "-f", "-o", a, exit_code=2)
+
+
+def test_files_of_one_name_have_the_folders_that_tell_them_apart(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    files = [write_result(tmp_path / name / "x.h5", 150, seed=ord(name)) for name in "ab"]
+    files.append(write_result(tmp_path / "y.h5", 90))
+    text = ok("report", *files).stdout
+    assert {"a/x.h5", "b/x.h5", "y.h5"} <= tables(text).keys()
+    assert str(tmp_path) not in text
+
+
+def test_numbers_with_a_sign_are_plain_text_and_costs_are_in_points(tmp_path):
+    importance = FeatureFile("result", [history_entry("importance")])
+    shares = {"acc1": 0.5, "cost": -0.01, "low": -0.02, "high": 0.04, "changed": 0.25}
+    importance.set_rows([{"split": "test", "prompt": "- a", **shares}])
+    entropy = FeatureFile("result", [history_entry("entropy")])
+    entropy.set_rows([{"split": "test", "change": -0.5}])
+    write(str(tmp_path / "x.h5"), importance)
+    write(str(tmp_path / "y.h5"), entropy)
+    text = ok("report", tmp_path / "x.h5", tmp_path / "y.h5").stdout
+    found = tables(text)
+    assert found["x.h5"]["acc1 %"] == "50.00"
+    assert found["x.h5"]["cost (points)"] == "-1.00 (-2.00 to +4.00)"
+    assert found["x.h5"]["changed %"] == "25.00"
+    assert found["x.h5"]["prompt"] == r"\- a"
+    assert found["y.h5"]["change"] == "-0.5"

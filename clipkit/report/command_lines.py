@@ -300,11 +300,13 @@ def _textembed(entry: Entry, unsaid: list[str]) -> dict[str, Any]:
         return {"prompts": None}
     if classes == "file":
         return {"prompts": None, "classes": _class_file(entry, label, unsaid)}
+    prompts = digests(entry).get("prompts")
+    digest = f", {prompts}" if prompts else ""
     if label is None:
-        unsaid.append("which prompts came from standard input")
+        unsaid.append(f"which prompts came from standard input{digest}")
         return {"prompts": "-", "stdin": "prompts.txt"}
     if label not in bundled.list_files():
-        unsaid.append(f"where the prompt file {label} is, or how its name ends")
+        unsaid.append(f"where the prompt file {label} is, or how its name ends{digest}")
     return {}
 
 
