@@ -14,7 +14,7 @@ from PIL import Image
 from shell import ok
 
 from clipkit.features import FeatureFile, read
-from clipkit.report.command_lines import command_lines
+from clipkit.report.command_lines import OPTIONS, command_lines
 
 HOSTILE = "<b>|x|`$*_[a](b)\x1b\n"
 UNSAID = "# the history does not say "
@@ -293,6 +293,23 @@ def test_commands_of_a_strange_history_are_quoted_and_cut():
     ]
     assert all("\n" not in line and len(line) < 2200 for line in lines)
     assert lines[-1].startswith("# clipkit ")
+
+
+@pytest.mark.parametrize(
+    "value", [None, True, -1, 0.5, "", "x", "file", [], [[1], None], {"a": {}}]
+)
+def test_histories_of_any_content_have_lines(value):
+    members = {"inputs", "dataset", "model", "classes", "prompts", "groups", "runs", "files"}
+    members |= {"entries", "source", "attributes", "by", "fractions", "kept"}
+    members |= {member for options in OPTIONS.values() for member in options if "." not in member}
+    assert command_lines([], "out.h5", {}.get) == []
+    for command in OPTIONS:
+        inputs = {"inputs": {"features": value, "groups": value, "texts": value}}
+        dataset = {"dataset": dict.fromkeys(("name", "splits", "split_off", "source"), value)}
+        entry = {"command": command} | dict.fromkeys(members, value)
+        for changed in ({}, inputs, dataset, inputs | dataset):
+            lines = command_lines([entry, entry | changed, entry | changed], "out.h5", {}.get)
+            assert lines[-1].startswith("clipkit ")
 
 
 def test_a_long_history_is_no_deep_recursion():

@@ -305,7 +305,7 @@ def _textembed(entry: Entry, unsaid: list[str]) -> dict[str, Any]:
     if label is None:
         unsaid.append(f"which prompts came from standard input{digest}")
         return {"prompts": "-", "stdin": "prompts.txt"}
-    if label not in bundled.list_files():
+    if str(label) not in bundled.list_files():
         unsaid.append(f"where the prompt file {label} is, or how its name ends{digest}")
     return {}
 

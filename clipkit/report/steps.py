@@ -93,7 +93,7 @@ def steps(history: History, output: str, name_of: NameOf) -> list[Step]:
     """
     names = _Names(history, output, name_of)
     found = []
-    todo = [(history, output)]  # a history may be too long for recursion
+    todo = [(history, output)] if history else []  # a history may be too long for recursion
     while todo:
         (*earlier, entry), made = todo.pop()
         of_role = digests(entry)
