@@ -116,6 +116,21 @@ def prompt_importance(
     return result
 
 
+def for_people(rows: Sequence[Row]) -> list[Row]:
+    """Format the rows of a report in percent and points, with intervals in brackets.
+
+    Weights have no cost.
+    """
+    shown = []
+    for row in rows:
+        cells = dict(row)
+        low, high = 100 * cells.pop("low"), 100 * cells.pop("high")
+        cost = f"{100 * cells.pop('cost'):+.2f} ({low:+.2f} to {high:+.2f})"
+        changed = f"{100 * cells.pop('changed'):.2f}"
+        shown.append({**cells, "cost (points)": cost, "changed %": changed})
+    return shown
+
+
 def _check_reads_prompts(probe: FeatureFile) -> None:
     if probe.fitted["input"][0] == "embeddings":
         raise ClipkitError(

@@ -35,6 +35,7 @@ NAMED_PROMPTS = "prompts: "
 FOR_PEOPLE = {
     "attributes": "clipkit.attributes",
     "compare": "clipkit.comparison",
+    "importance": "clipkit.importance",
     "variance": "clipkit.variance",
 }
 

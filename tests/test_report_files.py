@@ -11,8 +11,7 @@ from factories import result_file, write_feature_file
 from shell import fails, ok, rows
 from test_report import DATASET, LABELS, MODEL, RUN, tables
 
-from clipkit.features import FeatureFile, Split, history_entry, read, write
-from clipkit.report.command_lines import command_lines
+from clipkit.features import FeatureFile, Split, history_entry, write
 
 HOSTILE = "<b>|x|`$*_[a](b)\x1b\n"
 
@@ -129,28 +128,28 @@ def test_arguments_that_make_no_sense_are_refused(tmp_path):
     assert "is an input" in fails("report", a, "-f", "-o", a, exit_code=2)
 
 
-def test_rebuilt_commands_make_the_same_file(logits_h5, tmp_path):
-    result = tmp_path / "probe.h5"
-    ok("probe", logits_h5, "-t", "1,0.07", "-C", "0.5,2", "--val", "0.1", "-o", result)
-    file, logits = read(result), read(logits_h5)
-    names = {logits.digest: str(logits_h5)}
-    embed, textembed, combine, probe = command_lines(
-        file.history, str(tmp_path / "again.h5"), names.get
-    )
-    assert embed.startswith("clipkit embed digits --limit 120 --model ")
-    assert textembed.startswith("clipkit textembed ")
-    assert combine.startswith("clipkit logits images.h5 texts.h5 --temperature 1 -o ")
-    ok(*probe.split()[1:])
-    assert read(tmp_path / "again.h5").digest == file.digest
+def test_files_of_one_name_have_the_folders_that_tell_them_apart(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    files = [write_result(tmp_path / name / "x.h5", 150, seed=ord(name)) for name in "ab"]
+    files.append(write_result(tmp_path / "y.h5", 90))
+    text = ok("report", *files).stdout
+    assert {"a/x.h5", "b/x.h5", "y.h5"} <= tables(text).keys()
+    assert str(tmp_path) not in text
 
 
-def test_commands_of_a_strange_history_are_quoted_and_cut():
-    history = [
-        {"command": "embed", "model": "x", "dataset": {"name": "a b; rm -rf $HOME"}},
-        {"command": "probe", "inputs": {"features": 3}, "C": {"a": [1]}, "seed": "x" * 999},
-        {"command": HOSTILE, "inputs": "?"},
-    ]
-    embed, probe, strange = command_lines(history, "out.h5", {}.get)
-    assert embed == "clipkit embed 'a b; rm -rf $HOME' -o features.h5"
-    assert len(probe) < 300
-    assert strange.startswith("# clipkit ")
+def test_numbers_with_a_sign_are_plain_text_and_costs_are_in_points(tmp_path):
+    importance = FeatureFile("result", [history_entry("importance")])
+    shares = {"acc1": 0.5, "cost": -0.01, "low": -0.02, "high": 0.04, "changed": 0.25}
+    importance.set_rows([{"split": "test", "prompt": "- a", **shares}])
+    entropy = FeatureFile("result", [history_entry("entropy")])
+    entropy.set_rows([{"split": "test", "change": -0.5}])
+    write(str(tmp_path / "x.h5"), importance)
+    write(str(tmp_path / "y.h5"), entropy)
+    text = ok("report", tmp_path / "x.h5", tmp_path / "y.h5").stdout
+    found = tables(text)
+    assert found["x.h5"]["acc1 %"] == "50.00"
+    assert found["x.h5"]["cost (points)"] == "-1.00 (-2.00 to +4.00)"
+    assert found["x.h5"]["changed %"] == "25.00"
+    assert found["x.h5"]["prompt"] == r"\- a"
+    assert found["y.h5"]["change"] == "-0.5"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -125,9 +126,13 @@ def _count(files: Sequence[FeatureFile]) -> str:
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
-    """Return the files' names, or their paths if names are equal."""
+    """Return the files' names or, if names are equal, their paths in the folder of all."""
     names = [path.name for path in paths]
-    return names if len(set(names)) == len(names) else list(map(str, paths))
+    if len(set(names)) == len(names):
+        return names
+    absolute = [path.absolute() for path in paths]
+    folder = os.path.commonpath([path.parent for path in absolute])
+    return [str(path.relative_to(folder)) for path in absolute]
 
 
 def _read(path: Path) -> FeatureFile:

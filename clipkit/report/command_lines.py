@@ -1,44 +1,60 @@
 """Rebuild the command lines that made a file from its history.
 
 A history names every parameter that matters, and its inputs by their digests. The lines state each
-parameter, even if it is the default, so that they make the same file with a later clipkit.
+parameter, even if it is the default, so that they make the same file with a later clipkit. What
+the history does not say, such as the folder of a manifest, stands in a comment above the line.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
+from clipkit import bundled
+from clipkit.annotations import CLASS
+from clipkit.console import escaped
 from clipkit.features import FeatureFile, History
-from clipkit.features.provenance import provenance
+from clipkit.features.provenance import original_split, provenance
 from clipkit.report.blocks import Origin
+from clipkit.report.steps import Entry, NameOf, Step, digests, steps
 
-Entry = Mapping[str, Any]
-
-LONGEST = 200  # characters of a word, since a history may hold any text
+LONGEST = 2000  # characters of a word, since a history may hold any text
 MODEL = {
     "model.name": "--model",
     "model.untrained": "--untrained",
     "model.precision": "--precision",
     "model.layer": "--layer",
+    "model.norm": "--norm",
     "normalize": "--normalize",
 }
 SCORED = {"fit_split": "--fit-split", "eval_split": "--eval-split", "val": "--val"}
-# Command -> member of its entry -> option; a member without a name is an argument
+# Command -> member of its settings -> option; a member without a name is an argument
 OPTIONS: dict[str, dict[str, str]] = {
     "embed": {
         "dataset.name": "",
+        "dataset.columns.path": "--path-column",
+        "dataset.columns.label": "--label-column",
+        "dataset.columns.split": "--split-column",
+        "splits": "--split",
         "dataset.draw.limit": "--limit",
         "dataset.draw.classes": "--classes",
         "dataset.split_off.fractions": "--split-off",
         **MODEL,
         "model.pool": "--pool",
-        "model.norm": "--norm",
         "model.projection": "--projection",
     },
-    "textembed": {"templates": "--template", **MODEL, "truncate": "--truncate"},
+    "textembed": {
+        "prompts": "",
+        "classes": "--classes",
+        "templates": "--template",
+        "readable": "--readable",
+        **MODEL,
+        "truncate": "--truncate",
+    },
     "logits": {
         "random": "--random",
         "seed": "--seed",
@@ -55,6 +71,7 @@ OPTIONS: dict[str, dict[str, str]] = {
         "shots": "--shots",
         "repeat": "--repeat",
         "seed": "--seed",
+        "kept": "--keep",
     },
     "zeroshot": {"splits": "--split"},
     "predict": {"splits": "--split"},
@@ -76,25 +93,54 @@ OPTIONS: dict[str, dict[str, str]] = {
         "seed": "--seed",
     },
     "calibrate": {"temperature": "--temperature", **SCORED, "bins": "--bins", "seed": "--seed"},
-    "compare": {"split": "--split", "by": "--by", "column": "--column", "seed": "--seed"},
+    "compare": {
+        "split": "--split",
+        "run": "--run",
+        "by": "--by",
+        "column": "--column",
+        "groups": "--groups",
+        "common": "--common",
+        "seed": "--seed",
+    },
     "relabel": {
         "attributes": "",
         "column": "--column",
+        "groups": "--groups",
         "shuffle": "--shuffle",
         "seed": "--seed",
     },
-    "split": {"source": "--from", "fractions.test": "--test", "fractions.val": "--val"},
-    "importance": {"split": "--split", "repeat": "--repeat", "weights": "--weights"},
-    "concat": {},
+    "split": {
+        "source": "--from",
+        "fractions.test": "--test",
+        "fractions.val": "--val",
+        "column": "--group-column",
+        "attributes": "--attributes",
+        "by_folder": "--group-folder",
+        "seed": "--seed",
+    },
+    "importance": {
+        "split": "--split",
+        "repeat": "--repeat",
+        "groups": "--groups",
+        "weights": "--weights",
+        "seed": "--seed",
+    },
+    "concat": {"prefix": "--prefix", "keep_apart": "--keep-apart"},
+    "convert": {
+        "model.name": "--model",
+        "split": "--split",
+        "labels": "--labels",
+        "prompts": "--prompts",
+    },
 }
-REPEATED = {"--split", "--template", "--column"}  # options of one value each
+REPEATED = {"--split", "--template", "--column", "--run", "-k"}  # options of one value each
+FLAGS = {"kept"}  # members that hold more than that an option was given
 NEGATED = {"standardize"}  # members whose false is an option, too
 DEFAULTS = {("features", "logits"), ("link", "softmax")}  # not options for embeddings
-MAIN_INPUTS = ("probe", "images", "features", "logits", "texts", "words", "file 1", "a")
-NO_INPUTS = ("attributes", "groups", "classes", "labels", "prompts")  # digests of other files
+CHOSEN_RUN = re.compile(r"\(run (\d+) of \d+, chosen by number\)$")
 
 
-def make_origin(file: FeatureFile, name: str, name_of: Callable[[str], str | None]) -> Origin:
+def make_origin(file: FeatureFile, name: str, name_of: NameOf) -> Origin:
     """Describe how a file was made; see `command_lines`."""
     facts = {}
     model = file.model() or {}
@@ -111,8 +157,10 @@ def make_origin(file: FeatureFile, name: str, name_of: Callable[[str], str | Non
     return Origin(name, command_lines(file.history, name, name_of), facts)
 
 
-def command_lines(history: History, output: str, name_of: Callable[[str], str | None]) -> list[str]:
+def command_lines(history: History, output: str, name_of: NameOf) -> list[str]:
     """Return the command lines that make a file, in the order in which they run.
+
+    Inputs are made, too, if the history holds theirs. What it does not say stands in comments.
 
     Parameters
     ----------
@@ -123,88 +171,208 @@ def command_lines(history: History, output: str, name_of: Callable[[str], str | 
     name_of : callable
         Returns the name of the file with a digest, or None if it is not known.
     """
-    lines = []
-    for number, entry in enumerate(history):
-        is_last = number == len(history) - 1
-        made = output if is_last else _output(history, number, name_of)
-        lines.append(_command_line(entry, made, name_of))
-    return list(dict.fromkeys(lines))
+    lines: dict[str, None] = {}  # each once
+    made = set()
+    for step in steps(history, output, name_of):
+        unsaid = [
+            f"how {name} was made, {digests(step.entry).get(role, 'without a digest')}"
+            for role, name in step.inputs.items()
+            if name not in made
+        ]
+        line = _command_line(step, unsaid)
+        folder = Path(step.output).parent
+        if folder.parts and not folder.is_absolute() and ".." not in folder.parts:
+            lines[f"mkdir -p {_join([str(folder)], unsaid)}"] = None
+        for what in unsaid:
+            lines[_comment(f"the history does not say {what}")] = None
+        lines[line] = None
+        made |= {*step.inputs.values(), step.output}
+    return list(lines)
 
 
-def _output(history: History, number: int, name_of: Callable[[str], str | None]) -> str:
-    """Return the name of what the entry of a number made: an input of a later one."""
-    follower = history[number + 1]
-    if follower["command"] == "textembed":  # the entries of the prompts of logits begin here
-        later = (entry for entry in history[number:] if entry["command"] == "logits")
-        return dict(_inputs(next(later, {}), name_of)).get("images", "images.h5")
-    named = dict(_inputs(follower, name_of))
-    if follower["command"] == "logits" and "texts" in named:
-        return named["texts"]
-    return next(iter(named.values()), "input.h5")
+def _comment(text: str) -> str:
+    """Return a line that a shell ignores, without line breaks."""
+    return f"# {escaped(_cut(text))}"
 
 
-def _inputs(entry: Entry, name_of: Callable[[str], str | None]) -> Iterator[tuple[str, str]]:
-    """Yield the role and the name of each input, the main one first; `<role>.h5` if unknown."""
-    inputs = entry.get("inputs")
-    if not isinstance(inputs, dict):
-        return
-    roles = [role for role in MAIN_INPUTS if role in inputs]
-    roles += sorted(inputs.keys() - {*roles, *NO_INPUTS}, key=_natural)
-    for role in roles:
-        yield role, name_of(str(inputs[role])) or f"{role.replace(' ', '')[:LONGEST]}.h5"
+def _cut(text: str) -> str:
+    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
 
 
-def _natural(text: str) -> list[str]:
-    """Return the key by which `b2` comes before `b10`.
-
-    >>> sorted(["b10", "b2"], key=_natural)
-    ['b2', 'b10']
-    """
-    return [part.zfill(9) for part in re.split(r"(\d+)", text)]
-
-
-def _command_line(entry: Entry, output: str, name_of: Callable[[str], str | None]) -> str:
+def _command_line(step: Step, unsaid: list[str]) -> str:
+    """Return the line of a step. What the history does not say of it is added to `unsaid`."""
+    entry = step.entry
     command = str(entry["command"])
     words = ["clipkit", command]
-    for role, name in _inputs(entry, name_of):
-        words += ["--control", name] if role.startswith("control ") else [name]
-    if command == "textembed":
-        words += _prompts(entry, name_of)
+    for role, name in step.inputs.items():
+        if role == "classes" or role.startswith("control "):
+            words.append("--control" if role != "classes" else "--classes")
+        words.append(name)
     if command not in OPTIONS:
-        return f"# {_join(words)}, with options that only clipkit info shows"
+        return _comment(f"{_join(words, unsaid)}, with options that only clipkit info shows")
+    settings = {**entry, **_unnamed(entry, unsaid)}
+    if command in SETTINGS:
+        settings |= SETTINGS[command](entry, unsaid)
+    if "input" in settings:
+        words.append(settings["input"])
     for member, option in OPTIONS[command].items():
-        words += _option(entry, member, option)
-    return _join([*words, "-o", output])
+        words += _option(settings, member, option)
+    words += [step.output] if command == "convert" else ["-o", step.output]
+    line = _join(words, unsaid)
+    if "stdin" in settings:
+        line += f" < {settings['stdin']}"
+    return line
 
 
-def _join(words: Sequence[str]) -> str:
-    return shlex.join(word if len(word) <= LONGEST else word[: LONGEST - 1] + "…" for word in words)
+def _join(words: list[str], unsaid: list[str]) -> str:
+    """Return the words as a shell reads them, on one line."""
+    line = shlex.join(map(_cut, words))
+    if line != shlex.join(words):
+        unsaid.append(f"a word of more than {LONGEST:,} characters here")
+    if line != escaped(line):
+        unsaid.append("control characters as a shell reads them")
+    return escaped(line)
 
 
-def _prompts(entry: Entry, name_of: Callable[[str], str | None]) -> list[str]:
-    """Return the prompt file, or the classes: those of images, of a data set or of a file."""
-    name = str(entry.get("prompts", "prompts.txt"))
-    if "classes" not in entry:
-        return [name]
-    inputs = entry.get("inputs")
-    digest = str(inputs.get("classes")) if isinstance(inputs, dict) else ""
-    if entry["classes"] == "feature file":
-        name = name_of(digest) or "images.h5"
-    elif entry["classes"] != "file":
-        name = str(entry["classes"])
-    return ["--classes", name]
+def _unnamed(entry: Entry, unsaid: list[str]) -> dict[str, Any]:
+    """Return names for files that a history has the digests of."""
+    settings: dict[str, Any] = {}
+    of_role = digests(entry)
+    for member in ("attributes", "by"):
+        if entry.get(member) == "labels":
+            settings[member] = None
+        elif entry.get(member) == "table":
+            settings[member] = _table(of_role, unsaid)
+    if "groups" in of_role:
+        unsaid.append(f"which file has the groups, {of_role['groups']}")
+        settings["groups"] = "groups.tsv"
+    return settings
 
 
-def _option(entry: Entry, member: str, option: str) -> list[str]:
+def _table(of_role: Mapping[str, str], unsaid: list[str]) -> str:
+    unsaid.append(f"which table has the attributes, {of_role.get('attributes')}")
+    return "attributes.csv"
+
+
+def _embed(entry: Entry, unsaid: list[str]) -> dict[str, Any]:
+    """Return the splits to embed, and the data set as it can be named."""
+    from clipkit.datasets import REGISTRY  # loads Pillow
+
+    dataset = entry.get("dataset")
+    if not isinstance(dataset, dict) or "name" not in dataset:
+        unsaid.append("which images were embedded")
+        return {"dataset": {"name": "images"}}
+    name, source = str(dataset["name"]), dataset.get("source")
+    settings: dict[str, Any] = {"splits": _splits(entry, is_named=name in REGISTRY)}
+    if source == "manifest":
+        unsaid.append(f"where the manifest {name} is, or how its name ends")
+        return settings
+    settings["dataset"] = {**dataset, "columns": None}  # those of Parquet files are found
+    if source == "list":
+        unsaid.append(f"which paths were listed, {dataset.get('list')}")
+        settings["dataset"]["name"] = "-"
+        settings["stdin"] = "paths.txt"
+    elif "format" in dataset:
+        unsaid.append(f"where the {dataset.get('files')} files of {name} are")
+    elif name not in REGISTRY:
+        unsaid.append(f"where {name} is")
+    return settings
+
+
+def _splits(entry: Entry, *, is_named: bool) -> list[str] | None:
+    """Return the splits that were embedded; None if they are probably all."""
+    splits = entry["dataset"].get("splits")
+    if not isinstance(splits, dict):
+        return None
+    file = FeatureFile("images", [dict(entry)])
+    original = {original_split(file, split): None for split in splits}
+    if original.keys() == {"all"} or (is_named and original.keys() == {"train", "test"}):
+        return None
+    return list(original)
+
+
+def _textembed(entry: Entry, unsaid: list[str]) -> dict[str, Any]:
+    """Return the prompt file, or the source of the classes."""
+    classes, label = entry.get("classes"), entry.get("prompts")
+    if classes == "feature file":  # one of the inputs
+        return {"prompts": None, "classes": None}
+    if classes is not None and classes != "file":
+        return {"prompts": None}
+    if classes == "file":
+        return {"prompts": None, "classes": _class_file(entry, label, unsaid)}
+    prompts = digests(entry).get("prompts")
+    digest = f", {prompts}" if prompts else ""
+    if label is None:
+        unsaid.append(f"which prompts came from standard input{digest}")
+        return {"prompts": "-", "stdin": "prompts.txt"}
+    if str(label) not in bundled.list_files():
+        unsaid.append(f"where the prompt file {label} is, or how its name ends{digest}")
+    return {}
+
+
+def _class_file(entry: Entry, label: Any, unsaid: list[str]) -> str:
+    digest = digests(entry).get("classes")
+    for name, path in bundled.list_files("attributes").items():
+        if digest == f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}":
+            return f"attributes/{name}"
+    if label is None:
+        unsaid.append("which file has the classes")
+        return "classes.txt"
+    unsaid.append(f"where the file of classes {label} is, or how its name ends")
+    return str(label)
+
+
+def _compare(entry: Entry, unsaid: list[str]) -> dict[str, Any]:
+    """Return the numbers of the runs, if one was chosen."""
+    runs = entry.get("runs")
+    chosen = [CHOSEN_RUN.search(str(run)) for run in (runs if isinstance(runs, list) else ())]
+    if not any(chosen):
+        return {}
+    return {"run": [match[1] if match else 0 for match in chosen]}
+
+
+def _split(entry: Entry, unsaid: list[str]) -> dict[str, Any]:
+    """Return the groups that were kept together."""
+    groups, of_role = entry.get("groups"), digests(entry)
+    if "attributes" in of_role:
+        return {"column": groups, "attributes": _table(of_role, unsaid)}
+    if groups in (None, "folder"):
+        return {"by_folder": groups == "folder"}
+    return {"column": groups, "attributes": None if groups == CLASS else "shapes"}
+
+
+def _convert(entry: Entry, unsaid: list[str]) -> dict[str, Any]:
+    """Return names for the files that were imported."""
+    of_role, ending = digests(entry), str(entry.get("source", ""))
+    unsaid.append(f"which {ending} file was imported, {of_role.get('features')}")
+    settings: dict[str, Any] = {"input": f"features{ending}"}
+    for role, name in (("labels", "labels.npy"), ("prompts", "prompts.txt")):
+        if role in of_role:
+            unsaid.append(f"which file has the {role}, {of_role[role]}")
+            settings[role] = name
+    return settings
+
+
+# Command -> what a line has in place of members of the entry
+SETTINGS: dict[str, Callable[[Entry, list[str]], dict[str, Any]]] = {
+    "embed": _embed,
+    "textembed": _textembed,
+    "compare": _compare,
+    "split": _split,
+    "convert": _convert,
+}
+
+
+def _option(settings: Mapping[str, Any], member: str, option: str) -> list[str]:
     """Return the words of an option; none if its member is absent, null or false."""
-    value: Any = entry
+    value: Any = settings
     for key in member.split("."):
         value = value.get(key) if isinstance(value, dict) else None
     if value is False and member in NEGATED:
         return [option.replace("--", "--no-")]
     if value is None or value is False or (member, str(value)) in DEFAULTS:
         return []
-    if value is True:
+    if value is True or member in FLAGS:
         return [option]
     if option in REPEATED and isinstance(value, list):
         return [word for item in value for word in (option, _word(item))]

@@ -18,7 +18,7 @@ LEFT_OUT = "These results are left out:"
 # What Markdown, with GitHub's extensions, may read as more than a character: punctuation, an
 # underscore outside a word, the scheme of a link, and what begins a list or underlines a heading
 MARKDOWN = re.compile(
-    r"[\\`*\[\]<>|~$#&@]|(?<![^\W_])_|_(?![^\W_])|:(?=//)|(?<=www)\.|(?<!\S)[-+=]"
+    r"[\\`*\[\]<>|~$#&@]|(?<![^\W_])_|_(?![^\W_])|:(?=//)|(?<=www)\.|(?<!\S)[-+=](?!\d)"
     r"|(?<=(?<!\S)\d)[.)](?!\S)"
 )
 
@@ -66,6 +66,8 @@ def escape(text: object) -> str:
     a\|b \<b\>\$x\$\</b\> \[link\](http\://a.b) snake_case
     >>> print(escape("# 1"), escape("---"), escape("1. x"), escape("_x_"))
     \# 1 \--- 1\. x \_x\_
+    >>> print(escape("- x"), escape("-1.00 (-6.00 to +4.00)"))
+    \- x -1.00 (-6.00 to +4.00)
     """
     line = escaped(" ".join(str(text).split()))
     if len(line) > LONGEST_NAME:

@@ -1,0 +1,161 @@
+"""Divide a history into steps: which command made which file of which inputs.
+
+The history of a file holds those of some of its inputs: of the main one, of the prompts of logits
+and of all joined files.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clipkit.features import History
+
+Entry = Mapping[str, Any]
+NameOf = Callable[[str], str | None]  # returns the name of the file with a digest, if it is known
+
+LONGEST_NAME = 200  # of a file that is named after its role, which may be any text
+MAIN_INPUTS = ("probe", "images", "features", "logits", "texts", "words", "file 1", "a")
+NO_INPUTS = ("attributes", "groups", "classes", "labels", "prompts")  # digests of other files
+FIRST = ("embed", "textembed", "convert")  # commands with which a history begins
+
+
+@dataclass(frozen=True)
+class Step:
+    """An entry of a history with the names of its inputs, by their roles, and of its output."""
+
+    entry: Entry
+    inputs: dict[str, str]
+    output: str
+
+
+class _Names:
+    """Names of files by their digests: those that are known, and else those of their roles."""
+
+    def __init__(self, history: History, output: str, name_of: NameOf) -> None:
+        self._names: dict[str, str] = {}
+        for entry in history:
+            for digest in digests(entry).values():
+                name = name_of(digest)
+                if name is not None:
+                    self._names[digest] = name
+        self._taken = {output, *self._names.values()}
+        for entry in history:
+            if entry["command"] == "concat":
+                self._use_joined_names(entry)
+
+    def _use_joined_names(self, entry: Entry) -> None:
+        """Name joined files as they were named: their rows and splits may be called so, too."""
+        names = entry.get("files")
+        of_role = digests(entry)
+        for number, name in enumerate(names if isinstance(names, list) else (), 1):
+            digest = of_role.get(f"file {number}", "")
+            known = self._names.get(digest)
+            if known is None or Path(known).stem != Path(str(name)).name:
+                self._names[digest] = self.unused(str(name))
+
+    def unused(self, stem: str) -> str:
+        """Return a name that no other file has."""
+        stem = stem[:LONGEST_NAME]
+        name, number = f"{stem}.h5", 1
+        while name in self._taken:
+            number += 1
+            name = f"{stem}-{number}.h5"
+        self._taken.add(name)
+        return name
+
+    def of(self, digest: str, role: str) -> str:
+        """Return the name of the file with a digest."""
+        if digest not in self._names:
+            self._names[digest] = self.unused(role.replace(" ", ""))
+        return self._names[digest]
+
+
+def digests(entry: Entry) -> dict[str, str]:
+    """Return the digests of an entry's inputs, by their roles."""
+    inputs = entry.get("inputs")
+    return {role: str(inputs[role]) for role in inputs} if isinstance(inputs, dict) else {}
+
+
+def steps(history: History, output: str, name_of: NameOf) -> list[Step]:
+    """Return the steps that make a file, in the order in which they run.
+
+    Parameters
+    ----------
+    history : list of dict
+        Of the file.
+    output : str
+        Name of the file.
+    name_of : callable
+    """
+    names = _Names(history, output, name_of)
+    found = []
+    todo = [(history, output)] if history else []  # a history may be too long for recursion
+    while todo:
+        (*earlier, entry), made = todo.pop()
+        of_role = digests(entry)
+        inputs = {role: names.of(of_role[role], role) for role in _roles(entry)}
+        for role, chain in _chains(earlier, entry).items():
+            inputs[role] = inputs.get(role) or names.unused(role)
+            todo.append((chain, inputs[role]))
+        found.append(Step(entry, inputs, made))
+    return found[::-1]
+
+
+def _roles(entry: Entry) -> list[str]:
+    """Return the roles of an entry's feature files, in the order of the command's arguments."""
+    of_role = digests(entry)
+    if entry["command"] == "convert":  # its input is no feature file
+        return []
+    if entry.get("classes") == "feature file":
+        return [role for role in of_role if role == "classes"]
+    roles = [role for role in MAIN_INPUTS if role in of_role]
+    return roles + sorted(of_role.keys() - {*roles, *NO_INPUTS}, key=_natural)
+
+
+def _natural(text: str) -> list[str]:
+    """Return the key by which `b2` comes before `b10`.
+
+    >>> sorted(["b10", "b2"], key=_natural)
+    ['b2', 'b10']
+    """
+    return [part.zfill(9) for part in re.split(r"(\d+)", text)]
+
+
+def _chains(earlier: History, entry: Entry) -> dict[str, History]:
+    """Return the histories of an entry's inputs, by their roles, if the earlier entries are theirs.
+
+    They are not empty.
+    """
+    if entry["command"] in FIRST or not earlier:
+        return {}
+    if entry["command"] == "concat":
+        return _joined_chains(earlier, entry)
+    roles = _roles(entry) or ["input"]
+    if entry["command"] == "logits" and "texts" in roles:
+        start = _start_of_texts(earlier)
+        chains = {"images": earlier[:start], "texts": earlier[start:]}
+        return {role: chain for role, chain in chains.items() if chain}
+    # a prediction has the history of what was predicted
+    return {"features" if "features" in roles else roles[0]: earlier}
+
+
+def _joined_chains(earlier: History, entry: Entry) -> dict[str, History]:
+    counts = entry.get("entries")
+    chains = {}
+    for number, count in enumerate(counts if isinstance(counts, list) else (), 1):
+        if isinstance(count, int) and 0 < count <= len(earlier):
+            chains[f"file {number}"], earlier = earlier[:count], earlier[count:]
+    return chains
+
+
+def _start_of_texts(history: History) -> int:
+    """Return the number of the first entry of the prompts, in the earlier entries of logits."""
+    commands = [entry["command"] for entry in history]
+    if "textembed" in commands:
+        return commands.index("textembed")
+    imported = [number for number, command in enumerate(commands) if command == "convert"]
+    return imported[-1] if imported else len(history)

@@ -1,0 +1,318 @@
+"""Command lines of a report: pasted, they make the same file, or a comment says what is missing."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from shell import ok
+
+from clipkit.features import FeatureFile, read
+from clipkit.report.command_lines import OPTIONS, command_lines
+
+HOSTILE = "<b>|x|`$*_[a](b)\x1b\n"
+UNSAID = "# the history does not say "
+# The files that results are made of, and the results
+INPUTS = {
+    "img.h5": "embed shapes --classes 5 --limit 40 --precision fp32",
+    "control.h5": "embed shapes --classes 5 --limit 40 --precision fp32 --untrained 7",
+    "classes.h5": "textembed --classes img.h5 --template 'a {}' --template '{}!' --readable",
+    "set.h5": "textembed generic16",
+    "logits.h5": "logits img.h5 set.h5 --temperature 0.5",
+    "scores.h5": "logits img.h5 classes.h5",
+    "words.h5": "textembed --classes attributes/shapes",
+    "mk.h5": "probe logits.h5 -C 1,2 --val 0.2 --keep",
+    "grid.h5": "probe img.h5 -C 0.1,1",
+    "zs.h5": "zeroshot scores.h5",
+}
+RESULTS = {
+    "probe": "probe logits.h5 -t 1,0.07 -C 0.5,2 --val 0.1 --no-standardize",
+    "probe of shots": "probe img.h5 --classifier logreg --shots 1,2 --repeat 2 --seed 3",
+    "kept probe": "probe logits.h5 --features probs --keep",
+    "zeroshot": "zeroshot scores.h5 --split test --split train",
+    "entropy": "entropy logits.h5 -t 1,0.07",
+    "calibrate": "calibrate scores.h5 --bins 5",
+    "cluster": "cluster img.h5 -k 3 -k 5",
+    "predict": "predict mk.h5 logits.h5",
+    "importance": "importance mk.h5 logits.h5 --repeat 2 --seed 4",
+    "weights": "importance mk.h5 --weights 2",
+    "compare": "compare zs.h5 grid.h5 --run 1 --by shapes --column colour",
+    "relabel": "relabel img.h5 shapes --column 'colour*pattern'",
+    "shuffle": "relabel img.h5 --shuffle --seed 3",
+    "attributes": "attributes img.h5 words.h5 --attributes shapes --column colour "
+    "--control control.h5",
+    "attributes of labels": "attributes img.h5",
+    "variance": "variance img.h5 set.h5 --attributes shapes --column colour --null 3",
+    "variance of labels": "variance img.h5 --null 3",
+    "split": "split img.h5 --from train --val 0.25 --group-column colour --attributes shapes",
+    "random": "logits img.h5 --random 5 --seed 3",
+    "whiten": "logits img.h5 set.h5 --whiten",
+    "concat": "concat img.h5 img-2.h5 --prefix",
+    "split off": "embed shapes --classes 5 --limit 40 --split train --split-off val=0.25",
+    "layer": "embed shapes --classes 5 --limit 20 --layer 1 --pool mean --norm --split test",
+}
+NOT_IN_HISTORY = {  # inputs whose making the history of a result does not say
+    "predict": ["mk.h5"],
+    "importance": ["mk.h5"],
+    "compare": ["grid.h5"],
+    "attributes": ["words.h5", "control.h5"],
+    "variance": ["set.h5"],
+}
+
+
+def make(folder: Path, line: str, output: str) -> Path:
+    with contextlib.chdir(folder), pytest.MonkeyPatch.context() as environment:
+        environment.setenv("CLIPKIT_MODEL", "tiny")
+        ok(*shlex.split(line), "-o", output)
+    return folder / output
+
+
+def paste(lines: list[str], folder: Path) -> None:
+    """Run lines as a shell does, in a folder."""
+    with contextlib.chdir(folder):
+        for line in lines:
+            words, stdin = shlex.split(line, comments=True), None
+            if "<" in words:
+                stdin = Path(words[-1]).read_bytes()
+                words = words[:-2]
+            if words[:2] == ["mkdir", "-p"]:
+                Path(words[2]).mkdir(parents=True, exist_ok=True)
+            elif words:
+                assert words[0] == "clipkit"
+                ok(*words[1:], stdin=stdin)
+
+
+def unsaid(lines: list[str]) -> list[str]:
+    return [line.removeprefix(UNSAID) for line in lines if line.startswith(UNSAID)]
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with the files of `INPUTS`."""
+    folder = tmp_path_factory.mktemp("inputs")
+    for output, line in INPUTS.items():
+        make(folder, line, output)
+    make(folder, "embed shapes --classes 5 --limit 20 --precision fp32", "img-2.h5")
+    return folder
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("kind", "known"),
+    [
+        *((kind, False) for kind in RESULTS),
+        *((kind, True) for kind in ["relabel", *NOT_IN_HISTORY]),
+    ],
+)
+def test_pasted_commands_make_the_same_file(inputs, tmp_path, kind, known):
+    result = make(inputs, f"{RESULTS[kind]} --force", "result.h5")
+    file = read(result)
+    digests = {read(inputs / name).digest: name for name in [*INPUTS, "img-2.h5"]}
+    name_of = digests.get if known else {}.get
+    lines = command_lines(file.history, "again.h5", name_of)
+    needed = NOT_IN_HISTORY.get(kind, [])
+    notes = unsaid(lines)
+    assert len(notes) == len(needed)
+    for name, note in zip(needed, notes, strict=True):
+        shown, digest = re.fullmatch(r"how (\S+) was made, (\S+)", note).groups()
+        assert digests[digest] == name
+        assert shown == name or not known
+        shutil.copy(inputs / name, tmp_path / shown)
+    paste(lines, tmp_path)
+    again = read(tmp_path / "again.h5")
+    if not known and kind == "compare":  # it names its results after their files
+        del file.history[-1]["names"], again.history[-1]["names"]
+        assert again.rows()[0]["difference"] == file.rows()[0]["difference"]
+    else:
+        assert again.digest == file.digest
+    assert again.history == file.history
+
+
+def check_unsaid(file: FeatureFile, *notes: str) -> list[str]:
+    lines = command_lines(file.history, "again.h5", {}.get)
+    assert unsaid(lines) == list(notes)
+    return lines
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Return a folder with images and three manifests of them."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    lines = ["file\tclass\tpart"]
+    for number in range(6):
+        Image.new("RGB", (32, 32), (40 * number, 0, 0)).save(folder / f"{number}.png")
+        lines.append(f"{number}.png\t{'ab'[number % 2]}\t{'xyz'[number % 3]}")
+    (folder / "man.tsv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def test_a_manifest_has_its_columns_and_a_comment_on_its_name(photos, tmp_path):
+    columns = "--path-column file --label-column class --split-column part --split x --split z"
+    result = make(tmp_path, f"embed photos/man.tsv {columns} --precision fp32", "man.h5")
+    lines = check_unsaid(read(result), "where the manifest man is, or how its name ends")
+    (tmp_path / "man").symlink_to(photos / "man.tsv")
+    assert columns in lines[1]
+    paste([lines[1].replace(" man ", " photos/man.tsv ")], tmp_path)
+    assert read(tmp_path / "again.h5").digest == read(result).digest
+
+
+def test_a_folder_and_a_list_of_images_are_named_as_far_as_the_history_does(photos, tmp_path):
+    folder = read(make(tmp_path, "embed photos --precision fp32", "folder.h5"))
+    paste(check_unsaid(folder, "where photos is"), tmp_path)
+    assert read(tmp_path / "again.h5").digest == folder.digest
+    paths = "".join(f"photos/{number}.png\n" for number in range(3))
+    (tmp_path / "paths.txt").write_text(paths)
+    options = "embed - --model tiny --precision fp32"
+    with contextlib.chdir(tmp_path):
+        ok(*options.split(), "-o", "list.h5", stdin=paths.encode())
+    listed = read(tmp_path / "list.h5")
+    digest = listed.history[0]["dataset"]["list"]
+    lines = check_unsaid(listed, f"which paths were listed, {digest}")
+    (tmp_path / "again.h5").unlink()
+    paste(lines, tmp_path)
+    assert read(tmp_path / "again.h5").digest == listed.digest
+
+
+@pytest.mark.parametrize(
+    ("words", "shown", "note"),
+    [
+        ("my.txt", "my", "where the prompt file my is, or how its name ends"),
+        ("-", "- ", "which prompts came from standard input"),
+        ("--classes my.txt", "--classes classes.txt", "which file has the classes"),
+        (
+            "--classes my.tsv",
+            "--classes my",
+            "where the file of classes my is, or how its name ends",
+        ),
+    ],
+)
+def test_prompts_have_a_comment_on_their_file(tmp_path, words, shown, note):
+    (tmp_path / "my.txt").write_text("a\nb\n")
+    (tmp_path / "my.tsv").write_text("a\ta cat\nb\ta dog\n")
+    with contextlib.chdir(tmp_path):
+        ok("textembed", *words.split(), "--model", "tiny", "-o", "out.h5", stdin=b"a\nb\n")
+    result = read(tmp_path / "out.h5")
+    (line,) = check_unsaid(result, note)[1:]
+    assert line.startswith(f"clipkit textembed {shown.strip()} ")
+    shutil.copy(tmp_path / "my.txt", tmp_path / "prompts.txt")
+    paste([line.replace(f"textembed {shown.strip()} ", f"textembed {words} ")], tmp_path)
+    assert read(tmp_path / "again.h5").digest == result.digest
+
+
+def test_tables_and_groups_have_a_comment_with_their_digests(inputs, tmp_path):
+    shutil.copy(inputs / "img.h5", tmp_path)
+    images = read(tmp_path / "img.h5")
+    rows = [f"{split}/{row}" for split in images.splits for row in images.splits[split].ids]
+    lines = [
+        "id,size",
+        *(f"{row.partition('/')[2]},{number % 3}" for number, row in enumerate(rows)),
+    ]
+    (tmp_path / "attributes.csv").write_text("\n".join(dict.fromkeys(lines)) + "\n")
+    names = images.class_names or []
+    groups = "".join(f"{name}\t{number % 2}\n" for number, name in enumerate(names))
+    (tmp_path / "groups.tsv").write_text(groups)
+    for line, what in [
+        ("relabel img.h5 attributes.csv --column size", "which table has the attributes"),
+        ("attributes img.h5 --attributes attributes.csv", "which table has the attributes"),
+        ("relabel img.h5 --groups groups.tsv", "which file has the groups"),
+        (
+            "split img.h5 --from test --val 0.3 --group-column size --attributes attributes.csv",
+            "which table has the attributes",
+        ),
+    ]:
+        result = read(make(tmp_path, f"{line} -f", "result.h5"))
+        key = "groups" if "groups.tsv" in line else "attributes"
+        digest = result.history[-1]["inputs"][key]
+        lines = check_unsaid(result, f"{what}, {digest}")
+        paste(
+            [f"{lines[-1]} -f".replace("features.h5", "img.h5").replace("images.h5", "img.h5")],
+            tmp_path,
+        )
+        assert read(tmp_path / "again.h5").digest == result.digest
+
+
+def test_an_import_has_a_comment_with_its_digest(inputs, tmp_path):
+    with contextlib.chdir(tmp_path):
+        np.savez("features.npz", features=np.eye(4, dtype="f4"), labels=[0, 1, 0, 1])
+        ok("convert", "features.npz", "result.h5", "--model", "tiny", "--split", "test")
+        result = read("result.h5")
+        digest = result.history[0]["inputs"]["features"]
+        lines = check_unsaid(result, f"which .npz file was imported, {digest}")
+        paste(lines, tmp_path)
+        assert read("again.h5").digest == result.digest
+
+
+def test_files_of_folders_that_were_joined_are_made_in_these_folders(tmp_path):
+    entry = {"command": "embed", "dataset": {"name": "digits"}}
+    inputs = {"file 1": "sha256:1", "file 2": "sha256:2"}
+    joined = {"command": "concat", "files": ["a/img", "b/img"], "entries": [1, 1], "inputs": inputs}
+    assert command_lines([entry, entry, joined], "all.h5", {}.get) == [
+        "mkdir -p a",
+        "clipkit embed digits -o a/img.h5",
+        "mkdir -p b",
+        "clipkit embed digits -o b/img.h5",
+        "clipkit concat a/img.h5 b/img.h5 -o all.h5",
+    ]
+
+
+def test_an_input_is_never_the_output():
+    history = [
+        {"command": "embed", "dataset": {"name": "digits"}},
+        {"command": "relabel", "shuffle": True, "seed": 1, "inputs": {"features": "sha256:1"}},
+        {"command": "relabel", "shuffle": True, "seed": 2, "inputs": {"features": "sha256:2"}},
+    ]
+    assert command_lines(history, "features.h5", {}.get) == [
+        "clipkit embed digits -o features-3.h5",
+        "clipkit relabel features-3.h5 --shuffle --seed 1 -o features-2.h5",
+        "clipkit relabel features-2.h5 --shuffle --seed 2 -o features.h5",
+    ]
+
+
+def test_commands_of_a_strange_history_are_quoted_and_cut():
+    history = [
+        {"command": "embed", "model": "x", "dataset": {"name": "a b; rm -rf $HOME"}},
+        {"command": "probe", "inputs": {"features": 3}, "C": {"a": [1]}, "seed": "x" * 9999},
+        {"command": "cluster", "k": [f"{HOSTILE}rm"]},
+        {"command": HOSTILE, "inputs": "?"},
+    ]
+    lines = command_lines(history, "out.h5", {}.get)
+    assert lines[:2] == [
+        f"{UNSAID}where a b; rm -rf $HOME is",
+        "clipkit embed 'a b; rm -rf $HOME' -o features.h5",
+    ]
+    assert unsaid(lines)[1:] == [
+        "a word of more than 2,000 characters here",
+        "control characters as a shell reads them",
+    ]
+    assert all("\n" not in line and len(line) < 2200 for line in lines)
+    assert lines[-1].startswith("# clipkit ")
+
+
+@pytest.mark.parametrize(
+    "value", [None, True, -1, 0.5, "", "x", "file", [], [[1], None], {"a": {}}]
+)
+def test_histories_of_any_content_have_lines(value):
+    members = {"inputs", "dataset", "model", "classes", "prompts", "groups", "runs", "files"}
+    members |= {"entries", "source", "attributes", "by", "fractions", "kept"}
+    members |= {member for options in OPTIONS.values() for member in options if "." not in member}
+    assert command_lines([], "out.h5", {}.get) == []
+    for command in OPTIONS:
+        inputs = {"inputs": {"features": value, "groups": value, "texts": value}}
+        dataset = {"dataset": dict.fromkeys(("name", "splits", "split_off", "source"), value)}
+        entry = {"command": command} | dict.fromkeys(members, value)
+        for changed in ({}, inputs, dataset, inputs | dataset):
+            lines = command_lines([entry, entry | changed, entry | changed], "out.h5", {}.get)
+            assert lines[-1].startswith("clipkit ")
+
+
+def test_a_long_history_is_no_deep_recursion():
+    entry = {"command": "relabel", "shuffle": True, "inputs": {"features": "sha256:1"}}
+    logits = {"command": "logits", "inputs": {"images": "sha256:2", "texts": "sha256:3"}}
+    assert command_lines([entry, logits] * 2000, "out.h5", {}.get)
