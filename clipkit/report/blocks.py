@@ -1,6 +1,6 @@
 """What a report is made of: headings, prose, tables with typed cells, pictures.
 
-Prose, headings and cells are Markdown. `formatting` renders a page as Markdown, `page` as HTML.
+Prose, headings and cells are Markdown. `formatting` renders a page as Markdown, `html` as HTML.
 """
 
 from __future__ import annotations
@@ -130,6 +130,11 @@ class Page:
         The picture that comes first.
     origins : dict of str to Origin
         How the sources of tables were made.
+    files : dict of str to Path
+        Results that the page shows and the files that they were made from, by the names of sources.
+        An album of images uses no others.
+    controls : list of Path
+        Such files of untrained controls that have their own folders.
     """
 
     title: str
@@ -139,6 +144,8 @@ class Page:
     summary: Sequence[Fact] = ()
     lead: Picture | Drawing | None = None
     origins: Mapping[str, Origin] = field(default_factory=dict)
+    files: Mapping[str, Path] = field(default_factory=dict)
+    controls: Sequence[Path] = ()
 
 
 def text_of(cell: Cell) -> str:
