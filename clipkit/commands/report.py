@@ -102,11 +102,9 @@ def report(
     shown = None
     if images:
         from clipkit.datasets import load
-        from clipkit.report.album import read_album
+        from clipkit.report.album import LIMIT, read_album
 
-        shown = read_album(
-            paths, [Path(name) for name in untrained], load(images, root=root), album
-        )
+        shown = read_album(page, load(images, root=root), album or LIMIT)
     text = as_html(page, shown) if is_html else as_markdown(page)
     if output == "-":
         sys.stdout.write(text)
