@@ -19,7 +19,7 @@ from test_report import LABELS, RUN, write_baseline, write_results
 
 from clipkit.features import read, write
 from clipkit.report import html
-from clipkit.report.blocks import Block, Fact, Page, Table
+from clipkit.report.blocks import Block, Fact, Heading, Page, Table
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -216,9 +216,18 @@ def test_a_table_of_one_row_breaks_no_word(tmp_path, open_page):
     assert page.locator("table").get_attribute("class") == ""
 
 
+def test_headings_of_all_levels_are_shown(tmp_path, open_page):
+    headings = [Heading(level, f"Level {level}") for level in (1, 2, 3)]
+    page = open_page(write_page(tmp_path / "page.html", *headings))
+    for level in (1, 2, 3):
+        assert page.locator(f"h{level}", has_text=f"Level {level}").is_visible()
+        assert page.locator(".toc a", has_text=f"Level {level}").is_visible()
+
+
 def test_without_scripts_the_contents_scroll_away_on_a_telephone(report, open_page):
     page = open_page(report, 390, java_script_enabled=False)
     assert page.locator("nav").bounding_box()["height"] > 100
+    assert not page.locator(".copy-table").first.is_visible()
     page.locator("h2", has_text="Chapter 2").scroll_into_view_if_needed()
     box = page.locator("nav").bounding_box()
     assert box["y"] + box["height"] < 0

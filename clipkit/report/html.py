@@ -136,7 +136,8 @@ def _nodes(page: Page, pictures: _Pictures) -> Iterator[dict[str, Any]]:
 def _node(block: Block, pictures: _Pictures, key: str, heading: str = "") -> Any:
     """Return the kind of a block and what the template needs of it; None if it is not shown."""
     if isinstance(block, Heading):
-        return {"kind": f"h{block.level}", "key": key, "html": _inline(block.text)}
+        tag = f"h{block.level}"
+        return {"kind": "heading", "tag": tag, "key": key, "html": _inline(block.text)}
     if isinstance(block, Picture):
         return pictures.node(block)
     if isinstance(block, str):
