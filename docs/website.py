@@ -20,7 +20,12 @@ PAGES = [
     ROOT / "prompts" / "README.md",
     *sorted((ROOT / "docs").glob("*.md")),
 ]
-LINK = re.compile(r"(?<!!)\[([^\]]+)\]\(([^)#\s]+)[^)]*\)")
+# Code, which stays as it is, or a link: its text and its target
+CODE_OR_LINK = re.compile(
+    r"^ *(?P<fence>```|~~~)[\s\S]*?^ *(?P=fence)|`+[^`]+`+"
+    r"|(?<!!)\[(?P<text>[^\]]+)\]\((?P<target>[^)#\s]+)[^)]*\)",
+    re.MULTILINE,
+)
 COMMENT = re.compile(r"^(<!--.*-->)\n", re.MULTILINE)
 
 
@@ -28,12 +33,14 @@ def page_text(page: Path) -> str:
     """Return the Markdown of a page, without links to files that are no pages."""
 
     def keep_link(match: re.Match[str]) -> str:
-        text, target = match.groups()
+        text, target = match["text"], match["target"]
+        if target is None:
+            return match[0]
         path = (page.parent / target).resolve()
         is_kept = target.startswith("http") or path in PAGES or not path.exists()
         return match[0] if is_kept else text
 
-    text = LINK.sub(keep_link, page.read_text())
+    text = CODE_OR_LINK.sub(keep_link, page.read_text(encoding="utf-8"))
     return COMMENT.sub(r"\1\n\n", text)  # Python-Markdown would take a table below for HTML
 
 
@@ -42,7 +49,7 @@ def copy_pages(folder: Path) -> None:
     for page in PAGES:
         copy = folder / page.relative_to(ROOT)
         copy.parent.mkdir(parents=True, exist_ok=True)
-        copy.write_text(page_text(page))
+        copy.write_text(page_text(page), encoding="utf-8")
     shutil.copytree(ROOT / "docs" / "images", folder / "docs" / "images")
 
 

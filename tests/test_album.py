@@ -18,8 +18,8 @@ from shell import fails, ok
 
 from clipkit import datasets, prediction
 from clipkit.errors import ClipkitError
-from clipkit.features import FeatureFile, Split, read
-from clipkit.report import album, thumbnails
+from clipkit.features import FeatureFile, Split, read, write
+from clipkit.report import album, of_files, of_folder, thumbnails
 from clipkit.report.album import Album
 from clipkit.report.blocks import Page
 from clipkit.report.html import as_html
@@ -336,6 +336,51 @@ def test_names_of_classes_and_prompts_are_text(photos: datasets.Dataset) -> None
     assert "犬" in page
 
 
+def test_examples_are_errors_of_the_result_that_the_summary_is_about(
+    photos: datasets.Dataset, tmp_path: Path
+) -> None:
+    """The album is about zero-shot, and the summary about a probe."""
+    probe = result([0, 3, 2, 3, 0, 2, 2, 3], IDS)  # class 1 is wrong twice, once as class 3
+    probe.history[1]["command"] = "probe"
+    write(str(tmp_path / "probe.h5"), probe)
+    write(str(tmp_path / "zeroshot.h5"), result(CONTROL, IDS))
+    page = of_files([tmp_path / "probe.h5", tmp_path / "zeroshot.h5"])
+    assert [fact.class_name for fact in page.summary if fact.class_name] == [NAMES[1]]
+    shown = album.read_album(page, photos)
+    assert shown.images[0].predicted == NAMES[CONTROL[0]]
+    assert [(image.id, image.predicted) for image in shown.examples] == [
+        ("1.jpg", NAMES[3]),
+        ("5.jpg", NAMES[2]),
+    ]
+    text = as_html(page, shown)
+    summary = text[text.index('<dl class="summary">') : text.index("<section")]
+    assert summary.count('src="data:image/webp') == 2
+
+
+def test_examples_of_another_data_set_are_not_shown(photos: datasets.Dataset) -> None:
+    file = result(WRONG, [f"other {row_id}" for row_id in IDS])
+    assert album.find_examples(file, NAMES[0], photos) == []
+
+
+def test_errors_come_first_among_examples(photos: datasets.Dataset) -> None:
+    found = album.find_examples(result(WRONG, IDS), NAMES[2], photos)
+    assert [image.id for image in found] == ["6.jpg", "2.jpg"]
+
+
+def test_an_album_uses_no_file_that_the_report_left_out(
+    photos: datasets.Dataset, tmp_path: Path
+) -> None:
+    kept, damaged = tmp_path / "b.h5", tmp_path / "a.h5"
+    probe = result(WRONG, IDS)
+    probe.history[1]["command"] = "probe"
+    write(str(kept), probe)
+    write(str(damaged), result(CONTROL, IDS))
+    damaged.write_bytes(damaged.read_bytes()[:-9])
+    page = of_files([damaged, kept])
+    assert page.files == {"b.h5": kept}
+    assert album.read_album(page, photos).control_name == ""
+
+
 def test_an_unlabelled_result_is_shown(photos: datasets.Dataset) -> None:
     file = result(WRONG, IDS)
     file.splits["test"].labels = None
@@ -361,7 +406,7 @@ def shapes_folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path
 def shapes_album(shapes_folders: tuple[Path, Path]) -> Album:
     """An album of 60 images of `shapes`, with a control and attributes."""
     results, control = shapes_folders
-    return album.read_album([results], [control], datasets.load("shapes"), 60)
+    return album.read_album(of_folder(results, [control]), datasets.load("shapes"), 60)
 
 
 @pytest.fixture(scope="module")
@@ -413,6 +458,19 @@ def test_files_and_folders_get_the_same_album(
 
 
 @pytest.mark.long
+def test_the_album_of_a_folder_uses_no_foreign_file(
+    shapes_folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "results"
+    shutil.copytree(shapes_folders[0], folder)
+    (folder / "zs.h5").write_bytes((folder / "img.logreg.h5").read_bytes())
+    (folder / "img.svm.h5").write_bytes((folder / "img.logreg.h5").read_bytes())
+    page = of_folder(folder)
+    assert page.left_out
+    assert sorted(page.files) == ["img", "img.logreg"]
+
+
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("words", "exit_code", "message"),
     [
@@ -420,6 +478,7 @@ def test_files_and_folders_get_the_same_album(
         (["--images", "shape", "-o", "no.html"], 2, "unknown data set 'shape'; hint: did you mean"),
         (["--images", "shapes", "-o", "no.md"], 2, "expected an output that ends in .html"),
         (["--images", "shapes"], 2, "expected an output that ends in .html"),
+        (["--album", "5", "-o", "no.html"], 2, "--album is for --images"),
         (["--images", "shapes", "--album", "0", "-o", "no.html"], 2, "--album"),
         (["--images", "shapes", "--album", "1001", "-o", "no.html"], 2, "--album"),
     ],
@@ -453,6 +512,13 @@ def page(browser: Any, shapes_page: Path) -> Iterator[Any]:
     yield tab
     assert [text for text in problems if not text.startswith(("file:", "data:"))] == []
     tab.close()
+
+
+@pytest.mark.long
+def test_the_contents_say_that_the_album_is_read(page: Any) -> None:
+    page.set_viewport_size({"width": 1600, "height": 800})
+    page.locator(".toc a", has_text="Images").click()
+    page.locator(".toc a[aria-current]", has_text="Images").wait_for()
 
 
 def visible(page: Any) -> int:
@@ -511,6 +577,23 @@ def test_the_album_has_no_accessibility_fault(page: Any, scheme: str) -> None:
     page.emulate_media(color_scheme=scheme)
     found = axe.Axe().run(page, context="#album").response["violations"]
     assert [(violation["id"], violation["impact"]) for violation in found] == []
+
+
+@pytest.mark.long
+def test_the_summary_shows_pictures_without_scripts(
+    browser: Any, photos: datasets.Dataset, tmp_path: Path
+) -> None:
+    write(str(tmp_path / "a.h5"), result(WRONG, IDS))
+    page = of_files([tmp_path / "a.h5"])
+    text = as_html(page, album.read_album(page, photos))
+    (tmp_path / "report.html").write_text(text, encoding="utf-8")
+    context = browser.new_context(java_script_enabled=False)
+    tab = context.new_page()
+    tab.goto(f"file://{tmp_path}/report.html")
+    assert tab.locator(".summary img").count() == 2
+    loaded = "images => images.every(image => image.naturalWidth > 1)"
+    assert tab.eval_on_selector_all(".summary img", loaded)
+    context.close()
 
 
 @pytest.mark.long

@@ -125,7 +125,13 @@ def test_arguments_that_make_no_sense_are_refused(tmp_path):
     assert "expected a results folder with --untrained, got files" in fails(
         "report", a, "--untrained", tmp_path, exit_code=2
     )
-    assert "is an input" in fails("report", a, "-f", "-o", a, exit_code=2)
+    page = a.rename(tmp_path / "a.html")
+    assert "is an input" in fails("report", page, "-f", "-o", page, exit_code=2)
+    page.rename(a)
+    for name in ("x.pdf", "x.html.gz"):
+        message = f"{name}: expected a page that ends in .html or .md"
+        assert message in fails("report", a, "-o", tmp_path / name, exit_code=2)
+    assert "--album is for --images" in fails("report", a, "--album", 5, exit_code=2)
 
 
 def test_files_of_one_name_have_the_folders_that_tell_them_apart(tmp_path):

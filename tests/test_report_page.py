@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import re
 import shutil
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from test_report import LABELS, RUN, write_baseline, write_results
 
 from clipkit.features import read, write
 from clipkit.report import html
+from clipkit.report.blocks import Block, Fact, Heading, Page, Table
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -145,6 +147,98 @@ def test_a_table_and_its_commands_are_copied(report, open_page):
     assert copied.splitlines()[-1].startswith("clipkit probe img.h5 --fit-split train ")
 
 
+def write_page(path: Path, *blocks: Block, **parts: Any) -> Path:
+    path.write_text(html.as_html(Page("Title", [], blocks, **parts)), encoding="utf-8")
+    return path
+
+
+def test_numbers_in_texts_are_sorted_as_numbers(tmp_path, open_page):
+    names = ["τ 0.5", "τ 0.05", "layer l10", "τ 0.005", "layer l9", "τ 0.02", "1,000", "200", "τ 1"]
+    table = Table(["name", "n"], [[name, "1"] for name in names])
+    page = open_page(write_page(tmp_path / "page.html", table))
+    page.locator("table.sortable th").first.get_by_role("button").click()
+    assert column(page, 0) == [
+        *("200", "1,000", "layer l9", "layer l10"),
+        *("τ 0.005", "τ 0.02", "τ 0.05", "τ 0.5", "τ 1"),
+    ]
+
+
+def test_a_table_is_copied_twice_and_a_failure_is_not_called_a_copy(report, open_page):
+    page = open_page(report, permissions=["clipboard-read", "clipboard-write"])
+    page.clock.install()
+    button = page.locator(".copy-table").first
+    label = button.inner_text()
+    button.click()
+    page.locator(".copy-table", has_text="Copied").wait_for()
+    page.clock.run_for(1000)
+    button.click()
+    page.clock.run_for(1000)
+    assert button.inner_text() == "Copied"
+    page.clock.run_for(1000)
+    assert button.inner_text() == label
+    page.evaluate("() => { navigator.clipboard.writeText = () => Promise.reject(); }")
+    page.evaluate("() => { document.execCommand = () => false; }")
+    button.click()
+    page.locator(".copy-table", has_text="Not copied").wait_for()
+    assert page.locator(".status").inner_text().startswith("Not copied")
+
+
+def test_names_from_right_to_left_do_not_reorder_a_sentence(tmp_path, open_page):
+    name = "שלום עולם"
+    fact = Fact("Worst class", f"**{name}**: F1 0.31; most often taken for {name} (10).")
+    page = open_page(write_page(tmp_path / "page.html", f"{name} 0.5, b 0.4", summary=[fact]))
+    places = page.evaluate(
+        """() => {
+          const texts = document.createTreeWalker(document.querySelector("main"), 4);
+          const places = [];
+          for (let node = texts.nextNode(); node; node = texts.nextNode()) {
+            const range = document.createRange();
+            range.selectNode(node);
+            const box = range.getBoundingClientRect();
+            if (node.data.trim()) places.push([node.data.trim(), box.left, box.right]);
+          }
+          return places;
+        }"""
+    )
+    assert [text for text, *_ in places][2:] == [
+        *(name, ": F1 0.31; most often taken for", name, "(10)."),
+        *("About this report", name, "0.5, b 0.4"),
+    ]
+    for start in (2, 3, 4, 7):
+        assert places[start][2] <= places[start + 1][1] + 1
+
+
+def test_a_table_of_one_row_breaks_no_word(tmp_path, open_page):
+    table = Table(["a", "b", "c"], [["images", "tiny", " and ".join(["predictions"] * 9)]], 3)
+    page = open_page(write_page(tmp_path / "page.html", table), 390)
+    cell = page.locator("td").first
+    assert cell.evaluate("cell => getComputedStyle(cell).overflowWrap") == "break-word"
+    assert page.locator("table").get_attribute("class") == ""
+
+
+def test_headings_of_all_levels_are_shown(tmp_path, open_page):
+    headings = [Heading(level, f"Level {level}") for level in (1, 2, 3)]
+    page = open_page(write_page(tmp_path / "page.html", *headings))
+    for level in (1, 2, 3):
+        assert page.locator(f"h{level}", has_text=f"Level {level}").is_visible()
+        assert page.locator(".toc a", has_text=f"Level {level}").is_visible()
+
+
+def test_without_scripts_the_contents_scroll_away_on_a_telephone(report, open_page):
+    page = open_page(report, 390, java_script_enabled=False)
+    assert page.locator("nav").bounding_box()["height"] > 100
+    assert not page.locator(".copy-table").first.is_visible()
+    page.locator("h2", has_text="Chapter 2").scroll_into_view_if_needed()
+    box = page.locator("nav").bounding_box()
+    assert box["y"] + box["height"] < 0
+
+
+def test_a_page_sends_nothing_and_has_no_other_base(report):
+    policy = re.search('Content-Security-Policy" content="([^"]*)"', report.read_text("utf-8"))[1]
+    assert policy.startswith("default-src 'none';")
+    assert policy.endswith("; base-uri 'none'; form-action 'none'")
+
+
 def test_keys_reach_everything_and_a_picture_is_enlarged_and_closed(report, open_page):
     page = open_page(report)
     reached = []
@@ -235,7 +329,9 @@ def test_files_are_shown_by_what_they_are(collection, open_page):
 def test_pictures_lose_no_pixel_and_the_script_is_small(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 255, (20, 30, 3), np.uint8).repeat(9, axis=1)
     Image.fromarray(pixels).save(tmp_path / "a.png", compress_level=0)
+    filters = [*warnings.filters]
     uri, *size = html._embed(tmp_path / "a.png")
+    assert warnings.filters == filters
     assert size == [270, 20]
     content = base64.b64decode(uri.partition(",")[2])
     assert len(content) < (tmp_path / "a.png").stat().st_size

@@ -51,6 +51,14 @@ def test_only_links_to_pages_stay_links() -> None:
         assert not re.search(r"^<!--.*-->\n\S", website.page_text(page), re.MULTILINE)
 
 
+def test_links_in_code_stay(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    link = "[a](page.md)"
+    page.write_text(f"é {link} `{link}`\n\n```md\n{link}\n```\n\n{link}\n", encoding="utf-8")
+    text = f"é a `{link}`\n\n```md\n{link}\n```\n\na\n"
+    assert website.page_text(page) == text
+
+
 @pytest.mark.long
 def test_the_site_is_whole_and_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
     pytest.importorskip("zensical", reason="zensical is not installed: pip install '.[site]'")

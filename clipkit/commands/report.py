@@ -13,12 +13,21 @@ from clipkit.commands._options import OUTPUT, Force, check_output, option
 from clipkit.errors import UsageError
 
 HTML_ENDINGS = (".html", ".htm")
+MARKDOWN_ENDINGS = (".md", "")
 MAX_IMAGES = 1000
 
 
 def _check_page(ctx: typer.Context, output: str) -> str | None:
     """Refuse an unusable output; a page may go to a terminal."""
-    return output if output == "-" else check_output(ctx, output)
+    if output == "-":
+        return output
+    if not _is_html(output) and Path(output).suffix.lower() not in MARKDOWN_ENDINGS:
+        raise UsageError(f"{output}: expected a page that ends in .html or .md")
+    return check_output(ctx, output)
+
+
+def _is_html(output: str) -> bool:
+    return Path(output).suffix.lower() in HTML_ENDINGS
 
 
 def _check_names(names: list[str]) -> list[str]:
@@ -64,14 +73,14 @@ def report(
         ),
     ] = [],  # noqa: B006
     album: Annotated[
-        int,
+        int | None,
         option(
             "N",
-            "Maximum number of images to show with --images, up to 1000.",
+            "Maximum number of images to show with --images, up to 1000 (default: 200).",
             min=1,
             max=MAX_IMAGES,
         ),
-    ] = 200,
+    ] = None,
     root: Annotated[
         str | None, option("FOLDER", "Folder that holds the data set of --images.")
     ] = None,
@@ -89,14 +98,15 @@ def report(
     from clipkit.report import as_html, as_markdown, of_files, of_folder
 
     paths = [Path(name) for name in what]
-    is_html = Path(output).suffix.lower() in HTML_ENDINGS
+    is_html = _is_html(output)
     if images and not is_html:
         raise UsageError(
             f"--images: expected an output that ends in .html, got {output}",
             "write a page: -o report.html",
         )
-    if root is not None and not images:
-        raise UsageError("--root is for --images, which is not given")
+    for name, value in (("--root", root), ("--album", album)):
+        if value is not None and not images:
+            raise UsageError(f"{name} is for --images, which is not given")
     if _are_files(paths):
         if untrained:
             raise UsageError("expected a results folder with --untrained, got files")
@@ -108,11 +118,9 @@ def report(
     shown = None
     if images:
         from clipkit.datasets import load
-        from clipkit.report.album import read_album
+        from clipkit.report.album import LIMIT, read_album
 
-        shown = read_album(
-            paths, [Path(name) for name in untrained], load(images, root=root), album
-        )
+        shown = read_album(page, load(images, root=root), album or LIMIT)
     text = as_html(page, shown) if is_html else as_markdown(page)
     if output == "-":
         sys.stdout.write(text)

@@ -77,6 +77,8 @@ def of_folder(folder: Path, untrained: Sequence[Path] = ()) -> Page:
         summary=summary.of_folder(comparison, title),
         lead=_lead(results, blocks),
         origins={name: results.origin(name, controls) for name in dict.fromkeys(sources) if name},
+        files=results.used(),
+        controls=[path for control in controls for path in control.used().values()],
     )
 
 

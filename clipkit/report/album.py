@@ -9,19 +9,21 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from clipkit import console, similarity
+from clipkit import console
 from clipkit.annotations import read_annotations
 from clipkit.console import escaped
 from clipkit.datasets import Dataset, ImageDataset
 from clipkit.errors import ClipkitError
 from clipkit.features import FeatureFile, Int64, Split, open_file
 from clipkit.features.provenance import original_split
+from clipkit.report.blocks import Page
+from clipkit.report.nearest import Nearest, find_nearest
 from clipkit.report.predictions import (
     Bools,
     Floats,
@@ -37,8 +39,6 @@ from clipkit.report.predictions import (
 from clipkit.report.thumbnails import Thumbnail, thumbnails
 
 LIMIT = 200  # images, unless the caller says otherwise
-MAX_PROMPTS = 32
-IMAGES_PER_PROMPT = 3  # on each side
 IMAGES_PER_CLASS = 3  # of the worst classes
 WITH_ATTRIBUTES = ("shapes",)  # data sets whose attributes are bundled
 HINT = "name the data set that was embedded"
@@ -50,8 +50,6 @@ class AlbumImage:
 
     Attributes
     ----------
-    number : int
-        Unique in the album, for references in a page.
     id : str
     thumbnail : Thumbnail
     true : str or None
@@ -65,9 +63,10 @@ class AlbumImage:
         What the control predicts; None if it does not have the image.
     values : tuple of int
         The numbers of its values in `Album.attributes`.
+    number : int, optional
+        Its own number, for references in a page, if another place may show the same picture.
     """
 
-    number: int
     id: str
     thumbnail: Thumbnail
     true: str | None
@@ -76,6 +75,7 @@ class AlbumImage:
     score_text: str = ""
     control: str | None = None
     values: tuple[int, ...] = ()
+    number: int | None = None
 
     @property
     def outcome(self) -> str:
@@ -147,6 +147,8 @@ class Album:
         Number of prompts in the file from which `prompts` are the first.
     missing : str
         Which images the data set lacks, or "".
+    examples : list of AlbumImage
+        Images of the class that the summary of the page names, with what its main result predicts.
     """
 
     images: list[AlbumImage]
@@ -162,10 +164,7 @@ class Album:
     prompts: list[PromptImages]
     prompt_count: int
     missing: str
-
-    def of_class(self, name: str) -> list[AlbumImage]:
-        """Return a few images of a class, in the order of the album."""
-        return [image for image in self.images if image.true == name][:IMAGES_PER_CLASS]
+    examples: Sequence[AlbumImage] = ()
 
     @property
     def predicted_classes(self) -> list[str]:
@@ -173,29 +172,56 @@ class Album:
         return sorted({image.predicted for image in self.images})
 
 
-def read_album(
-    results: Iterable[Path], controls: Iterable[Path], dataset: Dataset, limit: int = LIMIT
-) -> Album:
-    """Read files, and those in folders, and collect an album of their images; see `collect`.
+def read_album(page: Page, dataset: Dataset, limit: int = LIMIT) -> Album:
+    """Collect an album of the files that a page uses, with examples for its summary.
 
-    Files that cannot be read are not used. The report names them.
+    See `collect`.
     """
     with contextlib.ExitStack() as stack:
-        return collect(_open(results, stack), _open(controls, stack), dataset, limit)
+        results = dict(zip(page.files, _open([*page.files.values()], stack), strict=True))
+        controls = _open(page.controls, stack)
+        album = collect([*results.values()], controls, dataset, limit)
+        for fact in page.summary:
+            if fact.class_name and fact.source in results:
+                file = results[fact.source]
+                return replace(album, examples=find_examples(file, fact.class_name, dataset))
+    return album
 
 
-def _open(paths: Iterable[Path], stack: contextlib.ExitStack) -> list[FeatureFile]:
-    """Open files, and those in folders, until the stack is closed."""
-    names: list[Path] = []
-    for path in paths:
-        names += sorted(path.glob("*.h5")) if path.is_dir() else [path]
+def _open(paths: Sequence[Path], stack: contextlib.ExitStack) -> list[FeatureFile]:
+    """Open files until the stack is closed."""
     files = []
     with console.progress("opening files for the album", "files") as update:
-        for number, name in enumerate(names, start=1):
-            with contextlib.suppress(ClipkitError):
-                files.append(stack.enter_context(open_file(name)))
-            update(number, len(names))
+        for path in paths:
+            files.append(stack.enter_context(open_file(path)))
+            update(len(files), len(paths))
     return files
+
+
+def find_examples(result: FeatureFile, class_name: str, dataset: Dataset) -> list[AlbumImage]:
+    """Return a few images of a class, those first that a result takes for other classes.
+
+    The list is empty if the data set is not that of the result, which is then not the result that
+    the album is about.
+    """
+    try:
+        predictions, data = _match(read_predictions(result), dataset)
+    except ClipkitError:
+        return []
+    if predictions.true is None:
+        return []
+    of_class = np.flatnonzero(predictions.true == class_name)
+    is_right = predictions.predicted[of_class] == class_name
+    rows = of_class[np.argsort(is_right, kind="stable")][:IMAGES_PER_CLASS]
+    return [
+        AlbumImage(
+            id=escaped(predictions.ids[row]),
+            thumbnail=picture,
+            true=class_name,
+            predicted=str(predictions.predicted[row]),
+        )
+        for row, picture in zip(rows, thumbnails(data.take(rows)), strict=True)
+    ]
 
 
 def collect(
@@ -234,29 +260,22 @@ def collect(
     """
     results, controls = set_apart_controls(results, controls)
     main = read_predictions(choose_result(results), sources=results)
-    data = _images_of(dataset, main)
-    place = {row_id: row for row, row_id in enumerate(data.ids)}
-    known = np.flatnonzero([row_id in place for row_id in main.ids])
-    if not len(known):
-        wanted = f"the {main.split} images of {main.file.display_name}"
-        raise ClipkitError(f"{dataset.name}: expected {wanted}, got none of them", HINT)
-    places = np.array([place[main.ids[row]] for row in known])
-    _check_labels(main, known, dataset, data.take(places))
-    missing = _describe_missing(main, dataset, known)
-    total, main = len(main.ids), main.take(known)
+    total = len(main.ids)
+    known, data = _match(main, dataset)
+    missing = _describe_missing(main, known, dataset)
+    main = known
     control = choose_control(main, results, controls)
     control_of = {} if control is None else dict(zip(control.ids, control.predicted, strict=True))
     control_is_right = _control_is_right(main, control_of)
     others = read_others(main, results)
     worst = list(dict.fromkeys([main.worst_class, *(other.worst_class for other in others)]))
     rows = select_rows(main.true, main.predicted, main.scores, control_is_right, limit, worst)
-    found, prompt_count = _nearest(main, results)
+    found, prompt_count = find_nearest(main, results)
     used = np.unique(np.concatenate([rows, *(of_prompt.rows.ravel() for of_prompt in found)]))
     attributes, values = _attributes(main, dataset, used)
-    pictures = _thumbnails(data.take(places[used]))
+    pictures = _thumbnails(data.take(used))
     images = {
         row: AlbumImage(
-            number=row,
             id=escaped(main.ids[row]),
             thumbnail=picture,
             true=None if main.true is None else str(main.true[row]),
@@ -265,6 +284,7 @@ def collect(
             score_text=main.score_text(row),
             control=_as_text(control_of.get(main.ids[row])),
             values=of_row,
+            number=row,
         )
         for row, picture, of_row in zip(used.tolist(), pictures, values, strict=True)
     }
@@ -290,53 +310,64 @@ def _as_text(name: Any) -> str | None:
     return None if name is None else str(name)
 
 
-def _images_of(dataset: Dataset, main: ImagePredictions) -> ImageDataset:
-    """Return the split of the data set that a result's rows come from."""
-    name = original_split(main.file, main.split)
-    if name not in dataset.splits:
+def _match(
+    predictions: ImagePredictions, dataset: Dataset
+) -> tuple[ImagePredictions, ImageDataset]:
+    """Return the predictions whose images a data set has, and these images in the same order."""
+    file = predictions.file
+    split = original_split(file, predictions.split)
+    if split not in dataset.splits:
         raise ClipkitError(
-            f"{dataset.name}: expected the split {name} of {main.file.display_name}, got "
+            f"{dataset.name}: expected the split {split} of {file.display_name}, got "
             f"{', '.join(dataset.splits)}",
             HINT,
         )
-    return dataset.splits[name]
-
-
-def _describe_missing(main: ImagePredictions, dataset: Dataset, known: Int64) -> str:
-    """Say how many images the data set lacks, and warn of them; "" if it has all."""
-    count = len(main.ids) - len(known)
-    if not count:
-        return ""
-    is_known = np.zeros(len(main.ids), bool)
-    is_known[known] = True
-    example = main.ids[int(is_known.argmin())]
-    text = f"{dataset.name} lacks {count:,} of {len(main.ids):,} images, for example {example}"
-    console.warn(text)
-    return text
+    data = dataset.splits[split]
+    place = {row_id: row for row, row_id in enumerate(data.ids)}
+    known = np.flatnonzero([row_id in place for row_id in predictions.ids])
+    if not len(known):
+        wanted = f"the {predictions.split} images of {file.display_name}"
+        raise ClipkitError(f"{dataset.name}: expected {wanted}, got none of them", HINT)
+    data = data.take(np.array([place[predictions.ids[row]] for row in known]))
+    _check_labels(predictions, known, dataset, data)
+    return predictions.take(known), data
 
 
 def _check_labels(
-    main: ImagePredictions, rows: Int64, dataset: Dataset, data: ImageDataset
+    predictions: ImagePredictions, rows: Int64, dataset: Dataset, data: ImageDataset
 ) -> None:
     """Refuse a data set (n) whose images do not have the classes of the result's rows (n).
 
     Row numbers are the ids of many data sets.
     """
-    labels, class_names = main.file.splits[main.split].labels, main.file.class_names
-    is_relabelled = any(entry["command"] == "relabel" for entry in main.file.history)
-    if labels is None or data.labels is None or not class_names or is_relabelled:
+    file = predictions.file
+    labels = file.splits[predictions.split].labels
+    is_relabelled = any(entry["command"] == "relabel" for entry in file.history)
+    if labels is None or data.labels is None or not file.class_names or is_relabelled:
         return
-    expected = np.array(class_names)[labels[rows]]
+    expected = np.array(file.class_names)[labels[rows]]
     got = np.array(dataset.class_names)[data.labels]
     different = np.flatnonzero(expected != got)
     if len(different):
         first = different[0]
         raise ClipkitError(
-            f"{dataset.name}: expected the classes of {main.file.display_name}, got "
+            f"{dataset.name}: expected the classes of {file.display_name}, got "
             f"{len(different):,} that differ: {data.ids[first]!r} is {got[first]}, not "
             f"{expected[first]}",
             HINT,
         )
+
+
+def _describe_missing(main: ImagePredictions, known: ImagePredictions, dataset: Dataset) -> str:
+    """Say how many images the data set lacks, and warn of them; "" if it has all."""
+    count = len(main.ids) - len(known.ids)
+    if not count:
+        return ""
+    ids = set(known.ids)
+    example = next(row_id for row_id in main.ids if row_id not in ids)
+    text = f"{dataset.name} lacks {count:,} of {len(main.ids):,} images, for example {example}"
+    console.warn(text)
+    return text
 
 
 def _control_is_right(main: ImagePredictions, control_of: Mapping[str, Any]) -> Bools | None:
@@ -451,64 +482,8 @@ def _attributes(
     return texts, [tuple(number for number in of_row if number >= 0) for of_row in values]
 
 
-class _Found(NamedTuple):
-    """The rows (2, M) with the highest and the lowest cosines (2, M) with a prompt."""
-
-    prompt: str
-    rows: Int64
-    cosines: Floats
-
-
-def _nearest(main: ImagePredictions, files: Sequence[FeatureFile]) -> tuple[list[_Found], int]:
-    """Return the images nearest to and farthest from prompts, and the number of all prompts."""
-    logits = _choose_logits(main, files)
-    if logits is None:
-        return [], 0
-    texts = logits.texts or []
-    row_of = {row_id: row for row, row_id in enumerate(main.ids)}
-    rows = np.array([row_of.get(row_id, -1) for row_id in logits.splits[main.split].ids], np.int64)
-    blocks = [block[:, :MAX_PROMPTS] for block in logits.cosines(main.split).iter_blocks()]
-    cosines = np.concatenate(blocks)[rows >= 0].astype(np.float64)
-    rows = rows[rows >= 0]
-    if not len(rows):
-        return [], 0
-    found = []
-    for text, column in zip(texts, cosines.T, strict=False):
-        order = np.argsort(-column, kind="stable")
-        M = min(IMAGES_PER_PROMPT, len(order))
-        ends = np.stack([order[:M], order[len(order) - M :]])
-        found.append(_Found(text, rows[ends], column[ends]))
-    return found, len(texts)
-
-
-def _choose_logits(main: ImagePredictions, files: Iterable[FeatureFile]) -> FeatureFile | None:
-    """Return the logits whose prompts are shown, or None without any of the result's model."""
-    of_model = [file for file in files if file.model() == main.file.model()]
-    of_kind = {
-        kind: [file for file in of_model if file.kind == kind and main.split in file.splits]
-        for kind in ("logits", "images")
-    }
-    prompts = [file for file in files if file.kind == "texts"]
-    for logits in sorted(filter(_has_prompts, of_kind["logits"]), key=_has_class_prompts):
-        return logits
-    for texts in sorted(filter(_has_prompts, prompts), key=_has_class_prompts):
-        for images in of_kind["images"]:
-            with contextlib.suppress(ClipkitError):  # the prompts may be of another model
-                return similarity.compute_logits(images, texts)
-    return None
-
-
-def _has_prompts(file: FeatureFile) -> bool:
-    """Whether texts stand for what was embedded, and not for directions that replace it."""
-    return not any(entry.get("random") or entry.get("whiten") for entry in file.history)
-
-
-def _has_class_prompts(file: FeatureFile) -> bool:
-    return file.class_index is not None and bool((file.class_index >= 0).any())
-
-
 def _tiles(
-    found: Sequence[_Found], images: Mapping[int, AlbumImage], shown: Iterable[int]
+    found: Sequence[Nearest], images: Mapping[int, AlbumImage], shown: Iterable[int]
 ) -> list[PromptImages]:
     """Arrange the images of prompts; the pictures of `shown` rows are on the page before them."""
     before = set(shown)

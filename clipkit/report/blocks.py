@@ -131,6 +131,11 @@ class Page:
         The picture that comes first.
     origins : dict of str to Origin
         How the sources of tables were made.
+    files : dict of str to Path
+        Results that the page shows and the files that they were made from, by the names of sources.
+        An album of images uses no others.
+    controls : list of Path
+        Such files of untrained controls that have their own folders.
     """
 
     title: str
@@ -140,6 +145,8 @@ class Page:
     summary: Sequence[Fact] = ()
     lead: Picture | Drawing | None = None
     origins: Mapping[str, Origin] = field(default_factory=dict)
+    files: Mapping[str, Path] = field(default_factory=dict)
+    controls: Sequence[Path] = ()
 
 
 def text_of(cell: Cell) -> str:

@@ -82,7 +82,8 @@ def of_files(paths: Sequence[Path]) -> Page:
     """
     left_out: dict[str, str] = {}
     files: dict[str, FeatureFile] = {}
-    for name, path in zip(_names(paths), paths, strict=True):
+    by_name = dict(zip(_names(paths), paths, strict=True))
+    for name, path in by_name.items():
         try:
             files[name] = _read(path)
         except ClipkitError as error:
@@ -104,6 +105,7 @@ def of_files(paths: Sequence[Path]) -> Page:
         lead=_lead([*files.values()]),
         summary=[Fact("What was run", f"{title}: {_count(shown)}"), *facts],
         origins={name: make_origin(file, name, digests.get) for name, file in files.items()},
+        files={name: path for name, path in by_name.items() if name not in left_out},
     )
 
 

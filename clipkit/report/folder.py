@@ -249,6 +249,16 @@ class ResultsFolder:
         """Return the true and the predicted classes of a run that `runs` returned."""
         return results.predictions(self.read(name), run["split"], run["number"])
 
+    def used(self) -> dict[str, Path]:
+        """Return the results that `runs` returned and the files they were made from, by name."""
+        shown = [name for name, runs in self._runs.items() if runs]
+        inputs = []
+        for entry in (entry for name in shown for entry in self.read(name).history):
+            digests = entry.get("inputs")
+            inputs += list(digests.values()) if isinstance(digests, dict) else []
+        names = [name for name in self._digests if name in shown or self._digests[name] in inputs]
+        return {name: self.path / f"{name}.h5" for name in sorted(names)}
+
     def _scored_split(self, result: FeatureFile) -> str:
         """Return the test split or, if all images are in one split, the one that replaces it."""
         entry = result.history[-1]

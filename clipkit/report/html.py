@@ -6,13 +6,16 @@ import base64
 import hashlib
 import io
 import math
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markdown_it import MarkdownIt
+from markdown_it.common.utils import escapeHtml
+from markdown_it.token import Token
 from markupsafe import Markup
 from PIL import Image
 
@@ -33,6 +36,9 @@ from clipkit.report.blocks import (
 )
 from clipkit.report.formatting import escape
 
+if TYPE_CHECKING:
+    from clipkit.report.album import Album
+
 SVG_DPI = 96  # CSS pixels of an inch
 MAX_PIXELS = 50_000_000  # of a picture, as `clipkit plot` draws them
 UNREADABLE = (  # what Pillow raises
@@ -44,6 +50,9 @@ UNREADABLE = (  # what Pillow raises
 )
 BAR_WIDTH, BAR_HEIGHT = 96, 14
 PAD = 3  # pixels at the ends of a bar, for its marks
+# Words of Hebrew, Arabic and other scripts from right to left
+RIGHT_TO_LEFT = "\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc\U00010800-\U00010fff\U0001e800-\U0001efff"
+RIGHT_TO_LEFT_WORDS = re.compile(f"[{RIGHT_TO_LEFT}]+(?:[ -]+[{RIGHT_TO_LEFT}]+)*")
 
 _markdown = MarkdownIt("commonmark", {"html": False}).disable(
     ["autolink", "code", "entity", "fence", "heading", "html_block", "html_inline", "image", "link"]
@@ -58,14 +67,14 @@ _templates = Environment(
 _templates.filters["escaped"] = console.escaped
 
 
-def as_html(page: Page, album: Any = None) -> str:
+def as_html(page: Page, album: Album | None = None) -> str:
     """Render a report as HTML.
 
     Parameters
     ----------
     page : Page
-    album : optional
-        What the template `album.html` shows after the summary.
+    album : Album, optional
+        Images, which come after the summary.
     """
     left_out = [*page.left_out]
     pictures = _Pictures(left_out)
@@ -99,6 +108,15 @@ def _hash(script: str) -> str:
     return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
+def _text(_: object, tokens: Sequence[Token], number: int, *__: object) -> str:
+    """Render a text. A name from right to left must not reorder the sentence around it."""
+    text = escapeHtml(tokens[number].content)
+    return RIGHT_TO_LEFT_WORDS.sub(r"<bdi>\g<0></bdi>", text)
+
+
+_markdown.add_render_rule("text", _text)
+
+
 def _inline(markdown: str) -> Markup:
     return Markup(_markdown.renderInline(markdown))
 
@@ -118,7 +136,8 @@ def _nodes(page: Page, pictures: _Pictures) -> Iterator[dict[str, Any]]:
 def _node(block: Block, pictures: _Pictures, key: str, heading: str = "") -> Any:
     """Return the kind of a block and what the template needs of it; None if it is not shown."""
     if isinstance(block, Heading):
-        return {"kind": f"h{block.level}", "key": key, "html": _inline(block.text)}
+        tag = f"h{block.level}"
+        return {"kind": "heading", "tag": tag, "key": key, "html": _inline(block.text)}
     if isinstance(block, Picture):
         return pictures.node(block)
     if isinstance(block, str):
@@ -144,10 +163,17 @@ def _table(table: Table) -> dict[str, Any]:
         ],
         "text_columns": table.text_columns,
         "sources": [source for source in dict.fromkeys(sources) if source],
-        "class": "sortable" if all(table.header) and len(table.rows) > 1 else "facts",
+        "class": _class(table),
         "legend": _legend(bars),
         "has_bars_below": sum(any(_is_number(cell) for cell in column) for column in columns) > 1,
     }
+
+
+def _class(table: Table) -> str:
+    """Return "sortable", or "facts" for names and what they are, or "" for a single row."""
+    if not all(table.header):
+        return "facts"
+    return "sortable" if len(table.rows) > 1 else ""
 
 
 def _is_number(cell: Cell) -> bool:
@@ -244,8 +270,10 @@ def _embed(path: Path) -> tuple[str, int, int]:
     if not path.is_file():  # a FIFO would never end
         raise OSError("it is no file")
     content = {"image/png": path.read_bytes()}
-    warnings.simplefilter("error", Image.DecompressionBombWarning)
-    with Image.open(io.BytesIO(content["image/png"]), formats=["PNG"]) as image:
+    with (
+        warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning),
+        Image.open(io.BytesIO(content["image/png"]), formats=["PNG"]) as image,
+    ):
         width, height = image.size
         if width * height > MAX_PIXELS:
             raise ValueError(f"{width} x {height} pixels")

@@ -3,14 +3,26 @@ const all = (selector, within = document) => [...within.querySelectorAll(selecto
 const announce = (text) => { document.querySelector(".status").textContent = text; };
 const textOf = (cell) => (cell.querySelector(".text, button") || cell).textContent.trim().replace(/\s+/g, " ");
 
+const numberOf = (text) => parseFloat(text.replace(/,/g, ""));
+
 // A number at the start of a cell; an empty cell sorts behind all others.
 function sortKey(cell) {
   const match = textOf(cell).replace(/[\u2212\u2013]/g, "-").match(/[-+]?[\d,]*\.?\d+(e[-+]?\d+)?/i);
-  return match ? parseFloat(match[0].replace(/,/g, "")) : NaN;
+  return match ? numberOf(match[0]) : NaN;
+}
+
+// Numbers in texts count as numbers, so that 0.05 stands before 0.5 and l9 before l10.
+function compareTexts(a, b) {
+  const [x, y] = [a, b].map((text) => text.split(/(\d+(?:,\d{3})*(?:\.\d+)?)/)); // numbers at odd places
+  for (let i = 0; i < Math.min(x.length, y.length); i++) {
+    const order = i % 2 ? numberOf(x[i]) - numberOf(y[i]) : x[i].localeCompare(y[i]);
+    if (order) return order;
+  }
+  return x.length - y.length;
 }
 
 function compare(a, b, isNumeric, sign) {
-  if (!isNumeric) return sign * textOf(a).localeCompare(textOf(b), undefined, { numeric: true });
+  if (!isNumeric) return sign * compareTexts(textOf(a), textOf(b));
   const [x, y] = [sortKey(a), sortKey(b)];
   if (isNaN(x) || isNaN(y)) return isNaN(x) - isNaN(y);
   return sign * (x - y);
@@ -46,29 +58,38 @@ for (const table of all("table.sortable")) {
 async function copy(text, button) {
   try {
     await navigator.clipboard.writeText(text);
+    return true;
   } catch {
     const area = document.createElement("textarea");
     area.value = text;
     document.body.append(area);
     area.select();
-    document.execCommand("copy");
+    const isCopied = document.execCommand("copy");
     area.remove();
     button.focus();
+    return isCopied;
   }
-  const label = button.textContent;
-  button.textContent = "Copied";
-  announce("Copied");
-  setTimeout(() => { button.textContent = label; }, 1500);
 }
 
-for (const button of all(".copy-table")) {
-  button.addEventListener("click", () => {
-    const rows = [...button.closest("figure").querySelector("table").rows];
-    copy(rows.map((row) => [...row.cells].map(textOf).join("\t")).join("\n") + "\n", button);
+function copyByClick(button, text) {
+  const label = button.textContent;
+  let timer;
+  button.addEventListener("click", async () => {
+    const outcome = (await copy(text(), button)) ? "Copied" : "Not copied: the browser forbids it";
+    button.textContent = outcome;
+    announce(outcome);
+    clearTimeout(timer);
+    timer = setTimeout(() => { button.textContent = label; }, 1500);
   });
 }
+
+function tableText(button) {
+  const rows = [...button.closest("figure").querySelector("table").rows];
+  return rows.map((row) => [...row.cells].map(textOf).join("\t")).join("\n") + "\n";
+}
+for (const button of all(".copy-table")) copyByClick(button, () => tableText(button));
 for (const button of all(".copy-commands")) {
-  button.addEventListener("click", () => copy(button.parentElement.querySelector("pre").textContent + "\n", button));
+  copyByClick(button, () => button.parentElement.querySelector("pre").textContent + "\n");
 }
 
 const dialog = document.querySelector("dialog");
@@ -102,7 +123,7 @@ isWide.addEventListener("change", fold);
 fold();
 const links = new Map(all("a", contents).map((link) => [link.hash.slice(1), link]));
 for (const link of links.values()) link.addEventListener("click", () => { if (!isWide.matches) contents.open = false; });
-const headings = all("main, h2[id], h3[id]").filter((heading) => links.has(heading.id));
+const headings = [...links.keys()].map((id) => document.getElementById(id)); // of sections, the section
 let isPending = false;
 function mark() {
   isPending = false;
