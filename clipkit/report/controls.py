@@ -6,6 +6,7 @@ A control was made in the same way, from the same prompts: only the weights of t
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from clipkit.features import FeatureFile
@@ -15,7 +16,7 @@ from clipkit.results import last_entry
 # Members of an entry of a history that a result and its control need not share, and members of its
 # model that they do
 NOT_SHARED = ("clipkit", "inputs", "model", "batch_size", "kept")
-FEATURES = ("name", "layer", "pool", "norm", "projection")
+FEATURES = ("layer", "pool", "norm", "projection")
 SETTINGS = ("classifier", "C", "temperature", "standardize", "shots", "draw")  # of a run
 CHOSEN = ("C", "temperature")  # by `probe --val`
 
@@ -23,6 +24,11 @@ CHOSEN = ("C", "temperature")  # by `probe --val`
 def is_untrained(file: FeatureFile) -> bool:
     """Whether the model is an untrained control."""
     return "untrained" in (file.model() or {})
+
+
+def features_of(model: Mapping[str, Any]) -> list[Any]:
+    """Return which features of which architecture an entry of a history names."""
+    return [Path(str(model.get("name"))).name, *(model.get(key) for key in FEATURES)]
 
 
 def settings(file: FeatureFile) -> str:
@@ -53,7 +59,7 @@ def _shared(entry: Mapping[str, Any], class_names: list[str] | None) -> dict[str
     shared = {key: value for key, value in entry.items() if key not in NOT_SHARED}
     model = entry.get("model")
     if isinstance(model, dict):
-        shared["model"] = [model.get(key) for key in FEATURES]
+        shared["model"] = features_of(model)
     if entry["command"] == "textembed":
         shared["prompts of"] = _digests(entry) or class_names
     if entry["command"] == "probe" and not _is_random(entry):
