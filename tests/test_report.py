@@ -17,7 +17,7 @@ from shell import fails, ok
 
 from clipkit.errors import ClipkitError
 from clipkit.features import FeatureFile, Split, read, row_ids, write
-from clipkit.report import blocks, of_folder, thesis
+from clipkit.report import blocks, controls, of_folder, thesis
 from clipkit.report.folder import ResultsFolder
 
 Table = dict[str, dict[str, str]]  # first cell -> column -> cell
@@ -182,7 +182,13 @@ def test_a_control_made_in_another_way_is_left_out_with_the_reason(tmp_path: Pat
     write_baseline(control, {"acc1": 0.75}, val="val")
     done = ok("report", folder, "--untrained", control)
     assert tables(done.stdout)[BASELINE]["untrained"] == ""
-    assert "left out c/img.svm.h5: expected the settings and prompts of " in done.stderr
+    reason = "expected the settings and prompts of r/img.svm.h5, got others"
+    assert f"left out c/img.svm.h5: {reason}" in done.stderr
+
+
+def test_a_control_needs_no_entropy_at_further_temperatures() -> None:
+    entries = [{"command": "entropy", "temperature": taus} for taus in ([1.0], [1.0, 0.005])]
+    assert len({controls.settings(FeatureFile("result", [entry])) for entry in entries}) == 1
 
 
 def test_bars_and_summary_have_the_best_of_several_controls(tmp_path: Path) -> None:

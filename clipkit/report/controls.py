@@ -62,6 +62,8 @@ def _shared(entry: Mapping[str, Any], class_names: list[str] | None) -> dict[str
         shared["model"] = features_of(model)
     if entry["command"] == "textembed":
         shared["prompts of"] = _digests(entry) or class_names
+    if entry["command"] == "entropy":  # nothing is chosen, and a row names its temperature
+        shared.pop("temperature", None)
     if entry["command"] == "probe" and not _is_random(entry):
         shared.pop("seed", None)
     return shared

@@ -208,7 +208,8 @@ class ResultsFolder:
             return
         if settings(result) != settings(other):
             raise ClipkitError(
-                f"expected the settings and prompts of {other.display_name}, got others"
+                f"expected the settings and prompts of {self.trained.path.resolve().name}/{name}.h5, "
+                "got others"
             )
 
     def is_shown(self, name: str) -> bool:
