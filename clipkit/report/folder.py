@@ -207,9 +207,9 @@ class ResultsFolder:
         except ClipkitError:  # it is left out
             return
         if settings(result) != settings(other):
+            trained = self.trained.path.resolve().name
             raise ClipkitError(
-                f"expected the settings and prompts of {self.trained.path.resolve().name}/{name}.h5, "
-                "got others"
+                f"expected the settings and prompts of {trained}/{name}.h5, got others"
             )
 
     def is_shown(self, name: str) -> bool:
