@@ -454,6 +454,7 @@ def test_files_and_folders_get_the_same_album(
     (shapes_folders[0] / "damaged.h5").write_bytes(b"no feature file")
     files = sorted(shapes_folders[0].glob("*.h5"))
     ok("report", *files, "--images", "shapes", "--album", 60, "-o", tmp_path / "files.html")
+    (shapes_folders[0] / "damaged.h5").unlink()
     assert (tmp_path / "files.html").read_text("utf-8").count("data-outcome") == 60
 
 

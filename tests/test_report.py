@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from shell import fails, ok
 
 from clipkit.errors import ClipkitError
 from clipkit.features import FeatureFile, Split, read, row_ids, write
-from clipkit.report import thesis
+from clipkit.report import blocks, controls, of_folder, thesis
 from clipkit.report.folder import ResultsFolder
 
 Table = dict[str, dict[str, str]]  # first cell -> column -> cell
@@ -150,6 +151,138 @@ def test_the_untrained_control_has_a_column(tmp_path: Path) -> None:
     (control / "img.svm.h5").unlink()
     rows = tables(ok("report", folder, "--untrained", control).stdout)
     assert rows[BASELINE]["untrained"] == ""
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({}, "control: expected results of an untrained model, got those of a trained one; hint: "),
+        (
+            {"model": {"untrained": 3}, "dataset": {"splits": SPLITS | {"test": {"rows": "xy"}}}},
+            "control: expected a control on the images of ",
+        ),
+        (
+            {"model": {"untrained": 3, "name": "tiny"}},
+            f"control: expected an untrained {thesis.MODEL} with the same features, got tiny",
+        ),
+        ({"model": {"untrained": 3, "layer": 4}}, "with the same features, got "),
+    ],
+)
+def test_a_folder_that_is_no_control_is_refused(
+    entry: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    folder = write_results(tmp_path / "r")
+    control = write_results(tmp_path / "control", **entry)
+    assert message in fails("report", folder, "--untrained", control)
+
+
+def test_a_control_made_in_another_way_is_left_out_with_the_reason(tmp_path: Path) -> None:
+    folder = write_results(tmp_path / "r")
+    control = write_results(tmp_path / "c", model={"untrained": 3})
+    write_baseline(control, {"acc1": 0.75}, val="val")
+    done = ok("report", folder, "--untrained", control)
+    assert tables(done.stdout)[BASELINE]["untrained"] == ""
+    reason = "expected the settings and prompts of r/img.svm.h5, got others"
+    assert f"left out c/img.svm.h5: {reason}" in done.stderr
+
+
+def test_a_control_needs_no_entropy_at_further_temperatures() -> None:
+    entries = [{"command": "entropy", "temperature": taus} for taus in ([1.0], [1.0, 0.005])]
+    assert len({controls.settings(FeatureFile("result", [entry])) for entry in entries}) == 1
+
+
+def test_bars_and_summary_have_the_best_of_several_controls(tmp_path: Path) -> None:
+    folders = [write_results(tmp_path / "r")]
+    for seed, right in ((1, 20), (2, 60)):
+        control = write_results(tmp_path / f"{seed}", model={"untrained": seed})
+        predicted = np.where(np.arange(200) < right, LABELS, (LABELS + 1) % 5)
+        result = read(control / "img.svm.h5")
+        result.splits["test"].predicted = predicted[None]
+        result.set_rows([RUN | {"acc1": right / 200}])
+        write(control / "img.svm.h5", result, force=True)
+        folders.append(control)
+    page = of_folder(folders[0], folders[1:])
+    fact = page.summary[1]
+    assert "the best untrained control (30.00" in fact.text
+    row = next(block for block in page.blocks if isinstance(block, blocks.Table)).rows[0]
+    (number,) = [cell for cell in row if isinstance(cell, blocks.Number)]
+    assert number.bar.control == fact.bar.control == pytest.approx(0.3)
+    assert "20.00 (10.00–30.00)" in row
+
+
+@pytest.mark.parametrize("state", ["missing", "damaged"])
+@pytest.mark.parametrize(
+    ("picture", "result"),
+    [
+        ("attributes.png", "img.attributes"),
+        ("variance.png", "img.variance"),
+        ("shots.png", "img.shots"),
+        ("reliability.png", "classes.logits.calibrate"),
+        ("img.svm.confusion.png", "img.svm"),
+        ("classes.logits.zeroshot.classes.png", "classes.logits.zeroshot"),
+    ],
+)
+def test_a_picture_without_its_result_is_left_out(
+    picture: str, result: str, state: str, tmp_path: Path
+) -> None:
+    folder = write_results(tmp_path / "r")
+    write_layers(folder)  # so that there is something else to show
+    (folder / picture).touch()
+    path = folder / f"{result}.h5"
+    path.unlink(missing_ok=True)
+    if state == "damaged":
+        path.write_bytes(b"no feature file")
+    page = of_folder(folder)
+    pictures = [block.path for block in page.blocks if isinstance(block, blocks.Picture)]
+    assert not pictures
+    assert page.lead is None
+    expected = f"missing, so that {picture} is left out, too" if state == "missing" else "got text"
+    (reason,) = [line for line in page.left_out if line.startswith(f"r/{path.name}")]
+    assert expected in reason.replace("\\", "")
+
+
+def test_a_picture_of_layers_is_left_out_if_one_is_damaged(tmp_path: Path) -> None:
+    folder = write_results(tmp_path / "r")
+    write_layers(folder)
+    (folder / "layers.png").touch()
+    assert "](layers.png)" in ok("report", folder).stdout
+    (folder / "img.l0.svm.h5").write_bytes(b"no feature file")
+    text = ok("report", folder).stdout
+    assert "## Layers" in text
+    assert "](layers.png)" not in text
+
+
+def write_layers(folder: Path) -> None:
+    """Write the results of two layers, beside the baseline."""
+    baseline = read(folder / "img.svm.h5")
+    for layer in range(2):
+        history = [dict(entry) for entry in baseline.history]
+        history[0]["model"] = MODEL | {"layer": layer, "layers": 2, "pool": "cls", "norm": False}
+        write(folder / f"img.l{layer}.svm.h5", replace(baseline, history=history))
+
+
+def test_files_that_no_chapter_asks_for_and_missing_results_are_named(tmp_path: Path) -> None:
+    folder = write_results(tmp_path / "r")
+    (folder / "foo.h5").write_text("no feature file")
+    shutil.copy(folder / "img.svm.h5", folder / "zs.h5")
+    shutil.copy(folder / "img.h5", folder / "copy.h5")  # no result: it may serve anything
+    done = ok("report", folder)
+    assert "left out r/foo.h5: expected a feature file, got text" in done.stderr
+    assert "left out r/zs.h5: its name is not that of a chapter's result" in done.stderr
+    text = " ".join(done.stdout.split())
+    lacking = "r lacks img.svm-c.h5, img.logreg.h5, classes.logits.zeroshot.h5"
+    assert f"- {lacking}" in text.replace("\\", "")
+    assert "copy.h5" not in text
+
+
+def test_a_folder_of_results_with_names_of_their_own_is_reported_by_their_histories(
+    tmp_path: Path,
+) -> None:
+    folder = write_results(tmp_path / "r")
+    (folder / "img.svm.h5").rename(folder / "mine.h5")
+    rows = tables(ok("report", folder).stdout)
+    assert rows["mine.h5"]["accuracy (%)"].startswith("75.00 (")
+    assert rows["img.h5"]["kind"] == "images"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import html
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,9 @@ from factories import result_file, write_feature_file
 from shell import fails, ok, rows
 from test_report import DATASET, LABELS, MODEL, RUN, tables
 
-from clipkit.features import FeatureFile, Split, history_entry, write
+from clipkit.features import FeatureFile, Split, history_entry, read, write
+from clipkit.report import collection
+from clipkit.report.blocks import Number, Table
 
 HOSTILE = "<b>|x|`$*_[a](b)\x1b\n"
 
@@ -27,7 +32,7 @@ def write_result(
     predicted = np.array(labels)
     predicted[wrong] = (predicted[wrong] + 1) % 5
     result = result_file([RUN] * runs, labels, [predicted] * runs, [embed, probe], list("abcde"))
-    write(str(path), result)
+    write(str(path), result, force=True)
     return path
 
 
@@ -78,6 +83,165 @@ def test_the_main_result_is_the_one_with_a_control_and_is_compared_with_it(tmp_p
     page = (tmp_path / "page.html").read_text().replace("\xa0", " ")
     assert "75.00 %</strong> of 200 images are classified correctly by probe (b.h5)" in page
     assert "It is above the untrained control (20.00 %)" in page
+
+
+def summary(folder: Path, *files: Path) -> str:
+    """Return the summary of the page of files, as text."""
+    ok("report", *files, "-f", "-o", folder / "page.html")
+    page = (folder / "page.html").read_text().replace("\xa0", " ")
+    return html.unescape(re.sub(r"<[^>]*>", "", page))
+
+
+def write_pair(
+    folder: Path, entry: dict[str, Any], of_control: dict[str, Any]
+) -> tuple[Path, Path]:
+    """Write a result and that of an untrained model; `entry` and `of_control` change their probes.
+
+    Their `run` changes the run.
+    """
+    paths = write_result(folder / "a.h5", 150), write_result(folder / "u.h5", 40, 1, untrained=7)
+    for path, change in zip(paths, (entry, of_control), strict=True):
+        file = read(path)
+        run = RUN | change.pop("run", {})
+        file.history[-1] |= change
+        file.set_rows([run])
+        write(path, file, force=True)
+    return paths
+
+
+def test_a_control_may_have_chosen_another_c_on_its_validation_rows(tmp_path):
+    sweep = {"C": [0.1, 10.0], "val": "0.2"}
+    pair = write_pair(tmp_path, sweep | {"run": {"C": 0.1}}, sweep | {"run": {"C": 10.0}})
+    assert "It is above the untrained control (20.00 %)" in summary(tmp_path, *pair)
+    pair = write_pair(tmp_path, {"run": {"C": 0.1}}, {"run": {"C": 10.0}})
+    assert "No untrained control was made in the same way" in summary(tmp_path, *pair)
+
+
+@pytest.mark.parametrize(
+    ("entry", "is_same"),
+    [({}, True), ({"classifier": "mlp"}, False), ({"shots": 5}, False), ({"val": 0.1}, False)],
+)
+def test_the_seed_of_a_control_matters_where_it_draws_something(entry, is_same, tmp_path):
+    pair = write_pair(tmp_path, entry | {"seed": 42}, entry | {"seed": 1})
+    assert ("It is above the untrained control" in summary(tmp_path, *pair)) == is_same
+
+
+@pytest.mark.parametrize("digests", [("sha256:1", "sha256:1"), ("sha256:1", "sha256:2"), ("", "")])
+def test_a_control_was_made_from_the_same_prompts(digests, tmp_path):
+    pair = write_pair(tmp_path, {}, {})
+    for path, digest in zip(pair, digests, strict=True):
+        file = read(path)
+        entry = {"command": "textembed", "prompts": "q", "model": file.history[0]["model"]}
+        file.history.insert(1, entry | ({"inputs": {"prompts": digest}} if digest else {}))
+        write(path, file, force=True)
+    is_same = digests == ("sha256:1", "sha256:1")
+    assert ("It is above the untrained control" in summary(tmp_path, *pair)) == is_same
+    text = " ".join(ok("report", *pair).stdout.split())
+    assert ("against its control" in text) == is_same
+    assert ("does not tell from which prompts these were made: a.h5, u.h5." in text) == (
+        digests == ("", "")
+    )
+
+
+def test_prompt_files_of_one_name_have_histories_of_their_own(tmp_path):
+    digests = set()
+    for number, texts in enumerate(("a dog\na cat\n", "a cat\na dog\n", "a dog\n\na cat\n")):
+        (tmp_path / str(number)).mkdir()
+        (tmp_path / str(number) / "q.txt").write_text(texts)
+        ok(
+            "textembed",
+            tmp_path / str(number) / "q.txt",
+            "--model",
+            "tiny",
+            "-o",
+            tmp_path / "q.h5",
+            "-f",
+        )
+        digests.add(read(tmp_path / "q.h5").history[0]["inputs"]["prompts"])
+    assert len(digests) == 2  # a blank line is no prompt
+
+
+def test_each_result_is_compared_with_its_own_control(tmp_path):
+    svm, u_svm = (tmp_path / name for name in ("svm.h5", "u.svm.h5"))
+    write_result(svm, 150)
+    write_result(u_svm, 40, seed=1, untrained=7)
+    knn, u_knn = (tmp_path / name for name in ("knn.h5", "u.knn.h5"))
+    for path, source in ((knn, svm), (u_knn, u_svm)):
+        file = read(source)
+        file.history[-1] = file.history[-1] | {"classifier": "knn"}
+        write(path, file)
+    text = ok("report", svm, u_svm, knn, u_knn).stdout
+    first, own = (text[text.index(start) :] for start in ("| against svm.h5", "| against its"))
+    assert [line.split("|")[1].strip() for line in first.splitlines()[2:3]] == ["knn.h5"]
+    assert "u.knn.h5" not in first.partition("\n\n")[0]
+    pairs = [[cell.strip() for cell in line.split("|")[1:3]] for line in own.splitlines()[2:4]]
+    assert pairs == [["svm.h5", "u.svm.h5"], ["knn.h5", "u.knn.h5"]]
+    (compared,) = rows(ok("compare", knn, u_knn).stdout)
+    assert f"{100 * float(compared['difference']):+.2f} (" in own.splitlines()[3]
+
+
+def test_bars_and_summary_have_the_most_accurate_of_several_controls(tmp_path):
+    files = [write_result(tmp_path / "a.h5", 150)]
+    files += [write_result(tmp_path / f"{n}.h5", n, n, untrained=n) for n in (20, 60)]
+    page = collection.of_files(files)
+    assert "the best untrained control (30.00" in page.summary[1].text
+    table = next(block for block in page.blocks if isinstance(block, Table))
+    (number,) = [cell for cell in table.rows[0] if isinstance(cell, Number)]
+    assert page.summary[1].bar.control == number.bar.control == pytest.approx(0.3)
+
+
+def test_a_control_with_its_rows_in_another_order_is_compared_by_their_ids(tmp_path):
+    a, u = write_result(tmp_path / "a.h5", 150), write_result(tmp_path / "u.h5", 40, 1, untrained=7)
+    expected = summary(tmp_path, a, u)
+    assert "It is above the untrained control (20.00 %)" in expected
+    file = read(u)
+    file.splits["test"] = file.splits["test"].take(np.arange(200)[::-1])
+    write(u, file, force=True)
+    sentence = re.search("It is above .* points \\(.*\\)", expected)[0]
+    assert sentence in summary(tmp_path, a, u)
+
+
+def test_the_best_of_several_runs_is_the_main_result_and_says_how_it_was_chosen(tmp_path):
+    a = write_runs(tmp_path / "a.h5", (90, 150))
+    u = write_runs(tmp_path / "u.h5", (40, 20), untrained=7)
+    text = summary(tmp_path, a)
+    assert (
+        "75.00 % of 200 images are classified correctly by probe (a.h5), the best of 2 runs by its "
+        "accuracy on test (optimistic)." in text
+    )
+    assert "Worst class" in text
+    assert "There is no untrained control of it." in text
+    text = summary(tmp_path, a, u)
+    assert "It is above the untrained control (20.00 %)" in text
+    assert "The control's run is the best of its runs, too." in text
+
+
+def write_runs(path: Path, right: Sequence[int], **model: Any) -> Path:
+    """Write a result with a run for each number of right rows, from the smallest C."""
+    parts = [read(write_result(path, n, n, **dict(model))) for n in right[:1]]
+    for n in right[1:]:
+        write_result(path.with_suffix(".part"), n, n, **dict(model))
+        parts.append(read(path.with_suffix(".part")))
+    predicted = [part.splits["test"].predicted[0] for part in parts]
+    runs = [RUN | {"C": 10.0**number} for number in range(len(right))]
+    result = result_file(runs, LABELS, predicted, parts[0].history, list("abcde"))
+    write(path, result, force=True)
+    return path
+
+
+def test_predictions_without_labels_are_shown(tmp_path):
+    a = write_result(tmp_path / "a.h5", 150)
+    file = read(a)
+    file.splits["test"].labels = None
+    file.runs.clear()
+    write(a, file, force=True)
+    done = ok("report", a)
+    assert done.stderr == ""
+    row = tables(done.stdout)["a.h5"]
+    counts = np.bincount(file.splits["test"].predicted[0])
+    assert row["images"] == "200"
+    assert row["most frequent predictions"].startswith(f"{'abcde'[counts.argmax()]} {counts.max()}")
+    assert "1 result" in summary(tmp_path, a)
 
 
 def test_a_result_of_several_runs_is_shown_and_not_compared(tmp_path):

@@ -17,9 +17,10 @@ from PIL import Image
 from shell import ok
 from test_report import LABELS, RUN, write_baseline, write_results
 
-from clipkit.features import read, write
+from clipkit.features import FeatureFile, read, write
 from clipkit.report import html
 from clipkit.report.blocks import Block, Fact, Heading, Page, Table
+from clipkit.report.understanding import ATTRIBUTES
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -45,6 +46,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = write_results(tmp_path_factory.mktemp("page") / "results", NAMES)
     control = write_results(folder.parent / "control", NAMES, model={"untrained": 7})
     write_logreg(folder)
+    write_attributes(folder)
     write_baseline(control, {"acc1": 0.75})
     for name in ("img.svm.confusion.png", "attributes.png"):
         Image.new("RGB", (300, 200), "white").save(folder / name)
@@ -71,6 +73,16 @@ def write_logreg(folder: Path) -> None:
     rows = [RUN | {"classifier": "logreg", "acc1": 0.55}]
     result = result_file(rows, LABELS, [predicted], history, images.class_names)
     write(folder / "img.logreg.h5", result)
+
+
+def write_attributes(folder: Path) -> None:
+    """Write img.attributes.h5: the recall of one attribute."""
+    images = read(folder / "img.h5")
+    made = {"command": "attributes", "inputs": {"images": images.digest}}
+    result = FeatureFile("result", [*images.history, made])
+    row: dict[str, Any] = dict.fromkeys(ATTRIBUTES.split(), 0.5)
+    result.set_rows([row | {"attribute": "colour", "values": 2, "rows": 200}])
+    write(folder / "img.attributes.h5", result)
 
 
 @pytest.fixture

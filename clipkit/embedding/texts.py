@@ -72,7 +72,12 @@ def embed_texts(
     if normalize:
         embeddings = similarity.normalize(embeddings)
     entry = features.history_entry(
-        "textembed", model=encoder.details, normalize=normalize, truncate=truncate, prompts=label
+        "textembed",
+        model=encoder.details,
+        normalize=normalize,
+        truncate=truncate,
+        prompts=label,
+        inputs={"prompts": _digest(texts)},  # files of other prompts may have the same name
     )
     return FeatureFile(
         "texts",
@@ -81,6 +86,12 @@ def embed_texts(
         texts=texts,
         class_index=np.full(len(texts), -1),
     )
+
+
+def _digest(texts: list[str]) -> str:
+    """Return the SHA-256 of prompts and their order, whatever the form of their file."""
+    data = features.canonical_json(texts).encode("utf-8", "surrogatepass")
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
 def embed_classes(

@@ -36,7 +36,7 @@ NOTES = (
     "minus thesis, in percentage points for accuracies. Of the prompts, only the 32 generic ones "
     "are the thesis's. All others are clipkit's own, which is a further difference. An untrained "
     "control is one draw of random weights. If there are several, their column holds the mean, and "
-    "the brackets the lowest and the highest."
+    "the brackets the lowest and the highest. Bars and the summary have the most accurate of them."
 )
 
 
@@ -51,23 +51,31 @@ def of_folder(folder: Path, untrained: Sequence[Path] = ()) -> Page:
     Parameters
     ----------
     folder : Path
-        A folder that the Makefile's chapters filled. Results that it lacks are left out.
+        A folder that the Makefile's chapters filled. Results that it lacks are named. A folder
+        with none of the chapters' results is reported by `of_files`.
     untrained : sequence of Path
         Results folders of untrained controls, shown in a separate column.
 
     Raises
     ------
     ClipkitError
-        If a folder holds no img.h5, or its history does not say how it was made.
+        If a folder holds no img.h5, or its history does not say how it was made, or if one of
+        `untrained` is no control of it: of a trained model, another model or other images.
     """
     results = ResultsFolder(folder)
-    controls = [ResultsFolder(path) for path in untrained]
+    controls = [ResultsFolder(path, results) for path in untrained]
     comparison = chapters.Comparison(results, controls, thesis.figures(results.embedding))
     title = f"{_model_name(results)} on {escape(results.embedding['dataset']['name'])}"
     blocks: list[Block] = []
     for chapter in chapters.CHAPTERS:
         blocks += chapter(comparison)
+    if not blocks and not results.left_out and len(_files(folder)) > 1:
+        return of_files([file for path in (folder, *untrained) for file in _files(path)])
+    results.leave_out_unused()
     left_out = [reason for shown in (results, *controls) for reason in _left_out(shown)]
+    if results.missing:
+        absent = ", ".join(f"{name}.h5" for name in results.missing)
+        left_out.append(f"{folder.resolve().name} lacks {absent}")
     sources = (source for block in blocks if isinstance(block, Table) for source in block.sources)
     return Page(
         title,
@@ -80,6 +88,10 @@ def of_folder(folder: Path, untrained: Sequence[Path] = ()) -> Page:
         files=results.used(),
         controls=[path for control in controls for path in control.used().values()],
     )
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.h5"))
 
 
 def _lead(results: ResultsFolder, blocks: Sequence[Block]) -> Picture | Drawing | None:

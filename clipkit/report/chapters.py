@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -45,6 +46,10 @@ class Comparison:
                 cells = self._cells(experiment, measurement) | {"experiment": label}
                 rows.append([cells.get(column, "") for column in columns])
                 sources.append(self.results.source(experiment))
+        if rows:
+            names = [self.results.source(experiment) for experiment in labels]
+            absent = [name for name in names if not self.results.has(name)]
+            self.results.missing |= dict.fromkeys(absent)
         return [Table(columns, rows, sources=sources)] if rows else []
 
     def _cells(self, experiment: Experiment, measurement: Measurement) -> dict[str, Cell]:
@@ -52,30 +57,35 @@ class Comparison:
         text = format_measurement(measurement)
         cells: dict[str, Cell] = {"here": text, "untrained": format_measurement(untrained)}
         if measurement.unit != "nats":
-            cells["here"] = Number(text, self._bar(experiment, measurement, untrained))
+            cells["here"] = Number(text, self._bar(experiment, measurement))
         if experiment in self.figures:
             figure = self.figures[experiment]
             cells["thesis"] = format_measurement(Measurement(figure, measurement.unit))
             cells["difference"] = format_difference(measurement, figure)
         return cells
 
-    def _bar(
-        self, experiment: Experiment, measurement: Measurement, untrained: Measurement | None
-    ) -> Bar:
+    def _bar(self, experiment: Experiment, measurement: Measurement) -> Bar:
         limits = (measurement.low, measurement.high)
         low, high = (math.nan if end is None else end for end in limits)
         chance = self.results.chance if experiment.column == "acc1" else math.nan
-        control = untrained.value if untrained else math.nan
+        # of several, the most accurate, as in the summary
+        control = max(
+            (found.value for found in self._measure_controls(experiment)), default=math.nan
+        )
         return Bar(measurement.value, low, high, chance, control)
 
     def untrained(self, experiment: Experiment) -> Measurement | None:
         """Return the control's number; of several controls, the mean with the range."""
-        found = [control.measure(experiment) for control in self.controls]
-        measured = [measurement for measurement in found if measurement is not None]
+        measured = self._measure_controls(experiment)
         if len(measured) < 2:
             return measured[0] if measured else None
         values = [measurement.value for measurement in measured]
         return Measurement(float(np.mean(values)), measured[0].unit, min(values), max(values))
+
+    def _measure_controls(self, experiment: Experiment) -> list[Measurement]:
+        """Return the number of each control that has it."""
+        found = [control.measure(experiment) for control in self.controls]
+        return [measurement for measurement in found if measurement is not None]
 
     def with_suffixes(self) -> dict[str, ResultsFolder]:
         """Return the results and the controls by what follows the name of a row."""
@@ -85,13 +95,21 @@ class Comparison:
             folders[f", untrained {seed}" if len(self.controls) > 1 else ", untrained"] = control
         return folders
 
-    def pictures(self, captions: dict[str, str]) -> list[Block]:
-        """Return the pictures in the folder, unless their result is left out; * is any seed."""
+    def pictures(
+        self, captions: dict[str, str], drawn_from: Sequence[str] | None = None
+    ) -> list[Block]:
+        """Return the pictures in the folder whose results are shown; * is any seed.
+
+        `drawn_from` names the results of a picture. By default, the picture does:
+        `img.svm.confusion.png` shows `img.svm`.
+        """
         pictures: list[Block] = []
         for pattern, caption in captions.items():
             for path in sorted(self.results.path.glob(pattern)):
-                source = path.stem.rpartition(".")[0]
-                if source not in self.results.left_out:
+                names = [path.stem.rpartition(".")[0]] if drawn_from is None else drawn_from
+                absent = [name for name in names if not self.results.is_shown(name)]
+                self.results.leave_out_picture(path.name, absent)
+                if not absent:
                     pictures.append(Picture(path, caption))
         return pictures
 
@@ -177,7 +195,7 @@ def chapter3(comparison: Comparison) -> list[Block]:
         2,
         "Chapter 3. Class-agnostic prompts, and the entropy of their logits",
         comparison.compare(labels) + comparison.compare(_entropies("3.2", [32, 16])),
-        comparison.pictures(pictures),
+        comparison.pictures(pictures, [ENTROPY]),  # all are drawn from the logits
     )
 
 
@@ -203,7 +221,10 @@ def chapter4(comparison: Comparison) -> list[Block]:
                     "the SVM",
                     {f"generic32.logits.{key}-val": classifiers[key] for key in ("logreg", "mlp")},
                 ),
-                comparison.pictures({"classifiers.png": "Three classifiers against temperature"}),
+                comparison.pictures(
+                    {"classifiers.png": "Three classifiers against temperature"},
+                    [experiment.name for experiment in labels],
+                ),
             ),
             *_vocabularies(comparison),
             *_resolution(comparison),
@@ -356,7 +377,14 @@ def _vocabularies(comparison: Comparison) -> list[Block]:
         *_explain_fewshot(results),
         *_sourced_table(fewshot_header, fewshot),
         *_salad_sentence(results),
-        *comparison.pictures({"spectrum.png": "Singular values of the prompt sets"}),
+        *comparison.pictures(
+            {"spectrum.png": "Singular values of the prompt sets"},
+            [
+                name
+                for name in map("generic{}".format, sizes)
+                if results.prompt_features(name) is None
+            ],
+        ),
     ]
 
 
@@ -512,14 +540,20 @@ def chapter6(comparison: Comparison) -> list[Block]:
     )
     blocks = [
         *_with_text(explained, understanding.attributes(results)),
-        *comparison.pictures({"attributes.png": ATTRIBUTES_CAPTION}),
+        *comparison.pictures({"attributes.png": ATTRIBUTES_CAPTION}, ["img.attributes"]),
         *_with_text(shares, understanding.variance(results)),
-        *comparison.pictures({"variance.png": "Share of the variance that attributes explain"}),
+        *comparison.pictures(
+            {"variance.png": "Share of the variance that attributes explain"}, ["img.variance"]
+        ),
         *understanding.against_zeroshot(results),
         *understanding.calibration(comparison.with_suffixes()),
-        *comparison.pictures({"reliability.png": "Accuracy against confidence"}),
+        *comparison.pictures(
+            {"reliability.png": "Accuracy against confidence"}, ["classes.logits.calibrate"]
+        ),
         *understanding.shots(comparison.with_suffixes()),
-        *comparison.pictures({"shots.png": "Accuracy against labelled images per class"}),
+        *comparison.pictures(
+            {"shots.png": "Accuracy against labelled images per class"}, ["img.shots"]
+        ),
     ]
     return _section(2, "Chapter 6. What it understands", blocks)
 
@@ -565,7 +599,9 @@ def layers(comparison: Comparison) -> list[Block]:
         "picture has the intervals, and chance: the share of the most frequent class."
     )
     blocks = _with_text(explained, understanding.layers(comparison.results, comparison.controls))
-    pictures = comparison.pictures({"layers.png": "Accuracy by layer"})
+    damaged = [name for name in comparison.results.left_out if re.match(r"img\.l\d", name)]
+    drawn_from = damaged if blocks else ["img.l*.svm"]
+    pictures = comparison.pictures({"layers.png": "Accuracy by layer"}, drawn_from)
     return _section(2, "Layers", blocks, pictures)
 
 

@@ -7,7 +7,8 @@ import itertools
 import os
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,27 +24,30 @@ from clipkit.report.blocks import Bar, Block, Cell, Drawing, Fact, Heading, Numb
 from clipkit.report.chapters import ATTRIBUTES_CAPTION
 from clipkit.report.claims import Run
 from clipkit.report.command_lines import make_origin
+from clipkit.report.controls import are_prompts_known, is_untrained, run_settings, settings
 from clipkit.report.formatting import escape
 from clipkit.results import Predictions
+from clipkit.tables import distinct_names
 
 MOST_RUNS = 100  # of a file in a table
+MOST_CLASSES = 3  # that are predicted most often for images without labels
 NUMERIC = re.compile(r"-|[-+]?\d.*|")  # a cell of a column of numbers
-# A result and its control may differ in these members of a history's entries, but in the model they
-# must share the members FEATURES.
-NOT_SHARED = ("clipkit", "inputs", "model", "batch_size", "kept")
-FEATURES = ("name", "layer", "pool", "norm", "projection")
-SETTINGS = ("classifier", "C", "temperature", "standardize", "shots", "draw")
 ABOUT = (
     "The history of a file says what it holds. Results on the same images are in one table. "
     "Brackets after an accuracy hold Wilson's 95 % interval. The intervals of two results on the "
-    "same images say little about their difference, so differences are paired. Chance is the share "
-    "of the most frequent class."
+    "same images say little about their difference, so differences are paired. Chance is the "
+    "share of the most frequent class. An untrained control belongs to the results that were made "
+    "in the same way from the same prompts. Of several controls, the summary and the bars have the "
+    "most accurate."
 )
 
 
 @dataclass(frozen=True)
 class Scored:
-    """What the runs of a result predicted on its evaluated split, under the result's name."""
+    """What the runs of a result predicted on its evaluated split, under the result's name.
+
+    The images are in the order of their ids.
+    """
 
     name: str
     file: FeatureFile
@@ -56,18 +60,16 @@ class Scored:
     @property
     def is_control(self) -> bool:
         """Whether the model is an untrained control."""
-        return "untrained" in (self.file.model() or {})
+        return is_untrained(self.file)
 
-    def settings(self, run: int) -> str:
-        """Return what a run and its control share: all parameters but the model's weights."""
-        entries = []
-        for entry in self.file.history:
-            shared = {key: value for key, value in entry.items() if key not in NOT_SHARED}
-            model = entry.get("model")
-            if isinstance(model, dict):
-                shared["model"] = [model.get(key) for key in FEATURES]
-            entries.append(shared)
-        return repr((entries, [str(self.rows[run].get(name)) for name in SETTINGS]))
+    @cached_property
+    def settings(self) -> str:
+        """What a result and its control share, or "" if the history does not tell the prompts."""
+        return settings(self.file) if are_prompts_known(self.file) else ""
+
+    def accuracy(self, run: int) -> float:
+        """Return the share of the images that a run gets right."""
+        return float(self.right[run].mean())
 
 
 def of_files(paths: Sequence[Path]) -> Page:
@@ -158,10 +160,10 @@ def _sections(
         try:
             if file.kind not in RESULTS:
                 context.append(name)
-            elif file.splits and not file.holds_clusters:
+            elif _holds_classes(file) and not _is_unlabelled(file):
                 scored = _score(name, file)
                 groups.setdefault(_rows_key(scored), []).append(scored)
-            elif file.runs:
+            elif file.runs or _is_unlabelled(file):
                 others.setdefault((command, _source(file)), []).append(name)
             else:
                 raise ClipkitError("expected runs, got none")
@@ -177,11 +179,22 @@ def _sections(
     return blocks, _facts(groups.values())
 
 
+def _holds_classes(file: FeatureFile) -> bool:
+    return bool(file.splits) and not file.holds_clusters
+
+
+def _is_unlabelled(file: FeatureFile) -> bool:
+    """Whether a result has predicted classes, but no true ones."""
+    return _holds_classes(file) and file.splits[results.choose_split(file)].labels is None
+
+
 def _score(name: str, file: FeatureFile) -> Scored:
     split = results.choose_split(file)
     scored = results.scored_runs(file, split)
-    right = scored.predicted == scored.labels
-    return Scored(name, file, split, scored.rows, scored.ids, scored.labels, right)
+    order = sorted(range(len(scored.ids)), key=scored.ids.__getitem__)
+    right = (scored.predicted == scored.labels)[:, order]
+    ids = [scored.ids[row] for row in order]
+    return Scored(name, file, split, scored.rows, ids, scored.labels[order], right)
 
 
 def _rows_key(scored: Scored) -> str:
@@ -230,11 +243,8 @@ def _scored_section(group: Sequence[Scored]) -> list[Block]:
         for scored in group
         if len(scored.rows) > MOST_RUNS
     ]
-    single = [scored for scored in group if len(scored.rows) == 1]
     several = [escape(scored.name) for scored in group if len(scored.rows) > 1]
-    single.sort(key=lambda scored: scored.is_control)  # the others keep their order
-    if len(single) > 1:
-        blocks += _differences(single)
+    blocks += _paired([scored for scored in group if len(scored.rows) == 1])
     if several and len(group) > 1:
         blocks.append(
             "Results with several runs are not among the paired differences: "
@@ -278,26 +288,53 @@ def _setting(row: Run, name: str) -> str:
 
 
 def _accuracy(scored: Scored, run: int, group: Sequence[Scored]) -> Number:
-    value, n = float(scored.right[run].mean()), len(scored.ids)
+    value, n = scored.accuracy(run), len(scored.ids)
     low, high = metrics.wilson(value, n)
-    controls = [] if scored.is_control else _controls(scored, run, group)
-    control = float(np.mean([right.mean() for _, right in controls])) if controls else np.nan
-    bar = Bar(value, low, high, results.chance(scored.labels), control)
+    found = [] if scored.is_control else _controls(scored, run, group)
+    best = max((control.accuracy(number) for control, number in found), default=np.nan)
+    bar = Bar(value, low, high, results.chance(scored.labels), best)
     return Number(f"{100 * value:.2f} ({100 * low:.2f}–{100 * high:.2f})", bar)
 
 
-def _controls(
-    scored: Scored, run: int, group: Iterable[Scored]
-) -> list[tuple[Scored, np.ndarray[Any, np.dtype[np.bool_]]]]:
-    """Return the untrained controls of a run, with which images (N) they get right."""
-    settings = scored.settings(run)
+def _controls(scored: Scored, run: int, group: Iterable[Scored]) -> list[tuple[Scored, int]]:
+    """Return the untrained controls of a run, each with the number of its run."""
+    wanted = run_settings(scored.file, scored.rows[run])
     return [
-        (other, right)
-        for other in group
-        if other.is_control
-        for number, right in enumerate(other.right)
-        if other.settings(number) == settings
+        (other, number)
+        for other in _controls_of_all_runs(scored, group)
+        for number, row in enumerate(other.rows)
+        if run_settings(other.file, row) == wanted
     ]
+
+
+def _controls_of_all_runs(scored: Scored, group: Iterable[Scored]) -> list[Scored]:
+    """Return the results of untrained models that were made as a result was."""
+    if not scored.settings:
+        return []
+    return [other for other in group if other.is_control and other.settings == scored.settings]
+
+
+def _paired(single: Sequence[Scored]) -> list[Block]:
+    """Return the paired differences of results of one run: from the first, and from controls."""
+    trained = [scored for scored in single if not scored.is_control]
+    pairs = [(scored, control) for scored in trained for control, _ in _controls(scored, 0, single)]
+    blocks = _differences(trained or single) if len(trained or single) > 1 else []
+    blocks += _differences_from_controls(pairs)
+    matched = {control.name for _, control in pairs}
+    others = [one for one in single if one.is_control and one.name not in matched]
+    if trained and others:
+        names = ", ".join(escape(control.name) for control in others)
+        blocks.append(
+            "Not among the paired differences, since no result was made in the same way from the "
+            f"same prompts: {names}."
+        )
+    unknown = [escape(scored.name) for scored in single if not scored.settings]
+    if unknown and others:
+        blocks.append(
+            f"The history does not tell from which prompts these were made: {', '.join(unknown)}. "
+            "Embed the prompts again with this clipkit."
+        )
+    return blocks
 
 
 def _differences(single: Sequence[Scored]) -> list[Block]:
@@ -310,30 +347,102 @@ def _differences(single: Sequence[Scored]) -> list[Block]:
     return understanding.difference_table(paired, labels[0], labels[1:], names[1:])
 
 
-def _facts(groups: Iterable[Sequence[Scored]]) -> list[Fact]:
-    """Sum up the first result with a single run and a control, or else with a single run."""
-    candidates = [
-        (scored, group)
-        for group in groups
-        for scored in group
-        if len(scored.rows) == 1 and not scored.is_control
+def _differences_from_controls(pairs: Sequence[tuple[Scored, Scored]]) -> list[Block]:
+    """Return the table of the differences of results from their untrained controls."""
+    if not pairs:
+        return []
+    found = [comparison.compare_right(a.right[0], b.right[0]) for a, b in pairs]
+    p_values = metrics.holm([row["p"] for row in found])
+    furthest = max(abs(row[end]) for row in found for end in ("low", "high"))
+    rows: list[list[Cell]] = []
+    for (scored, control), row, p in zip(pairs, found, p_values, strict=True):
+        difference, low, high = (row[name] for name in ("difference", "low", "high"))
+        bar = Bar(
+            difference,
+            low,
+            high,
+            0.0,
+            span=(-furthest, furthest),
+            reference_name="no difference",
+        )
+        text = f"{100 * difference:+.2f} ({100 * low:+.2f} to {100 * high:+.2f})"
+        names = [escape(scored.name), escape(control.name)]
+        only = [f"{row['only_a']}", f"{row['only_b']}"]
+        rows.append([*names, Number(text, bar), *only, f"{p:.2g}"])
+    correction = ", corrected for all rows by Holm's method" if len(pairs) > 1 else ""
+    text = (
+        "Differences of results from their own untrained controls on the same images: the paired "
+        "difference with its 95 % interval, the number of images that only one of the two gets "
+        f"right, and McNemar's exact p{correction}. The interval covers another draw of test "
+        "images, but not another draw of training images or of random weights."
+    )
+    header = [
+        "against its control",
+        "control",
+        "difference (points)",
+        "only this",
+        "only the control",
+        "p",
     ]
+    return [text, Table(header, rows, 2, [scored.name for scored, _ in pairs])]
+
+
+def _facts(groups: Iterable[Sequence[Scored]]) -> list[Fact]:
+    """Sum up the first result: one of one run if possible, and one that has a control."""
+    candidates = [(scored, group) for group in groups for scored in group if not scored.is_control]
     if not candidates:
         return []
-    candidates.sort(key=lambda candidate: not _controls(candidate[0], 0, candidate[1]))
-    scored, group = candidates[0]
-    controls = [_predictions(control) for control, _ in _controls(scored, 0, group)]
+    scored, group = min(candidates, key=_rank)
+    runs = len(scored.rows)
     predictions = _predictions(scored)
+    controls = [_predictions(control) for control in _main_controls(scored, group)]
     command = results.last_entry(scored.file)["command"]
-    means = escape(f"{command} ({scored.name})")
-    return [
-        summary.against_references("Main result", means, predictions, controls, scored.name),
-        summary.worst_class(predictions, scored.name),
-    ]
+    means = f"{command} ({scored.name})"
+    if runs > 1:
+        means += f", the best of {runs:,} runs by its accuracy on {scored.split} (optimistic)"
+    missing = "There is no untrained control of it."
+    if not controls and any(other.is_control for other in group):
+        missing = "No untrained control was made in the same way from the same prompts."
+    fact = summary.against_references(
+        "Main result", escape(means), predictions, controls, scored.name, missing
+    )
+    if runs > 1 and controls:
+        fact = replace(fact, text=f"{fact.text} The control's run is the best of its runs, too.")
+    return [fact, summary.worst_class(predictions, scored.name)]
+
+
+def _rank(candidate: tuple[Scored, Sequence[Scored]]) -> tuple[bool, bool]:
+    return len(candidate[0].rows) > 1, not _main_controls(*candidate)
+
+
+def _main_controls(scored: Scored, group: Sequence[Scored]) -> list[Scored]:
+    """Return the controls of the only run or, of several, those with the same runs."""
+    if len(scored.rows) > 1:
+        return _controls_of_all_runs(scored, group)
+    return [control for control, _ in _controls(scored, 0, group)]
 
 
 def _predictions(scored: Scored) -> Predictions:
-    return results.predictions(scored.file, scored.split, 0)
+    """Return the predictions of the only run, or of the most accurate."""
+    return results.predictions(scored.file, scored.split)
+
+
+def _unlabelled_table(files: dict[str, FeatureFile]) -> list[Block]:
+    """Return what results predict most often for images without labels."""
+    rows = []
+    for name, file in files.items():
+        made, split = provenance(file), results.choose_split(file)
+        predicted = file.splits[split].predicted
+        assert predicted is not None  # a result's split without predictions is invalid
+        counts = np.bincount(predicted[0])
+        names = distinct_names(results.class_names(file, len(counts) - 1))
+        frequent = np.argsort(-counts, kind="stable")[:MOST_CLASSES]
+        predictions = ", ".join(f"{names[c]} {counts[c]:,}" for c in frequent if counts[c])
+        cells = [name, made.model or "-", made.prompts, split, predictions]
+        rows.append([*map(escape, cells), f"{predicted.shape[1]:,}"])
+    header = ["file", "model", "prompts", "split", "most frequent predictions", "images"]
+    text = "These images have no labels, so that there is no accuracy."
+    return [text, Table(header, rows, len(header) - 1, [*files])]
 
 
 def _other_section(
@@ -352,6 +461,8 @@ def _other_section(
                 continue
             blocks += [Heading(3, escape(name)), *table]
         return [heading, *blocks] if blocks else []
+    if any(map(_is_unlabelled, files.values())):
+        return [heading, *_unlabelled_table(files)]
     return [heading, _joined_table(files)]
 
 

@@ -15,10 +15,12 @@ from clipkit import features, metrics, results
 from clipkit.errors import ClipkitError
 from clipkit.evaluation import HELD_OUT
 from clipkit.features import FeatureFile, Float32
+from clipkit.features.model import RESULTS
 from clipkit.report import claims
 from clipkit.report.blocks import Origin
 from clipkit.report.claims import Run
 from clipkit.report.command_lines import make_origin
+from clipkit.report.controls import features_of, settings
 from clipkit.report.thesis import SEED, Experiment
 
 NUMBER = re.compile(r"0|[1-9][0-9]{0,9}")  # of a file's name: K or a seed
@@ -72,6 +74,9 @@ class ResultsFolder:
     ----------
     path : Path
         A folder with an `img.h5` that `clipkit embed` made. Every other file may be absent.
+    trained : ResultsFolder, optional
+        The results of which this folder holds an untrained control. Files that were not made as
+        those of the same names are left out.
 
     Attributes
     ----------
@@ -85,16 +90,22 @@ class ResultsFolder:
         Share of the most frequent class in the test split; NaN without labels.
     left_out : dict of str to str
         Files that are damaged or not what their names say, with the reason; see `runs`.
+    missing : dict of str to None
+        Results that a table has a row for, but the folder lacks, in the order of the tables.
 
     Raises
     ------
     ClipkitError
-        If there is no such `img.h5`, or its history does not say how it was made.
+        If there is no such `img.h5`, or its history does not say how it was made, or this is no
+        control of `trained`: the model is trained or another one, or the images are others.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, trained: ResultsFolder | None = None) -> None:
         self.path = path
+        self.trained = trained
         self.left_out: dict[str, str] = {}
+        self.missing: dict[str, None] = {}
+        self._tables: set[str] = set()
         self._files: dict[str, FeatureFile] = {}
         self._runs: dict[str, list[Run]] = {}
         self._digests: dict[str, str] = {}
@@ -120,6 +131,29 @@ class ResultsFolder:
             _check_embedding(self.embedding)
         except ClipkitError as error:
             raise ClipkitError(f"{path}/img.h5: history, embed: {error.message}") from None
+        if trained is not None:
+            self._check_is_control(trained)
+
+    def _check_is_control(self, trained: ResultsFolder) -> None:
+        """Refuse results that say nothing about those of a trained model."""
+        model, images = (self.embedding[key] for key in ("model", "dataset"))
+        trained_model, trained_images = (trained.embedding[key] for key in ("model", "dataset"))
+        if "untrained" not in model:
+            raise ClipkitError(
+                f"{self.path}: expected results of an untrained model, got those of a trained one",
+                "embed the images with: clipkit embed --untrained 7",
+            )
+        if features_of(model) != features_of(trained_model):
+            raise ClipkitError(
+                f"{self.path}: expected an untrained {trained_model['name']} with the same "
+                f"features, got {model['name']}"
+            )
+        if _rows_of(images) != _rows_of(trained_images):
+            raise ClipkitError(
+                f"{self.path}: expected a control on the images of {trained.path}, got one on "
+                "others",
+                "embed the same images, with the same --limit and --classes",
+            )
 
     def has(self, name: str) -> bool:
         """Tell whether the folder holds a file."""
@@ -164,6 +198,43 @@ class ResultsFolder:
                 self._check_unchanged(name, file)
         return self._digests[name]
 
+    def _check_made_alike(self, name: str, result: FeatureFile) -> None:
+        """Refuse a control's result that was not made as that of the trained model."""
+        if self.trained is None or not self.trained.has(name):
+            return
+        try:
+            other = self.trained.read(name)
+        except ClipkitError:  # it is left out
+            return
+        if settings(result) != settings(other):
+            trained = self.trained.path.resolve().name
+            raise ClipkitError(
+                f"expected the settings and prompts of {trained}/{name}.h5, got others"
+            )
+
+    def is_shown(self, name: str) -> bool:
+        """Tell whether a result was read and is what its name says."""
+        return bool(self._runs.get(name)) or name in self._tables
+
+    def leave_out_picture(self, picture: str, names: Sequence[str]) -> None:
+        """Note that the results of a picture are not there; damaged ones are noted already."""
+        for name in names:
+            self.left_out.setdefault(name, f"missing, so that {picture} is left out, too")
+
+    def leave_out_unused(self) -> None:
+        """Note the results and the damaged files that no chapter asked for."""
+        known = self._digests.keys() | self._runs.keys() | self.left_out.keys()
+        for path in sorted(self.path.glob("*.h5")):
+            if path.stem in known:
+                continue
+            try:
+                with features.open_file(str(path)) as file:
+                    if file.kind in RESULTS:
+                        reason = "its name is not that of a chapter's result"
+                        self._leave_out(path.stem, reason)
+            except ClipkitError as error:
+                self._leave_out(path.stem, error.message)
+
     def runs(self, name: str) -> list[Run]:
         """Return the test runs of a result that are what its name says, with their numbers.
 
@@ -185,6 +256,7 @@ class ResultsFolder:
         mismatch = claims.find_mismatch(name, result.history, self._digest, fit_split)
         if mismatch:
             raise ClipkitError(mismatch)
+        self._check_made_alike(name, result)
         command = result.history[-1]["command"]
         columns = COLUMNS[command]
         results.check_columns(result, *columns)
@@ -222,7 +294,9 @@ class ResultsFolder:
             mismatch = claims.find_mismatch(name, result.history, self._digest)
             if mismatch:
                 raise ClipkitError(mismatch)
+            self._check_made_alike(name, result)
             results.columns_of(result, name.rpartition(".")[2], columns)
+            self._tables.add(name)
             return result.rows()
         except ClipkitError as error:
             self._leave_out(name, error.message)
@@ -304,11 +378,11 @@ class ResultsFolder:
         return Measurement(run[column], "%", low, high, note)
 
     def source(self, experiment: Experiment) -> str:
-        """Return the name of the result that `measure` takes a number from."""
+        """Return the name of the result that `measure` takes a number from, or would take it."""
         if experiment.column not in AGREEMENT:
             return experiment.name
         seeds = self.values_by_seed(f"{experiment.name}.cluster-{{}}", experiment.column)
-        return f"{experiment.name}.cluster-{next(iter(seeds))}"
+        return f"{experiment.name}.cluster-{next(iter(seeds), SEED)}"
 
     def origin(self, name: str, controls: Sequence[ResultsFolder] = ()) -> Origin:
         """Return how a result of the folder was made. Its inputs may be files of the controls."""
@@ -360,6 +434,11 @@ def _check_embedding(entry: dict[str, Any]) -> None:
     for name, split in entry["dataset"]["splits"].items():
         if not isinstance(split, dict) or not isinstance(split.get("rows"), str):
             raise ClipkitError(f"expected dataset.splits.{name}.rows, a text, got none")
+
+
+def _rows_of(dataset: dict[str, Any]) -> dict[str, str]:
+    """Return the digest of the rows of each split."""
+    return {name: split["rows"] for name, split in dataset["splits"].items()}
 
 
 def _type_name(value: Any) -> str:

@@ -151,6 +151,9 @@ def read_predictions(
     else:
         run = result_files.predictions(result, split)
         predicted, label = run.predicted, run.label
+        runs = len(result_files.scored_runs(result, split).rows)
+        if runs > 1:
+            label += f", the best of {runs:,} runs by its accuracy on {split}"
         largest = max(predicted.max(), labels.max())
     class_names = map(console.escaped, result_files.class_names(result, largest))
     names = np.array(distinct_names(list(class_names)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from clipkit import console, metrics, results
 from clipkit.comparison import compare_right
@@ -47,9 +48,17 @@ def of_folder(comparison: Comparison, what: str) -> list[Fact]:
 
 
 def against_references(
-    title: str, means: str, scored: Predictions, controls: Sequence[Predictions], source: str
+    title: str,
+    means: str,
+    scored: Predictions,
+    controls: Sequence[Predictions],
+    source: str,
+    missing: str = "There is no untrained control of it.",
 ) -> Fact:
-    """Compare an accuracy with chance and, on the same images, with untrained controls."""
+    """Compare an accuracy with chance and, on the same images, with untrained controls.
+
+    `missing` is the sentence in place of the comparison if there is no control.
+    """
     right = scored.predicted == scored.labels
     accuracy, n = float(right.mean()), len(right)
     low, high = metrics.wilson(accuracy, n)
@@ -60,8 +69,8 @@ def against_references(
     )
     verdict = "This is above chance" if low > chance else "This is not shown to be above chance"
     text += f"{verdict} ({_percent(chance)}, the share of the most frequent class). "
-    paired = [control for control in controls if control.ids == scored.ids]
-    rows = [compare_right(right, control.predicted == control.labels) for control in paired]
+    matched = [_right_by_id(control, scored.ids) for control in controls]
+    rows = [compare_right(right, of_control) for of_control in matched if of_control is not None]
     control = float("nan")
     if rows:
         row = min(rows, key=lambda row: row["difference"])  # against the best of the controls
@@ -74,8 +83,15 @@ def against_references(
             f"{100 * row['high']:+.2f})."
         )
     else:
-        text += "There is no untrained control."
+        text += missing
     return Fact(title, text, source, Bar(accuracy, low, high, chance, control))
+
+
+def _right_by_id(control: Predictions, ids: Sequence[str]) -> NDArray[np.bool_] | None:
+    """Return whether a control is right about each image (N); None if it has other images."""
+    right = control.predicted == control.labels
+    of_id = dict(zip(control.ids, right.tolist(), strict=True))
+    return np.array([of_id[i] for i in ids]) if of_id.keys() == set(ids) else None
 
 
 def worst_class(scored: Predictions, source: str) -> Fact:

@@ -1,0 +1,86 @@
+"""Tell which results of an untrained model are controls of a result.
+
+A control was made in the same way, from the same prompts: only the weights of the model differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from clipkit.features import FeatureFile
+from clipkit.report.claims import Run
+from clipkit.results import last_entry
+
+# Members of an entry of a history that a result and its control need not share, and members of its
+# model that they do
+NOT_SHARED = ("clipkit", "inputs", "model", "batch_size", "kept")
+FEATURES = ("layer", "pool", "norm", "projection")
+SETTINGS = ("classifier", "C", "temperature", "standardize", "shots", "draw")  # of a run
+CHOSEN = ("C", "temperature")  # by `probe --val`
+
+
+def is_untrained(file: FeatureFile) -> bool:
+    """Whether the model is an untrained control."""
+    return "untrained" in (file.model() or {})
+
+
+def features_of(model: Mapping[str, Any]) -> list[Any]:
+    """Return which features of which architecture an entry of a history names."""
+    return [Path(str(model.get("name"))).name, *(model.get(key) for key in FEATURES)]
+
+
+def settings(file: FeatureFile) -> str:
+    """Return what a result and its control share: all parameters but the model's weights."""
+    return repr([_shared(entry, file.class_names) for entry in file.history])
+
+
+def run_settings(file: FeatureFile, run: Run) -> list[str]:
+    """Return what a run of a result and that of its control share.
+
+    What each chose on validation rows may differ, since `settings` has the way of choosing.
+    """
+    is_chosen = last_entry(file).get("val") is not None
+    return [str(run.get(name)) for name in SETTINGS if not (is_chosen and name in CHOSEN)]
+
+
+def are_prompts_known(file: FeatureFile) -> bool:
+    """Whether a history tells from which texts a result was made, if it was made from prompts.
+
+    That of an earlier clipkit has the name of a prompt file alone.
+    """
+    entries = [entry for entry in file.history if entry["command"] == "textembed"]
+    return all("classes" in entry or _digests(entry) for entry in entries)
+
+
+def _shared(entry: Mapping[str, Any], class_names: list[str] | None) -> dict[str, Any]:
+    """Return what an entry of a history and that of a control share."""
+    shared = {key: value for key, value in entry.items() if key not in NOT_SHARED}
+    model = entry.get("model")
+    if isinstance(model, dict):
+        shared["model"] = features_of(model)
+    if entry["command"] == "textembed":
+        shared["prompts of"] = _digests(entry) or class_names
+    if entry["command"] == "entropy":  # nothing is chosen, and a row names its temperature
+        shared.pop("temperature", None)
+    if entry["command"] == "probe" and not _is_random(entry):
+        shared.pop("seed", None)
+    return shared
+
+
+def _digests(entry: Mapping[str, Any]) -> list[str]:
+    """Return the digests of prompts that were read from a file; [] if class names make them."""
+    inputs = entry.get("inputs")
+    if not isinstance(inputs, dict) or entry.get("classes", "file") != "file":
+        return []
+    return [str(inputs[key]) for key in ("prompts", "classes") if key in inputs]
+
+
+def _is_random(probe: Mapping[str, Any]) -> bool:
+    """Whether the seed of a probe matters: for an MLP, and to draw few shots or validation rows."""
+    try:
+        is_drawn = float(probe.get("val", "nan")) > 0
+    except (TypeError, ValueError):  # the name of a split
+        is_drawn = False
+    return is_drawn or probe.get("classifier") == "mlp" or probe.get("shots") is not None
