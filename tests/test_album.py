@@ -406,7 +406,9 @@ def shapes_folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path
 def shapes_album(shapes_folders: tuple[Path, Path]) -> Album:
     """An album of 60 images of `shapes`, with a control and attributes."""
     results, control = shapes_folders
-    return album.read_album(of_folder(results, [control]), datasets.load("shapes"), 60)
+    shown = album.read_album(of_folder(results, [control]), datasets.load("shapes"), 60)
+    assert shown is not None
+    return shown
 
 
 @pytest.fixture(scope="module")
@@ -416,6 +418,17 @@ def shapes_page(shapes_folders: tuple[Path, Path]) -> Path:
     page = results / "report.html"
     ok("report", results, "--untrained", control, "--images", "shapes", "--album", 60, "-o", page)
     return page
+
+
+@pytest.mark.long
+def test_a_report_without_predicted_classes_has_no_album(
+    shapes_folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    ok("cluster", shapes_folders[0] / "img.h5", "-k", 3, "-o", tmp_path / "cluster.h5")
+    page = tmp_path / "report.html"
+    run = ok("report", tmp_path / "cluster.h5", "--images", "shapes", "-o", page)
+    assert "left out the album of images: no result has predicted classes" in run.stderr
+    assert 'id="album"' not in page.read_text()
 
 
 @pytest.mark.long

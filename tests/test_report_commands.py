@@ -199,7 +199,8 @@ def test_prompts_have_a_comment_on_their_file(tmp_path, words, shown, note):
     with contextlib.chdir(tmp_path):
         ok("textembed", *words.split(), "--model", "tiny", "-o", "out.h5", stdin=b"a\nb\n")
     result = read(tmp_path / "out.h5")
-    (line,) = check_unsaid(result, note)[1:]
+    digest = result.history[-1].get("inputs", {}).get("prompts")
+    (line,) = check_unsaid(result, f"{note}, {digest}" if digest else note)[1:]
     assert line.startswith(f"clipkit textembed {shown.strip()} ")
     shutil.copy(tmp_path / "my.txt", tmp_path / "prompts.txt")
     paste([line.replace(f"textembed {shown.strip()} ", f"textembed {words} ")], tmp_path)

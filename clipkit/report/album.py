@@ -32,6 +32,7 @@ from clipkit.report.predictions import (
     choose_control,
     choose_result,
     distinguish,
+    has_predictions,
     read_others,
     read_predictions,
     set_apart_controls,
@@ -172,13 +173,16 @@ class Album:
         return sorted({image.predicted for image in self.images})
 
 
-def read_album(page: Page, dataset: Dataset, limit: int = LIMIT) -> Album:
+def read_album(page: Page, dataset: Dataset, limit: int = LIMIT) -> Album | None:
     """Collect an album of the files that a page uses, with examples for its summary.
 
-    See `collect`.
+    See `collect`. Without predicted classes, warn and return None.
     """
     with contextlib.ExitStack() as stack:
         results = dict(zip(page.files, _open([*page.files.values()], stack), strict=True))
+        if not any(map(has_predictions, results.values())):
+            console.warn("left out the album of images: no result has predicted classes")
+            return None
         controls = _open(page.controls, stack)
         album = collect([*results.values()], controls, dataset, limit)
         for fact in page.summary:

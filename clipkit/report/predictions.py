@@ -93,7 +93,7 @@ def choose_result(files: Sequence[FeatureFile]) -> FeatureFile:
     ClipkitError
         If there is none.
     """
-    candidates = [file for file in files if _has_predictions(file)]
+    candidates = [file for file in files if has_predictions(file)]
     if not candidates:
         raise ClipkitError(
             "expected a result with predicted classes for an album of images, got none",
@@ -110,7 +110,7 @@ def set_apart_controls(
     If no other result has predictions, all stay results.
     """
     trained = [file for file in results if not _is_untrained(file)]
-    if not any(map(_has_predictions, trained)):
+    if not any(map(has_predictions, trained)):
         return list(results), list(controls)
     return trained, [*controls, *filter(_is_untrained, results)]
 
@@ -119,7 +119,8 @@ def _is_untrained(file: FeatureFile) -> bool:
     return "untrained" in (file.model() or {})
 
 
-def _has_predictions(file: FeatureFile) -> bool:
+def has_predictions(file: FeatureFile) -> bool:
+    """Whether a file has predicted classes, not clusters."""
     has_classes = file.is_result and not file.holds_clusters
     return has_classes and any(len(split) for split in file.splits.values())
 
@@ -233,14 +234,14 @@ def choose_control(
         source = provenance(file)
         return source.model != model, bool(source.prompts)
 
-    candidates = sorted(filter(_has_predictions, controls), key=count_differences)
-    candidates += sorted(filter(_has_predictions, results), key=rank)
+    candidates = sorted(filter(has_predictions, controls), key=count_differences)
+    candidates += sorted(filter(has_predictions, results), key=rank)
     return next(read_others(main, candidates), None)
 
 
 def read_others(main: ImagePredictions, files: Iterable[FeatureFile]) -> Iterator[ImagePredictions]:
     """Yield the predictions of other results for the same images with the same classes."""
-    for file in filter(_has_predictions, files):
+    for file in filter(has_predictions, files):
         if main.split not in file.splits or file.digest == main.file.digest:
             continue
         try:
