@@ -1122,6 +1122,15 @@ def test_a_changed_etag_or_size_has_the_headers_read_again(server):
         assert datasets.load(f"{url}/a.tar").splits["all"].ids == list(names)
 
 
+def test_a_remote_file_that_changes_while_it_is_read_is_refused(server):
+    url, handler = server
+    write_tar(handler.root / "a.tar", *sample("0", 1))
+    split = datasets.load(f"{url}/a.tar").splits["all"]
+    handler.etag = '"2"'  # of other bytes, as many as before
+    with pytest.raises(ClipkitError, match=r"a\.tar: the file changed while it was read"):
+        split.image(0)
+
+
 def test_a_cache_that_cannot_be_written_is_done_without(server, tmp_path):
     url, handler = server
     write_tar(handler.root / "a.tar", *sample("0", 1))
