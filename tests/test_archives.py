@@ -902,6 +902,36 @@ def test_what_threads_ask_for_is_loaded_once_and_the_last_is_kept():
     assert loads.count(99) == 2
 
 
+def test_shards_of_one_process_read_a_row_group_of_parquet_once(tmp_path, monkeypatch):
+    reads: list[int] = []
+    read_group = hf_parquet._read_group
+
+    def read_and_count(part: Any, number: int) -> Any:
+        reads.append(number)
+        return read_group(part, number)
+
+    monkeypatch.setattr(hf_parquet, "_read_group", read_and_count)
+    write_parquet(tmp_path / "a.parquet", [png(red) for red in range(8)], group=4)
+    split = datasets.load(tmp_path / "a.parquet").splits["all"]
+    shards_of_two = [split.take(np.arange(start, start + 2)) for start in range(0, 8, 2)]
+    colours = [reds(pickle.loads(pickle.dumps(shard))) for shard in shards_of_two]
+    assert colours == [[0, 1], [2, 3], [4, 5], [6, 7]]
+    assert reads == [0, 1]
+
+
+def test_a_shard_of_parquet_holds_the_files_of_its_rows_alone(tmp_path):
+    for number in range(30):
+        pictures = [png(5 * number + row) for row in range(5)]
+        write_parquet(tmp_path / f"{number:02}.parquet", pictures)
+    split = datasets.load(tmp_path).splits["all"]
+    rows = np.array([149, 3, 62, 60])
+    taken = split.take(rows)
+    assert [Path(part.file.name).stem for part in taken.source.parts] == ["00", "12", "29"]
+    assert reds(taken) == rows.tolist()
+    assert reds(taken.take(np.array([2, 0]))) == [62, 149]
+    assert len(split.take(np.zeros(0, np.int64))) == 0
+
+
 # At a URL
 
 
