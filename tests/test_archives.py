@@ -29,7 +29,7 @@ from PIL import Image
 from shell import clipkit, fails, ok
 
 from clipkit import datasets, features
-from clipkit.datasets import hf_parquet, images, remote, shards, tars
+from clipkit.datasets import hf_parquet, images, remote, shards, tar_cache, tars
 from clipkit.datasets.cache import SharedCache
 from clipkit.datasets.dataset import Dataset, ImageDataset
 from clipkit.errors import ClipkitError, ImageError, UsageError
@@ -1130,6 +1130,34 @@ def test_the_headers_of_a_remote_tar_are_read_once(server, tmp_path, capsys):
         assert len(handler.served) == requests
         assert "is damaged, so the headers are read again" in capsys.readouterr().err
         assert cached.read_bytes() == content
+
+
+def test_the_signature_of_a_url_does_not_matter_to_the_cached_headers(server, tmp_path):
+    url, handler = server
+    write_tar(handler.root / "a.tar", *sample("0", 1))
+    queries = ("X-Amz-Date=1&X-Amz-Signature=a", "X-Amz-Date=2&X-Amz-Signature=b", "sv=1&sig=2")
+    for query in queries:
+        datasets.load(f"{url}/a.tar?{query}")
+    assert len(list((tmp_path / "cache/clipkit/tars").iterdir())) == 1
+    datasets.load(f"{url}/a.tar?file=a")  # it may name a file
+    assert len(list((tmp_path / "cache/clipkit/tars").iterdir())) == 2
+
+
+def test_cached_headers_that_were_not_used_for_long_are_removed(server, tmp_path):
+    url, handler = server
+    folder = tmp_path / "cache/clipkit/tars"
+    folder.mkdir(parents=True)
+    for name, age in (("used.npz", 1), ("old.npz", tar_cache.KEPT_DAYS + 1)):
+        (folder / name).touch()
+        last_use = time.time() - age * 24 * 3600
+        os.utime(folder / name, (last_use, last_use))
+    write_tar(handler.root / "a.tar", *sample("0", 1))
+    datasets.load(f"{url}/a.tar")
+    (cached,) = {path.name for path in folder.iterdir()} - {"used.npz"}
+    assert cached != "old.npz"
+    os.utime(folder / cached, (0, 0))
+    datasets.load(f"{url}/a.tar")
+    assert (folder / cached).stat().st_mtime > time.time() - 3600
 
 
 @pytest.mark.parametrize("etag", ["", 'W/"1"'])
