@@ -29,7 +29,7 @@ from PIL import Image
 from shell import clipkit, fails, ok
 
 from clipkit import datasets, features
-from clipkit.datasets import hf_parquet, images, remote, shards, tars
+from clipkit.datasets import hf_parquet, images, remote, shards, tar_cache, tars
 from clipkit.datasets.cache import SharedCache
 from clipkit.datasets.dataset import Dataset, ImageDataset
 from clipkit.errors import ClipkitError, ImageError, UsageError
@@ -902,6 +902,36 @@ def test_what_threads_ask_for_is_loaded_once_and_the_last_is_kept():
     assert loads.count(99) == 2
 
 
+def test_shards_of_one_process_read_a_row_group_of_parquet_once(tmp_path, monkeypatch):
+    reads: list[int] = []
+    read_group = hf_parquet._read_group
+
+    def read_and_count(part: Any, number: int) -> Any:
+        reads.append(number)
+        return read_group(part, number)
+
+    monkeypatch.setattr(hf_parquet, "_read_group", read_and_count)
+    write_parquet(tmp_path / "a.parquet", [png(red) for red in range(8)], group=4)
+    split = datasets.load(tmp_path / "a.parquet").splits["all"]
+    shards_of_two = [split.take(np.arange(start, start + 2)) for start in range(0, 8, 2)]
+    colours = [reds(pickle.loads(pickle.dumps(shard))) for shard in shards_of_two]
+    assert colours == [[0, 1], [2, 3], [4, 5], [6, 7]]
+    assert reads == [0, 1]
+
+
+def test_a_shard_of_parquet_holds_the_files_of_its_rows_alone(tmp_path):
+    for number in range(30):
+        pictures = [png(5 * number + row) for row in range(5)]
+        write_parquet(tmp_path / f"{number:02}.parquet", pictures)
+    split = datasets.load(tmp_path).splits["all"]
+    rows = np.array([149, 3, 62, 60])
+    taken = split.take(rows)
+    assert [Path(part.file.name).stem for part in taken.source.parts] == ["00", "12", "29"]
+    assert reds(taken) == rows.tolist()
+    assert reds(taken.take(np.array([2, 0]))) == [62, 149]
+    assert len(split.take(np.zeros(0, np.int64))) == 0
+
+
 # At a URL
 
 
@@ -1102,6 +1132,34 @@ def test_the_headers_of_a_remote_tar_are_read_once(server, tmp_path, capsys):
         assert cached.read_bytes() == content
 
 
+def test_the_signature_of_a_url_does_not_matter_to_the_cached_headers(server, tmp_path):
+    url, handler = server
+    write_tar(handler.root / "a.tar", *sample("0", 1))
+    queries = ("X-Amz-Date=1&X-Amz-Signature=a", "X-Amz-Date=2&X-Amz-Signature=b", "sv=1&sig=2")
+    for query in queries:
+        datasets.load(f"{url}/a.tar?{query}")
+    assert len(list((tmp_path / "cache/clipkit/tars").iterdir())) == 1
+    datasets.load(f"{url}/a.tar?file=a")  # it may name a file
+    assert len(list((tmp_path / "cache/clipkit/tars").iterdir())) == 2
+
+
+def test_cached_headers_that_were_not_used_for_long_are_removed(server, tmp_path):
+    url, handler = server
+    folder = tmp_path / "cache/clipkit/tars"
+    folder.mkdir(parents=True)
+    for name, age in (("used.npz", 1), ("old.npz", tar_cache.KEPT_DAYS + 1)):
+        (folder / name).touch()
+        last_use = time.time() - age * 24 * 3600
+        os.utime(folder / name, (last_use, last_use))
+    write_tar(handler.root / "a.tar", *sample("0", 1))
+    datasets.load(f"{url}/a.tar")
+    (cached,) = {path.name for path in folder.iterdir()} - {"used.npz"}
+    assert cached != "old.npz"
+    os.utime(folder / cached, (0, 0))
+    datasets.load(f"{url}/a.tar")
+    assert (folder / cached).stat().st_mtime > time.time() - 3600
+
+
 @pytest.mark.parametrize("etag", ["", 'W/"1"'])
 def test_a_tar_without_a_strong_etag_is_read_again(server, tmp_path, etag):
     url, handler = server
@@ -1120,6 +1178,15 @@ def test_a_changed_etag_or_size_has_the_headers_read_again(server):
             with (handler.root / "a.tar").open("ab") as file:
                 file.write(bytes(10_240))
         assert datasets.load(f"{url}/a.tar").splits["all"].ids == list(names)
+
+
+def test_a_remote_file_that_changes_while_it_is_read_is_refused(server):
+    url, handler = server
+    write_tar(handler.root / "a.tar", *sample("0", 1))
+    split = datasets.load(f"{url}/a.tar").splits["all"]
+    handler.etag = '"2"'  # of other bytes, as many as before
+    with pytest.raises(ClipkitError, match=r"a\.tar: the file changed while it was read"):
+        split.image(0)
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(server, tmp_path):

@@ -21,9 +21,9 @@ from ray_fakes import make_deadly
 from shell import clipkit, fails, ok
 
 from clipkit import datasets, models
-from clipkit.embedding import checkpoint, ray_engine, ray_worker
+from clipkit.embedding import checkpoint, ray_cluster, ray_engine, ray_worker
 from clipkit.embedding.engines import Encoded, ShardImages
-from clipkit.errors import ClipkitError
+from clipkit.errors import ClipkitError, UsageError
 
 TESTS = Path(__file__).parent
 HAS_RAY = importlib.util.find_spec("ray") is not None
@@ -278,3 +278,120 @@ def test_a_driver_that_was_stopped_is_continued(
     once = fork_server.run(tmp_path, *RUN, "-o", "once.h5", shard=4)
     assert once.exit_code == 0, once.stderr
     assert (tmp_path / "out.h5").read_bytes() == (tmp_path / "once.h5").read_bytes()
+
+
+# The connection
+
+
+class Ray:
+    """What `connected` calls of Ray's module, which says `fault` when it starts."""
+
+    def __init__(self, fault: str = "") -> None:
+        self.fault = fault
+        self.options: dict[str, Any] = {}
+
+    def is_initialized(self) -> bool:
+        return False
+
+    def init(self, address: str, **options: Any) -> None:
+        self.options = {"address": address, **options}
+        if self.fault:
+            raise OSError(self.fault)
+
+    def shutdown(self) -> None:
+        pass
+
+
+@pytest.fixture
+def no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither an address of Ray nor a token is set, and none stays."""
+    for name in ("RAY_ADDRESS", "RAY_AUTH_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "one")
+    monkeypatch.delenv("RAY_AUTH_TOKEN")
+    monkeypatch.setattr(ray_cluster, "cpu_count", lambda: 4)
+
+
+def test_ray_on_one_machine_has_its_cores_and_a_token_of_its_own(
+    no_cluster: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ray = Ray()
+    with ray_cluster.connected(ray, 3):
+        assert (ray.options["address"], ray.options["num_cpus"]) == ("local", 4)
+        assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
+    assert "starting Ray on this machine" in capsys.readouterr().err
+
+
+def test_more_replicas_than_this_machine_has_cores_are_refused(no_cluster: None) -> None:
+    expected = "--replicas: expected at most 4 on this machine, one per core, got 10,000"
+    ray = Ray()
+    with (
+        pytest.raises(UsageError, match=expected) as caught,
+        ray_cluster.connected(ray, 10_000),
+    ):
+        pass
+    assert caught.value.hint == "set RAY_ADDRESS to use a cluster"
+    assert not ray.options
+
+
+def test_a_long_path_of_temporary_files_is_said(no_cluster: None) -> None:
+    ray = Ray("AF_UNIX path length cannot exceed 107 bytes: /tmp/long")
+    with (
+        pytest.raises(ClipkitError, match="cannot start Ray: AF_UNIX path") as caught,
+        ray_cluster.connected(ray, 0),
+    ):
+        pass
+    assert caught.value.hint == "set TMPDIR to a folder with a short path"
+
+
+@pytest.mark.parametrize(
+    ("mode", "faults", "message"),
+    [
+        ("", {"": "one\nRuntimeError: Version mismatch"}, "RuntimeError: Version mismatch"),
+        ("", {"": "AuthenticationError: long\nmore"}, "expected its token, got another or none"),
+        ("token", {"": "at authentication_token_loader.cc"}, "expected its token, got another"),
+        ("token", {}, "RAY_AUTH_MODE is token, but Ray runs without one"),
+        ("token", {"disabled": "AuthenticationError"}, None),
+        ("", {}, None),
+    ],
+)
+def test_what_ray_has_against_an_address_is_said_in_one_line(
+    mode: str, faults: dict[str, str], message: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", mode)
+    monkeypatch.setattr(
+        ray_cluster, "_fault", lambda _, RAY_AUTH_MODE="": faults.get(RAY_AUTH_MODE)
+    )
+    with socket.create_server(("127.0.0.1", 0)) as service:
+        address = f"127.0.0.1:{service.getsockname()[1]}"
+        if message is None:
+            ray_cluster._check_address(address)
+            return
+        with pytest.raises(ClipkitError) as caught:
+            ray_cluster._check_address(address)
+    assert caught.value.message.startswith(f"cannot connect to Ray at {address}: {message}")
+
+
+@cluster_test
+def test_another_service_than_ray_is_said_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(ray_cluster, "HEALTH_SECONDS", 3.0)
+    with socket.create_server(("127.0.0.1", 0)) as service:
+        address = f"127.0.0.1:{service.getsockname()[1]}"
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        line = fails(*ON_RAY, "-o", tmp_path / "out.h5")
+    assert f"Ray at {address}: no answer within 3 s; hint: does Ray run there?" in line
+    assert capfd.readouterr().err == ""
+
+
+@cluster_test
+def test_ray_on_one_machine_writes_nothing_into_the_home(
+    fork_server: ForkServer, tmp_path: Path
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    env = {"RAY_ADDRESS": "", "HOME": str(home)}
+    done = fork_server.run(tmp_path, *ON_RAY, "-o", "out.h5", env=env)
+    assert done.exit_code == 0, done.stderr
+    assert not (home / ".ray").exists()

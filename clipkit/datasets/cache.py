@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from concurrent.futures import Future
 from typing import Generic, TypeVar
 
+Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
 
 
-class SharedCache(Generic[Value]):
+class SharedCache(Generic[Key, Value]):
     """Keep what was loaded last.
 
     Parameters
@@ -29,7 +30,7 @@ class SharedCache(Generic[Value]):
 
     def __init__(
         self,
-        load: Callable[[int], Value],
+        load: Callable[[Key], Value],
         size_of: Callable[[Value], int],
         *,
         count: int,
@@ -39,11 +40,11 @@ class SharedCache(Generic[Value]):
         self._size_of = size_of
         self._count = count
         self._budget = budget
-        self._values: OrderedDict[int, Future[Value]] = OrderedDict()  # the last used at the end
-        self._sizes: dict[int, int] = {}
+        self._values: OrderedDict[Key, Future[Value]] = OrderedDict()  # the last used at the end
+        self._sizes: dict[Key, int] = {}
         self._lock = threading.Lock()
 
-    def get(self, key: int) -> Value:
+    def get(self, key: Key) -> Value:
         """Return the value of a key. An error of loading it is raised, and not kept."""
         with self._lock:
             future = self._values.get(key)
@@ -67,7 +68,7 @@ class SharedCache(Generic[Value]):
             self._shrink()
         return value
 
-    def has(self, key: int) -> bool:
+    def has(self, key: Key) -> bool:
         """Whether the value of a key is there or is being loaded."""
         with self._lock:
             return key in self._values
@@ -79,6 +80,6 @@ class SharedCache(Generic[Value]):
                 return
             self._forget(oldest)
 
-    def _forget(self, key: int) -> None:
+    def _forget(self, key: Key) -> None:
         self._values.pop(key, None)
         self._sizes.pop(key, None)

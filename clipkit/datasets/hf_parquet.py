@@ -1,7 +1,7 @@
 """Read Parquet files in the form of Hugging Face `datasets`: the images are in the files.
 
 A row group is read when one of its images is asked for. The groups that were used last are kept for
-all threads.
+all threads and data sets of the process: a worker gets shard after shard of the same groups.
 """
 
 from __future__ import annotations
@@ -73,29 +73,28 @@ class ParquetImages:
         self._group_starts = np.cumsum([0, *lengths])  # the first row of each group, and the end
         self._part_starts = np.cumsum([0, *map(len, parts)])
         self._first_groups = np.cumsum([0, *(len(part.lengths) for part in parts)])
-        self._cache: SharedCache[_Group] = SharedCache(
-            self._read_group, _Group.nbytes, count=KEPT_GROUPS, budget=KEPT_BYTES
-        )
 
     def image(self, i: int) -> Image.Image:
         """Decode image `i`."""
         row = int(self.rows[i])
-        part = _last_start(self._part_starts, row)
+        number = _last_start(self._part_starts, row)
+        part = self.parts[number]
+        name = f"{display_url(part.file.name)}, row {row - self._part_starts[number]}"
         group = _last_start(self._group_starts, row)
-        where = display_url(self.parts[part].file.name)
-        name = f"{where}, row {row - self._part_starts[part]}"
-        data = self._cache.get(group).content(row - int(self._group_starts[group]))
+        images_of_group = _groups.get((part, group - int(self._first_groups[number])))
+        data = images_of_group.content(row - int(self._group_starts[group]))
         if data is None:
             raise ImageError(f"cannot read {name}: expected the bytes of an image, got none")
         return images.decode(data, name)
 
-    def _read_group(self, number: int) -> _Group:
-        part = _last_start(self._first_groups, number)
-        return _read_group(self.parts[part], number - int(self._first_groups[part]))
-
     def take(self, rows: Int64) -> ParquetImages:
-        """Return the given images."""
-        return ParquetImages(self.parts, self.rows[rows])
+        """Return the given images, and of the files those that hold one."""
+        rows = self.rows[rows]
+        part_of = np.searchsorted(self._part_starts, rows, side="right") - 1
+        used, new_part_of = np.unique(part_of, return_inverse=True)
+        parts = [self.parts[number] for number in used]
+        new_starts = np.cumsum([0, *map(len, parts)])
+        return ParquetImages(parts, rows - self._part_starts[part_of] + new_starts[new_part_of])
 
     def fingerprint(self) -> str:
         """Return the SHA-256 over the size and state of the files, and the rows."""
@@ -207,6 +206,11 @@ def _read_group(part: ParquetPart, number: int) -> _Group:
             f"{where}: expected {part.lengths[number]:,} rows, got {group.starts[-1]:,}"
         )
     return group
+
+
+_groups: SharedCache[tuple[ParquetPart, int], _Group] = SharedCache(
+    lambda key: _read_group(*key), _Group.nbytes, count=KEPT_GROUPS, budget=KEPT_BYTES
+)
 
 
 def _rows_at_once(size: int, most: int) -> int:

@@ -99,7 +99,7 @@ class HttpFile:
         if size == 0:
             return b""
         reply = _retry(self.name, lambda: _request(self.name, offset, size))
-        if reply.total != self.size:
+        if (reply.total, reply.state) != (self.size, self.state):
             raise ClipkitError(f"{display_url(self.name)}: the file changed while it was read")
         return _check_length(self.name, reply.data, size)
 
@@ -326,6 +326,11 @@ class _Reply:
     etag: str
     modified: str
 
+    @property
+    def state(self) -> str:
+        """What changes with the file: the ETag or else the time of modification."""
+        return self.etag or self.modified
+
 
 class _UnsupportedRangeError(Exception):
     """Report a server that sends the whole file where a range was asked for."""
@@ -335,7 +340,7 @@ def _open_http(url: str) -> HttpFile:
     # A HEAD request would not say whether ranges work, and signed URLs often allow GET alone.
     reply = _retry(url, lambda: _request(url, 0, 1))
     etag = "" if reply.etag.startswith("W/") else reply.etag  # a weak one may stand for other bytes
-    return HttpFile(url, reply.total, reply.etag or reply.modified, etag)
+    return HttpFile(url, reply.total, reply.state, etag)
 
 
 @functools.cache

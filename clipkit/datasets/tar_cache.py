@@ -1,13 +1,19 @@
 """Cache the index of remote tars, so that a later run does not read their headers again.
 
 The folder ``clipkit/tars`` in the user's cache holds a file for each tar, named by the digest of
-the tar's URL, size and ETag. The folder may be removed at any time.
+the tar's URL, size and ETag. What was not used for KEPT_DAYS is removed. The folder may be removed
+at any time.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import hashlib
 import json
+import os
+import time
+import urllib.parse
 from array import array
 from pathlib import Path
 from typing import Any
@@ -23,6 +29,8 @@ from clipkit.errors import ClipkitError
 from clipkit.files import atomic_write, user_cache
 
 VERSION = 1  # of the files
+KEPT_DAYS = 90
+SIGNATURES = {"x-amz-signature", "x-goog-signature", "signature", "sig"}  # of presigned URLs
 
 
 def cached_scan(file: StoredFile) -> Scan:
@@ -34,7 +42,10 @@ def cached_scan(file: StoredFile) -> Scan:
     if path is None:
         return scan_headers(file)
     try:
-        return _load(path, file.size)
+        scan = _load(path, file.size)
+        with contextlib.suppress(OSError):  # the cache of another user
+            os.utime(path)  # it was used
+        return scan
     except (FileNotFoundError, NotADirectoryError):
         pass
     except Exception:  # zipfile, zlib, NumPy and json have no common error
@@ -44,6 +55,7 @@ def cached_scan(file: StoredFile) -> Scan:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _save(path, scan)
+        _remove_old(path.parent)
     except (ClipkitError, OSError) as error:
         console.detail(f"the headers of {display_url(file.name)} are not kept: {error}")
     return scan
@@ -54,12 +66,34 @@ def _path(file: StoredFile) -> Path | None:
     if not file.etag:
         return None
     # the endings of images say which member of a key is the image
-    key = [VERSION, file.name, file.size, file.etag, readable_suffixes()]
+    key = [VERSION, _lasting_url(file.name), file.size, file.etag, readable_suffixes()]
     digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()
     try:
         return user_cache() / "clipkit" / "tars" / f"{digest}.npz"
     except RuntimeError:  # a user without a home, as in some containers
         return None
+
+
+def _lasting_url(url: str) -> str:
+    """Return a URL without its query if that is a signature, which is another one each time.
+
+    Another query may name the file.
+
+    >>> _lasting_url("https://host/a.tar?Expires=1&Signature=2"), _lasting_url("https://host/?a=1")
+    ('https://host/a.tar', 'https://host/?a=1')
+    """
+    start, _, query = url.partition("?")
+    names = {name.lower() for name, _ in urllib.parse.parse_qsl(query)}
+    return start if names & SIGNATURES else url
+
+
+@functools.cache  # once per process: each tar that is read calls it
+def _remove_old(folder: Path) -> None:
+    last = time.time() - KEPT_DAYS * 24 * 3600
+    for path in folder.glob("*.npz"):
+        with contextlib.suppress(OSError):  # another process was faster
+            if path.stat().st_mtime < last:
+                path.unlink()
 
 
 def _save(path: Path, scan: Scan) -> None:

@@ -57,7 +57,7 @@ class TarImages:
         self._spans: Int64 | None = None
         if any(file.is_remote for file in files):
             self._spans = _find_spans(file_of, offsets, sizes)
-            self._cache: SharedCache[bytes] = SharedCache(
+            self._cache: SharedCache[int, bytes] = SharedCache(
                 self._load_span, len, count=KEPT_SPANS, budget=KEPT_BYTES
             )
             self._pool = ThreadPoolExecutor(2 * SPANS_AHEAD)  # starts threads when it is used

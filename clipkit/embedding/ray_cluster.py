@@ -7,23 +7,29 @@ import importlib.util
 import io
 import logging
 import os
+import secrets
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from typing import Any
 
-from clipkit import signals
+from joblib import cpu_count  # type: ignore[import-untyped]
+
+from clipkit import console, signals
 from clipkit.errors import ClipkitError, UsageError
 from clipkit.models.guards import import_library
 
 ADDRESS_SECONDS = 5.0  # for an address to accept a connection
+HEALTH_SECONDS = 20.0  # for Ray to answer whether it runs there
 CONNECT_SECONDS = 60.0  # for Ray to answer or to start
 POLL_SECONDS = 0.05
+TOKEN_FAULTS = ("AuthenticationError", "authentication_token_loader")  # what Ray calls them
 CLOSE_SECONDS = 20.0  # for Ray to end
-LOGS = "Ray's logs are in /tmp/ray/session_latest/logs on each machine"
+LOGS = "Ray's logs are on each machine in ray/session_latest/logs below TMPDIR, or else below /tmp"
 
 
 def import_ray() -> Any:
@@ -65,10 +71,16 @@ def stdout_for_data() -> Iterator[None]:
 def connected(ray: Any, cpus: int) -> Iterator[None]:
     """Connect to Ray, and disconnect at the end. A cluster that this starts ends with it.
 
+    Parameters
+    ----------
+    ray : module
+    cpus : int
+        The number of cores that are needed.
+
     Raises
     ------
     UsageError
-        If RAY_ADDRESS is none.
+        If RAY_ADDRESS is none, or this machine has fewer cores and would be the cluster.
     ClipkitError
         If Ray does not answer.
 
@@ -84,9 +96,13 @@ def connected(ray: Any, cpus: int) -> Iterator[None]:
     address = os.environ.get("RAY_ADDRESS") or "local"
     options: dict[str, Any] = {}
     if address == "local":
-        options = {"include_dashboard": False, "num_cpus": max(cpus, os.cpu_count() or 1)}
+        options = {"include_dashboard": False, "num_cpus": _check_cores(cpus)}
+        # Ray would write a token into the home, which switches tokens on for each later `ray start`
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        console.note("starting Ray on this machine")
     else:
         _check_address(address)
+        console.note(f"connecting to Ray at {address}")
     began, ended = threading.Event(), threading.Event()
     errors: list[BaseException] = []
 
@@ -109,7 +125,10 @@ def connected(ray: Any, cpus: int) -> Iterator[None]:
         if not _wait(began, CONNECT_SECONDS):
             raise ClipkitError(f"cannot {where}: no answer within {CONNECT_SECONDS:g} s", hint)
         if errors:
-            raise ClipkitError(f"cannot {where}: {last_line(errors[0])}", hint) from errors[0]
+            line = last_line(errors[0])
+            if "AF_UNIX" in line:  # the system's limit for the path of a socket
+                hint = "set TMPDIR to a folder with a short path"
+            raise ClipkitError(f"cannot {where}: {line}", hint) from errors[0]
         yield
     finally:
         ended.set()
@@ -130,8 +149,19 @@ def _wait(event: threading.Event, seconds: float) -> bool:
             return is_set
 
 
+def _check_cores(wanted: int) -> int:
+    """Return the number of this machine's cores, and refuse to start more replicas than that."""
+    cores = int(cpu_count())
+    if wanted > cores:
+        raise UsageError(
+            f"--replicas: expected at most {cores:,} on this machine, one per core, got {wanted:,}",
+            "set RAY_ADDRESS to use a cluster",
+        )
+    return cores
+
+
 def _check_address(address: str) -> None:
-    """Refuse an address where nothing answers: Ray would wait for minutes."""
+    """Refuse an address where nothing answers, or not Ray: Ray would wait for minutes."""
     host, _, port = address.rpartition(":")
     if address == "auto":
         return
@@ -148,9 +178,52 @@ def _check_address(address: str) -> None:
             f"cannot connect to Ray at {address}: {reason}",
             "start the cluster, or unset RAY_ADDRESS to use this machine",
         ) from error
+    fault = _fault(address)
+    if fault is not None:
+        if any(word in fault for word in TOKEN_FAULTS):
+            raise ClipkitError(
+                f"cannot connect to Ray at {address}: expected its token, got another or none",
+                "set RAY_AUTH_MODE=token, and copy the token from the first machine",
+            )
+        raise ClipkitError(
+            f"cannot connect to Ray at {address}: {_last_line(fault)}", "does Ray run there?"
+        )
+    is_token = os.environ.get("RAY_AUTH_MODE", "").lower() == "token"
+    if is_token and _fault(address, RAY_AUTH_MODE="disabled") is None:
+        raise ClipkitError(
+            f"cannot connect to Ray at {address}: RAY_AUTH_MODE is token, but Ray runs without one",
+            "unset RAY_AUTH_MODE, or set it on all machines before ray start",
+        )
+
+
+def _fault(address: str, **env: str) -> str | None:
+    """Return what Ray says against an address, or None if a cluster answers.
+
+    Another process asks: in this one, Ray would write many lines about a connection that fails.
+    """
+    ask = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", address]
+    try:
+        done = subprocess.run(
+            ask,
+            env={**os.environ, **env},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=HEALTH_SECONDS,
+        )
+    except subprocess.TimeoutExpired:
+        return f"no answer within {HEALTH_SECONDS:g} s"
+    if done.returncode == 0:
+        return None
+    return done.stderr.strip() or f"exit code {done.returncode}"
 
 
 def last_line(error: BaseException) -> str:
     """Return the last line of what an exception of Ray says: it names the reason."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+    return _last_line(str(error)) or type(error).__name__
+
+
+def _last_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else ""
