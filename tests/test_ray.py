@@ -167,10 +167,16 @@ def test_an_address_without_ray_is_said_in_one_line(
 def test_replicas_give_the_file_of_one_process(
     cluster: Any, expected: bytes, tmp_path: Path
 ) -> None:
-    result = ok(*ON_RAY, "-o", tmp_path / "out.h5", "--replicas", 2)
+    ok(*ON_RAY, "-o", tmp_path / "out.h5", "--replicas", 2)
     assert (tmp_path / "out.h5").read_bytes() == expected
     assert list(contents(tmp_path)) == ["out.h5"]
-    assert ", 2 replicas\n" in result.stderr
+
+
+@cluster_test
+def test_replicas_give_the_scaled_embeddings_of_one_process(cluster: Any, tmp_path: Path) -> None:
+    ok(*RUN, "--normalize", "-o", tmp_path / "once.h5")
+    ok(*ON_RAY, "--normalize", "-o", tmp_path / "out.h5")
+    assert (tmp_path / "out.h5").read_bytes() == (tmp_path / "once.h5").read_bytes()
 
 
 @cluster_test

@@ -477,6 +477,8 @@ def _label_rows(
             f"{ids[bad[0]]}: expected a finite embedding, got NaN or Inf ({len(bad)} such images)",
             "try --precision fp32",
         )
+    if scaled:
+        embeddings = embeddings.copy()  # arrays of other processes cannot be written to
     for columns in scaled:
         embeddings[:, columns] = similarity.normalize(embeddings[:, columns])
     labels = None if split.labels is None else split.labels[rows]
