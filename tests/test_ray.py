@@ -19,6 +19,7 @@ from forkserver import ForkServer
 from PIL import Image
 from ray_fakes import make_deadly
 from shell import clipkit, fails, ok
+from test_engines import written
 
 from clipkit import datasets, models
 from clipkit.embedding import checkpoint, ray_engine, ray_worker
@@ -133,22 +134,56 @@ def test_a_worker_that_describes_another_model_is_refused_by_its_host() -> None:
     assert caught.value.message == f"node2: {expected}"
 
 
-def test_a_worker_that_does_not_see_an_image_of_the_driver_names_its_host(tmp_path: Path) -> None:
+@pytest.fixture
+def pictures(tmp_path: Path) -> ShardImages:
+    """A shard of two of three files."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
     for name in "abc":
-        Image.new("RGB", (20, 20)).save(tmp_path / f"{name}.png")
-    images = datasets.load(str(tmp_path)).splits["all"]
-    shard = ShardImages(7, "all", images, range(1, 3))
-    skipped = [{"split": "all", "id": "c.png", "reason": "there is no such file"}]
-    for fingerprint in (images.take(np.array([1, 2])).source.fingerprint(), "another"):
-        answer = ray_worker.ShardReply(Encoded(7, [0], np.zeros((1, 4)), skipped), fingerprint)
-        reply = ray_worker.Reply("node2", answer)
-        if fingerprint != "another":
-            assert ray_engine._encoded(shard, reply).rows == [1]
-            continue
-        with pytest.raises(
-            ClipkitError, match=r"^node2: expected the images that .*: c\.png: there"
-        ):
-            ray_engine._encoded(shard, reply)
+        Image.new("RGB", (20, 20)).save(folder / f"{name}.png")
+    return ShardImages(7, "all", datasets.load(str(folder)).splits["all"], range(1, 3))
+
+
+def answer_to(shard: ShardImages, *skipped: str) -> Any:
+    """The answer of a worker on this machine that cannot read some images."""
+    images = [{"split": "all", "id": name, "reason": "Permission denied"} for name in skipped]
+    rows = [row - 1 for row in shard.rows if shard.images.ids[row] not in skipped]
+    fingerprint = ray_engine._cut(shard).images.source.fingerprint()
+    encoded = Encoded(7, rows, np.zeros((len(rows), 4), np.float32), images)
+    return ray_worker.Reply("node2", ray_worker.ShardReply(encoded, fingerprint))
+
+
+def test_a_worker_with_other_images_under_the_same_names_is_refused(pictures: ShardImages) -> None:
+    reply = answer_to(pictures)
+    assert ray_engine._encoded(pictures, reply).rows == [1, 2]
+    os.utime(pictures.images.source.path(2), (1, 1))
+    with pytest.raises(ClipkitError, match=r"^node2: expected the images .* 2 from b\.png on$"):
+        ray_engine._encoded(pictures, reply)
+
+
+def test_a_worker_may_skip_only_what_the_driver_cannot_read(pictures: ShardImages) -> None:
+    path = Path(pictures.images.source.path(2))
+    message = r"^node2: expected to read c\.png, as .* can, got: Permission denied$"
+    with pytest.raises(ClipkitError, match=message):
+        ray_engine._encoded(pictures, answer_to(pictures, "c.png"))
+    path.write_bytes(b"no image")
+    assert ray_engine._encoded(pictures, answer_to(pictures, "c.png")).rows == [1]
+
+
+@pytest.mark.parametrize("form", ["tar", "parquet"])
+def test_a_worker_with_another_file_of_images_is_refused(
+    form: str, pictures: ShardImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    images = [pictures.images.image(row) for row in range(3)]
+    shard = ray_engine._cut(ShardImages(7, "all", written(images, tmp_path, form), range(1, 3)))
+    one = worker(tmp_path)
+    assert one.start().value.model
+    assert one.encode(shard).value.encoded.rows == [0, 1]
+    os.utime(tmp_path / f"images.{form}", (1, 1))
+    error = one.encode(shard).value
+    assert isinstance(error, ClipkitError)
+    assert f"{tmp_path}/images.{form}: expected the size and time" in error.message
 
 
 @cluster_test

@@ -19,10 +19,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from clipkit import console, models, signals
+from clipkit.embedding.checkpoint import Skipped
 from clipkit.embedding.engines import Encoded, Report, ShardImages
 from clipkit.embedding.ray_cluster import LOGS, connected, import_ray, last_line, stdout_for_data
-from clipkit.embedding.ray_worker import Reply, ShardReply, Started, Worker, facts_of
-from clipkit.errors import ClipkitError, UsageError
+from clipkit.embedding.ray_worker import (
+    SAME_FILES,
+    Reply,
+    ShardReply,
+    Started,
+    Worker,
+    facts_of,
+)
+from clipkit.errors import ClipkitError, ImageError, UsageError
 
 if TYPE_CHECKING:
     from clipkit.models import Description, Encoder
@@ -223,20 +231,36 @@ def _cut(shard: ShardImages) -> ShardImages:
 def _encoded(shard: ShardImages, reply: Reply) -> Encoded:
     """Return what a worker made of a shard, with the numbers of the rows in the split.
 
-    A worker that skips images must see the files that this machine sees.
+    A worker must see the files that this machine sees, and may only skip what this one would.
     """
     answer: ShardReply = _value(reply)
-    encoded = answer.encoded
-    if answer.fingerprint is not None:
-        rows = np.arange(shard.rows.start, shard.rows.stop)
-        if shard.images.source.take(rows).fingerprint() != answer.fingerprint:
-            image = encoded.skipped[0]
-            raise ClipkitError(
-                f"{reply.host}: expected the images that {socket.gethostname()} has, got "
-                f"others or none: {image['id']}: {image['reason']}",
-                "all machines must see the same files",
-            )
-    return replace(encoded, rows=[shard.rows[row] for row in encoded.rows])
+    first = shard.rows.start
+    rows = np.arange(first, shard.rows.stop)
+    if shard.images.source.take(rows).fingerprint() != answer.fingerprint:
+        raise ClipkitError(
+            f"{reply.host}: expected the images that {socket.gethostname()} has, got others or "
+            f"none, among {len(rows):,} from {shard.images.ids[first]} on",
+            SAME_FILES,
+        )
+    _check_skipped(shard, answer.encoded.skipped, reply.host)
+    return replace(answer.encoded, rows=[shard.rows[row] for row in answer.encoded.rows])
+
+
+def _check_skipped(shard: ShardImages, skipped: Sequence[Skipped], host: str) -> None:
+    """Refuse a worker that skipped an image which this machine can read."""
+    reasons = {image["id"]: image["reason"] for image in skipped}
+    for row in shard.rows if skipped else ():
+        name = shard.images.ids[row]
+        if name not in reasons:
+            continue
+        try:
+            shard.images.image(row)
+        except ImageError:
+            continue
+        raise ClipkitError(
+            f"{host}: expected to read {name}, as {socket.gethostname()} can, got: {reasons[name]}",
+            "all machines must be allowed to read the images, and reach those at URLs",
+        )
 
 
 def _value(reply: Reply) -> Any:
