@@ -125,8 +125,6 @@ def embed_images(  # noqa: PLR0913 (the options of `clipkit embed`)
     if model.details["device"] == "cpu":
         manifest["threads"] = models.num_threads()  # the last bits depend on it in bfloat16
     opening = f"images with {_describe(model)} to {_display_output(output)}"
-    if engine.replicas > 1:
-        opening += f", {engine.replicas} replicas"
     encode = functools.partial(
         _encode_pending,
         dataset=dataset,
