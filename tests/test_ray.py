@@ -298,14 +298,7 @@ def test_replicas_give_the_file_of_one_process(
 
 
 @cluster_test
-def test_replicas_give_the_scaled_embeddings_of_one_process(cluster: Any, tmp_path: Path) -> None:
-    ok(*RUN, "--normalize", "-o", tmp_path / "once.h5")
-    ok(*ON_RAY, "--normalize", "-o", tmp_path / "out.h5")
-    assert (tmp_path / "out.h5").read_bytes() == (tmp_path / "once.h5").read_bytes()
-
-
-@cluster_test
-def test_skipped_images_and_errors_are_those_of_one_process(
+def test_scaled_embeddings_skipped_images_and_errors_are_those_of_one_process(
     cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -314,7 +307,7 @@ def test_skipped_images_and_errors_are_those_of_one_process(
         Image.new("RGB", (20, 20), (20 * number, 0, 0)).save(f"pictures/{number}.png")
     for number in (5, 6):
         Path(f"pictures/{number}.png").write_bytes(b"no image")
-    words = ("embed", "pictures", "-m", "tiny")
+    words = ("embed", "pictures", "-m", "tiny", "--normalize")
     once = clipkit(*words, "-o", "once.h5")
     result = clipkit(*words, "-o", "out.h5", "--engine", "ray")
     assert (once.exit_code, result.exit_code) == (3, 3)

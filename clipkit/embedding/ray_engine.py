@@ -97,7 +97,7 @@ class RayEngine:
     @property
     def model(self) -> Description:
         """The image tower, as a worker describes it."""
-        assert self._first is not None, "expected start() first"
+        assert self._first is not None, "expected a worker that has started"
         return self._first[1].model
 
     def start(self) -> None:
@@ -217,7 +217,7 @@ class RayEngine:
         return reply
 
     def _check_node(self) -> None:
-        """Refuse to go on if Ray has lost the node of this process: nothing would get a place."""
+        """Refuse to go on if Ray has lost the node of this process: no worker would get a place."""
         with _ray_errors():
             nodes = self._cluster.ray.nodes()
         if not any(node["Alive"] for node in nodes if node["NodeID"] == self._cluster.node):
@@ -232,7 +232,7 @@ class RayEngine:
             for reference, call in self._calls.items()
             if call.replica is not replica
         }
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(ClipkitError), _ray_errors():
             self._cluster.ray.kill(replica.actor)
         if replica.host is None:
             replica.failed_starts += 1
