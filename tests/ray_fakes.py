@@ -1,16 +1,22 @@
-"""Images that end the process which decodes them. Ray's workers import this module."""
+"""Ray within a process, and images that end the process which decodes them.
+
+Ray's workers import this module.
+"""
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
-from clipkit import datasets
+from clipkit import console, datasets
 from clipkit.datasets import ImageDataset
 
 
@@ -49,3 +55,80 @@ def make_deadly(row: int, log: Path, most: int = 1000) -> None:
         return data
 
     datasets.load = load_deadly
+
+
+class FakeRay:
+    """Ray in this process. What is called is done when `get` asks for its result.
+
+    Attributes
+    ----------
+    dies : callable
+        Whether the worker of this number dies of a call of this method.
+    is_alive : bool
+        Whether the node of this process lives.
+    """
+
+    class exceptions:  # noqa: N801 (a module of Ray)
+        class RayError(Exception):
+            pass
+
+        class RayTaskError(RayError):
+            pass
+
+    def __init__(self, dies: Callable[[int, str], bool] = lambda *_: False) -> None:
+        self.dies = dies
+        self.is_alive = True
+        self.workers = 0
+        self.cpus = [2, 2]  # of the nodes
+
+    def is_initialized(self) -> bool:
+        return True
+
+    def get_runtime_context(self) -> FakeRay:
+        return self
+
+    def get_node_id(self) -> str:
+        return "0"
+
+    def cluster_resources(self) -> dict[str, float]:
+        return {"CPU": sum(self.cpus)}
+
+    def nodes(self) -> list[dict[str, Any]]:
+        return [
+            {"NodeID": str(number), "Alive": self.is_alive, "Resources": {"CPU": cpus}}
+            for number, cpus in enumerate(self.cpus)
+        ]
+
+    def remote(self, worker: Any) -> SimpleNamespace:
+        return SimpleNamespace(
+            options=lambda **_: SimpleNamespace(remote=functools.partial(self._actor, worker))
+        )
+
+    def _actor(self, worker: Any, *options: Any) -> SimpleNamespace:
+        actor, number = worker(*options), self.workers
+        self.workers += 1
+
+        def method(name: str) -> SimpleNamespace:
+            def remote(*arguments: Any) -> Callable[[], Any]:
+                return lambda: self._call(actor, number, name, arguments)
+
+            return SimpleNamespace(remote=remote)
+
+        return SimpleNamespace(start=method("start"), encode=method("encode"))
+
+    def _call(self, actor: Any, number: int, name: str, arguments: Any) -> Any:
+        if self.dies(number, name):
+            raise self.exceptions.RayError("The worker died.\nNo module named 'clipkit'")
+        try:
+            return getattr(actor, name)(*arguments)
+        finally:
+            console.set_quiet(False)  # the worker is no process of its own
+
+    def wait(self, references: list[Any], timeout: float) -> tuple[list[Any], list[Any]]:
+        return references[:1], references[1:]
+
+    def get(self, reference: Callable[[], Any]) -> Any:
+        return reference()
+
+    def kill(self, actor: Any) -> None:
+        pass

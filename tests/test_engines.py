@@ -14,6 +14,7 @@ from PIL import Image
 
 from clipkit import models
 from clipkit.datasets import ImageDataset, load
+from clipkit.embedding import pipeline
 from clipkit.embedding.engines import Encoded, LocalEngine, ShardImages
 from clipkit.errors import ImageError
 
@@ -93,6 +94,14 @@ def test_an_error_of_the_report_stops_the_engine(encoder: Any, digits: ImageData
     shards = [ShardImages(0, "test", digits, range(40))]
     with pytest.raises(ImageError, match="strict"):
         list(LocalEngine(encoder, 4, 2).encode(shards, stop))
+
+
+def test_embeddings_that_cannot_be_written_to_are_scaled_in_a_copy(digits: ImageDataset) -> None:
+    embeddings = np.full((2, 4), 3, np.float32)
+    embeddings.flags.writeable = False  # as Ray's are
+    scaled = pipeline._label_rows(digits, [5, 6], embeddings, [slice(0, 2), slice(2, 4)])
+    assert np.allclose(scaled.features, 0.5**0.5)
+    assert embeddings[0, 0] == 3
 
 
 def written(images: list[Image.Image], folder: Path, form: str) -> ImageDataset:

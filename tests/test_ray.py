@@ -17,10 +17,11 @@ import pytest
 from factories import contents, messages
 from forkserver import ForkServer
 from PIL import Image
-from ray_fakes import make_deadly
+from ray_fakes import FakeRay, make_deadly
 from shell import clipkit, fails, ok
+from test_engines import written
 
-from clipkit import datasets, models
+from clipkit import datasets, embedding, models
 from clipkit.embedding import checkpoint, ray_cluster, ray_engine, ray_worker
 from clipkit.embedding.engines import Encoded, ShardImages
 from clipkit.errors import ClipkitError, UsageError
@@ -133,22 +134,146 @@ def test_a_worker_that_describes_another_model_is_refused_by_its_host() -> None:
     assert caught.value.message == f"node2: {expected}"
 
 
-def test_a_worker_that_does_not_see_an_image_of_the_driver_names_its_host(tmp_path: Path) -> None:
+@pytest.fixture
+def pictures(tmp_path: Path) -> ShardImages:
+    """A shard of two of three files."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
     for name in "abc":
-        Image.new("RGB", (20, 20)).save(tmp_path / f"{name}.png")
-    images = datasets.load(str(tmp_path)).splits["all"]
-    shard = ShardImages(7, "all", images, range(1, 3))
-    skipped = [{"split": "all", "id": "c.png", "reason": "there is no such file"}]
-    for fingerprint in (images.take(np.array([1, 2])).source.fingerprint(), "another"):
-        answer = ray_worker.ShardReply(Encoded(7, [0], np.zeros((1, 4)), skipped), fingerprint)
-        reply = ray_worker.Reply("node2", answer)
-        if fingerprint != "another":
-            assert ray_engine._encoded(shard, reply).rows == [1]
-            continue
-        with pytest.raises(
-            ClipkitError, match=r"^node2: expected the images that .*: c\.png: there"
-        ):
-            ray_engine._encoded(shard, reply)
+        Image.new("RGB", (20, 20)).save(folder / f"{name}.png")
+    return ShardImages(7, "all", datasets.load(str(folder)).splits["all"], range(1, 3))
+
+
+def answer_to(shard: ShardImages, *skipped: str) -> Any:
+    """The answer of a worker on this machine that cannot read some images."""
+    images = [{"split": "all", "id": name, "reason": "Permission denied"} for name in skipped]
+    rows = [row - 1 for row in shard.rows if shard.images.ids[row] not in skipped]
+    fingerprint = ray_engine._cut(shard).images.source.fingerprint()
+    encoded = Encoded(7, rows, np.zeros((len(rows), 4), np.float32), images)
+    return ray_worker.Reply("node2", ray_worker.ShardReply(encoded, fingerprint))
+
+
+def test_a_worker_with_other_images_under_the_same_names_is_refused(pictures: ShardImages) -> None:
+    reply = answer_to(pictures)
+    assert ray_engine._encoded(pictures, reply).rows == [1, 2]
+    os.utime(pictures.images.source.path(2), (1, 1))
+    with pytest.raises(ClipkitError, match=r"^node2: expected the images .* 2 from b\.png on$"):
+        ray_engine._encoded(pictures, reply)
+
+
+def test_a_worker_may_skip_only_what_the_driver_cannot_read(pictures: ShardImages) -> None:
+    path = Path(pictures.images.source.path(2))
+    message = r"^node2: expected to read c\.png, as .* can, got: Permission denied$"
+    with pytest.raises(ClipkitError, match=message):
+        ray_engine._encoded(pictures, answer_to(pictures, "c.png"))
+    path.write_bytes(b"no image")
+    assert ray_engine._encoded(pictures, answer_to(pictures, "c.png")).rows == [1]
+
+
+@pytest.mark.parametrize("form", ["tar", "parquet"])
+def test_a_worker_with_another_file_of_images_is_refused(
+    form: str, pictures: ShardImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    images = [pictures.images.image(row) for row in range(3)]
+    shard = ray_engine._cut(ShardImages(7, "all", written(images, tmp_path, form), range(1, 3)))
+    one = worker(tmp_path)
+    assert one.start().value.model
+    assert one.encode(shard).value.encoded.rows == [0, 1]
+    os.utime(tmp_path / f"images.{form}", (1, 1))
+    error = one.encode(shard).value
+    assert isinstance(error, ClipkitError)
+    assert f"{tmp_path}/images.{form}: expected the size and time" in error.message
+
+
+@pytest.fixture
+def ray(monkeypatch: pytest.MonkeyPatch) -> FakeRay:
+    fake = FakeRay()
+    monkeypatch.setattr(ray_engine, "import_ray", lambda: fake)
+    return fake
+
+
+def test_a_replica_that_cannot_start_is_given_up_with_a_warning(
+    ray: FakeRay, expected: bytes, tmp_path: Path
+) -> None:
+    ray.dies = lambda number, _: number != 1
+    result = ok(*ON_RAY, "-o", tmp_path / "out.h5", "--replicas", 2)
+    assert (tmp_path / "out.h5").read_bytes() == expected
+    assert ray.workers == 4
+    assert (
+        "warning: 3 workers died while they started, the last one of: No module named 'clipkit'; "
+        "that replica is given up, 1 are left\n"
+    ) in result.stderr
+
+
+def test_a_run_ends_if_no_replica_can_start(ray: FakeRay, tmp_path: Path) -> None:
+    ray.dies = lambda *_: True
+    line = fails(*ON_RAY, "-o", tmp_path / "out.h5", "--replicas", 1)
+    assert "3 workers died while they started, the last one of: No module named 'clipkit';" in line
+
+
+def test_a_run_ends_if_the_node_that_it_runs_on_is_lost(ray: FakeRay, tmp_path: Path) -> None:
+    def dies(number: int, name: str) -> bool:
+        ray.is_alive = name == "start"
+        return not ray.is_alive
+
+    ray.dies = dies
+    line = fails(*ON_RAY, "-o", tmp_path / "out.h5", "--replicas", 1)
+    assert "lost the connection to Ray: its process on this machine has ended; hint: " in line
+
+
+def test_a_run_that_waits_for_a_worker_says_so_and_looks_for_its_node(
+    ray: FakeRay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_engine, "PATIENCE_SECONDS", 0.0)
+    states = [True, False]
+
+    def wait(*_: Any, **options: Any) -> Any:
+        ray.is_alive = states.pop(0)
+        return [], []
+
+    monkeypatch.setattr(ray, "wait", wait)
+    result = clipkit(*ON_RAY, "-o", tmp_path / "out.h5")
+    assert result.exit_code == 1
+    first, last = messages(result.stderr).splitlines()[-2:]
+    assert first.endswith("waiting for a worker of Ray; ray status shows what is free")
+    assert "lost the connection to Ray" in last
+
+
+@pytest.mark.parametrize("method", ["nodes", "_actor", "wait", "get"])
+def test_each_call_to_ray_reports_a_lost_connection(
+    method: str, ray: FakeRay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **options: Any) -> Any:
+        raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr(ray, method, fail)
+    line = fails(*ON_RAY, "-o", tmp_path / "out.h5")
+    assert "lost the connection to Ray: [Errno 32] Broken pipe; hint: " in line
+
+
+def test_an_engine_of_ray_encodes_again(
+    ray: FakeRay, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = datasets.load("digits", splits=["test"], limit=12)
+
+    def load() -> Any:
+        return models.load("tiny", tower="image")
+
+    with ray_engine.connect(load, device="auto", batch_size=4, num_workers=1) as engine:
+        for name in ("a.h5", "b.h5"):
+            embedding.embed_images(data, engine, str(tmp_path / name))
+    assert (tmp_path / "a.h5").read_bytes() == (tmp_path / "b.h5").read_bytes()
+    notes = capsys.readouterr().err
+    assert notes.count("1 of 2 replicas have loaded the model\n") == 2
+    assert notes.count("2 of 2 replicas have loaded the model\n") == 2
+
+
+def test_a_node_without_a_cpu_gets_no_replica(ray: FakeRay) -> None:
+    ray.cpus = [0, 4, 4]
+    assert ray_engine._count_machines(ray.nodes()) == 2
+    ray.cpus = [0]
+    assert ray_engine._count_machines(ray.nodes()) == 1
 
 
 @cluster_test
@@ -167,14 +292,13 @@ def test_an_address_without_ray_is_said_in_one_line(
 def test_replicas_give_the_file_of_one_process(
     cluster: Any, expected: bytes, tmp_path: Path
 ) -> None:
-    result = ok(*ON_RAY, "-o", tmp_path / "out.h5", "--replicas", 2)
+    ok(*ON_RAY, "-o", tmp_path / "out.h5", "--replicas", 2)
     assert (tmp_path / "out.h5").read_bytes() == expected
     assert list(contents(tmp_path)) == ["out.h5"]
-    assert ", 2 replicas\n" in result.stderr
 
 
 @cluster_test
-def test_skipped_images_and_errors_are_those_of_one_process(
+def test_scaled_embeddings_skipped_images_and_errors_are_those_of_one_process(
     cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -183,7 +307,7 @@ def test_skipped_images_and_errors_are_those_of_one_process(
         Image.new("RGB", (20, 20), (20 * number, 0, 0)).save(f"pictures/{number}.png")
     for number in (5, 6):
         Path(f"pictures/{number}.png").write_bytes(b"no image")
-    words = ("embed", "pictures", "-m", "tiny")
+    words = ("embed", "pictures", "-m", "tiny", "--normalize")
     once = clipkit(*words, "-o", "once.h5")
     result = clipkit(*words, "-o", "out.h5", "--engine", "ray")
     assert (once.exit_code, result.exit_code) == (3, 3)
@@ -245,19 +369,19 @@ def test_a_node_that_is_lost_changes_nothing(
 ) -> None:
     node = cluster.add_node(num_cpus=1)
     save, started = checkpoint.Checkpoint.save, []
-    add_worker = ray_engine.RayEngine._add_worker
+    start_worker = ray_engine.RayEngine._start_worker
 
     def save_and_remove(self: Any, shard: Any, *arguments: Any) -> None:
         save(self, shard, *arguments)
         if node in cluster.worker_nodes:
             cluster.remove_node(node, allow_graceful=False)
 
-    def add_and_count(self: Any) -> None:
-        started.append(self)
-        add_worker(self)
+    def start_and_count(self: Any, replica: Any) -> None:
+        started.append(replica)
+        start_worker(self, replica)
 
     monkeypatch.setattr(checkpoint.Checkpoint, "save", save_and_remove)
-    monkeypatch.setattr(ray_engine.RayEngine, "_add_worker", add_and_count)
+    monkeypatch.setattr(ray_engine.RayEngine, "_start_worker", start_and_count)
     ok(*ON_RAY, "-o", tmp_path / "out.h5")
     assert (tmp_path / "out.h5").read_bytes() == expected
     assert len(started) >= 2  # one per node

@@ -67,11 +67,6 @@ class Engine(Protocol):
         """Images that are encoded at once."""
         ...
 
-    @property
-    def replicas(self) -> int:
-        """Copies of the model that work at the same time."""
-        ...
-
     def encode(self, shards: Sequence[ShardImages], report: Report) -> Generator[Encoded]:
         """Yield the embeddings of each shard once, in any order.
 
@@ -120,7 +115,6 @@ class LocalEngine:
     encoder: Encoder
     batch_size: int
     num_workers: int
-    replicas = 1
     _turn: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @property

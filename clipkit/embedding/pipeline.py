@@ -125,8 +125,6 @@ def embed_images(  # noqa: PLR0913 (the options of `clipkit embed`)
     if model.details["device"] == "cpu":
         manifest["threads"] = models.num_threads()  # the last bits depend on it in bfloat16
     opening = f"images with {_describe(model)} to {_display_output(output)}"
-    if engine.replicas > 1:
-        opening += f", {engine.replicas} replicas"
     encode = functools.partial(
         _encode_pending,
         dataset=dataset,
@@ -477,6 +475,8 @@ def _label_rows(
             f"{ids[bad[0]]}: expected a finite embedding, got NaN or Inf ({len(bad)} such images)",
             "try --precision fp32",
         )
+    if scaled:
+        embeddings = embeddings.copy()  # arrays of other processes cannot be written to
     for columns in scaled:
         embeddings[:, columns] = similarity.normalize(embeddings[:, columns])
     labels = None if split.labels is None else split.labels[rows]

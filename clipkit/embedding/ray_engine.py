@@ -12,34 +12,62 @@ import socket
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from clipkit import console, models, signals
+from clipkit.embedding.checkpoint import Skipped
 from clipkit.embedding.engines import Encoded, Report, ShardImages
 from clipkit.embedding.ray_cluster import LOGS, connected, import_ray, last_line, stdout_for_data
-from clipkit.embedding.ray_worker import Reply, ShardReply, Started, Worker, facts_of
-from clipkit.errors import ClipkitError, UsageError
+from clipkit.embedding.ray_worker import (
+    SAME_FILES,
+    Reply,
+    ShardReply,
+    Started,
+    Worker,
+    facts_of,
+)
+from clipkit.errors import ClipkitError, ImageError, UsageError
 
 if TYPE_CHECKING:
     from clipkit.models import Description, Encoder
 
 ATTEMPTS = 3  # at a shard whose worker dies
-STARTS = 3  # of workers that die while they load the model, one after the other
+STARTS = 3  # of a replica whose workers die while they load the model, one after the other
 AHEAD = 2  # shards of a replica: it decodes images of one while it encodes the other
 POLL_SECONDS = 0.2  # how soon a signal is noticed
 PATIENCE_SECONDS = 30.0  # after which a note says what is waited for
 
 
+@dataclass(frozen=True)
+class _Cluster:
+    """A connection to Ray."""
+
+    ray: Any
+    new_actor: Callable[[], Any]
+    replicas: int  # that are wanted
+    node: str  # that this process runs on
+
+
 @dataclass(eq=False)
 class _Replica:
-    """A worker as the driver sees it."""
+    """A copy of the model. If its worker dies, another one takes its place."""
 
-    actor: Any
-    host: str | None = None  # None while it waits for its place or loads the model
+    actor: Any = None
+    host: str | None = None  # None while the worker waits for its place or loads the model
+    shards: list[int] = field(default_factory=list)  # that it encodes
+    failed_starts: int = 0  # one after the other
+
+
+@dataclass(frozen=True)
+class _Call:
+    """What a replica does now: encode a shard, or load the model if `shard` is None."""
+
+    replica: _Replica
+    shard: int | None
 
 
 class RayEngine:
@@ -48,30 +76,23 @@ class RayEngine:
     Attributes
     ----------
     batch_size : int
-    replicas : int
-        The number of workers, of which some may still wait for their places.
     """
 
     def __init__(
         self,
-        ray: Any,
-        new_actor: Callable[[], Any],
-        replicas: int,
+        open_cluster: Callable[[], contextlib.AbstractContextManager[_Cluster]],
         batch_size: int,
-        connection: contextlib.ExitStack,
     ) -> None:
         self.batch_size = batch_size
-        self.replicas = replicas
-        self._ray = ray
-        self._new_actor = new_actor
-        self._connection = connection
-        self._workers: list[_Replica] = []
-        self._calls: dict[Any, tuple[_Replica, int | None]] = {}  # None is the worker's start
-        self._failed_starts = 0
+        self._open_cluster = open_cluster
+        self._connection = contextlib.ExitStack()
+        self._cluster: _Cluster  # `start` sets it
+        self._replicas: list[_Replica] = []
+        self._calls: dict[Any, _Call] = {}  # by Ray's reference
         self._first: tuple[str, Started] | None = None  # and its host
-        for _ in range(replicas):
-            self._add_worker()
-        self._wait_for_first()
+        self._active = 0.0  # the time of the last answer or note
+        self._noted = 0  # replicas that the last note counted
+        self._noted_at = 0.0
 
     @property
     def model(self) -> Description:
@@ -79,130 +100,162 @@ class RayEngine:
         assert self._first is not None, "expected a worker that has started"
         return self._first[1].model
 
+    def start(self) -> None:
+        """Connect to Ray and start workers, unless that was done, and wait until one is ready."""
+        if self._replicas:
+            return
+        with console.stage("starting the replicas"):
+            self._cluster = self._connection.enter_context(self._open_cluster())
+            self._active, self._noted = time.monotonic(), 0
+            self._replicas = [_Replica() for _ in range(self._cluster.replicas)]
+            for replica in self._replicas:
+                self._start_worker(replica)
+            while not self._ready():
+                for call, reply in self._replies():
+                    if isinstance(reply, str):
+                        self._replace(call.replica, reply)
+                    else:
+                        self._admit(call.replica, reply)
+
+    def close(self) -> None:
+        """End the workers and disconnect from Ray. `encode` starts others if it is called again."""
+        self._replicas, self._calls = [], {}
+        self._connection.close()
+
     def encode(self, shards: Sequence[ShardImages], report: Report) -> Generator[Encoded]:
         """Yield the embeddings of each shard as they come, and disconnect from Ray at the end.
 
-        A shard whose worker died is tried again when all others are done, and alone, so that none
-        is blamed for another.
+        What is written to standard output afterwards is alone there. A shard whose worker died is
+        tried again when all others are done, and alone, so that none is blamed for another.
 
         Raises
         ------
         ClipkitError
-            If workers differ, a worker reports an error, or ATTEMPTS workers died of one shard. In
-            the last case all other shards come first.
+            If workers differ, a worker reports an error, the connection to Ray is lost, or ATTEMPTS
+            workers died of one shard. In the last case all other shards come first.
         """
         waiting = deque(range(len(shards)))
         suspects: deque[int] = deque()
         deaths: Counter[int] = Counter()
-        with self._connection:
-            while waiting or suspects or self._running():
+        with contextlib.closing(self):
+            if shards:
+                self.start()
+            while waiting or suspects or self._is_encoding():
+                self._note_replicas()
                 self._hand_out(shards, waiting, suspects)
-                for worker, number, reply in self._replies():
-                    if reply is None:
-                        lost = self._replace(worker) + ([] if number is None else [number])
+                for call, reply in self._replies():
+                    if isinstance(reply, str):
+                        lost = self._replace(call.replica, reply)
                         deaths.update(lost)
                         suspects += [one for one in lost if deaths[one] < ATTEMPTS]
-                    elif number is None:
-                        self._admit(worker, reply)
+                    elif call.shard is None:
+                        self._admit(call.replica, reply)
                     else:
-                        encoded = _encoded(shards[number], reply)
-                        report(len(shards[number].rows), encoded.skipped)
+                        call.replica.shards.remove(call.shard)
+                        shard = shards[call.shard]
+                        encoded = _encoded(shard, reply)
+                        report(len(shard.rows), encoded.skipped)
                         yield encoded
         failed = sorted(number for number, count in deaths.items() if count >= ATTEMPTS)
         if failed:
             raise _lost_shards([shards[number] for number in failed])
 
-    def _add_worker(self) -> None:
-        worker = _Replica(self._new_actor())
-        self._workers.append(worker)
-        self._calls[worker.actor.start.remote()] = worker, None
+    def _ready(self) -> list[_Replica]:
+        """Return the replicas that have loaded the model."""
+        return [replica for replica in self._replicas if replica.host is not None]
 
-    def _wait_for_first(self) -> None:
-        """Wait until a worker has described the model."""
-        began = time.monotonic()
-        is_noted = False
-        while self._first is None:
-            for worker, _, reply in self._replies():
-                if reply is None:
-                    self._replace(worker)
-                else:
-                    self._admit(worker, reply)
-            if not is_noted and time.monotonic() > began + PATIENCE_SECONDS:
-                is_noted = True
-                console.note("waiting for a worker of Ray; ray status shows what is free")
+    def _is_encoding(self) -> bool:
+        return any(replica.shards for replica in self._replicas)
 
-    def _running(self) -> bool:
-        """Whether shards are being encoded."""
-        return any(number is not None for _, number in self._calls.values())
+    def _start_worker(self, replica: _Replica) -> None:
+        replica.host, replica.shards = None, []
+        with _ray_errors():
+            replica.actor = self._cluster.new_actor()
+            self._calls[replica.actor.start.remote()] = _Call(replica, None)
 
     def _hand_out(
         self, shards: Sequence[ShardImages], waiting: deque[int], suspects: deque[int]
     ) -> None:
-        """Give shards to workers that have loaded the model."""
-        loads = Counter(id(worker) for worker, _ in self._calls.values())
+        """Give shards to replicas that have loaded the model."""
         for turn in range(AHEAD):
-            for worker in self._workers:
-                if worker.host is None or loads[id(worker)] > turn:
+            for replica in self._ready():
+                if len(replica.shards) > turn:
                     continue
                 if waiting:
                     number = waiting.popleft()
-                elif suspects and not loads[id(worker)]:
+                elif suspects and not replica.shards:
                     number = suspects.popleft()
                 else:
                     continue
-                loads[id(worker)] += 1
-                self._calls[worker.actor.encode.remote(_cut(shards[number]))] = worker, number
+                replica.shards.append(number)
+                shard = _cut(shards[number])
+                with _ray_errors():
+                    self._calls[replica.actor.encode.remote(shard)] = _Call(replica, number)
 
-    def _replies(self) -> Iterator[tuple[_Replica, int | None, Reply | None]]:
-        """Yield the replies that come within POLL_SECONDS; None is that of a worker that died."""
-        try:
-            with signals.deferred():  # Ray turns the exception of a signal into another one
-                ready, _ = self._ray.wait(list(self._calls), timeout=POLL_SECONDS)
-        except self._ray.exceptions.RayError as error:
-            message = f"lost the connection to Ray: {last_line(error)}"
-            raise ClipkitError(message, "finished shards are kept; run it again") from error
-        for call in ready:
-            worker, number = self._calls.pop(call)
-            with signals.deferred():
-                reply = self._result(call)
-            yield worker, number, reply
+    def _replies(self) -> Iterator[tuple[_Call, Reply | str]]:
+        """Yield the replies that come within POLL_SECONDS, or why a worker died."""
+        with _ray_errors():
+            ready, _ = self._cluster.ray.wait(list(self._calls), timeout=POLL_SECONDS)
+        for reference in ready:
+            self._active = time.monotonic()
+            yield self._calls.pop(reference), self._result(reference)
+        if time.monotonic() > self._active + PATIENCE_SECONDS and not self._is_encoding():
+            self._active = time.monotonic()
+            self._check_node()
+            console.note("waiting for a worker of Ray; ray status shows what is free")
 
-    def _result(self, call: Any) -> Reply | None:
-        try:
-            reply: Reply = self._ray.get(call)
-        except self._ray.exceptions.RayTaskError as error:
-            raise ClipkitError(f"a worker failed: {last_line(error)}", LOGS) from error
-        except self._ray.exceptions.RayError as error:
-            console.detail(f"a worker was lost: {last_line(error)}")
-            return None
+    def _result(self, reference: Any) -> Reply | str:
+        errors = self._cluster.ray.exceptions
+        with _ray_errors():
+            try:
+                reply: Reply = self._cluster.ray.get(reference)
+            except errors.RayTaskError as error:
+                raise ClipkitError(f"a worker failed: {last_line(error)}", LOGS) from error
+            except errors.RayError as error:
+                console.detail(f"a worker was lost: {last_line(error)}")
+                return last_line(error)
         return reply
 
-    def _replace(self, worker: _Replica) -> list[int]:
+    def _check_node(self) -> None:
+        """Refuse to go on if Ray has lost the node of this process: no worker would get a place."""
+        with _ray_errors():
+            nodes = self._cluster.ray.nodes()
+        if not any(node["Alive"] for node in nodes if node["NodeID"] == self._cluster.node):
+            raise _lost_connection("its process on this machine has ended")
+
+    def _replace(self, replica: _Replica, reason: str) -> list[int]:
         """Start another worker in place of one that died, and return the shards that it had."""
-        if worker.host is None:
-            self._failed_starts += 1
-        if self._failed_starts == STARTS:
-            raise ClipkitError(
-                f"{STARTS} workers died while they started",
-                f"is clipkit installed on all machines, with memory for the model? {LOGS}",
-            )
-        lost = [
-            number
-            for other, number in self._calls.values()
-            if other is worker and number is not None
-        ]
-        self._calls = {call: task for call, task in self._calls.items() if task[0] is not worker}
-        self._workers.remove(worker)
-        with contextlib.suppress(Exception):
-            self._ray.kill(worker.actor)
-        self._add_worker()
+        self._check_node()
+        lost = replica.shards
+        self._calls = {
+            reference: call
+            for reference, call in self._calls.items()
+            if call.replica is not replica
+        }
+        with contextlib.suppress(ClipkitError), _ray_errors():
+            self._cluster.ray.kill(replica.actor)
+        if replica.host is None:
+            replica.failed_starts += 1
+        if replica.failed_starts < STARTS:
+            self._start_worker(replica)
+        else:
+            self._give_up(replica, reason)
         return lost
 
-    def _admit(self, worker: _Replica, reply: Reply) -> None:
+    def _give_up(self, replica: _Replica, reason: str) -> None:
+        """Go on without a replica, unless it is the last one."""
+        self._replicas.remove(replica)
+        message = f"{STARTS} workers died while they started, the last one of: {reason}"
+        if not self._replicas:
+            raise ClipkitError(
+                message, f"is clipkit installed on all machines, with memory for the model? {LOGS}"
+            )
+        console.warn(f"{message}; that replica is given up, {len(self._replicas)} are left")
+
+    def _admit(self, replica: _Replica, reply: Reply) -> None:
         """Let a worker take part if it describes the model as the first one does."""
         started = _value(reply)
-        self._failed_starts = 0
-        worker.host = reply.host
+        replica.host, replica.failed_starts = reply.host, 0
         if self._first is None:
             for line in started.warnings.splitlines():
                 console.write_line(line)
@@ -211,6 +264,35 @@ class RayEngine:
             self._first = reply.host, started
         host, first = self._first
         _check_same(reply.host, started.facts, host, first.facts)
+
+    def _note_replicas(self) -> None:
+        """Say at first, when all are ready, and now and then how many replicas encode."""
+        ready, total = len(self._ready()), len(self._replicas)
+        is_due = ready == total or time.monotonic() > self._noted_at + PATIENCE_SECONDS
+        if total > 1 and ready != self._noted and (is_due or not self._noted):
+            self._noted, self._noted_at = ready, time.monotonic()
+            console.note(f"{ready} of {total} replicas have loaded the model")
+
+
+@contextlib.contextmanager
+def _ray_errors() -> Iterator[None]:
+    """Turn what a call to Ray raises into an error of one line.
+
+    A signal raises afterwards: Ray turns its exception into another one.
+    """
+    try:
+        with signals.deferred():
+            yield
+    except ClipkitError:
+        raise
+    except Exception as error:  # Ray raises OSError and plain Exception, too
+        raise _lost_connection(last_line(error)) from error
+
+
+def _lost_connection(reason: str) -> ClipkitError:
+    return ClipkitError(
+        f"lost the connection to Ray: {reason}", "finished shards are kept; run it again"
+    )
 
 
 def _cut(shard: ShardImages) -> ShardImages:
@@ -223,20 +305,36 @@ def _cut(shard: ShardImages) -> ShardImages:
 def _encoded(shard: ShardImages, reply: Reply) -> Encoded:
     """Return what a worker made of a shard, with the numbers of the rows in the split.
 
-    A worker that skips images must see the files that this machine sees.
+    A worker must see the files that this machine sees, and may only skip what this one would.
     """
     answer: ShardReply = _value(reply)
-    encoded = answer.encoded
-    if answer.fingerprint is not None:
-        rows = np.arange(shard.rows.start, shard.rows.stop)
-        if shard.images.source.take(rows).fingerprint() != answer.fingerprint:
-            image = encoded.skipped[0]
-            raise ClipkitError(
-                f"{reply.host}: expected the images that {socket.gethostname()} has, got "
-                f"others or none: {image['id']}: {image['reason']}",
-                "all machines must see the same files",
-            )
-    return replace(encoded, rows=[shard.rows[row] for row in encoded.rows])
+    first = shard.rows.start
+    rows = np.arange(first, shard.rows.stop)
+    if shard.images.source.take(rows).fingerprint() != answer.fingerprint:
+        raise ClipkitError(
+            f"{reply.host}: expected the images that {socket.gethostname()} has, got others or "
+            f"none, among {len(rows):,} from {shard.images.ids[first]} on",
+            SAME_FILES,
+        )
+    _check_skipped(shard, answer.encoded.skipped, reply.host)
+    return replace(answer.encoded, rows=[shard.rows[row] for row in answer.encoded.rows])
+
+
+def _check_skipped(shard: ShardImages, skipped: Sequence[Skipped], host: str) -> None:
+    """Refuse a worker that skipped an image which this machine can read."""
+    reasons = {image["id"]: image["reason"] for image in skipped}
+    for row in shard.rows if skipped else ():
+        name = shard.images.ids[row]
+        if name not in reasons:
+            continue
+        try:
+            shard.images.image(row)
+        except ImageError:
+            continue
+        raise ClipkitError(
+            f"{host}: expected to read {name}, as {socket.gethostname()} can, got: {reasons[name]}",
+            "all machines must be allowed to read the images, and reach those at URLs",
+        )
 
 
 def _value(reply: Reply) -> Any:
@@ -311,23 +409,35 @@ def connect(
             f"expected --device auto, cpu or cuda with --engine ray, got {device}",
             "Ray chooses the GPU of each replica",
         )
-    ray = import_ray()
-    with contextlib.ExitStack() as connection:
-        with console.stage("starting the replicas"):
-            connection.enter_context(stdout_for_data())
-            connection.enter_context(connected(ray, replicas or 0))
-            gpus = int(ray.cluster_resources().get("GPU", 0)) if device != "cpu" else 0
-            if device == "cuda" and not gpus:
-                raise ClipkitError("expected a GPU in Ray's cluster, got none", "use --device cpu")
-            nodes = sum(node["Alive"] for node in ray.nodes())
-            resources = {"num_gpus": 1} if gpus else {"scheduling_strategy": "SPREAD"}
-            actor = ray.remote(Worker).options(
-                num_cpus=1, max_restarts=0, max_task_retries=0, max_concurrency=AHEAD, **resources
-            )
-            options = (load, str(Path.cwd()), models.num_threads(), batch_size, num_workers)
-
-            def new_actor() -> Any:
-                return actor.remote(*options)
-
-            engine = RayEngine(ray, new_actor, replicas or gpus or nodes, batch_size, connection)
+    options = (load, str(Path.cwd()), models.num_threads(), batch_size, num_workers)
+    engine = RayEngine(lambda: _open_cluster(options, device, replicas), batch_size)
+    with contextlib.closing(engine):
+        engine.start()
         yield engine
+
+
+@contextlib.contextmanager
+def _open_cluster(
+    options: tuple[Any, ...], device: str, replicas: int | None
+) -> Iterator[_Cluster]:
+    """Connect to Ray. `options` are those of `Worker`."""
+    ray = import_ray()
+    with stdout_for_data(), connected(ray, replicas or 0):
+        with _ray_errors():
+            node = ray.get_runtime_context().get_node_id()
+            gpus = int(ray.cluster_resources().get("GPU", 0)) if device != "cpu" else 0
+            nodes = ray.nodes()
+        if device == "cuda" and not gpus:
+            raise ClipkitError("expected a GPU in Ray's cluster, got none", "use --device cpu")
+        resources = {"num_gpus": 1} if gpus else {"scheduling_strategy": "SPREAD"}
+        actor = ray.remote(Worker).options(
+            num_cpus=1, max_restarts=0, max_task_retries=0, max_concurrency=AHEAD, **resources
+        )
+        number = replicas or gpus or _count_machines(nodes)
+        yield _Cluster(ray, lambda: actor.remote(*options), number, node)
+
+
+def _count_machines(nodes: Sequence[dict[str, Any]]) -> int:
+    """Return how many nodes can hold a worker, at least 1: a head often lends no CPU."""
+    usable = [node for node in nodes if node["Alive"] and node["Resources"].get("CPU", 0) >= 1]
+    return max(1, len(usable))

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from clipkit import console, models
+from clipkit.datasets import remote
 from clipkit.datasets.images import readable_formats
 from clipkit.embedding.engines import Encoded, LocalEngine, ShardImages, default_workers
 from clipkit.errors import ClipkitError
@@ -22,7 +23,10 @@ from clipkit.features.describe import flatten
 from clipkit.version import __version__
 
 if TYPE_CHECKING:
+    from clipkit.datasets.dataset import ImageSource
     from clipkit.models import Description, Encoder
+
+SAME_FILES = "all machines must see the same files; rsync -a keeps the times of copies"
 
 
 @dataclass(frozen=True)
@@ -44,10 +48,10 @@ class Reply:
 
 @dataclass(frozen=True, eq=False)
 class ShardReply:
-    """An encoded shard; `fingerprint` is that of its images if some were skipped."""
+    """An encoded shard, and the fingerprint of its images on the worker's machine."""
 
     encoded: Encoded
-    fingerprint: str | None
+    fingerprint: str
 
 
 class Worker:
@@ -109,10 +113,10 @@ class Worker:
     def _encode(self, shard: ShardImages) -> ShardReply:
         assert self.engine is not None, "expected a worker that has started"
         self._set_threads()  # OpenMP keeps the number for each thread that calls it
+        source = shard.images.source
+        _check_stored_files(source)
         (encoded,) = self.engine.encode([shard], lambda *_: None)
-        if not encoded.skipped:
-            return ShardReply(encoded, None)
-        return ShardReply(encoded, shard.images.source.fingerprint())
+        return ShardReply(encoded, source.fingerprint())
 
     def _set_threads(self) -> None:
         models.set_num_threads(self.threads)
@@ -133,6 +137,21 @@ class Worker:
         except MemoryError:
             hint = "use a smaller --batch-size, or fewer --replicas"
             return Reply(host, ClipkitError(f"not enough memory on {host}", hint))
+
+
+def _check_stored_files(source: ImageSource) -> None:
+    """Refuse tars and Parquet files on this machine that are not those of the driver.
+
+    They travel with the size and state that the driver found, and so does their fingerprint.
+    """
+    files = [*getattr(source, "files", ()), *(part.file for part in getattr(source, "parts", ()))]
+    for file in files:
+        if not file.is_remote and remote.open_file(file.name) != file:
+            raise ClipkitError(
+                f"{socket.gethostname()}: {remote.display_url(file.name)}: expected the size and "
+                "time of modification that the file had when the command began, got others",
+                SAME_FILES,
+            )
 
 
 def facts_of(model: Description) -> dict[str, Any]:
