@@ -318,7 +318,7 @@ def _read_class_groups(paired: PairedResults, path: str) -> tuple[Attribute, lis
     """Return the groups of the images' classes, and the group of each class."""
     labels = paired.first.splits[paired.split].labels
     assert labels is not None  # checked by `pair`
-    of_class = read_groups(path, class_names(paired.first, labels.max()))
+    of_class = read_groups(path, class_names(paired.first, int(labels.max())))
     names, index = np.unique(of_class, return_inverse=True)
     return Attribute("group", names.tolist(), {paired.split: index[labels]}), of_class
 

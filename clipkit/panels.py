@@ -361,7 +361,7 @@ def class_means(logits: FeatureFile, split: str | None = None) -> tuple[Floats, 
     """
     split = choose_split(logits, split)
     labels = labels_of(logits, split)
-    C, K = class_count(logits, labels.max()), len(logits.texts or [])
+    C, K = class_count(logits, int(labels.max())), len(logits.texts or [])
     if C > MAX_CLASSES or C * K > MAX_MEANS:
         raise ClipkitError(
             f"{logits.display_name}: expected at most {MAX_CLASSES:,} classes and {MAX_MEANS:,} "
@@ -400,7 +400,7 @@ def cosine_lines(
         labels.append(image)
     if classes or not images:
         number_of = labels_of(logits, split)
-        names = class_names(logits, number_of.max())
+        names = class_names(logits, int(number_of.max()))
         distinct = distinct_names(names)
         for c in _select_classes(names, classes):
             is_in_class = number_of == c

@@ -249,7 +249,7 @@ def cluster_counts(result: FeatureFile, split: str | None = None, run: int = 0) 
     scored = scored_runs(result, split)
     check_run(scored, run)
     clusters = scored.predicted[run]
-    C, K = class_count(result, scored.labels.max()), int(clusters.max()) + 1
+    C, K = class_count(result, int(scored.labels.max())), int(clusters.max()) + 1
     if max(C, K) > MAX_CLASSES:
         raise ClipkitError(
             f"{result.display_name}: expected at most {MAX_CLASSES:,} classes and clusters to "

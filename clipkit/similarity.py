@@ -424,7 +424,8 @@ def effective_rank(values: ArrayLike) -> float:
     >>> round(effective_rank([2.0, 2.0, 2.0, 0.0]), 6), effective_rank([5.0, 0.0])
     (3.0, 1.0)
     """
-    shares = np.asarray(values, np.float64) / np.sum(values)
+    singular = np.asarray(values, np.float64)
+    shares = singular / singular.sum()
     shares = shares[shares > 0]
     return float(np.exp(-(shares * np.log(shares)).sum()))
 
