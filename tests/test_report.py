@@ -135,6 +135,7 @@ def test_a_report_begins_with_what_ran(tmp_path: Path) -> None:
         "skipped images": "2",
         "rows of train": "sha256:ab",
         "rows of test": "sha256:cd",
+        "results not made": "img.svm-c.h5, img.logreg.h5, classes.logits.zeroshot.h5",
         "embedded by": "clipkit 0.1.0",
     }
 
@@ -261,6 +262,16 @@ def write_layers(folder: Path) -> None:
         write(folder / f"img.l{layer}.svm.h5", replace(baseline, history=history))
 
 
+@pytest.mark.parametrize(("val", "is_equal"), [(None, True), (0.1, False)])
+def test_a_control_may_have_other_temperatures_unless_one_was_chosen(val, is_equal) -> None:
+    entry = {"command": "probe", "classifier": "svm", "val": val}
+    files = [
+        FeatureFile("result", [{**entry, "temperature": temperatures}], {})
+        for temperatures in ([1.0, 0.07, 0.005], [1.0, 0.07])
+    ]
+    assert (controls.settings(files[0]) == controls.settings(files[1])) == is_equal
+
+
 def test_files_that_no_chapter_asks_for_and_missing_results_are_named(tmp_path: Path) -> None:
     folder = write_results(tmp_path / "r")
     (folder / "foo.h5").write_text("no feature file")
@@ -270,8 +281,8 @@ def test_files_that_no_chapter_asks_for_and_missing_results_are_named(tmp_path: 
     assert "left out r/foo.h5: expected a feature file, got text" in done.stderr
     assert "left out r/zs.h5: its name is not that of a chapter's result" in done.stderr
     text = " ".join(done.stdout.split())
-    lacking = "r lacks img.svm-c.h5, img.logreg.h5, classes.logits.zeroshot.h5"
-    assert f"- {lacking}" in text.replace("\\", "")
+    lacking = "| results not made | img.svm-c.h5, img.logreg.h5, classes.logits.zeroshot.h5"
+    assert lacking in text.replace("\\", "")
     assert "copy.h5" not in text
 
 

@@ -73,9 +73,6 @@ def of_folder(folder: Path, untrained: Sequence[Path] = ()) -> Page:
         return of_files([file for path in (folder, *untrained) for file in _files(path)])
     results.leave_out_unused()
     left_out = [reason for shown in (results, *controls) for reason in _left_out(shown)]
-    if results.missing:
-        absent = ", ".join(f"{name}.h5" for name in results.missing)
-        left_out.append(f"{folder.resolve().name} lacks {absent}")
     sources = (source for block in blocks if isinstance(block, Table) for source in block.sources)
     return Page(
         title,
@@ -134,6 +131,8 @@ def _provenance(results: ResultsFolder, controls: Sequence[ResultsFolder]) -> Ta
         rows.append(["untrained control", _model_name(control)])
         rows.append(["the control's weights", escape(_weights(control.embedding["model"]))])
     rows += _data_rows(results)
+    if results.missing:
+        rows.append(["results not made", escape(", ".join(f"{n}.h5" for n in results.missing))])
     versions = [f"clipkit {__version__}", f"Python {platform.python_version()}"]
     versions += [f"{name} {metadata.version(name)}" for name in LIBRARIES]
     rows.append(["embedded by", f"clipkit {escape(embedding['clipkit'])}"])

@@ -18,7 +18,7 @@ from clipkit.results import last_entry
 NOT_SHARED = ("clipkit", "inputs", "model", "batch_size", "kept")
 FEATURES = ("layer", "pool", "norm", "projection")
 SETTINGS = ("classifier", "C", "temperature", "standardize", "shots", "draw")  # of a run
-CHOSEN = ("C", "temperature")  # by `probe --val`
+CHOSEN = ("C", "temperature")  # among several, by `probe --val`
 
 
 def is_untrained(file: FeatureFile) -> bool:
@@ -62,8 +62,9 @@ def _shared(entry: Mapping[str, Any], class_names: list[str] | None) -> dict[str
         shared["model"] = features_of(model)
     if entry["command"] == "textembed":
         shared["prompts of"] = _digests(entry) or class_names
-    if entry["command"] == "entropy":  # nothing is chosen, and a row names its temperature
-        shared.pop("temperature", None)
+    if entry["command"] in ("entropy", "probe") and entry.get("val") is None:
+        for name in CHOSEN:  # nothing was chosen from these, and each run names its own
+            shared.pop(name, None)
     if entry["command"] == "probe" and not _is_random(entry):
         shared.pop("seed", None)
     return shared
