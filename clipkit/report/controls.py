@@ -19,6 +19,9 @@ NOT_SHARED = ("clipkit", "inputs", "model", "batch_size", "kept")
 FEATURES = ("layer", "pool", "norm", "projection")
 SETTINGS = ("classifier", "C", "temperature", "standardize", "shots", "draw")  # of a run
 CHOSEN = ("C", "temperature")  # among several, by `probe --val`
+# Commands whose entries list all that was tried. The chapters try fewer temperatures for a control,
+# since an SVM on features without information takes very long at low ones.
+WITH_CANDIDATES = ("calibrate", "entropy", "probe")
 
 
 def is_untrained(file: FeatureFile) -> bool:
@@ -62,8 +65,8 @@ def _shared(entry: Mapping[str, Any], class_names: list[str] | None) -> dict[str
         shared["model"] = features_of(model)
     if entry["command"] == "textembed":
         shared["prompts of"] = _digests(entry) or class_names
-    if entry["command"] in ("entropy", "probe") and entry.get("val") is None:
-        for name in CHOSEN:  # nothing was chosen from these, and each run names its own
+    if entry["command"] in WITH_CANDIDATES:  # each run names what it was made at
+        for name in CHOSEN:
             shared.pop(name, None)
     if entry["command"] == "probe" and not _is_random(entry):
         shared.pop("seed", None)
