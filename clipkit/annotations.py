@@ -17,7 +17,7 @@ from clipkit import console, files
 from clipkit.csv_rows import read_rows
 from clipkit.errors import ClipkitError, UsageError, unknown
 from clipkit.features import FeatureFile, Int64
-from clipkit.features.provenance import original_split
+from clipkit.features.provenance import dataset_entries, original_split
 
 TABLES = (".csv", ".tsv")
 CLASS = "class"  # the attribute that consists of the labels of a file
@@ -198,8 +198,7 @@ def _bundled(file: FeatureFile, name: str) -> Columns:
 
 def _check_dataset(file: FeatureFile, name: str) -> None:
     """Refuse a file whose history names another data set."""
-    datasets = [entry.get("dataset") for entry in file.history]
-    names = [str(dataset.get("name")) for dataset in datasets if isinstance(dataset, dict)]
+    names = [str(dataset.get("name")) for dataset in dataset_entries(file)]
     if not names:
         console.note(f"{file.display_name} does not say that its images are those of {name}")
     elif names[0] != name:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -14,7 +13,7 @@ from clipkit.datasets import ImageDataset
 from clipkit.errors import ClipkitError, UsageError
 from clipkit.features import FeatureFile, Int64
 from clipkit.features.prefetch import prefetch_map
-from clipkit.features.provenance import original_split
+from clipkit.features.provenance import dataset_entries, original_split
 
 SIZE = 128  # pixels of the longer side
 QUALITY = 80
@@ -103,22 +102,16 @@ def _encode(images: ImageDataset) -> Iterator[bytes]:
 def _manifest_columns(file: FeatureFile) -> list[str | None]:
     """Return the columns of paths, labels and splits that `embed` was given for a manifest."""
     named: dict[str, str] = {}
-    for data in _data_sets(file):
+    for data in dataset_entries(file):
         columns = data.get("columns")
         if data.get("source") == "manifest" and isinstance(columns, dict):
             named = {role: str(column) for role, column in columns.items()}
     return [named.get(role) for role in ("path", "label", "split")]
 
 
-def _data_sets(file: FeatureFile) -> list[dict[str, Any]]:
-    """Return what the history says of data sets."""
-    entries = [entry.get("dataset") for entry in file.history]
-    return [entry for entry in entries if isinstance(entry, dict)]
-
-
 def _check_name(file: FeatureFile, name: str) -> None:
     """Refuse another named data set than the file's, whose rows may have the same ids."""
-    embedded = [str(data["name"]) for data in _data_sets(file) if "name" in data]
+    embedded = [str(data["name"]) for data in dataset_entries(file) if "name" in data]
     if not embedded or name in embedded:
         return
     expected = f"expected images of {' or '.join(embedded)}, got those of {name}"

@@ -31,13 +31,19 @@ def provenance(file: FeatureFile) -> Provenance:
     """
     datasets: dict[str, None] = {}  # in the order of the history
     prompts: dict[str, None] = {}
-    for entry in file.history:
-        data = entry.get("dataset")
-        if isinstance(data, dict) and "name" in data:
+    for data in dataset_entries(file):
+        if "name" in data:
             datasets[Path(_text(data["name"])).name] = None
+    for entry in file.history:
         if entry.get("command") == "textembed":
             prompts[_prompts(entry)] = None
     return Provenance(_model(file), _join(datasets), _join(prompts))
+
+
+def dataset_entries(file: FeatureFile) -> list[dict[str, Any]]:
+    """Return what the history says of each data set that was embedded."""
+    entries = [entry.get("dataset") for entry in file.history]
+    return [entry for entry in entries if isinstance(entry, dict)]
 
 
 def prompts_entry(texts: FeatureFile) -> str | int:

@@ -284,6 +284,7 @@ def _find_library(name: str, folder: Path, prefix: str) -> str:
     before its weights are fetched.
     """
     library = ""
+    content: dict[str, Any] = {}
     if prefix:
         library = "open_clip" if (folder / OPEN_CLIP_CONFIG).is_file() else ""
     elif (folder / "config.json").is_file():
@@ -301,7 +302,7 @@ def _find_library(name: str, folder: Path, prefix: str) -> str:
     if library == "transformers":
         from clipkit.models.families import check_kind
 
-        check_kind(name, _read_json(folder / "config.json").get("model_type"))
+        check_kind(name, content.get("model_type"))
     return library
 
 

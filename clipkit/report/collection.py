@@ -18,7 +18,7 @@ from clipkit import comparison, console, features, metrics, results, tables
 from clipkit.errors import ClipkitError
 from clipkit.features import FeatureFile
 from clipkit.features.model import RESULTS
-from clipkit.features.provenance import identities, original_split, provenance
+from clipkit.features.provenance import dataset_entries, identities, original_split, provenance
 from clipkit.report import summary, understanding
 from clipkit.report.blocks import Bar, Block, Cell, Drawing, Fact, Heading, Number, Page, Table
 from clipkit.report.chapters import ATTRIBUTES_CAPTION
@@ -215,9 +215,8 @@ def _rows_digest(file: FeatureFile, split: str) -> str:
         split = original_split(file, split)
     except ClipkitError:
         return ""
-    for entry in file.history:
-        dataset = entry.get("dataset")
-        splits = dataset.get("splits") if isinstance(dataset, dict) else None
+    for dataset in dataset_entries(file):
+        splits = dataset.get("splits")
         described = splits.get(split) if isinstance(splits, dict) else None
         if isinstance(described, dict):
             return str(described.get("rows"))
@@ -357,18 +356,10 @@ def _differences_from_controls(pairs: Sequence[tuple[Scored, Scored]]) -> list[B
     rows: list[list[Cell]] = []
     for (scored, control), row, p in zip(pairs, found, p_values, strict=True):
         difference, low, high = (row[name] for name in ("difference", "low", "high"))
-        bar = Bar(
-            difference,
-            low,
-            high,
-            0.0,
-            span=(-furthest, furthest),
-            reference_name="no difference",
-        )
-        text = f"{100 * difference:+.2f} ({100 * low:+.2f} to {100 * high:+.2f})"
+        cell = understanding.difference_cell(difference, low, high, furthest)
         names = [escape(scored.name), escape(control.name)]
         only = [f"{row['only_a']}", f"{row['only_b']}"]
-        rows.append([*names, Number(text, bar), *only, f"{p:.2g}"])
+        rows.append([*names, cell, *only, f"{p:.2g}"])
     correction = ", corrected for all rows by Holm's method" if len(pairs) > 1 else ""
     text = (
         "Differences of results from their own untrained controls on the same images: the paired "

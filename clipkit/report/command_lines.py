@@ -18,7 +18,7 @@ from clipkit import bundled
 from clipkit.annotations import CLASS
 from clipkit.console import escaped
 from clipkit.features import FeatureFile, History
-from clipkit.features.provenance import original_split, provenance
+from clipkit.features.provenance import dataset_entries, original_split, provenance
 from clipkit.report.blocks import Origin
 from clipkit.report.steps import Entry, NameOf, Step, digests, steps
 
@@ -146,9 +146,8 @@ def make_origin(file: FeatureFile, name: str, name_of: NameOf) -> Origin:
     model = file.model() or {}
     if model:
         facts["model"] = f"{provenance(file).model}, {model.get('digest', 'without a digest')}"
-    for entry in file.history:
-        dataset = entry.get("dataset")
-        splits = dataset.get("splits") if isinstance(dataset, dict) else None
+    for dataset in dataset_entries(file):
+        splits = dataset.get("splits")
         for split, described in splits.items() if isinstance(splits, dict) else ():
             if isinstance(described, dict) and (split in file.splits or not file.splits):
                 rows = f"{described.get('images')} images, sha256:{described.get('rows')}"

@@ -15,6 +15,7 @@ from clipkit import results as result_files
 from clipkit.errors import ClipkitError
 from clipkit.features import FeatureFile, Int64
 from clipkit.features.provenance import provenance
+from clipkit.report.controls import is_untrained
 from clipkit.softmax import softmax
 from clipkit.tables import distinct_names
 
@@ -109,14 +110,10 @@ def set_apart_controls(
 
     If no other result has predictions, all stay results.
     """
-    trained = [file for file in results if not _is_untrained(file)]
+    trained = [file for file in results if not is_untrained(file)]
     if not any(map(has_predictions, trained)):
         return list(results), list(controls)
-    return trained, [*controls, *filter(_is_untrained, results)]
-
-
-def _is_untrained(file: FeatureFile) -> bool:
-    return "untrained" in (file.model() or {})
+    return trained, [*controls, *filter(is_untrained, results)]
 
 
 def has_predictions(file: FeatureFile) -> bool:

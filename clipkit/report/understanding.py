@@ -145,12 +145,7 @@ def difference_table(
     cells: list[list[Cell]] = []
     furthest = max(abs(row[end]) for row in rows for end in ("low", "high"))
     for label, row in zip(labels, rows, strict=True):
-        low, high = -row["high"], -row["low"]
-        text = f"{-100 * row['difference']:+.2f} ({100 * low:+.2f} to {100 * high:+.2f})"
-        span = (-furthest, furthest)
-        difference = Number(
-            text, Bar(-row["difference"], low, high, 0.0, span=span, reference_name="no difference")
-        )
+        difference = difference_cell(-row["difference"], -row["high"], -row["low"], furthest)
         p = row.get("p_holm", row["p"])
         cells.append([label, difference, f"{row['only_b']}", f"{row['only_a']}", f"{p:.2g}"])
     correction = ", corrected for all rows by Holm's method" if len(rows) > 1 else ""
@@ -161,6 +156,13 @@ def difference_table(
         "images, but not another draw of training images."
     )
     return [text, Table(header, cells, sources=sources)]
+
+
+def difference_cell(value: float, low: float, high: float, furthest: float) -> Number:
+    """Return a difference of accuracies with its interval. The bar ends at `furthest` from 0."""
+    text = f"{100 * value:+.2f} ({100 * low:+.2f} to {100 * high:+.2f})"
+    span = (-furthest, furthest)
+    return Number(text, Bar(value, low, high, 0.0, span=span, reference_name="no difference"))
 
 
 def calibration(folders: Mapping[str, ResultsFolder]) -> Blocks:
