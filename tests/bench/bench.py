@@ -1,8 +1,9 @@
 """Time clipkit and what it replaces in one run; the ratios count.
 
 `embed` runs a full-size ViT-B/32 with random weights (--model names another) against the thesis's
-loop: plain transformers, the processor image by image, batches of 64, float32. `logits`, `entropy`
-and `zeroshot` run against numpy and plain h5py, `probe` and `cluster` against scikit-learn, on
+loop: plain transformers, the processor image by image, batches of 64, float32. `textembed` runs
+against the import of PyTorch. `logits`, `entropy` and `zeroshot` run against numpy and plain h5py,
+a pipe against two commands with a file between them, `probe` and `cluster` against scikit-learn, on
 random embeddings like CLIP's.
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -24,6 +26,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1]))
 CLIPKIT = [sys.executable, "-m", "clipkit", "--quiet"]
 N_PROMPTS = 415
+FEW_PROMPTS = 32
 DIM = 512
 N_CLASSES = 100
 BLOCK = 8192  # rows
@@ -100,7 +103,38 @@ def operations_per_image(model: Path) -> float:
     return float(counter.get_total_flops())
 
 
+# textembed
+
+
+def bench_textembed(args: argparse.Namespace, scratch: Path) -> None:
+    model = full_size_model(args, scratch)
+    prompts = scratch / "prompts.txt"
+    prompts.write_text("".join(f"a photo of thing {i}\n" for i in range(FEW_PROMPTS)))
+    command = (*CLIPKIT, "textembed", prompts, "--model", model, "-f", "-o", scratch / "txt.h5")
+    torch = best(lambda: run(sys.executable, "-c", "import torch"))
+    report("import torch", torch.seconds)
+    texts = best(lambda: run(*command))
+    ratio = f"{texts.seconds / torch.seconds:.2f} x"
+    report(f"textembed, {FEW_PROMPTS} prompts", texts.seconds, ratio, f"{texts.mebibytes:.0f} MiB")
+
+
+def best(measure: Callable[[], Run]) -> Run:
+    """Return the fastest of five runs: the first reads files that are not in memory yet."""
+    return min(measure() for _ in range(5))
+
+
 # embed
+
+
+def full_size_model(args: argparse.Namespace, scratch: Path) -> Path:
+    from clip_factory import vit_b32
+
+    folder = scratch / "vit-b-32"
+    if args.model:
+        folder = args.model
+    elif not folder.exists():
+        vit_b32(folder)
+    return folder
 
 
 def run_thesis_loop(folder: str, model: str) -> None:
@@ -145,9 +179,7 @@ def write_pictures(folder: Path, count: int, source: Path | None) -> Path:
 
 
 def bench_embed(args: argparse.Namespace, scratch: Path) -> None:
-    from clip_factory import vit_b32
-
-    model = args.model or vit_b32(scratch / "vit-b-32")
+    model = full_size_model(args, scratch)
     n = args.images
     limit = matrix_rate("bfloat16")
 
@@ -244,6 +276,17 @@ def bench_logits(args: argparse.Namespace, scratch: Path) -> None:
     for name, *options in (["entropy"], ["entropy", "-t", "1,0.5,0.07,0.03"], ["zeroshot"]):
         command = run(*CLIPKIT, name, logits, *options)
         compare(f"{' '.join([name, *options])}, {n} rows", command, plain)
+    bench_pipe(images, texts, logits)
+
+
+def bench_pipe(images: Path, texts: Path, logits: Path) -> None:
+    """Time `logits | zeroshot` and the two commands with a file between them."""
+    clipkit = shlex.join(CLIPKIT)
+    write = f"{clipkit} logits {images} {texts}"
+    named = run("sh", "-c", f"{write} -f -o {logits} && {clipkit} zeroshot {logits}")
+    report("logits, then zeroshot of its file", named.seconds)
+    piped = run("sh", "-c", f"{write} | {clipkit} zeroshot -")
+    report("logits | zeroshot", piped.seconds, f"{piped.seconds / named.seconds:.2f} x")
 
 
 # probe, cluster
@@ -308,7 +351,12 @@ def bench_probes(args: argparse.Namespace, scratch: Path) -> None:
     timed(f"clustering.kmeans, {len(X)} rows", lambda: clustering.kmeans(X, N_CLASSES))
 
 
-PARTS = {"embed": bench_embed, "logits": bench_logits, "probes": bench_probes}
+PARTS = {
+    "textembed": bench_textembed,
+    "embed": bench_embed,
+    "logits": bench_logits,
+    "probes": bench_probes,
+}
 
 
 def parse_arguments() -> argparse.Namespace:
