@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Container, Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, Literal, NamedTuple
 
 from clipkit.errors import ClipkitError, UsageError, WriteError
 
@@ -31,6 +31,20 @@ MAX_NAME_BYTES = 180  # of an output's name in its temporary file's; file system
 REMOVALS = 100  # of a folder, in which another thread may still write
 
 _unfinished: set[Path] = set()  # temporary files and folders of this process
+
+
+class OpenFile(NamedTuple):
+    """A regular file that stays open.
+
+    Attributes
+    ----------
+    descriptor : int
+    path : Path
+        Leads to the file. See `keep_open`.
+    """
+
+    descriptor: int
+    path: Path
 
 
 def display_name(source: str | Path) -> str:
@@ -206,7 +220,8 @@ def atomic_write(output: str, *, force: bool = False) -> Iterator[Path]:
     replaced = None if is_stream else _permissions(target)
     # nobody may read a private file's successor while it is written
     mode = 0o600 if is_stream or replaced is not None else 0o666
-    with _temporary_file(folder, target.name, mode) as temporary:
+    with _temporary_file(folder, target.name, mode) as created:
+        temporary = created.path
         # of the block's errors, the others may be about what it reads
         with _write_errors(str(folder), only=DISK_FULL):
             yield temporary
@@ -230,7 +245,7 @@ def _permissions(path: Path) -> int | None:
 
 
 @contextlib.contextmanager
-def _temporary_file(folder: Path, name: str, mode: int) -> Iterator[Path]:
+def _temporary_file(folder: Path, name: str, mode: int) -> Iterator[OpenFile]:
     """Create an empty file with a hidden name, and remove it at the end."""
     start = os.fsdecode(os.fsencode(name)[:MAX_NAME_BYTES])
     # on a shared folder, another machine's process may have our number
@@ -238,8 +253,11 @@ def _temporary_file(folder: Path, name: str, mode: int) -> Iterator[Path]:
     _unfinished.add(path)
     try:
         with _write_errors(f"to {folder}"):
-            path.touch(mode, exist_ok=False)
-        yield path
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode)
+        try:
+            yield OpenFile(descriptor, path)
+        finally:
+            os.close(descriptor)
     finally:
         path.unlink(missing_ok=True)
         _unfinished.discard(path)
@@ -321,25 +339,30 @@ def read_bytes(source: str, max_bytes: int | None = None) -> bytes:
 
 
 @contextlib.contextmanager
-def _kept_open(source: str) -> Iterator[Path]:
-    """Yield a path that leads to one file as long as the block lasts, whatever its name becomes."""
+def keep_open(source: str | Path) -> Iterator[OpenFile]:
+    """Open a file, whose path leads to it as long as the block lasts, whatever its name becomes."""
     try:
         descriptor = os.open(source, os.O_RDONLY)
     except OSError as error:
         raise ClipkitError(f"cannot read {source}: {error.strerror}") from error
     try:
-        path = Path(f"/proc/self/fd/{descriptor}")
-        # other systems, and containers without /proc, have only the name
-        yield path if path.exists() else Path(source)
+        yield OpenFile(descriptor, path_to(descriptor, source))
     finally:
         os.close(descriptor)
 
 
-@contextlib.contextmanager
-def spool_input(source: str, signature: bytes = b"") -> Iterator[Path]:
-    """Yield the path of a regular file with the input: the file itself, or a copy of a pipe.
+def path_to(descriptor: int, name: str | Path) -> Path:
+    """Return the path of an open file, which was opened under a name."""
+    path = Path(f"/proc/self/fd/{descriptor}")
+    # other systems, and containers without /proc, have only the name
+    return path if path.exists() else Path(name)
 
-    On Linux the path leads to the file that was opened, even if a writer replaces it meanwhile: all
+
+@contextlib.contextmanager
+def spool_input(source: str, signature: bytes = b"") -> Iterator[OpenFile]:
+    """Yield a regular file with the input: the file itself, or a copy of a pipe.
+
+    On Linux its path leads to the file that was opened, even if a writer replaces it meanwhile: all
     that is read through the path belongs together. It lasts as long as the block. Messages and
     endings need the name of the `source`.
 
@@ -369,13 +392,14 @@ def spool_input(source: str, signature: bytes = b"") -> Iterator[Path]:
         if kind == "folder":
             raise ClipkitError(f"expected a file as input, got the folder {source}")
         if kind == "file":
-            with _kept_open(source) as path:
-                yield path
+            with keep_open(source) as file:
+                yield file
             return
     folder = tempfile.gettempdir()
     with _temporary_file(Path(folder), "input.h5", 0o600) as copy:
         try:
-            with _open_stream(source, "rb") as stream, copy.open("wb") as sink:
+            sink = os.fdopen(copy.descriptor, "wb", closefd=False)
+            with _open_stream(source, "rb") as stream, sink:
                 head = stream.read(COPY_BYTES)
                 sink.write(head)
                 if head.startswith(signature):

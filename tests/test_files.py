@@ -82,18 +82,18 @@ def test_a_text_input_has_a_size_limit(tmp_path: Path, monkeypatch: pytest.Monke
 def test_an_input_that_a_writer_replaces_is_read_to_its_end(tmp_path: Path) -> None:
     source = tmp_path / "x"
     source.write_bytes(b"1234")
-    with files.spool_input(str(source)) as path:
+    with files.spool_input(str(source)) as file:
         with files.atomic_write(str(source), force=True) as temporary:
             temporary.write_bytes(b"another")
         if sys.platform == "linux":
-            assert path.read_bytes() == path.read_bytes() == b"1234"
+            assert file.path.read_bytes() == file.path.read_bytes() == b"1234"
     assert source.read_bytes() == b"another"
 
 
 def test_a_regular_input_file_is_not_copied(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"1234")
-    with files.spool_input(str(tmp_path / "x")) as path:
-        assert path.samefile(tmp_path / "x")
+    with files.spool_input(str(tmp_path / "x")) as file:
+        assert file.path.samefile(tmp_path / "x")
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o640, 0o444, 0o666])

@@ -514,10 +514,10 @@ def test_a_reader_does_not_mix_a_file_with_the_one_that_replaces_it(
     spool_input = files.spool_input
 
     @contextlib.contextmanager
-    def replace_meanwhile(name: str, *signature: bytes) -> Iterator[Path]:
-        with spool_input(name, *signature) as path:
+    def replace_meanwhile(name: str, *signature: bytes) -> Iterator[files.OpenFile]:
+        with spool_input(name, *signature) as file:
             os.replace(tmp_path / f"new.{ending}", name)
-            yield path
+            yield file
 
     for module in (formats, hdf5):
         monkeypatch.setattr(module, "spool_input", replace_meanwhile)

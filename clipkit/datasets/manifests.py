@@ -108,10 +108,10 @@ def _read_rows(source: str, columns: Columns, required: set[str]) -> tuple[Rows,
     folder = os.path.dirname(source)  # noqa: PTH120 ("" for the current folder)
     ending = Path(source).suffix.lower()
     if ending == ".parquet":
-        with files.spool_input(source) as path:
-            digest = _digest(path)
+        with files.spool_input(source) as file:
+            digest = _digest(file.path)
             has_splits, rows = import_parquet("parquet_manifests").read_rows(
-                path, name, columns, required, MAX_BYTES
+                file.path, name, columns, required, MAX_BYTES
             )
             content = collect(rows, name, unit="row", folder=folder, has_splits=has_splits)
         return content, digest

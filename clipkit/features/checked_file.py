@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import math
+import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from clipkit.errors import ClipkitError
 from clipkit.features.model import FORMAT, TEXTS_AT_ONCE, VERSION, VERSIONS, place_of
 from clipkit.features.validation import KINDS, MAX_NAMES, TYPES, is_allowed, key_of
+from clipkit.files import OpenFile, keep_open
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 SUPERBLOCK_BYTES = 48
@@ -43,7 +45,8 @@ class CheckedFile:
 
     Parameters
     ----------
-    path : Path
+    file : OpenFile
+        Open as long as this is used.
     display_name : str
         What errors call the file.
 
@@ -53,12 +56,12 @@ class CheckedFile:
         If the file is not a complete HDF5 file of clipkit's form.
     """
 
-    def __init__(self, path: Path, display_name: str) -> None:
-        self.path = path
+    def __init__(self, file: OpenFile, display_name: str) -> None:
+        self.descriptor = file.descriptor
         self.display_name = display_name
         self.size = self._check_container()
         with self._reading("the file"):
-            self.h5 = _open(path)
+            self.h5 = _open(file.path)
 
     def close(self) -> None:
         """Close the file. This may fail for a damaged one, which was only read."""
@@ -71,7 +74,7 @@ class CheckedFile:
 
     def damage(self, message: str, hint: str = "make the file again") -> ClipkitError:
         """Return an error about damage, or, if the file is open for writing, one about that."""
-        if _is_open_for_writing(self.path):
+        if _is_open_for_writing(self.descriptor):
             return ClipkitError(
                 f"{self.display_name} is open for writing elsewhere",
                 "close it there; make the file again if the program that wrote it was killed",
@@ -91,9 +94,8 @@ class CheckedFile:
     def _check_container(self) -> int:
         """Check signature, superblock and length, before HDF5 sees the file; return its size."""
         try:
-            with self.path.open("rb") as file:
-                head = file.read(SUPERBLOCK_BYTES)
-                size = file.seek(0, 2)
+            head = os.pread(self.descriptor, SUPERBLOCK_BYTES, 0)
+            size = os.fstat(self.descriptor).st_size
         except OSError as error:
             raise ClipkitError(f"cannot read {self.display_name}: {error.strerror}") from error
         if size == 0:
@@ -303,7 +305,7 @@ def split_names(path: Path) -> list[str]:
     ClipkitError
         If the file is not a complete feature file.
     """
-    with contextlib.closing(CheckedFile(path, path.name)) as checked:
+    with keep_open(path) as file, contextlib.closing(CheckedFile(file, path.name)) as checked:
         kind = checked.attributes()["kind"]
         groups = {name.rpartition("/")[0] for name in checked._names(kind)}
     others = {"", "runs", "fitted"} if kind == "probe" else {"", "runs"}
@@ -319,21 +321,21 @@ def _open(path: Path) -> h5py.File:
     return h5py.File(path, "r", driver="stdio", locking=False)
 
 
-def _is_open_for_writing(path: Path) -> bool:
+def _is_open_for_writing(descriptor: int) -> bool:
     """Whether a program has the file open for writing, or was killed while it was open.
 
     HDF5 marks such files in the superblock, and locks them unless locking is off.
     """
-    with path.open("rb") as file:
-        head = file.read(SUPERBLOCK_BYTES)
-        if head.startswith(SIGNATURE) and any(head[CONSISTENCY_FLAGS:][:1]):
-            return True
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        except OSError:  # a file system without locks
-            pass
+    head = os.pread(descriptor, SUPERBLOCK_BYTES, 0)
+    if head.startswith(SIGNATURE) and any(head[CONSISTENCY_FLAGS:][:1]):
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+    except BlockingIOError:
+        return True
+    except OSError:  # a file system without locks
+        pass
     return False
 
 

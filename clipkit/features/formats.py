@@ -93,7 +93,8 @@ def import_file(
     """
     source = str(source)
     added: Arrays = {}
-    with spool_input(source) as path, contextlib.ExitStack() as opened:
+    with spool_input(source) as input_file, contextlib.ExitStack() as opened:
+        path = input_file.path
         inputs = {"features": _digest(path, source)}
         if labels is not None:
             added["labels"], inputs["labels"] = _read_labels(str(labels))
@@ -118,8 +119,9 @@ def import_file(
 
 def _read_labels(source: str) -> tuple[list[Any], str]:
     """Return the labels in an .npy and the file's digest."""
-    with spool_input(source) as path, _reading(source):
-        return _as_list(npz.open_npy(path, source).read(), source), _digest(path, source)
+    with spool_input(source) as file, _reading(source):
+        labels = npz.open_npy(file.path, source).read()
+        return _as_list(labels, source), _digest(file.path, source)
 
 
 def export_file(

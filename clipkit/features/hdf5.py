@@ -39,9 +39,11 @@ from clipkit.features.prefetch import prefetch
 from clipkit.features.validation import finite_blocks, validate
 from clipkit.files import (
     DISK_FULL_HINT,
+    OpenFile,
     atomic_write,
     check_ending,
     display_name,
+    keep_open,
     spool_input,
 )
 
@@ -90,10 +92,10 @@ def open_file(
     """
     name = display_name(source)
     kinds = list(kinds)
-    with spool_input(str(source), SIGNATURE) as path:
+    with spool_input(str(source), SIGNATURE) as opened:
         if not trusted:
-            check_in_subprocess(path, name, lambda: _read_a_little(path, name))
-        with contextlib.closing(CheckedFile(path, name)) as checked:
+            check_in_subprocess(opened, name, _read_a_little)
+        with contextlib.closing(CheckedFile(opened, name)) as checked:
             file = _assemble(checked)
             is_accepted = file.kind in kinds or ("result" in kinds and file.is_result)
             if kinds and not is_accepted:
@@ -107,9 +109,9 @@ def open_file(
             yield file
 
 
-def _read_a_little(path: Path, name: str) -> None:
+def _read_a_little(file: OpenFile) -> None:
     """Read everything but features, and the last row of those: enough to meet what crashes HDF5."""
-    with contextlib.closing(CheckedFile(path, name)) as checked:
+    with contextlib.closing(CheckedFile(file, str(file.path))) as checked:
         for key, value in _assemble(checked).datasets().items():
             if isinstance(value, BlockMatrix):
                 checked.h5[key].id.get_num_chunks()
@@ -228,7 +230,7 @@ def _check_written(path: Path, name: str) -> None:
 
     Features are left out, since they were checked while they were written.
     """
-    with contextlib.closing(CheckedFile(path, name)) as checked:
+    with keep_open(path) as file, contextlib.closing(CheckedFile(file, name)) as checked:
         _assemble(checked)
 
 

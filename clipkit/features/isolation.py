@@ -9,10 +9,10 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 
 from clipkit import signals
 from clipkit.errors import ClipkitError
+from clipkit.files import OpenFile
 
 CRASHES = {
     signal.SIGSEGV,
@@ -28,7 +28,7 @@ TIMEOUT_SECONDS = 60  # after which the subprocess ends itself, whatever it wait
 
 
 def check_in_subprocess(
-    path: Path, display_name: str, check: Callable[[], None], format: str = "HDF5"
+    file: OpenFile, display_name: str, check: Callable[[OpenFile], None], format: str = "HDF5"
 ) -> None:
     """Run `check` on a file in a forked process, and raise if it crashes or does not end there.
 
@@ -46,7 +46,7 @@ def check_in_subprocess(
     try:
         # Python swallows the exception of a signal that comes while it forks
         with signals.deferred():
-            child = _fork(lambda: _run_limited(path, check))
+            child = _fork(lambda: _run_limited(file, check))
         _, status = os.waitpid(child, 0)
     except BaseException:
         _end(child)
@@ -81,14 +81,14 @@ def _fork(run: Callable[[], None]) -> int:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
-def _run_limited(path: Path, check: Callable[[], None]) -> None:
+def _run_limited(file: OpenFile, check: Callable[[OpenFile], None]) -> None:
     # who reads our output must not wait for this process, nor see the last words of a crash
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
     os.dup2(null, 2)
-    _set_limits(path.stat().st_size)
+    _set_limits(os.fstat(file.descriptor).st_size)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, signals.SIGNALS)
-    check()
+    check(file)
 
 
 def _end(child: int) -> None:

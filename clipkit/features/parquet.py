@@ -19,6 +19,7 @@ from clipkit.features.isolation import check_in_subprocess
 from clipkit.features.model import BlockMatrix, FeatureFile, Float32, as_float32
 from clipkit.features.npz import MATRICES, OTHERS
 from clipkit.features.validation import MAX_CLASSES, MAX_NAMES
+from clipkit.files import OpenFile, keep_open
 
 METADATA = "clipkit"  # the name of the JSON with what no column holds
 ARROW_TYPES = {str: pa.string(), bool: pa.bool_(), int: pa.int64(), float: pa.float64()}
@@ -39,15 +40,16 @@ def check_footer(path: Path, name: str) -> None:
     ClipkitError
         If a subprocess that reads the footer crashes, or never ends.
     """
+    with keep_open(path) as file:
+        check_in_subprocess(file, name, _read_footer, "Parquet")
 
-    def read() -> None:
-        metadata = pq.read_metadata(path)
-        for number in range(metadata.num_row_groups):
-            group = metadata.row_group(number)
-            for column in range(group.num_columns):
-                group.column(column)
 
-    check_in_subprocess(path, name, read, "Parquet")
+def _read_footer(file: OpenFile) -> None:
+    metadata = pq.read_metadata(file.path)
+    for number in range(metadata.num_row_groups):
+        group = metadata.row_group(number)
+        for column in range(group.num_columns):
+            group.column(column)
 
 
 def read_table(path: Path, name: str, *, with_features: bool = True) -> dict[str, Any]:
