@@ -7,7 +7,10 @@ import io
 import json
 import os
 import pickle
+import resource
+import signal
 import sys
+import time
 import tracemalloc
 import zipfile
 from pathlib import Path
@@ -240,6 +243,93 @@ def test_a_file_that_keeps_hdf5_busy_is_an_error(
     path = write_feature_file(tmp_path / "img.h5")
     problem = "expected a valid HDF5 file, but reading it does not end"
     refused(clipkit("info", path), 1, f"img.h5: {problem}")
+
+
+@pytest.fixture
+def forks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return the numbers of the processes that are forked from now on."""
+    fork = os.fork
+    children: list[int] = []
+
+    def record() -> int:
+        child = fork()
+        children.append(child)
+        return child
+
+    monkeypatch.setattr(os, "fork", record)
+    return children
+
+
+@on_linux
+def test_of_files_that_one_subprocess_checks_the_one_that_crashes_it_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forks: list[int]
+) -> None:
+    """The crash is tried again in a new process, and the file after it has a third one."""
+    good = write_feature_file(tmp_path / "img.h5")
+    bad = write_feature_file(tmp_path / "txt.h5", "texts")
+    bad_size = bad.stat().st_size
+    assemble = hdf5._assemble
+
+    def crash(checked: Any) -> FeatureFile:
+        if checked.size == bad_size:
+            faulthandler.disable()  # pytest's would print a traceback
+            os.abort()
+        return assemble(checked)
+
+    monkeypatch.setattr(hdf5, "_assemble", crash)
+    with isolation.one_subprocess():
+        assert [read(good).kind for _ in range(3)] == ["images"] * 3
+        assert len(forks) == 1
+        with pytest.raises(ClipkitError, match=r"txt\.h5: .* its reader crashes \(SIGABRT\)"):
+            read(bad)
+        assert read(good).kind == "images"
+        assert len(forks) == 3
+    for child in forks:
+        with pytest.raises(ProcessLookupError):
+            os.kill(child, 0)
+
+
+@on_linux
+def test_a_file_is_not_blamed_for_what_the_file_before_it_did_to_the_subprocess(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forks: list[int]
+) -> None:
+    path = write_feature_file(tmp_path / "img.h5")
+    tests = os.getpid()
+    assemble = hdf5._assemble
+    checked_before: list[int] = []
+
+    def crash_at_the_second(checked: Any) -> FeatureFile:
+        if os.getpid() != tests:
+            if checked_before:
+                faulthandler.disable()
+                os.abort()
+            checked_before.append(checked.size)
+        return assemble(checked)
+
+    monkeypatch.setattr(hdf5, "_assemble", crash_at_the_second)
+    with isolation.one_subprocess():
+        assert [read(path).kind for _ in range(3)] == ["images"] * 3
+    assert len(forks) == 3
+
+
+@on_linux
+def test_each_file_that_one_subprocess_checks_has_the_whole_limit_of_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = tmp_path / "limits"
+
+    def record(file: Any) -> None:
+        soft, _ = resource.getrlimit(resource.RLIMIT_CPU)
+        with limits.open("a") as lines:
+            lines.write(f"{soft} {signal.alarm(isolation.TIMEOUT_SECONDS) > 0}\n")
+
+    used = iter([0.5, 7.5])
+    monkeypatch.setattr(time, "process_time", lambda: next(used))
+    monkeypatch.setattr(hdf5, "_read_a_little", record)
+    path = write_feature_file(tmp_path / "img.h5")
+    with isolation.one_subprocess():
+        assert [read(path).kind for _ in range(2)] == ["images"] * 2
+    assert limits.read_text() == "11 True\n18 True\n"
 
 
 # files that unpack to much more than their size

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import resource
 import signal
+import socket
 import sys
+import threading
+import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from clipkit import signals
 from clipkit.errors import ClipkitError
-from clipkit.files import OpenFile
+from clipkit.files import OpenFile, path_to
 
 CRASHES = {
     signal.SIGSEGV,
@@ -25,10 +29,96 @@ CRASHES = {
 CPU_LIMIT_SECONDS = 10  # of processor time, and one more for each of BYTES_PER_SECOND
 BYTES_PER_SECOND = 2**27
 TIMEOUT_SECONDS = 60  # after which the subprocess ends itself, whatever it waits for
+PATH_BYTES = 2**16  # more than a path has
+CHECKED = b"."  # the answer of the subprocess
+
+Check = Callable[[OpenFile], None]
+
+
+class Checker:
+    """A subprocess that runs `check` on one file after another.
+
+    It is started for the first file, and again after a file that ended it.
+    """
+
+    def __init__(self, check: Check) -> None:
+        self._check = check
+        self._child = 0
+        self._connection: socket.socket | None = None
+        self._lock = threading.Lock()
+
+    def run(self, file: OpenFile) -> int:
+        """Check a file; return the wait status of the subprocess if that ended, else 0."""
+        with self._lock:
+            was_used = self._child != 0
+            status = self._run_once(file)
+            if was_used and status is not None:  # a file before this one may have harmed it
+                status = self._run_once(file)
+        return status or 0
+
+    def close(self) -> None:
+        """End the subprocess."""
+        _end(self._child)
+        self._child = 0
+        if self._connection is not None:
+            self._connection.close()
+        self._connection = None
+
+    def _run_once(self, file: OpenFile) -> int | None:
+        """Check a file; return the wait status of the subprocess, or None if it still runs."""
+        connection = self._connection
+        if connection is None:
+            connection = self._start()
+        try:
+            socket.send_fds(connection, [os.fsencode(file.path)], [file.descriptor])
+            if connection.recv(1):
+                return None
+        except ConnectionError:  # it ended before it had read what was sent
+            pass
+        _, status = os.waitpid(self._child, 0)
+        self._child = 0
+        self.close()
+        return status
+
+    def _start(self) -> socket.socket:
+        """Start the subprocess, and return what it is sent files through."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+        def serve() -> None:
+            ours.close()
+            _serve(theirs, self._check)
+
+        # Python swallows the exception of a signal that comes while it forks
+        with theirs, signals.deferred():
+            self._child = _fork(serve)
+        self._connection = ours
+        return ours
+
+
+_shared: dict[Check, Checker] | None = None  # in a block of `one_subprocess`
+
+
+@contextlib.contextmanager
+def one_subprocess() -> Iterator[None]:
+    """Check all files that are opened in a block in one subprocess, which is faster than many.
+
+    A file that crashes it is an error as always, and the next file has a new one.
+    """
+    global _shared
+    if _shared is not None:
+        yield
+        return
+    _shared = {}
+    try:
+        yield
+    finally:
+        checkers, _shared = _shared, None
+        for checker in checkers.values():
+            checker.close()
 
 
 def check_in_subprocess(
-    file: OpenFile, display_name: str, check: Callable[[OpenFile], None], format: str = "HDF5"
+    file: OpenFile, display_name: str, check: Check, format: str = "HDF5"
 ) -> None:
     """Run `check` on a file in a forked process, and raise if it crashes or does not end there.
 
@@ -42,15 +132,11 @@ def check_in_subprocess(
     """
     if sys.platform != "linux":
         return
-    child = 0
-    try:
-        # Python swallows the exception of a signal that comes while it forks
-        with signals.deferred():
-            child = _fork(lambda: _run_limited(file, check))
-        _, status = os.waitpid(child, 0)
-    except BaseException:
-        _end(child)
-        raise
+    if _shared is None:
+        with contextlib.closing(Checker(check)) as checker:
+            status = checker.run(file)
+    else:
+        status = _shared.setdefault(check, Checker(check)).run(file)
     if not os.WIFSIGNALED(status) or os.WTERMSIG(status) not in CRASHES:
         return
     if os.WTERMSIG(status) == signal.SIGXCPU:
@@ -81,18 +167,30 @@ def _fork(run: Callable[[], None]) -> int:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
-def _run_limited(file: OpenFile, check: Callable[[OpenFile], None]) -> None:
+def _serve(connection: socket.socket, check: Check) -> None:
+    """Check each file whose descriptor and path are sent, until the sender closes or ends."""
     # who reads our output must not wait for this process, nor see the last words of a crash
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
     os.dup2(null, 2)
-    _set_limits(os.fstat(file.descriptor).st_size)
+    for number in signals.SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, signals.SIGNALS)
-    check(file)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    while True:
+        name, descriptors, _, _ = socket.recv_fds(connection, PATH_BYTES, 1)
+        if not descriptors:
+            return
+        _set_limits(os.fstat(descriptors[0]).st_size)
+        with contextlib.suppress(Exception):
+            check(OpenFile(descriptors[0], path_to(descriptors[0], os.fsdecode(name))))
+        signal.alarm(0)
+        os.close(descriptors[0])
+        connection.send(CHECKED)
 
 
 def _end(child: int) -> None:
-    """End a child process that was interrupted: it would outlive this one, with open pipes."""
+    """End a child process: an interrupted one would outlive this one, with open pipes."""
     if child:
         with contextlib.suppress(ProcessLookupError, ChildProcessError):
             os.kill(child, signal.SIGKILL)
@@ -100,10 +198,11 @@ def _end(child: int) -> None:
 
 
 def _set_limits(size: int) -> None:
-    """Set default signals, no core dump, and limits that grow with the file's size."""
-    for number in signals.SIGNALS:
-        signal.signal(number, signal.SIG_DFL)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    """Limit the time of the next check; a large file may take longer."""
+    used = math.ceil(time.process_time())
+    seconds = used + CPU_LIMIT_SECONDS + size // BYTES_PER_SECOND
     _, hard = resource.getrlimit(resource.RLIMIT_CPU)
-    resource.setrlimit(resource.RLIMIT_CPU, (CPU_LIMIT_SECONDS + size // BYTES_PER_SECOND, hard))
+    if hard != resource.RLIM_INFINITY:
+        seconds = min(seconds, hard)
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, hard))
     signal.alarm(TIMEOUT_SECONDS)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from clipkit import console
+from clipkit.features.isolation import one_subprocess
 from clipkit.report import chapters, summary, thesis, understanding
 from clipkit.report.blocks import Block, Drawing, Page, Picture, Table
 from clipkit.report.chapters import ATTRIBUTES_CAPTION
@@ -45,6 +46,7 @@ def markdown(folder: Path, untrained: Sequence[Path] = ()) -> str:
     return as_markdown(of_folder(folder, untrained))
 
 
+@one_subprocess()
 def of_folder(folder: Path, untrained: Sequence[Path] = ()) -> Page:
     """Report a results folder.
 

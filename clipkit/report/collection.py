@@ -17,6 +17,7 @@ import numpy as np
 from clipkit import comparison, console, features, metrics, results, tables
 from clipkit.errors import ClipkitError
 from clipkit.features import FeatureFile
+from clipkit.features.isolation import one_subprocess
 from clipkit.features.model import RESULTS
 from clipkit.features.provenance import dataset_entries, identities, original_split, provenance
 from clipkit.report import summary, understanding
@@ -72,6 +73,7 @@ class Scored:
         return float(self.right[run].mean())
 
 
+@one_subprocess()
 def of_files(paths: Sequence[Path]) -> Page:
     """Report feature files, most of them results.
 
