@@ -27,6 +27,7 @@ DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 DISK_FULL_HINT = "free some space or write elsewhere; nothing was replaced"
 COPY_BYTES = 1 << 20
 MAX_TEXT_BYTES = 1 << 26
+PUNCH_HOLE = 0x01 | 0x02  # FALLOC_FL_KEEP_SIZE and FALLOC_FL_PUNCH_HOLE of Linux
 MAX_NAME_BYTES = 180  # of an output's name in its temporary file's; file systems allow 255
 REMOVALS = 100  # of a folder, in which another thread may still write
 
@@ -227,13 +228,35 @@ def atomic_write(output: str, *, force: bool = False) -> Iterator[Path]:
             yield temporary
         with _write_errors("standard output" if output == STREAM else output):
             if is_stream:
-                with temporary.open("rb") as source, _open_stream(output, "wb") as sink:
-                    shutil.copyfileobj(source, sink, COPY_BYTES)
-                    sink.flush()
+                with temporary.open("r+b") as source, _open_stream(output, "wb") as sink:
+                    _move_to_stream(source, sink)
             else:
                 if replaced is not None:
                     temporary.chmod(replaced)
                 _publish(temporary, target, force)
+
+
+def _move_to_stream(source: IO[bytes], sink: IO[bytes]) -> None:
+    """Copy a file to a stream, and free the room of what was sent.
+
+    At the other end of a pipe, a command may write its own copy to the same disk. The disk then
+    holds the data once. Where the file system cannot free a part of a file, it holds it twice.
+    """
+    start = 0
+    for block in iter(lambda: source.read(COPY_BYTES), b""):
+        sink.write(block)
+        _free(source.fileno(), start, len(block))
+        start += len(block)
+    sink.flush()
+
+
+def _free(descriptor: int, start: int, size: int) -> None:
+    """Give a part of a file back to the file system; it may refuse."""
+    import ctypes  # Python has no function for this
+
+    fallocate = getattr(ctypes.CDLL(None), "fallocate", None)
+    if sys.platform == "linux" and fallocate is not None:
+        fallocate(descriptor, PUNCH_HOLE, ctypes.c_long(start), ctypes.c_long(size))
 
 
 def _permissions(path: Path) -> int | None:
