@@ -408,7 +408,12 @@ def spool_input(source: str, signature: bytes = b"") -> Iterator[OpenFile]:
         raise UsageError("expected the name of an input, got ''")
     if source == STREAM and sys.stdin.isatty():
         raise UsageError("expected an input file, got a terminal", "name a file, or pipe one in")
-    if source != STREAM:
+    if source == STREAM:
+        redirected = _redirected_input()
+        if redirected is not None:
+            yield redirected
+            return
+    else:
         kind = _file_kind(Path(source))
         if kind == "nothing":
             raise ClipkitError(f"cannot read {source}: there is no such file")
@@ -418,6 +423,28 @@ def spool_input(source: str, signature: bytes = b"") -> Iterator[OpenFile]:
             with keep_open(source) as file:
                 yield file
             return
+    with _copied(source, signature) as copy:
+        yield copy
+
+
+def _redirected_input() -> OpenFile | None:
+    """Return standard input if it is a file that can be read from its start, as after ``<``."""
+    try:
+        descriptor = sys.stdin.fileno()
+        is_file = stat.S_ISREG(os.fstat(descriptor).st_mode)
+        position = os.lseek(descriptor, 0, os.SEEK_CUR)
+    except (OSError, ValueError):  # a pipe, or no descriptor
+        return None
+    path = path_to(descriptor, STREAM)
+    # without /proc there is no path, and another user's file may be open but not opened again
+    if not is_file or position != 0 or path == Path(STREAM) or not os.access(path, os.R_OK):
+        return None
+    return OpenFile(descriptor, path)
+
+
+@contextlib.contextmanager
+def _copied(source: str, signature: bytes) -> Iterator[OpenFile]:
+    """Copy a stream to a temporary file."""
     folder = tempfile.gettempdir()
     with _temporary_file(Path(folder), "input.h5", 0o600) as copy:
         try:

@@ -125,6 +125,29 @@ def test_a_regular_input_file_is_not_copied(tmp_path: Path) -> None:
         assert file.path.samefile(tmp_path / "x")
 
 
+@pytest.mark.parametrize(
+    ("position", "is_readable", "is_copied"),
+    [(0, True, sys.platform != "linux"), (0, False, True), (2, True, True)],
+    ids=["a file", "a file that may not be opened again", "the rest of a file"],
+)
+def test_a_file_on_standard_input_is_read_in_place(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    position: int,
+    is_readable: bool,
+    is_copied: bool,
+) -> None:
+    source = tmp_path / "x"
+    source.write_bytes(b"1234")
+    monkeypatch.setattr(os, "access", lambda *_: is_readable)
+    with source.open() as stdin:
+        os.lseek(stdin.fileno(), position, os.SEEK_SET)
+        monkeypatch.setattr(sys, "stdin", stdin)
+        with files.spool_input("-") as file:
+            assert file.path.samefile(source) != is_copied
+            assert file.path.read_bytes() == b"1234"[position:]
+
+
 @pytest.mark.parametrize("mode", [0o600, 0o640, 0o444, 0o666])
 def test_a_file_that_replaces_another_keeps_its_permissions(tmp_path: Path, mode: int) -> None:
     output = tmp_path / "x"

@@ -598,10 +598,10 @@ def test_a_full_temporary_folder_while_spooling(
     rows = {"features": np.ones((6000, 3), "<f4"), "ids": None, "labels": None}
     datasets = {f"train/{key}": value for key, value in rows.items()}
     big = write_feature_file(tmp_path / "big.h5", "logits", datasets=datasets)
-    with unchanged(small_disk):
-        ended = fork_server.run(
-            tmp_path, "entropy", stdin=str(big), env={"TMPDIR": str(small_disk)}, fake=True
-        )
+    with unchanged(small_disk), subprocess.Popen(["cat", big], stdout=subprocess.PIPE) as cat:
+        pipe = f"/dev/fd/{cat.stdout.fileno()}"
+        environment = {"TMPDIR": str(small_disk)}
+        ended = fork_server.run(tmp_path, "entropy", stdin=pipe, env=environment, fake=True)
         message = f"cannot copy standard input to {small_disk}: No space left on device"
         refused(ended, 1, message, "set TMPDIR")
 
