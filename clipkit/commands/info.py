@@ -46,19 +46,21 @@ def info(
     Example: clipkit info img.h5; clipkit info --runs probe.h5 zeroshot.h5
     """
     from clipkit import tables
+    from clipkit.features.isolation import one_subprocess
 
     names = what or ["-"]
     read_one_from_stdin(*names)
     view = tables.View(format, columns, no_header)
-    if runs or per_class:
-        reports = _reports(names, view, per_class)
-    else:
-        is_json = tables.chosen_format(format) == "json"
-        reports = [_describe(name, is_json) for name in names]
-        if len(names) > 1:
-            reports = [
-                _named(rows, name, is_json) for rows, name in zip(reports, names, strict=True)
-            ]
+    with one_subprocess():
+        if runs or per_class:
+            reports = _reports(names, view, per_class)
+        else:
+            is_json = tables.chosen_format(format) == "json"
+            reports = [_describe(name, is_json) for name in names]
+            if len(names) > 1:
+                reports = [
+                    _named(rows, name, is_json) for rows, name in zip(reports, names, strict=True)
+                ]
     tables.emit(tables.join(reports), view)
 
 
