@@ -125,10 +125,7 @@ def _table(columns: Sequence[Column], width: int, header: bool) -> str:
 
 def _lines(row: Sequence[str], columns: Sequence[Column], widths: Sequence[int]) -> list[str]:
     """Return the lines of a row, of which there are several if texts are wrapped."""
-    wrapped = []
-    for cell, cell_width in zip(row, widths, strict=True):
-        fits = text_width(cell) <= cell_width
-        wrapped.append([cell] if fits else wrap(cell, cell_width))
+    wrapped = map(wrap, row, widths)
     lines = []
     for texts in itertools.zip_longest(*wrapped, fillvalue=""):
         cells = []
@@ -150,7 +147,7 @@ def _caption(columns: Sequence[Column], width: int) -> str:
     facts = []
     for column in columns:
         words = (column.name, column.cells[0], column.unit)
-        facts.append(" ".join(word for word in words if word))
+        facts.append(" ".join(filter(None, words)))
     lines = wrap(f"In all rows: {', '.join(facts)}", width - MARGIN)
     return "".join(f"{' ' * MARGIN}{line}\n" for line in lines)
 

@@ -106,8 +106,8 @@ def emit(rows: Sequence[Row], view: View | str | None = None) -> None:
     """
     if not isinstance(view, View):
         view = View(view)
-    names = _choose(list(rows[0]), view.chosen_columns) if rows else view.chosen_columns
-    values = [[_rounded(row[name]) for name in names] for row in rows]
+    names = _choose(rows, view.chosen_columns)
+    values = _values(rows, names)
     format = chosen_format(view.format)
     if format == "json":
         sys.stdout.write(_json(names, values))
@@ -118,7 +118,9 @@ def emit(rows: Sequence[Row], view: View | str | None = None) -> None:
         sys.stdout.write(write(names, values, not view.no_header))
 
 
-def _choose(known: list[str], chosen: list[str]) -> list[str]:
+def _choose(rows: Sequence[Row], chosen: list[str]) -> list[str]:
+    """Return the names of the chosen columns, all by default. Without rows, all names are known."""
+    known = list(rows[0]) if rows else chosen
     for name in chosen:
         if name not in known:
             raise UsageError(f"unknown column {name!r}", f"known: {', '.join(known)}")
@@ -140,10 +142,10 @@ def emit_many(rows: Iterable[Row], view: View) -> None:
     if format == "table":
         note(f"more than {CHUNK_ROWS:,} rows: printed as TSV")
         format = "tsv"
-    names = _choose(list(chunk[0]), view.chosen_columns)
+    names = _choose(chunk, view.chosen_columns)
     is_first = True
     while chunk:
-        values = [[_rounded(row[name]) for name in names] for row in chunk]
+        values = _values(chunk, names)
         chunk = list(itertools.islice(pending, CHUNK_ROWS))
         if format == "json":
             sys.stdout.write(_json_chunk(names, values, is_first, is_last=not chunk))
@@ -170,6 +172,10 @@ def chosen_format(format: str | None) -> str:
     return "table" if sys.stdout.isatty() else "tsv"
 
 
+def _values(rows: Sequence[Row], names: Sequence[str]) -> list[list[Any]]:
+    return [[_rounded(row[name]) for name in names] for row in rows]
+
+
 def _rounded(value: Any) -> Any:
     """Round a float to 8 digits; return None for NaN, which marks what does not apply.
 
@@ -188,19 +194,18 @@ def _json(names: list[str], rows: list[list[Any]]) -> str:
 
 
 def _tsv(names: list[str], rows: list[list[Any]], header: bool) -> str:
-    lines = [names] if header else []
-    return "".join("\t".join(line) + "\n" for line in [*lines, *map(_cells, rows)])
+    return "".join("\t".join(line) + "\n" for line in _lines(names, rows, header))
 
 
 def _csv(names: list[str], rows: list[list[Any]], header: bool) -> str:
     out = io.StringIO()
-    lines = [names] if header else []
-    csv.writer(out, lineterminator="\n").writerows([*lines, *map(_cells, rows)])
+    csv.writer(out, lineterminator="\n").writerows(_lines(names, rows, header))
     return out.getvalue()
 
 
-def _cells(row: list[Any]) -> list[str]:
-    return [_cell(value) for value in row]
+def _lines(names: list[str], rows: list[list[Any]], header: bool) -> list[list[str]]:
+    lines = [[_cell(value) for value in row] for row in rows]
+    return [names, *lines] if header else lines
 
 
 def _cell(value: Any) -> str:
@@ -218,8 +223,7 @@ def columns_for_people(rows: Sequence[Row]) -> list[Column]:
     if not rows:
         return []
     names = list(rows[0])
-    values = [[_rounded(row[name]) for name in names] for row in rows]
-    return _columns(*_join_intervals(names, values))
+    return _columns(*_join_intervals(names, _values(rows, names)))
 
 
 def _columns(names: list[str], rows: list[list[Any]]) -> list[Column]:
