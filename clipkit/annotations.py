@@ -130,14 +130,15 @@ def _choose(known: dict[str, Attribute], name: str, where: str) -> Attribute:
 
 def _interaction(name: str, first: Attribute, second: Attribute) -> Attribute:
     """Return the combinations of two values that occur, in the order of the values."""
-    pairs = {split: (codes, second.codes[split]) for split, codes in first.codes.items()}
-    known = {split: (a >= 0) & (b >= 0) for split, (a, b) in pairs.items()}
-    numbers = {split: a * len(second.values) + b for split, (a, b) in pairs.items()}
-    occurring = np.unique(np.concatenate([numbers[split][known[split]] for split in numbers]))
-    codes = {
-        split: np.where(known[split], np.searchsorted(occurring, numbers[split]), -1)
-        for split in numbers
-    }
+    numbers = {}
+    for split, a in first.codes.items():
+        b = second.codes[split]
+        numbers[split] = np.where((a >= 0) & (b >= 0), a * len(second.values) + b, -1)
+    occurring = np.unique(np.concatenate(list(numbers.values())))
+    occurring = occurring[occurring >= 0]
+    codes = {}
+    for split, of_split in numbers.items():
+        codes[split] = np.where(of_split >= 0, np.searchsorted(occurring, of_split), -1)
     values = []
     for number in occurring.tolist():
         a, b = divmod(number, len(second.values))
@@ -151,10 +152,8 @@ def _labels(file: FeatureFile) -> list[Attribute]:
         return []
     largest = max(int(labels.max()) for labels in labelled)
     names = file.class_names or [str(c) for c in range(largest + 1)]
-    codes = {
-        name: np.full(len(split), -1) if split.labels is None else split.labels
-        for name, split in file.splits.items()
-    }
+    codes = {name: np.full(len(split), -1) for name, split in file.splits.items()}
+    codes |= {name: split.labels for name, split in file.splits.items() if split.labels is not None}
     return [Attribute(CLASS, names, codes, is_class=True)]
 
 
@@ -164,12 +163,11 @@ def _number_all(columns: Columns) -> list[Attribute]:
 
 def _number(name: str, columns: dict[str, list[str]]) -> Attribute:
     """Assign numbers from 0 to the sorted values of a column, and -1 to empty cells."""
-    values = sorted({value for rows in columns.values() for value in rows} - {""})
+    values = sorted(set().union(*columns.values()) - {""})
     code_of = {value: code for code, value in enumerate(values)} | {"": -1}
-    codes = {
-        split: np.array([code_of[value] for value in rows], np.int64)
-        for split, rows in columns.items()
-    }
+    codes = {}
+    for split, rows in columns.items():
+        codes[split] = np.array([code_of[value] for value in rows], np.int64)
     return Attribute(name, values, codes)
 
 
@@ -218,32 +216,33 @@ def _missing_row(table: str, split: str, row_id: str, example: str = "") -> Clip
 def _match(file: FeatureFile, table: str, data: bytes) -> Columns:
     """Return the columns of a table for the rows of a file, matched by split and id."""
     names, lines = _parse(table, data)
-    has_splits = "split" in names
-    line_of = {}
+    keys = [name for name in KEYS if name in names]  # without a split, ids are of all splits
+    line_of: dict[tuple[str, ...], list[str]] = {}
     for number, line in lines:
-        key = (line[names.index("split")] if has_splits else "", line[names.index("id")])
+        key = tuple(line[names.index(name)] for name in keys)
         if key in line_of:
             raise ClipkitError(
-                f"{table}, line {number}: expected each row once, got {key[1]!r} again"
+                f"{table}, line {number}: expected each row once, got {key[0]!r} again"
             )
         line_of[key] = line
     used = set()
     rows: dict[str, list[list[str]]] = {}
     for split_name, split in file.splits.items():
         for row_id in split.ids:
-            key = (split_name if has_splits else "", row_id)
+            key = (row_id, split_name)[: len(keys)]
             if key not in line_of:
-                raise _missing_row(table, split_name, row_id, next(iter(line_of), ("", ""))[1])
+                example = next(iter(line_of), ("",))[0]
+                raise _missing_row(table, split_name, row_id, example)
             rows.setdefault(split_name, []).append(line_of[key])
             used.add(key)
     if len(line_of) > len(used):
         extra = len(line_of) - len(used)
         console.note(f"{table}: {extra:,} lines are about rows that {file.display_name} lacks")
-    return {
-        name: {split: [line[column] for line in lines] for split, lines in rows.items()}
-        for column, name in enumerate(names)
-        if name not in KEYS
-    }
+    columns: Columns = {}
+    for column, name in enumerate(names):
+        if name not in KEYS:
+            columns[name] = {split: [line[column] for line in rows[split]] for split in rows}
+    return columns
 
 
 def _parse(table: str, data: bytes) -> tuple[list[str], list[tuple[int, list[str]]]]:
