@@ -96,14 +96,14 @@ def layers(
     fig = new_figure(7.0, 4.0, title)
     ax = fig.add_subplot()
     depths = {curve.depth for curve in curves}
-    unit = depths.pop() if len(depths) == 1 else 100
-    lines = [
-        (i, points, curve.depth)
-        for i, curve in enumerate(curves)
-        for points in (curve.trained, curve.control)
-        if points is not None
-    ]
-    room = 0.3 * unit / max(curve.depth for curve in curves)
+    is_share = len(depths) > 1
+    unit = 100 if is_share else max(depths)
+    room = 0.3 * unit / max(depths)
+    lines = []
+    for i, curve in enumerate(curves):
+        for points in (curve.trained, curve.control):
+            if points is not None:
+                lines.append((i, points, curve.depth))
     handles: dict[int, Artist] = {}
     for number, (i, points, depth) in enumerate(lines):
         style = _style(i) | (CONTROL if points is curves[i].control else {})
@@ -112,7 +112,6 @@ def layers(
         handles.setdefault(i, _draw_points(ax, x, points, style))
     _draw_chances(ax, curves)
     _draw_embeddings(ax, curves, unit)
-    is_share = len({curve.depth for curve in curves}) > 1
     _set_layer_axis(ax, unit, is_share, any(points.embedding for _, points, _ in lines))
     ax.set_ylim(-0.02 * ax.get_ylim()[1])  # so that marks near 0 are whole
     ax.set_ylabel(ylabel)
@@ -133,9 +132,7 @@ def _style(i: int) -> dict[str, Any]:
 
 
 def _draw_points(ax: Axes, x: Floats, points: LayerPoints, style: dict[str, Any]) -> Artist:
-    low, values, high = (
-        100 * np.asarray(part, np.float64) for part in (points.low, points.values, points.high)
-    )
+    low, values, high = 100 * np.array([points.low, points.values, points.high], np.float64)
     (line,) = ax.plot(x, values, **style)
     ax.vlines(x, low, high, color=style["color"], linewidth=1.2, alpha=0.7)
     return line
@@ -154,18 +151,18 @@ def _draw_embeddings(ax: Axes, curves: Sequence[LayerCurve], unit: float) -> Non
     A mark that several curves share has a part in the colour of each.
     """
     for name, dashes in (("trained", "-"), ("control", "--")):
-        of_curves = [getattr(curve, name) for curve in curves]
-        embeddings = [points.embedding if points else None for points in of_curves]
-        for i, embedding in enumerate(embeddings):
-            if embedding is None or embeddings.index(embedding) != i:
-                continue
-            owners = [j for j, other in enumerate(embeddings) if other == embedding]
-            value, low, high = (100 * number for number in embedding)
+        owners_of: dict[tuple[float, float, float], list[int]] = {}
+        for i, curve in enumerate(curves):
+            points = getattr(curve, name)
+            if points is not None and points.embedding is not None:
+                owners_of.setdefault(points.embedding, []).append(i)
+        for embedding, owners in owners_of.items():
+            value, low, high = 100 * np.array(embedding)
             ends = unit * np.linspace(EMBEDDING - MARK, EMBEDDING + MARK, len(owners) + 1)
-            for j, left, right in zip(owners, ends[:-1], ends[1:], strict=True):
-                color = _style(j)["color"]
+            for i, left, right in zip(owners, ends[:-1], ends[1:], strict=True):
+                color = _style(i)["color"]
                 ax.hlines(value, left, right, color=color, linestyle=dashes, linewidth=2.6)
-            color = _color(i, len(owners))
+            color = _color(owners[0], len(owners))
             ax.vlines(unit * EMBEDDING, low, high, color=color, linewidth=1.2, alpha=0.7)
 
 
@@ -183,11 +180,13 @@ def _set_layer_axis(ax: Axes, unit: float, is_share: bool, has_embedding: bool) 
         ticks = [float(layer) for layer in range(0, int(unit) + 1, step)]
         ax.set_xlabel("layer (0: the input of the first)")
     labels = [f"{tick:g}" for tick in ticks]
+    right = 1.05 * unit
     if has_embedding:
         ticks.append(unit * EMBEDDING)
         labels.append("embedding")
+        right = ticks[-1] + 0.07 * unit
     ax.set_xticks(ticks, labels)
-    ax.set_xlim(-0.05 * unit, ticks[-1] + 0.07 * unit if has_embedding else 1.05 * unit)
+    ax.set_xlim(-0.05 * unit, right)
 
 
 def _facts(lines: Sequence[tuple[int, LayerPoints, int]]) -> str:
