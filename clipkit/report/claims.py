@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from clipkit.features import History
+from clipkit.report.steps import digests
 
 Run = dict[str, Any]
 TEMPLATES = ["a photo of a {}"]
@@ -28,13 +29,13 @@ PROBES: dict[str, Run] = {
     "c-tau-grid-probs": {"classifier": "svm"},
     "shots": {"classifier": "logreg", "C": 1},
 }
-FEW_SHOT = ("fewshot", "c-tau-grid", "c-tau-grid-probs")  # probes of 20 images per class
-CURVE = [1, 2, 4, 8, 16]  # images per class of `shots`
+# The last part of a probe's name -> the images per class; all for the others
+SHOTS = {"fewshot": 20, "c-tau-grid": 20, "c-tau-grid-probs": 20, "shots": [1, 2, 4, 8, 16]}
 VALIDATED = ("svm-c", "svm-val", "logreg-val", "mlp-val", "fewshot")  # on a tenth of the rows
 
 
 def find_mismatch(
-    name: str, history: History, digest_of: Callable[[str], str | None], fit_split: str = "train"
+    name: str, history: History, digest_of: Callable[[str], str | None], fit_split: str
 ) -> str:
     """Return how the history of a result differs from what its name says, or "".
 
@@ -72,16 +73,13 @@ def _inputs(source: str, history: History) -> dict[str, Any]:
     """Return the files that a result was made from, with the digests that its history has."""
     inputs: dict[str, Any] = {"img": None, source: None}
     for entry in history:
-        digests = entry.get("inputs")
-        if not isinstance(digests, dict):
-            continue
-        if entry["command"] == "logits":
-            inputs["img"] = digests.get("images")
-            inputs[source.partition(".")[0]] = digests.get("texts")
-    digests = history[-1].get("inputs")
-    if isinstance(digests, dict):
-        digest = (digests.get(key) for key in ("features", "logits", "images"))
-        inputs[source] = next(filter(None, digest), None)
+        of_role = digests(entry)
+        if entry["command"] == "logits" and of_role:
+            inputs["img"] = of_role.get("images")
+            inputs[source.partition(".")[0]] = of_role.get("texts")
+    of_role = digests(history[-1])
+    if of_role:
+        inputs[source] = of_role.get("features") or of_role.get("logits") or of_role.get("images")
     return inputs
 
 
@@ -92,17 +90,20 @@ def _split_seed(kind: str) -> tuple[str, str]:
     (('fewshot', '42'), ('svm-val', ''))
     """
     match = re.fullmatch(r"(.+)-(\d+)", kind)
-    return (match[1], match[2]) if match else (kind, "")
+    if not match:
+        return kind, ""
+    return match[1], match[2]
 
 
 def _parameters(source: str, kind: str, fit_split: str) -> list[tuple[str, str, Any]]:
     """Return (command, parameter, value) that the history must have; None: without a value."""
     parameters: list[tuple[str, str, Any]] = []
     if kind in PROBES:
+        features = "probs" if kind.endswith("-probs") else "logits"
         parameters += [
             ("probe", "fit_split", fit_split),
-            ("probe", "shots", _shots(kind)),
-            ("probe", "features", "probs" if kind.endswith("-probs") else "logits"),
+            ("probe", "shots", SHOTS.get(kind)),
+            ("probe", "features", features),
         ]
         if kind in VALIDATED:
             parameters.append(("probe", "val", 0.1))
@@ -115,18 +116,12 @@ def _parameters(source: str, kind: str, fit_split: str) -> list[tuple[str, str, 
         if kind == "fewshot":
             parameters.append(("probe", "seed", random[2]))
     if source != "img":
-        parameters.append(("logits", "whiten", True if source.endswith(".whitened") else None))
+        parameters.append(("logits", "whiten", source.endswith(".whitened") or None))
     if kind == "entropy":
         parameters.append(("entropy", "link", None))
     if kind == "zeroshot":
         parameters.append(("textembed", "templates", TEMPLATES))
     return parameters
-
-
-def _shots(kind: str) -> int | list[int] | None:
-    if kind == "shots":
-        return CURVE
-    return 20 if kind in FEW_SHOT else None
 
 
 def select_runs(name: str, runs: Sequence[Run], n_classes: int) -> tuple[list[Run], str]:

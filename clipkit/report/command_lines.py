@@ -20,7 +20,7 @@ from clipkit.console import escaped
 from clipkit.features import FeatureFile, History
 from clipkit.features.provenance import dataset_entries, original_split, provenance
 from clipkit.report.blocks import Origin
-from clipkit.report.steps import Entry, NameOf, Step, digests, steps
+from clipkit.report.steps import Entry, NameOf, Step, digests, list_of, steps
 
 LONGEST = 2000  # characters of a word, since a history may hold any text
 MODEL = {
@@ -148,7 +148,9 @@ def make_origin(file: FeatureFile, name: str, name_of: NameOf) -> Origin:
         facts["model"] = f"{provenance(file).model}, {model.get('digest', 'without a digest')}"
     for dataset in dataset_entries(file):
         splits = dataset.get("splits")
-        for split, described in splits.items() if isinstance(splits, dict) else ():
+        if not isinstance(splits, dict):
+            continue
+        for split, described in splits.items():
             if isinstance(described, dict) and (split in file.splits or not file.splits):
                 rows = f"{described.get('images')} images, sha256:{described.get('rows')}"
                 facts[f"rows of {split}"] = rows
@@ -205,7 +207,7 @@ def _command_line(step: Step, unsaid: list[str]) -> str:
     words = ["clipkit", command]
     for role, name in step.inputs.items():
         if role == "classes" or role.startswith("control "):
-            words.append("--control" if role != "classes" else "--classes")
+            words.append(f"--{role.partition(' ')[0]}")
         words.append(name)
     if command not in OPTIONS:
         return _comment(f"{_join(words, unsaid)}, with options that only clipkit info shows")
@@ -323,8 +325,7 @@ def _class_file(entry: Entry, label: Any, unsaid: list[str]) -> str:
 
 def _compare(entry: Entry, unsaid: list[str]) -> dict[str, Any]:
     """Return the numbers of the runs, if one was chosen."""
-    runs = entry.get("runs")
-    chosen = [CHOSEN_RUN.search(str(run)) for run in (runs if isinstance(runs, list) else ())]
+    chosen = [CHOSEN_RUN.search(str(run)) for run in list_of(entry, "runs")]
     if not any(chosen):
         return {}
     return {"run": [match[1] if match else 0 for match in chosen]}

@@ -5,12 +5,12 @@ A control was made in the same way, from the same prompts: only the weights of t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from clipkit.features import FeatureFile
 from clipkit.report.claims import Run
+from clipkit.report.steps import Entry, digests
 from clipkit.results import last_entry
 
 # Members of an entry of a history that a result and its control need not share, and members of its
@@ -29,7 +29,7 @@ def is_untrained(file: FeatureFile) -> bool:
     return "untrained" in (file.model() or {})
 
 
-def features_of(model: Mapping[str, Any]) -> list[Any]:
+def features_of(model: Entry) -> list[Any]:
     """Return which features of which architecture an entry of a history names."""
     return [Path(str(model.get("name"))).name, *(model.get(key) for key in FEATURES)]
 
@@ -54,17 +54,17 @@ def are_prompts_known(file: FeatureFile) -> bool:
     That of an earlier clipkit has the name of a prompt file alone.
     """
     entries = [entry for entry in file.history if entry["command"] == "textembed"]
-    return all("classes" in entry or _digests(entry) for entry in entries)
+    return all("classes" in entry or _prompt_digests(entry) for entry in entries)
 
 
-def _shared(entry: Mapping[str, Any], class_names: list[str] | None) -> dict[str, Any]:
+def _shared(entry: Entry, class_names: list[str] | None) -> dict[str, Any]:
     """Return what an entry of a history and that of a control share."""
     shared = {key: value for key, value in entry.items() if key not in NOT_SHARED}
     model = entry.get("model")
     if isinstance(model, dict):
         shared["model"] = features_of(model)
     if entry["command"] == "textembed":
-        shared["prompts of"] = _digests(entry) or class_names
+        shared["prompts of"] = _prompt_digests(entry) or class_names
     if entry["command"] in WITH_CANDIDATES:  # each run names what it was made at
         for name in CHOSEN:
             shared.pop(name, None)
@@ -73,18 +73,19 @@ def _shared(entry: Mapping[str, Any], class_names: list[str] | None) -> dict[str
     return shared
 
 
-def _digests(entry: Mapping[str, Any]) -> list[str]:
+def _prompt_digests(entry: Entry) -> list[str]:
     """Return the digests of prompts that were read from a file; [] if class names make them."""
-    inputs = entry.get("inputs")
-    if not isinstance(inputs, dict) or entry.get("classes", "file") != "file":
+    if entry.get("classes", "file") != "file":
         return []
-    return [str(inputs[key]) for key in ("prompts", "classes") if key in inputs]
+    of_role = digests(entry)
+    return [of_role[role] for role in ("prompts", "classes") if role in of_role]
 
 
-def _is_random(probe: Mapping[str, Any]) -> bool:
+def _is_random(probe: Entry) -> bool:
     """Whether the seed of a probe matters: for an MLP, and to draw few shots or validation rows."""
+    if probe.get("classifier") == "mlp" or probe.get("shots") is not None:
+        return True
     try:
-        is_drawn = float(probe.get("val", "nan")) > 0
+        return float(probe.get("val", "nan")) > 0
     except (TypeError, ValueError):  # the name of a split
-        is_drawn = False
-    return is_drawn or probe.get("classifier") == "mlp" or probe.get("shots") is not None
+        return False

@@ -21,6 +21,7 @@ from clipkit.report.blocks import Origin
 from clipkit.report.claims import Run
 from clipkit.report.command_lines import make_origin
 from clipkit.report.controls import features_of, settings
+from clipkit.report.steps import digests
 from clipkit.report.thesis import SEED, Experiment
 
 NUMBER = re.compile(r"0|[1-9][0-9]{0,9}")  # of a file's name: K or a seed
@@ -62,8 +63,8 @@ class Measurement:
 
     value: float
     unit: str = "%"  # or "nats" or ""; the value of a % is a fraction (0..1)
-    low: float | None = None
-    high: float | None = None
+    low: float = math.nan
+    high: float = math.nan
     note: str = ""  # what was chosen for the number, such as "τ 0.07" or "C 0.01"
 
 
@@ -136,8 +137,7 @@ class ResultsFolder:
 
     def _check_is_control(self, trained: ResultsFolder) -> None:
         """Refuse results that say nothing about those of a trained model."""
-        model, images = (self.embedding[key] for key in ("model", "dataset"))
-        trained_model, trained_images = (trained.embedding[key] for key in ("model", "dataset"))
+        model, trained_model = self.embedding["model"], trained.embedding["model"]
         if "untrained" not in model:
             raise ClipkitError(
                 f"{self.path}: expected results of an untrained model, got those of a trained one",
@@ -148,7 +148,7 @@ class ResultsFolder:
                 f"{self.path}: expected an untrained {trained_model['name']} with the same "
                 f"features, got {model['name']}"
             )
-        if _rows_of(images) != _rows_of(trained_images):
+        if _rows_of(self.embedding["dataset"]) != _rows_of(trained.embedding["dataset"]):
             raise ClipkitError(
                 f"{self.path}: expected a control on the images of {trained.path}, got one on "
                 "others",
@@ -198,8 +198,12 @@ class ResultsFolder:
                 self._check_unchanged(name, file)
         return self._digests[name]
 
-    def _check_made_alike(self, name: str, result: FeatureFile) -> None:
-        """Refuse a control's result that was not made as that of the trained model."""
+    def _check_history(self, name: str, result: FeatureFile) -> None:
+        """Refuse a result that is not what its name says, or a control's of other settings."""
+        fit_split = "train" if len(self.row_counts) > 1 else next(iter(self.row_counts))
+        mismatch = claims.find_mismatch(name, result.history, self._digest, fit_split)
+        if mismatch:
+            raise ClipkitError(mismatch)
         if self.trained is None or not self.trained.has(name):
             return
         try:
@@ -252,11 +256,7 @@ class ResultsFolder:
 
     def _select_runs(self, name: str) -> list[Run]:
         result = self.read(name)
-        fit_split = "train" if len(self.row_counts) > 1 else next(iter(self.row_counts))
-        mismatch = claims.find_mismatch(name, result.history, self._digest, fit_split)
-        if mismatch:
-            raise ClipkitError(mismatch)
-        self._check_made_alike(name, result)
+        self._check_history(name, result)
         command = result.history[-1]["command"]
         columns = COLUMNS[command]
         results.check_columns(result, *columns)
@@ -291,10 +291,7 @@ class ResultsFolder:
             return []
         try:
             result = self.read(name)
-            mismatch = claims.find_mismatch(name, result.history, self._digest)
-            if mismatch:
-                raise ClipkitError(mismatch)
-            self._check_made_alike(name, result)
+            self._check_history(name, result)
             results.columns_of(result, name.rpartition(".")[2], columns)
             self._tables.add(name)
             return result.rows()
@@ -308,9 +305,9 @@ class ResultsFolder:
         of_layers.sort(key=lambda name: name.count("."))  # img.l0.svm before img.l0.colour.svm
         of_embeddings = [re.sub(r"^img\.l\d+", "img", name) for name in of_layers]
         found = []
-        for name in dict.fromkeys(of_layers + of_embeddings):
+        for name in filter(self.has, dict.fromkeys(of_layers + of_embeddings)):
             try:
-                found += [self.read(name)] if self.has(name) else []
+                found.append(self.read(name))
             except ClipkitError as error:
                 self._leave_out(name, error.message)
         return found
@@ -326,10 +323,10 @@ class ResultsFolder:
     def used(self) -> dict[str, Path]:
         """Return the results that `runs` returned and the files they were made from, by name."""
         shown = [name for name, runs in self._runs.items() if runs]
-        inputs = []
-        for entry in (entry for name in shown for entry in self.read(name).history):
-            digests = entry.get("inputs")
-            inputs += list(digests.values()) if isinstance(digests, dict) else []
+        inputs: set[str] = set()
+        for name in shown:
+            for entry in self.read(name).history:
+                inputs.update(digests(entry).values())
         names = [name for name in self._digests if name in shown or self._digests[name] in inputs]
         return {name: self.path / f"{name}.h5" for name in sorted(names)}
 
@@ -359,7 +356,9 @@ class ResultsFolder:
         name, column, temperature = experiment
         if column in AGREEMENT:
             values = list(self.values_by_seed(f"{name}.cluster-{{}}", column).values())
-            return Measurement(values[0], "", min(values), max(values)) if values else None
+            if not values:
+                return None
+            return Measurement(values[0], "", min(values), max(values))
         runs = self.runs(name)
         if temperature is not None:
             runs = [run for run in runs if run["temperature"] == temperature]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import textwrap
 from urllib.parse import quote
@@ -34,7 +35,7 @@ def format_measurement(measurement: Measurement | None) -> str:
     if measurement is None:
         return ""
     text = _format_number(measurement.value, measurement.unit)
-    if measurement.low is not None and measurement.high is not None:
+    if not math.isnan(measurement.low):
         low = _format_number(measurement.low, measurement.unit)
         high = _format_number(measurement.high, measurement.unit)
         text += f" ({low}–{high})"

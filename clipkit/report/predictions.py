@@ -16,6 +16,7 @@ from clipkit.errors import ClipkitError
 from clipkit.features import FeatureFile, Int64
 from clipkit.features.provenance import provenance
 from clipkit.report.controls import is_untrained
+from clipkit.report.steps import digests
 from clipkit.softmax import softmax
 from clipkit.tables import distinct_names
 
@@ -170,10 +171,8 @@ def _scores(
 ) -> tuple[Floats, str]:
     """Return the score (N) of each predicted class, and what it is; NaN and "" without any."""
     unknown = np.full(len(predicted), np.nan), ""
-    inputs = result_files.last_entry(result).get("inputs")
-    digests = list(inputs.values()) if isinstance(inputs, dict) else []
-    kinds = ("images", "logits", "probe")
-    sources = {file.kind: file for file in files if file.kind in kinds and file.digest in digests}
+    inputs = digests(result_files.last_entry(result)).values()
+    sources = {file.kind: file for file in files if file.digest in inputs}
     probe = result if result.kind == "probe" else sources.get("probe")
     features = sources.get("logits") or sources.get("images")
     if features is None or split not in features.splits:

@@ -49,9 +49,8 @@ class _Names:
 
     def _use_joined_names(self, entry: Entry) -> None:
         """Name joined files as they were named: their rows and splits may be called so, too."""
-        names = entry.get("files")
         of_role = digests(entry)
-        for number, name in enumerate(names if isinstance(names, list) else (), 1):
+        for number, name in enumerate(list_of(entry, "files"), 1):
             digest = of_role.get(f"file {number}", "")
             known = self._names.get(digest)
             if known is None or Path(known).stem != Path(str(name)).name:
@@ -77,7 +76,15 @@ class _Names:
 def digests(entry: Entry) -> dict[str, str]:
     """Return the digests of an entry's inputs, by their roles."""
     inputs = entry.get("inputs")
-    return {role: str(inputs[role]) for role in inputs} if isinstance(inputs, dict) else {}
+    if not isinstance(inputs, dict):
+        return {}
+    return {role: str(digest) for role, digest in inputs.items()}
+
+
+def list_of(entry: Entry, name: str) -> list[Any]:
+    """Return a list of an entry, or [] for anything else."""
+    value = entry.get(name)
+    return value if isinstance(value, list) else []
 
 
 def steps(history: History, output: str, name_of: NameOf) -> list[Step]:
@@ -140,13 +147,13 @@ def _chains(earlier: History, entry: Entry) -> dict[str, History]:
         chains = {"images": earlier[:start], "texts": earlier[start:]}
         return {role: chain for role, chain in chains.items() if chain}
     # a prediction has the history of what was predicted
-    return {"features" if "features" in roles else roles[0]: earlier}
+    role = "features" if "features" in roles else roles[0]
+    return {role: earlier}
 
 
 def _joined_chains(earlier: History, entry: Entry) -> dict[str, History]:
-    counts = entry.get("entries")
     chains = {}
-    for number, count in enumerate(counts if isinstance(counts, list) else (), 1):
+    for number, count in enumerate(list_of(entry, "entries"), 1):
         if isinstance(count, int) and 0 < count <= len(earlier):
             chains[f"file {number}"], earlier = earlier[:count], earlier[count:]
     return chains
