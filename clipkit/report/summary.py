@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from clipkit import console, metrics, results
 from clipkit.comparison import compare_right
@@ -35,15 +35,13 @@ def of_folder(comparison: Comparison, what: str) -> list[Fact]:
         if not runs:
             continue
         scored = comparison.results.predictions(name, runs[0])
-        controls = [
-            control.predictions(name, control.runs(name)[0])
-            for control in comparison.controls
-            if control.runs(name)
-        ]
-        facts.append(
-            against_references(title if worst else "Main result", means, scored, controls, name)
-        )
-        worst = worst or [worst_class(scored, name)]
+        controls = []
+        for control in comparison.controls:
+            controls += [control.predictions(name, run) for run in control.runs(name)[:1]]
+        if not worst:
+            title = "Main result"
+            worst = [worst_class(scored, name)]
+        facts.append(against_references(title, means, scored, controls, name))
     return facts + worst
 
 
@@ -69,29 +67,26 @@ def against_references(
     )
     verdict = "This is above chance" if low > chance else "This is not shown to be above chance"
     text += f"{verdict} ({_percent(chance)}, the share of the most frequent class). "
-    matched = [_right_by_id(control, scored.ids) for control in controls]
-    rows = [compare_right(right, of_control) for of_control in matched if of_control is not None]
-    control = float("nan")
+    rows = []
+    for control in controls:
+        is_right = dict(zip(control.ids, control.predicted == control.labels, strict=True))
+        if is_right.keys() == set(scored.ids):  # a control has the same images
+            of_control = np.array([is_right[row_id] for row_id in scored.ids])
+            rows.append(compare_right(right, of_control))
+    bar = Bar(accuracy, low, high, chance)
     if rows:
         row = min(rows, key=lambda row: row["difference"])  # against the best of the controls
-        control = row["acc_b"]
+        bar = replace(bar, control=row["acc_b"])
         verdict = "above" if row["low"] > 0 else "not shown to be above"
         which = "the untrained control" if len(rows) == 1 else "the best untrained control"
         text += (
-            f"It is {verdict} {which} ({_percent(control)}): on the same images, the difference "
-            f"is {100 * row['difference']:+.2f} points ({100 * row['low']:+.2f} to "
+            f"It is {verdict} {which} ({_percent(bar.control)}): on the same images, the "
+            f"difference is {100 * row['difference']:+.2f} points ({100 * row['low']:+.2f} to "
             f"{100 * row['high']:+.2f})."
         )
     else:
         text += missing
-    return Fact(title, text, source, Bar(accuracy, low, high, chance, control))
-
-
-def _right_by_id(control: Predictions, ids: Sequence[str]) -> NDArray[np.bool_] | None:
-    """Return whether a control is right about each image (N); None if it has other images."""
-    right = control.predicted == control.labels
-    of_id = dict(zip(control.ids, right.tolist(), strict=True))
-    return np.array([of_id[i] for i in ids]) if of_id.keys() == set(ids) else None
+    return Fact(title, text, source, bar)
 
 
 def worst_class(scored: Predictions, source: str) -> Fact:
