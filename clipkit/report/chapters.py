@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,11 +46,12 @@ class Comparison:
                 cells = self._cells(experiment, measurement) | {"experiment": label}
                 rows.append([cells.get(column, "") for column in columns])
                 sources.append(self.results.source(experiment))
-        if rows:
-            names = [self.results.source(experiment) for experiment in labels]
-            absent = [name for name in names if not self.results.has(name)]
-            self.results.missing |= dict.fromkeys(absent)
-        return [Table(columns, rows, sources=sources)] if rows else []
+        if not rows:
+            return []
+        names = [self.results.source(experiment) for experiment in labels]
+        absent = [name for name in names if not self.results.has(name)]
+        self.results.missing |= dict.fromkeys(absent)
+        return [Table(columns, rows, sources=sources)]
 
     def _cells(self, experiment: Experiment, measurement: Measurement) -> dict[str, Cell]:
         untrained = self.untrained(experiment)
@@ -65,20 +66,18 @@ class Comparison:
         return cells
 
     def _bar(self, experiment: Experiment, measurement: Measurement) -> Bar:
-        limits = (measurement.low, measurement.high)
-        low, high = (math.nan if end is None else end for end in limits)
         chance = self.results.chance if experiment.column == "acc1" else math.nan
-        # of several, the most accurate, as in the summary
-        control = max(
-            (found.value for found in self._measure_controls(experiment)), default=math.nan
-        )
-        return Bar(measurement.value, low, high, chance, control)
+        values = [measured.value for measured in self._measure_controls(experiment)]
+        control = max(values, default=math.nan)  # the most accurate, as in the summary
+        return Bar(measurement.value, measurement.low, measurement.high, chance, control)
 
     def untrained(self, experiment: Experiment) -> Measurement | None:
         """Return the control's number; of several controls, the mean with the range."""
         measured = self._measure_controls(experiment)
-        if len(measured) < 2:
-            return measured[0] if measured else None
+        if not measured:
+            return None
+        if len(measured) == 1:
+            return measured[0]
         values = [measurement.value for measurement in measured]
         return Measurement(float(np.mean(values)), measured[0].unit, min(values), max(values))
 
@@ -91,8 +90,10 @@ class Comparison:
         """Return the results and the controls by what follows the name of a row."""
         folders = {"": self.results}
         for control in self.controls:
-            seed = escape(control.embedding["model"].get("untrained", ""))
-            folders[f", untrained {seed}" if len(self.controls) > 1 else ", untrained"] = control
+            suffix = ", untrained"
+            if len(self.controls) > 1:
+                suffix += f" {escape(control.embedding['model'].get('untrained', ''))}"
+            folders[suffix] = control
         return folders
 
     def pictures(
@@ -123,12 +124,11 @@ def _section(
 
 def _entropies(number: str, sizes: Sequence[int]) -> Labels:
     """Return the rows of the mean entropy at a temperature of 1."""
-    return {
-        Experiment(f"generic{k}.logits.entropy", "mean_entropy"): (
-            f"{number} mean entropy, {k} prompts (nats; at most ln {k} = {math.log(k):.4f})"
-        )
-        for k in sizes
-    }
+    labels = {}
+    for k in sizes:
+        label = f"{number} mean entropy, {k} prompts (nats; at most ln {k} = {math.log(k):.4f})"
+        labels[Experiment(f"generic{k}.logits.entropy", "mean_entropy")] = label
+    return labels
 
 
 def chapter2(comparison: Comparison) -> list[Block]:
@@ -241,11 +241,11 @@ def _temperature(comparison: Comparison) -> list[Block]:
     }
     accuracies[Experiment(SWEEP, temperature=None)] = best
     accuracies[Experiment("generic32.logits.svm-val", temperature=None)] = chosen
-    softness = {
-        Experiment(ENTROPY, f"mean_{quantity}", tau): f"4.1 mean {quantity} at τ {tau:g} ({unit})"
-        for quantity, unit in (("entropy", "nats"), ("confidence", "%"))
-        for tau in comparison.results.temperatures(ENTROPY)
-    }
+    softness = {}
+    for quantity, unit in (("entropy", "nats"), ("confidence", "%")):
+        for tau in comparison.results.temperatures(ENTROPY):
+            label = f"4.1 mean {quantity} at τ {tau:g} ({unit})"
+            softness[Experiment(ENTROPY, f"mean_{quantity}", tau)] = label
     picture = {f"{SWEEP}.temperature.png": "Accuracy and mean entropy against temperature"}
     return _section(
         3,
@@ -260,20 +260,18 @@ def _temperature(comparison: Comparison) -> list[Block]:
 
 def _best_against_the_next(results: ResultsFolder) -> list[str]:
     """Return a sentence that compares the two best temperatures on the same images."""
-    runs = sorted(results.runs(SWEEP), key=lambda run: -run["acc1"])[:2]
-    compared = _compare_on_the_same_images(
-        results, {f"τ {run['temperature']:g}": (SWEEP, run) for run in runs}
-    )
+    best = sorted(results.runs(SWEEP), key=lambda run: -run["acc1"])[:2]
+    runs = {f"τ {run['temperature']:g}": (SWEEP, run) for run in best}
+    compared = _compare_on_the_same_images(results, runs)
     return [f"{sentence} Both were picked by test accuracy." for sentence in compared]
 
 
 def _baselines_on_the_same_images(results: ResultsFolder) -> list[str]:
-    runs = results.runs("img.svm")[:1] + results.runs("img.svm-c")[:1]
-    names = ("img.svm", "img.svm-c")
-    return _compare_on_the_same_images(
-        results,
-        {f"C {run['C']:g}": (name, run) for name, run in zip(names, runs, strict=False)},
-    )
+    runs = {}
+    for name in ("img.svm", "img.svm-c"):
+        for run in results.runs(name)[:1]:
+            runs[f"C {run['C']:g}"] = (name, run)
+    return _compare_on_the_same_images(results, runs)
 
 
 def _compare_on_the_same_images(
@@ -282,16 +280,16 @@ def _compare_on_the_same_images(
     """Return a sentence with the paired difference of two runs, or [] if there are not two."""
     if len(runs) < 2:
         return []
-    scored = [results.predictions(name, run) for name, run in runs.values()]
-    if scored[0].ids != scored[1].ids:
+    a, b = (results.predictions(name, run) for name, run in runs.values())
+    if a.ids != b.ids:
         return []
-    row = compare_right(*(of_run.predicted == of_run.labels for of_run in scored))
-    difference, low, high = (100 * row[name] for name in ("difference", "low", "high"))
+    row = compare_right(a.predicted == a.labels, b.predicted == b.labels)
     first, second = runs
     return [
         f"On the same images, {row['only_a']} are right with {first} alone and {row['only_b']} "
-        f"with {second} alone: a difference of {difference:+.2f} points ({low:+.2f} to "
-        f"{high:+.2f}; McNemar's exact test: p = {row['p']:.2g})."
+        f"with {second} alone: a difference of {100 * row['difference']:+.2f} points "
+        f"({100 * row['low']:+.2f} to {100 * row['high']:+.2f}; McNemar's exact test: "
+        f"p = {row['p']:.2g})."
     ]
 
 
@@ -342,6 +340,8 @@ def _vocabularies(comparison: Comparison) -> list[Block]:
     for suffix, folder in comparison.with_suffixes().items():
         ranks += _ranks(folder, suffix)
         fewshot += _paired_fewshot(folder, suffix)
+    sets = [f"generic{k}" for k in sizes]
+    absent = [name for name in sets if results.prompt_features(name) is None]
     rank_header = [
         "prompts",
         "singular values",
@@ -377,14 +377,7 @@ def _vocabularies(comparison: Comparison) -> list[Block]:
         *_explain_fewshot(results),
         *_sourced_table(fewshot_header, fewshot),
         *_salad_sentence(results),
-        *comparison.pictures(
-            {"spectrum.png": "Singular values of the prompt sets"},
-            [
-                name
-                for name in map("generic{}".format, sizes)
-                if results.prompt_features(name) is None
-            ],
-        ),
+        *comparison.pictures({"spectrum.png": "Singular values of the prompt sets"}, absent),
     ]
 
 
@@ -417,12 +410,13 @@ def _ranks(results: ResultsFolder, suffix: str) -> list[Sourced]:
             continue
         values = similarity.singular_values(prompts)
         random = similarity.random_directions(len(prompts), prompts.shape[1], SEED)
-        spectra = (values, similarity.singular_values(random))
+        by_chance = similarity.singular_values(random)
         percent = 100 * np.array(list(random_values.values()))
         cells = [
             f"{k}{suffix}",
             f"{values[0]:.3g} … {values[-1]:.2g}",
-            *(f"{similarity.effective_rank(spectrum):.1f}" for spectrum in spectra),
+            f"{similarity.effective_rank(values):.1f}",
+            f"{similarity.effective_rank(by_chance):.1f}",
             f"{100 * accuracy.value:.2f}",
             f"{percent.mean():.2f}",
             f"{percent.min():.2f}–{percent.max():.2f}",
@@ -460,13 +454,11 @@ def _paired_fewshot(results: ResultsFolder, suffix: str) -> list[Sourced]:
             f"random{k}-{{}}.fewshot",
         )
         by_seed = [results.values_by_seed(pattern, "acc1") for pattern in patterns]
-        seeds = sorted(set.intersection(*map(set, by_seed)))
+        seeds = sorted(set(by_seed[0]).intersection(*by_seed[1:]))
         if seeds:
-            prompts, whitened, random = (
-                100 * np.array([values[seed] for seed in seeds]) for values in by_seed
-            )
+            prompts, whitened, random = (_percent(values, seeds) for values in by_seed)
             cells = [f"{values.mean():.2f}" for values in (prompts, whitened, random)]
-            cells += [_mean_and_range(random - other) for other in (prompts, whitened)]
+            cells += [_mean_and_range(random - prompts), _mean_and_range(random - whitened)]
             source = "" if suffix else patterns[0].format(seeds[0])
             rows.append((source, [f"{k} prompts{suffix}", *cells]))
         rows += _salads(results, k, by_seed[-1], suffix)
@@ -479,8 +471,7 @@ def _salads(results: ResultsFolder, k: int, random: dict[int, float], suffix: st
     seeds = sorted(accuracy.keys() & random.keys())
     if not seeds:
         return []
-    salads = 100 * np.array([accuracy[seed] for seed in seeds])
-    by_chance = 100 * np.array([random[seed] for seed in seeds])
+    salads, by_chance = _percent(accuracy, seeds), _percent(random, seeds)
     cells = [f"{salads.mean():.2f}", "", f"{by_chance.mean():.2f}"]
     source = "" if suffix else f"salad{k}-{seeds[0]}.logits.fewshot-{seeds[0]}"
     return [(source, [f"{k} salads{suffix}", *cells, _mean_and_range(by_chance - salads), ""])]
@@ -501,10 +492,13 @@ def _salad_sentence(results: ResultsFolder) -> list[str]:
     salads = _salad_accuracies(results, 32)
     if not salads:
         return []
-    difference = 100 * np.array([prompts[seed] - salads[seed] for seed in salads])
-    return [
-        f"The 32 prompts minus their salads, seed by seed: {_mean_and_range(difference)} points."
-    ]
+    differences = 100 * np.array([prompts[seed] - salads[seed] for seed in salads])
+    points = _mean_and_range(differences)
+    return [f"The 32 prompts minus their salads, seed by seed: {points} points."]
+
+
+def _percent(by_seed: Mapping[int, float], seeds: Iterable[int]) -> NDArray[np.float64]:
+    return 100 * np.array([by_seed[seed] for seed in seeds])
 
 
 def _mean_and_range(values: NDArray[np.float64]) -> str:
@@ -545,7 +539,9 @@ def chapter6(comparison: Comparison) -> list[Block]:
         *comparison.pictures(
             {"variance.png": "Share of the variance that attributes explain"}, ["img.variance"]
         ),
-        *understanding.against_zeroshot(results),
+        *understanding.paired_differences(
+            results, understanding.ZEROSHOT, "zero-shot", understanding.PROBES
+        ),
         *understanding.calibration(comparison.with_suffixes()),
         *comparison.pictures(
             {"reliability.png": "Accuracy against confidence"}, ["classes.logits.calibrate"]
@@ -569,11 +565,10 @@ def chapter5(comparison: Comparison) -> list[Block]:
         "generic32.logits": "32 prompts",
         "generic415.logits": "415 prompts",
     }
-    labels = {
-        Experiment(key, column): f"5 {metric}, {features}"
-        for column, metric in AGREEMENT.items()
-        for key, features in clustered.items()
-    }
+    labels = {}
+    for column, metric in AGREEMENT.items():
+        for key, features in clustered.items():
+            labels[Experiment(key, column)] = f"5 {metric}, {features}"
     pictures = {
         f"{key}.cluster-*.clusters.png": f"Classes in the clusters of {features}"
         for key, features in clustered.items()
@@ -584,10 +579,8 @@ def chapter5(comparison: Comparison) -> list[Block]:
         "all seeds follow. Purity and NMI are above 0 by chance. The lines below them show their "
         "means over permuted labels, for which AMI and ARI are 0 on average."
     )
-    compared = comparison.compare(labels)
-    return _section(
-        2, "Chapter 5. Clustering", compared and [method, *compared], comparison.pictures(pictures)
-    )
+    tables = _with_text(method, comparison.compare(labels))
+    return _section(2, "Chapter 5. Clustering", tables, comparison.pictures(pictures))
 
 
 def layers(comparison: Comparison) -> list[Block]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from clipkit.features import FeatureFile
 from clipkit.features.isolation import one_subprocess
 from clipkit.features.model import RESULTS
 from clipkit.features.provenance import dataset_entries, identities, original_split, provenance
+from clipkit.layout import Column
 from clipkit.report import summary, understanding
 from clipkit.report.blocks import Bar, Block, Cell, Drawing, Fact, Heading, Number, Page, Table
 from clipkit.report.chapters import ATTRIBUTES_CAPTION
@@ -27,11 +28,11 @@ from clipkit.report.claims import Run
 from clipkit.report.command_lines import make_origin
 from clipkit.report.controls import are_prompts_known, is_untrained, run_settings, settings
 from clipkit.report.formatting import escape
-from clipkit.results import Predictions
 from clipkit.tables import distinct_names
 
 MOST_RUNS = 100  # of a file in a table
 MOST_CLASSES = 3  # that are predicted most often for images without labels
+TEXT_COLUMNS = {"file", "model", "prompts", "result of", "classifier"}
 NUMERIC = re.compile(r"-|[-+]?\d.*|")  # a cell of a column of numbers
 ABOUT = (
     "The history of a file says what it holds. Results on the same images are in one table. "
@@ -68,9 +69,11 @@ class Scored:
         """What a result and its control share, or "" if the history does not tell the prompts."""
         return settings(self.file) if are_prompts_known(self.file) else ""
 
-    def accuracy(self, run: int) -> float:
-        """Return the share of the images that a run gets right."""
-        return float(self.right[run].mean())
+    def runs_like(self, other: Scored, run: int) -> Scored:
+        """Return only the runs with the settings of a run of another result."""
+        wanted = run_settings(other.file, other.rows[run])
+        is_alike = np.array([run_settings(self.file, row) == wanted for row in self.rows])
+        return replace(self, rows=list(compress(self.rows, is_alike)), right=self.right[is_alike])
 
 
 @one_subprocess()
@@ -86,38 +89,43 @@ def of_files(paths: Sequence[Path]) -> Page:
     """
     left_out: dict[str, str] = {}
     files: dict[str, FeatureFile] = {}
-    by_name = dict(zip(_names(paths), paths, strict=True))
-    for name, path in by_name.items():
+    path_of = dict(zip(_names(paths), paths, strict=True))
+    for name, path in path_of.items():
         try:
             files[name] = _read(path)
         except ClipkitError as error:
-            left_out[name] = error.message.removeprefix(f"{path}: ")
+            left_out[name] = _reason(error, str(path))
     blocks, facts = _sections(files, left_out)
     reasons = [f"{name}: {reason}" for name, reason in left_out.items()]
     if not blocks:
         raise ClipkitError(f"expected files that can be reported, got none: {'; '.join(reasons)}")
     for reason in reasons:
         console.warn(f"left out {reason}")
-    digests = {file.digest: name for name, file in files.items()}
+    name_of = {file.digest: name for name, file in files.items()}
     shown = [file for name, file in files.items() if name not in left_out]
     title = escape(results.sources_label(shown))
     return Page(
         title,
         [ABOUT],
         blocks,
-        list(map(escape, reasons)),
-        lead=_lead([*files.values()]),
+        [escape(reason) for reason in reasons],
+        lead=_lead(files.values()),
         summary=[Fact("What was run", f"{title}: {_count(shown)}"), *facts],
-        origins={name: make_origin(file, name, digests.get) for name, file in files.items()},
-        files={name: path for name, path in by_name.items() if name not in left_out},
+        origins={name: make_origin(file, name, name_of.get) for name, file in files.items()},
+        files={name: path for name, path in path_of.items() if name not in left_out},
     )
 
 
-def _lead(files: Sequence[FeatureFile]) -> Drawing | None:
+def _reason(error: ClipkitError, file: str) -> str:
+    """Return why a file is left out, without its name."""
+    return error.message.removeprefix(f"{file}: ")
+
+
+def _lead(files: Iterable[FeatureFile]) -> Drawing | None:
     """Return the picture of the first result of `attributes`."""
+    columns = set(understanding.ATTRIBUTES.split())
     for file in files:
-        is_complete = set(understanding.ATTRIBUTES.split()) <= set(file.runs)
-        if results.last_entry(file)["command"] == "attributes" and is_complete:
+        if results.last_entry(file)["command"] == "attributes" and columns.issubset(file.runs):
             return Drawing(file, ATTRIBUTES_CAPTION)
     return None
 
@@ -155,29 +163,29 @@ def _sections(
 ) -> tuple[list[Block], list[Fact]]:
     """Return all blocks and facts. Results that cannot be shown are added to `left_out`."""
     groups: dict[str, list[Scored]] = {}
-    others: dict[tuple[str, str], list[str]] = {}
-    context = []
+    others: dict[tuple[str, str], dict[str, FeatureFile]] = {}
+    context = {}
     for name, file in files.items():
         command = str(results.last_entry(file)["command"])
         try:
             if file.kind not in RESULTS:
-                context.append(name)
+                context[name] = file
             elif _holds_classes(file) and not _is_unlabelled(file):
                 scored = _score(name, file)
                 groups.setdefault(_rows_key(scored), []).append(scored)
             elif file.runs or _is_unlabelled(file):
-                others.setdefault((command, _source(file)), []).append(name)
+                others.setdefault((command, _source(file)), {})[name] = file
             else:
                 raise ClipkitError("expected runs, got none")
         except ClipkitError as error:
-            left_out[name] = error.message.removeprefix(f"{file.display_name}: ")
+            left_out[name] = _reason(error, file.display_name)
     blocks: list[Block] = []
     for group in groups.values():
         blocks += _scored_section(group)
-    for (command, source), names in others.items():
-        blocks += _other_section(command, source, {name: files[name] for name in names}, left_out)
+    for (command, source), of_source in others.items():
+        blocks += _other_section(command, source, of_source, left_out)
     if context:
-        blocks += _context_section({name: files[name] for name in context})
+        blocks += _context_section(context)
     return blocks, _facts(groups.values())
 
 
@@ -193,10 +201,10 @@ def _is_unlabelled(file: FeatureFile) -> bool:
 def _score(name: str, file: FeatureFile) -> Scored:
     split = results.choose_split(file)
     scored = results.scored_runs(file, split)
+    right = scored.predicted == scored.labels
     order = sorted(range(len(scored.ids)), key=scored.ids.__getitem__)
-    right = (scored.predicted == scored.labels)[:, order]
-    ids = [scored.ids[row] for row in order]
-    return Scored(name, file, split, scored.rows, ids, scored.labels[order], right)
+    ids = sorted(scored.ids)
+    return Scored(name, file, split, scored.rows, ids, scored.labels[order], right[:, order])
 
 
 def _rows_key(scored: Scored) -> str:
@@ -204,11 +212,11 @@ def _rows_key(scored: Scored) -> str:
 
     Images of different data sets may have the same ids.
     """
-    names = scored.file.class_names
-    classes = [names[label] for label in scored.labels] if names else scored.labels.tolist()
-    rows = sorted(zip(scored.ids, map(str, classes), strict=True))
-    parts = [_rows_digest(scored.file, scored.split), repr(rows)]
-    return hashlib.sha256("\n".join(parts).encode("utf-8", "surrogateescape")).hexdigest()
+    names = results.class_names(scored.file, scored.labels.max())
+    classes = [names[label] for label in scored.labels]
+    rows = sorted(zip(scored.ids, classes, strict=True))
+    key = f"{_rows_digest(scored.file, scored.split)}\n{rows!r}"
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def _rows_digest(file: FeatureFile, split: str) -> str:
@@ -219,9 +227,8 @@ def _rows_digest(file: FeatureFile, split: str) -> str:
         return ""
     for dataset in dataset_entries(file):
         splits = dataset.get("splits")
-        described = splits.get(split) if isinstance(splits, dict) else None
-        if isinstance(described, dict):
-            return str(described.get("rows"))
+        if isinstance(splits, dict) and isinstance(splits.get(split), dict):
+            return str(splits[split].get("rows"))
     return ""
 
 
@@ -238,107 +245,111 @@ def _scored_section(group: Sequence[Scored]) -> list[Block]:
     classes = results.class_count(first.file, int(first.labels.max()))
     heading = f"{dataset}, {first.split}: {len(first.ids):,} images, {classes} classes"
     blocks: list[Block] = [Heading(2, escape(heading)), _accuracies(group)]
-    blocks += [
-        f"{escape(scored.name)} has {len(scored.rows):,} runs on {escape(scored.split)}. The table "
-        f"has the first {MOST_RUNS}."
-        for scored in group
-        if len(scored.rows) > MOST_RUNS
-    ]
-    several = [escape(scored.name) for scored in group if len(scored.rows) > 1]
+    for scored in group:
+        if len(scored.rows) > MOST_RUNS:
+            runs = f"{escape(scored.name)} has {len(scored.rows):,} runs on {escape(scored.split)}"
+            blocks.append(f"{runs}. The table has the first {MOST_RUNS}.")
     blocks += _paired([scored for scored in group if len(scored.rows) == 1])
+    several = [scored for scored in group if len(scored.rows) > 1]
     if several and len(group) > 1:
         blocks.append(
             "Results with several runs are not among the paired differences: "
-            f"{', '.join(several)}. Choose a run with clipkit compare --run or clipkit probe --val."
+            f"{_names_of(several)}. Choose a run with clipkit compare --run or clipkit probe --val."
         )
     return blocks
 
 
+def _names_of(group: Sequence[Scored]) -> str:
+    return ", ".join(escape(scored.name) for scored in group)
+
+
 def _accuracies(group: Sequence[Scored]) -> Table:
-    rows: list[dict[str, Cell]] = []
+    rows = []
     sources = []
     for scored in group:
-        made = provenance(scored.file)
-        for run, row in enumerate(scored.rows[:MOST_RUNS]):
-            cells: dict[str, Cell] = {
-                "file": escape(scored.name),
-                "model": escape(made.model or "-"),
-                "prompts": escape(made.prompts),
-                "result of": escape(results.last_entry(scored.file)["command"]),
-                "classifier": escape(row.get("classifier", "")),
-            }
-            cells |= {key: _setting(row, key) for key in ("C", "temperature", "shots", "draw")}
-            cells["accuracy (%)"] = _accuracy(scored, run, group)
-            for key, title in (("acc5", "top 5 (%)"), ("mean_per_class_recall", "mean recall (%)")):
-                value = row.get(key, np.nan)
-                is_known = isinstance(value, float) and np.isfinite(value)
-                cells[title] = f"{100 * value:.2f}" if is_known else ""
-            rows.append(cells)
+        for run in range(min(MOST_RUNS, len(scored.rows))):
+            rows.append(_accuracy_cells(scored, run, group))
             sources.append(scored.name)
     header = [name for name in rows[0] if any(row[name] for row in rows)]
-    text_columns = sum(
-        name in ("file", "model", "prompts", "result of", "classifier") for name in header
-    )
-    return Table(header, [[row[name] for name in header] for row in rows], text_columns, sources)
+    cells = [[row[name] for name in header] for row in rows]
+    return Table(header, cells, len(TEXT_COLUMNS.intersection(header)), sources)
 
 
-def _setting(row: Run, name: str) -> str:
-    value = row.get(name)
-    is_number = isinstance(value, int | float) and np.isfinite(value)
-    return f"{value:g}" if is_number else ""
+def _accuracy_cells(scored: Scored, run: int, group: Sequence[Scored]) -> dict[str, Cell]:
+    """Return the cells of a run by the titles of their columns."""
+    made, row = provenance(scored.file), scored.rows[run]
+    cells: dict[str, Cell] = {
+        "file": escape(scored.name),
+        "model": escape(made.model or "-"),
+        "prompts": escape(made.prompts),
+        "result of": escape(results.last_entry(scored.file)["command"]),
+        "classifier": escape(row.get("classifier", "")),
+    }
+    for name in ("C", "temperature", "shots", "draw"):
+        cells[name] = _number(row.get(name), "g")
+    cells["accuracy (%)"] = _accuracy(scored, run, group)
+    cells["top 5 (%)"] = _number(100 * row.get("acc5", np.nan), ".2f")
+    cells["mean recall (%)"] = _number(100 * row.get("mean_per_class_recall", np.nan), ".2f")
+    return cells
+
+
+def _number(value: object, form: str) -> str:
+    """Format a number; return "" for what is none."""
+    if not isinstance(value, int | float) or not np.isfinite(value):
+        return ""
+    return format(value, form)
 
 
 def _accuracy(scored: Scored, run: int, group: Sequence[Scored]) -> Number:
-    value, n = scored.accuracy(run), len(scored.ids)
-    low, high = metrics.wilson(value, n)
-    found = [] if scored.is_control else _controls(scored, run, group)
-    best = max((control.accuracy(number) for control, number in found), default=np.nan)
-    bar = Bar(value, low, high, results.chance(scored.labels), best)
+    value = float(scored.right[run].mean())
+    low, high = metrics.wilson(value, len(scored.ids))
+    bar = Bar(value, low, high, results.chance(scored.labels))
+    if not scored.is_control:
+        controls = _controls(scored, group, run)
+        best = [float(control.right.mean(axis=1).max()) for control in controls]
+        bar = replace(bar, control=max(best, default=np.nan))
     return Number(f"{100 * value:.2f} ({100 * low:.2f}–{100 * high:.2f})", bar)
 
 
-def _controls(scored: Scored, run: int, group: Iterable[Scored]) -> list[tuple[Scored, int]]:
-    """Return the untrained controls of a run, each with the number of its run."""
-    wanted = run_settings(scored.file, scored.rows[run])
-    return [
-        (other, number)
-        for other in _controls_of_all_runs(scored, group)
-        for number, row in enumerate(other.rows)
-        if run_settings(other.file, row) == wanted
-    ]
+def _controls(scored: Scored, group: Iterable[Scored], run: int | None) -> list[Scored]:
+    """Return the results of untrained models that were made as a result was.
 
-
-def _controls_of_all_runs(scored: Scored, group: Iterable[Scored]) -> list[Scored]:
-    """Return the results of untrained models that were made as a result was."""
+    Of each, only the runs with the settings of the given run are kept, or all if it is None.
+    """
     if not scored.settings:
         return []
-    return [other for other in group if other.is_control and other.settings == scored.settings]
+    controls = [other for other in group if other.is_control and other.settings == scored.settings]
+    if run is not None:
+        controls = [control.runs_like(scored, run) for control in controls]
+    return [control for control in controls if control.rows]
 
 
 def _paired(single: Sequence[Scored]) -> list[Block]:
     """Return the paired differences of results of one run: from the first, and from controls."""
     trained = [scored for scored in single if not scored.is_control]
-    pairs = [(scored, control) for scored in trained for control, _ in _controls(scored, 0, single)]
-    blocks = _differences(trained or single) if len(trained or single) > 1 else []
-    blocks += _differences_from_controls(pairs)
+    pairs = []
+    for scored in trained:
+        pairs += [(scored, control) for control in _controls(scored, single, run=0)]
+    blocks = _differences(trained or single) + _differences_from_controls(pairs)
     matched = {control.name for _, control in pairs}
     others = [one for one in single if one.is_control and one.name not in matched]
     if trained and others:
-        names = ", ".join(escape(control.name) for control in others)
         blocks.append(
             "Not among the paired differences, since no result was made in the same way from the "
-            f"same prompts: {names}."
+            f"same prompts: {_names_of(others)}."
         )
-    unknown = [escape(scored.name) for scored in single if not scored.settings]
+    unknown = [scored for scored in single if not scored.settings]
     if unknown and others:
         blocks.append(
-            f"The history does not tell from which prompts these were made: {', '.join(unknown)}. "
-            "Embed the prompts again with this clipkit."
+            "The history does not tell from which prompts these were made: "
+            f"{_names_of(unknown)}. Embed the prompts again with this clipkit."
         )
     return blocks
 
 
 def _differences(single: Sequence[Scored]) -> list[Block]:
+    if len(single) < 2:
+        return []
     try:
         paired = comparison.pair([scored.file for scored in single], single[0].split)
     except ClipkitError as error:
@@ -352,43 +363,38 @@ def _differences_from_controls(pairs: Sequence[tuple[Scored, Scored]]) -> list[B
     """Return the table of the differences of results from their untrained controls."""
     if not pairs:
         return []
-    found = [comparison.compare_right(a.right[0], b.right[0]) for a, b in pairs]
-    p_values = metrics.holm([row["p"] for row in found])
-    furthest = max(abs(row[end]) for row in found for end in ("low", "high"))
+    compared = [comparison.compare_right(a.right[0], b.right[0]) for a, b in pairs]
+    intervals = [(row["difference"], row["low"], row["high"]) for row in compared]
+    differences = understanding.difference_cells(intervals)
+    p_values = metrics.holm([row["p"] for row in compared])
     rows: list[list[Cell]] = []
-    for (scored, control), row, p in zip(pairs, found, p_values, strict=True):
-        difference, low, high = (row[name] for name in ("difference", "low", "high"))
-        cell = understanding.difference_cell(difference, low, high, furthest)
-        names = [escape(scored.name), escape(control.name)]
-        only = [f"{row['only_a']}", f"{row['only_b']}"]
-        rows.append([*names, cell, *only, f"{p:.2g}"])
-    correction = ", corrected for all rows by Holm's method" if len(pairs) > 1 else ""
-    text = (
-        "Differences of results from their own untrained controls on the same images: the paired "
-        "difference with its 95 % interval, the number of images that only one of the two gets "
-        f"right, and McNemar's exact p{correction}. The interval covers another draw of test "
-        "images, but not another draw of training images or of random weights."
+    for pair, row, cell, p in zip(pairs, compared, differences, p_values, strict=True):
+        names = [escape(scored.name) for scored in pair]
+        rows.append([*names, cell, f"{row['only_a']}", f"{row['only_b']}", f"{p:.2g}"])
+    text = understanding.explain_differences(
+        "of results from their own untrained controls",
+        len(pairs),
+        "another draw of training images or of random weights",
     )
-    header = [
-        "against its control",
-        "control",
-        "difference (points)",
-        "only this",
-        "only the control",
-        "p",
-    ]
+    header = ["against its control", "control", "difference (points)"]
+    header += ["only this", "only the control", "p"]
     return [text, Table(header, rows, 2, [scored.name for scored, _ in pairs])]
 
 
 def _facts(groups: Iterable[Sequence[Scored]]) -> list[Fact]:
     """Sum up the first result: one of one run if possible, and one that has a control."""
-    candidates = [(scored, group) for group in groups for scored in group if not scored.is_control]
+    candidates = []
+    for group in groups:
+        for scored in group:
+            if not scored.is_control:
+                run = 0 if len(scored.rows) == 1 else None
+                candidates.append((scored, _controls(scored, group, run), group))
     if not candidates:
         return []
-    scored, group = min(candidates, key=_rank)
+    scored, found, group = min(candidates, key=_rank)
     runs = len(scored.rows)
-    predictions = _predictions(scored)
-    controls = [_predictions(control) for control in _main_controls(scored, group)]
+    predictions = results.predictions(scored.file, scored.split)  # of several runs, the best
+    controls = [results.predictions(control.file, control.split) for control in found]
     command = results.last_entry(scored.file)["command"]
     means = f"{command} ({scored.name})"
     if runs > 1:
@@ -404,20 +410,9 @@ def _facts(groups: Iterable[Sequence[Scored]]) -> list[Fact]:
     return [fact, summary.worst_class(predictions, scored.name)]
 
 
-def _rank(candidate: tuple[Scored, Sequence[Scored]]) -> tuple[bool, bool]:
-    return len(candidate[0].rows) > 1, not _main_controls(*candidate)
-
-
-def _main_controls(scored: Scored, group: Sequence[Scored]) -> list[Scored]:
-    """Return the controls of the only run or, of several, those with the same runs."""
-    if len(scored.rows) > 1:
-        return _controls_of_all_runs(scored, group)
-    return [control for control, _ in _controls(scored, 0, group)]
-
-
-def _predictions(scored: Scored) -> Predictions:
-    """Return the predictions of the only run, or of the most accurate."""
-    return results.predictions(scored.file, scored.split)
+def _rank(candidate: tuple[Scored, list[Scored], Sequence[Scored]]) -> tuple[bool, bool]:
+    scored, controls, _ = candidate
+    return len(scored.rows) > 1, not controls
 
 
 def _unlabelled_table(files: dict[str, FeatureFile]) -> list[Block]:
@@ -432,7 +427,7 @@ def _unlabelled_table(files: dict[str, FeatureFile]) -> list[Block]:
         frequent = np.argsort(-counts, kind="stable")[:MOST_CLASSES]
         predictions = ", ".join(f"{names[c]} {counts[c]:,}" for c in frequent if counts[c])
         cells = [name, made.model or "-", made.prompts, split, predictions]
-        rows.append([*map(escape, cells), f"{predicted.shape[1]:,}"])
+        rows.append([*(escape(cell) for cell in cells), f"{predicted.shape[1]:,}"])
     header = ["file", "model", "prompts", "split", "most frequent predictions", "images"]
     text = "These images have no labels, so that there is no accuracy."
     return [text, Table(header, rows, len(header) - 1, [*files])]
@@ -444,31 +439,30 @@ def _other_section(
     """Return the tables of results of a command on the same images."""
     dataset = source.partition(" [")[0]
     heading = Heading(2, escape(" on ".join(filter(None, [command, dataset]))))
+    blocks: list[Block] = []
     if command in ("attributes", "variance"):
-        blocks: list[Block] = []
         for name, file in files.items():
             try:
                 table = _recognised_table(command, name, file)
+                blocks += [Heading(3, escape(name)), *table]
             except ClipkitError as error:
-                left_out[name] = error.message.removeprefix(f"{file.display_name}: ")
-                continue
-            blocks += [Heading(3, escape(name)), *table]
-        return [heading, *blocks] if blocks else []
-    if any(map(_is_unlabelled, files.values())):
-        return [heading, *_unlabelled_table(files)]
-    return [heading, _joined_table(files)]
+                left_out[name] = _reason(error, file.display_name)
+    elif any(map(_is_unlabelled, files.values())):
+        blocks += _unlabelled_table(files)
+    else:
+        blocks.append(_joined_table(files))
+    return [heading, *blocks] if blocks else []
 
 
 def _recognised_table(command: str, name: str, file: FeatureFile) -> list[Block]:
     """Return the table of `attributes` or `variance`, with bars."""
-    if command == "variance" and "prompt" in file.runs:
-        return [_joined_table({name: file})]
-    columns = understanding.ATTRIBUTES if command == "attributes" else understanding.VARIANCE
-    results.columns_of(file, command, columns)
-    rows = file.rows()
     if command == "attributes":
-        return understanding.attribute_table(rows, name)
-    return understanding.variance_table(rows, name)
+        results.columns_of(file, command, understanding.ATTRIBUTES)
+        return understanding.attribute_table(file.rows(), name)
+    if "prompt" in file.runs:
+        return [_joined_table({name: file})]
+    results.columns_of(file, command, understanding.VARIANCE)
+    return understanding.variance_table(file.rows(), name)
 
 
 def _joined_table(files: dict[str, FeatureFile]) -> Table:
@@ -476,20 +470,26 @@ def _joined_table(files: dict[str, FeatureFile]) -> Table:
     reports = []
     sources = []
     for (name, file), identity in zip(files.items(), identities([*files.values()]), strict=True):
-        rows = [*itertools.islice(results.rows_for_people(file), MOST_RUNS)]
+        rows = results.rows_for_people(file)[:MOST_RUNS]
         reports.append([{"file": name, **identity, **row} for row in rows])
         sources += [name] * len(rows)
         if file.run_count > MOST_RUNS:
             console.note(f"{name}: the table has the first {MOST_RUNS} of {file.run_count:,} rows")
     columns = tables.columns_for_people(tables.join(reports))
-    columns.sort(key=lambda column: all(map(NUMERIC.fullmatch, column.cells)))  # texts first
-    text_columns = sum(not all(map(NUMERIC.fullmatch, column.cells)) for column in columns)
+    texts = [column for column in columns if not _is_numeric(column)]
+    columns = texts + [column for column in columns if _is_numeric(column)]
     header = [escape(column.title) for column in columns]
-    cells = [
-        ["" if cell == "-" else escape(cell) for cell in row]
-        for row in zip(*(column.cells for column in columns), strict=True)
-    ]
-    return Table(header, cells, text_columns, sources)
+    cells = [[_known(cell) for cell in column.cells] for column in columns]
+    return Table(header, list(zip(*cells, strict=True)), len(texts), sources)
+
+
+def _is_numeric(column: Column) -> bool:
+    return all(map(NUMERIC.fullmatch, column.cells))
+
+
+def _known(cell: str) -> str:
+    """Return the Markdown of a cell; `-` marks what does not apply."""
+    return "" if cell == "-" else escape(cell)
 
 
 def _context_section(files: dict[str, FeatureFile]) -> list[Block]:
@@ -497,10 +497,10 @@ def _context_section(files: dict[str, FeatureFile]) -> list[Block]:
     rows = []
     for name, file in files.items():
         made = provenance(file)
-        counts = ", ".join(f"{split} {len(part):,}" for split, part in file.splits.items())
+        counts = [f"{split} {len(part):,}" for split, part in file.splits.items()]
         if file.texts:
-            counts = ", ".join(filter(None, [counts, f"{len(file.texts):,} prompts"]))
-        cells = [name, file.kind, made.model, made.dataset, made.prompts, counts]
+            counts.append(f"{len(file.texts):,} prompts")
+        cells = [name, file.kind, made.model, made.dataset, made.prompts, ", ".join(counts)]
         rows.append([escape(cell) for cell in cells])
     header = ["file", "kind", "model", "data set", "prompts", "holds"]
     return [Heading(2, "Feature files"), Table(header, rows, len(header), [*files])]

@@ -48,20 +48,21 @@ def attribute_table(rows: Sequence[Run], source: str) -> Blocks:
         return []
     shown = for_people(rows)
     header = [name.removesuffix(" %") for name in shown[0]]
-    cells = [
-        [_attribute_cell(row, name, "" if cell is None else cell) for name, cell in of_row.items()]
-        for row, of_row in zip(rows, shown, strict=True)
-    ]
+    cells = []
+    for row, texts in zip(rows, shown, strict=True):
+        cells.append([_attribute_cell(row, title, text) for title, text in texts.items()])
     return [Table(header, cells, sources=[source] * len(cells))]
 
 
-def _attribute_cell(row: Run, title: str, cell: object) -> Cell:
+def _attribute_cell(row: Run, title: str, text: object) -> Cell:
     """Return a cell with the bar of its recall, if the column holds a recall."""
-    text, name = escape(cell), title.removesuffix(" %")
-    if name == title or name in ("chance", "control") or not text:
-        return text
-    low, high = (row.get(f"{name}_{end}", math.nan) for end in ("low", "high"))
-    return Number(text, Bar(row[name], low, high, row["chance"], row["control"]))
+    if text is None:
+        return ""
+    name = title.removesuffix(" %")
+    if name == title or name in ("chance", "control"):
+        return escape(text)
+    low, high = row.get(f"{name}_low", math.nan), row.get(f"{name}_high", math.nan)
+    return Number(escape(text), Bar(row[name], low, high, row["chance"], row["control"]))
 
 
 def variance(results: ResultsFolder) -> Blocks:
@@ -71,10 +72,12 @@ def variance(results: ResultsFolder) -> Blocks:
 
 def variance_table(rows: Sequence[Run], source: str) -> Blocks:
     """Return the table of the rows of a result of `clipkit variance` on images."""
+    if not rows:
+        return []
     header = ["attribute", "share", "unique", "null", "share in the control"]
     cells: list[list[Cell]] = []
     for row in rows:
-        unique, null = (_percent(row[name]) for name in ("unique", "null95"))
+        unique, null = _percent(row["unique"]), _percent(row["null95"])
         bar = Bar(
             row["share"],
             reference=row["null95"],
@@ -83,7 +86,7 @@ def variance_table(rows: Sequence[Run], source: str) -> Blocks:
         )
         share = Number(_percent(row["share"]), bar)
         cells.append([escape(row["attribute"]), share, unique, null, _with_range(row)])
-    return [Table(header, cells, sources=[source] * len(cells))] if rows else []
+    return [Table(header, cells, sources=[source] * len(cells))]
 
 
 def _percent(value: float) -> str:
@@ -97,11 +100,6 @@ def _with_range(row: Run) -> str:
     return text
 
 
-def against_zeroshot(results: ResultsFolder) -> Blocks:
-    """Return the table of probes against zero-shot on the same images."""
-    return paired_differences(results, ZEROSHOT, "zero-shot", PROBES)
-
-
 def paired_differences(
     results: ResultsFolder, base: str, base_label: str, labels: Mapping[str, str]
 ) -> Blocks:
@@ -113,18 +111,17 @@ def paired_differences(
     if not base_runs:
         return []
     ids = results.predictions(base, base_runs[0]).ids
-    paired = []
-    for name, label in labels.items():
+    names, numbers = [base], [base_runs[0]["number"]]
+    for name in labels:
         runs = results.runs(name)
         if runs and results.predictions(name, runs[0]).ids == ids:
-            paired.append((label, name, runs[0]["number"]))
-    if not paired:
+            names.append(name)
+            numbers.append(runs[0]["number"])
+    if len(names) == 1:
         return []
-    files = [results.read(base), *(results.read(name) for _, name, _ in paired)]
-    numbers = [base_runs[0]["number"], *(number for _, _, number in paired)]
+    files = [results.read(name) for name in names]
     matched = comparison.pair(files, base_runs[0]["split"], numbers)
-    labels_of_rows = [label for label, _, _ in paired]
-    return difference_table(matched, base_label, labels_of_rows, [name for _, name, _ in paired])
+    return difference_table(matched, base_label, [labels[name] for name in names[1:]], names[1:])
 
 
 def difference_table(
@@ -135,34 +132,40 @@ def difference_table(
 ) -> Blocks:
     """Return the table of the differences of results from the first of them, with its text."""
     rows = comparison.compare(paired).rows()
-    header = [
-        f"against {base_label}",
-        "difference (points)",
-        "only this",
-        f"only {base_label}",
-        "p",
-    ]
+    header = [f"against {base_label}", "difference (points)", "only this"]
+    header += [f"only {base_label}", "p"]
+    intervals = [(-row["difference"], -row["high"], -row["low"]) for row in rows]
     cells: list[list[Cell]] = []
-    furthest = max(abs(row[end]) for row in rows for end in ("low", "high"))
-    for label, row in zip(labels, rows, strict=True):
-        difference = difference_cell(-row["difference"], -row["high"], -row["low"], furthest)
+    for label, row, difference in zip(labels, rows, difference_cells(intervals), strict=True):
         p = row.get("p_holm", row["p"])
         cells.append([label, difference, f"{row['only_b']}", f"{row['only_a']}", f"{p:.2g}"])
-    correction = ", corrected for all rows by Holm's method" if len(rows) > 1 else ""
-    text = (
-        f"Differences from {base_label} ({100 * rows[0]['acc_a']:.2f} %) on the same images: the "
-        "paired difference with its 95 % interval, the number of images that only one of the two "
-        f"gets right, and McNemar's exact p{correction}. The interval covers another draw of test "
-        "images, but not another draw of training images."
-    )
+    base = f"from {base_label} ({100 * rows[0]['acc_a']:.2f} %)"
+    text = explain_differences(base, len(rows), "another draw of training images")
     return [text, Table(header, cells, sources=sources)]
 
 
-def difference_cell(value: float, low: float, high: float, furthest: float) -> Number:
-    """Return a difference of accuracies with its interval. The bar ends at `furthest` from 0."""
-    text = f"{100 * value:+.2f} ({100 * low:+.2f} to {100 * high:+.2f})"
+def difference_cells(intervals: Sequence[tuple[float, float, float]]) -> list[Number]:
+    """Return differences of accuracies with their low and high. Their bars have one scale."""
+    furthest = max(max(abs(low), abs(high)) for _, low, high in intervals)
     span = (-furthest, furthest)
-    return Number(text, Bar(value, low, high, 0.0, span=span, reference_name="no difference"))
+    cells = []
+    for value, low, high in intervals:
+        text = f"{100 * value:+.2f} ({100 * low:+.2f} to {100 * high:+.2f})"
+        bar = Bar(value, low, high, 0.0, span=span, reference_name="no difference")
+        cells.append(Number(text, bar))
+    return cells
+
+
+def explain_differences(which: str, count: int, not_covered: str) -> str:
+    """Return the text of a table of `count` differences."""
+    p = "McNemar's exact p"
+    if count > 1:
+        p += ", corrected for all rows by Holm's method"
+    return (
+        f"Differences {which} on the same images: the paired difference with its 95 % interval, "
+        f"the number of images that only one of the two gets right, and {p}. The interval covers "
+        f"another draw of test images, but not {not_covered}."
+    )
 
 
 def calibration(folders: Mapping[str, ResultsFolder]) -> Blocks:
