@@ -9,6 +9,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Sequence
 from importlib import metadata
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -74,8 +75,9 @@ def of_folder(folder: Path, untrained: Sequence[Path] = ()) -> Page:
     if not blocks and not results.left_out and len(_files(folder)) > 1:
         return of_files([file for path in (folder, *untrained) for file in _files(path)])
     results.leave_out_unused()
-    left_out = [reason for shown in (results, *controls) for reason in _left_out(shown)]
-    sources = (source for block in blocks if isinstance(block, Table) for source in block.sources)
+    left_out = [*chain.from_iterable(map(_left_out, [results, *controls]))]
+    tables = [block for block in blocks if isinstance(block, Table)]
+    sources = dict.fromkeys(chain.from_iterable(table.sources for table in tables))
     return Page(
         title,
         [_provenance(results, controls), NOTES],
@@ -83,7 +85,7 @@ def of_folder(folder: Path, untrained: Sequence[Path] = ()) -> Page:
         [escape(reason) for reason in left_out],
         summary=summary.of_folder(comparison, title),
         lead=_lead(results, blocks),
-        origins={name: results.origin(name, controls) for name in dict.fromkeys(sources) if name},
+        origins={name: results.origin(name, controls) for name in sources if name},
         files=results.used(),
         controls=[path for control in controls for path in control.used().values()],
     )

@@ -79,7 +79,9 @@ def as_html(page: Page, album: Album | None = None) -> str:
     left_out = [*page.left_out]
     pictures = _Pictures(left_out)
     nodes = [*_nodes(page, pictures)]
-    scripts = [_source(name) for name in ("page.js", *(["album.js"] if album else []))]
+    scripts = [_source("page.js")]
+    if album:
+        scripts.append(_source("album.js"))
     lead = pictures.node(page.lead) if page.lead else None
     return _templates.get_template("page.html").render(
         page=page,
@@ -147,25 +149,22 @@ def _node(block: Block, pictures: _Pictures, key: str, heading: str = "") -> Any
 
 def _table(table: Table) -> dict[str, Any]:
     """Return the columns and rows of a table, without the columns that are empty."""
-    columns = [*zip(*table.rows, strict=True)]
-    shown = [
-        number
-        for number, column in enumerate(columns)
-        if number < table.text_columns or any(map(text_of, column))
-    ]
+    header, columns = [], []
+    for number, column in enumerate(zip(*table.rows, strict=True)):
+        if number < table.text_columns or any(map(text_of, column)):
+            header.append(table.header[number])
+            columns.append(column)
     sources = table.sources or [""] * len(table.rows)
     bars = [cell.bar for row in table.rows for cell in row if isinstance(cell, Number)]
+    with_bars = [column for column in columns if any(map(_is_number, column))]
     return {
-        "header": [table.header[number] for number in shown],
-        "rows": [
-            (source, [row[number] for number in shown])
-            for source, row in zip(sources, table.rows, strict=True)
-        ],
+        "header": header,
+        "rows": list(zip(sources, zip(*columns, strict=True), strict=True)),
         "text_columns": table.text_columns,
         "sources": [source for source in dict.fromkeys(sources) if source],
         "class": _class(table),
         "legend": _legend(bars),
-        "has_bars_below": sum(any(_is_number(cell) for cell in column) for column in columns) > 1,
+        "has_bars_below": len(with_bars) > 1,
     }
 
 
