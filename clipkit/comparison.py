@@ -145,8 +145,9 @@ def _choose_runs(results: Sequence[FeatureFile], split: str, runs: Sequence[int]
     chosen: list[int | None] = [None] * len(results)
     if len(runs) == len(results):
         chosen = [*runs]
-    elif runs:  # a result with one run needs no number
-        chosen = [runs[0] if count > 1 or max(counts) == 1 else None for count in counts]
+    elif runs:  # a result with one run needs no number, unless all have one
+        least = 2 if max(counts) > 1 else 1
+        chosen = [runs[0] if count >= least else None for count in counts]
     for result, count, run in zip(results, counts, chosen, strict=True):
         if run is None and count > 1:
             raise UsageError(
@@ -445,9 +446,9 @@ def for_people(rows: Sequence[Row]) -> list[Row]:
     for row in rows:
         cells: Row = {name: row[name] for name in ("a", "b", "group", "rows") if name in row}
         for name in ("acc_a", "acc_b", "null", "null5"):
-            cells[f"{name} %"] = _in_units(row.get(name, np.nan), "{:.2f}")
-        low, high = (_in_units(row.get(name, np.nan), "{:+.2f}") for name in ("low", "high"))
-        difference = _in_units(row.get("difference", np.nan), "{:+.2f}")
+            cells[f"{name} %"] = _in_units(row, name, ".2f")
+        low, high = _in_units(row, "low", "+.2f"), _in_units(row, "high", "+.2f")
+        difference = _in_units(row, "difference", "+.2f")
         if difference is not None:
             difference += f" ({low} to {high})"
         elif low is not None:  # of one result: Wilson's interval of its accuracy
@@ -460,5 +461,8 @@ def for_people(rows: Sequence[Row]) -> list[Row]:
     return shown
 
 
-def _in_units(fraction: float, form: str) -> str | None:
-    return None if np.isnan(fraction) else form.format(100 * fraction)
+def _in_units(row: Row, name: str, form: str) -> str | None:
+    fraction = row.get(name, np.nan)
+    if np.isnan(fraction):
+        return None
+    return format(100 * fraction, form)

@@ -54,7 +54,7 @@ def concat(
     _check_alike(files)
     names = file_names(files)
     class_names, numbers = _unite_classes(files)
-    numbered = [_renumber(*pair) for pair in zip(files, numbers, strict=True)]
+    numbered = list(map(_renumber, files, numbers))
     if files[0].kind == "texts":
         if prefix or keep_apart:
             raise UsageError("expected images or logits for --prefix and --keep-apart, got texts")
@@ -139,12 +139,12 @@ def _unite_classes(files: Sequence[FeatureFile]) -> tuple[list[str] | None, list
                 f"{file.display_name}: expected class names, as in {named[0].display_name}, "
                 "got none"
             )
-        repeated, count = Counter(names).most_common(1)[0] if names else ("", 0)
-        if count > 1:
-            raise ClipkitError(
-                f"{file.display_name}: expected each class name once, got {repeated!r} "
-                f"{count} times"
-            )
+        for name, count in Counter(names).most_common(1):
+            if count > 1:
+                raise ClipkitError(
+                    f"{file.display_name}: expected each class name once, got {name!r} "
+                    f"{count} times"
+                )
         numbers.append(np.array([united.setdefault(name, len(united)) for name in names], np.int64))
     return list(united), numbers
 

@@ -16,7 +16,7 @@ import numpy as np
 from clipkit import metrics, panels, results
 from clipkit.errors import ClipkitError, UsageError
 from clipkit.features import FeatureFile
-from clipkit.features.provenance import provenance
+from clipkit.features.provenance import dataset_entries, provenance
 
 if TYPE_CHECKING:
     from clipkit.plots import LayerCurve, LayerPoints
@@ -88,7 +88,9 @@ def layer_curves(
         raise UsageError("expected results of probe or of attributes, got both")
     if True in of_attributes:
         name = str(results.last_entry(files[0]).get("eval_split"))
-        scores = [score for file in files for score in _attribute_scores(file, split or name)]
+        scores = []
+        for file in files:
+            scores += _attribute_scores(file, split or name)
     else:
         name = results.choose_split(files[0], split)
         scores = [_score(file, name) for file in files]
@@ -133,7 +135,6 @@ def _score(result: FeatureFile, split: str) -> _Score:
     if not np.isfinite(value):
         raise ClipkitError(f"{result.display_name}: expected an accuracy, got none")
     labels = results.scored_runs(result, split).labels
-    _, counts = np.unique(labels, return_counts=True)
     model = result.model() or {}
     layer, depth = _layer_of(model, result)
     return _Score(
@@ -144,7 +145,7 @@ def _score(result: FeatureFile, split: str) -> _Score:
         model.get("untrained"),
         value,
         metrics.wilson(value, len(labels)),
-        float(counts.max() / len(labels)),
+        results.chance(labels),
     )
 
 
@@ -167,10 +168,8 @@ def _attribute_scores(result: FeatureFile, split: str) -> list[_Score]:
         for name, seed in (("probe", model.get("untrained")), ("control", "control")):
             interval = (row[f"{name}_low"], row[f"{name}_high"])
             if np.isfinite([row[name], *interval]).all():
-                chance = row["chance"]
-                scores.append(
-                    _Score(result, facts, layer, depth, seed, row[name], interval, chance)
-                )
+                numbers = (row[name], interval, row["chance"])
+                scores.append(_Score(result, facts, layer, depth, seed, *numbers))
     return scores
 
 
@@ -205,9 +204,9 @@ def _facts(result: FeatureFile, model: dict[str, Any], classifier: str) -> Facts
     if classifier:
         facts["classifier"] = classifier
     probes = [entry for entry in result.history if entry["command"] == "probe"]
-    for name, value in sorted(probes[-1].items()) if probes else ():
-        if name not in NO_OPTIONS:
-            facts.setdefault(name, str(value).strip("[]"))
+    for entry in probes[-1:]:
+        for name in sorted(entry.keys() - NO_OPTIONS):
+            facts.setdefault(name, str(entry[name]).strip("[]"))
     return facts
 
 
@@ -231,10 +230,10 @@ def _check_same_data(scores: Sequence[_Score], split: str) -> None:
 
     Results of `attributes` do not keep the images. The rows that were embedded stand for them.
     """
-    first = scores[0]
+    expected = provenance(scores[0].result).dataset
     of_labels: dict[str, _Score] = {}
     for score in scores:
-        got, expected = (provenance(each.result).dataset for each in (score, first))
+        got = provenance(score.result).dataset
         if got != expected:
             raise ClipkitError(
                 f"{score.result.display_name}: expected results on {expected or 'no data set'}, "
@@ -252,10 +251,9 @@ def _check_same_data(scores: Sequence[_Score], split: str) -> None:
 def _images(result: FeatureFile, split: str) -> tuple[Any, ...]:
     """Return what two results on the same images have in common."""
     if split in result.splits:
-        labels = result.splits[split].labels
-        return result.splits[split].ids, None if labels is None else labels.tolist()
-    datasets = [entry["dataset"] for entry in result.history if "dataset" in entry]
-    return tuple(data.get("splits") for data in datasets if isinstance(data, dict))
+        of_split = result.splits[split]
+        return of_split.ids, None if of_split.labels is None else of_split.labels.tolist()
+    return tuple(data.get("splits") for data in dataset_entries(result))
 
 
 def _check_same_weights(scores: Sequence[_Score]) -> None:
@@ -278,8 +276,8 @@ def _check_same_weights(scores: Sequence[_Score]) -> None:
 def _source(files: Sequence[FeatureFile], split: str, of_all: Sequence[Facts]) -> str:
     """Name models without their layers, data set and split, and what all curves share."""
     named = results.sources_label([_without_layer(file) for file in files], [split])
-    shared = {name: of_all[0][name] for name in SHOWN if name in of_all[0]}
-    shared = {name: text for name, text in shared.items() if _is_shared(name, of_all)}
+    first = of_all[0]
+    shared = {name: first[name] for name in SHOWN if name in first and _is_shared(name, of_all)}
     if "labels" in shared:
         shared["labels"] = f"labels: {shared['labels']}"
     return ", ".join([named, *_describe(shared)])
