@@ -96,11 +96,11 @@ def image_rows(
     with_labels = any(result.splits[name].labels is not None for name in rankings)
     for name, ranking in rankings.items():
         split = result.splits[name]
-        labels = _labels(split, names) if with_labels else None
+        labels = _labels(split, names)
         score_names = [f"score_{names[number]}" for number in ranking.columns.tolist()]
         for row, row_id in enumerate(split.ids):
             start: dict[str, Any] = {"split": name, "id": row_id}
-            if labels is not None:
+            if with_labels:
                 start["label"] = labels[row]
             rest: dict[str, float] = {}
             if ranking.all_scores is not None:

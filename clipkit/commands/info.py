@@ -56,11 +56,12 @@ def info(
             reports = _reports(names, view, per_class)
         else:
             is_json = tables.chosen_format(format) == "json"
-            reports = [_describe(name, is_json) for name in names]
-            if len(names) > 1:
-                reports = [
-                    _named(rows, name, is_json) for rows, name in zip(reports, names, strict=True)
-                ]
+            reports = []
+            for name in names:
+                rows = _describe(name, is_json)
+                if len(names) > 1:
+                    rows = _named(rows, name, is_json)
+                reports.append(rows)
     tables.emit(tables.join(reports), view)
 
 

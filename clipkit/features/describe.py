@@ -34,8 +34,8 @@ def describe(file: FeatureFile) -> dict[str, Any]:
         "splits": {name: _describe_split(split) for name, split in file.splits.items()},
         "feature_bytes": size,
         "class_names": file.class_names,
-        "texts": None if file.texts is None else list(file.texts),
-        "runs": file.run_count if file.runs else None,
+        "texts": list(file.texts or []) or None,
+        "runs": file.run_count or None,
         "columns": list(file.runs) or None,
         "temperature": file.temperature,
         "logit_scale": file.logit_scale,
@@ -58,12 +58,8 @@ def _shape(array: Any) -> list[int] | None:
 
 def abridge(description: dict[str, Any]) -> list[dict[str, Any]]:
     """Return a description as rows of `field` and `value` for reading: the start of each list."""
-    rows: list[tuple[str, Any]] = [
-        ("kind", description["kind"]),
-        ("digest", description["digest"]),
-        *_array_rows(description),
-        *_list_rows(description),
-    ]
+    rows = [(name, description[name]) for name in ("kind", "digest")]
+    rows += [*_array_rows(description), *_list_rows(description)]
     for name in ("temperature", "logit_scale"):
         if description[name] is not None:
             rows.append((name, description[name]))
@@ -143,14 +139,17 @@ def _text(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, list):
         return f"[{abridged([_text(item) for item in value])}]"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:g}"
+    return str(value)
 
 
 def abridged(names: Sequence[str]) -> str:
     """Return the first names of a list, and how many more there are."""
     listed = ", ".join(names[:MOST_NAMES])
-    rest = len(names) - MOST_NAMES
-    return f"{listed}, ... ({rest} more)" if rest > 0 else listed
+    if len(names) > MOST_NAMES:
+        listed += f", ... ({len(names) - MOST_NAMES} more)"
+    return listed
 
 
 def _size(shape: Sequence[int]) -> str:

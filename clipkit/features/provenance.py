@@ -65,13 +65,15 @@ def add_provenance(
     parts: dict[str, Any] = {"shots": shots(file)}
     parts |= {name: part or None for name, part in provenance(file)._asdict().items()}
     for row in rows:
-        yield {**row, **{name: parts[name] for name in parts if name not in row}}
+        yield {**row, **parts, **row}  # a row keeps its own columns, which come first
 
 
 def shots(file: FeatureFile) -> int | None:
     """Return the rows per class of the probe that made a file; None for all, or several numbers."""
     numbers = [entry["shots"] for entry in file.history if "shots" in entry]
-    return numbers[-1] if numbers and isinstance(numbers[-1], int) else None
+    if not numbers or not isinstance(numbers[-1], int):
+        return None
+    return numbers[-1]
 
 
 def identities(files: Sequence[FeatureFile]) -> list[dict[str, str | None]]:
@@ -84,15 +86,13 @@ def identities(files: Sequence[FeatureFile]) -> list[dict[str, str | None]]:
     ([{}], [{'file': 'the file'}, {'file': 'b.h5'}])
     """
     parts = [provenance(file) for file in files]
-    names = [
-        name for name in Provenance._fields if len({getattr(part, name) for part in parts}) > 1
-    ]
-    columns = []
-    for file, part in zip(files, parts, strict=True):
-        of_file: dict[str, str | None] = {name: getattr(part, name) or None for name in names}
-        if len(set(parts)) < len(files):
-            of_file = {"file": file.display_name, **of_file}
-        columns.append(of_file)
+    columns: list[dict[str, str | None]] = [{} for _ in files]
+    if len(set(parts)) < len(files):
+        columns = [{"file": file.display_name} for file in files]
+    for name, of_files in zip(Provenance._fields, zip(*parts, strict=True), strict=True):
+        if len(set(of_files)) > 1:
+            for column, part in zip(columns, of_files, strict=True):
+                column[name] = part or None
     return columns
 
 
@@ -156,7 +156,9 @@ def feature_name(model: Mapping[str, Any]) -> str:
     number = f"layer {layer}"
     if isinstance(layer, list):  # of an encoder of several layers
         number = f"layers {', '.join(map(str, layer))}"
-    parts = [number, str(model.get("pool", "")), "normed" if model.get("norm") else ""]
+    parts = [number, str(model.get("pool", ""))]
+    if model.get("norm"):
+        parts.append("normed")
     return _text(" ".join(filter(None, parts)))
 
 
