@@ -98,12 +98,8 @@ def split(
         class_names=file.class_names,
         display_name=file.display_name,
     )
-    splits: dict[str, Split] = {}
-    for name, old in file.splits.items():
-        parts = {name: old}
-        if name == source:
-            parts = {new: _take(old, numbers) for new, numbers in rows.items()}
-        splits |= parts
+    parts = {name: _take(file.splits[source], numbers) for name, numbers in rows.items()}
+    splits = replace_split(file.splits, source, parts)
     history = file.extended_history(
         "split",
         source=source,
@@ -114,6 +110,16 @@ def split(
         inputs=inputs,
     )
     return replace(file, splits=splits, history=history)
+
+
+def replace_split(
+    splits: Mapping[str, Any], source: str, parts: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return splits, of a feature file or a data set, with the parts of one in its place."""
+    replaced: dict[str, Any] = {}
+    for name, rows in splits.items():
+        replaced |= parts if name == source else {name: rows}
+    return replaced
 
 
 def _take(split: Split, rows: Int64) -> Split:

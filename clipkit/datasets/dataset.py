@@ -322,12 +322,8 @@ class Dataset:
             class_names=self.class_names,
             display_name=self.name,
         )
-        splits: dict[str, ImageDataset] = {}
-        for name, old in self.splits.items():
-            parts = {name: old}
-            if name == source:
-                parts = {new: old.take(numbers) for new, numbers in rows.items()}
-            splits |= parts
+        parts = {name: self.splits[source].take(numbers) for name, numbers in rows.items()}
+        splits = splitting.replace_split(self.splits, source, parts)
         details = {
             **self.details,
             "split_off": {"fractions": dict(fractions), "from": source, "seed": seed},
