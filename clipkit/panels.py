@@ -127,10 +127,7 @@ def temperature_sweeps(results: Sequence[FeatureFile], split: str | None = None)
         )
     numbers = [number for number, _, _ in curves]
     labels = _tell_apart(results, numbers, [label for _, label, _ in curves])
-    return [
-        _sweep(results[number], label, rows)
-        for number, label, rows in zip(numbers, labels, curves.values(), strict=True)
-    ]
+    return list(map(_sweep, [results[number] for number in numbers], labels, curves.values()))
 
 
 def sweep_splits(results: Sequence[FeatureFile], split: str | None = None) -> list[str]:
@@ -183,12 +180,10 @@ def _tell_apart(
 
 def _differing_sources(results: Sequence[FeatureFile]) -> list[str]:
     """Name the model, data set and prompts of each result, as far as the results differ in them."""
-    names = []
-    for file in results:
-        source = provenance(file)
-        names.append((source.model or "no model", source.dataset, source.prompts))
-    differs = [len(set(column)) > 1 for column in zip(*names, strict=True)]
-    return [", ".join(filter(None, itertools.compress(row, differs))) for row in names]
+    sources = [provenance(file) for file in results]
+    sources = [source._replace(model=source.model or "no model") for source in sources]
+    differs = [len(set(names)) > 1 for names in zip(*sources, strict=True)]
+    return [", ".join(filter(None, itertools.compress(source, differs))) for source in sources]
 
 
 def _accuracy_on(result: FeatureFile, ids: Sequence[str]) -> float | None:
@@ -262,33 +257,36 @@ def comparison_panels(result: FeatureFile) -> ComparisonPanels:
             f"{result.display_name}: expected {pairs} rows for each group, got others"
         )
     firsts = rows[::pairs]
-    accuracy = [[_with_wilson(row["acc_a"], row["rows"]) for row in firsts]]
+    accuracy = [_accuracies(firsts, "acc_a")]
     difference = []
+    label = names[0]
     if len(names) > 1:
+        label += f" against {', '.join(names[1:])}"
         for number in range(pairs):
             of_pair = rows[number::pairs]
-            accuracy.append([_with_wilson(row["acc_b"], row["rows"]) for row in of_pair])
+            accuracy.append(_accuracies(of_pair, "acc_b"))
             difference.append([(row["difference"], row["low"], row["high"]) for row in of_pair])
-    title = names[0]
-    if len(names) > 1:
-        title += f" against {', '.join(names[1:])}"
     entry = last_entry(result)
+    groups: list[str] = []
+    null5 = [np.nan] * len(names)
     if worst:
-        title += f", by {entry.get('column', 'group')}"
-    on_data = [join_names(_texts_of(entry, "models")) or "no model"]
-    on_data.append(provenance(result).dataset)
+        label += f", by {entry.get('column', 'group')}"
+        groups = [row["group"] for row in firsts]
+        null5 = [row["null5"] for row in worst]
+    models = _texts_of(entry, "models")
+    on_data = [join_names(models) or "no model", provenance(result).dataset]
     facts = [" on ".join(filter(None, on_data)), rows[0]["split"]]
     facts.append(f"{int(sum(row['rows'] for row in firsts)):,} images")
     prompts = join_names(_texts_of(entry, "prompts"))
     if prompts:
         facts.append(NAMED_PROMPTS + prompts)
     return ComparisonPanels(
-        _with_models(names, _texts_of(entry, "models")),
-        [row["group"] for row in firsts] if worst else [],
+        _with_models(names, models),
+        groups,
         np.array(accuracy),
         np.array(difference).reshape(-1, len(firsts), 3),
-        np.array([row["null5"] for row in worst] or [np.nan] * len(names)),
-        title,
+        np.array(null5),
+        label,
         ", ".join(facts),
     )
 
@@ -296,7 +294,9 @@ def comparison_panels(result: FeatureFile) -> ComparisonPanels:
 def _texts_of(entry: Row, name: str) -> list[str]:
     """Return a list of texts of a history, where anything may be written."""
     value = entry.get(name)
-    return [str(text)[:MAX_NAME] for text in value] if isinstance(value, list) else []
+    if not isinstance(value, list):
+        return []
+    return [str(text)[:MAX_NAME] for text in value]
 
 
 def _with_models(names: Sequence[str], models: Sequence[str]) -> list[str]:
@@ -306,8 +306,9 @@ def _with_models(names: Sequence[str], models: Sequence[str]) -> list[str]:
     return [f"{name} ({model})" for name, model in zip(names, models, strict=True)]
 
 
-def _with_wilson(accuracy: float, n: float) -> tuple[float, float, float]:
-    return accuracy, *metrics.wilson(accuracy, int(n))
+def _accuracies(rows: Sequence[Row], column: str) -> list[tuple[float, float, float]]:
+    """Return the accuracies of rows with the ends of Wilson's 95 % interval."""
+    return [(row[column], *metrics.wilson(row[column], int(row["rows"]))) for row in rows]
 
 
 def common_prompt_count(results: Sequence[FeatureFile]) -> int | None:
@@ -513,29 +514,24 @@ def shot_curves(results: Sequence[FeatureFile]) -> list[ShotCurve]:
     """
     from clipkit.plots import ShotCurve  # loads matplotlib
 
-    found: dict[tuple[int, str], dict[int, list[float]]] = {}
+    draws: dict[tuple[int, str], dict[int, list[float]]] = {}  # of (result, label): by shots
     for number, result in enumerate(results):
-        columns = columns_of(
-            result, "probe --shots", "shots classifier C temperature eval_split acc1"
-        )
+        columns_of(result, "probe --shots", "shots classifier C temperature eval_split acc1")
         check_finite(result, "acc1")
         check_finite(result, "shots", low=1)
-        split = columns["eval_split"][-1]
-        for row in result.rows():
-            if row["eval_split"] == split:
-                label = ", ".join([*run_settings(row), f"on {split}"])
-                of_label = found.setdefault((number, label), {})
-                of_label.setdefault(int(row["shots"]), []).append(row["acc1"])
-    numbers = [number for number, _ in found]
-    labels = _tell_apart(results, numbers, [label for _, label in found])
+        split = result.runs["eval_split"][-1]
+        for row in result.runs_on(split):
+            label = ", ".join([*run_settings(row), f"on {split}"])
+            of_label = draws.setdefault((number, label), {})
+            of_label.setdefault(int(row["shots"]), []).append(row["acc1"])
+    numbers = [number for number, _ in draws]
+    labels = _tell_apart(results, numbers, [label for _, label in draws])
     curves = []
-    for label, of_label in zip(labels, found.values(), strict=True):
-        shots = sorted(of_label)
-        accuracies = [of_label[n] for n in shots]
-        means = [float(np.mean(draws)) for draws in accuracies]
-        curves.append(
-            ShotCurve(label, shots, means, [*map(min, accuracies)], [*map(max, accuracies)])
-        )
+    for label, of_label in zip(labels, draws.values(), strict=True):
+        shots, accuracies = zip(*sorted(of_label.items()), strict=True)
+        means = [float(np.mean(of_shots)) for of_shots in accuracies]
+        lowest, highest = list(map(min, accuracies)), list(map(max, accuracies))
+        curves.append(ShotCurve(label, list(shots), means, lowest, highest))
     return curves
 
 
@@ -613,13 +609,15 @@ def nearest_images(
         if not of_class.any():
             raise unknown(f"class with prompts of {logits.display_name}", name, names)
         columns.append((name, cosines[:, of_class].max(axis=1)))
-    found = []
-    for name, column in columns:
-        order = np.argsort(-column, kind="stable")
-        M = min(count, len(order))
-        rows = np.stack([order[:M], order[len(order) - M :]])
-        found.append(Nearest(name, rows, column[rows]))
-    return found
+    return [nearest_rows(name, column, count) for name, column in columns]
+
+
+def nearest_rows(name: str, cosines: Floats, count: int) -> Nearest:
+    """Return the rows with the highest and the lowest of some cosines (N), at most `count` each."""
+    order = np.argsort(-cosines, kind="stable")
+    M = min(count, len(order))
+    rows = np.stack([order[:M], order[len(order) - M :]])
+    return Nearest(name, rows, cosines[rows])
 
 
 def prompt_spectra(texts: Sequence[FeatureFile]) -> dict[str, Floats]:
