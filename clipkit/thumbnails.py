@@ -5,15 +5,15 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Sequence
 
-import numpy as np
 from PIL import Image
 
 from clipkit import console, datasets
 from clipkit.datasets import ImageDataset
-from clipkit.errors import ClipkitError, UsageError
-from clipkit.features import FeatureFile, Int64
+from clipkit.datasets.matching import load_images, match_images
+from clipkit.errors import UsageError
+from clipkit.features import FeatureFile
 from clipkit.features.prefetch import prefetch_map
-from clipkit.features.provenance import dataset_entries, original_split
+from clipkit.features.provenance import dataset_entries
 
 SIZE = 128  # pixels of the longer side
 QUALITY = 80
@@ -77,36 +77,18 @@ def read_thumbnails(
     if file.kind not in ("images", "logits"):
         raise UsageError(f"thumbnails: expected a file of images or logits, got {file.kind}")
     chosen = [*file.splits] if split is None else file.choose_splits([split])
-    path_column, label_column, split_column = _manifest_columns(file)
-    data = datasets.load(
-        dataset,
-        root=root,
-        path_column=path_column,
-        label_column=label_column,
-        split_column=split_column,
-    )
+    data = load_images(file, dataset, root=root)
     _check_name(file, data.name)
     thumbnails: dict[str, Iterator[bytes]] = {}
     for name in chosen:
-        (images,) = data.select_splits([original_split(file, name)]).splits.values()
-        rows = _rows_of_ids(images, file.splits[name].ids, f"{file.display_name}: {name}")
-        thumbnails[name] = _encode(images.take(rows))
+        _, images = match_images(file, name, data)
+        thumbnails[name] = _encode(images)
     return thumbnails
 
 
 def _encode(images: ImageDataset) -> Iterator[bytes]:
     """Return the thumbnails of all images; threads make them ahead."""
     return prefetch_map(lambda i: thumbnail(images.image(i)), range(len(images)), WORKERS, AHEAD)
-
-
-def _manifest_columns(file: FeatureFile) -> list[str | None]:
-    """Return the columns of paths, labels and splits that `embed` was given for a manifest."""
-    named: dict[str, str] = {}
-    for data in dataset_entries(file):
-        columns = data.get("columns")
-        if data.get("source") == "manifest" and isinstance(columns, dict):
-            named = {role: str(column) for role, column in columns.items()}
-    return [named.get(role) for role in ("path", "label", "split")]
 
 
 def _check_name(file: FeatureFile, name: str) -> None:
@@ -118,15 +100,3 @@ def _check_name(file: FeatureFile, name: str) -> None:
     if not {name, *embedded}.isdisjoint(datasets.REGISTRY):
         raise UsageError(f"{file.display_name}: {expected}", "name the data set of clipkit embed")
     console.warn(f"{file.display_name}: {expected}, and took those with the same ids")
-
-
-def _rows_of_ids(images: ImageDataset, ids: Sequence[str], where: str) -> Int64:
-    """Return the rows of a data set that have the given ids."""
-    row_of = {row_id: row for row, row_id in enumerate(images.ids)}
-    for row_id in ids:
-        if row_id not in row_of:
-            raise ClipkitError(
-                f"{where}: expected images of the data set, got {row_id!r}, which it lacks",
-                "name the data set as for clipkit embed",
-            )
-    return np.array([row_of[row_id] for row_id in ids], np.int64)

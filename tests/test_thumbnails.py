@@ -18,6 +18,8 @@ from PIL import Image, ImageCms
 from shell import clipkit, ok
 
 from clipkit import load_dataset
+from clipkit.datasets.matching import load_images
+from clipkit.errors import ClipkitError
 from clipkit.features import FeatureFile, Split, history_entry, parquet, read, write
 from clipkit.thumbnails import thumbnail
 
@@ -46,7 +48,7 @@ def embedded(path: Path, dataset: str, ids: Sequence[str], **entry: Any) -> Path
     return path
 
 
-def shown(path: Path) -> list[Image.Image]:
+def decoded(path: Path) -> list[Image.Image]:
     """Decode the images of a table."""
     column = pq.read_table(path)["image"].to_pylist()
     return [Image.open(io.BytesIO(value["bytes"])) for value in column]
@@ -77,7 +79,7 @@ def test_each_row_has_the_thumbnail_of_its_id(
     table = pq.read_table(tmp_path / "a.parquet")
     assert table.column_names == ["split", "id", "label", "class_name", "feature", "image"]
     assert [value["path"] for value in table["image"].to_pylist()] == ids
-    greys = [image.getpixel((9, 9)) for image in shown(tmp_path / "a.parquet")]
+    greys = [image.getpixel((9, 9)) for image in decoded(tmp_path / "a.parquet")]
     for name, grey in zip(ids, greys, strict=True):
         assert grey[0] == pytest.approx(40 * int(name[2]), abs=3)
     assert pq.ParquetFile(tmp_path / "a.parquet").num_row_groups == 3
@@ -110,7 +112,7 @@ def test_splits_that_embed_divided_are_found_and_one_can_be_chosen(tmp_path: Pat
         "val",
     )
     assert set(pq.read_table(tmp_path / "a.parquet")["split"].to_pylist()) == {"val"}
-    assert len(shown(tmp_path / "a.parquet")) == 10
+    assert len(decoded(tmp_path / "a.parquet")) == 10
 
 
 def test_a_manifest_is_read_by_the_columns_that_embed_was_given(tmp_path: Path) -> None:
@@ -120,33 +122,37 @@ def test_a_manifest_is_read_by_the_columns_that_embed_was_given(tmp_path: Path) 
     options = ("--path-column", "file", "--model", "tiny")
     ok("embed", manifest, *options, "-o", tmp_path / "a.h5")
     ok("convert", tmp_path / "a.h5", tmp_path / "a.parquet", "--thumbnails", manifest)
-    assert len(shown(tmp_path / "a.parquet")) == 2
+    assert len(decoded(tmp_path / "a.parquet")) == 2
+    file = read(tmp_path / "a.h5")
+    with pytest.raises(ClipkitError, match="column 'nosuch'"):  # a given one comes first
+        load_images(file, [str(manifest)], path_column="nosuch")
+    assert len(load_images(file, [str(tmp_path / "photos")]).splits["test"]) == 2
 
 
 REFUSED = [
     (2, "digits", ["0000"], ["shapes"], "expected images of digits, got those of shapes"),
-    (1, "digits", ["nine"], ["digits"], "got 'nine', which it lacks"),
-    (1, "photos", ["a/9.jpg"], ["photos"], "got 'a/9.jpg', which it lacks; hint: name the data"),
+    (1, "digits", ["nine"], ["digits"], "digits: expected the test images of"),
+    (1, "photos", ["a/9.jpg"], ["photos"], "got no 'a/9.jpg'; hint: name the data set"),
     (1, "photos", ["b/1.jpg"], ["photos"], "b/1.jpg"),  # damaged
     (1, "photos", ["a/0.jpg"], ["gone/"], "gone"),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("code", "name", "ids", "given", "message"), REFUSED)
+@pytest.mark.parametrize(("code", "name", "ids", "dataset", "message"), REFUSED)
 def test_images_that_are_not_there(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     code: int,
     name: str,
     ids: Any,
-    given: Any,
+    dataset: Any,
     message: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     source = embedded(tmp_path / "a.h5", name, ids)
     (folder(tmp_path / "photos", 2) / "test/b/1.jpg").write_bytes(b"no image")
     with unchanged(tmp_path):
-        refused(clipkit("convert", source, "a.parquet", "--thumbnails", *given), code, message)
+        refused(clipkit("convert", source, "a.parquet", "--thumbnails", *dataset), code, message)
 
 
 def test_images_of_a_data_set_of_another_name_are_taken_with_a_warning(tmp_path: Path) -> None:

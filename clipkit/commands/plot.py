@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -23,7 +22,7 @@ from clipkit.commands._options import (
     split_option,
     split_words,
 )
-from clipkit.errors import ClipkitError, ImageError, UsageError, check_positive, unknown
+from clipkit.errors import ImageError, UsageError, check_positive, unknown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -659,7 +658,7 @@ def images(
     )
     name = "test" if "test" in data.splits else next(iter(data.splits))
     rows = data.splits[name]
-    thumbnails = _thumbnails(rows, range(len(rows)), name)
+    thumbnails = _thumbnails(rows, name)
     titles = None
     if rows.labels is not None:
         titles = [data.class_names[label] for label in rows.labels]
@@ -704,35 +703,30 @@ def nearest(
 
     Example: clipkit plot nearest logits.h5 shapes --prompt "a noisy image" -o nearest.png
     """
-    from clipkit import datasets, features, panels, plots, results
-    from clipkit.features.provenance import original_split
+    import numpy as np
+
+    from clipkit import features, panels, plots, results
+    from clipkit.datasets.matching import load_images, match_images
 
     logits_file = features.read(file, kinds=["logits"])
     name = results.choose_split(logits_file, split)
     found = panels.nearest_images(logits_file, name, prompt, class_, count)
-    data_set = datasets.load(
+    data = load_images(
+        logits_file,
         dataset,
         root=root,
         path_column=path_column,
         label_column=label_column,
         split_column=split_column,
-        splits=[original_split(logits_file, name)],
     )
-    (data,) = data_set.splits.values()
-    place = {row_id: row for row, row_id in enumerate(data.ids)}
-    of_file = logits_file.splits[name]
+    rows = np.stack([of_prompt.rows for of_prompt in found])
+    _, images = match_images(logits_file, name, data, rows.ravel())
+    pictures = _thumbnails(images, name)
+    pictures = pictures.reshape(*rows.shape, *pictures.shape[1:])
     sheets = []
-    for nearest_rows in found:
-        ids = [of_file.ids[row] for row in nearest_rows.rows.ravel()]
-        unknown_ids = [row_id for row_id in ids if row_id not in place]
-        if unknown_ids:
-            raise ClipkitError(
-                f"{data_set.name}: expected the {name} images of {file}, got no {unknown_ids[0]!r}"
-            )
-        pictures = _thumbnails(data, [place[row_id] for row_id in ids], name)
-        labels = _image_labels(logits_file, name, nearest_rows)
-        shape = (*nearest_rows.rows.shape, *pictures.shape[1:])
-        sheets.append(plots.NearestImages(nearest_rows.name, pictures.reshape(shape), labels))
+    for of_prompt, of_sheet in zip(found, pictures, strict=True):
+        labels = _image_labels(logits_file, name, of_prompt)
+        sheets.append(plots.NearestImages(of_prompt.name, of_sheet, labels))
     figure = plots.nearest(sheets, title=title or "Nearest images")
     _save(figure, results.source_label(logits_file, name), output, force, size, dpi)
 
@@ -753,14 +747,14 @@ def _image_labels(logits: FeatureFile, split: str, found: Nearest) -> list[list[
     return labels
 
 
-def _thumbnails(rows: ImageDataset, numbers: Iterable[int], split: str) -> Any:
-    """Return small pictures (N, H, W, 3) of some images; one that cannot be used is grey."""
+def _thumbnails(rows: ImageDataset, split: str) -> Any:
+    """Return small pictures (N, H, W, 3) of images; one that cannot be used is grey."""
     import numpy as np
 
     from clipkit import console
 
     thumbnails = []
-    for number in numbers:
+    for number in range(len(rows)):
         thumbnail = np.full((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS, 3), GREY, np.uint8)
         try:
             image = rows.image(number)

@@ -19,11 +19,12 @@ from clipkit import console
 from clipkit.annotations import read_annotations
 from clipkit.console import escaped
 from clipkit.datasets import Dataset, ImageDataset
+from clipkit.datasets.matching import HINT, match_images
 from clipkit.errors import ClipkitError
 from clipkit.features import FeatureFile, Int64, Split, open_file
-from clipkit.features.provenance import original_split
+from clipkit.panels import Nearest
 from clipkit.report.blocks import Page
-from clipkit.report.nearest import Nearest, find_nearest
+from clipkit.report.nearest import find_nearest
 from clipkit.report.predictions import (
     Bools,
     Floats,
@@ -42,7 +43,6 @@ from clipkit.report.thumbnails import Thumbnail, thumbnails
 LIMIT = 200  # images, unless the caller says otherwise
 IMAGES_PER_CLASS = 3  # of the worst classes
 WITH_ATTRIBUTES = ("shapes",)  # data sets whose attributes are bundled
-HINT = "name the data set that was embedded"
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,9 @@ class AlbumImage:
         """
         if self.true is None:
             return ""
-        predictions = [self.predicted] + ([] if self.control is None else [self.control])
+        predictions = [self.predicted]
+        if self.control is not None:
+            predictions.append(self.control)
         return "".join(str(int(predicted == self.true)) for predicted in predictions)
 
     @property
@@ -269,7 +271,9 @@ def collect(
     missing = _describe_missing(main, known, dataset)
     main = known
     control = choose_control(main, results, controls)
-    control_of = {} if control is None else dict(zip(control.ids, control.predicted, strict=True))
+    control_of: dict[str, str] = {}
+    if control is not None:
+        control_of = dict(zip(control.ids, control.predicted.tolist(), strict=True))
     control_is_right = _control_is_right(main, control_of)
     others = read_others(main, results)
     worst = list(dict.fromkeys([main.worst_class, *(other.worst_class for other in others)]))
@@ -278,20 +282,24 @@ def collect(
     used = np.unique(np.concatenate([rows, *(of_prompt.rows.ravel() for of_prompt in found)]))
     attributes, values = _attributes(main, dataset, used)
     pictures = _thumbnails(data.take(used))
-    images = {
-        row: AlbumImage(
+    images = {}
+    for row, picture, of_row in zip(used.tolist(), pictures, values, strict=True):
+        true, score = None, None
+        if main.true is not None:
+            true = str(main.true[row])
+        if not math.isnan(main.scores[row]):
+            score = float(main.scores[row])
+        images[row] = AlbumImage(
             id=escaped(main.ids[row]),
             thumbnail=picture,
-            true=None if main.true is None else str(main.true[row]),
+            true=true,
             predicted=str(main.predicted[row]),
-            score=None if math.isnan(main.scores[row]) else float(main.scores[row]),
+            score=score,
             score_text=main.score_text(row),
-            control=_as_text(control_of.get(main.ids[row])),
+            control=control_of.get(main.ids[row]),
             values=of_row,
             number=row,
         )
-        for row, picture, of_row in zip(used.tolist(), pictures, values, strict=True)
-    }
     name, control_name = distinguish(main, control)
     return Album(
         images=[images[row] for row in rows.tolist()],
@@ -310,29 +318,12 @@ def collect(
     )
 
 
-def _as_text(name: Any) -> str | None:
-    return None if name is None else str(name)
-
-
 def _match(
     predictions: ImagePredictions, dataset: Dataset
 ) -> tuple[ImagePredictions, ImageDataset]:
     """Return the predictions whose images a data set has, and these images in the same order."""
-    file = predictions.file
-    split = original_split(file, predictions.split)
-    if split not in dataset.splits:
-        raise ClipkitError(
-            f"{dataset.name}: expected the split {split} of {file.display_name}, got "
-            f"{', '.join(dataset.splits)}",
-            HINT,
-        )
-    data = dataset.splits[split]
-    place = {row_id: row for row, row_id in enumerate(data.ids)}
-    known = np.flatnonzero([row_id in place for row_id in predictions.ids])
-    if not len(known):
-        wanted = f"the {predictions.split} images of {file.display_name}"
-        raise ClipkitError(f"{dataset.name}: expected {wanted}, got none of them", HINT)
-    data = data.take(np.array([place[predictions.ids[row]] for row in known]))
+    file, split = predictions.file, predictions.split
+    known, data = match_images(file, split, dataset, allow_missing=True)
     _check_labels(predictions, known, dataset, data)
     return predictions.take(known), data
 

@@ -4,25 +4,17 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
 
 import numpy as np
 
 from clipkit import similarity
 from clipkit.errors import ClipkitError
-from clipkit.features import FeatureFile, Int64
-from clipkit.report.predictions import Floats, ImagePredictions
+from clipkit.features import FeatureFile
+from clipkit.panels import Nearest, nearest_rows
+from clipkit.report.predictions import ImagePredictions
 
 MAX_PROMPTS = 32
 IMAGES_PER_PROMPT = 3  # on each side
-
-
-class Nearest(NamedTuple):
-    """The rows (2, M) with the highest and the lowest cosines (2, M) with a prompt."""
-
-    prompt: str
-    rows: Int64
-    cosines: Floats
 
 
 def find_nearest(main: ImagePredictions, files: Sequence[FeatureFile]) -> tuple[list[Nearest], int]:
@@ -40,28 +32,29 @@ def find_nearest(main: ImagePredictions, files: Sequence[FeatureFile]) -> tuple[
         return [], 0
     found = []
     for text, column in zip(texts, cosines.T, strict=False):
-        order = np.argsort(-column, kind="stable")
-        M = min(IMAGES_PER_PROMPT, len(order))
-        ends = np.stack([order[:M], order[len(order) - M :]])
-        found.append(Nearest(text, rows[ends], column[ends]))
+        nearest = nearest_rows(text, column, IMAGES_PER_PROMPT)
+        found.append(nearest._replace(rows=rows[nearest.rows]))
     return found, len(texts)
 
 
-def _choose_logits(main: ImagePredictions, files: Iterable[FeatureFile]) -> FeatureFile | None:
+def _choose_logits(main: ImagePredictions, files: Sequence[FeatureFile]) -> FeatureFile | None:
     """Return the logits whose prompts are shown, or None without any of the result's model."""
-    of_model = [file for file in files if file.model() == main.file.model()]
-    of_kind = {
-        kind: [file for file in of_model if file.kind == kind and main.split in file.splits]
-        for kind in ("logits", "images")
-    }
-    prompts = [file for file in files if file.kind == "texts"]
-    for logits in sorted(filter(_has_prompts, of_kind["logits"]), key=_has_class_prompts):
+    of_split = [file for file in files if main.split in file.splits]
+    of_model = [file for file in of_split if file.model() == main.file.model()]
+    for logits in _with_prompts(of_model, "logits"):
         return logits
-    for texts in sorted(filter(_has_prompts, prompts), key=_has_class_prompts):
-        for images in of_kind["images"]:
-            with contextlib.suppress(ClipkitError):  # the prompts may be of another model
-                return similarity.compute_logits(images, texts)
+    for texts in _with_prompts(files, "texts"):
+        for images in of_model:
+            if images.kind == "images":
+                with contextlib.suppress(ClipkitError):  # the prompts may be of another model
+                    return similarity.compute_logits(images, texts)
     return None
+
+
+def _with_prompts(files: Iterable[FeatureFile], kind: str) -> list[FeatureFile]:
+    """Return the files of a kind that hold prompts, those first whose prompts are of no class."""
+    of_kind = [file for file in files if file.kind == kind and _has_prompts(file)]
+    return sorted(of_kind, key=_has_class_prompts)
 
 
 def _has_prompts(file: FeatureFile) -> bool:
