@@ -70,13 +70,18 @@ def stop_at(shard: int, monkeypatch: pytest.MonkeyPatch, *words: object) -> None
         assert clipkit(*words).exit_code == 130
 
 
+def stop_with_three_threads(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Interrupt a run of three threads, go on in one, and return the run's output."""
+    models.set_num_threads(3)
+    stop_at(2, monkeypatch, *RUN, "-o", folder / "out.h5")
+    models.set_num_threads(1)
+    return folder / "out.h5"
+
+
 def test_a_run_continues_with_the_number_of_threads_that_it_began_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    output = tmp_path / "out.h5"
-    models.set_num_threads(3)
-    stop_at(2, monkeypatch, *RUN, "-o", output)
-    models.set_num_threads(1)
+    output = stop_with_three_threads(tmp_path, monkeypatch)
     note = "clipkit: computing with 3 threads in place of 1, as the run began\n"
     assert note in messages(ok(*RUN, "-o", output).stderr)
     assert models.num_threads() == 3
@@ -87,10 +92,8 @@ def test_a_run_continues_with_the_number_of_threads_that_it_began_with(
 def test_a_run_that_starts_over_uses_its_own_number_of_threads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    models.set_num_threads(3)
-    stop_at(2, monkeypatch, *RUN, "-o", tmp_path / "out.h5")
-    models.set_num_threads(1)
-    ok(*RUN, "-o", tmp_path / "out.h5", "--restart")
+    output = stop_with_three_threads(tmp_path, monkeypatch)
+    ok(*RUN, "-o", output, "--restart")
     assert models.num_threads() == 1
     assert list(contents(tmp_path)) == ["out.h5"]
 
@@ -98,10 +101,7 @@ def test_a_run_that_starts_over_uses_its_own_number_of_threads(
 def test_the_library_refuses_another_number_of_threads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    output = tmp_path / "out.h5"
-    models.set_num_threads(3)
-    stop_at(2, monkeypatch, *RUN, "-o", output)
-    models.set_num_threads(1)
+    output = stop_with_three_threads(tmp_path, monkeypatch)
     data = load("digits", splits=["test"], limit=20)
     encoder = models.load("tiny", tower="image")
     with unchanged(tmp_path), pytest.raises(UsageError, match=r"threads was 3, is 1$"):
@@ -150,8 +150,9 @@ def test_parts_give_the_file_of_one_process_whichever_is_killed(
             ok(*words)
     if killed <= 5:
         assert not output.exists()
-        code, said = part(killed, output)
-        assert (code, said) == (0, f"clipkit: part {killed} of 7 is done; it published {output}\n")
+        code, message = part(killed, output)
+        assert code == 0
+        assert message == f"clipkit: part {killed} of 7 is done; it published {output}\n"
     assert output.read_bytes() == expected
     assert list(contents(tmp_path)) == ["out.h5"]
 
@@ -170,8 +171,8 @@ def test_a_part_says_what_is_missing(tmp_path: Path, expected: bytes) -> None:
     assert "missing are those of part 5\n" in part(3, output)[1]
     assert part(5, output)[0] == 0
     assert output.read_bytes() == expected
-    said = f"clipkit: nothing to do for part 2 of 7: {output} is published\n"
-    assert part(2, output) == (0, said)
+    message = f"clipkit: nothing to do for part 2 of 7: {output} is published\n"
+    assert part(2, output) == (0, message)
     assert list(contents(tmp_path)) == ["out.h5"]
 
 
@@ -282,18 +283,18 @@ def test_parts_of_different_runs_are_refused(
 ) -> None:
     part(2, tmp_path / "out.h5")
     with unchanged(tmp_path):
-        code, said = part(3, tmp_path / "out.h5", *words)
+        code, message = part(3, tmp_path / "out.h5", *words)
     assert code == 2
-    assert change in said
+    assert change in message
 
 
 def test_a_part_computes_with_the_threads_of_the_first(tmp_path: Path, expected: bytes) -> None:
     models.set_num_threads(3)
     part(1, tmp_path / "out.h5")
     models.set_num_threads(2)
-    code, said = part(2, tmp_path / "out.h5")
+    code, message = part(2, tmp_path / "out.h5")
     assert code == 0
-    assert said.startswith("clipkit: computing with 3 threads in place of 2, as the run began\n")
+    assert message.startswith("clipkit: computing with 3 threads in place of 2, as the run began\n")
 
 
 def test_parts_that_begin_at_once_with_different_numbers_of_threads_are_refused(
@@ -304,9 +305,9 @@ def test_parts_that_begin_at_once_with_different_numbers_of_threads_are_refused(
     models.set_num_threads(2)
     # the part looks for an earlier run before the first part has begun one
     monkeypatch.setattr(embedding, "use_earlier_threads", lambda _: None)
-    code, said = part(2, tmp_path / "out.h5")
+    code, message = part(2, tmp_path / "out.h5")
     assert code == 2
-    assert "threads was 3, is 2" in said
+    assert "threads was 3, is 2" in message
 
 
 @pytest.mark.parametrize("text", ["0/7", "8/7", "1", "a/b", "1/0", "-1/7", "1/7/9", "", "1/1e9"])
@@ -329,8 +330,8 @@ def test_an_existing_output_of_another_run_is_refused_or_replaced(
     output = tmp_path / "out.h5"
     ok(*RUN, "-o", output, "--normalize")
     with unchanged(tmp_path):
-        code, said = part(1, output)
-    assert (code, said.count("exists")) == (2, 1)
+        code, message = part(1, output)
+    assert (code, message.count("exists")) == (2, 1)
     for number in range(1, 6):
         assert part(number, output, "--force")[0] == 0
     assert output.read_bytes() == expected
@@ -354,9 +355,9 @@ def test_restart_is_refused_while_parts_of_another_run_are_at_work(tmp_path: Pat
     output = tmp_path / "out.h5"
     part(1, output)
     with checkpoint._locked(tmp_path / "out.h5.partial", shared=True), unchanged(tmp_path):
-        code, said = part(2, output, "--normalize", "--restart")
+        code, message = part(2, output, "--normalize", "--restart")
     assert code == 2
-    assert "normalize was False, is True; hint: other parts of that run are at work" in said
+    assert "normalize was False, is True; hint: other parts of that run are at work" in message
 
 
 def test_whole_runs_and_parts_do_not_run_at_once(
@@ -378,9 +379,9 @@ def test_the_part_that_cannot_have_the_lock_leaves_publishing_to_the_other(
     for number in range(1, 5):
         part(number, output)
     with checkpoint._locked(tmp_path / "out.h5.partial", shared=True):  # the other part
-        code, said = part(5, output)
+        code, message = part(5, output)
     assert code == 0
-    assert f"all 5 shards are finished, and another part publishes {output}\n" in said
+    assert f"all 5 shards are finished, and another part publishes {output}\n" in message
     assert part(6, output)[0] == 0
     assert output.read_bytes() == expected
 
@@ -419,8 +420,8 @@ def test_two_finishers_where_there_are_no_locks_both_succeed(
         return real(*arguments, **options)
 
     monkeypatch.setattr(owner, name, wait_for_the_other)
-    code, said = part(5, output, *words)
-    assert (code, others[0][0]) == (0, 0), said
+    code, message = part(5, output, *words)
+    assert (code, others[0][0]) == (0, 0), message
     assert output.read_bytes() == expected
     assert list(contents(tmp_path)) == ["out.h5"]
 
@@ -432,8 +433,8 @@ def test_a_damaged_shard_is_said_to_be_missing_and_made_again(
     for number in range(1, 5):
         part(number, output)
     (tmp_path / "out.h5.partial" / "00001.h5").write_bytes(b"")
-    said = part(5, output)[1]
-    assert "4 of 5 shards are finished, missing are those of part 2\n" in said
+    message = part(5, output)[1]
+    assert "4 of 5 shards are finished, missing are those of part 2\n" in message
     part(2, output)
     assert output.read_bytes() == expected
 
@@ -525,9 +526,9 @@ def test_parts_that_run_at_once_publish_one_file(
         folder.mkdir()
         running = [run_part(fork_server, all_good, folder, number) for number in (1, 2, 3)]
         ended = [one.wait() for one in running]
-        said = [one.stderr for one in ended]
-        assert [one.exit_code for one in ended] == [0, 0, 0], said
-        assert sum("it published out.h5" in text for text in said) == 1, said
+        texts = [one.stderr for one in ended]
+        assert [one.exit_code for one in ended] == [0, 0, 0], texts
+        assert sum("it published out.h5" in text for text in texts) == 1, texts
         assert list(contents(folder)) == ["out.h5"]
         files.add((folder / "out.h5").read_bytes())
     assert len(files) == 1
