@@ -299,6 +299,14 @@ def noise_images() -> list[Image.Image]:
     return [noise_image(*size, seed) for seed, size in enumerate([*sizes, (500, 375)])]
 
 
+def embed_noise(folder: Path, **options: Any) -> NDArray[Any]:
+    """Return the embeddings of the noise images by a model."""
+    from clipkit import models
+
+    options = {"device": "cpu", "precision": "fp32", **options}
+    return models.load(str(folder), tower="image", **options).encode_images(noise_images())
+
+
 def cosines(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:
     """Return the cosine of each row of a with that row of b."""
     a = a.astype(np.float64)
