@@ -1,4 +1,4 @@
-"""Find the prompt sets, templates, words for attributes, and groups that come with clipkit.
+"""Find the bundled prompt sets, templates, words for attributes, and groups.
 
 A bundled file has the name of its path in the repository's folder ``prompts/`` without the ending:
 ``generic32``, ``templates/small-images``, ``attributes/shapes``, ``groups/shapes-outlines``.

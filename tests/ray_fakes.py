@@ -122,7 +122,7 @@ class FakeRay:
         try:
             return getattr(actor, name)(*arguments)
         finally:
-            console.set_quiet(False)  # the worker is no process of its own
+            console.set_quiet(False)  # the worker is in this process
 
     def wait(self, references: list[Any], timeout: float) -> tuple[list[Any], list[Any]]:
         return references[:1], references[1:]

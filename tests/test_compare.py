@@ -24,7 +24,7 @@ RIGHT = RNG.random((3, 300)) < [[0.8], [0.7], [0.72]]  # of three results
 
 
 def result(right: ArrayLike, name: str = "r", **changes: Any) -> FeatureFile:
-    """Return a result of two classes that predicts the right one where it is told to."""
+    """Return a result of two classes that predicts the right one where `right` says so."""
     labels = np.arange(np.shape(right)[-1]) % 2
     predicted = np.where(np.atleast_2d(right), labels, 1 - labels)
     runs = [{"split": "test", "acc1": float(row.mean())} for row in np.atleast_2d(right)]
@@ -348,7 +348,7 @@ def test_what_cannot_be_compared_is_refused_in_one_line(
     assert message in fails("compare", *line, exit_code=code)
 
 
-# -- the bundled world -----------------------------------------------------------------------------
+# -- the bundled data set --------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="session")

@@ -102,13 +102,13 @@ class Worker:
                 "run the command in a folder that all machines have",
             ) from error
         self._set_threads()
-        said = io.StringIO()
+        notes = io.StringIO()
         console.set_quiet(True)  # warnings stay
-        with contextlib.redirect_stderr(said):
+        with contextlib.redirect_stderr(notes):
             encoder = self.load()
         self.engine = LocalEngine(encoder, self.batch_size, self.num_workers or default_workers())
         model = models.Description(encoder.details, encoder.parts, columns=encoder.columns)
-        return Started(model, facts_of(model), said.getvalue())
+        return Started(model, facts_of(model), notes.getvalue())
 
     def _encode(self, shard: ShardImages) -> ShardReply:
         assert self.engine is not None, "expected a worker that has started"

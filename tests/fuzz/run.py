@@ -181,11 +181,11 @@ def judge_part(what: str, cases: range) -> Counter[str]:
 
 
 @contextlib.contextmanager
-def prepared(what: str, kept: Path | None = None) -> Iterator[Judge]:
-    """Yield the judge of an area, with a fork server of its own and a temporary or kept folder."""
+def prepared(what: str, folder: Path | None = None) -> Iterator[Judge]:
+    """Yield the judge of an area with a fork server and a folder, by default a temporary one."""
     with tempfile.TemporaryDirectory(prefix="clipkit-fuzz-") as temporary:
         server = ForkServer(Path(temporary))
-        folder = kept or Path(temporary) / "work"
+        folder = folder or Path(temporary) / "work"
         folder.mkdir(parents=True)
         try:
             yield AREAS[what].prepare(server, folder)
@@ -193,13 +193,13 @@ def prepared(what: str, kept: Path | None = None) -> Iterator[Judge]:
             server.close()
 
 
-def show_case(what: str, case: int, kept: Path | None) -> str:
+def show_case(what: str, case: int, folder: Path | None) -> str:
     """Judge one case in this process, and print each command line and how it ended."""
 
     def show(words: tuple[object, ...], ended: Outcome) -> None:
         print(f"$ clipkit {shlex.join(map(str, words))}\n{ended.stderr}exit code {ended.exit_code}")
 
-    with prepared(what, kept) as judge:
+    with prepared(what, folder) as judge:
         if hasattr(judge, "runner"):
             judge.runner.log = show
         verdict = judge(case)
@@ -218,7 +218,7 @@ def main() -> int:
     options = parser.parse_args()
     if options.case is not None:
         return int(show_case(options.what[0], options.case, options.keep) not in PASSED)
-    found = False
+    has_findings = False
     first = options.seed * CASES_PER_SEED
     with ProcessPoolExecutor(options.jobs) as pool:
         for what in options.what or AREAS:
@@ -228,8 +228,8 @@ def main() -> int:
             counts = sum(pool.map(judge_part, [what] * len(parts), parts), Counter())
             listed = ", ".join(f"{n} {kind}" for kind, n in counts.most_common())
             print(f"{what}: {counts.total()} cases from {first}: {listed}", flush=True)
-            found = found or not PASSED.issuperset(counts)
-    return int(found)
+            has_findings = has_findings or not PASSED.issuperset(counts)
+    return int(has_findings)
 
 
 if __name__ == "__main__":
