@@ -91,8 +91,12 @@ def _check_alike(files: Sequence[FeatureFile]) -> None:
                 f"{both}: expected normalised embeddings in all files or in none",
                 "embed one of them again",
             )
+        if first.temperature != file.temperature:
+            raise ClipkitError(
+                f"{both}: expected one temperature, got {first.temperature} and {file.temperature}",
+                "make logits of both at one temperature",
+            )
         if first.kind == "logits":
-            _check_temperature(first, file, both)
             similarity.check_same_prompts(first, file)
     similarity.note_earlier_files(*files)
     precisions = {str((file.model() or {}).get("precision")) for file in files} - {"None"}
@@ -102,17 +106,8 @@ def _check_alike(files: Sequence[FeatureFile]) -> None:
         )
 
 
-def _check_temperature(first: FeatureFile, file: FeatureFile, both: str) -> None:
-    if first.temperature != file.temperature:
-        raise ClipkitError(
-            f"{both}: expected one temperature, got {first.temperature} and {file.temperature}",
-            "make logits of both at one temperature",
-        )
-
-
 def _width(file: FeatureFile) -> int:
-    matrix = next(iter(file.matrices().values()))
-    return matrix.shape[1]
+    return next(iter(file.matrices().values())).shape[1]
 
 
 def _is_normalized(file: FeatureFile) -> bool:

@@ -10,7 +10,7 @@ import importlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,9 +19,6 @@ from clipkit import bundled, files, metrics, prompts
 from clipkit.errors import ClipkitError, UsageError
 from clipkit.features import FeatureFile, Int64
 from clipkit.features.provenance import provenance
-
-if TYPE_CHECKING:
-    pass
 
 Floats = NDArray[np.float64]
 Row = dict[str, Any]

@@ -89,23 +89,17 @@ def join(reports: Sequence[Sequence[Row]]) -> list[Row]:
     return [{name: row.get(name) for name in names} for row in rows]
 
 
-def emit(rows: Sequence[Row], view: View | str | None = None) -> None:
+def emit(rows: Sequence[Row], view: View) -> None:
     """Print rows on standard output. Every row has the same columns.
 
-    Parameters
-    ----------
-    rows : sequence of mappings
-    view : View or str, optional
-        What to print; a format alone stands for all columns. Machine formats hold fractions (0..1),
-        and an empty cell (null in JSON) for what does not apply. The table shows percent.
+    Machine formats hold fractions (0..1), and an empty cell (null in JSON) for what does not apply.
+    The table shows percent.
 
     Raises
     ------
     UsageError
         If there is no column of a name.
     """
-    if not isinstance(view, View):
-        view = View(view)
     names = _choose(rows, view.chosen_columns)
     values = _values(rows, names)
     format = chosen_format(view.format)

@@ -294,7 +294,7 @@ def test_machine_formats_round_numbers_alike(capsys: pytest.CaptureFixture[str])
     row = {"acc1": 0.39599999999999996, "C": 1e-10, "n": 3, "b": True, "x": 1 / 3, "y": np.nan}
     shown = []
     for format in ("tsv", "csv", "json"):
-        tables.emit([row], format)
+        tables.emit([row], tables.View(format))
         shown.append(capsys.readouterr().out)
     assert shown[0].splitlines()[1].split("\t") == ["0.396", "1e-10", "3", "true", "0.33333333", ""]
     assert shown[0].replace("\t", ",") == shown[1]

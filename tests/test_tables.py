@@ -45,7 +45,7 @@ def test_a_table_fits_and_breaks_no_word(
     tables.emit(TABLES[name], tables.View("table", no_header=True))
     cells = words_of(capsys.readouterr().out)
     monkeypatch.setenv("COLUMNS", str(width))
-    tables.emit(TABLES[name], "table")
+    tables.emit(TABLES[name], tables.View("table"))
     shown = capsys.readouterr().out
     assert set(cells) <= set(words_of(shown))
     longest = max(map(text_width, words_of(shown)), default=0)
@@ -56,7 +56,7 @@ def test_columns_that_are_the_same_in_all_rows_move_below_a_table_that_is_too_wi
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    tables.emit(SWEEP, "table")
+    tables.emit(SWEEP, tables.View("table"))
     header, _, *rows, facts, more = capsys.readouterr().out.splitlines()
     assert header.split() == ["temperature", "acc1", "%", "mean_entropy", "(nats)"]
     assert [row.split()[0] for row in rows] == ["1", "0.5", "0.07"]
@@ -68,7 +68,7 @@ def test_a_table_that_is_still_too_wide_is_divided_and_each_part_names_its_rows(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("COLUMNS", "60")
-    tables.emit(TABLES["many columns"], "table")
+    tables.emit(TABLES["many columns"], tables.View("table"))
     parts = capsys.readouterr().out.split("\n\n")
     assert len(parts) > 3
     for part in parts:
@@ -80,14 +80,16 @@ def test_one_row_that_is_too_wide_is_a_list(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("COLUMNS", "60")
-    tables.emit(SWEEP[:1], "table")
+    tables.emit(SWEEP[:1], tables.View("table"))
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == list(SWEEP[0])
 
 
 def test_a_table_shows_an_interval_behind_its_number(capsys: pytest.CaptureFixture[str]) -> None:
     row = {"acc1": 0.71, "mean_per_class_recall": 0.5, "acc1_low": 0.68, "acc1_high": 0.74}
-    tables.emit([row, dict.fromkeys(row, None) | {"mean_per_class_recall": 0.25}], "table")
+    tables.emit(
+        [row, dict.fromkeys(row, None) | {"mean_per_class_recall": 0.25}], tables.View("table")
+    )
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["acc1", "%", "mean_per_class_recall", "%"]
     assert lines[2].split() == ["71.00", "(68.00–74.00)", "50.00"]
@@ -101,13 +103,13 @@ def test_an_unusable_width_is_ignored(
     columns: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("COLUMNS", columns)
-    tables.emit(SWEEP, "table")
+    tables.emit(SWEEP, tables.View("table"))
     assert len(capsys.readouterr().out.splitlines()) == 5
 
 
 def test_control_characters_neither_break_nor_steer_a_table(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    tables.emit([{"class": "a\n\x1b[31m", "f1": 1.0}], "table")
+    tables.emit([{"class": "a\n\x1b[31m", "f1": 1.0}], tables.View("table"))
     assert "\x1b" not in (shown := capsys.readouterr().out)
     assert len(shown.splitlines()) == 3

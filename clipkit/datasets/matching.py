@@ -24,22 +24,15 @@ def load_images(
 
     A manifest is read by the columns that the history names, unless others are given.
     """
+    entries = dataset_entries(file) if is_manifest(dataset[0]) else []
     named: dict[str, Any] = {}
-    if is_manifest(dataset[0]):
-        named = _manifest_columns(file)
+    for entry in entries:
+        embedded = entry.get("columns")
+        if entry.get("source") == "manifest" and isinstance(embedded, dict):
+            known = [role for role in ("path", "label", "split") if role in embedded]
+            named = {f"{role}_column": str(embedded[role]) for role in known}
     named |= {name: column for name, column in columns.items() if column is not None}
     return datasets.load(dataset, root=root, **named)
-
-
-def _manifest_columns(file: FeatureFile) -> dict[str, str]:
-    """Return the columns that `embed` was given for a manifest, by the parameters of `load`."""
-    named = {}
-    for data in dataset_entries(file):
-        columns = data.get("columns")
-        if data.get("source") == "manifest" and isinstance(columns, dict):
-            known = [role for role in ("path", "label", "split") if role in columns]
-            named = {f"{role}_column": str(columns[role]) for role in known}
-    return named
 
 
 def match_images(
@@ -50,29 +43,16 @@ def match_images(
     *,
     allow_missing: bool = False,
 ) -> tuple[Int64, ImageDataset]:
-    """Match rows (n,) of a file's split, all by default, to the images of a data set.
+    """Return rows (n,) of a split, all by default, and their images in a data set (n).
 
-    With `allow_missing`, rows whose images the data set lacks are left out, unless it lacks all.
-
-    Returns
-    -------
-    rows : array (m,)
-        The rows whose images the data set has.
-    images : ImageDataset
-        The m images, in the order of the rows.
-
-    Raises
-    ------
-    ClipkitError
-        If the data set lacks the split or an image.
+    A data set that lacks the split or an image is refused. With `allow_missing`, rows without an
+    image are left out, unless it lacks all.
     """
     original = original_split(file, split)
     if original not in dataset.splits:
-        raise ClipkitError(
-            f"{dataset.name}: expected the split {original} of {file.display_name}, got "
-            f"{', '.join(dataset.splits)}",
-            HINT,
-        )
+        got = ", ".join(dataset.splits)
+        expected = f"the split {original} of {file.display_name}"
+        raise ClipkitError(f"{dataset.name}: expected {expected}, got {got}", HINT)
     images = dataset.splits[original]
     ids = file.splits[split].ids
     if rows is None:
@@ -81,10 +61,7 @@ def match_images(
     is_known = np.array([ids[row] in row_of for row in rows])
     if not is_known.any() or not (allow_missing or is_known.all()):
         missing = ids[rows[is_known.argmin()]]
-        raise ClipkitError(
-            f"{dataset.name}: expected the {split} images of {file.display_name}, got no "
-            f"{missing!r}",
-            HINT,
-        )
+        expected = f"the {split} images of {file.display_name}"
+        raise ClipkitError(f"{dataset.name}: expected {expected}, got no {missing!r}", HINT)
     rows = rows[is_known]
     return rows, images.take(np.array([row_of[ids[row]] for row in rows]))

@@ -25,7 +25,6 @@ from clipkit.features import FeatureFile
 from clipkit.report.blocks import (
     Bar,
     Block,
-    Cell,
     Drawing,
     Heading,
     Number,
@@ -156,7 +155,7 @@ def _table(table: Table) -> dict[str, Any]:
             columns.append(column)
     sources = table.sources or [""] * len(table.rows)
     bars = [cell.bar for row in table.rows for cell in row if isinstance(cell, Number)]
-    with_bars = [column for column in columns if any(map(_is_number, column))]
+    with_bars = [column for column in columns if any(isinstance(cell, Number) for cell in column)]
     return {
         "header": header,
         "rows": list(zip(sources, zip(*columns, strict=True), strict=True)),
@@ -173,10 +172,6 @@ def _class(table: Table) -> str:
     if not all(table.header):
         return "facts"
     return "sortable" if len(table.rows) > 1 else ""
-
-
-def _is_number(cell: Cell) -> bool:
-    return isinstance(cell, Number)
 
 
 def _legend(bars: Sequence[Bar]) -> list[tuple[str, str]]:
