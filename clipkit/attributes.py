@@ -399,7 +399,7 @@ def _with_range(name: str, values: Sequence[float]) -> Row:
 
 def for_people(rows: Sequence[Row]) -> list[Row]:
     """Format the rows of a report in percent, with intervals and ranges in brackets."""
-    shown = []
+    formatted = []
     for row in rows:
         cells: Row = {name: row[name] for name in ("attribute", "values", "rows")}
         for name in ("chance", "zeroshot", "names", "random", "probe", "control"):
@@ -407,8 +407,8 @@ def for_people(rows: Sequence[Row]) -> list[Row]:
         cells["reach"] = None
         if not math.isnan(row["reach"]):
             cells["reach"] = f"{row['reach']:.2f} ({row['reach_low']:.2f}–{row['reach_high']:.2f})"
-        shown.append(cells)
-    return shown
+        formatted.append(cells)
+    return formatted
 
 
 def _in_percent(row: Row, name: str) -> str | None:

@@ -442,7 +442,7 @@ def list_ids(paired: PairedResults, which: str) -> list[str]:
 
 def for_people(rows: Sequence[Row]) -> list[Row]:
     """Format the rows of a report in percent and points, with intervals in brackets."""
-    shown = []
+    formatted = []
     for row in rows:
         cells: Row = {name: row[name] for name in ("a", "b", "group", "rows") if name in row}
         for name in ("acc_a", "acc_b", "null", "null5"):
@@ -457,8 +457,8 @@ def for_people(rows: Sequence[Row]) -> list[Row]:
         for name in ("only_a", "only_b", "p", "p_holm", "kappa"):
             value = row.get(name, np.nan)
             cells[name] = None if np.isnan(value) else value
-        shown.append(cells)
-    return shown
+        formatted.append(cells)
+    return formatted
 
 
 def _in_units(row: Row, name: str, form: str) -> str | None:

@@ -121,14 +121,14 @@ def for_people(rows: Sequence[Row]) -> list[Row]:
 
     Weights have no cost.
     """
-    shown = []
+    formatted = []
     for row in rows:
         cells = dict(row)
         low, high = 100 * cells.pop("low"), 100 * cells.pop("high")
         cost = f"{100 * cells.pop('cost'):+.2f} ({low:+.2f} to {high:+.2f})"
         changed = f"{100 * cells.pop('changed'):.2f}"
-        shown.append({**cells, "cost (points)": cost, "changed %": changed})
-    return shown
+        formatted.append({**cells, "cost (points)": cost, "changed %": changed})
+    return formatted
 
 
 def _check_reads_prompts(probe: FeatureFile) -> None:

@@ -430,10 +430,10 @@ def _select_classes(names: Sequence[str], selected: Sequence[str]) -> list[int]:
         return list(range(len(names)))[:5]
     numbers = []
     for name in selected:
-        found = [c for c, other in enumerate(names) if other == name]
-        if not found:
+        of_name = [c for c, other in enumerate(names) if other == name]
+        if not of_name:
             raise unknown("class", name, names)
-        numbers += found
+        numbers += of_name
     return numbers
 
 

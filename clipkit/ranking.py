@@ -62,11 +62,11 @@ def rank(
 
 def join(blocks: Sequence[Ranking]) -> Ranking:
     """Join the rankings of consecutive blocks of images."""
-    kept = [block.all_scores for block in blocks if block.all_scores is not None]
+    all_scores = [block.all_scores for block in blocks if block.all_scores is not None]
     return Ranking(
         np.concatenate([block.classes for block in blocks]),
         np.concatenate([block.scores for block in blocks]),
-        np.concatenate(kept) if kept else None,
+        np.concatenate(all_scores) if all_scores else None,
         blocks[0].columns,
     )
 

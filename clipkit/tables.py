@@ -247,15 +247,15 @@ def _join_intervals(names: list[str], rows: list[list[Any]]) -> tuple[list[str],
     """
     joined = {name for name in names if {f"{name}_low", f"{name}_high"} <= set(names)}
     limits = {f"{name}_{end}" for name in joined for end in ("low", "high")}
-    shown = [name for name in names if name not in limits]
+    remaining = [name for name in names if name not in limits]
     rows_shown = []
     for row in rows:
         cells = dict(zip(names, row, strict=True))
         for name in joined:
             if cells[name] is not None:
                 cells[name] = (cells[name], cells[f"{name}_low"], cells[f"{name}_high"])
-        rows_shown.append([cells[name] for name in shown])
-    return shown, rows_shown
+        rows_shown.append([cells[name] for name in remaining])
+    return remaining, rows_shown
 
 
 def _width() -> int:

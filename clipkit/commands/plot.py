@@ -710,7 +710,7 @@ def nearest(
 
     logits_file = features.read(file, kinds=["logits"])
     name = results.choose_split(logits_file, split)
-    found = panels.nearest_images(logits_file, name, prompt, class_, count)
+    of_prompts = panels.nearest_images(logits_file, name, prompt, class_, count)
     data = load_images(
         logits_file,
         dataset,
@@ -719,23 +719,23 @@ def nearest(
         label_column=label_column,
         split_column=split_column,
     )
-    rows = np.stack([of_prompt.rows for of_prompt in found])
+    rows = np.stack([of_prompt.rows for of_prompt in of_prompts])
     _, images = match_images(logits_file, name, data, rows.ravel())
     pictures = _thumbnails(images, name)
     pictures = pictures.reshape(*rows.shape, *pictures.shape[1:])
     sheets = []
-    for of_prompt, of_sheet in zip(found, pictures, strict=True):
+    for of_prompt, of_sheet in zip(of_prompts, pictures, strict=True):
         labels = _image_labels(logits_file, name, of_prompt)
         sheets.append(plots.NearestImages(of_prompt.name, of_sheet, labels))
     figure = plots.nearest(sheets, title=title or "Nearest images")
     _save(figure, results.source_label(logits_file, name), output, force, size, dpi)
 
 
-def _image_labels(logits: FeatureFile, split: str, found: Nearest) -> list[list[str]]:
+def _image_labels(logits: FeatureFile, split: str, of_prompt: Nearest) -> list[list[str]]:
     """Return what stands below each image: its cosine, and its class if there is one."""
     classes = logits.splits[split].labels
     labels = []
-    for rows, cosines in zip(found.rows, found.cosines, strict=True):
+    for rows, cosines in zip(of_prompt.rows, of_prompt.cosines, strict=True):
         texts = []
         for row, cosine in zip(rows, cosines, strict=True):
             text = f"{cosine:.2f}"

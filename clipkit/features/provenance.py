@@ -111,8 +111,8 @@ def original_split(file: FeatureFile, split: str) -> str:
                 f"{file.display_name}: expected splits of the data set, got splits that were "
                 "divided and then joined"
             )
-        source, made = _division(entry)
-        original |= dict.fromkeys(made, original.get(source, source))
+        source, parts = _division(entry)
+        original |= dict.fromkeys(parts, original.get(source, source))
     return original.get(split, split)
 
 
@@ -126,10 +126,10 @@ def _division(entry: Mapping[str, Any]) -> tuple[str, list[str]]:
     source, fractions = str(data["split_off"].get("from")), data["split_off"].get("fractions")
     if not isinstance(fractions, dict) or not isinstance(data.get("splits"), dict):
         return "", []
-    made = [*fractions]
+    parts = [*fractions]
     if source in fractions or source not in data["splits"]:
-        made.append("train")  # what is left of a split of another name
-    return source, made
+        parts.append("train")  # what is left of a split of another name
+    return source, parts
 
 
 def _model(file: FeatureFile) -> str:

@@ -278,8 +278,8 @@ def collect(
     others = read_others(main, results)
     worst = list(dict.fromkeys([main.worst_class, *(other.worst_class for other in others)]))
     rows = select_rows(main.true, main.predicted, main.scores, control_is_right, limit, worst)
-    found, prompt_count = find_nearest(main, results)
-    used = np.unique(np.concatenate([rows, *(of_prompt.rows.ravel() for of_prompt in found)]))
+    nearest, prompt_count = find_nearest(main, results)
+    used = np.unique(np.concatenate([rows, *(of_prompt.rows.ravel() for of_prompt in nearest)]))
     attributes, values = _attributes(main, dataset, used)
     pictures = _thumbnails(data.take(used))
     images = {}
@@ -312,7 +312,7 @@ def collect(
         dataset=escaped(dataset.name),
         classes=_class_accuracies(main),
         attributes=attributes,
-        prompts=_tiles(found, images, rows.tolist()),
+        prompts=_tiles(nearest, images, rows.tolist()),
         prompt_count=prompt_count,
         missing=escaped(missing),
     )
@@ -478,10 +478,10 @@ def _attributes(
 
 
 def _tiles(
-    found: Sequence[Nearest], images: Mapping[int, AlbumImage], shown: Iterable[int]
+    nearest: Sequence[Nearest], images: Mapping[int, AlbumImage], selected: Iterable[int]
 ) -> list[PromptImages]:
-    """Arrange the images of prompts; the pictures of `shown` rows are on the page before them."""
-    before = set(shown)
+    """Arrange the images of prompts; the pictures of `selected` rows are on the page before."""
+    before = set(selected)
 
     def tiles(rows: Int64, cosines: Floats) -> list[Tile]:
         of_side = []
@@ -492,7 +492,7 @@ def _tiles(
 
     return [
         PromptImages(escaped(prompt), tiles(rows[0], cosines[0]), tiles(rows[1], cosines[1]))
-        for prompt, rows, cosines in found
+        for prompt, rows, cosines in nearest
     ]
 
 

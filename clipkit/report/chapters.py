@@ -83,8 +83,8 @@ class Comparison:
 
     def _measure_controls(self, experiment: Experiment) -> list[Measurement]:
         """Return the number of each control that has it."""
-        found = [control.measure(experiment) for control in self.controls]
-        return [measurement for measurement in found if measurement is not None]
+        measured = [control.measure(experiment) for control in self.controls]
+        return [measurement for measurement in measured if measurement is not None]
 
     def with_suffixes(self) -> dict[str, ResultsFolder]:
         """Return the results and the controls by what follows the name of a row."""

@@ -102,15 +102,15 @@ def of_files(paths: Sequence[Path]) -> Page:
     for reason in reasons:
         console.warn(f"left out {reason}")
     name_of = {file.digest: name for name, file in files.items()}
-    shown = [file for name, file in files.items() if name not in left_out]
-    title = escape(results.sources_label(shown))
+    reported = [file for name, file in files.items() if name not in left_out]
+    title = escape(results.sources_label(reported))
     return Page(
         title,
         [ABOUT],
         blocks,
         [escape(reason) for reason in reasons],
         lead=_lead(files.values()),
-        summary=[Fact("What was run", f"{title}: {_count(shown)}"), *facts],
+        summary=[Fact("What was run", f"{title}: {_count(reported)}"), *facts],
         origins={name: make_origin(file, name, name_of.get) for name, file in files.items()},
         files={name: path for name, path in path_of.items() if name not in left_out},
     )
@@ -277,11 +277,11 @@ def _accuracies(group: Sequence[Scored]) -> Table:
 
 def _accuracy_cells(scored: Scored, run: int, group: Sequence[Scored]) -> dict[str, Cell]:
     """Return the cells of a run by the titles of their columns."""
-    made, row = provenance(scored.file), scored.rows[run]
+    source, row = provenance(scored.file), scored.rows[run]
     cells: dict[str, Cell] = {
         "file": escape(scored.name),
-        "model": escape(made.model or "-"),
-        "prompts": escape(made.prompts),
+        "model": escape(source.model or "-"),
+        "prompts": escape(source.prompts),
         "result of": escape(results.last_entry(scored.file)["command"]),
         "classifier": escape(row.get("classifier", "")),
     }
@@ -354,9 +354,9 @@ def _differences(single: Sequence[Scored]) -> list[Block]:
         paired = comparison.pair([scored.file for scored in single], single[0].split)
     except ClipkitError as error:
         return [f"The results are not compared: {escape(error.message)}"]
-    names = [scored.name for scored in single]
-    labels = [escape(name) for name in names]
-    return understanding.difference_table(paired, labels[0], labels[1:], names[1:])
+    first, *others = [scored.name for scored in single]
+    labels = {name: escape(name) for name in others}
+    return understanding.difference_table(paired, escape(first), labels)
 
 
 def _differences_from_controls(pairs: Sequence[tuple[Scored, Scored]]) -> list[Block]:
@@ -391,10 +391,10 @@ def _facts(groups: Iterable[Sequence[Scored]]) -> list[Fact]:
                 candidates.append((scored, _controls(scored, group, run), group))
     if not candidates:
         return []
-    scored, found, group = min(candidates, key=_rank)
+    scored, untrained, group = min(candidates, key=_rank)
     runs = len(scored.rows)
     predictions = results.predictions(scored.file, scored.split)  # of several runs, the best
-    controls = [results.predictions(control.file, control.split) for control in found]
+    controls = [results.predictions(control.file, control.split) for control in untrained]
     command = results.last_entry(scored.file)["command"]
     means = f"{command} ({scored.name})"
     if runs > 1:
@@ -419,14 +419,14 @@ def _unlabelled_table(files: dict[str, FeatureFile]) -> list[Block]:
     """Return what results predict most often for images without labels."""
     rows = []
     for name, file in files.items():
-        made, split = provenance(file), results.choose_split(file)
+        source, split = provenance(file), results.choose_split(file)
         predicted = file.splits[split].predicted
         assert predicted is not None  # a result's split without predictions is invalid
         counts = np.bincount(predicted[0])
         names = distinct_names(results.class_names(file, len(counts) - 1))
         frequent = np.argsort(-counts, kind="stable")[:MOST_CLASSES]
         predictions = ", ".join(f"{names[c]} {counts[c]:,}" for c in frequent if counts[c])
-        cells = [name, made.model or "-", made.prompts, split, predictions]
+        cells = [name, source.model or "-", source.prompts, split, predictions]
         rows.append([*(escape(cell) for cell in cells), f"{predicted.shape[1]:,}"])
     header = ["file", "model", "prompts", "split", "most frequent predictions", "images"]
     text = "These images have no labels, so that there is no accuracy."
@@ -496,11 +496,11 @@ def _context_section(files: dict[str, FeatureFile]) -> list[Block]:
     """Return a table of the files that are no results."""
     rows = []
     for name, file in files.items():
-        made = provenance(file)
+        source = provenance(file)
         counts = [f"{split} {len(part):,}" for split, part in file.splits.items()]
         if file.texts:
             counts.append(f"{len(file.texts):,} prompts")
-        cells = [name, file.kind, made.model, made.dataset, made.prompts, ", ".join(counts)]
+        cells = [name, file.kind, source.model, source.dataset, source.prompts, ", ".join(counts)]
         rows.append([escape(cell) for cell in cells])
     header = ["file", "kind", "model", "data set", "prompts", "holds"]
     return [Heading(2, "Feature files"), Table(header, rows, len(header), [*files])]

@@ -173,12 +173,12 @@ def command_lines(history: History, output: str, name_of: NameOf) -> list[str]:
         Returns the name of the file with a digest, or None if it is not known.
     """
     lines: dict[str, None] = {}  # each once
-    made = set()
+    known_files = set()
     for step in steps(history, output, name_of):
         unsaid = [
             f"how {name} was made, {digests(step.entry).get(role, 'without a digest')}"
             for role, name in step.inputs.items()
-            if name not in made
+            if name not in known_files
         ]
         line = _command_line(step, unsaid)
         folder = Path(step.output).parent
@@ -187,7 +187,7 @@ def command_lines(history: History, output: str, name_of: NameOf) -> list[str]:
         for what in unsaid:
             lines[_comment(f"the history does not say {what}")] = None
         lines[line] = None
-        made |= {*step.inputs.values(), step.output}
+        known_files |= {*step.inputs.values(), step.output}
     return list(lines)
 
 

@@ -304,13 +304,13 @@ class ResultsFolder:
         of_layers = sorted(path.stem for path in self.path.glob("img.l*.svm.h5"))
         of_layers.sort(key=lambda name: name.count("."))  # img.l0.svm before img.l0.colour.svm
         of_embeddings = [re.sub(r"^img\.l\d+", "img", name) for name in of_layers]
-        found = []
+        files = []
         for name in filter(self.has, dict.fromkeys(of_layers + of_embeddings)):
             try:
-                found.append(self.read(name))
+                files.append(self.read(name))
             except ClipkitError as error:
                 self._leave_out(name, error.message)
-        return found
+        return files
 
     def leave_out_layers(self, reason: str) -> None:
         """Note why `layer_results` are not shown."""
@@ -322,13 +322,13 @@ class ResultsFolder:
 
     def used(self) -> dict[str, Path]:
         """Return the results that `runs` returned and the files they were made from, by name."""
-        shown = [name for name, runs in self._runs.items() if runs]
+        with_runs = [name for name, runs in self._runs.items() if runs]
         inputs: set[str] = set()
-        for name in shown:
+        for name in with_runs:
             for entry in self.read(name).history:
                 inputs.update(digests(entry).values())
-        names = [name for name in self._digests if name in shown or self._digests[name] in inputs]
-        return {name: self.path / f"{name}.h5" for name in sorted(names)}
+        names = [name for name, digest in self._digests.items() if digest in inputs]
+        return {name: self.path / f"{name}.h5" for name in sorted({*names, *with_runs})}
 
     def _scored_split(self, result: FeatureFile) -> str:
         """Return the test split or, if all images are in one split, the one that replaces it."""

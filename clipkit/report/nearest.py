@@ -30,11 +30,11 @@ def find_nearest(main: ImagePredictions, files: Sequence[FeatureFile]) -> tuple[
     rows = rows[rows >= 0]
     if not len(rows):
         return [], 0
-    found = []
+    of_prompts = []
     for text, column in zip(texts, cosines.T, strict=False):
         nearest = nearest_rows(text, column, IMAGES_PER_PROMPT)
-        found.append(nearest._replace(rows=rows[nearest.rows]))
-    return found, len(texts)
+        of_prompts.append(nearest._replace(rows=rows[nearest.rows]))
+    return of_prompts, len(texts)
 
 
 def _choose_logits(main: ImagePredictions, files: Sequence[FeatureFile]) -> FeatureFile | None:

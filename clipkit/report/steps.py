@@ -99,17 +99,17 @@ def steps(history: History, output: str, name_of: NameOf) -> list[Step]:
     name_of : callable
     """
     names = _Names(history, output, name_of)
-    found = []
+    from_last = []
     todo = [(history, output)] if history else []  # a history may be too long for recursion
     while todo:
-        (*earlier, entry), made = todo.pop()
+        (*earlier, entry), target = todo.pop()
         of_role = digests(entry)
         inputs = {role: names.of(of_role[role], role) for role in _roles(entry)}
         for role, chain in _chains(earlier, entry).items():
             inputs[role] = inputs.get(role) or names.unused(role)
             todo.append((chain, inputs[role]))
-        found.append(Step(entry, inputs, made))
-    return found[::-1]
+        from_last.append(Step(entry, inputs, target))
+    return from_last[::-1]
 
 
 def _roles(entry: Entry) -> list[str]:

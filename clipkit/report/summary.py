@@ -101,8 +101,8 @@ def worst_class(scored: Predictions, source: str) -> Fact:
     text = f"**{names[worst]}**: F1 {f1[worst]:.2f}, {right} of {len(predicted)} images right"
     if wrong.any():
         text += f"; most often predicted as {names[int(wrong.argmax())]} ({wrong.max()})"
-    shown = distinct_names([console.escaped(name) for name in scored.class_names])
-    return Fact("Worst class", f"{text}.", source, class_name=shown[worst])
+    printable = distinct_names([console.escaped(name) for name in scored.class_names])
+    return Fact("Worst class", f"{text}.", source, class_name=printable[worst])
 
 
 def _percent(fraction: float) -> str:

@@ -46,10 +46,10 @@ def attribute_table(rows: Sequence[Run], source: str) -> Blocks:
     """Return the table of the rows of a result of `clipkit attributes`."""
     if not rows:
         return []
-    shown = for_people(rows)
-    header = [name.removesuffix(" %") for name in shown[0]]
+    formatted = for_people(rows)
+    header = [name.removesuffix(" %") for name in formatted[0]]
     cells = []
-    for row, texts in zip(rows, shown, strict=True):
+    for row, texts in zip(rows, formatted, strict=True):
         cells.append([_attribute_cell(row, title, text) for title, text in texts.items()])
     return [Table(header, cells, sources=[source] * len(cells))]
 
@@ -121,27 +121,27 @@ def paired_differences(
         return []
     files = [results.read(name) for name in names]
     matched = comparison.pair(files, base_runs[0]["split"], numbers)
-    return difference_table(matched, base_label, [labels[name] for name in names[1:]], names[1:])
+    return difference_table(matched, base_label, {name: labels[name] for name in names[1:]})
 
 
 def difference_table(
-    paired: comparison.PairedResults,
-    base_label: str,
-    labels: Sequence[str],
-    sources: Sequence[str],
+    paired: comparison.PairedResults, base_label: str, labels: Mapping[str, str]
 ) -> Blocks:
-    """Return the table of the differences of results from the first of them, with its text."""
+    """Return the table of the differences of results from the first of them, with its text.
+
+    `labels` are those of the others, by the names of the results.
+    """
     rows = comparison.compare(paired).rows()
     header = [f"against {base_label}", "difference (points)", "only this"]
     header += [f"only {base_label}", "p"]
     intervals = [(-row["difference"], -row["high"], -row["low"]) for row in rows]
     cells: list[list[Cell]] = []
-    for label, row, difference in zip(labels, rows, difference_cells(intervals), strict=True):
+    for name, row, cell in zip(labels, rows, difference_cells(intervals), strict=True):
         p = row.get("p_holm", row["p"])
-        cells.append([label, difference, f"{row['only_b']}", f"{row['only_a']}", f"{p:.2g}"])
+        cells.append([labels[name], cell, f"{row['only_b']}", f"{row['only_a']}", f"{p:.2g}"])
     base = f"from {base_label} ({100 * rows[0]['acc_a']:.2f} %)"
     text = explain_differences(base, len(rows), "another draw of training images")
-    return [text, Table(header, cells, sources=sources)]
+    return [text, Table(header, cells, sources=list(labels))]
 
 
 def difference_cells(intervals: Sequence[tuple[float, float, float]]) -> list[Number]:
