@@ -84,8 +84,8 @@ def join(reports: Sequence[Sequence[Row]]) -> list[Row]:
     >>> join([[{"a": 1}], [{"b": 2}]])
     [{'a': 1, 'b': None}, {'a': None, 'b': 2}]
     """
-    rows = [row for report in reports for row in report]
-    names = dict.fromkeys(name for row in rows for name in row)
+    rows = list(itertools.chain.from_iterable(reports))
+    names = dict.fromkeys(itertools.chain.from_iterable(rows))
     return [{name: row.get(name) for name in names} for row in rows]
 
 
@@ -246,7 +246,7 @@ def _join_intervals(names: list[str], rows: list[list[Any]]) -> tuple[list[str],
     (['acc1'], [[(0.71, 0.68, 0.74)]])
     """
     joined = {name for name in names if {f"{name}_low", f"{name}_high"} <= set(names)}
-    limits = {f"{name}_{end}" for name in joined for end in ("low", "high")}
+    limits = {f"{name}_low" for name in joined} | {f"{name}_high" for name in joined}
     remaining = [name for name in names if name not in limits]
     rows_shown = []
     for row in rows:

@@ -73,7 +73,7 @@ def of_folder(folder: Path, untrained: Sequence[Path] = ()) -> Page:
     for chapter in chapters.CHAPTERS:
         blocks += chapter(comparison)
     if not blocks and not results.left_out and len(_files(folder)) > 1:
-        return of_files([file for path in (folder, *untrained) for file in _files(path)])
+        return of_files([*chain.from_iterable(map(_files, (folder, *untrained)))])
     results.leave_out_unused()
     left_out = [*chain.from_iterable(map(_left_out, [results, *controls]))]
     tables = [block for block in blocks if isinstance(block, Table)]

@@ -24,6 +24,7 @@ ATTRIBUTES = (
 VARIANCE = "attribute share unique null95 control_share control_low control_high"
 CALIBRATION = "temperature fitted low high nll information ece ece_null ece_null95"
 ZEROSHOT = "classes.logits.zeroshot"
+EMBEDDING = math.inf  # the layer of its row, which is the last
 # The probes of chapters 2 to 4 with one classifier and one setting
 PROBES = {
     "img.svm": "SVM on embeddings",
@@ -176,9 +177,8 @@ def calibration(folders: Mapping[str, ResultsFolder]) -> Blocks:
             name = f"τ {row['temperature']:.4g}"
             if row["fitted"]:
                 name += f", fitted ({_interval(row['low'], row['high'])})"
-            numbers = [f"{row['information']:.3f}"]
-            numbers += [_percent(row[column]) for column in ("ece", "ece_null", "ece_null95")]
-            cells.append([name + suffix, *numbers])
+            errors = [_percent(row[column]) for column in ("ece", "ece_null", "ece_null95")]
+            cells.append([name + suffix, f"{row['information']:.3f}", *errors])
             sources.append("" if suffix else "classes.logits.calibrate")
     if not cells:
         return []
@@ -204,19 +204,17 @@ def _interval(low: float, high: float) -> str:
 
 def shots(folders: Mapping[str, ResultsFolder]) -> Blocks:
     """Return the table of few-shot accuracies."""
-    by_shots: dict[int, dict[str, list[float]]] = {}
+    columns: dict[str, dict[int, list[float]]] = {}  # title -> images per class -> accuracies
     for suffix, results in folders.items():
         for run in results.runs("img.shots"):
-            of_folder = by_shots.setdefault(int(run["shots"]), {})
-            of_folder.setdefault(suffix, []).append(run["acc1"])
-    if not by_shots:
+            column = columns.setdefault(f"accuracy{suffix} (%)", {})
+            column.setdefault(int(run["shots"]), []).append(run["acc1"])
+    if not columns:
         return []
-    suffixes = [suffix for suffix in folders if any(suffix in row for row in by_shots.values())]
-    header = ["images per class", *(f"accuracy{suffix} (%)" for suffix in suffixes)]
-    cells = [
-        [f"{n}", *(_mean_and_range(row.get(suffix, [])) for suffix in suffixes)]
-        for n, row in sorted(by_shots.items())
-    ]
+    cells = []
+    for n in sorted(set().union(*columns.values())):
+        cells.append([f"{n}", *(_mean_and_range(column.get(n, [])) for column in columns.values())])
+    header = ["images per class", *columns]
     text = (
         "Logistic regression is fitted on the embeddings of a few images per class. The table has "
         "the mean over the draws, with the lowest and the highest."
@@ -233,29 +231,29 @@ def _mean_and_range(values: Sequence[float]) -> str:
 
 def layers(results: ResultsFolder, controls: Sequence[ResultsFolder]) -> Blocks:
     """Return the table of accuracy by layer, with a column per set of labels and its control."""
-    if not results.layer_results():
+    files = results.layer_results()
+    if not files:
         return []
-    files = [file for folder in (results, *controls) for file in folder.layer_results()]
+    for control in controls:
+        files += control.layer_results()
     try:
         curves, _ = layer_curves(files)
     except ClipkitError as error:
         results.leave_out_layers(error.message)
         return []
-    columns = {}
+    columns: dict[str, dict[float, float]] = {}  # title -> layer -> accuracy
     for curve in curves:
+        label = curve.label if len(curves) > 1 else "accuracy"
         for points, suffix in ((curve.trained, ""), (curve.control, ", untrained")):
-            if points is not None:
-                label = curve.label if len(curves) > 1 else "accuracy"
-                column: dict[int | str, float] = dict(
-                    zip(points.layers, points.values, strict=True)
-                )
-                if points.embedding is not None:
-                    column["embedding"] = points.embedding[0]
-                columns[f"{escape(label)}{suffix} (%)"] = column
-    present = {row for column in columns.values() for row in column}
-    rows = sorted(present - {"embedding"}) + ["embedding"] * ("embedding" in present)
-    cells = [
-        [f"{row}", *(_percent(column.get(row, math.nan)) for column in columns.values())]
-        for row in rows
-    ]
+            if points is None:
+                continue
+            column: dict[float, float] = dict(zip(points.layers, points.values, strict=True))
+            if points.embedding is not None:
+                column[EMBEDDING] = points.embedding[0]
+            columns[f"{escape(label)}{suffix} (%)"] = column
+    cells = []
+    for layer in sorted(set().union(*columns.values())):
+        name = "embedding" if layer == EMBEDDING else f"{layer}"
+        values = [_percent(column.get(layer, math.nan)) for column in columns.values()]
+        cells.append([name, *values])
     return [Table(["layer", *columns], cells)]
