@@ -560,6 +560,96 @@ def test_categories_and_nulls_of_parquet_are_texts(tmp_path):
     assert data.splits["test"].ids == [f"{i}.png" for i in range(1, n, 2)]
 
 
+@pytest.mark.parametrize("encoding", ["DELTA_BYTE_ARRAY", "DELTA_LENGTH_BYTE_ARRAY", "PLAIN"])
+def test_texts_of_parquet_may_be_encoded_in_any_way(tmp_path, encoding):
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    table = pa.table({"path": [f"photos/{i}.png" for i in range(3000)]})
+    options = {"use_dictionary": False, "column_encoding": {"path": encoding}}
+    pq.write_table(table, tmp_path / "m.parquet", **options)
+    ids = datasets.load(tmp_path / "m.parquet").splits["all"].ids
+    assert ids == [f"photos/{i}.png" for i in range(3000)]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="forking is not safe elsewhere")
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"dictionary_pagesize_limit": 2**30},
+        {"use_dictionary": False, "column_encoding": {"label": "DELTA_BYTE_ARRAY"}},
+    ],
+)
+def test_a_small_parquet_manifest_that_unpacks_to_gigabytes_is_refused(
+    tmp_path, monkeypatch, options
+):
+    """A file of kilobytes may hold a text of a megabyte in each of many rows."""
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    n = 300
+    numbers = [0] + [1] * (n - 1)  # the first row is harmless
+    labels = pa.DictionaryArray.from_arrays(pa.array(numbers), pa.array(["a", "x" * 2**20]))
+    table = pa.table({"path": [str(i) for i in range(n)], "label": labels.dictionary_decode()})
+    path = tmp_path / "m.parquet"
+    pq.write_table(table, path, compression="zstd", store_schema=False, **options)
+    assert path.stat().st_size < 10_000
+    parquet_manifests = manifests.import_parquet("parquet_manifests")
+    monkeypatch.setattr(parquet_manifests, "READ_MEMORY", 2**26)
+    monkeypatch.setattr(parquet_manifests, "_batch_rows", None)  # this process reads no row
+    with pytest.raises(ClipkitError) as caught:
+        datasets.load(path)
+    assert f"{path}: expected a file that takes at most 64 MiB to read" in caught.value.message
+
+
+def test_a_row_of_a_parquet_manifest_takes_few_bytes(tmp_path, monkeypatch):
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    table = pa.table({"path": [f"photos/{i % 100:02}/{i:06}.jpg" for i in range(300_000)]})
+    pq.write_table(table, tmp_path / "m.parquet")  # one row group
+    del table
+    parquet_manifests = manifests.import_parquet("parquet_manifests")
+    batch_rows = parquet_manifests._batch_rows
+    before, sizes = pa.total_allocated_bytes(), []
+
+    def measure(*arguments: Any) -> Any:
+        sizes.append(pa.total_allocated_bytes() - before)
+        return batch_rows(*arguments)
+
+    monkeypatch.setattr(parquet_manifests, "_batch_rows", measure)
+    assert len(datasets.load(tmp_path / "m.parquet").splits["all"]) == 300_000
+    if sys.platform == "linux":
+        assert max(sizes) < 2**23  # pages of 1 MiB; as a dictionary, all texts take 48 MiB
+
+
+def test_a_row_of_a_manifest_of_text_takes_few_bytes(photos):
+    rows = [{"path": f"photos/{i % 100:02}/{i:06}.jpg", "note": "x" * 80} for i in range(20_000)]
+    for ending in (".csv", ".jsonl"):
+        path = write_manifest(photos / f"m{ending}", rows)
+        datasets.load(path, path_column="path")  # imports
+        tracemalloc.start()
+        split = datasets.load(path).splits["all"]
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert most / len(split) < 140  # the file has 110 or more for each row
+
+
+def test_a_manifest_that_changes_while_it_is_read_is_refused(photos, monkeypatch):
+    path = Path(write_manifest(photos / "m.csv", ROWS))
+    collect = manifests.collect
+
+    def collect_slowly(*arguments: Any, **options: Any) -> Any:
+        content = collect(*arguments, **options)
+        path.write_text("path\nphotos/other.png\n")
+        return content
+
+    monkeypatch.setattr(manifests, "collect", collect_slowly)
+    with pytest.raises(ClipkitError, match=r"m\.csv: the file was changed while it was read"):
+        datasets.load(path)
+
+
+def test_a_table_without_a_filled_row_is_refused(tmp_path):
+    for content in ("\ufeff", "\ufeff\n", ",,\n", " \n"):
+        (tmp_path / "m.csv").write_text(content)
+        with pytest.raises(ClipkitError, match=r"m\.csv.*: expected a (table|column)"):
+            datasets.load(tmp_path / "m.csv")
+
+
 def test_a_manifest_that_is_missing_or_a_folder_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for ending in manifests.ENDINGS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,15 @@ from clipkit.datasets.columns import Columns, as_text, check_columns
 from clipkit.datasets.images import reason
 from clipkit.datasets.rows import MAX_PATH, Row
 from clipkit.errors import ClipkitError
+from clipkit.features.isolation import check_in_subprocess
 from clipkit.features.parquet import check_footer
+from clipkit.files import OpenFile, keep_open
 
-BATCH_ROWS = 1 << 12
+BATCH_ROWS = 1 << 10
 MAX_ROWS = 1 << 24
 MAX_BYTES_OF_TEXT = 4 * MAX_PATH  # in UTF-8
+READ_BYTES = 1 << 16  # of a column; or Arrow reads all of it at once
+READ_MEMORY = 1 << 30  # the columns may have MAX_BYTES, in pages that are packed and unpacked
 
 
 def holds_images(path: Path, name: str) -> bool:
@@ -77,26 +82,62 @@ def read_rows(
 def _check_type(arrow_type: pa.DataType, where: str, *, is_path: bool) -> None:
     if pa.types.is_dictionary(arrow_type):
         arrow_type = arrow_type.value_type
-    is_text = pa.types.is_string(arrow_type) or pa.types.is_large_string(arrow_type)
+    is_text = _is_text(arrow_type)
     is_number = pa.types.is_integer(arrow_type) or pa.types.is_floating(arrow_type)
     if not is_text and (is_path or not (is_number or pa.types.is_null(arrow_type))):
         expected = "texts" if is_path else "texts or whole numbers"
         raise ClipkitError(f"{where}: expected {expected}, got {arrow_type}")
 
 
+def _is_text(arrow_type: pa.DataType) -> bool:
+    return str(arrow_type) in ("string", "large_string")
+
+
 def _iter_rows(
     path: Path, name: str, columns: Columns, present: list[str], max_bytes: int
 ) -> Iterator[Row]:
-    # as dictionaries, so that a text that fills many rows is in memory once
-    with _read_errors(name), pq.ParquetFile(path, read_dictionary=present) as file:
+    with _read_errors(name), _open(path, present) as file:
         _check_size(file.metadata, present, name, max_bytes)
-        start = 0
-        for batch in file.iter_batches(BATCH_ROWS, columns=present):
+    _check_unpacked(path, name, present)
+    start = 0
+    with _read_errors(name), _open(path, present) as file:
+        for batch in _iter_batches(file, present):
             yield from _batch_rows(batch, name, columns, start)
             start += len(batch)
+            pa.default_memory_pool().release_unused()  # or Arrow keeps more than the rows take
             if start > MAX_ROWS:  # the metadata of an untrusted file may state fewer
                 raise ClipkitError(f"{name}: expected at most {MAX_ROWS:,} rows, got more")
-    pa.default_memory_pool().release_unused()  # or Arrow keeps more than the rows take
+
+
+def _open(path: Path, present: list[str]) -> pq.ParquetFile:
+    # Where no subprocess can read the rows first, they are read as dictionaries, so that a text
+    # that fills many rows is in memory once. But then Arrow holds all texts of a row group.
+    dictionaries = [] if sys.platform == "linux" else present
+    return pq.ParquetFile(path, buffer_size=READ_BYTES, read_dictionary=dictionaries)
+
+
+def _iter_batches(file: pq.ParquetFile, present: list[str]) -> Iterator[pa.RecordBatch]:
+    batches: Iterator[pa.RecordBatch] = file.iter_batches(
+        BATCH_ROWS, columns=present, use_threads=False
+    )
+    return batches
+
+
+def _check_unpacked(path: Path, name: str, present: list[str]) -> None:
+    """Refuse a file whose rows take much more memory than it says.
+
+    A dictionary may repeat a text of 100 MB in each row, and the sizes in the metadata may be
+    wrong. So a subprocess with limited memory reads the rows first.
+    """
+
+    def read(file: OpenFile) -> None:
+        with _open(file.path, present) as content:
+            for batch in _iter_batches(content, present):
+                for column in batch.columns:
+                    _check_lengths(column, name)
+
+    with keep_open(path) as file:
+        check_in_subprocess(file, name, read, "Parquet", READ_MEMORY)
 
 
 def _check_size(metadata: pq.FileMetaData, present: list[str], name: str, max_bytes: int) -> None:
@@ -125,14 +166,19 @@ def _batch_rows(batch: pa.RecordBatch, name: str, columns: Columns, start: int) 
 
 def _texts(array: Any, where: str) -> list[str]:
     """Return the values of a column as texts; null is ""."""
-    if not pa.types.is_dictionary(array.type):
-        return [as_text(value, where) for value in array.to_pylist()]
-    longest = pc.max(pc.binary_length(array.dictionary)).as_py() or 0
+    _check_lengths(array, where)
+    if pa.types.is_dictionary(array.type):
+        array = array.dictionary_decode()
+    return [as_text(value, where) for value in array.to_pylist()]
+
+
+def _check_lengths(array: pa.Array, where: str) -> None:
+    if pa.types.is_dictionary(array.type):
+        array = array.dictionary
+    if not _is_text(array.type):
+        return
+    longest = pc.max(pc.binary_length(array)).as_py() or 0
     if longest > MAX_BYTES_OF_TEXT:
         raise ClipkitError(
             f"{where}: expected at most {MAX_BYTES_OF_TEXT:,} bytes, got {longest:,}"
         )
-    if len(array.dictionary) > len(array):  # that of many batches
-        return [as_text(value, where) for value in array.dictionary.take(array.indices).to_pylist()]
-    known = [as_text(value, where) for value in array.dictionary.to_pylist()]
-    return ["" if index is None else known[index] for index in array.indices.to_pylist()]

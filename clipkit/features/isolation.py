@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import os
 import resource
@@ -13,6 +14,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from clipkit import signals
 from clipkit.errors import ClipkitError
@@ -31,6 +33,7 @@ BYTES_PER_SECOND = 2**27
 TIMEOUT_SECONDS = 60  # after which the subprocess ends itself, whatever it waits for
 PATH_BYTES = 2**16  # more than a path has
 CHECKED = b"."  # the answer of the subprocess
+NO_MEMORY = 70  # the exit status of a subprocess that needs more memory than it may have
 
 Check = Callable[[OpenFile], None]
 
@@ -118,25 +121,35 @@ def one_subprocess() -> Iterator[None]:
 
 
 def check_in_subprocess(
-    file: OpenFile, display_name: str, check: Check, format: str = "HDF5"
+    file: OpenFile,
+    display_name: str,
+    check: Check,
+    format: str = "HDF5",
+    max_memory: int | None = None,
 ) -> None:
     """Run `check` on a file in a forked process, and raise if it crashes or does not end there.
 
+    With `max_memory`, also raise if it needs so many bytes of memory more than this process has.
     Whatever else `check` finds is ignored: the caller opens the file again and reports it. This is
     no sandbox. On systems other than Linux nothing is done, since forking is not safe there.
 
     Raises
     ------
     ClipkitError
-        If the subprocess crashed or ran into its limit of processor time.
+        If the subprocess crashed or ran into its limit of processor time or memory.
     """
     if sys.platform != "linux":
         return
-    if _shared is None:
+    if max_memory is not None:
+        check = functools.partial(_check_within, max_memory, check)
+    if _shared is None or max_memory is not None:  # a limit of memory stays
         with contextlib.closing(Checker(check)) as checker:
             status = checker.run(file)
     else:
         status = _shared.setdefault(check, Checker(check)).run(file)
+    if max_memory is not None and os.waitstatus_to_exitcode(status) == NO_MEMORY:
+        most = f"{max_memory >> 20:,} MiB"
+        raise ClipkitError(f"{display_name}: expected a file that takes at most {most} to read")
     if not os.WIFSIGNALED(status) or os.WTERMSIG(status) not in CRASHES:
         return
     if os.WTERMSIG(status) == signal.SIGXCPU:
@@ -187,6 +200,20 @@ def _serve(connection: socket.socket, check: Check) -> None:
         signal.alarm(0)
         os.close(descriptors[0])
         connection.send(CHECKED)
+
+
+def _check_within(max_memory: int, check: Check, file: OpenFile) -> None:
+    """Check a file while this process can allocate so many bytes, or end it."""
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+    limit = pages * resource.getpagesize() + max_memory
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    if hard != resource.RLIM_INFINITY:
+        limit = min(limit, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+    try:
+        check(file)
+    except MemoryError:
+        os._exit(NO_MEMORY)
 
 
 def _end(child: int) -> None:
