@@ -218,7 +218,8 @@ class ImageDataset:
             text = "\n".join(self.ids[start : start + DIGEST_ROWS])
             sha.update(text.encode() if start == 0 else f"\n{text}".encode())
         if self.labels is not None:
-            sha.update(b"\0" + self.labels.astype("<i8").tobytes())
+            sha.update(b"\0")
+            sha.update(np.ascontiguousarray(self.labels, "<i8").data)
         return sha.hexdigest()
 
     def draw_order(self, seed: int) -> Int64:

@@ -293,7 +293,8 @@ class _Table:
     part: ParquetPart
     paths: list[str] | None  # None if one is missing
     label: str | None  # the column of the labels
-    values: Int64  # (N,) labels or, if there are `texts`, indices into them; or NO_LABEL
+    # (N,) labels or, if there are `texts`, indices into them; or NO_LABEL; None once it is joined
+    values: Int64 | None
     texts: list[str] | None
     class_names: list[str] | None
 
@@ -325,12 +326,11 @@ def _read_table(name: str) -> _Table:
     if is_struct and schema.field(column).type.get_field_index("path") >= 0:
         paths = _read_paths(part)
     label = _label_column(schema, features, where)
-    values = np.full(len(part), NO_LABEL, np.int64)
-    texts = None
-    class_names = None
-    if label is not None:
-        values, texts = _read_labels(part, label)
-        class_names = _class_names(features.get(label), f"{where}: {label}")
+    pa.default_memory_pool().release_unused()  # or Arrow keeps more than the paths take
+    if label is None:
+        return _Table(part, paths, None, np.full(len(part), NO_LABEL, np.int64), None, None)
+    values, texts = _read_labels(part, label)
+    class_names = _class_names(features.get(label), f"{where}: {label}")
     return _Table(part, paths, label, values, texts, class_names)
 
 
@@ -508,14 +508,16 @@ def _labels(
     """Return the labels of each split and the class names."""
     where = f"labels of {display_url(name)}"
     texts: dict[str, int] = {}
-    joined: dict[str, list[Int64]] = {}
+    joined: dict[str, list[Any]] = {}
     for table, split in zip(tables, split_of, strict=True):
-        values = table.values
+        values: Any = table.values
         if table.texts is not None:
             numbers = [texts.setdefault(text, len(texts)) for text in table.texts]
-            values = np.array([*numbers, NO_LABEL], np.int64)[values]
+            values = np.array([*numbers, NO_LABEL], np.int32)[values]
         joined.setdefault(split, []).append(values)
-    labels = {split: np.concatenate(values) for split, values in joined.items()}
+        table.values = None
+    labels: dict[str, Any] = {split: np.concatenate(values) for split, values in joined.items()}
+    del joined, values
 
     def names_of_numbers() -> list[str] | None:
         return tables[0].class_names or shards.read_class_names(name)
