@@ -7,6 +7,7 @@ cell means that the value is not known. The data set `shapes` has its own attrib
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -248,7 +249,7 @@ def _match(file: FeatureFile, table: str, data: bytes) -> Columns:
 def _parse(table: str, data: bytes) -> tuple[list[str], list[tuple[int, list[str]]]]:
     """Return the header, and each line with its number."""
     delimiter = "\t" if Path(table).suffix.lower() == ".tsv" else ","
-    lines = read_rows(data, table, delimiter, quotes=delimiter == ",")
+    lines = read_rows(io.BytesIO(data), table, delimiter, quotes=delimiter == ",")
     _, header = next(lines, (0, []))
     names = [cell.strip() for cell in header]
     if "id" not in names or not set(names) - set(KEYS):

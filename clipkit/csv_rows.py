@@ -5,40 +5,44 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator
+from typing import IO
 
 from clipkit.errors import ClipkitError
 
 
-def check_text(data: bytes, name: str) -> None:
-    """Refuse bytes that are not UTF-8, and NUL.
+def check_text(stream: IO[bytes], name: str) -> None:
+    """Refuse bytes that are not UTF-8, and NUL. The stream is read from its start, and rewound.
 
     Raises
     ------
     ClipkitError
         The message names the line.
     """
-    end = data.find(b"\0")
-    if end < 0 and not data.isascii():  # decoding doubles the memory
-        try:
-            data.decode()
-        except UnicodeDecodeError as error:
-            end = error.start
-    if end >= 0:
-        line = data.count(b"\n", 0, end) + 1
-        raise ClipkitError(
-            f"{name}, line {line}: expected UTF-8 text, got the byte 0x{data[end]:02x}",
-            "save the file as plain text in UTF-8",
-        )
+    stream.seek(0)
+    for number, line in enumerate(stream, start=1):
+        end = line.find(b"\0")
+        if end < 0 and not line.isascii():
+            try:
+                line.decode()
+            except UnicodeDecodeError as error:
+                end = error.start
+        if end >= 0:
+            raise ClipkitError(
+                f"{name}, line {number}: expected UTF-8 text, got the byte 0x{line[end]:02x}",
+                "save the file as plain text in UTF-8",
+            )
+    stream.seek(0)
 
 
 def read_rows(
-    data: bytes, name: str, delimiter: str = ",", *, quotes: bool = True
+    stream: IO[bytes], name: str, delimiter: str = ",", *, quotes: bool = True
 ) -> Iterator[tuple[int, list[str]]]:
     r"""Yield the line and the cells of each row that is not empty.
 
     Parameters
     ----------
-    data : bytes
+    stream : binary file
+        It is read from its start.
     name : str
         What messages call the file.
     delimiter : str
@@ -55,14 +59,14 @@ def read_rows(
 
     Examples
     --------
-    >>> list(read_rows(b'a,b\n\n"1,5", x\n', "x.csv"))
+    >>> list(read_rows(io.BytesIO(b'a,b\n\n"1,5", x\n'), "x.csv"))
     [(1, ['a', 'b']), (3, ['1,5', 'x'])]
-    >>> list(read_rows(b'"a" dog\tx\n', "x.tsv", "\t", quotes=False))
+    >>> list(read_rows(io.BytesIO(b'"a" dog\tx\n'), "x.tsv", "\t", quotes=False))
     [(1, ['"a" dog', 'x'])]
     """
-    check_text(data, name)
+    check_text(stream, name)
     reader = csv.reader(
-        io.TextIOWrapper(io.BytesIO(data), "utf-8-sig", newline=""),
+        io.TextIOWrapper(stream, "utf-8-sig", newline=""),
         delimiter=delimiter,
         quoting=csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE,
         skipinitialspace=delimiter == ",",

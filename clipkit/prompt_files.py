@@ -13,6 +13,7 @@ What `clipkit.prompts` refuses in a prompt file is refused here too.
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections import Counter
@@ -328,7 +329,7 @@ def _rows(data: bytes, name: str, delimiter: str) -> Iterator[tuple[int, list[st
     """Yield the number and the stripped cells of each line that is not empty."""
     if not data:
         raise ClipkitError(f"{name}: empty input", "check whether the command before it failed")
-    for line, cells in read_rows(data, name, delimiter, quotes=delimiter != "\t"):
+    for line, cells in read_rows(io.BytesIO(data), name, delimiter, quotes=delimiter != "\t"):
         yield line, [cell.strip(STRIPPED) for cell in cells]
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib
-import io
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from io import BufferedReader, BytesIO
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,11 +19,13 @@ from clipkit.datasets.class_index import find_class_index, rename_classes
 from clipkit.datasets.columns import Columns, as_text, check_columns
 from clipkit.datasets.dataset import Dataset
 from clipkit.datasets.images import escape
+from clipkit.datasets.lists import BOM
 from clipkit.datasets.rows import Row, Rows, collect
 from clipkit.errors import ClipkitError
 
 ENDINGS = (".csv", ".tsv", ".parquet", ".jsonl")
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
+Stream = BufferedReader | BytesIO
 MAX_HEADER = 1 << 16
 MAX_BYTES = 1 << 28  # a million rows of 256 bytes
 
@@ -109,26 +112,44 @@ def _read_rows(source: str, columns: Columns, required: set[str]) -> tuple[Rows,
     ending = Path(source).suffix.lower()
     if ending == ".parquet":
         with files.spool_input(source) as file:
-            digest = _digest(file.path)
+            with file.path.open("rb") as stream:
+                digest = _digest(stream)
             has_splits, rows = import_parquet("parquet_manifests").read_rows(
                 file.path, name, columns, required, MAX_BYTES
             )
             content = collect(rows, name, unit="row", folder=folder, has_splits=has_splits)
         return content, digest
-    data = files.read_bytes(source, MAX_BYTES)
-    _check_text(data, name)
-    if ending == ".jsonl":
-        has_splits, rows = _read_jsonl(data, name, columns, required)
-    else:
-        has_splits, rows = _read_csv(data, name, columns, required, DELIMITERS[ending])
-    digest = hashlib.sha256(data).hexdigest()
-    del data  # so that it is freed with the last row
-    return collect(rows, name, folder=folder, has_splits=has_splits), digest
+    with _open_text(source, name) as stream:
+        digest = _digest(stream)
+        _check_not_empty(stream, name)
+        if ending == ".jsonl":
+            has_splits, rows = _read_jsonl(stream, name, columns, required)
+        else:
+            has_splits, rows = _read_csv(stream, name, columns, required, DELIMITERS[ending])
+        content = collect(rows, name, folder=folder, has_splits=has_splits)
+    return content, digest
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _digest(stream: Stream) -> str:
+    return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def _open_text(source: str, name: str) -> Iterator[Stream]:
+    """Open a manifest for reading it line by line: it may take as much memory as its rows."""
+    if not Path(source).is_file():  # a pipe, or nothing
+        yield BytesIO(files.read_bytes(source, MAX_BYTES))
+        return
+    with files.keep_open(source) as file:
+        before = os.fstat(file.descriptor)
+        if before.st_size > MAX_BYTES:
+            raise ClipkitError(f"{name}: expected at most {MAX_BYTES >> 20} MiB of text, got more")
+        # a reader of text closes the stream that it is given
+        with open(file.descriptor, "rb", closefd=False) as stream:
+            yield stream
+        after = os.fstat(file.descriptor)
+    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+        raise ClipkitError(f"{name}: the file was changed while it was read", "run it again")
 
 
 def import_parquet(module: str) -> ModuleType:
@@ -148,20 +169,19 @@ def import_parquet(module: str) -> ModuleType:
         ) from error
 
 
-def _check_text(data: bytes, name: str) -> None:
-    """Refuse an empty file, and what is no text."""
-    if not data.strip():
+def _check_not_empty(stream: Stream, name: str) -> None:
+    stream.seek(0)
+    if not any(line.removeprefix(BOM).strip() for line in stream):
         hint = "check whether the command before it failed"
         raise ClipkitError(f"{name}: expected a table with a row for each image, got none", hint)
-    check_text(data, name)
 
 
 def _read_csv(
-    data: bytes, name: str, columns: Columns, required: set[str], delimiter: str
+    stream: Stream, name: str, columns: Columns, required: set[str], delimiter: str
 ) -> tuple[bool, Iterator[Row]]:
     """Return whether there is a column of splits, and the rows."""
-    records = read_rows(data, name, delimiter)
-    line, header = next(records)
+    records = read_rows(stream, name, delimiter)
+    line, header = next(records, (1, []))
     header = [column.strip() for column in header]
     check_columns(header, required, f"{name}, line {line}")
     place = {column: number for number, column in enumerate(header)}
@@ -197,18 +217,21 @@ def _required_id(text: str, where: str) -> str:
 
 
 def _read_jsonl(
-    data: bytes, name: str, columns: Columns, required: set[str]
+    stream: Stream, name: str, columns: Columns, required: set[str]
 ) -> tuple[bool, Iterator[Row]]:
     """Return whether there is a column of splits, as the first object has it, and the rows."""
-    objects = _objects(data, name)
-    line, first = next(objects)
+    check_text(stream, name)
+    line, first = next(_objects(stream, name))
     check_columns(list(first), required, f"{name}, line {line}")
     has_ids = columns.id in first
-    return columns.split in first, _json_rows(data, name, columns, has_ids)
+    return columns.split in first, _json_rows(stream, name, columns, has_ids)
 
 
-def _objects(data: bytes, name: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    for number, line in enumerate(io.BytesIO(data.removeprefix(b"\xef\xbb\xbf")), start=1):
+def _objects(stream: Stream, name: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    stream.seek(0)
+    for number, line in enumerate(stream, start=1):
+        if number == 1:
+            line = line.removeprefix(BOM)
         if not line.strip():
             continue
         try:
@@ -224,8 +247,8 @@ def _objects(data: bytes, name: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
         yield number, content
 
 
-def _json_rows(data: bytes, name: str, columns: Columns, has_ids: bool) -> Iterator[Row]:
-    for line, content in _objects(data, name):
+def _json_rows(stream: Stream, name: str, columns: Columns, has_ids: bool) -> Iterator[Row]:
+    for line, content in _objects(stream, name):
         where = f"{name}, line {line}"
         path = content.get(columns.path)
         if path is not None and not isinstance(path, str):

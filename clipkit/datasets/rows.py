@@ -43,7 +43,7 @@ class _Split:
     ids: list[str] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
     codes: array[int] = field(default_factory=lambda: array("i"))  # of the labels, or NO_LABEL
-    places: array[int] = field(default_factory=lambda: array("q"))
+    places: array[int] = field(default_factory=lambda: array("I"))
     has_ids: bool = False  # or the paths are the ids
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -385,7 +386,7 @@ def parse_class_names(data: bytes, where: str) -> list[str]:
         names = [entry.name for entry in entries]
         has_all = [entry.number for entry in entries] == list(range(len(entries)))
     else:
-        check_text(data, where)
+        check_text(io.BytesIO(data), where)
         names = [line.strip() for line in data.decode("utf-8-sig").split("\n")]
         while names and not names[-1]:
             names.pop()
