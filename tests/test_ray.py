@@ -21,10 +21,11 @@ from ray_fakes import FakeRay, make_deadly
 from shell import clipkit, fails, ok
 from test_engines import written
 
-from clipkit import datasets, embedding, models
+from clipkit import datasets, embedding, features, models
 from clipkit.embedding import checkpoint, ray_cluster, ray_engine, ray_worker
 from clipkit.embedding.engines import Encoded, ShardImages
 from clipkit.errors import ClipkitError, UsageError
+from clipkit.report.command_lines import command_lines
 
 TESTS = Path(__file__).parent
 HAS_RAY = importlib.util.find_spec("ray") is not None
@@ -78,6 +79,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     [
         (("--engine", "rya"), "unknown engine 'rya'; hint: did you mean ray?"),
         (("--replicas", 2), "expected --engine ray with --replicas, got --engine local"),
+        (("--mixed",), "expected --engine ray with --mixed, got --engine local"),
         (("--engine", "ray", "--part", "1/2"), "expected --part or --engine ray, got both"),
         (("--engine", "ray", "--device", "cuda:1"), "expected --device auto, cpu or cuda"),
     ],
@@ -269,6 +271,116 @@ def test_an_engine_of_ray_encodes_again(
     assert notes.count("2 of 2 replicas have loaded the model\n") == 2
 
 
+MIXED = (*ON_RAY, "--replicas", 2, "--mixed")
+
+
+@pytest.fixture
+def precisions(ray: FakeRay, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return the precisions that the next workers choose, in order; the last one stays."""
+    chosen = ["fp32"]
+    load = embedding.load_encoder
+
+    def load_with_next(*names: Any, **options: Any) -> Any:
+        precision = chosen.pop(0) if len(chosen) > 1 else chosen[0]
+        return load(*names, **{**options, "precision": precision})
+
+    monkeypatch.setattr(embedding, "load_encoder", load_with_next)
+    return chosen
+
+
+def machines_of(file: Path) -> dict[str, int]:
+    """Return how many rows were made in each precision, as the history says."""
+    (entry,) = features.read(file).history
+    return {machine["precision"]: machine["rows"] for machine in entry["machines"].values()}
+
+
+def test_a_mixed_run_of_equal_workers_gives_the_file_of_one_process(
+    ray: FakeRay, expected: bytes, tmp_path: Path
+) -> None:
+    ok(*MIXED, "-o", tmp_path / "out.h5")
+    assert ray.workers == 2
+    assert (tmp_path / "out.h5").read_bytes() == expected
+
+
+def test_a_mixed_run_lists_the_machines_with_the_rows_of_each(
+    precisions: list[str], tmp_path: Path
+) -> None:
+    for precision in ("fp32", "bf16"):
+        precisions[:] = [precision]
+        ok(*RUN, "-o", tmp_path / f"{precision}.h5")
+    output = tmp_path / "out.h5"
+    precisions[:] = ["fp32", "bf16", "bf16"]
+    host = socket.gethostname()
+    stderr = ok(*MIXED[:-1], "--mixed", "-o", output).stderr
+    assert stderr.count(f"warning: {host} differs from {host}: precision is bf16, not fp32\n") == 1
+    made = machines_of(output)
+    assert set(made) == {"bf16", "fp32"}
+    assert sum(made.values()) == 20
+
+    file = features.read(output)
+    model = file.model()
+    assert model is not None
+    assert model["precision"] == "bf16 + fp32"
+    assert model["digest"] == models.load("tiny", tower="image").details["digest"]
+    rows = np.asarray(file.splits["test"].features)
+    counted = dict.fromkeys(made, 0)
+    for precision in made:
+        alone = features.read(tmp_path / f"{precision}.h5").splits["test"].features
+        counted[precision] = int((rows == np.asarray(alone)).all(axis=1).sum())
+    assert counted == made
+
+    text = ok("info", output).stdout
+    assert f"rows {made['fp32']}" in next(line for line in text.splitlines() if "fp32" in line)
+    *notes, line = command_lines(file.history, "out.h5", lambda _: None)
+    assert notes == ["# the history does not say which machine made which rows"]
+    assert line.endswith(" --model tiny --engine ray --mixed -o out.h5")
+    (tmp_path / "p.txt").write_text("a digit\na letter\n")
+    ok("textembed", tmp_path / "p.txt", "-m", "tiny", "-o", tmp_path / "txt.h5")
+    ok("logits", output, tmp_path / "txt.h5", "-o", tmp_path / "logits.h5")
+    assert "a digit" in ok("info", tmp_path / "logits.h5").stdout
+
+
+def test_a_mixed_run_is_continued_by_machines_that_differ(
+    precisions: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = checkpoint.Checkpoint.save
+    saved = []
+
+    def save_two(self: Any, *arguments: Any) -> None:
+        if len(saved) == 2:
+            raise ClipkitError("that is enough")
+        saved.append(arguments)
+        save(self, *arguments)
+
+    output = tmp_path / "out.h5"
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.Checkpoint, "save", save_two)
+        assert "that is enough" in clipkit(*MIXED, "-o", output).stderr
+    for words in ((*ON_RAY, "--replicas", 2), RUN):
+        line = fails(*words, "-o", output, exit_code=2)
+        assert "belongs to another run: mixed was True, is absent; " in line
+    precisions[:] = ["bf16"]
+    assert "resuming at 8 of 20" in ok(*MIXED, "-o", output).stderr
+    assert machines_of(output) == {"fp32": 8, "bf16": 12}
+    assert list(contents(tmp_path)) == ["out.h5"]
+
+
+def test_a_mixed_run_refuses_another_model_by_its_host(
+    ray: FakeRay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load, seeds = embedding.load_encoder, [1, 2]
+
+    def load_another(*names: Any, **options: Any) -> Any:
+        return load(*names, **{**options, "untrained": seeds.pop(0)})
+
+    monkeypatch.setattr(embedding, "load_encoder", load_another)
+    host = socket.gethostname()
+    result = clipkit(*MIXED, "-o", tmp_path / "out.h5")
+    assert result.exit_code == 1
+    expected = f"{host}: expected the model files.weights of {host}, sha256:"
+    assert expected in messages(result.stderr).splitlines()[-1]
+
+
 def test_a_node_without_a_cpu_gets_no_replica(ray: FakeRay) -> None:
     ray.cpus = [0, 4, 4]
     assert ray_engine._count_machines(ray.nodes()) == 2
@@ -289,10 +401,11 @@ def test_an_address_without_ray_is_said_in_one_line(
 
 
 @cluster_test
+@pytest.mark.parametrize("words", [(), ("--mixed",)])
 def test_replicas_give_the_file_of_one_process(
-    cluster: Any, expected: bytes, tmp_path: Path
+    cluster: Any, expected: bytes, tmp_path: Path, words: tuple[str, ...]
 ) -> None:
-    ok(*ON_RAY, "-o", tmp_path / "out.h5", "--replicas", 2)
+    ok(*ON_RAY, "-o", tmp_path / "out.h5", "--replicas", 2, *words)
     assert (tmp_path / "out.h5").read_bytes() == expected
     assert list(contents(tmp_path)) == ["out.h5"]
 

@@ -148,6 +148,14 @@ def embed(
             help="With --engine ray: copies of the model (default: one per GPU, or per machine).",
         ),
     ] = None,
+    mixed: Annotated[
+        bool,
+        typer.Option(
+            "--mixed",
+            help="With --engine ray: let machines differ in device, precision (if it is auto) and "
+            "version of the library; the file lists them.",
+        ),
+    ] = False,
 ) -> int:
     """Embed the images of a data set, or return the hidden states of layers.
 
@@ -162,7 +170,7 @@ def embed(
     share = None if part is None else embedding.Part.parse(part)
     numbers = parse_layers(layers)
     _check_options(numbers, pool, norm, projection, compile)
-    _check_engine(engine, replicas, part)
+    _check_engine(engine, replicas, part, mixed=mixed)
     _check_outputs(output, numbers, force, dataset, share)
     with console.stage("reading the data set"):
         data = datasets.load(
@@ -216,6 +224,7 @@ def embed(
             batch_size=batch_size,
             num_workers=num_workers,
             replicas=replicas,
+            mixed=mixed,
         ) as workers:
             skipped = embed_with(workers)
     if not skipped:
@@ -253,12 +262,14 @@ def _check_options(
         )
 
 
-def _check_engine(engine: str, replicas: int | None, part: str | None) -> None:
+def _check_engine(engine: str, replicas: int | None, part: str | None, *, mixed: bool) -> None:
     """Refuse an engine that is not known, and options that need the other one."""
     if engine not in ENGINES:
         raise unknown("engine", engine, ENGINES)
     if engine == "local" and replicas is not None:
         raise UsageError("expected --engine ray with --replicas, got --engine local")
+    if engine == "local" and mixed:
+        raise UsageError("expected --engine ray with --mixed, got --engine local")
     if engine == "ray" and part is not None:
         raise UsageError(
             "expected --part or --engine ray, got both",

@@ -20,6 +20,7 @@ import os
 import re
 import stat
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -99,6 +100,7 @@ class Shard:
     rows: range
     embedded: Split | None = None  # once it is finished; its features are read from the file
     skipped: list[Skipped] = field(default_factory=list)
+    machine: dict[str, Any] | None = None  # that encoded it, in a mixed run
 
 
 @dataclass
@@ -123,12 +125,27 @@ class Checkpoint:
         """Return the images that finished shards skipped, in the order of the data set."""
         return [image for shard in self.shards for image in shard.skipped]
 
-    def save(self, shard: Shard, embedded: Split, skipped: list[Skipped]) -> None:
+    def machines(self) -> list[dict[str, Any]]:
+        """Return the machines that encoded the shards of a mixed run, each with its `rows`."""
+        rows: Counter[str] = Counter()
+        for shard in self.shards:
+            if shard.machine is not None and shard.embedded:
+                rows[features.canonical_json(shard.machine)] += len(shard.embedded)
+        return [{**json.loads(text), "rows": rows[text]} for text in sorted(rows)]
+
+    def save(
+        self,
+        shard: Shard,
+        embedded: Split,
+        skipped: list[Skipped],
+        machine: dict[str, Any] | None = None,
+    ) -> None:
         """Write a finished shard.
 
         A shard that skipped all its images has no embeddings; a run that continues tries them
         again. A part writes down its history, so that the other parts see that it is finished.
         """
+        shard.machine = machine
         history = self._history(shard, skipped)
         if len(embedded):
             file = FeatureFile("images", history, {shard.split: embedded})
@@ -175,6 +192,8 @@ class Checkpoint:
 
     def _take(self, path: Path, shard: Shard, history: History, embedded: Split) -> None:
         skipped = history[0].get("skipped", []) if history else []
+        machine = history[0].get("machine") if history else None
+        shard.machine = machine if isinstance(machine, dict) else None
         is_ours = history == self._history(shard, skipped)
         if not is_ours or len(embedded) + len(skipped) != len(shard.rows):
             raise ClipkitError(f"{path}: expected shard {shard.number} of this run, got another")
@@ -229,7 +248,10 @@ class Checkpoint:
         return self._path(shard).with_suffix(".json")
 
     def _history(self, shard: Shard, skipped: list[Skipped]) -> History:
-        return [{"command": "embed", "run": self.run, "shard": shard.number, "skipped": skipped}]
+        entry = {"command": "embed", "run": self.run, "shard": shard.number, "skipped": skipped}
+        if shard.machine is not None:
+            entry["machine"] = shard.machine
+        return [entry]
 
 
 def _concatenate(parts: list[Split], columns: slice) -> Split:

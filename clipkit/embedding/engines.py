@@ -51,6 +51,7 @@ class Encoded:
     rows: list[int]  # of the split: the n images that can be used
     embeddings: Float32 | None  # (n, D), None if n is 0
     skipped: list[Skipped]
+    machine: dict[str, Any] | None = None  # what the worker's machine decided, in a mixed run
 
 
 @runtime_checkable
@@ -65,6 +66,11 @@ class Engine(Protocol):
     @property
     def batch_size(self) -> int:
         """Images that are encoded at once."""
+        ...
+
+    @property
+    def mixed(self) -> bool:
+        """Whether shards may be encoded by machines that differ. Then each tells its machine."""
         ...
 
     def encode(self, shards: Sequence[ShardImages], report: Report) -> Generator[Encoded]:
@@ -115,6 +121,7 @@ class LocalEngine:
     encoder: Encoder
     batch_size: int
     num_workers: int
+    mixed = False
     _turn: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @property

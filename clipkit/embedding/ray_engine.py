@@ -57,6 +57,7 @@ class _Replica:
     """A copy of the model. If its worker dies, another one takes its place."""
 
     actor: Any = None
+    machine: dict[str, Any] | None = None  # what the worker's machine decided, in a mixed run
     host: str | None = None  # None while the worker waits for its place or loads the model
     shards: list[int] = field(default_factory=list)  # that it encodes
     failed_starts: int = 0  # one after the other
@@ -76,14 +77,19 @@ class RayEngine:
     Attributes
     ----------
     batch_size : int
+    mixed : bool
+        Whether workers may differ in what their machines decide.
     """
 
     def __init__(
         self,
         open_cluster: Callable[[], contextlib.AbstractContextManager[_Cluster]],
         batch_size: int,
+        mixed: bool = False,
     ) -> None:
         self.batch_size = batch_size
+        self.mixed = mixed
+        self._differences: set[str] = set()  # between machines, that were said
         self._open_cluster = open_cluster
         self._connection = contextlib.ExitStack()
         self._cluster: _Cluster  # `start` sets it
@@ -154,6 +160,7 @@ class RayEngine:
                         call.replica.shards.remove(call.shard)
                         shard = shards[call.shard]
                         encoded = _encoded(shard, reply)
+                        encoded = replace(encoded, machine=call.replica.machine)
                         report(len(shard.rows), encoded.skipped)
                         yield encoded
         failed = sorted(number for number, count in deaths.items() if count >= ATTEMPTS)
@@ -263,7 +270,22 @@ class RayEngine:
             _check_same(reply.host, started.facts, socket.gethostname(), here)
             self._first = reply.host, started
         host, first = self._first
-        _check_same(reply.host, started.facts, host, first.facts)
+        if not self.mixed:
+            _check_same(reply.host, started.facts, host, first.facts)
+            return
+        _check_same(reply.host, _shared_facts(started), host, _shared_facts(first))
+        replica.machine = _machine(started)
+        self._note_difference(reply.host, replica.machine, host, _machine(first))
+
+    def _note_difference(
+        self, host: str, machine: dict[str, Any], first: str, expected: dict[str, Any]
+    ) -> None:
+        for name in sorted(machine | expected):
+            got, wanted = machine.get(name, "absent"), expected.get(name, "absent")
+            difference = f"{host} differs from {first}: {name} is {got}, not {wanted}"
+            if got != wanted and difference not in self._differences:
+                self._differences.add(difference)
+                console.warn(difference)
 
     def _note_replicas(self) -> None:
         """Say at first, when all are ready, and now and then how many replicas encode."""
@@ -360,6 +382,21 @@ def _check_same(host: str, facts: dict[str, Any], first: str, expected: dict[str
             )
 
 
+def _shared_facts(started: Started) -> dict[str, Any]:
+    """Return what a worker of a mixed run must share with the others."""
+    decided = {f"model.{name}" for name in started.model.machine_details()}
+    facts = {name: fact for name, fact in started.facts.items() if name not in decided}
+    return {**facts, "model.library": started.model.shared_details()["library"]}
+
+
+def _machine(started: Started) -> dict[str, Any]:
+    """Return what a worker's machine decided."""
+    machine = started.model.machine_details()
+    if machine["device"] == "cpu":
+        machine["threads"] = models.num_threads()  # a worker has as many as this process, or fails
+    return machine
+
+
 def _lost_shards(shards: Sequence[ShardImages]) -> ClipkitError:
     first = shards[0]
     start = first.images.ids[first.rows.start]
@@ -382,6 +419,7 @@ def connect(
     batch_size: int,
     num_workers: int | None = None,
     replicas: int | None = None,
+    mixed: bool = False,
 ) -> Iterator[RayEngine]:
     """Connect to the cluster at RAY_ADDRESS, or start Ray on this machine, and start workers.
 
@@ -396,6 +434,9 @@ def connect(
         Threads of each worker that decode images.
     replicas : int, optional
         The number of workers: by default one per GPU, or one per machine.
+    mixed : bool
+        Let workers differ in what their machines decide: the device, the precision that ``auto``
+        chooses, the version of the library, and how they run the model.
 
     Raises
     ------
@@ -410,7 +451,7 @@ def connect(
             "Ray chooses the GPU of each replica",
         )
     options = (load, str(Path.cwd()), models.num_threads(), batch_size, num_workers)
-    engine = RayEngine(lambda: _open_cluster(options, device, replicas), batch_size)
+    engine = RayEngine(lambda: _open_cluster(options, device, replicas), batch_size, mixed)
     with contextlib.closing(engine):
         engine.start()
         yield engine

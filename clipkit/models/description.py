@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+# How machines compute with a model, which may differ between them
+MACHINE = ("compile", "device", "library", "packed", "precision")
+
 
 @dataclass(frozen=True, eq=False)
 class Description:
@@ -13,6 +16,15 @@ class Description:
     details: dict[str, Any]
     parts: dict[str, str] = field(repr=False)
     columns: dict[int, slice] = field(kw_only=True, default_factory=dict)
+
+    def machine_details(self) -> dict[str, Any]:
+        """Return those details that the machine decides, unless an option does."""
+        return {name: self.details[name] for name in MACHINE if name in self.details}
+
+    def shared_details(self) -> dict[str, Any]:
+        """Return the details that all machines must share: of the library, the name alone."""
+        shared = {name: value for name, value in self.details.items() if name not in MACHINE}
+        return {**shared, "library": self.details["library"].split()[0]}
 
     def layer_details(self, layer: int) -> dict[str, Any]:
         """Return what a history records of one of the layers in `columns`."""

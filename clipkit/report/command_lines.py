@@ -46,6 +46,8 @@ OPTIONS: dict[str, dict[str, str]] = {
         **MODEL,
         "model.pool": "--pool",
         "model.projection": "--projection",
+        "engine": "--engine",
+        "machines": "--mixed",
     },
     "textembed": {
         "prompts": "",
@@ -134,7 +136,7 @@ OPTIONS: dict[str, dict[str, str]] = {
     },
 }
 REPEATED = {"--split", "--template", "--column", "--run", "-k"}  # options of one value each
-FLAGS = {"kept"}  # members that hold more than that an option was given
+FLAGS = {"kept", "machines"}  # members that hold more than that an option was given
 NEGATED = {"standardize"}  # members whose false is an option, too
 DEFAULTS = {("features", "logits"), ("link", "softmax")}  # not options for embeddings
 CHOSEN_RUN = re.compile(r"\(run (\d+) of \d+, chosen by number\)$")
@@ -256,6 +258,20 @@ def _table(of_role: Mapping[str, str], unsaid: list[str]) -> str:
 
 
 def _embed(entry: Entry, unsaid: list[str]) -> dict[str, Any]:
+    return {**_machines(entry, unsaid), **_images(entry, unsaid)}
+
+
+def _machines(entry: Entry, unsaid: list[str]) -> dict[str, Any]:
+    """Return the engine of a mixed run, whose machines chose the precision."""
+    if "machines" not in entry:
+        return {}
+    unsaid.append("which machine made which rows")
+    model = entry.get("model")
+    precise = {**model, "precision": None} if isinstance(model, dict) else None
+    return {"engine": "ray", "model": precise}
+
+
+def _images(entry: Entry, unsaid: list[str]) -> dict[str, Any]:
     """Return the splits to embed, and the data set as it can be named."""
     from clipkit.datasets import REGISTRY  # loads Pillow
 
