@@ -340,6 +340,17 @@ def test_a_mixed_run_lists_the_machines_with_the_rows_of_each(
     assert "a digit" in ok("info", tmp_path / "logits.h5").stdout
 
 
+def test_the_files_of_all_layers_list_the_machines(precisions: list[str], tmp_path: Path) -> None:
+    precisions[:] = ["fp32", "bf16"]
+    ok(*MIXED, "--layers", "0,1", "-o", tmp_path / "img.l{layer}.h5")
+    for layer in (0, 1):
+        file = tmp_path / f"img.l{layer}.h5"
+        assert set(machines_of(file)) == {"bf16", "fp32"}
+        model = features.read(file).model()
+        assert model is not None
+        assert (model["layer"], model["precision"]) == (layer, "bf16 + fp32")
+
+
 def test_a_mixed_run_is_continued_by_machines_that_differ(
     precisions: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
