@@ -7,13 +7,11 @@ from collections.abc import Iterator, Sequence
 
 from PIL import Image
 
-from clipkit import console, datasets
 from clipkit.datasets import ImageDataset
 from clipkit.datasets.matching import load_images, match_images
 from clipkit.errors import UsageError
 from clipkit.features import FeatureFile
 from clipkit.features.prefetch import prefetch_map
-from clipkit.features.provenance import dataset_entries
 
 SIZE = 128  # pixels of the longer side
 QUALITY = 80
@@ -78,7 +76,6 @@ def read_thumbnails(
         raise UsageError(f"thumbnails: expected a file of images or logits, got {file.kind}")
     chosen = [*file.splits] if split is None else file.choose_splits([split])
     data = load_images(file, dataset, root=root)
-    _check_name(file, data.name)
     thumbnails: dict[str, Iterator[bytes]] = {}
     for name in chosen:
         _, images = match_images(file, name, data)
@@ -89,14 +86,3 @@ def read_thumbnails(
 def _encode(images: ImageDataset) -> Iterator[bytes]:
     """Return the thumbnails of all images; threads make them ahead."""
     return prefetch_map(lambda i: thumbnail(images.image(i)), range(len(images)), WORKERS, AHEAD)
-
-
-def _check_name(file: FeatureFile, name: str) -> None:
-    """Refuse another named data set than the file's, whose rows may have the same ids."""
-    embedded = [str(data["name"]) for data in dataset_entries(file) if "name" in data]
-    if not embedded or name in embedded:
-        return
-    expected = f"expected images of {' or '.join(embedded)}, got those of {name}"
-    if not {name, *embedded}.isdisjoint(datasets.REGISTRY):
-        raise UsageError(f"{file.display_name}: {expected}", "name the data set of clipkit embed")
-    console.warn(f"{file.display_name}: {expected}, and took those with the same ids")

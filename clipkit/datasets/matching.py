@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from clipkit import datasets
+from clipkit import console, datasets
 from clipkit.datasets.dataset import Dataset, ImageDataset
 from clipkit.datasets.manifests import is_manifest
-from clipkit.errors import ClipkitError
+from clipkit.errors import ClipkitError, UsageError
 from clipkit.features import FeatureFile, Int64
 from clipkit.features.provenance import dataset_entries, original_split
 
@@ -23,6 +23,11 @@ def load_images(
     """Load the data set of a file's images; see `datasets.load`.
 
     A manifest is read by the columns that the history names, unless others are given.
+
+    Raises
+    ------
+    UsageError
+        If this is another named data set than the file's.
     """
     entries = dataset_entries(file) if is_manifest(dataset[0]) else []
     named: dict[str, Any] = {}
@@ -32,7 +37,20 @@ def load_images(
             known = [role for role in ("path", "label", "split") if role in embedded]
             named = {f"{role}_column": str(embedded[role]) for role in known}
     named |= {name: column for name, column in columns.items() if column is not None}
-    return datasets.load(dataset, root=root, **named)
+    loaded = datasets.load(dataset, root=root, **named)
+    _check_name(file, loaded.name)
+    return loaded
+
+
+def _check_name(file: FeatureFile, name: str) -> None:
+    """Refuse another named data set than the file's, whose rows may have the same ids."""
+    embedded = [str(data["name"]) for data in dataset_entries(file) if "name" in data]
+    if not embedded or name in embedded:
+        return
+    expected = f"expected images of {' or '.join(embedded)}, got those of {name}"
+    if not {name, *embedded}.isdisjoint(datasets.REGISTRY):
+        raise UsageError(f"{file.display_name}: {expected}", "name the data set of clipkit embed")
+    console.warn(f"{file.display_name}: {expected}, and took those with the same ids")
 
 
 def match_images(
