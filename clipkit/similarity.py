@@ -18,6 +18,8 @@ from clipkit.features.provenance import feature_name
 
 Float = NDArray[np.floating[Any]]
 
+CACHE_ROWS = 64  # that are normalised at once, small enough for a processor's cache
+
 # What decides the direction of a prompt besides its text, by the command that records it.
 PROMPT_SETTINGS = {
     "textembed": ("templates", "readable"),
@@ -42,12 +44,17 @@ def normalize(embeddings: ArrayLike, name: str = "embeddings", first_row: int = 
         If a row is zero, since it has no direction.
     """
     rows = np.asarray(embeddings)
-    # squares of float32 overflow from 1e19, and a row must not depend on the others of its block
-    lengths = np.linalg.norm(rows.astype(np.float64), axis=-1, keepdims=True)
-    if not lengths.all():
-        row = first_row + int(np.flatnonzero(lengths.ravel() == 0)[0])
-        raise ClipkitError(f"{name}: expected rows that are not zero, got zeros in row {row}")
-    return np.asarray(rows / lengths, np.result_type(rows, np.float32))
+    unit = np.empty(rows.shape, np.result_type(rows, np.float32))
+    for start in range(0, len(rows), CACHE_ROWS):
+        # squares of float32 overflow from 1e19, and a row must not depend on others of its block
+        wide = rows[start : start + CACHE_ROWS].astype(np.float64)
+        lengths = np.linalg.norm(wide, axis=-1, keepdims=True)
+        if not lengths.all():
+            row = first_row + start + int(np.flatnonzero(lengths.ravel() == 0)[0])
+            raise ClipkitError(f"{name}: expected rows that are not zero, got zeros in row {row}")
+        wide /= lengths
+        unit[start : start + CACHE_ROWS] = wide
+    return unit
 
 
 def compute_logits(

@@ -72,6 +72,14 @@ def test_singular_values_and_rank_are_numpys(txt_h5):
     assert 1 < similarity.effective_rank(values) < len(values)
 
 
+def test_rows_are_normalised_in_float64_each_for_itself():
+    rows = np.random.default_rng(0).standard_normal((1000, 512)).astype(np.float32)
+    lengths = np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True)
+    expected = (rows / lengths).astype(np.float32)
+    np.testing.assert_array_equal(similarity.normalize(rows), expected)
+    np.testing.assert_array_equal(similarity.normalize(rows[7:100]), expected[7:100])
+
+
 def test_a_zero_vector_is_named_by_file_split_and_row(img_h5, tmp_path):
     file = read(img_h5)
     features = np.ones((9100, 512), np.float32)  # two blocks
