@@ -288,7 +288,7 @@ def _write_features(h5: h5py.File, name: str, matrix: BlockMatrix, where: str) -
         dataset = h5.create_dataset(name, (n, width), "<f4", chunks=chunks, fletcher32=True)
     sha = hashlib.sha256()
     rows = 0
-    blocks = finite_blocks(_equal_blocks(matrix.iter_blocks(), block_rows(width)), where)
+    blocks = finite_blocks(_whole_chunks(matrix.iter_blocks(), chunk_rows(width)), where)
     with ThreadPoolExecutor(1) as hasher:
         for block in prefetch(blocks):
             hashed = hasher.submit(sha.update, block.data)
@@ -304,18 +304,20 @@ def _write_features(h5: h5py.File, name: str, matrix: BlockMatrix, where: str) -
     return digest_entry("<f4", matrix.shape, sha.hexdigest())
 
 
-def _equal_blocks(blocks: Iterable[Float32], rows: int) -> Iterator[Float32]:
-    """Yield the same rows in blocks of one size: a file's bytes must not depend on the source's."""
+def _whole_chunks(blocks: Iterable[Float32], rows: int) -> Iterator[Float32]:
+    """Yield the same rows in blocks of whole chunks: HDF5 would read and write parts again."""
     pending: list[Float32] = []
     count = 0
     for block in blocks:
         pending.append(np.asarray(block, dtype="<f4"))
         count += len(block)
-        while count >= rows:
-            joined = np.concatenate(pending) if len(pending) > 1 else pending[0]
-            yield np.ascontiguousarray(joined[:rows])
-            pending = [joined[rows:]]
-            count -= rows
+        if count < rows:
+            continue
+        joined = np.concatenate(pending) if len(pending) > 1 else pending[0]
+        count %= rows
+        whole = len(joined) - count
+        yield np.ascontiguousarray(joined[:whole])
+        pending = [joined[whole:]] if count else []
     if count:
         yield np.ascontiguousarray(np.concatenate(pending))
 
