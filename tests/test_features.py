@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -230,6 +231,49 @@ def test_the_last_block_is_given_only_if_the_digest_matches(tmp_path: Path) -> N
     with open_file(path) as file, pytest.raises(ClipkitError, match="does not match its SHA-256"):
         blocks.extend(file.splits["train"].features.iter_blocks())
     assert 0 < sum(map(len, blocks)) < 3000
+
+
+@pytest.mark.parametrize(
+    "storage",
+    [
+        {},
+        {"chunks": (7, 5), "fletcher32": True},
+        {"chunks": (1, 5)},
+        {"chunks": (7, 2), "fletcher32": True},
+        {"chunks": (40, 5), "maxshape": (None, 5)},
+        {"chunks": (7, 8), "maxshape": (None, None)},
+    ],
+)
+def test_features_are_read_however_they_are_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, storage: dict[str, Any]
+) -> None:
+    features = np.arange(150, dtype="<f4").reshape(30, 5)
+    rows = {"features": features, "ids": [str(i) for i in range(30)], "labels": None}
+    datasets = {f"train/{key}": value for key, value in rows.items()}
+    others = {"test/features": np.ones((6, 5), "<f4")}
+    path = write_feature_file(tmp_path / "x.h5", datasets={**datasets, **others})
+    with h5py.File(path, "r+", libver="v110") as h5:
+        sha256 = h5["train/features"].attrs["sha256"]
+        del h5["train/features"]
+        stored = h5.create_dataset("train/features", data=features, **storage)
+        stored.attrs["sha256"] = sha256
+    monkeypatch.setattr(hdf5, "block_rows", lambda width: 4)
+    with open_file(path) as file:
+        blocks = list(file.splits["train"].features.iter_blocks())
+    assert [len(block) for block in blocks] == [4] * 7 + [2]
+    np.testing.assert_array_equal(np.concatenate(blocks), features)
+
+
+def test_a_file_that_ends_within_its_features_is_damaged(tmp_path: Path) -> None:
+    """It was cut after it was opened."""
+    path = tmp_path / "x.h5"
+    features = np.zeros((3000, 2000), np.float32)
+    split = Split(features, ids=[str(i) for i in range(3000)])
+    write(path, FeatureFile("images", splits={"all": split}))
+    with open_file(path) as file:
+        os.truncate(path, path.stat().st_size // 2)
+        with pytest.raises(ClipkitError, match="cannot read all/features: it is damaged"):
+            file.in_memory()
 
 
 def images(features: Any = ((1,),), labels: Any = None, ids: Any = ("x",), **rest: Any) -> Any:

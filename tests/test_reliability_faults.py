@@ -413,7 +413,7 @@ def name_another_run(shard: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
-        (flip_a_feature, "cannot read all/features: it is damaged"),
+        (flip_a_feature, "all/features does not match its SHA-256: it was changed"),
         (lambda shard: os.truncate(shard, shard.stat().st_size - 1), "it was cut short"),
         (lambda shard: os.truncate(shard, 0), "empty input"),
         (lambda shard: write_feature_file(shard, "texts"), "expected images, got texts"),

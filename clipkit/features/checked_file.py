@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipkit.errors import ClipkitError
+from clipkit.features.chunks import ChunkReader
 from clipkit.features.model import FORMAT, TEXTS_AT_ONCE, VERSION, VERSIONS, place_of
 from clipkit.features.validation import KINDS, MAX_NAMES, TYPES, is_allowed, key_of
 from clipkit.files import OpenFile, keep_open
@@ -285,6 +286,18 @@ class CheckedFile:
             # as they are stored: HDF5 would cut each at a NUL
             dataset.id.read(h5py.h5s.ALL, h5py.h5s.ALL, texts, dataset.id.get_type())
             return texts
+
+    def blocks(self, dataset: h5py.Dataset, name: str, step: int) -> Iterator[NDArray[Any]]:
+        """Yield the rows of a checked matrix, `step` at a time.
+
+        HDF5's checksums are not compared. The SHA-256 covers the same bytes.
+        """
+        with self._reading(name):
+            read = dataset.__getitem__
+            if ChunkReader.can_read(dataset):
+                read = ChunkReader(dataset, self.descriptor).read
+            for start in range(0, len(dataset), step):
+                yield np.ascontiguousarray(read(slice(start, start + step)))
 
     def texts(self, array: NDArray[np.bytes_], name: str) -> list[str]:
         """Return stored UTF-8 as strings."""
