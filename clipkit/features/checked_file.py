@@ -304,7 +304,7 @@ class CheckedFile:
         texts: list[str] = []
         try:
             for start in range(0, len(array), TEXTS_AT_ONCE):
-                texts += [item.decode() for item in array[start : start + TEXTS_AT_ONCE].tolist()]
+                texts += map(bytes.decode, array[start : start + TEXTS_AT_ONCE].tolist())
             return texts
         except UnicodeDecodeError as error:
             raise self.error(f"{name}: expected UTF-8, got {error.object[:80]!r}") from error

@@ -97,6 +97,7 @@ def open_file(
             check_in_subprocess(opened, name, _read_a_little)
         with contextlib.closing(CheckedFile(opened, name)) as checked:
             file = _assemble(checked)
+            file.read_as = (file.digest, checked.attribute(checked.h5, "digest"))
             is_accepted = file.kind in kinds or ("result" in kinds and file.is_result)
             if kinds and not is_accepted:
                 hint = f"make one with: clipkit {MAKERS[kinds[0]]}"
@@ -140,7 +141,6 @@ def _assemble(checked: CheckedFile) -> FeatureFile:
     digest = checked.attribute(checked.h5, "digest")
     if file_digest(attributes, entries) != digest:
         raise checked.damage("the metadata does not match the digest: it was changed")
-    file.read_as = (file.digest, digest)
     return file
 
 

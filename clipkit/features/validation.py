@@ -7,6 +7,7 @@ rules for people.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sys
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from clipkit.errors import LARGEST, SMALLEST, ClipkitError
 from clipkit.features.model import (
     RESULTS,
+    TEXTS_AT_ONCE,
     BlockMatrix,
     FeatureFile,
     Float32,
@@ -278,17 +280,10 @@ def _stored_type(name: str, value: Any) -> str:
 
 def _check_texts(name: str, texts: list[Any] | NDArray[np.str_]) -> None:
     longest = total = 0
-    for text in texts:
-        if not isinstance(text, str):
-            raise ClipkitError(f"{name}: expected texts, got {str(text)[:40]!r}")
-        if "\0" in text:
-            raise ClipkitError(f"{name}: expected texts without NUL characters, got {text!r}")
-        try:
-            length = len(text.encode())
-        except UnicodeEncodeError:
-            raise ClipkitError(f"{name}: expected UTF-8 text, got {text!r}") from None
-        longest = max(longest, length)
-        total += length
+    for start in range(0, len(texts), TEXTS_AT_ONCE):
+        lengths = _utf8_lengths(name, list(texts[start : start + TEXTS_AT_ONCE]))
+        longest = max(longest, *lengths)
+        total += sum(lengths)
     padded = longest * len(texts)
     if padded > max(PADDED_BYTES, PADDED_RATIO * total):
         raise ClipkitError(
@@ -296,6 +291,26 @@ def _check_texts(name: str, texts: list[Any] | NDArray[np.str_]) -> None:
             f"longest: {len(texts):,} texts of {longest:,} bytes are {padded:,} bytes",
             "shorten the longest text",
         )
+
+
+def _utf8_lengths(name: str, texts: list[Any]) -> list[int]:
+    """Return the bytes of each text, once it is checked."""
+    with contextlib.suppress(TypeError):  # of what is no text
+        joined = "".join(texts)
+        if joined.isascii() and "\0" not in joined:  # nearly always, and six times as fast
+            return list(map(len, texts))
+    return [_utf8_length(name, text) for text in texts]
+
+
+def _utf8_length(name: str, text: Any) -> int:
+    if not isinstance(text, str):
+        raise ClipkitError(f"{name}: expected texts, got {str(text)[:40]!r}")
+    if "\0" in text:
+        raise ClipkitError(f"{name}: expected texts without NUL characters, got {text!r}")
+    try:
+        return len(text.encode())
+    except UnicodeEncodeError:
+        raise ClipkitError(f"{name}: expected UTF-8 text, got {text!r}") from None
 
 
 def _check_scales(file: FeatureFile) -> None:
