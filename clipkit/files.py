@@ -100,6 +100,11 @@ def _file_kind(path: Path) -> str:
     return "folder" if stat.S_ISDIR(mode) else "stream"
 
 
+def goes_to_stream(output: str) -> bool:
+    """Whether an output is standard output, a FIFO or a device, which get the bytes of a file."""
+    return output == STREAM or _file_kind(Path(output)) == "stream"
+
+
 def check_feature_output(
     output: str, *, force: bool = False, inputs: Iterable[str | None] = ()
 ) -> None:
@@ -215,7 +220,7 @@ def atomic_write(output: str, *, force: bool = False) -> Iterator[Path]:
         If the file system refuses the data.
     """
     check_output(output, force=force)
-    is_stream = output == STREAM or _file_kind(Path(output)) == "stream"
+    is_stream = goes_to_stream(output)
     target = Path(output).resolve()
     folder = Path(tempfile.gettempdir()) if is_stream else target.parent
     replaced = None if is_stream else _permissions(target)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import os
 import time
@@ -22,7 +23,7 @@ from strategies import TEXT, feature_files
 
 import clipkit.features.hdf5 as hdf5
 from clipkit import results
-from clipkit.errors import ClipkitError, UsageError
+from clipkit.errors import ClipkitError, UsageError, WriteError
 from clipkit.features import (
     BlockMatrix,
     FeatureFile,
@@ -274,6 +275,35 @@ def test_a_file_that_ends_within_its_features_is_damaged(tmp_path: Path) -> None
         os.truncate(path, path.stat().st_size // 2)
         with pytest.raises(ClipkitError, match="cannot read all/features: it is damaged"):
             file.in_memory()
+
+
+@pytest.fixture
+def syncs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Count the syncs of files; only the first one reports an error, as Linux does."""
+    numbers: list[int] = []
+
+    def sync(descriptor: int) -> None:
+        numbers.append(descriptor)
+        if len(numbers) == 1:
+            raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(hdf5, "SYNC_BYTES", 1)
+    monkeypatch.setattr(os, "fsync", sync)
+    return numbers
+
+
+def test_an_error_of_the_disk_while_a_file_is_written_is_not_lost(
+    tmp_path: Path, syncs: list[int]
+) -> None:
+    with pytest.raises(WriteError, match=f"cannot write to {tmp_path}: .*Input/output error"):
+        write(tmp_path / "x.h5", feature_file("images"))
+    assert not list(tmp_path.iterdir())
+    assert len(syncs) == 1
+
+
+def test_a_file_for_a_stream_is_not_synced(syncs: list[int]) -> None:
+    write("/dev/null", feature_file("images"))
+    assert not syncs
 
 
 def images(features: Any = ((1,),), labels: Any = None, ids: Any = ("x",), **rest: Any) -> Any:
