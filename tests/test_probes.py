@@ -12,7 +12,7 @@ from threadpoolctl import threadpool_limits
 
 from clipkit import metrics, probes
 from clipkit.errors import ClipkitError, UsageError
-from clipkit.probes import classifiers, context, logistic, svm
+from clipkit.probes import classifiers, context, interior_point, logistic, svm
 
 ALL = sorted(probes.CLASSIFIERS)
 
@@ -80,14 +80,24 @@ def agreement(a, b):
     return np.mean(a == b)
 
 
+def fit_pairs_one_by_one(monkeypatch, gram_rows):
+    monkeypatch.setattr(svm, "GRAM_ROWS", gram_rows)
+
+
+def fit_pairs_by_libsvm_alone(monkeypatch):
+    monkeypatch.setattr(svm, "fit_overlapping", lambda rows, signs, C: None)
+
+
 @pytest.mark.long
-@pytest.mark.parametrize("pairs", ["at once", "one by one"])
+@pytest.mark.parametrize("pairs", ["at once", "one by one", "one by one by libsvm"])
 @pytest.mark.parametrize("C", [0.01, 1, 100])
 @problems(digits, unbalanced, overlapping, two_classes, odd_ids, cosines)
 def test_svm_predicts_as_svc_does(monkeypatch, problem, C, pairs):
     X, y, X_eval, _ = problem()
-    if pairs == "one by one":
-        monkeypatch.setattr(svm, "GRAM_ROWS", len(y) - 1)
+    if pairs != "at once":
+        fit_pairs_one_by_one(monkeypatch, len(y) - 1)
+    if pairs == "one by one by libsvm":
+        fit_pairs_by_libsvm_alone(monkeypatch)
     reference = SVC(kernel="linear", C=C).fit(X.astype(float), y).predict(X_eval.astype(float))
     predicted = predict(X, y, X_eval, C=[C])
     assert predicted.dtype == np.int64
@@ -100,9 +110,53 @@ def test_svm_predicts_as_svc_does(monkeypatch, problem, C, pairs):
 def test_fitting_by_chunks_gives_the_same_hyperplane(monkeypatch, gram_rows, spread, C):
     X, y, X_eval, _ = split(*blobs(3000, 2, 12, spread), 1500)
     reference = SVC(kernel="linear", C=C).fit(X.astype(float), y).predict(X_eval.astype(float))
-    monkeypatch.setattr(svm, "GRAM_ROWS", gram_rows)
+    fit_pairs_one_by_one(monkeypatch, gram_rows)
+    fit_pairs_by_libsvm_alone(monkeypatch)
     monkeypatch.setattr(svm, "FIRST_ROWS", 100)
     assert agreement(predict(X, y, X_eval, C=[C]), reference) >= 0.998
+
+
+def two_of(problem):
+    """Rows of the first two classes of a problem, of root mean square 1, and their signs."""
+    X, y, *_ = problem()
+    rows = X[y < 2] - X[y < 2].mean(axis=0)
+    return rows / np.sqrt((rows**2).mean()), np.where(y[y < 2] == 0, -1, 1).astype(np.float32)
+
+
+def hinge_objective(hyperplane, rows, signs, C):
+    normal, intercept = hyperplane[:-1], hyperplane[-1]
+    losses = np.maximum(0, 1 - signs * (rows.astype(float) @ normal + intercept))
+    return normal @ normal / 2 + C * losses.sum()
+
+
+@pytest.mark.parametrize("C", [1e-60, 1e-6, 1e-3, 1])
+@problems(digits, overlapping, two_classes, cosines)
+def test_the_interior_point_method_finds_the_optimum(problem, C):
+    rows, signs = two_of(problem)
+    hyperplane = interior_point.fit_overlapping(rows, signs, C)
+    svc = SVC(kernel="linear", C=C, tol=1e-6).fit(rows.astype(float), signs)
+    expected = np.append(svc.coef_[0], svc.intercept_)
+    minimum = hinge_objective(expected, rows, signs, C)
+    assert hinge_objective(hyperplane, rows, signs, C) <= minimum * (1 + 1e-5)
+    assert hyperplane == pytest.approx(expected, abs=1e-3 * np.abs(expected).max())
+
+
+@problems(digits, overlapping, two_classes, cosines)
+def test_the_interior_point_method_does_not_mind_a_huge_c(problem):
+    rows, signs = two_of(problem)
+    large, huge = (interior_point.fit_overlapping(rows, signs, C) for C in (1e8, 1e60))
+    assert huge == pytest.approx(large, abs=1e-4 * np.abs(large).max())
+
+
+@problems(digits, cosines)
+def test_an_svm_of_one_pair_at_a_time_does_not_depend_on_other_settings(monkeypatch, problem):
+    X, y, X_eval, _ = problem()
+    fit_pairs_one_by_one(monkeypatch, len(y) - 1)
+    Cs = [1e-4, 1e-2, 1, 100]
+    together = probes.sweep(X, y, X_eval, C=Cs, keep=True)
+    for C, run in zip(Cs, together, strict=True):
+        (alone,) = probes.sweep(X, y, X_eval, C=[C], keep=True)
+        assert np.array_equal(alone.fitted.model.hyperplanes, run.fitted.model.hyperplanes)
 
 
 def test_a_rare_class_is_not_lost_between_chunks(monkeypatch):
@@ -194,6 +248,7 @@ def test_logreg_reports_that_it_did_not_converge(monkeypatch):
 @pytest.mark.parametrize("problem", [overlapping, two_classes])
 def test_an_svm_reports_that_it_did_not_converge(monkeypatch, problem):
     monkeypatch.setattr(svm, "MAX_ITER", 1000)
+    fit_pairs_by_libsvm_alone(monkeypatch)
     X, y, X_eval, _ = problem()
     easy, hard = probes.sweep(X, y, X_eval, C=[1e-6, 1e6])
     assert (easy.converged, hard.converged) == (True, False)

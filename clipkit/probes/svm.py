@@ -1,15 +1,15 @@
 """A linear SVM, one against one, that predicts as scikit-learn's SVC does.
 
-libsvm solves every pair of classes from a Gram matrix that BLAS computes, and one hyperplane per
-pair replaces libsvm's prediction by kernels. If one Gram matrix holds all rows, and memory all
-hyperplanes, libsvm takes all pairs in one call, and settings run in parallel. Otherwise pairs run
-in parallel, and all settings share the products of a pair.
+If one Gram matrix holds all rows, and memory all hyperplanes, libsvm fits all pairs of classes in
+one call, and settings run in parallel. Otherwise pairs run in parallel. A pair with many more rows
+than columns is fitted by an interior-point method, others by libsvm. One hyperplane per pair
+replaces libsvm's prediction by kernels.
 """
 
 from __future__ import annotations
 
 import math
-from functools import lru_cache
+from functools import cached_property
 from itertools import combinations, pairwise
 from typing import NamedTuple
 
@@ -20,10 +20,11 @@ from sklearn.svm import SVC
 from clipkit.features import Int64
 from clipkit.probes.context import Floats, Predictions, Setting, SweepContext
 from clipkit.probes.fitted import PAIRS, Hyperplanes, Pair, count_votes
+from clipkit.probes.interior_point import fit_overlapping
 
 GRAM_ROWS = 4096  # of the largest Gram matrix: 128 MiB in float64
 NORMALS = 2**24  # numbers in the normals of all pairs that are in memory at once
-GRAM_CACHE = 2**26  # numbers in cached Gram matrices of classes: 256 MiB in float32
+MANY_ROWS = 0.1  # per squared column, from which the interior-point method is fastest
 FIRST_ROWS = 1024  # what is fitted on first if a pair has more than GRAM_ROWS
 TOLERANCE = 1e-3  # of the margin, as in SVC
 MAX_ITER = 10_000_000  # of libsvm for one pair, its own default; scikit-learn's is no limit
@@ -32,7 +33,7 @@ LARGE_C_MAX_ITER = 100_000  # so that more iterations seldom help
 
 
 class Fit(NamedTuple):
-    """The hyperplane (w, b) of a pair, (D + 1,), and whether libsvm reached its tolerance."""
+    """The hyperplane (w, b) of a pair, (D + 1,), and whether it is within the tolerance."""
 
     hyperplane: Floats
     converged: bool
@@ -49,7 +50,7 @@ def svm(context: SweepContext) -> list[Predictions]:
 def _fit_all_pairs_at_once(context: SweepContext) -> list[Predictions]:
     order = np.argsort(context.y, kind="stable")
     X, y = context.X[order], context.y[order]
-    gram = (X @ X.T).astype(np.float64)
+    gram = _gram(X)
     report_progress = context.workers.progress(len(context.settings))
 
     def solve(setting: Setting) -> Predictions:
@@ -66,23 +67,18 @@ def _fit_pairwise(context: SweepContext) -> list[Predictions]:
     n = context.n_classes
     pairs = list(combinations(range(n), 2))
     rows = [context.X[context.y == c] for c in range(n)]
-    largest = int(np.bincount(context.y).max())
-    votes = np.zeros((len(context.settings), n, len(context.X_eval)), dtype=np.int32)
-    converged = np.ones(len(context.settings), dtype=bool)
-    kept: list[list[Floats]] = [[] for _ in context.settings]
+    Cs = [setting.C for setting in context.settings]
+    votes = np.zeros((len(Cs), n, len(context.X_eval)), dtype=np.int32)
+    converged = np.ones(len(Cs), dtype=bool)
+    kept: list[list[Floats]] = [[] for _ in Cs]
     report_progress = context.workers.progress(len(pairs))
-
-    @lru_cache(maxsize=GRAM_CACHE // largest**2 + 1)
-    def within_class_gram(c: int) -> Floats:
-        return np.asarray(rows[c] @ rows[c].T)
 
     def fit_at_all_settings(pair: Pair) -> list[Fit]:
         i, j = pair
-        gram = None
-        if len(rows[i]) + len(rows[j]) <= GRAM_ROWS:
-            between = rows[i] @ rows[j].T
-            gram = _join_gram(within_class_gram(i), between, within_class_gram(j))
-        fits = [_fit_pair(rows[i], rows[j], C, gram) for _, C in context.settings]
+        with np.errstate(
+            all="ignore"
+        ):  # numbers that are not finite end a fit, and libsvm takes over
+            fits = _fit_pair(rows[i], rows[j], Cs)
         report_progress(1)
         return fits
 
@@ -118,41 +114,67 @@ def _hyperplanes_of_all_pairs(X: Floats, y: Int64, C: float, gram: Floats) -> tu
     return hyperplanes, svc.fit_status_ == 0
 
 
-def _join_gram(first: Floats, between: Floats, second: Floats) -> Floats:
-    """Return the Gram matrix of two classes' rows, float64 as libsvm takes it."""
-    return np.block([[first, between], [between.T, second]]).astype(np.float64)
-
-
-def _fit_pair(first: Floats, second: Floats, C: float, gram: Floats | None) -> Fit:
-    """Fit the hyperplane between two classes' rows; scores of the first are negative.
-
-    Without a Gram matrix, fit by chunking (Boser, Guyon & Vapnik 1992): fit on some rows, add those
-    that violate the margin, and repeat until none does. Rows that are left out have no weight in
-    the solution.
-    """
+def _fit_pair(first: Floats, second: Floats, Cs: list[float]) -> list[Fit]:
+    """Fit the hyperplane between two classes at each C. Scores of the first are negative."""
     rows = np.concatenate([first, second])
-    sizes = (len(first), len(second))
-    signs = np.repeat([-1, 1], sizes)
-    if gram is not None:
-        return _fit_rows(rows, signs, C, gram)
-    stride = math.ceil(len(rows) / FIRST_ROWS)
-    used = np.concatenate([np.arange(size) % stride == 0 for size in sizes])
-    while True:
-        fit = _fit_rows(rows[used], signs[used], C)
-        unused = np.flatnonzero(~used)
-        margins = signs[unused] * (rows[unused] @ fit.hyperplane[:-1] + fit.hyperplane[-1])
-        violators = unused[margins < 1 - TOLERANCE]
-        if len(violators) == 0:
-            return fit
-        used[violators] = True
-        if used.mean() > 0.5:
-            used[:] = True
+    signs = np.repeat([-1, 1], [len(first), len(second)]).astype(np.float32)
+    libsvm = LibsvmPair(rows, signs)
+    many_rows = len(rows) >= MANY_ROWS * rows.shape[1] ** 2
+
+    def fit(C: float) -> Fit:
+        hyperplane: Floats | None = None
+        if many_rows:
+            hyperplane = fit_overlapping(rows, signs, C)
+        if hyperplane is None:
+            return libsvm.fit(C)
+        return Fit(hyperplane.astype(np.float32), True)
+
+    return [fit(C) for C in Cs]
 
 
-def _fit_rows(rows: Floats, signs: Int64, C: float, gram: Floats | None = None) -> Fit:
-    """Fit the hyperplane between rows of sign -1 and +1."""
-    if gram is None and len(rows) <= GRAM_ROWS:
-        gram = (rows @ rows.T).astype(np.float64)
+class LibsvmPair:
+    """Fits of libsvm to rows (N, D) of sign -1 and 1, which share a Gram matrix of all rows."""
+
+    def __init__(self, rows: Floats, signs: Floats) -> None:
+        self.rows, self.signs = rows, signs
+
+    @cached_property
+    def _gram(self) -> Floats:
+        return _gram(self.rows)
+
+    def fit(self, C: float) -> Fit:
+        """Fit all rows, or fit by chunking if their Gram matrix would be too large.
+
+        Chunking (Boser, Guyon & Vapnik 1992) fits some rows, adds those that violate the margin,
+        and repeats until none does. Rows that are left out have no weight in the solution.
+        """
+        rows, signs = self.rows, self.signs
+        if len(rows) <= GRAM_ROWS:
+            return _fit_rows(rows, signs, C, self._gram)
+        stride = math.ceil(len(rows) / FIRST_ROWS)
+        used = np.zeros(len(rows), bool)
+        for sign in (-1, 1):
+            used[np.flatnonzero(signs == sign)[::stride]] = True
+        while True:
+            gram = _gram(rows[used]) if used.sum() <= GRAM_ROWS else None
+            fit = _fit_rows(rows[used], signs[used], C, gram)
+            unused = np.flatnonzero(~used)
+            margins = signs[unused] * (rows[unused] @ fit.hyperplane[:-1] + fit.hyperplane[-1])
+            violators = unused[margins < 1 - TOLERANCE]
+            if len(violators) == 0:
+                return fit
+            used[violators] = True
+            if used.mean() > 0.5:
+                used[:] = True
+
+
+def _gram(rows: Floats) -> Floats:
+    """Return the Gram matrix, float64 as libsvm takes it."""
+    return (rows @ rows.T).astype(np.float64)
+
+
+def _fit_rows(rows: Floats, signs: Floats, C: float, gram: Floats | None) -> Fit:
+    """Fit the hyperplane between rows of sign -1 and 1; libsvm computes what Gram is missing."""
     if gram is None:
         svc = _fit_libsvm("linear", rows, signs, C)
     else:
@@ -162,7 +184,7 @@ def _fit_rows(rows: Floats, signs: Int64, C: float, gram: Floats | None = None) 
     return Fit(hyperplane, svc.fit_status_ == 0)
 
 
-def _fit_libsvm(kernel: str, matrix: Floats, y: Int64, C: float) -> SVC:
+def _fit_libsvm(kernel: str, matrix: Floats, y: Int64 | Floats, C: float) -> SVC:
     max_iter = MAX_ITER if C <= LARGE_C else LARGE_C_MAX_ITER
     with sklearn.config_context(assume_finite=True, skip_parameter_validation=True):
         return SVC(kernel=kernel, C=C, max_iter=max_iter).fit(matrix, y)
