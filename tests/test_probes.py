@@ -12,7 +12,7 @@ from threadpoolctl import threadpool_limits
 
 from clipkit import metrics, probes
 from clipkit.errors import ClipkitError, UsageError
-from clipkit.probes import classifiers, context, interior_point, logistic, svm
+from clipkit.probes import active_set, classifiers, context, interior_point, logistic, svm
 
 ALL = sorted(probes.CLASSIFIERS)
 
@@ -86,6 +86,7 @@ def fit_pairs_one_by_one(monkeypatch, gram_rows):
 
 def fit_pairs_by_libsvm_alone(monkeypatch):
     monkeypatch.setattr(svm, "fit_overlapping", lambda rows, signs, C: None)
+    monkeypatch.setattr(svm, "fit_separable", lambda rows, signs, C: None)
 
 
 @pytest.mark.long
@@ -114,6 +115,11 @@ def test_fitting_by_chunks_gives_the_same_hyperplane(monkeypatch, gram_rows, spr
     fit_pairs_by_libsvm_alone(monkeypatch)
     monkeypatch.setattr(svm, "FIRST_ROWS", 100)
     assert agreement(predict(X, y, X_eval, C=[C]), reference) >= 0.998
+
+
+def separable():
+    """Few rows, many columns; at C = 0.01, some coefficients reach C."""
+    return split(*blobs(700, 3, 300, 0.1), 400)
 
 
 def two_of(problem):
@@ -148,7 +154,51 @@ def test_the_interior_point_method_does_not_mind_a_huge_c(problem):
     assert huge == pytest.approx(large, abs=1e-4 * np.abs(large).max())
 
 
-@problems(digits, cosines)
+@pytest.mark.parametrize("columns", [20, 200])
+def test_the_active_set_method_finds_the_widest_margin(columns):
+    rng = np.random.default_rng(0)
+    signs = np.repeat(np.float32([-1, 1]), [60, 150])
+    rows = rng.standard_normal((210, columns)).astype(np.float32)
+    rows[:, 0] += 4 * signs
+    svc = SVC(kernel="linear", C=1e9, tol=1e-6).fit(rows.astype(float), signs)
+    separation = active_set.fit_separable(rows, signs, 1e9)
+    expected = np.append(svc.coef_[0], svc.intercept_)
+    assert separation.hyperplane == pytest.approx(expected, abs=2e-3 * np.abs(expected).max())
+    assert separation.largest_coefficient >= np.abs(svc.dual_coef_).max() * 0.99
+    assert active_set.fit_separable(rows, signs, separation.largest_coefficient) is not None
+    assert active_set.fit_separable(rows, signs, np.abs(svc.dual_coef_).max() * 0.9) is None
+
+
+@pytest.mark.parametrize("columns", [2, 40])
+def test_the_active_set_method_leaves_overlapping_and_equal_rows_to_libsvm(columns):
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((300, columns)).astype(np.float32)
+    signs = np.repeat(np.float32([-1, 1]), 150)
+    assert active_set.fit_separable(rows, signs, 1e9) is None
+    with np.errstate(all="ignore"):
+        assert active_set.fit_separable(np.zeros_like(rows), signs, 1e9) is None
+
+
+def test_each_pair_is_fitted_by_the_method_for_its_shape(monkeypatch):
+    used = []
+    for name in ("fit_overlapping", "fit_separable"):
+        method = getattr(svm, name)
+
+        def record(*arguments, name=name, method=method):
+            used.append(name)
+            return method(*arguments)
+
+        monkeypatch.setattr(svm, name, record)
+    for problem, name in ((cosines, "fit_overlapping"), (separable, "fit_separable")):
+        used.clear()
+        X, y, X_eval, _ = problem()
+        fit_pairs_one_by_one(monkeypatch, len(y) - 1)
+        reference = SVC(kernel="linear").fit(X.astype(float), y).predict(X_eval.astype(float))
+        assert agreement(predict(X, y, X_eval), reference) >= 0.998
+        assert set(used) == {name}
+
+
+@problems(separable, cosines)
 def test_an_svm_of_one_pair_at_a_time_does_not_depend_on_other_settings(monkeypatch, problem):
     X, y, X_eval, _ = problem()
     fit_pairs_one_by_one(monkeypatch, len(y) - 1)

@@ -1,9 +1,10 @@
 """A linear SVM, one against one, that predicts as scikit-learn's SVC does.
 
 If one Gram matrix holds all rows, and memory all hyperplanes, libsvm fits all pairs of classes in
-one call, and settings run in parallel. Otherwise pairs run in parallel. A pair with many more rows
-than columns is fitted by an interior-point method, others by libsvm. One hyperplane per pair
-replaces libsvm's prediction by kernels.
+one call, and settings run in parallel. Otherwise pairs run in parallel, and each is fitted by what
+is fastest: an interior-point method if it has many more rows than columns, else an active-set
+method if a hyperplane separates the classes, else libsvm. One hyperplane per pair replaces libsvm's
+prediction by kernels.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import sklearn
 from sklearn.svm import SVC
 
 from clipkit.features import Int64
+from clipkit.probes.active_set import fit_separable
 from clipkit.probes.context import Floats, Predictions, Setting, SweepContext
 from clipkit.probes.fitted import PAIRS, Hyperplanes, Pair, count_votes
 from clipkit.probes.interior_point import fit_overlapping
@@ -120,11 +122,14 @@ def _fit_pair(first: Floats, second: Floats, Cs: list[float]) -> list[Fit]:
     signs = np.repeat([-1, 1], [len(first), len(second)]).astype(np.float32)
     libsvm = LibsvmPair(rows, signs)
     many_rows = len(rows) >= MANY_ROWS * rows.shape[1] ** 2
+    separation = None if many_rows else fit_separable(rows, signs, max(Cs))
 
     def fit(C: float) -> Fit:
         hyperplane: Floats | None = None
         if many_rows:
             hyperplane = fit_overlapping(rows, signs, C)
+        elif separation is not None and separation.largest_coefficient <= C:
+            hyperplane = separation.hyperplane
         if hyperplane is None:
             return libsvm.fit(C)
         return Fit(hyperplane.astype(np.float32), True)
