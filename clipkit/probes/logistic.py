@@ -2,11 +2,14 @@
 
 scikit-learn's tolerance bounds the gradient of the mean loss. With a large C, its solvers reach
 that bound far from the optimum, and the stopping rule regularises in place of C. This module bounds
-the error of the weights instead. The optimizer is scipy's Newton-CG. It gets the features along
-their principal axes, with each coordinate scaled so that its curvature is about 1.
+the error of the weights instead. The optimizers are scipy's. They get the features along their
+principal axes, with each coordinate scaled so that its curvature is about 1. There L-BFGS gets
+near the optimum in fewer passes over the rows than Newton-CG, which goes the rest of the way.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +20,11 @@ from clipkit.probes.context import Floats, Predictions, Setting, SweepContext
 from clipkit.probes.fitted import Coefficients
 
 MAX_ITER = 200  # Newton steps
-USUAL_STEPS = 20  # more do not advance the progress
+MAX_LBFGS_ITER = 100
+USUAL_STEPS = 80  # more do not advance the progress
 TOLERANCE = 0.003  # error of the weights, relative to their norm
 SMALL_GRADIENT = 1e-4  # of the first
+LBFGS_GRADIENT = 1e-3  # likewise; from there on, Newton-CG is as fast as L-BFGS
 SMALL_STEP = 0.1  # of the tolerance
 UNIT = 1e6  # of the objective: Newton-CG takes a curvature below 1e-15 for 0
 LOWEST_LOGIT = -60  # below the row's highest; exp of less gives float32 numbers that are slow
@@ -43,42 +48,64 @@ def logreg(context: SweepContext) -> list[Predictions]:
         # twice the sum of the two squares.
         C = setting.C / 2 if context.n_classes == 2 else setting.C
         objective = Objective(X_float32, context.y, C, variances, context.class_weights)
-        steps = 0
-
-        def after_step(intermediate_result: OptimizeResult) -> None:
-            nonlocal steps
-            steps += 1
-            report_progress(int(steps < USUAL_STEPS))
-            objective.finish_step()
-            if objective.converged:
-                raise StopIteration
-
-        def hessian_product(_: Float64, direction: Float64) -> Float64:
-            report_progress(0)  # ends the fit of a cancelled sweep
-            return objective.hessian_product(direction)
-
-        def improve(start: Float64) -> Float64:
-            solution = minimize(
-                objective,
-                start,
-                method="Newton-CG",
-                jac=True,
-                hessp=hessian_product,
-                callback=after_step,
-                options={"maxiter": MAX_ITER - steps, "xtol": 0},
-            )
-            return np.asarray(solution.x)
-
-        v = improve(np.zeros(objective.size))
-        if not objective.converged and steps < MAX_ITER:
-            objective.X = X  # float32 is twice as fast, but its rounding can stop the line search
-            v = improve(v)
-        report_progress(USUAL_STEPS - min(steps, USUAL_STEPS - 1))
+        v = _minimize(objective, X, report_progress)
         table = objective.coefficients(v)
         model = Coefficients(np.vstack([axes @ table[:-1], table[-1:]]))
         return Predictions(model.predict(X_eval), objective.converged, context.kept(model))
 
     return context.workers.map(solve, context.settings)
+
+
+def _minimize(objective: Objective, X: Float64, report_progress: Callable[[int], None]) -> Float64:
+    """Minimise the objective, and return its parameters. X is its X in float64."""
+    steps = 0
+
+    def after_step(is_newton: bool) -> None:
+        nonlocal steps
+        steps += 1
+        report_progress(int(steps < USUAL_STEPS))
+        objective.finish_step(is_newton)
+        if objective.converged:
+            raise StopIteration
+        if not is_newton and objective.gradient_fell_to(LBFGS_GRADIENT):
+            raise StopIteration
+
+    def after_lbfgs_step(intermediate_result: OptimizeResult) -> None:
+        after_step(is_newton=False)
+
+    def after_newton_step(intermediate_result: OptimizeResult) -> None:
+        after_step(is_newton=True)
+
+    def hessian_product(_: Float64, direction: Float64) -> Float64:
+        report_progress(0)  # ends the fit of a cancelled sweep
+        return objective.hessian_product(direction)
+
+    def improve(start: Float64, steps: int) -> OptimizeResult:
+        return minimize(
+            objective,
+            start,
+            method="Newton-CG",
+            jac=True,
+            hessp=hessian_product,
+            callback=after_newton_step,
+            options={"maxiter": steps, "xtol": 0},
+        )
+
+    solution = minimize(
+        objective,
+        np.zeros(objective.size),
+        method="L-BFGS-B",
+        jac=True,
+        callback=after_lbfgs_step,
+        options={"maxiter": min(MAX_LBFGS_ITER, MAX_ITER), "ftol": 0, "gtol": 0},
+    )
+    if not objective.converged:
+        solution = improve(solution.x, MAX_ITER)
+    if not objective.converged and solution.nit < MAX_ITER:
+        objective.X = X  # float32 is twice as fast, but its rounding can stop the line search
+        solution = improve(solution.x, MAX_ITER - solution.nit)
+    report_progress(USUAL_STEPS - min(steps, USUAL_STEPS - 1))
+    return np.asarray(solution.x)
 
 
 class Objective:
@@ -166,21 +193,28 @@ class Objective:
         """Return the weights of the features and the intercepts (D + 1, n)."""
         return np.asarray(self._table(v) * self.step_sizes)
 
-    def finish_step(self) -> None:
+    def finish_step(self, is_newton: bool) -> None:
         """Check whether the weights are within TOLERANCE of the optimum.
 
         The penalty gives the objective a curvature of at least 1 in the weights, so the gradient's
         norm bounds their error. Where the data give much more curvature, the bound is far too
-        high. There a small gradient and a small step together tell that the optimum is near.
+        high. There a small gradient and a small Newton step together tell that the optimum is near.
         Intercepts have no penalty and count in units of `step_sizes`.
         """
         allowed = TOLERANCE * np.linalg.norm(self._weights)
         scaled = self._gradient * self.step_sizes
         bound = np.hypot(np.linalg.norm(self._gradient[:-1]), np.linalg.norm(scaled[-1]))
         step = np.linalg.norm(self._weights - self._previous)
-        is_flat = np.linalg.norm(scaled) <= SMALL_GRADIENT * self._first_gradient
-        self.converged = bool(bound <= allowed or (is_flat and step <= SMALL_STEP * allowed))
+        is_near = is_newton and step <= SMALL_STEP * allowed
+        self.converged = bool(
+            bound <= allowed or (is_near and self.gradient_fell_to(SMALL_GRADIENT))
+        )
         self._previous = self._weights
+
+    def gradient_fell_to(self, share: float) -> bool:
+        """Tell whether the gradient's norm, in steps, is at most a share of the first."""
+        norm = np.linalg.norm(self._gradient * self.step_sizes)
+        return bool(norm <= share * self._first_gradient)
 
     def _table(self, v: Float64) -> Float64:
         return v.reshape(-1, self.n_classes)

@@ -316,6 +316,49 @@ def timed(what: str, work: Callable[[], Any]) -> tuple[Any, float]:
     return result, seconds
 
 
+def compare_logistic_regression(
+    X: np.ndarray, y: np.ndarray, X_eval: np.ndarray, predicted: np.ndarray
+) -> None:
+    """Time scikit-learn's solvers: one that stops early, and one that goes on to the optimum."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    solvers: dict[str, dict[str, Any]] = {
+        "lbfgs, stops early": {},
+        "newton-cg, tol=1e-7": {"solver": "newton-cg", "tol": 1e-7},
+    }
+    for title, options in solvers.items():
+        model = make_pipeline(StandardScaler(), LogisticRegression(**options))
+        expected, _ = timed(title, lambda model=model: model.fit(X, y).predict(X_eval))
+        print(f"    same predictions as probe: {np.mean(expected == predicted):.4%}")
+
+
+def cosines(images: np.ndarray, prompts: np.ndarray) -> np.ndarray:
+    images = images / np.linalg.norm(images, axis=1, keepdims=True)
+    prompts = prompts / np.linalg.norm(prompts, axis=1, keepdims=True)
+    return (images @ prompts.T).astype(np.float32)
+
+
+def bench_cosines(n: int) -> None:
+    """Fit cosines to 32 prompts, about 0.2 +- 0.03: most rows are support vectors."""
+    from sklearn.svm import SVC
+
+    from clipkit import probes
+
+    images, y = random_embeddings(n, 10, seed=1)
+    unseen, _ = random_embeddings(n // 5, 10, seed=2)
+    prompts = np.random.default_rng(3).standard_normal((32, DIM)) + 0.3 * images.mean(axis=0)
+    X, X_eval = cosines(images, prompts), cosines(unseen, prompts)
+    print(f"{n} x 32 cosines of 10 classes, {X.mean():.2f} +- {X.std(axis=0).mean():.2f}")
+    (run,), seconds = timed("probe svm, cosines", lambda: probes.sweep(X, y, X_eval))
+    svc = SVC(kernel="linear")
+    expected, svc_seconds = timed("SVC, cosines", lambda: svc.fit(X, y).predict(X_eval))
+    same = np.mean(expected == run.predicted)
+    print(f"    {svc.n_support_.sum()} support vectors")
+    print(f"    SVC / probe = {svc_seconds / seconds:.1f}; same predictions: {same:.4%}")
+
+
 def bench_probes(args: argparse.Namespace, scratch: Path) -> None:
     from sklearn.cluster import KMeans
     from sklearn.pipeline import make_pipeline
@@ -342,8 +385,11 @@ def bench_probes(args: argparse.Namespace, scratch: Path) -> None:
             expected, svc_seconds = timed("SVC", lambda svc=svc: svc.fit(X, y).predict(X_eval))
             same = np.mean(expected == predicted)
             print(f"    SVC / probe = {svc_seconds / seconds:.1f}; same predictions: {same:.4%}")
+        if classifier == "logreg":
+            compare_logistic_regression(X, y, X_eval, predicted)
     scales = [1 / tau for tau in TEMPERATURES]
     probe(f"probe svm, {len(scales)} temperatures", scales=scales)
+    bench_cosines(n)
     X = X[:KMEANS_ROWS]
     for algorithm in ("lloyd", "elkan"):
         plain = KMeans(N_CLASSES, random_state=42, n_init=10, algorithm=algorithm)
