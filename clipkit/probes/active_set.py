@@ -21,9 +21,11 @@ TOLERANCE = 1e-3  # of the margin, as in SVC
 # How far within the margin a row must be to join, step by step. Most rows that join the first
 # guesses would leave again.
 SHORTFALLS = (0.3, 0.1, *[TOLERANCE] * 28)
-FIRST_SHARE = 0.5  # support vectors in the first guess, relative to the columns
-USUAL_SHARE = 0.75  # likewise, beyond which only FEW_SHARE joins: if support vectors are nearly as
-FEW_SHARE = 0.03  # many as columns, the equations are nearly singular, and guesses get worse
+FIRST_SHARE = 0.5  # support vectors in the first guess, relative to the rows or columns
+# If a guess has nearly as many support vectors as columns, the equations are nearly singular, and
+# the next guess is worse. So rows join up to the usual share of the columns, then a few at a time.
+USUAL_SHARE = 0.75
+FEW_SHARE = 0.03
 
 
 class Separation(NamedTuple):
@@ -53,7 +55,7 @@ def fit_separable(rows: Floats, signs: Floats, C: float) -> Separation | None:
         None if the classes overlap, a coefficient exceeds C, or no guess is confirmed.
     """
     columns = rows.shape[1]
-    support = _nearest_rows(rows, signs, int(FIRST_SHARE * columns))
+    support = _nearest_rows(rows, signs, int(FIRST_SHARE * min(rows.shape)))
     largest_coefficient = 0.0
     for shortfall in SHORTFALLS:
         if not 0 < len(support) <= columns:
