@@ -47,6 +47,13 @@ def test_entropy_loads_no_model_classifier_or_plot(tmp_path):
     assert "h5py" in modules
 
 
+def test_prompts_are_embedded_without_transformers(tmp_path):
+    words = ("textembed", "generic16", "--model", "tiny", "-o", tmp_path / "texts.h5")
+    modules = loaded_modules(running(*words))
+    assert "torch" in modules
+    assert not modules & {"transformers", "torchvision", "torch._dynamo", "sympy"}
+
+
 def test_the_api_is_loaded_on_first_use():
     import clipkit
     from clipkit import datasets, features, models

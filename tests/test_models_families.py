@@ -343,7 +343,8 @@ def test_a_kind_that_an_older_transformers_lacks_is_refused_with_the_version(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_json(tmp_path / "config.json", model_type="radio")
-    monkeypatch.setattr("clipkit.models.transformers_models.transformers", OlderTransformers())
+    older = "clipkit.models.transformers_models.import_library"
+    monkeypatch.setattr(older, lambda _name: OlderTransformers())
     with pytest.raises(ClipkitError, match=r"expected transformers 5\.13 or newer.* got 5\.4\.0"):
         models.describe_model(str(without_weights(tmp_path)))
 

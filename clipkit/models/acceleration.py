@@ -13,12 +13,12 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
 from torch.nn import functional
-from transformers.modeling_outputs import BaseModelOutput
 
 from clipkit import console
 from clipkit.models.hub import brief
@@ -263,11 +263,11 @@ class PackedEncoder(torch.nn.Module):
         super().__init__()
         self.layers = torch.nn.ModuleList(layers)
 
-    def forward(self, inputs_embeds: torch.Tensor, **_: Any) -> BaseModelOutput:
+    def forward(self, inputs_embeds: torch.Tensor, **_: Any) -> Any:
         """Apply the layers: (B, T, width) -> (B, T, width) as `last_hidden_state`."""
         for layer in self.layers:
             inputs_embeds = layer(inputs_embeds)
-        return BaseModelOutput(last_hidden_state=inputs_embeds)
+        return SimpleNamespace(last_hidden_state=inputs_embeds)
 
 
 class PackedTransformer(PackedEncoder):

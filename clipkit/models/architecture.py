@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import importlib.metadata
 import math
 from abc import ABC, abstractmethod
 from concurrent.futures import ThreadPoolExecutor
@@ -215,6 +216,8 @@ def read_architecture(files: ModelFiles) -> Architecture:
 
 def library_version(library: str) -> str:
     """Return a library's name and version, as a history records them."""
+    if library == "transformers":  # which a text tower of CLIP goes without
+        return f"{library} {importlib.metadata.version(library)}"
     module = importlib.import_module(library)
     return f"{library} {module.__version__}"
 

@@ -6,7 +6,7 @@ import contextlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -16,16 +16,18 @@ from PIL import Image
 from clipkit import console
 from clipkit.errors import ClipkitError, UsageError
 from clipkit.models.acceleration import AsyncEmbeddings, accelerate, fixed_batches
-from clipkit.models.architecture import library_version, read_architecture
+from clipkit.models.architecture import Architecture, library_version, read_architecture
 from clipkit.models.description import Description
 from clipkit.models.devices import DTYPES, choose_precision, find_device
 from clipkit.models.guards import one_line, single_line_errors
 from clipkit.models.hub import ModelFiles, find
 from clipkit.models.layers import LayerTower, choose_layers
-from clipkit.models.preprocessing import Inputs, Preprocessor
 from clipkit.models.tokenizer import TextTokenizer
 from clipkit.models.towers import TowerName
 from clipkit.prompts import check_length
+
+if TYPE_CHECKING:
+    from clipkit.models.preprocessing import Inputs, Preprocessor
 
 TEXT_BATCH = 256
 PROCESSOR_HINT = "check the sizes and steps in preprocessor_config.json"
@@ -266,7 +268,9 @@ def load(  # noqa: PLR0913
     run_on = find_device(device)
     precision = choose_precision(precision, run_on, tower)
     dtype = DTYPES[precision]
-    architecture = read_architecture(find(name, weights=untrained is None))
+    files = find(name, weights=untrained is None)
+    is_plain_text = tower == "text" and untrained is None and layers is None
+    architecture = (_read_clip_text(files) if is_plain_text else None) or read_architecture(files)
     loaded = architecture.load_tower(tower, untrained, precision)
     details: dict[str, Any] = {
         "name": architecture.files.name,
@@ -330,6 +334,13 @@ def load(  # noqa: PLR0913
             return _with_columns(encoder, run)
     details["dim"] = _try(encoder)
     return encoder
+
+
+def _read_clip_text(files: ModelFiles) -> Architecture | None:
+    """Read a CLIP's text tower without transformers, if that is possible."""
+    from clipkit.models.clip_text import ClipText
+
+    return ClipText.read_known(files)
 
 
 def _check_layer_options(

@@ -10,8 +10,6 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
-import transformers
-
 from clipkit.errors import ClipkitError
 from clipkit.models.hub import brief
 
@@ -21,6 +19,8 @@ OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory")  # of PyTorch'
 @contextlib.contextmanager
 def single_line_errors(what: str) -> Iterator[None]:
     """Silence transformers, and turn whatever it raises into `cannot load WHAT: REASON`."""
+    import transformers  # which takes longer than PyTorch, and a text tower of CLIP goes without
+
     log: Any = transformers.utils.logging
     level = log.get_verbosity()
     hide_bars = log.is_progress_bar_enabled()

@@ -106,8 +106,11 @@ def _pooled_token(config: Any, which: str) -> Callable[[torch.Tensor], torch.Ten
     """Return a function from token ids (B, T) to the position (B) of the token that is pooled."""
     if which == "last":
         return lambda ids: ids.new_full(ids.shape[:1], ids.shape[1] - 1)
-    if which != "end":
-        return None
+    return end_token(config) if which == "end" else None
+
+
+def end_token(config: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return a function from token ids (B, T) to the position (B) of the end token."""
     # old configurations of CLIP name token 2, and transformers takes the largest for them
     if config.model_type == "clip_text_model" and config.eos_token_id == 2:
         return lambda ids: ids.argmax(dim=1)

@@ -13,12 +13,11 @@ from typing import Any
 
 import numpy as np
 import torch
-import transformers
 from numpy.typing import NDArray
 
 from clipkit import console
 from clipkit.errors import ClipkitError
-from clipkit.models.guards import one_line, single_line_errors
+from clipkit.models.guards import import_library, one_line, single_line_errors
 from clipkit.models.hub import ModelFiles
 
 # OpenAI's and OpenCLIP's code cleans a text by ftfy and html.unescape before it splits it into
@@ -144,11 +143,24 @@ class Tokenizer(TextTokenizer):
             raise ClipkitError(
                 f"{self.name}: expected a number as eos_token_id in config.json, got {self.end!r}"
             )
-        self.tokenizer = _load_tokenizer(files)
+        self.class_name = self._load(files)
         # transformers 5.4 reads Gemma's tokenizer by a class of another name
-        names = (type(self.tokenizer).__name__, _stored_class(files))
+        names = (self.class_name, stored_class(files))
         is_trained_on_clean_texts = any(map(_is_canonicalizing, names))
         self.cleaning = "canonicalize" if clean and is_trained_on_clean_texts else None
+
+    def _load(self, files: ModelFiles) -> str:
+        """Load the tokenizer, and return the name of its class in transformers."""
+        transformers = import_library("transformers")
+        with tokenizer_errors(files):
+            auto: Any = transformers.AutoTokenizer
+            self.tokenizer = auto.from_pretrained(files.folder, trust_remote_code=False)
+        return type(self.tokenizer).__name__
+
+    @property
+    def end_text(self) -> str:
+        """The end token as text."""
+        return str(self.tokenizer.eos_token)
 
     def clean(self, texts: Sequence[str], places: Sequence[str]) -> list[str]:
         """Clean texts as the model's training data were cleaned; see `canonicalize`.
@@ -170,13 +182,17 @@ class Tokenizer(TextTokenizer):
         for start in range(0, len(texts), TOKENIZED_AT_ONCE):
             batch = list(texts[start : start + TOKENIZED_AT_ONCE])
             with one_line(f"tokenize with {self.name}"):
-                rows = self.tokenizer(batch, truncation=False, verbose=False)["input_ids"]
-            lengths += map(len, rows)
+                lengths += map(len, self._ids(batch))
         return np.array(lengths, np.int64)
+
+    def _ids(self, texts: list[str]) -> list[list[int]]:
+        """Return the tokens of each text, special ones included."""
+        rows: list[list[int]] = self.tokenizer(texts, truncation=False, verbose=False)["input_ids"]
+        return rows
 
     def warn_of_other_tokens(self, texts: Sequence[str]) -> None:
         """Warn once if OpenAI's code would give some of the texts other tokens."""
-        if not type(self.tokenizer).__name__.startswith("CLIPTokenizer"):
+        if not self.class_name.startswith("CLIPTokenizer"):
             return
         changed = [text for text in texts if is_cleaned_by_openai(text)]
         if changed:
@@ -192,20 +208,24 @@ class Tokenizer(TextTokenizer):
         There is no attention mask: CLIP's pooled token cannot see the padding, and SigLIP must.
         """
         with one_line(f"tokenize with {self.name}"):
-            encoded = self.tokenizer(
-                list(texts),
-                padding=self.padding,
-                padding_side="right",
-                truncation=True,
-                max_length=self.context_length,
-                return_attention_mask=True,
-                return_tensors="pt",
-            )
-        tokens: torch.Tensor = encoded["input_ids"]
+            tokens, mask = self._padded(list(texts))
         self.check_vocabulary(tokens, self.vocabulary)
         if self.is_pooled_at_end:
-            self._check_ends(texts, tokens, encoded["attention_mask"].sum(1))
+            self._check_ends(texts, tokens, mask.sum(1))
         return tokens
+
+    def _padded(self, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return padded tokens (B, T), cut to `context_length`, and their mask (B, T)."""
+        encoded = self.tokenizer(
+            texts,
+            padding=self.padding,
+            padding_side="right",
+            truncation=True,
+            max_length=self.context_length,
+            return_attention_mask=True,
+            return_tensors="pt",
+        )
+        return encoded["input_ids"], encoded["attention_mask"]
 
     def _check_ends(
         self, texts: Sequence[str], tokens: torch.Tensor, lengths: torch.Tensor
@@ -225,8 +245,7 @@ class Tokenizer(TextTokenizer):
             raise ClipkitError(
                 f"{self.name}: expected the end token {self.end} once, as a prompt's last token, "
                 f"got tokens that end in {last} for {texts[row][:60]!r}",
-                f"take {self.tokenizer.eos_token} out of the prompt, or correct eos_token_id in "
-                "config.json",
+                f"take {self.end_text} out of the prompt, or correct eos_token_id in config.json",
             )
 
 
@@ -259,16 +278,11 @@ def _is_canonicalizing(name: str) -> bool:
     return name.startswith(CANONICALIZING_TOKENIZERS)
 
 
-def _stored_class(files: ModelFiles) -> str:
+def stored_class(files: ModelFiles) -> str:
     """Return the class of the tokenizer that a model's files name; "" if they name none."""
     if not (files.folder / "tokenizer_config.json").is_file():
         return ""
     return str(files.read_json("tokenizer_config.json").get("tokenizer_class", ""))
-
-
-def _load_tokenizer(files: ModelFiles) -> Any:
-    with tokenizer_errors(files):
-        return transformers.AutoTokenizer.from_pretrained(files.folder, trust_remote_code=False)
 
 
 @contextlib.contextmanager

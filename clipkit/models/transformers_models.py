@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-import transformers
 
 from clipkit import console
 from clipkit.errors import ClipkitError
@@ -19,11 +18,9 @@ from clipkit.models.families import (
     PROJECTED,
     Family,
 )
-from clipkit.models.guards import single_line_errors
+from clipkit.models.guards import import_library, single_line_errors
 from clipkit.models.hub import ModelFiles
 from clipkit.models.layouts import find_stack, inner_model
-from clipkit.models.naflex import NaflexPreprocessor
-from clipkit.models.preprocessing import ImagePreprocessor, Preprocessor, load_image_processor
 from clipkit.models.tokenizer import Tokenizer
 from clipkit.models.towers import (
     CLS,
@@ -42,6 +39,9 @@ from clipkit.models.weights import (
     check_stored_tensors,
     refuse_misfits,
 )
+
+if TYPE_CHECKING:
+    from clipkit.models.preprocessing import Preprocessor
 
 PREFIXES = {
     "image": ("vision_model.", "visual_projection."),
@@ -73,7 +73,7 @@ class TransformersModel(Architecture):
             family = projected
         with single_line_errors(f"config.json of {files.name}"):
             _check_version(files, model_type, family)
-            config = getattr(transformers, family.config).from_dict(content)
+            config = _class(family.config).from_dict(content)
             model = cls(files, family, config)
             for tower in family.towers:
                 layers = number_of_layers(model.tower_config(tower))
@@ -102,7 +102,7 @@ class TransformersModel(Architecture):
     def new_model(self) -> Any:
         """Return all towers as transformers initialises them."""
         with single_line_errors(f"the architecture of {self.files.name}"):
-            return getattr(transformers, self.family.model)(self.config)
+            return _class(self.family.model)(self.config)
 
     def prefixes(self, tower: TowerName) -> tuple[str, ...]:
         """Return how the names of a tower's tensors start."""
@@ -122,7 +122,7 @@ class TransformersModel(Architecture):
         config = self.tower_config(tower)
         if not family.is_one_tower:
             config.projection_dim = self.dim  # the tower's own value may be a mere default
-        tower_class = getattr(transformers, family.towers[tower])
+        tower_class = _class(family.towers[tower])
         with single_line_errors(f"the weights of {self.files.name}"):
             model, report = tower_class.from_pretrained(
                 None,
@@ -177,6 +177,10 @@ class TransformersModel(Architecture):
 
     def preprocessor(self, device: torch.device, dtype: torch.dtype) -> Preprocessor:
         """Return the model's own image processor."""
+        # imported here, since texts need no torchvision
+        from clipkit.models.naflex import NaflexPreprocessor
+        from clipkit.models.preprocessing import ImagePreprocessor, load_image_processor
+
         processor = load_image_processor(self.files)
         if self.kind == "radio" and getattr(processor, "do_normalize", False):
             console.warn(
@@ -227,6 +231,11 @@ class TransformersModel(Architecture):
 ADAPTER = TransformersModel
 
 
+def _class(name: str) -> Any:
+    """Return a class of transformers, which takes long to import."""
+    return getattr(import_library("transformers"), name)
+
+
 def number_of_layers(config: Any) -> int:
     """Return the number of layers of a tower: of a ConvNeXt, those of all stages."""
     depths = getattr(config, "depths", None)
@@ -246,6 +255,7 @@ def _describe_vision(config: Any) -> dict[str, int]:
 
 def _check_version(files: ModelFiles, kind: str, family: Family) -> None:
     """Refuse a kind of model that the installed transformers lacks."""
+    transformers = import_library("transformers")
     if hasattr(transformers, family.config) and hasattr(transformers, family.model):
         return
     since = f"transformers {family.since} or newer" if family.since else "a newer transformers"

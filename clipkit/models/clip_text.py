@@ -1,0 +1,171 @@
+"""CLIP's text tower in PyTorch alone.
+
+Importing transformers' class takes 1.5 seconds of processor time, more than PyTorch itself and far
+more than a few prompts. This tower repeats the operations of that class one by one, and so gives
+the same bits. It is for the settings that it knows; all other models are left to transformers.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from clipkit.models.clip_tokenizer import ClipTokenizer, read_backend
+from clipkit.models.families import FAMILIES
+from clipkit.models.hub import ModelFiles
+from clipkit.models.layouts import end_token
+from clipkit.models.tokenizer import Tokenizer
+from clipkit.models.towers import Tower, TowerName
+from clipkit.models.transformers_models import TransformersModel
+from clipkit.models.weights import MAX_LAYERS, Tensors
+
+ACTIVATIONS: dict[str, Any] = {  # by transformers' name
+    "gelu": functional.gelu,
+    "gelu_pytorch_tanh": partial(functional.gelu, approximate="tanh"),
+    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
+    "relu": functional.relu,
+}
+# What config.json must hold of each tower, as the published ones do
+SIZES = ("hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers")
+TOWER_SIZES = {
+    "text_config": (*SIZES, "vocab_size", "max_position_embeddings"),
+    "vision_config": (*SIZES, "image_size", "patch_size"),
+}
+# Settings that replace others, or choose other operations
+OTHER_SETTINGS = (
+    *("text_config_dict", "vision_config_dict", "quantization_config"),
+    *("attn_implementation", "_attn_implementation"),
+)
+
+
+class ClipText(TransformersModel):
+    """A CLIP of transformers of which only the text tower is read."""
+
+    @classmethod
+    def read_known(cls, files: ModelFiles) -> ClipText | None:
+        """Read config.json; return None if transformers has to read it, or to say what is wrong."""
+        if files.library != "transformers":
+            return None
+        content = files.read_json("config.json")
+        if content["model_type"] != "clip" or not _is_known(content):
+            return None
+        text = SimpleNamespace(**{**content["text_config"], "model_type": "clip_text_model"})
+        config = SimpleNamespace(**{**content, "text_config": text})
+        return cls(files, FAMILIES["clip"], config)
+
+    def new_model(self) -> TextTower:
+        """Return a text tower."""
+        return TextTower(self.config.text_config, self.config.projection_dim)
+
+    def build(self, tower: TowerName, tensors: Tensors) -> Tower:
+        """Build the tower with the given weights, in float32 and evaluation mode."""
+        with torch.device("meta"):
+            model = self.new_model()
+        weights = {name: tensors[name].float() for name in model.state_dict()}
+        model.load_state_dict(weights, assign=True)
+        return Tower(model.eval(), self.family.outputs[tower])
+
+    def tokenizer(self, *, clean: bool) -> Tokenizer:
+        """Return the model's own tokenizer."""
+        backend = read_backend(self.files)
+        if backend is None:
+            return super().tokenizer(clean=clean)
+        return ClipTokenizer(self.files, self.config, backend)
+
+
+def _is_known(content: dict[str, Any]) -> bool:
+    """Tell whether a config.json holds all settings that a CLIP needs, and no unusual ones."""
+    if type(content.get("projection_dim")) is not int:
+        return False
+    for name, sizes in TOWER_SIZES.items():
+        tower = content.get(name)
+        if not isinstance(tower, dict) or any(map((content | tower).get, OTHER_SETTINGS)):
+            return False
+        numbers = [tower.get(size) for size in sizes]
+        if not all(type(number) is int and number >= 1 for number in numbers):
+            return False
+        is_known = (
+            tower["num_hidden_layers"] <= MAX_LAYERS
+            and tower["hidden_size"] % tower["num_attention_heads"] == 0
+            and type(tower.get("layer_norm_eps")) is float
+            and tower.get("hidden_act") in ACTIVATIONS
+        )
+        if not is_known:
+            return False
+    return type(content["text_config"].get("eos_token_id")) is int
+
+
+class TextTower(torch.nn.Module):
+    """A text tower with its projection. Its parts have transformers' names."""
+
+    def __init__(self, config: Any, dim: int) -> None:
+        super().__init__()
+        width = config.hidden_size
+        # Without numbers, as `from_pretrained` takes them: random ones for a tensor on the device
+        # "meta" would import PyTorch's compiler.
+        embedding: Any = torch.nn.Embedding.from_pretrained
+        embeddings = {
+            "token_embedding": embedding(torch.empty(config.vocab_size, width)),
+            "position_embedding": embedding(torch.empty(config.max_position_embeddings, width)),
+        }
+        layers = [TextLayer(config) for _ in range(config.num_hidden_layers)]
+        parts = {
+            "embeddings": torch.nn.ModuleDict(embeddings),
+            "encoder": torch.nn.ModuleDict({"layers": torch.nn.ModuleList(layers)}),
+            "final_layer_norm": torch.nn.LayerNorm(width, config.layer_norm_eps),
+        }
+        self.text_model: Any = torch.nn.ModuleDict(parts)
+        self.text_projection: Any = torch.nn.Linear(width, dim, bias=False)
+        self.end_token = end_token(config)
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """Embed tokens: (B, T) -> (B, D)."""
+        embeddings = self.text_model.embeddings
+        x = embeddings.token_embedding(input_ids)  # (B, T, width)
+        x = x + embeddings.position_embedding.weight[: input_ids.shape[1]]
+        for layer in self.text_model.encoder.layers:
+            x = layer(x)
+        x = self.text_model.final_layer_norm(x)
+        rows = torch.arange(len(x), device=x.device)
+        embedding: torch.Tensor = self.text_projection(x[rows, self.end_token(input_ids)])
+        return embedding
+
+
+class TextLayer(torch.nn.Module):
+    """One layer: causal attention and MLP, each with LayerNorm before it and a residual."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        width = config.hidden_size
+        inner = config.intermediate_size
+        linear = torch.nn.Linear
+        projections = {name: linear(width, width) for name in ("k_proj", "v_proj", "q_proj")}
+        self.self_attn: Any = torch.nn.ModuleDict(projections | {"out_proj": linear(width, width)})
+        self.layer_norm1 = torch.nn.LayerNorm(width, config.layer_norm_eps)
+        self.mlp: Any = torch.nn.ModuleDict(
+            {"fc1": linear(width, inner), "fc2": linear(inner, width)}
+        )
+        self.layer_norm2 = torch.nn.LayerNorm(width, config.layer_norm_eps)
+        self.heads = config.num_attention_heads
+        self.activation = ACTIVATIONS[config.hidden_act]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Apply the layer: (B, T, width) -> (B, T, width)."""
+        batch, tokens, width = x.shape
+        normed = self.layer_norm1(x)
+        attention = self.self_attn
+        projections = (attention.q_proj, attention.k_proj, attention.v_proj)
+        shape = (batch, tokens, self.heads, width // self.heads)
+        scale = shape[-1] ** -0.5
+        q, k, v = (project(normed).view(shape).transpose(1, 2) for project in projections)
+        attended = functional.scaled_dot_product_attention(
+            q, k, v, is_causal=tokens > 1, scale=scale
+        )
+        x = x + attention.out_proj(attended.transpose(1, 2).reshape(batch, tokens, width))
+        inner = self.activation(self.mlp.fc1(self.layer_norm2(x)))
+        output: torch.Tensor = x + self.mlp.fc2(inner)
+        return output
