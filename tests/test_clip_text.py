@@ -151,8 +151,11 @@ BROKEN_CONFIGS = {
     "layers": with_text(num_hidden_layers=0),
     "type": with_text(hidden_size="32"),
     "activation": with_text(hidden_act="nothing"),
+    "activations": with_text(hidden_act=["gelu"]),
     "vision": lambda config: config["vision_config"].update(hidden_size=-1),
     "no text": lambda config: config.update(text_config=[]),
+    # with which transformers takes the default sizes
+    "empty text_config_dict": lambda config: config.update(text_config_dict={}),
 }
 
 
@@ -300,3 +303,13 @@ def test_a_tokenizer_that_is_not_known_is_left_to_transformers(
     assert read_backend(find(str(folder))) is not None
     edit(folder)
     assert read_backend(find(str(folder))) is None
+
+
+def test_rules_that_would_crash_tokenizers_are_left_to_transformers(tmp_path: Path) -> None:
+    published_form(tmp_path)
+    assert read_backend(find(str(tmp_path))) is not None
+    edit_json(
+        tmp_path / "tokenizer.json",
+        lambda content: content["model"].update(continuing_subword_prefix="##"),
+    )
+    assert read_backend(find(str(tmp_path))) is None

@@ -83,7 +83,10 @@ def _is_known(content: dict[str, Any]) -> bool:
         return False
     for name, sizes in TOWER_SIZES.items():
         tower = content.get(name)
-        if not isinstance(tower, dict) or any(map((content | tower).get, OTHER_SETTINGS)):
+        if not isinstance(tower, dict):
+            return False
+        settings = content | tower
+        if any(settings.get(name) is not None for name in OTHER_SETTINGS):
             return False
         numbers = [tower.get(size) for size in sizes]
         if not all(type(number) is int and number >= 1 for number in numbers):
@@ -92,7 +95,7 @@ def _is_known(content: dict[str, Any]) -> bool:
             tower["num_hidden_layers"] <= MAX_LAYERS
             and tower["hidden_size"] % tower["num_attention_heads"] == 0
             and type(tower.get("layer_norm_eps")) is float
-            and tower.get("hidden_act") in ACTIVATIONS
+            and tower.get("hidden_act") in list(ACTIVATIONS)  # it may be of any type
         )
         if not is_known:
             return False

@@ -24,6 +24,8 @@ IGNORED = {
     *("do_lower_case", "errors", "clean_up_tokenization_spaces", "is_local", "local_files_only"),
     *("processor_class", "added_tokens_decoder"),
 }
+# Rules of a BPE that CLIP's does not have
+OTHER_RULES = ("continuing_subword_prefix", "dropout", "fuse_unk", "byte_fallback", "ignore_merges")
 SUFFIX = "</w>"
 SPLIT = (
     r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
@@ -59,15 +61,28 @@ class ClipTokenizer(Tokenizer):
 def read_backend(files: ModelFiles) -> Backend | None:
     """Read a tokenizer; return None if transformers has to read it, or to say what is wrong."""
     with contextlib.suppress(Exception):  # such as those of tokenizers, which have no common base
+        if _has_other_rules(files):
+            return None
         settings = files.read_json("tokenizer_config.json")
         backend = _read_vocabulary(files.folder, settings)
         is_known = _has_known_settings(files, settings) and _has_known_tokens(backend, settings)
         name = settings["tokenizer_class"]
-        if is_known and name in CLIP_CLASSES and _is_plain(backend.model):
+        if is_known and name in CLIP_CLASSES and _is_bpe_of_clip(backend.model):
             return _with_rules_of_clip(backend)
         if is_known and name in OTHER_CLASSES and backend.post_processor is not None:
             return backend
     return None
+
+
+def _has_other_rules(files: ModelFiles) -> bool:
+    """Tell whether tokenizer.json has rules that CLIP's BPE has not.
+
+    With some of them, tokenizers ends the process, where transformers drops them.
+    """
+    if not (files.folder / "tokenizer.json").exists():
+        return False
+    model = files.read_json("tokenizer.json")["model"]
+    return any(model.get(rule) for rule in OTHER_RULES)
 
 
 def _read_vocabulary(folder: Path, settings: dict[str, Any]) -> Backend:
@@ -99,19 +114,18 @@ def _has_known_tokens(backend: Backend, settings: dict[str, Any]) -> bool:
     """Tell whether a vocabulary has the special tokens, and the settings add no other ones."""
     added = {number: repr(token) for number, token in backend.get_added_tokens_decoder().items()}
     expected = settings.get("added_tokens_decoder", {}).items()
-    return (
-        {backend.token_to_id(START), backend.token_to_id(END)} == added.keys()
-        and added.items()
-        >= {(int(number), repr(AddedToken(**token))) for number, token in expected}
-        and backend.get_vocab_size() < MAX_VOCABULARY
-    )
+    if added.keys() != {backend.token_to_id(START), backend.token_to_id(END)}:
+        return False
+    for number, token in expected:
+        if added.get(int(number)) != repr(AddedToken(**token)):
+            return False
+    return backend.get_vocab_size() < MAX_VOCABULARY
 
 
-def _is_plain(model: Any) -> bool:
-    """Tell whether a file's BPE is that of CLIP."""
-    other = ("continuing_subword_prefix", "dropout", "fuse_unk", "byte_fallback", "ignore_merges")
-    has_other = any(getattr(model, name) for name in other)
-    return model.unk_token == END and model.end_of_word_suffix == SUFFIX and not has_other
+def _is_bpe_of_clip(model: Any) -> bool:
+    """Tell whether a file's BPE marks words as CLIP's does."""
+    is_bpe: bool = model.unk_token == END and model.end_of_word_suffix == SUFFIX
+    return is_bpe
 
 
 def _with_rules_of_clip(stored: Any) -> Backend:

@@ -270,7 +270,7 @@ def load(  # noqa: PLR0913
     dtype = DTYPES[precision]
     files = find(name, weights=untrained is None)
     is_plain_text = tower == "text" and untrained is None and layers is None
-    architecture = (_read_clip_text(files) if is_plain_text else None) or read_architecture(files)
+    architecture = _read_text_architecture(files) if is_plain_text else read_architecture(files)
     loaded = architecture.load_tower(tower, untrained, precision)
     details: dict[str, Any] = {
         "name": architecture.files.name,
@@ -336,11 +336,11 @@ def load(  # noqa: PLR0913
     return encoder
 
 
-def _read_clip_text(files: ModelFiles) -> Architecture | None:
-    """Read a CLIP's text tower without transformers, if that is possible."""
+def _read_text_architecture(files: ModelFiles) -> Architecture:
+    """Read a CLIP's text tower without transformers if that is possible, else any architecture."""
     from clipkit.models.clip_text import ClipText
 
-    return ClipText.read_known(files)
+    return ClipText.read_known(files) or read_architecture(files)
 
 
 def _check_layer_options(
