@@ -32,6 +32,7 @@ from shell import clipkit, ok
 from clipkit import console, models
 from clipkit.errors import ClipkitError
 from clipkit.features import FeatureFile, hdf5, isolation, read, write
+from clipkit.files import OpenFile, keep_open
 
 pytestmark = pytest.mark.long
 
@@ -243,6 +244,27 @@ def test_a_file_that_keeps_hdf5_busy_is_an_error(
     path = write_feature_file(tmp_path / "img.h5")
     problem = "expected a valid HDF5 file, but reading it does not end"
     refused(clipkit("info", path), 1, f"img.h5: {problem}")
+
+
+@on_linux
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [
+        (signal.SIGKILL, "expected a file that takes at most 64 MiB to read"),
+        (signal.SIGALRM, "expected a valid HDF5 file, but reading it does not end"),
+    ],
+)
+def test_a_check_of_memory_that_was_killed_has_not_passed(
+    tmp_path: Path, number: int, message: str
+) -> None:
+    def end(_: OpenFile) -> None:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+    path = tmp_path / "m.parquet"
+    path.write_bytes(b"PAR1")
+    with keep_open(path) as file, pytest.raises(ClipkitError, match=message):
+        isolation.check_in_subprocess(file, "m.parquet", end, max_memory=2**26)
 
 
 @pytest.fixture

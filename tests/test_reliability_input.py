@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import gzip
 import hashlib
 import os
@@ -18,8 +19,10 @@ from factories import random_features, refused, unchanged, write_feature_file
 from shell import clipkit, ok
 
 from clipkit.console import escaped
+from clipkit.errors import ClipkitError
 from clipkit.features import read
-from clipkit.features.checked_file import SIGNATURE
+from clipkit.features.checked_file import SIGNATURE, CheckedFile
+from clipkit.files import OpenFile
 
 
 def refused_everywhere(path: Path, *parts: str) -> None:
@@ -288,6 +291,18 @@ def test_a_file_that_another_process_has_open_is_read_or_said_to_be_open(tmp_pat
         holder.stdin.close()
     for name in ("append", "append-unlocked", "append-swmr"):
         ok("info", tmp_path / f"{name}.h5")
+
+
+def test_a_lock_on_the_descriptor_that_is_read_stays(tmp_path: Path) -> None:
+    path = write_feature_file(tmp_path / "img.h5")
+    with path.open("ab") as damaged:
+        damaged.write(b"more")
+    with path.open("rb") as given, path.open("rb") as other:
+        fcntl.flock(given, fcntl.LOCK_SH)
+        with pytest.raises(ClipkitError, match="something was added"):
+            CheckedFile(OpenFile(given.fileno(), path), "img.h5")
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 @pytest.mark.parametrize("locking", [True, False, "best-effort", None])

@@ -59,6 +59,7 @@ class CheckedFile:
 
     def __init__(self, file: OpenFile, display_name: str) -> None:
         self.descriptor = file.descriptor
+        self.path = file.path
         self.display_name = display_name
         self.size = self._check_container()
         with self._reading("the file"):
@@ -75,7 +76,7 @@ class CheckedFile:
 
     def damage(self, message: str, hint: str = "make the file again") -> ClipkitError:
         """Return an error about damage, or, if the file is open for writing, one about that."""
-        if _is_open_for_writing(self.descriptor):
+        if _is_open_for_writing(self.path):
             return ClipkitError(
                 f"{self.display_name} is open for writing elsewhere",
                 "close it there; make the file again if the program that wrote it was killed",
@@ -334,21 +335,21 @@ def _open(path: Path) -> h5py.File:
     return h5py.File(path, "r", driver="stdio", locking=False)
 
 
-def _is_open_for_writing(descriptor: int) -> bool:
+def _is_open_for_writing(path: Path) -> bool:
     """Whether a program has the file open for writing, or was killed while it was open.
 
     HDF5 marks such files in the superblock, and locks them unless locking is off.
     """
-    head = os.pread(descriptor, SUPERBLOCK_BYTES, 0)
-    if head.startswith(SIGNATURE) and any(head[CONSISTENCY_FLAGS:][:1]):
-        return True
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        fcntl.flock(descriptor, fcntl.LOCK_UN)
-    except BlockingIOError:
-        return True
-    except OSError:  # a file system without locks
-        pass
+    with path.open("rb") as file:  # a lock of a descriptor from the caller may be the caller's
+        head = file.read(SUPERBLOCK_BYTES)
+        if head.startswith(SIGNATURE) and any(head[CONSISTENCY_FLAGS:][:1]):
+            return True
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:  # a file system without locks
+            pass
     return False
 
 

@@ -26,7 +26,6 @@ CRASHES = {
     signal.SIGFPE,
     signal.SIGILL,
     signal.SIGABRT,
-    signal.SIGXCPU,
 }
 CPU_LIMIT_SECONDS = 10  # of processor time, and one more for each of BYTES_PER_SECOND
 BYTES_PER_SECOND = 2**27
@@ -129,7 +128,8 @@ def check_in_subprocess(
 ) -> None:
     """Run `check` on a file in a forked process, and raise if it crashes or does not end there.
 
-    With `max_memory`, also raise if it needs so many bytes of memory more than this process has.
+    With `max_memory`, also raise if it needs so many bytes of memory more than this process has, or
+    was killed, as by a system without memory: the caller then relies on the check.
     Whatever else `check` finds is ignored: the caller opens the file again and reports it. This is
     no sandbox. On systems other than Linux nothing is done, since forking is not safe there.
 
@@ -147,15 +147,16 @@ def check_in_subprocess(
             status = checker.run(file)
     else:
         status = _shared.setdefault(check, Checker(check)).run(file)
-    if max_memory is not None and os.waitstatus_to_exitcode(status) == NO_MEMORY:
+    ending = os.waitstatus_to_exitcode(status)  # the number of a signal is negative
+    if max_memory is not None and ending in (NO_MEMORY, -signal.SIGKILL):
         most = f"{max_memory >> 20:,} MiB"
         raise ClipkitError(f"{display_name}: expected a file that takes at most {most} to read")
-    if not os.WIFSIGNALED(status) or os.WTERMSIG(status) not in CRASHES:
-        return
-    if os.WTERMSIG(status) == signal.SIGXCPU:
+    if ending == -signal.SIGXCPU or (max_memory is not None and ending == -signal.SIGALRM):
         problem = "reading it does not end"
+    elif -ending in CRASHES:
+        problem = f"its reader crashes ({signal.Signals(-ending).name})"
     else:
-        problem = f"its reader crashes ({signal.Signals(os.WTERMSIG(status)).name})"
+        return
     raise ClipkitError(
         f"{display_name}: expected a valid {format} file, but {problem}", "do not open it elsewhere"
     )
