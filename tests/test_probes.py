@@ -198,6 +198,14 @@ def test_each_pair_is_fitted_by_the_method_for_its_shape(monkeypatch):
         assert set(used) == {name}
 
 
+def test_few_rows_of_fewer_columns_are_fitted_by_the_interior_point_method(monkeypatch):
+    """There, libsvm takes half a minute at C = 100, and need not converge."""
+    monkeypatch.setattr(svm, "_fit_libsvm", None)
+    X, y = blobs(2000, 10, 32, 0.1)
+    run, *_ = probes.sweep(X[:1600], y[:1600], X[1600:], classifier="svm", C=[100])
+    assert run.converged
+
+
 @problems(separable, cosines)
 def test_an_svm_of_one_pair_at_a_time_does_not_depend_on_other_settings(monkeypatch, problem):
     X, y, X_eval, _ = problem()
@@ -507,12 +515,22 @@ def test_features_of_an_extreme_magnitude_must_be_standardised(classifier, magni
     assert scaled.predicted.tolist() == usual.predicted.tolist()
 
 
-def test_an_svm_ends_where_rounding_errors_exceed_its_tolerance():
+def test_an_svm_of_a_huge_c_ends():
+    """Features of a size of 1e8 are as a C of 1e16."""
     rng = np.random.default_rng(0)
     X, y = rng.normal(size=(120, 4)).astype("f4"), np.arange(120) % 3
     (run,) = probes.sweep(X * 1e8, y, X * 1e8)
-    assert not run.converged
+    assert run.converged
+    assert run.predicted.tolist() == predict(X, y, X, C=[1e4]).tolist()
     separable = X + 20 * y[:, None]
     (run,) = probes.sweep(separable * 1e8, y, separable * 1e8)
     assert run.converged
     assert run.predicted.tolist() == y.tolist()
+
+
+def test_libsvm_ends_where_rounding_errors_exceed_its_tolerance(monkeypatch):
+    fit_pairs_by_libsvm_alone(monkeypatch)
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(120, 4)).astype("f4"), np.arange(120) % 3
+    (run,) = probes.sweep(X * 1e8, y, X * 1e8)
+    assert not run.converged

@@ -1,10 +1,10 @@
 """A linear SVM, one against one, that predicts as scikit-learn's SVC does.
 
-If one Gram matrix holds all rows, and memory all hyperplanes, libsvm fits all pairs of classes in
-one call, and settings run in parallel. Otherwise pairs run in parallel, and each is fitted by what
-is fastest: an interior-point method if it has many more rows than columns, else an active-set
-method if a hyperplane separates the classes, else libsvm. One hyperplane per pair replaces libsvm's
-prediction by kernels.
+Pairs of classes are fitted in parallel, each by what is fastest: an interior-point method if it has
+many more rows than columns, else an active-set method if a hyperplane separates the classes, else
+libsvm. One hyperplane per pair replaces libsvm's prediction by kernels. If one Gram matrix holds
+all rows, memory all hyperplanes, and pairs do not have many more rows than columns, libsvm fits all
+pairs in one call instead, and settings run in parallel.
 """
 
 from __future__ import annotations
@@ -43,10 +43,18 @@ class Fit(NamedTuple):
 
 def svm(context: SweepContext) -> list[Predictions]:
     """Let linear SVMs of all pairs of classes vote. The first class wins a tie, as in libsvm."""
-    numbers = math.comb(context.n_classes, 2) * context.X.shape[1]
-    if context.n_classes > 2 and len(context.y) <= GRAM_ROWS and numbers <= NORMALS:
+    n_rows, n_columns = context.X.shape
+    normals = math.comb(context.n_classes, 2) * n_columns
+    is_small = n_rows <= GRAM_ROWS and normals <= NORMALS
+    is_long = _has_many_rows(2 * n_rows / context.n_classes, n_columns)
+    if context.n_classes > 2 and is_small and not is_long:
         return _fit_all_pairs_at_once(context)
     return _fit_pairwise(context)
+
+
+def _has_many_rows(rows_of_pair: float, n_columns: int) -> bool:
+    """Tell whether the interior-point method is the fastest for a pair of classes."""
+    return rows_of_pair >= MANY_ROWS * n_columns**2
 
 
 def _fit_all_pairs_at_once(context: SweepContext) -> list[Predictions]:
@@ -77,9 +85,8 @@ def _fit_pairwise(context: SweepContext) -> list[Predictions]:
 
     def fit_at_all_settings(pair: Pair) -> list[Fit]:
         i, j = pair
-        with np.errstate(
-            all="ignore"
-        ):  # numbers that are not finite end a fit, and libsvm takes over
+        # numbers that are not finite end a fit, and libsvm takes over
+        with np.errstate(all="ignore"):
             fits = _fit_pair(rows[i], rows[j], Cs)
         report_progress(1)
         return fits
@@ -121,7 +128,7 @@ def _fit_pair(first: Floats, second: Floats, Cs: list[float]) -> list[Fit]:
     rows = np.concatenate([first, second])
     signs = np.repeat([-1, 1], [len(first), len(second)]).astype(np.float32)
     libsvm = LibsvmPair(rows, signs)
-    many_rows = len(rows) >= MANY_ROWS * rows.shape[1] ** 2
+    many_rows = _has_many_rows(*rows.shape)
     separation = None if many_rows else fit_separable(rows, signs, max(Cs))
 
     def fit(C: float) -> Fit:
