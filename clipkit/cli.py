@@ -330,7 +330,10 @@ def _open_streams() -> None:
 
 
 def _set_up_libraries(debug: bool) -> None:
-    """Drop what libraries warn about or log: clipkit checks their results, and warns by itself."""
+    """Set what libraries ask the environment for, and drop what they warn about or log.
+
+    clipkit checks their results, and warns by itself.
+    """
     os.environ.pop("MPLBACKEND", None)  # Jupyter sets one that matplotlib may refuse
     # after a product, OpenBLAS's threads spin for 2^26 cycles, which other threads could use
     os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "20")
