@@ -296,6 +296,20 @@ def test_logreg_finds_the_optimum_in_any_order_of_rows(monkeypatch, problem, C, 
     assert agreement(run.predicted, permuted.predicted) >= 0.995
 
 
+@pytest.mark.parametrize("balanced", [False, True])
+def test_logreg_gives_the_same_weights_with_any_number_of_threads(monkeypatch, balanced):
+    monkeypatch.setattr(logistic, "BLOCK", 1000)
+    X, y, X_eval, _ = digits()
+    options = {"classifier": "logreg", "C": [1e-3], "balanced": balanced, "keep": True}
+    weights = []
+    for threads in (1, 2, 3):
+        monkeypatch.setattr(context, "cpu_count", lambda threads=threads: threads)
+        (run,) = probes.sweep(X, y, X_eval, **options)
+        weights.append(run.fitted.model.coefficients)
+    assert np.array_equal(weights[0], weights[1])
+    assert np.array_equal(weights[0], weights[2])
+
+
 def test_logreg_reports_that_it_did_not_converge(monkeypatch):
     monkeypatch.setattr(logistic, "MAX_ITER", 4)
     X, y, X_eval, _ = digits()

@@ -44,11 +44,17 @@ class Workers:
     ----------
     callback : callable, optional
         Called as `callback(done, total)` when a step is finished, one call at a time.
+
+    Attributes
+    ----------
+    count : int
+        Number of threads.
     """
 
     def __init__(self, callback: ProgressCallback | None) -> None:
         # OpenMP counts its threads per thread, so every worker sets its own limit
-        self._pool = ThreadPoolExecutor(cpu_count(), initializer=threadpool_limits, initargs=(1,))
+        self.count = cpu_count()
+        self._pool = ThreadPoolExecutor(self.count, initializer=threadpool_limits, initargs=(1,))
         self._callback = callback
         self._cancelled = threading.Event()
 
