@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from PIL import Image
 
 from clipkit.datasets import ImageDataset
-from clipkit.datasets.matching import load_images, match_images
+from clipkit.datasets.matching import load_images, match_images, warn_of_other_name
 from clipkit.errors import UsageError
 from clipkit.features import FeatureFile
 from clipkit.features.prefetch import prefetch_map
@@ -80,6 +80,7 @@ def read_thumbnails(
     for name in chosen:
         _, images = match_images(file, name, data)
         thumbnails[name] = _encode(images)
+    warn_of_other_name(file, data)
     return thumbnails
 
 

@@ -357,6 +357,18 @@ def test_examples_are_errors_of_the_result_that_the_summary_is_about(
     assert summary.count('src="data:image/webp') == 2
 
 
+def test_a_manifest_is_read_by_the_columns_that_embed_read(
+    photos: datasets.Dataset, tmp_path: Path
+) -> None:
+    manifest = tmp_path / "photos.csv"
+    manifest.write_text(manifest.read_text("utf-8").replace("path,", "file,", 1), "utf-8")
+    file = result(WRONG, IDS)
+    file.history[0]["dataset"] |= {"source": "manifest", "columns": {"path": "file"}}
+    write(str(tmp_path / "a.h5"), file)
+    ok("report", tmp_path / "a.h5", "--images", manifest, "-o", tmp_path / "a.html")
+    assert 'id="album"' in (tmp_path / "a.html").read_text("utf-8")
+
+
 def test_examples_of_another_data_set_are_not_shown(photos: datasets.Dataset) -> None:
     file = result(WRONG, [f"other {row_id}" for row_id in IDS])
     assert album.find_examples(file, NAMES[0], photos) == []
@@ -488,7 +500,7 @@ def test_the_album_of_a_folder_uses_no_foreign_file(
 @pytest.mark.parametrize(
     ("words", "exit_code", "message"),
     [
-        (["--images", "digits", "-o", "no.html"], 1, "digits: expected the classes of"),
+        (["--images", "cifar10", "-o", "no.html"], 2, "images of shapes, got those of cifar10"),
         (["--images", "shape", "-o", "no.html"], 2, "unknown data set 'shape'; hint: did you mean"),
         (["--images", "shapes", "-o", "no.md"], 2, "expected an output that ends in .html"),
         (["--images", "shapes"], 2, "expected an output that ends in .html"),

@@ -18,8 +18,6 @@ from PIL import Image, ImageCms
 from shell import clipkit, ok
 
 from clipkit import load_dataset
-from clipkit.datasets.matching import load_images
-from clipkit.errors import ClipkitError
 from clipkit.features import FeatureFile, Split, history_entry, parquet, read, write
 from clipkit.thumbnails import thumbnail
 
@@ -115,20 +113,6 @@ def test_splits_that_embed_divided_are_found_and_one_can_be_chosen(tmp_path: Pat
     assert len(decoded(tmp_path / "a.parquet")) == 10
 
 
-def test_a_manifest_is_read_by_the_columns_that_embed_was_given(tmp_path: Path) -> None:
-    folder(tmp_path / "photos", 2)
-    manifest = tmp_path / "photos.csv"
-    manifest.write_text("file,split\nphotos/test/a/0.jpg,test\nphotos/test/b/1.jpg,test\n")
-    options = ("--path-column", "file", "--model", "tiny")
-    ok("embed", manifest, *options, "-o", tmp_path / "a.h5")
-    ok("convert", tmp_path / "a.h5", tmp_path / "a.parquet", "--thumbnails", manifest)
-    assert len(decoded(tmp_path / "a.parquet")) == 2
-    file = read(tmp_path / "a.h5")
-    with pytest.raises(ClipkitError, match="column 'nosuch'"):  # a given one comes first
-        load_images(file, [str(manifest)], path_column="nosuch")
-    assert len(load_images(file, [str(tmp_path / "photos")]).splits["test"]) == 2
-
-
 REFUSED = [
     (2, "digits", ["0000"], ["shapes"], "expected images of digits, got those of shapes"),
     (1, "digits", ["nine"], ["digits"], "digits: expected the test images of"),
@@ -153,13 +137,6 @@ def test_images_that_are_not_there(
     (folder(tmp_path / "photos", 2) / "test/b/1.jpg").write_bytes(b"no image")
     with unchanged(tmp_path):
         refused(clipkit("convert", source, "a.parquet", "--thumbnails", *dataset), code, message)
-
-
-def test_images_of_a_data_set_of_another_name_are_taken_with_a_warning(tmp_path: Path) -> None:
-    source = embedded(tmp_path / "a.h5", "photos", ["a/0.jpg"])
-    photos = folder(tmp_path / "renamed", 1)
-    done = ok("convert", source, tmp_path / "a.parquet", "--thumbnails", photos)
-    assert "expected images of photos, got those of renamed, and took those with" in done.stderr
 
 
 def test_options_that_do_not_fit(tmp_path: Path) -> None:

@@ -668,6 +668,12 @@ def images(
     _save(figure, f"{data.name}, {name}{classes}", output, force, size, dpi)
 
 
+def _embedded_column(what: str) -> Any:
+    return option(
+        "NAME", f"Column of a manifest {what} (default: the one that clipkit embed read)."
+    )
+
+
 @plot.command()
 def nearest(
     file: Annotated[str, typer.Argument(metavar="LOGITS", help="Feature file of logits.")],
@@ -691,9 +697,9 @@ def nearest(
     ] = 4,
     split: Split = None,
     root: Annotated[str | None, option("FOLDER", "Folder that holds the data set.")] = None,
-    path_column: PathColumn = None,
-    label_column: LabelColumn = None,
-    split_column: SplitColumn = None,
+    path_column: Annotated[str | None, _embedded_column("that names the image files")] = None,
+    label_column: Annotated[str | None, _embedded_column("with the labels")] = None,
+    split_column: Annotated[str | None, _embedded_column("with the splits")] = None,
     title: Title = None,
     size: Size = None,
     dpi: Dpi = None,
@@ -706,7 +712,7 @@ def nearest(
     import numpy as np
 
     from clipkit import features, panels, plots, results
-    from clipkit.datasets.matching import load_images, match_images
+    from clipkit.datasets.matching import load_images, match_images, warn_of_other_name
 
     logits_file = features.read(file, kinds=["logits"])
     name = results.choose_split(logits_file, split)
@@ -721,6 +727,7 @@ def nearest(
     )
     rows = np.stack([of_prompt.rows for of_prompt in of_prompts])
     _, images = match_images(logits_file, name, data, rows.ravel())
+    warn_of_other_name(logits_file, data)
     pictures = _thumbnails(images, name)
     pictures = pictures.reshape(*rows.shape, *pictures.shape[1:])
     sheets = []

@@ -117,10 +117,9 @@ def report(
         page = of_folder(paths[0], [Path(name) for name in untrained])
     shown = None
     if images:
-        from clipkit.datasets import load
         from clipkit.report.album import LIMIT, read_album
 
-        shown = read_album(page, load(images, root=root), album or LIMIT)
+        shown = read_album(page, images, album or LIMIT, root=root)
     text = as_html(page, shown) if is_html else as_markdown(page)
     if output == "-":
         sys.stdout.write(text)

@@ -20,6 +20,14 @@ class Columns(NamedTuple):
     id: str = "id"
 
 
+class ColumnError(ClipkitError):
+    """Report that a table lacks a column."""
+
+    def __init__(self, message: str, hint: str, column: str) -> None:
+        super().__init__(message, hint)
+        self.column = column
+
+
 def check_columns(present: Sequence[str], required: set[str], where: str) -> None:
     """Refuse a table that lacks a column, or has one twice that is read."""
     for column in sorted(required):
@@ -34,9 +42,8 @@ def check_columns(present: Sequence[str], required: set[str], where: str) -> Non
         )
         if len(present) == 1 and any(mark in present[0] for mark in "\t;,"):
             hint = "separate the columns by commas in a .csv file, and by tabs in a .tsv file"
-        raise ClipkitError(
-            f"{where}: expected a column {escape(column)!r}, got {', '.join(shown) or 'none'}", hint
-        )
+        got = ", ".join(shown) or "none"
+        raise ColumnError(f"{where}: expected a column {escape(column)!r}, got {got}", hint, column)
     for column in present:
         if column in (*Columns(), *required) and present.count(column) > 1:
             raise ClipkitError(

@@ -26,6 +26,7 @@ from clipkit.errors import ClipkitError
 ENDINGS = (".csv", ".tsv", ".parquet", ".jsonl")
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 Stream = BufferedReader | BytesIO
+DEFAULTS = Columns()
 MAX_HEADER = 1 << 16
 MAX_BYTES = 1 << 28  # a million rows of 256 bytes
 
@@ -58,7 +59,7 @@ def names_images(name: str) -> bool:
         return True
     with Path(name).open(encoding="utf-8-sig", errors="replace") as file:
         header = file.readline(MAX_HEADER).split(DELIMITERS[ending])
-    return Columns().path in [column.strip(' "\n') for column in header]
+    return DEFAULTS.path in [column.strip(' "\n') for column in header]
 
 
 def read_manifest(
@@ -67,6 +68,7 @@ def read_manifest(
     path_column: str | None = None,
     label_column: str | None = None,
     split_column: str | None = None,
+    defaults: Columns = DEFAULTS,
 ) -> Dataset:
     """Read a manifest: a .csv, .tsv, .parquet or .jsonl file with a row for each image.
 
@@ -83,6 +85,8 @@ def read_manifest(
     path : str or Path
     path_column, label_column, split_column : str, optional
         Read these columns instead. A column that is named must be there.
+    defaults : Columns
+        The columns that are read otherwise, of which only `path` must be there.
 
     Raises
     ------
@@ -93,7 +97,7 @@ def read_manifest(
     source = str(path)
     given = {"path": path_column, "label": label_column, "split": split_column}
     named = {role: column for role, column in given.items() if column is not None}
-    columns = Columns()._replace(**named)
+    columns = defaults._replace(**named)
     content, digest = _read_rows(source, columns, {columns.path, *named.values()})
     folder = Path(source).resolve().parent
     class_names, index = rename_classes(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
-from clipkit import console, datasets
+from clipkit import console
+from clipkit.datasets.columns import ColumnError, Columns
 from clipkit.datasets.dataset import Dataset, ImageDataset
-from clipkit.datasets.manifests import is_manifest
+from clipkit.datasets.registry import REGISTRY
+from clipkit.datasets.sources import SourceOptions, read_source
 from clipkit.errors import ClipkitError, UsageError
 from clipkit.features import FeatureFile, Int64
 from clipkit.features.provenance import dataset_entries, original_split
@@ -22,35 +23,65 @@ def load_images(
 ) -> Dataset:
     """Load the data set of a file's images; see `datasets.load`.
 
-    A manifest is read by the columns that the history names, unless others are given.
+    A manifest is read by the columns that `embed` read, unless others are given.
 
     Raises
     ------
     UsageError
-        If this is another named data set than the file's.
+        If this is another named data set than the file's. Nothing is downloaded then.
+    ClipkitError
+        If `datasets.load` raises it.
     """
-    entries = dataset_entries(file) if is_manifest(dataset[0]) else []
-    named: dict[str, Any] = {}
-    for entry in entries:
-        embedded = entry.get("columns")
-        if entry.get("source") == "manifest" and isinstance(embedded, dict):
-            known = [role for role in ("path", "label", "split") if role in embedded]
-            named = {f"{role}_column": str(embedded[role]) for role in known}
-    named |= {name: column for name, column in columns.items() if column is not None}
-    loaded = datasets.load(dataset, root=root, **named)
+    if dataset[0] in REGISTRY:
+        _check_name(file, dataset[0])
+    embedded = _embedded_columns(file)
+    defaults = Columns()._replace(**embedded)
+    try:
+        loaded = read_source(dataset, SourceOptions(root, **columns, default_columns=defaults))
+    except ColumnError as error:
+        if error.column in columns.values():
+            raise
+        hint = HINT
+        if error.column in embedded.values():
+            hint = "name the manifest that clipkit embed read by this column"
+        if columns:
+            hint += ", or the column, with --path-column"
+        raise ClipkitError(error.message, hint) from error
     _check_name(file, loaded.name)
     return loaded
 
 
+def _embedded_columns(file: FeatureFile) -> dict[str, str]:
+    """Return the columns that `embed` was given for a manifest, by their role."""
+    embedded: dict[str, str] = {}
+    for entry in dataset_entries(file):
+        named = entry.get("columns")
+        if entry.get("source") == "manifest" and isinstance(named, dict):
+            embedded = {role: str(named[role]) for role in Columns._fields if role in named}
+    return embedded
+
+
 def _check_name(file: FeatureFile, name: str) -> None:
     """Refuse another named data set than the file's, whose rows may have the same ids."""
-    embedded = [str(data["name"]) for data in dataset_entries(file) if "name" in data]
-    if not embedded or name in embedded:
-        return
-    expected = f"expected images of {' or '.join(embedded)}, got those of {name}"
-    if not {name, *embedded}.isdisjoint(datasets.REGISTRY):
-        raise UsageError(f"{file.display_name}: {expected}", "name the data set of clipkit embed")
-    console.warn(f"{file.display_name}: {expected}, and took those with the same ids")
+    embedded = _embedded_names(file)
+    if embedded and name not in embedded and not {name, *embedded}.isdisjoint(REGISTRY):
+        raise UsageError(_other_name(file, name), HINT)
+
+
+def warn_of_other_name(file: FeatureFile, dataset: Dataset) -> None:
+    """Warn if the images that were matched are those of a data set of another name."""
+    embedded = _embedded_names(file)
+    if embedded and dataset.name not in embedded:
+        console.warn(f"{_other_name(file, dataset.name)}: matched them by their ids")
+
+
+def _embedded_names(file: FeatureFile) -> list[str]:
+    return [str(data["name"]) for data in dataset_entries(file) if "name" in data]
+
+
+def _other_name(file: FeatureFile, name: str) -> str:
+    embedded = " or ".join(_embedded_names(file))
+    return f"{file.display_name}: expected images of {embedded}, got those of {name}"
 
 
 def match_images(
@@ -64,7 +95,7 @@ def match_images(
     """Return rows (n,) of a split, all by default, and their images in a data set (n).
 
     A data set that lacks the split or an image is refused. With `allow_missing`, rows without an
-    image are left out, unless it lacks all.
+    image are left out, unless the data set lacks all of them.
     """
     original = original_split(file, split)
     if original not in dataset.splits:

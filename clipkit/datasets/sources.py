@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from clipkit.datasets import folders, lists, manifests, remote, shards, tars
+from clipkit.datasets.columns import Columns
 from clipkit.datasets.dataset import Dataset
 from clipkit.datasets.images import escape
 from clipkit.datasets.registry import REGISTRY
@@ -21,12 +22,16 @@ from clipkit.files import STREAM
 
 @dataclass(frozen=True)
 class SourceOptions:
-    """What reading a data set may need besides its name; see `datasets.load`."""
+    """What reading a data set may need besides its name; see `datasets.load`.
+
+    `default_columns` are the columns of a manifest that are read unless others are named.
+    """
 
     root: str | Path | None = None
     path_column: str | None = None
     label_column: str | None = None
     split_column: str | None = None
+    default_columns: Columns = manifests.DEFAULTS
 
     def columns(self) -> dict[str, str]:
         """Return the columns that are named, by the name of their option."""
@@ -77,6 +82,7 @@ def _read_manifest(names: Sequence[str], options: SourceOptions) -> Dataset:
         path_column=options.path_column,
         label_column=options.label_column,
         split_column=options.split_column,
+        defaults=options.default_columns,
     )
 
 

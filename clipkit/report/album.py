@@ -19,7 +19,7 @@ from clipkit import console
 from clipkit.annotations import read_annotations
 from clipkit.console import escaped
 from clipkit.datasets import Dataset, ImageDataset
-from clipkit.datasets.matching import HINT, match_images
+from clipkit.datasets.matching import HINT, load_images, match_images, warn_of_other_name
 from clipkit.errors import ClipkitError
 from clipkit.features import FeatureFile, Int64, Split, open_file
 from clipkit.panels import Nearest
@@ -175,10 +175,17 @@ class Album:
         return sorted({image.predicted for image in self.images})
 
 
-def read_album(page: Page, dataset: Dataset, limit: int = LIMIT) -> Album | None:
+def read_album(
+    page: Page,
+    dataset: Dataset | Sequence[str],
+    limit: int = LIMIT,
+    *,
+    root: str | None = None,
+) -> Album | None:
     """Collect an album of the files that a page uses, with examples for its summary.
 
-    See `collect`. Without predicted classes, warn and return None.
+    See `collect`. The data set may be given by its names, for `matching.load_images`. Without
+    predicted classes, warn and return None.
     """
     with contextlib.ExitStack() as stack:
         results = dict(zip(page.files, _open([*page.files.values()], stack), strict=True))
@@ -186,7 +193,11 @@ def read_album(page: Page, dataset: Dataset, limit: int = LIMIT) -> Album | None
             console.warn("left out the album of images: no result has predicted classes")
             return None
         controls = _open(page.controls, stack)
+        main = choose_result(set_apart_controls([*results.values()], controls)[0])
+        if not isinstance(dataset, Dataset):
+            dataset = load_images(main, dataset, root=root)
         album = collect([*results.values()], controls, dataset, limit)
+        warn_of_other_name(main, dataset)
         for fact in page.summary:
             if fact.class_name and fact.source in results:
                 file = results[fact.source]

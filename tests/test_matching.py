@@ -1,0 +1,88 @@
+"""The images of a feature file's rows: how a data set is read, and matched by its name and ids."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from factories import refused
+from PIL import Image
+from shell import clipkit, ok
+
+from clipkit.datasets import REGISTRY
+from clipkit.datasets.matching import load_images
+from clipkit.errors import ClipkitError, UsageError
+from clipkit.features import FeatureFile, read
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Path:
+    """A manifest of four images whose columns have names of their own."""
+    lines = ["file,species,part"]
+    for number in range(4):
+        Image.new("RGB", (9, 9), (50 * number, 0, 0)).save(tmp_path / f"{number}.png")
+        lines.append(f"{number}.png,{'ab'[number % 2]},test")
+    (tmp_path / "birds.csv").write_text("\n".join(lines))
+    return tmp_path / "birds.csv"
+
+
+@pytest.fixture
+def embedded(manifest: Path) -> FeatureFile:
+    columns = ("--path-column", "file", "--label-column", "species", "--split-column", "part")
+    ok("embed", manifest, *columns, "--model", "tiny", "-o", manifest.parent / "a.h5")
+    return read(manifest.parent / "a.h5")
+
+
+def test_a_manifest_is_read_by_the_columns_that_embed_read(
+    manifest: Path, embedded: FeatureFile
+) -> None:
+    data = load_images(embedded, [str(manifest)])
+    assert data.splits["test"].ids == [f"{number}.png" for number in range(4)]
+    assert data.class_names == ["a", "b"]
+
+
+def test_labels_and_splits_that_only_embed_read_may_be_missing(
+    manifest: Path, embedded: FeatureFile
+) -> None:
+    manifest.write_text("file\n0.png\n")
+    data = load_images(embedded, [str(manifest)], label_column=None)
+    assert data.splits["all"].labels is None
+
+
+def test_a_column_that_is_missing_is_named_with_what_to_do(
+    manifest: Path, embedded: FeatureFile
+) -> None:
+    manifest.write_text("image,label\n0.png,a\n")
+    names = [str(manifest)]
+    with pytest.raises(ClipkitError, match="expected a column 'file', got 'image', 'label'") as one:
+        load_images(embedded, names)
+    assert one.value.hint == "name the manifest that clipkit embed read by this column"
+    with pytest.raises(ClipkitError, match="expected a column 'file'") as one:
+        load_images(embedded, names, path_column=None)
+    assert str(one.value.hint).endswith(", or the column, with --path-column")
+    with pytest.raises(ClipkitError, match="expected a column 'path'") as one:
+        load_images(FeatureFile("images"), names)
+    assert one.value.hint == "name the data set that was embedded"
+    with pytest.raises(ClipkitError, match="expected a column 'species'") as one:
+        load_images(embedded, names, path_column="image", label_column="species")
+    assert "--label-column" in str(one.value.hint)
+
+
+def test_another_named_data_set_is_refused_before_it_is_loaded(
+    embedded: FeatureFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(REGISTRY, "cifar10", None)  # not even called
+    with pytest.raises(UsageError, match="expected images of birds, got those of cifar10") as one:
+        load_images(embedded, ["cifar10"])
+    assert one.value.hint == "name the data set that was embedded"
+
+
+def test_the_warning_of_another_name_says_what_was_done(
+    manifest: Path, embedded: FeatureFile, tmp_path: Path
+) -> None:
+    other = manifest.rename(tmp_path / "other.csv")
+    line = ("convert", tmp_path / "a.h5", tmp_path / "a.parquet", "--thumbnails", other)
+    text = "a.h5: expected images of birds, got those of other: matched them by their ids"
+    assert text in ok(*line).stderr
+    other.write_text("file,part\nx.png,test\n")
+    assert "expected images of birds" not in refused(clipkit(*line, "-f"), 1, "got no '0.png'")
