@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import signal
@@ -134,6 +135,18 @@ def test_a_worker_that_describes_another_model_is_refused_by_its_host() -> None:
         ray_engine._check_same("node2", other, "node1", facts)
     expected = "expected the model.library of node1, transformers 5.4, got transformers 5.5"
     assert caught.value.message == f"node2: {expected}"
+    assert str(caught.value.hint).endswith("set --device and --precision, or add --mixed")
+
+
+def test_a_difference_that_no_option_allows_has_another_hint() -> None:
+    for name, mixed in (
+        ("clipkit", False),
+        ("model files.weights", False),
+        ("model.library", True),
+    ):
+        with pytest.raises(ClipkitError) as caught:
+            ray_engine._check_same("node2", {name: "a"}, "node1", {name: "b"}, mixed=mixed)
+        assert caught.value.hint == "install the same versions and models on all machines"
 
 
 @pytest.fixture
@@ -294,6 +307,17 @@ def machines_of(file: Path) -> dict[str, int]:
     return {machine["precision"]: machine["rows"] for machine in entry["machines"].values()}
 
 
+def test_the_warning_of_a_difference_says_yes_or_no(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    engine = ray_engine.RayEngine(contextlib.nullcontext, 4, mixed=True)
+    engine._note_difference("node2", {"compile": False, "packed": True}, "node1", {"compile": True})
+    assert capsys.readouterr().err == (
+        "clipkit: warning: node2 differs from node1: compile is no, not yes\n"
+        "clipkit: warning: node2 differs from node1: packed is yes, not no\n"
+    )
+
+
 def test_a_mixed_run_of_equal_workers_gives_the_file_of_one_process(
     ray: FakeRay, expected: bytes, tmp_path: Path
 ) -> None:
@@ -351,9 +375,8 @@ def test_the_files_of_all_layers_list_the_machines(precisions: list[str], tmp_pa
         assert (model["layer"], model["precision"]) == (layer, "bf16 + fp32")
 
 
-def test_a_mixed_run_is_continued_by_machines_that_differ(
-    precisions: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def interrupt(monkeypatch: pytest.MonkeyPatch, *words: object) -> None:
+    """Run a command that ends after two shards."""
     save = checkpoint.Checkpoint.save
     saved = []
 
@@ -363,17 +386,34 @@ def test_a_mixed_run_is_continued_by_machines_that_differ(
         saved.append(arguments)
         save(self, *arguments)
 
-    output = tmp_path / "out.h5"
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint.Checkpoint, "save", save_two)
-        assert "that is enough" in clipkit(*MIXED, "-o", output).stderr
+        assert "that is enough" in clipkit(*words).stderr
+
+
+def test_a_mixed_run_is_continued_by_machines_that_differ(
+    precisions: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "out.h5"
+    interrupt(monkeypatch, *MIXED, "-o", output)
     for words in ((*ON_RAY, "--replicas", 2), RUN):
         line = fails(*words, "-o", output, exit_code=2)
-        assert "belongs to another run: mixed was True, is absent; " in line
+        assert (
+            "out.h5.partial belongs to a run with --mixed; hint: add --engine ray --mixed" in line
+        )
     precisions[:] = ["bf16"]
     assert "resuming at 8 of 20" in ok(*MIXED, "-o", output).stderr
     assert machines_of(output) == {"fp32": 8, "bf16": 12}
     assert list(contents(tmp_path)) == ["out.h5"]
+
+
+def test_a_run_that_is_not_mixed_is_not_continued_as_one(
+    ray: FakeRay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "out.h5"
+    interrupt(monkeypatch, *RUN, "-o", output)
+    line = fails(*MIXED, "-o", output, exit_code=2)
+    assert "out.h5.partial belongs to a run without --mixed; hint: leave --mixed out" in line
 
 
 def test_a_mixed_run_refuses_another_model_by_its_host(

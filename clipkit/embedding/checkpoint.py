@@ -515,12 +515,27 @@ def _not_ours(folder: Path, content: str) -> UsageError:
     )
 
 
+def _check_mixed(folder: Path, *, was: bool, now: bool) -> None:
+    """Refuse to continue a run with --mixed without it, or the other way round."""
+    if was and not now:
+        raise UsageError(
+            f"{folder} belongs to a run with --mixed",
+            "add --engine ray --mixed to continue it, or --restart to start over",
+        )
+    if now and not was:
+        raise UsageError(
+            f"{folder} belongs to a run without --mixed",
+            "leave --mixed out to continue it, or add --restart to start over",
+        )
+
+
 def _check_manifest(
     path: Path, earlier: dict[str, Any], manifest: dict[str, Any], *, restart: bool = False
 ) -> None:
     if not earlier:
         hint = "add --restart to start over"
         raise ClipkitError(f"{path}: expected JSON, got a damaged file", hint)
+    _check_mixed(path.parent, was="mixed" in earlier, now="mixed" in manifest)
     before = flatten(earlier, ".")
     now = flatten(manifest, ".")
     changes = []

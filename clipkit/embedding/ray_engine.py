@@ -31,6 +31,8 @@ from clipkit.embedding.ray_worker import (
     facts_of,
 )
 from clipkit.errors import ClipkitError, ImageError, UsageError
+from clipkit.features.describe import value_text
+from clipkit.models.description import MACHINE
 
 if TYPE_CHECKING:
     from clipkit.models import Description, Encoder
@@ -89,7 +91,7 @@ class RayEngine:
     ) -> None:
         self.batch_size = batch_size
         self.mixed = mixed
-        self._differences: set[str] = set()  # between machines, that were said
+        self._differences: set[str] = set()  # between machines, already warned of
         self._open_cluster = open_cluster
         self._connection = contextlib.ExitStack()
         self._cluster: _Cluster  # `start` sets it
@@ -267,21 +269,23 @@ class RayEngine:
             for line in started.warnings.splitlines():
                 console.write_line(line)
             here = facts_of(started.model)
-            _check_same(reply.host, started.facts, socket.gethostname(), here)
+            _check_same(reply.host, started.facts, socket.gethostname(), here, mixed=self.mixed)
             self._first = reply.host, started
         host, first = self._first
         if not self.mixed:
             _check_same(reply.host, started.facts, host, first.facts)
             return
-        _check_same(reply.host, _shared_facts(started), host, _shared_facts(first))
+        _check_same(reply.host, _shared_facts(started), host, _shared_facts(first), mixed=True)
         replica.machine = _machine(started)
         self._note_difference(reply.host, replica.machine, host, _machine(first))
 
     def _note_difference(
         self, host: str, machine: dict[str, Any], first: str, expected: dict[str, Any]
     ) -> None:
+        # only towers that are packed state it
+        machine, expected = ({"packed": False, **details} for details in (machine, expected))
         for name in sorted(machine | expected):
-            got, wanted = machine.get(name, "absent"), expected.get(name, "absent")
+            got, wanted = (value_text(one.get(name, "absent")) for one in (machine, expected))
             difference = f"{host} differs from {first}: {name} is {got}, not {wanted}"
             if got != wanted and difference not in self._differences:
                 self._differences.add(difference)
@@ -370,15 +374,22 @@ def _value(reply: Reply) -> Any:
     raise error
 
 
-def _check_same(host: str, facts: dict[str, Any], first: str, expected: dict[str, Any]) -> None:
+def _check_same(
+    host: str, facts: dict[str, Any], first: str, expected: dict[str, Any], *, mixed: bool = False
+) -> None:
     """Refuse a worker that describes the model in another way than the first one."""
     for name in sorted(facts | expected):
         got, wanted = facts.get(name, "absent"), expected.get(name, "absent")
         if got != wanted:
+            hint = "install the same versions and models on all machines"
+            if not mixed and name.removeprefix("model.") in MACHINE:
+                hint = (
+                    "install the same versions on all machines, set --device and --precision, or "
+                    "add --mixed"
+                )
             raise ClipkitError(
                 f"{host}: expected the {name} of {first}, {str(wanted)[:80]}, got {str(got)[:80]}",
-                "install the same versions and models on all machines, or set --device and "
-                "--precision",
+                hint,
             )
 
 

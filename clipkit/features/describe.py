@@ -128,17 +128,18 @@ def _history_rows(field: str, entry: dict[str, Any]) -> list[tuple[str, str]]:
         if isinstance(value, dict):
             rows += _history_rows(f"{field} {key}", value)
         else:
-            values.append(f"{key} {_text(value)}")
+            values.append(f"{key} {value_text(value)}")
     if values:
         rows.append((field, ", ".join(values)))
     return sorted(rows)
 
 
-def _text(value: Any) -> str:
+def value_text(value: Any) -> str:
+    """Return a value of a history as text."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list):
-        return f"[{abridged([_text(item) for item in value])}]"
+        return f"[{abridged([value_text(item) for item in value])}]"
     if isinstance(value, float):
         return f"{value:g}"
     return str(value)
