@@ -358,6 +358,8 @@ def read_bytes(source: str, max_bytes: int | None = None) -> bytes:
     try:
         with _open_stream(source, "rb") as stream:
             data = stream.read(max_bytes + 1)
+    except FileNotFoundError as error:
+        raise ClipkitError(f"cannot read {source}: there is no such file") from error
     except OSError as error:
         raise ClipkitError(f"cannot read {display_name(source)}: {error.strerror}") from error
     if len(data) > max_bytes:

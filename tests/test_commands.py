@@ -10,7 +10,7 @@ import pytest
 import scipy.special
 import scipy.stats
 from scipy.stats import binomtest
-from shell import fails, ok, rows
+from shell import clipkit, fails, ok, rows
 
 from clipkit import __version__
 from clipkit.cli import COMMANDS
@@ -327,6 +327,18 @@ def test_info_describes_several_files_and_models(img_h5, txt_h5, tiny_clip_dir):
     assert images["history"] == read(img_h5).history
     assert texts["texts"] == read(txt_h5).texts
     assert (texts["features"], model["dim"], model["kind"]) == ([12, 16], 16, None)
+
+
+def test_info_describes_the_others_if_a_file_cannot_be_read(img_h5, tmp_path):
+    damaged = tmp_path / "damaged.h5"
+    damaged.write_bytes(img_h5.read_bytes()[:-9])
+    alone = rows(ok("info", img_h5).stdout)
+    result = clipkit("info", damaged, img_h5, tmp_path / "none.h5")
+    assert result.exit_code == 1
+    assert rows(result.stdout) == [{"field": "file", "value": str(img_h5)}, *alone]
+    first, second = result.stderr.splitlines()
+    assert first.startswith(f"clipkit: warning: {damaged}: expected ")
+    assert second == f"clipkit: warning: cannot read {tmp_path}/none.h5: there is no such file"
 
 
 @pytest.mark.parametrize("command", ["probe", "zeroshot"])

@@ -23,7 +23,7 @@ from fuzz import seeds
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.lib import format as npy
-from shell import clipkit, ok, rows
+from shell import clipkit, fails, ok, rows
 from strategies import feature_files
 
 from clipkit.features import FeatureFile, Split, formats, npz, parquet, read, write
@@ -398,6 +398,11 @@ def test_conversions_that_are_refused(tmp_path: Path) -> None:
         ("none.npz", "b.h5", [], 1, "none.npz: there is no such file"),
     ):
         convert_refused(tmp_path / source, tmp_path / output, code, message, options=options)
+
+
+def test_an_output_as_of_other_commands_is_refused_with_what_to_type() -> None:
+    hint = "hint: the output is the second argument: clipkit convert INPUT OUTPUT"
+    assert hint in fails("convert", "a.h5", "-o", "a.npz", exit_code=2)
 
 
 def test_without_pyarrow_only_parquet_is_missing(

@@ -104,7 +104,7 @@ def test_a_text_input_has_a_size_limit(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(files, "MAX_TEXT_BYTES", 3)
     with pytest.raises(ClipkitError, match="expected at most 0 MiB of text, got more"):
         files.read_bytes(str(path))
-    with pytest.raises(ClipkitError, match=r"cannot read .*nothing: No such file"):
+    with pytest.raises(ClipkitError, match=r"cannot read .*nothing: there is no such file"):
         files.read_bytes(str(tmp_path / "nothing"))
 
 

@@ -289,6 +289,9 @@ def test_arguments_that_make_no_sense_are_refused(tmp_path):
     assert "expected a results folder with --untrained, got files" in fails(
         "report", a, "--untrained", tmp_path, exit_code=2
     )
+    assert "got standard input; hint: name the files" in fails("report", "-", exit_code=2)
+    nothing = "got none: none.h5: there is no such file"
+    assert nothing in fails("report", tmp_path / "none.h5")
     page = a.rename(tmp_path / "a.html")
     assert "is an input" in fails("report", page, "-f", "-o", page, exit_code=2)
     page.rename(a)

@@ -480,14 +480,15 @@ def test_spreadsheets_write_csv_in_many_ways(photos):
             "or an http(s) URL, got file:",
         ),
         ("m.csv", 'path\na\n"b\n', "line 3: expected a row of a table, got unexpected end of data"),
+        ("m.csv", f"path\n{'x' * 99}\n{'x' * 99}\n", f"once, got {'x' * 80} as in line 2"),
         ("m.csv", "path\na\nb\0\n", "line 3: expected UTF-8 text, got the byte 0x00"),
         ("m.csv", b"path\na\n\xff\n", "line 3: expected UTF-8 text, got the byte 0xff"),
         ("m.csv", "path,label\na," + "x" * 2000, "expected a label of at most 1,000 characters"),
         ("m.csv", "path\n" + "x" * 200_000, "line 2: expected a row of a table, got field larger"),
         ("m.tsv", "path,label\n", "m.tsv, line 1: expected a column 'path', got 'path,label'"),
-        ("m.jsonl", '{"path": "a"}\n[1]\n', "line 2: expected a JSON object, got [1]"),
-        ("m.jsonl", "path\n", "line 1: expected a JSON object, got path"),
-        ("m.jsonl", "[" * 99_999, "line 1: expected a JSON object, got [[["),
+        ("m.jsonl", '{"path": "a"}\n[1]\n', "line 2: expected a JSON object, got '[1]'"),
+        ("m.jsonl", "path\n", "line 1: expected a JSON object, got 'path'"),
+        ("m.jsonl", "[" * 99_999, "line 1: expected a JSON object, got '[[["),
         ("m.jsonl", '{"label": "a"}\n', "line 1: expected a column 'path', got 'label'"),
         ("m.jsonl", '{"path": "a"}\n\n{"x": 1}\n', "line 3: expected a path, got none"),
         ("m.jsonl", '{"path": 1}\n', "line 1: expected a path, got '1'"),
@@ -508,6 +509,12 @@ def test_other_manifests_are_refused_with_the_line(tmp_path, monkeypatch, name, 
         datasets.load(name)
     assert message in caught.value.message
     assert "\n" not in caught.value.message
+
+
+@pytest.mark.parametrize("ending", manifests.ENDINGS)
+def test_a_manifest_that_is_missing_is_called_so_in_every_form(ending, tmp_path):
+    with pytest.raises(ClipkitError, match="there is no such file"):
+        datasets.load(str(tmp_path / f"none{ending}"))
 
 
 @pytest.mark.parametrize(

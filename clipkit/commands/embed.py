@@ -165,7 +165,7 @@ def embed(
 
     Example: clipkit embed cifar100 -o img.h5
     """
-    from clipkit import console, datasets, embedding
+    from clipkit import console, datasets, embedding, prompts
 
     share = None if part is None else embedding.Part.parse(part)
     numbers = parse_layers(layers)
@@ -231,11 +231,10 @@ def embed(
         return 0
     for image in skipped:
         console.warn(f"skipped {image['split']}/{image['id']}: {image['reason']}")
+    text = f"{prompts.count(len(skipped), 'image')} skipped"
     if share is None:
-        embedded = count - len(skipped)
-        console.warn(f"{len(skipped)} images skipped, {embedded} embedded; the file lists them")
-    else:
-        console.warn(f"{len(skipped)} images skipped")
+        text += f", {count - len(skipped)} embedded; the file lists them"
+    console.warn(text)
     return IMAGES_SKIPPED
 
 

@@ -16,6 +16,7 @@ from clipkit.commands._options import (
     read_one_from_stdin,
     report_rows,
 )
+from clipkit.errors import ClipkitError
 
 if TYPE_CHECKING:
     from clipkit.tables import Row, View
@@ -36,7 +37,7 @@ def info(
     format: Format = None,
     columns: ReportColumns = None,
     no_header: NoHeader = False,
-) -> None:
+) -> int:
     """Describe the content and the history of a feature file, or the sizes of a model.
 
     The command reads the whole file and checks it against its digests. With --runs, it prints the
@@ -49,6 +50,7 @@ def info(
     from clipkit.features.isolation import one_subprocess
 
     names = what or ["-"]
+    exit_code = 0
     read_one_from_stdin(*names)
     view = tables.View(format, columns, no_header)
     with one_subprocess():
@@ -58,11 +60,20 @@ def info(
             is_json = tables.chosen_format(format) == "json"
             reports = []
             for name in names:
-                rows = _describe(name, is_json)
+                try:
+                    rows = _describe(name, is_json)
+                except ClipkitError as error:
+                    if name == names[-1] and not reports:
+                        raise
+                    hint = f"; hint: {error.hint}" if error.hint else ""
+                    console.warn(f"{error.message}{hint}")
+                    exit_code = error.exit_code
+                    continue
                 if len(names) > 1:
                     rows = _named(rows, name, is_json)
                 reports.append(rows)
     tables.emit(tables.join(reports), view)
+    return exit_code
 
 
 def _reports(names: list[str], view: View, per_class: bool) -> list[list[Row]]:

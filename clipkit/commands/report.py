@@ -31,9 +31,13 @@ def _is_html(output: str) -> bool:
 
 
 def _check_names(names: list[str]) -> list[str]:
-    """Refuse the empty name, which an unset variable of a shell gives: it is the current folder."""
+    """Refuse standard input, and the empty name: the current folder, if a variable is not set."""
     if "" in names:
         raise UsageError("expected the name of a folder, got ''")
+    if "-" in names:
+        raise UsageError(
+            "expected a results folder or result files, got standard input", "name the files"
+        )
     return names
 
 

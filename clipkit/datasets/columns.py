@@ -70,5 +70,6 @@ def as_text(value: Any, where: str) -> str:
             raise ClipkitError(f"{where}: expected UTF-8 text, got {reason(error)}") from None
         return value
     raise ClipkitError(
-        f"{where}: expected a text or a whole number, got {escape(str(value)[:40])!r}"
+        f"{where}: expected a text or a whole number, got {escape(str(value)[:40])!r}",
+        "store it as a text",
     )

@@ -121,7 +121,10 @@ def attach_labels(
             continue
         if len(missing):
             first = split.ids[int(missing[0])]
-            console.warn(f"{name}: left out {len(missing):,} images without a label, first {first}")
+            count = f"{len(missing):,} images without a label, first {first}"
+            if len(missing) == 1:
+                count = f"1 image without a label ({first})"
+            console.warn(f"{name}: left out {count}")
             rows = np.flatnonzero(its != NO_LABEL)
             split = split.take(rows)
             its = its[rows]

@@ -245,7 +245,7 @@ def _objects(stream: Stream, name: str) -> Iterator[tuple[int, Mapping[str, Any]
         if not isinstance(content, dict):
             got = escape(line[:40].decode(errors="replace").strip())
             raise ClipkitError(
-                f"{name}, line {number}: expected a JSON object, got {got}",
+                f"{name}, line {number}: expected a JSON object, got {got!r}",
                 'write one object per line: {"path": "a.jpg", "label": "cat"}',
             )
         yield number, content

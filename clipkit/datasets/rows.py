@@ -172,7 +172,7 @@ def _check_unique(split: _Split, name: str, unit: str) -> None:
             what = "id" if split.has_ids else "path"
             raise ClipkitError(
                 f"{name}, {unit} {place}: expected each {what} once, "
-                f"got {row_id} as in {unit} {first}"
+                f"got {row_id[:80]} as in {unit} {first}"
             )
 
 

@@ -118,7 +118,7 @@ def of_files(paths: Sequence[Path]) -> Page:
 
 def _reason(error: ClipkitError, file: str) -> str:
     """Return why a file is left out, without its name."""
-    return error.message.removeprefix(f"{file}: ")
+    return error.message.removeprefix(f"{file}: ").removeprefix(f"cannot read {file}: ")
 
 
 def _lead(files: Iterable[FeatureFile]) -> Drawing | None:
