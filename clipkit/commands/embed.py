@@ -152,8 +152,8 @@ def embed(
         bool,
         typer.Option(
             "--mixed",
-            help="With --engine ray: let machines differ in device, precision (if it is auto) and "
-            "version of the library; the file lists them.",
+            help="With --engine ray: let machines differ in device, in the precision that auto "
+            "chooses and in the library's version. The history lists the machines.",
         ),
     ] = False,
 ) -> int:
