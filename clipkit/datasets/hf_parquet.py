@@ -293,7 +293,7 @@ class _Table:
     part: ParquetPart
     paths: list[str] | None  # None if one is missing
     label: str | None  # the column of the labels
-    # (N,) labels or, if there are `texts`, indices into them; or NO_LABEL; None once it is joined
+    # (N,) labels, indices into `texts` if there are any, or NO_LABEL. None after joining
     values: Int64 | None
     texts: list[str] | None
     class_names: list[str] | None
@@ -326,7 +326,7 @@ def _read_table(name: str) -> _Table:
     if is_struct and schema.field(column).type.get_field_index("path") >= 0:
         paths = _read_paths(part)
     label = _label_column(schema, features, where)
-    pa.default_memory_pool().release_unused()  # or Arrow keeps more than the paths take
+    pa.default_memory_pool().release_unused()  # Arrow would keep more memory than the paths take
     if label is None:
         return _Table(part, paths, None, np.full(len(part), NO_LABEL, np.int64), None, None)
     values, texts = _read_labels(part, label)

@@ -14,7 +14,7 @@ from clipkit.errors import ClipkitError, UsageError
 
 MAX_LIST_BYTES = 1 << 28  # a million paths of 256 bytes
 
-BLOCK_BYTES = 1 << 16  # that are split at once: the entries take three times the memory
+BLOCK_BYTES = 1 << 16  # split at a time; the entries take three times as much memory
 BOM = b"\xef\xbb\xbf"
 
 # How feature files, PNG, JPEG, GIF, Parquet and gzip begin.
@@ -76,7 +76,7 @@ def _rows(data: bytes, separator: bytes) -> Iterator[Row]:
 
 
 def _blocks(data: bytes, separator: bytes) -> Iterator[bytes]:
-    """Yield blocks of whole entries without the separator at their end, and free what is behind."""
+    """Yield blocks of whole entries, without the separator at their end. Free what was yielded."""
     rest = bytearray(data.removeprefix(BOM))
     del data
     while rest:
@@ -84,4 +84,4 @@ def _blocks(data: bytes, separator: bytes) -> Iterator[bytes]:
         if end < 0:
             end = len(rest)
         yield bytes(rest[:end])
-        del rest[: end + 1]  # takes no time, and halves the memory now and then
+        del rest[: end + 1]  # cheap: moves the start, and seldom copies

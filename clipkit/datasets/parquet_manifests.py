@@ -23,8 +23,8 @@ from clipkit.files import OpenFile, keep_open
 BATCH_ROWS = 1 << 10
 MAX_ROWS = 1 << 24
 MAX_BYTES_OF_TEXT = 4 * MAX_PATH  # in UTF-8
-READ_BYTES = 1 << 16  # of a column; or Arrow reads all of it at once
-READ_MEMORY = 1 << 30  # the columns may have MAX_BYTES, in pages that are packed and unpacked
+READ_BYTES = 1 << 16  # of a column at a time; without it, Arrow reads all of it
+READ_MEMORY = 1 << 30  # for columns of MAX_BYTES, and their pages packed and unpacked
 
 
 def holds_images(path: Path, name: str) -> bool:
@@ -104,7 +104,7 @@ def _iter_rows(
         for batch in _iter_batches(file, present):
             yield from _batch_rows(batch, name, columns, start)
             start += len(batch)
-            pa.default_memory_pool().release_unused()  # or Arrow keeps more than the rows take
+            pa.default_memory_pool().release_unused()  # Arrow would keep more than the rows
             if start > MAX_ROWS:  # the metadata of an untrusted file may state fewer
                 raise ClipkitError(f"{name}: expected at most {MAX_ROWS:,} rows, got more")
 
@@ -124,7 +124,7 @@ def _iter_batches(file: pq.ParquetFile, present: list[str]) -> Iterator[pa.Recor
 
 
 def _check_unpacked(path: Path, name: str, present: list[str]) -> None:
-    """Refuse a file whose rows take much more memory than it says.
+    """Refuse a file whose rows would take too much memory.
 
     A dictionary may repeat a text of 100 MB in each row, and the sizes in the metadata may be
     wrong. So a subprocess with limited memory reads the rows first.

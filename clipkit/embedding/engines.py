@@ -70,7 +70,7 @@ class Engine(Protocol):
 
     @property
     def mixed(self) -> bool:
-        """Whether shards may be encoded by machines that differ. Then each tells its machine."""
+        """Whether machines that differ may encode shards. If so, each `Encoded` has a `machine`."""
         ...
 
     def encode(self, shards: Sequence[ShardImages], report: Report) -> Generator[Encoded]:

@@ -238,7 +238,7 @@ class _Run:
         return skipped
 
     def _made_by(self, machines: list[dict[str, Any]]) -> _Run:
-        """Return the run with the history of a mixed run; another one has no `machines`.
+        """Return the run with the details of its machines, or unchanged if it is not mixed.
 
         If all machines are equal, the history is that of a run that is not mixed. Otherwise the
         texts in which they differ are joined in the details of the model.

@@ -447,7 +447,7 @@ def connect(
         The number of workers: by default one per GPU, or one per machine.
     mixed : bool
         Let workers differ in what their machines decide: the device, the precision that ``auto``
-        chooses, the version of the library, and how they run the model.
+        chooses, the version of the library, and whether the model is compiled or packed.
 
     Raises
     ------

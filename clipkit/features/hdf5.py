@@ -317,7 +317,7 @@ class _Syncer:
     def __exit__(self, kind: object, *_: object) -> None:
         self._pool.shutdown()
         if kind is None:
-            self._check()  # the system tells of an error only once
+            self._check()  # the system reports an error only once
 
 
 def _write_features(

@@ -83,18 +83,18 @@ class Checker:
         return status
 
     def _start(self) -> socket.socket:
-        """Start the subprocess, and return what it is sent files through."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        """Start the subprocess, and return the socket that sends it files."""
+        parent_end, child_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
         def serve() -> None:
-            ours.close()
-            _serve(theirs, self._check)
+            parent_end.close()
+            _serve(child_end, self._check)
 
         # Python swallows the exception of a signal that comes while it forks
-        with theirs, signals.deferred():
+        with child_end, signals.deferred():
             self._child = _fork(serve)
-        self._connection = ours
-        return ours
+        self._connection = parent_end
+        return parent_end
 
 
 _shared: dict[Check, Checker] | None = None  # in a block of `one_subprocess`
@@ -128,8 +128,8 @@ def check_in_subprocess(
 ) -> None:
     """Run `check` on a file in a forked process, and raise if it crashes or does not end there.
 
-    With `max_memory`, also raise if it needs so many bytes of memory more than this process has, or
-    was killed, as by a system without memory: the caller then relies on the check.
+    With `max_memory`, also raise if the subprocess needs more than that many bytes beyond those of
+    this process, or was killed, as by a system without memory: the caller then relies on the check.
     Whatever else `check` finds is ignored: the caller opens the file again and reports it. This is
     no sandbox. On systems other than Linux nothing is done, since forking is not safe there.
 
@@ -204,7 +204,7 @@ def _serve(connection: socket.socket, check: Check) -> None:
 
 
 def _check_within(max_memory: int, check: Check, file: OpenFile) -> None:
-    """Check a file while this process can allocate so many bytes, or end it."""
+    """Check a file with at most `max_memory` more bytes, or end the process."""
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
     limit = pages * resource.getpagesize() + max_memory
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
@@ -218,7 +218,7 @@ def _check_within(max_memory: int, check: Check, file: OpenFile) -> None:
 
 
 def _end(child: int) -> None:
-    """End a child process: an interrupted one would outlive this one, with open pipes."""
+    """End a child process. Otherwise it would outlive an interrupted command and keep its pipes."""
     if child:
         with contextlib.suppress(ProcessLookupError, ChildProcessError):
             os.kill(child, signal.SIGKILL)

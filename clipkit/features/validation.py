@@ -294,8 +294,8 @@ def _check_texts(name: str, texts: list[Any] | NDArray[np.str_]) -> None:
 
 
 def _utf8_lengths(name: str, texts: list[Any]) -> list[int]:
-    """Return the bytes of each text, once it is checked."""
-    with contextlib.suppress(TypeError):  # of what is no text
+    """Check texts, and return the UTF-8 length of each."""
+    with contextlib.suppress(TypeError):  # if one is not a text
         joined = "".join(texts)
         if joined.isascii() and "\0" not in joined:  # nearly always, and six times as fast
             return list(map(len, texts))

@@ -216,7 +216,7 @@ def read_architecture(files: ModelFiles) -> Architecture:
 
 def library_version(library: str) -> str:
     """Return a library's name and version, as a history records them."""
-    if library == "transformers":  # which a text tower of CLIP goes without
+    if library == "transformers":  # CLIP's text tower does not import it
         return f"{library} {importlib.metadata.version(library)}"
     module = importlib.import_module(library)
     return f"{library} {module.__version__}"

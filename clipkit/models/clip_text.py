@@ -2,7 +2,7 @@
 
 Importing transformers' class takes 1.5 seconds of processor time, more than PyTorch itself and far
 more than a few prompts. This tower repeats the operations of that class one by one, and so gives
-the same bits. It is for the settings that it knows; all other models are left to transformers.
+the same bits. It reads models with known settings. transformers reads all others.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ ACTIVATIONS: dict[str, Any] = {  # by transformers' name
     "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
     "relu": functional.relu,
 }
-# What config.json must hold of each tower, as the published ones do
+# Sizes that config.json must give for each tower, as the published ones do
 SIZES = ("hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers")
 TOWER_SIZES = {
     "text_config": (*SIZES, "vocab_size", "max_position_embeddings"),
@@ -108,8 +108,8 @@ class TextTower(torch.nn.Module):
     def __init__(self, config: Any, dim: int) -> None:
         super().__init__()
         width = config.hidden_size
-        # Without numbers, as `from_pretrained` takes them: random ones for a tensor on the device
-        # "meta" would import PyTorch's compiler.
+        # `from_pretrained` takes an empty tensor. Random numbers for the device "meta" would import
+        # PyTorch's compiler.
         embedding: Any = torch.nn.Embedding.from_pretrained
         embeddings = {
             "token_embedding": embedding(torch.empty(config.vocab_size, width)),

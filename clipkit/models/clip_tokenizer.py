@@ -1,4 +1,4 @@
-"""Split texts into CLIP's tokens by the package tokenizers alone, on which transformers builds."""
+"""Split texts into CLIP's tokens with the package tokenizers, without transformers."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from clipkit.models.tokenizer import Tokenizer, stored_class
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 SPECIAL_TOKENS = {"bos_token": START, "eos_token": END, "pad_token": END, "unk_token": END}
-CLIP_CLASSES = ("CLIPTokenizer", "CLIPTokenizerFast")  # they have rules of their own
-OTHER_CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend")  # they take those of a file
+CLIP_CLASSES = ("CLIPTokenizer", "CLIPTokenizerFast")  # their rules are those of the class
+OTHER_CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend")  # theirs are in tokenizer.json
 # Other settings of tokenizer_config.json that change no token
 IGNORED = {
     *("tokenizer_class", "model_max_length", "name_or_path", "special_tokens_map_file", "backend"),

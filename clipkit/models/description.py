@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-# How machines compute with a model, which may differ between them
+# Details that may differ between machines
 MACHINE = ("compile", "device", "library", "packed", "precision")
 
 
@@ -18,11 +18,11 @@ class Description:
     columns: dict[int, slice] = field(kw_only=True, default_factory=dict)
 
     def machine_details(self) -> dict[str, Any]:
-        """Return those details that the machine decides, unless an option does."""
+        """Return the details that depend on the machine, unless an option sets them."""
         return {name: self.details[name] for name in MACHINE if name in self.details}
 
     def shared_details(self) -> dict[str, Any]:
-        """Return the details that all machines must share: of the library, the name alone."""
+        """Return the details that all machines must share. Of the library, it is the name only."""
         shared = {name: value for name, value in self.details.items() if name not in MACHINE}
         return {**shared, "library": self.details["library"].split()[0]}
 

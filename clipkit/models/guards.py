@@ -19,7 +19,7 @@ OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory")  # of PyTorch'
 @contextlib.contextmanager
 def single_line_errors(what: str) -> Iterator[None]:
     """Silence transformers, and turn whatever it raises into `cannot load WHAT: REASON`."""
-    import transformers  # which takes longer than PyTorch, and a text tower of CLIP goes without
+    import transformers  # takes longer than PyTorch; CLIP's text tower does not import it
 
     log: Any = transformers.utils.logging
     level = log.get_verbosity()

@@ -20,11 +20,11 @@ Float64 = NDArray[np.float64]
 
 MAX_STEPS = 60
 TOLERANCE = 1e-6  # of the duality gap and of the residuals
-SHORTER = 0.995  # of the longest step, so that no variable reaches 0
+SHORTER = 0.995  # share of the longest step that is taken, so that no variable reaches 0
 
 
 class Variables(NamedTuple):
-    """The variables of the problem and its dual, or changes of them.
+    """The variables of the problem and its dual, or changes to them.
 
     All but the hyperplane stay above 0.
 
@@ -49,7 +49,7 @@ class Variables(NamedTuple):
         return Variables(*(x + step * change for x, change in zip(self, changes, strict=True)))
 
     def longest_step(self, changes: Variables) -> float:
-        """Return the step, at most 1, after which the first variable is 0."""
+        """Return the longest step, at most 1, that leaves no variable below 0."""
         ratios = [(-change / x).max() for x, change in zip(self[1:], changes[1:], strict=True)]
         return float(1 / max(1.0, *ratios))
 

@@ -1,10 +1,10 @@
 """A linear SVM, one against one, that predicts as scikit-learn's SVC does.
 
-Pairs of classes are fitted in parallel, each by what is fastest: an interior-point method if it has
-many more rows than columns, else an active-set method if a hyperplane separates the classes, else
-libsvm. One hyperplane per pair replaces libsvm's prediction by kernels. If one Gram matrix holds
-all rows, memory all hyperplanes, and pairs do not have many more rows than columns, libsvm fits all
-pairs in one call instead, and settings run in parallel.
+Pairs of classes are fitted in parallel, each by the fastest of three methods: an interior-point
+method if it has many more rows than columns, else an active-set method if a hyperplane separates
+the classes, else libsvm. One hyperplane per pair replaces libsvm's prediction by kernels. If one
+Gram matrix holds all rows, memory all hyperplanes, and pairs do not have many more rows than
+columns, libsvm fits all pairs in one call instead, and settings run in parallel.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def _fit_pairwise(context: SweepContext) -> list[Predictions]:
     Cs = [setting.C for setting in context.settings]
     votes = np.zeros((len(Cs), n, len(context.X_eval)), dtype=np.int32)
     converged = np.ones(len(Cs), dtype=bool)
-    kept: list[list[Floats]] = [[] for _ in Cs]
+    hyperplanes_of: list[list[Floats]] = [[] for _ in Cs]
     report_progress = context.workers.progress(len(pairs))
 
     def fit_at_all_settings(pair: Pair) -> list[Fit]:
@@ -99,8 +99,10 @@ def _fit_pairwise(context: SweepContext) -> list[Predictions]:
             count_votes(votes[k], batch, hyperplanes, context.X_eval)
             converged[k] &= all(fit.converged for fit in fits_of_setting)
             if context.keep:
-                kept[k].append(hyperplanes)
-    models = [Hyperplanes(np.concatenate(batches), n) if batches else None for batches in kept]
+                hyperplanes_of[k].append(hyperplanes)
+    models = [
+        Hyperplanes(np.concatenate(batches), n) if batches else None for batches in hyperplanes_of
+    ]
     return list(map(Predictions, votes.argmax(axis=1), converged.tolist(), models))
 
 
@@ -186,7 +188,10 @@ def _gram(rows: Floats) -> Floats:
 
 
 def _fit_rows(rows: Floats, signs: Floats, C: float, gram: Floats | None) -> Fit:
-    """Fit the hyperplane between rows of sign -1 and 1; libsvm computes what Gram is missing."""
+    """Fit the hyperplane between rows of sign -1 and 1.
+
+    Without a Gram matrix, libsvm computes what it needs.
+    """
     if gram is None:
         svc = _fit_libsvm("linear", rows, signs, C)
     else:

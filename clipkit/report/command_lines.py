@@ -136,7 +136,7 @@ OPTIONS: dict[str, dict[str, str]] = {
     },
 }
 REPEATED = {"--split", "--template", "--column", "--run", "-k"}  # options of one value each
-FLAGS = {"kept", "machines"}  # members that hold more than that an option was given
+FLAGS = {"kept", "machines"}  # members of which a command line shows only the option
 NEGATED = {"standardize"}  # members whose false is an option, too
 DEFAULTS = {("features", "logits"), ("link", "softmax")}  # not options for embeddings
 CHOSEN_RUN = re.compile(r"\(run (\d+) of \d+, chosen by number\)$")
