@@ -26,6 +26,10 @@ class ClipkitError(Exception):
         self.message = message
         self.hint = hint
 
+    def with_hint(self) -> str:
+        """Return the message and the hint in one line."""
+        return f"{self.message}; hint: {self.hint}" if self.hint else self.message
+
 
 class UsageError(ClipkitError):
     """Report a command line that cannot be run, or an output that exists."""

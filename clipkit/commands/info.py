@@ -58,22 +58,31 @@ def info(
             reports = _reports(names, view, per_class)
         else:
             is_json = tables.chosen_format(format) == "json"
-            reports = []
-            for name in names:
-                try:
-                    rows = _describe(name, is_json)
-                except ClipkitError as error:
-                    if name == names[-1] and not reports:
-                        raise
-                    hint = f"; hint: {error.hint}" if error.hint else ""
-                    console.warn(f"{error.message}{hint}")
-                    exit_code = error.exit_code
-                    continue
-                if len(names) > 1:
-                    rows = _named(rows, name, is_json)
-                reports.append(rows)
+            reports, exit_code = _describe_all(names, is_json)
     tables.emit(tables.join(reports), view)
     return exit_code
+
+
+def _describe_all(names: list[str], is_json: bool) -> tuple[list[list[Row]], int]:
+    """Describe files and models, warn of those that cannot be read, and return the exit code.
+
+    If none can be read, the error of the last one is raised.
+    """
+    reports: list[list[Row]] = []
+    exit_code = 0
+    for name in names:
+        try:
+            rows = _describe(name, is_json)
+        except ClipkitError as error:
+            if name == names[-1] and not reports:
+                raise
+            console.warn(error.with_hint())
+            exit_code = error.exit_code
+            continue
+        if len(names) > 1:
+            rows = _named(rows, name, is_json)
+        reports.append(rows)
+    return reports, exit_code
 
 
 def _reports(names: list[str], view: View, per_class: bool) -> list[list[Row]]:

@@ -292,8 +292,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         digest = train(options.out, Recipe(seed=options.seed, samples=options.samples))
     except UsageError as error:
-        message = f"clipkit.tiny.train: {error.message}; hint: {error.hint}\n"
-        parser.exit(error.exit_code, message)
+        parser.exit(error.exit_code, f"clipkit.tiny.train: {error.with_hint()}\n")
     sys.stdout.write(f"{digest}  {options.out / 'model.safetensors'}\n")
     return 0
 
