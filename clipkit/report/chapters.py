@@ -16,6 +16,7 @@ from clipkit.comparison import compare_right
 from clipkit.report import understanding
 from clipkit.report.blocks import Bar, Block, Cell, Heading, Number, Picture, Table
 from clipkit.report.claims import Run
+from clipkit.report.differences import paired_differences
 from clipkit.report.folder import AGREEMENT, Measurement, ResultsFolder
 from clipkit.report.formatting import escape, format_difference, format_measurement
 from clipkit.report.thesis import ENTROPY, SEED, SWEEP, Experiment
@@ -215,7 +216,7 @@ def chapter4(comparison: Comparison) -> list[Block]:
                 3,
                 "4.2 Classifiers: 32 generic prompts, each with its τ chosen on a validation split",
                 comparison.compare(labels),
-                understanding.paired_differences(
+                paired_differences(
                     comparison.results,
                     "generic32.logits.svm-val",
                     "the SVM",
@@ -362,7 +363,7 @@ def _vocabularies(comparison: Comparison) -> list[Block]:
     return [
         Heading(3, "4.3 Prompt vocabularies"),
         *comparison.compare(labels),
-        *understanding.paired_differences(
+        *paired_differences(
             results,
             "generic32.logits.svm",
             "32 prompts",
@@ -539,9 +540,7 @@ def chapter6(comparison: Comparison) -> list[Block]:
         *comparison.pictures(
             {"variance.png": "Share of the variance that attributes explain"}, ["img.variance"]
         ),
-        *understanding.paired_differences(
-            results, understanding.ZEROSHOT, "zero-shot", understanding.PROBES
-        ),
+        *paired_differences(results, understanding.ZEROSHOT, "zero-shot", understanding.PROBES),
         *understanding.calibration(comparison.with_suffixes()),
         *comparison.pictures(
             {"reliability.png": "Accuracy against confidence"}, ["classes.logits.calibrate"]

@@ -1,20 +1,24 @@
-"""The tables of chapter 6 and of layers: attributes, variance, comparisons, calibration, shots."""
+"""The tables of chapter 6 and of layers: attributes, variance, calibration, few shots."""
 
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from clipkit import comparison
 from clipkit.attributes import for_people
 from clipkit.errors import ClipkitError
 from clipkit.layer_curves import layer_curves
 from clipkit.report.blocks import Bar, Block, Cell, Number, Table
 from clipkit.report.claims import Run
-from clipkit.report.folder import ResultsFolder
-from clipkit.report.formatting import escape
+from clipkit.report.folder import Measurement, ResultsFolder
+from clipkit.report.formatting import escape, format_measurement, format_percent
+
+if TYPE_CHECKING:
+    from clipkit.plots import LayerPoints
 
 Blocks = list[Block]
 
@@ -78,95 +82,24 @@ def variance_table(rows: Sequence[Run], source: str) -> Blocks:
     header = ["attribute", "share", "unique", "null", "share in the control"]
     cells: list[list[Cell]] = []
     for row in rows:
-        unique, null = _percent(row["unique"]), _percent(row["null95"])
+        unique, null = format_percent(row["unique"]), format_percent(row["null95"])
         bar = Bar(
             row["share"],
             reference=row["null95"],
             control=row["control_share"],
             reference_name="95 % of unrelated attributes",
         )
-        share = Number(_percent(row["share"]), bar)
-        cells.append([escape(row["attribute"]), share, unique, null, _with_range(row)])
+        share = Number(format_percent(row["share"]), bar)
+        cells.append([escape(row["attribute"]), share, unique, null, _control_share(row)])
     return [Table(header, cells, sources=[source] * len(cells))]
 
 
-def _percent(value: float) -> str:
-    return "" if math.isnan(value) else f"{100 * value:.2f}"
-
-
-def _with_range(row: Run) -> str:
-    text = _percent(row["control_share"])
-    if row["control_low"] < row["control_high"]:
-        text += f" ({_percent(row['control_low'])}–{_percent(row['control_high'])})"
-    return text
-
-
-def paired_differences(
-    results: ResultsFolder, base: str, base_label: str, labels: Mapping[str, str]
-) -> Blocks:
-    """Return the differences of results from one of them, on the same images, with intervals.
-
-    Results that the folder lacks, or that are of other images, are left out of the table.
-    """
-    base_runs = results.runs(base)
-    if not base_runs:
-        return []
-    ids = results.predictions(base, base_runs[0]).ids
-    names, numbers = [base], [base_runs[0]["number"]]
-    for name in labels:
-        runs = results.runs(name)
-        if runs and results.predictions(name, runs[0]).ids == ids:
-            names.append(name)
-            numbers.append(runs[0]["number"])
-    if len(names) == 1:
-        return []
-    files = [results.read(name) for name in names]
-    matched = comparison.pair(files, base_runs[0]["split"], numbers)
-    return difference_table(matched, base_label, {name: labels[name] for name in names[1:]})
-
-
-def difference_table(
-    paired: comparison.PairedResults, base_label: str, labels: Mapping[str, str]
-) -> Blocks:
-    """Return the table of the differences of results from the first of them, with its text.
-
-    `labels` are those of the others, by the names of the results.
-    """
-    rows = comparison.compare(paired).rows()
-    header = [f"against {base_label}", "difference (points)", "only this"]
-    header += [f"only {base_label}", "p"]
-    intervals = [(-row["difference"], -row["high"], -row["low"]) for row in rows]
-    cells: list[list[Cell]] = []
-    for name, row, cell in zip(labels, rows, difference_cells(intervals), strict=True):
-        p = row.get("p_holm", row["p"])
-        cells.append([labels[name], cell, f"{row['only_b']}", f"{row['only_a']}", f"{p:.2g}"])
-    base = f"from {base_label} ({100 * rows[0]['acc_a']:.2f} %)"
-    text = explain_differences(base, len(rows), "another draw of training images")
-    return [text, Table(header, cells, sources=list(labels))]
-
-
-def difference_cells(intervals: Sequence[tuple[float, float, float]]) -> list[Number]:
-    """Return differences of accuracies with their low and high. Their bars have one scale."""
-    furthest = max(max(abs(low), abs(high)) for _, low, high in intervals)
-    span = (-furthest, furthest)
-    cells = []
-    for value, low, high in intervals:
-        text = f"{100 * value:+.2f} ({100 * low:+.2f} to {100 * high:+.2f})"
-        bar = Bar(value, low, high, 0.0, span=span, reference_name="no difference")
-        cells.append(Number(text, bar))
-    return cells
-
-
-def explain_differences(which: str, count: int, not_covered: str) -> str:
-    """Return the text of a table of `count` differences."""
-    p = "McNemar's exact p"
-    if count > 1:
-        p += ", corrected for all rows by Holm's method"
-    return (
-        f"Differences {which} on the same images: the paired difference with its 95 % interval, "
-        f"the number of images that only one of the two gets right, and {p}. The interval covers "
-        f"another draw of test images, but not {not_covered}."
-    )
+def _control_share(row: Run) -> str:
+    """Return the mean share of the controls, with its range if there are several."""
+    mean, low, high = row["control_share"], row["control_low"], row["control_high"]
+    if low < high:
+        return format_measurement(Measurement(mean, "%", low, high))
+    return format_percent(mean)
 
 
 def calibration(folders: Mapping[str, ResultsFolder]) -> Blocks:
@@ -177,7 +110,7 @@ def calibration(folders: Mapping[str, ResultsFolder]) -> Blocks:
             name = f"τ {row['temperature']:.4g}"
             if row["fitted"]:
                 name += f", fitted ({_interval(row['low'], row['high'])})"
-            errors = [_percent(row[column]) for column in ("ece", "ece_null", "ece_null95")]
+            errors = [format_percent(row[column]) for column in ("ece", "ece_null", "ece_null95")]
             cells.append([name + suffix, f"{row['information']:.3f}", *errors])
             sources.append("" if suffix else "classes.logits.calibrate")
     if not cells:
@@ -204,29 +137,38 @@ def _interval(low: float, high: float) -> str:
 
 def shots(folders: Mapping[str, ResultsFolder]) -> Blocks:
     """Return the table of few-shot accuracies."""
-    columns: dict[str, dict[int, list[float]]] = {}  # title -> images per class -> accuracies
+    columns: dict[str, dict[float, str]] = {}
     for suffix, results in folders.items():
+        accuracies: dict[float, list[float]] = defaultdict(list)  # by images per class
         for run in results.runs("img.shots"):
-            column = columns.setdefault(f"accuracy{suffix} (%)", {})
-            column.setdefault(int(run["shots"]), []).append(run["acc1"])
+            accuracies[int(run["shots"])].append(run["acc1"])
+        if accuracies:
+            column = {number: _mean_and_range(values) for number, values in accuracies.items()}
+            columns[f"accuracy{suffix} (%)"] = column
     if not columns:
         return []
-    cells = []
-    for n in sorted(set().union(*columns.values())):
-        cells.append([f"{n}", *(_mean_and_range(column.get(n, [])) for column in columns.values())])
-    header = ["images per class", *columns]
     text = (
         "Logistic regression is fitted on the embeddings of a few images per class. The table has "
         "the mean over the draws, with the lowest and the highest."
     )
-    return [text, Table(header, cells, sources=["img.shots"] * len(cells))]
+    return [text, _join_columns("images per class", columns, "img.shots")]
 
 
 def _mean_and_range(values: Sequence[float]) -> str:
-    if not values:
-        return ""
-    low, high = 100 * min(values), 100 * max(values)
-    return f"{100 * np.mean(values):.2f} ({low:.2f}–{high:.2f})"
+    mean = float(np.mean(values))
+    return format_measurement(Measurement(mean, "%", min(values), max(values)))
+
+
+def _join_columns(
+    key_name: str, columns: Mapping[str, Mapping[float, str]], source: str = ""
+) -> Table:
+    """Return a table of columns by their titles, whose cells are given by their rows' keys."""
+    rows = []
+    for key in sorted(set().union(*columns.values())):
+        label = "embedding" if key == EMBEDDING else f"{key}"
+        rows.append([label, *(column.get(key, "") for column in columns.values())])
+    sources = [source] * len(rows) if source else ()
+    return Table([key_name, *columns], rows, sources=sources)
 
 
 def layers(results: ResultsFolder, controls: Sequence[ResultsFolder]) -> Blocks:
@@ -241,19 +183,20 @@ def layers(results: ResultsFolder, controls: Sequence[ResultsFolder]) -> Blocks:
     except ClipkitError as error:
         results.leave_out_layers(error.message)
         return []
-    columns: dict[str, dict[float, float]] = {}  # title -> layer -> accuracy
+    columns = {}
     for curve in curves:
-        label = curve.label if len(curves) > 1 else "accuracy"
-        for points, suffix in ((curve.trained, ""), (curve.control, ", untrained")):
-            if points is None:
-                continue
-            column: dict[float, float] = dict(zip(points.layers, points.values, strict=True))
-            if points.embedding is not None:
-                column[EMBEDDING] = points.embedding[0]
-            columns[f"{escape(label)}{suffix} (%)"] = column
-    cells = []
-    for layer in sorted(set().union(*columns.values())):
-        name = "embedding" if layer == EMBEDDING else f"{layer}"
-        values = [_percent(column.get(layer, math.nan)) for column in columns.values()]
-        cells.append([name, *values])
-    return [Table(["layer", *columns], cells)]
+        label = escape(curve.label) if len(curves) > 1 else "accuracy"
+        for suffix, points in (("", curve.trained), (", untrained", curve.control)):
+            if points is not None:
+                columns[f"{label}{suffix} (%)"] = _layer_cells(points)
+    return [_join_columns("layer", columns)]
+
+
+def _layer_cells(points: LayerPoints) -> dict[float, str]:
+    """Return the accuracy after each layer, and that of the embedding."""
+    cells: dict[float, str] = {}
+    for layer, accuracy in zip(points.layers, points.values, strict=True):
+        cells[layer] = format_percent(accuracy)
+    if points.embedding is not None:
+        cells[EMBEDDING] = format_percent(points.embedding[0])
+    return cells

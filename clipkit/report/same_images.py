@@ -1,0 +1,293 @@
+"""Compare results on the same images: their accuracies, differences and untrained controls."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import compress
+
+import numpy as np
+
+from clipkit import comparison, metrics, results
+from clipkit.comparison import Bools
+from clipkit.errors import ClipkitError
+from clipkit.features import FeatureFile, Int64
+from clipkit.features.provenance import dataset_entries, original_split, provenance
+from clipkit.report import summary
+from clipkit.report.blocks import Bar, Block, Cell, Fact, Heading, Number, Table
+from clipkit.report.claims import Run
+from clipkit.report.controls import are_prompts_known, is_untrained, run_settings, settings
+from clipkit.report.differences import Pair, difference_table, differences_from_base
+from clipkit.report.folder import Measurement
+from clipkit.report.formatting import escape, format_measurement
+
+MOST_RUNS = 100  # of a file in a table
+TEXT_COLUMNS = {"file", "model", "prompts", "result of", "classifier"}
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What the runs of a result predicted on its evaluated split, under the result's name.
+
+    The images are in the order of their ids.
+    """
+
+    name: str
+    file: FeatureFile
+    split: str
+    runs: list[Run]
+    ids: list[str]
+    labels: Int64
+    right: Bools  # (R, N)
+
+    @classmethod
+    def of(cls, name: str, file: FeatureFile) -> Scored:
+        """Read the runs of a result with labels."""
+        split = results.choose_split(file)
+        scored = results.scored_runs(file, split)
+        right = scored.predicted == scored.labels
+        order = sorted(range(len(scored.ids)), key=scored.ids.__getitem__)
+        ids = sorted(scored.ids)
+        return cls(name, file, split, scored.rows, ids, scored.labels[order], right[:, order])
+
+    @property
+    def has_one_run(self) -> bool:
+        """Whether there is no choice among runs."""
+        return len(self.runs) == 1
+
+    @property
+    def is_control(self) -> bool:
+        """Whether the model is an untrained control."""
+        return is_untrained(self.file)
+
+    @cached_property
+    def settings(self) -> str:
+        """What a result and its control share, or "" if the history does not tell the prompts."""
+        return settings(self.file) if are_prompts_known(self.file) else ""
+
+    def runs_like(self, other: Scored, run: int) -> Scored:
+        """Return only the runs with the settings of a run of another result."""
+        wanted = run_settings(other.file, other.runs[run])
+        is_alike = np.array([run_settings(self.file, run) == wanted for run in self.runs])
+        return replace(self, runs=list(compress(self.runs, is_alike)), right=self.right[is_alike])
+
+    def best_accuracy(self) -> float:
+        """Return the accuracy of the most accurate run."""
+        return float(self.right.mean(axis=1).max())
+
+    def images_digest(self) -> str:
+        """Return a digest of the images, with the data set that they are from, and their classes.
+
+        Images of different data sets may have the same ids.
+        """
+        names = results.class_names(self.file, self.labels.max())
+        images = sorted(
+            (row_id, names[label]) for row_id, label in zip(self.ids, self.labels, strict=True)
+        )
+        key = f"{rows_digest(self.file, self.split)}\n{images!r}"
+        return hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def rows_digest(file: FeatureFile, split: str) -> str:
+    """Return the digest of the data set's rows that a split is from; "" if it is not known."""
+    try:
+        split = original_split(file, split)
+    except ClipkitError:
+        return ""
+    for dataset in dataset_entries(file):
+        splits = dataset.get("splits")
+        if isinstance(splits, dict) and isinstance(splits.get(split), dict):
+            return str(splits[split].get("rows"))
+    return ""
+
+
+@dataclass(frozen=True)
+class SameImages:
+    """Results on the same images with the same classes."""
+
+    results: Sequence[Scored]
+
+    @property
+    def trained(self) -> list[Scored]:
+        """The results that are no controls."""
+        return [scored for scored in self.results if not scored.is_control]
+
+    def controls_of(self, scored: Scored, run: int | None = None) -> list[Scored]:
+        """Return the results of untrained models that were made as a result was.
+
+        Of each, only the runs with the settings of the given run are kept. If none is given, they
+        are those of the only run, or all of a result with several runs.
+        """
+        if not scored.settings:
+            return []
+        if run is None and scored.has_one_run:
+            run = 0
+        controls = []
+        for other in self.results:
+            if other.is_control and other.settings == scored.settings:
+                control = other if run is None else other.runs_like(scored, run)
+                if control.runs:
+                    controls.append(control)
+        return controls
+
+    def section(self) -> list[Block]:
+        """Return the accuracies and their paired differences, below a heading."""
+        first = self.results[0]
+        dataset = provenance(first.file).dataset or "images"
+        classes = results.class_count(first.file, int(first.labels.max()))
+        heading = f"{dataset}, {first.split}: {len(first.ids):,} images, {classes} classes"
+        blocks: list[Block] = [Heading(2, escape(heading)), self._accuracies()]
+        for scored in self.results:
+            if len(scored.runs) > MOST_RUNS:
+                runs = f"{len(scored.runs):,} runs on {escape(scored.split)}"
+                blocks.append(
+                    f"{escape(scored.name)} has {runs}. The table has the first {MOST_RUNS}."
+                )
+        single = [scored for scored in self.results if scored.has_one_run]
+        blocks += SameImages(single)._paired_differences()
+        several = [scored for scored in self.results if not scored.has_one_run]
+        if several and len(self.results) > 1:
+            blocks.append(
+                "Results with several runs are not among the paired differences: "
+                f"{_names(several)}. Choose a run with clipkit compare --run or clipkit probe "
+                "--val."
+            )
+        return blocks
+
+    def _accuracies(self) -> Table:
+        """Return the table of all runs, without the columns that are empty."""
+        rows = []
+        sources = []
+        for scored in self.results:
+            for run in range(min(MOST_RUNS, len(scored.runs))):
+                rows.append(self._accuracy_cells(scored, run))
+                sources.append(scored.name)
+        header = [name for name in rows[0] if any(row[name] for row in rows)]
+        cells = [[row[name] for name in header] for row in rows]
+        return Table(header, cells, len(TEXT_COLUMNS.intersection(header)), sources)
+
+    def _accuracy_cells(self, scored: Scored, number: int) -> dict[str, Cell]:
+        """Return the cells of a run by the titles of their columns."""
+        source, run = provenance(scored.file), scored.runs[number]
+        cells: dict[str, Cell] = {
+            "file": escape(scored.name),
+            "model": escape(source.model or "-"),
+            "prompts": escape(source.prompts),
+            "result of": escape(results.last_entry(scored.file)["command"]),
+            "classifier": escape(run.get("classifier", "")),
+        }
+        for name in ("C", "temperature", "shots", "draw"):
+            cells[name] = _number(run.get(name), "g")
+        cells["accuracy (%)"] = self._accuracy(scored, number)
+        cells["top 5 (%)"] = _number(100 * run.get("acc5", np.nan), ".2f")
+        cells["mean recall (%)"] = _number(100 * run.get("mean_per_class_recall", np.nan), ".2f")
+        return cells
+
+    def _accuracy(self, scored: Scored, run: int) -> Number:
+        value = float(scored.right[run].mean())
+        low, high = metrics.wilson(value, len(scored.ids))
+        best = np.nan
+        if not scored.is_control:
+            controls = self.controls_of(scored, run)
+            best = max((control.best_accuracy() for control in controls), default=np.nan)
+        text = format_measurement(Measurement(value, "%", low, high))
+        return Number(text, Bar(value, low, high, results.chance(scored.labels), best))
+
+    def _paired_differences(self) -> list[Block]:
+        """Return the differences of results of one run: from the first, and from controls."""
+        pairs = []
+        for scored in self.trained:
+            pairs += [(scored, control) for control in self.controls_of(scored)]
+        blocks = _differences_from_first(self.trained or self.results)
+        blocks += _differences_from_controls(pairs)
+        matched = {control.name for _, control in pairs}
+        others = [one for one in self.results if one.is_control and one.name not in matched]
+        if self.trained and others:
+            blocks.append(
+                "Not among the paired differences, since no result was made in the same way from "
+                f"the same prompts: {_names(others)}."
+            )
+        unknown = [scored for scored in self.results if not scored.settings]
+        if unknown and others:
+            blocks.append(
+                "The history does not tell from which prompts these were made: "
+                f"{_names(unknown)}. Embed the prompts again with this clipkit."
+            )
+        return blocks
+
+
+def group_by_images(scored: Iterable[Scored]) -> list[SameImages]:
+    """Return the results of each set of images and classes."""
+    groups: dict[str, list[Scored]] = {}
+    for one in scored:
+        groups.setdefault(one.images_digest(), []).append(one)
+    return list(map(SameImages, groups.values()))
+
+
+def _names(group: Iterable[Scored]) -> str:
+    return ", ".join(escape(scored.name) for scored in group)
+
+
+def _number(value: object, form: str) -> str:
+    """Format a number; return "" for what is none."""
+    if not isinstance(value, int | float) or not np.isfinite(value):
+        return ""
+    return format(value, form)
+
+
+def _differences_from_first(single: Sequence[Scored]) -> list[Block]:
+    if len(single) < 2:
+        return []
+    try:
+        paired = comparison.pair([scored.file for scored in single], single[0].split)
+    except ClipkitError as error:
+        return [f"The results are not compared: {escape(error.message)}"]
+    first, *others = [scored.name for scored in single]
+    return differences_from_base(paired, escape(first), {name: escape(name) for name in others})
+
+
+def _differences_from_controls(pairs: Sequence[tuple[Scored, Scored]]) -> list[Block]:
+    if not pairs:
+        return []
+    compared = []
+    for scored, control in pairs:
+        labels = [escape(scored.name), escape(control.name)]
+        compared.append(Pair(labels, scored.name, scored.right[0], control.right[0]))
+    return difference_table(
+        compared,
+        ["against its control", "control"],
+        "the control",
+        "of results from their own untrained controls",
+        "another draw of training images or of random weights",
+    )
+
+
+def sum_up_first(groups: Iterable[SameImages]) -> list[Fact]:
+    """Sum up the first result: one of one run if possible, and one that has a control."""
+    candidates = [(scored, group) for group in groups for scored in group.trained]
+    if not candidates:
+        return []
+    scored, group = min(candidates, key=_rank)
+    predictions = results.predictions(scored.file, scored.split)  # of several runs, the best
+    untrained = group.controls_of(scored)
+    controls = [results.predictions(control.file, control.split) for control in untrained]
+    means = f"{results.last_entry(scored.file)['command']} ({scored.name})"
+    if not scored.has_one_run:
+        runs = f"{len(scored.runs):,} runs by its accuracy on {scored.split}"
+        means += f", the best of {runs} (optimistic)"
+    missing = "There is no untrained control of it."
+    if len(group.trained) < len(group.results):
+        missing = "No untrained control was made in the same way from the same prompts."
+    fact = summary.against_references(
+        "Main result", escape(means), predictions, controls, scored.name, missing
+    )
+    if controls and not scored.has_one_run:
+        fact = replace(fact, text=f"{fact.text} The control's run is the best of its runs, too.")
+    return [fact, summary.worst_class(predictions, scored.name)]
+
+
+def _rank(candidate: tuple[Scored, SameImages]) -> tuple[bool, bool]:
+    scored, group = candidate
+    return not scored.has_one_run, not group.controls_of(scored)
