@@ -22,7 +22,6 @@ from typer.core import TyperGroup
 
 from clipkit import console, files, signals
 from clipkit.commands import _completion as completion
-from clipkit.commands._options import OUTPUT
 from clipkit.errors import ClipkitError, UsageError
 from clipkit.version import __version__
 
@@ -200,10 +199,8 @@ def _explain(error: Exception, command: str) -> tuple[str, str | None, int]:
         return error.message, error.hint, error.exit_code
     if hasattr(error, "format_message"):  # Typer's: a missing argument, an unknown option
         message = error.format_message().rstrip(".")
-        hint = f"see {command} --help"
-        if command == "clipkit convert" and getattr(error, "option_name", "") in OUTPUT:
-            hint = "the output is the second argument: clipkit convert INPUT OUTPUT"
-        return message, hint if message else None, 2
+        hint = f"see {command} --help" if message else None
+        return message, hint, 2
     if isinstance(error, typer.Abort):
         return "interrupted", None, 128 + signal.SIGINT
     if isinstance(error, OSError):

@@ -78,7 +78,7 @@ def options(command: str) -> str:
     else:
         rows = ["| | | default |", "|---|---|---|"]
         for parameter in entry.params:
-            if "--help" not in parameter.opts:
+            if "--help" not in parameter.opts and not parameter.hidden:
                 rows.append(_option_row(parameter))
     return f"<!-- options {command} -->\n" + "\n".join(rows) + "\n"
 

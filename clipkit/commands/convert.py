@@ -11,12 +11,19 @@ import typer
 
 from clipkit import console
 from clipkit.commands import _completion as completion
-from clipkit.commands._options import Force, option
+from clipkit.commands._options import OUTPUT, Force, option
 from clipkit.errors import UsageError, unknown
 from clipkit.files import FEATURE_ENDINGS
 
 if TYPE_CHECKING:
     from clipkit.features import FeatureFile
+
+
+def _refuse_output_option(output: str | None) -> None:
+    """Refuse the option that names the output of all other commands."""
+    if output is not None:
+        hint = "the output is the second argument: clipkit convert INPUT OUTPUT"
+        raise UsageError(f"No such option: {OUTPUT[1]}", hint)
 
 
 def convert(
@@ -76,6 +83,10 @@ def convert(
         str | None, option("FOLDER", "Folder that holds the data set of --thumbnails.")
     ] = None,
     force: Force = False,
+    output_option: Annotated[
+        str | None,
+        typer.Option(*OUTPUT, hidden=True, is_eager=True, callback=_refuse_output_option),
+    ] = None,
 ) -> None:
     """Import features from other tools, or export features and predictions.
 
