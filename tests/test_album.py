@@ -219,6 +219,19 @@ def test_of_a_pair_the_second_result_stands_beside_the_first(photos: datasets.Da
     assert (shown.name, shown.control_name) == ("zeroshot", "probe")
 
 
+def test_without_zero_shot_the_most_accurate_result_is_shown(photos: datasets.Dataset) -> None:
+    files = [result(CONTROL, IDS), result(WRONG, IDS), result(CONTROL[::-1], IDS)]
+    for file in files:
+        file.history[1]["command"] = "probe"
+    of_fewer_images = result([0, 1], IDS[:2])
+    of_fewer_images.history[1]["command"] = "probe"
+    shown = album.collect([*files, of_fewer_images], [], photos)
+    assert {image.id: image.predicted for image in shown.images} == {
+        row_id: NAMES[predicted] for row_id, predicted in zip(IDS, WRONG, strict=True)
+    }
+    assert shown.label == "probe, on test; the most accurate of 3 results for these images"
+
+
 def test_a_control_of_other_images_is_not_used(photos: datasets.Dataset) -> None:
     control = result(CONTROL, [f"other {row_id}" for row_id in IDS])
     assert album.collect([result(WRONG, IDS)], [control], photos).control_name == ""
@@ -441,6 +454,16 @@ def test_a_report_without_predicted_classes_has_no_album(
     run = ok("report", tmp_path / "cluster.h5", "--images", "shapes", "-o", page)
     assert "left out the album of images: no result has predicted classes" in run.stderr
     assert 'id="album"' not in page.read_text()
+
+
+def test_a_data_set_that_does_not_exist_is_refused_without_an_album_too(tmp_path: Path) -> None:
+    clusters = FeatureFile("result", history("cluster"), class_names=list(NAMES))
+    clusters.set_rows([{"split": "test", "k": 4, "purity": 0.5}])
+    write(str(tmp_path / "a.h5"), clusters)
+    words = ("report", tmp_path / "a.h5", "-o", tmp_path / "a.html", "--images")
+    assert "unknown data set 'shape'; hint: did you mean shapes?" in fails(
+        *words, "shape", exit_code=2
+    )
 
 
 @pytest.mark.long

@@ -7,7 +7,6 @@ are printable, but they are not HTML.
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,10 +17,11 @@ import numpy as np
 from clipkit import console
 from clipkit.annotations import read_annotations
 from clipkit.console import escaped
-from clipkit.datasets import Dataset, ImageDataset
+from clipkit.datasets import REGISTRY, Dataset, ImageDataset
 from clipkit.datasets.matching import HINT, load_images, match_images, warn_of_other_name
 from clipkit.errors import ClipkitError
 from clipkit.features import FeatureFile, Int64, Split, open_file
+from clipkit.features.provenance import dataset_entries
 from clipkit.panels import Nearest
 from clipkit.report.blocks import Page
 from clipkit.report.nearest import find_nearest
@@ -29,19 +29,18 @@ from clipkit.report.predictions import (
     Bools,
     Floats,
     ImagePredictions,
-    Names,
+    Sources,
     choose_control,
-    choose_result,
+    choose_sources,
     distinguish,
     has_predictions,
     read_others,
     read_predictions,
-    set_apart_controls,
 )
+from clipkit.report.selection import IMAGES_PER_CLASS, select_rows
 from clipkit.report.thumbnails import Thumbnail, thumbnails
 
 LIMIT = 200  # images, unless the caller says otherwise
-IMAGES_PER_CLASS = 3  # of the worst classes
 WITH_ATTRIBUTES = ("shapes",)  # data sets whose attributes are bundled
 
 
@@ -189,20 +188,31 @@ def read_album(
     """
     with contextlib.ExitStack() as stack:
         results = dict(zip(page.files, _open([*page.files.values()], stack), strict=True))
-        if not any(map(has_predictions, results.values())):
+        files = list(results.values())
+        if not any(map(has_predictions, files)):
+            _check_name(files, dataset, root)
             console.warn("left out the album of images: no result has predicted classes")
             return None
-        controls = _open(page.controls, stack)
-        main = choose_result(set_apart_controls([*results.values()], controls)[0])
+        sources = choose_sources(files, _open(page.controls, stack))
         if not isinstance(dataset, Dataset):
-            dataset = load_images(main, dataset, root=root)
-        album = collect([*results.values()], controls, dataset, limit)
-        warn_of_other_name(main, dataset)
+            dataset = load_images(sources.main, dataset, root=root)
+        album = _collect(sources, dataset, limit)
+        warn_of_other_name(sources.main, dataset)
         for fact in page.summary:
             if fact.class_name and fact.source in results:
                 file = results[fact.source]
                 return replace(album, examples=find_examples(file, fact.class_name, dataset))
     return album
+
+
+def _check_name(
+    files: Iterable[FeatureFile], dataset: Dataset | Sequence[str], root: str | None
+) -> None:
+    """Refuse a data set that does not exist, without downloading one that does."""
+    if isinstance(dataset, Dataset) or dataset[0] in REGISTRY:
+        return
+    embedded = [file for file in files if dataset_entries(file)]
+    load_images(embedded[0] if embedded else FeatureFile("images"), dataset, root=root)
 
 
 def _open(paths: Sequence[Path], stack: contextlib.ExitStack) -> list[FeatureFile]:
@@ -252,11 +262,11 @@ def collect(
     Parameters
     ----------
     results : sequence of FeatureFile
-        The album is about the first result of `zeroshot` or, without one, the first result with
-        predicted classes: on its split `test`, else its first split, and of several runs the most
-        accurate. Scores come from the logits or embeddings that it was made from. Prompts are those
-        of the first logits whose prompts belong to no class, else of the first logits. Without
-        logits, they come from the embeddings of images and prompts. Other files are not used.
+        See `choose_sources` for the result that the album is about: on its split `test`, else its
+        first split, and of several runs the most accurate. Scores come from the logits or
+        embeddings that it was made from. Prompts are those of the first logits whose prompts belong
+        to no class, else of the first logits. Without logits, they come from the embeddings of
+        images and prompts. Other files are not used.
     controls : sequence of FeatureFile
         Files of untrained controls; those among `results` are added. The control is the one whose
         settings differ least from the result's. Without one, it is another of `results`, a probe on
@@ -275,37 +285,36 @@ def collect(
     -----
     On standard error: if the data set lacks images.
     """
-    results, controls = set_apart_controls(results, controls)
-    main = read_predictions(choose_result(results), sources=results)
+    return _collect(choose_sources(results, controls), dataset, limit)
+
+
+def _collect(sources: Sources, dataset: Dataset, limit: int) -> Album:
+    """Collect an album from chosen files; see `collect`."""
+    main = read_predictions(sources.main, sources.split, sources.results)
     total = len(main.ids)
     known, data = _match(main, dataset)
     missing = _describe_missing(main, known, dataset)
     main = known
-    control = choose_control(main, results, controls)
+    control = choose_control(main, sources.results, sources.controls)
     control_of: dict[str, str] = {}
     if control is not None:
         control_of = dict(zip(control.ids, control.predicted.tolist(), strict=True))
     control_is_right = _control_is_right(main, control_of)
-    others = read_others(main, results)
+    others = read_others(main, sources.results)
     worst = list(dict.fromkeys([main.worst_class, *(other.worst_class for other in others)]))
     rows = select_rows(main.true, main.predicted, main.scores, control_is_right, limit, worst)
-    nearest, prompt_count = find_nearest(main, results)
+    nearest, prompt_count = find_nearest(main, sources.results)
     used = np.unique(np.concatenate([rows, *(of_prompt.rows.ravel() for of_prompt in nearest)]))
     attributes, values = _attributes(main, dataset, used)
     pictures = _thumbnails(data.take(used))
     images = {}
     for row, picture, of_row in zip(used.tolist(), pictures, values, strict=True):
-        true, score = None, None
-        if main.true is not None:
-            true = str(main.true[row])
-        if not math.isnan(main.scores[row]):
-            score = float(main.scores[row])
         images[row] = AlbumImage(
             id=escaped(main.ids[row]),
             thumbnail=picture,
-            true=true,
+            true=main.true_class(row),
             predicted=str(main.predicted[row]),
-            score=score,
+            score=main.score(row),
             score_text=main.score_text(row),
             control=control_of.get(main.ids[row]),
             values=of_row,
@@ -317,7 +326,7 @@ def collect(
         total=total,
         name=escaped(name),
         control_name=escaped(control_name),
-        label=escaped(main.label),
+        label=escaped("; ".join(filter(None, [main.label, sources.reason]))),
         score_name=main.score_name,
         split=escaped(main.split),
         dataset=escaped(dataset.name),
@@ -382,73 +391,6 @@ def _control_is_right(main: ImagePredictions, control_of: Mapping[str, Any]) -> 
         return None
     pairs = zip(main.ids, main.true, strict=True)
     return np.array([control_of.get(row_id) == name for row_id, name in pairs])
-
-
-def select_rows(
-    true: Names | None,
-    predicted: Names,
-    scores: Floats,
-    control_is_right: Bools | None,
-    limit: int,
-    worst: Sequence[str] = (),
-) -> Int64:
-    """Choose rows for an album, in its order.
-
-    All rows are chosen if there are at most `limit`. Otherwise, up to an eighth are three images of
-    each of the `worst` classes. Half are the most confident other errors, and up to a quarter the
-    most confident of the images that only the result gets right. The rest are taken in turns from
-    all classes, those first that have the fewest yet.
-
-    Parameters
-    ----------
-    true : array (N,) of str, or None
-        Classes; without them, there are no errors, and turns go by `predicted`.
-    predicted : array (N,) of str
-    scores : array (N,)
-        NaN where they are not known.
-    control_is_right : array (N,) of bool, or None
-    limit : int
-    worst : sequence of str
-        Classes; those that come first count most.
-
-    Returns
-    -------
-    array (n,)
-        The most confident errors first, then the most confident right predictions. Without labels,
-        the least confident predictions come first. Rows with equal scores keep their order.
-    """
-    confidence = np.nan_to_num(scores, nan=0.0)
-    falling = np.argsort(-confidence, kind="stable")
-    N = len(predicted)
-    wrong = np.zeros(N, bool) if true is None else true != predicted
-    chosen = np.full(N, limit >= N)
-    if not chosen.all():
-        classes = predicted if true is None else true
-        errors_first = np.concatenate([falling[wrong[falling]], falling[~wrong[falling]]])
-        for name in worst[: limit // (8 * IMAGES_PER_CLASS)]:
-            chosen[errors_first[classes[errors_first] == name][:IMAGES_PER_CLASS]] = True
-        errors = falling[(wrong & ~chosen)[falling]]
-        chosen[errors[: limit // 2]] = True
-        if control_is_right is not None:
-            only_result = ~wrong & ~control_is_right
-            chosen[falling[only_result[falling]][: limit // 4]] = True
-        turns = _in_turns(classes, chosen)
-        chosen[turns[: limit - chosen.sum()]] = True
-    order = np.argsort(confidence, kind="stable") if true is None else falling
-    order = order[chosen[order]]
-    return np.concatenate([order[wrong[order]], order[~wrong[order]]])
-
-
-def _in_turns(classes: Names, chosen: Bools) -> Int64:
-    """Return the rows that are not chosen, in turns; classes with few chosen rows come first."""
-    numbers = np.unique(classes, return_inverse=True)[1]
-    turn = np.zeros(len(classes), np.int64)
-    for number in range(numbers.max() + 1):
-        rest = np.flatnonzero((numbers == number) & ~chosen)
-        already = ((numbers == number) & chosen).sum()
-        turn[rest] = already + np.arange(len(rest))
-    rest = np.flatnonzero(~chosen)
-    return rest[np.argsort(turn[rest], kind="stable")]
 
 
 def _class_accuracies(main: ImagePredictions) -> list[ClassAccuracy]:

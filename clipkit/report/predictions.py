@@ -77,34 +77,88 @@ class ImagePredictions:
             scores=self.scores[rows],
         )
 
+    def accuracy(self) -> float:
+        """Return the accuracy on images with labels."""
+        return float(np.mean(self.true == self.predicted))
+
+    def true_class(self, row: int) -> str | None:
+        """Return the class of an image; None without labels."""
+        return None if self.true is None else str(self.true[row])
+
+    def score(self, row: int) -> float | None:
+        """Return how sure a prediction is; None if the files do not say."""
+        score = float(self.scores[row])
+        return None if math.isnan(score) else score
+
     def score_text(self, row: int) -> str:
         """Return a score for people, such as `93 %` or `97 votes`, or ""."""
-        score = self.scores[row]
-        if math.isnan(score):
+        score = self.score(row)
+        if score is None:
             return ""
         if self.score_name.startswith(PROBABILITY):
             return f"{100 * score:.0f} %"
         return f"{score:.3g} {self.score_name.partition(' ')[0]}"
 
 
-def choose_result(files: Sequence[FeatureFile]) -> FeatureFile:
-    """Return the first result of `zeroshot` or, without one, the first with predicted classes.
+@dataclass(frozen=True)
+class Sources:
+    """The files of an album: the result that it is about, and the other results and controls.
+
+    Attributes
+    ----------
+    main : FeatureFile
+    results, controls : list of FeatureFile
+        `main` is one of the results. Results of untrained models count as controls, unless no
+        other result has predictions.
+    split : str, optional
+        The split of `main`; see `read_predictions`.
+    reason : str
+        Why `main` was chosen among several results, or "".
+    """
+
+    main: FeatureFile
+    results: list[FeatureFile]
+    controls: list[FeatureFile]
+    split: str | None = None
+    reason: str = ""
+
+
+def choose_sources(files: Sequence[FeatureFile], controls: Sequence[FeatureFile]) -> Sources:
+    """Choose the result that an album is about.
+
+    It is the first result of `zeroshot`. Without one, it is the most accurate result for the
+    images of the first result with predicted classes, or that result if there are no labels.
 
     Raises
     ------
     ClipkitError
-        If there is none.
+        If no result has predicted classes.
     """
-    candidates = [file for file in files if has_predictions(file)]
+    results, controls = _set_apart_controls(files, controls)
+    candidates = list(filter(has_predictions, results))
     if not candidates:
         raise ClipkitError(
             "expected a result with predicted classes for an album of images, got none",
             "make one with: clipkit zeroshot -o, or clipkit probe -o",
         )
-    return min(candidates, key=lambda file: _command(file) != "zeroshot")  # of equals, the first
+    for file in candidates:
+        if _command(file) == "zeroshot":
+            return Sources(file, results, controls)
+    first = read_predictions(candidates[0])
+    if first.true is None:
+        return Sources(first.file, results, controls)
+    rivals = [first]
+    for other in read_others(first, candidates):
+        if set(other.ids) == set(first.ids):
+            rivals.append(other)
+    best = max(rivals, key=ImagePredictions.accuracy)  # of equals, the first
+    reason = ""
+    if len(rivals) > 1:
+        reason = f"the most accurate of {len(rivals)} results for these images"
+    return Sources(best.file, results, controls, best.split, reason)
 
 
-def set_apart_controls(
+def _set_apart_controls(
     results: Sequence[FeatureFile], controls: Sequence[FeatureFile]
 ) -> tuple[list[FeatureFile], list[FeatureFile]]:
     """Return results and controls, where results of untrained models count as controls.
