@@ -20,7 +20,7 @@ from test_report import numbers, tables
 
 from clipkit.features import read
 from clipkit.report import chapters, thesis
-from clipkit.report.chapters import Comparison
+from clipkit.report.experiments import Comparison, Labels
 from clipkit.report.folder import ResultsFolder
 
 ROOT = Path(__file__).parents[1]
@@ -360,7 +360,7 @@ def test_every_figure_of_the_thesis_is_compared(results_copy, monkeypatch):
         (results_copy / f"{name}.logits.svm.h5").symlink_to("generic32.logits.svm.h5")
     compared: set[thesis.Experiment] = set()
 
-    def compare(self: Comparison, labels: chapters.Labels) -> list[str]:
+    def compare(self: Comparison, labels: Labels) -> list[str]:
         compared.update(labels)
         return ["| a table |"]
 

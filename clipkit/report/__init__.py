@@ -9,7 +9,6 @@ from __future__ import annotations
 import platform
 from collections.abc import Sequence
 from importlib import metadata
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from clipkit.report import chapters, summary, thesis, understanding
 from clipkit.report.blocks import Block, Drawing, Page, Picture, Table
 from clipkit.report.chapters import ATTRIBUTES_CAPTION
 from clipkit.report.collection import of_files
+from clipkit.report.experiments import Comparison
 from clipkit.report.folder import ResultsFolder
 from clipkit.report.formatting import as_markdown, escape
 from clipkit.report.html import as_html
@@ -67,27 +67,36 @@ def of_folder(folder: Path, untrained: Sequence[Path] = ()) -> Page:
     """
     results = ResultsFolder(folder)
     controls = [ResultsFolder(path, results) for path in untrained]
-    comparison = chapters.Comparison(results, controls, thesis.figures(results.embedding))
+    comparison = Comparison(results, controls, thesis.figures(results.embedding))
     title = f"{_model_name(results)} on {escape(results.embedding['dataset']['name'])}"
     blocks: list[Block] = []
     for chapter in chapters.CHAPTERS:
         blocks += chapter(comparison)
     if not blocks and not results.left_out and len(_files(folder)) > 1:
-        return of_files([*chain.from_iterable(map(_files, (folder, *untrained)))])
+        files = _files(folder)
+        for path in untrained:
+            files += _files(path)
+        return of_files(files)
     results.leave_out_unused()
-    left_out = [*chain.from_iterable(map(_left_out, [results, *controls]))]
-    tables = [block for block in blocks if isinstance(block, Table)]
-    sources = dict.fromkeys(chain.from_iterable(table.sources for table in tables))
+    left_out = _left_out(results)
+    used_by_controls: list[Path] = []
+    for control in controls:
+        left_out += _left_out(control)
+        used_by_controls += control.used().values()
+    sources: set[str] = set()
+    for block in blocks:
+        if isinstance(block, Table):
+            sources.update(block.sources)
     return Page(
         title,
         [_provenance(results, controls), NOTES],
         blocks,
-        [escape(reason) for reason in left_out],
+        list(map(escape, left_out)),
         summary=summary.of_folder(comparison, title),
         lead=_lead(results, blocks),
         origins={name: results.origin(name, controls) for name in sources if name},
         files=results.used(),
-        controls=[path for control in controls for path in control.used().values()],
+        controls=used_by_controls,
     )
 
 

@@ -6,7 +6,7 @@ Prose, headings and cells are Markdown. `formatting` renders a page as Markdown,
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -61,6 +61,38 @@ class Table:
     rows: Sequence[Sequence[Cell]]
     text_columns: int = 1
     sources: Sequence[str] = ()
+
+
+Sourced = tuple[str, Sequence[Cell]]  # a row behind the name of the result that it comes from
+
+
+class Rows:
+    """Rows of a table, with the results that they come from, while a table is made."""
+
+    def __init__(self) -> None:
+        self._rows: list[Sequence[Cell]] = []
+        self._sources: list[str] = []
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def add(self, cells: Sequence[Cell], source: str) -> None:
+        """Add a row."""
+        self._rows.append(cells)
+        self._sources.append(source)
+
+    def add_all(self, rows: Iterable[Sourced], suffix: str) -> None:
+        """Add rows with a suffix behind their first cells: "", or that of a control."""
+        for source, (label, *cells) in rows:
+            if suffix:  # the page does not say how the results of a control were made
+                source = ""
+            self.add([f"{label}{suffix}", *cells], source)
+
+    def tables(self, header: Sequence[str], text_columns: int = 1) -> list[Block]:
+        """Return a table of the rows, or [] without any."""
+        if not self._rows:
+            return []
+        return [Table(header, self._rows, text_columns, self._sources)]
 
 
 @dataclass(frozen=True)

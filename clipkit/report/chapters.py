@@ -3,117 +3,26 @@
 from __future__ import annotations
 
 import itertools
-import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
-from clipkit import metrics, similarity
+from clipkit import metrics
 from clipkit.comparison import compare_right
 from clipkit.report import understanding
-from clipkit.report.blocks import Bar, Block, Cell, Heading, Number, Picture, Table
+from clipkit.report.blocks import Block, Heading, Rows
 from clipkit.report.claims import Run
 from clipkit.report.differences import paired_differences
-from clipkit.report.folder import AGREEMENT, Measurement, ResultsFolder
-from clipkit.report.formatting import escape, format_difference, format_measurement
-from clipkit.report.thesis import ENTROPY, SEED, SWEEP, Experiment
+from clipkit.report.experiments import Comparison, entropy_labels
+from clipkit.report.folder import AGREEMENT, ResultsFolder
+from clipkit.report.formatting import escape
+from clipkit.report.thesis import ENTROPY, SWEEP, Experiment
+from clipkit.report.vocabularies import vocabularies
 from clipkit.tables import distinct_names
 
 ATTRIBUTES_CAPTION = "Recall of each attribute"
-Labels = dict[Experiment, str]  # the rows of a table
-Sourced = tuple[str, list[str]]  # a row behind the name of its result, "" if that is a control's
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """What a report compares: results, the untrained controls', and the thesis's figures."""
-
-    results: ResultsFolder
-    controls: Sequence[ResultsFolder]
-    figures: dict[Experiment, float]
-
-    def compare(self, labels: Labels) -> list[Block]:
-        """Return the table of the experiments that the folder holds, or [] if there is none."""
-        columns = ["experiment", "thesis", "here", "untrained", "difference"]
-        if not self.controls:
-            columns.remove("untrained")
-        rows, sources = [], []
-        for experiment, label in labels.items():
-            measurement = self.results.measure(experiment)
-            if measurement is not None:
-                cells = self._cells(experiment, measurement) | {"experiment": label}
-                rows.append([cells.get(column, "") for column in columns])
-                sources.append(self.results.source(experiment))
-        if not rows:
-            return []
-        names = [self.results.source(experiment) for experiment in labels]
-        absent = [name for name in names if not self.results.has(name)]
-        self.results.missing |= dict.fromkeys(absent)
-        return [Table(columns, rows, sources=sources)]
-
-    def _cells(self, experiment: Experiment, measurement: Measurement) -> dict[str, Cell]:
-        untrained = self.untrained(experiment)
-        text = format_measurement(measurement)
-        cells: dict[str, Cell] = {"here": text, "untrained": format_measurement(untrained)}
-        if measurement.unit != "nats":
-            cells["here"] = Number(text, self._bar(experiment, measurement))
-        if experiment in self.figures:
-            figure = self.figures[experiment]
-            cells["thesis"] = format_measurement(Measurement(figure, measurement.unit))
-            cells["difference"] = format_difference(measurement, figure)
-        return cells
-
-    def _bar(self, experiment: Experiment, measurement: Measurement) -> Bar:
-        chance = self.results.chance if experiment.column == "acc1" else math.nan
-        values = [measured.value for measured in self._measure_controls(experiment)]
-        control = max(values, default=math.nan)  # the most accurate, as in the summary
-        return Bar(measurement.value, measurement.low, measurement.high, chance, control)
-
-    def untrained(self, experiment: Experiment) -> Measurement | None:
-        """Return the control's number; of several controls, the mean with the range."""
-        measured = self._measure_controls(experiment)
-        if not measured:
-            return None
-        if len(measured) == 1:
-            return measured[0]
-        values = [measurement.value for measurement in measured]
-        return Measurement(float(np.mean(values)), measured[0].unit, min(values), max(values))
-
-    def _measure_controls(self, experiment: Experiment) -> list[Measurement]:
-        """Return the number of each control that has it."""
-        measured = [control.measure(experiment) for control in self.controls]
-        return [measurement for measurement in measured if measurement is not None]
-
-    def with_suffixes(self) -> dict[str, ResultsFolder]:
-        """Return the results and the controls by what follows the name of a row."""
-        folders = {"": self.results}
-        for control in self.controls:
-            suffix = ", untrained"
-            if len(self.controls) > 1:
-                suffix += f" {escape(control.embedding['model'].get('untrained', ''))}"
-            folders[suffix] = control
-        return folders
-
-    def pictures(
-        self, captions: dict[str, str], drawn_from: Sequence[str] | None = None
-    ) -> list[Block]:
-        """Return the pictures in the folder whose results are shown; * is any seed.
-
-        `drawn_from` names the results of a picture. By default, the picture does:
-        `img.svm.confusion.png` shows `img.svm`.
-        """
-        pictures: list[Block] = []
-        for pattern, caption in captions.items():
-            for path in sorted(self.results.path.glob(pattern)):
-                names = [path.stem.rpartition(".")[0]] if drawn_from is None else drawn_from
-                absent = [name for name in names if not self.results.is_shown(name)]
-                self.results.leave_out_picture(path.name, absent)
-                if not absent:
-                    pictures.append(Picture(path, caption))
-        return pictures
 
 
 def _section(
@@ -121,15 +30,6 @@ def _section(
 ) -> list[Block]:
     """Return a heading and the blocks below it, or [] if there is no table."""
     return [Heading(level, heading), *itertools.chain(tables, *blocks)] if tables else []
-
-
-def _entropies(number: str, sizes: Sequence[int]) -> Labels:
-    """Return the rows of the mean entropy at a temperature of 1."""
-    labels = {}
-    for k in sizes:
-        label = f"{number} mean entropy, {k} prompts (nats; at most ln {k} = {math.log(k):.4f})"
-        labels[Experiment(f"generic{k}.logits.entropy", "mean_entropy")] = label
-    return labels
 
 
 def chapter2(comparison: Comparison) -> list[Block]:
@@ -195,7 +95,7 @@ def chapter3(comparison: Comparison) -> list[Block]:
     return _section(
         2,
         "Chapter 3. Class-agnostic prompts, and the entropy of their logits",
-        comparison.compare(labels) + comparison.compare(_entropies("3.2", [32, 16])),
+        comparison.compare(labels) + comparison.compare(entropy_labels("3.2", [32, 16])),
         comparison.pictures(pictures, [ENTROPY]),  # all are drawn from the logits
     )
 
@@ -227,7 +127,7 @@ def chapter4(comparison: Comparison) -> list[Block]:
                     [experiment.name for experiment in labels],
                 ),
             ),
-            *_vocabularies(comparison),
+            *vocabularies(comparison),
             *_resolution(comparison),
         ],
     )
@@ -297,20 +197,16 @@ def _compare_on_the_same_images(
 def _regularisation_control(comparison: Comparison) -> list[Block]:
     """Return the control that shows a temperature of cosines to be the regularisation of C."""
     grid = "generic32.logits.c-tau-grid"
-    rows, sources = [], []
+    rows = Rows()
     for features, name in (("cosine / τ", grid), ("softmax(cosine / τ)", f"{grid}-probs")):
-        runs = comparison.results.runs(name)
-        if not runs:
-            continue
-        accuracies = [run["acc1"] for run in runs]
-        by_ratio: dict[str, list[float]] = {}
-        for run in runs:
-            ratio = f"{run['C'] / run['temperature'] ** 2:.6g}"
-            by_ratio.setdefault(ratio, []).append(run["acc1"])
-        difference = max(max(group) - min(group) for group in by_ratio.values())
-        span = f"{100 * min(accuracies):.2f}–{100 * max(accuracies):.2f}"
-        rows.append([features, span, f"{100 * difference:.2f}"])
-        sources.append(name)
+        by_ratio = defaultdict(list)
+        for run in comparison.results.runs(name):
+            by_ratio[f"{run['C'] / run['temperature'] ** 2:.6g}"].append(run["acc1"])
+        if by_ratio:
+            difference = max(max(group) - min(group) for group in by_ratio.values())
+            accuracies = [*itertools.chain.from_iterable(by_ratio.values())]
+            span = f"{100 * min(accuracies):.2f}–{100 * max(accuracies):.2f}"
+            rows.add([features, span, f"{100 * difference:.2f}"], name)
     if not rows:
         return []
     difference_at = "largest difference at one C / τ² (points)"
@@ -325,185 +221,9 @@ def _regularisation_control(comparison: Comparison) -> list[Block]:
         "C / τ². clipkit fits each value of C / τ² only once, so the first difference is 0 by "
         "construction. τ does more than scale the probabilities of the softmax, so no such law "
         "holds with them as features. Both grids are fitted on at most 20 images per class.",
-        Table(header, rows, sources=sources),
+        *rows.tables(header),
         *comparison.pictures(pictures),
     ]
-
-
-def _vocabularies(comparison: Comparison) -> list[Block]:
-    results = comparison.results
-    if max(results.prompt_set_sizes(), default=0) <= 32:  # chapter 3 alone
-        return []
-    sizes = [k for k in results.prompt_set_sizes() if k >= 32]
-    labels = {Experiment(f"generic{k}.logits.svm"): f"4.3 SVM, {k} prompts, τ 1 (%)" for k in sizes}
-    labels |= _entropies("4.3", sizes)
-    ranks, fewshot = [], []
-    for suffix, folder in comparison.with_suffixes().items():
-        ranks += _ranks(folder, suffix)
-        fewshot += _paired_fewshot(folder, suffix)
-    sets = [f"generic{k}" for k in sizes]
-    absent = [name for name in sets if results.prompt_features(name) is None]
-    rank_header = [
-        "prompts",
-        "singular values",
-        "effective rank",
-        "of random directions",
-        "SVM, τ 1 (%)",
-        "random: mean",
-        "random: lowest–highest",
-    ]
-    fewshot_header = [
-        "few-shot",
-        "as they are (%)",
-        "whitened (%)",
-        "random (%)",
-        "random − as they are",
-        "random − whitened",
-    ]
-    return [
-        Heading(3, "4.3 Prompt vocabularies"),
-        *comparison.compare(labels),
-        *paired_differences(
-            results,
-            "generic32.logits.svm",
-            "32 prompts",
-            {f"generic{k}.logits.svm": f"{k} prompts" for k in sizes if k > 32},
-        ),
-        *_slip_of_the_thesis(comparison),
-        "**Control: spectrum.** The cosines of K prompts are a linear map of the embedding, of "
-        "rank K at most. The next table has the largest and the smallest singular value of each "
-        "set's normalised directions, and the effective rank, which sums up the shape of the "
-        "spectrum. Random directions of the same number carry no meaning.",
-        *_sourced_table(rank_header, ranks),
-        *_explain_fewshot(results),
-        *_sourced_table(fewshot_header, fewshot),
-        *_salad_sentence(results),
-        *comparison.pictures({"spectrum.png": "Singular values of the prompt sets"}, absent),
-    ]
-
-
-def _sourced_table(header: Sequence[str], rows: Sequence[Sourced]) -> list[Block]:
-    if not rows:
-        return []
-    sources, cells = zip(*rows, strict=True)
-    return [Table(header, cells, sources=sources)]
-
-
-def _slip_of_the_thesis(comparison: Comparison) -> list[str]:
-    figure = comparison.figures.get(Experiment("generic205.logits.entropy", "mean_entropy"), 0.0)
-    highest = np.log(205)
-    if figure <= highest:
-        return []
-    return [
-        f"The thesis's entropy of 205 prompts, {figure:.4f}, is a slip: no softmax over 205 "
-        f"prompts has more than ln 205 = {highest:.4f}."
-    ]
-
-
-def _ranks(results: ResultsFolder, suffix: str) -> list[Sourced]:
-    """Return the spectrum of each prompt set, and the accuracy of an SVM on it at τ 1."""
-    rows = []
-    for k in results.prompt_set_sizes():
-        accuracy = results.measure(Experiment(f"generic{k}.logits.svm"))
-        random_values = results.values_by_seed(f"random{k}-{{}}.svm", "acc1")
-        prompts = results.prompt_features(f"generic{k}")
-        if accuracy is None or not random_values or prompts is None:
-            continue
-        values = similarity.singular_values(prompts)
-        random = similarity.random_directions(len(prompts), prompts.shape[1], SEED)
-        by_chance = similarity.singular_values(random)
-        percent = 100 * np.array(list(random_values.values()))
-        cells = [
-            f"{k}{suffix}",
-            f"{values[0]:.3g} … {values[-1]:.2g}",
-            f"{similarity.effective_rank(values):.1f}",
-            f"{similarity.effective_rank(by_chance):.1f}",
-            f"{100 * accuracy.value:.2f}",
-            f"{percent.mean():.2f}",
-            f"{percent.min():.2f}–{percent.max():.2f}",
-        ]
-        rows.append(("" if suffix else f"generic{k}.logits.svm", cells))
-    return rows
-
-
-def _explain_fewshot(results: ResultsFolder) -> list[str]:
-    for k in results.prompt_set_sizes():
-        name = f"generic{k}.logits.fewshot-{SEED}"
-        if results.runs(name):
-            splits = results.read(name).splits
-            validated = sum(len(split) for name, split in splits.items() if name != "test")
-            return [
-                "The last table has logistic regression on 20 images per class, with τ chosen on "
-                f"{validated:,} further labelled images. *Whitened* features are the cosines with "
-                "an orthonormal basis of the prompts' span: the same information, without the "
-                "prompts' spectrum. Every number is a mean over the seeds. A seed draws the images "
-                "and the random directions, and the differences, in points, are taken seed by "
-                "seed. Brackets hold the lowest and the highest. K random directions span the "
-                "whole embedding once K reaches its width. A *salad* has the words of all prompts "
-                "in a random order."
-            ]
-    return []
-
-
-def _paired_fewshot(results: ResultsFolder, suffix: str) -> list[Sourced]:
-    """Return few-shot accuracies of prompts, whitened and random, and their paired differences."""
-    rows = []
-    for k in results.prompt_set_sizes():
-        patterns = (
-            f"generic{k}.logits.fewshot-{{}}",
-            f"generic{k}.whitened.fewshot-{{}}",
-            f"random{k}-{{}}.fewshot",
-        )
-        by_seed = [results.values_by_seed(pattern, "acc1") for pattern in patterns]
-        seeds = sorted(set(by_seed[0]).intersection(*by_seed[1:]))
-        if seeds:
-            prompts, whitened, random = (_percent(values, seeds) for values in by_seed)
-            cells = [f"{values.mean():.2f}" for values in (prompts, whitened, random)]
-            cells += [_mean_and_range(random - prompts), _mean_and_range(random - whitened)]
-            source = "" if suffix else patterns[0].format(seeds[0])
-            rows.append((source, [f"{k} prompts{suffix}", *cells]))
-        rows += _salads(results, k, by_seed[-1], suffix)
-    return rows
-
-
-def _salads(results: ResultsFolder, k: int, random: dict[int, float], suffix: str) -> list[Sourced]:
-    """Return the row of prompts whose words are in a random order, one order per seed."""
-    accuracy = _salad_accuracies(results, k)
-    seeds = sorted(accuracy.keys() & random.keys())
-    if not seeds:
-        return []
-    salads, by_chance = _percent(accuracy, seeds), _percent(random, seeds)
-    cells = [f"{salads.mean():.2f}", "", f"{by_chance.mean():.2f}"]
-    source = "" if suffix else f"salad{k}-{seeds[0]}.logits.fewshot-{seeds[0]}"
-    return [(source, [f"{k} salads{suffix}", *cells, _mean_and_range(by_chance - salads), ""])]
-
-
-def _salad_accuracies(results: ResultsFolder, k: int) -> dict[int, float]:
-    """Return the accuracy of each seed's salad."""
-    accuracy = {}
-    for seed in results.values_by_seed(f"generic{k}.logits.fewshot-{{}}", "acc1"):
-        for run in results.runs(f"salad{k}-{seed}.logits.fewshot-{seed}")[:1]:
-            accuracy[seed] = float(run["acc1"])
-    return accuracy
-
-
-def _salad_sentence(results: ResultsFolder) -> list[str]:
-    """Return what the sentences of the 32 prompts add to their words."""
-    prompts = results.values_by_seed("generic32.logits.fewshot-{}", "acc1")
-    salads = _salad_accuracies(results, 32)
-    if not salads:
-        return []
-    differences = 100 * np.array([prompts[seed] - salads[seed] for seed in salads])
-    points = _mean_and_range(differences)
-    return [f"The 32 prompts minus their salads, seed by seed: {points} points."]
-
-
-def _percent(by_seed: Mapping[int, float], seeds: Iterable[int]) -> NDArray[np.float64]:
-    return 100 * np.array([by_seed[seed] for seed in seeds])
-
-
-def _mean_and_range(values: NDArray[np.float64]) -> str:
-    return f"{values.mean():+.2f} ({values.min():+.2f} to {values.max():+.2f})"
 
 
 def _resolution(comparison: Comparison) -> list[Block]:

@@ -10,7 +10,7 @@ import numpy as np
 from clipkit import console, metrics, results
 from clipkit.comparison import compare_right
 from clipkit.report.blocks import Bar, Fact
-from clipkit.report.chapters import Comparison
+from clipkit.report.experiments import Comparison
 from clipkit.report.formatting import escape
 from clipkit.results import Predictions
 from clipkit.tables import distinct_names

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy as np
 from clipkit.attributes import for_people
 from clipkit.errors import ClipkitError
 from clipkit.layer_curves import layer_curves
-from clipkit.report.blocks import Bar, Block, Cell, Number, Table
+from clipkit.report.blocks import Bar, Block, Cell, Number, Rows, Sourced, Table
 from clipkit.report.claims import Run
 from clipkit.report.folder import Measurement, ResultsFolder
 from clipkit.report.formatting import escape, format_measurement, format_percent
@@ -104,16 +104,10 @@ def _control_share(row: Run) -> str:
 
 def calibration(folders: Mapping[str, ResultsFolder]) -> Blocks:
     """Return the table of temperatures of the softmax over the classes."""
-    cells, sources = [], []
+    rows = Rows()
     for suffix, results in folders.items():
-        for row in results.table("classes.logits.calibrate", CALIBRATION):
-            name = f"τ {row['temperature']:.4g}"
-            if row["fitted"]:
-                name += f", fitted ({_interval(row['low'], row['high'])})"
-            errors = [format_percent(row[column]) for column in ("ece", "ece_null", "ece_null95")]
-            cells.append([name + suffix, f"{row['information']:.3f}", *errors])
-            sources.append("" if suffix else "classes.logits.calibrate")
-    if not cells:
+        rows.add_all(_calibration_rows(results), suffix)
+    if not rows:
         return []
     text = (
         "How informative and how well calibrated is the softmax over the classes? *Information* is "
@@ -123,7 +117,17 @@ def calibration(folders: Mapping[str, ResultsFolder]) -> Blocks:
         "95 % interval."
     )
     header = ["softmax", "information (nats)", "ECE (%)", "calibrated", "95 %"]
-    return [text, Table(header, cells, sources=sources)]
+    return [text, *rows.tables(header)]
+
+
+def _calibration_rows(results: ResultsFolder) -> Iterator[Sourced]:
+    source = "classes.logits.calibrate"
+    for row in results.table(source, CALIBRATION):
+        name = f"τ {row['temperature']:.4g}"
+        if row["fitted"]:
+            name += f", fitted ({_interval(row['low'], row['high'])})"
+        errors = [format_percent(row[column]) for column in ("ece", "ece_null", "ece_null95")]
+        yield source, [name, f"{row['information']:.3f}", *errors]
 
 
 def _interval(low: float, high: float) -> str:
