@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from clipkit.errors import ClipkitError
 from clipkit.features import History
 from clipkit.report.steps import digests
 
@@ -34,10 +35,10 @@ SHOTS = {"fewshot": 20, "c-tau-grid": 20, "c-tau-grid-probs": 20, "shots": [1, 2
 VALIDATED = ("svm-c", "svm-val", "logreg-val", "mlp-val", "fewshot")  # on a tenth of the rows
 
 
-def find_mismatch(
+def check_history(
     name: str, history: History, digest_of: Callable[[str], str | None], fit_split: str
-) -> str:
-    """Return how the history of a result differs from what its name says, or "".
+) -> None:
+    """Refuse a result whose history differs from what its name says.
 
     Parameters
     ----------
@@ -54,10 +55,12 @@ def find_mismatch(
     command = "probe" if kind in PROBES else kind
     last = history[-1] if history else {"command": "an unknown command"}
     if last["command"] != command:
-        return f"expected a result of {command}, got one of {last['command']}"
+        raise ClipkitError(f"expected a result of {command}, got one of {last['command']}")
     for file, digest in _inputs(source, history).items():
         if digest_of(file) not in (digest, None):
-            return f"expected a result made from {file}.h5, got one made from another file"
+            raise ClipkitError(
+                f"expected a result made from {file}.h5, got one made from another file"
+            )
     entries = {entry["command"]: entry for entry in history}
     parameters = _parameters(source, kind, fit_split)
     if seed:
@@ -65,8 +68,7 @@ def find_mismatch(
     for made_by, parameter, expected in parameters:
         got = entries.get(made_by, {}).get(parameter)
         if str(got) != str(expected):
-            return f"expected {made_by} with {parameter} {expected}, got {got}"
-    return ""
+            raise ClipkitError(f"expected {made_by} with {parameter} {expected}, got {got}")
 
 
 def _inputs(source: str, history: History) -> dict[str, Any]:
@@ -124,8 +126,8 @@ def _parameters(source: str, kind: str, fit_split: str) -> list[tuple[str, str, 
     return parameters
 
 
-def select_runs(name: str, runs: Sequence[Run], n_classes: int) -> tuple[list[Run], str]:
-    """Return the runs that agree with their result's name and, if none does, the reason."""
+def select_runs(name: str, runs: Sequence[Run], n_classes: int) -> list[Run]:
+    """Return the runs that agree with their result's name; refuse a result without any."""
     source, _, kind = name.rpartition(".")
     kind, _ = _split_seed(kind)
     expected: Run = {}
@@ -139,8 +141,8 @@ def select_runs(name: str, runs: Sequence[Run], n_classes: int) -> tuple[list[Ru
         selected = [run for run in selected if run.get(column) == value]
         if not selected:
             got = ", ".join(dict.fromkeys(map(_shown, values)))
-            return [], f"expected a test run with {column} {_shown(value)}, got {got}"
-    return selected, ""
+            raise ClipkitError(f"expected a test run with {column} {_shown(value)}, got {got}")
+    return selected
 
 
 def _shown(value: Any) -> str:

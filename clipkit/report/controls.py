@@ -17,8 +17,8 @@ from clipkit.results import last_entry
 # model that they do
 NOT_SHARED = ("clipkit", "inputs", "model", "machines", "batch_size", "kept")
 FEATURES = ("layer", "pool", "norm", "projection")
-SETTINGS = ("classifier", "C", "temperature", "standardize", "shots", "draw")  # of a run
-CHOSEN = ("C", "temperature")  # among several, by `probe --val`
+SETTINGS = ("classifier", "standardize", "shots", "draw")  # of a run
+CHOSEN = ("C", "temperature")  # settings, too, unless `probe --val` chose them among several
 # Commands whose entries list all that was tried. The chapters try fewer temperatures for a control,
 # since an SVM on features without information takes very long at low ones.
 WITH_CANDIDATES = ("calibrate", "entropy", "probe")
@@ -31,7 +31,7 @@ def is_untrained(file: FeatureFile) -> bool:
 
 def features_of(model: Entry) -> list[Any]:
     """Return which features of which architecture an entry of a history names."""
-    return [Path(str(model.get("name"))).name, *(model.get(key) for key in FEATURES)]
+    return [Path(str(model.get("name"))).name, *map(model.get, FEATURES)]
 
 
 def settings(file: FeatureFile) -> str:
@@ -44,8 +44,10 @@ def run_settings(file: FeatureFile, run: Run) -> list[str]:
 
     What each chose on validation rows may differ, since `settings` has the way of choosing.
     """
-    is_chosen = last_entry(file).get("val") is not None
-    return [str(run.get(name)) for name in SETTINGS if not (is_chosen and name in CHOSEN)]
+    names = list(SETTINGS)
+    if last_entry(file).get("val") is None:
+        names += CHOSEN
+    return [str(run.get(name)) for name in names]
 
 
 def are_prompts_known(file: FeatureFile) -> bool:
@@ -53,23 +55,26 @@ def are_prompts_known(file: FeatureFile) -> bool:
 
     That of an earlier clipkit has the name of a prompt file alone.
     """
-    entries = [entry for entry in file.history if entry["command"] == "textembed"]
-    return all("classes" in entry or _prompt_digests(entry) for entry in entries)
+    for entry in file.history:
+        is_of_files = entry["command"] == "textembed" and "classes" not in entry
+        if is_of_files and not _prompt_digests(entry):
+            return False
+    return True
 
 
 def _shared(entry: Entry, class_names: list[str] | None) -> dict[str, Any]:
     """Return what an entry of a history and that of a control share."""
-    shared = {key: value for key, value in entry.items() if key not in NOT_SHARED}
+    not_shared = set(NOT_SHARED)
+    if entry["command"] in WITH_CANDIDATES:  # each run names what it was made at
+        not_shared.update(CHOSEN)
+    if entry["command"] == "probe" and not _is_random(entry):
+        not_shared.add("seed")
+    shared = {key: value for key, value in entry.items() if key not in not_shared}
     model = entry.get("model")
     if isinstance(model, dict):
         shared["model"] = features_of(model)
     if entry["command"] == "textembed":
         shared["prompts of"] = _prompt_digests(entry) or class_names
-    if entry["command"] in WITH_CANDIDATES:  # each run names what it was made at
-        for name in CHOSEN:
-            shared.pop(name, None)
-    if entry["command"] == "probe" and not _is_random(entry):
-        shared.pop("seed", None)
     return shared
 
 

@@ -201,9 +201,7 @@ class ResultsFolder:
     def _check_history(self, name: str, result: FeatureFile) -> None:
         """Refuse a result that is not what its name says, or a control's of other settings."""
         fit_split = "train" if len(self.row_counts) > 1 else next(iter(self.row_counts))
-        mismatch = claims.find_mismatch(name, result.history, self._digest, fit_split)
-        if mismatch:
-            raise ClipkitError(mismatch)
+        claims.check_history(name, result.history, self._digest, fit_split)
         if self.trained is None or not self.trained.has(name):
             return
         try:
@@ -276,10 +274,7 @@ class ResultsFolder:
             run |= {"number": number, "split": split}
             if math.isnan(run.get("temperature", math.nan)):  # embeddings and zero-shot have none
                 run["temperature"] = 1.0
-        selected, reason = claims.select_runs(name, runs, len(self.class_names))
-        if reason:
-            raise ClipkitError(reason)
-        return selected
+        return claims.select_runs(name, runs, len(self.class_names))
 
     def table(self, name: str, columns: str) -> list[Run]:
         """Return the rows of a result that is no list of scored runs, or [] without the file.

@@ -39,8 +39,10 @@ def find_nearest(main: ImagePredictions, files: Sequence[FeatureFile]) -> tuple[
 
 def _choose_logits(main: ImagePredictions, files: Sequence[FeatureFile]) -> FeatureFile | None:
     """Return the logits whose prompts are shown, or None without any of the result's model."""
-    of_split = [file for file in files if main.split in file.splits]
-    of_model = [file for file in of_split if file.model() == main.file.model()]
+    of_model = []
+    for file in files:
+        if main.split in file.splits and file.model() == main.file.model():
+            of_model.append(file)
     for logits in _with_prompts(of_model, "logits"):
         return logits
     for texts in _with_prompts(files, "texts"):
