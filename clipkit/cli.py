@@ -77,9 +77,9 @@ class ClipkitGroup(TyperGroup):
             raise
         except SystemExit as stop:
             _flush_stdout()
-            # Typer turns a broken pipe into exit code 1
-            is_broken_pipe = isinstance(stop.__context__, BrokenPipeError)
-            raise SystemExit(BROKEN_PIPE if is_broken_pipe else stop.code) from None
+            if isinstance(stop.__context__, BrokenPipeError):  # which Typer turns into exit code 1
+                raise SystemExit(BROKEN_PIPE) from None
+            raise SystemExit(stop.code) from None
         except BrokenPipeError:
             _flush_stdout()
             raise SystemExit(BROKEN_PIPE) from None
@@ -91,13 +91,11 @@ class ClipkitGroup(TyperGroup):
             signals.disarm()
             if "--debug" in words:
                 traceback.print_exc()
-            message, hint, code = _explain(error, command)
-            if hint:
-                message += f"; hint: {hint}"
-            if message:  # none where Typer showed the help instead
-                console.write_line(f"{command}: {message}")
+            explained = _explain(error, command)
+            if explained.message:  # none where Typer showed the help instead
+                console.write_line(f"{command}: {explained.with_hint()}")
             _flush_stdout()
-            raise SystemExit(code) from error
+            raise SystemExit(explained.exit_code) from error
         sys.exit(code)
 
 
@@ -164,7 +162,9 @@ def _take_from_word(word: str, with_value: set[str]) -> tuple[list[str], str | N
             taken.append(flag)
         else:
             rest += letter
-    return taken, None if taken and rest == "-" else rest, False
+    if taken and rest == "-":
+        return taken, None, False
+    return taken, rest, False
 
 
 def _options_with_value(command: Any) -> set[str]:
@@ -193,25 +193,26 @@ def _check_surroundings() -> None:
         )
 
 
-def _explain(error: Exception, command: str) -> tuple[str, str | None, int]:
-    """Return message, hint and exit code of an error of a command."""
+def _explain(error: Exception, command: str) -> ClipkitError:
+    """Return an error of a command as one with a message, a hint and an exit code."""
     if isinstance(error, ClipkitError):
-        return error.message, error.hint, error.exit_code
+        return error
     if hasattr(error, "format_message"):  # Typer's: a missing argument, an unknown option
-        message = error.format_message().rstrip(".")
-        hint = f"see {command} --help" if message else None
-        return message, hint, 2
+        return UsageError(error.format_message().rstrip("."), f"see {command} --help")
     if isinstance(error, typer.Abort):
-        return "interrupted", None, 128 + signal.SIGINT
+        interrupted = ClipkitError("interrupted")
+        interrupted.exit_code = 128 + signal.SIGINT
+        return interrupted
     if isinstance(error, OSError):
         reason = error.strerror or str(error)
-        where = f"{error.filename}: " if error.filename else ""
-        return f"I/O error: {where}{reason}", None, 1
+        if error.filename:
+            reason = f"{error.filename}: {reason}"
+        return ClipkitError(f"I/O error: {reason}")
     if isinstance(error, MemoryError) or any(words in str(error) for words in NO_MEMORY):
         hint = "use --limit, fewer prompts or a smaller batch"
-        return "not enough memory for the data", hint, 1
+        return ClipkitError("not enough memory for the data", hint)
     hint = "this is a bug in clipkit: run with --debug to see where"
-    return f"unexpected {type(error).__name__}: {error}", hint, 1
+    return ClipkitError(f"unexpected {type(error).__name__}: {error}", hint)
 
 
 def _flush_stdout() -> None:

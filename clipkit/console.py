@@ -129,15 +129,50 @@ def progress(
         if _quiet:
             yield lambda *_: None
         elif sys.stderr.isatty():
-            with _bar(what, unit, start) as update:
+            with _bar(what, _Counter(unit, start)) as update:
                 yield update
         else:
-            with _log_lines(what, unit, start, opening) as update:
+            with _log_lines(what, _Counter(unit, start), opening) as update:
                 yield update
+
+
+class _Counter:
+    """How much of the work is done, as `update` was told."""
+
+    def __init__(self, unit: str, start: int) -> None:
+        self.unit = unit
+        self.start = start
+        self.done = start
+        self.total = 0
+
+    def update(self, done: int, total: int) -> None:
+        self.done = done
+        self.total = total
+
+    def rate(self, seconds: float) -> float:
+        return (self.done - self.start) / seconds
+
+    def state(self, seconds: float) -> str:
+        """Return what a line says while the work goes on."""
+        if not self.total:
+            return f"running for {seconds:.0f} s"
+        rate = self.rate(seconds)
+        state = f"{self.done:,} of {self.total:,} {self.unit}, {rate:,.0f} {self.unit}/s"
+        if rate > 0:
+            state += f", {(self.total - self.done) / rate:,.0f} s left"
+        return state
+
+    def outcome(self, completed: bool) -> str:
+        """Return what the last line says before the time."""
+        if not self.total:
+            return "done in" if completed else "stopped after"
+        if not completed:
+            return f"stopped at {self.done:,} of {self.total:,} {self.unit} after"
+        return f"{self.done:,} {self.unit} in"
 
 
 @contextlib.contextmanager
-def _bar(what: str, unit: str, start: int) -> Iterator[Update]:
+def _bar(what: str, counter: _Counter) -> Iterator[Update]:
     # Rich takes 20 ms to import, which every command would pay.
     from rich import progress
     from rich.console import Console
@@ -153,58 +188,41 @@ def _bar(what: str, unit: str, start: int) -> Iterator[Update]:
         task = bar.add_task(escaped(what), total=None, rate="")
 
         def update(done: int, total: int) -> None:
-            elapsed = bar.tasks[0].elapsed or 0.0
-            rate = f"{(done - start) / elapsed:,.0f} {unit}/s" if elapsed > 0.5 else ""
+            counter.update(done, total)
+            seconds = bar.tasks[0].elapsed or 0.0
+            rate = ""
+            if seconds > 0.5:
+                rate = f"{counter.rate(seconds):,.0f} {counter.unit}/s"
             bar.update(task, completed=done, total=total, rate=rate)
 
         yield update
 
 
 @contextlib.contextmanager
-def _log_lines(what: str, unit: str, start: int, opening: str | None) -> Iterator[Update]:
+def _log_lines(what: str, counter: _Counter, opening: str | None) -> Iterator[Update]:
     """Write lines from a thread, so that a step that takes minutes is seen too."""
     began = time.monotonic()
     finished = threading.Event()
-    done, total = start, 0
+    first = FIRST_LINE_SECONDS
     if opening:
+        first = NEXT_LINE_SECONDS
         note(f"{what}: {opening}")
 
-    def update(new_done: int, new_total: int) -> None:
-        nonlocal done, total
-        done, total = new_done, new_total
-
     def write_lines() -> None:
-        seconds = NEXT_LINE_SECONDS if opening else FIRST_LINE_SECONDS
+        seconds = first
         while not finished.wait(seconds):
-            note(f"{what}: {_state(done, total, unit, start, time.monotonic() - began)}")
+            note(f"{what}: {counter.state(time.monotonic() - began)}")
             seconds = NEXT_LINE_SECONDS
 
     thread = threading.Thread(target=write_lines, daemon=True)
     thread.start()
     completed = False
     try:
-        yield update
+        yield counter.update
         completed = True
     finally:
         finished.set()
         thread.join()
         elapsed = time.monotonic() - began
         if elapsed > FIRST_LINE_SECONDS or (opening and completed):
-            note(f"{what}: {_outcome(done, total, unit, completed)} {elapsed:.0f} s")
-
-
-def _outcome(done: int, total: int, unit: str, completed: bool) -> str:
-    """Return what the last line says before the time."""
-    if not completed:
-        return f"stopped at {done:,} of {total:,} {unit} after" if total else "stopped after"
-    return f"{done:,} {unit} in" if total else "done in"
-
-
-def _state(done: int, total: int, unit: str, start: int, elapsed: float) -> str:
-    if not total:
-        return f"running for {elapsed:.0f} s"
-    rate = (done - start) / elapsed
-    state = f"{done:,} of {total:,} {unit}, {rate:,.0f} {unit}/s"
-    if rate > 0:
-        state += f", {(total - done) / rate:,.0f} s left"
-    return state
+            note(f"{what}: {counter.outcome(completed)} {elapsed:.0f} s")

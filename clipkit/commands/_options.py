@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -328,7 +328,9 @@ def report_rows(
         shown = rows_for_people(result)
     else:
         shown = result.rows()
-    return shown if view.columns is None else [*add_provenance(shown, result)]
+    if view.columns is not None:
+        return list(add_provenance(shown, result))
+    return shown
 
 
 def check_row_options(per_class: bool, *per_image: bool) -> None:
@@ -358,8 +360,10 @@ def report_images(
     if output is not None:
         features.write(output, result, force=force)
     if output != "-":
-        rows = ranking.image_rows(result, rankings, top)
-        tables.emit_many(rows if view.columns is None else add_provenance(rows, result), view)
+        rows: Iterable[Mapping[str, Any]] = ranking.image_rows(result, rankings, top)
+        if view.columns is not None:
+            rows = add_provenance(rows, result)
+        tables.emit_many(rows, view)
 
 
 def has_labels(file: FeatureFile, splits: Sequence[str]) -> bool:

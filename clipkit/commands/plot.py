@@ -266,9 +266,9 @@ def temperature(
 
     Example: clipkit plot temperature probe.h5 -o tau.png
     """
-    from clipkit import features, panels, plots, results
+    from clipkit import panels, plots, results
 
-    sweeps = [features.read(source, kinds=["result"]) for source in file or ["-"]]
+    sweeps = _read_all(file, "result")
     curves = panels.temperature_sweeps(sweeps, split)
     title = title or "Accuracy and entropy against temperature"
     figure = plots.temperature(curves, panels.common_prompt_count(sweeps), title=title)
@@ -466,9 +466,9 @@ def spectrum(
 
     Example: clipkit plot spectrum txt.h5 -o spectrum.png
     """
-    from clipkit import features, panels, plots, results, similarity
+    from clipkit import panels, plots, results, similarity
 
-    texts = [features.read(source, kinds=["texts"]) for source in file or ["-"]]
+    texts = _read_all(file, "texts")
     values = panels.prompt_spectra(texts)
     ranks = {name: similarity.effective_rank(sigma) for name, sigma in values.items()}
     figure = plots.spectrum(values, ranks, title=title)
@@ -539,7 +539,7 @@ def shots(
     """
     from clipkit import features, panels, plots, results
 
-    probes = [features.read(source, kinds=["result"]) for source in file or ["-"]]
+    probes = _read_all(file, "result")
     curves = panels.shot_curves(probes)
     splits = [str(probe.runs["eval_split"][-1]) for probe in probes]
     source = results.sources_label(probes, splits)
@@ -567,13 +567,14 @@ def layers(
 
     Example: clipkit plot layers img.l*.svm.h5 img.svm.h5 -o layers.png
     """
-    from clipkit import features, layer_curves, plots
+    from clipkit import layer_curves, plots
 
-    probes = [features.read(source, kinds=["result"]) for source in file or ["-"]]
+    probes = _read_all(file, "result")
     curves, source = layer_curves.layer_curves(probes, split)
-    of_attributes = layer_curves.holds_attributes(probes[0])
-    ylabel = "mean recall per value (%)" if of_attributes else "accuracy (%)"
-    title = title or ("Recall by layer" if of_attributes else "Accuracy by layer")
+    if layer_curves.holds_attributes(probes[0]):
+        ylabel, title = "mean recall per value (%)", title or "Recall by layer"
+    else:
+        ylabel, title = "accuracy (%)", title or "Accuracy by layer"
     _save(plots.layers(curves, ylabel=ylabel, title=title), source, output, force, size, dpi)
 
 
@@ -608,12 +609,13 @@ def variance(
             title=title or "What each prompt's cosines measure",
         )
     else:
-        mean, low, high = (columns[f"control_{name}"] for name in ("share", "low", "high"))
+        control = columns["control_share"], columns["control_low"], columns["control_high"]
+        has_control = np.isfinite(columns["control_share"]).any()
         figure = plots.variance(
             columns["attribute"].tolist(),
             columns["share"],
             unique=columns["unique"],
-            control=(mean, low, high) if np.isfinite(mean).any() else None,
+            control=control if has_control else None,
             title=title or "What the embeddings' variance is about",
         )
     _save(figure, source, output, force, size, dpi)
@@ -740,18 +742,18 @@ def nearest(
 
 def _image_labels(logits: FeatureFile, split: str, of_prompt: Nearest) -> list[list[str]]:
     """Return what stands below each image: its cosine, and its class if there is one."""
-    classes = logits.splits[split].labels
-    labels = []
+    from clipkit import results
+
+    labels = logits.splits[split].labels
+    texts = []
     for rows, cosines in zip(of_prompt.rows, of_prompt.cosines, strict=True):
-        texts = []
-        for row, cosine in zip(rows, cosines, strict=True):
-            text = f"{cosine:.2f}"
-            if classes is not None:
-                number = int(classes[row])
-                text += f" {logits.class_names[number] if logits.class_names else number}"
-            texts.append(text)
-        labels.append(texts)
-    return labels
+        of_side = [f"{cosine:.2f}" for cosine in cosines]
+        if labels is not None:
+            names = results.class_names(logits, labels.max())
+            for place, row in enumerate(rows):
+                of_side[place] += f" {names[labels[row]]}"
+        texts.append(of_side)
+    return texts
 
 
 def _thumbnails(rows: ImageDataset, split: str) -> Any:
@@ -771,6 +773,13 @@ def _thumbnails(rows: ImageDataset, split: str) -> Any:
             thumbnail[:] = np.asarray(image.resize((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS)))
         thumbnails.append(thumbnail)
     return np.stack(thumbnails)
+
+
+def _read_all(paths: list[str] | None, kind: str) -> list[FeatureFile]:
+    """Read files of a kind, or standard input if none is named."""
+    from clipkit import features
+
+    return [features.read(path, kinds=[kind]) for path in paths or ["-"]]
 
 
 def _read_predictions(
@@ -805,7 +814,8 @@ def _read_cosines(
 
 
 def _with_count(source: str, images: int) -> str:
-    return f"{source}, {images:,} image{'s' if images != 1 else ''}"
+    noun = "image" if images == 1 else "images"
+    return f"{source}, {images:,} {noun}"
 
 
 def _save(
