@@ -20,7 +20,7 @@ from clipkit.console import escaped
 from clipkit.features import FeatureFile, History
 from clipkit.features.provenance import dataset_entries, original_split, provenance
 from clipkit.report.blocks import Origin
-from clipkit.report.steps import Entry, NameOf, Step, digests, list_of, steps
+from clipkit.report.steps import Entry, NameOf, Step, digests, list_of, member, steps
 
 LONGEST = 2000  # characters of a word, since a history may hold any text
 MODEL = {
@@ -218,8 +218,8 @@ def _command_line(step: Step, unsaid: list[str]) -> str:
         settings |= SETTINGS[command](entry, unsaid)
     if "input" in settings:
         words.append(settings["input"])
-    for member, option in OPTIONS[command].items():
-        words += _option(settings, member, option)
+    for path, option in OPTIONS[command].items():
+        words += _option(settings, path, option)
     words += [step.output] if command == "convert" else ["-o", step.output]
     line = _join(words, unsaid)
     if "stdin" in settings:
@@ -241,11 +241,11 @@ def _unnamed(entry: Entry, unsaid: list[str]) -> dict[str, Any]:
     """Return names for files that a history has the digests of."""
     settings: dict[str, Any] = {}
     of_role = digests(entry)
-    for member in ("attributes", "by"):
-        if entry.get(member) == "labels":
-            settings[member] = None
-        elif entry.get(member) == "table":
-            settings[member] = _table(of_role, unsaid)
+    for name in ("attributes", "by"):
+        if entry.get(name) == "labels":
+            settings[name] = None
+        elif entry.get(name) == "table":
+            settings[name] = _table(of_role, unsaid)
     if "groups" in of_role:
         unsaid.append(f"which file has the groups, {of_role['groups']}")
         settings["groups"] = "groups.tsv"
@@ -379,21 +379,21 @@ SETTINGS: dict[str, Callable[[Entry, list[str]], dict[str, Any]]] = {
 }
 
 
-def _option(settings: Mapping[str, Any], member: str, option: str) -> list[str]:
+def _option(settings: Mapping[str, Any], path: str, option: str) -> list[str]:
     """Return the words of an option; none if its member is absent, null or false."""
-    value: Any = settings
-    for key in member.split("."):
-        value = value.get(key) if isinstance(value, dict) else None
-    if value is False and member in NEGATED:
+    value = member(settings, path)
+    if value is False and path in NEGATED:
         return [option.replace("--", "--no-")]
-    if value is None or value is False or (member, str(value)) in DEFAULTS:
+    if value is None or value is False or (path, str(value)) in DEFAULTS:
         return []
-    if value is True or member in FLAGS:
+    if value is True or path in FLAGS:
         return [option]
     if option in REPEATED and isinstance(value, list):
         return [word for item in value for word in (option, _word(item))]
     text = _word(value)
-    return [word for word in (option, text) if word] if text else []
+    if not text:
+        return []
+    return [option, text] if option else [text]
 
 
 def _word(value: Any) -> str:

@@ -21,7 +21,7 @@ from clipkit.report.blocks import Origin
 from clipkit.report.claims import Run
 from clipkit.report.command_lines import make_origin
 from clipkit.report.controls import features_of, settings
-from clipkit.report.steps import digests
+from clipkit.report.steps import digests, member
 from clipkit.report.thesis import SEED, Experiment
 
 NUMBER = re.compile(r"0|[1-9][0-9]{0,9}")  # of a file's name: K or a seed
@@ -354,20 +354,23 @@ class ResultsFolder:
             if not values:
                 return None
             return Measurement(values[0], "", min(values), max(values))
-        runs = self.runs(name)
-        if temperature is not None:
-            runs = [run for run in runs if run["temperature"] == temperature]
-        runs = [run for run in runs if not math.isnan(run.get(column, math.nan))]
+        runs = []
+        for run in self.runs(name):
+            is_at_temperature = temperature in (None, run["temperature"])
+            if is_at_temperature and not math.isnan(run.get(column, math.nan)):
+                runs.append(run)
         if not runs:  # fewer than five classes have no acc5
             return None
         run = max(runs, key=lambda run: float(run[column]))  # of equals, the first
+        if column == "mean_entropy":
+            return Measurement(run[column], "nats")
         if column.startswith("mean_"):
-            return Measurement(run[column], "nats" if column == "mean_entropy" else "%")
+            return Measurement(run[column])
         result = self.read(name)
         low, high = metrics.wilson(run[column], len(result.splits[run["split"]]))
         note = ""
         if temperature is None:
-            several_Cs = len(set(result.runs["C"].tolist())) > 1
+            several_Cs = len(np.unique(result.runs["C"])) > 1
             note = f"C {run['C']:g}" if several_Cs else f"τ {run['temperature']:g}"
         return Measurement(run[column], "%", low, high, note)
 
@@ -418,9 +421,7 @@ class ResultsFolder:
 def _check_embedding(entry: dict[str, Any]) -> None:
     """Check what a report reads from the history's entry of `embed`."""
     for path, kind in {**EMBEDDING, **OPTIONAL}.items():
-        value: Any = entry
-        for key in path.split("."):
-            value = value.get(key) if isinstance(value, dict) else None
+        value = member(entry, path)
         if value is None and path in OPTIONAL:
             continue
         if not isinstance(value, kind):

@@ -200,16 +200,14 @@ def read_predictions(
     if labels is None:
         assert of_split.predicted is not None  # a result's split without predictions is invalid
         predicted, label = of_split.predicted[0], f"{_command(result)}, on {split}"
-        largest = predicted.max()
+        class_names = result_files.class_names(result, predicted.max())
     else:
         run = result_files.predictions(result, split)
-        predicted, label = run.predicted, run.label
+        predicted, label, class_names = run.predicted, run.label, run.class_names
         runs = len(result_files.scored_runs(result, split).rows)
         if runs > 1:
             label += f", the best of {runs:,} runs by its accuracy on {split}"
-        largest = max(predicted.max(), labels.max())
-    class_names = map(console.escaped, result_files.class_names(result, largest))
-    names = np.array(distinct_names(list(class_names)))
+    names = np.array(distinct_names(list(map(console.escaped, class_names))))
     true, worst = None, ""
     if labels is not None:
         true = names[labels]

@@ -87,6 +87,20 @@ def list_of(entry: Entry, name: str) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
+def member(entry: Entry, path: str) -> Any:
+    """Return a member of an entry by its dotted path, or None.
+
+    >>> member({"model": {"name": "tiny"}}, "model.name"), member({}, "model.name")
+    ('tiny', None)
+    """
+    value: Any = entry
+    for key in path.split("."):
+        if not isinstance(value, Mapping):
+            return None
+        value = value.get(key)
+    return value
+
+
 def steps(history: History, output: str, name_of: NameOf) -> list[Step]:
     """Return the steps that make a file, in the order in which they run.
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 
 from clipkit import console, metrics, results
 from clipkit.comparison import compare_right
 from clipkit.report.blocks import Bar, Fact
+from clipkit.report.claims import Run
 from clipkit.report.experiments import Comparison
 from clipkit.report.formatting import escape
 from clipkit.results import Predictions
@@ -67,26 +67,30 @@ def against_references(
     )
     verdict = "This is above chance" if low > chance else "This is not shown to be above chance"
     text += f"{verdict} ({_percent(chance)}, the share of the most frequent class). "
+    rows = _compare_with(controls, scored)
+    if not rows:
+        return Fact(title, text + missing, source, Bar(accuracy, low, high, chance))
+    row = min(rows, key=lambda row: row["difference"])  # against the best of the controls
+    which = "the untrained control" if len(rows) == 1 else "the best untrained control"
+    verdict = "above" if row["low"] > 0 else "not shown to be above"
+    text += (
+        f"It is {verdict} {which} ({_percent(row['acc_b'])}): on the same images, the "
+        f"difference is {100 * row['difference']:+.2f} points ({100 * row['low']:+.2f} to "
+        f"{100 * row['high']:+.2f})."
+    )
+    return Fact(title, text, source, Bar(accuracy, low, high, chance, row["acc_b"]))
+
+
+def _compare_with(controls: Sequence[Predictions], scored: Predictions) -> list[Run]:
+    """Compare a result with each control that has the same images."""
+    right = scored.predicted == scored.labels
     rows = []
     for control in controls:
         is_right = dict(zip(control.ids, control.predicted == control.labels, strict=True))
-        if is_right.keys() == set(scored.ids):  # a control has the same images
+        if is_right.keys() == set(scored.ids):
             of_control = np.array([is_right[row_id] for row_id in scored.ids])
             rows.append(compare_right(right, of_control))
-    bar = Bar(accuracy, low, high, chance)
-    if rows:
-        row = min(rows, key=lambda row: row["difference"])  # against the best of the controls
-        bar = replace(bar, control=row["acc_b"])
-        verdict = "above" if row["low"] > 0 else "not shown to be above"
-        which = "the untrained control" if len(rows) == 1 else "the best untrained control"
-        text += (
-            f"It is {verdict} {which} ({_percent(bar.control)}): on the same images, the "
-            f"difference is {100 * row['difference']:+.2f} points ({100 * row['low']:+.2f} to "
-            f"{100 * row['high']:+.2f})."
-        )
-    else:
-        text += missing
-    return Fact(title, text, source, bar)
+    return rows
 
 
 def worst_class(scored: Predictions, source: str) -> Fact:
@@ -101,7 +105,7 @@ def worst_class(scored: Predictions, source: str) -> Fact:
     text = f"**{names[worst]}**: F1 {f1[worst]:.2f}, {right} of {len(predicted)} images right"
     if wrong.any():
         text += f"; most often predicted as {names[int(wrong.argmax())]} ({wrong.max()})"
-    printable = distinct_names([console.escaped(name) for name in scored.class_names])
+    printable = distinct_names(list(map(console.escaped, scored.class_names)))
     return Fact("Worst class", f"{text}.", source, class_name=printable[worst])
 
 
