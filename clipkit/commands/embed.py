@@ -71,7 +71,7 @@ def embed(
     norm: Norm = False,
     projection: Annotated[
         str | None,
-        option("none", "Leave out the projection into the space of texts, as of CLIP."),
+        option("none", "Leave out the projection into the space that images share with texts."),
     ] = None,
     split: Annotated[list[str] | None, split_option("Embed only this split; repeatable.")] = None,
     root: Annotated[
@@ -134,7 +134,9 @@ def embed(
     force: Force = False,
     part: Annotated[
         str | None,
-        option("I/N", "Encode only this part of a run that N processes share; the last publishes."),
+        option(
+            "I/N", "Encode part I of a run that N processes share; the last publishes the file."
+        ),
     ] = None,
     engine: Annotated[
         str, option("local|ray", "Encode in this process, or on the machines of a Ray cluster.")
@@ -157,7 +159,7 @@ def embed(
         ),
     ] = False,
 ) -> int:
-    """Embed the images of a data set, or return the hidden states of layers.
+    """Embed the images of a data set, or write the hidden states of layers.
 
     If a run is interrupted, the same command continues it. Features are the model's projected image
     embeddings, not normalised by default. Images that cannot be used are skipped and listed, and
