@@ -59,7 +59,7 @@ site: $(INSTALLED)  ## Build README.md and docs/ as a site in build/site/html
 bench: $(INSTALLED)  ## Time clipkit and the code that it replaces (BENCH="--only probes" ...)
 	$(BIN)/python tests/bench/bench.py $(BENCH)
 
-fuzz: $(INSTALLED)  ## Run hostile inputs, signals and full disks, half an hour (FUZZ="--seed 1")
+fuzz: $(INSTALLED)  ## Test hostile inputs, signals and full disks, in half an hour (FUZZ="--seed 1")
 	$(BIN)/python tests/fuzz/run.py $(FUZZ)
 	$(BIN)/python -m pytest -m slow
 

@@ -199,7 +199,7 @@ def _is_same_file(source: str | None, output: Path) -> bool:
 
 @contextlib.contextmanager
 def atomic_write(output: str, *, force: bool = False) -> Iterator[Path]:
-    """Yield a temporary path to write; publish it as `output` if the block succeeds.
+    """Yield the path of an empty file to fill; publish it as `output` if the block succeeds.
 
     A regular file appears complete under its name, by a hard link (which never replaces a file) or,
     with `force`, by a rename. A file that replaces another keeps that file's permissions. Standard
@@ -233,24 +233,24 @@ def atomic_write(output: str, *, force: bool = False) -> Iterator[Path]:
             yield temporary
         with _write_errors("standard output" if output == STREAM else output):
             if is_stream:
-                with temporary.open("r+b") as source, _open_stream(output, "wb") as sink:
-                    _move_to_stream(source, sink)
+                with _open_stream(output, "wb") as sink:
+                    _move_to_stream(created.descriptor, sink)
             else:
                 if replaced is not None:
                     temporary.chmod(replaced)
-                _publish(temporary, target, force)
+                _publish(created, target, force)
 
 
-def _move_to_stream(source: IO[bytes], sink: IO[bytes]) -> None:
+def _move_to_stream(source: int, sink: IO[bytes]) -> None:
     """Copy a file to a stream, and free the room of what was sent.
 
     At the other end of a pipe, a command may write its own copy to the same disk. The disk then
     holds the data once. Where the file system cannot free a part of a file, it holds it twice.
     """
     start = 0
-    for block in iter(lambda: source.read(COPY_BYTES), b""):
+    while block := os.pread(source, COPY_BYTES, start):
         sink.write(block)
-        _free(source.fileno(), start, len(block))
+        _free(source, start, len(block))
         start += len(block)
     sink.flush()
 
@@ -305,14 +305,13 @@ def _write_errors(where: str, only: Container[int | None] | None = None) -> Iter
         raise WriteError(f"cannot write {where}: {error.strerror}", hint) from error
 
 
-def _publish(temporary: Path, target: Path, force: bool) -> None:
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
+def _publish(temporary: OpenFile, target: Path, force: bool) -> None:
+    os.fsync(temporary.descriptor)
     if force:
-        os.replace(temporary, target)
+        os.replace(temporary.path, target)
     else:
         try:
-            _link(temporary, target)
+            _link(temporary.path, target)
         except FileExistsError:
             message = f"the output {target} exists: another program wrote it meanwhile"
             raise UsageError(message, "add --force to replace it") from None

@@ -207,16 +207,6 @@ def run_label(result: FeatureFile, scored: ScoredRuns, run: int) -> str:
     return ", ".join([command, *run_settings(scored.rows[run]), f"on {scored.split}"])
 
 
-def confusion_counts(
-    result: FeatureFile, split: str | None = None, run: int | None = None
-) -> ClassCounts:
-    """Count true against predicted classes (C, C) of a run; see `predictions`.
-
-    There may be at most 1,000 classes.
-    """
-    return count(predictions(result, split, run))
-
-
 def count(predictions: Predictions) -> ClassCounts:
     """Count true against predicted classes (C, C) of at most 1,000 classes."""
     C = len(predictions.class_names)

@@ -23,6 +23,8 @@ PAGES = [*examples.PAGES, ROOT / "prompts" / "README.md"]
 NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:e-?\d+)?")
 DIGEST = re.compile(r"sha256:[0-9a-f]+|\b[0-9a-f]{64}\b")
 MACHINE = re.compile(r"\b(precision|compile|device) \w+|\bpacked yes, ")  # this processor's choice
+RULE = re.compile("─+|-{3,}")  # of a table, as long as its widest numbers
+PERCENT = re.compile("--format table|^clipkit report")  # what prints fractions in percent
 LIBRARY = re.compile(r"\b(transformers|open_clip|timm) \d[\w.+]*")  # as installed
 # Another processor rounds bfloat16 elsewhere, and a row or two of a split falls otherwise.
 TOLERANCE = 0.05
@@ -58,10 +60,10 @@ def test_console_examples_print_what_the_page_shows(page, programs, tmp_path):
 def same(command: str, shown: str, printed: str) -> None:
     """Equal but for digests and versions of libraries, and numbers within a tolerance."""
     shown, printed = (mask(text) for text in (shown, printed))
-    words = [NUMBER.sub("N", " ".join(text.replace("─", " ").split())) for text in (shown, printed)]
+    words = [NUMBER.sub("N", " ".join(RULE.sub(" ", text).split())) for text in (shown, printed)]
     assert words[0] == words[1], f"{command}: make docs brings the page up to date"
     for a, b in zip(NUMBER.findall(shown), NUMBER.findall(printed), strict=True):
-        scale = 100 if "--format table" in command else 1
+        scale = 100 if PERCENT.search(command) else 1
         absolute = TOLERANCE * scale if "." in a else ROWS
         assert float(a) == pytest.approx(float(b), rel=TOLERANCE, abs=absolute), command
 
@@ -78,6 +80,13 @@ def test_outputs_do_not_depend_on_the_versions_of_libraries(shape):
     same("clipkit info", here, there)
     with pytest.raises(AssertionError):
         same("clipkit info", here, there.replace("transformers", "keras"))
+
+
+def test_a_table_may_be_as_wide_as_its_numbers():
+    here, there = "| p |\n|-----:|\n| 0.25 |", "| p |\n|----:|\n| 0.2 |"
+    same("clipkit report", here, there)
+    with pytest.raises(AssertionError):
+        same("clipkit report", here, there.replace("| 0.2", "| -"))
 
 
 @pytest.mark.long

@@ -304,7 +304,7 @@ def test_parts_that_begin_at_once_with_different_numbers_of_threads_are_refused(
     part(1, tmp_path / "out.h5")
     models.set_num_threads(2)
     # the part looks for an earlier run before the first part has begun one
-    monkeypatch.setattr(embedding, "use_earlier_threads", lambda _: None)
+    monkeypatch.setattr(pipeline, "use_earlier_threads", lambda _: None)
     code, message = part(2, tmp_path / "out.h5")
     assert code == 2
     assert "threads was 3, is 2" in message

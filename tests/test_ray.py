@@ -23,7 +23,7 @@ from shell import clipkit, fails, ok
 from test_engines import written
 
 from clipkit import datasets, embedding, features, models
-from clipkit.embedding import checkpoint, ray_cluster, ray_engine, ray_worker
+from clipkit.embedding import checkpoint, pipeline, ray_cluster, ray_engine, ray_worker
 from clipkit.embedding.engines import Encoded, ShardImages
 from clipkit.errors import ClipkitError, UsageError
 from clipkit.report.command_lines import command_lines
@@ -275,7 +275,10 @@ def test_an_engine_of_ray_encodes_again(
     def load() -> Any:
         return models.load("tiny", tower="image")
 
-    with ray_engine.connect(load, device="auto", batch_size=4, num_workers=1) as engine:
+    options = embedding.RayOptions()
+    with ray_engine.connect(
+        load, device="auto", batch_size=4, num_workers=1, options=options
+    ) as engine:
         for name in ("a.h5", "b.h5"):
             embedding.embed_images(data, engine, str(tmp_path / name))
     assert (tmp_path / "a.h5").read_bytes() == (tmp_path / "b.h5").read_bytes()
@@ -291,13 +294,13 @@ MIXED = (*ON_RAY, "--replicas", 2, "--mixed")
 def precisions(ray: FakeRay, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return the precisions that the next workers choose, in order; the last one stays."""
     chosen = ["fp32"]
-    load = embedding.load_encoder
+    load = pipeline.load_encoder
 
     def load_with_next(*names: Any, **options: Any) -> Any:
         precision = chosen.pop(0) if len(chosen) > 1 else chosen[0]
         return load(*names, **{**options, "precision": precision})
 
-    monkeypatch.setattr(embedding, "load_encoder", load_with_next)
+    monkeypatch.setattr(pipeline, "load_encoder", load_with_next)
     return chosen
 
 
@@ -419,12 +422,12 @@ def test_a_run_that_is_not_mixed_is_not_continued_as_one(
 def test_a_mixed_run_refuses_another_model_by_its_host(
     ray: FakeRay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    load, seeds = embedding.load_encoder, [1, 2]
+    load, seeds = pipeline.load_encoder, [1, 2]
 
     def load_another(*names: Any, **options: Any) -> Any:
         return load(*names, **{**options, "untrained": seeds.pop(0)})
 
-    monkeypatch.setattr(embedding, "load_encoder", load_another)
+    monkeypatch.setattr(pipeline, "load_encoder", load_another)
     host = socket.gethostname()
     result = clipkit(*MIXED, "-o", tmp_path / "out.h5")
     assert result.exit_code == 1

@@ -524,6 +524,14 @@ def test_a_reader_does_not_mix_a_file_with_the_one_that_replaces_it(
     assert read_any(source).digest == expected
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not list open files")
+def test_a_reader_opens_its_input_once(tmp_path: Path) -> None:
+    path = write_feature_file(tmp_path / "img.h5").resolve()
+    with hdf5.open_file(path):
+        opened = [file for file in Path("/proc/self/fd").iterdir() if file.resolve() == path]
+        assert len(opened) == 1
+
+
 def read_any(path: Path) -> FeatureFile:
     return read(path) if path.suffix == ".h5" else formats.import_file(path)
 

@@ -36,13 +36,17 @@ def probe_result(runs: list[tuple[str, float, float, float]], **entry: Any) -> F
     return result_file(rows, LABELS, predicted, history, NAMES)
 
 
+def confusion_counts(result: FeatureFile, **options: Any) -> results.ClassCounts:
+    return results.count(results.predictions(result, **options))
+
+
 def test_confusion_counts_are_scikit_learns_for_the_most_accurate_run_by_default() -> None:
     result = probe_result(SWEEP)
-    counts = results.confusion_counts(result, run=0)
+    counts = confusion_counts(result, run=0)
     np.testing.assert_array_equal(counts.counts, confusion_matrix(LABELS, HALF_RIGHT))
     assert counts.class_names == NAMES
     assert counts.label == "probe, svm, C 1, temperature 1, on test"
-    best = results.confusion_counts(result)
+    best = confusion_counts(result)
     np.testing.assert_array_equal(best.counts, 2 * np.eye(3))
     assert best.label == "probe, svm, C 1, temperature 0.07, on test"
 
@@ -50,7 +54,7 @@ def test_confusion_counts_are_scikit_learns_for_the_most_accurate_run_by_default
 def test_classes_without_names_are_numbered() -> None:
     result = probe_result(SWEEP)
     result.class_names = None
-    assert results.confusion_counts(result).class_names == ["0", "1", "2"]
+    assert confusion_counts(result).class_names == ["0", "1", "2"]
 
 
 def test_cluster_counts_have_as_many_columns_as_clusters() -> None:
@@ -65,7 +69,7 @@ def test_counts_are_limited_to_1000_classes() -> None:
     result.class_names = None
     result.splits["test"].labels = LABELS + 1000
     with pytest.raises(ClipkitError, match="expected at most 1,000 classes"):
-        results.confusion_counts(result)
+        confusion_counts(result)
 
 
 def test_counts_of_groups_are_sums_over_their_classes(tmp_path: Path) -> None:
@@ -184,8 +188,8 @@ def _with(**columns: list[Any]) -> FeatureFile:
 @pytest.mark.parametrize(
     ("view", "result", "message"),
     [
-        (results.confusion_counts, _with(eval_split=["test", "val"]), "each of 1 runs on test"),
-        (results.confusion_counts, _with(eval_split=["a", "b"]), "each of 0 runs on test, got 2"),
+        (confusion_counts, _with(eval_split=["test", "val"]), "each of 1 runs on test"),
+        (confusion_counts, _with(eval_split=["a", "b"]), "each of 0 runs on test, got 2"),
         (panels.temperature_sweeps, _with(eval_split=["a", "a"]), "expected predictions of a"),
         (results.cluster_counts, replace(CLUSTERS, splits={}), "expected a split, got none"),
         (panels.temperature_sweeps, _without("acc1"), "expected a sweep over temperatures"),
@@ -204,7 +208,7 @@ def test_a_result_without_the_columns_or_runs_of_a_picture_is_refused(
 def test_predictions_without_columns_or_history_can_be_counted() -> None:
     result = probe_result(SWEEP)
     result.runs, result.history = {}, []
-    assert results.confusion_counts(result).label == "an unknown command, on test"
+    assert confusion_counts(result).label == "an unknown command, on test"
 
 
 @pytest.mark.parametrize("prompts", [None, "32", [32], {"n": 1}, 0, -3, 10**400, 3.5, True])
@@ -246,7 +250,7 @@ def test_a_label_without_a_name_allocates_no_matrix_of_all_classes() -> None:
         file.splits[split] = replace(file.splits[split], labels=labels)
     tracemalloc.start()
     for view in (
-        lambda: results.confusion_counts(result),
+        lambda: confusion_counts(result),
         lambda: results.cluster_counts(clusters),
         lambda: panels.class_means(logits, "train"),
     ):
@@ -281,4 +285,4 @@ def test_two_classes_of_one_name_are_two_lines() -> None:
 
 def test_an_empty_name_is_no_split() -> None:
     with pytest.raises(UsageError, match="unknown split of the file ''"):
-        results.confusion_counts(probe_result(SWEEP), split="")
+        confusion_counts(probe_result(SWEEP), split="")

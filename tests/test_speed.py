@@ -140,6 +140,23 @@ def test_the_layers_of_an_unknown_tower_are_not_packed(tmp_path, images, monkeyp
     assert_bfloat16_is_close(tiny_clip(tmp_path / "model"), images, packed=False)
 
 
+@pytest.mark.parametrize("tokens", [1, 50, acceleration.FEW_TOKENS + 1])
+def test_attention_of_few_tokens_is_that_of_many(tokens):
+    q, k, v = torch.randn(3, 2, 4, tokens, 8, generator=torch.Generator().manual_seed(0))
+    expected = torch.nn.functional.scaled_dot_product_attention(q, k, v)
+    torch.testing.assert_close(acceleration._attend(q, k, v), expected)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_packed_patches_are_those_of_the_convolution(bias, monkeypatch):
+    monkeypatch.setattr(acceleration, "PackedLinear", PlainLinear)
+    convolution = torch.nn.Conv2d(3, 8, (4, 6), (4, 6), bias=bias).to(torch.bfloat16)
+    pixels = torch.randn(2, 3, 21, 33).to(torch.bfloat16)  # the last rows and columns are left out
+    expected = convolution(pixels)
+    packed = acceleration.PackedPatches(convolution)(pixels)
+    torch.testing.assert_close(packed, expected, atol=0.02, rtol=0.02)
+
+
 @onednn
 def test_a_row_does_not_depend_on_its_batch(tiny_clip_dir, images):
     encoder = load(tiny_clip_dir, "bf16")

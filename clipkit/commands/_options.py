@@ -116,9 +116,7 @@ ReportColumns = Annotated[
         "--columns",
     ),
 ]
-NoHeader = Annotated[
-    bool, typer.Option("--no-header", help="Leave out the line with the names of the columns.")
-]
+NoHeader = Annotated[bool, typer.Option("--no-header", help="Leave out the header line.")]
 PerClass = Annotated[
     bool,
     typer.Option("--per-class", help="Print precision, recall and F1 per class of each run."),
@@ -156,8 +154,8 @@ Layers = Annotated[
     str | None,
     option(
         "L[,L...]",
-        "Return hidden states: 0 is the input of the first layer, -1 the output of the last; also "
-        "0-12 or all.",
+        "Write hidden states instead of embeddings: 0 is the input of the first layer, -1 the "
+        "output of the last; also a range such as 0-12, or all.",
         "--layers",
         "--layer",
     ),

@@ -26,7 +26,10 @@ from clipkit.commands._options import (
 
 def attributes(
     images: Annotated[
-        str, typer.Argument(metavar="[IMAGES]", help="Feature file of images (default: stdin).")
+        str,
+        typer.Argument(
+            metavar="[IMAGES]", help="Feature file of images (default: standard input)."
+        ),
     ] = "-",
     words: Annotated[
         str | None,
@@ -52,7 +55,7 @@ def attributes(
 ) -> None:
     """Report for each attribute whether a probe recognises it, and whether words do.
 
-    The columns are mean recalls per value. `zeroshot` is by WORDS alone. The others are of probes:
+    The columns are mean recalls per value. `zeroshot` uses WORDS alone. The others are of probes:
     `names` on the cosines with WORDS, `random` on as many random directions, `probe` on the whole
     embedding, `control` on each --control. `reach` is (zeroshot - chance) / (probe - chance).
 

@@ -70,7 +70,7 @@ def compare(
 ) -> None:
     """Compare results on the same images: McNemar's test and a paired interval of the difference.
 
-    `difference` is the accuracy of A minus that of B. `kappa` is 0 if the two err independently and
+    `difference` is the accuracy of A minus that of B. `kappa` is 0 if A and B err independently and
     1 if they err on the same images. With groups, the rows `worst` compare the accuracy of each
     result's worst group with that of random groups of the same sizes.
 

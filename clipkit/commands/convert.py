@@ -38,7 +38,7 @@ def convert(
         str,
         typer.Argument(
             metavar="[OUTPUT]",
-            help="As INPUT, or .csv for results (default: a feature file on standard output).",
+            help="Like INPUT, or .csv for results (default: a feature file on standard output).",
         ),
     ] = "-",
     model: Annotated[

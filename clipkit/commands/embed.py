@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
@@ -71,7 +70,7 @@ def embed(
     norm: Norm = False,
     projection: Annotated[
         str | None,
-        option("none", "Leave out the projection into the space of texts, as of CLIP."),
+        option("none", "Leave out the projection into the space that images share with texts."),
     ] = None,
     split: Annotated[list[str] | None, split_option("Embed only this split; repeatable.")] = None,
     root: Annotated[
@@ -134,7 +133,9 @@ def embed(
     force: Force = False,
     part: Annotated[
         str | None,
-        option("I/N", "Encode only this part of a run that N processes share; the last publishes."),
+        option(
+            "I/N", "Encode part I of a run that N processes share; the last publishes the file."
+        ),
     ] = None,
     engine: Annotated[
         str, option("local|ray", "Encode in this process, or on the machines of a Ray cluster.")
@@ -157,7 +158,7 @@ def embed(
         ),
     ] = False,
 ) -> int:
-    """Embed the images of a data set, or return the hidden states of layers.
+    """Embed the images of a data set, or write the hidden states of layers.
 
     If a run is interrupted, the same command continues it. Features are the model's projected image
     embeddings, not normalised by default. Images that cannot be used are skipped and listed, and
@@ -185,54 +186,34 @@ def embed(
         )
         if split_off:
             data = data.split_off(parse_fractions(split_off))
-    # Count all images, also when a run continues: compiling a model changes the last bits.
-    count = sum(map(len, data.splits.values()))
-    if not restart:
-        embedding.use_earlier_threads(output)
-    load = functools.partial(
-        embedding.load_encoder,
-        model,
-        images=count,
-        batch_size=batch_size,
+    skipped = embedding.embed(
+        data,
+        output,
+        model=model,
+        ray=embedding.RayOptions(replicas, mixed) if engine == "ray" else None,
         compile=compile,
         device=device,
         precision=precision,
+        batch_size=batch_size,
+        num_workers=num_workers,
         untrained=untrained,
         layers=numbers,
         pool=pool,
         norm=norm,
         projection=projection is None,
-    )
-    embed_with = functools.partial(
-        embedding.embed_images,
-        data,
-        output=output,
         normalize=normalize,
         strict=strict,
         restart=restart,
         force=force,
         part=share,
     )
-    if engine == "local":
-        skipped = embed_with(load(), batch_size=batch_size, num_workers=num_workers)
-    else:
-        from clipkit.embedding import ray_engine
-
-        with ray_engine.connect(
-            load,
-            device=device,
-            batch_size=batch_size,
-            num_workers=num_workers,
-            replicas=replicas,
-            mixed=mixed,
-        ) as workers:
-            skipped = embed_with(workers)
     if not skipped:
         return 0
     for image in skipped:
         console.warn(f"skipped {image['split']}/{image['id']}: {image['reason']}")
     text = f"{prompts.count(len(skipped), 'image')} skipped"
     if share is None:
+        count = sum(map(len, data.splits.values()))
         text += f", {count - len(skipped)} embedded; the file lists them"
     console.warn(text)
     return IMAGES_SKIPPED

@@ -26,7 +26,9 @@ def importance(
     ],
     file: Annotated[
         str,
-        typer.Argument(metavar="[LOGITS]", help="Feature file of logits (default: stdin)."),
+        typer.Argument(
+            metavar="[LOGITS]", help="Feature file of logits (default: standard input)."
+        ),
     ] = "-",
     split: Annotated[
         str | None, split_option("Split to score (default: test, else the first).")
@@ -54,7 +56,7 @@ def importance(
 ) -> None:
     """Report for each prompt the accuracy that a probe loses if the prompt's cosines are permuted.
 
-    Prompts are sorted by falling cost. If similar prompts can replace each other, each of them
+    Prompts are sorted by decreasing cost. If similar prompts can replace each other, each of them
     costs little. With --groups, prompts are permuted together.
 
     Example: clipkit probe logits.h5 --keep -o p.h5; clipkit importance p.h5 logits.h5

@@ -587,7 +587,7 @@ def variance(
     dpi: Dpi = None,
     force: Force = False,
 ) -> None:
-    """Draw how much of the variance of embeddings, or of prompts' cosines, attributes explain.
+    """Draw the share of variance, of embeddings or of prompts' cosines, that attributes explain.
 
     Example: clipkit plot variance variance.h5 -o variance.png
     """

@@ -43,9 +43,9 @@ def predict(
 ) -> None:
     """Predict the classes of images with a probe that `probe --keep` stored.
 
-    The images need the probe's model, and logits its prompts. Labelled images give a row per split
-    with the accuracy, and unlabelled ones a row per image. Labels are matched to the probe's
-    classes by name.
+    Images must come from the probe's model, and logits also from its prompts. Labelled images give
+    a row per split with the accuracy, and unlabelled ones a row per image. Labels are matched to
+    the probe's classes by name.
 
     Example: clipkit probe img.h5 --keep -o p.h5; clipkit embed photos/ | clipkit predict p.h5
     """

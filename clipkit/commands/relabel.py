@@ -36,7 +36,7 @@ def relabel(
     output: Output = "-",
     force: Force = False,
 ) -> None:
-    """Replace the labels of images, logits or a result; the features stay the same.
+    """Replace the labels of images, logits or a result, and keep the features.
 
     If a cell of TABLE is empty, its row is left out. With --groups, the accuracies of a result are
     computed again.

@@ -50,7 +50,7 @@ def textembed(
         int | None,
         option(
             "L",
-            "Return a hidden state of the token that the model pools: 0 is the input of the first "
+            "Write a hidden state of the token that the model pools: 0 is the input of the first "
             "layer, -1 the output of the last.",
         ),
     ] = None,
@@ -95,7 +95,7 @@ def textembed(
         bool,
         typer.Option(
             "--clean/--no-clean",
-            help="For SigLIP 2: put prompts in lower case and drop punctuation, as in training.",
+            help="For SigLIP 2: lowercase prompts and remove punctuation, as in training.",
         ),
     ] = True,
     normalize: Annotated[
@@ -105,7 +105,7 @@ def textembed(
     precision: Precision = "auto",
     force: Force = False,
 ) -> None:
-    """Embed prompts: those of files, or one prompt per class.
+    """Embed the prompts of files, or one prompt per class.
 
     Several templates, or several descriptions of a class, make an ensemble: each class's
     embeddings are normalised, averaged and normalised again.

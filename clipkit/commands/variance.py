@@ -26,7 +26,10 @@ from clipkit.commands._options import (
 
 def variance(
     images: Annotated[
-        str, typer.Argument(metavar="[IMAGES]", help="Feature file of images (default: stdin).")
+        str,
+        typer.Argument(
+            metavar="[IMAGES]", help="Feature file of images (default: standard input)."
+        ),
     ] = "-",
     texts: Annotated[
         str | None,

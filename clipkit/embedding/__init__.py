@@ -6,13 +6,8 @@ can continue. `pipeline` joins both. `texts` embeds prompts and class names.
 """
 
 from clipkit.embedding.checkpoint import Part
-from clipkit.embedding.engines import load_encoder
-from clipkit.embedding.pipeline import (
-    check_outputs,
-    embed_images,
-    name_layer_outputs,
-    use_earlier_threads,
-)
+from clipkit.embedding.engines import RayOptions
+from clipkit.embedding.pipeline import check_outputs, embed, embed_images, name_layer_outputs
 from clipkit.embedding.texts import (
     choose_model,
     embed_classes,
@@ -28,16 +23,16 @@ __all__ = [
     "DEFAULT_TEMPLATE",
     "ClassNames",
     "Part",
+    "RayOptions",
     "check_outputs",
     "choose_model",
+    "embed",
     "embed_classes",
     "embed_images",
     "embed_texts",
-    "load_encoder",
     "name_layer_outputs",
     "name_outputs",
     "read_class_names",
     "read_prompts",
     "read_templates",
-    "use_earlier_threads",
 ]

@@ -12,7 +12,7 @@ import functools
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from joblib import cpu_count  # type: ignore[import-untyped]
@@ -52,6 +52,22 @@ class Encoded:
     embeddings: Float32 | None  # (n, D), None if n is 0
     skipped: list[Skipped]
     machine: dict[str, Any] | None = None  # what the worker's machine decided, in a mixed run
+
+
+class RayOptions(NamedTuple):
+    """Options of a run on a cluster of Ray.
+
+    Attributes
+    ----------
+    replicas : int, optional
+        The number of workers: by default one per GPU, or one per machine.
+    mixed : bool
+        Let workers differ in what their machines decide: the device, the precision that ``auto``
+        chooses, the version of the library, and whether the model is compiled or packed.
+    """
+
+    replicas: int | None = None
+    mixed: bool = False
 
 
 @runtime_checkable

@@ -27,7 +27,14 @@ from clipkit.embedding.checkpoint import (
     open_checkpoint,
     open_to_publish,
 )
-from clipkit.embedding.engines import Engine, LocalEngine, ShardImages, default_workers
+from clipkit.embedding.engines import (
+    Engine,
+    LocalEngine,
+    RayOptions,
+    ShardImages,
+    default_workers,
+    load_encoder,
+)
 from clipkit.errors import ClipkitError, ImageError, UsageError
 from clipkit.features import FeatureFile, Float32, Split
 from clipkit.features.provenance import feature_name
@@ -40,6 +47,83 @@ if TYPE_CHECKING:
 
 SHOWN_PARTS = 10  # in a message
 LAYER = "{layer}"  # in the name of an output
+
+
+def embed(  # noqa: PLR0913 (the options of `clipkit embed`)
+    dataset: Dataset,
+    output: str,
+    *,
+    model: str,
+    ray: RayOptions | None = None,
+    compile: bool | None = None,
+    device: str = "auto",
+    batch_size: int = 64,
+    num_workers: int | None = None,
+    normalize: bool = False,
+    strict: bool = False,
+    restart: bool = False,
+    force: bool = False,
+    part: Part | None = None,
+    **options: Any,
+) -> list[Skipped]:
+    """Embed the images of a data set with the model of a name: what `clipkit embed` runs.
+
+    The processes that encode load the model. A run that continues uses as many of PyTorch's threads
+    as it began with.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    output : str
+        As in `embed_images`, and so are `batch_size`, `num_workers`, `normalize`, `strict`,
+        `restart`, `force` and `part`.
+    model : str
+        As in `models.load`, and so are `device` and all further `options`.
+    ray : RayOptions, optional
+        Encode on a cluster of Ray, not in this process.
+    compile : bool, optional
+        Compile the image tower; by default if that pays for so many images.
+
+    Returns
+    -------
+    skipped : list of dict
+        As of `embed_images`.
+
+    Raises
+    ------
+    UsageError, ClipkitError, WriteError
+        As `models.load` and `embed_images`, and `ray_engine.connect` with Ray.
+    """
+    if not restart:
+        use_earlier_threads(output)  # packing and compiling a model may depend on their number
+    load = functools.partial(
+        load_encoder,
+        model,
+        # also if a run continues with fewer: compiling changes the last bits
+        images=sum(map(len, dataset.splits.values())),
+        batch_size=batch_size,
+        compile=compile,
+        device=device,
+        **options,
+    )
+    embed_with = functools.partial(
+        embed_images,
+        dataset,
+        output=output,
+        normalize=normalize,
+        strict=strict,
+        restart=restart,
+        force=force,
+        part=part,
+    )
+    if ray is None:
+        return embed_with(load(), batch_size=batch_size, num_workers=num_workers)
+    from clipkit.embedding import ray_engine
+
+    with ray_engine.connect(
+        load, device=device, batch_size=batch_size, num_workers=num_workers, options=ray
+    ) as engine:
+        return embed_with(engine)
 
 
 def embed_images(  # noqa: PLR0913 (the options of `clipkit embed`)
@@ -55,7 +139,7 @@ def embed_images(  # noqa: PLR0913 (the options of `clipkit embed`)
     force: bool = False,
     part: Part | None = None,
 ) -> list[Skipped]:
-    """Embed the images of a data set into a feature file: what `clipkit embed` runs.
+    """Embed the images of a data set into a feature file, with a model that is loaded.
 
     Finished shards of the embeddings lie in the folder `OUTPUT.partial` until the file is
     published. The same call continues an interrupted run and gives the same bytes. Several layers
@@ -390,10 +474,7 @@ def _name_parts(missing: set[int], part: Part) -> str:
 
 
 def use_earlier_threads(output: str) -> None:
-    """Let PyTorch use as many threads as the interrupted run that will be continued, if any.
-
-    This comes before the model is loaded: packing and compiling it may depend on the number.
-    """
+    """Let PyTorch use as many threads as the interrupted run that will be continued, if any."""
     with _checkpoint_folder(output) as folder:
         number = earlier_threads(folder)
     if number is not None and number != models.num_threads():

@@ -20,7 +20,7 @@ import numpy as np
 
 from clipkit import console, models, signals
 from clipkit.embedding.checkpoint import Skipped
-from clipkit.embedding.engines import Encoded, Report, ShardImages
+from clipkit.embedding.engines import Encoded, RayOptions, Report, ShardImages
 from clipkit.embedding.ray_cluster import LOGS, connected, import_ray, last_line, stdout_for_data
 from clipkit.embedding.ray_worker import (
     SAME_FILES,
@@ -429,8 +429,7 @@ def connect(
     device: str,
     batch_size: int,
     num_workers: int | None = None,
-    replicas: int | None = None,
-    mixed: bool = False,
+    options: RayOptions,
 ) -> Iterator[RayEngine]:
     """Connect to the cluster at RAY_ADDRESS, or start Ray on this machine, and start workers.
 
@@ -443,11 +442,7 @@ def connect(
     batch_size : int
     num_workers : int, optional
         Threads of each worker that decode images.
-    replicas : int, optional
-        The number of workers: by default one per GPU, or one per machine.
-    mixed : bool
-        Let workers differ in what their machines decide: the device, the precision that ``auto``
-        chooses, the version of the library, and whether the model is compiled or packed.
+    options : RayOptions
 
     Raises
     ------
@@ -461,18 +456,18 @@ def connect(
             f"expected --device auto, cpu or cuda with --engine ray, got {device}",
             "Ray chooses the GPU of each replica",
         )
-    options = (load, str(Path.cwd()), models.num_threads(), batch_size, num_workers)
-    engine = RayEngine(lambda: _open_cluster(options, device, replicas), batch_size, mixed)
+    worker = (load, str(Path.cwd()), models.num_threads(), batch_size, num_workers)
+    engine = RayEngine(
+        lambda: _open_cluster(worker, device, options.replicas), batch_size, options.mixed
+    )
     with contextlib.closing(engine):
         engine.start()
         yield engine
 
 
 @contextlib.contextmanager
-def _open_cluster(
-    options: tuple[Any, ...], device: str, replicas: int | None
-) -> Iterator[_Cluster]:
-    """Connect to Ray. `options` are those of `Worker`."""
+def _open_cluster(worker: tuple[Any, ...], device: str, replicas: int | None) -> Iterator[_Cluster]:
+    """Connect to Ray. `worker` holds the arguments of `Worker`."""
     ray = import_ray()
     with stdout_for_data(), connected(ray, replicas or 0):
         with _ray_errors():
@@ -486,7 +481,7 @@ def _open_cluster(
             num_cpus=1, max_restarts=0, max_task_retries=0, max_concurrency=AHEAD, **resources
         )
         number = replicas or gpus or _count_machines(nodes)
-        yield _Cluster(ray, lambda: actor.remote(*options), number, node)
+        yield _Cluster(ray, lambda: actor.remote(*worker), number, node)
 
 
 def _count_machines(nodes: Sequence[dict[str, Any]]) -> int:

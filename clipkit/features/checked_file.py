@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import io
 import math
 import os
 import struct
@@ -19,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipkit.errors import ClipkitError
-from clipkit.features.chunks import ChunkReader
+from clipkit.features.chunks import ChunkReader, read_exactly
 from clipkit.features.model import FORMAT, TEXTS_AT_ONCE, VERSION, VERSIONS, place_of
 from clipkit.features.validation import KINDS, MAX_NAMES, TYPES, is_allowed, key_of
 from clipkit.files import OpenFile, keep_open
@@ -63,7 +64,7 @@ class CheckedFile:
         self.display_name = display_name
         self.size = self._check_container()
         with self._reading("the file"):
-            self.h5 = _open(file.path)
+            self.h5 = h5py.File(_OpenDescriptor(file.descriptor), "r")
 
     def close(self) -> None:
         """Close the file. This may fail for a damaged one, which was only read."""
@@ -77,11 +78,14 @@ class CheckedFile:
     def damage(self, message: str, hint: str = "make the file again") -> ClipkitError:
         """Return an error about damage, or, if the file is open for writing, one about that."""
         if _is_open_for_writing(self.path):
-            return ClipkitError(
-                f"{self.display_name} is open for writing elsewhere",
-                "close it there; make the file again if the program that wrote it was killed",
-            )
+            return self._unfinished()
         return self.error(message, hint)
+
+    def _unfinished(self) -> ClipkitError:
+        return ClipkitError(
+            f"{self.display_name} is open for writing elsewhere",
+            "close it there; make the file again if the program that wrote it was killed",
+        )
 
     @contextlib.contextmanager
     def _reading(self, what: str) -> Iterator[None]:
@@ -114,6 +118,8 @@ class CheckedFile:
         is_ours = version in (2, 3) and (offset_bytes, length_bytes) == (8, 8)
         if not is_ours or base != 0 or extension != NO_ADDRESS:
             raise self._foreign()
+        if head[CONSISTENCY_FLAGS]:  # which HDF5 2.0 checks only in files that it opened itself
+            raise self._unfinished()
         if end != size:
             reason = "it was cut short" if size < end else "something was added to it"
             raise self.damage(f"expected {end} bytes, got {size}: {reason}")
@@ -326,13 +332,27 @@ def split_names(path: Path) -> list[str]:
     return sorted(groups - others)
 
 
-def _open(path: Path) -> h5py.File:
-    """Open a file without a lock, whether or not this process has it open too.
+class _OpenDescriptor(io.RawIOBase):
+    """An open file as h5py takes it, which opens no name and takes no lock.
 
-    HDF5's default driver resolves links to a name, which a file that was replaced has no more, and
-    it refuses a file that this process has opened with a lock.
+    The position of the descriptor, which other processes may share, is neither used nor moved.
     """
-    return h5py.File(path, "r", driver="stdio", locking=False)
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._position = 0
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Go to a byte and return its number."""
+        size = os.fstat(self._descriptor).st_size
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: size}[whence]
+        self._position = start + offset
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill a buffer with the bytes from the position on."""
+        read_exactly(self._descriptor, memoryview(buffer), self._position)
+        return len(buffer)
 
 
 def _is_open_for_writing(path: Path) -> bool:

@@ -59,16 +59,24 @@ class ChunkReader:
             chunk, skipped = divmod(row, self._chunk_rows)
             end = min(stop, row - skipped + self._chunk_rows)
             part = block[row - start : end - start]
-            self._fill(part, self._offsets[chunk] + skipped * part.strides[0])
+            offset = self._offsets[chunk] + skipped * part.strides[0]
+            read_exactly(self._descriptor, part.data, offset)
             row = end
         return block
 
-    def _fill(self, part: NDArray[Any], offset: int) -> None:
-        """Fill an array with the bytes from an offset on: one read may give a part of them."""
-        view = part.data.cast("B")
-        while view:
-            count = os.preadv(self._descriptor, [view], offset)
-            if not count:
-                raise OSError(f"the file ends at byte {offset}")
-            view = view[count:]
-            offset += count
+
+def read_exactly(descriptor: int, buffer: memoryview, offset: int) -> None:
+    """Fill a buffer with the bytes of a file from an offset on: one read may give a part of them.
+
+    Raises
+    ------
+    OSError
+        If the file ends before.
+    """
+    view = buffer.cast("B")
+    while view:
+        count = os.preadv(descriptor, [view], offset)
+        if not count:
+            raise OSError(f"the file ends at byte {offset}")
+        view = view[count:]
+        offset += count

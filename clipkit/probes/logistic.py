@@ -12,8 +12,11 @@ on the number of threads.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
+import copy
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,72 +67,124 @@ def logreg(context: SweepContext) -> list[Predictions]:
         # twice the sum of the two squares.
         C = setting.C / 2 if context.n_classes == 2 else setting.C
         objective = Objective(X, context.y, C, variances, context.class_weights, map_blocks)
-        v = _minimize(objective, report_progress)
+        descent = Descent(objective, report_progress)
+        v = descent.run()
         table = objective.coefficients(v)
         model = Coefficients(np.vstack([axes @ table[:-1], table[-1:]]))
-        return Predictions(model.predict(X_eval), objective.converged, context.kept(model))
+        return Predictions(model.predict(X_eval), descent.converged, context.kept(model))
 
     return list(map_settings(solve, context.settings))
 
 
-def _minimize(objective: Objective, report_progress: Callable[[int], None]) -> Float64:
-    """Minimise the objective, and return its parameters."""
-    steps = 0
+class Descent:
+    """The way to the optimum of an objective.
 
-    def after_step(is_newton: bool) -> None:
-        nonlocal steps
-        steps += 1
-        report_progress(int(steps < USUAL_STEPS))
-        objective.finish_step(is_newton)
-        is_near = not is_newton and objective.gradient_fell_to(LBFGS_GRADIENT)
-        if objective.converged or is_near:
-            raise StopIteration
+    scipy's optimizers see the objective as functions of its parameters, so the last point is kept:
+    they ask for its value, then for products with its Hessian.
 
-    def after_lbfgs_step(intermediate_result: OptimizeResult) -> None:
-        after_step(is_newton=False)
+    Parameters
+    ----------
+    objective : Objective
+    report_progress : callable
+        Gets numbers of finished steps, USUAL_STEPS in all.
 
-    def after_newton_step(intermediate_result: OptimizeResult) -> None:
-        after_step(is_newton=True)
+    Attributes
+    ----------
+    converged : bool
+        Whether the weights were within TOLERANCE of the optimum after the last step.
+    """
 
-    def hessian_product(_: Float64, direction: Float64) -> Float64:
-        report_progress(0)  # ends the fit of a cancelled sweep
-        return objective.hessian_product(direction)
+    def __init__(self, objective: Objective, report_progress: Callable[[int], None]) -> None:
+        self._objective = objective
+        self._report_progress = report_progress
+        self._point = objective.evaluate(np.zeros(objective.size))
+        self._first_gradient = self._point.gradient_norm
+        self._weights = self._point.weights  # of the last step
+        self._steps = 0
+        self.converged = False
 
-    def improve(start: Float64, steps: int) -> OptimizeResult:
+    def run(self) -> Float64:
+        """Minimise the objective, and return its parameters."""
+        v = self._run_lbfgs()
+        if not self.converged:
+            solution = self._run_newton(v, MAX_ITER)
+            v = solution.x
+            if not self.converged and solution.nit < MAX_ITER:
+                # float32 is twice as fast, but its rounding can stop a line search
+                self._objective = self._objective.in_float64()
+                self._point = self._objective.evaluate(v)
+                v = self._run_newton(v, MAX_ITER - solution.nit).x
+        self._report_progress(USUAL_STEPS - min(self._steps, USUAL_STEPS - 1))
+        return np.asarray(v)
+
+    def _run_lbfgs(self) -> Float64:
+        # in a unit that suits L-BFGS, which begins with a step of 1; the curvature is 1 there
+        first_step = self._first_gradient
+
+        def value_and_gradient(u: Float64) -> tuple[float, Float64]:
+            point = self._point_at(first_step * u)
+            return point.value, first_step * point.gradient
+
+        def after_step(intermediate_result: OptimizeResult) -> None:
+            point = self._point_at(first_step * intermediate_result.x)
+            self._finish_step(point, is_newton=False)
+            is_near = point.gradient_norm <= LBFGS_GRADIENT * self._first_gradient
+            if self.converged or is_near:
+                raise StopIteration  # ends scipy's loop
+
+        solution = minimize(
+            value_and_gradient,
+            np.zeros(self._objective.size),
+            method="L-BFGS-B",
+            jac=True,
+            callback=after_step,
+            options={"maxiter": min(MAX_LBFGS_ITER, MAX_ITER), "ftol": 0, "gtol": 0},
+        )
+        return np.asarray(first_step * solution.x)
+
+    def _run_newton(self, start: Float64, max_steps: int) -> OptimizeResult:
+        def value_and_gradient(v: Float64) -> tuple[float, Float64]:
+            point = self._point_at(v)
+            return point.value, point.gradient
+
+        def hessian_product(v: Float64, direction: Float64) -> Float64:
+            self._report_progress(0)  # ends the fit of a cancelled sweep
+            return self._point_at(v).hessian_product(direction)
+
+        def after_step(intermediate_result: OptimizeResult) -> None:
+            self._finish_step(self._point_at(intermediate_result.x), is_newton=True)
+            if self.converged:
+                raise StopIteration
+
         return minimize(
-            objective,
+            value_and_gradient,
             start,
             method="Newton-CG",
             jac=True,
             hessp=hessian_product,
-            callback=after_newton_step,
-            options={"maxiter": steps, "xtol": 0},
+            callback=after_step,
+            options={"maxiter": max_steps, "xtol": 0},
         )
 
-    zero = np.zeros(objective.size)
-    first_step = float(np.linalg.norm(objective(zero)[1])) / UNIT  # where the curvature is 1
+    def _point_at(self, v: Float64) -> Point:
+        if not np.array_equal(v, self._point.v):
+            self._point = self._objective.evaluate(v)
+        return self._point
 
-    def in_first_steps(u: Float64) -> tuple[float, Float64]:
-        """Return the objective and its gradient in a unit that suits L-BFGS: it begins with 1."""
-        value, gradient = objective(first_step * u)
-        return value, first_step * gradient
+    def _finish_step(self, point: Point, is_newton: bool) -> None:
+        """Check whether the weights are within TOLERANCE of the optimum.
 
-    solution = minimize(
-        in_first_steps,
-        zero,
-        method="L-BFGS-B",
-        jac=True,
-        callback=after_lbfgs_step,
-        options={"maxiter": min(MAX_LBFGS_ITER, MAX_ITER), "ftol": 0, "gtol": 0},
-    )
-    solution.x *= first_step
-    if not objective.converged:
-        solution = improve(solution.x, MAX_ITER)
-    if not objective.converged and solution.nit < MAX_ITER:
-        objective.use_float64()
-        solution = improve(solution.x, MAX_ITER - solution.nit)
-    report_progress(USUAL_STEPS - min(steps, USUAL_STEPS - 1))
-    return np.asarray(solution.x)
+        Where the data give much more curvature than the penalty, the bound on the error is far too
+        high. There a small gradient and a small Newton step together tell that the optimum is near.
+        """
+        self._steps += 1
+        self._report_progress(int(self._steps < USUAL_STEPS))
+        allowed = TOLERANCE * np.linalg.norm(point.weights)
+        is_small_step = np.linalg.norm(point.weights - self._weights) <= SMALL_STEP * allowed
+        is_small_gradient = point.gradient_norm <= SMALL_GRADIENT * self._first_gradient
+        is_near = is_newton and is_small_step and is_small_gradient
+        self.converged = bool(point.error_bound <= allowed or is_near)
+        self._weights = point.weights
 
 
 class Objective:
@@ -151,11 +206,6 @@ class Objective:
         Weights of the cross-entropies of each class's rows.
     map_blocks : callable
         Applies a function to all blocks of rows, as `map`.
-
-    Attributes
-    ----------
-    converged : bool
-        Whether the weights were within TOLERANCE of the optimum after the last step.
     """
 
     def __init__(
@@ -178,18 +228,18 @@ class Objective:
         curvatures = 1 + C / self.n_classes * variances
         intercept_curvature = C / self.n_classes * len(X)
         self.step_sizes = 1 / np.sqrt(np.append(curvatures, intercept_curvature))[:, None]
-        self.converged = False
-        self._previous = np.zeros((X.shape[1], self.n_classes))  # weights of the last step
-        self._first_gradient = 0.0  # its norm, in steps
-        self._last: tuple[Float64, tuple[float, Float64]] | None = None  # call
 
-    def __call__(self, v: Float64) -> tuple[float, Float64]:
-        """Return the objective and its gradient at v."""
-        if self._last and np.array_equal(v, self._last[0]):
-            return self._last[1]  # a solver starts where another one ended
+    def in_float64(self) -> Objective:
+        """Return the same objective, computed in float64."""
+        objective = copy.copy(self)
+        objective.X = self.X.astype(np.float64)
+        return objective
+
+    def evaluate(self, v: Float64) -> Point:
+        """Return the objective at v."""
         table = self.coefficients(v).astype(self.X.dtype)
 
-        def evaluate(block: slice) -> tuple[np.float64, Float64, Floats]:
+        def evaluate_block(block: slice) -> tuple[np.float64, Float64, Floats]:
             X, y = self.X[block], self.y[block]
             rows = np.arange(len(y))
             scores = _scores(X, table)
@@ -205,51 +255,37 @@ class Objective:
             gradient = _backward(X, self._weighted(errors, block))
             return losses.sum(dtype=np.float64), gradient, probabilities
 
-        parts = self._map(evaluate, self._blocks)
-        losses, gradients, self._probabilities = zip(*parts, strict=True)
-        self._uncertain: list[tuple[Floats, Floats, Floats]] = []
+        parts = self._map(evaluate_block, self._blocks)
+        losses, gradients, probabilities = zip(*parts, strict=True)
         weights = self._table(v)[:-1] * self.step_sizes[:-1]
         gradient = self.C * sum(gradients)
         gradient[:-1] += weights
-        self._weights, self._gradient = weights, gradient
-        if not self._first_gradient:
-            self._first_gradient = float(np.linalg.norm(gradient * self.step_sizes))
-        value = self.C * float(sum(losses)) + 0.5 * float((weights**2).sum())
-        result = UNIT * value, UNIT * (gradient * self.step_sizes).ravel()
-        self._last = v.copy(), result
-        return result
+        loss = self.C * float(sum(losses)) + 0.5 * float((weights**2).sum())
+        return Point(self, v.copy(), loss, gradient, weights, probabilities)
 
-    def use_float64(self) -> None:
-        """Compute in float64. float32 is twice as fast, but its rounding can stop a line search."""
-        self.X = self.X.astype(np.float64)
-        self._last = None
-
-    def hessian_product(self, direction: Float64) -> Float64:
-        """Return about the Hessian times a direction, at the point of the last call."""
+    def hessian_product(self, rows: list[UncertainRows], direction: Float64) -> Float64:
+        """Return about the Hessian times a direction, where these rows are uncertain."""
         table = self.coefficients(direction).astype(self.X.dtype)
 
-        def multiply(rows: tuple[Floats, Floats, Floats]) -> Float64:
-            X, probabilities, weighted = rows
-            changes = _scores(X, table)
-            changes -= np.einsum("ij,ij->i", probabilities, changes)[:, None]
-            changes *= weighted
-            return _backward(X, changes)
+        def multiply(block: UncertainRows) -> Float64:
+            changes = _scores(block.X, table)
+            changes -= np.einsum("ij,ij->i", block.probabilities, changes)[:, None]
+            changes *= block.weighted
+            return _backward(block.X, changes)
 
-        if not self._uncertain:
-            self._uncertain = self._uncertain_rows()
-        product = np.asarray(self.C * sum(self._map(multiply, self._uncertain)))
+        product = np.asarray(self.C * sum(self._map(multiply, rows)))
         product[:-1] += self._table(direction)[:-1] * self.step_sizes[:-1]
         return np.asarray(UNIT * (product * self.step_sizes).ravel())
 
-    def _uncertain_rows(self) -> list[tuple[Floats, Floats, Floats]]:
-        """Return each block's rows of uncertain class: X, probabilities, weighted probabilities.
+    def uncertain_rows(self, probabilities: Sequence[Floats]) -> list[UncertainRows]:
+        """Return each block's rows of uncertain class.
 
         The other rows add little to the Hessian. Where classes are separable, they are many.
         """
 
         def wrong(i: int) -> Floats:
             # a sum, since 1 - p of the true class is 0 too soon in float32
-            others = self._weighted(self._probabilities[i], self._blocks[i]).copy()
+            others = self._weighted(probabilities[i], self._blocks[i]).copy()
             others[np.arange(len(others)), self.y[self._blocks[i]]] = 0
             return np.asarray(others.sum(axis=1))
 
@@ -257,11 +293,11 @@ class Objective:
         totals = list(self._map(wrong, numbers))
         lowest = CERTAIN * np.concatenate(totals).mean(dtype=np.float64)
 
-        def select(i: int) -> tuple[Floats, Floats, Floats]:
+        def select(i: int) -> UncertainRows:
             chosen = np.flatnonzero(totals[i] >= lowest)
             rows = self._blocks[i].start + chosen
-            probabilities = self._probabilities[i][chosen]
-            return self.X[rows], probabilities, self._weighted(probabilities, rows)
+            uncertain = probabilities[i][chosen]
+            return UncertainRows(self.X[rows], uncertain, self._weighted(uncertain, rows))
 
         return list(self._map(select, numbers))
 
@@ -269,35 +305,78 @@ class Objective:
         """Return the weights of the features and the intercepts (D + 1, n)."""
         return np.asarray(self._table(v) * self.step_sizes)
 
-    def finish_step(self, is_newton: bool) -> None:
-        """Check whether the weights are within TOLERANCE of the optimum.
-
-        The penalty gives the objective a curvature of at least 1 in the weights, so the gradient's
-        norm bounds their error. Where the data give much more curvature, the bound is far too
-        high. There a small gradient and a small Newton step together tell that the optimum is near.
-        Intercepts have no penalty and count in units of `step_sizes`.
-        """
-        allowed = TOLERANCE * np.linalg.norm(self._weights)
-        scaled = self._gradient * self.step_sizes
-        bound = np.hypot(np.linalg.norm(self._gradient[:-1]), np.linalg.norm(scaled[-1]))
-        step = np.linalg.norm(self._weights - self._previous)
-        is_near = is_newton and step <= SMALL_STEP * allowed
-        self.converged = bool(
-            bound <= allowed or (is_near and self.gradient_fell_to(SMALL_GRADIENT))
-        )
-        self._previous = self._weights
-
-    def gradient_fell_to(self, share: float) -> bool:
-        """Tell whether the gradient's norm, in steps, is at most a share of the first."""
-        norm = np.linalg.norm(self._gradient * self.step_sizes)
-        return bool(norm <= share * self._first_gradient)
-
     def _table(self, v: Float64) -> Float64:
         return v.reshape(-1, self.n_classes)
 
     def _weighted(self, values: Floats, rows: slice | Int64) -> Floats:
         """Multiply values (rows, n) by the weights of their rows."""
         return values if self.row_weights is None else values * self.row_weights[rows, None]
+
+
+class UncertainRows(NamedTuple):
+    """Rows of a block (R, D), their probabilities (R, n), and these times the rows' weights."""
+
+    X: Floats
+    probabilities: Floats
+    weighted: Floats
+
+
+@dataclass(frozen=True, eq=False)
+class Point:
+    """An objective at parameters v.
+
+    Attributes
+    ----------
+    objective : Objective
+    v : array
+    loss : float
+        The objective, without its unit.
+    slope : array (D + 1, n)
+        The gradient of the loss in the weights and the intercepts.
+    weights : array (D, n)
+    probabilities : sequence of arrays (B, n)
+        Per block of rows.
+    """
+
+    objective: Objective
+    v: Float64
+    loss: float
+    slope: Float64
+    weights: Float64
+    probabilities: Sequence[Floats]
+
+    @property
+    def value(self) -> float:
+        """The objective."""
+        return UNIT * self.loss
+
+    @cached_property
+    def gradient(self) -> Float64:
+        """Its gradient in v."""
+        return np.asarray(UNIT * (self.slope * self.objective.step_sizes).ravel())
+
+    @property
+    def gradient_norm(self) -> float:
+        """The norm of the loss's gradient in v."""
+        return float(np.linalg.norm(self.gradient)) / UNIT
+
+    @property
+    def error_bound(self) -> float:
+        """An upper bound on the norm of the weights' error.
+
+        The penalty gives the loss a curvature of at least 1 in the weights, so the gradient's norm
+        bounds their error. Intercepts have no penalty and count in units of `step_sizes`.
+        """
+        intercepts = self.slope[-1] * self.objective.step_sizes[-1]
+        return float(np.hypot(np.linalg.norm(self.slope[:-1]), np.linalg.norm(intercepts)))
+
+    @cached_property
+    def _uncertain_rows(self) -> list[UncertainRows]:
+        return self.objective.uncertain_rows(self.probabilities)
+
+    def hessian_product(self, direction: Float64) -> Float64:
+        """Return about the Hessian times a direction."""
+        return self.objective.hessian_product(self._uncertain_rows, direction)
 
 
 def _squares(X: Floats) -> Float64:

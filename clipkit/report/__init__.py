@@ -24,7 +24,7 @@ from clipkit.report.formatting import as_markdown, escape
 from clipkit.report.html import as_html
 from clipkit.version import __version__
 
-__all__ = ["Page", "as_html", "as_markdown", "markdown", "of_files", "of_folder"]
+__all__ = ["Page", "as_html", "as_markdown", "of_files", "of_folder"]
 
 LIBRARIES = ("numpy", "scikit-learn", "torch", "transformers")
 NOTES = (
@@ -40,11 +40,6 @@ NOTES = (
     "control is one draw of random weights. If there are several, their column holds the mean, and "
     "the brackets the lowest and the highest. Bars and the summary have the most accurate of them."
 )
-
-
-def markdown(folder: Path, untrained: Sequence[Path] = ()) -> str:
-    """Report a results folder as a Markdown page; see `of_folder`."""
-    return as_markdown(of_folder(folder, untrained))
 
 
 @one_subprocess()
