@@ -597,7 +597,7 @@ def test_a_small_parquet_manifest_that_unpacks_to_gigabytes_is_refused(
     path = tmp_path / "m.parquet"
     pq.write_table(table, path, compression="zstd", store_schema=False, **options)
     assert path.stat().st_size < 10_000
-    parquet_manifests = manifests.import_parquet("parquet_manifests")
+    parquet_manifests = manifests.import_parquet(manifests.PARQUET_READER)
     monkeypatch.setattr(parquet_manifests, "READ_MEMORY", 2**26)
     monkeypatch.setattr(parquet_manifests, "_batch_rows", None)  # this process reads no row
     with pytest.raises(ClipkitError) as caught:
@@ -610,7 +610,7 @@ def test_a_row_of_a_parquet_manifest_takes_few_bytes(tmp_path, monkeypatch):
     table = pa.table({"path": [f"photos/{i % 100:02}/{i:06}.jpg" for i in range(300_000)]})
     pq.write_table(table, tmp_path / "m.parquet")  # one row group
     del table
-    parquet_manifests = manifests.import_parquet("parquet_manifests")
+    parquet_manifests = manifests.import_parquet(manifests.PARQUET_READER)
     batch_rows = parquet_manifests._batch_rows
     before, sizes = pa.total_allocated_bytes(), []
 
