@@ -597,7 +597,7 @@ def test_a_small_parquet_manifest_that_unpacks_to_gigabytes_is_refused(
     path = tmp_path / "m.parquet"
     pq.write_table(table, path, compression="zstd", store_schema=False, **options)
     assert path.stat().st_size < 10_000
-    parquet_manifests = manifests.import_parquet("parquet_manifests")
+    parquet_manifests = manifests.import_parquet(manifests.PARQUET_READER)
     monkeypatch.setattr(parquet_manifests, "READ_MEMORY", 2**26)
     monkeypatch.setattr(parquet_manifests, "_batch_rows", None)  # this process reads no row
     with pytest.raises(ClipkitError) as caught:
@@ -610,7 +610,7 @@ def test_a_row_of_a_parquet_manifest_takes_few_bytes(tmp_path, monkeypatch):
     table = pa.table({"path": [f"photos/{i % 100:02}/{i:06}.jpg" for i in range(300_000)]})
     pq.write_table(table, tmp_path / "m.parquet")  # one row group
     del table
-    parquet_manifests = manifests.import_parquet("parquet_manifests")
+    parquet_manifests = manifests.import_parquet(manifests.PARQUET_READER)
     batch_rows = parquet_manifests._batch_rows
     before, sizes = pa.total_allocated_bytes(), []
 
@@ -634,6 +634,27 @@ def test_a_row_of_a_manifest_of_text_takes_few_bytes(photos):
         _, most = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         assert most / len(split) < 140  # the file has 110 or more for each row
+
+
+def test_ids_of_a_manifest_take_little_more_than_their_letters(photos):
+    rows = [{"path": f"photos/{i:06}.jpg"} for i in range(20_000)]
+    sizes = []
+    for number, row in enumerate(rows):
+        row["id"] = f"image {number:06}"
+    for table in ([{"path": row["path"]} for row in rows], rows):
+        path = write_manifest(photos / "m.csv", table)
+        datasets.load(path)  # imports
+        tracemalloc.start()
+        split = datasets.load(path).splits["all"]
+        held, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        sizes.append(held / len(split))
+    assert sizes[1] - sizes[0] < 12 + 8 + 4
+    assert split.ids == [row["id"] for row in rows]
+    assert (split.ids[-1], split.ids[3:5]) == (rows[-1]["id"], ["image 000003", "image 000004"])
+    with pytest.raises(IndexError):
+        split.ids[len(rows)]
+    assert split.ids != split.ids[:-1]
 
 
 def test_a_manifest_that_changes_while_it_is_read_is_refused(photos, monkeypatch):

@@ -163,7 +163,7 @@ class ImageDataset:
 
     Parameters
     ----------
-    ids : list of str
+    ids : sequence of str
         N unique ids: the path of each file in the split, or row numbers where there are no files.
     labels : (N,) int64 array or None
         Indices into the class names of the data set; None without labels.
@@ -171,7 +171,7 @@ class ImageDataset:
         The images.
     """
 
-    ids: list[str]
+    ids: Sequence[str]
     labels: Int64 | None
     source: ImageSource
 

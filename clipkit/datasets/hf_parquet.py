@@ -7,11 +7,11 @@ all threads and data sets of the process: a worker gets shard after shard of the
 from __future__ import annotations
 
 import bisect
-import contextlib
 import functools
 import hashlib
+import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,20 +25,20 @@ from clipkit import console
 from clipkit.datasets import images, remote, shards
 from clipkit.datasets.cache import SharedCache
 from clipkit.datasets.dataset import Dataset, ImageDataset
-from clipkit.datasets.images import escape, reason
+from clipkit.datasets.images import escape
 from clipkit.datasets.labels import (
     NO_LABEL,
+    LabelCodes,
     attach_labels,
     has_duplicates,
     labels_from_texts,
     number_labels,
 )
-from clipkit.datasets.parquet_manifests import is_image_type
+from clipkit.datasets.parquet_manifests import is_image_type, is_text, read_errors
 from clipkit.datasets.remote import LocalFile, RangeReader, StoredFile, display_url
 from clipkit.errors import ClipkitError, ImageError
 from clipkit.features import Int64
-from clipkit.features.parquet import check_footer
-from clipkit.features.prefetch import prefetch_map
+from clipkit.features.parquet import check_footer, column_chunks
 from clipkit.features.validation import MAX_CLASSES
 
 ENDING = ".parquet"
@@ -52,7 +52,6 @@ KEPT_GROUPS = 3  # at least
 KEPT_BYTES = 2**29
 MAX_GROUP_BYTES = 2**30
 MAX_OTHER_BYTES = 2**28  # the paths or labels of a file
-REMOTE_FILES = 8  # whose columns are read at the same time
 MAX_LISTED = 10
 
 
@@ -69,20 +68,15 @@ class ParquetImages:
     def __init__(self, parts: Sequence[ParquetPart], rows: Int64) -> None:
         self.parts = tuple(parts)
         self.rows = rows
-        lengths = [length for part in parts for length in part.lengths]
-        self._group_starts = np.cumsum([0, *lengths])  # the first row of each group, and the end
-        self._part_starts = np.cumsum([0, *map(len, parts)])
-        self._first_groups = np.cumsum([0, *(len(part.lengths) for part in parts)])
+        self._starts = _starts(map(len, parts))
 
     def image(self, i: int) -> Image.Image:
         """Decode image `i`."""
-        row = int(self.rows[i])
-        number = _last_start(self._part_starts, row)
+        number, row = _locate(self._starts, int(self.rows[i]))
         part = self.parts[number]
-        name = f"{display_url(part.file.name)}, row {row - self._part_starts[number]}"
-        group = _last_start(self._group_starts, row)
-        images_of_group = _groups.get((part, group - int(self._first_groups[number])))
-        data = images_of_group.content(row - int(self._group_starts[group]))
+        name = f"{display_url(part.file.name)}, row {row}"
+        group, row_of_group = _locate(part.starts, row)
+        data = _groups.get((part, group)).content(row_of_group)
         if data is None:
             raise ImageError(f"cannot read {name}: expected the bytes of an image, got none")
         return images.decode(data, name)
@@ -90,11 +84,12 @@ class ParquetImages:
     def take(self, rows: Int64) -> ParquetImages:
         """Return the given images, and of the files those that hold one."""
         rows = self.rows[rows]
-        part_of = np.searchsorted(self._part_starts, rows, side="right") - 1
+        starts = np.array(self._starts)
+        part_of = np.searchsorted(starts, rows, side="right") - 1
         used, new_part_of = np.unique(part_of, return_inverse=True)
         parts = [self.parts[number] for number in used]
-        new_starts = np.cumsum([0, *map(len, parts)])
-        return ParquetImages(parts, rows - self._part_starts[part_of] + new_starts[new_part_of])
+        new_starts = np.array(_starts(map(len, parts)))
+        return ParquetImages(parts, rows - starts[part_of] + new_starts[new_part_of])
 
     def fingerprint(self) -> str:
         """Return the SHA-256 over the size and state of the files, and the rows."""
@@ -108,9 +103,15 @@ class ParquetImages:
         return ParquetImages, (self.parts, self.rows)
 
 
-def _last_start(starts: Int64, row: int) -> int:
-    """Return the number of the part that holds a row, by where the parts start."""
-    return int(np.searchsorted(starts, row, side="right")) - 1
+def _starts(lengths: Iterable[int]) -> tuple[int, ...]:
+    """Return the first row of each part of these lengths, and the end."""
+    return tuple(itertools.accumulate(lengths, initial=0))
+
+
+def _locate(starts: Sequence[int], row: int) -> tuple[int, int]:
+    """Return the number of the part that holds a row, and the row's number in that part."""
+    number = bisect.bisect_right(starts, row) - 1
+    return number, row - starts[number]
 
 
 @dataclass(frozen=True)
@@ -124,17 +125,17 @@ class ParquetPart:
         The column of the images.
     is_struct : bool
         Whether the column holds structs of `bytes` and `path`, or bytes alone.
-    lengths : tuple of int
-        The number of rows in each row group.
+    starts : tuple of int
+        The first row of each row group, and the number of rows.
     """
 
     file: StoredFile
     column: str
     is_struct: bool
-    lengths: tuple[int, ...]
+    starts: tuple[int, ...]
 
     def __len__(self) -> int:
-        return sum(self.lengths)
+        return self.starts[-1]
 
 
 class _Group:
@@ -142,14 +143,12 @@ class _Group:
 
     def __init__(self, chunks: list[Any]) -> None:
         self.chunks = chunks
-        self.starts = [0]
-        for chunk in chunks:
-            self.starts.append(self.starts[-1] + len(chunk))
+        self.starts = _starts(map(len, chunks))
 
     def content(self, row: int) -> bytes | None:
         """Return the bytes of a row, or None for a null."""
-        number = bisect.bisect_right(self.starts, row) - 1
-        content: bytes | None = self.chunks[number][row - self.starts[number]].as_py()
+        number, row = _locate(self.starts, row)
+        content: bytes | None = self.chunks[number][row].as_py()
         return content
 
     def nbytes(self) -> int:
@@ -162,25 +161,12 @@ def _metadata(file: StoredFile) -> pq.FileMetaData:
     """Return the footer of a file, which takes several requests of a remote one."""
     if isinstance(file, LocalFile):
         check_footer(Path(file.name), file.name)
-    with _read_errors(file):
+    with read_errors(display_url(file.name)):
         return pq.read_metadata(_source(file))
 
 
 def _source(file: StoredFile) -> Any:
     return file.name if isinstance(file, LocalFile) else pa.PythonFile(RangeReader(file), "r")
-
-
-def _open(file: StoredFile, **options: Any) -> pq.ParquetFile:
-    return pq.ParquetFile(_source(file), metadata=_metadata(file), **options)
-
-
-@contextlib.contextmanager
-def _read_errors(file: StoredFile) -> Iterator[None]:
-    """Turn what pyarrow raises about a damaged file into one line."""
-    try:
-        yield
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise ClipkitError(f"cannot read {display_url(file.name)}: {reason(error)}") from error
 
 
 def _read_group(part: ParquetPart, number: int) -> _Group:
@@ -189,22 +175,17 @@ def _read_group(part: ParquetPart, number: int) -> _Group:
     column = f"{part.column}.bytes" if part.is_struct else part.column
     chunks = []
     size = 0
-    with _read_errors(part.file), _open(part.file) as file:
-        rows = _rows_at_once(_column_size(file.metadata, number, column), IMAGE_ROWS)
-        for batch in file.iter_batches(
-            rows, row_groups=[number], columns=[column], use_threads=False
-        ):
-            array = batch.column(0)
-            if part.is_struct:
-                array = array.flatten()[0]  # null where the struct is null
-            chunks.append(array)
-            size += array.nbytes
-            _check_group_size(size, where)
+    for batch in _iter_batches(part.file, column, [number], IMAGE_ROWS):
+        array = batch.column(0)
+        if part.is_struct:
+            array = array.flatten()[0]  # null where the struct is null
+        chunks.append(array)
+        size += array.nbytes
+        _check_group_size(size, where)
     group = _Group(chunks)
-    if group.starts[-1] != part.lengths[number]:
-        raise ClipkitError(
-            f"{where}: expected {part.lengths[number]:,} rows, got {group.starts[-1]:,}"
-        )
+    stated = part.starts[number + 1] - part.starts[number]
+    if group.starts[-1] != stated:
+        raise ClipkitError(f"{where}: expected {stated:,} rows, got {group.starts[-1]:,}")
     return group
 
 
@@ -213,21 +194,31 @@ _groups: SharedCache[tuple[ParquetPart, int], _Group] = SharedCache(
 )
 
 
-def _rows_at_once(size: int, most: int) -> int:
-    """Return how many rows are read at once from a column of so many bytes in a row group.
+def _iter_batches(
+    file: StoredFile, column: str, groups: Sequence[int], most: int
+) -> Iterator[pa.RecordBatch]:
+    """Yield a column of row groups, at most so many rows at a time."""
+    name = display_url(file.name)
+    chunks = _chunks(_metadata(file), column, groups)
+    # A row takes at most as much as all rows of its group, a dictionary included.
+    rows = max(1, min(most, BATCH_BYTES // max(1, _largest(chunks))))
 
-    A row takes at most as much as all of them, a dictionary included.
-    """
-    return max(1, min(most, BATCH_BYTES // max(1, size)))
+    with read_errors(name), pq.ParquetFile(_source(file), metadata=_metadata(file)) as content:
+        yield from content.iter_batches(
+            rows, row_groups=groups, columns=[column], use_threads=False
+        )
 
 
-def _column_size(metadata: pq.FileMetaData, group: int, column: str) -> int:
-    """Return the uncompressed bytes of a column in a row group; 0 without the column."""
-    row_group = metadata.row_group(group)
-    for leaf in map(row_group.column, range(row_group.num_columns)):
-        if leaf.path_in_schema == column:
-            return int(leaf.total_uncompressed_size)
-    return 0
+def _chunks(
+    metadata: pq.FileMetaData, column: str, groups: Iterable[int]
+) -> list[pq.ColumnChunkMetaData]:
+    """Return what the footer says of one column in row groups."""
+    return [chunk for chunk in column_chunks(metadata, groups) if chunk.path_in_schema == column]
+
+
+def _largest(chunks: Iterable[pq.ColumnChunkMetaData]) -> int:
+    """Return the bytes that the largest of these chunks unpacks to, as the footer says."""
+    return max((int(chunk.total_uncompressed_size) for chunk in chunks), default=0)
 
 
 def _check_group_size(size: int, where: str) -> None:
@@ -264,13 +255,13 @@ def read_parquet(patterns: Sequence[str]) -> Dataset:
     """
     names = shards.find_files(patterns, ENDING)
     split_of = shards.split_names(names)
-    tables = _read_tables(names)
+    tables = shards.read_each(_read_table, names, "reading the labels of Parquet files", "files")
     _check_same(tables)
+    tables_of = shards.group_by_split(tables, split_of)
     splits: dict[str, ImageDataset] = {}
-    for split in dict.fromkeys(split_of):
-        chosen = [table for table, its in zip(tables, split_of, strict=True) if its == split]
-        if any(len(table.part) for table in chosen):
-            splits[split] = _join(chosen)
+    for split, its in tables_of.items():
+        if any(len(table.part) for table in its):
+            splits[split] = _join(its)
     if not splits:
         raise ClipkitError(f"{display_url(names[0])}: expected rows, got none")
     class_names: list[str] = []
@@ -279,8 +270,8 @@ def read_parquet(patterns: Sequence[str]) -> Dataset:
     details["columns"] = {"image": first.part.column}
     if first.label is not None:
         details["columns"]["label"] = first.label
-        labels, class_names = _labels(tables, split_of, names[0])
-        splits = attach_labels(splits, {split: labels[split] for split in splits})
+        labels, class_names = _labels(tables_of, names[0])
+        splits = attach_labels(splits, labels)
         class_names, index = shards.rename_classes_beside(class_names, names[0])
         details |= index
     return Dataset(shards.data_set_name(names), class_names, splits, details)
@@ -293,35 +284,25 @@ class _Table:
     part: ParquetPart
     paths: list[str] | None  # None if one is missing
     label: str | None  # the column of the labels
-    # (N,) labels, indices into `texts` if there are any, or NO_LABEL. None after joining
+    # (N,) labels, codes of `texts` if they are texts, or NO_LABEL. None after joining
     values: Int64 | None
-    texts: list[str] | None
+    texts: LabelCodes | None
     class_names: list[str] | None
 
 
-def _read_tables(names: Sequence[str]) -> list[_Table]:
-    """Read all columns but the images; those of remote files at the same time."""
-    workers = REMOTE_FILES if any(map(remote.is_url, names)) else 1
-    tables: list[_Table] = []
-    with console.progress("reading the labels of Parquet files", "files") as report_progress:
-        for table in prefetch_map(_read_table, names, workers, ahead=workers):
-            tables.append(table)
-            report_progress(len(tables), len(names))
-    return tables
-
-
 def _read_table(name: str) -> _Table:
+    """Read all columns of a file but the images."""
     file = remote.open_file(name)
     where = display_url(name)
     metadata = _metadata(file)
-    with _read_errors(file):
+    with read_errors(where):
         schema = metadata.schema.to_arrow_schema()
         features = _features(metadata.metadata or {})
         column = _image_column(schema, features, where)
         is_struct = pa.types.is_struct(schema.field(column).type)
         content = f"{column}.bytes" if is_struct else column
-        groups = _check_groups(metadata, content, where)
-    part = ParquetPart(file, column, is_struct, groups)
+        lengths = _check_groups(metadata, content, where)
+    part = ParquetPart(file, column, is_struct, _starts(lengths))
     paths = None
     if is_struct and schema.field(column).type.get_field_index("path") >= 0:
         paths = _read_paths(part)
@@ -349,7 +330,7 @@ def _image_column(schema: pa.Schema, features: Mapping[str, Mapping[str, Any]], 
     for name in IMAGE_COLUMNS:
         if columns.count(name) == 1:
             return name
-    declared = [name for name in columns if features.get(name, {}).get("_type") == "Image"]
+    declared = _declared(columns, features, "Image")
     structs = [name for name in columns if pa.types.is_struct(schema.field(name).type)]
     for candidates in (declared, structs, columns):
         if len(candidates) == 1:
@@ -363,26 +344,26 @@ def _label_column(
     schema: pa.Schema, features: Mapping[str, Mapping[str, Any]], where: str
 ) -> str | None:
     """Return the column of the labels, or None."""
-    declared: list[str] = [
-        name for name in schema.names if features.get(name, {}).get("_type") == "ClassLabel"
-    ]
-    columns: list[str] = [name for name in LABEL_COLUMNS if name in schema.names] or declared
+    columns = [name for name in LABEL_COLUMNS if name in schema.names]
+    if not columns:
+        columns = _declared(schema.names, features, "ClassLabel")
     if not columns:
         return None
     if len(columns) > 1 and columns[0] not in LABEL_COLUMNS:
         console.warn(f"{where}: no labels are read: several columns hold them, none called label")
         return None
     arrow_type = schema.field(columns[0]).type
-    if pa.types.is_integer(arrow_type) or _is_text(arrow_type):
+    if pa.types.is_integer(arrow_type) or is_text(arrow_type):
         return columns[0]
     console.warn(f"{where}: {columns[0]}: labels of type {arrow_type} are not read")
     return None
 
 
-def _is_text(arrow_type: pa.DataType) -> bool:
-    if pa.types.is_dictionary(arrow_type):
-        arrow_type = arrow_type.value_type
-    return str(arrow_type) in ("string", "large_string")
+def _declared(
+    names: Iterable[str], features: Mapping[str, Mapping[str, Any]], kind: str
+) -> list[str]:
+    """Return the columns that `datasets` calls a feature of this kind."""
+    return [name for name in names if features.get(name, {}).get("_type") == kind]
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -390,33 +371,32 @@ def _listed(names: Sequence[str]) -> str:
     return f"{shown} and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else shown
 
 
-def _check_groups(metadata: pq.FileMetaData, column: str, where: str) -> tuple[int, ...]:
+def _check_groups(metadata: pq.FileMetaData, column: str, where: str) -> list[int]:
     """Return the rows of each row group, and refuse one with too many bytes in a column."""
     lengths = []
     for number in range(metadata.num_row_groups):
-        _check_group_size(_column_size(metadata, number, column), f"{where}, row group {number}")
+        size = _largest(_chunks(metadata, column, [number]))
+        _check_group_size(size, f"{where}, row group {number}")
         lengths.append(metadata.row_group(number).num_rows)
-    return tuple(lengths)
+    return lengths
 
 
 def _iter_column(part: ParquetPart, column: str) -> Iterator[pa.Array]:
     """Yield the values of a column other than the images, some rows at a time."""
     where = f"{display_url(part.file.name)}: {column}"
     size = rows = 0
-    with _read_errors(part.file), _open(part.file) as file:
-        groups = range(file.metadata.num_row_groups)
-        largest = max((_column_size(file.metadata, group, column) for group in groups), default=0)
-        at_once = _rows_at_once(largest, OTHER_ROWS)
-        for batch in file.iter_batches(at_once, columns=[column], use_threads=False):
+    groups = range(len(part.starts) - 1)
+    for batch in _iter_batches(part.file, column, groups, OTHER_ROWS):
+        with read_errors(display_url(part.file.name)):
             batch.validate(full=True)  # texts are UTF-8
-            rows += len(batch)
-            size += batch.nbytes
-            if size > MAX_OTHER_BYTES or rows > len(part):
-                raise ClipkitError(
-                    f"{where}: expected {len(part):,} values in at most "
-                    f"{MAX_OTHER_BYTES >> 20} MiB, got more"
-                )
-            yield batch.column(0)
+        rows += len(batch)
+        size += batch.nbytes
+        if size > MAX_OTHER_BYTES or rows > len(part):
+            raise ClipkitError(
+                f"{where}: expected {len(part):,} values in at most "
+                f"{MAX_OTHER_BYTES >> 20} MiB, got more"
+            )
+        yield batch.column(0)
     if rows != len(part):
         raise ClipkitError(f"{where}: expected {len(part):,} values, got {rows:,}")
 
@@ -432,31 +412,26 @@ def _read_paths(part: ParquetPart) -> list[str] | None:
     return paths if all(paths) else None
 
 
-def _read_labels(part: ParquetPart, column: str) -> tuple[Int64, list[str] | None]:
-    """Return the labels (N,), or indices into the distinct texts of labels."""
-    texts: dict[str, int] = {}
-    is_text = False
+def _read_labels(part: ParquetPart, column: str) -> tuple[Int64, LabelCodes | None]:
+    """Return the labels (N,), or their codes if they are texts."""
+    where = display_url(part.file.name)
+    texts: LabelCodes | None = None
     values = np.full(len(part), NO_LABEL, np.int64)
     start = 0
     for array in _iter_column(part, column):
-        is_text = _is_text(array.type)
-        if is_text:
-            numbers = np.array([_number(text, texts) for text in array.to_pylist()], np.int64)
+        if is_text(array.type):
+            texts = texts or LabelCodes()
+            numbers = np.array([texts.code(text and text.strip()) for text in array.to_pylist()])
+            if len(texts) > MAX_CLASSES:
+                expected = f"expected at most {MAX_CLASSES:,} different labels"
+                raise ClipkitError(f"{where}: {column}: {expected}")
         else:
-            with _read_errors(part.file):  # a label beyond 64 bits
+            with read_errors(where):  # a label beyond 64 bits
                 array = array.cast(pa.int64())
             numbers = array.fill_null(NO_LABEL).to_numpy(zero_copy_only=False)
         values[start : start + len(numbers)] = np.maximum(numbers, NO_LABEL)
         start += len(numbers)
-        if len(texts) > MAX_CLASSES:
-            where = f"{display_url(part.file.name)}: {column}"
-            raise ClipkitError(f"{where}: expected at most {MAX_CLASSES:,} different labels")
-    return values, list(texts) if is_text else None
-
-
-def _number(text: str | None, texts: dict[str, int]) -> int:
-    text = (text or "").strip()
-    return texts.setdefault(text, len(texts)) if text else NO_LABEL
+    return values, texts
 
 
 def _class_names(feature: Mapping[str, Any] | None, where: str) -> list[str] | None:
@@ -503,28 +478,31 @@ def _join(tables: Sequence[_Table]) -> ImageDataset:
 
 
 def _labels(
-    tables: Sequence[_Table], split_of: Sequence[str], name: str
+    tables_of: Mapping[str, Sequence[_Table]], name: str
 ) -> tuple[dict[str, Int64], list[str]]:
     """Return the labels of each split and the class names."""
     where = f"labels of {display_url(name)}"
-    texts: dict[str, int] = {}
-    joined: dict[str, list[Any]] = {}
-    for table, split in zip(tables, split_of, strict=True):
-        values: Any = table.values
-        if table.texts is not None:
-            numbers = [texts.setdefault(text, len(texts)) for text in table.texts]
-            values = np.array([*numbers, NO_LABEL], np.int32)[values]
-        joined.setdefault(split, []).append(values)
-        table.values = None
-    labels: dict[str, Any] = {split: np.concatenate(values) for split, values in joined.items()}
-    del joined, values
+    texts = LabelCodes()
+    labels: dict[str, Any] = {}
+    for split, tables in tables_of.items():
+        labels[split] = np.concatenate([_take_values(table, texts) for table in tables])
+    first = next(iter(tables_of.values()))[0]
 
     def names_of_numbers() -> list[str] | None:
-        return tables[0].class_names or shards.read_class_names(name)
+        return first.class_names or shards.read_class_names(name)
 
-    if tables[0].texts is not None:
-        return labels_from_texts(labels, list(texts), lambda _: where, names_of_numbers)
+    if first.texts is not None:
+        return labels_from_texts(labels, texts, lambda _: where, names_of_numbers)
     largest = max(int(values.max(initial=NO_LABEL)) for values in labels.values())
     shown = [] if largest == NO_LABEL else [str(largest)]
     class_names, _ = number_labels(shown, lambda _: where, names_of_numbers)
     return labels, class_names
+
+
+def _take_values(table: _Table, texts: LabelCodes) -> Any:
+    """Return the labels (N,) of a file, or their codes among all texts; it forgets them."""
+    values: Any = table.values
+    table.values = None
+    if table.texts is not None:
+        return texts.recode(values, table.texts)
+    return values

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -19,6 +19,21 @@ from clipkit.features.validation import MAX_CLASSES
 NO_LABEL = -1
 
 WHOLE_NUMBER = re.compile(r"(-?(?:0|[1-9][0-9]{0,18}))(?:\.0)?")  # a table of floats has 3.0
+
+
+class LabelCodes(dict[str, int]):
+    """The codes of distinct labels: 0, 1, 2, ... in the order in which they first occur."""
+
+    def code(self, label: str | None) -> int:
+        """Return the code of a label, a new one for a new label, or `NO_LABEL` for none."""
+        if not label:
+            return NO_LABEL
+        return self.setdefault(label, len(self))
+
+    def recode(self, codes: NDArray[np.int32] | Int64, labels: Iterable[str]) -> NDArray[np.int32]:
+        """Return the codes (N,) of rows whose `codes` (N,) number other `labels`."""
+        table = np.array([*map(self.code, labels), NO_LABEL], np.int32)  # NO_LABEL, -1, is the last
+        return table[codes]
 
 
 def no_names() -> list[str] | None:
@@ -79,7 +94,7 @@ def number_labels(
 
 def labels_from_texts(
     codes: Mapping[str, NDArray[np.int32] | Int64],
-    texts: Sequence[str],
+    texts: Collection[str],
     place_of: Callable[[str], str],
     names_of_numbers: Callable[[], list[str] | None] = no_names,
 ) -> tuple[dict[str, Int64], list[str]]:
@@ -89,8 +104,8 @@ def labels_from_texts(
     ----------
     codes : dict of str to (N,) array of integers
         Per split, the number in `texts` of each row's label, or `NO_LABEL`.
-    texts : sequence of str
-        The distinct labels.
+    texts : collection of str
+        The distinct labels, in the order of their numbers.
     place_of, names_of_numbers : callable
         See `number_labels`.
 

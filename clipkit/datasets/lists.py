@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from clipkit import files
 from clipkit.datasets.dataset import Dataset
-from clipkit.datasets.rows import Row, collect
+from clipkit.datasets.rows import Row, Table, collect
 from clipkit.errors import ClipkitError, UsageError
 
 MAX_LIST_BYTES = 1 << 28  # a million paths of 256 bytes
@@ -56,9 +56,9 @@ def read_list(source: str = files.STREAM) -> Dataset:
     is_nul = b"\0" in data
     separator = b"\0" if is_nul else b"\n"
     details = {"source": "list", "list": f"sha256:{hashlib.sha256(data).hexdigest()}"}
-    rows = _rows(data, separator)
+    table = Table(_rows(data, separator))
     del data  # so that it is freed with the rows
-    class_names, splits = collect(rows, name, unit="entry" if is_nul else "line")
+    class_names, splits = collect(table, name, unit="entry" if is_nul else "line")
     return Dataset(name, class_names, splits, details)
 
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from io import BufferedReader, BytesIO
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from clipkit import files
@@ -20,13 +18,16 @@ from clipkit.datasets.columns import Columns, as_text, check_columns
 from clipkit.datasets.dataset import Dataset
 from clipkit.datasets.images import escape
 from clipkit.datasets.lists import BOM
-from clipkit.datasets.rows import Row, Rows, collect
+from clipkit.datasets.rows import Row, Rows, Table, collect
 from clipkit.errors import ClipkitError
+from clipkit.features.formats import import_parquet
+from clipkit.features.model import drop_none
 
 ENDINGS = (".csv", ".tsv", ".parquet", ".jsonl")
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 Stream = BufferedReader | BytesIO
 DEFAULTS = Columns()
+PARQUET_READER = "clipkit.datasets.parquet_manifests"
 MAX_HEADER = 1 << 16
 MAX_BYTES = 1 << 28  # a million rows of 256 bytes
 
@@ -41,7 +42,7 @@ def is_manifest(name: str) -> bool:
         return False
     if ending != ".parquet" or not Path(name).is_file():
         return True
-    return not import_parquet("parquet_manifests").holds_images(Path(name), escape(name))
+    return not import_parquet(PARQUET_READER).holds_images(Path(name), escape(name))
 
 
 def names_images(name: str) -> bool:
@@ -95,8 +96,7 @@ def read_manifest(
         its id occurs twice in the split. The message names the line.
     """
     source = str(path)
-    given = {"path": path_column, "label": label_column, "split": split_column}
-    named = {role: column for role, column in given.items() if column is not None}
+    named = drop_none({"path": path_column, "label": label_column, "split": split_column})
     columns = defaults._replace(**named)
     content, digest = _read_rows(source, columns, {columns.path, *named.values()})
     folder = Path(source).resolve().parent
@@ -118,20 +118,18 @@ def _read_rows(source: str, columns: Columns, required: set[str]) -> tuple[Rows,
         with files.spool_input(source) as file:
             with file.path.open("rb") as stream:
                 digest = _digest(stream)
-            has_splits, rows = import_parquet("parquet_manifests").read_rows(
+            table = import_parquet(PARQUET_READER).read_table(
                 file.path, name, columns, required, MAX_BYTES
             )
-            content = collect(rows, name, unit="row", folder=folder, has_splits=has_splits)
-        return content, digest
+            return collect(table, name, unit="row", folder=folder), digest
     with _open_text(source, name) as stream:
         digest = _digest(stream)
         _check_not_empty(stream, name)
         if ending == ".jsonl":
-            has_splits, rows = _read_jsonl(stream, name, columns, required)
+            table = _read_jsonl(stream, name, columns, required)
         else:
-            has_splits, rows = _read_csv(stream, name, columns, required, DELIMITERS[ending])
-        content = collect(rows, name, folder=folder, has_splits=has_splits)
-    return content, digest
+            table = _read_csv(stream, name, columns, required, DELIMITERS[ending])
+        return collect(table, name, folder=folder), digest
 
 
 def _digest(stream: Stream) -> str:
@@ -156,23 +154,6 @@ def _open_text(source: str, name: str) -> Iterator[Stream]:
         raise ClipkitError(f"{name}: the file was changed while it was read", "run it again")
 
 
-def import_parquet(module: str) -> ModuleType:
-    """Import a module of this package that needs pyarrow.
-
-    Raises
-    ------
-    ClipkitError
-        If pyarrow is not installed.
-    """
-    try:
-        return importlib.import_module(f"clipkit.datasets.{module}")
-    except ImportError as error:
-        raise ClipkitError(
-            "a .parquet file needs pyarrow, which is not installed",
-            "install it: pip install 'clipkit-vl[parquet]'",
-        ) from error
-
-
 def _check_not_empty(stream: Stream, name: str) -> None:
     stream.seek(0)
     if not any(line.removeprefix(BOM).strip() for line in stream):
@@ -182,22 +163,22 @@ def _check_not_empty(stream: Stream, name: str) -> None:
 
 def _read_csv(
     stream: Stream, name: str, columns: Columns, required: set[str], delimiter: str
-) -> tuple[bool, Iterator[Row]]:
-    """Return whether there is a column of splits, and the rows."""
+) -> Table:
     records = read_rows(stream, name, delimiter)
     line, header = next(records, (1, []))
     header = [column.strip() for column in header]
     check_columns(header, required, f"{name}, line {line}")
-    place = {column: number for number, column in enumerate(header)}
-    indices = [place.get(column) for column in columns]
-    return columns.split in place, _csv_rows(records, name, len(header), indices)
+    rows = _csv_rows(records, name, header, columns)
+    return Table(rows, columns.split in header, columns.id in header)
 
 
 def _csv_rows(
-    records: Iterator[tuple[int, list[str]]], name: str, width: int, indices: Sequence[int | None]
+    records: Iterator[tuple[int, list[str]]], name: str, header: Sequence[str], columns: Columns
 ) -> Iterator[Row]:
-    path, label, split, row_id = indices
-    assert path is not None, "check_columns has found it"
+    width = len(header)
+    place = dict(zip(header, range(width), strict=True))
+    # for an absent column, the empty text that is appended to each record
+    path, label, split, row_id = (place.get(column, width) for column in columns)
     for line, record in records:
         if len(record) != width:
             raise ClipkitError(
@@ -205,30 +186,18 @@ def _csv_rows(
                 f"got {len(record)}",
                 "quote values that hold a separator or a quote",
             )
-        yield Row(
-            line,
-            record[path],
-            "" if label is None else record[label].strip(),
-            "" if split is None else record[split].strip(),
-            "" if row_id is None else _required_id(record[row_id], f"{name}, line {line}"),
-        )
+        record.append("")
+        yield Row(line, record[path], record[label], record[split], record[row_id])
 
 
-def _required_id(text: str, where: str) -> str:
-    if not text:
-        raise ClipkitError(f"{where}: expected an id, got none")
-    return text
-
-
-def _read_jsonl(
-    stream: Stream, name: str, columns: Columns, required: set[str]
-) -> tuple[bool, Iterator[Row]]:
-    """Return whether there is a column of splits, as the first object has it, and the rows."""
+def _read_jsonl(stream: Stream, name: str, columns: Columns, required: set[str]) -> Table:
+    """Return the rows. There is a column of splits or ids if the first object has it."""
     check_text(stream, name)
     line, first = next(_objects(stream, name))
     check_columns(list(first), required, f"{name}, line {line}")
     has_ids = columns.id in first
-    return columns.split in first, _json_rows(stream, name, columns, has_ids)
+    rows = _json_rows(stream, name, columns if has_ids else columns[:-1])
+    return Table(rows, columns.split in first, has_ids)
 
 
 def _objects(stream: Stream, name: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
@@ -251,17 +220,11 @@ def _objects(stream: Stream, name: str) -> Iterator[tuple[int, Mapping[str, Any]
         yield number, content
 
 
-def _json_rows(stream: Stream, name: str, columns: Columns, has_ids: bool) -> Iterator[Row]:
+def _json_rows(stream: Stream, name: str, columns: Sequence[str]) -> Iterator[Row]:
     for line, content in _objects(stream, name):
         where = f"{name}, line {line}"
-        path = content.get(columns.path)
+        path = content.get(columns[0])
         if path is not None and not isinstance(path, str):
             raise ClipkitError(f"{where}: expected a path, got {str(path)[:40]!r}")
-        row_id = as_text(content.get(columns.id), f"{where}: {columns.id}") if has_ids else ""
-        yield Row(
-            line,
-            as_text(path, f"{where}: {columns.path}"),
-            as_text(content.get(columns.label), f"{where}: {columns.label}").strip(),
-            as_text(content.get(columns.split), f"{where}: {columns.split}").strip(),
-            _required_id(row_id, where) if has_ids else "",
-        )
+        texts = [as_text(content.get(column), f"{where}: {column}") for column in columns]
+        yield Row(line, *texts)

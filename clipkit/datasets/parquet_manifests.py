@@ -14,10 +14,10 @@ import pyarrow.parquet as pq
 
 from clipkit.datasets.columns import Columns, as_text, check_columns
 from clipkit.datasets.images import reason
-from clipkit.datasets.rows import MAX_PATH, Row
+from clipkit.datasets.rows import MAX_PATH, Row, Table
 from clipkit.errors import ClipkitError
 from clipkit.features.isolation import check_in_subprocess
-from clipkit.features.parquet import check_footer
+from clipkit.features.parquet import check_footer, column_chunks, value_type
 from clipkit.files import OpenFile, keep_open
 
 BATCH_ROWS = 1 << 10
@@ -46,12 +46,12 @@ def _is_binary(arrow_type: pa.DataType) -> bool:
 
 def _schema(path: Path, name: str) -> pa.Schema:
     check_footer(path, name)
-    with _read_errors(name):
+    with read_errors(name):
         return pq.read_schema(path)
 
 
 @contextlib.contextmanager
-def _read_errors(name: str) -> Iterator[None]:
+def read_errors(name: str) -> Iterator[None]:
     """Turn the many exceptions of Arrow into one error that names the file."""
     try:
         yield
@@ -61,10 +61,10 @@ def _read_errors(name: str) -> Iterator[None]:
         raise ClipkitError(f"cannot read {name}: {reason(error)}") from error
 
 
-def read_rows(
+def read_table(
     path: Path, name: str, columns: Columns, required: set[str], max_bytes: int
-) -> tuple[bool, Iterator[Row]]:
-    """Return whether there is a column of splits, and the rows.
+) -> Table:
+    """Read the columns of a manifest.
 
     Raises
     ------
@@ -76,31 +76,34 @@ def read_rows(
     present = [column for column in columns if column in schema.names]
     for column in present:
         _check_type(schema.field(column).type, f"{name}: {column}", is_path=column == columns.path)
-    return columns.split in present, _iter_rows(path, name, columns, present, max_bytes)
+    rows = _iter_rows(path, name, columns, present, max_bytes)
+    return Table(rows, columns.split in present, columns.id in present)
 
 
 def _check_type(arrow_type: pa.DataType, where: str, *, is_path: bool) -> None:
-    if pa.types.is_dictionary(arrow_type):
-        arrow_type = arrow_type.value_type
-    is_text = _is_text(arrow_type)
-    is_number = pa.types.is_integer(arrow_type) or pa.types.is_floating(arrow_type)
-    if not is_text and (is_path or not (is_number or pa.types.is_null(arrow_type))):
-        expected = "texts" if is_path else "texts or whole numbers"
-        raise ClipkitError(f"{where}: expected {expected}, got {arrow_type}")
+    if is_text(arrow_type):
+        return
+    arrow_type = value_type(arrow_type)
+    if is_path:
+        raise ClipkitError(f"{where}: expected texts, got {arrow_type}")
+    others = (pa.types.is_integer, pa.types.is_floating, pa.types.is_null)
+    if not any(is_type(arrow_type) for is_type in others):
+        raise ClipkitError(f"{where}: expected texts or whole numbers, got {arrow_type}")
 
 
-def _is_text(arrow_type: pa.DataType) -> bool:
-    return str(arrow_type) in ("string", "large_string")
+def is_text(arrow_type: pa.DataType) -> bool:
+    """Whether a column of this type holds texts, also as a dictionary."""
+    return str(value_type(arrow_type)) in ("string", "large_string")
 
 
 def _iter_rows(
     path: Path, name: str, columns: Columns, present: list[str], max_bytes: int
 ) -> Iterator[Row]:
-    with _read_errors(name), _open(path, present) as file:
+    with read_errors(name), _open(path, present) as file:
         _check_size(file.metadata, present, name, max_bytes)
     _check_unpacked(path, name, present)
     start = 0
-    with _read_errors(name), _open(path, present) as file:
+    with read_errors(name), _open(path, present) as file:
         for batch in _iter_batches(file, present):
             yield from _batch_rows(batch, name, columns, start)
             start += len(batch)
@@ -142,10 +145,9 @@ def _check_unpacked(path: Path, name: str, present: list[str]) -> None:
 
 def _check_size(metadata: pq.FileMetaData, present: list[str], name: str, max_bytes: int) -> None:
     size = 0
-    for group in map(metadata.row_group, range(metadata.num_row_groups)):
-        for column in map(group.column, range(metadata.num_columns)):
-            if column.path_in_schema in present:
-                size += column.total_uncompressed_size
+    for chunk in column_chunks(metadata):
+        if chunk.path_in_schema in present:
+            size += chunk.total_uncompressed_size
     if size > max_bytes:
         raise ClipkitError(
             f"{name}: expected columns of at most {max_bytes >> 20} MiB, got {size >> 20} MiB"
@@ -157,11 +159,9 @@ def _batch_rows(batch: pa.RecordBatch, name: str, columns: Columns, start: int) 
     for column in batch.schema.names:
         values[column] = _texts(batch.column(column), f"{name}: {column}")
     empty = [""] * len(batch)
-    path, label, split, row_id = (values.get(column, empty) for column in columns)
-    for i in range(len(batch)):
-        if columns.id in values and not row_id[i]:
-            raise ClipkitError(f"{name}, row {start + i}: expected an id, got none")
-        yield Row(start + i, path[i], label[i].strip(), split[i].strip(), row_id[i])
+    texts = [values.get(column, empty) for column in columns]
+    places = range(start, start + len(batch))
+    yield from map(Row, places, *texts)
 
 
 def _texts(array: Any, where: str) -> list[str]:
@@ -175,7 +175,7 @@ def _texts(array: Any, where: str) -> list[str]:
 def _check_lengths(array: pa.Array, where: str) -> None:
     if pa.types.is_dictionary(array.type):
         array = array.dictionary
-    if not _is_text(array.type):
+    if not is_text(array.type):
         return
     longest = pc.max(pc.binary_length(array)).as_py() or 0
     if longest > MAX_BYTES_OF_TEXT:

@@ -34,6 +34,7 @@ from clipkit.features import row_ids
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # package dataset-fashion-mnist
 TINY_IMAGENET_URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 ANNOTATIONS = "val/val_annotations.txt"  # of Tiny ImageNet
+# torchvision raises RuntimeError for an archive with another checksum
 DOWNLOAD_ERRORS = (OSError, RuntimeError, HTTPException, tarfile.TarError, EOFError, zlib.error)
 TIMEOUT_SECONDS = 30  # without a byte from the server
 

@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from clipkit.datasets.images import escape, reason
 from clipkit.errors import ClipkitError, UsageError
@@ -47,14 +47,26 @@ _Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
-class LocalFile:
-    """A file on this machine; `state` is its modification time."""
+class StoredFile:
+    """A file whose bytes can be read at any offset, on this machine or at a URL.
+
+    Attributes
+    ----------
+    name : str
+        Its path or URL.
+    size : int
+    state : str
+        What changes with the content: an ETag, a hash or the time of modification.
+    etag : str
+        A strong ETag or a hash, or "": a weak ETag may stand for several contents.
+    """
 
     name: str
     size: int
     state: str
-    etag = ""
-    is_remote = False
+    etag: str = ""
+
+    is_remote: ClassVar[bool] = True
 
     def read(self, offset: int, size: int) -> bytes:
         """Read `size` bytes at an offset. Threads may call this at the same time.
@@ -62,8 +74,28 @@ class LocalFile:
         Raises
         ------
         ClipkitError
-            If the file cannot be read or has become shorter.
+            If the file cannot be read, has changed or has become shorter.
         """
+        if size == 0:
+            return b""
+        data = self._read(offset, size)
+        if len(data) != size:
+            raise ClipkitError(
+                f"{display_url(self.name)}: expected {size:,} bytes, got {len(data):,}",
+                "the file has become shorter, or the connection was cut",
+            )
+        return data
+
+    def _read(self, offset: int, size: int) -> bytes:
+        raise NotImplementedError
+
+
+class LocalFile(StoredFile):
+    """A file on this machine; `state` is its modification time."""
+
+    is_remote = False
+
+    def _read(self, offset: int, size: int) -> bytes:
         try:
             # opened for each read, as image files are: nothing to close, share or pickle
             descriptor = os.open(self.name, os.O_RDONLY | os.O_CLOEXEC)
@@ -78,64 +110,33 @@ class LocalFile:
                 os.close(descriptor)
         except OSError as error:
             raise read_error(self.name, error) from error
-        return _check_length(self.name, data, size)
+        return data
 
 
-@dataclass(frozen=True)
-class HttpFile:
-    """A file at an http(s) URL; `state` is its ETag or else its time of modification.
+class HttpFile(StoredFile):
+    """A file at an http(s) URL, which is read by requests of ranges."""
 
-    `etag` is a strong ETag, or "": a weak one may stand for several contents.
-    """
-
-    name: str
-    size: int
-    state: str
-    etag: str
-    is_remote = True
-
-    def read(self, offset: int, size: int) -> bytes:
-        """Read `size` bytes at an offset, as `LocalFile.read` does, by a request of a range."""
-        if size == 0:
-            return b""
+    def _read(self, offset: int, size: int) -> bytes:
         reply = _retry(self.name, lambda: _request(self.name, offset, size))
         if (reply.total, reply.state) != (self.size, self.state):
             raise ClipkitError(f"{display_url(self.name)}: the file changed while it was read")
-        return _check_length(self.name, reply.data, size)
+        return reply.data
 
 
-@dataclass(frozen=True)
-class FilesystemFile:
-    """A file that fsspec reads; `state` is its ETag, its hash or its time of modification.
+class FilesystemFile(StoredFile):
+    """A file that fsspec reads."""
 
-    `etag` is "" if its storage states neither an ETag nor a hash.
-    """
-
-    name: str
-    size: int
-    state: str
-    etag: str
-    is_remote = True
-
-    def read(self, offset: int, size: int) -> bytes:
-        """Read `size` bytes at an offset, as `LocalFile.read` does."""
-        if size == 0:
-            return b""
+    def _read(self, offset: int, size: int) -> bytes:
         system, path = filesystem(self.name)
         try:
             if protocol_of(self.name) == "hf":
                 # its `cat_file` would read 5 MB ahead, and throw that away
                 with system.open(path, cache_type="none") as stream:
                     stream.seek(offset)
-                    data = bytes(stream.read(size))
-            else:
-                data = bytes(system.cat_file(path, start=offset, end=offset + size))
+                    return bytes(stream.read(size))
+            return bytes(system.cat_file(path, start=offset, end=offset + size))
         except Exception as error:  # the errors of storage clients have no common base
             raise read_error(self.name, error) from error
-        return _check_length(self.name, data, size)
-
-
-StoredFile = LocalFile | HttpFile | FilesystemFile
 
 
 def protocol_of(name: str) -> str | None:
@@ -146,6 +147,20 @@ def protocol_of(name: str) -> str | None:
     """
     match = _PROTOCOL.match(name)
     return match[1].lower() if match else None
+
+
+def is_http(name: str) -> bool:
+    """Whether a name is an http(s) URL."""
+    return protocol_of(name) in ("http", "https")
+
+
+def without_query(url: str) -> str:
+    """Return a URL without its query and fragment.
+
+    >>> without_query("https://host/a.tar?token=1#b")
+    'https://host/a.tar'
+    """
+    return re.split(r"[?#]", url, maxsplit=1)[0]
 
 
 def is_url(name: str) -> bool:
@@ -176,8 +191,8 @@ def display_url(name: str) -> str:
     """
     if protocol_of(name) is None:
         return escape(name)
-    scheme, _, rest = name.partition("://")
-    host, slash, path = re.split(r"[?#]", rest, maxsplit=1)[0].partition("/")
+    scheme, _, rest = without_query(name).partition("://")
+    host, slash, path = rest.partition("/")
     return escape(f"{scheme}://{host.rpartition('@')[2]}{slash}{path}")
 
 
@@ -198,7 +213,7 @@ def open_file(name: str) -> StoredFile:
     """
     if not is_url(name):
         return _open_local(name)
-    if protocol_of(name) in ("http", "https"):
+    if is_http(name):
         return _open_http(name)
     system, path = filesystem(name)
     try:
@@ -213,7 +228,10 @@ def open_file(name: str) -> StoredFile:
 
 
 def _first_of(info: Mapping[str, Any], keys: Sequence[str]) -> str:
-    return next((str(info[key]) for key in keys if info.get(key)), "")
+    for key in keys:
+        if info.get(key):
+            return str(info[key])
+    return ""
 
 
 def read_whole(name: str, limit: int) -> bytes:
@@ -224,7 +242,7 @@ def read_whole(name: str, limit: int) -> bytes:
     ClipkitError
         As `open_file` does, and if the file is larger.
     """
-    if is_url(name) and protocol_of(name) in ("http", "https"):
+    if is_http(name):
         reply = _retry(name, lambda: _request(name, None, limit + 1))
         data = reply.data
     else:
@@ -371,8 +389,8 @@ def _request(url: str, offset: int | None, size: int) -> _Reply:
         if offset is not None:
             total = _check_range(response, offset)
         data = _read_body(response, size)
-        etag, modified = (response.headers.get(name, "") for name in ("ETag", "Last-Modified"))
-    return _Reply(data, total, etag, modified)
+        received = response.headers
+    return _Reply(data, total, received.get("ETag", ""), received.get("Last-Modified", ""))
 
 
 def _check_range(response: Any, offset: int) -> int:
@@ -449,12 +467,3 @@ def _brief(error: Exception) -> str:
     """Return a short reason: clients quote URLs and whole replies."""
     text = reason(error)
     return f"{text[:200]} ..." if len(text) > 200 else text
-
-
-def _check_length(name: str, data: bytes, size: int) -> bytes:
-    if len(data) != size:
-        raise ClipkitError(
-            f"{display_url(name)}: expected {size:,} bytes, got {len(data):,}",
-            "the file has become shorter, or the connection was cut",
-        )
-    return data

@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from clipkit import console
 from clipkit.csv_rows import check_text
@@ -23,11 +24,15 @@ from clipkit.datasets.images import escape, readable_suffixes
 from clipkit.datasets.manifests import is_manifest
 from clipkit.datasets.remote import display_url
 from clipkit.errors import ClipkitError, UsageError
+from clipkit.features.prefetch import prefetch_map
 from clipkit.features.validation import is_split_name
 
 MAX_FILES = 100_000
 MAX_NAMES_BYTES = 2**24
+REMOTE_FILES = 8  # that are read at the same time
 NAMES_FILES = ("classnames.txt", "class_index.json")
+
+_Item = TypeVar("_Item")
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _NUMBERS = re.compile(r"(\d+)\.\.(\d+)")
@@ -95,7 +100,9 @@ def are_parquet(name: str) -> bool:
 
 def _path_of(name: str) -> str:
     """Return a name, of a URL without its query."""
-    return re.split(r"[?#]", name, maxsplit=1)[0] if remote.protocol_of(name) else name
+    if remote.protocol_of(name) is None:
+        return name
+    return remote.without_query(name)
 
 
 def _holds(folder: str, suffix: str) -> bool:
@@ -156,7 +163,7 @@ def _options(text: str, pattern: str) -> list[str]:
 def _find(name: str, suffix: str) -> list[str]:
     if not remote.is_url(name):
         return _find_local(name, suffix)
-    if remote.protocol_of(name) in ("http", "https"):
+    if remote.is_http(name):
         if "*" in name or "[" in name:
             hint = "write a range instead: {0000..0099}"
             message = f"{display_url(name)}: a web server cannot be searched for a wildcard"
@@ -241,6 +248,30 @@ def split_names(files: Sequence[str]) -> list[str]:
     return splits
 
 
+def group_by_split(items: Sequence[_Item], split_of: Sequence[str]) -> dict[str, list[_Item]]:
+    """Return what belongs to each split, in order."""
+    groups: dict[str, list[_Item]] = {}
+    for item, split in zip(items, split_of, strict=True):
+        groups.setdefault(split, []).append(item)
+    return groups
+
+
+def read_each(
+    read: Callable[[str], _Item], names: Sequence[str], what: str, unit: str
+) -> list[_Item]:
+    """Call a function for each file, of remote files for several at the same time.
+
+    `what` and `unit` describe the progress.
+    """
+    workers = REMOTE_FILES if any(map(remote.is_url, names)) else 1
+    items: list[_Item] = []
+    with console.progress(what, unit) as report_progress:
+        for item in prefetch_map(read, names, workers, ahead=workers):
+            items.append(item)
+            report_progress(len(items), len(names))
+    return items
+
+
 def _split_name(file: str) -> str:
     folder, name = _folder_and_name(file)
     stem = name.rpartition(".")[0]
@@ -263,11 +294,9 @@ def _checked_split(name: str, file: str) -> str:
 
 def _folder_and_name(file: str) -> tuple[str, str]:
     """Return the folder and the name of a path, or of a URL without its query."""
-    if remote.protocol_of(file) is not None:
-        file = re.split(r"[?#]", file, maxsplit=1)[0]
-    else:
+    if remote.protocol_of(file) is None:
         file = str(Path(file).absolute())
-    folder, _, name = file.rpartition("/")
+    folder, _, name = _path_of(file).rpartition("/")
     return folder, name
 
 

@@ -17,6 +17,8 @@ from clipkit.datasets.dataset import Dataset
 from clipkit.datasets.images import escape
 from clipkit.datasets.registry import REGISTRY
 from clipkit.errors import ClipkitError, UsageError, unknown
+from clipkit.features.formats import import_parquet
+from clipkit.features.model import drop_none
 from clipkit.files import STREAM
 
 
@@ -35,12 +37,13 @@ class SourceOptions:
 
     def columns(self) -> dict[str, str]:
         """Return the columns that are named, by the name of their option."""
-        named = {
-            "path-column": self.path_column,
-            "label-column": self.label_column,
-            "split-column": self.split_column,
-        }
-        return {option: column for option, column in named.items() if column is not None}
+        return drop_none(
+            {
+                "path-column": self.path_column,
+                "label-column": self.label_column,
+                "split-column": self.split_column,
+            }
+        )
 
 
 class Source(NamedTuple):
@@ -67,8 +70,10 @@ class Source(NamedTuple):
 
 
 def _read_named(names: Sequence[str], options: SourceOptions) -> Dataset:
-    root = options.root
-    return REGISTRY[names[0]](None if root is None else Path(root).expanduser())
+    root = None
+    if options.root is not None:
+        root = Path(options.root).expanduser()
+    return REGISTRY[names[0]](root)
 
 
 def _read_list(names: Sequence[str], options: SourceOptions) -> Dataset:
@@ -87,7 +92,7 @@ def _read_manifest(names: Sequence[str], options: SourceOptions) -> Dataset:
 
 
 def _read_parquet_images(names: Sequence[str], options: SourceOptions) -> Dataset:
-    data: Dataset = manifests.import_parquet("hf_parquet").read_parquet(names)
+    data: Dataset = import_parquet("clipkit.datasets.hf_parquet").read_parquet(names)
     return data
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import itertools
 import json
 import os
 import time
@@ -22,7 +23,7 @@ import numpy as np
 
 from clipkit import console
 from clipkit.datasets.images import readable_suffixes
-from clipkit.datasets.labels import NO_LABEL
+from clipkit.datasets.labels import NO_LABEL, LabelCodes
 from clipkit.datasets.remote import StoredFile, display_url
 from clipkit.datasets.tar_scan import SPARSE_FILE, Scan, scan_headers
 from clipkit.errors import ClipkitError
@@ -116,18 +117,18 @@ def _as_bytes(text: str) -> Any:
 def _load(path: Path, total: int) -> Scan:
     """Read a file of the cache. The checksums of its zip find damage; a `ValueError` is raised."""
     with path.open("rb") as stream, np.load(stream) as content:
-        keys, details = (content[name].tobytes().decode() for name in ("keys", "details"))
-        offsets, sizes, codes = (content[name] for name in ("offsets", "sizes", "codes"))
-    described = json.loads(details)
-    texts = {text: number for number, text in enumerate(described["texts"])}
+        keys = content["keys"].tobytes().decode()
+        details = json.loads(content["details"].tobytes())
+        offsets, sizes, codes = content["offsets"], content["sizes"], content["codes"]
+    texts = LabelCodes(zip(details["texts"], itertools.count()))
     scan = Scan(
         keys.split("\n") if keys else [],
         array("q", offsets.tobytes()),
         array("q", sizes.tobytes()),
         array("i", codes.tobytes()),
         texts,
-        described["repeated"],
-        described["example"],
+        details["repeated"],
+        details["example"],
     )
     is_valid = len(scan.keys) == len(scan.offsets) == len(scan.sizes) == len(scan.codes)
     if is_valid and scan.keys:

@@ -169,8 +169,10 @@ def _octal(digits: bytes) -> int:
     digits = digits.strip(b" \0")
     if not digits:
         return 0
+    if not digits.isdigit():  # int takes +7, 0o7 and 7_7, too
+        return -1
     try:
-        return int(digits, 8) if digits.isdigit() else -1
+        return int(digits, 8)
     except ValueError:  # 8 or 9
         return -1
 
@@ -223,7 +225,7 @@ def _skip_sparse_map(headers: HeaderReader, start: int, where: str) -> int:
 
 def _name(header: bytes) -> bytes:
     """Return the name in a header, with the prefix of the POSIX form."""
-    name = header[: header.index(0)] if 0 in header[:100] else header[:100]
+    name = header[:100].partition(b"\0")[0]
     if header[345] and header[257:263] == b"ustar\0":
         return header[345:500].partition(b"\0")[0] + b"/" + name
     return name

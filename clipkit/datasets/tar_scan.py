@@ -10,7 +10,7 @@ import numpy as np
 
 from clipkit.datasets import images
 from clipkit.datasets.images import escape
-from clipkit.datasets.labels import NO_LABEL, has_duplicates
+from clipkit.datasets.labels import NO_LABEL, LabelCodes, has_duplicates
 from clipkit.datasets.remote import StoredFile
 from clipkit.datasets.tar_headers import LINKS, REGULAR, SPARSE, HeaderReader, Member, members
 from clipkit.errors import ClipkitError
@@ -53,7 +53,7 @@ class Scan:
     offsets: array[int] = field(default_factory=lambda: array("q"))
     sizes: array[int] = field(default_factory=lambda: array("q"))
     codes: array[int] = field(default_factory=lambda: array("i"))  # of the labels, in `texts`
-    texts: dict[str, int] = field(default_factory=dict)
+    texts: LabelCodes = field(default_factory=LabelCodes)
     repeated: int = 0  # images whose key has another one
     example: str = ""  # a member that is no image
 
@@ -61,10 +61,7 @@ class Scan:
         """Add the members of a key."""
         if not row.key:
             return
-        code = NO_LABEL
-        text = row.label or row.json_label
-        if text is not None:
-            code = self.texts.setdefault(text, len(self.texts))
+        code = self.texts.code(row.label or row.json_label)
         if len(self.texts) > MAX_CLASSES:
             raise ClipkitError(f"expected at most {MAX_CLASSES:,} different labels in a tar")
         self.append(row.key, row.offset, row.size, code)
@@ -76,6 +73,15 @@ class Scan:
         self.offsets.append(offset)
         self.sizes.append(size)
         self.codes.append(code)
+
+    def extend(self, other: Scan) -> None:
+        """Append the rows of another tar."""
+        self.keys += other.keys
+        self.offsets += other.offsets
+        self.sizes += other.sizes
+        codes = self.texts.recode(np.frombuffer(other.codes, np.int32), other.texts)
+        self.codes.frombytes(codes.tobytes())
+        self.repeated += other.repeated
 
 
 def scan_headers(file: StoredFile) -> Scan:

@@ -11,6 +11,7 @@ import contextlib
 import csv
 import functools
 import hashlib
+import importlib
 import json
 import math
 import zipfile
@@ -18,7 +19,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import IO, Any
 
 import numpy as np
@@ -37,6 +37,7 @@ from clipkit.features.model import (
     Int64,
     Split,
     as_float32,
+    drop_none,
     is_features,
     row_ids,
     stored_array,
@@ -260,19 +261,25 @@ def _read_arrays(
         if ending == ".npz":
             archive = opened.enter_context(zipfile.ZipFile(path))
             return npz.open_npz(archive, path.stat().st_size, source)
-        arrays: Arrays = _parquet().read_table(path, source, with_features=with_features)
+        arrays: Arrays = import_parquet().read_table(path, source, with_features=with_features)
         return arrays
 
 
-def _parquet() -> ModuleType:
+def import_parquet(module: str = "clipkit.features.parquet") -> Any:
+    """Import a module that needs pyarrow.
+
+    Raises
+    ------
+    ClipkitError
+        If pyarrow is not installed.
+    """
     try:
-        from clipkit.features import parquet
+        return importlib.import_module(module)
     except ImportError as error:
         raise ClipkitError(
             "a .parquet file needs pyarrow, which is not installed",
             "install it: pip install 'clipkit-vl[parquet]'",
         ) from error
-    return parquet
 
 
 def _assemble(arrays: Arrays, source: str, split: str | None, added: Arrays) -> FeatureFile:
@@ -398,11 +405,10 @@ def _value(key: str, array: Any, name: str) -> Any:
 
 
 def _as_matrix(array: Any, name: str) -> Float32:
+    hint = "flatten each row, or select a layer" if array.ndim > 2 else None
     if array.ndim != 2 or 0 in array.shape or array.dtype.kind not in "biuf":
-        raise ClipkitError(
-            f"{name}: expected numbers (N, D), got {array.dtype} of shape {array.shape}",
-            "flatten each row, or select a layer" if array.ndim > 2 else None,
-        )
+        got = f"{array.dtype} of shape {array.shape}"
+        raise ClipkitError(f"{name}: expected numbers (N, D), got {got}", hint)
     return as_float32(array)
 
 
@@ -487,19 +493,18 @@ def _write_parquet(
     path: Path, file: FeatureFile, thumbnails: Mapping[str, Iterator[bytes]] | None = None
 ) -> None:
     if file.is_result:
-        _parquet().write_table(path, _result_columns(file), _result_frames(file))
+        import_parquet().write_table(path, _result_columns(file), _result_frames(file))
         return
     arrays: dict[str, Any] = {"class_names": file.class_names}  # those that have no rows
     if file.kind == "logits":
         arrays["texts"] = file.texts
         arrays["class_index"] = np.asarray(file.class_index).tolist()
-    _parquet().write_features(path, file, _metadata(file, **arrays), thumbnails)
+    import_parquet().write_features(path, file, _metadata(file, **arrays), thumbnails)
 
 
 def _metadata(file: FeatureFile, **arrays: Any) -> str:
     """Return a file's attributes, and arrays that have no other place, as JSON."""
-    content = {**file.attributes(), "history": file.history, **arrays}
-    content = {name: value for name, value in content.items() if value is not None}
+    content = drop_none({**file.attributes(), "history": file.history, **arrays})
     return json.dumps(content, sort_keys=True, ensure_ascii=False, allow_nan=False)
 
 
@@ -530,7 +535,9 @@ class _CsvLines:
 def _csv_cell(value: Any) -> Any:
     if isinstance(value, bool):
         return str(value).lower()
-    return "" if isinstance(value, float) and math.isnan(value) else value
+    if isinstance(value, float) and math.isnan(value):
+        return ""
+    return value
 
 
 def only_runs(file: FeatureFile, split: str | None = None) -> FeatureFile:
@@ -554,30 +561,25 @@ def only_runs(file: FeatureFile, split: str | None = None) -> FeatureFile:
     return replace(file, runs=runs)
 
 
-def _run_columns(file: FeatureFile) -> dict[str, type]:
-    """Return the columns of a result's runs, and whether they hold str, bool, int or float."""
-    return {name: type(value) for name, value in file.rows()[0].items()} if file.runs else {}
-
-
 def _result_columns(file: FeatureFile) -> dict[str, type]:
     """Return the columns of a result's table, and what they hold: str, bool, int or float."""
-    runs = _run_columns(file)
+    runs = {name: type(values[0]) for name, values in file.columns().items()}
     if not file.splits:
         return runs
     of_class = str if file.class_names else int
     columns = {"split": str, "id": str, "label": of_class, "predicted": of_class}
     if file.holds_clusters:
         columns["predicted"] = int
-    parameters = {name: runs[name] for name in RUN_PARAMETERS if name in runs}
-    parameters = {name: int if kind is bool else kind for name, kind in parameters.items()}
-    return {**columns, **parameters, "run": int}
+    for name in RUN_PARAMETERS:
+        if name in runs:
+            columns[name] = int if runs[name] is bool else runs[name]
+    return {**columns, "run": int}
 
 
 def _result_frames(file: FeatureFile) -> Iterator[dict[str, list[Any]]]:
     """Yield the table run by run, a row per image; or all runs at once, if they predict nothing."""
     if not file.splits:
-        reported = file.rows()
-        yield {name: [run[name] for run in reported] for name in file.runs}
+        yield file.columns()
     class_names = distinct_names(file.class_names or [])
     for name, split in file.splits.items():
         runs = file.runs_on(name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -267,9 +267,13 @@ class FeatureFile:
         """Number R of the runs of a result."""
         return len(next(iter(self.runs.values()), ()))
 
+    def columns(self) -> dict[str, list[Any]]:
+        """Return the runs of a result by column, as the command reported them."""
+        return {name: _restored(name, column).tolist() for name, column in self.runs.items()}
+
     def rows(self) -> list[dict[str, Any]]:
         """Return the runs of a result as one dict per run."""
-        columns = {name: _restored(name, column).tolist() for name, column in self.runs.items()}
+        columns = self.columns()
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
     def runs_on(self, split: str) -> list[dict[str, Any]]:
@@ -279,7 +283,9 @@ class FeatureFile:
     def set_rows(self, rows: Sequence[dict[str, Any]]) -> None:
         """Set the runs of a result from one dict per run; None becomes NaN."""
         self.runs = {}
-        for name in rows[0] if rows else ():
+        if not rows:
+            return
+        for name in rows[0]:
             values = [math.nan if row[name] is None else row[name] for row in rows]
             self.runs[name] = np.asarray(values)
 
@@ -317,7 +323,7 @@ class FeatureFile:
         for name, split in self.splits.items():
             for key in ("features", "labels", "ids", "predicted"):
                 arrays[f"{name}/{key}"] = getattr(split, key)
-        return {name: value for name, value in arrays.items() if value is not None}
+        return drop_none(arrays)
 
     def set_dataset(self, name: str, value: Any) -> None:
         """Set an array by its HDF5 name: the inverse of `datasets`."""
@@ -349,11 +355,8 @@ class FeatureFile:
         """Return all features, by their HDF5 name."""
         matrices = {f"{name}/features": split.features for name, split in self.splits.items()}
         matrices["features"] = self.features
-        return {
-            name: BlockMatrix.from_array(matrix)
-            for name, matrix in matrices.items()
-            if matrix is not None
-        }
+        present = drop_none(matrices)
+        return {name: BlockMatrix.from_array(matrix) for name, matrix in present.items()}
 
     def map_features(self, function: Callable[[BlockMatrix], Any]) -> FeatureFile:
         """Return the same content with a function applied to each matrix of features."""
@@ -370,9 +373,12 @@ class FeatureFile:
 
 def history_entry(command: str, **parameters: Any) -> dict[str, Any]:
     """Return a history entry; parameters that are None are left out."""
-    entry = {"command": command, "clipkit": __version__}
-    entry.update({name: value for name, value in parameters.items() if value is not None})
-    return entry
+    return {"command": command, "clipkit": __version__, **drop_none(parameters)}
+
+
+def drop_none(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values that are not None."""
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def row_ids(n: int) -> list[str]:
@@ -434,7 +440,9 @@ def number_code(value: NDArray[Any], name: str) -> str:
     """Return the type that numbers other than features are stored in under a name."""
     if value.dtype.kind != "f":
         return "<i8"
-    return "<f4" if name.startswith("fitted/") and value.dtype == np.float32 else "<f8"
+    if name.startswith("fitted/") and value.dtype == np.float32:
+        return "<f4"
+    return "<f8"
 
 
 def digest_entry(dtype: str, shape: Sequence[int], sha256: str) -> dict[str, Any]:

@@ -41,8 +41,6 @@ class Bound(NamedTuple):
 MATRICES = Bound(1 << 26, 100)
 # Python's texts and numbers take several times the bytes of an array's
 OTHERS = Bound(1 << 24, 10)
-
-
 HEADER_BYTES = 1 << 17  # NumPy's headers have less than 2^16
 
 
@@ -87,7 +85,7 @@ def open_npy(path: Path, name: str) -> StoredArray:
 def open_npz(archive: zipfile.ZipFile, packed: int, name: str) -> dict[str, Any]:
     """Return the arrays of an .npz of `packed` bytes, which are read while it stays open."""
     arrays: dict[str, Any] = {}
-    unpacked = {True: 0, False: 0}  # bytes of matrices and of others
+    matrices = others = 0  # bytes
     for member in archive.infolist():
         key = member.filename.removesuffix(".npy")
         if key in arrays:
@@ -95,11 +93,14 @@ def open_npz(archive: zipfile.ZipFile, packed: int, name: str) -> dict[str, Any]
         if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             # zipfile unpacks others without a limit; NumPy writes none
             raise ClipkitError(f"{name}: {key}: expected no compression but deflate, got another")
-        unpacked[key.endswith("features")] += member.file_size
+        if key.endswith("features"):
+            matrices += member.file_size
+        else:
+            others += member.file_size
         open_member = functools.partial(archive.open, member)
         arrays[key] = StoredArray(f"{name}: {key}", open_member, member.file_size)
-    MATRICES.check(unpacked[True], packed, f"{name}: features")
-    OTHERS.check(unpacked[False], packed, f"{name}: arrays other than features")
+    MATRICES.check(matrices, packed, f"{name}: features")
+    OTHERS.check(others, packed, f"{name}: arrays other than features")
     return arrays
 
 

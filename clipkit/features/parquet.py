@@ -45,11 +45,18 @@ def check_footer(path: Path, name: str) -> None:
 
 
 def _read_footer(file: OpenFile) -> None:
-    metadata = pq.read_metadata(file.path)
-    for number in range(metadata.num_row_groups):
-        group = metadata.row_group(number)
-        for column in range(group.num_columns):
-            group.column(column)
+    for _ in column_chunks(pq.read_metadata(file.path)):
+        pass
+
+
+def column_chunks(
+    metadata: pq.FileMetaData, groups: Iterable[int] | None = None
+) -> Iterator[pq.ColumnChunkMetaData]:
+    """Yield what the footer says of each column in row groups, all by default."""
+    if groups is None:
+        groups = range(metadata.num_row_groups)
+    for group in map(metadata.row_group, groups):
+        yield from map(group.column, range(group.num_columns))
 
 
 def read_table(path: Path, name: str, *, with_features: bool = True) -> dict[str, Any]:
@@ -106,9 +113,15 @@ def read_table(path: Path, name: str, *, with_features: bool = True) -> dict[str
     return arrays
 
 
-def _check_scalars(arrow_type: pa.DataType, name: str) -> None:
+def value_type(arrow_type: pa.DataType) -> pa.DataType:
+    """Return the type of a column's values, which may be in a dictionary."""
     if pa.types.is_dictionary(arrow_type):
-        arrow_type = arrow_type.value_type
+        return arrow_type.value_type
+    return arrow_type
+
+
+def _check_scalars(arrow_type: pa.DataType, name: str) -> None:
+    arrow_type = value_type(arrow_type)
     others = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_null)
     if not _is_text(arrow_type) and not any(is_type(arrow_type) for is_type in others):
         raise ClipkitError(f"{name}: expected texts or numbers, got {arrow_type}")
@@ -119,13 +132,12 @@ def _check_sizes(
 ) -> None:
     """Refuse columns that would unpack to much more than the file."""
     matrix = others = 0
-    for group in map(metadata.row_group, range(metadata.num_row_groups)):
-        for column in map(group.column, range(metadata.num_columns)):
-            owner = column.path_in_schema.partition(".")[0]
-            if owner == feature:
-                matrix += max(4 * column.num_values, column.total_uncompressed_size)
-            elif owner in known:
-                others += max(8 * column.num_values, column.total_uncompressed_size)
+    for chunk in column_chunks(metadata):
+        owner = chunk.path_in_schema.partition(".")[0]
+        if owner == feature:
+            matrix += max(4 * chunk.num_values, chunk.total_uncompressed_size)
+        elif owner in known:
+            others += max(8 * chunk.num_values, chunk.total_uncompressed_size)
     MATRICES.check(matrix, size, f"{name}: {feature}")
     OTHERS.check(others, size, f"{name}: columns other than {feature}")
 
@@ -189,7 +201,9 @@ def _splits(
         if features is not None:
             arrays[f"{prefix}features"] = features[rows]
         for column, key in (("id", "ids"), ("class_name", "labels"), ("label", "labels")):
-            values = [columns[column][row] for row in rows] if column in columns else []
+            if column not in columns:
+                continue
+            values = [columns[column][row] for row in rows]
             if values.count(None) < len(values):
                 arrays[f"{prefix}{key}"] = values
     return arrays

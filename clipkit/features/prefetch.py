@@ -44,6 +44,6 @@ def prefetch(items: Iterable[Result]) -> Iterator[Result]:
     [0, 1, 2]
     """
     iterator = iter(items)
-    end: Any = object()
+    end: Any = object()  # in the generator of prefetch_map, StopIteration would be an error
     prepared = prefetch_map(lambda _: next(iterator, end), itertools.count())
     return itertools.takewhile(lambda item: item is not end, prepared)

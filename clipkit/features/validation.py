@@ -208,8 +208,10 @@ def _check_names(file: FeatureFile) -> None:
 
 def _check_layout(file: FeatureFile, datasets: dict[str, Any]) -> None:
     layout = KINDS[file.kind]
-    in_splits = [f"{name}/{key}" for name in file.splits for key in sorted(layout.split)]
-    for name in [*sorted(layout.root), *in_splits]:
+    required = sorted(layout.root)
+    for split in file.splits:
+        required += [f"{split}/{key}" for key in sorted(layout.split)]
+    for name in required:
         if name not in datasets:
             raise ClipkitError(f"expected {name} in a file of {file.kind}, got none")
     for name in datasets:
@@ -371,6 +373,7 @@ def _is_deeper(value: Any, levels: int) -> bool:
 
 
 def _integers(value: Any) -> Iterator[int]:
+    """Yield the integers of a history, which in JSON may have any number of digits."""
     if isinstance(value, dict):
         value = list(value.values())
     if isinstance(value, list | tuple):
