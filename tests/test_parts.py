@@ -502,7 +502,7 @@ def test_parts_of_a_data_set_that_is_split_off(tmp_path: Path) -> None:
 
 
 def run_part(server: ForkServer, pictures: Path, folder: Path, number: int, **options: Any) -> Any:
-    """Start a part of three in a process of its own, with a model that costs nothing."""
+    """Start a part of three in its own process, with a model that costs nothing."""
     words = ("embed", pictures, "-o", "out.h5", "-b", 2, "--part", f"{number}/3")
     return server.start(folder, *words, shard=4, fake=True, **options)
 

@@ -240,7 +240,7 @@ def test_a_run_ends_if_the_node_that_it_runs_on_is_lost(ray: FakeRay, tmp_path: 
 def test_a_run_that_waits_for_a_worker_says_so_and_looks_for_its_node(
     ray: FakeRay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ray_engine, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(ray_engine, "NOTE_SECONDS", 0.0)
     states = [True, False]
 
     def wait(*_: Any, **options: Any) -> Any:

@@ -25,7 +25,7 @@ EMBEDDING_ATLAS = shutil.which("embedding-atlas")
 
 
 def folder(path: Path, count: int = 6) -> Path:
-    """Make a folder of test images 300 x 200 with metadata, each of a grey of its own."""
+    """Make a folder of test images 300 x 200 with metadata, each of another grey."""
     exif = Image.Exif()
     exif[0x010F] = "a secret camera"
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()

@@ -41,7 +41,7 @@ ATTEMPTS = 3  # at a shard whose worker dies
 STARTS = 3  # of a replica whose workers die while they load the model, one after the other
 AHEAD = 2  # shards of a replica: it decodes images of one while it encodes the other
 POLL_SECONDS = 0.2  # how soon a signal is noticed
-PATIENCE_SECONDS = 30.0  # after which a note says what is waited for
+NOTE_SECONDS = 30.0  # after which a note says what is waited for
 
 
 @dataclass(frozen=True)
@@ -208,7 +208,7 @@ class RayEngine:
         for reference in ready:
             self._active = time.monotonic()
             yield self._calls.pop(reference), self._result(reference)
-        if time.monotonic() > self._active + PATIENCE_SECONDS and not self._is_encoding():
+        if time.monotonic() > self._active + NOTE_SECONDS and not self._is_encoding():
             self._active = time.monotonic()
             self._check_node()
             console.note("waiting for a worker of Ray; ray status shows what is free")
@@ -294,7 +294,7 @@ class RayEngine:
     def _note_replicas(self) -> None:
         """Say at first, when all are ready, and now and then how many replicas encode."""
         ready, total = len(self._ready()), len(self._replicas)
-        is_due = ready == total or time.monotonic() > self._noted_at + PATIENCE_SECONDS
+        is_due = ready == total or time.monotonic() > self._noted_at + NOTE_SECONDS
         if total > 1 and ready != self._noted and (is_due or not self._noted):
             self._noted, self._noted_at = ready, time.monotonic()
             console.note(f"{ready} of {total} replicas have loaded the model")

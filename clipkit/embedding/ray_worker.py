@@ -55,7 +55,7 @@ class ShardReply:
 
 
 class Worker:
-    """A copy of the model, in a process of its own.
+    """A copy of the model, in its own process.
 
     Parameters
     ----------
