@@ -75,13 +75,12 @@ class Part:
         Part(number=2, count=7)
         """
         match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
-        number, count = (int(match[1]), int(match[2])) if match else (0, 0)
-        if not 1 <= number <= count:
-            raise UsageError(
-                f"expected --part I/N with I from 1 to N, got {text[:40]!r}",
-                "the second of seven processes has --part 2/7",
-            )
-        return cls(number, count)
+        if match and 1 <= int(match[1]) <= int(match[2]):
+            return cls(int(match[1]), int(match[2]))
+        raise UsageError(
+            f"expected --part I/N with I from 1 to N, got {text[:40]!r}",
+            "the second of seven processes has --part 2/7",
+        )
 
     def __str__(self) -> str:
         return f"part {self.number} of {self.count}"
@@ -151,8 +150,7 @@ class Checkpoint:
             file = FeatureFile("images", history, {shard.split: embedded})
             features.write(self._path(shard), file, force=True)
         elif self.part is not None:
-            with atomic_write(str(self._empty_path(shard)), force=True) as temporary:
-                temporary.write_text(features.canonical_json(history), encoding="utf-8")
+            _write_text(self._empty_path(shard), features.canonical_json(history), force=True)
         self._finish(shard, embedded, skipped)
 
     def load_finished(self, *, with_empty: bool) -> None:
@@ -167,14 +165,16 @@ class Checkpoint:
         names = {path.name for path in self.folder.iterdir()}
         for shard in self.own():
             path, empty = self._path(shard), self._empty_path(shard)
-            is_present = path.name in names
-            is_empty = with_empty and not is_present and empty.name in names and empty.is_file()
-            if not is_present and not is_empty:
+            if path.name in names:
+                if not path.is_file():  # reading a FIFO would wait forever
+                    raise _not_ours(self.folder, f"{path.name} that is not a file")
+                load = self.load
+            elif with_empty and empty.name in names and empty.is_file():
+                load = self._load_empty
+            else:
                 continue
-            if is_present and not path.is_file():  # reading a FIFO would wait forever
-                raise _not_ours(self.folder, f"{path.name} that is not a file")
             try:
-                self._load_empty(shard) if is_empty else self.load(shard)
+                load(shard)
             except ClipkitError as error:
                 console.warn(f"embedding the images of a damaged shard again: {error.message}")
 
@@ -191,8 +191,9 @@ class Checkpoint:
         self._take(path, shard, content if is_history else [], Split())
 
     def _take(self, path: Path, shard: Shard, history: History, embedded: Split) -> None:
-        skipped = history[0].get("skipped", []) if history else []
-        machine = history[0].get("machine") if history else None
+        entry = history[0] if history else {}
+        skipped = entry.get("skipped", [])
+        machine = entry.get("machine")
         shard.machine = machine if isinstance(machine, dict) else None
         is_ours = history == self._history(shard, skipped)
         if not is_ours or len(embedded) + len(skipped) != len(shard.rows):
@@ -256,7 +257,9 @@ class Checkpoint:
 
 def _concatenate(parts: list[Split], columns: slice) -> Split:
     """Join the rows of several splits, and take columns of their features."""
-    ids = [row_id for part in parts for row_id in part.ids]
+    ids: list[str] = []
+    for part in parts:
+        ids += part.ids
     labels = None
     if parts[0].labels is not None:
         labels = np.concatenate([part.labels for part in parts])
@@ -333,8 +336,7 @@ def open_to_publish(
 def finished_shards(folder: Path) -> set[int]:
     """Return the numbers of the shards in a folder."""
     # a network file system may remember that a single file was absent, but lists a folder anew
-    names = [path.name for path in folder.iterdir()]
-    return {int(Path(name).stem) for name in names if re.fullmatch(SHARDS, name)}
+    return {int(path.stem) for path in _find_files(folder, SHARDS)}
 
 
 def _manifest(splits: Mapping[str, ImageDataset], parameters: dict[str, Any]) -> str:
@@ -350,18 +352,22 @@ def _manifest(splits: Mapping[str, ImageDataset], parameters: dict[str, Any]) ->
 def _begin(folder: Path, text: str, *, restart: bool) -> None:
     """Write the manifest of a run that has no shards or starts over. The folder is locked."""
     path = folder / "manifest.json"
-    if restart or not path.exists() or not _has_files(folder, SHARDS):
+    if restart or not path.exists() or not _find_files(folder, SHARDS):
         _remove_files(folder, SHARDS)
-        with atomic_write(str(path), force=True) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        _write_text(path, text, force=True)
 
 
 def _join(folder: Path, text: str) -> None:
     """Write the manifest if there is none, while other parts may do the same."""
     path = folder / "manifest.json"
     if not path.exists():
-        with contextlib.suppress(UsageError), atomic_write(str(path)) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        with contextlib.suppress(UsageError):
+            _write_text(path, text, force=False)
+
+
+def _write_text(path: Path, text: str, *, force: bool) -> None:
+    with atomic_write(str(path), force=force) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def _checkpoint(
@@ -376,17 +382,18 @@ def earlier_threads(folder: Path) -> int | None:
     manifest = _read_manifest(folder / "manifest.json")
     _check_ours(folder, manifest)
     number = (manifest or {}).get("threads")
-    is_usable = isinstance(number, int) and 1 <= number <= MAX_THREADS
-    return number if is_usable else None
+    if isinstance(number, int) and 1 <= number <= MAX_THREADS:
+        return number
+    return None
 
 
 def _cut_into_shards(splits: Mapping[str, ImageDataset]) -> list[Shard]:
     """Cut the splits, in the order of their names, into shards."""
     shards: list[Shard] = []
     for name, split in sorted(splits.items()):
-        for start in range(0, len(split), SHARD_ROWS):
-            rows = range(start, min(start + SHARD_ROWS, len(split)))
-            shards.append(Shard(len(shards), name, rows))
+        rows = range(len(split))
+        for start in rows[::SHARD_ROWS]:
+            shards.append(Shard(len(shards), name, rows[start : start + SHARD_ROWS]))
     return shards
 
 
@@ -395,6 +402,7 @@ def _locked(
     folder: Path, *, shared: bool = False, seconds: float = 0, create: bool = True
 ) -> Iterator[None]:
     """Make the folder and hold its lock, shared or alone; wait for it at most so many seconds."""
+    operation = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     for _ in range(RETRIES):
         try:
             if create:
@@ -405,7 +413,7 @@ def _locked(
                 raise
             continue
         with lock:
-            if not _lock(lock, fcntl.LOCK_SH if shared else fcntl.LOCK_EX, seconds):
+            if not _lock(lock, operation, seconds):
                 raise LockedError(
                     f"{folder}: another clipkit is writing there",
                     "wait for it, or choose another output",
@@ -459,13 +467,13 @@ def _is_at(file: IO[bytes], path: Path) -> bool:
 
 
 def _remove_files(folder: Path, pattern: str) -> None:
-    for path in sorted(folder.iterdir()):
-        if re.fullmatch(pattern, path.name):
-            path.unlink(missing_ok=True)  # another part may remove it where there are no locks
+    for path in _find_files(folder, pattern):
+        path.unlink(missing_ok=True)  # another part may remove it where there are no locks
 
 
-def _has_files(folder: Path, pattern: str) -> bool:
-    return any(re.fullmatch(pattern, path.name) for path in folder.iterdir())
+def _find_files(folder: Path, pattern: str) -> list[Path]:
+    """Return the files whose names match a pattern, in name order."""
+    return [path for path in sorted(folder.iterdir()) if re.fullmatch(pattern, path.name)]
 
 
 def _read_manifest(path: Path) -> Any:
@@ -505,7 +513,7 @@ def _foreign_names(folder: Path) -> list[str]:
         names = sorted(path.name for path in folder.iterdir())
     except FileNotFoundError:
         return []
-    return [name for name in names if name != LOCK and not re.fullmatch(TEMPORARY, name)]
+    return [name for name in names if not re.fullmatch(f"{LOCK}|{TEMPORARY}", name)]
 
 
 def _not_ours(folder: Path, content: str) -> UsageError:

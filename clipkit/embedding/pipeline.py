@@ -332,10 +332,11 @@ class _Run:
         details = self.model.shared_details()
         for name in MACHINE:
             values = [machine.get(name) for machine in machines]
-            if values.count(values[0]) == len(values) and values[0] is not None:
-                details[name] = values[0]
+            if all(value == values[0] for value in values):
+                if values[0] is not None:
+                    details[name] = values[0]
             elif all(isinstance(value, str) for value in values):
-                details[name] = " + ".join(sorted({str(value) for value in values}))
+                details[name] = " + ".join(sorted(set(map(str, values))))
         entry = {**self.entry, "model": details}
         if len(machines) > 1:
             # an object, of which `info` prints a row for each
@@ -347,6 +348,7 @@ class _Run:
         if self.force:
             return
         missing = [name for layer, name in self.outputs.items() if self._skipped_in(layer) is None]
+        # if none is missing, the run is finished, and a second one needs --force
         for name in missing or self.outputs.values():
             check_feature_output(name)
 
@@ -371,6 +373,7 @@ class _Run:
         except (ClipkitError, FileNotFoundError):
             # without locks, another part may have published the file and removed the shards
             is_gone = not (self.folder / "manifest.json").exists()
+            # with --force, the files of an earlier run may be there
             skipped = self._published() if is_gone or not self.force else None
             if skipped is None:
                 raise
@@ -467,10 +470,12 @@ def _layer_columns(model: Description) -> list[slice]:
 def _name_parts(missing: set[int], part: Part) -> str:
     """Return which parts have shards that are missing."""
     numbers = sorted({shard % part.count + 1 for shard in missing})
-    names = [str(number) for number in numbers[:SHOWN_PARTS]]
+    names = ", ".join(map(str, numbers[:SHOWN_PARTS]))
+    if len(numbers) == 1:
+        return f", missing are those of part {names}"
     if len(numbers) > SHOWN_PARTS:
-        names.append("...")
-    return f", missing are those of part{'s' if len(numbers) > 1 else ''} {', '.join(names)}"
+        names += ", ..."
+    return f", missing are those of parts {names}"
 
 
 def use_earlier_threads(output: str) -> None:
@@ -522,9 +527,8 @@ def _encode_pending(
     opening = f"{total - done:,} {opening}"
     if checkpoint.part is not None:
         opening += f", {checkpoint.part}"
-    progress = console.progress(
-        f"embedding {dataset.name}", "images", done, opening if pending else None
-    )
+    first_line = opening if pending else None
+    progress = console.progress(f"embedding {dataset.name}", "images", done, first_line)
     with progress as report_progress:
 
         def report(images: int, skipped: list[Skipped]) -> None:
@@ -534,10 +538,10 @@ def _encode_pending(
             done += images
             report_progress(done, total)
 
-        shards = [
-            ShardImages(shard.number, shard.split, dataset.splits[shard.split], shard.rows)
-            for shard in pending
-        ]
+        shards = []
+        for shard in pending:
+            images = dataset.splits[shard.split]
+            shards.append(ShardImages(shard.number, shard.split, images, shard.rows))
         with contextlib.closing(engine.encode(shards, report)) as results:
             for encoded in results:
                 shard = checkpoint.shards[encoded.shard]
@@ -557,9 +561,10 @@ def _describe(model: Description) -> str:
         name += f" (untrained, seed {details['untrained']})"
     if feature_name(details):
         name += f" {feature_name(details)}"
-    for key, word in (("device", "on"), ("precision", "in")):
-        if key in details:
-            name += f" {word} {details[key]}"
+    if "device" in details:
+        name += f" on {details['device']}"
+    if "precision" in details:
+        name += f" in {details['precision']}"
     return str(name)
 
 

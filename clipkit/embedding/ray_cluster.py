@@ -7,6 +7,7 @@ import importlib.util
 import io
 import logging
 import os
+import re
 import secrets
 import signal
 import socket
@@ -27,7 +28,7 @@ ADDRESS_SECONDS = 5.0  # for an address to accept a connection
 HEALTH_SECONDS = 20.0  # for Ray to answer whether it runs there
 CONNECT_SECONDS = 60.0  # for Ray to answer or to start
 POLL_SECONDS = 0.05
-TOKEN_FAULTS = ("AuthenticationError", "authentication_token_loader")  # what Ray calls them
+TOKEN_FAULTS = re.compile("AuthenticationError|authentication_token_loader")  # in Ray's words
 CLOSE_SECONDS = 20.0  # for Ray to end
 LOGS = "Ray's logs are on each machine in ray/session_latest/logs below TMPDIR, or else below /tmp"
 
@@ -179,12 +180,12 @@ def _check_address(address: str) -> None:
             "start the cluster, or unset RAY_ADDRESS to use this machine",
         ) from error
     fault = _fault(address)
+    if fault is not None and TOKEN_FAULTS.search(fault):
+        raise ClipkitError(
+            f"cannot connect to Ray at {address}: expected its token, got another or none",
+            "set RAY_AUTH_MODE=token, and copy the token from the first machine",
+        )
     if fault is not None:
-        if any(word in fault for word in TOKEN_FAULTS):
-            raise ClipkitError(
-                f"cannot connect to Ray at {address}: expected its token, got another or none",
-                "set RAY_AUTH_MODE=token, and copy the token from the first machine",
-            )
         raise ClipkitError(
             f"cannot connect to Ray at {address}: {_last_line(fault)}", "does Ray run there?"
         )
@@ -225,5 +226,5 @@ def last_line(error: BaseException) -> str:
 
 
 def _last_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else ""
+    lines = text.strip().splitlines()
+    return lines[-1].strip() if lines else ""

@@ -236,11 +236,9 @@ class RayEngine:
         """Start another worker in place of one that died, and return the shards that it had."""
         self._check_node()
         lost = replica.shards
-        self._calls = {
-            reference: call
-            for reference, call in self._calls.items()
-            if call.replica is not replica
-        }
+        for reference, call in list(self._calls.items()):
+            if call.replica is replica:
+                del self._calls[reference]
         with contextlib.suppress(ClipkitError), _ray_errors():
             self._cluster.ray.kill(replica.actor)
         if replica.host is None:
@@ -282,10 +280,12 @@ class RayEngine:
     def _note_difference(
         self, host: str, machine: dict[str, Any], first: str, expected: dict[str, Any]
     ) -> None:
-        # only towers that are packed state it
-        machine, expected = ({"packed": False, **details} for details in (machine, expected))
+        """Warn once of each detail in which the machines of two workers differ."""
         for name in sorted(machine | expected):
-            got, wanted = (value_text(one.get(name, "absent")) for one in (machine, expected))
+            # only towers that are packed state it
+            absent = False if name == "packed" else "absent"
+            got = value_text(machine.get(name, absent))
+            wanted = value_text(expected.get(name, absent))
             difference = f"{host} differs from {first}: {name} is {got}, not {wanted}"
             if got != wanted and difference not in self._differences:
                 self._differences.add(difference)
@@ -348,8 +348,10 @@ def _encoded(shard: ShardImages, reply: Reply) -> Encoded:
 
 def _check_skipped(shard: ShardImages, skipped: Sequence[Skipped], host: str) -> None:
     """Refuse a worker that skipped an image which this machine can read."""
+    if not skipped:  # as usual: the loop over all rows is left out
+        return
     reasons = {image["id"]: image["reason"] for image in skipped}
-    for row in shard.rows if skipped else ():
+    for row in shard.rows:
         name = shard.images.ids[row]
         if name not in reasons:
             continue
@@ -380,17 +382,18 @@ def _check_same(
     """Refuse a worker that describes the model in another way than the first one."""
     for name in sorted(facts | expected):
         got, wanted = facts.get(name, "absent"), expected.get(name, "absent")
-        if got != wanted:
-            hint = "install the same versions and models on all machines"
-            if not mixed and name.removeprefix("model.") in MACHINE:
-                hint = (
-                    "install the same versions on all machines, set --device and --precision, or "
-                    "add --mixed"
-                )
-            raise ClipkitError(
-                f"{host}: expected the {name} of {first}, {str(wanted)[:80]}, got {str(got)[:80]}",
-                hint,
+        if got == wanted:
+            continue
+        hint = "install the same versions and models on all machines"
+        if not mixed and name.removeprefix("model.") in MACHINE:
+            hint = (
+                "install the same versions on all machines, set --device and --precision, or "
+                "add --mixed"
             )
+        raise ClipkitError(
+            f"{host}: expected the {name} of {first}, {str(wanted)[:80]}, got {str(got)[:80]}",
+            hint,
+        )
 
 
 def _shared_facts(started: Started) -> dict[str, Any]:
@@ -472,7 +475,9 @@ def _open_cluster(worker: tuple[Any, ...], device: str, replicas: int | None) ->
     with stdout_for_data(), connected(ray, replicas or 0):
         with _ray_errors():
             node = ray.get_runtime_context().get_node_id()
-            gpus = int(ray.cluster_resources().get("GPU", 0)) if device != "cpu" else 0
+            gpus = 0
+            if device != "cpu":
+                gpus = int(ray.cluster_resources().get("GPU", 0))
             nodes = ray.nodes()
         if device == "cuda" and not gpus:
             raise ClipkitError("expected a GPU in Ray's cluster, got none", "use --device cpu")

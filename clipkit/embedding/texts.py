@@ -67,7 +67,7 @@ def embed_texts(
         texts = texts.texts
     else:
         texts = [texts] if isinstance(texts, str) else list(texts)
-        places = [repr(text[:SHOWN_CHARACTERS]) for text in texts]
+        places = _quote(texts)
     embeddings = _encode(texts, places, encoder, truncate)
     if normalize:
         embeddings = similarity.normalize(embeddings)
@@ -86,6 +86,11 @@ def embed_texts(
         texts=texts,
         class_index=np.full(len(texts), -1),
     )
+
+
+def _quote(texts: Sequence[str]) -> list[str]:
+    """Return what an error calls texts that stand in no file: their beginnings."""
+    return [repr(text[:SHOWN_CHARACTERS]) for text in texts]
 
 
 def _digest(texts: list[str]) -> str:
@@ -143,9 +148,7 @@ def embed_classes(
     templates = [classes.template] if templates is None else list(templates)
     texts, wording_index = prompts.from_classes(wordings, templates)
     class_index = np.array(classes.class_index)[wording_index]
-    embeddings = _encode(
-        texts, [repr(text[:SHOWN_CHARACTERS]) for text in texts], encoder, truncate
-    )  # (P * T, D)
+    embeddings = _encode(texts, _quote(texts), encoder, truncate)  # (P * T, D)
     if len(texts) > len(classes.names):
         embeddings = similarity.ensemble(embeddings, class_index, len(classes.names))  # (C, D)
         texts = _name_ensembles(classes, class_index, len(templates))
@@ -293,12 +296,11 @@ def read_prompts(source: str, column: str | None = None) -> Prompts:
 
 def _warn_of_tabs(lines: Prompts) -> None:
     """Warn if prompts hold a tab: they are probably lines of a table."""
-    places = [
-        place for place, text in zip(lines.places(), lines.texts, strict=True) if "\t" in text
-    ]
-    if places:
+    rows = [row for row, text in enumerate(lines.texts) if "\t" in text]
+    if rows:
         console.warn(
-            f"{places[0]}: the prompt holds a tab ({len(places):,} of {len(lines.texts):,} do); "
+            f"{lines.places()[rows[0]]}: the prompt holds a tab ({len(rows):,} of "
+            f"{len(lines.texts):,} do); "
             "hint: --classes reads lines of class TAB wording, and --column reads a .tsv table"
         )
 
