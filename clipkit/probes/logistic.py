@@ -37,6 +37,7 @@ BLOCK = 2**17  # scores that are computed together; they stay in the cache
 MAX_BLOCKS = 16  # each has a gradient in memory
 SMALL_STEP = 0.1  # of the tolerance
 UNIT = 1e6  # of the objective: Newton-CG takes a curvature below 1e-15 for 0
+RESOLUTION = 1e-12  # of variances: float32 has 7 digits
 LOWEST_LOGIT = -60  # below the row's highest; exp of less gives float32 numbers that are slow
 
 Float64 = NDArray[np.float64]
@@ -44,11 +45,16 @@ Map = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 
 
 def logreg(context: SweepContext) -> list[Predictions]:
-    """Fit multinomial logistic regression, and predict the class of the highest score."""
+    """Fit multinomial logistic regression, and predict the class of the highest score.
+
+    Principal axes of less than RESOLUTION of the largest variance get no weights. float32 features
+    hold little but rounding errors along them. The mean square of X is 1, so that the penalty would
+    keep such weights near 0, too, unless C N D / n were about 1e12 (N rows, D columns, n classes).
+    """
     workers = context.workers
     parts = np.array_split(context.X, MAX_BLOCKS)
     variances, axes = np.linalg.eigh(sum(workers.map(_squares, parts)))
-    resolved = variances > 1e-12 * variances.max()  # float32 features resolve no smaller ones
+    resolved = variances > RESOLUTION * variances.max()
     variances, axes = variances[resolved], axes[:, resolved]
     X_eval = context.X_eval.astype(np.float64)
 
