@@ -221,34 +221,35 @@ def common_logit_scale(images: FeatureFile, texts: FeatureFile) -> float | None:
     ClipkitError
         If they differ, or a file does not say which model made it.
     """
-    models = []
-    for file in (images, texts):
-        model = file.model()
-        if model is None:
-            raise ClipkitError(
-                f"{file.display_name}: expected the name of its model in the history, got none",
-                "add it with: clipkit convert --model NAME",
-            )
-        models.append(model)
-    a, b = models
+    a, b = _named_model(images), _named_model(texts)
     if images.kind != texts.kind == "texts":
         _check_has_embeddings(images)
         _check_has_embeddings(texts)
+    problem = ""
     if not is_same_model(a, b):
         _check_has_text_tower(images)
+        problem = "come from different models"
+    elif feature_name(a) != feature_name(b):
+        problem = "hold different features of one model"
+    if problem:
         raise ClipkitError(
-            f"{images.display_name} and {texts.display_name} come from different models "
-            f"({_describe_model(a)}, {_describe_model(b)})",
-            "embed one of them again",
-        )
-    if feature_name(a) != feature_name(b):
-        raise ClipkitError(
-            f"{images.display_name} and {texts.display_name} hold different features of one model "
+            f"{images.display_name} and {texts.display_name} {problem} "
             f"({_describe_model(a)}, {_describe_model(b)})",
             "embed one of them again",
         )
     scale = a.get("logit_scale", b.get("logit_scale"))
     return None if scale is None else float(scale)
+
+
+def _named_model(file: FeatureFile) -> dict[str, Any]:
+    """Return what a history records of a file's model."""
+    model = file.model()
+    if model is None:
+        raise ClipkitError(
+            f"{file.display_name}: expected the name of its model in the history, got none",
+            "add it with: clipkit convert --model NAME",
+        )
+    return model
 
 
 def is_same_model(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
@@ -294,8 +295,9 @@ def check_same_prompts(first: FeatureFile, other: FeatureFile) -> None:
         check_same_settings(first, other, command, names)
     if first.last_entry("logits").get("whiten") and _differ(first, other, "logits", "texts"):
         raise ClipkitError(f"{both} have the directions of different prompts", hint)
-    describe = [file.last_entry("textembed").get("classes") == "file" for file in (first, other)]
-    if all(describe) and _differ(first, other, "textembed", "classes"):
+    classes = first.last_entry("textembed").get("classes")
+    other_classes = other.last_entry("textembed").get("classes")
+    if classes == other_classes == "file" and _differ(first, other, "textembed", "classes"):
         raise ClipkitError(f"{both} have prompts of different files of classes", hint)
 
 

@@ -255,8 +255,10 @@ def _check_settings(logits: FeatureFile, temperatures: Sequence[float], link: st
         check_positive("temperature", tau)
     if link not in LINKS:
         raise unknown("link", link, LINKS)
-    bias = learned_bias(logits) if link == "sigmoid" else None
-    if link == "sigmoid" and bias is None:
+    if link == "softmax":
+        return None
+    bias = learned_bias(logits)
+    if bias is None:
         raise UsageError(
             f"{logits.display_name}: expected a model with a logit_bias for the link sigmoid, "
             "got none",

@@ -54,6 +54,11 @@ class Hyperplanes:
     hyperplanes: NDArray[np.float32]
     n_classes: int
 
+    @property
+    def width(self) -> int:
+        """D."""
+        return int(self.hyperplanes.shape[1]) - 1
+
     def scores(self, X: Floats) -> Floats:
         """Return the votes (M, n) of each class or, of two classes, the margins -s and s."""
         if self.n_classes > 2:
@@ -79,7 +84,7 @@ class Hyperplanes:
 
     def weights(self) -> Floats:
         """Return the mean normal (n, D) of each class against the others."""
-        sums = np.zeros((self.n_classes, self.hyperplanes.shape[1] - 1))
+        sums = np.zeros((self.n_classes, self.width))
         pairs = combinations(range(self.n_classes), 2)
         for (i, j), normal in zip(pairs, self.hyperplanes[:, :-1], strict=True):
             sums[i] -= normal
@@ -115,6 +120,11 @@ class Coefficients:
 
     coefficients: NDArray[np.float64]
 
+    @property
+    def width(self) -> int:
+        """D."""
+        return len(self.coefficients) - 1
+
     def scores(self, X: Floats) -> Floats:
         """Return the logits (M, n) of the classes."""
         X = X.astype(np.float64, copy=False)
@@ -142,6 +152,11 @@ class Layers:
 
     hidden: NDArray[np.float32]
     output: NDArray[np.float32]
+
+    @property
+    def width(self) -> int:
+        """D."""
+        return len(self.hidden) - 1
 
     def scores(self, X: Floats) -> Floats:
         """Return the logits (M, n) of the classes."""
@@ -171,6 +186,11 @@ class Neighbours:
     rows: NDArray[np.float32]
     row_classes: Int64
     n_classes: int
+
+    @property
+    def width(self) -> int:
+        """D."""
+        return int(self.rows.shape[1])
 
     def blocks(self, X: Floats) -> Iterator[Floats]:
         """Yield the rows of `X`, scaled to length 1, in blocks that bound the memory."""
@@ -305,12 +325,7 @@ class FittedProbe:
     @property
     def width(self) -> int:
         """Number D of the columns that the probe reads."""
-        if isinstance(self.model, Hyperplanes):
-            return int(self.model.hyperplanes.shape[1]) - 1
-        if isinstance(self.model, Neighbours):
-            return int(self.model.rows.shape[1])
-        first = self.model.hidden if isinstance(self.model, Layers) else self.model.coefficients
-        return len(first) - 1
+        return self.model.width
 
     @property
     def standardized(self) -> bool:

@@ -10,12 +10,15 @@ columns, libsvm fits all pairs in one call instead, and settings run in parallel
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import combinations, pairwise
 from typing import NamedTuple
 
 import numpy as np
 import sklearn
+from numpy.typing import NDArray
 from sklearn.svm import SVC
 
 from clipkit.features import Int64
@@ -39,6 +42,30 @@ class Fit(NamedTuple):
 
     hyperplane: Floats
     converged: bool
+
+
+@dataclass
+class Tally:
+    """The votes (n, M) of the pairs that were fitted at one setting, and whether all converged."""
+
+    votes: NDArray[np.int32]
+    converged: bool = True
+    hyperplanes: list[Floats] = field(default_factory=list)  # in batches, if they are kept
+
+    def add(self, pairs: list[Pair], fits: Sequence[Fit], context: SweepContext) -> None:
+        """Count the votes of a batch of pairs."""
+        hyperplanes = np.stack([fit.hyperplane for fit in fits])
+        count_votes(self.votes, pairs, hyperplanes, context.X_eval)
+        self.converged = self.converged and all(fit.converged for fit in fits)
+        if context.keep:
+            self.hyperplanes.append(hyperplanes)
+
+    def predictions(self) -> Predictions:
+        """Return the classes with the most votes."""
+        model = None
+        if self.hyperplanes:
+            model = Hyperplanes(np.concatenate(self.hyperplanes), len(self.votes))
+        return Predictions(self.votes.argmax(axis=0), self.converged, model)
 
 
 def svm(context: SweepContext) -> list[Predictions]:
@@ -78,9 +105,7 @@ def _fit_pairwise(context: SweepContext) -> list[Predictions]:
     pairs = list(combinations(range(n), 2))
     rows = [context.X[context.y == c] for c in range(n)]
     Cs = [setting.C for setting in context.settings]
-    votes = np.zeros((len(Cs), n, len(context.X_eval)), dtype=np.int32)
-    converged = np.ones(len(Cs), dtype=bool)
-    hyperplanes_of: list[list[Floats]] = [[] for _ in Cs]
+    tallies = [Tally(np.zeros((n, len(context.X_eval)), dtype=np.int32)) for _ in Cs]
     report_progress = context.workers.progress(len(pairs))
 
     def fit_at_all_settings(pair: Pair) -> list[Fit]:
@@ -94,16 +119,9 @@ def _fit_pairwise(context: SweepContext) -> list[Predictions]:
     for start in range(0, len(pairs), PAIRS):
         batch = pairs[start : start + PAIRS]
         fits = context.workers.map(fit_at_all_settings, batch)
-        for k, fits_of_setting in enumerate(zip(*fits, strict=True)):
-            hyperplanes = np.stack([fit.hyperplane for fit in fits_of_setting])
-            count_votes(votes[k], batch, hyperplanes, context.X_eval)
-            converged[k] &= all(fit.converged for fit in fits_of_setting)
-            if context.keep:
-                hyperplanes_of[k].append(hyperplanes)
-    models = [
-        Hyperplanes(np.concatenate(batches), n) if batches else None for batches in hyperplanes_of
-    ]
-    return list(map(Predictions, votes.argmax(axis=1), converged.tolist(), models))
+        for tally, fits_of_setting in zip(tallies, zip(*fits, strict=True), strict=True):
+            tally.add(batch, fits_of_setting, context)
+    return [tally.predictions() for tally in tallies]
 
 
 def _hyperplanes_of_all_pairs(X: Floats, y: Int64, C: float, gram: Floats) -> tuple[Floats, bool]:
