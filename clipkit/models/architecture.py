@@ -18,10 +18,12 @@ from clipkit.models.guards import single_line_errors
 from clipkit.models.hub import ModelFiles, check_installed, combine_digests
 from clipkit.models.towers import NO_TEXT, Stack, Tower, TowerName
 from clipkit.models.weights import (
+    SCALARS,
     Shape,
     Tensors,
     check_memory,
     check_range,
+    check_stored_tensors,
     load_tensors,
     logit_scale,
 )
@@ -86,11 +88,14 @@ class Architecture(ABC):
 
     @abstractmethod
     def prefixes(self, tower: TowerName) -> tuple[str, ...]:
-        """Return how the names of a tower's tensors start."""
+        """Return how the names of a tower's tensors start; ``("",)`` if it is the whole model."""
 
-    @abstractmethod
     def check_stored(self, *towers: TowerName) -> None:
-        """Compare the headers of the weight files with the configuration."""
+        """Compare names, shapes and types of the stored tensors with the configuration."""
+        prefixes: list[str] = []
+        for tower in towers:
+            prefixes += self.prefixes(tower)
+        check_stored_tensors(self.files, self.sizes(), tuple(prefixes))
 
     @abstractmethod
     def build(self, tower: TowerName, tensors: Tensors) -> Tower:
@@ -147,10 +152,12 @@ class Architecture(ABC):
         tensors = self.outline.state_dict()
         return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
-    def parameters(self, *prefixes: str) -> int:
-        """Count the numbers of the tensors whose names start with one of the prefixes."""
-        sizes = self.sizes()
-        return sum(math.prod(sizes[name]) for name in sizes if name.startswith(prefixes or ("",)))
+    def parameters(self, tower: TowerName | None = None) -> int:
+        """Count the numbers of the tensors of a tower, or of the whole model."""
+        prefixes = self.prefixes(tower) if tower else ("",)
+        return sum(
+            math.prod(size) for name, size in self.sizes().items() if name.startswith(prefixes)
+        )
 
     def load_tower(self, tower: TowerName, seed: int | None, precision: str) -> LoadedTower:
         """Load one tower with its stored weights, or with random ones if there is a seed.
@@ -173,7 +180,7 @@ class Architecture(ABC):
                 self.check_stored(tower)
                 # the digest reads all of the weights while the library imports the model's classes
                 digest = thread.submit(files.digest_weights)
-                tensors = load_tensors(files, self.prefixes(tower))
+                tensors = load_tensors(files, (*self.prefixes(tower), *SCALARS))
             else:
                 tensors = self.random_weights(seed)
                 digest = thread.submit(_tensors_digest, files, tensors)

@@ -34,14 +34,14 @@ def describe_model(name: str) -> dict[str, Any]:
     if scalars:
         scalars["temperature"] = 1 / scalars["logit_scale"]
     weights = files.digest_weights()
-    return {
+    described: dict[str, Any] = {
         "name": files.name,
         "library": library_version(files.library),
         "family": architecture.kind,
         "digest": combine_digests({**architecture.digest_side_files(), "weights": weights}),
         "weights": weights,
-        **({"dim": architecture.dim} if architecture.dim else {}),
-        "parameters": architecture.parameters(),
-        **scalars,
-        **architecture.describe_towers(),
     }
+    if architecture.dim:
+        described["dim"] = architecture.dim
+    described["parameters"] = architecture.parameters()
+    return {**described, **scalars, **architecture.describe_towers()}

@@ -23,7 +23,7 @@ from clipkit.models.guards import one_line, single_line_errors
 from clipkit.models.hub import ModelFiles, find
 from clipkit.models.layers import LayerTower, choose_layers
 from clipkit.models.tokenizer import TextTokenizer
-from clipkit.models.towers import TowerName
+from clipkit.models.towers import Tower, TowerName
 from clipkit.prompts import check_length
 
 if TYPE_CHECKING:
@@ -273,7 +273,7 @@ def load(  # noqa: PLR0913
     architecture = _read_text_architecture(files) if is_plain_text else read_architecture(files)
     loaded = architecture.load_tower(tower, untrained, precision)
     details: dict[str, Any] = {
-        "name": architecture.files.name,
+        "name": files.name,
         "library": library_version(architecture.library),
         **loaded.digests(),
         "tower": tower,
@@ -285,55 +285,62 @@ def load(  # noqa: PLR0913
     if untrained is not None:
         details["untrained"] = untrained
 
-    run: Callable[..., torch.Tensor]
-    tokenizer: TextTokenizer | None = None
-    preprocessor: Preprocessor | None = None
-    compiled_batch = 0
-    built = loaded.tower
-    if not projection:
-        built = architecture.without_projection(built)
+    built = loaded.tower if projection else architecture.without_projection(loaded.tower)
+    encoder = Encoder(details, loaded.parts, built, run_on, _non_blocking=non_blocking)
     if tower == "text":
-        tokenizer = architecture.tokenizer(clean=clean)
-        if tokenizer.cleaning:
-            details["cleaning"] = tokenizer.cleaning
+        encoder = _with_tokenizer(encoder, architecture.tokenizer(clean=clean))
         built.model.to(run_on, dtype)
     else:
-        preprocessor = architecture.preprocessor(run_on, dtype)
-        with single_line_errors(f"the image processor of {architecture.files.name}"):
-            details["preprocessing"] = preprocessor.details()
-            json.dumps(details, allow_nan=False)  # as the history must be
-        with one_line(f"encode with {architecture.files.name}"):
-            size = preprocessor.example_size()
-            built, acceleration = accelerate(built, run_on, dtype, size, compile_for)
-        details |= acceleration
-        if not architecture.is_dual:
-            details["embedding"] = built.output
-        compiled_batch = compile_for if acceleration["compile"] else 0
-
-    run = built
+        encoder, built = _with_preprocessor(encoder, architecture, built, dtype, compile_for)
     if layers is not None:
-        with _named(architecture.files.name):
+        with _named(files.name):
             run = choose_layers(built.model, architecture.stack(built), tower, layers, pool, norm)
-        details = _hidden_state_details(details, run)
-    elif not projection:
-        details = {**_without_scale(details), "projection": "none"}
+            details = _hidden_state_details(encoder.details, run)
+            _note_details(files, details)
+            return _with_columns(replace(encoder, details=details, _tower=run), run)
+    if not projection:
+        details = {**_without_scale(encoder.details), "projection": "none"}
+        encoder = replace(encoder, details=details)
+    _note_details(files, encoder.details)
+    return replace(encoder, details={**encoder.details, "dim": _try(encoder)})
 
-    _note_details(architecture.files, details)
-    encoder = Encoder(
+
+def _with_tokenizer(encoder: Encoder, tokenizer: TextTokenizer) -> Encoder:
+    """Return an encoder of texts."""
+    details = dict(encoder.details)
+    if tokenizer.cleaning:
+        details["cleaning"] = tokenizer.cleaning
+    return replace(encoder, details=details, _tokenizer=tokenizer)
+
+
+def _with_preprocessor(
+    encoder: Encoder,
+    architecture: Architecture,
+    tower: Tower,
+    dtype: torch.dtype,
+    compile_for: int,
+) -> tuple[Encoder, Tower]:
+    """Return an encoder of images, and its tower, which is compiled or packed where that pays."""
+    name, device = architecture.files.name, encoder._device
+    details = dict(encoder.details)
+    preprocessor = architecture.preprocessor(device, dtype)
+    with single_line_errors(f"the image processor of {name}"):
+        details["preprocessing"] = preprocessor.details()
+        json.dumps(details, allow_nan=False)  # as the history must be
+    with one_line(f"encode with {name}"):
+        size = preprocessor.example_size()
+        tower, acceleration = accelerate(tower, device, dtype, size, compile_for)
+    details |= acceleration
+    if not architecture.is_dual:
+        details["embedding"] = tower.output
+    encoder = replace(
+        encoder,
         details=details,
-        parts=loaded.parts,
-        _tower=run,
-        _device=run_on,
+        _tower=tower,
         _preprocessor=preprocessor,
-        _tokenizer=tokenizer,
-        _compiled_batch=compiled_batch,
-        _non_blocking=non_blocking,
+        _compiled_batch=compile_for if acceleration["compile"] else 0,
     )
-    if isinstance(run, LayerTower):
-        with _named(architecture.files.name):
-            return _with_columns(encoder, run)
-    details["dim"] = _try(encoder)
-    return encoder
+    return encoder, tower
 
 
 def _read_text_architecture(files: ModelFiles) -> Architecture:
@@ -382,15 +389,15 @@ def _without_scale(details: dict[str, Any]) -> dict[str, Any]:
 
 def _hidden_state_details(details: dict[str, Any], tower: LayerTower) -> dict[str, Any]:
     """Return what a history records of hidden states; a list in place of one layer's number."""
-    several: list[int] = list(tower.layers)
-    return {
-        **_without_scale(details),
-        "dim": None,
-        "layer": several if len(several) > 1 else several[0],
-        "layers": len(tower.stack.layers),
-        **({} if tower.pool is None else {"pool": tower.pool}),
-        "norm": tower.norm,
-    }
+    layer: int | list[int] = list(tower.layers)
+    if len(tower.layers) == 1:
+        layer = tower.layers[0]
+    details = _without_scale(details)
+    details |= {"dim": None, "layer": layer, "layers": len(tower.stack.layers)}
+    if tower.pool is not None:
+        details["pool"] = tower.pool
+    details["norm"] = tower.norm
+    return details
 
 
 def _with_columns(encoder: Encoder, tower: LayerTower) -> Encoder:
@@ -413,9 +420,10 @@ def _note_details(files: ModelFiles, details: dict[str, Any]) -> None:
     weights = ", ".join(str(path) for path in files.weights) or "random initialisation"
     console.detail(f"model {details['name']}: {weights}, {details['digest']}")
     how = f"{details['tower']} tower on {details['device']} in {details['precision']}"
-    for name in ("compile", "packed"):
-        if details.get(name):
-            how += f", {name}" if name == "packed" else ", compiled"
+    if details.get("compile"):
+        how += ", compiled"
+    if details.get("packed"):
+        how += ", packed"
     console.detail(f"{how}, {torch.get_num_threads()} threads of PyTorch")
 
 

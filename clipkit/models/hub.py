@@ -285,17 +285,16 @@ def _find_library(name: str, folder: Path, prefix: str) -> str:
     """
     library = ""
     content: dict[str, Any] = {}
-    if prefix:
-        library = "open_clip" if (folder / OPEN_CLIP_CONFIG).is_file() else ""
-    elif (folder / "config.json").is_file():
+    if not prefix and (folder / "config.json").is_file():
         content = _read_json(folder / "config.json")
         is_timm = "architecture" in content and "model_type" not in content
         library = "timm" if is_timm else "transformers"
     elif (folder / OPEN_CLIP_CONFIG).is_file():
         library = "open_clip"
-    others = (folder / other for other in OTHER_FILES)
-    for path in (*_side_files(folder, library), *others):
+    for path in _side_files(folder, library):
         _check_side_file(path)
+    for other in OTHER_FILES:
+        _check_side_file(folder / other)
     if not library:
         expected = OPEN_CLIP_CONFIG if prefix else f"config.json or {OPEN_CLIP_CONFIG}"
         raise ClipkitError(f"{name}: expected a model's {expected}, got none")
@@ -313,12 +312,12 @@ def _side_files(folder: Path, library: str) -> list[Path]:
     except OSError as error:
         raise ClipkitError(f"cannot read {folder}: {error.strerror}") from None
     unused = UNUSED_FILES.get(library, ())
-    return [
-        path
-        for path in entries
-        if (SETTINGS_FILES.fullmatch(path.name) or VOCABULARY_FILES.fullmatch(path.name))
-        and path.name not in unused
-    ]
+    files = []
+    for path in entries:
+        decides = SETTINGS_FILES.fullmatch(path.name) or VOCABULARY_FILES.fullmatch(path.name)
+        if decides and path.name not in unused:
+            files.append(path)
+    return files
 
 
 def _check_side_file(path: Path) -> None:
@@ -387,8 +386,10 @@ def _no_safetensors(name: str, folder: Path, stem: str) -> ClipkitError:
     hint = "save the model again as safetensors, or use --untrained SEED, which needs no weights"
     if others:
         content = ", ".join(others)
-        hint = "if that file holds the whole model, rename it or link to it: ln -s " + others[0]
-        hint += f" {stem}.safetensors"
+        hint = (
+            "if that file holds the whole model, rename it or link to it: "
+            f"ln -s {others[0]} {stem}.safetensors"
+        )
     elif pickles:
         content = f"only {', '.join(pickles)}, a pickle, which can run code and is not read"
     return ClipkitError(f"{name}: expected {stem}.safetensors, got {content}", hint)
@@ -446,6 +447,7 @@ def _fetch_conversion(repo: str, stem: str) -> Path:
             requests = HfApi().get_repo_discussions(
                 repo, author=CONVERTER, discussion_type="pull_request"
             )
+            # the client's filter by author is repeated here, since it decides what is trusted
             offers = [
                 request.num
                 for request in requests

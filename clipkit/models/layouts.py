@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import operator
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 
 from clipkit.errors import ClipkitError
-from clipkit.models.towers import Stack
+from clipkit.models.towers import Stack, find_token, largest_token, last_token
 
 
 class Layout(NamedTuple):
@@ -105,7 +106,7 @@ def _number_of_tokens(config: Any, count: int | str) -> int:
 def _pooled_token(config: Any, which: str) -> Callable[[torch.Tensor], torch.Tensor] | None:
     """Return a function from token ids (B, T) to the position (B) of the token that is pooled."""
     if which == "last":
-        return lambda ids: ids.new_full(ids.shape[:1], ids.shape[1] - 1)
+        return last_token
     return end_token(config) if which == "end" else None
 
 
@@ -113,5 +114,5 @@ def end_token(config: Any) -> Callable[[torch.Tensor], torch.Tensor]:
     """Return a function from token ids (B, T) to the position (B) of the end token."""
     # old configurations of CLIP name token 2, and transformers takes the largest for them
     if config.model_type == "clip_text_model" and config.eos_token_id == 2:
-        return lambda ids: ids.argmax(dim=1)
-    return lambda ids: (ids == config.eos_token_id).int().argmax(dim=1)
+        return largest_token
+    return partial(find_token, token=config.eos_token_id)

@@ -11,6 +11,7 @@ import copy
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +30,10 @@ from clipkit.models.architecture import Architecture
 from clipkit.models.guards import one_line, single_line_errors
 from clipkit.models.hub import ModelFiles, digest_file, fetch_config
 from clipkit.models.preprocessing import MAX_EDGE, TransformPreprocessor
-from clipkit.models.timm_models import find_stack
+from clipkit.models.timm_models import find_patch_size, find_stack
 from clipkit.models.tokenizer import TextTokenizer, tokenizer_errors
-from clipkit.models.towers import Stack, Tower, TowerName
-from clipkit.models.weights import (
-    BUFFERS,
-    MAX_LAYERS,
-    SCALARS,
-    Tensors,
-    check_stored_tensors,
-)
+from clipkit.models.towers import Stack, Tower, TowerName, find_token, largest_token, last_token
+from clipkit.models.weights import BUFFERS, Tensors, check_number_of_layers
 
 IMAGE_PREFIXES = ("visual.",)
 TEXT_PREFIXES = ("text.",)
@@ -117,20 +112,11 @@ class OpenClipModel(Architecture):
         """The settings of the image transform; its size is that of the image tower."""
         return PreprocessCfg(**{**self.pixels, "size": self.outline.visual.image_size})
 
-    def tower_prefixes(self, tower: TowerName) -> tuple[str, ...]:
-        """Return how the names of a tower's tensors start, without the scale's."""
+    def prefixes(self, tower: TowerName) -> tuple[str, ...]:
+        """Return how the names of a tower's tensors start."""
         if tower == "image":
             return IMAGE_PREFIXES
         return PLAIN_TEXT_PREFIXES if self.model_class is CLIP else TEXT_PREFIXES
-
-    def prefixes(self, tower: TowerName) -> tuple[str, ...]:
-        """Return how the names of a tower's tensors start."""
-        return (*self.tower_prefixes(tower), *SCALARS)
-
-    def check_stored(self, *towers: TowerName) -> None:
-        """Compare names, shapes and types of the tensors with the configuration."""
-        prefixes = tuple(prefix for tower in towers for prefix in self.tower_prefixes(tower))
-        check_stored_tensors(self.files, self.sizes(), prefixes)
 
     def build(self, tower: TowerName, tensors: Tensors) -> Tower:
         """Build one tower with the given weights, in float32 and evaluation mode."""
@@ -139,8 +125,7 @@ class OpenClipModel(Architecture):
                 model = self.new_model()
         except ClipkitError:  # timm runs the stem of a hybrid to learn the size of its output
             model = self.new_model()
-        prefixes = self.tower_prefixes(tower)
-        keep_tower(model, prefixes)
+        keep_tower(model, self.prefixes(tower))
         with single_line_errors(f"the weights of {self.files.name}"):
             weights = {
                 name: _in_memory(tensors.get(name, own))
@@ -156,7 +141,7 @@ class OpenClipModel(Architecture):
         """Return the layers of a tower."""
         model: Any = tower.model.clip
         if isinstance(tower.model, TextTower):
-            return _text_stack(getattr(model, "text", model))
+            return _text_stack(_text_part(model))
         return _find_image_stack(model.visual)
 
     def without_projection(self, tower: Tower) -> Tower:
@@ -193,7 +178,6 @@ class OpenClipModel(Architecture):
         with single_line_errors(f"the image transform of {self.files.name}"):
             transform = image_transform_v2(config, is_train=False)
         settings = {"processor": "image_transform_v2", **asdict(config)}
-        settings = {key: list(v) if isinstance(v, tuple) else v for key, v in settings.items()}
         return TransformPreprocessor(transform, settings, _edges(config.size)[0], device, dtype)
 
     def tokenizer(self, *, clean: bool) -> OpenClipTokenizer:
@@ -205,13 +189,12 @@ class OpenClipModel(Architecture):
     @property
     def vocabulary(self) -> int:
         """The number of tokens that the text tower knows."""
-        text = getattr(self.outline, "text", self.outline)
-        return int(text.vocab_size)
+        return int(_text_part(self.outline).vocab_size)
 
     def describe_towers(self) -> dict[str, dict[str, Any]]:
         """Return the layers, widths, heads and parameters of each tower, and what it takes."""
         visual = self.outline.visual
-        text = getattr(self.outline, "text", self.outline)
+        text = _text_part(self.outline)
         settings = self.settings["text_cfg"]
         image = _describe_image(visual)
         with contextlib.suppress(ClipkitError):
@@ -219,13 +202,13 @@ class OpenClipModel(Architecture):
         return {
             "image": {
                 **image,
-                "parameters": self.parameters(*IMAGE_PREFIXES),
+                "parameters": self.parameters("image"),
                 "image_size": _one_edge(visual.image_size),
                 "activation": _activation(visual),
             },
             "text": {
                 **_describe_text(text),
-                "parameters": self.parameters(*self.tower_prefixes("text")),
+                "parameters": self.parameters("text"),
                 "context_length": settings.get("context_length", DEFAULT_CONTEXT),
                 "vocabulary": self.vocabulary,
                 "activation": _activation(text.transformer),
@@ -298,6 +281,11 @@ def keep_tower(model: Any, prefixes: Sequence[str]) -> None:
     for name in parts:
         if name not in names:
             delattr(model, name)
+
+
+def _text_part(model: Any) -> Any:
+    """Return the text tower of a model; one of the class CLIP holds its parts itself."""
+    return getattr(model, "text", model)
 
 
 def _in_memory(tensor: torch.Tensor) -> torch.Tensor:
@@ -407,9 +395,9 @@ def _check_settings(settings: dict[str, Any]) -> None:
     text = settings["text_cfg"]
     for cfg in (vision, text, settings.get("multimodal_cfg", {})):
         layers = cfg.get("layers", 1)
-        for count in layers if isinstance(layers, list) else [layers]:
-            if not 1 <= count <= MAX_LAYERS:
-                raise ValueError(f"expected 1 to {MAX_LAYERS} layers per tower, got layers {count}")
+        counts = layers if isinstance(layers, list) else [layers]  # of each stage of a ResNet
+        for count in counts:
+            check_number_of_layers("layers", count)
         length = cfg.get("context_length", DEFAULT_CONTEXT)
         if not 1 <= length <= MAX_CONTEXT:
             raise ValueError(f"expected a context_length of 1 to {MAX_CONTEXT}, got {length}")
@@ -481,12 +469,12 @@ def _pooled_token(text: Any) -> Callable[[torch.Tensor], torch.Tensor] | None:
     if kind == "first":
         return lambda ids: ids.new_zeros(ids.shape[:1])
     if kind == "last":
-        return lambda ids: ids.new_full(ids.shape[:1], ids.shape[1] - 1)
+        return last_token
     if kind == "argmax":
-        return lambda ids: ids.argmax(dim=1)
+        return largest_token
     if kind == "eos":
         end = getattr(text, "text_eos_id", None) or text.eos_id
-        return lambda ids: (ids == end).int().argmax(dim=1)
+        return partial(find_token, token=end)
     return None
 
 
@@ -514,16 +502,18 @@ def _describe_image(visual: Any) -> dict[str, Any]:
 
 
 def _describe_trunk(trunk: Any) -> dict[str, Any]:
-    described: dict[str, Any] = {}
+    """Return what is known of a model of timm. The first block tells the number of heads."""
+    described: dict[str, Any] = {"width": trunk.num_features}
     blocks = getattr(trunk, "blocks", None)
     if blocks is None:
-        stages = getattr(trunk, "stages", [])
-        blocks = [block for stage in stages for block in getattr(stage, "blocks", [])]
-    described["width"] = trunk.num_features
-    heads = getattr(getattr(blocks[0], "attn", None), "num_heads", None) if len(blocks) else None
+        blocks = []
+        for stage in getattr(trunk, "stages", ()):
+            blocks += getattr(stage, "blocks", ())
+    first = next(iter(blocks), None)
+    heads = getattr(getattr(first, "attn", None), "num_heads", None)
     if heads:
         described["heads"] = heads
-    patch_size = getattr(getattr(trunk, "patch_embed", None), "patch_size", None)
+    patch_size = find_patch_size(trunk)
     if patch_size:
         described["patch_size"] = _one_edge(patch_size)
     return described

@@ -96,8 +96,8 @@ class TransformPreprocessor:
         return tuple(self.resize_and_crop([self.example()]).shape[1:])
 
     def details(self) -> dict[str, Any]:
-        """Return the settings of the transform."""
-        return self.settings
+        """Return the settings of the transform, in types that JSON has."""
+        return {name: _as_json(value) for name, value in self.settings.items()}
 
 
 class ImagePreprocessor:
@@ -219,10 +219,13 @@ def describe_processor(processor: Any, **more: Any) -> dict[str, Any]:
             value = {edge: pixels for edge, pixels in dict(value).items() if pixels is not None}
         elif name == "resample" and value is not None:
             value = Image.Resampling(value).name.lower()
-        elif isinstance(value, tuple):
-            value = list(value)
-        details[name] = value
+        details[name] = _as_json(value)
     return details
+
+
+def _as_json(value: Any) -> Any:
+    """Return a setting as a history has it: a list in place of a tuple."""
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _use_one_core() -> None:

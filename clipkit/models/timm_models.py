@@ -18,11 +18,11 @@ from clipkit.models.preprocessing import MAX_EDGE, TransformPreprocessor
 from clipkit.models.tokenizer import Tokenizer
 from clipkit.models.towers import Stack, Tower, TowerName
 from clipkit.models.weights import (
-    BUFFERS,
     Tensors,
     check_memory,
     check_stored_tensors,
     refuse_misfits,
+    without_buffers,
 )
 
 MAX_MODULES = 20_000  # the largest model of timm 1.0.31 has 2,541; building a billion never ends
@@ -123,7 +123,7 @@ class TimmModel(Architecture):
         with single_line_errors(f"the weights of {self.files.name}"):
             missing = model.load_state_dict(weights, strict=False).missing_keys
         # BatchNorm counts its batches in training only, and the count may be missing
-        refuse_misfits(self.files, missing=[key for key in missing if not BUFFERS.fullmatch(key)])
+        refuse_misfits(self.files, missing=without_buffers(missing))
         return Tower(PooledModel(model.eval()), pooling(model))
 
     def stack(self, tower: Tower) -> Stack:
@@ -141,13 +141,8 @@ class TimmModel(Architecture):
         with single_line_errors(f"the transform of {self.files.name}"):
             settings = self._transform_settings()
             transform = timm.data.create_transform(**settings, is_training=False)
-        # a history holds lists
-        details = {
-            name: list(value) if isinstance(value, tuple) else value
-            for name, value in settings.items()
-        }
         edge = max(settings["input_size"][1:])
-        return TransformPreprocessor(transform, details, edge, device, dtype)
+        return TransformPreprocessor(transform, settings, edge, device, dtype)
 
     def _transform_settings(self) -> dict[str, Any]:
         """Return the transform's settings; refuse those that are random or fill the memory."""
@@ -177,7 +172,7 @@ class TimmModel(Architecture):
         with contextlib.suppress(UsageError):
             image["layers"] = len(find_stack(model).layers)
         image["width"] = model.num_features
-        patch_size = getattr(getattr(model, "patch_embed", None), "patch_size", None)
+        patch_size = find_patch_size(model)
         if patch_size:
             image["patch_size"] = max(patch_size) if isinstance(patch_size, tuple) else patch_size
         with single_line_errors(f"the transform of {self.files.name}"):
@@ -242,6 +237,11 @@ def find_stack(model: Any) -> Stack:
         module = getattr(model, attribute)
         stages += [module] if attribute.startswith("layer") else list(module)
     return Stack(stages, None, is_map=True)  # timm normalises a map before it pools
+
+
+def find_patch_size(model: Any) -> Any:
+    """Return the size of the patches, one number or several; None of a model without patches."""
+    return getattr(getattr(model, "patch_embed", None), "patch_size", None)
 
 
 def _check_config(content: dict[str, Any]) -> None:

@@ -50,6 +50,21 @@ def mean_of_patches(patches: torch.Tensor, mask: torch.Tensor | None) -> torch.T
     return (patches * mask).sum(dim=1) / mask.sum(dim=1)
 
 
+def last_token(ids: torch.Tensor) -> torch.Tensor:
+    """Return the position (B) of the last of T token ids (B, T)."""
+    return ids.new_full(ids.shape[:1], ids.shape[1] - 1)
+
+
+def largest_token(ids: torch.Tensor) -> torch.Tensor:
+    """Return the position (B) of the largest token id: CLIP's end token has the largest number."""
+    return ids.argmax(dim=1)
+
+
+def find_token(ids: torch.Tensor, token: int) -> torch.Tensor:
+    """Return the position (B) of the first of the ids (B, T) that is `token`."""
+    return (ids == token).int().argmax(dim=1)
+
+
 @dataclass(frozen=True)
 class Stack:
     """The layers of a tower, in order. What passes from one to the next are the hidden states.

@@ -32,11 +32,9 @@ from clipkit.models.towers import (
     UnmaskedPatches,
 )
 from clipkit.models.weights import (
-    MAX_LAYERS,
-    SCALARS,
     Tensors,
+    check_number_of_layers,
     check_stored_size,
-    check_stored_tensors,
     refuse_misfits,
 )
 
@@ -77,11 +75,7 @@ class TransformersModel(Architecture):
             model = cls(files, family, config)
             for tower in family.towers:
                 layers = number_of_layers(model.tower_config(tower))
-                if not 1 <= layers <= MAX_LAYERS:
-                    raise ValueError(
-                        f"expected 1 to {MAX_LAYERS} layers per tower, "
-                        f"got num_hidden_layers {layers}"
-                    )
+                check_number_of_layers("num_hidden_layers", layers)
         return model
 
     @property
@@ -106,15 +100,14 @@ class TransformersModel(Architecture):
 
     def prefixes(self, tower: TowerName) -> tuple[str, ...]:
         """Return how the names of a tower's tensors start."""
-        return ("",) if self.family.is_one_tower else (*PREFIXES[tower], *SCALARS)
+        return ("",) if self.family.is_one_tower else PREFIXES[tower]
 
     def check_stored(self, *towers: TowerName) -> None:
         """Compare names, shapes and types of the tensors; of one tower alone, only their size."""
         if self.family.is_one_tower:
             check_stored_size(self.files, self.sizes())
         else:
-            prefixes = tuple(prefix for tower in towers for prefix in PREFIXES[tower])
-            check_stored_tensors(self.files, self.sizes(), prefixes)
+            super().check_stored(*towers)
 
     def build(self, tower: TowerName, tensors: Tensors) -> Tower:
         """Build one tower with the given weights, in float32 and evaluation mode."""
@@ -162,8 +155,11 @@ class TransformersModel(Architecture):
             return {key: value for key, value in tensors.items() if key.startswith(prefixes)}
         # a tower whose class has no projection knows nothing of a larger model either
         prefix = prefixes[0]
-        inner = [key for key in tensors if key.startswith(prefix)]
-        return {key.removeprefix(prefix): tensors[key] for key in inner}
+        weights = {}
+        for key, value in tensors.items():
+            if key.startswith(prefix):
+                weights[key.removeprefix(prefix)] = value
+        return weights
 
     def stack(self, tower: Tower) -> Stack:
         """Return the layers of a tower."""
@@ -224,7 +220,7 @@ class TransformersModel(Architecture):
             "layers": config.num_hidden_layers,
             "width": config.hidden_size,
             "heads": config.num_attention_heads,
-            "parameters": self.parameters(*PREFIXES[tower]),
+            "parameters": self.parameters(tower),
         }
 
 
@@ -243,13 +239,16 @@ def number_of_layers(config: Any) -> int:
 
 
 def _describe_vision(config: Any) -> dict[str, int]:
-    widths = getattr(config, "hidden_sizes", None) or [config.hidden_size]
+    """Return what is known of a tower without a part for texts; a ConvNeXt's layers are stages."""
     stages = getattr(config, "depths", None)
-    layers = len(stages) if stages else config.num_hidden_layers
-    image = {"layers": int(layers), "width": widths[-1]}
+    if stages:
+        image = {"layers": len(stages), "width": config.hidden_sizes[-1]}
+    else:
+        image = {"layers": int(config.num_hidden_layers), "width": config.hidden_size}
     for name in ("num_attention_heads", "patch_size", "image_size"):
-        if isinstance(getattr(config, name, None), int):
-            image[name.removeprefix("num_attention_")] = getattr(config, name)
+        value = getattr(config, name, None)
+        if isinstance(value, int):
+            image[name.removeprefix("num_attention_")] = value
     return image
 
 
@@ -268,7 +267,9 @@ def _check_version(files: ModelFiles, kind: str, family: Family) -> None:
 def _pooler_keys(model: Any) -> set[str]:
     """Return the names of the tensors of a pooler that a checkpoint may lack."""
     pooler = OPTIONAL_POOLERS.get(model.config.model_type)
-    return {key for key in model.state_dict() if pooler and key.startswith(pooler)}
+    if pooler is None:
+        return set()
+    return {key for key in model.state_dict() if key.startswith(pooler)}
 
 
 def _inside(model: Any, keys: Iterable[str]) -> list[str]:
@@ -276,7 +277,7 @@ def _inside(model: Any, keys: Iterable[str]) -> list[str]:
     children = {name for name, _ in model.named_children()}
     inner = []
     for key in keys:
-        within = key.removeprefix(f"{model.base_model_prefix}.")
-        if within.partition(".")[0] in children:
+        child, _, _ = key.removeprefix(f"{model.base_model_prefix}.").partition(".")
+        if child in children:
             inner.append(key)
     return inner

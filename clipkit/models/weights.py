@@ -6,9 +6,9 @@ import contextlib
 import math
 import os
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -18,7 +18,9 @@ from clipkit.models.devices import DTYPES
 from clipkit.models.hub import ModelFiles, brief, check_no_pointer
 
 Shape = tuple[int, ...]
+Header = tuple[str, Shape]  # the type by safetensors' name, and the shape
 Tensors = Mapping[str, torch.Tensor]
+Content = TypeVar("Content")
 
 SCALARS = ("logit_scale", "logit_bias")
 FLOATS = ("F16", "BF16", "F32", "F64")  # by safetensors' names
@@ -66,11 +68,16 @@ def check_stored_tensors(
     shared = stored.keys() & expected.keys()
     refuse_misfits(
         files,
-        missing=[key for key in expected.keys() - stored.keys() if not BUFFERS.fullmatch(key)],
+        missing=without_buffers(expected.keys() - stored.keys()),
         mismatched=[key for key in shared if stored[key] != expected[key]],
-        unexpected=[key for key in stored.keys() - expected.keys() if not BUFFERS.fullmatch(key)],
+        unexpected=without_buffers(stored.keys() - expected.keys()),
     )
     _check_floats(files, headers)
+
+
+def without_buffers(names: Iterable[str]) -> list[str]:
+    """Leave out buffers of whole numbers, which may be missing or left over."""
+    return [name for name in names if not BUFFERS.fullmatch(name)]
 
 
 def refuse_misfits(files: ModelFiles, **problems: Iterable[str]) -> None:
@@ -85,7 +92,7 @@ def refuse_misfits(files: ModelFiles, **problems: Iterable[str]) -> None:
         )
 
 
-def _check_floats(files: ModelFiles, headers: Mapping[str, tuple[str, Shape]]) -> None:
+def _check_floats(files: ModelFiles, headers: Mapping[str, Header]) -> None:
     for key, (kind, _) in headers.items():
         if kind not in FLOATS and not BUFFERS.fullmatch(key):
             raise ClipkitError(
@@ -93,30 +100,38 @@ def _check_floats(files: ModelFiles, headers: Mapping[str, tuple[str, Shape]]) -
             )
 
 
-def _read_headers(files: ModelFiles, prefixes: tuple[str, ...]) -> dict[str, tuple[str, Shape]]:
+def _read_headers(files: ModelFiles, prefixes: tuple[str, ...]) -> dict[str, Header]:
     """Return type and shape of the stored tensors whose names start with one of the prefixes."""
-    headers: dict[str, tuple[str, Shape]] = {}
-    for path in files.weights:
-        with _open_weights(path) as stored:
-            for name in stored.keys():  # noqa: SIM118  (it is no dict)
-                if not name.startswith(prefixes):
-                    continue
-                if name in headers:
-                    raise ClipkitError(f"{files.name}: expected each tensor once, got two {name}")
-                tensor = stored.get_slice(name)
-                headers[name] = (str(tensor.get_dtype()), tuple(tensor.get_shape()))
+    headers: dict[str, Header] = {}
+    for name, header in _read_stored(files, prefixes, _header):
+        if name in headers:
+            raise ClipkitError(f"{files.name}: expected each tensor once, got two {name}")
+        headers[name] = header
     return headers
+
+
+def _header(stored: Any, name: str) -> Header:
+    tensor = stored.get_slice(name)
+    return str(tensor.get_dtype()), tuple(tensor.get_shape())
 
 
 def load_tensors(files: ModelFiles, prefixes: tuple[str, ...]) -> dict[str, torch.Tensor]:
     """Read the stored tensors whose names start with one of the prefixes."""
-    tensors = {}
+    return dict(_read_stored(files, prefixes, lambda stored, name: stored.get_tensor(name)))
+
+
+def _read_stored(
+    files: ModelFiles, prefixes: tuple[str, ...], read: Callable[[Any, str], Content]
+) -> Iterator[tuple[str, Content]]:
+    """Yield each name that starts with one of the prefixes, with what `read` makes of its tensor.
+
+    `read` gets the open file and the name. What it raises is reported as damage of the file.
+    """
     for path in files.weights:
         with _open_weights(path) as stored:
             for name in stored.keys():  # noqa: SIM118  (it is no dict)
                 if name.startswith(prefixes):
-                    tensors[name] = stored.get_tensor(name)
-    return tensors
+                    yield name, read(stored, name)
 
 
 @contextlib.contextmanager
@@ -130,6 +145,12 @@ def _open_weights(path: Path) -> Iterator[Any]:
         raise ClipkitError(
             f"{path}: expected a complete safetensors file: {brief(error)}"
         ) from error
+
+
+def check_number_of_layers(name: str, count: int) -> None:
+    """Refuse a setting of this name that asks for no layers, or for more than could be built."""
+    if not 1 <= count <= MAX_LAYERS:
+        raise ValueError(f"expected 1 to {MAX_LAYERS} layers per tower, got {name} {count}")
 
 
 def check_memory(files: ModelFiles, sizes: Mapping[str, Shape]) -> None:
