@@ -35,6 +35,19 @@ TOWER_SIZES = {
     "text_config": (*SIZES, "vocab_size", "max_position_embeddings"),
     "vision_config": (*SIZES, "image_size", "patch_size"),
 }
+# Types of other settings. transformers 5 refuses wrong ones when it reads a configuration, of
+# numbers that the text tower does not need, too.
+FRACTION = (float, int)
+OTHER_TYPES: dict[str, tuple[type, ...]] = {
+    "attention_dropout": FRACTION,
+    "bos_token_id": (int,),
+    "initializer_factor": (float,),
+    "initializer_range": (float,),
+    "logit_scale_init_value": FRACTION,
+    "num_channels": (int,),
+    "pad_token_id": (int,),
+    "projection_dim": (int,),
+}
 # Settings that replace others, or choose other operations
 OTHER_SETTINGS = (
     *("text_config_dict", "vision_config_dict", "quantization_config"),
@@ -79,11 +92,11 @@ class ClipText(TransformersModel):
 
 def _is_known(content: dict[str, Any]) -> bool:
     """Tell whether a config.json holds all settings that a CLIP needs, and no unusual ones."""
-    if type(content.get("projection_dim")) is not int:
+    if type(content.get("projection_dim")) is not int or not _has_known_types(content):
         return False
     for name, sizes in TOWER_SIZES.items():
         tower = content.get(name)
-        if not isinstance(tower, dict):
+        if not isinstance(tower, dict) or not _has_known_types(tower):
             return False
         settings = content | tower
         if any(settings.get(name) is not None for name in OTHER_SETTINGS):
@@ -100,6 +113,11 @@ def _is_known(content: dict[str, Any]) -> bool:
         if not is_known:
             return False
     return type(content["text_config"].get("eos_token_id")) is int
+
+
+def _has_known_types(settings: dict[str, Any]) -> bool:
+    """Tell whether the settings in `OTHER_TYPES` have these types, where they are given."""
+    return all(type(settings[name]) in OTHER_TYPES[name] for name in OTHER_TYPES.keys() & settings)
 
 
 class TextTower(torch.nn.Module):
