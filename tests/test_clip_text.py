@@ -318,3 +318,15 @@ def test_rules_that_would_crash_tokenizers_are_left_to_transformers(tmp_path: Pa
         lambda content: content["model"].update(continuing_subword_prefix="##"),
     )
     assert read_backend(find(str(tmp_path))) is None
+
+
+def test_bpe_dropout_is_switched_off(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = published_form(tmp_path)
+    expected = load(folder).encode_texts(TEXTS[:4])
+    edit_json(folder / "tokenizer.json", lambda content: content["model"].update(dropout=0.9))
+    edit_json(
+        folder / "tokenizer_config.json",
+        lambda config: config.update(tokenizer_class="PreTrainedTokenizerFast"),
+    )
+    np.testing.assert_array_equal(load(folder).encode_texts(TEXTS[:4]), expected)
+    assert "asks for BPE dropout, which gives random tokens" in capsys.readouterr().err

@@ -31,7 +31,7 @@ from clipkit.models.guards import one_line, single_line_errors
 from clipkit.models.hub import ModelFiles, digest_file, fetch_config
 from clipkit.models.preprocessing import MAX_EDGE, TransformPreprocessor
 from clipkit.models.timm_models import find_patch_size, find_stack
-from clipkit.models.tokenizer import TextTokenizer, tokenizer_errors
+from clipkit.models.tokenizer import TextTokenizer, switch_dropout_off, tokenizer_errors
 from clipkit.models.towers import Stack, Tower, TowerName, find_token, largest_token, last_token
 from clipkit.models.weights import BUFFERS, Tensors, check_number_of_layers
 
@@ -336,6 +336,7 @@ class OpenClipTokenizer(TextTokenizer):
             self.tail = 3  # of the mode "clips": a start, an end and a class token
         with tokenizer_errors(files):
             self.tokenizer = HFTokenizer(str(files.folder), trust_remote_code=False, **settings)
+        switch_dropout_off(files, self.tokenizer.tokenizer)
 
     def clean(self, texts: Sequence[str], places: Sequence[str]) -> list[str]:
         """Return the texts as they are, since the tokenizer cleans them.

@@ -155,6 +155,7 @@ class Tokenizer(TextTokenizer):
         with tokenizer_errors(files):
             auto: Any = transformers.AutoTokenizer
             self.tokenizer = auto.from_pretrained(files.folder, trust_remote_code=False)
+        switch_dropout_off(files, self.tokenizer)
         return type(self.tokenizer).__name__
 
     @property
@@ -247,6 +248,18 @@ class Tokenizer(TextTokenizer):
                 f"got tokens that end in {last} for {texts[row][:60]!r}",
                 f"take {self.end_text} out of the prompt, or correct eos_token_id in config.json",
             )
+
+
+def switch_dropout_off(files: ModelFiles, tokenizer: Any) -> None:
+    """Let a tokenizer of transformers split equal texts equally: BPE dropout is for training."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    model: Any = getattr(backend, "model", None)
+    if getattr(model, "dropout", None):
+        model.dropout = None
+        console.warn(
+            f"{files.name}: tokenizer.json asks for BPE dropout, which gives random tokens; "
+            "it is switched off"
+        )
 
 
 def canonicalize(text: str) -> str:
