@@ -203,6 +203,13 @@ def test_hidden_states_of_tokens_are_those_of_timm(name: str, tmp_path: Path) ->
             assert prefix is None or torch.equal(normed[:, : stack.prefix], prefix)
 
 
+@pytest.mark.parametrize("name", ["eva02", "beit"])
+def test_the_norm_of_the_pooled_tokens_gives_the_embedding(name: str, tmp_path: Path) -> None:
+    folder = write_model(tmp_path / name, name)
+    last = embed_noise(folder, layers=[-1], pool="mean", norm=True)
+    np.testing.assert_array_equal(last, embed_noise(folder))
+
+
 @pytest.mark.parametrize("name", MAPS)
 def test_hidden_states_of_maps_are_those_of_timm(name: str, tmp_path: Path) -> None:
     stack, states, model, pixels = hidden_states(write_model(tmp_path / name, name))

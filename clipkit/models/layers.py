@@ -44,7 +44,7 @@ class LayerTower:
     pool : {"cls", "mean"} or None
         The first token, or the mean of the patches; None for the token that a text tower pools.
     norm : bool
-        Apply the final norm of the model before pooling; to a map, after pooling.
+        Apply the final norm of the model, where the model does: before or after pooling.
     """
 
     model: Any
@@ -72,11 +72,18 @@ class LayerTower:
         return torch.cat([pooled[number] for number in self.layers], dim=1)
 
     def _pool(self, state: torch.Tensor, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Pool tokens (B, T, width) or a map (B, width, H, W) to (B, width)."""
+        """Pool tokens (B, T, width) or a map (B, width, H, W) to (B, width), and norm them."""
+        pooled = self._pool_tokens_or_map(state, inputs)
+        if not self.norm or self.stack.pooled_norm is None:
+            return pooled
+        return _apply_norm(self.stack.pooled_norm, pooled.to(state.dtype)).float()
+
+    def _pool_tokens_or_map(
+        self, state: torch.Tensor, inputs: dict[str, torch.Tensor]
+    ) -> torch.Tensor:
         stack = self.stack
         if stack.is_map:
-            mean = state.float().mean(dim=(-2, -1))
-            return self._normed(mean.to(state.dtype)).float() if self.norm else mean
+            return state.float().mean(dim=(-2, -1))
         if stack.pooled_token is not None:
             position = stack.pooled_token(inputs["input_ids"])
             rows = torch.arange(len(state), device=state.device)
@@ -87,19 +94,22 @@ class LayerTower:
         return mean_of_patches(patches, inputs.get(PADDING_MASK))
 
     def _normed(self, state: torch.Tensor) -> torch.Tensor:
-        """Apply the final norm, if that was asked for, to (..., width)."""
-        if not self.norm:
+        """Apply the norm of tokens (..., width), if there is one and it was asked for."""
+        if not self.norm or self.stack.norm is None:
             return state
-        norm = self.stack.norm
-        weight = getattr(norm, "weight", None)
-        if weight is not None and weight.shape[-1] != state.shape[-1]:
-            raise UsageError(
-                f"expected a layer of the width of the final norm, {weight.shape[-1]}, "
-                f"got one of {state.shape[-1]}",
-                "leave --norm out",
-            )
-        normed: torch.Tensor = norm(state)
-        return normed
+        return _apply_norm(self.stack.norm, state)
+
+
+def _apply_norm(norm: Any, state: torch.Tensor) -> torch.Tensor:
+    weight = getattr(norm, "weight", None)
+    if weight is not None and weight.shape[-1] != state.shape[-1]:
+        raise UsageError(
+            f"expected a layer of the width of the final norm, {weight.shape[-1]}, "
+            f"got one of {state.shape[-1]}",
+            "leave --norm out",
+        )
+    normed: torch.Tensor = norm(state)
+    return normed
 
 
 def _call_with_state(stack: Stack, number: int, read: Any) -> Any:
@@ -140,7 +150,7 @@ def choose_layers(
         If there is no such layer, CLS token or norm, or a layer is named twice.
     """
     numbers = resolve(layers, len(stack.layers))
-    if norm and stack.norm is None:
+    if norm and stack.norm is None and stack.pooled_norm is None:
         raise UsageError(
             "expected a model that normalises all tokens at its end, got another",
             "leave --norm out",

@@ -74,9 +74,11 @@ def find_stack(model: Any) -> Stack:
     model = inner_model(model)
     config = model.config
     layout = LAYOUTS[config.model_type]
+    norm = operator.attrgetter(layout.norm)(model) if layout.norm else None
     return Stack(
         layers=_first_of(model, layout.layers),
-        norm=operator.attrgetter(layout.norm)(model) if layout.norm else None,
+        norm=None if layout.is_map else norm,
+        pooled_norm=norm if layout.is_map else None,
         prefix=sum(_number_of_tokens(config, count) for count in layout.tokens),
         has_cls=bool(layout.tokens),
         is_map=layout.is_map,

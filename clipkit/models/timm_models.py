@@ -223,10 +223,13 @@ def find_stack(model: Any) -> Stack:
     """
     name = type(model).__name__
     if name in TOKEN_MODELS:
-        # timm may normalise only what it pooled
-        norm = None if isinstance(model.norm, torch.nn.Identity) else model.norm
-        has_cls = model.cls_token is not None
-        return Stack(list(model.blocks), norm, model.num_prefix_tokens, has_cls)
+        return Stack(
+            list(model.blocks),
+            _norm_or_none(model.norm),
+            pooled_norm=_norm_or_none(model.fc_norm),
+            prefix=model.num_prefix_tokens,
+            has_cls=model.cls_token is not None,
+        )
     if name not in MAP_MODELS:
         raise UsageError(
             f"expected a model of timm whose layers are known, got {name}",
@@ -237,6 +240,11 @@ def find_stack(model: Any) -> Stack:
         module = getattr(model, attribute)
         stages += [module] if attribute.startswith("layer") else list(module)
     return Stack(stages, None, is_map=True)  # timm normalises a map before it pools
+
+
+def _norm_or_none(norm: Any) -> Any:
+    """Return a norm of timm; None if it is an Identity: either tokens or their mean are normed."""
+    return None if isinstance(norm, torch.nn.Identity) else norm
 
 
 def find_patch_size(model: Any) -> Any:

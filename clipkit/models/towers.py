@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -77,8 +77,9 @@ class Stack:
     layers : sequence of torch.nn.Module
         Each returns (B, T, width), or (B, width, H, W) if `is_map`; or a tuple that starts so.
     norm : torch.nn.Module or None
-        What the model applies to the last hidden state: to the tokens (B, T, width), or to the mean
-        (B, width) of a map.
+        What the model applies to the tokens (B, T, width) of the last hidden state.
+    pooled_norm : torch.nn.Module or None
+        What it applies to their mean (B, width), or to that of a map.
     prefix : int
         The number of tokens before the patches: CLS, registers, summaries.
     has_cls : bool
@@ -91,6 +92,7 @@ class Stack:
 
     layers: Sequence[torch.nn.Module]
     norm: Any
+    pooled_norm: Any = field(default=None, kw_only=True)
     prefix: int = 0
     has_cls: bool = False
     is_map: bool = False
