@@ -136,6 +136,9 @@ POOLER_SETTINGS = {
     "siglip_vision_model": "vision_use_head",
     "siglip2_vision_model": "vision_use_head",
 }
+# With this eos_token_id, which the first published configurations of CLIP hold, transformers takes
+# the largest token for the end.
+LEGACY_END = 2
 # The image tower that takes images in their aspect ratios, as patches with a mask.
 NAFLEX = "siglip2_vision_model"
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 
 from clipkit.errors import ClipkitError
+from clipkit.models.families import LEGACY_END
 from clipkit.models.towers import Stack, find_token, largest_token, last_token
 
 
@@ -114,7 +115,6 @@ def _pooled_token(config: Any, which: str) -> Callable[[torch.Tensor], torch.Ten
 
 def end_token(config: Any) -> Callable[[torch.Tensor], torch.Tensor]:
     """Return a function from token ids (B, T) to the position (B) of the end token."""
-    # old configurations of CLIP name token 2, and transformers takes the largest for them
-    if config.model_type == "clip_text_model" and config.eos_token_id == 2:
+    if config.model_type == "clip_text_model" and config.eos_token_id == LEGACY_END:
         return largest_token
     return partial(find_token, token=config.eos_token_id)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from clipkit import console
 from clipkit.errors import ClipkitError
+from clipkit.models.families import LEGACY_END
 from clipkit.models.guards import import_library, one_line, single_line_errors
 from clipkit.models.hub import ModelFiles
 
@@ -30,9 +31,6 @@ REPLACED_BY_FTFY = re.compile(
 )
 # They take a text's embedding from its first end token.
 POOLED_AT_END = ("clip", "metaclip_2")
-# With this eos_token_id, which the first published configurations of CLIP hold, transformers takes
-# the largest token for the end.
-LEGACY_END = 2
 # SigLIP 2 was trained on texts that big_vision had cleaned: in lower case, without punctuation.
 # transformers' tokenizer of its models with a fixed resolution, Gemma's, keeps both.
 CANONICALIZING_TOKENIZERS = ("Gemma", "Siglip2")
