@@ -6,7 +6,7 @@ Rich breaks words where a table is too wide, and takes seconds for ten thousand 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 GAP = 3  # spaces between columns
@@ -54,15 +54,15 @@ def render(columns: Sequence[Column], width: int, header: bool = True) -> str:
     suffice, the columns are divided into several tables, each with the columns that tell the rows
     apart. As the last resort, and if there is only one row, a line shows each cell.
     """
-    if _total([column.natural_width for column in columns]) <= width:
+    if _total(_natural_widths(columns)) <= width:
         return _table(columns, width, header)
     if len(columns[0].cells) == 1:
         return _records(columns, [], width)
     caption = ""
-    varying = [column for column in columns if len(set(column.cells)) > 1]
-    if varying and len(varying) < len(columns):
-        caption = _caption([column for column in columns if column not in varying], width)
-        columns = varying
+    constant = [column for column in columns if len(set(column.cells)) == 1]
+    if 0 < len(constant) < len(columns):
+        caption = _caption(constant, width)
+        columns = [column for column in columns if column not in constant]
     parts = _parts(columns, width)
     if parts:
         return "\n".join(_table(part, width, header) for part in parts) + caption
@@ -93,16 +93,33 @@ def wrap(text: str, width: int) -> list[str]:
     return lines
 
 
+def join_lines(lines: Iterable[str]) -> str:
+    """Return lines as a text in which each of them ends with a line break."""
+    return "\n".join([*lines, ""])
+
+
+def _rows(columns: Sequence[Column]) -> Iterator[tuple[str, ...]]:
+    return zip(*(column.cells for column in columns), strict=True)
+
+
 def _total(widths: Sequence[int]) -> int:
     return MARGIN + sum(widths) + GAP * (len(widths) - 1) + 1  # the line overhangs by 1
 
 
+def _natural_widths(columns: Sequence[Column]) -> list[int]:
+    return [column.natural_width for column in columns]
+
+
+def _least_widths(columns: Sequence[Column]) -> list[int]:
+    return [column.least_width for column in columns]
+
+
 def _widths(columns: Sequence[Column], width: int) -> list[int]:
     """Return the columns' widths: the natural ones or, if they are too wide, smaller ones."""
-    natural = [column.natural_width for column in columns]
+    natural = _natural_widths(columns)
     if _total(natural) <= width:
         return natural
-    widths = [column.least_width for column in columns]
+    widths = _least_widths(columns)
     room = width - _total(widths)
     while room > 0:
         for number in range(len(widths)):
@@ -118,9 +135,9 @@ def _table(columns: Sequence[Column], width: int, header: bool) -> str:
     if header:
         lines += _lines([column.title for column in columns], columns, widths)
         lines.append(" " + "─" * (_total(widths) - 1))
-    for row in zip(*(column.cells for column in columns), strict=True):
+    for row in _rows(columns):
         lines += _lines(row, columns, widths)
-    return "".join(f"{line}\n" for line in lines)
+    return join_lines(lines)
 
 
 def _lines(row: Sequence[str], columns: Sequence[Column], widths: Sequence[int]) -> list[str]:
@@ -149,7 +166,11 @@ def _caption(columns: Sequence[Column], width: int) -> str:
         words = (column.name, column.cells[0], column.unit)
         facts.append(" ".join(filter(None, words)))
     lines = wrap(f"In all rows: {', '.join(facts)}", width - MARGIN)
-    return "".join(f"{' ' * MARGIN}{line}\n" for line in lines)
+    return join_lines(_indented(lines))
+
+
+def _indented(lines: Sequence[str]) -> list[str]:
+    return [" " * MARGIN + line for line in lines]
 
 
 def _identifying(columns: Sequence[Column]) -> list[Column]:
@@ -158,11 +179,11 @@ def _identifying(columns: Sequence[Column]) -> list[Column]:
     A column is among them if it tells rows apart that those before it do not.
     """
     chosen: list[Column] = []
-    rows: list[tuple[str, ...]] = [()] * len(columns[0].cells)
+    different = 1  # rows that the chosen columns tell apart
     for column in sorted(columns, key=lambda column: column.unit != ""):
-        more = [(*row, cell) for row, cell in zip(rows, column.cells, strict=True)]
-        if len(set(more)) > len(set(rows)):
-            rows = more
+        rows = set(_rows([*chosen, column]))
+        if len(rows) > different:
+            different = len(rows)
             chosen.append(column)
     return chosen or [columns[0]]
 
@@ -170,17 +191,15 @@ def _identifying(columns: Sequence[Column]) -> list[Column]:
 def _parts(columns: Sequence[Column], width: int) -> list[list[Column]]:
     """Divide columns into tables that fit, each with those that tell rows apart; else none."""
     identifying = _identifying(columns)
-    parts = [identifying]
+    parts = [[*identifying]]
     for column in columns:
         if column in identifying:
             continue
-        wider = [*parts[-1], column]
-        if _total([part.least_width for part in wider]) > width:
-            wider = [*identifying, column]
-            parts.append(wider)
-        if _total([part.least_width for part in wider]) > width:
+        if _total(_least_widths([*parts[-1], column])) > width:
+            parts.append([*identifying])
+        parts[-1].append(column)
+        if _total(_least_widths(parts[-1])) > width:
             return []
-        parts[-1] = wider
     return parts
 
 
@@ -189,16 +208,16 @@ def _records(columns: Sequence[Column], identifying: Sequence[Column], width: in
     others = [column for column in columns if column not in identifying]
     title_width = max(text_width(column.title) for column in others)
     indent = " " * (2 * MARGIN if identifying else MARGIN)
+    headings = map(", ".join, _rows(identifying))
     lines = []
-    for row in range(len(columns[0].cells)):
+    for row in _rows(others):
         if identifying:
-            heading = ", ".join(column.cells[row] for column in identifying)
-            lines += [" " * MARGIN + line for line in wrap(heading, width - MARGIN)]
-        for column in others:
+            lines += _indented(wrap(next(headings), width - MARGIN))
+        for column, cell in zip(others, row, strict=True):
             start = indent
             if len(others) > 1:
                 start += _padded(column.title, title_width + 2)
-            for text in wrap(column.cells[row], width - text_width(start)):
+            for text in wrap(cell, width - text_width(start)):
                 lines.append(start + text)
                 start = " " * text_width(start)
-    return "".join(f"{line}\n" for line in lines)
+    return join_lines(lines)

@@ -12,12 +12,12 @@ import re
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from clipkit.console import escaped, note
 from clipkit.errors import UsageError
-from clipkit.layout import Column, render
+from clipkit.layout import Column, join_lines, render
 
 CHUNK_ROWS = 2000  # of a long report that are in memory at once
 FORMATS = ("table", "tsv", "csv", "json")
@@ -31,6 +31,7 @@ PERCENT = {
 WIDTH = 200  # of a table that goes to a file or a pipe
 
 Row = Mapping[str, Any]
+Cells = dict[str, list[Any]]  # the values of each column, by its name
 
 
 class View(NamedTuple):
@@ -100,16 +101,11 @@ def emit(rows: Sequence[Row], view: View) -> None:
     UsageError
         If there is no column of a name.
     """
-    names = _choose(rows, view.chosen_columns)
-    values = _values(rows, names)
-    format = chosen_format(view.format)
-    if format == "json":
-        sys.stdout.write(_json(names, values))
-    elif view.is_for_people:
-        sys.stdout.write(_table(*_join_intervals(names, values), not view.no_header))
-    else:
-        write = {"table": _table, "tsv": _tsv, "csv": _csv}[format]
-        sys.stdout.write(write(names, values, not view.no_header))
+    cells = _cells(rows, _choose(rows, view.chosen_columns))
+    if view.is_for_people:
+        cells = _join_intervals(cells)
+    write = {"table": _table, "tsv": _tsv, "csv": _csv, "json": _json}[chosen_format(view.format)]
+    sys.stdout.write(write(cells, not view.no_header))
 
 
 def _choose(rows: Sequence[Row], chosen: list[str]) -> list[str]:
@@ -139,19 +135,19 @@ def emit_many(rows: Iterable[Row], view: View) -> None:
     names = _choose(chunk, view.chosen_columns)
     is_first = True
     while chunk:
-        values = _values(chunk, names)
+        cells = _cells(chunk, names)
         chunk = list(itertools.islice(pending, CHUNK_ROWS))
         if format == "json":
-            sys.stdout.write(_json_chunk(names, values, is_first, is_last=not chunk))
+            sys.stdout.write(_json_chunk(cells, is_first, is_last=not chunk))
         else:
-            write = _tsv if format == "tsv" else _csv
-            sys.stdout.write(write(names, values, is_first and not view.no_header))
+            write = {"tsv": _tsv, "csv": _csv}[format]
+            sys.stdout.write(write(cells, is_first and not view.no_header))
         is_first = False
 
 
-def _json_chunk(names: list[str], rows: list[list[Any]], is_first: bool, is_last: bool) -> str:
+def _json_chunk(cells: Cells, is_first: bool, is_last: bool) -> str:
     """Return the text of consecutive rows. All chunks make what `emit` writes."""
-    text = _json(names, rows)
+    text = _json(cells)
     if not is_first:
         text = text.removeprefix("[\n")
     if not is_last:
@@ -166,8 +162,11 @@ def chosen_format(format: str | None) -> str:
     return "table" if sys.stdout.isatty() else "tsv"
 
 
-def _values(rows: Sequence[Row], names: Sequence[str]) -> list[list[Any]]:
-    return [[_rounded(row[name]) for name in names] for row in rows]
+def _cells(rows: Sequence[Row], names: Sequence[str]) -> Cells:
+    cells = {}
+    for name in names:
+        cells[name] = [_rounded(row[name]) for row in rows]
+    return cells
 
 
 def _rounded(value: Any) -> Any:
@@ -183,26 +182,30 @@ def _rounded(value: Any) -> Any:
     return None if math.isnan(value) else float(f"{value:.8g}")
 
 
-def _json(names: list[str], rows: list[list[Any]]) -> str:
-    return json.dumps([dict(zip(names, row, strict=True)) for row in rows], indent=2) + "\n"
+def _json(cells: Cells, header: bool = True) -> str:
+    """Write a list of objects. Each holds the names of the columns, so there is no header."""
+    rows = zip(*cells.values(), strict=True)
+    return json.dumps([dict(zip(cells, row, strict=True)) for row in rows], indent=2) + "\n"
 
 
-def _tsv(names: list[str], rows: list[list[Any]], header: bool) -> str:
-    return "".join("\t".join(line) + "\n" for line in _lines(names, rows, header))
+def _tsv(cells: Cells, header: bool) -> str:
+    return join_lines(map("\t".join, _lines(cells, header)))
 
 
-def _csv(names: list[str], rows: list[list[Any]], header: bool) -> str:
+def _csv(cells: Cells, header: bool) -> str:
     out = io.StringIO()
-    csv.writer(out, lineterminator="\n").writerows(_lines(names, rows, header))
+    csv.writer(out, lineterminator="\n").writerows(_lines(cells, header))
     return out.getvalue()
 
 
-def _lines(names: list[str], rows: list[list[Any]], header: bool) -> list[list[str]]:
-    lines = [[_cell(value) for value in row] for row in rows]
-    return [names, *lines] if header else lines
+def _lines(cells: Cells, header: bool) -> Iterator[Iterable[str]]:
+    if header:
+        yield cells
+    for row in zip(*cells.values(), strict=True):
+        yield map(_text, row)
 
 
-def _cell(value: Any) -> str:
+def _text(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -216,46 +219,43 @@ def columns_for_people(rows: Sequence[Row]) -> list[Column]:
     """Return the columns of a report's table, without those that are empty in all rows."""
     if not rows:
         return []
-    names = list(rows[0])
-    return _columns(*_join_intervals(names, _values(rows, names)))
+    return _columns(_join_intervals(_cells(rows, list(rows[0]))))
 
 
-def _columns(names: list[str], rows: list[list[Any]]) -> list[Column]:
+def _columns(cells: Cells) -> list[Column]:
     columns = []
-    for number, name in enumerate(names):
-        values = [row[number] for row in rows]
-        if all(value is None for value in values):
-            continue  # it would only take room
-        is_numeric = all(isinstance(value, int | float | tuple | None) for value in values)
-        cells = [_table_cell(name, value) for value in values]
-        columns.append(Column(name, _unit(name), cells, is_numeric))
+    for name, values in cells.items():
+        types = set(map(type, values)) - {type(None)}
+        if not types:
+            continue  # an empty column would only take room
+        texts = [_table_text(name, value) for value in values]
+        columns.append(Column(name, _unit(name), texts, types <= {bool, int, float, tuple}))
     return columns
 
 
-def _table(names: list[str], rows: list[list[Any]], header: bool) -> str:
-    columns = _columns(names, rows)
+def _table(cells: Cells, header: bool) -> str:
+    columns = _columns(cells)
     if not columns:
         return "\n"
     return render(columns, _width(), header)
 
 
-def _join_intervals(names: list[str], rows: list[list[Any]]) -> tuple[list[str], list[list[Any]]]:
+def _join_intervals(cells: Cells) -> Cells:
     """Put the columns `acc1_low` and `acc1_high` in brackets behind `acc1`, and others alike.
 
-    >>> _join_intervals(["acc1", "acc1_low", "acc1_high"], [[0.71, 0.68, 0.74]])
-    (['acc1'], [[(0.71, 0.68, 0.74)]])
+    >>> _join_intervals({"acc1": [0.71], "acc1_low": [0.68], "acc1_high": [0.74]})
+    {'acc1': [(0.71, 0.68, 0.74)]}
     """
-    joined = {name for name in names if {f"{name}_low", f"{name}_high"} <= set(names)}
-    limits = {f"{name}_low" for name in joined} | {f"{name}_high" for name in joined}
-    remaining = [name for name in names if name not in limits]
-    rows_shown = []
-    for row in rows:
-        cells = dict(zip(names, row, strict=True))
-        for name in joined:
-            if cells[name] is not None:
-                cells[name] = (cells[name], cells[f"{name}_low"], cells[f"{name}_high"])
-        rows_shown.append([cells[name] for name in remaining])
-    return remaining, rows_shown
+    joined = dict(cells)
+    for name, values in cells.items():
+        if {f"{name}_low", f"{name}_high"} <= cells.keys():
+            low, high = joined.pop(f"{name}_low"), joined.pop(f"{name}_high")
+            joined[name] = list(map(_interval, values, low, high))
+    return joined
+
+
+def _interval(value: Any, low: Any, high: Any) -> tuple[Any, Any, Any] | None:
+    return None if value is None else (value, low, high)
 
 
 def _width() -> int:
@@ -276,11 +276,11 @@ def _is_entropy(name: str) -> bool:
     return name == "entropy" or name.endswith("_entropy")
 
 
-def _table_cell(name: str, value: Any) -> str:
+def _table_text(name: str, value: Any) -> str:
     if value is None:
         return "-"
     if isinstance(value, tuple):
-        estimate, low, high = (_table_cell(name, number) for number in value)
+        estimate, low, high = [_table_text(name, number) for number in value]
         return f"{estimate} ({low}–{high})"
     if isinstance(value, float) and name in PERCENT:
         return f"{100 * value:.2f}"
@@ -288,4 +288,4 @@ def _table_cell(name: str, value: Any) -> str:
         return f"{value:.4f}"
     if isinstance(value, float) and not value.is_integer():
         return f"{value:.4g}"
-    return _cell(value)
+    return _text(value)
