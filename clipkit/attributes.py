@@ -34,6 +34,7 @@ from clipkit.evaluation import (
 )
 from clipkit.features import FeatureFile, Float32, Int64
 from clipkit.features.provenance import prompts_entry
+from clipkit.results import make_result
 from clipkit.splitting import stratified_split, warn_of_shared_images
 
 MAX_VALUES = 5000  # of an attribute
@@ -161,9 +162,7 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
         prompts=None if words is None else prompts_entry(words),
         inputs=inputs,
     )
-    result = FeatureFile("result", history)
-    result.set_rows(rows)
-    return result
+    return make_result(history, rows)
 
 
 def _choose_rows(

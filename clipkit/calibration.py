@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from clipkit import console, evaluation, metrics, softmax, zeroshot
 from clipkit.errors import ClipkitError, UsageError, check_positive
 from clipkit.features import BlockMatrix, FeatureFile, Float32, Int64
+from clipkit.results import make_result
 
 Floats = NDArray[np.float64]
 
@@ -327,9 +328,7 @@ def calibrate(
         seed=seed,
         inputs={"logits": logits.digest},
     )
-    result = FeatureFile("result", history)
-    result.set_rows(rows)
-    return result
+    return make_result(history, rows)
 
 
 def _choose_splits(

@@ -25,6 +25,8 @@ from clipkit.results import (
     check_run,
     choose_split,
     class_names,
+    column,
+    make_result,
     read_groups,
     run_label,
     scored_runs,
@@ -303,7 +305,6 @@ def compare(
         seed=seed,
         inputs=inputs,
     )
-    result = FeatureFile("result", history)
     rows = _group_rows(paired, attribute, seed) if attribute else _pair_rows(paired, seed)
     if len(paired.right) > 2:
         _add_holm(rows)
@@ -311,8 +312,7 @@ def compare(
         console.note(f"p is not corrected for the {len(rows)} comparisons")
     if attribute:
         rows = _add_worst(rows, paired, attribute.codes[paired.split], seed)
-    result.set_rows(rows)
-    return result
+    return make_result(history, rows)
 
 
 def _read_class_groups(paired: PairedResults, path: str) -> tuple[Attribute, list[str]]:
@@ -411,7 +411,7 @@ def _worst(right: Bools, codes: Int64, key: str, seed: int) -> Row:
 
 
 def _add_holm(rows: Sequence[Row]) -> None:
-    for row, p in zip(rows, metrics.holm([row["p"] for row in rows]), strict=True):
+    for row, p in zip(rows, metrics.holm(column(rows, "p")), strict=True):
         row["p_holm"] = float(p)
         row["kappa"] = row.pop("kappa")  # p_holm follows p
 

@@ -20,7 +20,7 @@ from clipkit.features.provenance import shots
 from clipkit.probes.context import Workers
 from clipkit.probes.permuted import permuted_predictor
 from clipkit.relabeling import groups_digest
-from clipkit.results import choose_split, read_group_lines
+from clipkit.results import choose_split, make_result, read_group_lines
 
 REPEAT, MAX_REPEAT = 5, 1000
 SEED = 42
@@ -111,9 +111,7 @@ def prompt_importance(
         seed=seed,
         inputs=inputs,
     )
-    result = FeatureFile("result", history)
-    result.set_rows(runs)
-    return result
+    return make_result(history, runs)
 
 
 def for_people(rows: Sequence[Row]) -> list[Row]:
@@ -273,6 +271,4 @@ def largest_weights(probe: FeatureFile, count: int = 5) -> FeatureFile:
     history = probe.extended_history(
         "importance", shots=shots(probe), weights=count, inputs={"probe": probe.digest}
     )
-    result = FeatureFile("result", history)
-    result.set_rows(runs)
-    return result
+    return make_result(history, runs)

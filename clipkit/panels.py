@@ -11,6 +11,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -31,6 +32,7 @@ from clipkit.results import (
     choose_split,
     class_count,
     class_names,
+    column,
     columns_of,
     join_names,
     labels_of,
@@ -63,6 +65,14 @@ class AccuracyGrid:
     temperatures: list[float]
     label: str
     split: str
+
+
+class _Runs(NamedTuple):
+    """Runs of the result with a number that one curve shows."""
+
+    number: int
+    label: str
+    rows: list[Row]
 
 
 @dataclass(frozen=True)
@@ -113,21 +123,24 @@ def temperature_sweeps(results: Sequence[FeatureFile], split: str | None = None)
         One per classifier, C and split of each result. Where results differ in model, data set or
         prompts, the labels begin with these. Otherwise equal labels begin with the file's name.
     """
-    curves: dict[tuple[int, str, str], list[Row]] = {}  # number of the result, label, C -> runs
+    curves: dict[tuple[int, str, str], _Runs] = {}
     for number, result in enumerate(results):
         _check_sweep(result)
         rows = _rows_of_sweeps(result) if split is None else _rows_on(result, split)
         for row in rows:
-            key = (number, _sweep_label(result, row), str(row["C"]))  # as text, NaN equals NaN
-            curves.setdefault(key, []).append(row)
+            label = _sweep_label(result, row)
+            key = (number, label, str(row["C"]))  # as text, NaN equals NaN
+            curves.setdefault(key, _Runs(number, label, [])).rows.append(row)
     if len(curves) > MAX_CURVES:
         raise ClipkitError(
             f"expected at most {MAX_CURVES} curves, got {len(curves):,}",
             "choose a split with --split, or draw fewer files",
         )
-    numbers = [number for number, _, _ in curves]
-    labels = _tell_apart(results, numbers, [label for _, label, _ in curves])
-    return list(map(_sweep, [results[number] for number in numbers], labels, curves.values()))
+    labels = _tell_apart(results, list(curves.values()))
+    sweeps = []
+    for label, runs in zip(labels, curves.values(), strict=True):
+        sweeps.append(_sweep(results[runs.number], label, runs.rows))
+    return sweeps
 
 
 def sweep_splits(results: Sequence[FeatureFile], split: str | None = None) -> list[str]:
@@ -135,12 +148,12 @@ def sweep_splits(results: Sequence[FeatureFile], split: str | None = None) -> li
     if split is not None:
         return [split]
     rows = itertools.chain.from_iterable(map(_rows_of_sweeps, results))
-    return [*dict.fromkeys(row["eval_split"] for row in rows)]
+    return list(dict.fromkeys(column(rows, "eval_split")))
 
 
 def _rows_of_sweeps(result: FeatureFile) -> list[Row]:
     rows = result.rows()
-    counts = Counter(row["eval_split"] for row in rows)
+    counts = Counter(column(rows, "eval_split"))
     return [row for row in rows if counts[row["eval_split"]] > 1] or rows
 
 
@@ -151,31 +164,31 @@ def _sweep_label(result: FeatureFile, row: Row) -> str:
     return label
 
 
-def _tell_apart(
-    results: Sequence[FeatureFile], numbers: Sequence[int], labels: Sequence[str]
-) -> list[str]:
-    """Prefix labels by what sets their results apart, so that no two labels are equal.
+def _tell_apart(results: Sequence[FeatureFile], curves: Sequence[_Runs]) -> list[str]:
+    """Return the labels of curves behind what sets their results apart; no two labels are equal.
 
     That is the model, data set and prompts as far as they differ, else the file. Labels that
-    differ, of results that do not, stay as they are. `numbers` are the results of the labels.
+    differ, of results that do not, stay as they are.
     """
     from clipkit.plots import Sweep  # loads matplotlib
 
+    labels = [runs.label for runs in curves]
     sources = _differing_sources(results)
     if not any(sources) and len(set(labels)) == len(labels):
-        return list(labels)
+        return labels
     paths = [Path(result.display_name).with_suffix("") for result in results]
-    candidates = [
-        sources,
-        [path.name for path in paths],
-        ["/".join(path.parts[-2:]) for path in paths],
-    ]
-    for names in candidates:
-        prefixed = [f"{names[i]}: {label}" for i, label in zip(numbers, labels, strict=True)]
+    stems = [path.name for path in paths]
+    with_folders = ["/".join(path.parts[-2:]) for path in paths]
+    for names in (sources, stems, with_folders):
+        prefixed = _prefixed(names, curves)
         cut = {label[: Sweep.MAX_LABEL - 1] for label in prefixed}
         if any(names) and len(cut) == len(labels):
             return prefixed
-    return [f"file {i + 1}: {label}" for i, label in zip(numbers, labels, strict=True)]
+    return _prefixed([f"file {number}" for number in range(1, len(results) + 1)], curves)
+
+
+def _prefixed(names: Sequence[str], curves: Sequence[_Runs]) -> list[str]:
+    return [f"{names[runs.number]}: {runs.label}" for runs in curves]
 
 
 def _differing_sources(results: Sequence[FeatureFile]) -> list[str]:
@@ -219,17 +232,11 @@ def _rows_on(result: FeatureFile, split: str) -> list[Row]:
 def _sweep(result: FeatureFile, label: str, rows: list[Row]) -> Sweep:
     from clipkit.plots import Sweep  # loads matplotlib
 
-    accuracies = [row["acc1"] for row in rows]
     n = len(scored_runs(result, rows[0]["eval_split"]).labels)
+    accuracies = column(rows, "acc1")
     low, high = np.transpose([metrics.wilson(accuracy, n) for accuracy in accuracies])
-    return Sweep(
-        label,
-        tau=[row["temperature"] for row in rows],
-        accuracy=accuracies,
-        entropy=[row["mean_entropy"] for row in rows],
-        low=low,
-        high=high,
-    )
+    temperatures, entropies = column(rows, "temperature"), column(rows, "mean_entropy")
+    return Sweep(label, temperatures, accuracies, entropies, low, high)
 
 
 def comparison_panels(result: FeatureFile) -> ComparisonPanels:
@@ -244,7 +251,7 @@ def comparison_panels(result: FeatureFile) -> ComparisonPanels:
     names = [str(columns["a"][0])]
     if "b" in result.runs:
         columns |= columns_of(result, "compare", "b acc_b difference")
-        names += dict.fromkeys(name for name in columns["b"].tolist() if name)
+        names += filter(None, dict.fromkeys(columns["b"].tolist()))
     check_finite(result, "rows", low=1)
     rows = result.rows()
     worst = [row for row in rows if not np.isnan(row.get("null", np.nan))]
@@ -258,37 +265,42 @@ def comparison_panels(result: FeatureFile) -> ComparisonPanels:
         )
     firsts = rows[::pairs]
     accuracy = [_accuracies(firsts, "acc_a")]
-    difference = []
+    difference = np.empty((0, len(firsts), 3))
     label = names[0]
     if len(names) > 1:
         label += f" against {', '.join(names[1:])}"
         for number in range(pairs):
-            of_pair = rows[number::pairs]
-            accuracy.append(_accuracies(of_pair, "acc_b"))
-            difference.append([(row["difference"], row["low"], row["high"]) for row in of_pair])
+            accuracy.append(_accuracies(rows[number::pairs], "acc_b"))
+        numbers = list(map(itemgetter("difference", "low", "high"), rows))
+        difference = np.reshape(numbers, (len(firsts), pairs, 3)).swapaxes(0, 1)
     entry = last_entry(result)
     groups: list[str] = []
-    null5 = [np.nan] * len(names)
+    null5 = np.full(len(names), np.nan)
     if worst:
         label += f", by {entry.get('column', 'group')}"
-        groups = [row["group"] for row in firsts]
-        null5 = [row["null5"] for row in worst]
+        groups = column(firsts, "group")
+        null5 = np.array(column(worst, "null5"))
     models = _texts_of(entry, "models")
-    on_data = [join_names(models) or "no model", provenance(result).dataset]
-    facts = [" on ".join(filter(None, on_data)), rows[0]["split"]]
-    facts.append(f"{int(sum(row['rows'] for row in firsts)):,} images")
-    prompts = join_names(_texts_of(entry, "prompts"))
-    if prompts:
-        facts.append(NAMED_PROMPTS + prompts)
     return ComparisonPanels(
         _with_models(names, models),
         groups,
         np.array(accuracy),
-        np.array(difference).reshape(-1, len(firsts), 3),
-        np.array(null5),
+        difference,
+        null5,
         label,
-        ", ".join(facts),
+        _comparison_source(result, models, firsts),
     )
+
+
+def _comparison_source(result: FeatureFile, models: Sequence[str], firsts: Sequence[Row]) -> str:
+    """Name models, data set, split, number of images and prompts."""
+    on_data = [join_names(models) or "no model", provenance(result).dataset]
+    n = int(sum(column(firsts, "rows")))
+    facts = [" on ".join(filter(None, on_data)), firsts[0]["split"], f"{n:,} images"]
+    prompts = join_names(_texts_of(last_entry(result), "prompts"))
+    if prompts:
+        facts.append(NAMED_PROMPTS + prompts)
+    return ", ".join(facts)
 
 
 def _texts_of(entry: Row, name: str) -> list[str]:
@@ -329,26 +341,26 @@ def accuracy_grid(result: FeatureFile, split: str | None = None) -> AccuracyGrid
     """
     _check_sweep(result)
     if split is None:
-        counts = Counter(row["eval_split"] for row in result.rows())
+        counts = Counter(column(result.rows(), "eval_split"))
         split = min(counts, key=lambda name: (-counts[name], name))
-    rows = _rows_on(result, split)
-    classifiers = sorted({row["classifier"] for row in rows})
+    settings = itemgetter("C", "temperature")
+    rows = sorted(_rows_on(result, split), key=settings)
+    classifiers = sorted(set(column(rows, "classifier")))
     if len(classifiers) > 1:
         raise ClipkitError(
             f"{result.display_name}: expected a grid of one classifier, "
             f"got {', '.join(classifiers)}"
         )
-    temperatures = sorted({row["temperature"] for row in rows})
-    Cs = sorted({row["C"] for row in rows if not math.isnan(row["C"])})
-    cells = {(row["C"], row["temperature"]): row["acc1"] for row in rows}
-    is_grid = len(rows) == len(cells) and set(cells) == set(itertools.product(Cs, temperatures))
+    temperatures = sorted(set(column(rows, "temperature")))
+    Cs = sorted({C for C in column(rows, "C") if not math.isnan(C)})
+    is_grid = list(map(settings, rows)) == list(itertools.product(Cs, temperatures))
     if not is_grid or min(len(temperatures), len(Cs)) < 2:
         raise ClipkitError(
             f"{result.display_name}: expected a grid of at least 2 temperatures x 2 C on {split}, "
             f"got {len(rows)} runs of {len(temperatures)} x {len(Cs)}",
             "make one with: clipkit probe logits.h5 -t 1,0.5,0.25 -C 1,4,16 -o grid.h5",
         )
-    accuracy = np.array([[cells[C, tau] for tau in temperatures] for C in Cs])
+    accuracy = np.reshape(column(rows, "acc1"), (len(Cs), len(temperatures)))
     is_probs = last_entry(result).get("features") == "probs"
     features = "softmax(cosine / τ)" if is_probs else "cosine / τ"
     label = f"{classifiers[0]} on {features}, scored on {split}"
@@ -428,12 +440,11 @@ def _select_classes(names: Sequence[str], selected: Sequence[str]) -> list[int]:
     """Return the numbers of the classes of the selected names; by default the first five."""
     if not selected:
         return list(range(len(names)))[:5]
-    numbers = []
+    numbers: list[int] = []
     for name in selected:
-        of_name = [c for c, other in enumerate(names) if other == name]
-        if not of_name:
+        if name not in names:
             raise unknown("class", name, names)
-        numbers += of_name
+        numbers += np.flatnonzero(np.array(names) == name).tolist()
     return numbers
 
 
@@ -514,7 +525,7 @@ def shot_curves(results: Sequence[FeatureFile]) -> list[ShotCurve]:
     """
     from clipkit.plots import ShotCurve  # loads matplotlib
 
-    draws: dict[tuple[int, str], dict[int, list[float]]] = {}  # of (result, label): by shots
+    draws: dict[tuple[int, str], _Runs] = {}
     for number, result in enumerate(results):
         columns_of(result, "probe --shots", "shots classifier C temperature eval_split acc1")
         check_finite(result, "acc1")
@@ -522,16 +533,19 @@ def shot_curves(results: Sequence[FeatureFile]) -> list[ShotCurve]:
         split = result.runs["eval_split"][-1]
         for row in result.runs_on(split):
             label = ", ".join([*run_settings(row), f"on {split}"])
-            of_label = draws.setdefault((number, label), {})
-            of_label.setdefault(int(row["shots"]), []).append(row["acc1"])
-    numbers = [number for number, _ in draws]
-    labels = _tell_apart(results, numbers, [label for _, label in draws])
+            draws.setdefault((number, label), _Runs(number, label, [])).rows.append(row)
+    labels = _tell_apart(results, list(draws.values()))
     curves = []
-    for label, of_label in zip(labels, draws.values(), strict=True):
-        shots, accuracies = zip(*sorted(of_label.items()), strict=True)
-        means = [float(np.mean(of_shots)) for of_shots in accuracies]
-        lowest, highest = list(map(min, accuracies)), list(map(max, accuracies))
-        curves.append(ShotCurve(label, list(shots), means, lowest, highest))
+    for label, runs in zip(labels, draws.values(), strict=True):
+        shots = np.array(column(runs.rows, "shots")).astype(int)
+        accuracies = np.array(column(runs.rows, "acc1"))
+        counts = np.unique(shots).tolist()
+        points = []
+        for n in counts:
+            of_draws = accuracies[shots == n]
+            points.append((of_draws.mean(), of_draws.min(), of_draws.max()))
+        mean, low, high = np.transpose(points).tolist()
+        curves.append(ShotCurve(label, counts, mean, low, high))
     return curves
 
 
@@ -600,16 +614,18 @@ def nearest_images(
     texts = logits.texts or []
     names = logits.class_names or []
     cosines = np.asarray(logits.cosines(split))
-    columns: list[tuple[str, Any]] = []
+    nearest = []
     if prompts or not classes:
-        chosen = choose_prompts(logits, prompts or texts[:4])
-        columns += [(texts[column], cosines[:, column]) for column in chosen]
+        for number in choose_prompts(logits, prompts or texts[:4]):
+            nearest.append(nearest_rows(texts[number], cosines[:, number], count))
     for name in classes:
-        of_class = np.asarray(logits.class_index) == (names.index(name) if name in names else -2)
+        of_class = np.zeros(len(texts), bool)
+        if name in names:
+            of_class = np.asarray(logits.class_index) == names.index(name)
         if not of_class.any():
             raise unknown(f"class with prompts of {logits.display_name}", name, names)
-        columns.append((name, cosines[:, of_class].max(axis=1)))
-    return [nearest_rows(name, column, count) for name, column in columns]
+        nearest.append(nearest_rows(name, cosines[:, of_class].max(axis=1), count))
+    return nearest
 
 
 def nearest_rows(name: str, cosines: Floats, count: int) -> Nearest:
@@ -626,14 +642,18 @@ def prompt_spectra(texts: Sequence[FeatureFile]) -> dict[str, Floats]:
     If the models differ, they stand in front. No file may be given twice.
     """
     paths = [file.display_name for file in texts]
+    names = [Path(path).stem for path in paths]
     if len(set(paths)) < len(paths):
-        names = [Path(path).stem for path in paths]
         raise UsageError(f"expected files with different names, got {', '.join(names)}")
-    labels = [f"{Path(file.display_name).stem} ({len(file.features)})" for file in texts]
     models = [provenance(file).model or "no model" for file in texts]
-    if len(set(models)) > 1:
-        labels = [f"{model}: {label}" for model, label in zip(models, labels, strict=True)]
+    curves = []
+    for number, (file, name, model) in enumerate(zip(texts, names, models, strict=True)):
+        label = f"{name} ({len(file.features)})"
+        if len(set(models)) > 1:
+            label = f"{model}: {label}"
+        curves.append(_Runs(number, label, []))
+    labels = [curve.label for curve in curves]
     if len(set(labels)) < len(labels):
-        labels = _tell_apart(texts, range(len(texts)), labels)
+        labels = _tell_apart(texts, curves)
     values = [similarity.singular_values(file.features) for file in texts]
     return dict(zip(labels, values, strict=True))

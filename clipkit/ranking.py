@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from clipkit.features import FeatureFile, Int64, Split
+from clipkit.features import FeatureFile, Int64
 from clipkit.tables import distinct_names
 
 Floats = NDArray[np.floating[Any]]
+Names = Sequence[str | int]
 
 
 @dataclass(frozen=True)
@@ -54,21 +56,23 @@ def rank(
     keep : bool
         Keep all scores.
     """
-    printed = scores if printed is None else printed
+    if printed is None:
+        printed = scores
     order = np.argsort(-scores, axis=1, kind="stable")[:, :top]
-    best = np.take_along_axis(printed, order, axis=1)
-    return Ranking(classes[order], best, printed if keep else None, classes)
+    ranking = Ranking(classes[order], np.take_along_axis(printed, order, axis=1), None, classes)
+    return replace(ranking, all_scores=printed) if keep else ranking
 
 
 def join(blocks: Sequence[Ranking]) -> Ranking:
     """Join the rankings of consecutive blocks of images."""
-    all_scores = [block.all_scores for block in blocks if block.all_scores is not None]
-    return Ranking(
+    joined = Ranking(
         np.concatenate([block.classes for block in blocks]),
         np.concatenate([block.scores for block in blocks]),
-        np.concatenate(all_scores) if all_scores else None,
+        None,
         blocks[0].columns,
     )
+    all_scores = [block.all_scores for block in blocks if block.all_scores is not None]
+    return replace(joined, all_scores=np.concatenate(all_scores)) if all_scores else joined
 
 
 def image_rows(
@@ -92,16 +96,19 @@ def image_rows(
         are no runners-up. Then come the scores of all classes, if they were kept, as
         `score_<class>`.
     """
-    names = _ClassNames(result.class_names)
+    names: Names = range(sys.maxsize)  # without names, a class is called by its id
+    if result.class_names:
+        names = distinct_names(result.class_names)
     with_labels = any(result.splits[name].labels is not None for name in rankings)
     for name, ranking in rankings.items():
         split = result.splits[name]
-        labels = _labels(split, names)
-        score_names = [f"score_{names[number]}" for number in ranking.columns.tolist()]
+        score_names = [f"score_{names[number]}" for number in ranking.columns]
         for row, row_id in enumerate(split.ids):
             start: dict[str, Any] = {"split": name, "id": row_id}
             if with_labels:
-                start["label"] = labels[row]
+                start["label"] = None
+            if split.labels is not None:
+                start["label"] = names[split.labels[row]]
             rest: dict[str, float] = {}
             if ranking.all_scores is not None:
                 rest = dict(zip(score_names, ranking.all_scores[row].tolist(), strict=True))
@@ -109,23 +116,7 @@ def image_rows(
                 yield {**start, **columns, **rest}
 
 
-class _ClassNames:
-    """The name of each class by its id, or the id where classes have no names."""
-
-    def __init__(self, class_names: list[str] | None) -> None:
-        self._names = distinct_names(class_names) if class_names else None
-
-    def __getitem__(self, number: int) -> str | int:
-        return self._names[number] if self._names else number
-
-
-def _labels(split: Split, names: _ClassNames) -> list[Any]:
-    if split.labels is None:
-        return [None] * len(split)
-    return [names[number] for number in split.labels.tolist()]
-
-
-def _ranks(ranking: Ranking, row: int, names: _ClassNames, top: int) -> Iterator[dict[str, Any]]:
+def _ranks(ranking: Ranking, row: int, names: Names, top: int) -> Iterator[dict[str, Any]]:
     """Yield the columns of each rank of an image."""
     classes = [names[number] for number in ranking.classes[row].tolist()]
     scores = ranking.scores[row].tolist()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from clipkit import bundled, files, metrics, prompts
 from clipkit.errors import ClipkitError, UsageError
-from clipkit.features import FeatureFile, Int64
+from clipkit.features import FeatureFile, History, Int64
 from clipkit.features.provenance import provenance
 
 Floats = NDArray[np.float64]
@@ -80,6 +80,18 @@ class ClassCounts:
     class_names: list[str]
     label: str
     class_accuracy: float | None = None
+
+
+def make_result(history: History, rows: Sequence[Row]) -> FeatureFile:
+    """Return a result with one run per row."""
+    result = FeatureFile("result", history)
+    result.set_rows(rows)
+    return result
+
+
+def column(rows: Iterable[Row], name: str) -> list[Any]:
+    """Return what rows hold under a name."""
+    return [row[name] for row in rows]
 
 
 def choose_split(file: FeatureFile, split: str | None = None) -> str:

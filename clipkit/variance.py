@@ -23,7 +23,7 @@ from clipkit.annotations import Attribute, check_same_images, read_annotations
 from clipkit.errors import ClipkitError, UsageError
 from clipkit.features import FeatureFile
 from clipkit.features.provenance import prompts_entry
-from clipkit.results import choose_split
+from clipkit.results import choose_split, make_result
 
 Floats = NDArray[np.float64]
 Codes = NDArray[np.int64]
@@ -280,9 +280,7 @@ def decompose(  # noqa: PLR0913 (the options of `clipkit variance`)
         seed=seed,
         inputs=inputs,
     )
-    result = FeatureFile("result", history)
-    result.set_rows(rows)
-    return result
+    return make_result(history, rows)
 
 
 def _read_terms(
