@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from clipkit import console
 from clipkit.errors import ClipkitError, check_positive
 from clipkit.features import BlockMatrix, FeatureFile, Float32, Int64, Split, history_entry
-from clipkit.features.provenance import feature_name
+from clipkit.features.provenance import IMAGES_ALONE_HINT, feature_name, has_text_tower
 
 Float = NDArray[np.floating[Any]]
 
@@ -97,12 +97,12 @@ def compute_logits(
 
 def _check_has_text_tower(images: FeatureFile) -> None:
     """Refuse embeddings of a model that has learned no scale of cosines with texts."""
-    model = images.model() or {}
-    if model.get("tower") == "image" and "logit_scale" not in model:
+    if not has_text_tower(images):
+        model = images.model() or {}
         raise ClipkitError(
             f"{images.display_name}: expected images of a model with a text tower, got those of "
             f"{model.get('name')}, which is for images alone",
-            "use them with: clipkit probe, cluster, variance",
+            IMAGES_ALONE_HINT,
         )
 
 

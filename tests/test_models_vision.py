@@ -195,6 +195,7 @@ def test_probe_and_cluster_take_the_embeddings_and_logits_do_not(
     ok("logits", images, "--random", 4, "-o", tmp_path / "random.h5")
     done = clipkit("logits", images, texts, "-o", tmp_path / "logits.h5")
     refused(done, 1, "expected images of a model with a text tower", "for images alone")
+    refused(clipkit("zeroshot", images), 1, "hint: use them with: clipkit probe, cluster, variance")
 
 
 @pytest.mark.long

@@ -38,6 +38,7 @@ from clipkit.features.model import (
     stored_array,
 )
 from clipkit.features.prefetch import prefetch
+from clipkit.features.provenance import IMAGES_ALONE_HINT, has_text_tower
 from clipkit.features.validation import finite_blocks, validate
 from clipkit.files import (
     DISK_FULL_HINT,
@@ -107,6 +108,8 @@ def open_file(
                 hint = f"make one with: clipkit {MAKERS[kinds[0]]}"
                 if kinds == ["probe"]:
                     hint = f"name the probe first, and then the other file; {hint}"
+                elif kinds == ["logits"] and not has_text_tower(file):
+                    hint = IMAGES_ALONE_HINT
                 raise ClipkitError(
                     f"{name}: expected {' or '.join(kinds)}, got {file.kind}",
                     hint,

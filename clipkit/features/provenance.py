@@ -10,6 +10,7 @@ from clipkit.errors import ClipkitError
 from clipkit.features.model import FeatureFile
 
 LONGEST = 60  # characters of a part: a history may hold any text
+IMAGES_ALONE_HINT = "use them with: clipkit probe, cluster, variance"  # without a text tower
 
 
 class Provenance(NamedTuple):
@@ -173,3 +174,9 @@ def _prompts(entry: dict[str, Any]) -> str:
 def _text(value: Any) -> str:
     text = str(value)
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
+
+
+def has_text_tower(file: FeatureFile) -> bool:
+    """Whether the model of images may have a text tower: it learned a scale, or is not known."""
+    model = file.model() or {}
+    return model.get("tower") != "image" or "logit_scale" in model
