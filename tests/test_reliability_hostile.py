@@ -31,7 +31,7 @@ from shell import clipkit, ok
 
 from clipkit import console, models
 from clipkit.errors import ClipkitError
-from clipkit.features import FeatureFile, hdf5, isolation, read, write
+from clipkit.features import FeatureFile, hdf5, isolation, read, read_all, write
 from clipkit.files import OpenFile, keep_open
 
 pytestmark = pytest.mark.long
@@ -309,6 +309,14 @@ def test_of_files_that_one_subprocess_checks_the_one_that_crashes_it_is_named(
     for child in forks:
         with pytest.raises(ProcessLookupError):
             os.kill(child, 0)
+
+
+@on_linux
+def test_read_all_checks_its_files_in_one_subprocess(tmp_path: Path, forks: list[int]) -> None:
+    paths = [write_feature_file(tmp_path / f"{name}.h5") for name in "abc"]
+    files = read_all(map(str, paths), kinds=["images"])
+    assert [file.display_name for file in files] == list(map(str, paths))
+    assert len(forks) == 1
 
 
 @on_linux

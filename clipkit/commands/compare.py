@@ -80,7 +80,7 @@ def compare(
     from clipkit.tables import View
 
     check_result_output(output, force, a, *(b or []), by, groups)
-    results = [features.read(file, kinds=["result"]) for file in [a, *(b or [])]]
+    results = features.read_all([a, *(b or [])], kinds=["result"])
     paired = comparison.pair(results, split, run, common=common)
     for result, label in zip(results, paired.runs, strict=True):
         if "chosen" in label:

@@ -34,13 +34,15 @@ def concat(
     Example: clipkit concat a.h5 b.h5 -o img.h5
     """
     from clipkit import concatenation, features, files
+    from clipkit.features.isolation import one_subprocess
 
     read_one_from_stdin(*inputs)
     files.check_feature_output(output, force=force, inputs=inputs)
     with contextlib.ExitStack() as stack:
         opened = []
-        for source in inputs:
-            file = features.open_file(source, kinds=["images", "texts", "logits"])
-            opened.append(stack.enter_context(file))
+        with one_subprocess():
+            for source in inputs:
+                file = features.open_file(source, kinds=["images", "texts", "logits"])
+                opened.append(stack.enter_context(file))
         joined = concatenation.concat(opened, prefix=prefix, keep_apart=keep_apart)
         features.write(output, joined, force=force)

@@ -266,9 +266,9 @@ def temperature(
 
     Example: clipkit plot temperature probe.h5 -o tau.png
     """
-    from clipkit import panels, plots, results
+    from clipkit import features, panels, plots, results
 
-    sweeps = _read_all(file, "result")
+    sweeps = features.read_all(file or ["-"], kinds=["result"])
     curves = panels.temperature_sweeps(sweeps, split)
     title = title or "Accuracy and entropy against temperature"
     figure = plots.temperature(curves, panels.common_prompt_count(sweeps), title=title)
@@ -466,9 +466,9 @@ def spectrum(
 
     Example: clipkit plot spectrum txt.h5 -o spectrum.png
     """
-    from clipkit import panels, plots, results, similarity
+    from clipkit import features, panels, plots, results, similarity
 
-    texts = _read_all(file, "texts")
+    texts = features.read_all(file or ["-"], kinds=["texts"])
     values = panels.prompt_spectra(texts)
     ranks = {name: similarity.effective_rank(sigma) for name, sigma in values.items()}
     figure = plots.spectrum(values, ranks, title=title)
@@ -539,7 +539,7 @@ def shots(
     """
     from clipkit import features, panels, plots, results
 
-    probes = _read_all(file, "result")
+    probes = features.read_all(file or ["-"], kinds=["result"])
     curves = panels.shot_curves(probes)
     splits = [str(probe.runs["eval_split"][-1]) for probe in probes]
     source = results.sources_label(probes, splits)
@@ -569,7 +569,7 @@ def layers(
     """
     from clipkit import layer_curves, plots
 
-    probes = _read_all(file, "result")
+    probes = features.read_all(file or ["-"], kinds=["result"])
     curves, source = layer_curves.layer_curves(probes, split)
     if layer_curves.holds_attributes(probes[0]):
         ylabel, title = "mean recall per value (%)", title or "Recall by layer"
@@ -773,13 +773,6 @@ def _thumbnails(rows: ImageDataset, split: str) -> Any:
             thumbnail[:] = np.asarray(image.resize((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS)))
         thumbnails.append(thumbnail)
     return np.stack(thumbnails)
-
-
-def _read_all(paths: list[str] | None, kind: str) -> list[FeatureFile]:
-    """Read files of a kind, or standard input if none is named."""
-    from clipkit import features
-
-    return [features.read(path, kinds=[kind]) for path in paths or ["-"]]
 
 
 def _read_predictions(

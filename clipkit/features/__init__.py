@@ -4,7 +4,7 @@ Every command reads and writes a `FeatureFile`. It is stored in HDF5 (docs/forma
 `formats` converts it to and from .npz, .npy, .parquet and .csv. One `validate` holds every rule.
 """
 
-from clipkit.features.hdf5 import open_file, read, write
+from clipkit.features.hdf5 import open_file, read, read_all, write
 from clipkit.features.model import (
     BlockMatrix,
     FeatureFile,
@@ -29,6 +29,7 @@ __all__ = [
     "history_entry",
     "open_file",
     "read",
+    "read_all",
     "row_ids",
     "validate",
     "write",

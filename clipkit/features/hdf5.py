@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from clipkit import console
 from clipkit.errors import ClipkitError, WriteError
 from clipkit.features.checked_file import MAX_CHUNK_BYTES, SIGNATURE, CheckedFile
-from clipkit.features.isolation import check_in_subprocess
+from clipkit.features.isolation import check_in_subprocess, one_subprocess
 from clipkit.features.model import (
     BlockMatrix,
     FeatureFile,
@@ -72,6 +72,13 @@ def read(source: str | Path, *, kinds: Iterable[str] = (), trusted: bool = False
     """
     with open_file(source, kinds=kinds, trusted=trusted) as file:
         return file.in_memory()
+
+
+def read_all(sources: Iterable[str], *, kinds: Iterable[str] = ()) -> list[FeatureFile]:
+    """Read several feature files, all of which one subprocess checks; see `read`."""
+    kinds = list(kinds)
+    with one_subprocess():
+        return [read(source, kinds=kinds) for source in sources]
 
 
 @contextlib.contextmanager
