@@ -22,6 +22,7 @@ from clipkit.plots.style import (
     Floats,
     add_legend,
     clipkit_style,
+    name_rows,
     new_figure,
     sanitize_names,
     use_plain_numbers,
@@ -121,9 +122,10 @@ def _histograms(values: Mapping[float, Floats], quantity: _Quantity, title: str 
         raise UsageError(f"expected at most {MAX_PANELS} temperatures to draw, got {len(values)}")
     panels = {tau: values[tau][np.isfinite(values[tau])] for tau in sorted(values, reverse=True)}
     near = {tau for tau, panel in panels.items() if _is_near(panel, quantity)}
-    span = _span([panels[tau] for tau in panels if tau not in near], quantity.bound)
-    narrow = {tau for tau in panels if tau not in near and _is_narrow(panels[tau], span)}
-    wide = [tau for tau in panels if tau not in near | narrow]
+    far = [tau for tau in panels if tau not in near]
+    span = _span([panels[tau] for tau in far], quantity.bound)
+    narrow = {tau for tau in far if _is_narrow(panels[tau], span)}
+    wide = [tau for tau in far if tau not in narrow]
     span = _span([panels[tau] for tau in wide], quantity.bound)
 
     height = 1.75 * len(panels) - 0.25 * max(len(wide) - 1, 0) + 0.3
@@ -244,29 +246,27 @@ def classes(
     order = np.argsort(-f1, kind="stable")[: np.isfinite(f1).sum()]  # NaN sorts last
     omitted = max(len(order) - MAX_BARS, 0)
     half = MAX_BARS // 2
-    rows = np.concatenate([order[:half], order[-half:]]) if omitted else order
+    rows = np.delete(order, slice(half, half + omitted)).tolist()
     counts = np.asarray(support)
-    names = sanitize_names([class_names[row] for row in rows], 28, rows.tolist())
+    names = sanitize_names([class_names[row] for row in rows], 28, rows)
     labels = [f"{name} ({counts[row]:,})" for name, row in zip(names, rows, strict=True)]
     y = np.arange(len(rows), dtype=np.float64)
     colors = [BLUE] * len(rows)
+    height = 0.215 * len(rows) + 0.95
     if omitted:
         y[half:] += 1.2  # leaves a gap between the best and the worst
         colors[half:] = [VERMILLION] * half
+        height += 0.3
 
-    gap = 0.3 if omitted else 0.0
-    fig = new_figure(7.0, 0.215 * len(rows) + 0.95 + gap, title)
+    fig = new_figure(7.0, height, title)
     ax = fig.add_subplot()
     ax.barh(y, f1[rows], height=0.78, color=colors)
     box = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
     for position, value in zip(y, f1[rows], strict=True):
         ax.text(value + 0.008, position, f"{value:.2f}", va="center", fontsize=8.5, bbox=box)
-    ax.set_yticks(y, labels, fontsize=9)
-    ax.tick_params(axis="y", length=0)
+    name_rows(ax, y, labels, 0.7, fontsize=9)
     ax.set_xlim(0, 1.08)
     ax.set_xticks(np.linspace(0, 1, 6))
-    ax.set_ylim(y.max(initial=0) + 0.7, -0.7)
-    ax.grid(False, axis="y")
     ax.set_xlabel("F1")
     if omitted:
         _mark_omitted(ax, half + 0.1, f"{_counted(omitted, noun)} between")
@@ -297,27 +297,25 @@ def variance(
     shares = np.asarray(share, np.float64)
     order = np.argsort(-np.nan_to_num(shares), kind="stable")
     y = np.arange(len(order), dtype=np.float64)
-    fig = new_figure(7.0, (0.36 if control else 0.26) * len(order) + 0.9, title)
+    row_inches, height, offset = 0.26, 0.7, 0.0
+    if control:
+        row_inches, height, offset = 0.36, 0.38, 0.19
+    fig = new_figure(7.0, row_inches * len(order) + 0.9, title)
     ax = fig.add_subplot()
-    height = 0.38 if control else 0.7
-    offset = height / 2 if control else 0.0
     handles: list[Any] = [
         ax.barh(y - offset, 100 * shares[order], height, color=BLUE),
         ax.scatter(100 * np.asarray(unique)[order], y - offset, color="black", s=14, zorder=3),
     ]
     labels = ["alone", "lost without it (unique)"]
     if control:
-        mean, low, high = (100 * np.asarray(values, np.float64)[order] for values in control)
+        mean, low, high = 100 * np.asarray(control, np.float64)[:, order]
         handles.append(ax.barh(y + offset, mean, height, color=VERMILLION))
         ax.hlines(y + offset, low, high, color="black", linewidth=1.2)
         labels.append("untrained control")
         if np.any(high > low):
             fact = "lines: range of the untrained controls; their bars: the mean"
             ax.set_title(fact, loc="left", color=GREY)
-    ax.set_yticks(y, sanitize_names([attributes[row] for row in order], 28))
-    ax.tick_params(axis="y", length=0)
-    ax.set_ylim(len(order) - 0.4, -0.6)
-    ax.grid(False, axis="y")
+    name_rows(ax, y, sanitize_names([attributes[row] for row in order], 28), 0.6)
     ax.set_xlabel("share of the embeddings' variance (%, adjusted R²)")
     add_legend(fig, handles, labels)
     return fig

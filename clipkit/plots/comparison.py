@@ -18,6 +18,7 @@ from clipkit.plots.style import (
     add_legend,
     clipkit_style,
     line_style,
+    name_rows,
     new_figure,
     sanitize_label,
     sanitize_names,
@@ -58,45 +59,48 @@ def compare(
     """
     accuracy = 100 * np.asarray(accuracy, np.float64)
     difference = 100 * np.asarray(difference, np.float64)
-    marks = np.full(len(names), np.nan) if null5 is None else 100 * np.asarray(null5, np.float64)
-    short = sanitize_names(names, 32)
+    marks = np.full(len(names), np.nan)
+    if null5 is not None:
+        marks = 100 * np.asarray(null5, np.float64)
     order = np.argsort(accuracy[0, :, 0], kind="stable")[:MAX_GROUPS]
-    labels = short
+    labels = short = sanitize_names(names, 32)
+    line_inches = 0.29
     if groups:
         labels = sanitize_names([groups[i] for i in order], 28, order.tolist())
-    per_line = len(names) if groups else 1
-    fig = new_figure(7.5, len(labels) * (0.16 + 0.13 * per_line) + 1.0, title)
-    n_panels = 2 if len(difference) else 1
-    axes = fig.subplots(1, n_panels, squeeze=False, sharey=True)[0]
-    _draw_points(axes[0], accuracy[:, order], range(len(names)), bool(groups))
+        line_inches = 0.16 + 0.13 * len(names)
+    fig = new_figure(7.5, len(labels) * line_inches + 1.0, title)
+    axes = fig.subplots(1, min(len(names), 2), squeeze=False, sharey=True)[0]
+    _draw_points(axes[0], accuracy[:, order], 0, bool(groups))
     for i, mark in enumerate(marks):
         axes[0].axvline(mark, color=line_style(i)["color"], linestyle=":", linewidth=1.4)
     axes[0].set_xlabel("accuracy (%)")
-    axes[0].set_yticks(range(len(labels)), labels)
-    axes[0].set_ylim(len(labels) - 0.5, -0.5)
     if len(difference):
-        _draw_points(axes[1], difference[:, order], range(1, len(names)), bool(groups))
+        _draw_points(axes[1], difference[:, order], 1, bool(groups))
         axes[1].axvline(0, color="black", linewidth=1)
         other = sanitize_label(names[1], 18) if len(names) == 2 else "the other"
         axes[1].set_xlabel(f"{sanitize_label(names[0], 18)} minus {other} (% points)")
     for ax in axes:
-        ax.tick_params(axis="y", length=0)
-        ax.grid(False, axis="y")
+        name_rows(ax, np.arange(len(labels), dtype=np.float64), labels, 0.5)
         ax.xaxis.set_major_locator(MaxNLocator(6))
     _title_panels(axes, len(groups))
     _add_legend(fig, short if groups else [], bool(np.isfinite(marks).any()), len(groups))
     return fig
 
 
-def _draw_points(ax: Axes, values: Floats, series: Sequence[int], grouped: bool) -> None:
-    """Draw values with their intervals: those of a group on one line, else each on its own."""
-    n_lines = len(values) if grouped else 1
-    offsets = np.linspace(-0.5, 0.5, n_lines + 2)[1:-1]
-    for row, i in enumerate(series):
-        style = {**line_style(i), "linestyle": ""}
-        y = np.arange(values.shape[1]) + (offsets[row] if grouped else i)
-        ax.hlines(y, values[row, :, 1], values[row, :, 2], color=style["color"], linewidth=1.6)
-        ax.plot(values[row, :, 0], y, markeredgecolor="white", markeredgewidth=0.6, **style)
+def _draw_points(ax: Axes, values: Floats, first: int, grouped: bool) -> None:
+    """Draw values (S, G, 3) of the results from number `first` on, with their intervals.
+
+    Those of a group are on one line. Without groups, each result has its own line.
+    """
+    S, G, _ = values.shape
+    y = np.arange(first, first + S, dtype=np.float64)[:, None]
+    if grouped:
+        y = np.arange(G) + np.linspace(-0.5, 0.5, S + 2)[1:-1, None]
+    for row in range(S):
+        style = {**line_style(first + row), "linestyle": ""}
+        low, high = values[row, :, 1], values[row, :, 2]
+        ax.hlines(y[row], low, high, color=style["color"], linewidth=1.6)
+        ax.plot(values[row, :, 0], y[row], markeredgecolor="white", markeredgewidth=0.6, **style)
 
 
 def _title_panels(axes: Sequence[Axes], n_groups: int) -> None:

@@ -19,6 +19,7 @@ from clipkit.plots.style import (
     clipkit_style,
     dodge,
     line_style,
+    name_rows,
     new_figure,
     sanitize_names,
     use_plain_numbers,
@@ -84,7 +85,6 @@ def attributes(
     at_chance = 100 * np.asarray(chance, np.float64)[order]
     fig = new_figure(7.0, ROW_INCHES * len(order) + 0.9, title)
     ax = fig.add_subplot()
-    ax.grid(False, axis="y")
     ax.hlines(y, at_chance, 100, color="#cccccc", linewidth=1.0, zorder=1)
     handles: list[Artist] = [
         ax.plot(at_chance, y, "|", color=GREY, markersize=13, markeredgewidth=1.8, zorder=2)[0]
@@ -94,9 +94,7 @@ def attributes(
         if np.isfinite(np.asarray(dots.values)).any():
             handles.append(_draw_dots(ax, y, dots, order, STYLES[number], zorder=9 - number))
             labels.append(label)
-    ax.set_yticks(y, sanitize_names([names[row] for row in order], 28), fontsize=9.5)
-    ax.tick_params(axis="y", length=0)
-    ax.set_ylim(len(order) - 0.4, -0.6)
+    name_rows(ax, y, sanitize_names([names[row] for row in order], 28), 0.6, fontsize=9.5)
     ax.set_xlim(0, 101)
     ax.set_xlabel("mean recall per value (%)")
     fact = "lines: 95 % intervals; of random directions and controls, the range"
@@ -130,12 +128,9 @@ def importance(
     y = np.arange(len(order), dtype=np.float64)
     fig = new_figure(7.5, PROMPT_INCHES * len(order) + 1.1, title)
     ax = fig.add_subplot()
-    ax.grid(False, axis="y")
     ax.axvline(0, color=GREY, linewidth=1.0, zorder=1)
     _draw_dots(ax, y, costs, order, STYLES[0]._replace(offset=0.0, size=5), zorder=3)
-    ax.set_yticks(y, sanitize_names([names[row] for row in order], 44), fontsize=9)
-    ax.tick_params(axis="y", length=0)
-    ax.set_ylim(len(order) - 0.4, -0.6)
+    name_rows(ax, y, sanitize_names([names[row] for row in order], 44), 0.6, fontsize=9)
     ax.set_xlabel(f"accuracy lost if the {noun} is permuted (points)")
     fact = "lines: 95 % intervals over images"
     if len(names) > len(order):
@@ -147,7 +142,7 @@ def importance(
 def _draw_dots(
     ax: Axes, y: Floats, dots: Dots, order: NDArray[np.int64], style: _Style, zorder: int
 ) -> Artist:
-    values, low, high = (100 * np.asarray(part, np.float64)[order] for part in dots)
+    values, low, high = 100 * np.asarray(dots, np.float64)[:, order]
     y = y + style.offset
     ax.hlines(y, low, high, color=style.color, linewidth=1.6, zorder=zorder)
     (line,) = ax.plot(
@@ -205,10 +200,7 @@ def logits(
         style = {**line_style(i), "linestyle": "none", "markersize": 5.5}
         offset = dodge(i, M, 0.14, 0.66)
         handles += ax.plot(series, y + offset, markeredgecolor="white", mew=0.4, **style)
-    ax.set_yticks(y, prompts, fontsize=9)
-    ax.tick_params(axis="y", length=0)
-    ax.set_ylim(len(rows) - 0.5, -0.5)
-    ax.grid(False, axis="y")
+    name_rows(ax, y, prompts, 0.5, fontsize=9)
     use_plain_numbers(ax.xaxis)
     ax.set_xlabel("cosine similarity")
     if len(rows) < K:

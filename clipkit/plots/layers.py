@@ -77,6 +77,13 @@ class LayerCurve(NamedTuple):
     control: LayerPoints | None = None
 
 
+class _Line(NamedTuple):
+    number: int  # of its curve
+    points: LayerPoints
+    depth: int
+    style: dict[str, Any]
+
+
 @clipkit_style
 def layers(
     curves: Sequence[LayerCurve], *, ylabel: str = "accuracy (%)", title: str | None = None
@@ -99,20 +106,15 @@ def layers(
     is_share = len(depths) > 1
     unit = 100 if is_share else max(depths)
     room = 0.3 * unit / max(depths)
-    lines = []
-    for i, curve in enumerate(curves):
-        for points in (curve.trained, curve.control):
-            if points is not None:
-                lines.append((i, points, curve.depth))
+    lines = _lines(curves)
     handles: dict[int, Artist] = {}
-    for number, (i, points, depth) in enumerate(lines):
-        style = _style(i) | (CONTROL if points is curves[i].control else {})
-        x = np.asarray(points.layers, np.float64) * unit / depth
+    for number, line in enumerate(lines):
+        x = np.asarray(line.points.layers, np.float64) * unit / line.depth
         x += dodge(number, len(lines), 0.012 * unit, room)
-        handles.setdefault(i, _draw_points(ax, x, points, style))
+        handles.setdefault(line.number, _draw_points(ax, x, line.points, line.style))
     _draw_chances(ax, curves)
     _draw_embeddings(ax, curves, unit)
-    _set_layer_axis(ax, unit, is_share, any(points.embedding for _, points, _ in lines))
+    _set_layer_axis(ax, unit, is_share, any(line.points.embedding for line in lines))
     ax.set_ylim(-0.02 * ax.get_ylim()[1])  # so that marks near 0 are whole
     ax.set_ylabel(ylabel)
     ax.set_title(_facts(lines), loc="left", color=GREY)
@@ -123,6 +125,16 @@ def layers(
     labels.append("chance")
     add_legend(fig, [*handles.values(), Line2D([], [], color=GREY, **CHANCE)], labels)
     return fig
+
+
+def _lines(curves: Sequence[LayerCurve]) -> list[_Line]:
+    lines = []
+    for i, curve in enumerate(curves):
+        if curve.trained is not None:
+            lines.append(_Line(i, curve.trained, curve.depth, _style(i)))
+        if curve.control is not None:
+            lines.append(_Line(i, curve.control, curve.depth, _style(i) | CONTROL))
+    return lines
 
 
 def _style(i: int) -> dict[str, Any]:
@@ -189,9 +201,9 @@ def _set_layer_axis(ax: Axes, unit: float, is_share: bool, has_embedding: bool) 
     ax.set_xlim(-0.05 * unit, right)
 
 
-def _facts(lines: Sequence[tuple[int, LayerPoints, int]]) -> str:
+def _facts(lines: Sequence[_Line]) -> str:
     facts = "bars: 95 % intervals over images"
-    if any(points.seeds > 1 for _, points, _ in lines):
+    if any(line.points.seeds > 1 for line in lines):
         facts += "; of several controls, their range"
     if len(lines) > 1:
         facts += "; points are set apart"

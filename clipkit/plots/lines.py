@@ -104,10 +104,9 @@ def temperature(
     fig = new_figure(7.0, 5.0, title)
     top, bottom = fig.subplots(2, 1, sharex=True, height_ratios=[3, 2])
     moves = _moves(sweeps)
-    handles = [
-        _draw_accuracy(top, sweep, i, move)
-        for i, (sweep, move) in enumerate(zip(sweeps, moves, strict=True))
-    ]
+    handles = []
+    for i, sweep in enumerate(sweeps):
+        handles.append(_draw_accuracy(top, sweep, i, moves[i]))
     _name_best(top, sweeps, moves)
     facts = "bars: 95 % intervals over images; star: best"
     if len(sweeps) > 1:
@@ -272,7 +271,7 @@ def shots(
     ax = fig.add_subplot()
     handles: list[Artist] = []
     for i, curve in enumerate(curves):
-        low, mean, high = (100 * np.asarray(part) for part in (curve.low, curve.mean, curve.high))
+        low, mean, high = 100 * np.array([curve.low, curve.mean, curve.high])
         x = np.asarray(curve.shots) * 2 ** dodge(i, len(curves), 0.05, 0.5)
         handles += ax.plot(x, mean, **line_style(i))
         ax.vlines(x, low, high, color=line_style(i)["color"], linewidth=1.6)
@@ -281,8 +280,8 @@ def shots(
         handles.append(ax.axhline(100 * zeroshot[0], color="black", linestyle="--"))
         labels.append(zeroshot[1])
     ax.set_xscale("log", base=2)
-    ticks = sorted({int(n) for curve in curves for n in np.asarray(curve.shots)})
-    ax.set_xticks(ticks, [str(n) for n in ticks])
+    ticks = np.unique(np.concatenate([curve.shots for curve in curves])).astype(int)
+    ax.set_xticks(ticks, list(map(str, ticks)))
     ax.xaxis.set_minor_formatter(NullFormatter())
     ax.set_ylim(0)
     ax.set(xlabel="labelled images per class (log scale)", ylabel="accuracy (%)")
@@ -363,8 +362,9 @@ def reliability(
     handles: list[Artist] = []
     for ax, (tau, diagram) in zip(axes.flat, diagrams.items(), strict=False):
         handles = _draw_reliability(ax, diagram)
-        note = (notes or {}).get(tau)
-        name = f"τ = {tau:g}, {note}" if note else f"τ = {tau:g}"
+        name = f"τ = {tau:g}"
+        if notes and tau in notes:
+            name += f", {notes[tau]}"
         ax.set_title(name, loc="left", fontweight="bold", pad=19)
         error, null = 100 * diagram.ece, 100 * diagram.ece_null
         facts = f"ECE {error:.1f} %, a calibrated model's {null:.1f} %"

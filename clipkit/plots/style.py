@@ -342,6 +342,17 @@ def _legend_columns(labels: Sequence[str], width: float) -> int:
     return max(1, min(len(labels), int(width / entry_inches)))
 
 
+def name_rows(ax: Axes, y: Floats, names: Sequence[str], pad: float, **style: Any) -> None:
+    """Name rows at rising `y` from 0, the first at the top, without ticks and lines at them.
+
+    `pad` is the room before the first and after the last row.
+    """
+    ax.set_yticks(y, names, **style)
+    ax.tick_params(axis="y", length=0)
+    ax.set_ylim(y.max(initial=0) + pad, -pad)
+    ax.grid(False, axis="y")
+
+
 def dodge(number: int, count: int, step: float, room: float) -> float:
     """Return how far to move the points of a series aside, so that its bars are apart from others.
 
