@@ -15,6 +15,7 @@ from clipkit.errors import ClipkitError, UsageError, check_positive, unknown
 from clipkit.features import FeatureFile, Int64, Split
 from clipkit.features.validation import MAX_PROBE_CLASSES
 from clipkit.splitting import rows_by_class, stratified_split, warn_of_shared_images
+from clipkit.tables import class_name
 
 FEATURES = ("logits", "probs")
 FIT_SPLIT, EVAL_SPLIT = "train", "test"  # by default, where a file has them
@@ -538,10 +539,9 @@ def _warn_of_missing_classes(file: FeatureFile, fit: Subset, scored: Subset) -> 
         return
     missing = missing_classes(fit.labels, scored.labels)
     if len(missing):
-        example = file.class_names[missing[0]] if file.class_names else missing[0]
         console.warn(
-            f"{fit.name} lacks {len(missing)} of the classes of {scored.name} "
-            f"(for example {example}), so all their rows count as wrong"
+            f"{fit.name} lacks {len(missing)} of the classes of {scored.name} (for example "
+            f"{class_name(file.class_names, missing[0])}), so all their rows count as wrong"
         )
 
 

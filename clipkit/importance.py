@@ -21,6 +21,7 @@ from clipkit.probes.context import Workers
 from clipkit.probes.permuted import permuted_predictor
 from clipkit.relabeling import groups_digest
 from clipkit.results import choose_split, make_result, read_group_lines
+from clipkit.tables import class_name
 
 REPEAT, MAX_REPEAT = 5, 1000
 SEED = 42
@@ -264,7 +265,7 @@ def largest_weights(probe: FeatureFile, count: int = 5) -> FeatureFile:
     unit = "deviation" if fitted.standardized else UNITS[fitted.input]
     runs: list[Row] = []
     for number, of_class in zip(fitted.classes.tolist(), weights, strict=True):
-        name = probe.class_names[number] if probe.class_names else str(number)
+        name = class_name(probe.class_names, number)
         for column in np.argsort(-np.abs(of_class), kind="stable")[:count].tolist():
             weight = float(of_class[column])
             runs.append({"class": name, "prompt": texts[column], "weight": weight, "unit": unit})

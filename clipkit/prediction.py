@@ -13,6 +13,7 @@ from clipkit.errors import ClipkitError
 from clipkit.features import FeatureFile, Int64, Split
 from clipkit.features.provenance import shots
 from clipkit.ranking import Ranking, rank
+from clipkit.tables import class_name
 
 EMBEDDING_SETTINGS = ("normalize",)  # what decides an embedding besides the model
 
@@ -202,12 +203,10 @@ def warn_of_unknown_classes(
     labels = split.labels
     if labels is None:
         return
-    unknown = ~np.isin(labels, numbers)
-    if unknown.any():
-        first = int(labels[unknown][0])
-        example = class_names[first] if class_names else first
-        classes = len(np.unique(labels[unknown]))
+    unknown = labels[~np.isin(labels, numbers)]
+    if len(unknown):
+        classes = len(np.unique(unknown))
         console.warn(
             f"{probe.display_name} does not know {classes} of the classes of {name} (for example "
-            f"{example}), so their {unknown.sum()} images count as wrong"
+            f"{class_name(class_names, unknown[0])}), so their {len(unknown)} images count as wrong"
         )

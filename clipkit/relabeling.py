@@ -12,13 +12,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from clipkit import metrics
 from clipkit.annotations import CLASS, Attribute, read_annotations
 from clipkit.errors import ClipkitError, UsageError
-from clipkit.features import BlockMatrix, FeatureFile, Int64, Split
+from clipkit.features import FeatureFile, Int64, Split
 from clipkit.results import read_groups
+from clipkit.splitting import take
 
 # acc5 needs the scores of the classes, which a result does not hold.
 SCORES: dict[str, Callable[[Int64, Int64], float]] = {
@@ -144,17 +144,11 @@ def use_attribute(file: FeatureFile, attribute: Attribute) -> FeatureFile:
                 f"{file.display_name}: {name}: expected rows with a value of {attribute.name}, "
                 "got none"
             )
-        splits[name] = replace(_take(split, rows), labels=codes[rows])
+        if len(rows) < len(split):
+            split = take(split, rows)
+        splits[name] = replace(split, labels=codes[rows])
     class_index = None if file.class_index is None else np.full(len(file.class_index), -1)
     return replace(file, splits=splits, class_names=attribute.values, class_index=class_index)
-
-
-def _take(split: Split, rows: NDArray[np.int64]) -> Split:
-    """Return some rows of a split. The features stay in blocks."""
-    if len(rows) == len(split):
-        return split
-    features = BlockMatrix.from_array(split.features).take(rows)
-    return Split(features, ids=[split.ids[row] for row in rows])
 
 
 def use_groups(file: FeatureFile, groups: Sequence[str], seed: int | None = None) -> FeatureFile:
@@ -240,11 +234,10 @@ def shuffle_rows(file: FeatureFile, seed: int) -> FeatureFile:
             "shuffle the groups of its classes: --groups FILE --shuffle",
         )
     rng = np.random.RandomState(seed)
-    splits = {}
-    for name, split in sorted(file.splits.items()):
-        splits[name] = split
+    if all(split.labels is None for split in file.splits.values()):
+        raise ClipkitError(f"{file.display_name}: expected labels, got none")
+    splits = dict(sorted(file.splits.items()))
+    for name, split in splits.items():
         if split.labels is not None:
             splits[name] = replace(split, labels=rng.permutation(split.labels))
-    if all(split.labels is None for split in splits.values()):
-        raise ClipkitError(f"{file.display_name}: expected labels, got none")
     return replace(file, splits=splits)

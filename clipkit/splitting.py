@@ -18,6 +18,7 @@ from clipkit.annotations import read_annotations
 from clipkit.errors import ClipkitError, UsageError, unknown
 from clipkit.features import BlockMatrix, FeatureFile, Int64, Split
 from clipkit.features.validation import is_split_name
+from clipkit.tables import class_name
 
 TRAIN = "train"
 
@@ -98,7 +99,7 @@ def split(
         class_names=file.class_names,
         display_name=file.display_name,
     )
-    parts = {name: _take(file.splits[source], numbers) for name, numbers in rows.items()}
+    parts = {name: take(file.splits[source], numbers) for name, numbers in rows.items()}
     splits = replace_split(file.splits, source, parts)
     history = file.extended_history(
         "split",
@@ -122,10 +123,11 @@ def replace_split(
     return replaced
 
 
-def _take(split: Split, rows: Int64) -> Split:
-    features = BlockMatrix.from_array(split.features).take(rows)
-    labels = None if split.labels is None else split.labels[rows]
-    return Split(features, labels, [split.ids[row] for row in rows])
+def take(split: Split, rows: Int64) -> Split:
+    """Return some rows of images or logits. Their features stay in blocks."""
+    taken = replace(split, features=None).take(rows)
+    taken.features = BlockMatrix.from_array(split.features).take(rows)
+    return taken
 
 
 def _folders(split: Split) -> Int64:
@@ -259,10 +261,9 @@ def _warn_of_missing_classes(
     for name, numbers in rows.items():
         missing = np.setdiff1d(classes, labels[numbers])
         if len(missing):
-            example = class_names[missing[0]] if class_names else missing[0]
             console.warn(
                 f"{name} lacks {len(missing):,} of {len(classes):,} classes, which have too few "
-                f"rows or groups (for example {example})"
+                f"rows or groups (for example {class_name(class_names, missing[0])})"
             )
 
 

@@ -79,6 +79,11 @@ def distinct_names(names: Sequence[str], numbers: Sequence[int] | None = None) -
     return distinct
 
 
+def class_name(class_names: Sequence[str] | None, number: int) -> str:
+    """Return the name of a class, or its number where classes have no names."""
+    return class_names[number] if class_names else str(number)
+
+
 def join(reports: Sequence[Sequence[Row]]) -> list[Row]:
     """Return the rows of several reports with the columns of all; None where a report has none.
 
