@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,13 +13,13 @@ from clipkit.errors import ClipkitError
 from clipkit.features import BlockMatrix, FeatureFile, Int64, Split
 from clipkit.ranking import Ranking, join, rank
 
+Floats = NDArray[np.floating[Any]]
+
 TOP = 5  # of the second accuracy that is reported
 HINT = "make them with: clipkit textembed --classes"
 
 
-def class_scores(
-    cosines: NDArray[np.floating[Any]], class_index: Int64, n_classes: int
-) -> NDArray[np.floating[Any]]:
+def class_scores(cosines: Floats, class_index: Int64, n_classes: int) -> Floats:
     """Return the score of each class: the highest cosine among its prompts.
 
     Parameters
@@ -106,19 +106,24 @@ def rank_images(
         By split. The scores are cosines, whatever the temperature of the logits.
     """
     check_prompts(logits)
-    assert logits.class_names is not None
-    assert logits.class_index is not None
-    classes = np.arange(len(logits.class_names))
+    classes = np.arange(len(logits.class_names or []))
     temperature = logits.temperature or 1.0
     rankings = {}
     for name in logits.choose_splits(splits):
         blocks = []
-        for block in BlockMatrix.from_array(logits.splits[name].features).iter_blocks():
-            scores = class_scores(block, logits.class_index, len(classes))
+        for scores in _iter_scores(logits, name):
             cosines = scores.astype(np.float64) * temperature
             blocks.append(rank(scores, classes, max(2, top), cosines, keep_scores))
         rankings[name] = join(blocks)
     return rankings
+
+
+def _iter_scores(logits: FeatureFile, split: str) -> Iterator[Floats]:
+    """Yield the scores of all classes (B, C) for one block of rows after another."""
+    assert logits.class_names is not None  # see `check_prompts`
+    assert logits.class_index is not None
+    for block in BlockMatrix.from_array(logits.splits[split].features).iter_blocks():
+        yield class_scores(block, logits.class_index, len(logits.class_names))
 
 
 def check_prompts(logits: FeatureFile) -> None:
@@ -138,26 +143,19 @@ def check_prompts(logits: FeatureFile) -> None:
 
 
 def _evaluate_split(logits: FeatureFile, name: str) -> tuple[dict[str, Any], Split]:
-    assert logits.class_names is not None
-    assert logits.class_index is not None
     split = logits.splits[name]
-    n_classes = len(logits.class_names)
     predicted = np.empty(len(split), np.int64)
     in_top = 0.0
     start = 0
-    for block in BlockMatrix.from_array(split.features).iter_blocks():
-        rows = slice(start, start + len(block))
-        scores = class_scores(block, logits.class_index, n_classes)
+    for scores in _iter_scores(logits, name):
+        rows = slice(start, start + len(scores))
         predicted[rows] = scores.argmax(axis=1)
         if split.labels is not None:
-            in_top += metrics.topk_accuracy(scores, split.labels[rows], TOP) * len(block)
-        start += len(block)
-    columns = ("acc1", "acc5", "mean_per_class_recall", "acc1_low", "acc1_high")
-    row: dict[str, Any] = {"split": name, **dict.fromkeys(columns, np.nan)}
-    if split.labels is not None:
-        row["acc1"] = metrics.accuracy(split.labels, predicted)
-        row["mean_per_class_recall"] = metrics.mean_per_class_recall(split.labels, predicted)
-        row["acc1_low"], row["acc1_high"] = metrics.accuracy_interval(split.labels, predicted)
-        if n_classes >= TOP:
-            row["acc5"] = in_top / len(split)
+            in_top += metrics.topk_accuracy(scores, split.labels[rows], TOP) * len(scores)
+        start += len(scores)
+    row: dict[str, Any] = {"split": name, "acc1": np.nan, "acc5": np.nan}  # the first columns
+    row |= metrics.accuracies(split.labels, predicted)
+    row["acc1_low"], row["acc1_high"] = metrics.accuracy_interval(split.labels, predicted)
+    if split.labels is not None and len(logits.class_names or []) >= TOP:
+        row["acc5"] = in_top / len(split)
     return row, Split(labels=split.labels, ids=split.ids, predicted=predicted[None])
