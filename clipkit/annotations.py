@@ -148,13 +148,16 @@ def _interaction(name: str, first: Attribute, second: Attribute) -> Attribute:
 
 
 def _labels(file: FeatureFile) -> list[Attribute]:
-    labelled = [split.labels for split in file.splits.values() if split.labels is not None]
-    if not labelled:
+    codes = {}
+    largest = -1
+    for name, split in file.splits.items():
+        codes[name] = np.full(len(split), -1)
+        if split.labels is not None:
+            codes[name] = split.labels
+            largest = max(largest, int(split.labels.max()))
+    if largest < 0:
         return []
-    largest = max(int(labels.max()) for labels in labelled)
-    names = file.class_names or [str(c) for c in range(largest + 1)]
-    codes = {name: np.full(len(split), -1) for name, split in file.splits.items()}
-    codes |= {name: split.labels for name, split in file.splits.items() if split.labels is not None}
+    names = file.class_names or list(map(str, range(largest + 1)))
     return [Attribute(CLASS, names, codes, is_class=True)]
 
 
@@ -217,32 +220,32 @@ def _missing_row(table: str, split: str, row_id: str, example: str = "") -> Clip
 def _match(file: FeatureFile, table: str, data: bytes) -> Columns:
     """Return the columns of a table for the rows of a file, matched by split and id."""
     names, lines = _parse(table, data)
-    keys = [name for name in KEYS if name in names]  # without a split, ids are of all splits
+    keys = [names.index(name) for name in KEYS if name in names]
     line_of: dict[tuple[str, ...], list[str]] = {}
     for number, line in lines:
-        key = tuple(line[names.index(name)] for name in keys)
+        key = tuple(line[column] for column in keys)
         if key in line_of:
             raise ClipkitError(
                 f"{table}, line {number}: expected each row once, got {key[0]!r} again"
             )
         line_of[key] = line
     used = set()
-    rows: dict[str, list[list[str]]] = {}
+    columns: Columns = {name: {} for name in names if name not in KEYS}
     for split_name, split in file.splits.items():
+        rows = []
         for row_id in split.ids:
-            key = (row_id, split_name)[: len(keys)]
+            key = (row_id, split_name)[: len(keys)]  # without a split, ids are of all splits
             if key not in line_of:
                 example = next(iter(line_of), ("",))[0]
                 raise _missing_row(table, split_name, row_id, example)
-            rows.setdefault(split_name, []).append(line_of[key])
+            rows.append(line_of[key])
             used.add(key)
+        cells = dict(zip(names, zip(*rows, strict=True), strict=True))
+        for name, of_splits in columns.items():
+            of_splits[split_name] = list(cells[name])
     if len(line_of) > len(used):
         extra = len(line_of) - len(used)
         console.note(f"{table}: {extra:,} lines are about rows that {file.display_name} lacks")
-    columns: Columns = {}
-    for column, name in enumerate(names):
-        if name not in KEYS:
-            columns[name] = {split: [line[column] for line in rows[split]] for split in rows}
     return columns
 
 
@@ -251,7 +254,7 @@ def _parse(table: str, data: bytes) -> tuple[list[str], list[tuple[int, list[str
     delimiter = "\t" if Path(table).suffix.lower() == ".tsv" else ","
     lines = read_rows(io.BytesIO(data), table, delimiter, quotes=delimiter == ",")
     _, header = next(lines, (0, []))
-    names = [cell.strip() for cell in header]
+    names = list(map(str.strip, header))
     if "id" not in names or not set(names) - set(KEYS):
         got = ", ".join(names) or "nothing"
         raise ClipkitError(
@@ -268,7 +271,7 @@ def _parse(table: str, data: bytes) -> tuple[list[str], list[tuple[int, list[str
             raise ClipkitError(
                 f"{table}, line {number}: expected {len(names)} cells, got {len(cells)}"
             )
-        rows.append((number, [cell.strip() for cell in cells]))
+        rows.append((number, list(map(str.strip, cells))))
     return names, rows
 
 

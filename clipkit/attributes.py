@@ -57,6 +57,18 @@ class Rows(NamedTuple):
     split: str
     numbers: Int64
 
+    def embeddings(self, file: FeatureFile) -> Float32:
+        """Return the embeddings (n, D) that a file holds of these rows."""
+        return np.asarray(file.splits[self.split].features)[self.numbers]
+
+    def codes(self, attribute: Attribute) -> Int64:
+        """Return the values (n,) of an attribute."""
+        return attribute.codes[self.split][self.numbers]
+
+    def with_value(self, attribute: Attribute) -> Rows:
+        """Return the rows that have a value of an attribute."""
+        return Rows(self.split, self.numbers[self.codes(attribute) >= 0])
+
 
 def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
     images: FeatureFile,
@@ -180,10 +192,11 @@ def _choose_rows(
         console.warn(
             f"{names[0]} is both fitted and scored: the probes say nothing about other images"
         )
-    fit, scored = (
-        Rows(name, np.arange(len(images.splits[name]))) for name in (fit_split, eval_split)
-    )
-    return fit, scored
+    return _all_rows(images, fit_split), _all_rows(images, eval_split)
+
+
+def _all_rows(images: FeatureFile, split: str) -> Rows:
+    return Rows(split, np.arange(len(images.splits[split])))
 
 
 def _warn_of_shared_images(
@@ -191,13 +204,9 @@ def _warn_of_shared_images(
 ) -> None:
     if np.array_equal(fit.numbers, scored.numbers) and fit.split == scored.split:
         return
-    X, X_eval = (
-        np.asarray(images.splits[rows.split].features)[rows.numbers] for rows in (fit, scored)
-    )
-    labels = attribute.codes[fit.split][fit.numbers]
-    in_one_split = fit.split == scored.split
-    scored_name = "the held-out rows" if in_one_split else scored.split
-    warn_of_shared_images(fit.split, X, labels, scored_name, X_eval)
+    name = "the held-out rows" if fit.split == scored.split else scored.split
+    X, X_eval = fit.embeddings(images), scored.embeddings(images)
+    warn_of_shared_images(fit.split, X, fit.codes(attribute), name, X_eval)
 
 
 def _check_counts(attributes: Sequence[Attribute]) -> None:
@@ -252,12 +261,13 @@ def _find_words(words: FeatureFile, attribute: Attribute) -> Words | None:
 
 def _words_of(words: FeatureFile, classes: Sequence[int]) -> Words:
     """Return the prompts of the classes that are the words for the values, in their order."""
-    value_of_class = {c: value for value, c in enumerate(classes)}
-    index = np.asarray(words.class_index).tolist()
-    prompts = [prompt for prompt, c in enumerate(index) if c in value_of_class]
+    index = np.asarray(words.class_index)
+    prompts = np.flatnonzero(np.isin(index, classes))
     features = np.asarray(words.features)[prompts]
     directions = similarity.normalize(features, words.display_name).astype(np.float32)
-    return Words(directions, np.array([value_of_class[index[prompt]] for prompt in prompts]))
+    value_of_class = np.zeros(max(classes) + 1, np.int64)
+    value_of_class[classes] = np.arange(len(classes))
+    return Words(directions, value_of_class[index[prompts]])
 
 
 class _Attribute:
@@ -276,10 +286,10 @@ class _Attribute:
         self.C = C
         self.seed = seed
         # rows without a value are left out
-        self.fit = _with_value(attribute, fit)
-        self.scored = _with_value(attribute, scored)
-        self.y = attribute.codes[fit.split][self.fit.numbers]
-        self.labels = attribute.codes[scored.split][self.scored.numbers]
+        self.fit = fit.with_value(attribute)
+        self.scored = scored.with_value(attribute)
+        self.y = self.fit.codes(attribute)
+        self.labels = self.scored.codes(attribute)
         self.X, self.X_scored = self._embeddings(images)
         self.unit, self.unit_scored = map(similarity.normalize, (self.X, self.X_scored))
         self.occurring = np.union1d(self.y, self.labels)
@@ -299,16 +309,17 @@ class _Attribute:
 
     def row(self, words: Words | None, controls: Sequence[FeatureFile], random: int) -> Row:
         """Return the run of the attribute."""
-        nan = math.nan
         row: Row = {
             "attribute": self.attribute.name,
             "values": self.values,
             "rows": len(self.labels),
-            "chance": 1 / self.values if self.values else nan,
+            "chance": 1 / self.values if self.values else math.nan,
         }
-        zero = None if words is None else self._zeroshot(words)
-        names = nan if words is None else self._recall(self._on_directions(words.directions))
-        count = self.values if words is None else len(words.directions)
+        zero, names, count = None, math.nan, self.values
+        if words is not None:
+            zero = self._zeroshot(words)
+            names = self._recall(self._on_directions(words.directions))
+            count = len(words.directions)
         draws = []
         for number in range(random):
             draw_seed = (self.seed + number) % 2**32
@@ -337,11 +348,7 @@ class _Attribute:
         return {"reach": reach, "reach_low": reach - half, "reach_high": reach + half}
 
     def _embeddings(self, file: FeatureFile) -> tuple[Float32, Float32]:
-        fit, scored = (
-            np.asarray(file.splits[rows.split].features)[rows.numbers]
-            for rows in (self.fit, self.scored)
-        )
-        return fit, scored
+        return self.fit.embeddings(file), self.scored.embeddings(file)
 
     def _zeroshot(self, words: Words) -> Int64:
         cosines = _cosines(self.unit_scored, words.directions)
@@ -379,11 +386,6 @@ class _Attribute:
         if predicted is not None and len(self.labels):
             low, high = metrics.recall_interval(self.labels, predicted)
         return {name: self._recall(predicted), f"{name}_low": low, f"{name}_high": high}
-
-
-def _with_value(attribute: Attribute, rows: Rows) -> Rows:
-    known = attribute.codes[rows.split][rows.numbers] >= 0
-    return Rows(rows.split, rows.numbers[known])
 
 
 def _cosines(unit: Any, directions: Float32) -> Float32:

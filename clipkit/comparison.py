@@ -144,19 +144,20 @@ def _choose_runs(results: Sequence[FeatureFile], split: str, runs: Sequence[int]
     if len(runs) not in (0, 1, len(results)):
         expected = f"one, or one for each of {len(results)} results"
         raise UsageError(f"run: expected {expected}, got {len(runs)}")
-    chosen: list[int | None] = [None] * len(results)
-    if len(runs) == len(results):
-        chosen = [*runs]
-    elif runs:  # a result with one run needs no number, unless all have one
-        least = 2 if max(counts) > 1 else 1
-        chosen = [runs[0] if count >= least else None for count in counts]
-    for result, count, run in zip(results, counts, chosen, strict=True):
-        if run is None and count > 1:
+    chosen = []
+    for number, (result, count) in enumerate(zip(results, counts, strict=True)):
+        run = 0
+        if len(runs) == len(results):
+            run = runs[number]
+        elif runs and (count > 1 or max(counts) == 1):
+            run = runs[0]  # a result with one run needs no number, unless all have one
+        elif count > 1:
             raise UsageError(
                 f"{result.display_name}: expected one run on {split}, got {count}",
                 f"choose with --run 0 to {count - 1}, or let probe --val choose",
             )
-    return [run or 0 for run in chosen]
+        chosen.append(run)
+    return chosen
 
 
 def _describe_run(result: FeatureFile, split: str, run: int) -> str:
@@ -189,7 +190,7 @@ def _match_ids(results: Sequence[FeatureFile], split: str, common: bool) -> list
     ids = [result.splits[split].ids for result in results]
     if len(results) == 1:
         return [np.arange(len(ids[0]))]
-    row_of = [{row_id: row for row, row_id in enumerate(of_result)} for of_result in ids]
+    row_of = [dict(zip(of_result, range(len(of_result)), strict=True)) for of_result in ids]
     for result, rows in zip(results, row_of, strict=True):
         count = len(result.splits[split])
         if len(rows) < count:
@@ -383,14 +384,15 @@ def _group_rows(paired: PairedResults, attribute: Attribute, seed: int) -> list[
 def _add_worst(rows: Sequence[Row], paired: PairedResults, codes: Int64, seed: int) -> list[Row]:
     """Return the rows of the groups, followed by the row of each result's worst group."""
     nulls = {"null": np.nan, "null5": np.nan}
-    nothing = dict.fromkeys([*rows[0], *nulls], np.nan)
-    no_names = {name: "" for name in ("a", "b") if name in rows[0]}
+    nothing: Row = dict.fromkeys([*rows[0], *nulls], np.nan)
+    for name in {"a", "b"} & rows[0].keys():
+        nothing[name] = ""
     worst = []
     for number, name in enumerate(paired.names):
         key = "b" if number else "a"
         where = {"split": paired.split, "group": WORST, key: name}
         values = _worst(paired.right[number], codes, key, seed)
-        worst.append(nothing | no_names | where | values)
+        worst.append(nothing | where | values)
     return [*(row | nulls for row in rows), *worst]
 
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,6 +17,13 @@ from clipkit.features import BlockMatrix, FeatureFile, Float32, History, Int64, 
 from clipkit.tables import distinct_names
 
 NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.-]+")
+
+
+class _Part(NamedTuple):
+    """A split of the file with a display name."""
+
+    file: str
+    split: Split
 
 
 def concat(
@@ -123,7 +130,7 @@ def _unite_classes(files: Sequence[FeatureFile]) -> tuple[list[str] | None, list
     unchanged: list[Int64 | None] = [None] * len(files)
     if not named:
         return None, unchanged
-    if all(file.class_names == named[0].class_names for file in named) and len(named) == len(files):
+    if all(file.class_names == named[0].class_names for file in files):
         return named[0].class_names, unchanged
     united: dict[str, int] = {}
     numbers: list[Int64 | None] = []
@@ -140,7 +147,9 @@ def _unite_classes(files: Sequence[FeatureFile]) -> tuple[list[str] | None, list
                     f"{file.display_name}: expected each class name once, got {name!r} "
                     f"{count} times"
                 )
-        numbers.append(np.array([united.setdefault(name, len(united)) for name in names], np.int64))
+        for name in names:
+            united.setdefault(name, len(united))
+        numbers.append(np.array([united[name] for name in names], np.int64))
     return list(united), numbers
 
 
@@ -154,9 +163,8 @@ def _renumber(file: FeatureFile, number: Int64 | None) -> FeatureFile:
     """Return a file whose labels and prompts have the new numbers of their classes."""
     if number is None or not len(number):
         return file
-    splits = {}
+    splits = dict(file.splits)
     for name, split in file.splits.items():
-        splits[name] = split
         if split.labels is not None:
             splits[name] = replace(split, labels=number[split.labels])
     index = file.class_index
@@ -166,11 +174,16 @@ def _renumber(file: FeatureFile, number: Int64 | None) -> FeatureFile:
 
 
 def _join_texts(files: Sequence[FeatureFile]) -> FeatureFile:
-    joined = FeatureFile("texts", display_name=_display_name(files))
-    joined.features = _join_matrices([file.features for file in files])
-    joined.texts = [text for file in files for text in file.texts or []]
-    joined.class_index = np.concatenate([np.asarray(file.class_index) for file in files])
-    return joined
+    texts: list[str] = []
+    for file in files:
+        texts += file.texts or []
+    return FeatureFile(
+        "texts",
+        features=_join_matrices([file.features for file in files]),
+        texts=texts,
+        class_index=np.concatenate([np.asarray(file.class_index) for file in files]),
+        display_name=_display_name(files),
+    )
 
 
 def _join_splits(
@@ -178,16 +191,15 @@ def _join_splits(
 ) -> FeatureFile:
     """Join the splits of images or logits."""
     first = files[0]
+    index = first.class_index
     for file in files[1:]:
-        if first.class_index is not None and not np.array_equal(
-            first.class_index, np.asarray(file.class_index)
-        ):
+        if index is not None and not np.array_equal(index, np.asarray(file.class_index)):
             raise ClipkitError(
                 f"{first.display_name} and {file.display_name}: expected prompts of the same "
                 "classes, got others",
                 "join the images, and then make logits",
             )
-    parts: dict[str, list[tuple[str, Split]]] = {}
+    parts: dict[str, list[_Part]] = {}
     for file, name in zip(files, names, strict=True):
         for split_name, split in file.splits.items():
             if prefix:
@@ -201,7 +213,7 @@ def _join_splits(
                         f"{new_name} twice",
                         "rename a file",
                     )
-            parts.setdefault(new_name, []).append((file.display_name, split))
+            parts.setdefault(new_name, []).append(_Part(file.display_name, split))
     splits = {name: _join_rows(name, of_split) for name, of_split in parts.items()}
     return replace(first, splits=splits, display_name=_display_name(files), read_as=None)
 
@@ -216,15 +228,19 @@ def _name_after(file: str, split: str, count: int) -> str:
     return name if count == 1 else f"{name}-{split}"
 
 
-def _join_rows(name: str, parts: Sequence[tuple[str, Split]]) -> Split:
-    """Join the splits of several files into one; each comes with the name of its file."""
-    labelled = [split.labels is not None for _, split in parts]
-    if len(set(labelled)) > 1:
-        with_labels, without = parts[labelled.index(True)][0], parts[labelled.index(False)][0]
+def _join_rows(name: str, parts: Sequence[_Part]) -> Split:
+    """Join splits of several files into one."""
+    joined = Split(_join_matrices([part.split.features for part in parts]))
+    with_labels = [part for part in parts if part.split.labels is not None]
+    without = [part for part in parts if part.split.labels is None]
+    if with_labels and without:
         raise ClipkitError(
-            f"{with_labels} and {without}: {name}: expected labels in both or in neither",
+            f"{with_labels[0].file} and {without[0].file}: {name}: expected labels in both or in "
+            "neither",
             "keep their splits apart with --keep-apart",
         )
+    if with_labels:
+        joined.labels = np.concatenate([np.asarray(part.split.labels) for part in parts])
     file_of: dict[str, str] = {}
     for file, split in parts:
         for row_id in split.ids:
@@ -235,11 +251,8 @@ def _join_rows(name: str, parts: Sequence[tuple[str, Split]]) -> Split:
                     "put the file's name before each id with --prefix",
                 )
         file_of |= dict.fromkeys(split.ids, file)
-    labels = None
-    if all(labelled):
-        labels = np.concatenate([np.asarray(split.labels) for _, split in parts])
-    features = _join_matrices([split.features for _, split in parts])
-    return Split(features, labels, list(file_of))
+    joined.ids = list(file_of)
+    return joined
 
 
 def _join_matrices(matrices: Sequence[Any]) -> BlockMatrix:

@@ -86,20 +86,22 @@ def layer_curves(
     of_attributes = {holds_attributes(file) for file in files}
     if len(of_attributes) > 1:
         raise UsageError("expected results of probe or of attributes, got both")
+    scores = []
     if True in of_attributes:
         name = str(results.last_entry(files[0]).get("eval_split"))
-        scores = []
         for file in files:
             scores += _attribute_scores(file, split or name)
     else:
         name = results.choose_split(files[0], split)
-        scores = [_score(file, name) for file in files]
+        for file in files:
+            scores.append(_score(file, name))
     _check_same_data(scores, name)
     _check_same_weights(scores)
     groups = _group(scores)
-    facts = [dict(key) for key in groups]
-    labels = [_label(of_curve, facts) for of_curve in facts]
-    curves = [_curve(label, group) for label, group in zip(labels, groups.values(), strict=True)]
+    facts = list(map(dict, groups))
+    curves = []
+    for of_curve, group in zip(facts, groups.values(), strict=True):
+        curves.append(_curve(_label(of_curve, facts), group))
     return curves, _source(files, name, facts)
 
 
@@ -203,10 +205,9 @@ def _facts(result: FeatureFile, model: dict[str, Any], classifier: str) -> Facts
     facts["labels"] = _labels_name(result)
     if classifier:
         facts["classifier"] = classifier
-    probes = [entry for entry in result.history if entry["command"] == "probe"]
-    for entry in probes[-1:]:
-        for name in sorted(entry.keys() - NO_OPTIONS):
-            facts.setdefault(name, str(entry[name]).strip("[]"))
+    probe = result.last_entry("probe")
+    for name in sorted(probe.keys() - NO_OPTIONS):
+        facts.setdefault(name, str(probe[name]).strip("[]"))
     return facts
 
 
@@ -275,9 +276,11 @@ def _check_same_weights(scores: Sequence[_Score]) -> None:
 
 def _source(files: Sequence[FeatureFile], split: str, of_all: Sequence[Facts]) -> str:
     """Name models without their layers, data set and split, and what all curves share."""
-    named = results.sources_label([_without_layer(file) for file in files], [split])
-    first = of_all[0]
-    shared = {name: first[name] for name in SHOWN if name in first and _is_shared(name, of_all)}
+    named = results.sources_label(list(map(_without_layer, files)), [split])
+    shared = {}
+    for name in SHOWN:
+        if name in of_all[0] and _is_shared(name, of_all):
+            shared[name] = of_all[0][name]
     if "labels" in shared:
         shared["labels"] = f"labels: {shared['labels']}"
     return ", ".join([named, *_describe(shared)])
@@ -314,7 +317,7 @@ def _describe(facts: Facts) -> list[str]:
             words.append(text)
         else:
             words.append(f"{name} {text}")
-    return [word for word in words if word]
+    return list(filter(None, words))
 
 
 def _curve(label: str, scores: Sequence[_Score]) -> LayerCurve:
@@ -342,12 +345,14 @@ def _points(scores: Sequence[_Score]) -> LayerPoints | None:
                 f"{score.result.display_name}: expected one result of {place} for a line, "
                 f"got also {other.result.display_name}"
             )
-    numbers = {layer: _mean([*of_seed.values()]) for layer, of_seed in of_layer.items()}
-    embedding = numbers.pop(None, None)
-    if not numbers:
+    embedding = None
+    if None in of_layer:
+        embedding = _mean(list(of_layer.pop(None).values()))
+    if not of_layer:
         raise _no_layer(scores[0].result)
-    layers = sorted(layer for layer in numbers if layer is not None)
-    values, low, high = zip(*(numbers[layer] for layer in layers), strict=True)
+    layers = sorted(layer for layer in of_layer if layer is not None)
+    means = [_mean(list(of_layer[layer].values())) for layer in layers]
+    values, low, high = zip(*means, strict=True)
     seeds = len({str(score.seed) for score in scores})
     return LayerPoints(layers, values, low, high, embedding, seeds)
 

@@ -14,12 +14,15 @@ What `clipkit.prompts` refuses in a prompt file is refused here too.
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
 
 from clipkit import console
 from clipkit.csv_rows import read_rows
@@ -208,9 +211,9 @@ def _parse_descriptions(content: dict[str, Any], name: str) -> ClassNames:
         values = [value] if isinstance(value, str) else value
         if not isinstance(values, list):
             raise ClipkitError(f"{where}: expected a list of prompts, got {_type(value)}")
-        texts = [
-            _clean(text, f"{where}, prompt {number}") for number, text in enumerate(values, start=1)
-        ]
+        texts = []
+        for number, text in enumerate(values, start=1):
+            texts.append(_clean(text, f"{where}, prompt {number}"))
         if not any(texts):
             raise ClipkitError(f"{where}: expected at least one prompt, got none")
         class_name = _clean(key, where)
@@ -378,11 +381,11 @@ class _Collected:
         self.wordings[number].append(wording)
 
     def classes(self, template: str) -> ClassNames:
-        wordings = [text for texts in self.wordings for text in texts]
+        wordings = list(itertools.chain.from_iterable(self.wordings))
         check_count(len(wordings), f"{self.name}: ")
-        index = [number for number, texts in enumerate(self.wordings) for _ in texts]
-        names = list(self.number_of)
-        return ClassNames(names, wordings, {}, index, template, self.blank)
+        counts = list(map(len, self.wordings))
+        index = np.repeat(np.arange(len(counts)), counts).tolist()
+        return ClassNames(list(self.number_of), wordings, {}, index, template, self.blank)
 
 
 def flatten(classes: ClassNames, name: str) -> Prompts:

@@ -288,7 +288,7 @@ def class_count(file: FeatureFile, largest: int) -> int:
 
 def class_names(file: FeatureFile, largest: int) -> list[str]:
     """Return the classes' names; the numbers up to the largest where the file has no names."""
-    return file.class_names or [str(c) for c in range(int(largest) + 1)]
+    return file.class_names or list(map(str, range(int(largest) + 1)))
 
 
 def read_groups(path: str, class_names: Sequence[str]) -> list[str]:
@@ -322,14 +322,12 @@ def read_group_lines(path: str, noun: str = "class") -> dict[str, str]:
 
 def group_classes(predictions: Predictions, groups: Sequence[str]) -> Predictions:
     """Replace each class (C) by its group; groups are sorted by name."""
-    names = sorted(set(groups))
-    number = {name: i for i, name in enumerate(names)}
-    index = np.array([number[group] for group in groups])
+    names, index = np.unique(groups, return_inverse=True)
     return replace(
         predictions,
         labels=index[predictions.labels],
         predicted=index[predictions.predicted],
-        class_names=names,
+        class_names=names.tolist(),
         class_accuracy=metrics.accuracy(predictions.labels, predictions.predicted),
     )
 
@@ -345,17 +343,15 @@ def sources_label(files: Sequence[FeatureFile], splits: Sequence[str] = ()) -> s
     Each model, data set and set of prompts is named once, a missing model is `no model`, and what
     else is missing is left out.
     """
-    sources = [provenance(file) for file in files]
-    on_data = [join_names([source.model or "no model" for source in sources])]
+    sources = list(map(provenance, files))
+    models = join_names([source.model or "no model" for source in sources])
     datasets = join_names([source.dataset for source in sources])
-    if datasets:
-        on_data.append(datasets)
-    labels = [prompts_label(file) for file in files]
+    labels = list(map(prompts_label, files))
     prompts = join_names([label.removeprefix(NAMED_PROMPTS) for label in labels])
     if any(label.startswith(NAMED_PROMPTS) for label in labels):
         prompts = NAMED_PROMPTS + prompts
-    parts = [" on ".join(on_data), join_names(splits), prompts]
-    return ", ".join(part for part in parts if part)
+    on_data = " on ".join(filter(None, [models, datasets]))
+    return ", ".join(filter(None, [on_data, join_names(splits), prompts]))
 
 
 def prompts_label(file: FeatureFile) -> str:

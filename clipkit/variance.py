@@ -309,8 +309,9 @@ def _attribute_rows(
     terms: Sequence[Term], images: FeatureFile, split: str, null: int, seed: int
 ) -> list[dict[str, Any]]:
     unique = _unique_shares(terms, images, split)
-    return [
-        {
+    rows = []
+    for term in terms:
+        row = {
             "split": split,
             "attribute": term.name,
             "values": term.values,
@@ -319,8 +320,8 @@ def _attribute_rows(
             "unique": unique[term.name],
             "null95": term.null95(null, seed),
         }
-        for term in terms
-    ]
+        rows.append(row)
+    return rows
 
 
 def _unique_shares(terms: Sequence[Term], images: FeatureFile, split: str) -> dict[str, float]:
@@ -328,14 +329,17 @@ def _unique_shares(terms: Sequence[Term], images: FeatureFile, split: str) -> di
     complete = np.logical_and.reduce([term.known for term in terms])
     if not complete.any():
         return {term.name: np.nan for term in terms}
-    codes = {name: codes[complete] for term in terms for name, codes in term.codes.items()}
-    regressions = Regressions(centre(_unit_rows(images, split)[complete]), codes)
+    columns: dict[str, Codes] = {}
+    for term in terms:
+        columns |= term.codes
+    columns = {name: codes[complete] for name, codes in columns.items()}
+    regressions = Regressions(centre(_unit_rows(images, split)[complete]), columns)
     unique = {}
     for term in terms:
         # an interaction contains its parts, so it would explain what they do
-        others = [other for other in terms if other is not term and term.name not in other.parts]
-        without = dict.fromkeys([*[other.name for other in others], *term.parts])
-        smaller = regressions.explained(list(without))
+        others = [other.name for other in terms if term.name not in (other.name, *other.parts)]
+        without = list(dict.fromkeys([*others, *term.parts]))
+        smaller = regressions.explained(without)
         larger = regressions.explained([*without, term.name])
         unique[term.name] = regressions.share(smaller, larger)
         if regressions.count_values(term.name) > 1 and smaller.rank == larger.rank:
@@ -344,8 +348,9 @@ def _unique_shares(terms: Sequence[Term], images: FeatureFile, split: str) -> di
 
 
 def _add_controls(rows: list[dict[str, Any]], shares: Sequence[Sequence[float]]) -> None:
-    for number, row in enumerate(rows):
-        of_controls = [share[number] for share in shares] or [np.nan]
+    """Add the mean and the range of the controls' shares, each of all rows."""
+    of_rows = zip(*shares, strict=True) if shares else [(np.nan,)] * len(rows)
+    for row, of_controls in zip(rows, of_rows, strict=True):
         row["control_share"] = float(np.mean(of_controls))
         row["control_low"] = min(of_controls)
         row["control_high"] = max(of_controls)
@@ -365,20 +370,21 @@ def _prompt_rows(
     prompts = np.asarray(similarity.normalize(stored, texts.display_name), np.float64)
     width = images.splits[split].features.shape[1]
     random = similarity.random_directions(null, width, seed)
-    columns = []
+    of_terms = []
     for term in terms:
         random99 = float(np.quantile(term.shares(random), 0.99))
-        columns.append((term, term.shares(prompts), random99, term.share()))
-    return [
-        {
-            "split": split,
-            "prompt": prompt,
-            "attribute": term.name,
-            "share": float(shares[number]),
-            "random99": random99,
-            "embedding": embedding,
-            "above": bool(shares[number] > random99),
-        }
-        for number, prompt in enumerate(texts.texts or [])
-        for term, shares, random99, embedding in columns
-    ]
+        of_terms.append((term.name, term.shares(prompts), random99, term.share()))
+    rows = []
+    for number, prompt in enumerate(texts.texts or []):
+        for name, shares, random99, embedding in of_terms:
+            row = {
+                "split": split,
+                "prompt": prompt,
+                "attribute": name,
+                "share": float(shares[number]),
+                "random99": random99,
+                "embedding": embedding,
+                "above": bool(shares[number] > random99),
+            }
+            rows.append(row)
+    return rows
