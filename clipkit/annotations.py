@@ -116,6 +116,23 @@ def read_annotations(
     return Annotations(chosen or attributes, source, inputs)
 
 
+def read_attribute(file: FeatureFile, table: str, column: str | None = None) -> Annotations:
+    """Read one attribute: the named one, or the only one of a table besides the file's labels.
+
+    Raises
+    ------
+    UsageError
+        If there is no such column, or the table has several attributes and none is named.
+    """
+    annotations = read_annotations(file, table, [column] if column else ())
+    attributes = annotations.attributes
+    others = [attribute for attribute in attributes if attribute.name != CLASS] or attributes
+    if len(others) > 1:
+        names = ", ".join(attribute.name for attribute in others)
+        raise UsageError(f"{table}: expected one attribute, got {names}", "choose with --column")
+    return replace(annotations, attributes=others)
+
+
 def _choose(known: dict[str, Attribute], name: str, where: str) -> Attribute:
     """Return an attribute, or the interaction of two."""
     if name in known:

@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipkit import console, metrics
-from clipkit.annotations import Attribute, read_annotations
+from clipkit.annotations import Attribute, read_attribute
 from clipkit.errors import ClipkitError, UsageError, unknown
 from clipkit.features import FeatureFile, Int64
 from clipkit.features.provenance import provenance
-from clipkit.relabeling import groups_digest, only_attribute
+from clipkit.relabeling import groups_digest
 from clipkit.results import (
     check_predicted_classes,
     check_run,
@@ -287,8 +287,9 @@ def compare(
     inputs = dict(paired.inputs)
     attribute, source = None, None
     if by is not None:
-        annotations = read_annotations(paired.first, by, [column] if column else ())
-        attribute, source = only_attribute(annotations.attributes, by), annotations.source
+        annotations = read_attribute(paired.first, by, column)
+        (attribute,) = annotations.attributes
+        source = annotations.source
         inputs |= annotations.inputs
     elif groups is not None:
         attribute, of_class = _read_class_groups(paired, groups)

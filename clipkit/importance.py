@@ -52,7 +52,8 @@ def prompt_importance(
         Permutations of the images, the same for all prompts. The cost is a mean over them.
     seed : int
     groups : str, optional
-        A file of lines prompt TAB group, whose prompts are permuted together; see `read_groups`.
+        A file of lines prompt TAB group, whose prompts are permuted together; see
+        `read_prompt_groups`.
 
     Returns
     -------
@@ -82,27 +83,28 @@ def prompt_importance(
     if name == prediction.fitted_split(probe, logits):
         console.warn(f"{name} was fitted, so the costs are those of images that the probe knows")
     texts = logits.texts or []
-    members = {str(number): [number] for number in range(len(texts))}
+    inputs = {"probe": probe.digest, "features": logits.digest}
+    group_of: list[Any] = list(range(len(texts)))  # without groups, each prompt is one
     if groups is not None:
-        members = read_groups(groups, logits)
+        group_of = read_prompt_groups(groups, logits)
+        inputs["groups"] = groups_digest(group_of)
     fitted = probes.FittedProbe.from_arrays(probe.fitted)
     class_names, numbers = prediction.match_classes(probe, logits, [name], fitted.classes)
     _check_labels(probe, logits, name, numbers)
     prediction.warn_of_unknown_classes(probe, rows, name, class_names, numbers)
     X = np.asarray(logits.cosines(name))
-    columns = [np.array(member) for member in members.values()]
-    costs = _permute(fitted, X, numbers, rows.labels, columns, repeat, seed)
+    columns: dict[Any, list[int]] = {}
+    for number, group in enumerate(group_of):
+        columns.setdefault(group, []).append(number)
+    members = list(map(np.array, columns.values()))
+    costs = _permute(fitted, X, numbers, rows.labels, members, repeat, seed)
     runs = []
-    for (group, member), cost in zip(members.items(), costs, strict=True):
+    for group, member, cost in zip(columns, members, costs, strict=True):
         what: Row = {"prompt": texts[member[0]]}
         if groups is not None:
             what = {"group": group, "prompts": len(member)}
         runs.append({"split": name, "acc1": cost.pop("acc1"), **what, **cost})
     runs.sort(key=lambda row: -row["cost"])
-    inputs = {"probe": probe.digest, "features": logits.digest}
-    if groups is not None:
-        of_prompt = {number: group for group, member in members.items() for number in member}
-        inputs["groups"] = groups_digest([of_prompt[number] for number in range(len(texts))])
     history = logits.extended_history(
         "importance",
         classifier=fitted.classifier,
@@ -188,16 +190,11 @@ def _permute(
             return workers.map(measure, columns)
 
 
-def read_groups(path: str, logits: FeatureFile) -> dict[str, list[int]]:
-    """Read groups of prompts from lines of prompt TAB group.
+def read_prompt_groups(path: str, logits: FeatureFile) -> list[str]:
+    """Read the group of each prompt (K) from lines of prompt TAB group.
 
     Prompts that no line names stay alone, under their own text. If no line names a prompt, the
     lines may be class TAB group, and a prompt belongs to the group of its class.
-
-    Returns
-    -------
-    dict of str to list of int
-        The columns of each group, in the order of the prompts.
 
     Raises
     ------
@@ -219,10 +216,7 @@ def read_groups(path: str, logits: FeatureFile) -> dict[str, list[int]]:
             f"{path}: expected prompts of {logits.display_name}, got {others[0][:60]!r}",
             "write each prompt as in the prompt file",
         )
-    members: dict[str, list[int]] = {}
-    for number, name in enumerate(names):
-        members.setdefault(group_of.get(name, name), []).append(number)
-    return members
+    return [group_of.get(name, name) for name in names]
 
 
 def _classes_of_prompts(logits: FeatureFile) -> list[str] | None:

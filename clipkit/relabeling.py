@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 from clipkit import metrics
-from clipkit.annotations import CLASS, Attribute, read_annotations
+from clipkit.annotations import Attribute, read_attribute
 from clipkit.errors import ClipkitError, UsageError
 from clipkit.features import FeatureFile, Int64, Split
 from clipkit.results import read_groups
@@ -79,8 +79,8 @@ def relabel(
     inputs = {"features": file.digest}
     relabeled, source = file, None
     if table is not None:
-        annotations = read_annotations(file, table, [column] if column else ())
-        attribute = only_attribute(annotations.attributes, table)
+        annotations = read_attribute(file, table, column)
+        (attribute,) = annotations.attributes
         relabeled = use_attribute(file, attribute)
         column, source = attribute.name, annotations.source
         inputs |= annotations.inputs
@@ -104,15 +104,6 @@ def relabel(
 def groups_digest(of_class: Sequence[str]) -> str:
     """Return the digest of the group of each class, for a history."""
     return f"sha256:{hashlib.sha256(repr(of_class).encode()).hexdigest()}"
-
-
-def only_attribute(attributes: Sequence[Attribute], table: str) -> Attribute:
-    """Return the only attribute of a table, without counting the file's own labels."""
-    others = [attribute for attribute in attributes if attribute.name != CLASS] or attributes
-    if len(others) > 1:
-        names = ", ".join(attribute.name for attribute in others)
-        raise UsageError(f"{table}: expected one attribute, got {names}", "choose with --column")
-    return others[0]
 
 
 def use_attribute(file: FeatureFile, attribute: Attribute) -> FeatureFile:

@@ -567,7 +567,7 @@ def layers(
 
     Example: clipkit plot layers img.l*.svm.h5 img.svm.h5 -o layers.png
     """
-    from clipkit import layer_curves, plots
+    from clipkit import features, layer_curves, plots
 
     probes = features.read_all(file or ["-"], kinds=["result"])
     curves, source = layer_curves.layer_curves(probes, split)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import math
 import textwrap
 import unicodedata
@@ -205,10 +206,8 @@ def _fit_facts(fig: Figure, scale: float) -> float:
     for ax in fig.axes:
         for artist in (ax.xaxis.label, ax.yaxis.label, *_left_titles(ax)):
             artist.set_fontsize(float(artist.get_fontsize()) * scale)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # see save
-        fig.draw_without_rendering()
-    artists = [artist for ax in fig.axes for artist in _left_titles(ax)]
+    _draw(fig)
+    artists = list(itertools.chain.from_iterable(map(_left_titles, fig.axes)))
     boxes = [artist.get_window_extent() for artist in artists]
     added = 0.0
     for artist, box in zip(artists, boxes, strict=True):
@@ -225,8 +224,17 @@ def _fit_facts(fig: Figure, scale: float) -> float:
 def _left_titles(ax: Axes) -> list[Text]:
     """Return the left title of axes, if there is one."""
     title = ax.get_title("left")
+    if not title:
+        return []
     texts = [artist for artist in ax.get_children() if isinstance(artist, Text)]
-    return [text for text in texts if title and text.get_text() == title]
+    return [text for text in texts if text.get_text() == title]
+
+
+def _draw(fig: Figure) -> None:
+    """Lay a figure out, so that the places of its texts are known."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # see save
+        fig.draw_without_rendering()
 
 
 def _is_collapsed(fig: Figure) -> bool:
@@ -239,15 +247,13 @@ def _is_collapsed(fig: Figure) -> bool:
 
 def overlapping_texts(fig: Figure) -> list[tuple[str, str]]:
     """Return the pairs of texts of a figure that overlap. Slanted texts are left out."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # see save
-        fig.draw_without_rendering()
-    outside = {label for ax in fig.axes for label in _labels_outside(ax)}
-    artists = [
-        text
-        for text in fig.findobj(Text)
-        if text.get_text() and text.get_rotation() % 90 == 0 and text not in outside
-    ]
+    _draw(fig)
+    outside = set(itertools.chain.from_iterable(map(_labels_outside, fig.axes)))
+    artists = []
+    for text in fig.findobj(Text):
+        is_level = text.get_rotation() % 90 == 0
+        if text.get_text() and is_level and text not in outside:
+            artists.append(text)
     boxes = np.array([text.get_window_extent().extents for text in artists]).reshape(-1, 4)
     x0, y0, x1, y1 = boxes.T
     slack = 0.02 * fig.dpi  # a text's box is a little larger than its letters
