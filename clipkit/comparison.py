@@ -113,11 +113,17 @@ def pair(
     numbers = _choose_runs(results, split, runs)
     orders = _match_ids(results, split, common)
     right = []
-    for result, run, order in zip(results, numbers, orders, strict=True):
+    described = []
+    inputs = {}
+    for number, result in enumerate(results):
+        run, order = numbers[number], orders[number]
         scored = scored_runs(result, split)
         check_run(scored, run)
         right.append((scored.predicted[run] == scored.labels)[order])
         _check_labels(results[0], result, split, orders[0], order)
+        described.append(_describe_run(result, split, run))
+        inputs[f"b{number}" if number else "a"] = result.digest
+    sources = list(map(provenance, results))
     first = FeatureFile(
         "result",
         results[0].history,
@@ -125,15 +131,14 @@ def pair(
         class_names=results[0].class_names,
         display_name=results[0].display_name,
     )
-    keys = ["a", *(f"b{number}" for number in range(1, len(results)))]
     return PairedResults(
         _name(results, numbers),
         first,
         np.stack(right),
-        [_describe_run(result, split, run) for result, run in zip(results, numbers, strict=True)],
-        [provenance(result).model or "no model" for result in results],
-        [provenance(result).prompts for result in results],
-        {key: result.digest for key, result in zip(keys, results, strict=True)},
+        described,
+        [source.model or "no model" for source in sources],
+        [source.prompts for source in sources],
+        inputs,
         common,
     )
 
@@ -175,14 +180,16 @@ def _describe_run(result: FeatureFile, split: str, run: int) -> str:
 
 def _name(results: Sequence[FeatureFile], runs: Sequence[int]) -> list[str]:
     """Name the results after their files, with folders or runs where names would be equal."""
-    texts = [result.display_name.encode("utf-8", "replace").decode() for result in results]
-    paths = [Path(text) for text in texts]
-    names = [path.stem for path in paths]
-    with_runs = [f"{name} run {run}" for name, run in zip(names, runs, strict=True)]
-    for candidates in (names, [str(path.with_suffix("")) for path in paths], with_runs):
-        if len(set(candidates)) == len(results):
-            return candidates
-    return names
+    stems, paths, with_runs = [], [], []
+    for result, run in zip(results, runs, strict=True):
+        path = Path(result.display_name.encode("utf-8", "replace").decode())
+        stems.append(path.stem)
+        paths.append(str(path.with_suffix("")))
+        with_runs.append(f"{path.stem} run {run}")
+    for names in (stems, paths, with_runs):
+        if len(set(names)) == len(results):
+            return names
+    return stems
 
 
 def _match_ids(results: Sequence[FeatureFile], split: str, common: bool) -> list[Int64]:

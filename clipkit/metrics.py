@@ -131,13 +131,8 @@ def f1_per_class(labels: Int64, predicted: Int64, n_classes: int) -> Floats:
     >>> f1_per_class(np.array([0, 0]), np.array([0, 1]), 2).round(2)
     array([0.67,  nan])
     """
-    labels, predicted = np.asarray(labels), np.asarray(predicted)
-    rows = np.bincount(labels, minlength=n_classes)
-    correct = np.bincount(labels[labels == predicted], minlength=n_classes)
-    total = rows + np.bincount(predicted, minlength=n_classes)
-    f1: Floats = np.full(n_classes, np.nan)
-    np.divide(2 * correct, total, out=f1, where=rows > 0)
-    return f1
+    scores = class_scores(labels, predicted, n_classes)
+    return np.where(scores["support"] > 0, scores["f1"], np.nan)
 
 
 def class_scores(

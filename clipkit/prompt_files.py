@@ -34,6 +34,7 @@ from clipkit.prompts import (
     check_controls,
     check_count,
     check_length,
+    check_not_empty,
     count,
     decode,
     from_lines,
@@ -163,8 +164,7 @@ def parse_json(data: bytes, name: str, column: str | None = None) -> Prompts | C
 
 
 def _load(data: bytes, name: str) -> Any:
-    if not data:
-        raise ClipkitError(f"{name}: empty input", "check whether the command before it failed")
+    check_not_empty(data, name)
     text = decode(data, name).removeprefix("\ufeff")
 
     def no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -330,8 +330,7 @@ def _choose_column(header: list[str], column: str | None, name: str) -> str:
 
 def _rows(data: bytes, name: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     """Yield the number and the stripped cells of each line that is not empty."""
-    if not data:
-        raise ClipkitError(f"{name}: empty input", "check whether the command before it failed")
+    check_not_empty(data, name)
     for line, cells in read_rows(io.BytesIO(data), name, delimiter, quotes=delimiter != "\t"):
         yield line, [cell.strip(STRIPPED) for cell in cells]
 

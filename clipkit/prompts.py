@@ -107,8 +107,7 @@ def parse(data: bytes, name: str) -> Prompts:
     >>> parse(b"\xef\xbb\xbfa dot\r\n\r\n# a hash sign\r\n", "mine.txt")
     Prompts(name='mine.txt', texts=['a dot', '# a hash sign'], lines=[1, 3], blank=1, duplicates=[])
     """
-    if not data:
-        raise ClipkitError(f"{name}: empty input", "check whether the command before it failed")
+    check_not_empty(data, name)
     check_count(data.count(b"\n"), f"{name}: ")
     texts: list[str] = []
     lines: list[int] = []
@@ -232,6 +231,12 @@ def from_classes(class_names: Sequence[str], templates: Sequence[str]) -> tuple[
     texts = [fill(template, class_name) for class_name in class_names for template in templates]
     class_index = np.repeat(np.arange(len(class_names), dtype=np.int64), len(templates))
     return texts, class_index
+
+
+def check_not_empty(data: bytes, name: str) -> None:
+    """Refuse a file of no bytes, which a command that failed leaves in a pipe."""
+    if not data:
+        raise ClipkitError(f"{name}: empty input", "check whether the command before it failed")
 
 
 def check_length(characters: int, where: str) -> None:
