@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,7 @@ import examples  # noqa: E402
 
 README = ROOT / "README.md"
 PAGES = [*examples.PAGES, ROOT / "prompts" / "README.md"]
+OTHER_PAGES = [ROOT / name for name in ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")]
 NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:e-?\d+)?")
 DIGEST = re.compile(r"sha256:[0-9a-f]+|\b[0-9a-f]{64}\b")
 MACHINE = re.compile(r"\b(precision|compile|device) \w+|\bpacked yes, ")  # this processor's choice
@@ -142,6 +145,45 @@ def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
         if not target.startswith("http"):
             assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", [*PAGES, *OTHER_PAGES], ids=name)
+def test_prose_wraps_at_100_columns(page):
+    prose = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    lines = [line for line in prose.splitlines() if not line.lstrip().startswith(("|", "![", "<"))]
+    assert [line for line in lines if len(line) > 100 and not line.startswith("    make")] == []
+
+
+def test_every_name_in_the_table_of_modules_can_be_imported():
+    table = (ROOT / "docs" / "api.md").read_text().split("## Modules")[1]
+    rows = re.findall(r"^\| (`clipkit.*?) \| (.*?) \|$", table, re.MULTILINE)
+    assert len(rows) > 15
+    for modules, names in rows:
+        packages = [import_module(module) for module in re.findall("`(.*?)`", modules)]
+        for path in re.findall(r"`([\w.]+)`", names):
+            assert any(resolves(package, path) for package in packages), path
+
+
+def resolves(package: object, path: str) -> bool:
+    """Whether a package has a name, which may be that of a submodule's function."""
+    with contextlib.suppress(AttributeError, ModuleNotFoundError):
+        module, _, attribute = path.rpartition(".")
+        if module:
+            package = import_module(f"{package.__name__}.{module}")
+        getattr(package, attribute)
+        return True
+    return False
+
+
+def test_the_design_page_names_every_module():
+    text = (ROOT / "docs" / "design.md").read_text()
+    top = {path.name for path in (ROOT / "clipkit").glob("*.py")}
+    packages = ("features", "probes", "report", "embedding")
+    inner = {
+        path.name for package in packages for path in (ROOT / "clipkit" / package).glob("*.py")
+    }
+    named = set(re.findall(r"[\w]+\.py", text))
+    assert sorted((top | inner) - named - {"__init__.py"}) == []
 
 
 def test_the_citation_has_the_version_and_the_changelog_what_comes_next():
