@@ -1,4 +1,4 @@
-"""Tables in Parquet, written a block of rows at a time. The only importer of pyarrow."""
+"""Tables in Parquet, written a block of rows at a time."""
 
 from __future__ import annotations
 
