@@ -43,6 +43,11 @@ on_linux = pytest.mark.skipif(
 )
 
 
+@pytest.fixture(autouse=True)
+def each_file_has_its_own_subprocess(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(isolation, "_shared", None)
+
+
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     return tiny_clip(tmp_path / "model")
