@@ -14,8 +14,7 @@ from factories import write_feature_file
 from forkserver import BRIEF, ForkServer
 from shell import Make, environment, ok
 
-from clipkit.features import read
-from clipkit.features.isolation import one_subprocess
+from clipkit.features import isolation, read
 
 __all__ = ["tiny_clip_dir", "vit_b32_dir"]  # fixtures
 
@@ -36,9 +35,15 @@ def one_subprocess_checks_all_files(tmp_path_factory: pytest.TempPathFactory) ->
 
     It starts before any test, so that it holds no file or lock of a test open.
     """
-    with one_subprocess():
+    with isolation.one_subprocess():
         read(write_feature_file(tmp_path_factory.mktemp("first") / "img.h5"))
         yield
+
+
+@pytest.fixture
+def one_subprocess_per_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Check each file in a subprocess of its own, which takes over what a test has patched."""
+    monkeypatch.setattr(isolation, "_shared", None)
 
 
 def folder_of(variable: str, content: str) -> Path:

@@ -659,6 +659,7 @@ def test_damaged_parquet_files_are_refused_in_one_line(tmp_path, keep):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="forking is not safe elsewhere")
+@pytest.mark.usefixtures("one_subprocess_per_file")
 def test_a_footer_that_crashes_its_reader_is_refused_in_one_line(tmp_path, monkeypatch):
     images = write_parquet(tmp_path / "images.parquet", [png(1)])
     pq.write_table(pa.table({"path": ["a.png"]}), tmp_path / "list.parquet")

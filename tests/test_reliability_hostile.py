@@ -34,18 +34,13 @@ from clipkit.errors import ClipkitError
 from clipkit.features import FeatureFile, hdf5, isolation, read, read_all, write
 from clipkit.files import OpenFile, keep_open
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("one_subprocess_per_file")]
 
 ESCAPED = "a\\n\\x1b[31m\\u202ered\\u2028.h5"
 
 on_linux = pytest.mark.skipif(
     sys.platform != "linux", reason="only on Linux a subprocess opens the file first"
 )
-
-
-@pytest.fixture(autouse=True)
-def each_file_has_its_own_subprocess(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(isolation, "_shared", None)
 
 
 @pytest.fixture
