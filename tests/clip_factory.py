@@ -9,7 +9,7 @@ import gzip
 import importlib.util
 import json
 import string
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,12 @@ START, END = "<|startoftext|>", "<|endoftext|>"
 MEAN, STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
 NO_SENTENCEPIECE = "sentencepiece and protobuf are not installed (clipkit-vl[siglip])"
 SMALL_TOWER = {"intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+
+
+def some_quick(names: Iterable[str], quick: Container[str]) -> list[Any]:
+    """Return parameters of which `make test-quick` runs only the quick ones."""
+    long = pytest.mark.long
+    return [name if name in quick else pytest.param(name, marks=long) for name in names]
 
 
 def write_json(path: Path, /, **content: Any) -> None:
@@ -305,6 +311,13 @@ def embed_noise(folder: Path, **options: Any) -> NDArray[Any]:
 
     options = {"device": "cpu", "precision": "fp32", **options}
     return models.load(str(folder), tower="image", **options).encode_images(noise_images())
+
+
+def check_untrained_control(folder: Path) -> None:
+    """Check that the control of a model depends on its seed, and on nothing else."""
+    first, again, other = (embed_noise(folder, untrained=seed) for seed in (7, 7, 8))
+    np.testing.assert_array_equal(first, again)
+    assert not np.allclose(first, other)
 
 
 def cosines(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:

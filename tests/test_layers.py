@@ -17,12 +17,13 @@ from clip_factory import (
     edit_tensors,
     noise_images,
     openai_form,
+    some_quick,
     tiny_clip,
     tiny_siglip,
 )
 from factories import contents
 from shell import fails, ok, rows
-from test_models_vision import ZOO
+from test_models_vision import QUICK, ZOO
 from test_models_vision import write_model as write_zoo_model
 from transformers import AutoImageProcessor
 
@@ -45,7 +46,7 @@ LAYER_CLASSES = re.compile(r"(Encoder|ViT|MAE|Dinov2|WithRegisters|IJepa|Radio)L
 DUAL = {"clip": tiny_clip, "siglip": tiny_siglip}
 
 
-@pytest.fixture(scope="module", params=[*ZOO, *DUAL])
+@pytest.fixture(scope="module", params=some_quick([*ZOO, *DUAL], QUICK))
 def zoo(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("zoo") / request.param
     if request.param in DUAL:

@@ -18,6 +18,7 @@ from clip_factory import (
     edit_tensors,
     noise_image,
     noise_images,
+    some_quick,
     tiny_aimv2_lit,
     tiny_metaclip2,
     tiny_naflex,
@@ -47,12 +48,12 @@ PADDING: dict[str, Any] = {
 }
 
 
-@pytest.fixture(scope="module", params=WRITERS)
+@pytest.fixture(scope="module", params=some_quick(WRITERS, ["metaclip-2"]))
 def zoo(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write(tmp_path_factory.mktemp("zoo"), request.param)
 
 
-@pytest.fixture(scope="module", params=PADDING)
+@pytest.fixture(scope="module", params=some_quick(PADDING, ["metaclip-2"]))
 def dual(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write(tmp_path_factory.mktemp("dual"), request.param)
 
@@ -125,6 +126,7 @@ def test_half_precision_is_close(zoo: Path) -> None:
     assert cosines(rows, by_transformers(zoo, noise_images())).min() >= 0.999
 
 
+@pytest.mark.long
 def test_only_layers_that_are_known_are_packed(zoo: Path) -> None:
     encoder = models.load(str(zoo), tower="image", device="cpu", precision="bf16")
     if zoo.name != "metaclip-2":
@@ -259,6 +261,7 @@ def test_a_processor_that_does_not_fit_naflex_is_refused_in_one_line(
         models.load(str(folder), tower="image")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("has_head", [True, False])
 def test_the_vision_tower_of_naflex_alone(has_head: bool, tmp_path: Path) -> None:
     config = transformers.Siglip2VisionConfig(
@@ -360,6 +363,7 @@ def without_weights(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("tensor", ["head.probe", "head.mlp.fc1.weight"])
 def test_a_pooler_that_the_weights_lack_is_never_drawn_at_random(
     tensor: str, tmp_path: Path
