@@ -93,6 +93,8 @@ def make(fork_server: ForkServer, tiny_clip_dir: Path) -> Make:
     def run(
         *words: object, out: Path, check: bool = True, **variables: object
     ) -> subprocess.CompletedProcess[str]:
+        if "-n" not in words:
+            fork_server.launch()
         settings = {**defaults, "RESULTS": out, **variables}
         settings = {name: value for name, value in settings.items() if value is not None}
         line = ["make", *map(str, words), *(f"{name}={value}" for name, value in settings.items())]

@@ -41,6 +41,8 @@ LIBRARIES = (
 FILE_SYSTEM_CHANGES = {"os.rename", "os.link", "os.remove", "os.mkdir", "os.rmdir"}
 BRIEF = "TEST_BRIEF"  # where it is set, an MLP trains for fewer steps, and pictures have fewer dots
 VARIABLES = (BRIEF, "COLUMNS", "CLIPKIT_MODEL")  # that the stand-in passes on
+# a pool of threads would not survive a fork
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 STAND_IN = """\
 #!{python} -SE
 import json, os, socket, sys
@@ -115,7 +117,10 @@ def _content(stream: IO[bytes]) -> bytes:
 
 
 class ForkServer:
-    """The client for tests. `venv` is a folder that make takes for clipkit's environment."""
+    """The client for tests. `venv` is a folder that make takes for clipkit's environment.
+
+    The server starts with the first clipkit. Call `launch` before the stand-in in `venv` runs.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.address = str(folder / "socket")
@@ -126,16 +131,26 @@ class ForkServer:
         stand_in.write_text(STAND_IN.format(**content))
         stand_in.chmod(0o755)
         (self.venv / ".installed").touch()
-        # a pool of threads would not survive a fork
-        env = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        # now, since the test that launches the server may have changed both
+        self.folder = Path.cwd()
+        self.environment = {**os.environ, **ONE_THREAD}
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def launch(self) -> None:
+        """Start the server unless it runs: it takes seconds, which a dry run of make can save."""
+        if self.process is not None:
+            return
         line = [sys.executable, __file__, self.address]
-        self.process = subprocess.Popen(line, env=env, stdin=subprocess.PIPE)
+        self.process = subprocess.Popen(
+            line, cwd=self.folder, env=self.environment, stdin=subprocess.PIPE
+        )
         while not Path(self.address).exists():
             assert self.process.poll() is None
             time.sleep(0.05)
 
     def close(self) -> None:
-        self.process.communicate()
+        if self.process is not None:
+            self.process.communicate()
 
     def run(
         self, folder: Path, *words: object, seconds: float | None = None, **options: Any
@@ -153,6 +168,7 @@ class ForkServer:
         **options: Any,
     ) -> Running:
         """Start clipkit in a folder; the options are those of `Request`."""
+        self.launch()
         request = Request(str(folder), [str(word) for word in words], **options)
         out = tempfile.TemporaryFile() if stdout is None else Path(stdout).open("wb")
         err, events = tempfile.TemporaryFile(), tempfile.TemporaryFile()

@@ -175,6 +175,7 @@ def test_unknown_variables_and_spaces_are_refused(variables, message, make, tmp_
     assert done.stdout == ""
 
 
+@pytest.mark.long
 def test_settings_may_be_corrected_until_there_are_embeddings_or_layers(make, tmp_path):
     assert make("chapter5", out=tmp_path, LIMIT="many", check=False).returncode == 2
     assert "clipkit embed digits --limit 60" in make("-n", "chapter5", out=tmp_path).stdout

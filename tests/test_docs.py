@@ -45,7 +45,10 @@ def fenced(page: Path, language: str) -> list[str]:
 @pytest.fixture
 def programs(page: Path, fork_server: ForkServer) -> Path:
     """The folder of `clipkit`: the installed one for README.md, the fast one for longer pages."""
-    return Path(sys.executable).parent if page == README else fork_server.venv / "bin"
+    if page == README:
+        return Path(sys.executable).parent
+    fork_server.launch()
+    return fork_server.venv / "bin"
 
 
 @pytest.mark.long
