@@ -135,6 +135,7 @@ def test_a_damaged_image_is_a_placeholder_with_its_reason(photos: datasets.Datas
     assert "/tmp" not in page  # no path of this machine
 
 
+@pytest.mark.long
 def test_noise_stays_within_the_budget() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (1200, 200, 200, 3), np.uint8)
     data = datasets.ImageDataset.from_array(noise, np.zeros(1200))

@@ -47,6 +47,7 @@ def test_entropy_loads_no_model_classifier_or_plot(tmp_path):
     assert "h5py" in modules
 
 
+@pytest.mark.long
 def test_prompts_are_embedded_without_transformers(tmp_path):
     words = ("textembed", "generic16", "--model", "tiny", "-o", tmp_path / "texts.h5")
     modules = loaded_modules(running(*words))

@@ -104,6 +104,7 @@ def test_only_logistic_regression_is_balanced() -> None:
         probes.sweep(np.eye(4), np.array([0, 0, 1, 1]), np.eye(4), balanced=True)
 
 
+@pytest.mark.long
 def test_the_interval_is_that_of_a_bootstrap_where_every_class_has_many_rows() -> None:
     labels = RNG.integers(0, 3, 300)
     predicted = np.where(RNG.random(300) < 0.7, labels, 0)

@@ -18,6 +18,7 @@ from clip_factory import (
     START,
     edit_json,
     openai_form,
+    some_quick,
     tiny_clip,
     transformers_5_form,
     write_json,
@@ -74,7 +75,7 @@ def assert_bits_equal(folder: Path, precision: str) -> None:
 # the tower
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("precision", some_quick(["fp32", "bf16", "fp16"], ["fp32"]))
 @pytest.mark.parametrize(
     "changes",
     [
@@ -129,11 +130,18 @@ UNKNOWN_CONFIGS = {
 }
 
 
+@pytest.fixture(scope="module")
+def default_width(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of the widths that a configuration without them stands for."""
+    return tiny_clip(tmp_path_factory.mktemp("models") / "model", width=512, dim=512)
+
+
+@pytest.mark.long
 @pytest.mark.parametrize("edit", UNKNOWN_CONFIGS.values(), ids=UNKNOWN_CONFIGS)
 def test_a_configuration_that_is_not_known_is_left_to_transformers(
-    edit: Callable[[dict[str, Any]], None], tmp_path: Path
+    edit: Callable[[dict[str, Any]], None], default_width: Path, tmp_path: Path
 ) -> None:
-    folder = tiny_clip(tmp_path / "model", width=512, dim=512)  # by default
+    folder = shutil.copytree(default_width, tmp_path / "model")
     edit_json(folder / "config.json", edit)
     encoder = load(folder)
     assert not is_own(encoder)
@@ -234,7 +242,7 @@ FORMS = {
 }
 
 
-@pytest.fixture(scope="module", params=FORMS)
+@pytest.fixture(scope="module", params=some_quick(FORMS, ["tiny", "published"]))
 def form(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models") / "model"
     return FORMS[request.param](folder)

@@ -189,7 +189,9 @@ def test_without_a_projection_there_is_none_to_leave_out(tmp_path: Path) -> None
         models.load(str(siglip), tower="image", projection=False)
 
 
-@pytest.mark.parametrize("write_model", [tiny_clip, openai_form, tiny_siglip])
+@pytest.mark.parametrize(
+    "write_model", some_quick([tiny_clip, openai_form, tiny_siglip], [tiny_clip])
+)
 def test_the_last_layer_of_a_text_is_its_embedding_before_the_projection(
     write_model: Callable[[Path], Path], tmp_path: Path
 ) -> None:
@@ -277,6 +279,7 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.long
 def test_the_class_arises_over_the_layers_of_tiny(shapes: Path, tmp_path: Path) -> None:
     accuracies = []
     for layer in range(5):
@@ -291,6 +294,7 @@ def test_the_class_arises_over_the_layers_of_tiny(shapes: Path, tmp_path: Path) 
     assert float(row["acc1"]) > accuracies[3]
 
 
+@pytest.mark.long
 def test_one_pass_over_several_layers_gives_the_files_of_each(tmp_path: Path) -> None:
     command = ("embed", "digits", "--limit", 40, "-m", "tiny", "--normalize", "--pool", "mean")
     ok(*command, "--layers", "0-1,-1", "-o", tmp_path / "l{layer}.h5")

@@ -252,6 +252,7 @@ def test_naflex_runs_without_compilation_and_says_so(
         ({"patch_size": 4}, "cannot encode with"),
     ],
 )
+@pytest.mark.long
 def test_a_processor_that_does_not_fit_naflex_is_refused_in_one_line(
     change: dict[str, Any], message: str, tmp_path: Path
 ) -> None:

@@ -119,6 +119,7 @@ def test_the_entropy_of_certain_probabilities_is_zero() -> None:
 
 
 @pytest.mark.parametrize("missing", [["sentencepiece", "protobuf"], ["protobuf"]])
+@pytest.mark.long
 def test_missing_packages_of_the_tokenizer_are_named(
     missing: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

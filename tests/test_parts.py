@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import hashlib
@@ -49,6 +50,12 @@ def models_loaded_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def own_threads() -> Iterator[None]:
+    with one_thread():
+        yield
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
     """Compute in one thread, and set the number back at the end."""
     number = models.num_threads()
     models.set_num_threads(1)
@@ -128,11 +135,13 @@ def part(number: int, output: Path, *words: object) -> tuple[int, str]:
     return result.exit_code, messages(result.stderr)
 
 
-@pytest.fixture
-def expected(tmp_path_factory: pytest.TempPathFactory, shards_of_four: None) -> bytes:
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """The file of one process: 20 images in 5 shards."""
     output = tmp_path_factory.mktemp("once") / "out.h5"
-    ok(*RUN, "-o", output)
+    with pytest.MonkeyPatch.context() as patch, one_thread():
+        patch.setattr(checkpoint, "SHARD_ROWS", 4)
+        ok(*RUN, "-o", output)
     return output.read_bytes()
 
 
@@ -388,6 +397,7 @@ def test_the_part_that_cannot_have_the_lock_leaves_publishing_to_the_other(
 
 @pytest.mark.parametrize("step", ["before it reads", "before it publishes", "before it removes"])
 @pytest.mark.parametrize("words", [(), ("--force",)])
+@pytest.mark.long
 def test_two_finishers_where_there_are_no_locks_both_succeed(
     step: str,
     words: tuple[object, ...],

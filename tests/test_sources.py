@@ -585,6 +585,7 @@ def test_texts_of_parquet_may_be_encoded_in_any_way(tmp_path, encoding):
         {"use_dictionary": False, "column_encoding": {"label": "DELTA_BYTE_ARRAY"}},
     ],
 )
+@pytest.mark.long
 def test_a_small_parquet_manifest_that_unpacks_to_gigabytes_is_refused(
     tmp_path, monkeypatch, options
 ):
@@ -605,6 +606,7 @@ def test_a_small_parquet_manifest_that_unpacks_to_gigabytes_is_refused(
     assert f"{path}: expected a file that takes at most 64 MiB to read" in caught.value.message
 
 
+@pytest.mark.long
 def test_a_row_of_a_parquet_manifest_takes_few_bytes(tmp_path, monkeypatch):
     pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     table = pa.table({"path": [f"photos/{i % 100:02}/{i:06}.jpg" for i in range(300_000)]})
@@ -624,6 +626,7 @@ def test_a_row_of_a_parquet_manifest_takes_few_bytes(tmp_path, monkeypatch):
         assert max(sizes) < 2**23  # pages of 1 MiB; as a dictionary, all texts take 48 MiB
 
 
+@pytest.mark.long
 def test_a_row_of_a_manifest_of_text_takes_few_bytes(photos):
     rows = [{"path": f"photos/{i % 100:02}/{i:06}.jpg", "note": "x" * 80} for i in range(20_000)]
     for ending in (".csv", ".jsonl"):
