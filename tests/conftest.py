@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from clip_factory import tiny_clip_dir, vit_b32_dir
@@ -113,6 +115,19 @@ def thesis_results(make: Make, tmp_path_factory: pytest.TempPathFactory) -> Path
     make("thesis", "-j2", out=out)
     make("chapter2", "chapter3", "-j2", out=out, UNTRAINED=7)
     return out / "tiny-clip-digits"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium without a window. A module ends it: with its event loop, asyncio does not run."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None:
+        pytest.skip("chromium is not installed")
+    with playwright.sync_playwright() as started:
+        launched = started.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield launched
+        launched.close()
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from clipkit.features import FeatureFile, History, Split, row_ids
+from clipkit.features import FeatureFile, History, Split, row_ids, write
 
 MODEL = {"name": "m", "digest": "sha256:1", "weights": "sha256:2", "logit_scale": 100.0}
 ROWS = 6
@@ -146,6 +146,12 @@ def result_file(
     result.splits["test"] = Split(labels=labels, ids=ids, predicted=np.array(predicted))
     result.set_rows(rows)
     return result
+
+
+def saved(path: Path, file: FeatureFile) -> Path:
+    """Write a file with clipkit, also over another one, and return its path."""
+    write(path, file, force=True)
+    return path
 
 
 def write_feature_file(

@@ -24,7 +24,6 @@ from clipkit.report.album import Album
 from clipkit.report.blocks import Page
 from clipkit.report.html import as_html
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 NAMES = ["<script>alert(1)</script>", 'it\'s "quoted" & more', "חתול", "犬"]
 SCRIPT = Path(album.__file__).parent / "page" / "album.js"
 
@@ -537,17 +536,6 @@ def test_unusable_options_are_refused(
     shapes_folders: tuple[Path, Path], words: list[str], exit_code: int, message: str
 ) -> None:
     assert message in fails("report", shapes_folders[0], *words, exit_code=exit_code)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if CHROMIUM is None:
-        pytest.skip("chromium is not installed")
-    with playwright.sync_playwright() as started:
-        launched = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield launched
-        launched.close()
 
 
 @pytest.fixture

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from factories import MODEL, feature_file, write_feature_file
+from factories import MODEL, feature_file, saved, write_feature_file
 from shell import fails, ok, rows
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import recall_score
 
 from clipkit import attributes, metrics, probes, results
-from clipkit.features import FeatureFile, Split, row_ids, write
+from clipkit.features import FeatureFile, Split, row_ids
 
 RNG = np.random.default_rng(0)
 WORDS = Path(__file__).parents[1] / "prompts" / "attributes" / "shapes.tsv"
@@ -151,11 +151,6 @@ def test_attributes_of_one_value_or_none_are_left_empty(tmp_path: Path, value: l
     found = {row["attribute"]: row for row in result.rows()}
     assert all(np.isnan(found["constant"][name]) for name in NUMBERS)
     assert not np.isnan(found["other"]["probe"])
-
-
-def saved(path: Path, file: FeatureFile) -> Path:
-    write(path, file, force=True)
-    return path
 
 
 def test_a_file_with_one_split_holds_a_fifth_out(tmp_path: Path) -> None:

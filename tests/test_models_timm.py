@@ -26,9 +26,10 @@ from clip_factory import (
 from factories import refused
 from safetensors.torch import save_file
 from shell import clipkit, ok
+from test_models_vision import check_commands_for_images_alone
 from timm.models import save_for_hf
 
-from clipkit import features, models
+from clipkit import models
 from clipkit.errors import ClipkitError, UsageError
 from clipkit.models import hub
 from clipkit.models.architecture import read_architecture
@@ -242,16 +243,9 @@ def test_models_without_known_layers_refuse_their_hidden_states(tmp_path: Path) 
 
 
 def test_probe_and_cluster_take_the_embeddings_and_logits_do_not(vit: Path, tmp_path: Path) -> None:
-    images, texts = tmp_path / "img.h5", tmp_path / "txt.h5"
-    ok("embed", "digits", "--limit", 40, "-m", vit, "-o", images)
-    ok("textembed", "-m", "tiny", "-o", texts, stdin=b"a dot\na line\n")
-    assert features.read(str(images)).splits["test"].features.shape == (40, 32)
-    ok("probe", images)
-    ok("cluster", images)
+    check_commands_for_images_alone(vit, tmp_path)
     ok("info", vit)
     refused(clipkit("textembed", "-m", vit, "-o", tmp_path / "t.h5", stdin=b"a dot\n"), 2)
-    done = clipkit("logits", images, texts, "-o", tmp_path / "logits.h5")
-    refused(done, 1, "expected images of a model with a text tower", "for images alone")
 
 
 def configure(**changes: Any) -> Callable[[Path], None]:

@@ -184,19 +184,24 @@ def test_a_text_tower_that_a_model_lacks_is_refused_in_one_line(dino: Path, tmp_
     refused(clipkit("textembed", "-m", dino, "-o", tmp_path / "t.h5", stdin=b"a dot\n"), 2)
 
 
-def test_probe_and_cluster_take_the_embeddings_and_logits_do_not(
-    dino: Path, tmp_path: Path
-) -> None:
-    images, texts = tmp_path / "img.h5", tmp_path / "txt.h5"
-    ok("embed", "digits", "--limit", 40, "-m", dino, "-o", images)
+def check_commands_for_images_alone(model: Path, folder: Path) -> None:
+    """Check that probe and cluster take a model's embeddings, and that logits refuses them."""
+    images, texts = folder / "img.h5", folder / "txt.h5"
+    ok("embed", "digits", "--limit", 40, "-m", model, "-o", images)
     ok("textembed", "-m", "tiny", "-o", texts, stdin=b"a dot\na line\n")
     assert features.read(str(images)).splits["test"].features.shape == (40, 32)
     ok("probe", images)
     ok("cluster", images)
-    ok("logits", images, "--random", 4, "-o", tmp_path / "random.h5")
-    done = clipkit("logits", images, texts, "-o", tmp_path / "logits.h5")
+    ok("logits", images, "--random", 4, "-o", folder / "random.h5")
+    done = clipkit("logits", images, texts, "-o", folder / "logits.h5")
     refused(done, 1, "expected images of a model with a text tower", "for images alone")
     refused(clipkit("zeroshot", images), 1, "hint: use them with: clipkit probe, cluster, variance")
+
+
+def test_probe_and_cluster_take_the_embeddings_and_logits_do_not(
+    dino: Path, tmp_path: Path
+) -> None:
+    check_commands_for_images_alone(dino, tmp_path)
 
 
 @pytest.mark.long

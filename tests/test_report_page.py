@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import re
-import shutil
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,22 +21,9 @@ from clipkit.report import html
 from clipkit.report.blocks import Block, Fact, Heading, Page, Table
 from clipkit.report.understanding import ATTRIBUTES
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-pytestmark = [
-    pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed"),
-    pytest.mark.long,
-]
+pytestmark = pytest.mark.long
 NAMES = ('<script>alert("1")</script>', "a'b\"c&amp;<b>", "שלום עולם", "猫と犬", "*e* _f_ [g](h:i)")
 A4_PIXELS = round((210 - 2 * 12) / 25.4 * 96)  # between the margins
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

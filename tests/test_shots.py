@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from factories import feature_file, result_file
+from factories import feature_file, result_file, saved
 from shell import fails, ok, rows
 
 from clipkit import panels
 from clipkit.evaluation import ProbeSpec, evaluate_grid, few_shot
-from clipkit.features import FeatureFile, Split, read, row_ids, write
+from clipkit.features import FeatureFile, Split, read, row_ids
 
 
 def images(n: int = 40, classes: int = 4, seed: int = 0) -> FeatureFile:
@@ -23,11 +23,6 @@ def images(n: int = 40, classes: int = 4, seed: int = 0) -> FeatureFile:
         X = np.eye(classes)[y] + 0.5 * rng.standard_normal((n, classes))
         file.splits[name] = Split(X.astype("f4"), y, row_ids(n))
     return file
-
-
-def saved(path: Path, file: FeatureFile) -> Path:
-    write(path, file, force=True)
-    return path
 
 
 def test_more_shots_add_rows_to_those_of_fewer() -> None:

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from factories import feature_file, write_feature_file
+from factories import feature_file, saved, write_feature_file
 from numpy.typing import ArrayLike
 from scipy import stats
 from shell import fails, ok, rows
 
 from clipkit import results, variance
-from clipkit.features import FeatureFile, Split, read, row_ids, write
+from clipkit.features import FeatureFile, Split, read, row_ids
 
 RNG = np.random.default_rng(0)
 
@@ -170,11 +170,6 @@ def test_an_attribute_of_one_value_or_of_as_many_as_rows_has_no_share(
     table = write_table(tmp_path / "t.csv", a=values)
     row = shares(images(RNG.standard_normal((40, 3))), table)["a"]
     assert all(np.isnan(row[name]) for name in ("share", "unique", "null95"))
-
-
-def saved(path: Path, file: FeatureFile) -> Path:
-    write(path, file, force=True)
-    return path
 
 
 @pytest.mark.parametrize(
