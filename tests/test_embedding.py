@@ -240,6 +240,7 @@ def test_a_shard_names_its_run_and_what_it_skipped(tmp_path: Path, shards_of_ten
     assert entry == {"command": "embed", "shard": 0, "skipped": skipped}
 
 
+@pytest.mark.long
 def test_a_run_may_have_more_than_99_999_shards(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(checkpoint, "SHARD_ROWS", 1)
     split = numbers(100_002, labelled=False)

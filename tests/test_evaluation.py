@@ -304,6 +304,7 @@ def test_few_shot_draws_the_same_number_of_rows_of_every_class():
     assert np.array_equal(rows, np.unique(rows))
 
 
+@pytest.mark.long
 def test_rows_are_drawn_class_by_class_in_one_pass():
     labels = np.arange(200_000)  # a pass over all rows for each class would take minutes
     assert len(few_shot(labels, 1)) == 200_000

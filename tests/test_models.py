@@ -167,6 +167,7 @@ def test_features_of_a_full_size_model(vit_b32_dir: Path, cifar10_root: Path) ->
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 @pytest.mark.parametrize("tower", ["image", "text"])
 @pytest.mark.parametrize("form", ["tiny_clip_dir", "siglip_dir"], indirect=True)
+@pytest.mark.long
 def test_half_precision_is_close_to_full(
     form: Path, tower: str, precision: str, images: list[Image.Image]
 ) -> None:
@@ -378,6 +379,7 @@ def test_pixels_of_photographs_are_openais(old_form_dir: Path, real_features: Pa
 # texts
 
 
+@pytest.mark.long
 def test_tokens_equal_open_clip(tiny_clip_dir: Path) -> None:
     open_clip = pytest.importorskip("open_clip")
     expected = open_clip.get_tokenizer("ViT-B-32")(TEXTS).numpy()
@@ -421,6 +423,7 @@ def test_a_warning_counts_the_prompts_that_have_other_tokens_than_in_openais_cod
     )
 
 
+@pytest.mark.long
 def test_the_characters_that_are_warned_of_are_those_that_ftfy_replaces() -> None:
     ftfy = pytest.importorskip("ftfy")
     for character in map(chr, range(0xA0, 0x10000)):

@@ -219,6 +219,7 @@ def test_any_number_of_classes_and_prompts_can_be_drawn(C: int, K: int) -> None:
 
 
 @pytest.mark.usefixtures("low_resolution")
+@pytest.mark.long
 def test_single_runs_and_missing_values_can_be_drawn() -> None:
     nothing = [np.nan] * 4
     png(plots.temperature([sweep(f"{i}", RNG.random(4)) for i in range(25)]))

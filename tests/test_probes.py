@@ -207,6 +207,7 @@ def test_few_rows_of_fewer_columns_are_fitted_by_the_interior_point_method(monke
 
 
 @problems(separable, cosines)
+@pytest.mark.long
 def test_an_svm_of_one_pair_at_a_time_does_not_depend_on_other_settings(monkeypatch, problem):
     X, y, X_eval, _ = problem()
     fit_pairs_one_by_one(monkeypatch, len(y) - 1)
@@ -235,6 +236,7 @@ def test_the_first_class_wins_a_tie():
 
 
 @pytest.mark.parametrize("tau", [0.5, 0.07, 0.02])
+@pytest.mark.long
 def test_a_temperature_is_another_c_to_an_svm(tau):
     X, y, X_eval, _ = cosines()
     reference = SVC(kernel="linear").fit(X / tau, y).predict(X_eval / tau)
@@ -437,6 +439,7 @@ def test_linear_probes_do_not_mind_features_far_from_the_origin(shared, classifi
         assert agreement(predict(X + 100, y, X_eval + 100, classifier), predicted) > 0.99
 
 
+@pytest.mark.long
 def test_progress_ends_at_its_total(shared, classifier):
     reports = []
     predict(*shared[:3], classifier, scales=[1, 3], progress=lambda *report: reports.append(report))

@@ -329,6 +329,7 @@ def test_a_mixed_run_of_equal_workers_gives_the_file_of_one_process(
     assert (tmp_path / "out.h5").read_bytes() == expected
 
 
+@pytest.mark.long
 def test_a_mixed_run_lists_the_machines_with_the_rows_of_each(
     precisions: list[str], tmp_path: Path
 ) -> None:
@@ -394,6 +395,7 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, *words: object) -> None:
         assert "that is enough" in clipkit(*words).stderr
 
 
+@pytest.mark.long
 def test_a_mixed_run_is_continued_by_machines_that_differ(
     precisions: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

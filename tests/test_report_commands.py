@@ -207,6 +207,7 @@ def test_prompts_have_a_comment_on_their_file(tmp_path, words, shown, note):
     assert read(tmp_path / "again.h5").digest == result.digest
 
 
+@pytest.mark.long
 def test_tables_and_groups_have_a_comment_with_their_digests(inputs, tmp_path):
     shutil.copy(inputs / "img.h5", tmp_path)
     images = read(tmp_path / "img.h5")

@@ -526,6 +526,7 @@ def test_prompt_files_are_joined(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.long
 def test_concat_is_undone_by_split_in_a_pipe(tmp_path: Path) -> None:
     a, b = (write_feature_file(tmp_path / name) for name in ("a.h5", "b.h5"))
     done = shell("cat b.h5 | clipkit concat a.h5 - --prefix | clipkit info --format tsv", tmp_path)
