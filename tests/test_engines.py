@@ -129,6 +129,7 @@ def written(images: list[Image.Image], folder: Path, form: str) -> ImageDataset:
 
 
 @pytest.mark.parametrize("form", ["rendered", "array", "files", "tar", "parquet"])
+@pytest.mark.long
 def test_rows_travel_to_another_process_and_no_others_do(form: str, tmp_path: Path) -> None:
     rendered = load("shapes", splits=["test"], limit=300).splits["test"]
     images = rendered

@@ -361,6 +361,7 @@ def test_models_of_different_depth_are_drawn_by_the_share_of_their_depth() -> No
 
 
 @pytest.mark.parametrize(("depth", "last", "count"), [(4, 4, 5), (12, 12, 13), (27, 26, 14)])
+@pytest.mark.long
 def test_layers_are_labelled_where_there_is_room(depth: int, last: int, count: int) -> None:
     fig = plots.layers([LayerCurve("m", depth, 0.1, points(*np.linspace(0, 1, depth + 1)))])
     ticks = fig.axes[0].get_xticks()

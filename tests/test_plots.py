@@ -556,6 +556,7 @@ def test_names_that_look_alike_have_their_numbers_in_front() -> None:
 
 @pytest.mark.parametrize("ending", ["png", "svg", "pdf"])
 @pytest.mark.usefixtures("low_resolution")
+@pytest.mark.long
 def test_names_of_any_script_are_drawn_without_a_warning(ending: str, tmp_path: Path) -> None:
     names = [
         "عربي",
