@@ -20,6 +20,12 @@ WORDS = Path(__file__).parents[1] / "prompts" / "attributes" / "shapes.tsv"
 NUMBERS = ("zeroshot", "names", "random", "probe", "control", "reach")
 
 
+@pytest.fixture(autouse=True)
+def same_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw the same in each test, whichever ran before it."""
+    monkeypatch.setitem(globals(), "RNG", np.random.default_rng(0))
+
+
 def world_of(y: np.ndarray, width: int = 6, noise: float = 0.3) -> FeatureFile:
     """Return two splits of images that hold y (N,) along the first axes, beside noise."""
     file = feature_file(datasets={"class_names": [str(value) for value in range(y.max() + 1)]})

@@ -78,14 +78,17 @@ def assert_bits_equal(folder: Path, precision: str) -> None:
 @pytest.mark.parametrize("precision", some_quick(["fp32", "bf16", "fp16"], ["fp32"]))
 @pytest.mark.parametrize(
     "changes",
-    [
-        {},
-        {"hidden_act": "gelu", "num_attention_heads": 1},
-        {"hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-3},
-        {"hidden_act": "relu", "num_hidden_layers": 3, "intermediate_size": 40},
-        {"hidden_size": 96, "num_attention_heads": 6, "max_position_embeddings": 20},
-        {"eos_token_id": 2, "bos_token_id": 0},
-    ],
+    some_quick(
+        [
+            {},
+            {"hidden_act": "gelu", "num_attention_heads": 1},
+            {"hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-3},
+            {"hidden_act": "relu", "num_hidden_layers": 3, "intermediate_size": 40},
+            {"hidden_size": 96, "num_attention_heads": 6, "max_position_embeddings": 20},
+            {"eos_token_id": 2, "bos_token_id": 0},
+        ],
+        [{}],
+    ),
     ids=str,
 )
 def test_embeddings_have_the_bits_of_transformers(
@@ -262,6 +265,7 @@ def test_tokens_are_those_of_transformers(tokenizers: tuple[Any, Any]) -> None:
     assert [row.ids for row in own.encode_batch(texts)] == theirs(texts)["input_ids"]
 
 
+@pytest.mark.long
 @settings(max_examples=200)
 @given(text=st.text() | st.from_regex(r"(<\|(start|END)oftext\|>|\w|\s)*"))
 def test_tokens_of_any_text_are_those_of_transformers(

@@ -311,6 +311,7 @@ def test_one_pass_over_several_layers_gives_the_files_of_each(tmp_path: Path) ->
     assert (tmp_path / "named2.h5").exists()
 
 
+@pytest.mark.long
 def test_an_interrupted_run_over_several_layers_continues(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -475,6 +476,7 @@ def test_zeroshot_refuses_hidden_states(small: Path) -> None:
 
 
 @pytest.mark.parametrize("other", ["l3", "mean", "normed", "unprojected", "plain"])
+@pytest.mark.long
 def test_other_features_of_a_model_are_not_mixed(other: str, small: Path, tmp_path: Path) -> None:
     command = ("concat", small / "l4.h5", small / f"{other}.h5", "-o", tmp_path / "x.h5")
     assert "hold different features of one model (tiny" in fails(*command)

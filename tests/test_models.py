@@ -288,6 +288,7 @@ VOCABULARIES = ("tokenizer.json", "tokenizer.4.0.0.json", "vocab.json", "merges.
 
 
 @pytest.mark.parametrize("untrained", [None, 1])
+@pytest.mark.long
 def test_the_digest_covers_every_file_that_decides_an_embedding(
     copied: Path, untrained: int | None
 ) -> None:
@@ -759,6 +760,7 @@ MISFITS: list[tuple[str, Damage, str]] = [
 
 
 @pytest.mark.parametrize(("tower", "misfit", "message"), MISFITS)
+@pytest.mark.long
 def test_files_that_do_not_fit_each_other_are_refused_when_the_model_is_loaded(
     tower: str, misfit: Damage, message: str, copied: Path
 ) -> None:

@@ -616,6 +616,7 @@ def test_a_subtitle_stands_between_title_and_axes_and_nothing_overlaps() -> None
 
 @pytest.mark.filterwarnings("ignore:Glyph")
 @pytest.mark.parametrize("text", ["M" * 300, "猫科动物" * 60, "a name " * 60, "", "\x1b[31m\n"])
+@pytest.mark.long
 def test_a_subtitle_of_any_text_stays_inside_the_picture(text: str) -> None:
     fig = plots.confusion(np.eye(1), ["cat"], title="A title")
     plots.finish(fig, text)

@@ -127,6 +127,7 @@ def test_the_seed_of_a_control_matters_where_it_draws_something(entry, is_same, 
 
 
 @pytest.mark.parametrize("digests", [("sha256:1", "sha256:1"), ("sha256:1", "sha256:2"), ("", "")])
+@pytest.mark.long
 def test_a_control_was_made_from_the_same_prompts(digests, tmp_path):
     pair = write_pair(tmp_path, {}, {})
     for path, digest in zip(pair, digests, strict=True):

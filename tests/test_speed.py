@@ -118,6 +118,7 @@ def test_packed_layers_are_used_where_they_keep_the_embeddings(
 
 
 @pytest.mark.parametrize("write_model", [tiny_clip, tiny_siglip])
+@pytest.mark.long
 def test_packed_layers_that_would_change_the_embeddings_are_not_used(
     write_model, tmp_path, images, monkeypatch, capsys
 ):
