@@ -8,6 +8,7 @@ residual are computed inside the products.
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 import warnings
 from collections.abc import Callable, Sequence
@@ -264,10 +265,11 @@ class PackedLayer(torch.nn.Module):
 
 def _attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
     """Attend to all tokens: queries, keys and values are (B, heads, T, d), as is the result."""
-    if q.shape[2] > FEW_TOKENS:
+    scale = q.shape[3] ** -0.5
+    is_power_of_two = math.frexp(scale)[0] == 0.5  # others would round the queries
+    if q.shape[2] > FEW_TOKENS or not is_power_of_two:
         return functional.scaled_dot_product_attention(q, k, v)
     # PyTorch's fused attention cuts the tokens into blocks, which costs more than it saves here
-    scale = q.shape[3] ** -0.5
     scores = (q * scale).flatten(0, 1) @ k.flatten(0, 1).transpose(1, 2)
     attended: torch.Tensor = scores.softmax(-1) @ v.flatten(0, 1)
     return attended.view(q.shape)
@@ -324,10 +326,14 @@ class PackedTransformer(PackedEncoder):
 
 
 def _pack_patches(layers: TowerLayers) -> torch.nn.Module:
-    """Pack the embedding of patches in place if they touch; return the convolution."""
+    """Pack the embedding of patches in place if it is a plain product; return the convolution."""
     convolution: torch.nn.Conv2d = getattr(*layers.patches)
-    touch = convolution.stride == convolution.kernel_size
-    if touch and convolution.padding in ((0, 0), "valid") and convolution.groups == 1:
+    patches_touch = (
+        convolution.stride == convolution.kernel_size
+        and convolution.padding in ((0, 0), "valid")
+        and convolution.dilation == (1, 1)
+    )
+    if patches_touch and convolution.groups == 1:
         setattr(*layers.patches, PackedPatches(convolution))
     return convolution
 
