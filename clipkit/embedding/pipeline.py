@@ -371,14 +371,21 @@ class _Run:
                 encode(checkpoint)
             return self._publish_last(part, checkpoint)
         except (ClipkitError, FileNotFoundError):
-            # without locks, another part may have published the file and removed the shards
-            is_gone = not (self.folder / "manifest.json").exists()
-            # with --force, the files of an earlier run may be there
-            skipped = self._published() if is_gone or not self.force else None
+            skipped = self._published_meanwhile()
             if skipped is None:
                 raise
             console.note(f"{part} is done; another part published {self.output}")
             return skipped
+
+    def _published_meanwhile(self) -> list[Skipped] | None:
+        """Return the images that were skipped, if another part has published the files; else None.
+
+        Without locks, that may happen at any time. It removes the shards. With --force, files that
+        lie beside shards may be those of an earlier run.
+        """
+        if self.force and (self.folder / "manifest.json").exists():
+            return None
+        return self._published()
 
     def _check_unpublished(self, checkpoint: Checkpoint) -> None:
         """Refuse to go on if the files were published while this part waited for the lock."""

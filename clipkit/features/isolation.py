@@ -110,11 +110,12 @@ def one_subprocess() -> Iterator[None]:
     if _shared is not None:
         yield
         return
-    _shared = {}
+    checkers: dict[Check, Checker] = {}
+    _shared = checkers
     try:
         yield
     finally:
-        checkers, _shared = _shared, None
+        _shared = None
         for checker in checkers.values():
             checker.close()
 
@@ -146,7 +147,9 @@ def check_in_subprocess(
         with contextlib.closing(Checker(check)) as checker:
             status = checker.run(file)
     else:
-        status = _shared.setdefault(check, Checker(check)).run(file)
+        if check not in _shared:
+            _shared[check] = Checker(check)
+        status = _shared[check].run(file)
     ending = os.waitstatus_to_exitcode(status)  # the number of a signal is negative
     if max_memory is not None and ending in (NO_MEMORY, -signal.SIGKILL):
         most = f"{max_memory >> 20:,} MiB"

@@ -294,10 +294,12 @@ def load(  # noqa: PLR0913
         encoder, built = _with_preprocessor(encoder, architecture, built, dtype, compile_for)
     if layers is not None:
         with _named(files.name):
-            run = choose_layers(built.model, architecture.stack(built), tower, layers, pool, norm)
-            details = _hidden_state_details(encoder.details, run)
+            stack = architecture.stack(built)
+            layer_tower = choose_layers(built.model, stack, tower, layers, pool, norm)
+            details = _hidden_state_details(encoder.details, layer_tower)
             _note_details(files, details)
-            return _with_columns(replace(encoder, details=details, _tower=run), run)
+            encoder = replace(encoder, details=details, _tower=layer_tower)
+            return _with_columns(encoder, layer_tower)
     if not projection:
         details = {**_without_scale(encoder.details), "projection": "none"}
         encoder = replace(encoder, details=details)
