@@ -6,7 +6,6 @@ cell means that the value is not known. The data set `shapes` has its own attrib
 
 from __future__ import annotations
 
-import hashlib
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -98,7 +97,7 @@ def read_annotations(
         source, attributes = "labels", []
     elif Path(table).suffix.lower() in TABLES:
         data = files.read_bytes(table)
-        inputs["attributes"] = f"sha256:{hashlib.sha256(data).hexdigest()}"
+        inputs["attributes"] = files.digest(data)
         source, attributes = "table", _number_all(_match(file, table, data))
     else:
         source, attributes = table, _number_all(_bundled(file, table))

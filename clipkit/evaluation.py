@@ -283,7 +283,7 @@ def as_result(probe: FeatureFile) -> FeatureFile:
     """Return the runs and predictions of a probe without what was fitted."""
     history = [*probe.history]
     history[-1] = {name: value for name, value in history[-1].items() if name != "kept"}
-    return replace(probe, kind="result", history=history, fitted={}, texts=None)
+    return replace(probe.as_result(), history=history)
 
 
 def warn_of_held_out_rows(file: FeatureFile, split: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import secrets
 import shutil
@@ -343,6 +344,11 @@ def _open_stream(name: str, mode: Literal["rb", "wb"]) -> AbstractContextManager
     if name != STREAM:
         return Path(name).open(mode)
     return contextlib.nullcontext(sys.stdin.buffer if mode == "rb" else sys.stdout.buffer)
+
+
+def digest(data: bytes) -> str:
+    """Return ``sha256:<hex>`` of bytes, as a history records it."""
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
 def read_bytes(source: str, max_bytes: int | None = None) -> bytes:

@@ -7,13 +7,12 @@ can learn them only by telling the classes apart.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from clipkit import metrics
+from clipkit import files, metrics
 from clipkit.annotations import Attribute, read_attribute
 from clipkit.errors import ClipkitError, UsageError
 from clipkit.features import FeatureFile, Int64, Split
@@ -103,7 +102,7 @@ def relabel(
 
 def groups_digest(of_class: Sequence[str]) -> str:
     """Return the digest of the group of each class, for a history."""
-    return f"sha256:{hashlib.sha256(repr(of_class).encode()).hexdigest()}"
+    return files.digest(repr(of_class).encode())
 
 
 def use_attribute(file: FeatureFile, attribute: Attribute) -> FeatureFile:
@@ -179,7 +178,7 @@ def use_groups(file: FeatureFile, groups: Sequence[str], seed: int | None = None
     grouped = replace(file, splits=splits, class_names=names.tolist(), class_index=class_index)
     if file.is_result:
         # what a probe fitted are the earlier classes
-        grouped.kind, grouped.fitted, grouped.texts = "result", {}, None
+        grouped = grouped.as_result()
         grouped.runs = dict(file.runs)
         _score_again(grouped)
     return grouped

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -170,7 +169,7 @@ def _read_prompts(source: str | None) -> tuple[list[str] | None, str | None]:
     parsed = prompts.parse(data, source)
     for warning in parsed.warnings():
         console.warn(warning)
-    return parsed.texts, f"sha256:{hashlib.sha256(data).hexdigest()}"
+    return parsed.texts, files.digest(data)
 
 
 def _ending(name: str, known: tuple[str, ...]) -> str:

@@ -6,7 +6,6 @@ and torchvision have it, `{"n01440764": "tench"}`, or the same with names alone:
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -151,7 +150,7 @@ def wordnet_names(data: bytes, where: str) -> ClassIndex:
     names = {entry.wnid: entry.name for entry in load_class_index(data, where)}
     if "" in names:
         raise ClipkitError(f"{where}: expected WordNet ids, got names alone", HINT)
-    return ClassIndex(names, f"sha256:{hashlib.sha256(data).hexdigest()}")
+    return ClassIndex(names, files.digest(data))
 
 
 def escape_text(text: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sys
 from collections.abc import Iterator
@@ -55,7 +54,7 @@ def read_list(source: str = files.STREAM) -> Dataset:
         raise ClipkitError(f"{name}: expected a list of paths, got the content of a file", hint)
     is_nul = b"\0" in data
     separator = b"\0" if is_nul else b"\n"
-    details = {"source": "list", "list": f"sha256:{hashlib.sha256(data).hexdigest()}"}
+    details = {"source": "list", "list": files.digest(data)}
     table = Table(_rows(data, separator))
     del data  # so that it is freed with the rows
     class_names, splits = collect(table, name, unit="entry" if is_nul else "line")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import shlex
@@ -96,7 +95,7 @@ def _quote(texts: Sequence[str]) -> list[str]:
 def _digest(texts: list[str]) -> str:
     """Return the SHA-256 of prompts and their order, whatever the form of their file."""
     data = features.canonical_json(texts).encode("utf-8", "surrogatepass")
-    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+    return files.digest(data)
 
 
 def embed_classes(
@@ -451,7 +450,7 @@ def _read_class_file(source: str, path: str, column: str | None) -> ClassNames:
         console.warn(warning)
     history: dict[str, Any] = {"classes": "file"}
     if parsed.wordings != parsed.names:
-        history["inputs"] = {"classes": f"sha256:{hashlib.sha256(data).hexdigest()}"}
+        history["inputs"] = {"classes": files.digest(data)}
         history["prompts"] = _label(path)
     return replace(parsed, source=history)
 

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from clipkit.errors import ClipkitError
 from clipkit.features.chunks import ChunkReader, read_exactly
-from clipkit.features.model import FORMAT, TEXTS_AT_ONCE, VERSION, VERSIONS, place_of
-from clipkit.features.validation import KINDS, MAX_NAMES, TYPES, is_allowed, key_of
+from clipkit.features.model import FORMAT, TEXTS_AT_ONCE, place_of
+from clipkit.features.validation import KINDS, MAX_NAMES, TYPES, check_version, is_allowed, key_of
 from clipkit.files import OpenFile, keep_open
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -136,11 +136,7 @@ class CheckedFile:
         if self._optional_attribute("format", str) != FORMAT:
             raise self._foreign()
         version = self.attribute(self.h5, "version", int)
-        if version > VERSION:
-            message = f"format version {version} was made by a newer clipkit"
-            raise self.error(message, "update clipkit")
-        if version < 1:
-            raise self.error(f"expected a format version from 1 to {VERSION}, got {version}")
+        check_version(self.display_name, version)
         if self._optional_attribute("complete", int) != 1:
             raise self.error(
                 "expected a complete file, but its writing was interrupted",
@@ -158,12 +154,7 @@ class CheckedFile:
             raise self.error(f"expected no root attributes but {allowed}, got another one")
         if values["kind"] not in KINDS:
             raise self.error(f"kind: expected one of {', '.join(KINDS)}, got {values['kind']!r}")
-        expected = VERSIONS.get(values["kind"], 1)
-        if version != expected:
-            raise self.error(
-                f"expected the format version {expected} of a file of {values['kind']}, "
-                f"got {version}"
-            )
+        check_version(self.display_name, version, values["kind"])
         del values["digest"], values["complete"]
         return values
 

@@ -29,8 +29,6 @@ from clipkit.features import npz
 from clipkit.features.describe import abridged
 from clipkit.features.model import (
     RESULTS,
-    VERSION,
-    VERSIONS,
     BlockMatrix,
     FeatureFile,
     Float32,
@@ -42,7 +40,7 @@ from clipkit.features.model import (
     row_ids,
     stored_array,
 )
-from clipkit.features.validation import allowed_names, validate
+from clipkit.features.validation import allowed_names, check_version, validate
 from clipkit.files import atomic_write, spool_input
 from clipkit.tables import distinct_names
 
@@ -339,15 +337,12 @@ def _start_file(metadata: Any, kind: str, source: str) -> FeatureFile:
     if not isinstance(version, int):
         message = f"{source}: {METADATA}: expected the JSON that clipkit convert writes"
         raise ClipkitError(message, "remove it")
-    if version > VERSION:
-        message = f"{source}: format version {version} was made by a newer clipkit"
-        raise ClipkitError(message, "update clipkit")
+    check_version(source, version)
     kind = content.get("kind")
     if kind not in ("images", "texts", "logits"):
         hint = "use the feature file that it was made of" if kind in RESULTS else None
         raise ClipkitError(f"{source}: expected images, texts or logits, got {kind}", hint)
-    if version != VERSIONS.get(kind, 1):
-        raise ClipkitError(f"{source}: expected the format version 1 of {kind}, got {version}")
+    check_version(source, version, kind)
     file = FeatureFile(kind, content.get("history"), display_name=source)
     file.temperature = content.get("temperature")
     file.logit_scale = content.get("logit_scale")
@@ -550,7 +545,7 @@ def only_runs(file: FeatureFile, split: str | None = None) -> FeatureFile:
     """
     if not file.is_result:
         raise UsageError(f"--table: expected a result, got {file.kind}")
-    file = replace(file, kind="result", splits={}, texts=None, fitted={})
+    file = replace(file.as_result(), splits={})
     if split is None:
         return file
     column = file.runs.get("eval_split", file.runs.get("split", np.array([], str)))

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from clipkit import files
 from clipkit.errors import LARGEST, SMALLEST, ClipkitError, unknown
 from clipkit.version import __version__
 
@@ -262,6 +263,10 @@ class FeatureFile:
         """Whether the file has runs and predictions: a result, or a probe."""
         return self.kind in RESULTS
 
+    def as_result(self) -> FeatureFile:
+        """Return the runs and predictions of a result or probe without what was fitted."""
+        return replace(self, kind="result", texts=None, fitted={})
+
     @property
     def run_count(self) -> int:
         """Number R of the runs of a result."""
@@ -469,7 +474,7 @@ def sha256_of(blocks: Iterable[NDArray[Any]]) -> str:
 def file_digest(attributes: dict[str, Any], entries: dict[str, dict[str, Any]]) -> str:
     """Return the digest of a file with these root attributes and data sets."""
     text = canonical_json({"attributes": attributes, "datasets": entries})
-    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+    return files.digest(text.encode())
 
 
 def as_float32(numbers: NDArray[Any]) -> Float32:

@@ -20,6 +20,8 @@ from clipkit.errors import LARGEST, SMALLEST, ClipkitError
 from clipkit.features.model import (
     RESULTS,
     TEXTS_AT_ONCE,
+    VERSION,
+    VERSIONS,
     BlockMatrix,
     FeatureFile,
     Float32,
@@ -164,6 +166,19 @@ def is_allowed(kind: str, name: str) -> bool:
         return key in PROBE_ARRAYS
     root, split = allowed_names(kind)
     return key in (split if group else root)
+
+
+def check_version(name: str, version: int, kind: str | None = None) -> None:
+    """Refuse a file whose version of the format is not known, or not that of its kind."""
+    if version > VERSION:
+        message = f"{name}: format version {version} was made by a newer clipkit"
+        raise ClipkitError(message, "update clipkit")
+    if version < 1:
+        raise ClipkitError(f"{name}: expected a format version from 1 to {VERSION}, got {version}")
+    expected = version if kind is None else VERSIONS.get(kind, 1)
+    if version != expected:
+        message = f"{name}: expected the format version {expected} of a file of {kind}"
+        raise ClipkitError(f"{message}, got {version}")
 
 
 def validate(file: FeatureFile) -> None:

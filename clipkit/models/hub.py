@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from clipkit.errors import ClipkitError, UsageError, unknown
-from clipkit.files import KNOWN_ENDINGS
+from clipkit.files import KNOWN_ENDINGS, digest
 from clipkit.models import DEFAULT
 from clipkit.models.open_clip_names import OPEN_CLIP_ALIASES, PREFIX, look_up, unknown_name
 
@@ -123,13 +123,13 @@ class ModelFiles:
 
 def digest_file(path: Path) -> str:
     """Return ``sha256:<hex>`` of a side file."""
-    return f"sha256:{hashlib.sha256(_read_side_file(path)).hexdigest()}"
+    return digest(_read_side_file(path))
 
 
 def combine_digests(parts: Mapping[str, str]) -> str:
     """Return a model's digest: that of a JSON object of the digests of its parts."""
     text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
-    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+    return digest(text.encode())
 
 
 def find(name: str, *, weights: bool = True) -> ModelFiles:

@@ -7,14 +7,13 @@ the history does not say, such as the folder of a manifest, stands in a comment 
 
 from __future__ import annotations
 
-import hashlib
 import re
 import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from clipkit import bundled
+from clipkit import bundled, files
 from clipkit.annotations import CLASS
 from clipkit.console import escaped
 from clipkit.features import FeatureFile, History
@@ -330,7 +329,7 @@ def _textembed(entry: Entry, unsaid: list[str]) -> dict[str, Any]:
 def _class_file(entry: Entry, label: Any, unsaid: list[str]) -> str:
     digest = digests(entry).get("classes")
     for name, path in bundled.list_files("attributes").items():
-        if digest == f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}":
+        if digest == files.digest(path.read_bytes()):
             return f"attributes/{name}"
     if label is None:
         unsaid.append("which file has the classes")
