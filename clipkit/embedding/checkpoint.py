@@ -45,7 +45,7 @@ SHARDS = r"\d{5,}\.(h5|json)"
 MANIFEST = r"manifest\.json"
 TEMPORARY = r"\.(manifest\.json|\d{5,}\.(h5|json))\..*\.tmp"
 LOCK = "lock"
-MANIFEST_KEY = "images per shard"  # which every manifest of ours has
+MANIFEST_KEY = "images per shard"  # which every manifest of a run has
 MAX_MANIFEST_BYTES = 2**24
 MAX_THREADS = 1024  # of PyTorch, that a manifest may ask for
 ALL_COLUMNS = slice(None)
@@ -167,7 +167,7 @@ class Checkpoint:
             path, empty = self._path(shard), self._empty_path(shard)
             if path.name in names:
                 if not path.is_file():  # reading a FIFO would wait forever
-                    raise _not_ours(self.folder, f"{path.name} that is not a file")
+                    raise _foreign(self.folder, f"{path.name} that is not a file")
                 load = self.load
             elif with_empty and empty.name in names and empty.is_file():
                 load = self._load_empty
@@ -195,8 +195,8 @@ class Checkpoint:
         skipped = entry.get("skipped", [])
         machine = entry.get("machine")
         shard.machine = machine if isinstance(machine, dict) else None
-        is_ours = history == self._history(shard, skipped)
-        if not is_ours or len(embedded) + len(skipped) != len(shard.rows):
+        is_of_run = history == self._history(shard, skipped)
+        if not is_of_run or len(embedded) + len(skipped) != len(shard.rows):
             raise ClipkitError(f"{path}: expected shard {shard.number} of this run, got another")
         self._finish(shard, embedded, skipped)
 
@@ -290,7 +290,7 @@ def open_checkpoint(
     """
     text = _manifest(splits, parameters)
     path = folder / "manifest.json"
-    _check_ours(folder, _read_manifest(path))  # before a lock is put there
+    _check_folder(folder, _read_manifest(path))  # before a lock is put there
     if part is not None:
         # other parts may be at work: then there is a manifest, which stays
         with contextlib.suppress(LockedError), _locked(folder):
@@ -380,7 +380,7 @@ def _checkpoint(
 def earlier_threads(folder: Path) -> int | None:
     """Return the number of PyTorch's threads in an interrupted run, or None if it is not known."""
     manifest = _read_manifest(folder / "manifest.json")
-    _check_ours(folder, manifest)
+    _check_folder(folder, manifest)
     number = (manifest or {}).get("threads")
     if isinstance(number, int) and 1 <= number <= MAX_THREADS:
         return number
@@ -449,12 +449,12 @@ def _open_lock(path: Path) -> IO[bytes]:
         raise
     except OSError as error:
         if path.is_symlink() or path.exists():
-            raise _not_ours(path.parent, f"a {LOCK} that is not a file of clipkit's") from error
+            raise _foreign(path.parent, f"a {LOCK} that is not a file of clipkit's") from error
         raise ClipkitError(f"cannot write {path}: {error.strerror}") from error
     status = os.fstat(lock.fileno())
     if not stat.S_ISREG(status.st_mode) or status.st_size:
         lock.close()
-        raise _not_ours(path.parent, f"a {LOCK} that is not a file of clipkit's")
+        raise _foreign(path.parent, f"a {LOCK} that is not a file of clipkit's")
     return lock
 
 
@@ -484,7 +484,7 @@ def _read_manifest(path: Path) -> Any:
     if not os.path.lexists(path):
         return None
     if not path.is_file() or path.stat().st_size > MAX_MANIFEST_BYTES:
-        raise _not_ours(path.parent, "another manifest.json")
+        raise _foreign(path.parent, "another manifest.json")
     return _read_json(path)
 
 
@@ -496,15 +496,15 @@ def _read_json(path: Path) -> Any:
         return {}
 
 
-def _check_ours(folder: Path, manifest: Any) -> None:
+def _check_folder(folder: Path, manifest: Any) -> None:
     """Refuse a folder that somebody else filled: nothing in it must be replaced or removed."""
     if manifest is None:
         for name in _foreign_names(folder):
             # another part may have begun the run after the manifest was read
             if not (folder / "manifest.json").exists():
-                raise _not_ours(folder, f"{name} and no manifest.json")
+                raise _foreign(folder, f"{name} and no manifest.json")
     elif manifest and (not isinstance(manifest, dict) or MANIFEST_KEY not in manifest):
-        raise _not_ours(folder, "another manifest.json")
+        raise _foreign(folder, "another manifest.json")
 
 
 def _foreign_names(folder: Path) -> list[str]:
@@ -516,7 +516,7 @@ def _foreign_names(folder: Path) -> list[str]:
     return [name for name in names if not re.fullmatch(f"{LOCK}|{TEMPORARY}", name)]
 
 
-def _not_ours(folder: Path, content: str) -> UsageError:
+def _foreign(folder: Path, content: str) -> UsageError:
     return UsageError(
         f"{folder}: expected shards of an earlier run or an empty folder, got {content}",
         "move that folder away, or choose another output",

@@ -284,7 +284,7 @@ def check_outputs(
 
 @dataclass(frozen=True)
 class _Run:
-    """What the processes of a run have in common."""
+    """The settings that the processes of a run share."""
 
     dataset: Dataset
     model: Description
@@ -304,7 +304,7 @@ class _Run:
         """Write the files from finished shards, and remove those."""
         if checkpoint.is_empty():
             checkpoint.remove()  # so that the corrected command is not taken for another run
-        run = self._made_by(checkpoint.machines())
+        run = self._with_machines(checkpoint.machines())
         skipped = checkpoint.skipped()
         class_names = self.dataset.class_names or None
         for layer, name in run.outputs.items():
@@ -321,7 +321,7 @@ class _Run:
         checkpoint.remove()
         return skipped
 
-    def _made_by(self, machines: list[dict[str, Any]]) -> _Run:
+    def _with_machines(self, machines: list[dict[str, Any]]) -> _Run:
         """Return the run with the details of its machines, or unchanged if it is not mixed.
 
         If all machines are equal, the history is that of a run that is not mixed. Otherwise the
@@ -406,13 +406,13 @@ class _Run:
         missing = numbers - finished_shards(self.folder)
         try:
             if not missing:
-                opened = open_to_publish(self.folder, self.dataset.splits, self.manifest)
-                with opened as whole:
+                splits, manifest = self.dataset.splits, self.manifest
+                with open_to_publish(self.folder, splits, manifest) as all_parts:
                     if self.strict:
-                        _refuse_skipped(whole.skipped())
-                    missing = {shard.number for shard in whole.pending()}  # they are damaged
+                        _refuse_skipped(all_parts.skipped())
+                    missing = {shard.number for shard in all_parts.pending()}  # they are damaged
                     if not missing:
-                        skipped = self.publish(whole)
+                        skipped = self.publish(all_parts)
                         console.note(f"{part} is done; it published {self.output}")
                         return skipped
         except LockedError:

@@ -67,7 +67,7 @@ class _Replica:
 
 @dataclass(frozen=True)
 class _Call:
-    """What a replica does now: encode a shard, or load the model if `shard` is None."""
+    """A call to a replica: encode a shard, or load the model if `shard` is None."""
 
     replica: _Replica
     shard: int | None
@@ -266,8 +266,8 @@ class RayEngine:
         if self._first is None:
             for line in started.warnings.splitlines():
                 console.write_line(line)
-            here = facts_of(started.model)
-            _check_same(reply.host, started.facts, socket.gethostname(), here, mixed=self.mixed)
+            own = facts_of(started.model)
+            _check_same(reply.host, started.facts, socket.gethostname(), own, mixed=self.mixed)
             self._first = reply.host, started
         host, first = self._first
         if not self.mixed:

@@ -31,7 +31,7 @@ SAME_FILES = "all machines must see the same files; rsync -a keeps the times of 
 
 @dataclass(frozen=True)
 class Started:
-    """What a worker tells when it has loaded the model."""
+    """The answer of a worker that has loaded the model."""
 
     model: Description
     facts: dict[str, Any]  # which must be those of all workers
@@ -55,7 +55,7 @@ class ShardReply:
 
 
 class Worker:
-    """A copy of the model, in its own process.
+    """Encode with a copy of the model, in its own process.
 
     Parameters
     ----------

@@ -115,8 +115,8 @@ class CheckedFile:
             raise self.damage("expected a complete file, but it ends within its first bytes")
         version, offset_bytes, length_bytes = head[8:11]
         base, extension, end = struct.unpack_from("<QQQ", head, 12)
-        is_ours = version in (2, 3) and (offset_bytes, length_bytes) == (8, 8)
-        if not is_ours or base != 0 or extension != NO_ADDRESS:
+        is_known = version in (2, 3) and (offset_bytes, length_bytes) == (8, 8)
+        if not is_known or base != 0 or extension != NO_ADDRESS:
             raise self._foreign()
         if head[CONSISTENCY_FLAGS]:  # which HDF5 2.0 checks only in files that it opened itself
             raise self._unfinished()

@@ -92,7 +92,7 @@ def import_file(
     """
     source = str(source)
     added: Arrays = {}
-    with spool_input(source) as input_file, contextlib.ExitStack() as opened:
+    with spool_input(source) as input_file, contextlib.ExitStack() as archives:
         path = input_file.path
         inputs = {"features": _digest(path, source)}
         if labels is not None:
@@ -101,7 +101,7 @@ def import_file(
             added["texts"] = list(texts)
         if texts_digest is not None:
             inputs["prompts"] = texts_digest
-        file = _assemble(_read_arrays(path, source, opened), source, split, added)
+        file = _assemble(_read_arrays(path, source, archives), source, split, added)
     validate(file)
     known_model = file.model()
     if known_model and model:
@@ -183,8 +183,8 @@ def _check_written(path: Path, file: FeatureFile, output: str) -> None:
     ClipkitError
         If it could not be imported, or would not come back as it is.
     """
-    with contextlib.ExitStack() as opened:
-        arrays = _read_arrays(path, output, opened, with_features=False)
+    with contextlib.ExitStack() as archives:
+        arrays = _read_arrays(path, output, archives, with_features=False)
         arrays |= {name.replace("/", "_"): matrix for name, matrix in file.matrices().items()}
         imported = _assemble(arrays, output, None, {})
     validate(imported)
@@ -244,11 +244,11 @@ def _digest(path: Path, source: str) -> str:
 
 
 def _read_arrays(
-    path: Path, source: str, opened: contextlib.ExitStack, *, with_features: bool = True
+    path: Path, source: str, archives: contextlib.ExitStack, *, with_features: bool = True
 ) -> Arrays:
     """Open a file of any readable format.
 
-    The arrays of an .npz are read when they are used, from the archive that joins `opened`.
+    The arrays of an .npz are read when they are used, and `archives` closes the archive.
     """
     ending = Path(source).suffix.lower()
     if path.stat().st_size == 0:
@@ -257,7 +257,7 @@ def _read_arrays(
         if ending == ".npy":
             return {"features": npz.open_npy(path, source)}
         if ending == ".npz":
-            archive = opened.enter_context(zipfile.ZipFile(path))
+            archive = archives.enter_context(zipfile.ZipFile(path))
             return npz.open_npz(archive, path.stat().st_size, source)
         arrays: Arrays = import_parquet().read_table(path, source, with_features=with_features)
         return arrays

@@ -104,10 +104,10 @@ def open_file(
     """
     name = display_name(source)
     kinds = list(kinds)
-    with spool_input(str(source), SIGNATURE) as opened:
+    with spool_input(str(source), SIGNATURE) as input_file:
         if not trusted:
-            check_in_subprocess(opened, name, _read_a_little)
-        with contextlib.closing(CheckedFile(opened, name)) as checked:
+            check_in_subprocess(input_file, name, _read_a_little)
+        with contextlib.closing(CheckedFile(input_file, name)) as checked:
             file = _assemble(checked)
             file.read_as = (file.digest, checked.attribute(checked.h5, "digest"))
             is_accepted = file.kind in kinds or ("result" in kinds and file.is_result)
@@ -368,9 +368,9 @@ def _whole_chunks(blocks: Iterable[Float32], rows: int) -> Iterator[Float32]:
             continue
         joined = np.concatenate(pending) if len(pending) > 1 else pending[0]
         count %= rows
-        whole = len(joined) - count
-        yield np.ascontiguousarray(joined[:whole])
-        pending = [joined[whole:]] if count else []
+        end = len(joined) - count
+        yield np.ascontiguousarray(joined[:end])
+        pending = [joined[end:]] if count else []
     if count:
         yield np.ascontiguousarray(np.concatenate(pending))
 
