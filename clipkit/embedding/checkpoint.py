@@ -202,7 +202,8 @@ class Checkpoint:
 
     def _finish(self, shard: Shard, embedded: Split, skipped: list[Skipped]) -> None:
         def iter_blocks() -> Iterator[Float32]:
-            yield features.read(self._path(shard), trusted=True).splits[shard.split].features
+            with features.open_file(self._path(shard), trusted=True) as file:
+                yield from file.splits[shard.split].features.iter_blocks()
 
         if len(embedded):
             embedded = replace(embedded, features=BlockMatrix(embedded.features.shape, iter_blocks))

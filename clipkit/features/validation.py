@@ -92,7 +92,7 @@ TYPE_NAMES = {"S": "texts", "<i8": "whole numbers", "<f4": "numbers", "<f8": "nu
 
 
 class Column(NamedTuple):
-    """What a column of a result holds: texts, or numbers between `low` and `high`, or NaN."""
+    """Limit a column of a result to types, and its numbers to `low` to `high` or NaN."""
 
     types: set[str]
     low: float = -LARGEST
