@@ -217,7 +217,7 @@ def embed_images(  # noqa: PLR0913 (the options of `clipkit embed`)
         dataset=dataset,
         engine=engine,
         opening=opening,
-        scaled=_layer_columns(model) if normalize else [],
+        scaled=[*_columns(model).values()] if normalize else [],
         strict=strict,
     )
     with _checkpoint_folder(output) as folder:
@@ -307,8 +307,9 @@ class _Run:
         run = self._with_machines(checkpoint.machines())
         skipped = checkpoint.skipped()
         class_names = self.dataset.class_names or None
-        for layer, name in run.outputs.items():
-            splits = checkpoint.join(_columns(run.model, layer))
+        for layer, columns in _columns(run.model).items():
+            name = run.outputs[layer]
+            splits = checkpoint.join(columns)
             entry = run._layer_entry(layer)
             if skipped:
                 entry["skipped"] = skipped
@@ -465,13 +466,11 @@ def _is_published(output: str, file: FeatureFile) -> bool:
         return False
 
 
-def _columns(model: Description, layer: int | None) -> slice:
-    return ALL_COLUMNS if layer is None else model.columns[layer]
-
-
-def _layer_columns(model: Description) -> list[slice]:
-    """Return the columns of each layer, or all columns of embeddings."""
-    return list(model.columns.values()) or [ALL_COLUMNS]
+def _columns(model: Description) -> dict[int, slice] | dict[None, slice]:
+    """Return the columns of each layer; of embeddings, all columns for None."""
+    if model.columns:
+        return model.columns
+    return {None: ALL_COLUMNS}
 
 
 def _name_parts(missing: set[int], part: Part) -> str:
