@@ -96,3 +96,29 @@ def check_positive(name: str, value: float | str) -> float:
         return number
     expected = f"a number between {SMALLEST:g} and {LARGEST:g}"
     raise UsageError(f"{name}: expected {expected}, got {value!r}", hint)
+
+
+MAX_REASON = 300  # characters of a library's message
+
+
+def brief(error: Exception) -> str:
+    r"""Return the first line of an error's message, or the error's type if it has no message.
+
+    A line that ends in a colon announces the next one, which then belongs to it. A single word
+    says too little without the type.
+
+    >>> brief(ValueError("bad size:\n    expected 3\nsee the manual")), brief(KeyError("size"))
+    ('bad size: expected 3', "KeyError: 'size'")
+    """
+    lines = str(error).split("\n")
+    text = ""
+    for line in lines:
+        text = f"{text} {line.strip()}".strip()
+        if text and not text.endswith(":"):
+            break
+    kind = type(error).__name__
+    if not text:
+        return kind
+    if len(text) > MAX_REASON:  # it may quote a whole file
+        text = f"{text[:MAX_REASON]} ..."
+    return text if " " in text else f"{kind}: {text}"

@@ -22,7 +22,7 @@ import torch
 from torch.nn import functional
 
 from clipkit import console
-from clipkit.models.hub import brief
+from clipkit.errors import brief
 from clipkit.models.towers import Tower
 
 # By transformers' name: oneDNN's activation and algorithm, and a factor on the activation's input.

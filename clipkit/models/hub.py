@@ -18,9 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clipkit.errors import ClipkitError, UsageError, unknown
+from clipkit.errors import ClipkitError, UsageError, brief, unknown
 from clipkit.files import KNOWN_ENDINGS, digest
 from clipkit.models import DEFAULT
+from clipkit.models.guards import import_library
 from clipkit.models.open_clip_names import OPEN_CLIP_ALIASES, PREFIX, look_up, unknown_name
 
 TINY = Path(__file__).parents[1] / "tiny"
@@ -68,7 +69,6 @@ UNUSED_FILES = {
 OTHER_FILES = ("model.safetensors.index.json", "chat_template.jinja")
 MAX_SETTINGS_BYTES = 2**22
 MAX_VOCABULARY_BYTES = 2**27  # 256,000 tokens take 34 MB; MetaCLIP 2 has 900,000
-MAX_REASON = 300  # characters of a library's message
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 CONVERTER = "SFconvertbot"  # the Hub's own account, which offers safetensors as pull requests
 CONVERTED = "clipkit-converted"  # a reference in the local cache to the conversion used last
@@ -228,8 +228,6 @@ def _timm_repository(name: str) -> str:
         If timm is not installed, or the weights are in another repository.
     """
     check_installed(f"timm:{name}", "timm")
-    from clipkit.models.guards import import_library
-
     timm = import_library("timm")
     known = timm.list_pretrained()
     if "." not in name and timm.is_model(name):
@@ -252,29 +250,6 @@ def check_installed(name: str, library: str) -> None:
             f"{name}: expected the package {library}, which its model needs, got none",
             f"install it: pip install 'clipkit-vl[{EXTRAS[library]}]'",
         )
-
-
-def brief(error: Exception) -> str:
-    r"""Return the first line of an error's message, or the error's type if it has no message.
-
-    A line that ends in a colon announces the next one, which then belongs to it. A single word
-    says too little without the type.
-
-    >>> brief(ValueError("bad size:\n    expected 3\nsee the manual")), brief(KeyError("size"))
-    ('bad size: expected 3', "KeyError: 'size'")
-    """
-    lines = str(error).split("\n")
-    text = ""
-    for line in lines:
-        text = f"{text} {line.strip()}".strip()
-        if text and not text.endswith(":"):
-            break
-    kind = type(error).__name__
-    if not text:
-        return kind
-    if len(text) > MAX_REASON:  # it may quote a whole file
-        text = f"{text[:MAX_REASON]} ..."
-    return text if " " in text else f"{kind}: {text}"
 
 
 def _find_library(name: str, folder: Path, prefix: str) -> str:

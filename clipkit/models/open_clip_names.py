@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from typing import Any
 
 from clipkit.errors import ClipkitError, UsageError, unknown
+from clipkit.models.guards import import_library
 
 PREFIX = "open_clip:"  # asks for OpenCLIP's form of a repository or folder that has several
 # A repository of timm may also hold its image tower alone, by config.json, which goes first.
@@ -48,7 +48,7 @@ def look_up(name: str) -> str | None:
     architecture, _, tag = name.partition("/")
     if not tag or not _is_architecture(architecture):
         return None
-    entry = _open_clip().get_pretrained_cfg(architecture, tag)
+    entry = import_library("open_clip").get_pretrained_cfg(architecture, tag)
     if not entry:
         raise unknown("model", name, names())
     file = str(entry.get("hf_hub", ""))  # REPOSITORY/FILE, where FILE may be empty
@@ -65,7 +65,8 @@ def names() -> list[str]:
     """Return all pairs ARCH/TAG in open_clip's table; those listed here if it is not installed."""
     if _model_configs() is None:
         return list(OPEN_CLIP_ALIASES)
-    return [f"{architecture}/{tag}" for architecture, tag in _open_clip().list_pretrained()]
+    pairs = import_library("open_clip").list_pretrained()
+    return [f"{architecture}/{tag}" for architecture, tag in pairs]
 
 
 def unknown_name(name: str, known: list[str]) -> UsageError:
@@ -88,9 +89,3 @@ def _model_configs() -> Path | None:
 def _is_architecture(name: str) -> bool:
     folder = _model_configs()
     return folder is not None and name in {path.stem for path in folder.glob("*.json")}
-
-
-def _open_clip() -> Any:
-    from clipkit.models.guards import import_library
-
-    return import_library("open_clip")

@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 import torch
 from safetensors import SafetensorError, safe_open
 
-from clipkit.errors import LARGEST, SMALLEST, ClipkitError
+from clipkit.errors import LARGEST, SMALLEST, ClipkitError, brief
 from clipkit.models.devices import DTYPES
-from clipkit.models.hub import ModelFiles, brief, check_no_pointer
+from clipkit.models.hub import ModelFiles, check_no_pointer
 
 Shape = tuple[int, ...]
 Header = tuple[str, Shape]  # the type by safetensors' name, and the shape
