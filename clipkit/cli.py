@@ -22,7 +22,7 @@ from typer.core import TyperGroup
 
 from clipkit import console, files, signals
 from clipkit.commands import _completion as completion
-from clipkit.errors import ClipkitError, UsageError
+from clipkit.errors import ClipkitError, UsageError, system_reason
 from clipkit.version import __version__
 
 GROUPS = {
@@ -204,7 +204,7 @@ def _explain(error: Exception, command: str) -> ClipkitError:
         interrupted.exit_code = 128 + signal.SIGINT
         return interrupted
     if isinstance(error, OSError):
-        reason = error.strerror or str(error)
+        reason = system_reason(error)
         if error.filename:
             reason = f"{error.filename}: {reason}"
         return ClipkitError(f"I/O error: {reason}")

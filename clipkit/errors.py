@@ -101,6 +101,15 @@ def check_positive(name: str, value: float | str) -> float:
 MAX_REASON = 300  # characters of a library's message
 
 
+def system_reason(error: Exception) -> str:
+    """Return the system's reason of an error, without the file's name, or else `brief`.
+
+    >>> system_reason(FileNotFoundError(2, "No such file or directory", "img.h5"))
+    'No such file or directory'
+    """
+    return getattr(error, "strerror", None) or brief(error)
+
+
 def brief(error: Exception) -> str:
     r"""Return the first line of an error's message, or the error's type if it has no message.
 
@@ -119,6 +128,10 @@ def brief(error: Exception) -> str:
     kind = type(error).__name__
     if not text:
         return kind
-    if len(text) > MAX_REASON:  # it may quote a whole file
-        text = f"{text[:MAX_REASON]} ..."
+    text = shorten(text)
     return text if " " in text else f"{kind}: {text}"
+
+
+def shorten(text: str) -> str:
+    """Cut a library's message, which may quote a whole file or reply."""
+    return f"{text[:MAX_REASON]} ..." if len(text) > MAX_REASON else text

@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, Literal, NamedTuple
 
-from clipkit.errors import ClipkitError, UsageError, WriteError
+from clipkit.errors import ClipkitError, UsageError, WriteError, system_reason
 
 STREAM = "-"
 FEATURE_ENDINGS = (".h5", ".hdf5")
@@ -467,7 +467,7 @@ def _copied(source: str, signature: bytes) -> Iterator[OpenFile]:
                 if head.startswith(signature):
                     shutil.copyfileobj(stream, sink, COPY_BYTES)
         except OSError as error:
-            name, reason = display_name(source), error.strerror or str(error)
+            name, reason = display_name(source), system_reason(error)
             if error.errno not in DISK_FULL:
                 raise ClipkitError(f"cannot read {name}: {reason}") from error
             hint = "set TMPDIR to a folder with more space"

@@ -195,7 +195,9 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def reason(error: Exception) -> str:
-    r"""Return what an exception says, in one printable line.
+    r"""Return all that an exception says, in one printable line.
+
+    `errors.brief` takes the first line alone, but clients of servers put the reason later.
 
     >>> reason(RuntimeError("first\nsecond")), reason(EOFError())
     ('first second', 'EOFError')
@@ -204,7 +206,7 @@ def reason(error: Exception) -> str:
         return f"expected one of {', '.join(FORMATS)}, got other content"
     if isinstance(error, Image.DecompressionBombError):
         return f"expected at most {MAX_PIXELS:,} pixels, got far more"
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    text = getattr(error, "strerror", None) or str(error)
     return escape(" ".join(text.split())) or type(error).__name__
 
 

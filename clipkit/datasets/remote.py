@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from clipkit.datasets.images import escape, reason
-from clipkit.errors import ClipkitError, UsageError
+from clipkit.errors import ClipkitError, UsageError, shorten
 from clipkit.version import __version__
 
 PROTOCOLS = ("https", "http", "hf", "s3", "gs")
@@ -459,11 +459,5 @@ def read_error(name: str, error: Exception) -> ClipkitError:
     elif isinstance(cause, FileNotFoundError):
         text = "there is no such file"
     if not text:
-        text = _brief(cause)
+        text = shorten(reason(cause))
     return ClipkitError(f"cannot read {display_url(name)}: {text}", hint)
-
-
-def _brief(error: Exception) -> str:
-    """Return a short reason: clients quote URLs and whole replies."""
-    text = reason(error)
-    return f"{text[:200]} ..." if len(text) > 200 else text

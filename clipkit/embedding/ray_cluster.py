@@ -21,7 +21,7 @@ from typing import Any
 from joblib import cpu_count  # type: ignore[import-untyped]
 
 from clipkit import console, signals
-from clipkit.errors import ClipkitError, UsageError
+from clipkit.errors import ClipkitError, UsageError, system_reason
 from clipkit.models.guards import import_library
 
 ADDRESS_SECONDS = 5.0  # for an address to accept a connection
@@ -174,9 +174,8 @@ def _check_address(address: str) -> None:
     try:
         socket.create_connection((host.strip("[]"), int(port)), ADDRESS_SECONDS).close()
     except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
         raise ClipkitError(
-            f"cannot connect to Ray at {address}: {reason}",
+            f"cannot connect to Ray at {address}: {system_reason(error)}",
             "start the cluster, or unset RAY_ADDRESS to use this machine",
         ) from error
     fault = _fault(address)

@@ -24,7 +24,7 @@ from typing import IO, Any
 import numpy as np
 
 from clipkit import console
-from clipkit.errors import ClipkitError, UsageError, unknown
+from clipkit.errors import ClipkitError, UsageError, system_reason, unknown
 from clipkit.features import npz
 from clipkit.features.describe import abridged
 from clipkit.features.model import (
@@ -234,8 +234,7 @@ def _reading(name: str) -> Iterator[None]:
     except (ClipkitError, MemoryError):
         raise
     except Exception as error:
-        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
-        raise ClipkitError(f"cannot read {name}: {reason or type(error).__name__}") from error
+        raise ClipkitError(f"cannot read {name}: {system_reason(error)}") from error
 
 
 def _digest(path: Path, source: str) -> str:

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipkit import console
-from clipkit.errors import ClipkitError, WriteError
+from clipkit.errors import ClipkitError, WriteError, brief
 from clipkit.features.checked_file import MAX_CHUNK_BYTES, SIGNATURE, CheckedFile
 from clipkit.features.isolation import check_in_subprocess, one_subprocess
 from clipkit.features.model import (
@@ -400,4 +400,4 @@ def _reason(error: Exception) -> str:
     for part in str(error).replace("\n", " ").split(", "):
         if part.startswith("error message = "):
             return part.removeprefix("error message = ").strip("'")
-    return str(error).partition("\n")[0]
+    return brief(error)
