@@ -22,7 +22,7 @@ from joblib import cpu_count  # type: ignore[import-untyped]
 
 from clipkit import console, signals
 from clipkit.errors import ClipkitError, UsageError, system_reason
-from clipkit.models.guards import import_library
+from clipkit.models.library_errors import import_library
 
 ADDRESS_SECONDS = 5.0  # for an address to accept a connection
 HEALTH_SECONDS = 20.0  # for Ray to answer whether it runs there

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import torch
 
 from clipkit.errors import UsageError
-from clipkit.models.guards import single_line_errors
 from clipkit.models.hub import ModelFiles, check_installed, combine_digests
+from clipkit.models.library_errors import quiet_loading
 from clipkit.models.towers import NO_TEXT, Stack, Tower, TowerName
 from clipkit.models.weights import (
     SCALARS,
@@ -215,7 +215,7 @@ def read_architecture(files: ModelFiles) -> Architecture:
         If the library is not installed, or the configuration is not one that it can use.
     """
     check_installed(files.name, files.library)
-    with single_line_errors(f"the library {files.library}"):
+    with quiet_loading(f"the library {files.library}"):
         adapter: Any = importlib.import_module(f"clipkit.models.{ADAPTERS[files.library]}")
     architecture: Architecture = adapter.ADAPTER.read(files)
     return architecture

@@ -19,9 +19,9 @@ from clipkit.models.acceleration import AsyncEmbeddings, accelerate, fixed_batch
 from clipkit.models.architecture import Architecture, library_version, read_architecture
 from clipkit.models.description import Description
 from clipkit.models.devices import DTYPES, choose_precision, find_device
-from clipkit.models.guards import one_line, single_line_errors
 from clipkit.models.hub import ModelFiles, find
 from clipkit.models.layers import LayerTower, choose_layers
+from clipkit.models.library_errors import quiet_loading, single_line_errors
 from clipkit.models.tokenizer import TextTokenizer
 from clipkit.models.towers import Tower, TowerName
 from clipkit.prompts import check_length
@@ -94,7 +94,7 @@ class Encoder(Description):
         if isinstance(images, Image.Image):
             images = [images]
         preprocessor = self._require("image", self._preprocessor)
-        with one_line(f"preprocess an image for {self.details['name']}", PROCESSOR_HINT):
+        with single_line_errors(f"preprocess an image for {self.details['name']}", PROCESSOR_HINT):
             return preprocessor.resize_and_crop(images)
 
     def encode_images(
@@ -119,7 +119,7 @@ class Encoder(Description):
         if isinstance(pixels, torch.Tensor) and pixels.ndim == 3:
             pixels = pixels[None]
         preprocessor = self._require("image", self._preprocessor)
-        with one_line(f"preprocess an image for {self.details['name']}", PROCESSOR_HINT):
+        with single_line_errors(f"preprocess an image for {self.details['name']}", PROCESSOR_HINT):
             normalized = preprocessor.normalize(pixels)
         if isinstance(normalized, Mapping):
             return self._to_array(self._run(**normalized))
@@ -184,7 +184,7 @@ class Encoder(Description):
         return embeddings
 
     def _run(self, **inputs: torch.Tensor) -> torch.Tensor:
-        with one_line(f"encode with {self.details['name']}"):
+        with single_line_errors(f"encode with {self.details['name']}"):
             return self._tower(**inputs)
 
     def _to_array(self, embeddings: torch.Tensor) -> NDArray[np.float32]:
@@ -326,10 +326,10 @@ def _with_preprocessor(
     name, device = architecture.files.name, encoder._device
     details = dict(encoder.details)
     preprocessor = architecture.preprocessor(device, dtype)
-    with single_line_errors(f"the image processor of {name}"):
+    with quiet_loading(f"the image processor of {name}"):
         details["preprocessing"] = preprocessor.details()
         json.dumps(details, allow_nan=False)  # as the history must be
-    with one_line(f"encode with {name}"):
+    with single_line_errors(f"encode with {name}"):
         size = preprocessor.example_size()
         tower, acceleration = accelerate(tower, device, dtype, size, compile_for)
     details |= acceleration

@@ -21,7 +21,7 @@ from typing import Any
 from clipkit.errors import ClipkitError, UsageError, brief, unknown
 from clipkit.files import KNOWN_ENDINGS, digest
 from clipkit.models import DEFAULT
-from clipkit.models.guards import import_library
+from clipkit.models.library_errors import import_library
 from clipkit.models.open_clip_names import OPEN_CLIP_ALIASES, PREFIX, look_up, unknown_name
 
 TINY = Path(__file__).parents[1] / "tiny"

@@ -27,8 +27,8 @@ from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preproc
 from clipkit.errors import ClipkitError, UsageError
 from clipkit.models.acceleration import OPEN_CLIP_ACTIVATIONS
 from clipkit.models.architecture import Architecture
-from clipkit.models.guards import one_line, single_line_errors
 from clipkit.models.hub import ModelFiles, digest_file, fetch_config
+from clipkit.models.library_errors import quiet_loading, single_line_errors
 from clipkit.models.preprocessing import MAX_EDGE, TransformPreprocessor
 from clipkit.models.timm_models import find_patch_size, find_stack
 from clipkit.models.tokenizer import TextTokenizer, switch_dropout_off, tokenizer_errors
@@ -80,7 +80,7 @@ class OpenClipModel(Architecture):
     def read(cls, files: ModelFiles) -> OpenClipModel:
         """Read open_clip_config.json."""
         content = files.read_json(files.config)
-        with single_line_errors(f"{files.config} of {files.name}"):
+        with quiet_loading(f"{files.config} of {files.name}"):
             settings = content.get("model_cfg", {})
             missing = sorted({"embed_dim", "vision_cfg", "text_cfg"} - settings.keys())
             if missing:
@@ -99,7 +99,7 @@ class OpenClipModel(Architecture):
 
     def new_model(self) -> Any:
         """Return all towers as open_clip initialises them; nothing is downloaded."""
-        with single_line_errors(f"the architecture of {self.files.name}"):
+        with quiet_loading(f"the architecture of {self.files.name}"):
             return self.model_class(**copy.deepcopy(self.settings))
 
     @property
@@ -126,7 +126,7 @@ class OpenClipModel(Architecture):
         except ClipkitError:  # timm runs the stem of a hybrid to learn the size of its output
             model = self.new_model()
         keep_tower(model, self.prefixes(tower))
-        with single_line_errors(f"the weights of {self.files.name}"):
+        with quiet_loading(f"the weights of {self.files.name}"):
             weights = {
                 name: _in_memory(tensors.get(name, own))
                 for name, own in model.state_dict().items()
@@ -175,7 +175,7 @@ class OpenClipModel(Architecture):
         It is a chain of torchvision's steps without state, so that threads can share it.
         """
         config = self.pixels_config
-        with single_line_errors(f"the image transform of {self.files.name}"):
+        with quiet_loading(f"the image transform of {self.files.name}"):
             transform = image_transform_v2(config, is_train=False)
         settings = {"processor": "image_transform_v2", **asdict(config)}
         return TransformPreprocessor(transform, settings, _edges(config.size)[0], device, dtype)
@@ -327,7 +327,7 @@ class OpenClipTokenizer(TextTokenizer):
             )
         settings["context_length"] = self.context_length
         if self.is_simple:
-            with single_line_errors(f"the tokenizer of {files.name}"):
+            with quiet_loading(f"the tokenizer of {files.name}"):
                 self.tokenizer: Any = SimpleTokenizer(**settings)
             return
         mode = text.get("tokenizer_mode")
@@ -353,7 +353,7 @@ class OpenClipTokenizer(TextTokenizer):
 
     def lengths(self, texts: Sequence[str]) -> NDArray[np.int64]:
         """Count the tokens of each text, special ones included: K texts -> (K,)."""
-        with one_line(f"tokenize with {self.name}"):
+        with single_line_errors(f"tokenize with {self.name}"):
             return np.array([self._length(text) for text in texts], np.int64)
 
     def _length(self, text: str) -> int:
@@ -369,7 +369,7 @@ class OpenClipTokenizer(TextTokenizer):
 
     def tokens(self, texts: Sequence[str]) -> torch.Tensor:
         """Return the padded tokens (B, T) of B texts, cut to `context_length`."""
-        with one_line(f"tokenize with {self.name}"):
+        with single_line_errors(f"tokenize with {self.name}"):
             tokens: torch.Tensor = self.tokenizer(list(texts))
         self.check_vocabulary(tokens, self.vocabulary)
         if self.takes_last:

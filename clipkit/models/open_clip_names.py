@@ -10,7 +10,7 @@ import importlib.util
 from pathlib import Path
 
 from clipkit.errors import ClipkitError, UsageError, unknown
-from clipkit.models.guards import import_library
+from clipkit.models.library_errors import import_library
 
 PREFIX = "open_clip:"  # asks for OpenCLIP's form of a repository or folder that has several
 # A repository of timm may also hold its image tower alone, by config.json, which goes first.

@@ -23,8 +23,8 @@ from threadpoolctl import threadpool_limits
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 
-from clipkit.models.guards import single_line_errors
 from clipkit.models.hub import ModelFiles
+from clipkit.models.library_errors import quiet_loading
 
 STANDARD_PROCESSORS = {"CLIPImageProcessor", "SiglipImageProcessor"}  # both work in torchvision
 INTERPOLATION = {2: "bilinear", 3: "bicubic"}  # by Pillow's numbers
@@ -250,7 +250,7 @@ def load_image_processor(files: ModelFiles) -> Any:
         processor = files.read_json("processor_config.json")
     if "image_processor" not in processor:
         files.read_json("preprocessor_config.json")
-    with single_line_errors(f"the image processor of {files.name}"):
+    with quiet_loading(f"the image processor of {files.name}"):
         auto: Any = transformers.AutoImageProcessor
         return auto.from_pretrained(files.folder, trust_remote_code=False)
 

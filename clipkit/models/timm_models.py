@@ -12,8 +12,8 @@ from torch.nn.modules.module import register_module_module_registration_hook
 
 from clipkit.errors import ClipkitError, UsageError, unknown
 from clipkit.models.architecture import Architecture
-from clipkit.models.guards import single_line_errors
 from clipkit.models.hub import ModelFiles
+from clipkit.models.library_errors import quiet_loading
 from clipkit.models.preprocessing import MAX_EDGE, TransformPreprocessor
 from clipkit.models.tokenizer import Tokenizer
 from clipkit.models.towers import Stack, Tower, TowerName
@@ -74,7 +74,7 @@ class TimmModel(Architecture):
                 f"got {kind!r}",
                 unknown("architecture", kind, timm.list_models()).hint,
             )
-        with single_line_errors(f"config.json of {files.name}"):
+        with quiet_loading(f"config.json of {files.name}"):
             _check_config(content)
         model = cls(files, kind)
         sizes: dict[str, tuple[int, ...]] = {}
@@ -95,7 +95,7 @@ class TimmModel(Architecture):
     def _create(self, **options: int) -> Any:
         # timm reads config.json itself, since it completes pretrained_cfg by model_args.
         # Without `pretrained`, it reads nothing else.
-        with single_line_errors(f"the architecture of {self.files.name}"), _few_modules():
+        with quiet_loading(f"the architecture of {self.files.name}"), _few_modules():
             return timm.create_model(f"local-dir:{self.files.folder}", pretrained=False, **options)
 
     def prefixes(self, tower: TowerName) -> tuple[str, ...]:
@@ -120,7 +120,7 @@ class TimmModel(Architecture):
         model = self.new_model()
         names = self.sizes().keys()
         weights = {name: tensor for name, tensor in tensors.items() if name in names}
-        with single_line_errors(f"the weights of {self.files.name}"):
+        with quiet_loading(f"the weights of {self.files.name}"):
             missing = model.load_state_dict(weights, strict=False).missing_keys
         # BatchNorm counts its batches in training only, and the count may be missing
         refuse_misfits(self.files, missing=without_buffers(missing))
@@ -138,7 +138,7 @@ class TimmModel(Architecture):
 
     def preprocessor(self, device: torch.device, dtype: torch.dtype) -> TransformPreprocessor:
         """Return timm's own transform for evaluation."""
-        with single_line_errors(f"the transform of {self.files.name}"):
+        with quiet_loading(f"the transform of {self.files.name}"):
             settings = self._transform_settings()
             transform = timm.data.create_transform(**settings, is_training=False)
         edge = max(settings["input_size"][1:])
@@ -175,7 +175,7 @@ class TimmModel(Architecture):
         patch_size = find_patch_size(model)
         if patch_size:
             image["patch_size"] = max(patch_size) if isinstance(patch_size, tuple) else patch_size
-        with single_line_errors(f"the transform of {self.files.name}"):
+        with quiet_loading(f"the transform of {self.files.name}"):
             image["image_size"] = max(self._transform_settings()["input_size"][1:])
         image["embedding"] = pooling(model)
         return {"image": image}

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from clipkit import console
 from clipkit.errors import ClipkitError
 from clipkit.models.families import LEGACY_END
-from clipkit.models.guards import import_library, one_line, single_line_errors
 from clipkit.models.hub import ModelFiles
+from clipkit.models.library_errors import import_library, quiet_loading, single_line_errors
 
 # OpenAI's and OpenCLIP's code cleans a text by ftfy and html.unescape before it splits it into
 # tokens; transformers' CLIPTokenizer does not. What ftfy 6.3 replaces or removes: curly quotes,
@@ -180,7 +180,7 @@ class Tokenizer(TextTokenizer):
         lengths: list[int] = []
         for start in range(0, len(texts), TOKENIZED_AT_ONCE):
             batch = list(texts[start : start + TOKENIZED_AT_ONCE])
-            with one_line(f"tokenize with {self.name}"):
+            with single_line_errors(f"tokenize with {self.name}"):
                 lengths += map(len, self._ids(batch))
         return np.array(lengths, np.int64)
 
@@ -206,7 +206,7 @@ class Tokenizer(TextTokenizer):
 
         There is no attention mask: CLIP's pooled token cannot see the padding, and SigLIP must.
         """
-        with one_line(f"tokenize with {self.name}"):
+        with single_line_errors(f"tokenize with {self.name}"):
             tokens, mask = self._padded(list(texts))
         self.check_vocabulary(tokens, self.vocabulary)
         if self.is_pooled_at_end:
@@ -307,7 +307,7 @@ def tokenizer_errors(files: ModelFiles) -> Iterator[None]:
             "got none"
         )
     try:
-        with single_line_errors(f"the tokenizer of {files.name}"):
+        with quiet_loading(f"the tokenizer of {files.name}"):
             yield
     except ClipkitError as error:
         missing = [name for name in SENTENCEPIECE_PACKAGES if not is_installed(name)]

@@ -18,9 +18,9 @@ from clipkit.models.families import (
     PROJECTED,
     Family,
 )
-from clipkit.models.guards import import_library, single_line_errors
 from clipkit.models.hub import ModelFiles
 from clipkit.models.layouts import find_stack, inner_model
+from clipkit.models.library_errors import import_library, quiet_loading
 from clipkit.models.tokenizer import Tokenizer
 from clipkit.models.towers import (
     CLS,
@@ -69,7 +69,7 @@ class TransformersModel(Architecture):
         projected = PROJECTED.get(model_type)
         if projected and content.get("architectures") == [projected.model]:
             family = projected
-        with single_line_errors(f"config.json of {files.name}"):
+        with quiet_loading(f"config.json of {files.name}"):
             _check_version(files, model_type, family)
             config = _class(family.config).from_dict(content)
             model = cls(files, family, config)
@@ -95,7 +95,7 @@ class TransformersModel(Architecture):
 
     def new_model(self) -> Any:
         """Return all towers as transformers initialises them."""
-        with single_line_errors(f"the architecture of {self.files.name}"):
+        with quiet_loading(f"the architecture of {self.files.name}"):
             return _class(self.family.model)(self.config)
 
     def prefixes(self, tower: TowerName) -> tuple[str, ...]:
@@ -116,7 +116,7 @@ class TransformersModel(Architecture):
         if not family.is_one_tower:
             config.projection_dim = self.dim  # the tower's own value may be a mere default
         tower_class = _class(family.towers[tower])
-        with single_line_errors(f"the weights of {self.files.name}"):
+        with quiet_loading(f"the weights of {self.files.name}"):
             model, report = tower_class.from_pretrained(
                 None,
                 config=config,
@@ -184,7 +184,7 @@ class TransformersModel(Architecture):
                 "again; expected do_normalize false in preprocessor_config.json"
             )
         config = self.tower_config("image")
-        with single_line_errors(f"the image processor of {self.files.name}"):
+        with quiet_loading(f"the image processor of {self.files.name}"):
             if config.model_type == NAFLEX:
                 return NaflexPreprocessor(processor, device, dtype)
             image_size = None if self.family.is_one_tower else config.image_size

@@ -16,7 +16,7 @@ OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory")  # of PyTorch'
 
 
 @contextlib.contextmanager
-def single_line_errors(what: str) -> Iterator[None]:
+def quiet_loading(what: str) -> Iterator[None]:
     """Silence transformers, and turn whatever it raises into `cannot load WHAT: REASON`."""
     import transformers  # takes longer than PyTorch; CLIP's text tower does not import it
 
@@ -26,7 +26,7 @@ def single_line_errors(what: str) -> Iterator[None]:
     log.set_verbosity(logging.CRITICAL)
     log.disable_progress_bar()
     try:
-        with warnings.catch_warnings(), one_line(f"load {what}"):
+        with warnings.catch_warnings(), single_line_errors(f"load {what}"):
             warnings.simplefilter("ignore")
             yield
     finally:
@@ -37,12 +37,12 @@ def single_line_errors(what: str) -> Iterator[None]:
 
 def import_library(name: str) -> Any:
     """Import a library that is installed, or say in one line why that fails."""
-    with single_line_errors(f"the library {name}"):
+    with quiet_loading(f"the library {name}"):
         return importlib.import_module(name)
 
 
 @contextlib.contextmanager
-def one_line(what: str, hint: str | None = None) -> Iterator[None]:
+def single_line_errors(what: str, hint: str | None = None) -> Iterator[None]:
     """Turn whatever a library raises into one line, `cannot WHAT: REASON`."""
     try:
         yield
