@@ -1,7 +1,7 @@
 """Read class indices, which name classes by their numbers or WordNet ids.
 
-A class index is the JSON object that comes with ImageNet: `{"0": ["n01440764", "tench"]}`, as Keras
-and torchvision have it, `{"n01440764": "tench"}`, or the same with names alone: `{"0": "tench"}`.
+A class index is a JSON object: `{"0": ["n01440764", "tench"]}`, as Keras and torchvision have it
+for ImageNet, `{"n01440764": "tench"}`, or the same with names alone: `{"0": "tench"}`.
 """
 
 from __future__ import annotations

@@ -33,16 +33,16 @@ def check_columns(present: Sequence[str], required: set[str], where: str) -> Non
     for column in sorted(required):
         if column in present:
             continue
-        shown = [repr(escape(name[:40])) for name in present[:LISTED_COLUMNS]]
+        names = [repr(escape(name[:40])) for name in present[:LISTED_COLUMNS]]
         if len(present) > LISTED_COLUMNS:
-            shown.append(f"and {len(present) - LISTED_COLUMNS} more")
+            names.append(f"and {len(present) - LISTED_COLUMNS} more")
         hint = (
             "name the column of the images' files with --path-column, and others with "
             "--label-column and --split-column"
         )
         if len(present) == 1 and any(mark in present[0] for mark in "\t;,"):
             hint = "separate the columns by commas in a .csv file, and by tabs in a .tsv file"
-        got = ", ".join(shown) or "none"
+        got = ", ".join(names) or "none"
         raise ColumnError(f"{where}: expected a column {escape(column)!r}, got {got}", hint, column)
     for column in present:
         if column in (*Columns(), *required) and present.count(column) > 1:

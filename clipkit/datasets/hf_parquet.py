@@ -336,8 +336,8 @@ def _image_column(schema: pa.Schema, features: Mapping[str, Mapping[str, Any]], 
         if len(candidates) == 1:
             return candidates[0]
     hint = f"call the column {IMAGE_COLUMNS[0]!r}"
-    shown = _listed(columns or schema.names)
-    raise ClipkitError(f"{where}: expected one column of images, got {shown}", hint)
+    got = _listed(columns or schema.names)
+    raise ClipkitError(f"{where}: expected one column of images, got {got}", hint)
 
 
 def _label_column(
@@ -367,8 +367,8 @@ def _declared(
 
 
 def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(escape(name[:40]) for name in names[:MAX_LISTED])
-    return f"{shown} and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else shown
+    text = ", ".join(escape(name[:40]) for name in names[:MAX_LISTED])
+    return f"{text} and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else text
 
 
 def _check_groups(metadata: pq.FileMetaData, column: str, where: str) -> list[int]:
@@ -448,12 +448,12 @@ def _check_same(tables: Sequence[_Table]) -> None:
     """Refuse files whose labels mean different things."""
     first = tables[0]
     for table in tables[1:]:
-        for what, ours, theirs in (
+        for what, expected, got in (
             ("the same column of labels", first.label, table.label),
             ("the same class names", first.class_names, table.class_names),
             ("the same type of labels", first.texts is None, table.texts is None),
         ):
-            if ours != theirs:
+            if expected != got:
                 names = [display_url(its.part.file.name) for its in (first, table)]
                 both = f"{names[0]} and {names[1]}"
                 raise ClipkitError(f"{both}: expected {what}, got different ones")
@@ -494,8 +494,8 @@ def _labels(
     if first.texts is not None:
         return labels_from_texts(labels, texts, lambda _: where, names_of_numbers)
     largest = max(int(values.max(initial=NO_LABEL)) for values in labels.values())
-    shown = [] if largest == NO_LABEL else [str(largest)]
-    class_names, _ = number_labels(shown, lambda _: where, names_of_numbers)
+    numbers = [] if largest == NO_LABEL else [str(largest)]
+    class_names, _ = number_labels(numbers, lambda _: where, names_of_numbers)
     return labels, class_names
 
 

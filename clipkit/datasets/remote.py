@@ -287,9 +287,9 @@ class RangeReader:
 
     def read(self, size: int = -1) -> bytes:
         """Read up to `size` bytes, or all that are left."""
-        left = max(0, self.file.size - self._position)
-        if size < 0 or size > left:
-            size = left
+        remaining = max(0, self.file.size - self._position)
+        if size < 0 or size > remaining:
+            size = remaining
         data = self.file.read(self._position, size)
         self._position += size
         return data

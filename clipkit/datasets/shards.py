@@ -62,15 +62,15 @@ def find_files(patterns: Sequence[str], suffix: str) -> list[str]:
     ClipkitError
         If a pattern finds nothing.
     """
-    names: dict[str, str] = {}  # by the URL or the whole path
+    names: dict[str, str] = {}  # by the URL or the absolute path
     for pattern in patterns:
         written = [pattern]
         if remote.is_url(pattern) or not Path(pattern).exists():
             written = list(expand_braces(pattern))
         for name in written:
             for file in _find(name, suffix):
-                whole = file if remote.is_url(file) else str(Path(file).absolute())
-                names.setdefault(whole, file)
+                absolute = file if remote.is_url(file) else str(Path(file).absolute())
+                names.setdefault(absolute, file)
             if len(names) > MAX_FILES:
                 raise ClipkitError(f"{escape(pattern)}: expected at most {MAX_FILES:,} files")
     return list(names.values())
@@ -176,12 +176,12 @@ def _find_local(name: str, suffix: str) -> list[str]:
     path = Path(name)
     try:
         if path.is_dir():
-            found = [str(file) for file in path.rglob(f"*{suffix}") if _is_visible(file, path)]
-            return _check_found(sorted(found), name, f"files that end in {suffix}")
+            files = [str(file) for file in path.rglob(f"*{suffix}") if _is_visible(file, path)]
+            return _check_any(sorted(files), name, f"files that end in {suffix}")
         if _WILDCARD.search(name) and not path.exists():
             anchor = Path(path.anchor)
-            found = [str(file) for file in anchor.glob(str(path.relative_to(anchor)))]
-            return _check_found(sorted(found), name, "matching files")
+            files = [str(file) for file in anchor.glob(str(path.relative_to(anchor)))]
+            return _check_any(sorted(files), name, "matching files")
     except (OSError, ValueError) as error:
         raise ClipkitError(f"cannot read {escape(name)}: {error}") from error
     return [name]
@@ -197,22 +197,22 @@ def _find_stored(url: str, suffix: str) -> list[str]:
     protocol = remote.protocol_of(url)
     try:
         if _WILDCARD.search(path):
-            found = sorted(system.glob(path))
+            files = sorted(system.glob(path))
             what = "matching files"
         elif path.lower().endswith(suffix):
             return [url]
         else:
-            found = [file for file in sorted(system.find(path)) if file.endswith(suffix)]
+            files = [file for file in sorted(system.find(path)) if file.endswith(suffix)]
             what = f"files that end in {suffix}"
     except Exception as error:  # the errors of storage clients have no common base
         raise remote.read_error(url, error) from error
-    return _check_found([f"{protocol}://{file}" for file in found], url, what)
+    return _check_any([f"{protocol}://{file}" for file in files], url, what)
 
 
-def _check_found(found: list[str], name: str, what: str) -> list[str]:
-    if not found:
+def _check_any(files: list[str], name: str, what: str) -> list[str]:
+    if not files:
         raise ClipkitError(f"{display_url(name)}: expected {what}, got none")
-    return found
+    return files
 
 
 def split_names(files: Sequence[str]) -> list[str]:
@@ -355,9 +355,9 @@ def read_class_names(file: str) -> list[str] | None:
     If the folder is that of a split, or `data`, they are also looked for in the one above. If there
     are none, a note says so, and None is returned.
     """
-    found = _read_beside(file, NAMES_FILES)
-    if found is not None:
-        return parse_class_names(*found)
+    content = _read_beside(file, NAMES_FILES)
+    if content is not None:
+        return parse_class_names(*content)
     console.note(
         f"{display_url(file)}: the labels are numbers; a file classnames.txt beside it with a name "
         "per line names the classes"
@@ -374,8 +374,8 @@ def rename_classes_beside(
     """
 
     def find_index() -> ClassIndex | None:
-        found = _read_beside(file, FILE_NAMES)
-        return None if found is None else wordnet_names(*found)
+        content = _read_beside(file, FILE_NAMES)
+        return None if content is None else wordnet_names(*content)
 
     return rename_classes(class_names, find_index)
 

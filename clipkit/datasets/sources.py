@@ -139,14 +139,14 @@ def read_source(names: Sequence[str | Path], options: SourceOptions) -> Dataset:
     source = sources[0]
     if len(texts) > 1:
         _check_together(texts, sources)
-    shown = f"{source.what} {escape(texts[0])}"
+    dataset = f"{source.what} {escape(texts[0])}"
     if options.root is not None and not source.takes_root:
-        raise UsageError(f"root: expected a named data set, got {shown}", "leave --root out")
+        raise UsageError(f"root: expected a named data set, got {dataset}", "leave --root out")
     columns = options.columns()
     if columns and not source.takes_columns:
         option = next(iter(columns))
         raise UsageError(
-            f"{option}: expected a manifest, got {shown}",
+            f"{option}: expected a manifest, got {dataset}",
             f"leave --{option} out, or name a file that ends in {' '.join(manifests.ENDINGS)}",
         )
     return source.read(texts, options)

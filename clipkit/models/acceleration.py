@@ -396,11 +396,11 @@ def fixed_batches(pixels: torch.Tensor, size: int) -> list[torch.Tensor]:
 
     The padding does not change the other rows, since the rows of a batch are independent.
     """
-    *whole, last = torch.split(pixels, size)
+    *full, last = torch.split(pixels, size)
     missing = size - len(last)
     if missing:
         last = torch.cat([last, last.new_zeros(missing, *last.shape[1:])])
-    return [*whole, last]
+    return [*full, last]
 
 
 def should_compile(device: str, images: int) -> bool:

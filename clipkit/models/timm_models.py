@@ -110,9 +110,9 @@ class TimmModel(Architecture):
         """
         sizes = self.sizes()
         with torch.device("meta"):
-            whole = self._create()
+            with_classifier = self._create()
         unused = {name for name, _ in self.outline.named_buffers()}
-        unused |= whole.state_dict().keys()
+        unused |= with_classifier.state_dict().keys()
         check_stored_tensors(self.files, sizes, ("",), ignored=unused - sizes.keys())
 
     def build(self, tower: TowerName, tensors: Tensors) -> Tower:
