@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import math
 from collections.abc import Iterable
+from typing import Self
 
 
 class ClipkitError(Exception):
@@ -25,6 +27,12 @@ class ClipkitError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+
+    def adding_hint(self, text: str) -> Self:
+        """Return the same error with one more thing to do in its hint."""
+        error = copy.copy(self)
+        error.hint = f"{self.hint}; {text}" if self.hint else text
+        return error
 
     def with_hint(self) -> str:
         """Return the message and the hint in one line."""

@@ -23,7 +23,7 @@ class Columns(NamedTuple):
 class ColumnError(ClipkitError):
     """Report that a table lacks a column."""
 
-    def __init__(self, message: str, hint: str, column: str) -> None:
+    def __init__(self, message: str, hint: str | None = None, column: str = "") -> None:
         super().__init__(message, hint)
         self.column = column
 

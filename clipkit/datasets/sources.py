@@ -191,6 +191,7 @@ def _check_exists(name: str) -> None:
     if "/" not in name and os.sep not in name:
         error = unknown("data set", name, REGISTRY)
         if error.hint and error.hint.startswith("known"):
-            error.hint = f"there is no such file or folder either; {error.hint}"
+            hint = f"there is no such file or folder either; {error.hint}"
+            raise UsageError(error.message, hint)
         raise error
     raise ClipkitError(f"cannot read {escape(name)}: there is no such folder")

@@ -371,8 +371,7 @@ def _value(reply: Reply) -> Any:
         return reply.value
     error = reply.value
     if reply.host != socket.gethostname() and reply.host not in error.message:
-        where = f"it happened on {reply.host}"
-        error.hint = f"{error.hint}; {where}" if error.hint else where
+        raise error.adding_hint(f"it happened on {reply.host}")
     raise error
 
 

@@ -340,7 +340,7 @@ def _no_prompts(source: str) -> ClipkitError:
         return ClipkitError(f"cannot read {source}: there is no such file", hint)
     error = unknown("prompt file or bundled set", source, bundled.list_files())
     if error.hint is not None and error.hint.startswith("known"):
-        error.hint += f"; to embed it as a prompt: {pipe}"
+        return error.adding_hint(f"to embed it as a prompt: {pipe}")
     return error
 
 

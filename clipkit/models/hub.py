@@ -404,7 +404,8 @@ def _unknown_model(name: str) -> UsageError:
 
     error = unknown("model", name, KNOWN)
     if error.hint and error.hint.startswith("known: "):
-        error.hint += f"; or a folder or Hub repository: clipkit reads {describe_kinds()}"
+        kinds = describe_kinds()
+        return error.adding_hint(f"or a folder or Hub repository: clipkit reads {kinds}")
     return error
 
 
