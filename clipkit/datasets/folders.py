@@ -30,7 +30,7 @@ FilesByClass = dict[str, list[IdAndPath]]
 
 @dataclass
 class _Tree:
-    """What the arguments hold: by split, the files of each class or of `UNLABELLED`.
+    """The image files of the arguments, by split and then by class or `UNLABELLED`.
 
     Attributes
     ----------

@@ -279,7 +279,7 @@ def read_parquet(patterns: Sequence[str]) -> Dataset:
 
 @dataclass
 class _Table:
-    """What one file holds besides its images."""
+    """The ids and labels of one file."""
 
     part: ParquetPart
     paths: list[str] | None  # None if one is missing

@@ -18,7 +18,7 @@ from clipkit.datasets.columns import Columns, as_text, check_columns
 from clipkit.datasets.dataset import Dataset
 from clipkit.datasets.images import escape
 from clipkit.datasets.lists import BOM
-from clipkit.datasets.rows import Row, Rows, Table, collect
+from clipkit.datasets.rows import Content, Row, Table, collect
 from clipkit.errors import ClipkitError
 from clipkit.features.formats import import_parquet
 from clipkit.features.model import drop_none
@@ -109,7 +109,7 @@ def read_manifest(
     return Dataset(escape(Path(source).stem), class_names, content.splits, details)
 
 
-def _read_rows(source: str, columns: Columns, required: set[str]) -> tuple[Rows, str]:
+def _read_rows(source: str, columns: Columns, required: set[str]) -> tuple[Content, str]:
     """Return the content of a manifest and the SHA-256 of the file."""
     name = escape(source)
     folder = os.path.dirname(source)  # noqa: PTH120 ("" for the current folder)

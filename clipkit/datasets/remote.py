@@ -277,7 +277,7 @@ def filesystem(url: str) -> tuple[Any, str]:
 
 
 class RangeReader:
-    """A stored file as a readable and seekable stream: what pyarrow asks of a Python file."""
+    """A stored file as a readable and seekable stream, as pyarrow expects it."""
 
     closed = False
 
@@ -337,7 +337,7 @@ def _open_local(name: str) -> LocalFile:
 
 @dataclass(frozen=True)
 class _Reply:
-    """What a server sent: bytes, the size of the file, its ETag and its time of modification."""
+    """A server's answer: bytes, the size of the file, its ETag and its time of modification."""
 
     data: bytes
     total: int
@@ -346,7 +346,7 @@ class _Reply:
 
     @property
     def state(self) -> str:
-        """What changes with the file: the ETag or else the time of modification."""
+        """The ETag or else the time of modification; it changes with the file."""
         return self.etag or self.modified
 
 

@@ -93,14 +93,14 @@ class _Split:
     places: array[int] = field(default_factory=lambda: array("I"))
 
 
-class Rows(NamedTuple):
-    """What a list or manifest holds."""
+class Content(NamedTuple):
+    """The class names and splits of a list or manifest."""
 
     class_names: list[str]
     splits: dict[str, ImageDataset]
 
 
-def collect(table: Table, name: str, *, unit: str = "line", folder: str = "") -> Rows:
+def collect(table: Table, name: str, *, unit: str = "line", folder: str = "") -> Content:
     """Make the splits of a data set.
 
     `clipkit.datasets.labels.number_labels` says what labels mean, and `attach_labels` what happens
@@ -148,13 +148,13 @@ def collect(table: Table, name: str, *, unit: str = "line", folder: str = "") ->
         datasets[split] = ImageDataset(content.ids, None, ImageFiles(content.paths, folder))
         codes[split] = np.frombuffer(content.codes, np.int32)
     if not texts:
-        return Rows([], datasets)
+        return Content([], datasets)
 
     def place_of(label: str) -> str:
         return f"{name}, {unit} {_first_place(splits, texts[label])}"
 
     labels, class_names = labels_from_texts(codes, texts, place_of)
-    return Rows(class_names, attach_labels(datasets, labels))
+    return Content(class_names, attach_labels(datasets, labels))
 
 
 def _check_path(path: str, where: str) -> None:

@@ -24,7 +24,7 @@ from clipkit.files import STREAM
 
 @dataclass(frozen=True)
 class SourceOptions:
-    """What reading a data set may need besides its name; see `datasets.load`.
+    """Options for reading a data set; see `datasets.load`.
 
     `default_columns` are the columns of a manifest that are read unless others are named.
     """

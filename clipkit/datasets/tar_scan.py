@@ -47,7 +47,7 @@ class _Row:
 
 @dataclass
 class Scan:
-    """What the headers of one tar say: a row for each key."""
+    """The keys of one tar, with the place and label of the first image of each."""
 
     keys: list[str] = field(default_factory=list)
     offsets: array[int] = field(default_factory=lambda: array("q"))

@@ -26,7 +26,7 @@ from clipkit.features.prefetch import prefetch_map
 
 if TYPE_CHECKING:
     from clipkit.datasets import ImageDataset
-    from clipkit.models import Description, Encoder
+    from clipkit.models import Encoder, EncoderDescription
 
 MOST_WORKERS = 8  # threads by default
 
@@ -75,7 +75,7 @@ class Engine(Protocol):
     """Encodes shards."""
 
     @property
-    def model(self) -> Description:
+    def model(self) -> EncoderDescription:
         """The image tower that encodes."""
         ...
 
@@ -141,7 +141,7 @@ class LocalEngine:
     _turn: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @property
-    def model(self) -> Description:
+    def model(self) -> EncoderDescription:
         """The encoder."""
         return self.encoder
 

@@ -39,11 +39,11 @@ from clipkit.errors import ClipkitError, ImageError, UsageError
 from clipkit.features import FeatureFile, Float32, Split
 from clipkit.features.provenance import feature_name
 from clipkit.files import STREAM, check_feature_output, temporary_folder
-from clipkit.models.description import MACHINE
+from clipkit.models.encoder_description import MACHINE
 
 if TYPE_CHECKING:
     from clipkit.datasets import Dataset, ImageDataset
-    from clipkit.models import Description, Encoder
+    from clipkit.models import Encoder, EncoderDescription
 
 SHOWN_PARTS = 10  # in a message
 LAYER = "{layer}"  # in the name of an output
@@ -287,7 +287,7 @@ class _Run:
     """The settings that the processes of a run share."""
 
     dataset: Dataset
-    model: Description
+    model: EncoderDescription
     output: str
     entry: dict[str, Any]  # of the files' history, without the layer and what was skipped
     manifest: dict[str, Any]
@@ -466,7 +466,7 @@ def _is_published(output: str, file: FeatureFile) -> bool:
         return False
 
 
-def _columns(model: Description) -> dict[int, slice] | dict[None, slice]:
+def _columns(model: EncoderDescription) -> dict[int, slice] | dict[None, slice]:
     """Return the columns of each layer; of embeddings, all columns for None."""
     if model.columns:
         return model.columns
@@ -559,7 +559,7 @@ def _encode_pending(
     assert not checkpoint.pending(), "expected the engine to encode every shard"
 
 
-def _describe(model: Description) -> str:
+def _describe(model: EncoderDescription) -> str:
     """Return the model, the device and the precision of an encoder."""
     details = model.details
     name = details["name"]

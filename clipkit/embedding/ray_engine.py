@@ -32,10 +32,10 @@ from clipkit.embedding.ray_worker import (
 )
 from clipkit.errors import ClipkitError, ImageError, UsageError
 from clipkit.features.describe import value_text
-from clipkit.models.description import MACHINE
+from clipkit.models.encoder_description import MACHINE
 
 if TYPE_CHECKING:
-    from clipkit.models import Description, Encoder
+    from clipkit.models import Encoder, EncoderDescription
 
 ATTEMPTS = 3  # at a shard whose worker dies
 STARTS = 3  # of a replica whose workers die while they load the model, one after the other
@@ -103,7 +103,7 @@ class RayEngine:
         self._noted_at = 0.0
 
     @property
-    def model(self) -> Description:
+    def model(self) -> EncoderDescription:
         """The image tower, as a worker describes it."""
         assert self._first is not None, "expected a worker that has started"
         return self._first[1].model

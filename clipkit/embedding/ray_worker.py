@@ -24,7 +24,7 @@ from clipkit.version import __version__
 
 if TYPE_CHECKING:
     from clipkit.datasets.dataset import ImageSource
-    from clipkit.models import Description, Encoder
+    from clipkit.models import Encoder, EncoderDescription
 
 SAME_FILES = "all machines must see the same files; rsync -a keeps the times of copies"
 
@@ -33,7 +33,7 @@ SAME_FILES = "all machines must see the same files; rsync -a keeps the times of 
 class Started:
     """The answer of a worker that has loaded the model."""
 
-    model: Description
+    model: EncoderDescription
     facts: dict[str, Any]  # which must be those of all workers
     warnings: str
 
@@ -107,7 +107,7 @@ class Worker:
         with contextlib.redirect_stderr(notes):
             encoder = self.load()
         self.engine = LocalEngine(encoder, self.batch_size, self.num_workers or default_workers())
-        model = models.Description(encoder.details, encoder.parts, columns=encoder.columns)
+        model = models.EncoderDescription(encoder.details, encoder.parts, columns=encoder.columns)
         return Started(model, facts_of(model), notes.getvalue())
 
     def _encode(self, shard: ShardImages) -> ShardReply:
@@ -154,7 +154,7 @@ def _check_stored_files(source: ImageSource) -> None:
             )
 
 
-def facts_of(model: Description) -> dict[str, Any]:
+def facts_of(model: EncoderDescription) -> dict[str, Any]:
     """Return what must be equal on all machines, by name."""
     return {
         "clipkit": __version__,

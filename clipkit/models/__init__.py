@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from clipkit.models.acceleration import should_compile
     from clipkit.models.describe import describe_model
-    from clipkit.models.description import Description
     from clipkit.models.devices import num_threads, set_num_threads
     from clipkit.models.encoder import Encoder, load
+    from clipkit.models.encoder_description import EncoderDescription
     from clipkit.models.hub import ALIASES
 
 DEFAULT = "openai/clip-vit-base-patch32"
@@ -21,8 +21,8 @@ DEFAULT = "openai/clip-vit-base-patch32"
 __all__ = [
     "ALIASES",
     "DEFAULT",
-    "Description",
     "Encoder",
+    "EncoderDescription",
     "describe_model",
     "load",
     "num_threads",
@@ -32,7 +32,7 @@ __all__ = [
 
 _MODULES = {
     "ALIASES": "hub",
-    "Description": "description",
+    "EncoderDescription": "encoder_description",
     "Encoder": "encoder",
     "describe_model": "describe",
     "load": "encoder",

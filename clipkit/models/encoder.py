@@ -17,8 +17,8 @@ from clipkit import console
 from clipkit.errors import ClipkitError, UsageError
 from clipkit.models.acceleration import AsyncEmbeddings, accelerate, fixed_batches
 from clipkit.models.architecture import Architecture, library_version, read_architecture
-from clipkit.models.description import Description
 from clipkit.models.devices import DTYPES, choose_precision, find_device
+from clipkit.models.encoder_description import EncoderDescription
 from clipkit.models.hub import ModelFiles, find
 from clipkit.models.layers import LayerTower, choose_layers
 from clipkit.models.library_errors import quiet_loading, single_line_errors
@@ -35,7 +35,7 @@ Part = TypeVar("Part")
 
 
 @dataclass(frozen=True, eq=False)
-class Encoder(Description):
+class Encoder(EncoderDescription):
     """One tower of a frozen dual encoder. `load` makes it.
 
     Attributes

@@ -48,7 +48,7 @@ VOCABULARIES = (
 
 
 class TextTokenizer(ABC):
-    """What clipkit needs of a model's tokenizer, whichever library it belongs to.
+    """A model's tokenizer, whichever library it belongs to.
 
     Attributes
     ----------

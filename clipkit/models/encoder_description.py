@@ -1,4 +1,4 @@
-"""What a process that has loaded a model tells about it. Needs no PyTorch."""
+"""Describe a loaded encoder, for histories and to other processes. Needs no PyTorch."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ MACHINE = ("compile", "device", "library", "packed", "precision")
 
 
 @dataclass(frozen=True, eq=False)
-class Description:
-    """What a history records of one tower of a model. `Encoder` documents the attributes."""
+class EncoderDescription:
+    """The details of one tower for a history. `Encoder` documents the attributes."""
 
     details: dict[str, Any]
     parts: dict[str, str] = field(repr=False)
