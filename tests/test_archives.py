@@ -1280,8 +1280,9 @@ def test_passwords_and_signatures_are_not_shown():
     assert "secret" not in caught.value.message
 
 
-def test_a_missing_package_is_one_line(monkeypatch, tmp_path):
-    monkeypatch.setitem(sys.modules, "s3fs", None)
+@pytest.mark.parametrize("package", ["s3fs", "fsspec"])
+def test_a_missing_package_is_one_line(package, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, package, None)
     line = fails("embed", "s3://bucket/a.tar", "-m", "tiny", "-o", tmp_path / "o.h5")
     assert "the package s3fs is not installed; hint: pip install s3fs" in line
 

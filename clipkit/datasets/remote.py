@@ -261,11 +261,11 @@ def filesystem(url: str) -> tuple[Any, str]:
     ClipkitError
         If the package that it needs is not installed.
     """
-    import fsspec
-
     protocol = str(protocol_of(url))
     path = url.partition("://")[2]
     try:
+        import fsspec  # a dependency of huggingface-hub and torch
+
         # by its protocol and path: as a whole URL, fsspec would take "a::file://b" for a chain
         return fsspec.filesystem(protocol), path
     except ImportError as error:
