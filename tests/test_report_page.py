@@ -19,7 +19,7 @@ from test_report import LABELS, RUN, write_baseline, write_results
 from clipkit.features import FeatureFile, read, write
 from clipkit.report import html
 from clipkit.report.blocks import Block, Fact, Heading, Page, Table
-from clipkit.report.understanding import ATTRIBUTES
+from clipkit.report.folder import TABLES
 
 pytestmark = pytest.mark.long
 NAMES = ('<script>alert("1")</script>', "a'b\"c&amp;<b>", "שלום עולם", "猫と犬", "*e* _f_ [g](h:i)")
@@ -66,7 +66,7 @@ def write_attributes(folder: Path) -> None:
     images = read(folder / "img.h5")
     made = {"command": "attributes", "inputs": {"images": images.digest}}
     result = FeatureFile("result", [*images.history, made])
-    row: dict[str, Any] = dict.fromkeys(ATTRIBUTES.split(), 0.5)
+    row: dict[str, Any] = dict.fromkeys(TABLES["attributes"].split(), 0.5)
     result.set_rows([row | {"attribute": "colour", "values": 2, "rows": 200}])
     write(folder / "img.attributes.h5", result)
 

@@ -7,14 +7,14 @@ folder asks.
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from clipkit import console
 from clipkit.features.isolation import one_subprocess
-from clipkit.report import chapters, summary, thesis, understanding
+from clipkit.report import chapters, summary, thesis
 from clipkit.report.blocks import Block, Drawing, Page, Picture, Table
 from clipkit.report.chapters import ATTRIBUTES_CAPTION
 from clipkit.report.collection import of_files
@@ -72,24 +72,23 @@ def of_folder(folder: Path, untrained: Sequence[Path] = ()) -> Page:
         for path in untrained:
             files += _files(path)
         return of_files(files)
-    results.leave_out_unused()
-    left_out = _left_out(results)
+    facts, lead = summary.of_folder(comparison, title), _lead(results, blocks)
+    left_out = _warn_of_left_out(results, results.left_out | results.unused())
     used_by_controls: list[Path] = []
     for control in controls:
-        left_out += _left_out(control)
+        left_out += _warn_of_left_out(control, control.left_out)
         used_by_controls += control.used().values()
-    sources: set[str] = set()
-    for block in blocks:
-        if isinstance(block, Table):
-            sources.update(block.sources)
+    tables = [block for block in blocks if isinstance(block, Table)]
+    sources = {name for table in tables for name in table.sources if name}
+    missing = dict.fromkeys(name for table in tables for name in table.missing)
     return Page(
         title,
-        [_provenance(results, controls), NOTES],
+        [_provenance(comparison, missing), NOTES],
         blocks,
         list(map(escape, left_out)),
-        summary=summary.of_folder(comparison, title),
-        lead=_lead(results, blocks),
-        origins={name: results.origin(name, controls) for name in sources if name},
+        summary=facts,
+        lead=lead,
+        origins={name: results.origin(name, controls) for name in sources},
         files=results.used(),
         controls=used_by_controls,
     )
@@ -104,15 +103,15 @@ def _lead(results: ResultsFolder, blocks: Sequence[Block]) -> Picture | Drawing 
     for block in blocks:
         if isinstance(block, Picture) and block.path.name == "attributes.png":
             return block
-    if results.table("img.attributes", understanding.ATTRIBUTES):
+    if results.table("img.attributes"):
         return Drawing(results.read("img.attributes"), ATTRIBUTES_CAPTION)
     return None
 
 
-def _left_out(results: ResultsFolder) -> list[str]:
+def _warn_of_left_out(results: ResultsFolder, left_out: Mapping[str, str]) -> list[str]:
     """Warn of each file that is left out, and return the reasons."""
     folder = results.path.resolve().name
-    reasons = [f"{folder}/{name}.h5: {reason}" for name, reason in results.left_out.items()]
+    reasons = [f"{folder}/{name}.h5: {reason}" for name, reason in left_out.items()]
     for reason in reasons:
         console.warn(f"left out {reason}")
     return reasons
@@ -126,21 +125,22 @@ def _model_name(results: ResultsFolder) -> str:
     return name
 
 
-def _provenance(results: ResultsFolder, controls: Sequence[ResultsFolder]) -> Table:
-    """Return the table of what ran."""
-    embedding = results.embedding
+def _provenance(comparison: Comparison, missing: Collection[str]) -> Table:
+    """Return the table of what ran, with the results that are missing."""
+    results, embedding = comparison.results, comparison.results.embedding
     model = embedding["model"]
     rows = [
         ["model", _model_name(results)],
         ["weights", escape(_weights(model))],
         ["precision", escape(f"{model['precision']} on {model['device']}")],
     ]
-    for control in controls:
+    for control in comparison.controls:
         rows.append(["untrained control", _model_name(control)])
         rows.append(["the control's weights", escape(_weights(control.embedding["model"]))])
     rows += _data_rows(results)
-    if results.missing:
-        rows.append(["results not made", escape(", ".join(f"{n}.h5" for n in results.missing))])
+    if missing:
+        names = ", ".join(f"{name}.h5" for name in missing)
+        rows.append(["results not made", escape(names)])
     versions = [f"clipkit {__version__}", f"Python {platform.python_version()}"]
     versions += [f"{name} {metadata.version(name)}" for name in LIBRARIES]
     rows.append(["embedded by", f"clipkit {escape(embedding['clipkit'])}"])

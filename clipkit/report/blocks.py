@@ -55,12 +55,14 @@ class Table:
     """A table whose first columns hold text, and whose other columns hold numbers.
 
     `sources` names, for each row, the result that it comes from; it is empty if rows have none.
+    `missing` names the results of further rows, which are not there.
     """
 
     header: Sequence[str]
     rows: Sequence[Sequence[Cell]]
     text_columns: int = 1
     sources: Sequence[str] = ()
+    missing: Sequence[str] = ()
 
 
 Sourced = tuple[str, Sequence[Cell]]  # a row behind the name of the result that it comes from
@@ -88,11 +90,11 @@ class Rows:
                 source = ""
             self.add([f"{label}{suffix}", *cells], source)
 
-    def tables(self, header: Sequence[str], text_columns: int = 1) -> list[Block]:
+    def tables(self, header: Sequence[str], missing: Sequence[str] = ()) -> list[Block]:
         """Return a table of the rows, or [] without any."""
         if not self._rows:
             return []
-        return [Table(header, self._rows, text_columns, self._sources)]
+        return [Table(header, self._rows, sources=self._sources, missing=missing)]
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from clipkit.report import understanding
 from clipkit.report.blocks import Block, Drawing, Fact, Heading, Page, Table
 from clipkit.report.chapters import ATTRIBUTES_CAPTION
 from clipkit.report.command_lines import make_origin
+from clipkit.report.folder import TABLES
 from clipkit.report.formatting import escape
 from clipkit.report.same_images import MOST_RUNS, Scored, group_by_images, rows_digest, sum_up_first
 from clipkit.tables import distinct_names
@@ -100,7 +101,7 @@ def _reason(error: ClipkitError, file: str) -> str:
 
 def _lead(files: Iterable[FeatureFile]) -> Drawing | None:
     """Return the picture of the first result of `attributes`."""
-    columns = set(understanding.ATTRIBUTES.split())
+    columns = set(TABLES["attributes"].split())
     for file in files:
         if results.last_entry(file)["command"] == "attributes" and columns.issubset(file.runs):
             return Drawing(file, ATTRIBUTES_CAPTION)
@@ -219,11 +220,11 @@ def _unlabelled_table(files: dict[str, FeatureFile]) -> list[Block]:
 def _recognised_table(command: str, name: str, file: FeatureFile) -> list[Block]:
     """Return the table of `attributes` or `variance`, with bars."""
     if command == "attributes":
-        results.columns_of(file, command, understanding.ATTRIBUTES)
+        results.columns_of(file, command, TABLES[command])
         return understanding.attribute_table(file.rows(), name)
     if "prompt" in file.runs:
         return [_joined_table({name: file})]
-    results.columns_of(file, command, understanding.VARIANCE)
+    results.columns_of(file, command, TABLES[command])
     return understanding.variance_table(file.rows(), name)
 
 

@@ -30,7 +30,7 @@ class Comparison:
         if not self.controls:
             columns.remove("untrained")
         rows = Rows()
-        absent = []
+        missing = []
         for experiment, label in labels.items():
             source = self.results.source(experiment)
             measurement = self.results.measure(experiment)
@@ -38,10 +38,8 @@ class Comparison:
                 cells = self._cells(experiment, measurement) | {"experiment": label}
                 rows.add([cells.get(column, "") for column in columns], source)
             if not self.results.has(source):
-                absent.append(source)
-        if rows:
-            self.results.missing |= dict.fromkeys(absent)
-        return rows.tables(columns)
+                missing.append(source)
+        return rows.tables(columns, missing)
 
     def _cells(self, experiment: Experiment, measurement: Measurement) -> dict[str, Cell]:
         untrained = self.untrained(experiment)
@@ -99,7 +97,9 @@ class Comparison:
             for path in sorted(self.results.path.glob(pattern)):
                 names = [path.stem.rpartition(".")[0]] if drawn_from is None else drawn_from
                 absent = [name for name in names if not self.results.is_shown(name)]
-                self.results.leave_out_picture(path.name, absent)
+                for name in absent:  # damaged ones are noted already
+                    reason = f"missing, so that {path.name} is left out, too"
+                    self.results.leave_out(name, reason)
                 if not absent:
                     pictures.append(Picture(path, caption))
         return pictures

@@ -55,6 +55,13 @@ COLUMNS = {
     "entropy": ("split", "temperature"),
     "cluster": ("split", "k"),
 }
+# Columns of the results of other commands, which are no lists of scored runs
+TABLES = {
+    "attributes": "attribute values rows chance zeroshot names random probe control reach "
+    "reach_low reach_high",
+    "variance": "attribute share unique null95 control_share control_low control_high",
+    "calibrate": "temperature fitted low high nll information ece ece_null ece_null95",
+}
 
 
 @dataclass(frozen=True)
@@ -70,6 +77,9 @@ class Measurement:
 
 class ResultsFolder:
     """The files of a results folder, by their names without `.h5`.
+
+    What a file holds depends on the folder alone. `left_out`, `used` and `unused` sum up what was
+    asked for until then.
 
     Parameters
     ----------
@@ -91,8 +101,6 @@ class ResultsFolder:
         Share of the most frequent class in the test split; NaN without labels.
     left_out : dict of str to str
         Files that are damaged or not what their names say, with the reason; see `runs`.
-    missing : dict of str to None
-        Results that a table has a row for, but the folder lacks, in the order of the tables.
 
     Raises
     ------
@@ -105,8 +113,6 @@ class ResultsFolder:
         self.path = path
         self.trained = trained
         self.left_out: dict[str, str] = {}
-        self.missing: dict[str, None] = {}
-        self._tables: set[str] = set()
         self._files: dict[str, FeatureFile] = {}
         self._runs: dict[str, list[Run]] = {}
         self._digests: dict[str, str] = {}
@@ -148,7 +154,7 @@ class ResultsFolder:
                 f"{self.path}: expected an untrained {trained_model['name']} with the same "
                 f"features, got {model['name']}"
             )
-        if _rows_of(self.embedding["dataset"]) != _rows_of(trained.embedding["dataset"]):
+        if _row_digests(self.embedding["dataset"]) != _row_digests(trained.embedding["dataset"]):
             raise ClipkitError(
                 f"{self.path}: expected a control on the images of {trained.path}, got one on "
                 "others",
@@ -176,7 +182,7 @@ class ResultsFolder:
                 self._check_unchanged(name, texts)
                 return np.asarray(texts.features)
         except ClipkitError as error:
-            self._leave_out(name, error.message)
+            self.leave_out(name, error.message)
             return None
 
     def _check_unchanged(self, name: str, file: FeatureFile) -> None:
@@ -186,8 +192,9 @@ class ResultsFolder:
             message = f"{file.display_name}: it was replaced while the report was made"
             raise ClipkitError(message, "run the command again")
 
-    def _leave_out(self, name: str, reason: str) -> None:
-        self.left_out[name] = reason.removeprefix(f"{self.path / name}.h5: ")
+    def leave_out(self, name: str, reason: str) -> None:
+        """Note why a file is not shown. The first reason counts."""
+        self.left_out.setdefault(name, reason.removeprefix(f"{self.path / name}.h5: "))
 
     def _digest(self, name: str) -> str | None:
         """Return the digest of a file, or None without the file."""
@@ -215,27 +222,24 @@ class ResultsFolder:
             )
 
     def is_shown(self, name: str) -> bool:
-        """Tell whether a result was read and is what its name says."""
-        return bool(self._runs.get(name)) or name in self._tables
+        """Tell whether a result is what its name says."""
+        is_table = name.rpartition(".")[2] in TABLES
+        return bool(self.table(name) if is_table else self.runs(name))
 
-    def leave_out_picture(self, picture: str, names: Sequence[str]) -> None:
-        """Note that the results of a picture are not there; damaged ones are noted already."""
-        for name in names:
-            self.left_out.setdefault(name, f"missing, so that {picture} is left out, too")
-
-    def leave_out_unused(self) -> None:
-        """Note the results and the damaged files that no chapter asked for."""
+    def unused(self) -> dict[str, str]:
+        """Return the results and the damaged files that nothing asked for, with the reasons."""
         known = self._digests.keys() | self._runs.keys() | self.left_out.keys()
+        reasons = {}
         for path in sorted(self.path.glob("*.h5")):
             if path.stem in known:
                 continue
             try:
                 with features.open_file(str(path)) as file:
                     if file.kind in RESULTS:
-                        reason = "its name is not that of a chapter's result"
-                        self._leave_out(path.stem, reason)
+                        reasons[path.stem] = "its name is not that of a chapter's result"
             except ClipkitError as error:
-                self._leave_out(path.stem, error.message)
+                reasons[path.stem] = error.message.removeprefix(f"{path}: ")
+        return reasons
 
     def runs(self, name: str) -> list[Run]:
         """Return the test runs of a result that are what its name says, with their numbers.
@@ -249,7 +253,7 @@ class ResultsFolder:
                 self._runs[name] = self._select_runs(name)
             except ClipkitError as error:
                 self._runs[name] = []
-                self._leave_out(name, error.message)
+                self.leave_out(name, error.message)
         return self._runs.get(name, [])
 
     def _select_runs(self, name: str) -> list[Run]:
@@ -276,40 +280,32 @@ class ResultsFolder:
                 run["temperature"] = 1.0
         return claims.select_runs(name, runs, len(self.class_names))
 
-    def table(self, name: str, columns: str) -> list[Run]:
-        """Return the rows of a result that is no list of scored runs, or [] without the file.
-
-        The last part of the name is the command, and `columns` are those that the rows must have;
-        see `runs` for what is left out.
-        """
+    def table(self, name: str) -> list[Run]:
+        """Return the rows of a result of one of TABLES, or [] without the file; see `runs`."""
         if name in self.left_out or not self.has(name):
             return []
         try:
             result = self.read(name)
             self._check_history(name, result)
-            results.columns_of(result, name.rpartition(".")[2], columns)
-            self._tables.add(name)
+            command = name.rpartition(".")[2]
+            results.columns_of(result, command, TABLES[command])
             return result.rows()
         except ClipkitError as error:
-            self._leave_out(name, error.message)
+            self.leave_out(name, error.message)
             return []
 
     def layer_results(self) -> list[FeatureFile]:
         """Return the SVMs on the layers of the model, and those on its embeddings; see `runs`."""
-        of_layers = sorted(path.stem for path in self.path.glob("img.l*.svm.h5"))
-        of_layers.sort(key=lambda name: name.count("."))  # img.l0.svm before img.l0.colour.svm
-        of_embeddings = [re.sub(r"^img\.l\d+", "img", name) for name in of_layers]
+        layer_names = sorted(path.stem for path in self.path.glob("img.l*.svm.h5"))
+        layer_names.sort(key=lambda name: name.count("."))  # img.l0.svm before img.l0.colour.svm
+        embedding_names = [re.sub(r"^img\.l\d+", "img", name) for name in layer_names]
         files = []
-        for name in filter(self.has, dict.fromkeys(of_layers + of_embeddings)):
+        for name in filter(self.has, dict.fromkeys(layer_names + embedding_names)):
             try:
                 files.append(self.read(name))
             except ClipkitError as error:
-                self._leave_out(name, error.message)
+                self.leave_out(name, error.message)
         return files
-
-    def leave_out_layers(self, reason: str) -> None:
-        """Note why `layer_results` are not shown."""
-        self._leave_out("img.l*.svm", reason)
 
     def predictions(self, name: str, run: Run) -> results.Predictions:
         """Return the true and the predicted classes of a run that `runs` returned."""
@@ -431,7 +427,7 @@ def _check_embedding(entry: dict[str, Any]) -> None:
             raise ClipkitError(f"expected dataset.splits.{name}.rows, a text, got none")
 
 
-def _rows_of(dataset: dict[str, Any]) -> dict[str, str]:
+def _row_digests(dataset: dict[str, Any]) -> dict[str, str]:
     """Return the digest of the rows of each split."""
     return {name: split["rows"] for name, split in dataset["splits"].items()}
 

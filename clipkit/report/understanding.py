@@ -22,11 +22,6 @@ if TYPE_CHECKING:
 
 Blocks = list[Block]
 
-ATTRIBUTES = (
-    "attribute values rows chance zeroshot names random probe control reach reach_low reach_high"
-)
-VARIANCE = "attribute share unique null95 control_share control_low control_high"
-CALIBRATION = "temperature fitted low high nll information ece ece_null ece_null95"
 ZEROSHOT = "classes.logits.zeroshot"
 EMBEDDING = math.inf  # the layer of its row, which is the last
 # The probes of chapters 2 to 4 with one classifier and one setting
@@ -44,7 +39,7 @@ PROBES = {
 
 def attributes(results: ResultsFolder) -> Blocks:
     """Return the table of the recall of each attribute."""
-    return attribute_table(results.table("img.attributes", ATTRIBUTES), "img.attributes")
+    return attribute_table(results.table("img.attributes"), "img.attributes")
 
 
 def attribute_table(rows: Sequence[Run], source: str) -> Blocks:
@@ -72,7 +67,7 @@ def _attribute_cell(row: Run, title: str, text: object) -> Cell:
 
 def variance(results: ResultsFolder) -> Blocks:
     """Return the table of the shares of variance."""
-    return variance_table(results.table("img.variance", VARIANCE), "img.variance")
+    return variance_table(results.table("img.variance"), "img.variance")
 
 
 def variance_table(rows: Sequence[Run], source: str) -> Blocks:
@@ -122,7 +117,7 @@ def calibration(folders: Mapping[str, ResultsFolder]) -> Blocks:
 
 def _calibration_rows(results: ResultsFolder) -> Iterator[Sourced]:
     source = "classes.logits.calibrate"
-    for row in results.table(source, CALIBRATION):
+    for row in results.table(source):
         name = f"τ {row['temperature']:.4g}"
         if row["fitted"]:
             name += f", fitted ({_interval(row['low'], row['high'])})"
@@ -185,7 +180,7 @@ def layers(results: ResultsFolder, controls: Sequence[ResultsFolder]) -> Blocks:
     try:
         curves, _ = layer_curves(files)
     except ClipkitError as error:
-        results.leave_out_layers(error.message)
+        results.leave_out("img.l*.svm", error.message)
         return []
     columns = {}
     for curve in curves:
