@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -58,20 +58,18 @@ def of_files(paths: Sequence[Path]) -> Page:
     ClipkitError
         If no file can be reported.
     """
-    left_out: dict[str, str] = {}
+    unreadable: dict[str, str] = {}
     files: dict[str, FeatureFile] = {}
     path_of = dict(zip(_names(paths), paths, strict=True))
     for name, path in path_of.items():
         try:
             files[name] = _read(path)
         except ClipkitError as error:
-            left_out[name] = _reason(error, str(path))
-    collection = _Collection(left_out)
-    for name, file in files.items():
-        collection.add(name, file)
-    blocks, facts = collection.sections()
+            unreadable[name] = _reason(error, str(path))
+    sections = _Sections(files)
+    left_out = unreadable | sections.left_out
     reasons = [f"{name}: {reason}" for name, reason in left_out.items()]
-    if not blocks:
+    if not sections.blocks:
         raise ClipkitError(f"expected files that can be reported, got none: {'; '.join(reasons)}")
     for reason in reasons:
         console.warn(f"left out {reason}")
@@ -85,10 +83,10 @@ def of_files(paths: Sequence[Path]) -> Page:
     return Page(
         title,
         [ABOUT],
-        blocks,
+        sections.blocks,
         [escape(reason) for reason in reasons],
         lead=_lead(files.values()),
-        summary=[Fact("What was run", f"{title}: {counts}"), *facts],
+        summary=[Fact("What was run", f"{title}: {counts}"), *sections.facts],
         origins={name: make_origin(file, name, name_of.get) for name, file in files.items()},
         files={name: path for name, path in path_of.items() if name not in left_out},
     )
@@ -127,43 +125,41 @@ def _read(path: Path) -> FeatureFile:
         return file
 
 
-class _Collection:
-    """Files by what a page shows of them. Those that cannot be shown are added to `left_out`."""
+class _Sections:
+    """The sections and facts of a page on files, by their names, and why some are left out."""
 
-    def __init__(self, left_out: dict[str, str]) -> None:
-        self.left_out = left_out
-        self.scored: list[Scored] = []
-        self.tables: dict[_Source, dict[str, FeatureFile]] = {}  # results by their names
-        self.feature_files: dict[str, FeatureFile] = {}
+    def __init__(self, files: Mapping[str, FeatureFile]) -> None:
+        self.left_out: dict[str, str] = {}
+        self._scored: list[Scored] = []
+        self._tables: dict[_Source, dict[str, FeatureFile]] = {}  # results by their names
+        self._feature_files: dict[str, FeatureFile] = {}
+        for name, file in files.items():
+            self._add(name, file)
+        groups = group_by_images(self._scored)
+        self.facts = sum_up_first(groups)
+        self.blocks: list[Block] = []
+        for group in groups:
+            self.blocks += group.section()
+        for source, named in self._tables.items():
+            tables = self._tables_of(source.command, named)
+            if tables:
+                heading = " on ".join(filter(None, [source.command, source.dataset]))
+                self.blocks += [Heading(2, escape(heading)), *tables]
+        if self._feature_files:
+            self.blocks += [Heading(2, "Feature files"), _feature_table(self._feature_files)]
 
-    def add(self, name: str, file: FeatureFile) -> None:
-        """Add a file under the name that the page has for it."""
+    def _add(self, name: str, file: FeatureFile) -> None:
         try:
             if file.kind not in RESULTS:
-                self.feature_files[name] = file
+                self._feature_files[name] = file
             elif _holds_classes(file) and not _is_unlabelled(file):
-                self.scored.append(Scored.of(name, file))
+                self._scored.append(Scored.of(name, file))
             elif file.runs or _holds_classes(file):
-                self.tables.setdefault(_source(file), {})[name] = file
+                self._tables.setdefault(_source(file), {})[name] = file
             else:
                 raise ClipkitError("expected runs, got none")
         except ClipkitError as error:
             self._leave_out(name, file, error)
-
-    def sections(self) -> tuple[list[Block], list[Fact]]:
-        """Return the blocks of all files, and the facts of the summary."""
-        groups = group_by_images(self.scored)
-        blocks: list[Block] = []
-        for group in groups:
-            blocks += group.section()
-        for source, files in self.tables.items():
-            tables = self._tables_of(source.command, files)
-            if tables:
-                heading = " on ".join(filter(None, [source.command, source.dataset]))
-                blocks += [Heading(2, escape(heading)), *tables]
-        if self.feature_files:
-            blocks += [Heading(2, "Feature files"), _feature_table(self.feature_files)]
-        return blocks, sum_up_first(groups)
 
     def _tables_of(self, command: str, files: dict[str, FeatureFile]) -> list[Block]:
         """Return the tables of results of a command on the same images."""

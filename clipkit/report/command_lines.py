@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -174,20 +174,9 @@ def command_lines(history: History, output: str, name_of: NameOf) -> list[str]:
         Returns the name of the file with a digest, or None if it is not known.
     """
     lines: dict[str, None] = {}  # each once
-    known_files = set()
+    known_files: set[str] = set()
     for step in steps(history, output, name_of):
-        unsaid = [
-            f"how {name} was made, {digests(step.entry).get(role, 'without a digest')}"
-            for role, name in step.inputs.items()
-            if name not in known_files
-        ]
-        line = _command_line(step, unsaid)
-        folder = Path(step.output).parent
-        if folder.parts and not folder.is_absolute() and ".." not in folder.parts:
-            lines[f"mkdir -p {_join([str(folder)], unsaid)}"] = None
-        for what in unsaid:
-            lines[_comment(f"the history does not say {what}")] = None
-        lines[line] = None
+        lines |= dict.fromkeys(_Command(step, known_files).lines)
         known_files |= {*step.inputs.values(), step.output}
     return list(lines)
 
@@ -201,98 +190,170 @@ def _cut(text: str) -> str:
     return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
 
 
-def _command_line(step: Step, unsaid: list[str]) -> str:
-    """Return the line of a step. What the history does not say of it is added to `unsaid`."""
-    entry = step.entry
-    command = str(entry["command"])
-    words = ["clipkit", command]
-    for role, name in step.inputs.items():
-        if role == "classes" or role.startswith("control "):
-            words.append(f"--{role.partition(' ')[0]}")
-        words.append(name)
-    if command not in OPTIONS:
-        return _comment(f"{_join(words, unsaid)}, with options that only clipkit info shows")
-    settings = {**entry, **_unnamed(entry, unsaid)}
-    if command in SETTINGS:
-        settings |= SETTINGS[command](entry, unsaid)
-    if "input" in settings:
-        words.append(settings["input"])
-    for path, option in OPTIONS[command].items():
-        words += _option(settings, path, option)
-    words += [step.output] if command == "convert" else ["-o", step.output]
-    line = _join(words, unsaid)
-    if "stdin" in settings:
-        line += f" < {settings['stdin']}"
-    return line
+class _Command:
+    """The lines that run a step: the command, behind its folder and what its history lacks.
 
+    `known_files` are those that earlier commands made or read.
+    """
 
-def _join(words: list[str], unsaid: list[str]) -> str:
-    """Return the words as a shell reads them, on one line."""
-    line = shlex.join(map(_cut, words))
-    if line != shlex.join(words):
-        unsaid.append(f"a word of more than {LONGEST:,} characters here")
-    if line != escaped(line):
-        unsaid.append("control characters as a shell reads them")
-    return escaped(line)
+    def __init__(self, step: Step, known_files: Collection[str]) -> None:
+        self._step = step
+        self._entry = step.entry
+        self._digests = digests(step.entry)
+        self._unsaid: list[str] = []  # what the history does not say, as the words need it
+        for role, name in step.inputs.items():
+            if name not in known_files:
+                digest = self._digests.get(role, "without a digest")
+                self._unsaid.append(f"how {name} was made, {digest}")
+        line = self._line()
+        self.lines: list[str] = []
+        folder = Path(step.output).parent
+        if folder.parts and not folder.is_absolute() and ".." not in folder.parts:
+            self.lines.append(f"mkdir -p {self._join([str(folder)])}")
+        for what in self._unsaid:
+            self.lines.append(_comment(f"the history does not say {what}"))
+        self.lines.append(line)
 
+    def _line(self) -> str:
+        command = str(self._entry["command"])
+        words = ["clipkit", command]
+        for role, name in self._step.inputs.items():
+            if role == "classes" or role.startswith("control "):
+                words.append(f"--{role.partition(' ')[0]}")
+            words.append(name)
+        if command not in OPTIONS:
+            return _comment(f"{self._join(words)}, with options that only clipkit info shows")
+        settings = {**self._entry, **self._unnamed()}
+        if command in SETTINGS:
+            settings |= SETTINGS[command](self)
+        if "input" in settings:
+            words.append(settings["input"])
+        for path, option in OPTIONS[command].items():
+            words += _option(settings, path, option)
+        output = self._step.output
+        words += [output] if command == "convert" else ["-o", output]
+        line = self._join(words)
+        if "stdin" in settings:
+            line += f" < {settings['stdin']}"
+        return line
 
-def _unnamed(entry: Entry, unsaid: list[str]) -> dict[str, Any]:
-    """Return names for files that a history has the digests of."""
-    settings: dict[str, Any] = {}
-    of_role = digests(entry)
-    for name in ("attributes", "by"):
-        if entry.get(name) == "labels":
-            settings[name] = None
-        elif entry.get(name) == "table":
-            settings[name] = _table(of_role, unsaid)
-    if "groups" in of_role:
-        unsaid.append(f"which file has the groups, {of_role['groups']}")
-        settings["groups"] = "groups.tsv"
-    return settings
+    def _join(self, words: list[str]) -> str:
+        """Return the words as a shell reads them, on one line."""
+        line = shlex.join(map(_cut, words))
+        if line != shlex.join(words):
+            self._unsaid.append(f"a word of more than {LONGEST:,} characters here")
+        if line != escaped(line):
+            self._unsaid.append("control characters as a shell reads them")
+        return escaped(line)
 
-
-def _table(of_role: Mapping[str, str], unsaid: list[str]) -> str:
-    unsaid.append(f"which table has the attributes, {of_role.get('attributes')}")
-    return "attributes.csv"
-
-
-def _embed(entry: Entry, unsaid: list[str]) -> dict[str, Any]:
-    return {**_machines(entry, unsaid), **_images(entry, unsaid)}
-
-
-def _machines(entry: Entry, unsaid: list[str]) -> dict[str, Any]:
-    """Return the engine of a mixed run, whose machines chose the precision."""
-    if "machines" not in entry:
-        return {}
-    unsaid.append("which machine made which rows")
-    model = entry.get("model")
-    precise = {**model, "precision": None} if isinstance(model, dict) else None
-    return {"engine": "ray", "model": precise}
-
-
-def _images(entry: Entry, unsaid: list[str]) -> dict[str, Any]:
-    """Return the splits to embed, and the data set as it can be named."""
-    from clipkit.datasets import REGISTRY  # loads Pillow
-
-    dataset = entry.get("dataset")
-    if not isinstance(dataset, dict) or "name" not in dataset:
-        unsaid.append("which images were embedded")
-        return {"dataset": {"name": "images"}}
-    name, source = str(dataset["name"]), dataset.get("source")
-    settings: dict[str, Any] = {"splits": _splits(entry, is_named=name in REGISTRY)}
-    if source == "manifest":
-        unsaid.append(f"where the manifest {name} is, or how its name ends")
+    def _unnamed(self) -> dict[str, Any]:
+        """Return names for files that a history has the digests of."""
+        settings: dict[str, Any] = {}
+        for name in ("attributes", "by"):
+            if self._entry.get(name) == "labels":
+                settings[name] = None
+            elif self._entry.get(name) == "table":
+                settings[name] = self._table()
+        if "groups" in self._digests:
+            self._unsaid.append(f"which file has the groups, {self._digests['groups']}")
+            settings["groups"] = "groups.tsv"
         return settings
-    settings["dataset"] = {**dataset, "columns": None}  # those of Parquet files are found
-    if source == "list":
-        unsaid.append(f"which paths were listed, {dataset.get('list')}")
-        settings["dataset"]["name"] = "-"
-        settings["stdin"] = "paths.txt"
-    elif "format" in dataset:
-        unsaid.append(f"where the {dataset.get('files')} files of {name} are")
-    elif name not in REGISTRY:
-        unsaid.append(f"where {name} is")
-    return settings
+
+    def _table(self) -> str:
+        self._unsaid.append(f"which table has the attributes, {self._digests.get('attributes')}")
+        return "attributes.csv"
+
+    def _embed(self) -> dict[str, Any]:
+        return {**self._machines(), **self._images()}
+
+    def _machines(self) -> dict[str, Any]:
+        """Return the engine of a mixed run, whose machines chose the precision."""
+        if "machines" not in self._entry:
+            return {}
+        self._unsaid.append("which machine made which rows")
+        model = self._entry.get("model")
+        precise = {**model, "precision": None} if isinstance(model, dict) else None
+        return {"engine": "ray", "model": precise}
+
+    def _images(self) -> dict[str, Any]:
+        """Return the splits to embed, and the data set as it can be named."""
+        from clipkit.datasets import REGISTRY  # loads Pillow
+
+        dataset = self._entry.get("dataset")
+        if not isinstance(dataset, dict) or "name" not in dataset:
+            self._unsaid.append("which images were embedded")
+            return {"dataset": {"name": "images"}}
+        name, source = str(dataset["name"]), dataset.get("source")
+        settings: dict[str, Any] = {"splits": _splits(self._entry, is_named=name in REGISTRY)}
+        if source == "manifest":
+            self._unsaid.append(f"where the manifest {name} is, or how its name ends")
+            return settings
+        settings["dataset"] = {**dataset, "columns": None}  # those of Parquet files are found
+        if source == "list":
+            self._unsaid.append(f"which paths were listed, {dataset.get('list')}")
+            settings["dataset"]["name"] = "-"
+            settings["stdin"] = "paths.txt"
+        elif "format" in dataset:
+            self._unsaid.append(f"where the {dataset.get('files')} files of {name} are")
+        elif name not in REGISTRY:
+            self._unsaid.append(f"where {name} is")
+        return settings
+
+    def _textembed(self) -> dict[str, Any]:
+        """Return the prompt file, or the source of the classes."""
+        classes, label = self._entry.get("classes"), self._entry.get("prompts")
+        if classes == "feature file":  # one of the inputs
+            return {"prompts": None, "classes": None}
+        if classes is not None and classes != "file":
+            return {"prompts": None}
+        if classes == "file":
+            return {"prompts": None, "classes": self._class_file(label)}
+        prompts = self._digests.get("prompts")
+        digest = f", {prompts}" if prompts else ""
+        if label is None:
+            self._unsaid.append(f"which prompts came from standard input{digest}")
+            return {"prompts": "-", "stdin": "prompts.txt"}
+        if str(label) not in bundled.list_files():
+            self._unsaid.append(f"where the prompt file {label} is, or how its name ends{digest}")
+        return {}
+
+    def _class_file(self, label: Any) -> str:
+        digest = self._digests.get("classes")
+        for name, path in bundled.list_files("attributes").items():
+            if digest == files.digest(path.read_bytes()):
+                return f"attributes/{name}"
+        if label is None:
+            self._unsaid.append("which file has the classes")
+            return "classes.txt"
+        self._unsaid.append(f"where the file of classes {label} is, or how its name ends")
+        return str(label)
+
+    def _compare(self) -> dict[str, Any]:
+        """Return the numbers of the runs, if one was chosen."""
+        chosen = [CHOSEN_RUN.search(str(run)) for run in list_of(self._entry, "runs")]
+        if not any(chosen):
+            return {}
+        return {"run": [match[1] if match else 0 for match in chosen]}
+
+    def _split(self) -> dict[str, Any]:
+        """Return the groups that were kept together."""
+        groups = self._entry.get("groups")
+        if "attributes" in self._digests:
+            return {"column": groups, "attributes": self._table()}
+        if groups in (None, "folder"):
+            return {"by_folder": groups == "folder"}
+        return {"column": groups, "attributes": None if groups == CLASS else "shapes"}
+
+    def _convert(self) -> dict[str, Any]:
+        """Return names for the files that were imported."""
+        ending = str(self._entry.get("source", ""))
+        self._unsaid.append(f"which {ending} file was imported, {self._digests.get('features')}")
+        settings: dict[str, Any] = {"input": f"features{ending}"}
+        for role, name in (("labels", "labels.npy"), ("prompts", "prompts.txt")):
+            if role in self._digests:
+                self._unsaid.append(f"which file has the {role}, {self._digests[role]}")
+                settings[role] = name
+        return settings
 
 
 def _splits(entry: Entry, *, is_named: bool) -> list[str] | None:
@@ -307,74 +368,13 @@ def _splits(entry: Entry, *, is_named: bool) -> list[str] | None:
     return list(original)
 
 
-def _textembed(entry: Entry, unsaid: list[str]) -> dict[str, Any]:
-    """Return the prompt file, or the source of the classes."""
-    classes, label = entry.get("classes"), entry.get("prompts")
-    if classes == "feature file":  # one of the inputs
-        return {"prompts": None, "classes": None}
-    if classes is not None and classes != "file":
-        return {"prompts": None}
-    if classes == "file":
-        return {"prompts": None, "classes": _class_file(entry, label, unsaid)}
-    prompts = digests(entry).get("prompts")
-    digest = f", {prompts}" if prompts else ""
-    if label is None:
-        unsaid.append(f"which prompts came from standard input{digest}")
-        return {"prompts": "-", "stdin": "prompts.txt"}
-    if str(label) not in bundled.list_files():
-        unsaid.append(f"where the prompt file {label} is, or how its name ends{digest}")
-    return {}
-
-
-def _class_file(entry: Entry, label: Any, unsaid: list[str]) -> str:
-    digest = digests(entry).get("classes")
-    for name, path in bundled.list_files("attributes").items():
-        if digest == files.digest(path.read_bytes()):
-            return f"attributes/{name}"
-    if label is None:
-        unsaid.append("which file has the classes")
-        return "classes.txt"
-    unsaid.append(f"where the file of classes {label} is, or how its name ends")
-    return str(label)
-
-
-def _compare(entry: Entry, unsaid: list[str]) -> dict[str, Any]:
-    """Return the numbers of the runs, if one was chosen."""
-    chosen = [CHOSEN_RUN.search(str(run)) for run in list_of(entry, "runs")]
-    if not any(chosen):
-        return {}
-    return {"run": [match[1] if match else 0 for match in chosen]}
-
-
-def _split(entry: Entry, unsaid: list[str]) -> dict[str, Any]:
-    """Return the groups that were kept together."""
-    groups, of_role = entry.get("groups"), digests(entry)
-    if "attributes" in of_role:
-        return {"column": groups, "attributes": _table(of_role, unsaid)}
-    if groups in (None, "folder"):
-        return {"by_folder": groups == "folder"}
-    return {"column": groups, "attributes": None if groups == CLASS else "shapes"}
-
-
-def _convert(entry: Entry, unsaid: list[str]) -> dict[str, Any]:
-    """Return names for the files that were imported."""
-    of_role, ending = digests(entry), str(entry.get("source", ""))
-    unsaid.append(f"which {ending} file was imported, {of_role.get('features')}")
-    settings: dict[str, Any] = {"input": f"features{ending}"}
-    for role, name in (("labels", "labels.npy"), ("prompts", "prompts.txt")):
-        if role in of_role:
-            unsaid.append(f"which file has the {role}, {of_role[role]}")
-            settings[role] = name
-    return settings
-
-
 # Command -> what a line has in place of members of the entry
-SETTINGS: dict[str, Callable[[Entry, list[str]], dict[str, Any]]] = {
-    "embed": _embed,
-    "textembed": _textembed,
-    "compare": _compare,
-    "split": _split,
-    "convert": _convert,
+SETTINGS: dict[str, Callable[[_Command], dict[str, Any]]] = {
+    "embed": _Command._embed,
+    "textembed": _Command._textembed,
+    "compare": _Command._compare,
+    "split": _Command._split,
+    "convert": _Command._convert,
 }
 
 

@@ -75,8 +75,7 @@ def as_html(page: Page, album: Album | None = None) -> str:
     album : Album, optional
         Images, which come after the summary.
     """
-    left_out = [*page.left_out]
-    pictures = _Pictures(left_out)
+    pictures = _Pictures()
     nodes = [*_nodes(page, pictures)]
     scripts = [_source("page.js")]
     if album:
@@ -88,7 +87,7 @@ def as_html(page: Page, album: Album | None = None) -> str:
         lead=lead,
         preamble=[_node(block, pictures, f"p{i}") for i, block in enumerate(page.preamble)],
         nodes=nodes,
-        left_out=left_out,
+        left_out=[*page.left_out, *pictures.left_out],
         album=album,
         style=_source("page.css"),
         scripts=scripts,
@@ -212,10 +211,10 @@ def _bar(bar: Bar, width: int = BAR_WIDTH) -> Markup:
 
 
 class _Pictures:
-    """Pictures as data URIs. Those that cannot be read are added to what is left out."""
+    """Pictures as data URIs; `left_out` collects the reasons of those that cannot be read."""
 
-    def __init__(self, left_out: list[str]) -> None:
-        self.left_out = left_out
+    def __init__(self) -> None:
+        self.left_out: list[str] = []
 
     def node(self, picture: Picture | Drawing) -> dict[str, Any] | None:
         """Return what the template shows of a picture, or None if it cannot be read or drawn."""
