@@ -49,9 +49,9 @@ class _Names:
 
     def _use_joined_names(self, entry: Entry) -> None:
         """Name joined files as they were named: their rows and splits may be called so, too."""
-        of_role = digests(entry)
+        digest_of = digests(entry)
         for number, name in enumerate(list_of(entry, "files"), 1):
-            digest = of_role.get(f"file {number}", "")
+            digest = digest_of.get(f"file {number}", "")
             known = self._names.get(digest)
             if known is None or Path(known).stem != Path(str(name)).name:
                 self._names[digest] = self.unused(str(name))
@@ -66,7 +66,7 @@ class _Names:
         self._taken.add(name)
         return name
 
-    def of(self, digest: str, role: str) -> str:
+    def get(self, digest: str, role: str) -> str:
         """Return the name of the file with a digest."""
         if digest not in self._names:
             self._names[digest] = self.unused(role.replace(" ", ""))
@@ -113,28 +113,29 @@ def steps(history: History, output: str, name_of: NameOf) -> list[Step]:
     name_of : callable
     """
     names = _Names(history, output, name_of)
-    from_last = []
-    todo = [(history, output)] if history else []  # a history may be too long for recursion
-    while todo:
-        (*earlier, entry), target = todo.pop()
-        of_role = digests(entry)
-        inputs = {role: names.of(of_role[role], role) for role in _roles(entry)}
-        for role, chain in _chains(earlier, entry).items():
-            inputs[role] = inputs.get(role) or names.unused(role)
-            todo.append((chain, inputs[role]))
-        from_last.append(Step(entry, inputs, target))
-    return from_last[::-1]
+    last_first = []
+    pending = [(history, output)] if history else []  # a history may be too long for recursion
+    while pending:
+        chain, target = pending.pop()
+        entry, digest_of = chain[-1], digests(chain[-1])
+        inputs = {role: names.get(digest_of[role], role) for role in _roles(entry)}
+        for role, input_chain in _chains(chain[:-1], entry).items():
+            if role not in inputs:
+                inputs[role] = names.unused(role)
+            pending.append((input_chain, inputs[role]))
+        last_first.append(Step(entry, inputs, target))
+    return [*reversed(last_first)]
 
 
 def _roles(entry: Entry) -> list[str]:
     """Return the roles of an entry's feature files, in the order of the command's arguments."""
-    of_role = digests(entry)
+    digest_of = digests(entry)
     if entry["command"] == "convert":  # its input is no feature file
         return []
     if entry.get("classes") == "feature file":
-        return [role for role in of_role if role == "classes"]
-    roles = [role for role in MAIN_INPUTS if role in of_role]
-    return roles + sorted(of_role.keys() - {*roles, *NO_INPUTS}, key=_natural)
+        return [role for role in digest_of if role == "classes"]
+    roles = [role for role in MAIN_INPUTS if role in digest_of]
+    return roles + sorted(digest_of.keys() - {*roles, *NO_INPUTS}, key=_natural)
 
 
 def _natural(text: str) -> list[str]:
