@@ -72,7 +72,7 @@ def of_folder(folder: Path, untrained: Sequence[Path] = ()) -> Page:
         for path in untrained:
             files += _files(path)
         return of_files(files)
-    facts, lead = summary.of_folder(comparison, title), _lead(results, blocks)
+    facts, lead = summary.sum_up_folder(comparison, title), _lead(results, blocks)
     left_out = _warn_of_left_out(results, results.left_out | results.unused())
     used_by_controls: list[Path] = []
     for control in controls:

@@ -237,9 +237,9 @@ def find_examples(result: FeatureFile, class_name: str, dataset: Dataset) -> lis
         return []
     if predictions.true is None:
         return []
-    of_class = np.flatnonzero(predictions.true == class_name)
-    is_right = predictions.predicted[of_class] == class_name
-    rows = of_class[np.argsort(is_right, kind="stable")][:IMAGES_PER_CLASS]
+    class_rows = np.flatnonzero(predictions.true == class_name)
+    is_right = predictions.predicted[class_rows] == class_name
+    rows = class_rows[np.argsort(is_right, kind="stable")][:IMAGES_PER_CLASS]
     return [
         AlbumImage(
             id=escaped(predictions.ids[row]),
@@ -304,11 +304,11 @@ def _collect(sources: Sources, dataset: Dataset, limit: int) -> Album:
     worst = list(dict.fromkeys([main.worst_class, *(other.worst_class for other in others)]))
     rows = select_rows(main.true, main.predicted, main.scores, control_is_right, limit, worst)
     nearest, prompt_count = find_nearest(main, sources.results)
-    used = np.unique(np.concatenate([rows, *(of_prompt.rows.ravel() for of_prompt in nearest)]))
+    used = np.unique(np.concatenate([rows, *(prompt.rows.ravel() for prompt in nearest)]))
     attributes, values = _attributes(main, dataset, used)
     pictures = _thumbnails(data.take(used))
     images = {}
-    for row, picture, of_row in zip(used.tolist(), pictures, values, strict=True):
+    for row, picture, row_values in zip(used.tolist(), pictures, values, strict=True):
         images[row] = AlbumImage(
             id=escaped(main.ids[row]),
             thumbnail=picture,
@@ -317,7 +317,7 @@ def _collect(sources: Sources, dataset: Dataset, limit: int) -> Album:
             score=main.score(row),
             score_text=main.score_text(row),
             control=control_of.get(main.ids[row]),
-            values=of_row,
+            values=row_values,
             number=row,
         )
     name, control_name = distinguish(main, control)
@@ -409,8 +409,8 @@ def _attributes(
     """Return the attributes of images with a number for each value, and those of each row (n)."""
     if dataset.name not in WITH_ATTRIBUTES:
         return {}, [()] * len(rows)
-    of_rows = {main.split: Split(ids=[main.ids[row] for row in rows])}
-    file = FeatureFile("result", main.file.history, of_rows)
+    splits = {main.split: Split(ids=[main.ids[row] for row in rows])}
+    file = FeatureFile("result", main.file.history, splits)
     file.display_name = main.file.display_name
     try:
         annotated = read_annotations(file, dataset.name).attributes
@@ -427,7 +427,7 @@ def _attributes(
         columns.append(np.where(codes < 0, -1, codes + start))
         start += len(attribute.values)
     values = np.stack(columns, axis=1).tolist()
-    return texts, [tuple(number for number in of_row if number >= 0) for of_row in values]
+    return texts, [tuple(number for number in row_values if number >= 0) for row_values in values]
 
 
 def _tiles(
@@ -437,11 +437,11 @@ def _tiles(
     before = set(selected)
 
     def tiles(rows: Int64, cosines: Floats) -> list[Tile]:
-        of_side = []
+        side = []
         for row, cosine in zip(rows.tolist(), cosines.tolist(), strict=True):
-            of_side.append(Tile(images[row], cosine, row not in before))
+            side.append(Tile(images[row], cosine, row not in before))
             before.add(row)
-        return of_side
+        return side
 
     return [
         PromptImages(escaped(prompt), tiles(rows[0], cosines[0]), tiles(rows[1], cosines[1]))

@@ -1,4 +1,4 @@
-"""What a report is made of: headings, prose, tables with typed cells, pictures.
+"""The blocks of a report: headings, prose, tables with typed cells, pictures.
 
 Prose, headings and cells are Markdown. `formatting` renders a page as Markdown, `html` as HTML.
 """
@@ -15,7 +15,7 @@ from clipkit.features import FeatureFile
 
 @dataclass(frozen=True)
 class Bar:
-    """What a page draws beside a number: the number and its interval on a scale.
+    """A bar beside a number: the number and its interval on a scale.
 
     NaN marks what is not known. `low` and `high` are the ends of the interval, and `span` those of
     the scale. `reference_name` says what the reference is. `control` is the number of an untrained
@@ -118,7 +118,7 @@ Block = str | Heading | Table | Picture
 
 @dataclass(frozen=True)
 class Origin:
-    """How a result was made.
+    """Command lines and facts that tell how a result was made.
 
     Attributes
     ----------
@@ -137,7 +137,7 @@ class Origin:
 
 @dataclass(frozen=True)
 class Fact:
-    """What a reader looks for first: a name, a sentence, its bar, and the result it comes from.
+    """A sentence of the summary with its name, its bar, and the result it comes from.
 
     An album shows images of the class `class_name` beside it.
     """

@@ -1,4 +1,4 @@
-"""What the name of a result says about how it was made, and whether the file agrees.
+"""Check that a result was made as its name says.
 
 The Makefile's rules give the names: `generic32.logits.svm` is an SVM on the logits of generic32.
 """
@@ -75,13 +75,15 @@ def _inputs(source: str, history: History) -> dict[str, Any]:
     """Return the files that a result was made from, with the digests that its history has."""
     inputs: dict[str, Any] = {"img": None, source: None}
     for entry in history:
-        of_role = digests(entry)
-        if entry["command"] == "logits" and of_role:
-            inputs["img"] = of_role.get("images")
-            inputs[source.partition(".")[0]] = of_role.get("texts")
-    of_role = digests(history[-1])
-    if of_role:
-        inputs[source] = of_role.get("features") or of_role.get("logits") or of_role.get("images")
+        digest_of = digests(entry)
+        if entry["command"] == "logits" and digest_of:
+            inputs["img"] = digest_of.get("images")
+            inputs[source.partition(".")[0]] = digest_of.get("texts")
+    digest_of = digests(history[-1])
+    if digest_of:
+        inputs[source] = (
+            digest_of.get("features") or digest_of.get("logits") or digest_of.get("images")
+        )
     return inputs
 
 
@@ -140,10 +142,10 @@ def select_runs(name: str, runs: Sequence[Run], n_classes: int) -> list[Run]:
         values = [run.get(column) for run in selected]
         selected = [run for run in selected if run.get(column) == value]
         if not selected:
-            got = ", ".join(dict.fromkeys(map(_shown, values)))
-            raise ClipkitError(f"expected a test run with {column} {_shown(value)}, got {got}")
+            got = ", ".join(dict.fromkeys(map(_format, values)))
+            raise ClipkitError(f"expected a test run with {column} {_format(value)}, got {got}")
     return selected
 
 
-def _shown(value: Any) -> str:
+def _format(value: Any) -> str:
     return f"{value:g}" if isinstance(value, int | float) else str(value)

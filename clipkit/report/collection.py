@@ -40,7 +40,7 @@ ABOUT = (
 
 
 class _Source(NamedTuple):
-    """What the results of one table have in common: command, data set and digests of its rows."""
+    """The command, data set and digests of rows that the results of a table share."""
 
     command: str
     dataset: str
@@ -153,7 +153,7 @@ class _Sections:
             if file.kind not in RESULTS:
                 self._feature_files[name] = file
             elif _holds_classes(file) and not _is_unlabelled(file):
-                self._scored.append(Scored.of(name, file))
+                self._scored.append(Scored.read(name, file))
             elif file.runs or _holds_classes(file):
                 self._tables.setdefault(_source(file), {})[name] = file
             else:

@@ -56,8 +56,8 @@ def are_prompts_known(file: FeatureFile) -> bool:
     That of an earlier clipkit has the name of a prompt file alone.
     """
     for entry in file.history:
-        is_of_files = entry["command"] == "textembed" and "classes" not in entry
-        if is_of_files and not _prompt_digests(entry):
+        is_from_file = entry["command"] == "textembed" and "classes" not in entry
+        if is_from_file and not _prompt_digests(entry):
             return False
     return True
 
@@ -82,8 +82,8 @@ def _prompt_digests(entry: Entry) -> list[str]:
     """Return the digests of prompts that were read from a file; [] if class names make them."""
     if entry.get("classes", "file") != "file":
         return []
-    of_role = digests(entry)
-    return [of_role[role] for role in ("prompts", "classes") if role in of_role]
+    digest_of = digests(entry)
+    return [digest_of[role] for role in ("prompts", "classes") if role in digest_of]
 
 
 def _is_random(probe: Entry) -> bool:

@@ -46,8 +46,8 @@ def paired_differences(
     files = [results.read(name) for name in chosen]
     numbers = [run["number"] for run in chosen.values()]
     paired = comparison.pair(files, chosen[base]["split"], numbers)
-    shown = {name: label for name, label in labels.items() if name in chosen}
-    return differences_from_base(paired, base_label, shown)
+    compared = {name: label for name, label in labels.items() if name in chosen}
+    return differences_from_base(paired, base_label, compared)
 
 
 def differences_from_base(

@@ -18,7 +18,7 @@ Labels = dict[Experiment, str]  # the rows of a table
 
 @dataclass(frozen=True)
 class Comparison:
-    """What a report compares: results, the untrained controls', and the thesis's figures."""
+    """Results to compare with those of untrained controls and with the thesis's figures."""
 
     results: ResultsFolder
     controls: Sequence[ResultsFolder]

@@ -177,8 +177,8 @@ def _legend(bars: Sequence[Bar]) -> list[tuple[str, str]]:
     """Return the marks of the bars, and what they mean."""
     marks = [("interval", "95 % interval, or range", [bar.low for bar in bars])]
     for name in dict.fromkeys(bar.reference_name for bar in bars):
-        of_name = [bar.reference for bar in bars if bar.reference_name == name]
-        marks.append(("reference", name, of_name))
+        references = [bar.reference for bar in bars if bar.reference_name == name]
+        marks.append(("reference", name, references))
     marks.append(("control", "untrained control", [bar.control for bar in bars]))
     return [(mark, meaning) for mark, meaning, values in marks if any(map(math.isfinite, values))]
 

@@ -30,23 +30,23 @@ def find_nearest(main: ImagePredictions, files: Sequence[FeatureFile]) -> tuple[
     rows = rows[rows >= 0]
     if not len(rows):
         return [], 0
-    of_prompts = []
+    nearest_images = []
     for text, column in zip(texts, cosines.T, strict=False):
         nearest = nearest_rows(text, column, IMAGES_PER_PROMPT)
-        of_prompts.append(nearest._replace(rows=rows[nearest.rows]))
-    return of_prompts, len(texts)
+        nearest_images.append(nearest._replace(rows=rows[nearest.rows]))
+    return nearest_images, len(texts)
 
 
 def _choose_logits(main: ImagePredictions, files: Sequence[FeatureFile]) -> FeatureFile | None:
     """Return the logits whose prompts are shown, or None without any of the result's model."""
-    of_model = []
+    model_files = []
     for file in files:
         if main.split in file.splits and file.model() == main.file.model():
-            of_model.append(file)
-    for logits in _with_prompts(of_model, "logits"):
+            model_files.append(file)
+    for logits in _with_prompts(model_files, "logits"):
         return logits
     for texts in _with_prompts(files, "texts"):
-        for images in of_model:
+        for images in model_files:
             if images.kind == "images":
                 with contextlib.suppress(ClipkitError):  # the prompts may be of another model
                     return similarity.compute_logits(images, texts)
@@ -55,8 +55,8 @@ def _choose_logits(main: ImagePredictions, files: Sequence[FeatureFile]) -> Feat
 
 def _with_prompts(files: Iterable[FeatureFile], kind: str) -> list[FeatureFile]:
     """Return the files of a kind that hold prompts, those first whose prompts are of no class."""
-    of_kind = [file for file in files if file.kind == kind and _has_prompts(file)]
-    return sorted(of_kind, key=_has_class_prompts)
+    with_prompts = [file for file in files if file.kind == kind and _has_prompts(file)]
+    return sorted(with_prompts, key=_has_class_prompts)
 
 
 def _has_prompts(file: FeatureFile) -> bool:

@@ -36,7 +36,7 @@ SCORE_NAMES = {
 
 @dataclass(frozen=True)
 class ImagePredictions:
-    """What one run of a result predicts for N images of a split.
+    """The predictions of one run of a result for N images of a split.
 
     Attributes
     ----------
@@ -195,11 +195,11 @@ def read_predictions(
         There are scores if the files from which the result was made are among these.
     """
     split = result_files.choose_split(result, split)
-    of_split = result.splits[split]
-    labels = of_split.labels
+    scored_split = result.splits[split]
+    labels = scored_split.labels
     if labels is None:
-        assert of_split.predicted is not None  # a result's split without predictions is invalid
-        predicted, label = of_split.predicted[0], f"{_command(result)}, on {split}"
+        assert scored_split.predicted is not None  # a result's split without predictions is invalid
+        predicted, label = scored_split.predicted[0], f"{_command(result)}, on {split}"
         class_names = result_files.class_names(result, predicted.max())
     else:
         run = result_files.predictions(result, split)
@@ -214,7 +214,7 @@ def read_predictions(
         worst = str(names[np.nanargmin(metrics.f1_per_class(labels, predicted, len(names)))])
     scores, score_name = _scores(result, split, predicted, sources)
     return ImagePredictions(
-        result, split, label, of_split.ids, true, names[predicted], scores, score_name, worst
+        result, split, label, scored_split.ids, true, names[predicted], scores, score_name, worst
     )
 
 

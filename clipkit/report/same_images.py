@@ -29,7 +29,7 @@ TEXT_COLUMNS = {"file", "model", "prompts", "result of", "classifier"}
 
 @dataclass(frozen=True)
 class Scored:
-    """What the runs of a result predicted on its evaluated split, under the result's name.
+    """The runs of a result, and which images of the evaluated split each gets right.
 
     The images are in the order of their ids.
     """
@@ -43,7 +43,7 @@ class Scored:
     right: Bools  # (R, N)
 
     @classmethod
-    def of(cls, name: str, file: FeatureFile) -> Scored:
+    def read(cls, name: str, file: FeatureFile) -> Scored:
         """Read the runs of a result with labels."""
         split = results.choose_split(file)
         scored = results.scored_runs(file, split)

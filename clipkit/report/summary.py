@@ -23,7 +23,7 @@ RESULTS = {
 }
 
 
-def of_folder(comparison: Comparison, what: str) -> list[Fact]:
+def sum_up_folder(comparison: Comparison, what: str) -> list[Fact]:
     """Sum up a results folder of the model and data set that `what` names."""
     counts = sorted(comparison.results.row_counts.items(), reverse=True)  # train before test
     images = " and ".join(f"{count:,} {split}" for split, count in counts)
@@ -88,8 +88,8 @@ def _compare_with(controls: Sequence[Predictions], scored: Predictions) -> list[
     for control in controls:
         is_right = dict(zip(control.ids, control.predicted == control.labels, strict=True))
         if is_right.keys() == set(scored.ids):
-            of_control = np.array([is_right[row_id] for row_id in scored.ids])
-            rows.append(compare_right(right, of_control))
+            control_right = np.array([is_right[row_id] for row_id in scored.ids])
+            rows.append(compare_right(right, control_right))
     return rows
 
 
