@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from clipkit import console, evaluation, metrics, softmax, zeroshot
 from clipkit.errors import ClipkitError, UsageError, check_positive
-from clipkit.features import BlockMatrix, FeatureFile, Float32, Int64
+from clipkit.features import BlockMatrix, FeatureFile, Int64
 from clipkit.results import make_result
 
 Floats = NDArray[np.float64]
@@ -65,24 +65,14 @@ def read_scores(
     zeroshot.check_prompts(logits)
     labels = evaluation.labelled_split(logits, split).labels
     assert labels is not None
-    assert logits.class_names is not None
-    assert logits.class_index is not None
-    cosines, index, n_classes = logits.cosines(split), logits.class_index, len(logits.class_names)
-    is_used = np.full(len(labels), rows is None)
+    cosines = logits.cosines(split)
     if rows is not None:
-        is_used[rows] = True
-
-    def iter_blocks() -> Iterator[Float32]:
-        start = 0
-        for block in cosines.iter_blocks():
-            used = block[is_used[start : start + len(block)]]
-            start += len(block)
-            yield np.asarray(zeroshot.class_scores(used, index, n_classes), np.float32)
-
-    matrix = BlockMatrix((int(is_used.sum()), n_classes), iter_blocks)
-    if matrix.shape[0] * n_classes * 4 <= MAX_BYTES:
+        cosines, labels = cosines.take(rows), labels[rows]
+    shape = (len(labels), len(logits.class_names or []))
+    matrix = BlockMatrix(shape, lambda: zeroshot.iter_class_scores(logits, cosines))
+    if matrix.shape[0] * matrix.shape[1] * 4 <= MAX_BYTES:
         matrix = BlockMatrix.from_array(matrix.read())
-    return ClassScores(name or split, matrix, labels[is_used])
+    return ClassScores(name or split, matrix, labels)
 
 
 def mean_nll(scores: ClassScores, temperature: float) -> float:

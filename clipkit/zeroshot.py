@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from clipkit import metrics
 from clipkit.errors import ClipkitError
-from clipkit.features import BlockMatrix, FeatureFile, Int64, Split
+from clipkit.features import BlockMatrix, FeatureFile, Float32, Int64, Split
 from clipkit.ranking import Ranking, join, rank
 
 Floats = NDArray[np.floating[Any]]
@@ -107,23 +107,24 @@ def rank_images(
     """
     check_prompts(logits)
     classes = np.arange(len(logits.class_names or []))
-    temperature = logits.temperature or 1.0
     rankings = {}
     for name in logits.choose_splits(splits):
         blocks = []
-        for scores in _iter_scores(logits, name):
-            cosines = scores.astype(np.float64) * temperature
+        for scores in iter_class_scores(logits, logits.splits[name].features):
+            # logits that differ may have equal cosines in float32, so the logits decide
+            cosines = logits.as_cosines(name, scores)
             blocks.append(rank(scores, classes, max(2, top), cosines, keep_scores))
         rankings[name] = join(blocks)
     return rankings
 
 
-def _iter_scores(logits: FeatureFile, split: str) -> Iterator[Floats]:
-    """Yield the scores of all classes (B, C) for one block of rows after another."""
+def iter_class_scores(logits: FeatureFile, matrix: ArrayLike | BlockMatrix) -> Iterator[Float32]:
+    """Yield the scores of all classes (B, C) for blocks of a split's logits or cosines (N, K)."""
     assert logits.class_names is not None  # see `check_prompts`
     assert logits.class_index is not None
-    for block in BlockMatrix.from_array(logits.splits[split].features).iter_blocks():
-        yield class_scores(block, logits.class_index, len(logits.class_names))
+    for block in BlockMatrix.from_array(matrix).iter_blocks():
+        scores = class_scores(block, logits.class_index, len(logits.class_names))
+        yield np.asarray(scores, np.float32)
 
 
 def check_prompts(logits: FeatureFile) -> None:
@@ -147,7 +148,7 @@ def _evaluate_split(logits: FeatureFile, name: str) -> tuple[dict[str, Any], Spl
     predicted = np.empty(len(split), np.int64)
     in_top = 0.0
     start = 0
-    for scores in _iter_scores(logits, name):
+    for scores in iter_class_scores(logits, split.features):
         rows = slice(start, start + len(scores))
         predicted[rows] = scores.argmax(axis=1)
         if split.labels is not None:

@@ -85,3 +85,17 @@ def test_two_classes_of_one_name_are_matched_by_their_order_or_not_at_all(capsys
     assert capsys.readouterr().err == ""
     assert joined(names, ["crane", "cock", "cock"]) == [-1, -1, -1]
     assert "name different classes (for example 'cock')" in capsys.readouterr().err
+
+
+def test_printed_scores_are_cosines_and_logits_that_differ_in_the_last_bit_decide():
+    file = feature_file("logits")
+    high = np.float32(20)
+    low = np.nextafter(high, np.float32(0))
+    file.splits["test"].features[:, :2] = [low, high]  # 2 classes, whose cosines are equal
+    file.temperature = 0.013
+    cosines = file.cosines("test").read()[:, :2]
+    assert np.array_equal(cosines[:, 0], cosines[:, 1])
+    assert (zeroshot.evaluate(file).splits["test"].predicted == 1).all()
+    ranking = zeroshot.rank_images(file, ["test"], keep_scores=True)["test"]
+    assert ranking.classes.tolist() == [[1, 0]] * len(cosines)
+    assert np.array_equal(ranking.all_scores, cosines)

@@ -227,23 +227,23 @@ class FeatureFile:
             When a block is read whose products are too large for float32, and so no cosines.
         """
         matrix = BlockMatrix.from_array(self.splits[split].features)
-        temperature = self.temperature or 1
-        if temperature == 1:
+        if (self.temperature or 1) == 1:
             return matrix
+        return matrix.map(lambda block: self.as_cosines(split, block))
+
+    def as_cosines(self, split: str, logits: Float32) -> Float32:
+        """Return some logits of a split as `cosines` does, in any shape."""
+        temperature = self.temperature or 1
         # a factor of float32 where that can hold it: 1e39 would become Inf, and 1e-46 zero
         factor = np.float32(temperature) if SMALLEST <= temperature <= LARGEST else temperature
-
-        def multiply(block: Float32) -> Float32:
-            with np.errstate(over="ignore"):
-                cosines = as_float32(block.astype(np.float64) * factor)
-            if np.isfinite(cosines).all():
-                return cosines
-            raise ClipkitError(
-                f"{self.display_name}: {split}/features: expected logits of cosines, got values "
-                f"that the temperature {temperature:g} takes beyond float32"
-            )
-
-        return matrix.map(multiply)
+        with np.errstate(over="ignore"):
+            cosines = as_float32(logits.astype(np.float64) * factor)
+        if np.isfinite(cosines).all():
+            return cosines
+        raise ClipkitError(
+            f"{self.display_name}: {split}/features: expected logits of cosines, got values "
+            f"that the temperature {temperature:g} takes beyond float32"
+        )
 
     def choose_splits(self, names: Sequence[str] | None) -> list[str]:
         """Return the given split names without repeats, all by default.

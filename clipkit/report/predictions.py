@@ -244,15 +244,12 @@ def _scores(
 def _softmax_scores(logits: FeatureFile, split: str) -> tuple[Int64, Floats, str]:
     """Return the classes of zero-shot classification (N), their probabilities, and their name."""
     zeroshot.check_prompts(logits)
-    assert logits.class_names is not None
-    assert logits.class_index is not None
     tau = 1 / logits.logit_scale if logits.logit_scale else logits.temperature or 1.0
     classes = []
     probabilities = []
-    for block in logits.cosines(split).iter_blocks():
-        scores = zeroshot.class_scores(block, logits.class_index, len(logits.class_names))
+    for scores in zeroshot.iter_class_scores(logits, logits.splits[split].features):
         classes.append(scores.argmax(axis=1))
-        probabilities.append(softmax(scores, tau).max(axis=1))
+        probabilities.append(softmax(logits.as_cosines(split, scores), tau).max(axis=1))
     name = f"{SOFTMAX} at temperature {tau:.3g}"
     return np.concatenate(classes), np.concatenate(probabilities), name
 
