@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -204,18 +204,21 @@ def _join_splits(
         for split_name, split in file.splits.items():
             if prefix:
                 split = replace(split, ids=[f"{name}/{row_id}" for row_id in split.ids])
-            new_name = split_name
             if keep_apart:
-                new_name = _name_after(name, split_name, len(file.splits))
-                if new_name in parts:
-                    raise ClipkitError(
-                        f"{file.display_name}: expected files whose names differ, got the split "
-                        f"{new_name} twice",
-                        "rename a file",
-                    )
-            parts.setdefault(new_name, []).append(_Part(file.display_name, split))
-    splits = {name: _join_rows(name, of_split) for name, of_split in parts.items()}
+                split_name = _name_after(name, split_name, len(file.splits))
+                _check_new(file, split_name, parts)
+            parts.setdefault(split_name, []).append(_Part(file.display_name, split))
+    splits = {name: _join_rows(name, rows) for name, rows in parts.items()}
     return replace(first, splits=splits, display_name=_display_name(files), read_as=None)
+
+
+def _check_new(file: FeatureFile, split_name: str, taken: Collection[str]) -> None:
+    if split_name in taken:
+        raise ClipkitError(
+            f"{file.display_name}: expected files whose names differ, got the split {split_name} "
+            "twice",
+            "rename a file",
+        )
 
 
 def _name_after(file: str, split: str, count: int) -> str:

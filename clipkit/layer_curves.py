@@ -181,13 +181,20 @@ def _layer_of(model: dict[str, Any], result: FeatureFile) -> tuple[int | None, i
         raise _no_layer(result)
     if "layer" not in model:
         return None, 0
-    layer, depth = model["layer"], model.get("layers")
-    if not (type(layer) is type(depth) is int and 0 <= layer <= depth and 0 < depth <= MAX_DEPTH):
+    layer = model["layer"]
+    depth: Any = model.get("layers")
+    if not _is_layer(layer, depth):
         raise ClipkitError(
             f"{result.display_name}: expected a layer of a model, got "
             f"layer {str(layer)[:20]} of {str(depth)[:20]}"
         )
     return layer, depth
+
+
+def _is_layer(layer: Any, depth: Any) -> bool:
+    if type(layer) is not int or type(depth) is not int:  # True and 2.0 are no layers
+        return False
+    return 0 <= layer <= depth and 0 < depth <= MAX_DEPTH
 
 
 def _no_layer(result: FeatureFile) -> ClipkitError:

@@ -295,10 +295,14 @@ def check_same_prompts(first: FeatureFile, other: FeatureFile) -> None:
         check_same_settings(first, other, command, names)
     if first.last_entry("logits").get("whiten") and _differ(first, other, "logits", "texts"):
         raise ClipkitError(f"{both} have the directions of different prompts", hint)
-    classes = first.last_entry("textembed").get("classes")
-    other_classes = other.last_entry("textembed").get("classes")
-    if classes == other_classes == "file" and _differ(first, other, "textembed", "classes"):
+    are_described = _is_described(first) and _is_described(other)
+    if are_described and _differ(first, other, "textembed", "classes"):
         raise ClipkitError(f"{both} have prompts of different files of classes", hint)
+
+
+def _is_described(file: FeatureFile) -> bool:
+    """Whether a file of classes, which may describe them, gave the prompts."""
+    return bool(file.last_entry("textembed").get("classes") == "file")
 
 
 def _differ(first: FeatureFile, other: FeatureFile, command: str, name: str) -> bool:

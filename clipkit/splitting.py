@@ -346,8 +346,9 @@ def assign_groups(
     for group in order[np.argsort(-magnitude[order], kind="stable")]:
         classes, counts = np.unique(y[members[group]], return_counts=True)
         excess = rows[:, classes] - goal[:, classes]
-        added = counts * (counts + 2 * excess) / goal[:, classes]
-        chosen = np.argmin(added.sum(axis=1))
+        # (excess + counts)^2 - excess^2 = counts (counts + 2 excess)
+        increase = counts * (counts + 2 * excess) / goal[:, classes]
+        chosen = np.argmin(increase.sum(axis=1))
         part_of_group[group] = chosen
         rows[chosen, classes] += counts
     _fill_empty_parts(part_of_group, np.bincount(groups), len(shares))

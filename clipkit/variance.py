@@ -32,7 +32,7 @@ SHOWN = 3  # attributes of each prompt in the format `table`
 MAX_VALUES = 5000  # of all attributes: a regression decomposes a matrix of this size
 
 
-class Rows(NamedTuple):
+class CentredRows(NamedTuple):
     """Centred rows (N, D), their scatter T (D, D) and its eigenvalues (D,)."""
 
     centred: Floats
@@ -40,11 +40,11 @@ class Rows(NamedTuple):
     eigenvalues: Floats
 
 
-def centre(embeddings: Floats) -> Rows:
+def centre(embeddings: Floats) -> CentredRows:
     """Centre rows (N, D) and compute their scatter."""
     centred = embeddings - embeddings.mean(axis=0)
     total = centred.T @ centred
-    return Rows(centred, total, np.linalg.eigvalsh(total).clip(0))
+    return CentredRows(centred, total, np.linalg.eigvalsh(total).clip(0))
 
 
 class Explained(NamedTuple):
@@ -57,7 +57,7 @@ class Explained(NamedTuple):
 class Regressions:
     """Regressions of rows on the indicators of columns of codes (N,)."""
 
-    def __init__(self, rows: Rows, columns: Mapping[str, Codes]) -> None:
+    def __init__(self, rows: CentredRows, columns: Mapping[str, Codes]) -> None:
         from scipy import sparse
 
         self.total = rows.total
@@ -87,9 +87,10 @@ class Regressions:
         if len(names) == 1:  # the indicators of one attribute are orthogonal
             return Explained(sums / np.sqrt(np.diag(counts))[:, None], len(places))
         values, vectors = np.linalg.eigh(counts)
-        kept = values > 1e-9 * values[-1]  # the indicators of several attributes are dependent
-        root = vectors[:, kept].T @ sums / np.sqrt(values[kept])[:, None]
-        return Explained(root, int(kept.sum()))
+        # the indicators of several attributes are linearly dependent
+        is_positive = values > 1e-9 * values[-1]
+        root = vectors[:, is_positive].T @ sums / np.sqrt(values[is_positive])[:, None]
+        return Explained(root, int(is_positive.sum()))
 
     def count_values(self, name: str) -> int:
         """Return how many values of a column occur."""
@@ -100,13 +101,13 @@ class Regressions:
         """Return the gain in adjusted R squared from the smaller to the larger regression."""
         total = np.trace(self.total)
         explained = [(part.root**2).sum() for part in (smaller, larger)]
-        return float(self._gain(total, explained, smaller.rank, larger.rank))
+        return float(self._gain(total, explained, [smaller.rank, larger.rank]))
 
     def shares(self, directions: Floats, smaller: Explained, larger: Explained) -> Floats:
         """Return the gain for the cosines with each of K directions (K, D), as (K,)."""
         total = ((directions @ self.total) * directions).sum(axis=1)
         explained = [((directions @ part.root.T) ** 2).sum(axis=1) for part in (smaller, larger)]
-        return np.asarray(self._gain(total, explained, smaller.rank, larger.rank))
+        return np.asarray(self._gain(total, explained, [smaller.rank, larger.rank]))
 
     def null_shares(self, smaller: Explained, larger: Explained, count: int, seed: int) -> Floats:
         """Draw shares (count,) of attributes with as many values that explain nothing.
@@ -123,37 +124,39 @@ class Regressions:
         total = self.eigenvalues.sum()
         explained = (smaller.root**2).sum()
         by_chance = (total - explained) * (eta @ self.eigenvalues) / total
-        both = [explained, explained + by_chance]
-        return np.asarray(self._gain(total, both, smaller.rank, larger.rank))
+        ranks = [smaller.rank, larger.rank]
+        return np.asarray(self._gain(total, [explained, explained + by_chance], ranks))
 
-    def _gain(
-        self, total: Any, explained: Sequence[Any], smaller_rank: int, larger_rank: int
-    ) -> Any:
-        if not smaller_rank < larger_rank < self.count:  # one value, or as many as rows
+    def _gain(self, total: Any, explained: Sequence[Any], ranks: Sequence[int]) -> Any:
+        """Return adjusted R squared of the second regression minus that of the first."""
+        if not ranks[0] < ranks[1] < self.count:  # one value, or as many as rows
             return np.full_like(total, np.nan)
-        smaller = (total - explained[0]) / (self.count - smaller_rank)
-        larger = (total - explained[1]) / (self.count - larger_rank)
+        smaller, larger = map(self._residual_variance, (total, total), explained, ranks)
         with np.errstate(invalid="ignore", divide="ignore"):  # all rows are equal
             return (smaller - larger) * (self.count - 1) / total
+
+    def _residual_variance(self, total: Any, explained: Any, rank: int) -> Any:
+        """Return SSE / (N - K)."""
+        return (total - explained) / (self.count - rank)
 
 
 def for_people(rows: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
     """Return the rows of a report for reading: of prompts, only the SHOWN largest shares of each.
 
-    Rows about embeddings stay as they are.
+    CentredRows about embeddings stay as they are.
     """
     return largest_of_prompts(rows, SHOWN) if "prompt" in rows[0] else rows
 
 
 def largest_of_prompts(rows: Sequence[dict[str, Any]], count: int) -> list[dict[str, Any]]:
     """Return, for each prompt, the rows of the `count` largest shares."""
-    of_prompt: dict[str, list[dict[str, Any]]] = {}
+    by_prompt: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
-        of_prompt.setdefault(row["prompt"], []).append(row)
-    shown = []
-    for group in of_prompt.values():
-        shown += sorted(group, key=lambda row: -np.nan_to_num(row["share"]))[:count]
-    return shown
+        by_prompt.setdefault(row["prompt"], []).append(row)
+    largest = []
+    for group in by_prompt.values():
+        largest += sorted(group, key=lambda row: -np.nan_to_num(row["share"]))[:count]
+    return largest
 
 
 def _check_count(values: int) -> None:
@@ -167,7 +170,9 @@ def _check_count(values: int) -> None:
 class Term:
     """The regressions of an attribute, or of the interaction of two, in one split."""
 
-    def __init__(self, attribute: Attribute, split: str, embeddings: Floats, rows: Rows) -> None:
+    def __init__(
+        self, attribute: Attribute, split: str, embeddings: Floats, rows: CentredRows
+    ) -> None:
         self.name = attribute.name
         self.parts = [part.name for part in attribute.parts]
         self.codes = {part.name: part.codes[split] for part in [attribute, *attribute.parts]}

@@ -92,6 +92,32 @@ def _add_to_units(X: Floats, model: Layers) -> PredictPermuted:
     return predict
 
 
+def pair_numbers(n: int) -> Int64:
+    """Return the number (n, n) of the pair that two classes are; 0 for a class and itself.
+
+    >>> pair_numbers(3)
+    array([[0, 0, 1],
+           [0, 0, 2],
+           [1, 2, 0]])
+    """
+    first, second = np.triu_indices(n, 1)
+    numbers = np.zeros((n, n), np.int64)
+    numbers[first, second] = np.arange(len(first))
+    return numbers + numbers.T
+
+
+def pair_signs(n: int) -> Float32:
+    """Return the sign (n, n) of a pair's score in the margin of each class (row) against another.
+
+    >>> pair_signs(3)
+    array([[ 0., -1., -1.],
+           [ 1.,  0., -1.],
+           [ 1.,  1.,  0.]], dtype=float32)
+    """
+    classes = np.arange(n, dtype=np.float32)
+    return np.asarray(np.sign(classes[:, None] - classes))
+
+
 class PermutedVotes:
     """The votes of linear SVMs of all pairs of classes, for rows with permuted columns.
 
@@ -106,24 +132,18 @@ class PermutedVotes:
     """
 
     def __init__(self, X: Float32, model: Hyperplanes) -> None:
-        n = model.n_classes
         self.X = X
         self.normals = np.ascontiguousarray(model.hyperplanes[:, :-1].T)  # (D, pairs)
         self.intercepts = model.hyperplanes[:, -1]
-        self.first, self.second = np.triu_indices(n, 1)  # the classes of each pair
-        self.pairs = np.zeros((n, n), np.int64)  # the pair of two classes
-        self.pairs[self.first, self.second] = np.arange(len(self.first))
-        self.pairs += self.pairs.T
-        self.signs = np.zeros((n, n), np.float32)  # of a hyperplane's score in the first's margin
-        self.signs[self.first, self.second] = -1
-        self.signs -= self.signs.T
-        rows = np.arange(len(X))
+        self.first, self.second = np.triu_indices(model.n_classes, 1)  # the classes of each pair
+        self.pairs = pair_numbers(model.n_classes)
+        self.signs = pair_signs(model.n_classes)
         self.scores: Float32 | None = None  # (N, pairs)
         if len(X) * len(self.first) <= STORED_SCORES:
-            self.scores = self._pair_scores(rows)
+            self.scores = self._compute_scores(X)
         self.votes = model._votes(X).T  # (N, n)
         self.winners = self.votes.argmax(axis=1)
-        self.margins = self._margins(rows, self.winners)
+        self.margins = self._margins(np.arange(len(X)), self.winners)
 
     def predict(self, columns: Int64, order: Int64) -> Int64:
         """Return class numbers (N,), the first of equals."""
@@ -139,7 +159,10 @@ class PermutedVotes:
         """Return the scores (M, pairs) of all hyperplanes, without permuted columns."""
         if self.scores is not None:
             return self.scores[rows]
-        return np.asarray(self.X[rows] @ self.normals + self.intercepts)
+        return self._compute_scores(self.X[rows])
+
+    def _compute_scores(self, X: Float32) -> Float32:
+        return np.asarray(X @ self.normals + self.intercepts)
 
     def _margins(self, rows: Int64, classes: Int64) -> Float32:
         """Return the margins (M, n) of a class for each row, without permuted columns."""
