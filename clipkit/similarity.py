@@ -1,4 +1,4 @@
-"""Similarity of images with prompts: cosines, the logits file, ensembles, random directions."""
+"""Similarity of images with prompts: cosines, the logits file, random directions."""
 
 from __future__ import annotations
 
@@ -382,28 +382,6 @@ def _align_classes(images: FeatureFile, texts: FeatureFile) -> Int64 | None:
         f"(for example {example!r}): the prompts serve as features, not for zeroshot"
     )
     return np.full(len(texts.texts or []), -1)
-
-
-def ensemble(embeddings: ArrayLike, index: ArrayLike, count: int) -> Float:
-    """Average the embeddings of each class's prompts: normalise, average, normalise.
-
-    Prompt ensembling of Radford et al. 2021, section 3.1.4.
-
-    Parameters
-    ----------
-    embeddings : (P, D)
-    index : (P) int
-        The class of each prompt, each of 0..`count`-1 at least once.
-    count : int
-
-    Returns
-    -------
-    (count, D), rows of length 1
-    """
-    rows, index = normalize(embeddings), np.asarray(index)
-    sums = np.zeros((count, rows.shape[1]), rows.dtype)
-    np.add.at(sums, index, rows)
-    return normalize(sums / np.bincount(index, minlength=count)[:, None])
 
 
 def class_means(values: ArrayLike, labels: ArrayLike, count: int) -> NDArray[np.float64]:

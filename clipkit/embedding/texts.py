@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clipkit import bundled, console, features, files, prompt_files, prompts, similarity
+from clipkit import bundled, console, ensembling, features, files, prompt_files, prompts, similarity
 from clipkit.datasets.class_names import CLASS_NAMES
 from clipkit.datasets.images import escape
 from clipkit.errors import ClipkitError, UsageError, unknown
@@ -149,7 +149,7 @@ def embed_classes(
     class_index = np.array(classes.class_index)[wording_index]
     embeddings = _encode(texts, _quote(texts), encoder, truncate)  # (P * T, D)
     if len(texts) > len(classes.names):
-        embeddings = similarity.ensemble(embeddings, class_index, len(classes.names))  # (C, D)
+        embeddings = ensembling.ensemble(embeddings, class_index, len(classes.names))  # (C, D)
         texts = _name_ensembles(classes, class_index, len(templates))
         class_index = np.arange(len(texts))
     elif normalize:
