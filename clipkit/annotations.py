@@ -154,8 +154,8 @@ def _interaction(name: str, first: Attribute, second: Attribute) -> Attribute:
     occurring = np.unique(np.concatenate(list(numbers.values())))
     occurring = occurring[occurring >= 0]
     codes = {}
-    for split, of_split in numbers.items():
-        codes[split] = np.where(of_split >= 0, np.searchsorted(occurring, of_split), -1)
+    for split, indices in numbers.items():
+        codes[split] = np.where(indices >= 0, np.searchsorted(occurring, indices), -1)
     values = []
     for number in occurring.tolist():
         a, b = divmod(number, len(second.values))
@@ -178,7 +178,7 @@ def _labels(file: FeatureFile) -> list[Attribute]:
 
 
 def _number_all(columns: Columns) -> list[Attribute]:
-    return [_number(name, of_splits) for name, of_splits in columns.items()]
+    return [_number(name, values) for name, values in columns.items()]
 
 
 def _number(name: str, columns: dict[str, list[str]]) -> Attribute:
@@ -257,8 +257,8 @@ def _match(file: FeatureFile, table: str, data: bytes) -> Columns:
             rows.append(line_of[key])
             used.add(key)
         cells = dict(zip(names, zip(*rows, strict=True), strict=True))
-        for name, of_splits in columns.items():
-            of_splits[split_name] = list(cells[name])
+        for name, values in columns.items():
+            values[split_name] = list(cells[name])
     if len(line_of) > len(used):
         extra = len(line_of) - len(used)
         console.note(f"{table}: {extra:,} lines are about rows that {file.display_name} lacks")

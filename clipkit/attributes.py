@@ -51,7 +51,7 @@ class Words(NamedTuple):
     values: Int64
 
 
-class Rows(NamedTuple):
+class SplitRows(NamedTuple):
     """Some rows of a split, by their numbers."""
 
     split: str
@@ -65,9 +65,9 @@ class Rows(NamedTuple):
         """Return the values (n,) of an attribute."""
         return attribute.codes[self.split][self.numbers]
 
-    def with_value(self, attribute: Attribute) -> Rows:
+    def with_value(self, attribute: Attribute) -> SplitRows:
         """Return the rows that have a value of an attribute."""
-        return Rows(self.split, self.numbers[self.codes(attribute) >= 0])
+        return SplitRows(self.split, self.numbers[self.codes(attribute) >= 0])
 
 
 def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
@@ -144,11 +144,11 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
     without_words = []
     with console.progress("probing attributes", "attributes") as report_progress:
         for number, attribute in enumerate(annotations.attributes):
-            found = None if words is None else _find_words(words, attribute)
-            if found is None:
+            attribute_words = None if words is None else _find_words(words, attribute)
+            if attribute_words is None:
                 without_words.append(attribute.name)
             measured = _Attribute(images, attribute, fit, scored, C, seed)
-            rows.append(measured.row(found, controls, random))
+            rows.append(measured.row(attribute_words, controls, random))
             report_progress(number + 1, len(annotations.attributes))
     if words is not None and without_words:
         example = (words.class_names or ["no classes"])[0]
@@ -179,14 +179,14 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
 
 def _choose_rows(
     images: FeatureFile, fit_split: str, eval_split: str, seed: int
-) -> tuple[Rows, Rows]:
+) -> tuple[SplitRows, SplitRows]:
     """Return the rows to fit on and the rows to score."""
     if len(images.splits) == 1 and (fit_split, eval_split) == (FIT_SPLIT, EVAL_SPLIT):
         (name,) = images.splits
         warn_of_held_out_rows(images, name)
-        of_one_kind = np.zeros(len(images.splits[name]), np.int64)
-        train, held_out = stratified_split(of_one_kind, HELD_OUT, seed)
-        return Rows(name, train), Rows(name, held_out)
+        one_class = np.zeros(len(images.splits[name]), np.int64)
+        train, held_out = stratified_split(one_class, HELD_OUT, seed)
+        return SplitRows(name, train), SplitRows(name, held_out)
     names = images.choose_splits([fit_split, eval_split])
     if len(names) == 1:
         console.warn(
@@ -195,12 +195,12 @@ def _choose_rows(
     return _all_rows(images, fit_split), _all_rows(images, eval_split)
 
 
-def _all_rows(images: FeatureFile, split: str) -> Rows:
-    return Rows(split, np.arange(len(images.splits[split])))
+def _all_rows(images: FeatureFile, split: str) -> SplitRows:
+    return SplitRows(split, np.arange(len(images.splits[split])))
 
 
 def _warn_of_shared_images(
-    images: FeatureFile, attribute: Attribute, fit: Rows, scored: Rows
+    images: FeatureFile, attribute: Attribute, fit: SplitRows, scored: SplitRows
 ) -> None:
     if np.array_equal(fit.numbers, scored.numbers) and fit.split == scored.split:
         return
@@ -277,8 +277,8 @@ class _Attribute:
         self,
         images: FeatureFile,
         attribute: Attribute,
-        fit: Rows,
-        scored: Rows,
+        fit: SplitRows,
+        scored: SplitRows,
         C: float,
         seed: int,
     ) -> None:
@@ -325,20 +325,20 @@ class _Attribute:
             draw_seed = (self.seed + number) % 2**32
             directions = similarity.random_directions(count, self.X.shape[1], draw_seed)
             draws.append(self._recall(self._on_directions(directions.astype(np.float32))))
-        held = self._probe(self.X, self.X_scored)
-        of_controls = [self._recall(self._probe(*self._embeddings(file))) for file in controls]
+        predicted = self._probe(self.X, self.X_scored)
+        control_recalls = [self._recall(self._probe(*self._embeddings(file))) for file in controls]
         row |= self._with_interval("zeroshot", zero)
         row["names"] = names
         row |= _with_range("random", draws)
-        row |= self._with_interval("probe", held)
-        row |= _with_range("control", of_controls)
-        return row | self._reach(row, zero, held)
+        row |= self._with_interval("probe", predicted)
+        row |= _with_range("control", control_recalls)
+        return row | self._reach(row, zero, predicted)
 
     def _reach(self, row: Row, zeroshot: Int64 | None, probe: Int64 | None) -> Row:
         """Return the reach with its interval, by the delta method for a ratio."""
         nan = {"reach": math.nan, "reach_low": math.nan, "reach_high": math.nan}
-        is_held = row["probe_low"] > row["chance"] + ABOVE_CHANCE
-        if zeroshot is None or probe is None or not is_held:
+        is_decodable = row["probe_low"] > row["chance"] + ABOVE_CHANCE
+        if zeroshot is None or probe is None or not is_decodable:
             return nan
         above_chance = row["probe"] - row["chance"]
         reach = (row["zeroshot"] - row["chance"]) / above_chance

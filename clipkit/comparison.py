@@ -132,7 +132,7 @@ def pair(
         display_name=results[0].display_name,
     )
     return PairedResults(
-        _name(results, numbers),
+        _names(results, numbers),
         first,
         np.stack(right),
         described,
@@ -178,7 +178,7 @@ def _describe_run(result: FeatureFile, split: str, run: int) -> str:
     return label
 
 
-def _name(results: Sequence[FeatureFile], runs: Sequence[int]) -> list[str]:
+def _names(results: Sequence[FeatureFile], runs: Sequence[int]) -> list[str]:
     """Name the results after their files, with folders or runs where names would be equal."""
     stems, paths, with_runs = [], [], []
     for result, run in zip(results, runs, strict=True):
@@ -197,7 +197,7 @@ def _match_ids(results: Sequence[FeatureFile], split: str, common: bool) -> list
     ids = [result.splits[split].ids for result in results]
     if len(results) == 1:
         return [np.arange(len(ids[0]))]
-    row_of = [dict(zip(of_result, range(len(of_result)), strict=True)) for of_result in ids]
+    row_of = [{row_id: row for row, row_id in enumerate(result_ids)} for result_ids in ids]
     for result, rows in zip(results, row_of, strict=True):
         count = len(result.splits[split])
         if len(rows) < count:
@@ -299,8 +299,8 @@ def compare(
         source = annotations.source
         inputs |= annotations.inputs
     elif groups is not None:
-        attribute, of_class = _read_class_groups(paired, groups)
-        inputs["groups"] = groups_digest(of_class)
+        attribute, class_groups = _read_class_groups(paired, groups)
+        inputs["groups"] = groups_digest(class_groups)
     history = paired.first.extended_history(
         "compare",
         names=paired.names,
@@ -328,9 +328,9 @@ def _read_class_groups(paired: PairedResults, path: str) -> tuple[Attribute, lis
     """Return the groups of the images' classes, and the group of each class."""
     labels = paired.first.splits[paired.split].labels
     assert labels is not None  # checked by `pair`
-    of_class = read_groups(path, class_names(paired.first, int(labels.max())))
-    names, index = np.unique(of_class, return_inverse=True)
-    return Attribute("group", names.tolist(), {paired.split: index[labels]}), of_class
+    class_groups = read_groups(path, class_names(paired.first, int(labels.max())))
+    names, index = np.unique(class_groups, return_inverse=True)
+    return Attribute("group", names.tolist(), {paired.split: index[labels]}), class_groups
 
 
 def _pair_rows(paired: PairedResults, seed: int, **group: str) -> list[Row]:

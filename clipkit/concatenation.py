@@ -19,7 +19,7 @@ from clipkit.tables import distinct_names
 NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.-]+")
 
 
-class _Part(NamedTuple):
+class _FileSplit(NamedTuple):
     """A split of the file with a display name."""
 
     file: str
@@ -199,7 +199,7 @@ def _join_splits(
                 "classes, got others",
                 "join the images, and then make logits",
             )
-    parts: dict[str, list[_Part]] = {}
+    parts: dict[str, list[_FileSplit]] = {}
     for file, name in zip(files, names, strict=True):
         for split_name, split in file.splits.items():
             if prefix:
@@ -207,7 +207,7 @@ def _join_splits(
             if keep_apart:
                 split_name = _name_after(name, split_name, len(file.splits))
                 _check_new(file, split_name, parts)
-            parts.setdefault(split_name, []).append(_Part(file.display_name, split))
+            parts.setdefault(split_name, []).append(_FileSplit(file.display_name, split))
     splits = {name: _join_rows(name, rows) for name, rows in parts.items()}
     return replace(first, splits=splits, display_name=_display_name(files), read_as=None)
 
@@ -231,7 +231,7 @@ def _name_after(file: str, split: str, count: int) -> str:
     return name if count == 1 else f"{name}-{split}"
 
 
-def _join_rows(name: str, parts: Sequence[_Part]) -> Split:
+def _join_rows(name: str, parts: Sequence[_FileSplit]) -> Split:
     """Join splits of several files into one."""
     joined = Split(_join_matrices([part.split.features for part in parts]))
     with_labels = [part for part in parts if part.split.labels is not None]

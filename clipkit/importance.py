@@ -258,10 +258,10 @@ def largest_weights(probe: FeatureFile, count: int = 5) -> FeatureFile:
     texts = probe.texts or []
     unit = "deviation" if fitted.standardized else UNITS[fitted.input]
     runs: list[Row] = []
-    for number, of_class in zip(fitted.classes.tolist(), weights, strict=True):
+    for number, class_weights in zip(fitted.classes.tolist(), weights, strict=True):
         name = class_name(probe.class_names, number)
-        for column in np.argsort(-np.abs(of_class), kind="stable")[:count].tolist():
-            weight = float(of_class[column])
+        for column in np.argsort(-np.abs(class_weights), kind="stable")[:count].tolist():
+            weight = float(class_weights[column])
             runs.append({"class": name, "prompt": texts[column], "weight": weight, "unit": unit})
     history = probe.extended_history(
         "importance", shots=shots(probe), weights=count, inputs={"probe": probe.digest}

@@ -26,7 +26,7 @@ Facts = dict[str, str]
 MAX_CURVES = 49  # whose colours and markers differ
 MAX_DEPTH = 1000
 POOLS = {"cls": "CLS token", "mean": "mean of patches"}
-SHOWN = ("pool", "norm", "labels", "classifier")  # facts that need no name
+UNNAMED = ("pool", "norm", "labels", "classifier")  # facts that need no name
 # Members of the history's entry of `probe` that do not tell lines apart
 NO_OPTIONS = {
     "command", "clipkit", "inputs", "kept", "temperature", "prompts", "features", "fit_split",
@@ -83,11 +83,11 @@ def layer_curves(
         several runs. If there are several results of one layer. If results differ in data set,
         split, images or weights.
     """
-    of_attributes = {holds_attributes(file) for file in files}
-    if len(of_attributes) > 1:
+    kinds = {holds_attributes(file) for file in files}
+    if len(kinds) > 1:
         raise UsageError("expected results of probe or of attributes, got both")
     scores = []
-    if True in of_attributes:
+    if True in kinds:
         name = str(results.last_entry(files[0]).get("eval_split"))
         for file in files:
             scores += _attribute_scores(file, split or name)
@@ -100,8 +100,8 @@ def layer_curves(
     groups = _group(scores)
     facts = list(map(dict, groups))
     curves = []
-    for of_curve, group in zip(facts, groups.values(), strict=True):
-        curves.append(_curve(_label(of_curve, facts), group))
+    for curve_facts, group in zip(facts, groups.values(), strict=True):
+        curves.append(_curve(_label(curve_facts, facts), group))
     return curves, _source(files, name, facts)
 
 
@@ -239,7 +239,7 @@ def _check_same_data(scores: Sequence[_Score], split: str) -> None:
     Results of `attributes` do not keep the images. The rows that were embedded stand for them.
     """
     expected = provenance(scores[0].result).dataset
-    of_labels: dict[str, _Score] = {}
+    by_labels: dict[str, _Score] = {}
     for score in scores:
         got = provenance(score.result).dataset
         if got != expected:
@@ -248,7 +248,7 @@ def _check_same_data(scores: Sequence[_Score], split: str) -> None:
                 f"got one on {got or 'no data set'}",
                 "draw one picture per data set",
             )
-        other = of_labels.setdefault(score.facts["labels"], score).result
+        other = by_labels.setdefault(score.facts["labels"], score).result
         if _images(score.result, split) != _images(other, split):
             raise ClipkitError(
                 f"{score.result.display_name}: expected the {split} images and labels of "
@@ -259,21 +259,21 @@ def _check_same_data(scores: Sequence[_Score], split: str) -> None:
 def _images(result: FeatureFile, split: str) -> tuple[Any, ...]:
     """Return what two results on the same images have in common."""
     if split in result.splits:
-        of_split = result.splits[split]
-        return of_split.ids, None if of_split.labels is None else of_split.labels.tolist()
+        rows = result.splits[split]
+        return rows.ids, None if rows.labels is None else rows.labels.tolist()
     return tuple(data.get("splits") for data in dataset_entries(result))
 
 
 def _check_same_weights(scores: Sequence[_Score]) -> None:
     """Check that results that name one model are of the same weights and depth."""
-    of_model: dict[tuple[str, str], tuple[_Score, Any]] = {}
-    depth_of: dict[str, int] = {}
+    by_model: dict[tuple[str, str], tuple[_Score, Any]] = {}
+    depths: dict[str, int] = {}
     for score in scores:
         model = score.result.model() or {}
         name = score.facts["model"]
         weights = model.get("weights", model.get("digest"))
-        other, expected = of_model.setdefault((name, str(score.seed)), (score, weights))
-        depth = score.depth and depth_of.setdefault(name, score.depth)
+        other, expected = by_model.setdefault((name, str(score.seed)), (score, weights))
+        depth = score.depth and depths.setdefault(name, score.depth)
         if weights != expected or score.depth != depth:
             raise ClipkitError(
                 f"{score.result.display_name}: expected the model of "
@@ -281,13 +281,13 @@ def _check_same_weights(scores: Sequence[_Score]) -> None:
             )
 
 
-def _source(files: Sequence[FeatureFile], split: str, of_all: Sequence[Facts]) -> str:
+def _source(files: Sequence[FeatureFile], split: str, all_facts: Sequence[Facts]) -> str:
     """Name models without their layers, data set and split, and what all curves share."""
     named = results.sources_label(list(map(_without_layer, files)), [split])
     shared = {}
-    for name in SHOWN:
-        if name in of_all[0] and _is_shared(name, of_all):
-            shared[name] = of_all[0][name]
+    for name in UNNAMED:
+        if name in all_facts[0] and _is_shared(name, all_facts):
+            shared[name] = all_facts[0][name]
     if "labels" in shared:
         shared["labels"] = f"labels: {shared['labels']}"
     return ", ".join([named, *_describe(shared)])
@@ -305,14 +305,14 @@ def _without_layer(file: FeatureFile) -> FeatureFile:
     return FeatureFile(file.kind, history)
 
 
-def _label(facts: Facts, of_all: Sequence[Facts]) -> str:
+def _label(facts: Facts, all_facts: Sequence[Facts]) -> str:
     """Return what tells a curve from the others; the model's name if there is nothing."""
-    differing = {name: text for name, text in facts.items() if not _is_shared(name, of_all)}
+    differing = {name: text for name, text in facts.items() if not _is_shared(name, all_facts)}
     return ", ".join(_describe(differing) or _describe({"model": facts["model"]}))
 
 
-def _is_shared(name: str, of_all: Sequence[Facts]) -> bool:
-    return len({facts.get(name) for facts in of_all}) == 1
+def _is_shared(name: str, all_facts: Sequence[Facts]) -> bool:
+    return len({facts.get(name) for facts in all_facts}) == 1
 
 
 def _describe(facts: Facts) -> list[str]:
@@ -320,7 +320,7 @@ def _describe(facts: Facts) -> list[str]:
     for name, text in facts.items():
         if name == "model":
             words.append(Path(text).name)
-        elif name in SHOWN:
+        elif name in UNNAMED:
             words.append(text)
         else:
             words.append(f"{name} {text}")
@@ -342,10 +342,10 @@ def _points(scores: Sequence[_Score]) -> LayerPoints | None:
 
     if not scores:
         return None
-    of_layer: dict[int | None, dict[str, _Score]] = {}
+    by_layer: dict[int | None, dict[str, _Score]] = {}
     for score in scores:
-        of_seed = of_layer.setdefault(score.layer, {})
-        other = of_seed.setdefault(str(score.seed), score)
+        by_seed = by_layer.setdefault(score.layer, {})
+        other = by_seed.setdefault(str(score.seed), score)
         if other is not score:
             place = "the embedding" if score.layer is None else f"layer {score.layer}"
             raise ClipkitError(
@@ -353,12 +353,12 @@ def _points(scores: Sequence[_Score]) -> LayerPoints | None:
                 f"got also {other.result.display_name}"
             )
     embedding = None
-    if None in of_layer:
-        embedding = _mean(list(of_layer.pop(None).values()))
-    if not of_layer:
+    if None in by_layer:
+        embedding = _mean(list(by_layer.pop(None).values()))
+    if not by_layer:
         raise _no_layer(scores[0].result)
-    layers = sorted(layer for layer in of_layer if layer is not None)
-    means = [_mean(list(of_layer[layer].values())) for layer in layers]
+    layers = sorted(layer for layer in by_layer if layer is not None)
+    means = [_mean(list(by_layer[layer].values())) for layer in layers]
     values, low, high = zip(*means, strict=True)
     seeds = len({str(score.seed) for score in scores})
     return LayerPoints(layers, values, low, high, embedding, seeds)

@@ -172,7 +172,7 @@ def _load(data: bytes, name: str) -> Any:
         if len(content) < len(pairs):
             repeated = Counter(key for key, _ in pairs).most_common(1)[0][0]
             raise ClipkitError(
-                f"{name}: expected each class once, got {_shown(repeated)} again",
+                f"{name}: expected each class once, got {_quote(repeated)} again",
                 "write all descriptions of a class in one list",
             )
         return content
@@ -207,7 +207,7 @@ def _parse_descriptions(content: dict[str, Any], name: str) -> ClassNames:
     check_count(len(content), f"{name}: ")
     collected = _Collected(name)
     for key, value in content.items():
-        where = f"{name}, {_shown(key)}"
+        where = f"{name}, {_quote(key)}"
         values = [value] if isinstance(value, str) else value
         if not isinstance(values, list):
             raise ClipkitError(f"{where}: expected a list of prompts, got {_type(value)}")
@@ -218,7 +218,7 @@ def _parse_descriptions(content: dict[str, Any], name: str) -> ClassNames:
             raise ClipkitError(f"{where}: expected at least one prompt, got none")
         class_name = _clean(key, where)
         if class_name in collected.number_of:
-            raise ClipkitError(f"{name}: expected each class once, got {_shown(class_name)} again")
+            raise ClipkitError(f"{name}: expected each class once, got {_quote(class_name)} again")
         for text in texts:
             collected.add(class_name, text, where)
     return collected.classes(COMPLETE)
@@ -284,8 +284,8 @@ def parse_table(
     rows = _rows(data, name, delimiter)
     _, header = next(rows, (0, []))
     chosen = _choose_column(header, column, name)
-    of_class = next((name for name in CLASS_COLUMNS if name in header), chosen)
-    at, class_at = header.index(chosen), header.index(of_class)
+    class_column = next((name for name in CLASS_COLUMNS if name in header), chosen)
+    at, class_at = header.index(chosen), header.index(class_column)
     collected = _Collected(name)
     texts, lines, blank = [], [], 0
     for line, cells in rows:
@@ -319,7 +319,7 @@ def _choose_column(header: list[str], column: str | None, name: str) -> str:
         if known in header:
             return known
     if len(header) == 1:
-        console.note(f"{name}: the first line, {_shown(header[0])}, is taken as the header")
+        console.note(f"{name}: the first line, {_quote(header[0])}, is taken as the header")
         return header[0]
     columns = ", ".join(header) or "nothing"
     raise UsageError(
@@ -406,7 +406,7 @@ def _clean(value: Any, where: str) -> str:
     return text
 
 
-def _shown(text: str) -> str:
+def _quote(text: str) -> str:
     return repr(text[:40])
 
 

@@ -121,7 +121,7 @@ def mean_entropy_and_confidence(
     for rows in iter_cache_sized(matrix):
         below = below_highest(rows)
         for i, tau in enumerate(temperatures):
-            row_entropies, row_confidences = _of_rows(rows, below, tau, bias)
+            row_entropies, row_confidences = _row_measures(rows, below, tau, bias)
             entropies[i] += row_entropies.sum()
             confidences[i] += row_confidences.sum()
     n = len(matrix)
@@ -230,17 +230,17 @@ def entropy_per_image(
         prompts: list[str] = []
         for block in iter_cache_sized(logits.cosines(name)):
             prompts += [texts[number] for number in block.argmax(axis=1)]
-            for of_tau, tau in zip(values, temperatures, strict=True):
-                of_tau.append(np.stack(_of_rows(block, below_highest(block), tau, bias)))
-        for of_tau, tau in zip(values, temperatures, strict=True):
-            pairs = np.concatenate(of_tau, axis=1).T.tolist()
+            for blocks, tau in zip(values, temperatures, strict=True):
+                blocks.append(np.stack(_row_measures(block, below_highest(block), tau, bias)))
+        for blocks, tau in zip(values, temperatures, strict=True):
+            pairs = np.concatenate(blocks, axis=1).T.tolist()
             for row_id, prompt, (H, p) in zip(logits.splits[name].ids, prompts, pairs, strict=True):
                 row = {"split": name, "id": row_id, "temperature": tau}
                 rows.append(row | {"entropy": H, "confidence": p, "prompt": prompt})
     return rows
 
 
-def _of_rows(
+def _row_measures(
     rows: NDArray[np.float32], below: NDArray[np.float64], temperature: float, bias: float | None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return entropy and confidence of each row, by a softmax or, with a bias, by sigmoids."""

@@ -205,8 +205,8 @@ def split_rows(
     On standard error: if a split lacks classes, or rows have no group.
     """
     rest = source if TRAIN in splits else TRAIN
-    kept = [name for name in splits if name != source]
-    _check_fractions(fractions, [rest, *kept])
+    others = [name for name in splits if name != source]
+    _check_fractions(fractions, [rest, *others])
     names = sorted(fractions)
     labels = splits[source].labels
     if labels is None:

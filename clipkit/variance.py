@@ -354,11 +354,11 @@ def _unique_shares(terms: Sequence[Term], images: FeatureFile, split: str) -> di
 
 def _add_controls(rows: list[dict[str, Any]], shares: Sequence[Sequence[float]]) -> None:
     """Add the mean and the range of the controls' shares, each of all rows."""
-    of_rows = zip(*shares, strict=True) if shares else [(np.nan,)] * len(rows)
-    for row, of_controls in zip(rows, of_rows, strict=True):
-        row["control_share"] = float(np.mean(of_controls))
-        row["control_low"] = min(of_controls)
-        row["control_high"] = max(of_controls)
+    control_shares = zip(*shares, strict=True) if shares else [(np.nan,)] * len(rows)
+    for row, values in zip(rows, control_shares, strict=True):
+        row["control_share"] = float(np.mean(values))
+        row["control_low"] = min(values)
+        row["control_high"] = max(values)
 
 
 def _prompt_rows(
@@ -375,13 +375,13 @@ def _prompt_rows(
     prompts = np.asarray(similarity.normalize(stored, texts.display_name), np.float64)
     width = images.splits[split].features.shape[1]
     random = similarity.random_directions(null, width, seed)
-    of_terms = []
+    measured = []
     for term in terms:
         random99 = float(np.quantile(term.shares(random), 0.99))
-        of_terms.append((term.name, term.shares(prompts), random99, term.share()))
+        measured.append((term.name, term.shares(prompts), random99, term.share()))
     rows = []
     for number, prompt in enumerate(texts.texts or []):
-        for name, shares, random99, embedding in of_terms:
+        for name, shares, random99, embedding in measured:
             row = {
                 "split": split,
                 "prompt": prompt,

@@ -17,7 +17,7 @@ from clipkit import evaluation, probes, softmax
 from clipkit.features import FeatureFile, Split, read, row_ids, write
 from clipkit.importance import largest_weights, prompt_importance
 from clipkit.metrics import difference_interval, mean_interval
-from clipkit.probes.fitted import Coefficients, FittedProbe, Hyperplanes, Layers, Preparation
+from clipkit.probes.fitted import Coefficients, FittedProbe, Hyperplanes, MLPWeights, Preparation
 from clipkit.probes.permuted import permuted_predictor
 
 CLASSIFIERS = ("svm", "logreg", "mlp", "knn")
@@ -131,7 +131,7 @@ def test_rank_one_updates_predict_as_the_probe_does(n_classes: int, seed: int) -
     models = {
         "svm": Hyperplanes(hyperplanes, n_classes),  # at random: many rows beat no all others
         "logreg": Coefficients(rng.standard_normal((D + 1, n_classes))),
-        "mlp": Layers(*(part.astype(np.float32) for part in layers)),
+        "mlp": MLPWeights(*(part.astype(np.float32) for part in layers)),
     }
     for name, model in models.items():
         preparation = Preparation(centre=np.zeros(D, np.float32), rms=0.5)

@@ -106,6 +106,6 @@ def _solve(rows: Floats, signs: Floats) -> tuple[Floats, float]:
     gram = (rows @ rows.T).astype(np.float64)
     factor = cho_factor(gram.T, overwrite_a=True, check_finite=False)
     right_sides = np.column_stack([signs, np.ones(len(rows))])
-    of_signs, of_ones = cho_solve(factor, right_sides, check_finite=False).T
-    intercept = of_signs.sum() / of_ones.sum()
-    return of_signs - intercept * of_ones, float(intercept)
+    sign_solution, ones_solution = cho_solve(factor, right_sides, check_finite=False).T
+    intercept = sign_solution.sum() / ones_solution.sum()
+    return sign_solution - intercept * ones_solution, float(intercept)

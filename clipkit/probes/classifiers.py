@@ -14,7 +14,7 @@ from sklearn.neural_network import MLPClassifier
 
 from clipkit.features import Int64
 from clipkit.probes.context import Floats, Predictions, Setting, SweepContext
-from clipkit.probes.fitted import Layers, Neighbours, unit_rows
+from clipkit.probes.fitted import MLPWeights, Neighbours, unit_rows
 
 HIDDEN = 256  # units of the MLP
 BATCH = 200  # rows in a step of Adam
@@ -42,13 +42,13 @@ def mlp(context: SweepContext) -> list[Predictions]:
         for _ in range(epochs):
             network.partial_fit(context.X * scale, context.y, classes=classes)
             report_progress(1)
-        model = Layers(*map(_with_intercepts, network.coefs_, network.intercepts_))
+        model = MLPWeights(*map(_with_intercepts, network.coefs_, network.intercepts_))
         if context.n_classes == 2:
             # scikit-learn has one output: the score of the second class above that of the first
             output = np.column_stack([np.zeros_like(model.output), model.output])
             model = replace(model, output=output)
         predicted = model.predict(context.X_eval * scale)
-        return Predictions(predicted, model=context.kept(model))
+        return Predictions(predicted, model=context.kept_model(model))
 
     return context.workers.map(solve, context.settings)
 
@@ -70,4 +70,4 @@ def knn(context: SweepContext) -> list[Predictions]:
 
     predicted = np.concatenate(context.workers.map(vote, blocks))
     # neither scale nor C matters
-    return [Predictions(predicted, model=context.kept(model))] * len(context.settings)
+    return [Predictions(predicted, model=context.kept_model(model))] * len(context.settings)

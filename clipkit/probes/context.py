@@ -125,6 +125,6 @@ class SweepContext:
         """Number of classes, n."""
         return int(self.y.max()) + 1
 
-    def kept(self, model: Any) -> Any:
+    def kept_model(self, model: Any) -> Any:
         """Return the model if the sweep keeps its models."""
         return model if self.keep else None

@@ -140,7 +140,7 @@ class Coefficients:
 
 
 @dataclass(frozen=True)
-class Layers:
+class MLPWeights:
     """A perceptron with one hidden layer of ReLU units.
 
     Attributes
@@ -228,11 +228,11 @@ def unit_rows(rows: Floats) -> Floats:
     return np.asarray(rows / (lengths + tiny))
 
 
-Model = Hyperplanes | Coefficients | Layers | Neighbours
+Model = Hyperplanes | Coefficients | MLPWeights | Neighbours
 MODELS: dict[str, type[Model]] = {
     "svm": Hyperplanes,
     "logreg": Coefficients,
-    "mlp": Layers,
+    "mlp": MLPWeights,
     "knn": Neighbours,
 }
 
@@ -300,7 +300,7 @@ class FittedProbe:
     classifier : {"svm", "logreg", "mlp", "knn"}
     classes : array (n,) int64
         Class ids, ascending. Columns of scores are in this order.
-    model : Hyperplanes, Coefficients, Layers or Neighbours
+    model : Hyperplanes, Coefficients, MLPWeights or Neighbours
         Its arrays, for prepared rows.
     preparation : Preparation
     factor : float

@@ -77,7 +77,7 @@ def logreg(context: SweepContext) -> list[Predictions]:
         v = descent.run()
         table = objective.coefficients(v)
         model = Coefficients(np.vstack([axes @ table[:-1], table[-1:]]))
-        return Predictions(model.predict(X_eval), descent.converged, context.kept(model))
+        return Predictions(model.predict(X_eval), descent.converged, context.kept_model(model))
 
     return list(map_settings(solve, context.settings))
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from clipkit.features import Int64
 from clipkit.probes.context import Floats
-from clipkit.probes.fitted import Coefficients, FittedProbe, Hyperplanes, Layers
+from clipkit.probes.fitted import Coefficients, FittedProbe, Hyperplanes, MLPWeights
 
 Float32 = NDArray[np.float32]
 PredictPermuted = Callable[[Int64, Int64], Int64]
@@ -52,7 +52,7 @@ def permuted_predictor(probe: FittedProbe, X: Floats) -> PredictPermuted:
         return PermutedVotes(prepared, model).predict
     if isinstance(model, Coefficients):
         return _add_to_scores(prepared, model)
-    assert isinstance(model, Layers)
+    assert isinstance(model, MLPWeights)
     return _add_to_units(prepared, model)
 
 
@@ -80,7 +80,7 @@ def _add_to_scores(X: Floats, model: Coefficients) -> PredictPermuted:
     return predict
 
 
-def _add_to_units(X: Floats, model: Layers) -> PredictPermuted:
+def _add_to_units(X: Floats, model: MLPWeights) -> PredictPermuted:
     units = X @ model.hidden[:-1] + model.hidden[-1]  # (N, H), before the ReLU
 
     def predict(columns: Int64, order: Int64) -> Int64:

@@ -95,7 +95,7 @@ def _fit_all_pairs_at_once(context: SweepContext) -> list[Predictions]:
         model = Hyperplanes(hyperplanes, context.n_classes)
         predicted = model.predict(context.X_eval)
         report_progress(1)
-        return Predictions(predicted, converged, context.kept(model))
+        return Predictions(predicted, converged, context.kept_model(model))
 
     return context.workers.map(solve, context.settings)
 
