@@ -291,7 +291,7 @@ def calibrate(
         softmax.
     """
     taus = [check_positive("temperature", tau) for tau in temperatures or ()]
-    taus = taus or [logits.temperature or 1.0]
+    taus = taus or [logits.default_temperature]
     zeroshot.check_prompts(logits)
     if softmax.learned_bias(logits) is not None:
         console.note("the model's own probabilities are sigmoids; these are of a softmax")

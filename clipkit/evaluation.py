@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from clipkit import console, metrics, probes, softmax
+from clipkit import console, metrics, prediction, probes, softmax
 from clipkit.errors import ClipkitError, UsageError, check_positive, unknown
 from clipkit.features import FeatureFile, Int64, Split
 from clipkit.features.validation import MAX_PROBE_CLASSES
+from clipkit.ranking import Ranking
 from clipkit.splitting import rows_by_class, stratified_split, warn_of_shared_images
 from clipkit.tables import class_name
 
@@ -95,6 +96,76 @@ class Subset:
         return self.rows.labels
 
 
+class Evaluation(NamedTuple):
+    """A result, and by split the ranked classes of its images if these are to be printed."""
+
+    result: FeatureFile
+    rankings: dict[str, Ranking]
+
+
+def evaluate(  # noqa: PLR0913
+    file: FeatureFile,
+    spec: ProbeSpec | None = None,
+    temperatures: Sequence[float] = (),
+    Cs: Sequence[float] = (1.0,),
+    fit_split: str = FIT_SPLIT,
+    eval_split: str = EVAL_SPLIT,
+    val: float | str | None = None,
+    keep: bool = False,
+    per_image: bool | None = None,
+) -> Evaluation:
+    """Fit and score probes, and rank the classes of each image: what `clipkit probe` reports.
+
+    `evaluate_grid` describes the other parameters, the result, errors and warnings.
+
+    Parameters
+    ----------
+    per_image : bool, optional
+        Rank the classes of the images of `eval_split` by the only run, or by the best one. By
+        default only if there is one run, and no accuracy because the split has no labels.
+
+    Raises
+    ------
+    UsageError
+        If images are to be ranked, and there is no such split because its rows were held out.
+    """
+    spec = spec or ProbeSpec()
+    if per_image is None:
+        count = max(1, len(temperatures)) * len(Cs) * len(spec.draws())
+        per_image = _only_predicts(file, count, eval_split, val)
+    result = evaluate_grid(
+        file, spec, temperatures, Cs, fit_split, eval_split, val, keep or per_image
+    )
+    rankings = {}
+    if per_image:
+        if eval_split not in result.splits:
+            raise UsageError(
+                f"{file.display_name}: expected a split whose predictions to print, got "
+                "rows that are held out of the fitted split",
+                "divide the file first: clipkit split FILE --test 0.2",
+            )
+        rankings = prediction.predict(result, file, [eval_split]).rankings
+    return Evaluation(result if keep else as_result(result), rankings)
+
+
+def _only_predicts(
+    file: FeatureFile, run_count: int, eval_split: str, val: float | str | None
+) -> bool:
+    """Whether there is one run without an accuracy, since its split has no labels.
+
+    Of several such runs, or after validation, only note that there are no labels.
+    """
+    split = file.splits.get(eval_split)
+    if split is None or split.labels is not None:
+        return False
+    if val is None and run_count == 1:
+        return True
+    console.note(
+        f"{eval_split} has no labels: --per-image prints its predictions, and -o saves them"
+    )
+    return False
+
+
 def evaluate_grid(  # noqa: PLR0913
     file: FeatureFile,
     spec: ProbeSpec | None = None,
@@ -105,7 +176,7 @@ def evaluate_grid(  # noqa: PLR0913
     val: float | str | None = None,
     keep: bool = False,
 ) -> FeatureFile:
-    """Fit a probe at every temperature and C, and score it: what `clipkit probe` reports.
+    """Fit a probe at every temperature and C, and score it.
 
     Without `val`, every probe is fitted on `fit_split` and scored on `eval_split`. With `val`,
     every probe is scored on validation rows. The best of them (the first of equals) is then fitted
@@ -256,29 +327,6 @@ def _describe_kept(kept: Scored) -> dict[str, Any] | None:
     return settings
 
 
-def only_predicts(
-    file: FeatureFile,
-    spec: ProbeSpec,
-    temperatures: Sequence[float],
-    Cs: Sequence[float],
-    eval_split: str,
-    val: float | str | None,
-) -> bool:
-    """Whether `evaluate_grid` would give one run without an accuracy: its split has no labels.
-
-    Of several such runs, or after validation, it only notes that there are no labels.
-    """
-    split = file.splits.get(eval_split)
-    if split is None or split.labels is not None:
-        return False
-    if val is None and (len(temperatures) or 1) * len(Cs) * len(spec.draws()) == 1:
-        return True
-    console.note(
-        f"{eval_split} has no labels: --per-image prints its predictions, and -o saves them"
-    )
-    return False
-
-
 def as_result(probe: FeatureFile) -> FeatureFile:
     """Return the runs and predictions of a probe without what was fitted."""
     history = [*probe.history]
@@ -307,7 +355,7 @@ def _choose_temperatures(
     if file.kind == "logits":
         if temperatures:
             _warn_of_idle_temperatures(spec)
-        chosen = temperatures or [file.temperature or 1.0]
+        chosen = temperatures or [file.default_temperature]
         for tau in chosen:
             check_positive("temperature", tau)
         return list(chosen)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
@@ -18,14 +18,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from clipkit import metrics, similarity
-from clipkit.errors import ClipkitError, UsageError, unknown
-from clipkit.features import FeatureFile, Int64
+from clipkit import console, metrics, similarity, softmax
+from clipkit.errors import ClipkitError, ImageError, UsageError, check_positive, unknown
+from clipkit.features import FeatureFile, Float32, Int64
 from clipkit.features.provenance import provenance
 from clipkit.results import (
     MAX_CLASSES,
     MAX_NAME,
     NAMED_PROMPTS,
+    Predictions,
     Row,
     check_finite,
     check_run_count,
@@ -34,6 +35,7 @@ from clipkit.results import (
     class_names,
     column,
     columns_of,
+    default_split,
     join_names,
     labels_of,
     last_entry,
@@ -47,12 +49,15 @@ from clipkit.tables import distinct_names
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from clipkit.datasets import Dataset, ImageDataset
     from clipkit.plots import ShotCurve, Sweep
 
 Floats = NDArray[np.float64]
 
 MAX_MEANS = 1 << 24  # of classes x prompts: 128 MiB
 MAX_CURVES = 100
+TILE_PIXELS = 96
+GREY = 204  # of the tile in place of an image that cannot be used
 SWEEP_COLUMNS = ("classifier", "C", "temperature", "eval_split", "acc1", "mean_entropy")
 
 
@@ -383,6 +388,68 @@ def class_means(logits: FeatureFile, split: str | None = None) -> tuple[Floats, 
     return similarity.class_means(logits.cosines(split), labels, C), class_names(logits, C - 1)
 
 
+def draw_classes(predictions: Predictions, noun: str, title: str | None = None) -> Figure:
+    """Draw the best and the worst F1 per class, or per group of classes."""
+    from clipkit import plots  # loads matplotlib
+
+    labels, names = predictions.labels, predictions.class_names
+    f1 = metrics.f1_per_class(labels, predictions.predicted, len(names))
+    support = np.bincount(labels, minlength=len(names))
+    title = title or f"F1 of each {noun} ({predictions.label})"
+    return plots.classes(f1, names, support=support, noun=noun, title=title)
+
+
+def draw_entropy(
+    logits: FeatureFile,
+    temperatures: Sequence[float],
+    split: str | None = None,
+    title: str | None = None,
+) -> tuple[Figure, str]:
+    """Draw the entropy of the softmax per image, by default at the file's temperature.
+
+    Also return what it is of, for a subtitle.
+    """
+    from clipkit import plots  # loads matplotlib
+
+    title = title or "Entropy of the softmax over prompts, per image"
+    return _draw_softmax(softmax.entropy, plots.entropy, logits, temperatures, split, title)
+
+
+def draw_confidence(
+    logits: FeatureFile,
+    temperatures: Sequence[float],
+    split: str | None = None,
+    title: str | None = None,
+) -> tuple[Figure, str]:
+    """Draw the largest softmax probability per image; see `draw_entropy`."""
+    from clipkit import plots  # loads matplotlib
+
+    title = title or "Confidence of the softmax over prompts, per image"
+    return _draw_softmax(softmax.confidence, plots.confidence, logits, temperatures, split, title)
+
+
+def _draw_softmax(
+    compute: Callable[[Float32, float], Floats],
+    plot: Callable[..., Figure],
+    logits: FeatureFile,
+    temperatures: Sequence[float],
+    split: str | None,
+    title: str,
+) -> tuple[Figure, str]:
+    split = choose_split(logits, split)
+    taus = temperatures or [check_positive("temperature", logits.default_temperature)]
+    cosines = logits.cosines(split).read()
+    values = {tau: compute(cosines, tau) for tau in taus}
+    return plot(values, cosines.shape[1], title=title), counted_source(logits, split)
+
+
+def counted_source(logits: FeatureFile, split: str) -> str:
+    """Name what a split is about, with its number of images."""
+    count = len(logits.splits[split])
+    noun = "image" if count == 1 else "images"
+    return f"{source_label(logits, split)}, {count:,} {noun}"
+
+
 def cosine_lines(
     logits: FeatureFile,
     split: str | None = None,
@@ -466,6 +533,36 @@ def prompts_and_attributes(result: FeatureFile) -> tuple[list[str], list[str]]:
             f"{result.display_name}: expected a row for each prompt and attribute, got others"
         )
     return prompts, attributes
+
+
+def draw_variance(result: FeatureFile, title: str | None = None) -> tuple[Figure, str]:
+    """Draw a result of `variance`; return the figure and what it is of, for a subtitle."""
+    from clipkit import plots  # loads matplotlib
+
+    columns = variance_shares(result)
+    source = source_label(result, str(columns["split"][0]))
+    if "prompt" in columns:
+        prompts, attributes = prompts_and_attributes(result)
+        shape = (len(prompts), len(attributes))
+        figure = plots.prompt_variance(
+            columns["share"].reshape(shape),
+            columns["above"].reshape(shape),
+            prompts,
+            attributes,
+            title=title or "What each prompt's cosines measure",
+        )
+        return figure, source
+    control = None
+    if np.isfinite(columns["control_share"]).any():
+        control = columns["control_share"], columns["control_low"], columns["control_high"]
+    figure = plots.variance(
+        columns["attribute"].tolist(),
+        columns["share"],
+        unique=columns["unique"],
+        control=control,
+        title=title or "What the embeddings' variance is about",
+    )
+    return figure, source
 
 
 def attribute_recalls(result: FeatureFile) -> dict[str, NDArray[Any]]:
@@ -634,6 +731,72 @@ def nearest_rows(name: str, cosines: Floats, count: int) -> Nearest:
     M = min(count, len(order))
     rows = np.stack([order[:M], order[len(order) - M :]])
     return Nearest(name, rows, cosines[rows])
+
+
+def draw_nearest(
+    logits: FeatureFile,
+    split: str,
+    nearest: Sequence[Nearest],
+    dataset: Dataset,
+    title: str | None = None,
+) -> Figure:
+    """Draw the images of a data set that `nearest_images` found, above their cosine and class."""
+    from clipkit import plots  # loads matplotlib
+    from clipkit.datasets.matching import match_images, warn_of_other_name
+
+    rows = np.stack([of_prompt.rows for of_prompt in nearest])
+    _, images = match_images(logits, split, dataset, rows.ravel())
+    warn_of_other_name(logits, dataset)
+    tiles = _tiles(images, split)
+    tiles = tiles.reshape(*rows.shape, *tiles.shape[1:])
+    sheets = []
+    for of_prompt, pictures in zip(nearest, tiles, strict=True):
+        labels = _image_labels(logits, split, of_prompt)
+        sheets.append(plots.NearestImages(of_prompt.name, pictures, labels))
+    return plots.nearest(sheets, title=title or "Nearest images")
+
+
+def _image_labels(logits: FeatureFile, split: str, nearest: Nearest) -> list[list[str]]:
+    """Return what stands below each image: its cosine, and its class if there is one."""
+    labels = logits.splits[split].labels
+    texts = []
+    for rows, cosines in zip(nearest.rows, nearest.cosines, strict=True):
+        of_side = [f"{cosine:.2f}" for cosine in cosines]
+        if labels is not None:
+            names = class_names(logits, labels.max())
+            for place, row in enumerate(rows):
+                of_side[place] += f" {names[labels[row]]}"
+        texts.append(of_side)
+    return texts
+
+
+def draw_contact_sheet(dataset: Dataset, title: str | None = None) -> tuple[Figure, str]:
+    """Draw the images of the split `test`, else of the first; also return what they are."""
+    from clipkit import plots  # loads matplotlib
+
+    split = default_split(dataset.splits)
+    images = dataset.splits[split]
+    source = f"{dataset.name}, {split}"
+    titles = None
+    if images.labels is not None:
+        titles = [dataset.class_names[label] for label in images.labels]
+    if titles:
+        source += f", {len(dataset.class_names):,} classes"
+    title = title or f"{len(images)} images of {dataset.name}"
+    return plots.contact_sheet(_tiles(images, split), titles, title=title), source
+
+
+def _tiles(images: ImageDataset, split: str) -> NDArray[np.uint8]:
+    """Return small pictures (N, H, W, 3) of images; one that cannot be used is grey."""
+    tiles = np.full((len(images), TILE_PIXELS, TILE_PIXELS, 3), GREY, np.uint8)
+    for number, tile in enumerate(tiles):
+        try:
+            image = images.image(number)
+        except ImageError as error:
+            console.warn(f"{split}/{images.ids[number]} is a grey tile: {error.message}")
+        else:
+            tile[:] = np.asarray(image.resize((TILE_PIXELS, TILE_PIXELS)))
+    return tiles
 
 
 def prompt_spectra(texts: Sequence[FeatureFile]) -> dict[str, Floats]:

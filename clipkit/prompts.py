@@ -10,6 +10,7 @@ whitespace are refused.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from clipkit import console, files
 from clipkit.errors import ClipkitError, UsageError
 
 if TYPE_CHECKING:
@@ -84,6 +86,15 @@ class Prompts:
             number = count(len(self.duplicates), "duplicate")
             warnings.append(f"{self.name}: {number} kept: {', '.join(pairs)}")
         return warnings
+
+
+def read_with_digest(path: str) -> tuple[list[str], str]:
+    """Read the prompts of a file and the file's digest; warn of blank lines and duplicates."""
+    data = files.read_bytes(path)
+    parsed = parse(data, path)
+    for warning in parsed.warnings():
+        console.warn(warning)
+    return parsed.texts, f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
 def parse(data: bytes, name: str) -> Prompts:

@@ -94,12 +94,18 @@ def column(rows: Iterable[Row], name: str) -> list[Any]:
     return [row[name] for row in rows]
 
 
+def default_split(splits: Iterable[str]) -> str:
+    """Return the split `test` if there is one, else the first."""
+    names = list(splits)
+    return "test" if "test" in names else names[0]
+
+
 def choose_split(file: FeatureFile, split: str | None = None) -> str:
     """Return the given split, which must exist; by default `test`, else the first split."""
     if not file.splits:
         raise ClipkitError(f"{file.display_name}: expected a split, got none")
     if split is None:
-        split = "test" if "test" in file.splits else next(iter(file.splits))
+        split = default_split(file.splits)
     return file.choose_splits([split])[0]
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from clipkit import console
 from clipkit.errors import UsageError, check_positive, unknown
 from clipkit.features import BlockMatrix, FeatureFile
 
@@ -144,6 +145,26 @@ def learned_bias(logits: FeatureFile) -> float | None:
         return None
     bias = (logits.model() or {}).get("logit_bias")
     return None if bias is None else float(bias)
+
+
+def choose_link(logits: FeatureFile, temperatures: Sequence[str]) -> str:
+    """Return the model's own link if its temperature is asked for, as `model`, else softmax.
+
+    Raises
+    ------
+    UsageError
+        If the model's probabilities are sigmoids and other temperatures are asked for too.
+    """
+    if "model" not in temperatures or learned_bias(logits) is None:
+        return "softmax"
+    if set(temperatures) != {"model"}:
+        raise UsageError(
+            f"{logits.display_name}: expected -t model alone or --link, since the model's own "
+            f"probabilities are sigmoids, got -t {','.join(temperatures)}",
+            "add --link softmax or --link sigmoid",
+        )
+    console.note("the model's own probabilities are sigmoids (--link sigmoid)")
+    return "sigmoid"
 
 
 def entropy_summary(

@@ -103,6 +103,7 @@ def convert(
     """
     from clipkit import features, files, models
     from clipkit.features import formats
+    from clipkit.prompts import read_with_digest
 
     files.check_output(output, force=force, inputs=[source, labels, prompts])
     if root is not None and not thumbnails:
@@ -127,8 +128,10 @@ def convert(
     of_exports = {"table": table, "thumbnails": thumbnails}
     _refuse(of_exports, f"is for exports, but {source} is no feature file")
     if model is not None:
-        model = models.ALIASES.get(model, model.removeprefix("hf-hub:"))
-    texts, texts_digest = _read_prompts(prompts)
+        model = models.canonical_name(model)
+    texts, texts_digest = None, None
+    if prompts is not None:
+        texts, texts_digest = read_with_digest(prompts)
     with console.progress("converting", "rows") as report:
         file = formats.import_file(
             source,
@@ -157,19 +160,6 @@ def _read_thumbnails(
     from clipkit import thumbnails
 
     return thumbnails.read_thumbnails(file, dataset, root=root, split=split)
-
-
-def _read_prompts(source: str | None) -> tuple[list[str] | None, str | None]:
-    """Return the prompts of a file and the file's digest."""
-    from clipkit import files, prompts
-
-    if source is None:
-        return None, None
-    data = files.read_bytes(source)
-    parsed = prompts.parse(data, source)
-    for warning in parsed.warnings():
-        console.warn(warning)
-    return parsed.texts, files.digest(data)
 
 
 def _ending(name: str, known: tuple[str, ...]) -> str:

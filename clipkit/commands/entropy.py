@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -20,10 +20,6 @@ from clipkit.commands._options import (
     split_option,
     split_words,
 )
-from clipkit.errors import UsageError
-
-if TYPE_CHECKING:
-    from clipkit.features import FeatureFile
 
 
 def entropy(
@@ -63,24 +59,8 @@ def entropy(
     check_result_output(output, force, file)
     with features.open_file(file, kinds=["logits"]) as logits:
         temperatures = parse_temperatures(temperature, logits.logit_scale)
-        taus = temperatures or [logits.temperature or 1.0]
-        link = link or _own_link(logits, split_words(temperature))
+        taus = temperatures or [logits.default_temperature]
+        link = link or softmax.choose_link(logits, split_words(temperature))
         result = softmax.entropy_summary(logits, taus, link, split)
         rows = softmax.entropy_per_image(logits, taus, link, split) if per_image else None
     report_result(result, output, View(format, columns, no_header), force, rows)
-
-
-def _own_link(logits: FeatureFile, temperatures: list[str]) -> str:
-    """Return the model's own link if its own temperature is asked for, else softmax."""
-    from clipkit import console, softmax
-
-    if "model" not in temperatures or softmax.learned_bias(logits) is None:
-        return "softmax"
-    if set(temperatures) != {"model"}:
-        raise UsageError(
-            f"{logits.display_name}: expected -t model alone or --link, since the model's own "
-            f"probabilities are sigmoids, got -t {','.join(temperatures)}",
-            "add --link softmax or --link sigmoid",
-        )
-    console.note("the model's own probabilities are sigmoids (--link sigmoid)")
-    return "sigmoid"

@@ -22,19 +22,14 @@ from clipkit.commands._options import (
     split_option,
     split_words,
 )
-from clipkit.errors import ImageError, UsageError, check_positive, unknown
+from clipkit.errors import UsageError, unknown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from clipkit.datasets import ImageDataset
-    from clipkit.features import FeatureFile
-    from clipkit.panels import Nearest
     from clipkit.results import Predictions
 
 SHEET_IMAGES = 40
-THUMBNAIL_PIXELS = 96
-GREY = 204  # of the tile in place of an image that cannot be used
 
 
 def _check_picture(ctx: typer.Context, output: str) -> str | None:
@@ -184,17 +179,10 @@ def classes(
 
     Example: clipkit plot classes zeroshot.h5 -o classes.png
     """
-    import numpy as np
-
-    from clipkit import metrics, plots
+    from clipkit import panels
 
     scored, source = _read_predictions(file, split, run, groups)
-    C = len(scored.class_names)
-    f1 = metrics.f1_per_class(scored.labels, scored.predicted, C)
-    support = np.bincount(scored.labels, minlength=C)
-    noun = "class" if groups is None else "group"
-    title = title or f"F1 of each {noun} ({scored.label})"
-    figure = plots.classes(f1, scored.class_names, support=support, noun=noun, title=title)
+    figure = panels.draw_classes(scored, "class" if groups is None else "group", title)
     _save(figure, source, output, force, size, dpi)
 
 
@@ -318,12 +306,11 @@ def entropy(
 
     Example: clipkit plot entropy logits.h5 -t 1,0.07,0.02 -o entropy.png
     """
-    from clipkit import plots, softmax
+    from clipkit import features, panels
 
-    cosines, temperatures, source = _read_cosines(file, split, temperature)
-    values = {tau: softmax.entropy(cosines, tau) for tau in temperatures}
-    title = title or "Entropy of the softmax over prompts, per image"
-    figure = plots.entropy(values, cosines.shape[1], title=title)
+    with features.open_file(file, kinds=["logits"]) as logits:
+        temperatures = parse_temperatures(temperature, logits.logit_scale)
+        figure, source = panels.draw_entropy(logits, temperatures, split, title)
     _save(figure, source, output, force, size, dpi)
 
 
@@ -342,12 +329,11 @@ def confidence(
 
     Example: clipkit plot confidence logits.h5 -t 1,0.07,0.02 -o confidence.png
     """
-    from clipkit import plots, softmax
+    from clipkit import features, panels
 
-    cosines, temperatures, source = _read_cosines(file, split, temperature)
-    values = {tau: softmax.confidence(cosines, tau) for tau in temperatures}
-    title = title or "Confidence of the softmax over prompts, per image"
-    figure = plots.confidence(values, cosines.shape[1], title=title)
+    with features.open_file(file, kinds=["logits"]) as logits:
+        temperatures = parse_temperatures(temperature, logits.logit_scale)
+        figure, source = panels.draw_confidence(logits, temperatures, split, title)
     _save(figure, source, output, force, size, dpi)
 
 
@@ -376,7 +362,7 @@ def reliability(
 
     Example: clipkit plot reliability class-logits.h5 -t model,0.0318 -o reliability.png
     """
-    from clipkit import calibration, features, plots, results
+    from clipkit import calibration, features, panels, plots, results
 
     with features.open_file(file, kinds=["logits"]) as logits:
         name = results.choose_split(logits, split)
@@ -386,9 +372,9 @@ def reliability(
             words = [repr(fitted) if word == "fitted" else word for word in words]
             notes[fitted] = "fitted on train"
         temperatures = parse_temperatures(words, logits.logit_scale)
-        temperatures = temperatures or [logits.temperature or 1.0]
+        temperatures = temperatures or [logits.default_temperature]
         diagrams = calibration.reliability(logits, name, temperatures, bins)
-        source = _with_count(results.source_label(logits, name), len(logits.splits[name]))
+        source = panels.counted_source(logits, name)
     title = title or "Accuracy against confidence"
     _save(plots.reliability(diagrams, notes=notes, title=title), source, output, force, size, dpi)
 
@@ -591,33 +577,9 @@ def variance(
 
     Example: clipkit plot variance variance.h5 -o variance.png
     """
-    import numpy as np
+    from clipkit import features, panels
 
-    from clipkit import features, panels, plots, results
-
-    result = features.read(file, kinds=["result"])
-    columns = panels.variance_shares(result)
-    source = results.source_label(result, str(columns["split"][0]))
-    if "prompt" in columns:
-        prompts, attributes = panels.prompts_and_attributes(result)
-        shape = (len(prompts), len(attributes))
-        figure = plots.prompt_variance(
-            columns["share"].reshape(shape),
-            columns["above"].reshape(shape),
-            prompts,
-            attributes,
-            title=title or "What each prompt's cosines measure",
-        )
-    else:
-        control = columns["control_share"], columns["control_low"], columns["control_high"]
-        has_control = np.isfinite(columns["control_share"]).any()
-        figure = plots.variance(
-            columns["attribute"].tolist(),
-            columns["share"],
-            unique=columns["unique"],
-            control=control if has_control else None,
-            title=title or "What the embeddings' variance is about",
-        )
+    figure, source = panels.draw_variance(features.read(file, kinds=["result"]), title)
     _save(figure, source, output, force, size, dpi)
 
 
@@ -646,7 +608,7 @@ def images(
 
     Example: clipkit plot images shapes -o sheet.png
     """
-    from clipkit import datasets, plots
+    from clipkit import datasets, panels
 
     splits = None if split is None else [split]
     data = datasets.load(
@@ -658,16 +620,8 @@ def images(
         splits=splits,
         limit=SHEET_IMAGES,
     )
-    name = "test" if "test" in data.splits else next(iter(data.splits))
-    rows = data.splits[name]
-    thumbnails = _thumbnails(rows, name)
-    titles = None
-    if rows.labels is not None:
-        titles = [data.class_names[label] for label in rows.labels]
-    title = title or f"{len(rows)} images of {data.name}"
-    figure = plots.contact_sheet(thumbnails, titles, title=title)
-    classes = f", {len(data.class_names):,} classes" if titles else ""
-    _save(figure, f"{data.name}, {name}{classes}", output, force, size, dpi)
+    figure, source = panels.draw_contact_sheet(data, title)
+    _save(figure, source, output, force, size, dpi)
 
 
 def _embedded_column(what: str) -> Any:
@@ -711,14 +665,12 @@ def nearest(
 
     Example: clipkit plot nearest logits.h5 shapes --prompt "a noisy image" -o nearest.png
     """
-    import numpy as np
-
-    from clipkit import features, panels, plots, results
-    from clipkit.datasets.matching import load_images, match_images, warn_of_other_name
+    from clipkit import features, panels, results
+    from clipkit.datasets.matching import load_images
 
     logits_file = features.read(file, kinds=["logits"])
     name = results.choose_split(logits_file, split)
-    of_prompts = panels.nearest_images(logits_file, name, prompt, class_, count)
+    nearest = panels.nearest_images(logits_file, name, prompt, class_, count)
     data = load_images(
         logits_file,
         dataset,
@@ -727,52 +679,8 @@ def nearest(
         label_column=label_column,
         split_column=split_column,
     )
-    rows = np.stack([of_prompt.rows for of_prompt in of_prompts])
-    _, images = match_images(logits_file, name, data, rows.ravel())
-    warn_of_other_name(logits_file, data)
-    pictures = _thumbnails(images, name)
-    pictures = pictures.reshape(*rows.shape, *pictures.shape[1:])
-    sheets = []
-    for of_prompt, of_sheet in zip(of_prompts, pictures, strict=True):
-        labels = _image_labels(logits_file, name, of_prompt)
-        sheets.append(plots.NearestImages(of_prompt.name, of_sheet, labels))
-    figure = plots.nearest(sheets, title=title or "Nearest images")
+    figure = panels.draw_nearest(logits_file, name, nearest, data, title)
     _save(figure, results.source_label(logits_file, name), output, force, size, dpi)
-
-
-def _image_labels(logits: FeatureFile, split: str, of_prompt: Nearest) -> list[list[str]]:
-    """Return what stands below each image: its cosine, and its class if there is one."""
-    from clipkit import results
-
-    labels = logits.splits[split].labels
-    texts = []
-    for rows, cosines in zip(of_prompt.rows, of_prompt.cosines, strict=True):
-        of_side = [f"{cosine:.2f}" for cosine in cosines]
-        if labels is not None:
-            names = results.class_names(logits, labels.max())
-            for place, row in enumerate(rows):
-                of_side[place] += f" {names[labels[row]]}"
-        texts.append(of_side)
-    return texts
-
-
-def _thumbnails(rows: ImageDataset, split: str) -> Any:
-    """Return small pictures (N, H, W, 3) of images; one that cannot be used is grey."""
-    import numpy as np
-
-    from clipkit import console
-
-    thumbnails = []
-    for number in range(len(rows)):
-        thumbnail = np.full((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS, 3), GREY, np.uint8)
-        try:
-            image = rows.image(number)
-        except ImageError as error:
-            console.warn(f"{split}/{rows.ids[number]} is a grey tile: {error.message}")
-        else:
-            thumbnail[:] = np.asarray(image.resize((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS)))
-        thumbnails.append(thumbnail)
-    return np.stack(thumbnails)
 
 
 def _read_predictions(
@@ -787,28 +695,6 @@ def _read_predictions(
     if groups is not None:
         scored = results.group_classes(scored, results.read_groups(groups, scored.class_names))
     return scored, source
-
-
-def _read_cosines(
-    file: str, split: str | None, temperature: list[str]
-) -> tuple[Any, list[float], str]:
-    """Read the cosines (N, K) of a split, the temperatures to draw, and the cosines' source."""
-    import numpy as np
-
-    from clipkit import features, results
-
-    with features.open_file(file, kinds=["logits"]) as logits:
-        name = results.choose_split(logits, split)
-        temperatures = parse_temperatures(temperature, logits.logit_scale)
-        temperatures = temperatures or [check_positive("temperature", logits.temperature or 1.0)]
-        cosines = np.asarray(logits.cosines(name))
-        source = _with_count(results.source_label(logits, name), len(cosines))
-        return cosines, temperatures, source
-
-
-def _with_count(source: str, images: int) -> str:
-    noun = "image" if images == 1 else "images"
-    return f"{source}, {images:,} {noun}"
 
 
 def _save(

@@ -89,7 +89,7 @@ def probe(
 
     Example: clipkit probe logits.h5 -t 1,0.5,0.07,0.03 -o probe.h5
     """
-    from clipkit import evaluation, prediction
+    from clipkit import evaluation
     from clipkit.features import open_file
     from clipkit.per_class import per_class_rows
     from clipkit.tables import View
@@ -102,28 +102,14 @@ def probe(
     spec = evaluation.ProbeSpec(classifier, features, standardize, seed, counts, repeat)
     Cs = parse_numbers(regularization, "C")
     view = View(format, columns, no_header)
+    # by default, images are listed if there is no accuracy to print
+    lists_images = per_image if per_class or per_image else None
     with open_file(file, kinds=["images", "logits"]) as source:
         temperatures = parse_temperatures(temperature, source.logit_scale)
-        # without labels, there is no accuracy to print
-        lists_images = per_image or (
-            not per_class
-            and evaluation.only_predicts(source, spec, temperatures, Cs, eval_split, val)
+        result, rankings = evaluation.evaluate(
+            source, spec, temperatures, Cs, fit_split, eval_split, val, keep, lists_images
         )
-        result = evaluation.evaluate_grid(
-            source, spec, temperatures, Cs, fit_split, eval_split, val, keep or lists_images
-        )
-        rankings = {}
-        if lists_images:
-            if eval_split not in result.splits:
-                raise UsageError(
-                    f"{source.display_name}: expected a split whose predictions to print, got "
-                    "rows that are held out of the fitted split",
-                    "divide the file first: clipkit split FILE --test 0.2",
-                )
-            rankings = prediction.predict(result, source, [eval_split]).rankings
-    if not keep:
-        result = evaluation.as_result(result)
-    if lists_images:
+    if rankings:
         report_images(result, rankings, 1, output, view, force)
     else:
         rows = per_class_rows(result) if per_class else None

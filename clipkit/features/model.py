@@ -216,6 +216,11 @@ class FeatureFile:
             return self.read_as[1]
         return digest
 
+    @property
+    def default_temperature(self) -> float:
+        """The temperature of logits, to use unless another is given."""
+        return self.temperature or 1.0
+
     def cosines(self, split: str) -> BlockMatrix:
         """Return the cosines (N, K) of a split of logits, whatever temperature they were stored at.
 
@@ -227,13 +232,13 @@ class FeatureFile:
             When a block is read whose products are too large for float32, and so no cosines.
         """
         matrix = BlockMatrix.from_array(self.splits[split].features)
-        if (self.temperature or 1) == 1:
+        if self.default_temperature == 1:
             return matrix
         return matrix.map(lambda block: self.as_cosines(split, block))
 
     def as_cosines(self, split: str, logits: Float32) -> Float32:
         """Return some logits of a split as `cosines` does, in any shape."""
-        temperature = self.temperature or 1
+        temperature = self.default_temperature
         # a factor of float32 where that can hold it: 1e39 would become Inf, and 1e-46 zero
         factor = np.float32(temperature) if SMALLEST <= temperature <= LARGEST else temperature
         with np.errstate(over="ignore"):

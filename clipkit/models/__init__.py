@@ -1,6 +1,6 @@
 """Load frozen CLIP-like dual encoders by name: an `Encoder` embeds images or texts.
 
-Everything is imported when it is first used; `ALIASES` and `models.hub` need no PyTorch.
+Everything is imported when it is first used; `canonical_name` and `models.hub` need no PyTorch.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ if TYPE_CHECKING:
     from clipkit.models.devices import num_threads, set_num_threads
     from clipkit.models.encoder import Encoder, load
     from clipkit.models.encoder_description import EncoderDescription
-    from clipkit.models.hub import ALIASES
+    from clipkit.models.hub import canonical_name
 
 DEFAULT = "openai/clip-vit-base-patch32"
 
 __all__ = [
-    "ALIASES",
     "DEFAULT",
     "Encoder",
     "EncoderDescription",
+    "canonical_name",
     "describe_model",
     "load",
     "num_threads",
@@ -31,9 +31,9 @@ __all__ = [
 ]
 
 _MODULES = {
-    "ALIASES": "hub",
     "EncoderDescription": "encoder_description",
     "Encoder": "encoder",
+    "canonical_name": "hub",
     "describe_model": "describe",
     "load": "encoder",
     "num_threads": "devices",

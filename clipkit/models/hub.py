@@ -182,6 +182,11 @@ def _local_folder(name: str) -> Path:
     return TINY if name == "tiny" else Path(os.path.expanduser(name))  # noqa: PTH111
 
 
+def canonical_name(name: str) -> str:
+    """Return the name that a history has for a model: the repository of an alias or Hub id."""
+    return ALIASES.get(name, name.removeprefix("hf-hub:"))
+
+
 def _resolve(name: str) -> str:
     """Return the repository that a short name stands for, with `PREFIX` if it needs that.
 
