@@ -22,6 +22,7 @@ from typer.core import TyperGroup
 
 from clipkit import console, files, signals
 from clipkit.commands import _completion as completion
+from clipkit.commands._options import options_with_value
 from clipkit.errors import ClipkitError, UsageError, system_reason
 from clipkit.version import __version__
 
@@ -127,7 +128,7 @@ def _take_common_options(group: Any, words: list[str]) -> tuple[list[str], list[
         if word == "--":
             others += words[number:]
             break
-        with_value = _options_with_value(group)
+        with_value = options_with_value(group)
         taken, rest, value_follows = _take_from_word(word, with_value)
         common += taken
         if rest is not None:
@@ -165,16 +166,6 @@ def _take_from_word(word: str, with_value: set[str]) -> tuple[list[str], str | N
     if taken and rest == "-":
         return taken, None, False
     return taken, rest, False
-
-
-def _options_with_value(command: Any) -> set[str]:
-    """Return the options of a command, or of all commands of a sub-app, that take a value."""
-    names: set[str] = set()
-    for one in [command, *getattr(command, "commands", {}).values()]:
-        for parameter in one.params:
-            if parameter.param_type_name == "option" and not parameter.is_flag:
-                names.update(parameter.opts)
-    return names
 
 
 def _check_surroundings() -> None:

@@ -15,6 +15,7 @@ from clipkit.errors import ClipkitError, UsageError, check_positive, unknown
 from clipkit.features import FeatureFile, Int64, Split
 from clipkit.features.validation import MAX_PROBE_CLASSES
 from clipkit.ranking import Ranking
+from clipkit.results import as_result, make_result
 from clipkit.splitting import rows_by_class, stratified_split, warn_of_shared_images
 from clipkit.tables import class_name
 
@@ -96,6 +97,20 @@ class Subset:
         return self.rows.labels
 
 
+@dataclass(frozen=True)
+class Grid:
+    """The probes of a file: one at every temperature (None: embeddings) and C."""
+
+    file: FeatureFile
+    spec: ProbeSpec
+    taus: Sequence[float | None]
+    Cs: Sequence[float]
+
+    def settings(self) -> list[tuple[float | None, float]]:
+        """Return the pairs (temperature, C), temperature by temperature."""
+        return list(itertools.product(self.taus, self.Cs))
+
+
 class Evaluation(NamedTuple):
     """A result, and by split the ranked classes of its images if these are to be printed."""
 
@@ -116,18 +131,18 @@ def evaluate(  # noqa: PLR0913
 ) -> Evaluation:
     """Fit and score probes, and rank the classes of each image: what `clipkit probe` reports.
 
-    `evaluate_grid` describes the other parameters, the result, errors and warnings.
-
     Parameters
     ----------
     per_image : bool, optional
-        Rank the classes of the images of `eval_split` by the only run, or by the best one. By
-        default only if there is one run, and no accuracy because the split has no labels.
+        Rank the classes of the images of `eval_split`. By default only if there is a single run,
+        which has no accuracy because the split has no labels.
+    file, spec, temperatures, Cs, fit_split, eval_split, val, keep
+        See `evaluate_grid`, also for the result, errors and warnings.
 
     Raises
     ------
     UsageError
-        If images are to be ranked, and there is no such split because its rows were held out.
+        If there is no split to rank because its rows were held out of the fitted one.
     """
     spec = spec or ProbeSpec()
     if per_image is None:
@@ -247,19 +262,16 @@ def evaluate_grid(  # noqa: PLR0913
     _warn_of_optimism(scored.name, fit_split, eval_split, val)
     final = _load_final(file, fit, scored, eval_split)
     _warn_of_unfit_rows(file, train, scored)
+    grid = Grid(file, spec, taus, Cs)
     runs: list[Scored] = []
     for draw in spec.draws():
-        in_grid = _evaluate(file, spec, taus, Cs, train, scored, draw, keep and val is None)
+        in_grid = _evaluate(grid, train, scored, draw, keep and val is None)
         runs += in_grid
-        kept = in_grid[0]
-        if final or (keep and val is not None):
-            best = int(np.argmax([run.row["acc1"] for run in in_grid]))
-            tau, C = list(itertools.product(taus, Cs))[best]
-            # without a split to score, the best is only fitted again
-            target = final or Subset(fit.name, fit.rows.take([0]))
-            (kept,) = _evaluate(file, spec, [tau], [C], fit, target, draw, keep)
+        chosen = in_grid[0]
+        if val is not None and (keep or final):
+            chosen = _refit_best(grid, in_grid, fit, final, draw, keep)
         if final:
-            runs.append(kept)
+            runs.append(chosen)
     unfinished = sum(not run.converged for run in runs)
     if unfinished:
         console.warn(f"{spec.classifier} did not converge in {unfinished} of {len(runs)} runs")
@@ -278,16 +290,19 @@ def evaluate_grid(  # noqa: PLR0913
         repeat=spec.repeat if spec.repeat > 1 else None,
         seed=spec.seed,
         prompts=len(file.texts) if file.texts else None,
-        kept=_describe_kept(kept),
+        kept=_describe_kept(chosen),
         inputs={"features": file.digest},
     )
-    result = FeatureFile("result", history, splits, class_names=file.class_names)
-    result.display_name = file.display_name
-    result.set_rows([run.row for run in runs])
-    if kept.fitted:
-        result.kind, result.texts = "probe", file.texts
-        result.fitted = kept.fitted.to_arrays()
-    return result
+    result = make_result(
+        history,
+        [run.row for run in runs],
+        splits=splits,
+        class_names=file.class_names,
+        display_name=file.display_name,
+    )
+    if not chosen.fitted:
+        return result
+    return replace(result, kind="probe", texts=file.texts, fitted=chosen.fitted.to_arrays())
 
 
 def _load_final(file: FeatureFile, fit: Subset, scored: Subset, eval_split: str) -> Subset | None:
@@ -316,22 +331,15 @@ def _check_one_run(spec: ProbeSpec, settings: int, val: object, keep: bool) -> N
         )
 
 
-def _describe_kept(kept: Scored) -> dict[str, Any] | None:
+def _describe_kept(run: Scored) -> dict[str, Any] | None:
     """Return the settings of the kept run, as a history records them; None if nothing is kept."""
-    if not kept.fitted:
+    if not run.fitted:
         return None
     names = ("C", "temperature", "fit_split")
-    settings = {name: kept.row[name] for name in names if kept.row[name] is not None}
-    if kept.row["classifier"] == "knn":
+    settings = {name: run.row[name] for name in names if run.row[name] is not None}
+    if run.row["classifier"] == "knn":
         del settings["C"]
     return settings
-
-
-def as_result(probe: FeatureFile) -> FeatureFile:
-    """Return the runs and predictions of a probe without what was fitted."""
-    history = [*probe.history]
-    history[-1] = {name: value for name, value in history[-1].items() if name != "kept"}
-    return replace(probe.as_result(), history=history)
 
 
 def warn_of_held_out_rows(file: FeatureFile, split: str) -> None:
@@ -481,26 +489,18 @@ class Scored(NamedTuple):
     fitted: probes.FittedProbe | None
 
 
-def _evaluate(  # noqa: PLR0913
-    file: FeatureFile,
-    spec: ProbeSpec,
-    taus: Sequence[float | None],
-    Cs: Sequence[float],
-    fit: Subset,
-    scored: Subset,
-    draw: Draw,
-    keep: bool,
-) -> list[Scored]:
+def _evaluate(grid: Grid, fit: Subset, scored: Subset, draw: Draw, keep: bool) -> list[Scored]:
     """Fit on a subset, or a few-shot draw of it, and score another, at every temperature and C."""
+    file, spec = grid.file, grid.spec
     if draw.shots is not None:
         fit = _draw_shots(fit, draw, spec.seed)
     _check_class_count(file, spec, fit)
     if keep:
         _check_kept_size(file, spec, fit)
-    runs = _fit_and_predict(spec, taus, Cs, fit, scored, keep)
-    entropy_columns = _entropy_columns(file, taus, scored)
+    runs = _fit_and_predict(grid, fit, scored, keep)
+    entropy_columns = _entropy_columns(grid, scored)
     results = []
-    for (tau, _), run in zip(itertools.product(taus, Cs), runs, strict=True):
+    for (tau, _), run in zip(grid.settings(), runs, strict=True):
         row = {
             "classifier": spec.classifier,
             "C": run.C,
@@ -515,17 +515,24 @@ def _evaluate(  # noqa: PLR0913
             row |= {"shots": draw.shots, "draw": draw.number}
         labels = scored.rows.labels
         row["acc1_low"], row["acc1_high"] = metrics.accuracy_interval(labels, run.predicted)
-        fitted = run.fitted and _with_input(run.fitted, file, spec, tau)
+        fitted = run.fitted
+        if fitted:
+            source = "embeddings" if file.kind == "images" else spec.features
+            fitted = replace(fitted, input=source, temperature=tau)
         results.append(Scored(row, run.predicted, run.converged, fitted))
     return results
 
 
-def _with_input(
-    fitted: probes.FittedProbe, file: FeatureFile, spec: ProbeSpec, tau: float | None
-) -> probes.FittedProbe:
-    """Return the fitted probe with what it reads and the temperature."""
-    source = "embeddings" if file.kind == "images" else spec.features
-    return replace(fitted, input=source, temperature=tau)
+def _refit_best(
+    grid: Grid, runs: Sequence[Scored], fit: Subset, final: Subset | None, draw: Draw, keep: bool
+) -> Scored:
+    """Fit the most accurate run (the first of equals) again on all rows, and score it on others."""
+    best = int(np.argmax([run.row["acc1"] for run in runs]))
+    tau, C = grid.settings()[best]
+    if final is None:  # the probe is only kept, but a fit predicts one row at least
+        final = Subset(fit.name, fit.rows.take([0]))
+    (refitted,) = _evaluate(replace(grid, taus=[tau], Cs=[C]), fit, final, draw, keep)
+    return refitted
 
 
 def _check_kept_size(file: FeatureFile, spec: ProbeSpec, fit: Subset) -> None:
@@ -593,27 +600,21 @@ def _warn_of_missing_classes(file: FeatureFile, fit: Subset, scored: Subset) -> 
         )
 
 
-def _fit_and_predict(
-    spec: ProbeSpec,
-    taus: Sequence[float | None],
-    Cs: Sequence[float],
-    fit: Subset,
-    scored: Subset,
-    keep: bool,
-) -> list[probes.Run]:
+def _fit_and_predict(grid: Grid, fit: Subset, scored: Subset, keep: bool) -> list[probes.Run]:
     """Return the runs temperature by temperature, C by C."""
+    spec = grid.spec
     X, X_eval = fit.rows.features, scored.rows.features
     with console.progress(f"fitting {spec.classifier}", "steps") as progress:
         sweep = functools.partial(
             probes.sweep,
             classifier=spec.classifier,
-            C=Cs,
+            C=grid.Cs,
             standardize=bool(spec.standardize),
             seed=spec.seed,
             keep=keep,
             progress=progress,
         )
-        divisors = [tau or 1.0 for tau in taus]  # embeddings have no temperature
+        divisors = [tau or 1.0 for tau in grid.taus]  # embeddings have no temperature
         if spec.features == "logits":
             scales = [1 / divisor for divisor in divisors]
             return sweep(X, fit.labels, X_eval, scales=scales)
@@ -624,13 +625,11 @@ def _fit_and_predict(
         return runs
 
 
-def _entropy_columns(
-    file: FeatureFile, taus: Sequence[float | None], scored: Subset
-) -> dict[float | None, dict[str, float]]:
+def _entropy_columns(grid: Grid, scored: Subset) -> dict[float | None, dict[str, float]]:
     """Return the columns that logits have at each temperature; none for image embeddings."""
-    if file.kind == "images":
+    if grid.file.kind == "images":
         return {}
-    temperatures = [tau for tau in taus if tau is not None]
+    temperatures = [tau for tau in grid.taus if tau is not None]
     columns: dict[float | None, dict[str, float]] = {}
     pairs = softmax.mean_entropy_and_confidence(scored.rows.features, temperatures)
     for tau, (entropy, confidence) in zip(temperatures, pairs, strict=True):

@@ -88,7 +88,7 @@ def layer_curves(
         raise UsageError("expected results of probe or of attributes, got both")
     scores = []
     if True in kinds:
-        name = str(results.last_entry(files[0]).get("eval_split"))
+        name = str(results.newest_entry(files[0]).get("eval_split"))
         for file in files:
             scores += _attribute_scores(file, split or name)
     else:
@@ -159,7 +159,7 @@ def holds_attributes(result: FeatureFile) -> bool:
 def _attribute_scores(result: FeatureFile, split: str) -> list[_Score]:
     """Read the recall of each attribute by the probe and, if there is one, by the control's."""
     panels.attribute_recalls(result)  # checks the columns
-    scored = str(results.last_entry(result).get("eval_split"))
+    scored = str(results.newest_entry(result).get("eval_split"))
     if scored != split:
         raise ClipkitError(f"{result.display_name}: expected recalls on {split}, got {scored}")
     model = result.model() or {}

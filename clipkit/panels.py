@@ -9,18 +9,18 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clipkit import console, metrics, similarity, softmax
 from clipkit.errors import ClipkitError, ImageError, UsageError, check_positive, unknown
-from clipkit.features import FeatureFile, Float32, Int64
+from clipkit.features import FeatureFile, Int64
 from clipkit.features.provenance import provenance
 from clipkit.results import (
     MAX_CLASSES,
@@ -38,7 +38,7 @@ from clipkit.results import (
     default_split,
     join_names,
     labels_of,
-    last_entry,
+    newest_entry,
     prompt_count,
     run_settings,
     scored_runs,
@@ -164,7 +164,7 @@ def _rows_of_sweeps(result: FeatureFile) -> list[Row]:
 
 def _sweep_label(result: FeatureFile, row: Row) -> str:
     label = ", ".join([*run_settings(row, numbers=["C"]), row["eval_split"]])
-    if last_entry(result).get("features") == "probs":
+    if newest_entry(result).get("features") == "probs":
         label += " (probs)"
     return label
 
@@ -221,7 +221,7 @@ def _check_sweep(result: FeatureFile) -> None:
     if not has_columns or not np.isfinite(result.runs["temperature"]).all():
         raise ClipkitError(
             f"{result.display_name}: expected a sweep over temperatures, got a result of "
-            f"{last_entry(result)['command']}",
+            f"{newest_entry(result)['command']}",
             "make one with: clipkit probe logits.h5 -t 1,0.5,0.07 -o probe.h5",
         )
 
@@ -268,17 +268,18 @@ def comparison_panels(result: FeatureFile) -> ComparisonPanels:
         raise ClipkitError(
             f"{result.display_name}: expected {pairs} rows for each group, got others"
         )
-    firsts = rows[::pairs]
+    by_group = [rows[start : start + pairs] for start in range(0, len(rows), pairs)]
+    by_pair = list(zip(*by_group, strict=True))
+    firsts = by_pair[0]
     accuracy = [_accuracies(firsts, "acc_a")]
     difference = np.empty((0, len(firsts), 3))
     label = names[0]
     if len(names) > 1:
         label += f" against {', '.join(names[1:])}"
-        for number in range(pairs):
-            accuracy.append(_accuracies(rows[number::pairs], "acc_b"))
-        numbers = list(map(itemgetter("difference", "low", "high"), rows))
-        difference = np.reshape(numbers, (len(firsts), pairs, 3)).swapaxes(0, 1)
-    entry = last_entry(result)
+        accuracy += [_accuracies(of_pair, "acc_b") for of_pair in by_pair]
+        with_ends = itemgetter("difference", "low", "high")
+        difference = np.array([list(map(with_ends, of_pair)) for of_pair in by_pair])
+    entry = newest_entry(result)
     groups: list[str] = []
     null5 = np.full(len(names), np.nan)
     if worst:
@@ -302,7 +303,7 @@ def _comparison_source(result: FeatureFile, models: Sequence[str], firsts: Seque
     on_data = [join_names(models) or "no model", provenance(result).dataset]
     n = int(sum(column(firsts, "rows")))
     facts = [" on ".join(filter(None, on_data)), firsts[0]["split"], f"{n:,} images"]
-    prompts = join_names(_texts_of(last_entry(result), "prompts"))
+    prompts = join_names(_texts_of(newest_entry(result), "prompts"))
     if prompts:
         facts.append(NAMED_PROMPTS + prompts)
     return ", ".join(facts)
@@ -330,7 +331,7 @@ def _accuracies(rows: Sequence[Row], column: str) -> list[tuple[float, float, fl
 
 def common_prompt_count(results: Sequence[FeatureFile]) -> int | None:
     """Return K, the number of prompts that results of `probe` share; None if they differ."""
-    counts = {prompt_count(last_entry(result).get("prompts")) for result in results}
+    counts = {prompt_count(newest_entry(result).get("prompts")) for result in results}
     return counts.pop() if len(counts) == 1 else None
 
 
@@ -366,7 +367,7 @@ def accuracy_grid(result: FeatureFile, split: str | None = None) -> AccuracyGrid
             "make one with: clipkit probe logits.h5 -t 1,0.5,0.25 -C 1,4,16 -o grid.h5",
         )
     accuracy = np.reshape(column(rows, "acc1"), (len(Cs), len(temperatures)))
-    is_probs = last_entry(result).get("features") == "probs"
+    is_probs = newest_entry(result).get("features") == "probs"
     features = "softmax(cosine / τ)" if is_probs else "cosine / τ"
     label = f"{classifiers[0]} on {features}, scored on {split}"
     return AccuracyGrid(accuracy, Cs, temperatures, label, split)
@@ -399,48 +400,26 @@ def draw_classes(predictions: Predictions, noun: str, title: str | None = None) 
     return plots.classes(f1, names, support=support, noun=noun, title=title)
 
 
-def draw_entropy(
+def draw_softmax(
     logits: FeatureFile,
+    statistic: Literal["entropy", "confidence"],
     temperatures: Sequence[float],
     split: str | None = None,
     title: str | None = None,
 ) -> tuple[Figure, str]:
-    """Draw the entropy of the softmax per image, by default at the file's temperature.
+    """Draw a statistic of the softmax per image, by default at the file's temperature.
 
     Also return what it is of, for a subtitle.
     """
     from clipkit import plots  # loads matplotlib
 
-    title = title or "Entropy of the softmax over prompts, per image"
-    return _draw_softmax(softmax.entropy, plots.entropy, logits, temperatures, split, title)
-
-
-def draw_confidence(
-    logits: FeatureFile,
-    temperatures: Sequence[float],
-    split: str | None = None,
-    title: str | None = None,
-) -> tuple[Figure, str]:
-    """Draw the largest softmax probability per image; see `draw_entropy`."""
-    from clipkit import plots  # loads matplotlib
-
-    title = title or "Confidence of the softmax over prompts, per image"
-    return _draw_softmax(softmax.confidence, plots.confidence, logits, temperatures, split, title)
-
-
-def _draw_softmax(
-    compute: Callable[[Float32, float], Floats],
-    plot: Callable[..., Figure],
-    logits: FeatureFile,
-    temperatures: Sequence[float],
-    split: str | None,
-    title: str,
-) -> tuple[Figure, str]:
     split = choose_split(logits, split)
     taus = temperatures or [check_positive("temperature", logits.default_temperature)]
     cosines = logits.cosines(split).read()
-    values = {tau: compute(cosines, tau) for tau in taus}
-    return plot(values, cosines.shape[1], title=title), counted_source(logits, split)
+    values = {tau: getattr(softmax, statistic)(cosines, tau) for tau in taus}
+    title = title or f"{statistic.capitalize()} of the softmax over prompts, per image"
+    figure = getattr(plots, statistic)(values, cosines.shape[1], title=title)
+    return figure, counted_source(logits, split)
 
 
 def counted_source(logits: FeatureFile, split: str) -> str:
@@ -515,43 +494,14 @@ def _select_classes(names: Sequence[str], selected: Sequence[str]) -> list[int]:
     return numbers
 
 
-def variance_shares(result: FeatureFile) -> dict[str, NDArray[Any]]:
-    """Return the columns of a result of `variance`: shares are float, names str."""
-    if "prompt" in result.runs:
-        return columns_of(result, "variance", "split attribute prompt share above")
-    of_controls = "control_share control_low control_high"
-    return columns_of(result, "variance", f"split attribute share unique {of_controls}")
-
-
-def prompts_and_attributes(result: FeatureFile) -> tuple[list[str], list[str]]:
-    """Return the prompts and the attributes of a result of `variance`, a matrix row by row."""
-    columns = columns_of(result, "variance", "prompt attribute")
-    attributes = list(dict.fromkeys(columns["attribute"].tolist()))
-    prompts = columns["prompt"].tolist()[:: len(attributes)]
-    if columns["attribute"].tolist() != attributes * len(prompts):
-        raise ClipkitError(
-            f"{result.display_name}: expected a row for each prompt and attribute, got others"
-        )
-    return prompts, attributes
-
-
 def draw_variance(result: FeatureFile, title: str | None = None) -> tuple[Figure, str]:
     """Draw a result of `variance`; return the figure and what it is of, for a subtitle."""
     from clipkit import plots  # loads matplotlib
 
-    columns = variance_shares(result)
-    source = source_label(result, str(columns["split"][0]))
-    if "prompt" in columns:
-        prompts, attributes = prompts_and_attributes(result)
-        shape = (len(prompts), len(attributes))
-        figure = plots.prompt_variance(
-            columns["share"].reshape(shape),
-            columns["above"].reshape(shape),
-            prompts,
-            attributes,
-            title=title or "What each prompt's cosines measure",
-        )
-        return figure, source
+    if "prompt" in result.runs:
+        return _draw_prompt_variance(result, title)
+    of_controls = "control_share control_low control_high"
+    columns = columns_of(result, "variance", f"split attribute share unique {of_controls}")
     control = None
     if np.isfinite(columns["control_share"]).any():
         control = columns["control_share"], columns["control_low"], columns["control_high"]
@@ -562,7 +512,28 @@ def draw_variance(result: FeatureFile, title: str | None = None) -> tuple[Figure
         control=control,
         title=title or "What the embeddings' variance is about",
     )
-    return figure, source
+    return figure, source_label(result, str(columns["split"][0]))
+
+
+def _draw_prompt_variance(result: FeatureFile, title: str | None) -> tuple[Figure, str]:
+    from clipkit import plots  # loads matplotlib
+
+    columns = columns_of(result, "variance", "split attribute prompt share above")
+    attributes = list(dict.fromkeys(columns["attribute"].tolist()))
+    prompts = columns["prompt"].tolist()[:: len(attributes)]
+    if columns["attribute"].tolist() != attributes * len(prompts):
+        raise ClipkitError(
+            f"{result.display_name}: expected a row for each prompt and attribute, got others"
+        )
+    shape = (len(prompts), len(attributes))
+    figure = plots.prompt_variance(
+        columns["share"].reshape(shape),
+        columns["above"].reshape(shape),
+        prompts,
+        attributes,
+        title=title or "What each prompt's cosines measure",
+    )
+    return figure, source_label(result, str(columns["split"][0]))
 
 
 def attribute_recalls(result: FeatureFile) -> dict[str, NDArray[Any]]:
@@ -595,7 +566,7 @@ def draw_attributes(result: FeatureFile, title: str | None = None) -> tuple[Figu
         columns["reach"],
         title=title or "Recall of each attribute",
     )
-    return figure, source_label(result, str(last_entry(result).get("eval_split")))
+    return figure, source_label(result, str(newest_entry(result).get("eval_split")))
 
 
 def prompt_costs(result: FeatureFile) -> dict[str, NDArray[Any]]:

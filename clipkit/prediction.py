@@ -13,6 +13,7 @@ from clipkit.errors import ClipkitError
 from clipkit.features import FeatureFile, Int64, Split
 from clipkit.features.provenance import shots
 from clipkit.ranking import Ranking, rank
+from clipkit.results import make_result
 from clipkit.tables import class_name
 
 EMBEDDING_SETTINGS = ("normalize",)  # what decides an embedding besides the model
@@ -79,24 +80,25 @@ def predict(
         shots=shots(probe),
         inputs={"probe": probe.digest, "features": file.digest},
     )
-    result = FeatureFile("result", history, class_names=class_names)
-    result.display_name = file.display_name
     known = fitted_split(probe, file)
     if known in names:
         console.warn(f"{known} was fitted: the accuracy on it says nothing about other images")
     rankings = {}
     rows = []
+    scored = {}
     for name in names:
         split = file.splits[name]
         ranking = _rank(fitted, file, name, number_of_class, max(2, top), keep_scores)
         predicted = ranking.classes[:, 0]
         rankings[name] = ranking
-        result.splits[name] = Split(None, split.labels, split.ids, predicted[None])
+        scored[name] = Split(None, split.labels, split.ids, predicted[None])
         row = {"split": name, **metrics.accuracies(split.labels, predicted)}
         row["acc1_low"], row["acc1_high"] = metrics.accuracy_interval(split.labels, predicted)
         rows.append(row)
-        warn_of_unknown_classes(probe, result.splits[name], name, class_names, number_of_class)
-    result.set_rows(rows)
+        warn_of_unknown_classes(probe, split, name, class_names, number_of_class)
+    result = make_result(
+        history, rows, splits=scored, class_names=class_names, display_name=file.display_name
+    )
     return Predicted(result, rankings)
 
 
@@ -156,24 +158,24 @@ def match_classes(
     numbers : array (n,)
         The number there of each class of the probe.
     """
-    ours, theirs = probe.class_names, file.class_names
+    probe_names, file_names = probe.class_names, file.class_names
     is_labelled = any(file.splits[name].labels is not None for name in splits)
-    if ours == theirs or not is_labelled:
-        return ours, classes
+    if probe_names == file_names or not is_labelled:
+        return probe_names, classes
     both = f"{probe.display_name} and {file.display_name}"
-    if not ours or not theirs:
-        without = file if ours else probe
+    if not probe_names or not file_names:
+        without = file if probe_names else probe
         raise ClipkitError(
             f"{both}: expected class names in both, got none in {without.display_name}",
         )
-    used = [ours[number] for number in classes.tolist()]
-    for names in (used, theirs):
+    used = [probe_names[number] for number in classes.tolist()]
+    for names in (used, file_names):
         repeated, count = Counter(names).most_common(1)[0]
         if count > 1:
             raise ClipkitError(
                 f"{both}: expected each class name once, got {repeated!r} {count} times"
             )
-    numbers = {name: number for number, name in enumerate(theirs)}
+    numbers = {name: number for number, name in enumerate(file_names)}
     for name in used:
         numbers.setdefault(name, len(numbers))
     return list(numbers), np.array([numbers[name] for name in used])

@@ -10,7 +10,6 @@ whitespace are refused.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -94,7 +93,7 @@ def read_with_digest(path: str) -> tuple[list[str], str]:
     parsed = parse(data, path)
     for warning in parsed.warnings():
         console.warn(warning)
-    return parsed.texts, f"sha256:{hashlib.sha256(data).hexdigest()}"
+    return parsed.texts, files.digest(data)
 
 
 def parse(data: bytes, name: str) -> Prompts:

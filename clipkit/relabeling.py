@@ -9,14 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from clipkit import files, metrics
 from clipkit.annotations import Attribute, read_attribute
 from clipkit.errors import ClipkitError, UsageError
 from clipkit.features import FeatureFile, Int64, Split
-from clipkit.results import read_groups
+from clipkit.results import as_result, read_groups
 from clipkit.splitting import take
 
 # acc5 needs the scores of the classes, which a result does not hold.
@@ -176,12 +178,10 @@ def use_groups(file: FeatureFile, groups: Sequence[str], seed: int | None = None
     if class_index is not None:
         class_index = np.where(class_index < 0, -1, group_of_class[class_index])
     grouped = replace(file, splits=splits, class_names=names.tolist(), class_index=class_index)
-    if file.is_result:
-        # what a probe fitted are the earlier classes
-        grouped = grouped.as_result()
-        grouped.runs = dict(file.runs)
-        _score_again(grouped)
-    return grouped
+    if not file.is_result:
+        return grouped
+    # what a probe fitted are the earlier classes
+    return replace(as_result(grouped), runs=_scored_again(grouped))
 
 
 def _group_split(split: Split, group_of_class: Int64) -> Split:
@@ -193,19 +193,19 @@ def _group_split(split: Split, group_of_class: Int64) -> Split:
     return grouped
 
 
-def _score_again(result: FeatureFile) -> None:
-    """Compute the accuracies again from labels and predictions."""
-    column = "eval_split" if "eval_split" in result.runs else "split"
-    for name, score in SCORES.items():
-        if name not in result.runs:
-            continue
-        values = np.full(len(result.runs[name]), np.nan)
+def _scored_again(result: FeatureFile) -> dict[str, NDArray[Any]]:
+    """Return the runs with the accuracies computed again from labels and predictions."""
+    runs = dict(result.runs)
+    column = "eval_split" if "eval_split" in runs else "split"
+    for name in SCORES.keys() & runs.keys():
+        values = np.full(result.run_count, np.nan)
         for split_name, split in result.splits.items():
-            rows = np.flatnonzero(result.runs[column] == split_name)
             if split.labels is None or split.predicted is None:
                 continue
-            values[rows] = [score(split.labels, predicted) for predicted in split.predicted]
-        result.runs[name] = values
+            rows = np.flatnonzero(runs[column] == split_name)
+            values[rows] = [SCORES[name](split.labels, predicted) for predicted in split.predicted]
+        runs[name] = values
+    return runs
 
 
 def shuffle_rows(file: FeatureFile, seed: int) -> FeatureFile:

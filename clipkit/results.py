@@ -82,11 +82,19 @@ class ClassCounts:
     class_accuracy: float | None = None
 
 
-def make_result(history: History, rows: Sequence[Row]) -> FeatureFile:
-    """Return a result with one run per row."""
-    result = FeatureFile("result", history)
+def make_result(history: History, rows: Sequence[Row], **content: Any) -> FeatureFile:
+    """Return a result with one run per row, and other content as `FeatureFile` takes it."""
+    result = FeatureFile("result", history, **content)
     result.set_rows(rows)
     return result
+
+
+def as_result(probe: FeatureFile) -> FeatureFile:
+    """Return the runs and predictions of a probe, also in its history, without what was fitted."""
+    history = [*probe.history]
+    if history:
+        history[-1] = {name: value for name, value in history[-1].items() if name != "kept"}
+    return replace(probe.as_result(), history=history)
 
 
 def column(rows: Iterable[Row], name: str) -> list[Any]:
@@ -109,7 +117,7 @@ def choose_split(file: FeatureFile, split: str | None = None) -> str:
     return file.choose_splits([split])[0]
 
 
-def last_entry(result: FeatureFile) -> dict[str, Any]:
+def newest_entry(result: FeatureFile) -> dict[str, Any]:
     """Return the history's entry about the command that made a result."""
     return result.history[-1] if result.history else {"command": "an unknown command"}
 
@@ -117,7 +125,7 @@ def last_entry(result: FeatureFile) -> dict[str, Any]:
 def rows_for_people(result: FeatureFile) -> Sequence[Mapping[str, Any]]:
     """Return the runs, formatted for reading if the command that made them does so."""
     rows = result.rows()
-    command = last_entry(result)["command"]
+    command = newest_entry(result)["command"]
     if command not in FOR_PEOPLE or not rows:
         return rows
     library = importlib.import_module(FOR_PEOPLE[command])
@@ -211,7 +219,7 @@ def predictions(
 
 def check_predicted_classes(result: FeatureFile) -> None:
     """Refuse a result that does not hold predicted classes."""
-    command = last_entry(result)["command"]
+    command = newest_entry(result)["command"]
     if not result.splits or command == "cluster":
         raise ClipkitError(
             f"{result.display_name}: expected predicted classes, got a result of {command}",
@@ -221,7 +229,7 @@ def check_predicted_classes(result: FeatureFile) -> None:
 
 def run_label(result: FeatureFile, scored: ScoredRuns, run: int) -> str:
     """Name a run by its settings: `probe, svm, C 1, temperature 0.07, on test`."""
-    command = last_entry(result)["command"]
+    command = newest_entry(result)["command"]
     return ", ".join([command, *run_settings(scored.rows[run]), f"on {scored.split}"])
 
 
@@ -244,7 +252,7 @@ def count(predictions: Predictions) -> ClassCounts:
 
 def cluster_counts(result: FeatureFile, split: str | None = None, run: int = 0) -> ClassCounts:
     """Count the images of each class in each cluster (C, K) of a run; see `predictions`."""
-    command = last_entry(result)["command"]
+    command = newest_entry(result)["command"]
     if command != "cluster":
         raise ClipkitError(
             f"{result.display_name}: expected clusters, got a result of {command}",
@@ -362,7 +370,7 @@ def sources_label(files: Sequence[FeatureFile], splits: Sequence[str] = ()) -> s
 
 def prompts_label(file: FeatureFile) -> str:
     """Name a file's prompts: `prompts: generic32.txt`, or `32 prompts` if it does not name them."""
-    entry = last_entry(file).get("prompts")
+    entry = newest_entry(file).get("prompts")
     name = provenance(file).prompts
     if not name and isinstance(entry, str):
         name = entry[:MAX_NAME]
@@ -408,7 +416,7 @@ def columns_of(result: FeatureFile, command: str, names: str) -> dict[str, NDArr
     if not result.run_count or not set(needed) <= set(result.runs):
         raise ClipkitError(
             f"{result.display_name}: expected a result of {command}, got one of "
-            f"{last_entry(result)['command']}",
+            f"{newest_entry(result)['command']}",
             f"make one with: clipkit {command} -o FILE",
         )
     for name in needed:

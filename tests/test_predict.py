@@ -17,7 +17,7 @@ from shell import fails, ok, rows, shell
 from sklearn.linear_model import LogisticRegression
 from sklearn.svm import SVC
 
-from clipkit import evaluation, prediction, probes
+from clipkit import evaluation, prediction, probes, results
 from clipkit.errors import ClipkitError
 from clipkit.features import FeatureFile, Split, read, write
 from clipkit.features.checked_file import split_names
@@ -218,7 +218,7 @@ def test_keeping_changes_neither_the_report_nor_what_is_stored_without_it(folder
     result, probe = read(folder / "r.h5"), read(folder / "p.h5")
     assert (result.kind, result.attributes()["version"]) == ("result", 1)
     assert (probe.kind, probe.attributes()["version"]) == ("probe", 2)
-    assert evaluation.as_result(probe).digest == result.digest
+    assert results.as_result(probe).digest == result.digest
 
 
 @pytest.mark.long

@@ -47,6 +47,16 @@ def split_option(help: str, *flags: str) -> Any:
     return option("NAME", help, *flags, autocompletion=completion.splits)
 
 
+def options_with_value(command: Any) -> set[str]:
+    """Return the options of a command, or of all commands of a sub-app, that take a value."""
+    names: set[str] = set()
+    for one in [command, *getattr(command, "commands", {}).values()]:
+        for parameter in one.params:
+            if parameter.param_type_name == "option" and not parameter.is_flag:
+                names.update(parameter.opts)
+    return names
+
+
 def parse_layers(text: str | None) -> list[int] | Literal["all"] | None:
     """Return the numbers of a list of layers such as `0,4-6,-1`, or "all".
 
@@ -320,15 +330,11 @@ def report_rows(
     from clipkit.features.provenance import add_provenance
     from clipkit.results import rows_for_people
 
-    if rows is not None:
-        shown = rows
-    elif view.is_for_people:
-        shown = rows_for_people(result)
-    else:
-        shown = result.rows()
+    if rows is None:
+        rows = rows_for_people(result) if view.is_for_people else result.rows()
     if view.columns is not None:
-        return list(add_provenance(shown, result))
-    return shown
+        return list(add_provenance(rows, result))
+    return rows
 
 
 def check_row_options(per_class: bool, *per_image: bool) -> None:

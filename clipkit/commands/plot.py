@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -18,6 +19,7 @@ from clipkit.commands._options import (
     Temperatures,
     check_output,
     option,
+    options_with_value,
     parse_temperatures,
     split_option,
     split_words,
@@ -105,17 +107,18 @@ class PlotGroup(TyperGroup):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Move the picture to the front of the arguments."""
-        value_options: set[str] = set()  # of all pictures: the word after one is a value
-        for command in self.commands.values():
-            for parameter in command.params:
-                if not getattr(parameter, "is_flag", False):
-                    value_options.update(parameter.opts)
         if args and args[0].startswith("-"):
-            for i in range(1, len(args)):
-                if args[i] in self.commands and args[i - 1] not in value_options:
-                    args = [args[i], *args[:i], *args[i + 1 :]]
-                    break
+            place = self._find_picture(args)
+            args = [*args[place : place + 1], *args[:place], *args[place + 1 :]]
         return super().parse_args(ctx, args)
+
+    def _find_picture(self, args: list[str]) -> int:
+        """Return the place of the first word that is a picture, and not the value of an option."""
+        with_value = options_with_value(self)
+        for place, (before, word) in enumerate(itertools.pairwise(args), start=1):
+            if word in self.commands and before not in with_value:
+                return place
+        return 0
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Return the command that the first argument names."""
@@ -310,7 +313,7 @@ def entropy(
 
     with features.open_file(file, kinds=["logits"]) as logits:
         temperatures = parse_temperatures(temperature, logits.logit_scale)
-        figure, source = panels.draw_entropy(logits, temperatures, split, title)
+        figure, source = panels.draw_softmax(logits, "entropy", temperatures, split, title)
     _save(figure, source, output, force, size, dpi)
 
 
@@ -333,7 +336,7 @@ def confidence(
 
     with features.open_file(file, kinds=["logits"]) as logits:
         temperatures = parse_temperatures(temperature, logits.logit_scale)
-        figure, source = panels.draw_confidence(logits, temperatures, split, title)
+        figure, source = panels.draw_softmax(logits, "confidence", temperatures, split, title)
     _save(figure, source, output, force, size, dpi)
 
 

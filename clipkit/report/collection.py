@@ -101,7 +101,7 @@ def _lead(files: Iterable[FeatureFile]) -> Drawing | None:
     """Return the picture of the first result of `attributes`."""
     columns = set(TABLES["attributes"].split())
     for file in files:
-        if results.last_entry(file)["command"] == "attributes" and columns.issubset(file.runs):
+        if results.newest_entry(file)["command"] == "attributes" and columns.issubset(file.runs):
             return Drawing(file, ATTRIBUTES_CAPTION)
     return None
 
@@ -190,7 +190,7 @@ def _is_unlabelled(file: FeatureFile) -> bool:
 
 
 def _source(file: FeatureFile) -> _Source:
-    command = str(results.last_entry(file)["command"])
+    command = str(results.newest_entry(file)["command"])
     digests = tuple(rows_digest(file, split) for split in ("test", "train", "all"))
     return _Source(command, provenance(file).dataset, digests)
 

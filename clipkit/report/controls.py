@@ -11,7 +11,7 @@ from typing import Any
 from clipkit.features import FeatureFile
 from clipkit.report.claims import Run
 from clipkit.report.steps import Entry, digests
-from clipkit.results import last_entry
+from clipkit.results import newest_entry
 
 # Members of an entry of a history that a result and its control need not share, and members of its
 # model that they do
@@ -45,7 +45,7 @@ def run_settings(file: FeatureFile, run: Run) -> list[str]:
     What each chose on validation rows may differ, since `settings` has the way of choosing.
     """
     names = list(SETTINGS)
-    if last_entry(file).get("val") is None:
+    if newest_entry(file).get("val") is None:
         names += CHOSEN
     return [str(run.get(name)) for name in names]
 

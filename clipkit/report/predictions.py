@@ -178,7 +178,7 @@ def has_predictions(file: FeatureFile) -> bool:
 
 
 def _command(file: FeatureFile) -> str:
-    return str(result_files.last_entry(file)["command"])
+    return str(result_files.newest_entry(file)["command"])
 
 
 def read_predictions(
@@ -223,7 +223,7 @@ def _scores(
 ) -> tuple[Floats, str]:
     """Return the score (N) of each predicted class, and what it is; NaN and "" without any."""
     unknown = np.full(len(predicted), np.nan), ""
-    inputs = digests(result_files.last_entry(result)).values()
+    inputs = digests(result_files.newest_entry(result)).values()
     sources = {file.kind: file for file in files if file.digest in inputs}
     probe = result if result.kind == "probe" else sources.get("probe")
     features = sources.get("logits") or sources.get("images")

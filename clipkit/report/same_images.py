@@ -175,7 +175,7 @@ class SameImages:
             "file": escape(scored.name),
             "model": escape(source.model or "-"),
             "prompts": escape(source.prompts),
-            "result of": escape(results.last_entry(scored.file)["command"]),
+            "result of": escape(results.newest_entry(scored.file)["command"]),
             "classifier": escape(run.get("classifier", "")),
         }
         for name in ("C", "temperature", "shots", "draw"):
@@ -273,7 +273,7 @@ def sum_up_first(groups: Iterable[SameImages]) -> list[Fact]:
     predictions = results.predictions(scored.file, scored.split)  # of several runs, the best
     untrained = group.controls_of(scored)
     controls = [results.predictions(control.file, control.split) for control in untrained]
-    means = f"{results.last_entry(scored.file)['command']} ({scored.name})"
+    means = f"{results.newest_entry(scored.file)['command']} ({scored.name})"
     if not scored.has_one_run:
         runs = f"{len(scored.runs):,} runs by its accuracy on {scored.split}"
         means += f", the best of {runs} (optimistic)"
