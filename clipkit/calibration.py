@@ -122,13 +122,13 @@ def fit_temperature(scores: ClassScores) -> tuple[float, float, float]:
     def nll(log_tau: float) -> float:
         return mean_nll(scores, float(np.exp(log_tau)))
 
-    def excess(log_tau: float) -> float:
+    def excess(log_tau: float, best: float) -> float:
         return 2 * len(scores.labels) * (nll(log_tau) - nll(best)) - CHI_SQUARED
 
-    def find_end(limit: float) -> float:
-        if excess(limit) <= 0:
+    def find_end(limit: float, best: float) -> float:
+        if excess(limit, best) <= 0:
             return np.nan
-        return float(brentq(excess, limit, best, xtol=1e-6))
+        return float(brentq(excess, limit, best, args=(best,), xtol=1e-6))
 
     with console.progress("fitting the temperature"):
         if is_right:
@@ -137,7 +137,7 @@ def fit_temperature(scores: ClassScores) -> tuple[float, float, float]:
             best = last
         else:
             best = minimize_scalar(nll, bounds=(first, last), method="bounded").x
-        low, high = find_end(first), find_end(last)
+        low, high = find_end(first, best), find_end(last, best)
     if is_right:
         console.note(f"{scores.name}: all rows are right, so the lower the temperature, the better")
     elif slope >= 0:

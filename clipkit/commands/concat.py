@@ -39,10 +39,10 @@ def concat(
     read_one_from_stdin(*inputs)
     files.check_feature_output(output, force=force, inputs=inputs)
     with contextlib.ExitStack() as stack:
-        opened = []
+        parts = []
         with one_subprocess():
             for source in inputs:
                 file = features.open_file(source, kinds=["images", "texts", "logits"])
-                opened.append(stack.enter_context(file))
-        joined = concatenation.concat(opened, prefix=prefix, keep_apart=keep_apart)
+                parts.append(stack.enter_context(file))
+        joined = concatenation.concat(parts, prefix=prefix, keep_apart=keep_apart)
         features.write(output, joined, force=force)

@@ -67,17 +67,17 @@ def importance(
 
     if weights is None:
         read_one_from_stdin(probe, file)
-    elif file != "-" or any(given is not None for given in (split, repeat, groups, seed)):
+    elif file != "-" or any(value is not None for value in (split, repeat, groups, seed)):
         raise UsageError(
             "expected --weights without LOGITS, --split, --repeat, --groups and --seed"
         )
     check_result_output(output, force, probe, file, groups)
-    kept = features.read(probe, kinds=["probe"])
+    fitted = features.read(probe, kinds=["probe"])
     if weights is not None:
-        result = importance.largest_weights(kept, weights)
+        result = importance.largest_weights(fitted, weights)
     else:
         result = importance.prompt_importance(
-            kept,
+            fitted,
             features.read(file, kinds=["logits"]),
             split=split,
             repeat=repeat or importance.REPEAT,

@@ -57,9 +57,9 @@ def predict(
     view = View(format, columns, no_header)
     read_one_from_stdin(probe, file)
     check_result_output(output, force, probe, file)
-    kept = features.read(probe, kinds=["probe"])
+    fitted = features.read(probe, kinds=["probe"])
     with features.open_file(file, kinds=["images", "logits"]) as source:
-        predicted = prediction.predict(kept, source, split, top, scores)
+        predicted = prediction.predict(fitted, source, split, top, scores)
         is_labelled = has_labels(source, list(predicted.rankings))
     if per_image or top > 1 or scores or not (is_labelled or per_class):
         report_images(predicted.result, predicted.rankings, top, output, view, force)

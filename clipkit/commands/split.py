@@ -50,13 +50,13 @@ def split(
     Example: clipkit split all.h5 --test 0.2 --val 0.1 -o img.h5
     """
     from clipkit import features, files, splitting
+    from clipkit.features.model import drop_none
 
     files.check_feature_output(output, force=force, inputs=[file, attributes])
-    given = {"test": test, "val": val}
-    fractions = {name: fraction for name, fraction in given.items() if fraction is not None}
-    with features.open_file(file, kinds=["images", "logits"]) as opened:
+    fractions = drop_none({"test": test, "val": val})
+    with features.open_file(file, kinds=["images", "logits"]) as undivided:
         divided = splitting.split(
-            opened,
+            undivided,
             fractions,
             source=source,
             seed=seed,
