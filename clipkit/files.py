@@ -11,7 +11,7 @@ import shutil
 import stat
 import sys
 import tempfile
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, Literal, NamedTuple
@@ -99,6 +99,12 @@ def _file_kind(path: Path) -> str:
     if stat.S_ISREG(mode):
         return "file"
     return "folder" if stat.S_ISDIR(mode) else "stream"
+
+
+def check_one_stream(sources: Sequence[str]) -> None:
+    """Refuse standard input as more than one of the inputs."""
+    if sources.count(STREAM) > 1:
+        raise UsageError("expected only one file on standard input, got several")
 
 
 def goes_to_stream(output: str) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 GAP = 3  # spaces between columns
+EMPTY = "-"  # a cell to which a column does not apply
 MARGIN = 2  # spaces at the left
 LONG_TEXT = 30  # a column that is not wider keeps each cell on one line: `71.0 (68.1–73.7)`
 
@@ -203,12 +204,17 @@ def _parts(columns: Sequence[Column], width: int) -> list[list[Column]]:
     return parts
 
 
+def _heading(cells: Iterable[str]) -> str:
+    """Join the cells that are not empty."""
+    return ", ".join(cell for cell in cells if cell != EMPTY)
+
+
 def _records(columns: Sequence[Column], identifying: Sequence[Column], width: int) -> str:
     """Show each row as a heading, if anything tells it apart, with a line for each other cell."""
     others = [column for column in columns if column not in identifying]
     title_width = max(text_width(column.title) for column in others)
     indent = " " * (2 * MARGIN if identifying else MARGIN)
-    headings = map(", ".join, _rows(identifying))
+    headings = map(_heading, _rows(identifying))
     lines = []
     for row in _rows(others):
         if identifying:

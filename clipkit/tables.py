@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from clipkit.console import escaped, note
 from clipkit.errors import UsageError
-from clipkit.layout import Column, join_lines, render
+from clipkit.layout import EMPTY, Column, join_lines, render
 
 CHUNK_ROWS = 2000  # of a long report that are in memory at once
 FORMATS = ("table", "tsv", "csv", "json")
@@ -283,7 +283,7 @@ def _is_entropy(name: str) -> bool:
 
 def _table_text(name: str, value: Any) -> str:
     if value is None:
-        return "-"
+        return EMPTY
     if isinstance(value, tuple):
         estimate, low, high = [_table_text(name, number) for number in value]
         return f"{estimate} ({low}–{high})"

@@ -418,3 +418,7 @@ def test_a_worst_group_is_real_if_its_null_is_not_as_bad(
         assert float(worst["acc_a"]) < float(worst["null5"]) - 0.05
     else:
         assert float(worst["acc_a"]) > float(worst["null5"]) - 0.01
+
+
+def test_standard_input_is_not_compared_with_itself() -> None:
+    assert "expected only one file on standard input" in fails("compare", "-", "-", exit_code=2)

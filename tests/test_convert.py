@@ -402,7 +402,9 @@ def test_conversions_that_are_refused(tmp_path: Path) -> None:
 
 def test_an_output_as_of_other_commands_is_refused_with_what_to_type() -> None:
     hint = "hint: the output is the second argument: clipkit convert INPUT OUTPUT"
-    assert hint in fails("convert", "a.h5", "-o", "a.npz", exit_code=2)
+    for words in (["-o", "a.npz"], ["--output", "a.npz"], ["-o"]):
+        line = fails("convert", "a.h5", *words, exit_code=2)
+        assert f"No such option: --output, -o; {hint}" in line
 
 
 def test_without_pyarrow_only_parquet_is_missing(

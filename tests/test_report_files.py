@@ -302,6 +302,12 @@ def test_arguments_that_make_no_sense_are_refused(tmp_path):
     assert "--album is for --images" in fails("report", a, "--album", 5, exit_code=2)
 
 
+def test_a_folder_of_other_results_is_reported_as_its_files(tmp_path):
+    a = write_result(tmp_path / "a.h5", 120)
+    b = write_result(tmp_path / "b.h5", 150, name="another")
+    assert ok("report", tmp_path).stdout == ok("report", a, b).stdout
+
+
 def test_files_of_one_name_have_the_folders_that_tell_them_apart(tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()

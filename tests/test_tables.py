@@ -85,6 +85,17 @@ def test_one_row_that_is_too_wide_is_a_list(
     assert [line.split()[0] for line in lines] == list(SWEEP[0])
 
 
+def test_the_heading_of_a_row_leaves_out_empty_cells(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "30")
+    settings = [("a.h5", None), ("a.h5", 1), ("b.h5", None)]
+    rows = [{"file": file, "tau": tau} for file, tau in settings]
+    tables.emit([row | {"x" * 30: str(n)} for n, row in enumerate(rows)], tables.View("table"))
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.strip() for line in lines if ".h5" in line] == ["a.h5", "a.h5, 1", "b.h5"]
+
+
 def test_a_table_shows_an_interval_behind_its_number(capsys: pytest.CaptureFixture[str]) -> None:
     row = {"acc1": 0.71, "mean_per_class_recall": 0.5, "acc1_low": 0.68, "acc1_high": 0.74}
     tables.emit(

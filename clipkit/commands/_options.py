@@ -288,12 +288,6 @@ def check_result_output(output: str | None, force: bool, *inputs: str | None) ->
         files.check_feature_output(output, force=force, inputs=inputs)
 
 
-def read_one_from_stdin(*inputs: str) -> None:
-    """Refuse standard input as more than one input."""
-    if inputs.count("-") > 1:
-        raise UsageError("expected only one file on standard input, got several")
-
-
 def report_result(
     result: FeatureFile,
     output: str | None,

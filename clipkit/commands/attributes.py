@@ -18,7 +18,6 @@ from clipkit.commands._options import (
     Seed,
     check_result_output,
     option,
-    read_one_from_stdin,
     report_result,
     split_option,
 )
@@ -62,11 +61,11 @@ def attributes(
     Example: clipkit attributes img.h5 words.h5 --attributes shapes --control control.h5
     """
     from clipkit import attributes as library
-    from clipkit import features
+    from clipkit import features, files
     from clipkit.tables import View
 
     named = [file for file in (words, *control) if file is not None]
-    read_one_from_stdin(images, *named)
+    files.check_one_stream([images, *named])
     check_result_output(output, force, images, *named)
     result = library.measure(
         features.read(images, kinds=["images"]),

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from clipkit.commands._options import Force, Output, read_one_from_stdin
+from clipkit.commands._options import Force, Output
 
 
 def concat(
@@ -36,7 +36,7 @@ def concat(
     from clipkit import concatenation, features, files
     from clipkit.features.isolation import one_subprocess
 
-    read_one_from_stdin(*inputs)
+    files.check_one_stream(inputs)
     files.check_feature_output(output, force=force, inputs=inputs)
     with contextlib.ExitStack() as stack:
         parts = []

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from clipkit.features import FeatureFile
 
 
-def _refuse_output_option(output: str | None) -> None:
+def _refuse_output_option(is_given: bool) -> None:
     """Refuse the option that names the output of all other commands."""
-    if output is not None:
+    if is_given:
         hint = "the output is the second argument: clipkit convert INPUT OUTPUT"
-        raise UsageError(f"No such option: {OUTPUT[1]}", hint)
+        raise UsageError(f"No such option: {', '.join(OUTPUT)}", hint)
 
 
 def convert(
@@ -83,9 +83,8 @@ def convert(
     ] = None,
     force: Force = False,
     output_option: Annotated[
-        str | None,
-        typer.Option(*OUTPUT, hidden=True, is_eager=True, callback=_refuse_output_option),
-    ] = None,
+        bool, typer.Option(*OUTPUT, hidden=True, is_eager=True, callback=_refuse_output_option)
+    ] = False,
 ) -> None:
     """Import features from other tools, or export features and predictions.
 

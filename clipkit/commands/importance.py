@@ -14,7 +14,6 @@ from clipkit.commands._options import (
     ResultOutput,
     check_result_output,
     option,
-    read_one_from_stdin,
     report_result,
     split_option,
 )
@@ -61,12 +60,12 @@ def importance(
 
     Example: clipkit probe logits.h5 --keep -o p.h5; clipkit importance p.h5 logits.h5
     """
-    from clipkit import features, importance
+    from clipkit import features, files, importance
     from clipkit.errors import UsageError
     from clipkit.tables import View
 
     if weights is None:
-        read_one_from_stdin(probe, file)
+        files.check_one_stream([probe, file])
     elif file != "-" or any(value is not None for value in (split, repeat, groups, seed)):
         raise UsageError(
             "expected --weights without LOGITS, --split, --repeat, --groups and --seed"

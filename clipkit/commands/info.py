@@ -13,7 +13,6 @@ from clipkit.commands._options import (
     NoHeader,
     PerClass,
     ReportColumns,
-    read_one_from_stdin,
     report_rows,
 )
 from clipkit.errors import ClipkitError
@@ -46,12 +45,12 @@ def info(
 
     Example: clipkit info img.h5; clipkit info --runs probe.h5 zeroshot.h5
     """
-    from clipkit import tables
+    from clipkit import files, tables
     from clipkit.features.isolation import one_subprocess
 
     names = what or ["-"]
     exit_code = 0
-    read_one_from_stdin(*names)
+    files.check_one_stream(names)
     view = tables.View(format, columns, no_header)
     with one_subprocess():
         if runs or per_class:

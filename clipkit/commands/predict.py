@@ -20,7 +20,6 @@ from clipkit.commands._options import (
     check_result_output,
     check_row_options,
     has_labels,
-    read_one_from_stdin,
     report_images,
     report_result,
     split_option,
@@ -49,13 +48,13 @@ def predict(
 
     Example: clipkit probe img.h5 --keep -o p.h5; clipkit embed photos/ | clipkit predict p.h5
     """
-    from clipkit import features, prediction
+    from clipkit import features, files, prediction
     from clipkit.per_class import per_class_rows
     from clipkit.tables import View
 
     check_row_options(per_class, per_image, top > 1, scores)
     view = View(format, columns, no_header)
-    read_one_from_stdin(probe, file)
+    files.check_one_stream([probe, file])
     check_result_output(output, force, probe, file)
     fitted = features.read(probe, kinds=["probe"])
     with features.open_file(file, kinds=["images", "logits"]) as source:

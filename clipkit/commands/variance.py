@@ -18,7 +18,6 @@ from clipkit.commands._options import (
     Seed,
     check_result_output,
     option,
-    read_one_from_stdin,
     report_result,
     split_option,
 )
@@ -61,11 +60,11 @@ def variance(
 
     Example: clipkit variance img.h5 --attributes shapes --control control.h5
     """
-    from clipkit import features, variance
+    from clipkit import features, files, variance
     from clipkit.tables import View
 
     named = [file for file in (texts, *control) if file is not None]
-    read_one_from_stdin(images, *named)
+    files.check_one_stream([images, *named])
     check_result_output(output, force, images, *named)
     controls = [features.read(file, kinds=["images"]) for file in control]
     prompts = None if texts is None else features.read(texts, kinds=["texts"])

@@ -420,7 +420,8 @@ def _read_labels(part: ParquetPart, column: str) -> tuple[Int64, LabelCodes | No
     start = 0
     for array in _iter_column(part, column):
         if is_text(array.type):
-            texts = texts or LabelCodes()
+            if texts is None:
+                texts = LabelCodes()
             numbers = np.array([texts.code(text and text.strip()) for text in array.to_pylist()])
             if len(texts) > MAX_CLASSES:
                 expected = f"expected at most {MAX_CLASSES:,} different labels"

@@ -351,7 +351,11 @@ def _is_open_for_writing(path: Path) -> bool:
 
     HDF5 marks such files in the superblock, and locks them unless locking is off.
     """
-    with path.open("rb") as file:  # a lock of a descriptor from the caller may be the caller's
+    try:
+        file = path.open("rb")  # a lock of a descriptor from the caller may be the caller's
+    except OSError:  # a descriptor of standard input that another user has opened
+        return False
+    with file:
         head = file.read(SUPERBLOCK_BYTES)
         if head.startswith(SIGNATURE) and any(head[CONSISTENCY_FLAGS:][:1]):
             return True

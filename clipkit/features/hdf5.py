@@ -45,6 +45,7 @@ from clipkit.files import (
     OpenFile,
     atomic_write,
     check_ending,
+    check_one_stream,
     display_name,
     goes_to_stream,
     keep_open,
@@ -76,7 +77,8 @@ def read(source: str | Path, *, kinds: Iterable[str] = (), trusted: bool = False
 
 def read_all(sources: Iterable[str], *, kinds: Iterable[str] = ()) -> list[FeatureFile]:
     """Read several feature files, all of which one subprocess checks; see `read`."""
-    kinds = list(kinds)
+    sources, kinds = list(sources), list(kinds)
+    check_one_stream(sources)
     with one_subprocess():
         return [read(source, kinds=kinds) for source in sources]
 

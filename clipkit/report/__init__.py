@@ -50,16 +50,21 @@ def of_folder(folder: Path, untrained: Sequence[Path] = ()) -> Page:
     ----------
     folder : Path
         A folder that the Makefile's chapters filled. Results that it lacks are named. A folder
-        with none of the chapters' results is reported by `of_files`.
+        without img.h5 or with none of the chapters' results is reported by `of_files`.
     untrained : sequence of Path
         Results folders of untrained controls, shown in a separate column.
 
     Raises
     ------
     ClipkitError
-        If a folder holds no img.h5, or its history does not say how it was made, or if one of
-        `untrained` is no control of it: of a trained model, another model or other images.
+        If a folder is empty, or the history of its img.h5 does not say how it was made, or if one
+        of `untrained` is no control of it: of a trained model, another model or other images.
     """
+    files = _files(folder)
+    for path in untrained:
+        files += _files(path)
+    if files and not (folder / "img.h5").exists():
+        return of_files(files)
     results = ResultsFolder(folder)
     controls = [ResultsFolder(path, results) for path in untrained]
     comparison = Comparison(results, controls, thesis.figures(results.embedding))
@@ -68,9 +73,6 @@ def of_folder(folder: Path, untrained: Sequence[Path] = ()) -> Page:
     for chapter in chapters.CHAPTERS:
         blocks += chapter(comparison)
     if not blocks and not results.left_out and len(_files(folder)) > 1:
-        files = _files(folder)
-        for path in untrained:
-            files += _files(path)
         return of_files(files)
     facts, lead = summary.sum_up_folder(comparison, title), _lead(results, blocks)
     left_out = _warn_of_left_out(results, results.left_out | results.unused())
@@ -79,7 +81,7 @@ def of_folder(folder: Path, untrained: Sequence[Path] = ()) -> Page:
         left_out += _warn_of_left_out(control, control.left_out)
         used_by_controls += control.used().values()
     tables = [block for block in blocks if isinstance(block, Table)]
-    sources = {name for table in tables for name in table.sources if name}
+    sources = dict.fromkeys(name for table in tables for name in table.sources if name)
     missing = dict.fromkeys(name for table in tables for name in table.missing)
     return Page(
         title,

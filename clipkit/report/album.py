@@ -19,9 +19,11 @@ from clipkit.annotations import read_annotations
 from clipkit.console import escaped
 from clipkit.datasets import REGISTRY, Dataset, ImageDataset
 from clipkit.datasets.matching import HINT, load_images, match_images, warn_of_other_name
+from clipkit.datasets.remote import is_url
 from clipkit.errors import ClipkitError
 from clipkit.features import FeatureFile, Int64, Split, open_file
 from clipkit.features.provenance import dataset_entries
+from clipkit.files import STREAM
 from clipkit.panels import Nearest
 from clipkit.report.blocks import Page
 from clipkit.report.nearest import find_nearest
@@ -190,7 +192,7 @@ def read_album(
         results = dict(zip(page.files, _open([*page.files.values()], stack), strict=True))
         files = list(results.values())
         if not any(map(has_predictions, files)):
-            _check_name(files, dataset, root)
+            _check_exists(files, dataset, root)
             console.warn("left out the album of images: no result has predicted classes")
             return None
         sources = choose_sources(files, _open(page.controls, stack))
@@ -205,11 +207,13 @@ def read_album(
     return album
 
 
-def _check_name(
+def _check_exists(
     files: Iterable[FeatureFile], dataset: Dataset | Sequence[str], root: str | None
 ) -> None:
-    """Refuse a data set that does not exist, without downloading one that does."""
-    if isinstance(dataset, Dataset) or dataset[0] in REGISTRY:
+    """Refuse a data set that does not exist here, without downloading one."""
+    if isinstance(dataset, Dataset):
+        return
+    if dataset[0] in REGISTRY or dataset[0] == STREAM or any(map(is_url, dataset)):
         return
     embedded = [file for file in files if dataset_entries(file)]
     load_images(embedded[0] if embedded else FeatureFile("images"), dataset, root=root)
