@@ -137,7 +137,7 @@ def progress(
 
 
 class _Counter:
-    """How much of the work is done, as `update` was told."""
+    """The progress of work: its steps until now, and their rate."""
 
     def __init__(self, unit: str, start: int) -> None:
         self.unit = unit

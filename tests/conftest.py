@@ -44,7 +44,7 @@ def one_subprocess_checks_all_files(tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture
 def one_subprocess_per_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Check each file in a subprocess of its own, which takes over what a test has patched."""
+    """Check each file in a separate subprocess, which takes over what a test has patched."""
     monkeypatch.setattr(isolation, "_shared", None)
 
 
