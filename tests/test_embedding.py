@@ -162,13 +162,16 @@ def test_shards_are_read_once_and_those_of_an_earlier_run_are_checked_once(
     tmp_path: Path, shards_of_ten: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reads: list[str] = []
-    real = features.read
 
-    def read(path: Path, **options: Any) -> FeatureFile:
-        reads.append(Path(path).stem)
-        return real(path, **options)
+    def recorded(real: Callable[..., Any]) -> Callable[..., Any]:
+        def read(path: Path, **options: Any) -> Any:
+            reads.append(Path(path).stem)
+            return real(path, **options)
 
-    monkeypatch.setattr(features, "read", read)
+        return read
+
+    monkeypatch.setattr(features, "read", recorded(features.read))
+    monkeypatch.setattr(features, "open_file", recorded(features.open_file))
     splits = {"all": numbers(25)}
     embed(tmp_path, splits, Double(), force=True)
     assert reads == ["00000", "00001", "00002", "out"]
