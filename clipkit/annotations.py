@@ -1,30 +1,48 @@
 """Read the attributes of a feature file's rows from a table, a data set or the file's labels.
 
-A table is a .csv or .tsv file with a header: `id`, optionally `split`, and the attributes. An empty
-cell means that the value is not known. The data set `shapes` has its own attributes.
+A table is a .csv, .tsv, .jsonl or .parquet file with the columns `id`, optionally `split`, and the
+attributes. An empty cell, NA, nan, None or - means that the value is not known. The data set
+`shapes` has its own attributes.
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
-from collections.abc import Sequence
+import posixpath
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from clipkit import console, files
-from clipkit.csv_rows import read_rows
+from clipkit.csv_rows import find_delimiter, read_objects, read_rows
 from clipkit.errors import ClipkitError, UsageError, unknown
 from clipkit.features import FeatureFile, Int64
+from clipkit.features.formats import import_parquet
 from clipkit.features.provenance import dataset_entries, original_split
 
-TABLES = (".csv", ".tsv")
+TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 CLASS = "class"  # the attribute that consists of the labels of a file
 KEYS = ("id", "split")
+INDEX = ("", "unnamed: 0", "__index_level_0__")  # how pandas writes the column of a table's index
+IDS = ("id", "filename", "file", "path", "image", "image_id", *INDEX)  # the first of them has ids
+NO_ATTRIBUTES = (*KEYS, "filename", "path", "")
+NO_VALUE = ("", "NA", "N/A", "NaN", "nan", "None", "null", "NULL", "-")
+MAX_NUMBERS = 20  # values of a column of numbers that are categories
 INTERACTION = "*"
+# What an id may lack on one of the two sides -> the rest of it
+ID_FORMS: dict[str, Callable[[str], str]] = {
+    "": str,
+    "folders": posixpath.basename,
+    "endings": lambda name: posixpath.splitext(name)[0],
+    "folders and endings": lambda name: posixpath.splitext(posixpath.basename(name))[0],
+}
 
 Columns = dict[str, dict[str, list[str]]]  # attribute -> split -> value of each row, or ""
+Key = tuple[str, ...]  # the id of a row and, if the table has splits, its split
 
 
 @dataclass(frozen=True)
@@ -70,7 +88,11 @@ class Annotations:
 
 
 def read_annotations(
-    file: FeatureFile, table: str | None = None, columns: Sequence[str] = ()
+    file: FeatureFile,
+    table: str | None = None,
+    columns: Sequence[str] = (),
+    *,
+    categories: bool = True,
 ) -> Annotations:
     """Read attributes for the rows of a file.
 
@@ -79,10 +101,13 @@ def read_annotations(
     file : FeatureFile
         Of kind images, logits or result, with splits.
     table : str, optional
-        A .csv or .tsv file, or ``shapes``. Unless the table has an attribute `class`, the labels of
-        the file are added as `class`. Without a table, `class` is the only attribute.
+        A file that ends in one of `TABLES`, or ``shapes``. Unless the table has an attribute
+        `class`, the labels of the file are added as `class`. Without a table, `class` is the only
+        attribute.
     columns : sequence of str, optional
         Attributes to use, all by default; ``a*b`` is the interaction of two.
+    categories : bool
+        Whether a column of more than 20 numbers is refused or, if all columns are used, left out.
 
     Raises
     ------
@@ -95,10 +120,12 @@ def read_annotations(
     inputs = {}
     if table is None:
         source, attributes = "labels", []
-    elif Path(table).suffix.lower() in TABLES:
+    elif Path(table).suffix.lower() in TABLES or Path(table).is_file():
         data = files.read_bytes(table)
         inputs["attributes"] = files.digest(data)
         source, attributes = "table", _number_all(_match(file, table, data))
+        if categories:
+            attributes = _leave_numbers_out(table, attributes, columns)
     else:
         source, attributes = table, _number_all(_bundled(file, table))
         attributes[-1] = replace(attributes[-1], is_class=True)
@@ -107,12 +134,15 @@ def read_annotations(
     if not attributes:
         raise ClipkitError(
             f"{file.display_name}: expected labels, got none",
-            "name a table of attributes with --attributes",
+            "name a table of attributes with --table",
         )
     by_name = {attribute.name: attribute for attribute in attributes}
     where = table or file.display_name
-    chosen = [_choose(by_name, name, where) for name in dict.fromkeys(columns)]
-    return Annotations(chosen or attributes, source, inputs)
+    chosen = [_choose(by_name, name, where) for name in dict.fromkeys(columns)] or attributes
+    for attribute in chosen:
+        if source == "table" and not attribute.is_class:
+            console.note_spellings(f"{table}: {attribute.name}", attribute.values)
+    return Annotations(chosen, source, inputs)
 
 
 def read_attribute(file: FeatureFile, table: str, column: str | None = None) -> Annotations:
@@ -128,7 +158,7 @@ def read_attribute(file: FeatureFile, table: str, column: str | None = None) -> 
     others = [attribute for attribute in attributes if attribute.name != CLASS] or attributes
     if len(others) > 1:
         names = ", ".join(attribute.name for attribute in others)
-        raise UsageError(f"{table}: expected one attribute, got {names}", "choose with --column")
+        raise UsageError(f"{table}: expected one attribute, got {names}", "choose with --attribute")
     return replace(annotations, attributes=others)
 
 
@@ -177,6 +207,30 @@ def _labels(file: FeatureFile) -> list[Attribute]:
     return [Attribute(CLASS, names, codes, is_class=True)]
 
 
+def _leave_numbers_out(
+    table: str, attributes: list[Attribute], columns: Sequence[str]
+) -> list[Attribute]:
+    """Leave out columns of numbers that are no categories; refuse the ones that are asked for."""
+    numeric = [attribute for attribute in attributes if _has_many_numbers(attribute.values)]
+    names = [attribute.name for attribute in numeric]
+    asked = {part for column in columns for part in (column, *column.split(INTERACTION))}
+    hint = f"bin them into at most {MAX_NUMBERS} named ranges, such as young and old"
+    for attribute in numeric:
+        if attribute.name in asked or len(numeric) == len(attributes):
+            got = f"{len(attribute.values):,} numbers"
+            raise ClipkitError(f"{table}: expected categories in {attribute.name}, got {got}", hint)
+    if numeric and not columns:
+        console.note(f"{table}: left out the numbers of {', '.join(names)}; hint: {hint}")
+    return [attribute for attribute in attributes if attribute.name not in names]
+
+
+def _has_many_numbers(values: Sequence[str]) -> bool:
+    if len(values) > MAX_NUMBERS:
+        with contextlib.suppress(ValueError):
+            return all(np.isfinite(float(value.replace(",", "."))) for value in values)
+    return False
+
+
 def _number_all(columns: Columns) -> list[Attribute]:
     return [_number(name, values) for name, values in columns.items()]
 
@@ -195,7 +249,9 @@ def _bundled(file: FeatureFile, name: str) -> Columns:
     """Return the attributes of a bundled data set."""
     if name != "shapes":
         raise unknown(
-            "table of attributes (.csv or .tsv) or data set with attributes", name, ["shapes"]
+            f"table of attributes ({' '.join(TABLES)}) or data set with attributes",
+            name,
+            ["shapes"],
         )
     from clipkit import shapes
     from clipkit.shapes.attributes import attributes
@@ -222,22 +278,19 @@ def _check_dataset(file: FeatureFile, name: str) -> None:
     elif names[0] != name:
         raise ClipkitError(
             f"{file.display_name}: expected images of {name}, got those of {names[0][:100]}",
-            "name a table of their attributes: a .csv or .tsv file",
+            f"name a table of their attributes: a {', '.join(TABLES)} file",
         )
 
 
-def _missing_row(table: str, split: str, row_id: str, example: str = "") -> ClipkitError:
-    hint = "if nothing is known of a row, write a line with empty cells"
-    if example:
-        hint += f"; an id of the table is {example!r}"
-    return ClipkitError(f"{table}: expected a line for {row_id!r} of {split}, got none", hint)
+def _missing_row(table: str, split: str, row_id: str) -> ClipkitError:
+    return ClipkitError(f"{table}: expected a line for {row_id!r} of {split}, got none")
 
 
 def _match(file: FeatureFile, table: str, data: bytes) -> Columns:
     """Return the columns of a table for the rows of a file, matched by split and id."""
     names, lines = _parse(table, data)
     keys = [names.index(name) for name in KEYS if name in names]
-    line_of: dict[tuple[str, ...], list[str]] = {}
+    line_of: dict[Key, Sequence[str]] = {}
     for number, line in lines:
         key = tuple(line[column] for column in keys)
         if key in line_of:
@@ -245,40 +298,89 @@ def _match(file: FeatureFile, table: str, data: bytes) -> Columns:
                 f"{table}, line {number}: expected each row once, got {key[0]!r} again"
             )
         line_of[key] = line
-    used = set()
-    columns: Columns = {name: {} for name in names if name not in KEYS}
+    if not line_of:
+        raise ClipkitError(f"{table}: expected a line for each image, got none")
+    keys_of: dict[str, list[Key]] = {}  # without a split, ids are of all splits
     for split_name, split in file.splits.items():
-        rows = []
-        for row_id in split.ids:
-            key = (row_id, split_name)[: len(keys)]  # without a split, ids are of all splits
-            if key not in line_of:
-                example = next(iter(line_of), ("",))[0]
-                raise _missing_row(table, split_name, row_id, example)
-            rows.append(line_of[key])
-            used.add(key)
+        keys_of[split_name] = [(row_id, split_name)[: len(keys)] for row_id in split.ids]
+    wanted = dict.fromkeys(key for split_keys in keys_of.values() for key in split_keys)
+    match_of = _match_ids(table, wanted, line_of)
+    columns: Columns = {name: {} for name in names if name not in NO_ATTRIBUTES}
+    for split_name, split_keys in keys_of.items():
+        rows = [line_of[match_of[key]] for key in split_keys]
         cells = dict(zip(names, zip(*rows, strict=True), strict=True))
         for name, values in columns.items():
             values[split_name] = list(cells[name])
-    if len(line_of) > len(used):
-        extra = len(line_of) - len(used)
+    extra = len(line_of) - len(match_of)
+    if extra:
         console.note(f"{table}: {extra:,} lines are about rows that {file.display_name} lacks")
+    _clear(table, columns)
     return columns
 
 
+def _match_ids(table: str, wanted: Iterable[Key], known: Iterable[Key]) -> dict[Key, Key]:
+    """Return the table's key of each row; folders and endings may be left out of unique ids."""
+    wanted, known = list(wanted), list(known)
+    best: dict[Key, Key] = {}
+    for left_out, form in ID_FORMS.items():
+        line_of = {(form(key[0]), *key[1:]): key for key in known}
+        row_of = {(form(key[0]), *key[1:]): key for key in wanted}
+        if len(line_of) < len(known) or len(row_of) < len(wanted):
+            continue  # not unique
+        matched = {key: line_of[short] for short, key in row_of.items() if short in line_of}
+        if len(matched) == len(wanted):
+            if left_out:
+                console.note(f"{table}: matched the ids without {left_out}")
+            return matched
+        best = max(best, matched, key=len)
+    missing = [key for key in wanted if key not in best]
+    unused = set(known).difference(best.values())
+    example = next((key for key in known if key in unused), known[0])
+    ours, theirs = (" of ".join(map(repr, key)) for key in (missing[0], example))
+    verb = "has" if len(missing) == 1 else "have"
+    raise ClipkitError(
+        f"{len(missing):,} of {len(wanted):,} images {verb} no line in {table}. Ids there look "
+        f"like {theirs}, those of the images like {ours}",
+        "if nothing is known of an image, write a line with empty cells",
+    )
+
+
+def _clear(table: str, columns: Columns) -> None:
+    """Empty the cells that stand for no value, and note how many there are."""
+    cleared = []
+    for name, values_of in columns.items():
+        for values in values_of.values():
+            for row, value in enumerate(values):
+                if value and value in NO_VALUE:
+                    cleared.append(f"{value!r} of {name}")
+                    values[row] = ""
+    if cleared:
+        console.note(f"{table}: {len(cleared):,} cells, first {cleared[0]}, are read as no value")
+
+
 def _parse(table: str, data: bytes) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """Return the header, and each line with its number."""
-    delimiter = "\t" if Path(table).suffix.lower() == ".tsv" else ","
-    lines = read_rows(io.BytesIO(data), table, delimiter, quotes=delimiter == ",")
-    _, header = next(lines, (0, []))
-    names = list(map(str.strip, header))
-    if "id" not in names or not set(names) - set(KEYS):
+    """Return the header, with the column of ids as `id`, and each line with its number."""
+    ending = Path(table).suffix.lower()
+    if ending == ".parquet":
+        names, lines = import_parquet().read_cells(Path(table), table)
+    elif ending == ".jsonl":
+        objects = list(read_objects(io.BytesIO(data), table, '{"id": "a.jpg", "colour": "red"}'))
+        names = list(dict.fromkeys(name for _, row in objects for name in row))
+        lines = [(number, list(map(row.get, names))) for number, row in objects]
+    else:
+        delimiter = find_delimiter(data, ending)
+        records = read_rows(io.BytesIO(data), table, delimiter, quotes=delimiter != "\t")
+        _, names = next(records, (0, []))
+        lines = list(records)
+    names = _name_ids(list(map(str.strip, names)))
+    if "id" not in names or not set(names).difference(NO_ATTRIBUTES):
         got = ", ".join(names) or "nothing"
         raise ClipkitError(
             f"{table}: expected a header with id and attributes, got {got}",
             "for example: id,split,colour",
         )
-    for name in names:
-        if not name or names.count(name) > 1:
+    for number, name in enumerate(names):
+        if (number and not name) or names.count(name) > 1:
             problem = f"got {name!r} {names.count(name)} times" if name else "got an empty one"
             raise ClipkitError(f"{table}: expected different names of columns, {problem}")
     rows = []
@@ -287,8 +389,30 @@ def _parse(table: str, data: bytes) -> tuple[list[str], list[tuple[int, list[str
             raise ClipkitError(
                 f"{table}, line {number}: expected {len(names)} cells, got {len(cells)}"
             )
-        rows.append((number, list(map(str.strip, cells))))
+        rows.append((number, [_as_text(cell, f"{table}, line {number}") for cell in cells]))
     return names, rows
+
+
+def _name_ids(names: list[str]) -> list[str]:
+    """Call the column of ids `id`, and the column of an index that has no ids ""."""
+    lower = [name.lower() for name in names]
+    candidates = [lower.index(name) for name in IDS if name in lower]
+    if lower and lower[0] in INDEX:
+        names[0] = ""
+    if candidates:
+        names[candidates[0]] = "id"
+    return names
+
+
+def _as_text(cell: Any, where: str) -> str:
+    """Return a cell of a table as text: whole numbers without .0, and "" for none."""
+    if cell is None:
+        return ""
+    if isinstance(cell, float) and cell.is_integer():
+        cell = int(cell)
+    if isinstance(cell, (list, dict)):
+        raise ClipkitError(f"{where}: expected texts and numbers, got {str(cell)[:40]}")
+    return str(cell).strip()
 
 
 def check_same_images(control: FeatureFile, images: FeatureFile, splits: Sequence[str]) -> None:

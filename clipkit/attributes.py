@@ -215,7 +215,7 @@ def _check_counts(attributes: Sequence[Attribute]) -> None:
             raise ClipkitError(
                 f"{attribute.name}: expected at most {MAX_VALUES:,} values, got "
                 f"{len(attribute.values):,}",
-                "choose other attributes with --column",
+                "choose other attributes with --attribute",
             )
 
 

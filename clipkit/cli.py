@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from clipkit import console, files, signals
 from clipkit.commands import _completion as completion
-from clipkit.commands._options import options_with_value
+from clipkit.commands._options import EARLIER_NAMES, options_with_value
 from clipkit.errors import ClipkitError, UsageError, system_reason
 from clipkit.version import __version__
 
@@ -98,6 +98,19 @@ class ClipkitGroup(TyperGroup):
             _flush_stdout()
             raise SystemExit(explained.exit_code) from error
         sys.exit(code)
+
+
+class ClipkitCommand(TyperCommand):
+    """A command whose options also have earlier names, which the help leaves out."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Replace the earlier names of options."""
+        names = EARLIER_NAMES.get(self.name or "", {})
+        words = []
+        for word in args:
+            option, mark, value = word.partition("=")
+            words.append(names.get(option, option) + mark + value)
+        return super().parse_args(ctx, words)
 
 
 def _command_path(group: Any, words: list[str]) -> str:
@@ -265,7 +278,7 @@ for _group, _names in GROUPS.items():
         if isinstance(_command, typer.Typer):
             app.add_typer(_command, name=_name, rich_help_panel=_group)
         else:
-            app.command(_name, rich_help_panel=_group)(_command)
+            app.command(_name, cls=ClipkitCommand, rich_help_panel=_group)(_command)
 
 
 def main() -> NoReturn:

@@ -288,9 +288,9 @@ def compare(
         If the table or the groups do not fit the results.
     """
     if by is not None and groups is not None:
-        raise UsageError("expected --by or --groups, got both")
+        raise UsageError("expected --table or --groups, got both")
     if column is not None and by is None:
-        raise UsageError("expected --by for --column, got none")
+        raise UsageError("expected --table for --attribute, got none")
     inputs = dict(paired.inputs)
     attribute, source = None, None
     if by is not None:

@@ -8,7 +8,7 @@ import resource
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 Update = Callable[[int, int], None]
 
@@ -66,6 +66,16 @@ def note(text: str) -> None:
     """Write a note, unless the user asked for quiet."""
     if not _quiet:
         write_line(f"clipkit: {text}")
+
+
+def note_spellings(where: str, names: Iterable[str]) -> None:
+    """Note names that differ in case alone, which may be meant as one class."""
+    first: dict[str, str] = {}
+    for name in names:
+        other = first.setdefault(name.casefold(), name)
+        if other != name:
+            note(f"{where}: {other!r} and {name!r} are two classes: they differ in case alone")
+            return
 
 
 def detail(text: str) -> None:

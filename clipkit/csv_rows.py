@@ -1,13 +1,17 @@
-"""Read the rows of .csv and .tsv files."""
+"""Read the rows of .csv, .tsv and .jsonl files."""
 
 from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Iterator
-from typing import IO
+from typing import IO, Any
 
+from clipkit.console import escaped
 from clipkit.errors import ClipkitError
+
+BOM = b"\xef\xbb\xbf"
 
 
 def check_text(stream: IO[bytes], name: str) -> None:
@@ -80,3 +84,43 @@ def read_rows(
             line = reader.line_num + 1
     except csv.Error as error:
         raise ClipkitError(f"{name}, line {line}: expected a row of a table, got {error}") from None
+
+
+def find_delimiter(data: bytes, ending: str = "") -> str:
+    r"""Return what separates the cells of a header: commas, semicolons or tabs.
+
+    >>> find_delimiter(b"id;size\n1;0,5\n"), find_delimiter(b"id\tsize\n"), find_delimiter(b"id")
+    (';', '\t', ',')
+    """
+    header = data.removeprefix(BOM).lstrip().partition(b"\n")[0].decode(errors="replace")
+    delimiters = "\t,;" if ending == ".tsv" else ",;\t"
+    return max(delimiters, key=header.count)
+
+
+def read_objects(
+    stream: IO[bytes], name: str, example: str
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the line and the object of each line of a .jsonl file that is not empty.
+
+    Raises
+    ------
+    ClipkitError
+        If a line is no JSON object. The message names it, and the hint gives the example.
+    """
+    stream.seek(0)
+    for number, line in enumerate(stream, start=1):
+        if number == 1:
+            line = line.removeprefix(BOM)
+        if not line.strip():
+            continue
+        try:
+            content = json.loads(line)
+        except (ValueError, RecursionError):
+            content = None
+        if not isinstance(content, dict):
+            got = escaped(line[:40].decode(errors="replace").strip())
+            raise ClipkitError(
+                f"{name}, line {number}: expected a JSON object, got {got!r}",
+                f"write one object per line: {example}",
+            )
+        yield number, content

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clipkit import files, metrics
+from clipkit import console, files, metrics
 from clipkit.annotations import Attribute, read_attribute
 from clipkit.errors import ClipkitError, UsageError
 from clipkit.features import FeatureFile, Int64, Split
@@ -67,15 +67,15 @@ def relabel(
         If the table or the groups do not fit the file.
     """
     if table is not None and groups is not None:
-        raise UsageError("expected TABLE or --groups, got both", "pipe one relabel into another")
-    if table is None and groups is None and not shuffle:
-        raise UsageError("expected TABLE, --groups or --shuffle, got none")
+        raise UsageError("expected --table or --groups, got both", "pipe one relabel into another")
     if column is not None and table is None:
-        raise UsageError("expected TABLE for --column, got none")
+        raise UsageError("expected --table for --attribute, got none")
+    if table is None and groups is None and not shuffle:
+        raise UsageError("expected --table, --groups or --shuffle, got none")
     if table is not None and file.is_result:
         raise UsageError(
             f"{file.display_name}: expected images or logits for a table, got a result",
-            "show a result by attribute with: clipkit compare --by",
+            "show a result by attribute with: clipkit compare --table",
         )
     inputs = {"features": file.digest}
     relabeled, source = file, None
@@ -102,6 +102,19 @@ def relabel(
     return replace(relabeled, history=history)
 
 
+def label_by_attribute(file: FeatureFile, table: str | None, attribute: str | None) -> FeatureFile:
+    """Relabel images or logits by an attribute of a table; without a table, return them as is.
+
+    Raises
+    ------
+    UsageError, ClipkitError
+        If `relabel` does.
+    """
+    if table is None and attribute is None:
+        return file
+    return relabel(file, table, column=attribute)
+
+
 def groups_digest(of_class: Sequence[str]) -> str:
     """Return the digest of the group of each class, for a history."""
     return files.digest(repr(of_class).encode())
@@ -120,7 +133,8 @@ def use_attribute(file: FeatureFile, attribute: Attribute) -> FeatureFile:
     Returns
     -------
     FeatureFile
-        With the same features. The prompts of logits belong to no class.
+        With the same features. The prompts of logits belong to the values after which their
+        classes are called: ``red`` or ``colour: red``.
 
     Raises
     ------
@@ -128,6 +142,7 @@ def use_attribute(file: FeatureFile, attribute: Attribute) -> FeatureFile:
         If no row of a split has a value.
     """
     splits = {}
+    left_out = 0
     for name, split in file.splits.items():
         codes = attribute.codes[name]
         rows = np.flatnonzero(codes >= 0)
@@ -137,10 +152,24 @@ def use_attribute(file: FeatureFile, attribute: Attribute) -> FeatureFile:
                 "got none"
             )
         if len(rows) < len(split):
+            left_out += len(split) - len(rows)
             split = take(split, rows)
         splits[name] = replace(split, labels=codes[rows])
-    class_index = None if file.class_index is None else np.full(len(file.class_index), -1)
+    if left_out:
+        console.note(f"left out {left_out:,} rows without a value of {attribute.name}")
+    class_index = _prompts_of_values(file, attribute)
     return replace(file, splits=splits, class_names=attribute.values, class_index=class_index)
+
+
+def _prompts_of_values(file: FeatureFile, attribute: Attribute) -> Int64 | None:
+    """Return the value (K) that each prompt's class is called after, or -1."""
+    if file.class_index is None:
+        return None
+    value_of: dict[str, int] = {}
+    for code, value in enumerate(attribute.values):
+        value_of |= {value: code, f"{attribute.name}: {value}": code}
+    codes = [value_of.get(name, -1) for name in file.class_names or []]
+    return np.array([*codes, -1], np.int64)[file.class_index]  # -1 is the last
 
 
 def use_groups(file: FeatureFile, groups: Sequence[str], seed: int | None = None) -> FeatureFile:

@@ -60,7 +60,7 @@ def split(
         An attribute of the rows. Rows with the same value are a group and stay together. A row
         without a value is a separate group.
     table : str, optional
-        The .csv or .tsv file that holds the attribute, or ``shapes``; see `read_annotations`.
+        The file that holds the attribute, or ``shapes``; see `read_annotations`.
     by_folder : bool
         Keep the rows of a folder together: those whose ids are equal up to the last slash.
 
@@ -82,12 +82,12 @@ def split(
     if by_folder and (column or table):
         raise UsageError("expected groups by folder or by an attribute, got both")
     if table and not column:
-        raise UsageError("expected the column of the groups for a table, got none")
+        raise UsageError("expected --attribute for --table, got none")
     if by_folder:
         groups = _folders(file.splits[source])
     if column:
         divided = replace(file, splits={source: file.splits[source]})
-        annotations = read_annotations(divided, table, [column])
+        annotations = read_annotations(divided, table, [column], categories=False)
         inputs |= annotations.inputs
         groups = annotations.attributes[0].codes[source]
     rows = split_rows(

@@ -163,7 +163,7 @@ def _check_count(values: int) -> None:
     if values > MAX_VALUES:
         raise ClipkitError(
             f"attributes: expected at most {MAX_VALUES:,} values in all, got {values:,} or more",
-            "choose attributes with --column",
+            "choose attributes with --attribute",
         )
 
 

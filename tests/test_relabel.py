@@ -127,10 +127,10 @@ def test_bad_tables_are_refused(tmp_path: Path, text: str | bytes, message: str)
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "expected TABLE, --groups or --shuffle, got none"),
-        (["shapes", "--groups", "g.tsv"], "expected TABLE or --groups, got both"),
-        (["--column", "a", "--shuffle"], "expected TABLE for --column, got none"),
-        (["TABLE"], "expected one attribute, got colour, size; hint: choose with --column"),
+        ([], "expected --table, --groups or --shuffle, got none"),
+        (["shapes", "--groups", "g.tsv"], "expected --table or --groups, got both"),
+        (["--column", "a", "--shuffle"], "expected --table for --attribute, got none"),
+        (["TABLE"], "expected one attribute, got colour, size; hint: choose with --attribute"),
         (["TABLE", "--column", "colr"], "'colr'; hint: did you mean colour?"),
         (["shape"], "'shape'; hint: did you mean shapes?"),
     ],

@@ -181,17 +181,28 @@ Precision = Annotated[
 ]
 # the range of numpy's RandomState
 Seed = Annotated[int, option("N", "Random seed.", min=0, max=2**32 - 1)]
-Attributes = Annotated[
+Table = Annotated[
     str | None,
     option(
         "TABLE|DATASET",
-        "Attributes of the images: a .csv or .tsv file with a column id, or shapes.",
+        "Attributes of the images: a .csv, .tsv, .jsonl or .parquet file, or shapes.",
         autocompletion=completion.of_metavar("TABLE|shapes"),
     ),
 ]
-Columns = Annotated[
+Attribute = Annotated[
+    str | None, option("NAME", "Use this attribute of TABLE as labels; A*B combines two.")
+]
+Attributes = Annotated[
     list[str], option("NAME", "Use only this attribute; A*B is an interaction; repeatable.")
 ]
+# Command -> earlier names of its options, which still work
+EARLIER_NAMES = {
+    "attributes": {"--attributes": "--table", "--column": "--attribute"},
+    "variance": {"--attributes": "--table", "--column": "--attribute"},
+    "compare": {"--by": "--table", "--column": "--attribute"},
+    "relabel": {"--column": "--attribute"},
+    "split": {"--attributes": "--table", "--group-column": "--attribute"},
+}
 Controls = Annotated[
     list[str],
     option("IMAGES", "The same images, embedded by an untrained control; repeatable."),

@@ -8,7 +8,6 @@ import typer
 
 from clipkit.commands._options import (
     Attributes,
-    Columns,
     Controls,
     Force,
     Format,
@@ -16,6 +15,7 @@ from clipkit.commands._options import (
     ReportColumns,
     ResultOutput,
     Seed,
+    Table,
     check_result_output,
     option,
     report_result,
@@ -36,8 +36,8 @@ def attributes(
             metavar="[WORDS]", help="Feature file of texts with classes 'attribute: value'."
         ),
     ] = None,
-    attributes: Attributes = None,
-    column: Columns = [],  # noqa: B006
+    table: Table = None,
+    attribute: Attributes = [],  # noqa: B006
     control: Controls = [],  # noqa: B006
     random: Annotated[
         int, option("N", "Number of sets of random directions.", min=0, max=1000)
@@ -58,7 +58,7 @@ def attributes(
     `names` on the cosines with WORDS, `random` on as many random directions, `probe` on the whole
     embedding, `control` on each --control. `reach` is (zeroshot - chance) / (probe - chance).
 
-    Example: clipkit attributes img.h5 words.h5 --attributes shapes --control control.h5
+    Example: clipkit attributes img.h5 words.h5 --table shapes --control control.h5
     """
     from clipkit import attributes as library
     from clipkit import features, files
@@ -70,8 +70,8 @@ def attributes(
     result = library.measure(
         features.read(images, kinds=["images"]),
         None if words is None else features.read(words, kinds=["texts"]),
-        table=attributes,
-        columns=column,
+        table=table,
+        columns=attribute,
         controls=[features.read(file, kinds=["images"]) for file in control],
         random=random,
         C=C,

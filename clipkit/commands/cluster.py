@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from clipkit.commands._options import (
+    Attribute,
     FeatureInput,
     Force,
     Format,
@@ -14,6 +15,7 @@ from clipkit.commands._options import (
     ReportColumns,
     ResultOutput,
     Seed,
+    Table,
     check_result_output,
     report_result,
     split_option,
@@ -31,6 +33,8 @@ def cluster(
             "-k", min=2, help="Number of clusters (default: as many as classes); repeatable."
         ),
     ] = None,
+    table: Table = None,
+    attribute: Attribute = None,
     seed: Seed = 42,
     output: ResultOutput = None,
     format: Format = None,
@@ -42,10 +46,11 @@ def cluster(
 
     Example: clipkit cluster img.h5
     """
-    from clipkit import clustering, features
+    from clipkit import clustering, features, relabeling
     from clipkit.tables import View
 
-    check_result_output(output, force, file)
+    check_result_output(output, force, file, table)
     with features.open_file(file, kinds=["images", "logits"]) as source:
-        result = clustering.cluster(source, split, k, seed)
+        labelled = relabeling.label_by_attribute(source, table, attribute)
+        result = clustering.cluster(labelled, split, k, seed)
     report_result(result, output, View(format, columns, no_header), force)

@@ -14,6 +14,7 @@ from clipkit.commands._options import (
     ReportColumns,
     ResultOutput,
     Seed,
+    Table,
     check_result_output,
     option,
     report_result,
@@ -39,12 +40,9 @@ def compare(
             min=0,
         ),
     ] = [],  # noqa: B006
-    by: Annotated[
-        str | None,
-        option("TABLE", "Compare by an attribute of TABLE: a .csv or .tsv file, or shapes."),
-    ] = None,
-    column: Annotated[
-        str | None, option("NAME", "Attribute of TABLE to group by; A*B combines two.")
+    table: Table = None,
+    attribute: Annotated[
+        str | None, option("NAME", "Compare by this attribute of TABLE; A*B combines two.")
     ] = None,
     groups: Annotated[
         str | None,
@@ -74,23 +72,24 @@ def compare(
     1 if they err on the same images. With groups, the rows `worst` compare the accuracy of each
     result's worst group with that of random groups of the same sizes.
 
-    Example: clipkit compare probe.h5 zeroshot.h5 --by shapes --column pattern
+    Example: clipkit compare probe.h5 zeroshot.h5 --table shapes --attribute pattern
     """
     from clipkit import comparison, console, features
     from clipkit.tables import View
 
-    check_result_output(output, force, a, *(b or []), by, groups)
+    check_result_output(output, force, a, *(b or []), table, groups)
     results = features.read_all([a, *(b or [])], kinds=["result"])
     paired = comparison.pair(results, split, run, common=common)
     for result, label in zip(results, paired.runs, strict=True):
         if "chosen" in label:
             console.note(f"{result.display_name}: {label}")
     if ids is None:
-        result = comparison.compare(paired, by=by, column=column, groups=groups, seed=seed)
+        result = comparison.compare(paired, by=table, column=attribute, groups=groups, seed=seed)
         report_result(result, output, View(format, columns, no_header), force)
-    elif any((by, column, groups, output, format, columns, no_header)):
+    elif any((table, attribute, groups, output, format, columns, no_header)):
         raise UsageError(
-            "expected --list without --by, --column, --groups, --output and options of the report"
+            "expected --list without --table, --attribute, --groups, --output and options of the "
+            "report"
         )
     else:
         for row_id in comparison.list_ids(paired, ids):

@@ -8,6 +8,7 @@ import typer
 
 from clipkit.commands import _completion as completion
 from clipkit.commands._options import (
+    Attribute,
     FeatureInput,
     Force,
     Format,
@@ -17,6 +18,7 @@ from clipkit.commands._options import (
     ReportColumns,
     ResultOutput,
     Seed,
+    Table,
     Temperatures,
     check_result_output,
     check_row_options,
@@ -59,6 +61,8 @@ def probe(
             autocompletion=completion.splits,
         ),
     ] = None,
+    table: Table = None,
+    attribute: Attribute = None,
     shots: Annotated[
         list[str], option("N[,N...]", "Fit on N rows per class; several make a curve.")
     ] = [],  # noqa: B006
@@ -89,12 +93,12 @@ def probe(
 
     Example: clipkit probe logits.h5 -t 1,0.5,0.07,0.03 -o probe.h5
     """
-    from clipkit import evaluation
+    from clipkit import evaluation, relabeling
     from clipkit.features import open_file
     from clipkit.per_class import per_class_rows
     from clipkit.tables import View
 
-    check_result_output(output, force, file)
+    check_result_output(output, force, file, table)
     check_row_options(per_class, per_image)
     if keep and output is None:
         raise UsageError("expected -o FILE for --keep, got none", "name the probe: -o probe.h5")
@@ -106,8 +110,9 @@ def probe(
     lists_images = per_image if per_class or per_image else None
     with open_file(file, kinds=["images", "logits"]) as source:
         temperatures = parse_temperatures(temperature, source.logit_scale)
+        labelled = relabeling.label_by_attribute(source, table, attribute)
         result, rankings = evaluation.evaluate(
-            source, spec, temperatures, Cs, fit_split, eval_split, val, keep, lists_images
+            labelled, spec, temperatures, Cs, fit_split, eval_split, val, keep, lists_images
         )
     if rankings:
         report_images(result, rankings, 1, output, view, force)

@@ -6,20 +6,22 @@ from typing import Annotated
 
 import typer
 
-from clipkit.commands._options import FeatureInput, Force, Output, Seed, option
+from clipkit.commands._options import (
+    Attribute,
+    FeatureInput,
+    Force,
+    Output,
+    Seed,
+    Table,
+    option,
+)
 
 
 def relabel(
     file: FeatureInput = "-",
-    table: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[TABLE]", help="Attributes of the rows: a .csv or .tsv file, or shapes."
-        ),
-    ] = None,
-    column: Annotated[
-        str | None, option("NAME", "Attribute of TABLE to use as labels; A*B combines two.")
-    ] = None,
+    named_table: Annotated[str | None, typer.Argument(hidden=True)] = None,
+    table: Table = None,
+    attribute: Attribute = None,
     groups: Annotated[
         str | None,
         option("FILE", "Use groups of classes as labels; each line of FILE is: class TAB group."),
@@ -41,13 +43,14 @@ def relabel(
     If a cell of TABLE is empty, its row is left out. With --groups, the accuracies of a result are
     computed again.
 
-    Example: clipkit relabel img.h5 shapes --column colour | clipkit probe
+    Example: clipkit relabel img.h5 --table shapes --attribute colour | clipkit probe
     """
     from clipkit import features, files, relabeling
 
+    table = table or named_table
     files.check_feature_output(output, force=force, inputs=[file, table, groups])
     with features.open_file(file, kinds=["images", "logits", "result"]) as source:
         relabeled = relabeling.relabel(
-            source, table, column=column, groups=groups, shuffle=shuffle, seed=seed
+            source, table, column=attribute, groups=groups, shuffle=shuffle, seed=seed
         )
         features.write(output, relabeled, force=force)

@@ -7,11 +7,11 @@ from typing import Annotated
 import typer
 
 from clipkit.commands._options import (
-    Attributes,
     FeatureInput,
     Force,
     Output,
     Seed,
+    Table,
     option,
     split_option,
 )
@@ -29,11 +29,11 @@ def split(
         str | None,
         split_option("Split to divide (default: the only one, or else train).", "--from"),
     ] = None,
-    group_column: Annotated[
+    table: Table = None,
+    attribute: Annotated[
         str | None,
         option("NAME", "Keep rows with the same value of this attribute together."),
     ] = None,
-    attributes: Attributes = None,
     group_folder: Annotated[
         bool,
         typer.Option("--group-folder", help="Keep rows whose files share a folder together."),
@@ -52,7 +52,7 @@ def split(
     from clipkit import features, files, splitting
     from clipkit.features.model import drop_none
 
-    files.check_feature_output(output, force=force, inputs=[file, attributes])
+    files.check_feature_output(output, force=force, inputs=[file, table])
     fractions = drop_none({"test": test, "val": val})
     with features.open_file(file, kinds=["images", "logits"]) as undivided:
         divided = splitting.split(
@@ -60,8 +60,8 @@ def split(
             fractions,
             source=source,
             seed=seed,
-            column=group_column,
-            table=attributes,
+            column=attribute,
+            table=table,
             by_folder=group_folder,
         )
         features.write(output, divided, force=force)

@@ -8,7 +8,6 @@ import typer
 
 from clipkit.commands._options import (
     Attributes,
-    Columns,
     Controls,
     Force,
     Format,
@@ -16,6 +15,7 @@ from clipkit.commands._options import (
     ReportColumns,
     ResultOutput,
     Seed,
+    Table,
     check_result_output,
     option,
     report_result,
@@ -37,8 +37,8 @@ def variance(
             help="Feature file of texts: report what the cosines with each prompt measure.",
         ),
     ] = None,
-    attributes: Attributes = None,
-    column: Columns = [],  # noqa: B006
+    table: Table = None,
+    attribute: Attributes = [],  # noqa: B006
     control: Controls = [],  # noqa: B006
     null: Annotated[
         int, option("N", "Number of draws from each null distribution.", min=1, max=100_000)
@@ -58,7 +58,7 @@ def variance(
     With TEXTS, report how much of the variance of each prompt's cosines it explains, compared with
     random directions. The format `table` shows the three largest shares of each prompt.
 
-    Example: clipkit variance img.h5 --attributes shapes --control control.h5
+    Example: clipkit variance img.h5 --table shapes --control control.h5
     """
     from clipkit import features, files, variance
     from clipkit.tables import View
@@ -71,8 +71,8 @@ def variance(
     result = variance.decompose(
         features.read(images, kinds=["images"]),
         prompts,
-        table=attributes,
-        columns=column,
+        table=table,
+        columns=attribute,
         controls=controls,
         null=null,
         split=split,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from clipkit.commands._options import (
+    Attribute,
     FeatureInput,
     Force,
     Format,
@@ -14,6 +15,7 @@ from clipkit.commands._options import (
     ReportColumns,
     ResultOutput,
     Scores,
+    Table,
     Top,
     check_result_output,
     check_row_options,
@@ -29,6 +31,8 @@ def zeroshot(
     split: Annotated[
         list[str] | None, split_option("Evaluate only this split; repeatable.")
     ] = None,
+    table: Table = None,
+    attribute: Attribute = None,
     per_class: PerClass = False,
     per_image: PerImage = False,
     top: Top = 1,
@@ -46,15 +50,16 @@ def zeroshot(
 
     Example: clipkit textembed --classes img.h5 | clipkit logits img.h5 - | clipkit zeroshot
     """
-    from clipkit import features
+    from clipkit import features, relabeling
     from clipkit.per_class import per_class_rows
     from clipkit.tables import View
     from clipkit.zeroshot import evaluate, rank_images
 
-    check_result_output(output, force, file)
+    check_result_output(output, force, file, table)
     check_row_options(per_class, per_image, top > 1, scores)
     view = View(format, columns, no_header)
-    with features.open_file(file, kinds=["logits"]) as logits:
+    with features.open_file(file, kinds=["logits"]) as source:
+        logits = relabeling.label_by_attribute(source, table, attribute)
         result = evaluate(logits, split)
         is_labelled = has_labels(logits, list(result.splits))
         if per_image or top > 1 or scores or not (is_labelled or per_class):

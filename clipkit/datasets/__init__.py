@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from clipkit import console
 from clipkit.datasets.dataset import Dataset, ImageDataset, describe_splits
 from clipkit.datasets.folders import read_folder
 from clipkit.datasets.manifests import names_images, read_manifest
@@ -88,6 +89,7 @@ def load(  # noqa: PLR0913 (the options of `clipkit embed`)
     """
     names = [name] if isinstance(name, str | Path) else list(name)
     data = read_source(names, SourceOptions(root, path_column, label_column, split_column))
+    console.note_spellings(data.name, data.class_names)
     draw: dict[str, int] = {}
     if splits is not None:
         data = data.select_splits(splits)

@@ -32,7 +32,6 @@ from clipkit.datasets.labels import (
     attach_labels,
     has_duplicates,
     labels_from_texts,
-    number_labels,
 )
 from clipkit.datasets.parquet_manifests import is_image_type, is_text, read_errors
 from clipkit.datasets.remote import LocalFile, RangeReader, StoredFile, display_url
@@ -492,12 +491,13 @@ def _labels(
     def names_of_numbers() -> list[str] | None:
         return first.class_names or shards.read_class_names(name)
 
-    if first.texts is not None:
-        return labels_from_texts(labels, texts, lambda _: where, names_of_numbers)
-    largest = max(int(values.max(initial=NO_LABEL)) for values in labels.values())
-    numbers = [] if largest == NO_LABEL else [str(largest)]
-    class_names, _ = number_labels(numbers, lambda _: where, names_of_numbers)
-    return labels, class_names
+    if first.texts is None:  # whole numbers
+        numbers = np.unique(np.concatenate([*labels.values(), [NO_LABEL]]))[1:]
+        texts.recode(np.zeros(0, np.int32), map(str, numbers.tolist()))
+        for split, values in labels.items():
+            codes = np.searchsorted(numbers, values)
+            labels[split] = np.where(values == NO_LABEL, NO_LABEL, codes)
+    return labels_from_texts(labels, texts, lambda _: where, names_of_numbers)
 
 
 def _take_values(table: _Table, texts: LabelCodes) -> Any:

@@ -14,7 +14,6 @@ from clipkit.datasets.class_index import escape_text
 from clipkit.datasets.dataset import ImageDataset
 from clipkit.errors import ClipkitError
 from clipkit.features import Int64
-from clipkit.features.validation import MAX_CLASSES
 
 NO_LABEL = -1
 
@@ -48,8 +47,9 @@ def number_labels(
 ) -> tuple[list[str], dict[str, int]]:
     """Return the class names, and the class of each label: the rule for every source.
 
-    If all labels are whole numbers, they are the numbers of the classes. Otherwise all are names,
-    also those that look like numbers: letters and digits are classes of one data set.
+    If all labels are whole numbers and the classes have names, they are the numbers of the classes.
+    Otherwise all are names. Names that are whole numbers are sorted as numbers, so that 0..n-1 are
+    the numbers of their classes, too, and a gap is no class.
 
     Parameters
     ----------
@@ -58,7 +58,7 @@ def number_labels(
     place_of : callable
         Returns what an error calls the place of a label.
     names_of_numbers : callable
-        Returns the class names if the labels are numbers, or None: then class 3 is called "3".
+        Returns the class names if the labels are numbers, or None if there are none.
 
     Returns
     -------
@@ -69,7 +69,7 @@ def number_labels(
     Raises
     ------
     ClipkitError
-        If a number is negative, has no name or is too large.
+        If a number is negative or has no name.
     """
     matches = [WHOLE_NUMBER.fullmatch(label) for label in labels]
     numbers = [int(match[1]) for match in matches if match]
@@ -81,14 +81,15 @@ def number_labels(
     if not numbers:
         return [], {}
     names = names_of_numbers()
-    limit = MAX_CLASSES if names is None else len(names)
     for label, number in zip(labels, numbers, strict=True):
-        if not 0 <= number < limit:
-            why = "" if names is None else f", since there are {limit:,} class names"
-            expected = f"expected a label from 0 to {limit - 1:,}{why}"
-            raise ClipkitError(f"{place_of(label)}: {expected}, got {label}")
+        if number < 0:
+            raise ClipkitError(f"{place_of(label)}: expected a label from 0, got {label}")
+        if names is not None and number >= len(names):
+            expected = f"a label from 0 to {len(names) - 1:,}, since there are {len(names):,} class"
+            raise ClipkitError(f"{place_of(label)}: expected {expected} names, got {label}")
     if names is None:
-        names = [str(number) for number in range(max(numbers) + 1)]
+        distinct, ranks = np.unique(numbers, return_inverse=True)
+        names, numbers = list(map(str, distinct.tolist())), ranks.tolist()
     return names, dict(zip(labels, numbers, strict=True))
 
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 
 from clipkit import files
+from clipkit.csv_rows import BOM
 from clipkit.datasets.dataset import Dataset
 from clipkit.datasets.rows import Row, Table, collect
 from clipkit.errors import ClipkitError, UsageError
@@ -14,7 +15,6 @@ from clipkit.errors import ClipkitError, UsageError
 MAX_LIST_BYTES = 1 << 28  # a million paths of 256 bytes
 
 BLOCK_BYTES = 1 << 16  # split at a time; the entries take three times as much memory
-BOM = b"\xef\xbb\xbf"
 
 # How feature files, PNG, JPEG, GIF, Parquet and gzip begin.
 CONTENTS = (b"\x89HDF", b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"PAR1", b"\x1f\x8b")

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from io import BufferedReader, BytesIO
 from pathlib import Path
 from typing import Any
 
 from clipkit import files
-from clipkit.csv_rows import check_text, read_rows
+from clipkit.csv_rows import BOM, check_text, read_objects, read_rows
 from clipkit.datasets.class_index import find_class_index, rename_classes
 from clipkit.datasets.columns import Columns, as_text, check_columns
 from clipkit.datasets.dataset import Dataset
 from clipkit.datasets.images import escape
-from clipkit.datasets.lists import BOM
 from clipkit.datasets.rows import Content, Row, Table, collect
 from clipkit.errors import ClipkitError
 from clipkit.features.formats import import_parquet
@@ -29,6 +27,7 @@ Stream = BufferedReader | BytesIO
 DEFAULTS = Columns()
 PARQUET_READER = "clipkit.datasets.parquet_manifests"
 MAX_HEADER = 1 << 16
+EXAMPLE = '{"path": "a.jpg", "label": "cat"}'
 MAX_BYTES = 1 << 28  # a million rows of 256 bytes
 
 
@@ -193,35 +192,15 @@ def _csv_rows(
 def _read_jsonl(stream: Stream, name: str, columns: Columns, required: set[str]) -> Table:
     """Return the rows. There is a column of splits or ids if the first object has it."""
     check_text(stream, name)
-    line, first = next(_objects(stream, name))
+    line, first = next(read_objects(stream, name, EXAMPLE))
     check_columns(list(first), required, f"{name}, line {line}")
     has_ids = columns.id in first
     rows = _json_rows(stream, name, columns if has_ids else columns[:-1])
     return Table(rows, columns.split in first, has_ids)
 
 
-def _objects(stream: Stream, name: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    stream.seek(0)
-    for number, line in enumerate(stream, start=1):
-        if number == 1:
-            line = line.removeprefix(BOM)
-        if not line.strip():
-            continue
-        try:
-            content = json.loads(line)
-        except (ValueError, RecursionError):
-            content = None
-        if not isinstance(content, dict):
-            got = escape(line[:40].decode(errors="replace").strip())
-            raise ClipkitError(
-                f"{name}, line {number}: expected a JSON object, got {got!r}",
-                'write one object per line: {"path": "a.jpg", "label": "cat"}',
-            )
-        yield number, content
-
-
 def _json_rows(stream: Stream, name: str, columns: Sequence[str]) -> Iterator[Row]:
-    for line, content in _objects(stream, name):
+    for line, content in read_objects(stream, name, EXAMPLE):
         where = f"{name}, line {line}"
         path = content.get(columns[0])
         if path is not None and not isinstance(path, str):

@@ -118,7 +118,7 @@ def import_file(
 
 def _read_labels(source: str) -> tuple[list[Any], str]:
     """Return the labels in an .npy and the file's digest."""
-    with spool_input(source) as file, _reading(source):
+    with spool_input(source) as file, reading_errors(source):
         labels = npz.open_npy(file.path, source).read()
         return _as_list(labels, source), _digest(file.path, source)
 
@@ -227,7 +227,7 @@ def report_rows(file: FeatureFile, report: Callable[[int, int], None]) -> Featur
 
 
 @contextlib.contextmanager
-def _reading(name: str) -> Iterator[None]:
+def reading_errors(name: str) -> Iterator[None]:
     """Turn the many exceptions of zipfile, NumPy and Arrow into one error that names the file."""
     try:
         yield
@@ -238,7 +238,7 @@ def _reading(name: str) -> Iterator[None]:
 
 
 def _digest(path: Path, source: str) -> str:
-    with _reading(source), path.open("rb") as file:
+    with reading_errors(source), path.open("rb") as file:
         return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
@@ -252,7 +252,7 @@ def _read_arrays(
     ending = Path(source).suffix.lower()
     if path.stat().st_size == 0:
         raise ClipkitError(f"{source}: empty input", "check whether the command before it failed")
-    with _reading(source):
+    with reading_errors(source):
         if ending == ".npy":
             return {"features": npz.open_npy(path, source)}
         if ending == ".npz":
@@ -287,6 +287,7 @@ def _assemble(arrays: Arrays, source: str, split: str | None, added: Arrays) -> 
                 f"{source}: expected no extra {name}, because the file already holds them"
             )
     arrays = {**arrays, **added}
+    is_export = METADATA in arrays  # its labels stay as they are
     kind = "texts" if "features" in arrays and "texts" in arrays else "images"
     file = _start_file(arrays.pop(METADATA, None), kind, source)
     places = _places(arrays, file.kind, split or UNNAMED, source)
@@ -302,7 +303,7 @@ def _assemble(arrays: Arrays, source: str, split: str | None, added: Arrays) -> 
         if group in owners:
             setattr(owners[group], key, _value(key, arrays[name], f"{source}: {name}"))
     _check_unused(set(arrays).difference(places.values()), added, source)
-    _number_labels(file)
+    _number_labels(file, is_export)
     if file.kind == "texts" and file.class_index is None and file.texts:
         file.class_index = np.full(len(file.texts), -1)
     for rows in file.splits.values():
@@ -326,7 +327,7 @@ def _start_file(metadata: Any, kind: str, source: str) -> FeatureFile:
     if metadata is None:
         return FeatureFile(kind, display_name=source)
     if isinstance(metadata, npz.StoredArray):
-        with _reading(source):
+        with reading_errors(source):
             metadata = str(metadata.read())
     try:
         content = json.loads(metadata)
@@ -386,7 +387,7 @@ def _value(key: str, array: Any, name: str) -> Any:
     """Return an array as a feature file holds it. Labels may still be names."""
     if isinstance(array, BlockMatrix):  # of a file that was just exported
         return array
-    with _reading(name):
+    with reading_errors(name):
         if isinstance(array, npz.StoredArray):
             array = array.read()
         if key == "features":
@@ -438,14 +439,17 @@ def _as_integers(items: list[Any], name: str) -> Int64:
     return numbers
 
 
-def _number_labels(file: FeatureFile) -> None:
+def _number_labels(file: FeatureFile, is_export: bool) -> None:
     """Replace labels that are names by their positions among the class names.
 
-    Without class names, the names that occur are the classes, sorted.
+    Without class names, the names that occur are the classes, sorted. So are whole numbers with
+    gaps, such as 0, 10, 20.
     """
     labelled: list[Any] = [split for split in file.splits.values() if split.labels is not None]
     are_names = {isinstance(split.labels, list) for split in labelled}
     if True not in are_names:
+        if labelled and file.class_names is None and not is_export:
+            _name_numbers(file, labelled)
         return
     if False in are_names:
         message = f"{file.display_name}: expected labels as names in all splits"
@@ -466,6 +470,14 @@ def _number_labels(file: FeatureFile) -> None:
                 f"{where}: expected numbers, since several classes are called {ambiguous[0]!r}"
             )
         split.labels = np.array([numbers[name] for name in split.labels], np.int64)
+
+
+def _name_numbers(file: FeatureFile, labelled: list[Any]) -> None:
+    numbers = np.unique(np.concatenate([split.labels for split in labelled]))
+    if len(numbers) and numbers[0] >= 0 and len(numbers) <= numbers[-1]:
+        file.class_names = list(map(str, numbers.tolist()))
+        for split in labelled:
+            split.labels = np.searchsorted(numbers, split.labels)
 
 
 def _write_npz(path: Path, file: FeatureFile) -> None:

@@ -113,6 +113,29 @@ def read_table(path: Path, name: str, *, with_features: bool = True) -> dict[str
     return arrays
 
 
+def read_cells(path: Path, name: str) -> tuple[list[str], list[tuple[int, list[Any]]]]:
+    """Read the columns of texts, numbers and truth values; return their names, and each row.
+
+    Raises
+    ------
+    ClipkitError
+        If the file is damaged, or its columns would unpack to much more than the file.
+    """
+    size = path.stat().st_size
+    check_footer(path, name)
+    try:
+        schema = pq.read_schema(path)
+        names = [field.name for field in schema if _is_scalar(field.type)]
+        texts = [column for column in names if _is_text(value_type(schema.field(column).type))]
+        with pq.ParquetFile(path, page_checksum_verification=True, read_dictionary=texts) as file:
+            _check_sizes(file.metadata, "", names, name, size)
+            values = _values(file.read(columns=names), name, size)
+    except pa.ArrowException as error:
+        raise ClipkitError(f"cannot read {name}: {error}") from error
+    rows = zip(*(values[column] for column in names), strict=True)
+    return names, list(enumerate(map(list, rows)))
+
+
 def value_type(arrow_type: pa.DataType) -> pa.DataType:
     """Return the type of a column's values, which may be in a dictionary."""
     if pa.types.is_dictionary(arrow_type):
@@ -121,10 +144,14 @@ def value_type(arrow_type: pa.DataType) -> pa.DataType:
 
 
 def _check_scalars(arrow_type: pa.DataType, name: str) -> None:
+    if not _is_scalar(arrow_type):
+        raise ClipkitError(f"{name}: expected texts or numbers, got {value_type(arrow_type)}")
+
+
+def _is_scalar(arrow_type: pa.DataType) -> bool:
     arrow_type = value_type(arrow_type)
     others = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_null)
-    if not _is_text(arrow_type) and not any(is_type(arrow_type) for is_type in others):
-        raise ClipkitError(f"{name}: expected texts or numbers, got {arrow_type}")
+    return _is_text(arrow_type) or any(is_type(arrow_type) for is_type in others)
 
 
 def _check_sizes(

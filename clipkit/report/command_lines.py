@@ -79,16 +79,16 @@ OPTIONS: dict[str, dict[str, str]] = {
     "entropy": {"temperature": "--temperature", "link": "--link", "splits": "--split"},
     "cluster": {"splits": "--split", "k": "-k", "seed": "--seed"},
     "attributes": {
-        "attributes": "--attributes",
-        "column": "--column",
+        "attributes": "--table",
+        "column": "--attribute",
         "random": "--random",
         "C": "-C",
         **{key: SCORED[key] for key in ("fit_split", "eval_split")},
         "seed": "--seed",
     },
     "variance": {
-        "attributes": "--attributes",
-        "column": "--column",
+        "attributes": "--table",
+        "column": "--attribute",
         "null": "--null",
         "split": "--split",
         "seed": "--seed",
@@ -97,15 +97,15 @@ OPTIONS: dict[str, dict[str, str]] = {
     "compare": {
         "split": "--split",
         "run": "--run",
-        "by": "--by",
-        "column": "--column",
+        "by": "--table",
+        "column": "--attribute",
         "groups": "--groups",
         "common": "--common",
         "seed": "--seed",
     },
     "relabel": {
-        "attributes": "",
-        "column": "--column",
+        "attributes": "--table",
+        "column": "--attribute",
         "groups": "--groups",
         "shuffle": "--shuffle",
         "seed": "--seed",
@@ -114,8 +114,8 @@ OPTIONS: dict[str, dict[str, str]] = {
         "source": "--from",
         "fractions.test": "--test",
         "fractions.val": "--val",
-        "column": "--group-column",
-        "attributes": "--attributes",
+        "attributes": "--table",
+        "column": "--attribute",
         "by_folder": "--group-folder",
         "seed": "--seed",
     },
@@ -134,7 +134,7 @@ OPTIONS: dict[str, dict[str, str]] = {
         "prompts": "--prompts",
     },
 }
-REPEATED = {"--split", "--template", "--column", "--run", "-k"}  # options of one value each
+REPEATED = {"--split", "--template", "--attribute", "--run", "-k"}  # options of one value each
 FLAGS = {"kept", "machines"}  # members of which a command line shows only the option
 NEGATED = {"standardize"}  # members whose false is an option, too
 DEFAULTS = {("features", "logits"), ("link", "softmax")}  # not options for embeddings
