@@ -235,7 +235,7 @@ chapter6 := \
 	clipkit textembed --classes $< --template "{}" $(MODEL_OPTIONS) -f -o $@
 
 words := %/$(if $(WORDS),words,classes).h5
-attribute_options = $(strip $(call option,attributes,$(TABLE)) $(CONTROLS:%=--control %/img.h5))
+attribute_options = $(strip $(call option,table,$(TABLE)) $(CONTROLS:%=--control %/img.h5))
 %/img.attributes.h5: %/img.h5 $(words) %/table $$(CONTROL_IMAGES)
 	clipkit attributes $(strip $(wordlist 1,2,$^) $(attribute_options)) -f -o $@
 
@@ -273,7 +273,7 @@ layers := img.svm.h5 $(ATTRIBUTES:%=img.%.svm.h5) layers.png
 
 define probe_attribute
 %.$1.svm.h5: %.h5 $$$$(OUT)/table
-	clipkit relabel $$< $(TABLE) --column $1 | clipkit probe -f -o $$@
+	clipkit relabel $$< --table $(TABLE) --attribute $1 | clipkit probe -f -o $$@
 endef
 $(foreach attribute,$(ATTRIBUTES),$(eval $(call probe_attribute,$(attribute))))
 

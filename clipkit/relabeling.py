@@ -115,6 +115,28 @@ def label_by_attribute(file: FeatureFile, table: str | None, attribute: str | No
     return relabel(file, table, column=attribute)
 
 
+def label_prompts_by_attribute(
+    logits: FeatureFile, table: str | None, attribute: str | None
+) -> FeatureFile:
+    """Do the same for logits, whose prompts must be called after the attribute's values.
+
+    Raises
+    ------
+    UsageError, ClipkitError
+        If `relabel` does. If no prompt is called after a value.
+    """
+    labelled = label_by_attribute(logits, table, attribute)
+    if labelled is not logits and np.max(labelled.class_index, initial=-1) < 0:
+        name = labelled.history[-1]["column"]
+        value = (labelled.class_names or [""])[0]
+        raise ClipkitError(
+            f"{logits.display_name}: expected prompts called after the values of {name} "
+            f"({value!r} or '{name}: {value}'), got none",
+            "make the logits of images without labels, or relabel the images first",
+        )
+    return labelled
+
+
 def groups_digest(of_class: Sequence[str]) -> str:
     """Return the digest of the group of each class, for a history."""
     return files.digest(repr(of_class).encode())

@@ -204,7 +204,7 @@ def test_a_doubled_article_tells_that_the_template_is_missing(tmp_path: Path) ->
         (["--eval-split", "val"], 2, "unknown split of"),
         (["--random", "-1"], 2, "random"),
         (["-C", "0"], 2, "C: expected a number between"),
-        (["--column", "b"], 2, "unknown attribute of"),
+        (["--attribute", "b"], 2, "unknown attribute of"),
         (["--control", "OTHER"], 1, "expected the train images of"),
         (["OTHER_TEXTS"], 1, "come from different models"),
         (["--control", "-", "-"], 2, "expected only one file on standard input"),
@@ -229,7 +229,7 @@ def test_bad_requests_are_refused(
 def test_what_the_bundled_world_holds_says_and_never_says(world: Path, tmp_path: Path) -> None:
     words, found = tmp_path / "words.h5", tmp_path / "attributes.h5"
     ok("textembed", "--classes", WORDS, "--template", "{}", "--model", "tiny", "-o", words)
-    options = ["--attributes", "shapes", "--control", world / "control.h5"]
+    options = ["--table", "shapes", "--control", world / "control.h5"]
     run = ok("attributes", world / "img.h5", words, *options, "-o", found)
     table = {row.pop("attribute"): row for row in rows(run.stdout)}
     number = {

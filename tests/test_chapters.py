@@ -216,11 +216,11 @@ def test_a_table_and_words_reach_chapter_6(make, tmp_path):
     lines = commands(make("-n", "chapter6", out=tmp_path / "r", **variables).stdout)
     (words,) = [line for line in lines if "w.tsv" in line]
     assert words.startswith(f'clipkit textembed --classes {tmp_path}/w.tsv --template "{{}}" ')
-    with_table = [line for line in lines if f"--attributes {tmp_path}/t.csv" in line]
+    with_table = [line for line in lines if f"--table {tmp_path}/t.csv" in line]
     assert [line.split()[1] for line in with_table] == ["variance", "attributes"]
-    assert sum("--attributes" in line for line in lines) == 2
+    assert sum("--table" in line for line in lines) == 2
     bundled = commands(make("-n", "chapter6", out=tmp_path, DATASET="shapes").stdout)
-    assert sum("--attributes shapes" in line for line in bundled) == 2
+    assert sum("--table shapes" in line for line in bundled) == 2
 
 
 def test_layers_are_probed_for_the_class_and_for_attributes_of_the_table(make, tmp_path):
@@ -232,7 +232,7 @@ def test_layers_are_probed_for_the_class_and_for_attributes_of_the_table(make, t
     lines = commands(make("-n", "layers", out=tmp_path / "r", UNTRAINED=7, **variables).stdout)
     relabel = [line for line in lines if " relabel " in line]
     assert len(relabel) == 4
-    assert all(f"img.h5 {tmp_path}/t.csv --column " in line for line in relabel)
+    assert all(f"img.h5 --table {tmp_path}/t.csv --attribute " in line for line in relabel)
     embed = [line for line in lines if line.startswith("clipkit embed")]
     assert len(embed) == 4
     assert sum("--layers all" in line for line in embed) == 2

@@ -158,7 +158,7 @@ def table(folder: Path, values: ArrayLike) -> Path:
 def test_groups_have_the_numbers_of_their_own_rows(tmp_path: Path) -> None:
     values = np.array(["small", "", "large"] * 100)
     paths = saved(tmp_path, a=result(RIGHT[0]), b=result(RIGHT[1]))
-    by = ("--by", table(tmp_path, values), "--column", "size")
+    by = ("--table", table(tmp_path, values), "--attribute", "size")
     report = rows(ok("compare", *paths, *by).stdout)
     assert [row["group"] for row in report] == ["large", "small", "worst", "worst"]
     for row in report[:2]:
@@ -208,12 +208,14 @@ def test_one_group_in_twenty_that_says_nothing_is_below_the_5_percent() -> None:
 def test_a_group_of_one_row_and_a_group_that_is_absent(tmp_path: Path) -> None:
     values = ["one", *["many"] * 299]
     paths = saved(tmp_path, a=result(RIGHT[0]))
-    report = rows(ok("compare", *paths, "--by", table(tmp_path, values), "--column", "size").stdout)
+    report = rows(
+        ok("compare", *paths, "--table", table(tmp_path, values), "--attribute", "size").stdout
+    )
     assert [row["rows"] for row in report[:2]] == ["299", "1"]
     absent = result(RIGHT[0])
     absent.class_names = ["cat", "dog", "fox"]
     (path,) = saved(tmp_path, absent=absent)
-    line = ("--by", table(tmp_path, values), "--column", "class")
+    line = ("--table", table(tmp_path, values), "--attribute", "class")
     assert [row["group"] for row in rows(ok("compare", path, *line).stdout)] == [
         "cat",
         "dog",
@@ -309,11 +311,11 @@ def test_the_run_that_validation_chose_is_taken(tmp_path: Path) -> None:
         ("a b --run 1", 2, "run: expected 0 on test, got 1"),
         ("sweep b --run 2", 2, "run: expected 0 to 1 on test, got 2"),
         ("sweep b --run 0 --run 1 --run 2", 2, "run: expected one, or one for each of 2"),
-        ("a b --column size", 2, "expected --by for --column, got none"),
-        ("a b --by t.csv --groups g.tsv", 2, "expected --by or --groups, got both"),
-        ("a b --by t.csv", 2, "expected one attribute, got size, other; hint: choose with"),
-        ("a b --by t.csv --column sise", 2, "'sise'; hint: did you mean size?"),
-        ("a b --by t.csv --column size", 1, "test: expected rows with a value of size, got none"),
+        ("a b --attribute size", 2, "expected --table for --attribute, got none"),
+        ("a b --table t.csv --groups g.tsv", 2, "expected --table or --groups, got both"),
+        ("a b --table t.csv", 2, "expected one attribute, got size, other; hint: choose with"),
+        ("a b --table t.csv --attribute sise", 2, "'sise'; hint: did you mean size?"),
+        ("a b --table t.csv --attribute size", 1, "expected rows with a value of size, got none"),
         ("a b --groups g.tsv", 1, "expected a group for every class, got none for 'dog'"),
         ("a b --list only", 2, "unknown list 'only'; hint: did you mean only-b or only-a?"),
         ("a --list neither", 2, "expected two results to list ids of, got 1"),
@@ -385,7 +387,7 @@ def test_a_paired_test_sees_what_two_intervals_do_not(results_of_shapes: Path) -
 
 @pytest.mark.long
 def test_which_patterns_the_words_miss(results_of_shapes: Path) -> None:
-    groups = report(results_of_shapes, "svm", "one", "--by", "shapes", "--column", "pattern")
+    groups = report(results_of_shapes, "svm", "one", "--table", "shapes", "--attribute", "pattern")
     accuracies = {r["group"]: (float(r["acc_a"]), float(r["acc_b"])) for r in groups[:5]}
     expected = {
         "banded": (0.79, 0.22),
@@ -408,7 +410,7 @@ def test_which_patterns_the_words_miss(results_of_shapes: Path) -> None:
 def test_a_worst_group_is_real_if_its_null_is_not_as_bad(
     column: str, group: str | None, accuracy: float | None, is_real: bool, results_of_shapes: Path
 ) -> None:
-    *groups, worst = report(results_of_shapes, "one", "--by", "shapes", "--column", column)
+    *groups, worst = report(results_of_shapes, "one", "--table", "shapes", "--attribute", column)
     lowest = min(groups, key=lambda row: float(row["acc_a"]))
     assert worst["acc_a"] == lowest["acc_a"]
     assert group in (None, lowest["group"])

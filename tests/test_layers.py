@@ -496,8 +496,8 @@ def test_probe_cluster_compare_and_variance_take_hidden_states(
         ok("cluster", small / f"{name}.h5")
     (compared,) = rows(ok("compare", tmp_path / "l3.h5", tmp_path / "unprojected.h5").stdout)
     assert compared
-    ok("variance", shapes / "l4.h5", "--attributes", "shapes")
-    ok("attributes", shapes / "l4.h5", "--attributes", "shapes", "--column", "outline")
+    ok("variance", shapes / "l4.h5", "--table", "shapes")
+    ok("attributes", shapes / "l4.h5", "--table", "shapes", "--attribute", "outline")
 
 
 def test_a_layer_is_named_wherever_its_model_is(small: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,9 @@ import pytest
 from factories import feature_file, result_file, write_feature_file
 from shell import fails, ok, rows
 
-from clipkit.annotations import read_annotations
-from clipkit.features import FeatureFile, read, write
+from clipkit.annotations import read_annotations, read_attribute
+from clipkit.errors import ClipkitError
+from clipkit.features import FeatureFile, Split, read, write
 from clipkit.relabeling import use_groups
 
 GROUPS = Path(__file__).parents[1] / "prompts" / "groups"
@@ -43,7 +46,7 @@ def relabeled(source: Path, *words: object) -> FeatureFile:
 @pytest.mark.long
 def test_an_attribute_replaces_labels_and_keeps_features_bit_for_bit(tmp_path: Path) -> None:
     source = saved(tmp_path)
-    before, after = read(source), relabeled(source, table(tmp_path), "--column", "colour")
+    before, after = read(source), relabeled(source, table(tmp_path), "--attribute", "colour")
     assert after.class_names == ["blue", "red"]
     for name, split in after.splits.items():
         assert split.ids == [f"{row}.png" for row in (0, 1, 2, 4, 5)]  # row 3 has an empty cell
@@ -61,14 +64,14 @@ def test_an_attribute_replaces_labels_and_keeps_features_bit_for_bit(tmp_path: P
 
 @pytest.mark.long
 def test_prompts_of_logits_belong_to_no_class_of_a_table(tmp_path: Path) -> None:
-    after = relabeled(saved(tmp_path, "logits"), table(tmp_path), "--column", "size")
+    after = relabeled(saved(tmp_path, "logits"), table(tmp_path), "--attribute", "size")
     assert after.kind == "logits"
     assert np.asarray(after.class_index).tolist() == [-1, -1, -1]
     assert "prompt" in fails("zeroshot", tmp_path / "out.h5")
 
 
 def test_two_attributes_combine(tmp_path: Path) -> None:
-    after = relabeled(saved(tmp_path), table(tmp_path), "--column", "colour*size")
+    after = relabeled(saved(tmp_path), table(tmp_path), "--attribute", "colour*size")
     assert after.class_names == ["blue * a", "red * a", "red * b"]
 
 
@@ -84,8 +87,8 @@ def test_two_attributes_combine(tmp_path: Path) -> None:
 @pytest.mark.long
 def test_tables_of_other_programs_say_the_same(tmp_path: Path, text: bytes) -> None:
     source = saved(tmp_path)
-    expected = relabeled(source, table(tmp_path), "--column", "size")
-    after = relabeled(source, table(tmp_path, text, "tsv"), "--column", "size")
+    expected = relabeled(source, table(tmp_path), "--attribute", "size")
+    after = relabeled(source, table(tmp_path, text, "tsv"), "--attribute", "size")
     assert after.splits["test"].labels is not None
     assert expected.class_names == after.class_names
     np.testing.assert_array_equal(after.splits["test"].labels, expected.splits["test"].labels)
@@ -109,7 +112,15 @@ def test_a_table_without_splits_speaks_of_the_ids_of_all_splits(tmp_path: Path) 
         ("id,,size\n", "expected different names of columns, got an empty one"),
         ("id,size\n0.png\n", "table.csv, line 2: expected 2 cells, got 1"),
         ("id,size\n0.png,a\n0.png,b\n", "line 3: expected each row once, got '0.png' again"),
-        ("id,size\n0.png,a\n", "expected a line for '1.png' of test, got none"),
+        (
+            "id,size\n0.png,a\n",
+            "table.csv. Ids there look like '0.png', those of the images like '1.png'; hint: if",
+        ),
+        (
+            TABLE.replace("train", "val"),
+            "Ids there look like '0.png' of 'val', those of the images like '0.png' of 'train'",
+        ),
+        ("id,size\n", "expected a line for each image, got none"),
         (TABLE.replace("size", "id2").replace("a\n", "\n").replace("b\n", "\n"), "expected rows"),
         (b"id,size\n0.png,\xff\n", "table.csv, line 2: expected UTF-8 text, got the byte 0xff"),
         (b"id,size\n0.png,\0\n", "table.csv, line 2: expected UTF-8 text, got the byte 0x00"),
@@ -119,9 +130,130 @@ def test_a_table_without_splits_speaks_of_the_ids_of_all_splits(tmp_path: Path) 
 @pytest.mark.long
 def test_bad_tables_are_refused(tmp_path: Path, text: str | bytes, message: str) -> None:
     source = saved(tmp_path)
-    column = ("--column", "id2") if "id2" in str(text) else ()
+    column = ("--attribute", "id2") if "id2" in str(text) else ()
     line = fails("relabel", source, table(tmp_path, text), *column, "-o", tmp_path / "out.h5")
     assert message in line
+
+
+PANDAS = ",filename,size\n" + "".join(f"{row},{row}.png,{'ab'[row % 2]}\n" for row in range(6))
+SIZES = [{"id": f"{row}.png", "size": "ab"[row % 2]} for row in range(6)]
+
+
+@pytest.mark.parametrize(
+    ("ending", "text", "note"),
+    [
+        ("csv", PANDAS, ""),
+        ("csv", PANDAS.replace(",", ";"), ""),
+        ("csv", PANDAS.replace(",", "\t"), ""),
+        ("txt", PANDAS.replace(",", "\t"), ""),
+        ("csv", PANDAS.replace(",filename", ",path").replace(",0.png", ",a/0.png"), "folders"),
+        ("csv", PANDAS.replace("filename", "Image").replace(".png", ""), "endings"),
+        ("csv", PANDAS.replace(".png", ".jpg").replace(",0.", ",/b/0."), "folders and endings"),
+        ("csv", "".join(line.partition(",")[2] for line in PANDAS.splitlines(True)), ""),
+        ("csv", re.sub("^[0-9]+,", "", PANDAS, flags=re.M).replace(",filename", ""), ""),
+        ("jsonl", "\n".join(map(json.dumps, SIZES)), ""),
+    ],
+)
+def test_a_table_is_read_as_people_write_it(
+    tmp_path: Path, ending: str, text: str, note: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = read(saved(tmp_path))
+    (size,) = read_attribute(file, str(table(tmp_path, text, ending))).attributes
+    assert (size.name, size.values, size.codes["test"].tolist()) == ("size", ["a", "b"], [0, 1] * 3)
+    assert capsys.readouterr().err.partition("without ")[2].strip() == note
+
+
+def test_a_table_in_parquet_is_read_without_its_pictures(tmp_path: Path) -> None:
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    columns = {key: [row[key] for row in SIZES] for key in ("id", "size")}
+    columns |= {"old": [True, None, True, False, False, True], "year": [1, 2, None, 2, 1, 1]}
+    content = pa.table(
+        {**columns, "image": [{"bytes": b"x"}] * 6, "share": [0.5, float("nan")] * 3}
+    )
+    pq.write_table(content, tmp_path / "t.parquet")
+    annotations = read_annotations(read(saved(tmp_path)), str(tmp_path / "t.parquet"))
+    values = {attribute.name: attribute.values for attribute in annotations.attributes}
+    assert values.pop("class")
+    expected = {"size": ["a", "b"], "old": ["False", "True"], "year": ["1", "2"], "share": ["0.5"]}
+    assert values == expected
+    (tmp_path / "t.parquet").write_bytes(b"PAR1")
+    fails("relabel", saved(tmp_path), "--table", tmp_path / "t.parquet", "-o", tmp_path / "o.h5")
+
+
+def test_ids_that_are_not_unique_without_folders_are_not_matched(tmp_path: Path) -> None:
+    text = "id,size\n" + "".join(f"{folder}/{row}.png,a\n" for folder in "xy" for row in range(6))
+    line = fails("relabel", saved(tmp_path), "--table", table(tmp_path, text), "-o", tmp_path / "o")
+    assert "6 of 6 images have no line in" in line
+
+
+def test_cells_without_a_value_are_counted_in_one_note(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = "id,size,flag\n0.png,NA,0\n1.png,nan,1\n2.png,None,\n3.png,-,0\n4.png,a,1\n5.png,A,0\n"
+    size, flag, _ = read_annotations(read(saved(tmp_path)), str(table(tmp_path, text))).attributes
+    assert (size.values, flag.values) == (["A", "a"], ["0", "1"])
+    assert size.codes["test"].tolist() == [-1, -1, -1, -1, 1, 0]
+    notes = capsys.readouterr().err.splitlines()
+    assert len(notes) == 2
+    assert "8 cells, first 'NA' of size, are read as no value" in notes[0]
+    assert "size: 'A' and 'a' are two classes: they differ in case alone" in notes[1]
+
+
+def test_an_id_may_be_called_like_no_value(tmp_path: Path) -> None:
+    file = read(saved(tmp_path))
+    for split in file.splits.values():
+        split.ids[0] = "NA"
+    (size,) = read_attribute(file, str(table(tmp_path, PANDAS.replace("0.png", "NA")))).attributes
+    assert size.codes["test"].tolist() == [0, 1] * 3
+
+
+def test_many_numbers_are_no_categories(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = range(21)
+    split = Split(np.eye(21, dtype=np.float32), ids=[str(row) for row in rows])
+    file = FeatureFile("images", splits={"all": split})
+    lines = [f"{row},{row + 0.5},{row % 20},{row % 3}" for row in rows]
+    path = str(table(tmp_path, "\n".join(["id,age,year,size", *lines])))
+    assert [a.name for a in read_annotations(file, path).attributes] == ["year", "size"]
+    hint = "bin them into at most 20 named ranges"
+    assert f"left out the numbers of age; hint: {hint}" in capsys.readouterr().err
+    for column in ("age", "age*size"):
+        with pytest.raises(ClipkitError, match="expected categories in age, got 21 numbers"):
+            read_annotations(file, path, [column])
+    assert read_annotations(file, path, ["age"], categories=False).attributes[0].values
+    path = str(table(tmp_path, "id,age\n" + "\n".join(f"{row},{row}" for row in rows)))
+    with pytest.raises(ClipkitError, match="expected categories in age"):
+        read_attribute(file, path)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("command", ["probe", "cluster -k 2", "zeroshot"])
+def test_a_table_gives_a_command_the_labels_that_relabel_gives(
+    tmp_path: Path, command: str
+) -> None:
+    source = saved(tmp_path, "logits" if command == "zeroshot" else "images")
+    if command == "zeroshot":
+        file = read(source)
+        file.class_names, file.class_index = ["size: b", "size: a", "none"], np.arange(3)
+        for split in file.splits.values():
+            split.labels = None
+        write(source, file, force=True)
+    options = ("--table", table(tmp_path), "--attribute", "size")
+    ok("relabel", source, *options, "-o", tmp_path / "labelled.h5")
+    words = command.split()
+    ok(*words, tmp_path / "labelled.h5", "-o", tmp_path / "expected.h5")
+    ok(*words, source, *options, "-o", tmp_path / "got.h5")
+    assert read(tmp_path / "got.h5").digest == read(tmp_path / "expected.h5").digest
+    assert read(tmp_path / "got.h5").class_names == ["a", "b"]
+    if command != "zeroshot":
+        run = ok(*words, source, *options[:3], "colour")
+        assert "left out 2 rows without a value of colour" in run.stderr
+
+
+@pytest.mark.long
+def test_zeroshot_says_that_its_prompts_are_not_of_the_attribute(tmp_path: Path) -> None:
+    options = ("--table", table(tmp_path), "--attribute", "size")
+    line = fails("zeroshot", saved(tmp_path, "logits"), *options)
+    assert "expected prompts called after the values of size ('a' or 'size: a'), got none" in line
 
 
 @pytest.mark.parametrize(
@@ -129,9 +261,9 @@ def test_bad_tables_are_refused(tmp_path: Path, text: str | bytes, message: str)
     [
         ([], "expected --table, --groups or --shuffle, got none"),
         (["shapes", "--groups", "g.tsv"], "expected --table or --groups, got both"),
-        (["--column", "a", "--shuffle"], "expected --table for --attribute, got none"),
+        (["--attribute", "a", "--shuffle"], "expected --table for --attribute, got none"),
         (["TABLE"], "expected one attribute, got colour, size; hint: choose with --attribute"),
-        (["TABLE", "--column", "colr"], "'colr'; hint: did you mean colour?"),
+        (["TABLE", "--attribute", "colr"], "'colr'; hint: did you mean colour?"),
         (["shape"], "'shape'; hint: did you mean shapes?"),
     ],
 )
@@ -144,7 +276,7 @@ def test_what_cannot_be_asked_for(tmp_path: Path, words: list[str], message: str
 
 def test_a_result_takes_groups_and_no_table_or_shuffled_rows(tmp_path: Path) -> None:
     result = saved(tmp_path, "result")
-    for words in ([table(tmp_path), "--column", "size"], ["--shuffle"]):
+    for words in ([table(tmp_path), "--attribute", "size"], ["--shuffle"]):
         line = fails("relabel", result, *words, "-o", tmp_path / "out.h5", exit_code=2)
         assert "expected images or logits" in line
 
@@ -251,7 +383,7 @@ def test_the_table_of_shapes_agrees_with_its_classes() -> None:
 
 
 def test_rows_that_shapes_does_not_have_are_refused(tmp_path: Path) -> None:
-    words = ("shapes", "--column", "size", "-o", tmp_path / "out.h5")
+    words = ("shapes", "--attribute", "size", "-o", tmp_path / "out.h5")
     for name, message in (
         ("shapes", "expected a line for '0.png' of test"),
         ("cifar10", "expected images of shapes, got those of cifar10"),
@@ -259,3 +391,34 @@ def test_rows_that_shapes_does_not_have_are_refused(tmp_path: Path) -> None:
         history = [{"command": "embed", "dataset": {"name": name}}]
         source = write_feature_file(tmp_path / f"{name}.h5", attributes={"history": history})
         assert message in fails("relabel", source, *words)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("earlier", "now"),
+    [
+        ("relabel IMG TABLE --column size", "relabel IMG --table TABLE --attribute size"),
+        ("variance IMG --attributes=TABLE", "variance IMG --table TABLE"),
+        (
+            "attributes IMG --attributes TABLE --column size",
+            "attributes IMG --table TABLE --attribute size",
+        ),
+        (
+            "split IMG --from test --val 0.4 --group-column=size --attributes TABLE",
+            "split IMG --from test --val 0.4 --attribute size --table TABLE",
+        ),
+        (
+            "compare RESULT --run 0 --by TABLE --column size",
+            "compare RESULT --run 0 --table TABLE --attribute size",
+        ),
+    ],
+)
+def test_earlier_names_of_options_still_work(tmp_path: Path, earlier: str, now: str) -> None:
+    names = {"IMG": saved(tmp_path), "RESULT": saved(tmp_path, "result"), "TABLE": table(tmp_path)}
+    digests = set()
+    for line in (earlier, now):
+        for name, path in names.items():
+            line = line.replace(name, str(path))
+        ok(*line.split(), "-o", tmp_path / "out.h5", "-f")
+        digests.add(read(tmp_path / "out.h5").digest)
+    assert len(digests) == 1

@@ -42,15 +42,15 @@ RESULTS = {
     "predict": "predict mk.h5 logits.h5",
     "importance": "importance mk.h5 logits.h5 --repeat 2 --seed 4",
     "weights": "importance mk.h5 --weights 2",
-    "compare": "compare zs.h5 grid.h5 --run 1 --by shapes --column colour",
-    "relabel": "relabel img.h5 shapes --column 'colour*pattern'",
+    "compare": "compare zs.h5 grid.h5 --run 1 --table shapes --attribute colour",
+    "relabel": "relabel img.h5 --table shapes --attribute 'colour*pattern'",
     "shuffle": "relabel img.h5 --shuffle --seed 3",
-    "attributes": "attributes img.h5 words.h5 --attributes shapes --column colour "
+    "attributes": "attributes img.h5 words.h5 --table shapes --attribute colour "
     "--control control.h5",
     "attributes of labels": "attributes img.h5",
-    "variance": "variance img.h5 set.h5 --attributes shapes --column colour --null 3",
+    "variance": "variance img.h5 set.h5 --table shapes --attribute colour --null 3",
     "variance of labels": "variance img.h5 --null 3",
-    "split": "split img.h5 --from train --val 0.25 --group-column colour --attributes shapes",
+    "split": "split img.h5 --from train --val 0.25 --attribute colour --table shapes",
     "random": "logits img.h5 --random 5 --seed 3",
     "whiten": "logits img.h5 set.h5 --whiten",
     "concat": "concat img.h5 img-2.h5 --prefix",
@@ -220,13 +220,17 @@ def test_tables_and_groups_have_a_comment_with_their_digests(inputs, tmp_path):
     names = images.class_names or []
     groups = "".join(f"{name}\t{number % 2}\n" for number, name in enumerate(names))
     (tmp_path / "groups.tsv").write_text(groups)
+    table = "which table has the attributes"
     for line, what in [
-        ("relabel img.h5 attributes.csv --column size", "which table has the attributes"),
-        ("attributes img.h5 --attributes attributes.csv", "which table has the attributes"),
+        (
+            "relabel img.h5 --table attributes.csv --attribute size",
+            table,
+        ),
+        ("attributes img.h5 --table attributes.csv", table),
         ("relabel img.h5 --groups groups.tsv", "which file has the groups"),
         (
-            "split img.h5 --from test --val 0.3 --group-column size --attributes attributes.csv",
-            "which table has the attributes",
+            "split img.h5 --from test --val 0.3 --attribute size --table attributes.csv",
+            table,
         ),
     ]:
         result = read(make(tmp_path, f"{line} -f", "result.h5"))

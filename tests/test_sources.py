@@ -404,12 +404,12 @@ def test_columns_may_have_other_names(photos, ending):
 
 
 @pytest.mark.parametrize("ending", manifests.ENDINGS)
-def test_labels_that_are_all_whole_numbers_number_the_classes(photos, ending):
+def test_labels_that_are_all_whole_numbers_are_names_sorted_as_numbers(photos, ending):
     rows = [{"path": f"{label}.png", "label": label} for label in (10, 2, 0)]
     data = datasets.load(write_manifest(photos / f"m{ending}", rows))
-    labels = {"all": [10, 2, 0]}
+    labels = {"all": [2, 1, 0]}
     assert labels_of(data) == labels
-    assert data.class_names == [str(number) for number in range(11)]
+    assert data.class_names == ["0", "2", "10"]
     if ending != ".parquet":
         rows[0]["label"] = "10.0"
         assert labels_of(datasets.load(write_manifest(photos / f"m{ending}", rows))) == labels
@@ -460,9 +460,8 @@ def test_spreadsheets_write_csv_in_many_ways(photos):
         (
             "m.csv",
             "path,label\na,0\nb,-1\n",
-            "line 3: expected a label from 0 to 1,048,575, got -1",
+            "line 3: expected a label from 0, got -1",
         ),
-        ("m.csv", "path,label\na,0\nb,1048576\n", "line 3: expected a label from 0 to 1,048,575"),
         ("m.csv", "path,id\na,1\nb,2\nc,1\n", "line 4: expected each id once, got 1 as in line 2"),
         ("m.csv", "path,id\na,1\nb,\n", "line 3: expected an id, got none"),
         ("m.csv", "path\na\nb\na\n", "line 4: expected each path once, got a as in line 2"),

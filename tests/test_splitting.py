@@ -148,7 +148,7 @@ def test_the_other_splits_are_kept(splits, source, fractions, expected):
             "expected one split to divide, got a, b",
         ),
         (["all"], {"fractions": {"test": 0.5}, "source": "al"}, "unknown split of img.h5 'al'"),
-        (["all"], {"fractions": {"test": 0.5}, "table": "t.csv"}, "the column of the groups"),
+        (["all"], {"fractions": {"test": 0.5}, "table": "t.csv"}, "expected --attribute for --table"),
         (
             ["all"],
             {"fractions": {"test": 0.5}, "column": "x", "by_folder": True},
@@ -228,7 +228,7 @@ def test_the_column_of_a_table_names_the_groups(tmp_path: Path) -> None:
     patient["00"] = ""
     lines = [f"{row_id},{value},x" for row_id, value in patient.items()]
     (tmp_path / "t.csv").write_text("\n".join(["id,patient,site", *lines]))
-    options = ("--group-column", "patient", "--attributes", tmp_path / "t.csv")
+    options = ("--attribute", "patient", "--table", tmp_path / "t.csv")
     done = ok("split", tmp_path / "all.h5", "--test", 0.3, *options, "-o", tmp_path / "img.h5")
     assert "rows have no group: each is a separate group" in done.stderr
     assert "all: 40 rows in 11 groups -> train " in done.stderr

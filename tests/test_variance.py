@@ -175,8 +175,8 @@ def test_an_attribute_of_one_value_or_of_as_many_as_rows_has_no_share(
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (["--column", "b"], 2, "unknown attribute of"),
-        (["--attributes", "gone.csv"], 1, "cannot read gone.csv"),
+        (["--attribute", "b"], 2, "unknown attribute of"),
+        (["--table", "gone.csv"], 1, "cannot read gone.csv"),
         (["--split", "val"], 2, "unknown split of"),
         (["--null", "0"], 2, "null"),
         (["TEXTS", "--control", "CONTROL"], 2, "expected TEXTS or --control, got both"),
@@ -216,7 +216,7 @@ def test_images_without_labels_ask_for_a_table(tmp_path: Path) -> None:
 
 @pytest.mark.long
 def test_what_the_bundled_world_spends_its_variance_on(world: Path, tmp_path: Path) -> None:
-    words = ["--attributes", "shapes", "--control", world / "control.h5"]
+    words = ["--table", "shapes", "--control", world / "control.h5"]
     run = ok("variance", world / "img.h5", *words, "-o", tmp_path / "v.h5")
     found = {row["attribute"]: row for row in rows(run.stdout)}
     share = {name: float(row["share"]) for name, row in found.items()}
@@ -232,8 +232,8 @@ def test_what_the_bundled_world_spends_its_variance_on(world: Path, tmp_path: Pa
     few.splits["test"] = few.splits["test"].take(range(300))
     of_300 = shares(few, "shapes", "outline", "pattern")
     assert of_300["outline"]["share"] == pytest.approx(share["outline"], abs=0.03)
-    columns = ["--column", "class", "--column", "outline*pattern"]
-    run = ok("variance", world / "img.h5", "--attributes", "shapes", *columns)
+    columns = ["--attribute", "class", "--attribute", "outline*pattern"]
+    run = ok("variance", world / "img.h5", "--table", "shapes", *columns)
     of_class, interaction = (float(row["share"]) for row in rows(run.stdout))
     assert of_class == pytest.approx(0.581, abs=0.02)
     assert interaction == pytest.approx(0.012, abs=0.01)
@@ -248,7 +248,7 @@ def test_what_prompts_measure_in_the_bundled_world(world: Path, tmp_path: Path) 
         "variance",
         world / "img.h5",
         tmp_path / "t.h5",
-        "--attributes",
+        "--table",
         "shapes",
         "-o",
         tmp_path / "v.h5",
