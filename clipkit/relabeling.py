@@ -126,7 +126,8 @@ def label_prompts_by_attribute(
         If `relabel` does. If no prompt is called after a value.
     """
     labelled = label_by_attribute(logits, table, attribute)
-    if labelled is not logits and np.max(labelled.class_index, initial=-1) < 0:
+    index = labelled.class_index
+    if labelled is not logits and index is not None and (index < 0).all():
         name = labelled.history[-1]["column"]
         value = (labelled.class_names or [""])[0]
         raise ClipkitError(

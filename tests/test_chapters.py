@@ -228,7 +228,7 @@ def test_layers_are_probed_for_the_class_and_for_attributes_of_the_table(make, t
     variables = {"TABLE": tmp_path / "t.csv", "ATTRIBUTES": "sex age"}
     for dataset, attributes in (("digits", []), ("shapes", ["outline", "pattern", "colour"])):
         lines = commands(make("-n", "layers", out=tmp_path / "r", DATASET=dataset).stdout)
-        assert [line.split()[5] for line in lines if " relabel " in line] == attributes
+        assert [line.split()[6] for line in lines if " relabel " in line] == attributes
     lines = commands(make("-n", "layers", out=tmp_path / "r", UNTRAINED=7, **variables).stdout)
     relabel = [line for line in lines if " relabel " in line]
     assert len(relabel) == 4

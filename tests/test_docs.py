@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from forkserver import ForkServer
+from PIL import Image
 from shell import shell
 from typer.main import get_command
 
@@ -100,6 +101,7 @@ def test_a_table_may_be_as_wide_as_its_numbers():
 @pytest.mark.parametrize("page", [page for page in PAGES if fenced(page, "sh")], ids=name)
 def test_other_commands_run_on_what_is_at_hand(page, programs, tmp_path):
     (tmp_path / "prompts").symlink_to(ROOT / "prompts")
+    make_photos(tmp_path)
     for block in fenced(page, "sh"):
         lines = re.sub(r"\\\n\s*", " ", block).splitlines()
         for line in (line for line in lines if "clipkit" in line or line.startswith("printf")):
@@ -107,6 +109,19 @@ def test_other_commands_run_on_what_is_at_hand(page, programs, tmp_path):
             here = here.replace("--classes digits --limit 200", "--classes digits")
             run = shell(f"export CLIPKIT_MODEL=tiny; {here}", tmp_path, programs)
             assert run.returncode == 0, f"{line}\n{run.stderr}"
+
+
+def make_photos(folder: Path) -> None:
+    """Make a folder of photos, and a table of their attributes as a spreadsheet writes it."""
+    (folder / "photos").mkdir()
+    lines = ["filename;colour"]
+    for number in range(40):
+        colour = ("red", "blue")[number % 2]
+        image = Image.new("RGB", (40, 30), colour)
+        image.putpixel((number, 0), (255, 255, 255))
+        image.save(folder / "photos" / f"IMG_{number:04}.png")
+        lines.append(f"IMG_{number:04};{colour}")
+    (folder / "table.csv").write_text("\n".join(lines))
 
 
 @pytest.mark.long

@@ -148,7 +148,11 @@ def test_the_other_splits_are_kept(splits, source, fractions, expected):
             "expected one split to divide, got a, b",
         ),
         (["all"], {"fractions": {"test": 0.5}, "source": "al"}, "unknown split of img.h5 'al'"),
-        (["all"], {"fractions": {"test": 0.5}, "table": "t.csv"}, "expected --attribute for --table"),
+        (
+            ["all"],
+            {"fractions": {"test": 0.5}, "table": "t.csv"},
+            "expected --attribute for --table",
+        ),
         (
             ["all"],
             {"fractions": {"test": 0.5}, "column": "x", "by_folder": True},
