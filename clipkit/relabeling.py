@@ -102,36 +102,20 @@ def relabel(
     return replace(relabeled, history=history)
 
 
-def label_by_attribute(file: FeatureFile, table: str | None, attribute: str | None) -> FeatureFile:
+def label_by_attribute(
+    file: FeatureFile, table: str | None, attribute: str | None, *, needs_prompts: bool = False
+) -> FeatureFile:
     """Relabel images or logits by an attribute of a table; without a table, return them as is.
 
-    Raises
-    ------
-    UsageError, ClipkitError
-        If `relabel` does.
+    With `needs_prompts`, logits are refused of which no prompt is called after a value.
     """
     if table is None and attribute is None:
         return file
-    return relabel(file, table, column=attribute)
-
-
-def label_prompts_by_attribute(
-    logits: FeatureFile, table: str | None, attribute: str | None
-) -> FeatureFile:
-    """Do the same for logits, whose prompts must be called after the attribute's values.
-
-    Raises
-    ------
-    UsageError, ClipkitError
-        If `relabel` does. If no prompt is called after a value.
-    """
-    labelled = label_by_attribute(logits, table, attribute)
-    index = labelled.class_index
-    if labelled is not logits and index is not None and (index < 0).all():
-        name = labelled.history[-1]["column"]
-        value = (labelled.class_names or [""])[0]
+    labelled = relabel(file, table, column=attribute)
+    if needs_prompts and (np.asarray(labelled.class_index) < 0).all():
+        name, value = labelled.history[-1]["column"], (labelled.class_names or [""])[0]
         raise ClipkitError(
-            f"{logits.display_name}: expected prompts called after the values of {name} "
+            f"{file.display_name}: expected prompts called after the values of {name} "
             f"({value!r} or '{name}: {value}'), got none",
             "make the logits of images without labels, or relabel the images first",
         )

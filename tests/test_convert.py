@@ -613,3 +613,29 @@ def test_a_header_that_asks_for_gigabytes_is_refused(tmp_path: Path) -> None:
         assert tracemalloc.get_traced_memory()[1] < 1 << 26
     finally:
         tracemalloc.stop()
+
+
+def test_whole_numbers_with_gaps_are_names_unless_they_have_names(tmp_path: Path) -> None:
+    for labels, names, expected in [
+        ([0, 10, 20, 10], None, (["0", "10", "20"], [0, 1, 2, 1])),
+        ([30000001, 7, 7, 7], None, (["7", "30000001"], [1, 0, 0, 0])),
+        ([1, 0, 2, 0], None, (None, [1, 0, 2, 0])),
+        ([0, 2, 2, 0], ["a", "b", "c"], (["a", "b", "c"], [0, 2, 2, 0])),
+    ]:
+        arrays = {} if names is None else {"class_names": names}
+        np.savez(tmp_path / "x.npz", features=np.eye(4, dtype="f4"), labels=labels, **arrays)
+        ok("convert", tmp_path / "x.npz", tmp_path / "x.h5", "-f")
+        file = read(tmp_path / "x.h5")
+        (split,) = file.splits.values()
+        assert split.labels is not None
+        assert (file.class_names, split.labels.tolist()) == expected
+
+
+def test_labels_of_an_export_stay_as_they_are(tmp_path: Path) -> None:
+    split = Split(np.eye(2, dtype="f4"), labels=np.array([0, 5]), ids=["a", "b"])
+    write(tmp_path / "x.h5", FeatureFile("images", splits={"all": split}))
+    ok("convert", tmp_path / "x.h5", tmp_path / "x.npz")
+    ok("convert", tmp_path / "x.npz", tmp_path / "y.h5")
+    file = read(tmp_path / "y.h5")
+    assert file.class_names is None
+    assert np.asarray(file.splits["all"].labels).tolist() == [0, 5]

@@ -859,3 +859,9 @@ def test_urls_of_other_protocols_are_opened_nowhere(tmp_path, monkeypatch, proto
 def test_options_of_manifests_are_refused_for_other_sources(photos):
     line = fails("embed", "photos", "--label-column", "x", "-o", "img.h5", exit_code=2)
     assert "label-column: expected a manifest, got images and folders photos" in line
+
+
+def test_a_note_names_classes_that_differ_in_case_alone(photos, capsys):
+    rows = [{"path": f"{label}.png", "label": label} for label in ("Cat", "cat", "dog")]
+    assert len(datasets.load(write_manifest(photos / "m.csv", rows)).class_names) == 3
+    assert "m: 'Cat' and 'cat' are two classes: they differ in case" in capsys.readouterr().err

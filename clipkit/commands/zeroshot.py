@@ -59,7 +59,7 @@ def zeroshot(
     check_row_options(per_class, per_image, top > 1, scores)
     view = View(format, columns, no_header)
     with features.open_file(file, kinds=["logits"]) as source:
-        logits = relabeling.label_prompts_by_attribute(source, table, attribute)
+        logits = relabeling.label_by_attribute(source, table, attribute, needs_prompts=True)
         result = evaluate(logits, split)
         is_labelled = has_labels(logits, list(result.splits))
         if per_image or top > 1 or scores or not (is_labelled or per_class):
