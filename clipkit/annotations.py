@@ -214,9 +214,11 @@ def _leave_numbers_out(
     numeric = [attribute for attribute in attributes if _has_many_numbers(attribute.values)]
     names = [attribute.name for attribute in numeric]
     asked = {part for column in columns for part in (column, *column.split(INTERACTION))}
+    if len(numeric) == len(attributes) and not columns:
+        asked.update(names)
     hint = f"bin them into at most {MAX_NUMBERS} named ranges, such as young and old"
     for attribute in numeric:
-        if attribute.name in asked or len(numeric) == len(attributes):
+        if attribute.name in asked:
             got = f"{len(attribute.values):,} numbers"
             raise ClipkitError(f"{table}: expected categories in {attribute.name}, got {got}", hint)
     if numeric and not columns:
