@@ -21,6 +21,7 @@ from clipkit import console, files
 from clipkit.csv_rows import find_delimiter, read_objects, read_rows
 from clipkit.errors import ClipkitError, UsageError, unknown
 from clipkit.features import FeatureFile, Int64
+from clipkit.features.compatibility import origin, relate
 from clipkit.features.formats import import_parquet
 from clipkit.features.provenance import dataset_entries, original_split
 
@@ -423,10 +424,12 @@ def check_same_images(control: FeatureFile, images: FeatureFile, splits: Sequenc
     Raises
     ------
     ClipkitError
-        If the ids of a split differ.
+        If the ids of a split differ, or it is of another data set.
     """
     for split in splits:
-        if split not in control.splits or control.splits[split].ids != images.splits[split].ids:
+        wanted = origin(images, split)  # that rows are the same is what the user says of a control
+        is_same = split in control.splits and relate(origin(control, split), wanted, same_rows=True)
+        if not is_same or control.splits[split].ids != images.splits[split].ids:
             raise ClipkitError(
                 f"{control.display_name}: expected the {split} images of {images.display_name}, "
                 "got others"

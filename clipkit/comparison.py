@@ -18,6 +18,7 @@ from clipkit import console, metrics
 from clipkit.annotations import Attribute, read_attribute
 from clipkit.errors import ClipkitError, UsageError, unknown
 from clipkit.features import FeatureFile, Int64
+from clipkit.features.compatibility import SAME_IDS, SAME_IMAGES, matching_split, origin, relate
 from clipkit.features.provenance import provenance
 from clipkit.relabeling import groups_digest
 from clipkit.results import (
@@ -47,6 +48,8 @@ class PairedResults:
     ----------
     names : list of F str
         The names of the results, from their files.
+    splits : list of F str
+        The compared split of each result.
     first : FeatureFile
         The first result, with only the matched rows of the compared split.
     right : (F, N) bool array
@@ -59,10 +62,15 @@ class PairedResults:
     inputs : dict of str to str
         The digests of the results.
     common : bool
-        Whether images that a result lacks were left out.
+        Whether images that a result lacks may be left out.
+    same_rows : bool
+        Whether row numbers of different imports may be matched.
+    images : str
+        What rows of equal ids are: `SAME_IMAGES` or `SAME_IDS` of `features.compatibility`.
     """
 
     names: list[str]
+    splits: list[str]
     first: FeatureFile
     right: Bools
     runs: list[str]
@@ -70,11 +78,13 @@ class PairedResults:
     prompts: list[str]
     inputs: dict[str, str]
     common: bool
+    same_rows: bool
+    images: str
 
     @property
     def split(self) -> str:
-        """The compared split."""
-        return next(iter(self.first.splits))
+        """The compared split of the first result."""
+        return self.splits[0]
 
 
 def pair(
@@ -83,8 +93,12 @@ def pair(
     runs: Sequence[int] = (),
     *,
     common: bool = False,
+    same_rows: bool = False,
 ) -> PairedResults:
     """Match the rows of results by their ids.
+
+    A result that lacks the split is matched by rows from the same split of the data set, such as
+    those that a probe held out.
 
     Parameters
     ----------
@@ -96,32 +110,36 @@ def pair(
         The number of the run, from 0 among those on the split: one number for all results with
         several runs, or one for each result.
     common : bool
-        Use only the images that all results have.
+        Use only the images that all results have. Always so if the splits' names differ.
+    same_rows : bool
+        Match row numbers of different imports without ids.
 
     Raises
     ------
     UsageError
         If there is no such split or run, or a result has several runs and none is chosen.
     ClipkitError
-        If a result has no predicted classes or no labels, or if ids or labels differ.
+        If a result has no predicted classes or no labels, or if images or labels differ.
     """
     for result in results:
         check_predicted_classes(result)
     split = choose_split(results[0], split)
-    for result in results:
-        result.choose_splits([split])
-    numbers = _choose_runs(results, split, runs)
-    orders = _match_ids(results, split, common)
+    splits = [_choose_split(result, results[0], split, same_rows) for result in results]
+    numbers = _choose_runs(results, splits, runs)
+    common = common or len(set(splits)) > 1  # a split was held out or divided
+    orders = _match_ids(results, splits, common)
+    origins = list(map(origin, results, splits))
+    has_same_ids = SAME_IDS in [relate(origins[0], one, same_rows=True) for one in origins[1:]]
     right = []
     described = []
     inputs = {}
     for number, result in enumerate(results):
         run, order = numbers[number], orders[number]
-        scored = scored_runs(result, split)
+        scored = scored_runs(result, splits[number])
         check_run(scored, run)
         right.append((scored.predicted[run] == scored.labels)[order])
-        _check_labels(results[0], result, split, orders[0], order)
-        described.append(_describe_run(result, split, run))
+        _check_labels(results[0], result, (split, splits[number]), (orders[0], order))
+        described.append(_describe_run(result, splits[number], run))
         inputs[f"b{number}" if number else "a"] = result.digest
     sources = list(map(provenance, results))
     first = FeatureFile(
@@ -133,6 +151,7 @@ def pair(
     )
     return PairedResults(
         _names(results, numbers),
+        splits,
         first,
         np.stack(right),
         described,
@@ -140,17 +159,33 @@ def pair(
         [source.prompts for source in sources],
         inputs,
         common,
+        same_rows,
+        SAME_IDS if has_same_ids else SAME_IMAGES,
     )
 
 
-def _choose_runs(results: Sequence[FeatureFile], split: str, runs: Sequence[int]) -> list[int]:
+def _choose_split(result: FeatureFile, first: FeatureFile, split: str, same_rows: bool) -> str:
+    """Return the split of a result whose rows may be the images of a split of the first result."""
+    chosen = matching_split(result, first, split, same_rows=same_rows)
+    if chosen is None:
+        expected = f"the {split} images of {first.display_name}"
+        got, hint = ", ".join(result.splits), "score the same split of the same data set"
+        if matching_split(result, first, split, same_rows=True):
+            got, hint = "row numbers of another import", "if rows are the same, add --same-rows"
+        raise ClipkitError(f"{result.display_name}: expected {expected}, got {got}", hint)
+    return chosen
+
+
+def _choose_runs(
+    results: Sequence[FeatureFile], splits: Sequence[str], runs: Sequence[int]
+) -> list[int]:
     """Return the number of each result's run. Refuse several runs without a choice."""
-    counts = [len(scored_runs(result, split).predicted) for result in results]
+    counts = [len(scored_runs(*pair).predicted) for pair in zip(results, splits, strict=True)]
     if len(runs) not in (0, 1, len(results)):
         expected = f"one, or one for each of {len(results)} results"
         raise UsageError(f"run: expected {expected}, got {len(runs)}")
     chosen = []
-    for number, (result, count) in enumerate(zip(results, counts, strict=True)):
+    for number, (result, split, count) in enumerate(zip(results, splits, counts, strict=True)):
         run = 0
         if len(runs) == len(results):
             run = runs[number]
@@ -192,13 +227,13 @@ def _names(results: Sequence[FeatureFile], runs: Sequence[int]) -> list[str]:
     return stems
 
 
-def _match_ids(results: Sequence[FeatureFile], split: str, common: bool) -> list[Int64]:
+def _match_ids(results: Sequence[FeatureFile], splits: Sequence[str], common: bool) -> list[Int64]:
     """Return, for each result, the row numbers that put the images in the same order."""
-    ids = [result.splits[split].ids for result in results]
+    ids = [result.splits[split].ids for result, split in zip(results, splits, strict=True)]
     if len(results) == 1:
         return [np.arange(len(ids[0]))]
     row_of = [{row_id: row for row, row_id in enumerate(result_ids)} for result_ids in ids]
-    for result, rows in zip(results, row_of, strict=True):
+    for result, split, rows in zip(results, splits, row_of, strict=True):
         count = len(result.splits[split])
         if len(rows) < count:
             raise ClipkitError(
@@ -207,7 +242,7 @@ def _match_ids(results: Sequence[FeatureFile], split: str, common: bool) -> list
             )
     in_all = set(ids[0]).intersection(*ids[1:])
     shared = [row_id for row_id in ids[0] if row_id in in_all]
-    for result, rows in zip(results, row_of, strict=True):
+    for result, split, rows in zip(results, splits, row_of, strict=True):
         if len(rows) > len(shared) and not (common and shared):
             example = next(row_id for row_id in rows if row_id not in in_all)
             raise ClipkitError(
@@ -216,16 +251,20 @@ def _match_ids(results: Sequence[FeatureFile], split: str, common: bool) -> list
                 "compare the images that all have with --common" if shared else None,
             )
     if len(shared) < max(map(len, ids)):
-        console.note(f"{len(shared):,} images of {split} are in all results")
+        where = f"images of {splits[0]} are in all results"
+        if len(set(splits)) > 1:
+            names = [result.display_name for result in results]
+            where = "images are in " + " and in ".join(map("{} of {}".format, splits, names))
+        console.note(f"{len(shared):,} {where}")
     return [np.array([rows[row_id] for row_id in shared], np.int64) for rows in row_of]
 
 
 def _check_labels(
-    first: FeatureFile, other: FeatureFile, split: str, first_order: Int64, order: Int64
+    first: FeatureFile, other: FeatureFile, splits: tuple[str, str], orders: tuple[Int64, Int64]
 ) -> None:
     """Check that an image has the same class in two results, whatever the order of the classes."""
     classes: list[NDArray[Any]] = []
-    for result, rows in ((first, first_order), (other, order)):
+    for result, split, rows in zip((first, other), splits, orders, strict=True):
         labels = scored_runs(result, split).labels[rows]
         if first.class_names and other.class_names:
             labels = np.array(result.class_names)[labels]
@@ -233,7 +272,7 @@ def _check_labels(
     different = np.flatnonzero(classes[0] != classes[1])
     if len(different):
         row = different[0]
-        row_id = first.splits[split].ids[first_order[row]]
+        row_id = first.splits[splits[0]].ids[orders[0][row]]
         raise ClipkitError(
             f"{first.display_name} and {other.display_name}: expected the same labels, got "
             f"{len(different):,} that differ: {row_id!r} is {classes[0][row]} and "
@@ -308,13 +347,17 @@ def compare(
         prompts=paired.prompts if any(paired.prompts) else None,
         runs=paired.runs,
         split=paired.split,
+        splits=paired.splits if len(set(paired.splits)) > 1 else None,
         common=paired.common or None,
+        same_rows=paired.same_rows or None,
         by=source,
         column=attribute.name if attribute else None,
         seed=seed,
         inputs=inputs,
     )
     rows = _group_rows(paired, attribute, seed) if attribute else _pair_rows(paired, seed)
+    if paired.images == SAME_IDS:
+        console.note(f"the results do not name one data set: {SAME_IDS} are compared")
     if len(paired.right) > 2:
         _add_holm(rows)
     elif len(paired.right) == 2 and len(rows) > 1:

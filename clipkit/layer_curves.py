@@ -16,6 +16,7 @@ import numpy as np
 from clipkit import metrics, panels, results
 from clipkit.errors import ClipkitError, UsageError
 from clipkit.features import FeatureFile
+from clipkit.features.compatibility import origin
 from clipkit.features.provenance import dataset_entries, provenance
 
 if TYPE_CHECKING:
@@ -260,7 +261,8 @@ def _images(result: FeatureFile, split: str) -> tuple[Any, ...]:
     """Return what two results on the same images have in common."""
     if split in result.splits:
         rows = result.splits[split]
-        return rows.ids, None if rows.labels is None else rows.labels.tolist()
+        labels = None if rows.labels is None else rows.labels.tolist()
+        return origin(result, split).key, rows.ids, labels
     return tuple(data.get("splits") for data in dataset_entries(result))
 
 

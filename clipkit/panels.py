@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from clipkit import console, metrics, similarity, softmax
 from clipkit.errors import ClipkitError, ImageError, UsageError, check_positive, unknown
-from clipkit.features import FeatureFile, Int64
+from clipkit.features import FeatureFile, Int64, Split
+from clipkit.features.compatibility import matching_split
 from clipkit.features.provenance import provenance
 from clipkit.results import (
     MAX_CLASSES,
@@ -204,15 +205,15 @@ def _differing_sources(results: Sequence[FeatureFile]) -> list[str]:
     return [", ".join(filter(None, itertools.compress(source, differs))) for source in sources]
 
 
-def _accuracy_on(result: FeatureFile, ids: Sequence[str]) -> float | None:
-    """Return the accuracy of the first run on some images; None if no split holds all of them."""
-    for split in result.splits.values():
-        row_of = {row_id: row for row, row_id in enumerate(split.ids)}
-        if split.labels is None or split.predicted is None or not row_of.keys() >= set(ids):
-            continue
-        rows = [row_of[row_id] for row_id in ids]
-        return metrics.accuracy(split.labels[rows], split.predicted[0, rows])
-    return None
+def _accuracy_on(result: FeatureFile, other: FeatureFile, name: str) -> float | None:
+    """Return the accuracy of the first run on a split of another result; None if it lacks rows."""
+    split = result.splits.get(matching_split(result, other, name) or "", Split())
+    row_of = {row_id: row for row, row_id in enumerate(split.ids)}
+    ids = other.splits[name].ids
+    if split.labels is None or split.predicted is None or not row_of.keys() >= set(ids):
+        return None
+    rows = [row_of[row_id] for row_id in ids]
+    return metrics.accuracy(split.labels[rows], split.predicted[0, rows])
 
 
 def _check_sweep(result: FeatureFile) -> None:
@@ -627,8 +628,8 @@ def zeroshot_line(zeroshot: FeatureFile, probe: FeatureFile, curve: ShotCurve) -
     ClipkitError
         If it is no result of `zeroshot`, or of other images than the probe's.
     """
-    scored = probe.splits.get(str(probe.runs["eval_split"][-1]))
-    accuracy = _accuracy_on(zeroshot, scored.ids) if scored else None
+    scored = str(probe.runs["eval_split"][-1])
+    accuracy = _accuracy_on(zeroshot, probe, scored) if scored in probe.splits else None
     if accuracy is None:
         raise ClipkitError(
             f"{zeroshot.display_name}: expected zero-shot predictions of the images of "

@@ -51,6 +51,10 @@ def compare(
     common: Annotated[
         bool, typer.Option("--common", help="Use the images that all results have.")
     ] = False,
+    same_rows: Annotated[
+        bool,
+        typer.Option("--same-rows", help="Match the row numbers of different imports without ids."),
+    ] = False,
     ids: Annotated[
         str | None,
         option(
@@ -79,7 +83,7 @@ def compare(
 
     check_result_output(output, force, a, *(b or []), table, groups)
     results = features.read_all([a, *(b or [])], kinds=["result"])
-    paired = comparison.pair(results, split, run, common=common)
+    paired = comparison.pair(results, split, run, common=common, same_rows=same_rows)
     for result, label in zip(results, paired.runs, strict=True):
         if "chosen" in label:
             console.note(f"{result.display_name}: {label}")

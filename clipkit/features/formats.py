@@ -26,6 +26,7 @@ import numpy as np
 from clipkit import console
 from clipkit.errors import ClipkitError, UsageError, system_reason, unknown
 from clipkit.features import npz
+from clipkit.features.compatibility import ROW_NUMBERS
 from clipkit.features.describe import abridged
 from clipkit.features.model import (
     RESULTS,
@@ -102,12 +103,16 @@ def import_file(
         if texts_digest is not None:
             inputs["prompts"] = texts_digest
         file = _assemble(_read_arrays(path, source, archives), source, split, added)
+    without_ids = [rows for rows in file.splits.values() if not rows.ids]
+    for rows in without_ids:
+        rows.ids = row_ids(len(rows.features))
     validate(file)
     known_model = file.model()
     if known_model and model:
         raise UsageError(f"--model: {source} says that {known_model['name']} made the features")
     file.history = file.extended_history(
         "convert",
+        ids=ROW_NUMBERS if without_ids else None,
         source=Path(source).suffix.lower(),
         split=split,
         model={"name": model} if model else None,
@@ -306,8 +311,6 @@ def _assemble(arrays: Arrays, source: str, split: str | None, added: Arrays) -> 
     _number_labels(file, is_export)
     if file.kind == "texts" and file.class_index is None and file.texts:
         file.class_index = np.full(len(file.texts), -1)
-    for rows in file.splits.values():
-        rows.ids = rows.ids or row_ids(len(rows.features))
     return file
 
 

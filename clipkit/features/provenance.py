@@ -98,7 +98,7 @@ def identities(files: Sequence[FeatureFile]) -> list[dict[str, str | None]]:
 
 
 def original_split(file: FeatureFile, split: str) -> str:
-    """Return the split of the data set from which `embed --split-off` or `split` made a split.
+    """Return the split from which `embed --split-off`, `split` or `probe --val` made a split.
 
     Raises
     ------
@@ -112,13 +112,16 @@ def original_split(file: FeatureFile, split: str) -> str:
                 f"{file.display_name}: expected splits of the data set, got splits that were "
                 "divided and then joined"
             )
-        source, parts = _division(entry)
+        source, parts = _division(file, entry)
         original |= dict.fromkeys(parts, original.get(source, source))
     return original.get(split, split)
 
 
-def _division(entry: Mapping[str, Any]) -> tuple[str, list[str]]:
+def _division(file: FeatureFile, entry: Mapping[str, Any]) -> tuple[str, list[str]]:
     """Return the split that a command divided, and the splits that it made, if it did so."""
+    if entry["command"] == "probe" and str(entry.get("val", "")) not in ("", *file.splits):
+        held_out = [name for name in file.splits if name != entry.get("eval_split")]
+        return str(entry.get("fit_split")), held_out
     if entry["command"] == "split" and isinstance(entry.get("rows"), dict):
         return str(entry.get("source")), [*entry["rows"]]
     data = entry.get("dataset")

@@ -13,6 +13,7 @@ import numpy as np
 from clipkit import console, features, results, tables
 from clipkit.errors import ClipkitError
 from clipkit.features import FeatureFile
+from clipkit.features.compatibility import origin
 from clipkit.features.isolation import one_subprocess
 from clipkit.features.model import RESULTS
 from clipkit.features.provenance import identities, provenance
@@ -24,7 +25,7 @@ from clipkit.report.chapters import ATTRIBUTES_CAPTION
 from clipkit.report.command_lines import make_origin
 from clipkit.report.folder import TABLES
 from clipkit.report.formatting import escape
-from clipkit.report.same_images import MOST_RUNS, Scored, group_by_images, rows_digest, sum_up_first
+from clipkit.report.same_images import MOST_RUNS, Scored, group_by_images, sum_up_first
 from clipkit.tables import distinct_names
 
 MOST_CLASSES = 3  # that are predicted most often for images without labels
@@ -40,11 +41,11 @@ ABOUT = (
 
 
 class _Source(NamedTuple):
-    """The command, data set and digests of rows that the results of a table share."""
+    """The command, data set and origins of rows that the results of a table share."""
 
     command: str
     dataset: str
-    rows: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
 
 
 @one_subprocess()
@@ -191,8 +192,8 @@ def _is_unlabelled(file: FeatureFile) -> bool:
 
 def _source(file: FeatureFile) -> _Source:
     command = str(results.newest_entry(file)["command"])
-    digests = tuple(rows_digest(file, split) for split in ("test", "train", "all"))
-    return _Source(command, provenance(file).dataset, digests)
+    keys = tuple(origin(file, split).key for split in ("test", "train", "all"))
+    return _Source(command, provenance(file).dataset, keys)
 
 
 def _unlabelled_table(files: dict[str, FeatureFile]) -> list[Block]:

@@ -101,6 +101,7 @@ OPTIONS: dict[str, dict[str, str]] = {
         "column": "--attribute",
         "groups": "--groups",
         "common": "--common",
+        "same_rows": "--same-rows",
         "seed": "--seed",
     },
     "relabel": {

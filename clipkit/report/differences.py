@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from clipkit import comparison, metrics
 from clipkit.comparison import Bools
+from clipkit.features.compatibility import matching_split
 from clipkit.report.blocks import Bar, Block, Cell, Number, Table
 from clipkit.report.claims import Run
 from clipkit.report.folder import ResultsFolder
@@ -37,15 +38,17 @@ def paired_differences(
             chosen[name] = run
     if base not in chosen:
         return []
+    main, split = results.read(base), chosen[base]["split"]
     ids = results.predictions(base, chosen[base]).ids
     for name, run in list(chosen.items()):
-        if results.predictions(name, run).ids != ids:
+        is_same = run["split"] != split or results.predictions(name, run).ids == ids
+        if not is_same or matching_split(results.read(name), main, split) != run["split"]:
             del chosen[name]
     if len(chosen) == 1:
         return []
     files = [results.read(name) for name in chosen]
     numbers = [run["number"] for run in chosen.values()]
-    paired = comparison.pair(files, chosen[base]["split"], numbers)
+    paired = comparison.pair(files, split, numbers)
     compared = {name: label for name, label in labels.items() if name in chosen}
     return differences_from_base(paired, base_label, compared)
 
@@ -61,7 +64,8 @@ def differences_from_base(
     pairs = []
     for (name, label), right in zip(labels.items(), others, strict=True):
         pairs.append(Pair([label], name, right, base))
-    which = f"from {base_label} ({100 * base.mean():.2f} %)"
+    images = f"the {len(base):,} images that all have" if paired.common else paired.images
+    which = f"from {base_label} ({100 * base.mean():.2f} %) on {images}"
     return difference_table(pairs, [f"against {base_label}"], base_label, which, TRAINING_IMAGES)
 
 
@@ -78,7 +82,7 @@ def difference_table(
     other : str
         What each result is compared with, in the header.
     which : str
-        The same, in the text.
+        The same, in the text, with the images.
     not_covered : str
         What the interval does not cover.
     """
@@ -93,7 +97,7 @@ def difference_table(
     if len(pairs) > 1:
         p_name += ", corrected for all rows by Holm's method"
     text = (
-        f"Differences {which} on the same images: the paired difference with its 95 % interval, "
+        f"Differences {which}: the paired difference with its 95 % interval, "
         f"the number of images that only one of the two gets right, and {p_name}. The interval "
         f"covers another draw of test images, but not {not_covered}."
     )

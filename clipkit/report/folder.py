@@ -15,6 +15,7 @@ from clipkit import features, metrics, results
 from clipkit.errors import ClipkitError
 from clipkit.evaluation import HELD_OUT
 from clipkit.features import FeatureFile, Float32
+from clipkit.features.compatibility import origin
 from clipkit.features.model import RESULTS
 from clipkit.report import claims
 from clipkit.report.blocks import Origin
@@ -95,6 +96,8 @@ class ResultsFolder:
         The history's entry about the command that made `img.h5`.
     class_names : list of C str
         Empty if the images have no class names.
+    origins : dict of str to tuple of str
+        What a control shares, per split.
     row_counts : dict of str to int
         Images per split.
     chance : float
@@ -125,6 +128,7 @@ class ResultsFolder:
             self._check_unchanged("img", images)
             history = images.history
             self.class_names = images.class_names or []
+            self.origins = {name: origin(images, name).key for name in images.splits}
             self.row_counts = {name: len(split) for name, split in images.splits.items()}
             self.chance = results.chance(images.splits[results.choose_split(images)].labels)
         embed_entries = [entry for entry in history if entry["command"] == "embed"]
@@ -154,7 +158,7 @@ class ResultsFolder:
                 f"{self.path}: expected an untrained {trained_model['name']} with the same "
                 f"features, got {model['name']}"
             )
-        if _row_digests(self.embedding["dataset"]) != _row_digests(trained.embedding["dataset"]):
+        if self.origins != trained.origins:
             raise ClipkitError(
                 f"{self.path}: expected a control on the images of {trained.path}, got one on "
                 "others",
@@ -425,11 +429,6 @@ def _check_embedding(entry: dict[str, Any]) -> None:
     for name, split in entry["dataset"]["splits"].items():
         if not isinstance(split, dict) or not isinstance(split.get("rows"), str):
             raise ClipkitError(f"expected dataset.splits.{name}.rows, a text, got none")
-
-
-def _row_digests(dataset: dict[str, Any]) -> dict[str, str]:
-    """Return the digest of the rows of each split."""
-    return {name: split["rows"] for name, split in dataset["splits"].items()}
 
 
 def _type_name(value: Any) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 from clipkit import similarity
 from clipkit.errors import ClipkitError
 from clipkit.features import FeatureFile
+from clipkit.features.compatibility import matching_split
 from clipkit.panels import Nearest, nearest_rows
 from clipkit.report.predictions import ImagePredictions
 
@@ -23,9 +24,10 @@ def find_nearest(main: ImagePredictions, files: Sequence[FeatureFile]) -> tuple[
     if logits is None:
         return [], 0
     texts = logits.texts or []
+    split = str(matching_split(logits, main.file, main.split))
     row_of = {row_id: row for row, row_id in enumerate(main.ids)}
-    rows = np.array([row_of.get(row_id, -1) for row_id in logits.splits[main.split].ids], np.int64)
-    blocks = [block[:, :MAX_PROMPTS] for block in logits.cosines(main.split).iter_blocks()]
+    rows = np.array([row_of.get(row_id, -1) for row_id in logits.splits[split].ids], np.int64)
+    blocks = [block[:, :MAX_PROMPTS] for block in logits.cosines(split).iter_blocks()]
     cosines = np.concatenate(blocks)[rows >= 0].astype(np.float64)
     rows = rows[rows >= 0]
     if not len(rows):
@@ -41,7 +43,7 @@ def _choose_logits(main: ImagePredictions, files: Sequence[FeatureFile]) -> Feat
     """Return the logits whose prompts are shown, or None without any of the result's model."""
     model_files = []
     for file in files:
-        if main.split in file.splits and file.model() == main.file.model():
+        if matching_split(file, main.file, main.split) and file.model() == main.file.model():
             model_files.append(file)
     for logits in _with_prompts(model_files, "logits"):
         return logits

@@ -14,6 +14,7 @@ from clipkit import console, metrics, prediction, zeroshot
 from clipkit import results as result_files
 from clipkit.errors import ClipkitError
 from clipkit.features import FeatureFile, Int64
+from clipkit.features.compatibility import matching_split
 from clipkit.features.provenance import provenance
 from clipkit.report.controls import is_untrained
 from clipkit.report.steps import digests
@@ -287,10 +288,11 @@ def choose_control(
 def read_others(main: ImagePredictions, files: Iterable[FeatureFile]) -> Iterator[ImagePredictions]:
     """Yield the predictions of other results for the same images with the same classes."""
     for file in filter(has_predictions, files):
-        if main.split not in file.splits or file.digest == main.file.digest:
+        split = matching_split(file, main.file, main.split)
+        if split is None or file.digest == main.file.digest:
             continue
         try:
-            other = read_predictions(file, main.split)
+            other = read_predictions(file, split)
         except ClipkitError:  # its runs and predictions contradict each other
             continue
         if _has_same_classes(main, other):

@@ -14,7 +14,8 @@ from clipkit import comparison, metrics, results
 from clipkit.comparison import Bools
 from clipkit.errors import ClipkitError
 from clipkit.features import FeatureFile, Int64
-from clipkit.features.provenance import dataset_entries, original_split, provenance
+from clipkit.features.compatibility import SAME_IMAGES, Origin, origin, relate
+from clipkit.features.provenance import provenance
 from clipkit.report import summary
 from clipkit.report.blocks import Bar, Block, Cell, Fact, Heading, Number, Table
 from clipkit.report.claims import Run
@@ -24,6 +25,10 @@ from clipkit.report.folder import Measurement
 from clipkit.report.formatting import escape, format_measurement
 
 MOST_RUNS = 100  # of a file in a table
+NUMBERED = (
+    "These images were imported without ids, so that row numbers are their ids. Results on other "
+    "imports are in tables of their own, even if the row numbers are equal."
+)
 TEXT_COLUMNS = {"file", "model", "prompts", "result of", "classifier"}
 
 
@@ -77,37 +82,46 @@ class Scored:
         """Return the accuracy of the most accurate run."""
         return float(self.right.mean(axis=1).max())
 
-    def images_digest(self) -> str:
-        """Return a digest of the images, with the data set that they are from, and their classes.
+    @cached_property
+    def origin(self) -> Origin:
+        """What gives the ids their meaning: images of different data sets may have the same."""
+        return origin(self.file, self.split)
 
-        Images of different data sets may have the same ids.
-        """
+    def images(self) -> list[tuple[str, str]]:
+        """Return the sorted ids of the images, each with the name of its class."""
         names = results.class_names(self.file, self.labels.max())
-        images = sorted(
-            (row_id, names[label]) for row_id, label in zip(self.ids, self.labels, strict=True)
-        )
-        key = f"{rows_digest(self.file, self.split)}\n{images!r}"
+        return sorted(zip(self.ids, [names[label] for label in self.labels], strict=True))
+
+    def images_digest(self) -> str:
+        """Return a digest of the images, their classes and the data set that they are from."""
+        key = f"{self.origin.key!r}\n{self.images()!r}"
         return hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
 
+    def holds(self, part: Scored) -> bool:
+        """Whether the images of another result are some of the images of this one."""
+        is_larger = len(self.ids) > len(part.ids) and self.origin.key == part.origin.key
+        if not is_larger or relate(self.origin, part.origin) != SAME_IMAGES:
+            return False
+        return set(part.images()).issubset(self.images())
 
-def rows_digest(file: FeatureFile, split: str) -> str:
-    """Return the digest of the data set's rows that a split is from; "" if it is not known."""
-    try:
-        split = original_split(file, split)
-    except ClipkitError:
-        return ""
-    for dataset in dataset_entries(file):
-        splits = dataset.get("splits")
-        if isinstance(splits, dict) and isinstance(splits.get(split), dict):
-            return str(splits[split].get("rows"))
-    return ""
+    def take_images_of(self, part: Scored) -> Scored:
+        """Return the runs on the images of another result, which are some of this one's."""
+        split = self.file.splits[self.split]
+        taken = split.take(np.flatnonzero(np.isin(split.ids, part.ids)))
+        unknown = dict.fromkeys(("acc5", "mean_per_class_recall"), np.nan)  # on these images
+        scored = Scored.read(self.name, replace(self.file, splits={self.split: taken}))
+        return replace(scored, runs=[run | unknown for run in self.runs])
 
 
 @dataclass(frozen=True)
 class SameImages:
-    """Results on the same images with the same classes."""
+    """Results on the same images with the same classes.
+
+    `wholes` are the names of those that were scored on further images, too.
+    """
 
     results: Sequence[Scored]
+    wholes: Sequence[str] = ()
 
     @property
     def trained(self) -> list[Scored]:
@@ -145,6 +159,12 @@ class SameImages:
                 blocks.append(
                     f"{escape(scored.name)} has {runs}. The table has the first {MOST_RUNS}."
                 )
+        if self.wholes:
+            names = ", ".join(map(escape, self.wholes))
+            some = f"These images are some of the split {escape(first.origin.split)}."
+            blocks.append(f"{some} Of {names}, only the predictions for these are counted here.")
+        if first.origin.is_numbered:
+            blocks.append(NUMBERED)
         single = [scored for scored in self.results if scored.has_one_run]
         blocks += SameImages(single)._paired_differences()
         several = [scored for scored in self.results if not scored.has_one_run]
@@ -219,11 +239,20 @@ class SameImages:
 
 
 def group_by_images(scored: Iterable[Scored]) -> list[SameImages]:
-    """Return the results of each set of images and classes."""
+    """Return the results of each set of images and classes.
+
+    If the images were held out of a split, results on the whole split are in both groups.
+    """
     groups: dict[str, list[Scored]] = {}
     for one in scored:
         groups.setdefault(one.images_digest(), []).append(one)
-    return list(map(SameImages, groups.values()))
+    everything = [one for group in groups.values() for one in group]
+    found = []
+    for group in groups.values():
+        wholes = [one for one in everything if one.holds(group[0])]
+        taken = [one.take_images_of(group[0]) for one in wholes]
+        found.append(SameImages([*group, *taken], [one.name for one in wholes]))
+    return found
 
 
 def _names(group: Iterable[Scored]) -> str:
@@ -259,7 +288,7 @@ def _differences_from_controls(pairs: Sequence[tuple[Scored, Scored]]) -> list[B
         compared,
         ["against its control", "control"],
         "the control",
-        "of results from their own untrained controls",
+        "of results from their own untrained controls on the same images",
         "another draw of training images or of random weights",
     )
 
