@@ -22,10 +22,12 @@ from clipkit.features.provenance import provenance
 
 Floats = NDArray[np.float64]
 Row = dict[str, Any]
+Caveat = dict[str, Any]  # an object of a history that limits what an accuracy says
 
 MAX_CLASSES = 1000  # of a matrix of counts, in memory and on paper
 MAX_RUNS = 10_000  # of a result that is drawn or reported
 MAX_PROMPTS = 1 << 20
+FEW = 0.01  # of a split's images may have a caveat, and its accuracy is still tested
 MAX_NAME = 60  # characters of a name from a history, where anything may be written
 NAMED_PROMPTS = "prompts: "
 # The modules whose results have a function `for_people`, by their command
@@ -120,6 +122,62 @@ def choose_split(file: FeatureFile, split: str | None = None) -> str:
 def newest_entry(result: FeatureFile) -> dict[str, Any]:
     """Return the history's entry about the command that made a result."""
     return result.history[-1] if result.history else {"command": "an unknown command"}
+
+
+def make_caveat(kind: str, split: str, count: int, rows: int) -> Caveat:
+    """Return the object of a history that says that scored images were `fitted` or `chosen` with.
+
+    `count` of the `rows` images of a scored split are concerned.
+    """
+    return {"kind": kind, "split": split, "count": count, "rows": rows}
+
+
+def describe_caveat(caveat: Caveat) -> str:
+    """Say in a sentence, without its full stop, what an accuracy does not say."""
+    split, count, rows = caveat["split"], caveat["count"], caveat["rows"]
+    some = f"{count:,} of {rows:,} images of {split} were also"
+    if caveat["kind"] == "chosen":
+        if count < rows:
+            return f"{some} used to choose: the accuracy of the best run is optimistic"
+        return (
+            f"{split} is used both to choose and to score: the accuracy of the best run is "
+            "optimistic"
+        )
+    if count < rows:
+        return f"{some} fitted: the accuracy on them says nothing about other images"
+    return f"{split} was fitted: the accuracy on it says nothing about other images"
+
+
+def caveats(result: FeatureFile, split: str | None = None) -> list[Caveat]:
+    """Return the caveats of a result's history, on one split or all; see `make_caveat`."""
+    for entry in reversed(result.history):
+        if isinstance(entry.get("caveats"), list):
+            known = filter(_is_caveat, entry["caveats"])
+            return [caveat for caveat in known if split in (None, caveat["split"])]
+    return []
+
+
+def _is_caveat(value: Any) -> bool:
+    """Whether an object of a history, where anything may be written, is a caveat."""
+    if not isinstance(value, dict) or value.get("kind") not in ("fitted", "chosen"):
+        return False
+    return isinstance(value.get("split"), str) and all(
+        isinstance(value.get(name), int) for name in ("count", "rows")
+    )
+
+
+def caveat_note(result: FeatureFile, split: str | None = None) -> str:
+    """Say what the accuracies of a result do not say, on one split or all; "" without caveats."""
+    notes = []
+    for caveat in caveats(result, split):
+        name = f"{caveat['result']}: "[:MAX_NAME] if "result" in caveat else ""
+        notes.append(f"{name}{describe_caveat(caveat)}.")
+    return " ".join(notes)
+
+
+def is_testable(result: FeatureFile, split: str) -> bool:
+    """Whether a test of an accuracy means something: few images of the split have a caveat."""
+    return all(one["count"] <= FEW * one["rows"] for one in caveats(result, split))
 
 
 def rows_for_people(result: FeatureFile) -> Sequence[Mapping[str, Any]]:
