@@ -21,11 +21,15 @@ from clipkit.features import FeatureFile, Int64
 from clipkit.features.provenance import provenance
 from clipkit.relabeling import groups_digest
 from clipkit.results import (
+    Caveat,
+    caveats,
     check_predicted_classes,
     check_run,
     choose_split,
     class_names,
     column,
+    describe_caveat,
+    is_testable,
     make_result,
     read_groups,
     run_label,
@@ -60,6 +64,10 @@ class PairedResults:
         The digests of the results.
     common : bool
         Whether images that a result lacks were left out.
+    caveats : list of dict
+        See `results.caveats`; each with the name of its `result`.
+    testable : list of F bool
+        See `results.is_testable`.
     """
 
     names: list[str]
@@ -70,6 +78,8 @@ class PairedResults:
     prompts: list[str]
     inputs: dict[str, str]
     common: bool
+    caveats: list[Caveat]
+    testable: list[bool]
 
     @property
     def split(self) -> str:
@@ -131,8 +141,12 @@ def pair(
         class_names=results[0].class_names,
         display_name=results[0].display_name,
     )
+    names = _names(results, numbers)
+    limits: list[Caveat] = []
+    for name, result in zip(names, results, strict=True):
+        limits += [caveat | {"result": name} for caveat in caveats(result, split)]
     return PairedResults(
-        _names(results, numbers),
+        names,
         first,
         np.stack(right),
         described,
@@ -140,6 +154,8 @@ def pair(
         [source.prompts for source in sources],
         inputs,
         common,
+        limits,
+        [is_testable(result, split) for result in results],
     )
 
 
@@ -274,6 +290,7 @@ def compare(
         images that `both`, `only_a`, `only_b` or `neither` gets right, `p` of McNemar's exact test
         (see `metrics.mcnemar`), with several pairs `p_holm` (Holm's correction for all rows), and
         `kappa` (see `metrics.error_consistency`). For one result: `acc_a` with Wilson's interval.
+        `p` and `kappa` are empty if one of the two results is not `results.is_testable`.
 
         With groups, there is a row per pair and `group`. For each result, a row `worst` follows,
         with the accuracy of its worst group and the median `null` and the 5th percentile `null5`
@@ -312,8 +329,11 @@ def compare(
         by=source,
         column=attribute.name if attribute else None,
         seed=seed,
+        caveats=paired.caveats or None,
         inputs=inputs,
     )
+    for caveat in paired.caveats:
+        console.warn(f"{caveat['result']}: {describe_caveat(caveat)}")
     rows = _group_rows(paired, attribute, seed) if attribute else _pair_rows(paired, seed)
     if len(paired.right) > 2:
         _add_holm(rows)
@@ -344,8 +364,11 @@ def _pair_rows(paired: PairedResults, seed: int, **group: str) -> list[Row]:
         counts = {"rows": len(first), "acc_a": accuracy, "low": low, "high": high}
         return [head | where | counts]
     rows = []
-    for name, second in zip(paired.names[1:], paired.right[1:], strict=True):
-        rows.append(head | {"b": name} | where | compare_right(first, second, seed))
+    for number, second in enumerate(paired.right[1:], 1):
+        row = head | {"b": paired.names[number]} | where | compare_right(first, second, seed)
+        if not (paired.testable[0] and paired.testable[number]):
+            row |= {"p": np.nan, "kappa": np.nan}
+        rows.append(row)
     return rows
 
 
@@ -421,8 +444,10 @@ def _worst(right: Bools, codes: Int64, key: str, seed: int) -> Row:
 
 
 def _add_holm(rows: Sequence[Row]) -> None:
-    for row, p in zip(rows, metrics.holm(column(rows, "p")), strict=True):
-        row["p_holm"] = float(p)
+    tested = [row for row in rows if not np.isnan(row["p"])]
+    corrected = iter(metrics.holm(column(tested, "p")).tolist())
+    for row in rows:
+        row["p_holm"] = np.nan if np.isnan(row["p"]) else next(corrected)
         row["kappa"] = row.pop("kappa")  # p_holm follows p
 
 

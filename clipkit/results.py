@@ -409,11 +409,28 @@ def source_label(file: FeatureFile, split: str = "") -> str:
     return sources_label([file], [split])
 
 
+def labels_label(file: FeatureFile) -> str:
+    """Say what the labels are that `relabel` made: `colour`, or `classes, shuffled`."""
+    label = ""
+    for entry in file.history:
+        if entry["command"] != "relabel":
+            continue
+        if "attributes" in entry:
+            label = f"{entry.get('column')}"[:MAX_NAME]
+        if "groups" in (entry.get("inputs") or {}):
+            label = f"groups of {label or 'classes'}"
+            if entry.get("shuffle"):
+                label += ", dealt at random"
+        elif entry.get("shuffle"):
+            label = f"{label or 'classes'}, shuffled"
+    return label
+
+
 def sources_label(files: Sequence[FeatureFile], splits: Sequence[str] = ()) -> str:
     """Name what files are about: `tiny and untrained tiny on shapes, test, 32 prompts`.
 
     Each model, data set and set of prompts is named once, a missing model is `no model`, and what
-    else is missing is left out.
+    else is missing is left out. The caveats of results on the splits follow: see `caveat_note`.
     """
     sources = list(map(provenance, files))
     models = join_names([source.model or "no model" for source in sources])
@@ -423,7 +440,9 @@ def sources_label(files: Sequence[FeatureFile], splits: Sequence[str] = ()) -> s
     if any(label.startswith(NAMED_PROMPTS) for label in labels):
         prompts = NAMED_PROMPTS + prompts
     on_data = " on ".join(filter(None, [models, datasets]))
-    return ", ".join(filter(None, [on_data, join_names(splits), prompts]))
+    label = ", ".join(filter(None, [on_data, join_names(splits), prompts]))
+    notes = [caveat_note(file, split) for file in files for split in dict.fromkeys(splits) if split]
+    return ". ".join([label, *filter(None, dict.fromkeys(notes))])
 
 
 def prompts_label(file: FeatureFile) -> str:

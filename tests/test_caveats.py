@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from factories import random_features
+from shell import ok, rows
 
 from clipkit import concatenation, prediction, results, splitting
 from clipkit.evaluation import evaluate_grid
-from clipkit.features import FeatureFile, Split, row_ids
+from clipkit.features import FeatureFile, Split, read, row_ids, write
+from clipkit.report.summary import against_references
+from clipkit.results import Predictions
 
 HISTORY = [{"command": "embed", "model": {"name": "m", "digest": "sha256:1"}}]
 
@@ -97,3 +101,116 @@ def test_one_image_of_many_columns_is_recognised():
 def test_foreign_caveats_are_ignored(entry):
     file = FeatureFile("result", [{"command": "probe", "caveats": entry}])
     assert results.caveat_note(file) == ""
+
+
+# ---- what the commands say of it ----
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with results: fair, fitted on test, chosen on test, of shuffled labels."""
+    folder = tmp_path_factory.mktemp("caveats")
+    file = images({"train": 200, "test": 160})
+    file.splits["test"].features[::2, 0] += 2
+    file.splits["train"].features[::2, 0] += 2
+    write(folder / "img.h5", file)
+    shuffled = ok("relabel", folder / "img.h5", "--shuffle", "-o", folder / "shuffled.h5")
+    assert not shuffled.stderr
+    fit = ("--fit-split", "test", "-C", "1000")
+    ok("probe", folder / "img.h5", "-o", folder / "fair.h5")
+    ok("probe", folder / "img.h5", *fit, "-o", folder / "fitted.h5")
+    ok("probe", folder / "shuffled.h5", *fit, "-o", folder / "s.h5")
+    ok("probe", folder / "img.h5", "-C", "0.01,1", "--val", "test", "-o", folder / "chosen.h5")
+    return folder
+
+
+FITTED = "test was fitted: the accuracy on it says nothing about other images."
+CHOSEN = "test is used both to choose and to score: the accuracy of the best run is optimistic."
+
+
+@pytest.mark.parametrize(("name", "note"), [("s", FITTED), ("fitted", FITTED), ("chosen", CHOSEN)])
+def test_a_page_has_the_note_and_no_verdict(folder, name, note):
+    text = " ".join(ok("report", folder / f"{name}.h5", folder / "fair.h5").stdout.split())
+    assert f"{name}.h5: {note}" in text.replace("\\", "")
+    assert "McNemar" not in text
+    ok("report", folder / f"{name}.h5", "-f", "-o", folder / "page.html")
+    page = (folder / "page.html").read_text()
+    assert page.count(note) == 2  # in the summary and below the table
+    assert "above chance" not in page
+    ok("report", folder / "fair.h5", "-f", "-o", folder / "page.html")
+    assert "This is above chance" in (folder / "page.html").read_text()
+
+
+@pytest.mark.parametrize("pair", [("fitted", "fair"), ("fair", "fitted")])
+def test_compare_does_not_test_a_fitted_result(folder, pair):
+    paths = [folder / f"{name}.h5" for name in pair]
+    done = ok("compare", *paths, "-o", folder / "c.h5", "-f")
+    assert f"warning: fitted: {FITTED[:-1]}" in done.stderr
+    (row,) = rows(done.stdout)
+    assert row["p"] == row["kappa"] == ""
+    assert float(row["difference"]) != 0
+    assert FITTED in ok("info", "--runs", folder / "c.h5").stderr
+    assert f"c.h5: fitted: {FITTED}" in ok("report", folder / "c.h5").stdout.replace("\\", "")
+
+
+def test_a_correction_is_for_the_tests_that_are_made(folder):
+    fair, other = folder / "fair.h5", folder / "other.h5"
+    ok("probe", folder / "img.h5", "--classifier", "knn", "-o", other, "-f")
+    first, second, third = rows(ok("compare", fair, other, folder / "fitted.h5", fair).stdout)
+    assert float(first["p_holm"]) == pytest.approx(min(1, 2 * float(first["p"])))
+    assert second["p_holm"] == ""
+    assert third["p"] == "1"
+
+
+def test_info_and_pictures_repeat_the_note(folder):
+    assert FITTED in ok("info", "--runs", folder / "fitted.h5").stderr
+    assert not ok("info", "--runs", folder / "fair.h5").stderr
+    ok("plot", "confusion", folder / "fitted.h5", "-o", folder / "p.svg", "-f")
+    assert results.source_label(read(folder / "fitted.h5"), "test").endswith(f", test. {FITTED}")
+
+
+def test_few_copies_leave_the_tests_in_place_and_are_noted():
+    file = images({"train": 300, "test": 200})
+    file.splits["test"].features[:2] = file.splits["train"].features[7:9]
+    result = evaluate_grid(file)
+    assert "2 of 200 images of test were also fitted" in results.caveat_note(result, "test")
+    assert results.is_testable(result, "test")
+
+
+@pytest.mark.parametrize(
+    ("words", "labels"),
+    [
+        (["--shuffle"], "classes, shuffled"),
+        (["shapes", "--column", "colour"], "colour"),
+        (["shapes", "--column", "colour", "--shuffle"], "colour, shuffled"),
+        (["--groups", "shapes-outlines"], "groups of classes"),
+        (["--groups", "shapes-outlines", "--shuffle"], "groups of classes, dealt at random"),
+    ],
+)
+def test_a_heading_says_what_the_labels_are(tmp_path, words, labels):
+    file = read(_shapes(tmp_path))
+    heading = f"; labels: {labels}"
+    ok("relabel", tmp_path / "img.h5", *words, "-o", tmp_path / "new.h5")
+    ok("probe", tmp_path / "new.h5", "--classifier", "knn", "-o", tmp_path / "p.h5")
+    text = ok("report", tmp_path / "p.h5").stdout
+    assert next(line for line in text.splitlines() if line.startswith("## ")).endswith(heading)
+    assert results.labels_label(file) == ""
+
+
+def _shapes(folder: Path) -> Path:
+    ok("embed", "shapes", "--model", "tiny", "--limit", "64", "-o", folder / "img.h5")
+    return folder / "img.h5"
+
+
+def test_a_verdict_agrees_with_the_exact_tests():
+    labels = np.arange(40) % 2
+    names, ids = ["a", "b"], row_ids(40)
+    control = Predictions(ids, labels, np.r_[labels[:32], 1 - labels[32:]], names, "", "")
+    for more, verdict in ((4, "not shown to be above"), (6, "above")):
+        predicted = control.predicted.copy()
+        predicted[32 : 32 + more] = labels[32 : 32 + more]
+        scored = replace(control, predicted=predicted)
+        text = against_references("t", "x", scored, [control], "s").text
+        assert f"It is {verdict} the untrained control" in text
+    few = Predictions(ids[:4], labels[:4], labels[:4], names, "", "")
+    assert "This is not shown to be above chance" in against_references("", "", few, [], "").text

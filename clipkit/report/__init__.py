@@ -69,6 +69,8 @@ def of_folder(folder: Path, untrained: Sequence[Path] = ()) -> Page:
     controls = [ResultsFolder(path, results) for path in untrained]
     comparison = Comparison(results, controls, thesis.figures(results.embedding))
     title = f"{_model_name(results)} on {escape(results.embedding['dataset']['name'])}"
+    if results.labels:
+        title += f"; labels: {escape(results.labels)}"
     blocks: list[Block] = []
     for chapter in chapters.CHAPTERS:
         blocks += chapter(comparison)
@@ -85,7 +87,7 @@ def of_folder(folder: Path, untrained: Sequence[Path] = ()) -> Page:
     missing = dict.fromkeys(name for table in tables for name in table.missing)
     return Page(
         title,
-        [_provenance(comparison, missing), NOTES],
+        [_provenance(comparison, missing), NOTES, *map(escape, results.notes())],
         blocks,
         list(map(escape, left_out)),
         summary=facts,

@@ -34,7 +34,8 @@ def paired_differences(
     chosen = {}  # name -> run
     for name in (base, *labels):
         for run in results.runs(name)[:1]:
-            chosen[name] = run
+            if not results.untestable(name, run["split"]):
+                chosen[name] = run
     if base not in chosen:
         return []
     ids = results.predictions(base, chosen[base]).ids

@@ -67,6 +67,16 @@ class Scored:
         """What a result and its control share, or "" if the history does not tell the prompts."""
         return settings(self.file) if are_prompts_known(self.file) else ""
 
+    @cached_property
+    def note(self) -> str:
+        """What the accuracies do not say, or "": see `results.caveat_note`."""
+        return results.caveat_note(self.file, self.split)
+
+    @cached_property
+    def untestable(self) -> str:
+        """Why the accuracies are not tested, or "": see `results.is_testable`."""
+        return "" if results.is_testable(self.file, self.split) else self.note
+
     def runs_like(self, other: Scored, run: int) -> Scored:
         """Return only the runs with the settings of a run of another result."""
         wanted = run_settings(other.file, other.runs[run])
@@ -138,14 +148,18 @@ class SameImages:
         dataset = provenance(first.file).dataset or "images"
         classes = results.class_count(first.file, int(first.labels.max()))
         heading = f"{dataset}, {first.split}: {len(first.ids):,} images, {classes} classes"
+        labels = results.labels_label(first.file)
+        if labels:
+            heading += f"; labels: {labels}"
         blocks: list[Block] = [Heading(2, escape(heading)), self._accuracies()]
+        blocks += [escape(f"{one.name}: {one.note}") for one in self.results if one.note]
         for scored in self.results:
             if len(scored.runs) > MOST_RUNS:
                 runs = f"{len(scored.runs):,} runs on {escape(scored.split)}"
                 blocks.append(
                     f"{escape(scored.name)} has {runs}. The table has the first {MOST_RUNS}."
                 )
-        single = [scored for scored in self.results if scored.has_one_run]
+        single = [one for one in self.results if one.has_one_run and not one.untestable]
         blocks += SameImages(single)._paired_differences()
         several = [scored for scored in self.results if not scored.has_one_run]
         if several and len(self.results) > 1:
@@ -271,7 +285,7 @@ def sum_up_first(groups: Iterable[SameImages]) -> list[Fact]:
         return []
     scored, group = min(candidates, key=_rank)
     predictions = results.predictions(scored.file, scored.split)  # of several runs, the best
-    untrained = group.controls_of(scored)
+    untrained = [control for control in group.controls_of(scored) if not control.untestable]
     controls = [results.predictions(control.file, control.split) for control in untrained]
     means = f"{results.newest_entry(scored.file)['command']} ({scored.name})"
     if not scored.has_one_run:
@@ -281,13 +295,19 @@ def sum_up_first(groups: Iterable[SameImages]) -> list[Fact]:
     if len(group.trained) < len(group.results):
         missing = "No untrained control was made in the same way from the same prompts."
     fact = summary.against_references(
-        "Main result", escape(means), predictions, controls, scored.name, missing
+        "Main result",
+        escape(means),
+        predictions,
+        controls,
+        scored.name,
+        missing,
+        escape(scored.untestable),
     )
     if controls and not scored.has_one_run:
         fact = replace(fact, text=f"{fact.text} The control's run is the best of its runs, too.")
     return [fact, summary.worst_class(predictions, scored.name)]
 
 
-def _rank(candidate: tuple[Scored, SameImages]) -> tuple[bool, bool]:
+def _rank(candidate: tuple[Scored, SameImages]) -> tuple[bool, bool, bool]:
     scored, group = candidate
-    return not scored.has_one_run, not group.controls_of(scored)
+    return bool(scored.untestable), not scored.has_one_run, not group.controls_of(scored)
