@@ -64,10 +64,8 @@ class PairedResults:
         The digests of the results.
     common : bool
         Whether images that a result lacks were left out.
-    caveats : list of dict
-        See `results.caveats`; each with the name of its `result`.
-    testable : list of F bool
-        See `results.is_testable`.
+    caveats : list of F lists of dict
+        See `results.caveats`.
     """
 
     names: list[str]
@@ -78,8 +76,7 @@ class PairedResults:
     prompts: list[str]
     inputs: dict[str, str]
     common: bool
-    caveats: list[Caveat]
-    testable: list[bool]
+    caveats: list[list[Caveat]]
 
     @property
     def split(self) -> str:
@@ -141,12 +138,8 @@ def pair(
         class_names=results[0].class_names,
         display_name=results[0].display_name,
     )
-    names = _names(results, numbers)
-    limits: list[Caveat] = []
-    for name, result in zip(names, results, strict=True):
-        limits += [caveat | {"result": name} for caveat in caveats(result, split)]
     return PairedResults(
-        names,
+        _names(results, numbers),
         first,
         np.stack(right),
         described,
@@ -154,8 +147,7 @@ def pair(
         [source.prompts for source in sources],
         inputs,
         common,
-        limits,
-        [is_testable(result, split) for result in results],
+        [caveats(result, split) for result in results],
     )
 
 
@@ -318,6 +310,11 @@ def compare(
     elif groups is not None:
         attribute, class_groups = _read_class_groups(paired, groups)
         inputs["groups"] = groups_digest(class_groups)
+    limits: list[Caveat] = []
+    for name, of_result in zip(paired.names, paired.caveats, strict=True):
+        limits += [caveat | {"result": name} for caveat in of_result]
+    for caveat in limits:
+        console.warn(describe_caveat(caveat))
     history = paired.first.extended_history(
         "compare",
         names=paired.names,
@@ -329,11 +326,9 @@ def compare(
         by=source,
         column=attribute.name if attribute else None,
         seed=seed,
-        caveats=paired.caveats or None,
+        caveats=limits or None,
         inputs=inputs,
     )
-    for caveat in paired.caveats:
-        console.warn(f"{caveat['result']}: {describe_caveat(caveat)}")
     rows = _group_rows(paired, attribute, seed) if attribute else _pair_rows(paired, seed)
     if len(paired.right) > 2:
         _add_holm(rows)
@@ -366,7 +361,7 @@ def _pair_rows(paired: PairedResults, seed: int, **group: str) -> list[Row]:
     rows = []
     for number, second in enumerate(paired.right[1:], 1):
         row = head | {"b": paired.names[number]} | where | compare_right(first, second, seed)
-        if not (paired.testable[0] and paired.testable[number]):
+        if not is_testable(paired.caveats[0] + paired.caveats[number]):
             row |= {"p": np.nan, "kappa": np.nan}
         rows.append(row)
     return rows
@@ -444,10 +439,10 @@ def _worst(right: Bools, codes: Int64, key: str, seed: int) -> Row:
 
 
 def _add_holm(rows: Sequence[Row]) -> None:
-    tested = [row for row in rows if not np.isnan(row["p"])]
-    corrected = iter(metrics.holm(column(tested, "p")).tolist())
-    for row in rows:
-        row["p_holm"] = np.nan if np.isnan(row["p"]) else next(corrected)
+    p = np.array(column(rows, "p"))
+    p[~np.isnan(p)] = metrics.holm(p[~np.isnan(p)])
+    for row, corrected in zip(rows, p.tolist(), strict=True):
+        row["p_holm"] = corrected
         row["kappa"] = row.pop("kappa")  # p_holm follows p
 
 

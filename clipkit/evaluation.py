@@ -15,14 +15,8 @@ from clipkit.errors import ClipkitError, UsageError, check_positive, unknown
 from clipkit.features import FeatureFile, Int64, Split
 from clipkit.features.validation import MAX_PROBE_CLASSES
 from clipkit.ranking import Ranking
-from clipkit.results import Caveat, as_result, describe_caveat, make_caveat, make_result
-from clipkit.splitting import (
-    count_shared_rows,
-    hash_rows,
-    rows_by_class,
-    stratified_split,
-    warn_of_shared_images,
-)
+from clipkit.results import Caveat, as_result, find_caveats, make_result
+from clipkit.splitting import count_shared_rows, hash_rows, rows_by_class, stratified_split
 from clipkit.tables import class_name
 
 FEATURES = ("logits", "probs")
@@ -266,8 +260,8 @@ def evaluate_grid(  # noqa: PLR0913
         train, scored = _split_validation(file, fit, val, spec.seed)
         _check_eval_split(file, eval_split)
     final = _load_final(file, fit, scored, eval_split)
-    caveats = _choice_caveats(file, scored, final, eval_split, val)
-    caveats += _fitted_caveats(file, train, scored) + _fitted_caveats(file, fit, final)
+    caveats = _find_caveats(file, scored, final, eval_split, val)
+    caveats += _check_rows(file, train, scored) + _check_rows(file, fit, final)
     grid = Grid(file, spec, taus, Cs)
     runs: list[Scored] = []
     for draw in spec.draws():
@@ -391,21 +385,16 @@ def _warn_of_idle_temperatures(spec: ProbeSpec) -> None:
         console.warn("knn compares directions, which are the same at every temperature")
 
 
-def _choice_caveats(
+def _find_caveats(
     file: FeatureFile, scored: Subset, final: Subset | None, eval_split: str, val: object
 ) -> list[Caveat]:
     """Warn if the evaluated rows were also used to choose, and return what a history says of it."""
-    count, rows = 0, scored.rows
     if val is not None and scored.name == eval_split:
-        count = len(rows)
-    elif final and val in file.splits:  # of a fraction of the fitted rows, `_fitted_caveats` tells
-        rows = final.rows
-        count = count_shared_rows(hash_rows(scored.rows.features), rows.features)
-    if not count:
+        return find_caveats("chosen", eval_split, len(scored.rows), len(scored.rows))
+    if final is None or val not in file.splits:  # a fraction of the fitted rows is fitted later
         return []
-    caveat = make_caveat("chosen", eval_split, count, len(rows))
-    console.warn(describe_caveat(caveat))
-    return [caveat]
+    count = count_shared_rows(hash_rows(scored.rows.features), final.rows.features)
+    return find_caveats("chosen", eval_split, count, len(final.rows))
 
 
 def _check_eval_split(file: FeatureFile, name: str) -> None:
@@ -590,18 +579,15 @@ def _check_class_count(file: FeatureFile, spec: ProbeSpec, fit: Subset) -> None:
         )
 
 
-def _fitted_caveats(file: FeatureFile, fit: Subset, scored: Subset | None) -> list[Caveat]:
+def _check_rows(file: FeatureFile, fit: Subset, scored: Subset | None) -> list[Caveat]:
     """Warn of rows that no probe can get right or that were fitted, too, and return the latter."""
     if scored is None:
         return []
     _warn_of_missing_classes(file, fit, scored)
-    X, rows = scored.rows.features, len(scored.rows)
-    if fit.name == scored.name:
-        caveat = make_caveat("fitted", scored.name, rows, rows)
-        console.warn(describe_caveat(caveat))
-        return [caveat]
-    count = warn_of_shared_images(fit.name, fit.rows.features, scored.name, X)
-    return [make_caveat("fitted", scored.name, count, rows)] if count else []
+    count = len(scored.rows)
+    if fit.name != scored.name:
+        count = count_shared_rows(hash_rows(fit.rows.features), scored.rows.features)
+    return find_caveats("fitted", scored.name, count, len(scored.rows))
 
 
 def _warn_of_missing_classes(file: FeatureFile, fit: Subset, scored: Subset) -> None:

@@ -170,19 +170,10 @@ def mcnemar(only_first: int, only_second: int) -> float:
     >>> mcnemar(9, 1), mcnemar(0, 0)
     (0.021484375, 1.0)
     """
-    trials = only_first + only_second
-    return binomial(only_first, trials, 0.5) if trials else 1.0
-
-
-def binomial(right: int, n: int, chance: float) -> float:
-    """Return the p-value of the exact two-sided test that `chance` of n rows are right.
-
-    >>> round(binomial(4, 4, 0.5), 3)
-    0.125
-    """
     from scipy.stats import binomtest
 
-    return float(binomtest(right, n, chance).pvalue)
+    trials = only_first + only_second
+    return float(binomtest(only_first, trials).pvalue) if trials else 1.0
 
 
 def difference_interval(only_a: int, only_b: int, n: int, seed: int = 42) -> tuple[float, float]:

@@ -14,7 +14,7 @@ from clipkit.errors import ClipkitError
 from clipkit.features import FeatureFile, Int64, Split
 from clipkit.features.provenance import shots
 from clipkit.ranking import Ranking, rank
-from clipkit.results import describe_caveat, make_caveat, make_result
+from clipkit.results import Caveat, find_caveats, make_result
 from clipkit.splitting import count_shared_rows
 from clipkit.tables import class_name
 
@@ -76,16 +76,14 @@ def predict(
     rankings = {}
     rows = []
     scored = {}
-    caveats = []
+    caveats: list[Caveat] = []
     for name in names:
         split = file.splits[name]
         X = np.asarray(file.cosines(name))  # image embeddings have no temperature to undo
         count = len(X) if name == known else 0
         if fitted.row_hashes is not None:
             count = count_shared_rows(fitted.row_hashes, X) or count
-        if count:
-            caveats.append(make_caveat("fitted", name, count, len(X)))
-            console.warn(describe_caveat(caveats[-1]))
+        caveats += find_caveats("fitted", name, count, len(X))
         where = f"{file.display_name}: {name}"
         ranking = _rank(fitted, where, X, number_of_class, top, keep_scores)
         predicted = ranking.classes[:, 0]

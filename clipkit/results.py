@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clipkit import bundled, files, metrics, prompts
+from clipkit import bundled, console, files, metrics, prompts
 from clipkit.errors import ClipkitError, UsageError
 from clipkit.features import FeatureFile, History, Int64
 from clipkit.features.provenance import provenance
@@ -124,32 +124,30 @@ def newest_entry(result: FeatureFile) -> dict[str, Any]:
     return result.history[-1] if result.history else {"command": "an unknown command"}
 
 
-def make_caveat(kind: str, split: str, count: int, rows: int) -> Caveat:
-    """Return the object of a history that says that scored images were `fitted` or `chosen` with.
-
-    `count` of the `rows` images of a scored split are concerned.
-    """
-    return {"kind": kind, "split": split, "count": count, "rows": rows}
+def find_caveats(kind: str, split: str, count: int, rows: int) -> list[Caveat]:
+    """Warn that some of a split's scored rows were `fitted` or `chosen` with; [] if none were."""
+    if not count:
+        return []
+    caveat = {"kind": kind, "split": split, "count": count, "rows": rows}
+    console.warn(describe_caveat(caveat))
+    return [caveat]
 
 
 def describe_caveat(caveat: Caveat) -> str:
     """Say in a sentence, without its full stop, what an accuracy does not say."""
     split, count, rows = caveat["split"], caveat["count"], caveat["rows"]
-    some = f"{count:,} of {rows:,} images of {split} were also"
+    were, them = f"{count:,} of {rows:,} images of {split} were also", "them"
+    if count >= rows:
+        were, them = f"{split} was", "it"
+    if "result" in caveat:
+        were = f"{caveat['result']}: {were}"
     if caveat["kind"] == "chosen":
-        if count < rows:
-            return f"{some} used to choose: the accuracy of the best run is optimistic"
-        return (
-            f"{split} is used both to choose and to score: the accuracy of the best run is "
-            "optimistic"
-        )
-    if count < rows:
-        return f"{some} fitted: the accuracy on them says nothing about other images"
-    return f"{split} was fitted: the accuracy on it says nothing about other images"
+        return f"{were} used to choose: the accuracy of the best run is optimistic"
+    return f"{were} fitted: the accuracy on {them} says nothing about other images"
 
 
 def caveats(result: FeatureFile, split: str | None = None) -> list[Caveat]:
-    """Return the caveats of a result's history, on one split or all; see `make_caveat`."""
+    """Return what limits the accuracies of a result on a split, or on all: see docs/format.md."""
     for entry in reversed(result.history):
         if isinstance(entry.get("caveats"), list):
             known = filter(_is_caveat, entry["caveats"])
@@ -159,25 +157,29 @@ def caveats(result: FeatureFile, split: str | None = None) -> list[Caveat]:
 
 def _is_caveat(value: Any) -> bool:
     """Whether an object of a history, where anything may be written, is a caveat."""
-    if not isinstance(value, dict) or value.get("kind") not in ("fitted", "chosen"):
-        return False
-    return isinstance(value.get("split"), str) and all(
-        isinstance(value.get(name), int) for name in ("count", "rows")
-    )
+    types = {"kind": str, "split": str, "count": int, "rows": int}
+    return isinstance(value, dict) and all(isinstance(value.get(k), t) for k, t in types.items())
 
 
 def caveat_note(result: FeatureFile, split: str | None = None) -> str:
     """Say what the accuracies of a result do not say, on one split or all; "" without caveats."""
-    notes = []
-    for caveat in caveats(result, split):
-        name = f"{caveat['result']}: "[:MAX_NAME] if "result" in caveat else ""
-        notes.append(f"{name}{describe_caveat(caveat)}.")
-    return " ".join(notes)
+    return " ".join(f"{describe_caveat(caveat)}." for caveat in caveats(result, split))
 
 
-def is_testable(result: FeatureFile, split: str) -> bool:
+def caveat_notes(named: Mapping[str, FeatureFile]) -> list[str]:
+    """Return the notes of results with caveats, behind their names."""
+    notes = {name: caveat_note(result) for name, result in named.items()}
+    return [f"{name}: {note}" for name, note in notes.items() if note]
+
+
+def is_testable(caveats: Iterable[Caveat]) -> bool:
     """Whether a test of an accuracy means something: few images of the split have a caveat."""
-    return all(one["count"] <= FEW * one["rows"] for one in caveats(result, split))
+    return all(caveat["count"] <= FEW * caveat["rows"] for caveat in caveats)
+
+
+def untestable(result: FeatureFile, split: str) -> str:
+    """Say why the accuracy of a result on a split is not tested; "" if it is."""
+    return "" if is_testable(caveats(result, split)) else caveat_note(result, split)
 
 
 def rows_for_people(result: FeatureFile) -> Sequence[Mapping[str, Any]]:
@@ -409,21 +411,17 @@ def source_label(file: FeatureFile, split: str = "") -> str:
     return sources_label([file], [split])
 
 
-def labels_label(file: FeatureFile) -> str:
-    """Say what the labels are that `relabel` made: `colour`, or `classes, shuffled`."""
+def labels_suffix(file: FeatureFile) -> str:
+    """Return what a heading says of labels that `relabel` made: `; labels: colour, shuffled`."""
     label = ""
     for entry in file.history:
-        if entry["command"] != "relabel":
-            continue
-        if "attributes" in entry:
-            label = f"{entry.get('column')}"[:MAX_NAME]
-        if "groups" in (entry.get("inputs") or {}):
-            label = f"groups of {label or 'classes'}"
-            if entry.get("shuffle"):
-                label += ", dealt at random"
-        elif entry.get("shuffle"):
-            label = f"{label or 'classes'}, shuffled"
-    return label
+        if entry["command"] == "relabel":
+            label = f"{entry['column']}"[:MAX_NAME] if "column" in entry else label or "classes"
+            shuffled = ", shuffled"
+            if "groups" in (entry.get("inputs") or {}):
+                label, shuffled = f"groups of {label}", ", dealt at random"
+            label += shuffled if entry.get("shuffle") else ""
+    return label and f"; labels: {label}"
 
 
 def sources_label(files: Sequence[FeatureFile], splits: Sequence[str] = ()) -> str:

@@ -397,8 +397,8 @@ def rows_by_class(labels: Int64) -> list[Int64]:
     return np.split(order, starts[1:])
 
 
-def warn_of_shared_images(fit: str, X: NDArray[Any], scored: str, X_eval: NDArray[Any]) -> int:
-    """Warn if images are both fitted and scored, and return their count: see `count_shared_rows`.
+def warn_of_shared_images(fit: str, X: NDArray[Any], scored: str, X_eval: NDArray[Any]) -> None:
+    """Warn if images are both fitted and scored: see `count_shared_rows`.
 
     `fit` and `scored` name the rows (N, D) and (M, D).
     """
@@ -408,7 +408,6 @@ def warn_of_shared_images(fit: str, X: NDArray[Any], scored: str, X_eval: NDArra
             f"{count:,} of {len(X_eval):,} images of {scored} also occur in {fit} (their features "
             "are equal to the bit): the accuracy on them says nothing about other images"
         )
-    return count
 
 
 def count_shared_rows(hashes: Int64, X_eval: NDArray[Any]) -> int:

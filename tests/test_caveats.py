@@ -40,7 +40,7 @@ def test_a_probe_that_scores_what_it_fitted_says_so_in_its_history():
     assert caveats(result) == [("fitted", "test", 40, 40)]
     note = "test was fitted: the accuracy on it says nothing about other images."
     assert results.caveat_note(result, "test") == note
-    assert not results.is_testable(result, "test")
+    assert not results.is_testable(results.caveats(result))
     assert "caveats" not in evaluate_grid(file).history[-1]
 
 
@@ -96,7 +96,7 @@ def test_one_image_of_many_columns_is_recognised():
 
 @pytest.mark.parametrize(
     "entry",
-    [5, [5], [{"kind": "fitted"}], [{"kind": "x", "split": "test", "count": 1, "rows": 1}]],
+    [5, [5], [{"kind": "fitted"}], [{"kind": "chosen", "split": "test", "count": "1"}]],
 )
 def test_foreign_caveats_are_ignored(entry):
     file = FeatureFile("result", [{"command": "probe", "caveats": entry}])
@@ -125,7 +125,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 FITTED = "test was fitted: the accuracy on it says nothing about other images."
-CHOSEN = "test is used both to choose and to score: the accuracy of the best run is optimistic."
+CHOSEN = "test was used to choose: the accuracy of the best run is optimistic."
 
 
 @pytest.mark.parametrize(("name", "note"), [("s", FITTED), ("fitted", FITTED), ("chosen", CHOSEN)])
@@ -174,7 +174,7 @@ def test_few_copies_leave_the_tests_in_place_and_are_noted():
     file.splits["test"].features[:2] = file.splits["train"].features[7:9]
     result = evaluate_grid(file)
     assert "2 of 200 images of test were also fitted" in results.caveat_note(result, "test")
-    assert results.is_testable(result, "test")
+    assert results.is_testable(results.caveats(result))
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ def test_a_heading_says_what_the_labels_are(tmp_path, words, labels):
     ok("probe", tmp_path / "new.h5", "--classifier", "knn", "-o", tmp_path / "p.h5")
     text = ok("report", tmp_path / "p.h5").stdout
     assert next(line for line in text.splitlines() if line.startswith("## ")).endswith(heading)
-    assert results.labels_label(file) == ""
+    assert results.labels_suffix(file) == ""
 
 
 def _shapes(folder: Path) -> Path:

@@ -567,7 +567,7 @@ def both(shared: int, seed: int = 0) -> FeatureFile:
 def test_an_image_that_is_fitted_and_scored_is_a_warning(shared, capsys):
     evaluate_grid(both(shared), ProbeSpec("knn"))
     err = capsys.readouterr().err
-    message = f"warning: {shared} of 100 images of test also occur in train"
+    message = f"warning: {shared} of 100 images of test were also fitted"
     assert (message in err) == (shared > 0)
 
 
@@ -577,7 +577,7 @@ def test_a_copy_within_the_only_split_is_found_between_fitted_and_held_out_rows(
     rows.ids = row_ids(200)
     file.splits = {"all": rows}
     evaluate_grid(file, ProbeSpec("knn"))
-    assert "of 40 images of val also occur in all-val" in capsys.readouterr().err
+    assert "of 40 images of val were also fitted" in capsys.readouterr().err
 
 
 def test_attributes_warns_too(tmp_path: Path) -> None:

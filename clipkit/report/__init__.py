@@ -68,9 +68,8 @@ def of_folder(folder: Path, untrained: Sequence[Path] = ()) -> Page:
     results = ResultsFolder(folder)
     controls = [ResultsFolder(path, results) for path in untrained]
     comparison = Comparison(results, controls, thesis.figures(results.embedding))
-    title = f"{_model_name(results)} on {escape(results.embedding['dataset']['name'])}"
-    if results.labels:
-        title += f"; labels: {escape(results.labels)}"
+    dataset = f"{results.embedding['dataset']['name']}{results.labels}"
+    title = f"{_model_name(results)} on {escape(dataset)}"
     blocks: list[Block] = []
     for chapter in chapters.CHAPTERS:
         blocks += chapter(comparison)

@@ -145,9 +145,8 @@ class _Sections:
             tables = self._tables_of(source.command, named)
             if tables:
                 heading = " on ".join(filter(None, [source.command, source.dataset]))
-                if source.labels:
-                    heading += f"; labels: {source.labels}"
-                self.blocks += [Heading(2, escape(heading)), *tables, *_notes(named)]
+                self.blocks += [Heading(2, escape(heading + source.labels)), *tables]
+                self.blocks += map(escape, results.caveat_notes(named))
         if self._feature_files:
             self.blocks += [Heading(2, "Feature files"), _feature_table(self._feature_files)]
 
@@ -195,13 +194,7 @@ def _is_unlabelled(file: FeatureFile) -> bool:
 def _source(file: FeatureFile) -> _Source:
     command = str(results.newest_entry(file)["command"])
     digests = tuple(rows_digest(file, split) for split in ("test", "train", "all"))
-    return _Source(command, provenance(file).dataset, digests, results.labels_label(file))
-
-
-def _notes(files: Mapping[str, FeatureFile]) -> list[str]:
-    """Return the notes on the accuracies of results."""
-    notes = {name: results.caveat_note(file) for name, file in files.items()}
-    return [escape(f"{name}: {note}") for name, note in notes.items() if note]
+    return _Source(command, provenance(file).dataset, digests, results.labels_suffix(file))
 
 
 def _unlabelled_table(files: dict[str, FeatureFile]) -> list[Block]:

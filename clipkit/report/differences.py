@@ -34,7 +34,7 @@ def paired_differences(
     chosen = {}  # name -> run
     for name in (base, *labels):
         for run in results.runs(name)[:1]:
-            if not results.untestable(name, run["split"]):
+            if not results.untestable(name, run):
                 chosen[name] = run
     if base not in chosen:
         return []

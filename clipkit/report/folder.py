@@ -96,7 +96,7 @@ class ResultsFolder:
     class_names : list of C str
         Empty if the images have no class names.
     labels : str
-        What they are, if the images were relabelled.
+        See `results.labels_suffix`.
     row_counts : dict of str to int
         Images per split.
     chance : float
@@ -127,7 +127,7 @@ class ResultsFolder:
             self._check_unchanged("img", images)
             history = images.history
             self.class_names = images.class_names or []
-            self.labels = results.labels_label(images)
+            self.labels = results.labels_suffix(images)
             self.row_counts = {name: len(split) for name, split in images.splits.items()}
             self.chance = results.chance(images.splits[results.choose_split(images)].labels)
         embed_entries = [entry for entry in history if entry["command"] == "embed"]
@@ -314,19 +314,15 @@ class ResultsFolder:
         """Return the true and the predicted classes of a run that `runs` returned."""
         return results.predictions(self.read(name), run["split"], run["number"])
 
-    def untestable(self, name: str, split: str) -> str:
-        """Say why the accuracy of a result that `runs` returned is not tested; "" if it is."""
-        result = self.read(name)
-        return "" if results.is_testable(result, split) else results.caveat_note(result, split)
+    def untestable(self, name: str, run: Run) -> str:
+        """Say why the accuracy of a run that `runs` returned is not tested; "" if it is."""
+        return results.untestable(self.read(name), run["split"])
 
     def notes(self) -> list[str]:
         """Return the notes on the accuracies of the results that `runs` returned."""
-        notes = []
-        for name, runs in self._runs.items():
-            note = results.caveat_note(self.read(name), runs[0]["split"]) if runs else ""
-            if note:
-                notes.append(f"{name}: {note}")
-        return notes
+        return results.caveat_notes(
+            {name: self.read(name) for name in self._runs if self.runs(name)}
+        )
 
     def used(self) -> dict[str, Path]:
         """Return the results that `runs` returned and the files they were made from, by name."""

@@ -68,14 +68,9 @@ class Scored:
         return settings(self.file) if are_prompts_known(self.file) else ""
 
     @cached_property
-    def note(self) -> str:
-        """What the accuracies do not say, or "": see `results.caveat_note`."""
-        return results.caveat_note(self.file, self.split)
-
-    @cached_property
     def untestable(self) -> str:
-        """Why the accuracies are not tested, or "": see `results.is_testable`."""
-        return "" if results.is_testable(self.file, self.split) else self.note
+        """Why the accuracies are not tested, or "": see `results.untestable`."""
+        return results.untestable(self.file, self.split)
 
     def runs_like(self, other: Scored, run: int) -> Scored:
         """Return only the runs with the settings of a run of another result."""
@@ -148,11 +143,10 @@ class SameImages:
         dataset = provenance(first.file).dataset or "images"
         classes = results.class_count(first.file, int(first.labels.max()))
         heading = f"{dataset}, {first.split}: {len(first.ids):,} images, {classes} classes"
-        labels = results.labels_label(first.file)
-        if labels:
-            heading += f"; labels: {labels}"
+        heading += results.labels_suffix(first.file)
         blocks: list[Block] = [Heading(2, escape(heading)), self._accuracies()]
-        blocks += [escape(f"{one.name}: {one.note}") for one in self.results if one.note]
+        files = {scored.name: scored.file for scored in self.results}
+        blocks += map(escape, results.caveat_notes(files))
         for scored in self.results:
             if len(scored.runs) > MOST_RUNS:
                 runs = f"{len(scored.runs):,} runs on {escape(scored.split)}"
@@ -294,14 +288,9 @@ def sum_up_first(groups: Iterable[SameImages]) -> list[Fact]:
     missing = "There is no untrained control of it."
     if len(group.trained) < len(group.results):
         missing = "No untrained control was made in the same way from the same prompts."
+    why = escape(scored.untestable)
     fact = summary.against_references(
-        "Main result",
-        escape(means),
-        predictions,
-        controls,
-        scored.name,
-        missing,
-        escape(scored.untestable),
+        "Main result", escape(means), predictions, controls, scored.name, missing, why
     )
     if controls and not scored.has_one_run:
         fact = replace(fact, text=f"{fact.text} The control's run is the best of its runs, too.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.stats import binomtest
 
 from clipkit import console, metrics, results
 from clipkit.comparison import compare_right
@@ -42,9 +43,8 @@ def sum_up_folder(comparison: Comparison, what: str) -> list[Fact]:
         if not worst:
             title = "Main result"
             worst = [worst_class(scored, name)]
-        untestable = comparison.results.untestable(name, runs[0]["split"])
-        fact = against_references(title, means, scored, controls, name, untestable=untestable)
-        facts.append(fact)
+        why = comparison.results.untestable(name, runs[0])
+        facts.append(against_references(title, means, scored, controls, name, untestable=why))
     return facts + worst
 
 
@@ -70,7 +70,7 @@ def against_references(
     if untestable:
         return Fact(title, f"{text}{untestable}", source, Bar(accuracy))
     text += f"The 95 % interval is {_percent(low)} to {_percent(high)}. "
-    is_above = low > chance and metrics.binomial(int(right.sum()), n, chance) < SIGNIFICANT
+    is_above = low > chance and binomtest(right.sum(), n, chance).pvalue < SIGNIFICANT
     verdict = "This is above chance" if is_above else "This is not shown to be above chance"
     text += f"{verdict} ({_percent(chance)}, the share of the most frequent class). "
     rows = _compare_with(controls, scored)
