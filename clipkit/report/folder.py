@@ -320,9 +320,8 @@ class ResultsFolder:
 
     def notes(self) -> list[str]:
         """Return the notes on the accuracies of the results that `runs` returned."""
-        return results.caveat_notes(
-            {name: self.read(name) for name in self._runs if self.runs(name)}
-        )
+        shown = filter(self.runs, self._runs)
+        return results.caveat_notes({name: self.read(name) for name in shown})
 
     def used(self) -> dict[str, Path]:
         """Return the results that `runs` returned and the files they were made from, by name."""

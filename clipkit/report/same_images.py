@@ -41,6 +41,7 @@ class Scored:
     ids: list[str]
     labels: Int64
     right: Bools  # (R, N)
+    untestable: str  # why the accuracies are not tested, or ""
 
     @classmethod
     def read(cls, name: str, file: FeatureFile) -> Scored:
@@ -50,7 +51,8 @@ class Scored:
         right = scored.predicted == scored.labels
         order = sorted(range(len(scored.ids)), key=scored.ids.__getitem__)
         ids = sorted(scored.ids)
-        return cls(name, file, split, scored.rows, ids, scored.labels[order], right[:, order])
+        why = results.untestable(file, split)
+        return cls(name, file, split, scored.rows, ids, scored.labels[order], right[:, order], why)
 
     @property
     def has_one_run(self) -> bool:
@@ -66,11 +68,6 @@ class Scored:
     def settings(self) -> str:
         """What a result and its control share, or "" if the history does not tell the prompts."""
         return settings(self.file) if are_prompts_known(self.file) else ""
-
-    @cached_property
-    def untestable(self) -> str:
-        """Why the accuracies are not tested, or "": see `results.untestable`."""
-        return results.untestable(self.file, self.split)
 
     def runs_like(self, other: Scored, run: int) -> Scored:
         """Return only the runs with the settings of a run of another result."""
