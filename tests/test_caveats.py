@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from factories import random_features
 from shell import ok, rows
+from test_report import write_baseline, write_results
 
 from clipkit import concatenation, prediction, results, splitting
 from clipkit.evaluation import evaluate_grid
@@ -214,3 +215,16 @@ def test_a_verdict_agrees_with_the_exact_tests():
         assert f"It is {verdict} the untrained control" in text
     few = Predictions(ids[:4], labels[:4], labels[:4], names, "", "")
     assert "This is not shown to be above chance" in against_references("", "", few, [], "").text
+
+
+def test_the_page_of_a_folder_has_the_note_and_no_verdict(tmp_path):
+    caveat = {"kind": "fitted", "split": "test", "count": 20, "rows": 200}
+    folder = write_results(tmp_path / "results")
+    write_baseline(folder, caveats=[caveat])
+    text = " ".join(ok("report", folder).stdout.split())
+    note = "20 of 200 images of test were also fitted: the accuracy on them says nothing"
+    assert f"img.svm: {note}" in text
+    ok("report", folder, "-o", tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert page.count(note) == 2
+    assert "above chance" not in page
