@@ -34,8 +34,8 @@ from clipkit.evaluation import (
 )
 from clipkit.features import FeatureFile, Float32, Int64
 from clipkit.features.provenance import prompts_entry
-from clipkit.results import make_result
-from clipkit.splitting import stratified_split, warn_of_shared_images
+from clipkit.results import find_caveats, make_result
+from clipkit.splitting import count_shared_rows, hash_rows, stratified_split
 
 MAX_VALUES = 5000  # of an attribute
 ABOVE_CHANCE = 0.02  # by which the probe's interval must exceed chance for `reach`
@@ -204,7 +204,7 @@ def _warn_of_shared_images(images: FeatureFile, fit: SplitRows, scored: SplitRow
         return
     name = "the held-out rows" if fit.split == scored.split else scored.split
     X, X_eval = fit.embeddings(images), scored.embeddings(images)
-    warn_of_shared_images(fit.split, X, name, X_eval)
+    find_caveats("fitted", name, count_shared_rows(hash_rows(X), X_eval), len(X_eval))
 
 
 def _check_counts(attributes: Sequence[Attribute]) -> None:

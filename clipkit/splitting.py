@@ -397,19 +397,6 @@ def rows_by_class(labels: Int64) -> list[Int64]:
     return np.split(order, starts[1:])
 
 
-def warn_of_shared_images(fit: str, X: NDArray[Any], scored: str, X_eval: NDArray[Any]) -> None:
-    """Warn if images are both fitted and scored: see `count_shared_rows`.
-
-    `fit` and `scored` name the rows (N, D) and (M, D).
-    """
-    count = count_shared_rows(hash_rows(X), X_eval)
-    if count:
-        console.warn(
-            f"{count:,} of {len(X_eval):,} images of {scored} also occur in {fit} (their features "
-            "are equal to the bit): the accuracy on them says nothing about other images"
-        )
-
-
 def count_shared_rows(hashes: Int64, X_eval: NDArray[Any]) -> int:
     """Count the rows whose hashes are among others: they are equal to the bit.
 
