@@ -34,8 +34,8 @@ from clipkit.evaluation import (
 )
 from clipkit.features import FeatureFile, Float32, Int64
 from clipkit.features.provenance import prompts_entry
-from clipkit.results import make_result
-from clipkit.splitting import stratified_split, warn_of_shared_images
+from clipkit.results import find_caveats, make_result
+from clipkit.splitting import count_shared_rows, hash_rows, stratified_split
 
 MAX_VALUES = 5000  # of an attribute
 ABOVE_CHANCE = 0.02  # by which the probe's interval must exceed chance for `reach`
@@ -137,7 +137,7 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
     annotations = read_annotations(images, table, columns)
     _check_counts(annotations.attributes)
     fit, scored = _choose_rows(images, fit_split, eval_split, seed)
-    _warn_of_shared_images(images, annotations.attributes[-1], fit, scored)
+    _warn_of_shared_images(images, fit, scored)
     for control in controls:
         check_same_images(control, images, [fit.split, scored.split])
     rows = []
@@ -199,14 +199,12 @@ def _all_rows(images: FeatureFile, split: str) -> SplitRows:
     return SplitRows(split, np.arange(len(images.splits[split])))
 
 
-def _warn_of_shared_images(
-    images: FeatureFile, attribute: Attribute, fit: SplitRows, scored: SplitRows
-) -> None:
+def _warn_of_shared_images(images: FeatureFile, fit: SplitRows, scored: SplitRows) -> None:
     if np.array_equal(fit.numbers, scored.numbers) and fit.split == scored.split:
         return
     name = "the held-out rows" if fit.split == scored.split else scored.split
     X, X_eval = fit.embeddings(images), scored.embeddings(images)
-    warn_of_shared_images(fit.split, X, fit.codes(attribute), name, X_eval)
+    find_caveats("fitted", name, count_shared_rows(hash_rows(X), X_eval), len(X_eval))
 
 
 def _check_counts(attributes: Sequence[Attribute]) -> None:

@@ -22,11 +22,15 @@ from clipkit.features.compatibility import SAME_IDS, SAME_IMAGES, matching_split
 from clipkit.features.provenance import provenance
 from clipkit.relabeling import groups_digest
 from clipkit.results import (
+    Caveat,
+    caveats,
     check_predicted_classes,
     check_run,
     choose_split,
     class_names,
     column,
+    describe_caveat,
+    is_testable,
     make_result,
     read_groups,
     run_label,
@@ -67,6 +71,8 @@ class PairedResults:
         Whether row numbers of different imports may be matched.
     images : str
         What rows of equal ids are: `SAME_IMAGES` or `SAME_IDS` of `features.compatibility`.
+    caveats : list of F lists of dict
+        See `results.caveats`.
     """
 
     names: list[str]
@@ -80,6 +86,7 @@ class PairedResults:
     common: bool
     same_rows: bool
     images: str
+    caveats: list[list[Caveat]]
 
     @property
     def split(self) -> str:
@@ -161,6 +168,7 @@ def pair(
         common,
         same_rows,
         SAME_IDS if has_same_ids else SAME_IMAGES,
+        [caveats(result, name) for result, name in zip(results, splits, strict=True)],
     )
 
 
@@ -313,6 +321,7 @@ def compare(
         images that `both`, `only_a`, `only_b` or `neither` gets right, `p` of McNemar's exact test
         (see `metrics.mcnemar`), with several pairs `p_holm` (Holm's correction for all rows), and
         `kappa` (see `metrics.error_consistency`). For one result: `acc_a` with Wilson's interval.
+        `p` and `kappa` are empty if one of the two results is not `results.is_testable`.
 
         With groups, there is a row per pair and `group`. For each result, a row `worst` follows,
         with the accuracy of its worst group and the median `null` and the 5th percentile `null5`
@@ -340,6 +349,11 @@ def compare(
     elif groups is not None:
         attribute, class_groups = _read_class_groups(paired, groups)
         inputs["groups"] = groups_digest(class_groups)
+    limits: list[Caveat] = []
+    for name, of_result in zip(paired.names, paired.caveats, strict=True):
+        limits += [caveat | {"result": name} for caveat in of_result]
+    for caveat in limits:
+        console.warn(describe_caveat(caveat))
     history = paired.first.extended_history(
         "compare",
         names=paired.names,
@@ -353,6 +367,7 @@ def compare(
         by=source,
         column=attribute.name if attribute else None,
         seed=seed,
+        caveats=limits or None,
         inputs=inputs,
     )
     rows = _group_rows(paired, attribute, seed) if attribute else _pair_rows(paired, seed)
@@ -387,8 +402,11 @@ def _pair_rows(paired: PairedResults, seed: int, **group: str) -> list[Row]:
         counts = {"rows": len(first), "acc_a": accuracy, "low": low, "high": high}
         return [head | where | counts]
     rows = []
-    for name, second in zip(paired.names[1:], paired.right[1:], strict=True):
-        rows.append(head | {"b": name} | where | compare_right(first, second, seed))
+    for number, second in enumerate(paired.right[1:], 1):
+        row = head | {"b": paired.names[number]} | where | compare_right(first, second, seed)
+        if not is_testable(paired.caveats[0] + paired.caveats[number]):
+            row |= {"p": np.nan, "kappa": np.nan}
+        rows.append(row)
     return rows
 
 
@@ -464,8 +482,10 @@ def _worst(right: Bools, codes: Int64, key: str, seed: int) -> Row:
 
 
 def _add_holm(rows: Sequence[Row]) -> None:
-    for row, p in zip(rows, metrics.holm(column(rows, "p")), strict=True):
-        row["p_holm"] = float(p)
+    p = np.array(column(rows, "p"))
+    p[~np.isnan(p)] = metrics.holm(p[~np.isnan(p)])
+    for row, corrected in zip(rows, p.tolist(), strict=True):
+        row["p_holm"] = corrected
         row["kappa"] = row.pop("kappa")  # p_holm follows p
 
 

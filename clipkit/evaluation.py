@@ -15,8 +15,8 @@ from clipkit.errors import ClipkitError, UsageError, check_positive, unknown
 from clipkit.features import FeatureFile, Int64, Split
 from clipkit.features.validation import MAX_PROBE_CLASSES
 from clipkit.ranking import Ranking
-from clipkit.results import as_result, make_result
-from clipkit.splitting import rows_by_class, stratified_split, warn_of_shared_images
+from clipkit.results import Caveat, as_result, find_caveats, make_result
+from clipkit.splitting import count_shared_rows, hash_rows, rows_by_class, stratified_split
 from clipkit.tables import class_name
 
 FEATURES = ("logits", "probs")
@@ -259,9 +259,9 @@ def evaluate_grid(  # noqa: PLR0913
     else:
         train, scored = _split_validation(file, fit, val, spec.seed)
         _check_eval_split(file, eval_split)
-    _warn_of_optimism(scored.name, fit_split, eval_split, val)
     final = _load_final(file, fit, scored, eval_split)
-    _warn_of_unfit_rows(file, train, scored)
+    caveats = _find_caveats(file, scored, final, eval_split, val)
+    caveats += _check_rows(file, train, scored) + _check_rows(file, fit, final)
     grid = Grid(file, spec, taus, Cs)
     runs: list[Scored] = []
     for draw in spec.draws():
@@ -291,6 +291,7 @@ def evaluate_grid(  # noqa: PLR0913
         seed=spec.seed,
         prompts=len(file.texts) if file.texts else None,
         kept=_describe_kept(chosen),
+        caveats=caveats or None,
         inputs={"features": file.digest},
     )
     result = make_result(
@@ -309,9 +310,7 @@ def _load_final(file: FeatureFile, fit: Subset, scored: Subset, eval_split: str)
     """Return the rows that the best run is scored on, unless the grid is scored on them."""
     if eval_split not in file.splits or eval_split in (scored.name, fit.name):
         return None
-    final = _load_subset(file, eval_split, needs_labels=False)
-    _warn_of_unfit_rows(file, fit, final)
-    return final
+    return _load_subset(file, eval_split, needs_labels=False)
 
 
 def _check_one_run(spec: ProbeSpec, settings: int, val: object, keep: bool) -> None:
@@ -386,17 +385,16 @@ def _warn_of_idle_temperatures(spec: ProbeSpec) -> None:
         console.warn("knn compares directions, which are the same at every temperature")
 
 
-def _warn_of_optimism(scored: str, fit_split: str, eval_split: str, val: object) -> None:
-    """Warn if the rows that are scored were also fitted or used to choose."""
-    if scored == fit_split:
-        console.warn(
-            f"{scored} is both fitted and scored: the accuracy says nothing about other images"
-        )
-    if val is not None and scored == eval_split:
-        console.warn(
-            f"{scored} is used both to choose and to score: the accuracy of the best run is "
-            "optimistic"
-        )
+def _find_caveats(
+    file: FeatureFile, scored: Subset, final: Subset | None, eval_split: str, val: object
+) -> list[Caveat]:
+    """Warn if the evaluated rows were also used to choose, and return what a history says of it."""
+    if val is not None and scored.name == eval_split:
+        return find_caveats("chosen", eval_split, len(scored.rows), len(scored.rows))
+    if final is None or val not in file.splits:  # a fraction of the fitted rows is fitted later
+        return []
+    count = count_shared_rows(hash_rows(scored.rows.features), final.rows.features)
+    return find_caveats("chosen", eval_split, count, len(final.rows))
 
 
 def _check_eval_split(file: FeatureFile, name: str) -> None:
@@ -518,7 +516,8 @@ def _evaluate(grid: Grid, fit: Subset, scored: Subset, draw: Draw, keep: bool) -
         fitted = run.fitted
         if fitted:
             source = "embeddings" if file.kind == "images" else spec.features
-            fitted = replace(fitted, input=source, temperature=tau)
+            hashes = hash_rows(fit.rows.features)
+            fitted = replace(fitted, input=source, temperature=tau, row_hashes=hashes)
         results.append(Scored(row, run.predicted, run.converged, fitted))
     return results
 
@@ -580,13 +579,15 @@ def _check_class_count(file: FeatureFile, spec: ProbeSpec, fit: Subset) -> None:
         )
 
 
-def _warn_of_unfit_rows(file: FeatureFile, fit: Subset, scored: Subset) -> None:
-    """Warn of scored rows that no probe can get right, or that were fitted too."""
+def _check_rows(file: FeatureFile, fit: Subset, scored: Subset | None) -> list[Caveat]:
+    """Warn of rows that no probe can get right or that were fitted, too, and return the latter."""
+    if scored is None:
+        return []
     _warn_of_missing_classes(file, fit, scored)
+    count = len(scored.rows)
     if fit.name != scored.name:
-        warn_of_shared_images(
-            fit.name, fit.rows.features, fit.labels, scored.name, scored.rows.features
-        )
+        count = count_shared_rows(hash_rows(fit.rows.features), scored.rows.features)
+    return find_caveats("fitted", scored.name, count, len(scored.rows))
 
 
 def _warn_of_missing_classes(file: FeatureFile, fit: Subset, scored: Subset) -> None:

@@ -31,7 +31,7 @@ UNNAMED = ("pool", "norm", "labels", "classifier")  # facts that need no name
 # Members of the history's entry of `probe` that do not tell lines apart
 NO_OPTIONS = {
     "command", "clipkit", "inputs", "kept", "temperature", "prompts", "features", "fit_split",
-    "eval_split",
+    "eval_split", "caveats",
 }  # fmt: skip
 HINT = "make one with: clipkit embed DATASET --layers 0,2,4 -o 'img.l{layer}.h5'"
 

@@ -29,6 +29,7 @@ from clipkit.results import (
     NAMED_PROMPTS,
     Predictions,
     Row,
+    caveat_note,
     check_finite,
     check_run_count,
     choose_split,
@@ -307,7 +308,7 @@ def _comparison_source(result: FeatureFile, models: Sequence[str], firsts: Seque
     prompts = join_names(_texts_of(newest_entry(result), "prompts"))
     if prompts:
         facts.append(NAMED_PROMPTS + prompts)
-    return ", ".join(facts)
+    return ". ".join(filter(None, [", ".join(facts), caveat_note(result)]))
 
 
 def _texts_of(entry: Row, name: str) -> list[str]:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from clipkit import console, metrics, probes, similarity
 from clipkit.errors import ClipkitError
 from clipkit.features import FeatureFile, Int64, Split
 from clipkit.features.provenance import shots
 from clipkit.ranking import Ranking, rank
-from clipkit.results import make_result
+from clipkit.results import Caveat, find_caveats, make_result
+from clipkit.splitting import count_shared_rows
 from clipkit.tables import class_name
 
 EMBEDDING_SETTINGS = ("normalize",)  # what decides an embedding besides the model
@@ -63,13 +65,34 @@ def predict(
 
     Warns
     -----
-    On standard error: if the probe was fitted on a split, or if images have labels that the probe
-    does not know. They count as wrong.
+    On standard error: if the probe was fitted on images of a split, which the history then says,
+    or if images have labels that the probe does not know. They count as wrong.
     """
     check_fit(probe, file)
     names = file.choose_splits(splits)
     fitted = probes.FittedProbe.from_arrays(probe.fitted)
     class_names, number_of_class = match_classes(probe, file, names, fitted.classes)
+    known = fitted_split(probe, file)
+    rankings = {}
+    rows = []
+    scored = {}
+    caveats: list[Caveat] = []
+    for name in names:
+        split = file.splits[name]
+        X = np.asarray(file.cosines(name))  # image embeddings have no temperature to undo
+        count = len(X) if name == known else 0
+        if fitted.row_hashes is not None:
+            count = count_shared_rows(fitted.row_hashes, X) or count
+        caveats += find_caveats("fitted", name, count, len(X))
+        where = f"{file.display_name}: {name}"
+        ranking = _rank(fitted, where, X, number_of_class, top, keep_scores)
+        predicted = ranking.classes[:, 0]
+        rankings[name] = ranking
+        scored[name] = Split(None, split.labels, split.ids, predicted[None])
+        row = {"split": name, **metrics.accuracies(split.labels, predicted)}
+        row["acc1_low"], row["acc1_high"] = metrics.accuracy_interval(split.labels, predicted)
+        rows.append(row)
+        warn_of_unknown_classes(probe, split, name, class_names, number_of_class)
     history = file.extended_history(
         "predict",
         splits=names,
@@ -78,24 +101,9 @@ def predict(
         temperature=fitted.temperature,
         standardize=fitted.standardized,
         shots=shots(probe),
+        caveats=caveats or None,
         inputs={"probe": probe.digest, "features": file.digest},
     )
-    known = fitted_split(probe, file)
-    if known in names:
-        console.warn(f"{known} was fitted: the accuracy on it says nothing about other images")
-    rankings = {}
-    rows = []
-    scored = {}
-    for name in names:
-        split = file.splits[name]
-        ranking = _rank(fitted, file, name, number_of_class, max(2, top), keep_scores)
-        predicted = ranking.classes[:, 0]
-        rankings[name] = ranking
-        scored[name] = Split(None, split.labels, split.ids, predicted[None])
-        row = {"split": name, **metrics.accuracies(split.labels, predicted)}
-        row["acc1_low"], row["acc1_high"] = metrics.accuracy_interval(split.labels, predicted)
-        rows.append(row)
-        warn_of_unknown_classes(probe, split, name, class_names, number_of_class)
     result = make_result(
         history, rows, splits=scored, class_names=class_names, display_name=file.display_name
     )
@@ -183,19 +191,17 @@ def match_classes(
 
 def _rank(
     fitted: probes.FittedProbe,
-    file: FeatureFile,
-    name: str,
+    where: str,
+    X: NDArray[Any],
     numbers: Int64,
     top: int,
     keep_scores: bool,
 ) -> Ranking:
-    cosines = np.asarray(file.cosines(name))  # image embeddings have no temperature to undo
     try:
-        scores = fitted.scores(cosines)
+        scores = fitted.scores(X)
     except ClipkitError as error:
-        message = f"{file.display_name}: {name}: {error.message}"
-        raise ClipkitError(message, error.hint) from None
-    return rank(scores, numbers, top, fitted.confidences(scores), keep_scores)
+        raise ClipkitError(f"{where}: {error.message}", error.hint) from None
+    return rank(scores, numbers, max(2, top), fitted.confidences(scores), keep_scores)
 
 
 def warn_of_unknown_classes(

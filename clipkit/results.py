@@ -15,17 +15,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clipkit import bundled, files, metrics, prompts
+from clipkit import bundled, console, files, metrics, prompts
 from clipkit.errors import ClipkitError, UsageError
 from clipkit.features import FeatureFile, History, Int64
 from clipkit.features.provenance import provenance
 
 Floats = NDArray[np.float64]
 Row = dict[str, Any]
+Caveat = dict[str, Any]  # an object of a history that limits what an accuracy says
 
 MAX_CLASSES = 1000  # of a matrix of counts, in memory and on paper
 MAX_RUNS = 10_000  # of a result that is drawn or reported
 MAX_PROMPTS = 1 << 20
+FEW = 0.01  # of a split's images may have a caveat, and its accuracy is still tested
 MAX_NAME = 60  # characters of a name from a history, where anything may be written
 NAMED_PROMPTS = "prompts: "
 # The modules whose results have a function `for_people`, by their command
@@ -120,6 +122,64 @@ def choose_split(file: FeatureFile, split: str | None = None) -> str:
 def newest_entry(result: FeatureFile) -> dict[str, Any]:
     """Return the history's entry about the command that made a result."""
     return result.history[-1] if result.history else {"command": "an unknown command"}
+
+
+def find_caveats(kind: str, split: str, count: int, rows: int) -> list[Caveat]:
+    """Warn that some of a split's scored rows were `fitted` or `chosen` with; [] if none were."""
+    if not count:
+        return []
+    caveat = {"kind": kind, "split": split, "count": count, "rows": rows}
+    console.warn(describe_caveat(caveat))
+    return [caveat]
+
+
+def describe_caveat(caveat: Caveat) -> str:
+    """Say in a sentence, without its full stop, what an accuracy does not say."""
+    split, count, rows = caveat["split"], caveat["count"], caveat["rows"]
+    were, them = f"{count:,} of {rows:,} images of {split} were also", "them"
+    if count >= rows:
+        were, them = f"{split} was", "it"
+    if "result" in caveat:
+        were = f"{caveat['result']}: {were}"
+    if caveat["kind"] == "chosen":
+        return f"{were} used to choose: the accuracy of the best run is optimistic"
+    return f"{were} fitted: the accuracy on {them} says nothing about other images"
+
+
+def caveats(result: FeatureFile, split: str | None = None) -> list[Caveat]:
+    """Return what limits the accuracies of a result on a split, or on all: see docs/format.md."""
+    for entry in reversed(result.history):
+        if isinstance(entry.get("caveats"), list):
+            known = filter(_is_caveat, entry["caveats"])
+            return [caveat for caveat in known if split in (None, caveat["split"])]
+    return []
+
+
+def _is_caveat(value: Any) -> bool:
+    """Whether an object of a history, where anything may be written, is a caveat."""
+    types = {"kind": str, "split": str, "count": int, "rows": int}
+    return isinstance(value, dict) and all(isinstance(value.get(k), t) for k, t in types.items())
+
+
+def caveat_note(result: FeatureFile, split: str | None = None) -> str:
+    """Say what the accuracies of a result do not say, on one split or all; "" without caveats."""
+    return " ".join(f"{describe_caveat(caveat)}." for caveat in caveats(result, split))
+
+
+def caveat_notes(named: Mapping[str, FeatureFile]) -> list[str]:
+    """Return the notes of results with caveats, behind their names."""
+    notes = {name: caveat_note(result) for name, result in named.items()}
+    return [f"{name}: {note}" for name, note in notes.items() if note]
+
+
+def is_testable(caveats: Iterable[Caveat]) -> bool:
+    """Whether a test of an accuracy means something: few images of the split have a caveat."""
+    return all(caveat["count"] <= FEW * caveat["rows"] for caveat in caveats)
+
+
+def untestable(result: FeatureFile, split: str) -> str:
+    """Say why the accuracy of a result on a split is not tested; "" if it is."""
+    return "" if is_testable(caveats(result, split)) else caveat_note(result, split)
 
 
 def rows_for_people(result: FeatureFile) -> Sequence[Mapping[str, Any]]:
@@ -351,11 +411,24 @@ def source_label(file: FeatureFile, split: str = "") -> str:
     return sources_label([file], [split])
 
 
+def labels_suffix(file: FeatureFile) -> str:
+    """Return what a heading says of labels that `relabel` made: `; labels: colour, shuffled`."""
+    label = ""
+    for entry in file.history:
+        if entry["command"] == "relabel":
+            label = f"{entry['column']}"[:MAX_NAME] if "column" in entry else label or "classes"
+            shuffled = ", shuffled"
+            if "groups" in (entry.get("inputs") or {}):
+                label, shuffled = f"groups of {label}", ", dealt at random"
+            label += shuffled if entry.get("shuffle") else ""
+    return label and f"; labels: {label}"
+
+
 def sources_label(files: Sequence[FeatureFile], splits: Sequence[str] = ()) -> str:
     """Name what files are about: `tiny and untrained tiny on shapes, test, 32 prompts`.
 
     Each model, data set and set of prompts is named once, a missing model is `no model`, and what
-    else is missing is left out.
+    else is missing is left out. The caveats of results on the splits follow: see `caveat_note`.
     """
     sources = list(map(provenance, files))
     models = join_names([source.model or "no model" for source in sources])
@@ -365,7 +438,9 @@ def sources_label(files: Sequence[FeatureFile], splits: Sequence[str] = ()) -> s
     if any(label.startswith(NAMED_PROMPTS) for label in labels):
         prompts = NAMED_PROMPTS + prompts
     on_data = " on ".join(filter(None, [models, datasets]))
-    return ", ".join(filter(None, [on_data, join_names(splits), prompts]))
+    label = ", ".join(filter(None, [on_data, join_names(splits), prompts]))
+    notes = [caveat_note(file, split) for file in files for split in dict.fromkeys(splits) if split]
+    return ". ".join([label, *filter(None, dict.fromkeys(notes))])
 
 
 def prompts_label(file: FeatureFile) -> str:

@@ -6,6 +6,7 @@ parts of equal size only.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
@@ -396,48 +397,50 @@ def rows_by_class(labels: Int64) -> list[Int64]:
     return np.split(order, starts[1:])
 
 
-def warn_of_shared_images(
-    fit: str, X: NDArray[Any], labels: Int64, scored: str, X_eval: NDArray[Any]
-) -> None:
-    """Warn if images are both fitted and scored: see `count_shared_rows`.
+def count_shared_rows(hashes: Int64, X_eval: NDArray[Any]) -> int:
+    """Count the rows whose hashes are among others: they are equal to the bit.
 
-    `fit` and `scored` name the rows (N, D) and (M, D).
-    """
-    count = count_shared_rows(X, labels, X_eval)
-    if count:
-        console.warn(
-            f"{count:,} of {len(X_eval):,} images of {scored} also occur in {fit} (their features "
-            "are equal to the bit): the accuracy on them says nothing about other images"
-        )
-
-
-def count_shared_rows(X: NDArray[Any], labels: Int64, X_eval: NDArray[Any]) -> int:
-    """Count the rows of `X_eval` that occur in `X`, equal to the bit.
-
-    Features of few values, such as the cosines with one prompt, coincide by chance. How often is
-    estimated from the rows of `X` that coincide across classes, which copies of an image do not. A
-    count of up to twice what chance explains is returned as 0.
+    Features of few values, such as the cosines with one prompt, coincide by chance. If that may be
+    (see `coincide_by_chance`), how often is estimated from the equal ones among the other rows,
+    and a count of up to twice what chance explains is returned as 0.
 
     Parameters
     ----------
-    X : array (N, D)
-    labels : array (N,)
+    hashes : array (N,)
+        Of other rows, as `hash_rows` gives them.
     X_eval : array (M, D)
     """
-    hashes, group = np.unique(_hash_rows(X), return_inverse=True)
-    shared = int(np.isin(_hash_rows(X_eval), hashes).sum())
-    _, y, counts = np.unique(labels, return_inverse=True, return_counts=True)
-    lowest = np.full(len(hashes), len(counts))
-    highest = np.zeros(len(hashes), np.int64)
-    np.minimum.at(lowest, group, y)
-    np.maximum.at(highest, group, y)
-    across_classes = (lowest < highest)[group].mean()
-    pairs_across_classes = 1 - ((counts / len(X)) ** 2).sum()  # their share of all pairs
-    if across_classes and shared / len(X_eval) <= 2 * across_classes / pairs_across_classes:
-        return 0
-    return shared
+    shared = int(np.isin(hash_rows(X_eval), hashes).sum())
+    pairs = len(hashes) * len(X_eval)
+    if not shared or not coincide_by_chance(X_eval, pairs):
+        return shared
+    return shared if shared > 2 * pairs * _equal_pairs(hashes, 1) else 0
 
 
-def _hash_rows(X: NDArray[Any]) -> Int64:
-    rows = np.ascontiguousarray(X)
-    return np.fromiter((hash(row.tobytes()) for row in rows), np.int64, len(rows))
+def coincide_by_chance(X: NDArray[Any], pairs: int) -> bool:
+    """Whether, among so many pairs of different images, equal rows may be expected.
+
+    If columns were independent, two images would share a row with the product of the probabilities
+    that they share a value of each column. The square root of the product allows for columns that
+    are correlated. The probabilities are estimated from the rows (N, D).
+    """
+    expected = float(pairs)
+    for values in X.T:
+        expected *= _equal_pairs(values, 10) ** 0.5
+        if expected < 1:
+            return False
+    return True
+
+
+def _equal_pairs(values: NDArray[Any], further: int) -> float:
+    """Return the share of equal pairs of N values, estimated with one more and further pairs."""
+    counts = np.unique(values, return_counts=True)[1]
+    pairs = len(values) * (len(values) - 1) // 2
+    return float((1 + (counts * (counts - 1) // 2).sum()) / (further + pairs))
+
+
+def hash_rows(X: NDArray[Any]) -> Int64:
+    """Return a number (N,) for each row (N, D): the BLAKE2b digest, of 8 bytes, of its float32."""
+    rows = np.ascontiguousarray(X, "<f4")
+    digests = b"".join(hashlib.blake2b(row, digest_size=8).digest() for row in rows)
+    return np.frombuffer(digests, "<i8")

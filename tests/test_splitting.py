@@ -571,7 +571,7 @@ def both(shared: int, seed: int = 0) -> FeatureFile:
 def test_an_image_that_is_fitted_and_scored_is_a_warning(shared, capsys):
     evaluate_grid(both(shared), ProbeSpec("knn"))
     err = capsys.readouterr().err
-    message = f"warning: {shared} of 100 images of test also occur in train"
+    message = f"warning: {shared} of 100 images of test were also fitted"
     assert (message in err) == (shared > 0)
 
 
@@ -581,42 +581,39 @@ def test_a_copy_within_the_only_split_is_found_between_fitted_and_held_out_rows(
     rows.ids = row_ids(200)
     file.splits = {"all": rows}
     evaluate_grid(file, ProbeSpec("knn"))
-    assert "of 40 images of val also occur in all-val" in capsys.readouterr().err
+    assert "of 40 images of val were also fitted" in capsys.readouterr().err
 
 
 def test_attributes_warns_too(tmp_path: Path) -> None:
     write(tmp_path / "img.h5", both(3))
     done = ok("attributes", tmp_path / "img.h5", "--random", 0)
-    assert "3 of 100 images of test also occur in train" in done.stderr
+    assert "3 of 100 images of test were also fitted" in done.stderr
 
 
-@pytest.mark.parametrize("classes", [2, 50])
 @pytest.mark.parametrize(("width", "bits"), [(1, 23), (1, 7), (2, 7), (4, 4)])
-def test_features_of_few_values_cause_no_false_alarm(width, bits, classes):
+def test_features_of_few_values_cause_no_false_alarm(width, bits):
     rng = np.random.default_rng(0)
     cosines = (0.2 + 0.03 * rng.standard_normal((60_000, width))).astype("<f4")
     mask = np.uint32(0xFFFFFFFF << (23 - bits) & 0xFFFFFFFF)  # as bfloat16 keeps 7 bits
     cosines = (cosines.view("<u4") & mask).view("<f4")
     X, X_eval = cosines[:50_000], cosines[50_000:]
     assert set(map(bytes, X)) & set(map(bytes, X_eval))
-    labels = rng.integers(0, classes, len(X))
-    assert splitting.count_shared_rows(X, labels, X_eval) == 0
+    assert splitting.count_shared_rows(splitting.hash_rows(X), X_eval) == 0
 
 
 def test_constant_rows_and_columns_without_variance_cause_no_false_alarm():
-    labels = np.arange(60) % 3
-    assert splitting.count_shared_rows(np.ones((60, 4)), labels, np.ones((20, 4))) == 0
+    assert splitting.count_shared_rows(splitting.hash_rows(np.ones((60, 4))), np.ones((20, 4))) == 0
     X, X_eval = random_features(60), random_features(20, seed=1)
     X[:, 1:] = X_eval[:, 1:] = 1
-    assert splitting.count_shared_rows(X, labels, X_eval) == 0
-    assert splitting.count_shared_rows(X, labels, X[:20]) == 20
+    assert splitting.count_shared_rows(splitting.hash_rows(X), X_eval) == 0
+    assert splitting.count_shared_rows(splitting.hash_rows(X), X[:20]) == 20
 
 
 @pytest.mark.long
 def test_50_000_rows_are_compared_in_about_half_a_second():
-    X, labels = random_features(50_000, 512), np.arange(50_000) % 100
+    X = random_features(50_000, 512)
     start = time.process_time()
-    assert splitting.count_shared_rows(X, labels, X[:10_000]) == 10_000
+    assert splitting.count_shared_rows(splitting.hash_rows(X), X[:10_000]) == 10_000
     assert time.process_time() - start < 1.5
 
 

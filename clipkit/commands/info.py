@@ -89,10 +89,13 @@ def _reports(names: list[str], view: View, per_class: bool) -> list[list[Row]]:
     from clipkit import features
     from clipkit.features.provenance import identities
     from clipkit.per_class import per_class_rows
+    from clipkit.results import caveat_notes
 
     results = [features.read(name, kinds=["result"]) for name in names]
     reports: list[list[Row]] = []
     for result, identity in zip(results, identities(results), strict=True):
+        for note in caveat_notes({result.display_name: result}):
+            console.warn(note)
         if view.columns is not None:
             identity = {"file": result.display_name, **identity}
         rows = per_class_rows(result) if per_class else None

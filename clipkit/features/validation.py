@@ -49,7 +49,7 @@ KINDS = {
     "probe": Layout(set(), {"class_names", "texts"}, {"predicted", "ids"}, {"labels"}),
 }
 # The arrays of a fitted probe, by their dimensions: n classes, D columns, P pairs of classes, H
-# units, M rows, or 1; `+` marks a row or column of intercepts.
+# units, M or F rows, or 1; `+` marks a row or column of intercepts.
 PROBE_ARRAYS: dict[str, tuple[set[str], str]] = {
     "classifier": ({"S"}, "1"),
     "input": ({"S"}, "1"),
@@ -67,6 +67,7 @@ PROBE_ARRAYS: dict[str, tuple[set[str], str]] = {
     "output": ({"<f4"}, "H+ n"),
     "rows": ({"<f4"}, "M D"),
     "row_classes": ({"<i8"}, "M"),
+    "row_hashes": ({"<i8"}, "F"),
 }
 MODEL_ARRAYS = {
     "svm": {"hyperplanes", "centre"},
@@ -489,6 +490,7 @@ def _check_probe_names(file: FeatureFile, classifier: str, source: str) -> None:
         expected.add("temperature")
     if "mean" in file.fitted:
         expected |= {"mean", "deviation"}
+    expected |= {"row_hashes"} & file.fitted.keys()
     for name in sorted(expected - file.fitted.keys()):
         raise ClipkitError(f"expected fitted/{name} of {classifier} on {source}, got none")
     for name in sorted(file.fitted.keys() - expected):
@@ -522,7 +524,7 @@ def _probe_sizes(file: FeatureFile) -> dict[str, int]:
     if units > MAX_UNITS:
         raise ClipkitError(f"fitted/hidden: expected at most {MAX_UNITS:,} units, got {units:,}")
     sizes = {"1": 1, "n": n, "P": n * (n - 1) // 2, "M": rows, "D": width, "H": units}
-    return sizes | {"D+": width + 1, "H+": units + 1}
+    return sizes | {"D+": width + 1, "H+": units + 1, "F": len(fitted.get("row_hashes", ()))}
 
 
 def _check_probe_values(name: str, values: NDArray[Any]) -> None:

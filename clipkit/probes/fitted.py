@@ -311,6 +311,8 @@ class FittedProbe:
         At which logits or probabilities were fitted.
     balanced : bool
         Whether all classes counted alike in the fit.
+    row_hashes : array (N,) int64, optional
+        Of the fitted rows, as `splitting.hash_rows` gives them.
     """
 
     classifier: str
@@ -321,6 +323,7 @@ class FittedProbe:
     input: str = "embeddings"
     temperature: float | None = None
     balanced: bool = False
+    row_hashes: Int64 | None = None
 
     @property
     def width(self) -> int:
@@ -419,6 +422,7 @@ class FittedProbe:
             "balanced": np.array([int(self.balanced)]),
             "rms": np.array([self.preparation.rms], np.float64),
             "factor": np.array([self.factor], np.float64),
+            "row_hashes": self.row_hashes,
         }
         if self.temperature is not None:
             arrays["temperature"] = np.array([self.temperature], np.float64)
@@ -452,4 +456,5 @@ class FittedProbe:
             arrays["input"][0],
             None if temperature is None else float(temperature[0]),
             bool(arrays["balanced"][0]),
+            arrays.get("row_hashes"),
         )

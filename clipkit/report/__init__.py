@@ -68,7 +68,8 @@ def of_folder(folder: Path, untrained: Sequence[Path] = ()) -> Page:
     results = ResultsFolder(folder)
     controls = [ResultsFolder(path, results) for path in untrained]
     comparison = Comparison(results, controls, thesis.figures(results.embedding))
-    title = f"{_model_name(results)} on {escape(results.embedding['dataset']['name'])}"
+    dataset = f"{results.embedding['dataset']['name']}{results.labels}"
+    title = f"{_model_name(results)} on {escape(dataset)}"
     blocks: list[Block] = []
     for chapter in chapters.CHAPTERS:
         blocks += chapter(comparison)
@@ -85,7 +86,7 @@ def of_folder(folder: Path, untrained: Sequence[Path] = ()) -> Page:
     missing = dict.fromkeys(name for table in tables for name in table.missing)
     return Page(
         title,
-        [_provenance(comparison, missing), NOTES],
+        [_provenance(comparison, missing), NOTES, *map(escape, results.notes())],
         blocks,
         list(map(escape, left_out)),
         summary=facts,

@@ -41,11 +41,12 @@ ABOUT = (
 
 
 class _Source(NamedTuple):
-    """The command, data set and origins of rows that the results of a table share."""
+    """The command, data set, origins of rows and labels that the results of a table share."""
 
     command: str
     dataset: str
     rows: tuple[tuple[str, ...], ...]
+    labels: str
 
 
 @one_subprocess()
@@ -145,7 +146,8 @@ class _Sections:
             tables = self._tables_of(source.command, named)
             if tables:
                 heading = " on ".join(filter(None, [source.command, source.dataset]))
-                self.blocks += [Heading(2, escape(heading)), *tables]
+                self.blocks += [Heading(2, escape(heading + source.labels)), *tables]
+                self.blocks += map(escape, results.caveat_notes(named))
         if self._feature_files:
             self.blocks += [Heading(2, "Feature files"), _feature_table(self._feature_files)]
 
@@ -193,7 +195,7 @@ def _is_unlabelled(file: FeatureFile) -> bool:
 def _source(file: FeatureFile) -> _Source:
     command = str(results.newest_entry(file)["command"])
     keys = tuple(origin(file, split).key for split in ("test", "train", "all"))
-    return _Source(command, provenance(file).dataset, keys)
+    return _Source(command, provenance(file).dataset, keys, results.labels_suffix(file))
 
 
 def _unlabelled_table(files: dict[str, FeatureFile]) -> list[Block]:

@@ -15,7 +15,7 @@ from clipkit.results import newest_entry
 
 # Members of an entry of a history that a result and its control need not share, and members of its
 # model that they do
-NOT_SHARED = ("clipkit", "inputs", "model", "machines", "batch_size", "kept")
+NOT_SHARED = ("clipkit", "inputs", "model", "machines", "batch_size", "kept", "caveats")
 FEATURES = ("layer", "pool", "norm", "projection")
 SETTINGS = ("classifier", "standardize", "shots", "draw")  # of a run
 CHOSEN = ("C", "temperature")  # settings, too, unless `probe --val` chose them among several

@@ -35,7 +35,8 @@ def paired_differences(
     chosen = {}  # name -> run
     for name in (base, *labels):
         for run in results.runs(name)[:1]:
-            chosen[name] = run
+            if not results.untestable(name, run):
+                chosen[name] = run
     if base not in chosen:
         return []
     main, split = results.read(base), chosen[base]["split"]

@@ -98,6 +98,8 @@ class ResultsFolder:
         Empty if the images have no class names.
     origins : dict of str to tuple of str
         What a control shares, per split.
+    labels : str
+        See `results.labels_suffix`.
     row_counts : dict of str to int
         Images per split.
     chance : float
@@ -129,6 +131,7 @@ class ResultsFolder:
             history = images.history
             self.class_names = images.class_names or []
             self.origins = {name: origin(images, name).key for name in images.splits}
+            self.labels = results.labels_suffix(images)
             self.row_counts = {name: len(split) for name, split in images.splits.items()}
             self.chance = results.chance(images.splits[results.choose_split(images)].labels)
         embed_entries = [entry for entry in history if entry["command"] == "embed"]
@@ -314,6 +317,15 @@ class ResultsFolder:
     def predictions(self, name: str, run: Run) -> results.Predictions:
         """Return the true and the predicted classes of a run that `runs` returned."""
         return results.predictions(self.read(name), run["split"], run["number"])
+
+    def untestable(self, name: str, run: Run) -> str:
+        """Say why the accuracy of a run that `runs` returned is not tested; "" if it is."""
+        return results.untestable(self.read(name), run["split"])
+
+    def notes(self) -> list[str]:
+        """Return the notes on the accuracies of the results that `runs` returned."""
+        shown = filter(self.runs, self._runs)
+        return results.caveat_notes({name: self.read(name) for name in shown})
 
     def used(self) -> dict[str, Path]:
         """Return the results that `runs` returned and the files they were made from, by name."""

@@ -46,6 +46,7 @@ class Scored:
     ids: list[str]
     labels: Int64
     right: Bools  # (R, N)
+    untestable: str  # why the accuracies are not tested, or ""
 
     @classmethod
     def read(cls, name: str, file: FeatureFile) -> Scored:
@@ -55,7 +56,8 @@ class Scored:
         right = scored.predicted == scored.labels
         order = sorted(range(len(scored.ids)), key=scored.ids.__getitem__)
         ids = sorted(scored.ids)
-        return cls(name, file, split, scored.rows, ids, scored.labels[order], right[:, order])
+        why = results.untestable(file, split)
+        return cls(name, file, split, scored.rows, ids, scored.labels[order], right[:, order], why)
 
     @property
     def has_one_run(self) -> bool:
@@ -152,7 +154,10 @@ class SameImages:
         dataset = provenance(first.file).dataset or "images"
         classes = results.class_count(first.file, int(first.labels.max()))
         heading = f"{dataset}, {first.split}: {len(first.ids):,} images, {classes} classes"
+        heading += results.labels_suffix(first.file)
         blocks: list[Block] = [Heading(2, escape(heading)), self._accuracies()]
+        files = {scored.name: scored.file for scored in self.results}
+        blocks += map(escape, results.caveat_notes(files))
         for scored in self.results:
             if len(scored.runs) > MOST_RUNS:
                 runs = f"{len(scored.runs):,} runs on {escape(scored.split)}"
@@ -165,7 +170,7 @@ class SameImages:
             blocks.append(f"{some} Of {names}, only the predictions for these are counted here.")
         if first.origin.is_numbered:
             blocks.append(NUMBERED)
-        single = [scored for scored in self.results if scored.has_one_run]
+        single = [one for one in self.results if one.has_one_run and not one.untestable]
         blocks += SameImages(single)._paired_differences()
         several = [scored for scored in self.results if not scored.has_one_run]
         if several and len(self.results) > 1:
@@ -300,7 +305,7 @@ def sum_up_first(groups: Iterable[SameImages]) -> list[Fact]:
         return []
     scored, group = min(candidates, key=_rank)
     predictions = results.predictions(scored.file, scored.split)  # of several runs, the best
-    untrained = group.controls_of(scored)
+    untrained = [control for control in group.controls_of(scored) if not control.untestable]
     controls = [results.predictions(control.file, control.split) for control in untrained]
     means = f"{results.newest_entry(scored.file)['command']} ({scored.name})"
     if not scored.has_one_run:
@@ -309,14 +314,15 @@ def sum_up_first(groups: Iterable[SameImages]) -> list[Fact]:
     missing = "There is no untrained control of it."
     if len(group.trained) < len(group.results):
         missing = "No untrained control was made in the same way from the same prompts."
+    why = escape(scored.untestable)
     fact = summary.against_references(
-        "Main result", escape(means), predictions, controls, scored.name, missing
+        "Main result", escape(means), predictions, controls, scored.name, missing, why
     )
     if controls and not scored.has_one_run:
         fact = replace(fact, text=f"{fact.text} The control's run is the best of its runs, too.")
     return [fact, summary.worst_class(predictions, scored.name)]
 
 
-def _rank(candidate: tuple[Scored, SameImages]) -> tuple[bool, bool]:
+def _rank(candidate: tuple[Scored, SameImages]) -> tuple[bool, bool, bool]:
     scored, group = candidate
-    return not scored.has_one_run, not group.controls_of(scored)
+    return bool(scored.untestable), not scored.has_one_run, not group.controls_of(scored)

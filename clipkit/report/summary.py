@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.stats import binomtest
 
 from clipkit import console, metrics, results
 from clipkit.comparison import compare_right
@@ -15,6 +16,7 @@ from clipkit.report.formatting import escape
 from clipkit.results import Predictions
 from clipkit.tables import distinct_names
 
+SIGNIFICANT = 0.05  # p below it is shown to be a difference
 # Results that a summary names, the main one first: name -> title, and what gives the accuracy
 RESULTS = {
     "img.svm": ("Baseline", "an SVM on the image embeddings"),
@@ -41,7 +43,8 @@ def sum_up_folder(comparison: Comparison, what: str) -> list[Fact]:
         if not worst:
             title = "Main result"
             worst = [worst_class(scored, name)]
-        facts.append(against_references(title, means, scored, controls, name))
+        why = comparison.results.untestable(name, runs[0])
+        facts.append(against_references(title, means, scored, controls, name, untestable=why))
     return facts + worst
 
 
@@ -52,31 +55,35 @@ def against_references(
     controls: Sequence[Predictions],
     source: str,
     missing: str = "There is no untrained control of it.",
+    untestable: str = "",
 ) -> Fact:
     """Compare an accuracy with chance and, on the same images, with untrained controls.
 
-    `missing` is the sentence in place of the comparison if there is no control.
+    `missing` is the sentence in place of the comparison if there is no control, and `untestable`
+    says why the accuracy is compared with nothing, if so.
     """
     right = scored.predicted == scored.labels
     accuracy, n = float(right.mean()), len(right)
     low, high = metrics.wilson(accuracy, n)
     chance = results.chance(scored.labels)
-    text = (
-        f"**{_percent(accuracy)}** of {n:,} images are classified correctly by {means}. "
-        f"The 95 % interval is {_percent(low)} to {_percent(high)}. "
-    )
-    verdict = "This is above chance" if low > chance else "This is not shown to be above chance"
+    text = f"**{_percent(accuracy)}** of {n:,} images are classified correctly by {means}. "
+    if untestable:
+        return Fact(title, f"{text}{untestable}", source, Bar(accuracy))
+    text += f"The 95 % interval is {_percent(low)} to {_percent(high)}. "
+    is_above = low > chance and binomtest(right.sum(), n, chance).pvalue < SIGNIFICANT
+    verdict = "This is above chance" if is_above else "This is not shown to be above chance"
     text += f"{verdict} ({_percent(chance)}, the share of the most frequent class). "
     rows = _compare_with(controls, scored)
     if not rows:
         return Fact(title, text + missing, source, Bar(accuracy, low, high, chance))
     row = min(rows, key=lambda row: row["difference"])  # against the best of the controls
     which = "the untrained control" if len(rows) == 1 else "the best untrained control"
-    verdict = "above" if row["low"] > 0 else "not shown to be above"
+    is_above = row["difference"] > 0 and row["p"] < SIGNIFICANT
+    verdict = "above" if is_above else "not shown to be above"
     text += (
         f"It is {verdict} {which} ({_percent(row['acc_b'])}): on the same images, the "
         f"difference is {100 * row['difference']:+.2f} points ({100 * row['low']:+.2f} to "
-        f"{100 * row['high']:+.2f})."
+        f"{100 * row['high']:+.2f}; McNemar's exact p = {row['p']:.2g})."
     )
     return Fact(title, text, source, Bar(accuracy, low, high, chance, row["acc_b"]))
 
