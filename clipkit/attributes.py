@@ -33,7 +33,7 @@ from clipkit.evaluation import (
     warn_of_held_out_rows,
 )
 from clipkit.features import FeatureFile, Float32, Int64
-from clipkit.features.provenance import prompts_entry
+from clipkit.features.provenance import check_control, prompts_entry
 from clipkit.results import make_result
 from clipkit.splitting import stratified_split, warn_of_shared_images
 
@@ -125,7 +125,7 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
         If an attribute or a number is out of range.
     ClipkitError
         If the table does not fit, a split is missing, words come from another model or lack some
-        values of an attribute, or a control holds other images.
+        values of an attribute, or a control holds other images or names a trained model.
     """
     if random < 0:
         raise UsageError(f"random: expected at least 0, got {random}")
@@ -140,6 +140,7 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
     _warn_of_shared_images(images, annotations.attributes[-1], fit, scored)
     for control in controls:
         check_same_images(control, images, [fit.split, scored.split])
+        check_control(control, images, [fit.split, scored.split])
     rows = []
     without_words = []
     with console.progress("probing attributes", "attributes") as report_progress:

@@ -22,7 +22,7 @@ from clipkit import console, similarity
 from clipkit.annotations import Attribute, check_same_images, read_annotations
 from clipkit.errors import ClipkitError, UsageError
 from clipkit.features import FeatureFile
-from clipkit.features.provenance import prompts_entry
+from clipkit.features.provenance import check_control, prompts_entry
 from clipkit.results import choose_split, make_result
 
 Floats = NDArray[np.float64]
@@ -254,7 +254,7 @@ def decompose(  # noqa: PLR0913 (the options of `clipkit variance`)
         If there is no such split or attribute, or controls are given with texts.
     ClipkitError
         If the table does not fit, attributes have more than 5,000 values in all, a control holds
-        other images, or texts come from another model.
+        other images or names a trained model, or texts come from another model.
     """
     if texts is not None and controls:
         raise UsageError("expected TEXTS or --control, got both")
@@ -268,6 +268,7 @@ def decompose(  # noqa: PLR0913 (the options of `clipkit variance`)
         shares = []
         for number, control in enumerate(controls, 1):
             check_same_images(control, images, [name])
+            check_control(control, images, [name])
             terms = _read_terms(control, name, table, columns)[0]
             shares.append([term.share() for term in terms])
             inputs[f"control {number}"] = control.digest

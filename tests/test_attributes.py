@@ -35,6 +35,13 @@ def world_of(y: np.ndarray, width: int = 6, noise: float = 0.3) -> FeatureFile:
     return file
 
 
+def control_of(y: np.ndarray) -> FeatureFile:
+    """Return what an untrained model makes of the images of `world_of`: it holds nothing of y."""
+    file = world_of(y * 0)
+    file.history = [{"command": "embed", "model": {**MODEL, "untrained": 7}}]
+    return file
+
+
 def words_for(count: int, width: int = 6, attribute: str = "class") -> FeatureFile:
     names = [f"{attribute}: {value}" for value in range(count)]
     return FeatureFile(
@@ -54,7 +61,7 @@ def only(result: FeatureFile) -> dict[str, Any]:
 
 def test_a_world_that_words_name_has_a_reach_of_one() -> None:
     y = np.arange(600) % 3
-    row = only(attributes.measure(world_of(y), words_for(3), controls=[world_of(y * 0)]))
+    row = only(attributes.measure(world_of(y), words_for(3), controls=[control_of(y)]))
     assert row["chance"] == pytest.approx(1 / 3)
     assert row["zeroshot"] > 0.95
     assert row["probe"] > 0.95

@@ -6,6 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
+from clipkit import console
 from clipkit.errors import ClipkitError
 from clipkit.features.model import FeatureFile
 
@@ -50,6 +53,43 @@ def dataset_entries(file: FeatureFile) -> list[dict[str, Any]]:
 def prompts_entry(texts: FeatureFile) -> str | int:
     """Return what a history says of prompts that were used: their name, or else their number."""
     return provenance(texts).prompts or len(texts.texts or [])
+
+
+def is_untrained(file: FeatureFile) -> bool:
+    """Whether the history names an untrained model."""
+    return (file.model() or {}).get("untrained") is not None
+
+
+def check_control(control: FeatureFile, images: FeatureFile, splits: Sequence[str]) -> None:
+    """Refuse a control that is no untrained model's, and warn if its history names no model.
+
+    Parameters
+    ----------
+    control, images : FeatureFile
+        Of kind images, with the same rows in `splits`.
+
+    Raises
+    ------
+    ClipkitError
+        If the control names a trained model, or holds the same embeddings as the images.
+    """
+    pairs = [(file.splits[split].features for file in (control, images)) for split in splits]
+    got = ""
+    if all(np.array_equal(*map(np.asarray, pair)) for pair in pairs):
+        got = f"the embeddings of {images.display_name} themselves"
+    elif control.model() is not None and not is_untrained(control):
+        got = f"those of the trained model {_model(control)}"
+    if got:
+        raise ClipkitError(
+            f"{control.display_name}: expected embeddings of an untrained model as control, "
+            f"got {got}",
+            "make a control with: clipkit embed --untrained 7",
+        )
+    if control.model() is None:
+        console.warn(
+            f"{control.display_name}: the history names no model, so whether this control is "
+            "untrained is not known"
+        )
 
 
 def _join(names: Iterable[str]) -> str:
