@@ -107,7 +107,10 @@ def test_seeds_are_those_of_numpy(img_h5, command, seed, expected):
 @pytest.mark.parametrize(
     ("of_model", "message"),
     [
-        ({"model": MODEL}, "got those of the trained model m; hint: make a control with: clipkit embed"),
+        (
+            {"model": MODEL},
+            "got those of the trained model m; hint: make a control with: clipkit embed",
+        ),
         ({}, None),
         ({"model": {**MODEL, "untrained": 7}}, ""),
     ],
