@@ -299,9 +299,9 @@ class _Attribute:
         self.attribute = attribute
         self.C = C
         self.seed = seed
-        codes = [np.append(rows.codes(attribute), -1) for rows in (fit, scored)]
-        self.occurring = np.intersect1d(*codes)[1:]  # -1 is no value
-        self.has_others = len(np.setxor1d(*codes)) > 0
+        fitted, found = (np.append(rows.codes(attribute), -1) for rows in (fit, scored))
+        self.occurring = np.intersect1d(fitted, found)[1:]  # -1 is no value
+        self.has_others = len(np.setxor1d(fitted, found)) > 0
         self.fit = fit.with_values(attribute, self.occurring)
         self.scored = scored.with_values(attribute, self.occurring)
         self.y = self.fit.codes(attribute)

@@ -23,28 +23,27 @@ from clipkit.annotations import Attribute, check_same_images, read_annotations
 from clipkit.errors import ClipkitError, UsageError
 from clipkit.features import FeatureFile
 from clipkit.features.provenance import check_control, prompts_entry
-from clipkit.results import choose_split, make_result
+from clipkit.results import choose_split, column, make_result
 
 Floats = NDArray[np.float64]
 Codes = NDArray[np.int64]
 
 SHOWN = 3  # attributes of each prompt in the format `table`
+ROWS_PER_PARAMETER = 2  # with fewer complete rows, `unique` is left empty
 MAX_VALUES = 5000  # of all attributes: a regression decomposes a matrix of this size
 
 
 class CentredRows(NamedTuple):
-    """Centred rows (N, D), their scatter T (D, D) and its eigenvalues (D,)."""
+    """Centred rows (N, D) and their scatter T (D, D)."""
 
     centred: Floats
     total: Floats
-    eigenvalues: Floats
 
 
 def centre(embeddings: Floats) -> CentredRows:
     """Centre rows (N, D) and compute their scatter."""
     centred = embeddings - embeddings.mean(axis=0)
-    total = centred.T @ centred
-    return CentredRows(centred, total, np.linalg.eigvalsh(total).clip(0))
+    return CentredRows(centred, centred.T @ centred)
 
 
 class Explained(NamedTuple):
@@ -61,7 +60,6 @@ class Regressions:
         from scipy import sparse
 
         self.total = rows.total
-        self.eigenvalues = rows.eigenvalues
         self.count = len(rows.centred)
         self._places: dict[str, slice] = {}
         blocks = []
@@ -109,41 +107,62 @@ class Regressions:
         explained = [((directions @ part.root.T) ** 2).sum(axis=1) for part in (smaller, larger)]
         return np.asarray(self._gain(total, explained, [smaller.rank, larger.rank]))
 
-    def null_shares(self, smaller: Explained, larger: Explained, count: int, seed: int) -> Floats:
-        """Draw shares (count,) of attributes with as many values that explain nothing.
+    def null95(self, smaller: Explained, larger: Explained) -> float:
+        """Return the 95 % quantile of the gains of unrelated attributes with as many values.
 
-        Along each principal axis, eta squared is then Beta(k / 2, (N - K) / 2) with k degrees of
-        freedom. Each axis is weighted by its variance.
+        Of N - K' residuals, an unrelated attribute explains the part in k random dimensions. Along
+        each principal axis, that is Beta(k / 2, (N - K) / 2). The sum over the axes is nearly a
+        beta variable with the same mean and variance (as in Satterthwaite 1946).
         """
-        if not smaller.rank < larger.rank < self.count:
-            return np.full(count, np.nan)
-        freedom = larger.rank - smaller.rank
-        shape = (count, len(self.eigenvalues))
-        rng = np.random.RandomState(seed)
-        eta = rng.beta(freedom / 2, (self.count - larger.rank) / 2, shape)
-        total = self.eigenvalues.sum()
+        residual = self.total - smaller.root.T @ smaller.root
+        free = self.count - smaller.rank
+        with np.errstate(invalid="ignore", divide="ignore"):  # all rows are equal
+            # relative to one axis; parts along several axes are negatively correlated
+            spread = (residual**2).sum() / np.trace(residual) ** 2
+            spread = max(1e-9, (spread - 1 / free) * free / (free - 1)) if free > 1 else np.nan
         explained = (smaller.root**2).sum()
-        by_chance = (total - explained) * (eta @ self.eigenvalues) / total
+        return float(self._null95(np.trace(self.total), explained, smaller, larger, spread))
+
+    def null95s(self, directions: Floats, smaller: Explained, larger: Explained) -> Floats:
+        """Return that quantile for the cosines with each of K directions (K, D), as (K,)."""
+        total = ((directions @ self.total) * directions).sum(axis=1)
+        explained = ((directions @ smaller.root.T) ** 2).sum(axis=1)
+        return np.asarray(self._null95(total, explained, smaller, larger, 1.0))
+
+    def _null95(
+        self, total: Any, explained: Any, smaller: Explained, larger: Explained, spread: float
+    ) -> Any:
+        """Return the 95 % quantile, where the explained part varies by `spread` of one axis."""
+        from scipy.special import betaincinv
+
         ranks = [smaller.rank, larger.rank]
-        return np.asarray(self._gain(total, [explained, explained + by_chance], ranks))
+        a, b = (larger.rank - smaller.rank) / 2, (self.count - larger.rank) / 2
+        if not (a > 0 and b > 0):
+            return np.full_like(total, np.nan)
+        scale = ((a + b + 1) / spread - 1) / (a + b)
+        by_chance = (total - explained) * betaincinv(scale * a, scale * b, 0.95)
+        return self._gain(total, [explained, explained + by_chance], ranks)
 
     def _gain(self, total: Any, explained: Sequence[Any], ranks: Sequence[int]) -> Any:
-        """Return adjusted R squared of the second regression minus that of the first."""
+        """Return adjusted R squared of the second regression minus that of the first.
+
+        By chance, that of the first may be below 0. Then it counts as 0: nothing explains less.
+        """
         if not ranks[0] < ranks[1] < self.count:  # one value, or as many as rows
             return np.full_like(total, np.nan)
-        smaller, larger = map(self._residual_variance, (total, total), explained, ranks)
-        with np.errstate(invalid="ignore", divide="ignore"):  # all rows are equal
-            return (smaller - larger) * (self.count - 1) / total
+        smaller = self._adjusted(total, explained[0], ranks[0])
+        return self._adjusted(total, explained[1], ranks[1]) - np.maximum(smaller, 0)
 
-    def _residual_variance(self, total: Any, explained: Any, rank: int) -> Any:
-        """Return SSE / (N - K)."""
-        return (total - explained) / (self.count - rank)
+    def _adjusted(self, total: Any, explained: Any, rank: int) -> Any:
+        """Return adjusted R squared: 1 - (SSE / (N - K)) / (SST / (N - 1))."""
+        with np.errstate(invalid="ignore", divide="ignore"):  # all rows are equal
+            return 1 - (total - explained) / (self.count - rank) * (self.count - 1) / total
 
 
 def for_people(rows: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
     """Return the rows of a report for reading: of prompts, only the SHOWN largest shares of each.
 
-    CentredRows about embeddings stay as they are.
+    Rows about embeddings stay as they are.
     """
     return largest_of_prompts(rows, SHOWN) if "prompt" in rows[0] else rows
 
@@ -177,13 +196,15 @@ class Term:
         self.parts = [part.name for part in attribute.parts]
         self.codes = {part.name: part.codes[split] for part in [attribute, *attribute.parts]}
         self.known = self.codes[self.name] >= 0
-        if not self.known.any():
-            raise ClipkitError(f"{split}: expected rows with a value of {self.name!r}, got none")
-        if not self.known.all():
-            rows = centre(embeddings[self.known])
-        columns = {name: codes[self.known] for name, codes in self.codes.items()}
+        used = self.known
+        if not used.any():  # -1 in all rows, which as the only value explains nothing
+            used = ~used
+            self.codes = dict.fromkeys(self.codes, self.codes[self.name])
+        if not used.all():
+            rows = centre(embeddings[used])
+        columns = {name: codes[used] for name, codes in self.codes.items()}
         self.regressions = Regressions(rows, columns)
-        self.values = self.regressions.count_values(self.name)
+        self.values = self.regressions.count_values(self.name) if self.known.any() else 0
         self.smaller = self.regressions.explained(self.parts)
         self.larger = self.regressions.explained([self.name])
 
@@ -195,10 +216,13 @@ class Term:
         """Return the share of the cosines with each direction (K, D), as (K,)."""
         return self.regressions.shares(directions, self.smaller, self.larger)
 
-    def null95(self, count: int, seed: int) -> float:
+    def null95(self) -> float:
         """Return the 95 % quantile of the shares of unrelated attributes with as many values."""
-        draws = self.regressions.null_shares(self.smaller, self.larger, count, seed)
-        return float(np.quantile(draws, 0.95))
+        return self.regressions.null95(self.smaller, self.larger)
+
+    def null95s(self, directions: Floats) -> Floats:
+        """Return that quantile for the cosines with each direction (K, D), as (K,)."""
+        return self.regressions.null95s(directions, self.smaller, self.larger)
 
 
 @console.progress("measuring variance")
@@ -230,30 +254,34 @@ def decompose(  # noqa: PLR0913 (the options of `clipkit variance`)
     controls : sequence of FeatureFile
         The same images, embedded by untrained controls.
     null : int
-        Number of draws from each null distribution.
+        Number of random directions, for `random99`.
     split : str, optional
         By default test, else the first.
     seed : int
-        Random seed of the draws.
+        Random seed of the directions.
 
     Returns
     -------
     FeatureFile
         A result with one run per attribute: `split`, `attribute`, `values`, `rows`, `share`,
-        `unique` (the adjusted R squared that the regression on all attributes loses without this
-        one, on the rows that have all values), `null95` (the 95 % quantile of the shares of
-        unrelated attributes), `control_share`, `control_low`, `control_high` (mean and range of
+        `null95` (the 95 % quantile of the shares of unrelated attributes), `unique` (the adjusted
+        R squared that the regression on all attributes loses without this one), `unique_rows`
+        (the rows that have all these attributes, see `_choose_base`), `unique_null95` (that
+        quantile for `unique`), `control_share`, `control_low`, `control_high` (mean and range of
         the controls). With texts, one run per prompt and attribute: `split`, `prompt`,
         `attribute`, `share`, `random99` (the 99 % quantile of the shares of random directions),
-        `embedding` (the share of the whole embedding), `above` (whether share > random99). NaN
-        marks undefined values: of an attribute with one value, or with as many as rows.
+        `null95` (for the prompt's cosines), `embedding` (the share of the whole embedding),
+        `above` (whether share > random99 and share > null95). NaN marks undefined values: of an
+        attribute with one value or none, or with as many as rows; `unique` with fewer than two
+        rows per parameter.
 
     Raises
     ------
     UsageError
         If there is no such split or attribute, or controls are given with texts.
     ClipkitError
-        If the table does not fit, attributes have more than 5,000 values in all, a control holds
+        If the table does not fit, no row has a value, attributes have more than 5,000 values in
+        all, a control holds
         other images or names a trained model, or texts come from another model.
     """
     if texts is not None and controls:
@@ -263,8 +291,13 @@ def decompose(  # noqa: PLR0913 (the options of `clipkit variance`)
     name = choose_split(images, split)
     terms, source, inputs = _read_terms(images, name, table, columns)
     inputs["images"] = images.digest
+    without = [term.name for term in terms if not term.known.any()]
+    if len(without) == len(terms):
+        raise ClipkitError(f"{name}: expected rows with a value of {without[0]!r}, got none")
+    if without:
+        console.warn(f"no row of {name} has a value of {', '.join(without)}")
     if texts is None:
-        rows = _attribute_rows(terms, images, name, null, seed)
+        rows = _attribute_rows(terms, images, name)
         shares = []
         for number, control in enumerate(controls, 1):
             check_same_images(control, images, [name])
@@ -311,45 +344,84 @@ def _unit_rows(images: FeatureFile, split: str) -> Floats:
     return np.asarray(unit, np.float64)
 
 
-def _attribute_rows(
-    terms: Sequence[Term], images: FeatureFile, split: str, null: int, seed: int
-) -> list[dict[str, Any]]:
-    unique = _unique_shares(terms, images, split)
+def _attribute_rows(terms: Sequence[Term], images: FeatureFile, split: str) -> list[dict[str, Any]]:
+    embeddings = _unit_rows(images, split)
+    base = _choose_base(terms)
+    shared = _regress_together(base, embeddings)
+    left_out = []
     rows = []
     for term in terms:
+        members, regressions = base, shared
+        if term.values and term not in base:
+            left_out.append(term.name)
+            members = [*base, term]
+            regressions = _regress_together(members, embeddings)
         row = {
             "split": split,
             "attribute": term.name,
             "values": term.values,
             "rows": int(term.known.sum()),
             "share": term.share(),
-            "unique": unique[term.name],
-            "null95": term.null95(null, seed),
+            "null95": term.null95(),
+            **_unique(term, members, regressions),
         }
         rows.append(row)
+    if left_out:
+        console.note(
+            f"unique: the regression on all attributes leaves out {', '.join(left_out)}: too few "
+            "images would have all values, or fewer than two for each parameter"
+        )
     return rows
 
 
-def _unique_shares(terms: Sequence[Term], images: FeatureFile, split: str) -> dict[str, float]:
-    """Return the adjusted R squared that is lost without each term, on complete rows."""
-    complete = np.logical_and.reduce([term.known for term in terms])
-    if not complete.any():
-        return {term.name: np.nan for term in terms}
+def _choose_base(terms: Sequence[Term]) -> list[Term]:
+    """Return the terms of the regression on all attributes.
+
+    Terms with many rows come first. One is left out if fewer than half of the rows of the first
+    would then be complete, or fewer than ROWS_PER_PARAMETER for each parameter.
+    """
+    base: list[Term] = []
+    complete = np.ones_like(terms[0].known)
+    least, parameters = 0.0, 1
+    for term in sorted(terms, key=lambda term: (-term.known.sum(), term.values)):
+        rows = complete & term.known
+        parameters_with = parameters + term.values - 1
+        if term.values and rows.sum() >= max(least, ROWS_PER_PARAMETER * parameters_with):
+            base.append(term)
+            complete, parameters = rows, parameters_with
+            least = least or rows.sum() / 2
+    return [term for term in terms if term in base]
+
+
+def _regress_together(terms: Sequence[Term], embeddings: Floats) -> Regressions | None:
+    """Return the regressions on the rows that have all values, or None if there are none."""
+    complete = np.logical_and.reduce([np.ones(len(embeddings), bool), *(t.known for t in terms)])
+    if not terms or not complete.any():
+        return None
     columns: dict[str, Codes] = {}
     for term in terms:
         columns |= term.codes
     columns = {name: codes[complete] for name, codes in columns.items()}
-    regressions = Regressions(centre(_unit_rows(images, split)[complete]), columns)
-    unique = {}
-    for term in terms:
-        # an interaction contains its parts, so it would explain what they do
-        others = [other.name for other in terms if term.name not in (other.name, *other.parts)]
-        without = list(dict.fromkeys([*others, *term.parts]))
-        smaller = regressions.explained(without)
-        larger = regressions.explained([*without, term.name])
-        unique[term.name] = regressions.share(smaller, larger)
-        if regressions.count_values(term.name) > 1 and smaller.rank == larger.rank:
-            unique[term.name] = 0.0  # the others determine it
+    return Regressions(centre(embeddings[complete]), columns)
+
+
+def _unique(term: Term, terms: Sequence[Term], regressions: Regressions | None) -> dict[str, float]:
+    """Return what the regression on some terms loses without one, its rows and its null."""
+    unique = {"unique": np.nan, "unique_rows": 0, "unique_null95": np.nan}
+    if term not in terms or regressions is None:
+        return unique
+    unique["unique_rows"] = regressions.count
+    # an interaction contains its parts, so it would explain what they do
+    others = [other.name for other in terms if term.name not in (other.name, *other.parts)]
+    without = list(dict.fromkeys([*others, *term.parts]))
+    smaller = regressions.explained(without)
+    larger = regressions.explained([*without, term.name])
+    if regressions.count < ROWS_PER_PARAMETER * larger.rank:
+        return unique
+    unique["unique"] = regressions.share(smaller, larger)
+    unique["unique_null95"] = regressions.null95(smaller, larger)
+    if regressions.count_values(term.name) > 1 and smaller.rank == larger.rank:
+        unique["unique"] = 0.0  # the others determine it
     return unique
 
 
@@ -379,18 +451,22 @@ def _prompt_rows(
     measured = []
     for term in terms:
         random99 = float(np.quantile(term.shares(random), 0.99))
-        measured.append((term.name, term.shares(prompts), random99, term.share()))
+        found = term.shares(prompts), term.null95s(prompts)
+        measured.append((term.name, *found, random99, term.share()))
     rows = []
     for number, prompt in enumerate(texts.texts or []):
-        for name, shares, random99, embedding in measured:
+        for name, shares, null95s, random99, embedding in measured:
             row = {
                 "split": split,
                 "prompt": prompt,
                 "attribute": name,
                 "share": float(shares[number]),
                 "random99": random99,
+                "null95": float(null95s[number]),
                 "embedding": embedding,
-                "above": bool(shares[number] > random99),
+                "above": bool(shares[number] > max(random99, null95s[number])),
             }
             rows.append(row)
+    cells = int(np.isfinite(column(rows, "share")).sum())
+    console.note(f"about {0.01 * cells:.2g} of the {cells:,} cells (1 %) are `above` by chance")
     return rows

@@ -73,9 +73,8 @@ def check_control(control: FeatureFile, images: FeatureFile, splits: Sequence[st
     ClipkitError
         If the control names a trained model, or holds the same embeddings as the images.
     """
-    pairs = [(file.splits[split].features for file in (control, images)) for split in splits]
     got = ""
-    if all(np.array_equal(*map(np.asarray, pair)) for pair in pairs):
+    if all(_holds_same_features(control, images, split) for split in splits):
         got = f"the embeddings of {images.display_name} themselves"
     elif control.model() is not None and not is_untrained(control):
         got = f"those of the trained model {_model(control)}"
@@ -90,6 +89,11 @@ def check_control(control: FeatureFile, images: FeatureFile, splits: Sequence[st
             f"{control.display_name}: the history names no model, so whether this control is "
             "untrained is not known"
         )
+
+
+def _holds_same_features(one: FeatureFile, other: FeatureFile, split: str) -> bool:
+    X, Y = (np.asarray(file.splits[split].features) for file in (one, other))
+    return np.array_equal(X, Y)
 
 
 def _join(names: Iterable[str]) -> str:
