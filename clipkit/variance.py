@@ -29,6 +29,7 @@ Floats = NDArray[np.float64]
 Codes = NDArray[np.int64]
 
 SHOWN = 3  # attributes of each prompt in the format `table`
+NO_UNIQUE = {"unique": np.nan, "unique_rows": 0, "unique_null95": np.nan}
 ROWS_PER_PARAMETER = 2  # with fewer complete rows, `unique` is left empty
 MAX_VALUES = 5000  # of all attributes: a regression decomposes a matrix of this size
 
@@ -95,68 +96,53 @@ class Regressions:
         place = self._places[name]
         return int(place.stop - place.start)
 
-    def share(self, smaller: Explained, larger: Explained) -> float:
-        """Return the gain in adjusted R squared from the smaller to the larger regression."""
-        total = np.trace(self.total)
-        explained = [(part.root**2).sum() for part in (smaller, larger)]
-        return float(self._gain(total, explained, [smaller.rank, larger.rank]))
+    def share(self, smaller: Explained, larger: Explained, along: Floats | None = None) -> Any:
+        """Return the gain in adjusted R squared from the smaller to the larger regression.
 
-    def shares(self, directions: Floats, smaller: Explained, larger: Explained) -> Floats:
-        """Return the gain for the cosines with each of K directions (K, D), as (K,)."""
-        total = ((directions @ self.total) * directions).sum(axis=1)
-        explained = [((directions @ part.root.T) ** 2).sum(axis=1) for part in (smaller, larger)]
-        return np.asarray(self._gain(total, explained, [smaller.rank, larger.rank]))
-
-    def null95(self, smaller: Explained, larger: Explained) -> float:
-        """Return the 95 % quantile of the gains of unrelated attributes with as many values.
-
-        Of N - K' residuals, an unrelated attribute explains the part in k random dimensions. Along
-        each principal axis, that is Beta(k / 2, (N - K) / 2). The sum over the axes is nearly a
-        beta variable with the same mean and variance (as in Satterthwaite 1946).
+        It is of all columns or, as (K,), of the cosines with each of K directions (K, D).
         """
-        residual = self.total - smaller.root.T @ smaller.root
-        free = self.count - smaller.rank
-        with np.errstate(invalid="ignore", divide="ignore"):  # all rows are equal
-            # relative to one axis; parts along several axes are negatively correlated
-            spread = (residual**2).sum() / np.trace(residual) ** 2
-            spread = max(1e-9, (spread - 1 / free) * free / (free - 1)) if free > 1 else np.nan
-        explained = (smaller.root**2).sum()
-        return float(self._null95(np.trace(self.total), explained, smaller, larger, spread))
+        total, *explained = self._scatter(along, smaller, larger)
+        return self._gain(total, explained, [smaller.rank, larger.rank])
 
-    def null95s(self, directions: Floats, smaller: Explained, larger: Explained) -> Floats:
-        """Return that quantile for the cosines with each of K directions (K, D), as (K,)."""
-        total = ((directions @ self.total) * directions).sum(axis=1)
-        explained = ((directions @ smaller.root.T) ** 2).sum(axis=1)
-        return np.asarray(self._null95(total, explained, smaller, larger, 1.0))
+    def null95(self, smaller: Explained, larger: Explained, along: Floats | None = None) -> Any:
+        """Return the 95 % quantile of `share` for unrelated attributes with as many values.
 
-    def _null95(
-        self, total: Any, explained: Any, smaller: Explained, larger: Explained, spread: float
-    ) -> Any:
-        """Return the 95 % quantile, where the explained part varies by `spread` of one axis."""
+        Along each principal axis of the residuals, such an attribute explains Beta(k / 2,
+        (N - K) / 2) with k degrees of freedom. The sum over the axes is nearly a beta variable with
+        the same mean and variance (as in Satterthwaite 1946).
+        """
         from scipy.special import betaincinv
 
-        ranks = [smaller.rank, larger.rank]
+        total, explained = self._scatter(along, smaller)
         a, b = (larger.rank - smaller.rank) / 2, (self.count - larger.rank) / 2
         if not (a > 0 and b > 0):
             return np.full_like(total, np.nan)
+        spread = 1.0  # of the explained part, relative to one axis
+        if along is None:
+            residual = self.total - smaller.root.T @ smaller.root
+            free = self.count - smaller.rank  # parts along several axes are negatively correlated
+            with np.errstate(invalid="ignore"):  # all rows are equal
+                spread = (residual**2).sum() / np.trace(residual) ** 2
+            spread = max(1e-9, (spread - 1 / free) * free / (free - 1))
         scale = ((a + b + 1) / spread - 1) / (a + b)
         by_chance = (total - explained) * betaincinv(scale * a, scale * b, 0.95)
-        return self._gain(total, [explained, explained + by_chance], ranks)
+        return self._gain(total, [explained, explained + by_chance], [smaller.rank, larger.rank])
+
+    def _scatter(self, along: Floats | None, *parts: Explained) -> list[Any]:
+        """Return the total scatter, and what regressions explain of it."""
+        if along is None:
+            return [np.trace(self.total), *((part.root**2).sum() for part in parts)]
+        total = ((along @ self.total) * along).sum(axis=1)
+        return [total, *(((along @ part.root.T) ** 2).sum(axis=1) for part in parts)]
 
     def _gain(self, total: Any, explained: Sequence[Any], ranks: Sequence[int]) -> Any:
-        """Return adjusted R squared of the second regression minus that of the first.
-
-        By chance, that of the first may be below 0. Then it counts as 0: nothing explains less.
-        """
+        """Return adjusted R squared of the second regression minus the first one's, if above 0."""
         if not ranks[0] < ranks[1] < self.count:  # one value, or as many as rows
             return np.full_like(total, np.nan)
-        smaller = self._adjusted(total, explained[0], ranks[0])
-        return self._adjusted(total, explained[1], ranks[1]) - np.maximum(smaller, 0)
-
-    def _adjusted(self, total: Any, explained: Any, rank: int) -> Any:
-        """Return adjusted R squared: 1 - (SSE / (N - K)) / (SST / (N - 1))."""
+        variances = [(total - explained[i]) / (self.count - ranks[i]) for i in (0, 1)]
         with np.errstate(invalid="ignore", divide="ignore"):  # all rows are equal
-            return 1 - (total - explained) / (self.count - rank) * (self.count - 1) / total
+            smaller, larger = (1 - part * (self.count - 1) / total for part in variances)
+        return larger - np.maximum(smaller, 0)
 
 
 def for_people(rows: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
@@ -208,21 +194,13 @@ class Term:
         self.smaller = self.regressions.explained(self.parts)
         self.larger = self.regressions.explained([self.name])
 
-    def share(self) -> float:
-        """Return the share of the whole embedding."""
-        return self.regressions.share(self.smaller, self.larger)
+    def share(self, along: Floats | None = None) -> Any:
+        """Return the share of the whole embedding, or of the cosines with each direction."""
+        return self.regressions.share(self.smaller, self.larger, along)
 
-    def shares(self, directions: Floats) -> Floats:
-        """Return the share of the cosines with each direction (K, D), as (K,)."""
-        return self.regressions.shares(directions, self.smaller, self.larger)
-
-    def null95(self) -> float:
-        """Return the 95 % quantile of the shares of unrelated attributes with as many values."""
-        return self.regressions.null95(self.smaller, self.larger)
-
-    def null95s(self, directions: Floats) -> Floats:
-        """Return that quantile for the cosines with each direction (K, D), as (K,)."""
-        return self.regressions.null95s(directions, self.smaller, self.larger)
+    def null95(self, along: Floats | None = None) -> Any:
+        """Return the 95 % quantile of that share for unrelated attributes."""
+        return self.regressions.null95(self.smaller, self.larger, along)
 
 
 @console.progress("measuring variance")
@@ -265,24 +243,21 @@ def decompose(  # noqa: PLR0913 (the options of `clipkit variance`)
     FeatureFile
         A result with one run per attribute: `split`, `attribute`, `values`, `rows`, `share`,
         `null95` (the 95 % quantile of the shares of unrelated attributes), `unique` (the adjusted
-        R squared that the regression on all attributes loses without this one), `unique_rows`
-        (the rows that have all these attributes, see `_choose_base`), `unique_null95` (that
-        quantile for `unique`), `control_share`, `control_low`, `control_high` (mean and range of
-        the controls). With texts, one run per prompt and attribute: `split`, `prompt`,
-        `attribute`, `share`, `random99` (the 99 % quantile of the shares of random directions),
-        `null95` (for the prompt's cosines), `embedding` (the share of the whole embedding),
-        `above` (whether share > random99 and share > null95). NaN marks undefined values: of an
-        attribute with one value or none, or with as many as rows; `unique` with fewer than two
-        rows per parameter.
+        R squared that the regression on all attributes loses without this one, NaN with fewer than
+        two rows per parameter), `unique_rows` and `unique_null95` (its complete rows and its
+        null), `control_share`, `control_low`, `control_high` (mean and range of the controls). With
+        texts, one run per prompt and attribute: `split`, `prompt`, `attribute`, `share`, `random99`
+        (the 99 % quantile of the shares of random directions), `null95` (for one prompt),
+        `embedding` (the share of the whole embedding), `above` (whether share is above both). NaN
+        marks undefined values: of an attribute with one value or none, or with as many as rows.
 
     Raises
     ------
     UsageError
         If there is no such split or attribute, or controls are given with texts.
     ClipkitError
-        If the table does not fit, no row has a value, attributes have more than 5,000 values in
-        all, a control holds
-        other images or names a trained model, or texts come from another model.
+        If the table does not fit, attributes have more than 5,000 values in all or none, a control
+        holds other images or names a trained model, or texts come from another model.
     """
     if texts is not None and controls:
         raise UsageError("expected TEXTS or --control, got both")
@@ -291,7 +266,7 @@ def decompose(  # noqa: PLR0913 (the options of `clipkit variance`)
     name = choose_split(images, split)
     terms, source, inputs = _read_terms(images, name, table, columns)
     inputs["images"] = images.digest
-    without = [term.name for term in terms if not term.known.any()]
+    without = [term.name for term in terms if not term.values]
     if len(without) == len(terms):
         raise ClipkitError(f"{name}: expected rows with a value of {without[0]!r}, got none")
     if without:
@@ -345,83 +320,72 @@ def _unit_rows(images: FeatureFile, split: str) -> Floats:
 
 
 def _attribute_rows(terms: Sequence[Term], images: FeatureFile, split: str) -> list[dict[str, Any]]:
-    embeddings = _unit_rows(images, split)
-    base = _choose_base(terms)
-    shared = _regress_together(base, embeddings)
-    left_out = []
+    together = _choose_base(terms)
+    unique = _unique_shares(together, images, split)
+    others = [term.name for term in terms if term.values and term not in together]
+    if others:
+        console.note(
+            f"unique: left out {', '.join(others)}: too few images would have all values, or fewer "
+            f"than {ROWS_PER_PARAMETER} for each parameter"
+        )
     rows = []
     for term in terms:
-        members, regressions = base, shared
-        if term.values and term not in base:
-            left_out.append(term.name)
-            members = [*base, term]
-            regressions = _regress_together(members, embeddings)
         row = {
             "split": split,
             "attribute": term.name,
             "values": term.values,
             "rows": int(term.known.sum()),
-            "share": term.share(),
-            "null95": term.null95(),
-            **_unique(term, members, regressions),
+            "share": float(term.share()),
+            "null95": float(term.null95()),
+            **unique.get(term.name, NO_UNIQUE),
         }
         rows.append(row)
-    if left_out:
-        console.note(
-            f"unique: the regression on all attributes leaves out {', '.join(left_out)}: too few "
-            "images would have all values, or fewer than two for each parameter"
-        )
     return rows
 
 
 def _choose_base(terms: Sequence[Term]) -> list[Term]:
-    """Return the terms of the regression on all attributes.
+    """Return the terms of the regression on all attributes, those with many rows first.
 
-    Terms with many rows come first. One is left out if fewer than half of the rows of the first
-    would then be complete, or fewer than ROWS_PER_PARAMETER for each parameter.
+    One is left out if fewer than half of the rows of the first would then be complete, or fewer
+    than ROWS_PER_PARAMETER for each parameter.
     """
+    by_rows = sorted(terms, key=lambda term: (-term.known.sum(), term.values))
     base: list[Term] = []
-    complete = np.ones_like(terms[0].known)
-    least, parameters = 0.0, 1
-    for term in sorted(terms, key=lambda term: (-term.known.sum(), term.values)):
-        rows = complete & term.known
-        parameters_with = parameters + term.values - 1
-        if term.values and rows.sum() >= max(least, ROWS_PER_PARAMETER * parameters_with):
+    complete = by_rows[0].known
+    parameters = 1
+    for term in by_rows:
+        rows = (complete & term.known).sum()
+        needed = ROWS_PER_PARAMETER * (parameters + term.values - 1)
+        if term.values and rows >= max(by_rows[0].known.sum() / 2, needed):
             base.append(term)
-            complete, parameters = rows, parameters_with
-            least = least or rows.sum() / 2
-    return [term for term in terms if term in base]
+            complete = complete & term.known
+            parameters += term.values - 1
+    return base
 
 
-def _regress_together(terms: Sequence[Term], embeddings: Floats) -> Regressions | None:
-    """Return the regressions on the rows that have all values, or None if there are none."""
-    complete = np.logical_and.reduce([np.ones(len(embeddings), bool), *(t.known for t in terms)])
-    if not terms or not complete.any():
-        return None
-    columns: dict[str, Codes] = {}
+def _unique_shares(
+    terms: Sequence[Term], images: FeatureFile, split: str
+) -> dict[str, dict[str, float]]:
+    """Return what the regression on all terms loses without each, its rows and its null."""
+    if not terms:
+        return {}
+    complete = np.logical_and.reduce([term.known for term in terms])
+    columns = {name: codes[complete] for term in terms for name, codes in term.codes.items()}
+    regressions = Regressions(centre(_unit_rows(images, split)[complete]), columns)
+    unique = {}
     for term in terms:
-        columns |= term.codes
-    columns = {name: codes[complete] for name, codes in columns.items()}
-    return Regressions(centre(embeddings[complete]), columns)
-
-
-def _unique(term: Term, terms: Sequence[Term], regressions: Regressions | None) -> dict[str, float]:
-    """Return what the regression on some terms loses without one, its rows and its null."""
-    unique = {"unique": np.nan, "unique_rows": 0, "unique_null95": np.nan}
-    if term not in terms or regressions is None:
-        return unique
-    unique["unique_rows"] = regressions.count
-    # an interaction contains its parts, so it would explain what they do
-    others = [other.name for other in terms if term.name not in (other.name, *other.parts)]
-    without = list(dict.fromkeys([*others, *term.parts]))
-    smaller = regressions.explained(without)
-    larger = regressions.explained([*without, term.name])
-    if regressions.count < ROWS_PER_PARAMETER * larger.rank:
-        return unique
-    unique["unique"] = regressions.share(smaller, larger)
-    unique["unique_null95"] = regressions.null95(smaller, larger)
-    if regressions.count_values(term.name) > 1 and smaller.rank == larger.rank:
-        unique["unique"] = 0.0  # the others determine it
+        # an interaction contains its parts, so it would explain what they do
+        others = [other.name for other in terms if term.name not in (other.name, *other.parts)]
+        without = list(dict.fromkeys([*others, *term.parts]))
+        smaller = regressions.explained(without)
+        larger = regressions.explained([*without, term.name])
+        share, null95 = regressions.share(smaller, larger), regressions.null95(smaller, larger)
+        if regressions.count_values(term.name) > 1 and smaller.rank == larger.rank:
+            share = 0.0  # the others determine it
+        if regressions.count < ROWS_PER_PARAMETER * larger.rank:
+            share = null95 = np.nan
+        numbers = (float(share), regressions.count, float(null95))
+        unique[term.name] = dict(zip(NO_UNIQUE, numbers, strict=True))
     return unique
 
 
@@ -450,9 +414,9 @@ def _prompt_rows(
     random = similarity.random_directions(null, width, seed)
     measured = []
     for term in terms:
-        random99 = float(np.quantile(term.shares(random), 0.99))
-        found = term.shares(prompts), term.null95s(prompts)
-        measured.append((term.name, *found, random99, term.share()))
+        random99 = float(np.quantile(term.share(random), 0.99))
+        found = term.share(prompts), term.null95(prompts)
+        measured.append((term.name, *found, random99, float(term.share())))
     rows = []
     for number, prompt in enumerate(texts.texts or []):
         for name, shares, null95s, random99, embedding in measured:

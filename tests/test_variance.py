@@ -83,7 +83,7 @@ def test_shares_are_those_of_an_analysis_of_variance() -> None:
     codes = RNG.integers(0, 4, 120)
     X = RNG.standard_normal((120, 3)) + codes[:, None] * [0.5, 0, -0.2]
     model = regression(X, codes)
-    found = model.shares(np.eye(3), model.explained([]), model.explained(["a"]))
+    found = model.share(model.explained([]), model.explained(["a"]), np.eye(3))
     for column, share in zip(X.T, found, strict=True):
         F = stats.f_oneway(*[column[codes == k] for k in range(4)]).statistic
         eta = 3 * F / (3 * F + 116)  # SSB / SST by F = (SSB / 3) / (SSW / 116)
@@ -97,7 +97,7 @@ def test_directions_of_any_orthonormal_basis_add_up_to_the_whole_embedding() -> 
     basis = np.linalg.qr(RNG.standard_normal((6, 6)))[0]
     none, attribute = model.explained([]), model.explained(["a"])
     spread = np.einsum("kd,de,ke->k", basis, model.total, basis)
-    of_directions = model.shares(basis, none, attribute)
+    of_directions = model.share(none, attribute, basis)
     weighted = (spread * of_directions).sum() / spread.sum()
     assert weighted == pytest.approx(model.share(none, attribute), abs=1e-12)
 
@@ -132,7 +132,7 @@ def test_the_share_of_a_random_attribute_is_0_on_average_and_beta_distributed() 
     expected = stats.beta(2, 997.5).ppf(0.95)
     assert expected == pytest.approx(0.00474, abs=5e-6)
     assert 1 - (1 - null95) * 1995 / 1999 == pytest.approx(expected, rel=1e-9)
-    assert model.null95s(np.ones((1, 1)), none, attribute) == pytest.approx(null95, abs=1e-12)
+    assert model.null95(none, attribute, np.ones((1, 1))) == pytest.approx(null95, abs=1e-12)
 
 
 def test_the_null_of_whole_embeddings_is_that_of_shuffled_values() -> None:
@@ -172,15 +172,16 @@ def test_a_column_of_few_rows_moves_nothing_that_others_explain(
     found = shares(images(X), write_table(tmp_path / "u.csv", a=a, few=few, b=b))
     assert found["a"] == pytest.approx(alone["a"], nan_ok=True)
     assert found["b"]["unique_rows"] == 600
-    assert (found["few"]["rows"], found["few"]["unique_rows"]) == (15, 15)
-    assert "the regression on all attributes leaves out few" in capsys.readouterr().err
+    assert (found["few"]["rows"], found["few"]["unique_rows"]) == (15, 0)
+    assert np.isnan(found["few"]["unique"])
+    assert "unique: left out few: too few images would have all" in capsys.readouterr().err
 
 
 def test_what_an_attribute_alone_explains_needs_two_rows_a_parameter(tmp_path: Path) -> None:
     X, names = RNG.standard_normal((40, 3)), np.arange(40) % 21
     found = shares(images(X), write_table(tmp_path / "t.csv", a=np.arange(40) % 2, name=names))
     assert np.isfinite(found["a"]["unique"])
-    assert found["name"]["unique_rows"] == 40
+    assert found["name"]["unique_rows"] == 0
     assert all(np.isnan(found["name"][name]) for name in ("unique", "unique_null95"))
 
 

@@ -61,39 +61,19 @@ def is_untrained(file: FeatureFile) -> bool:
 
 
 def check_control(control: FeatureFile, images: FeatureFile, splits: Sequence[str]) -> None:
-    """Refuse a control that is no untrained model's, and warn if its history names no model.
-
-    Parameters
-    ----------
-    control, images : FeatureFile
-        Of kind images, with the same rows in `splits`.
-
-    Raises
-    ------
-    ClipkitError
-        If the control names a trained model, or holds the same embeddings as the images.
-    """
-    got = ""
-    if all(_holds_same_features(control, images, split) for split in splits):
-        got = f"the embeddings of {images.display_name} themselves"
-    elif control.model() is not None and not is_untrained(control):
-        got = f"those of the trained model {_model(control)}"
-    if got:
+    """Refuse a control of a trained model or with the images' own embeddings; warn if unsure."""
+    rows = [[file.splits[name].features for name in splits] for file in (images, control)]
+    is_same = all(np.array_equal(np.asarray(a), np.asarray(b)) for a, b in zip(*rows, strict=True))
+    if is_same or (control.model() is not None and not is_untrained(control)):
+        got = images.display_name if is_same else _model(control)
         raise ClipkitError(
-            f"{control.display_name}: expected embeddings of an untrained model as control, "
-            f"got {got}",
+            f"{control.display_name}: expected an untrained model's embeddings, got those of {got}",
             "make a control with: clipkit embed --untrained 7",
         )
     if control.model() is None:
         console.warn(
-            f"{control.display_name}: the history names no model, so whether this control is "
-            "untrained is not known"
+            f"{control.display_name}: the history names no model, so this control may be trained"
         )
-
-
-def _holds_same_features(one: FeatureFile, other: FeatureFile, split: str) -> bool:
-    X, Y = (np.asarray(file.splits[split].features) for file in (one, other))
-    return np.array_equal(X, Y)
 
 
 def _join(names: Iterable[str]) -> str:

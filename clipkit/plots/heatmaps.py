@@ -306,8 +306,8 @@ def prompt_variance(
         _write_numbers(ax, image, shown, decimals=0, size=7.5)
         cells = int(np.isfinite(percent).sum())
         fact = (
-            "numbers: above 99 % of random directions and 95 % of unrelated attributes,\n"
-            f"by chance in about {0.01 * cells:.2g} of the {cells:,} cells"
+            "numbers: above 99 % of random directions and 95 % of unrelated attributes;\n"
+            f"by chance, about {0.01 * cells:.2g} of {cells:,} cells are"
         )
         ax.set_title(fact, loc="left", color=GREY)
     ax.set(xlabel="attribute", ylabel="prompt")

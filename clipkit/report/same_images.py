@@ -14,12 +14,7 @@ from clipkit import comparison, metrics, results
 from clipkit.comparison import Bools
 from clipkit.errors import ClipkitError
 from clipkit.features import FeatureFile, Int64
-from clipkit.features.provenance import (
-    dataset_entries,
-    is_untrained,
-    original_split,
-    provenance,
-)
+from clipkit.features.provenance import dataset_entries, is_untrained, original_split, provenance
 from clipkit.report import summary
 from clipkit.report.blocks import Bar, Block, Cell, Fact, Heading, Number, Table
 from clipkit.report.claims import Run
