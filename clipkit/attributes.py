@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -163,7 +163,9 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
                 problems.setdefault(problem, []).append(attribute.name)
             rows.append(measured.row(attribute_words, controls, random))
             report_progress(number + 1, len(annotations.attributes))
-    _warn_of_values(problems)
+    for problem, names in problems.items():
+        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+        console.warn(f"{', '.join(names[:NAMED])}{more}: {problem}")
     if words is not None and without_words:
         example = (words.class_names or ["no classes"])[0]
         console.note(
@@ -173,8 +175,7 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
     inputs = {"images": images.digest, **annotations.inputs}
     if words is not None:
         inputs["words"] = words.digest
-    for number, control in enumerate(controls, 1):
-        inputs[f"control {number}"] = control.digest
+    inputs |= {f"control {number}": file.digest for number, file in enumerate(controls, 1)}
     history = images.extended_history(
         "attributes",
         attributes=annotations.source,
@@ -403,13 +404,6 @@ class _Attribute:
         if predicted is not None:
             low, high = metrics.recall_interval(self.labels, predicted)
         return {name: self._recall(predicted), f"{name}_low": low, f"{name}_high": high}
-
-
-def _warn_of_values(names_of: Mapping[str, Sequence[str]]) -> None:
-    """Warn of the values of some attributes, once for each problem."""
-    for problem, names in names_of.items():
-        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-        console.warn(f"{', '.join(names[:NAMED])}{more}: {problem}")
 
 
 def _cosines(unit: Any, directions: Float32) -> Float32:

@@ -391,7 +391,7 @@ def _group_rows(paired: PairedResults, attribute: Attribute, seed: int) -> list[
 
 
 def _add_worst(
-    rows: Sequence[Row], paired: PairedResults, attribute: Attribute, seed: int
+    rows: list[Row], paired: PairedResults, attribute: Attribute, seed: int
 ) -> list[Row]:
     """Return the rows of the groups, followed by the row of each result's worst group."""
     nulls = {"null": np.nan, "null5": np.nan}
@@ -408,7 +408,6 @@ def _add_worst(
 
 
 def _worst(paired: PairedResults, number: int, attribute: Attribute, seed: int) -> Row:
-    """Return the worst group of a result, by its number."""
     right, codes = paired.right[number], attribute.codes[paired.split]
     has_group = codes >= 0
     sizes = np.bincount(codes[has_group])

@@ -108,8 +108,7 @@ class Regressions:
         """Return the 95 % quantile of `share` for unrelated attributes with as many values.
 
         Along each principal axis of the residuals, such an attribute explains Beta(k / 2,
-        (N - K) / 2) with k degrees of freedom. The sum over the axes is nearly a beta variable with
-        the same mean and variance (as in Satterthwaite 1946).
+        (N - K) / 2). The sum over the axes is nearly Beta, too (as in Satterthwaite 1946).
         """
         from scipy.special import betaincinv
 
@@ -363,9 +362,7 @@ def _choose_base(terms: Sequence[Term]) -> list[Term]:
     return base
 
 
-def _unique_shares(
-    terms: Sequence[Term], images: FeatureFile, split: str
-) -> dict[str, dict[str, float]]:
+def _unique_shares(terms: Sequence[Term], images: FeatureFile, split: str) -> dict[str, Any]:
     """Return what the regression on all terms loses without each, its rows and its null."""
     if not terms:
         return {}
