@@ -305,10 +305,7 @@ def prompt_variance(
         shown = np.where(np.asarray(above, bool), percent, np.nan)
         _write_numbers(ax, image, shown, decimals=0, size=7.5)
         cells = int(np.isfinite(percent).sum())
-        fact = (
-            "numbers: above 99 % of random directions and 95 % of unrelated attributes;\n"
-            f"by chance, about {0.01 * cells:.2g} of {cells:,} cells are"
-        )
+        fact = f"numbers: above both nulls; by chance {0.01 * cells:.2g} of {cells:,} cells"
         ax.set_title(fact, loc="left", color=GREY)
     ax.set(xlabel="attribute", ylabel="prompt")
     return fig
