@@ -1,7 +1,8 @@
 """Measure the recall of each attribute by words, by probes and by controls.
 
 All numbers are mean recalls per value. Chance is therefore 1 / K for K values, whatever their
-frequencies.
+frequencies. The values are those that occur in both the fitted and the scored rows. Rows with other
+values are left out.
 
 - `zeroshot` predicts the value whose words are most similar. Nothing is fitted.
 - `names` is a probe on the cosines with those words.
@@ -33,12 +34,14 @@ from clipkit.evaluation import (
     warn_of_held_out_rows,
 )
 from clipkit.features import FeatureFile, Float32, Int64
-from clipkit.features.provenance import prompts_entry
+from clipkit.features.provenance import check_control, prompts_entry
 from clipkit.results import find_caveats, make_result
 from clipkit.splitting import count_shared_rows, hash_rows, stratified_split
 
 MAX_VALUES = 5000  # of an attribute
 ABOVE_CHANCE = 0.02  # by which the probe's interval must exceed chance for `reach`
+FEW_ROWS = 5  # with fewer scored rows, the recall of a value says little
+NAMED = 3  # attributes that a warning names
 DOUBLED_ARTICLE = re.compile(r"\b(an?|the) (an?|the) ", re.IGNORECASE)
 
 Row = dict[str, Any]
@@ -49,6 +52,11 @@ class Words(NamedTuple):
 
     directions: Float32
     values: Int64
+
+    def of_values(self, values: Int64) -> Words:
+        """Return the words for some values (K,), which are numbered anew."""
+        chosen = np.isin(self.values, values)
+        return Words(self.directions[chosen], np.searchsorted(values, self.values[chosen]))
 
 
 class SplitRows(NamedTuple):
@@ -65,9 +73,9 @@ class SplitRows(NamedTuple):
         """Return the values (n,) of an attribute."""
         return attribute.codes[self.split][self.numbers]
 
-    def with_value(self, attribute: Attribute) -> SplitRows:
-        """Return the rows that have a value of an attribute."""
-        return SplitRows(self.split, self.numbers[self.codes(attribute) >= 0])
+    def with_values(self, attribute: Attribute, values: Int64) -> SplitRows:
+        """Return the rows that have one of some values (K,) of an attribute."""
+        return SplitRows(self.split, self.numbers[np.isin(self.codes(attribute), values)])
 
 
 def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
@@ -117,7 +125,8 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
         `metrics.recall_interval`); `names`; `random` and `control` with their range; and `reach`,
         (zeroshot - chance) / (probe - chance), with its 95 % interval (delta method). NaN marks
         what does not apply; `reach` is NaN if the lower limit of `probe` is not 0.02 above chance.
-        Values count if they occur in the fitted or the scored rows.
+        Values count if they occur in both the fitted and the scored rows; with fewer than two of
+        them, nothing is measured.
 
     Raises
     ------
@@ -125,7 +134,7 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
         If an attribute or a number is out of range.
     ClipkitError
         If the table does not fit, a split is missing, words come from another model or lack some
-        values of an attribute, or a control holds other images.
+        values of an attribute, or a control holds other images or names a trained model.
     """
     if random < 0:
         raise UsageError(f"random: expected at least 0, got {random}")
@@ -140,7 +149,9 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
     _warn_of_shared_images(images, fit, scored)
     for control in controls:
         check_same_images(control, images, [fit.split, scored.split])
+        check_control(control, images, [fit.split, scored.split])
     rows = []
+    problems: dict[str, list[str]] = {}
     without_words = []
     with console.progress("probing attributes", "attributes") as report_progress:
         for number, attribute in enumerate(annotations.attributes):
@@ -148,8 +159,13 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
             if attribute_words is None:
                 without_words.append(attribute.name)
             measured = _Attribute(images, attribute, fit, scored, C, seed)
+            for problem in measured.problems:
+                problems.setdefault(problem, []).append(attribute.name)
             rows.append(measured.row(attribute_words, controls, random))
             report_progress(number + 1, len(annotations.attributes))
+    for problem, names in problems.items():
+        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+        console.warn(f"{', '.join(names[:NAMED])}{more}: {problem}")
     if words is not None and without_words:
         example = (words.class_names or ["no classes"])[0]
         console.note(
@@ -159,8 +175,7 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
     inputs = {"images": images.digest, **annotations.inputs}
     if words is not None:
         inputs["words"] = words.digest
-    for number, control in enumerate(controls, 1):
-        inputs[f"control {number}"] = control.digest
+    inputs |= {f"control {number}": file.digest for number, file in enumerate(controls, 1)}
     history = images.extended_history(
         "attributes",
         attributes=annotations.source,
@@ -283,27 +298,30 @@ class _Attribute:
         self.attribute = attribute
         self.C = C
         self.seed = seed
-        # rows without a value are left out
-        self.fit = fit.with_value(attribute)
-        self.scored = scored.with_value(attribute)
+        fitted, found = (np.append(rows.codes(attribute), -1) for rows in (fit, scored))
+        self.occurring = np.intersect1d(fitted, found)[1:]  # -1 is no value
+        self.has_others = len(np.setxor1d(fitted, found)) > 0
+        self.fit = fit.with_values(attribute, self.occurring)
+        self.scored = scored.with_values(attribute, self.occurring)
         self.y = self.fit.codes(attribute)
         self.labels = self.scored.codes(attribute)
         self.X, self.X_scored = self._embeddings(images)
         self.unit, self.unit_scored = map(similarity.normalize, (self.X, self.X_scored))
-        self.occurring = np.union1d(self.y, self.labels)
         self.values = len(self.occurring)
-        self._warn_of_missing(fit.split, scored.split)
 
-    def _warn_of_missing(self, fit: str, scored: str) -> None:
-        for split, codes in ((fit, self.y), (scored, self.labels)):
-            if not len(codes):
-                console.warn(f"{self.attribute.name}: no image of {split} has a value")
-        lacking = np.setdiff1d(self.labels, self.y)
-        if len(self.y) and len(lacking):
-            console.warn(
-                f"{self.attribute.name}: {fit} lacks {len(lacking)} of the values of {scored} "
-                f"(for example {self.attribute.values[lacking[0]]}), so their recall is 0"
+    @property
+    def problems(self) -> list[str]:
+        """What is wrong with the values: some cannot be measured, or not well."""
+        if self.values < 2:
+            return ["fewer than two values have fitted and scored images: nothing is measured"]
+        problems = []
+        if self.has_others:
+            problems.append("values without fitted or without scored images are left out")
+        if min(np.unique(self.labels, return_counts=True)[1]) < FEW_ROWS:
+            problems.append(
+                f"a value has fewer than {FEW_ROWS} scored images: its recall says little"
             )
+        return problems
 
     def row(self, words: Words | None, controls: Sequence[FeatureFile], random: int) -> Row:
         """Return the run of the attribute."""
@@ -311,10 +329,11 @@ class _Attribute:
             "attribute": self.attribute.name,
             "values": self.values,
             "rows": len(self.labels),
-            "chance": 1 / self.values if self.values else math.nan,
+            "chance": 1 / self.values if self.values > 1 else math.nan,
         }
         zero, names, count = None, math.nan, self.values
-        if words is not None:
+        if words is not None and self.values > 1:
+            words = words.of_values(self.occurring)
             zero = self._zeroshot(words)
             names = self._recall(self._on_directions(words.directions))
             count = len(words.directions)
@@ -350,16 +369,15 @@ class _Attribute:
 
     def _zeroshot(self, words: Words) -> Int64:
         cosines = _cosines(self.unit_scored, words.directions)
-        scores = zeroshot.class_scores(cosines, words.values, len(self.attribute.values))
-        # only values that occur count for chance and for the probe, too
-        return np.asarray(self.occurring[scores[:, self.occurring].argmax(axis=1)])
+        scores = zeroshot.class_scores(cosines, words.values, self.values)
+        return np.asarray(self.occurring[scores.argmax(axis=1)])
 
     def _on_directions(self, directions: Float32) -> Int64 | None:
         return self._probe(_cosines(self.unit, directions), _cosines(self.unit_scored, directions))
 
     def _probe(self, X: Float32, X_scored: Float32) -> Int64 | None:
         """Fit the probe and return its predictions, or None if there is nothing to learn."""
-        if len(np.unique(self.y)) < 2 or not len(self.labels):
+        if self.values < 2:
             return None
         (run,) = probes.sweep(
             X,
@@ -375,13 +393,13 @@ class _Attribute:
         return run.predicted
 
     def _recall(self, predicted: Int64 | None) -> float:
-        if predicted is None or not len(self.labels):
+        if predicted is None:
             return math.nan
         return metrics.mean_per_class_recall(self.labels, predicted)
 
     def _with_interval(self, name: str, predicted: Int64 | None) -> Row:
         low = high = math.nan
-        if predicted is not None and len(self.labels):
+        if predicted is not None:
             low, high = metrics.recall_interval(self.labels, predicted)
         return {name: self._recall(predicted), f"{name}_low": low, f"{name}_high": high}
 

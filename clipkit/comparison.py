@@ -41,7 +41,7 @@ Bools = NDArray[np.bool_]
 Row = dict[str, Any]
 
 LISTS = ("only-a", "only-b", "neither")
-WORST = "worst"  # the group of the rows about the worst of the groups
+OVERALL, GROUP, WORST = "all", "group", "worst"  # what a row is about: the column `scope`
 
 
 @dataclass(frozen=True)
@@ -323,9 +323,10 @@ def compare(
         `kappa` (see `metrics.error_consistency`). For one result: `acc_a` with Wilson's interval.
         `p` and `kappa` are empty if one of the two results is not `results.is_testable`.
 
-        With groups, there is a row per pair and `group`. For each result, a row `worst` follows,
-        with the accuracy of its worst group and the median `null` and the 5th percentile `null5`
-        of `metrics.worst_group_null`. A group without images is left out. NaN marks what does not
+        With groups, the rows of all images have the `scope` `all`. There follows a row per pair and
+        `group`, with the scope `group`. For each result, a row of scope `worst` follows, with its
+        worst group, that group's accuracy, and the median `null` and the 5th percentile `null5` of
+        `metrics.worst_group_null`. A group without images is left out. NaN marks what does not
         apply.
 
     Raises
@@ -349,10 +350,8 @@ def compare(
     elif groups is not None:
         attribute, class_groups = _read_class_groups(paired, groups)
         inputs["groups"] = groups_digest(class_groups)
-    limits: list[Caveat] = []
-    for name, of_result in zip(paired.names, paired.caveats, strict=True):
-        limits += [caveat | {"result": name} for caveat in of_result]
-    for caveat in limits:
+    named_caveats = _name_caveats(paired)
+    for caveat in named_caveats:
         console.warn(describe_caveat(caveat))
     history = paired.first.extended_history(
         "compare",
@@ -367,7 +366,7 @@ def compare(
         by=source,
         column=attribute.name if attribute else None,
         seed=seed,
-        caveats=limits or None,
+        caveats=named_caveats or None,
         inputs=inputs,
     )
     rows = _group_rows(paired, attribute, seed) if attribute else _pair_rows(paired, seed)
@@ -378,8 +377,16 @@ def compare(
     elif len(paired.right) == 2 and len(rows) > 1:
         console.note(f"p is not corrected for the {len(rows)} comparisons")
     if attribute:
-        rows = _add_worst(rows, paired, attribute.codes[paired.split], seed)
+        rows = _add_worst(rows, paired, attribute, seed)
     return make_result(history, rows)
+
+
+def _name_caveats(paired: PairedResults) -> list[Caveat]:
+    """Return the caveats of all results, each with the name of its result."""
+    named: list[Caveat] = []
+    for name, of_result in zip(paired.names, paired.caveats, strict=True):
+        named += [caveat | {"result": name} for caveat in of_result]
+    return named
 
 
 def _read_class_groups(paired: PairedResults, path: str) -> tuple[Attribute, list[str]]:
@@ -435,7 +442,7 @@ def compare_right(first: Bools, second: Bools, seed: int = 42) -> Row:
 
 
 def _group_rows(paired: PairedResults, attribute: Attribute, seed: int) -> list[Row]:
-    """Return the rows of each group that has images."""
+    """Return the rows of all images, followed by those of each group that has images."""
     codes = attribute.codes[paired.split]
     groups = np.unique(codes[codes >= 0])
     if not len(groups):
@@ -443,14 +450,16 @@ def _group_rows(paired: PairedResults, attribute: Attribute, seed: int) -> list[
             f"{paired.first.display_name}: {paired.split}: expected rows with a value of "
             f"{attribute.name}, got none"
         )
-    rows = []
+    rows = _pair_rows(paired, seed, scope=OVERALL, group="")
     for group in groups:
         members = replace(paired, right=paired.right[:, codes == group])
-        rows += _pair_rows(members, seed, group=attribute.values[group])
+        rows += _pair_rows(members, seed, scope=GROUP, group=attribute.values[group])
     return rows
 
 
-def _add_worst(rows: Sequence[Row], paired: PairedResults, codes: Int64, seed: int) -> list[Row]:
+def _add_worst(
+    rows: list[Row], paired: PairedResults, attribute: Attribute, seed: int
+) -> list[Row]:
     """Return the rows of the groups, followed by the row of each result's worst group."""
     nulls = {"null": np.nan, "null5": np.nan}
     nothing: Row = dict.fromkeys([*rows[0], *nulls], np.nan)
@@ -459,13 +468,14 @@ def _add_worst(rows: Sequence[Row], paired: PairedResults, codes: Int64, seed: i
     worst = []
     for number, name in enumerate(paired.names):
         key = "b" if number else "a"
-        where = {"split": paired.split, "group": WORST, key: name}
-        values = _worst(paired.right[number], codes, key, seed)
+        where = {"split": paired.split, "scope": WORST, key: name}
+        values = _worst(paired, number, attribute, seed)
         worst.append(nothing | where | values)
     return [*(row | nulls for row in rows), *worst]
 
 
-def _worst(right: Bools, codes: Int64, key: str, seed: int) -> Row:
+def _worst(paired: PairedResults, number: int, attribute: Attribute, seed: int) -> Row:
+    right, codes = paired.right[number], attribute.codes[paired.split]
     has_group = codes >= 0
     sizes = np.bincount(codes[has_group])
     counts = np.bincount(codes[has_group], weights=right[has_group])
@@ -474,8 +484,9 @@ def _worst(right: Bools, codes: Int64, key: str, seed: int) -> Row:
     worst = int(np.argmin(counts / sizes))
     null = metrics.worst_group_null(sizes, int(counts.sum()), seed)
     return {
+        "group": attribute.values[present[worst]],
         "rows": int(sizes[worst]),
-        f"acc_{key}": float(counts[worst] / sizes[worst]),
+        "acc_b" if number else "acc_a": float(counts[worst] / sizes[worst]),
         "null": float(np.median(null)),
         "null5": float(np.percentile(null, 5)),
     }
@@ -517,7 +528,9 @@ def for_people(rows: Sequence[Row]) -> list[Row]:
     """Format the rows of a report in percent and points, with intervals in brackets."""
     formatted = []
     for row in rows:
-        cells: Row = {name: row[name] for name in ("a", "b", "group", "rows") if name in row}
+        cells: Row = {
+            name: row[name] for name in ("a", "b", "scope", "group", "rows") if name in row
+        }
         for name in ("acc_a", "acc_b", "null", "null5"):
             cells[f"{name} %"] = _in_units(row, name, ".2f")
         low, high = _in_units(row, "low", "+.2f"), _in_units(row, "high", "+.2f")

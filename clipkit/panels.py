@@ -264,7 +264,7 @@ def comparison_panels(result: FeatureFile) -> ComparisonPanels:
     worst = [row for row in rows if not np.isnan(row.get("null", np.nan))]
     if worst:
         columns_of(result, "compare", "group null null5")
-    rows = rows[: len(rows) - len(worst)]
+    rows = [row for row in rows[: len(rows) - len(worst)] if row.get("scope") != "all"]
     pairs = max(1, len(names) - 1)  # the rows of a group come one after the other
     if not rows or len(rows) % pairs or len(worst) not in (0, len(names)):
         raise ClipkitError(

@@ -23,7 +23,7 @@ CHUNK_ROWS = 2000  # of a long report that are in memory at once
 FORMATS = ("table", "tsv", "csv", "json")
 PERCENT = {
     *("acc1", "acc5", "mean_per_class_recall", "mean_confidence", "purity", "purity_chance"),
-    *("share", "unique", "null95", "random99", "embedding"),
+    *("share", "unique", "unique_null95", "null95", "random99", "embedding"),
     *("control_share", "control_low", "control_high"),
     *("ece", "ece_null", "ece_null95"),
     *("acc1_low", "acc1_high", "precision", "recall", "f1", "confidence"),

@@ -22,29 +22,29 @@ from clipkit import console, similarity
 from clipkit.annotations import Attribute, check_same_images, read_annotations
 from clipkit.errors import ClipkitError, UsageError
 from clipkit.features import FeatureFile
-from clipkit.features.provenance import prompts_entry
-from clipkit.results import choose_split, make_result
+from clipkit.features.provenance import check_control, prompts_entry
+from clipkit.results import choose_split, column, make_result
 
 Floats = NDArray[np.float64]
 Codes = NDArray[np.int64]
 
 SHOWN = 3  # attributes of each prompt in the format `table`
+NO_UNIQUE = {"unique": np.nan, "unique_rows": 0, "unique_null95": np.nan}
+ROWS_PER_PARAMETER = 2  # with fewer complete rows, `unique` is left empty
 MAX_VALUES = 5000  # of all attributes: a regression decomposes a matrix of this size
 
 
 class CentredRows(NamedTuple):
-    """Centred rows (N, D), their scatter T (D, D) and its eigenvalues (D,)."""
+    """Centred rows (N, D) and their scatter T (D, D)."""
 
     centred: Floats
     total: Floats
-    eigenvalues: Floats
 
 
 def centre(embeddings: Floats) -> CentredRows:
     """Centre rows (N, D) and compute their scatter."""
     centred = embeddings - embeddings.mean(axis=0)
-    total = centred.T @ centred
-    return CentredRows(centred, total, np.linalg.eigvalsh(total).clip(0))
+    return CentredRows(centred, centred.T @ centred)
 
 
 class Explained(NamedTuple):
@@ -61,7 +61,6 @@ class Regressions:
         from scipy import sparse
 
         self.total = rows.total
-        self.eigenvalues = rows.eigenvalues
         self.count = len(rows.centred)
         self._places: dict[str, slice] = {}
         blocks = []
@@ -97,53 +96,58 @@ class Regressions:
         place = self._places[name]
         return int(place.stop - place.start)
 
-    def share(self, smaller: Explained, larger: Explained) -> float:
-        """Return the gain in adjusted R squared from the smaller to the larger regression."""
-        total = np.trace(self.total)
-        explained = [(part.root**2).sum() for part in (smaller, larger)]
-        return float(self._gain(total, explained, [smaller.rank, larger.rank]))
+    def share(self, smaller: Explained, larger: Explained, along: Floats | None = None) -> Any:
+        """Return the gain in adjusted R squared from the smaller to the larger regression.
 
-    def shares(self, directions: Floats, smaller: Explained, larger: Explained) -> Floats:
-        """Return the gain for the cosines with each of K directions (K, D), as (K,)."""
-        total = ((directions @ self.total) * directions).sum(axis=1)
-        explained = [((directions @ part.root.T) ** 2).sum(axis=1) for part in (smaller, larger)]
-        return np.asarray(self._gain(total, explained, [smaller.rank, larger.rank]))
-
-    def null_shares(self, smaller: Explained, larger: Explained, count: int, seed: int) -> Floats:
-        """Draw shares (count,) of attributes with as many values that explain nothing.
-
-        Along each principal axis, eta squared is then Beta(k / 2, (N - K) / 2) with k degrees of
-        freedom. Each axis is weighted by its variance.
+        It is of all columns or, as (K,), of the cosines with each of K directions (K, D).
         """
-        if not smaller.rank < larger.rank < self.count:
-            return np.full(count, np.nan)
-        freedom = larger.rank - smaller.rank
-        shape = (count, len(self.eigenvalues))
-        rng = np.random.RandomState(seed)
-        eta = rng.beta(freedom / 2, (self.count - larger.rank) / 2, shape)
-        total = self.eigenvalues.sum()
-        explained = (smaller.root**2).sum()
-        by_chance = (total - explained) * (eta @ self.eigenvalues) / total
-        ranks = [smaller.rank, larger.rank]
-        return np.asarray(self._gain(total, [explained, explained + by_chance], ranks))
+        total, *explained = self._scatter(along, smaller, larger)
+        return self._gain(total, explained, [smaller.rank, larger.rank])
+
+    def null95(self, smaller: Explained, larger: Explained, along: Floats | None = None) -> Any:
+        """Return the 95 % quantile of `share` for unrelated attributes with as many values.
+
+        Along each principal axis of the residuals, such an attribute explains Beta(k / 2,
+        (N - K) / 2). The sum over the axes is nearly Beta, too (as in Satterthwaite 1946).
+        """
+        from scipy.special import betaincinv
+
+        total, explained = self._scatter(along, smaller)
+        a, b = (larger.rank - smaller.rank) / 2, (self.count - larger.rank) / 2
+        if not (a > 0 and b > 0):
+            return np.full_like(total, np.nan)
+        spread = 1.0  # of the explained part, relative to one axis
+        if along is None:
+            residual = self.total - smaller.root.T @ smaller.root
+            free = self.count - smaller.rank  # parts along several axes are negatively correlated
+            with np.errstate(invalid="ignore"):  # all rows are equal
+                spread = (residual**2).sum() / np.trace(residual) ** 2
+            spread = max(1e-9, (spread - 1 / free) * free / (free - 1))
+        scale = ((a + b + 1) / spread - 1) / (a + b)
+        by_chance = (total - explained) * betaincinv(scale * a, scale * b, 0.95)
+        return self._gain(total, [explained, explained + by_chance], [smaller.rank, larger.rank])
+
+    def _scatter(self, along: Floats | None, *parts: Explained) -> list[Any]:
+        """Return the total scatter, and what regressions explain of it."""
+        if along is None:
+            return [np.trace(self.total), *((part.root**2).sum() for part in parts)]
+        total = ((along @ self.total) * along).sum(axis=1)
+        return [total, *(((along @ part.root.T) ** 2).sum(axis=1) for part in parts)]
 
     def _gain(self, total: Any, explained: Sequence[Any], ranks: Sequence[int]) -> Any:
-        """Return adjusted R squared of the second regression minus that of the first."""
+        """Return adjusted R squared of the second regression minus the first one's, if above 0."""
         if not ranks[0] < ranks[1] < self.count:  # one value, or as many as rows
             return np.full_like(total, np.nan)
-        smaller, larger = map(self._residual_variance, (total, total), explained, ranks)
+        variances = [(total - explained[i]) / (self.count - ranks[i]) for i in (0, 1)]
         with np.errstate(invalid="ignore", divide="ignore"):  # all rows are equal
-            return (smaller - larger) * (self.count - 1) / total
-
-    def _residual_variance(self, total: Any, explained: Any, rank: int) -> Any:
-        """Return SSE / (N - K)."""
-        return (total - explained) / (self.count - rank)
+            smaller, larger = (1 - part * (self.count - 1) / total for part in variances)
+        return larger - np.maximum(smaller, 0)
 
 
 def for_people(rows: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
     """Return the rows of a report for reading: of prompts, only the SHOWN largest shares of each.
 
-    CentredRows about embeddings stay as they are.
+    Rows about embeddings stay as they are.
     """
     return largest_of_prompts(rows, SHOWN) if "prompt" in rows[0] else rows
 
@@ -177,28 +181,25 @@ class Term:
         self.parts = [part.name for part in attribute.parts]
         self.codes = {part.name: part.codes[split] for part in [attribute, *attribute.parts]}
         self.known = self.codes[self.name] >= 0
-        if not self.known.any():
-            raise ClipkitError(f"{split}: expected rows with a value of {self.name!r}, got none")
-        if not self.known.all():
-            rows = centre(embeddings[self.known])
-        columns = {name: codes[self.known] for name, codes in self.codes.items()}
+        used = self.known
+        if not used.any():  # -1 in all rows, which as the only value explains nothing
+            used = ~used
+            self.codes = dict.fromkeys(self.codes, self.codes[self.name])
+        if not used.all():
+            rows = centre(embeddings[used])
+        columns = {name: codes[used] for name, codes in self.codes.items()}
         self.regressions = Regressions(rows, columns)
-        self.values = self.regressions.count_values(self.name)
+        self.values = self.regressions.count_values(self.name) if self.known.any() else 0
         self.smaller = self.regressions.explained(self.parts)
         self.larger = self.regressions.explained([self.name])
 
-    def share(self) -> float:
-        """Return the share of the whole embedding."""
-        return self.regressions.share(self.smaller, self.larger)
+    def share(self, along: Floats | None = None) -> Any:
+        """Return the share of the whole embedding, or of the cosines with each direction."""
+        return self.regressions.share(self.smaller, self.larger, along)
 
-    def shares(self, directions: Floats) -> Floats:
-        """Return the share of the cosines with each direction (K, D), as (K,)."""
-        return self.regressions.shares(directions, self.smaller, self.larger)
-
-    def null95(self, count: int, seed: int) -> float:
-        """Return the 95 % quantile of the shares of unrelated attributes with as many values."""
-        draws = self.regressions.null_shares(self.smaller, self.larger, count, seed)
-        return float(np.quantile(draws, 0.95))
+    def null95(self, along: Floats | None = None) -> Any:
+        """Return the 95 % quantile of that share for unrelated attributes."""
+        return self.regressions.null95(self.smaller, self.larger, along)
 
 
 @console.progress("measuring variance")
@@ -230,31 +231,32 @@ def decompose(  # noqa: PLR0913 (the options of `clipkit variance`)
     controls : sequence of FeatureFile
         The same images, embedded by untrained controls.
     null : int
-        Number of draws from each null distribution.
+        Number of random directions, for `random99`.
     split : str, optional
         By default test, else the first.
     seed : int
-        Random seed of the draws.
+        Random seed of the directions.
 
     Returns
     -------
     FeatureFile
         A result with one run per attribute: `split`, `attribute`, `values`, `rows`, `share`,
-        `unique` (the adjusted R squared that the regression on all attributes loses without this
-        one, on the rows that have all values), `null95` (the 95 % quantile of the shares of
-        unrelated attributes), `control_share`, `control_low`, `control_high` (mean and range of
-        the controls). With texts, one run per prompt and attribute: `split`, `prompt`,
-        `attribute`, `share`, `random99` (the 99 % quantile of the shares of random directions),
-        `embedding` (the share of the whole embedding), `above` (whether share > random99). NaN
-        marks undefined values: of an attribute with one value, or with as many as rows.
+        `null95` (the 95 % quantile of the shares of unrelated attributes), `unique` (the adjusted
+        R squared that the regression on all attributes loses without this one, NaN with fewer than
+        two rows per parameter), `unique_rows` and `unique_null95` (its complete rows and its
+        null), `control_share`, `control_low`, `control_high` (mean and range of the controls). With
+        texts, one run per prompt and attribute: `split`, `prompt`, `attribute`, `share`, `random99`
+        (the 99 % quantile of the shares of random directions), `null95` (for one prompt),
+        `embedding` (the share of the whole embedding), `above` (whether share is above both). NaN
+        marks undefined values: of an attribute with one value or none, or with as many as rows.
 
     Raises
     ------
     UsageError
         If there is no such split or attribute, or controls are given with texts.
     ClipkitError
-        If the table does not fit, attributes have more than 5,000 values in all, a control holds
-        other images, or texts come from another model.
+        If the table does not fit, attributes have more than 5,000 values in all or none, a control
+        holds other images or names a trained model, or texts come from another model.
     """
     if texts is not None and controls:
         raise UsageError("expected TEXTS or --control, got both")
@@ -263,11 +265,17 @@ def decompose(  # noqa: PLR0913 (the options of `clipkit variance`)
     name = choose_split(images, split)
     terms, source, inputs = _read_terms(images, name, table, columns)
     inputs["images"] = images.digest
+    without = [term.name for term in terms if not term.values]
+    if len(without) == len(terms):
+        raise ClipkitError(f"{name}: expected rows with a value of {without[0]!r}, got none")
+    if without:
+        console.warn(f"no row of {name} has a value of {', '.join(without)}")
     if texts is None:
-        rows = _attribute_rows(terms, images, name, null, seed)
+        rows = _attribute_rows(terms, images, name)
         shares = []
         for number, control in enumerate(controls, 1):
             check_same_images(control, images, [name])
+            check_control(control, images, [name])
             terms = _read_terms(control, name, table, columns)[0]
             shares.append([term.share() for term in terms])
             inputs[f"control {number}"] = control.digest
@@ -310,10 +318,15 @@ def _unit_rows(images: FeatureFile, split: str) -> Floats:
     return np.asarray(unit, np.float64)
 
 
-def _attribute_rows(
-    terms: Sequence[Term], images: FeatureFile, split: str, null: int, seed: int
-) -> list[dict[str, Any]]:
-    unique = _unique_shares(terms, images, split)
+def _attribute_rows(terms: Sequence[Term], images: FeatureFile, split: str) -> list[dict[str, Any]]:
+    together = _choose_base(terms)
+    unique = _unique_shares(together, images, split)
+    others = [term.name for term in terms if term.values and term not in together]
+    if others:
+        console.note(
+            f"unique: left out {', '.join(others)}: too few images would have all values, or fewer "
+            f"than {ROWS_PER_PARAMETER} for each parameter"
+        )
     rows = []
     for term in terms:
         row = {
@@ -321,23 +334,40 @@ def _attribute_rows(
             "attribute": term.name,
             "values": term.values,
             "rows": int(term.known.sum()),
-            "share": term.share(),
-            "unique": unique[term.name],
-            "null95": term.null95(null, seed),
+            "share": float(term.share()),
+            "null95": float(term.null95()),
+            **unique.get(term.name, NO_UNIQUE),
         }
         rows.append(row)
     return rows
 
 
-def _unique_shares(terms: Sequence[Term], images: FeatureFile, split: str) -> dict[str, float]:
-    """Return the adjusted R squared that is lost without each term, on complete rows."""
+def _choose_base(terms: Sequence[Term]) -> list[Term]:
+    """Return the terms of the regression on all attributes, those with many rows first.
+
+    One is left out if fewer than half of the rows of the first would then be complete, or fewer
+    than ROWS_PER_PARAMETER for each parameter.
+    """
+    by_rows = sorted(terms, key=lambda term: (-term.known.sum(), term.values))
+    base: list[Term] = []
+    complete = by_rows[0].known
+    parameters = 1
+    for term in by_rows:
+        rows = (complete & term.known).sum()
+        needed = ROWS_PER_PARAMETER * (parameters + term.values - 1)
+        if term.values and rows >= max(by_rows[0].known.sum() / 2, needed):
+            base.append(term)
+            complete = complete & term.known
+            parameters += term.values - 1
+    return base
+
+
+def _unique_shares(terms: Sequence[Term], images: FeatureFile, split: str) -> dict[str, Any]:
+    """Return what the regression on all terms loses without each, its rows and its null."""
+    if not terms:
+        return {}
     complete = np.logical_and.reduce([term.known for term in terms])
-    if not complete.any():
-        return {term.name: np.nan for term in terms}
-    columns: dict[str, Codes] = {}
-    for term in terms:
-        columns |= term.codes
-    columns = {name: codes[complete] for name, codes in columns.items()}
+    columns = {name: codes[complete] for term in terms for name, codes in term.codes.items()}
     regressions = Regressions(centre(_unit_rows(images, split)[complete]), columns)
     unique = {}
     for term in terms:
@@ -346,9 +376,13 @@ def _unique_shares(terms: Sequence[Term], images: FeatureFile, split: str) -> di
         without = list(dict.fromkeys([*others, *term.parts]))
         smaller = regressions.explained(without)
         larger = regressions.explained([*without, term.name])
-        unique[term.name] = regressions.share(smaller, larger)
+        share, null95 = regressions.share(smaller, larger), regressions.null95(smaller, larger)
         if regressions.count_values(term.name) > 1 and smaller.rank == larger.rank:
-            unique[term.name] = 0.0  # the others determine it
+            share = 0.0  # the others determine it
+        if regressions.count < ROWS_PER_PARAMETER * larger.rank:
+            share = null95 = np.nan
+        numbers = (float(share), regressions.count, float(null95))
+        unique[term.name] = dict(zip(NO_UNIQUE, numbers, strict=True))
     return unique
 
 
@@ -377,19 +411,23 @@ def _prompt_rows(
     random = similarity.random_directions(null, width, seed)
     measured = []
     for term in terms:
-        random99 = float(np.quantile(term.shares(random), 0.99))
-        measured.append((term.name, term.shares(prompts), random99, term.share()))
+        random99 = float(np.quantile(term.share(random), 0.99))
+        found = term.share(prompts), term.null95(prompts)
+        measured.append((term.name, *found, random99, float(term.share())))
     rows = []
     for number, prompt in enumerate(texts.texts or []):
-        for name, shares, random99, embedding in measured:
+        for name, shares, null95s, random99, embedding in measured:
             row = {
                 "split": split,
                 "prompt": prompt,
                 "attribute": name,
                 "share": float(shares[number]),
                 "random99": random99,
+                "null95": float(null95s[number]),
                 "embedding": embedding,
-                "above": bool(shares[number] > random99),
+                "above": bool(shares[number] > max(random99, null95s[number])),
             }
             rows.append(row)
+    cells = int(np.isfinite(column(rows, "share")).sum())
+    console.note(f"about {0.01 * cells:.2g} of the {cells:,} cells (1 %) are `above` by chance")
     return rows

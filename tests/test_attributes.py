@@ -12,7 +12,7 @@ from shell import fails, ok, rows
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import recall_score
 
-from clipkit import attributes, metrics, probes, results
+from clipkit import attributes, metrics, panels, probes, results
 from clipkit.features import FeatureFile, Split, row_ids
 
 RNG = np.random.default_rng(0)
@@ -35,6 +35,13 @@ def world_of(y: np.ndarray, width: int = 6, noise: float = 0.3) -> FeatureFile:
     return file
 
 
+def control_of(y: np.ndarray) -> FeatureFile:
+    """Return what an untrained model makes of the images of `world_of`: it holds nothing of y."""
+    file = world_of(y * 0)
+    file.history = [{"command": "embed", "model": {**MODEL, "untrained": 7}}]
+    return file
+
+
 def words_for(count: int, width: int = 6, attribute: str = "class") -> FeatureFile:
     names = [f"{attribute}: {value}" for value in range(count)]
     return FeatureFile(
@@ -54,7 +61,7 @@ def only(result: FeatureFile) -> dict[str, Any]:
 
 def test_a_world_that_words_name_has_a_reach_of_one() -> None:
     y = np.arange(600) % 3
-    row = only(attributes.measure(world_of(y), words_for(3), controls=[world_of(y * 0)]))
+    row = only(attributes.measure(world_of(y), words_for(3), controls=[control_of(y)]))
     assert row["chance"] == pytest.approx(1 / 3)
     assert row["zeroshot"] > 0.95
     assert row["probe"] > 0.95
@@ -157,6 +164,95 @@ def test_attributes_of_one_value_or_none_are_left_empty(tmp_path: Path, value: l
     found = {row["attribute"]: row for row in result.rows()}
     assert all(np.isnan(found["constant"][name]) for name in NUMBERS)
     assert not np.isnan(found["other"]["probe"])
+
+
+def write_values(path: Path, train: dict[str, list[Any]], test: dict[str, list[Any]]) -> str:
+    """Write a table with the values of each attribute in two splits of `world_of`."""
+    lines = [",".join(["id", "split", *train])]
+    for name, columns in (("train", train), ("test", test)):
+        cells = zip(*columns.values(), strict=True)
+        ids = row_ids(len(next(iter(columns.values()))))
+        lines += [
+            ",".join(map(str, [row, name, *of_row])) for row, of_row in zip(ids, cells, strict=True)
+        ]
+    path.write_text("\n".join(lines) + "\n")
+    return str(path)
+
+
+def test_recall_and_chance_are_over_the_values_with_fitted_and_scored_rows(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The value c is never fitted and d is never scored: as if their rows were not there."""
+    train, test = list("ababd" * 20), list("ababc" * 20)
+    table = write_values(tmp_path / "t.csv", {"letter": train}, {"letter": test})
+    images = world_of(np.arange(100) % 5)
+    words = words_for(4, attribute="letter")
+    words.class_names = [f"letter: {value}" for value in "abcd"]
+    row = only(attributes.measure(images, words, table=table, columns=["letter"]))
+    assert (row["values"], row["rows"], row["chance"]) == (2, 80, 0.5)
+    assert "letter: values without fitted or without scored images are left out" in (
+        capsys.readouterr().err
+    )
+    for split in images.splits.values():
+        rows = np.flatnonzero(np.arange(100) % 5 < 4)
+        split.features, split.labels = split.features[rows], np.arange(80) % 2
+        split.ids = row_ids(80)
+    words = words_for(2)
+    words.class_names = images.class_names = ["a", "b"]
+    alone = only(attributes.measure(images, words))
+    assert {name: row[name] for name in NUMBERS} == pytest.approx(
+        {name: alone[name] for name in NUMBERS}, nan_ok=True
+    )
+
+
+def test_attributes_that_are_scored_in_one_value_are_empty_and_few_of_them_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Six random columns with 1 % of ones, which no test image has, had a recall of 0.98."""
+    fitted = [int(row == 7) for row in range(100)]
+    train = {f"rare{number}": fitted for number in range(6)}
+    test = {name: [0] * 100 for name in train}
+    table = write_values(tmp_path / "t.csv", train, test)
+    images = world_of(np.arange(100) % 2)
+    result = attributes.measure(images, words_for(2, attribute="rare0"), table=table)
+    for row in result.rows()[:-1]:
+        assert (row["values"], row["rows"]) == (1, 100)
+        assert all(np.isnan(row[name]) for name in (*NUMBERS, "chance", "zeroshot_low"))
+    warning = "rare0, rare1, rare2 and 3 more: fewer than two values have fitted and scored images"
+    assert capsys.readouterr().err.count(warning) == 1
+    figure, _ = panels.draw_attributes(result)
+    assert len(figure.axes[0].get_yticklabels()) == 7
+
+
+def test_a_value_with_fewer_than_five_scored_rows_is_warned_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = {"few": [int(row < 4) for row in range(60)], "enough": [int(r < 5) for r in range(60)]}
+    table = write_values(tmp_path / "t.csv", values, values)
+    attributes.measure(world_of(np.arange(60) % 2), table=table)
+    warning = "few: a value has fewer than 5 scored images: its recall says little"
+    assert capsys.readouterr().err.splitlines() == [f"clipkit: warning: {warning}"]
+
+
+@pytest.mark.long
+@pytest.mark.filterwarnings("ignore")
+def test_random_columns_are_at_chance_however_rare_their_values_are(tmp_path: Path) -> None:
+    zeroshot, probe, above = [], [], 0
+    for seed in range(60):
+        images = world_of(np.arange(300) % 2)
+        train, test = (
+            {f"rare{n}": (RNG.random(300) < 0.01).astype(int).tolist() for n in range(4)}
+            for _ in range(2)
+        )
+        table = write_values(tmp_path / f"{seed}.csv", train, test)
+        words = words_for(2, attribute="rare0")
+        for row in attributes.measure(images, words, table=table, random=0).rows()[:-1]:
+            zeroshot.append(row["zeroshot"])
+            probe.append(row["probe"])
+            above += not np.isnan(row["reach"])
+    assert np.nanmean(zeroshot) == pytest.approx(0.5, abs=0.12)
+    assert np.nanmean(probe) == pytest.approx(0.5, abs=0.06)
+    assert above <= 0.025 * np.isfinite(probe).sum()
 
 
 def test_a_file_with_one_split_holds_a_fifth_out(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from sklearn.metrics import cohen_kappa_score
 from clipkit import metrics
 from clipkit.comparison import compare, pair
 from clipkit.features import FeatureFile, read, write
+from clipkit.panels import comparison_panels
 
 GROUPS = Path(__file__).parents[1] / "prompts" / "groups"
 RNG = np.random.default_rng(0)
@@ -160,14 +161,19 @@ def test_groups_have_the_numbers_of_their_own_rows(tmp_path: Path) -> None:
     paths = saved(tmp_path, a=result(RIGHT[0]), b=result(RIGHT[1]))
     by = ("--table", table(tmp_path, values), "--attribute", "size")
     report = rows(ok("compare", *paths, *by).stdout)
-    assert [row["group"] for row in report] == ["large", "small", "worst", "worst"]
-    for row in report[:2]:
+    scopes = ["all", "group", "group", "worst", "worst"]
+    assert [row["scope"] for row in report] == scopes
+    assert [row["group"] for row in report[:3]] == ["", "large", "small"]
+    (overall,) = rows(ok("compare", *paths).stdout)
+    assert {name: report[0][name] for name in overall} == overall
+    for row in report[1:3]:
         members = values == row["group"]
         (alone,) = compared(*RIGHT[:2, members])
         for name in ("rows", "acc_a", "acc_b", "low", "high", "only_a", "p", "kappa"):
             assert float(row[name]) == pytest.approx(alone[name], rel=1e-7)
-    for row, name, right in zip(report[2:], "ab", RIGHT, strict=False):
+    for row, name, right in zip(report[3:], "ab", RIGHT, strict=False):
         assert row[name] == name
+        assert float(row[f"acc_{name}"]) == right[values == row["group"]].mean()
         assert float(row[f"acc_{name}"]) == min(
             right[values == group].mean() for group in ("small", "large")
         )
@@ -178,10 +184,19 @@ def test_groups_of_classes(tmp_path: Path) -> None:
     paths = saved(tmp_path, a=result(RIGHT[0]), b=result(RIGHT[1]))
     (tmp_path / "g.tsv").write_text("cat\tpet\ndog\tpet\n")
     report = rows(ok("compare", *paths, "--groups", tmp_path / "g.tsv").stdout)
-    assert [(row["group"], row["rows"]) for row in report] == [("pet", "300")] + [
-        ("worst", "300")
-    ] * 2
-    assert report[1]["acc_a"] == report[1]["null"] == report[1]["null5"]  # nothing to permute
+    assert [(row["group"], row["rows"]) for row in report[1:]] == [("pet", "300")] * 3
+    assert report[2]["acc_a"] == report[2]["null"] == report[2]["null5"]  # nothing to permute
+
+
+def test_groups_may_be_called_as_the_rows_about_all_groups_are(tmp_path: Path) -> None:
+    paths = saved(tmp_path, a=result(RIGHT[0]), b=result(RIGHT[1]))
+    by = ("--table", table(tmp_path, ["worst", "all", "group"] * 100), "--attribute", "size")
+    report = rows(ok("compare", *paths, *by, "-o", tmp_path / "c.h5").stdout)
+    groups = [row["group"] for row in report if row["scope"] == "group"]
+    assert groups == ["all", "group", "worst"]
+    panels = comparison_panels(read(tmp_path / "c.h5"))
+    assert panels.groups == groups
+    assert panels.accuracy.shape == (2, 3, 3)
 
 
 def test_the_null_of_the_worst_group_is_that_of_permuted_rows() -> None:
@@ -211,16 +226,13 @@ def test_a_group_of_one_row_and_a_group_that_is_absent(tmp_path: Path) -> None:
     report = rows(
         ok("compare", *paths, "--table", table(tmp_path, values), "--attribute", "size").stdout
     )
-    assert [row["rows"] for row in report[:2]] == ["299", "1"]
+    assert [row["rows"] for row in report[:3]] == ["300", "299", "1"]
     absent = result(RIGHT[0])
     absent.class_names = ["cat", "dog", "fox"]
     (path,) = saved(tmp_path, absent=absent)
     line = ("--table", table(tmp_path, values), "--attribute", "class")
-    assert [row["group"] for row in rows(ok("compare", path, *line).stdout)] == [
-        "cat",
-        "dog",
-        "worst",
-    ]
+    report = rows(ok("compare", path, *line).stdout)
+    assert [row["group"] for row in report[:-1]] == ["", "cat", "dog"]
 
 
 # -- which rows and which run ----------------------------------------------------------------------
@@ -388,7 +400,7 @@ def test_a_paired_test_sees_what_two_intervals_do_not(results_of_shapes: Path) -
 @pytest.mark.long
 def test_which_patterns_the_words_miss(results_of_shapes: Path) -> None:
     groups = report(results_of_shapes, "svm", "one", "--table", "shapes", "--attribute", "pattern")
-    accuracies = {r["group"]: (float(r["acc_a"]), float(r["acc_b"])) for r in groups[:5]}
+    accuracies = {r["group"]: (float(r["acc_a"]), float(r["acc_b"])) for r in groups[1:6]}
     expected = {
         "banded": (0.79, 0.22),
         "checkered": (0.68, 0.70),
@@ -410,7 +422,7 @@ def test_which_patterns_the_words_miss(results_of_shapes: Path) -> None:
 def test_a_worst_group_is_real_if_its_null_is_not_as_bad(
     column: str, group: str | None, accuracy: float | None, is_real: bool, results_of_shapes: Path
 ) -> None:
-    *groups, worst = report(results_of_shapes, "one", "--table", "shapes", "--attribute", column)
+    _, *groups, worst = report(results_of_shapes, "one", "--table", "shapes", "--attribute", column)
     lowest = min(groups, key=lambda row: float(row["acc_a"]))
     assert worst["acc_a"] == lowest["acc_a"]
     assert group in (None, lowest["group"])

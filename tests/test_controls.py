@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from factories import MODEL, random_features, write_feature_file
 from shell import fails, ok
 from sklearn.preprocessing import normalize
 
@@ -98,3 +101,41 @@ def test_a_zero_vector_is_named_by_file_split_and_row(img_h5, tmp_path):
 def test_seeds_are_those_of_numpy(img_h5, command, seed, expected):
     line = fails(*command, img_h5, "--seed", seed, exit_code=2)
     assert f"Invalid value for '--seed': Input should be {expected}" in line
+
+
+@pytest.mark.parametrize("command", ["attributes", "variance"])
+@pytest.mark.parametrize(
+    ("of_model", "message"),
+    [
+        ({"model": MODEL}, "expected an untrained model's embeddings, got those of m; hint: make"),
+        ({}, None),
+        ({"model": {**MODEL, "untrained": 7}}, ""),
+    ],
+    ids=["trained", "silent", "untrained"],
+)
+def test_a_control_is_an_untrained_model_by_its_history(
+    tmp_path: Path, command: str, of_model: dict[str, Any], message: str | None
+) -> None:
+    images = write_feature_file(tmp_path / "img.h5")
+    seeds = {"train": 5, "test": 6}
+    other = {f"{name}/features": random_features(seed=seed) for name, seed in seeds.items()}
+    history = [{"command": "embed", **of_model}]
+    control = write_feature_file(tmp_path / "c.h5", attributes={"history": history}, datasets=other)
+    line = (command, images, "--control", control)
+    if message:
+        assert message in fails(*line)
+    else:
+        is_silent = "c.h5: the history names no model" in ok(*line).stderr
+        assert is_silent == (message is None)
+
+
+@pytest.mark.parametrize("command", ["attributes", "variance"])
+def test_embeddings_are_no_control_of_themselves_whatever_the_history_says(
+    tmp_path: Path, command: str
+) -> None:
+    images = write_feature_file(tmp_path / "img.h5")
+    silent = {"history": [{"command": "convert"}]}
+    copy = write_feature_file(tmp_path / "copy.h5", attributes=silent)
+    for control in (images, copy):
+        message = fails(command, images, "--control", control)
+        assert f"got those of {images}" in message

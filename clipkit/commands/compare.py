@@ -73,8 +73,8 @@ def compare(
     """Compare results on the same images: McNemar's test and a paired interval of the difference.
 
     `difference` is the accuracy of A minus that of B. `kappa` is 0 if A and B err independently and
-    1 if they err on the same images. With groups, the rows `worst` compare the accuracy of each
-    result's worst group with that of random groups of the same sizes.
+    1 if they err on the same images. With groups, the `scope` of a row is all images, a group, or
+    the worst group of a result, whose accuracy is compared with that of random groups.
 
     Example: clipkit compare probe.h5 zeroshot.h5 --table shapes --attribute pattern
     """

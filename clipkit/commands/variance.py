@@ -41,7 +41,7 @@ def variance(
     attribute: Attributes = [],  # noqa: B006
     control: Controls = [],  # noqa: B006
     null: Annotated[
-        int, option("N", "Number of draws from each null distribution.", min=1, max=100_000)
+        int, option("N", "Number of random directions to compare prompts with.", min=1, max=100_000)
     ] = 1000,
     split: Annotated[
         str | None, split_option("Split to use (default: test, else the first).")
@@ -56,7 +56,8 @@ def variance(
     """Report how much of the embeddings' variance each attribute explains (adjusted R squared).
 
     With TEXTS, report how much of the variance of each prompt's cosines it explains, compared with
-    random directions. The format `table` shows the three largest shares of each prompt.
+    random directions and unrelated attributes. The format `table` shows the three largest shares of
+    each prompt.
 
     Example: clipkit variance img.h5 --table shapes --control control.h5
     """

@@ -6,6 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
+from clipkit import console
 from clipkit.errors import ClipkitError
 from clipkit.features.model import FeatureFile
 
@@ -50,6 +53,27 @@ def dataset_entries(file: FeatureFile) -> list[dict[str, Any]]:
 def prompts_entry(texts: FeatureFile) -> str | int:
     """Return what a history says of prompts that were used: their name, or else their number."""
     return provenance(texts).prompts or len(texts.texts or [])
+
+
+def is_untrained(file: FeatureFile) -> bool:
+    """Whether the history names an untrained model."""
+    return (file.model() or {}).get("untrained") is not None
+
+
+def check_control(control: FeatureFile, images: FeatureFile, splits: Sequence[str]) -> None:
+    """Refuse a control of a trained model or with the images' own embeddings; warn if unsure."""
+    rows = [[file.splits[name].features for name in splits] for file in (images, control)]
+    is_same = all(np.array_equal(np.asarray(a), np.asarray(b)) for a, b in zip(*rows, strict=True))
+    if is_same or (control.model() is not None and not is_untrained(control)):
+        got = images.display_name if is_same else _model(control)
+        raise ClipkitError(
+            f"{control.display_name}: expected an untrained model's embeddings, got those of {got}",
+            "make a control with: clipkit embed --untrained 7",
+        )
+    if control.model() is None:
+        console.warn(
+            f"{control.display_name}: the history names no model, so this control may be trained"
+        )
 
 
 def _join(names: Iterable[str]) -> str:

@@ -24,11 +24,6 @@ CHOSEN = ("C", "temperature")  # settings, too, unless `probe --val` chose them 
 WITH_CANDIDATES = ("calibrate", "entropy", "probe")
 
 
-def is_untrained(file: FeatureFile) -> bool:
-    """Whether the model is an untrained control."""
-    return "untrained" in (file.model() or {})
-
-
 def features_of(model: Entry) -> list[Any]:
     """Return which features of which architecture an entry of a history names."""
     return [Path(str(model.get("name"))).name, *map(model.get, FEATURES)]

@@ -15,8 +15,7 @@ from clipkit import results as result_files
 from clipkit.errors import ClipkitError
 from clipkit.features import FeatureFile, Int64
 from clipkit.features.compatibility import matching_split
-from clipkit.features.provenance import provenance
-from clipkit.report.controls import is_untrained
+from clipkit.features.provenance import is_untrained, provenance
 from clipkit.report.steps import digests
 from clipkit.softmax import softmax
 from clipkit.tables import distinct_names

@@ -15,11 +15,11 @@ from clipkit.comparison import Bools
 from clipkit.errors import ClipkitError
 from clipkit.features import FeatureFile, Int64
 from clipkit.features.compatibility import SAME_IMAGES, Origin, origin, relate
-from clipkit.features.provenance import provenance
+from clipkit.features.provenance import is_untrained, provenance
 from clipkit.report import summary
 from clipkit.report.blocks import Bar, Block, Cell, Fact, Heading, Number, Table
 from clipkit.report.claims import Run
-from clipkit.report.controls import are_prompts_known, is_untrained, run_settings, settings
+from clipkit.report.controls import are_prompts_known, run_settings, settings
 from clipkit.report.differences import Pair, difference_table, differences_from_base
 from clipkit.report.folder import Measurement
 from clipkit.report.formatting import escape, format_measurement

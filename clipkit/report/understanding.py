@@ -74,7 +74,7 @@ def variance_table(rows: Sequence[Run], source: str) -> Blocks:
     """Return the table of the rows of a result of `clipkit variance` on images."""
     if not rows:
         return []
-    header = ["attribute", "share", "unique", "null", "share in the control"]
+    header = ["attribute", "share", "null", "unique", "share in the control"]
     cells: list[list[Cell]] = []
     for row in rows:
         unique, null = format_percent(row["unique"]), format_percent(row["null95"])
@@ -85,7 +85,7 @@ def variance_table(rows: Sequence[Run], source: str) -> Blocks:
             reference_name="95 % of unrelated attributes",
         )
         share = Number(format_percent(row["share"]), bar)
-        cells.append([escape(row["attribute"]), share, unique, null, _control_share(row)])
+        cells.append([escape(row["attribute"]), share, null, unique, _control_share(row)])
     return [Table(header, cells, sources=[source] * len(cells))]
 
 
