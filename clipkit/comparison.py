@@ -264,7 +264,7 @@ def compare(
     groups : str, optional
         A file with lines of class TAB group, to compare within each group.
     seed : int
-        Random seed of the bootstrap and of the permutations.
+        Random seed of the permutations of `metrics.worst_group_null`.
 
     Returns
     -------
@@ -314,7 +314,7 @@ def compare(
         seed=seed,
         inputs=inputs,
     )
-    rows = _group_rows(paired, attribute, seed) if attribute else _pair_rows(paired, seed)
+    rows = _group_rows(paired, attribute) if attribute else _pair_rows(paired)
     if len(paired.right) > 2:
         _add_holm(rows)
     elif len(paired.right) == 2 and len(rows) > 1:
@@ -333,7 +333,7 @@ def _read_class_groups(paired: PairedResults, path: str) -> tuple[Attribute, lis
     return Attribute("group", names.tolist(), {paired.split: index[labels]}), class_groups
 
 
-def _pair_rows(paired: PairedResults, seed: int, **group: str) -> list[Row]:
+def _pair_rows(paired: PairedResults, **group: str) -> list[Row]:
     """Return a row per result after the first or, for one result, the row of its accuracy."""
     head: Row = {"a": paired.names[0]}
     where = {"split": paired.split, **group}
@@ -345,18 +345,18 @@ def _pair_rows(paired: PairedResults, seed: int, **group: str) -> list[Row]:
         return [head | where | counts]
     rows = []
     for name, second in zip(paired.names[1:], paired.right[1:], strict=True):
-        rows.append(head | {"b": name} | where | compare_right(first, second, seed))
+        rows.append(head | {"b": name} | where | compare_right(first, second))
     return rows
 
 
-def compare_right(first: Bools, second: Bools, seed: int = 42) -> Row:
+def compare_right(first: Bools, second: Bools) -> Row:
     """Compare which of N images two results get right; see `compare` for the columns."""
     n = len(first)
     both = int((first & second).sum())
     only_a = int((first & ~second).sum())
     only_b = int((second & ~first).sum())
     neither = n - both - only_a - only_b
-    low, high = metrics.difference_interval(only_a, only_b, n, seed)
+    low, high = metrics.difference_interval(only_a, only_b, n)
     return {
         "rows": n,
         "acc_a": (both + only_a) / n,
@@ -373,7 +373,7 @@ def compare_right(first: Bools, second: Bools, seed: int = 42) -> Row:
     }
 
 
-def _group_rows(paired: PairedResults, attribute: Attribute, seed: int) -> list[Row]:
+def _group_rows(paired: PairedResults, attribute: Attribute) -> list[Row]:
     """Return the rows of each group that has images."""
     codes = attribute.codes[paired.split]
     groups = np.unique(codes[codes >= 0])
@@ -385,7 +385,7 @@ def _group_rows(paired: PairedResults, attribute: Attribute, seed: int) -> list[
     rows = []
     for group in groups:
         members = replace(paired, right=paired.right[:, codes == group])
-        rows += _pair_rows(members, seed, group=attribute.values[group])
+        rows += _pair_rows(members, group=attribute.values[group])
     return rows
 
 
