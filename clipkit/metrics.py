@@ -198,7 +198,7 @@ def difference_interval(only_a: int, only_b: int, n: int) -> tuple[float, float]
     return float(max(-1.0, mean - half)), float(min(1.0, mean + half))
 
 
-def exchange_interval(differences: Int64, donors: Int64) -> tuple[float, float]:
+def exchange_interval(differences: NDArray[np.integer[Any]], donors: Int64) -> tuple[float, float]:
     """Return a 95 % interval of the mean of `differences`, each of which depends on two rows.
 
     Row i gets a value of row `donors[r, i]`, and another draw of rows changes both. Differences
