@@ -277,9 +277,10 @@ def calibrate(
     FeatureFile
         A result with a run per temperature, the fitted one last: `temperature`, `fitted`, `low`
         and `high` (see `fit_temperature`), `eval_split`, `acc1`, `mean_confidence`, `nll` (nats),
-        `information` (ln C - NLL, negative if the softmax is worse than a uniform one), `brier`,
-        `ece`, `ece_null` and `ece_null95`. If the classes are equally frequent, `information` is
-        the V-information of Xu et al. (2020).
+        `information` (the entropy of the scored labels - NLL), `brier`, `ece`, `ece_null` and
+        `ece_null95`. `information` is the V-information of Xu et al. (2020), with the labels'
+        frequencies as the prediction without an image. It is negative if the softmax is worse than
+        these, as a uniform softmax is where classes are unequally frequent.
 
     Raises
     ------
@@ -350,6 +351,8 @@ def _choose_splits(
 def _row(scores: ClassScores, tau: float, bins: int, seed: int) -> dict[str, Any]:
     predictions = predict(scores, tau)
     error = metrics.reliability(predictions.confidence, predictions.right, bins, seed)
+    frequencies = np.unique(scores.labels, return_counts=True)[1] / len(scores.labels)
+    entropy = -float(frequencies @ np.log(frequencies))  # ln C if classes are equally frequent
     return {
         "temperature": tau,
         "fitted": False,
@@ -359,7 +362,7 @@ def _row(scores: ClassScores, tau: float, bins: int, seed: int) -> dict[str, Any
         "acc1": float(predictions.right.mean()),
         "mean_confidence": float(predictions.confidence.mean()),
         "nll": predictions.nll,
-        "information": float(np.log(scores.matrix.shape[1])) - predictions.nll,
+        "information": entropy - predictions.nll,
         "brier": predictions.brier,
         "ece": error.ece,
         "ece_null": error.ece_null,

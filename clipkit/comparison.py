@@ -311,7 +311,7 @@ def compare(
     groups : str, optional
         A file with lines of class TAB group, to compare within each group.
     seed : int
-        Random seed of the bootstrap and of the permutations.
+        Random seed of the permutations of `metrics.worst_group_null`.
 
     Returns
     -------
@@ -369,7 +369,7 @@ def compare(
         caveats=named_caveats or None,
         inputs=inputs,
     )
-    rows = _group_rows(paired, attribute, seed) if attribute else _pair_rows(paired, seed)
+    rows = _group_rows(paired, attribute) if attribute else _pair_rows(paired)
     if paired.images == SAME_IDS:
         console.note(f"the results do not name one data set: {SAME_IDS} are compared")
     if len(paired.right) > 2:
@@ -398,7 +398,7 @@ def _read_class_groups(paired: PairedResults, path: str) -> tuple[Attribute, lis
     return Attribute("group", names.tolist(), {paired.split: index[labels]}), class_groups
 
 
-def _pair_rows(paired: PairedResults, seed: int, **group: str) -> list[Row]:
+def _pair_rows(paired: PairedResults, **group: str) -> list[Row]:
     """Return a row per result after the first or, for one result, the row of its accuracy."""
     head: Row = {"a": paired.names[0]}
     where = {"split": paired.split, **group}
@@ -410,21 +410,21 @@ def _pair_rows(paired: PairedResults, seed: int, **group: str) -> list[Row]:
         return [head | where | counts]
     rows = []
     for number, second in enumerate(paired.right[1:], 1):
-        row = head | {"b": paired.names[number]} | where | compare_right(first, second, seed)
+        row = head | {"b": paired.names[number]} | where | compare_right(first, second)
         if not is_testable(paired.caveats[0] + paired.caveats[number]):
             row |= {"p": np.nan, "kappa": np.nan}
         rows.append(row)
     return rows
 
 
-def compare_right(first: Bools, second: Bools, seed: int = 42) -> Row:
+def compare_right(first: Bools, second: Bools) -> Row:
     """Compare which of N images two results get right; see `compare` for the columns."""
     n = len(first)
     both = int((first & second).sum())
     only_a = int((first & ~second).sum())
     only_b = int((second & ~first).sum())
     neither = n - both - only_a - only_b
-    low, high = metrics.difference_interval(only_a, only_b, n, seed)
+    low, high = metrics.difference_interval(only_a, only_b, n)
     return {
         "rows": n,
         "acc_a": (both + only_a) / n,
@@ -441,7 +441,7 @@ def compare_right(first: Bools, second: Bools, seed: int = 42) -> Row:
     }
 
 
-def _group_rows(paired: PairedResults, attribute: Attribute, seed: int) -> list[Row]:
+def _group_rows(paired: PairedResults, attribute: Attribute) -> list[Row]:
     """Return the rows of all images, followed by those of each group that has images."""
     codes = attribute.codes[paired.split]
     groups = np.unique(codes[codes >= 0])
@@ -450,10 +450,10 @@ def _group_rows(paired: PairedResults, attribute: Attribute, seed: int) -> list[
             f"{paired.first.display_name}: {paired.split}: expected rows with a value of "
             f"{attribute.name}, got none"
         )
-    rows = _pair_rows(paired, seed, scope=OVERALL, group="")
+    rows = _pair_rows(paired, scope=OVERALL, group="")
     for group in groups:
         members = replace(paired, right=paired.right[:, codes == group])
-        rows += _pair_rows(members, seed, scope=GROUP, group=attribute.values[group])
+        rows += _pair_rows(members, scope=GROUP, group=attribute.values[group])
     return rows
 
 

@@ -18,7 +18,6 @@ from clipkit.errors import ClipkitError, UsageError
 from clipkit.features import FeatureFile, Int64
 from clipkit.features.provenance import shots
 from clipkit.probes.context import Workers
-from clipkit.probes.permuted import permuted_predictor
 from clipkit.relabeling import groups_digest
 from clipkit.results import choose_split, make_result, read_group_lines
 from clipkit.tables import class_name
@@ -61,8 +60,8 @@ def prompt_importance(
         A result with a run per prompt (or group), by falling cost: `split`, `acc1` without
         permutation, `prompt` (or `group`, and its number of `prompts`), the `cost` in accuracy with
         its 95 % interval `low` to `high`, and the fraction `changed` of predictions that a
-        permutation changes. The interval is for other images: rows are drawn anew, each with its
-        differences averaged over the permutations.
+        permutation changes. The interval is for another draw of the images, both those that get
+        a cosine and those that give it; see `metrics.exchange_interval`.
 
     Raises
     ------
@@ -162,29 +161,36 @@ def _permute(
 ) -> list[Row]:
     """Return accuracy, cost, interval and changed predictions for each group of columns."""
     rng = np.random.RandomState(seed)  # the same draws in every version of NumPy
-    orders = [rng.permutation(len(X)) for _ in range(repeat)]
+    orders = np.array([rng.permutation(len(X)) for _ in range(repeat)])
+    is_softmax = fitted.input == "probs"  # which mixes the columns
+    rows = X if is_softmax else fitted.prepare(X)
+
+    def predict(rows: Any) -> Int64:
+        return fitted.model.predict(fitted.prepare(rows) if is_softmax else rows)
+
     with console.progress("permuting prompts", "permutations") as progress:
-        predict = permuted_predictor(fitted, X)
-        before = predict(columns[0], np.arange(len(X)))
-        was_right = numbers[before] == labels
+        before = predict(rows)
+        was_right = (numbers[before] == labels).astype(np.int8)
         with Workers(progress) as workers:
             report_progress = workers.progress(len(columns) * repeat)
 
             def measure(group: Int64) -> Row:
-                lost = np.zeros(len(X), np.int64)  # permutations that make a right row wrong
+                lost = np.empty(orders.shape, np.int8)  # 1 where a right row becomes wrong
                 changed = 0
-                for order in orders:
-                    predicted = predict(group, order)
-                    lost += was_right.astype(np.int64) - (numbers[predicted] == labels)
+                permuted = rows.copy()
+                for number, order in enumerate(orders):
+                    permuted[:, group] = rows[np.ix_(order, group)]
+                    predicted = predict(permuted)
+                    lost[number] = was_right - (numbers[predicted] == labels)
                     changed += int((predicted != before).sum())
                     report_progress(1)
-                low, high = metrics.mean_interval(lost, repeat, seed)
+                low, high = metrics.exchange_interval(lost, orders)
                 return {
                     "acc1": float(was_right.mean()),
-                    "cost": float(lost.mean() / repeat),
+                    "cost": float(lost.mean()),
                     "low": low,
                     "high": high,
-                    "changed": changed / (repeat * len(X)),
+                    "changed": changed / lost.size,
                 }
 
             return workers.map(measure, columns)

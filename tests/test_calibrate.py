@@ -10,7 +10,7 @@ import pytest
 import sklearn
 from factories import MODEL, feature_file
 from scipy.special import log_softmax, softmax
-from scipy.stats import chi2
+from scipy.stats import chi2, entropy
 from shell import fails, ok, rows
 from sklearn import metrics as reference
 from sklearn.base import BaseEstimator, ClassifierMixin
@@ -169,6 +169,20 @@ def test_likelihood_and_brier_score_are_scikit_learns() -> None:
     assert np.array_equal(found.right, p.argmax(axis=1) == labels)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_images_that_are_independent_of_uneven_labels_have_no_information(seed: int) -> None:
+    """One prompt has the higher cosine with every image, so a low temperature always names it."""
+    rng = np.random.default_rng(seed)
+    file = logits_file(2000, 2)
+    for split in file.splits.values():
+        split.features = rng.normal(0, 0.001, split.features.shape).astype(np.float32)
+        split.features[:, 0] += 0.1
+        split.labels = np.where(rng.random(len(split.labels)) < 0.95, 0, 1)
+    for row in calibrate(file).rows():
+        assert row["information"] < 0.01
+    assert row["information"] == pytest.approx(0, abs=0.05)
+
+
 def test_a_uniform_softmax_has_no_information() -> None:
     n, n_classes = 600, 8
     labels = np.sort(np.arange(n) % n_classes)
@@ -236,8 +250,9 @@ def test_a_row_per_temperature_and_one_that_is_fitted(tmp_path: Path) -> None:
     assert float(report[2]["low"]) < 0.05 < float(report[2]["high"])
     zeroshot = rows(ok("zeroshot", path, "--split", "test").stdout)
     assert {row["acc1"] for row in report} == {zeroshot[0]["acc1"]}
+    label_entropy = entropy(np.bincount(read(path).splits["test"].labels))
     for row in report:
-        assert float(row["information"]) == pytest.approx(np.log(5) - float(row["nll"]))
+        assert float(row["information"]) == pytest.approx(label_entropy - float(row["nll"]))
     assert min(report, key=lambda row: float(row["nll"])) is report[2]
     entry = read(tmp_path / "result.h5").history[-1]
     found = {name: entry[name] for name in ("command", "temperature", "bins", "seed", "eval_split")}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
@@ -99,6 +101,7 @@ def test_svm_predicts_as_svc_does(monkeypatch, problem, C, pairs):
         fit_pairs_one_by_one(monkeypatch, len(y) - 1)
     if pairs == "one by one by libsvm":
         fit_pairs_by_libsvm_alone(monkeypatch)
+        monkeypatch.setattr(svm, "MAX_WORK", 2**30)
     reference = SVC(kernel="linear", C=C).fit(X.astype(float), y).predict(X_eval.astype(float))
     predicted = predict(X, y, X_eval, C=[C])
     assert predicted.dtype == np.int64
@@ -317,7 +320,7 @@ def test_logreg_reports_that_it_did_not_converge(monkeypatch):
 
 @pytest.mark.parametrize("problem", [overlapping, two_classes])
 def test_an_svm_reports_that_it_did_not_converge(monkeypatch, problem):
-    monkeypatch.setattr(svm, "MAX_ITER", 1000)
+    monkeypatch.setattr(svm, "MAX_WORK", 1_000_000)
     fit_pairs_by_libsvm_alone(monkeypatch)
     X, y, X_eval, _ = problem()
     easy, hard = probes.sweep(X, y, X_eval, C=[1e-6, 1e6])
@@ -547,3 +550,49 @@ def test_libsvm_ends_where_rounding_errors_exceed_its_tolerance(monkeypatch):
     X, y = rng.normal(size=(120, 4)).astype("f4"), np.arange(120) % 3
     (run,) = probes.sweep(X * 1e8, y, X * 1e8)
     assert not run.converged
+
+
+@pytest.mark.filterwarnings("ignore:Solver terminated early")  # of the reference
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_equal_rows_of_different_classes_are_fitted_in_seconds_at_a_large_c(n_classes):
+    """libsvm takes millions of iterations here, and ends far above the least loss."""
+    rng = np.random.default_rng(0)
+    half = rng.normal(size=(200 * n_classes, 128)).astype("f4")
+    X, y = np.concatenate([half, half]), np.arange(400 * n_classes) % n_classes
+    swapped = np.flatnonzero(rng.random(len(half)) < 0.1) + len(half)
+    y[swapped] = (y[swapped] + 1) % n_classes
+    began = time.monotonic()
+    (run,) = probes.sweep(X, y, X[:0], C=[1e4], keep=True)
+    assert time.monotonic() - began < 60  # by libsvm alone, minutes on an idle core
+    assert run.converged
+    rows = np.flatnonzero(y < 2)  # of the first pair
+    signs = 2.0 * y[rows] - 1
+    Z = run.fitted.prepare(X[rows]).astype(np.float64)
+
+    def objective(normal, intercept):
+        losses = np.maximum(0, 1 - signs * (Z @ normal + intercept))
+        return 0.5 * normal @ normal + 1e4 * losses.sum()
+
+    plane = run.fitted.model.hyperplanes[0].astype(np.float64)
+    svc = SVC(kernel="linear", C=1e4, max_iter=200_000).fit(Z, signs)
+    assert objective(plane[:-1], plane[-1]) <= 1.001 * objective(svc.coef_[0], svc.intercept_[0])
+
+
+def test_fewer_rows_than_columns_give_the_weights_of_the_larger_decomposition(monkeypatch):
+    rng = np.random.default_rng(1)
+    X = (rng.normal(size=(80, 300)) * np.geomspace(1, 1e-3, 300)).astype("f4")
+    y = np.arange(80) % 4
+    options = {"classifier": "logreg", "C": [1e-2, 1, 1e3], "keep": True}
+    few = probes.sweep(X, y, X, **options)
+    variances, axes = np.linalg.eigh((X - X.mean(0)).astype(float).T @ (X - X.mean(0)))
+    resolved = variances > logistic.RESOLUTION * variances.max()
+    rms = few[0].fitted.preparation.rms
+    larger = (variances[resolved] / rms**2, axes[:, resolved])
+    monkeypatch.setattr(logistic, "_principal_axes", lambda *_: larger)
+    for run, other in zip(few, probes.sweep(X, y, X, **options), strict=True):
+        weights, expected = run.fitted.weights(), other.fitted.weights()
+        assert run.converged
+        assert other.converged
+        allowed = 2 * logistic.TOLERANCE * np.linalg.norm(expected)
+        assert np.linalg.norm(weights - expected) <= allowed
+        np.testing.assert_array_equal(run.predicted, other.predicted)

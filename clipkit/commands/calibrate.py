@@ -43,9 +43,9 @@ def calibrate(
     """Fit the temperature of the softmax over the classes, and score the probabilities.
 
     The last row shows the fitted temperature with its 95 % interval. The others show the
-    temperatures of -t (default: the file's). `information` is ln C - NLL, in nats. `ece` is the
-    expected calibration error. `ece_null` and `ece_null95` are its mean and 95 % quantile for a
-    calibrated model with the same confidences.
+    temperatures of -t (default: the file's). `information` is the entropy of the labels - NLL, in
+    nats. `ece` is the expected calibration error. `ece_null` and `ece_null95` are its mean and 95 %
+    quantile for a calibrated model with the same confidences.
 
     Example: clipkit calibrate class-logits.h5 -t 1,model
     """

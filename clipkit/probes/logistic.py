@@ -53,9 +53,7 @@ def logreg(context: SweepContext) -> list[Predictions]:
     """
     workers = context.workers
     parts = np.array_split(context.X, MAX_BLOCKS)
-    variances, axes = np.linalg.eigh(sum(workers.map(_squares, parts)))
-    resolved = variances > RESOLUTION * variances.max()
-    variances, axes = variances[resolved], axes[:, resolved]
+    variances, axes = _principal_axes(context.X, workers.map)
     X_eval = context.X_eval.astype(np.float64)
 
     def rotate(X: Floats) -> Floats:
@@ -383,6 +381,24 @@ class Point:
     def hessian_product(self, direction: Float64) -> Float64:
         """Return about the Hessian times a direction."""
         return self.objective.hessian_product(self._uncertain_rows, direction)
+
+
+def _principal_axes(X: Floats, map_parts: Map) -> tuple[Float64, Float64]:
+    """Return the sums of squares (d,) along the principal axes (D, d) of at most N and D.
+
+    Of fewer rows than columns, the smaller matrix X X^T = U S^2 U^T is decomposed. Its axes are
+    V = X^T U / S, since X = U S V^T.
+    """
+    if len(X) < X.shape[1]:
+        rows = X.astype(np.float64)
+        variances, U = np.linalg.eigh(rows @ rows.T)
+        resolved = variances > RESOLUTION * variances.max()
+        axes = rows.T @ U[:, resolved] / np.sqrt(variances[resolved])
+        return variances[resolved], axes
+    parts = np.array_split(X, MAX_BLOCKS)
+    variances, axes = np.linalg.eigh(sum(map_parts(_squares, parts)))
+    resolved = variances > RESOLUTION * variances.max()
+    return variances[resolved], axes[:, resolved]
 
 
 def _squares(X: Floats) -> Float64:

@@ -2,9 +2,11 @@
 
 Pairs of classes are fitted in parallel, each by the fastest of three methods: an interior-point
 method if it has many more rows than columns, else an active-set method if a hyperplane separates
-the classes, else libsvm. One hyperplane per pair replaces libsvm's prediction by kernels. If one
-Gram matrix holds all rows, memory all hyperplanes, and pairs do not have many more rows than
-columns, libsvm fits all pairs in one call instead, and settings run in parallel.
+the classes, else libsvm. The interior-point method also fits pairs that libsvm does not finish
+soon, such as equal rows of different classes at a large C. One hyperplane per pair replaces
+libsvm's prediction by kernels. If one Gram matrix holds all rows, memory all hyperplanes, and pairs
+do not have many more rows than columns, libsvm fits all pairs in one call instead, and settings run
+in parallel.
 """
 
 from __future__ import annotations
@@ -32,9 +34,7 @@ NORMALS = 2**24  # numbers in the normals of all pairs that are in memory at onc
 MANY_ROWS = 0.1  # per squared column, from which the interior-point method is fastest
 FIRST_ROWS = 1024  # what is fitted on first if a pair has more than GRAM_ROWS
 TOLERANCE = 1e-3  # of the margin, as in SVC
-MAX_ITER = 10_000_000  # of libsvm for one pair, its own default; scikit-learn's is no limit
-LARGE_C = 1e7  # of features of RMS 1; beyond it, rounding errors of libsvm exceed its tolerance
-LARGE_C_MAX_ITER = 100_000  # so that more iterations seldom help
+MAX_WORK = 2**27  # of libsvm for one pair, rows times iterations: one or two seconds
 
 
 class Fit(NamedTuple):
@@ -138,9 +138,17 @@ def _hyperplanes_of_all_pairs(X: Floats, y: Int64, C: float, gram: Floats) -> tu
     shares = []
     for start, stop in pairwise(ends):
         shares.append(svc.dual_coef_[:, start:stop] @ X[svc.support_[start:stop]])  # (n - 1, D)
-    normals = [shares[i][j - 1] + shares[j][i] for i, j in combinations(range(len(shares)), 2)]
+    pairs = list(combinations(range(len(shares)), 2))
+    normals = [shares[i][j - 1] + shares[j][i] for i, j in pairs]
     hyperplanes = -np.column_stack([normals, svc.intercept_]).astype(np.float32)
-    return hyperplanes, svc.fit_status_ == 0
+    converged = True
+    for number in np.flatnonzero(svc.n_iter_ >= MAX_WORK // len(X)):
+        members = np.isin(y, pairs[number])
+        signs = np.where(y[members] == pairs[number][0], -1, 1).astype(np.float32)
+        fit = _finish(X[members], signs, C, Fit(hyperplanes[number], False))
+        hyperplanes[number] = fit.hyperplane
+        converged = converged and fit.converged
+    return hyperplanes, converged
 
 
 def _fit_pair(first: Floats, second: Floats, Cs: list[float]) -> list[Fit]:
@@ -157,11 +165,17 @@ def _fit_pair(first: Floats, second: Floats, Cs: list[float]) -> list[Fit]:
             hyperplane = fit_overlapping(rows, signs, C)
         elif separation is not None and separation.largest_coefficient <= C:
             hyperplane = separation.hyperplane
-        if hyperplane is None:
-            return libsvm.fit(C)
-        return Fit(hyperplane.astype(np.float32), True)
+        if hyperplane is not None:
+            return Fit(hyperplane.astype(np.float32), True)
+        return _finish(rows, signs, C, libsvm.fit(C))
 
     return [fit(C) for C in Cs]
+
+
+def _finish(rows: Floats, signs: Floats, C: float, fit: Fit) -> Fit:
+    """Return a fit of libsvm that converged, or fit the rows by the interior-point method."""
+    hyperplane = None if fit.converged else fit_overlapping(rows, signs, C)
+    return fit if hyperplane is None else Fit(hyperplane.astype(np.float32), True)
 
 
 class LibsvmPair:
@@ -193,7 +207,7 @@ class LibsvmPair:
             unused = np.flatnonzero(~used)
             margins = signs[unused] * (rows[unused] @ fit.hyperplane[:-1] + fit.hyperplane[-1])
             violators = unused[margins < 1 - TOLERANCE]
-            if len(violators) == 0:
+            if len(violators) == 0 or not fit.converged:
                 return fit
             used[violators] = True
             if used.mean() > 0.5:
@@ -220,6 +234,5 @@ def _fit_rows(rows: Floats, signs: Floats, C: float, gram: Floats | None) -> Fit
 
 
 def _fit_libsvm(kernel: str, matrix: Floats, y: Int64 | Floats, C: float) -> SVC:
-    max_iter = MAX_ITER if C <= LARGE_C else LARGE_C_MAX_ITER
     with sklearn.config_context(assume_finite=True, skip_parameter_validation=True):
-        return SVC(kernel=kernel, C=C, max_iter=max_iter).fit(matrix, y)
+        return SVC(kernel=kernel, C=C, max_iter=MAX_WORK // len(y)).fit(matrix, y)

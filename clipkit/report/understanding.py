@@ -106,10 +106,10 @@ def calibration(folders: Mapping[str, ResultsFolder]) -> Blocks:
         return []
     text = (
         "How informative and how well calibrated is the softmax over the classes? *Information* is "
-        "ln C minus the negative log-likelihood, in nats. *ECE* is the expected calibration error. "
-        "*Calibrated* is its mean for a calibrated model with the same confidences, and the last "
-        "column is the 95 % quantile. The temperature is fitted on the training images and has a "
-        "95 % interval."
+        "the entropy of the labels minus their negative log-likelihood, in nats. *ECE* is the "
+        "expected calibration error. *Calibrated* is its mean for a calibrated model with the same "
+        "confidences, and the last column is the 95 % quantile. The temperature is fitted on the "
+        "training images and has a 95 % interval."
     )
     header = ["softmax", "information (nats)", "ECE (%)", "calibrated", "95 %"]
     return [text, *rows.tables(header)]
