@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from clipkit.tables import View
 
 OUTPUT = ("--output", "-o")
+SKIPPED = 3  # exit code: done, but images or files were left out
 MAX_COUNT = 2**31 - 1
 LAYER_RANGE = re.compile(r"([0-9]{1,4})-([0-9]{1,4})")
 LAYER = re.compile("-?[0-9]{1,4}")

@@ -11,6 +11,7 @@ from clipkit.commands import _completion as completion
 from clipkit.commands._options import (
     DEFAULT_MODEL,
     OUTPUT,
+    SKIPPED,
     Device,
     Force,
     LabelColumn,
@@ -31,7 +32,6 @@ from clipkit.errors import UsageError, unknown
 if TYPE_CHECKING:
     from clipkit.embedding import Part
 
-IMAGES_SKIPPED = 3  # exit code
 MAX_WORKERS = 256  # each holds a batch of images in memory
 ENGINES = ("local", "ray")
 MAX_REPLICAS = 10_000
@@ -216,7 +216,7 @@ def embed(
         count = sum(map(len, data.splits.values()))
         text += f", {count - len(skipped)} embedded; the file lists them"
     console.warn(text)
-    return IMAGES_SKIPPED
+    return SKIPPED
 
 
 def _check_options(
