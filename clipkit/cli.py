@@ -46,8 +46,8 @@ NO_MEMORY = ("failed to map segment", "can't start new thread")  # of other erro
 class ClipkitGroup(TyperGroup):
     """Run commands. If one fails, write one line to standard error and return an exit code.
 
-    Exit codes: 0 done; 1 bad data, input or output; 2 usage; 3 done, but images or files were left out;
-    128 + n on signal n, which includes 141 when the reader of a pipe left.
+    Exit codes: 0 done; 1 bad data, input or output; 2 usage; 3 done, but images or files were left
+    out; 128 + n on signal n, which includes 141 when the reader of a pipe left.
     """
 
     def list_commands(self, ctx: Any) -> list[str]:

@@ -778,7 +778,8 @@ def _tiles(images: ImageDataset, split: str) -> NDArray[np.uint8]:
             width, height = (max(1, round(scale * side)) for side in image.size)
             left, top = (TILE_PIXELS - width) // 2, (TILE_PIXELS - height) // 2
             tile[:] = WHITE
-            tile[top : top + height, left : left + width] = image.resize((width, height))
+            small = np.asarray(image.resize((width, height)))
+            tile[top : top + height, left : left + width] = small
     return tiles
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -34,11 +34,14 @@ def check_output(ctx: typer.Context, output: str | None) -> str | None:
     return output
 
 
-def option(metavar: str, help: str, *flags: str, **settings: Any) -> Any:
+def option(metavar: str, help: str, *flags: str, one_of: str | None = None, **settings: Any) -> Any:
     """Return an option that takes a value. Without `flags`, the parameter's name is its flag.
 
-    A shell completes the values that the metavar lists, such as `table|tsv`.
+    A shell completes the values that the metavar lists, such as `table|tsv`. With `one_of`, the
+    name of such values in an error, others are refused before the command imports its libraries.
     """
+    if one_of is not None:
+        settings["callback"] = _one_of(one_of, metavar.split("|"))
     settings.setdefault("autocompletion", completion.of_metavar(metavar))
     return typer.Option(*flags, metavar=metavar, help=help, **settings)
 
@@ -82,12 +85,28 @@ def parse_layers(text: str | None) -> list[int] | Literal["all"] | None:
     return numbers
 
 
-def _check_format(format: str | None) -> str | None:
-    from clipkit.tables import FORMATS
+def _one_of(what: str, known: Sequence[str]) -> Callable[[str | None], str | None]:
+    def check(value: str | None) -> str | None:
+        if value is not None and value not in known:
+            raise unknown(what, value, known)
+        return value
 
-    if format is not None and format not in FORMATS:
-        raise unknown("format", format, FORMATS)
-    return format
+    return check
+
+
+def _check_device(name: str) -> str:
+    models.check_device(name)
+    return name
+
+
+def _check_columns(ctx: typer.Context, values: list[str] | None) -> list[str] | None:
+    """Refuse columns that no report has; `info` may print a result of another program."""
+    from clipkit.tables import COLUMNS, SCORE
+
+    for name in split_words(values or []):
+        if name not in COLUMNS and not name.startswith(SCORE) and ctx.info_name != "info":
+            raise unknown("column", name, COLUMNS)
+    return values or None
 
 
 FeatureInput = Annotated[
@@ -116,15 +135,16 @@ Format = Annotated[
     option(
         "table|tsv|csv|json",
         "Format of the report (default: a table on a terminal, else TSV).",
-        callback=_check_format,
+        one_of="format",
     ),
 ]
 ReportColumns = Annotated[
-    str | None,
+    list[str] | None,
     option(
         "NAME[,NAME...]",
         "Columns to print, in this order; also model, dataset, prompts, shots.",
         "--columns",
+        callback=_check_columns,
     ),
 ]
 NoHeader = Annotated[bool, typer.Option("--no-header", help="Leave out the header line.")]
@@ -172,12 +192,16 @@ Layers = Annotated[
     ),
 ]
 Norm = Annotated[bool, typer.Option("--norm", help="With --layer: apply the model's final norm.")]
-Device = Annotated[str, option("auto|cpu|cuda|cuda:N|mps", "Device to run the model on.")]
+Device = Annotated[
+    str,
+    option("auto|cpu|cuda|cuda:N|mps", "Device to run the model on.", callback=_check_device),
+]
 Precision = Annotated[
     str,
     option(
         "auto|fp32|bf16|fp16",
         "Precision to compute in (auto: fp32 for texts, the device's fastest for images).",
+        one_of="precision",
     ),
 ]
 # the range of numpy's RandomState

@@ -27,13 +27,12 @@ from clipkit.commands._options import (
     parse_layers,
     split_option,
 )
-from clipkit.errors import UsageError, unknown
+from clipkit.errors import UsageError
 
 if TYPE_CHECKING:
     from clipkit.embedding import Part
 
 MAX_WORKERS = 256  # each holds a batch of images in memory
-ENGINES = ("local", "ray")
 MAX_REPLICAS = 10_000
 
 
@@ -138,7 +137,12 @@ def embed(
         ),
     ] = None,
     engine: Annotated[
-        str, option("local|ray", "Encode in this process, or on the machines of a Ray cluster.")
+        str,
+        option(
+            "local|ray",
+            "Encode in this process, or on the machines of a Ray cluster.",
+            one_of="engine",
+        ),
     ] = "local",
     replicas: Annotated[
         int | None,
@@ -166,12 +170,14 @@ def embed(
 
     Example: clipkit embed cifar100 -o img.h5
     """
-    from clipkit import console, datasets, embedding, prompts
+    from clipkit import console, datasets, embedding, models, prompts
 
     share = None if part is None else embedding.Part.parse(part)
     numbers = parse_layers(layers)
     _check_options(numbers, pool, norm, projection, compile)
     _check_engine(engine, replicas, part, mixed=mixed)
+    if engine == "local":  # the machines of a cluster may have folders that this one lacks
+        models.check_name(model)
     _check_outputs(output, numbers, force, dataset, share)
     with console.stage("reading the data set"):
         data = datasets.load(
@@ -243,9 +249,7 @@ def _check_options(
 
 
 def _check_engine(engine: str, replicas: int | None, part: str | None, *, mixed: bool) -> None:
-    """Refuse an engine that is not known, and options that need the other one."""
-    if engine not in ENGINES:
-        raise unknown("engine", engine, ENGINES)
+    """Refuse options that need the other engine."""
     if engine == "local" and replicas is not None:
         raise UsageError("expected --engine ray with --replicas, got --engine local")
     if engine == "local" and mixed:

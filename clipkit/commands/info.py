@@ -113,6 +113,7 @@ def _describe(name: str, is_json: bool) -> list[Row]:
         return [description] if is_json else [*abridge(description)]
     from clipkit import models
 
+    models.check_name(name)
     with console.progress("reading the model"):
         sizes = models.describe_model(name)
     if is_json:

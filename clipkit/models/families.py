@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from clipkit.errors import ClipkitError
-from clipkit.models.towers import CLS, MEAN, NO_TEXT, TowerName
+
+TowerName = Literal["image", "text"]
+
+NO_TEXT = "which is for images alone"  # why a model has no text tower
+CLS = "CLS token"  # of the last layer
+MEAN = "mean of patches"
 
 
 @dataclass(frozen=True)

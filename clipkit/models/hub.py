@@ -44,6 +44,7 @@ KNOWN = ["tiny", DEFAULT, *(alias for alias in ALIASES if not alias.endswith("/o
 REPOSITORY = re.compile(r"(?!\.)[\w.-]+/[\w.-]+")
 OTHER_REPOSITORY = re.compile(r"(?!\.)[\w.-]+(/(?!\.)[\w.-]+)?")  # old ones have no owner
 SHORT_NAME = re.compile(r"ViT-[\w-]+/.*")  # an alias, or a misspelt one, but no repository
+DEVICE = re.compile(r"auto|cpu|mps|cuda(:[0-9]+)?")
 SHARD = re.compile(r"[\w.-]+\.safetensors")
 CONFIG_PATTERNS = ["*.json", "*.txt", "*.model"]
 OPEN_CLIP_CONFIG = "open_clip_config.json"
@@ -174,6 +175,30 @@ def find(name: str, *, weights: bool = True) -> ModelFiles:
             raise _no_safetensors(name, folder, stem)
         files = _weight_files(_fetch_conversion(name, stem), stem)
     return ModelFiles(prefix + name, folder, files, library)
+
+
+def check_name(name: str) -> None:
+    """Refuse what can name no model, without a network or a model's library.
+
+    Raises
+    ------
+    UsageError, ClipkitError
+        As `find`, if the name is no folder, known name or name of a repository.
+    """
+    local = name.removeprefix(PREFIX)
+    is_found = _local_folder(local).is_dir() or name in ALIASES
+    if not is_found and not name.startswith("timm:") and not SHORT_NAME.fullmatch(local):
+        _check_form(local)
+
+
+def check_device(name: str) -> None:
+    """Refuse what can name no device."""
+    meant = name.lower().replace("gpu", "cuda")
+    if DEVICE.fullmatch(name):
+        return
+    if DEVICE.fullmatch(meant):
+        raise UsageError(f"unknown device {name!r}", f"did you mean {meant}?")
+    raise unknown("device", name, ["auto", "cpu", "cuda", "cuda:0", "mps"])
 
 
 def _local_folder(name: str) -> Path:
@@ -389,15 +414,21 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _fetch_by_name(name: str) -> tuple[str, Path]:
     """Fetch the settings of the repository that a name stands for; return both."""
+    _check_form(name)
     repo = name.removeprefix("hf-hub:")
+    return repo, _fetch(repo, CONFIG_PATTERNS)
+
+
+def _check_form(name: str) -> None:
+    """Refuse a name that is no folder and no name of a repository."""
     if os.path.exists(name):  # noqa: PTH110
         raise ClipkitError(f"{name}: expected a model's folder, got a file")
     if name.lower().endswith(FILE_ENDINGS):
         raise ClipkitError(f"cannot read {name}: there is no such file")
     if SHORT_NAME.fullmatch(name):
         raise unknown_name(name, KNOWN)
-    if REPOSITORY.fullmatch(repo):
-        return repo, _fetch(repo, CONFIG_PATTERNS)
+    if REPOSITORY.fullmatch(name.removeprefix("hf-hub:")):
+        return
     if "/" in name:
         raise ClipkitError(f"cannot read {name}: there is no such folder")
     raise _unknown_model(name)

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
-TowerName = Literal["image", "text"]
+from clipkit.models.families import CLS, MEAN
 
-NO_TEXT = "which is for images alone"  # why a model has no text tower
-CLS = "CLS token"  # of the last layer
-MEAN = "mean of patches"
 PADDING_MASK = "pixel_attention_mask"  # (B, T) among the inputs: 1 for a patch, 0 for padding
 
 
