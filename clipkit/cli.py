@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import codecs
 import contextlib
 import importlib
 import io
@@ -317,9 +318,10 @@ def _open_streams() -> None:
         # under PYTHONUNBUFFERED, where a write may take a part and the rest would be lost
         buffer = io.BufferedWriter(raw)
         sys.stdout = io.TextIOWrapper(buffer, sys.stdout.encoding, line_buffering=True)
+    codecs.register_error("clipkit", console.replace_by_ascii)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # what an encoding such as Latin-1 lacks
+            stream.reconfigure(errors="clipkit")  # what an encoding such as Latin-1 lacks
 
 
 def _set_up_libraries(debug: bool) -> None:

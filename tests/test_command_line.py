@@ -280,3 +280,14 @@ def test_a_mistyped_option_is_refused_before_any_large_library_is_loaded(tmp_pat
     for error, (line, message) in zip(errors, MISTYPED, strict=True):
         assert message in error, line
     assert loaded == "[]"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_a_table_on_a_terminal_without_utf_8_has_no_escapes(encoding: str, tmp_path: Path) -> None:
+    write_feature_file(tmp_path / "r.h5", "result")
+    command = [sys.executable, "-m", "clipkit", "info", "--runs", "r.h5", "--format", "table"]
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, env=environment)
+    assert run.returncode == 0
+    assert b"\n ------" in run.stdout
+    assert b"\\" not in run.stdout
