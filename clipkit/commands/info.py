@@ -9,6 +9,7 @@ import typer
 
 from clipkit import console
 from clipkit.commands._options import (
+    SKIPPED,
     Format,
     NoHeader,
     PerClass,
@@ -54,7 +55,7 @@ def info(
     view = tables.View(format, columns, no_header)
     with one_subprocess():
         if runs or per_class:
-            reports = _reports(names, view, per_class)
+            reports, exit_code = _reports(names, view, per_class)
         else:
             is_json = tables.chosen_format(format) == "json"
             reports, exit_code = _describe_all(names, is_json)
@@ -76,7 +77,7 @@ def _describe_all(names: list[str], is_json: bool) -> tuple[list[list[Row]], int
             if name == names[-1] and not reports:
                 raise
             console.warn(error.with_hint())
-            exit_code = error.exit_code
+            exit_code = SKIPPED
             continue
         if len(names) > 1:
             rows = _named(rows, name, is_json)
@@ -84,20 +85,30 @@ def _describe_all(names: list[str], is_json: bool) -> tuple[list[list[Row]], int
     return reports, exit_code
 
 
-def _reports(names: list[str], view: View, per_class: bool) -> list[list[Row]]:
-    """Return the rows of each result's report, with columns that tell the results apart."""
+def _reports(names: list[str], view: View, per_class: bool) -> tuple[list[list[Row]], int]:
+    """Return the rows of each result's report, with columns that tell the results apart.
+
+    Files that are no results are left out, with a warning, and the exit code says so.
+    """
     from clipkit import features
     from clipkit.features.provenance import identities
     from clipkit.per_class import per_class_rows
 
-    results = [features.read(name, kinds=["result"]) for name in names]
+    results = []
+    for name in names:
+        try:
+            results.append(features.read(name, kinds=["result"]))
+        except ClipkitError as error:
+            if name == names[-1] and not results:
+                raise
+            console.warn(f"left out {error.message.removeprefix('cannot read ')}")
     reports: list[list[Row]] = []
     for result, identity in zip(results, identities(results), strict=True):
         if view.columns is not None:
             identity = {"file": result.display_name, **identity}
         rows = per_class_rows(result) if per_class else None
         reports.append([{**identity, **row} for row in report_rows(result, view, rows)])
-    return reports
+    return reports, 0 if len(results) == len(names) else SKIPPED
 
 
 def _describe(name: str, is_json: bool) -> list[Row]:
