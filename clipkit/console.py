@@ -51,6 +51,11 @@ def escaped(text: str) -> str:
     return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
+def count(number: int, noun: str) -> str:
+    """Return a number with its noun: `1 line`, `2,000 lines`."""
+    return f"1 {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def replace_by_ascii(error: UnicodeError) -> tuple[str, int]:
     """Handle for `codecs` what an encoding lacks: write similar ASCII, or else an escape."""
     assert isinstance(error, UnicodeEncodeError)
@@ -176,7 +181,7 @@ class _Counter:
             return "done in" if completed else "stopped after"
         if not completed:
             return f"stopped at {self.done:,} of {self.total:,} {self.unit} after"
-        return f"{self.done:,} {self.unit} in"
+        return f"{count(self.done, self.unit.removesuffix('s'))} in"
 
 
 @contextlib.contextmanager

@@ -59,7 +59,6 @@ MAX_CURVES = 100
 TILE_PIXELS = 96
 ID_LENGTH = 12  # characters of an image's id
 GREY = 204  # of the tile in place of an image that cannot be used
-WHITE = 255
 SWEEP_COLUMNS = ("classifier", "C", "temperature", "eval_split", "acc1", "mean_entropy")
 
 
@@ -761,12 +760,14 @@ def draw_contact_sheet(dataset: Dataset, title: str | None = None) -> tuple[Figu
     else:
         titles = [dataset.class_names[label] for label in images.labels]
         source += f", {len(dataset.class_names):,} classes"
-    title = title or f"{len(images)} images of {dataset.name}"
+    title = title or f"{console.count(len(images), 'image')} of {dataset.name}"
     return plots.contact_sheet(_tiles(images, split), titles, title=title), source
 
 
 def _tiles(images: ImageDataset, split: str) -> NDArray[np.uint8]:
     """Return small pictures (N, H, W, 3) of images on white; one that cannot be used is grey."""
+    from PIL import ImageOps  # which the functions on numbers do without
+
     tiles = np.full((len(images), TILE_PIXELS, TILE_PIXELS, 3), GREY, np.uint8)
     for number, tile in enumerate(tiles):
         try:
@@ -774,12 +775,7 @@ def _tiles(images: ImageDataset, split: str) -> NDArray[np.uint8]:
         except ImageError as error:
             console.warn(f"{split}/{images.ids[number]} is a grey tile: {error.message}")
         else:
-            scale = TILE_PIXELS / max(image.size)
-            width, height = (max(1, round(scale * side)) for side in image.size)
-            left, top = (TILE_PIXELS - width) // 2, (TILE_PIXELS - height) // 2
-            tile[:] = WHITE
-            small = np.asarray(image.resize((width, height)))
-            tile[top : top + height, left : left + width] = small
+            tile[:] = np.asarray(ImageOps.pad(image, tile.shape[:2], color="white"))
     return tiles
 
 

@@ -138,18 +138,16 @@ def check_prompts(logits: FeatureFile) -> None:
     missing = sorted(set(range(len(logits.class_names))) - set(index.tolist()))
     if missing:
         raise ClipkitError(
-            f"{logits.display_name}: expected a prompt for every class, but {len(missing)} have "
-            f"none, for example {logits.class_names[missing[0]]!r}",
+            f"{logits.display_name}: expected a prompt for every class, got none for "
+            f"{len(missing):,} of {len(logits.class_names):,}, such as "
+            f"{logits.class_names[missing[0]]!r}",
             HINT,
         )
     _check_one_attribute(logits)
 
 
 def _check_one_attribute(logits: FeatureFile) -> None:
-    """Refuse words of several attributes, such as `colour: red` and `shape: circle`.
-
-    They are the classes of labelled images only if these are called so.
-    """
+    """Refuse `colour: red` beside `shape: circle`, unless the classes of images are called so."""
     is_labelled = any(split.labels is not None for split in logits.splits.values())
     names = [name.partition(": ") for name in logits.class_names or []]
     attributes = list(dict.fromkeys(attribute for attribute, _, _ in names))
@@ -158,8 +156,7 @@ def _check_one_attribute(logits: FeatureFile) -> None:
     raise ClipkitError(
         f"{logits.display_name}: expected words of one attribute, got those of {len(attributes)}: "
         f"{abridged(attributes)}",
-        f"keep only the lines of one, such as '{attributes[0]}: ...', or compare attributes with: "
-        "clipkit attributes",
+        f"keep the lines '{attributes[0]}: ...' alone, or compare them with: clipkit attributes",
     )
 
 

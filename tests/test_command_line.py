@@ -255,7 +255,7 @@ MISTYPED = (
     ("embed shapes --model ./none", "cannot read ./none: there is no such folder"),
     ("textembed --model Vit-B32 x.txt", "did you mean ViT-B/32"),
     ("embed shapes --device gpu", "unknown device 'gpu'; hint: did you mean cuda?"),
-    ("embed shapes --device GPU:1", "did you mean cuda:1?"),
+    ("embed shapes --device GPU:1", "did you mean cuda?"),
     ("embed shapes --precision fp8", "unknown precision 'fp8'"),
     ("info nosuch", "unknown model 'nosuch'"),
     ("probe x.h5 --classifier svn", "unknown classifier 'svn'; hint: did you mean svm?"),

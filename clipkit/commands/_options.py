@@ -94,11 +94,6 @@ def _one_of(what: str, known: Sequence[str]) -> Callable[[str | None], str | Non
     return check
 
 
-def _check_device(name: str) -> str:
-    models.check_device(name)
-    return name
-
-
 def _check_columns(ctx: typer.Context, values: list[str] | None) -> list[str] | None:
     """Refuse columns that no report has; `info` may print a result of another program."""
     from clipkit.tables import COLUMNS, SCORE
@@ -194,7 +189,11 @@ Layers = Annotated[
 Norm = Annotated[bool, typer.Option("--norm", help="With --layer: apply the model's final norm.")]
 Device = Annotated[
     str,
-    option("auto|cpu|cuda|cuda:N|mps", "Device to run the model on.", callback=_check_device),
+    option(
+        "auto|cpu|cuda|cuda:N|mps",
+        "Device to run the model on.",
+        callback=lambda name: models.check_device(name),
+    ),
 ]
 Precision = Annotated[
     str,

@@ -170,7 +170,7 @@ def embed(
 
     Example: clipkit embed cifar100 -o img.h5
     """
-    from clipkit import console, datasets, embedding, models, prompts
+    from clipkit import console, datasets, embedding, models
 
     share = None if part is None else embedding.Part.parse(part)
     numbers = parse_layers(layers)
@@ -217,7 +217,7 @@ def embed(
         return 0
     for image in skipped:
         console.warn(f"skipped {image['split']}/{image['id']}: {image['reason']}")
-    text = f"{prompts.count(len(skipped), 'image')} skipped"
+    text = f"{console.count(len(skipped), 'image')} skipped"
     if share is None:
         count = sum(map(len, data.splits.values()))
         text += f", {count - len(skipped)} embedded; the file lists them"

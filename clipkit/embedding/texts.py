@@ -196,7 +196,7 @@ def _name_ensembles(classes: ClassNames, class_index: Int64, templates: int) -> 
         return [f"{wording} ({templates} templates)" for wording in classes.wordings]
     counts = np.bincount(class_index).tolist()
     pairs = zip(classes.names, counts, strict=True)
-    return [f"{name} ({prompts.count(number, 'prompt')})" for name, number in pairs]
+    return [f"{name} ({console.count(number, 'prompt')})" for name, number in pairs]
 
 
 def _encode(texts: Sequence[str], places: list[str], encoder: Encoder, truncate: bool) -> Float32:

@@ -15,11 +15,11 @@ import torch
 from torch.nn import functional
 
 from clipkit.models.clip_tokenizer import ClipTokenizer, read_backend
-from clipkit.models.families import FAMILIES, TowerName
+from clipkit.models.families import FAMILIES
 from clipkit.models.hub import ModelFiles
 from clipkit.models.layouts import end_token
 from clipkit.models.tokenizer import Tokenizer
-from clipkit.models.towers import Tower
+from clipkit.models.towers import Tower, TowerName
 from clipkit.models.transformers_models import TransformersModel
 from clipkit.models.weights import MAX_LAYERS, Tensors
 

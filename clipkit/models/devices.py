@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from clipkit import console
 from clipkit.errors import ClipkitError, unknown
 from clipkit.models.hub import check_device
 
@@ -23,8 +24,8 @@ def find_device(name: str) -> torch.device:
     kind, _, index = name.partition(":")
     if int(index or 0) >= counts[kind]:
         raise ClipkitError(
-            f"cannot use the device {name}: PyTorch {torch.__version__} finds {counts[kind]} "
-            f"{kind} devices",
+            f"cannot use the device {name}: PyTorch {torch.__version__} finds "
+            f"{console.count(counts[kind], f'{kind} device')}",
             "use --device auto",
         )
     return torch.device(name)

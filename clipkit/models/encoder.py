@@ -19,12 +19,11 @@ from clipkit.models.acceleration import AsyncEmbeddings, accelerate, fixed_batch
 from clipkit.models.architecture import Architecture, library_version, read_architecture
 from clipkit.models.devices import DTYPES, choose_precision, find_device
 from clipkit.models.encoder_description import EncoderDescription
-from clipkit.models.families import TowerName
 from clipkit.models.hub import ModelFiles, find
 from clipkit.models.layers import LayerTower, choose_layers
 from clipkit.models.library_errors import quiet_loading, single_line_errors
 from clipkit.models.tokenizer import TextTokenizer
-from clipkit.models.towers import Tower
+from clipkit.models.towers import Tower, TowerName
 from clipkit.prompts import check_length
 
 if TYPE_CHECKING:

@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from clipkit.errors import ClipkitError
-
-TowerName = Literal["image", "text"]
-
-NO_TEXT = "which is for images alone"  # why a model has no text tower
-CLS = "CLS token"  # of the last layer
-MEAN = "mean of patches"
+from clipkit.models.towers import CLS, MEAN, NO_TEXT, TowerName
 
 
 @dataclass(frozen=True)

@@ -178,27 +178,20 @@ def find(name: str, *, weights: bool = True) -> ModelFiles:
 
 
 def check_name(name: str) -> None:
-    """Refuse what can name no model, without a network or a model's library.
-
-    Raises
-    ------
-    UsageError, ClipkitError
-        As `find`, if the name is no folder, known name or name of a repository.
-    """
+    """Refuse what can name no model, as `find` does, without a network or a model's library."""
     local = name.removeprefix(PREFIX)
-    is_found = _local_folder(local).is_dir() or name in ALIASES
-    if not is_found and not name.startswith("timm:") and not SHORT_NAME.fullmatch(local):
+    is_known = name in ALIASES or name.startswith("timm:") or SHORT_NAME.fullmatch(local)
+    if not is_known and not _local_folder(local).is_dir():
         _check_form(local)
 
 
-def check_device(name: str) -> None:
-    """Refuse what can name no device."""
-    meant = name.lower().replace("gpu", "cuda")
+def check_device(name: str) -> str:
+    """Return the name of a device, if one may be called so."""
     if DEVICE.fullmatch(name):
-        return
-    if DEVICE.fullmatch(meant):
-        raise UsageError(f"unknown device {name!r}", f"did you mean {meant}?")
-    raise unknown("device", name, ["auto", "cpu", "cuda", "cuda:0", "mps"])
+        return name
+    meant = name.lower().replace("gpu", "cuda")
+    hint = unknown("device", meant, ["auto", "cpu", "cuda", "mps"]).hint
+    raise UsageError(f"unknown device {name!r}", hint)
 
 
 def _local_folder(name: str) -> Path:
@@ -431,18 +424,7 @@ def _check_form(name: str) -> None:
         return
     if "/" in name:
         raise ClipkitError(f"cannot read {name}: there is no such folder")
-    raise _unknown_model(name)
-
-
-def _unknown_model(name: str) -> UsageError:
-    """Return an error with similar names, or with the kinds of models that clipkit reads."""
-    from clipkit.models.families import describe_kinds
-
-    error = unknown("model", name, KNOWN)
-    if error.hint and error.hint.startswith("known: "):
-        kinds = describe_kinds()
-        return error.adding_hint(f"or a folder or Hub repository: clipkit reads {kinds}")
-    return error
+    raise unknown("model", name, KNOWN).adding_hint("or give a folder or a Hub repository")
 
 
 def _fetch_conversion(repo: str, stem: str) -> Path:

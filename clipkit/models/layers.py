@@ -15,8 +15,7 @@ from typing import Any, Literal
 import torch
 
 from clipkit.errors import UsageError
-from clipkit.models.families import TowerName
-from clipkit.models.towers import PADDING_MASK, Stack, mean_of_patches
+from clipkit.models.towers import PADDING_MASK, Stack, TowerName, mean_of_patches
 
 Pool = Literal["cls", "mean"]
 POOLS = ("cls", "mean")

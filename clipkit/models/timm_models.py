@@ -12,12 +12,11 @@ from torch.nn.modules.module import register_module_module_registration_hook
 
 from clipkit.errors import ClipkitError, UsageError, unknown
 from clipkit.models.architecture import Architecture
-from clipkit.models.families import TowerName
 from clipkit.models.hub import ModelFiles
 from clipkit.models.library_errors import quiet_loading
 from clipkit.models.preprocessing import MAX_EDGE, TransformPreprocessor
 from clipkit.models.tokenizer import Tokenizer
-from clipkit.models.towers import Stack, Tower
+from clipkit.models.towers import Stack, Tower, TowerName
 from clipkit.models.weights import (
     Tensors,
     check_memory,

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
-from clipkit.models.families import CLS, MEAN
+TowerName = Literal["image", "text"]
 
+NO_TEXT = "which is for images alone"  # why a model has no text tower
+CLS = "CLS token"  # of the last layer
+MEAN = "mean of patches"
 PADDING_MASK = "pixel_attention_mask"  # (B, T) among the inputs: 1 for a patch, 0 for padding
 
 

@@ -11,21 +11,26 @@ from clipkit import console
 from clipkit.errors import ClipkitError
 from clipkit.models.architecture import Architecture
 from clipkit.models.families import (
-    CLS,
     FAMILIES,
-    MEAN,
     NAFLEX,
     OPTIONAL_POOLERS,
     POOLER_SETTINGS,
     PROJECTED,
     Family,
-    TowerName,
 )
 from clipkit.models.hub import ModelFiles
 from clipkit.models.layouts import find_stack, inner_model
 from clipkit.models.library_errors import import_library, quiet_loading
 from clipkit.models.tokenizer import Tokenizer
-from clipkit.models.towers import ProjectedTower, Stack, Tower, UnmaskedPatches
+from clipkit.models.towers import (
+    CLS,
+    MEAN,
+    ProjectedTower,
+    Stack,
+    Tower,
+    TowerName,
+    UnmaskedPatches,
+)
 from clipkit.models.weights import (
     Tensors,
     check_number_of_layers,

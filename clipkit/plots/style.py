@@ -48,11 +48,8 @@ DASHES = ("-", "--", ":")
 BLUE, VERMILLION = PALETTE[:2]
 GREY = "#555555"
 FONT = "DejaVu Sans"  # comes with matplotlib
-# Fonts for the characters that it lacks, for those of Chinese, Japanese and Korean above all
-FALLBACKS = (
-    *("Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans JP", "Noto Sans SC", "Noto Sans KR"),
-    *("WenQuanYi Zen Hei", "Hiragino Sans", "PingFang SC", "Yu Gothic", "Arial Unicode MS"),
-)
+# for the characters that it lacks
+FALLBACKS = {"Noto Sans CJK JP", "Noto Sans JP", "WenQuanYi Zen Hei", "PingFang SC", "Yu Gothic"}
 MISSING_GLYPH = re.compile(r"Glyph (\d+) ")  # of matplotlib's warning
 MAX_LEGEND = 60
 LEGEND_CHARACTER = 0.085  # inches
@@ -67,7 +64,7 @@ _STYLE = {
     "axes.spines.top": False,
     "axes.titlesize": 10,
     "figure.titlesize": TITLE_SIZE,
-    "font.family": [FONT, *sorted(set(FALLBACKS).intersection(fontManager.get_font_names()))],
+    "font.family": [FONT, *sorted(FALLBACKS.intersection(fontManager.get_font_names()))],
     "figure.titleweight": "bold",
     "font.size": 10,
     "grid.color": "#dddddd",
