@@ -393,8 +393,8 @@ def test_runs_are_printed_without_the_files_that_are_no_results(zeroshot_h5, img
     done = partly("info", "--runs", img_h5, zeroshot_h5, tmp_path / "none.h5")
     assert done.stdout == alone
     first, second = done.stderr.splitlines()
-    assert first == f"clipkit: warning: left out {img_h5}: expected result, got images"
-    assert second.startswith(f"clipkit: warning: left out {tmp_path}/none.h5: ")
+    assert first.startswith(f"clipkit: warning: {img_h5}: expected result, got images; hint: ")
+    assert second.startswith(f"clipkit: warning: cannot read {tmp_path}/none.h5: ")
     assert "expected result, got images" in fails("info", "--runs", img_h5, img_h5)
 
 

@@ -34,14 +34,15 @@ def check_output(ctx: typer.Context, output: str | None) -> str | None:
     return output
 
 
-def option(metavar: str, help: str, *flags: str, one_of: str | None = None, **settings: Any) -> Any:
+def option(metavar: str, help: str, *flags: str, **settings: Any) -> Any:
     """Return an option that takes a value. Without `flags`, the parameter's name is its flag.
 
-    A shell completes the values that the metavar lists, such as `table|tsv`. With `one_of`, the
-    name of such values in an error, others are refused before the command imports its libraries.
+    A shell completes the values that the metavar lists, such as `table|tsv`. If it lists nothing
+    else, other values are refused before the command imports its libraries.
     """
-    if one_of is not None:
-        settings["callback"] = _one_of(one_of, metavar.split("|"))
+    values = metavar.split("|")
+    if len(values) > 1 and all(map(completion.FIXED_VALUE.fullmatch, values)):
+        settings["callback"] = _one_of(values)
     settings.setdefault("autocompletion", completion.of_metavar(metavar))
     return typer.Option(*flags, metavar=metavar, help=help, **settings)
 
@@ -85,10 +86,10 @@ def parse_layers(text: str | None) -> list[int] | Literal["all"] | None:
     return numbers
 
 
-def _one_of(what: str, known: Sequence[str]) -> Callable[[str | None], str | None]:
-    def check(value: str | None) -> str | None:
-        if value is not None and value not in known:
-            raise unknown(what, value, known)
+def _one_of(values: Sequence[str]) -> Callable[..., Any]:
+    def check(param: typer.CallbackParam, value: str | None) -> str | None:
+        if value is not None and value not in values:
+            raise unknown(str(param.name), value, values)
         return value
 
     return check
@@ -130,7 +131,6 @@ Format = Annotated[
     option(
         "table|tsv|csv|json",
         "Format of the report (default: a table on a terminal, else TSV).",
-        one_of="format",
     ),
 ]
 ReportColumns = Annotated[
@@ -200,7 +200,6 @@ Precision = Annotated[
     option(
         "auto|fp32|bf16|fp16",
         "Precision to compute in (auto: fp32 for texts, the device's fastest for images).",
-        one_of="precision",
     ),
 ]
 # the range of numpy's RandomState

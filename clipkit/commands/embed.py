@@ -137,12 +137,7 @@ def embed(
         ),
     ] = None,
     engine: Annotated[
-        str,
-        option(
-            "local|ray",
-            "Encode in this process, or on the machines of a Ray cluster.",
-            one_of="engine",
-        ),
+        str, option("local|ray", "Encode in this process, or on the machines of a Ray cluster.")
     ] = "local",
     replicas: Annotated[
         int | None,

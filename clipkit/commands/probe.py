@@ -33,20 +33,13 @@ from clipkit.errors import UsageError
 
 def probe(
     file: FeatureInput = "-",
-    classifier: Annotated[
-        str, option("svm|logreg|mlp|knn", "Classifier to fit.", one_of="classifier")
-    ] = "svm",
+    classifier: Annotated[str, option("svm|logreg|mlp|knn", "Classifier to fit.")] = "svm",
     regularization: Annotated[
         list[str], option("C[,C...]", "Inverse strength of regularisation.", "-C")
     ] = ["1"],  # noqa: B006
     temperature: Temperatures = [],  # noqa: B006
     features: Annotated[
-        str,
-        option(
-            "logits|probs",
-            "For logits: use cosine / tau, or its softmax.",
-            one_of="kind of features",
-        ),
+        str, option("logits|probs", "For logits: use cosine / tau, or its softmax.")
     ] = "logits",
     standardize: Annotated[
         bool | None,
