@@ -89,7 +89,7 @@ def parse_layers(text: str | None) -> list[int] | Literal["all"] | None:
 def _one_of(values: Sequence[str]) -> Callable[..., Any]:
     def check(param: typer.CallbackParam, value: str | None) -> str | None:
         if value is not None and value not in values:
-            raise unknown(str(param.name), value, values)
+            raise unknown(param.opts[0].lstrip("-"), value, values)
         return value
 
     return check
