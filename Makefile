@@ -117,7 +117,7 @@ chapter2 := \
   img.svm.h5 img.svm.confusion.png img.svm.classes.png img.svm-c.h5 img.logreg.h5 \
   $(addprefix classes.logits.zeroshot.,h5 confusion.png classes.png)
 
-# Exit code 3 says that some images were skipped. The report says how many.
+# Exit code 3 says that images were skipped, or that a report leaves files out. The report names them.
 %/img.h5: | %/settings
 	clipkit embed $(strip $(DATASET) $(DATA_OPTIONS) $(MODEL_OPTIONS)) -o $@ || test $$? = 3
 
@@ -393,10 +393,10 @@ CONTROL_FILES := $(foreach control,$(CONTROLS),$(addprefix $(control)/,$(OF_CONT
 $(GOALS): $(OUT)/report.html
 report_folder = clipkit report $(strip $(OUT) $(CONTROLS:%=--untrained %)) -f -o $@
 $(OUT)/report.md: $(addprefix $(OUT)/,$(FILES)) $(CONTROL_FILES)
-	$(report_folder)
+	$(report_folder) || test $$? = 3
 
 $(OUT)/report.html: $(OUT)/report.md
-	$(report_folder) --images $(DATASET) $(call option,root,$(ROOT))
+	$(report_folder) --images $(DATASET) $(call option,root,$(ROOT)) || test $$? = 3
 	@echo 'Open the report in a browser: $@'
 
 # Make the report again if it lacks a control that UNTRAINED names.

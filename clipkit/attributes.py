@@ -267,7 +267,7 @@ def _find_words(words: FeatureFile, attribute: Attribute) -> Words | None:
     if missing:
         raise ClipkitError(
             f"{words.display_name}: expected words for every value, got none for "
-            f"{missing[0]!r} ({len(missing)} values of {attribute.name} have none)"
+            f"{console.count(len(missing), 'value')} of {attribute.name}, such as {missing[0]!r}"
         )
     return _words_of(words, classes)
 

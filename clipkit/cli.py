@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import codecs
 import contextlib
 import importlib
 import io
@@ -46,8 +47,8 @@ NO_MEMORY = ("failed to map segment", "can't start new thread")  # of other erro
 class ClipkitGroup(TyperGroup):
     """Run commands. If one fails, write one line to standard error and return an exit code.
 
-    Exit codes: 0 done; 1 bad data, input or output; 2 usage; 3 done, but images were skipped;
-    128 + n on signal n, which includes 141 when the reader of a pipe left.
+    Exit codes: 0 done; 1 bad data, input or output; 2 usage; 3 done, but images or files were left
+    out; 128 + n on signal n, which includes 141 when the reader of a pipe left.
     """
 
     def list_commands(self, ctx: Any) -> list[str]:
@@ -330,9 +331,10 @@ def _open_streams() -> None:
         # under PYTHONUNBUFFERED, where a write may take a part and the rest would be lost
         buffer = io.BufferedWriter(raw)
         sys.stdout = io.TextIOWrapper(buffer, sys.stdout.encoding, line_buffering=True)
+    codecs.register_error("clipkit", console.replace_by_ascii)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # what an encoding such as Latin-1 lacks
+            stream.reconfigure(errors="clipkit")  # what an encoding such as Latin-1 lacks
 
 
 def _set_up_libraries(debug: bool) -> None:

@@ -20,6 +20,7 @@ LONGEST_LINE = 4000  # characters
 _CONTROL = re.compile(
     r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )
+_SIMILAR = str.maketrans("─━═│┃║–—−…×‘’“”", "---|||---.x''\"\"") | {ord("τ"): "tau"}
 _quiet = False
 _verbose = False
 _began = time.monotonic()
@@ -48,6 +49,18 @@ def escaped(text: str) -> str:
     'a\\n\\x1b[31mred'
     """
     return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
+def count(number: int, noun: str) -> str:
+    """Return a number with its noun: `1 line`, `2,000 lines`."""
+    return f"1 {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def replace_by_ascii(error: UnicodeError) -> tuple[str, int]:
+    """Handle for `codecs` what an encoding lacks: write similar ASCII, or else an escape."""
+    assert isinstance(error, UnicodeEncodeError)
+    text = error.object[error.start : error.end].translate(_SIMILAR)
+    return text.encode("ascii", "backslashreplace").decode(), error.end
 
 
 def write_line(text: str) -> None:
@@ -178,7 +191,7 @@ class _Counter:
             return "done in" if completed else "stopped after"
         if not completed:
             return f"stopped at {self.done:,} of {self.total:,} {self.unit} after"
-        return f"{self.done:,} {self.unit} in"
+        return f"{count(self.done, self.unit.removesuffix('s'))} in"
 
 
 @contextlib.contextmanager

@@ -99,7 +99,7 @@ def check_positive(name: str, value: float | str) -> float:
         number = float(value)
     except ValueError:
         number = math.nan
-        hint = "separate several by commas: 1,0.5,0.07"
+        hint = "separate several by commas: 1,10"
     if SMALLEST <= number <= LARGEST:
         return number
     expected = f"a number between {SMALLEST:g} and {LARGEST:g}"

@@ -59,6 +59,7 @@ Floats = NDArray[np.float64]
 MAX_MEANS = 1 << 24  # of classes x prompts: 128 MiB
 MAX_CURVES = 100
 TILE_PIXELS = 96
+ID_LENGTH = 12  # characters of an image's id
 GREY = 204  # of the tile in place of an image that cannot be used
 SWEEP_COLUMNS = ("classifier", "C", "temperature", "eval_split", "acc1", "mean_entropy")
 
@@ -730,17 +731,23 @@ def draw_nearest(
 
 
 def _image_labels(logits: FeatureFile, split: str, nearest: Nearest) -> list[list[str]]:
-    """Return what stands below each image: its cosine, and its class if there is one."""
-    labels = logits.splits[split].labels
+    """Return what stands below each image: its cosine, and its class or else its id."""
+    labels, ids = logits.splits[split].labels, logits.splits[split].ids
+    names = [] if labels is None else class_names(logits, labels.max())
     texts = []
     for rows, cosines in zip(nearest.rows, nearest.cosines, strict=True):
-        of_side = [f"{cosine:.2f}" for cosine in cosines]
-        if labels is not None:
-            names = class_names(logits, labels.max())
-            for place, row in enumerate(rows):
-                of_side[place] += f" {names[labels[row]]}"
+        of_side = []
+        for row, cosine in zip(rows, cosines, strict=True):
+            name = _short_id(ids[row]) if labels is None else names[labels[row]]
+            of_side.append(f"{cosine:.2f} {name}")
         texts.append(of_side)
     return texts
+
+
+def _short_id(row_id: str) -> str:
+    """Return the end of an id, in which the files of a folder differ."""
+    name = row_id.rpartition("/")[2]
+    return name if len(name) <= ID_LENGTH else f"…{name[1 - ID_LENGTH :]}"
 
 
 def draw_contact_sheet(dataset: Dataset, title: str | None = None) -> tuple[Figure, str]:
@@ -750,17 +757,19 @@ def draw_contact_sheet(dataset: Dataset, title: str | None = None) -> tuple[Figu
     split = default_split(dataset.splits)
     images = dataset.splits[split]
     source = f"{dataset.name}, {split}"
-    titles = None
-    if images.labels is not None:
+    if images.labels is None:
+        titles = list(map(_short_id, images.ids))
+    else:
         titles = [dataset.class_names[label] for label in images.labels]
-    if titles:
         source += f", {len(dataset.class_names):,} classes"
-    title = title or f"{len(images)} images of {dataset.name}"
+    title = title or f"{console.count(len(images), 'image')} of {dataset.name}"
     return plots.contact_sheet(_tiles(images, split), titles, title=title), source
 
 
 def _tiles(images: ImageDataset, split: str) -> NDArray[np.uint8]:
-    """Return small pictures (N, H, W, 3) of images; one that cannot be used is grey."""
+    """Return small pictures (N, H, W, 3) of images on white; one that cannot be used is grey."""
+    from PIL import ImageOps  # which the functions on numbers do without
+
     tiles = np.full((len(images), TILE_PIXELS, TILE_PIXELS, 3), GREY, np.uint8)
     for number, tile in enumerate(tiles):
         try:
@@ -768,7 +777,7 @@ def _tiles(images: ImageDataset, split: str) -> NDArray[np.uint8]:
         except ImageError as error:
             console.warn(f"{split}/{images.ids[number]} is a grey tile: {error.message}")
         else:
-            tile[:] = np.asarray(image.resize((TILE_PIXELS, TILE_PIXELS)))
+            tile[:] = np.asarray(ImageOps.pad(image, tile.shape[:2], color="white"))
     return tiles
 
 

@@ -216,5 +216,6 @@ def warn_of_unknown_classes(
         classes = len(np.unique(unknown))
         console.warn(
             f"{probe.display_name} does not know {classes} of the classes of {name} (for example "
-            f"{class_name(class_names, unknown[0])}), so their {len(unknown)} images count as wrong"
+            f"{class_name(class_names, unknown[0])}), so that {console.count(len(unknown), 'row')} "
+            "can only be wrong"
         )

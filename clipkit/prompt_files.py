@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from clipkit import console
+from clipkit.console import count
 from clipkit.csv_rows import read_rows
 from clipkit.datasets.class_index import Entry, parse_class_index
 from clipkit.errors import ClipkitError, UsageError, unknown
@@ -35,7 +36,6 @@ from clipkit.prompts import (
     check_count,
     check_length,
     check_not_empty,
-    count,
     decode,
     from_lines,
     parse,

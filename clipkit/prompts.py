@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from clipkit import console, files
+from clipkit.console import count
 from clipkit.errors import ClipkitError, UsageError
 
 if TYPE_CHECKING:
@@ -296,8 +297,3 @@ def _placeholder(template: str, where: str = "") -> str:
             "write {} where the class name goes, as in 'a photo of a {}'",
         )
     return str(placeholders.pop())
-
-
-def count(number: int, noun: str) -> str:
-    """Return a number with its noun: `1 line`, `2 lines`."""
-    return f"1 {noun}" if number == 1 else f"{number} {noun}s"

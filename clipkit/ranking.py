@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipkit.features import FeatureFile, Int64
-from clipkit.tables import distinct_names
+from clipkit.tables import SCORE, distinct_names
 
 Floats = NDArray[np.floating[Any]]
 Names = Sequence[str | int]
@@ -102,7 +102,7 @@ def image_rows(
     with_labels = any(result.splits[name].labels is not None for name in rankings)
     for name, ranking in rankings.items():
         split = result.splits[name]
-        score_names = [f"score_{names[number]}" for number in ranking.columns]
+        score_names = [f"{SCORE}{names[number]}" for number in ranking.columns]
         for row, row_id in enumerate(split.ids):
             start: dict[str, Any] = {"split": name, "id": row_id}
             if with_labels:

@@ -28,6 +28,18 @@ PERCENT = {
     *("ece", "ece_null", "ece_null95"),
     *("acc1_low", "acc1_high", "precision", "recall", "f1", "confidence"),
 }
+# The columns of all reports beside these, with which a wrong name is found before the work
+OTHERS = (
+    "a above acc_a acc_b ami ari attribute b both brier C changed chance class classifier control "
+    "cost dataset difference draw eval_split file fit_split fitted group high id information k "
+    "kappa label low max_entropy mean_entropy model names names_high names_low neither nll nmi "
+    "nmi_chance null null5 only_a only_b p p_holm prediction probe probe_high probe_low prompt "
+    "prompts random random_high random_low rank reach reach_high reach_low rows runner_up "
+    "runner_up_score score shots split standardize support temperature unit values weight "
+    "zeroshot zeroshot_high zeroshot_low"
+)
+COLUMNS = PERCENT.union(OTHERS.split())
+SCORE = "score_"  # before the class, in the columns of zeroshot --scores
 WIDTH = 200  # of a table that goes to a file or a pipe
 
 Row = Mapping[str, Any]
@@ -41,22 +53,22 @@ class View(NamedTuple):
     ----------
     format : {"table", "tsv", "csv", "json"}, optional
         By default a table on a terminal and TSV elsewhere.
-    columns : str, optional
-        Comma-separated names of the columns to print, in this order; all by default.
+    columns : sequence of str, optional
+        Names of the columns to print, in this order, each text with one or more between commas;
+        all by default.
     no_header : bool
         Leave out the names of the columns.
     """
 
     format: str | None = None
-    columns: str | None = None
+    columns: Sequence[str] | None = None
     no_header: bool = False
 
     @property
     def chosen_columns(self) -> list[str]:
         """Names of the columns to print, without repeats."""
-        if self.columns is None:
-            return []
-        return list(dict.fromkeys(name.strip() for name in self.columns.split(",")))
+        names = ",".join(self.columns or []).split(",")
+        return list(dict.fromkeys(name.strip() for name in names if self.columns))
 
     @property
     def is_for_people(self) -> bool:

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from clipkit import metrics
 from clipkit.errors import ClipkitError
 from clipkit.features import BlockMatrix, FeatureFile, Float32, Int64, Split
+from clipkit.features.describe import abridged
 from clipkit.ranking import Ranking, join, rank
 
 Floats = NDArray[np.floating[Any]]
@@ -128,7 +129,7 @@ def iter_class_scores(logits: FeatureFile, matrix: ArrayLike | BlockMatrix) -> I
 
 
 def check_prompts(logits: FeatureFile) -> None:
-    """Raise `ClipkitError` if a class has no prompt."""
+    """Raise `ClipkitError` if a class has no prompt, or if classes are of several attributes."""
     index = logits.class_index
     if not logits.class_names or index is None or (index < 0).all():
         raise ClipkitError(
@@ -137,10 +138,26 @@ def check_prompts(logits: FeatureFile) -> None:
     missing = sorted(set(range(len(logits.class_names))) - set(index.tolist()))
     if missing:
         raise ClipkitError(
-            f"{logits.display_name}: expected a prompt for every class, but {len(missing)} have "
-            f"none, for example {logits.class_names[missing[0]]!r}",
+            f"{logits.display_name}: expected a prompt for every class, got none for "
+            f"{len(missing):,} of {len(logits.class_names):,}, such as "
+            f"{logits.class_names[missing[0]]!r}",
             HINT,
         )
+    _check_one_attribute(logits)
+
+
+def _check_one_attribute(logits: FeatureFile) -> None:
+    """Refuse `colour: red` beside `shape: circle`, unless the classes of images are called so."""
+    is_labelled = any(split.labels is not None for split in logits.splits.values())
+    names = [name.partition(": ") for name in logits.class_names or []]
+    attributes = list(dict.fromkeys(attribute for attribute, _, _ in names))
+    if is_labelled or len(attributes) < 2 or not all(value for _, _, value in names):
+        return
+    raise ClipkitError(
+        f"{logits.display_name}: expected words of one attribute, got those of {len(attributes)}: "
+        f"{abridged(attributes)}",
+        f"keep the lines '{attributes[0]}: ...' alone, or compare them with: clipkit attributes",
+    )
 
 
 def _evaluate_split(logits: FeatureFile, name: str) -> tuple[dict[str, Any], Split]:

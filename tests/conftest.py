@@ -16,6 +16,8 @@ from factories import write_feature_file
 from forkserver import BRIEF, ForkServer
 from shell import Make, environment, ok
 
+from clipkit import tables
+from clipkit.commands import _options
 from clipkit.features import isolation, read
 
 __all__ = ["tiny_clip_dir", "vit_b32_dir"]  # fixtures
@@ -46,6 +48,21 @@ def one_subprocess_checks_all_files(tmp_path_factory: pytest.TempPathFactory) ->
 def one_subprocess_per_file(monkeypatch: pytest.MonkeyPatch) -> None:
     """Check each file in a separate subprocess, which takes over what a test has patched."""
     monkeypatch.setattr(isolation, "_shared", None)
+
+
+@pytest.fixture(autouse=True)
+def every_printed_column_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Check that `--columns` accepts each column of a command's report."""
+
+    def checked_rows(result: Any, view: tables.View, rows: Any = None) -> Any:
+        rows = report_rows(result, view, rows)
+        if rows and not view.is_for_people:
+            lacking = set(rows[0]) - tables.COLUMNS
+            assert not lacking, f"clipkit.tables.OTHERS lacks {lacking}"
+        return rows
+
+    report_rows = _options.report_rows
+    monkeypatch.setattr(_options, "report_rows", checked_rows)
 
 
 def folder_of(variable: str, content: str) -> Path:

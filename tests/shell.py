@@ -38,6 +38,13 @@ def ok(*words: object, stdin: bytes | None = None) -> Result:
     return result
 
 
+def partly(*words: object) -> Result:
+    """Run a command that must succeed, but leave something out."""
+    result = clipkit(*words)
+    assert result.exit_code == 3, result.stderr
+    return result
+
+
 def fails(*words: object, exit_code: int = 1, stdin: bytes | None = None) -> str:
     """Run a command that must be refused, and return its only line."""
     return refused(clipkit(*words, stdin=stdin), exit_code)

@@ -248,3 +248,46 @@ def test_every_option_that_names_a_split_completes_it() -> None:
         for parameter in entry.params:
             if parameter.name in names:
                 assert parameter._custom_shell_complete is not None, f"{command}: {parameter.name}"
+
+
+MISTYPED = (
+    ("embed shapes --model nosuch", "unknown model 'nosuch'"),
+    ("embed shapes --model ./none", "cannot read ./none: there is no such folder"),
+    ("textembed --model Vit-B32 x.txt", "did you mean ViT-B/32"),
+    ("embed shapes --device gpu", "unknown device 'gpu'; hint: did you mean cuda?"),
+    ("embed shapes --device GPU:1", "did you mean cuda?"),
+    ("embed shapes --precision fp8", "unknown precision 'fp8'"),
+    ("info nosuch", "unknown model 'nosuch'"),
+    ("probe x.h5 --classifier svn", "unknown classifier 'svn'; hint: did you mean svm?"),
+    ("probe x.h5 --features prob", "hint: did you mean probs?"),
+    ("probe x.h5 --columns acc1,foo", "unknown column 'foo'; hint: known: C, a, "),
+    ("zeroshot x.h5 --columns acc", "unknown column 'acc'; hint: did you mean acc"),
+    ("probe x.h5 -C 1;10", "got '1;10'; hint: separate several by commas: 1,10"),
+)
+
+
+def test_a_mistyped_option_is_refused_before_any_large_library_is_loaded(tmp_path: Path) -> None:
+    program = (
+        "import sys\nfrom typer.testing import CliRunner\nfrom clipkit.cli import app\n"
+        "for line in sys.stdin:\n"
+        "    print(CliRunner().invoke(app, line.split()).stderr.strip())\n"
+        "print(sorted({'torch', 'transformers', 'sklearn', 'scipy'}.intersection(sys.modules)))\n"
+    )
+    lines = "\n".join(line for line, _ in MISTYPED)
+    command = [sys.executable, "-c", program]
+    run = subprocess.run(command, input=lines, cwd=tmp_path, capture_output=True, text=True)
+    *errors, loaded = run.stdout.splitlines()
+    for error, (line, message) in zip(errors, MISTYPED, strict=True):
+        assert message in error, line
+    assert loaded == "[]"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_a_table_on_a_terminal_without_utf_8_has_no_escapes(encoding: str, tmp_path: Path) -> None:
+    write_feature_file(tmp_path / "r.h5", "result")
+    command = [sys.executable, "-m", "clipkit", "info", "--runs", "r.h5", "--format", "table"]
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, env=environment)
+    assert run.returncode == 0
+    assert b"\n ------" in run.stdout
+    assert b"\\" not in run.stdout

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import scipy.special
 import scipy.stats
+from PIL import Image
 from scipy.stats import binomtest
-from shell import clipkit, fails, ok, rows
+from shell import clipkit, fails, ok, partly, rows
 
 from clipkit import __version__
 from clipkit.cli import COMMANDS
-from clipkit.features import read
+from clipkit.features import read, write
 
 PROBE_COLUMNS = [
     "classifier",
@@ -293,10 +295,12 @@ def test_columns_are_chosen_and_ordered_by_name(command, class_logits_h5, zerosh
     assert first.split("\t")[0]  # the name of the model
     bare = ok(command, source, *REPORTS[command], "--no-header").stdout
     assert bare.splitlines() == every[1:]
+    message = fails(command, source, "--columns", "acc2", exit_code=2)
+    assert "unknown column 'acc2'; hint: did you mean acc5 or acc1" in message
     if command == "calibrate":
         return  # writes notes about the fit as well
-    message = fails(command, source, "--columns", "acc2", exit_code=2)
-    assert f"unknown column 'acc2'; hint: known: {names[0]}, " in message
+    message = fails(command, source, "--columns", "id", exit_code=2)  # of another report
+    assert f"unknown column 'id'; hint: known: {names[0]}, " in message
     assert message.endswith("model, dataset, prompts\n")
 
 
@@ -334,7 +338,7 @@ def test_info_describes_the_others_if_a_file_cannot_be_read(img_h5, tmp_path):
     damaged.write_bytes(img_h5.read_bytes()[:-9])
     alone = rows(ok("info", img_h5).stdout)
     result = clipkit("info", damaged, img_h5, tmp_path / "none.h5")
-    assert result.exit_code == 1
+    assert result.exit_code == 3
     assert rows(result.stdout) == [{"field": "file", "value": str(img_h5)}, *alone]
     first, second = result.stderr.splitlines()
     assert first.startswith(f"clipkit: warning: {damaged}: expected ")
@@ -375,3 +379,42 @@ def test_classes_are_reported_by_probe_zeroshot_and_info(class_logits_h5, zerosh
     of_zeroshot = ok("zeroshot", class_logits_h5, "--per-class").stdout
     assert list(rows(of_zeroshot)[0]) == ["split", "class", "precision", "recall", "f1", "support"]
     assert ok("info", zeroshot_h5, "--per-class").stdout == of_zeroshot
+
+
+def test_columns_of_repeated_options_add_up(zeroshot_h5):
+    words = ["info", "--runs", zeroshot_h5, "--columns", "acc1", "--columns", "split,acc1"]
+    assert list(rows(ok(*words).stdout)[0]) == ["acc1", "split"]
+    once = ok("info", "--runs", zeroshot_h5, "--columns", "split")
+    assert list(rows(once.stdout)[0]) == ["split"]
+
+
+def test_runs_are_printed_without_the_files_that_are_no_results(zeroshot_h5, img_h5, tmp_path):
+    alone = ok("info", "--runs", zeroshot_h5).stdout
+    done = partly("info", "--runs", img_h5, zeroshot_h5, tmp_path / "none.h5")
+    assert done.stdout == alone
+    first, second = done.stderr.splitlines()
+    assert first.startswith(f"clipkit: warning: {img_h5}: expected result, got images; hint: ")
+    assert second.startswith(f"clipkit: warning: cannot read {tmp_path}/none.h5: ")
+    assert "expected result, got images" in fails("info", "--runs", img_h5, img_h5)
+
+
+def test_skipped_images_are_described_in_plain_words(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    partly("embed", tmp_path, "-m", "tiny", "-o", tmp_path / "img.h5")
+    text = ok("info", tmp_path / "img.h5").stdout
+    assert "skipped [(id bad.png, reason cannot read " in text
+    assert "{" not in text
+
+
+def test_a_control_character_in_a_class_name_is_a_space_in_its_prompt(img_h5, tmp_path):
+    images = read(img_h5)
+    names = [*images.class_names]
+    names[0] = "old%0A%09house"
+    write(tmp_path / "img.h5", replace(images, class_names=names))
+    words = ["--classes", tmp_path / "img.h5", "-m", "tiny", "-o", tmp_path / "txt.h5"]
+    done = ok("textembed", *words)
+    assert "are spaces in the prompts" in done.stderr
+    texts = read(tmp_path / "txt.h5")
+    assert texts.texts[0] == "a photo of a old house"
+    assert texts.class_names == names

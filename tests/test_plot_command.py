@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from shell import clipkit, fails, ok
 
-from clipkit import panels, plots, results
+from clipkit import datasets, panels, plots, results
 from clipkit.cli import app
 from clipkit.features import FeatureFile, read, write
 
@@ -285,6 +285,24 @@ def test_a_broken_image_is_a_grey_tile_with_a_warning(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / f"{name}.png").unlink()
     assert "broken.png is a grey tile" in ok("plot", "images", tmp_path, "-o", "-").stderr
+
+
+def test_an_image_that_is_not_square_keeps_its_shape_and_its_id_if_it_has_no_label(
+    tmp_path: Path,
+) -> None:
+    sizes = {"square": (50, 50), "tall": (40, 120), "thread": (200, 2), "wide": (120, 40)}
+    for name, size in sizes.items():
+        Image.new("RGB", size, "black").save(tmp_path / f"{name}_20260102_030405.png")
+    data = datasets.load([str(tmp_path)])
+    tiles = panels._tiles(data.splits["all"], "all")
+    dark = (tiles == 0).all(axis=-1)
+    drawn = [(int(tile.any(axis=0).sum()), int(tile.any(axis=1).sum())) for tile in dark]
+    assert drawn == [(96, 96), (32, 96), (96, 1), (96, 32)]
+    assert dark[1, :, 32:64].all()
+    assert (tiles[1, :, :32] == 255).all()
+    figure, _ = panels.draw_contact_sheet(data)
+    titles = [text.get_text() for text in figure.axes[0].texts]
+    assert titles == ["…_030405.png"] * 4
 
 
 @pytest.mark.parametrize("picture", ["attributes", "variance"])

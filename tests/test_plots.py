@@ -14,6 +14,7 @@ import matplotlib
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 
 from clipkit import plots
@@ -717,3 +718,18 @@ def test_legend_texts_that_look_alike_have_their_numbers_in_front() -> None:
     legend = [text.get_text() for text in fig.legends[0].get_texts()]
     assert len(set(legend)) == 4
     assert legend[2:] == ["2: cat", "3: cat"]
+
+
+def test_characters_that_no_font_has_are_named_in_one_warning(tmp_path, capsys):
+    fig = plots.confusion([[2, 0], [0, 2]], ["猫 cat", "犬"])
+    fig.suptitle("猫")
+    for text in fig.findobj(Text):
+        text.set_fontfamily("DejaVu Sans")  # whatever fonts there are
+    plots.save(fig, tmp_path / "x.png")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "boxes stand for 2 of the characters" in line
+    assert "猫" in line
+    assert "犬" in line
+    assert "hint: install a font" in line
+    plots.save(plots.confusion([[2, 0], [0, 2]], ["cat", "dog"]), tmp_path / "y.png")
+    assert capsys.readouterr().err == ""

@@ -385,7 +385,8 @@ def test_images_of_unknown_classes_are_warned_about_and_count_as_wrong(folder: P
     write(folder / "new.h5", images(class_names=["ant", "bee", "cow", "dog"]))
     run = ok("predict", folder / "p.h5", folder / "new.h5", "--split", "test", "--per-image")
     assert (
-        "p.h5 does not know 1 of the classes of test (for example cow), so their 30" in run.stderr
+        "p.h5 does not know 1 of the classes of test (for example cow), so that 30 rows can only"
+        in run.stderr
     )
     images_of_cows = [row for row in rows(run.stdout) if row["label"] == "cow"]
     assert len(images_of_cows) == 30

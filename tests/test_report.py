@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from factories import result_file, write_feature_file
 from scipy.stats import binomtest
-from shell import fails, ok
+from shell import fails, ok, partly
 
 from clipkit.errors import ClipkitError
 from clipkit.features import FeatureFile, Split, read, row_ids, write
@@ -181,7 +181,7 @@ def test_a_control_made_in_another_way_is_left_out_with_the_reason(tmp_path: Pat
     folder = write_results(tmp_path / "r")
     control = write_results(tmp_path / "c", model={"untrained": 3})
     write_baseline(control, {"acc1": 0.75}, val="val")
-    done = ok("report", folder, "--untrained", control)
+    done = partly("report", folder, "--untrained", control)
     assert tables(done.stdout)[BASELINE]["untrained"] == ""
     reason = "expected the settings and prompts of r/img.svm.h5, got others"
     assert f"left out c/img.svm.h5: {reason}" in done.stderr
@@ -248,7 +248,7 @@ def test_a_picture_of_layers_is_left_out_if_one_is_damaged(tmp_path: Path) -> No
     (folder / "layers.png").touch()
     assert "](layers.png)" in ok("report", folder).stdout
     (folder / "img.l0.svm.h5").write_bytes(b"no feature file")
-    text = ok("report", folder).stdout
+    text = partly("report", folder).stdout
     assert "## Layers" in text
     assert "](layers.png)" not in text
 
@@ -277,7 +277,7 @@ def test_files_that_no_chapter_asks_for_and_missing_results_are_named(tmp_path: 
     (folder / "foo.h5").write_text("no feature file")
     shutil.copy(folder / "img.svm.h5", folder / "zs.h5")
     shutil.copy(folder / "img.h5", folder / "copy.h5")  # no result: it may serve anything
-    done = ok("report", folder)
+    done = partly("report", folder)
     assert "left out r/foo.h5: expected a feature file, got text" in done.stderr
     assert "left out r/zs.h5: its name is not that of a chapter's result" in done.stderr
     text = " ".join(done.stdout.split())
@@ -322,7 +322,7 @@ def test_a_result_that_is_not_what_its_name_says_is_left_out_with_the_reason(
     folder = write_results(tmp_path / "r")
     (folder / "img.svm.confusion.png").touch()
     write_baseline(folder, run, **entry)
-    result = ok("report", folder)
+    result = partly("report", folder)
     assert BASELINE not in tables(result.stdout)
     assert "F1 of" not in result.stdout
     assert "![" not in result.stdout
@@ -448,7 +448,7 @@ def test_a_result_that_lacks_what_a_report_needs_is_left_out_with_the_reason(
     result = read(folder / "img.svm.h5")
     change(result)
     write(folder / "img.svm.h5", result, force=True)
-    report = ok("report", folder)
+    report = partly("report", folder)
     assert f"- r/img.svm.h5: {reason}" in report.stdout
     assert f"clipkit: warning: left out r/img.svm.h5: {reason}" in report.stderr
 
@@ -461,7 +461,7 @@ def test_a_file_that_is_no_result_is_left_out_with_the_reason(kind: str, tmp_pat
     else:
         content = (folder / "img.svm.h5").read_bytes()
         (folder / "img.svm.h5").write_bytes(content[:-9])
-    assert "- r/img.svm.h5: expected" in ok("report", folder).stdout
+    assert "- r/img.svm.h5: expected" in partly("report", folder).stdout
 
 
 HOSTILE = "<img src=x>\n# head\x1b[31m [l](http://a.b) |cell| $x$ `code` *b* _i_ \u202e"
@@ -521,7 +521,7 @@ def test_layers_of_other_data_are_left_out_with_the_reason(tmp_path: Path) -> No
         write(folder / f"img.l{layer}.svm.h5", result)
     (folder / "layers.png").touch()
     (folder / "img.l1.colour.svm.h5").write_bytes(b"no feature file")
-    done = ok("report", folder)
+    done = partly("report", folder)
     assert "left out r/img.l1.colour.svm.h5: " in done.stderr
     assert "left out r/img.l*.svm.h5: " in done.stderr
     assert "img.l2.svm.h5: expected results on cifar100, got one on cifar10" in done.stderr
@@ -529,5 +529,5 @@ def test_layers_of_other_data_are_left_out_with_the_reason(tmp_path: Path) -> No
     assert "layers.png" not in done.stdout
 
     (folder / "img.l2.svm.h5").unlink()
-    rows = tables(ok("report", folder).stdout)
+    rows = tables(partly("report", folder).stdout)
     assert rows["0"]["accuracy (%)"] == rows["embedding"]["accuracy (%)"] == "75.00"

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from factories import result_file, write_feature_file
-from shell import fails, ok, rows
+from shell import fails, ok, partly, rows
 from test_report import DATASET, LABELS, MODEL, RUN, tables
 
 from clipkit.features import FeatureFile, Split, history_entry, read, write
@@ -259,7 +259,7 @@ def test_bad_files_are_named_and_the_rest_is_shown(tmp_path):
     (tmp_path / "text.h5").write_text("no feature file")
     names = ["cut.h5", "text.h5", "missing.h5"]
     bad = [tmp_path / name for name in names]
-    result = ok("report", *bad, good)
+    result = partly("report", *bad, good)
     assert "75.00 (" in tables(result.stdout)["good.h5"]["accuracy (%)"]
     for name, line in zip(names, result.stderr.splitlines(), strict=True):
         assert line.startswith(f"clipkit: warning: left out {name}: ")
@@ -333,3 +333,11 @@ def test_numbers_with_a_sign_are_plain_text_and_costs_are_in_points(tmp_path):
     assert found["x.h5"]["changed %"] == "25.00"
     assert found["x.h5"]["prompt"] == r"\- a"
     assert found["y.h5"]["change"] == "-0.5"
+
+
+def test_a_page_without_a_missing_file_is_written_and_the_exit_code_says_so(tmp_path):
+    a, page = write_result(tmp_path / "a.h5", 150), tmp_path / "page.html"
+    ok("report", a, "-o", page)
+    done = partly("report", a, tmp_path / "none.h5", "-f", "-o", page)
+    assert done.stderr == "clipkit: warning: left out none.h5: there is no such file\n"
+    assert "none.h5: there is no such file" in page.read_text()

@@ -105,7 +105,7 @@ def test_a_table_shows_an_interval_behind_its_number(capsys: pytest.CaptureFixtu
     assert lines[0].split() == ["acc1", "%", "mean_per_class_recall", "%"]
     assert lines[2].split() == ["71.00", "(68.00–74.00)", "50.00"]
     assert lines[3].split() == ["-", "25.00"]
-    tables.emit([row], tables.View("table", columns="acc1,acc1_low,acc1_high"))
+    tables.emit([row], tables.View("table", columns=["acc1", "acc1_low, acc1_high"]))
     assert capsys.readouterr().out.splitlines()[2].split() == ["71.00", "68.00", "74.00"]
 
 

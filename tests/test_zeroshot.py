@@ -35,7 +35,7 @@ def test_measures_that_do_not_apply_are_nan():
     ("class_index", "message"),
     [
         ([-1, -1, -1], "expected prompts of the images' classes, got none"),
-        ([1, 1, -1], "expected a prompt for every class, but 1 have none, for example 'cat'"),
+        ([1, 1, -1], "expected a prompt for every class, got none for 1 of 2, such as 'cat'"),
     ],
 )
 def test_every_class_needs_a_prompt(class_index, message):
@@ -99,3 +99,23 @@ def test_printed_scores_are_cosines_and_logits_that_differ_in_the_last_bit_decid
     ranking = zeroshot.rank_images(file, ["test"], keep_scores=True)["test"]
     assert ranking.classes.tolist() == [[1, 0]] * len(cosines)
     assert np.array_equal(ranking.all_scores, cosines)
+
+
+def attribute_words(names, labelled=False):
+    """Return logits of images with one prompt for each of three classes."""
+    file = feature_file("logits", datasets={"class_names": names, "class_index": np.arange(3)})
+    if not labelled:
+        for name, split in file.splits.items():
+            file.splits[name] = replace(split, labels=None)
+    return file
+
+
+def test_words_of_several_attributes_are_not_classes_of_one():
+    names = ["colour: red", "colour: blue", "shape: circle"]
+    with pytest.raises(ClipkitError, match="got those of 2: colour, shape") as caught:
+        zeroshot.rank_images(attribute_words(names))
+    assert "'colour: ...'" in caught.value.hint
+    assert "clipkit attributes" in caught.value.hint
+    zeroshot.evaluate(attribute_words(["colour: red", "colour: blue", "colour: green"]))
+    zeroshot.evaluate(attribute_words(["colour: red", "colour: blue", "none"]))
+    zeroshot.evaluate(attribute_words(names, labelled=True))  # the images' classes are called so

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from clipkit.tables import View
 
 OUTPUT = ("--output", "-o")
+SKIPPED = 3  # exit code: done, but images or files were left out
 MAX_COUNT = 2**31 - 1
 LAYER_RANGE = re.compile(r"([0-9]{1,4})-([0-9]{1,4})")
 LAYER = re.compile("-?[0-9]{1,4}")
@@ -36,8 +37,12 @@ def check_output(ctx: typer.Context, output: str | None) -> str | None:
 def option(metavar: str, help: str, *flags: str, **settings: Any) -> Any:
     """Return an option that takes a value. Without `flags`, the parameter's name is its flag.
 
-    A shell completes the values that the metavar lists, such as `table|tsv`.
+    A shell completes the values that the metavar lists, such as `table|tsv`. If it lists nothing
+    else, other values are refused before the command imports its libraries.
     """
+    values = metavar.split("|")
+    if len(values) > 1 and all(map(completion.FIXED_VALUE.fullmatch, values)):
+        settings["callback"] = _one_of(values)
     settings.setdefault("autocompletion", completion.of_metavar(metavar))
     return typer.Option(*flags, metavar=metavar, help=help, **settings)
 
@@ -81,12 +86,23 @@ def parse_layers(text: str | None) -> list[int] | Literal["all"] | None:
     return numbers
 
 
-def _check_format(format: str | None) -> str | None:
-    from clipkit.tables import FORMATS
+def _one_of(values: Sequence[str]) -> Callable[..., Any]:
+    def check(param: typer.CallbackParam, value: str | None) -> str | None:
+        if value is not None and value not in values:
+            raise unknown(param.opts[0].lstrip("-"), value, values)
+        return value
 
-    if format is not None and format not in FORMATS:
-        raise unknown("format", format, FORMATS)
-    return format
+    return check
+
+
+def _check_columns(ctx: typer.Context, values: list[str] | None) -> list[str] | None:
+    """Refuse columns that no report has; `info` may print a result of another program."""
+    from clipkit.tables import COLUMNS, SCORE
+
+    for name in split_words(values or []):
+        if name not in COLUMNS and not name.startswith(SCORE) and ctx.info_name != "info":
+            raise unknown("column", name, COLUMNS)
+    return values or None
 
 
 FeatureInput = Annotated[
@@ -115,15 +131,15 @@ Format = Annotated[
     option(
         "table|tsv|csv|json",
         "Format of the report (default: a table on a terminal, else TSV).",
-        callback=_check_format,
     ),
 ]
 ReportColumns = Annotated[
-    str | None,
+    list[str] | None,
     option(
         "NAME[,NAME...]",
         "Columns to print, in this order; also model, dataset, prompts, shots.",
         "--columns",
+        callback=_check_columns,
     ),
 ]
 NoHeader = Annotated[bool, typer.Option("--no-header", help="Leave out the header line.")]
@@ -171,7 +187,14 @@ Layers = Annotated[
     ),
 ]
 Norm = Annotated[bool, typer.Option("--norm", help="With --layer: apply the model's final norm.")]
-Device = Annotated[str, option("auto|cpu|cuda|cuda:N|mps", "Device to run the model on.")]
+Device = Annotated[
+    str,
+    option(
+        "auto|cpu|cuda|cuda:N|mps",
+        "Device to run the model on.",
+        callback=lambda name: models.check_device(name),
+    ),
+]
 Precision = Annotated[
     str,
     option(

@@ -11,6 +11,7 @@ from clipkit.commands import _completion as completion
 from clipkit.commands._options import (
     DEFAULT_MODEL,
     OUTPUT,
+    SKIPPED,
     Device,
     Force,
     LabelColumn,
@@ -26,14 +27,12 @@ from clipkit.commands._options import (
     parse_layers,
     split_option,
 )
-from clipkit.errors import UsageError, unknown
+from clipkit.errors import UsageError
 
 if TYPE_CHECKING:
     from clipkit.embedding import Part
 
-IMAGES_SKIPPED = 3  # exit code
 MAX_WORKERS = 256  # each holds a batch of images in memory
-ENGINES = ("local", "ray")
 MAX_REPLICAS = 10_000
 
 
@@ -166,12 +165,14 @@ def embed(
 
     Example: clipkit embed cifar100 -o img.h5
     """
-    from clipkit import console, datasets, embedding, prompts
+    from clipkit import console, datasets, embedding, models
 
     share = None if part is None else embedding.Part.parse(part)
     numbers = parse_layers(layers)
     _check_options(numbers, pool, norm, projection, compile)
     _check_engine(engine, replicas, part, mixed=mixed)
+    if engine == "local":  # the machines of a cluster may have folders that this one lacks
+        models.check_name(model)
     _check_outputs(output, numbers, force, dataset, share)
     with console.stage("reading the data set"):
         data = datasets.load(
@@ -211,12 +212,12 @@ def embed(
         return 0
     for image in skipped:
         console.warn(f"skipped {image['split']}/{image['id']}: {image['reason']}")
-    text = f"{prompts.count(len(skipped), 'image')} skipped"
+    text = f"{console.count(len(skipped), 'image')} skipped"
     if share is None:
         count = sum(map(len, data.splits.values()))
         text += f", {count - len(skipped)} embedded; the file lists them"
     console.warn(text)
-    return IMAGES_SKIPPED
+    return SKIPPED
 
 
 def _check_options(
@@ -243,9 +244,7 @@ def _check_options(
 
 
 def _check_engine(engine: str, replicas: int | None, part: str | None, *, mixed: bool) -> None:
-    """Refuse an engine that is not known, and options that need the other one."""
-    if engine not in ENGINES:
-        raise unknown("engine", engine, ENGINES)
+    """Refuse options that need the other engine."""
     if engine == "local" and replicas is not None:
         raise UsageError("expected --engine ray with --replicas, got --engine local")
     if engine == "local" and mixed:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
 from clipkit import console
 from clipkit.commands._options import (
+    SKIPPED,
     Format,
     NoHeader,
     PerClass,
@@ -18,7 +21,10 @@ from clipkit.commands._options import (
 from clipkit.errors import ClipkitError
 
 if TYPE_CHECKING:
+    from clipkit.features import FeatureFile
     from clipkit.tables import Row, View
+
+T = TypeVar("T")
 
 
 def info(
@@ -45,53 +51,48 @@ def info(
 
     Example: clipkit info img.h5; clipkit info --runs probe.h5 zeroshot.h5
     """
-    from clipkit import files, tables
+    from clipkit import features, files, tables
     from clipkit.features.isolation import one_subprocess
 
     names = what or ["-"]
-    exit_code = 0
     files.check_one_stream(names)
     view = tables.View(format, columns, no_header)
+    is_json = tables.chosen_format(format) == "json"
     with one_subprocess():
         if runs or per_class:
-            reports = _reports(names, view, per_class)
+            results, exit_code = _each(names, partial(features.read, kinds=["result"]))
+            reports = _reports([result for _, result in results], view, per_class)
         else:
-            is_json = tables.chosen_format(format) == "json"
-            reports, exit_code = _describe_all(names, is_json)
+            described, exit_code = _each(names, partial(_describe, is_json=is_json))
+            reports = [rows for _, rows in described]
+            if len(names) > 1:
+                reports = [_named(rows, name, is_json) for name, rows in described]
     tables.emit(tables.join(reports), view)
     return exit_code
 
 
-def _describe_all(names: list[str], is_json: bool) -> tuple[list[list[Row]], int]:
-    """Describe files and models, warn of those that cannot be read, and return the exit code.
+def _each(names: list[str], read: Callable[[str], T]) -> tuple[list[tuple[str, T]], int]:
+    """Read files and models, and return those that can be read, by name, and the exit code.
 
-    If none can be read, the error of the last one is raised.
+    Warn of the others. If none can be read, raise the error of the last one.
     """
-    reports: list[list[Row]] = []
-    exit_code = 0
+    done: list[tuple[str, T]] = []
     for name in names:
         try:
-            rows = _describe(name, is_json)
+            done.append((name, read(name)))
         except ClipkitError as error:
-            if name == names[-1] and not reports:
+            if name == names[-1] and not done:
                 raise
             console.warn(error.with_hint())
-            exit_code = error.exit_code
-            continue
-        if len(names) > 1:
-            rows = _named(rows, name, is_json)
-        reports.append(rows)
-    return reports, exit_code
+    return done, 0 if len(done) == len(names) else SKIPPED
 
 
-def _reports(names: list[str], view: View, per_class: bool) -> list[list[Row]]:
+def _reports(results: list[FeatureFile], view: View, per_class: bool) -> list[list[Row]]:
     """Return the rows of each result's report, with columns that tell the results apart."""
-    from clipkit import features
     from clipkit.features.provenance import identities
     from clipkit.per_class import per_class_rows
     from clipkit.results import caveat_notes
 
-    results = [features.read(name, kinds=["result"]) for name in names]
     reports: list[list[Row]] = []
     for result, identity in zip(results, identities(results), strict=True):
         for note in caveat_notes({result.display_name: result}):
@@ -116,6 +117,7 @@ def _describe(name: str, is_json: bool) -> list[Row]:
         return [description] if is_json else [*abridge(description)]
     from clipkit import models
 
+    models.check_name(name)
     with console.progress("reading the model"):
         sizes = models.describe_model(name)
     if is_json:

@@ -93,18 +93,18 @@ def probe(
 
     Example: clipkit probe logits.h5 -t 1,0.5,0.07,0.03 -o probe.h5
     """
-    from clipkit import evaluation, relabeling
-    from clipkit.features import open_file
-    from clipkit.per_class import per_class_rows
-    from clipkit.tables import View
-
     check_result_output(output, force, file, table)
     check_row_options(per_class, per_image)
     if keep and output is None:
         raise UsageError("expected -o FILE for --keep, got none", "name the probe: -o probe.h5")
     counts = parse_counts(shots, "shots")
-    spec = evaluation.ProbeSpec(classifier, features, standardize, seed, counts, repeat)
     Cs = parse_numbers(regularization, "C")
+    from clipkit import evaluation, relabeling  # loads scikit-learn
+    from clipkit.features import open_file
+    from clipkit.per_class import per_class_rows
+    from clipkit.tables import View
+
+    spec = evaluation.ProbeSpec(classifier, features, standardize, seed, counts, repeat)
     view = View(format, columns, no_header)
     # by default, images are listed if there is no accuracy to print
     lists_images = per_image if per_class or per_image else None

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from clipkit.commands import _completion as completion
-from clipkit.commands._options import OUTPUT, Force, check_output, option
+from clipkit.commands._options import OUTPUT, SKIPPED, Force, check_output, option
 from clipkit.errors import UsageError
 
 HTML_ENDINGS = (".html", ".htm")
@@ -89,12 +89,13 @@ def report(
         str | None, option("FOLDER", "Folder that holds the data set of --images.")
     ] = None,
     force: Force = False,
-) -> None:
+) -> int:
     """Report results as one page: Markdown, or HTML that holds the pictures and needs no server.
 
     For a folder, the page says what ran, compares each experiment with the thesis, adds the
     controls that the thesis lacks, and shows the pictures. For files, it says what they hold, and
-    compares results on the same images with each other.
+    compares results on the same images with each other. Files that are missing, damaged or not what
+    their names say are left out and named, and the exit code is then 3.
 
     Example: clipkit report results/tiny-shapes -o results/tiny-shapes/report.html
     """
@@ -127,9 +128,10 @@ def report(
     text = as_html(page, shown) if is_html else as_markdown(page)
     if output == "-":
         sys.stdout.write(text)
-        return
-    with files.atomic_write(output, force=force) as path:
-        path.write_text(text, encoding="utf-8")
+    else:
+        with files.atomic_write(output, force=force) as path:
+            path.write_text(text, encoding="utf-8")
+    return SKIPPED if page.left_out else 0
 
 
 def _are_files(paths: list[Path]) -> bool:

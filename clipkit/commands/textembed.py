@@ -112,7 +112,7 @@ def textembed(
 
     Example: clipkit textembed --classes cifar100 --template "a photo of a {}" -o classes.h5
     """
-    from clipkit import embedding, features, files
+    from clipkit import embedding, features, files, models
 
     sources = prompts or []
     if sources and classes is not None:
@@ -122,6 +122,7 @@ def textembed(
     if classes is None and (template or readable or root is not None):
         raise UsageError("expected --classes with --template, --readable or --root, got none")
     sources = sources or [classes or files.STREAM]
+    models.check_name(model)
     outputs = embedding.name_outputs(sources, output)
     for name in outputs:
         files.check_feature_output(name, force=force, inputs=[*sources, *(template or [])])

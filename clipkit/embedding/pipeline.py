@@ -211,7 +211,7 @@ def embed_images(  # noqa: PLR0913 (the options of `clipkit embed`)
         manifest |= {"mixed": True, "model": model.shared_details()}
     elif model.details["device"] == "cpu":
         manifest["threads"] = models.num_threads()  # the last bits depend on it in bfloat16
-    opening = f"images with {_describe(model)} to {_display_output(output)}"
+    opening = f"with {_describe(model)} to {_display_output(output)}"
     encode = functools.partial(
         _encode_pending,
         dataset=dataset,
@@ -530,7 +530,7 @@ def _encode_pending(
         console.note(f"resuming at {done:,} of {total:,}")
     if strict:
         _refuse_skipped(checkpoint.skipped())
-    opening = f"{total - done:,} {opening}"
+    opening = f"{console.count(total - done, 'image')} {opening}"
     if checkpoint.part is not None:
         opening += f", {checkpoint.part}"
     first_line = opening if pending else None

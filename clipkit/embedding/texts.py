@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 NAME = "{name}"  # in the name of an output
 MAX_SEED = 2**63 - 1
+ESCAPED_CONTROLS = re.compile("(%[01][0-9A-F]|%7F)+")  # in names of folders
 BEGINS_WITH_ARTICLE = re.compile(r"(a|an|the|this|these) ", re.IGNORECASE)
 SHOWN_CHARACTERS = 200  # of a text in a message
 
@@ -139,7 +140,9 @@ def embed_classes(
     -----
     On standard error: if wordings that begin with an article fill the default template.
     """
-    wordings = classes.wordings
+    wordings = [ESCAPED_CONTROLS.sub(" ", wording) for wording in classes.wordings]
+    if wordings != classes.wordings:
+        console.note("control characters in class names, such as %0A, are spaces in the prompts")
     if readable:
         wordings = [prompts.readable(wording) for wording in wordings]
     if templates is None:
@@ -193,7 +196,7 @@ def _name_ensembles(classes: ClassNames, class_index: Int64, templates: int) -> 
         return [f"{wording} ({templates} templates)" for wording in classes.wordings]
     counts = np.bincount(class_index).tolist()
     pairs = zip(classes.names, counts, strict=True)
-    return [f"{name} ({prompts.count(number, 'prompt')})" for name, number in pairs]
+    return [f"{name} ({console.count(number, 'prompt')})" for name, number in pairs]
 
 
 def _encode(texts: Sequence[str], places: list[str], encoder: Encoder, truncate: bool) -> Float32:

@@ -138,6 +138,8 @@ def value_text(value: Any) -> str:
     """Return a value of a history as text."""
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, dict):
+        return f"({', '.join(f'{key} {value_text(item)}' for key, item in value.items())})"
     if isinstance(value, list):
         return f"[{abridged([value_text(item) for item in value])}]"
     if isinstance(value, float):

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from clipkit.models.devices import num_threads, set_num_threads
     from clipkit.models.encoder import Encoder, load
     from clipkit.models.encoder_description import EncoderDescription
-    from clipkit.models.hub import canonical_name
+    from clipkit.models.hub import canonical_name, check_device, check_name
 
 DEFAULT = "openai/clip-vit-base-patch32"
 
@@ -23,6 +23,8 @@ __all__ = [
     "Encoder",
     "EncoderDescription",
     "canonical_name",
+    "check_device",
+    "check_name",
     "describe_model",
     "load",
     "num_threads",
@@ -34,6 +36,8 @@ _MODULES = {
     "EncoderDescription": "encoder_description",
     "Encoder": "encoder",
     "canonical_name": "hub",
+    "check_device": "hub",
+    "check_name": "hub",
     "describe_model": "describe",
     "load": "encoder",
     "num_threads": "devices",

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
-
 import torch
 
+from clipkit import console
 from clipkit.errors import ClipkitError, unknown
+from clipkit.models.hub import check_device
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-DEVICE = re.compile(r"cpu|mps|cuda(:[0-9]+)?")
 
 
 def find_device(name: str) -> torch.device:
@@ -21,13 +20,12 @@ def find_device(name: str) -> torch.device:
     }
     if name == "auto":
         return torch.device(next(kind for kind, count in counts.items() if count))
-    if not DEVICE.fullmatch(name):
-        raise unknown("device", name, ["auto", "cpu", "cuda", "cuda:0", "mps"])
+    check_device(name)
     kind, _, index = name.partition(":")
     if int(index or 0) >= counts[kind]:
         raise ClipkitError(
-            f"cannot use the device {name}: PyTorch {torch.__version__} finds {counts[kind]} "
-            f"{kind} devices",
+            f"cannot use the device {name}: PyTorch {torch.__version__} finds "
+            f"{console.count(counts[kind], f'{kind} device')}",
             "use --device auto",
         )
     return torch.device(name)

@@ -44,6 +44,7 @@ KNOWN = ["tiny", DEFAULT, *(alias for alias in ALIASES if not alias.endswith("/o
 REPOSITORY = re.compile(r"(?!\.)[\w.-]+/[\w.-]+")
 OTHER_REPOSITORY = re.compile(r"(?!\.)[\w.-]+(/(?!\.)[\w.-]+)?")  # old ones have no owner
 SHORT_NAME = re.compile(r"ViT-[\w-]+/.*")  # an alias, or a misspelt one, but no repository
+DEVICE = re.compile(r"auto|cpu|mps|cuda(:[0-9]+)?")
 SHARD = re.compile(r"[\w.-]+\.safetensors")
 CONFIG_PATTERNS = ["*.json", "*.txt", "*.model"]
 OPEN_CLIP_CONFIG = "open_clip_config.json"
@@ -174,6 +175,23 @@ def find(name: str, *, weights: bool = True) -> ModelFiles:
             raise _no_safetensors(name, folder, stem)
         files = _weight_files(_fetch_conversion(name, stem), stem)
     return ModelFiles(prefix + name, folder, files, library)
+
+
+def check_name(name: str) -> None:
+    """Refuse what can name no model, as `find` does, without a network or a model's library."""
+    local = name.removeprefix(PREFIX)
+    is_known = name in ALIASES or name.startswith("timm:") or SHORT_NAME.fullmatch(local)
+    if not is_known and not _local_folder(local).is_dir():
+        _check_form(local)
+
+
+def check_device(name: str) -> str:
+    """Return the name of a device, if one may be called so."""
+    if DEVICE.fullmatch(name):
+        return name
+    meant = name.lower().replace("gpu", "cuda")
+    hint = unknown("device", meant, ["auto", "cpu", "cuda", "mps"]).hint
+    raise UsageError(f"unknown device {name!r}", hint)
 
 
 def _local_folder(name: str) -> Path:
@@ -389,29 +407,24 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _fetch_by_name(name: str) -> tuple[str, Path]:
     """Fetch the settings of the repository that a name stands for; return both."""
+    _check_form(name)
     repo = name.removeprefix("hf-hub:")
+    return repo, _fetch(repo, CONFIG_PATTERNS)
+
+
+def _check_form(name: str) -> None:
+    """Refuse a name that is no folder and no name of a repository."""
     if os.path.exists(name):  # noqa: PTH110
         raise ClipkitError(f"{name}: expected a model's folder, got a file")
     if name.lower().endswith(FILE_ENDINGS):
         raise ClipkitError(f"cannot read {name}: there is no such file")
     if SHORT_NAME.fullmatch(name):
         raise unknown_name(name, KNOWN)
-    if REPOSITORY.fullmatch(repo):
-        return repo, _fetch(repo, CONFIG_PATTERNS)
+    if REPOSITORY.fullmatch(name.removeprefix("hf-hub:")):
+        return
     if "/" in name:
         raise ClipkitError(f"cannot read {name}: there is no such folder")
-    raise _unknown_model(name)
-
-
-def _unknown_model(name: str) -> UsageError:
-    """Return an error with similar names, or with the kinds of models that clipkit reads."""
-    from clipkit.models.families import describe_kinds
-
-    error = unknown("model", name, KNOWN)
-    if error.hint and error.hint.startswith("known: "):
-        kinds = describe_kinds()
-        return error.adding_hint(f"or a folder or Hub repository: clipkit reads {kinds}")
-    return error
+    raise unknown("model", name, KNOWN).adding_hint("or give a folder or a Hub repository")
 
 
 def _fetch_conversion(repo: str, stem: str) -> Path:

@@ -14,6 +14,10 @@ from clipkit.errors import ClipkitError, brief
 
 OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory")  # of PyTorch's RuntimeErrors
 
+# What the Hub's library says of a setting, in some lines
+WRONG_TYPE = re.compile(r"Field '(\w+)' expected (\w+), got \w+ \(value: ([^\n]{1,60}?)\)")
+TYPES = {"int": "a whole number", "float": "a number", "str": "a text", "bool": "true or false"}
+
 
 @contextlib.contextmanager
 def quiet_loading(what: str) -> Iterator[None]:
@@ -51,4 +55,8 @@ def single_line_errors(what: str, hint: str | None = None) -> Iterator[None]:
     except Exception as error:
         if OUT_OF_MEMORY.search(str(error)):
             raise MemoryError from error
-        raise ClipkitError(f"cannot {what}: {brief(error)}", hint) from error
+        field = WRONG_TYPE.search(str(error))
+        reason = brief(error)
+        if field:
+            reason = f"{field[1]}: expected {TYPES.get(field[2], field[2])}, got {field[3]}"
+        raise ClipkitError(f"cannot {what}: {reason}", hint) from error

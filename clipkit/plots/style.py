@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import math
+import re
 import textwrap
 import unicodedata
 import warnings
@@ -18,10 +19,12 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.font_manager import fontManager
 from matplotlib.text import Text
 from matplotlib.ticker import ScalarFormatter
 from numpy.typing import NDArray
 
+from clipkit import console
 from clipkit.errors import UsageError
 from clipkit.tables import distinct_names
 
@@ -44,6 +47,10 @@ MARKERS = "osD^vPX"
 DASHES = ("-", "--", ":")
 BLUE, VERMILLION = PALETTE[:2]
 GREY = "#555555"
+FONT = "DejaVu Sans"  # comes with matplotlib
+# for the characters that it lacks
+FALLBACKS = {"Noto Sans CJK JP", "Noto Sans JP", "WenQuanYi Zen Hei", "PingFang SC", "Yu Gothic"}
+MISSING_GLYPH = re.compile(r"Glyph (\d+) ")  # of matplotlib's warning
 MAX_LEGEND = 60
 LEGEND_CHARACTER = 0.085  # inches
 PAD = 0.08  # inches around everything
@@ -57,6 +64,7 @@ _STYLE = {
     "axes.spines.top": False,
     "axes.titlesize": 10,
     "figure.titlesize": TITLE_SIZE,
+    "font.family": [FONT, *sorted(FALLBACKS.intersection(fontManager.get_font_names()))],
     "figure.titleweight": "bold",
     "font.size": 10,
     "grid.color": "#dddddd",
@@ -434,12 +442,22 @@ def save(
     elif format in PIXEL_FORMATS:
         _check_dpi(dpi, width, height, format)
     buffer = io.BytesIO()
-    with warnings.catch_warnings():
-        # A glyph that the font lacks is drawn as a box. A script that matplotlib does not shape is
-        # drawn letter by letter.
-        warnings.simplefilter("ignore", UserWarning)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
         fig.savefig(buffer, format=format, dpi=dpi, **_SAVE_OPTIONS[format])
+    _warn_of_boxes(caught)
     Path(path).write_bytes(buffer.getvalue())
+
+
+def _warn_of_boxes(caught: Sequence[warnings.WarningMessage]) -> None:
+    """Warn of the characters that matplotlib draws as boxes, since its fonts lack them."""
+    matches = [MISSING_GLYPH.match(str(warning.message)) for warning in caught]
+    characters = dict.fromkeys(chr(int(match[1])) for match in matches if match)
+    if characters:
+        console.warn(
+            f"boxes stand for {len(characters)} of the characters, which no font here has: "
+            f"{' '.join(characters)[:40]}; hint: install a font with them, such as Noto Sans CJK"
+        )
 
 
 def _check_dpi(dpi: float, width: float, height: float, format: str) -> None:

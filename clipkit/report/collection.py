@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from clipkit import console, features, results, tables
+from clipkit.console import count
 from clipkit.errors import ClipkitError
 from clipkit.features import FeatureFile
 from clipkit.features.compatibility import origin
@@ -18,7 +19,6 @@ from clipkit.features.isolation import one_subprocess
 from clipkit.features.model import RESULTS
 from clipkit.features.provenance import identities, provenance
 from clipkit.layout import Column
-from clipkit.prompts import count
 from clipkit.report import understanding
 from clipkit.report.blocks import Block, Drawing, Fact, Heading, Page, Table
 from clipkit.report.chapters import ATTRIBUTES_CAPTION
@@ -261,7 +261,7 @@ def _feature_table(files: dict[str, FeatureFile]) -> Table:
         source = provenance(file)
         counts = [f"{split} {len(part):,}" for split, part in file.splits.items()]
         if file.texts:
-            counts.append(f"{len(file.texts):,} prompts")
+            counts.append(count(len(file.texts), "prompt"))
         cells = [name, file.kind, source.model, source.dataset, source.prompts, ", ".join(counts)]
         rows.append(list(map(escape, cells)))
     header = ["file", "kind", "model", "data set", "prompts", "holds"]
