@@ -46,18 +46,16 @@ def info(
     Example: clipkit info img.h5; clipkit info --runs probe.h5 zeroshot.h5
     """
     from clipkit import files, tables
-    from clipkit.features.isolation import one_subprocess
 
     names = what or ["-"]
     exit_code = 0
     files.check_one_stream(names)
     view = tables.View(format, columns, no_header)
-    with one_subprocess():
-        if runs or per_class:
-            reports = _reports(names, view, per_class)
-        else:
-            is_json = tables.chosen_format(format) == "json"
-            reports, exit_code = _describe_all(names, is_json)
+    if runs or per_class:
+        reports = _reports(names, view, per_class)
+    else:
+        is_json = tables.chosen_format(format) == "json"
+        reports, exit_code = _describe_all(names, is_json)
     tables.emit(tables.join(reports), view)
     return exit_code
 

@@ -13,7 +13,6 @@ import numpy as np
 from clipkit import console, features, results, tables
 from clipkit.errors import ClipkitError
 from clipkit.features import FeatureFile
-from clipkit.features.isolation import one_subprocess
 from clipkit.features.model import RESULTS
 from clipkit.features.provenance import identities, provenance
 from clipkit.layout import Column
@@ -47,7 +46,6 @@ class _Source(NamedTuple):
     rows: tuple[str, ...]
 
 
-@one_subprocess()
 def of_files(paths: Sequence[Path]) -> Page:
     """Report feature files, most of them results.
 
