@@ -149,14 +149,6 @@ def embed(
             help="With --engine ray: copies of the model (default: one per GPU, or per machine).",
         ),
     ] = None,
-    mixed: Annotated[
-        bool,
-        typer.Option(
-            "--mixed",
-            help="With --engine ray: let machines differ in device, in the precision that auto "
-            "chooses and in the library's version. The history lists the machines.",
-        ),
-    ] = False,
 ) -> int:
     """Embed the images of a data set, or write the hidden states of layers.
 
@@ -171,7 +163,7 @@ def embed(
     share = None if part is None else embedding.Part.parse(part)
     numbers = parse_layers(layers)
     _check_options(numbers, pool, norm, projection, compile)
-    _check_engine(engine, replicas, part, mixed=mixed)
+    _check_engine(engine, replicas, part)
     _check_outputs(output, numbers, force, dataset, share)
     with console.stage("reading the data set"):
         data = datasets.load(
@@ -190,7 +182,7 @@ def embed(
         data,
         output,
         model=model,
-        ray=embedding.RayOptions(replicas, mixed) if engine == "ray" else None,
+        ray=embedding.RayOptions(replicas) if engine == "ray" else None,
         compile=compile,
         device=device,
         precision=precision,
@@ -242,14 +234,12 @@ def _check_options(
         )
 
 
-def _check_engine(engine: str, replicas: int | None, part: str | None, *, mixed: bool) -> None:
+def _check_engine(engine: str, replicas: int | None, part: str | None) -> None:
     """Refuse an engine that is not known, and options that need the other one."""
     if engine not in ENGINES:
         raise unknown("engine", engine, ENGINES)
     if engine == "local" and replicas is not None:
         raise UsageError("expected --engine ray with --replicas, got --engine local")
-    if engine == "local" and mixed:
-        raise UsageError("expected --engine ray with --mixed, got --engine local")
     if engine == "ray" and part is not None:
         raise UsageError(
             "expected --part or --engine ray, got both",
