@@ -15,7 +15,6 @@ from clipkit.errors import ClipkitError
 from clipkit.features import FeatureFile
 from clipkit.features.model import RESULTS
 from clipkit.features.provenance import identities, provenance
-from clipkit.layout import Column
 from clipkit.prompts import count
 from clipkit.report import understanding
 from clipkit.report.blocks import Block, Drawing, Fact, Heading, Page, Table
@@ -24,7 +23,7 @@ from clipkit.report.command_lines import make_origin
 from clipkit.report.folder import TABLES
 from clipkit.report.formatting import escape
 from clipkit.report.same_images import MOST_RUNS, Scored, group_by_images, rows_digest, sum_up_first
-from clipkit.tables import distinct_names
+from clipkit.tables import Column, distinct_names
 
 MOST_CLASSES = 3  # that are predicted most often for images without labels
 NUMERIC = re.compile(r"-|[-+]?\d.*|")  # a cell of a column of numbers
