@@ -27,16 +27,11 @@ import numpy as np
 from clipkit import console, metrics, probes, similarity, zeroshot
 from clipkit.annotations import CLASS, Attribute, check_same_images, read_annotations
 from clipkit.errors import ClipkitError, UsageError, check_positive
-from clipkit.evaluation import (
-    EVAL_SPLIT,
-    FIT_SPLIT,
-    HELD_OUT,
-    warn_of_held_out_rows,
-)
+from clipkit.evaluation import EVAL_SPLIT, FIT_SPLIT, choose_held_out, hold_out
 from clipkit.features import FeatureFile, Float32, Int64
 from clipkit.features.provenance import check_control, prompts_entry
 from clipkit.results import find_caveats, make_result
-from clipkit.splitting import count_shared_rows, hash_rows, stratified_split
+from clipkit.splitting import count_shared_rows, hash_rows
 
 MAX_VALUES = 5000  # of an attribute
 ABOVE_CHANCE = 0.02  # by which the probe's interval must exceed chance for `reach`
@@ -113,7 +108,7 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
         Inverse strength of the probe's regularisation.
     fit_split, eval_split : str
         The splits to fit and to score. If the file has a single split, a fifth of its rows is held
-        out and scored.
+        out and scored, as `evaluation.choose_held_out` says.
     seed : int
         Random seed of directions and held-out rows.
 
@@ -196,12 +191,12 @@ def _choose_rows(
     images: FeatureFile, fit_split: str, eval_split: str, seed: int
 ) -> tuple[SplitRows, SplitRows]:
     """Return the rows to fit on and the rows to score."""
-    if len(images.splits) == 1 and (fit_split, eval_split) == (FIT_SPLIT, EVAL_SPLIT):
-        (name,) = images.splits
-        warn_of_held_out_rows(images, name)
-        one_class = np.zeros(len(images.splits[name]), np.int64)
-        train, held_out = stratified_split(one_class, HELD_OUT, seed)
-        return SplitRows(name, train), SplitRows(name, held_out)
+    fit_split, val = choose_held_out(images, fit_split, eval_split, None)
+    if val is not None:
+        split = images.splits[fit_split]
+        labels = np.zeros(len(split), np.int64) if split.labels is None else split.labels
+        _, train, held_out = hold_out(images, fit_split, labels, val, seed)
+        return SplitRows(fit_split, train), SplitRows(fit_split, held_out)
     names = images.choose_splits([fit_split, eval_split])
     if len(names) == 1:
         console.warn(

@@ -326,13 +326,9 @@ def _choose_splits(
     logits: FeatureFile, fit_split: str, eval_split: str, val: float | None
 ) -> tuple[str, str, float | None]:
     """Return the splits to fit and to score, the same one if a fraction is held out."""
-    if fit_split == evaluation.FIT_SPLIT and len(logits.splits) == 1:
-        (fit_split,) = logits.splits
-        if eval_split == evaluation.EVAL_SPLIT:
-            eval_split = fit_split
-            if val is None:
-                val = evaluation.HELD_OUT
-                evaluation.warn_of_held_out_rows(logits, fit_split)
+    fit_split, val = evaluation.choose_held_out(logits, fit_split, eval_split, val)
+    if [fit_split] == [*logits.splits] and eval_split == evaluation.EVAL_SPLIT:
+        eval_split = fit_split
     if fit_split == eval_split and val is None:
         raise UsageError(
             f"{logits.display_name}: expected different splits to fit and to score, got "

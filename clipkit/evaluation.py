@@ -6,7 +6,7 @@ import functools
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from clipkit.results import Caveat, as_result, find_caveats, make_result
 from clipkit.splitting import count_shared_rows, hash_rows, rows_by_class, stratified_split
 from clipkit.tables import class_name
 
+V = TypeVar("V")
 FEATURES = ("logits", "probs")
 FIT_SPLIT, EVAL_SPLIT = "train", "test"  # by default, where a file has them
 HELD_OUT = 0.2  # of the rows of a file that has one split
@@ -248,11 +249,7 @@ def evaluate_grid(  # noqa: PLR0913
         spec = replace(spec, standardize=file.kind == "images" and spec.classifier != "knn")
     taus = _choose_temperatures(file, spec, temperatures)
     _check_one_run(spec, len(taus) * len(Cs), val, keep)
-    if fit_split == FIT_SPLIT and len(file.splits) == 1:
-        (fit_split,) = file.splits
-        if val is None and eval_split == EVAL_SPLIT:
-            val = HELD_OUT
-            warn_of_held_out_rows(file, fit_split)
+    fit_split, val = choose_held_out(file, fit_split, eval_split, val)
     fit = _load_subset(file, fit_split)
     if val is None:
         train, scored = fit, _load_subset(file, eval_split, needs_labels=False)
@@ -341,12 +338,24 @@ def _describe_kept(run: Scored) -> dict[str, Any] | None:
     return settings
 
 
-def warn_of_held_out_rows(file: FeatureFile, split: str) -> None:
-    """Warn that the only split of a file is divided by default."""
+def choose_held_out(
+    file: FeatureFile, fit_split: str, eval_split: str, val: V
+) -> tuple[str, V | float]:
+    """Return the split to fit on, and what to hold out of it.
+
+    This is the rule of all commands that fit: if a file has one split and no split is named, a
+    fifth of the rows of each class is held out and scored (see `hold_out`).
+    """
+    if fit_split != FIT_SPLIT or len(file.splits) != 1:
+        return fit_split, val
+    (split,) = file.splits
+    if val is not None or eval_split != EVAL_SPLIT:
+        return split, val
     console.warn(
         f"{file.display_name} has one split, {split}: {HELD_OUT:.0%} of its rows are held out and "
         "scored"
     )
+    return split, HELD_OUT
 
 
 def _one_or_all(numbers: Sequence[int]) -> int | list[int] | None:

@@ -11,15 +11,18 @@ import os
 import re
 import shutil
 import sys
+import textwrap
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from rich.cells import cell_len
+
 from clipkit.console import escaped, note
 from clipkit.errors import UsageError
-from clipkit.layout import EMPTY, Column, join_lines, render
 
 CHUNK_ROWS = 2000  # of a long report that are in memory at once
+EMPTY = "-"  # a cell to which a column does not apply
 FORMATS = ("table", "tsv", "csv", "json")
 PERCENT = {
     *("acc1", "acc5", "mean_per_class_recall", "mean_confidence", "purity", "purity_chance"),
@@ -41,9 +44,31 @@ OTHERS = (
 COLUMNS = PERCENT.union(OTHERS.split())
 SCORE = "score_"  # before the class, in the columns of zeroshot --scores
 WIDTH = 200  # of a table that goes to a file or a pipe
+UNLIMITED = 1 << 20
 
 Row = Mapping[str, Any]
 Cells = dict[str, list[Any]]  # the values of each column, by its name
+
+
+class Column(NamedTuple):
+    """A column: its name, the unit of its numbers, if any, and the texts of its cells."""
+
+    name: str
+    unit: str
+    cells: list[str]
+    is_numeric: bool
+
+    @property
+    def title(self) -> str:
+        """Name and unit, as the header shows them."""
+        if self.unit == "%":
+            return f"{self.name} %"
+        return f"{self.name} ({self.unit})" if self.unit else self.name
+
+    @property
+    def least_width(self) -> int:
+        """Width of the longest word."""
+        return max(map(cell_len, " ".join([self.title, *self.cells]).split()), default=0)
 
 
 class View(NamedTuple):
@@ -251,10 +276,74 @@ def _columns(cells: Cells) -> list[Column]:
 
 
 def _table(cells: Cells, header: bool) -> str:
+    """Return a table that fits the terminal, unless a single word or number is wider.
+
+    If it is too wide, a single row becomes a list. Of several rows, columns with one value in all
+    of them move to a line below the table. If that does not do, names are broken at underscores.
+    """
     columns = _columns(cells)
     if not columns:
         return "\n"
-    return render(columns, _width(), header)
+    text, width = _grid(columns, UNLIMITED, header), _width()
+    if _fits(text, width):
+        return text
+    if len(columns[0].cells) == 1:
+        titles = [column.title for column in columns]
+        values = [column.cells[0] for column in columns]
+        names = Column("", "", titles, is_numeric=False)
+        return _grid([names, Column("", "", values, is_numeric=False)], width, header=False)
+    shared = [column for column in columns if len(set(column.cells)) == 1]
+    others = [column for column in columns if column not in shared]
+    if not others:
+        shared, others = [], columns
+    text = _grid(others, UNLIMITED, header)
+    if not _fits(text, width):
+        narrow = [column._replace(name=column.name.replace("_", "_\n")) for column in others]
+        text = _grid(narrow, width, header)
+    return text + _caption(shared, width)
+
+
+def _fits(text: str, width: int) -> bool:
+    return max(map(cell_len, text.splitlines())) <= width
+
+
+def _grid(columns: Sequence[Column], width: int, header: bool) -> str:
+    """Return columns as a table whose texts are wrapped between words."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table(box=SIMPLE_HEAD, show_header=header)
+    for column in columns:
+        justify: Any = "right" if column.is_numeric else "left"
+        grid.add_column(Text(column.title), justify=justify, min_width=column.least_width)
+    for row in zip(*(column.cells for column in columns), strict=True):
+        grid.add_row(*map(Text, row))
+    out = io.StringIO()
+    console = Console(file=out, width=UNLIMITED, height=1, color_system=None, force_terminal=False)
+    least = console.measure(grid).minimum
+    console.print(grid, width=max(width + 1, least))  # the last column's space overhangs
+    _, *lines, _, _ = out.getvalue().split("\n")  # the first and the last are blank
+    return join_lines(map(str.rstrip, lines))
+
+
+def _caption(columns: Sequence[Column], width: int) -> str:
+    """Name the columns that hold one value in all rows."""
+    if not columns:
+        return ""
+    facts = []
+    for column in columns:
+        words = (column.name, column.cells[0], column.unit)
+        facts.append(" ".join(filter(None, words)))
+    text = f"In all rows: {', '.join(facts)}"
+    wrapper = textwrap.TextWrapper(width - 2, break_long_words=False, break_on_hyphens=False)
+    return textwrap.indent(join_lines(wrapper.wrap(text)), "  ")
+
+
+def join_lines(lines: Iterable[str]) -> str:
+    """Return lines as a text in which each of them ends with a line break."""
+    return "\n".join([*lines, ""])
 
 
 def _join_intervals(cells: Cells) -> Cells:

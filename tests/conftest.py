@@ -12,13 +12,11 @@ from typing import Any
 
 import pytest
 from clip_factory import tiny_clip_dir, vit_b32_dir
-from factories import write_feature_file
 from forkserver import BRIEF, ForkServer
 from shell import Make, environment, ok
 
 from clipkit import tables
 from clipkit.commands import _options
-from clipkit.features import isolation, read
 
 __all__ = ["tiny_clip_dir", "vit_b32_dir"]  # fixtures
 
@@ -31,23 +29,6 @@ ADJECTIVES = "round straight thin dark bright open closed tall slanted curved sm
 def pytest_xdist_setupnodes() -> None:
     """Give each worker and its processes one thread: more would take turns on the same cores."""
     os.environ.update(ONE_THREAD)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_subprocess_checks_all_files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Check the files that tests read in one subprocess: to fork pytest for each takes longer.
-
-    It starts before any test, so that it holds no file or lock of a test open.
-    """
-    with isolation.one_subprocess():
-        read(write_feature_file(tmp_path_factory.mktemp("first") / "img.h5"))
-        yield
-
-
-@pytest.fixture
-def one_subprocess_per_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Check each file in a separate subprocess, which takes over what a test has patched."""
-    monkeypatch.setattr(isolation, "_shared", None)
 
 
 @pytest.fixture(autouse=True)

@@ -150,7 +150,6 @@ class ForkServer:
 
     def close(self) -> None:
         if self.process is not None:
-            # not by the end of its standard input, of which a fork of pytest may hold the other end
             self.process.kill()
             self.process.communicate()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import faulthandler
 import http.server
 import io
 import json
@@ -665,27 +664,6 @@ def test_damaged_parquet_files_are_refused_in_one_line(tmp_path, keep):
         with pytest.raises(ClipkitError, match=r"cannot read .*train.parquet: ") as caught:
             datasets.load(name)
         assert "\n" not in caught.value.message
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="forking is not safe elsewhere")
-@pytest.mark.usefixtures("one_subprocess_per_file")
-def test_a_footer_that_crashes_its_reader_is_refused_in_one_line(tmp_path, monkeypatch):
-    images = write_parquet(tmp_path / "images.parquet", [png(1)])
-    pq.write_table(pa.table({"path": ["a.png"]}), tmp_path / "list.parquet")
-    pq.write_table(pa.table({"feature": [[1.0, 2.0]]}), tmp_path / "features.parquet")
-
-    def crash(path: str) -> None:
-        faulthandler.disable()  # pytest's would write a page into the log
-        os.abort()
-
-    monkeypatch.setattr(pq, "read_metadata", crash)
-    for command in (
-        ["embed", images, "-m", "tiny"],
-        ["embed", tmp_path / "list.parquet", "-m", "tiny"],
-        ["convert", tmp_path / "features.parquet"],
-    ):
-        line = fails(*command, *([] if command[0] == "convert" else ["-o"]), tmp_path / "out.h5")
-        assert "expected a valid Parquet file, but its reader crashes (SIGABRT)" in line
 
 
 @pytest.mark.parametrize("text", [b"paths", b"names"])

@@ -163,12 +163,6 @@ BROKEN_CONFIGS = {
     "type": with_text(hidden_size="32"),
     "activation": with_text(hidden_act="nothing"),
     "activations": with_text(hidden_act=["gelu"]),
-    "vision": lambda config: config["vision_config"].update(hidden_size=-1),
-    "dropout": with_text(attention_dropout="a lot"),
-    "range": with_text(initializer_range="small"),
-    "padding": with_text(pad_token_id="none"),
-    "channels": lambda config: config["vision_config"].update(num_channels=None),
-    "scale": lambda config: config.update(logit_scale_init_value=[]),
     "no text": lambda config: config.update(text_config=[]),
     # with which transformers takes the default sizes
     "empty text_config_dict": lambda config: config.update(text_config_dict={}),

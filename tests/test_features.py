@@ -83,7 +83,7 @@ def test_what_is_written_is_read_back_and_written_again_with_the_same_bytes(
     digest = write(path, file, force=True)
     assert digest == file.digest
     first = path.read_bytes()
-    again = read(path, trusted=True)
+    again = read(path)
     assert seeds.same(again, file)
     assert again.digest == digest
     write(path, again, force=True)
@@ -139,7 +139,7 @@ def test_any_structure_is_read_or_refused_in_one_line(
         return
     message = ""
     try:
-        file = read(path, trusted=True)
+        file = read(path)
     except ClipkitError as error:
         message = error.message
     else:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
+import json
 import os
 import signal
 import socket
@@ -15,18 +15,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from factories import contents, messages
+from factories import contents, messages, write_feature_file
 from forkserver import ForkServer
 from PIL import Image
 from ray_fakes import FakeRay, make_deadly
 from shell import clipkit, fails, ok
 from test_engines import written
 
-from clipkit import datasets, embedding, features, models
+from clipkit import datasets, embedding, models
 from clipkit.embedding import checkpoint, pipeline, ray_cluster, ray_engine, ray_worker
 from clipkit.embedding.engines import Encoded, ShardImages
 from clipkit.errors import ClipkitError, UsageError
-from clipkit.report.command_lines import command_lines
 
 TESTS = Path(__file__).parent
 HAS_RAY = importlib.util.find_spec("ray") is not None
@@ -80,7 +79,6 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     [
         (("--engine", "rya"), "unknown engine 'rya'; hint: did you mean ray?"),
         (("--replicas", 2), "expected --engine ray with --replicas, got --engine local"),
-        (("--mixed",), "expected --engine ray with --mixed, got --engine local"),
         (("--engine", "ray", "--part", "1/2"), "expected --part or --engine ray, got both"),
         (("--engine", "ray", "--device", "cuda:1"), "expected --device auto, cpu or cuda"),
     ],
@@ -135,18 +133,14 @@ def test_a_worker_that_describes_another_model_is_refused_by_its_host() -> None:
         ray_engine._check_same("node2", other, "node1", facts)
     expected = "expected the model.library of node1, transformers 5.4, got transformers 5.5"
     assert caught.value.message == f"node2: {expected}"
-    assert str(caught.value.hint).endswith("set --device and --precision, or add --mixed")
+    assert caught.value.hint == "install the same versions and models on all machines"
 
 
-def test_a_difference_that_no_option_allows_has_another_hint() -> None:
-    for name, mixed in (
-        ("clipkit", False),
-        ("model files.weights", False),
-        ("model.library", True),
-    ):
-        with pytest.raises(ClipkitError) as caught:
-            ray_engine._check_same("node2", {name: "a"}, "node1", {name: "b"}, mixed=mixed)
-        assert caught.value.hint == "install the same versions and models on all machines"
+def test_the_hint_of_another_device_or_precision_names_the_options() -> None:
+    got, expected = {"model.precision": "bf16"}, {"model.precision": "fp32"}
+    with pytest.raises(ClipkitError) as caught:
+        ray_engine._check_same("node2", got, "node1", expected)
+    assert caught.value.hint == "set --device and --precision"
 
 
 @pytest.fixture
@@ -287,141 +281,7 @@ def test_an_engine_of_ray_encodes_again(
     assert notes.count("2 of 2 replicas have loaded the model\n") == 2
 
 
-MIXED = (*ON_RAY, "--replicas", 2, "--mixed")
-
-
-@pytest.fixture
-def precisions(ray: FakeRay, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Return the precisions that the next workers choose, in order; the last one stays."""
-    chosen = ["fp32"]
-    load = pipeline.load_encoder
-
-    def load_with_next(*names: Any, **options: Any) -> Any:
-        precision = chosen.pop(0) if len(chosen) > 1 else chosen[0]
-        return load(*names, **{**options, "precision": precision})
-
-    monkeypatch.setattr(pipeline, "load_encoder", load_with_next)
-    return chosen
-
-
-def machines_of(file: Path) -> dict[str, int]:
-    """Return how many rows were made in each precision, as the history says."""
-    (entry,) = features.read(file).history
-    return {machine["precision"]: machine["rows"] for machine in entry["machines"].values()}
-
-
-def test_the_warning_of_a_difference_says_yes_or_no(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    engine = ray_engine.RayEngine(contextlib.nullcontext, 4, mixed=True)
-    engine._note_difference("node2", {"compile": False, "packed": True}, "node1", {"compile": True})
-    assert capsys.readouterr().err == (
-        "clipkit: warning: node2 differs from node1: compile is no, not yes\n"
-        "clipkit: warning: node2 differs from node1: packed is yes, not no\n"
-    )
-
-
-def test_a_mixed_run_of_equal_workers_gives_the_file_of_one_process(
-    ray: FakeRay, expected: bytes, tmp_path: Path
-) -> None:
-    ok(*MIXED, "-o", tmp_path / "out.h5")
-    assert ray.workers == 2
-    assert (tmp_path / "out.h5").read_bytes() == expected
-
-
-@pytest.mark.long
-def test_a_mixed_run_lists_the_machines_with_the_rows_of_each(
-    precisions: list[str], tmp_path: Path
-) -> None:
-    for precision in ("fp32", "bf16"):
-        precisions[:] = [precision]
-        ok(*RUN, "-o", tmp_path / f"{precision}.h5")
-    output = tmp_path / "out.h5"
-    precisions[:] = ["fp32", "bf16", "bf16"]
-    host = socket.gethostname()
-    stderr = ok(*MIXED[:-1], "--mixed", "-o", output).stderr
-    assert stderr.count(f"warning: {host} differs from {host}: precision is bf16, not fp32\n") == 1
-    made = machines_of(output)
-    assert set(made) == {"bf16", "fp32"}
-    assert sum(made.values()) == 20
-
-    file = features.read(output)
-    model = file.model()
-    assert model is not None
-    assert model["precision"] == "bf16 + fp32"
-    assert model["digest"] == models.load("tiny", tower="image").details["digest"]
-    rows = np.asarray(file.splits["test"].features)
-    counted = dict.fromkeys(made, 0)
-    for precision in made:
-        alone = features.read(tmp_path / f"{precision}.h5").splits["test"].features
-        counted[precision] = int((rows == np.asarray(alone)).all(axis=1).sum())
-    assert counted == made
-
-    text = ok("info", output).stdout
-    assert f"rows {made['fp32']}" in next(line for line in text.splitlines() if "fp32" in line)
-    *notes, line = command_lines(file.history, "out.h5", lambda _: None)
-    assert notes == ["# the history does not say which machine made which rows"]
-    assert line.endswith(" --model tiny --engine ray --mixed -o out.h5")
-    (tmp_path / "p.txt").write_text("a digit\na letter\n")
-    ok("textembed", tmp_path / "p.txt", "-m", "tiny", "-o", tmp_path / "txt.h5")
-    ok("logits", output, tmp_path / "txt.h5", "-o", tmp_path / "logits.h5")
-    assert "a digit" in ok("info", tmp_path / "logits.h5").stdout
-
-
-def test_the_files_of_all_layers_list_the_machines(precisions: list[str], tmp_path: Path) -> None:
-    precisions[:] = ["fp32", "bf16"]
-    ok(*MIXED, "--layers", "0,1", "-o", tmp_path / "img.l{layer}.h5")
-    for layer in (0, 1):
-        file = tmp_path / f"img.l{layer}.h5"
-        assert set(machines_of(file)) == {"bf16", "fp32"}
-        model = features.read(file).model()
-        assert model is not None
-        assert (model["layer"], model["precision"]) == (layer, "bf16 + fp32")
-
-
-def interrupt(monkeypatch: pytest.MonkeyPatch, *words: object) -> None:
-    """Run a command that ends after two shards."""
-    save = checkpoint.Checkpoint.save
-    saved = []
-
-    def save_two(self: Any, *arguments: Any) -> None:
-        if len(saved) == 2:
-            raise ClipkitError("that is enough")
-        saved.append(arguments)
-        save(self, *arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoint.Checkpoint, "save", save_two)
-        assert "that is enough" in clipkit(*words).stderr
-
-
-@pytest.mark.long
-def test_a_mixed_run_is_continued_by_machines_that_differ(
-    precisions: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    output = tmp_path / "out.h5"
-    interrupt(monkeypatch, *MIXED, "-o", output)
-    for words in ((*ON_RAY, "--replicas", 2), RUN):
-        line = fails(*words, "-o", output, exit_code=2)
-        assert (
-            "out.h5.partial belongs to a run with --mixed; hint: add --engine ray --mixed" in line
-        )
-    precisions[:] = ["bf16"]
-    assert "resuming at 8 of 20" in ok(*MIXED, "-o", output).stderr
-    assert machines_of(output) == {"fp32": 8, "bf16": 12}
-    assert list(contents(tmp_path)) == ["out.h5"]
-
-
-def test_a_run_that_is_not_mixed_is_not_continued_as_one(
-    ray: FakeRay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    output = tmp_path / "out.h5"
-    interrupt(monkeypatch, *RUN, "-o", output)
-    line = fails(*MIXED, "-o", output, exit_code=2)
-    assert "out.h5.partial belongs to a run without --mixed; hint: leave --mixed out" in line
-
-
-def test_a_mixed_run_refuses_another_model_by_its_host(
+def test_a_worker_with_another_model_is_refused_by_its_host(
     ray: FakeRay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     load, seeds = pipeline.load_encoder, [1, 2]
@@ -431,10 +291,17 @@ def test_a_mixed_run_refuses_another_model_by_its_host(
 
     monkeypatch.setattr(pipeline, "load_encoder", load_another)
     host = socket.gethostname()
-    result = clipkit(*MIXED, "-o", tmp_path / "out.h5")
+    result = clipkit(*ON_RAY, "--replicas", 2, "-o", tmp_path / "out.h5")
     assert result.exit_code == 1
     expected = f"{host}: expected the model files.weights of {host}, sha256:"
     assert expected in messages(result.stderr).splitlines()[-1]
+
+
+def test_a_file_whose_history_lists_machines_is_still_described(tmp_path: Path) -> None:
+    machines = {"1": {"precision": "bf16", "rows": 4}, "2": {"precision": "fp32", "rows": 8}}
+    history = [{"command": "embed", "machines": machines}]
+    path = write_feature_file(tmp_path / "x.h5", attributes={"history": json.dumps(history)})
+    assert "precision bf16, rows 4" in ok("info", path).stdout
 
 
 def test_a_node_without_a_cpu_gets_no_replica(ray: FakeRay) -> None:
@@ -457,11 +324,10 @@ def test_an_address_without_ray_is_said_in_one_line(
 
 
 @cluster_test
-@pytest.mark.parametrize("words", [(), ("--mixed",)])
 def test_replicas_give_the_file_of_one_process(
-    cluster: Any, expected: bytes, tmp_path: Path, words: tuple[str, ...]
+    cluster: Any, expected: bytes, tmp_path: Path
 ) -> None:
-    ok(*ON_RAY, "-o", tmp_path / "out.h5", "--replicas", 2, *words)
+    ok(*ON_RAY, "-o", tmp_path / "out.h5", "--replicas", 2)
     assert (tmp_path / "out.h5").read_bytes() == expected
     assert list(contents(tmp_path)) == ["out.h5"]
 

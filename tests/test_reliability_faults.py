@@ -232,8 +232,6 @@ cli.main()
 @pytest.mark.parametrize(
     "moment",
     [
-        "os.register_at_fork(before=here)",
-        "os.register_at_fork(after_in_parent=here)",
         "before_summary(Deleted)",
         "before_summary(lose)",
         "before_summary(lambda: [here(), os.kill(os.getpid(), signal.SIGINT)])",
@@ -258,19 +256,6 @@ def test_a_signal_after_the_end_of_a_command_changes_nothing(tmp_path: Path, fun
     ended = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=30)
     assert (ended.returncode, ended.stderr) == (0, "")
     assert ended.stdout.startswith("split\t")
-
-
-def test_a_signal_ends_the_subprocess_that_checks_a_file(tmp_path: Path) -> None:
-    write_feature_file(tmp_path / "logits.h5", "logits")
-    check = "features.hdf5._read_a_little = lambda *_: [open('checking', 'w'), signal.pause()]"
-    line = [sys.executable, "-c", BAD_MOMENT.format(moment=check), "entropy", "logits.h5"]
-    with subprocess.Popen(line, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
-        while not (tmp_path / "checking").exists():
-            time.sleep(0.01)
-        process.send_signal(signal.SIGTERM)
-        _, stderr = process.communicate(timeout=10)  # the subprocess holds the pipe, too
-    assert process.returncode == 128 + signal.SIGTERM
-    assert stderr == "clipkit entropy: interrupted by SIGTERM\n"
 
 
 # Run clipkit with the writing of a file replaced by a call into C that never returns.

@@ -1,16 +1,14 @@
-"""Hostile inputs: names that write on the terminal, models that run code, image bombs, crashes."""
+"""Hostile inputs: names that write on the terminal, models that run code, image bombs."""
 
 from __future__ import annotations
 
-import faulthandler
 import io
 import json
 import os
 import pickle
-import resource
 import signal
+import subprocess
 import sys
-import time
 import tracemalloc
 import zipfile
 from pathlib import Path
@@ -24,23 +22,18 @@ from canary import Canary
 from clip_factory import edit_json, tiny_clip
 from factories import content, refused, unchanged, write_feature_file
 from forkserver import ForkServer
-from fuzz import mutate, seeds
+from fuzz import seeds
 from fuzz.run import AREAS, PASSED, judge_feature_files, judge_prompt_files
 from PIL import Image
 from shell import clipkit, ok
 
 from clipkit import console, models
 from clipkit.errors import ClipkitError
-from clipkit.features import FeatureFile, hdf5, isolation, read, read_all, write
-from clipkit.files import OpenFile, keep_open
+from clipkit.features import FeatureFile, read, write
 
-pytestmark = [pytest.mark.long, pytest.mark.usefixtures("one_subprocess_per_file")]
+pytestmark = pytest.mark.long
 
 ESCAPED = "a\\n\\x1b[31m\\u202ered\\u2028.h5"
-
-on_linux = pytest.mark.skipif(
-    sys.platform != "linux", reason="only on Linux a subprocess opens the file first"
-)
 
 
 @pytest.fixture
@@ -214,152 +207,18 @@ def test_strict_stops_at_the_first_bad_picture(tmp_path: Path, model: Path) -> N
     assert not (tmp_path / "o.h5").exists()
 
 
-# files that break HDF5, which is staged: what bytes do that depends on its version
+# a file that crashes HDF5, which is staged: what bytes do that depends on its version
 
 
-@on_linux
-def test_a_file_that_crashes_hdf5_is_an_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def crash(*_: Any) -> Any:
-        faulthandler.disable()  # pytest's would print a traceback
-        os.abort()
-
-    monkeypatch.setattr(hdf5, "_assemble", crash)
-    path = write_feature_file(tmp_path / "img.h5")
-    problem = "expected a valid HDF5 file, but its reader crashes (SIGABRT)"
-    refused(clipkit("info", path), 1, f"img.h5: {problem}")
-
-
-@on_linux
-def test_a_file_that_keeps_hdf5_busy_is_an_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def spin(*_: Any) -> Any:
-        while True:
-            pass
-
-    monkeypatch.setattr(hdf5, "_assemble", spin)
-    monkeypatch.setattr(isolation, "CPU_LIMIT_SECONDS", 1)
-    path = write_feature_file(tmp_path / "img.h5")
-    problem = "expected a valid HDF5 file, but reading it does not end"
-    refused(clipkit("info", path), 1, f"img.h5: {problem}")
-
-
-@on_linux
-@pytest.mark.parametrize(
-    ("number", "message"),
-    [
-        (signal.SIGKILL, "expected a file that takes at most 64 MiB to read"),
-        (signal.SIGALRM, "expected a valid HDF5 file, but reading it does not end"),
-    ],
-)
-def test_a_check_of_memory_that_was_killed_has_not_passed(
-    tmp_path: Path, number: int, message: str
-) -> None:
-    def end(_: OpenFile) -> None:
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        os.kill(os.getpid(), number)
-
-    path = tmp_path / "m.parquet"
-    path.write_bytes(b"PAR1")
-    with keep_open(path) as file, pytest.raises(ClipkitError, match=message):
-        isolation.check_in_subprocess(file, "m.parquet", end, max_memory=2**26)
-
-
-@pytest.fixture
-def forks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Return the numbers of the processes that are forked from now on."""
-    fork = os.fork
-    children: list[int] = []
-
-    def record() -> int:
-        child = fork()
-        children.append(child)
-        return child
-
-    monkeypatch.setattr(os, "fork", record)
-    return children
-
-
-@on_linux
-def test_of_files_that_one_subprocess_checks_the_one_that_crashes_it_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forks: list[int]
-) -> None:
-    """The crash is tried again in a new process, and the file after it has a third one."""
-    good = write_feature_file(tmp_path / "img.h5")
-    bad = write_feature_file(tmp_path / "txt.h5", "texts")
-    bad_size = bad.stat().st_size
-    assemble = hdf5._assemble
-
-    def crash(checked: Any) -> FeatureFile:
-        if checked.size == bad_size:
-            faulthandler.disable()  # pytest's would print a traceback
-            os.abort()
-        return assemble(checked)
-
-    monkeypatch.setattr(hdf5, "_assemble", crash)
-    with isolation.one_subprocess():
-        assert [read(good).kind for _ in range(3)] == ["images"] * 3
-        assert len(forks) == 1
-        with pytest.raises(ClipkitError, match=r"txt\.h5: .* its reader crashes \(SIGABRT\)"):
-            read(bad)
-        assert read(good).kind == "images"
-        assert len(forks) == 3
-    for child in forks:
-        with pytest.raises(ProcessLookupError):
-            os.kill(child, 0)
-
-
-@on_linux
-def test_read_all_checks_its_files_in_one_subprocess(tmp_path: Path, forks: list[int]) -> None:
-    paths = [write_feature_file(tmp_path / f"{name}.h5") for name in "abc"]
-    files = read_all(map(str, paths), kinds=["images"])
-    assert [file.display_name for file in files] == list(map(str, paths))
-    assert len(forks) == 1
-
-
-@on_linux
-def test_a_file_is_not_blamed_for_what_the_file_before_it_did_to_the_subprocess(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forks: list[int]
-) -> None:
-    path = write_feature_file(tmp_path / "img.h5")
-    tests = os.getpid()
-    assemble = hdf5._assemble
-    checked_before: list[int] = []
-
-    def crash_at_the_second(checked: Any) -> FeatureFile:
-        if os.getpid() != tests:
-            if checked_before:
-                faulthandler.disable()
-                os.abort()
-            checked_before.append(checked.size)
-        return assemble(checked)
-
-    monkeypatch.setattr(hdf5, "_assemble", crash_at_the_second)
-    with isolation.one_subprocess():
-        assert [read(path).kind for _ in range(3)] == ["images"] * 3
-    assert len(forks) == 3
-
-
-@on_linux
-def test_each_file_that_one_subprocess_checks_has_the_whole_limit_of_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    limits = tmp_path / "limits"
-
-    def record(file: Any) -> None:
-        soft, _ = resource.getrlimit(resource.RLIMIT_CPU)
-        with limits.open("a") as lines:
-            lines.write(f"{soft} {signal.alarm(isolation.TIMEOUT_SECONDS) > 0}\n")
-
-    used = iter([0.5, 7.5])
-    monkeypatch.setattr(time, "process_time", lambda: next(used))
-    monkeypatch.setattr(hdf5, "_read_a_little", record)
-    path = write_feature_file(tmp_path / "img.h5")
-    with isolation.one_subprocess():
-        assert [read(path).kind for _ in range(2)] == ["images"] * 2
-    assert limits.read_text() == "11 True\n18 True\n"
+def test_a_crash_of_hdf5_loses_nothing(tmp_path: Path) -> None:
+    write_feature_file(tmp_path / "logits.h5", "logits")
+    (tmp_path / "out.h5").write_bytes(b"earlier")
+    crash = "from clipkit import cli; from clipkit.features import hdf5; import os\n"
+    crash += "hdf5._assemble = lambda *_: os.abort()\ncli.main()"
+    line = [sys.executable, "-c", crash, "entropy", "logits.h5", "-o", "out.h5", "--force"]
+    with unchanged(tmp_path):
+        ended = subprocess.run(line, cwd=tmp_path, capture_output=True)
+    assert ended.returncode == -signal.SIGABRT
 
 
 # files that unpack to much more than their size
@@ -452,7 +311,7 @@ def test_reading_a_feature_file_takes_at_most_forty_times_its_size(
     )
     tracemalloc.start()
     try:
-        read(path, trusted=True)
+        read(path)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -462,19 +321,10 @@ def test_reading_a_feature_file_takes_at_most_forty_times_its_size(
 # fuzzing: the quick part of `make fuzz`
 
 
-@pytest.mark.parametrize(
-    ("damage", "trusted", "count"),
-    [
-        (mutate.damaged, True, 300),
-        pytest.param(mutate.damaged_with_fixed_checksums, False, 60, marks=pytest.mark.long),
-    ],
-)
-def test_damaged_files_give_the_same_data_or_one_line(
-    tmp_path: Path, damage: Any, trusted: bool, count: int
-) -> None:
+def test_damaged_files_give_the_same_data_or_one_line(tmp_path: Path) -> None:
     """The quick part of the fuzz run; `make fuzz` is the long one."""
-    judge = judge_feature_files(damage, tmp_path, trusted)
-    for case in range(10**6, 10**6 + count):
+    judge = judge_feature_files(tmp_path)
+    for case in range(10**6, 10**6 + 300):
         assert judge(case) in ("same", "refused"), case
 
 
@@ -494,8 +344,6 @@ def test_changed_inputs_give_the_right_data_or_one_line(
 
 
 def test_the_fuzzer_would_notice_other_data(tmp_path: Path) -> None:
-    data = seeds.write_all(tmp_path)["images"]
-    assert len(mutate.checked_blocks(data)) > 5  # its checksum is HDF5's
     a, b = seeds.files()["images"], seeds.files()["images"]
     assert seeds.same(a, b)
     b.splits["test"].features[0, 0] += 1

@@ -1,17 +1,14 @@
 """Offer the values of options and arguments to a shell that completes a command line.
 
-A shell runs clipkit at each press of the Tab key: nothing heavy is imported here, no file is read
-in whole, and whatever goes wrong, there are just no suggestions.
+A shell runs clipkit at each press of the Tab key: nothing heavy is imported here, no file is
+opened, and whatever goes wrong, there are just no suggestions.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 import re
-import signal
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,7 +21,6 @@ DATASETS = (
     *("digits", "shapes"),
 )
 SPLITS = ("train", "test")  # of the named data sets
-TIMEOUT_SECONDS = 1  # for reading the names of the splits of all files together
 FIXED_VALUE = re.compile(r"[a-z0-9-]+")  # in a metavar; what is in capitals stands for something
 
 Complete = Callable[[typer.Context, str], list[str]]
@@ -87,10 +83,9 @@ def _fetched_models() -> list[str]:
 
 @safely
 def splits(ctx: typer.Context, incomplete: str) -> list[str]:
-    """Offer the splits of the feature files, the data set or the folder on the command line."""
+    """Offer the splits of the data set or the folder on the command line."""
     words = ctx.meta.get(WORDS, [])
     names: list[str] = []
-    paths: list[Path] = []
     for before, word in zip(["", *words], words, strict=False):
         path = Path(word)
         if word.startswith("-") or before in ("-o", "--output"):
@@ -99,46 +94,9 @@ def splits(ctx: typer.Context, incomplete: str) -> list[str]:
             names += SPLITS
         elif path.is_dir():
             names += _split_folders(path)
-        elif path.is_file():
-            paths.append(path)
-    if paths:
-        names += _splits_of_files(paths)
     return list(dict.fromkeys(names))
 
 
 def _split_folders(folder: Path) -> list[str]:
     known = ("train", "val", "valid", "validation", "test")
     return [name for name in known if (folder / name).is_dir()] or ["all"]
-
-
-def _splits_of_files(paths: list[Path]) -> list[str]:
-    """Read the names of the splits in a subprocess, which a crafted file may crash or keep busy."""
-    if sys.platform != "linux":  # as in features.isolation
-        return []
-    read_end, write_end = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            os.close(read_end)
-            signal.signal(signal.SIGALRM, signal.SIG_DFL)
-            signal.alarm(TIMEOUT_SECONDS)
-            _write_splits(paths, write_end)
-        finally:
-            os._exit(0)
-    os.close(write_end)
-    with os.fdopen(read_end, "rb") as pipe:
-        text = pipe.read()
-    os.waitpid(child, 0)
-    return text.decode("utf-8", "replace").split()
-
-
-def _write_splits(paths: list[Path], pipe: int) -> None:
-    """Write the names of the splits of feature files, one a line; say nothing of bad files."""
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, 1)
-    os.dup2(null, 2)
-    from clipkit.features.checked_file import split_names
-
-    for path in paths:
-        with contextlib.suppress(Exception):
-            os.write(pipe, "".join(f"{name}\n" for name in split_names(path)).encode())

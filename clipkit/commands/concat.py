@@ -34,15 +34,13 @@ def concat(
     Example: clipkit concat a.h5 b.h5 -o img.h5
     """
     from clipkit import concatenation, features, files
-    from clipkit.features.isolation import one_subprocess
 
     files.check_one_stream(inputs)
     files.check_feature_output(output, force=force, inputs=inputs)
     with contextlib.ExitStack() as stack:
         parts = []
-        with one_subprocess():
-            for source in inputs:
-                file = features.open_file(source, kinds=["images", "texts", "logits"])
-                parts.append(stack.enter_context(file))
+        for source in inputs:
+            file = features.open_file(source, kinds=["images", "texts", "logits"])
+            parts.append(stack.enter_context(file))
         joined = concatenation.concat(parts, prefix=prefix, keep_apart=keep_apart)
         features.write(output, joined, force=force)

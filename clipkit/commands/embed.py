@@ -148,14 +148,6 @@ def embed(
             help="With --engine ray: copies of the model (default: one per GPU, or per machine).",
         ),
     ] = None,
-    mixed: Annotated[
-        bool,
-        typer.Option(
-            "--mixed",
-            help="With --engine ray: let machines differ in device, in the precision that auto "
-            "chooses and in the library's version. The history lists the machines.",
-        ),
-    ] = False,
 ) -> int:
     """Embed the images of a data set, or write the hidden states of layers.
 
@@ -170,7 +162,7 @@ def embed(
     share = None if part is None else embedding.Part.parse(part)
     numbers = parse_layers(layers)
     _check_options(numbers, pool, norm, projection, compile)
-    _check_engine(engine, replicas, part, mixed=mixed)
+    _check_engine(engine, replicas, part)
     if engine == "local":  # the machines of a cluster may have folders that this one lacks
         models.check_name(model)
     _check_outputs(output, numbers, force, dataset, share)
@@ -191,7 +183,7 @@ def embed(
         data,
         output,
         model=model,
-        ray=embedding.RayOptions(replicas, mixed) if engine == "ray" else None,
+        ray=embedding.RayOptions(replicas) if engine == "ray" else None,
         compile=compile,
         device=device,
         precision=precision,
@@ -243,12 +235,10 @@ def _check_options(
         )
 
 
-def _check_engine(engine: str, replicas: int | None, part: str | None, *, mixed: bool) -> None:
+def _check_engine(engine: str, replicas: int | None, part: str | None) -> None:
     """Refuse options that need the other engine."""
     if engine == "local" and replicas is not None:
         raise UsageError("expected --engine ray with --replicas, got --engine local")
-    if engine == "local" and mixed:
-        raise UsageError("expected --engine ray with --mixed, got --engine local")
     if engine == "ray" and part is not None:
         raise UsageError(
             "expected --part or --engine ray, got both",

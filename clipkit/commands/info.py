@@ -52,21 +52,19 @@ def info(
     Example: clipkit info img.h5; clipkit info --runs probe.h5 zeroshot.h5
     """
     from clipkit import features, files, tables
-    from clipkit.features.isolation import one_subprocess
 
     names = what or ["-"]
     files.check_one_stream(names)
     view = tables.View(format, columns, no_header)
     is_json = tables.chosen_format(format) == "json"
-    with one_subprocess():
-        if runs or per_class:
-            results, exit_code = _each(names, partial(features.read, kinds=["result"]))
-            reports = _reports([result for _, result in results], view, per_class)
-        else:
-            described, exit_code = _each(names, partial(_describe, is_json=is_json))
-            reports = [rows for _, rows in described]
-            if len(names) > 1:
-                reports = [_named(rows, name, is_json) for name, rows in described]
+    if runs or per_class:
+        results, exit_code = _each(names, partial(features.read, kinds=["result"]))
+        reports = _reports([result for _, result in results], view, per_class)
+    else:
+        described, exit_code = _each(names, partial(_describe, is_json=is_json))
+        reports = [rows for _, rows in described]
+        if len(names) > 1:
+            reports = [_named(rows, name, is_json) for name, rows in described]
     tables.emit(tables.join(reports), view)
     return exit_code
 

@@ -13,7 +13,6 @@ import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -37,7 +36,7 @@ from clipkit.datasets.parquet_manifests import is_image_type, is_text, read_erro
 from clipkit.datasets.remote import LocalFile, RangeReader, StoredFile, display_url
 from clipkit.errors import ClipkitError, ImageError
 from clipkit.features import Int64
-from clipkit.features.parquet import check_footer, column_chunks
+from clipkit.features.parquet import column_chunks
 from clipkit.features.validation import MAX_CLASSES
 
 ENDING = ".parquet"
@@ -158,8 +157,6 @@ class _Group:
 @functools.lru_cache(maxsize=64)
 def _metadata(file: StoredFile) -> pq.FileMetaData:
     """Return the footer of a file, which takes several requests of a remote one."""
-    if isinstance(file, LocalFile):
-        check_footer(Path(file.name), file.name)
     with read_errors(display_url(file.name)):
         return pq.read_metadata(_source(file))
 

@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from clipkit.datasets.columns import Columns, as_text, check_columns
 from clipkit.datasets.images import reason
-from clipkit.datasets.rows import MAX_PATH, Row, Table
+from clipkit.datasets.rows import Row, Table
 from clipkit.errors import ClipkitError
-from clipkit.features.isolation import check_in_subprocess
-from clipkit.features.parquet import check_footer, column_chunks, value_type
-from clipkit.files import OpenFile, keep_open
+from clipkit.features.parquet import column_chunks, value_type
 
 BATCH_ROWS = 1 << 10
 MAX_ROWS = 1 << 24
-MAX_BYTES_OF_TEXT = 4 * MAX_PATH  # in UTF-8
 READ_BYTES = 1 << 16  # of a column at a time; without it, Arrow reads all of it
-READ_MEMORY = 1 << 30  # for columns of MAX_BYTES, and their pages packed and unpacked
+BATCH_BYTES = 1 << 30  # of a batch whose rows all repeat the longest text
 
 
 def holds_images(path: Path, name: str) -> bool:
@@ -45,7 +40,6 @@ def _is_binary(arrow_type: pa.DataType) -> bool:
 
 
 def _schema(path: Path, name: str) -> pa.Schema:
-    check_footer(path, name)
     with read_errors(name):
         return pq.read_schema(path)
 
@@ -69,7 +63,7 @@ def read_table(
     Raises
     ------
     ClipkitError
-        If the file is damaged, lacks a column or would unpack to more than `max_bytes`.
+        If the file is damaged, lacks a column or holds more than `max_bytes` of text.
     """
     schema = _schema(path, name)
     check_columns(schema.names, required, name)
@@ -99,59 +93,37 @@ def is_text(arrow_type: pa.DataType) -> bool:
 def _iter_rows(
     path: Path, name: str, columns: Columns, present: list[str], max_bytes: int
 ) -> Iterator[Row]:
-    with read_errors(name), _open(path, present) as file:
-        _check_size(file.metadata, present, name, max_bytes)
-    _check_unpacked(path, name, present)
-    start = 0
-    with read_errors(name), _open(path, present) as file:
-        for batch in _iter_batches(file, present):
-            yield from _batch_rows(batch, name, columns, start)
+    start = kept = 0
+    with read_errors(name), pq.ParquetFile(path, buffer_size=READ_BYTES) as file:
+        batch_rows = _check_size(file.metadata, present, name, max_bytes)
+        for batch in file.iter_batches(batch_rows, columns=present, use_threads=False):
+            for row in _batch_rows(batch, name, columns, start):
+                kept += len(row.path) + len(row.id)
+                yield row
             start += len(batch)
-            pa.default_memory_pool().release_unused()  # Arrow would keep more than the rows
+            if kept > max_bytes:
+                most = f"{max_bytes >> 20} MiB"
+                raise ClipkitError(f"{name}: expected paths and ids of at most {most}, got more")
+
             if start > MAX_ROWS:  # the metadata of an untrusted file may state fewer
                 raise ClipkitError(f"{name}: expected at most {MAX_ROWS:,} rows, got more")
 
 
-def _open(path: Path, present: list[str]) -> pq.ParquetFile:
-    # Where no subprocess can read the rows first, they are read as dictionaries, so that a text
-    # that fills many rows is in memory once. But then Arrow holds all texts of a row group.
-    dictionaries = [] if sys.platform == "linux" else present
-    return pq.ParquetFile(path, buffer_size=READ_BYTES, read_dictionary=dictionaries)
+def _check_size(metadata: pq.FileMetaData, present: list[str], name: str, max_bytes: int) -> int:
+    """Check the size of all columns, and return the number of rows to read at once.
 
-
-def _iter_batches(file: pq.ParquetFile, present: list[str]) -> Iterator[pa.RecordBatch]:
-    batches: Iterator[pa.RecordBatch] = file.iter_batches(
-        BATCH_ROWS, columns=present, use_threads=False
-    )
-    return batches
-
-
-def _check_unpacked(path: Path, name: str, present: list[str]) -> None:
-    """Refuse a file whose rows would take too much memory.
-
-    A dictionary may repeat a text of 100 MB in each row, and the sizes in the metadata may be
-    wrong. So a subprocess with limited memory reads the rows first.
+    A dictionary may repeat a text as long as the column in each row.
     """
-
-    def read(file: OpenFile) -> None:
-        with _open(file.path, present) as content:
-            for batch in _iter_batches(content, present):
-                for column in batch.columns:
-                    _check_lengths(column, name)
-
-    with keep_open(path) as file:
-        check_in_subprocess(file, name, read, "Parquet", READ_MEMORY)
-
-
-def _check_size(metadata: pq.FileMetaData, present: list[str], name: str, max_bytes: int) -> None:
-    size = 0
+    sizes = [0]
     for chunk in column_chunks(metadata):
         if chunk.path_in_schema in present:
-            size += chunk.total_uncompressed_size
+            sizes.append(chunk.total_uncompressed_size)
+    size = sum(sizes)
     if size > max_bytes:
         raise ClipkitError(
             f"{name}: expected columns of at most {max_bytes >> 20} MiB, got {size >> 20} MiB"
         )
+    return max(1, min(BATCH_ROWS, BATCH_BYTES // max(*sizes, 1)))
 
 
 def _batch_rows(batch: pa.RecordBatch, name: str, columns: Columns, start: int) -> Iterator[Row]:
@@ -166,19 +138,6 @@ def _batch_rows(batch: pa.RecordBatch, name: str, columns: Columns, start: int) 
 
 def _texts(array: Any, where: str) -> list[str]:
     """Return the values of a column as texts; null is ""."""
-    _check_lengths(array, where)
     if pa.types.is_dictionary(array.type):
         array = array.dictionary_decode()
     return [as_text(value, where) for value in array.to_pylist()]
-
-
-def _check_lengths(array: pa.Array, where: str) -> None:
-    if pa.types.is_dictionary(array.type):
-        array = array.dictionary
-    if not is_text(array.type):
-        return
-    longest = pc.max(pc.binary_length(array)).as_py() or 0
-    if longest > MAX_BYTES_OF_TEXT:
-        raise ClipkitError(
-            f"{where}: expected at most {MAX_BYTES_OF_TEXT:,} bytes, got {longest:,}"
-        )

@@ -20,7 +20,6 @@ import os
 import re
 import stat
 import time
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -99,7 +98,6 @@ class Shard:
     rows: range
     embedded: Split | None = None  # once it is finished; its features are read from the file
     skipped: list[Skipped] = field(default_factory=list)
-    machine: dict[str, Any] | None = None  # that encoded it, in a mixed run
 
 
 @dataclass
@@ -124,27 +122,12 @@ class Checkpoint:
         """Return the images that finished shards skipped, in the order of the data set."""
         return [image for shard in self.shards for image in shard.skipped]
 
-    def machines(self) -> list[dict[str, Any]]:
-        """Return the machines that encoded the shards of a mixed run, each with its `rows`."""
-        rows: Counter[str] = Counter()
-        for shard in self.shards:
-            if shard.machine is not None and shard.embedded:
-                rows[features.canonical_json(shard.machine)] += len(shard.embedded)
-        return [{**json.loads(text), "rows": rows[text]} for text in sorted(rows)]
-
-    def save(
-        self,
-        shard: Shard,
-        embedded: Split,
-        skipped: list[Skipped],
-        machine: dict[str, Any] | None = None,
-    ) -> None:
+    def save(self, shard: Shard, embedded: Split, skipped: list[Skipped]) -> None:
         """Write a finished shard.
 
         A shard that skipped all its images has no embeddings; a run that continues tries them
         again. A part writes down its history, so that the other parts see that it is finished.
         """
-        shard.machine = machine
         history = self._history(shard, skipped)
         if len(embedded):
             file = FeatureFile("images", history, {shard.split: embedded})
@@ -181,7 +164,7 @@ class Checkpoint:
     def load(self, shard: Shard) -> None:
         """Take over a shard that an earlier process wrote. It must belong to this run."""
         path = self._path(shard)
-        file = features.read(path, kinds=["images"], trusted=True)
+        file = features.read(path, kinds=["images"])
         self._take(path, shard, file.history, file.splits.get(shard.split, Split()))
 
     def _load_empty(self, shard: Shard) -> None:
@@ -193,8 +176,6 @@ class Checkpoint:
     def _take(self, path: Path, shard: Shard, history: History, embedded: Split) -> None:
         entry = history[0] if history else {}
         skipped = entry.get("skipped", [])
-        machine = entry.get("machine")
-        shard.machine = machine if isinstance(machine, dict) else None
         is_of_run = history == self._history(shard, skipped)
         if not is_of_run or len(embedded) + len(skipped) != len(shard.rows):
             raise ClipkitError(f"{path}: expected shard {shard.number} of this run, got another")
@@ -202,7 +183,7 @@ class Checkpoint:
 
     def _finish(self, shard: Shard, embedded: Split, skipped: list[Skipped]) -> None:
         def iter_blocks() -> Iterator[Float32]:
-            with features.open_file(self._path(shard), trusted=True) as file:
+            with features.open_file(self._path(shard)) as file:
                 yield from file.splits[shard.split].features.iter_blocks()
 
         if len(embedded):
@@ -251,8 +232,6 @@ class Checkpoint:
 
     def _history(self, shard: Shard, skipped: list[Skipped]) -> History:
         entry = {"command": "embed", "run": self.run, "shard": shard.number, "skipped": skipped}
-        if shard.machine is not None:
-            entry["machine"] = shard.machine
         return [entry]
 
 
@@ -524,27 +503,12 @@ def _foreign(folder: Path, content: str) -> UsageError:
     )
 
 
-def _check_mixed(folder: Path, *, was: bool, now: bool) -> None:
-    """Refuse to continue a run with --mixed without it, or the other way round."""
-    if was and not now:
-        raise UsageError(
-            f"{folder} belongs to a run with --mixed",
-            "add --engine ray --mixed to continue it, or --restart to start over",
-        )
-    if now and not was:
-        raise UsageError(
-            f"{folder} belongs to a run without --mixed",
-            "leave --mixed out to continue it, or add --restart to start over",
-        )
-
-
 def _check_manifest(
     path: Path, earlier: dict[str, Any], manifest: dict[str, Any], *, restart: bool = False
 ) -> None:
     if not earlier:
         hint = "add --restart to start over"
         raise ClipkitError(f"{path}: expected JSON, got a damaged file", hint)
-    _check_mixed(path.parent, was="mixed" in earlier, now="mixed" in manifest)
     before = flatten(earlier, ".")
     now = flatten(manifest, ".")
     changes = []

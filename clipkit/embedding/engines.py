@@ -51,7 +51,6 @@ class Encoded:
     rows: list[int]  # of the split: the n images that can be used
     embeddings: Float32 | None  # (n, D), None if n is 0
     skipped: list[Skipped]
-    machine: dict[str, Any] | None = None  # what the worker's machine decided, in a mixed run
 
 
 class RayOptions(NamedTuple):
@@ -61,13 +60,9 @@ class RayOptions(NamedTuple):
     ----------
     replicas : int, optional
         The number of workers: by default one per GPU, or one per machine.
-    mixed : bool
-        Let workers differ in what their machines decide: the device, the precision that ``auto``
-        chooses, the version of the library, and whether the model is compiled or packed.
     """
 
     replicas: int | None = None
-    mixed: bool = False
 
 
 @runtime_checkable
@@ -82,11 +77,6 @@ class Engine(Protocol):
     @property
     def batch_size(self) -> int:
         """Images that are encoded at once."""
-        ...
-
-    @property
-    def mixed(self) -> bool:
-        """Whether machines that differ may encode shards. If so, each `Encoded` has a `machine`."""
         ...
 
     def encode(self, shards: Sequence[ShardImages], report: Report) -> Generator[Encoded]:
@@ -137,7 +127,6 @@ class LocalEngine:
     encoder: Encoder
     batch_size: int
     num_workers: int
-    mixed = False
     _turn: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @property

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -39,7 +39,6 @@ from clipkit.errors import ClipkitError, ImageError, UsageError
 from clipkit.features import FeatureFile, Float32, Split
 from clipkit.features.provenance import feature_name
 from clipkit.files import STREAM, check_feature_output, temporary_folder
-from clipkit.models.encoder_description import MACHINE
 
 if TYPE_CHECKING:
     from clipkit.datasets import Dataset, ImageDataset
@@ -207,9 +206,7 @@ def embed_images(  # noqa: PLR0913 (the options of `clipkit embed`)
     )
     # the model's digest covers these files; one by one, they tell what changed
     manifest = {**entry, "model files": model.parts}
-    if engine.mixed:
-        manifest |= {"mixed": True, "model": model.shared_details()}
-    elif model.details["device"] == "cpu":
+    if model.details["device"] == "cpu":
         manifest["threads"] = models.num_threads()  # the last bits depend on it in bfloat16
     opening = f"with {_describe(model)} to {_display_output(output)}"
     encode = functools.partial(
@@ -304,13 +301,12 @@ class _Run:
         """Write the files from finished shards, and remove those."""
         if checkpoint.is_empty():
             checkpoint.remove()  # so that the corrected command is not taken for another run
-        run = self._with_machines(checkpoint.machines())
         skipped = checkpoint.skipped()
         class_names = self.dataset.class_names or None
-        for layer, columns in _columns(run.model).items():
-            name = run.outputs[layer]
+        for layer, columns in _columns(self.model).items():
+            name = self.outputs[layer]
             splits = checkpoint.join(columns)
-            entry = run._layer_entry(layer)
+            entry = self._layer_entry(layer)
             if skipped:
                 entry["skipped"] = skipped
             file = FeatureFile("images", [entry], splits, class_names=class_names)
@@ -321,28 +317,6 @@ class _Run:
                     raise
         checkpoint.remove()
         return skipped
-
-    def _with_machines(self, machines: list[dict[str, Any]]) -> _Run:
-        """Return the run with the details of its machines, or unchanged if it is not mixed.
-
-        If all machines are equal, the history is that of a run that is not mixed. Otherwise the
-        texts in which they differ are joined in the details of the model.
-        """
-        if not machines:
-            return self
-        details = self.model.shared_details()
-        for name in MACHINE:
-            values = [machine.get(name) for machine in machines]
-            if all(value == values[0] for value in values):
-                if values[0] is not None:
-                    details[name] = values[0]
-            elif all(isinstance(value, str) for value in values):
-                details[name] = " + ".join(sorted(set(map(str, values))))
-        entry = {**self.entry, "model": details}
-        if len(machines) > 1:
-            # an object, of which `info` prints a row for each
-            entry["machines"] = {str(i): machine for i, machine in enumerate(machines, 1)}
-        return replace(self, model=replace(self.model, details=details), entry=entry)
 
     def check_existing(self) -> None:
         """Refuse existing files, except those of this run if it has published some, but not all."""
@@ -555,7 +529,7 @@ def _encode_pending(
                 if encoded.embeddings is not None:
                     split = dataset.splits[shard.split]
                     embedded = _label_rows(split, encoded.rows, encoded.embeddings, scaled)
-                checkpoint.save(shard, embedded, encoded.skipped, encoded.machine)
+                checkpoint.save(shard, embedded, encoded.skipped)
     assert not checkpoint.pending(), "expected the engine to encode every shard"
 
 

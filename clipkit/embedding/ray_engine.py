@@ -31,8 +31,6 @@ from clipkit.embedding.ray_worker import (
     facts_of,
 )
 from clipkit.errors import ClipkitError, ImageError, UsageError
-from clipkit.features.describe import value_text
-from clipkit.models.encoder_description import MACHINE
 
 if TYPE_CHECKING:
     from clipkit.models import Encoder, EncoderDescription
@@ -40,6 +38,7 @@ if TYPE_CHECKING:
 ATTEMPTS = 3  # at a shard whose worker dies
 STARTS = 3  # of a replica whose workers die while they load the model, one after the other
 AHEAD = 2  # shards of a replica: it decodes images of one while it encodes the other
+CHOSEN = ("model.device", "model.precision")  # by each machine, unless an option sets them
 POLL_SECONDS = 0.2  # how soon a signal is noticed
 NOTE_SECONDS = 30.0  # after which a note says what is waited for
 
@@ -59,7 +58,6 @@ class _Replica:
     """A copy of the model. If its worker dies, another one takes its place."""
 
     actor: Any = None
-    machine: dict[str, Any] | None = None  # what the worker's machine decided, in a mixed run
     host: str | None = None  # None while the worker waits for its place or loads the model
     shards: list[int] = field(default_factory=list)  # that it encodes
     failed_starts: int = 0  # one after the other
@@ -79,19 +77,14 @@ class RayEngine:
     Attributes
     ----------
     batch_size : int
-    mixed : bool
-        Whether workers may differ in what their machines decide.
     """
 
     def __init__(
         self,
         open_cluster: Callable[[], contextlib.AbstractContextManager[_Cluster]],
         batch_size: int,
-        mixed: bool = False,
     ) -> None:
         self.batch_size = batch_size
-        self.mixed = mixed
-        self._differences: set[str] = set()  # between machines, already warned of
         self._open_cluster = open_cluster
         self._connection = contextlib.ExitStack()
         self._cluster: _Cluster  # `start` sets it
@@ -162,7 +155,6 @@ class RayEngine:
                         call.replica.shards.remove(call.shard)
                         shard = shards[call.shard]
                         encoded = _encoded(shard, reply)
-                        encoded = replace(encoded, machine=call.replica.machine)
                         report(len(shard.rows), encoded.skipped)
                         yield encoded
         failed = sorted(number for number, count in deaths.items() if count >= ATTEMPTS)
@@ -267,29 +259,10 @@ class RayEngine:
             for line in started.warnings.splitlines():
                 console.write_line(line)
             own = facts_of(started.model)
-            _check_same(reply.host, started.facts, socket.gethostname(), own, mixed=self.mixed)
+            _check_same(reply.host, started.facts, socket.gethostname(), own)
             self._first = reply.host, started
         host, first = self._first
-        if not self.mixed:
-            _check_same(reply.host, started.facts, host, first.facts)
-            return
-        _check_same(reply.host, _shared_facts(started), host, _shared_facts(first), mixed=True)
-        replica.machine = _machine(started)
-        self._note_difference(reply.host, replica.machine, host, _machine(first))
-
-    def _note_difference(
-        self, host: str, machine: dict[str, Any], first: str, expected: dict[str, Any]
-    ) -> None:
-        """Warn once of each detail in which the machines of two workers differ."""
-        for name in sorted(machine | expected):
-            # only towers that are packed state it
-            absent = False if name == "packed" else "absent"
-            got = value_text(machine.get(name, absent))
-            wanted = value_text(expected.get(name, absent))
-            difference = f"{host} differs from {first}: {name} is {got}, not {wanted}"
-            if got != wanted and difference not in self._differences:
-                self._differences.add(difference)
-                console.warn(difference)
+        _check_same(reply.host, started.facts, host, first.facts)
 
     def _note_replicas(self) -> None:
         """Say at first, when all are ready, and now and then how many replicas encode."""
@@ -375,39 +348,19 @@ def _value(reply: Reply) -> Any:
     raise error
 
 
-def _check_same(
-    host: str, facts: dict[str, Any], first: str, expected: dict[str, Any], *, mixed: bool = False
-) -> None:
+def _check_same(host: str, facts: dict[str, Any], first: str, expected: dict[str, Any]) -> None:
     """Refuse a worker that describes the model in another way than the first one."""
     for name in sorted(facts | expected):
         got, wanted = facts.get(name, "absent"), expected.get(name, "absent")
         if got == wanted:
             continue
         hint = "install the same versions and models on all machines"
-        if not mixed and name.removeprefix("model.") in MACHINE:
-            hint = (
-                "install the same versions on all machines, set --device and --precision, or "
-                "add --mixed"
-            )
+        if name in CHOSEN:
+            hint = "set --device and --precision"
         raise ClipkitError(
             f"{host}: expected the {name} of {first}, {str(wanted)[:80]}, got {str(got)[:80]}",
             hint,
         )
-
-
-def _shared_facts(started: Started) -> dict[str, Any]:
-    """Return what a worker of a mixed run must share with the others."""
-    decided = {f"model.{name}" for name in started.model.machine_details()}
-    facts = {name: fact for name, fact in started.facts.items() if name not in decided}
-    return {**facts, "model.library": started.model.shared_details()["library"]}
-
-
-def _machine(started: Started) -> dict[str, Any]:
-    """Return what a worker's machine decided."""
-    machine = started.model.machine_details()
-    if machine["device"] == "cpu":
-        machine["threads"] = models.num_threads()  # a worker has as many as this process, or fails
-    return machine
 
 
 def _lost_shards(shards: Sequence[ShardImages]) -> ClipkitError:
@@ -459,9 +412,7 @@ def connect(
             "Ray chooses the GPU of each replica",
         )
     worker = (load, str(Path.cwd()), models.num_threads(), batch_size, num_workers)
-    engine = RayEngine(
-        lambda: _open_cluster(worker, device, options.replicas), batch_size, options.mixed
-    )
+    engine = RayEngine(lambda: _open_cluster(worker, device, options.replicas), batch_size)
     with contextlib.closing(engine):
         engine.start()
         yield engine

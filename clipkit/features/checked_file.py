@@ -23,7 +23,7 @@ from clipkit.errors import ClipkitError
 from clipkit.features.chunks import ChunkReader, read_exactly
 from clipkit.features.model import FORMAT, TEXTS_AT_ONCE, place_of
 from clipkit.features.validation import KINDS, MAX_NAMES, TYPES, check_version, is_allowed, key_of
-from clipkit.files import OpenFile, keep_open
+from clipkit.files import OpenFile
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 SUPERBLOCK_BYTES = 48
@@ -306,21 +306,6 @@ class CheckedFile:
             return texts
         except UnicodeDecodeError as error:
             raise self.error(f"{name}: expected UTF-8, got {error.object[:80]!r}") from error
-
-
-def split_names(path: Path) -> list[str]:
-    """Return the names of a feature file's splits, without reading its data.
-
-    Raises
-    ------
-    ClipkitError
-        If the file is not a complete feature file.
-    """
-    with keep_open(path) as file, contextlib.closing(CheckedFile(file, path.name)) as checked:
-        kind = checked.attributes()["kind"]
-        groups = {name.rpartition("/")[0] for name in checked._names(kind)}
-    others = {"", "runs", "fitted"} if kind == "probe" else {"", "runs"}
-    return sorted(groups - others)
 
 
 class _OpenDescriptor(io.RawIOBase):

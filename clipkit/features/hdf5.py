@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 from clipkit import console
 from clipkit.errors import ClipkitError, WriteError, brief
 from clipkit.features.checked_file import MAX_CHUNK_BYTES, SIGNATURE, CheckedFile
-from clipkit.features.isolation import check_in_subprocess, one_subprocess
 from clipkit.features.model import (
     BlockMatrix,
     FeatureFile,
@@ -42,7 +41,6 @@ from clipkit.features.provenance import IMAGES_ALONE_HINT, has_text_tower
 from clipkit.features.validation import finite_blocks, validate
 from clipkit.files import (
     DISK_FULL_HINT,
-    OpenFile,
     atomic_write,
     check_ending,
     check_one_stream,
@@ -63,7 +61,7 @@ MAKERS = {
 
 
 @console.stage("reading files")
-def read(source: str | Path, *, kinds: Iterable[str] = (), trusted: bool = False) -> FeatureFile:
+def read(source: str | Path, *, kinds: Iterable[str] = ()) -> FeatureFile:
     """Read a feature file into memory. `open_file` describes parameters and errors.
 
     Returns
@@ -71,22 +69,19 @@ def read(source: str | Path, *, kinds: Iterable[str] = (), trusted: bool = False
     FeatureFile
         With features as arrays.
     """
-    with open_file(source, kinds=kinds, trusted=trusted) as file:
+    with open_file(source, kinds=kinds) as file:
         return file.in_memory()
 
 
 def read_all(sources: Iterable[str], *, kinds: Iterable[str] = ()) -> list[FeatureFile]:
-    """Read several feature files, all of which one subprocess checks; see `read`."""
+    """Read several feature files; see `read`."""
     sources, kinds = list(sources), list(kinds)
     check_one_stream(sources)
-    with one_subprocess():
-        return [read(source, kinds=kinds) for source in sources]
+    return [read(source, kinds=kinds) for source in sources]
 
 
 @contextlib.contextmanager
-def open_file(
-    source: str | Path, *, kinds: Iterable[str] = (), trusted: bool = False
-) -> Iterator[FeatureFile]:
+def open_file(source: str | Path, *, kinds: Iterable[str] = ()) -> Iterator[FeatureFile]:
     """Open a feature file; its features are `BlockMatrix`, everything else is in memory.
 
     Parameters
@@ -95,8 +90,6 @@ def open_file(
         A path, or ``-`` for standard input.
     kinds : iterable of str
         The kinds that the caller accepts; all, if empty. Who accepts a result also gets probes.
-    trusted : bool
-        Skip the check in a subprocess, for a file that the caller wrote itself.
 
     Raises
     ------
@@ -106,33 +99,24 @@ def open_file(
     """
     name = display_name(source)
     kinds = list(kinds)
-    with spool_input(str(source), SIGNATURE) as input_file:
-        if not trusted:
-            check_in_subprocess(input_file, name, _read_a_little)
-        with contextlib.closing(CheckedFile(input_file, name)) as checked:
-            file = _assemble(checked)
-            file.read_as = (file.digest, checked.attribute(checked.h5, "digest"))
-            is_accepted = file.kind in kinds or ("result" in kinds and file.is_result)
-            if kinds and not is_accepted:
-                hint = f"make one with: clipkit {MAKERS[kinds[0]]}"
-                if kinds == ["probe"]:
-                    hint = f"name the probe first, and then the other file; {hint}"
-                elif kinds == ["logits"] and not has_text_tower(file):
-                    hint = IMAGES_ALONE_HINT
-                raise ClipkitError(
-                    f"{name}: expected {' or '.join(kinds)}, got {file.kind}",
-                    hint,
-                )
-            yield file
-
-
-def _read_a_little(file: OpenFile) -> None:
-    """Read everything but features, and the last row of those: enough to meet what crashes HDF5."""
-    with contextlib.closing(CheckedFile(file, str(file.path))) as checked:
-        for key, value in _assemble(checked).datasets().items():
-            if isinstance(value, BlockMatrix):
-                checked.h5[key].id.get_num_chunks()
-                checked.read(checked.h5[key], key, slice(-1, None))
+    with (
+        spool_input(str(source), SIGNATURE) as input_file,
+        contextlib.closing(CheckedFile(input_file, name)) as checked,
+    ):
+        file = _assemble(checked)
+        file.read_as = (file.digest, checked.attribute(checked.h5, "digest"))
+        is_accepted = file.kind in kinds or ("result" in kinds and file.is_result)
+        if kinds and not is_accepted:
+            hint = f"make one with: clipkit {MAKERS[kinds[0]]}"
+            if kinds == ["probe"]:
+                hint = f"name the probe first, and then the other file; {hint}"
+            elif kinds == ["logits"] and not has_text_tower(file):
+                hint = IMAGES_ALONE_HINT
+            raise ClipkitError(
+                f"{name}: expected {' or '.join(kinds)}, got {file.kind}",
+                hint,
+            )
+        yield file
 
 
 @console.stage("reading files")

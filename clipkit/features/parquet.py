@@ -15,11 +15,9 @@ import pyarrow.parquet as pq
 
 from clipkit.errors import ClipkitError
 from clipkit.features.describe import abridged
-from clipkit.features.isolation import check_in_subprocess
 from clipkit.features.model import BlockMatrix, FeatureFile, Float32, as_float32
 from clipkit.features.npz import MATRICES, OTHERS
 from clipkit.features.validation import MAX_CLASSES, MAX_NAMES
-from clipkit.files import OpenFile, keep_open
 
 METADATA = "clipkit"  # the name of the JSON with what no column holds
 ARROW_TYPES = {str: pa.string(), bool: pa.bool_(), int: pa.int64(), float: pa.float64()}
@@ -30,23 +28,6 @@ IMAGE = "image"  # the column of thumbnails, in the form of Hugging Face `datase
 IMAGE_TYPE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 IMAGE_ROWS = 1024  # whose thumbnails are in memory together
 COLUMNS_OF_TEXTS = {"text": str, "class_index": int, "class_name": str}
-
-
-def check_footer(path: Path, name: str) -> None:
-    """Refuse a file whose footer crashes Arrow, which would end this process without a word.
-
-    Raises
-    ------
-    ClipkitError
-        If a subprocess that reads the footer crashes, or never ends.
-    """
-    with keep_open(path) as file:
-        check_in_subprocess(file, name, _read_footer, "Parquet")
-
-
-def _read_footer(file: OpenFile) -> None:
-    for _ in column_chunks(pq.read_metadata(file.path)):
-        pass
 
 
 def column_chunks(
@@ -76,7 +57,6 @@ def read_table(path: Path, name: str, *, with_features: bool = True) -> dict[str
         Named like the arrays of an .npz. A column that has no place in a feature file is None.
     """
     size = path.stat().st_size
-    check_footer(path, name)
     schema = pq.read_schema(path)
     known = COLUMNS_OF_TEXTS if "text" in schema.names else COLUMNS_OF_IMAGES
     metadata = (schema.metadata or {}).get(METADATA.encode())
@@ -122,7 +102,6 @@ def read_cells(path: Path, name: str) -> tuple[list[str], list[tuple[int, list[A
         If the file is damaged, or its columns would unpack to much more than the file.
     """
     size = path.stat().st_size
-    check_footer(path, name)
     try:
         schema = pq.read_schema(path)
         names = [field.name for field in schema if _is_scalar(field.type)]

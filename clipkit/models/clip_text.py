@@ -29,24 +29,15 @@ ACTIVATIONS: dict[str, Any] = {  # by transformers' name
     "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
     "relu": functional.relu,
 }
-# Sizes that config.json must give for each tower, as the published ones do
-SIZES = ("hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers")
-TOWER_SIZES = {
-    "text_config": (*SIZES, "vocab_size", "max_position_embeddings"),
-    "vision_config": (*SIZES, "image_size", "patch_size"),
-}
-# Types of other settings. transformers 5 refuses wrong ones when it reads a configuration, of
-# numbers that the text tower does not need, too.
-FRACTION = (float, int)
-OTHER_TYPES: dict[str, tuple[type, ...]] = {
-    "attention_dropout": FRACTION,
-    "bos_token_id": (int,),
-    "initializer_factor": (float,),
-    "initializer_range": (float,),
-    "logit_scale_init_value": FRACTION,
-    "num_channels": (int,),
-    "pad_token_id": (int,),
-    "projection_dim": (int,),
+# What text_config must give, as the published ones do, and the type
+SIZES = (
+    *("hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers"),
+    *("vocab_size", "max_position_embeddings"),
+)
+SETTINGS = dict.fromkeys(SIZES, int) | {
+    "eos_token_id": int,
+    "hidden_act": str,
+    "layer_norm_eps": float,
 }
 # Settings that replace others, or choose other operations
 OTHER_SETTINGS = (
@@ -91,33 +82,23 @@ class ClipText(TransformersModel):
 
 
 def _is_known(content: dict[str, Any]) -> bool:
-    """Tell whether a config.json holds all settings that a CLIP needs, and no unusual ones."""
-    if type(content.get("projection_dim")) is not int or not _has_known_types(content):
+    """Return whether a config.json gives all that the text tower needs, and nothing unusual.
+
+    What that tower does not need, such as a vision_config, is not checked.
+    """
+    text = content.get("text_config")
+    if not isinstance(text, dict) or type(content.get("projection_dim")) is not int:
         return False
-    for name, sizes in TOWER_SIZES.items():
-        tower = content.get(name)
-        if not isinstance(tower, dict) or not _has_known_types(tower):
-            return False
-        settings = content | tower
-        if any(settings.get(name) is not None for name in OTHER_SETTINGS):
-            return False
-        numbers = [tower.get(size) for size in sizes]
-        if not all(type(number) is int and number >= 1 for number in numbers):
-            return False
-        is_known = (
-            tower["num_hidden_layers"] <= MAX_LAYERS
-            and tower["hidden_size"] % tower["num_attention_heads"] == 0
-            and type(tower.get("layer_norm_eps")) is float
-            and tower.get("hidden_act") in list(ACTIVATIONS)  # it may be of any type
-        )
-        if not is_known:
-            return False
-    return type(content["text_config"].get("eos_token_id")) is int
-
-
-def _has_known_types(settings: dict[str, Any]) -> bool:
-    """Tell whether the settings in `OTHER_TYPES` have these types, where they are given."""
-    return all(type(settings[name]) in OTHER_TYPES[name] for name in OTHER_TYPES.keys() & settings)
+    if any((content | text).get(name) is not None for name in OTHER_SETTINGS):
+        return False
+    if any(type(text.get(name)) is not kind for name, kind in SETTINGS.items()):
+        return False
+    return (
+        min(text[size] for size in SIZES) >= 1
+        and text["num_hidden_layers"] <= MAX_LAYERS
+        and text["hidden_size"] % text["num_attention_heads"] == 0
+        and text["hidden_act"] in ACTIVATIONS
+    )
 
 
 class TextTower(torch.nn.Module):

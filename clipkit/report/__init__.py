@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from clipkit import console
-from clipkit.features.isolation import one_subprocess
 from clipkit.report import chapters, summary, thesis
 from clipkit.report.blocks import Block, Drawing, Page, Picture, Table
 from clipkit.report.chapters import ATTRIBUTES_CAPTION
@@ -42,7 +41,6 @@ NOTES = (
 )
 
 
-@one_subprocess()
 def of_folder(folder: Path, untrained: Sequence[Path] = ()) -> Page:
     """Report a results folder.
 

@@ -15,10 +15,8 @@ from clipkit.console import count
 from clipkit.errors import ClipkitError
 from clipkit.features import FeatureFile
 from clipkit.features.compatibility import origin
-from clipkit.features.isolation import one_subprocess
 from clipkit.features.model import RESULTS
 from clipkit.features.provenance import identities, provenance
-from clipkit.layout import Column
 from clipkit.report import understanding
 from clipkit.report.blocks import Block, Drawing, Fact, Heading, Page, Table
 from clipkit.report.chapters import ATTRIBUTES_CAPTION
@@ -26,7 +24,7 @@ from clipkit.report.command_lines import make_origin
 from clipkit.report.folder import TABLES
 from clipkit.report.formatting import escape
 from clipkit.report.same_images import MOST_RUNS, Scored, group_by_images, sum_up_first
-from clipkit.tables import distinct_names
+from clipkit.tables import Column, distinct_names
 
 MOST_CLASSES = 3  # that are predicted most often for images without labels
 NUMERIC = re.compile(r"-|[-+]?\d.*|")  # a cell of a column of numbers
@@ -49,7 +47,6 @@ class _Source(NamedTuple):
     labels: str
 
 
-@one_subprocess()
 def of_files(paths: Sequence[Path]) -> Page:
     """Report feature files, most of them results.
 

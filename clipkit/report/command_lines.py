@@ -45,8 +45,6 @@ OPTIONS: dict[str, dict[str, str]] = {
         **MODEL,
         "model.pool": "--pool",
         "model.projection": "--projection",
-        "engine": "--engine",
-        "machines": "--mixed",
     },
     "textembed": {
         "prompts": "",
@@ -136,7 +134,7 @@ OPTIONS: dict[str, dict[str, str]] = {
     },
 }
 REPEATED = {"--split", "--template", "--attribute", "--run", "-k"}  # options of one value each
-FLAGS = {"kept", "machines"}  # members of which a command line shows only the option
+FLAGS = {"kept"}  # members of which a command line shows only the option
 NEGATED = {"standardize"}  # members whose false is an option, too
 DEFAULTS = {("features", "logits"), ("link", "softmax")}  # not options for embeddings
 CHOSEN_RUN = re.compile(r"\(run (\d+) of \d+, chosen by number\)$")
@@ -265,18 +263,6 @@ class _Command:
         return "attributes.csv"
 
     def _embed(self) -> dict[str, Any]:
-        return {**self._machines(), **self._images()}
-
-    def _machines(self) -> dict[str, Any]:
-        """Return the engine of a mixed run, whose machines chose the precision."""
-        if "machines" not in self._entry:
-            return {}
-        self._unsaid.append("which machine made which rows")
-        model = self._entry.get("model")
-        precise = {**model, "precision": None} if isinstance(model, dict) else None
-        return {"engine": "ray", "model": precise}
-
-    def _images(self) -> dict[str, Any]:
         """Return the splits to embed, and the data set as it can be named."""
         from clipkit.datasets import REGISTRY  # loads Pillow
 

@@ -203,7 +203,7 @@ class FeatureFiles:
 
     def _find_bad_output(self, words: list[str], name: str) -> str:
         path = self.folder / name
-        source = read(self.folder / FILE, trusted=True)
+        source = read(self.folder / FILE)
         if name == "out.png":
             with Image.open(path) as image:
                 return "" if max(image.size) < 20_000 else f"PICTURE of {image.size}"
@@ -305,7 +305,7 @@ def _find_other_cosines(
 ) -> str:
     if "--whiten" in words:
         return ""
-    texts = _unit(read(folder / words[2], trusted=True).features)
+    texts = _unit(read(folder / words[2]).features)
     for name, split in source.splits.items():
         got = np.asarray(result.splits[name].features, np.float64) * result.temperature
         if not np.allclose(got, _unit(split.features) @ texts.T, rtol=1e-4, atol=1e-5):

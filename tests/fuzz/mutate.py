@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import random
 import struct
 from collections.abc import Callable
-
-MASK = 0xFFFFFFFF
 
 
 def flip_bits(data: bytes, rng: random.Random, _: list[bytes]) -> bytes:
@@ -71,76 +68,3 @@ def damaged(originals: list[bytes], case: int) -> bytes:
         if data:
             data = rng.choice(MUTATIONS)(data, rng, originals)
     return data
-
-
-def damaged_with_fixed_checksums(originals: list[bytes], case: int) -> bytes:
-    """Damage the metadata of a file and fix HDF5's own checksums, so that its parsers see it."""
-    rng = random.Random(case)
-    out = bytearray(originals[rng.randrange(len(originals))])
-    blocks = checked_blocks(bytes(out))
-    for _ in range(rng.choice((1, 1, 2, 4))):
-        start, end = rng.choice(blocks)
-        at = rng.randrange(start, end)
-        if rng.random() < 0.5:
-            out[at] ^= 1 << rng.randrange(8)
-        else:
-            number = struct.pack("<I", 1 << rng.randrange(32))
-            new = rng.choice((b"\0", b"\xff", rng.randbytes(1), number, b"\xff" * 8))[: end - at]
-            out[at : at + len(new)] = new
-        out[end : end + 4] = struct.pack("<I", lookup3(bytes(out[start:end])))
-    return bytes(out)
-
-
-@functools.cache  # the search takes far longer than a case
-def checked_blocks(data: bytes) -> list[tuple[int, int]]:
-    """Find the blocks of metadata that a checksum follows, by the checksums themselves."""
-    blocks = [(0, 44)]
-    for signature in (b"OHDR", b"OCHK", b"FAHD", b"FADB", b"FRHP", b"FHDB", b"BTHD", b"BTLF"):
-        start = data.find(signature)
-        while start >= 0:
-            checked = (end for end in _ends(data, start) if _is_checked(data, start, end))
-            end = next(checked, None)
-            if end is not None:
-                blocks.append((start, end))
-            start = data.find(signature, start + 1)
-    return blocks
-
-
-def _ends(data: bytes, start: int) -> list[int]:
-    """Return where the block that starts here may end."""
-    last = len(data) - 4
-    if data[start : start + 4] != b"OHDR":
-        return list(range(start + 8, min(last, start + 700)))
-    flags = data[start + 5]
-    times, phase_change = flags & 0x20, flags & 0x10
-    at = start + 6 + (16 if times else 0) + (4 if phase_change else 0)
-    width = 1 << (flags & 3)
-    end = at + width + int.from_bytes(data[at : at + width], "little")
-    return [end] if end <= min(last, start + 70_000) else []
-
-
-def _is_checked(data: bytes, start: int, end: int) -> bool:
-    return lookup3(data[start:end]) == struct.unpack_from("<I", data, end)[0]
-
-
-def lookup3(data: bytes) -> int:
-    """Return Jenkins's lookup3 with initial value 0: the checksum of HDF5's metadata."""
-    a = b = c = (0xDEADBEEF + len(data)) & MASK
-    at, remaining = 0, len(data)
-
-    def rot(x: int, k: int) -> int:
-        return ((x << k) | (x >> (32 - k))) & MASK
-
-    while remaining > 12:
-        x, y, z = struct.unpack_from("<III", data, at)
-        a, b, c = (a + x) & MASK, (b + y) & MASK, (c + z) & MASK
-        for k in (4, 6, 8, 16, 19, 4):
-            a, b, c = b, (b + c) & MASK, ((a - c) & MASK) ^ rot(c, k)
-        at, remaining = at + 12, remaining - 12
-    if remaining:
-        x, y, z = struct.unpack("<III", data[at:].ljust(12, b"\0"))
-        a, b, c = (a + x) & MASK, (b + y) & MASK, (c + z) & MASK
-        for k in (14, 11, 25, 16, 4, 14, 24):
-            a, b, c = b, ((c ^ b) - rot(b, k)) & MASK, a
-        return b
-    return c

@@ -51,18 +51,16 @@ PASSED = {"same", "refused", "used", "impossible"}  # impossible: HDF5 cannot ho
 Judge = Callable[[int], str]
 
 
-def judge_feature_files(
-    damage: Callable[[list[bytes], int], bytes], folder: Path, trusted: bool
-) -> Judge:
-    """Return a judge of damaged feature files; a crash on a trusted one is a finding."""
+def judge_feature_files(folder: Path) -> Judge:
+    """Return a judge of damaged feature files, whose checksums show the damage."""
     originals = list(seeds.write_all(folder).values())
     valid = [read(folder / f"{name}.h5") for name in seeds.files()]
     path = folder / "damaged.h5"
 
     def judge(case: int) -> str:
-        path.write_bytes(damage(originals, case))
+        path.write_bytes(mutate.damaged(originals, case))
         try:
-            result = read(path, trusted=trusted)
+            result = read(path)
         except ClipkitError as error:
             return judge_error(error)
         return "same" if any(seeds.same(result, file) for file in valid) else "OTHER DATA"
@@ -104,17 +102,8 @@ class Area:
     memory: int | None = MEMORY_BYTES
 
 
-def damaged(folder: Path) -> Judge:
-    return judge_feature_files(mutate.damaged, folder, trusted=True)
-
-
-def fixed_checksums(folder: Path) -> Judge:
-    return judge_feature_files(mutate.damaged_with_fixed_checksums, folder, trusted=False)
-
-
 AREAS = {
-    "damaged": Area(lambda _, folder: damaged(folder), 24_000),
-    "fixed-checksums": Area(lambda _, folder: fixed_checksums(folder), 8000),
+    "damaged": Area(lambda _, folder: judge_feature_files(folder), 24_000),
     "prompts": Area(lambda _, folder: judge_prompt_files(folder), 24_000),
     "features": Area(FeatureFiles, 3000, 600, None),
     "foreign": Area(ForeignFiles, 1000, 600, None),
