@@ -357,7 +357,10 @@ def read_class_names(file: str) -> list[str] | None:
     """
     content = _read_beside(file, NAMES_FILES)
     if content is not None:
-        return parse_class_names(*content)
+        names = parse_class_names(*content)
+        if remote.is_url(file):  # a server may answer anything
+            console.note(f"{content[1]} names the {len(names):,} classes")
+        return names
     console.note(
         f"{display_url(file)}: the labels are numbers; a file classnames.txt beside it with a name "
         "per line names the classes"
