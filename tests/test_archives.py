@@ -15,9 +15,11 @@ import sys
 import tarfile
 import threading
 import time
+import urllib.parse
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import fsspec
@@ -401,7 +403,10 @@ HOSTILE = {
     "zstd": (lambda tar: b"\x28\xb5\x2f\xfd" + tar, "got zstd"),
     "negative": (lambda tar: patched(tar, SIZE, b"\xff" * 12), "a size of -1 bytes"),
     "minus": (lambda tar: patched(tar, SIZE, b"-0000000001\0"), "a size of -1 bytes"),
-    "nines": (lambda tar: patched(tar, SIZE, b"99999999999\0"), "expected a tar file, got other content"),
+    "nines": (
+        lambda tar: patched(tar, SIZE, b"99999999999\0"),
+        "expected a tar file, got other content",
+    ),
     "exabytes": (lambda tar: patched(tar, SIZE, b"\x80" + b"\1" * 11), "truncated"),
     "terabytes": (lambda tar: patched(tar, SIZE, b"77777777777\0"), "truncated"),
     "a negative pax header": (
@@ -666,6 +671,21 @@ def test_damaged_parquet_files_are_refused_in_one_line(tmp_path, keep):
         assert "\n" not in caught.value.message
 
 
+def test_a_footer_that_states_fewer_rows_than_its_columns_is_refused(tmp_path):
+    path = write_parquet(tmp_path / "a.parquet", [png(red) for red in range(20)], group=20)
+    data = path.read_bytes()
+    twenty, nineteen = b"\x16\x28", b"\x16\x26"  # as Thrift writes them
+    first, last = data.index(twenty, len(data) - 720), data.rindex(twenty)
+    for place in (first, last):  # of the file and of its row group; the columns' lie between
+        data = data[:place] + nineteen + data[place + 2 :]
+    path.write_bytes(data)
+    assert pq.read_metadata(path).num_rows == 19
+    with pytest.raises(ClipkitError, match=r"row group 0: expected 20 rows, as in .*, got 19"):
+        datasets.load(path)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="forking is not safe elsewhere")
+@pytest.mark.usefixtures("one_subprocess_per_file")
 def test_a_footer_that_crashes_its_reader_is_refused_in_one_line(tmp_path, monkeypatch):
     images = write_parquet(tmp_path / "images.parquet", [png(1)])
     pq.write_table(pa.table({"path": ["a.png"]}), tmp_path / "list.parquet")
@@ -965,7 +985,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             type(self).failures -= 1
             self.send_error(503)
             return
-        path = self.root / self.path.split("?")[0].lstrip("/")
+        path = self.root / urllib.parse.unquote(self.path.split("?")[0].lstrip("/"))
         if self.mode == "redirect" and not self.path.endswith("?again"):
             self.send_response(302)
             self.send_header("Location", f"{self.path}?again")
@@ -1009,6 +1029,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def server(tmp_path, monkeypatch) -> Iterator[tuple[str, type[Handler]]]:
     """The URL of a folder `served`, and the settings of its server."""
+    pytest.importorskip("aiohttp", reason="the extra remote is not installed")
     monkeypatch.setattr(remote, "PAUSE_SECONDS", 0.01)
     root = tmp_path / "served"
     root.mkdir()
@@ -1128,6 +1149,25 @@ def test_a_remote_file_that_changes_while_it_is_read_is_refused(server):
         split.image(0)
 
 
+@pytest.mark.parametrize("ending", ["tar", "parquet"])
+def test_a_file_that_is_replaced_while_it_is_read_stops_the_run(tmp_path, ending):
+    path = tmp_path / f"a.{ending}"
+
+    def write(reds: range) -> None:
+        if ending == "tar":
+            write_tar(path, *[(f"{red}.png", png(red)) for red in reds])
+        else:
+            write_parquet(path, [png(red) for red in reds])
+
+    write(range(6))
+    split = datasets.load(path).splits["all"]
+    assert red_of(split, 0) == 0
+    write(range(100, 106))
+    with pytest.raises(ClipkitError, match="the file changed while it was read") as caught:
+        split.image(5)
+    assert not isinstance(caught.value, ImageError)  # it is no image to be skipped
+
+
 def test_a_tar_that_was_cut_is_refused_wherever_it_was_cut(tmp_path):
     whole = write_tar(tmp_path / "a.tar", *sample("0", 1, 0), *sample("1", 2, 1)).read_bytes()
     end = len(whole.rstrip(b"\0")) // 512 * 512 + 512
@@ -1190,6 +1230,7 @@ def test_servers_that_fail_give_one_line_in_time(
 
 
 def test_a_server_that_trickles_is_given_up(monkeypatch):
+    pytest.importorskip("aiohttp", reason="the extra remote is not installed")
     monkeypatch.setattr(remote, "TIMEOUT_SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
@@ -1211,7 +1252,69 @@ def test_a_server_that_trickles_is_given_up(monkeypatch):
         thread.join(5)
 
 
+def test_a_server_that_only_says_continue_is_given_up(monkeypatch):
+    pytest.importorskip("aiohttp", reason="the extra remote is not installed")
+    monkeypatch.setattr(remote, "TIMEOUT_SECONDS", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            connection, _ = listener.accept()
+            with connection, contextlib.suppress(OSError):
+                connection.recv(4096)
+                for _ in range(200):
+                    connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+                    time.sleep(0.05)
+
+        thread = threading.Thread(target=answer, daemon=True)
+        thread.start()
+        start = time.monotonic()
+        with pytest.raises(ClipkitError, match="the server sent nothing for"):
+            remote.open_file(f"http://127.0.0.1:{listener.getsockname()[1]}/a.tar")
+        assert time.monotonic() - start < 5
+        thread.join(15)
+
+
+def test_a_web_page_is_no_data(server, tmp_path, capsys):
+    url, handler = server
+    write_tar(handler.root / "a.tar", *sample("0", 1, 0))
+    page = b"\n<!DOCTYPE html><title>Log in</title>"
+    (handler.root / "classnames.txt").write_bytes(page)
+    assert datasets.load(f"{url}/a.tar").class_names == ["0"]
+    assert "the labels are numbers" in capsys.readouterr().err
+    with pytest.raises(ClipkitError, match="expected data, got a web page"):
+        remote.read_whole(f"{url}/classnames.txt", 1000)
+    (handler.root / "classnames.txt").write_text("cat")
+    assert datasets.load(f"{url}/a.tar").class_names == ["cat"]
+    assert "classnames.txt names the 1 classes" in capsys.readouterr().err
+
+
+def test_an_answer_may_go_from_http_to_https_but_not_back():
+    def answer(*schemes: str) -> SimpleNamespace:
+        urls = [SimpleNamespace(url=SimpleNamespace(scheme=scheme)) for scheme in schemes]
+        info = SimpleNamespace(url="https://host/a.tar?key=secret")
+        return SimpleNamespace(
+            **vars(urls[-1]),
+            history=urls[:-1],
+            request_info=info,
+            raise_for_status=lambda: None,
+        )
+
+    assert remote._check_answer(answer("http", "https", "https"), None) == 0
+    with pytest.raises(ClipkitError, match=r"^https://host/a.tar: the server redirects"):
+        remote._check_answer(answer("https", "http"), None)
+
+
+def test_a_url_may_hold_letters_spaces_and_a_user(server):
+    url, handler = server
+    write_tar(handler.root / "a b é.tar", *sample("0", 7))
+    for name in ("a b é.tar", "a%20b%20%C3%A9.tar?key=a%2Fb"):
+        place = url.replace("//", "//me:secret@")
+        assert reds(datasets.load(f"{place}/{name}").splits["all"]) == [7]
+    assert handler.served[-1][0] == "/a%20b%20%C3%A9.tar?key=a%2Fb"  # as a signature covers it
+
+
 def test_passwords_and_signatures_are_not_shown():
+    pytest.importorskip("aiohttp", reason="the extra remote is not installed")
     with pytest.raises(ClipkitError) as caught:
         remote.open_file("http://me:secret@127.0.0.1:1/a.tar?signature=secret")
     assert "secret" not in caught.value.message
@@ -1222,6 +1325,17 @@ def test_a_missing_package_is_one_line(package, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, package, None)
     line = fails("embed", "s3://bucket/a.tar", "-m", "tiny", "-o", tmp_path / "o.h5")
     assert "the package s3fs is not installed; hint: pip install s3fs" in line
+
+
+def test_without_the_extra_a_url_gives_one_line_with_what_to_install(monkeypatch, tmp_path):
+    def refuse(protocol: str, **options: Any) -> None:
+        raise ImportError("HTTPFileSystem requires aiohttp")
+
+    monkeypatch.setattr(fsspec, "filesystem", refuse)
+    (tmp_path / "m.csv").write_text("path\nhttps://host/a.png\n")
+    for source in ("https://host/a.tar", "https://host/a.parquet", tmp_path / "m.csv"):
+        line = fails("embed", source, "-m", "tiny", "-o", tmp_path / "o.h5")
+        assert "the package aiohttp is not installed; hint: pip install 'clipkit-vl[remote" in line
 
 
 def test_a_manifest_may_name_images_at_urls(server, tmp_path):
@@ -1248,7 +1362,7 @@ def hub(tmp_path, monkeypatch) -> Path:
     """The folder that stands for hf://."""
     root = tmp_path / "hub"
     system = RecordingFileSystem(str(root), fsspec.filesystem("file"))
-    monkeypatch.setattr(fsspec, "filesystem", lambda protocol: system)
+    monkeypatch.setattr(fsspec, "filesystem", lambda protocol, **options: system)
     return root / "datasets" / "org" / "pets"
 
 
