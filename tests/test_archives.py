@@ -1354,7 +1354,9 @@ class RecordingFileSystem(DirFileSystem):
     """A folder in place of the Hugging Face Hub."""
 
     def info(self, path: str, **options: Any) -> dict[str, Any]:
-        return {**super().info(path, **options), "blob_id": "abc"}
+        return {**super().info(path, **options), "blob_id": self.blob_id}
+
+    blob_id = "abc"
 
 
 @pytest.fixture
@@ -1394,3 +1396,11 @@ def test_tars_in_a_repository_are_read(hub):
         datasets.load("hf://datasets/org/none/*.tar")
     with pytest.raises(ClipkitError, match=r"none.tar: there is no such file"):
         datasets.load("hf://datasets/org/pets/none.tar")
+
+
+def test_a_file_of_a_storage_that_changes_while_it_is_read_is_refused(hub, monkeypatch):
+    write_tars(hub)
+    split = datasets.load("hf://datasets/org/pets/train-0.tar").splits["train"]
+    monkeypatch.setattr(RecordingFileSystem, "blob_id", "def")
+    with pytest.raises(ClipkitError, match=r"train-0\.tar: the file changed while it was read"):
+        split.image(0)

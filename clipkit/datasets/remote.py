@@ -280,7 +280,9 @@ def filesystem(url: str) -> tuple[Any, str]:
     """
     protocol = str(protocol_of(url))
     path = url.partition("://")[2]
-    options = {"client_kwargs": {"trust_env": True}} if is_http(url) else {}  # its proxies
+    options: dict[str, Any] = {"use_listings_cache": False}  # a file may change
+    if is_http(url):
+        options = {"client_kwargs": {"trust_env": True}}  # the environment's proxies
     try:
         import fsspec  # a dependency of huggingface-hub and torch
 
