@@ -14,9 +14,11 @@ import sys
 import tarfile
 import threading
 import time
+import urllib.parse
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import fsspec
@@ -29,7 +31,7 @@ from PIL import Image
 from shell import clipkit, fails, ok
 
 from clipkit import datasets, features
-from clipkit.datasets import hf_parquet, images, remote, shards, tar_cache, tars
+from clipkit.datasets import hf_parquet, images, remote, shards, tars
 from clipkit.datasets.cache import SharedCache
 from clipkit.datasets.dataset import Dataset, ImageDataset
 from clipkit.errors import ClipkitError, ImageError, UsageError
@@ -388,23 +390,33 @@ def patched(data: bytes, start: int, new: bytes) -> bytes:
 
 SIZE, KIND = 124, 156  # where a header holds them
 HOSTILE = {
-    "empty": (lambda tar: b"", "expected images in the tar, got no files"),
+    "empty": (lambda tar: b"", r"expected a tar file, got other content \(empty file"),
     "text": (lambda tar: b"hello " * 200, "expected a tar file, got other content"),
-    "cut in a member": (lambda tar: tar[:550], "truncated: its last member is not complete"),
-    "cut in a header": (lambda tar: tar[:1200], "truncated"),
+    "cut in a member": (lambda tar: tar[:550], "truncated: it has no end mark after 1 members"),
+    "cut in a header": (lambda tar: tar[:1200], "truncated: it has no end mark after 1 members"),
+    "cut after a member": (lambda tar: tar[:2048], "truncated: it has no end mark after 2"),
     "damaged": (lambda tar: tar[:1100] + b"!" + tar[1101:], "damaged at byte 1,024"),
+    "two in one": (lambda tar: tar + tar, "nothing after its end at byte 2,048, got more"),
+    "a hole": (lambda tar: tar[:1024] + bytes(2**21) + tar[1024:], "got more content"),
     "gzip": (lambda tar: b"\x1f\x8b" + tar, "uncompressed tar, .* got gzip"),
     "zstd": (lambda tar: b"\x28\xb5\x2f\xfd" + tar, "got zstd"),
-    "negative": (lambda tar: patched(tar, SIZE, b"\xff" * 12), "size of the member at byte 0"),
-    "minus": (lambda tar: patched(tar, SIZE, b"-0000000001\0"), "size of the member at byte 0"),
-    "nines": (lambda tar: patched(tar, SIZE, b"99999999999\0"), "size of the member at byte 0"),
-    "exabytes": (lambda tar: patched(tar, SIZE, b"\x80" + b"\1" * 11), "size of the member"),
-    "terabytes": (lambda tar: patched(tar, SIZE, b"77777777777\0"), "truncated"),
-    "a pax header": (lambda tar: patched(tar, KIND, b"x"), "a pax header is not valid"),
-    "a sparse map": (
-        lambda tar: patched(patched(tar, KIND, b"S"), 482, b"\1"),
-        "truncated|damaged",
+    "negative": (lambda tar: patched(tar, SIZE, b"\xff" * 12), "a size of -1 bytes"),
+    "minus": (lambda tar: patched(tar, SIZE, b"-0000000001\0"), "a size of -1 bytes"),
+    "nines": (
+        lambda tar: patched(tar, SIZE, b"99999999999\0"),
+        "expected a tar file, got other content",
     ),
+    "exabytes": (lambda tar: patched(tar, SIZE, b"\x80" + b"\1" * 11), "truncated"),
+    "terabytes": (lambda tar: patched(tar, SIZE, b"77777777777\0"), "truncated"),
+    "a negative pax header": (
+        lambda tar: patched(patched(tar, KIND, b"x"), SIZE, b"\xff" * 10 + b"\xfc\0"),
+        "a header of -1,024 bytes",
+    ),
+    "a huge name": (
+        lambda tar: patched(patched(tar, KIND, b"L"), SIZE, b"00000300000\0"),
+        "a header of 98,304 bytes",
+    ),
+    "a sparse map": (lambda tar: patched(patched(tar, KIND, b"S"), 482, b"\1"), "bad.tar: "),
 }
 
 
@@ -435,6 +447,7 @@ def test_a_hundred_thousand_members_are_scanned_in_seconds(tmp_path):
         for number in range(100_000):
             info.name = f"{number}.png"
             file.write(info.tobuf(tarfile.USTAR_FORMAT))
+        file.write(bytes(1024))
     start = time.process_time()
     split = datasets.load(path).splits["all"]
     assert len(split) == 100_000
@@ -664,6 +677,19 @@ def test_damaged_parquet_files_are_refused_in_one_line(tmp_path, keep):
         with pytest.raises(ClipkitError, match=r"cannot read .*train.parquet: ") as caught:
             datasets.load(name)
         assert "\n" not in caught.value.message
+
+
+def test_a_footer_that_states_fewer_rows_than_its_columns_is_refused(tmp_path):
+    path = write_parquet(tmp_path / "a.parquet", [png(red) for red in range(20)], group=20)
+    data = path.read_bytes()
+    twenty, nineteen = b"\x16\x28", b"\x16\x26"  # as Thrift writes them
+    first, last = data.index(twenty, len(data) - 720), data.rindex(twenty)
+    for place in (first, last):  # of the file and of its row group; the columns' lie between
+        data = data[:place] + nineteen + data[place + 2 :]
+    path.write_bytes(data)
+    assert pq.read_metadata(path).num_rows == 19
+    with pytest.raises(ClipkitError, match=r"row group 0: expected 20 rows, as in .*, got 19"):
+        datasets.load(path)
 
 
 @pytest.mark.parametrize("text", [b"paths", b"names"])
@@ -946,7 +972,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             type(self).failures -= 1
             self.send_error(503)
             return
-        path = self.root / self.path.split("?")[0].lstrip("/")
+        path = self.root / urllib.parse.unquote(self.path.split("?")[0].lstrip("/"))
         if self.mode == "redirect" and not self.path.endswith("?again"):
             self.send_response(302)
             self.send_header("Location", f"{self.path}?again")
@@ -990,8 +1016,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def server(tmp_path, monkeypatch) -> Iterator[tuple[str, type[Handler]]]:
     """The URL of a folder `served`, and the settings of its server."""
+    pytest.importorskip("aiohttp", reason="the extra remote is not installed")
     monkeypatch.setattr(remote, "PAUSE_SECONDS", 0.01)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     root = tmp_path / "served"
     root.mkdir()
     handler = type("OwnHandler", (Handler,), {"root": root, "served": [], "failures": 0})
@@ -1101,79 +1127,6 @@ def test_the_fingerprint_of_a_remote_file_is_its_size_and_etag(server):
     assert datasets.load(f"{url}/train-0.tar").splits["train"].source.fingerprint() != before
 
 
-def test_the_headers_of_a_remote_tar_are_read_once(server, tmp_path, capsys):
-    url, handler = server
-    members = [*sample("0", 1, "cat\nor dog"), *sample("1", 2), ("2.png", b""), ("x.txt", b"x")]
-    write_tar(handler.root / "a.tar", *members, member_of(tarfile.SYMTYPE, "3.png"))
-    first = datasets.load(f"{url}/a.tar")
-    requests = len(handler.served)
-    handler.served.clear()
-    again = datasets.load(f"{url}/a.tar")
-    assert len(handler.served) == 1 < requests
-    assert again.class_names == first.class_names
-    assert again.splits["all"].digest() == first.splits["all"].digest()
-    assert reds(again.splits["all"]) == [1]
-    assert again.splits["all"].source.fingerprint() == first.splits["all"].source.fingerprint()
-    (cached,) = (tmp_path / "cache/clipkit/tars").iterdir()
-    assert "damaged" not in capsys.readouterr().err
-    content = cached.read_bytes()
-    for damaged in (b"", content[:-30], content[:99] + b"\xff\xff" + content[101:]):
-        cached.write_bytes(damaged)
-        handler.served.clear()
-        assert datasets.load(f"{url}/a.tar").class_names == first.class_names
-        assert len(handler.served) == requests
-        assert "is damaged, so the headers are read again" in capsys.readouterr().err
-        assert cached.read_bytes() == content
-
-
-def test_the_signature_of_a_url_does_not_matter_to_the_cached_headers(server, tmp_path):
-    url, handler = server
-    write_tar(handler.root / "a.tar", *sample("0", 1))
-    queries = ("X-Amz-Date=1&X-Amz-Signature=a", "X-Amz-Date=2&X-Amz-Signature=b", "sv=1&sig=2")
-    for query in queries:
-        datasets.load(f"{url}/a.tar?{query}")
-    assert len(list((tmp_path / "cache/clipkit/tars").iterdir())) == 1
-    datasets.load(f"{url}/a.tar?file=a")  # it may name a file
-    assert len(list((tmp_path / "cache/clipkit/tars").iterdir())) == 2
-
-
-def test_cached_headers_that_were_not_used_for_long_are_removed(server, tmp_path):
-    url, handler = server
-    folder = tmp_path / "cache/clipkit/tars"
-    folder.mkdir(parents=True)
-    for name, age in (("used.npz", 1), ("old.npz", tar_cache.KEPT_DAYS + 1)):
-        (folder / name).touch()
-        last_use = time.time() - age * 24 * 3600
-        os.utime(folder / name, (last_use, last_use))
-    write_tar(handler.root / "a.tar", *sample("0", 1))
-    datasets.load(f"{url}/a.tar")
-    (cached,) = {path.name for path in folder.iterdir()} - {"used.npz"}
-    assert cached != "old.npz"
-    os.utime(folder / cached, (0, 0))
-    datasets.load(f"{url}/a.tar")
-    assert (folder / cached).stat().st_mtime > time.time() - 3600
-
-
-@pytest.mark.parametrize("etag", ["", 'W/"1"'])
-def test_a_tar_without_a_strong_etag_is_read_again(server, tmp_path, etag):
-    url, handler = server
-    handler.etag = etag
-    write_tar(handler.root / "a.tar", *sample("0", 1))
-    datasets.load(f"{url}/a.tar")
-    assert not (tmp_path / "cache").exists()
-
-
-def test_a_changed_etag_or_size_has_the_headers_read_again(server):
-    url, handler = server
-    for etag, names in (('"1"', "a"), ('"2"', "b"), ('"2"', "cd")):
-        handler.etag = etag
-        write_tar(handler.root / "a.tar", *[(f"{name}.png", png(1)) for name in names])
-        if len(names) > 1:
-            with (handler.root / "a.tar").open("ab") as file:
-                file.write(bytes(10_240))
-        assert datasets.load(f"{url}/a.tar").splits["all"].ids == list(names)
-
-
 def test_a_remote_file_that_changes_while_it_is_read_is_refused(server):
     url, handler = server
     write_tar(handler.root / "a.tar", *sample("0", 1))
@@ -1183,11 +1136,35 @@ def test_a_remote_file_that_changes_while_it_is_read_is_refused(server):
         split.image(0)
 
 
-def test_a_cache_that_cannot_be_written_is_done_without(server, tmp_path):
-    url, handler = server
-    write_tar(handler.root / "a.tar", *sample("0", 1))
-    (tmp_path / "cache").write_text("a file")
-    assert len(datasets.load(f"{url}/a.tar").splits["all"]) == 1
+@pytest.mark.parametrize("ending", ["tar", "parquet"])
+def test_a_file_that_is_replaced_while_it_is_read_stops_the_run(tmp_path, ending):
+    path = tmp_path / f"a.{ending}"
+
+    def write(reds: range) -> None:
+        if ending == "tar":
+            write_tar(path, *[(f"{red}.png", png(red)) for red in reds])
+        else:
+            write_parquet(path, [png(red) for red in reds])
+
+    write(range(6))
+    split = datasets.load(path).splits["all"]
+    assert red_of(split, 0) == 0
+    write(range(100, 106))
+    with pytest.raises(ClipkitError, match="the file changed while it was read") as caught:
+        split.image(5)
+    assert not isinstance(caught.value, ImageError)  # it is no image to be skipped
+
+
+def test_a_tar_that_was_cut_is_refused_wherever_it_was_cut(tmp_path):
+    whole = write_tar(tmp_path / "a.tar", *sample("0", 1, 0), *sample("1", 2, 1)).read_bytes()
+    end = len(whole.rstrip(b"\0")) // 512 * 512 + 512
+    for size in range(0, len(whole), 512):
+        (tmp_path / "b.tar").write_bytes(whole[:size])
+        if size > end:
+            assert datasets.load(tmp_path / "b.tar").splits["all"].ids == ["0", "1"]
+            continue
+        with pytest.raises(ClipkitError, match=r"b\.tar: (truncated|expected a tar file)"):
+            datasets.load(tmp_path / "b.tar")
 
 
 def test_a_redirect_is_followed_but_not_to_a_file(server):
@@ -1240,6 +1217,7 @@ def test_servers_that_fail_give_one_line_in_time(
 
 
 def test_a_server_that_trickles_is_given_up(monkeypatch):
+    pytest.importorskip("aiohttp", reason="the extra remote is not installed")
     monkeypatch.setattr(remote, "TIMEOUT_SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
@@ -1261,7 +1239,69 @@ def test_a_server_that_trickles_is_given_up(monkeypatch):
         thread.join(5)
 
 
+def test_a_server_that_only_says_continue_is_given_up(monkeypatch):
+    pytest.importorskip("aiohttp", reason="the extra remote is not installed")
+    monkeypatch.setattr(remote, "TIMEOUT_SECONDS", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            connection, _ = listener.accept()
+            with connection, contextlib.suppress(OSError):
+                connection.recv(4096)
+                for _ in range(200):
+                    connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+                    time.sleep(0.05)
+
+        thread = threading.Thread(target=answer, daemon=True)
+        thread.start()
+        start = time.monotonic()
+        with pytest.raises(ClipkitError, match="the server sent nothing for"):
+            remote.open_file(f"http://127.0.0.1:{listener.getsockname()[1]}/a.tar")
+        assert time.monotonic() - start < 5
+        thread.join(15)
+
+
+def test_a_web_page_is_no_data(server, tmp_path, capsys):
+    url, handler = server
+    write_tar(handler.root / "a.tar", *sample("0", 1, 0))
+    page = b"\n<!DOCTYPE html><title>Log in</title>"
+    (handler.root / "classnames.txt").write_bytes(page)
+    assert datasets.load(f"{url}/a.tar").class_names == ["0"]
+    assert "the labels are numbers" in capsys.readouterr().err
+    with pytest.raises(ClipkitError, match="expected data, got a web page"):
+        remote.read_whole(f"{url}/classnames.txt", 1000)
+    (handler.root / "classnames.txt").write_text("cat")
+    assert datasets.load(f"{url}/a.tar").class_names == ["cat"]
+    assert "classnames.txt names the 1 classes" in capsys.readouterr().err
+
+
+def test_an_answer_may_go_from_http_to_https_but_not_back():
+    def answer(*schemes: str) -> SimpleNamespace:
+        urls = [SimpleNamespace(url=SimpleNamespace(scheme=scheme)) for scheme in schemes]
+        info = SimpleNamespace(url="https://host/a.tar?key=secret")
+        return SimpleNamespace(
+            **vars(urls[-1]),
+            history=urls[:-1],
+            request_info=info,
+            raise_for_status=lambda: None,
+        )
+
+    assert remote._check_answer(answer("http", "https", "https"), None) == 0
+    with pytest.raises(ClipkitError, match=r"^https://host/a.tar: the server redirects"):
+        remote._check_answer(answer("https", "http"), None)
+
+
+def test_a_url_may_hold_letters_spaces_and_a_user(server):
+    url, handler = server
+    write_tar(handler.root / "a b é.tar", *sample("0", 7))
+    for name in ("a b é.tar", "a%20b%20%C3%A9.tar?key=a%2Fb"):
+        place = url.replace("//", "//me:secret@")
+        assert reds(datasets.load(f"{place}/{name}").splits["all"]) == [7]
+    assert handler.served[-1][0] == "/a%20b%20%C3%A9.tar?key=a%2Fb"  # as a signature covers it
+
+
 def test_passwords_and_signatures_are_not_shown():
+    pytest.importorskip("aiohttp", reason="the extra remote is not installed")
     with pytest.raises(ClipkitError) as caught:
         remote.open_file("http://me:secret@127.0.0.1:1/a.tar?signature=secret")
     assert "secret" not in caught.value.message
@@ -1272,6 +1312,17 @@ def test_a_missing_package_is_one_line(package, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, package, None)
     line = fails("embed", "s3://bucket/a.tar", "-m", "tiny", "-o", tmp_path / "o.h5")
     assert "the package s3fs is not installed; hint: pip install s3fs" in line
+
+
+def test_without_the_extra_a_url_gives_one_line_with_what_to_install(monkeypatch, tmp_path):
+    def refuse(protocol: str, **options: Any) -> None:
+        raise ImportError("HTTPFileSystem requires aiohttp")
+
+    monkeypatch.setattr(fsspec, "filesystem", refuse)
+    (tmp_path / "m.csv").write_text("path\nhttps://host/a.png\n")
+    for source in ("https://host/a.tar", "https://host/a.parquet", tmp_path / "m.csv"):
+        line = fails("embed", source, "-m", "tiny", "-o", tmp_path / "o.h5")
+        assert "the package aiohttp is not installed; hint: pip install 'clipkit-vl[remote" in line
 
 
 def test_a_manifest_may_name_images_at_urls(server, tmp_path):
@@ -1290,7 +1341,9 @@ class RecordingFileSystem(DirFileSystem):
     """A folder in place of the Hugging Face Hub."""
 
     def info(self, path: str, **options: Any) -> dict[str, Any]:
-        return {**super().info(path, **options), "blob_id": "abc"}
+        return {**super().info(path, **options), "blob_id": self.blob_id}
+
+    blob_id = "abc"
 
 
 @pytest.fixture
@@ -1298,7 +1351,7 @@ def hub(tmp_path, monkeypatch) -> Path:
     """The folder that stands for hf://."""
     root = tmp_path / "hub"
     system = RecordingFileSystem(str(root), fsspec.filesystem("file"))
-    monkeypatch.setattr(fsspec, "filesystem", lambda protocol: system)
+    monkeypatch.setattr(fsspec, "filesystem", lambda protocol, **options: system)
     return root / "datasets" / "org" / "pets"
 
 
@@ -1330,3 +1383,11 @@ def test_tars_in_a_repository_are_read(hub):
         datasets.load("hf://datasets/org/none/*.tar")
     with pytest.raises(ClipkitError, match=r"none.tar: there is no such file"):
         datasets.load("hf://datasets/org/pets/none.tar")
+
+
+def test_a_file_of_a_storage_that_changes_while_it_is_read_is_refused(hub, monkeypatch):
+    write_tars(hub)
+    split = datasets.load("hf://datasets/org/pets/train-0.tar").splits["train"]
+    monkeypatch.setattr(RecordingFileSystem, "blob_id", "def")
+    with pytest.raises(ClipkitError, match=r"train-0\.tar: the file changed while it was read"):
+        split.image(0)

@@ -82,6 +82,7 @@ class ImageFiles:
         path = self.path(i)
         if remote.protocol_of(path) is None:
             return images.read(path)
+        remote.filesystem(path)  # a package that is missing is no fault of the image
         try:
             data = remote.read_whole(path, images.MAX_BYTES)
         except ClipkitError as error:  # of many servers, some do not answer

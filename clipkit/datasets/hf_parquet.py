@@ -198,11 +198,12 @@ def _iter_batches(
     chunks = _chunks(_metadata(file), column, groups)
     # A row takes at most as much as all rows of its group, a dictionary included.
     rows = max(1, min(most, BATCH_BYTES // max(1, _largest(chunks))))
-
+    file.check_unchanged()
     with read_errors(name), pq.ParquetFile(_source(file), metadata=_metadata(file)) as content:
         yield from content.iter_batches(
             rows, row_groups=groups, columns=[column], use_threads=False
         )
+    file.check_unchanged()
 
 
 def _chunks(
@@ -368,12 +369,18 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _check_groups(metadata: pq.FileMetaData, column: str, where: str) -> list[int]:
-    """Return the rows of each row group, and refuse one with too many bytes in a column."""
+    """Return the rows of each row group. Refuse one that is too large or states other rows."""
     lengths = []
     for number in range(metadata.num_row_groups):
-        size = _largest(_chunks(metadata, column, [number]))
-        _check_group_size(size, f"{where}, row group {number}")
-        lengths.append(metadata.row_group(number).num_rows)
+        place = f"{where}, row group {number}"
+        chunks = _chunks(metadata, column, [number])
+        _check_group_size(_largest(chunks), place)
+        rows = metadata.row_group(number).num_rows
+        for chunk in chunks:  # with a value or a null in each row
+            if chunk.num_values != rows:
+                expected = f"expected {chunk.num_values:,} rows, as in {column}"
+                raise ClipkitError(f"{place}: {expected}, got {rows:,}")
+        lengths.append(rows)
     return lengths
 
 

@@ -1,33 +1,40 @@
 """Read bytes at an offset of a file, on this machine or at a URL.
 
-Python's own client reads http(s): fsspec's would need aiohttp, which nothing else needs. A request
-of that client opens a new connection, so callers ask for many bytes at once. fsspec reads the other
-protocols. Only the protocols that are listed here are opened.
+fsspec reads the URLs, with aiohttp those of http(s). A request takes long, so callers ask for many
+bytes at once. Only the protocols that are listed here are opened.
 """
 
 from __future__ import annotations
 
-import functools
-import http.client
+import asyncio
+import io
 import os
 import re
 import stat
 import time
-import urllib.error
 import urllib.parse
-import urllib.request
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, NamedTuple
 
 from clipkit.datasets.images import escape, reason
 from clipkit.errors import ClipkitError, UsageError, shorten
 from clipkit.version import __version__
 
 PROTOCOLS = ("https", "http", "hf", "s3", "gs")
-PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "hf": "huggingface_hub"}  # what fsspec needs for them
+# what fsspec needs for them, and what to install
+HTTP_PACKAGE = ("aiohttp", "'clipkit-vl[remote]'")
+PACKAGES = {
+    "http": HTTP_PACKAGE,
+    "https": HTTP_PACKAGE,
+    "s3": ("s3fs", "s3fs"),
+    "gs": ("gcsfs", "gcsfs"),
+    "hf": ("huggingface_hub", "huggingface_hub"),
+}
+# of what a storage says of a file, what changes with its content
+STATES = ("ETag", "etag", "blob_id", "mtime", "LastModified", "updated", "created")
 TIMEOUT_SECONDS = 20.0  # without a byte from the server
 SLOWEST_RATE = 2**15  # bytes per second; a server may not trickle forever
 ATTEMPTS = 3
@@ -41,9 +48,10 @@ TRANSIENT = {
     HTTPStatus.GATEWAY_TIMEOUT,
 }
 
+REDIRECTED = "redirects to a file or another protocol"
+
 _PROTOCOL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
-_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
@@ -57,14 +65,11 @@ class StoredFile:
     size : int
     state : str
         What changes with the content: an ETag, a hash or the time of modification.
-    etag : str
-        A strong ETag or a hash, or "": a weak ETag may stand for several contents.
     """
 
     name: str
     size: int
     state: str
-    etag: str = ""
 
     is_remote: ClassVar[bool] = True
 
@@ -79,12 +84,24 @@ class StoredFile:
         if size == 0:
             return b""
         data = self._read(offset, size)
+        self.check_unchanged()
         if len(data) != size:
             raise ClipkitError(
                 f"{display_url(self.name)}: expected {size:,} bytes, got {len(data):,}",
                 "the file has become shorter, or the connection was cut",
             )
         return data
+
+    def check_unchanged(self) -> None:
+        """Refuse a file that was replaced or written since it was opened: rows of both would mix.
+
+        Raises
+        ------
+        ClipkitError
+            If its size or state is another one now.
+        """
+        if open_file(self.name) != self:
+            raise _changed(self.name)
 
     def _read(self, offset: int, size: int) -> bytes:
         raise NotImplementedError
@@ -116,10 +133,13 @@ class LocalFile(StoredFile):
 class HttpFile(StoredFile):
     """A file at an http(s) URL, which is read by requests of ranges."""
 
+    def check_unchanged(self) -> None:
+        """Do nothing: each answer says what it is part of."""
+
     def _read(self, offset: int, size: int) -> bytes:
-        reply = _retry(self.name, lambda: _request(self.name, offset, size))
+        reply = _get(self.name, offset, size)
         if (reply.total, reply.state) != (self.size, self.state):
-            raise ClipkitError(f"{display_url(self.name)}: the file changed while it was read")
+            raise _changed(self.name)
         return reply.data
 
 
@@ -220,9 +240,7 @@ def open_file(name: str) -> StoredFile:
         info = system.info(path)
         if info["type"] != "file":
             raise ClipkitError(f"expected a file, got the folder {display_url(name)}")
-        etag = _first_of(info, ("ETag", "etag", "blob_id"))
-        state = etag or _first_of(info, ("mtime", "LastModified", "updated", "created"))
-        return FilesystemFile(name, int(info["size"]), state, etag)
+        return FilesystemFile(name, int(info["size"]), _first_of(info, STATES))
     except Exception as error:  # the errors of storage clients have no common base
         raise read_error(name, error) from error
 
@@ -243,8 +261,7 @@ def read_whole(name: str, limit: int) -> bytes:
         As `open_file` does, and if the file is larger.
     """
     if is_http(name):
-        reply = _retry(name, lambda: _request(name, None, limit + 1))
-        data = reply.data
+        data = _get(name, None, limit + 1).data
     else:
         file = open_file(name)
         data = file.read(0, min(file.size, limit + 1))
@@ -263,23 +280,24 @@ def filesystem(url: str) -> tuple[Any, str]:
     """
     protocol = str(protocol_of(url))
     path = url.partition("://")[2]
+    options: dict[str, Any] = {"use_listings_cache": False}  # a file may change
+    if is_http(url):
+        options = {"client_kwargs": {"trust_env": True}}  # the environment's proxies
     try:
         import fsspec  # a dependency of huggingface-hub and torch
 
         # by its protocol and path: as a whole URL, fsspec would take "a::file://b" for a chain
-        return fsspec.filesystem(protocol), path
+        return fsspec.filesystem(protocol, **options), path
     except ImportError as error:
-        package = PACKAGES.get(protocol, "fsspec")
+        package, name = PACKAGES[protocol]
         message = f"cannot read {display_url(url)}: the package {package} is not installed"
-        raise ClipkitError(message, f"pip install {package}") from error
+        raise ClipkitError(message, f"pip install {name}") from error
     except Exception as error:  # credentials that are missing, for example
         raise read_error(url, error) from error
 
 
-class RangeReader:
-    """A stored file as a readable and seekable stream, as pyarrow expects it."""
-
-    closed = False
+class RangeReader(io.RawIOBase):
+    """A stored file as a readable and seekable stream, as pyarrow and tarfile expect it."""
 
     def __init__(self, file: StoredFile) -> None:
         self.file = file
@@ -300,10 +318,6 @@ class RangeReader:
         self._position = start + offset
         return self._position
 
-    def tell(self) -> int:
-        """Return the offset."""
-        return self._position
-
     def readable(self) -> bool:
         """Whether it can be read."""
         return True
@@ -311,16 +325,6 @@ class RangeReader:
     def seekable(self) -> bool:
         """Whether its offset can be set."""
         return True
-
-    def writable(self) -> bool:
-        """Whether it can be written."""
-        return False
-
-    def close(self) -> None:
-        """Do nothing: no connection is kept."""
-
-    def flush(self) -> None:
-        """Do nothing: it is not written."""
 
 
 def _open_local(name: str) -> LocalFile:
@@ -335,90 +339,32 @@ def _open_local(name: str) -> LocalFile:
     return LocalFile(name, info.st_size, str(info.st_mtime_ns))
 
 
-@dataclass(frozen=True)
-class _Reply:
-    """A server's answer: bytes, the size of the file, its ETag and its time of modification."""
+class _Reply(NamedTuple):
+    """A server's answer: bytes, the size of the whole file, and its ETag or its time."""
 
     data: bytes
     total: int
-    etag: str
-    modified: str
-
-    @property
-    def state(self) -> str:
-        """The ETag or else the time of modification; it changes with the file."""
-        return self.etag or self.modified
-
-
-class _UnsupportedRangeError(Exception):
-    """Report a server that sends the whole file where a range was asked for."""
+    state: str
 
 
 def _open_http(url: str) -> HttpFile:
     # A HEAD request would not say whether ranges work, and signed URLs often allow GET alone.
-    reply = _retry(url, lambda: _request(url, 0, 1))
-    etag = "" if reply.etag.startswith("W/") else reply.etag  # a weak one may stand for other bytes
-    return HttpFile(url, reply.total, reply.state, etag)
+    reply = _get(url, 0, 1)
+    return HttpFile(url, reply.total, reply.state)
 
 
-@functools.cache
-def _opener() -> urllib.request.OpenerDirector:
-    """Return a client of http(s) that follows redirects and the environment's proxies."""
-    opener = urllib.request.OpenerDirector()  # without the handlers of file: and ftp:
-    for handler in (
-        urllib.request.ProxyHandler(),
-        urllib.request.HTTPHandler(),
-        urllib.request.HTTPSHandler(),
-        urllib.request.HTTPRedirectHandler(),
-        urllib.request.HTTPDefaultErrorHandler(),
-        urllib.request.HTTPErrorProcessor(),
-        urllib.request.UnknownHandler(),
-    ):
-        opener.add_handler(handler)
-    return opener
+def _get(url: str, offset: int | None, size: int) -> _Reply:
+    """Get `size` bytes at an offset, or the first `size` of a whole file for None.
 
+    The request is sent again after errors that may pass.
+    """
+    system, _ = filesystem(url)
+    from fsspec.asyn import sync
 
-def _request(url: str, offset: int | None, size: int) -> _Reply:
-    """Get `size` bytes at an offset, or the first `size` of a whole file for None."""
-    headers = {"User-Agent": f"clipkit/{__version__}", "Accept-Encoding": "identity"}
-    if offset is not None:
-        headers["Range"] = f"bytes={offset}-{offset + size - 1}"
-    request = urllib.request.Request(url, headers=headers)
-    with _opener().open(request, timeout=TIMEOUT_SECONDS) as response:
-        total = 0
-        if offset is not None:
-            total = _check_range(response, offset)
-        data = _read_body(response, size)
-        received = response.headers
-    return _Reply(data, total, received.get("ETag", ""), received.get("Last-Modified", ""))
-
-
-def _check_range(response: Any, offset: int) -> int:
-    """Return the size of the whole file, if the reply starts at the offset."""
-    match = _RANGE.match(response.headers.get("Content-Range") or "")
-    if response.status != HTTPStatus.PARTIAL_CONTENT or not match or int(match[1]) != offset:
-        raise _UnsupportedRangeError
-    return int(match[3])
-
-
-def _read_body(response: Any, size: int) -> bytes:
-    deadline = time.monotonic() + TIMEOUT_SECONDS + size / SLOWEST_RATE
-    data = bytearray()
-    while len(data) < size:
-        block = response.read1(min(size - len(data), 1 << 20))
-        if not block:
-            break
-        data += block
-        if time.monotonic() > deadline:
-            raise TimeoutError
-    return bytes(data)
-
-
-def _retry(url: str, request: Callable[[], _Result]) -> _Result:
-    """Send a request, and again after errors that may pass."""
     for attempt in range(ATTEMPTS):
         try:
-            return request()
+            reply: _Reply = sync(system.loop, _request, system, url, offset, size)
+            return reply
         except Exception as error:
             if attempt == ATTEMPTS - 1 or not _may_pass(error):
                 raise read_error(url, error) from error
@@ -427,37 +373,100 @@ def _retry(url: str, request: Callable[[], _Result]) -> _Result:
 
 
 def _may_pass(error: Exception) -> bool:
-    if isinstance(error, urllib.error.HTTPError):
-        return error.code in TRANSIENT
-    cause = error.reason if isinstance(error, urllib.error.URLError) else error
     # a server that was silent once would cost the same time again
-    if isinstance(cause, TimeoutError):
-        return False
-    passing = (ConnectionResetError, ConnectionAbortedError, BrokenPipeError)
-    return isinstance(cause, (*passing, http.client.HTTPException))
+    return isinstance(error, ConnectionResetError) or getattr(error, "status", 0) in TRANSIENT
+
+
+async def _request(system: Any, url: str, offset: int | None, size: int) -> _Reply:
+    """Send a request; its deadline moves on with each byte that comes."""
+    import aiohttp
+
+    headers = {"User-Agent": f"clipkit/{__version__}", "Accept-Encoding": "identity"}
+    if offset is not None:
+        headers["Range"] = f"bytes={offset}-{offset + size - 1}"
+    silence = aiohttp.ClientTimeout(
+        total=None, sock_connect=TIMEOUT_SECONDS, sock_read=TIMEOUT_SECONDS
+    )
+    session = await system.set_session()
+    data = bytearray()
+    start = asyncio.get_running_loop().time()
+    try:
+        async with (
+            asyncio.timeout(TIMEOUT_SECONDS) as deadline,
+            session.get(_encoded(url), headers=headers, timeout=silence) as response,
+        ):
+            total = _check_answer(response, offset)
+            async for block in response.content.iter_any():
+                data += block
+                deadline.reschedule(start + TIMEOUT_SECONDS + len(data) / SLOWEST_RATE)
+                if len(data) >= size:
+                    break
+    except aiohttp.InvalidUrlRedirectClientError:
+        raise ClipkitError(f"{display_url(url)}: the server {REDIRECTED}") from None
+    except aiohttp.InvalidURL:
+        raise ClipkitError(f"{display_url(url)}: expected a valid URL") from None
+    except aiohttp.ClientConnectorError:  # there is no server
+        raise
+    except (aiohttp.ServerDisconnectedError, aiohttp.ClientPayloadError, aiohttp.ClientOSError):
+        raise ConnectionResetError("the connection was cut") from None
+    if offset is None and data[:256].lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        raise _page(url)
+    state = response.headers.get("ETag") or response.headers.get("Last-Modified", "")
+    return _Reply(bytes(data[:size]), total, state)
+
+
+def _encoded(url: str) -> Any:
+    """Return a URL for aiohttp, which would also decode what a signature covers."""
+    import yarl
+
+    return yarl.URL(urllib.parse.quote(url, safe="%/:?#[]@!$&'()*+,;=~"), encoded=True)
+
+
+def _check_answer(response: Any, offset: int | None) -> int:
+    """Return the size of the whole file, or 0 if it was asked for whole."""
+    url = str(response.request_info.url)
+    schemes = [answer.url.scheme for answer in (*response.history, response)]
+    if schemes != sorted(schemes):  # http may become https, but not the reverse
+        raise ClipkitError(f"{display_url(url)}: the server {REDIRECTED}")
+    response.raise_for_status()
+    if offset is None:
+        return 0
+    match = _RANGE.match(response.headers.get("Content-Range") or "")
+    if response.status == HTTPStatus.PARTIAL_CONTENT and match and int(match[1]) == offset:
+        return int(match[3])
+    if response.content_type == "text/html":
+        raise _page(url)
+    raise ClipkitError(
+        f"cannot read {display_url(url)}: expected a server that sends parts of files "
+        "(byte ranges), got the whole file",
+        "download the file and give its path",
+    )
+
+
+def _page(url: str) -> ClipkitError:
+    return ClipkitError(
+        f"{display_url(url)}: expected data, got a web page",
+        "it may ask you to log in: download the file and give its path",
+    )
+
+
+def _changed(name: str) -> ClipkitError:
+    return ClipkitError(f"{display_url(name)}: the file changed while it was read")
 
 
 def read_error(name: str, error: Exception) -> ClipkitError:
     """Return one line on why a file cannot be read."""
     if isinstance(error, ClipkitError):
         return error
-    hint = None
-    text = ""
-    cause = error
-    if isinstance(error, urllib.error.HTTPError):
-        text = f"the server answers {error.code} {escape(str(error.reason))}".strip()
-        error.close()
-        if error.code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-            text = "the file is empty or has become shorter"
-    elif isinstance(error, urllib.error.URLError) and isinstance(error.reason, Exception):
-        cause = error.reason
-    if isinstance(cause, TimeoutError):
+    status = getattr(error, "status", None)
+    if status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+        text = "the file is empty or has become shorter"
+    elif status is not None:  # its own text holds the whole URL
+        text = f"the server answers {status} {escape(str(getattr(error, 'message', '')))}".strip()
+    elif isinstance(error, TimeoutError):
         text = f"the server sent nothing for {TIMEOUT_SECONDS:g} s"
-    elif isinstance(cause, _UnsupportedRangeError):
-        text = "expected a server that sends parts of files (byte ranges), got the whole file"
-        hint = "download the file and give its path"
-    elif isinstance(cause, FileNotFoundError):
+    elif isinstance(error, FileNotFoundError):
         text = "there is no such file"
-    if not text:
-        text = shorten(reason(cause))
-    return ClipkitError(f"cannot read {display_url(name)}: {text}", hint)
+    else:
+        text = shorten(reason(error))
+    return ClipkitError(f"cannot read {display_url(name)}: {text}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -20,8 +19,7 @@ from clipkit.datasets.class_index import (
     wordnet_names,
 )
 from clipkit.datasets.dataset import SPLIT_ALIASES, SPLIT_NAMES, split_name
-from clipkit.datasets.images import escape, readable_suffixes
-from clipkit.datasets.manifests import is_manifest
+from clipkit.datasets.images import escape
 from clipkit.datasets.remote import display_url
 from clipkit.errors import ClipkitError, UsageError
 from clipkit.features.prefetch import prefetch_map
@@ -37,8 +35,6 @@ _Item = TypeVar("_Item")
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _NUMBERS = re.compile(r"(\d+)\.\.(\d+)")
 _WILDCARD = re.compile(r"[*?\[]")
-_PATTERN = re.compile(r"[*?\[{]")
-_TAR = re.compile(r"\.(tar|tgz|tbz2?|txz|tar\.\w+)$")
 _SPLIT = re.compile(rf"(?<![a-z])({'|'.join([*SPLIT_ALIASES, *SPLIT_NAMES])})(?![a-z])")
 _NUMBERED = re.compile(r"(\w[\w.-]*?)-\d+-of-\d+")  # as `datasets` names files: test-00000-of-00002
 
@@ -76,59 +72,11 @@ def find_files(patterns: Sequence[str], suffix: str) -> list[str]:
     return list(names.values())
 
 
-def are_tars(name: str) -> bool:
-    """Whether a name stands for tars: by its ending, or as a folder that holds tars, not images.
-
-    Compressed tars are among them: their error says what to do.
-    """
-    return _TAR.search(_path_of(name).lower()) is not None or _holds(name, ".tar")
-
-
-def are_parquet(name: str) -> bool:
-    """Whether a name stands for Parquet files that hold images, or for a folder of them.
-
-    A file on this machine is opened. Of a URL or a pattern, the ending decides.
-    """
-    if not _path_of(name).lower().endswith(".parquet"):
-        return _holds(name, ".parquet")
-    if Path(name).is_dir():
-        return True
-    if Path(name).is_file():
-        return not is_manifest(name)
-    return remote.protocol_of(name) is not None or _PATTERN.search(name) is not None
-
-
-def _path_of(name: str) -> str:
+def path_of(name: str) -> str:
     """Return a name, of a URL without its query."""
     if remote.protocol_of(name) is None:
         return name
     return remote.without_query(name)
-
-
-def _holds(folder: str, suffix: str) -> bool:
-    """Whether a folder holds files with a suffix, at any depth, and no images.
-
-    The search ends at the first image.
-    """
-    if remote.protocol_of(folder) in ("hf", "s3", "gs"):
-        return not _PATTERN.search(folder) and _stored_holds(folder, suffix)
-    is_present = False
-    suffixes = readable_suffixes()
-    for _, _, files in os.walk(folder):
-        names = [file.lower() for file in files if not file.startswith(".")]
-        if any(file.endswith(suffixes) for file in names):
-            return False
-        is_present = is_present or any(file.endswith(suffix) for file in names)
-    return is_present
-
-
-def _stored_holds(url: str, suffix: str) -> bool:
-    """Whether a folder of a storage holds files with a suffix."""
-    try:
-        return bool(_find_stored(url, suffix))
-    except ClipkitError:
-        # a storage that does not answer is reported when it is read
-        return suffix == ".parquet"
 
 
 def expand_braces(pattern: str) -> Iterator[str]:
@@ -169,7 +117,7 @@ def _find(name: str, suffix: str) -> list[str]:
             message = f"{display_url(name)}: a web server cannot be searched for a wildcard"
             raise UsageError(message, hint)
         return [name]
-    return _find_stored(name, suffix)
+    return find_stored(name, suffix)
 
 
 def _find_local(name: str, suffix: str) -> list[str]:
@@ -191,7 +139,7 @@ def _is_visible(file: Path, folder: Path) -> bool:
     return not any(part.startswith(".") for part in file.relative_to(folder).parts)
 
 
-def _find_stored(url: str, suffix: str) -> list[str]:
+def find_stored(url: str, suffix: str) -> list[str]:
     """Return the files that a glob or a folder in a storage of fsspec stands for."""
     system, path = remote.filesystem(url)
     protocol = remote.protocol_of(url)
@@ -296,7 +244,7 @@ def _folder_and_name(file: str) -> tuple[str, str]:
     """Return the folder and the name of a path, or of a URL without its query."""
     if remote.protocol_of(file) is None:
         file = str(Path(file).absolute())
-    folder, _, name = _path_of(file).rpartition("/")
+    folder, _, name = path_of(file).rpartition("/")
     return folder, name
 
 
@@ -357,7 +305,10 @@ def read_class_names(file: str) -> list[str] | None:
     """
     content = _read_beside(file, NAMES_FILES)
     if content is not None:
-        return parse_class_names(*content)
+        names = parse_class_names(*content)
+        if remote.is_url(file):  # a server may answer anything
+            console.note(f"{content[1]} names the {len(names):,} classes")
+        return names
     console.note(
         f"{display_url(file)}: the labels are numbers; a file classnames.txt beside it with a name "
         "per line names the classes"

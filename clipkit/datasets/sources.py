@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +15,15 @@ from typing import NamedTuple
 from clipkit.datasets import folders, lists, manifests, remote, shards, tars
 from clipkit.datasets.columns import Columns
 from clipkit.datasets.dataset import Dataset
-from clipkit.datasets.images import escape
+from clipkit.datasets.images import escape, readable_suffixes
 from clipkit.datasets.registry import REGISTRY
 from clipkit.errors import ClipkitError, UsageError, unknown
 from clipkit.features.formats import import_parquet
 from clipkit.features.model import drop_none
 from clipkit.files import STREAM
+
+_PATTERN = re.compile(r"[*?\[{]")
+_TAR = re.compile(r"\.(tar|tgz|tbz2?|txz|tar\.\w+)$")
 
 
 @dataclass(frozen=True)
@@ -110,12 +114,60 @@ def _read_images(names: Sequence[str], options: SourceOptions) -> Dataset:
     return folders.read_images(names)
 
 
+def _are_tars(name: str) -> bool:
+    """Whether a name stands for tars: by its ending, or as a folder that holds tars, not images.
+
+    Compressed tars are among them: their error says what to do.
+    """
+    return _TAR.search(shards.path_of(name).lower()) is not None or _holds(name, ".tar")
+
+
+def _are_parquet(name: str) -> bool:
+    """Whether a name stands for Parquet files that hold images, or for a folder of them.
+
+    A file on this machine is opened. Of a URL or a pattern, the ending decides.
+    """
+    if not shards.path_of(name).lower().endswith(".parquet"):
+        return _holds(name, ".parquet")
+    if Path(name).is_dir():
+        return True
+    if Path(name).is_file():
+        return not manifests.is_manifest(name)
+    return remote.protocol_of(name) is not None or _PATTERN.search(name) is not None
+
+
+def _holds(folder: str, suffix: str) -> bool:
+    """Whether a folder holds files with a suffix, at any depth, and no images.
+
+    The search ends at the first image.
+    """
+    if remote.protocol_of(folder) in ("hf", "s3", "gs"):
+        return not _PATTERN.search(folder) and _stored_holds(folder, suffix)
+    is_present = False
+    suffixes = readable_suffixes()
+    for _, _, files in os.walk(folder):
+        names = [file.lower() for file in files if not file.startswith(".")]
+        if any(file.endswith(suffixes) for file in names):
+            return False
+        is_present = is_present or any(file.endswith(suffix) for file in names)
+    return is_present
+
+
+def _stored_holds(url: str, suffix: str) -> bool:
+    """Whether a folder of a storage holds files with a suffix."""
+    try:
+        return bool(shards.find_stored(url, suffix))
+    except ClipkitError:
+        # a storage that does not answer is reported when it is read
+        return suffix == ".parquet"
+
+
 # A name belongs to the first form that accepts it. The last one accepts any name.
 SOURCES = (
     Source("the named data set", REGISTRY.__contains__, _read_named, takes_root=True),
     Source("a list of paths", STREAM.__eq__, _read_list),
-    Source("tars", shards.are_tars, _read_tars, takes_several=True),
-    Source("Parquet files", shards.are_parquet, _read_parquet_images, takes_several=True),
+    Source("tars", _are_tars, _read_tars, takes_several=True),
+    Source("Parquet files", _are_parquet, _read_parquet_images, takes_several=True),
     Source("the manifest", manifests.is_manifest, _read_manifest, takes_columns=True),
     Source("images and folders", _accept_any, _read_images, takes_several=True),
 )

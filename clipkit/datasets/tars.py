@@ -7,9 +7,14 @@ when it is asked for.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import itertools
+import json
+import tarfile
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,19 +24,39 @@ from clipkit import console
 from clipkit.datasets import images, remote, shards
 from clipkit.datasets.cache import SharedCache
 from clipkit.datasets.dataset import Dataset, ImageDataset
-from clipkit.datasets.labels import LabelCodes, attach_labels, labels_from_texts, unique_ids
-from clipkit.datasets.remote import StoredFile, display_url
-from clipkit.datasets.tar_cache import cached_scan
-from clipkit.datasets.tar_scan import LINK, SPARSE_FILE, Scan
+from clipkit.datasets.images import escape
+from clipkit.datasets.labels import (
+    NO_LABEL,
+    LabelCodes,
+    attach_labels,
+    labels_from_texts,
+    unique_ids,
+)
+from clipkit.datasets.remote import RangeReader, StoredFile, display_url
 from clipkit.errors import ClipkitError, ImageError
 from clipkit.features import Int64
+from clipkit.features.validation import MAX_CLASSES
 
+ZEROS = bytes(tarfile.BLOCKSIZE)
+COMPRESSED = {
+    b"\x1f\x8b": ("gzip", "gunzip"),
+    b"BZh": ("bzip2", "bunzip2"),
+    b"\xfd7zXZ": ("xz", "xz -d"),
+    b"\x28\xb5\x2f\xfd": ("zstd", "zstd -d"),
+}
+SMALLEST_READ = 2**12  # bytes of a read of headers
+LARGEST_READ = 2**20
+REMOTE_GAP = 2**16  # a request takes longer than reading this many bytes
+MAX_HEADER_BYTES = 2**16  # of a long name, or of the records of pax
+MAX_LABEL_BYTES = 2**10
+MAX_JSON_BYTES = 2**20
+NO_IMAGE, LINK, SPARSE_FILE = -1, -2, -3  # in place of a size
+UNUSABLE = {LINK: "a link", SPARSE_FILE: "a sparse file"}
 SPAN = 2**20  # images that start in one of these parts of a remote tar are fetched together
 GAP = 2**16  # unless so many bytes lie between them
 SPANS_AHEAD = 4  # requested together: 2 to 4 times as fast as one by one, at 90 ms each
 KEPT_SPANS = 3
 KEPT_BYTES = 2**26
-UNUSABLE = {LINK: "a link", SPARSE_FILE: "a sparse file"}
 
 
 class TarImages:
@@ -167,18 +192,18 @@ def read_tars(patterns: Sequence[str]) -> Dataset:
     Raises
     ------
     ClipkitError
-        If a tar cannot be read, is compressed, truncated or damaged, or there is no image.
+        If a tar cannot be read, is compressed, damaged or not whole, or there is no image.
     """
     names = shards.find_files(patterns, ".tar")
     split_of = shards.split_names(names)
-    scanned = shards.read_each(_open_and_scan, names, "reading the headers of tars", "tars")
+    scans = shards.read_each(_open_and_scan, names, "reading the headers of tars", "tars")
     texts = LabelCodes()
     splits: dict[str, ImageDataset] = {}
     codes: dict[str, NDArray[np.int32]] = {}
-    for split, tars in shards.group_by_split(scanned, split_of).items():
-        splits[split], codes[split] = _join(split, tars, texts)
+    for split, group in shards.group_by_split(scans, split_of).items():
+        splits[split], codes[split] = _join(split, group, texts)
     if not any(map(len, splits.values())):
-        seen = ", ".join(scan.example for _, scan in scanned if scan.example) or "no files"
+        seen = ", ".join(escape(scan.example) for scan in scans if scan.example) or "no files"
         raise ClipkitError(
             f"{display_url(names[0])}: expected images in the tar, got {seen[:200]}",
             f"image files end in {' '.join(images.readable_suffixes())}",
@@ -199,32 +224,253 @@ def read_tars(patterns: Sequence[str]) -> Dataset:
     return Dataset(shards.data_set_name(names), class_names, splits, details)
 
 
-def _open_and_scan(name: str) -> tuple[StoredFile, Scan]:
-    file = remote.open_file(name)
-    return file, cached_scan(file)
+class _Headers(RangeReader):
+    """A tar as `tarfile` reads it. More is read at a time while members lie close together."""
+
+    def __init__(self, file: StoredFile) -> None:
+        super().__init__(file)
+        self._gap = REMOTE_GAP if file.is_remote else SMALLEST_READ
+        self._start = 0
+        self._data = b""
+        self._amount = SMALLEST_READ
+
+    def read(self, size: int = -1) -> bytes:
+        """Read up to `size` bytes, fewer at the end of the file."""
+        if not 0 <= size <= MAX_HEADER_BYTES:
+            raise tarfile.ReadError(f"a header of {size:,} bytes")
+        return self._read_ahead(size)
+
+    def content(self, member: tarfile.TarInfo) -> bytes:
+        """Return the content of a member."""
+        self.seek(member.offset_data)
+        return self._read_ahead(member.size)
+
+    def _read_ahead(self, size: int) -> bytes:
+        position = self.tell()
+        start = position - self._start
+        if start < 0 or start + size > len(self._data):
+            is_near = 0 <= start <= len(self._data) + self._gap
+            self._amount = min(2 * self._amount, LARGEST_READ) if is_near else SMALLEST_READ
+            self._data = super().read(max(size, self._amount))
+            self._start, start = position, 0
+        data = self._data[start : start + size]
+        self.seek(position + len(data))
+        return data
+
+
+class _Member(NamedTuple):
+    key: str
+    ending: str
+    info: tarfile.TarInfo
+
+
+def _members(headers: _Headers) -> Iterator[_Member]:
+    """Yield the members of a tar that have an ending and are not hidden.
+
+    Raises
+    ------
+    ClipkitError
+        If the tar is compressed, damaged or not whole.
+    """
+    where = display_url(headers.file.name)
+    _check_uncompressed(headers, where)
+    count = 0
+    try:
+        tar = tarfile.TarFile(fileobj=headers, encoding="utf-8", errors="surrogateescape")
+        while info := tar.next():
+            tar.members.clear()  # type: ignore[attr-defined]  # it would keep 1 kB for each
+            count += 1
+            if info.size < 0 or tar.offset <= info.offset:
+                raise tarfile.ReadError(f"a size of {info.size:,} bytes")
+            key, ending = _split_key(info.name)
+            if key and not info.isdir():
+                yield _Member(key, ending, info)
+    except (ClipkitError, MemoryError):
+        raise
+    except Exception as error:  # a damaged header gives errors of many types
+        if str(error) == "unexpected end of data":
+            raise _truncated(where, count) from error
+        what = "expected a tar file, got other content"
+        if count:
+            what = f"damaged after {count:,} members"
+        raise ClipkitError(f"{where}: {what} ({images.reason(error)})") from error
+    _check_end(headers.file, tar.offset, count)
+
+
+def _check_uncompressed(headers: _Headers, where: str) -> None:
+    start = headers.read(tarfile.BLOCKSIZE)
+    headers.seek(0)
+    for magic, (name, tool) in COMPRESSED.items():
+        if start.startswith(magic):
+            raise ClipkitError(
+                f"{where}: expected an uncompressed tar, whose parts can be read, got {name}",
+                f"unpack it once: {tool} FILE; images hardly shrink",
+            )
+
+
+def _check_end(file: StoredFile, end: int, count: int) -> None:
+    """Refuse a tar that does not end in zeros after its last member.
+
+    `tarfile` takes a damaged header and the end of a file that was cut for the end of the tar.
+    """
+    where = display_url(file.name)
+    if file.size - end < tarfile.BLOCKSIZE:
+        raise _truncated(where, count)
+    if file.read(end, tarfile.BLOCKSIZE) != ZEROS:
+        raise ClipkitError(f"{where}: damaged at byte {end:,}", "fetch or pack it again")
+    for start in range(end, file.size, LARGEST_READ):
+        if file.read(start, min(LARGEST_READ, file.size - start)).strip(b"\0"):
+            raise ClipkitError(
+                f"{where}: expected nothing after its end at byte {end:,}, got more content",
+                "tars that were joined must be given one by one",
+            )
+
+
+def _truncated(where: str, count: int) -> ClipkitError:
+    return ClipkitError(
+        f"{where}: truncated: it has no end mark after {count:,} members", "fetch it again"
+    )
+
+
+def _split_key(name: str) -> tuple[str, str]:
+    """Return the key of a member and its ending, or "" for a hidden file.
+
+    >>> _split_key("./train/0001.seg.png"), _split_key("a.b/1.cls"), _split_key("._1.jpg")
+    (('train/0001', '.seg.png'), ('a.b/1', '.cls'), ('', ''))
+    """
+    while name.startswith("./"):
+        name = name[2:]
+    start = name.rfind("/") + 1
+    dot = name.find(".", start)
+    if dot <= start:  # no ending, or hidden
+        return "", ""
+    return escape(name[:dot]), name[dot:].lower()
+
+
+@dataclass
+class _Sample:
+    """The members of a key that follow each other."""
+
+    images: list[tarfile.TarInfo] = field(default_factory=list)
+    label: str | None = None
+    json_label: str | None = None
+    other: str = ""  # a member that is neither
+
+
+def _read_sample(headers: _Headers, members: Iterable[_Member]) -> _Sample:
+    sample = _Sample()
+    suffixes = images.readable_suffixes()
+    for _, ending, info in members:
+        if ending.endswith(suffixes):
+            sample.images.append(info)
+        elif not info.isreg() or info.issparse():
+            continue
+        elif ending.endswith(".cls"):
+            sample.label = _read_label(headers, info)
+        elif ending.endswith(".json"):
+            sample.json_label = _read_json_label(headers, info)
+        else:
+            sample.other = info.name
+    return sample
+
+
+def _read_label(headers: _Headers, info: tarfile.TarInfo) -> str | None:
+    """Return the text of a .cls, or None if it is no label."""
+    if info.size > MAX_LABEL_BYTES:
+        return None
+    try:
+        return headers.content(info).decode("utf-8").strip() or None
+    except UnicodeDecodeError:
+        return None
+
+
+def _read_json_label(headers: _Headers, info: tarfile.TarInfo) -> str | None:
+    """Return "label" of a .json, or None if it has none that is an integer or a text."""
+    if info.size > MAX_JSON_BYTES:
+        return None
+    try:
+        content = json.loads(headers.content(info))
+    except (ValueError, RecursionError):
+        return None
+    label = content.get("label") if isinstance(content, dict) else None
+    if isinstance(label, bool) or not isinstance(label, int | str):
+        return None
+    text = str(label).strip()
+    return text if text and len(text) <= MAX_LABEL_BYTES else None
+
+
+@dataclass
+class _Scan:
+    """The keys of one tar, with the place and label of the first image of each."""
+
+    file: StoredFile
+    rows: dict[str, int] = field(default_factory=dict)  # by the key
+    offsets: array[int] = field(default_factory=lambda: array("q"))
+    sizes: array[int] = field(default_factory=lambda: array("q"))
+    codes: array[int] = field(default_factory=lambda: array("i"))  # of the labels, in `texts`
+    texts: LabelCodes = field(default_factory=LabelCodes)
+    repeated: int = 0  # images whose key has another one
+    example: str = ""  # a member that is no image
+
+    def add(self, key: str, sample: _Sample) -> None:
+        """Add members of a key, which may have others elsewhere in the tar."""
+        row = self.rows.setdefault(key, len(self.rows))
+        if row == len(self.sizes):
+            self.offsets.append(0)
+            self.sizes.append(NO_IMAGE)
+            self.codes.append(NO_LABEL)
+        for info in sample.images:
+            if self.sizes[row] == NO_IMAGE:
+                self.offsets[row], self.sizes[row] = info.offset_data, _size_of(info)
+            else:
+                self.repeated += 1
+        if self.codes[row] == NO_LABEL:
+            self.codes[row] = self.texts.code(sample.label or sample.json_label)
+        if len(self.texts) > MAX_CLASSES:
+            raise ClipkitError(
+                f"{display_url(self.file.name)}: expected at most {MAX_CLASSES:,} different labels"
+            )
+        self.example = self.example or sample.other
+
+
+def _size_of(info: tarfile.TarInfo) -> int:
+    if info.issym() or info.islnk():
+        return LINK
+    return SPARSE_FILE if info.issparse() else info.size
+
+
+def _open_and_scan(name: str) -> _Scan:
+    """Read the headers of a tar, and the labels."""
+    scan = _Scan(remote.open_file(name))
+    headers = _Headers(scan.file)
+    for key, members in itertools.groupby(_members(headers), lambda member: member.key):
+        scan.add(key, _read_sample(headers, members))
+    return scan
 
 
 def _join(
-    split: str, tars: Sequence[tuple[StoredFile, Scan]], texts: LabelCodes
+    split: str, scans: Sequence[_Scan], texts: LabelCodes
 ) -> tuple[ImageDataset, NDArray[np.int32]]:
     """Return the rows of one split without labels, and their labels' codes (N,) in `texts`."""
-    files = [file for file, _ in tars]
-    joined = Scan(texts=texts)
-    lengths = []
-    for _, scan in tars:
-        joined.extend(scan)
-        lengths.append(len(scan.keys))
-        scan.keys = []  # the strings stay, but not this list of them
-    file_of = np.repeat(np.arange(len(files), dtype=np.int32), lengths)
-    offsets = np.frombuffer(joined.offsets, np.int64)
-    sizes = np.frombuffer(joined.sizes, np.int64)
-    codes = np.frombuffer(joined.codes, np.int32)
+    keys: list[str] = []
+    parts: list[tuple[NDArray[np.int32], Int64, Int64, NDArray[np.int32]]] = []
+    for number, scan in enumerate(scans):
+        sizes = np.frombuffer(scan.sizes, np.int64)
+        rows = np.flatnonzero(sizes != NO_IMAGE)
+        codes = texts.recode(np.frombuffer(scan.codes, np.int32), scan.texts)
+        file_of = np.full(len(rows), number, np.int32)
+        offsets = np.frombuffer(scan.offsets, np.int64)
+        parts.append((file_of, offsets[rows], sizes[rows], codes[rows]))
+        keys += itertools.compress(scan.rows, sizes != NO_IMAGE)
+        scan.rows = {}  # it takes more memory than the rest
+    file_of, offsets, sizes, codes = map(np.concatenate, zip(*parts, strict=True))
+    files = [scan.file for scan in scans]
     prefixes = shards.distinct_stems([file.name for file in files])
-    ids, rows = unique_ids(joined.keys, file_of, prefixes)
-    repeated = joined.repeated + len(offsets) - len(rows)
+    ids, rows = unique_ids(keys, file_of, prefixes)
+    repeated = sum(scan.repeated for scan in scans) + len(keys) - len(rows)
     if repeated:
         console.warn(f"{split}: left out {repeated:,} images: their keys have an image already")
     source = TarImages(files, file_of, offsets, sizes)
-    if len(rows) < len(offsets):
+    if len(rows) < len(keys):
         source = source.take(rows)
     return ImageDataset(ids, None, source), codes[rows]
