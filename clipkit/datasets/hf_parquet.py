@@ -25,15 +25,15 @@ from clipkit.datasets import images, remote, shards
 from clipkit.datasets.cache import SharedCache
 from clipkit.datasets.dataset import Dataset, ImageDataset
 from clipkit.datasets.images import escape
-from clipkit.datasets.labels import (
+from clipkit.datasets.parquet_manifests import is_image_type, is_text, read_errors
+from clipkit.datasets.remote import LocalFile, RangeReader, StoredFile, display_url
+from clipkit.datasets.rows import (
     NO_LABEL,
     LabelCodes,
     attach_labels,
     has_duplicates,
     labels_from_texts,
 )
-from clipkit.datasets.parquet_manifests import is_image_type, is_text, read_errors
-from clipkit.datasets.remote import LocalFile, RangeReader, StoredFile, display_url
 from clipkit.errors import ClipkitError, ImageError
 from clipkit.features import Int64
 from clipkit.features.parquet import column_chunks
@@ -232,7 +232,7 @@ def read_parquet(patterns: Sequence[str]) -> Dataset:
 
     The images are in the column `image` or `img`, or in the only column of images: structs of
     `bytes` and `path`, or bytes. The labels are in the column `label` or `fine_label`, or else in
-    the only `ClassLabel`; `clipkit.datasets.labels.number_labels` says what they mean. Numbers have
+    the only `ClassLabel`; `clipkit.datasets.rows.number_labels` says what they mean. Numbers have
     the class names that `datasets` has written into the file, or those of ``classnames.txt`` or
     ``class_index.json`` beside it; the latter also names WordNet ids. A null is no label, nor is a
     negative integer. The ids are the paths, or the name of the file and the number of the row if a

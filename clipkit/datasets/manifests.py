@@ -13,10 +13,9 @@ from typing import Any
 from clipkit import files
 from clipkit.csv_rows import BOM, check_text, read_objects, read_rows
 from clipkit.datasets.class_index import find_class_index, rename_classes
-from clipkit.datasets.columns import Columns, as_text, check_columns
 from clipkit.datasets.dataset import Dataset
 from clipkit.datasets.images import escape
-from clipkit.datasets.rows import Content, Row, Table, collect
+from clipkit.datasets.rows import Columns, Content, Row, Table, as_text, check_columns, collect
 from clipkit.errors import ClipkitError
 from clipkit.features.formats import import_parquet
 from clipkit.features.model import drop_none
@@ -76,7 +75,7 @@ def read_manifest(
     columns `label`, `split` and `id` are optional. Without `split`, all rows are in the split
     `all`. Without `id`, the id is the path as the manifest has it.
 
-    `clipkit.datasets.labels.number_labels` says what labels mean. A split may be without labels. In
+    `clipkit.datasets.rows.number_labels` says what labels mean. A split may be without labels. In
     a split that has labels, rows without one are left out, with a warning. If a file
     `class_index.json` is next to the manifest or in the folder above, WordNet ids become its names.
 

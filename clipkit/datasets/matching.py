@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from clipkit import console
-from clipkit.datasets.columns import ColumnError, Columns
 from clipkit.datasets.dataset import Dataset, ImageDataset
 from clipkit.datasets.registry import REGISTRY
+from clipkit.datasets.rows import ColumnError, Columns
 from clipkit.datasets.sources import SourceOptions, read_source
 from clipkit.errors import ClipkitError, UsageError
 from clipkit.features import FeatureFile, Int64

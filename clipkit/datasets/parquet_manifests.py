@@ -10,9 +10,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from clipkit.datasets.columns import Columns, as_text, check_columns
 from clipkit.datasets.images import reason
-from clipkit.datasets.rows import Row, Table
+from clipkit.datasets.rows import Columns, Row, Table, as_text, check_columns
 from clipkit.errors import ClipkitError
 from clipkit.features.parquet import column_chunks, value_type
 

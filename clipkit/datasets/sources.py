@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from clipkit.datasets import folders, lists, manifests, remote, shards, tars
-from clipkit.datasets.columns import Columns
 from clipkit.datasets.dataset import Dataset
 from clipkit.datasets.images import escape, readable_suffixes
 from clipkit.datasets.registry import REGISTRY
+from clipkit.datasets.rows import Columns
 from clipkit.errors import ClipkitError, UsageError, unknown
 from clipkit.features.formats import import_parquet
 from clipkit.features.model import drop_none

@@ -25,14 +25,14 @@ from clipkit.datasets import images, remote, shards
 from clipkit.datasets.cache import SharedCache
 from clipkit.datasets.dataset import Dataset, ImageDataset
 from clipkit.datasets.images import escape
-from clipkit.datasets.labels import (
+from clipkit.datasets.remote import RangeReader, StoredFile, display_url
+from clipkit.datasets.rows import (
     NO_LABEL,
     LabelCodes,
     attach_labels,
     labels_from_texts,
     unique_ids,
 )
-from clipkit.datasets.remote import RangeReader, StoredFile, display_url
 from clipkit.errors import ClipkitError, ImageError
 from clipkit.features import Int64
 from clipkit.features.validation import MAX_CLASSES
@@ -180,7 +180,7 @@ def read_tars(patterns: Sequence[str]) -> Dataset:
     Members with the same path up to the first dot of their name are one row. That path is the row's
     id; if it occurs in several tars, the tar's name is put before it. The image is the member with
     the suffix of an image. The label is the content of ``.cls``, or else "label" in ``.json``;
-    `clipkit.datasets.labels.number_labels` says what labels mean. ``classnames.txt`` or
+    `clipkit.datasets.rows.number_labels` says what labels mean. ``classnames.txt`` or
     ``class_index.json`` beside the tars names those that are numbers, and the latter those that are
     WordNet ids. Splits are named as `shards.split_names` says. Rows keep the order of the tars.
 
