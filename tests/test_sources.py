@@ -25,7 +25,7 @@ from shell import clipkit, fails, ok, shell
 from test_datasets import labels_of, red_values, sizes_of, write_images
 
 from clipkit import datasets, features
-from clipkit.datasets import class_index, images, lists, manifests
+from clipkit.datasets import class_index, images, manifests
 from clipkit.datasets.class_index import read_class_index
 from clipkit.embedding import checkpoint
 from clipkit.errors import ClipkitError, UsageError
@@ -323,7 +323,7 @@ def test_a_list_is_not_awaited_from_a_terminal(monkeypatch):
 
 
 def test_lists_have_a_bounded_size(monkeypatch):
-    monkeypatch.setattr(lists, "MAX_LIST_BYTES", 1 << 20)
+    monkeypatch.setattr(manifests, "MAX_LIST_BYTES", 1 << 20)
     with pytest.raises(ClipkitError, match="standard input: expected at most 1 MiB of text"):
         list_paths(b"a" * (1 << 20) + b"b", monkeypatch)
 

@@ -46,7 +46,7 @@ def load(  # noqa: PLR0913 (the options of `clipkit embed`)
     Parameters
     ----------
     name : str, Path or sequence of them
-        A name of `REGISTRY`; ``-`` for a list of paths on standard input (`lists.read_list`); a
+        A name of `REGISTRY`; ``-`` for a list of paths on standard input (`manifests.read_list`); a
         manifest (`read_manifest`); tars (`tars.read_tars`) or Parquet files with images
         (`hf_parquet.read_parquet`), also several and at URLs; or images and folders
         (`read_folder`), also several.

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from clipkit.datasets import folders, lists, manifests, remote, shards, tars
+from clipkit.datasets import folders, manifests, remote, shards, tars
 from clipkit.datasets.dataset import Dataset
 from clipkit.datasets.images import escape, readable_suffixes
 from clipkit.datasets.registry import REGISTRY
@@ -81,7 +81,7 @@ def _read_named(names: Sequence[str], options: SourceOptions) -> Dataset:
 
 
 def _read_list(names: Sequence[str], options: SourceOptions) -> Dataset:
-    return lists.read_list(names[0])
+    return manifests.read_list(names[0])
 
 
 def _read_manifest(names: Sequence[str], options: SourceOptions) -> Dataset:
