@@ -13,7 +13,6 @@ import re
 import stat
 import time
 import urllib.parse
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
@@ -115,19 +114,11 @@ class LocalFile(StoredFile):
     def _read(self, offset: int, size: int) -> bytes:
         try:
             # opened for each read, as image files are: nothing to close, share or pickle
-            descriptor = os.open(self.name, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                data = os.pread(descriptor, size, offset)
-                while len(data) < size:  # one call of the system reads at most 2 GiB
-                    more = os.pread(descriptor, size - len(data), offset + len(data))
-                    if not more:
-                        break
-                    data += more
-            finally:
-                os.close(descriptor)
+            with Path(self.name).open("rb") as stream:
+                stream.seek(offset)
+                return stream.read(size)
         except OSError as error:
             raise read_error(self.name, error) from error
-        return data
 
 
 class HttpFile(StoredFile):
@@ -240,16 +231,10 @@ def open_file(name: str) -> StoredFile:
         info = system.info(path)
         if info["type"] != "file":
             raise ClipkitError(f"expected a file, got the folder {display_url(name)}")
-        return FilesystemFile(name, int(info["size"]), _first_of(info, STATES))
+        state = next((str(info[key]) for key in STATES if info.get(key)), "")
+        return FilesystemFile(name, int(info["size"]), state)
     except Exception as error:  # the errors of storage clients have no common base
         raise read_error(name, error) from error
-
-
-def _first_of(info: Mapping[str, Any], keys: Sequence[str]) -> str:
-    for key in keys:
-        if info.get(key):
-            return str(info[key])
-    return ""
 
 
 def read_whole(name: str, limit: int) -> bytes:
