@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from clipkit.version import __version__
+from clipkit.base.version import __version__
 
 if TYPE_CHECKING:
     from clipkit.datasets import load as load_dataset

@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from clipkit import console, files
-from clipkit.csv_rows import find_delimiter, read_objects, read_rows
-from clipkit.errors import ClipkitError, UsageError, unknown
+from clipkit.base import console, files
+from clipkit.base.csv_rows import find_delimiter, read_objects, read_rows
+from clipkit.base.errors import ClipkitError, UsageError, unknown
 from clipkit.features import FeatureFile, Int64
 from clipkit.features.compatibility import origin, relate
 from clipkit.features.formats import import_parquet

@@ -24,9 +24,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from clipkit import console, metrics, probes, similarity, zeroshot
+from clipkit import metrics, probes, similarity, zeroshot
 from clipkit.annotations import CLASS, Attribute, check_same_images, read_annotations
-from clipkit.errors import ClipkitError, UsageError, check_positive
+from clipkit.base import console
+from clipkit.base.errors import ClipkitError, UsageError, check_positive
 from clipkit.evaluation import EVAL_SPLIT, FIT_SPLIT, choose_held_out, hold_out
 from clipkit.features import FeatureFile, Float32, Int64
 from clipkit.features.provenance import check_control, prompts_entry

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from clipkit.files import STREAM
+from clipkit.base.files import STREAM
 
 PACKAGE = Path(__file__).parent
 FOLDERS = (PACKAGE / "prompt_sets", PACKAGE.parent / "prompts")  # of a wheel, and of a checkout

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clipkit import console, evaluation, metrics, softmax, zeroshot
-from clipkit.errors import ClipkitError, UsageError, check_positive
+from clipkit import evaluation, metrics, softmax, zeroshot
+from clipkit.base import console
+from clipkit.base.errors import ClipkitError, UsageError, check_positive
 from clipkit.features import BlockMatrix, FeatureFile, Int64
 from clipkit.results import make_result
 

@@ -21,11 +21,11 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from clipkit import console, files, signals
+from clipkit.base import console, files, signals
+from clipkit.base.errors import ClipkitError, UsageError, system_reason
+from clipkit.base.version import __version__
 from clipkit.commands import _completion as completion
 from clipkit.commands._options import EARLIER_NAMES, options_with_value
-from clipkit.errors import ClipkitError, UsageError, system_reason
-from clipkit.version import __version__
 
 GROUPS = {
     "Encode": ("embed", "textembed"),

@@ -18,8 +18,8 @@ from sklearn.metrics import (
 from sklearn.metrics.cluster import contingency_matrix
 from threadpoolctl import threadpool_limits
 
-from clipkit import console
-from clipkit.errors import ClipkitError, UsageError
+from clipkit.base import console
+from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.features import FeatureFile, Int64, Split
 
 N_INIT = 10  # starts of k-means, the best of which counts (the thesis's protocol)

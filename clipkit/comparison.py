@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clipkit import console, metrics
+from clipkit import metrics
 from clipkit.annotations import Attribute, read_attribute
-from clipkit.errors import ClipkitError, UsageError, unknown
+from clipkit.base import console
+from clipkit.base.errors import ClipkitError, UsageError, unknown
 from clipkit.features import FeatureFile, Int64
 from clipkit.features.compatibility import SAME_IDS, SAME_IMAGES, matching_split, origin, relate
 from clipkit.features.provenance import provenance

@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from clipkit import console, similarity
-from clipkit.errors import ClipkitError, UsageError
+from clipkit import similarity
+from clipkit.base import console
+from clipkit.base.errors import ClipkitError, UsageError
+from clipkit.base.tables import distinct_names
 from clipkit.features import BlockMatrix, FeatureFile, Float32, History, Int64, Split, history_entry
-from clipkit.tables import distinct_names
 
 NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.-]+")
 

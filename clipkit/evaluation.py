@@ -10,14 +10,15 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from clipkit import console, metrics, prediction, probes, softmax
-from clipkit.errors import ClipkitError, UsageError, check_positive, unknown
+from clipkit import metrics, prediction, probes, softmax
+from clipkit.base import console
+from clipkit.base.errors import ClipkitError, UsageError, check_positive, unknown
+from clipkit.base.tables import class_name
 from clipkit.features import FeatureFile, Int64, Split
 from clipkit.features.validation import MAX_PROBE_CLASSES
 from clipkit.ranking import Ranking
 from clipkit.results import Caveat, as_result, find_caveats, make_result
 from clipkit.splitting import count_shared_rows, hash_rows, rows_by_class, stratified_split
-from clipkit.tables import class_name
 
 V = TypeVar("V")
 FEATURES = ("logits", "probs")

@@ -13,14 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from clipkit import console, metrics, prediction, probes
-from clipkit.errors import ClipkitError, UsageError
+from clipkit import metrics, prediction, probes
+from clipkit.base import console
+from clipkit.base.errors import ClipkitError, UsageError
+from clipkit.base.tables import class_name
 from clipkit.features import FeatureFile, Int64
 from clipkit.features.provenance import shots
 from clipkit.probes.context import Workers
 from clipkit.relabeling import groups_digest
 from clipkit.results import choose_split, make_result, read_group_lines
-from clipkit.tables import class_name
 
 REPEAT, MAX_REPEAT = 5, 1000
 SEED = 42

@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from clipkit import console, metrics, similarity, softmax
-from clipkit.errors import ClipkitError, ImageError, UsageError, check_positive, unknown
+from clipkit import metrics, similarity, softmax
+from clipkit.base import console
+from clipkit.base.errors import ClipkitError, ImageError, UsageError, check_positive, unknown
+from clipkit.base.tables import distinct_names
 from clipkit.features import FeatureFile, Int64, Split
 from clipkit.features.compatibility import matching_split
 from clipkit.features.provenance import provenance
@@ -46,7 +48,6 @@ from clipkit.results import (
     scored_runs,
     source_label,
 )
-from clipkit.tables import distinct_names
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from clipkit import metrics
-from clipkit.errors import ClipkitError
+from clipkit.base.errors import ClipkitError
+from clipkit.base.tables import distinct_names
 from clipkit.features import FeatureFile
 from clipkit.results import ScoredRuns, check_predicted_classes, scored_runs
-from clipkit.tables import distinct_names
 
 MAX_ROWS = 1 << 20
 # The columns that tell the runs of a report apart

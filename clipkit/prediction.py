@@ -9,14 +9,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from clipkit import console, metrics, probes, similarity
-from clipkit.errors import ClipkitError
+from clipkit import metrics, probes, similarity
+from clipkit.base import console
+from clipkit.base.errors import ClipkitError
+from clipkit.base.tables import class_name
 from clipkit.features import FeatureFile, Int64, Split
 from clipkit.features.provenance import shots
 from clipkit.ranking import Ranking, rank
 from clipkit.results import Caveat, find_caveats, make_result
 from clipkit.splitting import count_shared_rows
-from clipkit.tables import class_name
 
 EMBEDDING_SETTINGS = ("normalize",)  # what decides an embedding besides the model
 

@@ -24,11 +24,11 @@ from typing import Any
 
 import numpy as np
 
-from clipkit import console
-from clipkit.console import count
-from clipkit.csv_rows import read_rows
+from clipkit.base import console
+from clipkit.base.console import count
+from clipkit.base.csv_rows import read_rows
+from clipkit.base.errors import ClipkitError, UsageError, unknown
 from clipkit.datasets.class_index import Entry, parse_class_index
-from clipkit.errors import ClipkitError, UsageError, unknown
 from clipkit.prompts import (
     STRIPPED,
     Prompts,

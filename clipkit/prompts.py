@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from clipkit import console, files
-from clipkit.console import count
-from clipkit.errors import ClipkitError, UsageError
+from clipkit.base import console, files
+from clipkit.base.console import count
+from clipkit.base.errors import ClipkitError, UsageError
 
 if TYPE_CHECKING:
     from clipkit.features import Int64
@@ -104,7 +104,7 @@ def parse(data: bytes, name: str) -> Prompts:
     ----------
     data : bytes
     name : str
-        What messages call the file; see `clipkit.files.display_name`.
+        What messages call the file; see `clipkit.base.files.display_name`.
 
     Raises
     ------

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from clipkit.base.tables import SCORE, distinct_names
 from clipkit.features import FeatureFile, Int64
-from clipkit.tables import SCORE, distinct_names
 
 Floats = NDArray[np.floating[Any]]
 Names = Sequence[str | int]

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clipkit import console, files, metrics
+from clipkit import metrics
 from clipkit.annotations import Attribute, read_attribute
-from clipkit.errors import ClipkitError, UsageError
+from clipkit.base import console, files
+from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.features import FeatureFile, Int64, Split
 from clipkit.results import as_result, read_groups
 from clipkit.splitting import take

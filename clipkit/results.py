@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clipkit import bundled, console, files, metrics, prompts
-from clipkit.errors import ClipkitError, UsageError
+from clipkit import bundled, metrics, prompts
+from clipkit.base import console, files
+from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.features import FeatureFile, History, Int64
 from clipkit.features.provenance import provenance
 

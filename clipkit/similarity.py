@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from clipkit import console
-from clipkit.errors import ClipkitError, check_positive
+from clipkit.base import console
+from clipkit.base.errors import ClipkitError, check_positive
 from clipkit.features import BlockMatrix, FeatureFile, Float32, Int64, Split, history_entry
 from clipkit.features.provenance import IMAGES_ALONE_HINT, feature_name, has_text_tower
 

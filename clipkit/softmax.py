@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from clipkit import console
-from clipkit.errors import UsageError, check_positive, unknown
+from clipkit.base import console
+from clipkit.base.errors import UsageError, check_positive, unknown
 from clipkit.features import BlockMatrix, FeatureFile
 
 LINKS = ("softmax", "sigmoid")

@@ -14,12 +14,12 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from clipkit import console
 from clipkit.annotations import read_annotations
-from clipkit.errors import ClipkitError, UsageError, unknown
+from clipkit.base import console
+from clipkit.base.errors import ClipkitError, UsageError, unknown
+from clipkit.base.tables import class_name
 from clipkit.features import BlockMatrix, FeatureFile, Int64, Split
 from clipkit.features.validation import is_split_name
-from clipkit.tables import class_name
 
 TRAIN = "train"
 

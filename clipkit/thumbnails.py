@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 
 from PIL import Image
 
+from clipkit.base.errors import UsageError
+from clipkit.base.prefetch import prefetch_map
 from clipkit.datasets import ImageDataset
 from clipkit.datasets.matching import load_images, match_images, warn_of_other_name
-from clipkit.errors import UsageError
 from clipkit.features import FeatureFile
-from clipkit.features.prefetch import prefetch_map
 
 SIZE = 128  # pixels of the longer side
 QUALITY = 80

@@ -18,9 +18,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from clipkit import console, similarity
+from clipkit import similarity
 from clipkit.annotations import Attribute, check_same_images, read_annotations
-from clipkit.errors import ClipkitError, UsageError
+from clipkit.base import console
+from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.features import FeatureFile
 from clipkit.features.provenance import check_control, prompts_entry
 from clipkit.results import choose_split, column, make_result

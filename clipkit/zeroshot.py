@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from clipkit import metrics
-from clipkit.errors import ClipkitError
+from clipkit.base.errors import ClipkitError
 from clipkit.features import BlockMatrix, FeatureFile, Float32, Int64, Split
 from clipkit.features.describe import abridged
 from clipkit.ranking import Ranking, join, rank

@@ -15,7 +15,7 @@ from clip_factory import tiny_clip_dir, vit_b32_dir
 from forkserver import BRIEF, ForkServer
 from shell import Make, environment, ok
 
-from clipkit import tables
+from clipkit.base import tables
 from clipkit.commands import _options
 
 __all__ = ["tiny_clip_dir", "vit_b32_dir"]  # fixtures
@@ -39,7 +39,7 @@ def every_printed_column_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
         rows = report_rows(result, view, rows)
         if rows and not view.is_for_people:
             lacking = set(rows[0]) - tables.COLUMNS
-            assert not lacking, f"clipkit.tables.OTHERS lacks {lacking}"
+            assert not lacking, f"clipkit.base.tables.OTHERS lacks {lacking}"
         return rows
 
     report_rows = _options.report_rows

@@ -238,7 +238,8 @@ def _warm_up() -> None:
     import typer.main
     from typer.testing import CliRunner
 
-    from clipkit import cli, signals
+    from clipkit import cli
+    from clipkit.base import signals
 
     command = typer.main.get_command(cli.app)
     typer.main.get_command = lambda _: command  # type: ignore[assignment]
@@ -277,7 +278,7 @@ def become_clipkit(request: Request, streams: list[int]) -> NoReturn:
 
 def _hold_signals() -> None:
     """Deliver early signals once clipkit handles them: on a busy machine, it begins late."""
-    from clipkit import signals
+    from clipkit.base import signals
 
     install = signals.install
 

@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from clipkit import console, datasets
+from clipkit import datasets
+from clipkit.base import console
 from clipkit.datasets import ImageDataset
 
 

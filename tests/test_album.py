@@ -17,7 +17,7 @@ from PIL import Image, PngImagePlugin
 from shell import fails, ok
 
 from clipkit import datasets, prediction
-from clipkit.errors import ClipkitError
+from clipkit.base.errors import ClipkitError
 from clipkit.features import FeatureFile, Split, read, write
 from clipkit.report import album, of_files, of_folder, thumbnails
 from clipkit.report.album import Album

@@ -31,10 +31,10 @@ from PIL import Image
 from shell import clipkit, fails, ok
 
 from clipkit import datasets, features
+from clipkit.base.errors import ClipkitError, ImageError, UsageError
 from clipkit.datasets import hf_parquet, images, remote, shards, tars
 from clipkit.datasets.cache import SharedCache
 from clipkit.datasets.dataset import Dataset, ImageDataset
-from clipkit.errors import ClipkitError, ImageError, UsageError
 
 CLASSES = ["bird", "cat", "dog"]
 Member = tuple[str, bytes]

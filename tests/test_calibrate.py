@@ -17,8 +17,8 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.calibration import CalibratedClassifierCV
 
 from clipkit import calibration, metrics, plots
+from clipkit.base.errors import ClipkitError
 from clipkit.calibration import ClassScores, calibrate, fit_temperature, mean_nll, predict
-from clipkit.errors import ClipkitError
 from clipkit.evaluation import stratified_split
 from clipkit.features import BlockMatrix, FeatureFile, Split, read, row_ids, write
 from clipkit.results import source_label

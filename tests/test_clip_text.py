@@ -28,7 +28,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clipkit import models
-from clipkit.errors import ClipkitError
+from clipkit.base.errors import ClipkitError
 from clipkit.models.clip_text import TextTower
 from clipkit.models.clip_tokenizer import ClipTokenizer, read_backend
 from clipkit.models.hub import TINY, find

@@ -23,9 +23,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from clipkit import datasets
+from clipkit.base.errors import ClipkitError, ImageError, UsageError
 from clipkit.datasets import registry
 from clipkit.datasets.dataset import CACHED_BLOCKS, Dataset, ImageDataset, RenderedImages
-from clipkit.errors import ClipkitError, ImageError, UsageError
 
 
 def write_images(root: Path, *names: str) -> Path:

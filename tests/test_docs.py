@@ -14,8 +14,8 @@ from PIL import Image
 from shell import shell
 from typer.main import get_command
 
+from clipkit.base.version import __version__
 from clipkit.cli import COMMANDS, app
-from clipkit.version import __version__
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "docs"))

@@ -18,9 +18,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from clipkit import embedding, features, models
+from clipkit.base.errors import ClipkitError, ImageError, UsageError
 from clipkit.datasets import Dataset, ImageDataset
 from clipkit.embedding import checkpoint
-from clipkit.errors import ClipkitError, ImageError, UsageError
 from clipkit.features import FeatureFile, Split
 
 

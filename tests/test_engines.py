@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 
 from clipkit import models
+from clipkit.base.errors import ImageError
 from clipkit.datasets import ImageDataset, load
 from clipkit.embedding import pipeline
 from clipkit.embedding.engines import Encoded, LocalEngine, ShardImages
-from clipkit.errors import ImageError
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ from strategies import TEXT, feature_files
 
 import clipkit.features.hdf5 as hdf5
 from clipkit import results
-from clipkit.errors import ClipkitError, UsageError, WriteError
+from clipkit.base.errors import ClipkitError, UsageError, WriteError
 from clipkit.features import (
     BlockMatrix,
     FeatureFile,

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 from factories import contents, unchanged
 
-from clipkit import files
-from clipkit.errors import ClipkitError, UsageError, WriteError
+from clipkit.base import files
+from clipkit.base.errors import ClipkitError, UsageError, WriteError
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from clipkit.base.errors import ClipkitError, ImageError
 from clipkit.datasets import images
 from clipkit.datasets.folders import find_images, subfolders
-from clipkit.errors import ClipkitError, ImageError
 
 NOISE = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
 IMAGE = Image.fromarray(NOISE)

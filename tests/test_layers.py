@@ -28,8 +28,8 @@ from test_models_vision import write_model as write_zoo_model
 from transformers import AutoImageProcessor
 
 from clipkit import datasets, embedding, features, models
+from clipkit.base.errors import UsageError
 from clipkit.embedding import checkpoint
-from clipkit.errors import UsageError
 from clipkit.features import FeatureFile
 from clipkit.features.provenance import identities, provenance
 from clipkit.models.layers import LayerTower, resolve

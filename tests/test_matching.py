@@ -9,9 +9,9 @@ from factories import refused
 from PIL import Image
 from shell import clipkit, ok
 
+from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.datasets import REGISTRY
 from clipkit.datasets.matching import load_images
-from clipkit.errors import ClipkitError, UsageError
 from clipkit.features import FeatureFile, read
 
 

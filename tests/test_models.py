@@ -40,7 +40,7 @@ from torchvision import transforms
 from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel, SiglipModel
 
 from clipkit import embedding, features, models
-from clipkit.errors import ClipkitError, UsageError
+from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.models.devices import DTYPES, choose_precision
 from clipkit.models.hub import combine_digests, find
 from clipkit.models.tokenizer import is_cleaned_by_openai

@@ -32,7 +32,7 @@ from shell import clipkit, ok
 from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedTokenizerBase
 
 from clipkit import datasets, features, models
-from clipkit.errors import ClipkitError, UsageError
+from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.models.families import FAMILIES
 from clipkit.models.tokenizer import canonicalize
 

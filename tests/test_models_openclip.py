@@ -30,7 +30,7 @@ from shell import clipkit, ok
 from test_speed import PlainLinear
 
 from clipkit import features, models
-from clipkit.errors import ClipkitError, UsageError
+from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.models import acceleration, open_clip_names
 from clipkit.models.architecture import read_architecture
 from clipkit.models.hub import find

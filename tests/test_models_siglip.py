@@ -16,7 +16,7 @@ from shell import clipkit, ok
 from transformers import AutoImageProcessor, AutoTokenizer, SiglipModel
 
 from clipkit import datasets, features, models, softmax
-from clipkit.errors import ClipkitError
+from clipkit.base.errors import ClipkitError
 from clipkit.models import tokenizer
 
 PROMPTS = ["a photo of a cat", "Something ROUND, and open!", "the digit 7"]

@@ -30,7 +30,7 @@ from test_models_vision import check_commands_for_images_alone
 from timm.models import save_for_hf
 
 from clipkit import models
-from clipkit.errors import ClipkitError, UsageError
+from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.models import hub
 from clipkit.models.architecture import read_architecture
 from clipkit.models.towers import Stack

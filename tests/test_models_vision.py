@@ -25,7 +25,7 @@ from shell import clipkit, ok
 from transformers import AutoImageProcessor
 
 from clipkit import features, models
-from clipkit.errors import ClipkitError, UsageError
+from clipkit.base.errors import ClipkitError, UsageError
 
 VIT = {
     **{"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2},

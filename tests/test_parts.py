@@ -20,9 +20,9 @@ from PIL import Image
 from shell import clipkit, fails, ok
 
 from clipkit import embedding, features, models
+from clipkit.base.errors import UsageError
 from clipkit.datasets import load
 from clipkit.embedding import checkpoint, pipeline
-from clipkit.errors import UsageError
 
 real_load = models.load
 RUN = ("embed", "digits", "--split", "test", "--limit", 20, "-m", "tiny", "-b", 4)

@@ -9,7 +9,7 @@ import pytest
 from factories import feature_file, result_file
 from sklearn.metrics import precision_recall_fscore_support
 
-from clipkit.errors import ClipkitError
+from clipkit.base.errors import ClipkitError
 from clipkit.features import FeatureFile, Split
 from clipkit.per_class import per_class_rows
 

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from shell import fails, ok
 
 from clipkit import plots
-from clipkit.errors import ClipkitError, UsageError
+from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.features import FeatureFile, write
 from clipkit.layer_curves import layer_curves
 from clipkit.metrics import wilson

@@ -18,7 +18,7 @@ from matplotlib.text import Text
 from PIL import Image
 
 from clipkit import plots
-from clipkit.errors import UsageError
+from clipkit.base.errors import UsageError
 from clipkit.metrics import reliability
 from clipkit.plots import LayerCurve, LayerPoints, Sweep
 

@@ -13,7 +13,7 @@ from sklearn.svm import SVC
 from threadpoolctl import threadpool_limits
 
 from clipkit import metrics, probes
-from clipkit.errors import ClipkitError, UsageError
+from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.probes import active_set, classifiers, context, interior_point, logistic, svm
 
 ALL = sorted(probes.CLASSIFIERS)

@@ -23,9 +23,9 @@ from shell import clipkit, fails, ok
 from test_engines import written
 
 from clipkit import datasets, embedding, models
+from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.embedding import checkpoint, pipeline, ray_cluster, ray_engine, ray_worker
 from clipkit.embedding.engines import Encoded, ShardImages
-from clipkit.errors import ClipkitError, UsageError
 
 TESTS = Path(__file__).parent
 HAS_RAY = importlib.util.find_spec("ray") is not None

@@ -13,7 +13,7 @@ from factories import feature_file, result_file, write_feature_file
 from shell import fails, ok, rows
 
 from clipkit.annotations import read_annotations, read_attribute
-from clipkit.errors import ClipkitError
+from clipkit.base.errors import ClipkitError
 from clipkit.features import FeatureFile, Split, read, write
 from clipkit.relabeling import use_groups
 

@@ -24,8 +24,8 @@ from forkserver import ForkServer, Outcome
 from PIL import Image
 from shell import clipkit, ok, shell
 
-from clipkit import files
-from clipkit.errors import UsageError, WriteError
+from clipkit.base import files
+from clipkit.base.errors import UsageError, WriteError
 from clipkit.features import FeatureFile, formats, hdf5, read, write
 
 pytestmark = pytest.mark.long

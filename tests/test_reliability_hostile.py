@@ -27,8 +27,9 @@ from fuzz.run import AREAS, PASSED, judge_feature_files, judge_prompt_files
 from PIL import Image
 from shell import clipkit, ok
 
-from clipkit import console, models
-from clipkit.errors import ClipkitError
+from clipkit import models
+from clipkit.base import console
+from clipkit.base.errors import ClipkitError
 from clipkit.features import FeatureFile, read, write
 
 pytestmark = pytest.mark.long

@@ -18,11 +18,11 @@ import pytest
 from factories import random_features, refused, unchanged, write_feature_file
 from shell import clipkit, ok
 
-from clipkit.console import escaped
-from clipkit.errors import ClipkitError
+from clipkit.base.console import escaped
+from clipkit.base.errors import ClipkitError
+from clipkit.base.files import OpenFile
 from clipkit.features import read
 from clipkit.features.checked_file import SIGNATURE, CheckedFile
-from clipkit.files import OpenFile
 
 
 def refused_everywhere(path: Path, *parts: str) -> None:

@@ -19,7 +19,7 @@ from factories import refused, unchanged, write_feature_file
 from forkserver import ForkServer
 from shell import clipkit, shell
 
-from clipkit import console, tables
+from clipkit.base import console, tables
 from clipkit.features import read
 
 pytestmark = pytest.mark.long

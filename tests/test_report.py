@@ -15,7 +15,7 @@ from factories import result_file, write_feature_file
 from scipy.stats import binomtest
 from shell import fails, ok, partly
 
-from clipkit.errors import ClipkitError
+from clipkit.base.errors import ClipkitError
 from clipkit.features import FeatureFile, Split, read, row_ids, write
 from clipkit.report import blocks, controls, of_folder, thesis
 from clipkit.report.folder import ResultsFolder

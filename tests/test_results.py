@@ -15,7 +15,7 @@ from factories import feature_file, result_file
 from sklearn.metrics import confusion_matrix
 
 from clipkit import metrics, panels, results
-from clipkit.errors import ClipkitError, UsageError
+from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.features import FeatureFile
 from clipkit.features.validation import validate
 

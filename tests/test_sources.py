@@ -25,10 +25,10 @@ from shell import clipkit, fails, ok, shell
 from test_datasets import labels_of, red_values, sizes_of, write_images
 
 from clipkit import datasets, features
+from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.datasets import class_index, images, manifests
 from clipkit.datasets.class_index import read_class_index
 from clipkit.embedding import checkpoint
-from clipkit.errors import ClipkitError, UsageError
 
 NAMES = ["photos/cat/1.png", "photos/cat/2.png", "photos/dog/1.png", "photos/dog/3.png"]
 

@@ -28,8 +28,8 @@ from torch._inductor.runtime.runtime_utils import default_cache_dir
 from transformers import AutoImageProcessor
 
 from clipkit import models, softmax
+from clipkit.base.prefetch import prefetch
 from clipkit.features import BlockMatrix, read
-from clipkit.features.prefetch import prefetch
 from clipkit.models import acceleration
 from clipkit.models.preprocessing import ImagePreprocessor
 

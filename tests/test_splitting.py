@@ -18,8 +18,8 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from clipkit import concatenation, splitting
 from clipkit.annotations import read_annotations
+from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.datasets import read_folder
-from clipkit.errors import ClipkitError, UsageError
 from clipkit.evaluation import ProbeSpec, evaluate_grid
 from clipkit.features import BlockMatrix, FeatureFile, Split, read, row_ids, write
 from clipkit.features.provenance import original_split, provenance

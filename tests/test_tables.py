@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from rich.cells import cell_len
 
-from clipkit import tables
+from clipkit.base import tables
 
 SETTINGS = {"classifier": "svm", "C": 1.0, "fit_split": "train", "eval_split": "test"}
 SWEEP = [

@@ -13,7 +13,7 @@ from scipy import stats
 from shell import fails, ok, rows
 
 from clipkit import results, variance
-from clipkit.errors import ClipkitError
+from clipkit.base.errors import ClipkitError
 from clipkit.features import FeatureFile, Split, read, row_ids
 
 RNG = np.random.default_rng(0)

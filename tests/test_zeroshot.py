@@ -9,7 +9,7 @@ import pytest
 from factories import feature_file
 
 from clipkit import similarity, zeroshot
-from clipkit.errors import ClipkitError
+from clipkit.base.errors import ClipkitError
 
 
 def test_the_score_of_a_class_is_that_of_its_best_prompt():

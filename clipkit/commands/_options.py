@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from clipkit import models
+from clipkit.base.errors import UsageError, check_positive, unknown
 from clipkit.commands import _completion as completion
-from clipkit.errors import UsageError, check_positive, unknown
 
 if TYPE_CHECKING:
+    from clipkit.base.tables import View
     from clipkit.features import FeatureFile
     from clipkit.ranking import Ranking
-    from clipkit.tables import View
 
 OUTPUT = ("--output", "-o")
 SKIPPED = 3  # exit code: done, but images or files were left out
@@ -27,7 +27,7 @@ WHOLE_NUMBER = re.compile("[0-9]{1,10}")
 
 def check_output(ctx: typer.Context, output: str | None) -> str | None:
     """Refuse an unusable output when the option is parsed, before the command does any work."""
-    from clipkit import files
+    from clipkit.base import files
 
     if output is not None:
         files.check_output(output, force=ctx.params["force"])
@@ -97,7 +97,7 @@ def _one_of(values: Sequence[str]) -> Callable[..., Any]:
 
 def _check_columns(ctx: typer.Context, values: list[str] | None) -> list[str] | None:
     """Refuse columns that no report has; `info` may print a result of another program."""
-    from clipkit.tables import COLUMNS, SCORE
+    from clipkit.base.tables import COLUMNS, SCORE
 
     for name in split_words(values or []):
         if name not in COLUMNS and not name.startswith(SCORE) and ctx.info_name != "info":
@@ -316,7 +316,7 @@ def split_words(values: list[str]) -> list[str]:
 
 def check_result_output(output: str | None, force: bool, *inputs: str | None) -> None:
     """Refuse an unusable output of a result before the command does any work."""
-    from clipkit import files
+    from clipkit.base import files
 
     if output is not None:
         files.check_feature_output(output, force=force, inputs=inputs)
@@ -338,7 +338,8 @@ def report_result(
     rows : sequence of mappings, optional
         Printed in place of the runs.
     """
-    from clipkit import features, tables
+    from clipkit import features
+    from clipkit.base import tables
 
     if not isinstance(view, tables.View):
         view = tables.View(view)
@@ -386,7 +387,8 @@ def report_images(
 
     If columns are named, the rows also have the columns of `provenance`.
     """
-    from clipkit import features, ranking, tables
+    from clipkit import features, ranking
+    from clipkit.base import tables
     from clipkit.features.provenance import add_provenance
 
     if output is not None:
@@ -400,7 +402,7 @@ def report_images(
 
 def has_labels(file: FeatureFile, splits: Sequence[str]) -> bool:
     """Whether a split has labels. Of the others, note how to get their predictions."""
-    from clipkit import console
+    from clipkit.base import console
 
     without = [name for name in splits if file.splits[name].labels is None]
     if without and len(without) < len(splits):

@@ -61,8 +61,9 @@ def attributes(
     Example: clipkit attributes img.h5 words.h5 --table shapes --control control.h5
     """
     from clipkit import attributes as library
-    from clipkit import features, files
-    from clipkit.tables import View
+    from clipkit import features
+    from clipkit.base import files
+    from clipkit.base.tables import View
 
     named = [file for file in (words, *control) if file is not None]
     files.check_one_stream([images, *named])

@@ -50,8 +50,8 @@ def calibrate(
     Example: clipkit calibrate class-logits.h5 -t 1,model
     """
     from clipkit import calibration
+    from clipkit.base.tables import View
     from clipkit.features import open_file
-    from clipkit.tables import View
 
     check_result_output(output, force, file)
     with open_file(file, kinds=["logits"]) as logits:

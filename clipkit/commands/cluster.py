@@ -47,7 +47,7 @@ def cluster(
     Example: clipkit cluster img.h5
     """
     from clipkit import clustering, features, relabeling
-    from clipkit.tables import View
+    from clipkit.base.tables import View
 
     check_result_output(output, force, file, table)
     with features.open_file(file, kinds=["images", "logits"]) as source:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from clipkit.base.errors import UsageError
 from clipkit.commands._options import (
     Force,
     Format,
@@ -20,7 +21,6 @@ from clipkit.commands._options import (
     report_result,
     split_option,
 )
-from clipkit.errors import UsageError
 
 
 def compare(
@@ -78,8 +78,9 @@ def compare(
 
     Example: clipkit compare probe.h5 zeroshot.h5 --table shapes --attribute pattern
     """
-    from clipkit import comparison, console, features
-    from clipkit.tables import View
+    from clipkit import comparison, features
+    from clipkit.base import console
+    from clipkit.base.tables import View
 
     check_result_output(output, force, a, *(b or []), table, groups)
     results = features.read_all([a, *(b or [])], kinds=["result"])

@@ -33,7 +33,8 @@ def concat(
 
     Example: clipkit concat a.h5 b.h5 -o img.h5
     """
-    from clipkit import concatenation, features, files
+    from clipkit import concatenation, features
+    from clipkit.base import files
 
     files.check_one_stream(inputs)
     files.check_feature_output(output, force=force, inputs=inputs)

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clipkit import console
+from clipkit.base import console
+from clipkit.base.errors import UsageError, unknown
+from clipkit.base.files import FEATURE_ENDINGS
 from clipkit.commands import _completion as completion
 from clipkit.commands._options import OUTPUT, Force, option
-from clipkit.errors import UsageError, unknown
-from clipkit.files import FEATURE_ENDINGS
 
 if TYPE_CHECKING:
     from clipkit.features import FeatureFile
@@ -100,7 +100,8 @@ def convert(
 
     Example: clipkit convert img.h5 img.npz; clipkit convert theirs.npz img.h5 --model ViT-B/32
     """
-    from clipkit import features, files, models
+    from clipkit import features, models
+    from clipkit.base import files
     from clipkit.features import formats
     from clipkit.prompts import read_with_digest
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from clipkit.base.errors import UsageError
 from clipkit.commands import _completion as completion
 from clipkit.commands._options import (
     DEFAULT_MODEL,
@@ -27,7 +28,6 @@ from clipkit.commands._options import (
     parse_layers,
     split_option,
 )
-from clipkit.errors import UsageError
 
 if TYPE_CHECKING:
     from clipkit.embedding import Part
@@ -157,7 +157,8 @@ def embed(
 
     Example: clipkit embed cifar100 -o img.h5
     """
-    from clipkit import console, datasets, embedding, models
+    from clipkit import datasets, embedding, models
+    from clipkit.base import console
 
     share = None if part is None else embedding.Part.parse(part)
     numbers = parse_layers(layers)

@@ -54,7 +54,7 @@ def entropy(
     Example: clipkit entropy logits.h5 -t 1,0.5,0.07,0.03
     """
     from clipkit import features, softmax
-    from clipkit.tables import View
+    from clipkit.base.tables import View
 
     check_result_output(output, force, file)
     with features.open_file(file, kinds=["logits"]) as logits:

@@ -60,9 +60,10 @@ def importance(
 
     Example: clipkit probe logits.h5 --keep -o p.h5; clipkit importance p.h5 logits.h5
     """
-    from clipkit import features, files, importance
-    from clipkit.errors import UsageError
-    from clipkit.tables import View
+    from clipkit import features, importance
+    from clipkit.base import files
+    from clipkit.base.errors import UsageError
+    from clipkit.base.tables import View
 
     if weights is None:
         files.check_one_stream([probe, file])

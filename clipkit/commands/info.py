@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from clipkit import console
+from clipkit.base import console
+from clipkit.base.errors import ClipkitError
 from clipkit.commands._options import (
     SKIPPED,
     Format,
@@ -18,11 +19,10 @@ from clipkit.commands._options import (
     ReportColumns,
     report_rows,
 )
-from clipkit.errors import ClipkitError
 
 if TYPE_CHECKING:
+    from clipkit.base.tables import Row, View
     from clipkit.features import FeatureFile
-    from clipkit.tables import Row, View
 
 T = TypeVar("T")
 
@@ -51,7 +51,8 @@ def info(
 
     Example: clipkit info img.h5; clipkit info --runs probe.h5 zeroshot.h5
     """
-    from clipkit import features, files, tables
+    from clipkit import features
+    from clipkit.base import files, tables
 
     names = what or ["-"]
     files.check_one_stream(names)
@@ -104,7 +105,8 @@ def _reports(results: list[FeatureFile], view: View, per_class: bool) -> list[li
 
 def _describe(name: str, is_json: bool) -> list[Row]:
     """Return the object that describes a file or model, or its rows of field and value."""
-    from clipkit import features, files
+    from clipkit import features
+    from clipkit.base import files
     from clipkit.features.describe import abridge, describe, flatten
 
     path = Path(name)

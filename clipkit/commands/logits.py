@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
+from clipkit.base.errors import UsageError
 from clipkit.commands._options import Force, Output, Seed, option, parse_temperatures
-from clipkit.errors import UsageError
 
 MAX_DIRECTIONS = 2**16  # 256 MiB of float64 numbers for embeddings of 512 columns
 
@@ -52,7 +52,8 @@ def logits(
 
     Example: clipkit logits img.h5 txt.h5 -o logits.h5
     """
-    from clipkit import console, features, files, similarity
+    from clipkit import features, similarity
+    from clipkit.base import console, files
 
     if random is not None and texts != "-":
         raise UsageError(f"expected TEXTS or --random, got both ({texts} and {random})")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from clipkit.base.errors import UsageError, unknown
 from clipkit.commands import _completion as completion
 from clipkit.commands._options import (
     OUTPUT,
@@ -24,7 +25,6 @@ from clipkit.commands._options import (
     split_option,
     split_words,
 )
-from clipkit.errors import UsageError, unknown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -704,7 +704,8 @@ def _save(
     figure: Figure, source: str, output: str, force: bool, size: str | None, dpi: float | None
 ) -> None:
     """Write a figure with the source of its data, in the size and resolution of the options."""
-    from clipkit import console, files, plots
+    from clipkit import plots
+    from clipkit.base import console, files
 
     plots.finish(figure, source, None if size is None else _parse_size(size))
     if size is not None and plots.overlapping_texts(figure):

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from clipkit.base.errors import UsageError
 from clipkit.commands import _completion as completion
 from clipkit.commands._options import (
     Attribute,
@@ -30,7 +31,6 @@ from clipkit.commands._options import (
     report_result,
     split_option,
 )
-from clipkit.errors import UsageError
 
 
 def probe(
@@ -100,9 +100,9 @@ def probe(
     counts = parse_counts(shots, "shots")
     Cs = parse_numbers(regularization, "C")
     from clipkit import evaluation, relabeling  # loads scikit-learn
+    from clipkit.base.tables import View
     from clipkit.features import open_file
     from clipkit.per_class import per_class_rows
-    from clipkit.tables import View
 
     spec = evaluation.ProbeSpec(classifier, features, standardize, seed, counts, repeat)
     view = View(format, columns, no_header)

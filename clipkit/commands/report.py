@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
+from clipkit.base.errors import UsageError
 from clipkit.commands import _completion as completion
 from clipkit.commands._options import OUTPUT, SKIPPED, Force, check_output, option
-from clipkit.errors import UsageError
 
 HTML_ENDINGS = (".html", ".htm")
 MARKDOWN_ENDINGS = (".md", "")
@@ -99,7 +99,7 @@ def report(
 
     Example: clipkit report results/tiny-shapes -o results/tiny-shapes/report.html
     """
-    from clipkit import files
+    from clipkit.base import files
     from clipkit.report import as_html, as_markdown, of_files, of_folder
 
     paths = [Path(name) for name in what]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from clipkit.base.errors import UsageError
 from clipkit.commands import _completion as completion
 from clipkit.commands._options import (
     DEFAULT_MODEL,
@@ -19,7 +20,6 @@ from clipkit.commands._options import (
     Untrained,
     option,
 )
-from clipkit.errors import UsageError
 
 if TYPE_CHECKING:
     from clipkit.features import FeatureFile
@@ -112,7 +112,8 @@ def textembed(
 
     Example: clipkit textembed --classes cifar100 --template "a photo of a {}" -o classes.h5
     """
-    from clipkit import embedding, features, files, models
+    from clipkit import embedding, features, models
+    from clipkit.base import files
 
     sources = prompts or []
     if sources and classes is not None:

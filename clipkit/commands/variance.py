@@ -61,8 +61,9 @@ def variance(
 
     Example: clipkit variance img.h5 --table shapes --control control.h5
     """
-    from clipkit import features, files, variance
-    from clipkit.tables import View
+    from clipkit import features, variance
+    from clipkit.base import files
+    from clipkit.base.tables import View
 
     named = [file for file in (texts, *control) if file is not None]
     files.check_one_stream([images, *named])

@@ -51,8 +51,8 @@ def zeroshot(
     Example: clipkit textembed --classes img.h5 | clipkit logits img.h5 - | clipkit zeroshot
     """
     from clipkit import features, relabeling
+    from clipkit.base.tables import View
     from clipkit.per_class import per_class_rows
-    from clipkit.tables import View
     from clipkit.zeroshot import evaluate, rank_images
 
     check_result_output(output, force, file, table)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from clipkit import console
+from clipkit.base import console
 from clipkit.datasets.dataset import Dataset, ImageDataset, describe_splits
 from clipkit.datasets.folders import read_folder
 from clipkit.datasets.manifests import names_images, read_manifest

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from clipkit import files
+from clipkit.base import files
+from clipkit.base.errors import ClipkitError
 from clipkit.datasets.images import escape
-from clipkit.errors import ClipkitError
 
 FILE_NAMES = ("class_index.json", "imagenet_class_index.json")
 WNID = re.compile("n[0-9]{8}")  # a WordNet id

@@ -16,8 +16,8 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from clipkit import splitting
+from clipkit.base.errors import ClipkitError, ImageError, UsageError, unknown
 from clipkit.datasets import images, remote
-from clipkit.errors import ClipkitError, ImageError, UsageError, unknown
 from clipkit.features import Int64, row_ids
 
 BLOCK_ROWS = 64  # images that `RenderedImages` renders together

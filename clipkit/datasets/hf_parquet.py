@@ -20,7 +20,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from clipkit import console
+from clipkit.base import console
+from clipkit.base.errors import ClipkitError, ImageError
 from clipkit.datasets import images, remote, shards
 from clipkit.datasets.cache import SharedCache
 from clipkit.datasets.dataset import Dataset, ImageDataset
@@ -34,7 +35,6 @@ from clipkit.datasets.rows import (
     has_duplicates,
     labels_from_texts,
 )
-from clipkit.errors import ClipkitError, ImageError
 from clipkit.features import Int64
 from clipkit.features.parquet import column_chunks
 from clipkit.features.validation import MAX_CLASSES

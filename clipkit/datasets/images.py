@@ -20,7 +20,7 @@ from typing import IO
 import numpy as np
 from PIL import Image, UnidentifiedImageError, _imaging, features
 
-from clipkit.errors import ImageError
+from clipkit.base.errors import ImageError
 
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
 SUFFIXES = (

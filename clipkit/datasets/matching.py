@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from clipkit import console
+from clipkit.base import console
+from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.datasets.dataset import Dataset, ImageDataset
 from clipkit.datasets.registry import REGISTRY
 from clipkit.datasets.rows import ColumnError, Columns
 from clipkit.datasets.sources import SourceOptions, read_source
-from clipkit.errors import ClipkitError, UsageError
 from clipkit.features import FeatureFile, Int64
 from clipkit.features.provenance import dataset_entries, original_split
 

@@ -10,9 +10,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from clipkit.base.errors import ClipkitError
 from clipkit.datasets.images import reason
 from clipkit.datasets.rows import Columns, Row, Table, as_text, check_columns
-from clipkit.errors import ClipkitError
 from clipkit.features.parquet import column_chunks, value_type
 
 BATCH_ROWS = 1 << 10

@@ -24,11 +24,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clipkit import files
+from clipkit.base import files
+from clipkit.base.errors import ClipkitError
 from clipkit.datasets import images
 from clipkit.datasets.dataset import Dataset, ImageDataset, RenderedImages
 from clipkit.datasets.folders import IdAndPath, find_images
-from clipkit.errors import ClipkitError
 from clipkit.features import row_ids
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # package dataset-fashion-mnist

@@ -18,9 +18,9 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
+from clipkit.base.errors import ClipkitError, UsageError, shorten
+from clipkit.base.version import __version__
 from clipkit.datasets.images import escape, reason
-from clipkit.errors import ClipkitError, UsageError, shorten
-from clipkit.version import __version__
 
 PROTOCOLS = ("https", "http", "hf", "s3", "gs")
 # what fsspec needs for them, and what to install

@@ -11,12 +11,12 @@ from typing import Any, NamedTuple, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from clipkit import console
+from clipkit.base import console
+from clipkit.base.errors import ClipkitError
 from clipkit.datasets import remote
 from clipkit.datasets.class_index import escape_text
 from clipkit.datasets.dataset import ImageDataset, ImageFiles, split_name
 from clipkit.datasets.images import escape, reason
-from clipkit.errors import ClipkitError
 from clipkit.features import Int64
 from clipkit.features.validation import MAX_CLASSES, MAX_NAMES, is_split_name
 

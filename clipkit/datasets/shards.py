@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from clipkit import console
-from clipkit.csv_rows import check_text
+from clipkit.base import console
+from clipkit.base.csv_rows import check_text
+from clipkit.base.errors import ClipkitError, UsageError
+from clipkit.base.prefetch import prefetch_map
 from clipkit.datasets import remote
 from clipkit.datasets.class_index import (
     FILE_NAMES,
@@ -21,8 +23,6 @@ from clipkit.datasets.class_index import (
 from clipkit.datasets.dataset import SPLIT_ALIASES, SPLIT_NAMES, split_name
 from clipkit.datasets.images import escape
 from clipkit.datasets.remote import display_url
-from clipkit.errors import ClipkitError, UsageError
-from clipkit.features.prefetch import prefetch_map
 from clipkit.features.validation import is_split_name
 
 MAX_FILES = 100_000

@@ -12,15 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from clipkit.base.errors import ClipkitError, UsageError, unknown
+from clipkit.base.files import STREAM
 from clipkit.datasets import folders, manifests, remote, shards, tars
 from clipkit.datasets.dataset import Dataset
 from clipkit.datasets.images import escape, readable_suffixes
 from clipkit.datasets.registry import REGISTRY
 from clipkit.datasets.rows import Columns
-from clipkit.errors import ClipkitError, UsageError, unknown
 from clipkit.features.formats import import_parquet
 from clipkit.features.model import drop_none
-from clipkit.files import STREAM
 
 _PATTERN = re.compile(r"[*?\[{]")
 _TAR = re.compile(r"\.(tar|tgz|tbz2?|txz|tar\.\w+)$")

@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from clipkit import console
+from clipkit.base import console
+from clipkit.base.errors import ClipkitError, ImageError
 from clipkit.datasets import images, remote, shards
 from clipkit.datasets.cache import SharedCache
 from clipkit.datasets.dataset import Dataset, ImageDataset
@@ -33,7 +34,6 @@ from clipkit.datasets.rows import (
     labels_from_texts,
     unique_ids,
 )
-from clipkit.errors import ClipkitError, ImageError
 from clipkit.features import Int64
 from clipkit.features.validation import MAX_CLASSES
 

@@ -27,11 +27,12 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from clipkit import console, features
-from clipkit.errors import ClipkitError, UsageError
+from clipkit import features
+from clipkit.base import console
+from clipkit.base.errors import ClipkitError, UsageError
+from clipkit.base.files import atomic_write
 from clipkit.features import BlockMatrix, FeatureFile, Float32, History, Split
 from clipkit.features.describe import flatten
-from clipkit.files import atomic_write
 
 if TYPE_CHECKING:
     from clipkit.datasets import ImageDataset

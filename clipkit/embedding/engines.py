@@ -18,11 +18,12 @@ import numpy as np
 from joblib import cpu_count  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
-from clipkit import console, models
+from clipkit import models
+from clipkit.base import console
+from clipkit.base.errors import ImageError
+from clipkit.base.prefetch import prefetch_map
 from clipkit.embedding.checkpoint import Skipped
-from clipkit.errors import ImageError
 from clipkit.features import Float32
-from clipkit.features.prefetch import prefetch_map
 
 if TYPE_CHECKING:
     from clipkit.datasets import ImageDataset

@@ -15,7 +15,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from clipkit import console, features, models, similarity
+from clipkit import features, models, similarity
+from clipkit.base import console
+from clipkit.base.errors import ClipkitError, ImageError, UsageError
+from clipkit.base.files import STREAM, check_feature_output, temporary_folder
 from clipkit.embedding.checkpoint import (
     ALL_COLUMNS,
     Checkpoint,
@@ -35,10 +38,8 @@ from clipkit.embedding.engines import (
     default_workers,
     load_encoder,
 )
-from clipkit.errors import ClipkitError, ImageError, UsageError
 from clipkit.features import FeatureFile, Float32, Split
 from clipkit.features.provenance import feature_name
-from clipkit.files import STREAM, check_feature_output, temporary_folder
 
 if TYPE_CHECKING:
     from clipkit.datasets import Dataset, ImageDataset

@@ -20,8 +20,8 @@ from typing import Any
 
 from joblib import cpu_count  # type: ignore[import-untyped]
 
-from clipkit import console, signals
-from clipkit.errors import ClipkitError, UsageError, system_reason
+from clipkit.base import console, signals
+from clipkit.base.errors import ClipkitError, UsageError, system_reason
 from clipkit.models.library_errors import import_library
 
 ADDRESS_SECONDS = 5.0  # for an address to accept a connection

@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clipkit import console, models, signals
+from clipkit import models
+from clipkit.base import console, signals
+from clipkit.base.errors import ClipkitError, ImageError, UsageError
 from clipkit.embedding.checkpoint import Skipped
 from clipkit.embedding.engines import Encoded, RayOptions, Report, ShardImages
 from clipkit.embedding.ray_cluster import LOGS, connected, import_ray, last_line, stdout_for_data
@@ -30,7 +32,6 @@ from clipkit.embedding.ray_worker import (
     Worker,
     facts_of,
 )
-from clipkit.errors import ClipkitError, ImageError, UsageError
 
 if TYPE_CHECKING:
     from clipkit.models import Encoder, EncoderDescription

@@ -14,13 +14,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from clipkit import console, models
+from clipkit import models
+from clipkit.base import console
+from clipkit.base.errors import ClipkitError
+from clipkit.base.version import __version__
 from clipkit.datasets import remote
 from clipkit.datasets.images import readable_formats
 from clipkit.embedding.engines import Encoded, LocalEngine, ShardImages, default_workers
-from clipkit.errors import ClipkitError
 from clipkit.features.describe import flatten
-from clipkit.version import __version__
 
 if TYPE_CHECKING:
     from clipkit.datasets.dataset import ImageSource

@@ -19,11 +19,11 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from clipkit.errors import ClipkitError
+from clipkit.base.errors import ClipkitError
+from clipkit.base.files import OpenFile
 from clipkit.features.chunks import ChunkReader, read_exactly
 from clipkit.features.model import FORMAT, TEXTS_AT_ONCE, place_of
 from clipkit.features.validation import KINDS, MAX_NAMES, TYPES, check_version, is_allowed, key_of
-from clipkit.files import OpenFile
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 SUPERBLOCK_BYTES = 48

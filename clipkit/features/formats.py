@@ -23,8 +23,10 @@ from typing import IO, Any
 
 import numpy as np
 
-from clipkit import console
-from clipkit.errors import ClipkitError, UsageError, system_reason, unknown
+from clipkit.base import console
+from clipkit.base.errors import ClipkitError, UsageError, system_reason, unknown
+from clipkit.base.files import atomic_write, spool_input
+from clipkit.base.tables import distinct_names
 from clipkit.features import npz
 from clipkit.features.compatibility import ROW_NUMBERS
 from clipkit.features.describe import abridged
@@ -42,8 +44,6 @@ from clipkit.features.model import (
     stored_array,
 )
 from clipkit.features.validation import allowed_names, check_version, validate
-from clipkit.files import atomic_write, spool_input
-from clipkit.tables import distinct_names
 
 READABLE = (".npz", ".npy", ".parquet")
 WRITABLE = (*READABLE, ".csv")

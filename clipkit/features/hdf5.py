@@ -20,8 +20,19 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from clipkit import console
-from clipkit.errors import ClipkitError, WriteError, brief
+from clipkit.base import console
+from clipkit.base.errors import ClipkitError, WriteError, brief
+from clipkit.base.files import (
+    DISK_FULL_HINT,
+    atomic_write,
+    check_ending,
+    check_one_stream,
+    display_name,
+    goes_to_stream,
+    keep_open,
+    spool_input,
+)
+from clipkit.base.prefetch import prefetch
 from clipkit.features.checked_file import MAX_CHUNK_BYTES, SIGNATURE, CheckedFile
 from clipkit.features.model import (
     BlockMatrix,
@@ -36,19 +47,8 @@ from clipkit.features.model import (
     sha256_of,
     stored_array,
 )
-from clipkit.features.prefetch import prefetch
 from clipkit.features.provenance import IMAGES_ALONE_HINT, has_text_tower
 from clipkit.features.validation import finite_blocks, validate
-from clipkit.files import (
-    DISK_FULL_HINT,
-    atomic_write,
-    check_ending,
-    check_one_stream,
-    display_name,
-    goes_to_stream,
-    keep_open,
-    spool_input,
-)
 
 SYNC_BYTES = 1 << 27
 MAKERS = {

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from clipkit import files
-from clipkit.errors import LARGEST, SMALLEST, ClipkitError, unknown
-from clipkit.version import __version__
+from clipkit.base import files
+from clipkit.base.errors import LARGEST, SMALLEST, ClipkitError, unknown
+from clipkit.base.version import __version__
 
 FORMAT = "clipkit"
 VERSION = 2  # the newest that is read

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from clipkit.errors import ClipkitError
+from clipkit.base.errors import ClipkitError
 from clipkit.features.model import BlockMatrix
 
 

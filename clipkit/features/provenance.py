@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from clipkit import console
-from clipkit.errors import ClipkitError
+from clipkit.base import console
+from clipkit.base.errors import ClipkitError
 from clipkit.features.model import FeatureFile
 
 LONGEST = 60  # characters of a part: a history may hold any text

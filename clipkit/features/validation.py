@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from clipkit.errors import LARGEST, SMALLEST, ClipkitError
+from clipkit.base.errors import LARGEST, SMALLEST, ClipkitError
 from clipkit.features.model import (
     RESULTS,
     TEXTS_AT_ONCE,

@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from clipkit import console
-from clipkit.errors import brief
+from clipkit.base import console
+from clipkit.base.errors import brief
 from clipkit.models.towers import Tower
 
 # By transformers' name: oneDNN's activation and algorithm, and a factor on the activation's input.

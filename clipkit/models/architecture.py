@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 
-from clipkit.errors import UsageError
+from clipkit.base.errors import UsageError
 from clipkit.models.hub import ModelFiles, check_installed, combine_digests
 from clipkit.models.library_errors import quiet_loading
 from clipkit.models.towers import NO_TEXT, Stack, Tower, TowerName

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from clipkit import console
-from clipkit.errors import ClipkitError, unknown
+from clipkit.base import console
+from clipkit.base.errors import ClipkitError, unknown
 from clipkit.models.hub import check_device
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

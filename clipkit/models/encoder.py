@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from clipkit import console
-from clipkit.errors import ClipkitError, UsageError
+from clipkit.base import console
+from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.models.acceleration import AsyncEmbeddings, accelerate, fixed_batches
 from clipkit.models.architecture import Architecture, library_version, read_architecture
 from clipkit.models.devices import DTYPES, choose_precision, find_device

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clipkit.errors import ClipkitError, UsageError, brief, unknown
-from clipkit.files import KNOWN_ENDINGS, digest
+from clipkit.base.errors import ClipkitError, UsageError, brief, unknown
+from clipkit.base.files import KNOWN_ENDINGS, digest
 from clipkit.models import DEFAULT
 from clipkit.models.library_errors import import_library
 from clipkit.models.open_clip_names import OPEN_CLIP_ALIASES, PREFIX, look_up, unknown_name

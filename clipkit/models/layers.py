@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import torch
 
-from clipkit.errors import UsageError
+from clipkit.base.errors import UsageError
 from clipkit.models.towers import PADDING_MASK, Stack, TowerName, mean_of_patches
 
 Pool = Literal["cls", "mean"]

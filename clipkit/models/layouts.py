@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from clipkit.errors import ClipkitError
+from clipkit.base.errors import ClipkitError
 from clipkit.models.families import LEGACY_END
 from clipkit.models.towers import Stack, find_token, largest_token, last_token
 

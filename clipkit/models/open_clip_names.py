@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
-from clipkit.errors import ClipkitError, UsageError, unknown
+from clipkit.base.errors import ClipkitError, UsageError, unknown
 from clipkit.models.library_errors import import_library
 
 PREFIX = "open_clip:"  # asks for OpenCLIP's form of a repository or folder that has several

@@ -10,7 +10,7 @@ import timm
 import torch
 from torch.nn.modules.module import register_module_module_registration_hook
 
-from clipkit.errors import ClipkitError, UsageError, unknown
+from clipkit.base.errors import ClipkitError, UsageError, unknown
 from clipkit.models.architecture import Architecture
 from clipkit.models.hub import ModelFiles
 from clipkit.models.library_errors import quiet_loading

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from clipkit import console
-from clipkit.errors import ClipkitError
+from clipkit.base import console
+from clipkit.base.errors import ClipkitError
 from clipkit.models.families import LEGACY_END
 from clipkit.models.hub import ModelFiles
 from clipkit.models.library_errors import import_library, quiet_loading, single_line_errors

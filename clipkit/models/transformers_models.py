@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from clipkit import console
-from clipkit.errors import ClipkitError
+from clipkit.base import console
+from clipkit.base.errors import ClipkitError
 from clipkit.models.architecture import Architecture
 from clipkit.models.families import (
     FAMILIES,

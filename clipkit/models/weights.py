@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import torch
 from safetensors import SafetensorError, safe_open
 
-from clipkit.errors import LARGEST, SMALLEST, ClipkitError, brief
+from clipkit.base.errors import LARGEST, SMALLEST, ClipkitError, brief
 from clipkit.models.devices import DTYPES
 from clipkit.models.hub import ModelFiles, check_no_pointer
 

@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
-from clipkit.errors import UsageError
+from clipkit.base.errors import UsageError
 from clipkit.plots.style import (
     BLUE,
     GREY,

@@ -24,9 +24,9 @@ from matplotlib.text import Text
 from matplotlib.ticker import ScalarFormatter
 from numpy.typing import NDArray
 
-from clipkit import console
-from clipkit.errors import UsageError
-from clipkit.tables import distinct_names
+from clipkit.base import console
+from clipkit.base.errors import UsageError
+from clipkit.base.tables import distinct_names
 
 Floats = NDArray[np.float64]
 

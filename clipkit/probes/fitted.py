@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from clipkit.errors import LARGEST, SMALLEST, ClipkitError, UsageError
+from clipkit.base.errors import LARGEST, SMALLEST, ClipkitError, UsageError
 from clipkit.features import Int64
 from clipkit.probes.context import Floats
 from clipkit.softmax import softmax

@@ -14,7 +14,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-from clipkit.errors import (
+from clipkit.base.errors import (
     LARGEST,
     SMALLEST,
     ClipkitError,

@@ -12,7 +12,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from clipkit import console
+from clipkit.base import console
+from clipkit.base.version import __version__
 from clipkit.report import chapters, summary, thesis
 from clipkit.report.blocks import Block, Drawing, Page, Picture, Table
 from clipkit.report.chapters import ATTRIBUTES_CAPTION
@@ -21,7 +22,6 @@ from clipkit.report.experiments import Comparison
 from clipkit.report.folder import ResultsFolder
 from clipkit.report.formatting import as_markdown, escape
 from clipkit.report.html import as_html
-from clipkit.version import __version__
 
 __all__ = ["Page", "as_html", "as_markdown", "of_files", "of_folder"]
 

@@ -14,16 +14,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from clipkit import console
 from clipkit.annotations import read_annotations
-from clipkit.console import escaped
+from clipkit.base import console
+from clipkit.base.console import escaped
+from clipkit.base.errors import ClipkitError
+from clipkit.base.files import STREAM
 from clipkit.datasets import REGISTRY, Dataset, ImageDataset
 from clipkit.datasets.matching import HINT, load_images, match_images, warn_of_other_name
 from clipkit.datasets.remote import is_url
-from clipkit.errors import ClipkitError
 from clipkit.features import FeatureFile, Int64, Split, open_file
 from clipkit.features.provenance import dataset_entries
-from clipkit.files import STREAM
 from clipkit.panels import Nearest
 from clipkit.report.blocks import Page
 from clipkit.report.nearest import find_nearest

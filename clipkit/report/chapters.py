@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from clipkit import metrics
+from clipkit.base.tables import distinct_names
 from clipkit.comparison import compare_right
 from clipkit.report import understanding
 from clipkit.report.blocks import Block, Heading, Rows
@@ -20,7 +21,6 @@ from clipkit.report.folder import AGREEMENT, ResultsFolder
 from clipkit.report.formatting import escape
 from clipkit.report.thesis import ENTROPY, SWEEP, Experiment
 from clipkit.report.vocabularies import vocabularies
-from clipkit.tables import distinct_names
 
 ATTRIBUTES_CAPTION = "Recall of each attribute"
 

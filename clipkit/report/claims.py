@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from clipkit.errors import ClipkitError
+from clipkit.base.errors import ClipkitError
 from clipkit.features import History
 from clipkit.report.steps import digests
 

@@ -10,9 +10,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from clipkit import console, features, results, tables
-from clipkit.console import count
-from clipkit.errors import ClipkitError
+from clipkit import features, results
+from clipkit.base import console, tables
+from clipkit.base.console import count
+from clipkit.base.errors import ClipkitError
+from clipkit.base.tables import Column, distinct_names
 from clipkit.features import FeatureFile
 from clipkit.features.compatibility import origin
 from clipkit.features.model import RESULTS
@@ -24,7 +26,6 @@ from clipkit.report.command_lines import make_origin
 from clipkit.report.folder import TABLES
 from clipkit.report.formatting import escape
 from clipkit.report.same_images import MOST_RUNS, Scored, group_by_images, sum_up_first
-from clipkit.tables import Column, distinct_names
 
 MOST_CLASSES = 3  # that are predicted most often for images without labels
 NUMERIC = re.compile(r"-|[-+]?\d.*|")  # a cell of a column of numbers

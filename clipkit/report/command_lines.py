@@ -13,9 +13,10 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from clipkit import bundled, files
+from clipkit import bundled
 from clipkit.annotations import CLASS
-from clipkit.console import escaped
+from clipkit.base import files
+from clipkit.base.console import escaped
 from clipkit.features import FeatureFile, History
 from clipkit.features.provenance import dataset_entries, original_split, provenance
 from clipkit.report.blocks import Origin

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from clipkit import features, metrics, results
-from clipkit.errors import ClipkitError
+from clipkit.base.errors import ClipkitError
 from clipkit.evaluation import HELD_OUT
 from clipkit.features import FeatureFile, Float32
 from clipkit.features.compatibility import origin

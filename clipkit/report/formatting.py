@@ -7,7 +7,7 @@ import re
 import textwrap
 from urllib.parse import quote
 
-from clipkit.console import escaped
+from clipkit.base.console import escaped
 from clipkit.report.blocks import Block, Heading, Page, Picture, Table, text_of
 from clipkit.report.folder import Measurement
 

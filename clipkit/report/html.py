@@ -19,8 +19,9 @@ from markdown_it.token import Token
 from markupsafe import Markup
 from PIL import Image
 
-from clipkit import console, files, panels
-from clipkit.errors import ClipkitError
+from clipkit import panels
+from clipkit.base import console, files
+from clipkit.base.errors import ClipkitError
 from clipkit.features import FeatureFile
 from clipkit.report.blocks import (
     Bar,

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from clipkit import similarity
-from clipkit.errors import ClipkitError
+from clipkit.base.errors import ClipkitError
 from clipkit.features import FeatureFile
 from clipkit.features.compatibility import matching_split
 from clipkit.panels import Nearest, nearest_rows

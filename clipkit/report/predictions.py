@@ -10,15 +10,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from clipkit import console, metrics, prediction, zeroshot
+from clipkit import metrics, prediction, zeroshot
 from clipkit import results as result_files
-from clipkit.errors import ClipkitError
+from clipkit.base import console
+from clipkit.base.errors import ClipkitError
+from clipkit.base.tables import distinct_names
 from clipkit.features import FeatureFile, Int64
 from clipkit.features.compatibility import matching_split
 from clipkit.features.provenance import is_untrained, provenance
 from clipkit.report.steps import digests
 from clipkit.softmax import softmax
-from clipkit.tables import distinct_names
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]

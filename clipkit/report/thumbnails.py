@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from PIL import Image
 
+from clipkit.base.errors import ImageError
 from clipkit.datasets import ImageDataset, images
-from clipkit.errors import ImageError
 from clipkit.thumbnails import thumbnail
 
 MAX_BYTES = 2_900_000  # of all pictures of a page, as base64

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from clipkit.attributes import for_people
-from clipkit.errors import ClipkitError
+from clipkit.base.errors import ClipkitError
 from clipkit.layer_curves import layer_curves
 from clipkit.report.blocks import Bar, Block, Cell, Number, Rows, Sourced, Table
 from clipkit.report.claims import Run

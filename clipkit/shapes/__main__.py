@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from clipkit import console
+from clipkit.base import console
 from clipkit.shapes import CLASS_NAMES, DEFAULT_SIZE, DEFAULT_SPLITS, labels, render
 
 BATCH = 500  # images that are rendered together

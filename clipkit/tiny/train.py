@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from clipkit import console
-from clipkit.errors import UsageError
+from clipkit.base import console
+from clipkit.base.errors import UsageError
 from clipkit.tiny.samples import ATTRIBUTES, PATCH, SIZE, Batch, batches
 from clipkit.tiny.tokenizer import CONTEXT, build_tokenizer
 

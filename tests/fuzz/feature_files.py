@@ -18,7 +18,7 @@ from fuzz.commands import CONTROL, Runner
 from fuzz.content import Content
 from PIL import Image
 
-from clipkit.errors import ClipkitError
+from clipkit.base.errors import ClipkitError
 from clipkit.features import FeatureFile, read
 
 # F is the changed file, S one of its splits; the other files are valid.

@@ -22,7 +22,7 @@ from fuzz import content, mutate, seeds
 from fuzz.commands import MEMORY_BYTES, Runner
 from fuzz.content import Content
 
-from clipkit.errors import ClipkitError
+from clipkit.base.errors import ClipkitError
 from clipkit.features import FeatureFile, read
 
 Arrays = dict[str, Any]

@@ -21,7 +21,7 @@ from fuzz import content, mutate
 from fuzz.commands import Runner
 from tokenizers.pre_tokenizers import ByteLevel
 
-from clipkit.errors import ClipkitError
+from clipkit.base.errors import ClipkitError
 from clipkit.features import FeatureFile, read
 
 PROMPTS = "a dot\na round thing\nsomething straight\n"

@@ -34,8 +34,8 @@ from fuzz.foreign_files import ForeignFiles
 from fuzz.model_folders import ModelFolders
 
 from clipkit import prompts
-from clipkit.console import escaped
-from clipkit.errors import ClipkitError
+from clipkit.base.console import escaped
+from clipkit.base.errors import ClipkitError
 from clipkit.features import read
 
 MEMORY_BYTES = 4 << 30  # of address space

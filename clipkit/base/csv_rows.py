@@ -8,8 +8,8 @@ import json
 from collections.abc import Iterator
 from typing import IO, Any
 
-from clipkit.console import escaped
-from clipkit.errors import ClipkitError
+from clipkit.base.console import escaped
+from clipkit.base.errors import ClipkitError
 
 BOM = b"\xef\xbb\xbf"
 

@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 
 from rich.cells import cell_len
 
-from clipkit.console import escaped, note
-from clipkit.errors import UsageError
+from clipkit.base.console import escaped, note
+from clipkit.base.errors import UsageError
 
 CHUNK_ROWS = 2000  # of a long report that are in memory at once
 EMPTY = "-"  # a cell to which a column does not apply

@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, Literal, NamedTuple
 
-from clipkit.errors import ClipkitError, UsageError, WriteError, system_reason
+from clipkit.base.errors import ClipkitError, UsageError, WriteError, system_reason
 
 STREAM = "-"
 FEATURE_ENDINGS = (".h5", ".hdf5")
