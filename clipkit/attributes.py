@@ -25,14 +25,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from clipkit import metrics, probes, similarity, zeroshot
-from clipkit.annotations import CLASS, Attribute, check_same_images, read_annotations
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, check_positive
 from clipkit.evaluation import EVAL_SPLIT, FIT_SPLIT, choose_held_out, hold_out
-from clipkit.features import FeatureFile, Float32, Int64
+from clipkit.features import FeatureFile, Float32, Int64, compatibility
+from clipkit.features.annotations import CLASS, Attribute, check_same_images, read_annotations
 from clipkit.features.provenance import check_control, prompts_entry
+from clipkit.features.splitting import count_shared_rows, hash_rows
 from clipkit.results import find_caveats, make_result
-from clipkit.splitting import count_shared_rows, hash_rows
 
 MAX_VALUES = 5000  # of an attribute
 ABOVE_CHANCE = 0.02  # by which the probe's interval must exceed chance for `reach`
@@ -136,8 +136,8 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
         raise UsageError(f"random: expected at least 0, got {random}")
     check_positive("C", C)
     if words is not None:
-        similarity.common_logit_scale(images, words)
-        similarity.check_widths(images, words)
+        compatibility.common_logit_scale(images, words)
+        compatibility.check_widths(images, words)
         _warn_of_doubled_articles(words)
     annotations = read_annotations(images, table, columns)
     _check_counts(annotations.attributes)

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipkit import metrics
-from clipkit.annotations import Attribute, read_attribute
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, unknown
 from clipkit.features import FeatureFile, Int64
+from clipkit.features.annotations import Attribute, read_attribute
 from clipkit.features.compatibility import SAME_IDS, SAME_IMAGES, matching_split, origin, relate
 from clipkit.features.provenance import provenance
 from clipkit.relabeling import groups_digest

@@ -15,10 +15,15 @@ from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, check_positive, unknown
 from clipkit.base.tables import class_name
 from clipkit.features import FeatureFile, Int64, Split
+from clipkit.features.splitting import (
+    count_shared_rows,
+    hash_rows,
+    rows_by_class,
+    stratified_split,
+)
 from clipkit.features.validation import MAX_PROBE_CLASSES
 from clipkit.ranking import Ranking
 from clipkit.results import Caveat, as_result, find_caveats, make_result
-from clipkit.splitting import count_shared_rows, hash_rows, rows_by_class, stratified_split
 
 V = TypeVar("V")
 FEATURES = ("logits", "probs")

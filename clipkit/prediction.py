@@ -9,15 +9,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from clipkit import metrics, probes, similarity
+from clipkit import metrics, probes
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError
 from clipkit.base.tables import class_name
-from clipkit.features import FeatureFile, Int64, Split
+from clipkit.features import FeatureFile, Int64, Split, compatibility
 from clipkit.features.provenance import shots
+from clipkit.features.splitting import count_shared_rows
 from clipkit.ranking import Ranking, rank
 from clipkit.results import Caveat, find_caveats, make_result
-from clipkit.splitting import count_shared_rows
 
 EMBEDDING_SETTINGS = ("normalize",)  # what decides an embedding besides the model
 
@@ -139,12 +139,12 @@ def check_fit(probe: FeatureFile, file: FeatureFile) -> None:
     if probe.model() is None and file.model() is None:
         console.warn(f"{both} do not name their models: they may differ")
     else:
-        similarity.common_logit_scale(probe, file)
+        compatibility.common_logit_scale(probe, file)
     if kind == "images":
-        similarity.check_same_settings(probe, file, "embed", EMBEDDING_SETTINGS)
+        compatibility.check_same_settings(probe, file, "embed", EMBEDDING_SETTINGS)
         _check_width(both, probe, file)
     else:
-        similarity.check_same_prompts(probe, file)
+        compatibility.check_same_prompts(probe, file)
 
 
 def _check_width(both: str, probe: FeatureFile, file: FeatureFile) -> None:

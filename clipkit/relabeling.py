@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipkit import metrics
-from clipkit.annotations import Attribute, read_attribute
 from clipkit.base import console, files
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.features import FeatureFile, Int64, Split
+from clipkit.features.annotations import Attribute, read_attribute
+from clipkit.features.splitting import take
 from clipkit.results import as_result, read_groups
-from clipkit.splitting import take
 
 # acc5 needs the scores of the classes, which a result does not hold.
 SCORES: dict[str, Callable[[Int64, Int64], float]] = {

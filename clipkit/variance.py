@@ -19,10 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipkit import similarity
-from clipkit.annotations import Attribute, check_same_images, read_annotations
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
-from clipkit.features import FeatureFile
+from clipkit.features import FeatureFile, compatibility
+from clipkit.features.annotations import Attribute, check_same_images, read_annotations
 from clipkit.features.provenance import check_control, prompts_entry
 from clipkit.results import choose_split, column, make_result
 
@@ -404,8 +404,8 @@ def _prompt_rows(
     null: int,
     seed: int,
 ) -> list[dict[str, Any]]:
-    similarity.common_logit_scale(images, texts)
-    similarity.check_widths(images, texts)
+    compatibility.common_logit_scale(images, texts)
+    compatibility.check_widths(images, texts)
     stored = np.asarray(texts.features, np.float64)
     prompts = np.asarray(similarity.normalize(stored, texts.display_name), np.float64)
     width = images.splits[split].features.shape[1]

@@ -11,9 +11,9 @@ from factories import random_features
 from shell import ok, rows
 from test_report import write_baseline, write_results
 
-from clipkit import concatenation, prediction, results, splitting
+from clipkit import prediction, results
 from clipkit.evaluation import evaluate_grid
-from clipkit.features import FeatureFile, Split, read, row_ids, write
+from clipkit.features import FeatureFile, Split, concatenation, read, row_ids, splitting, write
 from clipkit.report.summary import against_references
 from clipkit.results import Predictions
 

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from clipkit.base import names
 from clipkit.base.errors import ClipkitError, ImageError
 from clipkit.datasets import images
 from clipkit.datasets.folders import find_images, subfolders
@@ -176,7 +177,7 @@ def test_damaged_metadata_is_ignored(tmp_path, recwarn):
 
 @given(st.binary(min_size=1).filter(lambda raw: b"/" not in raw and b"\0" not in raw))
 def test_escaped_names_are_printable_and_can_be_unescaped(raw):
-    name = images.escape(os.fsdecode(raw))
+    name = names.escape(os.fsdecode(raw))
     assert urllib.parse.unquote_to_bytes(name) == raw
     assert not any(ord(c) < 32 or 127 <= ord(c) < 160 or c in "\u2028\u2029\u202e" for c in name)
     assert name.encode("utf-8")

@@ -16,12 +16,20 @@ from PIL import Image
 from shell import clipkit, fails, ok, rows, shell
 from sklearn.model_selection import StratifiedGroupKFold
 
-from clipkit import concatenation, splitting
-from clipkit.annotations import read_annotations
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.datasets import read_folder
 from clipkit.evaluation import ProbeSpec, evaluate_grid
-from clipkit.features import BlockMatrix, FeatureFile, Split, read, row_ids, write
+from clipkit.features import (
+    BlockMatrix,
+    FeatureFile,
+    Split,
+    concatenation,
+    read,
+    row_ids,
+    splitting,
+    write,
+)
+from clipkit.features.annotations import read_annotations
 from clipkit.features.provenance import original_split, provenance
 
 HISTORY = [{"command": "embed", "model": MODEL, "dataset": {"name": "photos"}}]

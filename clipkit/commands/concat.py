@@ -33,8 +33,9 @@ def concat(
 
     Example: clipkit concat a.h5 b.h5 -o img.h5
     """
-    from clipkit import concatenation, features
+    from clipkit import features
     from clipkit.base import files
+    from clipkit.features import concatenation
 
     files.check_one_stream(inputs)
     files.check_feature_output(output, force=force, inputs=inputs)

@@ -54,6 +54,7 @@ def logits(
     """
     from clipkit import features, similarity
     from clipkit.base import console, files
+    from clipkit.features import compatibility
 
     if random is not None and texts != "-":
         raise UsageError(f"expected TEXTS or --random, got both ({texts} and {random})")
@@ -64,7 +65,7 @@ def logits(
     files.check_feature_output(output, force=force, inputs=[images, texts])
     with features.open_file(images, kinds=["images"]) as image_file:
         text_file = features.read(texts, kinds=["texts"]) if random is None else image_file
-        scale = similarity.common_logit_scale(image_file, text_file)
+        scale = compatibility.common_logit_scale(image_file, text_file)
         temperatures = parse_temperatures([temperature], scale)
         if len(temperatures) != 1:
             raise UsageError(

@@ -49,8 +49,9 @@ def split(
 
     Example: clipkit split all.h5 --test 0.2 --val 0.1 -o img.h5
     """
-    from clipkit import features, splitting
+    from clipkit import features
     from clipkit.base import files
+    from clipkit.features import splitting
     from clipkit.features.model import drop_none
 
     files.check_feature_output(output, force=force, inputs=[file, table])

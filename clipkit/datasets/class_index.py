@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from clipkit.base import files
 from clipkit.base.errors import ClipkitError
-from clipkit.datasets.images import escape
+from clipkit.base.names import escape
 
 FILE_NAMES = ("class_index.json", "imagenet_class_index.json")
 WNID = re.compile("n[0-9]{8}")  # a WordNet id

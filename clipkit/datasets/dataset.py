@@ -15,10 +15,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-from clipkit import splitting
 from clipkit.base.errors import ClipkitError, ImageError, UsageError, unknown
 from clipkit.datasets import images, remote
-from clipkit.features import Int64, row_ids
+from clipkit.features import Int64, row_ids, splitting
 
 BLOCK_ROWS = 64  # images that `RenderedImages` renders together
 CACHED_BLOCKS = 8

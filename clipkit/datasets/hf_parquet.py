@@ -22,10 +22,10 @@ from PIL import Image
 
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, ImageError
+from clipkit.base.names import escape
 from clipkit.datasets import images, remote, shards
 from clipkit.datasets.cache import SharedCache
 from clipkit.datasets.dataset import Dataset, ImageDataset
-from clipkit.datasets.images import escape
 from clipkit.datasets.parquet_manifests import is_image_type, is_text, read_errors
 from clipkit.datasets.remote import LocalFile, RangeReader, StoredFile, display_url
 from clipkit.datasets.rows import (

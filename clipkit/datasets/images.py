@@ -8,10 +8,8 @@ import functools
 import importlib.util
 import io
 import logging
-import os
 import re
 import stat
-import urllib.parse
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -21,6 +19,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError, _imaging, features
 
 from clipkit.base.errors import ImageError
+from clipkit.base.names import escape
 
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
 SUFFIXES = (
@@ -36,30 +35,8 @@ MAX_PIXELS = 2**26  # 64 megapixels are 192 MiB as RGB; a 17.6 kB PNG can declar
 MAX_BYTES = 2**29  # some decoders read the whole file first
 MAX_ASPECT = 100  # resizing the short side of 65,000 x 1 pixels to 224 would make 3 billion pixels
 
-# Controls, invalid UTF-8, line and bidirectional controls, and a "%" that would read as an escape.
-_UNSAFE = re.compile(
-    "[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]|%(?=[0-9A-Fa-f]{2})"
-)
 _PILLOW_MODULES = re.compile(r"PIL\.")
 _PILLOW_FILTER = ("ignore", None, Warning, _PILLOW_MODULES, 0)
-
-
-def escape(name: str) -> str:
-    r"""Return a file name as printable UTF-8 text, the same on every machine.
-
-    Bytes that are not UTF-8 and control characters are percent-encoded.
-    `urllib.parse.unquote_to_bytes` restores the bytes of the name.
-
-    >>> escape("été 100%.png"), escape("a\nb.png"), escape("\udcff.png"), escape("%41.png")
-    ('été 100%.png', 'a%0Ab.png', '%FF.png', '%2541.png')
-    """
-    if name.isascii() and name.isprintable() and "%" not in name:
-        return name
-    text = os.fsencode(name).decode("utf-8", "surrogateescape")
-    return _UNSAFE.sub(
-        lambda match: urllib.parse.quote(match[0], errors="surrogateescape"),
-        text,
-    )
 
 
 @functools.cache

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clipkit.base import files
+from clipkit.base import files, names
 from clipkit.base.errors import ClipkitError
 from clipkit.datasets import images
 from clipkit.datasets.dataset import Dataset, ImageDataset, RenderedImages
@@ -199,7 +199,7 @@ def _read_annotations(top: Path, label_of: Mapping[str, int]) -> dict[IdAndPath,
     for number, line in enumerate(_read_lines(top, ANNOTATIONS), start=1):
         name, _, rest = line.partition("\t")
         wnid = rest.partition("\t")[0]
-        file = (f"images/{images.escape(name)}", str(top / "val" / "images" / name))
+        file = (f"images/{names.escape(name)}", str(top / "val" / "images" / name))
         if wnid not in label_of or "/" in name or file in labels:
             raise ClipkitError(
                 f"{top / ANNOTATIONS}, line {number}: "

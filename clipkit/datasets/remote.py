@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 from clipkit.base.errors import ClipkitError, UsageError, shorten
+from clipkit.base.names import escape
 from clipkit.base.version import __version__
-from clipkit.datasets.images import escape, reason
+from clipkit.datasets.images import reason
 
 PROTOCOLS = ("https", "http", "hf", "s3", "gs")
 # what fsspec needs for them, and what to install

@@ -11,6 +11,7 @@ from typing import TypeVar
 from clipkit.base import console
 from clipkit.base.csv_rows import check_text
 from clipkit.base.errors import ClipkitError, UsageError
+from clipkit.base.names import escape
 from clipkit.base.prefetch import prefetch_map
 from clipkit.datasets import remote
 from clipkit.datasets.class_index import (
@@ -21,7 +22,6 @@ from clipkit.datasets.class_index import (
     wordnet_names,
 )
 from clipkit.datasets.dataset import SPLIT_ALIASES, SPLIT_NAMES, split_name
-from clipkit.datasets.images import escape
 from clipkit.datasets.remote import display_url
 from clipkit.features.validation import is_split_name
 

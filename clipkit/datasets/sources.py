@@ -14,9 +14,10 @@ from typing import NamedTuple
 
 from clipkit.base.errors import ClipkitError, UsageError, unknown
 from clipkit.base.files import STREAM
+from clipkit.base.names import escape
 from clipkit.datasets import folders, manifests, remote, shards, tars
 from clipkit.datasets.dataset import Dataset
-from clipkit.datasets.images import escape, readable_suffixes
+from clipkit.datasets.images import readable_suffixes
 from clipkit.datasets.registry import REGISTRY
 from clipkit.datasets.rows import Columns
 from clipkit.features.formats import import_parquet

@@ -15,8 +15,8 @@ import numpy as np
 from clipkit import bundled, ensembling, features, prompt_files, prompts, similarity
 from clipkit.base import console, files
 from clipkit.base.errors import ClipkitError, UsageError, unknown
+from clipkit.base.names import escape
 from clipkit.datasets.class_names import CLASS_NAMES
-from clipkit.datasets.images import escape
 from clipkit.features import FeatureFile, Float32, Int64
 from clipkit.features.checked_file import SIGNATURE
 from clipkit.prompt_files import COMPLETE, DEFAULT_TEMPLATE, ClassNames

@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-from typing import NamedTuple
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
+import numpy as np
+
+from clipkit.base import console
 from clipkit.base.errors import ClipkitError
+from clipkit.features import FeatureFile, Int64
 from clipkit.features.model import FeatureFile, History
-from clipkit.features.provenance import dataset_entries, original_split
+from clipkit.features.provenance import (
+    IMAGES_ALONE_HINT,
+    dataset_entries,
+    feature_name,
+    has_text_tower,
+    original_split,
+)
 
 ROW_NUMBERS = "row numbers"  # what the history says of ids that an import did not have
 SAME_IMAGES = "the same images"
@@ -85,3 +97,223 @@ def matching_split(
         if is_candidate and relate(found, wanted, same_rows=same_rows):
             return name
     return None
+
+
+# What decides the direction of a prompt besides its text, by the command that records it.
+PROMPT_SETTINGS = {
+    "textembed": ("templates", "readable"),
+    "logits": ("whiten", "random", "seed"),
+}
+
+
+def _check_has_text_tower(images: FeatureFile) -> None:
+    """Refuse embeddings of a model that has learned no scale of cosines with texts."""
+    if not has_text_tower(images):
+        model = images.model() or {}
+        raise ClipkitError(
+            f"{images.display_name}: expected images of a model with a text tower, got those of "
+            f"{model.get('name')}, which is for images alone",
+            IMAGES_ALONE_HINT,
+        )
+
+
+def _check_has_embeddings(file: FeatureFile) -> None:
+    """Refuse what is not in the space that images and texts share."""
+    model = file.model() or {}
+    if feature_name(model):
+        raise ClipkitError(
+            f"{file.display_name}: expected embeddings in the space of images and texts, got "
+            f"{_describe_model(model)}",
+            "embed again without the options --layer, --norm and --projection",
+        )
+
+
+def check_widths(images: FeatureFile, texts: FeatureFile) -> None:
+    """Refuse images and texts of different widths.
+
+    Raises
+    ------
+    ClipkitError
+        Naming both files and widths.
+    """
+    width = texts.features.shape[1]
+    for split in images.splits.values():
+        if split.features.shape[1] != width:
+            raise ClipkitError(
+                f"{images.display_name} and {texts.display_name}: "
+                f"expected one dimension, got {split.features.shape[1]} and {width}"
+            )
+
+
+def common_logit_scale(images: FeatureFile, texts: FeatureFile) -> float | None:
+    """Check that two files come from one model; return the scale that it learned, if known.
+
+    Models are compared as `is_same_model` does. Both files must hold the same features of it:
+    embeddings, or one layer's hidden states. With texts, images must have embeddings.
+
+    Raises
+    ------
+    ClipkitError
+        If they differ, or a file does not say which model made it.
+    """
+    a, b = _named_model(images), _named_model(texts)
+    if images.kind != texts.kind == "texts":
+        _check_has_embeddings(images)
+        _check_has_embeddings(texts)
+    problem = ""
+    if not is_same_model(a, b):
+        _check_has_text_tower(images)
+        problem = "come from different models"
+    elif feature_name(a) != feature_name(b):
+        problem = "hold different features of one model"
+    if problem:
+        raise ClipkitError(
+            f"{images.display_name} and {texts.display_name} {problem} "
+            f"({_describe_model(a)}, {_describe_model(b)})",
+            "embed one of them again",
+        )
+    scale = a.get("logit_scale", b.get("logit_scale"))
+    return None if scale is None else float(scale)
+
+
+def _named_model(file: FeatureFile) -> dict[str, Any]:
+    """Return what a history records of a file's model."""
+    model = file.model()
+    if model is None:
+        raise ClipkitError(
+            f"{file.display_name}: expected the name of its model in the history, got none",
+            "add it with: clipkit convert --model NAME",
+        )
+    return model
+
+
+def is_same_model(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+    """Tell whether two entries of histories about a model describe one model.
+
+    Models are compared by their digests. The digest of an earlier clipkit covers only the weights,
+    so weights are compared if one of the two is such a digest. If one has none, names are compared.
+
+    >>> a = {"name": "m", "digest": "sha256:1", "weights": "sha256:2"}
+    >>> is_same_model(a, {"name": "m", "digest": "sha256:2"}), is_same_model(a, {"name": "n"})
+    (True, False)
+    """
+    if a.get("untrained") != b.get("untrained"):
+        return False
+    if not (a.get("digest") and b.get("digest")):
+        return bool(a.get("name") == b.get("name"))
+    if "weights" in a and "weights" in b:
+        return bool(a["digest"] == b["digest"])
+    return bool(a.get("weights", a["digest"]) == b.get("weights", b["digest"]))
+
+
+def check_same_prompts(first: FeatureFile, other: FeatureFile) -> None:
+    """Check that the columns of two files of logits are those of the same prompts.
+
+    Equal texts may stand for different directions: templates and descriptions make other ensembles
+    of one class, and all whitened or random directions have the same names.
+
+    Raises
+    ------
+    ClipkitError
+        Naming both files and what differs.
+    """
+    both = f"{first.display_name} and {other.display_name}"
+    hint = "make logits of both with the same prompts in the same order"
+    texts, others = first.texts or [], other.texts or []
+    if len(texts) != len(others):
+        raise ClipkitError(f"{both}: expected {len(texts)} prompts, got {len(others)}", hint)
+    for number, (a, b) in enumerate(zip(texts, others, strict=True), 1):
+        if a != b:
+            message = f"prompt {number}: expected {a[:60]!r}, got {b[:60]!r}"
+            raise ClipkitError(f"{both} have different prompts: {message}", hint)
+    for command, names in PROMPT_SETTINGS.items():
+        check_same_settings(first, other, command, names)
+    if first.last_entry("logits").get("whiten") and _differ(first, other, "logits", "texts"):
+        raise ClipkitError(f"{both} have the directions of different prompts", hint)
+    are_described = _is_described(first) and _is_described(other)
+    if are_described and _differ(first, other, "textembed", "classes"):
+        raise ClipkitError(f"{both} have prompts of different files of classes", hint)
+
+
+def _is_described(file: FeatureFile) -> bool:
+    """Whether a file of classes, which may describe them, gave the prompts."""
+    return bool(file.last_entry("textembed").get("classes") == "file")
+
+
+def _differ(first: FeatureFile, other: FeatureFile, command: str, name: str) -> bool:
+    """Whether a command had another input, as the histories have it."""
+    return bool(_input(first, command, name) != _input(other, command, name))
+
+
+def check_same_settings(
+    first: FeatureFile, other: FeatureFile, command: str, names: Sequence[str]
+) -> None:
+    """Check that a command was run with the same settings, if both files record it."""
+    a, b = first.last_entry(command), other.last_entry(command)
+    if not a or not b:
+        return
+    for name in names:
+        if a.get(name) != b.get(name):
+            values = f"{str(a.get(name))[:60]}, got {str(b.get(name))[:60]}"
+            raise ClipkitError(
+                f"{first.display_name} and {other.display_name}: expected {name} of {command} to "
+                f"be {values}",
+                f"run clipkit {command} again with the same settings",
+            )
+
+
+def _input(file: FeatureFile, command: str, name: str) -> Any:
+    """Return the digest of an input of a command, as the history has it."""
+    inputs = file.last_entry(command).get("inputs")
+    return inputs.get(name) if isinstance(inputs, dict) else None
+
+
+def note_earlier_files(*files: FeatureFile) -> None:
+    """Note the first file whose model is known by its weights alone."""
+    for file in files:
+        model = file.model() or {}
+        if model.get("digest") and "weights" not in model:
+            console.note(
+                f"{file.display_name} is from an earlier clipkit and records only the weights of "
+                "its model: another configuration or tokenizer would go unnoticed"
+            )
+            return
+
+
+def _describe_model(model: dict[str, Any]) -> str:
+    name = str(model["name"])
+    if model.get("untrained") is not None:
+        name += f" untrained {model['untrained']}"
+    if feature_name(model):
+        name += f" {feature_name(model)}"
+    if model.get("digest"):
+        name += f" {str(model['digest'])[:15]}"
+    return name
+
+
+def _align_classes(images: FeatureFile, texts: FeatureFile) -> Int64 | None:
+    """Return the prompts' class indices in the images' numbering; -1 if they name other classes."""
+    if not texts.class_names or not images.class_names:
+        return texts.class_index
+    if texts.class_names == images.class_names:
+        return texts.class_index
+    names = f"{texts.display_name} and {images.display_name}"
+    counts, image_counts = Counter(texts.class_names), Counter(images.class_names)
+    if counts == image_counts:
+        repeated, count = counts.most_common(1)[0]
+        if count > 1:
+            raise ClipkitError(
+                f"{names} have the same classes in another order, but {count} of them are called "
+                f"{repeated!r}",
+                "embed the classes of the images: clipkit textembed --classes img.h5",
+            )
+        number_of = {name: number for number, name in enumerate(images.class_names)}
+        number = np.array([number_of[name] for name in texts.class_names])
+        index = np.asarray(texts.class_index)
+        return np.where(index < 0, -1, number[index])
+    example = next(iter((counts - image_counts) or (image_counts - counts)))
+    console.warn(
+        f"{names} name different classes "
+        f"(for example {example!r}): the prompts serve as features, not for zeroshot"
+    )
+    return np.full(len(texts.texts or []), -1)

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from clipkit.annotations import read_annotations
 from clipkit.base import console
 from clipkit.base.console import escaped
 from clipkit.base.errors import ClipkitError
@@ -23,6 +22,7 @@ from clipkit.datasets import REGISTRY, Dataset, ImageDataset
 from clipkit.datasets.matching import HINT, load_images, match_images, warn_of_other_name
 from clipkit.datasets.remote import is_url
 from clipkit.features import FeatureFile, Int64, Split, open_file
+from clipkit.features.annotations import read_annotations
 from clipkit.features.provenance import dataset_entries
 from clipkit.panels import Nearest
 from clipkit.report.blocks import Page

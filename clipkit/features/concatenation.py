@@ -11,11 +11,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from clipkit import similarity
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.base.tables import distinct_names
-from clipkit.features import BlockMatrix, FeatureFile, Float32, History, Int64, Split, history_entry
+from clipkit.features import (
+    BlockMatrix,
+    FeatureFile,
+    Float32,
+    History,
+    Int64,
+    Split,
+    compatibility,
+    history_entry,
+)
 
 NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.-]+")
 
@@ -90,7 +98,7 @@ def _check_alike(files: Sequence[FeatureFile]) -> None:
         both = f"{first.display_name} and {file.display_name}"
         if file.kind != first.kind:
             raise ClipkitError(f"{both}: expected one kind, got {first.kind} and {file.kind}")
-        similarity.common_logit_scale(first, file)
+        compatibility.common_logit_scale(first, file)
         widths = [_width(first), _width(file)]
         if widths[0] != widths[1]:
             raise ClipkitError(f"{both}: expected one dimension, got {widths[0]} and {widths[1]}")
@@ -105,8 +113,8 @@ def _check_alike(files: Sequence[FeatureFile]) -> None:
                 "make logits of both at one temperature",
             )
         if first.kind == "logits":
-            similarity.check_same_prompts(first, file)
-    similarity.note_earlier_files(*files)
+            compatibility.check_same_prompts(first, file)
+    compatibility.note_earlier_files(*files)
     precisions = {str((file.model() or {}).get("precision")) for file in files} - {"None"}
     if len(precisions) > 1:
         console.note(

@@ -14,11 +14,11 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from clipkit.annotations import read_annotations
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, unknown
 from clipkit.base.tables import class_name
 from clipkit.features import BlockMatrix, FeatureFile, Int64, Split
+from clipkit.features.annotations import read_annotations
 from clipkit.features.validation import is_split_name
 
 TRAIN = "train"
