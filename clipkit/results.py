@@ -15,11 +15,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clipkit import bundled, metrics, prompts
+from clipkit import metrics
 from clipkit.base import console, files
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.features import FeatureFile, History, Int64
 from clipkit.features.provenance import provenance
+from clipkit.prompts import bundled
+from clipkit.prompts import texts as prompts
 
 Floats = NDArray[np.float64]
 Row = dict[str, Any]

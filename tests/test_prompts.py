@@ -20,15 +20,17 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from shell import clipkit, environment, fails, ok
 
-from clipkit import bundled as bundled_files
-from clipkit import embedding, prompt_files, prompts, read, similarity, zeroshot
+from clipkit import embedding, read, similarity, zeroshot
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.base.version import __version__
-from clipkit.datasets import class_index
 from clipkit.datasets.class_names import CLASS_NAMES
 from clipkit.features import FeatureFile
 from clipkit.features.provenance import provenance
 from clipkit.models.hub import find
+from clipkit.prompts import bundled as bundled_files
+from clipkit.prompts import class_index
+from clipkit.prompts import formats as prompt_files
+from clipkit.prompts import texts as prompts
 
 FOLDER = Path(__file__).parents[1] / "prompts"
 FILES = sorted(path.relative_to(FOLDER).as_posix() for path in FOLDER.rglob("*.txt"))

@@ -26,9 +26,10 @@ from test_datasets import labels_of, red_values, sizes_of, write_images
 
 from clipkit import datasets, features
 from clipkit.base.errors import ClipkitError, UsageError
-from clipkit.datasets import class_index, images, manifests
-from clipkit.datasets.class_index import read_class_index
+from clipkit.datasets import images, manifests
 from clipkit.embedding import checkpoint
+from clipkit.prompts import class_index
+from clipkit.prompts.class_index import read_class_index
 
 NAMES = ["photos/cat/1.png", "photos/cat/2.png", "photos/dog/1.png", "photos/dog/3.png"]
 

@@ -103,7 +103,7 @@ def convert(
     from clipkit import features, models
     from clipkit.base import files
     from clipkit.features import formats
-    from clipkit.prompts import read_with_digest
+    from clipkit.prompts.texts import read_with_digest
 
     files.check_output(output, force=force, inputs=[source, labels, prompts])
     if root is not None and not thumbnails:

@@ -16,10 +16,10 @@ import numpy as np
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.base.names import escape
-from clipkit.datasets.class_index import FILE_NAMES, find_class_index, rename_classes
 from clipkit.datasets.dataset import SPLIT_NAMES, Dataset, ImageDataset, ImageFiles, split_name
 from clipkit.datasets.images import installation_hint, readable_suffixes
 from clipkit.features import Int64
+from clipkit.prompts.class_index import FILE_NAMES, find_class_index, rename_classes
 
 UNLABELLED = ""  # the class of images that lie in no class folder
 NO_ENDING = "no ending"

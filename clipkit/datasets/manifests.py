@@ -18,11 +18,11 @@ from clipkit.base import files
 from clipkit.base.csv_rows import BOM, check_text, read_objects, read_rows
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.base.names import escape
-from clipkit.datasets.class_index import find_class_index, rename_classes
 from clipkit.datasets.dataset import Dataset
 from clipkit.datasets.rows import Columns, Content, Row, Table, as_text, check_columns, collect
 from clipkit.features.formats import import_parquet
 from clipkit.features.model import drop_none
+from clipkit.prompts.class_index import find_class_index, rename_classes
 
 MAX_LIST_BYTES = 1 << 28  # a million paths of 256 bytes
 

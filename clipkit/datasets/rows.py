@@ -15,11 +15,11 @@ from clipkit.base import console
 from clipkit.base.errors import ClipkitError
 from clipkit.base.names import escape
 from clipkit.datasets import remote
-from clipkit.datasets.class_index import escape_text
 from clipkit.datasets.dataset import ImageDataset, ImageFiles, split_name
 from clipkit.datasets.images import reason
 from clipkit.features import Int64
 from clipkit.features.validation import MAX_CLASSES, MAX_NAMES, is_split_name
+from clipkit.prompts.class_index import escape_text
 
 NO_LABEL = -1
 

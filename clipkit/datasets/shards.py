@@ -14,16 +14,16 @@ from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.base.names import escape
 from clipkit.base.prefetch import prefetch_map
 from clipkit.datasets import remote
-from clipkit.datasets.class_index import (
+from clipkit.datasets.dataset import SPLIT_ALIASES, SPLIT_NAMES, split_name
+from clipkit.datasets.remote import display_url
+from clipkit.features.validation import is_split_name
+from clipkit.prompts.class_index import (
     FILE_NAMES,
     ClassIndex,
     load_class_index,
     rename_classes,
     wordnet_names,
 )
-from clipkit.datasets.dataset import SPLIT_ALIASES, SPLIT_NAMES, split_name
-from clipkit.datasets.remote import display_url
-from clipkit.features.validation import is_split_name
 
 MAX_FILES = 100_000
 MAX_NAMES_BYTES = 2**24

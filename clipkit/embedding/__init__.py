@@ -17,7 +17,7 @@ from clipkit.embedding.texts import (
     read_prompts,
     read_templates,
 )
-from clipkit.prompt_files import DEFAULT_TEMPLATE, ClassNames
+from clipkit.prompts.formats import DEFAULT_TEMPLATE, ClassNames
 
 __all__ = [
     "DEFAULT_TEMPLATE",

@@ -12,15 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clipkit import bundled, ensembling, features, prompt_files, prompts, similarity
+from clipkit import ensembling, features, similarity
 from clipkit.base import console, files
 from clipkit.base.errors import ClipkitError, UsageError, unknown
 from clipkit.base.names import escape
 from clipkit.datasets.class_names import CLASS_NAMES
 from clipkit.features import FeatureFile, Float32, Int64
 from clipkit.features.checked_file import SIGNATURE
-from clipkit.prompt_files import COMPLETE, DEFAULT_TEMPLATE, ClassNames
-from clipkit.prompts import Prompts
+from clipkit.prompts import bundled
+from clipkit.prompts import formats as prompt_files
+from clipkit.prompts import texts as prompts
+from clipkit.prompts.formats import COMPLETE, DEFAULT_TEMPLATE, ClassNames
+from clipkit.prompts.texts import Prompts
 
 if TYPE_CHECKING:
     from clipkit.models import Encoder
@@ -266,7 +269,7 @@ def read_prompts(source: str, column: str | None = None) -> Prompts:
     Parameters
     ----------
     source : str
-        A prompt file, a .json or .csv file (see `clipkit.prompt_files`), the name of a bundled set,
+        A prompt file, a .json or .csv file (see `clipkit.prompts.formats`), the name of a bundled set,
         or ``-`` for standard input.
     column : str, optional
         The column of a table: a .csv or .tsv file, or standard input.
@@ -367,7 +370,7 @@ def read_class_names(source: str, root: str | None = None, column: str | None = 
     ----------
     source : str
         A feature file; a text file (in each line a name, or a name, a tab and a wording); a .json
-        or .csv file (see `clipkit.prompt_files`); ``-`` for one of these on standard input; bundled
+        or .csv file (see `clipkit.prompts.formats`); ``-`` for one of these on standard input; bundled
         words such as ``attributes/shapes``; or a data set: its name, folder or manifest.
     root : str, optional
         The folder that holds a named data set. By default, its class names are those that clipkit

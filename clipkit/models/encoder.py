@@ -24,7 +24,7 @@ from clipkit.models.layers import LayerTower, choose_layers
 from clipkit.models.library_errors import quiet_loading, single_line_errors
 from clipkit.models.tokenizer import TextTokenizer
 from clipkit.models.towers import Tower, TowerName
-from clipkit.prompts import check_length
+from clipkit.prompts.texts import check_length
 
 if TYPE_CHECKING:
     from clipkit.models.preprocessing import Inputs, Preprocessor

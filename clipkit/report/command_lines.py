@@ -13,12 +13,12 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from clipkit import bundled
 from clipkit.base import files
 from clipkit.base.console import escaped
 from clipkit.features import FeatureFile, History
 from clipkit.features.annotations import CLASS
 from clipkit.features.provenance import dataset_entries, original_split, provenance
+from clipkit.prompts import bundled
 from clipkit.report.blocks import Origin
 from clipkit.report.steps import Entry, NameOf, Step, digests, list_of, member, steps
 

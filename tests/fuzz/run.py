@@ -33,10 +33,10 @@ from fuzz.feature_files import FeatureFiles
 from fuzz.foreign_files import ForeignFiles
 from fuzz.model_folders import ModelFolders
 
-from clipkit import prompts
 from clipkit.base.console import escaped
 from clipkit.base.errors import ClipkitError
 from clipkit.features import read
+from clipkit.prompts import texts as prompts
 
 MEMORY_BYTES = 4 << 30  # of address space
 CASES_PER_SEED = 1_000_000

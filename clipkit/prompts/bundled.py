@@ -11,7 +11,7 @@ from pathlib import Path
 
 from clipkit.base.files import STREAM
 
-PACKAGE = Path(__file__).parent
+PACKAGE = Path(__file__).parents[1]
 FOLDERS = (PACKAGE / "prompt_sets", PACKAGE.parent / "prompts")  # of a wheel, and of a checkout
 ENDINGS = (".txt", ".tsv")
 

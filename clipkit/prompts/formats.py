@@ -3,12 +3,12 @@ r"""Parse prompts and class names from JSON, CSV and TSV.
 - A JSON list holds prompts or class names.
 - A JSON object holds the descriptions of each class, as CuPL writes them: ``{"bird": ["a bird has
   wings", "a bird flies"]}``. A description is a complete prompt.
-- A class index (see `clipkit.datasets.class_index`) names classes by numbers or WordNet ids.
+- A class index (see `clipkit.prompts.class_index`) names classes by numbers or WordNet ids.
 - A .csv file begins with a header, and a column holds the prompts or class names.
 - A text file of classes holds in each line a name, or a name, a tab and a wording.
 
 Whatever the file, a prompt is one line: a line break inside becomes a space, as in the tokenizers.
-What `clipkit.prompts` refuses in a prompt file is refused here too.
+What `clipkit.prompts.texts` refuses in a prompt file is refused here too.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from clipkit.base import console
 from clipkit.base.console import count
 from clipkit.base.csv_rows import read_rows
 from clipkit.base.errors import ClipkitError, UsageError, unknown
-from clipkit.datasets.class_index import Entry, parse_class_index
-from clipkit.prompts import (
+from clipkit.prompts.class_index import Entry, parse_class_index
+from clipkit.prompts.texts import (
     STRIPPED,
     Prompts,
     check_controls,
