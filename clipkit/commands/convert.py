@@ -157,7 +157,7 @@ def _read_thumbnails(
     """Return the thumbnails of each split, or None if no data set is given."""
     if not dataset:
         return None
-    from clipkit import thumbnails
+    from clipkit.datasets import thumbnails
 
     return thumbnails.read_thumbnails(file, dataset, root=root, split=split)
 
