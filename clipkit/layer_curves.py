@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clipkit import metrics, panels, results
+from clipkit import panels
+from clipkit.analysis import metrics, results
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.features import FeatureFile
 from clipkit.features.compatibility import origin

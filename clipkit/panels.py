@@ -18,14 +18,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from clipkit import metrics, similarity, softmax
-from clipkit.base import console
-from clipkit.base.errors import ClipkitError, ImageError, UsageError, check_positive, unknown
-from clipkit.base.tables import distinct_names
-from clipkit.features import FeatureFile, Int64, Split
-from clipkit.features.compatibility import matching_split
-from clipkit.features.provenance import provenance
-from clipkit.results import (
+from clipkit.analysis import metrics, similarity, softmax
+from clipkit.analysis.results import (
     MAX_CLASSES,
     MAX_NAME,
     NAMED_PROMPTS,
@@ -48,6 +42,12 @@ from clipkit.results import (
     scored_runs,
     source_label,
 )
+from clipkit.base import console
+from clipkit.base.errors import ClipkitError, ImageError, UsageError, check_positive, unknown
+from clipkit.base.tables import distinct_names
+from clipkit.features import FeatureFile, Int64, Split
+from clipkit.features.compatibility import matching_split
+from clipkit.features.provenance import provenance
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -251,9 +251,9 @@ def _warm_up() -> None:
 def become_clipkit(request: Request, streams: list[int]) -> NoReturn:
     """Run `clipkit.cli.main`, as the entry point does, with the request's streams and limits."""
     from clipkit import cli
+    from clipkit.analysis.probes import classifiers
     from clipkit.embedding import checkpoint
     from clipkit.plots import style
-    from clipkit.probes import classifiers
 
     os.chdir(request.folder)
     os.environ.update(request.env)

@@ -16,7 +16,8 @@ from factories import MODEL
 from PIL import Image, PngImagePlugin
 from shell import fails, ok
 
-from clipkit import datasets, prediction
+from clipkit import datasets
+from clipkit.analysis import prediction
 from clipkit.base.errors import ClipkitError
 from clipkit.features import FeatureFile, Split, read, write
 from clipkit.report import album, of_files, of_folder, thumbnails

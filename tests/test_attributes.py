@@ -12,7 +12,8 @@ from shell import fails, ok, rows
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import recall_score
 
-from clipkit import attributes, metrics, panels, probes, results
+from clipkit import panels
+from clipkit.analysis import attributes, metrics, probes, results
 from clipkit.features import FeatureFile, Split, row_ids
 
 RNG = np.random.default_rng(0)

@@ -16,12 +16,19 @@ from sklearn import metrics as reference
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.calibration import CalibratedClassifierCV
 
-from clipkit import calibration, metrics, plots
+from clipkit import plots
+from clipkit.analysis import calibration, metrics
+from clipkit.analysis.calibration import (
+    ClassScores,
+    calibrate,
+    fit_temperature,
+    mean_nll,
+    predict,
+)
+from clipkit.analysis.evaluation import stratified_split
+from clipkit.analysis.results import source_label
 from clipkit.base.errors import ClipkitError
-from clipkit.calibration import ClassScores, calibrate, fit_temperature, mean_nll, predict
-from clipkit.evaluation import stratified_split
 from clipkit.features import BlockMatrix, FeatureFile, Split, read, row_ids, write
-from clipkit.results import source_label
 
 COLUMNS = [
     *("temperature", "fitted", "low", "high", "eval_split", "acc1", "mean_confidence"),

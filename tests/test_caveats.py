@@ -11,11 +11,11 @@ from factories import random_features
 from shell import ok, rows
 from test_report import write_baseline, write_results
 
-from clipkit import prediction, results
-from clipkit.evaluation import evaluate_grid
+from clipkit.analysis import prediction, results
+from clipkit.analysis.evaluation import evaluate_grid
+from clipkit.analysis.results import Predictions
 from clipkit.features import FeatureFile, Split, concatenation, read, row_ids, splitting, write
 from clipkit.report.summary import against_references
-from clipkit.results import Predictions
 
 HISTORY = [{"command": "embed", "model": {"name": "m", "digest": "sha256:1"}}]
 

@@ -17,7 +17,7 @@ from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score
 from sklearn.metrics.cluster import contingency_matrix
 from threadpoolctl import threadpool_limits
 
-from clipkit import clustering, results
+from clipkit.analysis import clustering, results
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.features import read, validate
 

@@ -15,7 +15,8 @@ from factories import write_feature_file
 from shell import clipkit, fails, ok
 from typer.main import get_command
 
-from clipkit import cli, datasets, probes
+from clipkit import cli, datasets
+from clipkit.analysis import probes
 from clipkit.base import console, tables
 from clipkit.commands import _completion as completion
 from clipkit.models import hub

@@ -16,8 +16,8 @@ from scipy.stats import binomtest, false_discovery_control, norm
 from shell import fails, ok, rows
 from sklearn.metrics import cohen_kappa_score
 
-from clipkit import metrics
-from clipkit.comparison import compare, pair
+from clipkit.analysis import metrics
+from clipkit.analysis.comparison import compare, pair
 from clipkit.features import FeatureFile, read, write
 from clipkit.panels import comparison_panels
 

@@ -12,7 +12,7 @@ from factories import MODEL, random_features, write_feature_file
 from shell import fails, ok
 from sklearn.preprocessing import normalize
 
-from clipkit import similarity
+from clipkit.analysis import similarity
 from clipkit.features import Split, read, row_ids, write
 
 

@@ -8,16 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.svm import SVC
 
+from clipkit.analysis.evaluation import ProbeSpec, evaluate_grid, few_shot, stratified_split
+from clipkit.analysis.probes import logistic
+from clipkit.analysis.softmax import softmax
 from clipkit.base.errors import ClipkitError, UsageError
-from clipkit.evaluation import (
-    ProbeSpec,
-    evaluate_grid,
-    few_shot,
-    stratified_split,
-)
 from clipkit.features import FeatureFile, Split, row_ids
-from clipkit.probes import logistic
-from clipkit.softmax import softmax
 
 NAMES = ["cat", "dog", "hen", "cow"]
 

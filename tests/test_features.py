@@ -22,7 +22,7 @@ from hypothesis.extra import numpy as arrays
 from strategies import TEXT, feature_files
 
 import clipkit.features.hdf5 as hdf5
-from clipkit import results
+from clipkit.analysis import results
 from clipkit.base.errors import ClipkitError, UsageError, WriteError
 from clipkit.features import (
     BlockMatrix,

@@ -12,11 +12,11 @@ from shell import fails, ok, rows
 from sklearn.inspection import permutation_importance
 from sklearn.linear_model import LogisticRegression
 
-from clipkit import evaluation, probes
+from clipkit.analysis import evaluation, probes
+from clipkit.analysis.importance import largest_weights, prompt_importance
+from clipkit.analysis.metrics import difference_interval, exchange_interval
+from clipkit.analysis.probes.fitted import FittedProbe
 from clipkit.features import FeatureFile, Split, read, row_ids, write
-from clipkit.importance import largest_weights, prompt_importance
-from clipkit.metrics import difference_interval, exchange_interval
-from clipkit.probes.fitted import FittedProbe
 
 CLASSIFIERS = ("svm", "logreg", "mlp", "knn")
 

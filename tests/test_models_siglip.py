@@ -15,7 +15,8 @@ from factories import refused, write_feature_file
 from shell import clipkit, ok
 from transformers import AutoImageProcessor, AutoTokenizer, SiglipModel
 
-from clipkit import datasets, features, models, softmax
+from clipkit import datasets, features, models
+from clipkit.analysis import softmax
 from clipkit.base.errors import ClipkitError
 from clipkit.models import tokenizer
 

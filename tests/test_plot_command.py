@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from shell import clipkit, fails, ok
 
-from clipkit import datasets, panels, plots, results
+from clipkit import datasets, panels, plots
+from clipkit.analysis import results
 from clipkit.cli import app
 from clipkit.features import FeatureFile, read, write
 

@@ -13,10 +13,10 @@ from matplotlib.figure import Figure
 from shell import fails, ok
 
 from clipkit import plots
+from clipkit.analysis.metrics import wilson
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.features import FeatureFile, write
 from clipkit.layer_curves import layer_curves
-from clipkit.metrics import wilson
 from clipkit.plots import LayerCurve, LayerPoints
 
 N = 20

@@ -18,8 +18,8 @@ from matplotlib.text import Text
 from PIL import Image
 
 from clipkit import plots
+from clipkit.analysis.metrics import reliability
 from clipkit.base.errors import UsageError
-from clipkit.metrics import reliability
 from clipkit.plots import LayerCurve, LayerPoints, Sweep
 
 ODD_NAMES = [

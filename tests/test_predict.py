@@ -17,11 +17,11 @@ from shell import fails, ok, rows, shell
 from sklearn.linear_model import LogisticRegression
 from sklearn.svm import SVC
 
-from clipkit import evaluation, prediction, probes, results
+from clipkit.analysis import evaluation, prediction, probes, results
+from clipkit.analysis.probes import FittedProbe, classifiers
+from clipkit.analysis.probes import svm as svm_module
 from clipkit.base.errors import ClipkitError
 from clipkit.features import FeatureFile, Split, read, write
-from clipkit.probes import FittedProbe, classifiers
-from clipkit.probes import svm as svm_module
 
 SETTINGS = {
     "svm": {"C": (0.01, 1, 100), "scales": (1, 14.3)},

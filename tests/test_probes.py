@@ -12,9 +12,16 @@ from sklearn.preprocessing import StandardScaler, normalize
 from sklearn.svm import SVC
 from threadpoolctl import threadpool_limits
 
-from clipkit import metrics, probes
+from clipkit.analysis import metrics, probes
+from clipkit.analysis.probes import (
+    active_set,
+    classifiers,
+    context,
+    interior_point,
+    logistic,
+    svm,
+)
 from clipkit.base.errors import ClipkitError, UsageError
-from clipkit.probes import active_set, classifiers, context, interior_point, logistic, svm
 
 ALL = sorted(probes.CLASSIFIERS)
 

@@ -20,7 +20,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from shell import clipkit, environment, fails, ok
 
-from clipkit import embedding, read, similarity, zeroshot
+from clipkit import embedding, read
+from clipkit.analysis import similarity, zeroshot
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.base.version import __version__
 from clipkit.datasets.class_names import CLASS_NAMES

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clipkit import similarity, softmax, zeroshot
+from clipkit.analysis import similarity, softmax, zeroshot
 from clipkit.features import FeatureFile, Split, row_ids
 
 HISTORY = [{"command": "convert", "model": {"name": "published", "logit_scale": 100.0}}]

@@ -12,10 +12,10 @@ import pytest
 from factories import feature_file, result_file, write_feature_file
 from shell import fails, ok, rows
 
+from clipkit.analysis.relabeling import use_groups
 from clipkit.base.errors import ClipkitError
 from clipkit.features import FeatureFile, Split, read, write
 from clipkit.features.annotations import read_annotations, read_attribute
-from clipkit.relabeling import use_groups
 
 GROUPS = Path(__file__).parents[1] / "prompts" / "groups"
 TABLE = "id,split,colour,size\n" + "".join(

@@ -14,7 +14,8 @@ import pytest
 from factories import feature_file, result_file
 from sklearn.metrics import confusion_matrix
 
-from clipkit import metrics, panels, results
+from clipkit import panels
+from clipkit.analysis import metrics, results
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.features import FeatureFile
 from clipkit.features.validation import validate

@@ -10,7 +10,7 @@ from factories import feature_file, result_file, saved
 from shell import fails, ok, rows
 
 from clipkit import panels
-from clipkit.evaluation import ProbeSpec, evaluate_grid, few_shot
+from clipkit.analysis.evaluation import ProbeSpec, evaluate_grid, few_shot
 from clipkit.features import FeatureFile, Split, read, row_ids
 
 

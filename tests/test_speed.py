@@ -27,7 +27,8 @@ from shell import ok
 from torch._inductor.runtime.runtime_utils import default_cache_dir
 from transformers import AutoImageProcessor
 
-from clipkit import models, softmax
+from clipkit import models
+from clipkit.analysis import softmax
 from clipkit.base.prefetch import prefetch
 from clipkit.features import BlockMatrix, read
 from clipkit.models import acceleration

@@ -16,9 +16,9 @@ from PIL import Image
 from shell import clipkit, fails, ok, rows, shell
 from sklearn.model_selection import StratifiedGroupKFold
 
+from clipkit.analysis.evaluation import ProbeSpec, evaluate_grid
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.datasets import read_folder
-from clipkit.evaluation import ProbeSpec, evaluate_grid
 from clipkit.features import (
     BlockMatrix,
     FeatureFile,

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from scipy import stats
 from shell import fails, ok, rows
 
-from clipkit import results, variance
+from clipkit.analysis import results, variance
 from clipkit.base.errors import ClipkitError
 from clipkit.features import FeatureFile, Split, read, row_ids
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from factories import feature_file
 
-from clipkit import similarity, zeroshot
+from clipkit.analysis import similarity, zeroshot
 from clipkit.base.errors import ClipkitError
 
 

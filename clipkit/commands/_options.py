@@ -13,9 +13,9 @@ from clipkit.base.errors import UsageError, check_positive, unknown
 from clipkit.commands import _completion as completion
 
 if TYPE_CHECKING:
+    from clipkit.analysis.ranking import Ranking
     from clipkit.base.tables import View
     from clipkit.features import FeatureFile
-    from clipkit.ranking import Ranking
 
 OUTPUT = ("--output", "-o")
 SKIPPED = 3  # exit code: done, but images or files were left out
@@ -356,8 +356,8 @@ def report_rows(
 
     If columns are named, the rows also have the columns of `provenance`.
     """
+    from clipkit.analysis.results import rows_for_people
     from clipkit.features.provenance import add_provenance
-    from clipkit.results import rows_for_people
 
     if rows is None:
         rows = rows_for_people(result) if view.is_for_people else result.rows()
@@ -387,7 +387,8 @@ def report_images(
 
     If columns are named, the rows also have the columns of `provenance`.
     """
-    from clipkit import features, ranking
+    from clipkit import features
+    from clipkit.analysis import ranking
     from clipkit.base import tables
     from clipkit.features.provenance import add_provenance
 

@@ -60,8 +60,8 @@ def attributes(
 
     Example: clipkit attributes img.h5 words.h5 --table shapes --control control.h5
     """
-    from clipkit import attributes as library
     from clipkit import features
+    from clipkit.analysis import attributes as library
     from clipkit.base import files
     from clipkit.base.tables import View
 

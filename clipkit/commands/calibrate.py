@@ -49,7 +49,7 @@ def calibrate(
 
     Example: clipkit calibrate class-logits.h5 -t 1,model
     """
-    from clipkit import calibration
+    from clipkit.analysis import calibration
     from clipkit.base.tables import View
     from clipkit.features import open_file
 

@@ -46,7 +46,8 @@ def cluster(
 
     Example: clipkit cluster img.h5
     """
-    from clipkit import clustering, features, relabeling
+    from clipkit import features
+    from clipkit.analysis import clustering, relabeling
     from clipkit.base.tables import View
 
     check_result_output(output, force, file, table)

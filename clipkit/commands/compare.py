@@ -78,7 +78,8 @@ def compare(
 
     Example: clipkit compare probe.h5 zeroshot.h5 --table shapes --attribute pattern
     """
-    from clipkit import comparison, features
+    from clipkit import features
+    from clipkit.analysis import comparison
     from clipkit.base import console
     from clipkit.base.tables import View
 

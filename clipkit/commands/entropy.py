@@ -53,7 +53,8 @@ def entropy(
 
     Example: clipkit entropy logits.h5 -t 1,0.5,0.07,0.03
     """
-    from clipkit import features, softmax
+    from clipkit import features
+    from clipkit.analysis import softmax
     from clipkit.base.tables import View
 
     check_result_output(output, force, file)

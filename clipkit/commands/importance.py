@@ -60,7 +60,8 @@ def importance(
 
     Example: clipkit probe logits.h5 --keep -o p.h5; clipkit importance p.h5 logits.h5
     """
-    from clipkit import features, importance
+    from clipkit import features
+    from clipkit.analysis import importance
     from clipkit.base import files
     from clipkit.base.errors import UsageError
     from clipkit.base.tables import View

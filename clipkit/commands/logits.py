@@ -52,7 +52,8 @@ def logits(
 
     Example: clipkit logits img.h5 txt.h5 -o logits.h5
     """
-    from clipkit import features, similarity
+    from clipkit import features
+    from clipkit.analysis import similarity
     from clipkit.base import console, files
     from clipkit.features import compatibility
 

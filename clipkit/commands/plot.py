@@ -29,7 +29,7 @@ from clipkit.commands._options import (
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from clipkit.results import Predictions
+    from clipkit.analysis.results import Predictions
 
 SHEET_IMAGES = 40
 
@@ -154,7 +154,8 @@ def confusion(
 
     Example: clipkit plot confusion zeroshot.h5 -o confusion.png
     """
-    from clipkit import plots, results
+    from clipkit import plots
+    from clipkit.analysis import results
 
     scored, source = _read_predictions(file, split, run, groups)
     matrix = results.count(scored)
@@ -204,7 +205,8 @@ def clusters(
 
     Example: clipkit plot clusters clusters.h5 -o clusters.png
     """
-    from clipkit import features, plots, results
+    from clipkit import features, plots
+    from clipkit.analysis import results
 
     result = features.read(file, kinds=["result"])
     matrix = results.cluster_counts(result, split, run)
@@ -257,7 +259,8 @@ def temperature(
 
     Example: clipkit plot temperature probe.h5 -o tau.png
     """
-    from clipkit import features, panels, plots, results
+    from clipkit import features, panels, plots
+    from clipkit.analysis import results
 
     sweeps = features.read_all(file or ["-"], kinds=["result"])
     curves = panels.temperature_sweeps(sweeps, split)
@@ -283,7 +286,8 @@ def grid(
 
     Example: clipkit plot grid grid.h5 -o grid.png
     """
-    from clipkit import features, panels, plots, results
+    from clipkit import features, panels, plots
+    from clipkit.analysis import results
 
     result = features.read(file, kinds=["result"])
     accuracies = panels.accuracy_grid(result, split)
@@ -365,7 +369,8 @@ def reliability(
 
     Example: clipkit plot reliability class-logits.h5 -t model,0.0318 -o reliability.png
     """
-    from clipkit import calibration, features, panels, plots, results
+    from clipkit import features, panels, plots
+    from clipkit.analysis import calibration, results
 
     with features.open_file(file, kinds=["logits"]) as logits:
         name = results.choose_split(logits, split)
@@ -403,7 +408,8 @@ def logits(
 
     Example: clipkit plot logits logits.h5 --class cat --class dog -o cosines.png
     """
-    from clipkit import features, panels, plots, results
+    from clipkit import features, panels, plots
+    from clipkit.analysis import results
 
     logits_file = features.read(file, kinds=["logits"])
     cosines, labels = panels.cosine_lines(logits_file, split, image, class_)
@@ -432,7 +438,8 @@ def similarity(
 
     Example: clipkit plot similarity logits.h5 --centred -o similarity.png
     """
-    from clipkit import features, panels, plots, results
+    from clipkit import features, panels, plots
+    from clipkit.analysis import results
 
     logits_file = features.read(file, kinds=["logits"])
     means, names = panels.class_means(logits_file, split)
@@ -455,7 +462,8 @@ def spectrum(
 
     Example: clipkit plot spectrum txt.h5 -o spectrum.png
     """
-    from clipkit import features, panels, plots, results, similarity
+    from clipkit import features, panels, plots
+    from clipkit.analysis import results, similarity
 
     texts = features.read_all(file or ["-"], kinds=["texts"])
     values = panels.prompt_spectra(texts)
@@ -496,7 +504,8 @@ def importance(
 
     Example: clipkit plot importance importance.h5 -o importance.png
     """
-    from clipkit import features, panels, plots, results
+    from clipkit import features, panels, plots
+    from clipkit.analysis import results
 
     result = features.read(file, kinds=["result"])
     columns = panels.prompt_costs(result)
@@ -526,7 +535,8 @@ def shots(
 
     Example: clipkit plot shots shots.h5 --zeroshot zeroshot.h5 -o shots.png
     """
-    from clipkit import features, panels, plots, results
+    from clipkit import features, panels, plots
+    from clipkit.analysis import results
 
     probes = features.read_all(file or ["-"], kinds=["result"])
     curves = panels.shot_curves(probes)
@@ -668,7 +678,8 @@ def nearest(
 
     Example: clipkit plot nearest logits.h5 shapes --prompt "a noisy image" -o nearest.png
     """
-    from clipkit import features, panels, results
+    from clipkit import features, panels
+    from clipkit.analysis import results
     from clipkit.datasets.matching import load_images
 
     logits_file = features.read(file, kinds=["logits"])
@@ -690,7 +701,8 @@ def _read_predictions(
     file: str, split: str | None, run: int | None, groups: str | None
 ) -> tuple[Predictions, str]:
     """Read the predictions of a run, by groups if a file names them, and their source."""
-    from clipkit import features, results
+    from clipkit import features
+    from clipkit.analysis import results
 
     result = features.read(file, kinds=["result"])
     scored = results.predictions(result, split, run)

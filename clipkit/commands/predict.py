@@ -48,10 +48,11 @@ def predict(
 
     Example: clipkit probe img.h5 --keep -o p.h5; clipkit embed photos/ | clipkit predict p.h5
     """
-    from clipkit import features, prediction
+    from clipkit import features
+    from clipkit.analysis import prediction
+    from clipkit.analysis.per_class import per_class_rows
     from clipkit.base import files
     from clipkit.base.tables import View
-    from clipkit.per_class import per_class_rows
 
     check_row_options(per_class, per_image, top > 1, scores)
     view = View(format, columns, no_header)

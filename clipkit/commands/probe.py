@@ -99,10 +99,10 @@ def probe(
         raise UsageError("expected -o FILE for --keep, got none", "name the probe: -o probe.h5")
     counts = parse_counts(shots, "shots")
     Cs = parse_numbers(regularization, "C")
-    from clipkit import evaluation, relabeling  # loads scikit-learn
+    from clipkit.analysis import evaluation, relabeling  # loads scikit-learn
+    from clipkit.analysis.per_class import per_class_rows
     from clipkit.base.tables import View
     from clipkit.features import open_file
-    from clipkit.per_class import per_class_rows
 
     spec = evaluation.ProbeSpec(classifier, features, standardize, seed, counts, repeat)
     view = View(format, columns, no_header)

@@ -45,7 +45,8 @@ def relabel(
 
     Example: clipkit relabel img.h5 --table shapes --attribute colour | clipkit probe
     """
-    from clipkit import features, relabeling
+    from clipkit import features
+    from clipkit.analysis import relabeling
     from clipkit.base import files
 
     table = table or named_table

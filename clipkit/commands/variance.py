@@ -61,7 +61,8 @@ def variance(
 
     Example: clipkit variance img.h5 --table shapes --control control.h5
     """
-    from clipkit import features, variance
+    from clipkit import features
+    from clipkit.analysis import variance
     from clipkit.base import files
     from clipkit.base.tables import View
 

@@ -50,10 +50,11 @@ def zeroshot(
 
     Example: clipkit textembed --classes img.h5 | clipkit logits img.h5 - | clipkit zeroshot
     """
-    from clipkit import features, relabeling
+    from clipkit import features
+    from clipkit.analysis import relabeling
+    from clipkit.analysis.per_class import per_class_rows
+    from clipkit.analysis.zeroshot import evaluate, rank_images
     from clipkit.base.tables import View
-    from clipkit.per_class import per_class_rows
-    from clipkit.zeroshot import evaluate, rank_images
 
     check_result_output(output, force, file, table)
     check_row_options(per_class, per_image, top > 1, scores)

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from clipkit import features, models, similarity
+from clipkit import features, models
+from clipkit.analysis import similarity
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, ImageError, UsageError
 from clipkit.base.files import STREAM, check_feature_output, temporary_folder

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clipkit import ensembling, features, similarity
+from clipkit import features
+from clipkit.analysis import ensembling, similarity
 from clipkit.base import console, files
 from clipkit.base.errors import ClipkitError, UsageError, unknown
 from clipkit.base.names import escape

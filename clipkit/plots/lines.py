@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 from numpy.typing import ArrayLike
 
-from clipkit.metrics import Reliability
+from clipkit.analysis.metrics import Reliability
 from clipkit.plots.style import (
     BLUE,
     GREY,

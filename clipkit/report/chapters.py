@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from clipkit import metrics
+from clipkit.analysis import metrics
+from clipkit.analysis.comparison import compare_right
 from clipkit.base.tables import distinct_names
-from clipkit.comparison import compare_right
 from clipkit.report import understanding
 from clipkit.report.blocks import Block, Heading, Rows
 from clipkit.report.claims import Run

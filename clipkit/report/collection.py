@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from clipkit import features, results
+from clipkit import features
+from clipkit.analysis import results
 from clipkit.base import console, tables
 from clipkit.base.console import count
 from clipkit.base.errors import ClipkitError

@@ -8,10 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from clipkit.analysis.results import newest_entry
 from clipkit.features import FeatureFile
 from clipkit.report.claims import Run
 from clipkit.report.steps import Entry, digests
-from clipkit.results import newest_entry
 
 # Members of an entry of a history that a result and its control need not share, and members of its
 # model that they do

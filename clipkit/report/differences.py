@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from clipkit import comparison, metrics
-from clipkit.comparison import Bools
+from clipkit.analysis import comparison, metrics
+from clipkit.analysis.comparison import Bools
 from clipkit.features.compatibility import matching_split
 from clipkit.report.blocks import Bar, Block, Cell, Number, Table
 from clipkit.report.claims import Run

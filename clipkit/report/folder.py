@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from clipkit import features, metrics, results
+from clipkit import features
+from clipkit.analysis import metrics, results
+from clipkit.analysis.evaluation import HELD_OUT
 from clipkit.base.errors import ClipkitError
-from clipkit.evaluation import HELD_OUT
 from clipkit.features import FeatureFile, Float32
 from clipkit.features.compatibility import origin
 from clipkit.features.model import RESULTS

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from clipkit import similarity
+from clipkit.analysis import similarity
 from clipkit.base.errors import ClipkitError
 from clipkit.features import FeatureFile
 from clipkit.features.compatibility import matching_split

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from clipkit import metrics, prediction, zeroshot
-from clipkit import results as result_files
+from clipkit.analysis import metrics, prediction, zeroshot
+from clipkit.analysis import results as result_files
+from clipkit.analysis.softmax import softmax
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError
 from clipkit.base.tables import distinct_names
@@ -19,7 +20,6 @@ from clipkit.features import FeatureFile, Int64
 from clipkit.features.compatibility import matching_split
 from clipkit.features.provenance import is_untrained, provenance
 from clipkit.report.steps import digests
-from clipkit.softmax import softmax
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]

@@ -10,9 +10,9 @@ from itertools import compress
 
 import numpy as np
 
-from clipkit import comparison, metrics, results
+from clipkit.analysis import comparison, metrics, results
+from clipkit.analysis.comparison import Bools
 from clipkit.base.errors import ClipkitError
-from clipkit.comparison import Bools
 from clipkit.features import FeatureFile, Int64
 from clipkit.features.compatibility import SAME_IMAGES, Origin, origin, relate
 from clipkit.features.provenance import is_untrained, provenance

@@ -7,15 +7,15 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.stats import binomtest
 
-from clipkit import metrics, results
+from clipkit.analysis import metrics, results
+from clipkit.analysis.comparison import compare_right
+from clipkit.analysis.results import Predictions
 from clipkit.base import console
 from clipkit.base.tables import distinct_names
-from clipkit.comparison import compare_right
 from clipkit.report.blocks import Bar, Fact
 from clipkit.report.claims import Run
 from clipkit.report.experiments import Comparison
 from clipkit.report.formatting import escape
-from clipkit.results import Predictions
 
 SIGNIFICANT = 0.05  # p below it is shown to be a difference
 # Results that a summary names, the main one first: name -> title, and what gives the accuracy

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from clipkit.attributes import for_people
+from clipkit.analysis.attributes import for_people
 from clipkit.base.errors import ClipkitError
 from clipkit.layer_curves import layer_curves
 from clipkit.report.blocks import Bar, Block, Cell, Number, Rows, Sourced, Table

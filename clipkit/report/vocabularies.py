@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from clipkit import similarity
+from clipkit.analysis import similarity
 from clipkit.report.blocks import Block, Heading, Rows, Sourced
 from clipkit.report.differences import paired_differences
 from clipkit.report.experiments import Comparison, entropy_labels

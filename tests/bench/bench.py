@@ -344,7 +344,7 @@ def bench_cosines(n: int) -> None:
     """Fit cosines to 32 prompts, about 0.2 +- 0.03: most rows are support vectors."""
     from sklearn.svm import SVC
 
-    from clipkit import probes
+    from clipkit.analysis import probes
 
     images, y = random_embeddings(n, 10, seed=1)
     unseen, _ = random_embeddings(n // 5, 10, seed=2)
@@ -365,7 +365,7 @@ def bench_probes(args: argparse.Namespace, scratch: Path) -> None:
     from sklearn.preprocessing import StandardScaler
     from sklearn.svm import SVC
 
-    from clipkit import clustering, probes
+    from clipkit.analysis import clustering, probes
 
     n = args.probe_rows
     n_classes = min(N_CLASSES, n // 250)

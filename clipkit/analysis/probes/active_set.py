@@ -14,8 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
+from clipkit.analysis.probes.context import Floats
 from clipkit.features import Int64
-from clipkit.probes.context import Floats
 
 TOLERANCE = 1e-3  # of the margin, as in SVC
 # How far within the margin a row must be to join, step by step. Most rows that join the first

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clipkit import evaluation, metrics, softmax, zeroshot
+from clipkit.analysis import evaluation, metrics, softmax, zeroshot
+from clipkit.analysis.results import make_result
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, check_positive
 from clipkit.features import BlockMatrix, FeatureFile, Int64
-from clipkit.results import make_result
 
 Floats = NDArray[np.float64]
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clipkit import metrics
+from clipkit.analysis import metrics
 from clipkit.base import console, files
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.features import FeatureFile, History, Int64
@@ -35,10 +35,10 @@ MAX_NAME = 60  # characters of a name from a history, where anything may be writ
 NAMED_PROMPTS = "prompts: "
 # The modules whose results have a function `for_people`, by their command
 FOR_PEOPLE = {
-    "attributes": "clipkit.attributes",
-    "compare": "clipkit.comparison",
-    "importance": "clipkit.importance",
-    "variance": "clipkit.variance",
+    "attributes": "clipkit.analysis.attributes",
+    "compare": "clipkit.analysis.comparison",
+    "importance": "clipkit.analysis.importance",
+    "variance": "clipkit.analysis.variance",
 }
 
 

@@ -13,15 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from clipkit import metrics, prediction, probes
+from clipkit.analysis import metrics, prediction, probes
+from clipkit.analysis.probes.context import Workers
+from clipkit.analysis.relabeling import groups_digest
+from clipkit.analysis.results import choose_split, make_result, read_group_lines
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.base.tables import class_name
 from clipkit.features import FeatureFile, Int64
 from clipkit.features.provenance import shots
-from clipkit.probes.context import Workers
-from clipkit.relabeling import groups_digest
-from clipkit.results import choose_split, make_result, read_group_lines
 
 REPEAT, MAX_REPEAT = 5, 1000
 SEED = 42

@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clipkit import metrics
+from clipkit.analysis import metrics
+from clipkit.analysis.results import as_result, read_groups
 from clipkit.base import console, files
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.features import FeatureFile, Int64, Split
 from clipkit.features.annotations import Attribute, read_attribute
 from clipkit.features.splitting import take
-from clipkit.results import as_result, read_groups
 
 # acc5 needs the scores of the classes, which a result does not hold.
 SCORES: dict[str, Callable[[Int64, Int64], float]] = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from clipkit.similarity import Float, normalize
+from clipkit.analysis.similarity import Float, normalize
 
 
 def ensemble(embeddings: ArrayLike, index: ArrayLike, count: int) -> Float:

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from clipkit import metrics
+from clipkit.analysis import metrics
+from clipkit.analysis.results import ScoredRuns, check_predicted_classes, scored_runs
 from clipkit.base.errors import ClipkitError
 from clipkit.base.tables import distinct_names
 from clipkit.features import FeatureFile
-from clipkit.results import ScoredRuns, check_predicted_classes, scored_runs
 
 MAX_ROWS = 1 << 20
 # The columns that tell the runs of a report apart

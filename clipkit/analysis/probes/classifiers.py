@@ -12,9 +12,9 @@ from dataclasses import replace
 import numpy as np
 from sklearn.neural_network import MLPClassifier
 
+from clipkit.analysis.probes.context import Floats, Predictions, Setting, SweepContext
+from clipkit.analysis.probes.fitted import MLPWeights, Neighbours, unit_rows
 from clipkit.features import Int64
-from clipkit.probes.context import Floats, Predictions, Setting, SweepContext
-from clipkit.probes.fitted import MLPWeights, Neighbours, unit_rows
 
 HIDDEN = 256  # units of the MLP
 BATCH = 200  # rows in a step of Adam

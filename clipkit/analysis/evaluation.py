@@ -10,7 +10,9 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from clipkit import metrics, prediction, probes, softmax
+from clipkit.analysis import metrics, prediction, probes, softmax
+from clipkit.analysis.ranking import Ranking
+from clipkit.analysis.results import Caveat, as_result, find_caveats, make_result
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, check_positive, unknown
 from clipkit.base.tables import class_name
@@ -22,8 +24,6 @@ from clipkit.features.splitting import (
     stratified_split,
 )
 from clipkit.features.validation import MAX_PROBE_CLASSES
-from clipkit.ranking import Ranking
-from clipkit.results import Caveat, as_result, find_caveats, make_result
 
 V = TypeVar("V")
 FEATURES = ("logits", "probs")

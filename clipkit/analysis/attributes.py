@@ -24,15 +24,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from clipkit import metrics, probes, similarity, zeroshot
+from clipkit.analysis import metrics, probes, similarity, zeroshot
+from clipkit.analysis.evaluation import EVAL_SPLIT, FIT_SPLIT, choose_held_out, hold_out
+from clipkit.analysis.results import find_caveats, make_result
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, check_positive
-from clipkit.evaluation import EVAL_SPLIT, FIT_SPLIT, choose_held_out, hold_out
 from clipkit.features import FeatureFile, Float32, Int64, compatibility
 from clipkit.features.annotations import CLASS, Attribute, check_same_images, read_annotations
 from clipkit.features.provenance import check_control, prompts_entry
 from clipkit.features.splitting import count_shared_rows, hash_rows
-from clipkit.results import find_caveats, make_result
 
 MAX_VALUES = 5000  # of an attribute
 ABOVE_CHANCE = 0.02  # by which the probe's interval must exceed chance for `reach`

@@ -23,11 +23,11 @@ import sklearn
 from numpy.typing import NDArray
 from sklearn.svm import SVC
 
+from clipkit.analysis.probes.active_set import fit_separable
+from clipkit.analysis.probes.context import Floats, Predictions, Setting, SweepContext
+from clipkit.analysis.probes.fitted import PAIRS, Hyperplanes, Pair, count_votes
+from clipkit.analysis.probes.interior_point import fit_overlapping
 from clipkit.features import Int64
-from clipkit.probes.active_set import fit_separable
-from clipkit.probes.context import Floats, Predictions, Setting, SweepContext
-from clipkit.probes.fitted import PAIRS, Hyperplanes, Pair, count_votes
-from clipkit.probes.interior_point import fit_overlapping
 
 GRAM_ROWS = 4096  # of the largest Gram matrix: 128 MiB in float64
 NORMALS = 2**24  # numbers in the normals of all pairs that are in memory at once

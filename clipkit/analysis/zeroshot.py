@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from clipkit import metrics
+from clipkit.analysis import metrics
+from clipkit.analysis.ranking import Ranking, join, rank
 from clipkit.base.errors import ClipkitError
 from clipkit.features import BlockMatrix, FeatureFile, Float32, Int64, Split
 from clipkit.features.describe import abridged
-from clipkit.ranking import Ranking, join, rank
 
 Floats = NDArray[np.floating[Any]]
 

@@ -22,9 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import OptimizeResult, minimize
 
+from clipkit.analysis.probes.context import Floats, Predictions, Setting, SweepContext
+from clipkit.analysis.probes.fitted import Coefficients
 from clipkit.features import Int64
-from clipkit.probes.context import Floats, Predictions, Setting, SweepContext
-from clipkit.probes.fitted import Coefficients
 
 MAX_ITER = 200  # Newton steps
 MAX_LBFGS_ITER = 100

@@ -18,13 +18,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from clipkit import similarity
+from clipkit.analysis import similarity
+from clipkit.analysis.results import choose_split, column, make_result
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.features import FeatureFile, compatibility
 from clipkit.features.annotations import Attribute, check_same_images, read_annotations
 from clipkit.features.provenance import check_control, prompts_entry
-from clipkit.results import choose_split, column, make_result
 
 Floats = NDArray[np.float64]
 Codes = NDArray[np.int64]

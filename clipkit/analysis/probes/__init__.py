@@ -12,7 +12,7 @@ svm 1.0 1.0 [7 9]
 svm 1.0 10.0 [7 9]
 """
 
-from clipkit.probes.fitted import FittedProbe
-from clipkit.probes.run import CLASSIFIERS, Run, sweep
+from clipkit.analysis.probes.fitted import FittedProbe
+from clipkit.analysis.probes.run import CLASSIFIERS, Run, sweep
 
 __all__ = ["CLASSIFIERS", "FittedProbe", "Run", "sweep"]

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
-from clipkit.probes.context import Floats
+from clipkit.analysis.probes.context import Floats
 
 Float64 = NDArray[np.float64]
 

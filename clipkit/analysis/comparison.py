@@ -14,15 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clipkit import metrics
-from clipkit.base import console
-from clipkit.base.errors import ClipkitError, UsageError, unknown
-from clipkit.features import FeatureFile, Int64
-from clipkit.features.annotations import Attribute, read_attribute
-from clipkit.features.compatibility import SAME_IDS, SAME_IMAGES, matching_split, origin, relate
-from clipkit.features.provenance import provenance
-from clipkit.relabeling import groups_digest
-from clipkit.results import (
+from clipkit.analysis import metrics
+from clipkit.analysis.relabeling import groups_digest
+from clipkit.analysis.results import (
     Caveat,
     caveats,
     check_predicted_classes,
@@ -37,6 +31,12 @@ from clipkit.results import (
     run_label,
     scored_runs,
 )
+from clipkit.base import console
+from clipkit.base.errors import ClipkitError, UsageError, unknown
+from clipkit.features import FeatureFile, Int64
+from clipkit.features.annotations import Attribute, read_attribute
+from clipkit.features.compatibility import SAME_IDS, SAME_IMAGES, matching_split, origin, relate
+from clipkit.features.provenance import provenance
 
 Bools = NDArray[np.bool_]
 Row = dict[str, Any]

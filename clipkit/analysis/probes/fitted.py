@@ -24,10 +24,10 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from clipkit.analysis.probes.context import Floats
+from clipkit.analysis.softmax import softmax
 from clipkit.base.errors import LARGEST, SMALLEST, ClipkitError, UsageError
 from clipkit.features import Int64
-from clipkit.probes.context import Floats
-from clipkit.softmax import softmax
 
 PAIRS = 64  # pairs whose hyperplanes vote together
 NEIGHBOURS = 20  # as in DINOv2's kNN protocol

@@ -14,6 +14,23 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
+from clipkit.analysis.probes.classifiers import knn, mlp
+from clipkit.analysis.probes.context import (
+    Floats,
+    Predictions,
+    ProgressCallback,
+    Setting,
+    SweepContext,
+    Workers,
+)
+from clipkit.analysis.probes.fitted import (
+    FittedProbe,
+    Preparation,
+    check_magnitude,
+    largest_magnitude,
+)
+from clipkit.analysis.probes.logistic import logreg
+from clipkit.analysis.probes.svm import svm
 from clipkit.base.errors import (
     LARGEST,
     SMALLEST,
@@ -23,23 +40,6 @@ from clipkit.base.errors import (
     unknown,
 )
 from clipkit.features import Int64
-from clipkit.probes.classifiers import knn, mlp
-from clipkit.probes.context import (
-    Floats,
-    Predictions,
-    ProgressCallback,
-    Setting,
-    SweepContext,
-    Workers,
-)
-from clipkit.probes.fitted import (
-    FittedProbe,
-    Preparation,
-    check_magnitude,
-    largest_magnitude,
-)
-from clipkit.probes.logistic import logreg
-from clipkit.probes.svm import svm
 
 CLASSIFIERS: dict[str, Callable[[SweepContext], list[Predictions]]] = {
     "svm": svm,

@@ -9,15 +9,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from clipkit import metrics, probes
+from clipkit.analysis import metrics, probes
+from clipkit.analysis.ranking import Ranking, rank
+from clipkit.analysis.results import Caveat, find_caveats, make_result
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError
 from clipkit.base.tables import class_name
 from clipkit.features import FeatureFile, Int64, Split, compatibility
 from clipkit.features.provenance import shots
 from clipkit.features.splitting import count_shared_rows
-from clipkit.ranking import Ranking, rank
-from clipkit.results import Caveat, find_caveats, make_result
 
 EMBEDDING_SETTINGS = ("normalize",)  # what decides an embedding besides the model
 
