@@ -12,9 +12,9 @@ from shell import fails, ok, rows
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import recall_score
 
-from clipkit import panels
 from clipkit.analysis import attributes, metrics, probes, results
 from clipkit.features import FeatureFile, Split, row_ids
+from clipkit.plots import panels
 
 RNG = np.random.default_rng(0)
 WORDS = Path(__file__).parents[1] / "prompts" / "attributes" / "shapes.tsv"

@@ -19,7 +19,7 @@ from sklearn.metrics import cohen_kappa_score
 from clipkit.analysis import metrics
 from clipkit.analysis.comparison import compare, pair
 from clipkit.features import FeatureFile, read, write
-from clipkit.panels import comparison_panels
+from clipkit.plots.panels import comparison_panels
 
 GROUPS = Path(__file__).parents[1] / "prompts" / "groups"
 RNG = np.random.default_rng(0)

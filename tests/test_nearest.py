@@ -9,8 +9,8 @@ import pytest
 from factories import feature_file
 from shell import fails, ok
 
-from clipkit import panels
 from clipkit.features import FeatureFile, Split, read
+from clipkit.plots import panels
 
 
 def logits() -> FeatureFile:

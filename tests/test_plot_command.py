@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from shell import clipkit, fails, ok
 
-from clipkit import datasets, panels, plots
+from clipkit import datasets, plots
 from clipkit.analysis import results
 from clipkit.cli import app
 from clipkit.features import FeatureFile, read, write
+from clipkit.plots import panels
 
 COMMON = {"--output", "-o", "--title", "--size", "--dpi", "--force", "-f"}
 COLUMNS = ("--path-column", "--label-column", "--split-column")  # of a manifest

@@ -16,8 +16,8 @@ from clipkit import plots
 from clipkit.analysis.metrics import wilson
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.features import FeatureFile, write
-from clipkit.layer_curves import layer_curves
 from clipkit.plots import LayerCurve, LayerPoints
+from clipkit.plots.layer_curves import layer_curves
 
 N = 20
 LABELS = np.repeat([0, 1], [12, 8])

@@ -14,11 +14,11 @@ import pytest
 from factories import feature_file, result_file
 from sklearn.metrics import confusion_matrix
 
-from clipkit import panels
 from clipkit.analysis import metrics, results
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.features import FeatureFile
 from clipkit.features.validation import validate
+from clipkit.plots import panels
 
 LABELS = np.array([0, 0, 1, 1, 2, 2])
 NAMES = ["cat", "dog", "owl"]

@@ -9,9 +9,9 @@ import pytest
 from factories import feature_file, result_file, saved
 from shell import fails, ok, rows
 
-from clipkit import panels
 from clipkit.analysis.evaluation import ProbeSpec, evaluate_grid, few_shot
 from clipkit.features import FeatureFile, Split, read, row_ids
+from clipkit.plots import panels
 
 
 def images(n: int = 40, classes: int = 4, seed: int = 0) -> FeatureFile:

@@ -183,7 +183,7 @@ def classes(
 
     Example: clipkit plot classes zeroshot.h5 -o classes.png
     """
-    from clipkit import panels
+    from clipkit.plots import panels
 
     scored, source = _read_predictions(file, split, run, groups)
     figure = panels.draw_classes(scored, "class" if groups is None else "group", title)
@@ -229,7 +229,8 @@ def compare(
 
     Example: clipkit plot compare compare.h5 -o compare.png
     """
-    from clipkit import features, panels, plots
+    from clipkit import features, plots
+    from clipkit.plots import panels
 
     arranged = panels.comparison_panels(features.read(file, kinds=["result"]))
     figure = plots.compare(
@@ -259,8 +260,9 @@ def temperature(
 
     Example: clipkit plot temperature probe.h5 -o tau.png
     """
-    from clipkit import features, panels, plots
+    from clipkit import features, plots
     from clipkit.analysis import results
+    from clipkit.plots import panels
 
     sweeps = features.read_all(file or ["-"], kinds=["result"])
     curves = panels.temperature_sweeps(sweeps, split)
@@ -286,8 +288,9 @@ def grid(
 
     Example: clipkit plot grid grid.h5 -o grid.png
     """
-    from clipkit import features, panels, plots
+    from clipkit import features, plots
     from clipkit.analysis import results
+    from clipkit.plots import panels
 
     result = features.read(file, kinds=["result"])
     accuracies = panels.accuracy_grid(result, split)
@@ -313,7 +316,8 @@ def entropy(
 
     Example: clipkit plot entropy logits.h5 -t 1,0.07,0.02 -o entropy.png
     """
-    from clipkit import features, panels
+    from clipkit import features
+    from clipkit.plots import panels
 
     with features.open_file(file, kinds=["logits"]) as logits:
         temperatures = parse_temperatures(temperature, logits.logit_scale)
@@ -336,7 +340,8 @@ def confidence(
 
     Example: clipkit plot confidence logits.h5 -t 1,0.07,0.02 -o confidence.png
     """
-    from clipkit import features, panels
+    from clipkit import features
+    from clipkit.plots import panels
 
     with features.open_file(file, kinds=["logits"]) as logits:
         temperatures = parse_temperatures(temperature, logits.logit_scale)
@@ -369,8 +374,9 @@ def reliability(
 
     Example: clipkit plot reliability class-logits.h5 -t model,0.0318 -o reliability.png
     """
-    from clipkit import features, panels, plots
+    from clipkit import features, plots
     from clipkit.analysis import calibration, results
+    from clipkit.plots import panels
 
     with features.open_file(file, kinds=["logits"]) as logits:
         name = results.choose_split(logits, split)
@@ -408,8 +414,9 @@ def logits(
 
     Example: clipkit plot logits logits.h5 --class cat --class dog -o cosines.png
     """
-    from clipkit import features, panels, plots
+    from clipkit import features, plots
     from clipkit.analysis import results
+    from clipkit.plots import panels
 
     logits_file = features.read(file, kinds=["logits"])
     cosines, labels = panels.cosine_lines(logits_file, split, image, class_)
@@ -438,8 +445,9 @@ def similarity(
 
     Example: clipkit plot similarity logits.h5 --centred -o similarity.png
     """
-    from clipkit import features, panels, plots
+    from clipkit import features, plots
     from clipkit.analysis import results
+    from clipkit.plots import panels
 
     logits_file = features.read(file, kinds=["logits"])
     means, names = panels.class_means(logits_file, split)
@@ -462,8 +470,9 @@ def spectrum(
 
     Example: clipkit plot spectrum txt.h5 -o spectrum.png
     """
-    from clipkit import features, panels, plots
+    from clipkit import features, plots
     from clipkit.analysis import results, similarity
+    from clipkit.plots import panels
 
     texts = features.read_all(file or ["-"], kinds=["texts"])
     values = panels.prompt_spectra(texts)
@@ -485,7 +494,8 @@ def attributes(
 
     Example: clipkit plot attributes attributes.h5 -o attributes.png
     """
-    from clipkit import features, panels
+    from clipkit import features
+    from clipkit.plots import panels
 
     figure, source = panels.draw_attributes(features.read(file, kinds=["result"]), title)
     _save(figure, source, output, force, size, dpi)
@@ -504,8 +514,9 @@ def importance(
 
     Example: clipkit plot importance importance.h5 -o importance.png
     """
-    from clipkit import features, panels, plots
+    from clipkit import features, plots
     from clipkit.analysis import results
+    from clipkit.plots import panels
 
     result = features.read(file, kinds=["result"])
     columns = panels.prompt_costs(result)
@@ -535,8 +546,9 @@ def shots(
 
     Example: clipkit plot shots shots.h5 --zeroshot zeroshot.h5 -o shots.png
     """
-    from clipkit import features, panels, plots
+    from clipkit import features, plots
     from clipkit.analysis import results
+    from clipkit.plots import panels
 
     probes = features.read_all(file or ["-"], kinds=["result"])
     curves = panels.shot_curves(probes)
@@ -566,7 +578,8 @@ def layers(
 
     Example: clipkit plot layers img.l*.svm.h5 img.svm.h5 -o layers.png
     """
-    from clipkit import features, layer_curves, plots
+    from clipkit import features, plots
+    from clipkit.plots import layer_curves
 
     probes = features.read_all(file or ["-"], kinds=["result"])
     curves, source = layer_curves.layer_curves(probes, split)
@@ -590,7 +603,8 @@ def variance(
 
     Example: clipkit plot variance variance.h5 -o variance.png
     """
-    from clipkit import features, panels
+    from clipkit import features
+    from clipkit.plots import panels
 
     figure, source = panels.draw_variance(features.read(file, kinds=["result"]), title)
     _save(figure, source, output, force, size, dpi)
@@ -621,7 +635,8 @@ def images(
 
     Example: clipkit plot images shapes -o sheet.png
     """
-    from clipkit import datasets, panels
+    from clipkit import datasets
+    from clipkit.plots import panels
 
     splits = None if split is None else [split]
     data = datasets.load(
@@ -678,9 +693,10 @@ def nearest(
 
     Example: clipkit plot nearest logits.h5 shapes --prompt "a noisy image" -o nearest.png
     """
-    from clipkit import features, panels
+    from clipkit import features
     from clipkit.analysis import results
     from clipkit.datasets.matching import load_images
+    from clipkit.plots import panels
 
     logits_file = features.read(file, kinds=["logits"])
     name = results.choose_split(logits_file, split)

@@ -19,10 +19,10 @@ from markdown_it.token import Token
 from markupsafe import Markup
 from PIL import Image
 
-from clipkit import panels
 from clipkit.base import console, files
 from clipkit.base.errors import ClipkitError
 from clipkit.features import FeatureFile
+from clipkit.plots import panels
 from clipkit.report.blocks import (
     Bar,
     Block,

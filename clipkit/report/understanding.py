@@ -11,7 +11,7 @@ import numpy as np
 
 from clipkit.analysis.attributes import for_people
 from clipkit.base.errors import ClipkitError
-from clipkit.layer_curves import layer_curves
+from clipkit.plots.layer_curves import layer_curves
 from clipkit.report.blocks import Bar, Block, Cell, Number, Rows, Sourced, Table
 from clipkit.report.claims import Run
 from clipkit.report.folder import Measurement, ResultsFolder

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clipkit import panels
 from clipkit.analysis import metrics, results
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.features import FeatureFile
 from clipkit.features.compatibility import origin
 from clipkit.features.provenance import dataset_entries, provenance
+from clipkit.plots import panels
 
 if TYPE_CHECKING:
     from clipkit.plots import LayerCurve, LayerPoints
