@@ -64,7 +64,7 @@ fuzz: $(INSTALLED)  ## Test hostile inputs, signals and full disks, in half an h
 	$(BIN)/python -m pytest -m slow
 
 tiny: $(INSTALLED)  ## Train the bundled model again, in ten minutes on one idle core
-	$(BIN)/python -m clipkit.tiny.train --out build/tiny
+	PYTHONPATH=tests $(BIN)/python -m training.train --out build/tiny
 
 clean:  ## Remove the environment and all generated files
 	rm -rf $(VENV) build results .pytest_cache .mypy_cache .ruff_cache

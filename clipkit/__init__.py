@@ -6,6 +6,10 @@
 from __future__ import annotations
 
 import importlib
+import sys
+from importlib.abc import Loader
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from clipkit.base.version import __version__
@@ -24,6 +28,37 @@ _SOURCES = {
     "read": ("clipkit.features", "read"),
     "write": ("clipkit.features", "write"),
 }
+
+# The modules of the API are also imported without the name of their package.
+_PACKAGES = {
+    "analysis": (
+        "attributes calibration clustering comparison ensembling evaluation importance metrics "
+        "per_class prediction probes ranking relabeling results similarity softmax variance "
+        "zeroshot"
+    ),
+    "features": "annotations concatenation splitting",
+    "datasets": "thumbnails",
+    "plots": "layer_curves panels",
+}
+_MODULES = {
+    f"{__name__}.{module}": f"{__name__}.{package}.{module}"
+    for package, modules in _PACKAGES.items()
+    for module in modules.split()
+}
+_MODULES[f"{__name__}.prompt_files"] = f"{__name__}.prompts.formats"
+
+
+class _ShortNames(Loader):
+    """Import `clipkit.similarity` as `clipkit.analysis.similarity`."""
+
+    def find_spec(self, name: str, path: object, target: object = None) -> ModuleSpec | None:
+        return ModuleSpec(name, self) if name in _MODULES else None
+
+    def exec_module(self, module: ModuleType) -> None:
+        sys.modules[module.__name__] = importlib.import_module(_MODULES[module.__name__])
+
+
+sys.meta_path.append(_ShortNames())
 
 
 def __getattr__(name: str) -> Any:

@@ -7,10 +7,10 @@ import hashlib
 import numpy as np
 import pytest
 from PIL import Image
+from training.captions import OUTLINE_WORDS, PATTERN_WORDS, captions
 
 from clipkit import shapes
 from clipkit.shapes import __main__ as folder_command
-from clipkit.shapes.captions import OUTLINE_WORDS, PATTERN_WORDS, captions
 from clipkit.shapes.draw import draw_scenes
 from clipkit.shapes.scene import BACKGROUNDS, OUTLINES, PATTERNS, sample_scenes
 

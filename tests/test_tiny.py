@@ -187,8 +187,7 @@ def test_the_untrained_control_knows_little(model, tokenizer):
 def training() -> Iterator[Any]:
     """Import the training, which changes PyTorch's threads and algorithms; restore them."""
     import torch
-
-    from clipkit.tiny import train
+    from training import train
 
     threads = torch.get_num_threads()
     yield train

@@ -1,1 +1,1 @@
-"""Docstring."""
+"""Features -> results: probes, zero-shot classification, entropy, comparison and the like."""

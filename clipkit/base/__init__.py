@@ -1,1 +1,1 @@
-"""Docstring."""
+"""Files, messages, errors, names and tables: what every other package uses."""

@@ -270,8 +270,8 @@ def read_prompts(source: str, column: str | None = None) -> Prompts:
     Parameters
     ----------
     source : str
-        A prompt file, a .json or .csv file (see `clipkit.prompts.formats`), the name of a bundled set,
-        or ``-`` for standard input.
+        A prompt file, a .json or .csv file (see `clipkit.prompts.formats`), the name of a bundled
+        set, or ``-`` for standard input.
     column : str, optional
         The column of a table: a .csv or .tsv file, or standard input.
 
@@ -371,8 +371,8 @@ def read_class_names(source: str, root: str | None = None, column: str | None = 
     ----------
     source : str
         A feature file; a text file (in each line a name, or a name, a tab and a wording); a .json
-        or .csv file (see `clipkit.prompts.formats`); ``-`` for one of these on standard input; bundled
-        words such as ``attributes/shapes``; or a data set: its name, folder or manifest.
+        or .csv file (see `clipkit.prompts.formats`); ``-`` for one of these on standard input;
+        bundled words such as ``attributes/shapes``; or a data set: its name, folder or manifest.
     root : str, optional
         The folder that holds a named data set. By default, its class names are those that clipkit
         lists, without the data.

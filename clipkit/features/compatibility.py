@@ -11,7 +11,7 @@ import numpy as np
 
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError
-from clipkit.features import FeatureFile, Int64
+from clipkit.features import Int64
 from clipkit.features.model import FeatureFile, History
 from clipkit.features.provenance import (
     IMAGES_ALONE_HINT,

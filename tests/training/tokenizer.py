@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from clipkit.shapes.captions import captions
+from training.captions import captions
 
 CONTEXT, VOCABULARY = 77, 768
 START, END = "<|startoftext|>", "<|endoftext|>"

@@ -1,4 +1,4 @@
-"""Train the bundled model from scratch: ``python -m clipkit.tiny.train --out FOLDER``.
+"""Train the bundled model from scratch: ``python -m training.train --out FOLDER``.
 
 The same seed on the same machine gives the same weights. The same command continues a run that was
 stopped. README.md in this folder describes the recipe and the results. Training needs torch 2.9 or
@@ -23,8 +23,8 @@ from torch.nn import functional
 
 from clipkit.base import console
 from clipkit.base.errors import UsageError
-from clipkit.tiny.samples import ATTRIBUTES, PATCH, SIZE, Batch, batches
-from clipkit.tiny.tokenizer import CONTEXT, build_tokenizer
+from training.samples import ATTRIBUTES, PATCH, SIZE, Batch, batches
+from training.tokenizer import CONTEXT, build_tokenizer
 
 WIDTH, DIM = 128, 64
 MEAN, STD = 0.5, 0.25
@@ -281,7 +281,7 @@ def write_model(out: Path, state: TrainingState) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    parser = argparse.ArgumentParser(prog="python -m clipkit.tiny.train", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m training.train", description=__doc__)
     add = parser.add_argument
     add("--out", type=Path, required=True, metavar="FOLDER", help="folder for the model")
     seed_help = "random seed of weights and samples (%(default)s)"
@@ -292,7 +292,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         digest = train(options.out, Recipe(seed=options.seed, samples=options.samples))
     except UsageError as error:
-        parser.exit(error.exit_code, f"clipkit.tiny.train: {error.with_hint()}\n")
+        parser.exit(error.exit_code, f"training.train: {error.with_hint()}\n")
     sys.stdout.write(f"{digest}  {options.out / 'model.safetensors'}\n")
     return 0
 

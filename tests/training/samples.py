@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from clipkit.shapes.captions import captions
 from clipkit.shapes.draw import draw_scenes
 from clipkit.shapes.scene import (
     BACKGROUNDS,
@@ -20,6 +19,7 @@ from clipkit.shapes.scene import (
     Scene,
     sample_scenes,
 )
+from training.captions import captions
 
 SIZE, PATCH = 48, 8  # pixels along a side
 BATCHES_AT_ONCE = 20  # batches that are drawn together

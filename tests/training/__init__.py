@@ -1,0 +1,1 @@
+"""Train the bundled model `tiny`; clipkit/tiny/README.md describes the recipe."""
