@@ -64,7 +64,10 @@ def test_equal_ids_are_the_same_images_if_the_history_says_so(
 def imports(tmp_path: Path) -> Path:
     """Two probes on one import without ids, and one on another import."""
     for name, seed in (("a", 0), ("b", 1)):
-        parts = {"train": random_features(60, seed=seed), "test": random_features(60, seed=seed)}
+        parts = {
+            "train": random_features(60, seed=seed + 2),
+            "test": random_features(60, seed=seed),
+        }
         arrays = {f"{split}_features": features for split, features in parts.items()}
         labels = {f"{split}_labels": LABELS for split in parts}
         np.savez(tmp_path / f"{name}.npz", **arrays, **labels)
@@ -175,9 +178,13 @@ def test_the_pictures_of_held_out_rows_are_found_in_the_folder(
 
 def test_a_control_of_another_split_of_the_data_set_is_refused(folder: Path) -> None:
     divided = {**DIVIDED, "source": "elsewhere", "rows": {"all": 60}}
-    saved(folder / "control.h5", embedded("photos", "all", divided))
+    for name, more in (("control", []), ("divided", [divided])):
+        control = embedded("photos", "all", *more)
+        control.history[0]["model"] = {**MODEL, "untrained": 7}
+        control.splits["all"].features = random_features(60, seed=9)
+        saved(folder / f"{name}.h5", control)
     table = "id,size\n" + "".join(f"{row_id},{row % 3}\n" for row, row_id in enumerate(IDS))
     (folder / "t.csv").write_text(table, encoding="utf-8")
-    line = ("variance", folder / "img.h5", "--attributes", folder / "t.csv")
-    ok(*line, "--control", folder / "img.h5")
-    assert "expected the all images of" in fails(*line, "--control", folder / "control.h5")
+    line = ("variance", folder / "img.h5", "--table", folder / "t.csv")
+    ok(*line, "--control", folder / "control.h5")
+    assert "expected the all images of" in fails(*line, "--control", folder / "divided.h5")

@@ -38,8 +38,8 @@ OTHERS = (
     "kappa label low max_entropy mean_entropy model names names_high names_low neither nll nmi "
     "nmi_chance null null5 only_a only_b p p_holm prediction probe probe_high probe_low prompt "
     "prompts random random_high random_low rank reach reach_high reach_low rows runner_up "
-    "runner_up_score score shots split standardize support temperature unit values weight "
-    "zeroshot zeroshot_high zeroshot_low"
+    "runner_up_score score scope shots split standardize support temperature unique_rows unit "
+    "values weight zeroshot zeroshot_high zeroshot_low"
 )
 COLUMNS = PERCENT.union(OTHERS.split())
 SCORE = "score_"  # before the class, in the columns of zeroshot --scores
