@@ -233,6 +233,21 @@ def test_without_zero_shot_the_most_accurate_result_is_shown(photos: datasets.Da
     assert shown.label == "probe, on test; the most accurate of 3 results for these images"
 
 
+def test_a_fitted_result_leads_only_an_album_of_its_own_and_is_named_as_such(
+    photos: datasets.Dataset,
+) -> None:
+    fair, fitted = result(CONTROL, IDS), result(WRONG, IDS)
+    fair.history[1]["command"] = "probe"
+    caveat = {"kind": "fitted", "split": "test", "count": 8, "rows": 8}
+    fitted.history[1] |= {"command": "probe", "caveats": [caveat]}
+    shown = album.collect([fitted, fair], [], photos)
+    assert (shown.label, shown.caveat) == ("probe, on test", "")
+    assert {image.predicted for image in shown.images} == {NAMES[number] for number in CONTROL}
+    alone = album.collect([fitted], [], photos)
+    assert "test was fitted" in alone.caveat
+    assert alone.caveat in render(alone)
+
+
 def test_a_control_of_other_images_is_not_used(photos: datasets.Dataset) -> None:
     control = result(CONTROL, [f"other {row_id}" for row_id in IDS])
     assert album.collect([result(WRONG, IDS)], [control], photos).control_name == ""

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from clipkit.analysis.results import caveat_note
 from clipkit.base import console
 from clipkit.base.console import escaped
 from clipkit.base.errors import ClipkitError
@@ -151,6 +152,8 @@ class Album:
         Number of prompts in the file from which `prompts` are the first.
     missing : str
         Which images the data set lacks, or "".
+    caveat : str
+        What the accuracy of the result does not say, or "".
     examples : list of AlbumImage
         Images of the class that the summary of the page names, with what its main result predicts.
     """
@@ -168,6 +171,7 @@ class Album:
     prompts: list[PromptImages]
     prompt_count: int
     missing: str
+    caveat: str = ""
     examples: Sequence[AlbumImage] = ()
 
     @property
@@ -339,6 +343,7 @@ def _collect(sources: Sources, dataset: Dataset, limit: int) -> Album:
         prompts=_tiles(nearest, images, rows.tolist()),
         prompt_count=prompt_count,
         missing=escaped(missing),
+        caveat=escaped(caveat_note(main.file, main.split)),
     )
 
 

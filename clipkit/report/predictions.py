@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from clipkit.analysis import metrics, prediction, zeroshot
 from clipkit.analysis import results as result_files
+from clipkit.analysis.results import default_split
 from clipkit.analysis.softmax import softmax
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError
@@ -128,7 +129,8 @@ def choose_sources(files: Sequence[FeatureFile], controls: Sequence[FeatureFile]
     """Choose the result that an album is about.
 
     It is the first result of `zeroshot`. Without one, it is the most accurate result for the
-    images of the first result with predicted classes, or that result if there are no labels.
+    images of the first result with predicted classes, or that result if there are no labels. A
+    result whose accuracy is not tested counts only if all are such.
 
     Raises
     ------
@@ -145,6 +147,8 @@ def choose_sources(files: Sequence[FeatureFile], controls: Sequence[FeatureFile]
     for file in candidates:
         if _command(file) == "zeroshot":
             return Sources(file, results, controls)
+    fair = [f for f in candidates if not result_files.untestable(f, default_split(f.splits))]
+    candidates = fair or candidates
     first = read_predictions(candidates[0])
     if first.true is None:
         return Sources(first.file, results, controls)
