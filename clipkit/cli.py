@@ -41,6 +41,15 @@ EVERYWHERE = {"-q", "--quiet", "-v", "--verbose", "--debug"}  # accepted after a
 HELP = {"-h", "--help", "--version"}
 BROKEN_PIPE = 128 + signal.SIGPIPE
 MIN_ADDRESS_SPACE = 2 << 30  # with less, OpenBLAS may loop indefinitely while it is loaded
+# pydantic's type of an error in a number -> what is expected
+EXPECTED = {
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "int_parsing_size": "a smaller number",
+    "float_parsing": "a number",
+    "greater_than_equal": "at least {:.10g}",
+    "less_than_equal": "at most {:.10g}",
+}
 NO_MEMORY = ("failed to map segment", "can't start new thread")  # of other errors like MemoryError
 
 
@@ -203,7 +212,8 @@ def _explain(error: Exception, command: str) -> ClipkitError:
     if isinstance(error, ClipkitError):
         return error
     if hasattr(error, "format_message"):  # Typer's: a missing argument, an unknown option
-        return UsageError(error.format_message().rstrip("."), f"see {command} --help")
+        message = _describe_number(error) or error.format_message().rstrip(".")
+        return UsageError(message, f"see {command} --help")
     if isinstance(error, typer.Abort):
         interrupted = ClipkitError("interrupted")
         interrupted.exit_code = 128 + signal.SIGINT
@@ -218,6 +228,18 @@ def _explain(error: Exception, command: str) -> ClipkitError:
         return ClipkitError("not enough memory for the data", hint)
     hint = "this is a bug in clipkit: run with --debug to see where"
     return ClipkitError(f"unexpected {type(error).__name__}: {error}", hint)
+
+
+def _describe_number(error: Any) -> str:
+    """Say what the option of an error expects in place of a number; "" for other errors."""
+    find_problems = getattr(error.__cause__, "errors", list)  # of pydantic, which Typer asks
+    for problem in find_problems():
+        if problem["type"] in EXPECTED:
+            limits = problem.get("ctx", {}).values()
+            expected = EXPECTED[problem["type"]].format(*limits)
+            got = problem["input"] if limits else repr(problem["input"])
+            return f"{error.param.opts[0]}: expected {expected}, got {got}"
+    return ""
 
 
 def _flush_stdout() -> None:
