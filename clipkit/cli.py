@@ -120,7 +120,20 @@ class ClipkitCommand(TyperCommand):
         for word in args:
             option, mark, value = word.partition("=")
             words.append(names.get(option, option) + mark + value)
+        _check_given_once(self, words)
         return super().parse_args(ctx, words)
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """Return the words of the usage line without hidden arguments, whose names are empty."""
+        return [piece for piece in super().collect_usage_pieces(ctx) if piece != "[]"]
+
+
+def _check_given_once(command: Any, words: list[str]) -> None:
+    """Refuse a second --attribute of a command that takes one, in place of the first."""
+    is_single = any("--attribute" in one.opts and not one.multiple for one in command.params)
+    count = sum(word.partition("=")[0] == "--attribute" for word in words)
+    if is_single and count > 1:
+        raise UsageError(f"expected one --attribute, got {count}", "A*B combines two")
 
 
 def _command_path(group: Any, words: list[str]) -> str:
