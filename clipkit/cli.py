@@ -44,8 +44,6 @@ MIN_ADDRESS_SPACE = 2 << 30  # with less, OpenBLAS may loop indefinitely while i
 # pydantic's type of an error in a number -> what is expected
 EXPECTED = {
     "int_parsing": "a whole number",
-    "int_from_float": "a whole number",
-    "int_parsing_size": "a smaller number",
     "float_parsing": "a number",
     "greater_than_equal": "at least {:.10g}",
     "less_than_equal": "at most {:.10g}",
@@ -120,20 +118,14 @@ class ClipkitCommand(TyperCommand):
         for word in args:
             option, mark, value = word.partition("=")
             words.append(names.get(option, option) + mark + value)
-        _check_given_once(self, words)
+        count = sum(word.partition("=")[0] == "--attribute" for word in words)
+        if count > 1 and not any("--attribute" in one.opts and one.multiple for one in self.params):
+            raise UsageError(f"expected one --attribute, got {count}", "A*B combines two")
         return super().parse_args(ctx, words)
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """Return the words of the usage line without hidden arguments, whose names are empty."""
         return [piece for piece in super().collect_usage_pieces(ctx) if piece != "[]"]
-
-
-def _check_given_once(command: Any, words: list[str]) -> None:
-    """Refuse a second --attribute of a command that takes one, in place of the first."""
-    is_single = any("--attribute" in one.opts and not one.multiple for one in command.params)
-    count = sum(word.partition("=")[0] == "--attribute" for word in words)
-    if is_single and count > 1:
-        raise UsageError(f"expected one --attribute, got {count}", "A*B combines two")
 
 
 def _command_path(group: Any, words: list[str]) -> str:

@@ -241,11 +241,11 @@ def test_a_fitted_result_leads_only_an_album_of_its_own_and_is_named_as_such(
     caveat = {"kind": "fitted", "split": "test", "count": 8, "rows": 8}
     fitted.history[1] |= {"command": "probe", "caveats": [caveat]}
     shown = album.collect([fitted, fair], [], photos)
-    assert (shown.label, shown.caveat) == ("probe, on test", "")
+    assert shown.label == "probe, on test"
     assert {image.predicted for image in shown.images} == {NAMES[number] for number in CONTROL}
     alone = album.collect([fitted], [], photos)
-    assert "test was fitted" in alone.caveat
-    assert alone.caveat in render(alone)
+    assert "on test; test was fitted: the accuracy" in alone.label
+    assert alone.label in render(alone)
 
 
 def test_a_control_of_other_images_is_not_used(photos: datasets.Dataset) -> None:

@@ -98,7 +98,7 @@ def test_a_table_without_splits_speaks_of_the_ids_of_all_splits(tmp_path: Path) 
     text = "id,size\n" + "".join(f"{row}.png,{'ab'[row % 2]}\n" for row in range(9))
     source = saved(tmp_path)
     run = ok("relabel", source, table(tmp_path, text), "-o", tmp_path / "out.h5")
-    assert "table.csv: 3 lines match no image of " in run.stderr
+    assert "table.csv: 3 lines without an image in " in run.stderr
     assert np.asarray(read(tmp_path / "out.h5").splits["test"].labels).tolist() == [0, 1] * 3
 
 
@@ -151,10 +151,10 @@ SIZES = [{"id": f"{row}.png", "size": "ab"[row % 2]} for row in range(6)]
         ("csv", PANDAS.replace(",", ";"), ""),
         ("csv", PANDAS.replace(",", "\t"), ""),
         ("txt", PANDAS.replace(",", "\t"), ""),
-        ("csv", PANDAS.replace(",filename", ",path").replace(",0.png", ",a/0.png"), "folders"),
-        ("csv", re.sub("(.[.]png)", r"./photos/all/\1", PANDAS), "folders"),
+        ("csv", PANDAS.replace(",filename", ",path").replace(",0.png", ",a/0.png"), "leading folders"),
+        ("csv", re.sub("(.[.]png)", r"./photos/all/\1", PANDAS), "leading folders"),
         ("csv", PANDAS.replace("filename", "Image").replace(".png", ""), "endings"),
-        ("csv", PANDAS.replace(".png", ".jpg").replace(",0.", ",/b/0."), "folders and endings"),
+        ("csv", PANDAS.replace(".png", ".jpg").replace(",0.", ",/b/0."), "leading folders and endings"),
         ("csv", "".join(line.partition(",")[2] for line in PANDAS.splitlines(True)), ""),
         ("csv", re.sub("^[0-9]+,", "", PANDAS, flags=re.M).replace(",filename", ""), ""),
         ("jsonl", "\n".join(map(json.dumps, SIZES)), ""),
@@ -204,7 +204,7 @@ def test_leading_folders_are_left_out_where_names_alone_are_not_unique(
     assert (tame.values, tame.codes["all"].tolist()) == (["0", "1"], [0, 1] * 3)
     notes = capsys.readouterr().err
     assert "matched the ids without leading folders" in notes
-    assert "1 line matches no image" in notes
+    assert "1 line without an image in" in notes
 
 
 def test_numbers_keep_their_fractions_unless_all_are_whole(tmp_path: Path) -> None:

@@ -37,7 +37,6 @@ NO_VALUE = ("", "NA", "N/A", "NaN", "nan", "None", "null", "NULL", "-")
 WHOLE = re.compile(r"-?[0-9]+\.0")
 MAX_NUMBERS = 20  # values of a column of numbers that are categories
 INTERACTION = "*"
-MAX_FOLDERS = 8  # of an id that may be left out one by one
 
 Columns = dict[str, dict[str, list[str]]]  # attribute -> split -> value of each row, or ""
 Key = tuple[str, ...]  # the id of a row and, if the table has splits, its split
@@ -314,8 +313,8 @@ def _match(file: FeatureFile, table: str, data: bytes) -> Columns:
             values[split_name] = list(cells[name])
     extra = len(line_of) - len(match_of)
     if extra and not file.is_result:  # which has the scored rows alone
-        matches = "line matches" if extra == 1 else "lines match"
-        console.note(f"{table}: {extra:,} {matches} no image of {file.display_name}")
+        lines = console.count(extra, "line")
+        console.note(f"{table}: {lines} without an image in {file.display_name}")
     _clear(table, columns)
     return columns
 
@@ -358,18 +357,13 @@ def _id_forms(folders: int) -> Iterator[tuple[str, Callable[[str], str]]]:
         return posixpath.splitext(name)[0] if endings else name
 
     for endings in ("", "endings"):
-        yield endings, partial(shorten, parts=0, endings=endings)
-        for parts in range(min(folders, MAX_FOLDERS), 0, -1):
-            left_out = "folders" if parts == 1 else "leading folders"
-            left_out += f" and {endings}" if endings else ""
-            yield left_out, partial(shorten, parts=parts, endings=endings)
+        for parts in (0, *range(min(folders, 8), 0, -1)):  # each is a pass over the ids
+            left_out = filter(None, ["leading folders" if parts else "", endings])
+            yield " and ".join(left_out), partial(shorten, parts=parts, endings=endings)
 
 
 def _clear(table: str, columns: Columns) -> None:
-    """Empty the cells that stand for no value, and note how many there are.
-
-    Whole numbers lose the `.0` that pandas writes in a column with empty cells.
-    """
+    """Empty the cells that stand for no value, and drop the .0 of columns of whole numbers."""
     cleared = []
     for name, values_of in columns.items():
         for values in values_of.values():

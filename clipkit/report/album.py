@@ -139,7 +139,7 @@ class Album:
     name, control_name : str
         The result, and the control or "".
     label : str
-        The settings of the result.
+        The settings of the result, and what its accuracy does not say.
     score_name : str
         What the scores are, or "".
     split, dataset : str
@@ -152,8 +152,6 @@ class Album:
         Number of prompts in the file from which `prompts` are the first.
     missing : str
         Which images the data set lacks, or "".
-    caveat : str
-        What the accuracy of the result does not say, or "".
     examples : list of AlbumImage
         Images of the class that the summary of the page names, with what its main result predicts.
     """
@@ -171,7 +169,6 @@ class Album:
     prompts: list[PromptImages]
     prompt_count: int
     missing: str
-    caveat: str = ""
     examples: Sequence[AlbumImage] = ()
 
     @property
@@ -329,12 +326,13 @@ def _collect(sources: Sources, dataset: Dataset, limit: int) -> Album:
             number=row,
         )
     name, control_name = distinguish(main, control)
+    caveat = caveat_note(main.file, main.split).rstrip(".")
     return Album(
         images=[images[row] for row in rows.tolist()],
         total=total,
         name=escaped(name),
         control_name=escaped(control_name),
-        label=escaped("; ".join(filter(None, [main.label, sources.reason]))),
+        label=escaped("; ".join(filter(None, [main.label, sources.reason, caveat]))),
         score_name=main.score_name,
         split=escaped(main.split),
         dataset=escaped(dataset.name),
@@ -343,7 +341,6 @@ def _collect(sources: Sources, dataset: Dataset, limit: int) -> Album:
         prompts=_tiles(nearest, images, rows.tolist()),
         prompt_count=prompt_count,
         missing=escaped(missing),
-        caveat=escaped(caveat_note(main.file, main.split)),
     )
 
 

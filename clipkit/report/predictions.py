@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from clipkit.analysis import metrics, prediction, zeroshot
 from clipkit.analysis import results as result_files
-from clipkit.analysis.results import default_split
+from clipkit.analysis.results import untestable
 from clipkit.analysis.softmax import softmax
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError
@@ -129,8 +129,8 @@ def choose_sources(files: Sequence[FeatureFile], controls: Sequence[FeatureFile]
     """Choose the result that an album is about.
 
     It is the first result of `zeroshot`. Without one, it is the most accurate result for the
-    images of the first result with predicted classes, or that result if there are no labels. A
-    result whose accuracy is not tested counts only if all are such.
+    images of the first result with predicted classes, or that result if there are no labels.
+    Results whose accuracy is not tested count only among themselves.
 
     Raises
     ------
@@ -147,7 +147,7 @@ def choose_sources(files: Sequence[FeatureFile], controls: Sequence[FeatureFile]
     for file in candidates:
         if _command(file) == "zeroshot":
             return Sources(file, results, controls)
-    fair = [f for f in candidates if not result_files.untestable(f, default_split(f.splits))]
+    fair = [f for f in candidates if not untestable(f, result_files.choose_split(f))]
     candidates = fair or candidates
     first = read_predictions(candidates[0])
     if first.true is None:
