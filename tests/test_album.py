@@ -204,6 +204,13 @@ def test_the_control_stands_beside_the_result(photos: datasets.Dataset) -> None:
     assert outcomes == dict(zip(IDS, ["10", "01", "11", "10", "10", "10", "01", "10"], strict=True))
 
 
+def test_a_probe_of_an_untrained_model_is_no_control_of_zero_shot(photos: datasets.Dataset) -> None:
+    control = result(CONTROL, IDS)
+    control.history[0] |= {"model": {**MODEL, "untrained": 1}}
+    control.history[1]["command"] = "probe"
+    assert album.collect([result(WRONG, IDS)], [control], photos).control_name == ""
+
+
 def test_a_control_among_the_results_is_recognised(photos: datasets.Dataset) -> None:
     control = result(CONTROL, IDS)
     control.history[0] |= {"model": {**MODEL, "untrained": 1}}

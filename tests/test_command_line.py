@@ -242,7 +242,7 @@ MISTYPED = (
     ("info nosuch", "unknown model 'nosuch'"),
     ("probe x.h5 --classifier svn", "unknown classifier 'svn'; hint: did you mean svm?"),
     ("probe x.h5 --features prob", "hint: did you mean probs?"),
-    ("probe x.h5 --columns acc1,foo", "unknown column 'foo'; hint: known: C, a, "),
+    ("probe x.h5 --columns acc1,foo", "unknown column 'foo'; hint: without --columns"),
     ("zeroshot x.h5 --columns acc", "unknown column 'acc'; hint: did you mean acc"),
     ("probe x.h5 -C 1;10", "got '1;10'; hint: separate several by commas: 1,10"),
 )

@@ -273,8 +273,8 @@ def collect(
         to no class, else of the first logits. Without logits, they come from the embeddings of
         images and prompts. Other files are not used.
     controls : sequence of FeatureFile
-        Files of untrained controls; those among `results` are added. The control is the one whose
-        settings differ least from the result's. Without one, it is another of `results`, a probe on
+        Files of untrained controls; those among `results` are added. The control is the first
+        with the settings of the result. Without one, it is another of `results`, a probe on
         embeddings if possible.
     dataset : Dataset
         The images. Rows are matched by their ids.
