@@ -41,8 +41,7 @@ EVERYWHERE = {"-q", "--quiet", "-v", "--verbose", "--debug"}  # accepted after a
 HELP = {"-h", "--help", "--version"}
 BROKEN_PIPE = 128 + signal.SIGPIPE
 MIN_ADDRESS_SPACE = 2 << 30  # with less, OpenBLAS may loop indefinitely while it is loaded
-# pydantic's type of an error in a number -> what is expected
-EXPECTED = {
+EXPECTED = {  # what a number must be, by pydantic's type of an error
     "int_parsing": "a whole number",
     "float_parsing": "a number",
     "greater_than_equal": "at least {:.10g}",
@@ -217,8 +216,7 @@ def _explain(error: Exception, command: str) -> ClipkitError:
     if isinstance(error, ClipkitError):
         return error
     if hasattr(error, "format_message"):  # Typer's: a missing argument, an unknown option
-        message = _describe_number(error) or error.format_message().rstrip(".")
-        return UsageError(message, f"see {command} --help")
+        return UsageError(_describe_usage(error), f"see {command} --help")
     if isinstance(error, typer.Abort):
         interrupted = ClipkitError("interrupted")
         interrupted.exit_code = 128 + signal.SIGINT
@@ -235,16 +233,15 @@ def _explain(error: Exception, command: str) -> ClipkitError:
     return ClipkitError(f"unexpected {type(error).__name__}: {error}", hint)
 
 
-def _describe_number(error: Any) -> str:
-    """Say what the option of an error expects in place of a number; "" for other errors."""
-    find_problems = getattr(error.__cause__, "errors", list)  # of pydantic, which Typer asks
-    for problem in find_problems():
+def _describe_usage(error: Any) -> str:
+    """Say what is wrong with a command line; pydantic, which Typer asks, checks numbers."""
+    for problem in getattr(error.__cause__, "errors", list)():
         if problem["type"] in EXPECTED:
             limits = problem.get("ctx", {}).values()
             expected = EXPECTED[problem["type"]].format(*limits)
             got = problem["input"] if limits else repr(problem["input"])
             return f"{error.param.opts[0]}: expected {expected}, got {got}"
-    return ""
+    return str(error.format_message().rstrip("."))
 
 
 def _flush_stdout() -> None:

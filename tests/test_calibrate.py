@@ -364,7 +364,10 @@ def test_what_cannot_be_asked_for(
     [
         ({"train/labels": None}, "train: expected labels, got none"),
         ({"test/labels": None}, "test: expected labels, got none"),
-        ({"class_index": np.array([0, -1, -1])}, "expected a prompt for every class, got none for 1"),
+        (
+            {"class_index": np.array([0, -1, -1])},
+            "expected a prompt for every class, got none for 1",
+        ),
         ({"class_index": np.array([-1, -1, -1])}, "expected prompts of the images' classes"),
     ],
 )

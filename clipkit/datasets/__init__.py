@@ -91,10 +91,9 @@ def load(  # noqa: PLR0913 (the options of `clipkit embed`)
     names = [name] if isinstance(name, str | Path) else list(name)
     data = read_source(names, SourceOptions(root, path_column, label_column, split_column))
     console.note_spellings(data.name, data.class_names)
-    for class_name in data.class_names:
-        if class_name in NO_VALUE:
-            hint = "leave the cell of an image without a label empty"
-            console.note(f"{data.name}: {class_name!r} is a class; hint: {hint}")
+    for name in set(NO_VALUE).intersection(data.class_names):
+        hint = "leave the cell of an image without a label empty"
+        console.note(f"{data.name}: {name!r} is a class; hint: {hint}")
     draw: dict[str, int] = {}
     if splits is not None:
         data = data.select_splits(splits)

@@ -147,7 +147,9 @@ def embed_classes(
     """
     wordings = [ESCAPED_CONTROLS.sub(" ", wording) for wording in classes.wordings]
     if wordings != classes.wordings:
-        console.note("control characters in class names, such as %0A, are replaced by spaces in the prompts")
+        console.note(
+            "control characters of class names (%0A) are replaced by spaces in the prompts"
+        )
     if readable:
         wordings = [prompts.readable(wording) for wording in wordings]
     if templates is None:

@@ -313,8 +313,8 @@ def _match(file: FeatureFile, table: str, data: bytes) -> Columns:
             values[split_name] = list(cells[name])
     extra = len(line_of) - len(match_of)
     if extra and not file.is_result:  # which has the scored rows alone
-        lines = console.count(extra, "line")
-        console.note(f"{table}: {lines} without an image in {file.display_name}")
+        unused = console.count(extra, "line")
+        console.note(f"{table}: {unused} without an image in {file.display_name}")
     _clear(table, columns)
     return columns
 

@@ -323,10 +323,7 @@ def _align_classes(images: FeatureFile, texts: FeatureFile) -> Int64 | None:
 
 
 def _words_of_attribute(images: FeatureFile, texts: FeatureFile) -> Int64 | None:
-    """Return the value (K) of each prompt, called `colour: red` for images relabelled by colour.
-
-    None unless every value has a prompt; -1 for a prompt of another attribute.
-    """
+    """Return the value (K) of prompts such as `colour: red`, if images are relabelled by colour."""
     column = images.last_entry("relabel").get("column")
     code_of = {f"{column}: {value}": code for code, value in enumerate(images.class_names or [])}
     codes = np.array([*(code_of.get(name, -1) for name in texts.class_names or []), -1], np.int64)

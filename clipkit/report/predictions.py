@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from clipkit.analysis import metrics, prediction, zeroshot
 from clipkit.analysis import results as result_files
-from clipkit.analysis.results import untestable
 from clipkit.analysis.softmax import softmax
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError
@@ -147,7 +146,7 @@ def choose_sources(files: Sequence[FeatureFile], controls: Sequence[FeatureFile]
     for file in candidates:
         if _command(file) == "zeroshot":
             return Sources(file, results, controls)
-    fair = [f for f in candidates if not untestable(f, result_files.choose_split(f))]
+    fair = [f for f in candidates if not result_files.untestable(f, result_files.choose_split(f))]
     candidates = fair or candidates
     first = read_predictions(candidates[0])
     if first.true is None:
