@@ -886,4 +886,4 @@ def test_a_note_names_a_class_that_is_called_like_no_value(photos, capsys):
     labels = {"Cat": "NA", "dog": "dog"}
     rows = [{"path": f"{path}.png", "label": label} for path, label in labels.items()]
     assert datasets.load(write_manifest(photos / "m.csv", rows)).class_names == ["NA", "dog"]
-    assert "m: 'NA' is a class; hint: leave the cell of an image" in capsys.readouterr().err
+    assert "m: 'NA' is a class; hint: leave cells without a label empty" in capsys.readouterr().err

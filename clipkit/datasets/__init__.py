@@ -92,8 +92,7 @@ def load(  # noqa: PLR0913 (the options of `clipkit embed`)
     data = read_source(names, SourceOptions(root, path_column, label_column, split_column))
     console.note_spellings(data.name, data.class_names)
     for name in set(NO_VALUE).intersection(data.class_names):
-        hint = "leave the cell of an image without a label empty"
-        console.note(f"{data.name}: {name!r} is a class; hint: {hint}")
+        console.note(f"{data.name}: {name!r} is a class; hint: leave cells without a label empty")
     draw: dict[str, int] = {}
     if splits is not None:
         data = data.select_splits(splits)

@@ -147,9 +147,7 @@ def embed_classes(
     """
     wordings = [ESCAPED_CONTROLS.sub(" ", wording) for wording in classes.wordings]
     if wordings != classes.wordings:
-        console.note(
-            "control characters of class names (%0A) are replaced by spaces in the prompts"
-        )
+        console.note("characters such as %0A in names are replaced by spaces in the prompts")
     if readable:
         wordings = [prompts.readable(wording) for wording in wordings]
     if templates is None:
