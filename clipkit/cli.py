@@ -41,6 +41,12 @@ EVERYWHERE = {"-q", "--quiet", "-v", "--verbose", "--debug"}  # accepted after a
 HELP = {"-h", "--help", "--version"}
 BROKEN_PIPE = 128 + signal.SIGPIPE
 MIN_ADDRESS_SPACE = 2 << 30  # with less, OpenBLAS may loop indefinitely while it is loaded
+EXPECTED = {  # what a number must be, by pydantic's type of an error
+    "int_parsing": "a whole number",
+    "float_parsing": "a number",
+    "greater_than_equal": "at least {:.10g}",
+    "less_than_equal": "at most {:.10g}",
+}
 NO_MEMORY = ("failed to map segment", "can't start new thread")  # of other errors like MemoryError
 
 
@@ -111,7 +117,14 @@ class ClipkitCommand(TyperCommand):
         for word in args:
             option, mark, value = word.partition("=")
             words.append(names.get(option, option) + mark + value)
+        count = sum(word.partition("=")[0] == "--attribute" for word in words)
+        if count > 1 and not any("--attribute" in one.opts and one.multiple for one in self.params):
+            raise UsageError(f"expected one --attribute, got {count}", "A*B combines two")
         return super().parse_args(ctx, words)
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """Return the words of the usage line without hidden arguments, whose names are empty."""
+        return [piece for piece in super().collect_usage_pieces(ctx) if piece != "[]"]
 
 
 def _command_path(group: Any, words: list[str]) -> str:
@@ -203,7 +216,7 @@ def _explain(error: Exception, command: str) -> ClipkitError:
     if isinstance(error, ClipkitError):
         return error
     if hasattr(error, "format_message"):  # Typer's: a missing argument, an unknown option
-        return UsageError(error.format_message().rstrip("."), f"see {command} --help")
+        return UsageError(_describe_usage(error), f"see {command} --help")
     if isinstance(error, typer.Abort):
         interrupted = ClipkitError("interrupted")
         interrupted.exit_code = 128 + signal.SIGINT
@@ -218,6 +231,17 @@ def _explain(error: Exception, command: str) -> ClipkitError:
         return ClipkitError("not enough memory for the data", hint)
     hint = "this is a bug in clipkit: run with --debug to see where"
     return ClipkitError(f"unexpected {type(error).__name__}: {error}", hint)
+
+
+def _describe_usage(error: Any) -> str:
+    """Say what is wrong with a command line; pydantic, which Typer asks, checks numbers."""
+    for problem in getattr(error.__cause__, "errors", list)():
+        if problem["type"] in EXPECTED:
+            limits = problem.get("ctx", {}).values()
+            expected = EXPECTED[problem["type"]].format(*limits)
+            got = problem["input"] if limits else repr(problem["input"])
+            return f"{error.param.opts[0]}: expected {expected}, got {got}"
+    return str(error.format_message().rstrip("."))
 
 
 def _flush_stdout() -> None:

@@ -204,6 +204,13 @@ def test_the_control_stands_beside_the_result(photos: datasets.Dataset) -> None:
     assert outcomes == dict(zip(IDS, ["10", "01", "11", "10", "10", "10", "01", "10"], strict=True))
 
 
+def test_a_probe_of_an_untrained_model_is_no_control_of_zero_shot(photos: datasets.Dataset) -> None:
+    control = result(CONTROL, IDS)
+    control.history[0] |= {"model": {**MODEL, "untrained": 1}}
+    control.history[1]["command"] = "probe"
+    assert album.collect([result(WRONG, IDS)], [control], photos).control_name == ""
+
+
 def test_a_control_among_the_results_is_recognised(photos: datasets.Dataset) -> None:
     control = result(CONTROL, IDS)
     control.history[0] |= {"model": {**MODEL, "untrained": 1}}
@@ -231,6 +238,21 @@ def test_without_zero_shot_the_most_accurate_result_is_shown(photos: datasets.Da
         row_id: NAMES[predicted] for row_id, predicted in zip(IDS, WRONG, strict=True)
     }
     assert shown.label == "probe, on test; the most accurate of 3 results for these images"
+
+
+def test_a_fitted_result_leads_only_an_album_of_its_own_and_is_named_as_such(
+    photos: datasets.Dataset,
+) -> None:
+    fair, fitted = result(CONTROL, IDS), result(WRONG, IDS)
+    fair.history[1]["command"] = "probe"
+    caveat = {"kind": "fitted", "split": "test", "count": 8, "rows": 8}
+    fitted.history[1] |= {"command": "probe", "caveats": [caveat]}
+    shown = album.collect([fitted, fair], [], photos)
+    assert shown.label == "probe, on test"
+    assert {image.predicted for image in shown.images} == {NAMES[number] for number in CONTROL}
+    alone = album.collect([fitted], [], photos)
+    assert "on test; test was fitted: the accuracy" in alone.label
+    assert alone.label in render(alone)
 
 
 def test_a_control_of_other_images_is_not_used(photos: datasets.Dataset) -> None:

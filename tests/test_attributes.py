@@ -275,7 +275,7 @@ def test_words_of_the_classes_themselves_name_the_class(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "code", "message"),
     [
-        (["class: 0", "class: 9"], 1, "got none for 1 value of class, such as 'class: 1'"),
+        (["class: 0", "class: 9"], 1, "got none for 1 value of class, such as 'class: 1'; hint"),
         (["colour: 0", "colour: 1"], 0, "words.h5 has no words for class"),
     ],
 )

@@ -349,7 +349,7 @@ def test_of_pairs_of_image_and_text_any_rows_are_held_out(tmp_path: Path) -> Non
         (["--eval-split", "train", "--val", "nan"], 2, "a number between 0 and 1, got nan"),
         (["--eval-split", "tset"], 1, "expected a split 'tset', got "),
         (["-t", "0"], 2, "temperature: expected a number between 1e-12 and 1e+12, got '0'"),
-        (["--bins", "0"], 2, "Invalid value for '--bins'"),
+        (["--bins", "0"], 2, "--bins: expected at least 1, got 0"),
     ],
 )
 def test_what_cannot_be_asked_for(
@@ -364,7 +364,10 @@ def test_what_cannot_be_asked_for(
     [
         ({"train/labels": None}, "train: expected labels, got none"),
         ({"test/labels": None}, "test: expected labels, got none"),
-        ({"class_index": np.array([0, -1, -1])}, "expected a prompt for every class, but 1 have"),
+        (
+            {"class_index": np.array([0, -1, -1])},
+            "expected a prompt for every class, got none for 1",
+        ),
         ({"class_index": np.array([-1, -1, -1])}, "expected prompts of the images' classes"),
     ],
 )

@@ -242,7 +242,7 @@ MISTYPED = (
     ("info nosuch", "unknown model 'nosuch'"),
     ("probe x.h5 --classifier svn", "unknown classifier 'svn'; hint: did you mean svm?"),
     ("probe x.h5 --features prob", "hint: did you mean probs?"),
-    ("probe x.h5 --columns acc1,foo", "unknown column 'foo'; hint: known: C, a, "),
+    ("probe x.h5 --columns acc1,foo", "unknown column 'foo'; hint: without --columns"),
     ("zeroshot x.h5 --columns acc", "unknown column 'acc'; hint: did you mean acc"),
     ("probe x.h5 -C 1;10", "got '1;10'; hint: separate several by commas: 1,10"),
 )
@@ -273,3 +273,20 @@ def test_a_table_on_a_terminal_without_utf_8_has_no_escapes(encoding: str, tmp_p
     assert run.returncode == 0
     assert b"\n ------" in run.stdout
     assert b"\\" not in run.stdout
+
+
+@pytest.mark.parametrize("command", ["probe", "zeroshot", "cluster", "relabel", "compare"])
+def test_a_second_attribute_does_not_silently_replace_the_first(command: str) -> None:
+    line = fails(command, "x.h5", "--attribute", "a", "--attribute=b", exit_code=2)
+    assert "expected one --attribute, got 2; hint: A*B combines two" in line
+
+
+def test_a_mistyped_column_does_not_list_the_columns_of_all_commands() -> None:
+    line = fails("probe", "x.h5", "--columns", "foo", exit_code=2)
+    assert "unknown column 'foo'; hint: without --columns, all are printed" in line
+    assert "did you mean acc1" in fails("probe", "x.h5", "--columns", "acc1x", exit_code=2)
+
+
+def test_the_usage_line_has_no_hidden_argument() -> None:
+    usage = ok("relabel", "--help").stdout.split("Usage: ")[1].splitlines()[0]
+    assert usage.split() == ["clipkit", "relabel", "[OPTIONS]", "[[FILE]]"]

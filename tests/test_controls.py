@@ -96,11 +96,11 @@ def test_a_zero_vector_is_named_by_file_split_and_row(img_h5, tmp_path):
 @pytest.mark.parametrize("command", [["logits", "--random", 3], ["probe"], ["cluster"]])
 @pytest.mark.parametrize(
     ("seed", "expected"),
-    [(-1, "greater than or equal to 0"), (2**32, "less than or equal to 4294967295")],
+    [(-1, "at least 0, got -1"), (2**32, "at most 4294967295, got 4294967296")],
 )
 def test_seeds_are_those_of_numpy(img_h5, command, seed, expected):
     line = fails(*command, img_h5, "--seed", seed, exit_code=2)
-    assert f"Invalid value for '--seed': Input should be {expected}" in line
+    assert f"--seed: expected {expected}" in line
 
 
 @pytest.mark.parametrize("command", ["attributes", "variance"])

@@ -284,7 +284,7 @@ def test_bad_inputs_are_refused_in_one_line(folder: Path, img_h5: Path, logits_h
     ignored = [["--split", "test"], ["--repeat", 3], ["--groups", groups], ["--seed", 1]]
     for words in ([logits], *ignored):
         refuse("expected --weights without LOGITS", p, *words, "--weights", 3, exit_code=2)
-    refuse("Invalid value for", p, logits, "--repeat", 0, exit_code=2)
+    refuse("--repeat: expected at least 1, got 0", p, logits, "--repeat", 0, exit_code=2)
     ok("probe", img_h5, "--keep", "-o", folder / "i.h5")
     refuse("expected a probe of logits, got one of image embeddings", folder / "i.h5", logits)
     ok("probe", logits, "--classifier", "knn", "--keep", "-o", folder / "knn.h5")

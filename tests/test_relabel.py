@@ -98,7 +98,7 @@ def test_a_table_without_splits_speaks_of_the_ids_of_all_splits(tmp_path: Path) 
     text = "id,size\n" + "".join(f"{row}.png,{'ab'[row % 2]}\n" for row in range(9))
     source = saved(tmp_path)
     run = ok("relabel", source, table(tmp_path, text), "-o", tmp_path / "out.h5")
-    assert "3 lines are about rows that" in run.stderr
+    assert "table.csv: 3 lines without an image in " in run.stderr
     assert np.asarray(read(tmp_path / "out.h5").splits["test"].labels).tolist() == [0, 1] * 3
 
 
@@ -111,7 +111,12 @@ def test_a_table_without_splits_speaks_of_the_ids_of_all_splits(tmp_path: Path) 
         ("id,size,size\n", "expected different names of columns, got 'size' 2 times"),
         ("id,,size\n", "expected different names of columns, got an empty one"),
         ("id,size\n0.png\n", "table.csv, line 2: expected 2 cells, got 1"),
-        ("id,size\n0.png,a\n0.png,b\n", "line 3: expected each row once, got '0.png' again"),
+        ("id,size\n0.png,a\n0.png,b\n", "line 3: expected each row once, got '0.png' again; hint"),
+        (
+            "name,size\n0.png,a\n",
+            "got name, size; hint: for example: id,colour; the column of ids is called id",
+        ),
+        (b"PK\3\4\0", "table.csv: expected text, got a spreadsheet; hint: save it as CSV UTF-8"),
         (
             "id,size\n0.png,a\n",
             "table.csv. Ids there look like '0.png', those of the images like '1.png'; hint: if",
@@ -135,6 +140,7 @@ def test_bad_tables_are_refused(tmp_path: Path, text: str | bytes, message: str)
     assert message in line
 
 
+LEADING = "leading folders"
 PANDAS = ",filename,size\n" + "".join(f"{row},{row}.png,{'ab'[row % 2]}\n" for row in range(6))
 SIZES = [{"id": f"{row}.png", "size": "ab"[row % 2]} for row in range(6)]
 
@@ -146,9 +152,10 @@ SIZES = [{"id": f"{row}.png", "size": "ab"[row % 2]} for row in range(6)]
         ("csv", PANDAS.replace(",", ";"), ""),
         ("csv", PANDAS.replace(",", "\t"), ""),
         ("txt", PANDAS.replace(",", "\t"), ""),
-        ("csv", PANDAS.replace(",filename", ",path").replace(",0.png", ",a/0.png"), "folders"),
+        ("csv", PANDAS.replace(",filename", ",path").replace(",0.png", ",a/0.png"), LEADING),
+        ("csv", re.sub("(.[.]png)", r"./photos/all/\1", PANDAS), LEADING),
         ("csv", PANDAS.replace("filename", "Image").replace(".png", ""), "endings"),
-        ("csv", PANDAS.replace(".png", ".jpg").replace(",0.", ",/b/0."), "folders and endings"),
+        ("csv", PANDAS.replace(".png", ".jpg").replace(",0.", ",/b/0."), LEADING + " and endings"),
         ("csv", "".join(line.partition(",")[2] for line in PANDAS.splitlines(True)), ""),
         ("csv", re.sub("^[0-9]+,", "", PANDAS, flags=re.M).replace(",filename", ""), ""),
         ("jsonl", "\n".join(map(json.dumps, SIZES)), ""),
@@ -184,6 +191,28 @@ def test_ids_that_are_not_unique_without_folders_are_not_matched(tmp_path: Path)
     text = "id,size\n" + "".join(f"{folder}/{row}.png,a\n" for folder in "xy" for row in range(6))
     line = fails("relabel", saved(tmp_path), "--table", table(tmp_path, text), "-o", tmp_path / "o")
     assert "6 of 6 images have no line in" in line
+    assert "hint: write the ids as the images have them" in line
+
+
+def test_leading_folders_are_left_out_where_names_alone_are_not_unique(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ids = [f"{folder}/{row}.png" for folder in ("cat", "dog") for row in range(3)]
+    split = Split(np.eye(6, dtype=np.float32), ids=ids)
+    file = FeatureFile("images", splits={"all": split})
+    lines = [f"./photos/{name},{number % 2}.0\n" for number, name in enumerate(ids)]
+    text = "id,tame\n" + "".join(lines)
+    (tame,) = read_attribute(file, str(table(tmp_path, text + "./photos/cow/0.png,\n"))).attributes
+    assert (tame.values, tame.codes["all"].tolist()) == (["0", "1"], [0, 1] * 3)
+    notes = capsys.readouterr().err
+    assert "matched the ids without leading folders" in notes
+    assert "1 line without an image in" in notes
+
+
+def test_numbers_keep_their_fractions_unless_all_are_whole(tmp_path: Path) -> None:
+    text = "id,size\n" + "".join(f"{row}.png,{row % 2}.{row % 3 // 2}\n" for row in range(6))
+    (size,) = read_attribute(read(saved(tmp_path)), str(table(tmp_path, text))).attributes
+    assert size.values == ["0.0", "0.1", "1.0", "1.1"]
 
 
 def test_cells_without_a_value_are_counted_in_one_note(

@@ -880,3 +880,10 @@ def test_a_note_names_classes_that_differ_in_case_alone(photos, capsys):
     rows = [{"path": f"{label}.png", "label": label} for label in ("Cat", "cat", "dog")]
     assert len(datasets.load(write_manifest(photos / "m.csv", rows)).class_names) == 3
     assert "m: 'Cat' and 'cat' are two classes: they differ in case" in capsys.readouterr().err
+
+
+def test_a_note_names_a_class_that_is_called_like_no_value(photos, capsys):
+    labels = {"Cat": "NA", "dog": "dog"}
+    rows = [{"path": f"{path}.png", "label": label} for path, label in labels.items()]
+    assert datasets.load(write_manifest(photos / "m.csv", rows)).class_names == ["NA", "dog"]
+    assert "m: 'NA' is a class; hint: leave cells without a label empty" in capsys.readouterr().err

@@ -178,7 +178,7 @@ def test_a_column_of_few_rows_moves_nothing_that_others_explain(
 
 
 def test_what_an_attribute_alone_explains_needs_two_rows_a_parameter(tmp_path: Path) -> None:
-    X, names = RNG.standard_normal((40, 3)), np.arange(40) % 21
+    X, names = RNG.standard_normal((40, 3)), [f"n{row % 21}" for row in range(40)]
     found = shares(images(X), write_table(tmp_path / "t.csv", a=np.arange(40) % 2, name=names))
     assert np.isfinite(found["a"]["unique"])
     assert found["name"]["unique_rows"] == 0
@@ -242,7 +242,7 @@ def test_rows_without_a_value_are_left_out_of_that_attribute(tmp_path: Path) -> 
     assert found["some"]["share"] == pytest.approx(alone["some"]["share"], abs=1e-12)
 
 
-@pytest.mark.parametrize("values", [["one"] * 40, [str(row) for row in range(40)]])
+@pytest.mark.parametrize("values", [["one"] * 40, [f"n{row}" for row in range(40)]])
 def test_an_attribute_of_one_value_or_of_as_many_as_rows_has_no_share(
     tmp_path: Path, values: list[str]
 ) -> None:

@@ -55,10 +55,11 @@ def test_the_score_of_a_class_among_many_prompts_is_that_of_its_best():
     assert np.isneginf(scores[:, 60]).all()
 
 
-def joined(image_names, text_names):
+def joined(image_names, text_names, history=()):
     """Return the class indices of one prompt per class, joined with images of other names."""
     K = len(text_names)
     images = feature_file("images", datasets={"class_names": image_names})
+    images.history = [*images.history, *history]
     texts = feature_file(
         "texts",
         datasets={
@@ -85,6 +86,15 @@ def test_two_classes_of_one_name_are_matched_by_their_order_or_not_at_all(capsys
     assert capsys.readouterr().err == ""
     assert joined(names, ["crane", "cock", "cock"]) == [-1, -1, -1]
     assert "name different classes (for example 'cock')" in capsys.readouterr().err
+
+
+def test_words_of_an_attribute_belong_to_the_values_of_relabelled_images(capsys):
+    history = [{"command": "relabel", "column": "animal"}]
+    names = ["animal: yes", "colour: red", "animal: no"]
+    assert joined(["no", "yes"], names, history) == [1, -1, 0]
+    assert capsys.readouterr().err == ""
+    assert joined(["no", "perhaps", "yes"], names, history) == [-1, -1, -1]
+    assert joined(["no", "yes"], names) == [-1, -1, -1]
 
 
 def test_printed_scores_are_cosines_and_logits_that_differ_in_the_last_bit_decide():

@@ -263,7 +263,8 @@ def _find_words(words: FeatureFile, attribute: Attribute) -> Words | None:
     if missing:
         raise ClipkitError(
             f"{words.display_name}: expected words for every value, got none for "
-            f"{console.count(len(missing), 'value')} of {attribute.name}, such as {missing[0]!r}"
+            f"{console.count(len(missing), 'value')} of {attribute.name}, such as {missing[0]!r}",
+            f"add the line '{missing[0]}<TAB>words', or empty the cells with this value",
         )
     return _words_of(words, classes)
 

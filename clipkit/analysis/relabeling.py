@@ -118,7 +118,8 @@ def label_by_attribute(
         raise ClipkitError(
             f"{file.display_name}: expected prompts called after the values of {name} "
             f"({value!r} or '{name}: {value}'), got none",
-            "make the logits of images without labels, or relabel the images first",
+            f"relabel the images: clipkit relabel img.h5 --table {table} --attribute {name} | "
+            "clipkit logits - words.h5 | clipkit zeroshot",
         )
     return labelled
 

@@ -178,7 +178,7 @@ class Term:
     def __init__(
         self, attribute: Attribute, split: str, embeddings: Floats, rows: CentredRows
     ) -> None:
-        self.name = attribute.name
+        self.attribute, self.name = attribute, attribute.name
         self.parts = [part.name for part in attribute.parts]
         self.codes = {part.name: part.codes[split] for part in [attribute, *attribute.parts]}
         self.known = self.codes[self.name] >= 0
@@ -277,7 +277,9 @@ def decompose(  # noqa: PLR0913 (the options of `clipkit variance`)
         for number, control in enumerate(controls, 1):
             check_same_images(control, images, [name])
             check_control(control, images, [name])
-            terms = _read_terms(control, name, table, columns)[0]
+            embeddings = _unit_rows(control, name)
+            centred = centre(embeddings)
+            terms = [Term(term.attribute, name, embeddings, centred) for term in terms]
             shares.append([term.share() for term in terms])
             inputs[f"control {number}"] = control.digest
         _add_controls(rows, shares)

@@ -101,7 +101,10 @@ def _check_columns(ctx: typer.Context, values: list[str] | None) -> list[str] | 
 
     for name in split_words(values or []):
         if name not in COLUMNS and not name.startswith(SCORE) and ctx.info_name != "info":
-            raise unknown("column", name, COLUMNS)
+            error = unknown("column", name, COLUMNS)
+            if error.hint and error.hint.startswith("known"):
+                error.hint = "without --columns, all are printed"
+            raise error
     return values or None
 
 

@@ -19,7 +19,7 @@ from clipkit.commands._options import (
 
 def relabel(
     file: FeatureInput = "-",
-    named_table: Annotated[str | None, typer.Argument(hidden=True)] = None,
+    named_table: Annotated[str | None, typer.Argument(metavar="", hidden=True)] = None,
     table: Table = None,
     attribute: Attribute = None,
     groups: Annotated[

@@ -17,6 +17,7 @@ from clipkit.datasets.folders import read_folder
 from clipkit.datasets.manifests import names_images, read_manifest
 from clipkit.datasets.registry import REGISTRY
 from clipkit.datasets.sources import SourceOptions, read_source
+from clipkit.features.annotations import NO_VALUE
 
 __all__ = [
     "REGISTRY",
@@ -90,6 +91,8 @@ def load(  # noqa: PLR0913 (the options of `clipkit embed`)
     names = [name] if isinstance(name, str | Path) else list(name)
     data = read_source(names, SourceOptions(root, path_column, label_column, split_column))
     console.note_spellings(data.name, data.class_names)
+    for name in set(NO_VALUE).intersection(data.class_names):
+        console.note(f"{data.name}: {name!r} is a class; hint: leave cells without a label empty")
     draw: dict[str, int] = {}
     if splits is not None:
         data = data.select_splits(splits)

@@ -147,7 +147,7 @@ def embed_classes(
     """
     wordings = [ESCAPED_CONTROLS.sub(" ", wording) for wording in classes.wordings]
     if wordings != classes.wordings:
-        console.note("control characters in class names, such as %0A, are spaces in the prompts")
+        console.note("characters such as %0A in names are replaced by spaces in the prompts")
     if readable:
         wordings = [prompts.readable(wording) for wording in wordings]
     if templates is None:

@@ -10,8 +10,10 @@ from __future__ import annotations
 import contextlib
 import io
 import posixpath
-from collections.abc import Callable, Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,15 +34,9 @@ INDEX = ("", "unnamed: 0", "__index_level_0__")  # how pandas writes the column 
 IDS = ("id", "filename", "file", "path", "image", "image_id", *INDEX)  # the first of them has ids
 NO_ATTRIBUTES = (*KEYS, "filename", "path", "")
 NO_VALUE = ("", "NA", "N/A", "NaN", "nan", "None", "null", "NULL", "-")
+WHOLE = re.compile(r"-?[0-9]+\.0")
 MAX_NUMBERS = 20  # values of a column of numbers that are categories
 INTERACTION = "*"
-# What an id may lack on one of the two sides -> the rest of it
-ID_FORMS: dict[str, Callable[[str], str]] = {
-    "": str,
-    "folders": posixpath.basename,
-    "endings": lambda name: posixpath.splitext(name)[0],
-    "folders and endings": lambda name: posixpath.splitext(posixpath.basename(name))[0],
-}
 
 Columns = dict[str, dict[str, list[str]]]  # attribute -> split -> value of each row, or ""
 Key = tuple[str, ...]  # the id of a row and, if the table has splits, its split
@@ -298,7 +294,8 @@ def _match(file: FeatureFile, table: str, data: bytes) -> Columns:
         key = tuple(line[column] for column in keys)
         if key in line_of:
             raise ClipkitError(
-                f"{table}, line {number}: expected each row once, got {key[0]!r} again"
+                f"{table}, line {number}: expected each row once, got {key[0]!r} again",
+                "if two folders have a file of this name, write the folder, too: cat/0000.jpg",
             )
         line_of[key] = line
     if not line_of:
@@ -315,8 +312,9 @@ def _match(file: FeatureFile, table: str, data: bytes) -> Columns:
         for name, values in columns.items():
             values[split_name] = list(cells[name])
     extra = len(line_of) - len(match_of)
-    if extra:
-        console.note(f"{table}: {extra:,} lines are about rows that {file.display_name} lacks")
+    if extra and not file.is_result:  # which has the scored rows alone
+        unused = console.count(extra, "line")
+        console.note(f"{table}: {unused} without an image in {file.display_name}")
     _clear(table, columns)
     return columns
 
@@ -325,7 +323,7 @@ def _match_ids(table: str, wanted: Iterable[Key], known: Iterable[Key]) -> dict[
     """Return the table's key of each row; folders and endings may be left out of unique ids."""
     wanted, known = list(wanted), list(known)
     best: dict[Key, Key] = {}
-    for left_out, form in ID_FORMS.items():
+    for left_out, form in _id_forms(max(key[0].count("/") for key in wanted + known)):
         line_of = {(form(key[0]), *key[1:]): key for key in known}
         row_of = {(form(key[0]), *key[1:]): key for key in wanted}
         if len(line_of) < len(known) or len(row_of) < len(wanted):
@@ -341,15 +339,31 @@ def _match_ids(table: str, wanted: Iterable[Key], known: Iterable[Key]) -> dict[
     example = next((key for key in known if key in unused), known[0])
     ours, theirs = (" of ".join(map(repr, key)) for key in (missing[0], example))
     verb = "has" if len(missing) == 1 else "have"
+    hint = "if nothing is known of an image, write a line with empty cells"
+    if not best:
+        hint = "write the ids as the images have them; folders and endings may be left out"
     raise ClipkitError(
         f"{len(missing):,} of {len(wanted):,} images {verb} no line in {table}. Ids there look "
         f"like {theirs}, those of the images like {ours}",
-        "if nothing is known of an image, write a line with empty cells",
+        hint,
     )
 
 
+def _id_forms(folders: int) -> Iterator[tuple[str, Callable[[str], str]]]:
+    """Yield what an id may lack on one of the two sides, and a function for the rest of it."""
+
+    def shorten(name: str, parts: int, endings: str) -> str:
+        name = "/".join(name.split("/")[-parts:])
+        return posixpath.splitext(name)[0] if endings else name
+
+    for endings in ("", "endings"):
+        for parts in (0, *range(min(folders, 8), 0, -1)):  # each is a pass over the ids
+            left_out = filter(None, ["leading folders" if parts else "", endings])
+            yield " and ".join(left_out), partial(shorten, parts=parts, endings=endings)
+
+
 def _clear(table: str, columns: Columns) -> None:
-    """Empty the cells that stand for no value, and note how many there are."""
+    """Empty the cells that stand for no value, and drop the .0 of columns of whole numbers."""
     cleared = []
     for name, values_of in columns.items():
         for values in values_of.values():
@@ -357,6 +371,9 @@ def _clear(table: str, columns: Columns) -> None:
                 if value and value in NO_VALUE:
                     cleared.append(f"{value!r} of {name}")
                     values[row] = ""
+        if all(not v or WHOLE.fullmatch(v) for values in values_of.values() for v in values):
+            for values in values_of.values():
+                values[:] = [value.removesuffix(".0") for value in values]
     if cleared:
         console.note(f"{table}: {len(cleared):,} cells, first {cleared[0]}, are read as no value")
 
@@ -371,6 +388,8 @@ def _parse(table: str, data: bytes) -> tuple[list[str], list[tuple[int, list[str
         names = list(dict.fromkeys(name for _, row in objects for name in row))
         lines = [(number, list(map(row.get, names))) for number, row in objects]
     else:
+        if data.startswith(b"PK\3\4"):
+            raise ClipkitError(f"{table}: expected text, got a spreadsheet", "save it as CSV UTF-8")
         delimiter = find_delimiter(data, ending)
         records = read_rows(io.BytesIO(data), table, delimiter, quotes=delimiter != "\t")
         _, names = next(records, (0, []))
@@ -380,7 +399,7 @@ def _parse(table: str, data: bytes) -> tuple[list[str], list[tuple[int, list[str
         got = ", ".join(names) or "nothing"
         raise ClipkitError(
             f"{table}: expected a header with id and attributes, got {got}",
-            "for example: id,split,colour",
+            "for example: id,colour; the column of ids is called id, filename or path",
         )
     for number, name in enumerate(names):
         if (number and not name) or names.count(name) > 1:

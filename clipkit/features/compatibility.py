@@ -311,9 +311,22 @@ def _align_classes(images: FeatureFile, texts: FeatureFile) -> Int64 | None:
         number = np.array([number_of[name] for name in texts.class_names])
         index = np.asarray(texts.class_index)
         return np.where(index < 0, -1, number[index])
+    words = _words_of_attribute(images, texts)
+    if words is not None:
+        return words
     example = next(iter((counts - image_counts) or (image_counts - counts)))
     console.warn(
         f"{names} name different classes "
         f"(for example {example!r}): the prompts serve as features, not for zeroshot"
     )
     return np.full(len(texts.texts or []), -1)
+
+
+def _words_of_attribute(images: FeatureFile, texts: FeatureFile) -> Int64 | None:
+    """Return the value (K) of prompts such as `colour: red`, if images are relabelled by colour."""
+    column = images.last_entry("relabel").get("column")
+    code_of = {f"{column}: {value}": code for code, value in enumerate(images.class_names or [])}
+    codes = np.array([*(code_of.get(name, -1) for name in texts.class_names or []), -1], np.int64)
+    if column is None or not set(code_of.values()) <= set(codes.tolist()):
+        return None
+    return np.asarray(codes[texts.class_index], np.int64)  # -1 is the last

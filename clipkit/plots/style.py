@@ -455,8 +455,8 @@ def _warn_of_boxes(caught: Sequence[warnings.WarningMessage]) -> None:
     characters = dict.fromkeys(chr(int(match[1])) for match in matches if match)
     if characters:
         console.warn(
-            f"boxes stand for {len(characters)} of the characters, which no font here has: "
-            f"{' '.join(characters)[:40]}; hint: install a font with them, such as Noto Sans CJK"
+            f"no installed font has {' '.join(characters)[:40]}; boxes are drawn instead; "
+            "hint: install a font with them, such as Noto Sans CJK"
         )
 
 

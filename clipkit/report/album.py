@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from clipkit.analysis.results import caveat_note
 from clipkit.base import console
 from clipkit.base.console import escaped
 from clipkit.base.errors import ClipkitError
@@ -138,7 +139,7 @@ class Album:
     name, control_name : str
         The result, and the control or "".
     label : str
-        The settings of the result.
+        The settings of the result, and what its accuracy does not say.
     score_name : str
         What the scores are, or "".
     split, dataset : str
@@ -272,8 +273,8 @@ def collect(
         to no class, else of the first logits. Without logits, they come from the embeddings of
         images and prompts. Other files are not used.
     controls : sequence of FeatureFile
-        Files of untrained controls; those among `results` are added. The control is the one whose
-        settings differ least from the result's. Without one, it is another of `results`, a probe on
+        Files of untrained controls; those among `results` are added. The control is the first
+        with the settings of the result. Without one, it is another of `results`, a probe on
         embeddings if possible.
     dataset : Dataset
         The images. Rows are matched by their ids.
@@ -325,12 +326,13 @@ def _collect(sources: Sources, dataset: Dataset, limit: int) -> Album:
             number=row,
         )
     name, control_name = distinguish(main, control)
+    caveat = caveat_note(main.file, main.split).rstrip(".")
     return Album(
         images=[images[row] for row in rows.tolist()],
         total=total,
         name=escaped(name),
         control_name=escaped(control_name),
-        label=escaped("; ".join(filter(None, [main.label, sources.reason]))),
+        label=escaped("; ".join(filter(None, [main.label, sources.reason, caveat]))),
         score_name=main.score_name,
         split=escaped(main.split),
         dataset=escaped(dataset.name),

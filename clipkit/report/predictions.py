@@ -129,6 +129,7 @@ def choose_sources(files: Sequence[FeatureFile], controls: Sequence[FeatureFile]
 
     It is the first result of `zeroshot`. Without one, it is the most accurate result for the
     images of the first result with predicted classes, or that result if there are no labels.
+    Results whose accuracy is not tested count only among themselves.
 
     Raises
     ------
@@ -145,6 +146,8 @@ def choose_sources(files: Sequence[FeatureFile], controls: Sequence[FeatureFile]
     for file in candidates:
         if _command(file) == "zeroshot":
             return Sources(file, results, controls)
+    fair = [f for f in candidates if not result_files.untestable(f, result_files.choose_split(f))]
+    candidates = fair or candidates
     first = read_predictions(candidates[0])
     if first.true is None:
         return Sources(first.file, results, controls)
@@ -267,20 +270,17 @@ def choose_control(
 ) -> ImagePredictions | None:
     """Return the predictions that stand beside those of a result, or None if there are none.
 
-    It is the one of `controls` whose settings differ least from the result's. Without one, it is
-    another of `results`: a probe on the embeddings of the same model if possible, else the first.
+    It is the first of `controls` with the settings of the result. Without one, it is another of
+    `results`: a probe on the embeddings of the same model if possible, else the first.
     """
     settings = _settings(main.file)
     model = _model(main)
-
-    def count_differences(file: FeatureFile) -> int:
-        return sum(a != b for a, b in zip(_settings(file), settings, strict=True))
 
     def rank(file: FeatureFile) -> tuple[bool, bool]:
         source = provenance(file)
         return source.model != model, bool(source.prompts)
 
-    candidates = sorted(filter(has_predictions, controls), key=count_differences)
+    candidates = [file for file in controls if _settings(file) == settings]
     candidates += sorted(filter(has_predictions, results), key=rank)
     return next(read_others(main, candidates), None)
 

@@ -156,8 +156,8 @@ class SameImages:
         heading = f"{dataset}, {first.split}: {len(first.ids):,} images, {classes} classes"
         heading += results.labels_suffix(first.file)
         blocks: list[Block] = [Heading(2, escape(heading)), self._accuracies()]
-        files = {scored.name: scored.file for scored in self.results}
-        blocks += map(escape, results.caveat_notes(files))
+        notes = {each.name: results.caveat_note(each.file, each.split) for each in self.results}
+        blocks += [escape(f"{name}: {note}") for name, note in notes.items() if note]
         for scored in self.results:
             if len(scored.runs) > MOST_RUNS:
                 runs = f"{len(scored.runs):,} runs on {escape(scored.split)}"
