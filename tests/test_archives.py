@@ -1218,9 +1218,7 @@ def test_errors_that_pass_are_tried_again(server):
         ("ranges", "text.parquet", "cannot read http"),
     ],
 )
-def test_servers_that_fail_give_one_line(
-    server, tmp_path, monkeypatch, mode, name, message
-):
+def test_servers_that_fail_give_one_line(server, tmp_path, monkeypatch, mode, name, message):
     url, handler = server
     monkeypatch.setattr(remote, "TIMEOUT_SECONDS", 0.3)
     write_tars(handler.root)
