@@ -168,6 +168,9 @@ def test_a_page_has_the_note_and_no_verdict(folder, name, note):
     text = " ".join(ok("report", folder / f"{name}.h5", folder / "fair.h5").stdout.split())
     assert f"{name}.h5: {note}" in text.replace("\\", "")
     assert "McNemar" not in text
+    assert "Worst class" not in ok("report", folder / f"{name}.h5").stdout
+    (row,) = rows(ok("compare", folder / f"{name}.h5", "--run", 0).stdout)
+    assert row["low"] == row["high"] == ""
     ok("report", folder / f"{name}.h5", "-f", "-o", folder / "page.html")
     page = (folder / "page.html").read_text()
     assert page.count(note) == 2  # in the summary and below the table
@@ -182,7 +185,7 @@ def test_compare_does_not_test_a_fitted_result(folder, pair):
     done = ok("compare", *paths, "-o", folder / "c.h5", "-f")
     assert f"warning: fitted: {FITTED[:-1]}" in done.stderr
     (row,) = rows(done.stdout)
-    assert row["p"] == row["kappa"] == ""
+    assert row["p"] == row["kappa"] == row["low"] == row["high"] == ""
     assert float(row["difference"]) != 0
     assert FITTED in ok("info", "--runs", folder / "c.h5").stderr
     assert f"c.h5: fitted: {FITTED}" in ok("report", folder / "c.h5").stdout.replace("\\", "")

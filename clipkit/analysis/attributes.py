@@ -24,17 +24,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from clipkit.analysis import metrics, probes, similarity, zeroshot
+from clipkit.analysis import metrics, probes, results, similarity, zeroshot
 from clipkit.analysis.evaluation import EVAL_SPLIT, FIT_SPLIT, choose_held_out, hold_out
-from clipkit.analysis.results import (
-    FEW_ROWS,
-    FEW_SCORED,
-    Caveat,
-    find_caveats,
-    find_few,
-    is_testable,
-    make_result,
-)
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, check_positive
 from clipkit.features import FeatureFile, Float32, Int64, compatibility
@@ -169,7 +160,7 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
                 problems.setdefault(problem, []).append(attribute.name)
             rows.append(measured.row(attribute_words, controls, random) | untested)
             report_progress(number + 1, len(annotations.attributes))
-    caveats += find_few(problems.pop(FEW_SCORED, []), scored.split, len(rows))
+    caveats += results.find_few(problems.pop(results.FEW_SCORED, []), scored.split, len(rows))
     for problem, names in problems.items():
         more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
         console.warn(f"{', '.join(names[:NAMED])}{more}: {problem}")
@@ -197,7 +188,7 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
         caveats=caveats or None,
         inputs=inputs,
     )
-    return make_result(history, rows)
+    return results.make_result(history, rows)
 
 
 def _choose_rows(
@@ -221,18 +212,18 @@ def _all_rows(images: FeatureFile, split: str) -> SplitRows:
     return SplitRows(split, np.arange(len(images.splits[split])))
 
 
-def _find_shared_images(images: FeatureFile, fit: SplitRows, scored: SplitRows) -> list[Caveat]:
+def _find_shared_images(images: FeatureFile, fit: SplitRows, scored: SplitRows) -> list[Row]:
     """Warn of scored images that are fitted, too."""
     count = len(scored.numbers)
     if fit is not scored:
         X, X_eval = fit.embeddings(images), scored.embeddings(images)
         count = count_shared_rows(hash_rows(X), X_eval)
-    return find_caveats("fitted", scored.split, count, len(scored.numbers))
+    return results.find_caveats("fitted", scored.split, count, len(scored.numbers))
 
 
-def _untested(caveats: Sequence[Caveat]) -> Row:
+def _untested(caveats: Sequence[Row]) -> Row:
     """Return the columns that say nothing if the scored images were fitted, emptied."""
-    return {} if is_testable(caveats) else dict.fromkeys(OF_OTHER_IMAGES, math.nan)
+    return {} if results.is_testable(caveats) else dict.fromkeys(OF_OTHER_IMAGES, math.nan)
 
 
 def _check_counts(attributes: Sequence[Attribute]) -> None:
@@ -330,8 +321,8 @@ class _Attribute:
         problems = []
         if self.has_others:
             problems.append("values without fitted or without scored images are left out")
-        if min(np.unique(self.labels, return_counts=True)[1]) < FEW_ROWS:
-            problems.append(FEW_SCORED)
+        if min(np.unique(self.labels, return_counts=True)[1]) < results.FEW_ROWS:
+            problems.append(results.FEW_SCORED)
         return problems
 
     def row(self, words: Words | None, controls: Sequence[FeatureFile], random: int) -> Row:

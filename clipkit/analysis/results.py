@@ -142,8 +142,8 @@ def find_few(attributes: Sequence[str], split: str, count: int) -> list[Caveat]:
     """Warn of those of the `count` attributes of which a value has few scored rows."""
     if not attributes:
         return []
-    caveat = {"kind": "few", "split": split, "count": len(attributes), "rows": count}
-    caveat["attributes"] = list(attributes)
+    numbers = {"count": len(attributes), "rows": count}
+    caveat = {"kind": "few", "split": split, **numbers, "attributes": list(attributes)}
     console.warn(describe_caveat(caveat))
     return [caveat]
 
@@ -186,9 +186,9 @@ def caveat_note(result: FeatureFile, split: str | None = None) -> str:
     return " ".join(f"{describe_caveat(caveat)}." for caveat in caveats(result, split))
 
 
-def caveat_notes(named: Mapping[str, FeatureFile]) -> list[str]:
+def caveat_notes(named: Mapping[str, FeatureFile], split: str | None = None) -> list[str]:
     """Return the notes of results with caveats, behind their names."""
-    notes = {name: caveat_note(result) for name, result in named.items()}
+    notes = {name: caveat_note(result, split) for name, result in named.items()}
     return [f"{name}: {note}" for name, note in notes.items() if note]
 
 
