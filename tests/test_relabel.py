@@ -148,6 +148,7 @@ SIZES = [{"id": f"{row}.png", "size": "ab"[row % 2]} for row in range(6)]
         ("txt", PANDAS.replace(",", "\t"), ""),
         ("csv", PANDAS.replace(",filename", ",path").replace(",0.png", ",a/0.png"), "folders"),
         ("csv", PANDAS.replace("filename", "Image").replace(".png", ""), "endings"),
+        ("csv", PANDAS.replace("filename", "file_name"), ""),
         ("csv", PANDAS.replace(".png", ".jpg").replace(",0.", ",/b/0."), "folders and endings"),
         ("csv", "".join(line.partition(",")[2] for line in PANDAS.splitlines(True)), ""),
         ("csv", re.sub("^[0-9]+,", "", PANDAS, flags=re.M).replace(",filename", ""), ""),
