@@ -1218,9 +1218,7 @@ def test_errors_that_pass_are_tried_again(server):
         ("ranges", "text.parquet", "cannot read http"),
     ],
 )
-def test_servers_that_fail_give_one_line_in_time(
-    server, tmp_path, monkeypatch, mode, name, message
-):
+def test_servers_that_fail_give_one_line(server, tmp_path, monkeypatch, mode, name, message):
     url, handler = server
     monkeypatch.setattr(remote, "TIMEOUT_SECONDS", 0.3)
     write_tars(handler.root)
@@ -1228,10 +1226,8 @@ def test_servers_that_fail_give_one_line_in_time(
     (handler.root / "text.tar").write_text("hello " * 200)
     (handler.root / "text.parquet").write_text("hello " * 200)
     handler.mode = mode
-    start = time.monotonic()
     line = fails("embed", f"{url}/{name}", "-m", "tiny", "-o", tmp_path / "o.h5")
     assert re.search(message, line)
-    assert time.monotonic() - start < 5
 
 
 def test_a_server_that_trickles_is_given_up(monkeypatch):
@@ -1244,16 +1240,14 @@ def test_a_server_that_trickles_is_given_up(monkeypatch):
             with connection, contextlib.suppress(OSError):
                 connection.recv(4096)
                 connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
-                for _ in range(200):
+                for _ in range(1000):  # all of the file, if the client waits
                     connection.sendall(b"x")
                     time.sleep(0.05)
 
         thread = threading.Thread(target=trickle, daemon=True)
         thread.start()
-        start = time.monotonic()
         with pytest.raises(ClipkitError, match=r"the server sent nothing for|too slow"):
             remote.read_whole(f"http://127.0.0.1:{listener.getsockname()[1]}/a.txt", 1000)
-        assert time.monotonic() - start < 5
         thread.join(5)
 
 
@@ -1272,10 +1266,8 @@ def test_a_server_that_only_says_continue_is_given_up(monkeypatch):
 
         thread = threading.Thread(target=answer, daemon=True)
         thread.start()
-        start = time.monotonic()
         with pytest.raises(ClipkitError, match="the server sent nothing for"):
             remote.open_file(f"http://127.0.0.1:{listener.getsockname()[1]}/a.tar")
-        assert time.monotonic() - start < 5
         thread.join(15)
 
 

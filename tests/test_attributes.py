@@ -230,9 +230,12 @@ def test_a_value_with_fewer_than_five_scored_rows_is_warned_of(
 ) -> None:
     values = {"few": [int(row < 4) for row in range(60)], "enough": [int(r < 5) for r in range(60)]}
     table = write_values(tmp_path / "t.csv", values, values)
-    attributes.measure(world_of(np.arange(60) % 2), table=table)
+    result = attributes.measure(world_of(np.arange(60) % 2), table=table)
     warning = "few: a value has fewer than 5 scored images: its recall says little"
     assert capsys.readouterr().err.splitlines() == [f"clipkit: warning: {warning}"]
+    assert results.caveat_note(result, "test") == f"{warning}."
+    assert results.is_testable(results.caveats(result))
+    assert panels.draw_attributes(result)[1].endswith(f"{warning}.")
 
 
 @pytest.mark.long

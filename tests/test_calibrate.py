@@ -177,7 +177,9 @@ def test_likelihood_and_brier_score_are_scikit_learns() -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_images_that_are_independent_of_uneven_labels_have_no_information(seed: int) -> None:
+def test_images_that_are_independent_of_uneven_labels_have_no_information(
+    seed: int, capsys: pytest.CaptureFixture[str]
+) -> None:
     """One prompt has the higher cosine with every image, so a low temperature always names it."""
     rng = np.random.default_rng(seed)
     file = logits_file(2000, 2)
@@ -188,6 +190,9 @@ def test_images_that_are_independent_of_uneven_labels_have_no_information(seed: 
     for row in calibrate(file).rows():
         assert row["information"] < 0.01
     assert row["information"] == pytest.approx(0, abs=0.05)
+    assert "% of the images have one of 2 classes: `information`" in capsys.readouterr().err
+    calibrate(logits_file())
+    assert "of the images have one of" not in capsys.readouterr().err
 
 
 def test_a_uniform_softmax_has_no_information() -> None:

@@ -11,10 +11,11 @@ from factories import random_features
 from shell import ok, rows
 from test_report import write_baseline, write_results
 
-from clipkit.analysis import prediction, results
+from clipkit.analysis import attributes, importance, prediction, results
 from clipkit.analysis.evaluation import evaluate_grid
 from clipkit.analysis.results import Predictions
 from clipkit.features import FeatureFile, Split, concatenation, read, row_ids, splitting, write
+from clipkit.plots import panels
 from clipkit.report.summary import against_references
 
 HISTORY = [{"command": "embed", "model": {"name": "m", "digest": "sha256:1"}}]
@@ -97,11 +98,44 @@ def test_one_image_of_many_columns_is_recognised():
 
 @pytest.mark.parametrize(
     "entry",
-    [5, [5], [{"kind": "fitted"}], [{"kind": "chosen", "split": "test", "count": "1"}]],
+    [
+        5,
+        [5],
+        [{"kind": "fitted"}],
+        [{"kind": "chosen", "split": "test", "count": "1"}],
+        [{"kind": "few", "split": "test", "count": 1, "rows": 1}],
+    ],
 )
 def test_foreign_caveats_are_ignored(entry):
     file = FeatureFile("result", [{"command": "probe", "caveats": entry}])
     assert results.caveat_note(file) == ""
+
+
+@pytest.mark.parametrize(("copies", "is_tested"), [(0, True), (3, False), (40, False)])
+def test_attributes_of_fitted_images_have_no_interval_of_the_probe(copies, is_tested):
+    file = images({"train": 60, "test": 40})
+    for split in file.splits.values():
+        split.features[:, 0] += 5 * split.labels
+    file.splits["test"].features[:copies] = file.splits["train"].features[:copies]
+    result = attributes.measure(file)
+    assert caveats(result) == ([] if is_tested else [("fitted", "test", copies, 40)])
+    (row,) = result.rows()
+    assert row["probe"] > 0.9
+    assert np.isfinite(row["probe_low"]) == np.isfinite(row["probe_high"]) == is_tested
+
+
+def test_importance_notices_fitted_images_in_another_file():
+    probe = evaluate_grid(logits({"train": 60, "test": 40}), keep=True)
+    assert not results.caveats(importance.prompt_importance(probe, logits({"all": 60}, seed=9)))
+    renamed = importance.prompt_importance(probe, logits({"all": 60}))
+    assert caveats(renamed) == [("fitted", "all", 60, 60)]
+
+
+def logits(sizes: dict[str, int], seed: int = 0) -> FeatureFile:
+    """Return logits of 16 prompts for images of two classes at random."""
+    file = images(sizes, seed=seed)
+    prompts = {"texts": list("abcdefghijklmnop"), "class_index": np.full(16, -1)}
+    return replace(file, kind="logits", temperature=1.0, **prompts)
 
 
 # ---- what the commands say of it ----
@@ -134,6 +168,9 @@ def test_a_page_has_the_note_and_no_verdict(folder, name, note):
     text = " ".join(ok("report", folder / f"{name}.h5", folder / "fair.h5").stdout.split())
     assert f"{name}.h5: {note}" in text.replace("\\", "")
     assert "McNemar" not in text
+    assert "Worst class" not in ok("report", folder / f"{name}.h5").stdout
+    (row,) = rows(ok("compare", folder / f"{name}.h5", "--run", 0).stdout)
+    assert row["low"] == row["high"] == ""
     ok("report", folder / f"{name}.h5", "-f", "-o", folder / "page.html")
     page = (folder / "page.html").read_text()
     assert page.count(note) == 2  # in the summary and below the table
@@ -148,7 +185,7 @@ def test_compare_does_not_test_a_fitted_result(folder, pair):
     done = ok("compare", *paths, "-o", folder / "c.h5", "-f")
     assert f"warning: fitted: {FITTED[:-1]}" in done.stderr
     (row,) = rows(done.stdout)
-    assert row["p"] == row["kappa"] == ""
+    assert row["p"] == row["kappa"] == row["low"] == row["high"] == ""
     assert float(row["difference"]) != 0
     assert FITTED in ok("info", "--runs", folder / "c.h5").stderr
     assert f"c.h5: fitted: {FITTED}" in ok("report", folder / "c.h5").stdout.replace("\\", "")
@@ -167,6 +204,13 @@ def test_info_and_pictures_repeat_the_note(folder):
     assert FITTED in ok("info", "--runs", folder / "fitted.h5").stderr
     assert not ok("info", "--runs", folder / "fair.h5").stderr
     ok("plot", "confusion", folder / "fitted.h5", "-o", folder / "p.svg", "-f")
+    both = ("--fit-split", "test", "--eval-split", "test")
+    done = ok("attributes", folder / "img.h5", *both, "-o", folder / "a.h5", "-f")
+    assert f"warning: {FITTED[:-1]}" in done.stderr
+    assert "(" not in rows(done.stdout)[0]["probe"]
+    assert FITTED in ok("info", "--runs", folder / "a.h5").stderr
+    assert f"a.h5: {FITTED}" in ok("report", folder / "a.h5").stdout.replace("\\", "")
+    assert panels.draw_attributes(read(folder / "a.h5"))[1].endswith(FITTED)
     assert results.source_label(read(folder / "fitted.h5"), "test").endswith(f", test. {FITTED}")
 
 

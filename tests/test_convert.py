@@ -631,6 +631,26 @@ def test_whole_numbers_with_gaps_are_names_unless_they_have_names(tmp_path: Path
         assert (file.class_names, split.labels.tolist()) == expected
 
 
+@pytest.mark.parametrize("label", ["nan", "N/A", ""])
+def test_labels_that_stand_for_none_are_no_class_unless_they_are_class_names(
+    tmp_path: Path, label: str
+) -> None:
+    arrays = {"features": np.eye(3, dtype="f4"), "labels": ["cat", label, "cat"]}
+    np.savez(tmp_path / "x.npz", **arrays)
+    line = fails("convert", tmp_path / "x.npz", tmp_path / "x.h5")
+    assert f"labels: expected a class for each row, got {label!r}; hint: leave these" in line
+
+
+@pytest.mark.parametrize("ending", ["npz", "parquet"])
+def test_a_class_called_none_survives_an_export(tmp_path: Path, ending: str) -> None:
+    split = Split(np.eye(2, dtype="f4"), labels=np.array([0, 1]), ids=["a", "b"])
+    file = FeatureFile("images", splits={"all": split}, class_names=["cat", "none"])
+    write(tmp_path / "x.h5", file)
+    ok("convert", tmp_path / "x.h5", tmp_path / f"x.{ending}")
+    ok("convert", tmp_path / f"x.{ending}", tmp_path / "y.h5")
+    assert read(tmp_path / "y.h5").class_names == ["cat", "none"]
+
+
 def test_labels_of_an_export_stay_as_they_are(tmp_path: Path) -> None:
     split = Split(np.eye(2, dtype="f4"), labels=np.array([0, 5]), ids=["a", "b"])
     write(tmp_path / "x.h5", FeatureFile("images", splits={"all": split}))

@@ -12,7 +12,7 @@ from shell import fails, ok, rows
 from sklearn.inspection import permutation_importance
 from sklearn.linear_model import LogisticRegression
 
-from clipkit.analysis import evaluation, probes
+from clipkit.analysis import evaluation, probes, results
 from clipkit.analysis.importance import largest_weights, prompt_importance
 from clipkit.analysis.metrics import difference_interval, exchange_interval
 from clipkit.analysis.probes.fitted import FittedProbe
@@ -254,8 +254,11 @@ def test_the_command_reports_saves_and_draws(folder: Path) -> None:
     ok("plot", "importance", folder / "i.h5", "-o", folder / "i.png")
     weights = rows(ok("importance", folder / "p.h5", "--weights", 1).stdout)
     assert [row["prompt"] for row in weights] == ["prompt 2", "prompt 2"]
-    warning = ok(*words, "--split", "train").stderr
-    assert "train was fitted, so the costs are those of images that the probe knows" in warning
+    note = "train was fitted: the accuracy on it says nothing about other images"
+    assert note in ok(*words, "--split", "train", "-o", folder / "t.h5").stderr
+    assert note in ok("info", "--runs", folder / "t.h5").stderr
+    assert note in ok("report", folder / "t.h5").stdout
+    assert note in results.source_label(read(folder / "t.h5"), "train")
 
 
 def test_images_of_unknown_classes_are_warned_about(

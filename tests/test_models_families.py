@@ -337,6 +337,7 @@ def test_unknown_kinds_and_names_list_what_is_read(tmp_path: Path) -> None:
     unknown_kind = refused(clipkit("info", tmp_path), 1, "got model_type 'bert'")
     for kind in (*FAMILIES, "open_clip_config.json", "timm"):
         assert kind in unknown_kind
+    refused(clipkit("info", "tini"), 2, "did you mean tiny? or give a folder or a Hub repository")
     refused(clipkit("info", "no-such-model"), 2, "unknown model", "a folder or a Hub repository")
     similar = refused(clipkit("info", "ViT-B-23"), 2, "did you mean")
     assert "transformers" not in similar

@@ -155,6 +155,7 @@ SIZES = [{"id": f"{row}.png", "size": "ab"[row % 2]} for row in range(6)]
         ("csv", PANDAS.replace(",filename", ",path").replace(",0.png", ",a/0.png"), LEADING),
         ("csv", re.sub("(.[.]png)", r"./photos/all/\1", PANDAS), LEADING),
         ("csv", PANDAS.replace("filename", "Image").replace(".png", ""), "endings"),
+        ("csv", PANDAS.replace("filename", "file_name"), ""),
         ("csv", PANDAS.replace(".png", ".jpg").replace(",0.", ",/b/0."), LEADING + " and endings"),
         ("csv", "".join(line.partition(",")[2] for line in PANDAS.splitlines(True)), ""),
         ("csv", re.sub("^[0-9]+,", "", PANDAS, flags=re.M).replace(",filename", ""), ""),
@@ -218,7 +219,9 @@ def test_numbers_keep_their_fractions_unless_all_are_whole(tmp_path: Path) -> No
 def test_cells_without_a_value_are_counted_in_one_note(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    text = "id,size,flag\n0.png,NA,0\n1.png,nan,1\n2.png,None,\n3.png,-,0\n4.png,a,1\n5.png,A,0\n"
+    text = (
+        "id,size,flag\n0.png,NA,0\n1.png,#N/A,1\n2.png,none,\n3.png,<na>,0\n4.png,a,1\n5.png,A,0\n"
+    )
     size, flag, _ = read_annotations(read(saved(tmp_path)), str(table(tmp_path, text))).attributes
     assert (size.values, flag.values) == (["A", "a"], ["0", "1"])
     assert size.codes["test"].tolist() == [-1, -1, -1, -1, 1, 0]
@@ -252,6 +255,16 @@ def test_many_numbers_are_no_categories(tmp_path: Path, capsys: pytest.CaptureFi
     path = str(table(tmp_path, "id,age\n" + "\n".join(f"{row},{row}" for row in rows)))
     with pytest.raises(ClipkitError, match="expected categories in age"):
         read_attribute(file, path)
+
+
+@pytest.mark.parametrize("stray", ["n/a", "inf", "unknown"])
+def test_a_column_of_numbers_with_a_stray_value_is_no_category(tmp_path: Path, stray: str) -> None:
+    ids = [str(row) for row in range(25)]
+    split = Split(np.eye(25, dtype=np.float32), ids=ids)
+    lines = [f"{row},{row if number else stray}" for number, row in enumerate(ids)]
+    path = str(table(tmp_path, "\n".join(["id,age", *lines])))
+    with pytest.raises(ClipkitError, match="expected categories in age"):
+        read_attribute(FeatureFile("images", splits={"all": split}), path)
 
 
 @pytest.mark.long

@@ -151,7 +151,7 @@ def test_a_long_prompt_is_cut_on_request(embed_texts: EmbedTexts, tmp_path: Path
         ("embed cifar1", "unknown data set 'cifar1'; hint: did you mean cifar10"),
         ("plot temprature x.h5", "unknown plot 'temprature'; hint: did you mean temperature?"),
         ("probe LOGITS --classifier svn", "unknown classifier 'svn'; hint: did you mean svm"),
-        ("probe LOGITS --features prob", "unknown kind of features 'prob'; hint: did you mean"),
+        ("probe LOGITS --features prob", "unknown features 'prob'; hint: did you mean"),
         (
             "textembed --classes digit --model tiny",
             "unknown data set 'digit'; hint: did you mean digits?",

@@ -14,6 +14,7 @@ from factories import result_file, write_feature_file
 from shell import fails, ok, partly, rows
 from test_report import DATASET, LABELS, MODEL, RUN, tables
 
+from clipkit.analysis import results
 from clipkit.features import FeatureFile, Split, history_entry, read, write
 from clipkit.report import collection
 from clipkit.report.blocks import Number, Table
@@ -341,3 +342,19 @@ def test_a_page_without_a_missing_file_is_written_and_the_exit_code_says_so(tmp_
     done = partly("report", a, tmp_path / "none.h5", "-f", "-o", page)
     assert done.stderr == "clipkit: warning: left out none.h5: there is no such file\n"
     assert "none.h5: there is no such file" in page.read_text()
+
+
+def test_tables_of_variance_have_the_null_of_each_share_and_the_number_of_marks_by_chance(tmp_path):
+    numbers = {"share": 0.5, "null95": 0.01, "unique": 0.4, "unique_null95": -0.02}
+    control = dict.fromkeys(("control_share", "control_low", "control_high"), np.nan)
+    entry = [{"command": "variance"}]
+    runs = [{"split": "test", "attribute": "size", **numbers, **control}]
+    write(tmp_path / "v.h5", results.make_result(entry, runs))
+    text = " ".join(ok("report", tmp_path / "v.h5").stdout.split())
+    assert "share | null | unique | null of unique | share in the control" in text
+    assert "50.00 | 1.00 | 40.00 | -2.00" in text
+    cell = {"split": "test", "attribute": "size", "share": 0.5, "random99": 0.1, "null95": 0.1}
+    runs = [cell | {"prompt": str(n), "embedding": 0.5, "above": True} for n in range(42)]
+    write(tmp_path / "p.h5", results.make_result(entry, runs))
+    note = "About 0.42 of the 42 cells are above by chance (1 %)."
+    assert note in ok("report", tmp_path / "p.h5").stdout.replace("\\", "")

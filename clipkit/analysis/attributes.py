@@ -24,9 +24,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from clipkit.analysis import metrics, probes, similarity, zeroshot
+from clipkit.analysis import metrics, probes, results, similarity, zeroshot
 from clipkit.analysis.evaluation import EVAL_SPLIT, FIT_SPLIT, choose_held_out, hold_out
-from clipkit.analysis.results import find_caveats, make_result
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, check_positive
 from clipkit.features import FeatureFile, Float32, Int64, compatibility
@@ -36,7 +35,7 @@ from clipkit.features.splitting import count_shared_rows, hash_rows
 
 MAX_VALUES = 5000  # of an attribute
 ABOVE_CHANCE = 0.02  # by which the probe's interval must exceed chance for `reach`
-FEW_ROWS = 5  # with fewer scored rows, the recall of a value says little
+OF_OTHER_IMAGES = ("probe_low", "probe_high", "reach", "reach_low", "reach_high")
 NAMED = 3  # attributes that a warning names
 DOUBLED_ARTICLE = re.compile(r"\b(an?|the) (an?|the) ", re.IGNORECASE)
 
@@ -120,7 +119,8 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
         `zeroshot` and `probe` with the limits of their 95 % interval (`_low`, `_high`, see
         `metrics.recall_interval`); `names`; `random` and `control` with their range; and `reach`,
         (zeroshot - chance) / (probe - chance), with its 95 % interval (delta method). NaN marks
-        what does not apply; `reach` is NaN if the lower limit of `probe` is not 0.02 above chance.
+        what does not apply; `reach` is NaN if the lower limit of `probe` is not 0.02 above chance,
+        and so is the interval of `probe` if over 1 % of the scored images were fitted.
         Values count if they occur in both the fitted and the scored rows; with fewer than two of
         them, nothing is measured.
 
@@ -142,7 +142,8 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
     annotations = read_annotations(images, table, columns)
     _check_counts(annotations.attributes)
     fit, scored = _choose_rows(images, fit_split, eval_split, seed)
-    _warn_of_shared_images(images, fit, scored)
+    caveats = _find_shared_images(images, fit, scored)
+    untested = _untested(caveats)
     for control in controls:
         check_same_images(control, images, [fit.split, scored.split])
         check_control(control, images, [fit.split, scored.split])
@@ -157,8 +158,9 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
             measured = _Attribute(images, attribute, fit, scored, C, seed)
             for problem in measured.problems:
                 problems.setdefault(problem, []).append(attribute.name)
-            rows.append(measured.row(attribute_words, controls, random))
+            rows.append(measured.row(attribute_words, controls, random) | untested)
             report_progress(number + 1, len(annotations.attributes))
+    caveats += results.find_few(problems.pop(results.FEW_SCORED, []), scored.split, len(rows))
     for problem, names in problems.items():
         more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
         console.warn(f"{', '.join(names[:NAMED])}{more}: {problem}")
@@ -183,9 +185,10 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
         eval_split=scored.split,
         seed=seed,
         prompts=None if words is None else prompts_entry(words),
+        caveats=caveats or None,
         inputs=inputs,
     )
-    return make_result(history, rows)
+    return results.make_result(history, rows)
 
 
 def _choose_rows(
@@ -200,9 +203,8 @@ def _choose_rows(
         return SplitRows(fit_split, train), SplitRows(fit_split, held_out)
     names = images.choose_splits([fit_split, eval_split])
     if len(names) == 1:
-        console.warn(
-            f"{names[0]} is both fitted and scored: the probes say nothing about other images"
-        )
+        rows = _all_rows(images, fit_split)
+        return rows, rows
     return _all_rows(images, fit_split), _all_rows(images, eval_split)
 
 
@@ -210,12 +212,18 @@ def _all_rows(images: FeatureFile, split: str) -> SplitRows:
     return SplitRows(split, np.arange(len(images.splits[split])))
 
 
-def _warn_of_shared_images(images: FeatureFile, fit: SplitRows, scored: SplitRows) -> None:
-    if np.array_equal(fit.numbers, scored.numbers) and fit.split == scored.split:
-        return
-    name = "the held-out rows" if fit.split == scored.split else scored.split
-    X, X_eval = fit.embeddings(images), scored.embeddings(images)
-    find_caveats("fitted", name, count_shared_rows(hash_rows(X), X_eval), len(X_eval))
+def _find_shared_images(images: FeatureFile, fit: SplitRows, scored: SplitRows) -> list[Row]:
+    """Warn of scored images that are fitted, too."""
+    count = len(scored.numbers)
+    if fit is not scored:
+        X, X_eval = fit.embeddings(images), scored.embeddings(images)
+        count = count_shared_rows(hash_rows(X), X_eval)
+    return results.find_caveats("fitted", scored.split, count, len(scored.numbers))
+
+
+def _untested(caveats: Sequence[Row]) -> Row:
+    """Return the columns that say nothing if the scored images were fitted, emptied."""
+    return {} if results.is_testable(caveats) else dict.fromkeys(OF_OTHER_IMAGES, math.nan)
 
 
 def _check_counts(attributes: Sequence[Attribute]) -> None:
@@ -314,10 +322,8 @@ class _Attribute:
         problems = []
         if self.has_others:
             problems.append("values without fitted or without scored images are left out")
-        if min(np.unique(self.labels, return_counts=True)[1]) < FEW_ROWS:
-            problems.append(
-                f"a value has fewer than {FEW_ROWS} scored images: its recall says little"
-            )
+        if min(np.unique(self.labels, return_counts=True)[1]) < results.FEW_ROWS:
+            problems.append(results.FEW_SCORED)
         return problems
 
     def row(self, words: Words | None, controls: Sequence[FeatureFile], random: int) -> Row:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipkit.analysis import evaluation, metrics, softmax, zeroshot
-from clipkit.analysis.results import make_result
+from clipkit.analysis.results import chance, make_result
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, check_positive
 from clipkit.features import BlockMatrix, FeatureFile, Int64
@@ -23,6 +23,7 @@ from clipkit.features import BlockMatrix, FeatureFile, Int64
 Floats = NDArray[np.float64]
 
 BINS = 15
+UNEVEN = 1.5  # times 1 / C, the share of the most frequent class is noted
 SEED = 42
 SEARCHED = (1e-6, 1e6)  # temperatures, as multiples of the largest difference between scores
 CHI_SQUARED = 3.841459  # 95 % quantile, one degree of freedom
@@ -308,6 +309,7 @@ def calibrate(
     evaluation.labelled_split(logits, eval_split)  # before the fit, which takes longer
     fitted, low, high = fit_temperature(read_scores(logits, fit_split, fit_rows))
     scores = read_scores(logits, eval_split, eval_rows, name)
+    _note_uneven_classes(scores)
     rows = [_row(scores, tau, bins, seed) for tau in taus]
     rows.append(_row(scores, fitted, bins, seed) | {"fitted": True, "low": low, "high": high})
     history = logits.extended_history(
@@ -321,6 +323,14 @@ def calibrate(
         inputs={"logits": logits.digest},
     )
     return make_result(history, rows)
+
+
+def _note_uneven_classes(scores: ClassScores) -> None:
+    """Note what `information` is compared with if one class is far above its even share."""
+    C, share = scores.matrix.shape[1], chance(scores.labels)
+    if share * C > UNEVEN:
+        what = f"{100 * share:.0f} % of the images have one of {C} classes"
+        console.note(f"{scores.name}: {what}: `information` compares with the labels' own entropy")
 
 
 def _choose_splits(

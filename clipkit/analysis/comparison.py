@@ -179,7 +179,9 @@ def _choose_split(result: FeatureFile, first: FeatureFile, split: str, same_rows
     if chosen is None:
         expected = f"the {split} images of {first.display_name}"
         got, hint = ", ".join(result.splits), "score the same split of the same data set"
-        if matching_split(result, first, split, same_rows=True):
+        numbered = matching_split(result, first, split, same_rows=True)
+        ids = set(result.splits[numbered].ids) if numbered else set()
+        if not ids.isdisjoint(first.splits[split].ids):
             got, hint = "row numbers of another import", "if rows are the same, add --same-rows"
         raise ClipkitError(f"{result.display_name}: expected {expected}, got {got}", hint)
     return chosen
@@ -407,13 +409,15 @@ def _pair_rows(paired: PairedResults, **group: str) -> list[Row]:
     if len(paired.right) == 1:
         accuracy = float(first.mean())
         low, high = metrics.wilson(accuracy, len(first))
+        if not is_testable(paired.caveats[0]):
+            low = high = np.nan
         counts = {"rows": len(first), "acc_a": accuracy, "low": low, "high": high}
         return [head | where | counts]
     rows = []
     for number, second in enumerate(paired.right[1:], 1):
         row = head | {"b": paired.names[number]} | where | compare_right(first, second)
         if not is_testable(paired.caveats[0] + paired.caveats[number]):
-            row |= {"p": np.nan, "kappa": np.nan}
+            row |= dict.fromkeys(("low", "high", "p", "kappa"), np.nan)
         rows.append(row)
     return rows
 
@@ -536,7 +540,7 @@ def for_people(rows: Sequence[Row]) -> list[Row]:
             cells[f"{name} %"] = _in_units(row, name, ".2f")
         low, high = _in_units(row, "low", "+.2f"), _in_units(row, "high", "+.2f")
         difference = _in_units(row, "difference", "+.2f")
-        if difference is not None:
+        if difference is not None and low is not None:
             difference += f" ({low} to {high})"
         elif low is not None:  # of one result: Wilson's interval of its accuracy
             cells["acc_a %"] += f" ({100 * row['low']:.2f}–{100 * row['high']:.2f})"

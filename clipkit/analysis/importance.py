@@ -80,8 +80,6 @@ def prompt_importance(
     rows = logits.splits[name]
     if rows.labels is None:
         raise ClipkitError(f"{logits.display_name}: {name}: expected labels, got none")
-    if name == prediction.fitted_split(probe, logits):
-        console.warn(f"{name} was fitted, so the costs are those of images that the probe knows")
     texts = logits.texts or []
     inputs = {"probe": probe.digest, "features": logits.digest}
     group_of: list[Any] = list(range(len(texts)))  # without groups, each prompt is one
@@ -93,6 +91,8 @@ def prompt_importance(
     _check_labels(probe, logits, name, numbers)
     prediction.warn_of_unknown_classes(probe, rows, name, class_names, numbers)
     X = np.asarray(logits.cosines(name))
+    is_known = name == prediction.fitted_split(probe, logits)
+    caveats = prediction.find_fitted(fitted, name, X, is_known)
     columns: dict[Any, list[int]] = {}
     for number, group in enumerate(group_of):
         columns.setdefault(group, []).append(number)
@@ -112,6 +112,7 @@ def prompt_importance(
         split=name,
         repeat=repeat,
         seed=seed,
+        caveats=caveats or None,
         inputs=inputs,
     )
     return make_result(history, runs)

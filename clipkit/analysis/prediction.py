@@ -81,10 +81,7 @@ def predict(
     for name in names:
         split = file.splits[name]
         X = np.asarray(file.cosines(name))  # image embeddings have no temperature to undo
-        count = len(X) if name == known else 0
-        if fitted.row_hashes is not None:
-            count = count_shared_rows(fitted.row_hashes, X) or count
-        caveats += find_caveats("fitted", name, count, len(X))
+        caveats += find_fitted(fitted, name, X, is_known=name == known)
         where = f"{file.display_name}: {name}"
         ranking = _rank(fitted, where, X, number_of_class, top, keep_scores)
         predicted = ranking.classes[:, 0]
@@ -109,6 +106,16 @@ def predict(
         history, rows, splits=scored, class_names=class_names, display_name=file.display_name
     )
     return Predicted(result, rankings)
+
+
+def find_fitted(
+    fitted: probes.FittedProbe, split: str, X: NDArray[Any], is_known: bool
+) -> list[Caveat]:
+    """Warn of rows (N, D) of a split, all if `is_known`, on which the probe was fitted."""
+    count = len(X) if is_known else 0
+    if fitted.row_hashes is not None:
+        count = count_shared_rows(fitted.row_hashes, X) or count
+    return find_caveats("fitted", split, count, len(X))
 
 
 def fitted_split(probe: FeatureFile, file: FeatureFile) -> str | None:

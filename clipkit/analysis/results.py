@@ -30,6 +30,8 @@ Caveat = dict[str, Any]  # an object of a history that limits what an accuracy s
 MAX_CLASSES = 1000  # of a matrix of counts, in memory and on paper
 MAX_RUNS = 10_000  # of a result that is drawn or reported
 MAX_PROMPTS = 1 << 20
+FEW_ROWS = 5  # of a value
+FEW_SCORED = f"a value has fewer than {FEW_ROWS} scored images: its recall says little"
 FEW = 0.01  # of a split's images may have a caveat, and its accuracy is still tested
 MAX_NAME = 60  # characters of a name from a history, where anything may be written
 NAMED_PROMPTS = "prompts: "
@@ -136,8 +138,21 @@ def find_caveats(kind: str, split: str, count: int, rows: int) -> list[Caveat]:
     return [caveat]
 
 
+def find_few(attributes: Sequence[str], split: str, count: int) -> list[Caveat]:
+    """Warn of those of the `count` attributes of which a value has few scored rows."""
+    if not attributes:
+        return []
+    numbers = {"count": len(attributes), "rows": count}
+    caveat = {"kind": "few", "split": split, **numbers, "attributes": list(attributes)}
+    console.warn(describe_caveat(caveat))
+    return [caveat]
+
+
 def describe_caveat(caveat: Caveat) -> str:
     """Say in a sentence, without its full stop, what an accuracy does not say."""
+    if caveat["kind"] == "few":
+        names = join_names([f"{name}"[:MAX_NAME] for name in caveat["attributes"]])
+        return f"{names}: {FEW_SCORED}"
     split, count, rows = caveat["split"], caveat["count"], caveat["rows"]
     were, them = f"{count:,} of {rows:,} images of {split} were also", "them"
     if count >= rows:
@@ -161,6 +176,8 @@ def caveats(result: FeatureFile, split: str | None = None) -> list[Caveat]:
 def _is_caveat(value: Any) -> bool:
     """Whether an object of a history, where anything may be written, is a caveat."""
     types = {"kind": str, "split": str, "count": int, "rows": int}
+    if isinstance(value, dict) and value.get("kind") == "few":
+        types["attributes"] = list
     return isinstance(value, dict) and all(isinstance(value.get(k), t) for k, t in types.items())
 
 
@@ -169,15 +186,16 @@ def caveat_note(result: FeatureFile, split: str | None = None) -> str:
     return " ".join(f"{describe_caveat(caveat)}." for caveat in caveats(result, split))
 
 
-def caveat_notes(named: Mapping[str, FeatureFile]) -> list[str]:
+def caveat_notes(named: Mapping[str, FeatureFile], split: str | None = None) -> list[str]:
     """Return the notes of results with caveats, behind their names."""
-    notes = {name: caveat_note(result) for name, result in named.items()}
+    notes = {name: caveat_note(result, split) for name, result in named.items()}
     return [f"{name}: {note}" for name, note in notes.items() if note]
 
 
 def is_testable(caveats: Iterable[Caveat]) -> bool:
     """Whether a test of an accuracy means something: few images of the split have a caveat."""
-    return all(caveat["count"] <= FEW * caveat["rows"] for caveat in caveats)
+    of_images = [caveat for caveat in caveats if caveat["kind"] != "few"]
+    return all(caveat["count"] <= FEW * caveat["rows"] for caveat in of_images)
 
 
 def untestable(result: FeatureFile, split: str) -> str:

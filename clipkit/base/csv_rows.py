@@ -12,6 +12,12 @@ from clipkit.base.console import escaped
 from clipkit.base.errors import ClipkitError
 
 BOM = b"\xef\xbb\xbf"
+NO_VALUE = {"", "na", "n/a", "#n/a", "<na>", "nan", "none", "null", "-"}
+
+
+def is_no_value(text: str) -> bool:
+    """Whether a cell or a label says, in whatever case, that there is no value."""
+    return text.strip().casefold() in NO_VALUE
 
 
 def check_text(stream: IO[bytes], name: str) -> None:

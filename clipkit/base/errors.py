@@ -31,7 +31,7 @@ class ClipkitError(Exception):
     def adding_hint(self, text: str) -> Self:
         """Return the same error with one more thing to do in its hint."""
         error = copy.copy(self)
-        error.hint = f"{self.hint}; {text}" if self.hint else text
+        error.hint = f"{self.hint}; {text}".replace("?;", "?") if self.hint else text
         return error
 
     def with_hint(self) -> str:

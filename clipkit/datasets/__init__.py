@@ -12,12 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from clipkit.base import console
+from clipkit.base.csv_rows import is_no_value
 from clipkit.datasets.dataset import Dataset, ImageDataset, describe_splits
 from clipkit.datasets.folders import read_folder
 from clipkit.datasets.manifests import names_images, read_manifest
 from clipkit.datasets.registry import REGISTRY
 from clipkit.datasets.sources import SourceOptions, read_source
-from clipkit.features.annotations import NO_VALUE
 
 __all__ = [
     "REGISTRY",
@@ -91,7 +91,7 @@ def load(  # noqa: PLR0913 (the options of `clipkit embed`)
     names = [name] if isinstance(name, str | Path) else list(name)
     data = read_source(names, SourceOptions(root, path_column, label_column, split_column))
     console.note_spellings(data.name, data.class_names)
-    for name in set(NO_VALUE).intersection(data.class_names):
+    for name in filter(is_no_value, data.class_names):
         console.note(f"{data.name}: {name!r} is a class; hint: leave cells without a label empty")
     draw: dict[str, int] = {}
     if splits is not None:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from clipkit.base import console, files
-from clipkit.base.csv_rows import find_delimiter, read_objects, read_rows
+from clipkit.base.csv_rows import find_delimiter, is_no_value, read_objects, read_rows
 from clipkit.base.errors import ClipkitError, UsageError, unknown
 from clipkit.features import FeatureFile, Int64
 from clipkit.features.compatibility import origin, relate
@@ -31,11 +31,11 @@ TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 CLASS = "class"  # the attribute that consists of the labels of a file
 KEYS = ("id", "split")
 INDEX = ("", "unnamed: 0", "__index_level_0__")  # how pandas writes the column of a table's index
-IDS = ("id", "filename", "file", "path", "image", "image_id", *INDEX)  # the first of them has ids
+IDS = ("id", "filename", "file_name", "file", "path", "image", "image_id", *INDEX)  # the first
 NO_ATTRIBUTES = (*KEYS, "filename", "path", "")
-NO_VALUE = ("", "NA", "N/A", "NaN", "nan", "None", "null", "NULL", "-")
 WHOLE = re.compile(r"-?[0-9]+\.0")
 MAX_NUMBERS = 20  # values of a column of numbers that are categories
+MOST = 0.9  # of the values of a column of numbers are numbers
 INTERACTION = "*"
 
 Columns = dict[str, dict[str, list[str]]]  # attribute -> split -> value of each row, or ""
@@ -224,9 +224,14 @@ def _leave_numbers_out(
 
 
 def _has_many_numbers(values: Sequence[str]) -> bool:
-    if len(values) > MAX_NUMBERS:
-        with contextlib.suppress(ValueError):
-            return all(np.isfinite(float(value.replace(",", "."))) for value in values)
+    """Whether nearly all of many values are numbers; a few others may stand for no value."""
+    return sum(map(_is_number, values)) > max(MAX_NUMBERS, MOST * len(values))
+
+
+def _is_number(value: str) -> bool:
+    with contextlib.suppress(ValueError):
+        float(value.replace(",", "."))
+        return True
     return False
 
 
@@ -368,7 +373,7 @@ def _clear(table: str, columns: Columns) -> None:
     for name, values_of in columns.items():
         for values in values_of.values():
             for row, value in enumerate(values):
-                if value and value in NO_VALUE:
+                if value and is_no_value(value):
                     cleared.append(f"{value!r} of {name}")
                     values[row] = ""
         if all(not v or WHOLE.fullmatch(v) for values in values_of.values() for v in values):

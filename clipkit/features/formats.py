@@ -24,6 +24,7 @@ from typing import IO, Any
 import numpy as np
 
 from clipkit.base import console
+from clipkit.base.csv_rows import is_no_value
 from clipkit.base.errors import ClipkitError, UsageError, system_reason, unknown
 from clipkit.base.files import atomic_write, spool_input
 from clipkit.base.tables import distinct_names
@@ -459,6 +460,9 @@ def _number_labels(file: FeatureFile, is_export: bool) -> None:
         raise ClipkitError(f"{message}, got names and numbers")
     if file.class_names is None:
         file.class_names = sorted({name for split in labelled for name in split.labels})
+        for name in filter(is_no_value, file.class_names):
+            message = f"{file.display_name}: labels: expected a class for each row, got {name!r}"
+            raise ClipkitError(message, "leave these rows out, or add class_names")
     numbers = {name: number for number, name in enumerate(file.class_names)}
     repeated = {name for name, count in Counter(file.class_names).items() if count > 1}
     for split in labelled:

@@ -221,7 +221,10 @@ def _recognised_table(command: str, name: str, file: FeatureFile) -> list[Block]
         results.columns_of(file, command, TABLES[command])
         return understanding.attribute_table(file.rows(), name)
     if "prompt" in file.runs:
-        return [_joined_table({name: file})]
+        shares = results.columns_of(file, command, "share above")["share"]
+        cells = int(np.isfinite(shares).sum())
+        note = f"About {0.01 * cells:.2g} of the {cells:,} cells are above by chance (1 %)."
+        return [_joined_table({name: file}), note]
     results.columns_of(file, command, TABLES[command])
     return understanding.variance_table(file.rows(), name)
 

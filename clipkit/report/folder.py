@@ -121,6 +121,7 @@ class ResultsFolder:
         self.left_out: dict[str, str] = {}
         self._files: dict[str, FeatureFile] = {}
         self._runs: dict[str, list[Run]] = {}
+        self._tables: list[str] = []  # names that `table` returned
         self._digests: dict[str, str] = {}
         if not self.has("img"):
             raise ClipkitError(
@@ -297,6 +298,7 @@ class ResultsFolder:
             self._check_history(name, result)
             command = name.rpartition(".")[2]
             results.columns_of(result, command, TABLES[command])
+            self._tables.append(name)
             return result.rows()
         except ClipkitError as error:
             self.leave_out(name, error.message)
@@ -324,8 +326,8 @@ class ResultsFolder:
         return results.untestable(self.read(name), run["split"])
 
     def notes(self) -> list[str]:
-        """Return the notes on the accuracies of the results that `runs` returned."""
-        shown = filter(self.runs, self._runs)
+        """Return the notes on the accuracies of the results that `runs` or `table` returned."""
+        shown = [*filter(self.runs, self._runs), *self._tables]
         return results.caveat_notes({name: self.read(name) for name in shown})
 
     def used(self) -> dict[str, Path]:

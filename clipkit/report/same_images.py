@@ -156,9 +156,8 @@ class SameImages:
         heading = f"{dataset}, {first.split}: {len(first.ids):,} images, {classes} classes"
         heading += results.labels_suffix(first.file)
         blocks: list[Block] = [Heading(2, escape(heading)), self._accuracies()]
-        notes = {each.name: results.caveat_note(each.file, each.split) for each in self.results}
-        blocks += [escape(f"{name}: {note}") for name, note in notes.items() if note]
         for scored in self.results:
+            blocks += map(escape, results.caveat_notes({scored.name: scored.file}, scored.split))
             if len(scored.runs) > MOST_RUNS:
                 runs = f"{len(scored.runs):,} runs on {escape(scored.split)}"
                 blocks.append(
@@ -213,6 +212,8 @@ class SameImages:
     def _accuracy(self, scored: Scored, run: int) -> Number:
         value = float(scored.right[run].mean())
         low, high = metrics.wilson(value, len(scored.ids))
+        if scored.untestable:
+            low = high = np.nan
         best = np.nan
         if not scored.is_control:
             controls = self.controls_of(scored, run)
@@ -320,7 +321,7 @@ def sum_up_first(groups: Iterable[SameImages]) -> list[Fact]:
     )
     if controls and not scored.has_one_run:
         fact = replace(fact, text=f"{fact.text} The control's run is the best of its runs, too.")
-    return [fact, summary.worst_class(predictions, scored.name)]
+    return [fact] if why else [fact, summary.worst_class(predictions, scored.name)]
 
 
 def _rank(candidate: tuple[Scored, SameImages]) -> tuple[bool, bool, bool]:

@@ -41,10 +41,10 @@ def sum_up_folder(comparison: Comparison, what: str) -> list[Fact]:
         controls = []
         for control in comparison.controls:
             controls += [control.predictions(name, run) for run in control.runs(name)[:1]]
-        if not worst:
-            title = "Main result"
-            worst = [worst_class(scored, name)]
         why = comparison.results.untestable(name, runs[0])
+        if len(facts) == 1:
+            title = "Main result"
+            worst = [] if why else [worst_class(scored, name)]
         facts.append(against_references(title, means, scored, controls, name, untestable=why))
     return facts + worst
 

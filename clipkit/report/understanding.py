@@ -75,6 +75,8 @@ def variance_table(rows: Sequence[Run], source: str) -> Blocks:
     if not rows:
         return []
     header = ["attribute", "share", "null", "unique", "share in the control"]
+    has_null = "unique_null95" in rows[0]  # not in results of an earlier clipkit
+    header[4:4] = ["null of unique"] * has_null
     cells: list[list[Cell]] = []
     for row in rows:
         unique, null = format_percent(row["unique"]), format_percent(row["null95"])
@@ -86,6 +88,8 @@ def variance_table(rows: Sequence[Run], source: str) -> Blocks:
         )
         share = Number(format_percent(row["share"]), bar)
         cells.append([escape(row["attribute"]), share, null, unique, _control_share(row)])
+        if has_null:
+            cells[-1].insert(4, format_percent(row["unique_null95"]))
     return [Table(header, cells, sources=[source] * len(cells))]
 
 
