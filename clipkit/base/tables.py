@@ -33,13 +33,13 @@ PERCENT = {
 }
 # The columns of all reports beside these, with which a wrong name is found before the work
 OTHERS = (
-    "a above acc_a acc_b ami ari attribute b both brier C changed chance class classifier control "
-    "cost dataset difference draw entropy eval_split file fit_split fitted group high id information k "
-    "kappa label low max_entropy mean_entropy model names names_high names_low neither nll nmi "
-    "nmi_chance null null5 only_a only_b p p_holm prediction probe probe_high probe_low prompt "
-    "prompts random random_high random_low rank reach reach_high reach_low rows runner_up "
-    "runner_up_score score scope shots split standardize support temperature unique_rows unit "
-    "values weight zeroshot zeroshot_high zeroshot_low"
+    "a above acc_a acc_b ami ari attribute b both brier C changed chance class classifier "
+    "control cost dataset difference draw entropy eval_split file fit_split fitted group high "
+    "id information k kappa label low max_entropy mean_entropy model names names_high "
+    "names_low neither nll nmi nmi_chance null null5 only_a only_b p p_holm prediction probe "
+    "probe_high probe_low prompt prompts random random_high random_low rank reach reach_high "
+    "reach_low rows runner_up runner_up_score score scope shots split standardize support "
+    "temperature unique_rows unit values weight zeroshot zeroshot_high zeroshot_low"
 )
 COLUMNS = PERCENT.union(OTHERS.split())
 SCORE = "score_"  # before the class, in the columns of zeroshot --scores
