@@ -73,7 +73,7 @@ HUGE = "1" + 23 * "0"
             for n in (0, -1)
         ),
         *(["embed", "shapes", f"--num-workers={n}"] for n in (0, -1, 2**31, HUGE)),
-        *(["embed", "shapes", f"--classes={n}"] for n in (-1, 1)),
+        *(["embed", "shapes", f"--max-classes={n}"] for n in (-1, 1)),
         *(["embed", "shapes", f"--untrained={n}"] for n in (-1, 2**63, HUGE)),
         *(["textembed", "p.txt", f"--untrained={n}"] for n in (-1, 2**63, HUGE)),
         *(["logits", "i.h5", f"--random={n}"] for n in (0, -1, 2**31, HUGE)),

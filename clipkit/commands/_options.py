@@ -62,6 +62,25 @@ def options_with_value(command: Any) -> set[str]:
     return names
 
 
+def replace_earlier_names(command_path: str, words: list[str]) -> list[str]:
+    """Return the words of a command line with the current names of its options.
+
+    >>> replace_earlier_names("clipkit embed", ["x", "--classes=5", "--projection", "none"])
+    ['x', '--max-classes=5', '--no-projection']
+    """
+    _, _, command = command_path.partition(" ")
+    names = EARLIER_NAMES.get(command, {})
+    current = [""]
+    for word in words:
+        option, mark, value = word.partition("=")
+        if f"{current[-1]} {word}" in names:
+            current[-1] = names[f"{current[-1]} {word}"]
+        else:
+            name = names.get(f"{option} {value}") or names.get(option, option) + mark + value
+            current.append(name)
+    return current[1:]
+
+
 def parse_layers(text: str | None) -> list[int] | Literal["all"] | None:
     """Return the numbers of a list of layers such as `0,4-6,-1`, or "all".
 
@@ -220,11 +239,17 @@ Attributes = Annotated[
 ]
 # Command -> earlier names of its options, which still work
 EARLIER_NAMES = {
-    "attributes": {"--attributes": "--table", "--column": "--attribute"},
+    "embed": {"--classes": "--max-classes", "--projection none": "--no-projection"},
+    "attributes": {
+        "--attributes": "--table",
+        "--column": "--attribute",
+        "--random": "--random-sets",
+    },
     "variance": {"--attributes": "--table", "--column": "--attribute"},
     "compare": {"--by": "--table", "--column": "--attribute"},
     "relabel": {"--column": "--attribute"},
     "split": {"--attributes": "--table", "--group-column": "--attribute"},
+    "plot nearest": {"--images": "--count"},
 }
 Controls = Annotated[
     list[str],

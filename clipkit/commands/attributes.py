@@ -39,10 +39,13 @@ def attributes(
     table: Table = None,
     attribute: Attributes = [],  # noqa: B006
     control: Controls = [],  # noqa: B006
-    random: Annotated[
+    random_sets: Annotated[
         int, option("N", "Number of sets of random directions.", min=0, max=1000)
     ] = 5,
-    C: Annotated[float, option("C", "Inverse strength of the probe's regularisation.", "-C")] = 1.0,
+    regularization: Annotated[
+        float,
+        option("C", "Inverse strength of the probe's regularisation.", "--regularization", "-C"),
+    ] = 1.0,
     fit_split: Annotated[str, split_option("Split to fit the probes on.")] = "train",
     eval_split: Annotated[str, split_option("Split to score.")] = "test",
     seed: Seed = 42,
@@ -74,8 +77,8 @@ def attributes(
         table=table,
         columns=attribute,
         controls=[features.read(file, kinds=["images"]) for file in control],
-        random=random,
-        C=C,
+        random=random_sets,
+        C=regularization,
         fit_split=fit_split,
         eval_split=eval_split,
         seed=seed,

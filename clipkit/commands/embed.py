@@ -68,9 +68,11 @@ def embed(
     ] = None,
     norm: Norm = False,
     projection: Annotated[
-        str | None,
-        option("none", "Leave out the projection into the space that images share with texts."),
-    ] = None,
+        bool,
+        typer.Option(
+            "--projection/--no-projection", help="Project into the space shared with texts."
+        ),
+    ] = True,
     split: Annotated[list[str] | None, split_option("Embed only this split; repeatable.")] = None,
     root: Annotated[
         str | None, option("FOLDER", "Folder that holds the data set, or to download it to.")
@@ -89,7 +91,7 @@ def embed(
     classes: Annotated[
         int | None,
         typer.Option(
-            "--classes", min=2, help="Select N of the data set's classes, deterministically."
+            "--max-classes", min=2, help="Select N of the data set's classes, deterministically."
         ),
     ] = None,
     split_off: Annotated[
@@ -194,7 +196,7 @@ def embed(
         layers=numbers,
         pool=pool,
         norm=norm,
-        projection=projection is None,
+        projection=projection,
         normalize=normalize,
         strict=strict,
         restart=restart,
@@ -217,18 +219,16 @@ def _check_options(
     layers: Sequence[int] | str | None,
     pool: str | None,
     norm: bool,
-    projection: str | None,
+    projection: bool,
     compile: bool | None,
 ) -> None:
     """Refuse options that exclude or need each other, before any work is done."""
-    if projection not in (None, "none"):
-        raise UsageError(f"projection: expected none, got {projection!r}")
     if layers is None and (pool is not None or norm):
         raise UsageError("expected --layer with --pool or --norm, got none")
-    if layers is not None and projection is not None:
+    if layers is not None and not projection:
         raise UsageError(
-            "expected --layer or --projection, got both",
-            "hidden states are not projected: leave --projection out",
+            "expected --layer or --no-projection, got both",
+            "hidden states are not projected: leave --no-projection out",
         )
     if layers is not None and compile:
         raise UsageError(

@@ -37,7 +37,8 @@ def probe(
     file: FeatureInput = "-",
     classifier: Annotated[str, option("svm|logreg|mlp|knn", "Classifier to fit.")] = "svm",
     regularization: Annotated[
-        list[str], option("C[,C...]", "Inverse strength of regularisation.", "-C")
+        list[str],
+        option("C[,C...]", "Inverse strength of regularisation.", "--regularization", "-C"),
     ] = ["1"],  # noqa: B006
     temperature: Temperatures = [],  # noqa: B006
     features: Annotated[
