@@ -12,7 +12,7 @@ PANELS = {
     "Input": (
         "root path_column label_column split_column split limit classes split_off prompts labels "
         "template column readable table attribute groups group_folder source control run common "
-        "same_rows model untrained thumbnails"
+        "same_rows model untrained thumbnails images"
     ),
     OTHERS: "",
     "How to run": (
@@ -36,7 +36,7 @@ class PlainHelp:
             for parameter in parameters:
                 parameter.rich_help_panel = _panel(parameter)
             parameters.sort(key=lambda parameter: list(PANELS).index(parameter.rich_help_panel))
-        shown.get_params = lambda ctx: parameters
+        shown.get_params = lambda _: parameters
         super(PlainHelp, shown).format_help(ctx, formatter)  # type: ignore[misc]
 
 
@@ -47,8 +47,8 @@ def _shown(parameter: Any) -> Any:
     if "(default: " in (parameter.help or ""):
         shown.show_default = False
     if parameter.param_type_name == "argument":
-        shown.display_type_rich = lambda ctx: None  # Typer's <str>
-        shown.get_usage_pieces = lambda ctx: [parameter.metavar]
+        shown.display_type_rich = _no_type
+        shown.get_usage_pieces = lambda _: [] if parameter.hidden else [parameter.metavar]
         return shown
     shown.metavar = "" if parameter.is_flag else parameter.metavar or "N"
     if parameter.secondary_opts and parameter.secondary_opts[0].startswith("--no-"):
@@ -64,3 +64,7 @@ def _panel(parameter: Any) -> str:
         if parameter.name in names.split():
             return panel
     return OTHERS
+
+
+def _no_type(ctx: Any) -> None:
+    """Return no type of an argument, where Typer has <str>."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -339,39 +342,85 @@ def split_words(values: list[str]) -> list[str]:
     return [word.strip() for value in values for word in value.split(",")]
 
 
-def check_result_output(output: str | None, force: bool, *inputs: str | None) -> None:
-    """Refuse an unusable output of a result before the command does any work."""
-    from clipkit.base import files
+@dataclass(frozen=True)
+class Report:
+    """The options of a report, and what commands do with them."""
 
-    if output is not None:
-        files.check_feature_output(output, force=force, inputs=inputs)
+    output: ResultOutput = None
+    format: Format = None
+    columns: ReportColumns = None
+    no_header: NoHeader = False
+    force: Force = False
+
+    def check_output(self, *inputs: str | None) -> None:
+        """Refuse an unusable output, or standard input twice, before the command does any work."""
+        from clipkit.base import files
+
+        files.check_one_stream([name for name in inputs if name is not None])
+        if self.output is not None:
+            files.check_feature_output(self.output, force=self.force, inputs=inputs)
+
+    def show(
+        self,
+        result: FeatureFile,
+        rows: Sequence[Mapping[str, Any]] | None = None,
+        *,
+        per_class: bool = False,
+    ) -> None:
+        """Save a result if an output is given, and print its runs, or `rows`, or its classes."""
+        from clipkit.analysis.per_class import per_class_rows
+        from clipkit.base import tables
+
+        if self._is_printed(result):
+            rows = per_class_rows(result) if per_class else rows
+            tables.emit(report_rows(result, self.view, rows), self.view)
+
+    def show_images(self, result: FeatureFile, rankings: Mapping[str, Ranking], top: int) -> None:
+        """Save a result if an output is given, and print its images.
+
+        If columns are named, the rows also have the columns of `provenance`.
+        """
+        from clipkit.analysis import ranking
+        from clipkit.base import tables
+        from clipkit.features.provenance import add_provenance
+
+        if self._is_printed(result):
+            rows: Iterable[Mapping[str, Any]] = ranking.image_rows(result, rankings, top)
+            if self.columns is not None:
+                rows = add_provenance(rows, result)
+            tables.emit_many(rows, self.view)
+
+    @property
+    def view(self) -> View:
+        """Format and columns."""
+        from clipkit.base.tables import View
+
+        return View(self.format, self.columns, self.no_header)
+
+    def _is_printed(self, result: FeatureFile) -> bool:
+        """Save the result if an output is given; return whether standard output is left."""
+        from clipkit import features
+
+        if self.output is not None:
+            features.write(self.output, result, force=self.force)
+        return self.output != "-"
 
 
-def report_result(
-    result: FeatureFile,
-    output: str | None,
-    view: View | str | None,
-    force: bool,
-    rows: Sequence[Mapping[str, Any]] | None = None,
-) -> None:
-    """Save a result if an output is given, and print its runs unless the result goes to stdout.
+def reports(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of a report, behind its own, and pass it the `Report` first."""
+    signature = inspect.signature(command, eval_str=True)
+    _, *own = signature.parameters.values()
+    shared = inspect.signature(Report, eval_str=True).parameters
 
-    Parameters
-    ----------
-    view : View or str, optional
-        What to print; a format alone stands for all columns.
-    rows : sequence of mappings, optional
-        Printed in place of the runs.
-    """
-    from clipkit import features
-    from clipkit.base import tables
+    @functools.wraps(command)
+    def run(**values: Any) -> None:
+        report = Report(**{name: values.pop(name) for name in shared})
+        command(report, **values)
 
-    if not isinstance(view, tables.View):
-        view = tables.View(view)
-    if output is not None:
-        features.write(output, result, force=force)
-    if output != "-":
-        tables.emit(report_rows(result, view, rows), view)
+    run.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        parameters=[*own, *shared.values()]
+    )
+    return run
 
 
 def report_rows(
@@ -398,32 +447,6 @@ def check_row_options(per_class: bool, *per_image: bool) -> None:
             "expected rows of classes or of images, got --per-class and an option for images",
             "leave out --per-class, or --per-image, --top and --scores",
         )
-
-
-def report_images(
-    result: FeatureFile,
-    rankings: Mapping[str, Ranking],
-    top: int,
-    output: str | None,
-    view: View,
-    force: bool,
-) -> None:
-    """Save a result if an output is given, and print its images unless it goes to stdout.
-
-    If columns are named, the rows also have the columns of `provenance`.
-    """
-    from clipkit import features
-    from clipkit.analysis import ranking
-    from clipkit.base import tables
-    from clipkit.features.provenance import add_provenance
-
-    if output is not None:
-        features.write(output, result, force=force)
-    if output != "-":
-        rows: Iterable[Mapping[str, Any]] = ranking.image_rows(result, rankings, top)
-        if view.columns is not None:
-            rows = add_provenance(rows, result)
-        tables.emit_many(rows, view)
 
 
 def has_labels(file: FeatureFile, splits: Sequence[str]) -> bool:

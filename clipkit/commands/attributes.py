@@ -9,21 +9,18 @@ import typer
 from clipkit.commands._options import (
     Attributes,
     Controls,
-    Force,
-    Format,
-    NoHeader,
-    ReportColumns,
-    ResultOutput,
+    Report,
     Seed,
     Table,
-    check_result_output,
     option,
-    report_result,
+    reports,
     split_option,
 )
 
 
+@reports
 def attributes(
+    report: Report,
     images: Annotated[
         str,
         typer.Argument(
@@ -49,11 +46,6 @@ def attributes(
     fit_split: Annotated[str, split_option("Split to fit the probes on.")] = "train",
     eval_split: Annotated[str, split_option("Split to score.")] = "test",
     seed: Seed = 42,
-    output: ResultOutput = None,
-    format: Format = None,
-    columns: ReportColumns = None,
-    no_header: NoHeader = False,
-    force: Force = False,
 ) -> None:
     """Report for each attribute whether a probe recognises it, and whether words do.
 
@@ -65,12 +57,8 @@ def attributes(
     """
     from clipkit import features
     from clipkit.analysis import attributes as library
-    from clipkit.base import files
-    from clipkit.base.tables import View
 
-    named = [file for file in (words, *control) if file is not None]
-    files.check_one_stream([images, *named])
-    check_result_output(output, force, images, *named)
+    report.check_output(images, words, *control)
     result = library.measure(
         features.read(images, kinds=["images"]),
         None if words is None else features.read(words, kinds=["texts"]),
@@ -83,4 +71,4 @@ def attributes(
         eval_split=eval_split,
         seed=seed,
     )
-    report_result(result, output, View(format, columns, no_header), force)
+    report.show(result)

@@ -9,21 +9,18 @@ import typer
 from clipkit.commands._options import (
     Attributes,
     Controls,
-    Force,
-    Format,
-    NoHeader,
-    ReportColumns,
-    ResultOutput,
+    Report,
     Seed,
     Table,
-    check_result_output,
     option,
-    report_result,
+    reports,
     split_option,
 )
 
 
+@reports
 def variance(
+    report: Report,
     images: Annotated[
         str,
         typer.Argument(
@@ -47,11 +44,6 @@ def variance(
         str | None, split_option("Split to use (default: test, else the first).")
     ] = None,
     seed: Seed = 42,
-    output: ResultOutput = None,
-    format: Format = None,
-    columns: ReportColumns = None,
-    no_header: NoHeader = False,
-    force: Force = False,
 ) -> None:
     """Report how much of the embeddings' variance each attribute explains (adjusted R squared).
 
@@ -63,12 +55,8 @@ def variance(
     """
     from clipkit import features
     from clipkit.analysis import variance
-    from clipkit.base import files
-    from clipkit.base.tables import View
 
-    named = [file for file in (texts, *control) if file is not None]
-    files.check_one_stream([images, *named])
-    check_result_output(output, force, images, *named)
+    report.check_output(images, texts, *control)
     controls = [features.read(file, kinds=["images"]) for file in control]
     prompts = None if texts is None else features.read(texts, kinds=["texts"])
     result = variance.decompose(
@@ -81,4 +69,4 @@ def variance(
         split=split,
         seed=seed,
     )
-    report_result(result, output, View(format, columns, no_header), force)
+    report.show(result)
