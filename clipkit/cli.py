@@ -27,7 +27,7 @@ from clipkit.base.errors import ClipkitError, UsageError, system_reason
 from clipkit.base.version import __version__
 from clipkit.commands import _completion as completion
 from clipkit.commands._help import PlainHelp
-from clipkit.commands._options import replace_earlier_names
+from clipkit.commands._options import flag, replace_earlier_names
 
 GROUPS = {
     "Encode": ("embed", "textembed"),
@@ -78,27 +78,15 @@ class ClipkitGroup(PlainHelp, TyperGroup):
         except signals.Interrupted as stop:
             signals.report(command, stop.number)
             raise
-        except SystemExit as stop:
-            _flush_stdout()
-            if isinstance(stop.__context__, BrokenPipeError):  # which Typer turns into exit code 1
-                raise SystemExit(BROKEN_PIPE) from None
-            raise SystemExit(stop.code) from None
+        except SystemExit as stop:  # Typer turns a broken pipe into exit code 1
+            is_pipe = isinstance(stop.__context__, BrokenPipeError)
+            code = BROKEN_PIPE if is_pipe else stop.code
         except BrokenPipeError:
-            _flush_stdout()
-            raise SystemExit(BROKEN_PIPE) from None
+            code = BROKEN_PIPE
         except Exception as error:
-            interrupt = signals.interrupted()
-            if interrupt:
-                signals.report(command, interrupt.number)
-                raise interrupt from error
-            signals.disarm()
-            if "--debug" in words:
-                traceback.print_exc()
-            explained = _explain(error, command)
-            if explained.message:  # none where Typer showed the help instead
-                console.write_line(f"{command}: {explained.with_hint()}")
-            _flush_stdout()
-            raise SystemExit(explained.exit_code) from error
+            code = _report_error(error, command, is_debugged="--debug" in words)
+        with contextlib.suppress(OSError, ValueError):  # what was written before an error
+            sys.stdout.flush()
         sys.exit(code)
 
 
@@ -158,6 +146,21 @@ def _check_surroundings() -> None:
         )
 
 
+def _report_error(error: Exception, command: str, is_debugged: bool) -> int:
+    """Write the message of an error, and return its exit code; an interrupt may have caused it."""
+    interrupt = signals.interrupted()
+    if interrupt:
+        signals.report(command, interrupt.number)
+        raise interrupt from error
+    signals.disarm()
+    if is_debugged:
+        traceback.print_exc()
+    explained = _explain(error, command)
+    if explained.message:  # none where Typer showed the help instead
+        console.write_line(f"{command}: {explained.with_hint()}")
+    return explained.exit_code
+
+
 def _explain(error: Exception, command: str) -> ClipkitError:
     """Return an error of a command as one with a message, a hint and an exit code."""
     if isinstance(error, ClipkitError):
@@ -180,12 +183,6 @@ def _explain(error: Exception, command: str) -> ClipkitError:
     return ClipkitError(f"unexpected {type(error).__name__}: {error}", hint)
 
 
-def _flush_stdout() -> None:
-    """Flush what was written before an error."""
-    with contextlib.suppress(OSError, ValueError):
-        sys.stdout.flush()
-
-
 app = typer.Typer(
     cls=ClipkitGroup,
     name="clipkit",
@@ -202,23 +199,18 @@ def _show_version(value: bool) -> None:
         raise typer.Exit
 
 
+VERSION = flag("--version", "Show the version.", callback=_show_version, is_eager=True)
+QUIET = flag("--quiet -q", "Show only warnings and errors, no notes or progress.")
+VERBOSE = flag("--verbose -v", "Show details: model files, device, threads and time per stage.")
+DEBUG = flag("--debug", "Show the traceback of an error.")
+
+
 @app.callback()
-def set_options(
-    version: Annotated[
-        bool,
-        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
-    ] = False,
-    quiet: Annotated[
-        bool,
-        typer.Option("--quiet", "-q", help="Show only warnings and errors, no notes or progress."),
-    ] = False,
-    verbose: Annotated[
-        bool,
-        typer.Option(
-            "--verbose", "-v", help="Show details: model files, device, threads and time per stage."
-        ),
-    ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+def describe(
+    version: Annotated[bool, VERSION] = False,
+    quiet: Annotated[bool, QUIET] = False,
+    verbose: Annotated[bool, VERBOSE] = False,
+    debug: Annotated[bool, DEBUG] = False,
 ) -> None:
     """Measure what a vision-language model understands, with small commands over feature files.
 

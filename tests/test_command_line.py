@@ -19,6 +19,7 @@ from clipkit import cli, datasets
 from clipkit.analysis import probes
 from clipkit.base import console, tables
 from clipkit.commands import _completion as completion
+from clipkit.commands import _help
 from clipkit.models import hub
 
 
@@ -155,6 +156,38 @@ def test_the_help_groups_the_commands() -> None:
     assert list(cli.GROUPS) == ["Encode", "Measure", "Understand", "Files"]
 
 
+@pytest.mark.parametrize("command", [name for name, _ in commands()])
+def test_the_help_has_an_example_and_panels_but_no_types_or_ranges(
+    command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    text = ok(*command.split(), "--help").stdout
+    assert "Example: clipkit" in text
+    assert not re.search(r"<\w+|<=x|x[<>]=|\[\[", text)
+    titles = re.findall(r"╭─ ([^─]+) ─", text)
+    if command != "plot":
+        assert titles == [title for title in _help.PANELS if title in titles]
+        assert {"Arguments", "Output"} <= set(titles)
+
+
+def test_the_panels_of_the_help_name_options() -> None:
+    names = {parameter.name for _, command in commands() for parameter in command.params}
+    assert set(" ".join(_help.PANELS.values()).split()) <= {*names, "help"}
+
+
+def test_an_option_takes_the_same_kind_of_value_in_all_commands() -> None:
+    kinds: dict[str, set[str]] = {}
+    for command, entry in commands():
+        for parameter in entry.params:
+            name = parameter.opts[0]
+            is_own = (command, name) == ("report", "--untrained")
+            if name.startswith("-") and not parameter.hidden and not is_own:
+                kind = "" if parameter.is_flag else parameter.metavar or "N"
+                kinds.setdefault(name, set()).add(re.split(r"[|,[]", kind)[0])
+    kinds["--control"] -= {"FOLDER"}  # of a control's results, or its images
+    assert not {name: values for name, values in kinds.items() if len(values) > 1}
+
+
 def complete(line: str, folder: Path, shell: str = "bash", **variables: str) -> list[str]:
     """Return what a shell would offer at the end of a line, with nothing on standard error."""
     env = {
@@ -221,7 +254,7 @@ def test_completion_knows_the_data_sets_and_imports_nothing_heavy() -> None:
     assert "tiny" in hub.KNOWN
     script = (
         "import sys; from clipkit import cli; from clipkit.commands import _completion as c; "
-        "c.models(None, ''), c.datasets(None, ''); "
+        "c.models(), c.datasets(); "
         "print([m for m in ('numpy', 'torch', 'h5py', 'PIL', 'sklearn') if m in sys.modules])"
     )
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)

@@ -15,7 +15,6 @@ from scipy.stats import binomtest
 from shell import clipkit, fails, ok, partly, rows
 
 from clipkit import __version__
-from clipkit.cli import COMMANDS
 from clipkit.features import read, write
 
 PROBE_COLUMNS = [
@@ -40,11 +39,6 @@ COLUMNS = {
     "cluster": ["split", "k", "purity", "nmi", "ari", "ami", "purity_chance", "nmi_chance"],
     "info": ["field", "value"],
 }
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_help_shows_an_example(command):
-    assert "Example: clipkit" in ok(command, "--help").stdout
 
 
 def test_the_version_is_printed():

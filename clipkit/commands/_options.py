@@ -22,10 +22,60 @@ if TYPE_CHECKING:
 
 OUTPUT = ("--output", "-o")
 SKIPPED = 3  # exit code: done, but images or files were left out
+DEFAULT_MODEL = models.DEFAULT
 MAX_COUNT = 2**31 - 1
-LAYER_RANGE = re.compile(r"([0-9]{1,4})-([0-9]{1,4})")
-LAYER = re.compile("-?[0-9]{1,4}")
+FIXED_VALUE = re.compile(r"[a-z0-9-]+")  # in a metavar; what is in capitals stands for something
+LAYERS = re.compile(r"(?P<layer>-?[0-9]{1,4})|(?P<first>[0-9]{1,4})-(?P<last>[0-9]{1,4})")
 WHOLE_NUMBER = re.compile("[0-9]{1,10}")
+# Command -> earlier names of its options, which still work
+EARLIER_NAMES = {
+    "embed": {"--classes": "--max-classes", "--projection none": "--no-projection"},
+    "attributes": {
+        "--attributes": "--table",
+        "--column": "--attribute",
+        "--random": "--random-sets",
+    },
+    "variance": {"--attributes": "--table", "--column": "--attribute"},
+    "convert": {"--table": "--runs"},
+    "compare": {"--by": "--table", "--column": "--attribute"},
+    "relabel": {"--column": "--attribute"},
+    "split": {"--attributes": "--table", "--group-column": "--attribute"},
+    "plot nearest": {"--images": "--count"},
+}
+
+
+def option(metavar: str, help: str, *names: str, **settings: Any) -> Any:
+    """Return an option that takes a value. Without `names`, the parameter's name is its name.
+
+    A shell completes the values that the metavar lists, such as `table|tsv`. If it lists nothing
+    else, other values are refused before the command imports its libraries.
+    """
+    words = metavar.split("|")
+    values = [word for word in words if FIXED_VALUE.fullmatch(word)]
+    if len(words) > 1 and values:
+        settings.setdefault("autocompletion", lambda: values)
+        if values == words:
+            settings["callback"] = _one_of(values)
+    return typer.Option(*names, metavar=metavar, help=help, **settings)
+
+
+def flag(names: str, help: str, **settings: Any) -> Any:
+    """Return an option without a value, such as `--force -f` or `--compile/--no-compile`."""
+    return typer.Option(*names.split(), help=help, **settings)
+
+
+def split_option(help: str, *names: str) -> Any:
+    """Return an option that names a split."""
+    return option("NAME", help, *names, autocompletion=completion.splits)
+
+
+def _one_of(values: Sequence[str]) -> Callable[..., Any]:
+    def check(param: typer.CallbackParam, value: str | None) -> str | None:
+        if value is not None and value not in values:
+            raise unknown(param.opts[0].lstrip("-"), value, values)
+        return value
+
+    return check
 
 
 def check_output(ctx: typer.Context, output: str | None) -> str | None:
@@ -37,22 +87,14 @@ def check_output(ctx: typer.Context, output: str | None) -> str | None:
     return output
 
 
-def option(metavar: str, help: str, *flags: str, **settings: Any) -> Any:
-    """Return an option that takes a value. Without `flags`, the parameter's name is its flag.
+def _check_columns(ctx: typer.Context, values: list[str] | None) -> list[str] | None:
+    """Refuse columns that no report has; `info` may print a result of another program."""
+    from clipkit.base.tables import COLUMNS, SCORE
 
-    A shell completes the values that the metavar lists, such as `table|tsv`. If it lists nothing
-    else, other values are refused before the command imports its libraries.
-    """
-    values = metavar.split("|")
-    if len(values) > 1 and all(map(completion.FIXED_VALUE.fullmatch, values)):
-        settings["callback"] = _one_of(values)
-    settings.setdefault("autocompletion", completion.of_metavar(metavar))
-    return typer.Option(*flags, metavar=metavar, help=help, **settings)
-
-
-def split_option(help: str, *flags: str) -> Any:
-    """Return an option that names a split."""
-    return option("NAME", help, *flags, autocompletion=completion.splits)
+    for name in split_words(values or []):
+        if name not in COLUMNS and not name.startswith(SCORE) and ctx.info_name != "info":
+            raise unknown("column", name, COLUMNS)
+    return values or None
 
 
 def options_with_value(command: Any) -> set[str]:
@@ -71,64 +113,25 @@ def replace_earlier_names(command_path: str, words: list[str]) -> list[str]:
     >>> replace_earlier_names("clipkit embed", ["x", "--classes=5", "--projection", "none"])
     ['x', '--max-classes=5', '--no-projection']
     """
-    _, _, command = command_path.partition(" ")
-    names = EARLIER_NAMES.get(command, {})
+    names = EARLIER_NAMES.get(command_path.partition(" ")[2], {})
     current = [""]
     for word in words:
         option, mark, value = word.partition("=")
         if f"{current[-1]} {word}" in names:
             current[-1] = names[f"{current[-1]} {word}"]
+        elif f"{option} {value}" in names:
+            current.append(names[f"{option} {value}"])
         else:
-            name = names.get(f"{option} {value}") or names.get(option, option) + mark + value
-            current.append(name)
+            current.append(names.get(option, option) + mark + value)
     return current[1:]
-
-
-def parse_layers(text: str | None) -> list[int] | Literal["all"] | None:
-    """Return the numbers of a list of layers such as `0,4-6,-1`, or "all".
-
-    Raises
-    ------
-    UsageError
-        If a part is no number and no range.
-    """
-    if text is None:
-        return None
-    if text == "all":
-        return "all"
-    numbers: list[int] = []
-    for part in text.split(","):
-        bounds = LAYER_RANGE.fullmatch(part.strip())
-        if bounds and int(bounds[1]) < int(bounds[2]):
-            numbers += range(int(bounds[1]), int(bounds[2]) + 1)
-        elif LAYER.fullmatch(part.strip()):
-            numbers.append(int(part))
-        else:
-            raise UsageError(f"layer: expected numbers such as 4 or 0,4-6,-1, got {part!r}")
-    return numbers
-
-
-def _one_of(values: Sequence[str]) -> Callable[..., Any]:
-    def check(param: typer.CallbackParam, value: str | None) -> str | None:
-        if value is not None and value not in values:
-            raise unknown(param.opts[0].lstrip("-"), value, values)
-        return value
-
-    return check
-
-
-def _check_columns(ctx: typer.Context, values: list[str] | None) -> list[str] | None:
-    """Refuse columns that no report has; `info` may print a result of another program."""
-    from clipkit.base.tables import COLUMNS, SCORE
-
-    for name in split_words(values or []):
-        if name not in COLUMNS and not name.startswith(SCORE) and ctx.info_name != "info":
-            raise unknown("column", name, COLUMNS)
-    return values or None
 
 
 FeatureInput = Annotated[
     str, typer.Argument(metavar="[FILE]", help="Feature file (default: standard input).")
+]
+ImageInput = Annotated[
+    str,
+    typer.Argument(metavar="[IMAGES]", help="Feature file of images (default: standard input)."),
 ]
 PathColumn = Annotated[
     str | None, option("NAME", "Column of a manifest that names the image files (default: path).")
@@ -143,16 +146,12 @@ Output = Annotated[str, option("FILE", "Output file, or - for standard output.",
 ResultOutput = Annotated[
     str | None, option("FILE", "Save the result in a file for clipkit plot.", *OUTPUT)
 ]
-Force = Annotated[
-    bool,
-    # eager, since check_output needs it
-    typer.Option("--force", "-f", is_eager=True, help="Replace an existing output."),
-]
+# eager, since check_output needs it
+Force = Annotated[bool, flag("--force -f", "Replace an existing output.", is_eager=True)]
 Format = Annotated[
     str | None,
     option(
-        "table|tsv|csv|json",
-        "Format of the report (default: a table on a terminal, else TSV).",
+        "table|tsv|csv|json", "Format of the report (default: a table on a terminal, else TSV)."
     ),
 ]
 ReportColumns = Annotated[
@@ -160,15 +159,18 @@ ReportColumns = Annotated[
     option(
         "NAME[,NAME...]",
         "Columns to print, in this order; also model, dataset, prompts, shots.",
-        "--columns",
         callback=_check_columns,
     ),
 ]
-NoHeader = Annotated[bool, typer.Option("--no-header", help="Leave out the header line.")]
+NoHeader = Annotated[bool, flag("--no-header", "Leave out the header line.")]
 PerClass = Annotated[
-    bool,
-    typer.Option("--per-class", help="Print precision, recall and F1 per class of each run."),
+    bool, flag("--per-class", "Print precision, recall and F1 per class of each run.")
 ]
+PerImage = Annotated[
+    bool, flag("--per-image", "Print a row per image: prediction, score, runner-up.")
+]
+Top = Annotated[int, option("K", "Print K rows per image: its best classes.", min=1)]
+Scores = Annotated[bool, flag("--scores", "Print a row per image, with the scores of all classes.")]
 Temperatures = Annotated[
     list[str],
     option(
@@ -208,7 +210,7 @@ Layers = Annotated[
         "--layer",
     ),
 ]
-Norm = Annotated[bool, typer.Option("--norm", help="With --layer: apply the model's final norm.")]
+Norm = Annotated[bool, flag("--norm", "With --layer: apply the model's final norm.")]
 Device = Annotated[
     str,
     option(
@@ -224,14 +226,14 @@ Precision = Annotated[
         "Precision to compute in (auto: fp32 for texts, the device's fastest for images).",
     ),
 ]
-# the range of numpy's RandomState
-Seed = Annotated[int, option("N", "Random seed.", min=0, max=2**32 - 1)]
+MAX_SEED = 2**32 - 1  # of numpy's RandomState
+Seed = Annotated[int, option("N", "Random seed.", min=0, max=MAX_SEED)]
 Table = Annotated[
     str | None,
     option(
         "TABLE|DATASET",
         "Attributes of the images: a .csv, .tsv, .jsonl or .parquet file, or shapes.",
-        autocompletion=completion.of_metavar("TABLE|shapes"),
+        autocompletion=lambda: ["shapes"],
     ),
 ]
 Attribute = Annotated[
@@ -240,32 +242,14 @@ Attribute = Annotated[
 Attributes = Annotated[
     list[str], option("NAME", "Use only this attribute; A*B is an interaction; repeatable.")
 ]
-# Command -> earlier names of its options, which still work
-EARLIER_NAMES = {
-    "embed": {"--classes": "--max-classes", "--projection none": "--no-projection"},
-    "attributes": {
-        "--attributes": "--table",
-        "--column": "--attribute",
-        "--random": "--random-sets",
-    },
-    "variance": {"--attributes": "--table", "--column": "--attribute"},
-    "compare": {"--by": "--table", "--column": "--attribute"},
-    "relabel": {"--column": "--attribute"},
-    "split": {"--attributes": "--table", "--group-column": "--attribute"},
-    "plot nearest": {"--images": "--count"},
-}
 Controls = Annotated[
-    list[str],
-    option("IMAGES", "The same images, embedded by an untrained control; repeatable."),
+    list[str], option("IMAGES", "The same images, embedded by an untrained control; repeatable.")
 ]
-PerImage = Annotated[
-    bool, typer.Option("--per-image", help="Print a row per image: prediction, score, runner-up.")
-]
-Top = Annotated[int, option("K", "Print K rows per image: its best classes.", min=1)]
-Scores = Annotated[
-    bool, typer.Option("--scores", help="Print a row per image, with the scores of all classes.")
-]
-DEFAULT_MODEL = models.DEFAULT
+
+
+def split_words(values: list[str]) -> list[str]:
+    """Split comma-separated values into words."""
+    return [word.strip() for value in values for word in value.split(",")]
 
 
 def parse_numbers(values: list[str], name: str) -> list[float]:
@@ -274,12 +258,21 @@ def parse_numbers(values: list[str], name: str) -> list[float]:
     >>> parse_numbers(["1,0.5", "0.07"], "temperature")
     [1.0, 0.5, 0.07]
     """
-    numbers: list[float] = []
-    for word in split_words(values):
-        number = check_positive(name, word)
-        if number not in numbers:
-            numbers.append(number)
-    return numbers
+    return list(dict.fromkeys(check_positive(name, word) for word in split_words(values)))
+
+
+def parse_temperatures(values: list[str], logit_scale: float | None) -> list[float]:
+    """Parse temperatures; the word `model` stands for 1 / `logit_scale`, which must not be None."""
+    words = split_words(values)
+    if "model" in words and logit_scale is None:
+        raise UsageError(
+            "temperature 'model': expected logits with a logit_scale, got none",
+            "give a number: -t 0.01",
+        )
+    if logit_scale is not None:
+        learned = repr(1 / logit_scale)
+        words = [learned if word == "model" else word for word in words]
+    return parse_numbers(words, "temperature")
 
 
 def parse_counts(values: list[str], name: str) -> list[int]:
@@ -288,13 +281,30 @@ def parse_counts(values: list[str], name: str) -> list[int]:
     >>> parse_counts(["4,1", "4"], "shots")
     [1, 4]
     """
-    counts = set()
-    for word in split_words(values):
+    words = split_words(values)
+    for word in words:
         if not WHOLE_NUMBER.fullmatch(word) or not 0 < int(word) <= MAX_COUNT:
             expected = f"whole numbers between 1 and {MAX_COUNT}"
             raise UsageError(f"{name}: expected {expected}, got {word!r}")
-        counts.add(int(word))
-    return sorted(counts)
+    return sorted(set(map(int, words)))
+
+
+def parse_layers(text: str | None) -> list[int] | Literal["all"] | None:
+    """Return the numbers of a list of layers such as `0,4-6,-1`, or "all"."""
+    if text is None:
+        return None
+    if text == "all":
+        return "all"
+    numbers: list[int] = []
+    for part in text.split(","):
+        match = LAYERS.fullmatch(part.strip())
+        if match and match["layer"]:
+            numbers.append(int(match["layer"]))
+        elif match and int(match["first"]) < int(match["last"]):
+            numbers += range(int(match["first"]), int(match["last"]) + 1)
+        else:
+            raise UsageError(f"layer: expected numbers such as 4 or 0,4-6,-1, got {part!r}")
+    return numbers
 
 
 def parse_fractions(values: list[str]) -> dict[str, float]:
@@ -315,31 +325,6 @@ def parse_fractions(values: list[str]) -> dict[str, float]:
             raise UsageError(f"split-off: expected {expected}, got {', '.join(values)!r}")
         fractions[name] = fraction
     return fractions
-
-
-def parse_temperatures(values: list[str], logit_scale: float | None) -> list[float]:
-    """Parse temperatures; the word `model` stands for 1 / `logit_scale`.
-
-    Raises
-    ------
-    UsageError
-        If a value is not a positive number, or `model` is given and there is no logit scale.
-    """
-    words = split_words(values)
-    if "model" in words:
-        if logit_scale is None:
-            raise UsageError(
-                "temperature 'model': expected logits with a logit_scale, got none",
-                "give a number: -t 0.01",
-            )
-        learned = repr(1 / logit_scale)
-        words = [learned if word == "model" else word for word in words]
-    return parse_numbers(words, "temperature")
-
-
-def split_words(values: list[str]) -> list[str]:
-    """Split comma-separated values into words."""
-    return [word.strip() for value in values for word in value.split(",")]
 
 
 @dataclass(frozen=True)
@@ -376,10 +361,7 @@ class Report:
             tables.emit(report_rows(result, self.view, rows), self.view)
 
     def show_images(self, result: FeatureFile, rankings: Mapping[str, Ranking], top: int) -> None:
-        """Save a result if an output is given, and print its images.
-
-        If columns are named, the rows also have the columns of `provenance`.
-        """
+        """Save a result if an output is given, and print its images as they are ranked."""
         from clipkit.analysis import ranking
         from clipkit.base import tables
         from clipkit.features.provenance import add_provenance
@@ -407,7 +389,7 @@ class Report:
 
 
 def reports(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options of a report, behind its own, and pass it the `Report` first."""
+    """Give a command the options of a report, after its own, and pass it the `Report` first."""
     signature = inspect.signature(command, eval_str=True)
     _, *own = signature.parameters.values()
     shared = inspect.signature(Report, eval_str=True).parameters
@@ -417,9 +399,8 @@ def reports(command: Callable[..., None]) -> Callable[..., None]:
         report = Report(**{name: values.pop(name) for name in shared})
         command(report, **values)
 
-    run.__signature__ = signature.replace(  # type: ignore[attr-defined]
-        parameters=[*own, *shared.values()]
-    )
+    parameters = [*own, *shared.values()]
+    run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     return run
 
 
@@ -450,7 +431,7 @@ def check_row_options(per_class: bool, *per_image: bool) -> None:
 
 
 def has_labels(file: FeatureFile, splits: Sequence[str]) -> bool:
-    """Whether a split has labels. Of the others, note how to get their predictions."""
+    """Return whether a split has labels; note how to get the predictions of the others."""
     from clipkit.base import console
 
     without = [name for name in splits if file.splits[name].labels is None]

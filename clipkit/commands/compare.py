@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from clipkit.base.errors import UsageError
-from clipkit.commands._options import Report, Seed, Table, option, reports, split_option
+from clipkit.commands._options import Report, Seed, Table, flag, option, reports, split_option
 
 
 @reports
@@ -38,12 +38,10 @@ def compare(
         str | None,
         option("FILE", "Compare by groups of classes; each line of FILE is: class TAB group."),
     ] = None,
-    common: Annotated[
-        bool, typer.Option("--common", help="Use the images that all results have.")
-    ] = False,
+    common: Annotated[bool, flag("--common", "Use the images that all results have.")] = False,
     same_rows: Annotated[
         bool,
-        typer.Option("--same-rows", help="Match the row numbers of different imports without ids."),
+        flag("--same-rows", "Match the row numbers of different imports without ids."),
     ] = False,
     ids: Annotated[
         str | None,

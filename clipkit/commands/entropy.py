@@ -10,6 +10,7 @@ from clipkit.commands._options import (
     FeatureInput,
     Report,
     Temperatures,
+    flag,
     parse_temperatures,
     reports,
     split_option,
@@ -34,7 +35,7 @@ def entropy(
     split: Annotated[list[str] | None, split_option("Report only this split; repeatable.")] = None,
     per_image: Annotated[
         bool,
-        typer.Option("--per-image", help="Print a row per image, with its likeliest prompt."),
+        flag("--per-image", "Print a row per image, with its likeliest prompt."),
     ] = False,
 ) -> None:
     """Report mean Shannon entropy (nats) and mean top-1 confidence of softmax(cosine / tau).

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from clipkit.commands._options import Report, option, reports, split_option
+from clipkit.commands._options import MAX_SEED, Report, option, reports, split_option
 
 
 @reports
@@ -37,7 +37,7 @@ def importance(
         option("N", "List the N largest weights of each class instead, without LOGITS.", min=1),
     ] = None,
     seed: Annotated[
-        int | None, option("N", "Random seed (default: 42).", min=0, max=2**32 - 1)
+        int | None, option("N", "Random seed (default: 42).", min=0, max=MAX_SEED)
     ] = None,
 ) -> None:
     """Report for each prompt the accuracy that a probe loses if the prompt's cosines are permuted.

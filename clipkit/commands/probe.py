@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
 from clipkit.base.errors import UsageError
 from clipkit.commands import _completion as completion
 from clipkit.commands._options import (
@@ -18,6 +16,7 @@ from clipkit.commands._options import (
     Table,
     Temperatures,
     check_row_options,
+    flag,
     option,
     parse_counts,
     parse_numbers,
@@ -42,9 +41,9 @@ def probe(
     ] = "logits",
     standardize: Annotated[
         bool | None,
-        typer.Option(
+        flag(
             "--standardize/--no-standardize",
-            help="Scale each column to mean 0 and variance 1 (default: for embeddings, except "
+            "Scale each column to mean 0 and variance 1 (default: for embeddings, except "
             "with knn).",
         ),
     ] = None,
@@ -70,9 +69,7 @@ def probe(
     per_class: PerClass = False,
     keep: Annotated[
         bool,
-        typer.Option(
-            "--keep", help="Store the fitted probe in the output, for clipkit predict (needs -o)."
-        ),
+        flag("--keep", "Store the fitted probe in the output, for clipkit predict (needs -o)."),
     ] = False,
     per_image: PerImage = False,
 ) -> None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
 from clipkit.commands._options import (
     FeatureInput,
     Force,
     Output,
     Seed,
     Table,
+    flag,
     option,
     split_option,
 )
@@ -36,7 +35,7 @@ def split(
     ] = None,
     group_folder: Annotated[
         bool,
-        typer.Option("--group-folder", help="Keep rows whose files share a folder together."),
+        flag("--group-folder", "Keep rows whose files share a folder together."),
     ] = False,
     seed: Seed = 42,
     output: Output = "-",

@@ -9,6 +9,7 @@ import typer
 from clipkit.commands._options import (
     Attributes,
     Controls,
+    ImageInput,
     Report,
     Seed,
     Table,
@@ -21,12 +22,7 @@ from clipkit.commands._options import (
 @reports
 def variance(
     report: Report,
-    images: Annotated[
-        str,
-        typer.Argument(
-            metavar="[IMAGES]", help="Feature file of images (default: standard input)."
-        ),
-    ] = "-",
+    images: ImageInput = "-",
     texts: Annotated[
         str | None,
         typer.Argument(
