@@ -27,7 +27,7 @@ from clipkit.base.errors import ClipkitError, UsageError, system_reason
 from clipkit.base.version import __version__
 from clipkit.commands import _completion as completion
 from clipkit.commands._help import PlainHelp
-from clipkit.commands._options import flag, replace_earlier_names
+from clipkit.commands._options import expand_groups, flag, replace_earlier_names
 
 GROUPS = {
     "Encode": ("embed", "textembed"),
@@ -229,7 +229,8 @@ for _group, _names in GROUPS.items():
                 _sub_command.cls = ClipkitCommand
             app.add_typer(_command, name=_name, rich_help_panel=_group)
         else:
-            app.command(_name, cls=ClipkitCommand, rich_help_panel=_group)(_command)
+            _add = app.command(_name, cls=ClipkitCommand, rich_help_panel=_group)
+            _add(expand_groups(_command))
 
 
 def main() -> NoReturn:

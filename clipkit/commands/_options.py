@@ -6,8 +6,8 @@ import functools
 import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from dataclasses import dataclass, fields, is_dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from clipkit.base.tables import View
     from clipkit.features import FeatureFile
 
+T = TypeVar("T")
 OUTPUT = ("--output", "-o")
 SKIPPED = 3  # exit code: done, but images or files were left out
 DEFAULT_MODEL = models.DEFAULT
@@ -126,6 +127,29 @@ def replace_earlier_names(command_path: str, words: list[str]) -> list[str]:
     return current[1:]
 
 
+def expand_groups(command: Callable[..., T]) -> Callable[..., T]:
+    """Give a command an option for each field of its parameters that are dataclasses."""
+    signature = inspect.signature(command, eval_str=True)
+    groups: dict[str, Any] = {}
+    parameters: list[inspect.Parameter] = []
+    for name, parameter in signature.parameters.items():
+        if is_dataclass(parameter.annotation):
+            groups[name] = parameter.annotation
+        else:
+            parameters.append(parameter)
+    for group in groups.values():
+        parameters += inspect.signature(group, eval_str=True).parameters.values()
+
+    @functools.wraps(command)
+    def run(**values: Any) -> T:
+        for name, group in groups.items():
+            values[name] = group(**{field.name: values.pop(field.name) for field in fields(group)})
+        return command(**values)
+
+    run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    return run
+
+
 FeatureInput = Annotated[
     str, typer.Argument(metavar="[FILE]", help="Feature file (default: standard input).")
 ]
@@ -133,6 +157,10 @@ ImageInput = Annotated[
     str,
     typer.Argument(metavar="[IMAGES]", help="Feature file of images (default: standard input)."),
 ]
+Splits = Annotated[list[str] | None, split_option("Use only this split; repeatable.")]
+FirstSplit = Annotated[str | None, split_option("Split to use (default: test, else the first).")]
+FitSplit = Annotated[str, split_option("Split to fit on.")]
+EvalSplit = Annotated[str, split_option("Split to score.")]
 PathColumn = Annotated[
     str | None, option("NAME", "Column of a manifest that names the image files (default: path).")
 ]
@@ -328,6 +356,29 @@ def parse_fractions(values: list[str]) -> dict[str, float]:
 
 
 @dataclass(frozen=True)
+class Rows:
+    """Options that choose between rows of runs, of classes and of images."""
+
+    per_class: PerClass = False
+    per_image: PerImage = False
+    top: Top = 1
+    scores: Scores = False
+
+    def __post_init__(self) -> None:
+        """Refuse rows of classes together with an option that prints rows of images."""
+        if self.per_class and self.are_images:
+            raise UsageError(
+                "expected rows of classes or of images, got --per-class and an option for images",
+                "leave out --per-class, or --per-image, --top and --scores",
+            )
+
+    @property
+    def are_images(self) -> bool:
+        """Whether an option asks for rows of images."""
+        return self.per_image or self.top > 1 or self.scores
+
+
+@dataclass(frozen=True)
 class Report:
     """The options of a report, and what commands do with them."""
 
@@ -388,22 +439,6 @@ class Report:
         return self.output != "-"
 
 
-def reports(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options of a report, after its own, and pass it the `Report` first."""
-    signature = inspect.signature(command, eval_str=True)
-    _, *own = signature.parameters.values()
-    shared = inspect.signature(Report, eval_str=True).parameters
-
-    @functools.wraps(command)
-    def run(**values: Any) -> None:
-        report = Report(**{name: values.pop(name) for name in shared})
-        command(report, **values)
-
-    parameters = [*own, *shared.values()]
-    run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-    return run
-
-
 def report_rows(
     result: FeatureFile, view: View, rows: Sequence[Mapping[str, Any]] | None = None
 ) -> Sequence[Mapping[str, Any]]:
@@ -419,15 +454,6 @@ def report_rows(
     if view.columns is not None:
         return list(add_provenance(rows, result))
     return rows
-
-
-def check_row_options(per_class: bool, *per_image: bool) -> None:
-    """Refuse rows of classes together with an option that prints rows of images."""
-    if per_class and any(per_image):
-        raise UsageError(
-            "expected rows of classes or of images, got --per-class and an option for images",
-            "leave out --per-class, or --per-image, --top and --scores",
-        )
 
 
 def has_labels(file: FeatureFile, splits: Sequence[str]) -> bool:

@@ -9,17 +9,16 @@ import typer
 from clipkit.commands._options import (
     Attributes,
     Controls,
+    EvalSplit,
+    FitSplit,
     ImageInput,
     Report,
     Seed,
     Table,
     option,
-    reports,
-    split_option,
 )
 
 
-@reports
 def attributes(
     report: Report,
     images: ImageInput = "-",
@@ -39,8 +38,8 @@ def attributes(
         float,
         option("C", "Inverse strength of the probe's regularisation.", "--regularization", "-C"),
     ] = 1.0,
-    fit_split: Annotated[str, split_option("Split to fit the probes on.")] = "train",
-    eval_split: Annotated[str, split_option("Split to score.")] = "test",
+    fit_split: FitSplit = "train",
+    eval_split: EvalSplit = "test",
     seed: Seed = 42,
 ) -> None:
     """Report for each attribute whether a probe recognises it, and whether words do.

@@ -5,24 +5,23 @@ from __future__ import annotations
 from typing import Annotated
 
 from clipkit.commands._options import (
+    EvalSplit,
     FeatureInput,
     Report,
     Seed,
     Temperatures,
     option,
     parse_temperatures,
-    reports,
     split_option,
 )
 
 
-@reports
 def calibrate(
     report: Report,
     file: FeatureInput = "-",
     temperature: Temperatures = [],  # noqa: B006
     fit_split: Annotated[str, split_option("Split to fit the temperature on.")] = "train",
-    eval_split: Annotated[str, split_option("Split to score.")] = "test",
+    eval_split: EvalSplit = "test",
     val: Annotated[
         float | None,
         option(

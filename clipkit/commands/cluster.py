@@ -6,18 +6,9 @@ from typing import Annotated
 
 import typer
 
-from clipkit.commands._options import (
-    Attribute,
-    FeatureInput,
-    Report,
-    Seed,
-    Table,
-    reports,
-    split_option,
-)
+from clipkit.commands._options import Attribute, FeatureInput, Report, Seed, Table, split_option
 
 
-@reports
 def cluster(
     report: Report,
     file: FeatureInput = "-",

@@ -8,10 +8,9 @@ from typing import Annotated
 import typer
 
 from clipkit.base.errors import UsageError
-from clipkit.commands._options import Report, Seed, Table, flag, option, reports, split_option
+from clipkit.commands._options import Report, Seed, Table, flag, option, split_option
 
 
-@reports
 def compare(
     report: Report,
     a: Annotated[str, typer.Argument(metavar="A", help="Result of probe or zeroshot.")],

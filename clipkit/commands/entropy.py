@@ -4,38 +4,33 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
 from clipkit.commands._options import (
     FeatureInput,
     Report,
+    Splits,
     Temperatures,
     flag,
+    option,
     parse_temperatures,
-    reports,
-    split_option,
     split_words,
 )
 
 
-@reports
 def entropy(
     report: Report,
     file: FeatureInput = "-",
     temperature: Temperatures = [],  # noqa: B006
     link: Annotated[
         str | None,
-        typer.Option(
-            "--link",
-            metavar="softmax|sigmoid",
-            help="Take probabilities from a softmax over the prompts, or from a sigmoid for each "
-            "prompt (default: softmax; with -t model, the model's own).",
+        option(
+            "softmax|sigmoid",
+            "Take probabilities from a softmax over the prompts, or from a sigmoid for each prompt "
+            "(default: softmax; with -t model, the model's own).",
         ),
     ] = None,
-    split: Annotated[list[str] | None, split_option("Report only this split; repeatable.")] = None,
+    split: Splits = None,
     per_image: Annotated[
-        bool,
-        flag("--per-image", "Print a row per image, with its likeliest prompt."),
+        bool, flag("--per-image", "Print a row per image, with its likeliest prompt.")
     ] = False,
 ) -> None:
     """Report mean Shannon entropy (nats) and mean top-1 confidence of softmax(cosine / tau).

@@ -6,10 +6,9 @@ from typing import Annotated
 
 import typer
 
-from clipkit.commands._options import MAX_SEED, Report, option, reports, split_option
+from clipkit.commands._options import MAX_SEED, FirstSplit, Report, option
 
 
-@reports
 def importance(
     report: Report,
     probe: Annotated[
@@ -21,9 +20,7 @@ def importance(
             metavar="[LOGITS]", help="Feature file of logits (default: standard input)."
         ),
     ] = "-",
-    split: Annotated[
-        str | None, split_option("Split to score (default: test, else the first).")
-    ] = None,
+    split: FirstSplit = None,
     repeat: Annotated[
         int | None,
         option("N", "Permutations of the images for each prompt (default: 5).", min=1, max=1000),

@@ -6,30 +6,15 @@ from typing import Annotated
 
 import typer
 
-from clipkit.commands._options import (
-    FeatureInput,
-    PerClass,
-    PerImage,
-    Report,
-    Scores,
-    Top,
-    check_row_options,
-    has_labels,
-    reports,
-    split_option,
-)
+from clipkit.commands._options import FeatureInput, Report, Rows, Splits, has_labels
 
 
-@reports
 def predict(
+    rows: Rows,
     report: Report,
     probe: Annotated[str, typer.Argument(metavar="PROBE", help="Probe from clipkit probe --keep.")],
     file: FeatureInput = "-",
-    split: Annotated[list[str] | None, split_option("Predict only this split; repeatable.")] = None,
-    per_class: PerClass = False,
-    per_image: PerImage = False,
-    top: Top = 1,
-    scores: Scores = False,
+    split: Splits = None,
 ) -> None:
     """Predict the classes of images with a probe that `probe --keep` stored.
 
@@ -42,13 +27,12 @@ def predict(
     from clipkit import features
     from clipkit.analysis import prediction
 
-    check_row_options(per_class, per_image, top > 1, scores)
     report.check_output(probe, file)
     fitted = features.read(probe, kinds=["probe"])
     with features.open_file(file, kinds=["images", "logits"]) as source:
-        predicted = prediction.predict(fitted, source, split, top, scores)
+        predicted = prediction.predict(fitted, source, split, rows.top, rows.scores)
         is_labelled = has_labels(source, list(predicted.rankings))
-    if per_image or top > 1 or scores or not (is_labelled or per_class):
-        report.show_images(predicted.result, predicted.rankings, top)
+    if rows.are_images or not (is_labelled or rows.per_class):
+        report.show_images(predicted.result, predicted.rankings, rows.top)
     else:
-        report.show(predicted.result, per_class=per_class)
+        report.show(predicted.result, per_class=rows.per_class)

@@ -8,25 +8,24 @@ from clipkit.base.errors import UsageError
 from clipkit.commands import _completion as completion
 from clipkit.commands._options import (
     Attribute,
+    EvalSplit,
     FeatureInput,
+    FitSplit,
     PerClass,
     PerImage,
     Report,
+    Rows,
     Seed,
     Table,
     Temperatures,
-    check_row_options,
     flag,
     option,
     parse_counts,
     parse_numbers,
     parse_temperatures,
-    reports,
-    split_option,
 )
 
 
-@reports
 def probe(
     report: Report,
     file: FeatureInput = "-",
@@ -47,8 +46,8 @@ def probe(
             "with knn).",
         ),
     ] = None,
-    fit_split: Annotated[str, split_option("Split to fit on.")] = "train",
-    eval_split: Annotated[str, split_option("Split to score.")] = "test",
+    fit_split: FitSplit = "train",
+    eval_split: EvalSplit = "test",
     val: Annotated[
         str | None,
         option(
@@ -83,7 +82,7 @@ def probe(
     Example: clipkit probe logits.h5 -t 1,0.5,0.07,0.03 -o probe.h5
     """
     report.check_output(file, table)
-    check_row_options(per_class, per_image)
+    Rows(per_class, per_image)  # refuses both
     if keep and report.output is None:
         raise UsageError("expected -o FILE for --keep, got none", "name the probe: -o probe.h5")
     counts = parse_counts(shots, "shots")

@@ -9,17 +9,15 @@ import typer
 from clipkit.commands._options import (
     Attributes,
     Controls,
+    FirstSplit,
     ImageInput,
     Report,
     Seed,
     Table,
     option,
-    reports,
-    split_option,
 )
 
 
-@reports
 def variance(
     report: Report,
     images: ImageInput = "-",
@@ -36,9 +34,7 @@ def variance(
     null: Annotated[
         int, option("N", "Number of random directions to compare prompts with.", min=1, max=100_000)
     ] = 1000,
-    split: Annotated[
-        str | None, split_option("Split to use (default: test, else the first).")
-    ] = None,
+    split: FirstSplit = None,
     seed: Seed = 42,
 ) -> None:
     """Report how much of the embeddings' variance each attribute explains (adjusted R squared).

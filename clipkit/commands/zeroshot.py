@@ -2,37 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 from clipkit.commands._options import (
     Attribute,
     FeatureInput,
-    PerClass,
-    PerImage,
     Report,
-    Scores,
+    Rows,
+    Splits,
     Table,
-    Top,
-    check_row_options,
     has_labels,
-    reports,
-    split_option,
 )
 
 
-@reports
 def zeroshot(
+    rows: Rows,
     report: Report,
     file: FeatureInput = "-",
-    split: Annotated[
-        list[str] | None, split_option("Evaluate only this split; repeatable.")
-    ] = None,
+    split: Splits = None,
     table: Table = None,
     attribute: Attribute = None,
-    per_class: PerClass = False,
-    per_image: PerImage = False,
-    top: Top = 1,
-    scores: Scores = False,
 ) -> None:
     """Report zero-shot accuracy: each image gets the class of its most similar prompt.
 
@@ -46,13 +33,12 @@ def zeroshot(
     from clipkit.analysis.zeroshot import evaluate, rank_images
 
     report.check_output(file, table)
-    check_row_options(per_class, per_image, top > 1, scores)
     with features.open_file(file, kinds=["logits"]) as source:
         logits = relabeling.label_by_attribute(source, table, attribute, needs_prompts=True)
         result = evaluate(logits, split)
         is_labelled = has_labels(logits, list(result.splits))
-        if per_image or top > 1 or scores or not (is_labelled or per_class):
-            rankings = rank_images(logits, split, top, scores)
-            report.show_images(result, rankings, top)
+        if rows.are_images or not (is_labelled or rows.per_class):
+            rankings = rank_images(logits, split, rows.top, rows.scores)
+            report.show_images(result, rankings, rows.top)
             return
-    report.show(result, per_class=per_class)
+    report.show(result, per_class=rows.per_class)
