@@ -39,8 +39,7 @@ def compare(
     ] = None,
     common: Annotated[bool, flag("--common", "Use the images that all results have.")] = False,
     same_rows: Annotated[
-        bool,
-        flag("--same-rows", "Match the row numbers of different imports without ids."),
+        bool, flag("--same-rows", "Match the row numbers of different imports without ids.")
     ] = False,
     ids: Annotated[
         str | None,

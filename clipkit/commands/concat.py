@@ -17,8 +17,7 @@ def concat(
     ],
     prefix: Annotated[bool, flag("--prefix", "Put the name of its file before each id.")] = False,
     keep_apart: Annotated[
-        bool,
-        flag("--keep-apart", "Name each split after its file instead of joining splits."),
+        bool, flag("--keep-apart", "Name each split after its file instead of joining splits.")
     ] = False,
     output: Output = "-",
     force: Force = False,
