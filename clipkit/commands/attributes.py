@@ -31,8 +31,8 @@ def attributes(
     table: Table = None,
     attribute: Attributes = [],  # noqa: B006
     control: Controls = [],  # noqa: B006
-    random_sets: Annotated[
-        int, option("N", "Number of sets of random directions.", min=0, max=1000)
+    random: Annotated[
+        int, option("N", "Number of sets of random directions.", "--random-sets", min=0, max=1000)
     ] = 5,
     regularization: Annotated[
         float,
@@ -60,7 +60,7 @@ def attributes(
         table=table,
         columns=attribute,
         controls=[features.read(file, kinds=["images"]) for file in control],
-        random=random_sets,
+        random=random,
         C=regularization,
         fit_split=fit_split,
         eval_split=eval_split,
