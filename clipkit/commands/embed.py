@@ -67,12 +67,13 @@ def embed(
         ),
     ] = None,
     norm: Norm = False,
-    projection: Annotated[
+    no_projection: Annotated[
         bool,
         typer.Option(
-            "--projection/--no-projection", help="Project into the space shared with texts."
+            "--no-projection",
+            help="Leave out the projection into the space that images share with texts.",
         ),
-    ] = True,
+    ] = False,
     split: Annotated[list[str] | None, split_option("Embed only this split; repeatable.")] = None,
     root: Annotated[
         str | None, option("FOLDER", "Folder that holds the data set, or to download it to.")
@@ -164,7 +165,7 @@ def embed(
 
     share = None if part is None else embedding.Part.parse(part)
     numbers = parse_layers(layers)
-    _check_options(numbers, pool, norm, projection, compile)
+    _check_options(numbers, pool, norm, not no_projection, compile)
     _check_engine(engine, replicas, part)
     if engine == "local":  # the machines of a cluster may have folders that this one lacks
         models.check_name(model)
@@ -196,7 +197,7 @@ def embed(
         layers=numbers,
         pool=pool,
         norm=norm,
-        projection=projection,
+        projection=not no_projection,
         normalize=normalize,
         strict=strict,
         restart=restart,
