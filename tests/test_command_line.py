@@ -19,7 +19,7 @@ from clipkit import cli, datasets
 from clipkit.analysis import probes
 from clipkit.base import console, tables
 from clipkit.commands import _completion as completion
-from clipkit.commands import _help
+from clipkit.commands import _help, _options
 from clipkit.models import hub
 
 
@@ -186,6 +186,14 @@ def test_an_option_takes_the_same_kind_of_value_in_all_commands() -> None:
                 kinds.setdefault(name, set()).add(re.split(r"[|,[]", kind)[0])
     kinds["--control"] -= {"FOLDER"}  # of a control's results, or its images
     assert not {name: values for name, values in kinds.items() if len(values) > 1}
+
+
+def test_an_earlier_name_stands_for_an_option_that_its_command_has() -> None:
+    entries = dict(commands())
+    for command, names in _options.EARLIER_NAMES.items():
+        options = {name for parameter in entries[command].params for name in parameter.opts}
+        assert set(names.values()) <= options
+        assert not options.intersection(names), command
 
 
 def complete(line: str, folder: Path, shell: str = "bash", **variables: str) -> list[str]:
