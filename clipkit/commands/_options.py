@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
@@ -366,16 +366,27 @@ class Rows:
 
     def __post_init__(self) -> None:
         """Refuse rows of classes together with an option that prints rows of images."""
-        if self.per_class and self.are_images:
+        if self.per_class and self._asks_for_images:
             raise UsageError(
                 "expected rows of classes or of images, got --per-class and an option for images",
                 "leave out --per-class, or --per-image, --top and --scores",
             )
 
     @property
-    def are_images(self) -> bool:
-        """Whether an option asks for rows of images."""
+    def _asks_for_images(self) -> bool:
         return self.per_image or self.top > 1 or self.scores
+
+    def are_images(self, file: FeatureFile, splits: Collection[str]) -> bool:
+        """Return whether to print rows of images: as asked for, or since no split has labels."""
+        from clipkit.base import console
+
+        if self._asks_for_images:
+            return True
+        without = [name for name in splits if file.splits[name].labels is None]
+        if without and len(without) < len(splits):
+            names = ", ".join(without)
+            console.note(f"{names} has no labels: print its predictions with --per-image")
+        return len(without) == len(splits) and not self.per_class
 
 
 @dataclass(frozen=True)
@@ -454,14 +465,3 @@ def report_rows(
     if view.columns is not None:
         return list(add_provenance(rows, result))
     return rows
-
-
-def has_labels(file: FeatureFile, splits: Sequence[str]) -> bool:
-    """Return whether a split has labels; note how to get the predictions of the others."""
-    from clipkit.base import console
-
-    without = [name for name in splits if file.splits[name].labels is None]
-    if without and len(without) < len(splits):
-        names = ", ".join(without)
-        console.note(f"{names} has no labels: print its predictions with --per-image")
-    return len(without) < len(splits)

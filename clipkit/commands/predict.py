@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from clipkit.commands._options import FeatureInput, Report, Rows, Splits, has_labels
+from clipkit.commands._options import FeatureInput, Report, Rows, Splits
 
 
 def predict(
@@ -31,8 +31,8 @@ def predict(
     fitted = features.read(probe, kinds=["probe"])
     with features.open_file(file, kinds=["images", "logits"]) as source:
         predicted = prediction.predict(fitted, source, split, rows.top, rows.scores)
-        is_labelled = has_labels(source, list(predicted.rankings))
-    if rows.are_images or not (is_labelled or rows.per_class):
+        are_images = rows.are_images(source, predicted.rankings)
+    if are_images:
         report.show_images(predicted.result, predicted.rankings, rows.top)
     else:
         report.show(predicted.result, per_class=rows.per_class)

@@ -2,15 +2,7 @@
 
 from __future__ import annotations
 
-from clipkit.commands._options import (
-    Attribute,
-    FeatureInput,
-    Report,
-    Rows,
-    Splits,
-    Table,
-    has_labels,
-)
+from clipkit.commands._options import Attribute, FeatureInput, Report, Rows, Splits, Table
 
 
 def zeroshot(
@@ -36,8 +28,7 @@ def zeroshot(
     with features.open_file(file, kinds=["logits"]) as source:
         logits = relabeling.label_by_attribute(source, table, attribute, needs_prompts=True)
         result = evaluate(logits, split)
-        is_labelled = has_labels(logits, list(result.splits))
-        if rows.are_images or not (is_labelled or rows.per_class):
+        if rows.are_images(logits, result.splits):
             rankings = rank_images(logits, split, rows.top, rows.scores)
             report.show_images(result, rankings, rows.top)
             return
