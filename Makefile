@@ -101,7 +101,7 @@ option = $(if $2,--$1 $2)
 MODEL_OPTIONS = $(strip --model $(MODEL) $(call option,untrained,$(seed)) \
   $(call option,precision,$(PRECISION)) $(call option,device,$(DEVICE)))
 DATA_OPTIONS = $(strip $(call option,root,$(ROOT)) $(call option,limit,$(LIMIT)) \
-  $(call option,split-off,$(SPLIT_OFF)) $(if $(filter tiny-imagenet,$(DATASET)),--classes 100))
+  $(call option,split-off,$(SPLIT_OFF)) $(if $(filter tiny-imagenet,$(DATASET)),--max-classes 100))
 
 # The last word of a name such as img.svm.confusion.
 last_word = $(subst .,,$(suffix $1))

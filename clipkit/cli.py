@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import codecs
 import contextlib
+import copy
 import importlib
 import io
 import logging
@@ -25,7 +26,8 @@ from clipkit.base import console, files, signals
 from clipkit.base.errors import ClipkitError, UsageError, system_reason
 from clipkit.base.version import __version__
 from clipkit.commands import _completion as completion
-from clipkit.commands._options import EARLIER_NAMES, options_with_value
+from clipkit.commands._help import PlainHelp
+from clipkit.commands._options import expand_groups, flag, replace_earlier_names
 
 GROUPS = {
     "Encode": ("embed", "textembed"),
@@ -37,7 +39,7 @@ GROUPS = {
     "Files": ("info", "convert", "split", "concat", "relabel"),
 }
 COMMANDS = tuple(name for names in GROUPS.values() for name in names)
-EVERYWHERE = {"-q", "--quiet", "-v", "--verbose", "--debug"}  # accepted after a command, too
+EVERYWHERE = ("quiet", "verbose", "debug")  # options that a command also accepts behind it
 HELP = {"-h", "--help", "--version"}
 BROKEN_PIPE = 128 + signal.SIGPIPE
 MIN_ADDRESS_SPACE = 2 << 30  # with less, OpenBLAS may loop indefinitely while it is loaded
@@ -50,7 +52,7 @@ EXPECTED = {  # what a number must be, by pydantic's type of an error
 NO_MEMORY = ("failed to map segment", "can't start new thread")  # of other errors like MemoryError
 
 
-class ClipkitGroup(TyperGroup):
+class ClipkitGroup(PlainHelp, TyperGroup):
     """Run commands. If one fails, write one line to standard error and return an exit code.
 
     Exit codes: 0 done; 1 bad data, input or output; 2 usage; 3 done, but images or files were left
@@ -62,10 +64,9 @@ class ClipkitGroup(TyperGroup):
         return [name for name in COMMANDS if name in self.commands]
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Move the options that every command accepts to the front."""
+        """Keep the words for the completion."""
         ctx.meta[completion.WORDS] = list(args)
-        common, others = _take_common_options(self, args)
-        return super().parse_args(ctx, [*common, *others])
+        return super().parse_args(ctx, args)
 
     def main(  # type: ignore[override]  # the other parameters are passed on
         self, args: Sequence[str] | None = None, **extra: Any
@@ -83,44 +84,48 @@ class ClipkitGroup(TyperGroup):
         except signals.Interrupted as stop:
             signals.report(command, stop.number)
             raise
-        except SystemExit as stop:
-            _flush_stdout()
-            if isinstance(stop.__context__, BrokenPipeError):  # which Typer turns into exit code 1
-                raise SystemExit(BROKEN_PIPE) from None
-            raise SystemExit(stop.code) from None
+        except SystemExit as stop:  # Typer turns a broken pipe into exit code 1
+            is_pipe = isinstance(stop.__context__, BrokenPipeError)
+            code = BROKEN_PIPE if is_pipe else stop.code
         except BrokenPipeError:
-            _flush_stdout()
-            raise SystemExit(BROKEN_PIPE) from None
+            code = BROKEN_PIPE
         except Exception as error:
-            interrupt = signals.interrupted()
-            if interrupt:
-                signals.report(command, interrupt.number)
-                raise interrupt from error
-            signals.disarm()
-            if "--debug" in words:
-                traceback.print_exc()
-            explained = _explain(error, command)
-            if explained.message:  # none where Typer showed the help instead
-                console.write_line(f"{command}: {explained.with_hint()}")
-            _flush_stdout()
-            raise SystemExit(explained.exit_code) from error
+            code = _report_error(error, command, is_debugged="--debug" in words)
+        with contextlib.suppress(OSError, ValueError):  # what was written before an error
+            sys.stdout.flush()
         sys.exit(code)
 
 
-class ClipkitCommand(TyperCommand):
-    """A command whose options also have earlier names, which the help leaves out."""
+class ClipkitCommand(PlainHelp, TyperCommand):
+    """A command that also accepts `EVERYWHERE`, and earlier names of its options."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Replace the earlier names of options."""
-        names = EARLIER_NAMES.get(self.name or "", {})
-        words = []
-        for word in args:
-            option, mark, value = word.partition("=")
-            words.append(names.get(option, option) + mark + value)
+        words = replace_earlier_names(ctx.command_path, args)
         count = sum(word.partition("=")[0] == "--attribute" for word in words)
         if count > 1 and not any("--attribute" in one.opts and one.multiple for one in self.params):
             raise UsageError(f"expected one --attribute, got {count}", "A*B combines two")
         return super().parse_args(ctx, words)
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the parameters, and those of `EVERYWHERE`, hidden."""
+        parameters = list(super().get_params(ctx))
+        for parameter in ctx.find_root().command.params:
+            if parameter.name in EVERYWHERE:
+                parameter = copy.copy(parameter)
+                parameter.hidden = True
+                parameters.append(parameter)
+        return parameters
+
+    def invoke(self, ctx: Any) -> Any:
+        """Set how much is shown, by options before or behind the command, and run it."""
+        before = ctx.find_root().params
+        quiet, verbose, _ = [ctx.params.pop(name) or before[name] for name in EVERYWHERE]
+        if quiet and verbose:
+            raise UsageError("expected -q or -v, got both")
+        console.set_quiet(quiet)
+        console.set_verbose(verbose)
+        return super().invoke(ctx)
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """Return the words of the usage line without hidden arguments, whose names are empty."""
@@ -139,62 +144,6 @@ def _command_path(group: Any, words: list[str]) -> str:
     return path
 
 
-def _take_common_options(group: Any, words: list[str]) -> tuple[list[str], list[str]]:
-    """Split a command line into the options of `EVERYWHERE` and all other words.
-
-    A word is left where it is the value of another option, or follows `--`.
-    """
-    common: list[str] = []
-    others: list[str] = []
-    value_follows = False
-    for number, word in enumerate(words):
-        if value_follows:
-            others.append(word)
-            value_follows = False
-            continue
-        if word == "--":
-            others += words[number:]
-            break
-        with_value = options_with_value(group)
-        taken, rest, value_follows = _take_from_word(word, with_value)
-        common += taken
-        if rest is not None:
-            others.append(rest)
-            group = getattr(group, "commands", {}).get(rest, group)
-    return common, others
-
-
-def _take_from_word(word: str, with_value: set[str]) -> tuple[list[str], str | None, bool]:
-    """Take the options of `EVERYWHERE` out of a word, such as -q out of -fq.
-
-    Returns
-    -------
-    taken : list of str
-    rest : str or None
-        The word without them; None if nothing else is in it.
-    value_follows : bool
-        Whether the next word is the value of an option in the rest.
-    """
-    if word in EVERYWHERE:
-        return [word], None, False
-    if word.startswith("--") or not word.startswith("-"):
-        return [], word, word in with_value
-    taken: list[str] = []
-    rest = "-"
-    letters = word[1:]
-    for place, letter in enumerate(letters):
-        flag = f"-{letter}"
-        if flag in with_value:  # the letters behind it are its value
-            return taken, rest + letters[place:], place == len(letters) - 1
-        if flag in EVERYWHERE:
-            taken.append(flag)
-        else:
-            rest += letter
-    if taken and rest == "-":
-        return taken, None, False
-    return taken, rest, False
-
-
 def _check_surroundings() -> None:
     """Refuse to start where libraries would crash or loop."""
     try:
@@ -209,6 +158,21 @@ def _check_surroundings() -> None:
             f"not enough memory: expected at least 2 GiB of address space, got {limit >> 20} MiB",
             "raise the limit: ulimit -v unlimited",
         )
+
+
+def _report_error(error: Exception, command: str, is_debugged: bool) -> int:
+    """Write the message of an error, and return its exit code; an interrupt may have caused it."""
+    interrupt = signals.interrupted()
+    if interrupt:
+        signals.report(command, interrupt.number)
+        raise interrupt from error
+    signals.disarm()
+    if is_debugged:
+        traceback.print_exc()
+    explained = _explain(error, command)
+    if explained.message:  # none where Typer showed the help instead
+        console.write_line(f"{command}: {explained.with_hint()}")
+    return explained.exit_code
 
 
 def _explain(error: Exception, command: str) -> ClipkitError:
@@ -244,12 +208,6 @@ def _describe_usage(error: Any) -> str:
     return str(error.format_message().rstrip("."))
 
 
-def _flush_stdout() -> None:
-    """Flush what was written before an error."""
-    with contextlib.suppress(OSError, ValueError):
-        sys.stdout.flush()
-
-
 app = typer.Typer(
     cls=ClipkitGroup,
     name="clipkit",
@@ -266,23 +224,18 @@ def _show_version(value: bool) -> None:
         raise typer.Exit
 
 
+VERSION = flag("--version", "Show the version.", callback=_show_version, is_eager=True)
+QUIET = flag("--quiet -q", "Show only warnings and errors, no notes or progress.")
+VERBOSE = flag("--verbose -v", "Show details: model files, device, threads and time per stage.")
+DEBUG = flag("--debug", "Show the traceback of an error.")
+
+
 @app.callback()
-def set_options(
-    version: Annotated[
-        bool,
-        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
-    ] = False,
-    quiet: Annotated[
-        bool,
-        typer.Option("--quiet", "-q", help="Show only warnings and errors, no notes or progress."),
-    ] = False,
-    verbose: Annotated[
-        bool,
-        typer.Option(
-            "--verbose", "-v", help="Show details: model files, device, threads and time per stage."
-        ),
-    ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+def describe(
+    version: Annotated[bool, VERSION] = False,
+    quiet: Annotated[bool, QUIET] = False,
+    verbose: Annotated[bool, VERBOSE] = False,
+    debug: Annotated[bool, DEBUG] = False,
 ) -> None:
     """Measure what a vision-language model understands, with small commands over feature files.
 
@@ -291,19 +244,18 @@ def set_options(
 
     Example: clipkit textembed prompts/generic32.txt | clipkit logits img.h5 - | clipkit probe
     """
-    if quiet and verbose:
-        raise UsageError("expected -q or -v, got both")
-    console.set_quiet(quiet)
-    console.set_verbose(verbose)
 
 
 for _group, _names in GROUPS.items():
     for _name in _names:
         _command = getattr(importlib.import_module(f"clipkit.commands.{_name}"), _name)
         if isinstance(_command, typer.Typer):
+            for _sub_command in _command.registered_commands:
+                _sub_command.cls = ClipkitCommand
             app.add_typer(_command, name=_name, rich_help_panel=_group)
         else:
-            app.command(_name, cls=ClipkitCommand, rich_help_panel=_group)(_command)
+            _add = app.command(_name, cls=ClipkitCommand, rich_help_panel=_group)
+            _add(expand_groups(_command))
 
 
 def main() -> NoReturn:

@@ -789,7 +789,7 @@ def folder_data(tmp_path) -> tuple[Path, Path, Path]:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("options", [[], ["--limit", 8], ["--classes", 2]])
+@pytest.mark.parametrize("options", [[], ["--limit", 8], ["--max-classes", 2]])
 def test_features_and_labels_equal_those_of_class_folders(folder_data, tmp_path, options):
     files = []
     for source in folder_data:

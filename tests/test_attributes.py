@@ -302,7 +302,7 @@ def test_a_doubled_article_tells_that_the_template_is_missing(tmp_path: Path) ->
     ("words", "code", "message"),
     [
         (["--eval-split", "val"], 2, "unknown split of"),
-        (["--random", "-1"], 2, "random"),
+        (["--random-sets", "-1"], 2, "random"),
         (["-C", "0"], 2, "C: expected a number between"),
         (["--attribute", "b"], 2, "unknown attribute of"),
         (["--control", "OTHER"], 1, "expected the train images of"),

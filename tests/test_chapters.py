@@ -63,7 +63,7 @@ def test_a_dry_run_of_the_thesis_reads_like_its_method(make, tmp_path):
     lines = commands(text)
     embedded = [line.split()[2] for line in lines if line.startswith("clipkit embed")]
     assert embedded == ["cifar10", "cifar100", "imagenette", "tiny-imagenet", "food101"]
-    with_classes = [line for line in lines if "--classes 100" in line]
+    with_classes = [line for line in lines if "--max-classes 100" in line]
     assert with_classes == [line for line in lines if "embed tiny-imagenet" in line]
     outputs = [line.split(" -o ")[1].split()[0] for line in lines]
     assert len(set(outputs)) == len(outputs)

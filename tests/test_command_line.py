@@ -19,6 +19,7 @@ from clipkit import cli, datasets
 from clipkit.analysis import probes
 from clipkit.base import console, tables
 from clipkit.commands import _completion as completion
+from clipkit.commands import _help, _options
 from clipkit.models import hub
 
 
@@ -55,32 +56,36 @@ def test_quiet_may_be_one_of_several_letters(embed_words: list[object]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "common", "others"),
+    ("words", "common"),
     [
-        ("entropy -q x.h5", "-q", "entropy x.h5"),
-        ("plot confusion x.h5 --title -q", "", "plot confusion x.h5 --title -q"),
-        ("plot --title confusion -v grid x.h5", "-v", "plot --title confusion grid x.h5"),
-        ("entropy -t -q", "", "entropy -t -q"),
-        ("entropy --temperature=1 -q", "-q", "entropy --temperature=1"),
-        ("entropy -tq x.h5", "", "entropy -tq x.h5"),
-        ("entropy -ftv x.h5", "", "entropy -ftv x.h5"),
-        ("entropy -fvt 1 --debug", "-v --debug", "entropy -ft 1"),
-        ("textembed -- -q", "", "textembed -- -q"),
-        ("textembed -o -- -q", "-q", "textembed -o --"),
-        ("logits - - -q", "-q", "logits - -"),
+        ("entropy -q x.h5", "quiet"),
+        ("plot confusion x.h5 --title -q", ""),
+        ("plot --title confusion -v grid x.h5", "verbose"),
+        ("plot -fqo x.png grid x.h5", "quiet"),
+        ("entropy -t -q", ""),
+        ("entropy --temperature=1 -q", "quiet"),
+        ("entropy -tq x.h5", ""),
+        ("entropy -ftv x.h5", ""),
+        ("entropy -fvt 1 --debug", "verbose debug"),
+        ("textembed -- -q", ""),
+        ("textembed -o -- -q", "quiet"),
+        ("logits - - -q", "quiet"),
     ],
 )
-def test_a_common_option_is_taken_where_it_is_no_value(
-    words: str, common: str, others: str
-) -> None:
-    taken = cli._take_common_options(get_command(cli.app), words.split())
-    assert taken == (common.split(), others.split())
+def test_a_common_option_is_taken_where_it_is_no_value(words: str, common: str) -> None:
+    context = get_command(cli.app).make_context("clipkit", [], resilient_parsing=True)
+    left = words.split()
+    while hasattr(context.command, "commands"):
+        _, command, left = context.command.resolve_command(context, left)
+        context = command.make_context(command.name, left, parent=context, resilient_parsing=True)
+        left = [*context._protected_args, *context.args]
+    assert [name for name in cli.EVERYWHERE if context.params[name]] == common.split()
 
 
 def test_no_command_has_a_common_option_of_its_own() -> None:
     for name, command in commands():
         for parameter in command.params:
-            assert not cli.EVERYWHERE.intersection(parameter.opts), name
+            assert parameter.name not in cli.EVERYWHERE, name
 
 
 def test_quiet_and_verbose_exclude_each_other(logits_h5: Path) -> None:
@@ -151,6 +156,46 @@ def test_the_help_groups_the_commands() -> None:
     assert list(cli.GROUPS) == ["Encode", "Measure", "Understand", "Files"]
 
 
+@pytest.mark.parametrize("command", [name for name, _ in commands()])
+def test_the_help_has_an_example_and_panels_but_no_types_or_ranges(
+    command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    text = ok(*command.split(), "--help").stdout
+    assert "Example: clipkit" in text
+    assert not re.search(r"<\w+|<=x|x[<>]=|\[\[", text)
+    titles = re.findall(r"╭─ ([^─]+) ─", text)
+    if command != "plot":
+        assert titles == [title for title in _help.PANELS if title in titles]
+        assert {"Arguments", "Output"} <= set(titles)
+
+
+def test_the_panels_of_the_help_name_options() -> None:
+    names = {parameter.name for _, command in commands() for parameter in command.params}
+    assert set(" ".join(_help.PANELS.values()).split()) <= {*names, "help"}
+
+
+def test_an_option_takes_the_same_kind_of_value_in_all_commands() -> None:
+    kinds: dict[str, set[str]] = {}
+    for command, entry in commands():
+        for parameter in entry.params:
+            name = parameter.opts[0]
+            is_own = (command, name) == ("report", "--untrained")
+            if name.startswith("-") and not parameter.hidden and not is_own:
+                kind = "" if parameter.is_flag else parameter.metavar or "N"
+                kinds.setdefault(name, set()).add(re.split(r"[|,[]", kind)[0])
+    kinds["--control"] -= {"FOLDER"}  # of a control's results, or its images
+    assert not {name: values for name, values in kinds.items() if len(values) > 1}
+
+
+def test_an_earlier_name_stands_for_an_option_that_its_command_has() -> None:
+    entries = dict(commands())
+    for command, names in _options.EARLIER_NAMES.items():
+        options = {name for parameter in entries[command].params for name in parameter.opts}
+        assert set(names.values()) <= options
+        assert not options.intersection(names), command
+
+
 def complete(line: str, folder: Path, shell: str = "bash", **variables: str) -> list[str]:
     """Return what a shell would offer at the end of a line, with nothing on standard error."""
     env = {
@@ -217,7 +262,7 @@ def test_completion_knows_the_data_sets_and_imports_nothing_heavy() -> None:
     assert "tiny" in hub.KNOWN
     script = (
         "import sys; from clipkit import cli; from clipkit.commands import _completion as c; "
-        "c.models(None, ''), c.datasets(None, ''); "
+        "c.models(), c.datasets(); "
         "print([m for m in ('numpy', 'torch', 'h5py', 'PIL', 'sklearn') if m in sys.modules])"
     )
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)

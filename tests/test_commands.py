@@ -15,7 +15,6 @@ from scipy.stats import binomtest
 from shell import clipkit, fails, ok, partly, rows
 
 from clipkit import __version__
-from clipkit.cli import COMMANDS
 from clipkit.features import read, write
 
 PROBE_COLUMNS = [
@@ -40,11 +39,6 @@ COLUMNS = {
     "cluster": ["split", "k", "purity", "nmi", "ari", "ami", "purity_chance", "nmi_chance"],
     "info": ["field", "value"],
 }
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_help_shows_an_example(command):
-    assert "Example: clipkit" in ok(command, "--help").stdout
 
 
 def test_the_version_is_printed():
@@ -73,7 +67,7 @@ HUGE = "1" + 23 * "0"
             for n in (0, -1)
         ),
         *(["embed", "shapes", f"--num-workers={n}"] for n in (0, -1, 2**31, HUGE)),
-        *(["embed", "shapes", f"--classes={n}"] for n in (-1, 1)),
+        *(["embed", "shapes", f"--max-classes={n}"] for n in (-1, 1)),
         *(["embed", "shapes", f"--untrained={n}"] for n in (-1, 2**63, HUGE)),
         *(["textembed", "p.txt", f"--untrained={n}"] for n in (-1, 2**63, HUGE)),
         *(["logits", "i.h5", f"--random={n}"] for n in (0, -1, 2**31, HUGE)),

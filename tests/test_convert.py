@@ -345,7 +345,7 @@ def test_the_runs_of_a_result_are_a_table_in_the_order_of_its_report(tmp_path: P
     file = result()
     file.runs["standardize"] = np.array([True, False, True])
     source = saved(tmp_path / "r.h5", file)
-    ok("convert", source, tmp_path / "r.csv", "--table")
+    ok("convert", source, tmp_path / "r.csv", "--runs")
     with (tmp_path / "r.csv").open(newline="") as stream:
         assert list(csv.reader(stream)) == [
             ["classifier", "C", "temperature", "eval_split", "acc1", "standardize"],
@@ -353,17 +353,17 @@ def test_the_runs_of_a_result_are_a_table_in_the_order_of_its_report(tmp_path: P
             ["svm", "10.0", "", "val", "1.0", "false"],
             ["svm", "1.0", "", "test", "1.0", "true"],
         ]
-    ok("convert", source, tmp_path / "r.parquet", "--table", "--split", "test")
+    ok("convert", source, tmp_path / "r.parquet", "--runs", "--split", "test")
     table = pq.read_table(tmp_path / "r.parquet").to_pydict()
     assert (table["acc1"], table["temperature"], table["standardize"]) == ([1.0], [None], [True])
     for name, output, options, message in (
         ("r.h5", "x.csv", ["--split", "tset"], "unknown split of"),
-        ("i.h5", "x.csv", [], "--table: expected a result, got images"),
-        ("r.parquet", "x.h5", [], "--table is for exports, but"),
+        ("i.h5", "x.csv", [], "--runs: expected a result, got images"),
+        ("r.parquet", "x.h5", [], "--runs is for exports, but"),
     ):
         saved(tmp_path / "i.h5", "images")
         convert_refused(
-            tmp_path / name, tmp_path / output, 2, message, options=["--table", *options]
+            tmp_path / name, tmp_path / output, 2, message, options=["--runs", *options]
         )
 
 

@@ -407,10 +407,9 @@ EMBED = ("embed", "digits", "--limit", 10, "-m", "tiny")
         (("--norm", "-o", "a.h5"), "expected --layer with --pool or --norm, got none"),
         (("--layer", "1", "--compile", "-o", "a.h5"), "expected --layer or --compile, got both"),
         (
-            ("--layer", "1", "--projection", "none", "-o", "a.h5"),
-            "expected --layer or --projection",
+            ("--layer", "1", "--no-projection", "-o", "a.h5"),
+            "expected --layer or --no-projection",
         ),
-        (("--projection", "all", "-o", "a.h5"), "projection: expected none, got 'all'"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(
@@ -444,7 +443,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "l4": ("--layer", "4"),
         "mean": ("--layer", "4", "--pool", "mean"),
         "normed": ("--layer", "4", "--norm"),
-        "unprojected": ("--projection", "none"),
+        "unprojected": ("--no-projection",),
     }.items():
         ok(*EMBED[:2], "--limit", 40, *EMBED[4:], *options, "-o", folder / f"{name}.h5")
     ok("textembed", "generic16", "-m", "tiny", "-o", folder / "txt.h5")

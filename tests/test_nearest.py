@@ -45,7 +45,7 @@ def test_few_images_are_shown_on_both_sides() -> None:
     [
         (["--prompt", "something roun"], "did you mean something round"),
         (["--class", "9"], "unknown class with prompts of"),
-        (["--images", "0"], "images"),
+        (["--count", "0"], "count"),
         (["--split", "tset"], "did you mean test?"),
     ],
 )

@@ -40,7 +40,7 @@ PICTURES: dict[str, tuple[str, set[str]]] = {
     "attributes": ("attributes.h5", set()),
     "variance": ("variance.h5", set()),
     "importance": ("importance.h5", set()),
-    "nearest": ("digits", {"--split", "--root", "--prompt", "--class", "--images", *COLUMNS}),
+    "nearest": ("digits", {"--split", "--root", "--prompt", "--class", "--count", *COLUMNS}),
     "images": ("digits", {"--split", "--root", *COLUMNS}),
 }
 

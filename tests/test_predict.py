@@ -527,7 +527,7 @@ def test_a_probe_is_read_like_a_result(folder: Path) -> None:
         ok("info", folder / name)
         ok("convert", folder / name, folder / f"{number}.csv")
         ok("convert", folder / name, folder / f"{number}.parquet")
-        ok("convert", folder / name, folder / f"runs-{number}.csv", "--table")
+        ok("convert", folder / name, folder / f"runs-{number}.csv", "--runs")
         ok("plot", "confusion", folder / name, "-o", folder / f"{number}.png")
     assert rows(ok("compare", probe, folder / "out.h5").stdout)[0]["difference"] == "0"
     (folder / "groups.tsv").write_text("".join(f"{name}\tanimal\n" for name in CLASSES))

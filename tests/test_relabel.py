@@ -442,8 +442,8 @@ def test_rows_that_shapes_does_not_have_are_refused(tmp_path: Path) -> None:
         ("relabel IMG TABLE --column size", "relabel IMG --table TABLE --attribute size"),
         ("variance IMG --attributes=TABLE", "variance IMG --table TABLE"),
         (
-            "attributes IMG --attributes TABLE --column size",
-            "attributes IMG --table TABLE --attribute size",
+            "attributes IMG --attributes TABLE --column size --random 1",
+            "attributes IMG --table TABLE --attribute size --random-sets 1",
         ),
         (
             "split IMG --from test --val 0.4 --group-column=size --attributes TABLE",
@@ -452,6 +452,10 @@ def test_rows_that_shapes_does_not_have_are_refused(tmp_path: Path) -> None:
         (
             "compare RESULT --run 0 --by TABLE --column size",
             "compare RESULT --run 0 --table TABLE --attribute size",
+        ),
+        (
+            "embed digits -m tiny --limit 4 --classes 2 --projection none",
+            "embed digits -m tiny --limit 4 --max-classes=2 --no-projection",
         ),
     ],
 )

@@ -20,8 +20,8 @@ HOSTILE = "<b>|x|`$*_[a](b)\x1b\n"
 UNSAID = "# the history does not say "
 # The files that results are made of, and the results
 INPUTS = {
-    "img.h5": "embed shapes --classes 5 --limit 40 --precision fp32",
-    "control.h5": "embed shapes --classes 5 --limit 40 --precision fp32 --untrained 7",
+    "img.h5": "embed shapes --max-classes 5 --limit 40 --precision fp32",
+    "control.h5": "embed shapes --max-classes 5 --limit 40 --precision fp32 --untrained 7",
     "classes.h5": "textembed --classes img.h5 --template 'a {}' --template '{}!' --readable",
     "set.h5": "textembed generic16",
     "logits.h5": "logits img.h5 set.h5 --temperature 0.5",
@@ -54,8 +54,8 @@ RESULTS = {
     "random": "logits img.h5 --random 5 --seed 3",
     "whiten": "logits img.h5 set.h5 --whiten",
     "concat": "concat img.h5 img-2.h5 --prefix",
-    "split off": "embed shapes --classes 5 --limit 40 --split train --split-off val=0.25",
-    "layer": "embed shapes --classes 5 --limit 20 --layer 1 --pool mean --norm --split test",
+    "split off": "embed shapes --max-classes 5 --limit 40 --split train --split-off val=0.25",
+    "layer": "embed shapes --max-classes 5 --limit 20 --layer 1 --pool mean --norm --split test",
 }
 NOT_IN_HISTORY = {  # inputs whose making the history of a result does not say
     "predict": ["mk.h5"],
@@ -98,7 +98,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("inputs")
     for output, line in INPUTS.items():
         make(folder, line, output)
-    make(folder, "embed shapes --classes 5 --limit 20 --precision fp32", "img-2.h5")
+    make(folder, "embed shapes --max-classes 5 --limit 20 --precision fp32", "img-2.h5")
     return folder
 
 

@@ -594,7 +594,7 @@ def test_a_copy_within_the_only_split_is_found_between_fitted_and_held_out_rows(
 
 def test_attributes_warns_too(tmp_path: Path) -> None:
     write(tmp_path / "img.h5", both(3))
-    done = ok("attributes", tmp_path / "img.h5", "--random", 0)
+    done = ok("attributes", tmp_path / "img.h5", "--random-sets", 0)
     assert "3 of 100 images of test were also fitted" in done.stderr
 
 

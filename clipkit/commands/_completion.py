@@ -6,10 +6,8 @@ opened, and whatever goes wrong, there are just no suggestions.
 
 from __future__ import annotations
 
-import functools
+import contextlib
 import os
-import re
-from collections.abc import Callable
 from pathlib import Path
 
 import typer
@@ -20,83 +18,38 @@ DATASETS = (
     *("cifar10", "cifar100", "food101", "imagenette", "tiny-imagenet", "fashion-mnist"),
     *("digits", "shapes"),
 )
-SPLITS = ("train", "test")  # of the named data sets
-FIXED_VALUE = re.compile(r"[a-z0-9-]+")  # in a metavar; what is in capitals stands for something
-
-Complete = Callable[[typer.Context, str], list[str]]
+SPLIT_FOLDERS = ("train", "val", "valid", "validation", "test")
 
 
-def safely(complete: Complete) -> Complete:
-    """Return a completion that offers nothing if it fails, and writes nothing."""
-
-    @functools.wraps(complete)
-    def complete_safely(ctx: typer.Context, incomplete: str) -> list[str]:
-        try:
-            return complete(ctx, incomplete)
-        except Exception:
-            return []
-
-    return complete_safely
-
-
-def of_metavar(metavar: str) -> Complete | None:
-    """Return the completion of the values that a metavar lists, or None if it lists none.
-
-    >>> of_metavar("auto|cpu|cuda:N")(None, "")
-    ['auto', 'cpu']
-    """
-    words = metavar.split("|")
-    values = [word for word in words if FIXED_VALUE.fullmatch(word)]
-    if len(words) < 2 or not values:
-        return None
-
-    def complete(ctx: typer.Context, incomplete: str) -> list[str]:
-        return values
-
-    return complete
-
-
-@safely
-def datasets(ctx: typer.Context, incomplete: str) -> list[str]:
+def datasets() -> list[str]:
     """Offer the named data sets. Where none fits, shells offer files and folders."""
     return list(DATASETS)
 
 
-@safely
-def models(ctx: typer.Context, incomplete: str) -> list[str]:
-    """Offer the known models and those fetched before."""
+def models() -> list[str]:
+    """Offer the known models and those in the local cache, as huggingface_hub lays it out."""
     from clipkit.models.hub import KNOWN
 
-    return list(dict.fromkeys([*KNOWN, *_fetched_models()]))
-
-
-def _fetched_models() -> list[str]:
-    """Return the repositories in the local cache, as huggingface_hub lays it out."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
     home = Path(os.environ.get("HF_HOME") or cache / "huggingface")
-    hub = Path(os.environ.get("HF_HUB_CACHE") or home / "hub").expanduser()
-    names = []
-    for folder in sorted(hub.glob("models--*--*")):
-        names.append(folder.name.removeprefix("models--").replace("--", "/", 1))
-    return names
+    names = list(KNOWN)
+    with contextlib.suppress(OSError, RuntimeError):  # RuntimeError: there is no home
+        hub = Path(os.environ.get("HF_HUB_CACHE") or home / "hub").expanduser()
+        for folder in sorted(hub.glob("models--*--*")):
+            names.append(folder.name.removeprefix("models--").replace("--", "/", 1))
+    return list(dict.fromkeys(names))
 
 
-@safely
-def splits(ctx: typer.Context, incomplete: str) -> list[str]:
+def splits(ctx: typer.Context) -> list[str]:
     """Offer the splits of the data set or the folder on the command line."""
     words = ctx.meta.get(WORDS, [])
     names: list[str] = []
     for before, word in zip(["", *words], words, strict=False):
-        path = Path(word)
         if word.startswith("-") or before in ("-o", "--output"):
             continue
         if word in DATASETS:
-            names += SPLITS
-        elif path.is_dir():
-            names += _split_folders(path)
+            names += ["train", "test"]
+        with contextlib.suppress(OSError, ValueError):  # no name of a path
+            if Path(word).is_dir():
+                names += [name for name in SPLIT_FOLDERS if Path(word, name).is_dir()] or ["all"]
     return list(dict.fromkeys(names))
-
-
-def _split_folders(folder: Path) -> list[str]:
-    known = ("train", "val", "valid", "validation", "test")
-    return [name for name in known if (folder / name).is_dir()] or ["all"]

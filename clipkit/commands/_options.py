@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 
@@ -17,73 +20,54 @@ if TYPE_CHECKING:
     from clipkit.base.tables import View
     from clipkit.features import FeatureFile
 
+T = TypeVar("T")
 OUTPUT = ("--output", "-o")
 SKIPPED = 3  # exit code: done, but images or files were left out
+DEFAULT_MODEL = models.DEFAULT
 MAX_COUNT = 2**31 - 1
-LAYER_RANGE = re.compile(r"([0-9]{1,4})-([0-9]{1,4})")
-LAYER = re.compile("-?[0-9]{1,4}")
+FIXED_VALUE = re.compile(r"[a-z0-9-]+")  # in a metavar; what is in capitals stands for something
+LAYERS = re.compile(r"(?P<layer>-?[0-9]{1,4})|(?P<first>[0-9]{1,4})-(?P<last>[0-9]{1,4})")
 WHOLE_NUMBER = re.compile("[0-9]{1,10}")
+# Command -> earlier names of its options, which still work
+EARLIER_NAMES = {
+    "embed": {"--classes": "--max-classes", "--projection none": "--no-projection"},
+    "attributes": {
+        "--attributes": "--table",
+        "--column": "--attribute",
+        "--random": "--random-sets",
+    },
+    "variance": {"--attributes": "--table", "--column": "--attribute"},
+    "convert": {"--table": "--runs"},
+    "compare": {"--by": "--table", "--column": "--attribute"},
+    "relabel": {"--column": "--attribute"},
+    "split": {"--attributes": "--table", "--group-column": "--attribute"},
+    "plot nearest": {"--images": "--count"},
+}
 
 
-def check_output(ctx: typer.Context, output: str | None) -> str | None:
-    """Refuse an unusable output when the option is parsed, before the command does any work."""
-    from clipkit.base import files
-
-    if output is not None:
-        files.check_output(output, force=ctx.params["force"])
-    return output
-
-
-def option(metavar: str, help: str, *flags: str, **settings: Any) -> Any:
-    """Return an option that takes a value. Without `flags`, the parameter's name is its flag.
+def option(metavar: str, help: str, *names: str, **settings: Any) -> Any:
+    """Return an option that takes a value. Without `names`, the parameter's name is its name.
 
     A shell completes the values that the metavar lists, such as `table|tsv`. If it lists nothing
     else, other values are refused before the command imports its libraries.
     """
-    values = metavar.split("|")
-    if len(values) > 1 and all(map(completion.FIXED_VALUE.fullmatch, values)):
-        settings["callback"] = _one_of(values)
-    settings.setdefault("autocompletion", completion.of_metavar(metavar))
-    return typer.Option(*flags, metavar=metavar, help=help, **settings)
+    words = metavar.split("|")
+    values = [word for word in words if FIXED_VALUE.fullmatch(word)]
+    if len(words) > 1 and values:
+        settings.setdefault("autocompletion", lambda: values)
+        if values == words:
+            settings["callback"] = _one_of(values)
+    return typer.Option(*names, metavar=metavar, help=help, **settings)
 
 
-def split_option(help: str, *flags: str) -> Any:
+def flag(names: str, help: str, **settings: Any) -> Any:
+    """Return an option without a value, such as `--force -f` or `--compile/--no-compile`."""
+    return typer.Option(*names.split(), help=help, **settings)
+
+
+def split_option(help: str, *names: str) -> Any:
     """Return an option that names a split."""
-    return option("NAME", help, *flags, autocompletion=completion.splits)
-
-
-def options_with_value(command: Any) -> set[str]:
-    """Return the options of a command, or of all commands of a sub-app, that take a value."""
-    names: set[str] = set()
-    for one in [command, *getattr(command, "commands", {}).values()]:
-        for parameter in one.params:
-            if parameter.param_type_name == "option" and not parameter.is_flag:
-                names.update(parameter.opts)
-    return names
-
-
-def parse_layers(text: str | None) -> list[int] | Literal["all"] | None:
-    """Return the numbers of a list of layers such as `0,4-6,-1`, or "all".
-
-    Raises
-    ------
-    UsageError
-        If a part is no number and no range.
-    """
-    if text is None:
-        return None
-    if text == "all":
-        return "all"
-    numbers: list[int] = []
-    for part in text.split(","):
-        bounds = LAYER_RANGE.fullmatch(part.strip())
-        if bounds and int(bounds[1]) < int(bounds[2]):
-            numbers += range(int(bounds[1]), int(bounds[2]) + 1)
-        elif LAYER.fullmatch(part.strip()):
-            numbers.append(int(part))
-        else:
-            raise UsageError(f"layer: expected numbers such as 4 or 0,4-6,-1, got {part!r}")
-    return numbers
+    return option("NAME", help, *names, autocompletion=completion.splits)
 
 
 def _one_of(values: Sequence[str]) -> Callable[..., Any]:
@@ -93,6 +77,15 @@ def _one_of(values: Sequence[str]) -> Callable[..., Any]:
         return value
 
     return check
+
+
+def check_output(ctx: typer.Context, output: str | None) -> str | None:
+    """Refuse an unusable output when the option is parsed, before the command does any work."""
+    from clipkit.base import files
+
+    if output is not None:
+        files.check_output(output, force=ctx.params["force"])
+    return output
 
 
 def _check_columns(ctx: typer.Context, values: list[str] | None) -> list[str] | None:
@@ -108,9 +101,69 @@ def _check_columns(ctx: typer.Context, values: list[str] | None) -> list[str] | 
     return values or None
 
 
+def options_with_value(command: Any) -> set[str]:
+    """Return the options of a command, or of all commands of a sub-app, that take a value."""
+    names: set[str] = set()
+    for one in [command, *getattr(command, "commands", {}).values()]:
+        for parameter in one.params:
+            if parameter.param_type_name == "option" and not parameter.is_flag:
+                names.update(parameter.opts)
+    return names
+
+
+def replace_earlier_names(command_path: str, words: list[str]) -> list[str]:
+    """Return the words of a command line with the current names of its options.
+
+    >>> replace_earlier_names("clipkit embed", ["x", "--classes=5", "--projection", "none"])
+    ['x', '--max-classes=5', '--no-projection']
+    """
+    names = EARLIER_NAMES.get(command_path.partition(" ")[2], {})
+    current = [""]
+    for word in words:
+        option, mark, value = word.partition("=")
+        if f"{current[-1]} {word}" in names:
+            current[-1] = names[f"{current[-1]} {word}"]
+        elif f"{option} {value}" in names:
+            current.append(names[f"{option} {value}"])
+        else:
+            current.append(names.get(option, option) + mark + value)
+    return current[1:]
+
+
+def expand_groups(command: Callable[..., T]) -> Callable[..., T]:
+    """Give a command an option for each field of its parameters that are dataclasses."""
+    signature = inspect.signature(command, eval_str=True)
+    groups: dict[str, Any] = {}
+    parameters: list[inspect.Parameter] = []
+    for name, parameter in signature.parameters.items():
+        if is_dataclass(parameter.annotation):
+            groups[name] = parameter.annotation
+        else:
+            parameters.append(parameter)
+    for group in groups.values():
+        parameters += inspect.signature(group, eval_str=True).parameters.values()
+
+    @functools.wraps(command)
+    def run(**values: Any) -> T:
+        for name, group in groups.items():
+            values[name] = group(**{field.name: values.pop(field.name) for field in fields(group)})
+        return command(**values)
+
+    run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    return run
+
+
 FeatureInput = Annotated[
     str, typer.Argument(metavar="[FILE]", help="Feature file (default: standard input).")
 ]
+ImageInput = Annotated[
+    str,
+    typer.Argument(metavar="[IMAGES]", help="Feature file of images (default: standard input)."),
+]
+Splits = Annotated[list[str] | None, split_option("Use only this split; repeatable.")]
+FirstSplit = Annotated[str | None, split_option("Split to use (default: test, else the first).")]
+FitSplit = Annotated[str, split_option("Split to fit on.")]
+EvalSplit = Annotated[str, split_option("Split to score.")]
 PathColumn = Annotated[
     str | None, option("NAME", "Column of a manifest that names the image files (default: path).")
 ]
@@ -124,16 +177,12 @@ Output = Annotated[str, option("FILE", "Output file, or - for standard output.",
 ResultOutput = Annotated[
     str | None, option("FILE", "Save the result in a file for clipkit plot.", *OUTPUT)
 ]
-Force = Annotated[
-    bool,
-    # eager, since check_output needs it
-    typer.Option("--force", "-f", is_eager=True, help="Replace an existing output."),
-]
+# eager, since check_output needs it
+Force = Annotated[bool, flag("--force -f", "Replace an existing output.", is_eager=True)]
 Format = Annotated[
     str | None,
     option(
-        "table|tsv|csv|json",
-        "Format of the report (default: a table on a terminal, else TSV).",
+        "table|tsv|csv|json", "Format of the report (default: a table on a terminal, else TSV)."
     ),
 ]
 ReportColumns = Annotated[
@@ -141,15 +190,18 @@ ReportColumns = Annotated[
     option(
         "NAME[,NAME...]",
         "Columns to print, in this order; also model, dataset, prompts, shots.",
-        "--columns",
         callback=_check_columns,
     ),
 ]
-NoHeader = Annotated[bool, typer.Option("--no-header", help="Leave out the header line.")]
+NoHeader = Annotated[bool, flag("--no-header", "Leave out the header line.")]
 PerClass = Annotated[
-    bool,
-    typer.Option("--per-class", help="Print precision, recall and F1 per class of each run."),
+    bool, flag("--per-class", "Print precision, recall and F1 per class of each run.")
 ]
+PerImage = Annotated[
+    bool, flag("--per-image", "Print a row per image: prediction, score, runner-up.")
+]
+Top = Annotated[int, option("K", "Print K rows per image: its best classes.", min=1)]
+Scores = Annotated[bool, flag("--scores", "Print a row per image, with the scores of all classes.")]
 Temperatures = Annotated[
     list[str],
     option(
@@ -189,7 +241,7 @@ Layers = Annotated[
         "--layer",
     ),
 ]
-Norm = Annotated[bool, typer.Option("--norm", help="With --layer: apply the model's final norm.")]
+Norm = Annotated[bool, flag("--norm", "With --layer: apply the model's final norm.")]
 Device = Annotated[
     str,
     option(
@@ -205,14 +257,14 @@ Precision = Annotated[
         "Precision to compute in (auto: fp32 for texts, the device's fastest for images).",
     ),
 ]
-# the range of numpy's RandomState
-Seed = Annotated[int, option("N", "Random seed.", min=0, max=2**32 - 1)]
+MAX_SEED = 2**32 - 1  # of numpy's RandomState
+Seed = Annotated[int, option("N", "Random seed.", min=0, max=MAX_SEED)]
 Table = Annotated[
     str | None,
     option(
         "TABLE|DATASET",
         "Attributes of the images: a .csv, .tsv, .jsonl or .parquet file, or shapes.",
-        autocompletion=completion.of_metavar("TABLE|shapes"),
+        autocompletion=lambda: ["shapes"],
     ),
 ]
 Attribute = Annotated[
@@ -221,26 +273,14 @@ Attribute = Annotated[
 Attributes = Annotated[
     list[str], option("NAME", "Use only this attribute; A*B is an interaction; repeatable.")
 ]
-# Command -> earlier names of its options, which still work
-EARLIER_NAMES = {
-    "attributes": {"--attributes": "--table", "--column": "--attribute"},
-    "variance": {"--attributes": "--table", "--column": "--attribute"},
-    "compare": {"--by": "--table", "--column": "--attribute"},
-    "relabel": {"--column": "--attribute"},
-    "split": {"--attributes": "--table", "--group-column": "--attribute"},
-}
 Controls = Annotated[
-    list[str],
-    option("IMAGES", "The same images, embedded by an untrained control; repeatable."),
+    list[str], option("IMAGES", "The same images, embedded by an untrained control; repeatable.")
 ]
-PerImage = Annotated[
-    bool, typer.Option("--per-image", help="Print a row per image: prediction, score, runner-up.")
-]
-Top = Annotated[int, option("K", "Print K rows per image: its best classes.", min=1)]
-Scores = Annotated[
-    bool, typer.Option("--scores", help="Print a row per image, with the scores of all classes.")
-]
-DEFAULT_MODEL = models.DEFAULT
+
+
+def split_words(values: list[str]) -> list[str]:
+    """Split comma-separated values into words."""
+    return [word.strip() for value in values for word in value.split(",")]
 
 
 def parse_numbers(values: list[str], name: str) -> list[float]:
@@ -249,12 +289,21 @@ def parse_numbers(values: list[str], name: str) -> list[float]:
     >>> parse_numbers(["1,0.5", "0.07"], "temperature")
     [1.0, 0.5, 0.07]
     """
-    numbers: list[float] = []
-    for word in split_words(values):
-        number = check_positive(name, word)
-        if number not in numbers:
-            numbers.append(number)
-    return numbers
+    return list(dict.fromkeys(check_positive(name, word) for word in split_words(values)))
+
+
+def parse_temperatures(values: list[str], logit_scale: float | None) -> list[float]:
+    """Parse temperatures; the word `model` stands for 1 / `logit_scale`, which must not be None."""
+    words = split_words(values)
+    if "model" in words and logit_scale is None:
+        raise UsageError(
+            "temperature 'model': expected logits with a logit_scale, got none",
+            "give a number: -t 0.01",
+        )
+    if logit_scale is not None:
+        learned = repr(1 / logit_scale)
+        words = [learned if word == "model" else word for word in words]
+    return parse_numbers(words, "temperature")
 
 
 def parse_counts(values: list[str], name: str) -> list[int]:
@@ -263,13 +312,30 @@ def parse_counts(values: list[str], name: str) -> list[int]:
     >>> parse_counts(["4,1", "4"], "shots")
     [1, 4]
     """
-    counts = set()
-    for word in split_words(values):
+    words = split_words(values)
+    for word in words:
         if not WHOLE_NUMBER.fullmatch(word) or not 0 < int(word) <= MAX_COUNT:
             expected = f"whole numbers between 1 and {MAX_COUNT}"
             raise UsageError(f"{name}: expected {expected}, got {word!r}")
-        counts.add(int(word))
-    return sorted(counts)
+    return sorted(set(map(int, words)))
+
+
+def parse_layers(text: str | None) -> list[int] | Literal["all"] | None:
+    """Return the numbers of a list of layers such as `0,4-6,-1`, or "all"."""
+    if text is None:
+        return None
+    if text == "all":
+        return "all"
+    numbers: list[int] = []
+    for part in text.split(","):
+        match = LAYERS.fullmatch(part.strip())
+        if match and match["layer"]:
+            numbers.append(int(match["layer"]))
+        elif match and int(match["first"]) < int(match["last"]):
+            numbers += range(int(match["first"]), int(match["last"]) + 1)
+        else:
+            raise UsageError(f"layer: expected numbers such as 4 or 0,4-6,-1, got {part!r}")
+    return numbers
 
 
 def parse_fractions(values: list[str]) -> dict[str, float]:
@@ -292,64 +358,99 @@ def parse_fractions(values: list[str]) -> dict[str, float]:
     return fractions
 
 
-def parse_temperatures(values: list[str], logit_scale: float | None) -> list[float]:
-    """Parse temperatures; the word `model` stands for 1 / `logit_scale`.
+@dataclass(frozen=True)
+class Rows:
+    """Options that choose between rows of runs, of classes and of images."""
 
-    Raises
-    ------
-    UsageError
-        If a value is not a positive number, or `model` is given and there is no logit scale.
-    """
-    words = split_words(values)
-    if "model" in words:
-        if logit_scale is None:
+    per_class: PerClass = False
+    per_image: PerImage = False
+    top: Top = 1
+    scores: Scores = False
+
+    def __post_init__(self) -> None:
+        """Refuse rows of classes together with an option that prints rows of images."""
+        if self.per_class and self._asks_for_images:
             raise UsageError(
-                "temperature 'model': expected logits with a logit_scale, got none",
-                "give a number: -t 0.01",
+                "expected rows of classes or of images, got --per-class and an option for images",
+                "leave out --per-class, or --per-image, --top and --scores",
             )
-        learned = repr(1 / logit_scale)
-        words = [learned if word == "model" else word for word in words]
-    return parse_numbers(words, "temperature")
+
+    @property
+    def _asks_for_images(self) -> bool:
+        return self.per_image or self.top > 1 or self.scores
+
+    def are_images(self, file: FeatureFile, splits: Collection[str]) -> bool:
+        """Return whether to print rows of images: as asked for, or since no split has labels."""
+        from clipkit.base import console
+
+        if self._asks_for_images:
+            return True
+        without = [name for name in splits if file.splits[name].labels is None]
+        if without and len(without) < len(splits):
+            names = ", ".join(without)
+            console.note(f"{names} has no labels: print its predictions with --per-image")
+        return len(without) == len(splits) and not self.per_class
 
 
-def split_words(values: list[str]) -> list[str]:
-    """Split comma-separated values into words."""
-    return [word.strip() for value in values for word in value.split(",")]
+@dataclass(frozen=True)
+class Report:
+    """The options of a report, and what commands do with them."""
 
+    output: ResultOutput = None
+    format: Format = None
+    columns: ReportColumns = None
+    no_header: NoHeader = False
+    force: Force = False
 
-def check_result_output(output: str | None, force: bool, *inputs: str | None) -> None:
-    """Refuse an unusable output of a result before the command does any work."""
-    from clipkit.base import files
+    def check_output(self, *inputs: str | None) -> None:
+        """Refuse an unusable output, or standard input twice, before the command does any work."""
+        from clipkit.base import files
 
-    if output is not None:
-        files.check_feature_output(output, force=force, inputs=inputs)
+        files.check_one_stream([name for name in inputs if name is not None])
+        if self.output is not None:
+            files.check_feature_output(self.output, force=self.force, inputs=inputs)
 
+    def show(
+        self,
+        result: FeatureFile,
+        rows: Sequence[Mapping[str, Any]] | None = None,
+        *,
+        per_class: bool = False,
+    ) -> None:
+        """Save a result if an output is given, and print its runs, or `rows`, or its classes."""
+        from clipkit.analysis.per_class import per_class_rows
+        from clipkit.base import tables
 
-def report_result(
-    result: FeatureFile,
-    output: str | None,
-    view: View | str | None,
-    force: bool,
-    rows: Sequence[Mapping[str, Any]] | None = None,
-) -> None:
-    """Save a result if an output is given, and print its runs unless the result goes to stdout.
+        if self._is_printed(result):
+            rows = per_class_rows(result) if per_class else rows
+            tables.emit(report_rows(result, self.view, rows), self.view)
 
-    Parameters
-    ----------
-    view : View or str, optional
-        What to print; a format alone stands for all columns.
-    rows : sequence of mappings, optional
-        Printed in place of the runs.
-    """
-    from clipkit import features
-    from clipkit.base import tables
+    def show_images(self, result: FeatureFile, rankings: Mapping[str, Ranking], top: int) -> None:
+        """Save a result if an output is given, and print its images as they are ranked."""
+        from clipkit.analysis import ranking
+        from clipkit.base import tables
+        from clipkit.features.provenance import add_provenance
 
-    if not isinstance(view, tables.View):
-        view = tables.View(view)
-    if output is not None:
-        features.write(output, result, force=force)
-    if output != "-":
-        tables.emit(report_rows(result, view, rows), view)
+        if self._is_printed(result):
+            rows: Iterable[Mapping[str, Any]] = ranking.image_rows(result, rankings, top)
+            if self.columns is not None:
+                rows = add_provenance(rows, result)
+            tables.emit_many(rows, self.view)
+
+    @property
+    def view(self) -> View:
+        """Format and columns."""
+        from clipkit.base.tables import View
+
+        return View(self.format, self.columns, self.no_header)
+
+    def _is_printed(self, result: FeatureFile) -> bool:
+        """Save the result if an output is given; return whether standard output is left."""
+        from clipkit import features
+
+        if self.output is not None:
+            features.write(self.output, result, force=self.force)
+        return self.output != "-"
 
 
 def report_rows(
@@ -367,49 +468,3 @@ def report_rows(
     if view.columns is not None:
         return list(add_provenance(rows, result))
     return rows
-
-
-def check_row_options(per_class: bool, *per_image: bool) -> None:
-    """Refuse rows of classes together with an option that prints rows of images."""
-    if per_class and any(per_image):
-        raise UsageError(
-            "expected rows of classes or of images, got --per-class and an option for images",
-            "leave out --per-class, or --per-image, --top and --scores",
-        )
-
-
-def report_images(
-    result: FeatureFile,
-    rankings: Mapping[str, Ranking],
-    top: int,
-    output: str | None,
-    view: View,
-    force: bool,
-) -> None:
-    """Save a result if an output is given, and print its images unless it goes to stdout.
-
-    If columns are named, the rows also have the columns of `provenance`.
-    """
-    from clipkit import features
-    from clipkit.analysis import ranking
-    from clipkit.base import tables
-    from clipkit.features.provenance import add_provenance
-
-    if output is not None:
-        features.write(output, result, force=force)
-    if output != "-":
-        rows: Iterable[Mapping[str, Any]] = ranking.image_rows(result, rankings, top)
-        if view.columns is not None:
-            rows = add_provenance(rows, result)
-        tables.emit_many(rows, view)
-
-
-def has_labels(file: FeatureFile, splits: Sequence[str]) -> bool:
-    """Whether a split has labels. Of the others, note how to get their predictions."""
-    from clipkit.base import console
-
-    without = [name for name in splits if file.splits[name].labels is None]
-    if without and len(without) < len(splits):
-        names = ", ".join(without)
-        console.note(f"{names} has no labels: print its predictions with --per-image")
-    return len(without) < len(splits)

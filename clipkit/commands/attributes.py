@@ -9,27 +9,19 @@ import typer
 from clipkit.commands._options import (
     Attributes,
     Controls,
-    Force,
-    Format,
-    NoHeader,
-    ReportColumns,
-    ResultOutput,
+    EvalSplit,
+    FitSplit,
+    ImageInput,
+    Report,
     Seed,
     Table,
-    check_result_output,
     option,
-    report_result,
-    split_option,
 )
 
 
 def attributes(
-    images: Annotated[
-        str,
-        typer.Argument(
-            metavar="[IMAGES]", help="Feature file of images (default: standard input)."
-        ),
-    ] = "-",
+    report: Report,
+    images: ImageInput = "-",
     words: Annotated[
         str | None,
         typer.Argument(
@@ -40,17 +32,15 @@ def attributes(
     attribute: Attributes = [],  # noqa: B006
     control: Controls = [],  # noqa: B006
     random: Annotated[
-        int, option("N", "Number of sets of random directions.", min=0, max=1000)
+        int, option("N", "Number of sets of random directions.", "--random-sets", min=0, max=1000)
     ] = 5,
-    C: Annotated[float, option("C", "Inverse strength of the probe's regularisation.", "-C")] = 1.0,
-    fit_split: Annotated[str, split_option("Split to fit the probes on.")] = "train",
-    eval_split: Annotated[str, split_option("Split to score.")] = "test",
+    regularization: Annotated[
+        float,
+        option("C", "Inverse strength of the probe's regularisation.", "--regularization", "-C"),
+    ] = 1.0,
+    fit_split: FitSplit = "train",
+    eval_split: EvalSplit = "test",
     seed: Seed = 42,
-    output: ResultOutput = None,
-    format: Format = None,
-    columns: ReportColumns = None,
-    no_header: NoHeader = False,
-    force: Force = False,
 ) -> None:
     """Report for each attribute whether a probe recognises it, and whether words do.
 
@@ -62,12 +52,8 @@ def attributes(
     """
     from clipkit import features
     from clipkit.analysis import attributes as library
-    from clipkit.base import files
-    from clipkit.base.tables import View
 
-    named = [file for file in (words, *control) if file is not None]
-    files.check_one_stream([images, *named])
-    check_result_output(output, force, images, *named)
+    report.check_output(images, words, *control)
     result = library.measure(
         features.read(images, kinds=["images"]),
         None if words is None else features.read(words, kinds=["texts"]),
@@ -75,9 +61,9 @@ def attributes(
         columns=attribute,
         controls=[features.read(file, kinds=["images"]) for file in control],
         random=random,
-        C=C,
+        C=regularization,
         fit_split=fit_split,
         eval_split=eval_split,
         seed=seed,
     )
-    report_result(result, output, View(format, columns, no_header), force)
+    report.show(result)

@@ -5,27 +5,23 @@ from __future__ import annotations
 from typing import Annotated
 
 from clipkit.commands._options import (
+    EvalSplit,
     FeatureInput,
-    Force,
-    Format,
-    NoHeader,
-    ReportColumns,
-    ResultOutput,
+    Report,
     Seed,
     Temperatures,
-    check_result_output,
     option,
     parse_temperatures,
-    report_result,
     split_option,
 )
 
 
 def calibrate(
+    report: Report,
     file: FeatureInput = "-",
     temperature: Temperatures = [],  # noqa: B006
     fit_split: Annotated[str, split_option("Split to fit the temperature on.")] = "train",
-    eval_split: Annotated[str, split_option("Split to score.")] = "test",
+    eval_split: EvalSplit = "test",
     val: Annotated[
         float | None,
         option(
@@ -34,11 +30,6 @@ def calibrate(
     ] = None,
     bins: Annotated[int, option("N", "Bins of the calibration error.", min=1)] = 15,
     seed: Seed = 42,
-    output: ResultOutput = None,
-    format: Format = None,
-    columns: ReportColumns = None,
-    no_header: NoHeader = False,
-    force: Force = False,
 ) -> None:
     """Fit the temperature of the softmax over the classes, and score the probabilities.
 
@@ -50,11 +41,10 @@ def calibrate(
     Example: clipkit calibrate class-logits.h5 -t 1,model
     """
     from clipkit.analysis import calibration
-    from clipkit.base.tables import View
     from clipkit.features import open_file
 
-    check_result_output(output, force, file)
+    report.check_output(file)
     with open_file(file, kinds=["logits"]) as logits:
         temperatures = parse_temperatures(temperature, logits.logit_scale)
         result = calibration.calibrate(logits, temperatures, fit_split, eval_split, val, bins, seed)
-    report_result(result, output, View(format, columns, no_header), force)
+    report.show(result)

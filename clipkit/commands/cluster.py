@@ -6,23 +6,11 @@ from typing import Annotated
 
 import typer
 
-from clipkit.commands._options import (
-    Attribute,
-    FeatureInput,
-    Force,
-    Format,
-    NoHeader,
-    ReportColumns,
-    ResultOutput,
-    Seed,
-    Table,
-    check_result_output,
-    report_result,
-    split_option,
-)
+from clipkit.commands._options import Attribute, FeatureInput, Report, Seed, Table, split_option
 
 
 def cluster(
+    report: Report,
     file: FeatureInput = "-",
     split: Annotated[
         list[str] | None, split_option("Split to cluster (default: test); repeatable.")
@@ -36,11 +24,6 @@ def cluster(
     table: Table = None,
     attribute: Attribute = None,
     seed: Seed = 42,
-    output: ResultOutput = None,
-    format: Format = None,
-    columns: ReportColumns = None,
-    no_header: NoHeader = False,
-    force: Force = False,
 ) -> None:
     """Cluster embeddings or logits by k-means, and report purity, NMI and ARI.
 
@@ -48,10 +31,9 @@ def cluster(
     """
     from clipkit import features
     from clipkit.analysis import clustering, relabeling
-    from clipkit.base.tables import View
 
-    check_result_output(output, force, file, table)
+    report.check_output(file, table)
     with features.open_file(file, kinds=["images", "logits"]) as source:
         labelled = relabeling.label_by_attribute(source, table, attribute)
         result = clustering.cluster(labelled, split, k, seed)
-    report_result(result, output, View(format, columns, no_header), force)
+    report.show(result)

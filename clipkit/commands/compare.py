@@ -8,22 +8,11 @@ from typing import Annotated
 import typer
 
 from clipkit.base.errors import UsageError
-from clipkit.commands._options import (
-    Force,
-    Format,
-    NoHeader,
-    ReportColumns,
-    ResultOutput,
-    Seed,
-    Table,
-    check_result_output,
-    option,
-    report_result,
-    split_option,
-)
+from clipkit.commands._options import Report, Seed, Table, flag, option, split_option
 
 
 def compare(
+    report: Report,
     a: Annotated[str, typer.Argument(metavar="A", help="Result of probe or zeroshot.")],
     b: Annotated[
         list[str] | None,
@@ -48,12 +37,9 @@ def compare(
         str | None,
         option("FILE", "Compare by groups of classes; each line of FILE is: class TAB group."),
     ] = None,
-    common: Annotated[
-        bool, typer.Option("--common", help="Use the images that all results have.")
-    ] = False,
+    common: Annotated[bool, flag("--common", "Use the images that all results have.")] = False,
     same_rows: Annotated[
-        bool,
-        typer.Option("--same-rows", help="Match the row numbers of different imports without ids."),
+        bool, flag("--same-rows", "Match the row numbers of different imports without ids.")
     ] = False,
     ids: Annotated[
         str | None,
@@ -64,11 +50,6 @@ def compare(
         ),
     ] = None,
     seed: Seed = 42,
-    output: ResultOutput = None,
-    format: Format = None,
-    columns: ReportColumns = None,
-    no_header: NoHeader = False,
-    force: Force = False,
 ) -> None:
     """Compare results on the same images: McNemar's test and a paired interval of the difference.
 
@@ -81,9 +62,8 @@ def compare(
     from clipkit import features
     from clipkit.analysis import comparison
     from clipkit.base import console
-    from clipkit.base.tables import View
 
-    check_result_output(output, force, a, *(b or []), table, groups)
+    report.check_output(a, *(b or []), table, groups)
     results = features.read_all([a, *(b or [])], kinds=["result"])
     paired = comparison.pair(results, split, run, common=common, same_rows=same_rows)
     for result, label in zip(results, paired.runs, strict=True):
@@ -91,8 +71,8 @@ def compare(
             console.note(f"{result.display_name}: {label}")
     if ids is None:
         result = comparison.compare(paired, by=table, column=attribute, groups=groups, seed=seed)
-        report_result(result, output, View(format, columns, no_header), force)
-    elif any((table, attribute, groups, output, format, columns, no_header)):
+        report.show(result)
+    elif any((table, attribute, groups)) or report != Report(force=report.force):
         raise UsageError(
             "expected --list without --table, --attribute, --groups, --output and options of the "
             "report"

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from clipkit.commands._options import Force, Output
+from clipkit.commands._options import Force, Output, flag
 
 
 def concat(
@@ -15,14 +15,9 @@ def concat(
         list[str],
         typer.Argument(metavar="FILE...", help="Feature files; one may be - for standard input."),
     ],
-    prefix: Annotated[
-        bool, typer.Option("--prefix", help="Put the name of its file before each id.")
-    ] = False,
+    prefix: Annotated[bool, flag("--prefix", "Put the name of its file before each id.")] = False,
     keep_apart: Annotated[
-        bool,
-        typer.Option(
-            "--keep-apart", help="Name each split after its file instead of joining splits."
-        ),
+        bool, flag("--keep-apart", "Name each split after its file instead of joining splits.")
     ] = False,
     output: Output = "-",
     force: Force = False,

@@ -68,7 +68,7 @@ def convert(
     ] = None,
     table: Annotated[
         bool,
-        typer.Option("--table", help="Export the runs of a result instead of its predictions."),
+        typer.Option("--runs", help="Export the runs of a result instead of its predictions."),
     ] = False,
     thumbnails: Annotated[
         list[str],
@@ -93,7 +93,7 @@ def convert(
     prompts holds features, texts and class_index. A .parquet of images has the columns split, id,
     label, class_name and feature. A .parquet of prompts has text, class_index and feature. An .npy
     is one matrix. Labels, ids and class_index may be missing. Predictions that zeroshot, probe or
-    cluster saved with -o become a .csv or .parquet with one row per image and run. With --table,
+    cluster saved with -o become a .csv or .parquet with one row per image and run. With --runs,
     the runs themselves are exported, with the columns of their report. With --thumbnails, a
     .parquet of images also has a column image, in the form that Embedding Atlas and Hugging Face
     datasets read.
@@ -125,7 +125,7 @@ def convert(
         if thumbnails:
             console.note(f"{output} has {Path(output).stat().st_size / 1e6:,.1f} MB")
         return
-    of_exports = {"table": table, "thumbnails": thumbnails}
+    of_exports = {"runs": table, "thumbnails": thumbnails}
     _refuse(of_exports, f"is for exports, but {source} is no feature file")
     if model is not None:
         model = models.canonical_name(model)

@@ -67,10 +67,13 @@ def embed(
         ),
     ] = None,
     norm: Norm = False,
-    projection: Annotated[
-        str | None,
-        option("none", "Leave out the projection into the space that images share with texts."),
-    ] = None,
+    no_projection: Annotated[
+        bool,
+        typer.Option(
+            "--no-projection",
+            help="Leave out the projection into the space that images share with texts.",
+        ),
+    ] = False,
     split: Annotated[list[str] | None, split_option("Embed only this split; repeatable.")] = None,
     root: Annotated[
         str | None, option("FOLDER", "Folder that holds the data set, or to download it to.")
@@ -89,7 +92,7 @@ def embed(
     classes: Annotated[
         int | None,
         typer.Option(
-            "--classes", min=2, help="Select N of the data set's classes, deterministically."
+            "--max-classes", min=2, help="Select N of the data set's classes, deterministically."
         ),
     ] = None,
     split_off: Annotated[
@@ -162,7 +165,7 @@ def embed(
 
     share = None if part is None else embedding.Part.parse(part)
     numbers = parse_layers(layers)
-    _check_options(numbers, pool, norm, projection, compile)
+    _check_options(numbers, pool, norm, not no_projection, compile)
     _check_engine(engine, replicas, part)
     if engine == "local":  # the machines of a cluster may have folders that this one lacks
         models.check_name(model)
@@ -194,7 +197,7 @@ def embed(
         layers=numbers,
         pool=pool,
         norm=norm,
-        projection=projection is None,
+        projection=not no_projection,
         normalize=normalize,
         strict=strict,
         restart=restart,
@@ -217,18 +220,16 @@ def _check_options(
     layers: Sequence[int] | str | None,
     pool: str | None,
     norm: bool,
-    projection: str | None,
+    projection: bool,
     compile: bool | None,
 ) -> None:
     """Refuse options that exclude or need each other, before any work is done."""
-    if projection not in (None, "none"):
-        raise UsageError(f"projection: expected none, got {projection!r}")
     if layers is None and (pool is not None or norm):
         raise UsageError("expected --layer with --pool or --norm, got none")
-    if layers is not None and projection is not None:
+    if layers is not None and not projection:
         raise UsageError(
-            "expected --layer or --projection, got both",
-            "hidden states are not projected: leave --projection out",
+            "expected --layer or --no-projection, got both",
+            "hidden states are not projected: leave --no-projection out",
         )
     if layers is not None and compile:
         raise UsageError(

@@ -4,46 +4,34 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
 from clipkit.commands._options import (
     FeatureInput,
-    Force,
-    Format,
-    NoHeader,
-    ReportColumns,
-    ResultOutput,
+    Report,
+    Splits,
     Temperatures,
-    check_result_output,
+    flag,
+    option,
     parse_temperatures,
-    report_result,
-    split_option,
     split_words,
 )
 
 
 def entropy(
+    report: Report,
     file: FeatureInput = "-",
     temperature: Temperatures = [],  # noqa: B006
     link: Annotated[
         str | None,
-        typer.Option(
-            "--link",
-            metavar="softmax|sigmoid",
-            help="Take probabilities from a softmax over the prompts, or from a sigmoid for each "
-            "prompt (default: softmax; with -t model, the model's own).",
+        option(
+            "softmax|sigmoid",
+            "Take probabilities from a softmax over the prompts, or from a sigmoid for each prompt "
+            "(default: softmax; with -t model, the model's own).",
         ),
     ] = None,
-    split: Annotated[list[str] | None, split_option("Report only this split; repeatable.")] = None,
+    split: Splits = None,
     per_image: Annotated[
-        bool,
-        typer.Option("--per-image", help="Print a row per image, with its likeliest prompt."),
+        bool, flag("--per-image", "Print a row per image, with its likeliest prompt.")
     ] = False,
-    output: ResultOutput = None,
-    format: Format = None,
-    columns: ReportColumns = None,
-    no_header: NoHeader = False,
-    force: Force = False,
 ) -> None:
     """Report mean Shannon entropy (nats) and mean top-1 confidence of softmax(cosine / tau).
 
@@ -55,13 +43,12 @@ def entropy(
     """
     from clipkit import features
     from clipkit.analysis import softmax
-    from clipkit.base.tables import View
 
-    check_result_output(output, force, file)
+    report.check_output(file)
     with features.open_file(file, kinds=["logits"]) as logits:
         temperatures = parse_temperatures(temperature, logits.logit_scale)
         taus = temperatures or [logits.default_temperature]
         link = link or softmax.choose_link(logits, split_words(temperature))
         result = softmax.entropy_summary(logits, taus, link, split)
         rows = softmax.entropy_per_image(logits, taus, link, split) if per_image else None
-    report_result(result, output, View(format, columns, no_header), force, rows)
+    report.show(result, rows)

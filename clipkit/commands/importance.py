@@ -6,20 +6,11 @@ from typing import Annotated
 
 import typer
 
-from clipkit.commands._options import (
-    Force,
-    Format,
-    NoHeader,
-    ReportColumns,
-    ResultOutput,
-    check_result_output,
-    option,
-    report_result,
-    split_option,
-)
+from clipkit.commands._options import MAX_SEED, FirstSplit, Report, option
 
 
 def importance(
+    report: Report,
     probe: Annotated[
         str, typer.Argument(metavar="PROBE", help="Probe on logits, from clipkit probe --keep.")
     ],
@@ -29,9 +20,7 @@ def importance(
             metavar="[LOGITS]", help="Feature file of logits (default: standard input)."
         ),
     ] = "-",
-    split: Annotated[
-        str | None, split_option("Split to score (default: test, else the first).")
-    ] = None,
+    split: FirstSplit = None,
     repeat: Annotated[
         int | None,
         option("N", "Permutations of the images for each prompt (default: 5).", min=1, max=1000),
@@ -45,13 +34,8 @@ def importance(
         option("N", "List the N largest weights of each class instead, without LOGITS.", min=1),
     ] = None,
     seed: Annotated[
-        int | None, option("N", "Random seed (default: 42).", min=0, max=2**32 - 1)
+        int | None, option("N", "Random seed (default: 42).", min=0, max=MAX_SEED)
     ] = None,
-    output: ResultOutput = None,
-    format: Format = None,
-    columns: ReportColumns = None,
-    no_header: NoHeader = False,
-    force: Force = False,
 ) -> None:
     """Report for each prompt the accuracy that a probe loses if the prompt's cosines are permuted.
 
@@ -62,17 +46,14 @@ def importance(
     """
     from clipkit import features
     from clipkit.analysis import importance
-    from clipkit.base import files
     from clipkit.base.errors import UsageError
-    from clipkit.base.tables import View
 
-    if weights is None:
-        files.check_one_stream([probe, file])
-    elif file != "-" or any(value is not None for value in (split, repeat, groups, seed)):
+    others = [value for value in (split, repeat, groups, seed) if value is not None]
+    if weights is not None and (others or file != "-"):
         raise UsageError(
             "expected --weights without LOGITS, --split, --repeat, --groups and --seed"
         )
-    check_result_output(output, force, probe, file, groups)
+    report.check_output(probe, file if weights is None else None, groups)
     fitted = features.read(probe, kinds=["probe"])
     if weights is not None:
         result = importance.largest_weights(fitted, weights)
@@ -85,4 +66,4 @@ def importance(
             seed=importance.SEED if seed is None else seed,
             groups=groups,
         )
-    report_result(result, output, View(format, columns, no_header), force)
+    report.show(result)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from clipkit.base.errors import UsageError
-from clipkit.commands._options import Force, Output, Seed, option, parse_temperatures
+from clipkit.commands._options import Force, Output, Seed, flag, option, parse_temperatures
 
 MAX_DIRECTIONS = 2**16  # 256 MiB of float64 numbers for embeddings of 512 columns
 
@@ -37,9 +37,8 @@ def logits(
     seed: Seed = 42,
     whiten: Annotated[
         bool,
-        typer.Option(
-            "--whiten",
-            help="Replace the prompts by an orthonormal basis of their span, as a control.",
+        flag(
+            "--whiten", "Replace the prompts by an orthonormal basis of their span, as a control."
         ),
     ] = False,
     force: Force = False,

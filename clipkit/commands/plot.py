@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 
 from clipkit.base.errors import UsageError, unknown
 from clipkit.commands import _completion as completion
+from clipkit.commands._help import PlainHelp
 from clipkit.commands._options import (
     OUTPUT,
     FeatureInput,
@@ -102,7 +103,7 @@ Size = Annotated[
 ]
 
 
-class PlotGroup(TyperGroup):
+class PlotGroup(PlainHelp, TyperGroup):
     """Accept options before the picture, and suggest similar names if there is no such picture."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -677,7 +678,7 @@ def nearest(
         list[str], option("NAME", "Draw those of this class's prompts; repeatable.", "--class")
     ] = [],  # noqa: B006
     count: Annotated[
-        int, option("N", "Number of images on each side.", "--images", min=1, max=20)
+        int, option("N", "Number of images on each side.", "--count", min=1, max=20)
     ] = 4,
     split: Split = None,
     root: Annotated[str | None, option("FOLDER", "Folder that holds the data set.")] = None,

@@ -6,39 +6,15 @@ from typing import Annotated
 
 import typer
 
-from clipkit.commands._options import (
-    FeatureInput,
-    Force,
-    Format,
-    NoHeader,
-    PerClass,
-    PerImage,
-    ReportColumns,
-    ResultOutput,
-    Scores,
-    Top,
-    check_result_output,
-    check_row_options,
-    has_labels,
-    report_images,
-    report_result,
-    split_option,
-)
+from clipkit.commands._options import FeatureInput, Report, Rows, Splits
 
 
 def predict(
+    rows: Rows,
+    report: Report,
     probe: Annotated[str, typer.Argument(metavar="PROBE", help="Probe from clipkit probe --keep.")],
     file: FeatureInput = "-",
-    split: Annotated[list[str] | None, split_option("Predict only this split; repeatable.")] = None,
-    per_class: PerClass = False,
-    per_image: PerImage = False,
-    top: Top = 1,
-    scores: Scores = False,
-    output: ResultOutput = None,
-    format: Format = None,
-    columns: ReportColumns = None,
-    no_header: NoHeader = False,
-    force: Force = False,
+    split: Splits = None,
 ) -> None:
     """Predict the classes of images with a probe that `probe --keep` stored.
 
@@ -50,20 +26,13 @@ def predict(
     """
     from clipkit import features
     from clipkit.analysis import prediction
-    from clipkit.analysis.per_class import per_class_rows
-    from clipkit.base import files
-    from clipkit.base.tables import View
 
-    check_row_options(per_class, per_image, top > 1, scores)
-    view = View(format, columns, no_header)
-    files.check_one_stream([probe, file])
-    check_result_output(output, force, probe, file)
+    report.check_output(probe, file)
     fitted = features.read(probe, kinds=["probe"])
     with features.open_file(file, kinds=["images", "logits"]) as source:
-        predicted = prediction.predict(fitted, source, split, top, scores)
-        is_labelled = has_labels(source, list(predicted.rankings))
-    if per_image or top > 1 or scores or not (is_labelled or per_class):
-        report_images(predicted.result, predicted.rankings, top, output, view, force)
+        predicted = prediction.predict(fitted, source, split, rows.top, rows.scores)
+        are_images = rows.are_images(source, predicted.rankings)
+    if are_images:
+        report.show_images(predicted.result, predicted.rankings, rows.top)
     else:
-        rows = per_class_rows(predicted.result) if per_class else None
-        report_result(predicted.result, output, view, force, rows)
+        report.show(predicted.result, per_class=rows.per_class)

@@ -4,40 +4,35 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
 from clipkit.base.errors import UsageError
 from clipkit.commands import _completion as completion
 from clipkit.commands._options import (
     Attribute,
+    EvalSplit,
     FeatureInput,
-    Force,
-    Format,
-    NoHeader,
+    FitSplit,
     PerClass,
     PerImage,
-    ReportColumns,
-    ResultOutput,
+    Report,
+    Rows,
     Seed,
     Table,
     Temperatures,
-    check_result_output,
-    check_row_options,
+    flag,
     option,
     parse_counts,
     parse_numbers,
     parse_temperatures,
-    report_images,
-    report_result,
-    split_option,
 )
 
 
 def probe(
+    report: Report,
     file: FeatureInput = "-",
     classifier: Annotated[str, option("svm|logreg|mlp|knn", "Classifier to fit.")] = "svm",
     regularization: Annotated[
-        list[str], option("C[,C...]", "Inverse strength of regularisation.", "-C")
+        list[str],
+        option("C[,C...]", "Inverse strength of regularisation.", "--regularization", "-C"),
     ] = ["1"],  # noqa: B006
     temperature: Temperatures = [],  # noqa: B006
     features: Annotated[
@@ -45,14 +40,14 @@ def probe(
     ] = "logits",
     standardize: Annotated[
         bool | None,
-        typer.Option(
+        flag(
             "--standardize/--no-standardize",
-            help="Scale each column to mean 0 and variance 1 (default: for embeddings, except "
+            "Scale each column to mean 0 and variance 1 (default: for embeddings, except "
             "with knn).",
         ),
     ] = None,
-    fit_split: Annotated[str, split_option("Split to fit on.")] = "train",
-    eval_split: Annotated[str, split_option("Split to score.")] = "test",
+    fit_split: FitSplit = "train",
+    eval_split: EvalSplit = "test",
     val: Annotated[
         str | None,
         option(
@@ -73,16 +68,9 @@ def probe(
     per_class: PerClass = False,
     keep: Annotated[
         bool,
-        typer.Option(
-            "--keep", help="Store the fitted probe in the output, for clipkit predict (needs -o)."
-        ),
+        flag("--keep", "Store the fitted probe in the output, for clipkit predict (needs -o)."),
     ] = False,
     per_image: PerImage = False,
-    output: ResultOutput = None,
-    format: Format = None,
-    columns: ReportColumns = None,
-    no_header: NoHeader = False,
-    force: Force = False,
 ) -> None:
     """Fit a classifier on one split and score it on another, for every temperature and C.
 
@@ -93,19 +81,16 @@ def probe(
 
     Example: clipkit probe logits.h5 -t 1,0.5,0.07,0.03 -o probe.h5
     """
-    check_result_output(output, force, file, table)
-    check_row_options(per_class, per_image)
-    if keep and output is None:
+    report.check_output(file, table)
+    Rows(per_class, per_image)  # refuses both
+    if keep and report.output is None:
         raise UsageError("expected -o FILE for --keep, got none", "name the probe: -o probe.h5")
     counts = parse_counts(shots, "shots")
     Cs = parse_numbers(regularization, "C")
     from clipkit.analysis import evaluation, relabeling  # loads scikit-learn
-    from clipkit.analysis.per_class import per_class_rows
-    from clipkit.base.tables import View
     from clipkit.features import open_file
 
     spec = evaluation.ProbeSpec(classifier, features, standardize, seed, counts, repeat)
-    view = View(format, columns, no_header)
     # by default, images are listed if there is no accuracy to print
     lists_images = per_image if per_class or per_image else None
     with open_file(file, kinds=["images", "logits"]) as source:
@@ -115,7 +100,6 @@ def probe(
             labelled, spec, temperatures, Cs, fit_split, eval_split, val, keep, lists_images
         )
     if rankings:
-        report_images(result, rankings, 1, output, view, force)
+        report.show_images(result, rankings, 1)
     else:
-        rows = per_class_rows(result) if per_class else None
-        report_result(result, output, view, force, rows)
+        report.show(result, per_class=per_class)

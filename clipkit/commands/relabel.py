@@ -13,6 +13,7 @@ from clipkit.commands._options import (
     Output,
     Seed,
     Table,
+    flag,
     option,
 )
 
@@ -28,9 +29,9 @@ def relabel(
     ] = None,
     shuffle: Annotated[
         bool,
-        typer.Option(
+        flag(
             "--shuffle",
-            help="As a control, permute the labels over the rows or, with --groups, the groups "
+            "As a control, permute the labels over the rows or, with --groups, the groups "
             "over the classes.",
         ),
     ] = False,

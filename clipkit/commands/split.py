@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
 from clipkit.commands._options import (
     FeatureInput,
     Force,
     Output,
     Seed,
     Table,
+    flag,
     option,
     split_option,
 )
@@ -31,12 +30,10 @@ def split(
     ] = None,
     table: Table = None,
     attribute: Annotated[
-        str | None,
-        option("NAME", "Keep rows with the same value of this attribute together."),
+        str | None, option("NAME", "Keep rows with the same value of this attribute together.")
     ] = None,
     group_folder: Annotated[
-        bool,
-        typer.Option("--group-folder", help="Keep rows whose files share a folder together."),
+        bool, flag("--group-folder", "Keep rows whose files share a folder together.")
     ] = False,
     seed: Seed = 42,
     output: Output = "-",

@@ -9,27 +9,18 @@ import typer
 from clipkit.commands._options import (
     Attributes,
     Controls,
-    Force,
-    Format,
-    NoHeader,
-    ReportColumns,
-    ResultOutput,
+    FirstSplit,
+    ImageInput,
+    Report,
     Seed,
     Table,
-    check_result_output,
     option,
-    report_result,
-    split_option,
 )
 
 
 def variance(
-    images: Annotated[
-        str,
-        typer.Argument(
-            metavar="[IMAGES]", help="Feature file of images (default: standard input)."
-        ),
-    ] = "-",
+    report: Report,
+    images: ImageInput = "-",
     texts: Annotated[
         str | None,
         typer.Argument(
@@ -43,15 +34,8 @@ def variance(
     null: Annotated[
         int, option("N", "Number of random directions to compare prompts with.", min=1, max=100_000)
     ] = 1000,
-    split: Annotated[
-        str | None, split_option("Split to use (default: test, else the first).")
-    ] = None,
+    split: FirstSplit = None,
     seed: Seed = 42,
-    output: ResultOutput = None,
-    format: Format = None,
-    columns: ReportColumns = None,
-    no_header: NoHeader = False,
-    force: Force = False,
 ) -> None:
     """Report how much of the embeddings' variance each attribute explains (adjusted R squared).
 
@@ -63,12 +47,8 @@ def variance(
     """
     from clipkit import features
     from clipkit.analysis import variance
-    from clipkit.base import files
-    from clipkit.base.tables import View
 
-    named = [file for file in (texts, *control) if file is not None]
-    files.check_one_stream([images, *named])
-    check_result_output(output, force, images, *named)
+    report.check_output(images, texts, *control)
     controls = [features.read(file, kinds=["images"]) for file in control]
     prompts = None if texts is None else features.read(texts, kinds=["texts"])
     result = variance.decompose(
@@ -81,4 +61,4 @@ def variance(
         split=split,
         seed=seed,
     )
-    report_result(result, output, View(format, columns, no_header), force)
+    report.show(result)

@@ -562,7 +562,7 @@ def only_runs(file: FeatureFile, split: str | None = None) -> FeatureFile:
         If the file is no result, or has no runs on the split.
     """
     if not file.is_result:
-        raise UsageError(f"--table: expected a result, got {file.kind}")
+        raise UsageError(f"--runs: expected a result, got {file.kind}")
     file = replace(file.as_result(), splits={})
     if split is None:
         return file

@@ -116,7 +116,7 @@ class Architecture(ABC):
         raise UsageError(
             f"{self.files.name}: expected a model with a projection, got {self.kind}, which has "
             "none",
-            "leave --projection out",
+            "leave --no-projection out",
         )
 
     @abstractmethod

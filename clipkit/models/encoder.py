@@ -368,7 +368,7 @@ def _check_layer_options(
     if not projection and layers is not None:
         raise UsageError(
             "expected layers or embeddings without projection, got both",
-            "hidden states are not projected: leave --projection out",
+            "hidden states are not projected: leave --no-projection out",
         )
     if not projection and tower == "text":
         raise UsageError("expected the image tower without projection, got the text tower")

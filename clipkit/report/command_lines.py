@@ -41,11 +41,11 @@ OPTIONS: dict[str, dict[str, str]] = {
         "dataset.columns.split": "--split-column",
         "splits": "--split",
         "dataset.draw.limit": "--limit",
-        "dataset.draw.classes": "--classes",
+        "dataset.draw.classes": "--max-classes",
         "dataset.split_off.fractions": "--split-off",
         **MODEL,
         "model.pool": "--pool",
-        "model.projection": "--projection",
+        "model.projection": "--no-projection",
     },
     "textembed": {
         "prompts": "",
@@ -80,7 +80,7 @@ OPTIONS: dict[str, dict[str, str]] = {
     "attributes": {
         "attributes": "--table",
         "column": "--attribute",
-        "random": "--random",
+        "random": "--random-sets",
         "C": "-C",
         **{key: SCORED[key] for key in ("fit_split", "eval_split")},
         "seed": "--seed",
@@ -135,7 +135,7 @@ OPTIONS: dict[str, dict[str, str]] = {
     },
 }
 REPEATED = {"--split", "--template", "--attribute", "--run", "-k"}  # options of one value each
-FLAGS = {"kept"}  # members of which a command line shows only the option
+FLAGS = {"kept", "model.projection"}  # members of which a command line shows only the option
 NEGATED = {"standardize"}  # members whose false is an option, too
 DEFAULTS = {("features", "logits"), ("link", "softmax")}  # not options for embeddings
 CHOSEN_RUN = re.compile(r"\(run (\d+) of \d+, chosen by number\)$")

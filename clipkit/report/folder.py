@@ -167,7 +167,7 @@ class ResultsFolder:
             raise ClipkitError(
                 f"{self.path}: expected a control on the images of {trained.path}, got one on "
                 "others",
-                "embed the same images, with the same --limit and --classes",
+                "embed the same images, with the same --limit and --max-classes",
             )
 
     def has(self, name: str) -> bool:
