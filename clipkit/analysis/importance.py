@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from clipkit.analysis import metrics, prediction, probes
-from clipkit.analysis.probes.context import Workers
+from clipkit.analysis.probes.sweep_context import Workers
 from clipkit.analysis.relabeling import groups_digest
 from clipkit.analysis.results import choose_split, make_result, read_group_lines
 from clipkit.base import console

@@ -16,7 +16,7 @@ except for probabilities, whose softmax mixes the columns.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import combinations, islice
 from typing import Any
 
@@ -24,10 +24,9 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from clipkit.analysis.probes.context import Floats
 from clipkit.analysis.softmax import softmax
 from clipkit.base.errors import LARGEST, SMALLEST, ClipkitError, UsageError
-from clipkit.features import Int64
+from clipkit.features import Floats, Int64
 
 PAIRS = 64  # pairs whose hyperplanes vote together
 NEIGHBOURS = 20  # as in DINOv2's kNN protocol
@@ -95,13 +94,7 @@ class Hyperplanes:
 def count_votes(
     votes: NDArray[np.int32], pairs: list[Pair], hyperplanes: Floats, X: Floats
 ) -> None:
-    """Add the votes of some pairs' hyperplanes (pairs, D + 1) for each row of `X` (M, D).
-
-    Parameters
-    ----------
-    votes : array (n, M)
-        Changed in place.
-    """
+    """Add to `votes` (n, M) what some pairs' hyperplanes (pairs, D + 1) say of `X` (M, D)."""
     scores = hyperplanes[:, :-1] @ X.T + hyperplanes[:, -1:]  # (pairs, M)
     for (i, j), is_first in zip(pairs, scores < 0, strict=True):
         votes[i] += is_first
@@ -229,11 +222,12 @@ def unit_rows(rows: Floats) -> Floats:
 
 
 Model = Hyperplanes | Coefficients | MLPWeights | Neighbours
-MODELS: dict[str, type[Model]] = {
-    "svm": Hyperplanes,
-    "logreg": Coefficients,
-    "mlp": MLPWeights,
-    "knn": Neighbours,
+# Of each classifier: its model, and the arrays of a file that it takes in this order
+MODELS: dict[str, tuple[type[Model], tuple[str, ...]]] = {
+    "svm": (Hyperplanes, ("hyperplanes",)),
+    "logreg": (Coefficients, ("coefficients",)),
+    "mlp": (MLPWeights, ("hidden", "output")),
+    "knn": (Neighbours, ("rows", "row_classes")),
 }
 
 
@@ -262,13 +256,7 @@ class Preparation:
         return (X.astype(self.mean.dtype, copy=False) - self.mean) / self.deviation
 
     def apply(self, X: Floats) -> NDArray[np.float32]:
-        """Return prepared rows (M, D).
-
-        Raises
-        ------
-        ClipkitError
-            If the features are so large or small that their scores would overflow.
-        """
+        """Return prepared rows (M, D), or refuse them as `check_magnitude` does."""
         X = self.standardize(X)
         if self.centre is not None:
             check_magnitude(X, 0.0 if self.mean is not None else SMALLEST)
@@ -336,17 +324,10 @@ class FittedProbe:
         return self.preparation.mean is not None
 
     def prepare(self, X: Floats) -> NDArray[np.float32]:
-        """Return the rows (M, D) that the model reads.
+        """Return the rows that the model reads (M, D).
 
-        Parameters
-        ----------
-        X : array (M, D)
-            Embeddings, or cosines at temperature 1, as `FeatureFile.cosines` gives both.
-
-        Raises
-        ------
-        ClipkitError
-            If the number of columns differs, or the features are too large or small.
+        X (M, D) are embeddings, or cosines at temperature 1, as `FeatureFile.cosines` gives both.
+        Another number of columns, and features that are too large or small, raise `ClipkitError`.
         """
         if X.ndim != 2 or X.shape[1] != self.width:
             raise ClipkitError(f"expected {self.width} columns, got the shape {X.shape}")
@@ -356,20 +337,11 @@ class FittedProbe:
         return prepared if self.factor == 1 else prepared * np.float32(self.factor)
 
     def scores(self, X: Floats) -> Floats:
-        """Return the scores (M, n) whose argmax is the prediction, the first of equals.
+        """Return scores (M, n) of rows (M, D); the first of the highest is the prediction.
 
         `svm` counts votes of pairs of classes; of two classes, scores are the margins -s and s.
-        `logreg` and `mlp` give logits, `knn` the summed weights of the nearest rows.
-
-        Parameters
-        ----------
-        X : array (M, D)
-            See `prepare`.
-
-        Raises
-        ------
-        ClipkitError
-            If scores are not finite, or `prepare` refuses the rows.
+        `logreg` and `mlp` give logits, `knn` the summed weights of the nearest rows. Scores that
+        are not finite, and rows that `prepare` refuses, raise `ClipkitError`.
         """
         with np.errstate(all="ignore"):
             prepared = self.prepare(X)
@@ -404,10 +376,7 @@ class FittedProbe:
         The unit is a standard deviation if columns are standardised, else 1 (of a cosine, a
         probability or an embedding's coordinate).
 
-        Raises
-        ------
-        UsageError
-            If the classifier is not linear.
+        Other classifiers raise `UsageError`.
         """
         if not isinstance(self.model, Hyperplanes | Coefficients):
             raise UsageError(f"expected a linear probe (svm, logreg), got {self.classifier}")
@@ -426,31 +395,27 @@ class FittedProbe:
         }
         if self.temperature is not None:
             arrays["temperature"] = np.array([self.temperature], np.float64)
-        for name in ("mean", "deviation", "centre"):
-            arrays[name] = getattr(self.preparation, name)
-        for field in fields(self.model):
-            value = getattr(self.model, field.name)
-            if isinstance(value, np.ndarray):
-                arrays[field.name] = value
+        prepared, model = self.preparation, self.model
+        arrays |= {"mean": prepared.mean, "deviation": prepared.deviation}
+        arrays["centre"] = prepared.centre
+        for name in MODELS[self.classifier][1]:
+            arrays[name] = getattr(model, name)
         return {name: value for name, value in arrays.items() if value is not None}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, Any]) -> FittedProbe:
         """Return the probe whose `to_arrays` these are. A feature file has checked them."""
         classifier = arrays["classifier"][0]
-        model_class = MODELS[classifier]
-        parts: dict[str, Any] = {}
-        for field in fields(model_class):
-            if field.name == "n_classes":
-                parts[field.name] = len(arrays["classes"])
-            else:
-                parts[field.name] = arrays[field.name]
+        model_class, names = MODELS[classifier]
+        parts = [arrays[name] for name in names]
+        if classifier in ("svm", "knn"):  # these arrays do not tell the number of classes
+            parts.append(len(arrays["classes"]))
         columns = {name: arrays.get(name) for name in ("mean", "deviation", "centre")}
         temperature = arrays.get("temperature")
         return cls(
             classifier,
             arrays["classes"],
-            model_class(**parts),
+            model_class(*parts),
             Preparation(**columns, rms=float(arrays["rms"][0])),
             float(arrays["factor"][0]),
             arrays["input"][0],

@@ -8,14 +8,11 @@ from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import numpy as np
 from joblib import cpu_count  # type: ignore[import-untyped]
-from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from clipkit.features import Int64
+from clipkit.features import Floats, Int64
 
-Floats = NDArray[np.floating[Any]]
 ProgressCallback = Callable[[int, int], None]
 
 
@@ -26,7 +23,7 @@ class Setting(NamedTuple):
     C: float
 
 
-class Predictions(NamedTuple):
+class Solution(NamedTuple):
     """What a classifier predicts at one setting.
 
     It has class numbers (M,), whether the fit converged, and the fitted model, if it is kept.
@@ -62,31 +59,32 @@ class Workers:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._cancelled.set()  # running work ends at its next report of progress
+        self._cancelled.set()  # running work ends when it next checks
         self._pool.shutdown(cancel_futures=True)
 
     def map(self, function: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
         """Apply a function to all items in parallel. Results come in the order of the items."""
         return list(self._pool.map(function, items))
 
+    def check_cancelled(self) -> None:
+        """Raise CancelledError once the sweep is cancelled, to end the calling thread's work."""
+        if self._cancelled.is_set():
+            raise CancelledError
+
     def progress(self, total: int) -> Callable[[int], None]:
         """Return a function that counts finished steps, from any thread, out of `total`.
 
-        It raises CancelledError once the sweep is cancelled, which ends the calling thread's work.
-        With 0 steps, it only checks for cancellation.
+        It ends the work of a cancelled sweep, too.
         """
         done = 0
         lock = threading.Lock()
 
         def report_progress(steps: int) -> None:
             nonlocal done
-            if self._cancelled.is_set():
-                raise CancelledError
-            if not steps:
-                return
+            self.check_cancelled()
             with lock:
                 done += steps
-                if self._callback:
+                if self._callback and steps:
                     self._callback(done, total)
 
         return report_progress

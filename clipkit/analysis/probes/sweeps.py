@@ -6,31 +6,33 @@ import itertools
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.neural_network import MLPClassifier
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-from clipkit.analysis.probes.classifiers import knn, mlp
-from clipkit.analysis.probes.context import (
-    Floats,
-    Predictions,
-    ProgressCallback,
-    Setting,
-    SweepContext,
-    Workers,
-)
 from clipkit.analysis.probes.fitted import (
     FittedProbe,
+    MLPWeights,
+    Neighbours,
     Preparation,
     check_magnitude,
     largest_magnitude,
+    unit_rows,
 )
 from clipkit.analysis.probes.logistic import logreg
 from clipkit.analysis.probes.svm import svm
+from clipkit.analysis.probes.sweep_context import (
+    ProgressCallback,
+    Setting,
+    Solution,
+    SweepContext,
+    Workers,
+)
 from clipkit.base.errors import (
     LARGEST,
     SMALLEST,
@@ -39,14 +41,12 @@ from clipkit.base.errors import (
     check_positive,
     unknown,
 )
-from clipkit.features import Int64
+from clipkit.features import Floats, Int64
 
-CLASSIFIERS: dict[str, Callable[[SweepContext], list[Predictions]]] = {
-    "svm": svm,
-    "logreg": logreg,
-    "mlp": mlp,
-    "knn": knn,
-}
+HIDDEN = 256  # units of the MLP
+BATCH = 200  # rows in a step of Adam
+EPOCHS = 40
+STEPS = 1000  # the MLP trains for EPOCHS, or for this many steps where that is longer
 LINEAR = ("svm", "logreg")  # their solution depends on C * scale**2 alone
 
 
@@ -256,3 +256,62 @@ def _reduce(setting: Setting, classifier: str, standardize: bool, rms: float) ->
     if classifier in LINEAR:
         return Setting(1.0, float(f"{setting.C * scale**2:.9g}"))
     return Setting(scale, setting.C)
+
+
+def mlp(context: SweepContext) -> list[Solution]:
+    """Train one hidden layer of ReLU units by cross-entropy and Adam at a rate of 0.001.
+
+    Training ends after a fixed number of epochs, whether or not the loss still falls.
+    """
+    rows = len(context.y)
+    classes = np.arange(context.n_classes)
+    batch = min(BATCH, rows)
+    epochs = max(EPOCHS, math.ceil(STEPS * batch / rows))
+    report_progress = context.workers.progress(len(context.settings) * epochs)
+
+    def solve(setting: Setting) -> Solution:
+        scale = np.float32(setting.scale)
+        alpha = batch / (setting.C * rows)  # scikit-learn divides it by the rows of a batch
+        # partial_fit would start a generator anew from a number, and shuffle all epochs alike
+        rng = np.random.RandomState(context.seed)
+        network = MLPClassifier(HIDDEN, alpha=alpha, batch_size=batch, random_state=rng)
+        for _ in range(epochs):
+            network.partial_fit(context.X * scale, context.y, classes=classes)
+            report_progress(1)
+        model = MLPWeights(*map(_with_intercepts, network.coefs_, network.intercepts_))
+        if context.n_classes == 2:
+            # scikit-learn has one output: the score of the second class above that of the first
+            output = np.column_stack([np.zeros_like(model.output), model.output])
+            model = replace(model, output=output)
+        predicted = model.predict(context.X_eval * scale)
+        return Solution(predicted, model=context.kept_model(model))
+
+    return context.workers.map(solve, context.settings)
+
+
+def _with_intercepts(weights: Floats, intercepts: Floats) -> Floats:
+    return np.vstack([weights, intercepts]).astype(np.float32)
+
+
+def knn(context: SweepContext) -> list[Solution]:
+    """Predict by the nearest rows, weighted by exp(cosine / temperature), as DINOv2 does."""
+    model = Neighbours(unit_rows(context.X), context.y, context.n_classes)
+    blocks = list(model.blocks(context.X_eval))
+    report_progress = context.workers.progress(len(blocks))
+
+    def vote(block: Floats) -> Int64:
+        predicted = model.vote(block).argmax(axis=1)
+        report_progress(1)
+        return np.asarray(predicted)
+
+    predicted = np.concatenate(context.workers.map(vote, blocks))
+    # neither scale nor C matters
+    return [Solution(predicted, model=context.kept_model(model))] * len(context.settings)
+
+
+CLASSIFIERS: dict[str, Callable[[SweepContext], list[Solution]]] = {
+    "svm": svm,
+    "logreg": logreg,
+    "mlp": mlp,
+    "knn": knn,
+}
