@@ -25,8 +25,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from clipkit.analysis import metrics, probes, similarity, zeroshot
-from clipkit.analysis.evaluation import EVAL_SPLIT, FIT_SPLIT, choose_held_out, hold_out
-from clipkit.analysis.results import find_caveats, make_result
+from clipkit.analysis.held_out import EVAL_SPLIT, FIT_SPLIT, choose_held_out, hold_out
+from clipkit.analysis.results import Row, find_caveats, make_result
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, check_positive
 from clipkit.features import FeatureFile, Float32, Int64, compatibility
@@ -39,8 +39,6 @@ ABOVE_CHANCE = 0.02  # by which the probe's interval must exceed chance for `rea
 FEW_ROWS = 5  # with fewer scored rows, the recall of a value says little
 NAMED = 3  # attributes that a warning names
 DOUBLED_ARTICLE = re.compile(r"\b(an?|the) (an?|the) ", re.IGNORECASE)
-
-Row = dict[str, Any]
 
 
 class Words(NamedTuple):
@@ -408,28 +406,3 @@ def _with_range(name: str, values: Sequence[float]) -> Row:
     """Return the mean, the lowest and the highest value, or NaN if there are none."""
     values = values or [math.nan]
     return {name: float(np.mean(values)), f"{name}_low": min(values), f"{name}_high": max(values)}
-
-
-def for_people(rows: Sequence[Row]) -> list[Row]:
-    """Format the rows of a report in percent, with intervals and ranges in brackets."""
-    formatted = []
-    for row in rows:
-        cells: Row = {name: row[name] for name in ("attribute", "values", "rows")}
-        for name in ("chance", "zeroshot", "names", "random", "probe", "control"):
-            cells[f"{name} %"] = _in_percent(row, name)
-        cells["reach"] = None
-        if not math.isnan(row["reach"]):
-            cells["reach"] = f"{row['reach']:.2f} ({row['reach_low']:.2f}–{row['reach_high']:.2f})"
-        formatted.append(cells)
-    return formatted
-
-
-def _in_percent(row: Row, name: str) -> str | None:
-    """Format a number as `74.2`, or as `74.2 (72.1–76.2)` if its limits differ."""
-    if math.isnan(row[name]):
-        return None
-    text = f"{100 * row[name]:.1f}"
-    low, high = row.get(f"{name}_low", math.nan), row.get(f"{name}_high", math.nan)
-    if low < high:
-        text += f" ({100 * low:.1f}–{100 * high:.1f})"
-    return text

@@ -14,13 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clipkit.analysis import evaluation, metrics, softmax, zeroshot
+from clipkit.analysis import held_out, metrics, softmax, zeroshot
 from clipkit.analysis.results import make_result
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, check_positive
-from clipkit.features import BlockMatrix, FeatureFile, Int64
-
-Floats = NDArray[np.float64]
+from clipkit.features import BlockMatrix, FeatureFile, Floats, Int64
 
 BINS = 15
 SEED = 42
@@ -64,7 +62,7 @@ def read_scores(
         If there is no such split, it has no labels, or a class has no prompt.
     """
     zeroshot.check_prompts(logits)
-    labels = evaluation.labelled_split(logits, split).labels
+    labels = held_out.labelled_split(logits, split).labels
     assert labels is not None
     cosines = logits.cosines(split)
     if rows is not None:
@@ -158,7 +156,7 @@ def fitted_on_train(logits: FeatureFile, eval_split: str) -> float:
     UsageError
         If there is no such split, or it is `eval_split` itself.
     """
-    fit_split = evaluation.FIT_SPLIT
+    fit_split = held_out.FIT_SPLIT
     if fit_split not in logits.splits or fit_split == eval_split:
         raise UsageError(
             f"temperature 'fitted': expected a split {fit_split} to fit on, apart from the drawn "
@@ -196,8 +194,8 @@ def _shape(scores: ClassScores) -> tuple[float, bool, float]:
 
 
 @dataclass(frozen=True)
-class Predictions:
-    """The predictions of a softmax at one temperature for N rows.
+class SoftmaxScores:
+    """The probabilities of a softmax at one temperature for N rows.
 
     Attributes
     ----------
@@ -217,7 +215,7 @@ class Predictions:
     brier: float
 
 
-def predict(scores: ClassScores, temperature: float) -> Predictions:
+def score_softmax(scores: ClassScores, temperature: float) -> SoftmaxScores:
     """Score the softmax at a temperature."""
     confidence, right, brier = [], [], 0.0
     for below, labels in scores.iter_below():
@@ -229,7 +227,7 @@ def predict(scores: ClassScores, temperature: float) -> Predictions:
         right.append(below.argmax(axis=1) == labels)
     n = len(scores.labels)
     nll = mean_nll(scores, temperature)
-    return Predictions(np.concatenate(confidence), np.concatenate(right), nll, brier / n)
+    return SoftmaxScores(np.concatenate(confidence), np.concatenate(right), nll, brier / n)
 
 
 def reliability(
@@ -239,7 +237,7 @@ def reliability(
     scores = read_scores(logits, split)
     diagrams = {}
     for tau in temperatures:
-        predictions = predict(scores, tau)
+        predictions = score_softmax(scores, tau)
         diagrams[tau] = metrics.reliability(predictions.confidence, predictions.right, bins, SEED)
     return diagrams
 
@@ -247,8 +245,8 @@ def reliability(
 def calibrate(
     logits: FeatureFile,
     temperatures: Sequence[float] | None = None,
-    fit_split: str = evaluation.FIT_SPLIT,
-    eval_split: str = evaluation.EVAL_SPLIT,
+    fit_split: str = held_out.FIT_SPLIT,
+    eval_split: str = held_out.EVAL_SPLIT,
     val: float | None = None,
     bins: int = BINS,
     seed: int = SEED,
@@ -300,12 +298,12 @@ def calibrate(
     fit_split, eval_split, val = _choose_splits(logits, fit_split, eval_split, val)
     name, fit_rows, eval_rows = eval_split, None, None
     if val is not None:
-        labels = evaluation.labelled_split(logits, fit_split).labels
+        labels = held_out.labelled_split(logits, fit_split).labels
         assert labels is not None
         if len(np.unique(labels)) == len(labels):  # pairs of an image and its text
             labels = np.zeros_like(labels)
-        name, fit_rows, eval_rows = evaluation.hold_out(logits, fit_split, labels, val, seed)
-    evaluation.labelled_split(logits, eval_split)  # before the fit, which takes longer
+        name, fit_rows, eval_rows = held_out.hold_out(logits, fit_split, labels, val, seed)
+    held_out.labelled_split(logits, eval_split)  # before the fit, which takes longer
     fitted, low, high = fit_temperature(read_scores(logits, fit_split, fit_rows))
     scores = read_scores(logits, eval_split, eval_rows, name)
     rows = [_row(scores, tau, bins, seed) for tau in taus]
@@ -327,8 +325,8 @@ def _choose_splits(
     logits: FeatureFile, fit_split: str, eval_split: str, val: float | None
 ) -> tuple[str, str, float | None]:
     """Return the splits to fit and to score, the same one if a fraction is held out."""
-    fit_split, val = evaluation.choose_held_out(logits, fit_split, eval_split, val)
-    if [fit_split] == [*logits.splits] and eval_split == evaluation.EVAL_SPLIT:
+    fit_split, val = held_out.choose_held_out(logits, fit_split, eval_split, val)
+    if [fit_split] == [*logits.splits] and eval_split == held_out.EVAL_SPLIT:
         eval_split = fit_split
     if fit_split == eval_split and val is None:
         raise UsageError(
@@ -346,7 +344,7 @@ def _choose_splits(
 
 
 def _row(scores: ClassScores, tau: float, bins: int, seed: int) -> dict[str, Any]:
-    predictions = predict(scores, tau)
+    predictions = score_softmax(scores, tau)
     error = metrics.reliability(predictions.confidence, predictions.right, bins, seed)
     frequencies = np.unique(scores.labels, return_counts=True)[1] / len(scores.labels)
     entropy = -float(frequencies @ np.log(frequencies))  # ln C if classes are equally frequent

@@ -18,6 +18,7 @@ from clipkit.analysis import metrics
 from clipkit.analysis.relabeling import groups_digest
 from clipkit.analysis.results import (
     Caveat,
+    Row,
     caveats,
     check_predicted_classes,
     check_run,
@@ -39,7 +40,6 @@ from clipkit.features.compatibility import SAME_IDS, SAME_IMAGES, matching_split
 from clipkit.features.provenance import provenance
 
 Bools = NDArray[np.bool_]
-Row = dict[str, Any]
 
 LISTS = ("only-a", "only-b", "neither")
 OVERALL, GROUP, WORST = "all", "group", "worst"  # what a row is about: the column `scope`
@@ -523,33 +523,3 @@ def list_ids(paired: PairedResults, which: str) -> list[str]:
     listed = {"only-a": a & ~b, "only-b": b & ~a, "neither": ~a & ~b}[which]
     ids = paired.first.splits[paired.split].ids
     return [ids[row] for row in np.flatnonzero(listed)]
-
-
-def for_people(rows: Sequence[Row]) -> list[Row]:
-    """Format the rows of a report in percent and points, with intervals in brackets."""
-    formatted = []
-    for row in rows:
-        cells: Row = {
-            name: row[name] for name in ("a", "b", "scope", "group", "rows") if name in row
-        }
-        for name in ("acc_a", "acc_b", "null", "null5"):
-            cells[f"{name} %"] = _in_units(row, name, ".2f")
-        low, high = _in_units(row, "low", "+.2f"), _in_units(row, "high", "+.2f")
-        difference = _in_units(row, "difference", "+.2f")
-        if difference is not None:
-            difference += f" ({low} to {high})"
-        elif low is not None:  # of one result: Wilson's interval of its accuracy
-            cells["acc_a %"] += f" ({100 * row['low']:.2f}–{100 * row['high']:.2f})"
-        cells["difference (points)"] = difference
-        for name in ("only_a", "only_b", "p", "p_holm", "kappa"):
-            value = row.get(name, np.nan)
-            cells[name] = None if np.isnan(value) else value
-        formatted.append(cells)
-    return formatted
-
-
-def _in_units(row: Row, name: str, form: str) -> str | None:
-    fraction = row.get(name, np.nan)
-    if np.isnan(fraction):
-        return None
-    return format(100 * fraction, form)

@@ -16,17 +16,16 @@ import numpy as np
 from clipkit.analysis import metrics, prediction, probes
 from clipkit.analysis.probes.sweep_context import Workers
 from clipkit.analysis.relabeling import groups_digest
-from clipkit.analysis.results import choose_split, make_result, read_group_lines
+from clipkit.analysis.results import Row, choose_split, make_result, read_group_lines
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
-from clipkit.base.tables import class_name
+from clipkit.base.names import class_name
 from clipkit.features import FeatureFile, Int64
 from clipkit.features.provenance import shots
 
 REPEAT, MAX_REPEAT = 5, 1000
 SEED = 42
 UNITS = {"logits": "cosine", "probs": "probability"}
-Row = dict[str, Any]
 
 
 def prompt_importance(
@@ -115,21 +114,6 @@ def prompt_importance(
         inputs=inputs,
     )
     return make_result(history, runs)
-
-
-def for_people(rows: Sequence[Row]) -> list[Row]:
-    """Format the rows of a report in percent and points, with intervals in brackets.
-
-    Weights have no cost.
-    """
-    formatted = []
-    for row in rows:
-        cells = dict(row)
-        low, high = 100 * cells.pop("low"), 100 * cells.pop("high")
-        cost = f"{100 * cells.pop('cost'):+.2f} ({low:+.2f} to {high:+.2f})"
-        changed = f"{100 * cells.pop('changed'):.2f}"
-        formatted.append({**cells, "cost (points)": cost, "changed %": changed})
-    return formatted
 
 
 def _check_reads_prompts(probe: FeatureFile) -> None:

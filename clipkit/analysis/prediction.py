@@ -14,7 +14,7 @@ from clipkit.analysis.ranking import Ranking, rank
 from clipkit.analysis.results import Caveat, find_caveats, make_result
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError
-from clipkit.base.tables import class_name
+from clipkit.base.names import class_name
 from clipkit.features import FeatureFile, Int64, Split, compatibility
 from clipkit.features.provenance import shots
 from clipkit.features.splitting import count_shared_rows

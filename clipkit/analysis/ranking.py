@@ -8,12 +8,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from clipkit.base.tables import SCORE, distinct_names
-from clipkit.features import FeatureFile, Int64
+from clipkit.base.names import distinct_names
+from clipkit.base.tables import SCORE
+from clipkit.features import FeatureFile, Floats, Int64
 
-Floats = NDArray[np.floating[Any]]
 Names = Sequence[str | int]
 
 

@@ -6,7 +6,6 @@ Functions raise `UsageError` for a split or run that does not exist, and
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,12 +17,12 @@ from numpy.typing import NDArray
 from clipkit.analysis import metrics
 from clipkit.base import console, files
 from clipkit.base.errors import ClipkitError, UsageError
+from clipkit.base.names import distinct_names
 from clipkit.features import FeatureFile, History, Int64
 from clipkit.features.provenance import provenance
 from clipkit.prompts import bundled
 from clipkit.prompts import texts as prompts
 
-Floats = NDArray[np.float64]
 Row = dict[str, Any]
 Caveat = dict[str, Any]  # an object of a history that limits what an accuracy says
 
@@ -33,13 +32,6 @@ MAX_PROMPTS = 1 << 20
 FEW = 0.01  # of a split's images may have a caveat, and its accuracy is still tested
 MAX_NAME = 60  # characters of a name from a history, where anything may be written
 NAMED_PROMPTS = "prompts: "
-# The modules whose results have a function `for_people`, by their command
-FOR_PEOPLE = {
-    "attributes": "clipkit.analysis.attributes",
-    "compare": "clipkit.analysis.comparison",
-    "importance": "clipkit.analysis.importance",
-    "variance": "clipkit.analysis.variance",
-}
 
 
 @dataclass(frozen=True)
@@ -183,20 +175,6 @@ def is_testable(caveats: Iterable[Caveat]) -> bool:
 def untestable(result: FeatureFile, split: str) -> str:
     """Say why the accuracy of a result on a split is not tested; "" if it is."""
     return "" if is_testable(caveats(result, split)) else caveat_note(result, split)
-
-
-def rows_for_people(result: FeatureFile) -> Sequence[Mapping[str, Any]]:
-    """Return the runs, formatted for reading if the command that made them does so."""
-    rows = result.rows()
-    command = newest_entry(result)["command"]
-    if command not in FOR_PEOPLE or not rows:
-        return rows
-    library = importlib.import_module(FOR_PEOPLE[command])
-    try:
-        formatted: Sequence[Mapping[str, Any]] = library.for_people(rows)
-    except (KeyError, TypeError, ValueError):  # another program's columns are shown as they are
-        return rows
-    return formatted
 
 
 def scored_runs(result: FeatureFile, split: str) -> ScoredRuns:
@@ -506,3 +484,67 @@ def columns_of(result: FeatureFile, command: str, names: str) -> dict[str, NDArr
             )
     check_run_count(result)
     return {name: result.runs[name] for name in needed}
+
+
+MAX_ROWS = 1 << 20
+
+
+# The columns that tell the runs of a report apart
+RUN_SETTINGS = {
+    *("classifier", "C", "temperature", "standardize", "fit_split", "eval_split", "split"),
+    *("shots", "draw"),
+}
+
+
+def per_class_rows(result: FeatureFile) -> list[dict[str, Any]]:
+    """Return precision, recall and F1 of each class in each run of a result.
+
+    Parameters
+    ----------
+    result : FeatureFile
+        Of `probe` or `zeroshot`. Splits without labels are left out.
+
+    Returns
+    -------
+    list of dict
+        One per run and class: the settings of the run, `class`, `precision`, `recall`, `f1` and
+        `support`, the number of images of the class. As in scikit-learn with `zero_division=0`, a
+        ratio is 0 if it has no images. A number tells classes of one name apart. Without class
+        names, only the classes that occur are listed.
+
+    Raises
+    ------
+    ClipkitError
+        If the result holds no predicted classes or no labels, or has too many runs and classes.
+    """
+    check_predicted_classes(result)
+    labelled = [name for name, split in result.splits.items() if split.labels is not None]
+    rows: list[dict[str, Any]] = []
+    for name in labelled or result.splits:  # without any labels, `scored_runs` says so
+        scored = scored_runs(result, name)
+        names = _numbered_names(result, scored)
+        if len(rows) + len(names) * len(scored.rows) > MAX_ROWS:
+            raise ClipkitError(
+                f"{result.display_name}: expected at most {MAX_ROWS:,} rows of runs and classes, "
+                f"got {len(names):,} classes in {len(scored.rows):,} runs",
+                "use fewer temperatures, values of C or draws",
+            )
+        for run, predicted in zip(scored.rows, scored.predicted, strict=True):
+            settings = {key: value for key, value in run.items() if key in RUN_SETTINGS}
+            if "eval_split" not in settings:
+                settings["split"] = name
+            scores = metrics.class_scores(scored.labels, predicted, max(names) + 1)
+            rows += [settings | _class_row(scores, number, name) for number, name in names.items()]
+    return rows
+
+
+def _numbered_names(result: FeatureFile, scored: ScoredRuns) -> dict[int, str]:
+    """Return the name of each class by its number."""
+    if result.class_names:
+        return dict(enumerate(distinct_names(result.class_names)))
+    present = np.union1d(scored.labels, scored.predicted)
+    return {number: str(number) for number in present.tolist()}
+
+
+def _class_row(scores: Mapping[str, Any], number: int, name: str) -> dict[str, Any]:
+    return {"class": name, **{key: values[number].item() for key, values in scores.items()}}

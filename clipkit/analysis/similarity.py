@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from clipkit.base.errors import ClipkitError, check_positive
-from clipkit.features import BlockMatrix, FeatureFile, Float32, Split, history_entry
+from clipkit.features import BlockMatrix, FeatureFile, Float32, Floats, Split, history_entry
 from clipkit.features.compatibility import (
     _align_classes,
     check_widths,
@@ -19,12 +18,10 @@ from clipkit.features.compatibility import (
     note_earlier_files,
 )
 
-Float = NDArray[np.floating[Any]]
-
 CACHE_ROWS = 64  # that are normalised at once, small enough for a processor's cache
 
 
-def normalize(embeddings: ArrayLike, name: str = "embeddings", first_row: int = 0) -> Float:
+def normalize(embeddings: ArrayLike, name: str = "embeddings", first_row: int = 0) -> Floats:
     """Scale each row (N, D) to length 1. Lengths are computed in float64, for each row alone.
 
     Parameters
@@ -216,3 +213,25 @@ def random_directions(count: int, dim: int, seed: int) -> NDArray[np.float64]:
     return np.asarray(
         normalize(np.random.RandomState(seed).standard_normal((count, dim))), np.float64
     )
+
+
+def ensemble(embeddings: ArrayLike, index: ArrayLike, count: int) -> Floats:
+    """Average the embeddings of each class's prompts: normalise, average, normalise.
+
+    This is the prompt ensembling of Radford et al. 2021, section 3.1.4.
+
+    Parameters
+    ----------
+    embeddings : (P, D)
+    index : (P) int
+        The class of each prompt, each of 0..`count`-1 at least once.
+    count : int
+
+    Returns
+    -------
+    (count, D), rows of length 1
+    """
+    rows, index = normalize(embeddings), np.asarray(index)
+    sums = np.zeros((count, rows.shape[1]), rows.dtype)
+    np.add.at(sums, index, rows)
+    return normalize(sums / np.bincount(index, minlength=count)[:, None])

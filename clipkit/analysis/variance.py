@@ -16,20 +16,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from clipkit.analysis import similarity
-from clipkit.analysis.results import choose_split, column, make_result
+from clipkit.analysis.results import Row, choose_split, column, make_result
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
-from clipkit.features import FeatureFile, compatibility
+from clipkit.features import FeatureFile, Floats, Int64, compatibility
 from clipkit.features.annotations import Attribute, check_same_images, read_annotations
 from clipkit.features.provenance import check_control, prompts_entry
 
-Floats = NDArray[np.float64]
-Codes = NDArray[np.int64]
-
-SHOWN = 3  # attributes of each prompt in the format `table`
 NO_UNIQUE = {"unique": np.nan, "unique_rows": 0, "unique_null95": np.nan}
 ROWS_PER_PARAMETER = 2  # with fewer complete rows, `unique` is left empty
 MAX_VALUES = 5000  # of all attributes: a regression decomposes a matrix of this size
@@ -58,7 +53,7 @@ class Explained(NamedTuple):
 class Regressions:
     """Regressions of rows on the indicators of columns of codes (N,)."""
 
-    def __init__(self, rows: CentredRows, columns: Mapping[str, Codes]) -> None:
+    def __init__(self, rows: CentredRows, columns: Mapping[str, Int64]) -> None:
         from scipy import sparse
 
         self.total = rows.total
@@ -143,25 +138,6 @@ class Regressions:
         with np.errstate(invalid="ignore", divide="ignore"):  # all rows are equal
             smaller, larger = (1 - part * (self.count - 1) / total for part in variances)
         return larger - np.maximum(smaller, 0)
-
-
-def for_people(rows: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
-    """Return the rows of a report for reading: of prompts, only the SHOWN largest shares of each.
-
-    Rows about embeddings stay as they are.
-    """
-    return largest_of_prompts(rows, SHOWN) if "prompt" in rows[0] else rows
-
-
-def largest_of_prompts(rows: Sequence[dict[str, Any]], count: int) -> list[dict[str, Any]]:
-    """Return, for each prompt, the rows of the `count` largest shares."""
-    by_prompt: dict[str, list[dict[str, Any]]] = {}
-    for row in rows:
-        by_prompt.setdefault(row["prompt"], []).append(row)
-    largest = []
-    for group in by_prompt.values():
-        largest += sorted(group, key=lambda row: -np.nan_to_num(row["share"]))[:count]
-    return largest
 
 
 def _check_count(values: int) -> None:
@@ -319,7 +295,7 @@ def _unit_rows(images: FeatureFile, split: str) -> Floats:
     return np.asarray(unit, np.float64)
 
 
-def _attribute_rows(terms: Sequence[Term], images: FeatureFile, split: str) -> list[dict[str, Any]]:
+def _attribute_rows(terms: Sequence[Term], images: FeatureFile, split: str) -> list[Row]:
     together = _choose_base(terms)
     unique = _unique_shares(together, images, split)
     others = [term.name for term in terms if term.values and term not in together]
@@ -363,7 +339,7 @@ def _choose_base(terms: Sequence[Term]) -> list[Term]:
     return base
 
 
-def _unique_shares(terms: Sequence[Term], images: FeatureFile, split: str) -> dict[str, Any]:
+def _unique_shares(terms: Sequence[Term], images: FeatureFile, split: str) -> Row:
     """Return what the regression on all terms loses without each, its rows and its null."""
     if not terms:
         return {}
@@ -387,7 +363,7 @@ def _unique_shares(terms: Sequence[Term], images: FeatureFile, split: str) -> di
     return unique
 
 
-def _add_controls(rows: list[dict[str, Any]], shares: Sequence[Sequence[float]]) -> None:
+def _add_controls(rows: list[Row], shares: Sequence[Sequence[float]]) -> None:
     """Add the mean and the range of the controls' shares, each of all rows."""
     control_shares = zip(*shares, strict=True) if shares else [(np.nan,)] * len(rows)
     for row, values in zip(rows, control_shares, strict=True):
@@ -403,7 +379,7 @@ def _prompt_rows(
     split: str,
     null: int,
     seed: int,
-) -> list[dict[str, Any]]:
+) -> list[Row]:
     compatibility.common_logit_scale(images, texts)
     compatibility.check_widths(images, texts)
     stored = np.asarray(texts.features, np.float64)

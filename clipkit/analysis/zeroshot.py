@@ -6,15 +6,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from clipkit.analysis import metrics
 from clipkit.analysis.ranking import Ranking, join, rank
 from clipkit.base.errors import ClipkitError
-from clipkit.features import BlockMatrix, FeatureFile, Float32, Int64, Split
+from clipkit.features import BlockMatrix, FeatureFile, Float32, Floats, Int64, Split
 from clipkit.features.describe import abridged
-
-Floats = NDArray[np.floating[Any]]
 
 TOP = 5  # of the second accuracy that is reported
 HINT = "make them with: clipkit textembed --classes"

@@ -12,7 +12,6 @@ import re
 import shutil
 import sys
 import textwrap
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -99,26 +98,6 @@ class View(NamedTuple):
     def is_for_people(self) -> bool:
         """Whether the cells may be formatted for reading: in a table, if no columns are named."""
         return chosen_format(self.format) == "table" and self.columns is None
-
-
-def distinct_names(names: Sequence[str], numbers: Sequence[int] | None = None) -> list[str]:
-    """Put its number in front of each name that occurs more than once; by default its position.
-
-    ImageNet has two classes called crane, and two called maillot.
-
-    >>> distinct_names(["crane", "cock", "crane"])
-    ['0: crane', 'cock', '2: crane']
-    """
-    counts = Counter(names)
-    distinct = []
-    for number, name in zip(numbers or range(len(names)), names, strict=True):
-        distinct.append(f"{number}: {name}" if counts[name] > 1 else name)
-    return distinct
-
-
-def class_name(class_names: Sequence[str] | None, number: int) -> str:
-    """Return the name of a class, or its number where classes have no names."""
-    return class_names[number] if class_names else str(number)
 
 
 def join(reports: Sequence[Sequence[Row]]) -> list[Row]:

@@ -356,7 +356,7 @@ def report_rows(
 
     If columns are named, the rows also have the columns of `provenance`.
     """
-    from clipkit.analysis.results import rows_for_people
+    from clipkit.analysis.for_people import rows_for_people
     from clipkit.features.provenance import add_provenance
 
     if rows is None:

@@ -50,7 +50,7 @@ def predict(
     """
     from clipkit import features
     from clipkit.analysis import prediction
-    from clipkit.analysis.per_class import per_class_rows
+    from clipkit.analysis.results import per_class_rows
     from clipkit.base import files
     from clipkit.base.tables import View
 

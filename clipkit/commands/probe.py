@@ -100,7 +100,7 @@ def probe(
     counts = parse_counts(shots, "shots")
     Cs = parse_numbers(regularization, "C")
     from clipkit.analysis import evaluation, relabeling  # loads scikit-learn
-    from clipkit.analysis.per_class import per_class_rows
+    from clipkit.analysis.results import per_class_rows
     from clipkit.base.tables import View
     from clipkit.features import open_file
 

@@ -52,7 +52,7 @@ def zeroshot(
     """
     from clipkit import features
     from clipkit.analysis import relabeling
-    from clipkit.analysis.per_class import per_class_rows
+    from clipkit.analysis.results import per_class_rows
     from clipkit.analysis.zeroshot import evaluate, rank_images
     from clipkit.base.tables import View
 

@@ -26,7 +26,7 @@ import numpy as np
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, system_reason, unknown
 from clipkit.base.files import atomic_write, spool_input
-from clipkit.base.tables import distinct_names
+from clipkit.base.names import distinct_names
 from clipkit.features import npz
 from clipkit.features.compatibility import ROW_NUMBERS
 from clipkit.features.describe import abridged
