@@ -67,6 +67,7 @@ class ClipkitGroup(TyperGroup):
         """Run a command line and exit."""
         words = sys.argv[1:] if args is None else list(args)
         command = _command_path(self, words)
+        signals.set_command(command)
         extra["standalone_mode"] = False
         try:
             if not HELP.intersection(words):
@@ -74,9 +75,8 @@ class ClipkitGroup(TyperGroup):
             code = super().main(words, **extra) or 0
             console.report_stages()
             sys.stdout.flush()
-        except signals.Interrupted as stop:
-            signals.report(command, stop.number)
-            raise
+        except signals.Interrupted:
+            raise  # `main` reports it
         except SystemExit as stop:
             _flush_stdout()
             if isinstance(stop.__context__, BrokenPipeError):  # which Typer turns into exit code 1
@@ -88,7 +88,6 @@ class ClipkitGroup(TyperGroup):
         except Exception as error:
             interrupt = signals.interrupted()
             if interrupt:
-                signals.report(command, interrupt.number)
                 raise interrupt from error
             signals.disarm()
             if "--debug" in words:
@@ -298,7 +297,7 @@ def main() -> NoReturn:
         pass
     interrupt = signals.interrupted()
     if interrupt:  # also if a library has lost the exception
-        signals.report("clipkit", interrupt.number)
+        signals.report(interrupt.number)
         code = interrupt.code
     files.remove_unfinished()
     _exit(code)

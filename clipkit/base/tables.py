@@ -23,24 +23,28 @@ from clipkit.base.errors import UsageError
 CHUNK_ROWS = 2000  # of a long report that are in memory at once
 EMPTY = "-"  # a cell to which a column does not apply
 FORMATS = ("table", "tsv", "csv", "json")
-PERCENT = {
-    *("acc1", "acc5", "mean_per_class_recall", "mean_confidence", "purity", "purity_chance"),
-    *("share", "unique", "unique_null95", "null95", "random99", "embedding"),
-    *("control_share", "control_low", "control_high"),
-    *("ece", "ece_null", "ece_null95"),
-    *("acc1_low", "acc1_high", "precision", "recall", "f1", "confidence"),
-}
-# The columns of all reports beside these, with which a wrong name is found before the work
-OTHERS = (
-    "a above acc_a acc_b ami ari attribute b both brier C changed chance class classifier control "
-    "cost dataset difference draw eval_split file fit_split fitted group high id information k "
-    "kappa label low max_entropy mean_entropy model names names_high names_low neither nll nmi "
-    "nmi_chance null null5 only_a only_b p p_holm prediction probe probe_high probe_low prompt "
-    "prompts random random_high random_low rank reach reach_high reach_low rows runner_up "
-    "runner_up_score score shots split standardize support temperature unit values weight "
-    "zeroshot zeroshot_high zeroshot_low"
+# The unit of each column of a report. A wrong name is found with them before the work.
+COLUMNS = dict.fromkeys(
+    (
+        "acc1 acc1_high acc1_low acc5 confidence control_high control_low control_share ece "
+        "ece_null ece_null95 embedding f1 mean_confidence mean_per_class_recall null95 precision "
+        "purity purity_chance random99 recall share unique unique_null95"
+    ).split(),
+    "%",
 )
-COLUMNS = PERCENT.union(OTHERS.split())
+COLUMNS |= dict.fromkeys(("entropy", "max_entropy", "mean_entropy"), "nats")
+COLUMNS |= dict.fromkeys(
+    (
+        "a above acc_a acc_b ami ari attribute b both brier C changed chance class classifier "
+        "control cost dataset difference draw eval_split file fit_split fitted group high id "
+        "information k kappa label low model names names_high names_low neither nll nmi nmi_chance "
+        "null null5 only_a only_b p p_holm prediction probe probe_high probe_low prompt prompts "
+        "random random_high random_low rank reach reach_high reach_low rows runner_up "
+        "runner_up_score scope score shots split standardize support temperature unique_rows unit "
+        "values weight zeroshot zeroshot_high zeroshot_low"
+    ).split(),
+    "",
+)
 SCORE = "score_"  # before the class, in the columns of zeroshot --scores
 WIDTH = 200  # of a table that goes to a file or a pipe
 UNLIMITED = 1 << 20
@@ -250,7 +254,7 @@ def _columns(cells: Cells) -> list[Column]:
         if not types:
             continue  # an empty column would only take room
         texts = [_table_text(name, value) for value in values]
-        columns.append(Column(name, _unit(name), texts, types <= {bool, int, float, tuple}))
+        columns.append(Column(name, COLUMNS.get(name, ""), texts, types <= {bool, int, float, tuple}))
     return columns
 
 
@@ -351,26 +355,17 @@ def _width() -> int:
     return int(columns) if re.fullmatch("[1-9][0-9]{0,4}", columns) else WIDTH
 
 
-def _unit(name: str) -> str:
-    if name in PERCENT:
-        return "%"
-    return "nats" if _is_entropy(name) else ""
-
-
-def _is_entropy(name: str) -> bool:
-    return name == "entropy" or name.endswith("_entropy")
-
-
 def _table_text(name: str, value: Any) -> str:
     if value is None:
         return EMPTY
     if isinstance(value, tuple):
         estimate, low, high = [_table_text(name, number) for number in value]
         return f"{estimate} ({low}–{high})"
-    if isinstance(value, float) and name in PERCENT:
+    if not isinstance(value, float):
+        return _text(value)
+    unit = COLUMNS.get(name)
+    if unit == "%":
         return f"{100 * value:.2f}"
-    if isinstance(value, float) and _is_entropy(name):
+    if unit == "nats":
         return f"{value:.4f}"
-    if isinstance(value, float) and not value.is_integer():
-        return f"{value:.4g}"
-    return _text(value)
+    return _text(value) if value.is_integer() else f"{value:.4g}"
