@@ -47,47 +47,20 @@ OVERALL, GROUP, WORST = "all", "group", "worst"  # what a row is about: the colu
 
 @dataclass(frozen=True)
 class PairedResults:
-    """Results whose rows are matched by id. Every column of `right` is one image.
+    """F results with the rows matched by id. Every column of `right` is one image."""
 
-    Attributes
-    ----------
-    names : list of F str
-        The names of the results, from their files.
-    splits : list of F str
-        The compared split of each result.
-    first : FeatureFile
-        The first result, with only the matched rows of the compared split.
-    right : (F, N) bool array
-        Whether each result predicts the class of each image.
-    runs : list of F str
-        The settings of each result's run, and how it was chosen among several.
-    models : list of F str
-    prompts : list of F str
-        Empty for a result without prompts.
-    inputs : dict of str to str
-        The digests of the results.
-    common : bool
-        Whether images that a result lacks may be left out.
-    same_rows : bool
-        Whether row numbers of different imports may be matched.
-    images : str
-        What rows of equal ids are: `SAME_IMAGES` or `SAME_IDS` of `features.compatibility`.
-    caveats : list of F lists of dict
-        See `results.caveats`.
-    """
-
-    names: list[str]
-    splits: list[str]
-    first: FeatureFile
-    right: Bools
-    runs: list[str]
+    names: list[str]  # from the results' files
+    splits: list[str]  # the compared split of each
+    first: FeatureFile  # the first result, with only the matched rows
+    right: Bools  # (F, N): whether each result predicts the class of each image
+    runs: list[str]  # the settings of each run, and how it was chosen among several
     models: list[str]
-    prompts: list[str]
-    inputs: dict[str, str]
-    common: bool
-    same_rows: bool
-    images: str
-    caveats: list[list[Caveat]]
+    prompts: list[str]  # "" for a result without prompts
+    inputs: dict[str, str]  # digests
+    common: bool  # whether images that a result lacks may be left out
+    same_rows: bool  # whether row numbers of different imports may be matched
+    images: str  # what rows of equal ids are: SAME_IMAGES or SAME_IDS
+    caveats: list[list[Caveat]]  # see `results.caveats`
 
     @property
     def split(self) -> str:
@@ -188,25 +161,23 @@ def _choose_split(result: FeatureFile, first: FeatureFile, split: str, same_rows
 def _choose_runs(
     results: Sequence[FeatureFile], splits: Sequence[str], runs: Sequence[int]
 ) -> list[int]:
-    """Return the number of each result's run. Refuse several runs without a choice."""
+    """Return the number of each result's run: the given ones, one for all, or the only runs."""
+    if len(runs) == len(results):
+        return list(runs)
     counts = [len(scored_runs(*pair).predicted) for pair in zip(results, splits, strict=True)]
-    if len(runs) not in (0, 1, len(results)):
+    if len(runs) == 1:
+        # a result with one run needs no number, unless all have one
+        return [runs[0] if count > 1 or max(counts) == 1 else 0 for count in counts]
+    if runs:
         expected = f"one, or one for each of {len(results)} results"
         raise UsageError(f"run: expected {expected}, got {len(runs)}")
-    chosen = []
-    for number, (result, split, count) in enumerate(zip(results, splits, counts, strict=True)):
-        run = 0
-        if len(runs) == len(results):
-            run = runs[number]
-        elif runs and (count > 1 or max(counts) == 1):
-            run = runs[0]  # a result with one run needs no number, unless all have one
-        elif count > 1:
+    for result, split, count in zip(results, splits, counts, strict=True):
+        if count > 1:
             raise UsageError(
                 f"{result.display_name}: expected one run on {split}, got {count}",
                 f"choose with --run 0 to {count - 1}, or let probe --val choose",
             )
-        chosen.append(run)
-    return chosen
+    return [0] * len(results)
 
 
 def _describe_run(result: FeatureFile, split: str, run: int) -> str:

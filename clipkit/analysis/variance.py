@@ -44,14 +44,21 @@ def centre(embeddings: Floats) -> CentredRows:
 
 
 class Explained(NamedTuple):
-    """The part A'A of T that a regression explains. `rank` counts the constant."""
+    """The part B = A'A of T that a regression explains. `rank` counts the constant."""
 
     root: Floats  # A (P, D)
     rank: int
 
 
 class Regressions:
-    """Regressions of rows on the indicators of columns of codes (N,)."""
+    """Regressions of N rows on the indicators of columns of codes (N,).
+
+    A regression of rank K explains the part B of the scatter T. Its adjusted R squared is
+
+        1 - (tr T - tr B) / (N - K) / (tr T / (N - 1))
+
+    for the whole embedding, and the same with u'Tu and u'Bu for the cosines with a direction u.
+    """
 
     def __init__(self, rows: CentredRows, columns: Mapping[str, Int64]) -> None:
         from scipy import sparse
@@ -97,8 +104,7 @@ class Regressions:
 
         It is of all columns or, as (K,), of the cosines with each of K directions (K, D).
         """
-        total, *explained = self._scatter(along, smaller, larger)
-        return self._gain(total, explained, [smaller.rank, larger.rank])
+        return self._gain(smaller, larger, self._explained_scatter(larger, along), along)
 
     def null95(self, smaller: Explained, larger: Explained, along: Floats | None = None) -> Any:
         """Return the 95 % quantile of `share` for unrelated attributes with as many values.
@@ -108,7 +114,7 @@ class Regressions:
         """
         from scipy.special import betaincinv
 
-        total, explained = self._scatter(along, smaller)
+        total, explained = self._scatter(along), self._explained_scatter(smaller, along)
         a, b = (larger.rank - smaller.rank) / 2, (self.count - larger.rank) / 2
         if not (a > 0 and b > 0):
             return np.full_like(total, np.nan)
@@ -121,23 +127,35 @@ class Regressions:
             spread = max(1e-9, (spread - 1 / free) * free / (free - 1))
         scale = ((a + b + 1) / spread - 1) / (a + b)
         by_chance = (total - explained) * betaincinv(scale * a, scale * b, 0.95)
-        return self._gain(total, [explained, explained + by_chance], [smaller.rank, larger.rank])
+        return self._gain(smaller, larger, explained + by_chance, along)
 
-    def _scatter(self, along: Floats | None, *parts: Explained) -> list[Any]:
-        """Return the total scatter, and what regressions explain of it."""
+    def _scatter(self, along: Floats | None) -> Any:
+        """Return tr T, or u'Tu (K,) for directions u."""
         if along is None:
-            return [np.trace(self.total), *((part.root**2).sum() for part in parts)]
-        total = ((along @ self.total) * along).sum(axis=1)
-        return [total, *(((along @ part.root.T) ** 2).sum(axis=1) for part in parts)]
+            return np.trace(self.total)
+        return ((along @ self.total) * along).sum(axis=1)
 
-    def _gain(self, total: Any, explained: Sequence[Any], ranks: Sequence[int]) -> Any:
-        """Return adjusted R squared of the second regression minus the first one's, if above 0."""
-        if not ranks[0] < ranks[1] < self.count:  # one value, or as many as rows
+    def _explained_scatter(self, part: Explained, along: Floats | None) -> Any:
+        """Return tr B, or u'Bu (K,) for directions u."""
+        if along is None:
+            return (part.root**2).sum()
+        return ((along @ part.root.T) ** 2).sum(axis=1)
+
+    def _gain(
+        self, smaller: Explained, larger: Explained, by_larger: Any, along: Floats | None
+    ) -> Any:
+        """Return the gain if the larger regression explains `by_larger` of the scatter."""
+        total = self._scatter(along)
+        if not smaller.rank < larger.rank < self.count:  # one value, or as many as rows
             return np.full_like(total, np.nan)
-        variances = [(total - explained[i]) / (self.count - ranks[i]) for i in (0, 1)]
+        by_smaller = self._explained_scatter(smaller, along)
+        before = self._adjusted_r2(total, by_smaller, smaller.rank)
+        return self._adjusted_r2(total, by_larger, larger.rank) - np.maximum(before, 0)
+
+    def _adjusted_r2(self, total: Any, explained: Any, rank: int) -> Any:
+        variance = (total - explained) / (self.count - rank)
         with np.errstate(invalid="ignore", divide="ignore"):  # all rows are equal
-            smaller, larger = (1 - part * (self.count - 1) / total for part in variances)
-        return larger - np.maximum(smaller, 0)
+            return 1 - variance * (self.count - 1) / total
 
 
 def _check_count(values: int) -> None:

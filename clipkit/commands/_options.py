@@ -398,7 +398,7 @@ def report_images(
         rows: Iterable[Mapping[str, Any]] = ranking.image_rows(result, rankings, top)
         if view.columns is not None:
             rows = add_provenance(rows, result)
-        tables.emit_many(rows, view)
+        tables.emit(rows, view)
 
 
 def has_labels(file: FeatureFile, splits: Sequence[str]) -> bool:
