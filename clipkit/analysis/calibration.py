@@ -29,15 +29,7 @@ MAX_BYTES = 1 << 29  # of scores in memory; larger ones are computed again in ea
 
 @dataclass(frozen=True)
 class ClassScores:
-    """Scores of N labelled rows in C classes.
-
-    Attributes
-    ----------
-    name : str
-        The name of the rows in messages and reports.
-    matrix : BlockMatrix (N, C)
-    labels : array (N,)
-    """
+    """Scores (N, C) of N labelled rows; `name` stands for them in messages and reports."""
 
     name: str
     matrix: BlockMatrix
@@ -54,13 +46,7 @@ class ClassScores:
 def read_scores(
     logits: FeatureFile, split: str, rows: Int64 | None = None, name: str | None = None
 ) -> ClassScores:
-    """Return the class scores of a labelled split, or of some of its rows.
-
-    Raises
-    ------
-    ClipkitError
-        If there is no such split, it has no labels, or a class has no prompt.
-    """
+    """Return the class scores of a labelled split, or of some of its rows."""
     zeroshot.check_prompts(logits)
     labels = held_out.labelled_split(logits, split).labels
     assert labels is not None
@@ -149,13 +135,7 @@ def fit_temperature(scores: ClassScores) -> tuple[float, float, float]:
 
 
 def fitted_on_train(logits: FeatureFile, eval_split: str) -> float:
-    """Return the temperature that is fitted on the split `train`, to draw another one.
-
-    Raises
-    ------
-    UsageError
-        If there is no such split, or it is `eval_split` itself.
-    """
+    """Return the temperature fitted on the split `train`, which must not be the drawn split."""
     fit_split = held_out.FIT_SPLIT
     if fit_split not in logits.splits or fit_split == eval_split:
         raise UsageError(
@@ -175,14 +155,9 @@ def _note_missing_ends(name: str, low: float, high: float) -> None:
 def _shape(scores: ClassScores) -> tuple[float, bool, float]:
     """Compute what determines whether there is a best temperature.
 
-    Returns
-    -------
-    spread : float
-        Largest difference between two scores of a row.
-    is_right : bool
-        Whether no class has a higher score than the label, in any row.
-    slope : float
-        Slope of the mean NLL in 1 / tau, at 0, where the softmax is uniform.
+    Return the largest difference between two scores of a row, whether no class has a higher score
+    than the label in any row, and the slope of the mean NLL in 1 / tau at 0, where the softmax is
+    uniform.
     """
     spread, slope, is_right = 0.0, 0.0, True
     for below, labels in scores.iter_below():
@@ -195,18 +170,11 @@ def _shape(scores: ClassScores) -> tuple[float, bool, float]:
 
 @dataclass(frozen=True)
 class SoftmaxScores:
-    """The probabilities of a softmax at one temperature for N rows.
+    """The confidence (N,) of a softmax at one temperature, and which predictions are right (N,).
 
-    Attributes
-    ----------
-    confidence : array (N,)
-        Probability of the most probable class.
-    right : array (N,) of bool
-        Whether the most probable class is the label. Of equally probable classes, the first counts.
-    nll : float
-        Mean negative log-likelihood in nats.
-    brier : float
-        Mean over rows of the sum over classes of (probability - outcome)^2 (Brier 1950), 0 to 2.
+    Of equally probable classes, the first is predicted. `nll` is the mean negative log-likelihood
+    in nats. `brier` is the mean over rows of the sum over classes of (probability - outcome)^2
+    (Brier 1950), 0 to 2.
     """
 
     confidence: Floats

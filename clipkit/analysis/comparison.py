@@ -475,16 +475,7 @@ def _add_holm(rows: Sequence[Row]) -> None:
 def list_ids(paired: PairedResults, which: str) -> list[str]:
     """Return the ids of the images that only the first, only the second, or neither gets right.
 
-    Parameters
-    ----------
-    paired : PairedResults
-        Of two results.
-    which : {"only-a", "only-b", "neither"}
-
-    Raises
-    ------
-    UsageError
-        If there is no such list, or not two results.
+    `which` is one of LISTS, and there must be two results.
     """
     if which not in LISTS:
         raise unknown("list", which, LISTS)

@@ -156,18 +156,10 @@ def evaluate(  # noqa: PLR0913
 ) -> Evaluation:
     """Fit and score probes, and rank the classes of each image: what `clipkit probe` reports.
 
-    Parameters
-    ----------
-    per_image : bool, optional
-        Rank the classes of the images of `eval_split`. By default only if there is a single run,
-        which has no accuracy because the split has no labels.
-    file, spec, temperatures, Cs, fit_split, eval_split, val, keep
-        See `evaluate_grid`, also for the result, errors and warnings.
-
-    Raises
-    ------
-    UsageError
-        If there is no split to rank because its rows were held out of the fitted one.
+    `per_image` ranks the classes of the images of `eval_split`, which must not be rows held out of
+    the fitted split. By default this is done only for a single run that has no accuracy, because
+    the split has no labels. See `evaluate_grid` for the other parameters, the result, errors and
+    warnings.
     """
     spec = spec or ProbeSpec()
     if per_image is None:

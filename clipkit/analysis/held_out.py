@@ -59,16 +59,8 @@ def hold_out(
 ) -> tuple[str, Int64, Int64]:
     """Hold out a fraction of the rows of each label (N) of a split; see `stratified_split`.
 
-    Returns
-    -------
-    name : str
-        Of the held-out rows in reports.
-    train_index, val_index : arrays of row numbers, ascending
-
-    Raises
-    ------
-    ClipkitError
-        If no class has two rows.
+    Return the name of the held-out rows in reports, and the ascending row numbers of both parts. At
+    least one class needs two rows.
     """
     train, held_out = stratified_split(labels, fraction, seed)
     if len(held_out) == 0:
@@ -84,17 +76,7 @@ def hold_out(
 
 
 def few_shot(labels: Int64, shots: int, seed: int = 42) -> Int64:
-    """Draw `shots` rows of every class, or all rows of a smaller class.
-
-    Returns
-    -------
-    array of row numbers, ascending
-
-    Raises
-    ------
-    UsageError
-        If `shots` is below 1.
-    """
+    """Draw `shots` rows of every class, all of a smaller one, as ascending row numbers."""
     if shots < 1:
         raise UsageError(f"shots: expected at least 1, got {shots}")
     rng = np.random.RandomState(seed)  # the same draws in every version of NumPy

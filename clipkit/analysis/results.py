@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from clipkit.analysis import metrics
 from clipkit.base import console, files
-from clipkit.base.errors import ClipkitError, UsageError
+from clipkit.base.errors import ClipkitError, UsageError, shorten
 from clipkit.base.names import distinct_names
 from clipkit.features import FeatureFile, History, Int64
 from clipkit.features.provenance import provenance
@@ -178,13 +178,7 @@ def untestable(result: FeatureFile, split: str) -> str:
 
 
 def scored_runs(result: FeatureFile, split: str) -> ScoredRuns:
-    """Return the runs that were scored on a split, with a row of predictions for each.
-
-    Raises
-    ------
-    ClipkitError
-        If the split has no predictions or labels, or not as many runs as rows of predictions.
-    """
+    """Return the runs scored on a split, with a row of predictions for each."""
     if split not in result.splits:
         raise ClipkitError(f"{result.display_name}: expected predictions of {split}, got none")
     scored = result.splits[split]
@@ -235,16 +229,10 @@ def run_settings(row: Row, numbers: Sequence[str] = ("C", "temperature")) -> lis
 def predictions(
     result: FeatureFile, split: str | None = None, run: int | None = None
 ) -> Predictions:
-    """Return the true and the predicted classes of a run.
+    """Return the true and the predicted classes of a run of `probe` or `zeroshot`.
 
-    Parameters
-    ----------
-    result : FeatureFile
-        Of `probe` or `zeroshot`, with labels.
-    split : str, optional
-        See `choose_split`.
-    run : int, optional
-        From 0 among the runs on the split; the most accurate by default.
+    `run` counts from 0 among the runs on the split (see `choose_split`); by default it is the most
+    accurate.
     """
     check_predicted_classes(result)
     split = choose_split(result, split)
@@ -397,7 +385,7 @@ def labels_suffix(file: FeatureFile) -> str:
     label = ""
     for entry in file.history:
         if entry["command"] == "relabel":
-            label = f"{entry['column']}"[:MAX_NAME] if "column" in entry else label or "classes"
+            label = shorten(entry["column"], MAX_NAME) if "column" in entry else label or "classes"
             shuffled = ", shuffled"
             if "groups" in (entry.get("inputs") or {}):
                 label, shuffled = f"groups of {label}", ", dealt at random"
@@ -429,7 +417,7 @@ def prompts_label(file: FeatureFile) -> str:
     entry = newest_entry(file).get("prompts")
     name = provenance(file).prompts
     if not name and isinstance(entry, str):
-        name = entry[:MAX_NAME]
+        name = shorten(entry, MAX_NAME)
     if name:
         return NAMED_PROMPTS + name
     count = len(file.texts or []) or prompt_count(entry)
@@ -499,23 +487,10 @@ RUN_SETTINGS = {
 def per_class_rows(result: FeatureFile) -> list[dict[str, Any]]:
     """Return precision, recall and F1 of each class in each run of a result.
 
-    Parameters
-    ----------
-    result : FeatureFile
-        Of `probe` or `zeroshot`. Splits without labels are left out.
-
-    Returns
-    -------
-    list of dict
-        One per run and class: the settings of the run, `class`, `precision`, `recall`, `f1` and
-        `support`, the number of images of the class. As in scikit-learn with `zero_division=0`, a
-        ratio is 0 if it has no images. A number tells classes of one name apart. Without class
-        names, only the classes that occur are listed.
-
-    Raises
-    ------
-    ClipkitError
-        If the result holds no predicted classes or no labels, or has too many runs and classes.
+    There is a row per run and class: the settings of the run, `class`, `precision`, `recall`, `f1`
+    and `support`, the number of images of the class. As in scikit-learn with `zero_division=0`, a
+    ratio is 0 if it has no images. Splits without labels are left out. A number tells classes of
+    one name apart. Without class names, only the classes that occur are listed.
     """
     check_predicted_classes(result)
     labelled = [name for name, split in result.splits.items() if split.labels is not None]

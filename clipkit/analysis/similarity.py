@@ -24,18 +24,8 @@ CACHE_ROWS = 64  # that are normalised at once, small enough for a processor's c
 def normalize(embeddings: ArrayLike, name: str = "embeddings", first_row: int = 0) -> Floats:
     """Scale each row (N, D) to length 1. Lengths are computed in float64, for each row alone.
 
-    Parameters
-    ----------
-    embeddings : (N, D)
-    name : str
-        What an error calls the embeddings.
-    first_row : int
-        Number of the first row, of a block.
-
-    Raises
-    ------
-    ClipkitError
-        If a row is zero, since it has no direction.
+    A row of zeros has no direction and raises `ClipkitError`, which calls the embeddings `name` and
+    counts rows from `first_row`, the number of a block's first row.
     """
     rows = np.asarray(embeddings)
     unit = np.empty(rows.shape, np.result_type(rows, np.float32))
@@ -216,20 +206,11 @@ def random_directions(count: int, dim: int, seed: int) -> NDArray[np.float64]:
 
 
 def ensemble(embeddings: ArrayLike, index: ArrayLike, count: int) -> Floats:
-    """Average the embeddings of each class's prompts: normalise, average, normalise.
+    """Average the embeddings (P, D) of each class's prompts: normalise, average, normalise.
 
-    This is the prompt ensembling of Radford et al. 2021, section 3.1.4.
-
-    Parameters
-    ----------
-    embeddings : (P, D)
-    index : (P) int
-        The class of each prompt, each of 0..`count`-1 at least once.
-    count : int
-
-    Returns
-    -------
-    (count, D), rows of length 1
+    `index` (P,) is the class of each prompt, each of 0..`count`-1 at least once. The result
+    (count, D) has rows of length 1. This is the prompt ensembling of Radford et al. 2021, section
+    3.1.4.
     """
     rows, index = normalize(embeddings), np.asarray(index)
     sums = np.zeros((count, rows.shape[1]), rows.dtype)

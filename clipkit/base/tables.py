@@ -76,15 +76,8 @@ class Column(NamedTuple):
 class View(NamedTuple):
     """What of a report is printed, and how.
 
-    Attributes
-    ----------
-    format : {"table", "tsv", "csv", "json"}, optional
-        By default a table on a terminal and TSV elsewhere.
-    columns : sequence of str, optional
-        Names of the columns to print, in this order, each text with one or more between commas;
-        all by default.
-    no_header : bool
-        Leave out the names of the columns.
+    By default, the format is a table on a terminal and TSV elsewhere, and all columns are printed.
+    Each text of `columns` names one or more between commas, in the order of the print.
     """
 
     format: str | None = None

@@ -39,15 +39,10 @@ Pair = tuple[int, int]
 
 @dataclass(frozen=True)
 class Hyperplanes:
-    """Linear SVMs of all pairs of classes, which vote.
+    """Linear SVMs of all pairs of n classes, which vote.
 
-    Attributes
-    ----------
-    hyperplanes : array (n * (n - 1) / 2, D + 1) float32
-        A normal and an intercept for each pair (0, 1), (0, 2), ...; scores of the first class are
-        negative.
-    n_classes : int
-        n.
+    `hyperplanes` (n (n - 1) / 2, D + 1) float32 are a normal and an intercept for each pair (0, 1),
+    (0, 2), ...; scores of the first class are negative.
     """
 
     hyperplanes: NDArray[np.float32]
@@ -103,13 +98,7 @@ def count_votes(
 
 @dataclass(frozen=True)
 class Coefficients:
-    """Multinomial logistic regression.
-
-    Attributes
-    ----------
-    coefficients : array (D + 1, n) float64
-        A row of weights for each column, and the intercepts.
-    """
+    """Multinomial logistic regression: weights of D columns and intercepts (D + 1, n), float64."""
 
     coefficients: NDArray[np.float64]
 
@@ -136,11 +125,7 @@ class Coefficients:
 class MLPWeights:
     """A perceptron with one hidden layer of ReLU units.
 
-    Attributes
-    ----------
-    hidden : array (D + 1, H) float32
-    output : array (H + 1, n) float32
-        The last row of each holds the intercepts.
+    The last row of `hidden` (D + 1, H) and `output` (H + 1, n) holds the intercepts.
     """
 
     hidden: NDArray[np.float32]
@@ -164,17 +149,7 @@ class MLPWeights:
 
 @dataclass(frozen=True)
 class Neighbours:
-    """The fitted rows, of which the nearest vote.
-
-    Attributes
-    ----------
-    rows : array (N, D) float32
-        Of length 1, or zero.
-    row_classes : array (N,) int64
-        Class numbers.
-    n_classes : int
-        n.
-    """
+    """The fitted rows (N, D), scaled to length 1, of which the nearest vote."""
 
     rows: NDArray[np.float32]
     row_classes: Int64
@@ -235,13 +210,7 @@ MODELS: dict[str, tuple[type[Model], tuple[str, ...]]] = {
 class Preparation:
     """What is done to the columns before a model sees them: (x - mean) / deviation - centre, / rms.
 
-    Attributes
-    ----------
-    mean, deviation : arrays (D,), optional
-        Of standardised features.
-    centre : array (D,), optional
-        None for kNN.
-    rms : float
+    Only standardised features have a mean and a deviation (D,); kNN has no centre.
     """
 
     mean: Floats | None = None

@@ -49,20 +49,9 @@ class Separation(NamedTuple):
 
 
 def fit_separable(rows: Floats, signs: Floats, C: float) -> Separation | None:
-    """Find the hyperplane of the widest margin between two classes.
+    """Find the hyperplane of the widest margin between rows (N, D) of signs (N,) -1 and 1, float32.
 
-    Parameters
-    ----------
-    rows : array (N, D) float32
-    signs : array (N,) float32
-        -1 and 1.
-    C : float
-        No coefficient of a guess may exceed it.
-
-    Returns
-    -------
-    Separation, optional
-        None if the classes overlap, a coefficient exceeds C, or no guess is confirmed.
+    Return None if the classes overlap, a guess has a coefficient above C, or none is confirmed.
     """
     columns = rows.shape[1]
     support = _nearest_rows(rows, signs, int(FIRST_SHARE * min(rows.shape)))
@@ -124,16 +113,9 @@ def _solve(rows: Floats, signs: Floats) -> tuple[Floats, float]:
 class Variables(NamedTuple):
     """The variables of the problem and its dual, or changes to them.
 
-    All but the hyperplane stay above 0.
-
-    Attributes
-    ----------
-    hyperplane : array (D + 1,)
-        The normal and the intercept.
-    alpha, room : arrays (N,)
-        The dual variables, and C less these.
-    surplus, loss : arrays (N,)
-        By how much the margins are above 1, and below 1.
+    They are the hyperplane (D + 1,), the dual variables `alpha` (N,), C less these (`room`), and by
+    how much margins are above 1 (`surplus`) and below it (`loss`). All but the hyperplane stay
+    above 0.
     """
 
     hyperplane: Float64
@@ -157,20 +139,10 @@ class Variables(NamedTuple):
 
 
 def fit_overlapping(rows: Floats, signs: Floats, C: float) -> Float64 | None:
-    """Fit the hyperplane between two classes.
+    """Fit the hyperplane (D + 1,) between rows (N, D) of signs (N,) -1 and 1: normal and intercept.
 
-    Parameters
-    ----------
-    rows : array (N, D)
-        Features of a root mean square near 1.
-    signs : array (N,)
-        -1 and 1.
-    C : float
-
-    Returns
-    -------
-    array (D + 1,), optional
-        The normal and the intercept. None if rounding errors exceed the tolerance.
+    The root mean square of the features should be near 1. Return None if rounding errors exceed the
+    tolerance.
     """
     A = np.column_stack([rows, np.ones(len(rows))]).astype(np.float64) * signs[:, None]
     ones = np.ones(len(rows))

@@ -35,17 +35,9 @@ class Solution(NamedTuple):
 
 
 class Workers:
-    """Threads with one BLAS thread each, one per core. Leaving the `with` block cancels their work.
+    """`count` threads with one BLAS thread each, one per core. Leaving the block cancels them.
 
-    Parameters
-    ----------
-    callback : callable, optional
-        Called as `callback(done, total)` when a step is finished, one call at a time.
-
-    Attributes
-    ----------
-    count : int
-        Number of threads.
+    The callback is called as `callback(done, total)` when a step is finished, one call at a time.
     """
 
     def __init__(self, callback: ProgressCallback | None) -> None:
@@ -94,19 +86,9 @@ class Workers:
 class SweepContext:
     """What the settings of a sweep share.
 
-    Attributes
-    ----------
-    X, y : arrays (N, D) and (N,)
-        The rows to fit on; classes are 0..n-1, each of which occurs.
-    X_eval : array (M, D)
-        The rows to predict.
-    settings : list of Setting
-    seed : int
-    workers : Workers
-    class_weights : array (n,), optional
-        Weights of the losses of each class's rows; without them, all are 1.
-    keep : bool
-        Whether the predictions hold the fitted models.
+    X (N, D) and y (N,) are the rows to fit on; each of the classes 0..n-1 occurs. X_eval (M, D) are
+    the rows to predict. `class_weights` (n,) weight the losses of each class's rows. With `keep`,
+    solutions hold the fitted models.
     """
 
     X: Floats

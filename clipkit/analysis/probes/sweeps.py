@@ -52,20 +52,10 @@ LINEAR = ("svm", "logreg")  # their solution depends on C * scale**2 alone
 
 @dataclass(frozen=True)
 class Run:
-    """A classifier fitted at one (scale, C), and what it predicts.
+    """A classifier fitted at one (scale, C), and the class ids (M,) that it predicts.
 
-    Attributes
-    ----------
-    classifier : str
-    C : float
-        NaN for kNN, which has none.
-    scale : float
-    predicted : array (M,) int64
-        Class ids.
-    converged : bool
-        False if the SVM or logistic regression stopped at its iteration limit.
-    fitted : FittedProbe, optional
-        What was fitted, if the sweep keeps it.
+    C is NaN for kNN, which has none. An SVM or logistic regression that stopped at its iteration
+    limit has not converged. `fitted` is kept if the sweep keeps its probes.
     """
 
     classifier: str
@@ -204,18 +194,7 @@ def _prepare(classifier: str, standardize: bool, X: Floats) -> tuple[Floats, Pre
 
     Intercepts are not penalised, so a shift changes no solution. But products of centred rows keep
     their precision in float32, L-BFGS needs a fraction of the iterations, and the MLP's Adam gets
-    further in its epochs.
-
-    Returns
-    -------
-    X : float32 array
-    preparation : Preparation
-        What was done; `rms` is what they were divided by, see `_reduce`.
-
-    Raises
-    ------
-    ClipkitError
-        If the scale of the features matters and is too small or too large.
+    further in its epochs. If the scale of the features matters, it must not be too small or large.
     """
     columns: dict[str, Any] = {}
     if standardize:
