@@ -73,7 +73,7 @@ def mean_nll(scores: ClassScores, temperature: float) -> float:
 def fit_temperature(scores: ClassScores) -> tuple[float, float, float]:
     """Fit the temperature by maximum likelihood (Guo et al. 2017), with a 95 % interval.
 
-    The interval is that of the likelihood-ratio test: every tau with
+    The interval comes from the likelihood-ratio test: every tau with
     2 N (NLL(tau) - NLL(fitted)) <= 3.841. NLL is convex in 1 / tau, so there is one minimum.
 
     Returns
@@ -87,7 +87,7 @@ def fit_temperature(scores: ClassScores) -> tuple[float, float, float]:
     Raises
     ------
     ClipkitError
-        If the scores of each row are equal, as those of a single class are.
+        If the scores of each row are equal, as with a single class.
 
     Notes
     -----

@@ -114,7 +114,7 @@ def cluster(
     -------
     FeatureFile
         A result with one run per split and k: `split`, `k` and the columns of `agreement`. Its
-        predictions are cluster numbers. Its class names are those of the labels.
+        predictions are cluster numbers. Its class names are the file's.
     """
     if splits is None and "test" in file.splits:
         splits = ["test"]

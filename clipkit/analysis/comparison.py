@@ -147,7 +147,7 @@ def pair(
 
 
 def _choose_split(result: FeatureFile, first: FeatureFile, split: str, same_rows: bool) -> str:
-    """Return the split of a result whose rows may be the images of a split of the first result."""
+    """Return the split of a result that may hold the images of a split of the first result."""
     chosen = matching_split(result, first, split, same_rows=same_rows)
     if chosen is None:
         expected = f"the {split} images of {first.display_name}"
@@ -414,7 +414,7 @@ def compare_right(first: Bools, second: Bools) -> Row:
 
 
 def _group_rows(paired: PairedResults, attribute: Attribute) -> list[Row]:
-    """Return the rows of all images, followed by those of each group that has images."""
+    """Return the rows of all images, then the rows of each group that has images."""
     codes = attribute.codes[paired.split]
     groups = np.unique(codes[codes >= 0])
     if not len(groups):

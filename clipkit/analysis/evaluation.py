@@ -53,8 +53,8 @@ class ProbeSpec:
     seed : int
         Random seed of the MLP and the validation split. Few-shot draw number d has the seed plus d.
     shots : sequence of int
-        Rows of each class to fit on; without any, all. The rows of a smaller number are among
-        those of a larger one.
+        Rows of each class to fit on; without any, all. A smaller number draws some of the rows
+        that a larger one draws.
     repeat : int
         Draws for each number of shots.
 
@@ -103,7 +103,7 @@ class Subset:
 
     @property
     def labels(self) -> Int64:
-        """Labels (N,) of the rows, which only those of an evaluation split may lack."""
+        """Labels (N,) of the rows. Only an evaluation split may lack them."""
         assert self.rows.labels is not None
         return self.rows.labels
 
@@ -183,9 +183,9 @@ def evaluate(  # noqa: PLR0913
 def _only_predicts(
     file: FeatureFile, run_count: int, eval_split: str, val: float | str | None
 ) -> bool:
-    """Whether there is one run without an accuracy, since its split has no labels.
+    """Return True for one run without an accuracy, since its split has no labels.
 
-    Of several such runs, or after validation, only note that there are no labels.
+    With several such runs, or after validation, only note that there are no labels.
     """
     split = file.splits.get(eval_split)
     if split is None or split.labels is not None:

@@ -51,7 +51,7 @@ def prompt_importance(
         Permutations of the images, the same for all prompts. The cost is a mean over them.
     seed : int
     groups : str, optional
-        A file of lines prompt TAB group, whose prompts are permuted together; see
+        A file of lines prompt TAB group. The prompts of a group are permuted together; see
         `read_prompt_groups`.
 
     Returns

@@ -287,7 +287,7 @@ def accuracy_interval(labels: Int64 | None, predicted: Int64) -> tuple[float, fl
 
 @dataclass(frozen=True)
 class Reliability:
-    """Confidence and accuracy in B bins of as many rows, beside those of a calibrated model.
+    """Confidence and accuracy in B bins of as many rows, beside a calibrated model.
 
     `low` and `high` hold 95 % of the accuracies that a calibrated model has in these bins. `ece` is
     the expected calibration error: the mean over the rows of |accuracy - confidence| of their bin.

@@ -158,14 +158,10 @@ def _check_width(both: str, probe: FeatureFile, file: FeatureFile) -> None:
 def match_classes(
     probe: FeatureFile, file: FeatureFile, splits: Sequence[str], classes: Int64
 ) -> tuple[list[str] | None, Int64]:
-    """Match the classes of a probe to those of a file by their names.
+    """Match the classes of a probe to the classes of a file by their names.
 
-    Returns
-    -------
-    class_names : list of str, or None
-        Of the result: those of the file, and then the others that the probe predicts.
-    numbers : array (n,)
-        The number there of each class of the probe.
+    Return the class names of the result, which are the file's and then others that the probe
+    predicts (None without names), and the number there of each class (n,) of the probe.
     """
     probe_names, file_names = probe.class_names, file.class_names
     is_labelled = any(file.splits[name].labels is not None for name in splits)

@@ -151,7 +151,7 @@ def caveats(result: FeatureFile, split: str | None = None) -> list[Caveat]:
 
 
 def _is_caveat(value: Any) -> bool:
-    """Whether an object of a history, where anything may be written, is a caveat."""
+    """Return True if an object of a history, where anything may be written, is a caveat."""
     types = {"kind": str, "split": str, "count": int, "rows": int}
     return isinstance(value, dict) and all(isinstance(value.get(k), t) for k, t in types.items())
 
@@ -168,7 +168,7 @@ def caveat_notes(named: Mapping[str, FeatureFile]) -> list[str]:
 
 
 def is_testable(caveats: Iterable[Caveat]) -> bool:
-    """Whether a test of an accuracy means something: few images of the split have a caveat."""
+    """Return True if few images of the split have a caveat, so that a test means something."""
     return all(caveat["count"] <= FEW * caveat["rows"] for caveat in caveats)
 
 
@@ -455,7 +455,7 @@ TEXT_COLUMNS = {"attribute", "prompt", "classifier", "split", "eval_split", "a",
 
 
 def columns_of(result: FeatureFile, command: str, names: str) -> dict[str, NDArray[Any]]:
-    """Return the named columns of a result of a command; those of TEXT_COLUMNS are str."""
+    """Return the named columns of a result of a command; TEXT_COLUMNS hold str."""
     needed = names.split()
     if not result.run_count or not set(needed) <= set(result.runs):
         raise ClipkitError(

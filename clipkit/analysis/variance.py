@@ -216,7 +216,7 @@ def decompose(  # noqa: PLR0913 (the options of `clipkit variance`)
     images : FeatureFile
         Of kind images.
     texts : FeatureFile, optional
-        Of kind texts and of the same model. The shares are then those of each prompt's cosines.
+        Of kind texts and of the same model. The shares are then of each prompt's cosines.
     table : str, optional
         A .csv or .tsv file of attributes, or ``shapes``. Without it, the labels are the only
         attribute, `class`.

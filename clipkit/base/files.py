@@ -101,7 +101,7 @@ def check_one_stream(sources: Sequence[str]) -> None:
 
 
 def goes_to_stream(output: str) -> bool:
-    """Whether an output is standard output, a FIFO or a device, which get the bytes of a file."""
+    """Return True for standard output, a FIFO or a device, which get the bytes of a file."""
     return output == STREAM or _file_kind(Path(output)) == "stream"
 
 
@@ -169,7 +169,7 @@ def check_output(output: str, *, force: bool = False, inputs: Iterable[str | Non
 
 
 def _is_terminal(output: str) -> bool:
-    """Whether an output is a terminal, also under a name such as /dev/stdout."""
+    """Return True for a terminal, also under a name such as /dev/stdout."""
     if output == STREAM:
         return sys.stdout.isatty()
     try:
@@ -185,7 +185,7 @@ def _is_terminal(output: str) -> bool:
 
 
 def _is_same_file(source: str | None, output: Path) -> bool:
-    """Check whether an input is the file at `output`, also through a link or standard input."""
+    """Return True if an input is the file at `output`, also through a link or standard input."""
     if source is None:
         return False
     try:
@@ -359,7 +359,7 @@ def read_bytes(source: str, max_bytes: int | None = None) -> bytes:
 
 @contextlib.contextmanager
 def keep_open(source: str | Path) -> Iterator[OpenFile]:
-    """Open a file, whose path leads to it as long as the block lasts, whatever its name becomes."""
+    """Open a file. Its path leads to it until the block ends, whatever its name becomes."""
     try:
         descriptor = os.open(source, os.O_RDONLY)
     except OSError as error:

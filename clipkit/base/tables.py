@@ -229,7 +229,7 @@ def _columns(cells: Cells) -> list[Column]:
 def _table(cells: Cells, header: bool) -> str:
     """Return a table that fits the terminal, unless a single word or number is wider.
 
-    If it is too wide, a single row becomes a list. Of several rows, columns with one value in all
+    If it is too wide, a single row becomes a list. With several rows, columns with one value in all
     of them move to a line below the table. If that does not do, names are broken at underscores.
     """
     columns = _columns(cells)
@@ -259,7 +259,7 @@ def _fits(text: str, width: int) -> bool:
 
 
 def _grid(columns: Sequence[Column], width: int, header: bool) -> str:
-    """Return columns as a table whose texts are wrapped between words."""
+    """Return columns as a table, with texts wrapped between words."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table

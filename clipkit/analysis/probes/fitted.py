@@ -10,7 +10,7 @@ column on each class.
 
 To predict many variants of the same rows, prepare them once: ``Z = probe.prepare(X)`` and then
 ``probe.classes[probe.model.predict(Z)]``. Each column of Z is a function of the same column of X,
-except for probabilities, whose softmax mixes the columns.
+except for probabilities: the softmax mixes the columns.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from clipkit.analysis.softmax import softmax
 from clipkit.base.errors import LARGEST, SMALLEST, ClipkitError, UsageError
 from clipkit.features import Floats, Int64
 
-PAIRS = 64  # pairs whose hyperplanes vote together
+PAIRS = 64  # of classes, which vote together
 NEIGHBOURS = 20  # as in DINOv2's kNN protocol
 KNN_TEMPERATURE = 0.07  # likewise
 KNN_BLOCK = 2**23  # cosines in memory at a time, 32 MiB
@@ -234,7 +234,7 @@ class Preparation:
 
 
 def check_magnitude(rows: Floats, smallest: float) -> None:
-    """Refuse features whose scale matters, and is so extreme that a fit overflows or never ends."""
+    """Refuse features so large or small that a fit overflows or never ends."""
     largest = largest_magnitude(rows)
     if largest != 0 and not smallest <= largest <= LARGEST:
         raise ClipkitError(
@@ -373,7 +373,7 @@ class FittedProbe:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, Any]) -> FittedProbe:
-        """Return the probe whose `to_arrays` these are. A feature file has checked them."""
+        """Return the probe of these `to_arrays`. A feature file has checked them."""
         classifier = arrays["classifier"][0]
         model_class, names = MODELS[classifier]
         parts = [arrays[name] for name in names]

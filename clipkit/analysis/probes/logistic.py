@@ -268,8 +268,8 @@ class Objective:
     def hvp(self, v: Float64, direction: Float64) -> Float64:
         """Return about the product of the Hessian at v with a direction.
 
-        Rows whose class is certain are left out: they add little. Where classes are separable, they
-        are many.
+        Rows of certain class are left out: they add little. Where classes are separable, they are
+        many.
         """
         point = self.at(v)
         if self._uncertain is None:

@@ -41,7 +41,7 @@ SHORTER = 0.995  # share of the longest step that is taken, so that no variable 
 class Separation(NamedTuple):
     """The hyperplane (D + 1,) of the widest margin, and the largest coefficient of any guess.
 
-    It is the hyperplane of every SVM whose C is at least this coefficient.
+    Every SVM with a C of at least this coefficient has this hyperplane.
     """
 
     hyperplane: Floats
@@ -196,7 +196,7 @@ def _take_step(A: Float64, point: Variables) -> Variables:
 
 
 def _is_optimal(A: Float64, point: Variables, C: float) -> bool:
-    """Tell whether the gap is small against the objective, and all equations hold."""
+    """Return True if the gap is small against the objective, and all equations hold."""
     margins = A @ point.hyperplane  # of each row, times its sign
     normal = point.hyperplane[:-1]
     objective = 0.5 * normal @ normal + C * np.maximum(0, 1 - margins).sum()

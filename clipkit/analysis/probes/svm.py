@@ -79,7 +79,7 @@ def svm(context: SweepContext) -> list[Solution]:
 
 
 def _has_many_rows(rows_of_pair: float, n_columns: int) -> bool:
-    """Tell whether the interior-point method is the fastest for a pair of classes."""
+    """Return True if the interior-point method is the fastest for a pair of classes."""
     return rows_of_pair >= MANY_ROWS * n_columns**2
 
 
