@@ -107,7 +107,7 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
         Inverse strength of the probe's regularisation.
     fit_split, eval_split : str
         The splits to fit and to score. If the file has a single split, a fifth of its rows is held
-        out and scored, as `evaluation.choose_held_out` says.
+        out and scored, as `held_out.choose_held_out` says.
     seed : int
         Random seed of directions and held-out rows.
 
