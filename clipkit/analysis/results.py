@@ -384,13 +384,17 @@ def labels_suffix(file: FeatureFile) -> str:
     """Return what a heading says of labels that `relabel` made: `; labels: colour, shuffled`."""
     label = ""
     for entry in file.history:
-        if entry["command"] == "relabel":
-            label = shorten(entry["column"], MAX_NAME) if "column" in entry else label or "classes"
-            shuffled = ", shuffled"
-            if "groups" in (entry.get("inputs") or {}):
-                label, shuffled = f"groups of {label}", ", dealt at random"
-            label += shuffled if entry.get("shuffle") else ""
-    return label and f"; labels: {label}"
+        if entry["command"] != "relabel":
+            continue
+        if "column" in entry:
+            label = shorten(entry["column"], MAX_NAME)
+        label = label or "classes"
+        shuffled = ", shuffled"
+        if "groups" in (entry.get("inputs") or {}):
+            label, shuffled = f"groups of {label}", ", dealt at random"
+        if entry.get("shuffle"):
+            label += shuffled
+    return f"; labels: {label}" if label else ""
 
 
 def sources_label(files: Sequence[FeatureFile], splits: Sequence[str] = ()) -> str:
