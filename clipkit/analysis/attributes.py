@@ -374,13 +374,7 @@ class _Attribute:
         if self.values < 2:
             return None
         (run,) = probes.sweep(
-            X,
-            self.y,
-            X_scored,
-            classifier="logreg",
-            C=[self.C],
-            standardize=True,
-            balanced=True,
+            X, self.y, X_scored, classifier="logreg", C=[self.C], standardize=True, balanced=True
         )
         if not run.converged:
             console.warn(f"the probe of {self.attribute.name} did not converge")

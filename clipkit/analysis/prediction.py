@@ -171,7 +171,7 @@ def match_classes(
     if not probe_names or not file_names:
         without = file if probe_names else probe
         raise ClipkitError(
-            f"{both}: expected class names in both, got none in {without.display_name}",
+            f"{both}: expected class names in both, got none in {without.display_name}"
         )
     used = [probe_names[number] for number in classes.tolist()]
     for names in (used, file_names):

@@ -116,11 +116,7 @@ def compute_random_logits(
     logits = _combine(images, texts, temperature)
     logits.logit_scale = common_logit_scale(images, images)
     logits.history = images.extended_history(
-        "logits",
-        temperature=temperature,
-        inputs={"images": images.digest},
-        random=count,
-        seed=seed,
+        "logits", temperature=temperature, inputs={"images": images.digest}, random=count, seed=seed
     )
     return logits
 

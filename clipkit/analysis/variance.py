@@ -391,12 +391,7 @@ def _add_controls(rows: list[Row], shares: Sequence[Sequence[float]]) -> None:
 
 
 def _prompt_rows(
-    terms: Sequence[Term],
-    images: FeatureFile,
-    texts: FeatureFile,
-    split: str,
-    null: int,
-    seed: int,
+    terms: Sequence[Term], images: FeatureFile, texts: FeatureFile, split: str, null: int, seed: int
 ) -> list[Row]:
     compatibility.common_logit_scale(images, texts)
     compatibility.check_widths(images, texts)

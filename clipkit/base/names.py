@@ -26,10 +26,7 @@ def escape(name: str) -> str:
     if name.isascii() and name.isprintable() and "%" not in name:
         return name
     text = os.fsencode(name).decode("utf-8", "surrogateescape")
-    return _UNSAFE.sub(
-        lambda match: urllib.parse.quote(match[0], errors="surrogateescape"),
-        text,
-    )
+    return _UNSAFE.sub(lambda match: urllib.parse.quote(match[0], errors="surrogateescape"), text)
 
 
 def distinct_names(names: Sequence[str], numbers: Sequence[int] | None = None) -> list[str]:

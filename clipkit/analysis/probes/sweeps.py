@@ -33,14 +33,7 @@ from clipkit.analysis.probes.sweep_context import (
     SweepContext,
     Workers,
 )
-from clipkit.base.errors import (
-    LARGEST,
-    SMALLEST,
-    ClipkitError,
-    UsageError,
-    check_positive,
-    unknown,
-)
+from clipkit.base.errors import LARGEST, SMALLEST, ClipkitError, UsageError, check_positive, unknown
 from clipkit.features import Floats, Int64
 
 HIDDEN = 256  # units of the MLP
@@ -139,11 +132,7 @@ def sweep(  # noqa: PLR0913
     grid = [Setting(float(scale), float(c)) for scale, c in itertools.product(scales, C)]
     reduced = [_reduce(setting, classifier, standardize, preparation.rms) for setting in grid]
     distinct = sorted(set(reduced))
-    with (
-        threadpool_limits(1),
-        Workers(progress) as workers,
-        warnings.catch_warnings(),
-    ):
+    with threadpool_limits(1), Workers(progress) as workers, warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # Run.converged reports it
         warnings.filterwarnings("ignore", module=r"scipy\.optimize")  # likewise
         # scikit-learn doubts that labels are classes where most of them occur once
