@@ -32,8 +32,8 @@ _SOURCES = {
 # The modules of the API are also imported without the name of their package.
 _PACKAGES = {
     "analysis": (
-        "attributes calibration clustering comparison ensembling evaluation importance metrics "
-        "per_class prediction probes ranking relabeling results similarity softmax variance "
+        "attributes calibration clustering comparison evaluation importance metrics "
+        "prediction probes ranking relabeling results similarity softmax variance "
         "zeroshot"
     ),
     "features": "annotations concatenation splitting",
@@ -46,6 +46,7 @@ _MODULES = {
     for module in modules.split()
 }
 _MODULES[f"{__name__}.prompt_files"] = f"{__name__}.prompts.formats"
+_MODULES[f"{__name__}.ensembling"] = f"{__name__}.analysis.similarity"
 
 
 class _ShortNames(Loader):

@@ -74,6 +74,7 @@ class ClipkitGroup(PlainHelp, TyperGroup):
         """Run a command line and exit."""
         words = sys.argv[1:] if args is None else list(args)
         command = _command_path(self, words)
+        signals.set_command(command)
         extra["standalone_mode"] = False
         try:
             if not HELP.intersection(words):
@@ -81,9 +82,8 @@ class ClipkitGroup(PlainHelp, TyperGroup):
             code = super().main(words, **extra) or 0
             console.report_stages()
             sys.stdout.flush()
-        except signals.Interrupted as stop:
-            signals.report(command, stop.number)
-            raise
+        except signals.Interrupted:
+            raise  # `main` reports it
         except SystemExit as stop:  # Typer turns a broken pipe into exit code 1
             is_pipe = isinstance(stop.__context__, BrokenPipeError)
             code = BROKEN_PIPE if is_pipe else stop.code
@@ -164,7 +164,6 @@ def _report_error(error: Exception, command: str, is_debugged: bool) -> int:
     """Write the message of an error, and return its exit code; an interrupt may have caused it."""
     interrupt = signals.interrupted()
     if interrupt:
-        signals.report(command, interrupt.number)
         raise interrupt from error
     signals.disarm()
     if is_debugged:
@@ -274,7 +273,7 @@ def main() -> NoReturn:
         pass
     interrupt = signals.interrupted()
     if interrupt:  # also if a library has lost the exception
-        signals.report("clipkit", interrupt.number)
+        signals.report(interrupt.number)
         code = interrupt.code
     files.remove_unfinished()
     _exit(code)

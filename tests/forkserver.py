@@ -251,7 +251,7 @@ def _warm_up() -> None:
 def become_clipkit(request: Request, streams: list[int]) -> NoReturn:
     """Run `clipkit.cli.main`, as the entry point does, with the request's streams and limits."""
     from clipkit import cli
-    from clipkit.analysis.probes import classifiers
+    from clipkit.analysis.probes import sweeps
     from clipkit.embedding import checkpoint
     from clipkit.plots import style
 
@@ -266,7 +266,7 @@ def become_clipkit(request: Request, streams: list[int]) -> NoReturn:
     if request.shard:
         checkpoint.SHARD_ROWS = request.shard
     if BRIEF in os.environ:
-        classifiers.STEPS = 100
+        sweeps.STEPS = 100
         style.DPI = 40
     if request.fake:
         _fake_models(request.slow)

@@ -23,12 +23,12 @@ from clipkit.analysis.calibration import (
     calibrate,
     fit_temperature,
     mean_nll,
-    predict,
+    score_softmax,
 )
-from clipkit.analysis.evaluation import stratified_split
 from clipkit.analysis.results import source_label
 from clipkit.base.errors import ClipkitError
 from clipkit.features import BlockMatrix, FeatureFile, Split, read, row_ids, write
+from clipkit.features.splitting import stratified_split
 
 COLUMNS = [
     *("temperature", "fitted", "low", "high", "eval_split", "acc1", "mean_confidence"),
@@ -168,7 +168,7 @@ def test_a_temperature_that_changes_nothing_is_refused() -> None:
 def test_likelihood_and_brier_score_are_scikit_learns() -> None:
     scores, labels = draw(400, 6, 1.0)
     p = softmax(scores.astype(np.float64) / 0.7, axis=1)
-    found = predict(class_scores(scores, labels), 0.7)
+    found = score_softmax(class_scores(scores, labels), 0.7)
     assert found.nll == pytest.approx(reference.log_loss(labels, p), rel=1e-5)
     brier = ((p - np.eye(6)[labels]) ** 2).sum(axis=1).mean()
     assert found.brier == pytest.approx(brier, rel=1e-5)
@@ -198,7 +198,7 @@ def test_images_that_are_independent_of_uneven_labels_have_no_information(
 def test_a_uniform_softmax_has_no_information() -> None:
     n, n_classes = 600, 8
     labels = np.sort(np.arange(n) % n_classes)
-    found = predict(class_scores(np.zeros((n, n_classes), np.float32), labels), 1.0)
+    found = score_softmax(class_scores(np.zeros((n, n_classes), np.float32), labels), 1.0)
     assert found.nll == pytest.approx(np.log(n_classes), abs=1e-12)
     assert found.brier == pytest.approx(1 - 1 / n_classes, abs=1e-12)
     # rows that are sorted by class do not put one class into each bin
@@ -394,7 +394,7 @@ def test_a_model_of_sigmoids_is_calibrated_as_a_softmax(tmp_path: Path) -> None:
 
 def test_the_picture_shows_bins_the_diagonal_and_both_errors() -> None:
     scores, labels = draw(300, 4, 1.0)
-    found = predict(class_scores(scores, labels), 1.0)
+    found = score_softmax(class_scores(scores, labels), 1.0)
     diagram = metrics.reliability(found.confidence, found.right, bins=5)
     fig = plots.reliability({1.0: diagram, 0.5: diagram}, title="tiny")
     assert len(fig.axes) == 2

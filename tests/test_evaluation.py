@@ -8,11 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.svm import SVC
 
-from clipkit.analysis.evaluation import ProbeSpec, evaluate_grid, few_shot, stratified_split
+from clipkit.analysis.evaluation import ProbeSpec, evaluate_grid
+from clipkit.analysis.held_out import few_shot
 from clipkit.analysis.probes import logistic
 from clipkit.analysis.softmax import softmax
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.features import FeatureFile, Split, row_ids
+from clipkit.features.splitting import stratified_split
 
 NAMES = ["cat", "dog", "hen", "cow"]
 

@@ -9,7 +9,7 @@ import pytest
 from factories import feature_file, result_file
 from sklearn.metrics import precision_recall_fscore_support
 
-from clipkit.analysis.per_class import per_class_rows
+from clipkit.analysis.results import per_class_rows
 from clipkit.base.errors import ClipkitError
 from clipkit.features import FeatureFile, Split
 

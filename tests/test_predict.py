@@ -18,7 +18,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.svm import SVC
 
 from clipkit.analysis import evaluation, prediction, probes, results
-from clipkit.analysis.probes import FittedProbe, classifiers
+from clipkit.analysis.probes import FittedProbe, sweeps
 from clipkit.analysis.probes import svm as svm_module
 from clipkit.base.errors import ClipkitError
 from clipkit.features import FeatureFile, Split, read, write
@@ -34,7 +34,7 @@ SETTINGS = {
 @pytest.fixture(autouse=True, scope="module")
 def short_training() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(classifiers, "STEPS", 100)
+        patch.setattr(sweeps, "STEPS", 100)
         yield
 
 

@@ -11,14 +11,7 @@ from sklearn.svm import SVC
 from threadpoolctl import threadpool_limits
 
 from clipkit.analysis import metrics, probes
-from clipkit.analysis.probes import (
-    active_set,
-    classifiers,
-    context,
-    interior_point,
-    logistic,
-    svm,
-)
+from clipkit.analysis.probes import logistic, pairs, svm, sweep_context, sweeps
 from clipkit.base.errors import ClipkitError, UsageError
 
 ALL = sorted(probes.CLASSIFIERS)
@@ -27,7 +20,7 @@ ALL = sorted(probes.CLASSIFIERS)
 @pytest.fixture(autouse=True, scope="module")
 def one_thread_and_short_training():
     with threadpool_limits(1), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(classifiers, "STEPS", 200)
+        patch.setattr(sweeps, "STEPS", 200)
         yield
 
 
@@ -147,7 +140,7 @@ def hinge_objective(hyperplane, rows, signs, C):
 @problems(digits, overlapping, two_classes, cosines)
 def test_the_interior_point_method_finds_the_optimum(problem, C):
     rows, signs = two_of(problem)
-    hyperplane = interior_point.fit_overlapping(rows, signs, C)
+    hyperplane = pairs.fit_overlapping(rows, signs, C)
     svc = SVC(kernel="linear", C=C, tol=1e-6).fit(rows.astype(float), signs)
     expected = np.append(svc.coef_[0], svc.intercept_)
     minimum = hinge_objective(expected, rows, signs, C)
@@ -158,7 +151,7 @@ def test_the_interior_point_method_finds_the_optimum(problem, C):
 @problems(digits, overlapping, two_classes, cosines)
 def test_the_interior_point_method_does_not_mind_a_huge_c(problem):
     rows, signs = two_of(problem)
-    large, huge = (interior_point.fit_overlapping(rows, signs, C) for C in (1e8, 1e60))
+    large, huge = (pairs.fit_overlapping(rows, signs, C) for C in (1e8, 1e60))
     assert huge == pytest.approx(large, abs=1e-4 * np.abs(large).max())
 
 
@@ -169,12 +162,12 @@ def test_the_active_set_method_finds_the_widest_margin(columns):
     rows = rng.standard_normal((210, columns)).astype(np.float32)
     rows[:, 0] += 4 * signs
     svc = SVC(kernel="linear", C=1e9, tol=1e-6).fit(rows.astype(float), signs)
-    separation = active_set.fit_separable(rows, signs, 1e9)
+    separation = pairs.fit_separable(rows, signs, 1e9)
     expected = np.append(svc.coef_[0], svc.intercept_)
     assert separation.hyperplane == pytest.approx(expected, abs=2e-3 * np.abs(expected).max())
     assert separation.largest_coefficient >= np.abs(svc.dual_coef_).max() * 0.99
-    assert active_set.fit_separable(rows, signs, separation.largest_coefficient) is not None
-    assert active_set.fit_separable(rows, signs, np.abs(svc.dual_coef_).max() * 0.9) is None
+    assert pairs.fit_separable(rows, signs, separation.largest_coefficient) is not None
+    assert pairs.fit_separable(rows, signs, np.abs(svc.dual_coef_).max() * 0.9) is None
 
 
 @pytest.mark.parametrize("columns", [2, 40])
@@ -182,9 +175,9 @@ def test_the_active_set_method_leaves_overlapping_and_equal_rows_to_libsvm(colum
     rng = np.random.default_rng(0)
     rows = rng.standard_normal((300, columns)).astype(np.float32)
     signs = np.repeat(np.float32([-1, 1]), 150)
-    assert active_set.fit_separable(rows, signs, 1e9) is None
+    assert pairs.fit_separable(rows, signs, 1e9) is None
     with np.errstate(all="ignore"):
-        assert active_set.fit_separable(np.zeros_like(rows), signs, 1e9) is None
+        assert pairs.fit_separable(np.zeros_like(rows), signs, 1e9) is None
 
 
 def test_each_pair_is_fitted_by_the_method_for_its_shape(monkeypatch):
@@ -274,13 +267,14 @@ def test_standardising_equals_standard_scaler_at_every_scale(classifier, model):
 def test_logreg_finds_the_optimum_in_any_order_of_rows(monkeypatch, problem, C, tau):
     losses_at_the_end = []
 
-    class Recorder(logistic.Descent):
-        def run(self):
-            v = super().run()
-            losses_at_the_end.append(self._point_at(v).loss)
-            return v
+    minimize = logistic.minimize_objective
 
-    monkeypatch.setattr(logistic, "Descent", Recorder)
+    def record(objective, *callbacks):
+        v, converged = minimize(objective, *callbacks)
+        losses_at_the_end.append(objective.in_float64().at(v).loss)
+        return v, converged
+
+    monkeypatch.setattr(logistic, "minimize_objective", record)
     X, y, X_eval, _ = problem()
     order = np.random.default_rng(1).permutation(len(y))
     options = {"classifier": "logreg", "C": [C], "scales": [1 / tau]}
@@ -309,7 +303,7 @@ def test_logreg_gives_the_same_weights_with_any_number_of_threads(monkeypatch, b
     options = {"classifier": "logreg", "C": [1e-3], "balanced": balanced, "keep": True}
     weights = []
     for threads in (1, 2, 3):
-        monkeypatch.setattr(context, "cpu_count", lambda threads=threads: threads)
+        monkeypatch.setattr(sweep_context, "cpu_count", lambda threads=threads: threads)
         (run,) = probes.sweep(X, y, X_eval, **options)
         weights.append(run.fitted.model.coefficients)
     assert np.array_equal(weights[0], weights[1])
@@ -348,7 +342,7 @@ def test_the_mlp_shuffles_its_rows_anew_in_every_epoch(monkeypatch):
     monkeypatch.setattr("sklearn.neural_network._multilayer_perceptron.shuffle", record)
     X, y, X_eval, _ = overlapping()
     predict(X, y, X_eval, "mlp")
-    assert len(orders) == classifiers.EPOCHS
+    assert len(orders) == sweeps.EPOCHS
     assert len({tuple(order) for order in orders}) == len(orders)
 
 
@@ -420,7 +414,7 @@ def test_renaming_classes_renames_predictions(shared, classifier, predicted):
 def test_a_run_does_not_depend_on_its_company(monkeypatch, shared, classifier, predicted):
     X, y, X_eval, _ = shared
     Cs = [1] if classifier == "knn" else [0.1, 1]
-    monkeypatch.setattr(context, "cpu_count", lambda: 3)
+    monkeypatch.setattr(sweep_context, "cpu_count", lambda: 3)
     company = np.concatenate([X_eval[:100], X_eval])
     runs = probes.sweep(X, y, company, classifier=classifier, C=Cs, scales=[2, 1])
     assert [run.scale for run in runs] == [scale for scale in (2, 1) for _ in Cs]
@@ -459,7 +453,7 @@ def test_progress_ends_at_its_total(shared, classifier):
 
 @pytest.mark.parametrize("interrupted", ["svm", "mlp"])
 def test_an_interrupt_ends_the_sweep(monkeypatch, shared, interrupted):
-    monkeypatch.setattr(context, "cpu_count", lambda: 2)
+    monkeypatch.setattr(sweep_context, "cpu_count", lambda: 2)
     calls = []
 
     def interrupt(done, total):

@@ -318,7 +318,7 @@ def test_a_signal_ends_a_command_inside_a_call_that_does_not_return(
         _, stderr = process.communicate(timeout=60)
     assert (tmp_path / "ended by").read_text() == cause
     assert process.returncode == 128 + numbers[0]
-    assert stderr == f"clipkit: interrupted by {numbers[0].name}\n"
+    assert stderr == f"clipkit entropy: interrupted by {numbers[0].name}\n"
     assert (tmp_path / "out.h5").read_bytes() == b"earlier"
     assert sorted(contents(tmp_path)) == ["ended by", "logits.h5", "out.h5", "stuck"]
 

@@ -9,7 +9,8 @@ import pytest
 from factories import feature_file, result_file, saved
 from shell import fails, ok, rows
 
-from clipkit.analysis.evaluation import ProbeSpec, evaluate_grid, few_shot
+from clipkit.analysis.evaluation import ProbeSpec, evaluate_grid
+from clipkit.analysis.held_out import few_shot
 from clipkit.features import FeatureFile, Split, read, row_ids
 from clipkit.plots import panels
 

@@ -25,7 +25,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from clipkit.analysis import metrics, probes, results, similarity, zeroshot
-from clipkit.analysis.evaluation import EVAL_SPLIT, FIT_SPLIT, choose_held_out, hold_out
+from clipkit.analysis.held_out import EVAL_SPLIT, FIT_SPLIT, choose_held_out, hold_out
+from clipkit.analysis.results import Row
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, check_positive
 from clipkit.features import FeatureFile, Float32, Int64, compatibility
@@ -38,8 +39,6 @@ ABOVE_CHANCE = 0.02  # by which the probe's interval must exceed chance for `rea
 OF_OTHER_IMAGES = ("probe_low", "probe_high", "reach", "reach_low", "reach_high")
 NAMED = 3  # attributes that a warning names
 DOUBLED_ARTICLE = re.compile(r"\b(an?|the) (an?|the) ", re.IGNORECASE)
-
-Row = dict[str, Any]
 
 
 class Words(NamedTuple):
@@ -108,7 +107,7 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
         Inverse strength of the probe's regularisation.
     fit_split, eval_split : str
         The splits to fit and to score. If the file has a single split, a fifth of its rows is held
-        out and scored, as `evaluation.choose_held_out` says.
+        out and scored, as `held_out.choose_held_out` says.
     seed : int
         Random seed of directions and held-out rows.
 
@@ -383,13 +382,7 @@ class _Attribute:
         if self.values < 2:
             return None
         (run,) = probes.sweep(
-            X,
-            self.y,
-            X_scored,
-            classifier="logreg",
-            C=[self.C],
-            standardize=True,
-            balanced=True,
+            X, self.y, X_scored, classifier="logreg", C=[self.C], standardize=True, balanced=True
         )
         if not run.converged:
             console.warn(f"the probe of {self.attribute.name} did not converge")
@@ -415,28 +408,3 @@ def _with_range(name: str, values: Sequence[float]) -> Row:
     """Return the mean, the lowest and the highest value, or NaN if there are none."""
     values = values or [math.nan]
     return {name: float(np.mean(values)), f"{name}_low": min(values), f"{name}_high": max(values)}
-
-
-def for_people(rows: Sequence[Row]) -> list[Row]:
-    """Format the rows of a report in percent, with intervals and ranges in brackets."""
-    formatted = []
-    for row in rows:
-        cells: Row = {name: row[name] for name in ("attribute", "values", "rows")}
-        for name in ("chance", "zeroshot", "names", "random", "probe", "control"):
-            cells[f"{name} %"] = _in_percent(row, name)
-        cells["reach"] = None
-        if not math.isnan(row["reach"]):
-            cells["reach"] = f"{row['reach']:.2f} ({row['reach_low']:.2f}–{row['reach_high']:.2f})"
-        formatted.append(cells)
-    return formatted
-
-
-def _in_percent(row: Row, name: str) -> str | None:
-    """Format a number as `74.2`, or as `74.2 (72.1–76.2)` if its limits differ."""
-    if math.isnan(row[name]):
-        return None
-    text = f"{100 * row[name]:.1f}"
-    low, high = row.get(f"{name}_low", math.nan), row.get(f"{name}_high", math.nan)
-    if low < high:
-        text += f" ({100 * low:.1f}–{100 * high:.1f})"
-    return text

@@ -14,13 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clipkit.analysis import evaluation, metrics, softmax, zeroshot
+from clipkit.analysis import held_out, metrics, softmax, zeroshot
 from clipkit.analysis.results import chance, make_result
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, check_positive
-from clipkit.features import BlockMatrix, FeatureFile, Int64
-
-Floats = NDArray[np.float64]
+from clipkit.features import BlockMatrix, FeatureFile, Floats, Int64
 
 BINS = 15
 UNEVEN = 1.5  # times 1 / C, the share of the most frequent class is noted
@@ -32,15 +30,7 @@ MAX_BYTES = 1 << 29  # of scores in memory; larger ones are computed again in ea
 
 @dataclass(frozen=True)
 class ClassScores:
-    """Scores of N labelled rows in C classes.
-
-    Attributes
-    ----------
-    name : str
-        The name of the rows in messages and reports.
-    matrix : BlockMatrix (N, C)
-    labels : array (N,)
-    """
+    """Scores (N, C) of N labelled rows; `name` stands for them in messages and reports."""
 
     name: str
     matrix: BlockMatrix
@@ -57,15 +47,9 @@ class ClassScores:
 def read_scores(
     logits: FeatureFile, split: str, rows: Int64 | None = None, name: str | None = None
 ) -> ClassScores:
-    """Return the class scores of a labelled split, or of some of its rows.
-
-    Raises
-    ------
-    ClipkitError
-        If there is no such split, it has no labels, or a class has no prompt.
-    """
+    """Return the class scores of a labelled split, or of some of its rows."""
     zeroshot.check_prompts(logits)
-    labels = evaluation.labelled_split(logits, split).labels
+    labels = held_out.labelled_split(logits, split).labels
     assert labels is not None
     cosines = logits.cosines(split)
     if rows is not None:
@@ -90,7 +74,7 @@ def mean_nll(scores: ClassScores, temperature: float) -> float:
 def fit_temperature(scores: ClassScores) -> tuple[float, float, float]:
     """Fit the temperature by maximum likelihood (Guo et al. 2017), with a 95 % interval.
 
-    The interval is that of the likelihood-ratio test: every tau with
+    The interval comes from the likelihood-ratio test: every tau with
     2 N (NLL(tau) - NLL(fitted)) <= 3.841. NLL is convex in 1 / tau, so there is one minimum.
 
     Returns
@@ -104,7 +88,7 @@ def fit_temperature(scores: ClassScores) -> tuple[float, float, float]:
     Raises
     ------
     ClipkitError
-        If the scores of each row are equal, as those of a single class are.
+        If the scores of each row are equal, as with a single class.
 
     Notes
     -----
@@ -152,14 +136,8 @@ def fit_temperature(scores: ClassScores) -> tuple[float, float, float]:
 
 
 def fitted_on_train(logits: FeatureFile, eval_split: str) -> float:
-    """Return the temperature that is fitted on the split `train`, to draw another one.
-
-    Raises
-    ------
-    UsageError
-        If there is no such split, or it is `eval_split` itself.
-    """
-    fit_split = evaluation.FIT_SPLIT
+    """Return the temperature fitted on the split `train`, which must not be the drawn split."""
+    fit_split = held_out.FIT_SPLIT
     if fit_split not in logits.splits or fit_split == eval_split:
         raise UsageError(
             f"temperature 'fitted': expected a split {fit_split} to fit on, apart from the drawn "
@@ -178,14 +156,9 @@ def _note_missing_ends(name: str, low: float, high: float) -> None:
 def _shape(scores: ClassScores) -> tuple[float, bool, float]:
     """Compute what determines whether there is a best temperature.
 
-    Returns
-    -------
-    spread : float
-        Largest difference between two scores of a row.
-    is_right : bool
-        Whether no class has a higher score than the label, in any row.
-    slope : float
-        Slope of the mean NLL in 1 / tau, at 0, where the softmax is uniform.
+    Return the largest difference between two scores of a row, whether no class has a higher score
+    than the label in any row, and the slope of the mean NLL in 1 / tau at 0, where the softmax is
+    uniform.
     """
     spread, slope, is_right = 0.0, 0.0, True
     for below, labels in scores.iter_below():
@@ -197,19 +170,12 @@ def _shape(scores: ClassScores) -> tuple[float, bool, float]:
 
 
 @dataclass(frozen=True)
-class Predictions:
-    """The predictions of a softmax at one temperature for N rows.
+class SoftmaxScores:
+    """The confidence (N,) of a softmax at one temperature, and which predictions are right (N,).
 
-    Attributes
-    ----------
-    confidence : array (N,)
-        Probability of the most probable class.
-    right : array (N,) of bool
-        Whether the most probable class is the label. Of equally probable classes, the first counts.
-    nll : float
-        Mean negative log-likelihood in nats.
-    brier : float
-        Mean over rows of the sum over classes of (probability - outcome)^2 (Brier 1950), 0 to 2.
+    Of equally probable classes, the first is predicted. `nll` is the mean negative log-likelihood
+    in nats. `brier` is the mean over rows of the sum over classes of (probability - outcome)^2
+    (Brier 1950), 0 to 2.
     """
 
     confidence: Floats
@@ -218,7 +184,7 @@ class Predictions:
     brier: float
 
 
-def predict(scores: ClassScores, temperature: float) -> Predictions:
+def score_softmax(scores: ClassScores, temperature: float) -> SoftmaxScores:
     """Score the softmax at a temperature."""
     confidence, right, brier = [], [], 0.0
     for below, labels in scores.iter_below():
@@ -230,7 +196,7 @@ def predict(scores: ClassScores, temperature: float) -> Predictions:
         right.append(below.argmax(axis=1) == labels)
     n = len(scores.labels)
     nll = mean_nll(scores, temperature)
-    return Predictions(np.concatenate(confidence), np.concatenate(right), nll, brier / n)
+    return SoftmaxScores(np.concatenate(confidence), np.concatenate(right), nll, brier / n)
 
 
 def reliability(
@@ -240,7 +206,7 @@ def reliability(
     scores = read_scores(logits, split)
     diagrams = {}
     for tau in temperatures:
-        predictions = predict(scores, tau)
+        predictions = score_softmax(scores, tau)
         diagrams[tau] = metrics.reliability(predictions.confidence, predictions.right, bins, SEED)
     return diagrams
 
@@ -248,8 +214,8 @@ def reliability(
 def calibrate(
     logits: FeatureFile,
     temperatures: Sequence[float] | None = None,
-    fit_split: str = evaluation.FIT_SPLIT,
-    eval_split: str = evaluation.EVAL_SPLIT,
+    fit_split: str = held_out.FIT_SPLIT,
+    eval_split: str = held_out.EVAL_SPLIT,
     val: float | None = None,
     bins: int = BINS,
     seed: int = SEED,
@@ -301,12 +267,12 @@ def calibrate(
     fit_split, eval_split, val = _choose_splits(logits, fit_split, eval_split, val)
     name, fit_rows, eval_rows = eval_split, None, None
     if val is not None:
-        labels = evaluation.labelled_split(logits, fit_split).labels
+        labels = held_out.labelled_split(logits, fit_split).labels
         assert labels is not None
         if len(np.unique(labels)) == len(labels):  # pairs of an image and its text
             labels = np.zeros_like(labels)
-        name, fit_rows, eval_rows = evaluation.hold_out(logits, fit_split, labels, val, seed)
-    evaluation.labelled_split(logits, eval_split)  # before the fit, which takes longer
+        name, fit_rows, eval_rows = held_out.hold_out(logits, fit_split, labels, val, seed)
+    held_out.labelled_split(logits, eval_split)  # before the fit, which takes longer
     fitted, low, high = fit_temperature(read_scores(logits, fit_split, fit_rows))
     scores = read_scores(logits, eval_split, eval_rows, name)
     _note_uneven_classes(scores)
@@ -337,8 +303,8 @@ def _choose_splits(
     logits: FeatureFile, fit_split: str, eval_split: str, val: float | None
 ) -> tuple[str, str, float | None]:
     """Return the splits to fit and to score, the same one if a fraction is held out."""
-    fit_split, val = evaluation.choose_held_out(logits, fit_split, eval_split, val)
-    if [fit_split] == [*logits.splits] and eval_split == evaluation.EVAL_SPLIT:
+    fit_split, val = held_out.choose_held_out(logits, fit_split, eval_split, val)
+    if [fit_split] == [*logits.splits] and eval_split == held_out.EVAL_SPLIT:
         eval_split = fit_split
     if fit_split == eval_split and val is None:
         raise UsageError(
@@ -356,7 +322,7 @@ def _choose_splits(
 
 
 def _row(scores: ClassScores, tau: float, bins: int, seed: int) -> dict[str, Any]:
-    predictions = predict(scores, tau)
+    predictions = score_softmax(scores, tau)
     error = metrics.reliability(predictions.confidence, predictions.right, bins, seed)
     frequencies = np.unique(scores.labels, return_counts=True)[1] / len(scores.labels)
     entropy = -float(frequencies @ np.log(frequencies))  # ln C if classes are equally frequent

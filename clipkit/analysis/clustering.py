@@ -27,29 +27,10 @@ N_PERMUTATIONS = 20
 
 
 def kmeans(features: NDArray[np.floating[Any]], k: int, *, seed: int = 42) -> Int64:
-    """Return the cluster of each row, as scikit-learn's `KMeans` with ten starts finds it.
+    """Return the cluster (N,) of each row (N, D), as scikit-learn's `KMeans` with ten starts.
 
     It runs on one thread: with several, the order of summation, and so the clusters, may vary.
-
-    Parameters
-    ----------
-    features : array (N, D)
-        Clustered as they are.
-    k : int
-        Number of clusters.
-    seed : int
-
-    Returns
-    -------
-    array (N,) int64
-        Cluster numbers 0..k-1.
-
-    Raises
-    ------
-    UsageError
-        If k < 1.
-    ClipkitError
-        If there are fewer distinct rows than clusters.
+    Features are clustered as they are. There must be at least k distinct rows.
     """
     if k < 1:
         raise UsageError(f"k: expected at least 1, got {k}")
@@ -133,7 +114,7 @@ def cluster(
     -------
     FeatureFile
         A result with one run per split and k: `split`, `k` and the columns of `agreement`. Its
-        predictions are cluster numbers. Its class names are those of the labels.
+        predictions are cluster numbers. Its class names are the file's.
     """
     if splits is None and "test" in file.splits:
         splits = ["test"]

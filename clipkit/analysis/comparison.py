@@ -18,6 +18,7 @@ from clipkit.analysis import metrics
 from clipkit.analysis.relabeling import groups_digest
 from clipkit.analysis.results import (
     Caveat,
+    Row,
     caveats,
     check_predicted_classes,
     check_run,
@@ -39,7 +40,6 @@ from clipkit.features.compatibility import SAME_IDS, SAME_IMAGES, matching_split
 from clipkit.features.provenance import provenance
 
 Bools = NDArray[np.bool_]
-Row = dict[str, Any]
 
 LISTS = ("only-a", "only-b", "neither")
 OVERALL, GROUP, WORST = "all", "group", "worst"  # what a row is about: the column `scope`
@@ -47,47 +47,20 @@ OVERALL, GROUP, WORST = "all", "group", "worst"  # what a row is about: the colu
 
 @dataclass(frozen=True)
 class PairedResults:
-    """Results whose rows are matched by id. Every column of `right` is one image.
+    """F results with the rows matched by id. Every column of `right` is one image."""
 
-    Attributes
-    ----------
-    names : list of F str
-        The names of the results, from their files.
-    splits : list of F str
-        The compared split of each result.
-    first : FeatureFile
-        The first result, with only the matched rows of the compared split.
-    right : (F, N) bool array
-        Whether each result predicts the class of each image.
-    runs : list of F str
-        The settings of each result's run, and how it was chosen among several.
-    models : list of F str
-    prompts : list of F str
-        Empty for a result without prompts.
-    inputs : dict of str to str
-        The digests of the results.
-    common : bool
-        Whether images that a result lacks may be left out.
-    same_rows : bool
-        Whether row numbers of different imports may be matched.
-    images : str
-        What rows of equal ids are: `SAME_IMAGES` or `SAME_IDS` of `features.compatibility`.
-    caveats : list of F lists of dict
-        See `results.caveats`.
-    """
-
-    names: list[str]
-    splits: list[str]
-    first: FeatureFile
-    right: Bools
-    runs: list[str]
+    names: list[str]  # from the results' files
+    splits: list[str]  # the compared split of each
+    first: FeatureFile  # the first result, with only the matched rows
+    right: Bools  # (F, N): whether each result predicts the class of each image
+    runs: list[str]  # the settings of each run, and how it was chosen among several
     models: list[str]
-    prompts: list[str]
-    inputs: dict[str, str]
-    common: bool
-    same_rows: bool
-    images: str
-    caveats: list[list[Caveat]]
+    prompts: list[str]  # "" for a result without prompts
+    inputs: dict[str, str]  # digests
+    common: bool  # whether images that a result lacks may be left out
+    same_rows: bool  # whether row numbers of different imports may be matched
+    images: str  # what rows of equal ids are: SAME_IMAGES or SAME_IDS
+    caveats: list[list[Caveat]]  # see `results.caveats`
 
     @property
     def split(self) -> str:
@@ -174,7 +147,7 @@ def pair(
 
 
 def _choose_split(result: FeatureFile, first: FeatureFile, split: str, same_rows: bool) -> str:
-    """Return the split of a result whose rows may be the images of a split of the first result."""
+    """Return the split of a result that may hold the images of a split of the first result."""
     chosen = matching_split(result, first, split, same_rows=same_rows)
     if chosen is None:
         expected = f"the {split} images of {first.display_name}"
@@ -190,25 +163,23 @@ def _choose_split(result: FeatureFile, first: FeatureFile, split: str, same_rows
 def _choose_runs(
     results: Sequence[FeatureFile], splits: Sequence[str], runs: Sequence[int]
 ) -> list[int]:
-    """Return the number of each result's run. Refuse several runs without a choice."""
+    """Return the number of each result's run: the given ones, one for all, or the only runs."""
+    if len(runs) == len(results):
+        return list(runs)
     counts = [len(scored_runs(*pair).predicted) for pair in zip(results, splits, strict=True)]
-    if len(runs) not in (0, 1, len(results)):
+    if len(runs) == 1:
+        # a result with one run needs no number, unless all have one
+        return [runs[0] if count > 1 or max(counts) == 1 else 0 for count in counts]
+    if runs:
         expected = f"one, or one for each of {len(results)} results"
         raise UsageError(f"run: expected {expected}, got {len(runs)}")
-    chosen = []
-    for number, (result, split, count) in enumerate(zip(results, splits, counts, strict=True)):
-        run = 0
-        if len(runs) == len(results):
-            run = runs[number]
-        elif runs and (count > 1 or max(counts) == 1):
-            run = runs[0]  # a result with one run needs no number, unless all have one
-        elif count > 1:
+    for result, split, count in zip(results, splits, counts, strict=True):
+        if count > 1:
             raise UsageError(
                 f"{result.display_name}: expected one run on {split}, got {count}",
                 f"choose with --run 0 to {count - 1}, or let probe --val choose",
             )
-        chosen.append(run)
-    return chosen
+    return [0] * len(results)
 
 
 def _describe_run(result: FeatureFile, split: str, run: int) -> str:
@@ -447,7 +418,7 @@ def compare_right(first: Bools, second: Bools) -> Row:
 
 
 def _group_rows(paired: PairedResults, attribute: Attribute) -> list[Row]:
-    """Return the rows of all images, followed by those of each group that has images."""
+    """Return the rows of all images, then the rows of each group that has images."""
     codes = attribute.codes[paired.split]
     groups = np.unique(codes[codes >= 0])
     if not len(groups):
@@ -508,16 +479,7 @@ def _add_holm(rows: Sequence[Row]) -> None:
 def list_ids(paired: PairedResults, which: str) -> list[str]:
     """Return the ids of the images that only the first, only the second, or neither gets right.
 
-    Parameters
-    ----------
-    paired : PairedResults
-        Of two results.
-    which : {"only-a", "only-b", "neither"}
-
-    Raises
-    ------
-    UsageError
-        If there is no such list, or not two results.
+    `which` is one of LISTS, and there must be two results.
     """
     if which not in LISTS:
         raise unknown("list", which, LISTS)
@@ -527,33 +489,3 @@ def list_ids(paired: PairedResults, which: str) -> list[str]:
     listed = {"only-a": a & ~b, "only-b": b & ~a, "neither": ~a & ~b}[which]
     ids = paired.first.splits[paired.split].ids
     return [ids[row] for row in np.flatnonzero(listed)]
-
-
-def for_people(rows: Sequence[Row]) -> list[Row]:
-    """Format the rows of a report in percent and points, with intervals in brackets."""
-    formatted = []
-    for row in rows:
-        cells: Row = {
-            name: row[name] for name in ("a", "b", "scope", "group", "rows") if name in row
-        }
-        for name in ("acc_a", "acc_b", "null", "null5"):
-            cells[f"{name} %"] = _in_units(row, name, ".2f")
-        low, high = _in_units(row, "low", "+.2f"), _in_units(row, "high", "+.2f")
-        difference = _in_units(row, "difference", "+.2f")
-        if difference is not None and low is not None:
-            difference += f" ({low} to {high})"
-        elif low is not None:  # of one result: Wilson's interval of its accuracy
-            cells["acc_a %"] += f" ({100 * row['low']:.2f}–{100 * row['high']:.2f})"
-        cells["difference (points)"] = difference
-        for name in ("only_a", "only_b", "p", "p_holm", "kappa"):
-            value = row.get(name, np.nan)
-            cells[name] = None if np.isnan(value) else value
-        formatted.append(cells)
-    return formatted
-
-
-def _in_units(row: Row, name: str, form: str) -> str | None:
-    fraction = row.get(name, np.nan)
-    if np.isnan(fraction):
-        return None
-    return format(100 * fraction, form)

@@ -6,29 +6,30 @@ import functools
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from clipkit.analysis import metrics, prediction, probes, softmax
+from clipkit.analysis.held_out import (
+    EVAL_SPLIT,
+    FIT_SPLIT,
+    choose_held_out,
+    few_shot,
+    hold_out,
+    labelled_split,
+    missing_classes,
+)
 from clipkit.analysis.ranking import Ranking
 from clipkit.analysis.results import Caveat, as_result, find_caveats, make_result
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, check_positive, unknown
-from clipkit.base.tables import class_name
+from clipkit.base.names import class_name
 from clipkit.features import FeatureFile, Int64, Split
-from clipkit.features.splitting import (
-    count_shared_rows,
-    hash_rows,
-    rows_by_class,
-    stratified_split,
-)
+from clipkit.features.splitting import count_shared_rows, hash_rows
 from clipkit.features.validation import MAX_PROBE_CLASSES
 
-V = TypeVar("V")
 FEATURES = ("logits", "probs")
-FIT_SPLIT, EVAL_SPLIT = "train", "test"  # by default, where a file has them
-HELD_OUT = 0.2  # of the rows of a file that has one split
 # An SVM has a hyperplane for each pair of classes, the others a score for each row and class.
 MAX_SVM_CLASSES, MAX_CLASSES = 2000, MAX_PROBE_CLASSES
 MAX_KEPT = 2**28  # numbers of the hyperplanes of a kept SVM: 1 GiB
@@ -49,8 +50,8 @@ class ProbeSpec:
     seed : int
         Random seed of the MLP and the validation split. Few-shot draw number d has the seed plus d.
     shots : sequence of int
-        Rows of each class to fit on; without any, all. The rows of a smaller number are among
-        those of a larger one.
+        Rows of each class to fit on; without any, all. A smaller number draws some of the rows
+        that a larger one draws.
     repeat : int
         Draws for each number of shots.
 
@@ -99,9 +100,23 @@ class Subset:
 
     @property
     def labels(self) -> Int64:
-        """Labels (N,) of the rows, which only those of an evaluation split may lack."""
+        """Labels (N,) of the rows. Only an evaluation split may lack them."""
         assert self.rows.labels is not None
         return self.rows.labels
+
+
+class Rows(NamedTuple):
+    """What a grid of probes and its best run are fitted and scored on.
+
+    The grid is fitted on `train` and scored on `scored`. After validation, the best run is fitted
+    again on all rows of the split, `fit`, and scored on `test`. This is None without such rows, or
+    if the grid is scored on them.
+    """
+
+    train: Subset
+    scored: Subset
+    fit: Subset
+    test: Subset | None
 
 
 @dataclass(frozen=True)
@@ -138,18 +153,10 @@ def evaluate(  # noqa: PLR0913
 ) -> Evaluation:
     """Fit and score probes, and rank the classes of each image: what `clipkit probe` reports.
 
-    Parameters
-    ----------
-    per_image : bool, optional
-        Rank the classes of the images of `eval_split`. By default only if there is a single run,
-        which has no accuracy because the split has no labels.
-    file, spec, temperatures, Cs, fit_split, eval_split, val, keep
-        See `evaluate_grid`, also for the result, errors and warnings.
-
-    Raises
-    ------
-    UsageError
-        If there is no split to rank because its rows were held out of the fitted one.
+    `per_image` ranks the classes of the images of `eval_split`, which must not be rows held out of
+    the fitted split. By default this is done only for a single run that has no accuracy, because
+    the split has no labels. See `evaluate_grid` for the other parameters, the result, errors and
+    warnings.
     """
     spec = spec or ProbeSpec()
     if per_image is None:
@@ -173,9 +180,9 @@ def evaluate(  # noqa: PLR0913
 def _only_predicts(
     file: FeatureFile, run_count: int, eval_split: str, val: float | str | None
 ) -> bool:
-    """Whether there is one run without an accuracy, since its split has no labels.
+    """Return True for one run without an accuracy, since its split has no labels.
 
-    Of several such runs, or after validation, only note that there are no labels.
+    With several such runs, or after validation, only note that there are no labels.
     """
     split = file.splits.get(eval_split)
     if split is None or split.labels is not None:
@@ -256,29 +263,25 @@ def evaluate_grid(  # noqa: PLR0913
     taus = _choose_temperatures(file, spec, temperatures)
     _check_one_run(spec, len(taus) * len(Cs), val, keep)
     fit_split, val = choose_held_out(file, fit_split, eval_split, val)
-    fit = _load_subset(file, fit_split)
-    if val is None:
-        train, scored = fit, _load_subset(file, eval_split, needs_labels=False)
-    else:
-        train, scored = _split_validation(file, fit, val, spec.seed)
-        _check_eval_split(file, eval_split)
-    final = _load_final(file, fit, scored, eval_split)
-    caveats = _find_caveats(file, scored, final, eval_split, val)
-    caveats += _check_rows(file, train, scored) + _check_rows(file, fit, final)
+    rows = _choose_rows(file, fit_split, eval_split, val, spec.seed)
+    caveats = _find_caveats(file, rows, eval_split, val)
+    caveats += _check_rows(file, rows.train, rows.scored) + _check_rows(file, rows.fit, rows.test)
     grid = Grid(file, spec, taus, Cs)
-    runs: list[Scored] = []
+    runs: list[ScoredRun] = []
     for draw in spec.draws():
-        in_grid = _evaluate(grid, train, scored, draw, keep and val is None)
-        runs += in_grid
-        chosen = in_grid[0]
-        if val is not None and (keep or final):
-            chosen = _refit_best(grid, in_grid, fit, final, draw, keep)
-        if final:
-            runs.append(chosen)
+        grid_runs = _evaluate(grid, rows.train, rows.scored, draw, keep and val is None)
+        runs += grid_runs
+        last = grid_runs[0]
+        if val is not None and (keep or rows.test):
+            last = _refit_best(grid, grid_runs, rows, draw, keep)
+        if rows.test:
+            runs.append(last)
     unfinished = sum(not run.converged for run in runs)
     if unfinished:
         console.warn(f"{spec.classifier} did not converge in {unfinished} of {len(runs)} runs")
-    splits = {subset.name: _predictions(runs, subset) for subset in (scored, final) if subset}
+    splits = {rows.scored.name: _predictions(runs, rows.scored)}
+    if rows.test:
+        splits[rows.test.name] = _predictions(runs, rows.test)
     history = file.extended_history(
         "probe",
         classifier=spec.classifier,
@@ -293,7 +296,7 @@ def evaluate_grid(  # noqa: PLR0913
         repeat=spec.repeat if spec.repeat > 1 else None,
         seed=spec.seed,
         prompts=len(file.texts) if file.texts else None,
-        kept=_describe_kept(chosen),
+        kept=_describe_kept(last),
         caveats=caveats or None,
         inputs={"features": file.digest},
     )
@@ -304,16 +307,25 @@ def evaluate_grid(  # noqa: PLR0913
         class_names=file.class_names,
         display_name=file.display_name,
     )
-    if not chosen.fitted:
+    if not last.fitted:
         return result
-    return replace(result, kind="probe", texts=file.texts, fitted=chosen.fitted.to_arrays())
+    return replace(result, kind="probe", texts=file.texts, fitted=last.fitted.to_arrays())
 
 
-def _load_final(file: FeatureFile, fit: Subset, scored: Subset, eval_split: str) -> Subset | None:
-    """Return the rows that the best run is scored on, unless the grid is scored on them."""
-    if eval_split not in file.splits or eval_split in (scored.name, fit.name):
-        return None
-    return _load_subset(file, eval_split, needs_labels=False)
+def _choose_rows(
+    file: FeatureFile, fit_split: str, eval_split: str, val: float | str | None, seed: int
+) -> Rows:
+    fit = _load_subset(file, fit_split)
+    if val is None:
+        train, scored = fit, _load_subset(file, eval_split, needs_labels=False)
+    else:
+        train, scored = _split_validation(file, fit, val, seed)
+        if eval_split not in file.splits and eval_split != EVAL_SPLIT:
+            raise unknown(f"split of {file.display_name}", eval_split, file.splits)
+    test = None
+    if eval_split in file.splits and eval_split not in (scored.name, fit.name):
+        test = _load_subset(file, eval_split, needs_labels=False)
+    return Rows(train, scored, fit, test)
 
 
 def _check_one_run(spec: ProbeSpec, settings: int, val: object, keep: bool) -> None:
@@ -333,7 +345,7 @@ def _check_one_run(spec: ProbeSpec, settings: int, val: object, keep: bool) -> N
         )
 
 
-def _describe_kept(run: Scored) -> dict[str, Any] | None:
+def _describe_kept(run: ScoredRun) -> dict[str, Any] | None:
     """Return the settings of the kept run, as a history records them; None if nothing is kept."""
     if not run.fitted:
         return None
@@ -342,26 +354,6 @@ def _describe_kept(run: Scored) -> dict[str, Any] | None:
     if run.row["classifier"] == "knn":
         del settings["C"]
     return settings
-
-
-def choose_held_out(
-    file: FeatureFile, fit_split: str, eval_split: str, val: V
-) -> tuple[str, V | float]:
-    """Return the split to fit on, and what to hold out of it.
-
-    This is the rule of all commands that fit: if a file has one split and no split is named, a
-    fifth of the rows of each class is held out and scored (see `hold_out`).
-    """
-    if fit_split != FIT_SPLIT or len(file.splits) != 1:
-        return fit_split, val
-    (split,) = file.splits
-    if val is not None or eval_split != EVAL_SPLIT:
-        return split, val
-    console.warn(
-        f"{file.display_name} has one split, {split}: {HELD_OUT:.0%} of its rows are held out and "
-        "scored"
-    )
-    return split, HELD_OUT
 
 
 def _one_or_all(numbers: Sequence[int]) -> int | list[int] | None:
@@ -400,38 +392,15 @@ def _warn_of_idle_temperatures(spec: ProbeSpec) -> None:
         console.warn("knn compares directions, which are the same at every temperature")
 
 
-def _find_caveats(
-    file: FeatureFile, scored: Subset, final: Subset | None, eval_split: str, val: object
-) -> list[Caveat]:
+def _find_caveats(file: FeatureFile, rows: Rows, eval_split: str, val: object) -> list[Caveat]:
     """Warn if the evaluated rows were also used to choose, and return what a history says of it."""
-    if val is not None and scored.name == eval_split:
-        return find_caveats("chosen", eval_split, len(scored.rows), len(scored.rows))
-    if final is None or val not in file.splits:  # a fraction of the fitted rows is fitted later
+    scored, test = rows.scored.rows, rows.test
+    if val is not None and rows.scored.name == eval_split:
+        return find_caveats("chosen", eval_split, len(scored), len(scored))
+    if test is None or val not in file.splits:  # a fraction of the fitted rows is fitted later
         return []
-    count = count_shared_rows(hash_rows(scored.rows.features), final.rows.features)
-    return find_caveats("chosen", eval_split, count, len(final.rows))
-
-
-def _check_eval_split(file: FeatureFile, name: str) -> None:
-    """Check that a split exists that is scored after validation, unless it is the default."""
-    if name not in file.splits and name != EVAL_SPLIT:
-        raise unknown(f"split of {file.display_name}", name, file.splits)
-
-
-def labelled_split(file: FeatureFile, name: str) -> Split:
-    """Return a split that must exist and have labels."""
-    if name not in file.splits:
-        raise ClipkitError(
-            f"{file.display_name}: expected a split {name!r}, got {', '.join(file.splits)}",
-            "choose with --fit-split and --eval-split, or hold rows out with --val 0.2",
-        )
-    split = file.splits[name]
-    if split.labels is None:
-        raise ClipkitError(
-            f"{file.display_name}: {name}: expected labels, got none",
-            "embed a folder of class folders",
-        )
-    return split
+    count = count_shared_rows(hash_rows(scored.features), test.rows.features)
+    return find_caveats("chosen", eval_split, count, len(test.rows))
 
 
 def _load_subset(file: FeatureFile, name: str, *, needs_labels: bool = True) -> Subset:
@@ -464,36 +433,7 @@ def _split_validation(
     return Subset(f"{fit.name}-val", fit.rows.take(train)), Subset(name, fit.rows.take(held_out))
 
 
-def hold_out(
-    file: FeatureFile, split: str, labels: Int64, fraction: float, seed: int
-) -> tuple[str, Int64, Int64]:
-    """Hold out a fraction of the rows of each label (N) of a split; see `stratified_split`.
-
-    Returns
-    -------
-    name : str
-        Of the held-out rows in reports.
-    train_index, val_index : arrays of row numbers, ascending
-
-    Raises
-    ------
-    ClipkitError
-        If no class has two rows.
-    """
-    train, held_out = stratified_split(labels, fraction, seed)
-    if len(held_out) == 0:
-        raise ClipkitError(
-            f"{file.display_name}: {split}: expected a class with two rows or more to hold out "
-            "one, got none",
-            "name another split to score",
-        )
-    name = "val" if "val" not in file.splits else f"{split}-held-out"
-    while name in file.splits:
-        name += "-2"
-    return name, train, held_out
-
-
-class Scored(NamedTuple):
+class ScoredRun(NamedTuple):
     """A run: its columns of the report, predictions (M,), whether it converged, what is kept."""
 
     row: dict[str, Any]
@@ -502,7 +442,7 @@ class Scored(NamedTuple):
     fitted: probes.FittedProbe | None
 
 
-def _evaluate(grid: Grid, fit: Subset, scored: Subset, draw: Draw, keep: bool) -> list[Scored]:
+def _evaluate(grid: Grid, fit: Subset, scored: Subset, draw: Draw, keep: bool) -> list[ScoredRun]:
     """Fit on a subset, or a few-shot draw of it, and score another, at every temperature and C."""
     file, spec = grid.file, grid.spec
     if draw.shots is not None:
@@ -533,19 +473,19 @@ def _evaluate(grid: Grid, fit: Subset, scored: Subset, draw: Draw, keep: bool) -
             source = "embeddings" if file.kind == "images" else spec.features
             hashes = hash_rows(fit.rows.features)
             fitted = replace(fitted, input=source, temperature=tau, row_hashes=hashes)
-        results.append(Scored(row, run.predicted, run.converged, fitted))
+        results.append(ScoredRun(row, run.predicted, run.converged, fitted))
     return results
 
 
 def _refit_best(
-    grid: Grid, runs: Sequence[Scored], fit: Subset, final: Subset | None, draw: Draw, keep: bool
-) -> Scored:
+    grid: Grid, runs: Sequence[ScoredRun], rows: Rows, draw: Draw, keep: bool
+) -> ScoredRun:
     """Fit the most accurate run (the first of equals) again on all rows, and score it on others."""
     best = int(np.argmax([run.row["acc1"] for run in runs]))
     tau, C = grid.settings()[best]
-    if final is None:  # the probe is only kept, but a fit predicts one row at least
-        final = Subset(fit.name, fit.rows.take([0]))
-    (refitted,) = _evaluate(replace(grid, taus=[tau], Cs=[C]), fit, final, draw, keep)
+    # without others, the probe is only kept, but a fit predicts one row at least
+    test = rows.test or Subset(rows.fit.name, rows.fit.rows.take([0]))
+    (refitted,) = _evaluate(replace(grid, taus=[tau], Cs=[C]), rows.fit, test, draw, keep)
     return refitted
 
 
@@ -561,7 +501,7 @@ def _check_kept_size(file: FeatureFile, spec: ProbeSpec, fit: Subset) -> None:
         )
 
 
-def _predictions(runs: Sequence[Scored], subset: Subset) -> Split:
+def _predictions(runs: Sequence[ScoredRun], subset: Subset) -> Split:
     """Return the scored rows with the predictions of their runs, without features."""
     predicted = [run.predicted for run in runs if run.row["eval_split"] == subset.name]
     return replace(subset.rows, features=None, predicted=np.stack(predicted))
@@ -651,27 +591,3 @@ def _entropy_columns(grid: Grid, scored: Subset) -> dict[float | None, dict[str,
     for tau, (entropy, confidence) in zip(temperatures, pairs, strict=True):
         columns[tau] = {"mean_entropy": entropy, "mean_confidence": confidence}
     return columns
-
-
-def few_shot(labels: Int64, shots: int, seed: int = 42) -> Int64:
-    """Draw `shots` rows of every class, or all rows of a smaller class.
-
-    Returns
-    -------
-    array of row numbers, ascending
-
-    Raises
-    ------
-    UsageError
-        If `shots` is below 1.
-    """
-    if shots < 1:
-        raise UsageError(f"shots: expected at least 1, got {shots}")
-    rng = np.random.RandomState(seed)  # the same draws in every version of NumPy
-    drawn = [rng.permutation(rows)[:shots] for rows in rows_by_class(labels)]
-    return np.sort(np.concatenate(drawn))
-
-
-def missing_classes(fit_labels: Int64, eval_labels: Int64) -> Int64:
-    """Return the class ids of `eval_labels` that `fit_labels` lacks: no probe can predict them."""
-    return np.setdiff1d(eval_labels, fit_labels)

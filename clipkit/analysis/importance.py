@@ -14,19 +14,18 @@ from typing import Any
 import numpy as np
 
 from clipkit.analysis import metrics, prediction, probes
-from clipkit.analysis.probes.context import Workers
+from clipkit.analysis.probes.sweep_context import Workers
 from clipkit.analysis.relabeling import groups_digest
-from clipkit.analysis.results import choose_split, make_result, read_group_lines
+from clipkit.analysis.results import Row, choose_split, make_result, read_group_lines
 from clipkit.base import console
-from clipkit.base.errors import ClipkitError, UsageError
-from clipkit.base.tables import class_name
+from clipkit.base.errors import ClipkitError, UsageError, shorten
+from clipkit.base.names import class_name
 from clipkit.features import FeatureFile, Int64
 from clipkit.features.provenance import shots
 
 REPEAT, MAX_REPEAT = 5, 1000
 SEED = 42
 UNITS = {"logits": "cosine", "probs": "probability"}
-Row = dict[str, Any]
 
 
 def prompt_importance(
@@ -52,7 +51,7 @@ def prompt_importance(
         Permutations of the images, the same for all prompts. The cost is a mean over them.
     seed : int
     groups : str, optional
-        A file of lines prompt TAB group, whose prompts are permuted together; see
+        A file of lines prompt TAB group. The prompts of a group are permuted together; see
         `read_prompt_groups`.
 
     Returns
@@ -116,21 +115,6 @@ def prompt_importance(
         inputs=inputs,
     )
     return make_result(history, runs)
-
-
-def for_people(rows: Sequence[Row]) -> list[Row]:
-    """Format the rows of a report in percent and points, with intervals in brackets.
-
-    Weights have no cost.
-    """
-    formatted = []
-    for row in rows:
-        cells = dict(row)
-        low, high = 100 * cells.pop("low"), 100 * cells.pop("high")
-        cost = f"{100 * cells.pop('cost'):+.2f} ({low:+.2f} to {high:+.2f})"
-        changed = f"{100 * cells.pop('changed'):.2f}"
-        formatted.append({**cells, "cost (points)": cost, "changed %": changed})
-    return formatted
 
 
 def _check_reads_prompts(probe: FeatureFile) -> None:
@@ -202,17 +186,15 @@ def read_prompt_groups(path: str, logits: FeatureFile) -> list[str]:
     """Read the group of each prompt (K) from lines of prompt TAB group.
 
     Prompts that no line names stay alone, under their own text. If no line names a prompt, the
-    lines may be class TAB group, and a prompt belongs to the group of its class.
-
-    Raises
-    ------
-    ClipkitError
-        If a line has no group, or names neither a prompt nor a class, or one name has two groups.
+    lines may be class TAB group, and a prompt belongs to the group of its class. A line without a
+    group or with an unknown name is an error.
     """
     group_of = read_group_lines(path, "prompt")
     for name, group in group_of.items():
         if not group:
-            raise ClipkitError(f"{path}: expected lines of prompt TAB group, got {name[:60]!r}")
+            raise ClipkitError(
+                f"{path}: expected lines of prompt TAB group, got {shorten(name, 60)!r}"
+            )
     names = [text.strip() for text in logits.texts or []]
     if not set(names) & set(group_of):
         names = _classes_of_prompts(logits) or names
@@ -221,7 +203,7 @@ def read_prompt_groups(path: str, logits: FeatureFile) -> list[str]:
         others = [*group_of]
     if others:
         raise ClipkitError(
-            f"{path}: expected prompts of {logits.display_name}, got {others[0][:60]!r}",
+            f"{path}: expected prompts of {logits.display_name}, got {shorten(others[0], 60)!r}",
             "write each prompt as in the prompt file",
         )
     return [group_of.get(name, name) for name in names]
@@ -236,29 +218,12 @@ def _classes_of_prompts(logits: FeatureFile) -> list[str] | None:
 
 
 def largest_weights(probe: FeatureFile, count: int = 5) -> FeatureFile:
-    """List the prompts with the largest weights for each class, of either sign.
+    """List the `count` prompts with the largest weights for each class, of either sign.
 
-    Parameters
-    ----------
-    probe : FeatureFile
-        Of kind probe, fitted on logits by svm or logreg.
-    count : int
-        Prompts for each class.
-
-    Returns
-    -------
-    FeatureFile
-        A result with runs `class`, `prompt`, `weight` and `unit`. The weight is what a unit of the
-        prompt's cosine (or probability) adds to the class's score: of logreg its logit, of svm the
-        mean of its margins against all other classes. The unit is a standard deviation of the
-        images that were fitted, if the probe standardises.
-
-    Raises
-    ------
-    UsageError
-        If the probe is not linear.
-    ClipkitError
-        If the probe was not fitted on logits.
+    The probe must be linear and fitted on logits. The result has runs `class`, `prompt`, `weight`
+    and `unit`. The weight is what a unit of the prompt's cosine (or probability) adds to the
+    class's score: of logreg its logit, of svm the mean of its margins against all other classes.
+    The unit is a standard deviation of the fitted images, if the probe standardises.
     """
     _check_reads_prompts(probe)
     fitted = probes.FittedProbe.from_arrays(probe.fitted)

@@ -13,9 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from clipkit.features import Int64
-
-Floats = NDArray[np.floating[Any]]
+from clipkit.features import Floats, Int64
 
 QUANTILE = 1.959964  # of the normal distribution, for 95 % confidence
 N_PERMUTATIONS = 1_000
@@ -72,11 +70,6 @@ def recall_covariance(labels: Int64, predictions: Sequence[Int64]) -> NDArray[np
 
     The classes are independent binomials. Their proportions are estimated with four more rows, two
     of them right (Agresti and Coull 1998): a class of few rows that are all right is uncertain too.
-
-    Parameters
-    ----------
-    labels : array (N,)
-    predictions : sequence of M arrays (N,)
     """
     _, index, counts = np.unique(labels, return_inverse=True, return_counts=True)
     right = np.stack([np.asarray(labels) == np.asarray(row) for row in predictions])  # (M, N)
@@ -94,17 +87,10 @@ def recall_covariance(labels: Int64, predictions: Sequence[Int64]) -> NDArray[np
 
 
 def topk_accuracy(scores: Floats, labels: Int64, k: int) -> float:
-    """Return the fraction of rows whose class is among the `k` highest scores.
+    """Return the fraction of rows whose class is among the `k` highest scores (N, C).
 
-    Of equal scores, the lower class ranks first.
-
-    Parameters
-    ----------
-    scores : array (N, C)
-    labels : array (N,)
-        Columns of `scores`.
-    k : int
-        With k >= C, every row counts as correct.
+    Labels (N,) are columns of `scores`. Of equal scores, the lower class ranks first. With k >= C,
+    every row counts as correct.
     """
     true = np.asarray(labels)[:, None]  # (N, 1)
     true_score = np.take_along_axis(scores, true, axis=1)
@@ -161,10 +147,7 @@ def class_scores(
 def mcnemar(only_first: int, only_second: int) -> float:
     """Return the p-value of McNemar's exact test that two classifiers are equally accurate.
 
-    Parameters
-    ----------
-    only_first, only_second : int
-        Rows of one test set that only the first, and only the second, predicts correctly.
+    Its data are the rows of one test set that only one of the two predicts correctly.
 
     >>> mcnemar(9, 1), mcnemar(0, 0)
     (0.021484375, 1.0)
@@ -176,19 +159,13 @@ def mcnemar(only_first: int, only_second: int) -> float:
 
 
 def difference_interval(only_a: int, only_b: int, n: int) -> tuple[float, float]:
-    """Return a 95 % interval of the difference of two accuracies on the same rows.
+    """Return a 95 % interval of the difference of two accuracies on the same `n` rows.
 
-    It is the Wald interval after half a row is added to each of the four cells (both right, only a,
-    only b, neither): Agresti and Min (2005, doi:10.1002/sim.1781). The differences of n + 2 rows
-    have the mean (a - b) / (n + 2), where a and b are counts with their half row. The interval
-    holds the observed difference, and is cut at -1 and 1.
-
-    Parameters
-    ----------
-    only_a, only_b : int
-        Rows that one result gets right and the other wrong.
-    n : int
-        All rows.
+    `only_a` and `only_b` are the rows that one result gets right and the other wrong. It is the
+    Wald interval after half a row is added to each of the four cells (both right, only a, only b,
+    neither): Agresti and Min (2005, doi:10.1002/sim.1781). The differences of n + 2 rows have the
+    mean (a - b) / (n + 2), where a and b are counts with their half row. The interval holds the
+    observed difference, and is cut at -1 and 1.
 
     >>> [round(end, 4) for end in difference_interval(0, 0, 98)]
     [-0.0196, 0.0196]
@@ -265,24 +242,11 @@ def holm(p: ArrayLike) -> Floats:
 
 
 def worst_group_null(sizes: Int64, n_right: int, seed: int = 42) -> Floats:
-    """Return the lowest accuracy of G groups, with the right rows permuted over all rows.
+    """Return the lowest accuracy of G groups in 1,000 permutations of the right rows over all rows.
 
-    The worst of several groups is below the mean even if the groups say nothing. The numbers of
-    right rows in the groups of a permutation have a multivariate hypergeometric distribution, from
-    which they are drawn.
-
-    Parameters
-    ----------
-    sizes : array (G,) int
-        Rows of each group, at least 1.
-    n_right : int
-        Right rows of all groups.
-    seed : int
-
-    Returns
-    -------
-    array (1000,)
-        Of each permutation.
+    The worst of several groups is below the mean even if the groups say nothing. `sizes` (G,) are
+    at least 1. The numbers of right rows in the groups of a permutation have a multivariate
+    hypergeometric distribution, from which they are drawn.
     """
     rng = np.random.RandomState(seed)
     right = np.full(N_PERMUTATIONS, n_right)
@@ -323,18 +287,11 @@ def accuracy_interval(labels: Int64 | None, predicted: Int64) -> tuple[float, fl
 
 @dataclass(frozen=True)
 class Reliability:
-    """Confidence and accuracy in B bins of as many rows, beside those of a calibrated model.
+    """Confidence and accuracy in B bins of as many rows, beside a calibrated model.
 
-    Attributes
-    ----------
-    confidence, accuracy : array (B,)
-        Means of the rows of each bin.
-    low, high : array (B,)
-        95 % of the accuracies that a calibrated model has in these bins.
-    ece : float
-        Expected calibration error: mean over the rows of |accuracy - confidence| of their bin.
-    ece_null, ece_null95 : float
-        Mean and 95 % quantile of the error of a calibrated model.
+    `low` and `high` hold 95 % of the accuracies that a calibrated model has in these bins. `ece` is
+    the expected calibration error: the mean over the rows of |accuracy - confidence| of their bin.
+    `ece_null` and `ece_null95` are mean and 95 % quantile of the error of a calibrated model.
     """
 
     confidence: Floats
@@ -360,14 +317,11 @@ def reliability(
     confidence : array (N,)
         Probability of the predicted class.
     right : array (N,) of bool
-        Whether the prediction is right.
     bins : int
         B, at most one per row.
     seed : int
         Random seed of the draws, and of the order of rows with equal confidence.
 
-    Examples
-    --------
     >>> always_sure = reliability(np.ones(4), np.array([True, True, False, True]), bins=1)
     >>> always_sure.ece, always_sure.ece_null
     (0.25, 0.0)

@@ -14,7 +14,7 @@ from clipkit.analysis.ranking import Ranking, rank
 from clipkit.analysis.results import Caveat, find_caveats, make_result
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError
-from clipkit.base.tables import class_name
+from clipkit.base.names import class_name
 from clipkit.features import FeatureFile, Int64, Split, compatibility
 from clipkit.features.provenance import shots
 from clipkit.features.splitting import count_shared_rows
@@ -165,14 +165,10 @@ def _check_width(both: str, probe: FeatureFile, file: FeatureFile) -> None:
 def match_classes(
     probe: FeatureFile, file: FeatureFile, splits: Sequence[str], classes: Int64
 ) -> tuple[list[str] | None, Int64]:
-    """Match the classes of a probe to those of a file by their names.
+    """Match the classes of a probe to the classes of a file by their names.
 
-    Returns
-    -------
-    class_names : list of str, or None
-        Of the result: those of the file, and then the others that the probe predicts.
-    numbers : array (n,)
-        The number there of each class of the probe.
+    Return the class names of the result, which are the file's and then others that the probe
+    predicts (None without names), and the number there of each class (n,) of the probe.
     """
     probe_names, file_names = probe.class_names, file.class_names
     is_labelled = any(file.splits[name].labels is not None for name in splits)
@@ -182,7 +178,7 @@ def match_classes(
     if not probe_names or not file_names:
         without = file if probe_names else probe
         raise ClipkitError(
-            f"{both}: expected class names in both, got none in {without.display_name}",
+            f"{both}: expected class names in both, got none in {without.display_name}"
         )
     used = [probe_names[number] for number in classes.tolist()]
     for names in (used, file_names):

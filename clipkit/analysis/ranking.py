@@ -8,33 +8,23 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from clipkit.base.tables import SCORE, distinct_names
-from clipkit.features import FeatureFile, Int64
+from clipkit.base.names import distinct_names
+from clipkit.base.tables import SCORE
+from clipkit.features import FeatureFile, Floats, Int64
 
-Floats = NDArray[np.floating[Any]]
 Names = Sequence[str | int]
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """The best k of n classes for each of N images.
+    """The best k of n classes for each of N images; the first of equal scores is first.
 
-    Attributes
-    ----------
-    classes : array (N, k) int64
-        Class ids, the best first. Of equal scores, the first class is first.
-    scores : array (N, k)
-        Their scores.
-    all_scores : array (N, n), optional
-        The scores of all classes.
-    columns : array (n,) int64
-        The class ids of `all_scores`.
+    With all scores (N, n), `columns` (n,) are their class ids.
     """
 
-    classes: Int64
-    scores: Floats
+    classes: Int64  # (N, k)
+    scores: Floats  # (N, k)
     all_scores: Floats | None
     columns: Int64
 
@@ -44,17 +34,8 @@ def rank(
 ) -> Ranking:
     """Rank the classes of each row by its scores (N, n), and keep the best `top`.
 
-    Parameters
-    ----------
-    scores : array (N, n)
-        What decides.
-    classes : array (n,)
-        Class ids, ascending.
-    top : int
-    printed : array (N, n), optional
-        The scores that the ranking holds in their place, such as probabilities.
-    keep : bool
-        Keep all scores.
+    `classes` (n,) are ascending class ids. The ranking holds `printed` (N, n) in place of the
+    scores, such as probabilities, and with `keep` all of them.
     """
     if printed is None:
         printed = scores

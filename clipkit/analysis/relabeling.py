@@ -130,25 +130,10 @@ def groups_digest(of_class: Sequence[str]) -> str:
 
 
 def use_attribute(file: FeatureFile, attribute: Attribute) -> FeatureFile:
-    """Return a file with the values of an attribute as its classes.
+    """Return images or logits with the values of an attribute as their classes.
 
-    Parameters
-    ----------
-    file : FeatureFile
-        Of kind images or logits.
-    attribute : Attribute
-        Rows without a value are left out.
-
-    Returns
-    -------
-    FeatureFile
-        With the same features. The prompts of logits belong to the values after which their
-        classes are called: ``red`` or ``colour: red``.
-
-    Raises
-    ------
-    ClipkitError
-        If no row of a split has a value.
+    Rows without a value are left out; each split needs one. The prompts of logits belong to the
+    values after which their classes are called: ``red`` or ``colour: red``.
     """
     splits = {}
     left_out = 0
@@ -182,27 +167,11 @@ def _prompts_of_values(file: FeatureFile, attribute: Attribute) -> Int64 | None:
 
 
 def use_groups(file: FeatureFile, groups: Sequence[str], seed: int | None = None) -> FeatureFile:
-    """Return a file whose classes are groups of its classes.
+    """Return a file whose classes are groups of its classes, sorted by name.
 
-    Parameters
-    ----------
-    file : FeatureFile
-        Of kind images or logits, or a result with predictions, with class names.
-    groups : sequence of C str
-        The group of each class.
-    seed : int, optional
-        Random seed to permute the groups over the classes. The sizes of the groups stay the same.
-
-    Returns
-    -------
-    FeatureFile
-        Labels, the classes of prompts, and predictions are groups, sorted by name. In a result,
-        `acc1` with its interval and `mean_per_class_recall` are computed again, and `acc5` is NaN.
-
-    Raises
-    ------
-    ClipkitError
-        If the result predicts no classes.
+    Labels, the classes of prompts, and predictions become groups. In a result, `acc1` with its
+    interval and `mean_per_class_recall` are computed again, and `acc5` is NaN. A seed permutes the
+    groups (C) over the classes; the sizes of the groups stay the same.
     """
     if file.is_result and (not file.splits or file.holds_clusters):
         raise ClipkitError(
@@ -247,15 +216,7 @@ def _scored_again(result: FeatureFile) -> dict[str, NDArray[Any]]:
 
 
 def shuffle_rows(file: FeatureFile, seed: int) -> FeatureFile:
-    """Return a file whose labels are permuted over the rows of each split.
-
-    Raises
-    ------
-    UsageError
-        If the file is a result. Its predictions were made from other labels.
-    ClipkitError
-        If no split has labels.
-    """
+    """Return images or logits whose labels are permuted over the rows of each split."""
     if file.is_result:
         raise UsageError(
             f"{file.display_name}: expected images or logits to shuffle, got a result",

@@ -6,7 +6,6 @@ Functions raise `UsageError` for a split or run that does not exist, and
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,13 +16,13 @@ from numpy.typing import NDArray
 
 from clipkit.analysis import metrics
 from clipkit.base import console, files
-from clipkit.base.errors import ClipkitError, UsageError
+from clipkit.base.errors import ClipkitError, UsageError, shorten
+from clipkit.base.names import distinct_names
 from clipkit.features import FeatureFile, History, Int64
 from clipkit.features.provenance import provenance
 from clipkit.prompts import bundled
 from clipkit.prompts import texts as prompts
 
-Floats = NDArray[np.float64]
 Row = dict[str, Any]
 Caveat = dict[str, Any]  # an object of a history that limits what an accuracy says
 
@@ -35,13 +34,6 @@ FEW_SCORED = f"a value has fewer than {FEW_ROWS} scored images: its recall says 
 FEW = 0.01  # of a split's images may have a caveat, and its accuracy is still tested
 MAX_NAME = 60  # characters of a name from a history, where anything may be written
 NAMED_PROMPTS = "prompts: "
-# The modules whose results have a function `for_people`, by their command
-FOR_PEOPLE = {
-    "attributes": "clipkit.analysis.attributes",
-    "compare": "clipkit.analysis.comparison",
-    "importance": "clipkit.analysis.importance",
-    "variance": "clipkit.analysis.variance",
-}
 
 
 @dataclass(frozen=True)
@@ -174,7 +166,7 @@ def caveats(result: FeatureFile, split: str | None = None) -> list[Caveat]:
 
 
 def _is_caveat(value: Any) -> bool:
-    """Whether an object of a history, where anything may be written, is a caveat."""
+    """Return True if an object of a history, where anything may be written, is a caveat."""
     types = {"kind": str, "split": str, "count": int, "rows": int}
     if isinstance(value, dict) and value.get("kind") == "few":
         types["attributes"] = list
@@ -193,7 +185,7 @@ def caveat_notes(named: Mapping[str, FeatureFile], split: str | None = None) -> 
 
 
 def is_testable(caveats: Iterable[Caveat]) -> bool:
-    """Whether a test of an accuracy means something: few images of the split have a caveat."""
+    """Return True if few images of the split have a caveat, so that a test means something."""
     of_images = [caveat for caveat in caveats if caveat["kind"] != "few"]
     return all(caveat["count"] <= FEW * caveat["rows"] for caveat in of_images)
 
@@ -203,28 +195,8 @@ def untestable(result: FeatureFile, split: str) -> str:
     return "" if is_testable(caveats(result, split)) else caveat_note(result, split)
 
 
-def rows_for_people(result: FeatureFile) -> Sequence[Mapping[str, Any]]:
-    """Return the runs, formatted for reading if the command that made them does so."""
-    rows = result.rows()
-    command = newest_entry(result)["command"]
-    if command not in FOR_PEOPLE or not rows:
-        return rows
-    library = importlib.import_module(FOR_PEOPLE[command])
-    try:
-        formatted: Sequence[Mapping[str, Any]] = library.for_people(rows)
-    except (KeyError, TypeError, ValueError):  # another program's columns are shown as they are
-        return rows
-    return formatted
-
-
 def scored_runs(result: FeatureFile, split: str) -> ScoredRuns:
-    """Return the runs that were scored on a split, with a row of predictions for each.
-
-    Raises
-    ------
-    ClipkitError
-        If the split has no predictions or labels, or not as many runs as rows of predictions.
-    """
+    """Return the runs scored on a split, with a row of predictions for each."""
     if split not in result.splits:
         raise ClipkitError(f"{result.display_name}: expected predictions of {split}, got none")
     scored = result.splits[split]
@@ -275,16 +247,10 @@ def run_settings(row: Row, numbers: Sequence[str] = ("C", "temperature")) -> lis
 def predictions(
     result: FeatureFile, split: str | None = None, run: int | None = None
 ) -> Predictions:
-    """Return the true and the predicted classes of a run.
+    """Return the true and the predicted classes of a run of `probe` or `zeroshot`.
 
-    Parameters
-    ----------
-    result : FeatureFile
-        Of `probe` or `zeroshot`, with labels.
-    split : str, optional
-        See `choose_split`.
-    run : int, optional
-        From 0 among the runs on the split; the most accurate by default.
+    `run` counts from 0 among the runs on the split (see `choose_split`); by default it is the most
+    accurate.
     """
     check_predicted_classes(result)
     split = choose_split(result, split)
@@ -436,13 +402,17 @@ def labels_suffix(file: FeatureFile) -> str:
     """Return what a heading says of labels that `relabel` made: `; labels: colour, shuffled`."""
     label = ""
     for entry in file.history:
-        if entry["command"] == "relabel":
-            label = f"{entry['column']}"[:MAX_NAME] if "column" in entry else label or "classes"
-            shuffled = ", shuffled"
-            if "groups" in (entry.get("inputs") or {}):
-                label, shuffled = f"groups of {label}", ", dealt at random"
-            label += shuffled if entry.get("shuffle") else ""
-    return label and f"; labels: {label}"
+        if entry["command"] != "relabel":
+            continue
+        if "column" in entry:
+            label = shorten(entry["column"], MAX_NAME)
+        label = label or "classes"
+        shuffled = ", shuffled"
+        if "groups" in (entry.get("inputs") or {}):
+            label, shuffled = f"groups of {label}", ", dealt at random"
+        if entry.get("shuffle"):
+            label += shuffled
+    return f"; labels: {label}" if label else ""
 
 
 def sources_label(files: Sequence[FeatureFile], splits: Sequence[str] = ()) -> str:
@@ -469,7 +439,7 @@ def prompts_label(file: FeatureFile) -> str:
     entry = newest_entry(file).get("prompts")
     name = provenance(file).prompts
     if not name and isinstance(entry, str):
-        name = entry[:MAX_NAME]
+        name = shorten(entry, MAX_NAME)
     if name:
         return NAMED_PROMPTS + name
     count = len(file.texts or []) or prompt_count(entry)
@@ -507,7 +477,7 @@ TEXT_COLUMNS = {"attribute", "prompt", "classifier", "split", "eval_split", "a",
 
 
 def columns_of(result: FeatureFile, command: str, names: str) -> dict[str, NDArray[Any]]:
-    """Return the named columns of a result of a command; those of TEXT_COLUMNS are str."""
+    """Return the named columns of a result of a command; TEXT_COLUMNS hold str."""
     needed = names.split()
     if not result.run_count or not set(needed) <= set(result.runs):
         raise ClipkitError(
@@ -524,3 +494,54 @@ def columns_of(result: FeatureFile, command: str, names: str) -> dict[str, NDArr
             )
     check_run_count(result)
     return {name: result.runs[name] for name in needed}
+
+
+MAX_ROWS = 1 << 20
+
+
+# The columns that tell the runs of a report apart
+RUN_SETTINGS = {
+    *("classifier", "C", "temperature", "standardize", "fit_split", "eval_split", "split"),
+    *("shots", "draw"),
+}
+
+
+def per_class_rows(result: FeatureFile) -> list[dict[str, Any]]:
+    """Return precision, recall and F1 of each class in each run of a result.
+
+    There is a row per run and class: the settings of the run, `class`, `precision`, `recall`, `f1`
+    and `support`, the number of images of the class. As in scikit-learn with `zero_division=0`, a
+    ratio is 0 if it has no images. Splits without labels are left out. A number tells classes of
+    one name apart. Without class names, only the classes that occur are listed.
+    """
+    check_predicted_classes(result)
+    labelled = [name for name, split in result.splits.items() if split.labels is not None]
+    rows: list[dict[str, Any]] = []
+    for name in labelled or result.splits:  # without any labels, `scored_runs` says so
+        scored = scored_runs(result, name)
+        names = _numbered_names(result, scored)
+        if len(rows) + len(names) * len(scored.rows) > MAX_ROWS:
+            raise ClipkitError(
+                f"{result.display_name}: expected at most {MAX_ROWS:,} rows of runs and classes, "
+                f"got {len(names):,} classes in {len(scored.rows):,} runs",
+                "use fewer temperatures, values of C or draws",
+            )
+        for run, predicted in zip(scored.rows, scored.predicted, strict=True):
+            settings = {key: value for key, value in run.items() if key in RUN_SETTINGS}
+            if "eval_split" not in settings:
+                settings["split"] = name
+            scores = metrics.class_scores(scored.labels, predicted, max(names) + 1)
+            rows += [settings | _class_row(scores, number, name) for number, name in names.items()]
+    return rows
+
+
+def _numbered_names(result: FeatureFile, scored: ScoredRuns) -> dict[int, str]:
+    """Return the name of each class by its number."""
+    if result.class_names:
+        return dict(enumerate(distinct_names(result.class_names)))
+    present = np.union1d(scored.labels, scored.predicted)
+    return {number: str(number) for number in present.tolist()}
+
+
+def _class_row(scores: Mapping[str, Any], number: int, name: str) -> dict[str, Any]:
+    return {"class": name, **{key: values[number].item() for key, values in scores.items()}}

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from clipkit.base.errors import ClipkitError, check_positive
-from clipkit.features import BlockMatrix, FeatureFile, Float32, Split, history_entry
+from clipkit.features import BlockMatrix, FeatureFile, Float32, Floats, Split, history_entry
 from clipkit.features.compatibility import (
     _align_classes,
     check_widths,
@@ -19,26 +18,14 @@ from clipkit.features.compatibility import (
     note_earlier_files,
 )
 
-Float = NDArray[np.floating[Any]]
-
 CACHE_ROWS = 64  # that are normalised at once, small enough for a processor's cache
 
 
-def normalize(embeddings: ArrayLike, name: str = "embeddings", first_row: int = 0) -> Float:
+def normalize(embeddings: ArrayLike, name: str = "embeddings", first_row: int = 0) -> Floats:
     """Scale each row (N, D) to length 1. Lengths are computed in float64, for each row alone.
 
-    Parameters
-    ----------
-    embeddings : (N, D)
-    name : str
-        What an error calls the embeddings.
-    first_row : int
-        Number of the first row, of a block.
-
-    Raises
-    ------
-    ClipkitError
-        If a row is zero, since it has no direction.
+    A row of zeros has no direction and raises `ClipkitError`, which calls the embeddings `name` and
+    counts rows from `first_row`, the number of a block's first row.
     """
     rows = np.asarray(embeddings)
     unit = np.empty(rows.shape, np.result_type(rows, np.float32))
@@ -129,11 +116,7 @@ def compute_random_logits(
     logits = _combine(images, texts, temperature)
     logits.logit_scale = common_logit_scale(images, images)
     logits.history = images.extended_history(
-        "logits",
-        temperature=temperature,
-        inputs={"images": images.digest},
-        random=count,
-        seed=seed,
+        "logits", temperature=temperature, inputs={"images": images.digest}, random=count, seed=seed
     )
     return logits
 
@@ -216,3 +199,16 @@ def random_directions(count: int, dim: int, seed: int) -> NDArray[np.float64]:
     return np.asarray(
         normalize(np.random.RandomState(seed).standard_normal((count, dim))), np.float64
     )
+
+
+def ensemble(embeddings: ArrayLike, index: ArrayLike, count: int) -> Floats:
+    """Average the embeddings (P, D) of each class's prompts: normalise, average, normalise.
+
+    `index` (P,) is the class of each prompt, each of 0..`count`-1 at least once. The result
+    (count, D) has rows of length 1. This is the prompt ensembling of Radford et al. 2021, section
+    3.1.4.
+    """
+    rows, index = normalize(embeddings), np.asarray(index)
+    sums = np.zeros((count, rows.shape[1]), rows.dtype)
+    np.add.at(sums, index, rows)
+    return normalize(sums / np.bincount(index, minlength=count)[:, None])

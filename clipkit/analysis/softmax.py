@@ -95,23 +95,12 @@ def _sigmoid_entropy_and_confidence(
 def mean_entropy_and_confidence(
     cosines: ArrayLike | BlockMatrix, temperatures: Sequence[float], bias: float | None = None
 ) -> list[tuple[float, float]]:
-    """Return the mean entropy (nats) and confidence over all images at each temperature.
+    """Return the mean entropy (nats) and confidence over all images (N, K) at each temperature.
 
-    Parameters
-    ----------
-    cosines : array (N, K) or BlockMatrix
-    temperatures : sequence of T float
-    bias : float, optional
-        Use sigmoids with this bias instead of the softmax. The entropy of an image is then the mean
-        of the binary entropies of its K probabilities, at most ln 2. The confidence is the largest
-        of these probabilities.
+    A bias stands for sigmoids with this bias instead of the softmax. The entropy of an image is
+    then the mean of the binary entropies of its K probabilities, at most ln 2. The confidence is
+    the largest of these probabilities.
 
-    Returns
-    -------
-    list of T pairs of float
-
-    Examples
-    --------
     >>> pairs = mean_entropy_and_confidence([[0.2, 0.1], [0.2, 0.2]], [1.0, 0.01])
     >>> [round(entropy, 4) for entropy, _ in pairs]
     [0.6925, 0.3468]

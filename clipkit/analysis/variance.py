@@ -16,20 +16,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from clipkit.analysis import similarity
-from clipkit.analysis.results import choose_split, column, make_result
+from clipkit.analysis.results import Row, choose_split, column, make_result
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
-from clipkit.features import FeatureFile, compatibility
+from clipkit.features import FeatureFile, Floats, Int64, compatibility
 from clipkit.features.annotations import Attribute, check_same_images, read_annotations
 from clipkit.features.provenance import check_control, prompts_entry
 
-Floats = NDArray[np.float64]
-Codes = NDArray[np.int64]
-
-SHOWN = 3  # attributes of each prompt in the format `table`
 NO_UNIQUE = {"unique": np.nan, "unique_rows": 0, "unique_null95": np.nan}
 ROWS_PER_PARAMETER = 2  # with fewer complete rows, `unique` is left empty
 MAX_VALUES = 5000  # of all attributes: a regression decomposes a matrix of this size
@@ -49,16 +44,23 @@ def centre(embeddings: Floats) -> CentredRows:
 
 
 class Explained(NamedTuple):
-    """The part A'A of T that a regression explains. `rank` counts the constant."""
+    """The part B = A'A of T that a regression explains. `rank` counts the constant."""
 
     root: Floats  # A (P, D)
     rank: int
 
 
 class Regressions:
-    """Regressions of rows on the indicators of columns of codes (N,)."""
+    """Regressions of N rows on the indicators of columns of codes (N,).
 
-    def __init__(self, rows: CentredRows, columns: Mapping[str, Codes]) -> None:
+    A regression of rank K explains the part B of the scatter T. Its adjusted R squared is
+
+        1 - (tr T - tr B) / (N - K) / (tr T / (N - 1))
+
+    for the whole embedding, and the same with u'Tu and u'Bu for the cosines with a direction u.
+    """
+
+    def __init__(self, rows: CentredRows, columns: Mapping[str, Int64]) -> None:
         from scipy import sparse
 
         self.total = rows.total
@@ -102,8 +104,7 @@ class Regressions:
 
         It is of all columns or, as (K,), of the cosines with each of K directions (K, D).
         """
-        total, *explained = self._scatter(along, smaller, larger)
-        return self._gain(total, explained, [smaller.rank, larger.rank])
+        return self._gain(smaller, larger, self._explained_scatter(larger, along), along)
 
     def null95(self, smaller: Explained, larger: Explained, along: Floats | None = None) -> Any:
         """Return the 95 % quantile of `share` for unrelated attributes with as many values.
@@ -113,7 +114,7 @@ class Regressions:
         """
         from scipy.special import betaincinv
 
-        total, explained = self._scatter(along, smaller)
+        total, explained = self._scatter(along), self._explained_scatter(smaller, along)
         a, b = (larger.rank - smaller.rank) / 2, (self.count - larger.rank) / 2
         if not (a > 0 and b > 0):
             return np.full_like(total, np.nan)
@@ -126,42 +127,35 @@ class Regressions:
             spread = max(1e-9, (spread - 1 / free) * free / (free - 1))
         scale = ((a + b + 1) / spread - 1) / (a + b)
         by_chance = (total - explained) * betaincinv(scale * a, scale * b, 0.95)
-        return self._gain(total, [explained, explained + by_chance], [smaller.rank, larger.rank])
+        return self._gain(smaller, larger, explained + by_chance, along)
 
-    def _scatter(self, along: Floats | None, *parts: Explained) -> list[Any]:
-        """Return the total scatter, and what regressions explain of it."""
+    def _scatter(self, along: Floats | None) -> Any:
+        """Return tr T, or u'Tu (K,) for directions u."""
         if along is None:
-            return [np.trace(self.total), *((part.root**2).sum() for part in parts)]
-        total = ((along @ self.total) * along).sum(axis=1)
-        return [total, *(((along @ part.root.T) ** 2).sum(axis=1) for part in parts)]
+            return np.trace(self.total)
+        return ((along @ self.total) * along).sum(axis=1)
 
-    def _gain(self, total: Any, explained: Sequence[Any], ranks: Sequence[int]) -> Any:
-        """Return adjusted R squared of the second regression minus the first one's, if above 0."""
-        if not ranks[0] < ranks[1] < self.count:  # one value, or as many as rows
+    def _explained_scatter(self, part: Explained, along: Floats | None) -> Any:
+        """Return tr B, or u'Bu (K,) for directions u."""
+        if along is None:
+            return (part.root**2).sum()
+        return ((along @ part.root.T) ** 2).sum(axis=1)
+
+    def _gain(
+        self, smaller: Explained, larger: Explained, by_larger: Any, along: Floats | None
+    ) -> Any:
+        """Return the gain if the larger regression explains `by_larger` of the scatter."""
+        total = self._scatter(along)
+        if not smaller.rank < larger.rank < self.count:  # one value, or as many as rows
             return np.full_like(total, np.nan)
-        variances = [(total - explained[i]) / (self.count - ranks[i]) for i in (0, 1)]
+        by_smaller = self._explained_scatter(smaller, along)
+        before = self._adjusted_r2(total, by_smaller, smaller.rank)
+        return self._adjusted_r2(total, by_larger, larger.rank) - np.maximum(before, 0)
+
+    def _adjusted_r2(self, total: Any, explained: Any, rank: int) -> Any:
+        variance = (total - explained) / (self.count - rank)
         with np.errstate(invalid="ignore", divide="ignore"):  # all rows are equal
-            smaller, larger = (1 - part * (self.count - 1) / total for part in variances)
-        return larger - np.maximum(smaller, 0)
-
-
-def for_people(rows: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
-    """Return the rows of a report for reading: of prompts, only the SHOWN largest shares of each.
-
-    Rows about embeddings stay as they are.
-    """
-    return largest_of_prompts(rows, SHOWN) if "prompt" in rows[0] else rows
-
-
-def largest_of_prompts(rows: Sequence[dict[str, Any]], count: int) -> list[dict[str, Any]]:
-    """Return, for each prompt, the rows of the `count` largest shares."""
-    by_prompt: dict[str, list[dict[str, Any]]] = {}
-    for row in rows:
-        by_prompt.setdefault(row["prompt"], []).append(row)
-    largest = []
-    for group in by_prompt.values():
-        largest += sorted(group, key=lambda row: -np.nan_to_num(row["share"]))[:count]
-    return largest
+            return 1 - variance * (self.count - 1) / total
 
 
 def _check_count(values: int) -> None:
@@ -222,7 +216,7 @@ def decompose(  # noqa: PLR0913 (the options of `clipkit variance`)
     images : FeatureFile
         Of kind images.
     texts : FeatureFile, optional
-        Of kind texts and of the same model. The shares are then those of each prompt's cosines.
+        Of kind texts and of the same model. The shares are then of each prompt's cosines.
     table : str, optional
         A .csv or .tsv file of attributes, or ``shapes``. Without it, the labels are the only
         attribute, `class`.
@@ -321,7 +315,7 @@ def _unit_rows(images: FeatureFile, split: str) -> Floats:
     return np.asarray(unit, np.float64)
 
 
-def _attribute_rows(terms: Sequence[Term], images: FeatureFile, split: str) -> list[dict[str, Any]]:
+def _attribute_rows(terms: Sequence[Term], images: FeatureFile, split: str) -> list[Row]:
     together = _choose_base(terms)
     unique = _unique_shares(together, images, split)
     others = [term.name for term in terms if term.values and term not in together]
@@ -365,7 +359,7 @@ def _choose_base(terms: Sequence[Term]) -> list[Term]:
     return base
 
 
-def _unique_shares(terms: Sequence[Term], images: FeatureFile, split: str) -> dict[str, Any]:
+def _unique_shares(terms: Sequence[Term], images: FeatureFile, split: str) -> Row:
     """Return what the regression on all terms loses without each, its rows and its null."""
     if not terms:
         return {}
@@ -389,7 +383,7 @@ def _unique_shares(terms: Sequence[Term], images: FeatureFile, split: str) -> di
     return unique
 
 
-def _add_controls(rows: list[dict[str, Any]], shares: Sequence[Sequence[float]]) -> None:
+def _add_controls(rows: list[Row], shares: Sequence[Sequence[float]]) -> None:
     """Add the mean and the range of the controls' shares, each of all rows."""
     control_shares = zip(*shares, strict=True) if shares else [(np.nan,)] * len(rows)
     for row, values in zip(rows, control_shares, strict=True):
@@ -399,13 +393,8 @@ def _add_controls(rows: list[dict[str, Any]], shares: Sequence[Sequence[float]])
 
 
 def _prompt_rows(
-    terms: Sequence[Term],
-    images: FeatureFile,
-    texts: FeatureFile,
-    split: str,
-    null: int,
-    seed: int,
-) -> list[dict[str, Any]]:
+    terms: Sequence[Term], images: FeatureFile, texts: FeatureFile, split: str, null: int, seed: int
+) -> list[Row]:
     compatibility.common_logit_scale(images, texts)
     compatibility.check_widths(images, texts)
     stored = np.asarray(texts.features, np.float64)

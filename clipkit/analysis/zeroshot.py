@@ -6,37 +6,23 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from clipkit.analysis import metrics
 from clipkit.analysis.ranking import Ranking, join, rank
 from clipkit.base.errors import ClipkitError
-from clipkit.features import BlockMatrix, FeatureFile, Float32, Int64, Split
+from clipkit.features import BlockMatrix, FeatureFile, Float32, Floats, Int64, Split
 from clipkit.features.describe import abridged
-
-Floats = NDArray[np.floating[Any]]
 
 TOP = 5  # of the second accuracy that is reported
 HINT = "make them with: clipkit textembed --classes"
 
 
 def class_scores(cosines: Floats, class_index: Int64, n_classes: int) -> Floats:
-    """Return the score of each class: the highest cosine among its prompts.
+    """Return the score (N, C) of each class: the highest of its prompts' cosines or logits (N, K).
 
-    Parameters
-    ----------
-    cosines : array (N, K)
-        Cosine similarities (or logits) of images with prompts.
-    class_index : array (K,)
-        The class of each prompt, 0..C-1; -1 for a prompt of no class.
-    n_classes : int
-        C.
-
-    Returns
-    -------
-    array (N, C)
-        -inf for a class without a prompt. The prediction is the argmax over C, the lower class
-        where two are equal.
+    `class_index` (K,) is the class of each prompt, -1 for none. A class without a prompt gets -inf.
+    The prediction is the argmax over C, the lower class where two are equal.
     """
     scores = np.full((len(cosines), n_classes), -np.inf, dtype=cosines.dtype)
     prompts = np.flatnonzero(class_index >= 0)
@@ -88,23 +74,9 @@ def rank_images(
     top: int = 2,
     keep_scores: bool = False,
 ) -> dict[str, Ranking]:
-    """Rank the classes of every image by their highest cosine.
+    """Rank the classes of every image by their highest cosine: per split, at least 2 and `top`.
 
-    Parameters
-    ----------
-    logits : FeatureFile
-        Of kind logits, with a prompt for every class.
-    splits : sequence of str, optional
-        All by default.
-    top : int
-        Number of classes that are ranked for each image, at least 2.
-    keep_scores : bool
-        Keep the cosines of all classes.
-
-    Returns
-    -------
-    dict of str to Ranking
-        By split. The scores are cosines, whatever the temperature of the logits.
+    The scores are cosines, whatever the temperature of the logits.
     """
     check_prompts(logits)
     classes = np.arange(len(logits.class_names or []))

@@ -137,16 +137,9 @@ def progress(
     On a terminal, show a bar with rate and time left. Elsewhere, for a log, write a plain line once
     the work has taken FIRST_LINE_SECONDS, then every NEXT_LINE_SECONDS, and one at its end.
 
-    Parameters
-    ----------
-    what : str
-        Names the work, such as "embedding cifar10".
-    unit : str
-        Plural noun of what `update` counts.
-    start : int
-        The count at which a resumed run begins.
-    opening : str, optional
-        What will be done. A log then gets this line at once, and the line at the end in any case.
+    `what` names the work, such as "embedding cifar10", and `unit` is the plural of what is counted,
+    from `start` in a resumed run. If `opening` says what will be done, a log gets this line at
+    once, and the line at the end in any case.
     """
     with stage(what):
         if _quiet:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import IO, Any
 
 from clipkit.base.console import escaped
-from clipkit.base.errors import ClipkitError
+from clipkit.base.errors import ClipkitError, shorten
 
 BOM = b"\xef\xbb\xbf"
 NO_VALUE = {"", "na", "n/a", "#n/a", "<na>", "nan", "none", "null", "-"}
@@ -21,13 +21,7 @@ def is_no_value(text: str) -> bool:
 
 
 def check_text(stream: IO[bytes], name: str) -> None:
-    """Refuse bytes that are not UTF-8, and NUL. The stream is read from its start, and rewound.
-
-    Raises
-    ------
-    ClipkitError
-        The message names the line.
-    """
+    """Refuse bytes that are not UTF-8, and NUL, naming the line. The stream is rewound."""
     stream.seek(0)
     for number, line in enumerate(stream, start=1):
         end = line.find(b"\0")
@@ -49,17 +43,9 @@ def read_rows(
 ) -> Iterator[tuple[int, list[str]]]:
     r"""Yield the line and the cells of each row that is not empty.
 
-    Parameters
-    ----------
-    stream : binary file
-        It is read from its start.
-    name : str
-        What messages call the file.
-    delimiter : str
-        After a comma, spaces are skipped.
-    quotes : bool
-        Whether a quote begins a quoted cell, as spreadsheets write it in .tsv files too. In a table
-        of prompts or words, a quote may belong to a text.
+    The stream is read from its start, and `name` is what messages call it. After a comma, spaces
+    are skipped. With `quotes`, a quote begins a quoted cell, as spreadsheets write it in .tsv files
+    too; in a table of prompts or words, a quote may belong to a text.
 
     Raises
     ------
@@ -108,10 +94,7 @@ def read_objects(
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield the line and the object of each line of a .jsonl file that is not empty.
 
-    Raises
-    ------
-    ClipkitError
-        If a line is no JSON object. The message names it, and the hint gives the example.
+    The error for a line that is no JSON object names it, and gives the example as a hint.
     """
     stream.seek(0)
     for number, line in enumerate(stream, start=1):
@@ -124,7 +107,7 @@ def read_objects(
         except (ValueError, RecursionError):
             content = None
         if not isinstance(content, dict):
-            got = escaped(line[:40].decode(errors="replace").strip())
+            got = escaped(shorten(line.decode(errors="replace").strip(), 40))
             raise ClipkitError(
                 f"{name}, line {number}: expected a JSON object, got {got!r}",
                 f"write one object per line: {example}",

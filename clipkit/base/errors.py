@@ -12,13 +12,8 @@ from typing import Self
 class ClipkitError(Exception):
     """Report bad data or failed input/output; the command exits with `exit_code`.
 
-    Parameters
-    ----------
-    message : str
-        The file, data set, line or row; what was expected of it and what it is. For input and
-        output, the system's reason.
-    hint : str, optional
-        What to do about it.
+    The message names the file, data set, line or row, and says what was expected of it and what it
+    is; for input and output, the system's reason. The hint says what to do about it.
     """
 
     exit_code = 1
@@ -87,13 +82,7 @@ SMALLEST, LARGEST = 1e-12, 1e12  # beyond them, float32 products of settings ove
 
 
 def check_positive(name: str, value: float | str) -> float:
-    """Return a temperature, C or scale as a float, if it is between 1e-12 and 1e12.
-
-    Raises
-    ------
-    UsageError
-        If it is not a number in this range.
-    """
+    """Return a temperature, C or scale as a float between 1e-12 and 1e12, or refuse it."""
     hint = None
     try:
         number = float(value)
@@ -106,7 +95,7 @@ def check_positive(name: str, value: float | str) -> float:
     raise UsageError(f"{name}: expected {expected}, got {value!r}", hint)
 
 
-MAX_REASON = 300  # characters of a library's message
+MAX_REASON = 300  # characters of a library's message, which may quote a whole file or reply
 
 
 def system_reason(error: Exception) -> str:
@@ -140,6 +129,7 @@ def brief(error: Exception) -> str:
     return text if " " in text else f"{kind}: {text}"
 
 
-def shorten(text: str) -> str:
-    """Cut a library's message, which may quote a whole file or reply."""
-    return f"{text[:MAX_REASON]} ..." if len(text) > MAX_REASON else text
+def shorten(value: object, most: int = MAX_REASON) -> str:
+    """Return a value as text, cut to `most` characters: a message quotes what may be very long."""
+    text = str(value)
+    return f"{text[:most]} ..." if len(text) > most else text

@@ -36,14 +36,7 @@ _unfinished: set[Path] = set()  # temporary files and folders of this process
 
 
 class OpenFile(NamedTuple):
-    """A regular file that stays open.
-
-    Attributes
-    ----------
-    descriptor : int
-    path : Path
-        Leads to the file. See `keep_open`.
-    """
+    """A regular file that stays open, and a path that leads to it; see `keep_open`."""
 
     descriptor: int
     path: Path
@@ -108,7 +101,7 @@ def check_one_stream(sources: Sequence[str]) -> None:
 
 
 def goes_to_stream(output: str) -> bool:
-    """Whether an output is standard output, a FIFO or a device, which get the bytes of a file."""
+    """Return True for standard output, a FIFO or a device, which get the bytes of a file."""
     return output == STREAM or _file_kind(Path(output)) == "stream"
 
 
@@ -142,15 +135,13 @@ def check_output(output: str, *, force: bool = False, inputs: Iterable[str | Non
     force : bool
         Replace an existing file.
     inputs : iterable of str or None
-        What the command reads: paths, ``-``, or None for what is not given.
+        What the command reads, which the output must not be under any name.
 
     Raises
     ------
-    UsageError
-        If the output exists and `force` is not given, it is one of the inputs (also under another
-        name), its folder is missing, or it is a terminal.
-    ClipkitError
-        If its folder is not writable.
+    UsageError, ClipkitError
+        If the output exists and `force` is not given, is an input or a terminal, or its folder is
+        missing or not writable.
     """
     if _is_terminal(output):
         hint = "add -o FILE, or pipe it into the next command"
@@ -178,7 +169,7 @@ def check_output(output: str, *, force: bool = False, inputs: Iterable[str | Non
 
 
 def _is_terminal(output: str) -> bool:
-    """Whether an output is a terminal, also under a name such as /dev/stdout."""
+    """Return True for a terminal, also under a name such as /dev/stdout."""
     if output == STREAM:
         return sys.stdout.isatty()
     try:
@@ -194,7 +185,7 @@ def _is_terminal(output: str) -> bool:
 
 
 def _is_same_file(source: str | None, output: Path) -> bool:
-    """Whether an input is the file at `output`, also through a link or as standard input."""
+    """Return True if an input is the file at `output`, also through a link or standard input."""
     if source is None:
         return False
     try:
@@ -210,14 +201,7 @@ def atomic_write(output: str, *, force: bool = False) -> Iterator[Path]:
 
     A regular file appears complete under its name, by a hard link (which never replaces a file) or,
     with `force`, by a rename. A file that replaces another keeps that file's permissions. Standard
-    output, a FIFO or a device gets the finished bytes or none.
-
-    Parameters
-    ----------
-    output : str
-        A path, or ``-`` for standard output. Symbolic links are followed.
-    force : bool
-        Replace an existing file.
+    output, a FIFO or a device gets the finished bytes or none. Symbolic links are followed.
 
     Raises
     ------
@@ -358,13 +342,7 @@ def digest(data: bytes) -> str:
 
 
 def read_bytes(source: str, max_bytes: int | None = None) -> bytes:
-    """Read a small text input: a file, or standard input for ``-``.
-
-    Raises
-    ------
-    ClipkitError
-        If it cannot be read, or holds more than `max_bytes`, by default MAX_TEXT_BYTES.
-    """
+    """Read a text input of at most `max_bytes`, by default MAX_TEXT_BYTES: a file, or ``-``."""
     max_bytes = MAX_TEXT_BYTES if max_bytes is None else max_bytes
     try:
         with _open_stream(source, "rb") as stream:
@@ -381,7 +359,7 @@ def read_bytes(source: str, max_bytes: int | None = None) -> bytes:
 
 @contextlib.contextmanager
 def keep_open(source: str | Path) -> Iterator[OpenFile]:
-    """Open a file, whose path leads to it as long as the block lasts, whatever its name becomes."""
+    """Open a file. Its path leads to it until the block ends, whatever its name becomes."""
     try:
         descriptor = os.open(source, os.O_RDONLY)
     except OSError as error:
@@ -405,22 +383,14 @@ def spool_input(source: str, signature: bytes = b"") -> Iterator[OpenFile]:
 
     On Linux its path leads to the file that was opened, even if a writer replaces it meanwhile: all
     that is read through the path belongs together. It lasts as long as the block. Messages and
-    endings need the name of the `source`.
-
-    Parameters
-    ----------
-    source : str
-        A path, or ``-`` for standard input.
-    signature : bytes
-        What a usable input begins with. Of another pipe only the start is copied, since it may be
-        endless; the caller refuses it.
+    endings need the name of the `source`. A usable input begins with the `signature`. Of another
+    pipe only the start is copied, since it may be endless; the caller refuses it.
 
     Raises
     ------
-    UsageError
-        If the input is a terminal.
-    ClipkitError
-        If the input is missing, unreadable or a folder, or if the temporary folder is full.
+    UsageError, ClipkitError
+        If the input is a terminal, missing, unreadable or a folder, or if the temporary folder is
+        full.
     """
     if not source:
         raise UsageError("expected the name of an input, got ''")

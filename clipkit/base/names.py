@@ -1,10 +1,12 @@
-"""Docstring."""
+"""Names that tell things apart, and names of files as texts."""
 
 from __future__ import annotations
 
 import os
 import re
 import urllib.parse
+from collections import Counter
+from collections.abc import Sequence
 
 # Controls, invalid UTF-8, line and bidirectional controls, and a "%" that would read as an escape.
 _UNSAFE = re.compile(
@@ -24,7 +26,24 @@ def escape(name: str) -> str:
     if name.isascii() and name.isprintable() and "%" not in name:
         return name
     text = os.fsencode(name).decode("utf-8", "surrogateescape")
-    return _UNSAFE.sub(
-        lambda match: urllib.parse.quote(match[0], errors="surrogateescape"),
-        text,
-    )
+    return _UNSAFE.sub(lambda match: urllib.parse.quote(match[0], errors="surrogateescape"), text)
+
+
+def distinct_names(names: Sequence[str], numbers: Sequence[int] | None = None) -> list[str]:
+    """Put its number in front of each name that occurs more than once; by default its position.
+
+    ImageNet has two classes called crane, and two called maillot.
+
+    >>> distinct_names(["crane", "cock", "crane"])
+    ['0: crane', 'cock', '2: crane']
+    """
+    counts = Counter(names)
+    distinct = []
+    for number, name in zip(numbers or range(len(names)), names, strict=True):
+        distinct.append(f"{number}: {name}" if counts[name] > 1 else name)
+    return distinct
+
+
+def class_name(class_names: Sequence[str] | None, number: int) -> str:
+    """Return the name of a class, or its number where classes have no names."""
+    return class_names[number] if class_names else str(number)

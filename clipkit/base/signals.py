@@ -1,10 +1,20 @@
 """End a command soon after a signal, even during a library call that does not return.
 
-The first signal raises an exception, so that every `finally` runs. Later ones raise nothing: they
-would interrupt the handling of the first. But Python runs a signal's handler only between two steps
-of the main thread, and a library call that takes hours delays it by hours. A library may also lose
-the exception. A thread therefore watches for signals too, and ends the process if that does not
-happen. It cannot run while a library holds Python's lock, which libraries release for long
+The order of events:
+
+1. `cli.main` calls `install`, and the command names itself by `set_command`.
+2. The first signal raises `Interrupted` in the main thread, so that every `finally` runs. Within
+   `deferred`, it is raised at the end of the block. Later signals raise nothing: they would
+   interrupt the handling of the first.
+3. The exception ends the command. If a library loses it or turns it into another error,
+   `interrupted` still says so.
+4. `cli.main` calls `disarm`, writes the line of `report`, removes unfinished files and ends the
+   process with 128 + n.
+5. Python runs a signal's handler only between two steps of the main thread, and a library call
+   delays it by hours. So a thread watches too. At a second signal, or after GRACE_SECONDS, it does
+   what `cli.main` would do.
+
+The thread cannot run while a library holds Python's lock, which libraries release for long
 computations. If one does not, SIGQUIT (Ctrl and backslash) ends the process.
 """
 
@@ -30,6 +40,7 @@ _received: list[int] = []  # signals, in order
 _reported = threading.Lock()  # held once a signal was reported
 _deferred = False  # whether a signal raises no exception for now
 _disarmed = False  # whether the command has ended
+_command = "clipkit"  # what the report names
 
 
 class Interrupted(SystemExit):
@@ -95,11 +106,17 @@ def interrupted() -> Interrupted | None:
     return Interrupted(_received[0]) if _received else None
 
 
-def report(command: str, number: int) -> None:
+def set_command(path: str) -> None:
+    """Name the command that runs, such as `clipkit embed`."""
+    global _command
+    _command = path
+
+
+def report(number: int) -> None:
     """Write once which signal ended the command, without a lock that a stuck thread may hold."""
     if not _reported.acquire(blocking=False):
         return
-    line = f"{command}: interrupted by {signal.Signals(number).name}\n"
+    line = f"{_command}: interrupted by {signal.Signals(number).name}\n"
     with contextlib.suppress(OSError, ValueError):
         if select.select([], [2], [], 0)[1]:  # nobody may read a full pipe
             os.write(2, line.encode())
@@ -114,7 +131,7 @@ def _watch(read_end: int) -> None:
             os.read(read_end, 64)
         select.select([read_end], [], [], GRACE_SECONDS)
         number = _received[0] if _received else number
-        report("clipkit", number)
+        report(number)
         files.remove_unfinished()
     finally:
         os._exit(128 + number)

@@ -12,8 +12,7 @@ import re
 import shutil
 import sys
 import textwrap
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from rich.cells import cell_len
@@ -21,27 +20,30 @@ from rich.cells import cell_len
 from clipkit.base.console import escaped, note
 from clipkit.base.errors import UsageError
 
-CHUNK_ROWS = 2000  # of a long report that are in memory at once
+MAX_TABLE = 2000  # rows of a long report that are printed as a table
 EMPTY = "-"  # a cell to which a column does not apply
 FORMATS = ("table", "tsv", "csv", "json")
-PERCENT = {
-    *("acc1", "acc5", "mean_per_class_recall", "mean_confidence", "purity", "purity_chance"),
-    *("share", "unique", "unique_null95", "null95", "random99", "embedding"),
-    *("control_share", "control_low", "control_high"),
-    *("ece", "ece_null", "ece_null95"),
-    *("acc1_low", "acc1_high", "precision", "recall", "f1", "confidence"),
+# The columns of all reports by their unit. A wrong name is found with them before the work.
+UNITS = {
+    "%": (
+        "acc1 acc1_high acc1_low acc5 confidence control_high control_low control_share ece "
+        "ece_null ece_null95 embedding f1 mean_confidence mean_per_class_recall null95 precision "
+        "purity purity_chance random99 recall share unique unique_null95"
+    ),
+    "nats": "entropy max_entropy mean_entropy",
+    "": (
+        "a above acc_a acc_b ami ari attribute b both brier C changed chance class classifier "
+        "control cost dataset difference draw eval_split file fit_split fitted group high id "
+        "information k kappa label low model names names_high names_low neither nll nmi nmi_chance "
+        "null null5 only_a only_b p p_holm prediction probe probe_high probe_low prompt prompts "
+        "random random_high random_low rank reach reach_high reach_low rows runner_up "
+        "runner_up_score scope score shots split standardize support temperature unique_rows unit "
+        "values weight zeroshot zeroshot_high zeroshot_low"
+    ),
 }
-# The columns of all reports beside these, with which a wrong name is found before the work
-OTHERS = (
-    "a above acc_a acc_b ami ari attribute b both brier C changed chance class classifier "
-    "control cost dataset difference draw entropy eval_split file fit_split fitted group high "
-    "id information k kappa label low max_entropy mean_entropy model names names_high "
-    "names_low neither nll nmi nmi_chance null null5 only_a only_b p p_holm prediction probe "
-    "probe_high probe_low prompt prompts random random_high random_low rank reach reach_high "
-    "reach_low rows runner_up runner_up_score score scope shots split standardize support "
-    "temperature unique_rows unit values weight zeroshot zeroshot_high zeroshot_low"
-)
-COLUMNS = PERCENT.union(OTHERS.split())
+COLUMNS: dict[str, str] = {}
+for _unit, _names in UNITS.items():
+    COLUMNS |= dict.fromkeys(_names.split(), _unit)
 SCORE = "score_"  # before the class, in the columns of zeroshot --scores
 WIDTH = 200  # of a table that goes to a file or a pipe
 UNLIMITED = 1 << 20
@@ -74,15 +76,8 @@ class Column(NamedTuple):
 class View(NamedTuple):
     """What of a report is printed, and how.
 
-    Attributes
-    ----------
-    format : {"table", "tsv", "csv", "json"}, optional
-        By default a table on a terminal and TSV elsewhere.
-    columns : sequence of str, optional
-        Names of the columns to print, in this order, each text with one or more between commas;
-        all by default.
-    no_header : bool
-        Leave out the names of the columns.
+    By default, the format is a table on a terminal and TSV elsewhere, and all columns are printed.
+    Each text of `columns` names one or more between commas, in the order of the print.
     """
 
     format: str | None = None
@@ -101,26 +96,6 @@ class View(NamedTuple):
         return chosen_format(self.format) == "table" and self.columns is None
 
 
-def distinct_names(names: Sequence[str], numbers: Sequence[int] | None = None) -> list[str]:
-    """Put its number in front of each name that occurs more than once; by default its position.
-
-    ImageNet has two classes called crane, and two called maillot.
-
-    >>> distinct_names(["crane", "cock", "crane"])
-    ['0: crane', 'cock', '2: crane']
-    """
-    counts = Counter(names)
-    distinct = []
-    for number, name in zip(numbers or range(len(names)), names, strict=True):
-        distinct.append(f"{number}: {name}" if counts[name] > 1 else name)
-    return distinct
-
-
-def class_name(class_names: Sequence[str] | None, number: int) -> str:
-    """Return the name of a class, or its number where classes have no names."""
-    return class_names[number] if class_names else str(number)
-
-
 def join(reports: Sequence[Sequence[Row]]) -> list[Row]:
     """Return the rows of several reports with the columns of all; None where a report has none.
 
@@ -132,22 +107,57 @@ def join(reports: Sequence[Sequence[Row]]) -> list[Row]:
     return [{name: row.get(name) for name in names} for row in rows]
 
 
-def emit(rows: Sequence[Row], view: View) -> None:
+def emit(rows: Iterable[Row], view: View) -> None:
     """Print rows on standard output. Every row has the same columns.
 
-    Machine formats hold fractions (0..1), and an empty cell (null in JSON) for what does not apply.
-    The table shows percent.
+    Machine formats are written row by row. They hold fractions (0..1), and an empty cell (null in
+    JSON) for what does not apply. The table shows percent. It has to know all rows before its first
+    line, so a terminal gets more rows than MAX_TABLE of an iterator as TSV.
 
     Raises
     ------
     UsageError
         If there is no column of a name.
     """
-    cells = _cells(rows, _choose(rows, view.chosen_columns))
-    if view.is_for_people:
-        cells = _join_intervals(cells)
-    write = {"table": _table, "tsv": _tsv, "csv": _csv, "json": _json}[chosen_format(view.format)]
-    sys.stdout.write(write(cells, not view.no_header))
+    pending = iter(rows)
+    first = list(itertools.islice(pending, MAX_TABLE))
+    names = _choose(first, view.chosen_columns)
+    format = chosen_format(view.format)
+    if format == "table" and len(first) == MAX_TABLE and not isinstance(rows, Sequence):
+        note(f"more than {MAX_TABLE:,} rows: printed as TSV")
+        format = "tsv"
+    chosen = itertools.chain(first, pending)
+    if format == "table":
+        cells = _cells(list(chosen), names)
+        if view.is_for_people:
+            cells = _join_intervals(cells)
+        sys.stdout.write(_table(cells, not view.no_header))
+    elif format == "json":
+        _write_json(chosen, names)
+    else:
+        _write_lines(chosen, names, format, not view.no_header)
+
+
+def _write_json(rows: Iterable[Row], names: Sequence[str]) -> None:
+    """Write a list of objects, as `json.dumps` with an indent of 2 does."""
+    before = "[\n"
+    for row in rows:
+        text = json.dumps({name: _rounded(row[name]) for name in names}, indent=2)
+        sys.stdout.write(before + textwrap.indent(text, "  "))
+        before = ",\n"
+    sys.stdout.write("[]\n" if before == "[\n" else "\n]\n")
+
+
+def _write_lines(rows: Iterable[Row], names: Sequence[str], format: str, header: bool) -> None:
+    lines: Iterable[Sequence[str]] = (
+        [_text(_rounded(row[name])) for name in names] for row in rows
+    )
+    if header:
+        lines = itertools.chain([names], lines)
+    if format == "csv":
+        csv.writer(sys.stdout, lineterminator="\n").writerows(lines)
+    else:
+        sys.stdout.writelines("\t".join(line) + "\n" for line in lines)
 
 
 def _choose(rows: Sequence[Row], chosen: list[str]) -> list[str]:
@@ -157,44 +167,6 @@ def _choose(rows: Sequence[Row], chosen: list[str]) -> list[str]:
         if name not in known:
             raise UsageError(f"unknown column {name!r}", f"known: {', '.join(known)}")
     return chosen or known
-
-
-def emit_many(rows: Iterable[Row], view: View) -> None:
-    """Print any number of rows on standard output, a chunk at a time.
-
-    Few rows are printed as `emit` prints them. A terminal gets many rows as TSV, since a table has
-    to know all of them before its first line.
-    """
-    pending = iter(rows)
-    chunk = list(itertools.islice(pending, CHUNK_ROWS))
-    if len(chunk) < CHUNK_ROWS:
-        emit(chunk, view)
-        return
-    format = chosen_format(view.format)
-    if format == "table":
-        note(f"more than {CHUNK_ROWS:,} rows: printed as TSV")
-        format = "tsv"
-    names = _choose(chunk, view.chosen_columns)
-    is_first = True
-    while chunk:
-        cells = _cells(chunk, names)
-        chunk = list(itertools.islice(pending, CHUNK_ROWS))
-        if format == "json":
-            sys.stdout.write(_json_chunk(cells, is_first, is_last=not chunk))
-        else:
-            write = {"tsv": _tsv, "csv": _csv}[format]
-            sys.stdout.write(write(cells, is_first and not view.no_header))
-        is_first = False
-
-
-def _json_chunk(cells: Cells, is_first: bool, is_last: bool) -> str:
-    """Return the text of consecutive rows. All chunks make what `emit` writes."""
-    text = _json(cells)
-    if not is_first:
-        text = text.removeprefix("[\n")
-    if not is_last:
-        text = text.removesuffix("\n]\n") + ",\n"
-    return text
 
 
 def chosen_format(format: str | None) -> str:
@@ -224,29 +196,6 @@ def _rounded(value: Any) -> Any:
     return None if math.isnan(value) else float(f"{value:.8g}")
 
 
-def _json(cells: Cells, header: bool = True) -> str:
-    """Write a list of objects. Each holds the names of the columns, so there is no header."""
-    rows = zip(*cells.values(), strict=True)
-    return json.dumps([dict(zip(cells, row, strict=True)) for row in rows], indent=2) + "\n"
-
-
-def _tsv(cells: Cells, header: bool) -> str:
-    return join_lines(map("\t".join, _lines(cells, header)))
-
-
-def _csv(cells: Cells, header: bool) -> str:
-    out = io.StringIO()
-    csv.writer(out, lineterminator="\n").writerows(_lines(cells, header))
-    return out.getvalue()
-
-
-def _lines(cells: Cells, header: bool) -> Iterator[Iterable[str]]:
-    if header:
-        yield cells
-    for row in zip(*cells.values(), strict=True):
-        yield map(_text, row)
-
-
 def _text(value: Any) -> str:
     if value is None:
         return ""
@@ -271,14 +220,16 @@ def _columns(cells: Cells) -> list[Column]:
         if not types:
             continue  # an empty column would only take room
         texts = [_table_text(name, value) for value in values]
-        columns.append(Column(name, _unit(name), texts, types <= {bool, int, float, tuple}))
+        columns.append(
+            Column(name, COLUMNS.get(name, ""), texts, types <= {bool, int, float, tuple})
+        )
     return columns
 
 
 def _table(cells: Cells, header: bool) -> str:
     """Return a table that fits the terminal, unless a single word or number is wider.
 
-    If it is too wide, a single row becomes a list. Of several rows, columns with one value in all
+    If it is too wide, a single row becomes a list. With several rows, columns with one value in all
     of them move to a line below the table. If that does not do, names are broken at underscores.
     """
     columns = _columns(cells)
@@ -308,7 +259,7 @@ def _fits(text: str, width: int) -> bool:
 
 
 def _grid(columns: Sequence[Column], width: int, header: bool) -> str:
-    """Return columns as a table whose texts are wrapped between words."""
+    """Return columns as a table, with texts wrapped between words."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
@@ -372,26 +323,17 @@ def _width() -> int:
     return int(columns) if re.fullmatch("[1-9][0-9]{0,4}", columns) else WIDTH
 
 
-def _unit(name: str) -> str:
-    if name in PERCENT:
-        return "%"
-    return "nats" if _is_entropy(name) else ""
-
-
-def _is_entropy(name: str) -> bool:
-    return name == "entropy" or name.endswith("_entropy")
-
-
 def _table_text(name: str, value: Any) -> str:
     if value is None:
         return EMPTY
     if isinstance(value, tuple):
         estimate, low, high = [_table_text(name, number) for number in value]
         return f"{estimate} ({low}–{high})"
-    if isinstance(value, float) and name in PERCENT:
+    if not isinstance(value, float):
+        return _text(value)
+    unit = COLUMNS.get(name)
+    if unit == "%":
         return f"{100 * value:.2f}"
-    if isinstance(value, float) and _is_entropy(name):
+    if unit == "nats":
         return f"{value:.4f}"
-    if isinstance(value, float) and not value.is_integer():
-        return f"{value:.4g}"
-    return _text(value)
+    return _text(value) if value.is_integer() else f"{value:.4g}"

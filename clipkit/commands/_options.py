@@ -418,7 +418,7 @@ class Report:
         per_class: bool = False,
     ) -> None:
         """Save a result if an output is given, and print its runs, or `rows`, or its classes."""
-        from clipkit.analysis.per_class import per_class_rows
+        from clipkit.analysis.results import per_class_rows
         from clipkit.base import tables
 
         if self._is_printed(result):
@@ -435,7 +435,7 @@ class Report:
             rows: Iterable[Mapping[str, Any]] = ranking.image_rows(result, rankings, top)
             if self.columns is not None:
                 rows = add_provenance(rows, result)
-            tables.emit_many(rows, self.view)
+            tables.emit(rows, self.view)
 
     @property
     def view(self) -> View:
@@ -460,7 +460,7 @@ def report_rows(
 
     If columns are named, the rows also have the columns of `provenance`.
     """
-    from clipkit.analysis.results import rows_for_people
+    from clipkit.analysis.for_people import rows_for_people
     from clipkit.features.provenance import add_provenance
 
     if rows is None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from clipkit import features
-from clipkit.analysis import ensembling, similarity
+from clipkit.analysis import similarity
 from clipkit.base import console, files
 from clipkit.base.errors import ClipkitError, UsageError, unknown
 from clipkit.base.names import escape
@@ -157,7 +157,7 @@ def embed_classes(
     class_index = np.array(classes.class_index)[wording_index]
     embeddings = _encode(texts, _quote(texts), encoder, truncate)  # (P * T, D)
     if len(texts) > len(classes.names):
-        embeddings = ensembling.ensemble(embeddings, class_index, len(classes.names))  # (C, D)
+        embeddings = similarity.ensemble(embeddings, class_index, len(classes.names))  # (C, D)
         texts = _name_ensembles(classes, class_index, len(templates))
         class_index = np.arange(len(texts))
     elif normalize:

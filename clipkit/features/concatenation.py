@@ -13,7 +13,7 @@ import numpy as np
 
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
-from clipkit.base.tables import distinct_names
+from clipkit.base.names import distinct_names
 from clipkit.features import (
     BlockMatrix,
     FeatureFile,

@@ -27,7 +27,7 @@ from clipkit.base import console
 from clipkit.base.csv_rows import is_no_value
 from clipkit.base.errors import ClipkitError, UsageError, system_reason, unknown
 from clipkit.base.files import atomic_write, spool_input
-from clipkit.base.tables import distinct_names
+from clipkit.base.names import distinct_names
 from clipkit.features import npz
 from clipkit.features.compatibility import ROW_NUMBERS
 from clipkit.features.describe import abridged

@@ -28,6 +28,7 @@ CHUNK_BYTES = 1 << 22
 TEXTS_AT_ONCE = 1 << 14  # a text costs Python ten times its bytes, so few are converted at once
 
 Float32 = NDArray[np.float32]
+Floats = NDArray[np.floating[Any]]
 Int64 = NDArray[np.int64]
 History = list[dict[str, Any]]
 

@@ -44,7 +44,7 @@ from clipkit.analysis.results import (
 )
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, ImageError, UsageError, check_positive, unknown
-from clipkit.base.tables import distinct_names
+from clipkit.base.names import distinct_names
 from clipkit.features import FeatureFile, Int64, Split
 from clipkit.features.compatibility import matching_split
 from clipkit.features.provenance import provenance

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from clipkit.base import console
 from clipkit.base.errors import UsageError
-from clipkit.base.tables import distinct_names
+from clipkit.base.names import distinct_names
 
 Floats = NDArray[np.float64]
 

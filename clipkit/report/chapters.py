@@ -11,7 +11,7 @@ import numpy as np
 
 from clipkit.analysis import metrics
 from clipkit.analysis.comparison import compare_right
-from clipkit.base.tables import distinct_names
+from clipkit.base.names import distinct_names
 from clipkit.report import understanding
 from clipkit.report.blocks import Block, Heading, Rows
 from clipkit.report.claims import Run

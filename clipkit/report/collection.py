@@ -11,11 +11,12 @@ from typing import NamedTuple
 import numpy as np
 
 from clipkit import features
-from clipkit.analysis import results
+from clipkit.analysis import for_people, results
 from clipkit.base import console, tables
 from clipkit.base.console import count
 from clipkit.base.errors import ClipkitError
-from clipkit.base.tables import Column, distinct_names
+from clipkit.base.names import distinct_names
+from clipkit.base.tables import Column
 from clipkit.features import FeatureFile
 from clipkit.features.compatibility import origin
 from clipkit.features.model import RESULTS
@@ -234,7 +235,7 @@ def _joined_table(files: dict[str, FeatureFile]) -> Table:
     reports = []
     sources = []
     for (name, file), identity in zip(files.items(), identities([*files.values()]), strict=True):
-        rows = results.rows_for_people(file)[:MOST_RUNS]
+        rows = for_people.rows_for_people(file)[:MOST_RUNS]
         reports.append([{"file": name, **identity, **row} for row in rows])
         sources += [name] * len(rows)
         if file.run_count > MOST_RUNS:

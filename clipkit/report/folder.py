@@ -13,7 +13,7 @@ import numpy as np
 
 from clipkit import features
 from clipkit.analysis import metrics, results
-from clipkit.analysis.evaluation import HELD_OUT
+from clipkit.analysis.held_out import HELD_OUT
 from clipkit.base.errors import ClipkitError
 from clipkit.features import FeatureFile, Float32
 from clipkit.features.compatibility import origin

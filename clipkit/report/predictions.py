@@ -15,7 +15,7 @@ from clipkit.analysis import results as result_files
 from clipkit.analysis.softmax import softmax
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError
-from clipkit.base.tables import distinct_names
+from clipkit.base.names import distinct_names
 from clipkit.features import FeatureFile, Int64
 from clipkit.features.compatibility import matching_split
 from clipkit.features.provenance import is_untrained, provenance

@@ -11,7 +11,7 @@ from clipkit.analysis import metrics, results
 from clipkit.analysis.comparison import compare_right
 from clipkit.analysis.results import Predictions
 from clipkit.base import console
-from clipkit.base.tables import distinct_names
+from clipkit.base.names import distinct_names
 from clipkit.report.blocks import Bar, Fact
 from clipkit.report.claims import Run
 from clipkit.report.experiments import Comparison

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from clipkit.analysis.attributes import for_people
+from clipkit.analysis.for_people import attribute_rows
 from clipkit.base.errors import ClipkitError
 from clipkit.plots.layer_curves import layer_curves
 from clipkit.report.blocks import Bar, Block, Cell, Number, Rows, Sourced, Table
@@ -46,7 +46,7 @@ def attribute_table(rows: Sequence[Run], source: str) -> Blocks:
     """Return the table of the rows of a result of `clipkit attributes`."""
     if not rows:
         return []
-    formatted = for_people(rows)
+    formatted = attribute_rows(rows)
     header = [name.removesuffix(" %") for name in formatted[0]]
     cells = []
     for row, texts in zip(rows, formatted, strict=True):

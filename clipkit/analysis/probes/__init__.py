@@ -12,7 +12,21 @@ svm 1.0 1.0 [7 9]
 svm 1.0 10.0 [7 9]
 """
 
-from clipkit.analysis.probes.fitted import FittedProbe
-from clipkit.analysis.probes.run import CLASSIFIERS, Run, sweep
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from clipkit.analysis.probes.fitted import FittedProbe
+    from clipkit.analysis.probes.sweeps import CLASSIFIERS, Run, sweep
 
 __all__ = ["CLASSIFIERS", "FittedProbe", "Run", "sweep"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name when it is first used: `predict` needs no scikit-learn, which sweeps load."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = "fitted" if name == "FittedProbe" else "sweeps"
+    return getattr(importlib.import_module(f"{__name__}.{module}"), name)

@@ -10,13 +10,13 @@ column on each class.
 
 To predict many variants of the same rows, prepare them once: ``Z = probe.prepare(X)`` and then
 ``probe.classes[probe.model.predict(Z)]``. Each column of Z is a function of the same column of X,
-except for probabilities, whose softmax mixes the columns.
+except for probabilities: the softmax mixes the columns.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import combinations, islice
 from typing import Any
 
@@ -24,12 +24,11 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from clipkit.analysis.probes.context import Floats
 from clipkit.analysis.softmax import softmax
 from clipkit.base.errors import LARGEST, SMALLEST, ClipkitError, UsageError
-from clipkit.features import Int64
+from clipkit.features import Floats, Int64
 
-PAIRS = 64  # pairs whose hyperplanes vote together
+PAIRS = 64  # of classes, which vote together
 NEIGHBOURS = 20  # as in DINOv2's kNN protocol
 KNN_TEMPERATURE = 0.07  # likewise
 KNN_BLOCK = 2**23  # cosines in memory at a time, 32 MiB
@@ -40,15 +39,10 @@ Pair = tuple[int, int]
 
 @dataclass(frozen=True)
 class Hyperplanes:
-    """Linear SVMs of all pairs of classes, which vote.
+    """Linear SVMs of all pairs of n classes, which vote.
 
-    Attributes
-    ----------
-    hyperplanes : array (n * (n - 1) / 2, D + 1) float32
-        A normal and an intercept for each pair (0, 1), (0, 2), ...; scores of the first class are
-        negative.
-    n_classes : int
-        n.
+    `hyperplanes` (n (n - 1) / 2, D + 1) float32 are a normal and an intercept for each pair (0, 1),
+    (0, 2), ...; scores of the first class are negative.
     """
 
     hyperplanes: NDArray[np.float32]
@@ -95,13 +89,7 @@ class Hyperplanes:
 def count_votes(
     votes: NDArray[np.int32], pairs: list[Pair], hyperplanes: Floats, X: Floats
 ) -> None:
-    """Add the votes of some pairs' hyperplanes (pairs, D + 1) for each row of `X` (M, D).
-
-    Parameters
-    ----------
-    votes : array (n, M)
-        Changed in place.
-    """
+    """Add to `votes` (n, M) what some pairs' hyperplanes (pairs, D + 1) say of `X` (M, D)."""
     scores = hyperplanes[:, :-1] @ X.T + hyperplanes[:, -1:]  # (pairs, M)
     for (i, j), is_first in zip(pairs, scores < 0, strict=True):
         votes[i] += is_first
@@ -110,13 +98,7 @@ def count_votes(
 
 @dataclass(frozen=True)
 class Coefficients:
-    """Multinomial logistic regression.
-
-    Attributes
-    ----------
-    coefficients : array (D + 1, n) float64
-        A row of weights for each column, and the intercepts.
-    """
+    """Multinomial logistic regression: weights of D columns and intercepts (D + 1, n), float64."""
 
     coefficients: NDArray[np.float64]
 
@@ -143,11 +125,7 @@ class Coefficients:
 class MLPWeights:
     """A perceptron with one hidden layer of ReLU units.
 
-    Attributes
-    ----------
-    hidden : array (D + 1, H) float32
-    output : array (H + 1, n) float32
-        The last row of each holds the intercepts.
+    The last row of `hidden` (D + 1, H) and `output` (H + 1, n) holds the intercepts.
     """
 
     hidden: NDArray[np.float32]
@@ -171,17 +149,7 @@ class MLPWeights:
 
 @dataclass(frozen=True)
 class Neighbours:
-    """The fitted rows, of which the nearest vote.
-
-    Attributes
-    ----------
-    rows : array (N, D) float32
-        Of length 1, or zero.
-    row_classes : array (N,) int64
-        Class numbers.
-    n_classes : int
-        n.
-    """
+    """The fitted rows (N, D), scaled to length 1, of which the nearest vote."""
 
     rows: NDArray[np.float32]
     row_classes: Int64
@@ -229,11 +197,12 @@ def unit_rows(rows: Floats) -> Floats:
 
 
 Model = Hyperplanes | Coefficients | MLPWeights | Neighbours
-MODELS: dict[str, type[Model]] = {
-    "svm": Hyperplanes,
-    "logreg": Coefficients,
-    "mlp": MLPWeights,
-    "knn": Neighbours,
+# Of each classifier: its model, and the arrays of a file that it takes in this order
+MODELS: dict[str, tuple[type[Model], tuple[str, ...]]] = {
+    "svm": (Hyperplanes, ("hyperplanes",)),
+    "logreg": (Coefficients, ("coefficients",)),
+    "mlp": (MLPWeights, ("hidden", "output")),
+    "knn": (Neighbours, ("rows", "row_classes")),
 }
 
 
@@ -241,13 +210,7 @@ MODELS: dict[str, type[Model]] = {
 class Preparation:
     """What is done to the columns before a model sees them: (x - mean) / deviation - centre, / rms.
 
-    Attributes
-    ----------
-    mean, deviation : arrays (D,), optional
-        Of standardised features.
-    centre : array (D,), optional
-        None for kNN.
-    rms : float
+    Only standardised features have a mean and a deviation (D,); kNN has no centre.
     """
 
     mean: Floats | None = None
@@ -262,13 +225,7 @@ class Preparation:
         return (X.astype(self.mean.dtype, copy=False) - self.mean) / self.deviation
 
     def apply(self, X: Floats) -> NDArray[np.float32]:
-        """Return prepared rows (M, D).
-
-        Raises
-        ------
-        ClipkitError
-            If the features are so large or small that their scores would overflow.
-        """
+        """Return prepared rows (M, D), or refuse them as `check_magnitude` does."""
         X = self.standardize(X)
         if self.centre is not None:
             check_magnitude(X, 0.0 if self.mean is not None else SMALLEST)
@@ -277,7 +234,7 @@ class Preparation:
 
 
 def check_magnitude(rows: Floats, smallest: float) -> None:
-    """Refuse features whose scale matters, and is so extreme that a fit overflows or never ends."""
+    """Refuse features so large or small that a fit overflows or never ends."""
     largest = largest_magnitude(rows)
     if largest != 0 and not smallest <= largest <= LARGEST:
         raise ClipkitError(
@@ -336,17 +293,10 @@ class FittedProbe:
         return self.preparation.mean is not None
 
     def prepare(self, X: Floats) -> NDArray[np.float32]:
-        """Return the rows (M, D) that the model reads.
+        """Return the rows that the model reads (M, D).
 
-        Parameters
-        ----------
-        X : array (M, D)
-            Embeddings, or cosines at temperature 1, as `FeatureFile.cosines` gives both.
-
-        Raises
-        ------
-        ClipkitError
-            If the number of columns differs, or the features are too large or small.
+        X (M, D) are embeddings, or cosines at temperature 1, as `FeatureFile.cosines` gives both.
+        Another number of columns, and features that are too large or small, raise `ClipkitError`.
         """
         if X.ndim != 2 or X.shape[1] != self.width:
             raise ClipkitError(f"expected {self.width} columns, got the shape {X.shape}")
@@ -356,20 +306,11 @@ class FittedProbe:
         return prepared if self.factor == 1 else prepared * np.float32(self.factor)
 
     def scores(self, X: Floats) -> Floats:
-        """Return the scores (M, n) whose argmax is the prediction, the first of equals.
+        """Return scores (M, n) of rows (M, D); the first of the highest is the prediction.
 
         `svm` counts votes of pairs of classes; of two classes, scores are the margins -s and s.
-        `logreg` and `mlp` give logits, `knn` the summed weights of the nearest rows.
-
-        Parameters
-        ----------
-        X : array (M, D)
-            See `prepare`.
-
-        Raises
-        ------
-        ClipkitError
-            If scores are not finite, or `prepare` refuses the rows.
+        `logreg` and `mlp` give logits, `knn` the summed weights of the nearest rows. Scores that
+        are not finite, and rows that `prepare` refuses, raise `ClipkitError`.
         """
         with np.errstate(all="ignore"):
             prepared = self.prepare(X)
@@ -404,10 +345,7 @@ class FittedProbe:
         The unit is a standard deviation if columns are standardised, else 1 (of a cosine, a
         probability or an embedding's coordinate).
 
-        Raises
-        ------
-        UsageError
-            If the classifier is not linear.
+        Other classifiers raise `UsageError`.
         """
         if not isinstance(self.model, Hyperplanes | Coefficients):
             raise UsageError(f"expected a linear probe (svm, logreg), got {self.classifier}")
@@ -426,31 +364,27 @@ class FittedProbe:
         }
         if self.temperature is not None:
             arrays["temperature"] = np.array([self.temperature], np.float64)
-        for name in ("mean", "deviation", "centre"):
-            arrays[name] = getattr(self.preparation, name)
-        for field in fields(self.model):
-            value = getattr(self.model, field.name)
-            if isinstance(value, np.ndarray):
-                arrays[field.name] = value
+        prepared, model = self.preparation, self.model
+        arrays |= {"mean": prepared.mean, "deviation": prepared.deviation}
+        arrays["centre"] = prepared.centre
+        for name in MODELS[self.classifier][1]:
+            arrays[name] = getattr(model, name)
         return {name: value for name, value in arrays.items() if value is not None}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, Any]) -> FittedProbe:
-        """Return the probe whose `to_arrays` these are. A feature file has checked them."""
+        """Return the probe of these `to_arrays`. A feature file has checked them."""
         classifier = arrays["classifier"][0]
-        model_class = MODELS[classifier]
-        parts: dict[str, Any] = {}
-        for field in fields(model_class):
-            if field.name == "n_classes":
-                parts[field.name] = len(arrays["classes"])
-            else:
-                parts[field.name] = arrays[field.name]
+        model_class, names = MODELS[classifier]
+        parts = [arrays[name] for name in names]
+        if classifier in ("svm", "knn"):  # these arrays do not tell the number of classes
+            parts.append(len(arrays["classes"]))
         columns = {name: arrays.get(name) for name in ("mean", "deviation", "centre")}
         temperature = arrays.get("temperature")
         return cls(
             classifier,
             arrays["classes"],
-            model_class(**parts),
+            model_class(*parts),
             Preparation(**columns, rms=float(arrays["rms"][0])),
             float(arrays["factor"][0]),
             arrays["input"][0],

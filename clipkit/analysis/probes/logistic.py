@@ -14,17 +14,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import OptimizeResult, minimize
 
-from clipkit.analysis.probes.context import Floats, Predictions, Setting, SweepContext
 from clipkit.analysis.probes.fitted import Coefficients
-from clipkit.features import Int64
+from clipkit.analysis.probes.sweep_context import Setting, Solution, SweepContext
+from clipkit.features import Floats, Int64
 
 MAX_ITER = 200  # Newton steps
 MAX_LBFGS_ITER = 100
@@ -44,7 +42,7 @@ Float64 = NDArray[np.float64]
 Map = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 
 
-def logreg(context: SweepContext) -> list[Predictions]:
+def logreg(context: SweepContext) -> list[Solution]:
     """Fit multinomial logistic regression, and predict the class of the highest score.
 
     Principal axes of less than RESOLUTION of the largest variance get no weights. float32 features
@@ -66,136 +64,156 @@ def logreg(context: SweepContext) -> list[Predictions]:
     map_settings: Map = map if is_few else workers.map
     map_blocks: Map = workers.map if is_few else map
 
-    def solve(setting: Setting) -> Predictions:
+    def solve(setting: Setting) -> Solution:
         # Of two classes, scikit-learn penalises the difference of their weights. Its square is
         # twice the sum of the two squares.
         C = setting.C / 2 if context.n_classes == 2 else setting.C
         objective = Objective(X, context.y, C, variances, context.class_weights, map_blocks)
-        descent = Descent(objective, report_progress)
-        v = descent.run()
+        v, converged = minimize_objective(objective, report_progress, workers.check_cancelled)
         table = objective.coefficients(v)
         model = Coefficients(np.vstack([axes @ table[:-1], table[-1:]]))
-        return Predictions(model.predict(X_eval), descent.converged, context.kept_model(model))
+        return Solution(model.predict(X_eval), converged, context.kept_model(model))
 
     return list(map_settings(solve, context.settings))
 
 
-class Descent:
-    """The way to the optimum of an objective.
+def minimize_objective(
+    objective: Objective,
+    report_progress: Callable[[int], None],
+    check_cancelled: Callable[[], None],
+) -> tuple[Float64, bool]:
+    """Return the parameters of the optimum, and whether the weights are within TOLERANCE of it.
 
-    scipy's optimizers see the objective as functions of its parameters, so the last point is kept:
-    they ask for its value, then for products with its Hessian.
+    `report_progress` gets numbers of finished steps, USUAL_STEPS in all.
+    """
+    rule = StoppingRule(objective)
 
-    Parameters
-    ----------
-    objective : Objective
-    report_progress : callable
-        Gets numbers of finished steps, USUAL_STEPS in all.
+    def finish_step(v: Float64, is_newton: bool) -> None:
+        rule.finish_step(objective, v, is_newton)
+        report_progress(int(rule.steps < USUAL_STEPS))
 
-    Attributes
-    ----------
-    converged : bool
-        Whether the weights were within TOLERANCE of the optimum after the last step.
+    def after_lbfgs_step(intermediate_result: OptimizeResult) -> None:
+        v = rule.first_gradient * intermediate_result.x
+        finish_step(v, is_newton=False)
+        if rule.converged or objective.gradient_norm(v) <= LBFGS_GRADIENT * rule.first_gradient:
+            raise StopIteration  # ends scipy's loop
+
+    def after_newton_step(intermediate_result: OptimizeResult) -> None:
+        finish_step(intermediate_result.x, is_newton=True)
+        if rule.converged:
+            raise StopIteration
+
+    v = _run_lbfgs(objective, rule.first_gradient, after_lbfgs_step)
+    steps = 0
+    if not rule.converged:
+        v, steps = _run_newton(objective, v, MAX_ITER, after_newton_step, check_cancelled)
+    if not rule.converged and steps < MAX_ITER:
+        # float32 is twice as fast, but its rounding can stop a line search
+        objective = objective.in_float64()
+        v, _ = _run_newton(objective, v, MAX_ITER - steps, after_newton_step, check_cancelled)
+    report_progress(USUAL_STEPS - min(rule.steps, USUAL_STEPS - 1))
+    return v, rule.converged
+
+
+def _run_lbfgs(
+    objective: Objective, unit: float, after_step: Callable[[OptimizeResult], None]
+) -> Float64:
+    """Minimise in a unit that suits L-BFGS, which begins with a step of 1; the curvature is 1."""
+
+    def value_gradient(u: Float64) -> tuple[float, Float64]:
+        value, gradient = objective.value_gradient(unit * u)
+        return value, unit * gradient
+
+    solution = minimize(
+        value_gradient,
+        np.zeros(objective.size),
+        method="L-BFGS-B",
+        jac=True,
+        callback=after_step,
+        options={"maxiter": min(MAX_LBFGS_ITER, MAX_ITER), "ftol": 0, "gtol": 0},
+    )
+    return np.asarray(unit * solution.x)
+
+
+def _run_newton(
+    objective: Objective,
+    start: Float64,
+    max_steps: int,
+    after_step: Callable[[OptimizeResult], None],
+    check_cancelled: Callable[[], None],
+) -> tuple[Float64, int]:
+    """Return the parameters after at most `max_steps`, and the number of steps."""
+
+    def hvp(v: Float64, direction: Float64) -> Float64:
+        check_cancelled()
+        return objective.hvp(v, direction)
+
+    solution = minimize(
+        objective.value_gradient,
+        start,
+        method="Newton-CG",
+        jac=True,
+        hessp=hvp,
+        callback=after_step,
+        options={"maxiter": max_steps, "xtol": 0},
+    )
+    return np.asarray(solution.x), solution.nit
+
+
+class StoppingRule:
+    """Count the steps, and decide whether the weights are within TOLERANCE of the optimum.
+
+    Where the data give much more curvature than the penalty, the bound on the error is far too
+    high. There a small gradient and a small Newton step together tell that the optimum is near.
     """
 
-    def __init__(self, objective: Objective, report_progress: Callable[[int], None]) -> None:
-        self._objective = objective
-        self._report_progress = report_progress
-        self._point = objective.evaluate(np.zeros(objective.size))
-        self._first_gradient = self._point.gradient_norm
-        self._weights = self._point.weights  # of the last step
-        self._steps = 0
+    def __init__(self, objective: Objective) -> None:
+        start = np.zeros(objective.size)
+        self.first_gradient = objective.gradient_norm(start)
+        self.steps = 0
         self.converged = False
+        self._weights = objective.at(start).weights  # of the last step
 
-    def run(self) -> Float64:
-        """Minimise the objective, and return its parameters."""
-        v = self._run_lbfgs()
-        if not self.converged:
-            solution = self._run_newton(v, MAX_ITER)
-            v = solution.x
-            if not self.converged and solution.nit < MAX_ITER:
-                # float32 is twice as fast, but its rounding can stop a line search
-                self._objective = self._objective.in_float64()
-                self._point = self._objective.evaluate(v)
-                v = self._run_newton(v, MAX_ITER - solution.nit).x
-        self._report_progress(USUAL_STEPS - min(self._steps, USUAL_STEPS - 1))
-        return np.asarray(v)
-
-    def _run_lbfgs(self) -> Float64:
-        # in a unit that suits L-BFGS, which begins with a step of 1; the curvature is 1 there
-        first_step = self._first_gradient
-
-        def value_and_gradient(u: Float64) -> tuple[float, Float64]:
-            point = self._point_at(first_step * u)
-            return point.value, first_step * point.gradient
-
-        def after_step(intermediate_result: OptimizeResult) -> None:
-            point = self._point_at(first_step * intermediate_result.x)
-            self._finish_step(point, is_newton=False)
-            is_near = point.gradient_norm <= LBFGS_GRADIENT * self._first_gradient
-            if self.converged or is_near:
-                raise StopIteration  # ends scipy's loop
-
-        solution = minimize(
-            value_and_gradient,
-            np.zeros(self._objective.size),
-            method="L-BFGS-B",
-            jac=True,
-            callback=after_step,
-            options={"maxiter": min(MAX_LBFGS_ITER, MAX_ITER), "ftol": 0, "gtol": 0},
-        )
-        return np.asarray(first_step * solution.x)
-
-    def _run_newton(self, start: Float64, max_steps: int) -> OptimizeResult:
-        def value_and_gradient(v: Float64) -> tuple[float, Float64]:
-            point = self._point_at(v)
-            return point.value, point.gradient
-
-        def hessian_product(v: Float64, direction: Float64) -> Float64:
-            self._report_progress(0)  # ends the fit of a cancelled sweep
-            return self._point_at(v).hessian_product(direction)
-
-        def after_step(intermediate_result: OptimizeResult) -> None:
-            self._finish_step(self._point_at(intermediate_result.x), is_newton=True)
-            if self.converged:
-                raise StopIteration
-
-        return minimize(
-            value_and_gradient,
-            start,
-            method="Newton-CG",
-            jac=True,
-            hessp=hessian_product,
-            callback=after_step,
-            options={"maxiter": max_steps, "xtol": 0},
-        )
-
-    def _point_at(self, v: Float64) -> Point:
-        if not np.array_equal(v, self._point.v):
-            self._point = self._objective.evaluate(v)
-        return self._point
-
-    def _finish_step(self, point: Point, is_newton: bool) -> None:
-        """Check whether the weights are within TOLERANCE of the optimum.
-
-        Where the data give much more curvature than the penalty, the bound on the error is far too
-        high. There a small gradient and a small Newton step together tell that the optimum is near.
-        """
-        self._steps += 1
-        self._report_progress(int(self._steps < USUAL_STEPS))
-        allowed = TOLERANCE * np.linalg.norm(point.weights)
-        is_small_step = np.linalg.norm(point.weights - self._weights) <= SMALL_STEP * allowed
-        is_small_gradient = point.gradient_norm <= SMALL_GRADIENT * self._first_gradient
+    def finish_step(self, objective: Objective, v: Float64, is_newton: bool) -> None:
+        """Take note of a step to v, and set `converged`."""
+        self.steps += 1
+        weights = objective.at(v).weights
+        allowed = TOLERANCE * np.linalg.norm(weights)
+        is_small_step = np.linalg.norm(weights - self._weights) <= SMALL_STEP * allowed
+        is_small_gradient = objective.gradient_norm(v) <= SMALL_GRADIENT * self.first_gradient
         is_near = is_newton and is_small_step and is_small_gradient
-        self.converged = bool(point.error_bound <= allowed or is_near)
-        self._weights = point.weights
+        self.converged = bool(objective.error_bound(v) <= allowed or is_near)
+        self._weights = weights
+
+
+class Point(NamedTuple):
+    """An objective at parameters v.
+
+    `loss` is the objective without its unit, and `slope` (D + 1, n) its gradient in the weights
+    (D, n) and the intercepts. The probabilities are arrays (B, n), one per block of rows.
+    """
+
+    v: Float64
+    loss: float
+    slope: Float64
+    weights: Float64
+    probabilities: Sequence[Floats]
+
+
+class UncertainRows(NamedTuple):
+    """Rows of a block (R, D), their probabilities (R, n), and these times the rows' weights."""
+
+    X: Floats
+    probabilities: Floats
+    weighted: Floats
 
 
 class Objective:
     """UNIT times the objective: C times the cross-entropies, plus half the squared weights.
 
     Its parameters v are a flat array of (D + 1, n): a row of weights per feature, and the
-    intercepts, divided by `step_sizes`.
+    intercepts, divided by `step_sizes`. scipy's optimizers ask for its value, and then for products
+    with its Hessian at the same v, so the last point is kept.
 
     Parameters
     ----------
@@ -232,15 +250,64 @@ class Objective:
         curvatures = 1 + C / self.n_classes * variances
         intercept_curvature = C / self.n_classes * len(X)
         self.step_sizes = 1 / np.sqrt(np.append(curvatures, intercept_curvature))[:, None]
+        self._point: Point | None = None
+        self._uncertain: list[UncertainRows] | None = None  # of that point
 
     def in_float64(self) -> Objective:
         """Return the same objective, computed in float64."""
         objective = copy.copy(self)
         objective.X = self.X.astype(np.float64)
+        objective._point = objective._uncertain = None
         return objective
 
-    def evaluate(self, v: Float64) -> Point:
-        """Return the objective at v."""
+    def value_gradient(self, v: Float64) -> tuple[float, Float64]:
+        """Return the objective and its gradient at v."""
+        point = self.at(v)
+        return UNIT * point.loss, np.asarray(UNIT * (point.slope * self.step_sizes).ravel())
+
+    def hvp(self, v: Float64, direction: Float64) -> Float64:
+        """Return about the product of the Hessian at v with a direction.
+
+        Rows of certain class are left out: they add little. Where classes are separable, they are
+        many.
+        """
+        point = self.at(v)
+        if self._uncertain is None:
+            self._uncertain = self._uncertain_rows(point.probabilities)
+        table = self.coefficients(direction).astype(self.X.dtype)
+
+        def multiply(block: UncertainRows) -> Float64:
+            changes = _scores(block.X, table)
+            changes -= np.einsum("ij,ij->i", block.probabilities, changes)[:, None]
+            changes *= block.weighted
+            return _backward(block.X, changes)
+
+        product = np.asarray(self.C * sum(self._map(multiply, self._uncertain)))
+        product[:-1] += self._table(direction)[:-1] * self.step_sizes[:-1]
+        return np.asarray(UNIT * (product * self.step_sizes).ravel())
+
+    def gradient_norm(self, v: Float64) -> float:
+        """Return the norm of the loss's gradient in v."""
+        return float(np.linalg.norm(self.value_gradient(v)[1])) / UNIT
+
+    def error_bound(self, v: Float64) -> float:
+        """Return an upper bound on the norm of the weights' error.
+
+        The penalty gives the loss a curvature of at least 1 in the weights, so the gradient's norm
+        bounds their error. Intercepts have no penalty and count in units of `step_sizes`.
+        """
+        slope = self.at(v).slope
+        intercepts = slope[-1] * self.step_sizes[-1]
+        return float(np.hypot(np.linalg.norm(slope[:-1]), np.linalg.norm(intercepts)))
+
+    def at(self, v: Float64) -> Point:
+        """Return the point at v, which is computed unless it is the last one."""
+        if self._point is None or not np.array_equal(v, self._point.v):
+            self._point = self._evaluate(v)
+            self._uncertain = None
+        return self._point
+
+    def _evaluate(self, v: Float64) -> Point:
         table = self.coefficients(v).astype(self.X.dtype)
 
         def evaluate_block(block: slice) -> tuple[np.float64, Float64, Floats]:
@@ -262,30 +329,13 @@ class Objective:
         parts = self._map(evaluate_block, self._blocks)
         losses, gradients, probabilities = zip(*parts, strict=True)
         weights = self._table(v)[:-1] * self.step_sizes[:-1]
-        gradient = self.C * sum(gradients)
-        gradient[:-1] += weights
+        slope = self.C * sum(gradients)
+        slope[:-1] += weights
         loss = self.C * float(sum(losses)) + 0.5 * float((weights**2).sum())
-        return Point(self, v.copy(), loss, gradient, weights, probabilities)
+        return Point(v.copy(), loss, slope, weights, probabilities)
 
-    def hessian_product(self, rows: list[UncertainRows], direction: Float64) -> Float64:
-        """Return about the Hessian times a direction, where these rows are uncertain."""
-        table = self.coefficients(direction).astype(self.X.dtype)
-
-        def multiply(block: UncertainRows) -> Float64:
-            changes = _scores(block.X, table)
-            changes -= np.einsum("ij,ij->i", block.probabilities, changes)[:, None]
-            changes *= block.weighted
-            return _backward(block.X, changes)
-
-        product = np.asarray(self.C * sum(self._map(multiply, rows)))
-        product[:-1] += self._table(direction)[:-1] * self.step_sizes[:-1]
-        return np.asarray(UNIT * (product * self.step_sizes).ravel())
-
-    def uncertain_rows(self, probabilities: Sequence[Floats]) -> list[UncertainRows]:
-        """Return each block's rows of uncertain class.
-
-        The other rows add little to the Hessian. Where classes are separable, they are many.
-        """
+    def _uncertain_rows(self, probabilities: Sequence[Floats]) -> list[UncertainRows]:
+        """Return each block's rows of uncertain class."""
 
         def wrong(i: int) -> Floats:
             # a sum, since 1 - p of the true class is 0 too soon in float32
@@ -315,72 +365,6 @@ class Objective:
     def _weighted(self, values: Floats, rows: slice | Int64) -> Floats:
         """Multiply values (rows, n) by the weights of their rows."""
         return values if self.row_weights is None else values * self.row_weights[rows, None]
-
-
-class UncertainRows(NamedTuple):
-    """Rows of a block (R, D), their probabilities (R, n), and these times the rows' weights."""
-
-    X: Floats
-    probabilities: Floats
-    weighted: Floats
-
-
-@dataclass(frozen=True, eq=False)
-class Point:
-    """An objective at parameters v.
-
-    Attributes
-    ----------
-    objective : Objective
-    v : array
-    loss : float
-        The objective, without its unit.
-    slope : array (D + 1, n)
-        The gradient of the loss in the weights and the intercepts.
-    weights : array (D, n)
-    probabilities : sequence of arrays (B, n)
-        Per block of rows.
-    """
-
-    objective: Objective
-    v: Float64
-    loss: float
-    slope: Float64
-    weights: Float64
-    probabilities: Sequence[Floats]
-
-    @property
-    def value(self) -> float:
-        """The objective."""
-        return UNIT * self.loss
-
-    @cached_property
-    def gradient(self) -> Float64:
-        """Its gradient in v."""
-        return np.asarray(UNIT * (self.slope * self.objective.step_sizes).ravel())
-
-    @property
-    def gradient_norm(self) -> float:
-        """The norm of the loss's gradient in v."""
-        return float(np.linalg.norm(self.gradient)) / UNIT
-
-    @property
-    def error_bound(self) -> float:
-        """An upper bound on the norm of the weights' error.
-
-        The penalty gives the loss a curvature of at least 1 in the weights, so the gradient's norm
-        bounds their error. Intercepts have no penalty and count in units of `step_sizes`.
-        """
-        intercepts = self.slope[-1] * self.objective.step_sizes[-1]
-        return float(np.hypot(np.linalg.norm(self.slope[:-1]), np.linalg.norm(intercepts)))
-
-    @cached_property
-    def _uncertain_rows(self) -> list[UncertainRows]:
-        return self.objective.uncertain_rows(self.probabilities)
-
-    def hessian_product(self, direction: Float64) -> Float64:
-        """Return about the Hessian times a direction."""
-        return self.objective.hessian_product(self._uncertain_rows, direction)
 
 
 def _principal_axes(X: Floats, map_parts: Map) -> tuple[Float64, Float64]:

@@ -23,11 +23,10 @@ import sklearn
 from numpy.typing import NDArray
 from sklearn.svm import SVC
 
-from clipkit.analysis.probes.active_set import fit_separable
-from clipkit.analysis.probes.context import Floats, Predictions, Setting, SweepContext
 from clipkit.analysis.probes.fitted import PAIRS, Hyperplanes, Pair, count_votes
-from clipkit.analysis.probes.interior_point import fit_overlapping
-from clipkit.features import Int64
+from clipkit.analysis.probes.pairs import fit_overlapping, fit_separable
+from clipkit.analysis.probes.sweep_context import Setting, Solution, SweepContext
+from clipkit.features import Floats, Int64
 
 GRAM_ROWS = 4096  # of the largest Gram matrix: 128 MiB in float64
 NORMALS = 2**24  # numbers in the normals of all pairs that are in memory at once
@@ -60,15 +59,15 @@ class Tally:
         if context.keep:
             self.hyperplanes.append(hyperplanes)
 
-    def predictions(self) -> Predictions:
+    def predictions(self) -> Solution:
         """Return the classes with the most votes."""
         model = None
         if self.hyperplanes:
             model = Hyperplanes(np.concatenate(self.hyperplanes), len(self.votes))
-        return Predictions(self.votes.argmax(axis=0), self.converged, model)
+        return Solution(self.votes.argmax(axis=0), self.converged, model)
 
 
-def svm(context: SweepContext) -> list[Predictions]:
+def svm(context: SweepContext) -> list[Solution]:
     """Let linear SVMs of all pairs of classes vote. The first class wins a tie, as in libsvm."""
     n_rows, n_columns = context.X.shape
     normals = math.comb(context.n_classes, 2) * n_columns
@@ -80,27 +79,27 @@ def svm(context: SweepContext) -> list[Predictions]:
 
 
 def _has_many_rows(rows_of_pair: float, n_columns: int) -> bool:
-    """Tell whether the interior-point method is the fastest for a pair of classes."""
+    """Return True if the interior-point method is the fastest for a pair of classes."""
     return rows_of_pair >= MANY_ROWS * n_columns**2
 
 
-def _fit_all_pairs_at_once(context: SweepContext) -> list[Predictions]:
+def _fit_all_pairs_at_once(context: SweepContext) -> list[Solution]:
     order = np.argsort(context.y, kind="stable")
     X, y = context.X[order], context.y[order]
     gram = _gram(X)
     report_progress = context.workers.progress(len(context.settings))
 
-    def solve(setting: Setting) -> Predictions:
+    def solve(setting: Setting) -> Solution:
         hyperplanes, converged = _hyperplanes_of_all_pairs(X, y, setting.C, gram)
         model = Hyperplanes(hyperplanes, context.n_classes)
         predicted = model.predict(context.X_eval)
         report_progress(1)
-        return Predictions(predicted, converged, context.kept_model(model))
+        return Solution(predicted, converged, context.kept_model(model))
 
     return context.workers.map(solve, context.settings)
 
 
-def _fit_pairwise(context: SweepContext) -> list[Predictions]:
+def _fit_pairwise(context: SweepContext) -> list[Solution]:
     n = context.n_classes
     pairs = list(combinations(range(n), 2))
     rows = [context.X[context.y == c] for c in range(n)]

@@ -6,66 +6,49 @@ import itertools
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.neural_network import MLPClassifier
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-from clipkit.analysis.probes.classifiers import knn, mlp
-from clipkit.analysis.probes.context import (
-    Floats,
-    Predictions,
-    ProgressCallback,
-    Setting,
-    SweepContext,
-    Workers,
-)
 from clipkit.analysis.probes.fitted import (
     FittedProbe,
+    MLPWeights,
+    Neighbours,
     Preparation,
     check_magnitude,
     largest_magnitude,
+    unit_rows,
 )
 from clipkit.analysis.probes.logistic import logreg
 from clipkit.analysis.probes.svm import svm
-from clipkit.base.errors import (
-    LARGEST,
-    SMALLEST,
-    ClipkitError,
-    UsageError,
-    check_positive,
-    unknown,
+from clipkit.analysis.probes.sweep_context import (
+    ProgressCallback,
+    Setting,
+    Solution,
+    SweepContext,
+    Workers,
 )
-from clipkit.features import Int64
+from clipkit.base.errors import LARGEST, SMALLEST, ClipkitError, UsageError, check_positive, unknown
+from clipkit.features import Floats, Int64
 
-CLASSIFIERS: dict[str, Callable[[SweepContext], list[Predictions]]] = {
-    "svm": svm,
-    "logreg": logreg,
-    "mlp": mlp,
-    "knn": knn,
-}
+HIDDEN = 256  # units of the MLP
+BATCH = 200  # rows in a step of Adam
+EPOCHS = 40
+STEPS = 1000  # the MLP trains for EPOCHS, or for this many steps where that is longer
 LINEAR = ("svm", "logreg")  # their solution depends on C * scale**2 alone
 
 
 @dataclass(frozen=True)
 class Run:
-    """A classifier fitted at one (scale, C), and what it predicts.
+    """A classifier fitted at one (scale, C), and the class ids (M,) that it predicts.
 
-    Attributes
-    ----------
-    classifier : str
-    C : float
-        NaN for kNN, which has none.
-    scale : float
-    predicted : array (M,) int64
-        Class ids.
-    converged : bool
-        False if the SVM or logistic regression stopped at its iteration limit.
-    fitted : FittedProbe, optional
-        What was fitted, if the sweep keeps it.
+    C is NaN for kNN, which has none. An SVM or logistic regression that stopped at its iteration
+    limit has not converged. `fitted` is kept if the sweep keeps its probes.
     """
 
     classifier: str
@@ -149,11 +132,7 @@ def sweep(  # noqa: PLR0913
     grid = [Setting(float(scale), float(c)) for scale, c in itertools.product(scales, C)]
     reduced = [_reduce(setting, classifier, standardize, preparation.rms) for setting in grid]
     distinct = sorted(set(reduced))
-    with (
-        threadpool_limits(1),
-        Workers(progress) as workers,
-        warnings.catch_warnings(),
-    ):
+    with threadpool_limits(1), Workers(progress) as workers, warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # Run.converged reports it
         warnings.filterwarnings("ignore", module=r"scipy\.optimize")  # likewise
         # scikit-learn doubts that labels are classes where most of them occur once
@@ -204,18 +183,7 @@ def _prepare(classifier: str, standardize: bool, X: Floats) -> tuple[Floats, Pre
 
     Intercepts are not penalised, so a shift changes no solution. But products of centred rows keep
     their precision in float32, L-BFGS needs a fraction of the iterations, and the MLP's Adam gets
-    further in its epochs.
-
-    Returns
-    -------
-    X : float32 array
-    preparation : Preparation
-        What was done; `rms` is what they were divided by, see `_reduce`.
-
-    Raises
-    ------
-    ClipkitError
-        If the scale of the features matters and is too small or too large.
+    further in its epochs. If the scale of the features matters, it must not be too small or large.
     """
     columns: dict[str, Any] = {}
     if standardize:
@@ -256,3 +224,62 @@ def _reduce(setting: Setting, classifier: str, standardize: bool, rms: float) ->
     if classifier in LINEAR:
         return Setting(1.0, float(f"{setting.C * scale**2:.9g}"))
     return Setting(scale, setting.C)
+
+
+def mlp(context: SweepContext) -> list[Solution]:
+    """Train one hidden layer of ReLU units by cross-entropy and Adam at a rate of 0.001.
+
+    Training ends after a fixed number of epochs, whether or not the loss still falls.
+    """
+    rows = len(context.y)
+    classes = np.arange(context.n_classes)
+    batch = min(BATCH, rows)
+    epochs = max(EPOCHS, math.ceil(STEPS * batch / rows))
+    report_progress = context.workers.progress(len(context.settings) * epochs)
+
+    def solve(setting: Setting) -> Solution:
+        scale = np.float32(setting.scale)
+        alpha = batch / (setting.C * rows)  # scikit-learn divides it by the rows of a batch
+        # partial_fit would start a generator anew from a number, and shuffle all epochs alike
+        rng = np.random.RandomState(context.seed)
+        network = MLPClassifier(HIDDEN, alpha=alpha, batch_size=batch, random_state=rng)
+        for _ in range(epochs):
+            network.partial_fit(context.X * scale, context.y, classes=classes)
+            report_progress(1)
+        model = MLPWeights(*map(_with_intercepts, network.coefs_, network.intercepts_))
+        if context.n_classes == 2:
+            # scikit-learn has one output: the score of the second class above that of the first
+            output = np.column_stack([np.zeros_like(model.output), model.output])
+            model = replace(model, output=output)
+        predicted = model.predict(context.X_eval * scale)
+        return Solution(predicted, model=context.kept_model(model))
+
+    return context.workers.map(solve, context.settings)
+
+
+def _with_intercepts(weights: Floats, intercepts: Floats) -> Floats:
+    return np.vstack([weights, intercepts]).astype(np.float32)
+
+
+def knn(context: SweepContext) -> list[Solution]:
+    """Predict by the nearest rows, weighted by exp(cosine / temperature), as DINOv2 does."""
+    model = Neighbours(unit_rows(context.X), context.y, context.n_classes)
+    blocks = list(model.blocks(context.X_eval))
+    report_progress = context.workers.progress(len(blocks))
+
+    def vote(block: Floats) -> Int64:
+        predicted = model.vote(block).argmax(axis=1)
+        report_progress(1)
+        return np.asarray(predicted)
+
+    predicted = np.concatenate(context.workers.map(vote, blocks))
+    # neither scale nor C matters
+    return [Solution(predicted, model=context.kept_model(model))] * len(context.settings)
+
+
+CLASSIFIERS: dict[str, Callable[[SweepContext], list[Solution]]] = {
+    "svm": svm,
+    "logreg": logreg,
+    "mlp": mlp,
+    "knn": knn,
+}

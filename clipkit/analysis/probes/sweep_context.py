@@ -8,14 +8,11 @@ from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import numpy as np
 from joblib import cpu_count  # type: ignore[import-untyped]
-from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from clipkit.features import Int64
+from clipkit.features import Floats, Int64
 
-Floats = NDArray[np.floating[Any]]
 ProgressCallback = Callable[[int, int], None]
 
 
@@ -26,7 +23,7 @@ class Setting(NamedTuple):
     C: float
 
 
-class Predictions(NamedTuple):
+class Solution(NamedTuple):
     """What a classifier predicts at one setting.
 
     It has class numbers (M,), whether the fit converged, and the fitted model, if it is kept.
@@ -38,17 +35,9 @@ class Predictions(NamedTuple):
 
 
 class Workers:
-    """Threads with one BLAS thread each, one per core. Leaving the `with` block cancels their work.
+    """`count` threads with one BLAS thread each, one per core. Leaving the block cancels them.
 
-    Parameters
-    ----------
-    callback : callable, optional
-        Called as `callback(done, total)` when a step is finished, one call at a time.
-
-    Attributes
-    ----------
-    count : int
-        Number of threads.
+    The callback is called as `callback(done, total)` when a step is finished, one call at a time.
     """
 
     def __init__(self, callback: ProgressCallback | None) -> None:
@@ -62,31 +51,32 @@ class Workers:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._cancelled.set()  # running work ends at its next report of progress
+        self._cancelled.set()  # running work ends when it next checks
         self._pool.shutdown(cancel_futures=True)
 
     def map(self, function: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
         """Apply a function to all items in parallel. Results come in the order of the items."""
         return list(self._pool.map(function, items))
 
+    def check_cancelled(self) -> None:
+        """Raise CancelledError once the sweep is cancelled, to end the calling thread's work."""
+        if self._cancelled.is_set():
+            raise CancelledError
+
     def progress(self, total: int) -> Callable[[int], None]:
         """Return a function that counts finished steps, from any thread, out of `total`.
 
-        It raises CancelledError once the sweep is cancelled, which ends the calling thread's work.
-        With 0 steps, it only checks for cancellation.
+        It ends the work of a cancelled sweep, too.
         """
         done = 0
         lock = threading.Lock()
 
         def report_progress(steps: int) -> None:
             nonlocal done
-            if self._cancelled.is_set():
-                raise CancelledError
-            if not steps:
-                return
+            self.check_cancelled()
             with lock:
                 done += steps
-                if self._callback:
+                if self._callback and steps:
                     self._callback(done, total)
 
         return report_progress
@@ -96,19 +86,9 @@ class Workers:
 class SweepContext:
     """What the settings of a sweep share.
 
-    Attributes
-    ----------
-    X, y : arrays (N, D) and (N,)
-        The rows to fit on; classes are 0..n-1, each of which occurs.
-    X_eval : array (M, D)
-        The rows to predict.
-    settings : list of Setting
-    seed : int
-    workers : Workers
-    class_weights : array (n,), optional
-        Weights of the losses of each class's rows; without them, all are 1.
-    keep : bool
-        Whether the predictions hold the fitted models.
+    X (N, D) and y (N,) are the rows to fit on; each of the classes 0..n-1 occurs. X_eval (M, D) are
+    the rows to predict. `class_weights` (n,) weight the losses of each class's rows. With `keep`,
+    solutions hold the fitted models.
     """
 
     X: Floats

@@ -1,0 +1,117 @@
+"""Format the runs of a result for reading: percent, points, and intervals in brackets."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from clipkit.analysis.results import Row, newest_entry
+from clipkit.features import FeatureFile
+
+SHOWN = 3  # attributes of each prompt
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+def rows_for_people(result: FeatureFile) -> Rows:
+    """Return the runs, formatted for reading if the command that made them is one of FORMATTERS."""
+    rows = result.rows()
+    needed, formatter = FORMATTERS.get(newest_entry(result)["command"], ("", list))
+    # another program's columns are shown as they are
+    return formatter(rows) if rows and needed in rows[0] else rows
+
+
+def attribute_rows(rows: Rows) -> list[Row]:
+    """Format the rows of `attributes`: recalls in percent, with their intervals and ranges."""
+    formatted = []
+    for row in rows:
+        cells: Row = {name: row.get(name) for name in ("attribute", "values", "rows")}
+        for name in ("chance", "zeroshot", "names", "random", "probe", "control"):
+            cells[f"{name} %"] = _cell(row, name, ".1f")
+        cells["reach"] = _cell(row, "reach", ".2f", scale=1)
+        formatted.append(cells)
+    return formatted
+
+
+def _comparison_rows(rows: Rows) -> list[Row]:
+    """Format the rows of `compare`. Of one result, the interval is that of its accuracy."""
+    formatted = []
+    for row in rows:
+        heads = ("a", "b", "scope", "group", "rows")
+        cells: Row = {name: row[name] for name in heads if name in row}
+        for name in ("acc_a", "acc_b", "null", "null5"):
+            cells[f"{name} %"] = _cell(row, name, ".2f")
+        if math.isnan(_number(row, "difference")):
+            cells["acc_a %"] = _cell(row, "acc_a", ".2f", limits=("low", "high"))
+        points = _cell(row, "difference", "+.2f", limits=("low", "high"), between=" to ")
+        cells["difference (points)"] = points
+        for name in ("only_a", "only_b", "p", "p_holm", "kappa"):
+            value = _number(row, name)
+            cells[name] = None if math.isnan(value) else value
+        formatted.append(cells)
+    return formatted
+
+
+def _importance_rows(rows: Rows) -> list[Row]:
+    """Format the costs of `importance`."""
+    formatted = []
+    for row in rows:
+        cells = {name: row[name] for name in row if name not in ("low", "high", "cost", "changed")}
+        points = _cell(row, "cost", "+.2f", limits=("low", "high"), between=" to ")
+        cells |= {"cost (points)": points, "changed %": _cell(row, "changed", ".2f")}
+        formatted.append(cells)
+    return formatted
+
+
+def _variance_rows(rows: Rows) -> Rows:
+    """Return, for each prompt of `variance`, the rows of the SHOWN largest shares."""
+    by_prompt: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        by_prompt.setdefault(row["prompt"], []).append(row)
+    largest: list[Mapping[str, Any]] = []
+    for group in by_prompt.values():
+        group.sort(key=_share, reverse=True)
+        largest += group[:SHOWN]
+    return largest
+
+
+def _share(row: Mapping[str, Any]) -> float:
+    share = _number(row, "share")
+    return 0.0 if math.isnan(share) else share
+
+
+# Of each command: a column that its results have, and what formats them
+FORMATTERS: dict[str, tuple[str, Callable[[Rows], Rows]]] = {
+    "attributes": ("reach", attribute_rows),
+    "compare": ("acc_a", _comparison_rows),
+    "importance": ("cost", _importance_rows),
+    "variance": ("prompt", _variance_rows),
+}
+
+
+def _cell(
+    row: Mapping[str, Any],
+    name: str,
+    form: str,
+    *,
+    scale: float = 100,
+    limits: tuple[str, str] | None = None,
+    between: str = "–",
+) -> str | None:
+    """Format a number as `74.2`, or as `74.2 (72.1–76.2)` if its limits differ."""
+    value = _number(row, name)
+    if math.isnan(value):
+        return None
+    text = format(scale * value, form)
+    low, high = limits or (f"{name}_low", f"{name}_high")
+    if _number(row, low) < _number(row, high):
+        ends = [format(scale * _number(row, end), form) for end in (low, high)]
+        text += f" ({between.join(ends)})"
+    return text
+
+
+def _number(row: Mapping[str, Any], name: str) -> float:
+    """Return what a row has under a name; NaN if it is no number."""
+    value = row.get(name)
+    return float(value) if isinstance(value, int | float) else math.nan

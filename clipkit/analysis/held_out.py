@@ -1,0 +1,89 @@
+"""Choose the rows to fit on, to hold out and to score."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import numpy as np
+
+from clipkit.base import console
+from clipkit.base.errors import ClipkitError, UsageError
+from clipkit.features import FeatureFile, Int64, Split
+from clipkit.features.splitting import rows_by_class, stratified_split
+
+V = TypeVar("V")
+FIT_SPLIT, EVAL_SPLIT = "train", "test"  # by default, where a file has them
+
+
+HELD_OUT = 0.2  # of the rows of a file that has one split
+
+
+def choose_held_out(
+    file: FeatureFile, fit_split: str, eval_split: str, val: V
+) -> tuple[str, V | float]:
+    """Return the split to fit on, and what to hold out of it.
+
+    This is the rule of all commands that fit: if a file has one split and no split is named, a
+    fifth of the rows of each class is held out and scored (see `hold_out`).
+    """
+    if fit_split != FIT_SPLIT or len(file.splits) != 1:
+        return fit_split, val
+    (split,) = file.splits
+    if val is not None or eval_split != EVAL_SPLIT:
+        return split, val
+    console.warn(
+        f"{file.display_name} has one split, {split}: {HELD_OUT:.0%} of its rows are held out and "
+        "scored"
+    )
+    return split, HELD_OUT
+
+
+def labelled_split(file: FeatureFile, name: str) -> Split:
+    """Return a split that must exist and have labels."""
+    if name not in file.splits:
+        raise ClipkitError(
+            f"{file.display_name}: expected a split {name!r}, got {', '.join(file.splits)}",
+            "choose with --fit-split and --eval-split, or hold rows out with --val 0.2",
+        )
+    split = file.splits[name]
+    if split.labels is None:
+        raise ClipkitError(
+            f"{file.display_name}: {name}: expected labels, got none",
+            "embed a folder of class folders",
+        )
+    return split
+
+
+def hold_out(
+    file: FeatureFile, split: str, labels: Int64, fraction: float, seed: int
+) -> tuple[str, Int64, Int64]:
+    """Hold out a fraction of the rows of each label (N) of a split; see `stratified_split`.
+
+    Return the name of the held-out rows in reports, and the ascending row numbers of both parts. At
+    least one class needs two rows.
+    """
+    train, held_out = stratified_split(labels, fraction, seed)
+    if len(held_out) == 0:
+        raise ClipkitError(
+            f"{file.display_name}: {split}: expected a class with two rows or more to hold out "
+            "one, got none",
+            "name another split to score",
+        )
+    name = "val" if "val" not in file.splits else f"{split}-held-out"
+    while name in file.splits:
+        name += "-2"
+    return name, train, held_out
+
+
+def few_shot(labels: Int64, shots: int, seed: int = 42) -> Int64:
+    """Draw `shots` rows of every class, all of a smaller one, as ascending row numbers."""
+    if shots < 1:
+        raise UsageError(f"shots: expected at least 1, got {shots}")
+    rng = np.random.RandomState(seed)  # the same draws in every version of NumPy
+    drawn = [rng.permutation(rows)[:shots] for rows in rows_by_class(labels)]
+    return np.sort(np.concatenate(drawn))
+
+
+def missing_classes(fit_labels: Int64, eval_labels: Int64) -> Int64:
+    """Return the class ids of `eval_labels` that `fit_labels` lacks: no probe can predict them."""
+    return np.setdiff1d(eval_labels, fit_labels)
