@@ -334,4 +334,4 @@ def test_a_mistyped_column_does_not_list_the_columns_of_all_commands() -> None:
 
 def test_the_usage_line_has_no_hidden_argument() -> None:
     usage = ok("relabel", "--help").stdout.split("Usage: ")[1].splitlines()[0]
-    assert usage.split() == ["clipkit", "relabel", "[OPTIONS]", "[[FILE]]"]
+    assert usage.split() == ["clipkit", "relabel", "[OPTIONS]", "[FILE]"]
