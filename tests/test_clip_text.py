@@ -29,8 +29,7 @@ from hypothesis import strategies as st
 
 from clipkit import models
 from clipkit.base.errors import ClipkitError
-from clipkit.models.clip_text import TextTower
-from clipkit.models.clip_tokenizer import ClipTokenizer, read_backend
+from clipkit.models.clip_text import ClipTokenizer, TextTower, read_backend
 from clipkit.models.hub import TINY, find
 
 TEXTS = [

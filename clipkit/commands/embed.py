@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -31,6 +30,7 @@ from clipkit.commands._options import (
 
 if TYPE_CHECKING:
     from clipkit.embedding import Part
+    from clipkit.models import RunOptions
 
 MAX_WORKERS = 256  # each holds a batch of images in memory
 MAX_REPLICAS = 10_000
@@ -161,12 +161,23 @@ def embed(
     from clipkit.base import console
 
     share = None if part is None else embedding.Part.parse(part)
-    numbers = parse_layers(layers)
-    _check_options(numbers, pool, norm, projection, compile)
+    options = models.RunOptions(
+        device=device,
+        precision=precision,
+        untrained=untrained,
+        layers=parse_layers(layers),
+        pool=pool,
+        norm=norm,
+        projection=projection is None,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        compile=compile,
+    )
+    _check_options(options)
     _check_engine(engine, replicas, part)
     if engine == "local":  # the machines of a cluster may have folders that this one lacks
         models.check_name(model)
-    _check_outputs(output, numbers, force, dataset, share)
+    _check_outputs(output, options, force, dataset, share)
     with console.stage("reading the data set"):
         data = datasets.load(
             dataset,
@@ -184,17 +195,8 @@ def embed(
         data,
         output,
         model=model,
+        options=options,
         ray=embedding.RayOptions(replicas) if engine == "ray" else None,
-        compile=compile,
-        device=device,
-        precision=precision,
-        batch_size=batch_size,
-        num_workers=num_workers,
-        untrained=untrained,
-        layers=numbers,
-        pool=pool,
-        norm=norm,
-        projection=projection is None,
         normalize=normalize,
         strict=strict,
         restart=restart,
@@ -213,24 +215,16 @@ def embed(
     return SKIPPED
 
 
-def _check_options(
-    layers: Sequence[int] | str | None,
-    pool: str | None,
-    norm: bool,
-    projection: str | None,
-    compile: bool | None,
-) -> None:
+def _check_options(options: RunOptions) -> None:
     """Refuse options that exclude or need each other, before any work is done."""
-    if projection not in (None, "none"):
-        raise UsageError(f"projection: expected none, got {projection!r}")
-    if layers is None and (pool is not None or norm):
+    if options.layers is None and (options.pool is not None or options.norm):
         raise UsageError("expected --layer with --pool or --norm, got none")
-    if layers is not None and projection is not None:
+    if options.layers is not None and not options.projection:
         raise UsageError(
             "expected --layer or --projection, got both",
             "hidden states are not projected: leave --projection out",
         )
-    if layers is not None and compile:
+    if options.layers is not None and options.compile:
         raise UsageError(
             "expected --layer or --compile, got both", "a compiled model gives no hidden states"
         )
@@ -248,16 +242,13 @@ def _check_engine(engine: str, replicas: int | None, part: str | None) -> None:
 
 
 def _check_outputs(
-    output: str,
-    layers: Sequence[int] | str | None,
-    force: bool,
-    inputs: list[str],
-    part: Part | None,
+    output: str, options: RunOptions, force: bool, inputs: list[str], part: Part | None
 ) -> None:
     """Refuse the outputs whose names are known before the model tells its number of layers."""
     from clipkit import embedding
 
-    numbers = [0, 1] if isinstance(layers, str) else layers or []  # "all" has at least these
+    layers = options.layers or []
+    numbers = [0, 1] if isinstance(layers, str) else layers  # "all" has at least these
     names = embedding.name_layer_outputs(output, numbers)
     # the model has to tell which layer a negative number is
     known = [name for layer, name in names.items() if name == output or (layer or 0) >= 0]

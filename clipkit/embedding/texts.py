@@ -215,20 +215,6 @@ def _encode(texts: Sequence[str], places: list[str], encoder: Encoder, truncate:
 def name_outputs(sources: Sequence[str], output: str) -> list[str]:
     """Return the output of each source: ``{name}`` stands for the source's name.
 
-    Parameters
-    ----------
-    sources : sequence of str
-        Prompt files, bundled sets, ``-``, or the source of class names.
-    output : str
-
-    Raises
-    ------
-    UsageError
-        If there are several sources and one output, two outputs would have one name, or standard
-        input, which has no name, is to give one.
-
-    Examples
-    --------
     >>> name_outputs(["sets/a.txt", "generic32"], "txt-{name}.h5")
     ['txt-a.h5', 'txt-generic32.h5']
     """
@@ -481,13 +467,9 @@ def choose_model(
 ) -> tuple[str, int | None]:
     """Return the model of the feature file that class names come from, and the seed of a control.
 
-    A note says which model that is. If the file names none, or the classes do not come from a
-    feature file, `model` and `untrained` are returned. A seed in `untrained` replaces the file's.
-
-    Parameters
-    ----------
-    source : str
-        What the note calls the file.
+    A note says which model that is, as in `source`. If the file names none, or the classes do not
+    come from a feature file, `model` and `untrained` are returned. A seed in `untrained` replaces
+    the file's.
     """
     details = classes.model or {}
     name, seed = details.get("name"), details.get("untrained")

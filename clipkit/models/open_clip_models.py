@@ -26,14 +26,13 @@ from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preproc
 
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.models.acceleration import OPEN_CLIP_ACTIVATIONS
-from clipkit.models.architecture import Architecture
+from clipkit.models.architecture import BUFFERS, Architecture, Tensors, check_number_of_layers
 from clipkit.models.hub import ModelFiles, digest_file, fetch_config
-from clipkit.models.library_errors import quiet_loading, single_line_errors
+from clipkit.models.libraries import quiet_loading, single_line_errors
 from clipkit.models.preprocessing import MAX_EDGE, TransformPreprocessor
 from clipkit.models.timm_models import find_patch_size, find_stack
 from clipkit.models.tokenizer import TextTokenizer, switch_dropout_off, tokenizer_errors
 from clipkit.models.towers import Stack, Tower, TowerName, find_token, largest_token, last_token
-from clipkit.models.weights import BUFFERS, Tensors, check_number_of_layers
 
 IMAGE_PREFIXES = ("visual.",)
 TEXT_PREFIXES = ("text.",)

@@ -11,19 +11,19 @@ import torch
 from torch.nn.modules.module import register_module_module_registration_hook
 
 from clipkit.base.errors import ClipkitError, UsageError, unknown
-from clipkit.models.architecture import Architecture
-from clipkit.models.hub import ModelFiles
-from clipkit.models.library_errors import quiet_loading
-from clipkit.models.preprocessing import MAX_EDGE, TransformPreprocessor
-from clipkit.models.tokenizer import Tokenizer
-from clipkit.models.towers import Stack, Tower, TowerName
-from clipkit.models.weights import (
+from clipkit.models.architecture import (
+    Architecture,
     Tensors,
     check_memory,
     check_stored_tensors,
     refuse_misfits,
     without_buffers,
 )
+from clipkit.models.hub import ModelFiles
+from clipkit.models.libraries import quiet_loading
+from clipkit.models.preprocessing import MAX_EDGE, TransformPreprocessor
+from clipkit.models.tokenizer import Tokenizer
+from clipkit.models.towers import Stack, Tower, TowerName
 
 MAX_MODULES = 20_000  # the largest model of timm 1.0.31 has 2,541; building a billion never ends
 MAX_SETTING = 2**16  # of a number in config.json; the widest layers have 10,000 units

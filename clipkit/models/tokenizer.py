@@ -19,7 +19,7 @@ from clipkit.base import console
 from clipkit.base.errors import ClipkitError
 from clipkit.models.families import LEGACY_END
 from clipkit.models.hub import ModelFiles
-from clipkit.models.library_errors import import_library, quiet_loading, single_line_errors
+from clipkit.models.libraries import import_library, quiet_loading, single_line_errors
 
 # OpenAI's and OpenCLIP's code cleans a text by ftfy and html.unescape before it splits it into
 # tokens; transformers' CLIPTokenizer does not. What ftfy 6.3 replaces or removes: curly quotes,
