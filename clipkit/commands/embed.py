@@ -160,6 +160,8 @@ def embed(
     from clipkit import datasets, embedding, models
     from clipkit.base import console
 
+    if projection not in (None, "none"):
+        raise UsageError(f"projection: expected none, got {projection!r}")
     share = None if part is None else embedding.Part.parse(part)
     options = models.RunOptions(
         device=device,

@@ -76,23 +76,13 @@ def embed(  # noqa: PLR0913 (the options of `clipkit embed`)
     Parameters
     ----------
     dataset, output, normalize, strict, restart, force, part
-        As in `embed_images`.
+        As in `embed_images`, and so are the result and the errors.
     model : str
         As in `models.load`.
     options : RunOptions, optional
         How the model runs. In its place, `settings` may give the fields of `RunOptions` by name.
     ray : RayOptions, optional
         Encode on a cluster of Ray, not in this process.
-
-    Returns
-    -------
-    skipped : list of dict
-        As of `embed_images`.
-
-    Raises
-    ------
-    UsageError, ClipkitError, WriteError
-        As `models.load` and `embed_images`, and `ray_engine.connect` with Ray.
     """
     options = options or RunOptions(**settings)
     if not restart:
@@ -201,11 +191,6 @@ def name_layer_outputs(output: str, layers: Iterable[int]) -> dict[int | None, s
     """Return the output of each layer: ``{layer}`` stands for its number.
 
     Without layers, the output is that of None.
-
-    Raises
-    ------
-    UsageError
-        If several layers would have one output, or there is no layer for ``{layer}``.
 
     >>> name_layer_outputs("img.l{layer}.h5", [0, 12])
     {0: 'img.l0.h5', 12: 'img.l12.h5'}

@@ -178,7 +178,7 @@ def _read_transformers(vision: Any, activation: str) -> TowerLayers:
 
 
 def _is_open_clip_layer(block: Any) -> bool:
-    """Tell whether a layer is open_clip's plain one, without scales, of a known activation."""
+    """Return whether a layer is open_clip's plain one, without scales, of a known activation."""
     return (
         type(block).__name__ == "ResidualAttentionBlock"
         and isinstance(block.ls_1, torch.nn.Identity)
@@ -405,7 +405,7 @@ def fixed_batches(pixels: torch.Tensor, size: int) -> list[torch.Tensor]:
 
 
 def should_compile(device: str, images: int) -> bool:
-    """Tell whether compiling pays without being asked for: on a GPU with Triton, for many images.
+    """Return whether compiling pays without being asked for: on a GPU with Triton, for many images.
 
     On a CPU it does not, since packed layers are as fast.
     """

@@ -75,16 +75,8 @@ class LoadedTower(NamedTuple):
 class Architecture(ABC):
     """A model without its weights. Each library has a subclass, with a `read` of its files.
 
-    Attributes
-    ----------
-    files : ModelFiles
-        The model's files.
-    kind : str
-        What the library calls this kind of model.
-    towers : tuple of {"image", "text"}
-        The towers that clipkit reads. A model for images alone has no ``text``.
-    no_text : str
-        Why it has none.
+    `kind` is what the library calls this kind of model. `towers` are those that clipkit reads, and
+    `no_text` says why there is no ``text``, if there is none.
     """
 
     library: ClassVar[str]
@@ -122,13 +114,7 @@ class Architecture(ABC):
         """Return the layers of a tower that `build` returned."""
 
     def without_projection(self, tower: Tower) -> Tower:
-        """Return an image tower that `build` returned, without its projection, the last step.
-
-        Raises
-        ------
-        UsageError
-            If it has none.
-        """
+        """Return an image tower that `build` returned, without its projection, the last step."""
         raise UsageError(
             f"{self.files.name}: expected a model with a projection, got {self.kind}, which has "
             "none",
@@ -176,15 +162,7 @@ class Architecture(ABC):
         )
 
     def load_tower(self, tower: TowerName, seed: int | None, precision: str) -> LoadedTower:
-        """Load one tower with its stored weights, or with random ones if there is a seed.
-
-        Raises
-        ------
-        UsageError
-            If the model has no such tower.
-        ClipkitError
-            If the weights do not fit the configuration.
-        """
+        """Load one tower with its stored weights, or with random ones if there is a seed."""
         files = self.files
         if tower not in self.towers:
             raise UsageError(
@@ -223,13 +201,7 @@ class Architecture(ABC):
 
 
 def read_architecture(files: ModelFiles) -> Architecture:
-    """Read a model's configuration by the adapter of its library.
-
-    Raises
-    ------
-    ClipkitError
-        If the library is not installed, or the configuration is not one that it can use.
-    """
+    """Read a model's configuration by the adapter of its library."""
     check_installed(files.name, files.library)
     with quiet_loading(f"the library {files.library}"):
         adapter: Any = importlib.import_module(f"clipkit.models.{ADAPTERS[files.library]}")
@@ -317,13 +289,8 @@ def check_stored_tensors(
 ) -> None:
     """Compare names, shapes and types of the stored tensors with the configuration.
 
-    Only the headers of the files are read, and of those only the tensors whose names start with
+    Only the headers of the files are read, and of those only the tensors with names that start with
     one of the prefixes and are not ignored.
-
-    Raises
-    ------
-    ClipkitError
-        If a tensor is missing, of another shape, unexpected, or not of floats.
     """
     headers = _read_headers(files, prefixes + SCALARS)
     headers = {key: header for key, header in headers.items() if key not in ignored}

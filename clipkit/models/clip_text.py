@@ -237,7 +237,7 @@ def read_backend(files: ModelFiles) -> Backend | None:
 
 
 def _has_other_rules(files: ModelFiles) -> bool:
-    """Tell whether tokenizer.json has rules that CLIP's BPE has not.
+    """Return whether tokenizer.json has rules that CLIP's BPE has not.
 
     With some of them, tokenizers ends the process, where transformers drops them.
     """
@@ -258,7 +258,7 @@ def _read_vocabulary(folder: Path, settings: dict[str, Any]) -> Backend:
 
 
 def _has_known_settings(files: ModelFiles, settings: dict[str, Any]) -> bool:
-    """Tell whether the special tokens are the usual ones, and no other setting changes a token."""
+    """Return whether the special tokens are the usual ones, and no setting changes a token."""
     settings = {name: settings[name] for name in settings.keys() - IGNORED}
     if (files.folder / "special_tokens_map.json").exists():
         settings |= files.read_json("special_tokens_map.json")
@@ -273,7 +273,7 @@ def _has_known_settings(files: ModelFiles, settings: dict[str, Any]) -> bool:
 
 
 def _has_known_tokens(backend: Backend, settings: dict[str, Any]) -> bool:
-    """Tell whether a vocabulary has the special tokens, and the settings add no other ones."""
+    """Return whether a vocabulary has the special tokens, and the settings add no other ones."""
     added = {number: repr(token) for number, token in backend.get_added_tokens_decoder().items()}
     expected = settings.get("added_tokens_decoder", {}).items()
     if added.keys() != {backend.token_to_id(START), backend.token_to_id(END)}:
@@ -285,7 +285,7 @@ def _has_known_tokens(backend: Backend, settings: dict[str, Any]) -> bool:
 
 
 def _is_bpe_of_clip(model: Any) -> bool:
-    """Tell whether a file's BPE marks words as CLIP's does."""
+    """Return whether a file's BPE marks words as CLIP's does."""
     is_bpe: bool = model.unk_token == END and model.end_of_word_suffix == SUFFIX
     return is_bpe
 

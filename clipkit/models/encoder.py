@@ -64,14 +64,13 @@ class Encoder(EncoderDescription):
         What a history records, in types that JSON has: ``name`` (the repository in place of an
         alias), ``library`` (with its version), ``digest`` (``sha256:<hex>`` of the weights, the
         configuration and the files of the tokenizer and the image processor), ``weights`` (the
-        digest of the weights alone), ``untrained`` (the seed, if there is one), ``tower``,
-        ``dim``, ``precision``, ``device``, ``logit_scale`` and any ``logit_bias``. Of texts also
-        ``cleaning``, if they are cleaned. Of a model for images alone ``embedding``: the pooler,
-        the CLS token or the mean. Of images also ``preprocessing``, ``compile`` and ``packed`` (if
-        the layers were packed), since these change the last bits.
-        Of hidden states ``layer`` (a list for several), ``layers`` (the number n of all),
-        ``norm``, and of images ``pool``, in place of ``embedding`` and the logits' scale. Without
-        the projection: ``projection``, which is ``none``.
+        digest of the weights alone), ``untrained`` (the seed, if there is one), ``tower``, ``dim``,
+        ``precision``, ``device``, ``logit_scale`` and any ``logit_bias``. Texts add ``cleaning`` if
+        they are cleaned; images ``preprocessing``, ``compile`` and any ``packed``, since these
+        change the last bits; a model for images alone ``embedding``: the pooler, the CLS token or
+        the mean. Hidden states have ``layer`` (a list for several), ``layers`` (the number n of
+        all), ``norm``, and of images ``pool``, in place of ``embedding`` and the logits' scale.
+        Without the projection, ``projection`` is ``none``.
     columns : dict of int to slice
         The columns of each layer in what the encoder returns; empty for embeddings.
     parts : dict of str to str
@@ -113,9 +112,7 @@ class Encoder(EncoderDescription):
         """
         if isinstance(images, Image.Image):
             images = [images]
-        preprocessor = self._require("image", self._preprocessor)
-        with single_line_errors(f"preprocess an image for {self.details['name']}", PROCESSOR_HINT):
-            return preprocessor.resize_and_crop(images)
+        return self._prepare(lambda preprocessor: preprocessor.resize_and_crop(images))
 
     def encode_images(
         self, images: Inputs | Image.Image | Sequence[Image.Image]
@@ -138,9 +135,7 @@ class Encoder(EncoderDescription):
         pixels: Any = images if is_prepared else self.preprocess(images)  # type: ignore[arg-type]
         if isinstance(pixels, torch.Tensor) and pixels.ndim == 3:
             pixels = pixels[None]
-        preprocessor = self._require("image", self._preprocessor)
-        with single_line_errors(f"preprocess an image for {self.details['name']}", PROCESSOR_HINT):
-            normalized = preprocessor.normalize(pixels)
+        normalized = self._prepare(lambda preprocessor: preprocessor.normalize(pixels))
         if isinstance(normalized, Mapping):
             return self._to_array(self._run(**normalized))
         if not self._compiled_batch:
@@ -202,6 +197,12 @@ class Encoder(EncoderDescription):
             if progress is not None:
                 progress(start + len(batch), len(texts))
         return embeddings
+
+    def _prepare(self, step: Callable[[Preprocessor], Inputs]) -> Inputs:
+        """Let the preprocessor do one of its steps."""
+        preprocessor = self._require("image", self._preprocessor)
+        with single_line_errors(f"preprocess an image for {self.details['name']}", PROCESSOR_HINT):
+            return step(preprocessor)
 
     def _run(self, **inputs: torch.Tensor) -> torch.Tensor:
         with single_line_errors(f"encode with {self.details['name']}"):

@@ -177,7 +177,7 @@ def describe_kinds() -> str:
 
 
 class Layout(NamedTuple):
-    """Where a tower has its layers, by dotted paths below its vision_model, text_model or itself.
+    """Where a tower has its layers and norm, by paths below its vision_model, text_model or itself.
 
     Attributes
     ----------

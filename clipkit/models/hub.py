@@ -43,19 +43,16 @@ OPEN_CLIP_ALIASES = {
     "MobileCLIP2-S0/dfndr2b": f"{PREFIX}timm/MobileCLIP2-S0-OpenCLIP",
 }
 TINY = Path(__file__).parents[1] / "tiny"
+OPENAI_NAMES = {  # OpenAI's and OpenCLIP's name
+    ("ViT-B/32", "ViT-B-32"): DEFAULT,
+    ("ViT-B/16", "ViT-B-16"): "openai/clip-vit-base-patch16",
+    ("ViT-L/14", "ViT-L-14"): "openai/clip-vit-large-patch14",
+    ("ViT-L/14@336px", "ViT-L-14-336"): "openai/clip-vit-large-patch14-336",
+}
 ALIASES = {
-    "ViT-B/32": DEFAULT,
-    "ViT-B-32": DEFAULT,
-    "ViT-B-32/openai": DEFAULT,
-    "ViT-B/16": "openai/clip-vit-base-patch16",
-    "ViT-B-16": "openai/clip-vit-base-patch16",
-    "ViT-B-16/openai": "openai/clip-vit-base-patch16",
-    "ViT-L/14": "openai/clip-vit-large-patch14",
-    "ViT-L-14": "openai/clip-vit-large-patch14",
-    "ViT-L-14/openai": "openai/clip-vit-large-patch14",
-    "ViT-L/14@336px": "openai/clip-vit-large-patch14-336",
-    "ViT-L-14-336": "openai/clip-vit-large-patch14-336",
-    "ViT-L-14-336/openai": "openai/clip-vit-large-patch14-336",
+    **{pair[0]: repository for pair, repository in OPENAI_NAMES.items()},
+    **{pair[1]: repository for pair, repository in OPENAI_NAMES.items()},
+    **{f"{pair[1]}/openai": repository for pair, repository in OPENAI_NAMES.items()},
     **OPEN_CLIP_ALIASES,
 }
 KNOWN = ["tiny", DEFAULT, *(alias for alias in ALIASES if not alias.endswith("/openai"))]
@@ -109,7 +106,7 @@ class ModelFiles:
     weights : tuple of Path
         The safetensors files in name order; empty if only the architecture was asked for.
     library : str
-        The library that the files are for: ``transformers``, ``open_clip`` or ``timm``.
+        ``transformers``, ``open_clip`` or ``timm``.
     """
 
     name: str
@@ -145,6 +142,14 @@ def digest_file(path: Path) -> str:
     return digest(_read_side_file(path))
 
 
+def _read_side_file(path: Path) -> bytes:
+    _check_side_file(path)
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ClipkitError(f"cannot read {path}: {error.strerror}") from None
+
+
 def combine_digests(parts: Mapping[str, str]) -> str:
     """Return a model's digest: that of a JSON object of the digests of its parts."""
     text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
@@ -158,17 +163,11 @@ def find(name: str, *, weights: bool = True) -> ModelFiles:
     ----------
     name : str
         ``tiny`` (the bundled model), an alias such as ``ViT-B/32``, a pair ``ARCH/TAG`` that
-        open_clip lists, a local folder, or a Hub id (``org/name`` or ``hf-hub:org/name``).
-        ``open_clip:`` before it asks for OpenCLIP's form of a model that has several.
+        open_clip lists, ``timm:NAME``, a local folder, or a Hub id (``org/name`` or
+        ``hf-hub:org/name``). ``open_clip:`` before it asks for OpenCLIP's form of a model that has
+        several.
     weights : bool
         False if the architecture is enough.
-
-    Raises
-    ------
-    UsageError
-        If the name is none of these.
-    ClipkitError
-        If files are missing or cannot be fetched, or if the weights are not in safetensors form.
     """
     form, separator, rest = name.partition(":")
     if form == "timm" and separator:
@@ -180,7 +179,9 @@ def find(name: str, *, weights: bool = True) -> ModelFiles:
     prefix = PREFIX if name.startswith(PREFIX) else ""
     name = name.removeprefix(prefix)
     if not is_local:
-        name, folder = _fetch_by_name(name)
+        _check_form(name)
+        name = name.removeprefix("hf-hub:")
+        folder = _fetch(name, CONFIG_PATTERNS)
     library = _find_library(name, folder, prefix)
     if not weights:
         return ModelFiles(prefix + name, folder, (), library)
@@ -224,10 +225,7 @@ def canonical_name(name: str) -> str:
 
 
 def _resolve(name: str) -> str:
-    """Return the repository that a short name stands for, with `PREFIX` if it needs that.
-
-    Any other name is returned as it is.
-    """
+    """Return the repository of a short name, with `PREFIX` if it needs that; else the name."""
     if name in ALIASES:
         return ALIASES[name]
     short = name.removeprefix(PREFIX)
@@ -240,17 +238,7 @@ def _resolve(name: str) -> str:
 def fetch_config(files: ModelFiles, name: str) -> Path:
     """Return the folder of another model's config.json: inside a model's folder, or fetched.
 
-    Parameters
-    ----------
-    files : ModelFiles
-        The model whose settings name the other one.
-    name : str
-        A folder within the model's, or a Hub id.
-
-    Raises
-    ------
-    ClipkitError
-        If it is neither, or the Hub cannot be reached and the local cache lacks the file.
+    `files` are of the model whose settings name the other one, by a folder or a Hub id.
     """
     if not OTHER_REPOSITORY.fullmatch(name):
         raise ClipkitError(f"{files.name}: expected the name of a repository, got {name!r}")
@@ -259,15 +247,7 @@ def fetch_config(files: ModelFiles, name: str) -> Path:
 
 
 def _timm_repository(name: str) -> str:
-    """Return the repository of a model of timm: of its default weights if a name has no tag.
-
-    Raises
-    ------
-    UsageError
-        If timm knows no such weights. The hint has the nearest names.
-    ClipkitError
-        If timm is not installed, or the weights are in another repository.
-    """
+    """Return the repository of a model of timm: of its default weights if a name has no tag."""
     check_installed(f"timm:{name}", "timm")
     timm = import_library("timm")
     known = timm.list_pretrained()
@@ -362,14 +342,6 @@ def check_no_pointer(path: Path) -> None:
         raise ClipkitError(f"{path}: expected the file, got a Git LFS pointer", hint)
 
 
-def _read_side_file(path: Path) -> bytes:
-    _check_side_file(path)
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ClipkitError(f"cannot read {path}: {error.strerror}") from None
-
-
 def weight_patterns(stem: str) -> list[str]:
     """Return the patterns of the weight files of this name: in one file, or in several."""
     file = f"{stem}.safetensors"
@@ -421,13 +393,6 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ClipkitError(f"{path}: expected a JSON object, got {type(content).__name__}")
     return content
-
-
-def _fetch_by_name(name: str) -> tuple[str, Path]:
-    """Fetch the settings of the repository that a name stands for; return both."""
-    _check_form(name)
-    repo = name.removeprefix("hf-hub:")
-    return repo, _fetch(repo, CONFIG_PATTERNS)
 
 
 def _check_form(name: str) -> None:
@@ -543,17 +508,12 @@ def _fetch_error(repo: str, error: Exception) -> ClipkitError:
 def look_up(name: str) -> str | None:
     """Return ``open_clip:`` and the repository of ARCH/TAG by open_clip's table.
 
-    Return None if ARCH is none of open_clip's architectures, or open_clip is not installed.
-
-    Raises
-    ------
-    UsageError
-        If open_clip has the architecture, but no such weights of it.
-    ClipkitError
-        If these weights are in no repository.
+    The table is imported only if ARCH is one of open_clip's architectures. Return None if it is
+    not, or if open_clip is not installed.
     """
     architecture, _, tag = name.partition("/")
-    if not tag or not _is_architecture(architecture):
+    folder = _model_configs()
+    if not tag or folder is None or not (folder / f"{architecture}.json").is_file():
         return None
     entry = import_library("open_clip").get_pretrained_cfg(architecture, tag)
     if not entry:
@@ -591,8 +551,3 @@ def _model_configs() -> Path | None:
     if spec is None or spec.origin is None:
         return None
     return Path(spec.origin).with_name("model_configs")
-
-
-def _is_architecture(name: str) -> bool:
-    folder = _model_configs()
-    return folder is not None and name in {path.stem for path in folder.glob("*.json")}

@@ -33,6 +33,7 @@ from clipkit.models.preprocessing import MAX_EDGE, TransformPreprocessor
 from clipkit.models.timm_models import find_patch_size, find_stack
 from clipkit.models.tokenizer import TextTokenizer, switch_dropout_off, tokenizer_errors
 from clipkit.models.towers import Stack, Tower, TowerName, find_token, largest_token, last_token
+from clipkit.prompts.texts import quote
 
 IMAGE_PREFIXES = ("visual.",)
 TEXT_PREFIXES = ("text.",)
@@ -299,9 +300,9 @@ def _in_memory(tensor: torch.Tensor) -> torch.Tensor:
 class OpenClipTokenizer(TextTokenizer):
     """A model's tokenizer of open_clip: OpenAI's, or one of transformers from the model's folder.
 
-    Both clean a text themselves. `cleaning` is open_clip's name for how: ``lower``, ``whitespace``
-    or ``canonicalize`` (in lower case, without punctuation), each after ftfy and the decoding of
-    HTML entities. Without `clean`, a text is not canonicalised.
+    Both clean a text themselves, after ftfy and the decoding of HTML entities: `cleaning` is
+    ``lower``, ``whitespace`` or ``canonicalize`` (in lower case, without punctuation; not without
+    `clean`).
     """
 
     def __init__(
@@ -338,13 +339,7 @@ class OpenClipTokenizer(TextTokenizer):
         switch_dropout_off(files, self.tokenizer.tokenizer)
 
     def clean(self, texts: Sequence[str], places: Sequence[str]) -> list[str]:
-        """Return the texts as they are, since the tokenizer cleans them.
-
-        Raises
-        ------
-        ClipkitError
-            If nothing is left of a text that is canonicalised. The message names its place.
-        """
+        """Return the texts as they are, since the tokenizer cleans them; none may be left empty."""
         if self.cleaning == "canonicalize":
             cleaned = [self.tokenizer.clean_fn(text) for text in texts]
             self.check_left(cleaned, texts, places)
@@ -384,7 +379,7 @@ class OpenClipTokenizer(TextTokenizer):
             text = texts[int(wrong[0])]
             raise ClipkitError(
                 f"{self.name}: expected the end token {end} once, as a prompt's last token, got "
-                f"other tokens for {text[:60]!r}",
+                f"other tokens for {quote(text)}",
                 "take <end_of_text> out of the prompt",
             )
 
@@ -504,13 +499,10 @@ def _describe_image(visual: Any) -> dict[str, Any]:
 def _describe_trunk(trunk: Any) -> dict[str, Any]:
     """Return what is known of a model of timm. The first block tells the number of heads."""
     described: dict[str, Any] = {"width": trunk.num_features}
-    blocks = getattr(trunk, "blocks", None)
-    if blocks is None:
-        blocks = []
-        for stage in getattr(trunk, "stages", ()):
-            blocks += getattr(stage, "blocks", ())
-    first = next(iter(blocks), None)
-    heads = getattr(getattr(first, "attn", None), "num_heads", None)
+    blocks = list(getattr(trunk, "blocks", ()))
+    for stage in getattr(trunk, "stages", ()):
+        blocks += getattr(stage, "blocks", ())
+    heads = getattr(getattr(blocks[0], "attn", None), "num_heads", None) if blocks else None
     if heads:
         described["heads"] = heads
     patch_size = find_patch_size(trunk)

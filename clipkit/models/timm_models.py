@@ -127,13 +127,7 @@ class TimmModel(Architecture):
         return Tower(PooledModel(model.eval()), pooling(model))
 
     def stack(self, tower: Tower) -> Stack:
-        """Return the blocks of a vision transformer, or the stages of a convolutional network.
-
-        Raises
-        ------
-        UsageError
-            If hidden states of this class of timm are neither tokens nor maps (B, width, H, W).
-        """
+        """Return the blocks of a vision transformer, or the stages of a convolutional network."""
         return find_stack(tower.model.model)
 
     def preprocessor(self, device: torch.device, dtype: torch.dtype) -> TransformPreprocessor:

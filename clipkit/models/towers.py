@@ -116,15 +116,14 @@ class _Enough(Exception):  # noqa: N818 (no error)
 class LayerTower:
     """A tower that returns pooled hidden states: inputs -> (B, D), in float32.
 
-    Those of several layers stand side by side, in the order of `layers`. Layers above the highest
-    are not run. `choose_layers` makes it.
+    Layers stand side by side, in the order of `layers`. Layers above the highest are not run.
+    `choose_layers` makes it.
 
     Attributes
     ----------
     model : torch.nn.Module
         What the inputs go into. It may not be compiled, since compiled code has no hooks.
     stack : Stack
-        The layers of the model.
     layers : tuple of int
         Numbers of hidden states, 0..n.
     pool : {"cls", "mean"} or None
@@ -214,13 +213,7 @@ def _call_with_state(stack: Stack, number: int, read: Any) -> Any:
 
 
 def choose_layers(model: Any, stack: Stack, tower: TowerName, options: RunOptions) -> LayerTower:
-    """Return a tower of the layers that the options name: the model must have what it needs.
-
-    Raises
-    ------
-    UsageError
-        If there is no such layer, CLS token or norm, or a layer is named twice.
-    """
+    """Return a tower of the layers that the options name, if the model has what they need."""
     pool, norm = options.pool, options.norm
     numbers = resolve(options.layers or (), len(stack.layers))
     if norm and stack.norm is None and stack.pooled_norm is None:
