@@ -246,7 +246,7 @@ def _check_engine(engine: str, replicas: int | None, part: str | None) -> None:
 def _check_outputs(
     output: str, options: RunOptions, force: bool, inputs: list[str], part: Part | None
 ) -> None:
-    """Refuse the outputs whose names are known before the model tells its number of layers."""
+    """Refuse the outputs that are known before the model tells its number of layers."""
     from clipkit import embedding
 
     layers = options.layers or []

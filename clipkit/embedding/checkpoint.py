@@ -111,7 +111,7 @@ class Checkpoint:
     part: Part | None = None  # None is the whole run
 
     def own(self) -> list[Shard]:
-        """Return the shards that this process encodes, in order: all, or those of its part."""
+        """Return the shards that this process encodes, in order: all, or its part."""
         part = self.part
         return [shard for shard in self.shards if part is None or part.has(shard.number)]
 
@@ -178,7 +178,7 @@ class Checkpoint:
         shard.skipped = skipped
 
     def drop_own(self) -> None:
-        """Remove the shards of a part that starts over; those of the other parts stay."""
+        """Remove the shards of a part that starts over; other parts keep theirs."""
         for shard in self.own():
             self._path(shard).unlink(missing_ok=True)
             self._empty_path(shard).unlink(missing_ok=True)
@@ -188,9 +188,9 @@ class Checkpoint:
         return not any(shard.embedded for shard in self.shards)
 
     def join(self, columns: slice = ALL_COLUMNS) -> dict[str, Split]:
-        """Join all shards into splits, whose features are read shard by shard.
+        """Join all shards into splits with features that are read shard by shard.
 
-        `columns` are those of the features: each layer's, if there are several.
+        `columns` of the features are taken: of one layer, if there are several.
         """
         assert not self.pending(), "expected every shard to be finished"
         splits = {}
@@ -287,7 +287,7 @@ def open_part(
 ) -> Iterator[Checkpoint]:
     """Open the checkpoint of a run for one of its parts, or begin one, and share its lock.
 
-    `restart` drops all shards of another run, but of the same run only those of the part.
+    `restart` drops all shards of another run, but of the same run only shards of the part.
     """
     text = _manifest(splits, parameters)
     _check_folder(folder)
@@ -461,7 +461,7 @@ def _remove_files(folder: Path, pattern: str) -> None:
 
 
 def _find_files(folder: Path, pattern: str) -> list[Path]:
-    """Return the files whose names match a pattern, in name order."""
+    """Return the files with names that match a pattern, in name order."""
     return [path for path in sorted(folder.iterdir()) if re.fullmatch(pattern, path.name)]
 
 

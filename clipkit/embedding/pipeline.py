@@ -150,14 +150,14 @@ def embed_images(  # noqa: PLR0913 (the options of `clipkit embed`)
         Replace an existing output.
     part : Part, optional
         Encode only the shards of this part, while other processes encode the others. The part that
-        finds all shards finished publishes the files. A part of a run whose files are published
-        does nothing.
+        finds all shards finished publishes the files. Once the files are
+        published, a part does nothing.
 
     Returns
     -------
     skipped : list of dict
         The images that cannot be used: their `split`, `id` and `reason`, as in the file's history.
-        If other parts are missing, those of this part.
+        If other parts are missing, the images of this part.
 
     Raises
     ------
@@ -190,7 +190,7 @@ def embed_images(  # noqa: PLR0913 (the options of `clipkit embed`)
 def name_layer_outputs(output: str, layers: Iterable[int]) -> dict[int | None, str]:
     """Return the output of each layer: ``{layer}`` stands for its number.
 
-    Without layers, the output is that of None.
+    Without layers, None has the output.
 
     >>> name_layer_outputs("img.l{layer}.h5", [0, 12])
     {0: 'img.l0.h5', 12: 'img.l12.h5'}
@@ -247,7 +247,7 @@ class _Run:
 
     @property
     def outputs(self) -> dict[int | None, str]:
-        """The output of each layer, or that of None."""
+        """The output of each layer, or of None."""
         return name_layer_outputs(self.output, self.engine.model.columns)
 
     @property
@@ -286,7 +286,7 @@ class _Run:
             return self._publish(checkpoint)
 
     def embed_part(self, part: Part, *, restart: bool) -> list[Skipped]:
-        """Encode the shards of a part, and publish the files if those of all are finished."""
+        """Encode the shards of a part, and publish the files if all shards are finished."""
         if not self.force:
             skipped = self._published()
             if skipped is not None:
@@ -303,7 +303,7 @@ class _Run:
         except (ClipkitError, FileNotFoundError):
             # without locks, another part may remove the shards at any time
             is_at_work = (self.folder / "manifest.json").exists()
-            # with --force, files that lie beside shards may be those of an earlier run
+            # with --force, an earlier run may have left files beside the shards
             skipped = None if self.force and is_at_work else self._published()
             if skipped is None:
                 raise
@@ -417,7 +417,7 @@ class _Run:
         return checkpoint.skipped()
 
     def _check_existing(self) -> None:
-        """Refuse existing files, except those of this run if it has published some, but not all."""
+        """Refuse existing files, unless this run has published some, but not all."""
         if self.force:
             return
         missing = [name for layer, name in self.outputs.items() if self._skipped_in(layer) is None]
@@ -455,7 +455,7 @@ class _Run:
 
 
 def _scale(embeddings: Float32, layers: Iterable[slice]) -> Float32:
-    """Return embeddings whose rows have length 1 in the columns of each layer."""
+    """Return embeddings with rows of length 1 in the columns of each layer."""
     embeddings = embeddings.copy()  # arrays of other processes cannot be written to
     for columns in layers:
         embeddings[:, columns] = similarity.normalize(embeddings[:, columns])

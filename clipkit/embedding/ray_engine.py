@@ -44,8 +44,8 @@ if TYPE_CHECKING:
     from clipkit.datasets.dataset import ImageSource
     from clipkit.models import Encoder, EncoderDescription
 
-ATTEMPTS = 3  # at a shard whose worker dies
-STARTS = 3  # of a replica whose workers die while they load the model, one after the other
+ATTEMPTS = 3  # at a shard, if its worker dies
+STARTS = 3  # of a replica, if its workers die one after the other while they load the model
 AHEAD = 2  # shards of a replica: it decodes images of one while it encodes the other
 CHOSEN = ("model.device", "model.precision")  # by each machine, unless an option sets them
 POLL_SECONDS = 0.2  # how soon a signal is noticed
@@ -132,7 +132,6 @@ class RayEngine:
         self._first: tuple[str, Started] | None = None  # and its host
         self._active = 0.0  # the time of the last answer or note
         self._noted = 0  # replicas that the last note counted
-        self._noted_at = 0.0
 
     @property
     def model(self) -> EncoderDescription:
@@ -276,12 +275,7 @@ class RayEngine:
             replica.failed_starts += 1
         if replica.failed_starts < STARTS:
             self._start_worker(replica)
-        else:
-            self._give_up(replica, reason)
-        return lost
-
-    def _give_up(self, replica: _Replica, reason: str) -> None:
-        """Go on without a replica, unless it is the last one."""
+            return lost
         self._replicas.remove(replica)
         message = f"{STARTS} workers died while they started, the last one of: {reason}"
         if not self._replicas:
@@ -289,6 +283,7 @@ class RayEngine:
                 message, f"is clipkit installed on all machines, with memory for the model? {LOGS}"
             )
         console.warn(f"{message}; that replica is given up, {len(self._replicas)} are left")
+        return lost
 
     def _admit(self, replica: _Replica, reply: Reply) -> None:
         """Let a worker take part if it describes the model as the first one does."""
@@ -304,11 +299,10 @@ class RayEngine:
         _check_same(reply.host, started.facts, host, first.facts)
 
     def _note_replicas(self) -> None:
-        """Say at first, when all are ready, and now and then how many replicas encode."""
+        """Say at first, and when all are ready, how many replicas encode."""
         ready, total = len(self._ready()), len(self._replicas)
-        is_due = ready == total or time.monotonic() > self._noted_at + NOTE_SECONDS
-        if total > 1 and ready != self._noted and (is_due or not self._noted):
-            self._noted, self._noted_at = ready, time.monotonic()
+        if total > 1 and ready != self._noted and (ready == total or not self._noted):
+            self._noted = ready
             console.note(f"{ready} of {total} replicas have loaded the model")
 
 
@@ -453,7 +447,7 @@ class Started:
     """The answer of a worker that has loaded the model."""
 
     model: EncoderDescription
-    facts: dict[str, Any]  # which must be those of all workers
+    facts: dict[str, Any]  # which all workers must share
     warnings: str
 
 
@@ -545,7 +539,7 @@ class Worker:
 
 
 def _check_stored_files(source: ImageSource) -> None:
-    """Refuse tars and Parquet files on this machine that are not those of the driver.
+    """Refuse tars and Parquet files on this machine that differ from the driver's.
 
     They travel with the size and state that the driver found, and so does their fingerprint.
     """

@@ -115,7 +115,7 @@ def embed_classes(
     encoder : Encoder
         A text tower.
     templates : sequence of T str, optional
-        Each holds ``{}`` or ``{c}`` in place of a wording. By default that of `classes`.
+        Each holds ``{}`` or ``{c}`` in place of a wording. By default, `classes` has one.
     readable : bool
         Turn underscores in the wordings into spaces.
     normalize, truncate : bool

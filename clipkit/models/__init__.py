@@ -50,7 +50,7 @@ class RunOptions:
         Seed of the untrained control: the same architecture at random initialisation. Both towers
         of a seed come from one model.
     clean : bool
-        Clean texts as SigLIP 2's training data were cleaned, if the tokenizer is that of SigLIP 2:
+        Clean texts as SigLIP 2's training data were cleaned, if the tokenizer is SigLIP 2's:
         in lower case, without punctuation. Other models take texts as they are.
     layers : sequence of int or "all", optional
         Return hidden states in place of embeddings: 0 is the input of the first layer, n the

@@ -34,7 +34,7 @@ ACTIVATIONS = {
     "gelu_pytorch_tanh": ("gelu", "tanh", 1.0),
     "relu": ("relu", "", 1.0),
 }
-# The towers of transformers whose layers `PackedLayer` repeats. Others name their layers alike, but
+# `PackedLayer` repeats the layers of these towers. Others of transformers name layers alike, but
 # pass them more.
 PACKABLE = ("clip_vision_model", "metaclip_2_vision_model", "siglip_vision_model")
 # By the name of the module that open_clip puts into a layer: transformers' name of the activation.

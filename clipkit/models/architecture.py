@@ -332,7 +332,7 @@ def _check_floats(files: ModelFiles, headers: Mapping[str, Header]) -> None:
 
 
 def _read_headers(files: ModelFiles, prefixes: tuple[str, ...]) -> dict[str, Header]:
-    """Return type and shape of the stored tensors whose names start with one of the prefixes."""
+    """Return type and shape of the stored tensors with one of the prefixes."""
     headers: dict[str, Header] = {}
     for name, header in _read_stored(files, prefixes, _header):
         if name in headers:
@@ -347,7 +347,7 @@ def _header(stored: Any, name: str) -> Header:
 
 
 def load_tensors(files: ModelFiles, prefixes: tuple[str, ...]) -> dict[str, torch.Tensor]:
-    """Read the stored tensors whose names start with one of the prefixes."""
+    """Read the stored tensors with one of the prefixes."""
     return dict(_read_stored(files, prefixes, lambda stored, name: stored.get_tensor(name)))
 
 
@@ -367,7 +367,7 @@ def _read_stored(
 
 @contextlib.contextmanager
 def _open_weights(path: Path) -> Iterator[Any]:
-    """Open a safetensors file, whose tensors are read when they are asked for."""
+    """Open a safetensors file; its tensors are read when they are asked for."""
     check_no_pointer(path)
     try:
         with safe_open(path, framework="pt") as stored:

@@ -178,7 +178,7 @@ class TextLayer(torch.nn.Module):
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 SPECIAL_TOKENS = {"bos_token": START, "eos_token": END, "pad_token": END, "unk_token": END}
-CLIP_CLASSES = ("CLIPTokenizer", "CLIPTokenizerFast")  # their rules are those of the class
+CLIP_CLASSES = ("CLIPTokenizer", "CLIPTokenizerFast")  # the class has their rules
 OTHER_CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend")  # theirs are in tokenizer.json
 # Other settings of tokenizer_config.json that change no token
 IGNORED = {

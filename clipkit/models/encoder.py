@@ -127,7 +127,7 @@ class Encoder(EncoderDescription):
         Returns
         -------
         embeddings : ndarray of shape (B, D), float32
-            Projected, not normalised; or hidden states, whose layers stand side by side. On a GPU,
+            Projected, not normalised; or hidden states, layer beside layer. On a GPU,
             a `non_blocking` encoder returns an array-like that waits for the embeddings when numpy
             reads it.
         """

@@ -39,7 +39,7 @@ class Family:
     padding : str
         How texts are padded.
     projection : str
-        The linear layer behind an image tower whose class has none.
+        The linear layer behind an image tower, if its class has none.
     example : str
         A published repository; empty if only users save such models.
     since : str
@@ -65,7 +65,7 @@ class Family:
 
 
 def _dual(name: str, padding: str, example: str) -> Family:
-    """Return a dual encoder whose towers have projections, as CLIP has it."""
+    """Return a dual encoder with projections at the end of its towers, as CLIP has it."""
     return Family(
         f"{name}Config",
         f"{name}Model",
@@ -77,7 +77,7 @@ def _dual(name: str, padding: str, example: str) -> Family:
 
 
 def _pooled(name: str, padding: str, example: str) -> Family:
-    """Return a dual encoder whose towers end with their poolers, as SigLIP has it."""
+    """Return a dual encoder with poolers at the end of its towers, as SigLIP has it."""
     return Family(
         f"{name}Config",
         f"{name}Model",
@@ -249,7 +249,7 @@ def find_stack(model: Any) -> Stack:
 
 
 def inner_model(model: Any) -> Any:
-    """Return the model whose parts a `Layout` names, without its projection."""
+    """Return the model that a `Layout` describes, without its projection."""
     while not hasattr(model, "config"):  # a wrapper of clipkit's
         model = model.model
     return getattr(model, "vision_model", getattr(model, "text_model", model))

@@ -151,7 +151,7 @@ def _read_side_file(path: Path) -> bytes:
 
 
 def combine_digests(parts: Mapping[str, str]) -> str:
-    """Return a model's digest: that of a JSON object of the digests of its parts."""
+    """Return a model's digest, made of a JSON object with the digests of its parts."""
     text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
     return digest(text.encode())
 
@@ -238,7 +238,7 @@ def _resolve(name: str) -> str:
 def fetch_config(files: ModelFiles, name: str) -> Path:
     """Return the folder of another model's config.json: inside a model's folder, or fetched.
 
-    `files` are of the model whose settings name the other one, by a folder or a Hub id.
+    The settings of the model with these `files` name the other one: a folder or a Hub id.
     """
     if not OTHER_REPOSITORY.fullmatch(name):
         raise ClipkitError(f"{files.name}: expected the name of a repository, got {name!r}")
@@ -413,7 +413,7 @@ def _check_form(name: str) -> None:
 def _fetch_conversion(repo: str, stem: str) -> Path:
     """Fetch the newest conversion to safetensors that the Hub's own bot offers as a pull request.
 
-    Anyone can open a pull request, so those of other accounts are ignored. The local cache keeps
+    Anyone can open a pull request, so requests of other accounts are ignored. The local cache keeps
     a reference to the conversion, by which it is found without a network.
     """
     from huggingface_hub import HfApi

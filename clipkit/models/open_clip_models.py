@@ -109,7 +109,7 @@ class OpenClipModel(Architecture):
 
     @property
     def pixels_config(self) -> PreprocessCfg:
-        """The settings of the image transform; its size is that of the image tower."""
+        """The settings of the image transform; it has the size of the image tower."""
         return PreprocessCfg(**{**self.pixels, "size": self.outline.visual.image_size})
 
     def prefixes(self, tower: TowerName) -> tuple[str, ...]:
@@ -252,7 +252,7 @@ class TextTower(torch.nn.Module):
 
 @contextlib.contextmanager
 def parameters_without_numbers() -> Iterator[None]:
-    """Build modules whose parameters are on PyTorch's device `meta`, to be given numbers later.
+    """Build modules with parameters on PyTorch's device `meta`, to be given numbers later.
 
     Their buffers hold numbers, since those that are not stored are known to the constructor alone:
     a causal mask, the angles of a rotary embedding.
@@ -274,7 +274,7 @@ def parameters_without_numbers() -> Iterator[None]:
 
 
 def keep_tower(model: Any, prefixes: Sequence[str]) -> None:
-    """Delete the parts of a model whose names start otherwise."""
+    """Delete the parts of a model that have none of these prefixes."""
     names = {prefix.rstrip(".") for prefix in prefixes}
     parts = [name for name, _ in model.named_children()]
     parts += [name for name, _ in model.named_parameters(recurse=False)]

@@ -30,7 +30,7 @@ from clipkit.models.towers import PADDING_MASK
 
 STANDARD_PROCESSORS = {"CLIPImageProcessor", "SiglipImageProcessor"}  # both work in torchvision
 INTERPOLATION = {2: "bilinear", 3: "bicubic"}  # by Pillow's numbers
-NORMALIZED_AT_ONCE = 8  # images whose floats stay in the processor's cache between the operations
+NORMALIZED_AT_ONCE = 8  # images: their floats stay in the processor's cache between the operations
 USUAL_SIZE = 224  # pixels
 STEPS = ("do_resize", "do_center_crop", "do_rescale", "do_normalize")
 MAX_EDGE = 4096  # pixels of an image's shorter side after resizing
@@ -237,7 +237,7 @@ def _use_one_core() -> None:
     """Let PyTorch use one core in this thread, unless it is the main one.
 
     Several threads transform images while the model runs. If each spread its small operations over
-    all cores, they would mostly wait for each other. OpenMP's limit is that of the calling thread.
+    all cores, they would mostly wait for each other. OpenMP has a limit for each calling thread.
     """
     if threading.current_thread() is threading.main_thread() or hasattr(_of_thread, "limits"):
         return

@@ -36,13 +36,13 @@ REFUSED_ARGUMENTS = {
 }
 # Settings of the transform, as timm.data.resolve_data_config returns them.
 SETTINGS = ("input_size", "interpolation", "mean", "std", "crop_pct", "crop_mode")
-# Classes whose `blocks` pass on tokens: the prefix, with any CLS token first, then the patches.
+# In these classes, `blocks` pass on tokens: the prefix, with any CLS token first, then the patches.
 # Others, such as Cait and XCiT, add the CLS token after the first layers.
 TOKEN_MODELS = {
     *("Beit", "Eva", "VisionTransformer", "VisionTransformerDistilled"),
     "VisionTransformerRelPos",
 }
-# Classes whose stages pass on maps (B, width, H, W): where the stages are.
+# In these classes, stages pass on maps (B, width, H, W): where the stages are.
 MAP_MODELS = {
     "ConvNeXt": ("stages",),
     "EfficientNet": ("blocks",),
@@ -106,7 +106,7 @@ class TimmModel(Architecture):
         """Compare names, shapes and types of the stored tensors, except those that are not used.
 
         These are the classifier's tensors, and buffers that the model computes itself. Files of
-        earlier versions of timm hold such buffers, for example those of Swin.
+        earlier versions of timm hold such buffers, for example for Swin.
         """
         sizes = self.sizes()
         with torch.device("meta"):

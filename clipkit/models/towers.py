@@ -26,7 +26,7 @@ class Tower:
     """A tower of a library: inputs -> embeddings (B, D).
 
     `model` returns embeddings, or outputs by name. `output` is then the name of the embeddings, or
-    `CLS` or `MEAN`. A model whose embedding is the mean of its patches has no other tokens.
+    `CLS` or `MEAN`. If the embedding is the mean of patches, the model has no other tokens.
     """
 
     model: Any
@@ -84,7 +84,7 @@ class Stack:
     norm : torch.nn.Module or None
         What the model applies to the tokens (B, T, width) of the last hidden state.
     pooled_norm : torch.nn.Module or None
-        What it applies to their mean (B, width), or to that of a map.
+        What it applies to the mean (B, width) of tokens or of a map.
     prefix : int
         The number of tokens before the patches: CLS, registers, summaries.
     has_cls : bool

@@ -265,7 +265,7 @@ def _class(name: str) -> Any:
 
 
 def number_of_layers(config: Any) -> int:
-    """Return the number of layers of a tower: of a ConvNeXt, those of all stages."""
+    """Return the number of layers of a tower; a ConvNeXt has them in stages."""
     depths = getattr(config, "depths", None)
     return int(config.num_hidden_layers) if depths is None else sum(depths)
 
@@ -305,7 +305,7 @@ def _pooler_keys(model: Any) -> set[str]:
 
 
 def _inside(model: Any, keys: Iterable[str]) -> list[str]:
-    """Return those of the unknown tensors that do not belong to a head outside of the model."""
+    """Return the unknown tensors that belong to the model, not to a head outside of it."""
     children = {name for name, _ in model.named_children()}
     inner = []
     for key in keys:

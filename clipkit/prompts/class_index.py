@@ -43,7 +43,7 @@ class ClassIndex(NamedTuple):
 def parse_class_index(content: Any) -> list[Entry] | None:
     """Return the classes of a class index, or None if this is none.
 
-    Classes are in the order of their numbers, or else in that of the file. Names alone must have
+    Classes are in the order of their numbers, or else of the file. Names alone must have
     the numbers 0, 1, 2, ...
 
     >>> parse_class_index({"1": "goldfish", "0": "tench"})

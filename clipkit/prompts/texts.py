@@ -183,7 +183,7 @@ def from_classes(class_names: Sequence[str], templates: Sequence[str]) -> tuple[
     Returns
     -------
     texts : list of str, (C * T,)
-        The T prompts of class 0, then those of class 1, ...
+        The T prompts of class 0, then of class 1, ...
     class_index : int64 array (C * T,)
 
     Examples
