@@ -56,15 +56,9 @@ class Encoded:
 
 
 class RayOptions(NamedTuple):
-    """Options of a run on a cluster of Ray.
+    """Options of a run on a cluster of Ray."""
 
-    Attributes
-    ----------
-    replicas : int, optional
-        The number of workers: by default one per GPU, or one per machine.
-    """
-
-    replicas: int | None = None
+    replicas: int | None = None  # workers; by default one per GPU, or one per machine
 
 
 @runtime_checkable
@@ -84,12 +78,8 @@ class Engine(Protocol):
     def encode(self, shards: Sequence[ShardImages], report: Report) -> Generator[Encoded]:
         """Yield the embeddings of each shard once, in any order.
 
-        Parameters
-        ----------
-        shards : sequence of ShardImages
-        report : callable
-            Called after each batch or shard with its number of images and those that were skipped.
-            What it raises stops the engine.
+        `report` is called after each batch or shard with its number of images and those that were
+        skipped. What it raises stops the engine.
         """
         ...
 

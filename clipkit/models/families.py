@@ -28,24 +28,12 @@ from clipkit.models.towers import (
 class Family:
     """One kind of model: the names of its classes in transformers, and how it is used.
 
-    Attributes
-    ----------
-    config, model : str
-        The classes of the configuration and of the whole model.
-    towers : dict of str to str
-        The class of each tower that clipkit reads.
-    outputs : dict of str to str
-        The name under which a tower returns its embedding, or `CLS` or `MEAN`.
-    padding : str
-        How texts are padded.
-    projection : str
-        The linear layer behind an image tower, if its class has none.
-    example : str
-        A published repository; empty if only users save such models.
-    since : str
-        The first version of transformers that has the classes, if clipkit's oldest one lacks them.
-    no_text : str
-        Why there is no text tower.
+    `config` and `model` are the classes of the configuration and of the whole model, and `towers`
+    the class of each tower that clipkit reads. `outputs` are the names under which towers return
+    their embeddings, or `CLS` or `MEAN`. `padding` says how texts are padded. `projection` is the
+    linear layer behind an image tower, if its class has none. `example` is a published repository;
+    empty if only users save such models. `since` is the first version of transformers that has the
+    classes, if clipkit's oldest one lacks them. `no_text` says why there is no text tower.
     """
 
     config: str
@@ -64,27 +52,19 @@ class Family:
         return self.towers["image"] == self.model
 
 
-def _dual(name: str, padding: str, example: str) -> Family:
-    """Return a dual encoder with projections at the end of its towers, as CLIP has it."""
+def _dual(name: str, padding: str, example: str, *, has_projection: bool = True) -> Family:
+    """Return a dual encoder: its towers end in projections, as in CLIP, or poolers, as in SigLIP."""
+    ending = ""
+    outputs: dict[TowerName, str] = {"image": "pooler_output", "text": "pooler_output"}
+    if has_projection:
+        ending = "WithProjection"
+        outputs = {"image": "image_embeds", "text": "text_embeds"}
+    towers: dict[TowerName, str] = {
+        "image": f"{name}VisionModel{ending}",
+        "text": f"{name}TextModel{ending}",
+    }
     return Family(
-        f"{name}Config",
-        f"{name}Model",
-        {"image": f"{name}VisionModelWithProjection", "text": f"{name}TextModelWithProjection"},
-        {"image": "image_embeds", "text": "text_embeds"},
-        padding,
-        example=example,
-    )
-
-
-def _pooled(name: str, padding: str, example: str) -> Family:
-    """Return a dual encoder with poolers at the end of its towers, as SigLIP has it."""
-    return Family(
-        f"{name}Config",
-        f"{name}Model",
-        {"image": f"{name}VisionModel", "text": f"{name}TextModel"},
-        {"image": "pooler_output", "text": "pooler_output"},
-        padding,
-        example=example,
+        f"{name}Config", f"{name}Model", towers, outputs, padding=padding, example=example
     )
 
 
@@ -108,8 +88,12 @@ def _projected(name: str) -> Family:
 DUAL_ENCODERS = {
     "clip": _dual("CLIP", "longest", "openai/clip-vit-base-patch32"),
     "metaclip_2": _dual("MetaClip2", "longest", "facebook/metaclip-2-worldwide-huge-quickgelu"),
-    "siglip": _pooled("Siglip", "max_length", "google/siglip2-base-patch16-224"),
-    "siglip2": _pooled("Siglip2", "max_length", "google/siglip2-base-patch16-naflex"),
+    "siglip": _dual(
+        "Siglip", "max_length", "google/siglip2-base-patch16-224", has_projection=False
+    ),
+    "siglip2": _dual(
+        "Siglip2", "max_length", "google/siglip2-base-patch16-naflex", has_projection=False
+    ),
 }
 VISION_MODELS = {
     "aimv2": Family(
@@ -179,18 +163,10 @@ def describe_kinds() -> str:
 class Layout(NamedTuple):
     """Where a tower has its layers and norm, by paths below its vision_model, text_model or itself.
 
-    Attributes
-    ----------
-    layers : tuple of str
-        The paths of the layers in different versions of transformers.
-    norm : str
-        The path of the final norm, or "" if there is none.
-    tokens : tuple of int or str
-        The numbers of tokens before the patches, CLS first, or the settings that hold them.
-    is_map : bool
-        Whether hidden states are maps of patches.
-    text_token : {"end", "last", ""}
-        The token that a text tower pools.
+    `layers` are their paths in different versions of transformers, and `norm` is the path of the
+    final norm, or "". `tokens` are the numbers of tokens before the patches, CLS first, or the
+    settings that hold them. Hidden states may be maps of patches. `text_token` is the token that a
+    text tower pools: "end", "last" or "".
     """
 
     layers: tuple[str, ...]

@@ -51,14 +51,8 @@ VOCABULARIES = (
 class TextTokenizer(ABC):
     """A model's tokenizer, whichever library it belongs to.
 
-    Attributes
-    ----------
-    name : str
-        The model's name, for messages.
-    context_length : int
-        The number of tokens that the text tower takes, special ones included.
-    cleaning : str or None
-        How texts are cleaned before they are split into tokens, for the history.
+    `name` is the model's, for messages. The text tower takes `context_length` tokens, special ones
+    included. `cleaning` says how texts are cleaned before they are split, or is None.
     """
 
     name: str
@@ -223,8 +217,7 @@ class Tokenizer(TextTokenizer):
     ) -> None:
         """Check that the model takes each embedding (B) from a prompt's last token: (B, T).
 
-        It takes the first end token's, or the first token's if there is none: all prompts would
-        then have one embedding.
+        Without an end token, it takes the first one: all prompts would then have one embedding.
         """
         is_end = tokens == self.end
         if self.is_end_largest:

@@ -86,9 +86,8 @@ class Stack:
     pooled_norm : torch.nn.Module or None
         What it applies to the mean (B, width) of tokens or of a map.
     prefix : int
-        The number of tokens before the patches: CLS, registers, summaries.
-    has_cls : bool
-        Whether the first of them is a CLS token.
+        The number of tokens before the patches: CLS (if `has_cls`, the first), registers,
+        summaries.
     is_map : bool
         Whether hidden states are maps of patches, as in a ConvNeXt.
     pooled_token : callable or None
