@@ -28,7 +28,7 @@ from clipkit.models.architecture import Architecture, library_version, read_arch
 from clipkit.models.hub import ModelFiles, find
 from clipkit.models.libraries import quiet_loading, single_line_errors
 from clipkit.models.tokenizer import TextTokenizer
-from clipkit.models.towers import LayerTower, TowerName, choose_layers
+from clipkit.models.towers import LayerTower, Tower, TowerName, choose_layers
 from clipkit.prompts.texts import check_length
 
 if TYPE_CHECKING:
@@ -267,7 +267,6 @@ def load(
     }
     if options.untrained is not None:
         details["untrained"] = options.untrained
-    run: Callable[..., torch.Tensor]
     built = loaded.tower
     if not options.projection:
         built = architecture.without_projection(built)
@@ -287,7 +286,7 @@ def load(
         details |= acceleration
         if not architecture.is_dual:
             details["embedding"] = built.output
-    run = built
+    run: Tower | LayerTower = built
     if options.layers is not None:
         with _named(files.name):
             run = choose_layers(built.model, architecture.stack(built), tower, options)
@@ -343,10 +342,12 @@ def _check_options(tower: TowerName, options: RunOptions) -> None:
 
 @contextlib.contextmanager
 def _named(name: str) -> Iterator[None]:
-    """Put the name of the model before a refusal."""
+    """Put the name of the model before a refusal that lacks it."""
     try:
         yield
     except ClipkitError as error:
+        if error.message.startswith(f"{name}: "):
+            raise
         raise type(error)(f"{name}: {error.message}", error.hint) from error
 
 
@@ -388,19 +389,20 @@ def _check_and_measure(encoder: Encoder) -> Encoder:
     """
     tower = encoder._tower
     if not isinstance(tower, LayerTower):
-        return replace(encoder, details={**encoder.details, "dim": _try(encoder)})
+        return replace(encoder, details={**encoder.details, "dim": _measure(encoder)})
     columns = {}
     start = 0
     for number in tower.layers:
         one = replace(encoder, _tower=replace(tower, layers=(number,)))
-        stop = start + _try(one)
+        with _named(encoder.details["name"]):
+            stop = start + _measure(one)
         columns[number] = slice(start, stop)
         start = stop
     return replace(encoder, columns=columns, details={**encoder.details, "dim": start})
 
 
-def _try(encoder: Encoder) -> int:
-    """Encode one image or prompt, as a check that the model's files fit each other; return D."""
+def _measure(encoder: Encoder) -> int:
+    """Return the width D of the embedding of one image or prompt, which must be finite."""
     if encoder._preprocessor is None:
         embedding = encoder.encode_texts("a photo")
     else:

@@ -53,7 +53,7 @@ class Family:
 
 
 def _dual(name: str, padding: str, example: str, *, has_projection: bool = True) -> Family:
-    """Return a dual encoder: its towers end in projections, as in CLIP, or poolers, as in SigLIP."""
+    """Return a dual encoder: towers end in projections, as in CLIP, or poolers, as in SigLIP."""
     ending = ""
     outputs: dict[TowerName, str] = {"image": "pooler_output", "text": "pooler_output"}
     if has_projection:
