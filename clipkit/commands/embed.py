@@ -175,7 +175,7 @@ def embed(
         num_workers=num_workers,
         compile=compile,
     )
-    _check_options(options)
+    options.check()
     _check_engine(engine, replicas, part)
     if engine == "local":  # the machines of a cluster may have folders that this one lacks
         models.check_name(model)
@@ -215,21 +215,6 @@ def embed(
         text += f", {count - len(skipped)} embedded; the file lists them"
     console.warn(text)
     return SKIPPED
-
-
-def _check_options(options: RunOptions) -> None:
-    """Refuse options that exclude or need each other, before any work is done."""
-    if options.layers is None and (options.pool is not None or options.norm):
-        raise UsageError("expected --layer with --pool or --norm, got none")
-    if options.layers is not None and not options.projection:
-        raise UsageError(
-            "expected --layer or --projection, got both",
-            "hidden states are not projected: leave --projection out",
-        )
-    if options.layers is not None and options.compile:
-        raise UsageError(
-            "expected --layer or --compile, got both", "a compiled model gives no hidden states"
-        )
 
 
 def _check_engine(engine: str, replicas: int | None, part: str | None) -> None:

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from clipkit.base.errors import UsageError
+
 if TYPE_CHECKING:
     from clipkit.models.acceleration import num_threads, set_num_threads, should_compile
     from clipkit.models.architecture import describe_model
@@ -85,6 +87,21 @@ class RunOptions:
     num_workers: int | None = None
     compile: bool | None = None
     non_blocking: bool = False
+
+    def check(self) -> None:
+        """Refuse options that exclude or need each other."""
+        if self.layers is None and (self.pool is not None or self.norm):
+            raise UsageError("expected --layer with --pool or --norm, got none")
+        if self.layers is not None and not self.projection:
+            raise UsageError(
+                "expected --layer or --projection, got both",
+                "hidden states are not projected: leave --projection out",
+            )
+        if self.layers is not None and self.compile:
+            raise UsageError(
+                "expected --layer or --compile, got both",
+                "a compiled model gives no hidden states",
+            )
 
 
 _MODULES = {

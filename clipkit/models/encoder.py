@@ -248,7 +248,9 @@ def load(
         is absent. One image or prompt is encoded, so that this shows before the work.
     """
     options = options or RunOptions(**settings)
-    _check_options(tower, options)
+    options.check()
+    if not options.projection and tower == "text":
+        raise UsageError("expected the image tower without projection, got the text tower")
     device = find_device(options.device)
     precision = choose_precision(options.precision, device, tower)
     dtype = DTYPES[precision]
@@ -322,22 +324,6 @@ def _preprocessing(files: ModelFiles, preprocessor: Preprocessor) -> dict[str, A
         details = preprocessor.details()
         json.dumps(details, allow_nan=False)
     return details
-
-
-def _check_options(tower: TowerName, options: RunOptions) -> None:
-    """Refuse options that exclude or need each other."""
-    has_layers = options.layers is not None
-    if not has_layers and (options.pool is not None or options.norm):
-        raise UsageError("expected layers with pool and norm, got none")
-    if has_layers and options.compile:
-        raise UsageError("expected layers or a compiled model, got both", "leave --compile out")
-    if has_layers and not options.projection:
-        raise UsageError(
-            "expected layers or embeddings without projection, got both",
-            "hidden states are not projected: leave --projection out",
-        )
-    if not options.projection and tower == "text":
-        raise UsageError("expected the image tower without projection, got the text tower")
 
 
 @contextlib.contextmanager
