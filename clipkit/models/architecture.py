@@ -23,12 +23,11 @@ from clipkit.base.errors import LARGEST, SMALLEST, ClipkitError, UsageError, bri
 from clipkit.models.acceleration import DTYPES
 from clipkit.models.hub import (
     ModelFiles,
-    check_installed,
     check_no_pointer,
     combine_digests,
     find,
 )
-from clipkit.models.libraries import quiet_loading
+from clipkit.models.libraries import check_installed, library_version, quiet_loading
 from clipkit.models.towers import NO_TEXT, Stack, Tower, TowerName
 
 if TYPE_CHECKING:
@@ -207,14 +206,6 @@ def read_architecture(files: ModelFiles) -> Architecture:
         adapter: Any = importlib.import_module(f"clipkit.models.{ADAPTERS[files.library]}")
     architecture: Architecture = adapter.ADAPTER.read(files)
     return architecture
-
-
-def library_version(library: str) -> str:
-    """Return a library's name and version, as a history records them."""
-    if library == "transformers":  # CLIP's text tower does not import it
-        return f"{library} {importlib.metadata.version(library)}"
-    module = importlib.import_module(library)
-    return f"{library} {module.__version__}"
 
 
 def _tensors_digest(files: ModelFiles, tensors: Tensors) -> str:

@@ -24,9 +24,9 @@ from clipkit.models.acceleration import (
     find_device,
     fixed_batches,
 )
-from clipkit.models.architecture import Architecture, library_version, read_architecture
+from clipkit.models.architecture import Architecture, read_architecture
 from clipkit.models.hub import ModelFiles, find
-from clipkit.models.libraries import quiet_loading, single_line_errors
+from clipkit.models.libraries import library_version, quiet_loading, single_line_errors
 from clipkit.models.tokenizer import TextTokenizer
 from clipkit.models.towers import LayerTower, Tower, TowerName, choose_layers
 from clipkit.prompts.texts import check_length

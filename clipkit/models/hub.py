@@ -21,7 +21,7 @@ from typing import Any
 from clipkit.base.errors import ClipkitError, UsageError, brief, unknown
 from clipkit.base.files import KNOWN_ENDINGS, digest
 from clipkit.models import DEFAULT
-from clipkit.models.libraries import import_library
+from clipkit.models.libraries import check_installed, import_library
 
 PREFIX = "open_clip:"  # asks for OpenCLIP's form of a repository or folder that has several
 # A repository of timm may also hold its image tower alone, by config.json, which goes first.
@@ -65,7 +65,6 @@ CONFIG_PATTERNS = ["*.json", "*.txt", "*.model"]
 OPEN_CLIP_CONFIG = "open_clip_config.json"
 # The name of the weights of each library, in safetensors form.
 WEIGHTS = {"transformers": "model", "open_clip": "open_clip_model", "timm": "model"}
-EXTRAS = {"open_clip": "openclip", "timm": "timm"}  # library -> the extra that installs it
 PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".ckpt"}
 FILE_ENDINGS = (*KNOWN_ENDINGS, *PICKLE_SUFFIXES, ".safetensors")  # no repository ends so
 # The files beside the weights that decide an embedding: settings and vocabularies.
@@ -262,15 +261,6 @@ def _timm_repository(name: str) -> str:
             "give the repository that has the weights, if there is one: hf-hub:ORG/NAME",
         )
     return f"timm/{name}"
-
-
-def check_installed(name: str, library: str) -> None:
-    """Say how to install the library of a model, unless it is there."""
-    if importlib.util.find_spec(library) is None:
-        raise ClipkitError(
-            f"{name}: expected the package {library}, which its model needs, got none",
-            f"install it: pip install 'clipkit-vl[{EXTRAS[library]}]'",
-        )
 
 
 def _find_library(name: str, folder: Path, prefix: str) -> str:

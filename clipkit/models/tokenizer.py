@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import html
-import importlib.metadata
 import re
 import string
 from abc import ABC, abstractmethod
@@ -19,7 +18,7 @@ from clipkit.base import console
 from clipkit.base.errors import ClipkitError
 from clipkit.models.families import LEGACY_END
 from clipkit.models.hub import ModelFiles
-from clipkit.models.libraries import import_library, quiet_loading, single_line_errors
+from clipkit.models.libraries import import_library, is_installed, quiet_loading, single_line_errors
 from clipkit.prompts.texts import quote
 
 # OpenAI's and OpenCLIP's code cleans a text by ftfy and html.unescape before it splits it into
@@ -254,11 +253,6 @@ def canonicalize(text: str) -> str:
     'a photo of a tshirt in the lawn mowers style'
     """
     return " ".join(text.translate(NO_PUNCTUATION).lower().split())
-
-
-def is_installed(package: str) -> bool:
-    """Return whether a package is installed, without importing it."""
-    return any(importlib.metadata.distributions(name=package))
 
 
 def is_cleaned_by_openai(text: str) -> bool:
