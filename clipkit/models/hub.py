@@ -43,18 +43,17 @@ OPEN_CLIP_ALIASES = {
     "MobileCLIP2-S0/dfndr2b": f"{PREFIX}timm/MobileCLIP2-S0-OpenCLIP",
 }
 TINY = Path(__file__).parents[1] / "tiny"
-OPENAI_NAMES = {  # OpenAI's and OpenCLIP's name
-    ("ViT-B/32", "ViT-B-32"): DEFAULT,
-    ("ViT-B/16", "ViT-B-16"): "openai/clip-vit-base-patch16",
-    ("ViT-L/14", "ViT-L-14"): "openai/clip-vit-large-patch14",
-    ("ViT-L/14@336px", "ViT-L-14-336"): "openai/clip-vit-large-patch14-336",
+OPENAI_ALIASES = {
+    ("ViT-B/32", "ViT-B-32", "ViT-B-32/openai"): DEFAULT,
+    ("ViT-B/16", "ViT-B-16", "ViT-B-16/openai"): "openai/clip-vit-base-patch16",
+    ("ViT-L/14", "ViT-L-14", "ViT-L-14/openai"): "openai/clip-vit-large-patch14",
+    ("ViT-L/14@336px", "ViT-L-14-336", "ViT-L-14-336/openai"): (
+        "openai/clip-vit-large-patch14-336"
+    ),
 }
-ALIASES = {
-    **{pair[0]: repository for pair, repository in OPENAI_NAMES.items()},
-    **{pair[1]: repository for pair, repository in OPENAI_NAMES.items()},
-    **{f"{pair[1]}/openai": repository for pair, repository in OPENAI_NAMES.items()},
-    **OPEN_CLIP_ALIASES,
-}
+ALIASES = dict(OPEN_CLIP_ALIASES)
+for _names, _repository in OPENAI_ALIASES.items():
+    ALIASES |= dict.fromkeys(_names, _repository)
 KNOWN = ["tiny", DEFAULT, *(alias for alias in ALIASES if not alias.endswith("/openai"))]
 REPOSITORY = re.compile(r"(?!\.)[\w.-]+/[\w.-]+")
 OTHER_REPOSITORY = re.compile(r"(?!\.)[\w.-]+(/(?!\.)[\w.-]+)?")  # old ones have no owner
