@@ -60,7 +60,9 @@ def assert_bits_equal(folder: Path, precision: str) -> None:
     """Compare an encoder's embeddings with those of plain transformers, for the same tokens."""
     encoder = load(folder, precision=precision)
     assert is_own(encoder)
-    model = transformers.CLIPModel.from_pretrained(folder, dtype=models.acceleration.DTYPES[precision])
+    model = transformers.CLIPModel.from_pretrained(
+        folder, dtype=models.acceleration.DTYPES[precision]
+    )
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     options = {"padding": True, "truncation": True, "return_tensors": "pt"}
     for texts in (TEXTS, TEXTS[:1]):
