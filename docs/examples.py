@@ -106,7 +106,7 @@ def _default(value: Any) -> str:
 def models() -> str:
     """Return the table of the kinds of models that clipkit reads."""
     from clipkit.models.families import DUAL_ENCODERS, FAMILIES
-    from clipkit.models.hub import EXTRAS
+    from clipkit.models.libraries import EXTRAS
 
     embeddings = {"image_embeds": "projection", "text_embeds": "projection"}
     embeddings["pooler_output"] = "pooler"

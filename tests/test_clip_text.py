@@ -29,8 +29,7 @@ from hypothesis import strategies as st
 
 from clipkit import models
 from clipkit.base.errors import ClipkitError
-from clipkit.models.clip_text import TextTower
-from clipkit.models.clip_tokenizer import ClipTokenizer, read_backend
+from clipkit.models.clip_text import ClipTokenizer, TextTower, read_backend
 from clipkit.models.hub import TINY, find
 
 TEXTS = [
@@ -61,7 +60,9 @@ def assert_bits_equal(folder: Path, precision: str) -> None:
     """Compare an encoder's embeddings with those of plain transformers, for the same tokens."""
     encoder = load(folder, precision=precision)
     assert is_own(encoder)
-    model = transformers.CLIPModel.from_pretrained(folder, dtype=models.devices.DTYPES[precision])
+    model = transformers.CLIPModel.from_pretrained(
+        folder, dtype=models.acceleration.DTYPES[precision]
+    )
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     options = {"padding": True, "truncation": True, "return_tensors": "pt"}
     for texts in (TEXTS, TEXTS[:1]):

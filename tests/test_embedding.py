@@ -229,7 +229,7 @@ def test_a_checkpoint_of_the_version_before_is_refused_and_can_be_dropped(tmp_pa
 
 def test_shards_are_joined_only_when_all_are_finished(tmp_path: Path) -> None:
     with (
-        checkpoint.open_checkpoint(tmp_path / "partial", {"all": numbers(25)}, {}) as opened,
+        checkpoint.open_whole(tmp_path / "partial", {"all": numbers(25)}, {}) as opened,
         pytest.raises(AssertionError, match="expected every shard to be finished"),
     ):
         opened.join()
@@ -248,14 +248,14 @@ def test_a_run_may_have_more_than_99_999_shards(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(checkpoint, "SHARD_ROWS", 1)
     split = numbers(100_002, labelled=False)
     folder = tmp_path / "partial"
-    with checkpoint.open_checkpoint(folder, {"all": split}, {}) as opened:
+    with checkpoint.open_whole(folder, {"all": split}, {}) as opened:
         for shard in opened.shards[99_998:]:
             row_id = split.ids[shard.rows[0]]
             opened.save(shard, Split(np.ones((1, 2), np.float32), ids=[row_id]), [])
     names = ["100000.h5", "100001.h5", "99998.h5", "99999.h5"]
     assert sorted(contents(folder)) == [*names, "lock", "manifest.json"]
     assert checkpoint.finished_shards(folder) == {99_998, 99_999, 100_000, 100_001}
-    with checkpoint.open_checkpoint(folder, {"all": split}, {}) as opened:
+    with checkpoint.open_whole(folder, {"all": split}, {}) as opened:
         assert [shard.number for shard in opened.pending()] == list(range(99_998))
         opened.shards = opened.shards[99_998:]
         ids = opened.join()["all"].ids

@@ -96,11 +96,11 @@ def test_an_error_of_the_report_stops_the_engine(encoder: Any, digits: ImageData
         list(LocalEngine(encoder, 4, 2).encode(shards, stop))
 
 
-def test_embeddings_that_cannot_be_written_to_are_scaled_in_a_copy(digits: ImageDataset) -> None:
+def test_embeddings_that_cannot_be_written_to_are_scaled_in_a_copy() -> None:
     embeddings = np.full((2, 4), 3, np.float32)
     embeddings.flags.writeable = False  # as Ray's are
-    scaled = pipeline._label_rows(digits, [5, 6], embeddings, [slice(0, 2), slice(2, 4)])
-    assert np.allclose(scaled.features, 0.5**0.5)
+    scaled = pipeline._scale(embeddings, [slice(0, 2), slice(2, 4)])
+    assert np.allclose(scaled, 0.5**0.5)
     assert embeddings[0, 0] == 3
 
 

@@ -32,8 +32,7 @@ from clipkit.base.errors import UsageError
 from clipkit.embedding import checkpoint
 from clipkit.features import FeatureFile
 from clipkit.features.provenance import identities, provenance
-from clipkit.models.layers import LayerTower, resolve
-from clipkit.models.towers import Stack
+from clipkit.models.towers import LayerTower, Stack, resolve
 
 # The tokens before the patches, CLS first, of those models of the zoo that have one.
 PREFIX = {
@@ -426,7 +425,7 @@ def test_a_layer_of_texts_needs_a_layer_and_has_no_pool() -> None:
     for options, message in (
         ({"pool": "mean", "layers": [1]}, "expected no pool of a text tower"),
         ({"projection": False}, "expected the image tower without projection"),
-        ({"layers": [1], "compile_for": 4}, "expected layers or a compiled model"),
+        ({"layers": [1], "compile": True}, "expected --layer or --compile, got both"),
         ({"layers": []}, "expected the numbers of layers, got none"),
     ):
         with pytest.raises(UsageError, match=message):

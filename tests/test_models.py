@@ -41,7 +41,7 @@ from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel, SiglipMod
 
 from clipkit import embedding, features, models
 from clipkit.base.errors import ClipkitError, UsageError
-from clipkit.models.devices import DTYPES, choose_precision
+from clipkit.models.acceleration import DTYPES, choose_precision
 from clipkit.models.hub import combine_digests, find
 from clipkit.models.tokenizer import is_cleaned_by_openai
 

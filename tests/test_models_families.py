@@ -236,7 +236,7 @@ def test_grey_images_are_taken_as_colour(naflex: Path) -> None:
 def test_naflex_runs_without_compilation_and_says_so(
     naflex: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    encoder = models.load(str(naflex), tower="image", device="cpu", compile_for=4)
+    encoder = models.load(str(naflex), tower="image", device="cpu", compile=True, batch_size=4)
     assert encoder.details["compile"] is False
     assert "runs without compilation, since its inputs have no single size" in capfd.readouterr()[1]
 

@@ -31,7 +31,7 @@ from test_speed import PlainLinear
 
 from clipkit import features, models
 from clipkit.base.errors import ClipkitError, UsageError
-from clipkit.models import acceleration, open_clip_names
+from clipkit.models import acceleration, hub
 from clipkit.models.architecture import read_architecture
 from clipkit.models.hub import find
 
@@ -575,17 +575,17 @@ def test_a_text_tower_of_transformers_is_built_from_the_local_cache(
 
 
 def test_short_names_are_those_of_open_clip() -> None:
-    for name, repository in open_clip_names.OPEN_CLIP_ALIASES.items():
+    for name, repository in hub.OPEN_CLIP_ALIASES.items():
         architecture, _, tag = name.partition("/")
         entry = open_clip.get_pretrained_cfg(architecture, tag)
         assert entry["hf_hub"] == repository.removeprefix("open_clip:") + "/"
 
 
 def test_other_names_are_looked_up_in_the_table_of_open_clip() -> None:
-    assert open_clip_names.look_up("coca_ViT-B-32/laion2b_s13b_b90k") == (
+    assert hub.look_up("coca_ViT-B-32/laion2b_s13b_b90k") == (
         "open_clip:laion/CoCa-ViT-B-32-laion2B-s13B-b90k"
     )
-    assert open_clip_names.look_up("org/model") is None
+    assert hub.look_up("org/model") is None
     for name in ("EVA02-B-16/merged2b_s8b_b13k", "ViT-B-33/laion2b_s34b_b79k"):
         with pytest.raises(UsageError, match="unknown model") as caught:
             find(name)

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from signal import SIGKILL
 from typing import Any
@@ -42,8 +43,11 @@ def load_once(*arguments: Any, **options: Any) -> Any:
 def models_loaded_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep models: the processes of a run would load them each."""
 
-    def load(*arguments: Any, layers: list[int] | None = None, **options: Any) -> Any:
-        return load_once(*arguments, layers=layers and tuple(layers), **options)
+    def load(*names: Any, options: models.RunOptions | None = None, **settings: Any) -> Any:
+        if options is None:
+            return load_once(*names, **settings)
+        layers = options.layers and tuple(options.layers)
+        return load_once(*names, options=replace(options, layers=layers), **settings)
 
     monkeypatch.setattr(models, "load", load)
 

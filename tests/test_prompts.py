@@ -144,7 +144,7 @@ TOO_MANY = "expected at most 1,048,576 prompts, got "
             lambda: prompts.parse_templates(f"{{}}{LONG[2:]}".encode(), "t"),
             f"t, line 1: {TOO_LONG}",
         ),
-        (lambda: prompts.fill("{}", LONG), f"a prompt for the class 'a{{40}}': {TOO_LONG}"),
+        (lambda: prompts.fill("{}", LONG), f"a prompt for the class 'a{{60}}': {TOO_LONG}"),
         (
             lambda: prompts.fill("{}" * 5000, "abc"),
             "expected at most 10,000 characters, got 15,000",

@@ -181,7 +181,7 @@ def compiled(
         cache = tmp_path_factory.mktemp("cache")
         patch.setenv(acceleration.CACHE_VARIABLE, default_cache_dir())  # as PyTorch sets it
         patch.setenv("XDG_CACHE_HOME", str(cache))
-        encoder = load(tiny_clip_dir, compile_for=4)
+        encoder = load(tiny_clip_dir, compile=True, batch_size=4)
         if not encoder.details["compile"]:
             pytest.skip("no C++ compiler")
         assert any((cache / "clipkit" / "inductor").iterdir())
@@ -212,7 +212,7 @@ def test_a_note_says_that_compiling_failed(tiny_clip_dir, tmp_path, monkeypatch,
 
     monkeypatch.setattr(torch, "compile", fail)
     monkeypatch.setenv(acceleration.CACHE_VARIABLE, str(tmp_path))
-    encoder = load(tiny_clip_dir, compile_for=4)
+    encoder = load(tiny_clip_dir, compile=True, batch_size=4)
     assert encoder.details["compile"] is False
     note = "clipkit: cannot compile the model, so it runs without compilation: no compiler\n"
     assert capsys.readouterr().err == note
@@ -271,12 +271,12 @@ def test_pixels_equal_the_processors_own_to_the_last_bit(name, tiny_clip_dir, tm
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("compile_for", [0, 4])
+@pytest.mark.parametrize("compile", [False, True])
 @pytest.mark.parametrize("is_one_size", [False, True])
-def test_a_gpu_resizes_small_images_and_does_not_block(is_one_size, compile_for, tmp_path, images):
+def test_a_gpu_resizes_small_images_and_does_not_block(is_one_size, compile, tmp_path, images):
     folder = tiny_clip(tmp_path / "model", image_size=64)
     on_cpu = load(folder)
-    on_gpu = load(folder, device="cuda", compile_for=compile_for, non_blocking=True)
+    on_gpu = load(folder, device="cuda", compile=compile, batch_size=4, non_blocking=True)
     batch = [image for image in images if image.size == (32, 32)] if is_one_size else images
     pixels = on_gpu.preprocess(batch)
     assert pixels.is_pinned()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -31,6 +30,7 @@ from clipkit.commands._options import (
 
 if TYPE_CHECKING:
     from clipkit.embedding import Part
+    from clipkit.models import RunOptions
 
 MAX_WORKERS = 256  # each holds a batch of images in memory
 MAX_REPLICAS = 10_000
@@ -164,12 +164,23 @@ def embed(
     from clipkit.base import console
 
     share = None if part is None else embedding.Part.parse(part)
-    numbers = parse_layers(layers)
-    _check_options(numbers, pool, norm, not no_projection, compile)
+    options = models.RunOptions(
+        device=device,
+        precision=precision,
+        untrained=untrained,
+        layers=parse_layers(layers),
+        pool=pool,
+        norm=norm,
+        projection=not no_projection,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        compile=compile,
+    )
+    options.check()
     _check_engine(engine, replicas, part)
     if engine == "local":  # the machines of a cluster may have folders that this one lacks
         models.check_name(model)
-    _check_outputs(output, numbers, force, dataset, share)
+    _check_outputs(output, options, force, dataset, share)
     with console.stage("reading the data set"):
         data = datasets.load(
             dataset,
@@ -187,17 +198,8 @@ def embed(
         data,
         output,
         model=model,
+        options=options,
         ray=embedding.RayOptions(replicas) if engine == "ray" else None,
-        compile=compile,
-        device=device,
-        precision=precision,
-        batch_size=batch_size,
-        num_workers=num_workers,
-        untrained=untrained,
-        layers=numbers,
-        pool=pool,
-        norm=norm,
-        projection=not no_projection,
         normalize=normalize,
         strict=strict,
         restart=restart,
@@ -216,27 +218,6 @@ def embed(
     return SKIPPED
 
 
-def _check_options(
-    layers: Sequence[int] | str | None,
-    pool: str | None,
-    norm: bool,
-    projection: bool,
-    compile: bool | None,
-) -> None:
-    """Refuse options that exclude or need each other, before any work is done."""
-    if layers is None and (pool is not None or norm):
-        raise UsageError("expected --layer with --pool or --norm, got none")
-    if layers is not None and not projection:
-        raise UsageError(
-            "expected --layer or --no-projection, got both",
-            "hidden states are not projected: leave --no-projection out",
-        )
-    if layers is not None and compile:
-        raise UsageError(
-            "expected --layer or --compile, got both", "a compiled model gives no hidden states"
-        )
-
-
 def _check_engine(engine: str, replicas: int | None, part: str | None) -> None:
     """Refuse options that need the other engine."""
     if engine == "local" and replicas is not None:
@@ -249,16 +230,13 @@ def _check_engine(engine: str, replicas: int | None, part: str | None) -> None:
 
 
 def _check_outputs(
-    output: str,
-    layers: Sequence[int] | str | None,
-    force: bool,
-    inputs: list[str],
-    part: Part | None,
+    output: str, options: RunOptions, force: bool, inputs: list[str], part: Part | None
 ) -> None:
-    """Refuse the outputs whose names are known before the model tells its number of layers."""
+    """Refuse the outputs that are known before the model tells its number of layers."""
     from clipkit import embedding
 
-    numbers = [0, 1] if isinstance(layers, str) else layers or []  # "all" has at least these
+    layers = options.layers or []
+    numbers = [0, 1] if isinstance(layers, str) else layers  # "all" has at least these
     names = embedding.name_layer_outputs(output, numbers)
     # the model has to tell which layer a negative number is
     known = [name for layer, name in names.items() if name == output or (layer or 0) >= 0]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from functools import partial
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import replace
+from typing import Annotated
 
 import typer
 
@@ -20,10 +20,6 @@ from clipkit.commands._options import (
     Untrained,
     option,
 )
-
-if TYPE_CHECKING:
-    from clipkit.features import FeatureFile
-    from clipkit.models import Encoder
 
 
 def textembed(
@@ -127,11 +123,18 @@ def textembed(
     outputs = embedding.name_outputs(sources, output)
     for name in outputs:
         files.check_feature_output(name, force=force, inputs=[*sources, *(template or [])])
-    load = partial(_load, device=device, precision=precision, clean=clean, layer=layer, norm=norm)
-    results: list[FeatureFile]
+    options = models.RunOptions(
+        device=device,
+        precision=precision,
+        untrained=untrained,
+        clean=clean,
+        layers=None if layer is None else [layer],
+        norm=norm,
+    )
+    # the model is loaded after the prompts, so that errors in prompts appear at once
     if classes is None:
         texts = [embedding.read_prompts(source, column) for source in sources]
-        encoder = load(model, untrained)
+        encoder = models.load(model, tower="text", options=options)
         results = [
             embedding.embed_texts(file, encoder, normalize=normalize, truncate=truncate)
             for file in texts
@@ -141,7 +144,8 @@ def textembed(
         templates = embedding.read_templates(template) if template else None
         if _is_default(ctx, "model"):
             model, untrained = embedding.choose_model(class_names, classes, model, untrained)
-        encoder = load(model, untrained)
+            options = replace(options, untrained=untrained)
+        encoder = models.load(model, tower="text", options=options)
         result = embedding.embed_classes(
             class_names,
             encoder,
@@ -159,28 +163,3 @@ def _is_default(ctx: typer.Context, name: str) -> bool:
     """Whether neither the command line nor the environment sets an option."""
     source = ctx.get_parameter_source(name)
     return source is not None and source.name == "DEFAULT"
-
-
-def _load(
-    model: str,
-    untrained: int | None,
-    *,
-    device: str,
-    precision: str,
-    clean: bool,
-    layer: int | None,
-    norm: bool,
-) -> Encoder:
-    """Load the text tower after the prompts, so that errors in prompts appear at once."""
-    from clipkit import models
-
-    return models.load(
-        model,
-        tower="text",
-        device=device,
-        precision=precision,
-        untrained=untrained,
-        clean=clean,
-        layers=None if layer is None else [layer],
-        norm=norm,
-    )

@@ -1,7 +1,7 @@
 """Embed data sets and prompts: what `clipkit embed` and `clipkit textembed` run.
 
-`engines` decode, preprocess and encode images. `ray_engine` does so on several machines, by
-`ray_worker` and `ray_cluster`. `checkpoint` stores embeddings in shards, so that an interrupted run
+`engines` decode, preprocess and encode images. `ray_engine` does so on several machines, which
+`ray_cluster` connects to. `checkpoint` stores embeddings in shards, so that an interrupted run
 can continue. `pipeline` joins both. `texts` embeds prompts and class names.
 """
 

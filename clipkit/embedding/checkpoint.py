@@ -31,7 +31,7 @@ from clipkit import features
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.base.files import atomic_write
-from clipkit.features import BlockMatrix, FeatureFile, Float32, History, Split
+from clipkit.features import BlockMatrix, FeatureFile, Float32, Split
 from clipkit.features.describe import flatten
 
 if TYPE_CHECKING:
@@ -40,11 +40,11 @@ if TYPE_CHECKING:
 SHARD_ROWS = 1024
 VERSION = 2  # of the folder; version 1 had NNNNN.json beside each shard
 
-# The files of a folder, by regular expression.
+# The files of a folder: two regular expressions and two names.
 SHARDS = r"\d{5,}\.(h5|json)"
-MANIFEST = r"manifest\.json"
 TEMPORARY = r"\.(manifest\.json|\d{5,}\.(h5|json))\..*\.tmp"
 LOCK = "lock"
+MANIFEST = "manifest.json"
 MANIFEST_KEY = "images per shard"  # which every manifest of a run has
 MAX_MANIFEST_BYTES = 2**24
 MAX_THREADS = 1024  # of PyTorch, that a manifest may ask for
@@ -103,7 +103,7 @@ class Shard:
 
 @dataclass
 class Checkpoint:
-    """A folder of shards that is locked for this process. `open_checkpoint` opens it."""
+    """A folder of shards that is locked for this process."""
 
     folder: Path
     run: str  # SHA-256 of the manifest; each shard names the run that it belongs to
@@ -111,7 +111,7 @@ class Checkpoint:
     part: Part | None = None  # None is the whole run
 
     def own(self) -> list[Shard]:
-        """Return the shards that this process encodes, in order: all, or those of its part."""
+        """Return the shards that this process encodes, in order: all, or its part."""
         part = self.part
         return [shard for shard in self.shards if part is None or part.has(shard.number)]
 
@@ -140,43 +140,28 @@ class Checkpoint:
     def load_finished(self, *, with_empty: bool) -> None:
         """Take over the own shards that are finished; a damaged one is not.
 
-        Parameters
-        ----------
-        with_empty : bool
-            Take over shards without usable images, too.
+        `with_empty` takes over shards without usable images, too.
         """
         # on a network file system, asking for each of 100,000 files takes minutes
         names = {path.name for path in self.folder.iterdir()}
         for shard in self.own():
             path, empty = self._path(shard), self._empty_path(shard)
-            if path.name in names:
-                if not path.is_file():  # reading a FIFO would wait forever
-                    raise _foreign(self.folder, f"{path.name} that is not a file")
-                load = self.load
-            elif with_empty and empty.name in names and empty.is_file():
-                load = self._load_empty
-            else:
-                continue
+            if path.name in names and not path.is_file():  # reading a FIFO would wait forever
+                raise _foreign(self.folder, f"{path.name} that is not a file")
             try:
-                load(shard)
+                if path.name in names:
+                    file = features.read(path, kinds=["images"])
+                    self._take(path, shard, file.history, file.splits.get(shard.split, Split()))
+                elif with_empty and empty.name in names and empty.is_file():
+                    self._take(empty, shard, _read_json(empty), Split())
             except ClipkitError as error:
                 console.warn(f"embedding the images of a damaged shard again: {error.message}")
 
-    def load(self, shard: Shard) -> None:
+    def _take(self, path: Path, shard: Shard, history: Any, embedded: Split) -> None:
         """Take over a shard that an earlier process wrote. It must belong to this run."""
-        path = self._path(shard)
-        file = features.read(path, kinds=["images"])
-        self._take(path, shard, file.history, file.splits.get(shard.split, Split()))
-
-    def _load_empty(self, shard: Shard) -> None:
-        path = self._empty_path(shard)
-        content = _read_json(path)
-        is_history = isinstance(content, list) and all(isinstance(one, dict) for one in content)
-        self._take(path, shard, content if is_history else [], Split())
-
-    def _take(self, path: Path, shard: Shard, history: History, embedded: Split) -> None:
-        entry = history[0] if history else {}
-        skipped = entry.get("skipped", [])
+        skipped: list[Skipped] = []
+        if isinstance(history, list) and history and isinstance(history[0], dict):
+            skipped = history[0].get("skipped", [])
         is_of_run = history == self._history(shard, skipped)
         if not is_of_run or len(embedded) + len(skipped) != len(shard.rows):
             raise ClipkitError(f"{path}: expected shard {shard.number} of this run, got another")
@@ -192,14 +177,20 @@ class Checkpoint:
         shard.embedded = embedded
         shard.skipped = skipped
 
+    def drop_own(self) -> None:
+        """Remove the shards of a part that starts over; other parts keep theirs."""
+        for shard in self.own():
+            self._path(shard).unlink(missing_ok=True)
+            self._empty_path(shard).unlink(missing_ok=True)
+
     def is_empty(self) -> bool:
         """Whether no image was embedded, so that there is nothing to continue."""
         return not any(shard.embedded for shard in self.shards)
 
     def join(self, columns: slice = ALL_COLUMNS) -> dict[str, Split]:
-        """Join all shards into splits, whose features are read shard by shard.
+        """Join all shards into splits with features that are read shard by shard.
 
-        `columns` are those of the features: each layer's, if there are several.
+        `columns` of the features are taken: of one layer, if there are several.
         """
         assert not self.pending(), "expected every shard to be finished"
         splits = {}
@@ -220,7 +211,7 @@ class Checkpoint:
     def remove(self) -> None:
         """Remove the folder after its content was published, unless it holds other files, too."""
         # in this order, a killed process leaves a folder that the next run can use
-        for pattern in (SHARDS, MANIFEST, TEMPORARY, LOCK):
+        for pattern in (SHARDS, re.escape(MANIFEST), TEMPORARY, LOCK):
             _remove_files(self.folder, pattern)
         with contextlib.suppress(OSError):
             self.folder.rmdir()
@@ -231,7 +222,7 @@ class Checkpoint:
     def _empty_path(self, shard: Shard) -> Path:
         return self._path(shard).with_suffix(".json")
 
-    def _history(self, shard: Shard, skipped: list[Skipped]) -> History:
+    def _history(self, shard: Shard, skipped: list[Skipped]) -> list[dict[str, Any]]:
         entry = {"command": "embed", "run": self.run, "shard": shard.number, "skipped": skipped}
         return [entry]
 
@@ -254,42 +245,63 @@ def _concatenate(parts: list[Split], columns: slice) -> Split:
     return Split(BlockMatrix((len(ids), width), iter_blocks), labels, ids)
 
 
+# The order on disk. A process looks at the folder before it puts a lock there, so that nothing of
+# another program is touched. It takes the lock, writes the manifest, and then shards, one by one;
+# each file gets its name when it is whole. Whoever publishes writes the outputs first and removes
+# the folder last: shards, manifest, temporary files, lock. So a process that is killed at any time
+# leaves shards that name their run, or a published file, or both.
+
+
 @contextlib.contextmanager
-def open_checkpoint(
+def open_whole(
     folder: Path,
     splits: Mapping[str, ImageDataset],
     parameters: dict[str, Any],
     *,
     restart: bool = False,
-    part: Part | None = None,
 ) -> Iterator[Checkpoint]:
-    """Open the checkpoint of a run, or begin one, and hold its lock.
+    """Open the checkpoint of a run, or begin one, and hold its lock alone.
 
     `parameters` are everything but the images that determines the result, as JSON can hold it. A
     run with other parameters or images is refused, unless `restart` drops its shards or it has
-    none. `restart` of a part drops all shards of another run, but of the same run only its own.
+    none.
     """
     text = _manifest(splits, parameters)
-    path = folder / "manifest.json"
-    _check_folder(folder, _read_manifest(path))  # before a lock is put there
-    if part is not None:
-        # other parts may be at work: then there is a manifest, which stays
-        with contextlib.suppress(LockedError), _locked(folder):
-            _begin(folder, text, restart=restart and _read_manifest(path) != json.loads(text))
-    seconds = LOCK_SECONDS if part else 0
-    with _locked(folder, shared=part is not None, seconds=seconds):
-        if part is None:
-            _begin(folder, text, restart=restart)
-        else:
-            _join(folder, text)
-        _check_manifest(path, _read_manifest(path) or {}, json.loads(text), restart=restart)
-        checkpoint = _checkpoint(folder, splits, text, part)
-        if part is None:
-            _remove_files(folder, TEMPORARY)
-        elif restart:
-            for shard in checkpoint.own():
-                checkpoint._path(shard).unlink(missing_ok=True)
-                checkpoint._empty_path(shard).unlink(missing_ok=True)
+    _check_folder(folder)
+    with _locked(folder):
+        _begin(folder, text, restart=restart)
+        checkpoint = _read(folder, splits, text, restart=restart)
+        _remove_files(folder, TEMPORARY)
+        checkpoint.load_finished(with_empty=False)
+        yield checkpoint
+
+
+@contextlib.contextmanager
+def open_part(
+    folder: Path,
+    splits: Mapping[str, ImageDataset],
+    parameters: dict[str, Any],
+    part: Part,
+    *,
+    restart: bool = False,
+) -> Iterator[Checkpoint]:
+    """Open the checkpoint of a run for one of its parts, or begin one, and share its lock.
+
+    `restart` drops all shards of another run, but of the same run only shards of the part.
+    """
+    text = _manifest(splits, parameters)
+    _check_folder(folder)
+    # if other parts are at work, there is a manifest, which stays
+    with contextlib.suppress(LockedError), _locked(folder):
+        is_other = _read_manifest(folder) != json.loads(text)
+        _begin(folder, text, restart=restart and is_other)
+    with _locked(folder, shared=True, seconds=LOCK_SECONDS):
+        if not (folder / MANIFEST).exists():  # other parts may write it now
+            with contextlib.suppress(UsageError):
+                _write_text(folder / MANIFEST, text, force=False)
+        checkpoint = _read(folder, splits, text, part, restart=restart)
+        if restart:
+            checkpoint.drop_own()
         checkpoint.load_finished(with_empty=False)
         yield checkpoint
 
@@ -298,7 +310,7 @@ def open_checkpoint(
 def open_to_publish(
     folder: Path, splits: Mapping[str, ImageDataset], parameters: dict[str, Any]
 ) -> Iterator[Checkpoint]:
-    """Open a checkpoint whose shards other parts have finished, and hold its lock alone.
+    """Open a checkpoint with the shards that all parts have finished, and hold its lock alone.
 
     Raises
     ------
@@ -307,11 +319,23 @@ def open_to_publish(
     """
     text = _manifest(splits, parameters)
     with _locked(folder, seconds=LOCK_SECONDS, create=False):
-        path = folder / "manifest.json"
-        _check_manifest(path, _read_manifest(path) or {}, json.loads(text))
-        checkpoint = _checkpoint(folder, splits, text, None)
+        checkpoint = _read(folder, splits, text)
         checkpoint.load_finished(with_empty=True)
         yield checkpoint
+
+
+def _read(
+    folder: Path,
+    splits: Mapping[str, ImageDataset],
+    text: str,
+    part: Part | None = None,
+    *,
+    restart: bool = False,
+) -> Checkpoint:
+    """Check that a folder has this manifest, and return its shards; none is loaded."""
+    _check_manifest(folder, json.loads(text), restart=restart)
+    run = hashlib.sha256(text.encode()).hexdigest()
+    return Checkpoint(folder, run, _cut_into_shards(splits), part)
 
 
 def finished_shards(folder: Path) -> set[int]:
@@ -332,18 +356,10 @@ def _manifest(splits: Mapping[str, ImageDataset], parameters: dict[str, Any]) ->
 
 def _begin(folder: Path, text: str, *, restart: bool) -> None:
     """Write the manifest of a run that has no shards or starts over. The folder is locked."""
-    path = folder / "manifest.json"
+    path = folder / MANIFEST
     if restart or not path.exists() or not _find_files(folder, SHARDS):
         _remove_files(folder, SHARDS)
         _write_text(path, text, force=True)
-
-
-def _join(folder: Path, text: str) -> None:
-    """Write the manifest if there is none, while other parts may do the same."""
-    path = folder / "manifest.json"
-    if not path.exists():
-        with contextlib.suppress(UsageError):
-            _write_text(path, text, force=False)
 
 
 def _write_text(path: Path, text: str, *, force: bool) -> None:
@@ -351,18 +367,10 @@ def _write_text(path: Path, text: str, *, force: bool) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def _checkpoint(
-    folder: Path, splits: Mapping[str, ImageDataset], text: str, part: Part | None
-) -> Checkpoint:
-    run = hashlib.sha256(text.encode()).hexdigest()
-    return Checkpoint(folder, run, _cut_into_shards(splits), part)
-
-
 def earlier_threads(folder: Path) -> int | None:
     """Return the number of PyTorch's threads in an interrupted run, or None if it is not known."""
-    manifest = _read_manifest(folder / "manifest.json")
-    _check_folder(folder, manifest)
-    number = (manifest or {}).get("threads")
+    _check_folder(folder)
+    number = (_read_manifest(folder) or {}).get("threads")
     if isinstance(number, int) and 1 <= number <= MAX_THREADS:
         return number
     return None
@@ -382,7 +390,7 @@ def _cut_into_shards(splits: Mapping[str, ImageDataset]) -> list[Shard]:
 def _locked(
     folder: Path, *, shared: bool = False, seconds: float = 0, create: bool = True
 ) -> Iterator[None]:
-    """Make the folder and hold its lock, shared or alone; wait for it at most so many seconds."""
+    """Make the folder and hold its lock, shared or alone; wait for it at most `seconds`."""
     operation = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     for _ in range(RETRIES):
         try:
@@ -406,7 +414,7 @@ def _locked(
 
 
 def _lock(lock: IO[bytes], operation: int, seconds: float) -> bool:
-    """Lock a file, for which other processes have so many seconds to leave it."""
+    """Lock a file; wait at most `seconds` for other processes. Return whether that succeeded."""
     last = time.monotonic() + seconds
     while True:
         try:
@@ -453,19 +461,17 @@ def _remove_files(folder: Path, pattern: str) -> None:
 
 
 def _find_files(folder: Path, pattern: str) -> list[Path]:
-    """Return the files whose names match a pattern, in name order."""
+    """Return the files with names that match a pattern, in name order."""
     return [path for path in sorted(folder.iterdir()) if re.fullmatch(pattern, path.name)]
 
 
-def _read_manifest(path: Path) -> Any:
-    """Return the content of a manifest, or None if there is no such file.
-
-    A file that holds no JSON gives an empty object.
-    """
+def _read_manifest(folder: Path) -> Any:
+    """Return the content of a manifest, {} if it is no JSON, or None if there is no such file."""
+    path = folder / MANIFEST
     if not os.path.lexists(path):
         return None
     if not path.is_file() or path.stat().st_size > MAX_MANIFEST_BYTES:
-        raise _foreign(path.parent, "another manifest.json")
+        raise _foreign(folder, "another manifest.json")
     return _read_json(path)
 
 
@@ -477,12 +483,13 @@ def _read_json(path: Path) -> Any:
         return {}
 
 
-def _check_folder(folder: Path, manifest: Any) -> None:
+def _check_folder(folder: Path) -> None:
     """Refuse a folder that somebody else filled: nothing in it must be replaced or removed."""
+    manifest = _read_manifest(folder)
     if manifest is None:
         for name in _foreign_names(folder):
             # another part may have begun the run after the manifest was read
-            if not (folder / "manifest.json").exists():
+            if not (folder / MANIFEST).exists():
                 raise _foreign(folder, f"{name} and no manifest.json")
     elif manifest and (not isinstance(manifest, dict) or MANIFEST_KEY not in manifest):
         raise _foreign(folder, "another manifest.json")
@@ -504,12 +511,12 @@ def _foreign(folder: Path, content: str) -> UsageError:
     )
 
 
-def _check_manifest(
-    path: Path, earlier: dict[str, Any], manifest: dict[str, Any], *, restart: bool = False
-) -> None:
+def _check_manifest(folder: Path, manifest: dict[str, Any], *, restart: bool) -> None:
+    """Refuse a folder of a run with other parameters or images, and list what differs."""
+    earlier = _read_manifest(folder)
     if not earlier:
         hint = "add --restart to start over"
-        raise ClipkitError(f"{path}: expected JSON, got a damaged file", hint)
+        raise ClipkitError(f"{folder / MANIFEST}: expected JSON, got a damaged file", hint)
     before = flatten(earlier, ".")
     now = flatten(manifest, ".")
     changes = []
@@ -522,4 +529,4 @@ def _check_manifest(
         hint = "run the old command to continue, or add --restart to start over"
         if restart:
             hint = "other parts of that run are at work: stop them first"
-        raise UsageError(f"{path.parent} belongs to another run: {'; '.join(changes)}", hint)
+        raise UsageError(f"{folder} belongs to another run: {'; '.join(changes)}", hint)

@@ -11,7 +11,7 @@ import contextlib
 import functools
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -24,6 +24,7 @@ from clipkit.base.errors import ImageError
 from clipkit.base.prefetch import prefetch_map
 from clipkit.embedding.checkpoint import Skipped
 from clipkit.features import Float32
+from clipkit.models import RunOptions
 
 if TYPE_CHECKING:
     from clipkit.datasets import ImageDataset
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 MOST_WORKERS = 8  # threads by default
 
-Report = Callable[[int, list[Skipped]], None]  # so many more images, and which of them were skipped
+Report = Callable[[int, list[Skipped]], None]  # the number of further images, and the skipped ones
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,15 +56,9 @@ class Encoded:
 
 
 class RayOptions(NamedTuple):
-    """Options of a run on a cluster of Ray.
+    """Options of a run on a cluster of Ray."""
 
-    Attributes
-    ----------
-    replicas : int, optional
-        The number of workers: by default one per GPU, or one per machine.
-    """
-
-    replicas: int | None = None
+    replicas: int | None = None  # workers; by default one per GPU, or one per machine
 
 
 @runtime_checkable
@@ -83,12 +78,8 @@ class Engine(Protocol):
     def encode(self, shards: Sequence[ShardImages], report: Report) -> Generator[Encoded]:
         """Yield the embeddings of each shard once, in any order.
 
-        Parameters
-        ----------
-        shards : sequence of ShardImages
-        report : callable
-            Called after each batch or shard with its number of images and those that were skipped.
-            What it raises stops the engine.
+        `report` is called after each batch or shard with its number of images and those that were
+        skipped. What it raises stops the engine.
         """
         ...
 
@@ -98,24 +89,16 @@ def default_workers() -> int:
     return min(MOST_WORKERS, int(cpu_count()))
 
 
-def load_encoder(
-    name: str, *, images: int, batch_size: int, compile: bool | None = None, **options: Any
-) -> Encoder:
-    """Load the image tower of a run in the process that encodes with it.
+def load_encoder(name: str, options: RunOptions, images: int) -> Encoder:
+    """Load the image tower of a run of N images, in the process that encodes with it.
 
-    Parameters
-    ----------
-    images : int
-        The number N of all images of the run: compiling pays only for many.
-    compile : bool, optional
-        Whether to compile it for batches of `batch_size`; by default `models.should_compile` says.
-    options
-        Those of `models.load`.
+    If the options do not say whether to compile it, `models.should_compile` does.
     """
-    if compile is None and options.get("layers") is None:
-        compile = models.should_compile(options.get("device", "auto"), images)
-    compile_for = batch_size if compile else 0
-    return models.load(name, tower="image", compile_for=compile_for, non_blocking=True, **options)
+    compile = options.compile
+    if compile is None and options.layers is None:
+        compile = models.should_compile(options.device, images)
+    options = replace(options, compile=compile, non_blocking=True)
+    return models.load(name, tower="image", options=options)
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,13 +25,16 @@ from clipkit.embedding.checkpoint import (
     Checkpoint,
     LockedError,
     Part,
+    Shard,
     Skipped,
     earlier_threads,
     finished_shards,
-    open_checkpoint,
+    open_part,
     open_to_publish,
+    open_whole,
 )
 from clipkit.embedding.engines import (
+    Encoded,
     Engine,
     LocalEngine,
     RayOptions,
@@ -41,10 +44,11 @@ from clipkit.embedding.engines import (
 )
 from clipkit.features import FeatureFile, Float32, Split
 from clipkit.features.provenance import feature_name
+from clipkit.models import RunOptions
 
 if TYPE_CHECKING:
-    from clipkit.datasets import Dataset, ImageDataset
-    from clipkit.models import Encoder, EncoderDescription
+    from clipkit.datasets import Dataset
+    from clipkit.models import Encoder
 
 SHOWN_PARTS = 10  # in a message
 LAYER = "{layer}"  # in the name of an output
@@ -55,17 +59,14 @@ def embed(  # noqa: PLR0913 (the options of `clipkit embed`)
     output: str,
     *,
     model: str,
+    options: RunOptions | None = None,
     ray: RayOptions | None = None,
-    compile: bool | None = None,
-    device: str = "auto",
-    batch_size: int = 64,
-    num_workers: int | None = None,
     normalize: bool = False,
     strict: bool = False,
     restart: bool = False,
     force: bool = False,
     part: Part | None = None,
-    **options: Any,
+    **settings: Any,
 ) -> list[Skipped]:
     """Embed the images of a data set with the model of a name: what `clipkit embed` runs.
 
@@ -74,39 +75,21 @@ def embed(  # noqa: PLR0913 (the options of `clipkit embed`)
 
     Parameters
     ----------
-    dataset : Dataset
-    output : str
-        As in `embed_images`, and so are `batch_size`, `num_workers`, `normalize`, `strict`,
-        `restart`, `force` and `part`.
+    dataset, output, normalize, strict, restart, force, part
+        As in `embed_images`, and so are the result and the errors.
     model : str
-        As in `models.load`, and so are `device` and all further `options`.
+        As in `models.load`.
+    options : RunOptions, optional
+        How the model runs. In its place, `settings` may give the fields of `RunOptions` by name.
     ray : RayOptions, optional
         Encode on a cluster of Ray, not in this process.
-    compile : bool, optional
-        Compile the image tower; by default if that pays for so many images.
-
-    Returns
-    -------
-    skipped : list of dict
-        As of `embed_images`.
-
-    Raises
-    ------
-    UsageError, ClipkitError, WriteError
-        As `models.load` and `embed_images`, and `ray_engine.connect` with Ray.
     """
+    options = options or RunOptions(**settings)
     if not restart:
         use_earlier_threads(output)  # packing and compiling a model may depend on their number
-    load = functools.partial(
-        load_encoder,
-        model,
-        # also if a run continues with fewer: compiling changes the last bits
-        images=sum(map(len, dataset.splits.values())),
-        batch_size=batch_size,
-        compile=compile,
-        device=device,
-        **options,
-    )
+    # also if a run continues with fewer: compiling changes the last bits
+    images = sum(map(len, dataset.splits.values()))
+    load = functools.partial(load_encoder, model, options, images)
     embed_with = functools.partial(
         embed_images,
         dataset,
@@ -118,12 +101,10 @@ def embed(  # noqa: PLR0913 (the options of `clipkit embed`)
         part=part,
     )
     if ray is None:
-        return embed_with(load(), batch_size=batch_size, num_workers=num_workers)
+        return embed_with(load(), batch_size=options.batch_size, num_workers=options.num_workers)
     from clipkit.embedding import ray_engine
 
-    with ray_engine.connect(
-        load, device=device, batch_size=batch_size, num_workers=num_workers, options=ray
-    ) as engine:
+    with ray_engine.connect(load, options, ray) as engine:
         return embed_with(engine)
 
 
@@ -169,14 +150,14 @@ def embed_images(  # noqa: PLR0913 (the options of `clipkit embed`)
         Replace an existing output.
     part : Part, optional
         Encode only the shards of this part, while other processes encode the others. The part that
-        finds all shards finished publishes the files. A part of a run whose files are published
-        does nothing.
+        finds all shards finished publishes the files. Once the files are
+        published, a part does nothing.
 
     Returns
     -------
     skipped : list of dict
         The images that cannot be used: their `split`, `id` and `reason`, as in the file's history.
-        If other parts are missing, those of this part.
+        If other parts are missing, the images of this part.
 
     Raises
     ------
@@ -192,53 +173,24 @@ def embed_images(  # noqa: PLR0913 (the options of `clipkit embed`)
     WriteError
         If the file system refuses the data. The finished shards stay.
     """
-    engine = encoder if isinstance(encoder, Engine) else None
-    if engine is None:
+    if isinstance(encoder, Engine):
+        engine = encoder
+    else:
         num_workers = num_workers or default_workers()
-        engine = LocalEngine(cast("Encoder", encoder), batch_size, num_workers)
-    model = engine.model
-    outputs = name_layer_outputs(output, model.columns)
+        engine = LocalEngine(encoder, batch_size, num_workers)
+    outputs = name_layer_outputs(output, engine.model.columns)
     check_outputs(output, outputs.values(), force=force, part=part)
-    entry = features.history_entry(
-        "embed",
-        dataset=dataset.details,
-        model=model.details,
-        normalize=normalize,
-        batch_size=engine.batch_size,
-    )
-    # the model's digest covers these files; one by one, they tell what changed
-    manifest = {**entry, "model files": model.parts}
-    if model.details["device"] == "cpu":
-        manifest["threads"] = models.num_threads()  # the last bits depend on it in bfloat16
-    opening = f"with {_describe(model)} to {_display_output(output)}"
-    encode = functools.partial(
-        _encode_pending,
-        dataset=dataset,
-        engine=engine,
-        opening=opening,
-        scaled=[*_columns(model).values()] if normalize else [],
-        strict=strict,
-    )
     with _checkpoint_folder(output) as folder:
-        run = _Run(dataset, model, output, entry, manifest, folder, strict, force)
+        run = _Run(dataset, engine, output, folder, normalize, strict, force)
         if part is not None:
-            return run.embed_part(part, encode, restart=restart)
-        with open_checkpoint(folder, dataset.splits, manifest, restart=restart) as checkpoint:
-            if checkpoint.pending():
-                run.check_existing()
-            encode(checkpoint)
-            return run.publish(checkpoint)
+            return run.embed_part(part, restart=restart)
+        return run.embed_whole(restart=restart)
 
 
 def name_layer_outputs(output: str, layers: Iterable[int]) -> dict[int | None, str]:
     """Return the output of each layer: ``{layer}`` stands for its number.
 
-    Without layers, the output is that of None.
-
-    Raises
-    ------
-    UsageError
-        If several layers would have one output, or there is no layer for ``{layer}``.
+    Without layers, None has the output.
 
     >>> name_layer_outputs("img.l{layer}.h5", [0, 12])
     {0: 'img.l0.h5', 12: 'img.l12.h5'}
@@ -283,35 +235,152 @@ def check_outputs(
 
 @dataclass(frozen=True)
 class _Run:
-    """The settings that the processes of a run share."""
+    """What the processes of a run share, and the steps from images to files."""
 
     dataset: Dataset
-    model: EncoderDescription
+    engine: Engine
     output: str
-    entry: dict[str, Any]  # of the files' history, without the layer and what was skipped
-    manifest: dict[str, Any]
     folder: Path  # of the shards
+    normalize: bool
     strict: bool
     force: bool
 
     @property
     def outputs(self) -> dict[int | None, str]:
-        """The output of each layer, or that of None."""
-        return name_layer_outputs(self.output, self.model.columns)
+        """The output of each layer, or of None."""
+        return name_layer_outputs(self.output, self.engine.model.columns)
 
-    def publish(self, checkpoint: Checkpoint) -> list[Skipped]:
+    @property
+    def columns(self) -> Mapping[Any, slice]:
+        """The columns of each layer; of embeddings, all columns for None."""
+        layers: Mapping[Any, slice] = self.engine.model.columns
+        return layers or {None: ALL_COLUMNS}
+
+    def entry(self, layer: int | None = None) -> dict[str, Any]:
+        """Return the entry of the history of a layer's file, without what was skipped."""
+        model = self.engine.model
+        return features.history_entry(
+            "embed",
+            dataset=self.dataset.details,
+            model=model.details if layer is None else model.layer_details(layer),
+            normalize=self.normalize,
+            batch_size=self.engine.batch_size,
+        )
+
+    def manifest(self) -> dict[str, Any]:
+        """Return all that determines the embeddings, but the images."""
+        model = self.engine.model
+        # the model's digest covers these files; one by one, they tell what changed
+        manifest = {**self.entry(), "model files": model.parts}
+        if model.details["device"] == "cpu":
+            manifest["threads"] = models.num_threads()  # the last bits depend on it in bfloat16
+        return manifest
+
+    def embed_whole(self, *, restart: bool) -> list[Skipped]:
+        """Encode all shards that are not finished, and publish the files."""
+        splits = self.dataset.splits
+        with open_whole(self.folder, splits, self.manifest(), restart=restart) as checkpoint:
+            if checkpoint.pending():
+                self._check_existing()
+            self._encode_pending(checkpoint)
+            return self._publish(checkpoint)
+
+    def embed_part(self, part: Part, *, restart: bool) -> list[Skipped]:
+        """Encode the shards of a part, and publish the files if all shards are finished."""
+        if not self.force:
+            skipped = self._published()
+            if skipped is not None:
+                console.note(f"nothing to do for {part}: {self.output} is published")
+                return skipped
+            self._check_existing()
+        try:
+            with open_part(
+                self.folder, self.dataset.splits, self.manifest(), part, restart=restart
+            ) as checkpoint:
+                self._check_unpublished(checkpoint)
+                self._encode_pending(checkpoint)
+            return self._publish_last(part, checkpoint)
+        except (ClipkitError, FileNotFoundError):
+            # without locks, another part may remove the shards at any time
+            is_at_work = (self.folder / "manifest.json").exists()
+            # with --force, an earlier run may have left files beside the shards
+            skipped = None if self.force and is_at_work else self._published()
+            if skipped is None:
+                raise
+            console.note(f"{part} is done; another part published {self.output}")
+            return skipped
+
+    def _encode_pending(self, checkpoint: Checkpoint) -> None:
+        """Let the engine encode the shards that are not finished, and save each."""
+        pending = checkpoint.pending()
+        total = sum(len(shard.rows) for shard in checkpoint.own())
+        done = total - sum(len(shard.rows) for shard in pending)
+        if done:
+            console.note(f"resuming at {done:,} of {total:,}")
+        self._check_skipped(checkpoint.skipped())
+        first_line = None
+        if pending:
+            count = console.count(total - done, "image")
+            output = _display_output(self.output)
+            first_line = f"{count} with {_describe(self.engine.model.details)} to {output}"
+            if checkpoint.part is not None:
+                first_line += f", {checkpoint.part}"
+        progress = console.progress(f"embedding {self.dataset.name}", "images", done, first_line)
+        with progress as report_progress:
+
+            def report(images: int, skipped: list[Skipped]) -> None:
+                nonlocal done
+                self._check_skipped(skipped)
+                done += images
+                report_progress(done, total)
+
+            shards = []
+            for shard in pending:
+                images = self.dataset.splits[shard.split]
+                shards.append(ShardImages(shard.number, shard.split, images, shard.rows))
+            with contextlib.closing(self.engine.encode(shards, report)) as results:
+                for encoded in results:
+                    shard = checkpoint.shards[encoded.shard]
+                    checkpoint.save(shard, self._label_rows(shard, encoded), encoded.skipped)
+        assert not checkpoint.pending(), "expected the engine to encode every shard"
+
+    def _label_rows(self, shard: Shard, encoded: Encoded) -> Split:
+        """Return the embeddings (n, D) of a shard with their labels and ids, scaled if asked."""
+        embeddings, rows = encoded.embeddings, encoded.rows
+        if embeddings is None:
+            return Split()
+        split = self.dataset.splits[shard.split]
+        ids = [split.ids[row] for row in rows]
+        bad = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
+        if len(bad):
+            raise ClipkitError(
+                f"{ids[bad[0]]}: expected a finite embedding, got NaN or Inf "
+                f"({len(bad)} such images)",
+                "try --precision fp32",
+            )
+        if self.normalize:
+            embeddings = _scale(embeddings, self.columns.values())
+        labels = None if split.labels is None else split.labels[rows]
+        return Split(embeddings, labels, ids)
+
+    def _check_skipped(self, skipped: list[Skipped]) -> None:
+        """Refuse skipped images if the run is strict."""
+        if skipped and self.strict:
+            image = skipped[0]
+            raise ImageError(f"{image['id']}: {image['reason']}", "leave out --strict to skip it")
+
+    def _publish(self, checkpoint: Checkpoint) -> list[Skipped]:
         """Write the files from finished shards, and remove those."""
         if checkpoint.is_empty():
             checkpoint.remove()  # so that the corrected command is not taken for another run
         skipped = checkpoint.skipped()
         class_names = self.dataset.class_names or None
-        for layer, columns in _columns(self.model).items():
+        for layer, columns in self.columns.items():
             name = self.outputs[layer]
-            splits = checkpoint.join(columns)
-            entry = self._layer_entry(layer)
+            entry = self.entry(layer)
             if skipped:
                 entry["skipped"] = skipped
-            file = FeatureFile("images", [entry], splits, class_names=class_names)
+            file = FeatureFile("images", [entry], checkpoint.join(columns), class_names=class_names)
             try:
                 features.write(name, file, force=self.force)
             except UsageError:
@@ -319,59 +388,6 @@ class _Run:
                     raise
         checkpoint.remove()
         return skipped
-
-    def check_existing(self) -> None:
-        """Refuse existing files, except those of this run if it has published some, but not all."""
-        if self.force:
-            return
-        missing = [name for layer, name in self.outputs.items() if self._skipped_in(layer) is None]
-        # if none is missing, the run is finished, and a second one needs --force
-        for name in missing or self.outputs.values():
-            check_feature_output(name)
-
-    def embed_part(
-        self, part: Part, encode: Callable[[Checkpoint], None], *, restart: bool
-    ) -> list[Skipped]:
-        """Encode the shards of a part, and publish the files if those of all are finished."""
-        if not self.force:
-            skipped = self._published()
-            if skipped is not None:
-                console.note(f"nothing to do for {part}: {self.output} is published")
-                return skipped
-            self.check_existing()
-        try:
-            splits, manifest = self.dataset.splits, self.manifest
-            with open_checkpoint(
-                self.folder, splits, manifest, restart=restart, part=part
-            ) as checkpoint:
-                self._check_unpublished(checkpoint)
-                encode(checkpoint)
-            return self._publish_last(part, checkpoint)
-        except (ClipkitError, FileNotFoundError):
-            skipped = self._published_meanwhile()
-            if skipped is None:
-                raise
-            console.note(f"{part} is done; another part published {self.output}")
-            return skipped
-
-    def _published_meanwhile(self) -> list[Skipped] | None:
-        """Return the images that were skipped, if another part has published the files; else None.
-
-        Without locks, that may happen at any time. It removes the shards. With --force, files that
-        lie beside shards may be those of an earlier run.
-        """
-        if self.force and (self.folder / "manifest.json").exists():
-            return None
-        return self._published()
-
-    def _check_unpublished(self, checkpoint: Checkpoint) -> None:
-        """Refuse to go on if the files were published while this part waited for the lock."""
-        try:
-            self.check_existing()
-        except UsageError:
-            if not finished_shards(self.folder):
-                checkpoint.remove()
-            raise
 
     def _publish_last(self, part: Part, checkpoint: Checkpoint) -> list[Skipped]:
         """Publish the file unless shards are missing.
@@ -383,13 +399,13 @@ class _Run:
         missing = numbers - finished_shards(self.folder)
         try:
             if not missing:
-                splits, manifest = self.dataset.splits, self.manifest
-                with open_to_publish(self.folder, splits, manifest) as all_parts:
-                    if self.strict:
-                        _refuse_skipped(all_parts.skipped())
+                with open_to_publish(
+                    self.folder, self.dataset.splits, self.manifest()
+                ) as all_parts:
+                    self._check_skipped(all_parts.skipped())
                     missing = {shard.number for shard in all_parts.pending()}  # they are damaged
                     if not missing:
-                        skipped = self.publish(all_parts)
+                        skipped = self._publish(all_parts)
                         console.note(f"{part} is done; it published {self.output}")
                         return skipped
         except LockedError:
@@ -400,14 +416,28 @@ class _Run:
         console.note(f"{part} is done; {finished}{_name_parts(missing, part)}")
         return checkpoint.skipped()
 
+    def _check_existing(self) -> None:
+        """Refuse existing files, unless this run has published some, but not all."""
+        if self.force:
+            return
+        missing = [name for layer, name in self.outputs.items() if self._skipped_in(layer) is None]
+        # if none is missing, the run is finished, and a second one needs --force
+        for name in missing or self.outputs.values():
+            check_feature_output(name)
+
+    def _check_unpublished(self, checkpoint: Checkpoint) -> None:
+        """Refuse to go on if the files were published while this part waited for the lock."""
+        try:
+            self._check_existing()
+        except UsageError:
+            if not finished_shards(self.folder):
+                checkpoint.remove()
+            raise
+
     def _published(self) -> list[Skipped] | None:
         """Return the images that published files of this run skipped; None if one is missing."""
-        skipped = None
-        for layer in self.outputs:
-            skipped = self._skipped_in(layer)
-            if skipped is None:
-                return None
-        return skipped
+        skipped = [self._skipped_in(layer) for layer in self.outputs]
+        return None if None in skipped else skipped[-1]
 
     def _skipped_in(self, layer: int | None) -> list[Skipped] | None:
         """Return the images that the published file of a layer skipped; None without the file."""
@@ -420,15 +450,16 @@ class _Run:
         except ClipkitError:
             return None
         skipped: list[Skipped] = history[0].pop("skipped", []) if history else []
-        entry = self._layer_entry(layer)
-        is_same = features.canonical_json(history) == features.canonical_json([entry])
-        return skipped if is_same else None
+        expected = features.canonical_json([self.entry(layer)])
+        return skipped if features.canonical_json(history) == expected else None
 
-    def _layer_entry(self, layer: int | None) -> dict[str, Any]:
-        """Return the entry of the history of a layer's file, without what was skipped."""
-        if layer is None:
-            return dict(self.entry)
-        return {**self.entry, "model": self.model.layer_details(layer)}
+
+def _scale(embeddings: Float32, layers: Iterable[slice]) -> Float32:
+    """Return embeddings with rows of length 1 in the columns of each layer."""
+    embeddings = embeddings.copy()  # arrays of other processes cannot be written to
+    for columns in layers:
+        embeddings[:, columns] = similarity.normalize(embeddings[:, columns])
+    return embeddings
 
 
 def _is_published(output: str, file: FeatureFile) -> bool:
@@ -440,13 +471,6 @@ def _is_published(output: str, file: FeatureFile) -> bool:
             return published.digest == file.digest
     except ClipkitError:  # not a feature file
         return False
-
-
-def _columns(model: EncoderDescription) -> dict[int, slice] | dict[None, slice]:
-    """Return the columns of each layer; of embeddings, all columns for None."""
-    if model.columns:
-        return model.columns
-    return {None: ALL_COLUMNS}
 
 
 def _name_parts(missing: set[int], part: Part) -> str:
@@ -489,94 +513,18 @@ def _partial(output: Path) -> Path:
     return target.with_name(f"{target.name}.partial")
 
 
-def _encode_pending(
-    checkpoint: Checkpoint,
-    dataset: Dataset,
-    engine: Engine,
-    opening: str,
-    *,
-    scaled: Sequence[slice],
-    strict: bool,
-) -> None:
-    """Let an engine encode the shards that are not finished, and save each."""
-    pending = checkpoint.pending()
-    total = sum(len(shard.rows) for shard in checkpoint.own())
-    done = total - sum(len(shard.rows) for shard in pending)
-    if done:
-        console.note(f"resuming at {done:,} of {total:,}")
-    if strict:
-        _refuse_skipped(checkpoint.skipped())
-    opening = f"{console.count(total - done, 'image')} {opening}"
-    if checkpoint.part is not None:
-        opening += f", {checkpoint.part}"
-    first_line = opening if pending else None
-    progress = console.progress(f"embedding {dataset.name}", "images", done, first_line)
-    with progress as report_progress:
-
-        def report(images: int, skipped: list[Skipped]) -> None:
-            nonlocal done
-            if strict:
-                _refuse_skipped(skipped)
-            done += images
-            report_progress(done, total)
-
-        shards = []
-        for shard in pending:
-            images = dataset.splits[shard.split]
-            shards.append(ShardImages(shard.number, shard.split, images, shard.rows))
-        with contextlib.closing(engine.encode(shards, report)) as results:
-            for encoded in results:
-                shard = checkpoint.shards[encoded.shard]
-                embedded = Split()
-                if encoded.embeddings is not None:
-                    split = dataset.splits[shard.split]
-                    embedded = _label_rows(split, encoded.rows, encoded.embeddings, scaled)
-                checkpoint.save(shard, embedded, encoded.skipped)
-    assert not checkpoint.pending(), "expected the engine to encode every shard"
-
-
-def _describe(model: EncoderDescription) -> str:
+def _describe(details: dict[str, Any]) -> str:
     """Return the model, the device and the precision of an encoder."""
-    details = model.details
-    name = details["name"]
+    name = str(details["name"])
     if "untrained" in details:
         name += f" (untrained, seed {details['untrained']})"
     if feature_name(details):
         name += f" {feature_name(details)}"
-    if "device" in details:
-        name += f" on {details['device']}"
-    if "precision" in details:
-        name += f" in {details['precision']}"
-    return str(name)
+    for word, key in (("on", "device"), ("in", "precision")):
+        if key in details:
+            name += f" {word} {details[key]}"
+    return name
 
 
 def _display_output(output: str) -> str:
     return "standard output" if output == STREAM else output
-
-
-def _label_rows(
-    split: ImageDataset, rows: list[int], embeddings: Float32, scaled: Sequence[slice]
-) -> Split:
-    """Return embeddings (n, D) of the given rows with their labels and ids.
-
-    The rows of the columns in `scaled` are scaled to length 1.
-    """
-    ids = [split.ids[row] for row in rows]
-    bad = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
-    if len(bad):
-        raise ClipkitError(
-            f"{ids[bad[0]]}: expected a finite embedding, got NaN or Inf ({len(bad)} such images)",
-            "try --precision fp32",
-        )
-    if scaled:
-        embeddings = embeddings.copy()  # arrays of other processes cannot be written to
-    for columns in scaled:
-        embeddings[:, columns] = similarity.normalize(embeddings[:, columns])
-    labels = None if split.labels is None else split.labels[rows]
-    return Split(embeddings, labels, ids)
-
-
-def _refuse_skipped(skipped: list[Skipped]) -> None:
-    if skipped:
-        image = skipped[0]
-        raise ImageError(f"{image['id']}: {image['reason']}", "leave out --strict to skip it")

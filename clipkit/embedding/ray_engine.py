@@ -1,13 +1,16 @@
 """The engine that spreads the shards of a run over the machines of a Ray cluster.
 
-Each replica is an actor of Ray: a process that loads the model by its name and encodes the shards
-that it is sent. This process, the driver, needs neither the model nor a GPU. It alone reads the
-list of images, writes shards and decides what is tried again.
+Each replica is an actor of Ray: a process with a `Worker`, which loads the model by its name and
+encodes the shards that it is sent. This process, the driver, needs neither the model nor a GPU. It
+alone reads the list of images, writes shards and decides what is tried again. Whatever a user can
+act on is an answer of a worker, not an exception, so that the driver can show it as one line.
 """
 
 from __future__ import annotations
 
 import contextlib
+import io
+import os
 import socket
 import time
 from collections import Counter, deque
@@ -21,27 +24,67 @@ import numpy as np
 from clipkit import models
 from clipkit.base import console, signals
 from clipkit.base.errors import ClipkitError, ImageError, UsageError
+from clipkit.base.version import __version__
+from clipkit.datasets import remote
+from clipkit.datasets.images import readable_formats
 from clipkit.embedding.checkpoint import Skipped
-from clipkit.embedding.engines import Encoded, RayOptions, Report, ShardImages
-from clipkit.embedding.ray_cluster import LOGS, connected, import_ray, last_line, stdout_for_data
-from clipkit.embedding.ray_worker import (
-    SAME_FILES,
-    Reply,
-    ShardReply,
-    Started,
-    Worker,
-    facts_of,
+from clipkit.embedding.engines import (
+    Encoded,
+    LocalEngine,
+    RayOptions,
+    Report,
+    ShardImages,
+    default_workers,
 )
+from clipkit.embedding.ray_cluster import LOGS, connected, import_ray, last_line, stdout_for_data
+from clipkit.features.describe import flatten
+from clipkit.models import RunOptions
 
 if TYPE_CHECKING:
+    from clipkit.datasets.dataset import ImageSource
     from clipkit.models import Encoder, EncoderDescription
 
-ATTEMPTS = 3  # at a shard whose worker dies
-STARTS = 3  # of a replica whose workers die while they load the model, one after the other
+ATTEMPTS = 3  # at a shard, if its worker dies
+STARTS = 3  # of a replica, if its workers die one after the other while they load the model
 AHEAD = 2  # shards of a replica: it decodes images of one while it encodes the other
 CHOSEN = ("model.device", "model.precision")  # by each machine, unless an option sets them
 POLL_SECONDS = 0.2  # how soon a signal is noticed
 NOTE_SECONDS = 30.0  # after which a note says what is waited for
+SAME_FILES = "all machines must see the same files; rsync -a keeps the times of copies"
+
+
+# ---- The driver ----------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def connect(
+    load: Callable[[], Encoder], options: RunOptions, ray_options: RayOptions
+) -> Iterator[RayEngine]:
+    """Connect to the cluster at RAY_ADDRESS, or start Ray on this machine, and start workers.
+
+    `load` loads the image tower in each worker. It is pickled, and should hold short texts alone.
+
+    Raises
+    ------
+    UsageError
+        If Ray cannot use the device.
+    ClipkitError
+        If Ray is not installed or does not answer, or no worker can load the model.
+    """
+    device = options.device
+    if device not in ("auto", "cpu", "cuda"):
+        raise UsageError(
+            f"expected --device auto, cpu or cuda with --engine ray, got {device}",
+            "Ray chooses the GPU of each replica",
+        )
+    # relative paths mean the same in the workers
+    arguments = (load, options, str(Path.cwd()), models.num_threads())
+    engine = RayEngine(
+        lambda: _open_cluster(arguments, device, ray_options.replicas), options.batch_size
+    )
+    with contextlib.closing(engine):
+        engine.start()
+        yield engine
 
 
 @dataclass(frozen=True)
@@ -73,12 +116,7 @@ class _Call:
 
 
 class RayEngine:
-    """Encode on workers of Ray. `connect` makes it.
-
-    Attributes
-    ----------
-    batch_size : int
-    """
+    """Encode on workers of Ray. `connect` makes it."""
 
     def __init__(
         self,
@@ -94,7 +132,6 @@ class RayEngine:
         self._first: tuple[str, Started] | None = None  # and its host
         self._active = 0.0  # the time of the last answer or note
         self._noted = 0  # replicas that the last note counted
-        self._noted_at = 0.0
 
     @property
     def model(self) -> EncoderDescription:
@@ -238,12 +275,7 @@ class RayEngine:
             replica.failed_starts += 1
         if replica.failed_starts < STARTS:
             self._start_worker(replica)
-        else:
-            self._give_up(replica, reason)
-        return lost
-
-    def _give_up(self, replica: _Replica, reason: str) -> None:
-        """Go on without a replica, unless it is the last one."""
+            return lost
         self._replicas.remove(replica)
         message = f"{STARTS} workers died while they started, the last one of: {reason}"
         if not self._replicas:
@@ -251,6 +283,7 @@ class RayEngine:
                 message, f"is clipkit installed on all machines, with memory for the model? {LOGS}"
             )
         console.warn(f"{message}; that replica is given up, {len(self._replicas)} are left")
+        return lost
 
     def _admit(self, replica: _Replica, reply: Reply) -> None:
         """Let a worker take part if it describes the model as the first one does."""
@@ -266,11 +299,10 @@ class RayEngine:
         _check_same(reply.host, started.facts, host, first.facts)
 
     def _note_replicas(self) -> None:
-        """Say at first, when all are ready, and now and then how many replicas encode."""
+        """Say at first, and when all are ready, how many replicas encode."""
         ready, total = len(self._ready()), len(self._replicas)
-        is_due = ready == total or time.monotonic() > self._noted_at + NOTE_SECONDS
-        if total > 1 and ready != self._noted and (is_due or not self._noted):
-            self._noted, self._noted_at = ready, time.monotonic()
+        if total > 1 and ready != self._noted and (ready == total or not self._noted):
+            self._noted = ready
             console.note(f"{ready} of {total} replicas have loaded the model")
 
 
@@ -379,49 +411,10 @@ def _lost_shards(shards: Sequence[ShardImages]) -> ClipkitError:
 
 
 @contextlib.contextmanager
-def connect(
-    load: Callable[[], Encoder],
-    *,
-    device: str,
-    batch_size: int,
-    num_workers: int | None = None,
-    options: RayOptions,
-) -> Iterator[RayEngine]:
-    """Connect to the cluster at RAY_ADDRESS, or start Ray on this machine, and start workers.
-
-    Parameters
-    ----------
-    load : callable
-        Loads the image tower, in each worker. It is pickled, and should hold short texts alone.
-    device : str
-        What `load` loads it on: ``auto``, ``cpu`` or ``cuda``.
-    batch_size : int
-    num_workers : int, optional
-        Threads of each worker that decode images.
-    options : RayOptions
-
-    Raises
-    ------
-    UsageError
-        If Ray cannot use the device.
-    ClipkitError
-        If Ray is not installed or does not answer, or no worker can load the model.
-    """
-    if device not in ("auto", "cpu", "cuda"):
-        raise UsageError(
-            f"expected --device auto, cpu or cuda with --engine ray, got {device}",
-            "Ray chooses the GPU of each replica",
-        )
-    worker = (load, str(Path.cwd()), models.num_threads(), batch_size, num_workers)
-    engine = RayEngine(lambda: _open_cluster(worker, device, options.replicas), batch_size)
-    with contextlib.closing(engine):
-        engine.start()
-        yield engine
-
-
-@contextlib.contextmanager
-def _open_cluster(worker: tuple[Any, ...], device: str, replicas: int | None) -> Iterator[_Cluster]:
-    """Connect to Ray. `worker` holds the arguments of `Worker`."""
+def _open_cluster(
+    arguments: tuple[Any, ...], device: str, replicas: int | None
+) -> Iterator[_Cluster]:
+    """Connect to Ray, and say how to start a worker: with these arguments of `Worker`."""
     ray = import_ray()
     with stdout_for_data(), connected(ray, replicas or 0):
         with _ray_errors():
@@ -437,10 +430,133 @@ def _open_cluster(worker: tuple[Any, ...], device: str, replicas: int | None) ->
             num_cpus=1, max_restarts=0, max_task_retries=0, max_concurrency=AHEAD, **resources
         )
         number = replicas or gpus or _count_machines(nodes)
-        yield _Cluster(ray, lambda: actor.remote(*worker), number, node)
+        yield _Cluster(ray, lambda: actor.remote(*arguments), number, node)
 
 
 def _count_machines(nodes: Sequence[dict[str, Any]]) -> int:
     """Return how many nodes can hold a worker, at least 1: a head often lends no CPU."""
     usable = [node for node in nodes if node["Alive"] and node["Resources"].get("CPU", 0) >= 1]
     return max(1, len(usable))
+
+
+# ---- The worker ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Started:
+    """The answer of a worker that has loaded the model."""
+
+    model: EncoderDescription
+    facts: dict[str, Any]  # which all workers must share
+    warnings: str
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer of a worker. An error of the user is an answer, too."""
+
+    host: str
+    value: Any  # Started, ShardReply or ClipkitError
+
+
+@dataclass(frozen=True, eq=False)
+class ShardReply:
+    """An encoded shard, and the fingerprint of its images on the worker's machine."""
+
+    encoded: Encoded
+    fingerprint: str
+
+
+class Worker:
+    """Encode with a copy of the model, in an own process.
+
+    `folder` is the driver's working folder, and `threads` the number of PyTorch's threads, on
+    which the last bits depend.
+    """
+
+    def __init__(
+        self, load: Callable[[], Encoder], options: RunOptions, folder: str, threads: int
+    ) -> None:
+        self.load = load
+        self.options = options
+        self.folder = folder
+        self.threads = threads
+        self.engine: LocalEngine | None = None
+
+    def start(self) -> Reply:
+        """Load the model and describe it."""
+        return self._answer(self._start)
+
+    def encode(self, shard: ShardImages) -> Reply:
+        """Encode a shard that holds its rows and no others."""
+        return self._answer(lambda: self._encode(shard))
+
+    def _start(self) -> Started:
+        try:
+            os.chdir(self.folder)
+        except OSError as error:
+            raise ClipkitError(
+                f"{socket.gethostname()}: cannot enter the folder {self.folder}: {error.strerror}",
+                "run the command in a folder that all machines have",
+            ) from error
+        self._set_threads()
+        notes = io.StringIO()
+        console.set_quiet(True)  # warnings stay
+        with contextlib.redirect_stderr(notes):
+            encoder = self.load()
+        workers = self.options.num_workers or default_workers()
+        self.engine = LocalEngine(encoder, self.options.batch_size, workers)
+        model = models.EncoderDescription(encoder.details, encoder.parts, columns=encoder.columns)
+        return Started(model, facts_of(model), notes.getvalue())
+
+    def _encode(self, shard: ShardImages) -> ShardReply:
+        assert self.engine is not None, "expected a worker that has started"
+        self._set_threads()  # OpenMP keeps the number for each thread that calls it
+        source = shard.images.source
+        _check_stored_files(source)
+        (encoded,) = self.engine.encode([shard], lambda *_: None)
+        return ShardReply(encoded, source.fingerprint())
+
+    def _set_threads(self) -> None:
+        models.set_num_threads(self.threads)
+        number = models.num_threads()
+        if number != self.threads:
+            raise ClipkitError(
+                f"{socket.gethostname()}: expected PyTorch to use {self.threads} threads, "
+                f"got {number}",
+                "set OMP_NUM_THREADS of the command to a number that all machines can give",
+            )
+
+    def _answer(self, work: Callable[[], Any]) -> Reply:
+        host = socket.gethostname()
+        try:
+            return Reply(host, work())
+        except ClipkitError as error:
+            return Reply(host, error)
+        except MemoryError:
+            hint = "use a smaller --batch-size, or fewer --replicas"
+            return Reply(host, ClipkitError(f"not enough memory on {host}", hint))
+
+
+def _check_stored_files(source: ImageSource) -> None:
+    """Refuse tars and Parquet files on this machine that differ from the driver's.
+
+    They travel with the size and state that the driver found, and so does their fingerprint.
+    """
+    files = [*getattr(source, "files", ()), *(part.file for part in getattr(source, "parts", ()))]
+    for file in files:
+        if not file.is_remote and remote.open_file(file.name) != file:
+            raise ClipkitError(
+                f"{socket.gethostname()}: {remote.display_url(file.name)}: expected the size and "
+                "time of modification that the file had when the command began, got others",
+                SAME_FILES,
+            )
+
+
+def facts_of(model: EncoderDescription) -> dict[str, Any]:
+    """Return what must be equal on all machines, by name."""
+    return {
+        "clipkit": __version__,
+        "image formats": " ".join(readable_formats()),
+        **flatten({"model": model.details, "model files": model.parts}, "."),
+    }

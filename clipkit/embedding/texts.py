@@ -54,17 +54,12 @@ def embed_texts(
     normalize : bool
         Scale each embedding to length 1.
     truncate : bool
-        Cut prompts that are too long for the model.
+        Cut prompts that are too long for the model, instead of refusing them.
 
     Returns
     -------
     FeatureFile
         Of kind texts: features (K, D).
-
-    Raises
-    ------
-    ClipkitError
-        If a prompt is too long and `truncate` is not given.
     """
     label = None
     if isinstance(texts, Prompts):
@@ -76,13 +71,15 @@ def embed_texts(
     embeddings = _encode(texts, places, encoder, truncate)
     if normalize:
         embeddings = similarity.normalize(embeddings)
+    # of the prompts and their order, whatever the form of their file
+    data = features.canonical_json(texts).encode("utf-8", "surrogatepass")
     entry = features.history_entry(
         "textembed",
         model=encoder.details,
         normalize=normalize,
         truncate=truncate,
         prompts=label,
-        inputs={"prompts": _digest(texts)},  # files of other prompts may have the same name
+        inputs={"prompts": files.digest(data)},  # files of other prompts may have the same name
     )
     return FeatureFile(
         "texts",
@@ -98,12 +95,6 @@ def _quote(texts: Sequence[str]) -> list[str]:
     return [repr(text[:SHOWN_CHARACTERS]) for text in texts]
 
 
-def _digest(texts: list[str]) -> str:
-    """Return the SHA-256 of prompts and their order, whatever the form of their file."""
-    data = features.canonical_json(texts).encode("utf-8", "surrogatepass")
-    return files.digest(data)
-
-
 def embed_classes(
     classes: ClassNames,
     encoder: Encoder,
@@ -116,14 +107,15 @@ def embed_classes(
     """Embed one prompt for each class: what `clipkit textembed --classes` runs.
 
     Several templates, or several wordings of a class, make an ensemble: each class's embeddings are
-    normalised, averaged and normalised again.
+    normalised, averaged and normalised again. A warning says so if wordings that begin with an
+    article fill the default template.
 
     Parameters
     ----------
     encoder : Encoder
         A text tower.
     templates : sequence of T str, optional
-        Each holds ``{}`` or ``{c}`` in place of a wording. By default that of `classes`.
+        Each holds ``{}`` or ``{c}`` in place of a wording. By default, `classes` has one.
     readable : bool
         Turn underscores in the wordings into spaces.
     normalize, truncate : bool
@@ -133,17 +125,6 @@ def embed_classes(
     -------
     FeatureFile
         Of kind texts: features (C, D).
-
-    Raises
-    ------
-    ClipkitError
-        If a prompt is too long and `truncate` is not given.
-    UsageError
-        If a template has no placeholder.
-
-    Warns
-    -----
-    On standard error: if wordings that begin with an article fill the default template.
     """
     wordings = [ESCAPED_CONTROLS.sub(" ", wording) for wording in classes.wordings]
     if wordings != classes.wordings:
@@ -215,20 +196,6 @@ def _encode(texts: Sequence[str], places: list[str], encoder: Encoder, truncate:
 def name_outputs(sources: Sequence[str], output: str) -> list[str]:
     """Return the output of each source: ``{name}`` stands for the source's name.
 
-    Parameters
-    ----------
-    sources : sequence of str
-        Prompt files, bundled sets, ``-``, or the source of class names.
-    output : str
-
-    Raises
-    ------
-    UsageError
-        If there are several sources and one output, two outputs would have one name, or standard
-        input, which has no name, is to give one.
-
-    Examples
-    --------
     >>> name_outputs(["sets/a.txt", "generic32"], "txt-{name}.h5")
     ['txt-a.h5', 'txt-generic32.h5']
     """
@@ -274,13 +241,6 @@ def read_prompts(source: str, column: str | None = None) -> Prompts:
         set, or ``-`` for standard input.
     column : str, optional
         The column of a table: a .csv or .tsv file, or standard input.
-
-    Raises
-    ------
-    ClipkitError
-        If there is no such file, or it is not valid.
-    UsageError
-        If there is no such bundled set or column.
     """
     path = bundled.locate(source)
     if not _is_file_or_stream(path):
@@ -367,6 +327,8 @@ def read_templates(values: Sequence[str]) -> list[str]:
 def read_class_names(source: str, root: str | None = None, column: str | None = None) -> ClassNames:
     """Read class names from a feature file, a file of classes, or a data set.
 
+    A warning says so if two classes have one wording, so that no prompt tells them apart.
+
     Parameters
     ----------
     source : str
@@ -378,17 +340,6 @@ def read_class_names(source: str, root: str | None = None, column: str | None = 
         lists, without the data.
     column : str, optional
         The column of a table, or ``name`` or ``wnid`` of a class index.
-
-    Raises
-    ------
-    ClipkitError
-        If the source has no class names.
-    UsageError
-        If there is no such file, data set or column.
-
-    Warns
-    -----
-    On standard error: if two classes have one wording, so that no prompt tells them apart.
     """
     path = bundled.locate(source, "attributes") if "/" in source else source
     if _is_file_or_stream(path) and not _holds_images(path):
@@ -437,10 +388,13 @@ def _read_dataset(source: str, root: str | None) -> ClassNames:
 
 def _read_class_file(source: str, path: str, column: str | None) -> ClassNames:
     name = files.display_name(source)
-    if Path(path).is_file() and _is_feature_file(path):
-        if column is not None:
+    if Path(path).is_file():
+        with Path(path).open("rb") as stream:
+            start = stream.read(len(SIGNATURE))
+        if start == SIGNATURE and column is not None:
             raise UsageError(f"expected a table with --column, got the feature file {name}")
-        return _read_feature_file(source)
+        if start == SIGNATURE:
+            return _read_feature_file(source)
     data = files.read_bytes(path)
     if data.startswith(SIGNATURE):
         raise ClipkitError(
@@ -463,11 +417,6 @@ def _read_class_file(source: str, path: str, column: str | None) -> ClassNames:
     return replace(parsed, source=history)
 
 
-def _is_feature_file(path: str) -> bool:
-    with Path(path).open("rb") as stream:
-        return stream.read(len(SIGNATURE)) == SIGNATURE
-
-
 def _read_feature_file(source: str) -> ClassNames:
     with features.open_file(source) as file:
         if not file.class_names:
@@ -481,13 +430,9 @@ def choose_model(
 ) -> tuple[str, int | None]:
     """Return the model of the feature file that class names come from, and the seed of a control.
 
-    A note says which model that is. If the file names none, or the classes do not come from a
-    feature file, `model` and `untrained` are returned. A seed in `untrained` replaces the file's.
-
-    Parameters
-    ----------
-    source : str
-        What the note calls the file.
+    A note says which model that is, as in `source`. If the file names none, or the classes do not
+    come from a feature file, `model` and `untrained` are returned. A seed in `untrained` replaces
+    the file's.
     """
     details = classes.model or {}
     name, seed = details.get("name"), details.get("untrained")

@@ -6,14 +6,16 @@ Everything is imported when it is first used; `canonical_name` and `models.hub` 
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from clipkit.base.errors import UsageError
 
 if TYPE_CHECKING:
-    from clipkit.models.acceleration import should_compile
-    from clipkit.models.describe import describe_model
-    from clipkit.models.devices import num_threads, set_num_threads
-    from clipkit.models.encoder import Encoder, load
-    from clipkit.models.encoder_description import EncoderDescription
+    from clipkit.models.acceleration import num_threads, set_num_threads, should_compile
+    from clipkit.models.architecture import describe_model
+    from clipkit.models.encoder import Encoder, EncoderDescription, load
     from clipkit.models.hub import canonical_name, check_device, check_name
 
 DEFAULT = "openai/clip-vit-base-patch32"
@@ -22,6 +24,7 @@ __all__ = [
     "DEFAULT",
     "Encoder",
     "EncoderDescription",
+    "RunOptions",
     "canonical_name",
     "check_device",
     "check_name",
@@ -32,16 +35,85 @@ __all__ = [
     "should_compile",
 ]
 
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a model runs, from the command line to the encoder.
+
+    Attributes
+    ----------
+    device : str
+        ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+    precision : str
+        What to compute in: ``fp32``, ``bf16``, ``fp16`` or ``auto``. ``auto`` is ``fp32`` for the
+        text tower, and for the image tower the fastest that the device has natively. Embeddings
+        are float32 in any case.
+    untrained : int, optional
+        Seed of the untrained control: the same architecture at random initialisation. Both towers
+        of a seed come from one model.
+    clean : bool
+        Clean texts as SigLIP 2's training data were cleaned, if the tokenizer is SigLIP 2's:
+        in lower case, without punctuation. Other models take texts as they are.
+    layers : sequence of int or "all", optional
+        Return hidden states in place of embeddings: 0 is the input of the first layer, n the
+        output of the last. Negative numbers count from the end: -1 is n.
+    pool : {"cls", "mean"}, optional
+        With `layers`: take the CLS token, or the mean of the patches. By default ``cls`` if the
+        model has one. A text tower takes the token that the model pools.
+    norm : bool
+        With `layers`: apply the model's final norm.
+    projection : bool
+        Apply the projection into the space of texts, with which a CLIP's image tower ends.
+    batch_size : int
+        Images that are encoded at once.
+    num_workers : int, optional
+        Threads that decode and preprocess; by default as many as there are cores, at most 8.
+    compile : bool, optional
+        Compile an image tower for batches of `batch_size`. If that fails, a note says so and the
+        tower runs without. By default, `embed` compiles if that pays for so many images.
+    non_blocking : bool
+        Let `encode_images` return before a GPU has finished. The result waits when numpy reads it.
+    """
+
+    device: str = "auto"
+    precision: str = "auto"
+    untrained: int | None = None
+    clean: bool = True
+    layers: Sequence[int] | Literal["all"] | None = None
+    pool: str | None = None
+    norm: bool = False
+    projection: bool = True
+    batch_size: int = 64
+    num_workers: int | None = None
+    compile: bool | None = None
+    non_blocking: bool = False
+
+    def check(self) -> None:
+        """Refuse options that exclude or need each other."""
+        if self.layers is None and (self.pool is not None or self.norm):
+            raise UsageError("expected --layer with --pool or --norm, got none")
+        if self.layers is not None and not self.projection:
+            raise UsageError(
+                "expected --layer or --projection, got both",
+                "hidden states are not projected: leave --projection out",
+            )
+        if self.layers is not None and self.compile:
+            raise UsageError(
+                "expected --layer or --compile, got both",
+                "a compiled model gives no hidden states",
+            )
+
+
 _MODULES = {
-    "EncoderDescription": "encoder_description",
     "Encoder": "encoder",
+    "EncoderDescription": "encoder",
     "canonical_name": "hub",
     "check_device": "hub",
     "check_name": "hub",
-    "describe_model": "describe",
+    "describe_model": "architecture",
     "load": "encoder",
-    "num_threads": "devices",
-    "set_num_threads": "devices",
+    "num_threads": "acceleration",
+    "set_num_threads": "acceleration",
     "should_compile": "acceleration",
 }
 

@@ -22,7 +22,8 @@ import torch
 from torch.nn import functional
 
 from clipkit.base import console
-from clipkit.base.errors import brief
+from clipkit.base.errors import ClipkitError, brief, unknown
+from clipkit.models.hub import check_device
 from clipkit.models.towers import Tower
 
 # By transformers' name: oneDNN's activation and algorithm, and a factor on the activation's input.
@@ -33,7 +34,7 @@ ACTIVATIONS = {
     "gelu_pytorch_tanh": ("gelu", "tanh", 1.0),
     "relu": ("relu", "", 1.0),
 }
-# The towers of transformers whose layers `PackedLayer` repeats. Others name their layers alike, but
+# `PackedLayer` repeats the layers of these towers. Others of transformers name layers alike, but
 # pass them more.
 PACKABLE = ("clip_vision_model", "metaclip_2_vision_model", "siglip_vision_model")
 # By the name of the module that open_clip puts into a layer: transformers' name of the activation.
@@ -177,7 +178,7 @@ def _read_transformers(vision: Any, activation: str) -> TowerLayers:
 
 
 def _is_open_clip_layer(block: Any) -> bool:
-    """Tell whether a layer is open_clip's plain one, without scales, of a known activation."""
+    """Return whether a layer is open_clip's plain one, without scales, of a known activation."""
     return (
         type(block).__name__ == "ResidualAttentionBlock"
         and isinstance(block.ls_1, torch.nn.Identity)
@@ -404,7 +405,7 @@ def fixed_batches(pixels: torch.Tensor, size: int) -> list[torch.Tensor]:
 
 
 def should_compile(device: str, images: int) -> bool:
-    """Tell whether compiling pays without being asked for: on a GPU with Triton, for many images.
+    """Return whether compiling pays without being asked for: on a GPU with Triton, for many images.
 
     On a CPU it does not, since packed layers are as fast.
     """
@@ -428,3 +429,60 @@ class AsyncEmbeddings:
         """Wait for the copy, then return the rows as numpy wants them."""
         self.copied.synchronize()
         return np.array(self.rows.numpy(), dtype=dtype, copy=copy)
+
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def find_device(name: str) -> torch.device:
+    """Return the device with this name; ``auto`` is the first of a GPU, MPS and the CPU."""
+    counts = {
+        "cuda": torch.cuda.device_count(),
+        "mps": int(torch.backends.mps.is_available()),
+        "cpu": 1,
+    }
+    if name == "auto":
+        return torch.device(next(kind for kind, count in counts.items() if count))
+    check_device(name)
+    kind, _, index = name.partition(":")
+    if int(index or 0) >= counts[kind]:
+        raise ClipkitError(
+            f"cannot use the device {name}: PyTorch {torch.__version__} finds "
+            f"{console.count(counts[kind], f'{kind} device')}",
+            "use --device auto",
+        )
+    return torch.device(name)
+
+
+def choose_precision(name: str, device: torch.device, tower: str) -> str:
+    """Return the precision with this name.
+
+    ``auto`` is float32 for texts: they are few, and the rounding error of one prompt affects every
+    image's entropy. For images it is the fastest precision that the device has natively.
+    """
+    if name in DTYPES:
+        return name
+    if name != "auto":
+        raise unknown("precision", name, ["auto", *DTYPES])
+    if tower == "text":
+        return "fp32"
+    if device.type == "mps":
+        return "fp16"
+    if device.type == "cuda":
+        has_bfloat16 = torch.cuda.get_device_capability(device) >= (8, 0)
+        return "bf16" if has_bfloat16 else "fp16"
+    has_bfloat16 = getattr(torch.cpu, "_is_avx512_bf16_supported", bool)()
+    return "bf16" if has_bfloat16 else "fp32"
+
+
+def num_threads() -> int:
+    """Return the number of threads that PyTorch computes with on a CPU.
+
+    It decides how sums are divided. In bfloat16 the last bits of a large model depend on it.
+    """
+    return torch.get_num_threads()
+
+
+def set_num_threads(number: int) -> None:
+    """Let PyTorch compute with this many threads, before a model is loaded."""
+    torch.set_num_threads(number)

@@ -6,7 +6,7 @@ import contextlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -15,23 +15,43 @@ from PIL import Image
 
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
-from clipkit.models.acceleration import AsyncEmbeddings, accelerate, fixed_batches
-from clipkit.models.architecture import Architecture, library_version, read_architecture
-from clipkit.models.devices import DTYPES, choose_precision, find_device
-from clipkit.models.encoder_description import EncoderDescription
+from clipkit.models import RunOptions
+from clipkit.models.acceleration import (
+    DTYPES,
+    AsyncEmbeddings,
+    accelerate,
+    choose_precision,
+    find_device,
+    fixed_batches,
+)
+from clipkit.models.architecture import Architecture, read_architecture
 from clipkit.models.hub import ModelFiles, find
-from clipkit.models.layers import LayerTower, choose_layers
-from clipkit.models.library_errors import quiet_loading, single_line_errors
+from clipkit.models.libraries import library_version, quiet_loading, single_line_errors
 from clipkit.models.tokenizer import TextTokenizer
-from clipkit.models.towers import Tower, TowerName
+from clipkit.models.towers import LayerTower, Tower, TowerName, choose_layers
 from clipkit.prompts.texts import check_length
 
 if TYPE_CHECKING:
     from clipkit.models.preprocessing import Inputs, Preprocessor
 
+
 TEXT_BATCH = 256
 PROCESSOR_HINT = "check the sizes and steps in preprocessor_config.json"
 Part = TypeVar("Part")
+
+
+@dataclass(frozen=True, eq=False)
+class EncoderDescription:
+    """The details of one tower for a history. `Encoder` documents the attributes."""
+
+    details: dict[str, Any]
+    parts: dict[str, str] = field(repr=False)
+    columns: dict[int, slice] = field(kw_only=True, default_factory=dict)
+
+    def layer_details(self, layer: int) -> dict[str, Any]:
+        """Return what a history records of one of the layers in `columns`."""
+        columns = self.columns[layer]
+        return {**self.details, "layer": layer, "dim": columns.stop - columns.start}
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,14 +64,13 @@ class Encoder(EncoderDescription):
         What a history records, in types that JSON has: ``name`` (the repository in place of an
         alias), ``library`` (with its version), ``digest`` (``sha256:<hex>`` of the weights, the
         configuration and the files of the tokenizer and the image processor), ``weights`` (the
-        digest of the weights alone), ``untrained`` (the seed, if there is one), ``tower``,
-        ``dim``, ``precision``, ``device``, ``logit_scale`` and any ``logit_bias``. Of texts also
-        ``cleaning``, if they are cleaned. Of a model for images alone ``embedding``: the pooler,
-        the CLS token or the mean. Of images also ``preprocessing``, ``compile`` and ``packed`` (if
-        the layers were packed), since these change the last bits.
-        Of hidden states ``layer`` (a list for several), ``layers`` (the number n of all),
-        ``norm``, and of images ``pool``, in place of ``embedding`` and the logits' scale. Without
-        the projection: ``projection``, which is ``none``.
+        digest of the weights alone), ``untrained`` (the seed, if there is one), ``tower``, ``dim``,
+        ``precision``, ``device``, ``logit_scale`` and any ``logit_bias``. Texts add ``cleaning`` if
+        they are cleaned; images ``preprocessing``, ``compile`` and any ``packed``, since these
+        change the last bits; a model for images alone ``embedding``: the pooler, the CLS token or
+        the mean. Hidden states have ``layer`` (a list for several), ``layers`` (the number n of
+        all), ``norm``, and of images ``pool``, in place of ``embedding`` and the logits' scale.
+        Without the projection, ``projection`` is ``none``.
     columns : dict of int to slice
         The columns of each layer in what the encoder returns; empty for embeddings.
     parts : dict of str to str
@@ -93,9 +112,7 @@ class Encoder(EncoderDescription):
         """
         if isinstance(images, Image.Image):
             images = [images]
-        preprocessor = self._require("image", self._preprocessor)
-        with single_line_errors(f"preprocess an image for {self.details['name']}", PROCESSOR_HINT):
-            return preprocessor.resize_and_crop(images)
+        return self._prepare(lambda preprocessor: preprocessor.resize_and_crop(images))
 
     def encode_images(
         self, images: Inputs | Image.Image | Sequence[Image.Image]
@@ -110,7 +127,7 @@ class Encoder(EncoderDescription):
         Returns
         -------
         embeddings : ndarray of shape (B, D), float32
-            Projected, not normalised; or hidden states, whose layers stand side by side. On a GPU,
+            Projected, not normalised; or hidden states, layer beside layer. On a GPU,
             a `non_blocking` encoder returns an array-like that waits for the embeddings when numpy
             reads it.
         """
@@ -118,9 +135,7 @@ class Encoder(EncoderDescription):
         pixels: Any = images if is_prepared else self.preprocess(images)  # type: ignore[arg-type]
         if isinstance(pixels, torch.Tensor) and pixels.ndim == 3:
             pixels = pixels[None]
-        preprocessor = self._require("image", self._preprocessor)
-        with single_line_errors(f"preprocess an image for {self.details['name']}", PROCESSOR_HINT):
-            normalized = preprocessor.normalize(pixels)
+        normalized = self._prepare(lambda preprocessor: preprocessor.normalize(pixels))
         if isinstance(normalized, Mapping):
             return self._to_array(self._run(**normalized))
         if not self._compiled_batch:
@@ -183,6 +198,12 @@ class Encoder(EncoderDescription):
                 progress(start + len(batch), len(texts))
         return embeddings
 
+    def _prepare(self, step: Callable[[Preprocessor], Inputs]) -> Inputs:
+        """Let the preprocessor do one of its steps."""
+        preprocessor = self._require("image", self._preprocessor)
+        with single_line_errors(f"preprocess an image for {self.details['name']}", PROCESSOR_HINT):
+            return step(preprocessor)
+
     def _run(self, **inputs: torch.Tensor) -> torch.Tensor:
         with single_line_errors(f"encode with {self.details['name']}"):
             return self._tower(**inputs)
@@ -203,20 +224,8 @@ class Encoder(EncoderDescription):
 
 
 @console.stage("loading the model")
-def load(  # noqa: PLR0913
-    name: str,
-    *,
-    tower: TowerName,
-    device: str = "auto",
-    precision: str = "auto",
-    untrained: int | None = None,
-    clean: bool = True,
-    compile_for: int = 0,
-    non_blocking: bool = False,
-    layers: Sequence[int] | Literal["all"] | None = None,
-    pool: str | None = None,
-    norm: bool = False,
-    projection: bool = True,
+def load(
+    name: str, *, tower: TowerName, options: RunOptions | None = None, **settings: Any
 ) -> Encoder:
     """Load one tower of a model.
 
@@ -226,34 +235,8 @@ def load(  # noqa: PLR0913
         ``tiny``, an alias such as ``ViT-B/32``, a local folder, or a Hugging Face id.
     tower : {"image", "text"}
         The tower to load; the other one takes no memory.
-    device : str
-        ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
-    precision : str
-        What to compute in: ``fp32``, ``bf16``, ``fp16`` or ``auto``. ``auto`` is ``fp32`` for the
-        text tower, and for the image tower the fastest that the device has natively. Embeddings
-        are float32 in any case.
-    untrained : int, optional
-        Seed of the untrained control: the same architecture at random initialisation. Both towers
-        of a seed come from one model.
-    clean : bool
-        Clean texts as SigLIP 2's training data were cleaned, if the tokenizer is that of SigLIP 2:
-        in lower case, without punctuation. Other models take texts as they are.
-    compile_for : int
-        Compile an image tower for batches of this many images; 0 does not compile. If compiling
-        fails, a note says so and the tower runs without.
-    non_blocking : bool
-        Let `encode_images` return before a GPU has finished. The result waits when numpy reads it.
-    layers : sequence of int or "all", optional
-        Return hidden states in place of embeddings: 0 is the input of the first layer, n the
-        output of the last. Negative numbers count from the end: -1 is n. `columns` of the encoder
-        tells those of each layer. A compiled tower has none.
-    pool : {"cls", "mean"}, optional
-        With `layers`: take the CLS token, or the mean of the patches. By default ``cls`` if the
-        model has one. A text tower takes the token that the model pools.
-    norm : bool
-        With `layers`: apply the model's final norm.
-    projection : bool
-        Apply the projection into the space of texts, with which a CLIP's image tower ends.
+    options : RunOptions, optional
+        How it runs. In its place, `settings` may give the fields of `RunOptions` by name.
 
     Raises
     ------
@@ -264,14 +247,16 @@ def load(  # noqa: PLR0913
         If the model cannot be found or is damaged, its files do not fit each other, or the device
         is absent. One image or prompt is encoded, so that this shows before the work.
     """
-    _check_layer_options(tower, compile_for, layers, pool, norm, projection)
-    run_on = find_device(device)
-    precision = choose_precision(precision, run_on, tower)
+    options = options or RunOptions(**settings)
+    options.check()
+    if not options.projection and tower == "text":
+        raise UsageError("expected the image tower without projection, got the text tower")
+    device = find_device(options.device)
+    precision = choose_precision(options.precision, device, tower)
     dtype = DTYPES[precision]
-    files = find(name, weights=untrained is None)
-    is_plain_text = tower == "text" and untrained is None and layers is None
-    architecture = _read_text_architecture(files) if is_plain_text else read_architecture(files)
-    loaded = architecture.load_tower(tower, untrained, precision)
+    files = find(name, weights=options.untrained is None)
+    architecture = _read(files, tower, options)
+    loaded = architecture.load_tower(tower, options.untrained, precision)
     details: dict[str, Any] = {
         "name": files.name,
         "library": library_version(architecture.library),
@@ -279,107 +264,76 @@ def load(  # noqa: PLR0913
         "tower": tower,
         "dim": architecture.dim,  # if it is not known, an embedding tells
         "precision": precision,
-        "device": run_on.type,
+        "device": device.type,
         **loaded.logit_scale,
     }
-    if untrained is not None:
-        details["untrained"] = untrained
-
-    built = loaded.tower if projection else architecture.without_projection(loaded.tower)
-    encoder = Encoder(details, loaded.parts, built, run_on, _non_blocking=non_blocking)
+    if options.untrained is not None:
+        details["untrained"] = options.untrained
+    built = loaded.tower
+    if not options.projection:
+        built = architecture.without_projection(built)
+    tokenizer, preprocessor = None, None
     if tower == "text":
-        encoder = _with_tokenizer(encoder, architecture.tokenizer(clean=clean))
-        built.model.to(run_on, dtype)
+        tokenizer = architecture.tokenizer(clean=options.clean)
+        built.model.to(device, dtype)
+        if tokenizer.cleaning:
+            details["cleaning"] = tokenizer.cleaning
     else:
-        encoder, built = _with_preprocessor(encoder, architecture, built, dtype, compile_for)
-    if layers is not None:
+        preprocessor = architecture.preprocessor(device, dtype)
+        details["preprocessing"] = _preprocessing(files, preprocessor)
+        batch = options.batch_size if options.compile else 0
+        with single_line_errors(f"encode with {files.name}"):
+            size = preprocessor.example_size()
+            built, acceleration = accelerate(built, device, dtype, size, batch)
+        details |= acceleration
+        if not architecture.is_dual:
+            details["embedding"] = built.output
+    run: Tower | LayerTower = built
+    if options.layers is not None:
         with _named(files.name):
-            stack = architecture.stack(built)
-            layer_tower = choose_layers(built.model, stack, tower, layers, pool, norm)
-            details = _hidden_state_details(encoder.details, layer_tower)
-            _note_details(files, details)
-            encoder = replace(encoder, details=details, _tower=layer_tower)
-            return _with_columns(encoder, layer_tower)
-    if not projection:
-        details = {**_without_scale(encoder.details), "projection": "none"}
-        encoder = replace(encoder, details=details)
-    _note_details(files, encoder.details)
-    return replace(encoder, details={**encoder.details, "dim": _try(encoder)})
-
-
-def _with_tokenizer(encoder: Encoder, tokenizer: TextTokenizer) -> Encoder:
-    """Return an encoder of texts."""
-    details = dict(encoder.details)
-    if tokenizer.cleaning:
-        details["cleaning"] = tokenizer.cleaning
-    return replace(encoder, details=details, _tokenizer=tokenizer)
-
-
-def _with_preprocessor(
-    encoder: Encoder,
-    architecture: Architecture,
-    tower: Tower,
-    dtype: torch.dtype,
-    compile_for: int,
-) -> tuple[Encoder, Tower]:
-    """Return an encoder of images, and its tower, which is compiled or packed where that pays."""
-    name, device = architecture.files.name, encoder._device
-    details = dict(encoder.details)
-    preprocessor = architecture.preprocessor(device, dtype)
-    with quiet_loading(f"the image processor of {name}"):
-        details["preprocessing"] = preprocessor.details()
-        json.dumps(details, allow_nan=False)  # as the history must be
-    with single_line_errors(f"encode with {name}"):
-        size = preprocessor.example_size()
-        tower, acceleration = accelerate(tower, device, dtype, size, compile_for)
-    details |= acceleration
-    if not architecture.is_dual:
-        details["embedding"] = tower.output
-    encoder = replace(
-        encoder,
-        details=details,
-        _tower=tower,
+            run = choose_layers(built.model, architecture.stack(built), tower, options)
+        details = _hidden_state_details(details, run)
+    elif not options.projection:
+        details = {**_without_scale(details), "projection": "none"}
+    _note_details(files, details)
+    encoder = Encoder(
+        details,
+        loaded.parts,
+        run,
+        device,
         _preprocessor=preprocessor,
-        _compiled_batch=compile_for if acceleration["compile"] else 0,
+        _tokenizer=tokenizer,
+        _compiled_batch=options.batch_size if details.get("compile") else 0,
+        _non_blocking=options.non_blocking,
     )
-    return encoder, tower
+    return _check_and_measure(encoder)
 
 
-def _read_text_architecture(files: ModelFiles) -> Architecture:
-    """Read a CLIP's text tower without transformers if that is possible, else any architecture."""
-    from clipkit.models.clip_text import ClipText
+def _read(files: ModelFiles, tower: TowerName, options: RunOptions) -> Architecture:
+    """Read an architecture; of CLIP, if it can, its text tower alone and without transformers."""
+    if tower == "text" and options.untrained is None and options.layers is None:
+        from clipkit.models.clip_text import ClipText
 
-    return ClipText.read_known(files) or read_architecture(files)
+        return ClipText.read_known(files) or read_architecture(files)
+    return read_architecture(files)
 
 
-def _check_layer_options(
-    tower: TowerName,
-    compile_for: int,
-    layers: object,
-    pool: str | None,
-    norm: bool,
-    projection: bool,
-) -> None:
-    """Refuse options that exclude or need each other."""
-    if layers is None and (pool is not None or norm):
-        raise UsageError("expected layers with pool and norm, got none")
-    if layers is not None and compile_for:
-        raise UsageError("expected layers or a compiled model, got both", "leave --compile out")
-    if not projection and layers is not None:
-        raise UsageError(
-            "expected layers or embeddings without projection, got both",
-            "hidden states are not projected: leave --no-projection out",
-        )
-    if not projection and tower == "text":
-        raise UsageError("expected the image tower without projection, got the text tower")
+def _preprocessing(files: ModelFiles, preprocessor: Preprocessor) -> dict[str, Any]:
+    """Return the settings of a preprocessor, which must be numbers that JSON has."""
+    with quiet_loading(f"the image processor of {files.name}"):
+        details = preprocessor.details()
+        json.dumps(details, allow_nan=False)
+    return details
 
 
 @contextlib.contextmanager
 def _named(name: str) -> Iterator[None]:
-    """Put the name of the model before a refusal."""
+    """Put the name of the model before a refusal that lacks it."""
     try:
         yield
     except ClipkitError as error:
+        if error.message.startswith(f"{name}: "):
+            raise
         raise type(error)(f"{name}: {error.message}", error.hint) from error
 
 
@@ -402,21 +356,6 @@ def _hidden_state_details(details: dict[str, Any], tower: LayerTower) -> dict[st
     return details
 
 
-def _with_columns(encoder: Encoder, tower: LayerTower) -> Encoder:
-    """Try each layer of an encoder by itself, for its width, and return the encoder with columns.
-
-    The layers of one model may differ in width.
-    """
-    columns = {}
-    start = 0
-    for number in tower.layers:
-        one = replace(encoder, _tower=replace(tower, layers=(number,)))
-        stop = start + _try(one)
-        columns[number] = slice(start, stop)
-        start = stop
-    return replace(encoder, columns=columns, details={**encoder.details, "dim": start})
-
-
 def _note_details(files: ModelFiles, details: dict[str, Any]) -> None:
     """Tell a user who asked for details which files were loaded, and how the tower runs."""
     weights = ", ".join(str(path) for path in files.weights) or "random initialisation"
@@ -429,8 +368,27 @@ def _note_details(files: ModelFiles, details: dict[str, Any]) -> None:
     console.detail(f"{how}, {torch.get_num_threads()} threads of PyTorch")
 
 
-def _try(encoder: Encoder) -> int:
-    """Encode one image or prompt, as a check that the model's files fit each other; return D."""
+def _check_and_measure(encoder: Encoder) -> Encoder:
+    """Encode one image or prompt, to check that the model's files fit each other; set the width.
+
+    The layers of one model may differ in width, so each is tried by itself.
+    """
+    tower = encoder._tower
+    if not isinstance(tower, LayerTower):
+        return replace(encoder, details={**encoder.details, "dim": _measure(encoder)})
+    columns = {}
+    start = 0
+    for number in tower.layers:
+        one = replace(encoder, _tower=replace(tower, layers=(number,)))
+        with _named(encoder.details["name"]):
+            stop = start + _measure(one)
+        columns[number] = slice(start, stop)
+        start = stop
+    return replace(encoder, columns=columns, details={**encoder.details, "dim": start})
+
+
+def _measure(encoder: Encoder) -> int:
+    """Return the width D of the embedding of one image or prompt, which must be finite."""
     if encoder._preprocessor is None:
         embedding = encoder.encode_texts("a photo")
     else:

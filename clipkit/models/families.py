@@ -2,34 +2,38 @@
 
 from __future__ import annotations
 
+import contextlib
+import operator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
 
 from clipkit.base.errors import ClipkitError
-from clipkit.models.towers import CLS, MEAN, NO_TEXT, TowerName
+from clipkit.models.towers import (
+    CLS,
+    MEAN,
+    NO_TEXT,
+    Stack,
+    TowerName,
+    find_token,
+    largest_token,
+    last_token,
+)
 
 
 @dataclass(frozen=True)
 class Family:
     """One kind of model: the names of its classes in transformers, and how it is used.
 
-    Attributes
-    ----------
-    config, model : str
-        The classes of the configuration and of the whole model.
-    towers : dict of str to str
-        The class of each tower that clipkit reads.
-    outputs : dict of str to str
-        The name under which a tower returns its embedding, or `CLS` or `MEAN`.
-    padding : str
-        How texts are padded.
-    projection : str
-        The linear layer behind an image tower whose class has none.
-    example : str
-        A published repository; empty if only users save such models.
-    since : str
-        The first version of transformers that has the classes, if clipkit's oldest one lacks them.
-    no_text : str
-        Why there is no text tower.
+    `config` and `model` are the classes of the configuration and of the whole model, and `towers`
+    the class of each tower that clipkit reads. `outputs` are the names under which towers return
+    their embeddings, or `CLS` or `MEAN`. `padding` says how texts are padded. `projection` is the
+    linear layer behind an image tower, if its class has none. `example` is a published repository;
+    empty if only users save such models. `since` is the first version of transformers that has the
+    classes, if clipkit's oldest one lacks them. `no_text` says why there is no text tower.
     """
 
     config: str
@@ -48,27 +52,19 @@ class Family:
         return self.towers["image"] == self.model
 
 
-def _dual(name: str, padding: str, example: str) -> Family:
-    """Return a dual encoder whose towers have projections, as CLIP has it."""
+def _dual(name: str, padding: str, example: str, *, has_projection: bool = True) -> Family:
+    """Return a dual encoder: towers end in projections, as in CLIP, or poolers, as in SigLIP."""
+    ending = ""
+    outputs: dict[TowerName, str] = {"image": "pooler_output", "text": "pooler_output"}
+    if has_projection:
+        ending = "WithProjection"
+        outputs = {"image": "image_embeds", "text": "text_embeds"}
+    towers: dict[TowerName, str] = {
+        "image": f"{name}VisionModel{ending}",
+        "text": f"{name}TextModel{ending}",
+    }
     return Family(
-        f"{name}Config",
-        f"{name}Model",
-        {"image": f"{name}VisionModelWithProjection", "text": f"{name}TextModelWithProjection"},
-        {"image": "image_embeds", "text": "text_embeds"},
-        padding,
-        example=example,
-    )
-
-
-def _pooled(name: str, padding: str, example: str) -> Family:
-    """Return a dual encoder whose towers end with their poolers, as SigLIP has it."""
-    return Family(
-        f"{name}Config",
-        f"{name}Model",
-        {"image": f"{name}VisionModel", "text": f"{name}TextModel"},
-        {"image": "pooler_output", "text": "pooler_output"},
-        padding,
-        example=example,
+        f"{name}Config", f"{name}Model", towers, outputs, padding=padding, example=example
     )
 
 
@@ -92,8 +88,12 @@ def _projected(name: str) -> Family:
 DUAL_ENCODERS = {
     "clip": _dual("CLIP", "longest", "openai/clip-vit-base-patch32"),
     "metaclip_2": _dual("MetaClip2", "longest", "facebook/metaclip-2-worldwide-huge-quickgelu"),
-    "siglip": _pooled("Siglip", "max_length", "google/siglip2-base-patch16-224"),
-    "siglip2": _pooled("Siglip2", "max_length", "google/siglip2-base-patch16-naflex"),
+    "siglip": _dual(
+        "Siglip", "max_length", "google/siglip2-base-patch16-224", has_projection=False
+    ),
+    "siglip2": _dual(
+        "Siglip2", "max_length", "google/siglip2-base-patch16-naflex", has_projection=False
+    ),
 }
 VISION_MODELS = {
     "aimv2": Family(
@@ -158,3 +158,100 @@ def describe_kinds() -> str:
         f"transformers' dual encoders ({', '.join(DUAL_ENCODERS)}) and its models for images alone "
         f"({', '.join(VISION_MODELS)}), and models of OpenCLIP (open_clip_config.json) and timm"
     )
+
+
+class Layout(NamedTuple):
+    """Where a tower has its layers and norm, by paths below its vision_model, text_model or itself.
+
+    `layers` are their paths in different versions of transformers, and `norm` is the path of the
+    final norm, or "". `tokens` are the numbers of tokens before the patches, CLS first, or the
+    settings that hold them. Hidden states may be maps of patches. `text_token` is the token that a
+    text tower pools: "end", "last" or "".
+    """
+
+    layers: tuple[str, ...]
+    norm: str
+    tokens: tuple[int | str, ...] = ()
+    is_map: bool = False
+    text_token: str = ""
+
+
+CLIP_IMAGE = Layout(("encoder.layers",), "post_layernorm", tokens=(1,))
+CLIP_TEXT = Layout(("encoder.layers",), "final_layer_norm", text_token="end")
+SIGLIP_IMAGE = Layout(("encoder.layers",), "post_layernorm")
+SIGLIP_TEXT = Layout(("encoder.layers",), "final_layer_norm", text_token="last")
+VIT = Layout(("layers", "encoder.layer"), "layernorm", tokens=(1,))
+CONVNEXT = Layout(("encoder.stages",), "layernorm", is_map=True)
+
+# By the tower's own model_type.
+LAYOUTS = {
+    "aimv2_vision_model": Layout(("encoder.layers",), "rms_norm"),
+    "clip_text_model": CLIP_TEXT,
+    "clip_vision_model": CLIP_IMAGE,
+    "convnext": CONVNEXT,
+    "convnextv2": CONVNEXT,
+    "dinov2": VIT,
+    "dinov2_with_registers": VIT._replace(tokens=(1, "num_register_tokens")),
+    "dinov3_convnext": Layout(("model.stages",), "layer_norm", is_map=True),
+    "dinov3_vit": Layout(("model.layer",), "norm", tokens=(1, "num_register_tokens")),
+    "ijepa": VIT._replace(tokens=()),
+    "metaclip_2_text_model": CLIP_TEXT,
+    "metaclip_2_vision_model": CLIP_IMAGE,
+    "radio": Layout(("encoder.layer",), "", tokens=("num_summary_tokens",)),
+    "siglip2_text_model": SIGLIP_TEXT,
+    "siglip2_vision_model": SIGLIP_IMAGE,
+    "siglip_text_model": SIGLIP_TEXT,
+    "siglip_vision_model": SIGLIP_IMAGE,
+    "vit": VIT,
+    "vit_mae": VIT,
+}
+
+
+def find_stack(model: Any) -> Stack:
+    """Return the layers of a tower's model."""
+    model = inner_model(model)
+    config = model.config
+    layout = LAYOUTS[config.model_type]
+    norm = operator.attrgetter(layout.norm)(model) if layout.norm else None
+    return Stack(
+        layers=_first_of(model, layout.layers),
+        norm=None if layout.is_map else norm,
+        pooled_norm=norm if layout.is_map else None,
+        prefix=sum(_number_of_tokens(config, count) for count in layout.tokens),
+        has_cls=bool(layout.tokens),
+        is_map=layout.is_map,
+        pooled_token=_pooled_token(config, layout.text_token),
+    )
+
+
+def inner_model(model: Any) -> Any:
+    """Return the model that a `Layout` describes, without its projection."""
+    while not hasattr(model, "config"):  # a wrapper of clipkit's
+        model = model.model
+    return getattr(model, "vision_model", getattr(model, "text_model", model))
+
+
+def _first_of(model: Any, paths: Iterable[str]) -> Any:
+    """Return what is at the first of some dotted paths that the model has."""
+    for path in paths:
+        with contextlib.suppress(AttributeError):
+            return operator.attrgetter(path)(model)
+    raise ClipkitError(f"expected layers at {' or '.join(paths)} of {type(model).__name__}")
+
+
+def _number_of_tokens(config: Any, count: int | str) -> int:
+    return count if isinstance(count, int) else int(getattr(config, count))
+
+
+def _pooled_token(config: Any, which: str) -> Callable[[torch.Tensor], torch.Tensor] | None:
+    """Return a function from token ids (B, T) to the position (B) of the token that is pooled."""
+    if which == "last":
+        return last_token
+    return end_token(config) if which == "end" else None
+
+
+def end_token(config: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return a function from token ids (B, T) to the position (B) of the end token."""
+    if config.model_type == "clip_text_model" and config.eos_token_id == LEGACY_END:
+        return largest_token
+    return partial(find_token, token=config.eos_token_id)

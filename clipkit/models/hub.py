@@ -21,25 +21,39 @@ from typing import Any
 from clipkit.base.errors import ClipkitError, UsageError, brief, unknown
 from clipkit.base.files import KNOWN_ENDINGS, digest
 from clipkit.models import DEFAULT
-from clipkit.models.library_errors import import_library
-from clipkit.models.open_clip_names import OPEN_CLIP_ALIASES, PREFIX, look_up, unknown_name
+from clipkit.models.libraries import check_installed, import_library
 
-TINY = Path(__file__).parents[1] / "tiny"
-ALIASES = {
-    "ViT-B/32": DEFAULT,
-    "ViT-B-32": DEFAULT,
-    "ViT-B-32/openai": DEFAULT,
-    "ViT-B/16": "openai/clip-vit-base-patch16",
-    "ViT-B-16": "openai/clip-vit-base-patch16",
-    "ViT-B-16/openai": "openai/clip-vit-base-patch16",
-    "ViT-L/14": "openai/clip-vit-large-patch14",
-    "ViT-L-14": "openai/clip-vit-large-patch14",
-    "ViT-L-14/openai": "openai/clip-vit-large-patch14",
-    "ViT-L/14@336px": "openai/clip-vit-large-patch14-336",
-    "ViT-L-14-336": "openai/clip-vit-large-patch14-336",
-    "ViT-L-14-336/openai": "openai/clip-vit-large-patch14-336",
-    **OPEN_CLIP_ALIASES,
+PREFIX = "open_clip:"  # asks for OpenCLIP's form of a repository or folder that has several
+# A repository of timm may also hold its image tower alone, by config.json, which goes first.
+OPEN_CLIP_ALIASES = {
+    "ViT-B-32/laion2b_s34b_b79k": "laion/CLIP-ViT-B-32-laion2B-s34B-b79K",
+    "ViT-B-32/datacomp_xl_s13b_b90k": "laion/CLIP-ViT-B-32-DataComp.XL-s13B-b90K",
+    "ViT-B-32-256/datacomp_s34b_b86k": "laion/CLIP-ViT-B-32-256x256-DataComp-s34B-b86K",
+    "ViT-B-16/laion2b_s34b_b88k": "laion/CLIP-ViT-B-16-laion2B-s34B-b88K",
+    "ViT-B-16/datacomp_xl_s13b_b90k": "laion/CLIP-ViT-B-16-DataComp.XL-s13B-b90K",
+    "ViT-L-14/laion2b_s32b_b82k": "laion/CLIP-ViT-L-14-laion2B-s32B-b82K",
+    "ViT-L-14/datacomp_xl_s13b_b90k": "laion/CLIP-ViT-L-14-DataComp.XL-s13B-b90K",
+    "ViT-H-14/laion2b_s32b_b79k": "laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
+    "ViT-g-14/laion2b_s34b_b88k": "laion/CLIP-ViT-g-14-laion2B-s34B-b88K",
+    "ViT-bigG-14/laion2b_s39b_b160k": "laion/CLIP-ViT-bigG-14-laion2B-39B-b160k",
+    "ViT-B-16-SigLIP/webli": f"{PREFIX}timm/ViT-B-16-SigLIP",
+    "ViT-B-16-SigLIP2/webli": f"{PREFIX}timm/ViT-B-16-SigLIP2",
+    "EVA02-B-16/merged2b_s8b_b131k": f"{PREFIX}timm/eva02_base_patch16_clip_224.merged2b_s8b_b131k",
+    "PE-Core-B-16/meta": f"{PREFIX}timm/PE-Core-B-16",
+    "MobileCLIP2-S0/dfndr2b": f"{PREFIX}timm/MobileCLIP2-S0-OpenCLIP",
 }
+TINY = Path(__file__).parents[1] / "tiny"
+OPENAI_ALIASES = {
+    ("ViT-B/32", "ViT-B-32", "ViT-B-32/openai"): DEFAULT,
+    ("ViT-B/16", "ViT-B-16", "ViT-B-16/openai"): "openai/clip-vit-base-patch16",
+    ("ViT-L/14", "ViT-L-14", "ViT-L-14/openai"): "openai/clip-vit-large-patch14",
+    ("ViT-L/14@336px", "ViT-L-14-336", "ViT-L-14-336/openai"): (
+        "openai/clip-vit-large-patch14-336"
+    ),
+}
+ALIASES = dict(OPEN_CLIP_ALIASES)
+for _names, _repository in OPENAI_ALIASES.items():
+    ALIASES |= dict.fromkeys(_names, _repository)
 KNOWN = ["tiny", DEFAULT, *(alias for alias in ALIASES if not alias.endswith("/openai"))]
 REPOSITORY = re.compile(r"(?!\.)[\w.-]+/[\w.-]+")
 OTHER_REPOSITORY = re.compile(r"(?!\.)[\w.-]+(/(?!\.)[\w.-]+)?")  # old ones have no owner
@@ -50,7 +64,6 @@ CONFIG_PATTERNS = ["*.json", "*.txt", "*.model"]
 OPEN_CLIP_CONFIG = "open_clip_config.json"
 # The name of the weights of each library, in safetensors form.
 WEIGHTS = {"transformers": "model", "open_clip": "open_clip_model", "timm": "model"}
-EXTRAS = {"open_clip": "openclip", "timm": "timm"}  # library -> the extra that installs it
 PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".ckpt"}
 FILE_ENDINGS = (*KNOWN_ENDINGS, *PICKLE_SUFFIXES, ".safetensors")  # no repository ends so
 # The files beside the weights that decide an embedding: settings and vocabularies.
@@ -91,7 +104,7 @@ class ModelFiles:
     weights : tuple of Path
         The safetensors files in name order; empty if only the architecture was asked for.
     library : str
-        The library that the files are for: ``transformers``, ``open_clip`` or ``timm``.
+        ``transformers``, ``open_clip`` or ``timm``.
     """
 
     name: str
@@ -127,8 +140,16 @@ def digest_file(path: Path) -> str:
     return digest(_read_side_file(path))
 
 
+def _read_side_file(path: Path) -> bytes:
+    _check_side_file(path)
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ClipkitError(f"cannot read {path}: {error.strerror}") from None
+
+
 def combine_digests(parts: Mapping[str, str]) -> str:
-    """Return a model's digest: that of a JSON object of the digests of its parts."""
+    """Return a model's digest, made of a JSON object with the digests of its parts."""
     text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
     return digest(text.encode())
 
@@ -140,17 +161,11 @@ def find(name: str, *, weights: bool = True) -> ModelFiles:
     ----------
     name : str
         ``tiny`` (the bundled model), an alias such as ``ViT-B/32``, a pair ``ARCH/TAG`` that
-        open_clip lists, a local folder, or a Hub id (``org/name`` or ``hf-hub:org/name``).
-        ``open_clip:`` before it asks for OpenCLIP's form of a model that has several.
+        open_clip lists, ``timm:NAME``, a local folder, or a Hub id (``org/name`` or
+        ``hf-hub:org/name``). ``open_clip:`` before it asks for OpenCLIP's form of a model that has
+        several.
     weights : bool
         False if the architecture is enough.
-
-    Raises
-    ------
-    UsageError
-        If the name is none of these.
-    ClipkitError
-        If files are missing or cannot be fetched, or if the weights are not in safetensors form.
     """
     form, separator, rest = name.partition(":")
     if form == "timm" and separator:
@@ -162,7 +177,9 @@ def find(name: str, *, weights: bool = True) -> ModelFiles:
     prefix = PREFIX if name.startswith(PREFIX) else ""
     name = name.removeprefix(prefix)
     if not is_local:
-        name, folder = _fetch_by_name(name)
+        _check_form(name)
+        name = name.removeprefix("hf-hub:")
+        folder = _fetch(name, CONFIG_PATTERNS)
     library = _find_library(name, folder, prefix)
     if not weights:
         return ModelFiles(prefix + name, folder, (), library)
@@ -206,10 +223,7 @@ def canonical_name(name: str) -> str:
 
 
 def _resolve(name: str) -> str:
-    """Return the repository that a short name stands for, with `PREFIX` if it needs that.
-
-    Any other name is returned as it is.
-    """
+    """Return the repository of a short name, with `PREFIX` if it needs that; else the name."""
     if name in ALIASES:
         return ALIASES[name]
     short = name.removeprefix(PREFIX)
@@ -222,17 +236,7 @@ def _resolve(name: str) -> str:
 def fetch_config(files: ModelFiles, name: str) -> Path:
     """Return the folder of another model's config.json: inside a model's folder, or fetched.
 
-    Parameters
-    ----------
-    files : ModelFiles
-        The model whose settings name the other one.
-    name : str
-        A folder within the model's, or a Hub id.
-
-    Raises
-    ------
-    ClipkitError
-        If it is neither, or the Hub cannot be reached and the local cache lacks the file.
+    The settings of the model with these `files` name the other one: a folder or a Hub id.
     """
     if not OTHER_REPOSITORY.fullmatch(name):
         raise ClipkitError(f"{files.name}: expected the name of a repository, got {name!r}")
@@ -241,15 +245,7 @@ def fetch_config(files: ModelFiles, name: str) -> Path:
 
 
 def _timm_repository(name: str) -> str:
-    """Return the repository of a model of timm: of its default weights if a name has no tag.
-
-    Raises
-    ------
-    UsageError
-        If timm knows no such weights. The hint has the nearest names.
-    ClipkitError
-        If timm is not installed, or the weights are in another repository.
-    """
+    """Return the repository of a model of timm: of its default weights if a name has no tag."""
     check_installed(f"timm:{name}", "timm")
     timm = import_library("timm")
     known = timm.list_pretrained()
@@ -264,15 +260,6 @@ def _timm_repository(name: str) -> str:
             "give the repository that has the weights, if there is one: hf-hub:ORG/NAME",
         )
     return f"timm/{name}"
-
-
-def check_installed(name: str, library: str) -> None:
-    """Say how to install the library of a model, unless it is there."""
-    if importlib.util.find_spec(library) is None:
-        raise ClipkitError(
-            f"{name}: expected the package {library}, which its model needs, got none",
-            f"install it: pip install 'clipkit-vl[{EXTRAS[library]}]'",
-        )
 
 
 def _find_library(name: str, folder: Path, prefix: str) -> str:
@@ -344,14 +331,6 @@ def check_no_pointer(path: Path) -> None:
         raise ClipkitError(f"{path}: expected the file, got a Git LFS pointer", hint)
 
 
-def _read_side_file(path: Path) -> bytes:
-    _check_side_file(path)
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ClipkitError(f"cannot read {path}: {error.strerror}") from None
-
-
 def weight_patterns(stem: str) -> list[str]:
     """Return the patterns of the weight files of this name: in one file, or in several."""
     file = f"{stem}.safetensors"
@@ -405,13 +384,6 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _fetch_by_name(name: str) -> tuple[str, Path]:
-    """Fetch the settings of the repository that a name stands for; return both."""
-    _check_form(name)
-    repo = name.removeprefix("hf-hub:")
-    return repo, _fetch(repo, CONFIG_PATTERNS)
-
-
 def _check_form(name: str) -> None:
     """Refuse a name that is no folder and no name of a repository."""
     if os.path.exists(name):  # noqa: PTH110
@@ -430,7 +402,7 @@ def _check_form(name: str) -> None:
 def _fetch_conversion(repo: str, stem: str) -> Path:
     """Fetch the newest conversion to safetensors that the Hub's own bot offers as a pull request.
 
-    Anyone can open a pull request, so those of other accounts are ignored. The local cache keeps
+    Anyone can open a pull request, so requests of other accounts are ignored. The local cache keeps
     a reference to the conversion, by which it is found without a network.
     """
     from huggingface_hub import HfApi
@@ -520,3 +492,51 @@ def _fetch_error(repo: str, error: Exception) -> ClipkitError:
         )
     reason = brief(error).removeprefix("Got: ").rstrip(" .")
     return ClipkitError(f"cannot fetch {repo} from the Hugging Face Hub: {reason}", OFFLINE_HINT)
+
+
+def look_up(name: str) -> str | None:
+    """Return ``open_clip:`` and the repository of ARCH/TAG by open_clip's table.
+
+    The table is imported only if ARCH is one of open_clip's architectures. Return None if it is
+    not, or if open_clip is not installed.
+    """
+    architecture, _, tag = name.partition("/")
+    folder = _model_configs()
+    if not tag or folder is None or not (folder / f"{architecture}.json").is_file():
+        return None
+    entry = import_library("open_clip").get_pretrained_cfg(architecture, tag)
+    if not entry:
+        raise unknown("model", name, names())
+    file = str(entry.get("hf_hub", ""))  # REPOSITORY/FILE, where FILE may be empty
+    repository = file.rpartition("/")[0]
+    if not repository:
+        raise ClipkitError(
+            f"{name}: expected weights on the Hugging Face Hub, got only a pickle at a URL, which "
+            "can run code and is not read"
+        )
+    return PREFIX + repository
+
+
+def names() -> list[str]:
+    """Return all pairs ARCH/TAG in open_clip's table; those listed here if it is not installed."""
+    if _model_configs() is None:
+        return list(OPEN_CLIP_ALIASES)
+    pairs = import_library("open_clip").list_pretrained()
+    return [f"{architecture}/{tag}" for architecture, tag in pairs]
+
+
+def unknown_name(name: str, known: list[str]) -> UsageError:
+    """Return the error for a name that is neither known nor in open_clip's table."""
+    error = unknown("model", name, dict.fromkeys([*known, *names()]))
+    if _model_configs() is None:
+        more = "for the other names of OpenCLIP: pip install 'clipkit-vl[openclip]'"
+        error = UsageError(error.message, f"{error.hint} {more}")
+    return error
+
+
+def _model_configs() -> Path | None:
+    """Return the folder of open_clip's architectures, without importing it."""
+    spec = importlib.util.find_spec("open_clip")
+    if spec is None or spec.origin is None:
+        return None
+    return Path(spec.origin).with_name("model_configs")

@@ -26,14 +26,14 @@ from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preproc
 
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.models.acceleration import OPEN_CLIP_ACTIVATIONS
-from clipkit.models.architecture import Architecture
+from clipkit.models.architecture import BUFFERS, Architecture, Tensors, check_number_of_layers
 from clipkit.models.hub import ModelFiles, digest_file, fetch_config
-from clipkit.models.library_errors import quiet_loading, single_line_errors
+from clipkit.models.libraries import quiet_loading, single_line_errors
 from clipkit.models.preprocessing import MAX_EDGE, TransformPreprocessor
 from clipkit.models.timm_models import find_patch_size, find_stack
 from clipkit.models.tokenizer import TextTokenizer, switch_dropout_off, tokenizer_errors
 from clipkit.models.towers import Stack, Tower, TowerName, find_token, largest_token, last_token
-from clipkit.models.weights import BUFFERS, Tensors, check_number_of_layers
+from clipkit.prompts.texts import quote
 
 IMAGE_PREFIXES = ("visual.",)
 TEXT_PREFIXES = ("text.",)
@@ -109,7 +109,7 @@ class OpenClipModel(Architecture):
 
     @property
     def pixels_config(self) -> PreprocessCfg:
-        """The settings of the image transform; its size is that of the image tower."""
+        """The settings of the image transform; it has the size of the image tower."""
         return PreprocessCfg(**{**self.pixels, "size": self.outline.visual.image_size})
 
     def prefixes(self, tower: TowerName) -> tuple[str, ...]:
@@ -252,7 +252,7 @@ class TextTower(torch.nn.Module):
 
 @contextlib.contextmanager
 def parameters_without_numbers() -> Iterator[None]:
-    """Build modules whose parameters are on PyTorch's device `meta`, to be given numbers later.
+    """Build modules with parameters on PyTorch's device `meta`, to be given numbers later.
 
     Their buffers hold numbers, since those that are not stored are known to the constructor alone:
     a causal mask, the angles of a rotary embedding.
@@ -274,7 +274,7 @@ def parameters_without_numbers() -> Iterator[None]:
 
 
 def keep_tower(model: Any, prefixes: Sequence[str]) -> None:
-    """Delete the parts of a model whose names start otherwise."""
+    """Delete the parts of a model that have none of these prefixes."""
     names = {prefix.rstrip(".") for prefix in prefixes}
     parts = [name for name, _ in model.named_children()]
     parts += [name for name, _ in model.named_parameters(recurse=False)]
@@ -300,9 +300,9 @@ def _in_memory(tensor: torch.Tensor) -> torch.Tensor:
 class OpenClipTokenizer(TextTokenizer):
     """A model's tokenizer of open_clip: OpenAI's, or one of transformers from the model's folder.
 
-    Both clean a text themselves. `cleaning` is open_clip's name for how: ``lower``, ``whitespace``
-    or ``canonicalize`` (in lower case, without punctuation), each after ftfy and the decoding of
-    HTML entities. Without `clean`, a text is not canonicalised.
+    Both clean a text themselves, after ftfy and the decoding of HTML entities: `cleaning` is
+    ``lower``, ``whitespace`` or ``canonicalize`` (in lower case, without punctuation; not without
+    `clean`).
     """
 
     def __init__(
@@ -339,13 +339,7 @@ class OpenClipTokenizer(TextTokenizer):
         switch_dropout_off(files, self.tokenizer.tokenizer)
 
     def clean(self, texts: Sequence[str], places: Sequence[str]) -> list[str]:
-        """Return the texts as they are, since the tokenizer cleans them.
-
-        Raises
-        ------
-        ClipkitError
-            If nothing is left of a text that is canonicalised. The message names its place.
-        """
+        """Return the texts as they are, since the tokenizer cleans them; none may be left empty."""
         if self.cleaning == "canonicalize":
             cleaned = [self.tokenizer.clean_fn(text) for text in texts]
             self.check_left(cleaned, texts, places)
@@ -385,7 +379,7 @@ class OpenClipTokenizer(TextTokenizer):
             text = texts[int(wrong[0])]
             raise ClipkitError(
                 f"{self.name}: expected the end token {end} once, as a prompt's last token, got "
-                f"other tokens for {text[:60]!r}",
+                f"other tokens for {quote(text)}",
                 "take <end_of_text> out of the prompt",
             )
 
@@ -505,13 +499,10 @@ def _describe_image(visual: Any) -> dict[str, Any]:
 def _describe_trunk(trunk: Any) -> dict[str, Any]:
     """Return what is known of a model of timm. The first block tells the number of heads."""
     described: dict[str, Any] = {"width": trunk.num_features}
-    blocks = getattr(trunk, "blocks", None)
-    if blocks is None:
-        blocks = []
-        for stage in getattr(trunk, "stages", ()):
-            blocks += getattr(stage, "blocks", ())
-    first = next(iter(blocks), None)
-    heads = getattr(getattr(first, "attn", None), "num_heads", None)
+    blocks = list(getattr(trunk, "blocks", ()))
+    for stage in getattr(trunk, "stages", ()):
+        blocks += getattr(stage, "blocks", ())
+    heads = getattr(getattr(blocks[0], "attn", None), "num_heads", None) if blocks else None
     if heads:
         described["heads"] = heads
     patch_size = find_patch_size(trunk)

@@ -12,8 +12,9 @@ are one pixel apart.
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,40 +25,61 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 
 from clipkit.models.hub import ModelFiles
-from clipkit.models.library_errors import quiet_loading
+from clipkit.models.libraries import quiet_loading
+from clipkit.models.towers import PADDING_MASK
 
 STANDARD_PROCESSORS = {"CLIPImageProcessor", "SiglipImageProcessor"}  # both work in torchvision
 INTERPOLATION = {2: "bilinear", 3: "bicubic"}  # by Pillow's numbers
-NORMALIZED_AT_ONCE = 8  # images whose floats stay in the processor's cache between the operations
+NORMALIZED_AT_ONCE = 8  # images: their floats stay in the processor's cache between the operations
 USUAL_SIZE = 224  # pixels
 STEPS = ("do_resize", "do_center_crop", "do_rescale", "do_normalize")
 MAX_EDGE = 4096  # pixels of an image's shorter side after resizing
 BOTH_EDGES = {"height", "width"}
+INPUTS = ("pixel_values", PADDING_MASK, "spatial_shapes")  # of NaFlex
+MAX_PATCHES = 2**16  # of an image
 Inputs = torch.Tensor | Mapping[str, torch.Tensor]  # of a tower, for B images
 _of_thread = threading.local()
 SETTINGS = ("size", "crop_size", "resample", "rescale_factor", "image_mean", "image_std")
 
 
-class Preprocessor(Protocol):
-    """Prepares images for an image tower, in two steps, and says how for a history."""
+class Preprocessor(ABC):
+    """Prepares images for an image tower, in two steps, and says how for a history.
 
+    The tower runs on `device` and computes in `dtype`. An example image has `edge` pixels a side.
+    """
+
+    def __init__(self, device: torch.device, dtype: torch.dtype, edge: int = USUAL_SIZE) -> None:
+        self.device = device
+        self.dtype = dtype
+        self.edge = edge
+
+    @abstractmethod
     def resize_and_crop(self, images: Sequence[Image.Image]) -> Inputs:
         """Prepare B images of any sizes in a thread: (B, 3, H, W), or the inputs by name."""
 
+    @abstractmethod
     def normalize(self, pixels: Any) -> Inputs:
         """Finish B images where the model runs, in the form that `resize_and_crop` returned."""
 
-    def example(self) -> Image.Image:
-        """Return an image of the size that the model takes."""
-
-    def example_size(self) -> tuple[int, ...] | None:
-        """Return the size (3, H, W) of what the model gets of `example`; None of inputs by name."""
-
+    @abstractmethod
     def details(self) -> dict[str, Any]:
         """Return the settings that decide the result, in types that JSON has."""
 
+    def example(self) -> Image.Image:
+        """Return an image of the size that the model takes."""
+        return Image.new("RGB", (self.edge, self.edge), "gray")
 
-class TransformPreprocessor:
+    def example_size(self) -> tuple[int, ...] | None:
+        """Return the size (3, H, W) of what the model gets of `example`; None of inputs by name."""
+        inputs = self.resize_and_crop([self.example()])
+        return tuple(inputs.shape[1:]) if isinstance(inputs, torch.Tensor) else None
+
+    def pin(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Put pixels where a GPU can fetch them while the threads go on."""
+        return pixels.pin_memory() if self.device.type == "cuda" else pixels
+
+
+class TransformPreprocessor(Preprocessor):
     """Prepares images by a library's own transform: an image -> pixels (3, H, W) in float32.
 
     `settings` is what a history records of the transform.
@@ -71,36 +93,25 @@ class TransformPreprocessor:
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:
+        super().__init__(device, dtype, image_size)
         self.transform = transform
         self.settings = settings
-        self.image_size = image_size
-        self.device = device
-        self.dtype = dtype
 
     def resize_and_crop(self, images: Sequence[Image.Image]) -> torch.Tensor:
-        """Transform B images of any sizes: (B, 3, H, W). Safe to call from several threads."""
+        """Transform B images of any sizes: (B, 3, H, W)."""
         _use_one_core()
-        pixels = torch.stack([self.transform(image.convert("RGB")) for image in images])
-        return pixels.pin_memory() if self.device.type == "cuda" else pixels
+        return self.pin(torch.stack([self.transform(image.convert("RGB")) for image in images]))
 
     def normalize(self, pixels: torch.Tensor) -> torch.Tensor:
         """Move pixels (B, 3, H, W) to the model; the transform has normalised them."""
         return pixels.to(self.device, self.dtype, non_blocking=True)
 
-    def example(self) -> Image.Image:
-        """Return an image of the size that the model takes."""
-        return Image.new("RGB", (self.image_size, self.image_size), "gray")
-
-    def example_size(self) -> tuple[int, ...]:
-        """Return the size (3, H, W) of what the model gets of `example`."""
-        return tuple(self.resize_and_crop([self.example()]).shape[1:])
-
     def details(self) -> dict[str, Any]:
-        """Return the settings of the transform, in types that JSON has."""
+        """Return the settings of the transform."""
         return {name: _as_json(value) for name, value in self.settings.items()}
 
 
-class ImagePreprocessor:
+class ImagePreprocessor(Preprocessor):
     """Prepares images for an image tower that runs on a device and computes in a type.
 
     `is_standard` tells whether the processor only does what CLIP's and SigLIP's do. If it does
@@ -111,11 +122,10 @@ class ImagePreprocessor:
     def __init__(
         self, processor: Any, device: torch.device, dtype: torch.dtype, image_size: int | None
     ) -> None:
+        super().__init__(device, dtype, image_size or USUAL_SIZE)
         _check_edges(processor)
         self.processor = processor
         self.image_size = image_size
-        self.device = device
-        self.dtype = dtype
         self.is_standard = _is_standard(processor)
         if not self.is_standard:
             return
@@ -149,8 +159,7 @@ class ImagePreprocessor:
             pixels = _stack(images)
             if not self._is_left_to_gpu(*pixels.shape[-2:]):
                 pixels = self._resize(pixels)
-        pixels = pixels.contiguous()
-        return pixels.pin_memory() if self.device.type == "cuda" else pixels
+        return self.pin(pixels.contiguous())
 
     def _is_left_to_gpu(self, height: int, width: int) -> bool:
         is_small = height * width <= self.size[0] * self.size[-1]
@@ -175,9 +184,10 @@ class ImagePreprocessor:
         pixels = pixels.to(self.device, non_blocking=True)
         if self.is_standard and list(pixels.shape[-2:]) != self.output_size:
             pixels = self._resize(pixels)  # on a GPU
-        if self.image_size and tuple(pixels.shape[1:]) != self.example_size():
+        expected = (3, self.image_size, self.image_size)
+        if self.image_size and tuple(pixels.shape[1:]) != expected:
             raise ValueError(
-                f"expected {_times(self.example_size())} numbers, as config.json says, "
+                f"expected {_times(expected)} numbers, as config.json says, "
                 f"got {_times(pixels.shape[1:])}"
             )
         if not self.is_standard:
@@ -189,16 +199,11 @@ class ImagePreprocessor:
             normalized[rows] = pixels[rows].float().sub_(self.mean).div_(self.std)
         return normalized
 
-    def example(self) -> Image.Image:
-        """Return an image of the size that the model takes."""
-        edge = self.image_size or USUAL_SIZE
-        return Image.new("RGB", (edge, edge), "gray")
-
-    def example_size(self) -> tuple[int, ...]:
-        """Return the size (3, H, W) of what the model gets of `example`."""
+    def example_size(self) -> tuple[int, ...] | None:
+        """Return the size (3, H, W) that the model takes."""
         if self.image_size:
             return (3, self.image_size, self.image_size)
-        return tuple(self.resize_and_crop([self.example()]).shape[1:])
+        return super().example_size()
 
     def details(self) -> dict[str, Any]:
         """Return the settings that decide the result, in types that JSON has."""
@@ -232,7 +237,7 @@ def _use_one_core() -> None:
     """Let PyTorch use one core in this thread, unless it is the main one.
 
     Several threads transform images while the model runs. If each spread its small operations over
-    all cores, they would mostly wait for each other. OpenMP's limit is that of the calling thread.
+    all cores, they would mostly wait for each other. OpenMP has a limit for each calling thread.
     """
     if threading.current_thread() is threading.main_thread() or hasattr(_of_thread, "limits"):
         return
@@ -256,15 +261,14 @@ def load_image_processor(files: ModelFiles) -> Any:
 
 
 def _is_standard(processor: Any) -> bool:
-    """Tell whether a processor resizes, crops, rescales and normalises by torchvision, no more."""
+    """Return whether a processor resizes, crops, rescales and normalises, no more."""
     if type(processor).__name__ not in STANDARD_PROCESSORS:
         return False
     size = _edges(processor.size)
+    is_size_standard = size == BOTH_EDGES
     if processor.do_center_crop:
-        crop = _edges(processor.crop_size)
-        is_size_standard = size in (BOTH_EDGES, {"shortest_edge"}) and crop == BOTH_EDGES
-    else:
-        is_size_standard = size == BOTH_EDGES
+        is_size_standard = size in (BOTH_EDGES, {"shortest_edge"})
+        is_size_standard &= _edges(processor.crop_size) == BOTH_EDGES
     return (
         is_size_standard
         and all(getattr(processor, step) for step in STEPS if step != "do_center_crop")
@@ -282,7 +286,7 @@ def _check_edges(processor: Any) -> None:
                 raise ValueError(f"expected a {edge} of 1 to {MAX_EDGE} in {name}, got {pixels}")
 
 
-def _times(shape: Sequence[int]) -> str:
+def _times(shape: Sequence[int | None]) -> str:
     return " x ".join(map(str, shape))
 
 
@@ -294,3 +298,54 @@ def _stack(images: Sequence[Image.Image]) -> torch.Tensor:
     """Stack B images of one size to (B, 3, H, W) uint8."""
     arrays = [np.asarray(image.convert("RGB")) for image in images]
     return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)
+
+
+class NaflexPreprocessor(Preprocessor):
+    """Prepares images for SigLIP 2 NaFlex, which sees each image in its own aspect ratio.
+
+    Its processor cuts an image into patches and pads these to one number, so that images of several
+    shapes fit into one batch. A mask tells the patches from the padding.
+    """
+
+    def __init__(self, processor: Any, device: torch.device, dtype: torch.dtype) -> None:
+        if tuple(processor.model_input_names) != INPUTS:
+            raise ValueError(f"expected Siglip2ImageProcessor, got {type(processor).__name__}")
+        if not 1 <= processor.max_num_patches <= MAX_PATCHES:
+            raise ValueError(
+                f"expected a max_num_patches of 1 to {MAX_PATCHES}, got {processor.max_num_patches}"
+            )
+        super().__init__(device, dtype)
+        self.processor = processor
+
+    def resize_and_crop(self, images: Sequence[Image.Image]) -> dict[str, torch.Tensor]:
+        """Cut B images of any sizes into at most N patches of P x P pixels, in a thread.
+
+        Return ``pixel_values`` (B, N, 3 P P) in float32, ``pixel_attention_mask`` (B, N), and
+        ``spatial_shapes`` (B, 2), the rows and columns of each image's patches.
+        """
+        converted = [image.convert("RGB") for image in images]
+        outputs = self.processor(images=converted, return_tensors="pt")
+        return {name: self.pin(outputs[name]) for name in INPUTS}
+
+    def normalize(self, pixels: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Move the inputs to the model; the processor has normalised them."""
+        inputs = {name: pixels[name].to(self.device, non_blocking=True) for name in INPUTS}
+        inputs["pixel_values"] = inputs["pixel_values"].to(self.dtype)
+        return inputs
+
+    def example(self) -> Image.Image:
+        """Return an image that is no square, so that all patches and some padding are tried."""
+        edge = self.processor.patch_size * int(self.processor.max_num_patches**0.5)
+        return Image.new("RGB", (2 * edge, edge), "gray")
+
+    def example_size(self) -> None:
+        """Return None: inputs have no single size."""
+
+    def details(self) -> dict[str, Any]:
+        """Return the settings that decide the result, in types that JSON has."""
+        processor = self.processor
+        return describe_processor(
+            processor,
+            patch_size=processor.patch_size,
+            max_num_patches=processor.max_num_patches,
+        )

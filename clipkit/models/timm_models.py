@@ -11,19 +11,19 @@ import torch
 from torch.nn.modules.module import register_module_module_registration_hook
 
 from clipkit.base.errors import ClipkitError, UsageError, unknown
-from clipkit.models.architecture import Architecture
-from clipkit.models.hub import ModelFiles
-from clipkit.models.library_errors import quiet_loading
-from clipkit.models.preprocessing import MAX_EDGE, TransformPreprocessor
-from clipkit.models.tokenizer import Tokenizer
-from clipkit.models.towers import Stack, Tower, TowerName
-from clipkit.models.weights import (
+from clipkit.models.architecture import (
+    Architecture,
     Tensors,
     check_memory,
     check_stored_tensors,
     refuse_misfits,
     without_buffers,
 )
+from clipkit.models.hub import ModelFiles
+from clipkit.models.libraries import quiet_loading
+from clipkit.models.preprocessing import MAX_EDGE, TransformPreprocessor
+from clipkit.models.tokenizer import Tokenizer
+from clipkit.models.towers import Stack, Tower, TowerName
 
 MAX_MODULES = 20_000  # the largest model of timm 1.0.31 has 2,541; building a billion never ends
 MAX_SETTING = 2**16  # of a number in config.json; the widest layers have 10,000 units
@@ -36,13 +36,13 @@ REFUSED_ARGUMENTS = {
 }
 # Settings of the transform, as timm.data.resolve_data_config returns them.
 SETTINGS = ("input_size", "interpolation", "mean", "std", "crop_pct", "crop_mode")
-# Classes whose `blocks` pass on tokens: the prefix, with any CLS token first, then the patches.
+# In these classes, `blocks` pass on tokens: the prefix, with any CLS token first, then the patches.
 # Others, such as Cait and XCiT, add the CLS token after the first layers.
 TOKEN_MODELS = {
     *("Beit", "Eva", "VisionTransformer", "VisionTransformerDistilled"),
     "VisionTransformerRelPos",
 }
-# Classes whose stages pass on maps (B, width, H, W): where the stages are.
+# In these classes, stages pass on maps (B, width, H, W): where the stages are.
 MAP_MODELS = {
     "ConvNeXt": ("stages",),
     "EfficientNet": ("blocks",),
@@ -106,7 +106,7 @@ class TimmModel(Architecture):
         """Compare names, shapes and types of the stored tensors, except those that are not used.
 
         These are the classifier's tensors, and buffers that the model computes itself. Files of
-        earlier versions of timm hold such buffers, for example those of Swin.
+        earlier versions of timm hold such buffers, for example for Swin.
         """
         sizes = self.sizes()
         with torch.device("meta"):
@@ -127,13 +127,7 @@ class TimmModel(Architecture):
         return Tower(PooledModel(model.eval()), pooling(model))
 
     def stack(self, tower: Tower) -> Stack:
-        """Return the blocks of a vision transformer, or the stages of a convolutional network.
-
-        Raises
-        ------
-        UsageError
-            If hidden states of this class of timm are neither tokens nor maps (B, width, H, W).
-        """
+        """Return the blocks of a vision transformer, or the stages of a convolutional network."""
         return find_stack(tower.model.model)
 
     def preprocessor(self, device: torch.device, dtype: torch.dtype) -> TransformPreprocessor:

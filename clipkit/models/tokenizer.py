@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import html
-import importlib.metadata
 import re
 import string
 from abc import ABC, abstractmethod
@@ -19,7 +18,8 @@ from clipkit.base import console
 from clipkit.base.errors import ClipkitError
 from clipkit.models.families import LEGACY_END
 from clipkit.models.hub import ModelFiles
-from clipkit.models.library_errors import import_library, quiet_loading, single_line_errors
+from clipkit.models.libraries import import_library, is_installed, quiet_loading, single_line_errors
+from clipkit.prompts.texts import quote
 
 # OpenAI's and OpenCLIP's code cleans a text by ftfy and html.unescape before it splits it into
 # tokens; transformers' CLIPTokenizer does not. What ftfy 6.3 replaces or removes: curly quotes,
@@ -50,14 +50,8 @@ VOCABULARIES = (
 class TextTokenizer(ABC):
     """A model's tokenizer, whichever library it belongs to.
 
-    Attributes
-    ----------
-    name : str
-        The model's name, for messages.
-    context_length : int
-        The number of tokens that the text tower takes, special ones included.
-    cleaning : str or None
-        How texts are cleaned before they are split into tokens, for the history.
+    `name` is the model's, for messages. The text tower takes `context_length` tokens, special ones
+    included. `cleaning` says how texts are cleaned before they are split, or is None.
     """
 
     name: str
@@ -68,10 +62,7 @@ class TextTokenizer(ABC):
     def clean(self, texts: Sequence[str], places: Sequence[str]) -> list[str]:
         """Return the texts that the other methods take.
 
-        Raises
-        ------
-        ClipkitError
-            If cleaning leaves nothing of a text. The message names its place.
+        An error names the place of the first text of which cleaning leaves nothing.
         """
 
     @abstractmethod
@@ -107,7 +98,7 @@ class TextTokenizer(ABC):
             if not text:
                 raise ClipkitError(
                     f"{place}: expected letters or digits, since {self.name} reads no "
-                    f"punctuation, got {before[:40]!r}",
+                    f"punctuation, got {quote(before)}",
                     "keep the punctuation with --no-clean",
                 )
 
@@ -162,13 +153,7 @@ class Tokenizer(TextTokenizer):
         return str(self.tokenizer.eos_token)
 
     def clean(self, texts: Sequence[str], places: Sequence[str]) -> list[str]:
-        """Clean texts as the model's training data were cleaned; see `canonicalize`.
-
-        Raises
-        ------
-        ClipkitError
-            If nothing is left of a text. The message names its place.
-        """
+        """Clean texts as the model's training data were cleaned; none may be left empty."""
         if self.cleaning is None:
             return list(texts)
         cleaned = [canonicalize(text) for text in texts]
@@ -231,8 +216,7 @@ class Tokenizer(TextTokenizer):
     ) -> None:
         """Check that the model takes each embedding (B) from a prompt's last token: (B, T).
 
-        It takes the first end token's, or the first token's if there is none: all prompts would
-        then have one embedding.
+        Without an end token, it takes the first one: all prompts would then have one embedding.
         """
         is_end = tokens == self.end
         if self.is_end_largest:
@@ -243,7 +227,7 @@ class Tokenizer(TextTokenizer):
             last = tokens[row, : lengths[row]].tolist()[-8:]
             raise ClipkitError(
                 f"{self.name}: expected the end token {self.end} once, as a prompt's last token, "
-                f"got tokens that end in {last} for {texts[row][:60]!r}",
+                f"got tokens that end in {last} for {quote(texts[row])}",
                 f"take {self.end_text} out of the prompt, or correct eos_token_id in config.json",
             )
 
@@ -271,13 +255,8 @@ def canonicalize(text: str) -> str:
     return " ".join(text.translate(NO_PUNCTUATION).lower().split())
 
 
-def is_installed(package: str) -> bool:
-    """Tell whether a package is installed, without importing it."""
-    return any(importlib.metadata.distributions(name=package))
-
-
 def is_cleaned_by_openai(text: str) -> bool:
-    """Tell whether OpenAI's code changes a text, other than its case and spaces.
+    """Return whether OpenAI's code changes a text, other than its case and spaces.
 
     >>> [is_cleaned_by_openai(text) for text in ("it's", "it’s", "it&#39;s", "a ﬁsh", "R&B")]
     [False, True, True, True, False]

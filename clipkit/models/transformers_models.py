@@ -9,7 +9,13 @@ import torch
 
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError
-from clipkit.models.architecture import Architecture
+from clipkit.models.architecture import (
+    Architecture,
+    Tensors,
+    check_number_of_layers,
+    check_stored_size,
+    refuse_misfits,
+)
 from clipkit.models.families import (
     FAMILIES,
     NAFLEX,
@@ -17,25 +23,18 @@ from clipkit.models.families import (
     POOLER_SETTINGS,
     PROJECTED,
     Family,
+    find_stack,
+    inner_model,
 )
 from clipkit.models.hub import ModelFiles
-from clipkit.models.layouts import find_stack, inner_model
-from clipkit.models.library_errors import import_library, quiet_loading
+from clipkit.models.libraries import import_library, quiet_loading
 from clipkit.models.tokenizer import Tokenizer
 from clipkit.models.towers import (
     CLS,
     MEAN,
-    ProjectedTower,
     Stack,
     Tower,
     TowerName,
-    UnmaskedPatches,
-)
-from clipkit.models.weights import (
-    Tensors,
-    check_number_of_layers,
-    check_stored_size,
-    refuse_misfits,
 )
 
 if TYPE_CHECKING:
@@ -174,8 +173,11 @@ class TransformersModel(Architecture):
     def preprocessor(self, device: torch.device, dtype: torch.dtype) -> Preprocessor:
         """Return the model's own image processor."""
         # imported here, since texts need no torchvision
-        from clipkit.models.naflex import NaflexPreprocessor
-        from clipkit.models.preprocessing import ImagePreprocessor, load_image_processor
+        from clipkit.models.preprocessing import (
+            ImagePreprocessor,
+            NaflexPreprocessor,
+            load_image_processor,
+        )
 
         processor = load_image_processor(self.files)
         if self.kind == "radio" and getattr(processor, "do_normalize", False):
@@ -227,13 +229,43 @@ class TransformersModel(Architecture):
 ADAPTER = TransformersModel
 
 
+class ProjectedTower(torch.nn.Module):
+    """An image tower and the projection of its pooler: pixels -> embeddings (B, D)."""
+
+    def __init__(self, model: Any, projection: torch.Tensor) -> None:
+        super().__init__()
+        self.model = model
+        width, dim = projection.shape[::-1]
+        self.projection = torch.nn.Linear(width, dim, bias=False)
+        self.projection.weight = torch.nn.Parameter(projection.float(), requires_grad=False)
+
+    def forward(self, pixel_values: torch.Tensor) -> Any:
+        """Project what the pooler returns."""
+        return self.projection(self.model(pixel_values=pixel_values).pooler_output)
+
+
+class UnmaskedPatches(torch.nn.Module):
+    """A ViT-MAE that sees all patches, in their order; by itself, it hides most of them."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+        model.config.mask_ratio = 0.0
+
+    def forward(self, pixel_values: torch.Tensor, **options: Any) -> Any:
+        """Run the model with ascending noise, by which it sorts the patches."""
+        patches = self.model.embeddings.patch_embeddings.num_patches
+        noise = torch.arange(patches, device=pixel_values.device)
+        return self.model(pixel_values, noise=noise.expand(len(pixel_values), -1), **options)
+
+
 def _class(name: str) -> Any:
     """Return a class of transformers, which takes long to import."""
     return getattr(import_library("transformers"), name)
 
 
 def number_of_layers(config: Any) -> int:
-    """Return the number of layers of a tower: of a ConvNeXt, those of all stages."""
+    """Return the number of layers of a tower; a ConvNeXt has them in stages."""
     depths = getattr(config, "depths", None)
     return int(config.num_hidden_layers) if depths is None else sum(depths)
 
@@ -273,7 +305,7 @@ def _pooler_keys(model: Any) -> set[str]:
 
 
 def _inside(model: Any, keys: Iterable[str]) -> list[str]:
-    """Return those of the unknown tensors that do not belong to a head outside of the model."""
+    """Return the unknown tensors that belong to the model, not to a head outside of it."""
     children = {name for name, _ in model.named_children()}
     inner = []
     for key in keys:

@@ -17,15 +17,10 @@ ENDINGS = (".txt", ".tsv")
 
 
 def list_files(kind: str = "") -> dict[str, Path]:
-    """Return the bundled files of a kind by their names.
+    """Return the bundled files by their names.
 
-    Parameters
-    ----------
-    kind : str
-        ``templates``, ``attributes``, ``groups``, or an empty string for the prompt sets.
+    The kinds are ``templates``, ``attributes`` and ``groups``, and without a name the prompt sets.
 
-    Examples
-    --------
     >>> sorted(list_files("templates"))
     ['small-images', 'thesis']
     """

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from clipkit.base import files
 from clipkit.base.errors import ClipkitError
 from clipkit.base.names import escape
+from clipkit.prompts.texts import quote
 
 FILE_NAMES = ("class_index.json", "imagenet_class_index.json")
 WNID = re.compile("n[0-9]{8}")  # a WordNet id
@@ -42,7 +43,7 @@ class ClassIndex(NamedTuple):
 def parse_class_index(content: Any) -> list[Entry] | None:
     """Return the classes of a class index, or None if this is none.
 
-    Classes are in the order of their numbers, or else in that of the file. Names alone must have
+    Classes are in the order of their numbers, or else of the file. Names alone must have
     the numbers 0, 1, 2, ...
 
     >>> parse_class_index({"1": "goldfish", "0": "tench"})
@@ -73,13 +74,7 @@ def _is_wnid_and_name(value: Any) -> bool:
 
 
 def load_class_index(data: bytes, where: str) -> list[Entry]:
-    """Return the classes of a class index or a JSON list of names, as printable text.
-
-    Raises
-    ------
-    ClipkitError
-        If it has another form, or a name is blank or too long.
-    """
+    """Return the classes of a class index or a JSON list of names, as printable text."""
     try:
         content = json.loads(data)
     except (ValueError, RecursionError):
@@ -91,19 +86,13 @@ def load_class_index(data: bytes, where: str) -> list[Entry]:
         raise ClipkitError(f"{where}: expected a class index, got other content", HINT)
     for entry in entries:
         if not 0 < len(entry.name.strip()) <= MAX_NAME:
-            got = escape_text(entry.name[:60])
-            raise ClipkitError(f"{where}: expected the name of a class, got {got!r}", HINT)
+            got = quote(escape_text(entry.name))
+            raise ClipkitError(f"{where}: expected the name of a class, got {got}", HINT)
     return [entry._replace(name=escape_text(entry.name)) for entry in entries]
 
 
 def find_class_index(folders: Iterable[str]) -> ClassIndex | None:
-    """Read the class index of the first of these folders that holds one.
-
-    Raises
-    ------
-    ClipkitError
-        If the file has another form.
-    """
+    """Read the class index of the first of these folders that holds one."""
     for folder in folders:
         for name in FILE_NAMES:
             path = Path(folder) / name
@@ -129,24 +118,12 @@ def rename_classes(
 
 
 def read_class_index(path: Path) -> ClassIndex:
-    """Read a class index.
-
-    Raises
-    ------
-    ClipkitError
-        If the file cannot be read or has another form.
-    """
+    """Read a class index from a file."""
     return wordnet_names(files.read_bytes(str(path), MAX_BYTES), escape(str(path)))
 
 
 def wordnet_names(data: bytes, where: str) -> ClassIndex:
-    """Return the names that the content of a class index gives WordNet ids.
-
-    Raises
-    ------
-    ClipkitError
-        If it has another form.
-    """
+    """Return the names that the content of a class index gives WordNet ids."""
     names = {entry.wnid: entry.name for entry in load_class_index(data, where)}
     if "" in names:
         raise ClipkitError(f"{where}: expected WordNet ids, got names alone", HINT)

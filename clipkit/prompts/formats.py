@@ -39,6 +39,7 @@ from clipkit.prompts.texts import (
     decode,
     from_lines,
     parse,
+    quote,
 )
 
 DEFAULT_TEMPLATE = "a photo of a {}"
@@ -121,29 +122,9 @@ def is_json(data: bytes) -> bool:
 def parse_json(data: bytes, name: str, column: str | None = None) -> Prompts | ClassNames:
     r"""Parse a JSON list of prompts, descriptions of classes, or a class index.
 
-    Parameters
-    ----------
-    data : bytes
-    name : str
-        What messages call the file.
-    column : str, optional
-        Of a class index: which part names the classes, ``name`` (the default) or ``wnid``.
+    Classes are in the order of the file, or of the numbers of a class index. `column` says which
+    part of a class index names the classes: ``name`` (the default) or ``wnid``.
 
-    Returns
-    -------
-    Prompts or ClassNames
-        Prompts for a list. Classes are in the order of the file, and those of a class index with
-        numbers in that of the numbers.
-
-    Raises
-    ------
-    ClipkitError
-        If it is no JSON of this form, a class occurs twice, or a text is refused in prompt files.
-    UsageError
-        If a column is given for another file than a class index.
-
-    Examples
-    --------
     >>> classes = parse_json(b'{"bird": ["it flies", "it sings"], "cat": ["it purrs"]}', "x.json")
     >>> classes.names, classes.wordings, classes.class_index
     (['bird', 'cat'], ['it flies', 'it sings', 'it purrs'], [0, 0, 1])
@@ -172,7 +153,7 @@ def _load(data: bytes, name: str) -> Any:
         if len(content) < len(pairs):
             repeated = Counter(key for key, _ in pairs).most_common(1)[0][0]
             raise ClipkitError(
-                f"{name}: expected each class once, got {_quote(repeated)} again",
+                f"{name}: expected each class once, got {quote(repeated)} again",
                 "write all descriptions of a class in one list",
             )
         return content
@@ -207,7 +188,7 @@ def _parse_descriptions(content: dict[str, Any], name: str) -> ClassNames:
     check_count(len(content), f"{name}: ")
     collected = _Collected(name)
     for key, value in content.items():
-        where = f"{name}, {_quote(key)}"
+        where = f"{name}, {quote(key)}"
         values = [value] if isinstance(value, str) else value
         if not isinstance(values, list):
             raise ClipkitError(f"{where}: expected a list of prompts, got {_type(value)}")
@@ -218,7 +199,7 @@ def _parse_descriptions(content: dict[str, Any], name: str) -> ClassNames:
             raise ClipkitError(f"{where}: expected at least one prompt, got none")
         class_name = _clean(key, where)
         if class_name in collected.number_of:
-            raise ClipkitError(f"{name}: expected each class once, got {_quote(class_name)} again")
+            raise ClipkitError(f"{name}: expected each class once, got {quote(class_name)} again")
         for text in texts:
             collected.add(class_name, text, where)
     return collected.classes(COMPLETE)
@@ -253,29 +234,11 @@ def parse_table(
 ) -> Prompts | ClassNames:
     r"""Parse prompts or class names from a column of a table with a header.
 
-    Parameters
-    ----------
-    column : str, optional
-        By default the first of ``prompt``, ``text``, ``class`` and ``name`` that the table has, or
-        else its only column.
-    delimiter : str
-        A comma, or a tab: then no cell is quoted.
+    By default, the column is the first of ``prompt``, ``text``, ``class`` and ``name`` that the
+    table has, or else its only one. If a column ``class`` or ``name`` stands beside the prompts,
+    they are the descriptions of each class, with classes in the order of their first rows. Between
+    tabs, no cell is quoted.
 
-    Returns
-    -------
-    Prompts or ClassNames
-        If a column ``class`` or ``name`` stands beside the prompts, the descriptions of each class,
-        with classes in the order of their first rows. Else the cells of the column.
-
-    Raises
-    ------
-    ClipkitError
-        If the table is malformed or a text is refused in prompt files.
-    UsageError
-        If the column is unknown, or there is none to choose.
-
-    Examples
-    --------
     >>> parse_table(b"id,text\n1,a dot\n2,a line\n", "mine.csv").texts
     ['a dot', 'a line']
     >>> parse_table(b"class,prompt\nbird,it flies\nbird,it sings\n", "mine.csv").names
@@ -319,7 +282,7 @@ def _choose_column(header: list[str], column: str | None, name: str) -> str:
         if known in header:
             return known
     if len(header) == 1:
-        console.note(f"{name}: the first line, {_quote(header[0])}, is taken as the header")
+        console.note(f"{name}: the first line, {quote(header[0])}, is taken as the header")
         return header[0]
     columns = ", ".join(header) or "nothing"
     raise UsageError(
@@ -404,10 +367,6 @@ def _clean(value: Any, where: str) -> str:
     if half is not None:
         raise ClipkitError(f"{where}: expected text, got half a character, U+{ord(half[0]):04X}")
     return text
-
-
-def _quote(text: str) -> str:
-    return repr(text[:40])
 
 
 def _type(value: Any) -> str:

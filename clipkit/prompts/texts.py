@@ -36,14 +36,13 @@ CONTROLS = re.compile(r"[\x00-\x08\r\x0e-\x1b\x7f-\x84\x86-\x9f]")
 
 @dataclass(frozen=True)
 class Prompts:
-    """The prompts of one file, in its order.
+    """The K prompts of one file, in its order: at least one, and none is blank.
 
     Attributes
     ----------
     name : str
         What messages call the file.
     texts : list of str, (K,)
-        The prompts. There is at least one, and none is blank.
     lines : list of int, (K,)
         The line of each prompt, counted from 1.
     blank : int
@@ -98,20 +97,13 @@ def read_with_digest(path: str) -> tuple[list[str], str]:
 
 
 def parse(data: bytes, name: str) -> Prompts:
-    r"""Parse a prompt file.
-
-    Parameters
-    ----------
-    data : bytes
-    name : str
-        What messages call the file; see `clipkit.base.files.display_name`.
+    r"""Parse a prompt file, which messages call `name`.
 
     Raises
     ------
     ClipkitError
-        If there is no prompt, a byte that is not UTF-8 or a control character, or if a line is
-        longer than MAX_CHARACTERS. The message names the line. If there are more than MAX_PROMPTS
-        lines.
+        If there is no prompt, too many or a too long one, a byte that is not UTF-8 or a control
+        character. The message names the line.
 
     Examples
     --------
@@ -150,17 +142,8 @@ def from_lines(
 
 
 def parse_templates(data: bytes, name: str) -> Prompts:
-    r"""Parse a template file: a prompt file with the placeholder ``{}`` or ``{c}`` in every line.
+    r"""Parse a prompt file that has the placeholder ``{}`` or ``{c}`` in every line.
 
-    Raises
-    ------
-    ClipkitError
-        As `parse`.
-    UsageError
-        If a line holds no placeholder or both. The message names the line.
-
-    Examples
-    --------
     >>> parse_templates(b"a photo of a {}\na drawing of a {c}\n", "mine.txt").texts
     ['a photo of a {}', 'a drawing of a {c}']
     """
@@ -173,15 +156,6 @@ def parse_templates(data: bytes, name: str) -> Prompts:
 def fill(template: str, class_name: str) -> str:
     """Fill every ``{}`` or ``{c}`` of a template with a class name; other braces stay.
 
-    Raises
-    ------
-    UsageError
-        If the template holds no placeholder or both.
-    ClipkitError
-        If the prompt would be longer than MAX_CHARACTERS.
-
-    Examples
-    --------
     >>> fill("a photo of a {}", "pickup_truck")
     'a photo of a pickup_truck'
     >>> fill("{c} in {0} braces", "fox")
@@ -190,7 +164,7 @@ def fill(template: str, class_name: str) -> str:
     placeholder = _placeholder(template)
     added = len(class_name) - len(placeholder)
     length = len(template) + template.count(placeholder) * added
-    check_length(length, f"a prompt for the class {class_name[:40]!r}")
+    check_length(length, f"a prompt for the class {quote(class_name)}")
     return template.replace(placeholder, class_name)
 
 
@@ -204,27 +178,13 @@ def readable(class_name: str) -> str:
 
 
 def from_classes(class_names: Sequence[str], templates: Sequence[str]) -> tuple[list[str], Int64]:
-    """Fill every template with every class name, class by class.
-
-    Parameters
-    ----------
-    class_names : sequence of str, (C,)
-        Used as they are; see `readable`.
-    templates : sequence of str, (T,)
-        Each with a placeholder.
+    """Fill each of T templates with each of C class names, class by class.
 
     Returns
     -------
     texts : list of str, (C * T,)
-        The T prompts of class 0, then those of class 1, ...
+        The T prompts of class 0, then of class 1, ...
     class_index : int64 array (C * T,)
-
-    Raises
-    ------
-    UsageError
-        If there is no class, no template, or a template that `fill` refuses.
-    ClipkitError
-        If there would be more than MAX_PROMPTS prompts, or a longer one than `fill` allows.
 
     Examples
     --------
@@ -242,6 +202,11 @@ def from_classes(class_names: Sequence[str], templates: Sequence[str]) -> tuple[
     texts = [fill(template, class_name) for class_name in class_names for template in templates]
     class_index = np.repeat(np.arange(len(class_names), dtype=np.int64), len(templates))
     return texts, class_index
+
+
+def quote(text: str) -> str:
+    """Return the beginning of a text as messages show it."""
+    return repr(text[:60])
 
 
 def check_not_empty(data: bytes, name: str) -> None:

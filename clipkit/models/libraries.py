@@ -1,9 +1,11 @@
-"""Turn whatever a library raises for damaged files into one line."""
+"""Import the libraries that models need, and turn whatever they raise into one line."""
 
 from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.metadata
+import importlib.util
 import logging
 import re
 import warnings
@@ -12,6 +14,7 @@ from typing import Any
 
 from clipkit.base.errors import ClipkitError, brief
 
+EXTRAS = {"open_clip": "openclip", "timm": "timm"}  # library -> the extra that installs it
 OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory")  # of PyTorch's RuntimeErrors
 
 # What the Hub's library says of a setting, in some lines
@@ -60,3 +63,25 @@ def single_line_errors(what: str, hint: str | None = None) -> Iterator[None]:
         if field:
             reason = f"{field[1]}: expected {TYPES.get(field[2], field[2])}, got {field[3]}"
         raise ClipkitError(f"cannot {what}: {reason}", hint) from error
+
+
+def check_installed(name: str, library: str) -> None:
+    """Say how to install the library of a model, unless it is there."""
+    if importlib.util.find_spec(library) is None:
+        raise ClipkitError(
+            f"{name}: expected the package {library}, which its model needs, got none",
+            f"install it: pip install 'clipkit-vl[{EXTRAS[library]}]'",
+        )
+
+
+def is_installed(package: str) -> bool:
+    """Return whether a package is installed, without importing it."""
+    return any(importlib.metadata.distributions(name=package))
+
+
+def library_version(library: str) -> str:
+    """Return a library's name and version, as a history records them."""
+    if library == "transformers":  # CLIP's text tower does not import it
+        return f"{library} {importlib.metadata.version(library)}"
+    module = importlib.import_module(library)
+    return f"{library} {module.__version__}"
