@@ -94,8 +94,8 @@ class RunOptions:
             raise UsageError("expected --layer with --pool or --norm, got none")
         if self.layers is not None and not self.projection:
             raise UsageError(
-                "expected --layer or --projection, got both",
-                "hidden states are not projected: leave --projection out",
+                "expected --layer or --no-projection, got both",
+                "hidden states are not projected: leave --no-projection out",
             )
         if self.layers is not None and self.compile:
             raise UsageError(
