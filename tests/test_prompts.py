@@ -26,7 +26,7 @@ from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.base.version import __version__
 from clipkit.datasets.class_names import CLASS_NAMES
 from clipkit.features import FeatureFile
-from clipkit.features.provenance import provenance
+from clipkit.features.history import provenance
 from clipkit.models.hub import find
 from clipkit.prompts import bundled as bundled_files
 from clipkit.prompts import class_index

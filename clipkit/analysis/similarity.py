@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from clipkit.base.errors import ClipkitError, check_positive
-from clipkit.features import BlockMatrix, FeatureFile, Float32, Split, history_entry
+from clipkit.features import BlockMatrix, FeatureFile, Float32, History, Split, history_entry
 from clipkit.features.compatibility import (
     _align_classes,
     check_widths,
@@ -88,7 +88,7 @@ def compute_logits(
     note_earlier_files(images, texts)
     inputs = {"images": images.digest, "texts": texts.digest}
     entry = history_entry("logits", temperature=temperature, whiten=whiten or None, inputs=inputs)
-    logits.history = [*images.history, *texts.history, entry]
+    logits.history = History([*images.history, *texts.history, entry])
     return logits
 
 

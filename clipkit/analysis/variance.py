@@ -24,7 +24,8 @@ from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.features import FeatureFile, compatibility
 from clipkit.features.annotations import Attribute, check_same_images, read_annotations
-from clipkit.features.provenance import check_control, prompts_entry
+from clipkit.features.compatibility import check_control
+from clipkit.features.history import prompts_entry
 
 Floats = NDArray[np.float64]
 Codes = NDArray[np.int64]

@@ -357,7 +357,7 @@ def report_rows(
     If columns are named, the rows also have the columns of `provenance`.
     """
     from clipkit.analysis.results import rows_for_people
-    from clipkit.features.provenance import add_provenance
+    from clipkit.features.history import add_provenance
 
     if rows is None:
         rows = rows_for_people(result) if view.is_for_people else result.rows()
@@ -390,7 +390,7 @@ def report_images(
     from clipkit import features
     from clipkit.analysis import ranking
     from clipkit.base import tables
-    from clipkit.features.provenance import add_provenance
+    from clipkit.features.history import add_provenance
 
     if output is not None:
         features.write(output, result, force=force)

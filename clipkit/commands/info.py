@@ -90,7 +90,7 @@ def _reports(results: list[FeatureFile], view: View, per_class: bool) -> list[li
     """Return the rows of each result's report, with columns that tell the results apart."""
     from clipkit.analysis.per_class import per_class_rows
     from clipkit.analysis.results import caveat_notes
-    from clipkit.features.provenance import identities
+    from clipkit.features.history import identities
 
     reports: list[list[Row]] = []
     for result, identity in zip(results, identities(results), strict=True):

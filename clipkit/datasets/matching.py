@@ -13,7 +13,7 @@ from clipkit.datasets.registry import REGISTRY
 from clipkit.datasets.rows import ColumnError, Columns
 from clipkit.datasets.sources import SourceOptions, read_source
 from clipkit.features import FeatureFile, Int64
-from clipkit.features.provenance import dataset_entries, original_split
+from clipkit.features.history import dataset_entries, original_split
 
 HINT = "name the data set that was embedded"
 

@@ -21,7 +21,7 @@ from clipkit.datasets.images import readable_suffixes
 from clipkit.datasets.registry import REGISTRY
 from clipkit.datasets.rows import Columns
 from clipkit.features.formats import import_parquet
-from clipkit.features.model import drop_none
+from clipkit.features.history import drop_none
 
 _PATTERN = re.compile(r"[*?\[{]")
 _TAR = re.compile(r"\.(tar|tgz|tbz2?|txz|tar\.\w+)$")

@@ -233,7 +233,7 @@ class Checkpoint:
 
     def _history(self, shard: Shard, skipped: list[Skipped]) -> History:
         entry = {"command": "embed", "run": self.run, "shard": shard.number, "skipped": skipped}
-        return [entry]
+        return History([entry])
 
 
 def _concatenate(parts: list[Split], columns: slice) -> Split:

@@ -40,7 +40,7 @@ from clipkit.embedding.engines import (
     load_encoder,
 )
 from clipkit.features import FeatureFile, Float32, Split
-from clipkit.features.provenance import feature_name
+from clipkit.features.history import feature_name
 
 if TYPE_CHECKING:
     from clipkit.datasets import Dataset, ImageDataset
@@ -311,7 +311,7 @@ class _Run:
             entry = self._layer_entry(layer)
             if skipped:
                 entry["skipped"] = skipped
-            file = FeatureFile("images", [entry], splits, class_names=class_names)
+            file = FeatureFile("images", features.History([entry]), splits, class_names=class_names)
             try:
                 features.write(name, file, force=self.force)
             except UsageError:

@@ -86,7 +86,7 @@ def embed_texts(
     )
     return FeatureFile(
         "texts",
-        [entry],
+        features.History([entry]),
         features=embeddings,
         texts=texts,
         class_index=np.full(len(texts), -1),
@@ -174,7 +174,7 @@ def embed_classes(
     )
     return FeatureFile(
         "texts",
-        [entry],
+        features.History([entry]),
         features=embeddings,
         texts=texts,
         class_index=class_index,

@@ -23,7 +23,7 @@ from clipkit.base.errors import ClipkitError, UsageError, unknown
 from clipkit.features import FeatureFile, Int64
 from clipkit.features.compatibility import origin, relate
 from clipkit.features.formats import import_parquet
-from clipkit.features.provenance import dataset_entries, original_split
+from clipkit.features.history import dataset_entries, original_split
 
 TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 CLASS = "class"  # the attribute that consists of the labels of a file

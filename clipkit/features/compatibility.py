@@ -11,15 +11,17 @@ import numpy as np
 
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError
-from clipkit.features import Int64
-from clipkit.features.model import FeatureFile, History
-from clipkit.features.provenance import (
+from clipkit.features.history import (
     IMAGES_ALONE_HINT,
+    Entry,
     dataset_entries,
     feature_name,
     has_text_tower,
+    is_untrained,
     original_split,
+    provenance,
 )
+from clipkit.features.model import FeatureFile, Int64
 
 ROW_NUMBERS = "row numbers"  # what the history says of ids that an import did not have
 SAME_IMAGES = "the same images"
@@ -63,7 +65,7 @@ def _rows_digest(file: FeatureFile, split: str) -> str:
     return ""
 
 
-def _inputs(history: History) -> tuple[str, ...]:
+def _inputs(history: Sequence[Entry]) -> tuple[str, ...]:
     """Return the digests of the inputs of a history that hold rows."""
     inputs = [entry["inputs"] for entry in history if isinstance(entry.get("inputs"), dict)]
     return tuple(str(digests[role]) for digests in inputs for role in ROLES if role in digests)
@@ -185,6 +187,22 @@ def _named_model(file: FeatureFile) -> dict[str, Any]:
             "add it with: clipkit convert --model NAME",
         )
     return model
+
+
+def check_control(control: FeatureFile, images: FeatureFile, splits: Sequence[str]) -> None:
+    """Refuse a control of a trained model or with the images' own embeddings; warn if unsure."""
+    rows = [[file.splits[name].features for name in splits] for file in (images, control)]
+    is_same = all(np.array_equal(np.asarray(a), np.asarray(b)) for a, b in zip(*rows, strict=True))
+    if is_same or (control.model() is not None and not is_untrained(control)):
+        got = images.display_name if is_same else provenance(control).model
+        raise ClipkitError(
+            f"{control.display_name}: expected an untrained model's embeddings, got those of {got}",
+            "make a control with: clipkit embed --untrained 7",
+        )
+    if control.model() is None:
+        console.warn(
+            f"{control.display_name}: the history names no model, so this control may be trained"
+        )
 
 
 def is_same_model(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:

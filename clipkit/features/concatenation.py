@@ -295,4 +295,4 @@ def _join_histories(
         keep_apart=keep_apart or None,
         inputs=inputs,
     )
-    return [*history, entry]
+    return History([*history, entry])

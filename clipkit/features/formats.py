@@ -30,6 +30,7 @@ from clipkit.base.tables import distinct_names
 from clipkit.features import npz
 from clipkit.features.compatibility import ROW_NUMBERS
 from clipkit.features.describe import abridged
+from clipkit.features.history import drop_none
 from clipkit.features.model import (
     RESULTS,
     BlockMatrix,
@@ -38,7 +39,6 @@ from clipkit.features.model import (
     Int64,
     Split,
     as_float32,
-    drop_none,
     is_features,
     row_ids,
     stored_array,

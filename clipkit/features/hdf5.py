@@ -34,6 +34,7 @@ from clipkit.base.files import (
 )
 from clipkit.base.prefetch import prefetch
 from clipkit.features.checked_file import MAX_CHUNK_BYTES, SIGNATURE, CheckedFile
+from clipkit.features.history import IMAGES_ALONE_HINT, has_text_tower
 from clipkit.features.model import (
     BlockMatrix,
     FeatureFile,
@@ -47,7 +48,6 @@ from clipkit.features.model import (
     sha256_of,
     stored_array,
 )
-from clipkit.features.provenance import IMAGES_ALONE_HINT, has_text_tower
 from clipkit.features.validation import finite_blocks, validate
 
 SYNC_BYTES = 1 << 27

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from clipkit.base import files
 from clipkit.base.errors import LARGEST, SMALLEST, ClipkitError, unknown
-from clipkit.base.version import __version__
+from clipkit.features.history import Entry, History, canonical_json, drop_none
 
 FORMAT = "clipkit"
 VERSION = 2  # the newest that is read
@@ -29,7 +28,6 @@ TEXTS_AT_ONCE = 1 << 14  # a text costs Python ten times its bytes, so few are c
 
 Float32 = NDArray[np.float32]
 Int64 = NDArray[np.int64]
-History = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -156,8 +154,8 @@ class FeatureFile:
     Attributes
     ----------
     kind : {"images", "texts", "logits", "result", "probe"}
-    history : list of dict
-        One entry for each command that made the file, oldest first.
+    history : History
+        One entry for each command that made the file, oldest first. A list of dicts becomes one.
     splits : dict of str to Split
         Of images and logits, and of results and probes with predictions.
     features, texts, class_index : (K, D) float32, list of K str, (K,) int64
@@ -180,7 +178,7 @@ class FeatureFile:
     """
 
     kind: str
-    history: History = field(default_factory=list)
+    history: History = field(default_factory=History)
     splits: dict[str, Split] = field(default_factory=dict)
     features: Any = None
     texts: list[str] | None = None
@@ -299,28 +297,27 @@ class FeatureFile:
             values = [math.nan if row[name] is None else row[name] for row in rows]
             self.runs[name] = np.asarray(values)
 
-    def model(self) -> dict[str, Any] | None:
-        """Return the history's entry about the model that made the features, if there is one."""
-        for entry in self.history:
-            if isinstance(entry.get("model"), dict):
-                return dict(entry["model"])
-        return None
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "history" and isinstance(value, list):
+            value = History(value)
+        super().__setattr__(name, value)
 
-    def last_entry(self, command: str) -> dict[str, Any]:
+    def model(self) -> dict[str, Any] | None:
+        """Return what the history says of the model that made the features, if it names one."""
+        return self.history.model or None
+
+    def last_entry(self, command: str) -> Entry:
         """Return the history's last entry of a command, or an empty one."""
-        for entry in reversed(self.history):
-            if entry["command"] == command:
-                return entry
-        return {}
+        return self.history.last(command)
 
     @property
     def holds_clusters(self) -> bool:
         """Whether the predictions are cluster numbers, and not classes."""
-        return bool(self.history) and self.history[-1]["command"] == "cluster"
+        return bool(self.history) and self.history[-1].command == "cluster"
 
     def extended_history(self, command: str, **parameters: Any) -> History:
         """Return the history with an entry for a command that made something from this file."""
-        return [*self.history, history_entry(command, **parameters)]
+        return self.history.extended(command, **parameters)
 
     def datasets(self) -> dict[str, Any]:
         """Return every array that the file holds, by its HDF5 name."""
@@ -381,16 +378,6 @@ class FeatureFile:
         return self.map_features(BlockMatrix.read)
 
 
-def history_entry(command: str, **parameters: Any) -> dict[str, Any]:
-    """Return a history entry; parameters that are None are left out."""
-    return {"command": command, "clipkit": __version__, **drop_none(parameters)}
-
-
-def drop_none(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values that are not None."""
-    return {name: value for name, value in values.items() if value is not None}
-
-
 def row_ids(n: int) -> list[str]:
     """Return row numbers as ids of equal width.
 
@@ -399,13 +386,6 @@ def row_ids(n: int) -> list[str]:
     """
     width = len(str(n - 1))
     return [f"{row:0{width}d}" for row in range(n)]
-
-
-def canonical_json(value: Any) -> str:
-    """Return JSON with sorted keys and no spaces: equal values give equal text."""
-    return json.dumps(
-        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-    )
 
 
 def place_of(name: str) -> str:

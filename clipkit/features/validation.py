@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import sys
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipkit.base.errors import LARGEST, SMALLEST, ClipkitError
+from clipkit.features.history import check_history, check_scale
 from clipkit.features.model import (
     RESULTS,
     TEXTS_AT_ONCE,
@@ -25,7 +25,6 @@ from clipkit.features.model import (
     BlockMatrix,
     FeatureFile,
     Float32,
-    canonical_json,
     is_features,
     number_code,
 )
@@ -126,7 +125,6 @@ MAX_PROBE_CLASSES = 5000  # prediction makes a score for each row and class
 MAX_UNITS = 1 << 16  # and a number for each row and unit
 MAX_NAMES = 4096  # of a group: splits, or columns
 MAX_INTEGER = 2**63 - 1
-MAX_DEPTH = 16  # of a history: what walks it is recursive
 
 
 def key_of(name: str) -> str:
@@ -197,7 +195,7 @@ def validate(file: FeatureFile) -> None:
         for name, value in datasets.items():
             _check_type(name, value)
         _check_scales(file)
-        _check_history(file.history)
+        check_history(file.history)
         _check_lengths(file, datasets)
         _check_classes(file, datasets)
         if file.kind == "probe":
@@ -339,79 +337,7 @@ def _check_scales(file: FeatureFile) -> None:
         raise ClipkitError(message)
     for name in ("temperature", "logit_scale"):
         if getattr(file, name) is not None:
-            _check_scale(name, getattr(file, name))
-
-
-def _check_scale(name: str, value: Any) -> None:
-    if not _is_finite(value) or value <= 0:
-        raise ClipkitError(f"{name}: expected a finite number above 0, got {str(value)[:40]}")
-
-
-def _is_finite(value: Any) -> bool:
-    """Whether a value is a number, and neither NaN nor beyond a 64-bit float, as 10^400 is."""
-    if isinstance(value, np.floating):
-        value = float(value)
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_number and abs(value) <= sys.float_info.max
-
-
-def _check_history(history: Any) -> None:
-    """Check a history: a list of JSON objects, each naming its command and, if any, its model."""
-    if not isinstance(history, list):
-        raise ClipkitError(f"history: expected a list, got {type(history).__name__}")
-    if _is_deeper(history, MAX_DEPTH):
-        raise ClipkitError(f"history: expected at most {MAX_DEPTH} levels, got more")
-    try:
-        canonical_json(history).encode()
-    except (ValueError, TypeError) as error:  # NaN, half a surrogate pair, a set
-        raise ClipkitError(f"history: expected plain JSON, got {error}") from None
-    for number, entry in enumerate(history, 1):
-        _check_entry(f"history, entry {number}", entry)
-    for integer in _integers(history):
-        if not _is_finite(integer):
-            message = "history: expected numbers in the range of a 64-bit float, got"
-            raise ClipkitError(f"{message} {str(integer)[:40]}")
-
-
-def _is_deeper(value: Any, levels: int) -> bool:
-    """Whether lists and objects are nested more than `levels` deep, the innermost value included.
-
-    >>> _is_deeper([{"command": "embed"}], 3), _is_deeper([{"command": "embed"}], 2)
-    (False, True)
-    """
-    if levels == 0:
-        return True
-    if isinstance(value, dict):
-        return any(_is_deeper(part, levels - 1) for part in value.values())
-    if isinstance(value, list | tuple):
-        return any(_is_deeper(part, levels - 1) for part in value)
-    return False
-
-
-def _integers(value: Any) -> Iterator[int]:
-    """Yield the integers of a history, which in JSON may have any number of digits."""
-    if isinstance(value, dict):
-        value = list(value.values())
-    if isinstance(value, list | tuple):
-        for part in value:
-            yield from _integers(part)
-    elif isinstance(value, int) and not isinstance(value, bool):
-        yield value
-
-
-def _check_entry(where: str, entry: Any) -> None:
-    if not isinstance(entry, dict) or not isinstance(entry.get("command"), str):
-        raise ClipkitError(f"{where}: expected an object with the name of a command")
-    if "model" not in entry:
-        return
-    model = entry["model"]
-    if not isinstance(model, dict) or not isinstance(model.get("name"), str):
-        raise ClipkitError(f"{where}: expected a model with a name")
-    if "logit_scale" in model:
-        _check_scale(f"{where}: logit_scale", model["logit_scale"])
-    if "logit_bias" in model and not _is_finite(model["logit_bias"]):
-        got = str(model["logit_bias"])[:40]
-        raise ClipkitError(f"{where}: logit_bias: expected a finite number, got {got}")
+            check_scale(name, getattr(file, name))
 
 
 def _check_lengths(file: FeatureFile, datasets: dict[str, Any]) -> None:
