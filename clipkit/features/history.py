@@ -84,6 +84,10 @@ class History(list[Entry]):
         made: list[Any] = [Entry(entry) if isinstance(entry, dict) else entry for entry in entries]
         super().__init__(made)
 
+    def append(self, entry: Mapping[str, Any]) -> None:
+        """Add an entry at the end."""
+        super().append(Entry(entry))
+
     @property
     def model(self) -> dict[str, Any]:
         """What the first entry with a model says of it, or {}."""
