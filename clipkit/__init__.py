@@ -37,7 +37,6 @@ _PACKAGES = {
         "zeroshot"
     ),
     "features": "annotations concatenation splitting",
-    "datasets": "thumbnails",
     "plots": "layer_curves panels",
 }
 _MODULES = {
@@ -46,6 +45,7 @@ _MODULES = {
     for module in modules.split()
 }
 _MODULES[f"{__name__}.prompt_files"] = f"{__name__}.prompts.formats"
+_MODULES[f"{__name__}.thumbnails"] = f"{__name__}.datasets.matching"
 
 
 class _ShortNames(Loader):

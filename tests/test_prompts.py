@@ -24,7 +24,7 @@ from clipkit import embedding, read
 from clipkit.analysis import similarity, zeroshot
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.base.version import __version__
-from clipkit.datasets.class_names import CLASS_NAMES
+from clipkit.datasets.registry import CLASS_NAMES
 from clipkit.features import FeatureFile
 from clipkit.features.history import provenance
 from clipkit.models.hub import find

@@ -597,8 +597,8 @@ def test_a_small_parquet_manifest_that_unpacks_to_gigabytes_is_refused(
     path = tmp_path / "m.parquet"
     pq.write_table(table, path, compression="zstd", store_schema=False, **options)
     assert path.stat().st_size < 10_000
-    parquet_manifests = manifests.import_parquet(manifests.PARQUET_READER)
-    monkeypatch.setattr(parquet_manifests, "BATCH_BYTES", 2**23)
+    parquet = manifests.import_parquet(manifests.PARQUET_READER)
+    monkeypatch.setattr(parquet, "BATCH_BYTES", 2**23)
     sizes = sizes_of_batches(monkeypatch)
     with pytest.raises(ClipkitError, match="row 1: expected a label of at most 1,000 characters"):
         datasets.load(path)
@@ -617,15 +617,15 @@ def test_a_parquet_manifest_that_repeats_long_paths_is_refused(tmp_path, monkeyp
 def sizes_of_batches(monkeypatch):
     """Return a list of the bytes that Arrow has in memory at each batch of a manifest's rows."""
     pa = pytest.importorskip("pyarrow")
-    parquet_manifests = manifests.import_parquet(manifests.PARQUET_READER)
-    batch_rows = parquet_manifests._batch_rows
+    parquet = manifests.import_parquet(manifests.PARQUET_READER)
+    batch_rows = parquet._batch_rows
     before, sizes = pa.total_allocated_bytes(), []
 
     def measure(*arguments: Any) -> Any:
         sizes.append(pa.total_allocated_bytes() - before)
         return batch_rows(*arguments)
 
-    monkeypatch.setattr(parquet_manifests, "_batch_rows", measure)
+    monkeypatch.setattr(parquet, "_batch_rows", measure)
     return sizes
 
 

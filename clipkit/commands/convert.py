@@ -119,9 +119,9 @@ def convert(
                 file, split = formats.only_runs(file, split), None
             small = None
             if thumbnails:
-                from clipkit.datasets import thumbnails as images
+                from clipkit.datasets import matching
 
-                small = images.read_thumbnails(file, thumbnails, root=root, split=split)
+                small = matching.read_thumbnails(file, thumbnails, root=root, split=split)
             formats.export_file(output, file, split=split, thumbnails=small, force=force)
         if thumbnails:
             console.note(f"{output} has {Path(output).stat().st_size / 1e6:,.1f} MB")

@@ -302,17 +302,6 @@ class Dataset:
         """Divide the only split, or else `train`: what `clipkit embed --split-off` does.
 
         The rows are those of `splitting.split` with the same fractions and seed.
-
-        Parameters
-        ----------
-        fractions : dict of str to float
-            New splits, each with its fraction of the rows.
-        seed : int
-
-        Raises
-        ------
-        UsageError, ClipkitError
-            If `splitting.split_rows` does.
         """
         source = splitting.choose_source(self.splits, None, self.name)
         rows = splitting.split_rows(

@@ -38,11 +38,6 @@ def read_list(source: str = files.STREAM) -> Dataset:
     Relative paths start at the current folder. Blank lines are dropped. An id is the path without
     "./" at its start. The split is `all`, and there are no labels.
 
-    Parameters
-    ----------
-    source : str
-        A file, or ``-`` for standard input.
-
     Raises
     ------
     UsageError
@@ -102,7 +97,7 @@ ENDINGS = (".csv", ".tsv", ".parquet", ".jsonl")
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 Stream = BufferedReader | BytesIO
 DEFAULTS = Columns()
-PARQUET_READER = "clipkit.datasets.parquet_manifests"
+PARQUET_READER = "clipkit.datasets.parquet"
 MAX_HEADER = 1 << 16
 EXAMPLE = '{"path": "a.jpg", "label": "cat"}'
 MAX_BYTES = 1 << 28  # a million rows of 256 bytes
@@ -122,13 +117,7 @@ def is_manifest(name: str) -> bool:
 
 
 def names_images(name: str) -> bool:
-    """Whether a file is a manifest, and not a table of something else: it has a column `path`.
-
-    Raises
-    ------
-    ClipkitError
-        If the file is a damaged Parquet file.
-    """
+    """Whether a file is a manifest, and not a table of something else: it has a column `path`."""
     ending = Path(name).suffix.lower()
     if not is_manifest(name) or not Path(name).is_file():
         return False

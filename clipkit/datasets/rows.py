@@ -71,11 +71,6 @@ def number_labels(
     class_names : list of str
         Names are sorted by code point, as class folders are.
     number_of : dict of str to int
-
-    Raises
-    ------
-    ClipkitError
-        If a number is negative or has no name.
     """
     matches = [WHOLE_NUMBER.fullmatch(label) for label in labels]
     numbers = [int(match[1]) for match in matches if match]
@@ -105,22 +100,10 @@ def labels_from_texts(
     place_of: Callable[[str], str],
     names_of_numbers: Callable[[], list[str] | None] = no_names,
 ) -> tuple[dict[str, Int64], list[str]]:
-    """Return labels and class names where each row has the number of a text.
+    """Return labels and class names where each row has the number of a text, or `NO_LABEL`.
 
-    Parameters
-    ----------
-    codes : dict of str to (N,) array of integers
-        Per split, the number in `texts` of each row's label, or `NO_LABEL`.
-    texts : collection of str
-        The distinct labels, in the order of their numbers.
-    place_of, names_of_numbers : callable
-        See `number_labels`.
-
-    Returns
-    -------
-    labels : dict of str to (N,) int64 array
-        Indices into the class names, or `NO_LABEL`.
-    class_names : list of str
+    `codes` (N,) of each split number `texts`; see `number_labels` for the functions. Labels (N,)
+    are indices into the class names, or `NO_LABEL`.
     """
     class_names, number_of = number_labels(texts, place_of, names_of_numbers)
     values = np.array([number_of[text] for text in texts] + [NO_LABEL], np.int64)
@@ -166,14 +149,8 @@ def unique_ids(
 ) -> tuple[list[str], Int64]:
     """Return unique ids, and the rows (N,) that have them.
 
-    Parameters
-    ----------
-    ids : list of str
-    file_of : (N,) int32 array
-        The number of each row's file.
-    prefixes : sequence of str
-        What is put before all ids, by the number of the file, if an id occurs twice. Of rows that
-        still have the same id, the first one stays.
+    If an id occurs twice, the prefix of its file, of number `file_of` (N,), is put before each. Of
+    rows that still have the same id, the first one stays.
     """
     if has_duplicates(ids):
         ids = [f"{prefixes[file]}/{name}" for name, file in zip(ids, file_of, strict=True)]

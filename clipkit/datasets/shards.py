@@ -50,13 +50,6 @@ def find_files(patterns: Sequence[str], suffix: str) -> list[str]:
         A path that exists is taken as it is written.
     suffix : str
         What the files in a folder end in.
-
-    Raises
-    ------
-    UsageError
-        If an http(s) URL has a wildcard or a brace range is not valid.
-    ClipkitError
-        If a pattern finds nothing.
     """
     names: dict[str, str] = {}  # by the URL or the absolute path
     for pattern in patterns:
@@ -169,11 +162,6 @@ def split_names(files: Sequence[str]) -> list[str]:
     The split is train, val (also valid, validation) or test if the file's name holds that as a
     word; else what comes before a number such as ``-00000-of-00002``; else the name of its folder
     if it is one of these words. If no file says so, all belong to the split `all`.
-
-    Raises
-    ------
-    ClipkitError
-        If only some of the files say so.
 
     Examples
     --------
@@ -354,13 +342,7 @@ def _read_beside(file: str, names: Sequence[str]) -> tuple[bytes, str] | None:
 
 
 def parse_class_names(data: bytes, where: str) -> list[str]:
-    """Return class names, a line each, or from a class index or a list in JSON.
-
-    Raises
-    ------
-    ClipkitError
-        If a name is missing, or the content has another form.
-    """
+    """Return class names, a line each, or from a class index or a list in JSON."""
     if where.endswith(".json"):
         entries = load_class_index(data, where)
         names = [entry.name for entry in entries]

@@ -24,9 +24,8 @@ from clipkit.base import console
 from clipkit.base.errors import ClipkitError, ImageError
 from clipkit.base.names import escape
 from clipkit.datasets import images, remote, shards
-from clipkit.datasets.cache import SharedCache
 from clipkit.datasets.dataset import Dataset, ImageDataset
-from clipkit.datasets.remote import RangeReader, StoredFile, display_url
+from clipkit.datasets.remote import RangeReader, SharedCache, StoredFile, display_url
 from clipkit.datasets.rows import (
     NO_LABEL,
     LabelCodes,
@@ -184,11 +183,6 @@ def read_tars(patterns: Sequence[str]) -> Dataset:
     ``class_index.json`` beside the tars names those that are numbers, and the latter those that are
     WordNet ids. Splits are named as `shards.split_names` says. Rows keep the order of the tars.
 
-    Parameters
-    ----------
-    patterns : sequence of str
-        See `shards.find_files`.
-
     Raises
     ------
     ClipkitError
@@ -265,13 +259,7 @@ class _Member(NamedTuple):
 
 
 def _members(headers: _Headers) -> Iterator[_Member]:
-    """Yield the members of a tar that have an ending and are not hidden.
-
-    Raises
-    ------
-    ClipkitError
-        If the tar is compressed, damaged or not whole.
-    """
+    """Yield the members of a tar that have an ending and are not hidden."""
     where = display_url(headers.file.name)
     _check_uncompressed(headers, where)
     count = 0

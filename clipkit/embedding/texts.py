@@ -17,7 +17,7 @@ from clipkit.analysis import ensembling, similarity
 from clipkit.base import console, files
 from clipkit.base.errors import ClipkitError, UsageError, unknown
 from clipkit.base.names import escape
-from clipkit.datasets.class_names import CLASS_NAMES
+from clipkit.datasets.registry import CLASS_NAMES
 from clipkit.features import FeatureFile, Float32, Int64
 from clipkit.features.checked_file import SIGNATURE
 from clipkit.prompts import bundled

@@ -147,13 +147,7 @@ def read_annotations(
 
 
 def read_attribute(file: FeatureFile, table: str, column: str | None = None) -> Annotations:
-    """Read one attribute: the named one, or the only one of a table besides the file's labels.
-
-    Raises
-    ------
-    UsageError
-        If there is no such column, or the table has several attributes and none is named.
-    """
+    """Read one attribute: the named one, or the only one of a table besides the file's labels."""
     annotations = read_annotations(file, table, [column] if column else ())
     attributes = annotations.attributes
     others = [attribute for attribute in attributes if attribute.name != CLASS] or attributes
@@ -419,13 +413,7 @@ def _as_text(cell: Any, where: str) -> str:
 
 
 def check_same_images(control: FeatureFile, images: FeatureFile, splits: Sequence[str]) -> None:
-    """Refuse a control that was not made from the same images.
-
-    Raises
-    ------
-    ClipkitError
-        If the ids of a split differ, or it is of another data set.
-    """
+    """Refuse a control that was not made from the same images."""
     for split in splits:
         wanted = origin(images, split)  # that rows are the same is what the user says of a control
         is_same = split in control.splits and relate(origin(control, split), wanted, same_rows=True)

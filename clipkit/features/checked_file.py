@@ -43,20 +43,7 @@ HDF5_CLASS = {str: h5py.h5t.STRING, int: h5py.h5t.INTEGER, float: h5py.h5t.FLOAT
 
 
 class CheckedFile:
-    """An open HDF5 file that gives out only what was checked.
-
-    Parameters
-    ----------
-    file : OpenFile
-        Open as long as this is used.
-    display_name : str
-        What errors call the file.
-
-    Raises
-    ------
-    ClipkitError
-        If the file is not a complete HDF5 file of clipkit's form.
-    """
+    """An open HDF5 file that gives out only what was checked. The `OpenFile` must stay open."""
 
     def __init__(self, file: OpenFile, display_name: str) -> None:
         self.descriptor = file.descriptor

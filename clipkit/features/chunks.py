@@ -15,15 +15,9 @@ from numpy.typing import NDArray
 
 
 class ChunkReader:
-    """The chunks of a matrix (N, D), each of which has all columns.
+    """The chunks of a matrix (N, D) of a `CheckedFile`, each of which has all columns.
 
-    Parameters
-    ----------
-    dataset : h5py.Dataset
-        Of a `CheckedFile`: its chunks lie in the file, and have no filter but fletcher32, which
-        appends to the bytes of a chunk.
-    descriptor : int
-        Of the file.
+    The only filter is fletcher32, which appends to the bytes of a chunk.
     """
 
     def __init__(self, dataset: h5py.Dataset, descriptor: int) -> None:
@@ -45,13 +39,7 @@ class ChunkReader:
         return dataset.chunks is not None and dataset.chunks[1] == dataset.shape[1]
 
     def read(self, rows: slice) -> NDArray[Any]:
-        """Return rows (B, D).
-
-        Raises
-        ------
-        OSError
-            If the file ends before them.
-        """
+        """Return rows (B, D)."""
         start, stop, _ = rows.indices(self._shape[0])
         block = np.empty((stop - start, self._shape[1]), self._dtype)
         row = start
@@ -66,13 +54,7 @@ class ChunkReader:
 
 
 def read_exactly(descriptor: int, buffer: memoryview, offset: int) -> None:
-    """Fill a buffer with the bytes of a file from an offset on: one read may give a part of them.
-
-    Raises
-    ------
-    OSError
-        If the file ends before.
-    """
+    """Fill a buffer with the bytes of a file from an offset on: one read may give a part of them."""
     view = buffer.cast("B")
     while view:
         count = os.preadv(descriptor, [view], offset)

@@ -131,13 +131,7 @@ def _check_has_embeddings(file: FeatureFile) -> None:
 
 
 def check_widths(images: FeatureFile, texts: FeatureFile) -> None:
-    """Refuse images and texts of different widths.
-
-    Raises
-    ------
-    ClipkitError
-        Naming both files and widths.
-    """
+    """Refuse images and texts of different widths."""
     width = texts.features.shape[1]
     for split in images.splits.values():
         if split.features.shape[1] != width:
@@ -152,11 +146,6 @@ def common_logit_scale(images: FeatureFile, texts: FeatureFile) -> float | None:
 
     Models are compared as `is_same_model` does. Both files must hold the same features of it:
     embeddings, or one layer's hidden states. With texts, images must have embeddings.
-
-    Raises
-    ------
-    ClipkitError
-        If they differ, or a file does not say which model made it.
     """
     a, b = _named_model(images), _named_model(texts)
     if images.kind != texts.kind == "texts":
@@ -229,11 +218,6 @@ def check_same_prompts(first: FeatureFile, other: FeatureFile) -> None:
 
     Equal texts may stand for different directions: templates and descriptions make other ensembles
     of one class, and all whitened or random directions have the same names.
-
-    Raises
-    ------
-    ClipkitError
-        Naming both files and what differs.
     """
     both = f"{first.display_name} and {other.display_name}"
     hint = "make logits of both with the same prompts in the same order"

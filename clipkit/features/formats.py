@@ -191,8 +191,8 @@ def _check_written(path: Path, file: FeatureFile, output: str) -> None:
         imported = _assemble(arrays, output, None, {})
     validate(imported)
     before, after = _small_arrays(file), _small_arrays(imported)
-    names = before.keys() | after.keys()
-    altered = [name for name in names if not np.array_equal(before.get(name), after.get(name))]
+    altered = before.keys() ^ after.keys()
+    altered |= {name for name in before if not np.array_equal(before[name], after.get(name, ()))}
     if altered or imported.attributes() != file.attributes():
         what = ", ".join(sorted(altered)) or "the metadata"
         raise ClipkitError(f"{output}: expected to hold {what} unchanged, but it cannot")
@@ -264,13 +264,7 @@ def _read_arrays(
 
 
 def import_parquet(module: str = "clipkit.features.parquet") -> Any:
-    """Import a module that needs pyarrow.
-
-    Raises
-    ------
-    ClipkitError
-        If pyarrow is not installed.
-    """
+    """Import a module that needs pyarrow."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
@@ -532,13 +526,7 @@ def _csv_cell(value: Any) -> Any:
 
 
 def only_runs(file: FeatureFile, split: str | None = None) -> FeatureFile:
-    """Return the runs of a result or probe without predictions, all or those scored on a split.
-
-    Raises
-    ------
-    UsageError
-        If the file is no result, or has no runs on the split.
-    """
+    """Return the runs of a result or probe without predictions, all or those scored on a split."""
     if not file.is_result:
         raise UsageError(f"--table: expected a result, got {file.kind}")
     file = replace(file.as_result(), splits={})

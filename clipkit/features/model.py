@@ -130,12 +130,7 @@ class Split:
         return f"Split({', '.join(parts)})"
 
     def take(self, rows: NDArray[np.integer[Any]] | Sequence[int]) -> Split:
-        """Return the split that holds the given rows, in their order, with its features in memory.
-
-        Parameters
-        ----------
-        rows : sequence of int (n,)
-        """
+        """Return a split with the given rows (n,), in their order, and its features in memory."""
         rows = np.asarray(rows, np.int64)
         taken = Split(ids=[self.ids[row] for row in rows.tolist()])
         if self.features is not None:
@@ -249,13 +244,7 @@ class FeatureFile:
         )
 
     def choose_splits(self, names: Sequence[str] | None) -> list[str]:
-        """Return the given split names without repeats, all by default.
-
-        Raises
-        ------
-        UsageError
-            If there is no such split.
-        """
+        """Return the given split names without repeats, all by default."""
         for name in names or []:
             if name not in self.splits:
                 raise unknown(f"split of {self.display_name}", name, self.splits)

@@ -74,7 +74,7 @@ def is_text(arrow_type: pa.DataType) -> bool:
 
 def is_number(arrow_type: pa.DataType) -> bool:
     """Whether a column of this type holds numbers."""
-    return pa.types.is_integer(arrow_type) or pa.types.is_floating(arrow_type)
+    return bool(pa.types.is_integer(arrow_type) or pa.types.is_floating(arrow_type))
 
 
 def _is_scalar(arrow_type: pa.DataType) -> bool:
@@ -86,18 +86,7 @@ def _is_scalar(arrow_type: pa.DataType) -> bool:
 def read_table(path: Path, name: str, *, with_features: bool = True) -> dict[str, Any]:
     """Read a table with a column ``feature`` (or ``features``) of lists of numbers.
 
-    Parameters
-    ----------
-    path : Path
-    name : str
-        What errors call the file.
-    with_features : bool
-        Whether to read the lists too, which may be large.
-
-    Returns
-    -------
-    dict of str to array, list or None
-        Named like the arrays of an .npz. A column that has no place in a feature file is None.
+    Arrays are named as in an .npz. A column that has no place in a feature file is None.
     """
     schema = pq.read_schema(path)
     is_of_texts = "text" in schema.names
@@ -144,13 +133,7 @@ def _present(schema: pa.Schema, known: Mapping[str, Any], is_export: bool, name:
 
 
 def read_cells(path: Path, name: str) -> tuple[list[str], list[tuple[int, list[Any]]]]:
-    """Read the columns of texts, numbers and truth values; return their names, and each row.
-
-    Raises
-    ------
-    ClipkitError
-        If the file is damaged, or its columns would unpack to much more than the file.
-    """
+    """Read the columns of texts, numbers and truth values; return their names, and each row."""
     with read_errors(name):
         names = [field.name for field in pq.read_schema(path) if _is_scalar(field.type)]
         with _open(path, name, names) as file:

@@ -482,13 +482,7 @@ def _check_class_range(name: str, numbers: NDArray[Any], count: int) -> None:
 
 
 def finite_blocks(blocks: Iterator[Float32], name: str) -> Iterator[Float32]:
-    """Yield blocks (B, D) until one holds NaN or Inf; then only count the bad rows, and raise.
-
-    Raises
-    ------
-    ClipkitError
-        Naming `name`, the number of bad rows and the first of them.
-    """
+    """Yield blocks (B, D) until one holds NaN or Inf; then only count the bad rows, and raise."""
     bad: list[int] = []
     start = 0
     for block in blocks:
