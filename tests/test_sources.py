@@ -653,27 +653,6 @@ def test_a_row_of_a_manifest_of_text_takes_few_bytes(photos):
         assert most / len(split) < 140  # the file has 110 or more for each row
 
 
-def test_ids_of_a_manifest_take_little_more_than_their_letters(photos):
-    rows = [{"path": f"photos/{i:06}.jpg"} for i in range(20_000)]
-    sizes = []
-    for number, row in enumerate(rows):
-        row["id"] = f"image {number:06}"
-    for table in ([{"path": row["path"]} for row in rows], rows):
-        path = write_manifest(photos / "m.csv", table)
-        datasets.load(path)  # imports
-        tracemalloc.start()
-        split = datasets.load(path).splits["all"]
-        held, _ = tracemalloc.get_traced_memory()
-        tracemalloc.stop()
-        sizes.append(held / len(split))
-    assert sizes[1] - sizes[0] < 12 + 8 + 4
-    assert split.ids == [row["id"] for row in rows]
-    assert (split.ids[-1], split.ids[3:5]) == (rows[-1]["id"], ["image 000003", "image 000004"])
-    with pytest.raises(IndexError):
-        split.ids[len(rows)]
-    assert split.ids != split.ids[:-1]
-
-
 def test_a_manifest_that_changes_while_it_is_read_is_refused(photos, monkeypatch):
     path = Path(write_manifest(photos / "m.csv", ROWS))
     collect = manifests.collect

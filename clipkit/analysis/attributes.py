@@ -30,8 +30,8 @@ from clipkit.analysis.results import find_caveats, make_result
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, check_positive
 from clipkit.features import FeatureFile, Float32, Int64, compatibility
-from clipkit.features.annotations import CLASS, Attribute, check_same_images, read_annotations
-from clipkit.features.compatibility import check_control
+from clipkit.features.annotations import CLASS, Attribute, read_annotations
+from clipkit.features.compatibility import check_control, check_same_images
 from clipkit.features.history import prompts_entry
 from clipkit.features.splitting import count_shared_rows, hash_rows
 

@@ -23,8 +23,8 @@ from clipkit.analysis.results import choose_split, column, make_result
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.features import FeatureFile, compatibility
-from clipkit.features.annotations import Attribute, check_same_images, read_annotations
-from clipkit.features.compatibility import check_control
+from clipkit.features.annotations import Attribute, read_annotations
+from clipkit.features.compatibility import check_control, check_same_images
 from clipkit.features.history import prompts_entry
 
 Floats = NDArray[np.float64]

@@ -17,7 +17,8 @@ from PIL import Image
 
 from clipkit.base.errors import ClipkitError, ImageError, UsageError, unknown
 from clipkit.datasets import images, remote
-from clipkit.features import Int64, row_ids, splitting
+from clipkit.features import splitting
+from clipkit.features.model import Int64, row_ids
 
 BLOCK_ROWS = 64  # images that `RenderedImages` renders together
 CACHED_BLOCKS = 8

@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from io import BufferedReader, BytesIO
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,6 @@ from clipkit.features.history import drop_none
 from clipkit.prompts.class_index import find_class_index, rename_classes
 
 MAX_LIST_BYTES = 1 << 28  # a million paths of 256 bytes
-
-BLOCK_BYTES = 1 << 16  # split at a time; the entries take three times as much memory
 
 # How feature files, PNG, JPEG, GIF, Parquet and gzip begin.
 CONTENTS = (b"\x89HDF", b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"PAR1", b"\x1f\x8b")
@@ -60,37 +58,18 @@ def read_list(source: str = files.STREAM) -> Dataset:
         hint = "name the file itself: clipkit embed FILE"
         raise ClipkitError(f"{name}: expected a list of paths, got the content of a file", hint)
     is_nul = b"\0" in data
-    separator = b"\0" if is_nul else b"\n"
     details = {"source": "list", "list": files.digest(data)}
-    table = Table(_rows(data, separator))
-    del data  # so that it is freed with the rows
-    class_names, splits = collect(table, name, unit="entry" if is_nul else "line")
+    data = data.removeprefix(BOM)
+    lines = (line.removesuffix(b"\n").removesuffix(b"\r") for line in BytesIO(data))
+    entries = data.split(b"\0") if is_nul else lines
+    class_names, splits = collect(Table(_rows(entries)), name, unit="entry" if is_nul else "line")
     return Dataset(name, class_names, splits, details)
 
 
-def _rows(data: bytes, separator: bytes) -> Iterator[Row]:
-    blocks = _blocks(data, separator)
-    del data
-    place = 0
-    for block in blocks:
-        for entry in block.split(separator):
-            if separator == b"\n":
-                entry = entry.removesuffix(b"\r")
-            place += 1
-            if entry:
-                yield Row(place, os.fsdecode(entry))
-
-
-def _blocks(data: bytes, separator: bytes) -> Iterator[bytes]:
-    """Yield blocks of whole entries, without the separator at their end. Free what was yielded."""
-    rest = bytearray(data.removeprefix(BOM))
-    del data
-    while rest:
-        end = rest.find(separator, BLOCK_BYTES)
-        if end < 0:
-            end = len(rest)
-        yield bytes(rest[:end])
-        del rest[: end + 1]  # cheap: moves the start, and seldom copies
+def _rows(entries: Iterable[bytes]) -> Iterator[Row]:
+    for place, entry in enumerate(entries, 1):
+        if entry:
+            yield Row(place, os.fsdecode(entry))
 
 
 ENDINGS = (".csv", ".tsv", ".parquet", ".jsonl")

@@ -15,8 +15,8 @@ from clipkit.datasets import SourceOptions, read_source
 from clipkit.datasets.dataset import Dataset, ImageDataset
 from clipkit.datasets.registry import REGISTRY
 from clipkit.datasets.rows import ColumnError, Columns
-from clipkit.features import FeatureFile, Int64
 from clipkit.features.history import dataset_entries, original_split
+from clipkit.features.model import FeatureFile, Int64
 
 SIZE = 128  # pixels of the longer side
 QUALITY = 80

@@ -45,7 +45,7 @@ from clipkit.datasets.rows import (
     has_duplicates,
     labels_from_texts,
 )
-from clipkit.features import Int64
+from clipkit.features.model import Int64
 from clipkit.features.parquet import column_chunks, is_number, read_errors, value_type
 from clipkit.features.validation import MAX_CLASSES
 

@@ -30,7 +30,7 @@ from clipkit.base.errors import ClipkitError
 from clipkit.datasets import images
 from clipkit.datasets.dataset import Dataset, ImageDataset, RenderedImages
 from clipkit.datasets.folders import IdAndPath, find_images
-from clipkit.features import row_ids
+from clipkit.features.model import row_ids
 
 CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck"
 CIFAR100 = """

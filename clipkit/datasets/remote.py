@@ -96,7 +96,7 @@ class StoredFile:
         return data
 
     def check_unchanged(self) -> None:
-        """Refuse a file that was replaced or written since it was opened: rows of both would mix."""
+        """Refuse a file that was changed since it was opened: rows of both would mix."""
         if open_file(self.name) != self:
             raise _changed(self.name)
 

@@ -6,7 +6,7 @@ import re
 from array import array
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, overload
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from clipkit.base.names import escape
 from clipkit.datasets import remote
 from clipkit.datasets.dataset import ImageDataset, ImageFiles, split_name
 from clipkit.datasets.images import reason
-from clipkit.features import Int64
+from clipkit.features.model import Int64
 from clipkit.features.validation import MAX_CLASSES, MAX_NAMES, is_split_name
 from clipkit.prompts.class_index import escape_text
 
@@ -254,49 +254,11 @@ class Table(NamedTuple):
     has_ids: bool = False
 
 
-class PackedTexts(Sequence[str]):
-    """Texts that are kept as one run of UTF-8, and made when they are asked for.
-
-    In a list, each takes 57 bytes more than its letters.
-    """
-
-    def __init__(self) -> None:
-        self._data = bytearray()
-        self._ends = array("q", [0])
-
-    def append(self, text: str) -> None:
-        """Append a text."""
-        self._data += text.encode()
-        self._ends.append(len(self._data))
-
-    def __len__(self) -> int:
-        return len(self._ends) - 1
-
-    @overload
-    def __getitem__(self, i: int) -> str: ...
-    @overload
-    def __getitem__(self, i: slice) -> list[str]: ...
-    def __getitem__(self, i: int | slice) -> str | list[str]:
-        if isinstance(i, slice):
-            return list(map(self._text, range(len(self))[i]))
-        # the range counts from the end, too, and refuses what is out of range
-        return self._text(range(len(self))[i])
-
-    def _text(self, row: int) -> str:
-        return self._data[self._ends[row] : self._ends[row + 1]].decode()
-
-    def __iter__(self) -> Iterator[str]:
-        return map(self._text, range(len(self)))
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Sequence) and list(self) == list(other)
-
-
 @dataclass
 class _Split:
     """The rows of a split, while they are read."""
 
-    ids: list[str] | PackedTexts
+    ids: list[str] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
     codes: array[int] = field(default_factory=lambda: array("i"))  # of the labels, or NO_LABEL
     places: array[int] = field(default_factory=lambda: array("I"))
@@ -344,7 +306,7 @@ def collect(table: Table, name: str, *, unit: str = "line", folder: str = "") ->
         if table.has_splits:
             split = _split_of(row.split.strip(), splits, where)
         if split not in splits:
-            splits[split] = _Split(PackedTexts() if table.has_ids else [])
+            splits[split] = _Split()
         _add(splits[split], row, where, texts)
     if not splits:
         raise ClipkitError(f"{name}: expected paths of images, got none")

@@ -33,7 +33,7 @@ from clipkit.datasets.rows import (
     labels_from_texts,
     unique_ids,
 )
-from clipkit.features import Int64
+from clipkit.features.model import Int64
 from clipkit.features.validation import MAX_CLASSES
 
 ZEROS = bytes(tarfile.BLOCKSIZE)

@@ -20,10 +20,9 @@ import numpy as np
 from clipkit.base import console, files
 from clipkit.base.csv_rows import find_delimiter, read_objects, read_rows
 from clipkit.base.errors import ClipkitError, UsageError, unknown
-from clipkit.features import FeatureFile, Int64
-from clipkit.features.compatibility import origin, relate
 from clipkit.features.formats import import_parquet
 from clipkit.features.history import dataset_entries, original_split
+from clipkit.features.model import FeatureFile, Int64
 
 TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 CLASS = "class"  # the attribute that consists of the labels of a file
@@ -410,15 +409,3 @@ def _as_text(cell: Any, where: str) -> str:
     if isinstance(cell, (list, dict)):
         raise ClipkitError(f"{where}: expected texts and numbers, got {str(cell)[:40]}")
     return str(cell).strip()
-
-
-def check_same_images(control: FeatureFile, images: FeatureFile, splits: Sequence[str]) -> None:
-    """Refuse a control that was not made from the same images."""
-    for split in splits:
-        wanted = origin(images, split)  # that rows are the same is what the user says of a control
-        is_same = split in control.splits and relate(origin(control, split), wanted, same_rows=True)
-        if not is_same or control.splits[split].ids != images.splits[split].ids:
-            raise ClipkitError(
-                f"{control.display_name}: expected the {split} images of {images.display_name}, "
-                "got others"
-            )

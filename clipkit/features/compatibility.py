@@ -178,6 +178,18 @@ def _named_model(file: FeatureFile) -> dict[str, Any]:
     return model
 
 
+def check_same_images(control: FeatureFile, images: FeatureFile, splits: Sequence[str]) -> None:
+    """Refuse a control that was not made from the same images."""
+    for split in splits:
+        wanted = origin(images, split)  # that rows are the same is what the user says of a control
+        is_same = split in control.splits and relate(origin(control, split), wanted, same_rows=True)
+        if not is_same or control.splits[split].ids != images.splits[split].ids:
+            raise ClipkitError(
+                f"{control.display_name}: expected the {split} images of {images.display_name}, "
+                "got others"
+            )
+
+
 def check_control(control: FeatureFile, images: FeatureFile, splits: Sequence[str]) -> None:
     """Refuse a control of a trained model or with the images' own embeddings; warn if unsure."""
     rows = [[file.splits[name].features for name in splits] for file in (images, control)]

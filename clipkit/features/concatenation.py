@@ -14,16 +14,9 @@ import numpy as np
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.base.tables import distinct_names
-from clipkit.features import (
-    BlockMatrix,
-    FeatureFile,
-    Float32,
-    History,
-    Int64,
-    Split,
-    compatibility,
-    history_entry,
-)
+from clipkit.features import compatibility
+from clipkit.features.history import History, history_entry
+from clipkit.features.model import BlockMatrix, FeatureFile, Float32, Int64, Split
 
 NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.-]+")
 
@@ -218,7 +211,7 @@ def _join_splits(
                 _check_new(file, split_name, parts)
             parts.setdefault(split_name, []).append(_FileSplit(file.display_name, split))
     splits = {name: _join_rows(name, rows) for name, rows in parts.items()}
-    return replace(first, splits=splits, display_name=_display_name(files), read_as=None)
+    return replace(first, splits=splits, display_name=_display_name(files), digest_read="")
 
 
 def _check_new(file: FeatureFile, split_name: str, taken: Collection[str]) -> None:

@@ -104,7 +104,8 @@ def open_file(source: str | Path, *, kinds: Iterable[str] = ()) -> Iterator[Feat
         contextlib.closing(CheckedFile(input_file, name)) as checked,
     ):
         file = _assemble(checked)
-        file.read_as = (file.digest, checked.attribute(checked.h5, "digest"))
+        file.digest_read = file.digest
+        file.digest_stated = checked.attribute(checked.h5, "digest")
         is_accepted = file.kind in kinds or ("result" in kinds and file.is_result)
         if kinds and not is_accepted:
             hint = f"make one with: clipkit {MAKERS[kinds[0]]}"

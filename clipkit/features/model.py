@@ -167,9 +167,9 @@ class FeatureFile:
         Of logits: exp of the scale that the model learned.
     display_name : str
         What messages call the file: its path, or "standard input". Not stored.
-    read_as : (str, str) or None
-        The digest of the content when the file was read, and the one that the file states, which
-        another program or version may have computed from other bytes. Not stored.
+    digest_read, digest_stated : str
+        Of a file that was read: the digest of its content, and the one that it states. Another
+        program may have computed that from other bytes. Not stored.
     """
 
     kind: str
@@ -184,7 +184,8 @@ class FeatureFile:
     temperature: float | None = None
     logit_scale: float | None = None
     display_name: str = "the file"
-    read_as: tuple[str, str] | None = None
+    digest_read: str = ""
+    digest_stated: str = ""
 
     def __repr__(self) -> str:
         parts = [self.kind, *(f"{name}: {split!r}" for name, split in self.splits.items())]
@@ -205,9 +206,7 @@ class FeatureFile:
         """
         entries = {name: _content_entry(name, value) for name, value in self.datasets().items()}
         digest = file_digest(self.attributes(), entries)
-        if self.read_as and self.read_as[0] == digest:
-            return self.read_as[1]
-        return digest
+        return self.digest_stated if digest == self.digest_read else digest
 
     @property
     def default_temperature(self) -> float:

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, unknown
 from clipkit.base.tables import class_name
-from clipkit.features import BlockMatrix, FeatureFile, Int64, Split
 from clipkit.features.annotations import read_annotations
+from clipkit.features.model import BlockMatrix, FeatureFile, Int64, Split
 from clipkit.features.validation import is_split_name
 
 TRAIN = "train"
