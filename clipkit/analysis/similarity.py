@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from clipkit.base.errors import ClipkitError, check_positive
 from clipkit.features import BlockMatrix, FeatureFile, Float32, History, Split, history_entry
 from clipkit.features.compatibility import (
-    _align_classes,
+    align_classes,
     check_widths,
     common_logit_scale,
     note_earlier_files,
@@ -162,7 +162,7 @@ def _combine(images: FeatureFile, texts: FeatureFile, temperature: float) -> Fea
         "logits",
         splits=splits,
         texts=texts.texts,
-        class_index=_align_classes(images, texts),
+        class_index=align_classes(images, texts),
         class_names=images.class_names or texts.class_names,
         temperature=temperature,
     )

@@ -139,24 +139,12 @@ class SourceOptions:
 
 
 class Source(NamedTuple):
-    """A form of data set.
+    """A form of data set."""
 
-    Attributes
-    ----------
-    what : str
-        What messages call it.
-    accepts : callable
-        Whether a name stands for this form. It may look at the file, but does not read it.
-    read : callable
-        Read the data set that one or more names stand for.
-    takes : str
-        What it may have: `several` names, a `root`, or named `columns`.
-    """
-
-    what: str
-    accepts: Callable[[str], bool]
+    what: str  # its name in messages
+    accepts: Callable[[str], bool]  # whether a name stands for it; it does not read the file
     read: Callable[[Sequence[str], SourceOptions], Dataset]
-    takes: str = ""
+    takes: str = ""  # what it may have: `several` names, a `root`, or named `columns`
 
 
 def _read_named(names: Sequence[str], options: SourceOptions) -> Dataset:

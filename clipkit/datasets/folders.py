@@ -31,21 +31,12 @@ FilesByClass = dict[str, list[IdAndPath]]
 
 @dataclass
 class _Tree:
-    """The image files of the arguments, by split and then by class or `UNLABELLED`.
+    """The image files of the arguments, by split and then by class or `UNLABELLED`."""
 
-    Attributes
-    ----------
-    splits : dict of str to list of FilesByClass
-        One entry for each argument that holds images of the split.
-    left_out : Counter
-        The number of files by the ending that is none of an image.
-    index_folders : list of str
-        Where a class index may be.
-    """
-
+    # an entry for each argument that holds images of the split
     splits: dict[str, list[FilesByClass]] = field(default_factory=dict)
-    left_out: Counter[str] = field(default_factory=Counter)
-    index_folders: list[str] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)  # files by an ending of no image
+    index_folders: list[str] = field(default_factory=list)  # where a class index may be
 
 
 def read_folder(path: Path) -> Dataset:

@@ -15,7 +15,7 @@ from clipkit.datasets import SourceOptions, read_source
 from clipkit.datasets.dataset import Dataset, ImageDataset
 from clipkit.datasets.registry import REGISTRY
 from clipkit.datasets.rows import ColumnError, Columns
-from clipkit.features.history import dataset_entries, original_split
+from clipkit.features.history import as_object, original_split
 from clipkit.features.model import FeatureFile, Int64
 
 SIZE = 128  # pixels of the longer side
@@ -53,9 +53,9 @@ def load_images(
 def _embedded_columns(file: FeatureFile) -> dict[str, str]:
     """Return the columns that `embed` was given for a manifest, by their role."""
     embedded: dict[str, str] = {}
-    for entry in dataset_entries(file):
-        named = entry.get("columns")
-        if entry.get("source") == "manifest" and isinstance(named, dict):
+    for entry in file.history.datasets:
+        if entry.get("source") == "manifest" and "columns" in entry:
+            named = as_object(entry["columns"])
             embedded = {role: str(named[role]) for role in Columns._fields if role in named}
     return embedded
 
@@ -75,7 +75,7 @@ def warn_of_other_name(file: FeatureFile, dataset: Dataset) -> None:
 
 
 def _embedded_names(file: FeatureFile) -> list[str]:
-    return [str(data["name"]) for data in dataset_entries(file) if "name" in data]
+    return [str(data["name"]) for data in file.history.datasets if "name" in data]
 
 
 def _other_name(file: FeatureFile, name: str) -> str:

@@ -120,23 +120,12 @@ def _locate(starts: Sequence[int], row: int) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class ParquetPart:
-    """A Parquet file: where its images are.
-
-    Attributes
-    ----------
-    file : StoredFile
-    column : str
-        The column of the images.
-    is_struct : bool
-        Whether the column holds structs of `bytes` and `path`, or bytes alone.
-    starts : tuple of int
-        The first row of each row group, and the number of rows.
-    """
+    """A Parquet file: where its images are."""
 
     file: StoredFile
-    column: str
-    is_struct: bool
-    starts: tuple[int, ...]
+    column: str  # of the images
+    is_struct: bool  # whether it holds structs of `bytes` and `path`, or bytes alone
+    starts: tuple[int, ...]  # the first row of each row group, and the number of rows
 
     def __len__(self) -> int:
         return self.starts[-1]

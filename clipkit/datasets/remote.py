@@ -59,20 +59,11 @@ _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 
 @dataclass(frozen=True)
 class StoredFile:
-    """A file whose bytes can be read at any offset, on this machine or at a URL.
+    """A file whose bytes can be read at any offset, on this machine or at a URL."""
 
-    Attributes
-    ----------
-    name : str
-        Its path or URL.
-    size : int
-    state : str
-        What changes with the content: an ETag, a hash or the time of modification.
-    """
-
-    name: str
+    name: str  # its path or URL
     size: int
-    state: str
+    state: str  # what changes with the content: an ETag, a hash or the time of modification
 
     is_remote: ClassVar[bool] = True
 

@@ -41,15 +41,10 @@ class LabelCodes(dict[str, int]):
         return table[codes]
 
 
-def no_names() -> list[str] | None:
-    """Return no class names."""
-    return None
-
-
 def number_labels(
     labels: Collection[str],
     place_of: Callable[[str], str],
-    names_of_numbers: Callable[[], list[str] | None] = no_names,
+    names_of_numbers: Callable[[], list[str] | None] = lambda: None,
 ) -> tuple[list[str], dict[str, int]]:
     """Return the class names, and the class of each label: the rule for every source.
 
@@ -57,20 +52,9 @@ def number_labels(
     Otherwise all are names. Names that are whole numbers are sorted as numbers, so that 0..n-1 are
     the numbers of their classes, too, and a gap is no class.
 
-    Parameters
-    ----------
-    labels : collection of str
-        The distinct labels.
-    place_of : callable
-        Returns what an error calls the place of a label.
-    names_of_numbers : callable
-        Returns the class names if the labels are numbers, or None if there are none.
-
-    Returns
-    -------
-    class_names : list of str
-        Names are sorted by code point, as class folders are.
-    number_of : dict of str to int
+    `labels` are distinct. `place_of` returns what an error calls the place of one, and
+    `names_of_numbers` the class names where labels are numbers, or None. Names are sorted by code
+    point, as class folders are.
     """
     matches = [WHOLE_NUMBER.fullmatch(label) for label in labels]
     numbers = [int(match[1]) for match in matches if match]
@@ -98,7 +82,7 @@ def labels_from_texts(
     codes: Mapping[str, NDArray[np.int32] | Int64],
     texts: Collection[str],
     place_of: Callable[[str], str],
-    names_of_numbers: Callable[[], list[str] | None] = no_names,
+    names_of_numbers: Callable[[], list[str] | None] = lambda: None,
 ) -> tuple[dict[str, Int64], list[str]]:
     """Return labels and class names where each row has the number of a text, or `NO_LABEL`.
 
@@ -277,23 +261,9 @@ def collect(table: Table, name: str, *, unit: str = "line", folder: str = "") ->
     `clipkit.datasets.rows.number_labels` says what labels mean, and `attach_labels` what happens
     to rows without one.
 
-    Parameters
-    ----------
-    table : Table
-        Without splits, all rows are in the split `all`; without ids, the paths are the ids.
-    name : str
-        What messages call the file.
-    unit : str
-        What messages call the place of a row.
-    folder : str
-        Relative paths start here.
-
-    Raises
-    ------
-    ClipkitError
-        If there is no row, a path is missing or is a URL of another protocol than http(s), an id
-        occurs twice in a split, or a label or the name of a split is not valid. The message names
-        the line.
+    Without splits, all rows are in the split `all`; without ids, the paths are the ids. `name` and
+    `unit` are what messages call the file and the place of a row. Relative paths start at `folder`.
+    A row that cannot be used is refused with its place.
     """
     splits: dict[str, _Split] = {}
     texts = LabelCodes()

@@ -42,14 +42,9 @@ _NUMBERED = re.compile(r"(\w[\w.-]*?)-\d+-of-\d+")  # as `datasets` names files:
 def find_files(patterns: Sequence[str], suffix: str) -> list[str]:
     """Return the files that patterns stand for, each once, in the order of the patterns.
 
-    Parameters
-    ----------
-    patterns : sequence of str
-        Paths or URLs of files, with brace ranges (``{0000..0099}``), brace lists (``{a,b}``) and
-        globs, or folders, which are searched at any depth. What a glob or a folder holds is sorted.
-        A path that exists is taken as it is written.
-    suffix : str
-        What the files in a folder end in.
+    A pattern is a path or URL of files, with brace ranges (``{0000..0099}``), brace lists
+    (``{a,b}``) and globs, or a folder, which is searched at any depth for files that end in
+    `suffix`. What a glob or a folder holds is sorted. A path that exists is taken as it is written.
     """
     names: dict[str, str] = {}  # by the URL or the absolute path
     for pattern in patterns:

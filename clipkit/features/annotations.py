@@ -21,7 +21,7 @@ from clipkit.base import console, files
 from clipkit.base.csv_rows import find_delimiter, read_objects, read_rows
 from clipkit.base.errors import ClipkitError, UsageError, unknown
 from clipkit.features.formats import import_parquet
-from clipkit.features.history import dataset_entries, original_split
+from clipkit.features.history import original_split
 from clipkit.features.model import FeatureFile, Int64
 
 TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
@@ -268,7 +268,7 @@ def _bundled(file: FeatureFile, name: str) -> Columns:
 
 def _check_dataset(file: FeatureFile, name: str) -> None:
     """Refuse a file whose history names another data set."""
-    names = [str(dataset.get("name")) for dataset in dataset_entries(file)]
+    names = [str(dataset.get("name")) for dataset in file.history.datasets]
     if not names:
         console.note(f"{file.display_name} does not say that its images are those of {name}")
     elif names[0] != name:

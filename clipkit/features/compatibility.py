@@ -1,4 +1,4 @@
-"""Decide whether rows of files are the same images: by their data sets, splits and ids."""
+"""Decide what files have in common: the images, the model, the prompts, the classes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from clipkit.base.errors import ClipkitError
 from clipkit.features.history import (
     IMAGES_ALONE_HINT,
     Entry,
-    dataset_entries,
+    as_object,
     feature_name,
     has_text_tower,
     is_untrained,
@@ -51,24 +51,24 @@ def origin(file: FeatureFile, split: str) -> Origin:
         original = original_split(file, split)
         rows = _rows_digest(file, original) or _rows_digest(file, split)
         split = original
-    names = tuple(str(data["name"]) for data in dataset_entries(file) if "name" in data)
+    names = tuple(str(data["name"]) for data in file.history.datasets if "name" in data)
     imports = [entry for entry in file.history if entry.get("ids") == ROW_NUMBERS]
     inputs = _inputs(imports) if imports else _inputs(file.history)[:1]
     return Origin(names, split, rows, inputs, bool(imports))
 
 
 def _rows_digest(file: FeatureFile, split: str) -> str:
-    for data in dataset_entries(file):
-        splits = data.get("splits")
-        if isinstance(splits, dict) and isinstance(splits.get(split), dict):
-            return str(splits[split].get("rows"))
+    for data in file.history.datasets:
+        described = as_object(as_object(data.get("splits")).get(split))
+        if described:
+            return str(described.get("rows"))
     return ""
 
 
 def _inputs(history: Sequence[Entry]) -> tuple[str, ...]:
     """Return the digests of the inputs of a history that hold rows."""
-    inputs = [entry["inputs"] for entry in history if isinstance(entry.get("inputs"), dict)]
-    return tuple(str(digests[role]) for digests in inputs for role in ROLES if role in digests)
+    digests = [entry.inputs.get(role) for entry in history for role in ROLES]
+    return tuple(filter(None, digests))
 
 
 def relate(a: Origin, b: Origin, *, same_rows: bool = False) -> str | None:
@@ -111,7 +111,7 @@ PROMPT_SETTINGS = {
 def _check_has_text_tower(images: FeatureFile) -> None:
     """Refuse embeddings of a model that has learned no scale of cosines with texts."""
     if not has_text_tower(images):
-        model = images.model() or {}
+        model = images.history.model
         raise ClipkitError(
             f"{images.display_name}: expected images of a model with a text tower, got those of "
             f"{model.get('name')}, which is for images alone",
@@ -121,7 +121,7 @@ def _check_has_text_tower(images: FeatureFile) -> None:
 
 def _check_has_embeddings(file: FeatureFile) -> None:
     """Refuse what is not in the space that images and texts share."""
-    model = file.model() or {}
+    model = file.history.model
     if feature_name(model):
         raise ClipkitError(
             f"{file.display_name}: expected embeddings in the space of images and texts, got "
@@ -179,7 +179,7 @@ def _named_model(file: FeatureFile) -> dict[str, Any]:
 
 
 def check_same_images(control: FeatureFile, images: FeatureFile, splits: Sequence[str]) -> None:
-    """Refuse a control that was not made from the same images."""
+    """Refuse a control that is not of the same data set, or has other ids in a split."""
     for split in splits:
         wanted = origin(images, split)  # that rows are the same is what the user says of a control
         is_same = split in control.splits and relate(origin(control, split), wanted, same_rows=True)
@@ -256,7 +256,8 @@ def _is_described(file: FeatureFile) -> bool:
 
 def _differ(first: FeatureFile, other: FeatureFile, command: str, name: str) -> bool:
     """Whether a command had another input, as the histories have it."""
-    return bool(_input(first, command, name) != _input(other, command, name))
+    a, b = first.last_entry(command).inputs, other.last_entry(command).inputs
+    return a.get(name) != b.get(name)
 
 
 def check_same_settings(
@@ -276,16 +277,10 @@ def check_same_settings(
             )
 
 
-def _input(file: FeatureFile, command: str, name: str) -> Any:
-    """Return the digest of an input of a command, as the history has it."""
-    inputs = file.last_entry(command).get("inputs")
-    return inputs.get(name) if isinstance(inputs, dict) else None
-
-
 def note_earlier_files(*files: FeatureFile) -> None:
     """Note the first file whose model is known by its weights alone."""
     for file in files:
-        model = file.model() or {}
+        model = file.history.model
         if model.get("digest") and "weights" not in model:
             console.note(
                 f"{file.display_name} is from an earlier clipkit and records only the weights of "
@@ -305,7 +300,7 @@ def _describe_model(model: dict[str, Any]) -> str:
     return name
 
 
-def _align_classes(images: FeatureFile, texts: FeatureFile) -> Int64 | None:
+def align_classes(images: FeatureFile, texts: FeatureFile) -> Int64 | None:
     """Return the prompts' class indices in the images' numbering; -1 if they name other classes."""
     if not texts.class_names or not images.class_names:
         return texts.class_index
@@ -331,3 +326,41 @@ def _align_classes(images: FeatureFile, texts: FeatureFile) -> Int64 | None:
         f"(for example {example!r}): the prompts serve as features, not for zeroshot"
     )
     return np.full(len(texts.texts or []), -1)
+
+
+def unite_classes(files: Sequence[FeatureFile]) -> tuple[list[str] | None, list[Int64 | None]]:
+    """Return the classes of all files, and per file the new number (C,) of each of its classes.
+
+    The numbers are None if they do not change.
+    """
+    named = [file for file in files if file.class_names]
+    unchanged: list[Int64 | None] = [None] * len(files)
+    if not named:
+        return None, unchanged
+    if all(file.class_names == named[0].class_names for file in files):
+        return named[0].class_names, unchanged
+    united: dict[str, int] = {}
+    numbers: list[Int64 | None] = []
+    for file in files:
+        names = file.class_names or []
+        if not names and _has_labels(file):
+            raise ClipkitError(
+                f"{file.display_name}: expected class names, as in {named[0].display_name}, "
+                "got none"
+            )
+        for name, count in Counter(names).most_common(1):
+            if count > 1:
+                raise ClipkitError(
+                    f"{file.display_name}: expected each class name once, got {name!r} "
+                    f"{count} times"
+                )
+        for name in names:
+            united.setdefault(name, len(united))
+        numbers.append(np.array([united[name] for name in names], np.int64))
+    return list(united), numbers
+
+
+def _has_labels(file: FeatureFile) -> bool:
+    if file.class_index is not None and int(np.max(file.class_index)) >= 0:
+        return True
+    return any(split.labels is not None for split in file.splits.values())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -62,7 +61,7 @@ def concat(
         raise UsageError(f"expected two files or more, got {len(files)}")
     _check_alike(files)
     names = file_names(files)
-    class_names, numbers = _unite_classes(files)
+    class_names, numbers = compatibility.unite_classes(files)
     numbered = list(map(_renumber, files, numbers))
     if files[0].kind == "texts":
         if prefix or keep_apart:
@@ -121,44 +120,6 @@ def _width(file: FeatureFile) -> int:
 
 def _is_normalized(file: FeatureFile) -> bool:
     return any(entry.get("normalize") is True for entry in file.history)
-
-
-def _unite_classes(files: Sequence[FeatureFile]) -> tuple[list[str] | None, list[Int64 | None]]:
-    """Return the classes of all files, and per file the new number (C,) of each of its classes.
-
-    The numbers are None if they do not change.
-    """
-    named = [file for file in files if file.class_names]
-    unchanged: list[Int64 | None] = [None] * len(files)
-    if not named:
-        return None, unchanged
-    if all(file.class_names == named[0].class_names for file in files):
-        return named[0].class_names, unchanged
-    united: dict[str, int] = {}
-    numbers: list[Int64 | None] = []
-    for file in files:
-        names = file.class_names or []
-        if not names and _has_labels(file):
-            raise ClipkitError(
-                f"{file.display_name}: expected class names, as in {named[0].display_name}, "
-                "got none"
-            )
-        for name, count in Counter(names).most_common(1):
-            if count > 1:
-                raise ClipkitError(
-                    f"{file.display_name}: expected each class name once, got {name!r} "
-                    f"{count} times"
-                )
-        for name in names:
-            united.setdefault(name, len(united))
-        numbers.append(np.array([united[name] for name in names], np.int64))
-    return list(united), numbers
-
-
-def _has_labels(file: FeatureFile) -> bool:
-    if file.class_index is not None and int(np.max(file.class_index)) >= 0:
-        return True
-    return any(split.labels is not None for split in file.splits.values())
 
 
 def _renumber(file: FeatureFile, number: Int64 | None) -> FeatureFile:

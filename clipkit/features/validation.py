@@ -69,10 +69,10 @@ PROBE_ARRAYS: dict[str, tuple[set[str], str]] = {
     "row_hashes": ({"<i8"}, "F"),
 }
 MODEL_ARRAYS = {
-    "svm": {"hyperplanes", "centre"},
-    "logreg": {"coefficients", "centre"},
-    "mlp": {"hidden", "output", "centre"},
-    "knn": {"rows", "row_classes"},
+    "svm": ("hyperplanes", "centre"),
+    "logreg": ("coefficients", "centre"),
+    "mlp": ("hidden", "output", "centre"),
+    "knn": ("rows", "row_classes"),
 }
 PROBE_INPUTS = ("embeddings", "logits", "probs")
 POSITIVE = ("temperature", "deviation", "rms", "factor")
@@ -397,7 +397,7 @@ def _check_probe(file: FeatureFile) -> None:
         if value not in known:
             raise ClipkitError(f"fitted/{name}: expected {', '.join(known)}, got {value[:40]!r}")
     _check_probe_names(file, classifier, source)
-    sizes = _probe_sizes(file)
+    sizes = _probe_sizes(file, classifier)
     for name in fitted.keys() - {"classifier", "input"}:
         axes = PROBE_ARRAYS[name][1].split()
         expected = tuple(sizes[axis] for axis in axes)
@@ -411,7 +411,7 @@ def _check_probe(file: FeatureFile) -> None:
 
 def _check_probe_names(file: FeatureFile, classifier: str, source: str) -> None:
     expected = {"classifier", "input", "classes", "balanced", "rms", "factor"}
-    expected |= MODEL_ARRAYS[classifier]
+    expected.update(MODEL_ARRAYS[classifier])
     if source != "embeddings":
         expected.add("temperature")
     if "mean" in file.fitted:
@@ -425,32 +425,29 @@ def _check_probe_names(file: FeatureFile, classifier: str, source: str) -> None:
         raise ClipkitError(f"expected texts for logits and probs only, got a probe on {source}")
 
 
-def _probe_sizes(file: FeatureFile) -> dict[str, int]:
+def _probe_sizes(file: FeatureFile, classifier: str) -> dict[str, int]:
     """Return the sizes of a probe's axes, as `PROBE_ARRAYS` names them.
 
-    The number of columns is that of the prompts or, of embeddings, what the model's array has.
+    The first array that has an axis gives its size, except for classes and for the columns of
+    logits, which are the prompts.
     """
     fitted = file.fitted
     n = len(fitted["classes"])
     if not 2 <= n <= MAX_PROBE_CLASSES:
         raise ClipkitError(f"fitted/classes: expected 2 to {MAX_PROBE_CLASSES:,} classes, got {n}")
-    width, units, rows = 0, 0, 0
-    if "hyperplanes" in fitted:
-        width = fitted["hyperplanes"].shape[1] - 1
-    elif "coefficients" in fitted:
-        width = len(fitted["coefficients"]) - 1
-    elif "hidden" in fitted:
-        width, units = len(fitted["hidden"]) - 1, fitted["hidden"].shape[1]
-    else:
-        rows, width = fitted["rows"].shape
+    sizes = {"1": 1, "n": n, "P": n * (n - 1) // 2}
     if file.texts is not None:
-        width = len(file.texts)
-    if width < 1:
+        sizes["D"] = len(file.texts)
+    for name in (*MODEL_ARRAYS[classifier], "row_hashes"):
+        axes = PROBE_ARRAYS[name][1].split()
+        for axis, length in zip(axes, np.shape(fitted.get(name, ())), strict=True):
+            sizes.setdefault(axis.strip("+"), length - axis.count("+"))
+    if sizes["D"] < 1:
         raise ClipkitError("expected a probe of at least one column, got none")
+    units = sizes.get("H", 0)
     if units > MAX_UNITS:
         raise ClipkitError(f"fitted/hidden: expected at most {MAX_UNITS:,} units, got {units:,}")
-    sizes = {"1": 1, "n": n, "P": n * (n - 1) // 2, "M": rows, "D": width, "H": units}
-    return sizes | {"D+": width + 1, "H+": units + 1, "F": len(fitted.get("row_hashes", ()))}
+    return sizes | {f"{axis}+": size + 1 for axis, size in sizes.items()}
 
 
 def _check_probe_values(name: str, values: NDArray[Any]) -> None:
