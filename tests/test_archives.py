@@ -744,7 +744,7 @@ def test_a_dictionary_that_repeats_a_huge_value_takes_little_memory(tmp_path, mo
 
 def test_without_pyarrow_the_error_says_what_to_install(tmp_path, monkeypatch):
     write_hf(tmp_path)
-    for module in [name for name in sys.modules if name.startswith("clipkit.datasets.hf_par")]:
+    for module in [name for name in sys.modules if name == "clipkit.datasets.parquet"]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     line = fails("embed", tmp_path, "-m", "tiny", "-o", tmp_path / "o.h5")

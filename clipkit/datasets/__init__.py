@@ -173,7 +173,7 @@ def _are_tars(name: str) -> bool:
 
     Compressed tars are among them: their error says what to do.
     """
-    return _TAR.search(shards.path_of(name).lower()) is not None or _holds(name, ".tar")
+    return _TAR.search(remote.path_of(name).lower()) is not None or _holds(name, ".tar")
 
 
 def _are_parquet(name: str) -> bool:
@@ -181,7 +181,7 @@ def _are_parquet(name: str) -> bool:
 
     A file on this machine is opened. Of a URL or a pattern, the ending decides.
     """
-    if not shards.path_of(name).lower().endswith(".parquet"):
+    if not remote.path_of(name).lower().endswith(".parquet"):
         return _holds(name, ".parquet")
     if Path(name).is_dir():
         return True

@@ -5,12 +5,11 @@ A row of a manifest may also name a label, a split and an id.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from io import BufferedReader, BytesIO
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +73,6 @@ def _rows(entries: Iterable[bytes]) -> Iterator[Row]:
 
 ENDINGS = (".csv", ".tsv", ".parquet", ".jsonl")
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
-Stream = BufferedReader | BytesIO
 DEFAULTS = Columns()
 PARQUET_READER = "clipkit.datasets.parquet"
 MAX_HEADER = 1 << 16
@@ -147,66 +145,41 @@ def read_manifest(
     class_names, index = rename_classes(
         content.class_names, lambda: find_class_index(map(str, (folder, folder.parent)))
     )
-    details: dict[str, Any] = {"source": "manifest", "manifest": f"sha256:{digest}", **index}
+    details: dict[str, Any] = {"source": "manifest", "manifest": digest, **index}
     if named:
         details["columns"] = named
     return Dataset(escape(Path(source).stem), class_names, content.splits, details)
 
 
 def _read_rows(source: str, columns: Columns, required: set[str]) -> tuple[Content, str]:
-    """Return the content of a manifest and the SHA-256 of the file."""
+    """Return the content of a manifest and the digest of the file."""
     name = escape(source)
     folder = os.path.dirname(source)  # noqa: PTH120 ("" for the current folder)
     ending = Path(source).suffix.lower()
     if ending == ".parquet":
         with files.spool_input(source) as file:
-            with file.path.open("rb") as stream:
-                digest = _digest(stream)
+            with file.path.open("rb") as content:
+                digest = f"sha256:{hashlib.file_digest(content, 'sha256').hexdigest()}"
             table = import_parquet(PARQUET_READER).read_table(
                 file.path, name, columns, required, MAX_BYTES
             )
             return collect(table, name, unit="row", folder=folder), digest
-    with _open_text(source, name) as stream:
-        digest = _digest(stream)
-        _check_not_empty(stream, name)
-        if ending == ".jsonl":
-            table = _read_jsonl(stream, name, columns, required)
-        else:
-            table = _read_csv(stream, name, columns, required, DELIMITERS[ending])
-        return collect(table, name, folder=folder), digest
-
-
-def _digest(stream: Stream) -> str:
-    return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-@contextlib.contextmanager
-def _open_text(source: str, name: str) -> Iterator[Stream]:
-    """Open a manifest for reading it line by line: it may take as much memory as its rows."""
-    if not Path(source).is_file():  # a pipe, or nothing
-        yield BytesIO(files.read_bytes(source, MAX_BYTES))
-        return
-    with files.keep_open(source) as file:
-        before = os.fstat(file.descriptor)
-        if before.st_size > MAX_BYTES:
-            raise ClipkitError(f"{name}: expected at most {MAX_BYTES >> 20} MiB of text, got more")
-        # a reader of text closes the stream that it is given
-        with open(file.descriptor, "rb", closefd=False) as stream:
-            yield stream
-        after = os.fstat(file.descriptor)
-    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-        raise ClipkitError(f"{name}: the file was changed while it was read", "run it again")
-
-
-def _check_not_empty(stream: Stream, name: str) -> None:
-    stream.seek(0)
-    if not any(line.removeprefix(BOM).strip() for line in stream):
+    most = MAX_BYTES
+    if Path(source).is_file():  # Python allocates at once as much as it is asked to read
+        most = min(most, Path(source).stat().st_size)
+    data = files.read_bytes(source, most)
+    if not data.removeprefix(BOM).strip():
         hint = "check whether the command before it failed"
         raise ClipkitError(f"{name}: expected a table with a row for each image, got none", hint)
+    if ending == ".jsonl":
+        table = _read_jsonl(BytesIO(data), name, columns, required)
+    else:
+        table = _read_csv(BytesIO(data), name, columns, required, DELIMITERS[ending])
+    return collect(table, name, folder=folder), files.digest(data)
 
 
 def _read_csv(
-    stream: Stream, name: str, columns: Columns, required: set[str], delimiter: str
+    stream: BytesIO, name: str, columns: Columns, required: set[str], delimiter: str
 ) -> Table:
     records = read_rows(stream, name, delimiter)
     line, header = next(records, (1, []))
@@ -234,7 +207,7 @@ def _csv_rows(
         yield Row(line, record[path], record[label], record[split], record[row_id])
 
 
-def _read_jsonl(stream: Stream, name: str, columns: Columns, required: set[str]) -> Table:
+def _read_jsonl(stream: BytesIO, name: str, columns: Columns, required: set[str]) -> Table:
     """Return the rows. There is a column of splits or ids if the first object has it."""
     check_text(stream, name)
     line, first = next(read_objects(stream, name, EXAMPLE))
@@ -244,7 +217,7 @@ def _read_jsonl(stream: Stream, name: str, columns: Columns, required: set[str])
     return Table(rows, columns.split in first, has_ids)
 
 
-def _json_rows(stream: Stream, name: str, columns: Sequence[str]) -> Iterator[Row]:
+def _json_rows(stream: BytesIO, name: str, columns: Sequence[str]) -> Iterator[Row]:
     for line, content in read_objects(stream, name, EXAMPLE):
         where = f"{name}, line {line}"
         path = content.get(columns[0])

@@ -154,13 +154,13 @@ def is_http(name: str) -> bool:
     return protocol_of(name) in ("http", "https")
 
 
-def without_query(url: str) -> str:
-    """Return a URL without its query and fragment.
+def path_of(name: str) -> str:
+    """Return a path, or a URL without its query and fragment.
 
-    >>> without_query("https://host/a.tar?token=1#b")
-    'https://host/a.tar'
+    >>> path_of("https://host/a.tar?token=1#b"), path_of("a?.tar")
+    ('https://host/a.tar', 'a?.tar')
     """
-    return re.split(r"[?#]", url, maxsplit=1)[0]
+    return name if protocol_of(name) is None else re.split(r"[?#]", name, maxsplit=1)[0]
 
 
 def is_url(name: str) -> bool:
@@ -185,7 +185,7 @@ def display_url(name: str) -> str:
     """
     if protocol_of(name) is None:
         return escape(name)
-    scheme, _, rest = without_query(name).partition("://")
+    scheme, _, rest = path_of(name).partition("://")
     host, slash, path = rest.partition("/")
     return escape(f"{scheme}://{host.rpartition('@')[2]}{slash}{path}")
 

@@ -60,13 +60,6 @@ def find_files(patterns: Sequence[str], suffix: str) -> list[str]:
     return list(names.values())
 
 
-def path_of(name: str) -> str:
-    """Return a name, of a URL without its query."""
-    if remote.protocol_of(name) is None:
-        return name
-    return remote.without_query(name)
-
-
 def expand_braces(pattern: str) -> Iterator[str]:
     """Yield the names that brace ranges and lists stand for, as bash does.
 
@@ -227,7 +220,7 @@ def _folder_and_name(file: str) -> tuple[str, str]:
     """Return the folder and the name of a path, or of a URL without its query."""
     if remote.protocol_of(file) is None:
         file = str(Path(file).absolute())
-    folder, _, name = path_of(file).rpartition("/")
+    folder, _, name = remote.path_of(file).rpartition("/")
     return folder, name
 
 

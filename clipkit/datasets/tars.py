@@ -356,31 +356,22 @@ def _read_sample(headers: _Headers, members: Iterable[_Member]) -> _Sample:
         elif ending.endswith(".cls"):
             sample.label = _read_label(headers, info)
         elif ending.endswith(".json"):
-            sample.json_label = _read_json_label(headers, info)
+            sample.json_label = _read_label(headers, info)
         else:
             sample.other = info.name
     return sample
 
 
 def _read_label(headers: _Headers, info: tarfile.TarInfo) -> str | None:
-    """Return the text of a .cls, or None if it is no label."""
-    if info.size > MAX_LABEL_BYTES:
-        return None
-    try:
-        return headers.content(info).decode("utf-8").strip() or None
-    except UnicodeDecodeError:
-        return None
-
-
-def _read_json_label(headers: _Headers, info: tarfile.TarInfo) -> str | None:
-    """Return "label" of a .json, or None if it has none that is an integer or a text."""
+    """Return the text of a .cls or, of a .json, "label" if it is an integer or a text."""
     if info.size > MAX_JSON_BYTES:
         return None
     try:
-        content = json.loads(headers.content(info))
-    except (ValueError, RecursionError):
+        label = headers.content(info).decode("utf-8")
+        if info.name.lower().endswith(".json"):
+            label = json.loads(label)["label"]
+    except (ValueError, LookupError, TypeError, RecursionError):
         return None
-    label = content.get("label") if isinstance(content, dict) else None
     if isinstance(label, bool) or not isinstance(label, int | str):
         return None
     text = str(label).strip()

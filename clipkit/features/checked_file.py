@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from clipkit.base.errors import ClipkitError
 from clipkit.base.files import OpenFile
-from clipkit.features.model import FORMAT, TEXTS_AT_ONCE, place_of
-from clipkit.features.validation import KINDS, MAX_NAMES, TYPES, check_version, is_allowed, key_of
+from clipkit.features.model import FORMAT, KINDS, TEXTS_AT_ONCE, place_of
+from clipkit.features.validation import MAX_NAMES, TYPES, check_version, is_allowed, key_of
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 SUPERBLOCK_BYTES = 48

@@ -6,7 +6,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -28,6 +28,25 @@ TEXTS_AT_ONCE = 1 << 14  # a text costs Python ten times its bytes, so few are c
 
 Float32 = NDArray[np.float32]
 Int64 = NDArray[np.int64]
+
+
+class Layout(NamedTuple):
+    """The data sets of a kind of file, at the root and in every split. Results have `runs`, too."""
+
+    root: set[str]
+    optional_root: set[str]
+    split: set[str]
+    optional_split: set[str]
+
+
+PROMPTS = {"texts", "class_index"}
+KINDS = {
+    "images": Layout(set(), {"class_names"}, {"features", "ids"}, {"labels"}),
+    "texts": Layout({"features", *PROMPTS}, {"class_names"}, set(), set()),
+    "logits": Layout(PROMPTS, {"class_names"}, {"features", "ids"}, {"labels"}),
+    "result": Layout(set(), {"class_names"}, {"predicted", "ids"}, {"labels"}),
+    "probe": Layout(set(), {"class_names", "texts"}, {"predicted", "ids"}, {"labels"}),
+}
 
 
 @dataclass(frozen=True)
@@ -144,7 +163,7 @@ class Split:
 
 @dataclass
 class FeatureFile:
-    """The content of a feature file. Which fields are set depends on `kind`.
+    """The content of a feature file. `KINDS` has the fields of each kind.
 
     Attributes
     ----------

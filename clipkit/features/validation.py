@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from clipkit.base.errors import LARGEST, SMALLEST, ClipkitError
 from clipkit.features.history import check_history, check_scale
 from clipkit.features.model import (
+    KINDS,
     RESULTS,
     TEXTS_AT_ONCE,
     VERSION,
@@ -29,24 +30,6 @@ from clipkit.features.model import (
     number_code,
 )
 
-
-class Layout(NamedTuple):
-    """The data sets of a kind of file: those at the root and those of every split."""
-
-    root: set[str]
-    optional_root: set[str]
-    split: set[str]
-    optional_split: set[str]
-
-
-PROMPTS = {"texts", "class_index"}
-KINDS = {
-    "images": Layout(set(), {"class_names"}, {"features", "ids"}, {"labels"}),
-    "texts": Layout({"features", *PROMPTS}, {"class_names"}, set(), set()),
-    "logits": Layout(PROMPTS, {"class_names"}, {"features", "ids"}, {"labels"}),
-    "result": Layout(set(), {"class_names"}, {"predicted", "ids"}, {"labels"}),
-    "probe": Layout(set(), {"class_names", "texts"}, {"predicted", "ids"}, {"labels"}),
-}
 # The arrays of a fitted probe, by their dimensions: n classes, D columns, P pairs of classes, H
 # units, M or F rows, or 1; `+` marks a row or column of intercepts.
 PROBE_ARRAYS: dict[str, tuple[set[str], str]] = {
