@@ -305,7 +305,7 @@ class FeatureFile:
             self.runs[name] = np.asarray(values)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name == "history" and isinstance(value, list):
+        if name == "history" and type(value) is list:
             value = History(value)
         super().__setattr__(name, value)
 
