@@ -71,7 +71,7 @@ def read_folder(path: Path) -> Dataset:
 def read_images(names: Sequence[str]) -> Dataset:
     """Read images and folders of images as one data set.
 
-    A single folder is read by `read_folder`. Of several names, an image is in the split `all`, and
+    A single folder is read by `read_folder`. With several, an image is in the split `all`, and
     each folder has the splits and classes that it has alone. An id is the path as it is given,
     without "./" at its start, and without the folder of the split. A split has no labels if images
     in it have none.

@@ -81,7 +81,7 @@ MAX_BYTES = 1 << 28  # a million rows of 256 bytes
 
 
 def is_manifest(name: str) -> bool:
-    """Whether a name is that of a manifest, by its ending.
+    """Whether a name stands for a manifest, by its ending.
 
     A folder is none. Of Parquet files, those that hold images are none.
     """

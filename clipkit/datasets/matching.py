@@ -61,14 +61,14 @@ def _embedded_columns(file: FeatureFile) -> dict[str, str]:
 
 
 def _check_name(file: FeatureFile, name: str) -> None:
-    """Refuse another named data set than the file's, whose rows may have the same ids."""
+    """Refuse another named data set than the file's: its rows may have the same ids."""
     embedded = _embedded_names(file)
     if embedded and name not in embedded and not {name, *embedded}.isdisjoint(REGISTRY):
         raise UsageError(_other_name(file, name), HINT)
 
 
 def warn_of_other_name(file: FeatureFile, dataset: Dataset) -> None:
-    """Warn if the images that were matched are those of a data set of another name."""
+    """Warn if the images were matched in a data set of another name."""
     embedded = _embedded_names(file)
     if embedded and dataset.name not in embedded:
         console.warn(f"{_other_name(file, dataset.name)}: matched them by their ids")

@@ -442,7 +442,7 @@ def _class_names(feature: Mapping[str, Any] | None, where: str) -> list[str] | N
 
 
 def _check_same(tables: Sequence[_Table]) -> None:
-    """Refuse files whose labels mean different things."""
+    """Refuse files with labels that mean different things."""
     first = tables[0]
     for table in tables[1:]:
         for what, expected, got in (

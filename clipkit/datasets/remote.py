@@ -1,6 +1,6 @@
 """Read bytes at an offset of a file, on this machine or at a URL.
 
-fsspec reads the URLs, with aiohttp those of http(s). A request takes long, so callers ask for many
+fsspec reads the URLs, and uses aiohttp for http(s). A request takes long, so callers ask for many
 bytes at once. Only the protocols that are listed here are opened.
 """
 
@@ -59,7 +59,7 @@ _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 
 @dataclass(frozen=True)
 class StoredFile:
-    """A file whose bytes can be read at any offset, on this machine or at a URL."""
+    """A file that can be read at any offset, on this machine or at a URL."""
 
     name: str  # its path or URL
     size: int

@@ -36,7 +36,7 @@ class LabelCodes(dict[str, int]):
         return self.setdefault(label, len(self))
 
     def recode(self, codes: NDArray[np.int32] | Int64, labels: Iterable[str]) -> NDArray[np.int32]:
-        """Return the codes (N,) of rows whose `codes` (N,) number other `labels`."""
+        """Return the codes (N,) of rows that have `codes` (N,) of other `labels`."""
         table = np.array([*map(self.code, labels), NO_LABEL], np.int32)  # NO_LABEL, -1, is the last
         return table[codes]
 

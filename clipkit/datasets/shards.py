@@ -145,7 +145,7 @@ def _check_any(files: list[str], name: str, what: str) -> list[str]:
 
 
 def split_names(files: Sequence[str]) -> list[str]:
-    """Return the split of each file, by its name or else by that of its folder.
+    """Return the split of each file, by its name or else by its folder's name.
 
     The split is train, val (also valid, validation) or test if the file's name holds that as a
     word; else what comes before a number such as ``-00000-of-00002``; else the name of its folder
@@ -251,7 +251,7 @@ def distinct_stems(files: Sequence[str]) -> list[str]:
 
 
 def data_set_name(files: Sequence[str]) -> str:
-    """Return a name for files: that of the only one, the repository, or the folder of the first.
+    """Return a name for files: the only one's, the repository's, or the first one's folder.
 
     >>> data_set_name(["hf://datasets/org/pets/data/train-00000-of-00001.parquet"])
     'pets'
@@ -269,15 +269,14 @@ def data_set_name(files: Sequence[str]) -> str:
 
 
 def _is_part(folder: str) -> bool:
-    """Whether a folder's name is that of a split, or `data` as in repositories."""
+    """Whether a folder is called like a split, or `data` as in repositories."""
     return folder == "data" or _SPLIT.fullmatch(folder.lower()) is not None
 
 
 def read_class_names(file: str) -> list[str] | None:
     """Read the class names in ``classnames.txt`` or ``class_index.json`` beside a file.
 
-    If the folder is that of a split, or `data`, they are also looked for in the one above. If there
-    are none, a note says so, and None is returned.
+    See `_read_beside`. If there are none, a note says so, and None is returned.
     """
     content = _read_beside(file, NAMES_FILES)
     if content is not None:
@@ -310,7 +309,7 @@ def rename_classes_beside(
 def _read_beside(file: str, names: Sequence[str]) -> tuple[bytes, str] | None:
     """Return the content and the path of the first file of these names beside another one.
 
-    If the folder is that of a split, or `data`, they are also looked for in the one above.
+    If the folder is called like a split, or `data`, the folder above is searched, too.
     """
     folder = _folder_and_name(file)[0]
     above, name = _folder_and_name(folder)

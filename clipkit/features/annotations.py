@@ -267,7 +267,7 @@ def _bundled(file: FeatureFile, name: str) -> Columns:
 
 
 def _check_dataset(file: FeatureFile, name: str) -> None:
-    """Refuse a file whose history names another data set."""
+    """Refuse a file if its history names another data set."""
     names = [str(dataset.get("name")) for dataset in file.history.datasets]
     if not names:
         console.note(f"{file.display_name} does not say that its images are those of {name}")

@@ -1,6 +1,6 @@
 """Open an HDF5 file from anybody: it reads no other file and costs no more than its own size.
 
-Here are the rules of how a feature file is stored; `validation` has those of its content.
+These are the rules of how a feature file is stored; `validation` checks its content.
 """
 
 from __future__ import annotations

@@ -207,7 +207,7 @@ def check_control(control: FeatureFile, images: FeatureFile, splits: Sequence[st
 
 
 def is_same_model(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
-    """Tell whether two entries of histories about a model describe one model.
+    """Return whether two entries of histories describe one model.
 
     Models are compared by their digests. The digest of an earlier clipkit covers only the weights,
     so weights are compared if one of the two is such a digest. If one has none, names are compared.
@@ -226,7 +226,7 @@ def is_same_model(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
 
 
 def check_same_prompts(first: FeatureFile, other: FeatureFile) -> None:
-    """Check that the columns of two files of logits are those of the same prompts.
+    """Check that two files of logits have the same prompts as columns.
 
     Equal texts may stand for different directions: templates and descriptions make other ensembles
     of one class, and all whitened or random directions have the same names.
@@ -278,7 +278,7 @@ def check_same_settings(
 
 
 def note_earlier_files(*files: FeatureFile) -> None:
-    """Note the first file whose model is known by its weights alone."""
+    """Note the first file that knows its model by the weights alone."""
     for file in files:
         model = file.history.model
         if model.get("digest") and "weights" not in model:

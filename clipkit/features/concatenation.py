@@ -46,7 +46,7 @@ def concat(
     -------
     FeatureFile
         Rows come file by file. Features are read when they are used. Different class names are
-        united by name: those of the first file come first. The history holds the entries of all
+        united by name: the first file's come first. The history holds the entries of all
         files, and then one with the number of `entries` and the digest of each.
 
     Raises
@@ -123,7 +123,7 @@ def _is_normalized(file: FeatureFile) -> bool:
 
 
 def _renumber(file: FeatureFile, number: Int64 | None) -> FeatureFile:
-    """Return a file whose labels and prompts have the new numbers of their classes."""
+    """Return a file with the new numbers of its classes in labels and prompts."""
     if number is None or not len(number):
         return file
     splits = dict(file.splits)
@@ -185,7 +185,7 @@ def _check_new(file: FeatureFile, split_name: str, taken: Collection[str]) -> No
 
 
 def _name_after(file: str, split: str, count: int) -> str:
-    """Return the name of a split that is kept apart: that of its file, with its own if needed.
+    """Return the name of a split that is kept apart: its file's, with its own if needed.
 
     >>> _name_after("my photos", "all", 1), _name_after("a", "test", 2)
     ('my-photos', 'a-test')

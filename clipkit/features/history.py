@@ -254,7 +254,7 @@ def shots(file: FeatureFile) -> int | None:
 
 
 def identities(files: Sequence[FeatureFile]) -> list[dict[str, str | None]]:
-    """Return for each of M files the columns that tell its rows from those of the others.
+    """Return for each of M files the columns that tell its rows from the other files' rows.
 
     Those are `model`, `dataset` and `prompts`, if they differ, and `file`, if they do not suffice.
 

@@ -37,7 +37,7 @@ COLUMNS_OF_TEXTS = {
 }
 IMAGE = "image"  # the column of thumbnails, in the form of Hugging Face `datasets`
 IMAGE_TYPE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-IMAGE_ROWS = 1024  # whose thumbnails are in memory together
+IMAGE_ROWS = 1024  # with thumbnails in memory at once
 
 
 @contextlib.contextmanager
@@ -120,7 +120,7 @@ def read_table(path: Path, name: str, *, with_features: bool = True) -> dict[str
 
 
 def _present(schema: pa.Schema, known: Mapping[str, Any], is_export: bool, name: str) -> list[str]:
-    """Return the known columns of a table, whose types are checked."""
+    """Return the known columns of a table; check their types."""
     present = [column for column in known if column in schema.names]
     if is_export and "label" in present and "class_name" in present:
         present.remove("class_name")  # the metadata holds each name once
@@ -143,7 +143,7 @@ def read_cells(path: Path, name: str) -> tuple[list[str], list[tuple[int, list[A
 
 
 def _open(path: Path, name: str, columns: list[str], feature: str = "") -> pq.ParquetFile:
-    """Open a file whose columns do not unpack to much more than the file.
+    """Open a file; refuse columns that would unpack to much more than the file.
 
     Texts are read as dictionaries, so that one that fills many rows is in memory once.
     """

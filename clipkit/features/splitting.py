@@ -63,7 +63,7 @@ def split(
     table : str, optional
         The file that holds the attribute, or ``shapes``; see `read_annotations`.
     by_folder : bool
-        Keep the rows of a folder together: those whose ids are equal up to the last slash.
+        Keep the rows of a folder together: their ids are equal up to the last slash.
 
     Returns
     -------
@@ -163,11 +163,11 @@ def split_rows(
 ) -> dict[str, Int64]:
     """Draw the rows of new splits from one split, and say how many there are.
 
-    New splits are drawn in the order of their names: those of ``test`` are the same with and
+    New splits are drawn in the order of their names: ``test`` has the same rows with and
     without ``val``. Of each class, a split gets the nearest whole number of rows, but at least one,
     as long as one is left for the rest. Unlabelled rows count as one class. Groups are assigned as
     a whole: see `assign_groups`; a row with the group -1 is a group of its own. Return row numbers,
-    ascending, first those of the rest, which is called `train` if no other split is.
+    ascending, first of the rest, which is called `train` if no other split is.
     """
     rest = source if TRAIN in splits else TRAIN
     others = [name for name in splits if name != source]
@@ -339,7 +339,7 @@ def rows_by_class(labels: Int64) -> list[Int64]:
 
 
 def count_shared_rows(hashes: Int64, X_eval: NDArray[Any]) -> int:
-    """Count the rows whose hashes are among others: they are equal to the bit.
+    """Count the rows that have their hashes among others: they are equal to the bit.
 
     Features of few values, such as the cosines with one prompt, coincide by chance. If that may be
     (see `coincide_by_chance`), how often is estimated from the equal ones among the other rows,

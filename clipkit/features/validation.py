@@ -151,7 +151,7 @@ def is_allowed(kind: str, name: str) -> bool:
 
 
 def check_version(name: str, version: int, kind: str | None = None) -> None:
-    """Refuse a file whose version of the format is not known, or not that of its kind."""
+    """Refuse an unknown version of the format, or one that the kind does not have."""
     if version > VERSION:
         message = f"{name}: format version {version} was made by a newer clipkit"
         raise ClipkitError(message, "update clipkit")
