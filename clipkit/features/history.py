@@ -10,7 +10,7 @@ import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex
 
 import numpy as np
 
@@ -77,7 +77,13 @@ class Entry(dict[str, Any]):
 
 
 class History(list[Entry]):
-    """The entries of a file's history, oldest first: JSON, as the file holds it."""
+    """The entries of a file's history, oldest first: JSON, as the file holds it.
+
+    >>> history = History([{"command": "embed", "model": {"name": "tiny"}}])
+    >>> history[0] = {"command": "embed", "dataset": {"name": "shapes"}}
+    >>> history.extended("logits").datasets, history.last("logits")
+    ([{'name': 'shapes'}], {})
+    """
 
     def __init__(self, entries: Iterable[Mapping[str, Any]] = ()) -> None:
         # what is no object stays, so that `check_history` refuses it
@@ -87,6 +93,13 @@ class History(list[Entry]):
     def append(self, entry: Mapping[str, Any]) -> None:
         """Add an entry at the end."""
         super().append(Entry(entry))
+
+    def insert(self, index: SupportsIndex, entry: Mapping[str, Any]) -> None:
+        """Add an entry before another one."""
+        super().insert(index, Entry(entry))
+
+    def __setitem__(self, index: Any, entry: Any) -> None:
+        super().__setitem__(index, History(entry) if isinstance(index, slice) else Entry(entry))
 
     @property
     def model(self) -> dict[str, Any]:
