@@ -37,7 +37,6 @@ _PACKAGES = {
         "zeroshot"
     ),
     "features": "annotations concatenation splitting",
-    "datasets": "thumbnails",
     "plots": "layer_curves panels",
 }
 _MODULES = {
@@ -47,6 +46,7 @@ _MODULES = {
 }
 _MODULES[f"{__name__}.prompt_files"] = f"{__name__}.prompts.formats"
 _MODULES[f"{__name__}.ensembling"] = f"{__name__}.analysis.similarity"
+_MODULES[f"{__name__}.thumbnails"] = f"{__name__}.datasets.matching"
 
 
 class _ShortNames(Loader):

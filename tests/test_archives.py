@@ -32,9 +32,9 @@ from shell import clipkit, fails, ok
 
 from clipkit import datasets, features
 from clipkit.base.errors import ClipkitError, ImageError, UsageError
-from clipkit.datasets import hf_parquet, images, remote, shards, tars
-from clipkit.datasets.cache import SharedCache
+from clipkit.datasets import images, parquet, remote, shards, tars
 from clipkit.datasets.dataset import Dataset, ImageDataset
+from clipkit.datasets.remote import SharedCache
 
 CLASSES = ["bird", "cat", "dog"]
 Member = tuple[str, bytes]
@@ -704,7 +704,7 @@ def test_texts_of_parquet_that_are_not_utf8_are_refused(tmp_path, text):
 def test_a_row_group_that_takes_too_much_memory_is_refused(tmp_path, monkeypatch):
     noise = np.random.default_rng(0).bytes(300_000)
     path = write_parquet(tmp_path / "a.parquet", [noise] * 4, group=4)
-    monkeypatch.setattr(hf_parquet, "MAX_GROUP_BYTES", 1_000_000)
+    monkeypatch.setattr(parquet, "MAX_GROUP_BYTES", 1_000_000)
     # a dictionary holds the image once, so that only reading it shows the size
     split = datasets.load(path).splits["all"]
     with pytest.raises(ClipkitError, match=r"row group 0: expected at most 0 MiB of images"):
@@ -717,9 +717,9 @@ def test_a_row_group_that_takes_too_much_memory_is_refused(tmp_path, monkeypatch
 
 def test_a_dictionary_that_repeats_a_huge_value_takes_little_memory(tmp_path, monkeypatch):
     """A file of a kilobyte may hold a value of a megabyte in each of 4,096 rows."""
-    monkeypatch.setattr(hf_parquet, "BATCH_BYTES", 2**21)
-    monkeypatch.setattr(hf_parquet, "MAX_OTHER_BYTES", 2**23)
-    monkeypatch.setattr(hf_parquet, "MAX_GROUP_BYTES", 2**23)
+    monkeypatch.setattr(parquet, "BATCH_BYTES", 2**21)
+    monkeypatch.setattr(parquet, "MAX_OTHER_BYTES", 2**23)
+    monkeypatch.setattr(parquet, "MAX_GROUP_BYTES", 2**23)
     huge = b"x" * 2**20
     options = {"compression": "zstd", "dictionary_pagesize_limit": 2**30, "store_schema": False}
 
@@ -744,7 +744,7 @@ def test_a_dictionary_that_repeats_a_huge_value_takes_little_memory(tmp_path, mo
 
 def test_without_pyarrow_the_error_says_what_to_install(tmp_path, monkeypatch):
     write_hf(tmp_path)
-    for module in [name for name in sys.modules if name.startswith("clipkit.datasets.hf_par")]:
+    for module in [name for name in sys.modules if name == "clipkit.datasets.parquet"]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     line = fails("embed", tmp_path, "-m", "tiny", "-o", tmp_path / "o.h5")
@@ -924,13 +924,13 @@ def test_what_threads_ask_for_is_loaded_once_and_the_last_is_kept():
 
 def test_shards_of_one_process_read_a_row_group_of_parquet_once(tmp_path, monkeypatch):
     reads: list[int] = []
-    read_group = hf_parquet._read_group
+    read_group = parquet._read_group
 
     def read_and_count(part: Any, number: int) -> Any:
         reads.append(number)
         return read_group(part, number)
 
-    monkeypatch.setattr(hf_parquet, "_read_group", read_and_count)
+    monkeypatch.setattr(parquet, "_read_group", read_and_count)
     write_parquet(tmp_path / "a.parquet", [png(red) for red in range(8)], group=4)
     split = datasets.load(tmp_path / "a.parquet").splits["all"]
     shards_of_two = [split.take(np.arange(start, start + 2)) for start in range(0, 8, 2)]

@@ -287,7 +287,6 @@ def syncs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         if len(numbers) == 1:
             raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr(hdf5, "SYNC_BYTES", 1)
     monkeypatch.setattr(os, "fsync", sync)
     return numbers
 
@@ -295,7 +294,7 @@ def syncs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_an_error_of_the_disk_while_a_file_is_written_is_not_lost(
     tmp_path: Path, syncs: list[int]
 ) -> None:
-    with pytest.raises(WriteError, match=f"cannot write to {tmp_path}: .*Input/output error"):
+    with pytest.raises(WriteError, match=r"cannot write .*: Input/output error"):
         write(tmp_path / "x.h5", feature_file("images"))
     assert not list(tmp_path.iterdir())
     assert len(syncs) == 1

@@ -31,7 +31,7 @@ from clipkit import datasets, embedding, features, models
 from clipkit.base.errors import UsageError
 from clipkit.embedding import checkpoint
 from clipkit.features import FeatureFile
-from clipkit.features.provenance import identities, provenance
+from clipkit.features.history import identities, provenance
 from clipkit.models.towers import LayerTower, Stack, resolve
 
 # The tokens before the patches, CLS first, of those models of the zoo that have one.

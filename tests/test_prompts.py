@@ -24,9 +24,9 @@ from clipkit import embedding, read
 from clipkit.analysis import similarity, zeroshot
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.base.version import __version__
-from clipkit.datasets.class_names import CLASS_NAMES
+from clipkit.datasets.registry import CLASS_NAMES
 from clipkit.features import FeatureFile
-from clipkit.features.provenance import provenance
+from clipkit.features.history import provenance
 from clipkit.models.hub import find
 from clipkit.prompts import bundled as bundled_files
 from clipkit.prompts import class_index

@@ -30,7 +30,7 @@ from clipkit.features import (
     write,
 )
 from clipkit.features.annotations import read_annotations
-from clipkit.features.provenance import original_split, provenance
+from clipkit.features.history import original_split, provenance
 
 HISTORY = [{"command": "embed", "model": MODEL, "dataset": {"name": "photos"}}]
 
@@ -438,7 +438,7 @@ def test_files_of_one_name_are_told_apart_by_their_folders():
 
 def test_the_history_holds_the_entries_of_all_inputs():
     a, b = pair(history=[*HISTORY, {"command": "relabel"}])
-    b.history[0] = {**HISTORY[0], "dataset": {"name": "/data/more"}}
+    b.history[0]["dataset"] = {"name": "/data/more"}
     joined = concatenation.concat([a, b])
     assert joined.history[:-1] == [*a.history, *b.history]
     entry = joined.history[-1]

@@ -18,7 +18,7 @@ from PIL import Image, ImageCms
 from shell import clipkit, ok
 
 from clipkit import load_dataset
-from clipkit.datasets.thumbnails import thumbnail
+from clipkit.datasets.matching import thumbnail
 from clipkit.features import FeatureFile, Split, history_entry, parquet, read, write
 
 EMBEDDING_ATLAS = shutil.which("embedding-atlas")

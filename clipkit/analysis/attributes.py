@@ -30,8 +30,9 @@ from clipkit.analysis.results import Row
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, check_positive
 from clipkit.features import FeatureFile, Float32, Int64, compatibility
-from clipkit.features.annotations import CLASS, Attribute, check_same_images, read_annotations
-from clipkit.features.provenance import check_control, prompts_entry
+from clipkit.features.annotations import CLASS, Attribute, read_annotations
+from clipkit.features.compatibility import check_control, check_same_images
+from clipkit.features.history import prompts_entry
 from clipkit.features.splitting import count_shared_rows, hash_rows
 
 MAX_VALUES = 5000  # of an attribute

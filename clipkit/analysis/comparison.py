@@ -37,7 +37,7 @@ from clipkit.base.errors import ClipkitError, UsageError, unknown
 from clipkit.features import FeatureFile, Int64
 from clipkit.features.annotations import Attribute, read_attribute
 from clipkit.features.compatibility import SAME_IDS, SAME_IMAGES, matching_split, origin, relate
-from clipkit.features.provenance import provenance
+from clipkit.features.history import provenance
 
 Bools = NDArray[np.bool_]
 

@@ -21,7 +21,7 @@ from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, shorten
 from clipkit.base.names import class_name
 from clipkit.features import FeatureFile, Int64
-from clipkit.features.provenance import shots
+from clipkit.features.history import shots
 
 REPEAT, MAX_REPEAT = 5, 1000
 SEED = 42

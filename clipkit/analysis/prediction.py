@@ -16,7 +16,7 @@ from clipkit.base import console
 from clipkit.base.errors import ClipkitError
 from clipkit.base.names import class_name
 from clipkit.features import FeatureFile, Int64, Split, compatibility
-from clipkit.features.provenance import shots
+from clipkit.features.history import shots
 from clipkit.features.splitting import count_shared_rows
 
 EMBEDDING_SETTINGS = ("normalize",)  # what decides an embedding besides the model
@@ -121,8 +121,7 @@ def find_fitted(
 def fitted_split(probe: FeatureFile, file: FeatureFile) -> str | None:
     """Return the split of a file that a probe was fitted on, or None if it was another file."""
     entry = probe.last_entry("probe")
-    inputs = entry.get("inputs")
-    if not isinstance(inputs, dict) or file.digest not in inputs.values():
+    if file.digest not in entry.inputs.values():
         return None
     return str(entry.get("fit_split"))
 

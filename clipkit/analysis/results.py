@@ -19,7 +19,7 @@ from clipkit.base import console, files
 from clipkit.base.errors import ClipkitError, UsageError, shorten
 from clipkit.base.names import distinct_names
 from clipkit.features import FeatureFile, History, Int64
-from clipkit.features.provenance import provenance
+from clipkit.features.history import provenance
 from clipkit.prompts import bundled
 from clipkit.prompts import texts as prompts
 
@@ -90,9 +90,9 @@ def make_result(history: History, rows: Sequence[Row], **content: Any) -> Featur
 
 def as_result(probe: FeatureFile) -> FeatureFile:
     """Return the runs and predictions of a probe, also in its history, without what was fitted."""
-    history = [*probe.history]
+    history = History(probe.history)
     if history:
-        history[-1] = {name: value for name, value in history[-1].items() if name != "kept"}
+        history[-1].pop("kept", None)
     return replace(probe.as_result(), history=history)
 
 

@@ -10,9 +10,17 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from clipkit.base.errors import ClipkitError, check_positive
-from clipkit.features import BlockMatrix, FeatureFile, Float32, Floats, Split, history_entry
+from clipkit.features import (
+    BlockMatrix,
+    FeatureFile,
+    Float32,
+    Floats,
+    History,
+    Split,
+    history_entry,
+)
 from clipkit.features.compatibility import (
-    _align_classes,
+    align_classes,
     check_widths,
     common_logit_scale,
     note_earlier_files,
@@ -75,7 +83,7 @@ def compute_logits(
     note_earlier_files(images, texts)
     inputs = {"images": images.digest, "texts": texts.digest}
     entry = history_entry("logits", temperature=temperature, whiten=whiten or None, inputs=inputs)
-    logits.history = [*images.history, *texts.history, entry]
+    logits.history = History([*images.history, *texts.history, entry])
     return logits
 
 
@@ -145,7 +153,7 @@ def _combine(images: FeatureFile, texts: FeatureFile, temperature: float) -> Fea
         "logits",
         splits=splits,
         texts=texts.texts,
-        class_index=_align_classes(images, texts),
+        class_index=align_classes(images, texts),
         class_names=images.class_names or texts.class_names,
         temperature=temperature,
     )

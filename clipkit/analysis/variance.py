@@ -22,8 +22,9 @@ from clipkit.analysis.results import Row, choose_split, column, make_result
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.features import FeatureFile, Floats, Int64, compatibility
-from clipkit.features.annotations import Attribute, check_same_images, read_annotations
-from clipkit.features.provenance import check_control, prompts_entry
+from clipkit.features.annotations import Attribute, read_annotations
+from clipkit.features.compatibility import check_control, check_same_images
+from clipkit.features.history import prompts_entry
 
 NO_UNIQUE = {"unique": np.nan, "unique_rows": 0, "unique_null95": np.nan}
 ROWS_PER_PARAMETER = 2  # with fewer complete rows, `unique` is left empty

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -13,9 +13,6 @@ from clipkit.base.errors import UsageError, unknown
 from clipkit.base.files import FEATURE_ENDINGS
 from clipkit.commands import _completion as completion
 from clipkit.commands._options import OUTPUT, Force, option
-
-if TYPE_CHECKING:
-    from clipkit.features import FeatureFile
 
 
 def _refuse_output_option(is_given: bool) -> None:
@@ -120,8 +117,12 @@ def convert(
         with features.open_file(source) as file:
             if table:
                 file, split = formats.only_runs(file, split), None
-            images = _read_thumbnails(file, thumbnails, root, split)
-            formats.export_file(output, file, split=split, thumbnails=images, force=force)
+            small = None
+            if thumbnails:
+                from clipkit.datasets import matching
+
+                small = matching.read_thumbnails(file, thumbnails, root=root, split=split)
+            formats.export_file(output, file, split=split, thumbnails=small, force=force)
         if thumbnails:
             console.note(f"{output} has {Path(output).stat().st_size / 1e6:,.1f} MB")
         return
@@ -129,17 +130,10 @@ def convert(
     _refuse(of_exports, f"is for exports, but {source} is no feature file")
     if model is not None:
         model = models.canonical_name(model)
-    texts, texts_digest = None, None
-    if prompts is not None:
-        texts, texts_digest = read_with_digest(prompts)
+    texts, digest = (None, None) if prompts is None else read_with_digest(prompts)
     with console.progress("converting", "rows") as report:
         file = formats.import_file(
-            source,
-            split=split,
-            model=model,
-            labels=labels,
-            texts=texts,
-            texts_digest=texts_digest,
+            source, split=split, model=model, labels=labels, texts=texts, texts_digest=digest
         )
         features.write(output, formats.report_rows(file, report), force=force)
 
@@ -149,17 +143,6 @@ def _refuse(options: Mapping[str, object], reason: str) -> None:
     for name, value in options.items():
         if value not in (None, False, []):
             raise UsageError(f"--{name} {reason}")
-
-
-def _read_thumbnails(
-    file: FeatureFile, dataset: list[str], root: str | None, split: str | None
-) -> dict[str, Iterator[bytes]] | None:
-    """Return the thumbnails of each split, or None if no data set is given."""
-    if not dataset:
-        return None
-    from clipkit.datasets import thumbnails
-
-    return thumbnails.read_thumbnails(file, dataset, root=root, split=split)
 
 
 def _ending(name: str, known: tuple[str, ...]) -> str:

@@ -49,7 +49,7 @@ def split(
     from clipkit import features
     from clipkit.base import files
     from clipkit.features import splitting
-    from clipkit.features.model import drop_none
+    from clipkit.features.history import drop_none
 
     files.check_feature_output(output, force=force, inputs=[file, table])
     fractions = drop_none({"test": test, "val": val})

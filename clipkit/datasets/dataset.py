@@ -17,7 +17,8 @@ from PIL import Image
 
 from clipkit.base.errors import ClipkitError, ImageError, UsageError, unknown
 from clipkit.datasets import images, remote
-from clipkit.features import Int64, row_ids, splitting
+from clipkit.features import splitting
+from clipkit.features.model import Int64, row_ids
 
 BLOCK_ROWS = 64  # images that `RenderedImages` renders together
 CACHED_BLOCKS = 8
@@ -279,7 +280,7 @@ class Dataset:
     def draw_classes(self, classes: int, seed: int) -> Dataset:
         """Draw some of the classes and renumber them in their order.
 
-        The draw is nested: the classes of a smaller one are among those of a larger one.
+        The draw is nested: a larger draw has all classes of a smaller one.
         """
         for name, split in self.splits.items():
             if split.labels is None:
@@ -301,18 +302,7 @@ class Dataset:
     def split_off(self, fractions: Mapping[str, float], seed: int = 42) -> Dataset:
         """Divide the only split, or else `train`: what `clipkit embed --split-off` does.
 
-        The rows are those of `splitting.split` with the same fractions and seed.
-
-        Parameters
-        ----------
-        fractions : dict of str to float
-            New splits, each with its fraction of the rows.
-        seed : int
-
-        Raises
-        ------
-        UsageError, ClipkitError
-            If `splitting.split_rows` does.
+        `splitting.split` draws the same rows with the same fractions and seed.
         """
         source = splitting.choose_source(self.splits, None, self.name)
         rows = splitting.split_rows(

@@ -18,7 +18,7 @@ from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.base.names import escape
 from clipkit.datasets.dataset import SPLIT_NAMES, Dataset, ImageDataset, ImageFiles, split_name
 from clipkit.datasets.images import installation_hint, readable_suffixes
-from clipkit.features import Int64
+from clipkit.features.model import Int64
 from clipkit.prompts.class_index import FILE_NAMES, find_class_index, rename_classes
 
 UNLABELLED = ""  # the class of images that lie in no class folder
@@ -31,21 +31,12 @@ FilesByClass = dict[str, list[IdAndPath]]
 
 @dataclass
 class _Tree:
-    """The image files of the arguments, by split and then by class or `UNLABELLED`.
+    """The image files of the arguments, by split and then by class or `UNLABELLED`."""
 
-    Attributes
-    ----------
-    splits : dict of str to list of FilesByClass
-        One entry for each argument that holds images of the split.
-    left_out : Counter
-        The number of files by the ending that is none of an image.
-    index_folders : list of str
-        Where a class index may be.
-    """
-
+    # an entry for each argument that holds images of the split
     splits: dict[str, list[FilesByClass]] = field(default_factory=dict)
-    left_out: Counter[str] = field(default_factory=Counter)
-    index_folders: list[str] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)  # files by an ending of no image
+    index_folders: list[str] = field(default_factory=list)  # where a class index may be
 
 
 def read_folder(path: Path) -> Dataset:
@@ -80,7 +71,7 @@ def read_folder(path: Path) -> Dataset:
 def read_images(names: Sequence[str]) -> Dataset:
     """Read images and folders of images as one data set.
 
-    A single folder is read by `read_folder`. Of several names, an image is in the split `all`, and
+    A single folder is read by `read_folder`. With several, an image is in the split `all`, and
     each folder has the splits and classes that it has alone. An id is the path as it is given,
     without "./" at its start, and without the folder of the split. A split has no labels if images
     in it have none.

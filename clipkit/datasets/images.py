@@ -93,20 +93,7 @@ def read(path: str) -> Image.Image:
 
 
 def decode(data: bytes, name: str) -> Image.Image:
-    """Read the first frame of an image in memory as RGB, as `read` does.
-
-    Parameters
-    ----------
-    data : bytes
-        The content of an image file.
-    name : str
-        What errors call the image.
-
-    Raises
-    ------
-    ImageError
-        As `read` does.
-    """
+    """Read the first frame of an image in memory as RGB, as `read` does."""
     with image_errors(name):
         check_bytes(len(data))
         return _decode(io.BytesIO(data))
@@ -138,13 +125,7 @@ def _check_file(path: str) -> None:
 
 
 def check_bytes(size: int) -> None:
-    """Refuse an image file of this size in bytes before it is read.
-
-    Raises
-    ------
-    ImageError
-        If it is empty or exceeds `MAX_BYTES`.
-    """
+    """Refuse an image file of this size in bytes before it is read."""
     if size == 0:
         raise ImageError("the file is empty")
     if size > MAX_BYTES:

@@ -5,12 +5,11 @@ A row of a manifest may also name a label, a split and an id.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from io import BufferedReader, BytesIO
+from collections.abc import Iterable, Iterator, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +20,10 @@ from clipkit.base.names import escape
 from clipkit.datasets.dataset import Dataset
 from clipkit.datasets.rows import Columns, Content, Row, Table, as_text, check_columns, collect
 from clipkit.features.formats import import_parquet
-from clipkit.features.model import drop_none
+from clipkit.features.history import drop_none
 from clipkit.prompts.class_index import find_class_index, rename_classes
 
 MAX_LIST_BYTES = 1 << 28  # a million paths of 256 bytes
-
-BLOCK_BYTES = 1 << 16  # split at a time; the entries take three times as much memory
 
 # How feature files, PNG, JPEG, GIF, Parquet and gzip begin.
 CONTENTS = (b"\x89HDF", b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"PAR1", b"\x1f\x8b")
@@ -37,11 +34,6 @@ def read_list(source: str = files.STREAM) -> Dataset:
 
     Relative paths start at the current folder. Blank lines are dropped. An id is the path without
     "./" at its start. The split is `all`, and there are no labels.
-
-    Parameters
-    ----------
-    source : str
-        A file, or ``-`` for standard input.
 
     Raises
     ------
@@ -65,51 +57,31 @@ def read_list(source: str = files.STREAM) -> Dataset:
         hint = "name the file itself: clipkit embed FILE"
         raise ClipkitError(f"{name}: expected a list of paths, got the content of a file", hint)
     is_nul = b"\0" in data
-    separator = b"\0" if is_nul else b"\n"
     details = {"source": "list", "list": files.digest(data)}
-    table = Table(_rows(data, separator))
-    del data  # so that it is freed with the rows
-    class_names, splits = collect(table, name, unit="entry" if is_nul else "line")
+    data = data.removeprefix(BOM)
+    lines = (line.removesuffix(b"\n").removesuffix(b"\r") for line in BytesIO(data))
+    entries = data.split(b"\0") if is_nul else lines
+    class_names, splits = collect(Table(_rows(entries)), name, unit="entry" if is_nul else "line")
     return Dataset(name, class_names, splits, details)
 
 
-def _rows(data: bytes, separator: bytes) -> Iterator[Row]:
-    blocks = _blocks(data, separator)
-    del data
-    place = 0
-    for block in blocks:
-        for entry in block.split(separator):
-            if separator == b"\n":
-                entry = entry.removesuffix(b"\r")
-            place += 1
-            if entry:
-                yield Row(place, os.fsdecode(entry))
-
-
-def _blocks(data: bytes, separator: bytes) -> Iterator[bytes]:
-    """Yield blocks of whole entries, without the separator at their end. Free what was yielded."""
-    rest = bytearray(data.removeprefix(BOM))
-    del data
-    while rest:
-        end = rest.find(separator, BLOCK_BYTES)
-        if end < 0:
-            end = len(rest)
-        yield bytes(rest[:end])
-        del rest[: end + 1]  # cheap: moves the start, and seldom copies
+def _rows(entries: Iterable[bytes]) -> Iterator[Row]:
+    for place, entry in enumerate(entries, 1):
+        if entry:
+            yield Row(place, os.fsdecode(entry))
 
 
 ENDINGS = (".csv", ".tsv", ".parquet", ".jsonl")
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
-Stream = BufferedReader | BytesIO
 DEFAULTS = Columns()
-PARQUET_READER = "clipkit.datasets.parquet_manifests"
+PARQUET_READER = "clipkit.datasets.parquet"
 MAX_HEADER = 1 << 16
 EXAMPLE = '{"path": "a.jpg", "label": "cat"}'
 MAX_BYTES = 1 << 28  # a million rows of 256 bytes
 
 
 def is_manifest(name: str) -> bool:
-    """Whether a name is that of a manifest, by its ending.
+    """Whether a name stands for a manifest, by its ending.
 
     A folder is none. Of Parquet files, those that hold images are none.
     """
@@ -122,13 +94,7 @@ def is_manifest(name: str) -> bool:
 
 
 def names_images(name: str) -> bool:
-    """Whether a file is a manifest, and not a table of something else: it has a column `path`.
-
-    Raises
-    ------
-    ClipkitError
-        If the file is a damaged Parquet file.
-    """
+    """Whether a file is a manifest, and not a table of something else: it has a column `path`."""
     ending = Path(name).suffix.lower()
     if not is_manifest(name) or not Path(name).is_file():
         return False
@@ -179,66 +145,41 @@ def read_manifest(
     class_names, index = rename_classes(
         content.class_names, lambda: find_class_index(map(str, (folder, folder.parent)))
     )
-    details: dict[str, Any] = {"source": "manifest", "manifest": f"sha256:{digest}", **index}
+    details: dict[str, Any] = {"source": "manifest", "manifest": digest, **index}
     if named:
         details["columns"] = named
     return Dataset(escape(Path(source).stem), class_names, content.splits, details)
 
 
 def _read_rows(source: str, columns: Columns, required: set[str]) -> tuple[Content, str]:
-    """Return the content of a manifest and the SHA-256 of the file."""
+    """Return the content of a manifest and the digest of the file."""
     name = escape(source)
     folder = os.path.dirname(source)  # noqa: PTH120 ("" for the current folder)
     ending = Path(source).suffix.lower()
     if ending == ".parquet":
         with files.spool_input(source) as file:
-            with file.path.open("rb") as stream:
-                digest = _digest(stream)
+            with file.path.open("rb") as content:
+                digest = f"sha256:{hashlib.file_digest(content, 'sha256').hexdigest()}"
             table = import_parquet(PARQUET_READER).read_table(
                 file.path, name, columns, required, MAX_BYTES
             )
             return collect(table, name, unit="row", folder=folder), digest
-    with _open_text(source, name) as stream:
-        digest = _digest(stream)
-        _check_not_empty(stream, name)
-        if ending == ".jsonl":
-            table = _read_jsonl(stream, name, columns, required)
-        else:
-            table = _read_csv(stream, name, columns, required, DELIMITERS[ending])
-        return collect(table, name, folder=folder), digest
-
-
-def _digest(stream: Stream) -> str:
-    return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-@contextlib.contextmanager
-def _open_text(source: str, name: str) -> Iterator[Stream]:
-    """Open a manifest for reading it line by line: it may take as much memory as its rows."""
-    if not Path(source).is_file():  # a pipe, or nothing
-        yield BytesIO(files.read_bytes(source, MAX_BYTES))
-        return
-    with files.keep_open(source) as file:
-        before = os.fstat(file.descriptor)
-        if before.st_size > MAX_BYTES:
-            raise ClipkitError(f"{name}: expected at most {MAX_BYTES >> 20} MiB of text, got more")
-        # a reader of text closes the stream that it is given
-        with open(file.descriptor, "rb", closefd=False) as stream:
-            yield stream
-        after = os.fstat(file.descriptor)
-    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-        raise ClipkitError(f"{name}: the file was changed while it was read", "run it again")
-
-
-def _check_not_empty(stream: Stream, name: str) -> None:
-    stream.seek(0)
-    if not any(line.removeprefix(BOM).strip() for line in stream):
+    most = MAX_BYTES
+    if Path(source).is_file():  # Python allocates at once as much as it is asked to read
+        most = min(most, Path(source).stat().st_size)
+    data = files.read_bytes(source, most)
+    if not data.removeprefix(BOM).strip():
         hint = "check whether the command before it failed"
         raise ClipkitError(f"{name}: expected a table with a row for each image, got none", hint)
+    if ending == ".jsonl":
+        table = _read_jsonl(BytesIO(data), name, columns, required)
+    else:
+        table = _read_csv(BytesIO(data), name, columns, required, DELIMITERS[ending])
+    return collect(table, name, folder=folder), files.digest(data)
 
 
 def _read_csv(
-    stream: Stream, name: str, columns: Columns, required: set[str], delimiter: str
+    stream: BytesIO, name: str, columns: Columns, required: set[str], delimiter: str
 ) -> Table:
     records = read_rows(stream, name, delimiter)
     line, header = next(records, (1, []))
@@ -266,7 +207,7 @@ def _csv_rows(
         yield Row(line, record[path], record[label], record[split], record[row_id])
 
 
-def _read_jsonl(stream: Stream, name: str, columns: Columns, required: set[str]) -> Table:
+def _read_jsonl(stream: BytesIO, name: str, columns: Columns, required: set[str]) -> Table:
     """Return the rows. There is a column of splits or ids if the first object has it."""
     check_text(stream, name)
     line, first = next(read_objects(stream, name, EXAMPLE))
@@ -276,7 +217,7 @@ def _read_jsonl(stream: Stream, name: str, columns: Columns, required: set[str])
     return Table(rows, columns.split in first, has_ids)
 
 
-def _json_rows(stream: Stream, name: str, columns: Sequence[str]) -> Iterator[Row]:
+def _json_rows(stream: BytesIO, name: str, columns: Sequence[str]) -> Iterator[Row]:
     for line, content in read_objects(stream, name, EXAMPLE):
         where = f"{name}, line {line}"
         path = content.get(columns[0])

@@ -1,20 +1,26 @@
-"""Find the images of a feature file's rows in a data set, by their ids."""
+"""Find the images of a feature file's rows in a data set, by their ids, and make thumbnails."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import io
+from collections.abc import Iterator, Sequence
 
 import numpy as np
+from PIL import Image
 
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
+from clipkit.base.prefetch import prefetch_map
+from clipkit.datasets import SourceOptions, read_source
 from clipkit.datasets.dataset import Dataset, ImageDataset
 from clipkit.datasets.registry import REGISTRY
 from clipkit.datasets.rows import ColumnError, Columns
-from clipkit.datasets.sources import SourceOptions, read_source
-from clipkit.features import FeatureFile, Int64
-from clipkit.features.provenance import dataset_entries, original_split
+from clipkit.features.history import as_object, original_split
+from clipkit.features.model import FeatureFile, Int64
 
+SIZE = 128  # pixels of the longer side
+QUALITY = 80
+WORKERS, AHEAD = 4, 64
 HINT = "name the data set that was embedded"
 
 
@@ -24,13 +30,6 @@ def load_images(
     """Load the data set of a file's images; see `datasets.load`.
 
     A manifest is read by the columns that `embed` read, unless others are given.
-
-    Raises
-    ------
-    UsageError
-        If this is another named data set than the file's. Nothing is downloaded then.
-    ClipkitError
-        If `datasets.load` raises it.
     """
     if dataset[0] in REGISTRY:
         _check_name(file, dataset[0])
@@ -54,29 +53,29 @@ def load_images(
 def _embedded_columns(file: FeatureFile) -> dict[str, str]:
     """Return the columns that `embed` was given for a manifest, by their role."""
     embedded: dict[str, str] = {}
-    for entry in dataset_entries(file):
-        named = entry.get("columns")
-        if entry.get("source") == "manifest" and isinstance(named, dict):
+    for entry in file.history.datasets:
+        if entry.get("source") == "manifest" and "columns" in entry:
+            named = as_object(entry["columns"])
             embedded = {role: str(named[role]) for role in Columns._fields if role in named}
     return embedded
 
 
 def _check_name(file: FeatureFile, name: str) -> None:
-    """Refuse another named data set than the file's, whose rows may have the same ids."""
+    """Refuse another named data set than the file's: its rows may have the same ids."""
     embedded = _embedded_names(file)
     if embedded and name not in embedded and not {name, *embedded}.isdisjoint(REGISTRY):
         raise UsageError(_other_name(file, name), HINT)
 
 
 def warn_of_other_name(file: FeatureFile, dataset: Dataset) -> None:
-    """Warn if the images that were matched are those of a data set of another name."""
+    """Warn if the images were matched in a data set of another name."""
     embedded = _embedded_names(file)
     if embedded and dataset.name not in embedded:
         console.warn(f"{_other_name(file, dataset.name)}: matched them by their ids")
 
 
 def _embedded_names(file: FeatureFile) -> list[str]:
-    return [str(data["name"]) for data in dataset_entries(file) if "name" in data]
+    return [str(data["name"]) for data in file.history.datasets if "name" in data]
 
 
 def _other_name(file: FeatureFile, name: str) -> str:
@@ -114,3 +113,66 @@ def match_images(
         raise ClipkitError(f"{dataset.name}: expected {expected}, got no {missing!r}", HINT)
     rows = rows[is_known]
     return rows, images.take(np.array([row_of[ids[row]] for row in rows]))
+
+
+def thumbnail(image: Image.Image, size: int = SIZE, quality: int = QUALITY) -> bytes:
+    """Encode a small copy of an image as WebP, without EXIF, ICC profile or comments.
+
+    Its longer side has at most `size` pixels. `quality` is 0..100.
+    WebP takes a third to two thirds of the bytes of JPEG for images of 8 to 64 pixels.
+    """
+    small = image.convert("RGB")  # also a copy
+    small.thumbnail((size, size))
+    small.info = {}  # where Pillow keeps metadata, some of which it would write
+    out = io.BytesIO()
+    small.save(out, "WEBP", quality=quality)
+    return out.getvalue()
+
+
+def read_thumbnails(
+    file: FeatureFile,
+    dataset: Sequence[str],
+    *,
+    root: str | None = None,
+    split: str | None = None,
+) -> dict[str, Iterator[bytes]]:
+    """Find the images of a file's rows in a data set, by their ids.
+
+    Parameters
+    ----------
+    file : FeatureFile
+        Of kind images or logits.
+    dataset : sequence of str
+        As for `datasets.load`. A manifest is read by the columns that the history names.
+    root : str, optional
+        The folder that holds a named data set.
+    split : str, optional
+        Only this split; all by default.
+
+    Returns
+    -------
+    dict of str to iterator of bytes
+        For each split, the thumbnail of each row, in order. Iterating decodes a few images ahead,
+        and raises `ImageError` for one that cannot be read.
+
+    Raises
+    ------
+    UsageError
+        If the file has no images, there is no such split, or the file is of another named data set.
+    ClipkitError
+        If an image is not in the data set.
+    """
+    if file.kind not in ("images", "logits"):
+        raise UsageError(f"thumbnails: expected a file of images or logits, got {file.kind}")
+    chosen = [*file.splits] if split is None else file.choose_splits([split])
+    data = load_images(file, dataset, root=root)
+    thumbnails: dict[str, Iterator[bytes]] = {}
+    for name in chosen:
+        _, images = match_images(file, name, data)
+        thumbnails[name] = _encode(images)
+    warn_of_other_name(file, data)
+    return thumbnails
+
+
+def _encode(images: ImageDataset) -> Iterator[bytes]:
+    return prefetch_map(lambda i: thumbnail(images.image(i)), range(len(images)), WORKERS, AHEAD)

@@ -1,6 +1,6 @@
 """Read bytes at an offset of a file, on this machine or at a URL.
 
-fsspec reads the URLs, with aiohttp those of http(s). A request takes long, so callers ask for many
+fsspec reads the URLs, and uses aiohttp for http(s). A request takes long, so callers ask for many
 bytes at once. Only the protocols that are listed here are opened.
 """
 
@@ -11,17 +11,20 @@ import io
 import os
 import re
 import stat
+import threading
 import time
 import urllib.parse
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 from clipkit.base.errors import ClipkitError, UsageError, shorten
 from clipkit.base.names import escape
 from clipkit.base.version import __version__
-from clipkit.datasets.images import reason
 
 PROTOCOLS = ("https", "http", "hf", "s3", "gs")
 # what fsspec needs for them, and what to install
@@ -56,20 +59,11 @@ _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 
 @dataclass(frozen=True)
 class StoredFile:
-    """A file whose bytes can be read at any offset, on this machine or at a URL.
+    """A file that can be read at any offset, on this machine or at a URL."""
 
-    Attributes
-    ----------
-    name : str
-        Its path or URL.
-    size : int
-    state : str
-        What changes with the content: an ETag, a hash or the time of modification.
-    """
-
-    name: str
+    name: str  # its path or URL
     size: int
-    state: str
+    state: str  # what changes with the content: an ETag, a hash or the time of modification
 
     is_remote: ClassVar[bool] = True
 
@@ -93,13 +87,7 @@ class StoredFile:
         return data
 
     def check_unchanged(self) -> None:
-        """Refuse a file that was replaced or written since it was opened: rows of both would mix.
-
-        Raises
-        ------
-        ClipkitError
-            If its size or state is another one now.
-        """
+        """Refuse a file that was changed since it was opened: rows of both would mix."""
         if open_file(self.name) != self:
             raise _changed(self.name)
 
@@ -166,23 +154,17 @@ def is_http(name: str) -> bool:
     return protocol_of(name) in ("http", "https")
 
 
-def without_query(url: str) -> str:
-    """Return a URL without its query and fragment.
+def path_of(name: str) -> str:
+    """Return a path, or a URL without its query and fragment.
 
-    >>> without_query("https://host/a.tar?token=1#b")
-    'https://host/a.tar'
+    >>> path_of("https://host/a.tar?token=1#b"), path_of("a?.tar")
+    ('https://host/a.tar', 'a?.tar')
     """
-    return re.split(r"[?#]", url, maxsplit=1)[0]
+    return name if protocol_of(name) is None else re.split(r"[?#]", name, maxsplit=1)[0]
 
 
 def is_url(name: str) -> bool:
-    """Whether a name is a URL of a protocol that can be opened.
-
-    Raises
-    ------
-    UsageError
-        If it is a URL of another protocol.
-    """
+    """Whether a name is a URL of a protocol that can be opened."""
     protocol = protocol_of(name)
     if protocol is None:
         return False
@@ -203,7 +185,7 @@ def display_url(name: str) -> str:
     """
     if protocol_of(name) is None:
         return escape(name)
-    scheme, _, rest = without_query(name).partition("://")
+    scheme, _, rest = path_of(name).partition("://")
     host, slash, path = rest.partition("/")
     return escape(f"{scheme}://{host.rpartition('@')[2]}{slash}{path}")
 
@@ -239,13 +221,7 @@ def open_file(name: str) -> StoredFile:
 
 
 def read_whole(name: str, limit: int) -> bytes:
-    """Read a file of at most `limit` bytes, also from a server that sends no ranges.
-
-    Raises
-    ------
-    ClipkitError
-        As `open_file` does, and if the file is larger.
-    """
+    """Read a file of at most `limit` bytes, also from a server that sends no ranges."""
     if is_http(name):
         data = _get(name, None, limit + 1).data
     else:
@@ -257,13 +233,7 @@ def read_whole(name: str, limit: int) -> bytes:
 
 
 def filesystem(url: str) -> tuple[Any, str]:
-    """Return the file system of fsspec for a URL, and the path there.
-
-    Raises
-    ------
-    ClipkitError
-        If the package that it needs is not installed.
-    """
+    """Return the file system of fsspec for a URL, and the path there."""
     protocol = str(protocol_of(url))
     path = url.partition("://")[2]
     options: dict[str, Any] = {"use_listings_cache": False}  # a file may change
@@ -454,5 +424,65 @@ def read_error(name: str, error: Exception) -> ClipkitError:
     elif isinstance(error, FileNotFoundError):
         text = "there is no such file"
     else:
-        text = shorten(reason(error))
+        # all lines: clients of servers do not put the reason in the first one
+        whole = getattr(error, "strerror", None) or str(error)
+        text = shorten(escape(" ".join(whole.split())) or type(error).__name__)
     return ClipkitError(f"cannot read {display_url(name)}: {text}")
+
+
+Key = TypeVar("Key", bound=Hashable)
+Value = TypeVar("Value")
+
+
+class SharedCache(Generic[Key, Value]):
+    """Keep what `load` returned last, for all threads: what several of them need is loaded once.
+
+    At least `count` values are kept, and more while all together take at most `budget` bytes.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[Key], Value],
+        size_of: Callable[[Value], int],
+        *,
+        count: int,
+        budget: int,
+    ) -> None:
+        self._load = load
+        self._size_of = size_of
+        self._count = count
+        self._budget = budget
+        self._values: OrderedDict[Key, Future[Value]] = OrderedDict()  # the last used at the end
+        self._sizes: dict[Key, int] = {}
+        self._lock = threading.Lock()
+
+    def get(self, key: Key) -> Value:
+        """Return the value of a key."""
+        with self._lock:
+            is_new = key not in self._values
+            future = self._values.setdefault(key, Future())
+            self._values.move_to_end(key)
+        if not is_new:
+            return future.result()
+        try:
+            value = self._load(key)
+        except BaseException as error:
+            with self._lock:
+                self._values.pop(key, None)
+            future.set_exception(error)
+            raise
+        future.set_result(value)
+        with self._lock:
+            self._sizes[key] = self._size_of(value)
+            self._shrink()
+        return value
+
+    def has(self, key: Key) -> bool:
+        """Whether the value of a key is there or is being loaded."""
+        with self._lock:
+            return key in self._values
+
+    def _shrink(self) -> None:
+        while len(self._values) > self._count and sum(self._sizes.values()) > self._budget:
+            oldest = next(key for key in self._values if key in self._sizes)
+            del self._values[oldest], self._sizes[oldest]

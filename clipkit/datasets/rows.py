@@ -6,7 +6,7 @@ import re
 from array import array
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, overload
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from clipkit.base.names import escape
 from clipkit.datasets import remote
 from clipkit.datasets.dataset import ImageDataset, ImageFiles, split_name
 from clipkit.datasets.images import reason
-from clipkit.features import Int64
+from clipkit.features.model import Int64
 from clipkit.features.validation import MAX_CLASSES, MAX_NAMES, is_split_name
 from clipkit.prompts.class_index import escape_text
 
@@ -36,20 +36,15 @@ class LabelCodes(dict[str, int]):
         return self.setdefault(label, len(self))
 
     def recode(self, codes: NDArray[np.int32] | Int64, labels: Iterable[str]) -> NDArray[np.int32]:
-        """Return the codes (N,) of rows whose `codes` (N,) number other `labels`."""
+        """Return the codes (N,) of rows that have `codes` (N,) of other `labels`."""
         table = np.array([*map(self.code, labels), NO_LABEL], np.int32)  # NO_LABEL, -1, is the last
         return table[codes]
-
-
-def no_names() -> list[str] | None:
-    """Return no class names."""
-    return None
 
 
 def number_labels(
     labels: Collection[str],
     place_of: Callable[[str], str],
-    names_of_numbers: Callable[[], list[str] | None] = no_names,
+    names_of_numbers: Callable[[], list[str] | None] = lambda: None,
 ) -> tuple[list[str], dict[str, int]]:
     """Return the class names, and the class of each label: the rule for every source.
 
@@ -57,25 +52,9 @@ def number_labels(
     Otherwise all are names. Names that are whole numbers are sorted as numbers, so that 0..n-1 are
     the numbers of their classes, too, and a gap is no class.
 
-    Parameters
-    ----------
-    labels : collection of str
-        The distinct labels.
-    place_of : callable
-        Returns what an error calls the place of a label.
-    names_of_numbers : callable
-        Returns the class names if the labels are numbers, or None if there are none.
-
-    Returns
-    -------
-    class_names : list of str
-        Names are sorted by code point, as class folders are.
-    number_of : dict of str to int
-
-    Raises
-    ------
-    ClipkitError
-        If a number is negative or has no name.
+    `labels` are distinct. `place_of` returns what an error calls the place of one, and
+    `names_of_numbers` the class names where labels are numbers, or None. Names are sorted by code
+    point, as class folders are.
     """
     matches = [WHOLE_NUMBER.fullmatch(label) for label in labels]
     numbers = [int(match[1]) for match in matches if match]
@@ -103,24 +82,12 @@ def labels_from_texts(
     codes: Mapping[str, NDArray[np.int32] | Int64],
     texts: Collection[str],
     place_of: Callable[[str], str],
-    names_of_numbers: Callable[[], list[str] | None] = no_names,
+    names_of_numbers: Callable[[], list[str] | None] = lambda: None,
 ) -> tuple[dict[str, Int64], list[str]]:
-    """Return labels and class names where each row has the number of a text.
+    """Return labels and class names where each row has the number of a text, or `NO_LABEL`.
 
-    Parameters
-    ----------
-    codes : dict of str to (N,) array of integers
-        Per split, the number in `texts` of each row's label, or `NO_LABEL`.
-    texts : collection of str
-        The distinct labels, in the order of their numbers.
-    place_of, names_of_numbers : callable
-        See `number_labels`.
-
-    Returns
-    -------
-    labels : dict of str to (N,) int64 array
-        Indices into the class names, or `NO_LABEL`.
-    class_names : list of str
+    `codes` (N,) of each split number `texts`; see `number_labels` for the functions. Labels (N,)
+    are indices into the class names, or `NO_LABEL`.
     """
     class_names, number_of = number_labels(texts, place_of, names_of_numbers)
     values = np.array([number_of[text] for text in texts] + [NO_LABEL], np.int64)
@@ -166,14 +133,8 @@ def unique_ids(
 ) -> tuple[list[str], Int64]:
     """Return unique ids, and the rows (N,) that have them.
 
-    Parameters
-    ----------
-    ids : list of str
-    file_of : (N,) int32 array
-        The number of each row's file.
-    prefixes : sequence of str
-        What is put before all ids, by the number of the file, if an id occurs twice. Of rows that
-        still have the same id, the first one stays.
+    If an id occurs twice, the prefix of its file, of number `file_of` (N,), is put before each. Of
+    rows that still have the same id, the first one stays.
     """
     if has_duplicates(ids):
         ids = [f"{prefixes[file]}/{name}" for name, file in zip(ids, file_of, strict=True)]
@@ -277,49 +238,11 @@ class Table(NamedTuple):
     has_ids: bool = False
 
 
-class PackedTexts(Sequence[str]):
-    """Texts that are kept as one run of UTF-8, and made when they are asked for.
-
-    In a list, each takes 57 bytes more than its letters.
-    """
-
-    def __init__(self) -> None:
-        self._data = bytearray()
-        self._ends = array("q", [0])
-
-    def append(self, text: str) -> None:
-        """Append a text."""
-        self._data += text.encode()
-        self._ends.append(len(self._data))
-
-    def __len__(self) -> int:
-        return len(self._ends) - 1
-
-    @overload
-    def __getitem__(self, i: int) -> str: ...
-    @overload
-    def __getitem__(self, i: slice) -> list[str]: ...
-    def __getitem__(self, i: int | slice) -> str | list[str]:
-        if isinstance(i, slice):
-            return list(map(self._text, range(len(self))[i]))
-        # the range counts from the end, too, and refuses what is out of range
-        return self._text(range(len(self))[i])
-
-    def _text(self, row: int) -> str:
-        return self._data[self._ends[row] : self._ends[row + 1]].decode()
-
-    def __iter__(self) -> Iterator[str]:
-        return map(self._text, range(len(self)))
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Sequence) and list(self) == list(other)
-
-
 @dataclass
 class _Split:
     """The rows of a split, while they are read."""
 
-    ids: list[str] | PackedTexts
+    ids: list[str] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
     codes: array[int] = field(default_factory=lambda: array("i"))  # of the labels, or NO_LABEL
     places: array[int] = field(default_factory=lambda: array("I"))
@@ -338,23 +261,9 @@ def collect(table: Table, name: str, *, unit: str = "line", folder: str = "") ->
     `clipkit.datasets.rows.number_labels` says what labels mean, and `attach_labels` what happens
     to rows without one.
 
-    Parameters
-    ----------
-    table : Table
-        Without splits, all rows are in the split `all`; without ids, the paths are the ids.
-    name : str
-        What messages call the file.
-    unit : str
-        What messages call the place of a row.
-    folder : str
-        Relative paths start here.
-
-    Raises
-    ------
-    ClipkitError
-        If there is no row, a path is missing or is a URL of another protocol than http(s), an id
-        occurs twice in a split, or a label or the name of a split is not valid. The message names
-        the line.
+    Without splits, all rows are in the split `all`; without ids, the paths are the ids. `name` and
+    `unit` are what messages call the file and the place of a row. Relative paths start at `folder`.
+    A row that cannot be used is refused with its place.
     """
     splits: dict[str, _Split] = {}
     texts = LabelCodes()
@@ -367,7 +276,7 @@ def collect(table: Table, name: str, *, unit: str = "line", folder: str = "") ->
         if table.has_splits:
             split = _split_of(row.split.strip(), splits, where)
         if split not in splits:
-            splits[split] = _Split(PackedTexts() if table.has_ids else [])
+            splits[split] = _Split()
         _add(splits[split], row, where, texts)
     if not splits:
         raise ClipkitError(f"{name}: expected paths of images, got none")

@@ -42,21 +42,9 @@ _NUMBERED = re.compile(r"(\w[\w.-]*?)-\d+-of-\d+")  # as `datasets` names files:
 def find_files(patterns: Sequence[str], suffix: str) -> list[str]:
     """Return the files that patterns stand for, each once, in the order of the patterns.
 
-    Parameters
-    ----------
-    patterns : sequence of str
-        Paths or URLs of files, with brace ranges (``{0000..0099}``), brace lists (``{a,b}``) and
-        globs, or folders, which are searched at any depth. What a glob or a folder holds is sorted.
-        A path that exists is taken as it is written.
-    suffix : str
-        What the files in a folder end in.
-
-    Raises
-    ------
-    UsageError
-        If an http(s) URL has a wildcard or a brace range is not valid.
-    ClipkitError
-        If a pattern finds nothing.
+    A pattern is a path or URL of files, with brace ranges (``{0000..0099}``), brace lists
+    (``{a,b}``) and globs, or a folder, which is searched at any depth for files that end in
+    `suffix`. What a glob or a folder holds is sorted. A path that exists is taken as it is written.
     """
     names: dict[str, str] = {}  # by the URL or the absolute path
     for pattern in patterns:
@@ -70,13 +58,6 @@ def find_files(patterns: Sequence[str], suffix: str) -> list[str]:
             if len(names) > MAX_FILES:
                 raise ClipkitError(f"{escape(pattern)}: expected at most {MAX_FILES:,} files")
     return list(names.values())
-
-
-def path_of(name: str) -> str:
-    """Return a name, of a URL without its query."""
-    if remote.protocol_of(name) is None:
-        return name
-    return remote.without_query(name)
 
 
 def expand_braces(pattern: str) -> Iterator[str]:
@@ -164,16 +145,11 @@ def _check_any(files: list[str], name: str, what: str) -> list[str]:
 
 
 def split_names(files: Sequence[str]) -> list[str]:
-    """Return the split of each file, by its name or else by that of its folder.
+    """Return the split of each file, by its name or else by its folder's name.
 
     The split is train, val (also valid, validation) or test if the file's name holds that as a
     word; else what comes before a number such as ``-00000-of-00002``; else the name of its folder
     if it is one of these words. If no file says so, all belong to the split `all`.
-
-    Raises
-    ------
-    ClipkitError
-        If only some of the files say so.
 
     Examples
     --------
@@ -244,7 +220,7 @@ def _folder_and_name(file: str) -> tuple[str, str]:
     """Return the folder and the name of a path, or of a URL without its query."""
     if remote.protocol_of(file) is None:
         file = str(Path(file).absolute())
-    folder, _, name = path_of(file).rpartition("/")
+    folder, _, name = remote.path_of(file).rpartition("/")
     return folder, name
 
 
@@ -275,7 +251,7 @@ def distinct_stems(files: Sequence[str]) -> list[str]:
 
 
 def data_set_name(files: Sequence[str]) -> str:
-    """Return a name for files: that of the only one, the repository, or the folder of the first.
+    """Return a name for files: the only one's, the repository's, or the first one's folder.
 
     >>> data_set_name(["hf://datasets/org/pets/data/train-00000-of-00001.parquet"])
     'pets'
@@ -293,15 +269,14 @@ def data_set_name(files: Sequence[str]) -> str:
 
 
 def _is_part(folder: str) -> bool:
-    """Whether a folder's name is that of a split, or `data` as in repositories."""
+    """Whether a folder is called like a split, or `data` as in repositories."""
     return folder == "data" or _SPLIT.fullmatch(folder.lower()) is not None
 
 
 def read_class_names(file: str) -> list[str] | None:
     """Read the class names in ``classnames.txt`` or ``class_index.json`` beside a file.
 
-    If the folder is that of a split, or `data`, they are also looked for in the one above. If there
-    are none, a note says so, and None is returned.
+    See `_read_beside`. If there are none, a note says so, and None is returned.
     """
     content = _read_beside(file, NAMES_FILES)
     if content is not None:
@@ -334,7 +309,7 @@ def rename_classes_beside(
 def _read_beside(file: str, names: Sequence[str]) -> tuple[bytes, str] | None:
     """Return the content and the path of the first file of these names beside another one.
 
-    If the folder is that of a split, or `data`, they are also looked for in the one above.
+    If the folder is called like a split, or `data`, the folder above is searched, too.
     """
     folder = _folder_and_name(file)[0]
     above, name = _folder_and_name(folder)
@@ -354,13 +329,7 @@ def _read_beside(file: str, names: Sequence[str]) -> tuple[bytes, str] | None:
 
 
 def parse_class_names(data: bytes, where: str) -> list[str]:
-    """Return class names, a line each, or from a class index or a list in JSON.
-
-    Raises
-    ------
-    ClipkitError
-        If a name is missing, or the content has another form.
-    """
+    """Return class names, a line each, or from a class index or a list in JSON."""
     if where.endswith(".json"):
         entries = load_class_index(data, where)
         names = [entry.name for entry in entries]

@@ -24,9 +24,8 @@ from clipkit.base import console
 from clipkit.base.errors import ClipkitError, ImageError
 from clipkit.base.names import escape
 from clipkit.datasets import images, remote, shards
-from clipkit.datasets.cache import SharedCache
 from clipkit.datasets.dataset import Dataset, ImageDataset
-from clipkit.datasets.remote import RangeReader, StoredFile, display_url
+from clipkit.datasets.remote import RangeReader, SharedCache, StoredFile, display_url
 from clipkit.datasets.rows import (
     NO_LABEL,
     LabelCodes,
@@ -34,7 +33,7 @@ from clipkit.datasets.rows import (
     labels_from_texts,
     unique_ids,
 )
-from clipkit.features import Int64
+from clipkit.features.model import Int64
 from clipkit.features.validation import MAX_CLASSES
 
 ZEROS = bytes(tarfile.BLOCKSIZE)
@@ -184,11 +183,6 @@ def read_tars(patterns: Sequence[str]) -> Dataset:
     ``class_index.json`` beside the tars names those that are numbers, and the latter those that are
     WordNet ids. Splits are named as `shards.split_names` says. Rows keep the order of the tars.
 
-    Parameters
-    ----------
-    patterns : sequence of str
-        See `shards.find_files`.
-
     Raises
     ------
     ClipkitError
@@ -265,13 +259,7 @@ class _Member(NamedTuple):
 
 
 def _members(headers: _Headers) -> Iterator[_Member]:
-    """Yield the members of a tar that have an ending and are not hidden.
-
-    Raises
-    ------
-    ClipkitError
-        If the tar is compressed, damaged or not whole.
-    """
+    """Yield the members of a tar that have an ending and are not hidden."""
     where = display_url(headers.file.name)
     _check_uncompressed(headers, where)
     count = 0
@@ -368,31 +356,22 @@ def _read_sample(headers: _Headers, members: Iterable[_Member]) -> _Sample:
         elif ending.endswith(".cls"):
             sample.label = _read_label(headers, info)
         elif ending.endswith(".json"):
-            sample.json_label = _read_json_label(headers, info)
+            sample.json_label = _read_label(headers, info)
         else:
             sample.other = info.name
     return sample
 
 
 def _read_label(headers: _Headers, info: tarfile.TarInfo) -> str | None:
-    """Return the text of a .cls, or None if it is no label."""
-    if info.size > MAX_LABEL_BYTES:
-        return None
-    try:
-        return headers.content(info).decode("utf-8").strip() or None
-    except UnicodeDecodeError:
-        return None
-
-
-def _read_json_label(headers: _Headers, info: tarfile.TarInfo) -> str | None:
-    """Return "label" of a .json, or None if it has none that is an integer or a text."""
+    """Return the text of a .cls or, of a .json, "label" if it is an integer or a text."""
     if info.size > MAX_JSON_BYTES:
         return None
     try:
-        content = json.loads(headers.content(info))
-    except (ValueError, RecursionError):
+        label = headers.content(info).decode("utf-8")
+        if info.name.lower().endswith(".json"):
+            label = json.loads(label)["label"]
+    except (ValueError, LookupError, TypeError, RecursionError):
         return None
-    label = content.get("label") if isinstance(content, dict) else None
     if isinstance(label, bool) or not isinstance(label, int | str):
         return None
     text = str(label).strip()

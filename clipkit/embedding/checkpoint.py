@@ -222,9 +222,9 @@ class Checkpoint:
     def _empty_path(self, shard: Shard) -> Path:
         return self._path(shard).with_suffix(".json")
 
-    def _history(self, shard: Shard, skipped: list[Skipped]) -> list[dict[str, Any]]:
+    def _history(self, shard: Shard, skipped: list[Skipped]) -> features.History:
         entry = {"command": "embed", "run": self.run, "shard": shard.number, "skipped": skipped}
-        return [entry]
+        return features.History([entry])
 
 
 def _concatenate(parts: list[Split], columns: slice) -> Split:

@@ -43,7 +43,7 @@ from clipkit.embedding.engines import (
     load_encoder,
 )
 from clipkit.features import FeatureFile, Float32, Split
-from clipkit.features.provenance import feature_name
+from clipkit.features.history import feature_name
 from clipkit.models import RunOptions
 
 if TYPE_CHECKING:
@@ -380,7 +380,8 @@ class _Run:
             entry = self.entry(layer)
             if skipped:
                 entry["skipped"] = skipped
-            file = FeatureFile("images", [entry], checkpoint.join(columns), class_names=class_names)
+            splits = checkpoint.join(columns)
+            file = FeatureFile("images", features.History([entry]), splits, class_names=class_names)
             try:
                 features.write(name, file, force=self.force)
             except UsageError:

@@ -17,7 +17,7 @@ from clipkit.analysis import similarity
 from clipkit.base import console, files
 from clipkit.base.errors import ClipkitError, UsageError, unknown
 from clipkit.base.names import escape
-from clipkit.datasets.class_names import CLASS_NAMES
+from clipkit.datasets.registry import CLASS_NAMES
 from clipkit.features import FeatureFile, Float32, Int64
 from clipkit.features.checked_file import SIGNATURE
 from clipkit.prompts import bundled
@@ -83,7 +83,7 @@ def embed_texts(
     )
     return FeatureFile(
         "texts",
-        [entry],
+        features.History([entry]),
         features=embeddings,
         texts=texts,
         class_index=np.full(len(texts), -1),
@@ -155,7 +155,7 @@ def embed_classes(
     )
     return FeatureFile(
         "texts",
-        [entry],
+        features.History([entry]),
         features=embeddings,
         texts=texts,
         class_index=class_index,

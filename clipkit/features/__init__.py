@@ -5,22 +5,13 @@ Every command reads and writes a `FeatureFile`. It is stored in HDF5 (docs/forma
 """
 
 from clipkit.features.hdf5 import open_file, read, read_all, write
-from clipkit.features.model import (
-    BlockMatrix,
-    FeatureFile,
-    Float32,
-    Floats,
-    History,
-    Int64,
-    Split,
-    canonical_json,
-    history_entry,
-    row_ids,
-)
+from clipkit.features.history import Entry, History, canonical_json, history_entry
+from clipkit.features.model import BlockMatrix, FeatureFile, Float32, Floats, Int64, Split, row_ids
 from clipkit.features.validation import validate
 
 __all__ = [
     "BlockMatrix",
+    "Entry",
     "FeatureFile",
     "Float32",
     "Floats",

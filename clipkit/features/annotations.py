@@ -22,10 +22,9 @@ import numpy as np
 from clipkit.base import console, files
 from clipkit.base.csv_rows import find_delimiter, is_no_value, read_objects, read_rows
 from clipkit.base.errors import ClipkitError, UsageError, unknown
-from clipkit.features import FeatureFile, Int64
-from clipkit.features.compatibility import origin, relate
 from clipkit.features.formats import import_parquet
-from clipkit.features.provenance import dataset_entries, original_split
+from clipkit.features.history import original_split
+from clipkit.features.model import FeatureFile, Int64
 
 TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 CLASS = "class"  # the attribute that consists of the labels of a file
@@ -143,13 +142,7 @@ def read_annotations(
 
 
 def read_attribute(file: FeatureFile, table: str, column: str | None = None) -> Annotations:
-    """Read one attribute: the named one, or the only one of a table besides the file's labels.
-
-    Raises
-    ------
-    UsageError
-        If there is no such column, or the table has several attributes and none is named.
-    """
+    """Read one attribute: the named one, or the only one of a table besides the file's labels."""
     annotations = read_annotations(file, table, [column] if column else ())
     attributes = annotations.attributes
     others = [attribute for attribute in attributes if attribute.name != CLASS] or attributes
@@ -275,8 +268,8 @@ def _bundled(file: FeatureFile, name: str) -> Columns:
 
 
 def _check_dataset(file: FeatureFile, name: str) -> None:
-    """Refuse a file whose history names another data set."""
-    names = [str(dataset.get("name")) for dataset in dataset_entries(file)]
+    """Refuse a file if its history names another data set."""
+    names = [str(dataset.get("name")) for dataset in file.history.datasets]
     if not names:
         console.note(f"{file.display_name} does not say that its images are those of {name}")
     elif names[0] != name:
@@ -440,21 +433,3 @@ def _as_text(cell: Any, where: str) -> str:
     if isinstance(cell, (list, dict)):
         raise ClipkitError(f"{where}: expected texts and numbers, got {str(cell)[:40]}")
     return str(cell).strip()
-
-
-def check_same_images(control: FeatureFile, images: FeatureFile, splits: Sequence[str]) -> None:
-    """Refuse a control that was not made from the same images.
-
-    Raises
-    ------
-    ClipkitError
-        If the ids of a split differ, or it is of another data set.
-    """
-    for split in splits:
-        wanted = origin(images, split)  # that rows are the same is what the user says of a control
-        is_same = split in control.splits and relate(origin(control, split), wanted, same_rows=True)
-        if not is_same or control.splits[split].ids != images.splits[split].ids:
-            raise ClipkitError(
-                f"{control.display_name}: expected the {split} images of {images.display_name}, "
-                "got others"
-            )

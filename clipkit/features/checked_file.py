@@ -1,6 +1,6 @@
 """Open an HDF5 file from anybody: it reads no other file and costs no more than its own size.
 
-Here are the rules of how a feature file is stored; `validation` has those of its content.
+These are the rules of how a feature file is stored; `validation` checks its content.
 """
 
 from __future__ import annotations
@@ -21,9 +21,8 @@ from numpy.typing import NDArray
 
 from clipkit.base.errors import ClipkitError
 from clipkit.base.files import OpenFile
-from clipkit.features.chunks import ChunkReader, read_exactly
-from clipkit.features.model import FORMAT, TEXTS_AT_ONCE, place_of
-from clipkit.features.validation import KINDS, MAX_NAMES, TYPES, check_version, is_allowed, key_of
+from clipkit.features.model import FORMAT, KINDS, TEXTS_AT_ONCE, place_of
+from clipkit.features.validation import MAX_NAMES, TYPES, check_version, is_allowed, key_of
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 SUPERBLOCK_BYTES = 48
@@ -43,20 +42,7 @@ HDF5_CLASS = {str: h5py.h5t.STRING, int: h5py.h5t.INTEGER, float: h5py.h5t.FLOAT
 
 
 class CheckedFile:
-    """An open HDF5 file that gives out only what was checked.
-
-    Parameters
-    ----------
-    file : OpenFile
-        Open as long as this is used.
-    display_name : str
-        What errors call the file.
-
-    Raises
-    ------
-    ClipkitError
-        If the file is not a complete HDF5 file of clipkit's form.
-    """
+    """An open HDF5 file that gives out only what was checked. The `OpenFile` must stay open."""
 
     def __init__(self, file: OpenFile, display_name: str) -> None:
         self.descriptor = file.descriptor
@@ -306,6 +292,57 @@ class CheckedFile:
             return texts
         except UnicodeDecodeError as error:
             raise self.error(f"{name}: expected UTF-8, got {error.object[:80]!r}") from error
+
+
+class ChunkReader:
+    """The chunks of a checked matrix (N, D), each of which has all columns, read without HDF5.
+
+    HDF5 would compare a checksum of each chunk, which is appended to its bytes, and it lets only
+    one thread read or write at a time. The SHA-256 of the matrix detects the same damage.
+    """
+
+    def __init__(self, dataset: h5py.Dataset, descriptor: int) -> None:
+        self._dtype = dataset.dtype
+        self._shape = dataset.shape
+        self._chunk_rows = dataset.chunks[0]
+        self._descriptor = descriptor
+        offsets: dict[int, int] = {}
+
+        def note(chunk: Any) -> None:
+            offsets[chunk.chunk_offset[0]] = chunk.byte_offset
+
+        dataset.id.chunk_iter(note)
+        self._offsets = [offsets[row] for row in sorted(offsets)]
+
+    @staticmethod
+    def can_read(dataset: h5py.Dataset) -> bool:
+        """Whether a matrix is stored in chunks of whole rows."""
+        return dataset.chunks is not None and dataset.chunks[1] == dataset.shape[1]
+
+    def read(self, rows: slice) -> NDArray[Any]:
+        """Return rows (B, D)."""
+        start, stop, _ = rows.indices(self._shape[0])
+        block = np.empty((stop - start, self._shape[1]), self._dtype)
+        row = start
+        while row < stop:
+            chunk, skipped = divmod(row, self._chunk_rows)
+            end = min(stop, row - skipped + self._chunk_rows)
+            part = block[row - start : end - start]
+            offset = self._offsets[chunk] + skipped * part.strides[0]
+            read_exactly(self._descriptor, part.data, offset)
+            row = end
+        return block
+
+
+def read_exactly(descriptor: int, buffer: memoryview, offset: int) -> None:
+    """Fill a buffer with the bytes from an offset on: one read may give a part of them."""
+    view = buffer.cast("B")
+    while view:
+        count = os.preadv(descriptor, [view], offset)
+        if not count:
+            raise OSError(f"the file ends at byte {offset}")
+        view = view[count:]
+        offset += count
 
 
 class _OpenDescriptor(io.RawIOBase):

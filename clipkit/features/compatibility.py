@@ -1,4 +1,4 @@
-"""Decide whether rows of files are the same images: by their data sets, splits and ids."""
+"""Decide what files have in common: the images, the model, the prompts, the classes."""
 
 from __future__ import annotations
 
@@ -11,15 +11,17 @@ import numpy as np
 
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError
-from clipkit.features import Int64
-from clipkit.features.model import FeatureFile, History
-from clipkit.features.provenance import (
+from clipkit.features.history import (
     IMAGES_ALONE_HINT,
-    dataset_entries,
+    Entry,
+    as_object,
     feature_name,
     has_text_tower,
+    is_untrained,
     original_split,
+    provenance,
 )
+from clipkit.features.model import FeatureFile, Int64
 
 ROW_NUMBERS = "row numbers"  # what the history says of ids that an import did not have
 SAME_IMAGES = "the same images"
@@ -49,24 +51,24 @@ def origin(file: FeatureFile, split: str) -> Origin:
         original = original_split(file, split)
         rows = _rows_digest(file, original) or _rows_digest(file, split)
         split = original
-    names = tuple(str(data["name"]) for data in dataset_entries(file) if "name" in data)
+    names = tuple(str(data["name"]) for data in file.history.datasets if "name" in data)
     imports = [entry for entry in file.history if entry.get("ids") == ROW_NUMBERS]
     inputs = _inputs(imports) if imports else _inputs(file.history)[:1]
     return Origin(names, split, rows, inputs, bool(imports))
 
 
 def _rows_digest(file: FeatureFile, split: str) -> str:
-    for data in dataset_entries(file):
-        splits = data.get("splits")
-        if isinstance(splits, dict) and isinstance(splits.get(split), dict):
-            return str(splits[split].get("rows"))
+    for data in file.history.datasets:
+        described = as_object(as_object(data.get("splits")).get(split))
+        if described:
+            return str(described.get("rows"))
     return ""
 
 
-def _inputs(history: History) -> tuple[str, ...]:
+def _inputs(history: Sequence[Entry]) -> tuple[str, ...]:
     """Return the digests of the inputs of a history that hold rows."""
-    inputs = [entry["inputs"] for entry in history if isinstance(entry.get("inputs"), dict)]
-    return tuple(str(digests[role]) for digests in inputs for role in ROLES if role in digests)
+    digests = [entry.inputs.get(role) for entry in history for role in ROLES]
+    return tuple(filter(None, digests))
 
 
 def relate(a: Origin, b: Origin, *, same_rows: bool = False) -> str | None:
@@ -109,7 +111,7 @@ PROMPT_SETTINGS = {
 def _check_has_text_tower(images: FeatureFile) -> None:
     """Refuse embeddings of a model that has learned no scale of cosines with texts."""
     if not has_text_tower(images):
-        model = images.model() or {}
+        model = images.history.model
         raise ClipkitError(
             f"{images.display_name}: expected images of a model with a text tower, got those of "
             f"{model.get('name')}, which is for images alone",
@@ -119,7 +121,7 @@ def _check_has_text_tower(images: FeatureFile) -> None:
 
 def _check_has_embeddings(file: FeatureFile) -> None:
     """Refuse what is not in the space that images and texts share."""
-    model = file.model() or {}
+    model = file.history.model
     if feature_name(model):
         raise ClipkitError(
             f"{file.display_name}: expected embeddings in the space of images and texts, got "
@@ -129,13 +131,7 @@ def _check_has_embeddings(file: FeatureFile) -> None:
 
 
 def check_widths(images: FeatureFile, texts: FeatureFile) -> None:
-    """Refuse images and texts of different widths.
-
-    Raises
-    ------
-    ClipkitError
-        Naming both files and widths.
-    """
+    """Refuse images and texts of different widths."""
     width = texts.features.shape[1]
     for split in images.splits.values():
         if split.features.shape[1] != width:
@@ -150,11 +146,6 @@ def common_logit_scale(images: FeatureFile, texts: FeatureFile) -> float | None:
 
     Models are compared as `is_same_model` does. Both files must hold the same features of it:
     embeddings, or one layer's hidden states. With texts, images must have embeddings.
-
-    Raises
-    ------
-    ClipkitError
-        If they differ, or a file does not say which model made it.
     """
     a, b = _named_model(images), _named_model(texts)
     if images.kind != texts.kind == "texts":
@@ -187,8 +178,36 @@ def _named_model(file: FeatureFile) -> dict[str, Any]:
     return model
 
 
+def check_same_images(control: FeatureFile, images: FeatureFile, splits: Sequence[str]) -> None:
+    """Refuse a control that is not of the same data set, or has other ids in a split."""
+    for split in splits:
+        wanted = origin(images, split)  # that rows are the same is what the user says of a control
+        is_same = split in control.splits and relate(origin(control, split), wanted, same_rows=True)
+        if not is_same or control.splits[split].ids != images.splits[split].ids:
+            raise ClipkitError(
+                f"{control.display_name}: expected the {split} images of {images.display_name}, "
+                "got others"
+            )
+
+
+def check_control(control: FeatureFile, images: FeatureFile, splits: Sequence[str]) -> None:
+    """Refuse a control of a trained model or with the images' own embeddings; warn if unsure."""
+    rows = [[file.splits[name].features for name in splits] for file in (images, control)]
+    is_same = all(np.array_equal(np.asarray(a), np.asarray(b)) for a, b in zip(*rows, strict=True))
+    if is_same or (control.model() is not None and not is_untrained(control)):
+        got = images.display_name if is_same else provenance(control).model
+        raise ClipkitError(
+            f"{control.display_name}: expected an untrained model's embeddings, got those of {got}",
+            "make a control with: clipkit embed --untrained 7",
+        )
+    if control.model() is None:
+        console.warn(
+            f"{control.display_name}: the history names no model, so this control may be trained"
+        )
+
+
 def is_same_model(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
-    """Tell whether two entries of histories about a model describe one model.
+    """Return whether two entries of histories describe one model.
 
     Models are compared by their digests. The digest of an earlier clipkit covers only the weights,
     so weights are compared if one of the two is such a digest. If one has none, names are compared.
@@ -207,15 +226,10 @@ def is_same_model(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
 
 
 def check_same_prompts(first: FeatureFile, other: FeatureFile) -> None:
-    """Check that the columns of two files of logits are those of the same prompts.
+    """Check that two files of logits have the same prompts as columns.
 
     Equal texts may stand for different directions: templates and descriptions make other ensembles
     of one class, and all whitened or random directions have the same names.
-
-    Raises
-    ------
-    ClipkitError
-        Naming both files and what differs.
     """
     both = f"{first.display_name} and {other.display_name}"
     hint = "make logits of both with the same prompts in the same order"
@@ -242,7 +256,8 @@ def _is_described(file: FeatureFile) -> bool:
 
 def _differ(first: FeatureFile, other: FeatureFile, command: str, name: str) -> bool:
     """Whether a command had another input, as the histories have it."""
-    return bool(_input(first, command, name) != _input(other, command, name))
+    a, b = first.last_entry(command).inputs, other.last_entry(command).inputs
+    return a.get(name) != b.get(name)
 
 
 def check_same_settings(
@@ -262,16 +277,10 @@ def check_same_settings(
             )
 
 
-def _input(file: FeatureFile, command: str, name: str) -> Any:
-    """Return the digest of an input of a command, as the history has it."""
-    inputs = file.last_entry(command).get("inputs")
-    return inputs.get(name) if isinstance(inputs, dict) else None
-
-
 def note_earlier_files(*files: FeatureFile) -> None:
-    """Note the first file whose model is known by its weights alone."""
+    """Note the first file that knows its model by the weights alone."""
     for file in files:
-        model = file.model() or {}
+        model = file.history.model
         if model.get("digest") and "weights" not in model:
             console.note(
                 f"{file.display_name} is from an earlier clipkit and records only the weights of "
@@ -291,7 +300,7 @@ def _describe_model(model: dict[str, Any]) -> str:
     return name
 
 
-def _align_classes(images: FeatureFile, texts: FeatureFile) -> Int64 | None:
+def align_classes(images: FeatureFile, texts: FeatureFile) -> Int64 | None:
     """Return the prompts' class indices in the images' numbering; -1 if they name other classes."""
     if not texts.class_names or not images.class_names:
         return texts.class_index
@@ -330,3 +339,41 @@ def _words_of_attribute(images: FeatureFile, texts: FeatureFile) -> Int64 | None
     if column is None or not set(code_of.values()) <= set(codes.tolist()):
         return None
     return np.asarray(codes[texts.class_index], np.int64)  # -1 is the last
+
+
+def unite_classes(files: Sequence[FeatureFile]) -> tuple[list[str] | None, list[Int64 | None]]:
+    """Return the classes of all files, and per file the new number (C,) of each of its classes.
+
+    The numbers are None if they do not change.
+    """
+    named = [file for file in files if file.class_names]
+    unchanged: list[Int64 | None] = [None] * len(files)
+    if not named:
+        return None, unchanged
+    if all(file.class_names == named[0].class_names for file in files):
+        return named[0].class_names, unchanged
+    united: dict[str, int] = {}
+    numbers: list[Int64 | None] = []
+    for file in files:
+        names = file.class_names or []
+        if not names and _has_labels(file):
+            raise ClipkitError(
+                f"{file.display_name}: expected class names, as in {named[0].display_name}, "
+                "got none"
+            )
+        for name, count in Counter(names).most_common(1):
+            if count > 1:
+                raise ClipkitError(
+                    f"{file.display_name}: expected each class name once, got {name!r} "
+                    f"{count} times"
+                )
+        for name in names:
+            united.setdefault(name, len(united))
+        numbers.append(np.array([united[name] for name in names], np.int64))
+    return list(united), numbers
+
+
+def _has_labels(file: FeatureFile) -> bool:
+    if file.class_index is not None and int(np.max(file.class_index)) >= 0:
+        return True
+    return any(split.labels is not None for split in file.splits.values())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,16 +13,9 @@ import numpy as np
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.base.names import distinct_names
-from clipkit.features import (
-    BlockMatrix,
-    FeatureFile,
-    Float32,
-    History,
-    Int64,
-    Split,
-    compatibility,
-    history_entry,
-)
+from clipkit.features import compatibility
+from clipkit.features.history import History, history_entry
+from clipkit.features.model import BlockMatrix, FeatureFile, Float32, Int64, Split
 
 NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.-]+")
 
@@ -54,7 +46,7 @@ def concat(
     -------
     FeatureFile
         Rows come file by file. Features are read when they are used. Different class names are
-        united by name: those of the first file come first. The history holds the entries of all
+        united by name: the first file's come first. The history holds the entries of all
         files, and then one with the number of `entries` and the digest of each.
 
     Raises
@@ -69,7 +61,7 @@ def concat(
         raise UsageError(f"expected two files or more, got {len(files)}")
     _check_alike(files)
     names = file_names(files)
-    class_names, numbers = _unite_classes(files)
+    class_names, numbers = compatibility.unite_classes(files)
     numbered = list(map(_renumber, files, numbers))
     if files[0].kind == "texts":
         if prefix or keep_apart:
@@ -130,46 +122,8 @@ def _is_normalized(file: FeatureFile) -> bool:
     return any(entry.get("normalize") is True for entry in file.history)
 
 
-def _unite_classes(files: Sequence[FeatureFile]) -> tuple[list[str] | None, list[Int64 | None]]:
-    """Return the classes of all files, and per file the new number (C,) of each of its classes.
-
-    The numbers are None if they do not change.
-    """
-    named = [file for file in files if file.class_names]
-    unchanged: list[Int64 | None] = [None] * len(files)
-    if not named:
-        return None, unchanged
-    if all(file.class_names == named[0].class_names for file in files):
-        return named[0].class_names, unchanged
-    united: dict[str, int] = {}
-    numbers: list[Int64 | None] = []
-    for file in files:
-        names = file.class_names or []
-        if not names and _has_labels(file):
-            raise ClipkitError(
-                f"{file.display_name}: expected class names, as in {named[0].display_name}, "
-                "got none"
-            )
-        for name, count in Counter(names).most_common(1):
-            if count > 1:
-                raise ClipkitError(
-                    f"{file.display_name}: expected each class name once, got {name!r} "
-                    f"{count} times"
-                )
-        for name in names:
-            united.setdefault(name, len(united))
-        numbers.append(np.array([united[name] for name in names], np.int64))
-    return list(united), numbers
-
-
-def _has_labels(file: FeatureFile) -> bool:
-    if file.class_index is not None and int(np.max(file.class_index)) >= 0:
-        return True
-    return any(split.labels is not None for split in file.splits.values())
-
-
 def _renumber(file: FeatureFile, number: Int64 | None) -> FeatureFile:
-    """Return a file whose labels and prompts have the new numbers of their classes."""
+    """Return a file with the new numbers of its classes in labels and prompts."""
     if number is None or not len(number):
         return file
     splits = dict(file.splits)
@@ -218,7 +172,7 @@ def _join_splits(
                 _check_new(file, split_name, parts)
             parts.setdefault(split_name, []).append(_FileSplit(file.display_name, split))
     splits = {name: _join_rows(name, rows) for name, rows in parts.items()}
-    return replace(first, splits=splits, display_name=_display_name(files), read_as=None)
+    return replace(first, splits=splits, display_name=_display_name(files), digest_read="")
 
 
 def _check_new(file: FeatureFile, split_name: str, taken: Collection[str]) -> None:
@@ -231,7 +185,7 @@ def _check_new(file: FeatureFile, split_name: str, taken: Collection[str]) -> No
 
 
 def _name_after(file: str, split: str, count: int) -> str:
-    """Return the name of a split that is kept apart: that of its file, with its own if needed.
+    """Return the name of a split that is kept apart: its file's, with its own if needed.
 
     >>> _name_after("my photos", "all", 1), _name_after("a", "test", 2)
     ('my-photos', 'a-test')
@@ -295,4 +249,4 @@ def _join_histories(
         keep_apart=keep_apart or None,
         inputs=inputs,
     )
-    return [*history, entry]
+    return History([*history, entry])

@@ -31,6 +31,7 @@ from clipkit.base.names import distinct_names
 from clipkit.features import npz
 from clipkit.features.compatibility import ROW_NUMBERS
 from clipkit.features.describe import abridged
+from clipkit.features.history import drop_none
 from clipkit.features.model import (
     RESULTS,
     BlockMatrix,
@@ -39,7 +40,6 @@ from clipkit.features.model import (
     Int64,
     Split,
     as_float32,
-    drop_none,
     is_features,
     row_ids,
     stored_array,
@@ -52,10 +52,17 @@ METADATA = "clipkit"  # the name of the JSON among the arrays
 CSV_LINE_END = "\r\n"
 UNNAMED = "all"  # the split of rows that name none, as for a folder of images
 RUN_PARAMETERS = (
-    *("classifier", "C", "temperature", "standardize", "fit_split", "k", "shots", "draw"),
+    "classifier",
+    "C",
+    "temperature",
+    "standardize",
+    "fit_split",
+    "k",
+    "shots",
+    "draw",
 )
 
-# Arrays named as in an .npz: StoredArray, array or list; None for what cannot be used.
+# Arrays named as in an .npz: npz.StoredArray, array or list; None for what cannot be used.
 Arrays = dict[str, Any]
 
 
@@ -95,23 +102,26 @@ def import_file(
     source = str(source)
     added: Arrays = {}
     with spool_input(source) as input_file, contextlib.ExitStack() as archives:
-        path = input_file.path
-        inputs = {"features": _digest(path, source)}
+        inputs = {"features": _digest(input_file.path, source)}
         if labels is not None:
-            added["labels"], inputs["labels"] = _read_labels(str(labels))
+            with spool_input(str(labels)) as file:
+                array = npz.open_npy(file.path)
+                added["labels"] = _value("labels", array, str(labels))
+                inputs["labels"] = _digest(file.path, str(labels))
         if texts is not None:
             added["texts"] = list(texts)
         if texts_digest is not None:
             inputs["prompts"] = texts_digest
-        file = _assemble(_read_arrays(path, source, archives), source, split, added)
-    without_ids = [rows for rows in file.splits.values() if not rows.ids]
+        arrays = _read_arrays(input_file.path, source, archives)
+        imported = _assemble(arrays, source, split, added)
+    without_ids = [rows for rows in imported.splits.values() if not rows.ids]
     for rows in without_ids:
         rows.ids = row_ids(len(rows.features))
-    validate(file)
-    known_model = file.model()
-    if known_model and model:
-        raise UsageError(f"--model: {source} says that {known_model['name']} made the features")
-    file.history = file.extended_history(
+    validate(imported)
+    if model and imported.history.model:
+        made_by = imported.history.model["name"]
+        raise UsageError(f"--model: {source} says that {made_by} made the features")
+    imported.history = imported.extended_history(
         "convert",
         ids=ROW_NUMBERS if without_ids else None,
         source=Path(source).suffix.lower(),
@@ -119,14 +129,7 @@ def import_file(
         model={"name": model} if model else None,
         inputs=inputs,
     )
-    return file
-
-
-def _read_labels(source: str) -> tuple[list[Any], str]:
-    """Return the labels in an .npy and the file's digest."""
-    with spool_input(source) as file, reading_errors(source):
-        labels = npz.open_npy(file.path, source).read()
-        return _as_list(labels, source), _digest(file.path, source)
+    return imported
 
 
 def export_file(
@@ -182,30 +185,26 @@ def export_file(
 
 
 def _check_written(path: Path, file: FeatureFile, output: str) -> None:
-    """Import an exported file, except for its features, before it is published.
-
-    Raises
-    ------
-    ClipkitError
-        If it could not be imported, or would not come back as it is.
-    """
+    """Import an exported file, except for its features, before it is published."""
     with contextlib.ExitStack() as archives:
         arrays = _read_arrays(path, output, archives, with_features=False)
         arrays |= {name.replace("/", "_"): matrix for name, matrix in file.matrices().items()}
         imported = _assemble(arrays, output, None, {})
     validate(imported)
-    before, after = file.datasets(), imported.datasets()
-    altered = [name for name in before.keys() | after.keys() if not _equal(name, before, after)]
+    before, after = _small_arrays(file), _small_arrays(imported)
+    altered = before.keys() ^ after.keys()
+    altered |= {name for name in before if not np.array_equal(before[name], after.get(name, ()))}
     if altered or imported.attributes() != file.attributes():
         what = ", ".join(sorted(altered)) or "the metadata"
         raise ClipkitError(f"{output}: expected to hold {what} unchanged, but it cannot")
 
 
-def _equal(name: str, a: dict[str, Any], b: dict[str, Any]) -> bool:
-    """Whether two files hold the same under a name; features are not compared."""
-    if name not in a or name not in b:
-        return False
-    return is_features(name) or np.array_equal(stored_array(a[name]), stored_array(b[name]))
+def _small_arrays(file: FeatureFile) -> dict[str, Any]:
+    """Return all arrays as they are stored, and of features the shape."""
+    arrays = {}
+    for name, value in file.datasets().items():
+        arrays[name] = value.shape if is_features(name) else stored_array(value)
+    return arrays
 
 
 def _keep_split(file: FeatureFile, split: str | None) -> FeatureFile:
@@ -251,16 +250,13 @@ def _digest(path: Path, source: str) -> str:
 def _read_arrays(
     path: Path, source: str, archives: contextlib.ExitStack, *, with_features: bool = True
 ) -> Arrays:
-    """Open a file of any readable format.
-
-    The arrays of an .npz are read when they are used, and `archives` closes the archive.
-    """
+    """Open a file of any readable format; `archives` closes an .npz, which is read when used."""
     ending = Path(source).suffix.lower()
     if path.stat().st_size == 0:
         raise ClipkitError(f"{source}: empty input", "check whether the command before it failed")
     with reading_errors(source):
         if ending == ".npy":
-            return {"features": npz.open_npy(path, source)}
+            return {"features": npz.open_npy(path)}
         if ending == ".npz":
             archive = archives.enter_context(zipfile.ZipFile(path))
             return npz.open_npz(archive, path.stat().st_size, source)
@@ -269,13 +265,7 @@ def _read_arrays(
 
 
 def import_parquet(module: str = "clipkit.features.parquet") -> Any:
-    """Import a module that needs pyarrow.
-
-    Raises
-    ------
-    ClipkitError
-        If pyarrow is not installed.
-    """
+    """Import a module that needs pyarrow."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
@@ -287,11 +277,9 @@ def import_parquet(module: str = "clipkit.features.parquet") -> Any:
 
 def _assemble(arrays: Arrays, source: str, split: str | None, added: Arrays) -> FeatureFile:
     """Make a feature file from the arrays of a source and the arrays added to them."""
-    for name in added:
-        if name in arrays:
-            raise UsageError(
-                f"{source}: expected no extra {name}, because the file already holds them"
-            )
+    for name in added.keys() & arrays:
+        message = f"expected no extra {name}, because the file already holds them"
+        raise UsageError(f"{source}: {message}")
     arrays = {**arrays, **added}
     is_export = METADATA in arrays  # its labels stay as they are
     kind = "texts" if "features" in arrays and "texts" in arrays else "images"
@@ -308,33 +296,25 @@ def _assemble(arrays: Arrays, source: str, split: str | None, added: Arrays) -> 
     for (group, key), name in places.items():
         if group in owners:
             setattr(owners[group], key, _value(key, arrays[name], f"{source}: {name}"))
-    _check_unused(set(arrays).difference(places.values()), added, source)
+    unused = set(arrays).difference(places.values())
+    for name in unused & added.keys():
+        message = f"expected one unnamed matrix of features for {name}, got others"
+        raise UsageError(f"{source}: {message}")
+    if unused:
+        names = abridged(sorted(unused))
+        console.warn(f"{source}: ignored, because a feature file cannot hold them: {names}")
     _number_labels(file, is_export)
     if file.kind == "texts" and file.class_index is None and file.texts:
         file.class_index = np.full(len(file.texts), -1)
     return file
 
 
-def _check_unused(unused: set[str], added: Arrays, source: str) -> None:
-    """Refuse added arrays that have no place, and warn about others."""
-    for name in unused.intersection(added):
-        raise UsageError(
-            f"{source}: expected one unnamed matrix of features for {name}, got others"
-        )
-    if unused:
-        names = abridged(sorted(unused))
-        console.warn(f"{source}: ignored, because a feature file cannot hold them: {names}")
-
-
 def _start_file(metadata: Any, kind: str, source: str) -> FeatureFile:
     """Return a file with the metadata that clipkit exported or, if there is none, of this kind."""
     if metadata is None:
         return FeatureFile(kind, display_name=source)
-    if isinstance(metadata, npz.StoredArray):
-        with reading_errors(source):
-            metadata = str(metadata.read())
     try:
-        content = json.loads(metadata)
+        content = json.loads(str(metadata()) if callable(metadata) else metadata)
         version = content.get("version")
     except (ValueError, AttributeError, RecursionError):
         version = None
@@ -392,13 +372,12 @@ def _value(key: str, array: Any, name: str) -> Any:
     if isinstance(array, BlockMatrix):  # of a file that was just exported
         return array
     with reading_errors(name):
-        if isinstance(array, npz.StoredArray):
-            array = array.read()
+        if callable(array):
+            array = array()
         if key == "features":
             return _as_matrix(array, name)
         items = _as_list(array, name)
-        are_names = bool(items) and isinstance(items[0], str | bytes)
-        if key == "class_index" or (key == "labels" and not are_names):
+        if key == "class_index" or (key == "labels" and not isinstance(items[0], str | bytes)):
             return _as_integers(items, name)
         return [_as_text(item) for item in items]
 
@@ -413,12 +392,13 @@ def _as_matrix(array: Any, name: str) -> Float32:
 
 def _as_list(array: Any, name: str) -> list[Any]:
     if isinstance(array, np.ndarray):
-        if array.ndim != 1 or array.dtype.kind not in "biufUS":
+        # a text of no bytes may be there any number of times
+        if array.ndim != 1 or array.dtype.kind not in "biufUS" or not array.itemsize:
             raise ClipkitError(
                 f"{name}: expected numbers or texts (N), got {array.dtype} of shape {array.shape}"
             )
         array = array.tolist()
-    if not isinstance(array, list) or None in array:
+    if not isinstance(array, list) or not array or None in array:
         raise ClipkitError(f"{name}: expected a list with a value for every row")
     return array
 
@@ -449,6 +429,7 @@ def _number_labels(file: FeatureFile, is_export: bool) -> None:
     Without class names, the names that occur are the classes, sorted. So are whole numbers with
     gaps, such as 0, 10, 20.
     """
+    where = f"{file.display_name}: labels"
     labelled: list[Any] = [split for split in file.splits.values() if split.labels is not None]
     are_names = {isinstance(split.labels, list) for split in labelled}
     if True not in are_names:
@@ -456,26 +437,21 @@ def _number_labels(file: FeatureFile, is_export: bool) -> None:
             _name_numbers(file, labelled)
         return
     if False in are_names:
-        message = f"{file.display_name}: expected labels as names in all splits"
-        raise ClipkitError(f"{message}, got names and numbers")
+        raise ClipkitError(f"{where}: expected names in all splits, got names and numbers")
+    names = set[str]().union(*(split.labels for split in labelled))
     if file.class_names is None:
-        file.class_names = sorted({name for split in labelled for name in split.labels})
+        file.class_names = sorted(names)
         for name in filter(is_no_value, file.class_names):
             message = f"{file.display_name}: labels: expected a class for each row, got {name!r}"
             raise ClipkitError(message, "leave these rows out, or add class_names")
     numbers = {name: number for number, name in enumerate(file.class_names)}
-    repeated = {name for name, count in Counter(file.class_names).items() if count > 1}
+    for name in sorted(names.difference(numbers)):
+        raise ClipkitError(f"{where}: expected class names, got {name!r}")
+    for name, count in Counter(file.class_names).items():
+        if count > 1 and name in names:
+            message = f"expected numbers, since several classes are called {name!r}"
+            raise ClipkitError(f"{where}: {message}")
     for split in labelled:
-        foreign = sorted(set(split.labels).difference(numbers))
-        if foreign:
-            where = f"{file.display_name}: labels"
-            raise ClipkitError(f"{where}: expected class names, got {foreign[0]!r}")
-        ambiguous = sorted(repeated.intersection(split.labels))
-        if ambiguous:
-            where = f"{file.display_name}: labels"
-            raise ClipkitError(
-                f"{where}: expected numbers, since several classes are called {ambiguous[0]!r}"
-            )
         split.labels = np.array([numbers[name] for name in split.labels], np.int64)
 
 
@@ -554,13 +530,7 @@ def _csv_cell(value: Any) -> Any:
 
 
 def only_runs(file: FeatureFile, split: str | None = None) -> FeatureFile:
-    """Return the runs of a result or probe without predictions, all or those scored on a split.
-
-    Raises
-    ------
-    UsageError
-        If the file is no result, or has no runs on the split.
-    """
+    """Return the runs of a result or probe without predictions, all or those scored on a split."""
     if not file.is_result:
         raise UsageError(f"--runs: expected a result, got {file.kind}")
     file = replace(file.as_result(), splits={})
@@ -570,8 +540,7 @@ def only_runs(file: FeatureFile, split: str | None = None) -> FeatureFile:
     scored = np.flatnonzero(column == split)
     if not len(scored):
         raise unknown(f"split of {file.display_name}", split, sorted(set(column.tolist())))
-    runs = {name: values[scored] for name, values in file.runs.items()}
-    return replace(file, runs=runs)
+    return replace(file, runs={name: values[scored] for name, values in file.runs.items()})
 
 
 def _result_columns(file: FeatureFile) -> dict[str, type]:
@@ -594,6 +563,7 @@ def _result_frames(file: FeatureFile) -> Iterator[dict[str, list[Any]]]:
     if not file.splits:
         yield file.columns()
     class_names = distinct_names(file.class_names or [])
+    names_of_predicted = [] if file.holds_clusters else class_names
     for name, split in file.splits.items():
         runs = file.runs_on(name)
         predicted = np.asarray(split.predicted)
@@ -605,15 +575,11 @@ def _result_frames(file: FeatureFile) -> Iterator[dict[str, list[Any]]]:
         if split.labels is not None:
             rows["label"] = _classes(split.labels, class_names)
         for number, (run, classes) in enumerate(zip(runs, predicted, strict=True)):
-            parameters = {name: [_stored(run.get(name))] * n for name in RUN_PARAMETERS}
-            parameters["run"] = [number] * n
-            named = classes.tolist() if file.holds_clusters else _classes(classes, class_names)
-            yield {**rows, **parameters, "predicted": named}
-
-
-def _stored(value: Any) -> Any:
-    """Return true and false as 1 and 0, as a file stores them."""
-    return int(value) if isinstance(value, bool) else value
+            frame = {**rows, "predicted": _classes(classes, names_of_predicted)}
+            for parameter in RUN_PARAMETERS:
+                value = run.get(parameter)
+                frame[parameter] = [int(value) if isinstance(value, bool) else value] * n
+            yield {**frame, "run": [number] * n}
 
 
 def _classes(labels: Int64, class_names: Sequence[str]) -> list[Any]:

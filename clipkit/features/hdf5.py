@@ -9,10 +9,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import math
-import os
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +26,12 @@ from clipkit.base.files import (
     check_ending,
     check_one_stream,
     display_name,
-    goes_to_stream,
     keep_open,
     spool_input,
 )
 from clipkit.base.prefetch import prefetch
 from clipkit.features.checked_file import MAX_CHUNK_BYTES, SIGNATURE, CheckedFile
+from clipkit.features.history import IMAGES_ALONE_HINT, has_text_tower
 from clipkit.features.model import (
     BlockMatrix,
     FeatureFile,
@@ -47,10 +45,8 @@ from clipkit.features.model import (
     sha256_of,
     stored_array,
 )
-from clipkit.features.provenance import IMAGES_ALONE_HINT, has_text_tower
 from clipkit.features.validation import finite_blocks, validate
 
-SYNC_BYTES = 1 << 27
 MAKERS = {
     "images": "embed",
     "texts": "textembed",
@@ -104,7 +100,8 @@ def open_file(source: str | Path, *, kinds: Iterable[str] = ()) -> Iterator[Feat
         contextlib.closing(CheckedFile(input_file, name)) as checked,
     ):
         file = _assemble(checked)
-        file.read_as = (file.digest, checked.attribute(checked.h5, "digest"))
+        file.digest_read = file.digest
+        file.digest_stated = checked.attribute(checked.h5, "digest")
         is_accepted = file.kind in kinds or ("result" in kinds and file.is_result)
         if kinds and not is_accepted:
             hint = f"make one with: clipkit {MAKERS[kinds[0]]}"
@@ -201,9 +198,7 @@ def write(output: str | Path, file: FeatureFile, *, force: bool = False) -> str:
     check_ending(str(output))
     with atomic_write(str(output), force=force) as temporary:
         validate(file)
-        # what goes to a stream is copied and removed: only a file with a name must reach the disk
-        step = math.inf if goes_to_stream(str(output)) else SYNC_BYTES
-        with _create(temporary) as h5, _Syncer(h5, step) as syncer:
+        with _create(temporary) as h5:
             entries = {}
             if file.runs:
                 with _write_errors(temporary):  # HDF5 would sort the columns of a report by name
@@ -214,7 +209,7 @@ def write(output: str | Path, file: FeatureFile, *, force: bool = False) -> str:
                 if is_features(name):
                     where = f"{file.display_name}: {name}"
                     matrix = BlockMatrix.from_array(value)
-                    entries[name] = _write_features(h5, name, matrix, where, syncer)
+                    entries[name] = _write_features(h5, name, matrix, where)
                 else:
                     entries[name] = _write_array(h5, name, stored_array(value, name))
             attributes = file.attributes()
@@ -282,43 +277,7 @@ def _write_array(h5: h5py.File, name: str, array: NDArray[Any]) -> dict[str, Any
     return digest_entry(array.dtype.str, array.shape, sha256)
 
 
-class _Syncer:
-    """Sends a growing file to the disk from a thread, so that little is left for the last sync."""
-
-    def __init__(self, h5: h5py.File, step: float) -> None:
-        self._path = h5.filename
-        self._descriptor = h5.id.get_vfd_handle()
-        self._step = step  # bytes from one sync to the next
-        self._unsynced = 0
-        self._pool = ThreadPoolExecutor(1)
-        self._sync: Future[None] | None = None
-
-    def note(self, written: int) -> None:
-        """Count bytes that were written. Raise if the disk has refused earlier ones."""
-        self._unsynced += written
-        if self._unsynced < self._step or (self._sync and not self._sync.done()):
-            return
-        self._check()
-        self._sync = self._pool.submit(os.fsync, self._descriptor)
-        self._unsynced = 0
-
-    def _check(self) -> None:
-        if self._sync:
-            with _write_errors(self._path):
-                self._sync.result()
-
-    def __enter__(self) -> _Syncer:
-        return self
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        self._pool.shutdown()
-        if kind is None:
-            self._check()  # the system reports an error only once
-
-
-def _write_features(
-    h5: h5py.File, name: str, matrix: BlockMatrix, where: str, syncer: _Syncer
-) -> dict[str, Any]:
+def _write_features(h5: h5py.File, name: str, matrix: BlockMatrix, where: str) -> dict[str, Any]:
     """Write a matrix block by block and return its part of the file's digest."""
     n, width = matrix.shape
     chunks = (min(n, chunk_rows(width)), min(width, MAX_CHUNK_BYTES // 4))
@@ -332,7 +291,6 @@ def _write_features(
             hashed = hasher.submit(sha.update, block.data)
             with _write_errors(h5.filename):
                 dataset[rows : rows + len(block)] = block
-            syncer.note(block.nbytes)
             hashed.result()
             rows += len(block)
     if rows != n:

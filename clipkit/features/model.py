@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from clipkit.base import files
 from clipkit.base.errors import LARGEST, SMALLEST, ClipkitError, unknown
-from clipkit.base.version import __version__
+from clipkit.features.history import Entry, History, canonical_json, drop_none
 
 FORMAT = "clipkit"
 VERSION = 2  # the newest that is read
@@ -30,7 +29,25 @@ TEXTS_AT_ONCE = 1 << 14  # a text costs Python ten times its bytes, so few are c
 Float32 = NDArray[np.float32]
 Floats = NDArray[np.floating[Any]]
 Int64 = NDArray[np.int64]
-History = list[dict[str, Any]]
+
+
+class Layout(NamedTuple):
+    """The data sets of a kind of file, at the root and in every split. Results have `runs`, too."""
+
+    root: set[str]
+    optional_root: set[str]
+    split: set[str]
+    optional_split: set[str]
+
+
+PROMPTS = {"texts", "class_index"}
+KINDS = {
+    "images": Layout(set(), {"class_names"}, {"features", "ids"}, {"labels"}),
+    "texts": Layout({"features", *PROMPTS}, {"class_names"}, set(), set()),
+    "logits": Layout(PROMPTS, {"class_names"}, {"features", "ids"}, {"labels"}),
+    "result": Layout(set(), {"class_names"}, {"predicted", "ids"}, {"labels"}),
+    "probe": Layout(set(), {"class_names", "texts"}, {"predicted", "ids"}, {"labels"}),
+}
 
 
 @dataclass(frozen=True)
@@ -133,12 +150,7 @@ class Split:
         return f"Split({', '.join(parts)})"
 
     def take(self, rows: NDArray[np.integer[Any]] | Sequence[int]) -> Split:
-        """Return the split that holds the given rows, in their order, with its features in memory.
-
-        Parameters
-        ----------
-        rows : sequence of int (n,)
-        """
+        """Return a split with the given rows (n,), in their order, and its features in memory."""
         rows = np.asarray(rows, np.int64)
         taken = Split(ids=[self.ids[row] for row in rows.tolist()])
         if self.features is not None:
@@ -152,13 +164,13 @@ class Split:
 
 @dataclass
 class FeatureFile:
-    """The content of a feature file. Which fields are set depends on `kind`.
+    """The content of a feature file. `KINDS` has the fields of each kind.
 
     Attributes
     ----------
     kind : {"images", "texts", "logits", "result", "probe"}
-    history : list of dict
-        One entry for each command that made the file, oldest first.
+    history : History
+        One entry for each command that made the file, oldest first. A list of dicts becomes one.
     splits : dict of str to Split
         Of images and logits, and of results and probes with predictions.
     features, texts, class_index : (K, D) float32, list of K str, (K,) int64
@@ -175,13 +187,13 @@ class FeatureFile:
         Of logits: exp of the scale that the model learned.
     display_name : str
         What messages call the file: its path, or "standard input". Not stored.
-    read_as : (str, str) or None
-        The digest of the content when the file was read, and the one that the file states, which
-        another program or version may have computed from other bytes. Not stored.
+    digest_read, digest_stated : str
+        Of a file that was read: the digest of its content, and the one that it states. Another
+        program may have computed that from other bytes. Not stored.
     """
 
     kind: str
-    history: History = field(default_factory=list)
+    history: History = field(default_factory=History)
     splits: dict[str, Split] = field(default_factory=dict)
     features: Any = None
     texts: list[str] | None = None
@@ -192,7 +204,8 @@ class FeatureFile:
     temperature: float | None = None
     logit_scale: float | None = None
     display_name: str = "the file"
-    read_as: tuple[str, str] | None = None
+    digest_read: str = ""
+    digest_stated: str = ""
 
     def __repr__(self) -> str:
         parts = [self.kind, *(f"{name}: {split!r}" for name, split in self.splits.items())]
@@ -213,9 +226,7 @@ class FeatureFile:
         """
         entries = {name: _content_entry(name, value) for name, value in self.datasets().items()}
         digest = file_digest(self.attributes(), entries)
-        if self.read_as and self.read_as[0] == digest:
-            return self.read_as[1]
-        return digest
+        return self.digest_stated if digest == self.digest_read else digest
 
     @property
     def default_temperature(self) -> float:
@@ -252,13 +263,7 @@ class FeatureFile:
         )
 
     def choose_splits(self, names: Sequence[str] | None) -> list[str]:
-        """Return the given split names without repeats, all by default.
-
-        Raises
-        ------
-        UsageError
-            If there is no such split.
-        """
+        """Return the given split names without repeats, all by default."""
         for name in names or []:
             if name not in self.splits:
                 raise unknown(f"split of {self.display_name}", name, self.splits)
@@ -300,28 +305,27 @@ class FeatureFile:
             values = [math.nan if row[name] is None else row[name] for row in rows]
             self.runs[name] = np.asarray(values)
 
-    def model(self) -> dict[str, Any] | None:
-        """Return the history's entry about the model that made the features, if there is one."""
-        for entry in self.history:
-            if isinstance(entry.get("model"), dict):
-                return dict(entry["model"])
-        return None
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "history" and type(value) is list:
+            value = History(value)
+        super().__setattr__(name, value)
 
-    def last_entry(self, command: str) -> dict[str, Any]:
+    def model(self) -> dict[str, Any] | None:
+        """Return what the history says of the model that made the features, if it names one."""
+        return self.history.model or None
+
+    def last_entry(self, command: str) -> Entry:
         """Return the history's last entry of a command, or an empty one."""
-        for entry in reversed(self.history):
-            if entry["command"] == command:
-                return entry
-        return {}
+        return self.history.last(command)
 
     @property
     def holds_clusters(self) -> bool:
         """Whether the predictions are cluster numbers, and not classes."""
-        return bool(self.history) and self.history[-1]["command"] == "cluster"
+        return bool(self.history) and self.history[-1].command == "cluster"
 
     def extended_history(self, command: str, **parameters: Any) -> History:
         """Return the history with an entry for a command that made something from this file."""
-        return [*self.history, history_entry(command, **parameters)]
+        return self.history.extended(command, **parameters)
 
     def datasets(self) -> dict[str, Any]:
         """Return every array that the file holds, by its HDF5 name."""
@@ -382,16 +386,6 @@ class FeatureFile:
         return self.map_features(BlockMatrix.read)
 
 
-def history_entry(command: str, **parameters: Any) -> dict[str, Any]:
-    """Return a history entry; parameters that are None are left out."""
-    return {"command": command, "clipkit": __version__, **drop_none(parameters)}
-
-
-def drop_none(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values that are not None."""
-    return {name: value for name, value in values.items() if value is not None}
-
-
 def row_ids(n: int) -> list[str]:
     """Return row numbers as ids of equal width.
 
@@ -400,13 +394,6 @@ def row_ids(n: int) -> list[str]:
     """
     width = len(str(n - 1))
     return [f"{row:0{width}d}" for row in range(n)]
-
-
-def canonical_json(value: Any) -> str:
-    """Return JSON with sorted keys and no spaces: equal values give equal text."""
-    return json.dumps(
-        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-    )
 
 
 def place_of(name: str) -> str:

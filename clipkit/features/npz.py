@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import io
-import math
 import zipfile
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -41,45 +40,14 @@ class Bound(NamedTuple):
 MATRICES = Bound(1 << 26, 100)
 # Python's texts and numbers take several times the bytes of an array's
 OTHERS = Bound(1 << 24, 10)
-HEADER_BYTES = 1 << 17  # NumPy's headers have less than 2^16
+
+# Returns an array when it is called.
+StoredArray = Callable[[], NDArray[Any]]
 
 
-class StoredArray(NamedTuple):
-    """An array in an .npy file or in a member of an .npz, still unread: `open` gives its bytes."""
-
-    name: str
-    open: Callable[[], AbstractContextManager[IO[bytes]]]
-    size: int
-
-    def read(self) -> NDArray[Any]:
-        """Read the array, after a check that as many bytes follow as its header says."""
-        with self.open() as file:
-            head = io.BytesIO(file.read(HEADER_BYTES))  # a header may ask for 4 GiB
-            version = npy.read_magic(head)
-            read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-            shape, is_column_major, dtype = read(head)
-            file.seek(head.tell())
-            if dtype.hasobject:
-                raise ClipkitError(
-                    f"{self.name}: expected numbers or texts, got pickled objects",
-                    "pickles are never loaded; save numbers: np.save(file, np.stack(rows))",
-                )
-            expected = file.tell() + math.prod(shape) * dtype.itemsize
-            if expected != self.size:
-                reason = "it was cut short" if self.size < expected else "something was added to it"
-                raise ClipkitError(
-                    f"{self.name}: expected {expected} bytes, got {self.size}: {reason}"
-                )
-            if dtype.itemsize == 0 and 0 not in shape:
-                raise ClipkitError(f"{self.name}: expected numbers or texts, got {dtype}")
-            # to the end, where an archive compares its checksum, and no more than it states
-            data = file.read(self.size - file.tell())
-        return np.ndarray(shape, dtype, data, order="F" if is_column_major else "C")
-
-
-def open_npy(path: Path, name: str) -> StoredArray:
-    """Return the array of an .npy file."""
-    return StoredArray(name, lambda: path.open("rb"), path.stat().st_size)
+def open_npy(path: Path) -> StoredArray:
+    """Return the array of an .npy file, unread."""
+    return functools.partial(_read, lambda: path.open("rb"), path.stat().st_size)
 
 
 def open_npz(archive: zipfile.ZipFile, packed: int, name: str) -> dict[str, Any]:
@@ -98,10 +66,27 @@ def open_npz(archive: zipfile.ZipFile, packed: int, name: str) -> dict[str, Any]
         else:
             others += member.file_size
         open_member = functools.partial(archive.open, member)
-        arrays[key] = StoredArray(f"{name}: {key}", open_member, member.file_size)
+        arrays[key] = functools.partial(_read, open_member, member.file_size)
     MATRICES.check(matrices, packed, f"{name}: features")
     OTHERS.check(others, packed, f"{name}: arrays other than features")
     return arrays
+
+
+def _read(open_stream: Callable[[], AbstractContextManager[IO[bytes]]], size: int) -> NDArray[Any]:
+    with open_stream() as stream:
+        # to the end, where an archive compares its checksum, and no more than it states
+        data = stream.read(size)
+    head = io.BytesIO(data)
+    version = npy.read_magic(head)
+    read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+    shape, is_column_major, dtype = read_header(head)
+    if dtype.hasobject:
+        raise ValueError("pickled objects are never loaded; save numbers")
+    # refuses a buffer that is too small; `npy.read_array` would allocate the array before
+    array = np.ndarray(shape, dtype, data, head.tell(), order="F" if is_column_major else "C")
+    if head.tell() + array.nbytes < len(data):
+        raise ValueError(f"expected {head.tell() + array.nbytes} bytes, got {len(data)}")
+    return array
 
 
 def write_npz(path: Path, arrays: Mapping[str, Any]) -> None:

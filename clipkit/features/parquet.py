@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from clipkit.base.errors import ClipkitError
+from clipkit.base.errors import ClipkitError, system_reason
 from clipkit.features.describe import abridged
 from clipkit.features.model import BlockMatrix, FeatureFile, Float32, as_float32
 from clipkit.features.npz import MATRICES, OTHERS
@@ -22,12 +23,32 @@ from clipkit.features.validation import MAX_CLASSES, MAX_NAMES
 METADATA = "clipkit"  # the name of the JSON with what no column holds
 ARROW_TYPES = {str: pa.string(), bool: pa.bool_(), int: pa.int64(), float: pa.float64()}
 LISTS = (pa.ListType, pa.LargeListType, pa.FixedSizeListType)
-TEXT_TYPES = {"string", "large_string", "string_view", "binary", "large_binary", "binary_view"}
-COLUMNS_OF_IMAGES = {"split": str, "id": str, "label": int, "class_name": str}
+# The columns beside `feature`: what they hold, and the array of an .npz that has the same.
+COLUMNS_OF_IMAGES = {
+    "split": (str, ""),
+    "id": (str, "ids"),
+    "label": (int, "labels"),
+    "class_name": (str, "labels"),  # without numbers
+}
+COLUMNS_OF_TEXTS = {
+    "text": (str, "texts"),
+    "class_index": (int, "class_index"),
+    "class_name": (str, ""),
+}
 IMAGE = "image"  # the column of thumbnails, in the form of Hugging Face `datasets`
 IMAGE_TYPE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-IMAGE_ROWS = 1024  # whose thumbnails are in memory together
-COLUMNS_OF_TEXTS = {"text": str, "class_index": int, "class_name": str}
+IMAGE_ROWS = 1024  # with thumbnails in memory at once
+
+
+@contextlib.contextmanager
+def read_errors(name: str) -> Iterator[None]:
+    """Turn the many exceptions of Arrow into one error that names the file."""
+    try:
+        yield
+    except (ClipkitError, MemoryError):
+        raise
+    except Exception as error:
+        raise ClipkitError(f"cannot read {name}: {system_reason(error)}") from error
 
 
 def column_chunks(
@@ -40,185 +61,156 @@ def column_chunks(
         yield from map(group.column, range(group.num_columns))
 
 
+def value_type(arrow_type: pa.DataType) -> pa.DataType:
+    """Return the type of a column's values, which may be in a dictionary."""
+    return arrow_type.value_type if pa.types.is_dictionary(arrow_type) else arrow_type
+
+
+def is_text(arrow_type: pa.DataType) -> bool:
+    """Whether a column of this type holds texts, also as a dictionary or as bytes."""
+    name = str(value_type(arrow_type)).removeprefix("large_").removesuffix("_view")
+    return name in ("string", "binary")
+
+
+def is_number(arrow_type: pa.DataType) -> bool:
+    """Whether a column of this type holds numbers."""
+    return bool(pa.types.is_integer(arrow_type) or pa.types.is_floating(arrow_type))
+
+
+def _is_scalar(arrow_type: pa.DataType) -> bool:
+    kind = value_type(arrow_type)
+    is_other = pa.types.is_boolean(kind) or pa.types.is_null(kind)
+    return is_text(kind) or is_number(kind) or is_other
+
+
 def read_table(path: Path, name: str, *, with_features: bool = True) -> dict[str, Any]:
     """Read a table with a column ``feature`` (or ``features``) of lists of numbers.
 
-    Parameters
-    ----------
-    path : Path
-    name : str
-        What errors call the file.
-    with_features : bool
-        Whether to read the lists too, which may be large.
-
-    Returns
-    -------
-    dict of str to array, list or None
-        Named like the arrays of an .npz. A column that has no place in a feature file is None.
+    Arrays are named as in an .npz. A column that has no place in a feature file is None.
     """
-    size = path.stat().st_size
     schema = pq.read_schema(path)
-    known = COLUMNS_OF_TEXTS if "text" in schema.names else COLUMNS_OF_IMAGES
+    is_of_texts = "text" in schema.names
+    known = COLUMNS_OF_TEXTS if is_of_texts else COLUMNS_OF_IMAGES
     metadata = (schema.metadata or {}).get(METADATA.encode())
-    present = [column for column in known if column in schema.names]
-    if metadata is not None and "label" in present and "class_name" in present:
-        present.remove("class_name")  # the metadata holds each name once
-    # as dictionaries, so that a text that fills many rows is in memory once
-    with pq.ParquetFile(path, page_checksum_verification=True, read_dictionary=present) as file:
-        feature = _feature_column(schema, file.metadata.num_rows, name)
-        for column in present:
-            _check_scalars(schema.field(column).type, f"{name}: {column}")
-        _check_sizes(file.metadata, feature, present, name, size)
-        columns = _values(file.read(columns=present), name, size)
-        features = None
+    feature = _feature_column(schema, name)
+    present = _present(schema, known, metadata is not None, name)
+    with _open(path, name, present, feature) as file:
+        columns = _values(file, present, name, path.stat().st_size)
         n = file.metadata.num_rows
+        features = None
         if with_features:
-            lists = file.read(columns=[feature]).column(feature)
-            n = len(lists)  # the metadata of an untrusted file may state more
-            features = _features(lists, f"{name}: {feature}")
+            features = _features(file.read(columns=[feature]).column(feature), name, feature)
+            n = len(features)  # the metadata of an untrusted file may state more
     arrays: dict[str, Any] = dict.fromkeys(set(schema.names) - known.keys() - {feature})
     if metadata is not None:
         arrays.pop(IMAGE, None)  # the thumbnails of an export, which no feature file holds
         arrays[METADATA] = metadata.decode("utf-8", "replace")
-    if "text" in columns:
-        arrays["texts"] = columns["text"]
-        if "class_index" in columns:
-            arrays["class_index"] = columns["class_index"]
+    groups = {"": slice(None)} if is_of_texts else _rows_of_splits(columns, n, name)
+    for prefix, rows in groups.items():
         if features is not None:
-            arrays["features"] = features
-        return arrays
-    arrays |= _splits(features, columns, n, name)
+            arrays[f"{prefix}features"] = features[rows]
+        for column, (_, key) in known.items():
+            if key and column in columns:
+                values = np.asarray(columns[column], object)[rows].tolist()
+                if values.count(None) < len(values):  # else it is absent from the split
+                    arrays.setdefault(f"{prefix}{key}", values)
     if metadata is None and {"label", "class_name"} <= columns.keys():
         arrays |= _class_names(columns["label"], columns["class_name"], name)
     return arrays
 
 
-def read_cells(path: Path, name: str) -> tuple[list[str], list[tuple[int, list[Any]]]]:
-    """Read the columns of texts, numbers and truth values; return their names, and each row.
+def _present(schema: pa.Schema, known: Mapping[str, Any], is_export: bool, name: str) -> list[str]:
+    """Return the known columns of a table; check their types."""
+    present = [column for column in known if column in schema.names]
+    if is_export and "label" in present and "class_name" in present:
+        present.remove("class_name")  # the metadata holds each name once
+    for column in present:
+        arrow_type = schema.field(column).type
+        if not _is_scalar(arrow_type):
+            got = value_type(arrow_type)
+            raise ClipkitError(f"{name}: {column}: expected texts or numbers, got {got}")
+    return present
 
-    Raises
-    ------
-    ClipkitError
-        If the file is damaged, or its columns would unpack to much more than the file.
-    """
-    size = path.stat().st_size
-    try:
-        schema = pq.read_schema(path)
-        names = [field.name for field in schema if _is_scalar(field.type)]
-        texts = [column for column in names if _is_text(value_type(schema.field(column).type))]
-        with pq.ParquetFile(path, page_checksum_verification=True, read_dictionary=texts) as file:
-            _check_sizes(file.metadata, "", names, name, size)
-            values = _values(file.read(columns=names), name, size)
-    except pa.ArrowException as error:
-        raise ClipkitError(f"cannot read {name}: {error}") from error
+
+def read_cells(path: Path, name: str) -> tuple[list[str], list[tuple[int, list[Any]]]]:
+    """Read the columns of texts, numbers and truth values; return their names, and each row."""
+    with read_errors(name):
+        names = [field.name for field in pq.read_schema(path) if _is_scalar(field.type)]
+        with _open(path, name, names) as file:
+            values = _values(file, names, name, path.stat().st_size)
     rows = zip(*(values[column] for column in names), strict=True)
     return names, list(enumerate(map(list, rows)))
 
 
-def value_type(arrow_type: pa.DataType) -> pa.DataType:
-    """Return the type of a column's values, which may be in a dictionary."""
-    if pa.types.is_dictionary(arrow_type):
-        return arrow_type.value_type
-    return arrow_type
+def _open(path: Path, name: str, columns: list[str], feature: str = "") -> pq.ParquetFile:
+    """Open a file; refuse columns that would unpack to much more than the file.
 
-
-def _check_scalars(arrow_type: pa.DataType, name: str) -> None:
-    if not _is_scalar(arrow_type):
-        raise ClipkitError(f"{name}: expected texts or numbers, got {value_type(arrow_type)}")
-
-
-def _is_scalar(arrow_type: pa.DataType) -> bool:
-    arrow_type = value_type(arrow_type)
-    others = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_null)
-    return _is_text(arrow_type) or any(is_type(arrow_type) for is_type in others)
-
-
-def _check_sizes(
-    metadata: pq.FileMetaData, feature: str, known: Iterable[str], name: str, size: int
-) -> None:
-    """Refuse columns that would unpack to much more than the file."""
+    Texts are read as dictionaries, so that one that fills many rows is in memory once.
+    """
+    schema = pq.read_schema(path)
+    texts = [column for column in columns if is_text(schema.field(column).type)]
+    file = pq.ParquetFile(path, page_checksum_verification=True, read_dictionary=texts)
+    if feature and not file.metadata.num_rows:
+        raise ClipkitError(f"{name}: expected rows with a column 'feature', got no rows")
     matrix = others = 0
-    for chunk in column_chunks(metadata):
+    for chunk in column_chunks(file.metadata):
         owner = chunk.path_in_schema.partition(".")[0]
         if owner == feature:
             matrix += max(4 * chunk.num_values, chunk.total_uncompressed_size)
-        elif owner in known:
+        elif owner in columns:
             others += max(8 * chunk.num_values, chunk.total_uncompressed_size)
+    size = path.stat().st_size
     MATRICES.check(matrix, size, f"{name}: {feature}")
     OTHERS.check(others, size, f"{name}: columns other than {feature}")
+    return file
 
 
-def _is_text(arrow_type: pa.DataType) -> bool:
-    return str(arrow_type) in TEXT_TYPES
-
-
-def _values(table: pa.Table, name: str, size: int) -> dict[str, list[Any]]:
+def _values(file: pq.ParquetFile, columns: list[str], name: str, size: int) -> dict[str, list[Any]]:
     """Return columns as lists; a text that fills many rows may not unpack to much more."""
+    table = file.read(columns=columns)
     unpacked = 0
-    for column in table.column_names:
-        for chunk in table.column(column).chunks:
-            if pa.types.is_dictionary(chunk.type) and _is_text(chunk.type.value_type):
+    for column in table.columns:
+        for chunk in column.chunks:
+            if pa.types.is_dictionary(chunk.type) and is_text(chunk.type):
                 lengths = pc.binary_length(chunk.dictionary)
                 unpacked += pc.sum(lengths.take(chunk.indices)).as_py() or 0
     OTHERS.check(unpacked, size, f"{name}: texts")
     return dict(table.to_pydict())
 
 
-def _feature_column(schema: pa.Schema, rows: int, name: str) -> str:
+def _feature_column(schema: pa.Schema, name: str) -> str:
     """Return the name of the column of lists; check the names of all columns."""
     for column, count in Counter(schema.names).items():
         if count > 1:
             raise ClipkitError(f"{name}: expected each column once, got {column} {count} times")
     feature = "feature" if "feature" in schema.names else "features"
-    if feature not in schema.names or not rows:
-        content = abridged(schema.names) if rows else "no rows"
+    if feature not in schema.names:
+        content = abridged(schema.names)
         raise ClipkitError(f"{name}: expected rows with a column 'feature', got {content}")
-    _check_lists(schema.field(feature).type, f"{name}: {feature}")
+    arrow_type = schema.field(feature).type
+    if not isinstance(arrow_type, LISTS) or not is_number(arrow_type.value_type):
+        raise ClipkitError(f"{name}: {feature}: expected lists of numbers, got {arrow_type}")
     return feature
 
 
-def _check_lists(arrow_type: pa.DataType, name: str) -> None:
-    number = getattr(arrow_type, "value_type", pa.null())
-    is_number = pa.types.is_integer(number) or pa.types.is_floating(number)
-    if not isinstance(arrow_type, LISTS) or not is_number:
-        raise ClipkitError(f"{name}: expected lists of numbers, got {arrow_type}")
-
-
-def _features(lists: pa.ChunkedArray, name: str) -> Float32:
+def _features(lists: pa.ChunkedArray, name: str, feature: str) -> Float32:
     """Return lists as a matrix (N, D); a null number becomes NaN, which no file may hold."""
     widths = pc.list_value_length(lists).fill_null(0).to_numpy()
     wrong = np.flatnonzero(widths != widths[0])
     if len(wrong):
         row = wrong[0]
         raise ClipkitError(
-            f"{name}: expected {widths[0]} numbers, as in the first row, "
+            f"{name}: {feature}: expected {widths[0]} numbers, as in the first row, "
             f"got {widths[row]} in row {row}"
         )
     numbers = pc.list_flatten(lists).to_numpy()
     return as_float32(numbers.reshape(len(lists), widths[0]))
 
 
-def _splits(
-    features: Float32 | None, columns: dict[str, list[Any]], n: int, name: str
-) -> dict[str, Any]:
-    """Return the arrays of every split; a column that is null in all of its rows is absent."""
-    arrays: dict[str, Any] = {}
-    for prefix, rows in _rows_of_splits(columns, n, name).items():
-        if features is not None:
-            arrays[f"{prefix}features"] = features[rows]
-        for column, key in (("id", "ids"), ("class_name", "labels"), ("label", "labels")):
-            if column not in columns:
-                continue
-            values = [columns[column][row] for row in rows]
-            if values.count(None) < len(values):
-                arrays[f"{prefix}{key}"] = values
-    return arrays
-
-
-def _rows_of_splits(columns: dict[str, list[Any]], n: int, name: str) -> dict[str, list[int]]:
+def _rows_of_splits(columns: dict[str, list[Any]], n: int, name: str) -> dict[str, Any]:
     """Return the rows of each split, by what its arrays' names begin with."""
     if "split" not in columns:
-        return {"": list(range(n))}
+        return {"": slice(n)}
     rows: dict[str, list[int]] = {}
     for row, split in enumerate(columns["split"]):
         if split is None:
@@ -236,8 +228,7 @@ def _class_names(labels: list[Any], names: list[Any], file: str) -> dict[str, li
         if name is None or not isinstance(label, int) or label < 0:
             continue
         if label >= MAX_CLASSES:
-            expected = f"expected labels below {MAX_CLASSES:,}"
-            raise ClipkitError(f"{file}: {expected}, got {label}")
+            raise ClipkitError(f"{file}: expected labels below {MAX_CLASSES:,}, got {label}")
         if known.setdefault(label, name) != name:
             both = f"{known[label]!r} and {name!r}"
             raise ClipkitError(f"{file}: label {label}: expected one class_name, got {both}")
@@ -247,16 +238,14 @@ def _class_names(labels: list[Any], names: list[Any], file: str) -> dict[str, li
 
 
 def write_features(
-    path: Path,
-    file: FeatureFile,
-    metadata: str,
-    thumbnails: Mapping[str, Iterator[bytes]] | None = None,
+    path: Path, file: FeatureFile, metadata: str, thumbnails: Mapping[str, Iterator[bytes]] | None
 ) -> None:
     """Write the features of a file with the other columns, and the metadata as text.
 
     Thumbnails, for each split one per row, become structs of `bytes` and `path`, which is the id.
     """
-    columns = _schema(COLUMNS_OF_TEXTS if file.kind == "texts" else COLUMNS_OF_IMAGES)
+    known = COLUMNS_OF_TEXTS if file.kind == "texts" else COLUMNS_OF_IMAGES
+    columns = _schema({column: kind for column, (kind, _) in known.items()})
     matrices = file.matrices()
     width = next(iter(matrices.values())).shape[1]
     feature = pa.field("feature", pa.list_(pa.float32(), width))

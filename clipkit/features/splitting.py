@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, unknown
 from clipkit.base.names import class_name
-from clipkit.features import BlockMatrix, FeatureFile, Int64, Split
 from clipkit.features.annotations import read_annotations
+from clipkit.features.model import BlockMatrix, FeatureFile, Int64, Split
 from clipkit.features.validation import is_split_name
 
 TRAIN = "train"
@@ -63,7 +63,7 @@ def split(
     table : str, optional
         The file that holds the attribute, or ``shapes``; see `read_annotations`.
     by_folder : bool
-        Keep the rows of a folder together: those whose ids are equal up to the last slash.
+        Keep the rows of a folder together: their ids are equal up to the last slash.
 
     Returns
     -------
@@ -138,13 +138,7 @@ def _folders(split: Split) -> Int64:
 
 
 def choose_source(splits: Mapping[str, Labelled], source: str | None, display_name: str) -> str:
-    """Return the split to divide: the named one, or the only one, or else `train`.
-
-    Raises
-    ------
-    UsageError
-        If there is no such split, or several and none is called `train`.
-    """
+    """Return the split to divide: the named one, or the only one, or else `train`."""
     if source is None and len(splits) > 1 and TRAIN not in splits:
         raise UsageError(
             f"{display_name}: expected one split to divide, got {', '.join(splits)}",
@@ -169,41 +163,11 @@ def split_rows(
 ) -> dict[str, Int64]:
     """Draw the rows of new splits from one split, and say how many there are.
 
-    New splits are drawn in the order of their names: those of ``test`` are the same with and
+    New splits are drawn in the order of their names: ``test`` has the same rows with and
     without ``val``. Of each class, a split gets the nearest whole number of rows, but at least one,
     as long as one is left for the rest. Unlabelled rows count as one class. Groups are assigned as
-    a whole: see `assign_groups`.
-
-    Parameters
-    ----------
-    splits : dict of str to rows with labels
-    fractions : dict of str to float
-        Each between 0 and 1, with a sum below 1.
-    source : str
-        The split to divide.
-    seed : int
-    groups : (N,) int64 array, optional
-        The group of each row; a row with -1 is a separate group.
-    class_names : list of str, optional
-        For warnings.
-    display_name : str
-        For messages.
-
-    Returns
-    -------
-    dict of str to array of row numbers, ascending
-        First the rest. It is called `train`, or as before if another split is called `train`.
-
-    Raises
-    ------
-    UsageError
-        If a fraction is out of range, or the name of a new split is taken or not valid.
-    ClipkitError
-        If a new split would have no rows.
-
-    Warns
-    -----
-    On standard error: if a split lacks classes, or rows have no group.
+    a whole: see `assign_groups`; a row with the group -1 is a group of its own. Return row numbers,
+    ascending, first of the rest, which is called `train` if no other split is.
     """
     rest = source if TRAIN in splits else TRAIN
     others = [name for name in splits if name != source]
@@ -272,18 +236,7 @@ def assign_rows(labels: Int64, fractions: Sequence[float], seed: int = 42) -> In
     """Assign rows to parts by a draw from each class.
 
     Part n gets the nearest whole number to `fractions[n - 1]` of the rows of each class, but at
-    least one, as long as one is left for part 0, the rest.
-
-    Parameters
-    ----------
-    labels : array (N,)
-    fractions : sequence of P float
-    seed : int
-
-    Returns
-    -------
-    (N,) int64 array
-        The part of each row, from 0 to P.
+    least one, as long as one is left for part 0, the rest. Return the part (N,) of each row.
     """
     rng = np.random.RandomState(seed)  # the same draws in every version of NumPy
     part = np.zeros(len(labels), np.int64)
@@ -320,20 +273,8 @@ def assign_groups(
 
     Groups come in random order, but the larger ones first, by powers of two. Each goes to the part
     where it adds least to the sum of (rows - share)^2 / share over parts and classes. A part that
-    then has no group gets the smallest one of the part with the most groups.
-
-    Parameters
-    ----------
-    labels : array (N,)
-    groups : (N,) int64 array
-        From 0 to G - 1, each at least once; G > P.
-    fractions : sequence of P float
-    seed : int
-
-    Returns
-    -------
-    (N,) int64 array
-        The part of each row, from 0 (the rest) to P.
+    then has no group gets the smallest one of the part with the most groups. `groups` (N,) are
+    numbered from 0, and there are more than parts. Return the part (N,) of each row.
     """
     shares = np.array([1 - sum(fractions), *fractions])
     _, y, rows_of_class = np.unique(labels, return_inverse=True, return_counts=True)
@@ -398,7 +339,7 @@ def rows_by_class(labels: Int64) -> list[Int64]:
 
 
 def count_shared_rows(hashes: Int64, X_eval: NDArray[Any]) -> int:
-    """Count the rows whose hashes are among others: they are equal to the bit.
+    """Count the rows that have their hashes among others: they are equal to the bit.
 
     Features of few values, such as the cosines with one prompt, coincide by chance. If that may be
     (see `coincide_by_chance`), how often is estimated from the equal ones among the other rows,

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import sys
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -17,7 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipkit.base.errors import LARGEST, SMALLEST, ClipkitError
+from clipkit.features.history import check_history, check_scale
 from clipkit.features.model import (
+    KINDS,
     RESULTS,
     TEXTS_AT_ONCE,
     VERSION,
@@ -25,29 +26,10 @@ from clipkit.features.model import (
     BlockMatrix,
     FeatureFile,
     Float32,
-    canonical_json,
     is_features,
     number_code,
 )
 
-
-class Layout(NamedTuple):
-    """The data sets of a kind of file: those at the root and those of every split."""
-
-    root: set[str]
-    optional_root: set[str]
-    split: set[str]
-    optional_split: set[str]
-
-
-PROMPTS = {"texts", "class_index"}
-KINDS = {
-    "images": Layout(set(), {"class_names"}, {"features", "ids"}, {"labels"}),
-    "texts": Layout({"features", *PROMPTS}, {"class_names"}, set(), set()),
-    "logits": Layout(PROMPTS, {"class_names"}, {"features", "ids"}, {"labels"}),
-    "result": Layout(set(), {"class_names"}, {"predicted", "ids"}, {"labels"}),
-    "probe": Layout(set(), {"class_names", "texts"}, {"predicted", "ids"}, {"labels"}),
-}
 # The arrays of a fitted probe, by their dimensions: n classes, D columns, P pairs of classes, H
 # units, M or F rows, or 1; `+` marks a row or column of intercepts.
 PROBE_ARRAYS: dict[str, tuple[set[str], str]] = {
@@ -70,10 +52,10 @@ PROBE_ARRAYS: dict[str, tuple[set[str], str]] = {
     "row_hashes": ({"<i8"}, "F"),
 }
 MODEL_ARRAYS = {
-    "svm": {"hyperplanes", "centre"},
-    "logreg": {"coefficients", "centre"},
-    "mlp": {"hidden", "output", "centre"},
-    "knn": {"rows", "row_classes"},
+    "svm": ("hyperplanes", "centre"),
+    "logreg": ("coefficients", "centre"),
+    "mlp": ("hidden", "output", "centre"),
+    "knn": ("rows", "row_classes"),
 }
 PROBE_INPUTS = ("embeddings", "logits", "probs")
 POSITIVE = ("temperature", "deviation", "rms", "factor")
@@ -126,7 +108,6 @@ MAX_PROBE_CLASSES = 5000  # prediction makes a score for each row and class
 MAX_UNITS = 1 << 16  # and a number for each row and unit
 MAX_NAMES = 4096  # of a group: splits, or columns
 MAX_INTEGER = 2**63 - 1
-MAX_DEPTH = 16  # of a history: what walks it is recursive
 
 
 def key_of(name: str) -> str:
@@ -170,7 +151,7 @@ def is_allowed(kind: str, name: str) -> bool:
 
 
 def check_version(name: str, version: int, kind: str | None = None) -> None:
-    """Refuse a file whose version of the format is not known, or not that of its kind."""
+    """Refuse an unknown version of the format, or one that the kind does not have."""
     if version > VERSION:
         message = f"{name}: format version {version} was made by a newer clipkit"
         raise ClipkitError(message, "update clipkit")
@@ -197,7 +178,7 @@ def validate(file: FeatureFile) -> None:
         for name, value in datasets.items():
             _check_type(name, value)
         _check_scales(file)
-        _check_history(file.history)
+        check_history(file.history)
         _check_lengths(file, datasets)
         _check_classes(file, datasets)
         if file.kind == "probe":
@@ -339,79 +320,7 @@ def _check_scales(file: FeatureFile) -> None:
         raise ClipkitError(message)
     for name in ("temperature", "logit_scale"):
         if getattr(file, name) is not None:
-            _check_scale(name, getattr(file, name))
-
-
-def _check_scale(name: str, value: Any) -> None:
-    if not _is_finite(value) or value <= 0:
-        raise ClipkitError(f"{name}: expected a finite number above 0, got {str(value)[:40]}")
-
-
-def _is_finite(value: Any) -> bool:
-    """Whether a value is a number, and neither NaN nor beyond a 64-bit float, as 10^400 is."""
-    if isinstance(value, np.floating):
-        value = float(value)
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_number and abs(value) <= sys.float_info.max
-
-
-def _check_history(history: Any) -> None:
-    """Check a history: a list of JSON objects, each naming its command and, if any, its model."""
-    if not isinstance(history, list):
-        raise ClipkitError(f"history: expected a list, got {type(history).__name__}")
-    if _is_deeper(history, MAX_DEPTH):
-        raise ClipkitError(f"history: expected at most {MAX_DEPTH} levels, got more")
-    try:
-        canonical_json(history).encode()
-    except (ValueError, TypeError) as error:  # NaN, half a surrogate pair, a set
-        raise ClipkitError(f"history: expected plain JSON, got {error}") from None
-    for number, entry in enumerate(history, 1):
-        _check_entry(f"history, entry {number}", entry)
-    for integer in _integers(history):
-        if not _is_finite(integer):
-            message = "history: expected numbers in the range of a 64-bit float, got"
-            raise ClipkitError(f"{message} {str(integer)[:40]}")
-
-
-def _is_deeper(value: Any, levels: int) -> bool:
-    """Whether lists and objects are nested more than `levels` deep, the innermost value included.
-
-    >>> _is_deeper([{"command": "embed"}], 3), _is_deeper([{"command": "embed"}], 2)
-    (False, True)
-    """
-    if levels == 0:
-        return True
-    if isinstance(value, dict):
-        return any(_is_deeper(part, levels - 1) for part in value.values())
-    if isinstance(value, list | tuple):
-        return any(_is_deeper(part, levels - 1) for part in value)
-    return False
-
-
-def _integers(value: Any) -> Iterator[int]:
-    """Yield the integers of a history, which in JSON may have any number of digits."""
-    if isinstance(value, dict):
-        value = list(value.values())
-    if isinstance(value, list | tuple):
-        for part in value:
-            yield from _integers(part)
-    elif isinstance(value, int) and not isinstance(value, bool):
-        yield value
-
-
-def _check_entry(where: str, entry: Any) -> None:
-    if not isinstance(entry, dict) or not isinstance(entry.get("command"), str):
-        raise ClipkitError(f"{where}: expected an object with the name of a command")
-    if "model" not in entry:
-        return
-    model = entry["model"]
-    if not isinstance(model, dict) or not isinstance(model.get("name"), str):
-        raise ClipkitError(f"{where}: expected a model with a name")
-    if "logit_scale" in model:
-        _check_scale(f"{where}: logit_scale", model["logit_scale"])
-    if "logit_bias" in model and not _is_finite(model["logit_bias"]):
-        got = str(model["logit_bias"])[:40]
-        raise ClipkitError(f"{where}: logit_bias: expected a finite number, got {got}")
+            check_scale(name, getattr(file, name))
 
 
 def _check_lengths(file: FeatureFile, datasets: dict[str, Any]) -> None:
@@ -471,7 +380,7 @@ def _check_probe(file: FeatureFile) -> None:
         if value not in known:
             raise ClipkitError(f"fitted/{name}: expected {', '.join(known)}, got {value[:40]!r}")
     _check_probe_names(file, classifier, source)
-    sizes = _probe_sizes(file)
+    sizes = _probe_sizes(file, classifier)
     for name in fitted.keys() - {"classifier", "input"}:
         axes = PROBE_ARRAYS[name][1].split()
         expected = tuple(sizes[axis] for axis in axes)
@@ -485,7 +394,7 @@ def _check_probe(file: FeatureFile) -> None:
 
 def _check_probe_names(file: FeatureFile, classifier: str, source: str) -> None:
     expected = {"classifier", "input", "classes", "balanced", "rms", "factor"}
-    expected |= MODEL_ARRAYS[classifier]
+    expected.update(MODEL_ARRAYS[classifier])
     if source != "embeddings":
         expected.add("temperature")
     if "mean" in file.fitted:
@@ -499,32 +408,29 @@ def _check_probe_names(file: FeatureFile, classifier: str, source: str) -> None:
         raise ClipkitError(f"expected texts for logits and probs only, got a probe on {source}")
 
 
-def _probe_sizes(file: FeatureFile) -> dict[str, int]:
+def _probe_sizes(file: FeatureFile, classifier: str) -> dict[str, int]:
     """Return the sizes of a probe's axes, as `PROBE_ARRAYS` names them.
 
-    The number of columns is that of the prompts or, of embeddings, what the model's array has.
+    The first array that has an axis gives its size, except for classes and for the columns of
+    logits, which are the prompts.
     """
     fitted = file.fitted
     n = len(fitted["classes"])
     if not 2 <= n <= MAX_PROBE_CLASSES:
         raise ClipkitError(f"fitted/classes: expected 2 to {MAX_PROBE_CLASSES:,} classes, got {n}")
-    width, units, rows = 0, 0, 0
-    if "hyperplanes" in fitted:
-        width = fitted["hyperplanes"].shape[1] - 1
-    elif "coefficients" in fitted:
-        width = len(fitted["coefficients"]) - 1
-    elif "hidden" in fitted:
-        width, units = len(fitted["hidden"]) - 1, fitted["hidden"].shape[1]
-    else:
-        rows, width = fitted["rows"].shape
+    sizes = {"1": 1, "n": n, "P": n * (n - 1) // 2}
     if file.texts is not None:
-        width = len(file.texts)
-    if width < 1:
+        sizes["D"] = len(file.texts)
+    for name in (*MODEL_ARRAYS[classifier], "row_hashes"):
+        axes = PROBE_ARRAYS[name][1].split()
+        for axis, length in zip(axes, np.shape(fitted.get(name, ())), strict=True):
+            sizes.setdefault(axis.strip("+"), length - axis.count("+"))
+    if sizes["D"] < 1:
         raise ClipkitError("expected a probe of at least one column, got none")
+    units = sizes.get("H", 0)
     if units > MAX_UNITS:
         raise ClipkitError(f"fitted/hidden: expected at most {MAX_UNITS:,} units, got {units:,}")
-    sizes = {"1": 1, "n": n, "P": n * (n - 1) // 2, "M": rows, "D": width, "H": units}
-    return sizes | {"D+": width + 1, "H+": units + 1, "F": len(fitted.get("row_hashes", ()))}
+    return sizes | {f"{axis}+": size + 1 for axis, size in sizes.items()}
 
 
 def _check_probe_values(name: str, values: NDArray[Any]) -> None:
@@ -556,13 +462,7 @@ def _check_class_range(name: str, numbers: NDArray[Any], count: int) -> None:
 
 
 def finite_blocks(blocks: Iterator[Float32], name: str) -> Iterator[Float32]:
-    """Yield blocks (B, D) until one holds NaN or Inf; then only count the bad rows, and raise.
-
-    Raises
-    ------
-    ClipkitError
-        Naming `name`, the number of bad rows and the first of them.
-    """
+    """Yield blocks (B, D) until one holds NaN or Inf; then only count the bad rows, and raise."""
     bad: list[int] = []
     start = 0
     for block in blocks:

@@ -17,7 +17,7 @@ from clipkit.analysis import metrics, results
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.features import FeatureFile
 from clipkit.features.compatibility import origin
-from clipkit.features.provenance import dataset_entries, provenance
+from clipkit.features.history import History, dataset_entries, provenance
 from clipkit.plots import panels
 
 if TYPE_CHECKING:
@@ -227,8 +227,7 @@ def _labels_name(result: FeatureFile) -> str:
         if entry["command"] != "relabel":
             continue
         name = str(entry.get("column", name))
-        inputs = entry.get("inputs")
-        if isinstance(inputs, dict) and "groups" in inputs:
+        if "groups" in entry.inputs:
             name = f"groups of {name}"
         if entry.get("shuffle"):
             name += ", shuffled"
@@ -298,13 +297,11 @@ def _source(files: Sequence[FeatureFile], split: str, all_facts: Sequence[Facts]
 
 def _without_layer(file: FeatureFile) -> FeatureFile:
     """Return the history of a file with no more of its models than their names."""
-    history = []
-    for entry in file.history:
-        model = entry.get("model")
-        if isinstance(model, dict):
-            named = {name: model[name] for name in ("name", "untrained") if name in model}
-            entry = {**entry, "model": named}
-        history.append(entry)
+    history = History(file.history)
+    for entry in history:
+        if entry.model:
+            kept = ("name", "untrained")
+            entry["model"] = {name: entry.model[name] for name in kept if name in entry.model}
     return FeatureFile(file.kind, history)
 
 

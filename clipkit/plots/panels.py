@@ -47,7 +47,7 @@ from clipkit.base.errors import ClipkitError, ImageError, UsageError, check_posi
 from clipkit.base.names import distinct_names
 from clipkit.features import FeatureFile, Int64, Split
 from clipkit.features.compatibility import matching_split
-from clipkit.features.provenance import provenance
+from clipkit.features.history import provenance
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -66,7 +66,7 @@ def check_history(
     if seed:
         parameters.append((command, "seed", seed))
     for made_by, parameter, expected in parameters:
-        got = entries.get(made_by, {}).get(parameter)
+        got = dict(entries.get(made_by, {})).get(parameter)
         if str(got) != str(expected):
             raise ClipkitError(f"expected {made_by} with {parameter} {expected}, got {got}")
 

@@ -19,8 +19,8 @@ from clipkit.base.names import distinct_names
 from clipkit.base.tables import Column
 from clipkit.features import FeatureFile
 from clipkit.features.compatibility import origin
+from clipkit.features.history import identities, provenance
 from clipkit.features.model import RESULTS
-from clipkit.features.provenance import identities, provenance
 from clipkit.report import understanding
 from clipkit.report.blocks import Block, Drawing, Fact, Heading, Page, Table
 from clipkit.report.chapters import ATTRIBUTES_CAPTION

@@ -17,7 +17,7 @@ from clipkit.base import files
 from clipkit.base.console import escaped
 from clipkit.features import FeatureFile, History
 from clipkit.features.annotations import CLASS
-from clipkit.features.provenance import dataset_entries, original_split, provenance
+from clipkit.features.history import dataset_entries, original_split, provenance
 from clipkit.prompts import bundled
 from clipkit.report.blocks import Origin
 from clipkit.report.steps import Entry, NameOf, Step, digests, list_of, member, steps
@@ -349,7 +349,7 @@ def _splits(entry: Entry, *, is_named: bool) -> list[str] | None:
     splits = entry["dataset"].get("splits")
     if not isinstance(splits, dict):
         return None
-    file = FeatureFile("images", [dict(entry)])
+    file = FeatureFile("images", History([entry]))
     original = {original_split(file, split): None for split in splits}
     if original.keys() == {"all"} or (is_named and original.keys() == {"train", "test"}):
         return None

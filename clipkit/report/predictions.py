@@ -18,7 +18,7 @@ from clipkit.base.errors import ClipkitError
 from clipkit.base.names import distinct_names
 from clipkit.features import FeatureFile, Int64
 from clipkit.features.compatibility import matching_split
-from clipkit.features.provenance import is_untrained, provenance
+from clipkit.features.history import is_untrained, provenance
 from clipkit.report.steps import digests
 
 Bools = NDArray[np.bool_]

@@ -15,7 +15,7 @@ from clipkit.analysis.comparison import Bools
 from clipkit.base.errors import ClipkitError
 from clipkit.features import FeatureFile, Int64
 from clipkit.features.compatibility import SAME_IMAGES, Origin, origin, relate
-from clipkit.features.provenance import is_untrained, provenance
+from clipkit.features.history import is_untrained, provenance
 from clipkit.report import summary
 from clipkit.report.blocks import Bar, Block, Cell, Fact, Heading, Number, Table
 from clipkit.report.claims import Run

@@ -7,14 +7,13 @@ and of all joined files.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clipkit.features import History
-
 Entry = Mapping[str, Any]
+History = Sequence[Entry]
 NameOf = Callable[[str], str | None]  # returns the name of the file with a digest, if it is known
 
 LONGEST_NAME = 200  # of a file that is named after its role, which may be any text

@@ -11,7 +11,7 @@ from PIL import Image
 
 from clipkit.base.errors import ImageError
 from clipkit.datasets import ImageDataset, images
-from clipkit.datasets.thumbnails import thumbnail
+from clipkit.datasets.matching import thumbnail
 
 MAX_BYTES = 2_900_000  # of all pictures of a page, as base64
 # Longest side in pixels and quality: the first whose picture is small enough is taken.

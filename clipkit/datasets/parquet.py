@@ -1,4 +1,4 @@
-"""Read Parquet files in the form of Hugging Face `datasets`: the images are in the files.
+"""Read Parquet files: with images, in the form of Hugging Face `datasets`, and manifests.
 
 A row group is read when one of its images is asked for. The groups that were used last are kept for
 all threads and data sets of the process: a worker gets shard after shard of the same groups.
@@ -13,6 +13,7 @@ import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,19 +25,28 @@ from clipkit.base import console
 from clipkit.base.errors import ClipkitError, ImageError
 from clipkit.base.names import escape
 from clipkit.datasets import images, remote, shards
-from clipkit.datasets.cache import SharedCache
 from clipkit.datasets.dataset import Dataset, ImageDataset
-from clipkit.datasets.parquet_manifests import is_image_type, is_text, read_errors
-from clipkit.datasets.remote import LocalFile, RangeReader, StoredFile, display_url
+from clipkit.datasets.remote import (
+    LocalFile,
+    RangeReader,
+    SharedCache,
+    StoredFile,
+    display_url,
+)
 from clipkit.datasets.rows import (
     NO_LABEL,
+    Columns,
     LabelCodes,
+    Row,
+    Table,
+    as_text,
     attach_labels,
+    check_columns,
     has_duplicates,
     labels_from_texts,
 )
-from clipkit.features import Int64
-from clipkit.features.parquet import column_chunks
+from clipkit.features.model import Int64
+from clipkit.features.parquet import column_chunks, is_number, read_errors, value_type
 from clipkit.features.validation import MAX_CLASSES
 
 ENDING = ".parquet"
@@ -51,17 +61,13 @@ KEPT_BYTES = 2**29
 MAX_GROUP_BYTES = 2**30
 MAX_OTHER_BYTES = 2**28  # the paths or labels of a file
 MAX_LISTED = 10
+MANIFEST_ROWS = 1 << 10
+ROW_BYTES = 16  # of a manifest, beside its texts
+READ_BYTES = 1 << 16  # of a manifest's column at a time; without it, Arrow reads all of it
 
 
 class ParquetImages:
-    """Images in row groups.
-
-    Parameters
-    ----------
-    parts : sequence of ParquetPart
-    rows : (N,) int64 array
-        For each image, its row in all files together.
-    """
+    """Images in row groups; `rows` (N,) are the places of the images in all files together."""
 
     def __init__(self, parts: Sequence[ParquetPart], rows: Int64) -> None:
         self.parts = tuple(parts)
@@ -114,23 +120,12 @@ def _locate(starts: Sequence[int], row: int) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class ParquetPart:
-    """A Parquet file: where its images are.
-
-    Attributes
-    ----------
-    file : StoredFile
-    column : str
-        The column of the images.
-    is_struct : bool
-        Whether the column holds structs of `bytes` and `path`, or bytes alone.
-    starts : tuple of int
-        The first row of each row group, and the number of rows.
-    """
+    """A Parquet file: where its images are."""
 
     file: StoredFile
-    column: str
-    is_struct: bool
-    starts: tuple[int, ...]
+    column: str  # of the images
+    is_struct: bool  # whether it holds structs of `bytes` and `path`, or bytes alone
+    starts: tuple[int, ...]  # the first row of each row group, and the number of rows
 
     def __len__(self) -> int:
         return self.starts[-1]
@@ -196,8 +191,7 @@ def _iter_batches(
     """Yield a column of row groups, at most so many rows at a time."""
     name = display_url(file.name)
     chunks = _chunks(_metadata(file), column, groups)
-    # A row takes at most as much as all rows of its group, a dictionary included.
-    rows = max(1, min(most, BATCH_BYTES // max(1, _largest(chunks))))
+    rows = _rows_at_once(chunks, most)
     file.check_unchanged()
     with read_errors(name), pq.ParquetFile(_source(file), metadata=_metadata(file)) as content:
         yield from content.iter_batches(
@@ -216,6 +210,11 @@ def _chunks(
 def _largest(chunks: Iterable[pq.ColumnChunkMetaData]) -> int:
     """Return the bytes that the largest of these chunks unpacks to, as the footer says."""
     return max((int(chunk.total_uncompressed_size) for chunk in chunks), default=0)
+
+
+def _rows_at_once(chunks: Iterable[pq.ColumnChunkMetaData], most: int) -> int:
+    """Return the rows of a batch: one takes at most as much as its group, with a dictionary."""
+    return max(1, min(most, BATCH_BYTES // max(1, _largest(chunks))))
 
 
 def _check_group_size(size: int, where: str) -> None:
@@ -238,11 +237,6 @@ def read_parquet(patterns: Sequence[str]) -> Dataset:
     negative integer. The ids are the paths, or the name of the file and the number of the row if a
     path is missing or occurs twice.
     Splits are named as `shards.split_names` says.
-
-    Parameters
-    ----------
-    patterns : sequence of str
-        See `shards.find_files`.
 
     Raises
     ------
@@ -281,8 +275,7 @@ class _Table:
     part: ParquetPart
     paths: list[str] | None  # None if one is missing
     label: str | None  # the column of the labels
-    # (N,) labels, codes of `texts` if they are texts, or NO_LABEL. None after joining
-    values: Int64 | None
+    codes: Int64  # (N,) labels or, of texts, their codes in `texts`; NO_LABEL for none
     texts: LabelCodes | None
     class_names: list[str] | None
 
@@ -307,9 +300,9 @@ def _read_table(name: str) -> _Table:
     pa.default_memory_pool().release_unused()  # Arrow would keep more memory than the paths take
     if label is None:
         return _Table(part, paths, None, np.full(len(part), NO_LABEL, np.int64), None, None)
-    values, texts = _read_labels(part, label)
+    codes, texts = _read_labels(part, label)
     class_names = _class_names(features.get(label), f"{where}: {label}")
-    return _Table(part, paths, label, values, texts, class_names)
+    return _Table(part, paths, label, codes, texts, class_names)
 
 
 def _features(metadata: Mapping[bytes, bytes]) -> dict[str, dict[str, Any]]:
@@ -449,7 +442,7 @@ def _class_names(feature: Mapping[str, Any] | None, where: str) -> list[str] | N
 
 
 def _check_same(tables: Sequence[_Table]) -> None:
-    """Refuse files whose labels mean different things."""
+    """Refuse files with labels that mean different things."""
     first = tables[0]
     for table in tables[1:]:
         for what, expected, got in (
@@ -485,29 +478,121 @@ def _labels(
     tables_of: Mapping[str, Sequence[_Table]], name: str
 ) -> tuple[dict[str, Int64], list[str]]:
     """Return the labels of each split and the class names."""
-    where = f"labels of {display_url(name)}"
-    texts = LabelCodes()
-    labels: dict[str, Any] = {}
-    for split, tables in tables_of.items():
-        labels[split] = np.concatenate([_take_values(table, texts) for table in tables])
     first = next(iter(tables_of.values()))[0]
-
-    def names_of_numbers() -> list[str] | None:
-        return first.class_names or shards.read_class_names(name)
-
+    texts = LabelCodes()
+    numbers = np.zeros(0, np.int64)
     if first.texts is None:  # whole numbers
-        numbers = np.unique(np.concatenate([*labels.values(), [NO_LABEL]]))[1:]
+        columns = [table.codes for tables in tables_of.values() for table in tables]
+        numbers = np.unique(np.concatenate(columns))
+        numbers = numbers[numbers != NO_LABEL]
         texts.recode(np.zeros(0, np.int32), map(str, numbers.tolist()))
-        for split, values in labels.items():
-            codes = np.searchsorted(numbers, values)
-            labels[split] = np.where(values == NO_LABEL, NO_LABEL, codes)
-    return labels_from_texts(labels, texts, lambda _: where, names_of_numbers)
+    codes: dict[str, Any] = {}
+    for split, tables in tables_of.items():
+        codes[split] = np.concatenate([_code(table, texts, numbers) for table in tables])
+    return labels_from_texts(
+        codes,
+        texts,
+        lambda _: f"labels of {display_url(name)}",
+        lambda: first.class_names or shards.read_class_names(name),
+    )
 
 
-def _take_values(table: _Table, texts: LabelCodes) -> Any:
-    """Return the labels (N,) of a file, or their codes among all texts; it forgets them."""
-    values: Any = table.values
-    table.values = None
+def _code(table: _Table, texts: LabelCodes, numbers: Int64) -> Any:
+    """Return the codes (N,) of a file's labels among all texts, or among all numbers."""
     if table.texts is not None:
-        return texts.recode(values, table.texts)
-    return values
+        return texts.recode(table.codes, table.texts)
+    return np.where(table.codes == NO_LABEL, NO_LABEL, np.searchsorted(numbers, table.codes))
+
+
+def holds_images(path: Path, name: str) -> bool:
+    """Whether a Parquet file holds images: structs with bytes, as in Hugging Face's, or bytes."""
+    with read_errors(name):
+        return any(is_image_type(field.type) for field in pq.read_schema(path))
+
+
+def is_image_type(arrow_type: pa.DataType) -> bool:
+    """Whether a column of this type may hold images: structs with `bytes`, or bytes."""
+    if pa.types.is_struct(arrow_type):
+        number = arrow_type.get_field_index("bytes")
+        return number >= 0 and _is_binary(arrow_type.field(number).type)
+    return _is_binary(arrow_type)
+
+
+def _is_binary(arrow_type: pa.DataType) -> bool:
+    return str(arrow_type) in ("binary", "large_binary")
+
+
+def read_table(
+    path: Path, name: str, columns: Columns, required: set[str], max_bytes: int
+) -> Table:
+    """Read the columns of a manifest."""
+    with read_errors(name):
+        schema = pq.read_schema(path)
+    check_columns(schema.names, required, name)
+    present = [column for column in columns if column in schema.names]
+    for column in present:
+        _check_type(schema.field(column).type, f"{name}: {column}", is_path=column == columns.path)
+    rows = _iter_rows(path, name, columns, present, max_bytes)
+    return Table(rows, columns.split in present, columns.id in present)
+
+
+def _check_type(arrow_type: pa.DataType, where: str, *, is_path: bool) -> None:
+    if is_text(arrow_type):
+        return
+    arrow_type = value_type(arrow_type)
+    if is_path:
+        raise ClipkitError(f"{where}: expected texts, got {arrow_type}")
+    if not is_number(arrow_type) and not pa.types.is_null(arrow_type):
+        raise ClipkitError(f"{where}: expected texts or whole numbers, got {arrow_type}")
+
+
+def is_text(arrow_type: pa.DataType) -> bool:
+    """Whether a column of this type holds texts, also as a dictionary, and not bytes."""
+    return str(value_type(arrow_type)) in ("string", "large_string")
+
+
+def _iter_rows(
+    path: Path, name: str, columns: Columns, present: list[str], max_bytes: int
+) -> Iterator[Row]:
+    start = kept = 0
+    with read_errors(name), pq.ParquetFile(path, buffer_size=READ_BYTES) as file:
+        batch_rows = _check_size(file.metadata, present, name, max_bytes)
+        for batch in file.iter_batches(batch_rows, columns=present, use_threads=False):
+            for row in _batch_rows(batch, name, columns, start):
+                kept += ROW_BYTES + len(row.path) + len(row.id)
+                yield row
+            start += len(batch)
+            if kept > max_bytes:
+                most = f"{max_bytes >> 20} MiB"
+                raise ClipkitError(f"{name}: expected paths and ids of at most {most}, got more")
+
+
+def _check_size(metadata: pq.FileMetaData, present: list[str], name: str, max_bytes: int) -> int:
+    """Check the size of all columns, and return the number of rows to read at once.
+
+    A dictionary may repeat a text as long as the column in each row.
+    """
+    chunks = [chunk for chunk in column_chunks(metadata) if chunk.path_in_schema in present]
+    size = sum(chunk.total_uncompressed_size for chunk in chunks)
+    if size > max_bytes:
+        raise ClipkitError(
+            f"{name}: expected columns of at most {max_bytes >> 20} MiB, got {size >> 20} MiB"
+        )
+    return _rows_at_once(chunks, MANIFEST_ROWS)
+
+
+def _batch_rows(batch: pa.RecordBatch, name: str, columns: Columns, start: int) -> Iterator[Row]:
+    values = {}
+    for column in batch.schema.names:
+        values[column] = _texts(batch.column(column), f"{name}: {column}")
+    empty = [""] * len(batch)
+    texts = [values.get(column, empty) for column in columns]
+    places = range(start, start + len(batch))
+    yield from map(Row, places, *texts)
+
+
+def _texts(array: Any, where: str) -> list[str]:
+    """Return the values of a column as texts; null is ""."""
+    if pa.types.is_dictionary(array.type):
+        array = array.dictionary_decode()
+    return [as_text(value, where) for value in array.to_pylist()]
