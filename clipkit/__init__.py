@@ -38,7 +38,7 @@ _PACKAGES = {
     ),
     "features": "annotations concatenation splitting",
     "datasets": "thumbnails",
-    "plots": "layer_curves panels",
+    "plots": "layer_curves",
 }
 _MODULES = {
     f"{__name__}.{module}": f"{__name__}.{package}.{module}"
