@@ -50,7 +50,7 @@ PICTURES: dict[str, tuple[str, set[str]]] = {
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Make small logits of two classes, and what the commands make of them."""
     folder = tmp_path_factory.mktemp("plots")
-    rows = split("test", 20) | {"test/features": random_features(20, 3) / 10}
+    rows = split("test", 20) | {"test/features": random_features(20, 3, seed=1) / 10}
     write_feature_file(folder / "logits.h5", "logits", datasets=rows)
     unlabelled = rows | {"test/labels": None}
     write_feature_file(folder / "unlabelled.h5", "logits", datasets=unlabelled)
