@@ -484,16 +484,13 @@ def variance(file: FeatureInput = "-", title: Title = None) -> Drawn:
     return draw_variance(_read(file, "result"), title)
 
 
+def _dataset(help: str) -> Any:
+    return typer.Argument(metavar="DATASET", help=help, autocompletion=completion.datasets)
+
+
 @picture
 def images(
-    dataset: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="DATASET",
-            help="Data set, as for clipkit embed.",
-            autocompletion=completion.datasets,
-        ),
-    ],
+    dataset: Annotated[list[str], _dataset("Data set, as for clipkit embed.")],
     split: Split = None,
     root: Root = None,
     path_column: PathColumn = None,
@@ -529,14 +526,7 @@ def _embedded_column(what: str) -> Any:
 @picture
 def nearest(
     file: Annotated[str, typer.Argument(metavar="LOGITS", help="Feature file of logits.")],
-    dataset: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="DATASET",
-            help="Data set of the images, as given to clipkit embed.",
-            autocompletion=completion.datasets,
-        ),
-    ],
+    dataset: Annotated[list[str], _dataset("Data set of the images, as given to clipkit embed.")],
     prompt: Annotated[
         list[str], option("TEXT", "Draw the images of this prompt; repeatable.")
     ] = [],  # noqa: B006

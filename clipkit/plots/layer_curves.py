@@ -114,10 +114,11 @@ def layer_curves(
 
 def _collect_lines(scores: Sequence[_Score]) -> list[_Line]:
     """Return lines; the score of an embedding is added to each line that has its facts."""
-    lines: dict[str, _Line] = {}
+    lines: dict[tuple[tuple[str, str], ...], _Line] = {}
     for score in scores:
         if score.layer is not None:
-            lines.setdefault(str(score.facts), _Line(score.facts, [])).scores.append(score)
+            key = tuple(score.facts.items())
+            lines.setdefault(key, _Line(score.facts, [])).scores.append(score)
     if len(lines) > MAX_CURVES:
         raise ClipkitError(f"expected at most {MAX_CURVES} curves, got {len(lines):,}")
     for score in scores:
