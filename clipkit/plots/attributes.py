@@ -108,8 +108,7 @@ def attributes(
         if np.isfinite(np.asarray(dots.values)).any():
             handles.append(_draw_dots(ax, y, dots, order, LOOKS[number], zorder=9 - number))
             labels.append(label)
-    rows = style.sanitize_names([names[row] for row in order], 28)
-    style.name_rows(ax, y, rows, 0.6, fontsize=9.5)
+    style.name_rows(ax, y, style.sanitize_names(names, 28, order), 0.6, fontsize=9.5)
     ax.set_xlim(0, 101)
     ax.set_xlabel("mean recall per value (%)")
     fact = "lines: 95 % intervals; of random directions and controls, the range"
@@ -171,8 +170,7 @@ def importance(
     fig, ax = style.new_axes(7.5, PROMPT_INCHES * len(order) + 1.1, title)
     ax.axvline(0, color=style.GREY, linewidth=1.0, zorder=1)
     _draw_dots(ax, y, costs, order, LOOKS[0]._replace(offset=0.0, size=5), zorder=3)
-    rows = style.sanitize_names([names[row] for row in order], 44)
-    style.name_rows(ax, y, rows, 0.6, fontsize=9)
+    style.name_rows(ax, y, style.sanitize_names(names, 44, order), 0.6, fontsize=9)
     ax.set_xlabel(f"accuracy lost if the {noun} is permuted (points)")
     fact = "lines: 95 % intervals over images"
     if len(names) > len(order):

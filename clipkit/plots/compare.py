@@ -137,7 +137,7 @@ def compare(
     labels = short = style.sanitize_names(names, 32)
     line_inches = 0.29
     if groups:
-        labels = style.sanitize_names([groups[i] for i in order], 28, order.tolist())
+        labels = style.sanitize_names(groups, 28, order.tolist())
         line_inches = 0.16 + 0.13 * len(names)
     fig = style.new_figure(7.5, len(labels) * line_inches + 1.0, title)
     axes = fig.subplots(1, min(len(names), 2), squeeze=False, sharey=True)[0]

@@ -203,7 +203,7 @@ def classes(
     half = MAX_BARS // 2
     rows = np.delete(order, slice(half, half + omitted)).tolist()
     counts = np.asarray(support)
-    names = style.sanitize_names([class_names[row] for row in rows], 28, rows)
+    names = style.sanitize_names(class_names, 28, rows)
     labels = [f"{name} ({counts[row]:,})" for name, row in zip(names, rows, strict=True)]
     y = np.arange(len(rows), dtype=np.float64)
     colors = [style.BLUE] * len(rows)

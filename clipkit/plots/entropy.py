@@ -75,10 +75,9 @@ def entropy(
 ) -> Figure:
     """Draw histograms over images of the entropy of softmax(cosine / tau), one per temperature.
 
-    Each panel marks the maximum ln K and the mean. Where all entropies are within 0.01 nats of
-    ln K, it shows ln K - H on a separate scale, with the maximum still on the right. A panel whose
-    entropies would fill less than two bins has a separate axis. The other panels share one
-    axis and the edges of its bins.
+    Each panel marks the maximum ln K and the mean. If all entropies are within 0.01 nats of ln K,
+    it shows ln K - H, with the maximum still on the right. If they would fill less than two bins,
+    it has a separate axis. The other panels share one axis and the edges of its bins.
 
     Parameters
     ----------

@@ -41,7 +41,7 @@ def draw_grid(file: FeatureFile, split: str | None, title: str | None) -> Drawn:
 def accuracy_grid(file: FeatureFile, split: str | None = None) -> AccuracyGrid:
     """Arrange the accuracies of a sweep as a grid of at least two temperatures and values of C.
 
-    By default they are those of the split with the most runs.
+    By default, the split is the one with the most runs.
     """
     check_sweep(file)
     if split is None:

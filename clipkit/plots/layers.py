@@ -61,7 +61,7 @@ def layers(
 ) -> Figure:
     """Draw accuracy by layer: a solid line per curve, and its control dashed in the same colour.
 
-    Short marks on the right are the accuracies of the embeddings, and dotted lines those of chance.
+    Short marks on the right are the accuracies of the embeddings, and dotted lines are chance.
     A chance that several curves share is grey. Models of different depth are drawn by the share of
     their depth. The points of several lines at one layer are moved apart.
 
@@ -180,7 +180,7 @@ def _facts(lines: Sequence[_Line]) -> str:
 
 
 def _legend_label(curve: LayerCurve, is_share: bool) -> str:
-    """Return the label of a curve with its highest value; of equals, that of the first layer."""
+    """Return the label of a curve with its highest value; of equals, the first layer's."""
     label = style.sanitize_label(curve.label, MAX_LABEL)
     points = curve.trained or curve.control
     assert points is not None

@@ -108,7 +108,7 @@ def logits(
     values = np.asarray(cosines, np.float64)
     M, K = values.shape
     rows = _most_different(values)
-    prompts = style.sanitize_names([texts[row] for row in rows], 48, rows.tolist())
+    prompts = style.sanitize_names(texts, 48, rows.tolist())
     row_inches = min(0.15 + 0.022 * M, 0.5)
     fig, ax = style.new_axes(7.5, row_inches * len(rows) + 0.8, title)
     y = np.arange(len(rows), dtype=np.float64)

@@ -9,7 +9,7 @@ import re
 import textwrap
 import unicodedata
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -302,14 +302,15 @@ def sanitize_label(text: str, width: int = 40) -> str:
 
 
 def sanitize_names(
-    names: Sequence[str], width: int, numbers: Sequence[int] | None = None
+    names: Sequence[str], width: int, rows: Iterable[int] | None = None
 ) -> list[str]:
-    """Sanitize the names of different things; those that look alike get their numbers in front.
+    """Sanitize the names of some rows; names that look alike get the number of their row in front.
 
     >>> sanitize_names(["crane", "cock", "crane"], 20)
     ['0: crane', 'cock', '2: crane']
     """
-    return distinct_names([sanitize_label(name, width) for name in names], numbers)
+    numbers = list(range(len(names)) if rows is None else rows)
+    return distinct_names([sanitize_label(names[number], width) for number in numbers], numbers)
 
 
 def line_style(i: int) -> dict[str, Any]:

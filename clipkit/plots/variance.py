@@ -86,7 +86,7 @@ def variance(
         if np.any(high > low):
             fact = "lines: range of the untrained controls; their bars: the mean"
             ax.set_title(fact, loc="left", color=style.GREY)
-    style.name_rows(ax, y, style.sanitize_names([attributes[row] for row in order], 28), 0.6)
+    style.name_rows(ax, y, style.sanitize_names(attributes, 28, order), 0.6)
     ax.set_xlabel("share of the embeddings' variance (%, adjusted R²)")
     style.add_legend(fig, handles, labels)
     return fig
