@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -348,9 +349,9 @@ def test_every_picture_names_its_model_its_split_and_its_prompts(
     subtitles = []
     finish = plots.finish
 
-    def record(figure: Figure, subtitle: str, size: tuple[float, float] | None) -> None:
+    def record(figure: Figure, subtitle: str, *settings: Any) -> None:
         subtitles.append(subtitle)
-        finish(figure, subtitle, size)
+        finish(figure, subtitle, *settings)
         assert plots.overlapping_texts(figure) == []
 
     monkeypatch.setattr(plots, "finish", record)

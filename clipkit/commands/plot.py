@@ -163,15 +163,16 @@ def _save(
     figure: Any,
     source: str,
     output: PictureOutput = "-",
+    title: Title = None,
     size: Size = None,
     dpi: Dpi = None,
     force: Force = False,
 ) -> None:
-    """Write a figure with the source of its data, in the size and resolution of the options."""
+    """Write a figure with the source of its data, as the options of all pictures say."""
     from clipkit import plots
     from clipkit.base import console, files
 
-    plots.finish(figure, source, None if size is None else _parse_size(size))
+    plots.finish(figure, source, None if size is None else _parse_size(size), title)
     if size is not None and plots.overlapping_texts(figure):
         console.warn(f"texts overlap at a size of {size}; hint: choose a larger --size")
     format = "png" if output == "-" else plots.format_of(output)
@@ -197,7 +198,6 @@ def confusion(
     split: Split = None,
     run: Run = None,
     groups: Groups = None,
-    title: Title = None,
 ) -> Drawn:
     """Draw the confusion matrix of a probe or of zero-shot classification.
 
@@ -205,7 +205,7 @@ def confusion(
     """
     from clipkit.plots.confusion import draw_confusion
 
-    return draw_confusion(_read(file, "result"), split, run, groups, title)
+    return draw_confusion(_read(file, "result"), split, run, groups)
 
 
 @picture
@@ -214,7 +214,6 @@ def classes(
     split: Split = None,
     run: Run = None,
     groups: Groups = None,
-    title: Title = None,
 ) -> Drawn:
     """Draw the best and the worst F1 per class of a probe or of zero-shot classification.
 
@@ -222,7 +221,7 @@ def classes(
     """
     from clipkit.plots.confusion import draw_classes
 
-    return draw_classes(_read(file, "result"), split, run, groups, title)
+    return draw_classes(_read(file, "result"), split, run, groups)
 
 
 @picture
@@ -230,7 +229,6 @@ def clusters(
     file: FeatureInput = "-",
     split: Split = None,
     run: Annotated[int, option("N", "Number of the run, from 0.", min=0)] = 0,
-    title: Title = None,
 ) -> Drawn:
     """Draw the percentage of each class in each cluster, with clusters matched to classes.
 
@@ -238,18 +236,18 @@ def clusters(
     """
     from clipkit.plots.confusion import draw_clusters
 
-    return draw_clusters(_read(file, "result"), split, run, title)
+    return draw_clusters(_read(file, "result"), split, run)
 
 
 @picture
-def compare(file: FeatureInput = "-", title: Title = None) -> Drawn:
+def compare(file: FeatureInput = "-") -> Drawn:
     """Draw the accuracies of compared results, and their differences with paired intervals.
 
     Example: clipkit plot compare compare.h5 -o compare.png
     """
     from clipkit.plots.compare import draw_comparison
 
-    return draw_comparison(_read(file, "result"), title)
+    return draw_comparison(_read(file, "result"))
 
 
 @picture
@@ -258,7 +256,6 @@ def temperature(
     split: Annotated[
         str | None, split_option("Split to draw (default: all with several runs).")
     ] = None,
-    title: Title = None,
 ) -> Drawn:
     """Draw accuracy and mean entropy against temperature, for one or several sweeps.
 
@@ -266,7 +263,7 @@ def temperature(
     """
     from clipkit.plots.temperature import draw_sweeps
 
-    return draw_sweeps(_read_all(file, "result"), split, title)
+    return draw_sweeps(_read_all(file, "result"), split)
 
 
 @picture
@@ -275,7 +272,6 @@ def grid(
     split: Annotated[
         str | None, split_option("Split to draw (default: the one with the most runs).")
     ] = None,
-    title: Title = None,
 ) -> Drawn:
     """Draw accuracy over temperature and C, with lines along which C / tau^2 is constant.
 
@@ -283,7 +279,7 @@ def grid(
     """
     from clipkit.plots.grid import draw_grid
 
-    return draw_grid(_read(file, "result"), split, title)
+    return draw_grid(_read(file, "result"), split)
 
 
 @picture
@@ -291,13 +287,12 @@ def entropy(
     file: FeatureInput = "-",
     split: Split = None,
     temperature: Temperatures = [],  # noqa: B006
-    title: Title = None,
 ) -> Drawn:
     """Draw the distribution, over images, of the entropy of the softmax over prompts.
 
     Example: clipkit plot entropy logits.h5 -t 1,0.07,0.02 -o entropy.png
     """
-    return _draw_softmax(file, "entropy", temperature, split, title)
+    return _draw_softmax(file, "entropy", temperature, split)
 
 
 @picture
@@ -305,13 +300,12 @@ def confidence(
     file: FeatureInput = "-",
     split: Split = None,
     temperature: Temperatures = [],  # noqa: B006
-    title: Title = None,
 ) -> Drawn:
     """Draw the distribution, over images, of the largest softmax probability.
 
     Example: clipkit plot confidence logits.h5 -t 1,0.07,0.02 -o confidence.png
     """
-    return _draw_softmax(file, "confidence", temperature, split, title)
+    return _draw_softmax(file, "confidence", temperature, split)
 
 
 def _draw_softmax(
@@ -319,14 +313,13 @@ def _draw_softmax(
     statistic: Literal["entropy", "confidence"],
     temperature: list[str],
     split: str | None,
-    title: str | None,
 ) -> Drawn:
     from clipkit import features
     from clipkit.plots.entropy import draw_softmax
 
     with features.open_file(file, kinds=["logits"]) as logits:
         temperatures = parse_temperatures(temperature, logits.logit_scale)
-        return draw_softmax(logits, statistic, temperatures, split, title)
+        return draw_softmax(logits, statistic, temperatures, split)
 
 
 @picture
@@ -344,7 +337,6 @@ def reliability(
         ),
     ] = [],  # noqa: B006
     bins: Annotated[int, option("N", "Points, each of as many images.", min=1)] = 15,
-    title: Title = None,
 ) -> Drawn:
     """Draw accuracy against confidence, with what a calibrated model would show.
 
@@ -362,7 +354,7 @@ def reliability(
             words = [repr(fitted) if word == "fitted" else word for word in words]
             notes[fitted] = "fitted on train"
         temperatures = parse_temperatures(words, logits.logit_scale)
-        return draw_reliability(logits, name, temperatures, bins, notes, title)
+        return draw_reliability(logits, name, temperatures, bins, notes)
 
 
 @picture
@@ -376,7 +368,6 @@ def logits(
     prompt: Annotated[
         list[str], option("TEXT", "Draw this prompt (default: all, at most 40); repeatable.")
     ] = [],  # noqa: B006
-    title: Title = None,
 ) -> Drawn:
     """Draw the cosine of images or class means with prompts, as dots (default: five classes).
 
@@ -384,7 +375,7 @@ def logits(
     """
     from clipkit.plots.logits import draw_cosines
 
-    return draw_cosines(_read(file, "logits"), split, image, class_, prompt, title)
+    return draw_cosines(_read(file, "logits"), split, image, class_, prompt)
 
 
 @picture
@@ -394,7 +385,6 @@ def similarity(
     centred: Annotated[
         bool, typer.Option("--centred", help="Subtract each prompt's mean.")
     ] = False,
-    title: Title = None,
 ) -> Drawn:
     """Draw the mean cosine of each class with each prompt.
 
@@ -402,43 +392,40 @@ def similarity(
     """
     from clipkit.plots.logits import draw_similarity
 
-    return draw_similarity(_read(file, "logits"), split, centred, title)
+    return draw_similarity(_read(file, "logits"), split, centred)
 
 
 @picture
-def spectrum(
-    file: FeatureInputs = None,
-    title: Title = "Singular values of the prompts' directions",
-) -> Drawn:
+def spectrum(file: FeatureInputs = None) -> Drawn:
     """Draw the singular values of prompt sets with their effective ranks.
 
     Example: clipkit plot spectrum txt.h5 -o spectrum.png
     """
     from clipkit.plots.spectrum import draw_spectra
 
-    return draw_spectra(_read_all(file, "texts"), title)
+    return draw_spectra(_read_all(file, "texts"))
 
 
 @picture
-def attributes(file: FeatureInput = "-", title: Title = None) -> Drawn:
+def attributes(file: FeatureInput = "-") -> Drawn:
     """Draw the recall of each attribute by words, probes, random directions and controls.
 
     Example: clipkit plot attributes attributes.h5 -o attributes.png
     """
     from clipkit.plots.attributes import draw_attributes
 
-    return draw_attributes(_read(file, "result"), title)
+    return draw_attributes(_read(file, "result"))
 
 
 @picture
-def importance(file: FeatureInput = "-", title: Title = None) -> Drawn:
+def importance(file: FeatureInput = "-") -> Drawn:
     """Draw the accuracy that permuting each prompt costs a probe, for the 30 largest costs.
 
     Example: clipkit plot importance importance.h5 -o importance.png
     """
     from clipkit.plots.attributes import draw_importance
 
-    return draw_importance(_read(file, "result"), title)
+    return draw_importance(_read(file, "result"))
 
 
 @picture
@@ -447,7 +434,6 @@ def shots(
     zeroshot: Annotated[
         str | None, option("FILE", "Result of zeroshot, to draw as a line.")
     ] = None,
-    title: Title = None,
 ) -> Drawn:
     """Draw the accuracy of few-shot probes against the labelled images per class.
 
@@ -457,11 +443,11 @@ def shots(
 
     probes = _read_all(file, "result")
     named = None if zeroshot is None else _read(zeroshot, "result")
-    return draw_shots(probes, named, title)
+    return draw_shots(probes, named)
 
 
 @picture
-def layers(file: FeatureInputs = None, split: Split = None, title: Title = None) -> Drawn:
+def layers(file: FeatureInputs = None, split: Split = None) -> Drawn:
     """Draw the accuracy of probes by layer, with untrained controls and the models' embeddings.
 
     From results of attributes, draw their recall by layer.
@@ -470,18 +456,18 @@ def layers(file: FeatureInputs = None, split: Split = None, title: Title = None)
     """
     from clipkit.plots.layer_curves import draw_layers
 
-    return draw_layers(_read_all(file, "result"), split, title)
+    return draw_layers(_read_all(file, "result"), split)
 
 
 @picture
-def variance(file: FeatureInput = "-", title: Title = None) -> Drawn:
+def variance(file: FeatureInput = "-") -> Drawn:
     """Draw the share of variance, of embeddings or of prompts' cosines, that attributes explain.
 
     Example: clipkit plot variance variance.h5 -o variance.png
     """
     from clipkit.plots.variance import draw_variance
 
-    return draw_variance(_read(file, "result"), title)
+    return draw_variance(_read(file, "result"))
 
 
 def _dataset(help: str) -> Any:
@@ -496,7 +482,6 @@ def images(
     path_column: PathColumn = None,
     label_column: LabelColumn = None,
     split_column: SplitColumn = None,
-    title: Title = None,
 ) -> Drawn:
     """Draw a contact sheet of 40 images of a data set, balanced by class.
 
@@ -514,7 +499,7 @@ def images(
         splits=None if split is None else [split],
         limit=SHEET_IMAGES,
     )
-    return draw_contact_sheet(data, title)
+    return draw_contact_sheet(data)
 
 
 def _embedded_column(what: str) -> Any:
@@ -541,7 +526,6 @@ def nearest(
     path_column: Annotated[str | None, _embedded_column("that names the image files")] = None,
     label_column: Annotated[str | None, _embedded_column("with the labels")] = None,
     split_column: Annotated[str | None, _embedded_column("with the splits")] = None,
-    title: Title = None,
 ) -> Drawn:
     """Draw the images that are most and least similar to prompts (default: the first four).
 
@@ -562,4 +546,4 @@ def nearest(
         label_column=label_column,
         split_column=split_column,
     )
-    return draw_nearest(logits_file, name, found, data, title)
+    return draw_nearest(logits_file, name, found, data)

@@ -58,14 +58,13 @@ def attribute_recalls(result: FeatureFile) -> dict[str, NDArray[Any]]:
     return results.columns_of(result, "attributes", names)
 
 
-def draw_attributes(result: FeatureFile, title: str | None = None) -> Drawn:
+def draw_attributes(result: FeatureFile) -> Drawn:
     """Draw a result of `attributes`."""
     columns = attribute_recalls(result)
     series = {}
     for name, label in LEGEND.items():
         series[label] = Dots(columns[name], columns[f"{name}_low"], columns[f"{name}_high"])
-    names = columns["attribute"].tolist()
-    title = title or "Recall of each attribute"
+    names, title = columns["attribute"].tolist(), "Recall of each attribute"
     figure = attributes(names, columns["chance"], series, columns["reach"], title=title)
     split = str(results.newest_entry(result).get("eval_split"))
     return figure, results.source_label(result, split)
@@ -139,14 +138,14 @@ def _write_reach(ax: Axes, y: Floats, reach: Floats) -> None:
         ax.text(1.02, position, text, transform=place, fontsize=9, va="center")
 
 
-def draw_importance(result: FeatureFile, title: str | None) -> Drawn:
+def draw_importance(result: FeatureFile) -> Drawn:
     """Draw a result of `importance`, of prompts or of groups of prompts."""
     noun = "group" if "group" in result.runs else "prompt"
     columns = results.columns_of(result, "importance", f"{noun} split acc1 cost low high changed")
     for name in ("acc1", "cost", "low", "high"):
         results.check_finite(result, name)
     costs = Dots(columns["cost"], columns["low"], columns["high"])
-    title = title or f"What the probe relies on (accuracy {100 * columns['acc1'][0]:.1f} %)"
+    title = f"What the probe relies on (accuracy {100 * columns['acc1'][0]:.1f} %)"
     figure = importance(columns[noun].tolist(), costs, noun=noun, title=title)
     return figure, results.source_label(result, str(columns["split"][0]))
 

@@ -36,13 +36,12 @@ class Comparison(NamedTuple):
     images: int
 
 
-def draw_comparison(file: FeatureFile, title: str | None) -> Drawn:
+def draw_comparison(file: FeatureFile) -> Drawn:
     """Draw a result of `compare`; name the models beside the results if they differ."""
-    names, groups, accuracy, difference, null5, label, images = read_comparison(file)
+    names, groups, accuracy, difference, null5, title, images = read_comparison(file)
     models, prompts = _texts_of(file, "models"), _texts_of(file, "prompts")
     if len(models) == len(names) and len(set(models)) > 1:
         names = [f"{name} ({model})" for name, model in zip(names, models, strict=True)]
-    title = title or label
     figure = compare(accuracy, difference, names, groups=groups, null5=null5, title=title)
     on_data = [results.join_names(models) or "no model", provenance(file).dataset]
     facts = [" on ".join(filter(None, on_data)), file.rows()[0]["split"], f"{images:,} images"]

@@ -31,14 +31,14 @@ def _read_predictions(
 
 
 def draw_confusion(
-    result: FeatureFile, split: str | None, run: int | None, groups: str | None, title: str | None
+    result: FeatureFile, split: str | None, run: int | None, groups: str | None
 ) -> Drawn:
     """Draw the confusion matrix of a run of `probe` or `zeroshot`."""
     scored, source = _read_predictions(result, split, run, groups)
     matrix = results.count(scored)
     counts, names, by_class = matrix.counts, matrix.class_names, matrix.class_accuracy
     of = "" if groups is None else " of groups"
-    title = title or f"Confusion{of} ({matrix.label})"
+    title = f"Confusion{of} ({matrix.label})"
     return confusion(counts, names, class_accuracy=by_class, title=title), source
 
 
@@ -73,10 +73,10 @@ def confusion(
     return _row_percentages(counts, names, names, f"predicted {noun}", fact, title, noun)
 
 
-def draw_clusters(result: FeatureFile, split: str | None, run: int, title: str | None) -> Drawn:
+def draw_clusters(result: FeatureFile, split: str | None, run: int) -> Drawn:
     """Draw the clusters of a run of `cluster`."""
     matrix = results.cluster_counts(result, split, run)
-    title = title or f"Clusters ({matrix.label})"
+    title = f"Clusters ({matrix.label})"
     figure = clusters(matrix.counts, matrix.class_names, title=title)
     return figure, results.source_label(result, results.choose_split(result, split))
 
@@ -158,7 +158,7 @@ def _rule_every_tenth(ax: Axes, rows: int, columns: int) -> None:
 
 
 def draw_classes(
-    result: FeatureFile, split: str | None, run: int | None, groups: str | None, title: str | None
+    result: FeatureFile, split: str | None, run: int | None, groups: str | None
 ) -> Drawn:
     """Draw the F1 per class of a run of `probe` or `zeroshot`."""
     scored, source = _read_predictions(result, split, run, groups)
@@ -169,7 +169,7 @@ def draw_classes(
         names,
         support=np.bincount(labels, minlength=len(names)),
         noun=noun,
-        title=title or f"F1 of each {noun} ({scored.label})",
+        title=f"F1 of each {noun} ({scored.label})",
     )
     return figure, source
 

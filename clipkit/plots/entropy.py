@@ -31,7 +31,6 @@ def draw_softmax(
     statistic: Literal["entropy", "confidence"],
     temperatures: Sequence[float],
     split: str | None,
-    title: str | None,
 ) -> Drawn:
     """Draw a statistic of the softmax per image, by default at the file's temperature."""
     split = results.choose_split(file, split)
@@ -41,7 +40,7 @@ def draw_softmax(
     if statistic == "confidence":
         of_softmax, draw = softmax.confidence, confidence
     values = {tau: of_softmax(cosines, tau) for tau in taus}
-    title = title or f"{statistic.capitalize()} of the softmax over prompts, per image"
+    title = f"{statistic.capitalize()} of the softmax over prompts, per image"
     return draw(values, cosines.shape[1], title=title), counted_source(file, split)
 
 

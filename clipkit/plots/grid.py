@@ -32,10 +32,10 @@ class AccuracyGrid(NamedTuple):
     split: str
 
 
-def draw_grid(file: FeatureFile, split: str | None, title: str | None) -> Drawn:
+def draw_grid(file: FeatureFile, split: str | None) -> Drawn:
     """Draw a result of `probe`; see `accuracy_grid`."""
-    values, Cs, taus, label, split = accuracy_grid(file, split)
-    return grid(values, Cs, taus, title=title or label), results.source_label(file, split)
+    values, Cs, taus, title, split = accuracy_grid(file, split)
+    return grid(values, Cs, taus, title=title), results.source_label(file, split)
 
 
 def accuracy_grid(file: FeatureFile, split: str | None = None) -> AccuracyGrid:

@@ -31,7 +31,7 @@ TILE_GREY = 204  # of the tile in place of an image that cannot be used
 ID_LENGTH = 12  # characters of an image's id
 
 
-def draw_contact_sheet(dataset: Dataset, title: str | None = None) -> Drawn:
+def draw_contact_sheet(dataset: Dataset) -> Drawn:
     """Draw the images of the split `test`, else of the first."""
     split = results.default_split(dataset.splits)
     images = dataset.splits[split]
@@ -41,7 +41,7 @@ def draw_contact_sheet(dataset: Dataset, title: str | None = None) -> Drawn:
     else:
         titles = [dataset.class_names[label] for label in images.labels]
         source += f", {len(dataset.class_names):,} classes"
-    title = title or f"{console.count(len(images), 'image')} of {dataset.name}"
+    title = f"{console.count(len(images), 'image')} of {dataset.name}"
     return contact_sheet(_tiles(images, split), titles, title=title), source
 
 
@@ -148,7 +148,7 @@ def nearest_rows(name: str, cosines: Floats, count: int) -> Nearest:
 
 
 def draw_nearest(
-    file: FeatureFile, split: str, found: Sequence[Nearest], dataset: Dataset, title: str | None
+    file: FeatureFile, split: str, found: Sequence[Nearest], dataset: Dataset
 ) -> Drawn:
     """Draw the images of a data set that `nearest_images` found, above their cosine and class."""
     from clipkit.datasets.matching import match_images, warn_of_other_name
@@ -162,7 +162,7 @@ def draw_nearest(
     for of_prompt, pictures in zip(found, tiles, strict=True):
         labels = _image_labels(file, split, of_prompt)
         sheets.append(NearestImages(of_prompt.name, pictures, labels))
-    return nearest(sheets, title=title or "Nearest images"), results.source_label(file, split)
+    return nearest(sheets, title="Nearest images"), results.source_label(file, split)
 
 
 def _image_labels(file: FeatureFile, split: str, nearest: Nearest) -> list[list[str]]:

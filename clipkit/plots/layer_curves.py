@@ -54,13 +54,13 @@ class _Line(NamedTuple):
     scores: list[_Score]
 
 
-def draw_layers(files: Sequence[FeatureFile], split: str | None, title: str | None) -> Drawn:
+def draw_layers(files: Sequence[FeatureFile], split: str | None) -> Drawn:
     """Draw results by layer; see `layer_curves`."""
     curves, source = layer_curves(files, split)
-    ylabel, default = "accuracy (%)", "Accuracy by layer"
+    ylabel, title = "accuracy (%)", "Accuracy by layer"
     if _holds_attributes(files[0]):
-        ylabel, default = "mean recall per value (%)", "Recall by layer"
-    return layers(curves, ylabel=ylabel, title=title or default), source
+        ylabel, title = "mean recall per value (%)", "Recall by layer"
+    return layers(curves, ylabel=ylabel, title=title), source
 
 
 def layer_curves(

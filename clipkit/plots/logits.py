@@ -29,13 +29,12 @@ def draw_cosines(
     images: Sequence[str],
     classes: Sequence[str],
     prompts: Sequence[str],
-    title: str | None,
 ) -> Drawn:
     """Draw the cosines of images, and the mean cosines of classes, with prompts."""
     cosines, labels = cosine_lines(file, split, images, classes)
     columns = choose_prompts(file, prompts)
     texts = [(file.texts or [])[column] for column in columns]
-    figure = logits(cosines[:, columns], labels, texts, title=title or "Cosine with prompts")
+    figure = logits(cosines[:, columns], labels, texts, title="Cosine with prompts")
     return figure, results.source_label(file, results.choose_split(file, split))
 
 
@@ -141,12 +140,10 @@ def _most_different(values: Floats) -> NDArray[np.int64]:
     return np.sort(largest)
 
 
-def draw_similarity(
-    file: FeatureFile, split: str | None, centred: bool, title: str | None
-) -> Drawn:
+def draw_similarity(file: FeatureFile, split: str | None, centred: bool) -> Drawn:
     """Draw the mean cosines of the classes of logits."""
     means, names = class_means(file, split)
-    title = title or "Mean cosine of each class with each prompt"
+    title = "Mean cosine of each class with each prompt"
     figure = similarity(means, names, file.texts or [], centred=centred, title=title)
     return figure, results.source_label(file, results.choose_split(file, split))
 

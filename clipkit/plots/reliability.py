@@ -26,12 +26,11 @@ def draw_reliability(
     temperatures: Sequence[float],
     bins: int,
     notes: Mapping[float, str],
-    title: str | None,
 ) -> Drawn:
     """Draw the calibration of logits with labels, by default at the file's temperature."""
     taus = temperatures or [file.default_temperature]
     diagrams = calibration.reliability(file, split, taus, bins)
-    figure = reliability(diagrams, notes=notes, title=title or "Accuracy against confidence")
+    figure = reliability(diagrams, notes=notes, title="Accuracy against confidence")
     return figure, counted_source(file, split)
 
 

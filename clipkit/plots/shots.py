@@ -30,16 +30,14 @@ class ShotCurve(NamedTuple):
     high: ArrayLike
 
 
-def draw_shots(
-    probes: Sequence[FeatureFile], zeroshot: FeatureFile | None, title: str | None
-) -> Drawn:
+def draw_shots(probes: Sequence[FeatureFile], zeroshot: FeatureFile | None) -> Drawn:
     """Draw results of `probe --shots`, and as a line the accuracy of zero-shot classification."""
     curves = shot_curves(probes)
     source = results.sources_label(probes, list(map(_scored_split, probes)))
     line = None
     if zeroshot is not None:
         line = zeroshot_line(zeroshot, probes[0], curves[0])
-    return shots(curves, line, title=title or "Labelled images per class"), source
+    return shots(curves, line, title="Labelled images per class"), source
 
 
 def _scored_split(probe: FeatureFile) -> str:

@@ -20,10 +20,11 @@ from clipkit.plots.style import Drawn, Floats, clipkit_style
 from clipkit.plots.temperature import name_curves
 
 
-def draw_spectra(texts: Sequence[FeatureFile], title: str | None) -> Drawn:
+def draw_spectra(texts: Sequence[FeatureFile]) -> Drawn:
     """Draw the singular values of prompt sets."""
     values = prompt_spectra(texts)
     ranks = {name: similarity.effective_rank(sigma) for name, sigma in values.items()}
+    title = "Singular values of the prompts' directions"
     return spectrum(values, ranks, title=title), results.sources_label(texts)
 
 

@@ -127,7 +127,10 @@ def _wrap(text: str, width: int) -> list[str]:
 
 @clipkit_style
 def finish(
-    fig: Figure, subtitle: str | None = None, size: tuple[float, float] | None = None
+    fig: Figure,
+    subtitle: str | None = None,
+    size: tuple[float, float] | None = None,
+    title: str | None = None,
 ) -> None:
     """Write a subtitle below a figure's title, and wrap all texts to the figure's width.
 
@@ -135,6 +138,8 @@ def finish(
     ----------
     size : (width, height), optional
         Inches. By default the figure keeps its width, and grows by the lines of the subtitle.
+    title : str, optional
+        In place of the figure's title.
 
     Raises
     ------
@@ -147,7 +152,7 @@ def finish(
     width = fig.get_figwidth()
     scale = max(1.0, width / FULL_SIZE)
     lines = _wrap(sanitize_label(subtitle or "", 400), int(width / scale * 12.5))
-    title_inches, added = _fit_title(fig, scale)
+    title_inches, added = _fit_title(fig, title, scale)
     subtitle_inches = scale * (0.17 * len(lines) + 0.04) if lines else 0.0
     if size is None:
         fig.set_figheight(fig.get_figheight() + added + subtitle_inches)
@@ -190,15 +195,16 @@ def _fit_legends(fig: Figure) -> None:
         legend.set_ncols(_legend_columns(labels, width))
 
 
-def _fit_title(fig: Figure, scale: float) -> tuple[float, float]:
+def _fit_title(fig: Figure, title: str | None, scale: float) -> tuple[float, float]:
     """Wrap and scale the title; return its height, and by how much that grew, in inches."""
-    title = fig.get_suptitle()
+    drawn = fig.get_suptitle()
+    title = title or drawn.replace("\n", " ")
     if not title:
         return 0.0, 0.0
     width = fig.get_figwidth()
-    lines = _wrap_title(title.replace("\n", " "), width / scale)
+    lines = _wrap_title(title, width / scale)
     fig.suptitle("\n".join(lines), x=PAD / width, ha="left", fontsize=TITLE_SIZE * scale)
-    added = 0.25 * (scale * len(lines) - len(title.splitlines()))
+    added = 0.25 * (scale * len(lines) - len(drawn.splitlines()))
     return 0.2 * scale * len(lines) + 0.05, added
 
 

@@ -75,10 +75,10 @@ class Sweep:
             self.best = float(given[best]), float(percent[best])
 
 
-def draw_sweeps(files: Sequence[FeatureFile], split: str | None, title: str | None) -> Drawn:
+def draw_sweeps(files: Sequence[FeatureFile], split: str | None) -> Drawn:
     """Draw results of `probe`; see `temperature_sweeps`."""
     sweeps = temperature_sweeps(files, split)
-    title = title or "Accuracy and entropy against temperature"
+    title = "Accuracy and entropy against temperature"
     figure = temperature(sweeps, common_prompt_count(files), title=title)
     rows = itertools.chain.from_iterable(_rows_of_sweeps(file, split) for file in files)
     return figure, results.sources_label(files, results.column(rows, "eval_split"))

@@ -16,10 +16,10 @@ from clipkit.plots import heatmap, style
 from clipkit.plots.style import Drawn, clipkit_style
 
 
-def draw_variance(file: FeatureFile, title: str | None) -> Drawn:
+def draw_variance(file: FeatureFile) -> Drawn:
     """Draw a result of `variance`, of embeddings or of the cosines with prompts."""
     if "prompt" in file.runs:
-        return _draw_prompt_variance(file, title)
+        return _draw_prompt_variance(file)
     of_controls = "control_share control_low control_high"
     names = f"split attribute share unique {of_controls}"
     columns = results.columns_of(file, "variance", names)
@@ -27,12 +27,12 @@ def draw_variance(file: FeatureFile, title: str | None) -> Drawn:
     control = None
     if np.isfinite(columns["control_share"]).any():
         control = columns["control_share"], columns["control_low"], columns["control_high"]
-    title = title or "What the embeddings' variance is about"
+    title = "What the embeddings' variance is about"
     figure = variance(attributes.tolist(), share, unique=unique, control=control, title=title)
     return figure, results.source_label(file, str(columns["split"][0]))
 
 
-def _draw_prompt_variance(file: FeatureFile, title: str | None) -> Drawn:
+def _draw_prompt_variance(file: FeatureFile) -> Drawn:
     columns = results.columns_of(file, "variance", "split attribute prompt share above")
     attributes = list(dict.fromkeys(columns["attribute"].tolist()))
     prompts = columns["prompt"].tolist()[:: len(attributes)]
@@ -42,7 +42,7 @@ def _draw_prompt_variance(file: FeatureFile, title: str | None) -> Drawn:
         )
     shape = (len(prompts), len(attributes))
     share, above = columns["share"].reshape(shape), columns["above"].reshape(shape)
-    title = title or "What each prompt's cosines measure"
+    title = "What each prompt's cosines measure"
     figure = prompt_variance(share, above, prompts, attributes, title=title)
     return figure, results.source_label(file, str(columns["split"][0]))
 
