@@ -194,10 +194,7 @@ def _read_all(paths: list[str] | None, kind: str) -> Any:
 
 @picture
 def confusion(
-    file: FeatureInput = "-",
-    split: Split = None,
-    run: Run = None,
-    groups: Groups = None,
+    file: FeatureInput = "-", split: Split = None, run: Run = None, groups: Groups = None
 ) -> Drawn:
     """Draw the confusion matrix of a probe or of zero-shot classification.
 
@@ -210,10 +207,7 @@ def confusion(
 
 @picture
 def classes(
-    file: FeatureInput = "-",
-    split: Split = None,
-    run: Run = None,
-    groups: Groups = None,
+    file: FeatureInput = "-", split: Split = None, run: Run = None, groups: Groups = None
 ) -> Drawn:
     """Draw the best and the worst F1 per class of a probe or of zero-shot classification.
 
