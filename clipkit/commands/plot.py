@@ -1,4 +1,8 @@
-"""`clipkit plot`: a sub-app with one command per picture."""
+"""`clipkit plot`: a sub-app with one command per picture.
+
+A command holds the options of its picture alone; `picture` adds those that all have. What reads and
+draws is the picture's module in `clipkit.plots`, which `--help` does not load.
+"""
 
 from __future__ import annotations
 
@@ -139,7 +143,7 @@ plot = typer.Typer(
 
 
 def picture(draw: Callable[..., Drawn]) -> Callable[..., Drawn]:
-    """Make a command of a function that draws, with the options of `_save` beside its own.
+    """Make a command of a function that draws: add the options of `_save`.
 
     `--output` stands behind the arguments, and the others at the end.
     """
