@@ -37,7 +37,7 @@ _PACKAGES = {
         "zeroshot"
     ),
     "features": "annotations concatenation splitting",
-    "plots": "layer_curves panels",
+    "plots": "layer_curves",
 }
 _MODULES = {
     f"{__name__}.{module}": f"{__name__}.{package}.{module}"

@@ -14,7 +14,7 @@ from sklearn.metrics import recall_score
 
 from clipkit.analysis import attributes, metrics, probes, results
 from clipkit.features import FeatureFile, Split, row_ids
-from clipkit.plots import panels
+from clipkit.plots.attributes import draw_attributes
 
 RNG = np.random.default_rng(0)
 WORDS = Path(__file__).parents[1] / "prompts" / "attributes" / "shapes.tsv"
@@ -221,7 +221,7 @@ def test_attributes_that_are_scored_in_one_value_are_empty_and_few_of_them_named
         assert all(np.isnan(row[name]) for name in (*NUMBERS, "chance", "zeroshot_low"))
     warning = "rare0, rare1, rare2 and 3 more: fewer than two values have fitted and scored images"
     assert capsys.readouterr().err.count(warning) == 1
-    figure, _ = panels.draw_attributes(result)
+    figure, _ = draw_attributes(result)
     assert len(figure.axes[0].get_yticklabels()) == 7
 
 
@@ -235,7 +235,7 @@ def test_a_value_with_fewer_than_five_scored_rows_is_warned_of(
     assert capsys.readouterr().err.splitlines() == [f"clipkit: warning: {warning}"]
     assert results.caveat_note(result, "test") == f"{warning}."
     assert results.is_testable(results.caveats(result))
-    assert panels.draw_attributes(result)[1].endswith(f"{warning}.")
+    assert draw_attributes(result)[1].endswith(f"{warning}.")
 
 
 @pytest.mark.long

@@ -19,7 +19,7 @@ from sklearn.metrics import cohen_kappa_score
 from clipkit.analysis import metrics
 from clipkit.analysis.comparison import compare, pair
 from clipkit.features import FeatureFile, read, write
-from clipkit.plots.panels import comparison_panels
+from clipkit.plots.compare import read_comparison
 
 GROUPS = Path(__file__).parents[1] / "prompts" / "groups"
 RNG = np.random.default_rng(0)
@@ -238,9 +238,9 @@ def test_groups_may_be_called_as_the_rows_about_all_groups_are(tmp_path: Path) -
     report = rows(ok("compare", *paths, *by, "-o", tmp_path / "c.h5").stdout)
     groups = [row["group"] for row in report if row["scope"] == "group"]
     assert groups == ["all", "group", "worst"]
-    panels = comparison_panels(read(tmp_path / "c.h5"))
-    assert panels.groups == groups
-    assert panels.accuracy.shape == (2, 3, 3)
+    drawn = read_comparison(read(tmp_path / "c.h5"))
+    assert drawn.groups == groups
+    assert drawn.accuracy.shape == (2, 3, 3)
 
 
 def test_the_null_of_the_worst_group_is_that_of_permuted_rows() -> None:

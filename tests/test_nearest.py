@@ -10,7 +10,7 @@ from factories import feature_file
 from shell import fails, ok
 
 from clipkit.features import FeatureFile, Split, read
-from clipkit.plots import panels
+from clipkit.plots.images import nearest_images
 
 
 def logits() -> FeatureFile:
@@ -22,7 +22,7 @@ def logits() -> FeatureFile:
 
 
 def test_the_highest_and_the_lowest_cosines_are_found_in_falling_order() -> None:
-    (found,) = panels.nearest_images(logits(), "test", ["a"], count=2)
+    (found,) = nearest_images(logits(), "test", ["a"], count=2)
     assert found.rows.tolist() == [[1, 3], [0, 4]]  # of equals, the first comes first
     np.testing.assert_allclose(found.cosines, [[0.5, 0.5], [0.1, -0.2]], atol=1e-6)
 
@@ -30,12 +30,12 @@ def test_the_highest_and_the_lowest_cosines_are_found_in_falling_order() -> None
 def test_a_class_counts_by_its_most_similar_prompt() -> None:
     file = logits()
     file.class_index = np.array([0, 0, -1])
-    (found,) = panels.nearest_images(file, "test", classes=["cat"], count=1)
+    (found,) = nearest_images(file, "test", classes=["cat"], count=1)
     assert (found.name, found.rows.tolist()) == ("cat", [[1], [4]])
 
 
 def test_few_images_are_shown_on_both_sides() -> None:
-    found = panels.nearest_images(logits(), "test", count=9)
+    found = nearest_images(logits(), "test", count=9)
     assert len(found) == 3
     assert found[0].rows.shape == (2, 5)
 

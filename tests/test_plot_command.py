@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,8 @@ from clipkit import datasets, plots
 from clipkit.analysis import results
 from clipkit.cli import app
 from clipkit.features import FeatureFile, read, write
-from clipkit.plots import panels
+from clipkit.plots.images import _tiles, draw_contact_sheet
+from clipkit.plots.spectrum import prompt_spectra
 
 COMMON = {"--output", "-o", "--title", "--size", "--dpi", "--force", "-f"}
 COLUMNS = ("--path-column", "--label-column", "--split-column")  # of a manifest
@@ -296,13 +298,13 @@ def test_an_image_that_is_not_square_keeps_its_shape_and_its_id_if_it_has_no_lab
     for name, size in sizes.items():
         Image.new("RGB", size, "black").save(tmp_path / f"{name}_20260102_030405.png")
     data = datasets.load([str(tmp_path)])
-    tiles = panels._tiles(data.splits["all"], "all")
+    tiles = _tiles(data.splits["all"], "all")
     dark = (tiles == 0).all(axis=-1)
     drawn = [(int(tile.any(axis=0).sum()), int(tile.any(axis=1).sum())) for tile in dark]
     assert drawn == [(96, 96), (32, 96), (96, 1), (96, 32)]
     assert dark[1, :, 32:64].all()
     assert (tiles[1, :, :32] == 255).all()
-    figure, _ = panels.draw_contact_sheet(data)
+    figure, _ = draw_contact_sheet(data)
     titles = [text.get_text() for text in figure.axes[0].texts]
     assert titles == ["…_030405.png"] * 4
 
@@ -347,9 +349,9 @@ def test_every_picture_names_its_model_its_split_and_its_prompts(
     subtitles = []
     finish = plots.finish
 
-    def record(figure: Figure, subtitle: str, size: tuple[float, float] | None) -> None:
+    def record(figure: Figure, subtitle: str, *settings: Any) -> None:
         subtitles.append(subtitle)
-        finish(figure, subtitle, size)
+        finish(figure, subtitle, *settings)
         assert plots.overlapping_texts(figure) == []
 
     monkeypatch.setattr(plots, "finish", record)
@@ -372,7 +374,7 @@ def test_a_trained_model_and_its_control_never_share_a_legend_text() -> None:
         text = FeatureFile("texts", history, texts=["p", "q"], display_name=f"{folder}/txt.h5")
         text.features = random_features(2, 5)
         texts.append(text)
-    assert list(panels.prompt_spectra(texts)) == ["m: txt (2)", "untrained m: txt (2)"]
+    assert list(prompt_spectra(texts)) == ["m: txt (2)", "untrained m: txt (2)"]
     assert results.sources_label(texts) == "m and untrained m, 2 prompts"
 
 

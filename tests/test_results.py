@@ -18,7 +18,9 @@ from clipkit.analysis import metrics, results
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.features import FeatureFile
 from clipkit.features.validation import validate
-from clipkit.plots import panels
+from clipkit.plots.grid import accuracy_grid
+from clipkit.plots.logits import class_means, cosine_lines
+from clipkit.plots.temperature import common_prompt_count, temperature_sweeps
 
 LABELS = np.array([0, 0, 1, 1, 2, 2])
 NAMES = ["cat", "dog", "owl"]
@@ -90,7 +92,7 @@ def test_counts_of_groups_are_sums_over_their_classes(tmp_path: Path) -> None:
 
 def test_sweeps_are_split_by_classifier_and_c_and_have_wilsons_interval() -> None:
     rows = [*SWEEP, ("svm", 4.0, 1.0, 0.5), ("knn", np.nan, 1.0, 0.5), ("knn", np.nan, 0.5, 0.5)]
-    sweeps = panels.temperature_sweeps([probe_result(rows, features="probs")])
+    sweeps = temperature_sweeps([probe_result(rows, features="probs")])
     labels = ["svm, C 1, test (probs)", "svm, C 4, test (probs)", "knn, test (probs)"]
     assert [sweep.label for sweep in sweeps] == labels
     assert [sweep.tau.tolist() for sweep in sweeps] == [[0.07, 1], [1], [0.5, 1]]
@@ -123,10 +125,10 @@ def test_sweeps_of_the_same_settings_are_told_apart_by_model_or_file(
             file.history = [embedded, *file.history]
         file.display_name = name
         files.append(file)
-    labels = [sweep.label for sweep in panels.temperature_sweeps(files)]
+    labels = [sweep.label for sweep in temperature_sweeps(files)]
     assert labels == [f"{prefix}svm, C 1, test" for prefix in prefixes]
     files[0].runs["classifier"] = np.array(["knn", "knn"])
-    labels = [sweep.label for sweep in panels.temperature_sweeps(files)]
+    labels = [sweep.label for sweep in temperature_sweeps(files)]
     if models[0] == models[1]:  # the labels say enough
         prefixes = ["", ""]
     assert labels == [f"{prefixes[0]}knn, C 1, test", f"{prefixes[1]}svm, C 1, test"]
@@ -134,14 +136,14 @@ def test_sweeps_of_the_same_settings_are_told_apart_by_model_or_file(
 
 def test_prompts_are_counted_only_if_results_agree() -> None:
     a, b = probe_result(SWEEP), probe_result(SWEEP, prompts=16)
-    assert panels.common_prompt_count([a, a]) == 32
-    assert panels.common_prompt_count([a, b]) is None
+    assert common_prompt_count([a, a]) == 32
+    assert common_prompt_count([a, b]) is None
 
 
 def test_a_grid_is_arranged_by_c_and_temperature() -> None:
     settings = [(4.0, 0.5), (1.0, 0.5), (4.0, 1.0), (1.0, 1.0)]
     runs = [("svm", C, tau, i / 10) for i, (C, tau) in enumerate(settings)]
-    grid = panels.accuracy_grid(probe_result(runs))
+    grid = accuracy_grid(probe_result(runs))
     assert (grid.Cs, grid.temperatures) == ([1, 4], [0.5, 1])
     np.testing.assert_array_equal(grid.values, [[0.1, 0.3], [0.0, 0.2]])
     assert grid.label == "svm on cosine / τ, scored on test"
@@ -191,18 +193,18 @@ def _with(**columns: list[Any]) -> FeatureFile:
     [
         (confusion_counts, _with(eval_split=["test", "val"]), "each of 1 runs on test"),
         (confusion_counts, _with(eval_split=["a", "b"]), "each of 0 runs on test, got 2"),
-        (panels.temperature_sweeps, _with(eval_split=["a", "a"]), "expected predictions of a"),
+        (temperature_sweeps, _with(eval_split=["a", "a"]), "expected predictions of a"),
         (results.cluster_counts, replace(CLUSTERS, splits={}), "expected a split, got none"),
-        (panels.temperature_sweeps, _without("acc1"), "expected a sweep over temperatures"),
-        (panels.accuracy_grid, _without("eval_split"), "expected a sweep over temperatures"),
-        (panels.accuracy_grid, _with(C=[np.nan, np.nan]), "got 2 runs of 2 x 0"),
+        (temperature_sweeps, _without("acc1"), "expected a sweep over temperatures"),
+        (accuracy_grid, _without("eval_split"), "expected a sweep over temperatures"),
+        (accuracy_grid, _with(C=[np.nan, np.nan]), "got 2 runs of 2 x 0"),
     ],
 )
 def test_a_result_without_the_columns_or_runs_of_a_picture_is_refused(
     view: Callable[..., Any], result: FeatureFile, message: str
 ) -> None:
     with pytest.raises(ClipkitError) as error:
-        view([result] if view is panels.temperature_sweeps else result)
+        view([result] if view is temperature_sweeps else result)
     assert message in error.value.message
 
 
@@ -214,7 +216,7 @@ def test_predictions_without_columns_or_history_can_be_counted() -> None:
 
 @pytest.mark.parametrize("prompts", [None, "32", [32], {"n": 1}, 0, -3, 10**400, 3.5, True])
 def test_a_number_of_prompts_that_is_none_marks_no_maximum(prompts: Any) -> None:
-    assert panels.common_prompt_count([probe_result(SWEEP, prompts=prompts)]) in (None, 1)
+    assert common_prompt_count([probe_result(SWEEP, prompts=prompts)]) in (None, 1)
 
 
 def test_a_grid_has_one_classifier() -> None:
@@ -223,16 +225,16 @@ def test_a_grid_has_one_classifier() -> None:
     result.runs["C"] = np.array([1.0, 1.0, 2.0, 2.0])
     result.runs["classifier"] = np.array(["svm", "svm", "knn", "knn"])
     with pytest.raises(ClipkitError, match="expected a grid of one classifier, got knn, svm"):
-        panels.accuracy_grid(result)
+        accuracy_grid(result)
 
 
 def test_many_curves_and_runs_are_refused() -> None:
     result = probe_result([("svm", float(C), 1.0, 0.5) for C in range(1, 102)])
     with pytest.raises(ClipkitError, match="expected at most 100 curves, got 101"):
-        panels.temperature_sweeps([result])
+        temperature_sweeps([result])
     result.runs = {name: np.resize(column, 10_001) for name, column in result.runs.items()}
     with pytest.raises(ClipkitError, match="expected at most 10,000 runs, got 10,001"):
-        panels.temperature_sweeps([result])
+        temperature_sweeps([result])
 
 
 # -- classes -----------------------------------------------------------------------------------
@@ -253,11 +255,11 @@ def test_a_label_without_a_name_allocates_no_matrix_of_all_classes() -> None:
     for view in (
         lambda: confusion_counts(result),
         lambda: results.cluster_counts(clusters),
-        lambda: panels.class_means(logits, "train"),
+        lambda: class_means(logits, "train"),
     ):
         with pytest.raises(ClipkitError, match="at most 1,000 classes"):
             view()
-    panels.cosine_lines(logits, "train")
+    cosine_lines(logits, "train")
     scored = results.predictions(result)
     f1 = metrics.f1_per_class(scored.labels, scored.predicted, len(scored.class_names))
     assert np.flatnonzero(np.isfinite(f1)).tolist() == [0, 1, 2, last]
@@ -277,7 +279,7 @@ def test_a_class_has_one_group_however_often_it_is_listed(tmp_path: Path) -> Non
 def test_two_classes_of_one_name_are_two_lines() -> None:
     names = ["crane", "crane"]
     logits = feature_file("logits", datasets={"class_names": names})
-    cosines, labels = panels.cosine_lines(logits, classes=["crane"])
+    cosines, labels = cosine_lines(logits, classes=["crane"])
     assert labels == ["mean of 0: crane", "mean of 1: crane"]
     split = logits.splits["test"]
     expected = [split.features[split.labels == c].mean(axis=0) for c in (0, 1)]

@@ -12,7 +12,7 @@ from shell import fails, ok, rows
 from clipkit.analysis.evaluation import ProbeSpec, evaluate_grid
 from clipkit.analysis.held_out import few_shot
 from clipkit.features import FeatureFile, Split, read, row_ids
-from clipkit.plots import panels
+from clipkit.plots.shots import shot_curves, zeroshot_line
 
 
 def images(n: int = 40, classes: int = 4, seed: int = 0) -> FeatureFile:
@@ -92,14 +92,14 @@ def curve_and_line(accuracy: float, *, ids: int = 10) -> str:
     row = {"split": "test", "acc1": accuracy}
     predicted = [(np.arange(ids) >= 10 * accuracy).astype(int)]
     zeroshot = result_file([row], [0] * ids, predicted, [{"command": "zeroshot"}])
-    (curve,) = panels.shot_curves([probe])
+    (curve,) = shot_curves([probe])
     assert (curve.shots, curve.mean, curve.low, curve.high) == (
         [1, 2, 4],
         pytest.approx([0.5, 0.6, 0.8]),
         [0.4, 0.6, 0.7],
         [0.6, 0.6, 0.9],
     )
-    return panels.zeroshot_line(zeroshot, probe, curve)[1]
+    return zeroshot_line(zeroshot, probe, curve)[1]
 
 
 @pytest.mark.parametrize(

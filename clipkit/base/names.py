@@ -6,7 +6,10 @@ import os
 import re
 import urllib.parse
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeVar
+
+T = TypeVar("T")
 
 # Controls, invalid UTF-8, line and bidirectional controls, and a "%" that would read as an escape.
 _UNSAFE = re.compile(
@@ -47,3 +50,43 @@ def distinct_names(names: Sequence[str], numbers: Sequence[int] | None = None) -
 def class_name(class_names: Sequence[str] | None, number: int) -> str:
     """Return the name of a class, or its number where classes have no names."""
     return class_names[number] if class_names else str(number)
+
+
+def differing(things: Sequence[Mapping[str, T]]) -> list[dict[str, T]]:
+    """Return of each thing the facts in which the things differ.
+
+    >>> differing([{"model": "a", "split": "test"}, {"model": "b", "split": "test"}])
+    [{'model': 'a'}, {'model': 'b'}]
+    """
+    facts: list[dict[str, T]] = []
+    for thing in things:
+        facts.append({name: thing[name] for name in thing if not is_shared(name, things)})
+    return facts
+
+
+def is_shared(name: str, things: Sequence[Mapping[str, T]]) -> bool:
+    """Whether all things have the same fact under a name, or none has one."""
+    return len({thing.get(name) for thing in things}) == 1
+
+
+def tell_apart(
+    labels: Sequence[tuple[int, str]], kinds: Iterable[Sequence[str]], width: int
+) -> list[str]:
+    """Put the names of files in front of labels, so that their first `width` characters differ.
+
+    Parameters
+    ----------
+    labels : sequence of (int, str)
+        The number of a label's file, from 0, and its text.
+    kinds : iterable of sequences of str
+        Several names of each file. The first kind with which all labels differ is used; if there is
+        none, the number of the file.
+
+    >>> tell_apart([(0, "svm"), (1, "svm")], [["m", "m"], ["a", "b"]], 40)
+    ['a: svm', 'b: svm']
+    """
+    for names in kinds:
+        named = [f"{names[number]}: {text}" for number, text in labels]
+        if any(names) and len({label[:width] for label in named}) == len(labels):
+            return named
+    return [f"file {number + 1}: {text}" for number, text in labels]

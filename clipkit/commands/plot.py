@@ -1,9 +1,16 @@
-"""`clipkit plot`: a sub-app with one command per picture."""
+"""`clipkit plot`: a sub-app with one command per picture.
+
+A command holds the options of its picture alone; `picture` adds those that all have. What reads and
+draws is the picture's module in `clipkit.plots`, which `--help` does not load.
+"""
 
 from __future__ import annotations
 
+import functools
+import inspect
 import itertools
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
 
 import typer
 from typer.core import TyperGroup
@@ -27,12 +34,8 @@ from clipkit.commands._options import (
     split_words,
 )
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-    from clipkit.analysis.results import Predictions
-
 SHEET_IMAGES = 40
+Drawn = tuple[Any, str]  # a figure, and what it is of
 
 
 def _check_picture(ctx: typer.Context, output: str) -> str | None:
@@ -84,6 +87,7 @@ Groups = Annotated[
     str | None, option("FILE", "Draw groups of classes; each line of FILE is: class TAB group.")
 ]
 Title = Annotated[str | None, option("TEXT", "Title of the picture.")]
+Root = Annotated[str | None, option("FOLDER", "Folder that holds the data set.")]
 Dpi = Annotated[
     float | None,
     option(
@@ -139,221 +143,187 @@ plot = typer.Typer(
 )
 
 
-@plot.command()
-def confusion(
-    file: FeatureInput = "-",
+def picture(draw: Callable[..., Drawn]) -> Callable[..., Drawn]:
+    """Make a command of a function that draws: add the options of `_save`.
+
+    `--output` stands behind the arguments, and the others at the end.
+    """
+    output, *others = [*inspect.signature(_save, eval_str=True).parameters.values()][2:]
+    own = [*inspect.signature(draw, eval_str=True).parameters.values()]
+    arguments = [parameter for parameter in own if parameter.name in ("file", "dataset")]
+    options = own[len(arguments) :]
+
+    @functools.wraps(draw)
+    def command(**values: Any) -> None:
+        settings = {parameter.name: values.pop(parameter.name) for parameter in (output, *others)}
+        _save(*draw(**values), **settings)
+
+    parameters = [*arguments, output, *options, *others]
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    plot.command()(command)
+    return draw
+
+
+def _save(
+    figure: Any,
+    source: str,
     output: PictureOutput = "-",
-    split: Split = None,
-    run: Run = None,
-    groups: Groups = None,
     title: Title = None,
     size: Size = None,
     dpi: Dpi = None,
     force: Force = False,
 ) -> None:
+    """Write a figure with the source of its data, as the options of all pictures say."""
+    from clipkit import plots
+    from clipkit.base import console, files
+
+    plots.finish(figure, source, None if size is None else _parse_size(size), title)
+    if size is not None and plots.overlapping_texts(figure):
+        console.warn(f"texts overlap at a size of {size}; hint: choose a larger --size")
+    format = "png" if output == "-" else plots.format_of(output)
+    with files.atomic_write(output, force=force) as path:
+        plots.save(figure, path, format, dpi=dpi)
+
+
+def _read(file: str, kind: str) -> Any:
+    from clipkit import features
+
+    return features.read(file, kinds=[kind])
+
+
+def _read_all(paths: list[str] | None, kind: str) -> Any:
+    from clipkit import features
+
+    return features.read_all(paths or ["-"], kinds=[kind])
+
+
+@picture
+def confusion(
+    file: FeatureInput = "-", split: Split = None, run: Run = None, groups: Groups = None
+) -> Drawn:
     """Draw the confusion matrix of a probe or of zero-shot classification.
 
     Example: clipkit plot confusion zeroshot.h5 -o confusion.png
     """
-    from clipkit import plots
-    from clipkit.analysis import results
+    from clipkit.plots.confusion import draw_confusion
 
-    scored, source = _read_predictions(file, split, run, groups)
-    matrix = results.count(scored)
-    of = "" if groups is None else " of groups"
-    title = title or f"Confusion{of} ({matrix.label})"
-    figure = plots.confusion(
-        matrix.counts, matrix.class_names, class_accuracy=matrix.class_accuracy, title=title
-    )
-    _save(figure, source, output, force, size, dpi)
+    return draw_confusion(_read(file, "result"), split, run, groups)
 
 
-@plot.command()
+@picture
 def classes(
-    file: FeatureInput = "-",
-    output: PictureOutput = "-",
-    split: Split = None,
-    run: Run = None,
-    groups: Groups = None,
-    title: Title = None,
-    size: Size = None,
-    dpi: Dpi = None,
-    force: Force = False,
-) -> None:
+    file: FeatureInput = "-", split: Split = None, run: Run = None, groups: Groups = None
+) -> Drawn:
     """Draw the best and the worst F1 per class of a probe or of zero-shot classification.
 
     Example: clipkit plot classes zeroshot.h5 -o classes.png
     """
-    from clipkit.plots import panels
+    from clipkit.plots.confusion import draw_classes
 
-    scored, source = _read_predictions(file, split, run, groups)
-    figure = panels.draw_classes(scored, "class" if groups is None else "group", title)
-    _save(figure, source, output, force, size, dpi)
+    return draw_classes(_read(file, "result"), split, run, groups)
 
 
-@plot.command()
+@picture
 def clusters(
     file: FeatureInput = "-",
-    output: PictureOutput = "-",
     split: Split = None,
     run: Annotated[int, option("N", "Number of the run, from 0.", min=0)] = 0,
-    title: Title = None,
-    size: Size = None,
-    dpi: Dpi = None,
-    force: Force = False,
-) -> None:
+) -> Drawn:
     """Draw the percentage of each class in each cluster, with clusters matched to classes.
 
     Example: clipkit plot clusters clusters.h5 -o clusters.png
     """
-    from clipkit import features, plots
-    from clipkit.analysis import results
+    from clipkit.plots.confusion import draw_clusters
 
-    result = features.read(file, kinds=["result"])
-    matrix = results.cluster_counts(result, split, run)
-    title = title or f"Clusters ({matrix.label})"
-    figure = plots.clusters(matrix.counts, matrix.class_names, title=title)
-    source = results.source_label(result, results.choose_split(result, split))
-    _save(figure, source, output, force, size, dpi)
+    return draw_clusters(_read(file, "result"), split, run)
 
 
-@plot.command()
-def compare(
-    file: FeatureInput = "-",
-    output: PictureOutput = "-",
-    title: Title = None,
-    size: Size = None,
-    dpi: Dpi = None,
-    force: Force = False,
-) -> None:
+@picture
+def compare(file: FeatureInput = "-") -> Drawn:
     """Draw the accuracies of compared results, and their differences with paired intervals.
 
     Example: clipkit plot compare compare.h5 -o compare.png
     """
-    from clipkit import features, plots
-    from clipkit.plots import panels
+    from clipkit.plots.compare import draw_comparison
 
-    arranged = panels.comparison_panels(features.read(file, kinds=["result"]))
-    figure = plots.compare(
-        arranged.accuracy,
-        arranged.difference,
-        arranged.names,
-        groups=arranged.groups,
-        null5=arranged.null5,
-        title=title or arranged.label,
-    )
-    _save(figure, arranged.source, output, force, size, dpi)
+    return draw_comparison(_read(file, "result"))
 
 
-@plot.command()
+@picture
 def temperature(
     file: FeatureInputs = None,
-    output: PictureOutput = "-",
     split: Annotated[
         str | None, split_option("Split to draw (default: all with several runs).")
     ] = None,
-    title: Title = None,
-    size: Size = None,
-    dpi: Dpi = None,
-    force: Force = False,
-) -> None:
+) -> Drawn:
     """Draw accuracy and mean entropy against temperature, for one or several sweeps.
 
     Example: clipkit plot temperature probe.h5 -o tau.png
     """
-    from clipkit import features, plots
-    from clipkit.analysis import results
-    from clipkit.plots import panels
+    from clipkit.plots.temperature import draw_sweeps
 
-    sweeps = features.read_all(file or ["-"], kinds=["result"])
-    curves = panels.temperature_sweeps(sweeps, split)
-    title = title or "Accuracy and entropy against temperature"
-    figure = plots.temperature(curves, panels.common_prompt_count(sweeps), title=title)
-    source = results.sources_label(sweeps, panels.sweep_splits(sweeps, split))
-    _save(figure, source, output, force, size, dpi)
+    return draw_sweeps(_read_all(file, "result"), split)
 
 
-@plot.command()
+@picture
 def grid(
     file: FeatureInput = "-",
-    output: PictureOutput = "-",
     split: Annotated[
         str | None, split_option("Split to draw (default: the one with the most runs).")
     ] = None,
-    title: Title = None,
-    size: Size = None,
-    dpi: Dpi = None,
-    force: Force = False,
-) -> None:
+) -> Drawn:
     """Draw accuracy over temperature and C, with lines along which C / tau^2 is constant.
 
     Example: clipkit plot grid grid.h5 -o grid.png
     """
-    from clipkit import features, plots
-    from clipkit.analysis import results
-    from clipkit.plots import panels
+    from clipkit.plots.grid import draw_grid
 
-    result = features.read(file, kinds=["result"])
-    accuracies = panels.accuracy_grid(result, split)
-    figure = plots.grid(
-        accuracies.values, accuracies.Cs, accuracies.temperatures, title=title or accuracies.label
-    )
-    source = results.source_label(result, accuracies.split)
-    _save(figure, source, output, force, size, dpi)
+    return draw_grid(_read(file, "result"), split)
 
 
-@plot.command()
+@picture
 def entropy(
     file: FeatureInput = "-",
-    output: PictureOutput = "-",
     split: Split = None,
     temperature: Temperatures = [],  # noqa: B006
-    title: Title = None,
-    size: Size = None,
-    dpi: Dpi = None,
-    force: Force = False,
-) -> None:
+) -> Drawn:
     """Draw the distribution, over images, of the entropy of the softmax over prompts.
 
     Example: clipkit plot entropy logits.h5 -t 1,0.07,0.02 -o entropy.png
     """
-    from clipkit import features
-    from clipkit.plots import panels
-
-    with features.open_file(file, kinds=["logits"]) as logits:
-        temperatures = parse_temperatures(temperature, logits.logit_scale)
-        figure, source = panels.draw_softmax(logits, "entropy", temperatures, split, title)
-    _save(figure, source, output, force, size, dpi)
+    return _draw_softmax(file, "entropy", temperature, split)
 
 
-@plot.command()
+@picture
 def confidence(
     file: FeatureInput = "-",
-    output: PictureOutput = "-",
     split: Split = None,
     temperature: Temperatures = [],  # noqa: B006
-    title: Title = None,
-    size: Size = None,
-    dpi: Dpi = None,
-    force: Force = False,
-) -> None:
+) -> Drawn:
     """Draw the distribution, over images, of the largest softmax probability.
 
     Example: clipkit plot confidence logits.h5 -t 1,0.07,0.02 -o confidence.png
     """
+    return _draw_softmax(file, "confidence", temperature, split)
+
+
+def _draw_softmax(
+    file: str,
+    statistic: Literal["entropy", "confidence"],
+    temperature: list[str],
+    split: str | None,
+) -> Drawn:
     from clipkit import features
-    from clipkit.plots import panels
+    from clipkit.plots.entropy import draw_softmax
 
     with features.open_file(file, kinds=["logits"]) as logits:
         temperatures = parse_temperatures(temperature, logits.logit_scale)
-        figure, source = panels.draw_softmax(logits, "confidence", temperatures, split, title)
-    _save(figure, source, output, force, size, dpi)
+        return draw_softmax(logits, statistic, temperatures, split)
 
 
-@plot.command()
+@picture
 def reliability(
     file: FeatureInput = "-",
-    output: PictureOutput = "-",
     split: Split = None,
     temperature: Annotated[
         list[str],
@@ -366,18 +336,14 @@ def reliability(
         ),
     ] = [],  # noqa: B006
     bins: Annotated[int, option("N", "Points, each of as many images.", min=1)] = 15,
-    title: Title = None,
-    size: Size = None,
-    dpi: Dpi = None,
-    force: Force = False,
-) -> None:
+) -> Drawn:
     """Draw accuracy against confidence, with what a calibrated model would show.
 
     Example: clipkit plot reliability class-logits.h5 -t model,0.0318 -o reliability.png
     """
-    from clipkit import features, plots
+    from clipkit import features
     from clipkit.analysis import calibration, results
-    from clipkit.plots import panels
+    from clipkit.plots.reliability import draw_reliability
 
     with features.open_file(file, kinds=["logits"]) as logits:
         name = results.choose_split(logits, split)
@@ -387,17 +353,12 @@ def reliability(
             words = [repr(fitted) if word == "fitted" else word for word in words]
             notes[fitted] = "fitted on train"
         temperatures = parse_temperatures(words, logits.logit_scale)
-        temperatures = temperatures or [logits.default_temperature]
-        diagrams = calibration.reliability(logits, name, temperatures, bins)
-        source = panels.counted_source(logits, name)
-    title = title or "Accuracy against confidence"
-    _save(plots.reliability(diagrams, notes=notes, title=title), source, output, force, size, dpi)
+        return draw_reliability(logits, name, temperatures, bins, notes)
 
 
-@plot.command()
+@picture
 def logits(
     file: FeatureInput = "-",
-    output: PictureOutput = "-",
     split: Split = None,
     class_: Annotated[
         list[str], option("NAME", "Draw the mean of this class; repeatable.", "--class")
@@ -406,251 +367,138 @@ def logits(
     prompt: Annotated[
         list[str], option("TEXT", "Draw this prompt (default: all, at most 40); repeatable.")
     ] = [],  # noqa: B006
-    title: Title = None,
-    size: Size = None,
-    dpi: Dpi = None,
-    force: Force = False,
-) -> None:
+) -> Drawn:
     """Draw the cosine of images or class means with prompts, as dots (default: five classes).
 
     Example: clipkit plot logits logits.h5 --class cat --class dog -o cosines.png
     """
-    from clipkit import features, plots
-    from clipkit.analysis import results
-    from clipkit.plots import panels
+    from clipkit.plots.logits import draw_cosines
 
-    logits_file = features.read(file, kinds=["logits"])
-    cosines, labels = panels.cosine_lines(logits_file, split, image, class_)
-    columns = panels.choose_prompts(logits_file, prompt)
-    texts = [(logits_file.texts or [])[column] for column in columns]
-    title = title or "Cosine with prompts"
-    figure = plots.logits(cosines[:, columns], labels, texts, title=title)
-    source = results.source_label(logits_file, results.choose_split(logits_file, split))
-    _save(figure, source, output, force, size, dpi)
+    return draw_cosines(_read(file, "logits"), split, image, class_, prompt)
 
 
-@plot.command()
+@picture
 def similarity(
     file: FeatureInput = "-",
-    output: PictureOutput = "-",
     split: Split = None,
     centred: Annotated[
         bool, typer.Option("--centred", help="Subtract each prompt's mean.")
     ] = False,
-    title: Title = None,
-    size: Size = None,
-    dpi: Dpi = None,
-    force: Force = False,
-) -> None:
+) -> Drawn:
     """Draw the mean cosine of each class with each prompt.
 
     Example: clipkit plot similarity logits.h5 --centred -o similarity.png
     """
-    from clipkit import features, plots
-    from clipkit.analysis import results
-    from clipkit.plots import panels
+    from clipkit.plots.logits import draw_similarity
 
-    logits_file = features.read(file, kinds=["logits"])
-    means, names = panels.class_means(logits_file, split)
-    title = title or "Mean cosine of each class with each prompt"
-    figure = plots.similarity(means, names, logits_file.texts or [], centred=centred, title=title)
-    source = results.source_label(logits_file, results.choose_split(logits_file, split))
-    _save(figure, source, output, force, size, dpi)
+    return draw_similarity(_read(file, "logits"), split, centred)
 
 
-@plot.command()
-def spectrum(
-    file: FeatureInputs = None,
-    output: PictureOutput = "-",
-    title: Title = "Singular values of the prompts' directions",
-    size: Size = None,
-    dpi: Dpi = None,
-    force: Force = False,
-) -> None:
+@picture
+def spectrum(file: FeatureInputs = None) -> Drawn:
     """Draw the singular values of prompt sets with their effective ranks.
 
     Example: clipkit plot spectrum txt.h5 -o spectrum.png
     """
-    from clipkit import features, plots
-    from clipkit.analysis import results, similarity
-    from clipkit.plots import panels
+    from clipkit.plots.spectrum import draw_spectra
 
-    texts = features.read_all(file or ["-"], kinds=["texts"])
-    values = panels.prompt_spectra(texts)
-    ranks = {name: similarity.effective_rank(sigma) for name, sigma in values.items()}
-    figure = plots.spectrum(values, ranks, title=title)
-    _save(figure, results.sources_label(texts), output, force, size, dpi)
+    return draw_spectra(_read_all(file, "texts"))
 
 
-@plot.command()
-def attributes(
-    file: FeatureInput = "-",
-    output: PictureOutput = "-",
-    title: Title = None,
-    size: Size = None,
-    dpi: Dpi = None,
-    force: Force = False,
-) -> None:
+@picture
+def attributes(file: FeatureInput = "-") -> Drawn:
     """Draw the recall of each attribute by words, probes, random directions and controls.
 
     Example: clipkit plot attributes attributes.h5 -o attributes.png
     """
-    from clipkit import features
-    from clipkit.plots import panels
+    from clipkit.plots.attributes import draw_attributes
 
-    figure, source = panels.draw_attributes(features.read(file, kinds=["result"]), title)
-    _save(figure, source, output, force, size, dpi)
+    return draw_attributes(_read(file, "result"))
 
 
-@plot.command()
-def importance(
-    file: FeatureInput = "-",
-    output: PictureOutput = "-",
-    title: Title = None,
-    size: Size = None,
-    dpi: Dpi = None,
-    force: Force = False,
-) -> None:
+@picture
+def importance(file: FeatureInput = "-") -> Drawn:
     """Draw the accuracy that permuting each prompt costs a probe, for the 30 largest costs.
 
     Example: clipkit plot importance importance.h5 -o importance.png
     """
-    from clipkit import features, plots
-    from clipkit.analysis import results
-    from clipkit.plots import panels
+    from clipkit.plots.attributes import draw_importance
 
-    result = features.read(file, kinds=["result"])
-    columns = panels.prompt_costs(result)
-    source = results.source_label(result, str(columns["split"][0]))
-    figure = plots.importance(
-        columns["name"].tolist(),
-        plots.Dots(columns["cost"], columns["low"], columns["high"]),
-        noun="group" if "group" in result.runs else "prompt",
-        title=title or f"What the probe relies on (accuracy {100 * columns['acc1'][0]:.1f} %)",
-    )
-    _save(figure, source, output, force, size, dpi)
+    return draw_importance(_read(file, "result"))
 
 
-@plot.command()
+@picture
 def shots(
     file: FeatureInputs = None,
-    output: PictureOutput = "-",
     zeroshot: Annotated[
         str | None, option("FILE", "Result of zeroshot, to draw as a line.")
     ] = None,
-    title: Title = None,
-    size: Size = None,
-    dpi: Dpi = None,
-    force: Force = False,
-) -> None:
+) -> Drawn:
     """Draw the accuracy of few-shot probes against the labelled images per class.
 
     Example: clipkit plot shots shots.h5 --zeroshot zeroshot.h5 -o shots.png
     """
-    from clipkit import features, plots
-    from clipkit.analysis import results
-    from clipkit.plots import panels
+    from clipkit.plots.shots import draw_shots
 
-    probes = features.read_all(file or ["-"], kinds=["result"])
-    curves = panels.shot_curves(probes)
-    splits = [str(probe.runs["eval_split"][-1]) for probe in probes]
-    source = results.sources_label(probes, splits)
-    line = None
-    if zeroshot is not None:
-        named = features.read(zeroshot, kinds=["result"])
-        line = panels.zeroshot_line(named, probes[0], curves[0])
-    title = title or "Labelled images per class"
-    _save(plots.shots(curves, line, title=title), source, output, force, size, dpi)
+    probes = _read_all(file, "result")
+    named = None if zeroshot is None else _read(zeroshot, "result")
+    return draw_shots(probes, named)
 
 
-@plot.command()
-def layers(
-    file: FeatureInputs = None,
-    output: PictureOutput = "-",
-    split: Split = None,
-    title: Title = None,
-    size: Size = None,
-    dpi: Dpi = None,
-    force: Force = False,
-) -> None:
+@picture
+def layers(file: FeatureInputs = None, split: Split = None) -> Drawn:
     """Draw the accuracy of probes by layer, with untrained controls and the models' embeddings.
 
     From results of attributes, draw their recall by layer.
 
     Example: clipkit plot layers img.l*.svm.h5 img.svm.h5 -o layers.png
     """
-    from clipkit import features, plots
-    from clipkit.plots import layer_curves
+    from clipkit.plots.layer_curves import draw_layers
 
-    probes = features.read_all(file or ["-"], kinds=["result"])
-    curves, source = layer_curves.layer_curves(probes, split)
-    if layer_curves.holds_attributes(probes[0]):
-        ylabel, title = "mean recall per value (%)", title or "Recall by layer"
-    else:
-        ylabel, title = "accuracy (%)", title or "Accuracy by layer"
-    _save(plots.layers(curves, ylabel=ylabel, title=title), source, output, force, size, dpi)
+    return draw_layers(_read_all(file, "result"), split)
 
 
-@plot.command()
-def variance(
-    file: FeatureInput = "-",
-    output: PictureOutput = "-",
-    title: Title = None,
-    size: Size = None,
-    dpi: Dpi = None,
-    force: Force = False,
-) -> None:
+@picture
+def variance(file: FeatureInput = "-") -> Drawn:
     """Draw the share of variance, of embeddings or of prompts' cosines, that attributes explain.
 
     Example: clipkit plot variance variance.h5 -o variance.png
     """
-    from clipkit import features
-    from clipkit.plots import panels
+    from clipkit.plots.variance import draw_variance
 
-    figure, source = panels.draw_variance(features.read(file, kinds=["result"]), title)
-    _save(figure, source, output, force, size, dpi)
+    return draw_variance(_read(file, "result"))
 
 
-@plot.command()
+def _dataset(help: str) -> Any:
+    return typer.Argument(metavar="DATASET", help=help, autocompletion=completion.datasets)
+
+
+@picture
 def images(
-    dataset: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="DATASET",
-            help="Data set, as for clipkit embed.",
-            autocompletion=completion.datasets,
-        ),
-    ],
-    output: PictureOutput = "-",
+    dataset: Annotated[list[str], _dataset("Data set, as for clipkit embed.")],
     split: Split = None,
-    root: Annotated[str | None, option("FOLDER", "Folder that holds the data set.")] = None,
+    root: Root = None,
     path_column: PathColumn = None,
     label_column: LabelColumn = None,
     split_column: SplitColumn = None,
-    title: Title = None,
-    size: Size = None,
-    dpi: Dpi = None,
-    force: Force = False,
-) -> None:
+) -> Drawn:
     """Draw a contact sheet of 40 images of a data set, balanced by class.
 
     Example: clipkit plot images shapes -o sheet.png
     """
     from clipkit import datasets
-    from clipkit.plots import panels
+    from clipkit.plots.images import draw_contact_sheet
 
-    splits = None if split is None else [split]
     data = datasets.load(
         dataset,
         root=root,
         path_column=path_column,
         label_column=label_column,
         split_column=split_column,
-        splits=splits,
+        splits=None if split is None else [split],
         limit=SHEET_IMAGES,
     )
-    figure, source = panels.draw_contact_sheet(data, title)
-    _save(figure, source, output, force, size, dpi)
+    return draw_contact_sheet(data)
 
 
 def _embedded_column(what: str) -> Any:
@@ -659,18 +507,10 @@ def _embedded_column(what: str) -> Any:
     )
 
 
-@plot.command()
+@picture
 def nearest(
     file: Annotated[str, typer.Argument(metavar="LOGITS", help="Feature file of logits.")],
-    dataset: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="DATASET",
-            help="Data set of the images, as given to clipkit embed.",
-            autocompletion=completion.datasets,
-        ),
-    ],
-    output: PictureOutput = "-",
+    dataset: Annotated[list[str], _dataset("Data set of the images, as given to clipkit embed.")],
     prompt: Annotated[
         list[str], option("TEXT", "Draw the images of this prompt; repeatable.")
     ] = [],  # noqa: B006
@@ -681,27 +521,22 @@ def nearest(
         int, option("N", "Number of images on each side.", "--count", min=1, max=20)
     ] = 4,
     split: Split = None,
-    root: Annotated[str | None, option("FOLDER", "Folder that holds the data set.")] = None,
+    root: Root = None,
     path_column: Annotated[str | None, _embedded_column("that names the image files")] = None,
     label_column: Annotated[str | None, _embedded_column("with the labels")] = None,
     split_column: Annotated[str | None, _embedded_column("with the splits")] = None,
-    title: Title = None,
-    size: Size = None,
-    dpi: Dpi = None,
-    force: Force = False,
-) -> None:
+) -> Drawn:
     """Draw the images that are most and least similar to prompts (default: the first four).
 
     Example: clipkit plot nearest logits.h5 shapes --prompt "a noisy image" -o nearest.png
     """
-    from clipkit import features
     from clipkit.analysis import results
     from clipkit.datasets.matching import load_images
-    from clipkit.plots import panels
+    from clipkit.plots.images import draw_nearest, nearest_images
 
-    logits_file = features.read(file, kinds=["logits"])
+    logits_file = _read(file, "logits")
     name = results.choose_split(logits_file, split)
-    nearest = panels.nearest_images(logits_file, name, prompt, class_, count)
+    found = nearest_images(logits_file, name, prompt, class_, count)
     data = load_images(
         logits_file,
         dataset,
@@ -710,35 +545,4 @@ def nearest(
         label_column=label_column,
         split_column=split_column,
     )
-    figure = panels.draw_nearest(logits_file, name, nearest, data, title)
-    _save(figure, results.source_label(logits_file, name), output, force, size, dpi)
-
-
-def _read_predictions(
-    file: str, split: str | None, run: int | None, groups: str | None
-) -> tuple[Predictions, str]:
-    """Read the predictions of a run, by groups if a file names them, and their source."""
-    from clipkit import features
-    from clipkit.analysis import results
-
-    result = features.read(file, kinds=["result"])
-    scored = results.predictions(result, split, run)
-    source = results.source_label(result, results.choose_split(result, split))
-    if groups is not None:
-        scored = results.group_classes(scored, results.read_groups(groups, scored.class_names))
-    return scored, source
-
-
-def _save(
-    figure: Figure, source: str, output: str, force: bool, size: str | None, dpi: float | None
-) -> None:
-    """Write a figure with the source of its data, in the size and resolution of the options."""
-    from clipkit import plots
-    from clipkit.base import console, files
-
-    plots.finish(figure, source, None if size is None else _parse_size(size))
-    if size is not None and plots.overlapping_texts(figure):
-        console.warn(f"texts overlap at a size of {size}; hint: choose a larger --size")
-    format = "png" if output == "-" else plots.format_of(output)
-    with files.atomic_write(output, force=force) as path:
-        plots.save(figure, path, format, dpi=dpi)
+    return draw_nearest(logits_file, name, found, data)

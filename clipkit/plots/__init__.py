@@ -1,61 +1,35 @@
-"""Arrays -> matplotlib `Figure`: the pictures that `clipkit plot` draws, and `save`.
+"""Draw results: one function per picture, which takes arrays and names, and `save`.
 
-Every function takes arrays and names, and a `title` to show above them, and returns a new `Figure`.
-None uses pyplot or changes matplotlib's global settings. Names and prompts are shown literally,
-never read as mathtext.
+Each returns a new `Figure` with `title` above it. None uses pyplot or changes matplotlib's global
+settings. Names and prompts are shown literally, never read as mathtext, and cut if they are long.
+NaN is not drawn; in a matrix it is grey.
+
+The module of a picture also holds how `clipkit plot` reads a file for it.
 
 >>> from clipkit import plots
 >>> fig = plots.confusion([[9, 1], [2, 8]], ["cat", "dog"], title="Zero-shot")
 >>> plots.save(fig, "confusion.png")  # doctest: +SKIP
 """
 
-from clipkit.plots.bars import classes, confidence, entropy, variance
-from clipkit.plots.comparison import compare
-from clipkit.plots.dots import Dots, attributes, importance, logits
-from clipkit.plots.heatmaps import clusters, confusion, grid, prompt_variance, similarity
+from clipkit.plots.attributes import Dots, attributes, importance
+from clipkit.plots.compare import compare
+from clipkit.plots.confusion import classes, clusters, confusion
+from clipkit.plots.entropy import confidence, entropy
+from clipkit.plots.grid import grid
+from clipkit.plots.images import NearestImages, contact_sheet, nearest
 from clipkit.plots.layers import LayerCurve, LayerPoints, layers
-from clipkit.plots.lines import (
-    ShotCurve,
-    Sweep,
-    reliability,
-    shots,
-    spectrum,
-    temperature,
-)
-from clipkit.plots.sheets import NearestImages, contact_sheet, nearest
-from clipkit.plots.style import FORMATS, check_size, finish, format_of, overlapping_texts, save
+from clipkit.plots.logits import logits, similarity
+from clipkit.plots.reliability import reliability
+from clipkit.plots.shots import ShotCurve, shots
+from clipkit.plots.spectrum import spectrum
+from clipkit.plots.style import check_size, finish, format_of, overlapping_texts, save
+from clipkit.plots.temperature import Sweep, temperature
+from clipkit.plots.variance import prompt_variance, variance
 
 __all__ = [
-    "FORMATS",
-    "Dots",
-    "LayerCurve",
-    "LayerPoints",
-    "NearestImages",
-    "ShotCurve",
-    "Sweep",
-    "attributes",
-    "check_size",
-    "classes",
-    "clusters",
-    "compare",
-    "confidence",
-    "confusion",
-    "contact_sheet",
-    "entropy",
-    "finish",
-    "format_of",
-    "grid",
-    "importance",
-    "layers",
-    "logits",
-    "nearest",
-    "overlapping_texts",
-    "prompt_variance",
-    "reliability",
-    "save",
-    "shots",
-    "similarity",
-    "spectrum",
-    "temperature",
-    "variance",
-]
+    "Dots", "LayerCurve", "LayerPoints", "NearestImages", "ShotCurve", "Sweep", "attributes",
+    "check_size", "classes", "clusters", "compare", "confidence", "confusion", "contact_sheet",
+    "entropy", "finish", "format_of", "grid", "importance", "layers", "logits", "nearest",
+    "overlapping_texts", "prompt_variance", "reliability", "save", "shots", "similarity",
+    "spectrum", "temperature", "variance",
+]  # fmt: skip

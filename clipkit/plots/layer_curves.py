@@ -7,25 +7,24 @@ is in their labels, and what all share is in the subtitle.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from clipkit.analysis import metrics, results
 from clipkit.base.errors import ClipkitError, UsageError
+from clipkit.base.names import differing, is_shared
 from clipkit.features import FeatureFile
 from clipkit.features.compatibility import origin
 from clipkit.features.history import History, dataset_entries, provenance
-from clipkit.plots import panels
-
-if TYPE_CHECKING:
-    from clipkit.plots import LayerCurve, LayerPoints
+from clipkit.plots.attributes import attribute_recalls
+from clipkit.plots.layers import LayerCurve, LayerPoints, layers
+from clipkit.plots.style import Drawn
 
 Facts = dict[str, str]
 
-MAX_CURVES = 49  # whose colours and markers differ
+MAX_CURVES = 49  # with different colours and markers
 MAX_DEPTH = 1000
 POOLS = {"cls": "CLS token", "mean": "mean of patches"}
 UNNAMED = ("pool", "norm", "labels", "classifier")  # facts that need no name
@@ -37,22 +36,31 @@ NO_OPTIONS = {
 HINT = "make one with: clipkit embed DATASET --layers 0,2,4 -o 'img.l{layer}.h5'"
 
 
-@dataclass(frozen=True)
-class _Score:
-    """The accuracy that one result has on a split, or its recall of an attribute.
-
-    `layer` is None for a model's embedding, and `depth` the number of layers. `seed` is that of an
-    untrained control, and None for a trained model.
-    """
+class _Score(NamedTuple):
+    """The accuracy that one result has on a split, or its recall of an attribute."""
 
     result: FeatureFile
-    facts: Facts
-    layer: int | None
-    depth: int
-    seed: Any
+    facts: Facts  # of its line
+    layer: int | None  # None for a model's embedding
+    depth: int  # the number of layers
+    seed: Any  # of an untrained control; None for a trained model
     value: float
     interval: tuple[float, float]
     chance: float
+
+
+class _Line(NamedTuple):
+    facts: Facts
+    scores: list[_Score]
+
+
+def draw_layers(files: Sequence[FeatureFile], split: str | None) -> Drawn:
+    """Draw results by layer; see `layer_curves`."""
+    curves, source = layer_curves(files, split)
+    ylabel, title = "accuracy (%)", "Accuracy by layer"
+    if _holds_attributes(files[0]):
+        ylabel, title = "mean recall per value (%)", "Recall by layer"
+    return layers(curves, ylabel=ylabel, title=title), source
 
 
 def layer_curves(
@@ -64,7 +72,7 @@ def layer_curves(
     ----------
     files : sequence of FeatureFile
         Results of `probe`, each with one run on the split, or of `attributes`, on layers of models
-        or on their embeddings. Those of untrained controls belong to the curves of their models.
+        or on their embeddings. Results of untrained controls belong to the curves of their models.
     split : str, optional
         By default `test`, else the first split of the first result. A result of `attributes` has
         only the split that was scored.
@@ -72,57 +80,59 @@ def layer_curves(
     Returns
     -------
     curves : list of LayerCurve
-        One per model, pooling, labels and probe. Intervals are Wilson's 95 % ones, but of several
-        controls, whose mean is drawn, the range. Chance is the accuracy of always predicting the
-        most frequent class of the split.
+        One per model, pooling, labels and probe. Intervals are Wilson's 95 % ones; for the mean of
+        several controls, the range. Chance is the accuracy of the most frequent class.
     source : str
         Models, data set, split, and what all curves share, for a subtitle.
 
     Raises
     ------
     ClipkitError
-        If a result is neither of a layer nor of the embedding of a model with layers, or has
-        several runs. If there are several results of one layer. If results differ in data set,
-        split, images or weights.
+        If a result has no layer or several runs, if there are several results of one layer, or if
+        results differ in data set, split, images or weights.
     """
-    kinds = {holds_attributes(file) for file in files}
-    if len(kinds) > 1:
+    if len(set(map(_holds_attributes, files))) > 1:
         raise UsageError("expected results of probe or of attributes, got both")
     scores = []
-    if True in kinds:
+    if _holds_attributes(files[0]):
         name = str(results.newest_entry(files[0]).get("eval_split"))
         for file in files:
             scores += _attribute_scores(file, split or name)
     else:
         name = results.choose_split(files[0], split)
-        for file in files:
-            scores.append(_score(file, name))
+        scores = [_score(file, name) for file in files]
     _check_same_data(scores, name)
     _check_same_weights(scores)
-    groups = _group(scores)
-    facts = list(map(dict, groups))
+    lines = _collect_lines(scores)
+    facts = [line.facts for line in lines]
     curves = []
-    for curve_facts, group in zip(facts, groups.values(), strict=True):
-        curves.append(_curve(_label(curve_facts, facts), group))
+    for line, own in zip(lines, differing(facts), strict=True):
+        label = ", ".join(_describe(own) or _describe({"model": line.facts["model"]}))
+        curves.append(_curve(label, line.scores))
     return curves, _source(files, name, facts)
 
 
-def _group(scores: Sequence[_Score]) -> dict[tuple[tuple[str, str], ...], list[_Score]]:
-    """Group scores by the facts of their curves. An embedding's is in all groups that it fits."""
-    groups: dict[tuple[tuple[str, str], ...], list[_Score]] = {}
+def _collect_lines(scores: Sequence[_Score]) -> list[_Line]:
+    """Return lines; the score of an embedding is added to each line that has its facts."""
+    lines: dict[tuple[tuple[str, str], ...], _Line] = {}
     for score in scores:
         if score.layer is not None:
-            groups.setdefault(tuple(score.facts.items()), []).append(score)
-    if len(groups) > MAX_CURVES:
-        raise ClipkitError(f"expected at most {MAX_CURVES} curves, got {len(groups):,}")
+            key = tuple(score.facts.items())
+            lines.setdefault(key, _Line(score.facts, [])).scores.append(score)
+    if len(lines) > MAX_CURVES:
+        raise ClipkitError(f"expected at most {MAX_CURVES} curves, got {len(lines):,}")
     for score in scores:
         if score.layer is None:
-            owners = [group for key, group in groups.items() if score.facts.items() <= set(key)]
-            if not owners:
+            own = [line for line in lines.values() if score.facts.items() <= line.facts.items()]
+            if not own:
                 raise _no_layer(score.result)
-            for group in owners:
-                group.append(score)
-    return groups
+            for line in own:
+                line.scores.append(score)
+    return list(lines.values())
+
+
+def _holds_attributes(result: FeatureFile) -> bool:
+    return "attribute" in result.runs
 
 
 def _score(result: FeatureFile, split: str) -> _Score:
@@ -141,26 +151,14 @@ def _score(result: FeatureFile, split: str) -> _Score:
     labels = results.scored_runs(result, split).labels
     model = result.model() or {}
     layer, depth = _layer_of(model, result)
-    return _Score(
-        result,
-        _facts(result, model, str(rows[0]["classifier"])),
-        layer,
-        depth,
-        model.get("untrained"),
-        value,
-        metrics.wilson(value, len(labels)),
-        results.chance(labels),
-    )
-
-
-def holds_attributes(result: FeatureFile) -> bool:
-    """Whether a result is one of `attributes`, whose curves are of recall."""
-    return "attribute" in result.runs
+    facts = _facts(result, model, str(rows[0]["classifier"]))
+    numbers = (value, metrics.wilson(value, len(labels)), results.chance(labels))
+    return _Score(result, facts, layer, depth, model.get("untrained"), *numbers)
 
 
 def _attribute_scores(result: FeatureFile, split: str) -> list[_Score]:
     """Read the recall of each attribute by the probe and, if there is one, by the control's."""
-    panels.attribute_recalls(result)  # checks the columns
+    attribute_recalls(result)  # checks the columns
     scored = str(results.newest_entry(result).get("eval_split"))
     if scored != split:
         raise ClipkitError(f"{result.display_name}: expected recalls on {split}, got {scored}")
@@ -185,18 +183,13 @@ def _layer_of(model: dict[str, Any], result: FeatureFile) -> tuple[int | None, i
         return None, 0
     layer = model["layer"]
     depth: Any = model.get("layers")
-    if not _is_layer(layer, depth):
+    are_numbers = type(layer) is int and type(depth) is int  # True and 2.0 are no layers
+    if not are_numbers or not 0 <= layer <= depth <= MAX_DEPTH or not depth:
         raise ClipkitError(
             f"{result.display_name}: expected a layer of a model, got "
             f"layer {str(layer)[:20]} of {str(depth)[:20]}"
         )
     return layer, depth
-
-
-def _is_layer(layer: Any, depth: Any) -> bool:
-    if type(layer) is not int or type(depth) is not int:  # True and 2.0 are no layers
-        return False
-    return 0 <= layer <= depth and 0 < depth <= MAX_DEPTH
 
 
 def _no_layer(result: FeatureFile) -> ClipkitError:
@@ -205,7 +198,7 @@ def _no_layer(result: FeatureFile) -> ClipkitError:
 
 
 def _facts(result: FeatureFile, model: dict[str, Any], classifier: str) -> Facts:
-    """Return what tells the lines of results apart. Those of embeddings have no pooling."""
+    """Return what tells the lines of results apart. Embeddings have no pooling."""
     facts = {"model": str(model.get("name"))}
     if "layer" in model:
         pool = str(model.get("pool"))
@@ -235,10 +228,7 @@ def _labels_name(result: FeatureFile) -> str:
 
 
 def _check_same_data(scores: Sequence[_Score], split: str) -> None:
-    """Check that results are of one data set, and those of the same labels of the same images.
-
-    Results of `attributes` do not keep the images. The rows that were embedded stand for them.
-    """
+    """Check that results are on one data set, and for the same labels on the same images."""
     expected = provenance(scores[0].result).dataset
     by_labels: dict[str, _Score] = {}
     for score in scores:
@@ -258,7 +248,7 @@ def _check_same_data(scores: Sequence[_Score], split: str) -> None:
 
 
 def _images(result: FeatureFile, split: str) -> tuple[Any, ...]:
-    """Return what two results on the same images have in common."""
+    """Return what two results on the same images share; `attributes` keeps no images."""
     if split in result.splits:
         rows = result.splits[split]
         labels = None if rows.labels is None else rows.labels.tolist()
@@ -288,7 +278,7 @@ def _source(files: Sequence[FeatureFile], split: str, all_facts: Sequence[Facts]
     named = results.sources_label(list(map(_without_layer, files)), [split])
     shared = {}
     for name in UNNAMED:
-        if name in all_facts[0] and _is_shared(name, all_facts):
+        if name in all_facts[0] and is_shared(name, all_facts):
             shared[name] = all_facts[0][name]
     if "labels" in shared:
         shared["labels"] = f"labels: {shared['labels']}"
@@ -305,16 +295,6 @@ def _without_layer(file: FeatureFile) -> FeatureFile:
     return FeatureFile(file.kind, history)
 
 
-def _label(facts: Facts, all_facts: Sequence[Facts]) -> str:
-    """Return what tells a curve from the others; the model's name if there is nothing."""
-    differing = {name: text for name, text in facts.items() if not _is_shared(name, all_facts)}
-    return ", ".join(_describe(differing) or _describe({"model": facts["model"]}))
-
-
-def _is_shared(name: str, all_facts: Sequence[Facts]) -> bool:
-    return len({facts.get(name) for facts in all_facts}) == 1
-
-
 def _describe(facts: Facts) -> list[str]:
     words = []
     for name, text in facts.items():
@@ -328,8 +308,6 @@ def _describe(facts: Facts) -> list[str]:
 
 
 def _curve(label: str, scores: Sequence[_Score]) -> LayerCurve:
-    from clipkit.plots import LayerCurve  # loads matplotlib
-
     trained = [score for score in scores if score.seed is None]
     controls = [score for score in scores if score.seed is not None]
     depth = max(score.depth for score in scores)
@@ -338,8 +316,6 @@ def _curve(label: str, scores: Sequence[_Score]) -> LayerCurve:
 
 def _points(scores: Sequence[_Score]) -> LayerPoints | None:
     """Return the points of a line, or None without a result; see `layer_curves` for controls."""
-    from clipkit.plots import LayerPoints  # loads matplotlib
-
     if not scores:
         return None
     by_layer: dict[int | None, dict[str, _Score]] = {}

@@ -11,17 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from clipkit.plots.style import (
-    GREY,
-    MARKERS,
-    PALETTE,
-    Floats,
-    add_legend,
-    clipkit_style,
-    dodge,
-    new_figure,
-    sanitize_label,
-)
+from clipkit.plots import style
+from clipkit.plots.style import Floats, clipkit_style
 
 MAX_LABEL = 48
 MOST_TICKS = 16
@@ -33,18 +24,10 @@ CHANCE: dict[str, Any] = {"linestyle": ":", "linewidth": 1.4, "zorder": 1}
 
 
 class LayerPoints(NamedTuple):
-    """Numbers by layer, as fractions.
+    """Fractions (S,) by layer, rising from 0, the input of the first, with their intervals.
 
-    Attributes
-    ----------
-    layers : array (S,) int
-        Rising; 0 is the input of the first layer.
-    values, low, high : arrays (S,)
-        With the ends of their intervals.
-    embedding : (float, float, float) or None
-        Value, low and high of the model's embedding itself.
-    seeds : int
-        Of how many controls the values are the mean; low and high are the range if it is over 1.
+    `embedding` is the value of the model's embedding with its interval. If the values are means of
+    several controls, `seeds` is their number, and the intervals are ranges.
     """
 
     layers: Sequence[int]
@@ -56,19 +39,7 @@ class LayerPoints(NamedTuple):
 
 
 class LayerCurve(NamedTuple):
-    """One curve of `layers`: a model, or its control, or both.
-
-    Attributes
-    ----------
-    label : str
-        As the legend shows it.
-    depth : int
-        The number of layers of the model.
-    chance : float
-        A fraction.
-    trained, control : LayerPoints or None
-        At least one of them.
-    """
+    """One curve of `layers`: a model of `depth` layers, or its control, or both."""
 
     label: str
     depth: int
@@ -81,7 +52,7 @@ class _Line(NamedTuple):
     number: int  # of its curve
     points: LayerPoints
     depth: int
-    style: dict[str, Any]
+    look: dict[str, Any]
 
 
 @clipkit_style
@@ -90,7 +61,7 @@ def layers(
 ) -> Figure:
     """Draw accuracy by layer: a solid line per curve, and its control dashed in the same colour.
 
-    Short marks on the right are the accuracies of the embeddings, and dotted lines those of chance.
+    Short marks on the right are the accuracies of the embeddings, and dotted lines are chance.
     A chance that several curves share is grey. Models of different depth are drawn by the share of
     their depth. The points of several lines at one layer are moved apart.
 
@@ -98,10 +69,8 @@ def layers(
     ----------
     curves : sequence of LayerCurve
         At least one; the styles of the first 49 differ.
-    ylabel : str
     """
-    fig = new_figure(7.0, 4.0, title)
-    ax = fig.add_subplot()
+    fig, ax = style.new_axes(7.0, 4.0, title)
     depths = {curve.depth for curve in curves}
     is_share = len(depths) > 1
     unit = 100 if is_share else max(depths)
@@ -110,20 +79,20 @@ def layers(
     handles: dict[int, Artist] = {}
     for number, line in enumerate(lines):
         x = np.asarray(line.points.layers, np.float64) * unit / line.depth
-        x += dodge(number, len(lines), 0.012 * unit, room)
-        handles.setdefault(line.number, _draw_points(ax, x, line.points, line.style))
+        x += style.dodge(number, len(lines), 0.012 * unit, room)
+        handles.setdefault(line.number, _draw_points(ax, x, line.points, line.look))
     _draw_chances(ax, curves)
     _draw_embeddings(ax, curves, unit)
     _set_layer_axis(ax, unit, is_share, any(line.points.embedding for line in lines))
     ax.set_ylim(-0.02 * ax.get_ylim()[1])  # so that marks near 0 are whole
     ax.set_ylabel(ylabel)
-    ax.set_title(_facts(lines), loc="left", color=GREY)
+    ax.set_title(_facts(lines), loc="left", color=style.GREY)
     labels = [_legend_label(curve, is_share) for curve in curves]
     if any(curve.trained and curve.control for curve in curves):
         labels.append("untrained control")
-        handles[-1] = Line2D([], [], color=GREY, marker="o", **CONTROL)
+        handles[-1] = Line2D([], [], color=style.GREY, marker="o", **CONTROL)
     labels.append("chance")
-    add_legend(fig, [*handles.values(), Line2D([], [], color=GREY, **CHANCE)], labels)
+    style.add_legend(fig, [*handles.values(), Line2D([], [], color=style.GREY, **CHANCE)], labels)
     return fig
 
 
@@ -139,14 +108,14 @@ def _lines(curves: Sequence[LayerCurve]) -> list[_Line]:
 
 def _style(i: int) -> dict[str, Any]:
     """Return colour and marker of the i-th curve: dashes tell models from controls."""
-    n = len(PALETTE)
-    return {"color": PALETTE[i % n], "marker": MARKERS[(i + i // n) % n]}
+    n = len(style.PALETTE)
+    return {"color": style.PALETTE[i % n], "marker": style.MARKERS[(i + i // n) % n]}
 
 
-def _draw_points(ax: Axes, x: Floats, points: LayerPoints, style: dict[str, Any]) -> Artist:
+def _draw_points(ax: Axes, x: Floats, points: LayerPoints, look: dict[str, Any]) -> Artist:
     low, values, high = 100 * np.array([points.low, points.values, points.high], np.float64)
-    (line,) = ax.plot(x, values, **style)
-    ax.vlines(x, low, high, color=style["color"], linewidth=1.2, alpha=0.7)
+    (line,) = ax.plot(x, values, **look)
+    ax.vlines(x, low, high, color=look["color"], linewidth=1.2, alpha=0.7)
     return line
 
 
@@ -180,7 +149,7 @@ def _draw_embeddings(ax: Axes, curves: Sequence[LayerCurve], unit: float) -> Non
 
 def _color(i: int, count: int) -> str:
     """Return the colour of what the i-th curve has alone, or shares with others."""
-    return str(_style(i)["color"]) if count == 1 else GREY
+    return str(_style(i)["color"]) if count == 1 else style.GREY
 
 
 def _set_layer_axis(ax: Axes, unit: float, is_share: bool, has_embedding: bool) -> None:
@@ -211,8 +180,8 @@ def _facts(lines: Sequence[_Line]) -> str:
 
 
 def _legend_label(curve: LayerCurve, is_share: bool) -> str:
-    """Return the label of a curve with its highest value; of equals, that of the first layer."""
-    label = sanitize_label(curve.label, MAX_LABEL)
+    """Return the label of a curve with its highest value; of equals, the first layer's."""
+    label = style.sanitize_label(curve.label, MAX_LABEL)
     points = curve.trained or curve.control
     assert points is not None
     best = int(np.argmax(points.values))

@@ -9,7 +9,7 @@ import re
 import textwrap
 import unicodedata
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +90,8 @@ _SAVE_OPTIONS: dict[str, dict[str, Any]] = {
 # matplotlibrc says, and leaves matplotlib's global settings alone.
 clipkit_style = matplotlib.style.context(["default", _STYLE])
 
+Drawn = tuple[Figure, str]  # a figure, and what it is of for its subtitle
+
 
 def new_figure(width: float, height: float, title: str | None) -> Figure:
     """Create an empty figure of `width` x `height` inches.
@@ -102,6 +104,12 @@ def new_figure(width: float, height: float, title: str | None) -> Figure:
     if lines:
         fig.suptitle("\n".join(lines), x=PAD / width, ha="left")
     return fig
+
+
+def new_axes(width: float, height: float, title: str | None) -> tuple[Figure, Axes]:
+    """Create a figure with one pair of axes; see `new_figure`."""
+    fig = new_figure(width, height, title)
+    return fig, fig.add_subplot()
 
 
 def _wrap_title(title: str, width: float) -> list[str]:
@@ -119,20 +127,19 @@ def _wrap(text: str, width: int) -> list[str]:
 
 @clipkit_style
 def finish(
-    fig: Figure, subtitle: str | None = None, size: tuple[float, float] | None = None
+    fig: Figure,
+    subtitle: str | None = None,
+    size: tuple[float, float] | None = None,
+    title: str | None = None,
 ) -> None:
-    """Write below a figure's title what it is of, and give it a size.
-
-    Titles, facts and legend are wrapped to the figure's width.
+    """Write a subtitle below a figure's title, and wrap all texts to the figure's width.
 
     Parameters
     ----------
-    fig : Figure
-        Of one of this package's functions. It is changed.
-    subtitle : str, optional
-        Model, data set, split and prompts, for example.
     size : (width, height), optional
         Inches. By default the figure keeps its width, and grows by the lines of the subtitle.
+    title : str, optional
+        In place of the figure's title.
 
     Raises
     ------
@@ -145,7 +152,7 @@ def finish(
     width = fig.get_figwidth()
     scale = max(1.0, width / FULL_SIZE)
     lines = _wrap(sanitize_label(subtitle or "", 400), int(width / scale * 12.5))
-    title_inches, added = _fit_title(fig, scale)
+    title_inches, added = _fit_title(fig, title, scale)
     subtitle_inches = scale * (0.17 * len(lines) + 0.04) if lines else 0.0
     if size is None:
         fig.set_figheight(fig.get_figheight() + added + subtitle_inches)
@@ -158,7 +165,7 @@ def finish(
         top = 1 - (PAD + title_inches) / fig.get_figheight()
         text = "\n".join(lines)
         fig.text(PAD / width, top, text, va="top", fontsize=SUBTITLE_SIZE * scale, color=GREY)
-    if _is_collapsed(fig):
+    if _lay_out(fig):
         width, height = fig.get_size_inches()
         raise UsageError(
             f"expected a size with room for labels and axes, got {width:g} x {height:g} inches",
@@ -188,15 +195,16 @@ def _fit_legends(fig: Figure) -> None:
         legend.set_ncols(_legend_columns(labels, width))
 
 
-def _fit_title(fig: Figure, scale: float) -> tuple[float, float]:
+def _fit_title(fig: Figure, title: str | None, scale: float) -> tuple[float, float]:
     """Wrap and scale the title; return its height, and by how much that grew, in inches."""
-    title = fig.get_suptitle()
+    drawn = fig.get_suptitle()
+    title = title or drawn.replace("\n", " ")
     if not title:
         return 0.0, 0.0
     width = fig.get_figwidth()
-    lines = _wrap_title(title.replace("\n", " "), width / scale)
+    lines = _wrap_title(title, width / scale)
     fig.suptitle("\n".join(lines), x=PAD / width, ha="left", fontsize=TITLE_SIZE * scale)
-    added = 0.25 * (scale * len(lines) - len(title.splitlines()))
+    added = 0.25 * (scale * len(lines) - len(drawn.splitlines()))
     return 0.2 * scale * len(lines) + 0.05, added
 
 
@@ -207,14 +215,11 @@ def _leave_room(fig: Figure, inches: float) -> None:
 
 
 def _fit_facts(fig: Figure, scale: float) -> float:
-    """Scale the axes' labels, and wrap left titles that reach beyond the figure or into another.
-
-    Return the height of the added lines in inches.
-    """
+    """Scale axis labels, wrap left titles that are too wide; return the added height in inches."""
     for ax in fig.axes:
         for artist in (ax.xaxis.label, ax.yaxis.label, *_left_titles(ax)):
             artist.set_fontsize(float(artist.get_fontsize()) * scale)
-    _draw(fig)
+    _lay_out(fig)
     artists = list(itertools.chain.from_iterable(map(_left_titles, fig.axes)))
     boxes = [artist.get_window_extent() for artist in artists]
     added = 0.0
@@ -238,15 +243,8 @@ def _left_titles(ax: Axes) -> list[Text]:
     return [text for text in texts if text.get_text() == title]
 
 
-def _draw(fig: Figure) -> None:
-    """Lay a figure out, so that the places of its texts are known."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # see save
-        fig.draw_without_rendering()
-
-
-def _is_collapsed(fig: Figure) -> bool:
-    """Return whether labels leave no room for the axes."""
+def _lay_out(fig: Figure) -> bool:
+    """Place the texts of a figure; return whether they leave no room for the axes."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         fig.draw_without_rendering()
@@ -255,7 +253,7 @@ def _is_collapsed(fig: Figure) -> bool:
 
 def overlapping_texts(fig: Figure) -> list[tuple[str, str]]:
     """Return the pairs of texts of a figure that overlap. Slanted texts are left out."""
-    _draw(fig)
+    _lay_out(fig)
     outside = set(itertools.chain.from_iterable(map(_labels_outside, fig.axes)))
     artists = []
     for text in fig.findobj(Text):
@@ -310,14 +308,15 @@ def sanitize_label(text: str, width: int = 40) -> str:
 
 
 def sanitize_names(
-    names: Sequence[str], width: int, numbers: Sequence[int] | None = None
+    names: Sequence[str], width: int, rows: Iterable[int] | None = None
 ) -> list[str]:
-    """Sanitize the names of different things; those that look alike get their numbers in front.
+    """Sanitize the names of some rows; names that look alike get the number of their row in front.
 
     >>> sanitize_names(["crane", "cock", "crane"], 20)
     ['0: crane', 'cock', '2: crane']
     """
-    return distinct_names([sanitize_label(name, width) for name in names], numbers)
+    numbers = list(range(len(names)) if rows is None else rows)
+    return distinct_names([sanitize_label(names[number], width) for number in numbers], numbers)
 
 
 def line_style(i: int) -> dict[str, Any]:
@@ -331,11 +330,7 @@ def line_style(i: int) -> dict[str, Any]:
 
 
 def add_legend(fig: Figure, handles: Sequence[Artist], labels: Sequence[str]) -> None:
-    """Add a legend below the axes; the figure grows to make room for it.
-
-    Labels that look alike get their numbers in front. Of more than 60 labels, it states how many
-    are left out.
-    """
+    """Add a legend of at most 60 labels below the axes; the figure grows to make room for it."""
     labels = sanitize_names(labels[:MAX_LEGEND], 76)
     if len(handles) > MAX_LEGEND:
         labels[-1] = f"… and {len(handles) - MAX_LEGEND + 1:,} more"
@@ -357,10 +352,7 @@ def _legend_columns(labels: Sequence[str], width: float) -> int:
 
 
 def name_rows(ax: Axes, y: Floats, names: Sequence[str], pad: float, **style: Any) -> None:
-    """Name rows at rising `y` from 0, the first at the top, without ticks and lines at them.
-
-    `pad` is the room before the first and after the last row.
-    """
+    """Name rows at rising `y` from 0, the first at the top, with room before and after them."""
     ax.set_yticks(y, names, **style)
     ax.tick_params(axis="y", length=0)
     ax.set_ylim(y.max(initial=0) + pad, -pad)
@@ -368,16 +360,9 @@ def name_rows(ax: Axes, y: Floats, names: Sequence[str], pad: float, **style: An
 
 
 def dodge(number: int, count: int, step: float, room: float) -> float:
-    """Return how far to move the points of a series aside, so that its bars are apart from others.
+    """Return how far to move a series aside, so that its bars are apart from the others'.
 
-    Parameters
-    ----------
-    number, count : int
-        Of the series: `number` is from 0.
-    step : float
-        Distance between series.
-    room : float
-        The most that all series may take; then the step is smaller.
+    Series are a step apart, or less where all of them would take more than the room.
     """
     if count > 1:
         step = min(step, room / (count - 1))
@@ -392,12 +377,7 @@ def use_plain_numbers(axis: Axis) -> None:
 
 
 def format_of(path: str | Path) -> str:
-    """Return the format that a picture's name ends in.
-
-    Raises
-    ------
-    UsageError
-        If the name ends in none of the formats.
+    """Return the format that a picture's name ends in; refuse others with a `UsageError`.
 
     >>> format_of("tau.PNG")
     'png'
@@ -421,7 +401,6 @@ def save(
 
     Parameters
     ----------
-    fig : Figure
     path : path
         Opened only once the picture is complete.
     format : {"png", "jpg", "webp", "svg", "pdf"}, optional

@@ -25,7 +25,7 @@ from clipkit.datasets.remote import is_url
 from clipkit.features import FeatureFile, Int64, Split, open_file
 from clipkit.features.annotations import read_annotations
 from clipkit.features.history import dataset_entries
-from clipkit.plots.panels import Nearest
+from clipkit.plots.images import Nearest
 from clipkit.report.blocks import Page
 from clipkit.report.nearest import find_nearest
 from clipkit.report.predictions import (

@@ -22,7 +22,7 @@ from PIL import Image
 from clipkit.base import console, files
 from clipkit.base.errors import ClipkitError
 from clipkit.features import FeatureFile
-from clipkit.plots import panels
+from clipkit.plots.attributes import draw_attributes
 from clipkit.report.blocks import (
     Bar,
     Block,
@@ -242,7 +242,7 @@ def _draw(result: FeatureFile) -> tuple[str, int, int]:
     """Draw a result of `attributes` as SVG; return a data URI, and width and height in pixels."""
     from clipkit import plots  # loads matplotlib
 
-    figure, source = panels.draw_attributes(result)
+    figure, source = draw_attributes(result)
     plots.finish(figure, source)
     with files.temporary_folder() as folder:
         plots.save(figure, folder / "picture.svg")

@@ -11,7 +11,7 @@ from clipkit.analysis import similarity
 from clipkit.base.errors import ClipkitError
 from clipkit.features import FeatureFile
 from clipkit.features.compatibility import matching_split
-from clipkit.plots.panels import Nearest, nearest_rows
+from clipkit.plots.images import Nearest, nearest_rows
 from clipkit.report.predictions import ImagePredictions
 
 MAX_PROMPTS = 32

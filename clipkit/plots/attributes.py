@@ -1,0 +1,178 @@
+"""Dots in rows: the recall of attributes, and what permuting each prompt costs a probe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike, NDArray
+
+from clipkit.analysis import results
+from clipkit.features import FeatureFile
+from clipkit.plots import style
+from clipkit.plots.style import Drawn, Floats, clipkit_style
+
+ROW_INCHES, PROMPT_INCHES = 0.42, 0.24
+MOST_PROMPTS = 30
+LEGEND = {
+    "zeroshot": "zero-shot, by words",
+    "probe": "probe",
+    "random": "random directions",
+    "control": "untrained control",
+}
+
+
+class Dots(NamedTuple):
+    """One kind of number of A rows, as fractions, with the ends of its lines."""
+
+    values: ArrayLike
+    low: ArrayLike
+    high: ArrayLike
+
+
+class _Look(NamedTuple):
+    color: str
+    marker: str
+    size: float
+    offset: float  # in rows, so that equal numbers stay apart
+
+
+# By the order of the series; the first is drawn last, above the others.
+LOOKS = (
+    _Look(style.PALETTE[0], "o", 7, -0.3),
+    _Look(style.PALETTE[6], "s", 6, -0.1),
+    _Look(style.PALETTE[2], "D", 5, 0.1),
+    _Look(style.PALETTE[1], "^", 6, 0.3),
+)
+
+
+def attribute_recalls(result: FeatureFile) -> dict[str, NDArray[Any]]:
+    """Return the columns of a result of `attributes`: `attribute` is str, all others float."""
+    names = "attribute chance reach"
+    for name in LEGEND:
+        names += f" {name} {name}_low {name}_high"
+    return results.columns_of(result, "attributes", names)
+
+
+def draw_attributes(result: FeatureFile) -> Drawn:
+    """Draw a result of `attributes`."""
+    columns = attribute_recalls(result)
+    series = {}
+    for name, label in LEGEND.items():
+        series[label] = Dots(columns[name], columns[f"{name}_low"], columns[f"{name}_high"])
+    names, title = columns["attribute"].tolist(), "Recall of each attribute"
+    figure = attributes(names, columns["chance"], series, columns["reach"], title=title)
+    split = str(results.newest_entry(result).get("eval_split"))
+    return figure, results.source_label(result, split)
+
+
+@clipkit_style
+def attributes(
+    names: Sequence[str],
+    chance: ArrayLike,
+    series: Mapping[str, Dots],
+    reach: ArrayLike,
+    *,
+    title: str | None = None,
+) -> Figure:
+    """Draw a line per attribute, from chance to 100 %, with up to four kinds of numbers on it.
+
+    Attributes come by falling reach, which is written beside them; those without it come last.
+
+    Parameters
+    ----------
+    names : sequence of A str
+    chance : array (A,)
+        Fractions.
+    series : mapping of str to Dots
+        Legend text -> fractions. Those without a number are left out.
+    reach : array (A,)
+        NaN where it is not defined.
+    """
+    reached = np.asarray(reach, np.float64)
+    order = np.argsort(-np.nan_to_num(reached, nan=-np.inf), kind="stable")
+    y = np.arange(len(order), dtype=np.float64)
+    at_chance = 100 * np.asarray(chance, np.float64)[order]
+    fig, ax = style.new_axes(7.0, ROW_INCHES * len(order) + 0.9, title)
+    ax.hlines(y, at_chance, 100, color="#cccccc", linewidth=1.0, zorder=1)
+    handles: list[Artist] = [
+        *ax.plot(at_chance, y, "|", color=style.GREY, ms=13, mew=1.8, zorder=2)
+    ]
+    labels = ["chance"]
+    for number, (label, dots) in enumerate(series.items()):
+        if np.isfinite(np.asarray(dots.values)).any():
+            handles.append(_draw_dots(ax, y, dots, order, LOOKS[number], zorder=9 - number))
+            labels.append(label)
+    style.name_rows(ax, y, style.sanitize_names(names, 28, order), 0.6, fontsize=9.5)
+    ax.set_xlim(0, 101)
+    ax.set_xlabel("mean recall per value (%)")
+    fact = "lines: 95 % intervals; of random directions and controls, the range"
+    ax.set_title(fact, loc="left", color=style.GREY)
+    if np.isfinite(reached).any():
+        _write_reach(ax, y, reached[order])
+    style.add_legend(fig, handles, labels)
+    return fig
+
+
+def _draw_dots(
+    ax: Axes, y: Floats, dots: Dots, order: NDArray[np.int64], look: _Look, zorder: int
+) -> Artist:
+    values, low, high = 100 * np.asarray(dots, np.float64)[:, order]
+    y = y + look.offset
+    ax.hlines(y, low, high, color=look.color, linewidth=1.6, zorder=zorder)
+    marks: dict[str, Any] = {"color": look.color, "ms": look.size, "mec": "white", "mew": 0.5}
+    (line,) = ax.plot(values, y, look.marker, zorder=zorder, **marks)
+    return line
+
+
+def _write_reach(ax: Axes, y: Floats, reach: Floats) -> None:
+    """Write the reach of each row at the right edge."""
+    place = ax.get_yaxis_transform()
+    ax.text(1.02, -0.75, "reach", transform=place, fontsize=9, color=style.GREY, va="bottom")
+    for position, value in zip(y, reach, strict=True):
+        text = "–" if np.isnan(value) else f"{value:.2f}"
+        ax.text(1.02, position, text, transform=place, fontsize=9, va="center")
+
+
+def draw_importance(result: FeatureFile) -> Drawn:
+    """Draw a result of `importance`, of prompts or of groups of prompts."""
+    noun = "group" if "group" in result.runs else "prompt"
+    columns = results.columns_of(result, "importance", f"{noun} split acc1 cost low high changed")
+    for name in ("acc1", "cost", "low", "high"):
+        results.check_finite(result, name)
+    costs = Dots(columns["cost"], columns["low"], columns["high"])
+    title = f"What the probe relies on (accuracy {100 * columns['acc1'][0]:.1f} %)"
+    figure = importance(columns[noun].tolist(), costs, noun=noun, title=title)
+    return figure, results.source_label(result, str(columns["split"][0]))
+
+
+@clipkit_style
+def importance(
+    names: Sequence[str], costs: Dots, *, noun: str = "prompt", title: str | None = None
+) -> Figure:
+    """Draw the accuracy that permuting each of K prompts costs, for the 30 largest costs.
+
+    Parameters
+    ----------
+    names : sequence of K str
+    costs : Dots
+        Fractions with the ends of their 95 % intervals.
+    noun : str
+        What a name stands for: a prompt or a group.
+    """
+    order = np.argsort(-np.asarray(costs.values, np.float64), kind="stable")[:MOST_PROMPTS]
+    y = np.arange(len(order), dtype=np.float64)
+    fig, ax = style.new_axes(7.5, PROMPT_INCHES * len(order) + 1.1, title)
+    ax.axvline(0, color=style.GREY, linewidth=1.0, zorder=1)
+    _draw_dots(ax, y, costs, order, LOOKS[0]._replace(offset=0.0, size=5), zorder=3)
+    style.name_rows(ax, y, style.sanitize_names(names, 44, order), 0.6, fontsize=9)
+    ax.set_xlabel(f"accuracy lost if the {noun} is permuted (points)")
+    fact = "lines: 95 % intervals over images"
+    if len(names) > len(order):
+        fact += f"; {len(names) - len(order):,} more {noun}s cost less"
+    ax.set_title(fact, loc="left", color=style.GREY)
+    return fig

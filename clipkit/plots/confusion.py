@@ -1,0 +1,252 @@
+"""Confusion matrices, clusters as such a matrix, and the F1 per class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
+
+from clipkit.analysis import metrics, results
+from clipkit.features import FeatureFile
+from clipkit.plots import heatmap, style
+from clipkit.plots.style import Drawn, Floats, clipkit_style
+
+MAX_BARS = 30  # of more classes, the best and the worst half as many are shown
+
+
+def _read_predictions(
+    result: FeatureFile, split: str | None, run: int | None, groups: str | None
+) -> tuple[results.Predictions, str]:
+    """Return the predictions of a run, by groups if a file names them, and what they are of."""
+    scored = results.predictions(result, split, run)
+    source = results.source_label(result, results.choose_split(result, split))
+    if groups is not None:
+        scored = results.group_classes(scored, results.read_groups(groups, scored.class_names))
+    return scored, source
+
+
+def draw_confusion(
+    result: FeatureFile, split: str | None, run: int | None, groups: str | None
+) -> Drawn:
+    """Draw the confusion matrix of a run of `probe` or `zeroshot`."""
+    scored, source = _read_predictions(result, split, run, groups)
+    matrix = results.count(scored)
+    counts, names, by_class = matrix.counts, matrix.class_names, matrix.class_accuracy
+    of = "" if groups is None else " of groups"
+    title = f"Confusion{of} ({matrix.label})"
+    return confusion(counts, names, class_accuracy=by_class, title=title), source
+
+
+@clipkit_style
+def confusion(
+    counts: ArrayLike,
+    class_names: Sequence[str],
+    *,
+    class_accuracy: float | None = None,
+    title: str | None = None,
+) -> Figure:
+    """Draw a confusion matrix in percent of each true class, with accuracy and N above it.
+
+    With up to 20 classes, cells hold their percentages; zeros are left blank. Colours follow the
+    square root, so that a confusion of 2 % is visible.
+
+    Parameters
+    ----------
+    counts : array (C, C) int
+        Images of true class i predicted as class j.
+    class_names : sequence of C str
+    class_accuracy : float, optional
+        If rows and columns are groups of classes: the accuracy by class, a fraction.
+    """
+    counts = np.asarray(counts, np.float64)  # (C, C)
+    names = style.sanitize_names(class_names, 24)
+    noun, accuracy = "class", f"{100 * np.trace(counts) / max(counts.sum(), 1):.2f} %"
+    fact = f"accuracy {accuracy}"
+    if class_accuracy is not None:
+        noun = "group"
+        fact = f"accuracy by group {accuracy}, accuracy by class {100 * class_accuracy:.2f} %"
+    return _row_percentages(counts, names, names, f"predicted {noun}", fact, title, noun)
+
+
+def draw_clusters(result: FeatureFile, split: str | None, run: int) -> Drawn:
+    """Draw the clusters of a run of `cluster`."""
+    matrix = results.cluster_counts(result, split, run)
+    title = f"Clusters ({matrix.label})"
+    figure = clusters(matrix.counts, matrix.class_names, title=title)
+    return figure, results.source_label(result, results.choose_split(result, split))
+
+
+@clipkit_style
+def clusters(counts: ArrayLike, class_names: Sequence[str], *, title: str | None = None) -> Figure:
+    """Draw the percentage of each class in each cluster, with purity and N above it.
+
+    Clusters are matched to the classes with which they agree best, one to one (Hungarian method),
+    so that a clustering that equals the classes is a diagonal. The remaining clusters follow. The
+    x axis shows the clusters' numbers, each with the class that it matches.
+
+    Parameters
+    ----------
+    counts : array (C, K) int
+        Images of class i in cluster j.
+    class_names : sequence of C str
+    """
+    from scipy.optimize import linear_sum_assignment  # slow to load, and only for this
+
+    counts = np.asarray(counts, np.float64)  # (C, K)
+    rows, matched = linear_sum_assignment(-counts)
+    remaining = np.setdiff1d(np.arange(counts.shape[1]), matched)
+    order = np.concatenate([matched, remaining])
+    names = style.sanitize_names(class_names, 24)
+    labels = [str(j) for j in order]
+    for position, (i, j) in enumerate(zip(rows, matched, strict=True)):
+        if counts[i, j]:
+            labels[position] += f" ({names[i]})"
+    fact = f"purity {counts.max(axis=0).sum() / max(counts.sum(), 1):.4f}"
+    xlabel = "cluster (and the class that it matches)"
+    return _row_percentages(counts[:, order], names, labels, xlabel, fact, title)
+
+
+def _row_percentages(
+    counts: Floats,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    xlabel: str,
+    fact: str,
+    title: str | None,
+    noun: str = "class",
+) -> Figure:
+    """Draw counts in percent of their row, with the names of rows and columns, a fact and N."""
+    total = counts.sum(axis=1, keepdims=True)
+    percent = 100 * np.divide(counts, total, out=np.full_like(counts, np.nan), where=total > 0)
+    C, K = percent.shape
+    height = heatmap.axis_inches(C, 0.5, 2.2)
+    width = heatmap.axis_inches(K, 0.5, 2.2)
+    figure_width = max(width + heatmap.text_inches(rows) + 1.7, 5.0)
+    fig, ax = style.new_axes(figure_width, height + heatmap.text_inches(columns) + 0.9, title)
+    norm = PowerNorm(0.5, vmin=0, vmax=100)
+    image = heatmap.draw(fig, ax, percent, f"% of the true {noun}", cmap="Blues", norm=norm)
+    fig.axes[1].set_yticks([0, 1, 5, 10, 25, 50, 75, 100])
+    has_numbers = max(C, K) <= heatmap.MAX_NUMBERS
+    heatmap.label_cells(ax, "x", columns, width, slanted=has_numbers)
+    heatmap.label_cells(ax, "y", rows, height)
+    if not has_numbers:
+        _rule_every_tenth(ax, C, K)
+    else:
+        decimals, size = (1, 8.5) if max(C, K) <= 12 else (0, 7.5)
+        heatmap.write_numbers(ax, image, percent, decimals, size, zeros=False)
+    ax.set(xlabel=xlabel, ylabel=f"true {noun}")
+    facts = f"N = {counts.sum():,.0f}"
+    if counts.any():
+        facts = f"{fact}, {facts}"
+    if not counts.any(axis=1).all():
+        facts += " (grey: no images)"
+    ax.set_title(facts, loc="left", color=style.GREY)
+    return fig
+
+
+def _rule_every_tenth(ax: Axes, rows: int, columns: int) -> None:
+    """Draw lines that help to follow a row or a column to its name."""
+    for edge in np.arange(10, rows, 10) - 0.5:
+        ax.axhline(edge, color="#cccccc", linewidth=0.5)
+    for edge in np.arange(10, columns, 10) - 0.5:
+        ax.axvline(edge, color="#cccccc", linewidth=0.5)
+
+
+def draw_classes(
+    result: FeatureFile, split: str | None, run: int | None, groups: str | None
+) -> Drawn:
+    """Draw the F1 per class of a run of `probe` or `zeroshot`."""
+    scored, source = _read_predictions(result, split, run, groups)
+    noun = "class" if groups is None else "group"
+    labels, names = scored.labels, scored.class_names
+    figure = classes(
+        metrics.f1_per_class(labels, scored.predicted, len(names)),
+        names,
+        support=np.bincount(labels, minlength=len(names)),
+        noun=noun,
+        title=f"F1 of each {noun} ({scored.label})",
+    )
+    return figure, source
+
+
+@clipkit_style
+def classes(
+    f1: ArrayLike,
+    class_names: Sequence[str],
+    *,
+    support: ArrayLike,
+    noun: str = "class",
+    title: str | None = None,
+) -> Figure:
+    """Draw F1 per class as bars, the best first, and mark the mean of all classes.
+
+    Of more than 30 classes, the 15 best and the 15 worst are shown.
+
+    Parameters
+    ----------
+    f1 : array (C,)
+        F1 scores, 0..1. NaN (a class without images) is left out and counted.
+    class_names : sequence of C str
+    support : array (C,) int
+        Images per class, written after its name.
+    noun : {"class", "group"}
+        What the scores are of.
+    """
+    f1 = np.asarray(f1, np.float64)
+    order = np.argsort(-f1, kind="stable")[: np.isfinite(f1).sum()]  # NaN sorts last
+    omitted = max(len(order) - MAX_BARS, 0)
+    half = MAX_BARS // 2
+    rows = np.delete(order, slice(half, half + omitted)).tolist()
+    counts = np.asarray(support)
+    names = style.sanitize_names(class_names, 28, rows)
+    labels = [f"{name} ({counts[row]:,})" for name, row in zip(names, rows, strict=True)]
+    y = np.arange(len(rows), dtype=np.float64)
+    colors = [style.BLUE] * len(rows)
+    height = 0.215 * len(rows) + 0.95
+    if omitted:
+        y[half:] += 1.2  # leaves a gap between the best and the worst
+        colors[half:] = [style.VERMILLION] * half
+        height += 0.3
+
+    fig, ax = style.new_axes(7.0, height, title)
+    ax.barh(y, f1[rows], height=0.78, color=colors)
+    box = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
+    for position, value in zip(y, f1[rows], strict=True):
+        ax.text(value + 0.008, position, f"{value:.2f}", va="center", fontsize=8.5, bbox=box)
+    style.name_rows(ax, y, labels, 0.7, fontsize=9)
+    ax.set_xlim(0, 1.08)
+    ax.set_xticks(np.linspace(0, 1, 6))
+    ax.set_xlabel("F1")
+    if omitted:
+        _mark_omitted(ax, half + 0.1, f"{_counted(omitted, noun)} between")
+    _mark_mean(ax, f1, noun)
+    return fig
+
+
+def _counted(n: int, noun: str) -> str:
+    """Return `1 class` or `2 classes`."""
+    plural = {"class": "classes", "group": "groups"}
+    return f"{n} {noun if n == 1 else plural[noun]}"
+
+
+def _mark_omitted(ax: Axes, y: float, text: str) -> None:
+    ax.axhline(y, color=style.GREY, linewidth=0.8)
+    look: dict[str, Any] = {"ha": "right", "va": "center", "backgroundcolor": "white"}
+    ax.text(1.08, y, text, fontsize=8.5, color=style.GREY, **look)
+
+
+def _mark_mean(ax: Axes, f1: Floats, noun: str) -> None:
+    """Mark the mean, and state how many classes it is of and how many have no images."""
+    finite = f1[np.isfinite(f1)]
+    facts = [_counted(len(finite), noun)]
+    if len(finite):
+        ax.axvline(float(finite.mean()), color="black", linestyle="--", linewidth=1.2)
+        facts.append(f"mean F1 {finite.mean():.3f} (dashed)")
+    if len(finite) < len(f1):
+        facts.append(f"{len(f1) - len(finite)} without images left out")
+    ax.set_title(", ".join(facts), loc="left", color=style.GREY)

@@ -1,0 +1,92 @@
+"""Matrices as colours: sizes and labels of cells, the colour bar, and numbers in the cells."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from matplotlib.ticker import MaxNLocator
+
+from clipkit.plots import style
+from clipkit.plots.style import Floats
+
+CHARACTER_INCHES = 0.062  # width of a character of a 7 pt label, about
+MAX_PROMPTS = 128  # more prompts than this are numbered
+MAX_NUMBERS = 20  # with more rows or columns, cells hold no numbers
+
+
+def axis_inches(n: int, cell: float, least: float) -> float:
+    """Return the length of an axis with n cells of `cell` inches.
+
+    Beyond 7.2 inches cells shrink, to 8 pt at least; beyond 200 cells the axis does not grow.
+    """
+    return max(min(n * cell, 7.2), min(n, 200) * 0.112, least)
+
+
+def text_inches(labels: Sequence[str]) -> float:
+    """Return the width of the longest label."""
+    return max(map(style.text_width, labels), default=0) * CHARACTER_INCHES
+
+
+def label_cells(
+    ax: Axes, axis: Literal["x", "y"], names: Sequence[str], inches: float, slanted: bool = False
+) -> None:
+    """Label the cells of an axis `inches` long; where they are too dense, every k-th."""
+    cell_points = inches * 72 / len(names)
+    size = min(9.0, max(6.0, 0.85 * cell_points))
+    ticks = range(0, len(names), math.ceil(1.05 * size / cell_points))
+    labels = [names[i] for i in ticks]
+    if axis == "y":
+        ax.set_yticks(ticks, labels, fontsize=size)
+    elif slanted:
+        ax.set_xticks(ticks, labels, fontsize=size, rotation=45, ha="right", rotation_mode="anchor")
+    else:
+        ax.set_xticks(ticks, labels, fontsize=size, rotation=90)
+
+
+def draw(fig: Figure, ax: Axes, values: Floats, label: str, **look: Any) -> AxesImage:
+    """Draw a matrix and its colour bar. Cells without a value are grey."""
+    masked = np.ma.masked_invalid(values)
+    image = ax.imshow(masked, aspect="auto", interpolation="nearest", **look)
+    ax.set_facecolor("#cccccc")
+    ax.grid(False)
+    ax.spines[:].set_visible(False)
+    ax.tick_params(length=2, color=style.GREY)
+    shrink = min(1.0, 5 / fig.get_figheight())
+    bar = fig.colorbar(image, ax=ax, label=label, shrink=shrink, aspect=22, pad=0.02, anchor=(0, 1))
+    bar.outline.set_visible(False)
+    bar.ax.yaxis.set_major_locator(MaxNLocator(6))
+    style.use_plain_numbers(bar.ax.yaxis)
+    return image
+
+
+def write_numbers(
+    ax: Axes, image: AxesImage, values: Floats, decimals: int, size: float, zeros: bool = True
+) -> None:
+    """Write each value into its cell, in black or white, whichever is legible on its colour."""
+    colors = np.asarray(image.to_rgba(values))  # (R, S, 4)
+    is_light = colors[..., :3] @ np.array([0.299, 0.587, 0.114]) > 0.55
+    for i, j in np.ndindex(*values.shape):
+        value = values[i, j]
+        if not np.isfinite(value) or (value == 0 and not zeros):
+            continue
+        box = {"facecolor": colors[i, j], "edgecolor": "none", "pad": 1.0}  # hides isolines
+        ink = "black" if is_light[i, j] else "white"
+        text = f"{value:.{decimals}f}"
+        ax.text(j, i, text, ha="center", va="center", fontsize=size, color=ink, bbox=box)
+
+
+def limits(values: Floats) -> tuple[float, float]:
+    """Return the least and largest finite value, moved apart if they are equal."""
+    finite = values[np.isfinite(values)]
+    if not finite.size:
+        return 0.0, 1.0
+    low, high = float(finite.min()), float(finite.max())
+    if high - low <= 1e-9:
+        return low - 1e-3, high + 1e-3
+    return low, high

@@ -1,0 +1,215 @@
+"""Cosines with prompts: of images and class means as dots, and of all classes as a heatmap."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import ArrayLike, NDArray
+
+from clipkit.analysis import results
+from clipkit.analysis import similarity as cosine
+from clipkit.base.errors import ClipkitError, unknown
+from clipkit.base.names import distinct_names
+from clipkit.features import FeatureFile
+from clipkit.plots import heatmap, style
+from clipkit.plots.style import Drawn, Floats, clipkit_style
+
+MAX_ROWS = 40  # of more prompts, those that differ the most are drawn
+MAX_MEANS = 1 << 24  # of classes x prompts: 128 MiB
+FEW_CLASSES = 5
+
+
+def draw_cosines(
+    file: FeatureFile,
+    split: str | None,
+    images: Sequence[str],
+    classes: Sequence[str],
+    prompts: Sequence[str],
+) -> Drawn:
+    """Draw the cosines of images, and the mean cosines of classes, with prompts."""
+    cosines, labels = cosine_lines(file, split, images, classes)
+    columns = choose_prompts(file, prompts)
+    texts = [(file.texts or [])[column] for column in columns]
+    figure = logits(cosines[:, columns], labels, texts, title="Cosine with prompts")
+    return figure, results.source_label(file, results.choose_split(file, split))
+
+
+def cosine_lines(
+    file: FeatureFile,
+    split: str | None = None,
+    images: Sequence[str] = (),
+    classes: Sequence[str] = (),
+) -> tuple[Floats, list[str]]:
+    """Return cosines (M, K) of images, by their ids, and of classes, and M labels.
+
+    If neither are given, the first five classes are selected. Of a name, all classes are.
+    """
+    split = results.choose_split(file, split)
+    ids = file.splits[split].ids
+    cosines = np.asarray(file.cosines(split))
+    lines, labels = [], []
+    for image in images:
+        if image not in ids:
+            raise unknown(f"image of {split}", image, ids)
+        lines.append(cosines[ids.index(image)])
+        labels.append(image)
+    if classes or not images:
+        class_of = results.labels_of(file, split)
+        names = results.class_names(file, int(class_of.max()))
+        distinct = distinct_names(names)
+        for c in _select_classes(names, classes):
+            mean = np.full(cosines.shape[1], np.nan)
+            if (class_of == c).any():
+                mean = cosines[class_of == c].mean(axis=0, dtype=np.float64)
+            lines.append(mean)
+            labels.append(f"mean of {distinct[c]}")
+    return np.stack(lines), labels
+
+
+def choose_prompts(file: FeatureFile, prompts: Sequence[str] = ()) -> list[int]:
+    """Return the columns of prompts, given by their texts; by default all."""
+    texts = file.texts or []
+    for prompt in prompts:
+        if prompt not in texts:
+            raise unknown(f"prompt of {file.display_name}", prompt, texts)
+    return [texts.index(prompt) for prompt in prompts] or list(range(len(texts)))
+
+
+def _select_classes(names: Sequence[str], selected: Sequence[str]) -> list[int]:
+    numbers: list[int] = []
+    for name in selected:
+        if name not in names:
+            raise unknown("class", name, names)
+        numbers += np.flatnonzero(np.array(names) == name).tolist()
+    return numbers or list(range(len(names)))[:FEW_CLASSES]
+
+
+@clipkit_style
+def logits(
+    cosines: ArrayLike, labels: Sequence[str], texts: Sequence[str], *, title: str | None = None
+) -> Figure:
+    """Draw a row per prompt, with a dot at the cosine of each image or class mean.
+
+    Of more than 40 prompts, those are drawn in which the images or classes differ the most; for a
+    single image or class, those with the highest cosines.
+
+    Parameters
+    ----------
+    cosines : array (M, K)
+    labels : sequence of M str
+        What each series of dots is: an image's id, a class's name.
+    texts : sequence of K str
+    """
+    values = np.asarray(cosines, np.float64)
+    M, K = values.shape
+    rows = _most_different(values)
+    prompts = style.sanitize_names(texts, 48, rows.tolist())
+    row_inches = min(0.15 + 0.022 * M, 0.5)
+    fig, ax = style.new_axes(7.5, row_inches * len(rows) + 0.8, title)
+    y = np.arange(len(rows), dtype=np.float64)
+    ax.hlines(y + 0.5, 0, 1, transform=ax.get_yaxis_transform(), color="#eeeeee", linewidth=0.6)
+    handles: list[Artist] = []
+    for i, series in enumerate(values[:, rows]):
+        look = {**style.line_style(i), "linestyle": "none", "markersize": 5.5}
+        offset = style.dodge(i, M, 0.14, 0.66)
+        handles += ax.plot(series, y + offset, markeredgecolor="white", mew=0.4, **look)
+    style.name_rows(ax, y, prompts, 0.5, fontsize=9)
+    style.use_plain_numbers(ax.xaxis)
+    ax.set_xlabel("cosine similarity")
+    if len(rows) < K:
+        choice = "largest differences" if M > 1 else "highest cosines"
+        ax.set_title(f"{len(rows)} of {K:,} prompts: the {choice}", loc="left", color=style.GREY)
+    style.add_legend(fig, handles, style.sanitize_names(labels, 32))
+    return fig
+
+
+def _most_different(values: Floats) -> NDArray[np.int64]:
+    """Return the columns to draw of (M, K) values, at most 40, in their order."""
+    M, K = values.shape
+    if K <= MAX_ROWS:
+        return np.arange(K)
+    size = values[0]
+    if M > 1:
+        filled = np.ma.masked_invalid(values)
+        size = np.ma.filled(filled.max(axis=0) - filled.min(axis=0), -np.inf)
+    largest = np.argsort(-np.nan_to_num(size, nan=-np.inf), kind="stable")[:MAX_ROWS]
+    return np.sort(largest)
+
+
+def draw_similarity(file: FeatureFile, split: str | None, centred: bool) -> Drawn:
+    """Draw the mean cosines of the classes of logits."""
+    means, names = class_means(file, split)
+    title = "Mean cosine of each class with each prompt"
+    figure = similarity(means, names, file.texts or [], centred=centred, title=title)
+    return figure, results.source_label(file, results.choose_split(file, split))
+
+
+def class_means(file: FeatureFile, split: str | None = None) -> tuple[Floats, list[str]]:
+    """Return the mean cosine of each class with each prompt (C, K), and the class names (C).
+
+    NaN stands for a class without images.
+    """
+    split = results.choose_split(file, split)
+    labels = results.labels_of(file, split)
+    C, K = results.class_count(file, int(labels.max())), len(file.texts or [])
+    if C > results.MAX_CLASSES or C * K > MAX_MEANS:
+        raise ClipkitError(
+            f"{file.display_name}: expected at most {results.MAX_CLASSES:,} classes and "
+            f"{MAX_MEANS:,} means, got {C:,} classes x {K:,} prompts"
+        )
+    names = results.class_names(file, C - 1)
+    return cosine.class_means(file.cosines(split), labels, C), names
+
+
+@clipkit_style
+def similarity(
+    means: ArrayLike,
+    class_names: Sequence[str],
+    texts: Sequence[str],
+    *,
+    centred: bool = False,
+    title: str | None = None,
+) -> Figure:
+    """Draw a heatmap of the mean cosine of each class's images with each prompt, one row a prompt.
+
+    Parameters
+    ----------
+    means : array (C, K)
+    class_names : sequence of C str
+    texts : sequence of K str
+        Prompts; above 128 they are numbered from 0 instead.
+    centred : bool
+        Show each prompt's difference from its mean over classes, on a diverging scale. Prompts
+        usually differ more from one another than classes do on one prompt; this shows the classes.
+    """
+    cosines = np.asarray(means, np.float64).T  # (K, C)
+    K, C = cosines.shape
+    names = style.sanitize_names(class_names, 24)
+    width = heatmap.axis_inches(C, 0.4, 2.5)
+    prompts, height = [], 12.0
+    if K <= heatmap.MAX_PROMPTS:
+        prompts, height = style.sanitize_names(texts, 40), heatmap.axis_inches(K, 0.2, 2.4)
+    figure_width = max(width + heatmap.text_inches(prompts) + 2.0, 5.0)
+    fig, ax = style.new_axes(figure_width, height + heatmap.text_inches(names) + 0.6, title)
+    label, colours = "mean cosine similarity", "viridis"
+    low, high = heatmap.limits(cosines)
+    if centred:
+        mean = np.ma.masked_invalid(cosines).mean(axis=1, keepdims=True)
+        cosines = cosines - mean.filled(np.nan)
+        label, colours = "cosine − the prompt's mean", "RdBu_r"
+        high = max(map(abs, heatmap.limits(cosines)))
+        low = -high
+    heatmap.draw(fig, ax, cosines, label, cmap=colours, vmin=low, vmax=high)
+    heatmap.label_cells(ax, "x", names, width, slanted=C <= heatmap.MAX_NUMBERS)
+    ax.set_xlabel("class")
+    if prompts:
+        heatmap.label_cells(ax, "y", prompts, height)
+        ax.set_ylabel("prompt")
+    else:
+        ax.yaxis.set_major_locator(MaxNLocator(24, steps=[1, 2, 5, 10]))
+        ax.set_ylabel("number of the prompt, from 0")
+    return fig

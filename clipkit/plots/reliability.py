@@ -1,0 +1,93 @@
+"""Accuracy against confidence, beside what a calibrated model would show."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from clipkit.analysis import calibration
+from clipkit.analysis.metrics import Reliability
+from clipkit.features import FeatureFile
+from clipkit.plots import style
+from clipkit.plots.entropy import counted_source
+from clipkit.plots.style import Drawn, clipkit_style
+
+PANELS = 3  # side by side
+
+
+def draw_reliability(
+    file: FeatureFile,
+    split: str,
+    temperatures: Sequence[float],
+    bins: int,
+    notes: Mapping[float, str],
+) -> Drawn:
+    """Draw the calibration of logits with labels, by default at the file's temperature."""
+    taus = temperatures or [file.default_temperature]
+    diagrams = calibration.reliability(file, split, taus, bins)
+    figure = reliability(diagrams, notes=notes, title="Accuracy against confidence")
+    return figure, counted_source(file, split)
+
+
+@clipkit_style
+def reliability(
+    diagrams: Mapping[float, Reliability],
+    *,
+    notes: Mapping[float, str] | None = None,
+    title: str | None = None,
+) -> Figure:
+    """Draw accuracy against confidence, one panel per temperature.
+
+    Each point is a bin of as many images as the others. A calibrated model's points lie on the
+    dashed diagonal, and 95 % of them within the grey band. Below the diagonal, the model is
+    overconfident.
+
+    Parameters
+    ----------
+    diagrams : mapping of float to Reliability
+        Temperature -> see `metrics.reliability`. At least one.
+    notes : mapping of float to str, optional
+        Temperature -> what to write after it, `fitted on train` for example.
+    """
+    columns = min(len(diagrams), PANELS)
+    rows = math.ceil(len(diagrams) / columns)
+    fig = style.new_figure(max(3.2 * columns, 4.6), 3.8 * rows, title)
+    axes = fig.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+    for ax in axes.flat[len(diagrams) :]:
+        ax.remove()
+    handles: list[Artist] = []
+    for ax, (tau, diagram) in zip(axes.flat, diagrams.items(), strict=False):
+        handles = _draw_reliability(ax, diagram)
+        name = f"τ = {tau:g}"
+        if notes and tau in notes:
+            name += f", {notes[tau]}"
+        ax.set_title(name, loc="left", fontweight="bold", pad=19)
+        error, null = 100 * diagram.ece, 100 * diagram.ece_null
+        facts = f"ECE {error:.1f} %, a calibrated model's {null:.1f} %"
+        ax.text(0, 1.03, facts, transform=ax.transAxes, fontsize=9, color=style.GREY)
+        ax.xaxis.set_tick_params(labelbottom=True)
+        ax.set_xlabel("confidence max p (%)")
+    for ax in axes[:, 0]:
+        ax.set_ylabel("accuracy (%)")
+    labels = ["images, in bins of equal size", "calibrated", "95 % of calibrated models"]
+    style.add_legend(fig, handles, labels)
+    return fig
+
+
+def _draw_reliability(ax: Axes, diagram: Reliability) -> list[Artist]:
+    confidence = 100 * diagram.confidence
+    low, high = 100 * diagram.low, 100 * diagram.high
+    band = ax.fill_between(confidence, low, high, color="#cccccc", linewidth=3)
+    (diagonal,) = ax.plot([0, 100], [0, 100], color="black", linestyle="--", linewidth=1.2)
+    (points,) = ax.plot(confidence, 100 * diagram.accuracy, "o-", color=style.BLUE, markersize=5)
+    ax.set_aspect("equal")
+    ticks = np.linspace(0, 100, 5)
+    ax.set(xlim=(-3, 103), ylim=(-3, 103), xticks=ticks, yticks=ticks)
+    ax.text(5, 95, "underconfident", color=style.GREY, fontsize=8.5)
+    ax.text(98, 1, "overconfident", color=style.GREY, fontsize=8.5, ha="right")
+    return [points, diagonal, band]

@@ -1,0 +1,153 @@
+"""Accuracy of few-shot probes against the labelled images per class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
+from numpy.typing import ArrayLike
+
+from clipkit.analysis import metrics, results
+from clipkit.base.errors import ClipkitError
+from clipkit.features import FeatureFile, Split
+from clipkit.features.compatibility import matching_split
+from clipkit.plots import style
+from clipkit.plots.style import Drawn, clipkit_style
+from clipkit.plots.temperature import name_curves
+
+
+class ShotCurve(NamedTuple):
+    """One curve of `shots`: accuracies (S,) of draws, as fractions, by images per class (S,)."""
+
+    label: str
+    shots: ArrayLike
+    mean: ArrayLike
+    low: ArrayLike
+    high: ArrayLike
+
+
+def draw_shots(probes: Sequence[FeatureFile], zeroshot: FeatureFile | None) -> Drawn:
+    """Draw results of `probe --shots`, and as a line the accuracy of zero-shot classification."""
+    curves = shot_curves(probes)
+    source = results.sources_label(probes, list(map(_scored_split, probes)))
+    line = None
+    if zeroshot is not None:
+        line = zeroshot_line(zeroshot, probes[0], curves[0])
+    return shots(curves, line, title="Labelled images per class"), source
+
+
+def _scored_split(probe: FeatureFile) -> str:
+    """Return the last split that a probe was scored on: the one that nothing was chosen on."""
+    return str(probe.runs["eval_split"][-1])
+
+
+def shot_curves(probes: Sequence[FeatureFile]) -> list[ShotCurve]:
+    """Return a curve for each result of `probe --shots`, classifier, C and temperature."""
+    columns = "shots classifier C temperature eval_split acc1"
+    draws: dict[tuple[int, str], list[results.Row]] = {}
+    for number, probe in enumerate(probes):
+        results.columns_of(probe, "probe --shots", columns)
+        results.check_finite(probe, "acc1")
+        results.check_finite(probe, "shots", low=1)
+        split = _scored_split(probe)
+        for row in probe.runs_on(split):
+            label = ", ".join([*results.run_settings(row), f"on {split}"])
+            draws.setdefault((number, label), []).append(row)
+    labels = name_curves(probes, list(draws))
+    curves = []
+    for label, rows in zip(labels, draws.values(), strict=True):
+        shots = np.array(results.column(rows, "shots")).astype(int)
+        accuracies = np.array(results.column(rows, "acc1"))
+        counts = np.unique(shots).tolist()
+        points = []
+        for n in counts:
+            of_draws = accuracies[shots == n]
+            points.append((of_draws.mean(), of_draws.min(), of_draws.max()))
+        mean, low, high = np.transpose(points).tolist()
+        curves.append(ShotCurve(label, counts, mean, low, high))
+    return curves
+
+
+def zeroshot_line(zeroshot: FeatureFile, probe: FeatureFile, curve: ShotCurve) -> tuple[float, str]:
+    """Return the accuracy of zero-shot classification, and what it is worth in labelled images.
+
+    That is where the curve crosses it, on a logarithmic scale of images. Refuse a result of other
+    images than the probe's.
+    """
+    scored = _scored_split(probe)
+    accuracy = _accuracy_on(zeroshot, probe, scored) if scored in probe.splits else None
+    if accuracy is None:
+        raise ClipkitError(
+            f"{zeroshot.display_name}: expected zero-shot predictions of the images of "
+            f"{probe.display_name}, got others"
+        )
+    shots, means = np.asarray(curve.shots, np.float64), np.asarray(curve.mean)
+    above = np.flatnonzero(means >= accuracy)
+    if not len(above):
+        worth = f"more than {shots[-1]:g}"
+    elif above[0] == 0:
+        worth = f"at most {shots[0]:g}"
+    else:
+        last = above[0]
+        part = (accuracy - means[last - 1]) / (means[last] - means[last - 1])
+        crossing = shots[last - 1] * (shots[last] / shots[last - 1]) ** part
+        worth = f"{crossing:.1f}"
+    label = f"zero-shot, {100 * accuracy:.1f} %: worth {worth} labelled images per class"
+    return accuracy, label
+
+
+def _accuracy_on(result: FeatureFile, other: FeatureFile, name: str) -> float | None:
+    """Return the accuracy of the first run on a split of another result; None if it lacks rows."""
+    split = result.splits.get(matching_split(result, other, name) or "", Split())
+    row_of = {row_id: row for row, row_id in enumerate(split.ids)}
+    ids = other.splits[name].ids
+    if split.labels is None or split.predicted is None or not row_of.keys() >= set(ids):
+        return None
+    rows = [row_of[row_id] for row_id in ids]
+    return metrics.accuracy(split.labels[rows], split.predicted[0, rows])
+
+
+@clipkit_style
+def shots(
+    curves: Sequence[ShotCurve],
+    zeroshot: tuple[float, str] | None = None,
+    *,
+    title: str | None = None,
+) -> Figure:
+    """Draw accuracy against labelled images per class, with the range of the draws.
+
+    The points of several curves at one number of images are moved apart.
+
+    Parameters
+    ----------
+    curves : sequence of ShotCurve
+    zeroshot : (float, str), optional
+        Accuracy of the zero-shot classification, a fraction, and its legend text.
+    """
+    fig, ax = style.new_axes(7.0, 3.8, title)
+    handles: list[Artist] = []
+    for i, curve in enumerate(curves):
+        low, mean, high = 100 * np.array([curve.low, curve.mean, curve.high])
+        x = np.asarray(curve.shots) * 2 ** style.dodge(i, len(curves), 0.05, 0.5)
+        handles += ax.plot(x, mean, **style.line_style(i))
+        ax.vlines(x, low, high, color=style.line_style(i)["color"], linewidth=1.6)
+    labels = [style.sanitize_label(curve.label, 76) for curve in curves]
+    if zeroshot is not None:
+        handles.append(ax.axhline(100 * zeroshot[0], color="black", linestyle="--"))
+        labels.append(zeroshot[1])
+    ax.set_xscale("log", base=2)
+    ticks = np.unique(np.concatenate([curve.shots for curve in curves])).astype(int)
+    ax.set_xticks(ticks, list(map(str, ticks)))
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.set_ylim(0)
+    ax.set(xlabel="labelled images per class (log scale)", ylabel="accuracy (%)")
+    facts = "points: mean of the draws; bars: their range"
+    if len(curves) > 1:
+        facts += "; points at one number are set apart"
+    ax.set_title(facts, loc="left", color=style.GREY)
+    style.add_legend(fig, handles, labels)
+    return fig

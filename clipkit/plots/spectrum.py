@@ -1,0 +1,83 @@
+"""Singular values of prompt sets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
+from numpy.typing import ArrayLike
+
+from clipkit.analysis import results, similarity
+from clipkit.base.errors import UsageError
+from clipkit.features import FeatureFile
+from clipkit.features.history import provenance
+from clipkit.plots import style
+from clipkit.plots.style import Drawn, Floats, clipkit_style
+from clipkit.plots.temperature import name_curves
+
+
+def draw_spectra(texts: Sequence[FeatureFile]) -> Drawn:
+    """Draw the singular values of prompt sets."""
+    values = prompt_spectra(texts)
+    ranks = {name: similarity.effective_rank(sigma) for name, sigma in values.items()}
+    title = "Singular values of the prompts' directions"
+    return spectrum(values, ranks, title=title), results.sources_label(texts)
+
+
+def prompt_spectra(texts: Sequence[FeatureFile]) -> dict[str, Floats]:
+    """Compute the singular values of prompt sets, each named after its model, its file and size."""
+    paths = [file.display_name for file in texts]
+    names = [Path(path).stem for path in paths]
+    if len(set(paths)) < len(paths):
+        raise UsageError(f"expected files with different names, got {', '.join(names)}")
+    labels = [f"{name} ({len(file.features)})" for name, file in zip(names, texts, strict=True)]
+    models = [provenance(file).model or "no model" for file in texts]
+    if len(set(models)) > 1:
+        labels = [f"{model}: {label}" for model, label in zip(models, labels, strict=True)]
+    if len(set(labels)) < len(labels):
+        labels = name_curves(texts, list(enumerate(labels)))
+    values = [similarity.singular_values(file.features) for file in texts]
+    return dict(zip(labels, values, strict=True))
+
+
+@clipkit_style
+def spectrum(
+    values: Mapping[str, ArrayLike],
+    effective_rank: Mapping[str, float],
+    *,
+    title: str | None = None,
+) -> Figure:
+    """Draw singular values of prompt matrices on a log scale, each with its effective rank marked.
+
+    Parameters
+    ----------
+    values : mapping of str to array (min(K, D),)
+        Singular values of each prompt set; zeros are left out.
+    effective_rank : mapping of str to float
+        Of the same prompt sets.
+    """
+    fig, ax = style.new_axes(7.0, 3.8, title)
+    handles: list[Artist] = []
+    labels = []
+    for i, (name, sigma) in enumerate(values.items()):
+        falling = np.sort(np.asarray(sigma, np.float64))[::-1]
+        falling = np.where(falling > 0, falling, np.nan)
+        index = np.arange(1, len(falling) + 1)
+        look = style.line_style(i)
+        handles += ax.plot(index, falling, **{**look, "marker": ""})
+        rank = effective_rank[name]
+        labels.append(f"{style.sanitize_label(name, 52)}: effective rank {rank:.1f}")
+        height = float(np.exp(np.interp(rank, index, np.log(falling))))
+        ax.plot(rank, height, markersize=9, markeredgecolor="white", **look)
+        ax.plot([rank, rank], [0, height], color=look["color"], linewidth=1, linestyle=":")
+    ax.set_yscale("log")
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.yaxis.set_minor_formatter(NullFormatter())
+    ax.set(xlabel="index of the singular value", ylabel="singular value (log scale)")
+    ax.set_title("marks: effective rank", loc="left", color=style.GREY)
+    style.add_legend(fig, handles, labels)
+    return fig

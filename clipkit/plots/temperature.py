@@ -1,0 +1,307 @@
+"""Accuracy and entropy against temperature."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
+from numpy.typing import ArrayLike
+
+from clipkit.analysis import metrics, results
+from clipkit.base.errors import ClipkitError, unknown
+from clipkit.base.names import differing, tell_apart
+from clipkit.features import FeatureFile
+from clipkit.features.history import provenance
+from clipkit.plots import style
+from clipkit.plots.style import Drawn, Floats, clipkit_style
+
+MAX_CURVES = 100
+MAX_TICKS = 200  # more temperatures than this have no minor ticks
+COLUMNS = {"classifier", "C", "temperature", "eval_split", "acc1", "mean_entropy"}
+
+
+class Sweep:
+    """One curve of `temperature`: R temperatures and what was measured at each.
+
+    Parameters
+    ----------
+    label : str
+        Classifier, C and split, as the legend shows them.
+    tau : array (R,)
+        Temperatures, > 0, in any order.
+    accuracy, low, high : array (R,)
+        Fractions, with the ends of their intervals. NaN leaves a gap.
+    entropy : array (R,)
+        Mean entropies in nats.
+
+    Attributes
+    ----------
+    tau, percent, entropy, low, high : (R,) float64, rising in tau
+    best : (float, float) or None
+        Temperature and highest accuracy in percent; of equals, the first that was given.
+    """
+
+    MAX_LABEL = 48
+
+    def __init__(
+        self,
+        label: str,
+        tau: ArrayLike,
+        accuracy: ArrayLike,
+        entropy: ArrayLike,
+        low: ArrayLike,
+        high: ArrayLike,
+    ) -> None:
+        given, percent = np.asarray(tau, np.float64), 100 * np.asarray(accuracy, np.float64)
+        order = np.argsort(given)
+        self.label = label
+        self.tau = given[order]
+        self.percent = percent[order]
+        self.entropy = np.asarray(entropy, np.float64)[order]
+        self.low = 100 * np.asarray(low, np.float64)[order]
+        self.high = 100 * np.asarray(high, np.float64)[order]
+        self.best: tuple[float, float] | None = None
+        if not np.isnan(percent).all():
+            best = np.nanargmax(percent)
+            self.best = float(given[best]), float(percent[best])
+
+
+def draw_sweeps(files: Sequence[FeatureFile], split: str | None) -> Drawn:
+    """Draw results of `probe`; see `temperature_sweeps`."""
+    sweeps = temperature_sweeps(files, split)
+    title = "Accuracy and entropy against temperature"
+    figure = temperature(sweeps, common_prompt_count(files), title=title)
+    rows = itertools.chain.from_iterable(_rows_of_sweeps(file, split) for file in files)
+    return figure, results.sources_label(files, results.column(rows, "eval_split"))
+
+
+def temperature_sweeps(files: Sequence[FeatureFile], split: str | None = None) -> list[Sweep]:
+    """Return the accuracies of results of `probe` on logits, with Wilson's 95 % interval.
+
+    There is a curve for each classifier, C and split of each result. By default, these are the
+    splits with several runs, or all if none has: a sweep is drawn without the run that was chosen
+    from it.
+    """
+    curves: dict[tuple[int, str, str], list[results.Row]] = {}
+    for number, file in enumerate(files):
+        check_sweep(file)
+        for row in _rows_of_sweeps(file, split):
+            words = [*results.run_settings(row, numbers=["C"]), row["eval_split"]]
+            label = ", ".join(words)
+            if results.newest_entry(file).get("features") == "probs":
+                label += " (probs)"
+            key = (number, label, str(row["C"]))  # as text, NaN equals NaN
+            curves.setdefault(key, []).append(row)
+    if len(curves) > MAX_CURVES:
+        raise ClipkitError(
+            f"expected at most {MAX_CURVES} curves, got {len(curves):,}",
+            "choose a split with --split, or draw fewer files",
+        )
+    labels = name_curves(files, [(number, label) for number, label, _ in curves])
+    sweeps = []
+    for label, (number, *_), rows in zip(labels, curves, curves.values(), strict=True):
+        sweeps.append(_sweep(files[number], label, rows))
+    return sweeps
+
+
+def _rows_of_sweeps(file: FeatureFile, split: str | None) -> list[results.Row]:
+    if split is not None:
+        return rows_on(file, split)
+    rows = file.rows()
+    counts = Counter(results.column(rows, "eval_split"))
+    return [row for row in rows if counts[row["eval_split"]] > 1] or rows
+
+
+def rows_on(file: FeatureFile, split: str) -> list[results.Row]:
+    """Return the runs of a sweep that were scored on a split, which must have some."""
+    rows = file.runs_on(split)
+    if not rows:
+        splits = set(file.runs["eval_split"].tolist())
+        raise unknown(f"split of {file.display_name}", split, splits)
+    return rows
+
+
+def check_sweep(file: FeatureFile) -> None:
+    """Refuse a file that holds no sweep over temperatures."""
+    results.check_run_count(file)
+    if not COLUMNS.issubset(file.runs) or not np.isfinite(file.runs["temperature"]).all():
+        raise ClipkitError(
+            f"{file.display_name}: expected a sweep over temperatures, got a result of "
+            f"{results.newest_entry(file)['command']}",
+            "make one with: clipkit probe logits.h5 -t 1,0.5,0.07 -o probe.h5",
+        )
+
+
+def name_curves(files: Sequence[FeatureFile], curves: Sequence[tuple[int, str]]) -> list[str]:
+    """Return the labels of curves, given with the numbers of their files, so that no two are equal.
+
+    If the files differ in model, data set or prompts, these stand in front. Otherwise equal labels
+    get the file's name, with its folder if need be.
+    """
+    parts = []
+    for file in files:
+        source = provenance(file)
+        parts.append(source._replace(model=source.model or "no model")._asdict())
+    sources = [", ".join(filter(None, part.values())) for part in differing(parts)]
+    labels = [label for _, label in curves]
+    if not any(sources) and len(set(labels)) == len(labels):
+        return labels
+    paths = [Path(file.display_name).with_suffix("").parts for file in files]
+    stems = [path[-1] for path in paths]
+    with_folders = ["/".join(path[-2:]) for path in paths]
+    return tell_apart(curves, (sources, stems, with_folders), Sweep.MAX_LABEL - 1)
+
+
+def _sweep(file: FeatureFile, label: str, rows: list[results.Row]) -> Sweep:
+    names = ("temperature", "acc1", "mean_entropy")
+    taus, accuracies, entropies = [results.column(rows, name) for name in names]
+    n = len(results.scored_runs(file, rows[0]["eval_split"]).labels)
+    low, high = np.transpose([metrics.wilson(accuracy, n) for accuracy in accuracies])
+    return Sweep(label, taus, accuracies, entropies, low, high)
+
+
+def common_prompt_count(files: Sequence[FeatureFile]) -> int | None:
+    """Return K, the number of prompts that results of `probe` share; None if they differ."""
+    counts = {results.prompt_count(results.newest_entry(file).get("prompts")) for file in files}
+    return counts.pop() if len(counts) == 1 else None
+
+
+@clipkit_style
+def temperature(
+    sweeps: Sequence[Sweep], n_prompts: int | None = None, *, title: str | None = None
+) -> Figure:
+    """Draw accuracy against temperature, and below it mean entropy with its maximum ln K.
+
+    A star marks each curve's best accuracy, which the legend states; the best of all is written
+    next to its star. Temperature is on a log axis and falls to the right; the points of several
+    curves at one temperature are moved apart. Entropies that all sweeps share are drawn once.
+
+    Parameters
+    ----------
+    sweeps : sequence of Sweep
+        At least one.
+    n_prompts : int, optional
+        K; marks ln K.
+    """
+    fig = style.new_figure(7.0, 5.0, title)
+    top, bottom = fig.subplots(2, 1, sharex=True, height_ratios=[3, 2])
+    moves = _moves(sweeps)
+    handles = []
+    for i, sweep in enumerate(sweeps):
+        handles.append(_draw_accuracy(top, sweep, i, moves[i]))
+    _name_best(top, sweeps, moves)
+    facts = "bars: 95 % intervals over images; star: best"
+    if len(sweeps) > 1:
+        facts = f"{facts.replace('star', 'stars')} of each curve; points at one τ are set apart"
+    top.set_title(facts, loc="left", color=style.GREY)
+    top.set_ylabel("accuracy (%)")
+    top.margins(y=0.16)
+    style.use_plain_numbers(top.yaxis)
+    _draw_entropies(bottom, sweeps)
+    if n_prompts is not None:
+        _mark_maximum(bottom, n_prompts)
+    _set_tau_axis(bottom, np.concatenate([sweep.tau for sweep in sweeps]))
+    style.add_legend(fig, handles, [_legend_label(sweep) for sweep in sweeps])
+    return fig
+
+
+def _moves(sweeps: Sequence[Sweep]) -> list[float]:
+    """Return the factor by which the temperatures of each curve are drawn too large or small."""
+    logs = np.log(np.unique(np.concatenate([sweep.tau for sweep in sweeps])))
+    gap = float(np.diff(logs).min(initial=np.ptp(logs) or 1.0))
+    span = float(np.ptp(logs)) or 1.0
+    room = min(0.5 * gap, 0.08 * span)  # the axis ends 0.05 spans beyond the last temperature
+    n = len(sweeps)
+    shifts = [style.dodge(i, n, 0.012 * span, room) for i in range(n)]
+    return [math.exp(-shift) for shift in shifts]  # τ falls to the right
+
+
+def _draw_accuracy(ax: Axes, sweep: Sweep, i: int, move: float) -> Artist:
+    look = style.line_style(i)
+    tau, color = sweep.tau * move, look["color"]
+    (line,) = ax.plot(tau, sweep.percent, **look)
+    ax.vlines(tau, sweep.low, sweep.high, color=color, linewidth=1.2, alpha=0.7)
+    if sweep.best is not None:
+        best = (sweep.best[0] * move, sweep.best[1])
+        ax.plot(*best, "*", color=color, zorder=5, markersize=15, markeredgecolor="white")
+    return line
+
+
+def _name_best(ax: Axes, sweeps: Sequence[Sweep], moves: Sequence[float]) -> None:
+    """Write the best accuracy of all sweeps above its star and its interval."""
+    bests = []
+    for sweep, move in zip(sweeps, moves, strict=True):
+        if sweep.best is not None:
+            tau, accuracy = sweep.best
+            high = np.nanmax(np.append(sweep.high[sweep.tau == tau], accuracy))
+            bests.append((accuracy, tau * move, float(high)))
+    if bests:
+        accuracy, tau, high = max(bests, key=lambda best: best[0])
+        up = 9 if high == accuracy else 4
+        offset: dict[str, Any] = {"xytext": (0, up), "textcoords": "offset points", "va": "bottom"}
+        ax.annotate(f"{accuracy:.2f} %", (tau, high), ha="center", fontweight="bold", **offset)
+
+
+def _legend_label(sweep: Sweep) -> str:
+    if sweep.best is None:
+        return sweep.label
+    tau, accuracy = sweep.best
+    label = style.sanitize_label(sweep.label, sweep.MAX_LABEL)
+    return f"{label}: best {accuracy:.2f} % at τ = {tau:g}"
+
+
+def _draw_entropies(ax: Axes, sweeps: Sequence[Sweep]) -> None:
+    first = sweeps[0]
+    if all(_has_equal_entropy(sweep, first) for sweep in sweeps):
+        ax.plot(first.tau, first.entropy, color="black", marker="o")
+    else:
+        for i, sweep in enumerate(sweeps):
+            ax.plot(sweep.tau, sweep.entropy, **style.line_style(i))
+    ax.set_ylabel("mean entropy (nats)")
+    style.use_plain_numbers(ax.yaxis)
+
+
+def _has_equal_entropy(a: Sweep, b: Sweep) -> bool:
+    is_same_tau = np.array_equal(a.tau, b.tau)
+    return is_same_tau and np.allclose(a.entropy, b.entropy, atol=1e-9, equal_nan=True)
+
+
+def _mark_maximum(ax: Axes, n_prompts: int) -> None:
+    """Draw a line at ln K, with its name above it."""
+    maximum = math.log(n_prompts)
+    entropies = np.concatenate([np.asarray(line.get_ydata(), np.float64) for line in ax.lines])
+    lowest = float(np.nanmin(np.append(entropies, maximum)))
+    span = max(maximum - lowest, 1e-6)
+    ax.set_ylim(lowest - 0.1 * span, maximum + 0.35 * span)
+    ax.axhline(maximum, color=style.GREY, linestyle="--", linewidth=1.2)
+    text, at = f"ln {n_prompts} = {maximum:.4f}", (0.995, maximum)
+    offset: dict[str, Any] = {"xytext": (0, 3), "textcoords": "offset points", "va": "bottom"}
+    place = ("axes fraction", "data")
+    ax.annotate(text, at, xycoords=place, ha="right", color=style.GREY, fontsize=9, **offset)
+
+
+def _set_tau_axis(ax: Axes, tau: Floats) -> None:
+    """Set a log axis that falls to the right, labelled at the temperatures where there is room."""
+    tau = np.unique(tau)[::-1]  # falling
+    ax.set_xscale("log")
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    span = math.log(tau[0] / tau[-1]) or 1.0
+    labelled: list[float] = []
+    for value in tau:
+        if not labelled or math.log(labelled[-1] / value) > 0.055 * span:
+            labelled.append(float(value))
+    ax.set_xticks(labelled, [f"{value:g}" for value in labelled])
+    if len(tau) <= MAX_TICKS:
+        ax.set_xticks(tau, minor=True)
+    pad = math.exp(0.05 * span)
+    ax.set_xlim(tau[0] * pad, tau[-1] / pad)
+    ax.set_xlabel("temperature τ (log scale, falling)")

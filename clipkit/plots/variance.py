@@ -1,0 +1,134 @@
+"""Shares of variance that attributes explain, of embeddings or of the cosines with prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
+
+from clipkit.analysis import results
+from clipkit.base.errors import ClipkitError
+from clipkit.features import FeatureFile
+from clipkit.plots import heatmap, style
+from clipkit.plots.style import Drawn, clipkit_style
+
+
+def draw_variance(file: FeatureFile) -> Drawn:
+    """Draw a result of `variance`, of embeddings or of the cosines with prompts."""
+    if "prompt" in file.runs:
+        return _draw_prompt_variance(file)
+    of_controls = "control_share control_low control_high"
+    names = f"split attribute share unique {of_controls}"
+    columns = results.columns_of(file, "variance", names)
+    attributes, share, unique = [columns[name] for name in ("attribute", "share", "unique")]
+    control = None
+    if np.isfinite(columns["control_share"]).any():
+        control = columns["control_share"], columns["control_low"], columns["control_high"]
+    title = "What the embeddings' variance is about"
+    figure = variance(attributes.tolist(), share, unique=unique, control=control, title=title)
+    return figure, results.source_label(file, str(columns["split"][0]))
+
+
+def _draw_prompt_variance(file: FeatureFile) -> Drawn:
+    columns = results.columns_of(file, "variance", "split attribute prompt share above")
+    attributes = list(dict.fromkeys(columns["attribute"].tolist()))
+    prompts = columns["prompt"].tolist()[:: len(attributes)]
+    if columns["attribute"].tolist() != attributes * len(prompts):
+        raise ClipkitError(
+            f"{file.display_name}: expected a row for each prompt and attribute, got others"
+        )
+    shape = (len(prompts), len(attributes))
+    share, above = columns["share"].reshape(shape), columns["above"].reshape(shape)
+    title = "What each prompt's cosines measure"
+    figure = prompt_variance(share, above, prompts, attributes, title=title)
+    return figure, results.source_label(file, str(columns["split"][0]))
+
+
+@clipkit_style
+def variance(
+    attributes: Sequence[str],
+    share: ArrayLike,
+    *,
+    unique: ArrayLike,
+    control: tuple[ArrayLike, ArrayLike, ArrayLike] | None = None,
+    title: str | None = None,
+) -> Figure:
+    """Draw how much of the embeddings' variance each attribute explains, the most first.
+
+    Parameters
+    ----------
+    attributes : sequence of A str
+    share, unique : arrays (A,)
+        Adjusted R squared alone, and what is lost without the attribute; fractions.
+    control : (mean, lowest, highest), each (A,), optional
+        Shares of the untrained controls.
+    """
+    shares = np.asarray(share, np.float64)
+    order = np.argsort(-np.nan_to_num(shares), kind="stable")
+    y = np.arange(len(order), dtype=np.float64)
+    row_inches, height, offset = 0.26, 0.7, 0.0
+    if control:
+        row_inches, height, offset = 0.36, 0.38, 0.19
+    fig, ax = style.new_axes(7.0, row_inches * len(order) + 0.9, title)
+    handles: list[Any] = [
+        ax.barh(y - offset, 100 * shares[order], height, color=style.BLUE),
+        ax.scatter(100 * np.asarray(unique)[order], y - offset, color="black", s=14, zorder=3),
+    ]
+    labels = ["alone", "lost without it (unique)"]
+    if control:
+        mean, low, high = 100 * np.asarray(control, np.float64)[:, order]
+        handles.append(ax.barh(y + offset, mean, height, color=style.VERMILLION))
+        ax.hlines(y + offset, low, high, color="black", linewidth=1.2)
+        labels.append("untrained control")
+        if np.any(high > low):
+            fact = "lines: range of the untrained controls; their bars: the mean"
+            ax.set_title(fact, loc="left", color=style.GREY)
+    style.name_rows(ax, y, style.sanitize_names(attributes, 28, order), 0.6)
+    ax.set_xlabel("share of the embeddings' variance (%, adjusted R²)")
+    style.add_legend(fig, handles, labels)
+    return fig
+
+
+@clipkit_style
+def prompt_variance(
+    share: ArrayLike,
+    above: ArrayLike,
+    prompts: Sequence[str],
+    attributes: Sequence[str],
+    *,
+    title: str | None = None,
+) -> Figure:
+    """Draw how much of the variance of each prompt's cosines each attribute explains.
+
+    Parameters
+    ----------
+    share : array (K, A)
+        Adjusted R squared, fractions.
+    above : array (K, A) of bool
+        Cells with a number: above 99 % of random directions and 95 % of unrelated attributes.
+    prompts : sequence of K str
+    attributes : sequence of A str
+    """
+    percent = 100 * np.asarray(share, np.float64)
+    K, A = percent.shape
+    texts = style.sanitize_names(prompts, 40)
+    names = style.sanitize_names(attributes, 24)
+    width = heatmap.axis_inches(A, 0.42, 2.5)
+    height = heatmap.axis_inches(K, 0.22, 1.5)
+    figure_width = width + heatmap.text_inches(texts) + 2.0
+    fig, ax = style.new_axes(figure_width, height + heatmap.text_inches(names) + 0.9, title)
+    label = "share of variance (%)"
+    image = heatmap.draw(fig, ax, percent, label, cmap="Blues", vmin=0, vmax=100)
+    heatmap.label_cells(ax, "x", names, width, slanted=True)
+    heatmap.label_cells(ax, "y", texts, height)
+    if K <= heatmap.MAX_PROMPTS:
+        shown = np.where(np.asarray(above, bool), percent, np.nan)
+        heatmap.write_numbers(ax, image, shown, decimals=0, size=7.5)
+        cells = int(np.isfinite(percent).sum())
+        fact = f"numbers: above both nulls; by chance {0.01 * cells:.2g} of {cells:,} cells"
+        ax.set_title(fact, loc="left", color=style.GREY)
+    ax.set(xlabel="attribute", ylabel="prompt")
+    return fig
