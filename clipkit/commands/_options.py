@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from clipkit.analysis.ranking import Ranking
     from clipkit.base.tables import View
     from clipkit.features import FeatureFile
+    from clipkit.report.command_lines import Option
 
 OUTPUT = ("--output", "-o")
 SKIPPED = 3  # exit code: done, but images or files were left out
@@ -60,6 +61,24 @@ def options_with_value(command: Any) -> set[str]:
             if parameter.param_type_name == "option" and not parameter.is_flag:
                 names.update(parameter.opts)
     return names
+
+
+def option_table(app: Any) -> dict[str, dict[str, Option]]:
+    """Return the options of each command, by the names of their parameters."""
+    from clipkit.report.command_lines import Option
+
+    table: dict[str, dict[str, Option]] = {}
+    for name, command in app.commands.items():
+        table[name] = {}
+        for parameter in command.params:
+            if parameter.param_type_name == "option":
+                flag = max(parameter.opts, key=len)
+                off = "".join(parameter.secondary_opts)
+                has_lists = "," in (parameter.metavar or "")
+                repeats = parameter.multiple and not has_lists
+                option = Option(flag, off, not parameter.is_flag, repeats)
+                table[name][parameter.name] = option
+    return table
 
 
 def parse_layers(text: str | None) -> list[int] | Literal["all"] | None:
@@ -220,6 +239,7 @@ Attributes = Annotated[
 ]
 # Command -> earlier names of its options, which still work
 EARLIER_NAMES = {
+    "report": {"--untrained": "--control"},
     "attributes": {"--attributes": "--table", "--column": "--attribute"},
     "variance": {"--attributes": "--table", "--column": "--attribute"},
     "compare": {"--by": "--table", "--column": "--attribute"},

@@ -189,20 +189,19 @@ def read_album(
     predicted classes, warn and return None.
     """
     with contextlib.ExitStack() as stack:
-        results = dict(zip(page.files, _open([*page.files.values()], stack), strict=True))
-        files = list(results.values())
+        files = [*page.results.values(), *_open([*page.feature_files.values()], stack)]
         if not any(map(has_predictions, files)):
             _check_exists(files, dataset, root)
             console.warn("left out the album of images: no result has predicted classes")
             return None
-        sources = choose_sources(files, _open(page.controls, stack))
+        sources = choose_sources(files, page.controls)
         if not isinstance(dataset, Dataset):
             dataset = load_images(sources.main, dataset, root=root)
         album = _collect(sources, dataset, limit)
         warn_of_other_name(sources.main, dataset)
         for fact in page.summary:
-            if fact.class_name and fact.source in results:
-                file = results[fact.source]
+            if fact.class_name and fact.source in page.results:
+                file = page.results[fact.source]
                 return replace(album, examples=find_examples(file, fact.class_name, dataset))
     return album
 

@@ -1,16 +1,26 @@
 """The blocks of a report: headings, prose, tables with typed cells, pictures.
 
-Prose, headings and cells are Markdown. `formatting` renders a page as Markdown, `html` as HTML.
+Prose, headings and cells are Markdown. `markdown` renders a page as Markdown, `html` as HTML.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from clipkit.features import FeatureFile
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A number of a report, with Wilson's 95 % interval or the lowest and highest of several."""
+
+    value: float
+    unit: str = "%"  # or "nats" or ""; the value of a % is a fraction (0..1)
+    low: float = math.nan
+    high: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -55,46 +65,12 @@ class Table:
     """A table whose first columns hold text, and whose other columns hold numbers.
 
     `sources` names, for each row, the result that it comes from; it is empty if rows have none.
-    `missing` names the results of further rows, which are not there.
     """
 
     header: Sequence[str]
     rows: Sequence[Sequence[Cell]]
     text_columns: int = 1
     sources: Sequence[str] = ()
-    missing: Sequence[str] = ()
-
-
-Sourced = tuple[str, Sequence[Cell]]  # a row behind the name of the result that it comes from
-
-
-class Rows:
-    """Rows of a table, with the results that they come from, while a table is made."""
-
-    def __init__(self) -> None:
-        self._rows: list[Sequence[Cell]] = []
-        self._sources: list[str] = []
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def add(self, cells: Sequence[Cell], source: str) -> None:
-        """Add a row."""
-        self._rows.append(cells)
-        self._sources.append(source)
-
-    def add_all(self, rows: Iterable[Sourced], suffix: str) -> None:
-        """Add rows with a suffix behind their first cells: "", or that of a control."""
-        for source, (label, *cells) in rows:
-            if suffix:  # the page does not say how the results of a control were made
-                source = ""
-            self.add([f"{label}{suffix}", *cells], source)
-
-    def tables(self, header: Sequence[str], missing: Sequence[str] = ()) -> list[Block]:
-        """Return a table of the rows, or [] without any."""
-        if not self._rows:
-            return []
-        return [Table(header, self._rows, sources=self._sources, missing=missing)]
 
 
 @dataclass(frozen=True)
@@ -157,19 +133,20 @@ class Page:
     ----------
     title : str
     preamble, blocks : list of Block
-        What comes before the chapters, and the chapters.
+        What comes before the results, and the results.
     left_out : list of str
         What is not shown, with the reasons.
     summary : list of Fact
-    lead : Picture or Drawing, optional
+    lead : Drawing, optional
         The picture that comes first.
     origins : dict of str to Origin
         How the sources of tables were made.
-    files : dict of str to Path
-        Results that the page shows and the files that they were made from, by the names of sources.
-        An album of images uses no others.
-    controls : list of Path
-        Such files of untrained controls that have their own folders.
+    results : dict of str to FeatureFile
+        Results that the page shows. An album of images is about one of them.
+    feature_files : dict of str to Path
+        Other files that the page shows, whose features an album may read.
+    controls : list of FeatureFile
+        Results of untrained models that were given as controls.
     """
 
     title: str
@@ -177,10 +154,11 @@ class Page:
     blocks: Sequence[Block]
     left_out: Sequence[str] = ()
     summary: Sequence[Fact] = ()
-    lead: Picture | Drawing | None = None
+    lead: Drawing | None = None
     origins: Mapping[str, Origin] = field(default_factory=dict)
-    files: Mapping[str, Path] = field(default_factory=dict)
-    controls: Sequence[Path] = ()
+    results: Mapping[str, FeatureFile] = field(default_factory=dict)
+    feature_files: Mapping[str, Path] = field(default_factory=dict)
+    controls: Sequence[FeatureFile] = ()
 
 
 def text_of(cell: Cell) -> str:

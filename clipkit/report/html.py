@@ -34,7 +34,7 @@ from clipkit.report.blocks import (
     Table,
     text_of,
 )
-from clipkit.report.formatting import escape
+from clipkit.report.markdown import escape
 
 if TYPE_CHECKING:
     from clipkit.report.album import Album
@@ -123,15 +123,14 @@ def _inline(markdown: str) -> Markup:
 
 
 def _nodes(page: Page, pictures: _Pictures) -> Iterator[dict[str, Any]]:
-    """Yield what the template shows for each block; the picture that comes first is left out."""
+    """Yield what the template shows for each block."""
     heading = ""
     for number, block in enumerate(page.blocks):
         if isinstance(block, Heading):
             heading = block.text
-        if block != page.lead:
-            node = _node(block, pictures, f"b{number}", heading)
-            if node:
-                yield node
+        node = _node(block, pictures, f"b{number}", heading)
+        if node:
+            yield node
 
 
 def _node(block: Block, pictures: _Pictures, key: str, heading: str = "") -> Any:

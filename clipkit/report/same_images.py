@@ -1,4 +1,7 @@
-"""Compare results on the same images: their accuracies, differences and untrained controls."""
+"""Compare results on the same images: their accuracies, differences and untrained controls.
+
+A control was made in the same way, from the same prompts: only the weights of the model differ.
+"""
 
 from __future__ import annotations
 
@@ -7,22 +10,23 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import compress
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from clipkit.analysis import comparison, metrics, results
 from clipkit.analysis.comparison import Bools
+from clipkit.analysis.results import Row, newest_entry
 from clipkit.base.errors import ClipkitError
 from clipkit.features import FeatureFile, Int64
 from clipkit.features.compatibility import SAME_IMAGES, Origin, origin, relate
 from clipkit.features.provenance import is_untrained, provenance
 from clipkit.report import summary
-from clipkit.report.blocks import Bar, Block, Cell, Fact, Heading, Number, Table
-from clipkit.report.claims import Run
-from clipkit.report.controls import are_prompts_known, run_settings, settings
-from clipkit.report.differences import Pair, difference_table, differences_from_base
-from clipkit.report.folder import Measurement
-from clipkit.report.formatting import escape, format_measurement
+from clipkit.report.blocks import Bar, Block, Cell, Fact, Heading, Measurement, Number, Table
+from clipkit.report.markdown import escape, format_measurement
+from clipkit.report.steps import Entry, digests
+from clipkit.report.tables import Pair, difference_table, layer_table
 
 MOST_RUNS = 100  # of a file in a table
 NUMBERED = (
@@ -30,6 +34,16 @@ NUMBERED = (
     "imports are in tables of their own, even if the row numbers are equal."
 )
 TEXT_COLUMNS = {"file", "model", "prompts", "result of", "classifier"}
+TRAINING_IMAGES = "another draw of training images"
+# Members of an entry of a history that a result and its control need not share, and members of its
+# model that they do
+NOT_SHARED = ("clipkit", "inputs", "model", "machines", "batch_size", "kept", "caveats")
+FEATURES = ("layer", "pool", "norm", "projection")
+SETTINGS = ("classifier", "standardize", "shots", "draw")  # of a run
+CHOSEN = ("C", "temperature")  # settings, too, unless `probe --val` chose them among several
+# Commands whose entries list all that was tried. A control may try fewer temperatures, since an SVM
+# on features without information takes very long at low ones.
+WITH_CANDIDATES = ("calibrate", "entropy", "probe")
 
 
 @dataclass(frozen=True)
@@ -42,7 +56,7 @@ class Scored:
     name: str
     file: FeatureFile
     split: str
-    runs: list[Run]
+    runs: list[Row]
     ids: list[str]
     labels: Int64
     right: Bools  # (R, N)
@@ -171,6 +185,7 @@ class SameImages:
         if first.origin.is_numbered:
             blocks.append(NUMBERED)
         single = [one for one in self.results if one.has_one_run and not one.untestable]
+        blocks += self._layers()
         blocks += SameImages(single)._paired_differences()
         several = [scored for scored in self.results if not scored.has_one_run]
         if several and len(self.results) > 1:
@@ -182,10 +197,16 @@ class SameImages:
         return blocks
 
     def _accuracies(self) -> Table:
-        """Return the table of all runs, without the columns that are empty."""
+        """Return the table of all runs, without the columns that are empty.
+
+        The control of a result is a column.
+        """
         rows = []
         sources = []
+        matched = {control.name for one in self.trained for control in self.controls_of(one)}
         for scored in self.results:
+            if scored.name in matched:
+                continue
             for run in range(min(MOST_RUNS, len(scored.runs))):
                 rows.append(self._accuracy_cells(scored, run))
                 sources.append(scored.name)
@@ -200,25 +221,36 @@ class SameImages:
             "file": escape(scored.name),
             "model": escape(source.model or "-"),
             "prompts": escape(source.prompts),
-            "result of": escape(results.newest_entry(scored.file)["command"]),
+            "result of": escape(newest_entry(scored.file)["command"]),
             "classifier": escape(run.get("classifier", "")),
         }
         for name in ("C", "temperature", "shots", "draw"):
             cells[name] = _number(run.get(name), "g")
-        cells["accuracy (%)"] = self._accuracy(scored, number)
+        controls = [] if scored.is_control else self.controls_of(scored, number)
+        of_controls = [control.best_accuracy() for control in controls]
+        cells["accuracy (%)"] = self._accuracy(scored, number, max(of_controls, default=np.nan))
+        cells["untrained control (%)"] = describe_controls(of_controls, len(scored.ids))
         cells["top 5 (%)"] = _number(100 * run.get("acc5", np.nan), ".2f")
         cells["mean recall (%)"] = _number(100 * run.get("mean_per_class_recall", np.nan), ".2f")
         return cells
 
-    def _accuracy(self, scored: Scored, run: int) -> Number:
+    def _accuracy(self, scored: Scored, run: int, control: float) -> Number:
         value = float(scored.right[run].mean())
         low, high = metrics.wilson(value, len(scored.ids))
-        best = np.nan
-        if not scored.is_control:
-            controls = self.controls_of(scored, run)
-            best = max((control.best_accuracy() for control in controls), default=np.nan)
         text = format_measurement(Measurement(value, "%", low, high))
-        return Number(text, Bar(value, low, high, results.chance(scored.labels), best))
+        return Number(text, Bar(value, low, high, results.chance(scored.labels), control))
+
+    def _layers(self) -> list[Block]:
+        """Return the accuracy by layer, if there are results of layers."""
+        single = [one for one in self.results if one.has_one_run]
+        probes = {_probe(one.file) for one in single if _has_layer(one.file)}
+        files = [one.file for one in single if _probe(one.file) in probes]
+        if not probes:
+            return []
+        try:
+            return layer_table(files)
+        except ClipkitError as error:
+            return [f"There is no table of accuracy by layer: {escape(error.message)}"]
 
     def _paired_differences(self) -> list[Block]:
         """Return the differences of results of one run: from the first, and from controls."""
@@ -260,6 +292,25 @@ def group_by_images(scored: Iterable[Scored]) -> list[SameImages]:
     return found
 
 
+def describe_controls(values: Sequence[float], images: int) -> str:
+    """Format the accuracy of a control, or the mean of several with the lowest and the highest."""
+    if not values:
+        return ""
+    if len(values) > 1:
+        mean = float(np.mean(values))
+        return format_measurement(Measurement(mean, "%", min(values), max(values)))
+    return format_measurement(Measurement(values[0], "%", *metrics.wilson(values[0], images)))
+
+
+def _has_layer(file: FeatureFile) -> bool:
+    return "layer" in (file.model() or {})
+
+
+def _probe(file: FeatureFile) -> str:
+    """Return how a result was made from features, whatever they are."""
+    return repr(_shared(newest_entry(file), None))
+
+
 def _names(group: Iterable[Scored]) -> str:
     return ", ".join(escape(scored.name) for scored in group)
 
@@ -278,8 +329,15 @@ def _differences_from_first(single: Sequence[Scored]) -> list[Block]:
         paired = comparison.pair([scored.file for scored in single], single[0].split)
     except ClipkitError as error:
         return [f"The results are not compared: {escape(error.message)}"]
-    first, *others = [scored.name for scored in single]
-    return differences_from_base(paired, escape(first), {name: escape(name) for name in others})
+    first, *others = single
+    base, *of_others = paired.right
+    pairs = []
+    for scored, right in zip(others, of_others, strict=True):
+        pairs.append(Pair([escape(scored.name)], scored.name, right, base))
+    name = escape(first.name)
+    images = f"the {len(base):,} images that all have" if paired.common else paired.images
+    which = f"from {name} ({100 * base.mean():.2f} %) on {images}"
+    return difference_table(pairs, [f"against {name}"], name, which, TRAINING_IMAGES)
 
 
 def _differences_from_controls(pairs: Sequence[tuple[Scored, Scored]]) -> list[Block]:
@@ -294,7 +352,7 @@ def _differences_from_controls(pairs: Sequence[tuple[Scored, Scored]]) -> list[B
         ["against its control", "control"],
         "the control",
         "of results from their own untrained controls on the same images",
-        "another draw of training images or of random weights",
+        f"{TRAINING_IMAGES} or of random weights",
     )
 
 
@@ -307,7 +365,7 @@ def sum_up_first(groups: Iterable[SameImages]) -> list[Fact]:
     predictions = results.predictions(scored.file, scored.split)  # of several runs, the best
     untrained = [control for control in group.controls_of(scored) if not control.untestable]
     controls = [results.predictions(control.file, control.split) for control in untrained]
-    means = f"{results.newest_entry(scored.file)['command']} ({scored.name})"
+    means = f"{newest_entry(scored.file)['command']} ({scored.name})"
     if not scored.has_one_run:
         runs = f"{len(scored.runs):,} runs by its accuracy on {scored.split}"
         means += f", the best of {runs} (optimistic)"
@@ -326,3 +384,70 @@ def sum_up_first(groups: Iterable[SameImages]) -> list[Fact]:
 def _rank(candidate: tuple[Scored, SameImages]) -> tuple[bool, bool, bool]:
     scored, group = candidate
     return bool(scored.untestable), not scored.has_one_run, not group.controls_of(scored)
+
+
+def _features_of(model: Entry) -> list[Any]:
+    """Return which features of which architecture an entry of a history names."""
+    return [Path(str(model.get("name"))).name, *map(model.get, FEATURES)]
+
+
+def settings(file: FeatureFile) -> str:
+    """Return what a result and its control share: all parameters but the model's weights."""
+    return repr([_shared(entry, file.class_names) for entry in file.history])
+
+
+def run_settings(file: FeatureFile, run: Row) -> list[str]:
+    """Return what a run of a result and that of its control share.
+
+    What each chose on validation rows may differ, since `settings` has the way of choosing.
+    """
+    names = list(SETTINGS)
+    if newest_entry(file).get("val") is None:
+        names += CHOSEN
+    return [str(run.get(name)) for name in names]
+
+
+def are_prompts_known(file: FeatureFile) -> bool:
+    """Whether a history tells from which texts a result was made, if it was made from prompts.
+
+    That of an earlier clipkit has the name of a prompt file alone.
+    """
+    for entry in file.history:
+        is_from_file = entry["command"] == "textembed" and "classes" not in entry
+        if is_from_file and not _prompt_digests(entry):
+            return False
+    return True
+
+
+def _shared(entry: Entry, class_names: list[str] | None) -> dict[str, Any]:
+    """Return what an entry of a history and that of a control share."""
+    not_shared = set(NOT_SHARED)
+    if entry["command"] in WITH_CANDIDATES:  # each run names what it was made at
+        not_shared.update(CHOSEN)
+    if entry["command"] == "probe" and not _is_random(entry):
+        not_shared.add("seed")
+    shared = {key: value for key, value in entry.items() if key not in not_shared}
+    model = entry.get("model")
+    if isinstance(model, dict):
+        shared["model"] = _features_of(model)
+    if entry["command"] == "textembed":
+        shared["prompts of"] = _prompt_digests(entry) or class_names
+    return shared
+
+
+def _prompt_digests(entry: Entry) -> list[str]:
+    """Return the digests of prompts that were read from a file; [] if class names make them."""
+    if entry.get("classes", "file") != "file":
+        return []
+    digest_of = digests(entry)
+    return [digest_of[role] for role in ("prompts", "classes") if role in digest_of]
+
+
+def _is_random(probe: Entry) -> bool:
+    """Whether the seed of a probe matters: for an MLP, and to draw few shots or validation rows."""
+    if probe.get("classifier") == "mlp" or probe.get("shots") is not None:
+        return True
+    try:
+        return float(probe.get("val", "nan")) > 0
+    except (TypeError, ValueError):  # the name of a split
+        return False

@@ -1,0 +1,319 @@
+"""Set what was measured beside published figures, which a table holds.
+
+The table is a .tsv with the columns of `COLUMNS`. `where` selects a result by what its history and
+its runs say, in words such as `command=probe prompts=generic32 temperature=0.5`.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from clipkit.analysis import metrics, results
+from clipkit.analysis.results import Row
+from clipkit.base import csv_rows, files, tables
+from clipkit.base.errors import ClipkitError
+from clipkit.features import FeatureFile
+from clipkit.features.provenance import dataset_entries, is_untrained, provenance
+from clipkit.report.blocks import Bar, Block, Cell, Fact, Heading, Measurement, Number, Table
+from clipkit.report.markdown import escape, format_difference, format_measurement
+
+COLUMNS = ("section", "title", "where", "column", "value", "comparable", "source")
+HISTORY_WORDS = ("command", "model", "dataset", "prompts", "features", "seed", "pool", "norm", "link")
+RUN_WORDS = ("classifier", "C", "temperature", "standardize", "k", "shots", "draw")
+# What makes another experiment: a result that has one of these has to be selected by it
+VARIATIONS = ("val", "shots", "random", "whiten", "labels", "layer", "projection")
+CHOICES = ("split", "images")  # which runs count, and how many images they must have
+WORDS = tuple(dict.fromkeys((*HISTORY_WORDS, *RUN_WORDS, *VARIATIONS, *CHOICES)))
+SHARES = ("acc1", "acc5", "purity")  # of the images, so that they have Wilson's interval
+MAX_ROWS = 10_000
+HEADER = (
+    *("result", "source", "measured", "untrained control", "published", "difference"),
+    "in the interval",
+)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A published figure, or an experiment without one: `value` is NaN.
+
+    `where` selects the result. `reason` says why a result is not comparable with it, or is "".
+    """
+
+    section: str
+    title: str
+    where: Mapping[str, str]
+    column: str
+    value: float
+    reason: str
+    source: str
+
+    @property
+    def unit(self) -> str:
+        """The unit of the value: %, nats or ""."""
+        if self.column in tables.PERCENT:
+            return "%"
+        return "nats" if self.column.endswith("entropy") else ""
+
+
+_Described = tuple[str, FeatureFile, dict[str, Any]]  # a result with its name and its facts
+
+
+class _Run(NamedTuple):
+    """A run of a result that a figure selects."""
+
+    name: str
+    file: FeatureFile
+    split: str
+    row: Row
+
+
+def read_table(path: str) -> list[Figure]:
+    """Read published figures.
+
+    Raises
+    ------
+    ClipkitError
+        Naming the line and the column.
+    """
+    stream = io.BytesIO(files.read_bytes(path))
+    lines = csv_rows.read_rows(stream, path, "\t", quotes=False)
+    _, header = next(lines, (1, [""]))
+    if header != list(COLUMNS):
+        columns = ", ".join(COLUMNS)
+        raise ClipkitError(
+            f"{path}, line 1: expected the columns {columns}, got {', '.join(header)}",
+            "separate them with tabs",
+        )
+    figures = []
+    for number, cells in lines:
+        place = f"{path}, line {number}"
+        if len(cells) != len(COLUMNS):
+            raise ClipkitError(f"{place}: expected {len(COLUMNS)} cells, got {len(cells)}")
+        if len(figures) == MAX_ROWS:
+            raise ClipkitError(f"{place}: expected at most {MAX_ROWS:,} figures, got more")
+        figures.append(_parse(dict(zip(COLUMNS, cells, strict=True)), place))
+    return figures
+
+
+def _parse(cells: Mapping[str, str], place: str) -> Figure:
+    where = _parse_where(cells["where"], f"{place}, where")
+    if cells["column"] not in tables.COLUMNS:
+        raise _error(f"{place}, column", "a column of a result, such as acc1", cells["column"])
+    value = math.nan
+    if cells["value"]:
+        try:
+            value = float(cells["value"])
+        except ValueError:
+            value = math.inf
+        if not math.isfinite(value):
+            raise _error(f"{place}, value", "a number, or nothing", cells["value"])
+    answer, _, reason = cells["comparable"].partition(":")
+    is_answer = cells["comparable"] == "yes" or (answer == "no" and reason.strip())
+    if cells["value"] and not is_answer:
+        raise _error(f"{place}, comparable", "yes, or no: REASON", cells["comparable"])
+    for name in ("section", "title"):
+        if not cells[name].strip():
+            raise _error(f"{place}, {name}", "a text", cells[name])
+    texts = (cells["section"], cells["title"])
+    return Figure(*texts, where, cells["column"], value, reason.strip(), cells["source"])
+
+
+def _parse_where(text: str, place: str) -> dict[str, str]:
+    try:
+        words = shlex.split(text)
+    except ValueError:  # an open quote
+        words = [""]
+    where: dict[str, str] = {}
+    for word in words:
+        key, _, value = word.partition("=")
+        key = "temperature" if key == "tau" else key
+        if key not in WORDS or not value or key in where:
+            raise _error(place, f"words such as command=probe, of {', '.join(WORDS)}", text)
+        where[key] = value
+    return where
+
+
+def _error(place: str, expected: str, got: str) -> ClipkitError:
+    return ClipkitError(f"{place}: expected {expected}, got {got!r}")
+
+
+def compare_figures(
+    figures: Sequence[Figure], named: Mapping[str, FeatureFile]
+) -> tuple[list[Block], Fact]:
+    """Return a section for published figures beside the results with the given names, and its sum.
+
+    Results of untrained models are the controls.
+    """
+    described = [(name, file, _describe(file)) for name, file in named.items() if file.runs]
+    trained = [one for one in described if not is_untrained(one[1])]
+    controls = [one for one in described if is_untrained(one[1])]
+    by_section: dict[str, list[tuple[str, list[Cell]]]] = {}
+    verdicts = []
+    for figure in figures:
+        source, cells = _cells(figure, _select(figure, trained), _select(figure, controls))
+        by_section.setdefault(figure.section, []).append((source, cells))
+        verdicts.append(cells[-1])
+    total = verdicts.count("yes") + verdicts.count("no")
+    text = f"{verdicts.count('yes')} of {total} comparable figures lie within the interval."
+    if not total:
+        text = "No comparable figure was measured."
+    blocks: list[Block] = [Heading(2, "Published figures"), text]
+    for section, rows in by_section.items():
+        sources = [source for source, _ in rows]
+        table = Table(HEADER, [cells for _, cells in rows], text_columns=2, sources=sources)
+        blocks += [Heading(3, escape(section)), table]
+    return blocks, Fact("Published figures", text)
+
+
+def _cells(
+    figure: Figure, runs: Sequence[_Run], controls: Sequence[_Run]
+) -> tuple[str, list[Cell]]:
+    """Return the source of a row, and its cells."""
+    titles = [escape(figure.title), escape(figure.source)]
+    published = ""
+    if not math.isnan(figure.value):
+        published = format_measurement(Measurement(figure.value, figure.unit))
+    values = {run.row[figure.column] for run in runs}
+    if len(values) != 1:
+        names = ", ".join(dict.fromkeys(run.name for run in runs))
+        text = f"several fit: {names}" if runs else "not measured"
+        return "", [*titles, escape(text), "", published, "", ""]
+    run = runs[0]
+    measured = _measure(figure, run)
+    of_controls = [control.row[figure.column] for control in controls]
+    text = format_measurement(measured)
+    cell: Cell = text
+    if figure.unit == "%":
+        best = max(of_controls, default=math.nan)
+        cell = Number(text, Bar(measured.value, measured.low, measured.high, control=best))
+    difference, verdict = "", ""
+    if published:
+        reason = figure.reason or _reservation(figure, run)
+        verdict = escape(f"not comparable: {reason}")
+        if not reason:
+            difference = format_difference(measured, figure.value)
+            verdict = "yes" if _is_within(figure, measured) else "no"
+    control = _summarise(figure, controls)
+    return run.name, [*titles, cell, control, published, difference, verdict]
+
+
+def _measure(figure: Figure, run: _Run) -> Measurement:
+    """Return a number of a run with its 95 % interval, if it is a share of the images."""
+    value = float(run.row[figure.column])
+    low = high = math.nan
+    if figure.column in SHARES and run.split in run.file.splits:
+        low, high = metrics.wilson(value, len(run.file.splits[run.split]))
+    return Measurement(value, figure.unit, low, high)
+
+
+def _summarise(figure: Figure, controls: Sequence[_Run]) -> str:
+    """Return the number of a control, or the mean of several with the lowest and the highest."""
+    if len(controls) < 2:
+        return "".join(format_measurement(_measure(figure, control)) for control in controls)
+    values = [float(control.row[figure.column]) for control in controls]
+    mean = sum(values) / len(values)
+    return format_measurement(Measurement(mean, figure.unit, min(values), max(values)))
+
+
+def _is_within(figure: Figure, measured: Measurement) -> bool:
+    """Whether a figure lies in the interval or, without one, is what was measured, rounded."""
+    if math.isnan(measured.low):
+        return format_measurement(Measurement(figure.value, figure.unit)) == format_measurement(
+            measured
+        )
+    return measured.low <= figure.value <= measured.high
+
+
+def _reservation(figure: Figure, run: _Run) -> str:
+    """Say why a result is no repetition, whatever the table says; "" if it is one."""
+    images = figure.where.get("images")
+    count = _image_count(run)
+    if images is not None and str(count) != images:
+        return f"{count:,} images, not {images}"
+    return results.untestable(run.file, run.split)
+
+
+def _image_count(run: _Run) -> int:
+    if run.split in run.file.splits:
+        return len(run.file.splits[run.split])
+    for data in dataset_entries(run.file):
+        splits = data.get("splits")
+        split = splits.get(run.split) if isinstance(splits, dict) else None
+        if isinstance(split, dict) and isinstance(split.get("images"), int):
+            return int(split["images"])
+    return 0
+
+
+def _select(figure: Figure, described: Iterable[_Described]) -> list[_Run]:
+    """Return the runs that a figure selects, which have a number in its column."""
+    selected = []
+    for name, file, facts in described:
+        split, rows = _runs(file, figure.where.get("split"))
+        for row in rows:
+            number = row.get(figure.column)
+            known = {word: row[word] for word in RUN_WORDS if word in row}
+            is_number = isinstance(number, float) and not math.isnan(number)
+            if is_number and _fits(facts | known, figure.where):
+                selected.append(_Run(name, file, split, row))
+    return selected
+
+
+def _runs(file: FeatureFile, split: str | None) -> tuple[str, list[Row]]:
+    """Return the split that counts, by default `test` or else the first, and the runs on it."""
+    column = next((name for name in ("eval_split", "split") if name in file.runs), None)
+    if column is None:
+        return split or "", file.rows()
+    split = split or results.default_split(map(str, file.runs[column]))
+    return split, file.runs_on(split)
+
+
+def _fits(facts: Mapping[str, Any], where: Mapping[str, str]) -> bool:
+    """Whether facts have what `where` says, and no variation that it does not name."""
+    if any(facts.get(word) is not None for word in VARIATIONS if word not in where):
+        return False
+    for word, wanted in where.items():
+        names = _names(word, facts.get(word))
+        if word not in CHOICES and not any(_is_equal(name, wanted) for name in names):
+            return False
+    return True
+
+
+def _names(word: str, fact: Any) -> list[str]:
+    """Return what a fact may be called: a model and a data set also by the last part of a path."""
+    if word in ("model", "dataset"):
+        return [str(fact), Path(str(fact)).name]
+    return [str(fact)]
+
+
+def _is_equal(fact: str, wanted: str) -> bool:
+    """Whether two texts are equal, as numbers if they are numbers."""
+    try:
+        return float(fact) == float(wanted)
+    except ValueError:
+        return fact.lower() == wanted.lower()
+
+
+def _describe(file: FeatureFile) -> dict[str, Any]:
+    """Return what the history of a result says, by the words of `where`."""
+    newest, model = results.newest_entry(file), file.model() or {}
+    commands = [entry["command"] for entry in file.history]
+    facts: dict[str, Any] = {}
+    for entry in file.history:
+        facts |= {word: entry.get(word) for word in ("random", "whiten") if entry.get(word)}
+    facts |= {word: newest.get(word) for word in ("val", "shots", "link", "seed")}
+    facts |= {word: model.get(word) for word in ("layer", "pool", "norm", "projection")}
+    datasets = [data["name"] for data in dataset_entries(file) if "name" in data]
+    return facts | {
+        "command": newest["command"],
+        "model": model.get("name"),
+        "dataset": " + ".join(map(str, datasets)),
+        "prompts": provenance(file).prompts,
+        "features": newest.get("features", "logits") if "logits" in commands else "embeddings",
+        "labels": results.labels_suffix(file).removeprefix("; labels: ") or None,
+    }
