@@ -18,7 +18,8 @@ from clipkit.features import FeatureFile, Split, read, row_ids, write
 from clipkit.report import blocks, expected, of_files, of_folder, same_images
 
 Table = dict[str, dict[str, str]]  # first cell -> column -> cell
-MODEL = {"name": "openai/clip-vit-base-patch32", "digest": "sha256:12", "precision": "fp32", "device": "cpu"}
+NAME = "openai/clip-vit-base-patch32"
+MODEL = {"name": NAME, "digest": "sha256:12", "precision": "fp32", "device": "cpu"}
 TEST_ROWS = {"images": 10_000, "rows": "cd"}
 SPLITS = {"train": {"images": 50_000, "rows": "ab"}, "test": TEST_ROWS}
 DATASET = {"name": "cifar100", "splits": SPLITS}

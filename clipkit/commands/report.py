@@ -42,9 +42,7 @@ def _check_names(names: list[str]) -> list[str]:
     if "" in names:
         raise UsageError("expected the name of a folder, got ''")
     if "-" in names:
-        raise UsageError(
-            "expected folders or result files, got standard input", "name the files"
-        )
+        raise UsageError("expected folders or result files, got standard input", "name the files")
     return names
 
 

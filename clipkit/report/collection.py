@@ -87,9 +87,7 @@ def of_files(
             unreadable[name] = _reason(error, str(path))
     for name in control_of.keys() & files.keys():
         _check_is_control(files[name])
-    shown = {
-        name: file for name, file in files.items() if name in path_of or file.kind in RESULTS
-    }
+    shown = {name: file for name, file in files.items() if name in path_of or file.kind in RESULTS}
     sections = _Sections(shown)
     left_out = unreadable | sections.left_out
     reasons = [f"{name}: {reason}" for name, reason in left_out.items()]

@@ -87,9 +87,7 @@ def make_origin(
     return Origin(name, command_lines(file.history, name, name_of, commands), facts)
 
 
-def command_lines(
-    history: History, output: str, name_of: NameOf, commands: Commands
-) -> list[str]:
+def command_lines(history: History, output: str, name_of: NameOf, commands: Commands) -> list[str]:
     """Return the command lines that make a file, in the order in which they run.
 
     Inputs are made, too, if the history holds theirs. What it does not say stands in comments.

@@ -24,7 +24,17 @@ from clipkit.report.blocks import Bar, Block, Cell, Fact, Heading, Measurement, 
 from clipkit.report.markdown import escape, format_difference, format_measurement
 
 COLUMNS = ("section", "title", "where", "column", "value", "comparable", "source")
-HISTORY_WORDS = ("command", "model", "dataset", "prompts", "features", "seed", "pool", "norm", "link")
+HISTORY_WORDS = (
+    "command",
+    "model",
+    "dataset",
+    "prompts",
+    "features",
+    "seed",
+    "pool",
+    "norm",
+    "link",
+)
 RUN_WORDS = ("classifier", "C", "temperature", "standardize", "k", "shots", "draw")
 # What makes another experiment: a result that has one of these has to be selected by it
 VARIATIONS = ("val", "shots", "random", "whiten", "labels", "layer", "projection")
@@ -32,10 +42,8 @@ CHOICES = ("split", "images")  # which runs count, and how many images they must
 WORDS = tuple(dict.fromkeys((*HISTORY_WORDS, *RUN_WORDS, *VARIATIONS, *CHOICES)))
 SHARES = ("acc1", "acc5", "purity")  # of the images, so that they have Wilson's interval
 MAX_ROWS = 10_000
-HEADER = (
-    *("result", "source", "measured", "untrained control", "published", "difference"),
-    "in the interval",
-)
+CONTROL, VERDICT = "untrained control", "in the interval"
+HEADER = ("result", "source", "measured", CONTROL, "published", "difference", VERDICT)
 
 
 @dataclass(frozen=True)
@@ -90,7 +98,7 @@ def read_table(path: str) -> list[Figure]:
             f"{path}, line 1: expected the columns {columns}, got {', '.join(header)}",
             "separate them with tabs",
         )
-    figures = []
+    figures: list[Figure] = []
     for number, cells in lines:
         place = f"{path}, line {number}"
         if len(cells) != len(COLUMNS):
@@ -153,54 +161,53 @@ def compare_figures(
     described = [(name, file, _describe(file)) for name, file in named.items() if file.runs]
     trained = [one for one in described if not is_untrained(one[1])]
     controls = [one for one in described if is_untrained(one[1])]
-    by_section: dict[str, list[tuple[str, list[Cell]]]] = {}
-    verdicts = []
+    header = [name for name in HEADER if controls or name != CONTROL]
+    sections: dict[str, list[tuple[str, dict[str, Cell]]]] = {}
     for figure in figures:
-        source, cells = _cells(figure, _select(figure, trained), _select(figure, controls))
-        by_section.setdefault(figure.section, []).append((source, cells))
-        verdicts.append(cells[-1])
+        row = _row(figure, _select(figure, trained), _select(figure, controls))
+        sections.setdefault(figure.section, []).append(row)
+    verdicts = [cells[VERDICT] for rows in sections.values() for _, cells in rows]
     total = verdicts.count("yes") + verdicts.count("no")
     text = f"{verdicts.count('yes')} of {total} comparable figures lie within the interval."
     if not total:
         text = "No comparable figure was measured."
     blocks: list[Block] = [Heading(2, "Published figures"), text]
-    for section, rows in by_section.items():
-        sources = [source for source, _ in rows]
-        table = Table(HEADER, [cells for _, cells in rows], text_columns=2, sources=sources)
-        blocks += [Heading(3, escape(section)), table]
+    for section, rows in sections.items():
+        sources, lines = [], []
+        for source, cells in rows:
+            sources.append(source)
+            lines.append([cells.get(name, "") for name in header])
+        blocks += [Heading(3, escape(section)), Table(header, lines, 2, sources)]
     return blocks, Fact("Published figures", text)
 
 
-def _cells(
+def _row(
     figure: Figure, runs: Sequence[_Run], controls: Sequence[_Run]
-) -> tuple[str, list[Cell]]:
-    """Return the source of a row, and its cells."""
-    titles = [escape(figure.title), escape(figure.source)]
-    published = ""
+) -> tuple[str, dict[str, Cell]]:
+    """Return the name of the result that a figure is about, or "", and the cells of its row."""
+    cells: dict[str, Cell] = {"result": escape(figure.title), "source": escape(figure.source)}
     if not math.isnan(figure.value):
-        published = format_measurement(Measurement(figure.value, figure.unit))
+        cells["published"] = format_measurement(Measurement(figure.value, figure.unit))
     values = {run.row[figure.column] for run in runs}
     if len(values) != 1:
         names = ", ".join(dict.fromkeys(run.name for run in runs))
-        text = f"several fit: {names}" if runs else "not measured"
-        return "", [*titles, escape(text), "", published, "", ""]
+        cells["measured"] = escape(f"several fit: {names}" if runs else "not measured")
+        return "", cells
     run = runs[0]
     measured = _measure(figure, run)
-    of_controls = [control.row[figure.column] for control in controls]
-    text = format_measurement(measured)
-    cell: Cell = text
+    cells["measured"] = format_measurement(measured)
     if figure.unit == "%":
-        best = max(of_controls, default=math.nan)
-        cell = Number(text, Bar(measured.value, measured.low, measured.high, control=best))
-    difference, verdict = "", ""
-    if published:
-        reason = figure.reason or _reservation(figure, run)
-        verdict = escape(f"not comparable: {reason}")
+        best = max((control.row[figure.column] for control in controls), default=math.nan)
+        bar = Bar(measured.value, measured.low, measured.high, control=best)
+        cells["measured"] = Number(format_measurement(measured), bar)
+    cells[CONTROL] = _summarise(figure, controls)
+    reason = figure.reason or _reservation(figure, run)
+    if not math.isnan(figure.value):
+        cells[VERDICT] = escape(f"not comparable: {reason}")
         if not reason:
-            difference = format_difference(measured, figure.value)
-            verdict = "yes" if _is_within(figure, measured) else "no"
-    control = _summarise(figure, controls)
-    return run.name, [*titles, cell, control, published, difference, verdict]
+            cells["difference"] = format_difference(measured, figure.value)
+            cells[VERDICT] = "yes" if _is_within(figure, measured) else "no"
+    return run.name, cells
 
 
 def _measure(figure: Figure, run: _Run) -> Measurement:
