@@ -15,7 +15,7 @@ from scipy.stats import binomtest
 from shell import fails, ok, partly
 
 from clipkit.features import FeatureFile, Split, read, row_ids, write
-from clipkit.report import blocks, expected, of_files, of_folder, same_images
+from clipkit.report import blocks, expected, of_files, of_folder, steps
 
 Table = dict[str, dict[str, str]]  # first cell -> column -> cell
 NAME = "openai/clip-vit-base-patch32"
@@ -270,7 +270,7 @@ def test_a_control_that_was_made_in_another_way_is_named(tmp_path):
 
 def test_a_control_needs_no_entropy_at_further_temperatures():
     entries = [{"command": "entropy", "temperature": taus} for taus in ([1.0], [1.0, 0.005])]
-    assert len({same_images.settings(FeatureFile("result", [entry])) for entry in entries}) == 1
+    assert len({steps.settings(FeatureFile("result", [entry])) for entry in entries}) == 1
 
 
 @pytest.mark.parametrize("val", [None, 0.1])
@@ -280,7 +280,7 @@ def test_a_control_may_have_tried_fewer_temperatures(val):
         FeatureFile("result", [{**entry, "temperature": temperatures}], {})
         for temperatures in ([1.0, 0.07, 0.005], [1.0, 0.07])
     ]
-    assert same_images.settings(files[0]) == same_images.settings(files[1])
+    assert steps.settings(files[0]) == steps.settings(files[1])
 
 
 def test_bars_and_summary_have_the_best_of_several_controls(tmp_path):

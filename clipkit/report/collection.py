@@ -24,7 +24,8 @@ from clipkit.report.blocks import Block, Drawing, Fact, Heading, Page, Picture, 
 from clipkit.report.command_lines import NO_COMMANDS, Commands, make_origin
 from clipkit.report.expected import compare_figures, read_table
 from clipkit.report.markdown import escape
-from clipkit.report.same_images import MOST_RUNS, Scored, group_by_images, sum_up_first
+from clipkit.report.same_images import MOST_RUNS, Scored, group_by_images
+from clipkit.report.summary import sum_up_first
 from clipkit.report.tables import RESULT_COLUMNS, attribute_table, variance_table
 
 MOST_CLASSES = 3  # that are predicted most often for images without labels

@@ -21,7 +21,13 @@ from clipkit.base.errors import ClipkitError
 from clipkit.features import FeatureFile
 from clipkit.features.provenance import dataset_entries, is_untrained, provenance
 from clipkit.report.blocks import Bar, Block, Cell, Fact, Heading, Measurement, Number, Table
-from clipkit.report.markdown import escape, format_difference, format_measurement
+from clipkit.report.markdown import (
+    escape,
+    format_difference,
+    format_measurement,
+    format_measurements,
+)
+from clipkit.report.steps import member
 
 COLUMNS = ("section", "title", "where", "column", "value", "comparable", "source")
 HISTORY_WORDS = (
@@ -41,7 +47,6 @@ VARIATIONS = ("val", "shots", "random", "whiten", "labels", "layer", "projection
 CHOICES = ("split", "images")  # which runs count, and how many images they must have
 WORDS = tuple(dict.fromkeys((*HISTORY_WORDS, *RUN_WORDS, *VARIATIONS, *CHOICES)))
 SHARES = ("acc1", "acc5", "purity")  # of the images, so that they have Wilson's interval
-MAX_ROWS = 10_000
 CONTROL, VERDICT = "untrained control", "in the interval"
 HEADER = ("result", "source", "measured", CONTROL, "published", "difference", VERDICT)
 
@@ -103,8 +108,6 @@ def read_table(path: str) -> list[Figure]:
         place = f"{path}, line {number}"
         if len(cells) != len(COLUMNS):
             raise ClipkitError(f"{place}: expected {len(COLUMNS)} cells, got {len(cells)}")
-        if len(figures) == MAX_ROWS:
-            raise ClipkitError(f"{place}: expected at most {MAX_ROWS:,} figures, got more")
         figures.append(_parse(dict(zip(COLUMNS, cells, strict=True)), place))
     return figures
 
@@ -166,7 +169,7 @@ def compare_figures(
     for figure in figures:
         row = _row(figure, _select(figure, trained), _select(figure, controls))
         sections.setdefault(figure.section, []).append(row)
-    verdicts = [cells[VERDICT] for rows in sections.values() for _, cells in rows]
+    verdicts = [cells.get(VERDICT) for rows in sections.values() for _, cells in rows]
     total = verdicts.count("yes") + verdicts.count("no")
     text = f"{verdicts.count('yes')} of {total} comparable figures lie within the interval."
     if not total:
@@ -200,7 +203,7 @@ def _row(
         best = max((control.row[figure.column] for control in controls), default=math.nan)
         bar = Bar(measured.value, measured.low, measured.high, control=best)
         cells["measured"] = Number(format_measurement(measured), bar)
-    cells[CONTROL] = _summarise(figure, controls)
+    cells[CONTROL] = format_measurements([_measure(figure, control) for control in controls])
     reason = figure.reason or _reservation(figure, run)
     if not math.isnan(figure.value):
         cells[VERDICT] = escape(f"not comparable: {reason}")
@@ -219,21 +222,11 @@ def _measure(figure: Figure, run: _Run) -> Measurement:
     return Measurement(value, figure.unit, low, high)
 
 
-def _summarise(figure: Figure, controls: Sequence[_Run]) -> str:
-    """Return the number of a control, or the mean of several with the lowest and the highest."""
-    if len(controls) < 2:
-        return "".join(format_measurement(_measure(figure, control)) for control in controls)
-    values = [float(control.row[figure.column]) for control in controls]
-    mean = sum(values) / len(values)
-    return format_measurement(Measurement(mean, figure.unit, min(values), max(values)))
-
-
 def _is_within(figure: Figure, measured: Measurement) -> bool:
     """Whether a figure lies in the interval or, without one, is what was measured, rounded."""
     if math.isnan(measured.low):
-        return format_measurement(Measurement(figure.value, figure.unit)) == format_measurement(
-            measured
-        )
+        published = Measurement(figure.value, figure.unit)
+        return format_measurement(published) == format_measurement(measured)
     return measured.low <= figure.value <= measured.high
 
 
@@ -242,19 +235,16 @@ def _reservation(figure: Figure, run: _Run) -> str:
     images = figure.where.get("images")
     count = _image_count(run)
     if images is not None and str(count) != images:
-        return f"{count:,} images, not {images}"
+        return f"{count} images, not {images}"
     return results.untestable(run.file, run.split)
 
 
-def _image_count(run: _Run) -> int:
+def _image_count(run: _Run) -> int | None:
+    """Return the number of images of a run's split; None if neither file nor history has it."""
     if run.split in run.file.splits:
         return len(run.file.splits[run.split])
-    for data in dataset_entries(run.file):
-        splits = data.get("splits")
-        split = splits.get(run.split) if isinstance(splits, dict) else None
-        if isinstance(split, dict) and isinstance(split.get("images"), int):
-            return int(split["images"])
-    return 0
+    counts = [member(data, f"splits.{run.split}.images") for data in dataset_entries(run.file)]
+    return next((count for count in counts if isinstance(count, int)), None)
 
 
 def _select(figure: Figure, described: Iterable[_Described]) -> list[_Run]:
@@ -285,25 +275,20 @@ def _fits(facts: Mapping[str, Any], where: Mapping[str, str]) -> bool:
     if any(facts.get(word) is not None for word in VARIATIONS if word not in where):
         return False
     for word, wanted in where.items():
-        names = _names(word, facts.get(word))
-        if word not in CHOICES and not any(_is_equal(name, wanted) for name in names):
+        if word not in CHOICES and not _is_equal(word, facts.get(word), wanted):
             return False
     return True
 
 
-def _names(word: str, fact: Any) -> list[str]:
-    """Return what a fact may be called: a model and a data set also by the last part of a path."""
-    if word in ("model", "dataset"):
-        return [str(fact), Path(str(fact)).name]
-    return [str(fact)]
-
-
-def _is_equal(fact: str, wanted: str) -> bool:
-    """Whether two texts are equal, as numbers if they are numbers."""
+def _is_equal(word: str, fact: Any, wanted: str) -> bool:
+    """Whether a fact is what is wanted: equal as a number, or a text in any case."""
+    names = [str(fact).lower()]
+    if word in ("model", "dataset"):  # which may be paths
+        names.append(Path(names[0]).name)
     try:
         return float(fact) == float(wanted)
-    except ValueError:
-        return fact.lower() == wanted.lower()
+    except (TypeError, ValueError):
+        return wanted.lower() in names
 
 
 def _describe(file: FeatureFile) -> dict[str, Any]:

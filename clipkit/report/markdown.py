@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import textwrap
+from collections.abc import Sequence
 from urllib.parse import quote
 
 from clipkit.base.console import escaped
@@ -37,6 +38,19 @@ def format_measurement(measurement: Measurement) -> str:
         high = _format_number(measurement.high, measurement.unit)
         text += f" ({low}–{high})"
     return text
+
+
+def format_measurements(measurements: Sequence[Measurement]) -> str:
+    """Format the number of a control, or the mean of several with the lowest and the highest.
+
+    >>> format_measurements([Measurement(0.5), Measurement(0.6)]), format_measurements([])
+    ('55.00 (50.00–60.00)', '')
+    """
+    if len(measurements) < 2:
+        return "".join(map(format_measurement, measurements))
+    values = [measurement.value for measurement in measurements]
+    mean = sum(values) / len(values)
+    return format_measurement(Measurement(mean, measurements[0].unit, min(values), max(values)))
 
 
 def format_difference(measurement: Measurement, figure: float) -> str:

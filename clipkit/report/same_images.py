@@ -1,7 +1,4 @@
-"""Compare results on the same images: their accuracies, differences and untrained controls.
-
-A control was made in the same way, from the same prompts: only the weights of the model differ.
-"""
+"""Compare results on the same images: their accuracies, differences and untrained controls."""
 
 from __future__ import annotations
 
@@ -10,8 +7,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import compress
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -22,10 +17,9 @@ from clipkit.base.errors import ClipkitError
 from clipkit.features import FeatureFile, Int64
 from clipkit.features.compatibility import SAME_IMAGES, Origin, origin, relate
 from clipkit.features.provenance import is_untrained, provenance
-from clipkit.report import summary
-from clipkit.report.blocks import Bar, Block, Cell, Fact, Heading, Measurement, Number, Table
-from clipkit.report.markdown import escape, format_measurement
-from clipkit.report.steps import Entry, digests
+from clipkit.report.blocks import Bar, Block, Cell, Heading, Measurement, Number, Table
+from clipkit.report.markdown import escape, format_measurement, format_measurements
+from clipkit.report.steps import are_prompts_known, newest_settings, run_settings, settings
 from clipkit.report.tables import Pair, difference_table, layer_table
 
 MOST_RUNS = 100  # of a file in a table
@@ -35,15 +29,6 @@ NUMBERED = (
 )
 TEXT_COLUMNS = {"file", "model", "prompts", "result of", "classifier"}
 TRAINING_IMAGES = "another draw of training images"
-# Members of an entry of a history that a result and its control need not share, and members of its
-# model that they do
-NOT_SHARED = ("clipkit", "inputs", "model", "machines", "batch_size", "kept", "caveats")
-FEATURES = ("layer", "pool", "norm", "projection")
-SETTINGS = ("classifier", "standardize", "shots", "draw")  # of a run
-CHOSEN = ("C", "temperature")  # settings, too, unless `probe --val` chose them among several
-# Commands whose entries list all that was tried. A control may try fewer temperatures, since an SVM
-# on features without information takes very long at low ones.
-WITH_CANDIDATES = ("calibrate", "entropy", "probe")
 
 
 @dataclass(frozen=True)
@@ -94,9 +79,11 @@ class Scored:
         is_alike = np.array([run_settings(self.file, run) == wanted for run in self.runs])
         return replace(self, runs=list(compress(self.runs, is_alike)), right=self.right[is_alike])
 
-    def best_accuracy(self) -> float:
-        """Return the accuracy of the most accurate run."""
-        return float(self.right.mean(axis=1).max())
+    def measure(self, run: int | None = None) -> Measurement:
+        """Return the accuracy of a run, by default of the most accurate."""
+        accuracies = self.right.mean(axis=1)
+        value = float(accuracies.max() if run is None else accuracies[run])
+        return Measurement(value, "%", *metrics.wilson(value, len(self.ids)))
 
     @cached_property
     def origin(self) -> Origin:
@@ -227,24 +214,21 @@ class SameImages:
         for name in ("C", "temperature", "shots", "draw"):
             cells[name] = _number(run.get(name), "g")
         controls = [] if scored.is_control else self.controls_of(scored, number)
-        of_controls = [control.best_accuracy() for control in controls]
-        cells["accuracy (%)"] = self._accuracy(scored, number, max(of_controls, default=np.nan))
-        cells["untrained control (%)"] = describe_controls(of_controls, len(scored.ids))
+        of_controls = [control.measure() for control in controls]
+        best = max((measured.value for measured in of_controls), default=np.nan)
+        measured = scored.measure(number)
+        bar = Bar(measured.value, measured.low, measured.high, results.chance(scored.labels), best)
+        cells["accuracy (%)"] = Number(format_measurement(measured), bar)
+        cells["untrained control (%)"] = format_measurements(of_controls)
         cells["top 5 (%)"] = _number(100 * run.get("acc5", np.nan), ".2f")
         cells["mean recall (%)"] = _number(100 * run.get("mean_per_class_recall", np.nan), ".2f")
         return cells
 
-    def _accuracy(self, scored: Scored, run: int, control: float) -> Number:
-        value = float(scored.right[run].mean())
-        low, high = metrics.wilson(value, len(scored.ids))
-        text = format_measurement(Measurement(value, "%", low, high))
-        return Number(text, Bar(value, low, high, results.chance(scored.labels), control))
-
     def _layers(self) -> list[Block]:
         """Return the accuracy by layer, if there are results of layers."""
         single = [one for one in self.results if one.has_one_run]
-        probes = {_probe(one.file) for one in single if _has_layer(one.file)}
-        files = [one.file for one in single if _probe(one.file) in probes]
+        probes = {newest_settings(one.file) for one in single if _has_layer(one.file)}
+        files = [one.file for one in single if newest_settings(one.file) in probes]
         if not probes:
             return []
         try:
@@ -292,23 +276,8 @@ def group_by_images(scored: Iterable[Scored]) -> list[SameImages]:
     return found
 
 
-def describe_controls(values: Sequence[float], images: int) -> str:
-    """Format the accuracy of a control, or the mean of several with the lowest and the highest."""
-    if not values:
-        return ""
-    if len(values) > 1:
-        mean = float(np.mean(values))
-        return format_measurement(Measurement(mean, "%", min(values), max(values)))
-    return format_measurement(Measurement(values[0], "%", *metrics.wilson(values[0], images)))
-
-
 def _has_layer(file: FeatureFile) -> bool:
     return "layer" in (file.model() or {})
-
-
-def _probe(file: FeatureFile) -> str:
-    """Return how a result was made from features, whatever they are."""
-    return repr(_shared(newest_entry(file), None))
 
 
 def _names(group: Iterable[Scored]) -> str:
@@ -354,100 +323,3 @@ def _differences_from_controls(pairs: Sequence[tuple[Scored, Scored]]) -> list[B
         "of results from their own untrained controls on the same images",
         f"{TRAINING_IMAGES} or of random weights",
     )
-
-
-def sum_up_first(groups: Iterable[SameImages]) -> list[Fact]:
-    """Sum up the first result: one of one run if possible, and one that has a control."""
-    candidates = [(scored, group) for group in groups for scored in group.trained]
-    if not candidates:
-        return []
-    scored, group = min(candidates, key=_rank)
-    predictions = results.predictions(scored.file, scored.split)  # of several runs, the best
-    untrained = [control for control in group.controls_of(scored) if not control.untestable]
-    controls = [results.predictions(control.file, control.split) for control in untrained]
-    means = f"{newest_entry(scored.file)['command']} ({scored.name})"
-    if not scored.has_one_run:
-        runs = f"{len(scored.runs):,} runs by its accuracy on {scored.split}"
-        means += f", the best of {runs} (optimistic)"
-    missing = "There is no untrained control of it."
-    if len(group.trained) < len(group.results):
-        missing = "No untrained control was made in the same way from the same prompts."
-    why = escape(scored.untestable)
-    fact = summary.against_references(
-        "Main result", escape(means), predictions, controls, scored.name, missing, why
-    )
-    if controls and not scored.has_one_run:
-        fact = replace(fact, text=f"{fact.text} The control's run is the best of its runs, too.")
-    return [fact, summary.worst_class(predictions, scored.name)]
-
-
-def _rank(candidate: tuple[Scored, SameImages]) -> tuple[bool, bool, bool]:
-    scored, group = candidate
-    return bool(scored.untestable), not scored.has_one_run, not group.controls_of(scored)
-
-
-def _features_of(model: Entry) -> list[Any]:
-    """Return which features of which architecture an entry of a history names."""
-    return [Path(str(model.get("name"))).name, *map(model.get, FEATURES)]
-
-
-def settings(file: FeatureFile) -> str:
-    """Return what a result and its control share: all parameters but the model's weights."""
-    return repr([_shared(entry, file.class_names) for entry in file.history])
-
-
-def run_settings(file: FeatureFile, run: Row) -> list[str]:
-    """Return what a run of a result and that of its control share.
-
-    What each chose on validation rows may differ, since `settings` has the way of choosing.
-    """
-    names = list(SETTINGS)
-    if newest_entry(file).get("val") is None:
-        names += CHOSEN
-    return [str(run.get(name)) for name in names]
-
-
-def are_prompts_known(file: FeatureFile) -> bool:
-    """Whether a history tells from which texts a result was made, if it was made from prompts.
-
-    That of an earlier clipkit has the name of a prompt file alone.
-    """
-    for entry in file.history:
-        is_from_file = entry["command"] == "textembed" and "classes" not in entry
-        if is_from_file and not _prompt_digests(entry):
-            return False
-    return True
-
-
-def _shared(entry: Entry, class_names: list[str] | None) -> dict[str, Any]:
-    """Return what an entry of a history and that of a control share."""
-    not_shared = set(NOT_SHARED)
-    if entry["command"] in WITH_CANDIDATES:  # each run names what it was made at
-        not_shared.update(CHOSEN)
-    if entry["command"] == "probe" and not _is_random(entry):
-        not_shared.add("seed")
-    shared = {key: value for key, value in entry.items() if key not in not_shared}
-    model = entry.get("model")
-    if isinstance(model, dict):
-        shared["model"] = _features_of(model)
-    if entry["command"] == "textembed":
-        shared["prompts of"] = _prompt_digests(entry) or class_names
-    return shared
-
-
-def _prompt_digests(entry: Entry) -> list[str]:
-    """Return the digests of prompts that were read from a file; [] if class names make them."""
-    if entry.get("classes", "file") != "file":
-        return []
-    digest_of = digests(entry)
-    return [digest_of[role] for role in ("prompts", "classes") if role in digest_of]
-
-
-def _is_random(probe: Entry) -> bool:
-    """Whether the seed of a probe matters: for an MLP, and to draw few shots or validation rows."""
-    if probe.get("classifier") == "mlp" or probe.get("shots") is not None:
-        return True
-    try:
-        return float(probe.get("val", "nan")) > 0
-    except (TypeError, ValueError):  # the name of a split
-        return False

@@ -27,10 +27,10 @@ RESULT_COLUMNS = {
 }
 ATTRIBUTES = (
     "The table has the mean recall per value of each attribute, in percent. *Zeroshot* is by words "
-    "alone. The other columns are of probes: *names* on the cosines with the words, *random* on as "
-    "many random directions, *probe* on the whole embedding, and *control* on the untrained "
-    "control. *Reach* is (zeroshot − chance) / (probe − chance). Brackets have a 95 % interval over "
-    "test images or, for random directions and controls, the range."
+    "alone. The other columns are of probes: *names* on the cosines with the words, *random* on "
+    "as many random directions, *probe* on the whole embedding, and *control* on the untrained "
+    "control. *Reach* is (zeroshot − chance) / (probe − chance). Brackets have a 95 % interval "
+    "over test images or, for random directions and controls, the range."
 )
 SHARES = (
     "The share is the part of the variance of the embeddings that an attribute explains, in "
@@ -57,17 +57,9 @@ def difference_table(
 ) -> list[Block]:
     """Return a table of differences with its text.
 
-    Parameters
-    ----------
-    pairs : sequence of Pair
-    label_header : sequence of str
-        The header of the labels of pairs.
-    other : str
-        What each result is compared with, in the header.
-    which : str
-        The same, in the text, with the images.
-    not_covered : str
-        What the interval does not cover.
+    `label_header` is the header of the labels of pairs. `other` names what each result is compared
+    with, in the header, and `which` the same with the images, in the text. `not_covered` is what
+    the interval does not cover.
     """
     rows = [comparison.compare_right(pair.right, pair.other) for pair in pairs]
     p_values = metrics.holm([row["p"] for row in rows])
