@@ -302,6 +302,25 @@ def test_bars_and_summary_have_the_best_of_several_controls(tmp_path):
     assert "20.00 (10.00–30.00)" in row
 
 
+def test_a_report_begins_with_what_ran(tmp_path):
+    draw = {"dataset": {"draw": {"limit": 9, "seed": 42}}}
+    folder = write_results(tmp_path / "r", **draw, skipped=["1.jpg", "2.jpg"])
+    control = write_results(tmp_path / "c", model={"untrained": 7, "digest": "sha256:3"}, **draw)
+    text = ok("report", folder, "--control", control).stdout
+    assert text.startswith("# clip-vit-base-patch32 on cifar100\n\n| what ran")
+    facts = {key: cells[""] for key, cells in tables(text).items() if "" in cells}
+    assert f"numpy {np.__version__}" in facts.pop("reported by")
+    assert facts == {
+        "model": f"{NAME}, sha256:12, fp32 on cpu",
+        "untrained control": f"{NAME}, untrained (seed 7), sha256:3, fp32 on cpu",
+        "draw": "limit 9, seed 42",
+        "skipped images": "2",
+        "rows of train": "cifar100: 50000 images, sha256:ab",
+        "rows of test": "cifar100: 10000 images, sha256:cd",
+        "embedded by": "clipkit 0.1.0",
+    }
+
+
 def test_the_pictures_in_a_folder_are_shown(tmp_path):
     folder = write_results(tmp_path / "r")
     (folder / "img.svm.confusion.png").touch()

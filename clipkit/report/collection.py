@@ -24,13 +24,16 @@ from clipkit.report.blocks import Block, Drawing, Fact, Heading, Page, Picture, 
 from clipkit.report.command_lines import NO_COMMANDS, Commands, make_origin
 from clipkit.report.expected import compare_figures, read_table
 from clipkit.report.markdown import escape
-from clipkit.report.same_images import MOST_RUNS, Scored, group_by_images
-from clipkit.report.summary import sum_up_first
-from clipkit.report.tables import RESULT_COLUMNS, attribute_table, variance_table
+from clipkit.report.same_images import MOST_RUNS, Scored, group_by_images, sum_up_first
+from clipkit.report.tables import (
+    RESULT_COLUMNS,
+    attribute_table,
+    provenance_table,
+    variance_table,
+)
 
 MOST_CLASSES = 3  # that are predicted most often for images without labels
 NUMERIC = re.compile(r"-|[-+]?\d.*|")  # a cell of a column of numbers
-ATTRIBUTES_CAPTION = "Recall of each attribute"
 ABOUT = (
     "The history of a file says what it holds. Results on the same images are in one table. "
     "Brackets after an accuracy hold Wilson's 95 % interval. The intervals of two results on the "
@@ -78,7 +81,9 @@ def of_files(
     """
     figures = read_table(expected) if expected else []
     path_of = _named(paths)
-    control_of = {f"{path.resolve().parent.name}/{path.name}": path for path in _files(controls)}
+    control_paths = _files(controls)
+    names = [f"{path.resolve().parent.name}/{path.name}" for path in control_paths]
+    control_of = dict(zip(distinct_names(names), control_paths, strict=True))
     unreadable: dict[str, str] = {}
     files: dict[str, FeatureFile] = {}
     for name, path in (path_of | control_of).items():
@@ -86,7 +91,7 @@ def of_files(
             files[name] = _read(path)
         except ClipkitError as error:
             unreadable[name] = _reason(error, str(path))
-    for name in control_of.keys() & files.keys():
+    for name in filter(files.__contains__, control_of):
         _check_is_control(files[name])
     shown = {name: file for name, file in files.items() if name in path_of or file.kind in RESULTS}
     sections = _Sections(shown)
@@ -103,16 +108,16 @@ def of_files(
     if expected:
         table, fact = compare_figures(figures, used)
         facts, blocks = [fact, *facts], table + blocks
-    names = {file.digest: name for name, file in files.items()}
+    name_of = {file.digest: name for name, file in files.items()}.get
     title = escape(results.sources_label([*reported.values()]))
     return Page(
         title,
-        [ABOUT],
+        [provenance_table(used.values()), ABOUT],
         blocks,
         [escape(reason) for reason in reasons],
         lead=_lead(reported.values()),
         summary=[_count(title, reported), *facts],
-        origins={name: make_origin(used[name], name, names.get, commands) for name in used},
+        origins={name: make_origin(file, name, name_of, commands) for name, file in used.items()},
         results={name: file for name, file in reported.items() if file.kind in RESULTS},
         feature_files={
             name: path_of[name] for name, file in reported.items() if file.kind not in RESULTS
@@ -164,7 +169,7 @@ def _lead(files: Iterable[FeatureFile]) -> Drawing | None:
     columns = set(RESULT_COLUMNS["attributes"].split())
     for file in files:
         if results.newest_entry(file)["command"] == "attributes" and columns.issubset(file.runs):
-            return Drawing(file, ATTRIBUTES_CAPTION)
+            return Drawing(file, "Recall of each attribute")
     return None
 
 

@@ -17,7 +17,8 @@ from clipkit.base.errors import ClipkitError
 from clipkit.features import FeatureFile, Int64
 from clipkit.features.compatibility import SAME_IMAGES, Origin, origin, relate
 from clipkit.features.provenance import is_untrained, provenance
-from clipkit.report.blocks import Bar, Block, Cell, Heading, Measurement, Number, Table
+from clipkit.report import summary
+from clipkit.report.blocks import Bar, Block, Cell, Fact, Heading, Measurement, Number, Table
 from clipkit.report.markdown import escape, format_measurement, format_measurements
 from clipkit.report.steps import are_prompts_known, newest_settings, run_settings, settings
 from clipkit.report.tables import Pair, difference_table, layer_table
@@ -323,3 +324,33 @@ def _differences_from_controls(pairs: Sequence[tuple[Scored, Scored]]) -> list[B
         "of results from their own untrained controls on the same images",
         f"{TRAINING_IMAGES} or of random weights",
     )
+
+
+def sum_up_first(groups: Iterable[SameImages]) -> list[Fact]:
+    """Sum up the first result: one of one run if possible, and one that has a control."""
+    candidates = [(scored, group) for group in groups for scored in group.trained]
+    if not candidates:
+        return []
+    scored, group = min(candidates, key=_rank)
+    predictions = results.predictions(scored.file, scored.split)  # of several runs, the best
+    untrained = [control for control in group.controls_of(scored) if not control.untestable]
+    controls = [results.predictions(control.file, control.split) for control in untrained]
+    means = f"{newest_entry(scored.file)['command']} ({scored.name})"
+    if not scored.has_one_run:
+        runs = f"{len(scored.runs):,} runs by its accuracy on {scored.split}"
+        means += f", the best of {runs} (optimistic)"
+    missing = "There is no untrained control of it."
+    if len(group.trained) < len(group.results):
+        missing = "No untrained control was made in the same way from the same prompts."
+    why = escape(scored.untestable)
+    fact = summary.against_references(
+        "Main result", escape(means), predictions, controls, scored.name, missing, why
+    )
+    if controls and not scored.has_one_run:
+        fact = replace(fact, text=f"{fact.text} The control's run is the best of its runs, too.")
+    return [fact, summary.worst_class(predictions, scored.name)]
+
+
+def _rank(candidate: tuple[Scored, SameImages]) -> tuple[bool, bool, bool]:
+    scored, group = candidate
+    return bool(scored.untestable), not scored.has_one_run, not group.controls_of(scored)

@@ -2,52 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 
 import numpy as np
 from scipy.stats import binomtest
 
 from clipkit.analysis import metrics, results
 from clipkit.analysis.comparison import compare_right
-from clipkit.analysis.results import Predictions, Row, newest_entry
+from clipkit.analysis.results import Predictions, Row
 from clipkit.base import console
 from clipkit.base.tables import distinct_names
 from clipkit.report.blocks import Bar, Fact
 from clipkit.report.markdown import escape
-from clipkit.report.same_images import SameImages, Scored
 
 SIGNIFICANT = 0.05  # p below it is shown to be a difference
-
-
-def sum_up_first(groups: Iterable[SameImages]) -> list[Fact]:
-    """Sum up the first result: one of one run if possible, and one that has a control."""
-    candidates = [(scored, group) for group in groups for scored in group.trained]
-    if not candidates:
-        return []
-    scored, group = min(candidates, key=_rank)
-    predictions = results.predictions(scored.file, scored.split)  # of several runs, the best
-    untrained = [control for control in group.controls_of(scored) if not control.untestable]
-    controls = [results.predictions(control.file, control.split) for control in untrained]
-    means = f"{newest_entry(scored.file)['command']} ({scored.name})"
-    if not scored.has_one_run:
-        runs = f"{len(scored.runs):,} runs by its accuracy on {scored.split}"
-        means += f", the best of {runs} (optimistic)"
-    missing = "There is no untrained control of it."
-    if len(group.trained) < len(group.results):
-        missing = "No untrained control was made in the same way from the same prompts."
-    why = escape(scored.untestable)
-    fact = against_references(
-        "Main result", escape(means), predictions, controls, scored.name, missing, why
-    )
-    if controls and not scored.has_one_run:
-        fact = replace(fact, text=f"{fact.text} The control's run is the best of its runs, too.")
-    return [fact, worst_class(predictions, scored.name)]
-
-
-def _rank(candidate: tuple[Scored, SameImages]) -> tuple[bool, bool, bool]:
-    scored, group = candidate
-    return bool(scored.untestable), not scored.has_one_run, not group.controls_of(scored)
 
 
 def against_references(

@@ -1,23 +1,28 @@
-"""Tables of a report: paired differences, attributes, shares of variance, accuracy by layer."""
+"""Tables of a report: paired differences, attributes, variance, layers, and what ran."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import metadata
 from typing import TYPE_CHECKING, NamedTuple
 
 from clipkit.analysis import comparison, metrics
 from clipkit.analysis.attributes import for_people
 from clipkit.analysis.comparison import Bools
 from clipkit.analysis.results import Row, columns_of
+from clipkit.base.version import __version__
 from clipkit.features import FeatureFile
 from clipkit.plots.layer_curves import layer_curves
 from clipkit.report.blocks import Bar, Block, Cell, Measurement, Number, Table
 from clipkit.report.markdown import escape, format_measurement, format_percent, format_points
+from clipkit.report.steps import Entry, list_of, member
 
 if TYPE_CHECKING:
     from clipkit.plots import LayerPoints
 
+LIBRARIES = ("numpy", "scikit-learn", "torch", "transformers")
 EMBEDDING = math.inf  # the layer of its row, which is the last
 # Command -> columns of its results
 RESULT_COLUMNS = {
@@ -170,3 +175,42 @@ def _layer_cells(points: LayerPoints) -> dict[float, str]:
     if points.embedding is not None:
         cells[EMBEDDING] = format_percent(points.embedding[0])
     return cells
+
+
+def provenance_table(files: Iterable[FeatureFile]) -> Table:
+    """Return the table of what ran: models and data sets, as histories name them, and versions."""
+    rows: dict[tuple[str, str], None] = {}  # each once
+    for file in files:
+        for entry in file.history:
+            if entry["command"] == "embed":
+                rows |= dict.fromkeys(_embedding_rows(entry))
+    versions = [f"clipkit {__version__}", f"Python {platform.python_version()}"]
+    versions += [f"{name} {metadata.version(name)}" for name in LIBRARIES]
+    cells = [list(map(escape, row)) for row in [*rows, ("reported by", ", ".join(versions))]]
+    return Table(["what ran", ""], cells, text_columns=2)
+
+
+def _embedding_rows(entry: Entry) -> list[tuple[str, str]]:
+    """Return the facts of an entry of `embed`, each with its name."""
+    name = str(member(entry, "model.name"))
+    role = "model"
+    if member(entry, "model.untrained") is not None:
+        role, name = "untrained control", f"{name}, untrained (seed {entry['model']['untrained']})"
+    weights = member(entry, "model.weights") or member(entry, "model.digest")
+    computed = f"{member(entry, 'model.precision')} on {member(entry, 'model.device')}"
+    rows = [
+        (role, f"{name}, {weights}, {computed}"),
+        ("embedded by", f"clipkit {entry.get('clipkit')}"),
+    ]
+    dataset = str(member(entry, "dataset.name"))
+    splits = member(entry, "dataset.splits")
+    for split in splits if isinstance(splits, dict) else ():
+        count, digest = (member(splits[split], name) for name in ("images", "rows"))
+        rows.append((f"rows of {split}", f"{dataset}: {count} images, sha256:{digest}"))
+    draw = member(entry, "dataset.draw")
+    if isinstance(draw, dict):
+        rows.append(("draw", ", ".join(f"{key} {value}" for key, value in draw.items())))
+    skipped = list_of(entry, "skipped")
+    if skipped:
+        rows.append(("skipped images", f"{len(skipped)}"))
+    return rows
