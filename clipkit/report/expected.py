@@ -19,6 +19,7 @@ from clipkit.analysis.results import Row
 from clipkit.base import csv_rows, files, tables
 from clipkit.base.errors import ClipkitError
 from clipkit.features import FeatureFile
+from clipkit.features.compatibility import origin
 from clipkit.features.provenance import dataset_entries, is_untrained, provenance
 from clipkit.report.blocks import Bar, Block, Cell, Fact, Heading, Measurement, Number, Table
 from clipkit.report.markdown import (
@@ -53,17 +54,14 @@ HEADER = ("result", "source", "measured", CONTROL, "published", "difference", VE
 
 @dataclass(frozen=True)
 class Figure:
-    """A published figure, or an experiment without one: `value` is NaN.
-
-    `where` selects the result. `reason` says why a result is not comparable with it, or is "".
-    """
+    """A published figure, or an experiment without one."""
 
     section: str
     title: str
-    where: Mapping[str, str]
+    where: Mapping[str, str]  # what selects the result
     column: str
-    value: float
-    reason: str
+    value: float  # NaN without a figure
+    reason: str  # why a result is not comparable with it, or ""
     source: str
 
     @property
@@ -74,9 +72,6 @@ class Figure:
         return "nats" if self.column.endswith("entropy") else ""
 
 
-_Described = tuple[str, FeatureFile, dict[str, Any]]  # a result with its name and its facts
-
-
 class _Run(NamedTuple):
     """A run of a result that a figure selects."""
 
@@ -85,29 +80,25 @@ class _Run(NamedTuple):
     split: str
     row: Row
 
+    @property
+    def images(self) -> tuple[str, ...]:
+        """What a run shares with another one on the same images."""
+        return origin(self.file, self.split).key
+
 
 def read_table(path: str) -> list[Figure]:
-    """Read published figures.
-
-    Raises
-    ------
-    ClipkitError
-        Naming the line and the column.
-    """
+    """Read published figures. An error names the line and the column."""
     stream = io.BytesIO(files.read_bytes(path))
     lines = csv_rows.read_rows(stream, path, "\t", quotes=False)
     _, header = next(lines, (1, [""]))
     if header != list(COLUMNS):
-        columns = ", ".join(COLUMNS)
-        raise ClipkitError(
-            f"{path}, line 1: expected the columns {columns}, got {', '.join(header)}",
-            "separate them with tabs",
-        )
+        columns = f"the columns {', '.join(COLUMNS)} between tabs"
+        raise _error(f"{path}, line 1", columns, ", ".join(header))
     figures: list[Figure] = []
     for number, cells in lines:
         place = f"{path}, line {number}"
         if len(cells) != len(COLUMNS):
-            raise ClipkitError(f"{place}: expected {len(COLUMNS)} cells, got {len(cells)}")
+            raise _error(place, f"{len(COLUMNS)} cells", len(cells))
         figures.append(_parse(dict(zip(COLUMNS, cells, strict=True)), place))
     return figures
 
@@ -116,14 +107,12 @@ def _parse(cells: Mapping[str, str], place: str) -> Figure:
     where = _parse_where(cells["where"], f"{place}, where")
     if cells["column"] not in tables.COLUMNS:
         raise _error(f"{place}, column", "a column of a result, such as acc1", cells["column"])
-    value = math.nan
-    if cells["value"]:
-        try:
-            value = float(cells["value"])
-        except ValueError:
-            value = math.inf
-        if not math.isfinite(value):
-            raise _error(f"{place}, value", "a number, or nothing", cells["value"])
+    try:
+        value = float(cells["value"] or "nan")
+    except ValueError:
+        value = math.inf
+    if math.isinf(value):
+        raise _error(f"{place}, value", "a number, or nothing", cells["value"])
     answer, _, reason = cells["comparable"].partition(":")
     is_answer = cells["comparable"] == "yes" or (answer == "no" and reason.strip())
     if cells["value"] and not is_answer:
@@ -131,8 +120,8 @@ def _parse(cells: Mapping[str, str], place: str) -> Figure:
     for name in ("section", "title"):
         if not cells[name].strip():
             raise _error(f"{place}, {name}", "a text", cells[name])
-    texts = (cells["section"], cells["title"])
-    return Figure(*texts, where, cells["column"], value, reason.strip(), cells["source"])
+    section, title = cells["section"], cells["title"]
+    return Figure(section, title, where, cells["column"], value, reason.strip(), cells["source"])
 
 
 def _parse_where(text: str, place: str) -> dict[str, str]:
@@ -150,44 +139,35 @@ def _parse_where(text: str, place: str) -> dict[str, str]:
     return where
 
 
-def _error(place: str, expected: str, got: str) -> ClipkitError:
+def _error(place: str, expected: str, got: object) -> ClipkitError:
     return ClipkitError(f"{place}: expected {expected}, got {got!r}")
 
 
 def compare_figures(
     figures: Sequence[Figure], named: Mapping[str, FeatureFile]
 ) -> tuple[list[Block], Fact]:
-    """Return a section for published figures beside the results with the given names, and its sum.
-
-    Results of untrained models are the controls.
-    """
+    """Return the section of published figures beside results by their names, and its summary."""
     described = [(name, file, _describe(file)) for name, file in named.items() if file.runs]
     trained = [one for one in described if not is_untrained(one[1])]
     controls = [one for one in described if is_untrained(one[1])]
     header = [name for name in HEADER if controls or name != CONTROL]
-    sections: dict[str, list[tuple[str, dict[str, Cell]]]] = {}
+    sections: dict[str, list[dict[str, Cell]]] = {}
     for figure in figures:
         row = _row(figure, _select(figure, trained), _select(figure, controls))
         sections.setdefault(figure.section, []).append(row)
-    verdicts = [cells.get(VERDICT) for rows in sections.values() for _, cells in rows]
+    verdicts = [cells.get(VERDICT) for rows in sections.values() for cells in rows]
     total = verdicts.count("yes") + verdicts.count("no")
     text = f"{verdicts.count('yes')} of {total} comparable figures lie within the interval."
-    if not total:
-        text = "No comparable figure was measured."
     blocks: list[Block] = [Heading(2, "Published figures"), text]
     for section, rows in sections.items():
-        sources, lines = [], []
-        for source, cells in rows:
-            sources.append(source)
-            lines.append([cells.get(name, "") for name in header])
+        sources = [str(cells.get("file", "")) for cells in rows]
+        lines = [[cells.get(name, "") for name in header] for cells in rows]
         blocks += [Heading(3, escape(section)), Table(header, lines, 2, sources)]
     return blocks, Fact("Published figures", text)
 
 
-def _row(
-    figure: Figure, runs: Sequence[_Run], controls: Sequence[_Run]
-) -> tuple[str, dict[str, Cell]]:
-    """Return the name of the result that a figure is about, or "", and the cells of its row."""
+def _row(figure: Figure, runs: Sequence[_Run], controls: Sequence[_Run]) -> dict[str, Cell]:
+    """Return the cells of a figure's row, with the name of the result as `file`."""
     cells: dict[str, Cell] = {"result": escape(figure.title), "source": escape(figure.source)}
     if not math.isnan(figure.value):
         cells["published"] = format_measurement(Measurement(figure.value, figure.unit))
@@ -195,8 +175,10 @@ def _row(
     if len(values) != 1:
         names = ", ".join(dict.fromkeys(run.name for run in runs))
         cells["measured"] = escape(f"several fit: {names}" if runs else "not measured")
-        return "", cells
+        return cells
     run = runs[0]
+    cells["file"] = run.name
+    controls = [control for control in controls if control.images == run.images]
     measured = _measure(figure, run)
     cells["measured"] = format_measurement(measured)
     if figure.unit == "%":
@@ -210,16 +192,15 @@ def _row(
         if not reason:
             cells["difference"] = format_difference(measured, figure.value)
             cells[VERDICT] = "yes" if _is_within(figure, measured) else "no"
-    return run.name, cells
+    return cells
 
 
 def _measure(figure: Figure, run: _Run) -> Measurement:
     """Return a number of a run with its 95 % interval, if it is a share of the images."""
     value = float(run.row[figure.column])
-    low = high = math.nan
-    if figure.column in SHARES and run.split in run.file.splits:
-        low, high = metrics.wilson(value, len(run.file.splits[run.split]))
-    return Measurement(value, figure.unit, low, high)
+    if figure.column not in SHARES or run.split not in run.file.splits:
+        return Measurement(value, figure.unit)
+    return Measurement(value, figure.unit, *metrics.wilson(value, len(run.file.splits[run.split])))
 
 
 def _is_within(figure: Figure, measured: Measurement) -> bool:
@@ -232,8 +213,7 @@ def _is_within(figure: Figure, measured: Measurement) -> bool:
 
 def _reservation(figure: Figure, run: _Run) -> str:
     """Say why a result is no repetition, whatever the table says; "" if it is one."""
-    images = figure.where.get("images")
-    count = _image_count(run)
+    images, count = figure.where.get("images"), _image_count(run)
     if images is not None and str(count) != images:
         return f"{count} images, not {images}"
     return results.untestable(run.file, run.split)
@@ -247,7 +227,9 @@ def _image_count(run: _Run) -> int | None:
     return next((count for count in counts if isinstance(count, int)), None)
 
 
-def _select(figure: Figure, described: Iterable[_Described]) -> list[_Run]:
+def _select(
+    figure: Figure, described: Iterable[tuple[str, FeatureFile, dict[str, Any]]]
+) -> list[_Run]:
     """Return the runs that a figure selects, which have a number in its column."""
     selected = []
     for name, file, facts in described:
