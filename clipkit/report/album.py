@@ -230,18 +230,9 @@ def find_examples(result: FeatureFile, class_name: str, dataset: Dataset) -> lis
 
 
 def collect(sources: Sources, dataset: Dataset, limit: int = LIMIT) -> Album:
-    """Choose at most `limit` images of a data set, and those nearest to prompts.
+    """Choose at most `limit` images of a data set, and those nearest to prompts, by their ids.
 
-    Rows are matched by their ids. With at most 1,000 images, thumbnails have at most MAX_BYTES.
-
-    Raises
-    ------
-    ClipkitError
-        If the data set is not that of the result.
-
-    Warns
-    -----
-    On standard error: if the data set lacks images.
+    A data set that lacks images gives a warning, and one that is not the result's an error.
     """
     main = read_predictions(sources.main, sources.split, sources.results)
     total = len(main.ids)

@@ -25,19 +25,14 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Bar:
-    """A bar beside a number: the number and its interval on a scale.
-
-    NaN marks what is not known. `low` and `high` are the ends of the interval, and `span` those of
-    the scale. `reference_name` says what the reference is. `control` is the number of an untrained
-    control.
-    """
+    """A bar beside a number, on a scale. NaN marks what is not known."""
 
     value: float
-    low: float = math.nan
+    low: float = math.nan  # the interval
     high: float = math.nan
     reference: float = math.nan
-    control: float = math.nan
-    span: tuple[float, float] = (0.0, 1.0)
+    control: float = math.nan  # the number of an untrained control
+    span: tuple[float, float] = (0.0, 1.0)  # the scale
     reference_name: str = "chance"
 
 
@@ -94,21 +89,11 @@ Block = str | Heading | Table | Picture
 
 @dataclass(frozen=True)
 class Origin:
-    """Command lines and facts that tell how a result was made.
+    """How a result was made."""
 
-    Attributes
-    ----------
-    file : str
-        Name of the result.
-    commands : list of str
-        Command lines, in the order in which they run.
-    facts : dict of str to str
-        Model, its digest, and rows.
-    """
-
-    file: str
-    commands: Sequence[str]
-    facts: Mapping[str, str]
+    file: str  # its name
+    commands: Sequence[str]  # command lines, in the order in which they run
+    facts: Mapping[str, str]  # model, its digest, and rows
 
 
 @dataclass(frozen=True)
@@ -127,38 +112,18 @@ class Fact:
 
 @dataclass(frozen=True)
 class Page:
-    """A report.
-
-    Attributes
-    ----------
-    title : str
-    preamble, blocks : list of Block
-        What comes before the results, and the results.
-    left_out : list of str
-        What is not shown, with the reasons.
-    summary : list of Fact
-    lead : Drawing, optional
-        The picture that comes first.
-    origins : dict of str to Origin
-        How the sources of tables were made.
-    results : dict of str to FeatureFile
-        Results that the page shows. An album of images is about one of them.
-    feature_files : dict of str to Path
-        Other files that the page shows, whose features an album may read.
-    controls : list of FeatureFile
-        Results of untrained models that were given as controls.
-    """
+    """A report. Results and files have the names that the page shows."""
 
     title: str
-    preamble: Sequence[Block]
+    preamble: Sequence[Block]  # what comes before the results
     blocks: Sequence[Block]
-    left_out: Sequence[str] = ()
+    left_out: Sequence[str] = ()  # what is not shown, with the reasons
     summary: Sequence[Fact] = ()
-    lead: Drawing | None = None
-    origins: Mapping[str, Origin] = field(default_factory=dict)
+    lead: Drawing | None = None  # the picture that comes first
+    origins: Mapping[str, Origin] = field(default_factory=dict)  # of the sources of tables
     results: Mapping[str, FeatureFile] = field(default_factory=dict)
-    feature_files: Mapping[str, Path] = field(default_factory=dict)
-    controls: Sequence[FeatureFile] = ()
+    feature_files: Mapping[str, Path] = field(default_factory=dict)  # other files, to read features
+    controls: Sequence[FeatureFile] = ()  # results that were given as those of untrained models
 
 
 def text_of(cell: Cell) -> str:

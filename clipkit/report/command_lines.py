@@ -52,15 +52,12 @@ CHOSEN_RUN = re.compile(r"\(run (\d+) of \d+, chosen by number\)$")
 
 
 class Option(NamedTuple):
-    """An option of a command.
-
-    `off` is the flag that means false, or "". `repeats` says whether each value needs the flag.
-    """
+    """An option of a command."""
 
     flag: str
-    off: str = ""
+    off: str = ""  # the flag that means false
     takes_value: bool = True
-    repeats: bool = False
+    repeats: bool = False  # whether each value needs the flag
 
 
 Commands = Mapping[str, Mapping[str, Option]]  # command -> name of a parameter -> its option
@@ -88,20 +85,10 @@ def make_origin(
 
 
 def command_lines(history: History, output: str, name_of: NameOf, commands: Commands) -> list[str]:
-    """Return the command lines that make a file, in the order in which they run.
+    """Return the command lines that make the file `output`, in the order in which they run.
 
-    Inputs are made, too, if the history holds theirs. What it does not say stands in comments.
-
-    Parameters
-    ----------
-    history : list of dict
-        Of the file.
-    output : str
-        Name of the file.
-    name_of : callable
-        Returns the name of the file with a digest, or None if it is not known.
-    commands : mapping
-        Of a command that it lacks, the line is a comment.
+    Inputs are made, too, if the history holds theirs. What it does not say stands in comments, and
+    so does a command that `commands` lacks.
     """
     lines: dict[str, None] = {}  # each once
     known_files: set[str] = set()

@@ -68,14 +68,7 @@ _templates.filters["escaped"] = console.escaped
 
 
 def as_html(page: Page, album: Album | None = None) -> str:
-    """Render a report as HTML.
-
-    Parameters
-    ----------
-    page : Page
-    album : Album, optional
-        Images, which come after the summary.
-    """
+    """Render a report as HTML, with the images of an album after the summary."""
     pictures = _Pictures()
     nodes = [*_nodes(page, pictures)]
     scripts = [_source("page.js")]

@@ -148,15 +148,9 @@ def _command(file: FeatureFile) -> str:
 def read_predictions(
     result: FeatureFile, split: str | None = None, sources: Iterable[FeatureFile] = ()
 ) -> ImagePredictions:
-    """Read the predictions of a result: of several runs, those of the most accurate.
+    """Read the predictions of a result on a split: of several runs, those of the most accurate.
 
-    Parameters
-    ----------
-    result : FeatureFile
-    split : str, optional
-        `test` by default, else the first split.
-    sources : iterable of FeatureFile
-        There are scores if the files from which the result was made are among these.
+    There are scores if the files from which the result was made are among `sources`.
     """
     split = result_files.choose_split(result, split)
     scored_split = result.splits[split]

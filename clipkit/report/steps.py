@@ -113,16 +113,7 @@ def member(entry: Entry, path: str) -> Any:
 
 
 def steps(history: History, output: str, name_of: NameOf) -> list[Step]:
-    """Return the steps that make a file, in the order in which they run.
-
-    Parameters
-    ----------
-    history : list of dict
-        Of the file.
-    output : str
-        Name of the file.
-    name_of : callable
-    """
+    """Return the steps that make the file `output`, in the order in which they run."""
     names = _Names(history, output, name_of)
     last_first = []
     pending = [(history, output)] if history else []  # a history may be too long for recursion
