@@ -182,7 +182,7 @@ def page(thesis_results: Path, tmp_path_factory: pytest.TempPathFactory) -> Tabl
     table.write_text(HEADER + "\n".join(rows))
     control = thesis_results.with_name("tiny-clip-untrained7-digits")
     text = ok("report", thesis_results, "--control", control, "--expected", table).stdout
-    return tables(text.partition("\n## digits")[0])
+    return tables(text.partition("## Published figures")[2].partition("\n## ")[0])
 
 
 def assert_close(label: str, cell: str, expected: Numbers) -> None:

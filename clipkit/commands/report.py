@@ -106,7 +106,7 @@ def report(
     untrained controls, and sets them beside published figures. Files that are missing or damaged
     are left out and named, and the exit code is then 3.
 
-    Example: clipkit report results --control untrained --expected docs/thesis.tsv -o page.html
+    Example: clipkit report results --control untrained --expected paper.tsv -o page.html
     """
     from clipkit.base import files
     from clipkit.report import as_html, as_markdown, of_files
