@@ -121,7 +121,8 @@ def report(
         if value is not None and not images:
             raise UsageError(f"{name} is for --images, which is not given")
     if output != "-":
-        files.check_output(output, force=force, inputs=what)
+        inputs = [*what, expected] if expected else what
+        files.check_output(output, force=force, inputs=inputs)
     commands = option_table(ctx.find_root().command)
     page = of_files(list(map(Path, what)), list(map(Path, control)), expected, commands)
     shown = None
